@@ -1,0 +1,246 @@
+"""The configuration: one TOML file, read once into one frozen object. Nothing else reads it.
+
+Paths are relative to the file. Every error names the file, the key and what to do.
+"""
+
+import re
+import tomllib
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from mcp_guard.core.approval import Route
+from mcp_guard.core.canonical import Limits
+from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.model import Agent, Counter, Effect, FactsRule, ResourceRule, ToolRule
+
+SECOND = 1_000_000
+Pointer = Annotated[str, Field(pattern=r"^(/[^/]*)*$")]
+EntityType = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9_]*$")]
+RESERVED_TYPES = ("Agent", "AgentInstance", "Group", "Tool", "Action")
+AttributeKind = Literal["string", "integer", "number", "boolean", "strings"]
+
+
+class Model(BaseModel):
+    """Strict and frozen: an unknown key is an error, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class UpstreamConfig(Model):
+    """An MCP server on stdio behind the guard."""
+
+    command: str
+    args: tuple[str, ...] = ()
+    env: dict[str, str] = {}
+    cwd: Path | None = None
+    timeout_seconds: Annotated[float, Field(gt=0)] = 300
+
+
+class AgentConfig(Model):
+    owner: str
+    groups: tuple[str, ...] = ()
+    on_behalf_of: str | None = None
+    credential_seconds: Annotated[int, Field(gt=0)] = 8 * 3600
+
+
+class ResourceConfig(Model):
+    type: EntityType
+    id: Pointer
+
+
+class FactsConfig(Model):
+    tool: str
+    arguments: dict[str, Pointer]
+    result: Pointer = ""
+    fields: dict[str, str] = {}
+
+
+class ToolConfig(Model):
+    effect: Effect | None = None
+    resource: ResourceConfig | None = None
+    facts: FactsConfig | None = None
+    ask: tuple[Literal["ticket", "reason"], ...] = ()
+    sensitive: tuple[str, ...] = ()
+    deed: str | None = None
+
+    def rule(self) -> ToolRule:
+        return ToolRule(
+            effect=self.effect,
+            resource=ResourceRule(self.resource.type, self.resource.id) if self.resource else None,
+            facts=FactsRule(**dict(self.facts)) if self.facts else None,
+            ask=self.ask,
+            sensitive=self.sensitive,
+            deed=self.deed,
+        )
+
+
+class ResourceTypeConfig(Model):
+    """The attributes (facts) that policies may read of an entity type; all are optional in the Cedar schema."""
+
+    attributes: dict[str, AttributeKind]
+
+
+class RateConfig(Model):
+    window_seconds: Annotated[int, Field(gt=0)]
+    by: Literal["instance", "agent", "user"] = "instance"
+    effects: tuple[Effect, ...] = (Effect.WRITE, Effect.DESTRUCTIVE)
+
+
+class ApproverConfig(Model):
+    name: str
+
+
+class RouteConfig(Model):
+    approvers: Annotated[tuple[str, ...], Field(min_length=1)]
+    expires_seconds: Annotated[int, Field(gt=0)] = 3600
+    unsafe_self_approval: bool = False
+
+
+class GuardConfig(Model):
+    state_dir: Path = Path("state")
+    policies: Path
+    origin: str = "mcp-guard.local/ledger"
+    hold_seconds: Annotated[float, Field(ge=0)] = 45
+    ticket_pattern: str | None = None
+    unsafe_skip_fsync: bool = False
+
+    @field_validator("ticket_pattern")
+    @classmethod
+    def compiles(cls, pattern: str | None) -> str | None:
+        if pattern is not None:
+            re.compile(pattern)
+        return pattern
+
+    @field_validator("origin")
+    @classmethod
+    def is_origin(cls, origin: str) -> str:
+        if not re.fullmatch(r"[^\s+]+", origin):
+            raise ValueError("a checkpoint origin has neither spaces nor `+`")
+        return origin
+
+
+class LimitsConfig(Model):
+    argument_bytes: Annotated[int, Field(gt=0)] = 1024 * 1024
+    depth: Annotated[int, Field(gt=0, le=200)] = 64
+    message_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
+    kept_response_bytes: Annotated[int, Field(ge=0)] = 64 * 1024
+
+    def limits(self) -> Limits:
+        return Limits(self.argument_bytes, self.depth)
+
+
+class Config(Model):
+    """The whole file. `path` is where it came from."""
+
+    path: Path = Path()
+    guard: GuardConfig
+    limits: LimitsConfig = LimitsConfig()
+    agents: Annotated[dict[str, AgentConfig], Field(min_length=1)]
+    upstreams: Annotated[dict[str, UpstreamConfig], Field(min_length=1)]
+    tools: dict[str, ToolConfig] = {}
+    resources: dict[EntityType, ResourceTypeConfig] = {}
+    rates: dict[str, RateConfig] = {}
+    approvers: dict[str, ApproverConfig] = {}
+    routes: dict[str, RouteConfig] = {}
+
+    @field_validator("upstreams")
+    @classmethod
+    def names_can_be_prefixes(cls, upstreams: dict[str, UpstreamConfig]) -> dict[str, UpstreamConfig]:
+        for name in upstreams:
+            if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]|_(?!_)){0,22}[a-z0-9]|[a-z0-9]", name):
+                raise ValueError(
+                    f"`{name}` cannot prefix tool names; use up to 24 of a-z, 0-9, `-` and single `_`, "
+                    "beginning and ending with a letter or digit"
+                )
+        return upstreams
+
+    @model_validator(mode="after")
+    def references_exist(self) -> "Config":
+        for name, route in self.routes.items():
+            for approver in route.approvers:
+                if approver not in self.approvers:
+                    raise ValueError(f"routes.{name}.approvers: `{approver}` is not among [approvers]")
+        for name, tool in self.tools.items():
+            if name.partition("__")[0] not in self.upstreams:
+                raise ValueError(f"tools.{name}: no upstream `{name.partition('__')[0]}` in [upstreams]")
+            if tool.resource and tool.resource.type not in self.resources:
+                raise ValueError(f"tools.{name}.resource.type: `{tool.resource.type}` is not among [resources]")
+        for name in self.resources:
+            if name in RESERVED_TYPES:
+                raise ValueError(f"resources.{name}: the guard uses this type itself; choose another name")
+        return self
+
+    def agent(self, name: str | None) -> tuple[Agent, AgentConfig]:
+        """The enrolled agent; without a name, the only one.
+
+        Raises: ConfigError.
+        """
+        known = ", ".join(f"`{each}`" for each in self.agents)
+        if name is None and len(self.agents) > 1:
+            raise ConfigError(f"{self.path}: several agents are enrolled: {known}", "say which: --agent NAME")
+        name = name or next(iter(self.agents))
+        if name not in self.agents:
+            raise ConfigError(f"{self.path}: agent `{name}` is not enrolled; enrolled: {known}", f"add [agents.{name}]")
+        agent = self.agents[name]
+        return Agent(name, agent.owner, agent.groups), agent
+
+    def tool_rules(self) -> dict[str, ToolRule]:
+        return {name: tool.rule() for name, tool in self.tools.items()}
+
+    def attributes(self) -> dict[str, dict[str, str]]:
+        return {name: dict(resource.attributes) for name, resource in self.resources.items()}
+
+    def counters(self) -> tuple[Counter, ...]:
+        return tuple(
+            Counter(name, rate.window_seconds * SECOND, rate.by, rate.effects) for name, rate in self.rates.items()
+        )
+
+    def route_table(self) -> dict[str, Route]:
+        return {
+            name: Route(name, route.approvers, route.expires_seconds * SECOND, route.unsafe_self_approval)
+            for name, route in self.routes.items()
+        }
+
+    @property
+    def state_dir(self) -> Path:
+        return self.path.parent / self.guard.state_dir
+
+    @property
+    def policies_path(self) -> Path:
+        return self.path.parent / self.guard.policies
+
+
+def load(path: Path) -> Config:
+    """Read and check the configuration.
+
+    Raises: ConfigError.
+    """
+    try:
+        data = tomllib.loads(path.read_text())
+    except FileNotFoundError:
+        raise ConfigError(
+            f"no configuration at `{path}`", "start from config.example.toml, or name a file: --config FILE"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read `{path}`: {error}", "check the path and its permissions") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: not TOML: {error}", "mend that line; config.example.toml shows the form") from None
+    try:
+        return Config.model_validate({**data, "path": path.resolve()})
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(path, error)), "config.example.toml explains every key") from None
+
+
+def _explain(path: Path, error: ValidationError) -> list[str]:
+    lines = []
+    for problem in error.errors(include_url=False):
+        key = ".".join(str(part) for part in problem["loc"]) or "(file)"
+        message = problem["msg"].removeprefix("Value error, ")
+        if problem["type"] == "extra_forbidden":
+            message = "unknown key"
+        elif problem["type"] == "missing":
+            message = "this key is required"
+        lines.append(f"{path}: {key}: {message}")
+    return lines

@@ -1,0 +1,153 @@
+"""Canonical JSON: strict parsing, limits, RFC 8785 bytes and hashes.
+
+What is decided on is what is sent: a payload that two parsers could read differently is refused here, before anything
+looks at it. Duplicate keys, NaN and infinities, lone surrogates, integers that a double cannot hold (RFC 7493 §2.2),
+and payloads too deep or too large never get further.
+"""
+
+import hashlib
+import json
+import math
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import orjson
+import rfc8785
+
+MAX_SAFE_INTEGER = 2**53 - 1
+_SORTED = orjson.OPT_SORT_KEYS
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Bounds of one call's arguments: canonical size in bytes, and nesting depth."""
+
+    bytes: int = 1024 * 1024
+    depth: int = 64
+
+
+class Unacceptable(Exception):
+    """A payload that must not be decided on. `message` is what could be made of it, for an honest answer."""
+
+    def __init__(self, reason: str, message: Any = None) -> None:
+        super().__init__(reason)
+        self.reason = reason
+        self.message = message
+
+
+def parse(line: bytes) -> Any:
+    """Parse one JSON text strictly.
+
+    Raises: Unacceptable, with whatever a lenient reader sees in it, so that the sender can be told which request failed.
+    """
+    try:
+        value = orjson.loads(line)
+    except orjson.JSONDecodeError as error:
+        raise _explain(line, str(error)) from None
+    # The usual sender writes compact JSON; where writing it again gives the same bytes, no key can have been dropped.
+    if orjson.dumps(value) != line.strip():
+        _refuse_duplicate_keys(line, value)
+    return value
+
+
+def _refuse_duplicate_keys(line: bytes, value: Any) -> None:
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        seen = dict(items)
+        if len(seen) != len(items):
+            keys = [key for key, _ in items]
+            twice = next(key for key in keys if keys.count(key) > 1)
+            raise Unacceptable(f"duplicate key `{twice[:80]}`", value)
+        return seen
+
+    try:
+        json.loads(line, object_pairs_hook=pairs)
+    except RecursionError:
+        raise Unacceptable("nested too deeply", None) from None
+
+
+def _explain(line: bytes, error: str) -> Unacceptable:
+    """Read leniently what orjson refused: the standard library takes NaN and lone surrogates."""
+    found: list[str] = []
+
+    def constant(name: str) -> float:
+        found.append(f"`{name}` is not a JSON number")
+        return 0.0
+
+    try:
+        value = json.loads(line, parse_constant=constant)
+    except RecursionError:
+        return Unacceptable("nested too deeply", None)
+    except ValueError:
+        return Unacceptable(f"not JSON: {error}", None)
+    return Unacceptable(found[0] if found else f"not acceptable JSON: {error}", value)
+
+
+def canonicalize(value: Any, limits: Limits = Limits()) -> bytes:
+    """RFC 8785 bytes of a JSON value.
+
+    Raises: Unacceptable if it is too deep, too large, or holds a number that JSON cannot carry exactly.
+    """
+    plain = _inspect(value, limits.depth)
+    try:
+        encoded = orjson.dumps(value, option=_SORTED) if plain else rfc8785.dumps(value)
+    except (TypeError, ValueError, rfc8785.CanonicalizationError) as error:
+        raise Unacceptable(f"cannot be written as canonical JSON: {error}") from None
+    if len(encoded) > limits.bytes:
+        raise Unacceptable(f"{len(encoded)} bytes of arguments, over the limit of {limits.bytes}")
+    return encoded
+
+
+def _inspect(value: Any, depth: int) -> bool:
+    """Check numbers and depth. True where orjson's sorted output already is RFC 8785: ASCII keys, no odd floats."""
+    kind = type(value)
+    if kind is str or value is None or kind is bool:
+        return True
+    if kind is int:
+        return True if -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER else _refuse_number(value)
+    if kind is float:
+        if not math.isfinite(value):
+            _refuse_number(value)
+        if value.is_integer():
+            return False if abs(value) <= MAX_SAFE_INTEGER else _refuse_number(value)
+        return 1e-4 <= abs(value) < 1e16
+    if depth <= 0:
+        raise Unacceptable("nested too deeply")
+    plain = True
+    if kind is dict:
+        for key, item in value.items():
+            plain &= key.isascii() & _inspect(item, depth - 1)
+        return plain
+    for item in value:
+        plain &= _inspect(item, depth - 1)
+    return plain
+
+
+def _refuse_number(value: float) -> NoReturn:
+    raise Unacceptable(f"number `{str(value)[:40]}` is outside what JSON carries exactly (RFC 8785)")
+
+
+def digest(data: bytes) -> str:
+    """SHA-256 as `sha256:<hex>`."""
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+def digest_json(value: Any) -> str:
+    """SHA-256 of a JSON value's RFC 8785 bytes."""
+    return digest(canonicalize(value, Limits(bytes=1 << 30, depth=256)))
+
+
+def read_pointer(document: Any, pointer: str) -> Any:
+    """The value at a JSON pointer (RFC 6901).
+
+    Raises: KeyError where nothing is there.
+    """
+    value = document
+    for token in pointer.split("/")[1:] if pointer else ():
+        key = token.replace("~1", "/").replace("~0", "~")
+        if isinstance(value, dict) and key in value:
+            value = value[key]
+        elif isinstance(value, list) and key.isdecimal() and int(key) < len(value):
+            value = value[int(key)]
+        else:
+            raise KeyError(pointer)
+    return value

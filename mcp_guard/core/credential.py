@@ -1,0 +1,64 @@
+"""Instance credentials: compact JWS (RFC 7515) with EdDSA (RFC 8037) over JWT claims (RFC 7519).
+
+Signing and verifying are passed in, so this module knows the format alone. It is written out here, and not taken from a JOSE library,
+because every library costs the start-up more than the rest of the guard; see docs/decisions/0004.
+"""
+
+import base64
+import json
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from mcp_guard.core.model import Micros
+
+HEADER = {"alg": "EdDSA", "typ": "JWT"}
+
+
+class Invalid(Exception):
+    """The credential is not one of ours, or not valid now."""
+
+
+def encode(claims: Mapping[str, Any], sign: Callable[[bytes], bytes]) -> str:
+    signed = f"{_pack(HEADER)}.{_pack(claims)}"
+    return f"{signed}.{_b64(sign(signed.encode()))}"
+
+
+def decode(token: str, verify: Callable[[bytes, bytes], None]) -> dict[str, Any]:
+    """The claims of a token whose signature `verify(signature, data)` accepts; it raises when it does not.
+
+    Raises: Invalid.
+    """
+    try:
+        header, claims, signature = token.split(".")
+        if json.loads(_unb64(header)).get("alg") != HEADER["alg"]:  # RFC 8725 §3.1: never take the token's word for it
+            raise Invalid("the credential is not signed with EdDSA")
+        verify(_unb64(signature), f"{header}.{claims}".encode())
+        decoded = json.loads(_unb64(claims))
+    except Invalid:
+        raise
+    except Exception as error:
+        raise Invalid(f"the credential is not valid: {type(error).__name__}") from None
+    if not isinstance(decoded, dict):
+        raise Invalid("the credential holds no claims")
+    return decoded
+
+
+def check_time(started: Micros, expires: Micros, now: Micros) -> str | None:
+    """Why the credential may not be used now, or None."""
+    if now >= expires:
+        return "the credential of this instance has expired; start a new session"
+    if now < started - 60_000_000:
+        return "the credential of this instance is not valid yet; check the clock"
+    return None
+
+
+def _pack(value: Mapping[str, Any]) -> str:
+    return _b64(json.dumps(value, separators=(",", ":"), sort_keys=True).encode())
+
+
+def _b64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()
+
+
+def _unb64(text: str) -> bytes:
+    return base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))

@@ -1,0 +1,50 @@
+"""The outcome rule: how two Cedar evaluations become allow, deny or require_approval.
+
+Let F be all policies and H be F without the `forbid`s that carry `@require_approval`. Reading the annotation off an
+ordinary evaluation would be unsound: a hard `forbid` or an erroring policy beside it would be skipped. So F decides
+what is allowed, and H whether approval would be enough.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from mcp_guard.core.model import Outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One Cedar evaluation: allowed or not, the determining policies' ids, and evaluation errors."""
+
+    allowed: bool
+    determining: tuple[str, ...]
+    errors: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Ruling:
+    """The outcome with the policies that determined it."""
+
+    outcome: Outcome
+    policies: tuple[str, ...]
+    routes: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+
+
+def rule(full: Verdict, without_gates: Callable[[], Verdict], gates: Mapping[str, tuple[str, ...]]) -> Ruling:
+    """Apply the outcome rule.
+
+    `full` is F's verdict, `without_gates` evaluates H (only where it matters), `gates` maps the id of each annotated
+    `forbid` to its routes. INVARIANT: an evaluation error on either side denies.
+    """
+    if full.errors:
+        return Ruling(Outcome.DENY, full.determining, errors=full.errors)
+    if full.allowed:
+        return Ruling(Outcome.ALLOW, full.determining)
+    if not full.determining or any(policy not in gates for policy in full.determining):
+        hard = tuple(policy for policy in full.determining if policy not in gates)
+        return Ruling(Outcome.DENY, hard)
+    rest = without_gates()
+    if rest.errors or not rest.allowed:
+        return Ruling(Outcome.DENY, rest.determining or full.determining, errors=rest.errors)
+    routes = sorted({route for policy in full.determining for route in gates[policy]})
+    return Ruling(Outcome.REQUIRE_APPROVAL, full.determining, tuple(routes))

@@ -1,0 +1,142 @@
+"""Describing a call: exact arguments, resource, task, and, once the facts are known, change and risk. Pure.
+
+Whatever is wrong with a call is noted in its `problems`, in words for the agent; a call with problems is denied.
+"""
+
+import re
+from dataclasses import dataclass, replace
+from typing import Any
+
+import orjson
+
+from mcp_guard.core import canonical, risk
+from mcp_guard.core.canonical import Limits, Unacceptable
+from mcp_guard.core.change import compute_change
+from mcp_guard.core.model import (
+    Asked,
+    Call,
+    Ending,
+    Execution,
+    Facts,
+    FactsRule,
+    Instance,
+    Json,
+    Resource,
+    Task,
+    Tool,
+)
+
+NO_SUCH_TOOL = "unknown tool"
+TICKET, REASON = "guard_ticket", "guard_reason"
+ADDED = {"ticket": TICKET, "reason": REASON}
+CLAIM_LIMIT = 500
+"""Characters of a ticket or reason claimed by the agent."""
+
+
+@dataclass(frozen=True, slots=True)
+class Description:
+    """The operator's bounds on what is described."""
+
+    limits: Limits = Limits()
+    ticket_pattern: re.Pattern[str] | None = None
+
+    def assess(self, call: Call, facts: Facts | None) -> Call:
+        """The call with its facts, change and risk."""
+        assert call.tool is not None
+        rule = call.tool.rule
+        change = compute_change(call.arguments, facts, rule.resource, rule.facts)
+        seen = risk.Evidence(call.tool, call.arguments, facts, change, call.task)
+        return replace(call, facts=facts, change=change, risk=risk.assess(seen))
+
+
+def describe(operator: Description, id: str, instance: Instance, asked: Asked, tool: Tool | None) -> Call:
+    """The call as far as the request alone tells; `tool` is None if there is none of that name."""
+    problems = [asked.problem] if asked.problem else []
+    arguments, task = dict(asked.arguments), instance.task
+    if tool is not None and tool.rule.ask:
+        arguments, task, claimed = _take_claims(operator, tool, arguments, task)
+        problems += claimed
+    try:
+        exact = b"{}" if asked.problem else canonical.canonicalize(arguments, operator.limits)
+    except Unacceptable as error:
+        exact, arguments = b"{}", {}
+        problems.append(f"the arguments were refused: {error.reason}")
+    resource = Resource("Tool", asked.name)
+    if tool is not None and tool.rule.resource is not None and not problems:
+        found = _read_id(arguments, tool.rule.resource.id)
+        resource = Resource(tool.rule.resource.type, found or "")
+        if found is None:
+            problems.append(f"the arguments do not say which {resource.type}: `{tool.rule.resource.id}` is missing")
+    definition = tool.definition_hash if tool else ""
+    return Call(
+        id=id,
+        instance=instance,
+        name=asked.name,
+        tool=tool,
+        arguments=arguments,
+        canonical=exact,
+        request_hash=canonical.digest(f"{asked.name}\0{definition}\0".encode() + exact),
+        resource=resource,
+        task=task,
+        meta=asked.meta,
+        problems=tuple(problems),
+    )
+
+
+def _take_claims(operator: Description, tool: Tool, arguments: Json, task: Task) -> tuple[Json, Task, list[str]]:
+    """Strip the fields that the guard added to the listing. The launcher's word outranks the agent's claim."""
+    problems: list[str] = []
+    claims: dict[str, str] = {}
+    for name in tool.rule.ask:
+        claim = arguments.pop(ADDED[name], None)
+        if claim is None or claim == "":
+            continue
+        if not isinstance(claim, str) or len(claim) > CLAIM_LIMIT:
+            problems.append(f"`{ADDED[name]}` must be text of at most {CLAIM_LIMIT} characters")
+        elif name == "ticket" and operator.ticket_pattern and not operator.ticket_pattern.fullmatch(claim):
+            problems.append(f"`{TICKET}` does not look like a ticket (pattern `{operator.ticket_pattern.pattern}`)")
+        else:
+            claims[name] = claim
+    return arguments, Task(task.ticket or claims.get("ticket"), claims.get("reason") or task.reason), problems
+
+
+def _read_id(arguments: Json, pointer: str) -> str | None:
+    try:
+        value = canonical.read_pointer(arguments, pointer)
+    except KeyError:
+        return None
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        return None
+    return str(value)
+
+
+def look_up_arguments(rule: FactsRule, arguments: Json) -> Json | str:
+    """Arguments of the read tool, or why they cannot be made."""
+    try:
+        return {name: canonical.read_pointer(arguments, pointer) for name, pointer in rule.arguments.items()}
+    except KeyError as missing:
+        return f"the present state cannot be read: the arguments have no `{missing.args[0]}`"
+
+
+def read_facts(rule: FactsRule, execution: Execution) -> Facts | str:
+    """The facts in the read tool's reply, or why there are none."""
+    result = execution.reply.get("result")
+    if execution.ending is not Ending.OK or not isinstance(result, dict):
+        return f"the present state cannot be read with `{rule.tool}`: {execution.detail or execution.ending}"
+    try:
+        values = canonical.read_pointer(_structured(result), rule.result)
+        if not isinstance(values, dict):
+            raise ValueError(f"`{rule.result}` is not an object")
+        return Facts(values, canonical.digest_json(values))
+    except (KeyError, ValueError, Unacceptable) as error:
+        return f"the present state cannot be read with `{rule.tool}`: no facts in its result: {error}"
+
+
+def _structured(result: Json) -> Any:
+    """Structured content, or the one text block read as JSON."""
+    if isinstance(result.get("structuredContent"), dict):
+        return result["structuredContent"]
+    texts = [block.get("text", "") for block in result.get("content", []) if block.get("type") == "text"]
+    if len(texts) != 1:
+        raise ValueError("expected structured content or one text block of JSON")
+    return orjson.loads(texts[0])

@@ -1,0 +1,251 @@
+"""The words of the guard as values: who calls, what is called, what is decided, what came of it.
+
+Everything here is frozen; dictionaries of JSON appear only as the payloads they are. Times are microseconds since the
+epoch (UTC), hashes are `sha256:<hex>` strings.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
+
+Json = dict[str, Any]
+Micros = int
+
+
+class Effect(StrEnum):
+    """What a tool does to the world, from the operator's config first; unknown means `WRITE`."""
+
+    READ = "read"
+    WRITE = "write"
+    DESTRUCTIVE = "destructive"
+
+
+class Outcome(StrEnum):
+    """What is decided of a call."""
+
+    ALLOW = "allow"
+    DENY = "deny"
+    REQUIRE_APPROVAL = "require_approval"
+
+
+class Ending(StrEnum):
+    """What came of a dispatched call; `UNKNOWN` means that nobody can tell whether it ran."""
+
+    OK = "ok"
+    TOOL_ERROR = "tool_error"
+    UPSTREAM_ERROR = "upstream_error"
+    TIMEOUT = "timeout"
+    CANCELLED = "cancelled"
+    UNKNOWN = "unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Agent:
+    """An enrolled program."""
+
+    name: str
+    owner: str
+    groups: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Why the call is made. A ticket from the launch is the launcher's word, one from the call the agent's claim."""
+
+    ticket: str | None = None
+    reason: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Instance:
+    """One run of an agent: the principal of every call it makes."""
+
+    id: str
+    agent: Agent
+    on_behalf_of: str | None
+    task: Task
+    started: Micros
+    expires: Micros
+    credential: str
+    """The compact JWS; verified when the session opens, its expiry on every call."""
+    credential_id: str
+    depth: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ResourceRule:
+    """How a call names the thing it touches: an entity type and the argument (JSON pointer) that is its id."""
+
+    type: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class FactsRule:
+    """How the present state of the resource is read: a read tool of the same upstream.
+
+    `arguments` maps its argument names to JSON pointers into the call's arguments; `result` points into the read
+    tool's structured result (or its one JSON text block); `fields` maps argument names to fact names that differ.
+    """
+
+    tool: str
+    arguments: Mapping[str, str]
+    result: str = ""
+    fields: Mapping[str, str] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "fields", dict(self.fields or {}))
+
+
+@dataclass(frozen=True, slots=True)
+class ToolRule:
+    """What the operator's config says of one tool."""
+
+    effect: Effect | None = None
+    resource: ResourceRule | None = None
+    facts: FactsRule | None = None
+    ask: tuple[str, ...] = ()
+    """Fields of `Task` that the agent is asked for: `ticket`, `reason`."""
+    sensitive: tuple[str, ...] = ()
+    deed: str | None = None
+    """How the attribution sentence names what the tool does: `updated deal`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counter:
+    """A named rate: how many calls of these effects within the window, counted by instance, agent or user."""
+
+    name: str
+    window: Micros
+    by: str
+    effects: tuple[Effect, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """One tool of one upstream, as it is listed now."""
+
+    server: str
+    name: str
+    listed_as: str
+    definition: Json
+    definition_hash: str
+    rule: ToolRule
+    effect: Effect
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Present state of the resource, read just before deciding."""
+
+    values: Json
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What the call would change against the facts.
+
+    `fields` are argument names whose value would differ, or whose present value is not known; `delta` is the absolute
+    difference of those that are numbers on both sides.
+    """
+
+    fields: tuple[str, ...] = ()
+    delta: Mapping[str, Decimal] = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "delta", dict(self.delta or {}))
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """One reason for risk and its weight."""
+
+    name: str
+    weight: int
+    because: str
+
+
+@dataclass(frozen=True, slots=True)
+class Risk:
+    """A deterministic score (0 to 100) with the signals it is the sum of."""
+
+    score: int = 0
+    level: str = "low"
+    signals: tuple[Signal, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A `tools/call` as the client sent it, parsed but not yet trusted."""
+
+    name: str
+    arguments: Json
+    meta: Json | None = None
+    problem: str | None = None
+    """Why the payload was refused before deciding (duplicate keys, NaN, depth, size); such a call is only denied."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """The entity that a call touches."""
+
+    type: str
+    id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call, described: everything that the decision may look at.
+
+    `canonical` are the exact argument bytes that are hashed, decided on and sent. A call with `problems` is denied.
+    """
+
+    id: str
+    instance: Instance
+    name: str
+    tool: Tool | None
+    arguments: Json
+    canonical: bytes
+    request_hash: str
+    resource: Resource
+    task: Task
+    meta: Json | None = None
+    facts: Facts | None = None
+    change: Change = Change()
+    risk: Risk = Risk()
+    problems: tuple[str, ...] = ()
+    purpose: str = "call"
+    """`call`, or `facts` for the guard's own look-up."""
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What is decided and why. `policies` are the ids of the determining policies, `routes` whom to ask.
+
+    `counts` are the rates that the decision looked at (present call included); `material` is the complete Cedar
+    request, so that the decision can be run again.
+    """
+
+    outcome: Outcome
+    policy_version: str
+    policies: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+    errors: tuple[str, ...] = ()
+    counts: Mapping[str, int] = None  # type: ignore[assignment]
+    material: bytes = b""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "counts", dict(self.counts or {}))
+
+
+@dataclass(frozen=True, slots=True)
+class Execution:
+    """What the upstream said: the ending, and the reply for the client (`result` or `error` of JSON-RPC)."""
+
+    ending: Ending
+    reply: Json
+    detail: str = ""

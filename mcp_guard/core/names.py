@@ -1,0 +1,49 @@
+"""Names: how an upstream's tool is listed to the client, reversibly, and how new ids look.
+
+A client may restrict tool names to 64 characters of `[A-Za-z0-9_-]`, while an upstream may use any. `join` is
+injective: other characters become `_xHH_` per UTF-8 byte, an `_xHH_` that is already there is escaped itself. A name that gets too long
+is cut and ends in a hash; only the catalog can undo that, which is why `split` refuses it.
+"""
+
+import hashlib
+import re
+
+NAME_LIMIT = 64
+SEPARATOR = "__"
+MANGLING_VERSION = 1
+_UNSAFE = re.compile(r"[^A-Za-z0-9_-]|_(?=x[0-9A-F]{2}_)")
+_ESCAPED = re.compile(r"((?:_x[0-9A-F]{2}_)+)")
+_CUT = re.compile(r"_xh[0-9a-f]{12}$")
+
+
+def _escape(match: re.Match[str]) -> str:
+    return "".join(f"_x{byte:02X}_" for byte in match.group().encode())
+
+
+def _unescape(match: re.Match[str]) -> str:
+    return bytes(int(part, 16) for part in re.findall(r"_x([0-9A-F]{2})_", match.group())).decode()
+
+
+def join(server: str, name: str) -> str:
+    """The listed name of an upstream's tool: `server__tool`, at most 64 characters."""
+    listed = f"{server}{SEPARATOR}{_UNSAFE.sub(_escape, name)}"
+    if len(listed) <= NAME_LIMIT and not _CUT.search(listed):
+        return listed
+    tail = "_xh" + hashlib.sha256(f"{server}\0{name}".encode()).hexdigest()[:12]
+    return listed[: NAME_LIMIT - len(tail)] + tail
+
+
+def split(listed: str) -> tuple[str, str]:
+    """The server and the upstream's own name.
+
+    Raises: ValueError if it is not such a name, or one that was cut.
+    """
+    server, separator, rest = listed.partition(SEPARATOR)
+    if not separator or not server or not rest or _CUT.search(listed):
+        raise ValueError(f"`{listed}` is not a reversible `server__tool` name")
+    return server, _ESCAPED.sub(_unescape, rest)
+
+
+def instance_id(started: str, random: str) -> str:
+    """`run_2026_01_31_19_22Z_7f3k` from an RFC 3339 time and four or more random characters."""
+    return f"run_{started[:16].replace('-', '_').replace('T', '_').replace(':', '_')}Z_{random}"

@@ -1,0 +1,51 @@
+"""C2SP signed notes and tlog checkpoints (c2sp.org/signed-note, c2sp.org/tlog-checkpoint), Ed25519 signatures only."""
+
+import base64
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+ED25519 = b"\x01"
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """The head of a ledger: its origin, how many receipts, and the tree's root."""
+
+    origin: str
+    size: int
+    root: bytes
+
+    def text(self) -> str:
+        return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
+
+
+def key_id(name: str, public_key: bytes) -> bytes:
+    """The four bytes by which a signature line names its key."""
+    return hashlib.sha256(name.encode() + b"\n" + ED25519 + public_key).digest()[:4]
+
+
+def sign(text: str, name: str, key: bytes, signer: Callable[[bytes], bytes]) -> str:
+    """A note with one signature line; `key` is the id from `key_id`."""
+    signature = base64.b64encode(key + signer(text.encode())).decode()
+    return f"{text}\n— {name} {signature}\n"
+
+
+def parse(note: str) -> tuple[Checkpoint, list[tuple[str, bytes, bytes]]]:
+    """The checkpoint and its signatures as (name, key id, signature).
+
+    Raises: ValueError if it is not a checkpoint.
+    """
+    text, separator, lines = note.partition("\n\n")
+    parts = text.split("\n")
+    if not separator or len(parts) < 3 or not parts[1].isdecimal():
+        raise ValueError("not a checkpoint: expected origin, size and root hash")
+    checkpoint = Checkpoint(parts[0], int(parts[1]), base64.b64decode(parts[2], validate=True))
+    signatures = []
+    for line in lines.splitlines():
+        dash, name, encoded = line.split(" ")
+        raw = base64.b64decode(encoded, validate=True)
+        if dash != "—" or len(raw) < 5:
+            raise ValueError(f"not a signature line: `{line}`")
+        signatures.append((name, raw[:4], raw[4:]))
+    return checkpoint, signatures

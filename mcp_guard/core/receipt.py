@@ -1,0 +1,149 @@
+"""Receipts: what one entry of the ledger says, and its exact bytes.
+
+A receipt is an RFC 8785 document. Its ledger entry is that document, a newline, and the base64 Ed25519 signature over the document; the entry is a
+leaf of the Merkle tree. Payloads never stand in a receipt: it holds `sha256(salt || payload)`, and payload and salt
+live apart, where they can be erased while the proof stays.
+"""
+
+import base64
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from mcp_guard.core import canonical
+from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros
+
+SCHEMA_VERSION = 1
+
+KINDS = (
+    "guard.started", "guard.stopped", "instance.started", "instance.ended", "credential.issued",
+    "policy.loaded", "policy.rejected", "decision", "approval.requested", "approval.granted", "approval.denied",
+    "approval.expired", "approval.withdrawn", "approval.stale", "approval.consumed", "intent", "outcome",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A receipt before it has its place: kind, fields, and the payloads to be committed to by name.
+
+    Fields that are None, empty text or empty lists are left out of the document.
+    """
+
+    kind: str
+    fields: Mapping[str, Any]
+    payloads: Mapping[str, bytes] = field(default_factory=dict)
+
+
+def format_time(at: Micros) -> str:
+    """RFC 3339 in UTC with microseconds."""
+    return datetime.fromtimestamp(at / 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+
+
+def commitment(salt: bytes, payload: bytes) -> str:
+    return "sha256:" + hashlib.sha256(salt + payload).hexdigest()
+
+
+def document(draft: Draft, seq: int, at: Micros, origin: str, software: str, commitments: Mapping[str, str]) -> bytes:
+    """The canonical bytes that are signed."""
+    body = {name: value for name, value in draft.fields.items() if value not in (None, "", [], {}, ())}
+    body.update(commitments)
+    body.update(v=SCHEMA_VERSION, kind=draft.kind, seq=seq, time=format_time(at), origin=origin, software=software)
+    return canonical.canonicalize(body, canonical.Limits(bytes=1 << 24))
+
+
+def entry(body: bytes, signature: bytes) -> bytes:
+    """The ledger entry, which is the leaf of the tree."""
+    return body + b"\n" + base64.b64encode(signature)
+
+
+def instance_fields(instance: Instance) -> Json:
+    return {
+        "agent": instance.agent.name,
+        "owner": instance.agent.owner,
+        "instance": instance.id,
+        "credential": instance.credential_id,
+        "on_behalf_of": instance.on_behalf_of,
+    }
+
+
+def call_fields(call: Call) -> Json:
+    """What every receipt of one call says of it."""
+    return {
+        **instance_fields(call.instance),
+        "call": call.id,
+        "purpose": None if call.purpose == "call" else call.purpose,
+        "ticket": call.task.ticket,
+        "reason": call.task.reason,
+        "upstream": call.tool.server if call.tool else None,
+        "tool": call.name,
+        "definition": call.tool.definition_hash if call.tool else None,
+        "resource": {"type": call.resource.type, "id": call.resource.id} if call.resource.id else None,
+    }
+
+
+def decision_draft(call: Call, decision: Decision) -> Draft:
+    facts = canonical.canonicalize(call.facts.values, canonical.Limits(bytes=1 << 24)) if call.facts else b""
+    fields = {
+        **call_fields(call),
+        "outcome": str(decision.outcome),
+        "policies": list(decision.policies),
+        "policy_version": decision.policy_version,
+        "reasons": list(decision.reasons),
+        "routes": list(decision.routes),
+        "errors": list(decision.errors),
+        "risk": {"score": call.risk.score, "level": call.risk.level, "signals": [s.name for s in call.risk.signals]},
+        "rates": dict(decision.counts),
+        "changes": list(call.change.fields),
+    }
+    payloads = {"request": call.canonical, "material": decision.material}
+    return Draft("decision", fields, payloads | ({"facts": facts} if facts else {}))
+
+
+def intent_draft(call: Call, decision: Decision, decided: int | None, approval: Json | None = None) -> Draft:
+    """`decided` is the sequence number of the decision receipt it follows from."""
+    assert call.tool is not None
+    deed = f"{call.tool.rule.deed} {call.resource.id}" if call.tool.rule.deed else None
+    fields = {
+        **call_fields(call),
+        "deed": deed,
+        "policies": list(decision.policies),
+        "policy_version": decision.policy_version,
+        "follows": [decided] if decided is not None else [],
+        "approval": approval,
+    }
+    return Draft("intent", fields, {"request": call.canonical})
+
+
+def outcome_draft(call: Call, intent: int, execution: Execution, response: bytes, keep: bool) -> Draft:
+    """`keep` says whether the response is stored; its commitment is made either way (see `Draft.payloads`)."""
+    fields = {
+        **call_fields(call),
+        "ending": str(execution.ending),
+        "detail": execution.detail,
+        "follows": [intent],
+        "response_bytes": len(response),
+    }
+    return Draft("outcome", fields, {"response": response} if keep else {})
+
+
+def approval_fields(subject: Json, follows: Iterable[int | None]) -> Json:
+    return {**subject, "follows": [seq for seq in follows if seq is not None]}
+
+
+def attribution(receipt: Mapping[str, Any]) -> str:
+    """The sentence that says who did what, why, and who let them."""
+    deed = receipt.get("deed") or f"called {receipt.get('tool', '?')}{_of(receipt.get('resource'))}"
+    parts = [f"{receipt.get('agent', '?')}, instance {receipt.get('instance', '?')}, {deed}"]
+    if user := receipt.get("on_behalf_of"):
+        parts.append(f" on behalf of {user}")
+    if ticket := receipt.get("ticket"):
+        parts.append(f" due to ticket {ticket}")
+    if approvers := (receipt.get("approval") or {}).get("approvers"):
+        parts.append(f", approved by {' and '.join(approver['name'] for approver in approvers)}")
+    return "".join(parts) + f", under policy version {receipt.get('policy_version', '?')[7:19]}"
+
+
+def _of(resource: Mapping[str, str] | None) -> str:
+    return f" on {resource['type']} {resource['id']}" if resource and resource["type"] != "Tool" else ""

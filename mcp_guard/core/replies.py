@@ -1,0 +1,82 @@
+"""What the agent is told: refusals, pending approvals, lost outcomes; and how a tool is listed to it.
+
+Texts say what happened, whether anything was sent, and what to do next, because a model acts on them.
+"""
+
+from copy import deepcopy
+from typing import Any
+
+from mcp_guard.core.approval import Approval
+from mcp_guard.core.describe import ADDED, NO_SUCH_TOOL
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.model import Call, Decision, Json, Tool
+
+INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
+META = "mcp-guard/decision"
+ASKS = {
+    "ticket": "The ticket (change, incident or case id) that this call is made for. Recorded in the audit ledger.",
+    "reason": "One sentence: why this call is needed now. Shown to approvers and recorded in the audit ledger.",
+}
+
+
+def tool_error(text: str, **about: Any) -> Json:
+    """A tool result that a model can read, with the machine-readable facts in `_meta`."""
+    meta = {META: about} if about else {}
+    return {"result": {"content": [{"type": "text", "text": text}], "isError": True, **({"_meta": meta} if meta else {})}}
+
+
+def protocol_error(code: int, text: str) -> Json:
+    return {"error": {"code": code, "message": text}}
+
+
+def refusal(call: Call, decision: Decision, receipt: int) -> Json:
+    """The answer to a denied call. Promise P5: a tool that is not listed is refused like one that does not exist."""
+    if call.problems == (NO_SUCH_TOOL,):
+        return protocol_error(INVALID_PARAMS, f"unknown tool: {call.name[:100]}")
+    because = "; ".join(decision.reasons or decision.errors) or "no policy permits it"
+    policies = f" (policy {', '.join(decision.policies)})" if decision.policies else ""
+    text = f"denied by mcp-guard: {because}{policies}. Nothing was sent. Receipt {receipt}."
+    return tool_error(text, outcome=str(decision.outcome), policies=list(decision.policies), receipt=receipt)
+
+
+def pending(held: Approval, moved: str = "") -> Json:
+    """The answer to a call that waits for a person beyond the client's patience."""
+    again = f"What had been approved changed meanwhile ({moved}), so it must be approved anew. " if moved else ""
+    text = (
+        f"{again}held by mcp-guard: approval {held.id} is pending on {', '.join(held.routes)}. Nothing was sent yet. "
+        "Repeat exactly the same call later: once approved, it runs once and returns its result."
+    )
+    return tool_error(text, outcome="require_approval", approval=held.id, routes=list(held.routes))
+
+
+def denied_by_person(held: Approval) -> Json:
+    """The answer to a call whose approval was denied, or lapsed."""
+    said = next((f" by {vote.approver}: {vote.rationale}" for vote in held.votes if vote.verdict == "deny"), "")
+    text = f"not approved: approval {held.id} is {held.state}{said}. Nothing was sent."
+    return tool_error(text, outcome="deny", approval=held.id, state=str(held.state))
+
+
+def broken_record(error: LedgerError) -> Json:
+    """The answer when the ledger cannot record: no durable intent, no call."""
+    return tool_error(f"denied by mcp-guard: {error.message}. Nothing was sent.", outcome="deny")
+
+
+def lost_outcome(call: Call, error: LedgerError) -> Json:
+    """The answer when the call was sent but its outcome could not be recorded."""
+    text = (
+        f"`{call.name}` was sent to its upstream, but the outcome could not be recorded: {error.message}. "
+        "It may have taken effect: do not repeat it; look at the resource, and tell the operator."
+    )
+    return tool_error(text, outcome="unknown", call=call.id)
+
+
+def list_tool(tool: Tool) -> Json:
+    """The definition as the client sees it: its listed name, and the fields that the guard asks for."""
+    listed = {**tool.definition, "name": tool.listed_as}
+    if tool.rule.ask:
+        schema = deepcopy(tool.definition.get("inputSchema", {}))
+        asked = {ADDED[name]: {"type": "string", "description": ASKS[name]} for name in tool.rule.ask}
+        schema["properties"] = {**schema.get("properties", {}), **asked}
+        listed["inputSchema"] = schema
+    return listed

@@ -1,0 +1,205 @@
+"""The story of one call.
+
+The guard identifies the instance that calls, describes the call, decides with Cedar, holds it if a person must
+approve, records a durable intent, executes it at the upstream, records the outcome, and replies. There is no other way
+for a tool call to reach an upstream.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import assert_never
+
+from mcp_guard.core import approval as approvals_core
+from mcp_guard.core import credential
+from mcp_guard.core.approval import Approval, State
+from mcp_guard.core.describe import NO_SUCH_TOOL, Description, describe, look_up_arguments, read_facts
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.model import Asked, Call, Decision, Ending, Execution, Facts, Instance, Json, Outcome
+from mcp_guard.core.names import join
+from mcp_guard.core.replies import (
+    broken_record,
+    denied_by_person,
+    list_tool,
+    lost_outcome,
+    pending,
+    refusal,
+)
+from mcp_guard.ports import Approvals, Clock, Intent, Ledger, Moved, Policies, Progress, Reply, Upstreams
+
+ATTEMPTS = 8
+"""How often a call is decided again because other processes keep moving its rate counters."""
+
+
+@dataclass(frozen=True, slots=True)
+class Guard:
+    """One guard process; `describe_with` holds the operator's limits and ticket pattern, `new_id` makes call ids."""
+
+    policies: Policies
+    ledger: Ledger
+    approvals: Approvals
+    upstreams: Upstreams
+    clock: Clock
+    describe_with: Description
+    hold_seconds: float
+    new_id: Callable[[], str]
+
+    async def call(self, instance: Instance, asked: Asked, progress: Progress | None = None) -> Reply:
+        """Guard one `tools/call`; returns the `result` or `error` member of the answer."""
+        try:
+            call = await self.describe(self.identify(instance, asked))
+            decision = self.decide(call)
+            match decision.outcome:
+                case Outcome.ALLOW:
+                    cleared = await self.record_intent(call, decision)
+                case Outcome.REQUIRE_APPROVAL:
+                    cleared = await self.hold(call, decision, progress)
+                case Outcome.DENY:
+                    cleared = await self.refuse(call, decision)
+                case _:
+                    assert_never(decision.outcome)
+        except LedgerError as error:
+            return broken_record(error)
+        if not isinstance(cleared, Intent):
+            return cleared
+        execution = await self.execute(cleared, progress)
+        return await self.record_outcome(cleared, execution)
+
+    def identify(self, instance: Instance, asked: Asked) -> Call:
+        """Whose call it is: the session's instance, if its credential is valid now."""
+        tool = self.upstreams.find(asked.name)
+        call = describe(self.describe_with, self.new_id(), instance, asked, tool)
+        if why := credential.check_time(instance.started, instance.expires, self.clock.now()):
+            return replace(call, problems=(why,))
+        if tool is None or not self.policies.may_call(instance, tool):
+            return replace(call, problems=(NO_SUCH_TOOL,))  # promise P5: not listed, so not known
+        if not call.problems and (why := self.upstreams.trouble(tool.server)):
+            return replace(call, problems=(why,))
+        return call
+
+    async def describe(self, call: Call) -> Call:
+        """Add what only the upstream knows: the present state of the resource, and so the change and the risk."""
+        if call.problems or call.tool is None:
+            return call
+        if call.tool.rule.facts is None:
+            return self.describe_with.assess(call, None)
+        facts = await self.look_up(call)
+        if isinstance(facts, str):
+            return replace(call, problems=(facts,))
+        return self.describe_with.assess(call, facts)
+
+    async def look_up(self, call: Call) -> Facts | str:
+        """Read the facts through the same path as any call. Returns why, if they cannot be had."""
+        assert call.tool is not None and call.tool.rule.facts is not None
+        rule = call.tool.rule.facts
+        tool = self.upstreams.find(join(call.tool.server, rule.tool))
+        arguments = look_up_arguments(rule, call.arguments)
+        if isinstance(arguments, str):
+            return arguments
+        asked = Asked(join(call.tool.server, rule.tool), arguments)
+        looked = describe(self.describe_with, call.id, call.instance, asked, tool)
+        intent = await self.ledger.look_up(replace(looked, purpose="facts"))
+        execution = await self.execute(intent, None)
+        await self.ledger.conclude(intent, execution)
+        return read_facts(rule, execution)
+
+    def decide(self, call: Call) -> Decision:
+        """Ask the policies; a call with problems is not worth asking about.
+
+        INVARIANT: no await between this and submitting the intent, so that no rate is counted twice.
+        """
+        if call.problems or call.tool is None:
+            return Decision(Outcome.DENY, self.policies.version, reasons=call.problems)
+        counts = self.ledger.count(call.instance, call.tool, self.policies.counters, self.clock.now())
+        return self.policies.decide(call, counts)
+
+    async def hold(self, call: Call, decision: Decision, progress: Progress | None) -> Intent | Reply:
+        """Wait for a person, as long as the client will; then look again before letting the call go."""
+        held = self.approvals.find(call.instance, call.request_hash)
+        if held is not None and (moved := self.moved(held, call, decision)):
+            await self.approvals.outdate(held, moved)
+            held = None
+        held = held or await self.approvals.request(call, decision)
+        held = await self.approvals.wait(held, self.hold_seconds, waiting(held, progress))
+        if held.state is State.REQUESTED:
+            return pending(held)
+        if held.state is not State.APPROVED:
+            return denied_by_person(held)
+        call = await self.describe(self.again(call))
+        decision = self.decide(call)
+        if moved := self.moved(held, call, decision):
+            await self.approvals.outdate(held, moved)
+            if decision.outcome is Outcome.REQUIRE_APPROVAL:
+                return pending(await self.approvals.request(call, decision), moved)
+        if decision.outcome is Outcome.DENY:
+            return await self.refuse(call, decision)
+        return await self.record_intent(call, decision, None if moved else held)
+
+    def again(self, call: Call) -> Call:
+        """The same call, identified anew after a hold: the credential, the tool and the listing may have changed."""
+        fresh = self.identify(call.instance, Asked(call.name, call.arguments, call.meta))
+        return replace(fresh, id=call.id, task=call.task)
+
+    def moved(self, held: Approval, call: Call, decision: Decision) -> str:
+        """What an approval was bound to and is no longer so; empty if it still stands for exactly this."""
+        if call.problems:
+            return "; ".join(call.problems)
+        if decision.outcome is not Outcome.REQUIRE_APPROVAL:
+            return f"the policies now say {decision.outcome}"
+        bound = approvals_core.binding(call, decision)
+        if approvals_core.decision_hash(bound, held.nonce) == held.decision_hash:
+            return ""
+        return ", ".join(approvals_core.what_moved(held.subject["binding"], bound)) or "the request"
+
+    async def record_intent(self, call: Call, decision: Decision, held: Approval | None = None) -> Intent | Reply:
+        """Make the intent durable, consuming the approval with it; decide again if the rates have moved meanwhile."""
+        wanted = decision.outcome
+        for _ in range(ATTEMPTS):
+            intent = await self.ledger.intend(call, decision, held)
+            if isinstance(intent, Intent):
+                return intent
+            decision = self.decide(call)
+            if not intent.counters or decision.outcome is not wanted:
+                break
+        assert isinstance(intent, Moved)
+        if decision.outcome is Outcome.DENY:
+            return await self.refuse(call, decision)
+        return await self.refuse(call, replace(decision, outcome=Outcome.DENY, reasons=(intent.what,), routes=()))
+
+    async def refuse(self, call: Call, decision: Decision) -> Reply:
+        """Record the refusal, then say so."""
+        return refusal(call, decision, await self.ledger.refuse(call, decision))
+
+    async def execute(self, intent: Intent, progress: Progress | None) -> Execution:
+        """Let the upstream run it, once. A client that gives up is recorded too."""
+        try:
+            return await self.upstreams.execute(intent, progress)
+        except asyncio.CancelledError:
+            gone = Execution(Ending.CANCELLED, {}, "cancelled by the client; the upstream may have run it")
+            await asyncio.shield(self.ledger.conclude(intent, gone))
+            raise
+
+    async def record_outcome(self, intent: Intent, execution: Execution) -> Reply:
+        """Make the outcome durable, then reply. A call that ran is never reported as refused."""
+        try:
+            await self.ledger.conclude(intent, execution)
+        except LedgerError as error:
+            return lost_outcome(intent.call, error)
+        return execution.reply
+
+    def list_tools(self, instance: Instance) -> list[Json]:
+        """The tools that this instance could call, as it should see them (promise P5)."""
+        if credential.check_time(instance.started, instance.expires, self.clock.now()):
+            return []
+        return [list_tool(tool) for tool in self.upstreams.tools() if self.policies.may_call(instance, tool)]
+
+
+def waiting(held: Approval, progress: Progress | None) -> Callable[[float], None]:
+    """Progress for a client that waits. The numbers stay tiny, so that the upstream's own can only be greater."""
+
+    def tick(seconds: float) -> None:
+        if progress is not None:
+            message = f"waiting for approval {held.id} on {', '.join(held.routes)} ({seconds:.0f} s)"
+            progress({"progress": seconds * 1e-6, "message": message})
+
+    return tick

@@ -1,0 +1,1 @@
+"""Who is calling: instances, their keys and credentials."""

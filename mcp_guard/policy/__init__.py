@@ -1,0 +1,1 @@
+"""Cedar policies: schema, request, engine, cases."""

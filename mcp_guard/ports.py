@@ -1,0 +1,107 @@
+"""What the guard needs from the world, as Protocols. Adapters implement them; `guard.py` knows nothing else."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from mcp_guard.core.approval import Approval
+from mcp_guard.core.model import Call, Counter, Decision, Execution, Instance, Json, Micros, Tool
+
+Progress = Callable[[Json], None]
+"""Takes the params of a progress notification, without its token."""
+
+
+@dataclass(frozen=True, slots=True)
+class Intent:
+    """Proof that the intent of this call is durable: the only thing that an upstream executes.
+
+    INVARIANT: made only by a `Ledger` whose commit returned (promise P1).
+    """
+
+    call: Call
+    seq: int
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """The world moved between deciding and recording; nothing was written. `what` says what moved."""
+
+    what: str
+    counters: bool = False
+    """True if only rate counters moved, so that deciding again may help."""
+
+
+class Clock(Protocol):
+    def now(self) -> Micros:
+        """Microseconds since the epoch, UTC."""
+
+
+class Policies(Protocol):
+    """The Cedar policies in force, with the schema of the catalog in force."""
+
+    @property
+    def version(self) -> str: ...
+
+    @property
+    def counters(self) -> tuple[Counter, ...]: ...
+
+    def may_call(self, instance: Instance, tool: Tool) -> bool:
+        """Whether some call of this tool could be allowed or held (promise P5). Never raises; unknown is False."""
+
+    def decide(self, call: Call, counts: Mapping[str, int]) -> Decision:
+        """Decide on a described call. Never raises: whatever goes wrong is a deny that says so."""
+
+
+class Ledger(Protocol):
+    """The receipts, and the state that belongs in the same transaction. All methods raise LedgerError."""
+
+    def count(self, instance: Instance, tool: Tool, counters: tuple[Counter, ...], now: Micros) -> Mapping[str, int]:
+        """Each counter's value for this instance, the present call included where it counts."""
+
+    async def refuse(self, call: Call, decision: Decision) -> int:
+        """Record a decision that lets nothing happen. Returns its sequence number, durable."""
+
+    async def intend(self, call: Call, decision: Decision, approval: Approval | None) -> Intent | Moved:
+        """Record decision and intent, count the rates and consume the approval, all in one transaction."""
+
+    async def look_up(self, call: Call) -> Intent:
+        """Record the intent of one of the guard's own look-ups."""
+
+    async def conclude(self, intent: Intent, execution: Execution) -> int:
+        """Record the outcome. Returns its sequence number, durable."""
+
+
+class Approvals(Protocol):
+    """Requests for approval, shared with every process on the same ledger. All methods raise LedgerError."""
+
+    def find(self, instance: Instance, request_hash: str) -> Approval | None:
+        """The latest request for this very call that is still open or approved."""
+
+    async def request(self, call: Call, decision: Decision) -> Approval:
+        """Record the decision and ask for approval."""
+
+    async def wait(self, approval: Approval, seconds: float, on_tick: Callable[[float], None]) -> Approval:
+        """Wait until it is decided or the time is over; `on_tick` is told the seconds waited. Returns it as it is."""
+
+    async def outdate(self, approval: Approval, note: str) -> None:
+        """Mark it stale; the note says what moved."""
+
+
+class Upstreams(Protocol):
+    """The MCP servers behind the guard."""
+
+    def find(self, listed_as: str) -> Tool | None:
+        """The tool that is listed under this name."""
+
+    def tools(self) -> list[Tool]:
+        """Every tool of every upstream, in the order of the config and of their listings."""
+
+    def trouble(self, server: str) -> str | None:
+        """Why the server cannot take calls now, or None."""
+
+    async def execute(self, intent: Intent, progress: Progress | None = None) -> Execution:
+        """Send the call of a durable intent to its upstream. The only road on which a tool call gets there."""
+
+
+Reply = dict[str, Any]
+"""The `result` or `error` member of the answer to a `tools/call`."""

@@ -1,0 +1,1 @@
+"""Fronts: how a client reaches the guard."""

@@ -1,0 +1,1 @@
+"""JSON-RPC and MCP as values: framing, peers, sessions. Opens no socket."""
