@@ -38,7 +38,7 @@ class Unacceptable(Exception):
 def parse(line: bytes) -> Any:
     """Parse one JSON text strictly.
 
-    Raises: Unacceptable, with whatever a lenient reader sees in it, so that the sender can be told which request failed.
+    Raises: Unacceptable, with whatever a lenient reader sees in it, so that the sender learns which request failed.
     """
     try:
         value = orjson.loads(line)
@@ -116,7 +116,7 @@ def _inspect(value: Any, depth: int) -> bool:
     if kind is dict:
         for key, item in value.items():
             plain &= key.isascii() & _inspect(item, depth - 1)
-        return plain
+        return bool(plain)
     for item in value:
         plain &= _inspect(item, depth - 1)
     return plain

@@ -1,7 +1,7 @@
 """Instance credentials: compact JWS (RFC 7515) with EdDSA (RFC 8037) over JWT claims (RFC 7519).
 
-Signing and verifying are passed in, so this module knows the format alone. It is written out here, and not taken from a JOSE library,
-because every library costs the start-up more than the rest of the guard; see docs/decisions/0004.
+Signing and verifying are passed in, so this module knows the format alone. It is written out here, and not taken from
+a JOSE library, because each of them costs more start-up time than the rest of the guard (docs/decisions/0004).
 """
 
 import base64

@@ -1,8 +1,8 @@
 """Names: how an upstream's tool is listed to the client, reversibly, and how new ids look.
 
 A client may restrict tool names to 64 characters of `[A-Za-z0-9_-]`, while an upstream may use any. `join` is
-injective: other characters become `_xHH_` per UTF-8 byte, an `_xHH_` that is already there is escaped itself. A name that gets too long
-is cut and ends in a hash; only the catalog can undo that, which is why `split` refuses it.
+injective: other characters become `_xHH_` per UTF-8 byte, and an `_xHH_` that is already there is escaped itself. A
+name that gets too long is cut and ends in a hash; only the catalog can undo that, which is why `split` refuses it.
 """
 
 import hashlib

@@ -1,8 +1,8 @@
 """Receipts: what one entry of the ledger says, and its exact bytes.
 
-A receipt is an RFC 8785 document. Its ledger entry is that document, a newline, and the base64 Ed25519 signature over the document; the entry is a
-leaf of the Merkle tree. Payloads never stand in a receipt: it holds `sha256(salt || payload)`, and payload and salt
-live apart, where they can be erased while the proof stays.
+A receipt is an RFC 8785 document. Its ledger entry is that document, a newline, and the base64 Ed25519 signature over
+the document; the entry is a leaf of the Merkle tree. Payloads never stand in a receipt: it holds `sha256(salt ||
+payload)`, and payload and salt live apart, where they can be erased while the proof stays.
 """
 
 import base64

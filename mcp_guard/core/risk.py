@@ -1,7 +1,7 @@
 """The risk score: a visible, ordered list of signals with fixed weights. The same call always scores the same.
 
-To add a signal: one function here, its line in `SIGNALS`, one row in `tests/core/test_risk.py`. A signal raises the score that
-policies may look at; it decides nothing by itself.
+To add a signal: one function here, its line in `SIGNALS`, one row in `tests/core/test_risk.py`. A signal raises the
+score that policies may look at; it decides nothing by itself.
 """
 
 from collections.abc import Callable

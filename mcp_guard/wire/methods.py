@@ -1,0 +1,92 @@
+"""The MCP methods that the guard knows and the road each takes. A request that is not here is refused.
+
+Sources: the MCP schemas of the handshake revisions 2024-11-05 to 2025-11-25. Anything that could run a tool by another
+road (`tasks/*`) is deliberately absent.
+"""
+
+from enum import Enum, auto
+
+REVISIONS = ("2024-11-05", "2025-03-26", "2025-06-18", "2025-11-25")
+LATEST = REVISIONS[-1]
+
+PARSE_ERROR = -32700
+INVALID_REQUEST = -32600
+METHOD_NOT_FOUND = -32601
+INVALID_PARAMS = -32602
+INTERNAL_ERROR = -32603
+
+INITIALIZE = "initialize"
+PING = "ping"
+CALL_TOOL = "tools/call"
+LIST_TOOLS = "tools/list"
+INITIALIZED = "notifications/initialized"
+CANCELLED = "notifications/cancelled"
+PROGRESS = "notifications/progress"
+TOOLS_CHANGED = "notifications/tools/list_changed"
+
+
+class Road(Enum):
+    """How a client's request travels."""
+
+    GUARD = auto()
+    """The guard answers it."""
+    GATHER = auto()
+    """Every capable upstream is asked, and their lists are joined."""
+    BY_PROMPT = auto()
+    """To the upstream whose prompt it names."""
+    BY_URI = auto()
+    """To the upstream whose resource it names."""
+    BY_REF = auto()
+    """To the upstream whose prompt or resource template it completes."""
+    EVERYWHERE = auto()
+    """To every capable upstream; answered once."""
+
+
+CLIENT_REQUESTS: dict[str, Road] = {
+    INITIALIZE: Road.GUARD,
+    PING: Road.GUARD,
+    LIST_TOOLS: Road.GUARD,
+    CALL_TOOL: Road.GUARD,
+    "resources/list": Road.GATHER,
+    "resources/templates/list": Road.GATHER,
+    "prompts/list": Road.GATHER,
+    "prompts/get": Road.BY_PROMPT,
+    "resources/read": Road.BY_URI,
+    "resources/subscribe": Road.BY_URI,
+    "resources/unsubscribe": Road.BY_URI,
+    "completion/complete": Road.BY_REF,
+    "logging/setLevel": Road.EVERYWHERE,
+}
+
+LISTS = {
+    LIST_TOOLS: "tools",
+    "resources/list": "resources",
+    "resources/templates/list": "resourceTemplates",
+    "prompts/list": "prompts",
+}
+"""The member of the result that holds the list."""
+
+CAPABILITY = {
+    LIST_TOOLS: "tools",
+    "resources/list": "resources",
+    "resources/templates/list": "resources",
+    "resources/read": "resources",
+    "resources/subscribe": "resources",
+    "resources/unsubscribe": "resources",
+    "prompts/list": "prompts",
+    "prompts/get": "prompts",
+    "completion/complete": "completions",
+    "logging/setLevel": "logging",
+}
+"""The server capability without which an upstream is not asked."""
+
+CLIENT_NOTIFICATIONS_FOR_ALL = ("notifications/roots/list_changed",)
+
+WITHHELD_CAPABILITIES = ("tasks",)
+"""Capabilities not passed on in either direction: they would run tools by a road that is not guarded yet."""
+
+
+def negotiate(asked: object, answered: list[str]) -> str:
+    """The revision for the client: never newer than what it asked for or than any upstream speaks."""
+    known = [revision for revision in [asked, *answered] if revision in REVISIONS]
+    return str(min(known, default=LATEST)) if asked in REVISIONS else str(min([LATEST, *known]))

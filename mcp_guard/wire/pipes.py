@@ -1,0 +1,84 @@
+"""A conversation over two pipes: bytes to lines on the way in, frames and back-pressure on the way out."""
+
+import asyncio
+from collections.abc import Callable
+from typing import IO
+
+from mcp_guard.wire.framing import Lines
+
+
+class _Reader(asyncio.Protocol):
+    def __init__(self, lines: Lines, on_line: Callable[[bytes | None], None], on_end: Callable[[], None]) -> None:
+        self._lines, self._on_line, self._on_end = lines, on_line, on_end
+
+    def data_received(self, data: bytes) -> None:
+        for line in self._lines.feed(data):
+            self._on_line(line)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._on_end()
+
+
+class _Writer(asyncio.BaseProtocol):
+    def __init__(self, on_pressure: Callable[[bool], None], on_broken: Callable[[], None]) -> None:
+        self._on_pressure, self._on_broken = on_pressure, on_broken
+
+    def pause_writing(self) -> None:
+        self._on_pressure(True)
+
+    def resume_writing(self) -> None:
+        self._on_pressure(False)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if exc is not None:
+            self._on_broken()
+
+
+class Pipes:
+    """Two open pipes. `on_line` gets each line (None for one over the limit), `on_end` is told once when either breaks.
+
+    `on_pressure(True)` says that the reader at the far end is slow, `on_pressure(False)` that it caught up.
+    """
+
+    def __init__(self, on_line: Callable[[bytes | None], None], on_end: Callable[[], None]) -> None:
+        self._on_line, self._on_end = on_line, on_end
+        self.on_pressure: Callable[[bool], None] = lambda _: None
+        self._reading: asyncio.ReadTransport | None = None
+        self._writing: asyncio.WriteTransport | None = None
+        self._ended = False
+
+    async def open(self, source: IO[bytes], sink: IO[bytes], limit: int) -> None:
+        loop = asyncio.get_running_loop()
+        writer = _Writer(lambda slow: self.on_pressure(slow), self._end)
+        self._writing, _ = await loop.connect_write_pipe(lambda: writer, sink)
+        reader = _Reader(Lines(limit), self._on_line, self._end)
+        self._reading, _ = await loop.connect_read_pipe(lambda: reader, source)
+
+    def _end(self) -> None:
+        if not self._ended:
+            self._ended = True
+            self._on_end()
+
+    def write(self, frame: bytes) -> None:
+        if self._writing is not None and not self._writing.is_closing():
+            self._writing.write(frame)
+
+    def throttle(self, slow: bool) -> None:
+        """Stop or resume reading, while those that we write to are slow."""
+        if self._reading is None or self._reading.is_closing():
+            return
+        if slow:
+            self._reading.pause_reading()
+        else:
+            self._reading.resume_reading()
+
+    def close(self, flush: bool = False) -> None:
+        """Stop both ways; with `flush`, what was written still goes out."""
+        self._ended = True
+        if self._reading is not None:
+            self._reading.close()
+        if self._writing is not None:
+            if flush:
+                self._writing.close()
+            else:
+                self._writing.abort()
