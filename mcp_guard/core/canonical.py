@@ -109,7 +109,7 @@ def _inspect(value: Any, depth: int) -> bool:
             _refuse_number(value)
         if value.is_integer():
             return False if abs(value) <= MAX_SAFE_INTEGER else _refuse_number(value)
-        return 1e-4 <= abs(value) < 1e16
+        return bool(1e-4 <= abs(value) < 1e16)
     if depth <= 0:
         raise Unacceptable("nested too deeply")
     plain = True

@@ -23,7 +23,7 @@ ASKS = {
 def tool_error(text: str, **about: Any) -> Json:
     """A tool result that a model can read, with the machine-readable facts in `_meta`."""
     meta = {META: about} if about else {}
-    return {"result": {"content": [{"type": "text", "text": text}], "isError": True, **({"_meta": meta} if meta else {})}}
+    return {"result": {"content": [{"type": "text", "text": text}], "isError": True} | ({"_meta": meta} if meta else {})}
 
 
 def protocol_error(code: int, text: str) -> Json:

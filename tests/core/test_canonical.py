@@ -1,0 +1,103 @@
+"""Strict parsing and RFC 8785 bytes: what is hashed is what is sent, whatever a client writes."""
+
+import json
+import math
+
+import pytest
+import rfc8785
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_guard.core.canonical import (
+    MAX_SAFE_INTEGER,
+    Limits,
+    Unacceptable,
+    canonicalize,
+    digest,
+    parse,
+    read_pointer,
+)
+
+texts = st.text(st.characters(exclude_categories=["Cs"]))
+numbers = st.integers(-MAX_SAFE_INTEGER, MAX_SAFE_INTEGER) | st.floats(allow_nan=False, allow_infinity=False).filter(
+    lambda x: not x.is_integer() or abs(x) <= MAX_SAFE_INTEGER
+)
+values = st.recursive(
+    st.none() | st.booleans() | numbers | texts,
+    lambda inner: st.lists(inner, max_size=5) | st.dictionaries(texts, inner, max_size=5),
+    max_leaves=20,
+)
+
+
+@given(values)
+def test_bytes_are_those_of_the_reference_implementation(value: object) -> None:
+    assert canonicalize(value) == rfc8785.dumps(value)  # type: ignore[arg-type]
+
+
+@given(values)
+def test_canonical_bytes_parse_back_to_the_same_value(value: object) -> None:
+    assert canonicalize(parse(canonicalize(value))) == canonicalize(value)
+
+
+@given(st.dictionaries(texts, values, max_size=5))
+def test_any_spelling_of_the_same_value_gives_the_same_bytes(value: dict[str, object]) -> None:
+    spelled = json.dumps(value, indent=3, ensure_ascii=True).encode()
+    assert canonicalize(parse(spelled)) == canonicalize(value)
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        (b'{"a":1,"a":2}', "duplicate key `a`"),
+        (b'{"x": {"a":1, "\\u0061":1}}', "duplicate key `a`"),
+        (b'{"a":NaN}', "`NaN` is not a JSON number"),
+        (b'{"a":-Infinity}', "`-Infinity` is not a JSON number"),
+        (b'{"a":"\\ud800"}', "not acceptable JSON"),
+        (b"[" * 3000 + b"]" * 3000, "nested too deeply"),
+        (b'{"a":' * 100_000, "nested too deeply"),
+        (b"\xff\xfe", "not JSON"),
+        (b"hello", "not JSON"),
+    ],
+)
+def test_what_two_parsers_could_read_differently_is_refused(line: bytes, reason: str) -> None:
+    with pytest.raises(Unacceptable, match=reason):
+        parse(line)
+
+
+def test_a_refused_line_still_says_which_request_it_was() -> None:
+    with pytest.raises(Unacceptable) as refused:
+        parse(b'{"id": 7, "method": "tools/call", "params": {"name": "x", "arguments": {"n": NaN}}}')
+    assert refused.value.message["id"] == 7
+
+
+@pytest.mark.parametrize("value", [2**53, -(2**53), 1e300, math.inf, math.nan, 2**70])
+def test_numbers_that_json_cannot_carry_exactly_are_refused(value: float) -> None:
+    with pytest.raises(Unacceptable, match="outside what JSON carries exactly"):
+        canonicalize({"n": value})
+
+
+def test_integers_over_64_bits_in_the_text_are_refused() -> None:
+    with pytest.raises(Unacceptable):
+        canonicalize(parse(b'{"n":123456789012345678901234567890}'))
+
+
+def test_depth_and_size_are_bounded() -> None:
+    nested: object = 1
+    for _ in range(100):
+        nested = [nested]
+    with pytest.raises(Unacceptable, match="nested too deeply"):
+        canonicalize(nested)
+    with pytest.raises(Unacceptable, match="over the limit of 10"):
+        canonicalize("x" * 20, Limits(bytes=10))
+
+
+def test_pointers_follow_rfc_6901() -> None:
+    document = {"a/b": {"~": [10, {"c": 1}]}}
+    assert read_pointer(document, "/a~1b/~0/1/c") == 1
+    assert read_pointer(document, "") is document
+    with pytest.raises(KeyError):
+        read_pointer(document, "/a~1b/~0/2")
+
+
+def test_digest_names_its_algorithm() -> None:
+    assert digest(b"").startswith("sha256:e3b0c442")

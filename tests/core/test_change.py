@@ -1,0 +1,49 @@
+"""What a call would change against the facts."""
+
+from decimal import Decimal
+
+import pytest
+
+from mcp_guard.core.change import compute_change
+from mcp_guard.core.model import Facts, FactsRule, Json, ResourceRule
+
+DEAL = Facts({"stage": "Proposal", "amount": 1000, "won": True, "notes": None, "tags": ["a"]}, "sha256:0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "fields"),
+    [
+        ({"stage": "Proposal"}, ()),
+        ({"stage": "Closed Won"}, ("stage",)),
+        ({"amount": 1000.0}, ()),
+        ({"amount": 1500}, ("amount",)),
+        ({"won": 1}, ("won",)),
+        ({"notes": None}, ()),
+        ({"notes": ""}, ("notes",)),
+        ({"tags": ["a"]}, ()),
+        ({"tags": ["b"]}, ("tags",)),
+        ({"unheard_of": 1}, ("unheard_of",)),
+    ],
+)
+def test_fields_are_those_whose_value_would_differ(arguments: Json, fields: tuple[str, ...]) -> None:
+    assert compute_change(arguments, DEAL).fields == fields
+
+
+def test_without_facts_everything_is_a_change() -> None:
+    assert compute_change({"stage": "Proposal", "amount": 1}, None).fields == ("amount", "stage")
+
+
+def test_delta_is_absolute_and_exact() -> None:
+    assert compute_change({"amount": 999.9}, DEAL).delta == {"amount": Decimal("0.1")}
+
+
+def test_a_number_whose_present_value_is_unknown_has_no_delta() -> None:
+    change = compute_change({"notes": 5, "new": 7}, DEAL)
+    assert change.fields == ("new", "notes")
+    assert change.delta == {}
+
+
+def test_identifying_arguments_are_no_change_and_names_may_differ() -> None:
+    rule = FactsRule("get", {"id": "/deal_id"}, "", {"status": "stage"})
+    change = compute_change({"deal_id": "7", "status": "Proposal"}, DEAL, ResourceRule("Deal", "/deal_id"), rule)
+    assert change.fields == ()

@@ -1,0 +1,41 @@
+"""Each signal, and the score they add up to."""
+
+from dataclasses import replace
+
+import pytest
+
+from mcp_guard.core.model import Change, Effect, Facts, Task, Tool, ToolRule
+from mcp_guard.core.risk import SIGNALS, Evidence, assess
+
+SCHEMA = {"inputSchema": {"type": "object", "properties": {"stage": {"type": "string"}}}}
+TOOL = Tool("crm", "update", "crm__update", SCHEMA, "sha256:0", ToolRule(sensitive=("iban",)), Effect.WRITE)
+CALM = Evidence(TOOL, {"stage": "x"}, Facts({"stage": "y"}, "sha256:0"), Change(("stage",)), Task(ticket="INC-1"))
+
+
+@pytest.mark.parametrize(
+    ("signal", "seen"),
+    [
+        ("destructive_tool", replace(CALM, tool=replace(TOOL, effect=Effect.DESTRUCTIVE))),
+        ("sensitive_field", replace(CALM, change=Change(("iban",)))),
+        ("blind_write", replace(CALM, facts=None)),
+        ("many_fields", replace(CALM, change=Change(tuple("abcdef")))),
+        ("undeclared_field", replace(CALM, arguments={"stage": "x", "admin": True})),
+        ("no_task", replace(CALM, task=Task())),
+    ],
+)
+def test_signal_is_raised_alone(signal: str, seen: Evidence) -> None:
+    risk = assess(seen)
+    assert [found.name for found in risk.signals] == [signal]
+    assert risk.score == risk.signals[0].weight
+
+
+def test_every_signal_has_a_row_above() -> None:
+    rows = test_signal_is_raised_alone.pytestmark[0].args[1]
+    assert {signal.__name__ for signal in SIGNALS} == {name for name, _ in rows}
+
+
+def test_a_calm_call_scores_nothing_and_the_score_is_capped() -> None:
+    assert assess(CALM).score == 0
+    tool = replace(TOOL, effect=Effect.DESTRUCTIVE)
+    worst = Evidence(tool, {"admin": 1, "iban": 1}, None, Change(("iban", *"abcdef")), Task())
+    assert (assess(worst).score, assess(worst).level) == (100, "high")
