@@ -74,6 +74,8 @@ class Vote:
     """`approve` or `deny`."""
     rationale: str
     at: Micros
+    name: str = ""
+    """How the approver is called in the attribution sentence."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -45,11 +45,22 @@ def commitment(salt: bytes, payload: bytes) -> str:
     return "sha256:" + hashlib.sha256(salt + payload).hexdigest()
 
 
-def document(draft: Draft, seq: int, at: Micros, origin: str, software: str, commitments: Mapping[str, str]) -> bytes:
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where and when a receipt stands: its ledger's origin, sequence number, time, and the software that wrote it."""
+
+    origin: str
+    seq: int
+    at: Micros
+    software: str
+
+
+def document(draft: Draft, place: Place, commitments: Mapping[str, str]) -> bytes:
     """The canonical bytes that are signed."""
-    body = {name: value for name, value in draft.fields.items() if value not in (None, "", [], {}, ())}
-    body.update(commitments)
-    body.update(v=SCHEMA_VERSION, kind=draft.kind, seq=seq, time=format_time(at), origin=origin, software=software)
+    body = {name: value for name, value in draft.fields.items() if value or value == 0}
+    body |= commitments
+    body |= {"v": SCHEMA_VERSION, "kind": draft.kind, "seq": place.seq, "time": format_time(place.at)}
+    body |= {"origin": place.origin, "software": place.software}
     return canonical.canonicalize(body, canonical.Limits(bytes=1 << 24))
 
 
@@ -116,8 +127,8 @@ def intent_draft(call: Call, decision: Decision, decided: int | None, approval: 
     return Draft("intent", fields, {"request": call.canonical})
 
 
-def outcome_draft(call: Call, intent: int, execution: Execution, response: bytes, keep: bool) -> Draft:
-    """`keep` says whether the response is stored; its commitment is made either way (see `Draft.payloads`)."""
+def outcome_draft(call: Call, intent: int, execution: Execution, response: bytes) -> Draft:
+    """`intent` is the sequence number of the intent that this is the outcome of."""
     fields = {
         **call_fields(call),
         "ending": str(execution.ending),
@@ -125,7 +136,7 @@ def outcome_draft(call: Call, intent: int, execution: Execution, response: bytes
         "follows": [intent],
         "response_bytes": len(response),
     }
-    return Draft("outcome", fields, {"response": response} if keep else {})
+    return Draft("outcome", fields, {"response": response})
 
 
 def approval_fields(subject: Json, follows: Iterable[int | None]) -> Json:

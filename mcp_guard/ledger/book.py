@@ -1,0 +1,161 @@
+"""The book: implements `ports.Ledger`, one transaction a story step. Approvals are in `ledger/requests.py`."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import orjson
+
+from mcp_guard.core.approval import Approval
+from mcp_guard.core.model import Call, Counter, Decision, Ending, Execution, Instance, Json, Micros, Outcome, Tool
+from mcp_guard.core.receipt import Draft, decision_draft, intent_draft, outcome_draft
+from mcp_guard.ledger import requests
+from mcp_guard.ledger.writer import Step, Writer
+from mcp_guard.ports import Intent, Moved
+from mcp_guard.storage.sqlite import Store
+
+T = TypeVar("T")
+NEVER_SENT = Execution(Ending.CANCELLED, {}, "cancelled before it was sent to its upstream")
+
+
+@dataclass(frozen=True, slots=True)
+class BookSettings:
+    """`guard` is the id of this process, whose open calls are its own to close."""
+
+    guard: str
+    counters: tuple[Counter, ...] = ()
+    kept_response_bytes: int = 64 * 1024
+
+
+class Book:
+    """One guard process's view of the shared ledger."""
+
+    def __init__(self, writer: Writer, settings: BookSettings) -> None:
+        self.writer = writer
+        self.settings = settings
+        self._pending: dict[tuple[str, str], int] = {}
+        """Uses submitted by this process but not committed yet."""
+
+    # Rates
+
+    def count(self, instance: Instance, tool: Tool, counters: tuple[Counter, ...], now: Micros) -> Mapping[str, int]:
+        """INVARIANT: includes what this process has submitted and not yet committed, so no two calls get one number."""
+
+        def query(store: Store) -> dict[str, int]:
+            counts = {}
+            for counter in counters:
+                key = rate_key(counter, instance)
+                used = store.count_uses(counter.name, key, now - counter.window)
+                used += self._pending.get((counter.name, key), 0)
+                counts[counter.name] = used + (tool.effect in counter.effects)
+            return counts
+
+        return self.writer.read(query) if counters else {}
+
+    def _uses(self, call: Call) -> list[tuple[Counter, str]]:
+        assert call.tool is not None
+        effect = call.tool.effect
+        return [(each, rate_key(each, call.instance)) for each in self.settings.counters if effect in each.effects]
+
+    def _reserve(self, uses: list[tuple[Counter, str]]) -> Callable[[], None]:
+        """Count the uses as pending; the function given back releases them, once."""
+        held = [(counter.name, key) for counter, key in uses]
+        for use in held:
+            self._pending[use] = self._pending.get(use, 0) + 1
+
+        def release() -> None:
+            while held:
+                use = held.pop()
+                self._pending[use] -= 1
+
+        return release
+
+    # The steps of the story
+
+    async def refuse(self, call: Call, decision: Decision) -> int:
+        return await self.writer.submit(lambda step: step.add(decision_draft(call, decision)))
+
+    async def intend(self, call: Call, decision: Decision, approval: Approval | None) -> Intent | Moved:
+        uses = self._uses(call)
+        release = self._reserve(uses)
+
+        def op(step: Step) -> Intent | Moved:
+            release()
+            if moved := _rates_moved(step, uses, decision):
+                return moved
+            if approval is not None and (gone := requests.not_consumable(step, approval)):
+                return gone
+            decided = step.add(decision_draft(call, decision))
+            consumed = requests.consume(step, approval, decided) if approval is not None else None
+            seq = step.add(intent_draft(call, decision, decided, consumed))
+            step.store.open_call(seq, self.settings.guard)
+            for counter, key in uses:
+                step.store.forget_uses(counter.name, key, step.now - counter.window)
+                step.store.add_use(counter.name, key, step.now)
+            return Intent(call, seq)
+
+        future = self.writer.submit(op)
+        if uses:
+            future.add_done_callback(lambda _: release())
+        return await self._unless_cancelled(future)
+
+    async def look_up(self, call: Call) -> Intent:
+        decision = Decision(Outcome.ALLOW, "")
+
+        def op(step: Step) -> Intent:
+            seq = step.add(intent_draft(call, decision, None))
+            step.store.open_call(seq, self.settings.guard)
+            return Intent(call, seq)
+
+        return await self._unless_cancelled(self.writer.submit(op))
+
+    async def _unless_cancelled(self, future: "asyncio.Future[T]") -> T:
+        """Wait for an intent. If the caller gives up just when it became durable, say that it was never sent."""
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and isinstance(intent := future.result(), Intent):
+                await asyncio.shield(self.conclude(intent, NEVER_SENT))
+            raise
+
+    async def conclude(self, intent: Intent, execution: Execution) -> int:
+        response = orjson.dumps(execution.reply)
+        draft = outcome_draft(intent.call, intent.seq, execution, response)
+        hashed_only = ("response",) if len(response) > self.settings.kept_response_bytes else ()
+
+        def op(step: Step) -> int:
+            step.store.close_call(intent.seq)
+            return step.add(draft, hashed_only)
+
+        return await self.writer.submit(op)
+
+    # Start and stop
+
+    async def note(self, kind: str, fields: Json, policy: tuple[str, bytes] | None = None) -> int:
+        """A receipt of the guard's own life; with a policy version, its text is kept too."""
+
+        def op(step: Step) -> int:
+            if policy is not None:
+                step.store.keep_policy(*policy)
+            return step.add(Draft(kind, fields))
+
+        return await self.writer.submit(op)
+
+
+def _rates_moved(step: Step, uses: list[tuple[Counter, str]], decision: Decision) -> Moved | None:
+    """Whether a rate is higher than decided on; by construction only another process can have raised it."""
+    for counter, key in uses:
+        used = step.store.count_uses(counter.name, key, step.now - counter.window)
+        if used + 1 > decision.counts.get(counter.name, 0):
+            return Moved(f"rate `{counter.name}` moved while deciding; repeat the call", counters=True)
+    return None
+
+
+def rate_key(counter: Counter, instance: Instance) -> str:
+    """Whose uses a counter counts."""
+    if counter.by == "agent":
+        return instance.agent.name
+    if counter.by == "user":
+        return instance.on_behalf_of or f"agent:{instance.agent.name}"
+    return instance.id

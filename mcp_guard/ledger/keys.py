@@ -1,0 +1,75 @@
+"""The guard's Ed25519 key: made on first use, readable by its owner alone; and the line by which others verify."""
+
+import base64
+import os
+import stat
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from mcp_guard.core import note
+from mcp_guard.core.errors import LedgerError
+
+
+@dataclass(frozen=True, slots=True)
+class SigningKey:
+    """The key that signs receipts and checkpoints under the ledger's origin."""
+
+    origin: str
+    private: Ed25519PrivateKey
+    id: bytes
+
+    @property
+    def public(self) -> Ed25519PublicKey:
+        return self.private.public_key()
+
+    def verifier(self) -> str:
+        """The C2SP verifier key: `<origin>+<key id in hex>+<base64 of 0x01 and the public key>`."""
+        encoded = base64.b64encode(note.ED25519 + self.public.public_bytes_raw()).decode()
+        return f"{self.origin}+{self.id.hex()}+{encoded}"
+
+
+def load_key(folder: Path, origin: str) -> SigningKey:
+    """The key in `folder/ledger.key`, made if there is none; its verifier line is in `folder/ledger.pub`.
+
+    Raises: LedgerError if it cannot be read, or if others than its owner can read it.
+    """
+    path = folder / "ledger.key"
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _create(path)
+        if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            raise LedgerError(f"`{path}` can be read by others than its owner", f"chmod 600 {path}")
+        private = serialization.load_pem_private_key(path.read_bytes(), None)
+        if not isinstance(private, Ed25519PrivateKey):
+            raise ValueError("not an Ed25519 key")
+        key = SigningKey(origin, private, note.key_id(origin, private.public_key().public_bytes_raw()))
+        published = folder / "ledger.pub"
+        if not published.exists() or published.read_text() != key.verifier() + "\n":
+            published.write_text(key.verifier() + "\n")
+    except (OSError, ValueError, TypeError, UnsupportedAlgorithm) as error:
+        raise LedgerError(f"the ledger key cannot be used: `{path}`: {error}", "restore the key from a copy") from None
+    return key
+
+
+def _create(path: Path) -> None:
+    """Make the key once; of several processes, whoever links first wins."""
+    if path.exists():
+        return
+    pem = Ed25519PrivateKey.generate().private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    draft = path.with_name(f".{path.name}.{os.getpid()}")
+    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+        file.write(pem)
+        file.flush()
+        os.fsync(file.fileno())
+    try:
+        os.link(draft, path)
+    except FileExistsError:
+        pass
+    finally:
+        draft.unlink()

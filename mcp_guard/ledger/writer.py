@@ -1,0 +1,140 @@
+"""The writer: everything that one turn of the event loop wants recorded goes into one transaction.
+
+The commit runs on the loop's own thread: a hop to another thread and back costs more than half a commit, and nothing
+may go on before the commit anyway. See docs/decisions/0003.
+"""
+
+import asyncio
+import os
+import sqlite3
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from mcp_guard import __version__
+from mcp_guard.core import merkle, note
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.model import Micros
+from mcp_guard.core.receipt import Draft, Place, commitment, document, entry
+from mcp_guard.ledger.keys import SigningKey
+from mcp_guard.ports import Clock
+from mcp_guard.storage.sqlite import ChangedElsewhere, Head, ReceiptRow, Store, explain
+
+T = TypeVar("T")
+SOFTWARE = f"mcp-guard/{__version__}"
+SALT_BYTES = 16
+
+
+class Step:
+    """One transaction in progress: the statements, the time, and receipts with their place in the tree."""
+
+    def __init__(self, store: Store, key: SigningKey, head: Head, now: Micros) -> None:
+        self.store = store
+        self.now = now
+        self._key = key
+        self._size = head.size
+        self._edge: list[bytes] = list(head.edge)
+
+    def add(self, draft: Draft, only_committed: tuple[str, ...] = ()) -> int:
+        """Append a receipt; returns its sequence number. Payloads named in `only_committed` are hashed, not kept."""
+        seq = self._size
+        salts = {name: os.urandom(SALT_BYTES) for name in draft.payloads}
+        commitments = {name: commitment(salts[name], data) for name, data in draft.payloads.items()}
+        body = document(draft, Place(self._key.origin, seq, self.now, SOFTWARE), commitments)
+        signature = self._key.private.sign(body)
+        leaf = merkle.leaf_hash(entry(body, signature))
+        call = draft.fields.get("call")
+        self.store.add_receipt(ReceiptRow(seq, draft.kind, self.now, call, body, signature, leaf))
+        for name, data in draft.payloads.items():
+            self.store.add_payload(seq, name, salts[name], None if name in only_committed else data)
+        self._edge = merkle.append(self._edge, seq, leaf)
+        self._size += 1
+        return seq
+
+    def close(self, before: int) -> None:
+        """Sign the new head and set it, if anything was appended."""
+        if self._size == before:
+            return
+        checkpoint = note.Checkpoint(self._key.origin, self._size, merkle.root(self._edge))
+        signed = note.sign(checkpoint.text(), self._key.origin, self._key.id, self._key.private.sign)
+        self.store.advance_head(before, Head(self._size, tuple(self._edge)), signed)
+
+
+Op = Callable[[Step], T]
+"""Part of a transaction. Checks its preconditions first; whatever it raises, it has written nothing."""
+
+
+@dataclass(slots=True)
+class _Waiting:
+    op: Op[Any]
+    future: "asyncio.Future[Any]"
+
+
+class Writer:
+    """Commits ops in the order in which they were submitted. Nothing is ever tried twice."""
+
+    def __init__(self, store: Store, key: SigningKey, clock: Clock) -> None:
+        self.store = store
+        self.key = key
+        self._clock = clock
+        self._waiting: list[_Waiting] = []
+
+    def submit(self, op: Op[T]) -> "asyncio.Future[T]":
+        """The op's result, once it is durable. The future raises LedgerError if it cannot be."""
+        loop = asyncio.get_running_loop()
+        if not self._waiting:
+            loop.call_soon(self.flush)
+        future: asyncio.Future[T] = loop.create_future()
+        self._waiting.append(_Waiting(op, future))
+        return future
+
+    def flush(self) -> None:
+        """Commit all that waits in one transaction, then let each waiter know.
+
+        INVARIANT: no future is resolved before COMMIT has returned (promise P1).
+        """
+        waiting, self._waiting = [each for each in self._waiting if not each.future.cancelled()], []
+        if not waiting:
+            return
+        try:
+            results = self._commit([each.op for each in waiting])
+        except Exception as error:  # each waiter raises it
+            for each in waiting:
+                each.future.set_exception(error)
+            return
+        for each, result in zip(waiting, results, strict=True):
+            each.future.set_result(result)
+
+    def now(self) -> Micros:
+        return self._clock.now()
+
+    def read(self, query: Callable[[Store], T]) -> T:
+        """Raises: LedgerError."""
+        try:
+            return query(self.store)
+        except sqlite3.Error as error:
+            raise explain(error, self.store.path) from None
+
+    def run(self, op: Op[T]) -> T:
+        """Commit one op at once, without an event loop (command line, start and stop). Raises: LedgerError."""
+        result: T = self._commit([op])[0]
+        return result
+
+    def _commit(self, ops: list[Op[Any]]) -> list[Any]:
+        store = self.store
+        try:
+            store.begin()
+            try:
+                head = store.head()
+                step = Step(store, self.key, head, self._clock.now())
+                results = [op(step) for op in ops]
+                step.close(head.size)
+                store.commit()
+            except BaseException:
+                store.rollback()
+                raise
+        except sqlite3.Error as error:
+            raise explain(error, store.path) from None
+        except ChangedElsewhere as error:
+            raise LedgerError(f"{error} was changed by another process meanwhile", "repeat the command") from None
+        return results

@@ -1,0 +1,29 @@
+"""The tables of the ledger file. One row a receipt; payloads apart, so that they can be erased."""
+
+VERSION = 1
+
+TABLES = """
+CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
+CREATE TABLE receipt (
+  seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, at INTEGER NOT NULL, call TEXT, body BLOB NOT NULL,
+  signature BLOB NOT NULL, leaf BLOB NOT NULL
+);
+CREATE INDEX receipt_call ON receipt (call) WHERE call IS NOT NULL;
+CREATE TABLE head (
+  one INTEGER PRIMARY KEY CHECK (one = 0), size INTEGER NOT NULL, edge BLOB NOT NULL, checkpoint TEXT NOT NULL
+);
+INSERT INTO head VALUES (0, 0, x'', '');
+CREATE TABLE payload (
+  seq INTEGER NOT NULL, name TEXT NOT NULL, salt BLOB NOT NULL, data BLOB, PRIMARY KEY (seq, name)
+) WITHOUT ROWID;
+CREATE TABLE open_call (intent INTEGER PRIMARY KEY, guard TEXT NOT NULL);
+CREATE TABLE approval (
+  id TEXT PRIMARY KEY, state TEXT NOT NULL, instance TEXT NOT NULL, request_hash TEXT NOT NULL,
+  decision_hash TEXT NOT NULL, nonce TEXT NOT NULL, routes TEXT NOT NULL, subject TEXT NOT NULL, votes TEXT NOT NULL,
+  requested INTEGER NOT NULL, expires INTEGER NOT NULL, note TEXT NOT NULL, receipts TEXT NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX approval_request ON approval (instance, request_hash);
+CREATE TABLE rate_use (counter TEXT NOT NULL, key TEXT NOT NULL, at INTEGER NOT NULL);
+CREATE INDEX rate_use_window ON rate_use (counter, key, at);
+CREATE TABLE policy_version (version TEXT PRIMARY KEY, material BLOB NOT NULL) WITHOUT ROWID;
+"""

@@ -1,0 +1,245 @@
+"""The ledger file: SQLite in WAL mode, `synchronous=FULL`. Statements only; what they mean is decided in `ledger/`.
+
+Writes are compare-and-set and check that one row changed. Nothing here begins or ends a transaction but `begin`,
+`commit` and `rollback`.
+"""
+
+import json
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mcp_guard.core.approval import Approval, State, Vote
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.storage import schema
+
+BUSY_SECONDS = 2.0
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ReceiptRow:
+    seq: int
+    kind: str
+    at: int
+    call: str | None
+    body: bytes
+    signature: bytes
+    leaf: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Head:
+    size: int
+    edge: tuple[bytes, ...]
+
+
+class ChangedElsewhere(Exception):
+    """A compare-and-set found another value than expected; the transaction must be rolled back."""
+
+
+class Store:
+    """One connection to the ledger file."""
+
+    def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        self.path = path
+        self._db = connection
+        self._run = connection.execute
+
+    def begin(self) -> None:
+        self._run("BEGIN IMMEDIATE")
+
+    def commit(self) -> None:
+        self._run("COMMIT")
+
+    def rollback(self) -> None:
+        if self._db.in_transaction:
+            self._run("ROLLBACK")
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _one_row(self, cursor: sqlite3.Cursor, what: str) -> None:
+        if cursor.rowcount != 1:
+            raise ChangedElsewhere(what)
+
+    # Receipts
+
+    def head(self) -> Head:
+        size, edge = self._run("SELECT size, edge FROM head").fetchone()
+        return Head(size, tuple(edge[at : at + 32] for at in range(0, len(edge), 32)))
+
+    def advance_head(self, before: int, after: Head, checkpoint: str) -> None:
+        cursor = self._run(
+            "UPDATE head SET size = ?, edge = ?, checkpoint = ? WHERE one = 0 AND size = ?",
+            (after.size, b"".join(after.edge), checkpoint, before),
+        )
+        self._one_row(cursor, "the head of the ledger")
+
+    def checkpoint(self) -> str:
+        return str(self._run("SELECT checkpoint FROM head").fetchone()[0])
+
+    def add_receipt(self, row: ReceiptRow) -> None:
+        values = (row.seq, row.kind, row.at, row.call, row.body, row.signature, row.leaf)
+        self._run("INSERT INTO receipt VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+    def add_payload(self, seq: int, name: str, salt: bytes, data: bytes | None) -> None:
+        self._run("INSERT INTO payload VALUES (?, ?, ?, ?)", (seq, name, salt, data))
+
+    def receipt(self, seq: int) -> ReceiptRow | None:
+        row = self._run("SELECT * FROM receipt WHERE seq = ?", (seq,)).fetchone()
+        return ReceiptRow(*row) if row else None
+
+    def receipts_of(self, call: str) -> list[ReceiptRow]:
+        return [ReceiptRow(*row) for row in self._run("SELECT * FROM receipt WHERE call = ? ORDER BY seq", (call,))]
+
+    def receipts_after(self, seq: int) -> Iterator[ReceiptRow]:
+        """In order, read as they are asked for."""
+        for row in self._run("SELECT * FROM receipt WHERE seq > ? ORDER BY seq", (seq,)):
+            yield ReceiptRow(*row)
+
+    def receipts_back(self) -> Iterator[ReceiptRow]:
+        """The latest first, read as they are asked for."""
+        for row in self._run("SELECT * FROM receipt ORDER BY seq DESC"):
+            yield ReceiptRow(*row)
+
+    def payloads(self, seq: int) -> dict[str, bytes | None]:
+        """The payloads still kept for a receipt; None where only its commitment is."""
+        return dict(self._run("SELECT name, data FROM payload WHERE seq = ?", (seq,)).fetchall())
+
+    # Calls without outcome
+
+    def open_call(self, intent: int, guard: str) -> None:
+        self._run("INSERT INTO open_call VALUES (?, ?)", (intent, guard))
+
+    def close_call(self, intent: int) -> None:
+        self._one_row(self._run("DELETE FROM open_call WHERE intent = ?", (intent,)), f"the open call {intent}")
+
+    def open_calls(self) -> list[tuple[int, str]]:
+        return self._run("SELECT intent, guard FROM open_call ORDER BY intent").fetchall()
+
+    # Rates
+
+    def count_uses(self, counter: str, key: str, since: int) -> int:
+        query = "SELECT count(*) FROM rate_use WHERE counter = ? AND key = ? AND at > ?"
+        return int(self._run(query, (counter, key, since)).fetchone()[0])
+
+    def add_use(self, counter: str, key: str, at: int) -> None:
+        self._run("INSERT INTO rate_use VALUES (?, ?, ?)", (counter, key, at))
+
+    def forget_uses(self, counter: str, key: str, before: int) -> None:
+        self._run("DELETE FROM rate_use WHERE counter = ? AND key = ? AND at <= ?", (counter, key, before))
+
+    # Policies
+
+    def keep_policy(self, version: str, material: bytes) -> None:
+        self._run("INSERT OR IGNORE INTO policy_version VALUES (?, ?)", (version, material))
+
+    def policy(self, version: str) -> bytes | None:
+        row = self._run("SELECT material FROM policy_version WHERE version = ?", (version,)).fetchone()
+        return bytes(row[0]) if row else None
+
+    # Approvals
+
+    def add_approval(self, approval: Approval, receipts: Iterable[int]) -> None:
+        values = (
+            approval.id, str(approval.state), approval.instance, approval.request_hash, approval.decision_hash,
+            approval.nonce, json.dumps(approval.routes), json.dumps(approval.subject), "[]", approval.requested,
+            approval.expires, approval.note, json.dumps(list(receipts)),
+        )  # fmt: skip
+        self._run(f"INSERT INTO approval VALUES ({', '.join('?' * 13)})", values)
+
+    def move_approval(self, approval: Approval, to: State, note: str, receipts: Iterable[int]) -> None:
+        """Compare-and-set the state. Raises: ChangedElsewhere if it is not `approval.state` any more."""
+        cursor = self._run(
+            "UPDATE approval SET state = ?, note = ?, votes = ?, receipts = ? WHERE id = ? AND state = ?",
+            (str(to), note, _dump_votes(approval.votes), json.dumps(list(receipts)), approval.id, str(approval.state)),
+        )
+        self._one_row(cursor, f"approval {approval.id}")
+
+    def approval(self, id: str) -> tuple[Approval, list[int]] | None:
+        """The approval, and the receipts that tell its story so far."""
+        row = self._run("SELECT * FROM approval WHERE id = ?", (id,)).fetchone()
+        return _read_approval(row) if row else None
+
+    def approvals_for(self, instance: str, request_hash: str) -> list[Approval]:
+        query = "SELECT * FROM approval WHERE instance = ? AND request_hash = ? ORDER BY requested DESC"
+        return [_read_approval(row)[0] for row in self._run(query, (instance, request_hash))]
+
+    def approvals(self, states: Iterable[State] = tuple(State)) -> list[Approval]:
+        wanted = [str(state) for state in states]
+        query = f"SELECT * FROM approval WHERE state IN ({', '.join('?' * len(wanted))}) ORDER BY requested"
+        return [_read_approval(row)[0] for row in self._run(query, wanted)]
+
+
+def _dump_votes(votes: Iterable[Vote]) -> str:
+    return json.dumps([[vote.approver, vote.verdict, vote.rationale, vote.at, vote.name] for vote in votes])
+
+
+def _read_approval(row: Row) -> tuple[Approval, list[int]]:
+    approval = Approval(
+        id=row[0],
+        state=State(row[1]),
+        instance=row[2],
+        request_hash=row[3],
+        decision_hash=row[4],
+        nonce=row[5],
+        routes=tuple(json.loads(row[6])),
+        subject=json.loads(row[7]),
+        votes=tuple(Vote(*vote) for vote in json.loads(row[8])),
+        requested=row[9],
+        expires=row[10],
+        note=row[11],
+    )
+    return approval, json.loads(row[12])
+
+
+def open_store(path: Path, unsafe_skip_fsync: bool = False, create: bool = True) -> Store:
+    """Open the ledger file, making it if it is not there (mode 0600).
+
+    Raises: LedgerError.
+    """
+    if not create and not path.exists():
+        raise LedgerError(f"no ledger at `{path}`", "run the guard once, or name the file: --ledger FILE")
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=256)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute(f"PRAGMA synchronous = {'OFF' if unsafe_skip_fsync else 'FULL'}")
+        connection.execute("PRAGMA secure_delete = ON")
+        _create(connection)
+    except (sqlite3.Error, OSError) as error:
+        raise explain(error, path) from None
+    return Store(path, connection)
+
+
+def _create(connection: sqlite3.Connection) -> None:
+    """Make the tables once, whoever comes first. Raises: LedgerError for a file of another version."""
+    connection.execute("BEGIN IMMEDIATE")
+    found = connection.execute("PRAGMA user_version").fetchone()[0]
+    if found == 0:
+        for statement in schema.TABLES.split(";"):
+            connection.execute(statement)
+        connection.execute(f"PRAGMA user_version = {schema.VERSION}")
+    connection.execute("COMMIT")
+    if found not in (0, schema.VERSION):
+        raise LedgerError(f"the ledger has format {found}; this version reads {schema.VERSION}", "update mcp-guard")
+
+
+def explain(error: Exception, path: Path) -> LedgerError:
+    """What a failure of the file means, and what to do."""
+    text = str(error)
+    for sign, message, hint in (
+        ("disk is full", "the disk is full", f"free space on the disk of `{path.parent}`"),
+        ("readonly", "the ledger file is read-only", f"check the owner and mode of `{path}`"),
+        ("locked", "another process holds the ledger", "find it with `fuser`, and end it if it hangs"),
+        ("malformed", "the ledger file is damaged", "run `mcp-guard verify`, and restore it from a copy"),
+        ("not a database", "the file is no ledger", f"check `{path}`; it is not overwritten"),
+    ):
+        if sign in text:
+            return LedgerError(f"{message}: `{path}`", hint)
+    return LedgerError(f"the ledger cannot be used: `{path}`: {text}", f"check `{path}` and its folder")
