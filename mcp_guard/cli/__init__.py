@@ -1,1 +1,66 @@
-"""The command line, one noun a file."""
+"""The command line, one noun a file. Only the module of the command that is run is imported."""
+
+import importlib
+import sys
+
+from mcp_guard.core.errors import (
+    ApprovalError,
+    ConfigError,
+    GuardError,
+    LedgerError,
+    PolicyError,
+    UpstreamError,
+)
+
+COMMANDS: dict[str, tuple[str, str]] = {
+    "run": ("run", "serve one MCP client on stdin and stdout"),
+    "log": ("log", "list receipts"),
+    "show": ("show", "tell the story of one call"),
+    "tail": ("tail", "follow receipts as they come"),
+    "verify": ("verify", "verify the ledger with its public key"),
+    "approvals": ("approvals", "list, show, approve and deny held calls"),
+    "policy": ("policy", "validate policies and run their cases"),
+}
+"""Name: module below `mcp_guard.cli` (its function `main(arguments)` returns the exit code) and help."""
+
+EXIT_CODES: dict[type[GuardError], int] = {
+    ConfigError: 3,
+    PolicyError: 4,
+    LedgerError: 5,
+    UpstreamError: 6,
+    ApprovalError: 7,
+}
+OK, NEGATIVE, USAGE, INTERRUPTED = 0, 1, 2, 130
+
+
+def usage() -> str:
+    rows = [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
+    return "\n".join(["usage: mcp-guard COMMAND …   (mcp-guard COMMAND --help)", "", *rows])
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command; returns the exit code. Every failure leaves through here."""
+    words = sys.argv[1:] if arguments is None else arguments
+    if not words or words[0] in ("-h", "--help", "help"):
+        print(usage())
+        return OK if words else USAGE
+    if words[0] in ("-V", "--version"):
+        from mcp_guard import __version__
+
+        print(f"mcp-guard {__version__}")
+        return OK
+    if words[0] not in COMMANDS:
+        print(f"mcp-guard: no command `{words[0]}`\nhint: mcp-guard --help", file=sys.stderr)
+        return USAGE
+    module = importlib.import_module(f"mcp_guard.cli.{COMMANDS[words[0]][0]}")
+    try:
+        code: int = module.main(words[1:])
+        return code
+    except GuardError as error:
+        print(f"mcp-guard: {error}", file=sys.stderr)
+        return EXIT_CODES[type(error)]
+    except KeyboardInterrupt:
+        return INTERRUPTED
+    except BrokenPipeError:
+        sys.stderr.close()
+        return OK

@@ -8,7 +8,7 @@ from typing import TypeVar
 import orjson
 
 from mcp_guard.core.approval import Approval
-from mcp_guard.core.model import Call, Counter, Decision, Ending, Execution, Instance, Json, Micros, Outcome, Tool
+from mcp_guard.core.model import Call, Counter, Decision, Ending, Execution, Instance, Micros, Outcome, Tool
 from mcp_guard.core.receipt import Draft, decision_draft, intent_draft, outcome_draft
 from mcp_guard.ledger import requests
 from mcp_guard.ledger.writer import Step, Writer
@@ -132,15 +132,15 @@ class Book:
 
     # Start and stop
 
-    async def note(self, kind: str, fields: Json, policy: tuple[str, bytes] | None = None) -> int:
-        """A receipt of the guard's own life; with a policy version, its text is kept too."""
+    def note(self, *drafts: Draft, policy: tuple[str, bytes] | None = None) -> list[int]:
+        """Receipts of the guard's own life, durable on return; a policy version's text is kept with them."""
 
-        def op(step: Step) -> int:
+        def op(step: Step) -> list[int]:
             if policy is not None:
                 step.store.keep_policy(*policy)
-            return step.add(Draft(kind, fields))
+            return [step.add(draft) for draft in drafts]
 
-        return await self.writer.submit(op)
+        return self.writer.run(op)
 
 
 def _rates_moved(step: Step, uses: list[tuple[Counter, str]], decision: Decision) -> Moved | None:

@@ -60,7 +60,7 @@ class Report:
 def read_key(path: Path) -> tuple[str, bytes, Ed25519PublicKey]:
     """Origin, key id and key of a C2SP verifier line. Raises: Unusable."""
     try:
-        origin, key_id, encoded = path.read_text().strip().rsplit("+", 2)
+        origin, key_id, encoded = path.read_text().strip().split("+", 2)
         raw = base64.b64decode(encoded, validate=True)
         expected = hashlib.sha256(origin.encode() + b"\n" + raw).digest()[:4]
         if raw[0] != 1 or expected.hex() != key_id:
@@ -99,7 +99,7 @@ class Links:
     """Follows each call and approval through its receipts; keeps only what is still open."""
 
     def __init__(self) -> None:
-        self.decisions: dict[int, Receipt] = {}
+        self.decisions: dict[int, tuple[str, str]] = {}
         self.intents: dict[int, str] = {}
         self.approvals: dict[str, str] = {}
         self.granted: dict[str, str] = {}
@@ -112,7 +112,7 @@ class Links:
             raise Failed(seq, f"follows {follows}, which is not before it")
         if kind == "decision":
             if receipt["outcome"] != "deny":
-                self.decisions[seq] = receipt
+                self.decisions[seq] = receipt["call"], receipt["outcome"]
         elif kind == "intent":
             self._intent(seq, receipt, follows)
         elif kind == "outcome":
@@ -125,11 +125,11 @@ class Links:
         self.intents[seq] = receipt["call"]
         if receipt.get("purpose") == "facts":
             return
-        decision = self.decisions.pop(follows[0] if follows else -1, None)
-        if decision is None or decision["call"] != receipt["call"] or decision["request"] == "":
+        call, outcome = self.decisions.pop(follows[0] if follows else -1, ("", ""))
+        if call != receipt["call"]:
             raise Failed(seq, f"an intent of call `{receipt['call']}` without the decision that lets it happen")
         consumed = receipt.get("approval", {}).get("id")
-        if decision["outcome"] == "require_approval":
+        if outcome == "require_approval":
             if self.approvals.pop(consumed, None) != "approval.consumed":
                 raise Failed(seq, "an intent that needed approval, without one consumed for it")
             if self.granted.pop(consumed, None) != receipt["approval"]["decision_hash"]:

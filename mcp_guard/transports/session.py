@@ -65,6 +65,8 @@ class Session:
         self._running: dict[Key, asyncio.Task[None]] = {}
         """Requests being answered, by who asked ("" is the client) and the id they gave."""
         self._tasks: asyncio.TaskGroup
+        self._greeted = asyncio.Event()
+        """Set once the upstreams have shaken hands; a client that cannot wait for its own handshake is made to."""
         self._began = self._initialized = False
 
     def open(self, tasks: asyncio.TaskGroup) -> None:
@@ -97,7 +99,7 @@ class Session:
         id, params = message.get("id"), message.get("params")
         if not isinstance(id, str | int) or isinstance(id, bool):
             self.client.reply(None, error(PARSE_ERROR, refused.reason))
-        elif message.get("method") == CALL_TOOL and isinstance(params, dict) and isinstance(params.get("name"), str):
+        elif self._began and message.get("method") == CALL_TOOL and isinstance(params, dict) and isinstance(params.get("name"), str):
             name = params["name"].encode("utf-8", "replace").decode()
             self._run(("", id), self._answer(id, self._call(Asked(name, {}, problem=refused.reason), None)))
         else:
@@ -113,9 +115,11 @@ class Session:
             self.client.reply(id, error(METHOD_NOT_FOUND, f"`{method[:80]}` is not passed on by this guard"))
         elif method == PING:
             self.client.reply(id, {"result": {}})
-        elif not self._began and method != INITIALIZE:
-            self.client.reply(id, error(INVALID_REQUEST, f"`{method}` before `initialize`"))
+        elif self._began == (method == INITIALIZE):
+            when = "twice" if self._began else f"must come before `{method}`"
+            self.client.reply(id, error(INVALID_REQUEST, f"`initialize` {when}"))
         else:
+            self._began = True
             self._run(("", id), self._answer(id, self._handle(method, params)))
 
     def on_notification(self, method: str, params: Json) -> None:
@@ -159,14 +163,15 @@ class Session:
         if method == CALL_TOOL:
             return await self._call_tool(params)
         progress = self._progress_to_client(params)
+        await self._settle()
         if method == LIST_TOOLS:
-            await self._settle()
             await self._hub.refresh()
             return {"result": {"tools": self.guard.list_tools(self.instance)}}
         return await self._roads.travel(method, params, progress)
 
     async def _settle(self) -> None:
         """The listings are known, which takes the client's `initialized`; a client that forgot it means it."""
+        await self._greeted.wait()
         if not self._initialized:
             self._initialized = True
             self._hub.announce()
@@ -188,16 +193,15 @@ class Session:
         return await self.guard.call(self.instance, asked, progress)
 
     async def _initialize(self, params: Json) -> Json:
-        if self._began:
-            return error(INVALID_REQUEST, "this session is already initialized")
-        self._began = True
         asked, capabilities = params.get("protocolVersion"), params.get("capabilities")
         hello = {
             **params,
             "protocolVersion": asked if asked in REVISIONS else LATEST,
             "capabilities": _without(capabilities if isinstance(capabilities, dict) else {}, WITHHELD_CAPABILITIES),
         }
-        return {"result": _merge_hellos(asked, await self._hub.start(hello, self._tasks))}
+        answers = await self._hub.start(hello, self._tasks)
+        self._greeted.set()
+        return {"result": _merge_hellos(asked, answers)}
 
     def _progress_to_client(self, params: Json) -> Progress | None:
         meta = params.get("_meta")

@@ -71,6 +71,12 @@ async def stop(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
 
 
+def kill(process: "subprocess.Popen[bytes]") -> None:
+    """End the child and its group at once, and reap it."""
+    _signal_group(process.pid, signal.SIGKILL)
+    process.wait()
+
+
 def _signal_group(group: int, which: signal.Signals) -> bool:
     """Whether anything of the group was still there to be told."""
     try:

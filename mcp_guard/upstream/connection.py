@@ -175,6 +175,10 @@ class Connection:
             self.peer.lose(f"upstream `{self.name}` was stopped")
         await self._end()
 
+    def kill(self) -> None:
+        if self._process is not None:
+            child.kill(self._process)
+
     def on_request(self, id: Id, method: str, params: Json) -> None:
         if method == PING:
             self.peer.reply(id, {"result": {}})

@@ -73,6 +73,11 @@ class Hub:
         await asyncio.gather(*self._supervisors, return_exceptions=True)
         await asyncio.gather(*(connection.close() for connection in self.connections.values()))
 
+    def kill(self) -> None:
+        """End whatever is left of the processes at once, with no event loop: the last thing before we go."""
+        for connection in self.connections.values():
+            connection.kill()
+
     # The catalog
 
     def _on_listed(self) -> None:

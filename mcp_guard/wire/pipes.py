@@ -1,6 +1,8 @@
 """A conversation over two pipes: bytes to lines on the way in, frames and back-pressure on the way out."""
 
 import asyncio
+import os
+import stat
 from collections.abc import Callable
 from typing import IO
 
@@ -34,6 +36,10 @@ class _Writer(asyncio.BaseProtocol):
             self._on_broken()
 
 
+def _is_file(stream: IO[bytes]) -> bool:
+    return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+
+
 class Pipes:
     """Two open pipes. `on_line` gets each line (None for one over the limit), `on_end` is told once when either breaks.
 
@@ -45,14 +51,23 @@ class Pipes:
         self.on_pressure: Callable[[bool], None] = lambda _: None
         self._reading: asyncio.ReadTransport | None = None
         self._writing: asyncio.WriteTransport | None = None
+        self._file: IO[bytes] | None = None
+        """The sink, where it is a regular file (redirected output): those are written at once."""
         self._ended = False
 
     async def open(self, source: IO[bytes], sink: IO[bytes], limit: int) -> None:
         loop = asyncio.get_running_loop()
-        writer = _Writer(lambda slow: self.on_pressure(slow), self._end)
-        self._writing, _ = await loop.connect_write_pipe(lambda: writer, sink)
+        if _is_file(sink):
+            self._file = sink
+        else:
+            writer = _Writer(lambda slow: self.on_pressure(slow), self._end)
+            self._writing, _ = await loop.connect_write_pipe(lambda: writer, sink)
         reader = _Reader(Lines(limit), self._on_line, self._end)
-        self._reading, _ = await loop.connect_read_pipe(lambda: reader, source)
+        if _is_file(source):
+            loop.call_soon(reader.data_received, source.read())
+            loop.call_soon(reader.connection_lost, None)
+        else:
+            self._reading, _ = await loop.connect_read_pipe(lambda: reader, source)
 
     def _end(self) -> None:
         if not self._ended:
@@ -62,6 +77,9 @@ class Pipes:
     def write(self, frame: bytes) -> None:
         if self._writing is not None and not self._writing.is_closing():
             self._writing.write(frame)
+        elif self._file is not None:
+            self._file.write(frame)
+            self._file.flush()
 
     def throttle(self, slow: bool) -> None:
         """Stop or resume reading, while those that we write to are slow."""

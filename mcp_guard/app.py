@@ -1,0 +1,164 @@
+"""Wires the guard together for one run: config in, a served client out. The only place that knows every part.
+
+Order matters for the start-up: the upstreams' processes are started first and warm up while the rest is imported; the
+policies are read when the first tool listings are in, because they are validated against them.
+"""
+
+import asyncio
+import os
+import re
+import sys
+import time
+from dataclasses import replace
+
+from mcp_guard.config import Config
+from mcp_guard.core.describe import Description
+from mcp_guard.core.errors import GuardError, PolicyError
+from mcp_guard.core.model import Instance, Json, Micros
+from mcp_guard.core.receipt import Draft, format_time, instance_fields
+from mcp_guard.guard import Guard
+from mcp_guard.identity.instances import Issuer, Launch, check_credential, random_text, start_instance
+from mcp_guard.ledger.opening import LedgerSettings, OpenLedger, open_ledger, recover
+from mcp_guard.policy.in_force import PoliciesInForce
+from mcp_guard.transports.session import Session
+from mcp_guard.transports.stdio import StdioFront
+from mcp_guard.upstream.child import Connector
+from mcp_guard.upstream.connection import Connection
+from mcp_guard.upstream.hub import Hub
+
+
+class SystemClock:
+    """Implements `ports.Clock`."""
+
+    def now(self) -> Micros:
+        return time.time_ns() // 1000
+
+
+CLOCK = SystemClock()
+
+
+def make_hub(config: Config) -> Hub:
+    """The upstreams of the config, not yet started."""
+    connections = [
+        Connection(
+            Connector(
+                name=name,
+                argv=(upstream.command, *upstream.args),
+                stderr=config.state_dir / "upstreams" / f"{name}.stderr.log",
+                env=upstream.env,
+                cwd=config.path.parent / upstream.cwd if upstream.cwd else config.path.parent,
+                timeout=upstream.timeout_seconds,
+            ),
+            config.limits.message_bytes,
+        )
+        for name, upstream in config.upstreams.items()
+    ]
+    return Hub(connections, config.tool_rules())
+
+
+def ledger_settings(config: Config) -> LedgerSettings:
+    return LedgerSettings(
+        state_dir=config.state_dir,
+        origin=config.guard.origin,
+        routes=config.route_table(),
+        counters=config.counters(),
+        kept_response_bytes=config.limits.kept_response_bytes,
+        unsafe_skip_fsync=config.guard.unsafe_skip_fsync,
+    )
+
+
+def run_stdio(config: Config, launch: Launch) -> None:
+    """Serve one client on stdin and stdout as a new instance of the agent, until it goes.
+
+    Raises: ConfigError, LedgerError.
+    """
+    agent, settings = config.agent(launch.agent)
+    launch = replace(launch, on_behalf_of=launch.on_behalf_of or settings.on_behalf_of)
+    hub = make_hub(config)
+    hub.spawn()
+    ledger: OpenLedger | None = None
+    try:
+        ledger = open_ledger(ledger_settings(config), CLOCK)
+        key = ledger.book.writer.key
+        issuer = Issuer(key.origin, key.private.sign, key.public)
+        instance, public = start_instance(issuer, agent, launch, CLOCK.now(), settings.credential_seconds)
+        check_credential(issuer, instance)
+        report_unknown(recover(ledger.book.writer, config.state_dir))
+        asyncio.run(Run(config, hub, ledger, instance).serve(public))
+    finally:
+        hub.kill()
+        if ledger is not None:
+            ledger.close()
+
+
+def report_unknown(intents: list[Json]) -> None:
+    """Tell the operator of calls whose outcome nobody knows."""
+    for intent in intents:
+        what = f"{intent.get('tool')} (receipt {intent.get('seq')}, call {intent.get('call')})"
+        print(f"mcp-guard: the outcome of {what} is unknown: a guard ended before recording it", file=sys.stderr)
+        print(f"hint: look at the resource, then: mcp-guard show {intent.get('call')}", file=sys.stderr)
+
+
+class Run:
+    """One run of the guard over stdio."""
+
+    def __init__(self, config: Config, hub: Hub, ledger: OpenLedger, instance: Instance) -> None:
+        self._config = config
+        self._hub = hub
+        self._ledger = ledger
+        self._instance = instance
+        self._policies = PoliciesInForce(config.counters())
+        self._front: StdioFront
+
+    async def serve(self, public_key: str) -> None:
+        book, about = self._ledger.book, instance_fields(self._instance)
+        launched = {"ticket": self._instance.task.ticket, "reason": self._instance.task.reason}
+        book.note(
+            Draft("guard.started", {"guard": book.settings.guard, "pid": os.getpid()}),
+            Draft("instance.started", about | launched | {"guard": book.settings.guard}),
+            Draft("credential.issued", about | {"public_key": public_key, "expires": format_time(self._instance.expires)}),
+        )
+        self._front = StdioFront(self._config.limits.message_bytes)
+        self._hub.on_catalog = self._load_policies
+        await self._front.serve(Session(self._make_guard(), self._hub, self._instance, self._front), self._hub)
+        book.note(Draft("instance.ended", about), Draft("guard.stopped", {"guard": book.settings.guard}))
+
+    def _make_guard(self) -> Guard:
+        pattern = self._config.guard.ticket_pattern
+        return Guard(
+            policies=self._policies,
+            ledger=self._ledger.book,
+            approvals=self._ledger.requests,
+            upstreams=self._hub,
+            clock=CLOCK,
+            describe_with=Description(self._config.limits.limits(), re.compile(pattern) if pattern else None),
+            hold_seconds=self._config.guard.hold_seconds,
+            new_id=lambda: f"call_{random_text(12)}",
+        )
+
+    def _load_policies(self) -> None:
+        """Read the policies against the catalog as it is now. A bad set never replaces a good one."""
+        from mcp_guard.policy.engine import World, load_policies  # cedar is loaded while the upstreams answer
+
+        world = World(
+            tools=tuple(self._hub.tools()),
+            attributes=self._config.attributes(),
+            counters=self._config.counters(),
+            routes=self._config.routes,
+            absent=self._hub.absent(),
+        )
+        book = self._ledger.book
+        try:
+            engine = load_policies(self._config.policies_path, world)
+            loaded = Draft("policy.loaded", {"policy_version": engine.version, "dormant": list(engine.dormant)})
+            book.note(loaded, policy=(engine.version, engine.material))
+        except GuardError as error:
+            kept = "the ones in force stay" if self._policies.version != "none" else "every call is denied"
+            self._policies.why_none = f"the policies could not be loaded: {error.message}"
+            self._front.note(f"the policies are not loaded, {kept}:\n{error}")
+            if isinstance(error, PolicyError):
+                book.note(Draft("policy.rejected", {"reasons": error.message.splitlines()}))
+            return
+        self._policies.replace(engine)
+        if engine.dormant:
+            self._front.note(f"waiting for tools not listed yet: {', '.join(engine.dormant)}")

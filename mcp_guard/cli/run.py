@@ -1,0 +1,20 @@
+"""`mcp-guard run`: serve one MCP client on stdin and stdout."""
+
+from mcp_guard.cli.options import parser
+
+
+def main(arguments: list[str]) -> int:
+    made = parser("run", "Serve one MCP client on stdin and stdout, as a new instance of an enrolled agent.")
+    made.add_argument("--agent", metavar="NAME", help="the enrolled agent (default: the only one)")
+    made.add_argument("--ticket", metavar="ID", help="the ticket that this run is for")
+    made.add_argument("--reason", metavar="TEXT", help="why this run is made")
+    made.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for (default: the agent's in the config)")
+    options = made.parse_args(arguments)
+
+    from mcp_guard.app import run_stdio
+    from mcp_guard.config import load
+    from mcp_guard.identity.instances import Launch
+
+    launch = Launch(options.agent, options.ticket, options.reason, options.on_behalf_of)
+    run_stdio(load(options.config), launch)
+    return 0

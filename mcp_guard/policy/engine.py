@@ -1,0 +1,192 @@
+"""Deciding with Cedar: policies and schema parsed once, validated before they are used, evaluated per call.
+
+Implements `ports.Policies`. Nothing here raises once loaded: whatever goes wrong while deciding is a deny that says so.
+"""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import cedarpy
+import orjson
+from cedarpy import Entities, PolicySet, Schema
+
+from mcp_guard.core import canonical
+from mcp_guard.core.decision import Verdict, rule
+from mcp_guard.core.errors import PolicyError
+from mcp_guard.core.model import Call, Counter, Decision, Instance, Json, Outcome, Tool
+from mcp_guard.core.names import MANGLING_VERSION
+from mcp_guard.policy.request import Inexpressible, build_context, principal_entities, resource_entity
+from mcp_guard.policy.schema import PRINCIPAL, TOOL, build_schema
+from mcp_guard.policy.source import Policy, Source, as_json, is_dormant, read_policies
+
+ENGINE = f"cedarpy/{getattr(cedarpy, '__version__', '4.12')}"
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What policies are validated against: the catalog, the configured entity attributes, counters and routes.
+
+    `absent` are upstreams that have not listed their tools yet.
+    """
+
+    tools: tuple[Tool, ...]
+    attributes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    counters: tuple[Counter, ...] = ()
+    routes: Collection[str] = ()
+    absent: Collection[str] = ()
+
+
+class PolicyEngine:
+    """One loaded set of policies. Made by `load_policies` only."""
+
+    def __init__(self, source: Source, active: Mapping[str, Policy], world: World) -> None:
+        schema, self._shapes = build_schema(world.tools, world.attributes, world.counters)
+        gates = {id: policy.routes for id, policy in active.items() if policy.routes}
+        self.counters = world.counters
+        self.dormant = tuple(sorted(source.policies.keys() - active.keys()))
+        self._attributes = world.attributes
+        self._policies = active
+        self._gates = gates
+        self.schema_text = json.dumps(schema)
+        self._schema = Schema.from_json_str(self.schema_text)
+        self._full = PolicySet.from_json_str(as_json(active))
+        self._ungated = PolicySet.from_json_str(as_json({id: p for id, p in active.items() if id not in gates}))
+        self._principals: dict[str, tuple[Entities, list[Json]]] = {}
+        self._listed: dict[tuple[str, str], bool] = {}
+        rules = {tool.listed_as: repr(tool.rule) for tool in world.tools}
+        self.material = orjson.dumps(
+            {"policies": dict(source.texts), "schema": schema, "rules": rules, "engine": ENGINE,
+             "mangling": MANGLING_VERSION, "dormant": self.dormant}, option=orjson.OPT_SORT_KEYS
+        )  # fmt: skip
+        self.version = canonical.digest(self.material)
+
+    # Deciding
+
+    def decide(self, call: Call, counts: Mapping[str, int]) -> Decision:
+        try:
+            return self._decide(call, counts)
+        except (Inexpressible, ValueError, TypeError, KeyError, OverflowError) as error:
+            return self._deny(str(error) or type(error).__name__, counts)
+
+    def _deny(self, reason: str, counts: Mapping[str, int]) -> Decision:
+        return Decision(Outcome.DENY, self.version, reasons=(reason,), errors=(reason,), counts=counts)
+
+    def _decide(self, call: Call, counts: Mapping[str, int]) -> Decision:
+        shape = self._shapes.get(call.name)
+        if shape is None:
+            return self._deny("this tool has no input schema that a call could be checked against", counts)
+        context = orjson.dumps(build_context(call, shape, counts)).decode()
+        entities, described = self._entities(call)
+        request = {
+            "principal": {"type": PRINCIPAL, "id": call.instance.id},
+            "action": {"type": "Action", "id": call.name},
+            "resource": {"type": call.resource.type, "id": call.resource.id},
+            "context": context,
+        }
+        ruling = rule(
+            self._evaluate(self._full, request, entities),
+            lambda: self._evaluate(self._ungated, request, entities),
+            self._gates,
+        )
+        material = {**request, "context": orjson.Fragment(context.encode())}
+        return Decision(
+            outcome=ruling.outcome,
+            policy_version=self.version,
+            policies=tuple(sorted(ruling.policies)),
+            reasons=self._reasons(call, ruling.outcome, ruling.policies, ruling.errors),
+            routes=ruling.routes,
+            errors=ruling.errors,
+            counts=counts,
+            material=orjson.dumps({"request": material, "entities": described}),
+        )
+
+    def _evaluate(self, policies: PolicySet, request: Json, entities: Entities) -> Verdict:
+        result = cedarpy.is_authorized(request, policies, entities, self._schema)
+        diagnostics = result.diagnostics
+        if result.decision is cedarpy.Decision.NoDecision:
+            return Verdict(False, (), tuple(diagnostics.errors) or ("the policies gave no decision",))
+        return Verdict(result.allowed, tuple(diagnostics.reasons), tuple(diagnostics.errors))
+
+    def _entities(self, call: Call) -> tuple[Entities, list[Json]]:
+        """Parsed entities for the engine, and the same in JSON for the record."""
+        known = self._principals.get(call.instance.id)
+        if known is None:
+            described = principal_entities(call.instance)
+            known = Entities.from_json_str(json.dumps(described), self._schema), described
+            self._principals[call.instance.id] = known
+        if call.resource.type == TOOL:
+            return known
+        resource = resource_entity(call, self._attributes[call.resource.type])
+        parsed = known[0].with_added_json_str(orjson.dumps([resource]).decode(), self._schema)
+        return parsed, [*known[1], resource]
+
+    def _reasons(
+        self, call: Call, outcome: Outcome, policies: tuple[str, ...], errors: tuple[str, ...]
+    ) -> tuple[str, ...]:
+        if errors:
+            return tuple(f"a policy could not be evaluated: {error}" for error in errors)
+        if outcome is Outcome.DENY and not policies:
+            return (f"no policy permits `{call.name}` for agent `{call.instance.agent.name}` with these arguments",)
+        return tuple(self._policies[id].reason for id in sorted(policies) if self._policies[id].reason)
+
+    # Listing
+
+    def may_call(self, instance: Instance, tool: Tool) -> bool:
+        key = instance.id, tool.listed_as
+        if key not in self._listed:
+            try:
+                self._listed[key] = tool.listed_as in self._shapes and self._could_be_let(instance, tool)
+            except (ValueError, TypeError, KeyError):
+                self._listed[key] = False
+        return self._listed[key]
+
+    def _could_be_let(self, instance: Instance, tool: Tool) -> bool:
+        """Partial evaluation without the gates: whatever could be allowed or held is not denied by it."""
+        entities = Entities.from_json_str(json.dumps(principal_entities(instance)), self._schema)
+        request = {
+            "principal": entity_text(PRINCIPAL, instance.id),
+            "action": entity_text("Action", tool.listed_as),
+            "resource": None if tool.rule.resource else entity_text(TOOL, tool.listed_as),
+            "context": None,
+        }
+        result = cedarpy.is_authorized_partial(request, self._ungated, entities)
+        undecided = result.decision is cedarpy.Decision.NoDecision and bool(result.residuals)
+        return result.allowed or undecided
+
+
+def entity_text(type: str, id: str) -> str:
+    """An entity in Cedar's own syntax."""
+    return f"{type}::{json.dumps(id)}"
+
+
+def load_policies(path: Path, world: World) -> PolicyEngine:
+    """Read, check and parse the policies of a folder or file.
+
+    Raises: PolicyError naming every problem.
+    """
+    source = read_policies(path, world.routes)
+    active = {id: policy for id, policy in source.policies.items() if not is_dormant(policy, world.absent)}
+    try:
+        engine = PolicyEngine(source, active, world)
+        if active:
+            _validate(active, engine.schema_text, path)
+    except ValueError as error:
+        raise PolicyError(f"{path}: {error}", "check the tools' config and the policies") from None
+    return engine
+
+
+def _validate(active: Mapping[str, Policy], schema: str, path: Path) -> None:
+    result = cedarpy.validate_policies(cedarpy.policies_from_json_str(as_json(active)), schema)
+    if result.validation_passed:
+        return
+    names = result.id_annotations_by_policy_id
+    lines = []
+    for error in result.errors:
+        id = names.get(error.policy_id, error.policy_id)
+        file = active[id].file if id in active else path.name
+        lines.append(f"{file}: {id}: {error.error}")
+    raise PolicyError(
+        "\n".join(lines), "actions are the tools as they are listed; attributes are those of [resources] in the config"
+    )

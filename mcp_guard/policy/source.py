@@ -1,0 +1,100 @@
+"""Reading policies: files to policies with ids, gates and reasons; every problem of a set is found before it is refused."""
+
+import json
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import cedarpy
+
+from mcp_guard.core.errors import PolicyError
+from mcp_guard.core.model import Json
+from mcp_guard.core.names import SEPARATOR
+
+ID, GATE, REASON = "id", "require_approval", "reason"
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """One policy in Cedar's JSON form. `routes` is empty unless it is a gate."""
+
+    id: str
+    file: str
+    body: Json
+    routes: tuple[str, ...]
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """What the operator wrote: each file's text, and the policies in them by id."""
+
+    texts: Mapping[str, str]
+    policies: Mapping[str, Policy]
+
+
+def read_policies(path: Path, routes: Collection[str]) -> Source:
+    """Read every `*.cedar` file of a folder, or one file.
+
+    Raises: PolicyError naming every problem, by file and policy.
+    """
+    texts = _read_files(path)
+    problems: list[str] = []
+    policies: dict[str, Policy] = {}
+    for name, text in texts.items():
+        try:
+            bodies = json.loads(cedarpy.policies_to_json_str(text))
+        except ValueError as error:
+            problems.append(f"{name}: {error}")
+            continue
+        if bodies["templates"]:
+            problems.append(f"{name}: templates are not supported; write policies without slots")
+        for position, body in bodies["staticPolicies"].items():
+            policy, wrong = _read_policy(name, position, body, routes)
+            problems += wrong
+            if policy.id in policies:
+                problems.append(f'{name}: @id("{policy.id}") is already in {policies[policy.id].file}')
+            policies[policy.id] = policy
+    if problems:
+        raise PolicyError("\n".join(problems), f"mend the policies in `{path}`")
+    return Source(texts, policies)
+
+
+def _read_files(path: Path) -> dict[str, str]:
+    try:
+        files = sorted(path.glob("*.cedar")) if path.is_dir() else [path]
+        if not files:
+            raise PolicyError(f"no `*.cedar` file in `{path}`", "without a policy every call is denied; write one")
+        return {file.name: file.read_text() for file in files}
+    except (OSError, UnicodeDecodeError) as error:
+        raise PolicyError(f"cannot read the policies: {error}", "check guard.policies in the config") from None
+
+
+def _read_policy(file: str, position: str, body: Json, known: Collection[str]) -> tuple[Policy, list[str]]:
+    notes = body.get("annotations", {})
+    id = notes.get(ID)
+    where = f"{file}: {id or position}"
+    problems = [] if id else [f'{where}: every policy needs an @id("…"): receipts name it']
+    routes = tuple(route.strip() for route in (notes.get(GATE) or "").split(",") if route.strip())
+    if GATE in notes:
+        if body["effect"] != "forbid":
+            problems.append(f"{where}: @require_approval belongs on a forbid: it holds what the others permit")
+        if not routes:
+            problems.append(f'{where}: @require_approval names no route; write @require_approval("route")')
+    problems += [f"{where}: route `{route}` is not in [routes] of the config" for route in routes if route not in known]
+    return Policy(id or f"{file}#{position}", file, body, routes, notes.get(REASON) or ""), problems
+
+
+def as_json(policies: Mapping[str, Policy]) -> str:
+    """A policy set in Cedar's JSON form, under the ids that receipts name."""
+    bodies = {id: policy.body for id, policy in policies.items()}
+    return json.dumps({"templates": {}, "staticPolicies": bodies, "templateLinks": []})
+
+
+def is_dormant(policy: Policy, absent: Collection[str]) -> bool:
+    """Whether it speaks only of tools of upstreams that have not listed any yet, and so can match nothing now."""
+    scope = policy.body["action"]
+    named = scope.get("entities") or ([scope["entity"]] if "entity" in scope else [])
+    return bool(named) and all(
+        SEPARATOR in entity["id"] and entity["id"].partition(SEPARATOR)[0] in absent for entity in named
+    )

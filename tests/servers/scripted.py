@@ -1,0 +1,103 @@
+"""A real MCP server on stdio for tests, with no SDK, that misbehaves on demand and keeps a log of what it saw.
+
+Usage: scripted.py LOG. Every `tools/call` is appended to LOG (one JSON line, fsynced) before anything else happens.
+"""
+
+import json
+import os
+import sys
+
+TEXT, NUMBER = {"type": "string"}, {"type": "number"}
+
+
+def tool(name: str, **properties: dict) -> dict:
+    schema = {"type": "object", "properties": properties, "required": list(properties)}
+    return {"name": name, "description": f"{name} for tests", "inputSchema": schema}
+
+
+TOOLS = [
+    tool("update_deal", id=TEXT, amount=NUMBER),
+    tool("get_deal", id=TEXT),
+    tool("echo", text=TEXT),
+    tool("garbage"),
+    tool("twice"),
+    tool("neither"),
+    tool("die"),
+    tool("never"),
+    tool("tool_error"),
+    tool("protocol_error"),
+    tool("ask_client"),
+    tool("count"),
+    {"name": "free", "inputSchema": {"type": "object", "additionalProperties": True}},
+    {"name": "no_schema"},
+]
+
+
+def send(message: dict) -> None:
+    sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
+    sys.stdout.flush()
+
+
+def text_result(text: str, error: bool = False) -> dict:
+    return {"content": [{"type": "text", "text": text}], "isError": error}
+
+
+def call(id: object, name: str, arguments: dict, meta: dict) -> None:
+    """Answer one call, or do what its name says."""
+    plain = {"result": text_result(json.dumps({"tool": name, "arguments": arguments}, sort_keys=True))}
+    if name == "garbage":
+        sys.stdout.write("this is not JSON\n{\"jsonrpc\": \"2.0\"\n[1, 2]\n")
+    elif name == "twice":
+        send({"id": id, "result": text_result("first")})
+        send({"id": id, "result": text_result("second")})
+        return
+    elif name == "neither":
+        send({"id": id})
+        return
+    elif name == "die":
+        os._exit(3)
+    elif name == "never":
+        return
+    elif name == "tool_error":
+        plain = {"result": text_result("the tool says no", error=True)}
+    elif name == "protocol_error":
+        plain = {"error": {"code": -32050, "message": "upstream says no", "data": {"kept": True}}}
+    elif name == "count":
+        for step in range(3):
+            progress = {"progressToken": meta.get("progressToken"), "progress": step + 1, "total": 3}
+            send({"method": "notifications/progress", "params": progress})
+    elif name == "ask_client":
+        send({"id": "ask-1", "method": "roots/list", "params": {}})
+        answer = json.loads(sys.stdin.readline())
+        plain = {"result": text_result(json.dumps(answer.get("result")))}
+    elif name == "get_deal":
+        path = os.environ.get("DEALS")
+        deals = json.loads(open(path).read()) if path else {}
+        found = deals.get(arguments.get("id"))
+        plain = {"result": text_result(json.dumps(found), error=found is None)}
+    send({"id": id, **plain})
+
+
+def main() -> None:
+    log = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    for line in sys.stdin:
+        message = json.loads(line)
+        method, id, params = message.get("method"), message.get("id"), message.get("params") or {}
+        if method == "tools/call":
+            os.write(log, (json.dumps(params) + "\n").encode())
+            os.fsync(log)
+            call(id, params["name"], params.get("arguments", {}), params.get("_meta", {}))
+        elif method == "tools/list":
+            extra = [tool(f"extra{number}") for number in range(int(os.environ.get("EXTRA_TOOLS", "0")))]
+            send({"id": id, "result": {"tools": TOOLS + extra}})
+        elif method == "initialize":
+            capabilities = {"tools": {"listChanged": False}, "logging": {}}
+            info = {"name": "scripted", "version": "1"}
+            version = params.get("protocolVersion")
+            send({"id": id, "result": {"protocolVersion": version, "capabilities": capabilities, "serverInfo": info}})
+        elif id is not None and method is not None:
+            send({"id": id, "error": {"code": -32601, "message": "method not found"}})
+
+
+if __name__ == "__main__":
+    main()
