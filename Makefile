@@ -1,0 +1,62 @@
+# Everything is installed into .venv from the lock files; nothing but Python 3.11 and make is needed to begin.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+UV_VERSION := 0.13.9
+VENV := .venv
+BIN := $(VENV)/bin
+UV := $(BIN)/uv
+export UV_NO_PROGRESS = 1
+export PATH := $(CURDIR)/$(BIN):$(PATH)
+
+.PHONY: demo test check bench lock clean format
+
+demo: $(VENV)/.dev  ## two scenarios through a real guard, receipts, verification, tampering
+	@$(BIN)/python examples/crm/demo.py
+
+test: check $(VENV)/.node  ## everything that must hold
+	@rm -f .coverage .coverage.*
+	@$(BIN)/coverage run -m pytest $(ARGS)
+	@$(BIN)/coverage combine -q
+	@$(BIN)/coverage report --format=total > .coverage-total || { $(BIN)/coverage report -m; exit 1; }
+	@echo "coverage: $$(cat .coverage-total) %"
+
+check: $(VENV)/.dev  ## style, types, and the direction of imports
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check -q
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports --no-logo > .imports 2>&1 || { cat .imports; exit 1; }
+	@rm -f .imports
+
+format: $(VENV)/.dev
+	@$(BIN)/ruff check --fix -q
+	@$(BIN)/ruff format -q
+
+bench: $(VENV)/.dev  ## the guard beside its peers, interleaved in one run
+	@$(BIN)/python benchmarks/bench.py $(ARGS)
+
+lock: $(VENV)/.uv  ## resolve anew; the files name no registry
+	@$(UV) pip compile pyproject.toml --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements.lock
+	@$(UV) pip compile pyproject.toml --group dev --all-extras --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements-dev.lock
+
+$(VENV)/.uv:
+	@test -n "$(PYTHON)" || { echo "no python3 found: install Python 3.11 or newer" >&2; exit 1; }
+	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "$(PYTHON) is older than Python 3.11: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@"$(PYTHON)" -m venv $(VENV)
+	@$(BIN)/python -m pip install -q uv==$(UV_VERSION)
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.uv requirements-dev.lock pyproject.toml
+	@echo "installing the development environment into $(VENV)"
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip sync -q --require-hashes requirements-dev.lock
+	@VIRTUAL_ENV=$(CURDIR)/$(VENV) $(UV) pip install -q --no-deps --editable .
+	@$(BIN)/python -m pip --version > /dev/null 2>&1 || true
+	@env -u PYTHONDONTWRITEBYTECODE $(BIN)/python -m compileall -q $(VENV)/lib mcp_guard > /dev/null || true
+	@touch $@
+
+$(VENV)/.node: $(VENV)/.dev tests/node/package-lock.json
+	@cd tests/node && npm ci --silent --no-audit --no-fund
+	@touch $@
+
+clean:
+	@rm -rf $(VENV) .coverage .coverage.* .coverage-total tests/node/node_modules .mypy_cache .ruff_cache .hypothesis
