@@ -18,7 +18,7 @@ from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import Draft, Place, commitment, document, entry
 from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ports import Clock
-from mcp_guard.storage.sqlite import ChangedElsewhere, Head, ReceiptRow, Store, explain
+from mcp_guard.storage.sqlite import ChangedElsewhere, Head, ReceiptRow, Store, explain, reading
 
 T = TypeVar("T")
 SOFTWARE = f"mcp-guard/{__version__}"
@@ -110,10 +110,8 @@ class Writer:
 
     def read(self, query: Callable[[Store], T]) -> T:
         """Raises: LedgerError."""
-        try:
+        with reading(self.store.path):
             return query(self.store)
-        except sqlite3.Error as error:
-            raise explain(error, self.store.path) from None
 
     def run(self, op: Op[T]) -> T:
         """Commit one op at once, without an event loop (command line, start and stop). Raises: LedgerError."""

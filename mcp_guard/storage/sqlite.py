@@ -8,6 +8,7 @@ import json
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -228,6 +229,15 @@ def _create(connection: sqlite3.Connection) -> None:
     connection.execute("COMMIT")
     if found not in (0, schema.VERSION):
         raise LedgerError(f"the ledger has format {found}; this version reads {schema.VERSION}", "update mcp-guard")
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turns a failure to read into a LedgerError."""
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise explain(error, path) from None
 
 
 def explain(error: Exception, path: Path) -> LedgerError:

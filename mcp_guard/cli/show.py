@@ -1,0 +1,75 @@
+"""`mcp-guard show`: the story of one call, from its receipts."""
+
+import json
+
+from mcp_guard.cli.ledger_file import Receipt, open_for_reading, parser, read_receipt
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.receipt import attribution
+from mcp_guard.storage.sqlite import Store, reading
+
+
+def main(arguments: list[str]) -> int:
+    made = parser("show", "Tell the story of one call: who did what, why, who let them, and what came of it.")
+    made.add_argument("what", metavar="SEQ|CALL", help="a receipt's number, or a call's id")
+    options = made.parse_args(arguments)
+    store = open_for_reading(options)
+    with reading(store.path):
+        receipts = find(store, options.what)
+        payloads = {str(receipt["seq"]): read_payloads(store, receipt["seq"]) for receipt in receipts}
+    if options.json:
+        print(json.dumps({"receipts": receipts, "payloads": payloads}, indent=2, ensure_ascii=False))
+        return 0
+    for line in story(receipts, payloads):
+        print(line)
+    return 0
+
+
+def find(store: Store, what: str) -> list[Receipt]:
+    """All receipts of a call, or the one receipt that belongs to none. Raises: LedgerError."""
+    row = store.receipt(int(what)) if what.isdecimal() else None
+    call = row.call if row else what
+    rows = store.receipts_of(call) if call else []
+    if not rows and row is not None:
+        rows = [row]
+    if not rows:
+        raise LedgerError(f"no receipt or call `{what}` in `{store.path}`", "mcp-guard log")
+    return [read_receipt(each) for each in rows]
+
+
+def read_payloads(store: Store, seq: int) -> dict[str, object]:
+    """The payloads still kept, parsed; `material` (the whole Cedar request) is left to --json."""
+    kept = store.payloads(seq)
+    return {name: None if data is None else json.loads(data or b"null") for name, data in kept.items()}
+
+
+def story(receipts: list[Receipt], payloads: dict[str, dict[str, object]]) -> list[str]:
+    """The attribution sentence, then a line or more for each receipt."""
+    intents = [receipt for receipt in receipts if receipt["kind"] == "intent" and receipt.get("purpose") != "facts"]
+    lines = [f"{attribution(intent)}." for intent in intents] or [_no_sentence(receipts[0])]
+    for receipt in receipts:
+        about = f" ({receipt['purpose']})" if "purpose" in receipt else ""
+        lines.append(f"\n{receipt['seq']}  {receipt['time']}  {receipt['kind']}{about}")
+        for name in SHOWN:
+            if receipt.get(name) not in (None, [], {}):
+                lines.append(f"    {name:<15} {_plain(receipt[name])}")
+        for name, value in payloads[str(receipt["seq"])].items():
+            if name in ("request", "response", "facts"):
+                lines.append(f"    {name:<15} {_plain(value) if value is not None else '(not kept; hash only)'}")
+    return lines
+
+
+SHOWN = (
+    "tool", "resource", "ticket", "reason", "outcome", "ending", "detail", "policies", "reasons", "errors", "changes",
+    "risk", "rates", "routes", "approver", "verdict", "rationale", "note", "approval", "policy_version", "definition",
+)  # fmt: skip
+
+
+def _no_sentence(receipt: Receipt) -> str:
+    who = f"{receipt.get('agent', 'the guard')}, instance {receipt.get('instance', '-')}"
+    done = f"asked for {receipt['tool']}; nothing was sent" if "tool" in receipt else receipt["kind"]
+    return f"{who}: {done}."
+
+
+def _plain(value: object) -> str:
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 400 else text[:400] + " …"
