@@ -9,12 +9,15 @@ import os
 import re
 import sys
 import time
+from collections.abc import Collection, Iterable
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
+from mcp_guard import __version__
 from mcp_guard.config import Config
 from mcp_guard.core.describe import Description
 from mcp_guard.core.errors import GuardError, PolicyError
-from mcp_guard.core.model import Instance, Json, Micros
+from mcp_guard.core.model import Instance, Json, Micros, Tool
 from mcp_guard.core.receipt import Draft, format_time, instance_fields
 from mcp_guard.guard import Guard
 from mcp_guard.identity.instances import Issuer, Launch, check_credential, random_text, start_instance
@@ -25,6 +28,11 @@ from mcp_guard.transports.stdio import StdioFront
 from mcp_guard.upstream.child import Connector
 from mcp_guard.upstream.connection import Connection
 from mcp_guard.upstream.hub import Hub
+from mcp_guard.wire.methods import LATEST
+from mcp_guard.wire.peer import Id
+
+if TYPE_CHECKING:
+    from mcp_guard.policy.engine import World
 
 
 class SystemClock:
@@ -91,6 +99,49 @@ def run_stdio(config: Config, launch: Launch) -> None:
             ledger.close()
 
 
+def policy_world(config: Config, tools: Iterable[Tool], absent: Collection[str]) -> "World":
+    """What the policies of this config are validated against."""
+    from mcp_guard.policy.engine import World
+
+    return World(tuple(tools), config.attributes(), config.counters(), tuple(config.routes), absent)
+
+
+async def listed_tools(config: Config) -> tuple[list[Tool], set[str]]:
+    """Start the upstreams, read their listings, end them: for commands that need the catalog without a client.
+
+    Also gives the names of those that could not be listed.
+    """
+    hub = make_hub(config)
+    hub.attach(Bystander())
+    hub.spawn()
+    hello = {"protocolVersion": LATEST, "capabilities": {}, "clientInfo": {"name": "mcp-guard", "version": __version__}}
+    async with asyncio.TaskGroup() as tasks:
+        await hub.start(hello, tasks)
+        hub.announce()
+        await hub.ready()
+        await hub.close()
+    return hub.tools(), hub.absent()
+
+
+class Bystander:
+    """Implements `connection.Owner` where there is no client: passes nothing on, tells the operator."""
+
+    def on_server_request(self, server: str, id: Id, method: str, params: Json) -> None:
+        self.note(f"upstream `{server}` asked for `{method}`; there is no client to ask")
+
+    def on_server_notification(self, server: str, method: str, params: Json) -> None:
+        pass
+
+    def on_tools_changed(self, server: str) -> None:
+        pass
+
+    def on_pressure(self, slow: bool) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        print(f"mcp-guard: {text}", file=sys.stderr)
+
+
 def report_unknown(intents: list[Json]) -> None:
     """Tell the operator of calls whose outcome nobody knows."""
     for intent in intents:
@@ -138,15 +189,9 @@ class Run:
 
     def _load_policies(self) -> None:
         """Read the policies against the catalog as it is now. A bad set never replaces a good one."""
-        from mcp_guard.policy.engine import World, load_policies  # cedar is loaded while the upstreams answer
+        from mcp_guard.policy.engine import load_policies  # cedar is loaded while the upstreams answer
 
-        world = World(
-            tools=tuple(self._hub.tools()),
-            attributes=self._config.attributes(),
-            counters=self._config.counters(),
-            routes=self._config.routes,
-            absent=self._hub.absent(),
-        )
+        world = policy_world(self._config, self._hub.tools(), self._hub.absent())
         book = self._ledger.book
         try:
             engine = load_policies(self._config.policies_path, world)

@@ -1,0 +1,121 @@
+"""Policy cases: tables of calls and what must be decided of each, beside the policies they test.
+
+A `NAME.cases.toml` file:
+
+    [defaults]                       # optional; any key of a case
+    agent = "deal-update-agent"
+    owner = "bob"
+
+    [[case]]
+    name = "a small change of the amount is allowed"
+    tool = "crm__update_deal"
+    arguments = { deal_id = "789", amount = 1500 }
+    facts = { deal_id = "789", amount = 1000 }       # present state, as the facts tool would give it
+    groups = ["crm-agents"]
+    on_behalf_of = "dana"
+    ticket = "INC-1"                 # and reason
+    rates = { writes_per_hour = 3 }  # counters, present call included; 1 where not given
+    outcome = "allow"                # allow, deny or require_approval
+    policies = ["amount-limit"]      # optional: exactly the determining policies
+    routes = ["crm-approvers"]       # optional
+
+Cases run against the real engine; nothing is called and nothing is recorded.
+"""
+
+import tomllib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcp_guard.core import canonical
+from mcp_guard.core.describe import Description, describe
+from mcp_guard.core.errors import PolicyError
+from mcp_guard.core.model import Agent, Asked, Decision, Facts, Instance, Json, Task, Tool
+from mcp_guard.policy.engine import PolicyEngine
+
+KEYS = frozenset(
+    {"name", "tool", "arguments", "facts", "agent", "owner", "groups", "on_behalf_of", "ticket", "reason", "rates",
+     "outcome", "policies", "routes"}
+)  # fmt: skip
+NEVER = 2**53
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One call and what must be decided of it; `said` is the table as written, defaults filled in."""
+
+    file: str
+    name: str
+    said: Json
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """What was decided, and how it differs from what must be (empty: as expected)."""
+
+    case: Case
+    decision: Decision | None
+    differences: tuple[str, ...]
+
+
+def read_cases(path: Path) -> list[Case]:
+    """The cases of one file, or of every `*.cases.toml` in a folder.
+
+    Raises: PolicyError.
+    """
+    files = sorted(path.glob("*.cases.toml")) if path.is_dir() else [path]
+    cases = []
+    for file in files:
+        try:
+            data = tomllib.loads(file.read_text())
+        except (OSError, ValueError) as error:
+            raise PolicyError(f"{file}: {error}", "mcp_guard/policy/cases.py explains the form") from None
+        defaults = data.get("defaults", {})
+        for number, table in enumerate(data.get("case", []), 1):
+            said = {**defaults, **table}
+            name = said.get("name", f"case {number}")
+            if unknown := said.keys() - KEYS:
+                raise PolicyError(f"{file.name}: {name}: unknown key `{min(unknown)}`", f"keys: {', '.join(sorted(KEYS))}")
+            if missing := {"tool", "outcome"} - said.keys():
+                raise PolicyError(f"{file.name}: {name}: `{min(missing)}` is required", "see the other cases")
+            cases.append(Case(file.name, name, said))
+    return cases
+
+
+def run_cases(
+    engine: PolicyEngine, tools: Mapping[str, Tool], cases: Iterable[Case], operator: Description | None = None
+) -> list[Result]:
+    """Decide each case; `tools` is the catalog by listed name."""
+    return [_run(engine, tools, case, operator or Description()) for case in cases]
+
+
+def _run(engine: PolicyEngine, tools: Mapping[str, Tool], case: Case, operator: Description) -> Result:
+    said = case.said
+    tool = tools.get(said["tool"])
+    if tool is None:
+        return Result(case, None, (f"no tool `{said['tool']}` is listed",))
+    instance = _instance(said)
+    call = describe(operator, "call_case", instance, Asked(tool.listed_as, said.get("arguments", {})), tool)
+    if call.problems:
+        return Result(case, None, tuple(call.problems))
+    values = said.get("facts")
+    facts = Facts(values, canonical.digest_json(values)) if values is not None else None
+    call = operator.assess(call, facts)
+    counts = {counter.name: 1 for counter in engine.counters} | said.get("rates", {})
+    decision = engine.decide(call, counts)
+    return Result(case, decision, tuple(_differences(said, decision)))
+
+
+def _instance(said: Json) -> Instance:
+    agent = Agent(said.get("agent", "agent"), said.get("owner", "owner"), tuple(said.get("groups", ())))
+    task = Task(said.get("ticket"), said.get("reason"))
+    return Instance("run_case", agent, said.get("on_behalf_of"), task, 0, NEVER, "", "cred_case")
+
+
+def _differences(said: Json, decision: Decision) -> Iterable[str]:
+    because = f" ({'; '.join(decision.reasons)})" if decision.reasons else ""
+    if decision.outcome != said["outcome"]:
+        yield f"expected {said['outcome']}, got {decision.outcome}{because}"
+    for name, got in (("policies", decision.policies), ("routes", decision.routes)):
+        if name in said and sorted(said[name]) != sorted(got):
+            yield f"expected {name} {sorted(said[name])}, got {sorted(got)}{because}"
