@@ -47,7 +47,7 @@ def start_instance(issuer: Issuer, agent: Agent, launch: Launch, now: Micros, se
     """
     public = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
     public_text = base64.urlsafe_b64encode(public).rstrip(b"=").decode()
-    id, credential_id = instance_id(format_time(now), random_text(4)), f"cred_{random_text(12)}"
+    id, credential_id = instance_id(format_time(now), random_text(6)), f"cred_{random_text(12)}"
     claims: dict[str, object] = {
         "iss": issuer.origin,
         "sub": agent.name,

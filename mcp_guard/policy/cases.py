@@ -109,7 +109,8 @@ def _run(engine: PolicyEngine, tools: Mapping[str, Tool], case: Case, operator: 
 def _instance(said: Json) -> Instance:
     agent = Agent(said.get("agent", "agent"), said.get("owner", "owner"), tuple(said.get("groups", ())))
     task = Task(said.get("ticket"), said.get("reason"))
-    return Instance("run_case", agent, said.get("on_behalf_of"), task, 0, NEVER, "", "cred_case")
+    id = f"run_case_{canonical.digest_json(said)[7:19]}"
+    return Instance(id, agent, said.get("on_behalf_of"), task, 0, NEVER, "", "cred_case")
 
 
 def _differences(said: Json, decision: Decision) -> Iterable[str]:

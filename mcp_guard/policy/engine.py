@@ -111,16 +111,20 @@ class PolicyEngine:
 
     def _entities(self, call: Call) -> tuple[Entities, list[Json]]:
         """Parsed entities for the engine, and the same in JSON for the record."""
-        known = self._principals.get(call.instance.id)
-        if known is None:
-            described = principal_entities(call.instance)
-            known = Entities.from_json_str(json.dumps(described), self._schema), described
-            self._principals[call.instance.id] = known
+        known = self._principal(call.instance)
         if call.resource.type == TOOL:
             return known
         resource = resource_entity(call, self._attributes[call.resource.type])
         parsed = known[0].with_added_json_str(orjson.dumps([resource]).decode(), self._schema)
         return parsed, [*known[1], resource]
+
+    def _principal(self, instance: Instance) -> tuple[Entities, list[Json]]:
+        known = self._principals.get(instance.id)
+        if known is None:
+            described = principal_entities(instance)
+            known = Entities.from_json_str(json.dumps(described), self._schema), described
+            self._principals[instance.id] = known
+        return known
 
     def _reasons(
         self, call: Call, outcome: Outcome, policies: tuple[str, ...], errors: tuple[str, ...]
@@ -144,14 +148,13 @@ class PolicyEngine:
 
     def _could_be_let(self, instance: Instance, tool: Tool) -> bool:
         """Partial evaluation without the gates: whatever could be allowed or held is not denied by it."""
-        entities = Entities.from_json_str(json.dumps(principal_entities(instance)), self._schema)
         request = {
             "principal": entity_text(PRINCIPAL, instance.id),
             "action": entity_text("Action", tool.listed_as),
             "resource": None if tool.rule.resource else entity_text(TOOL, tool.listed_as),
             "context": None,
         }
-        result = cedarpy.is_authorized_partial(request, self._ungated, entities)
+        result = cedarpy.is_authorized_partial(request, self._ungated, self._principal(instance)[0])
         undecided = result.decision is cedarpy.Decision.NoDecision and bool(result.residuals)
         return result.allowed or undecided
 
