@@ -145,6 +145,9 @@ def approval_fields(subject: Json, follows: Iterable[int | None]) -> Json:
 
 def attribution(receipt: Mapping[str, Any]) -> str:
     """The sentence that says who did what, why, and who let them."""
+    if receipt.get("purpose") == "facts":
+        read = f"the guard read the present state{_of(receipt.get('resource'))} with {receipt.get('tool')}"
+        return f"{read} to decide a call of {receipt.get('agent')}, instance {receipt.get('instance')}"
     deed = receipt.get("deed") or f"called {receipt.get('tool', '?')}{_of(receipt.get('resource'))}"
     parts = [f"{receipt.get('agent', '?')}, instance {receipt.get('instance', '?')}, {deed}"]
     if user := receipt.get("on_behalf_of"):

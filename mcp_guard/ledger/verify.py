@@ -176,8 +176,10 @@ def _verify_receipts(db: sqlite3.Connection, key: Ed25519PublicKey, report: Repo
     for seq, kind, body, signature, leaf in db.execute("SELECT seq, kind, body, signature, leaf FROM receipt ORDER BY seq"):
         if seq != tree.size:
             raise Failed(seq, f"receipt {tree.size} is missing")
+        if not all(isinstance(cell, bytes) for cell in (body, signature, leaf)):
+            raise Failed(seq, "is not stored as bytes any more")
         try:
-            key.verify(bytes(signature), bytes(body))
+            key.verify(signature, body)
         except InvalidSignature:
             raise Failed(seq, "its signature is not the guard's") from None
         receipt = _read(seq, body, report.origin)
@@ -190,7 +192,7 @@ def _verify_receipts(db: sqlite3.Connection, key: Ed25519PublicKey, report: Repo
         except KeyError as missing:
             raise Failed(seq, f"it lacks {missing}") from None
         payloads.check(seq, receipt, report)
-        tree.append(bytes(leaf))
+        tree.append(leaf)
         report.kinds[kind] = report.kinds.get(kind, 0) + 1
     report.receipts, report.root = tree.size, base64.b64encode(tree.root()).decode()
     report.calls_without_outcome = len(links.intents)
