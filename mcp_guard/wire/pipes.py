@@ -95,7 +95,7 @@ class Pipes:
         self._ended = True
         if self._reading is not None:
             self._reading.close()
-        if self._writing is not None:
+        if self._writing is not None and not self._writing.is_closing():
             if flush:
                 self._writing.close()
             else:

@@ -1,0 +1,212 @@
+"""Bad input gets an answer with a reason, a receipt where a decision was asked for, and the session lives on."""
+
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.live.guarded import Client, Json, log, scripted, seen, text, write_config
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+@pytest.fixture
+def config(folder: Path) -> Path:
+    return write_config(folder, scripted("up", folder))
+
+
+@pytest.fixture
+def client(config: Path) -> Iterator[Client]:
+    with Client(config) as client:
+        client.start()
+        yield client
+        still_alive(client)
+
+
+def still_alive(client: Client) -> None:
+    """The session answers, and calls still reach the upstream."""
+    reply = client.call("up__echo", {"text": "still here"})
+    assert json.loads(text(reply)) == {"tool": "echo", "arguments": {"text": "still here"}}
+
+
+def raw_call(id: int, arguments: str) -> bytes:
+    return b'{"jsonrpc":"2.0","id":%d,"method":"tools/call","params":{"name":"up__free","arguments":%s}}' % (
+        id, arguments.encode("utf-8", "surrogatepass"),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("line", [b"not json", b'{"jsonrpc":', b"\xff\xfe\xfd", b'"text"', b"12", b"[]", b"null"])
+def test_malformed_json_is_answered_without_an_id(client: Client, line: bytes) -> None:
+    client.write(line)
+    if line in (b'"text"', b"12", b"null"):
+        return  # JSON, but no message: noted on standard error, nothing to answer
+    assert client.wait(None)["error"]["code"] in (-32700, -32600)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ('{"a":1,"a":2}', "duplicate key"),
+        ('{"a":NaN}', "NaN"),
+        ('{"a":Infinity}', "Infinity"),
+        ('{"a":"\\ud800"}', "not acceptable JSON"),
+        ("[" * 0 + '{"a":' * 100 + "1" + "}" * 100, "nested too deeply"),
+        ('{"a":12345678901234567890}', "outside what JSON carries exactly"),
+        ('{"a":' + '"x"' * 0 + '"' + "y" * 20_000_000 + '"}', "over the limit"),
+    ],
+    ids=["duplicate", "nan", "infinity", "surrogate", "deep", "integer", "20MB"],
+)
+def test_unacceptable_arguments_are_denied_with_a_receipt(
+    client: Client, config: Path, folder: Path, arguments: str, reason: str
+) -> None:
+    client.write(raw_call(900, arguments))
+    reply = client.wait(900)
+    assert reply["result"]["isError"] is True
+    assert reason in text(reply)
+    assert "Nothing was sent" in text(reply)
+    denied = log(config, "--kind", "decision")[-1]
+    assert (denied["outcome"], denied["tool"]) == ("deny", "up__free")
+    assert any(reason in each for each in denied["reasons"])
+    assert seen(folder, "up") == []
+
+
+def test_a_message_over_the_frame_limit_is_refused(folder: Path) -> None:
+    config = write_config(folder, scripted("up", folder), more="[limits]\nmessage_bytes = 100000")
+    with Client(config) as client:
+        client.start()
+        client.write(raw_call(901, '{"a":"' + "x" * 300_000 + '"}'))
+        assert "message_bytes" in client.wait(None)["error"]["message"]
+        still_alive(client)
+
+
+def test_an_unknown_tool_is_refused_as_unknown_with_a_receipt(client: Client, config: Path) -> None:
+    for name in ("up__nothing", "nothing", "", "up__update_deal\n"):
+        assert client.call(name)["error"]["code"] == -32602
+    assert [receipt["reasons"] for receipt in log(config, "--kind", "decision")] == [["unknown tool"]] * 4
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        ({"id": 7, "amount": 1}, "`id` must be a string, not a number"),
+        ({"id": "7", "amount": "1"}, "`amount` must be a number, not a string"),
+        ({"id": "7", "amount": True}, "`amount` must be a number, not a boolean"),
+        ({"id": "7", "amount": None}, "`amount` must be a number, not null"),
+        ({"id": "7"}, "`amount` is required"),
+        ({"id": "7", "amount": 0.00001}, "over 4 digits after the point"),
+        ({"id": "7", "amount": 1e15}, "beyond what a policy can compare"),
+        ({"id": "7", "amount": 1, "x": {"__entity": {"type": "A", "id": "b"}}}, "`__entity` is reserved"),
+    ],
+)
+def test_wrong_types_are_denied_with_the_path(client: Client, folder: Path, arguments: Json, reason: str) -> None:
+    reply = client.call("up__update_deal", arguments)
+    assert reply["result"]["isError"] is True
+    assert reason in text(reply)
+    assert seen(folder, "up") == []
+
+
+@pytest.mark.parametrize("params", [{}, {"name": 5}, {"name": "up__echo", "arguments": []}, {"name": "up__echo", "_meta": 1}])
+def test_a_call_that_is_no_call_is_a_protocol_error(client: Client, params: Json) -> None:
+    assert client.request("tools/call", params)["error"]["code"] == -32602
+
+
+def test_a_tool_without_a_schema_is_neither_listed_nor_callable(client: Client) -> None:
+    assert "up__no_schema" not in client.tools()
+    assert client.call("up__no_schema")["error"]["code"] == -32602
+
+
+@pytest.mark.parametrize("method", ["tasks/get", "tasks/result", "server/discover", "made/up", "tools/execute"])
+def test_an_unknown_method_is_refused(client: Client, method: str) -> None:
+    assert client.request(method, {"taskId": "1"})["error"]["code"] == -32601
+
+
+def test_garbage_from_an_upstream_does_not_hide_its_answer(client: Client, folder: Path) -> None:
+    assert json.loads(text(client.call("up__garbage")))["tool"] == "garbage"
+    assert len(seen(folder, "up")) == 1
+
+
+def test_an_upstream_that_answers_twice_is_heard_once(client: Client, config: Path) -> None:
+    assert text(client.call("up__twice")) == "first"
+    still_alive(client)
+    assert len(log(config, "--kind", "outcome", "--tool", "up__twice")) == 1
+
+
+def test_an_answer_with_neither_result_nor_error_may_have_run(client: Client, config: Path) -> None:
+    assert "neither result nor error" in text(client.call("up__neither"))
+    assert log(config, "--kind", "outcome")[-1]["ending"] == "upstream_error"
+
+
+def test_errors_of_tool_and_upstream_pass_through(client: Client, config: Path) -> None:
+    assert text(client.call("up__tool_error")) == "the tool says no"
+    expected = {"code": -32050, "message": "upstream says no", "data": {"kept": True}}
+    assert client.call("up__protocol_error")["error"] == expected
+    assert [each["ending"] for each in log(config, "--kind", "outcome")] == ["tool_error", "upstream_error"]
+
+
+def test_a_dead_upstream_fails_its_own_calls_and_comes_back(folder: Path) -> None:
+    config = write_config(folder, scripted("up", folder) + scripted("other", folder))
+    with Client(config) as client:
+        client.start()
+        reply = client.call("up__die")
+        assert "may have taken effect" in text(reply)
+        assert "upstream `up`" in text(reply)
+        assert text(client.call("other__tool_error")) == "the tool says no"
+        blamed = text(client.call("up__echo", {"text": "too early"}))
+        assert "upstream `up` exited with status 3" in blamed
+        assert "Nothing was sent" in blamed
+        deadline = time.monotonic() + 20
+        while client.call("up__echo", {"text": "back"})["result"].get("isError"):
+            assert time.monotonic() < deadline, "the upstream was not started again"
+    assert [each["ending"] for each in log(config, "--kind", "outcome", "--tool", "up__die")] == ["unknown"]
+    assert [call["arguments"] for call in seen(folder, "up")][-1] == {"text": "back"}
+
+
+def test_an_upstream_that_cannot_be_started_is_blamed(folder: Path) -> None:
+    config = write_config(folder, '[upstreams.gone]\ncommand = "/no/such/program"\n' + scripted("up", folder))
+    with Client(config) as client:
+        client.start()
+        assert all(name.startswith("up__") for name in client.tools())
+        still_alive(client)
+    assert "`/no/such/program`: No such file or directory" in client.stderr
+    assert "cannot be started" in client.stderr
+
+
+def test_an_upstream_that_never_answers_times_out(folder: Path) -> None:
+    slow = scripted("up", folder).replace("env =", "timeout_seconds = 0.3\nenv =")
+    config = write_config(folder, slow)
+    with Client(config) as client:
+        client.start()
+        assert "did not answer within 0.3 s" in text(client.call("up__never"))
+        still_alive(client)
+    assert log(config, "--kind", "outcome", "--tool", "up__never")[0]["ending"] == "timeout"
+
+
+def test_unreadable_policies_deny_everything_and_say_so(folder: Path) -> None:
+    config = write_config(folder, scripted("up", folder), policies="permit (principal, action")
+    with Client(config) as client:
+        client.start()
+        assert client.tools() == {}
+        assert client.call("up__echo", {"text": "x"})["error"]["code"] == -32602
+    assert "every call is denied" in client.stderr
+    assert "test.cedar" in client.stderr
+    assert len(log(config, "--kind", "policy.rejected")) == 1
+    assert log(config, "--kind", "decision")[0]["outcome"] == "deny"
+    assert seen(folder, "up") == []
+
+
+def test_an_expired_credential_is_refused_on_the_next_call(folder: Path) -> None:
+    config = write_config(folder, scripted("up", folder))
+    config.write_text(config.read_text().replace('groups = ["testers"]', "credential_seconds = 1"))
+    with Client(config) as client:
+        client.start()
+        deadline = time.monotonic() + 10
+        while "result" in (reply := client.call("up__echo", {"text": "x"})) and not reply["result"].get("isError"):
+            assert time.monotonic() < deadline, "the credential never expired"
+        assert "credential of this instance has expired" in text(reply)
+        assert client.tools() == {}
+    assert "expired" in log(config, "--kind", "decision")[-1]["reasons"][0]
