@@ -51,6 +51,10 @@ class Requests:
         lifetime = min(self.routes[route].expires for route in decision.routes)
 
         def op(step: Step) -> Approval:
+            for open_one in step.store.approvals_for(call.instance.id, call.request_hash):
+                waiting = open_one.state is State.REQUESTED and step.now < open_one.expires
+                if waiting and open_one.subject["binding"] == bound:
+                    return open_one  # the same call made twice at once is one question to a person
             asked = Approval(
                 id=self.new_id(),
                 state=State.REQUESTED,

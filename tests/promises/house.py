@@ -1,0 +1,197 @@
+"""A guard in this process for tests that force races: real policies, real ledger file, a recording upstream."""
+
+import asyncio
+import itertools
+import json
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from mcp_guard.core.approval import Route
+from mcp_guard.core.describe import Description
+from mcp_guard.core.model import (
+    Agent,
+    Counter,
+    Effect,
+    Ending,
+    Execution,
+    FactsRule,
+    Instance,
+    Json,
+    ResourceRule,
+    Task,
+    Tool,
+    ToolRule,
+)
+from mcp_guard.core.names import join
+from mcp_guard.guard import Guard
+from mcp_guard.ledger.opening import LedgerSettings, OpenLedger, open_ledger
+from mcp_guard.ledger.requests import Ballot, vote
+from mcp_guard.policy.engine import PolicyEngine, World, load_policies
+from mcp_guard.policy.in_force import PoliciesInForce
+from mcp_guard.ports import Intent, Progress
+from mcp_guard.upstream.catalog import definition_hash
+
+SECOND = 1_000_000
+NOW = 1_790_000_000 * SECOND
+ROUTES = {"people": Route("people", ("alice", "bob", "carol"), 3600 * SECOND)}
+GATE = '@id("gate") @require_approval("people") @reason("people decide") forbid (principal, action, resource);'
+ALLOW = '@id("all") permit (principal, action, resource);'
+
+
+class Clock:
+    """A clock that stands still until it is moved."""
+
+    def __init__(self) -> None:
+        self.time = NOW
+
+    def now(self) -> int:
+        self.time += 1
+        return self.time
+
+
+def make_tool(name: str, properties: Json, effect: Effect = Effect.WRITE, **rule: Any) -> Tool:
+    definition = {"name": name, "inputSchema": {"type": "object", "properties": properties}}
+    made = ToolRule(effect=effect, **rule)
+    return Tool("crm", name, join("crm", name), definition, definition_hash(definition), made, effect)
+
+
+FACTS = FactsRule("get_deal", {"deal_id": "/deal_id"}, "")
+DEAL = ResourceRule("Deal", "/deal_id")
+PROPERTIES: Json = {"deal_id": {"type": "string"}, "amount": {"type": "number"}, "stage": {"type": "string"}}
+TOOLS = (
+    make_tool("get_deal", PROPERTIES, Effect.READ),
+    make_tool("update_deal", PROPERTIES, resource=DEAL, facts=FACTS, ask=("ticket", "reason"), deed="updated deal"),
+    make_tool("note", {"text": {"type": "string"}}),
+    make_tool("purge", {}, Effect.DESTRUCTIVE),
+)
+
+
+@dataclass
+class Recorder:
+    """An upstream in memory. `sent` is what it was given; `before` runs first, to look around or to force a race."""
+
+    catalog: dict[str, Tool]
+    facts: Json = field(default_factory=lambda: {"deal_id": "1", "amount": 100, "stage": "open"})
+    sent: list[tuple[str, bytes]] = field(default_factory=list)
+    intents: list[Intent] = field(default_factory=list)
+    troubles: dict[str, str] = field(default_factory=dict)
+    before: Callable[[Intent], Awaitable[None]] | None = None
+    reading: Callable[[], Execution] | None = None
+
+    def find(self, listed_as: str) -> Tool | None:
+        return self.catalog.get(listed_as)
+
+    def tools(self) -> list[Tool]:
+        return list(self.catalog.values())
+
+    def trouble(self, server: str) -> str | None:
+        return self.troubles.get(server)
+
+    async def execute(self, intent: Intent, progress: Progress | None = None) -> Execution:
+        if self.before is not None:
+            await self.before(intent)
+        self.intents.append(intent)
+        self.sent.append((intent.call.name, intent.call.canonical))
+        if intent.call.purpose == "facts":
+            if self.reading is not None:
+                return self.reading()
+            return Execution(Ending.OK, {"result": {"structuredContent": dict(self.facts), "content": []}})
+        return Execution(Ending.OK, {"result": {"content": [{"type": "text", "text": "done"}]}})
+
+    def writes(self) -> list[bytes]:
+        return [arguments for name, arguments in self.sent if name != "crm__get_deal"]
+
+
+@dataclass
+class House:
+    """One guard process over a ledger in `folder`."""
+
+    folder: Path
+    ledger: OpenLedger
+    upstream: Recorder
+    policies: PoliciesInForce
+    guard: Guard
+    clock: Clock
+
+    @property
+    def store(self) -> Any:
+        return self.ledger.book.writer.store
+
+    def receipts(self, kind: str | None = None) -> list[Json]:
+        found = [json.loads(row.body) for row in self.store.receipts_after(-1)]
+        return [receipt for receipt in found if kind in (None, receipt["kind"])]
+
+    def load(self, policies: str) -> PolicyEngine:
+        path = self.folder / "policies.cedar"
+        path.write_text(policies)
+        engine = load_policies(path, make_world(self.upstream.catalog, self.ledger.book.settings.counters))
+        self.policies.replace(engine)
+        return engine
+
+    def approve(self, id: str, approver: str = "alice", verdict: str = "approve") -> None:
+        vote(self.ledger.book.writer, ROUTES, id, Ballot(approver, approver.title(), verdict, "because"))
+
+    def close(self) -> None:
+        self.ledger.close()
+
+
+def make_world(catalog: Mapping[str, Tool], counters: tuple[Counter, ...] = ()) -> World:
+    attributes = {"Deal": {"amount": "number", "stage": "string"}}
+    return World(tuple(catalog.values()), attributes, counters, tuple(ROUTES))
+
+
+def make_instance(id: str = "run_1", **changes: Any) -> Instance:
+    agent = Agent("agent", "bob", ("workers",))
+    made = Instance(id, agent, "dana", Task("INC-1"), NOW - SECOND, NOW + 8 * 3600 * SECOND, "", f"cred_{id}")
+    return replace(made, **changes)
+
+
+def open_house(
+    folder: Path, policies: str = ALLOW, counters: tuple[Counter, ...] = (), hold_seconds: float = 0.0
+) -> House:
+    """A guard on a new or shared ledger in `folder`."""
+    clock = Clock()
+    settings = LedgerSettings(folder / "state", "test.example/ledger", ROUTES, counters)
+    ledger = open_ledger(settings, clock)
+    upstream = Recorder({tool.listed_as: tool for tool in TOOLS})
+    in_force = PoliciesInForce(counters)
+    ids = itertools.count()
+    prefix = ledger.book.settings.guard
+    guard = Guard(
+        policies=in_force,
+        ledger=ledger.book,
+        approvals=ledger.requests,
+        upstreams=upstream,
+        clock=clock,
+        describe_with=Description(),
+        hold_seconds=hold_seconds,
+        new_id=lambda: f"call_{prefix}_{next(ids)}",
+    )
+    house = House(folder, ledger, upstream, in_force, guard, clock)
+    house.load(policies)
+    return house
+
+
+def run(story: Callable[[], Awaitable[Any]]) -> Any:
+    """Run one async story to its end."""
+
+    async def main() -> Any:
+        return await story()
+
+    return asyncio.run(main())
+
+
+def text(reply: Json) -> str:
+    return str(reply["result"]["content"][0]["text"])
+
+
+def pending_id(reply: Json) -> str:
+    return str(reply["result"]["_meta"]["mcp-guard/decision"]["approval"])
+
+
+def dumps(value: object) -> bytes:
+    return orjson.dumps(value)

@@ -1,0 +1,201 @@
+"""P3: one approval lets exactly one execution of exactly one request happen."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_guard.core.approval import State
+from mcp_guard.core.errors import ApprovalError
+from mcp_guard.core.model import Asked, Json
+from tests.promises.house import ALLOW, GATE, SECOND, House, make_instance, open_house, pending_id, run, text
+
+ASKED = Asked("crm__update_deal", {"deal_id": "1", "amount": 150, "stage": "won"})
+ONE_WRITE = [b'{"amount":150,"deal_id":"1","stage":"won"}']
+
+
+def gated(folder: Path, **settings: Any) -> House:
+    return open_house(folder, f"{ALLOW}\n{GATE}", **settings)
+
+
+def ask(house: House, asked: Asked = ASKED, **instance: Any) -> Json:
+    reply: Json = run(lambda: house.guard.call(make_instance(**instance), asked))
+    return reply
+
+
+def test_approved_it_runs_once_and_never_again(tmp_path: Path) -> None:
+    house = gated(tmp_path)
+    id = pending_id(ask(house))
+    assert house.upstream.writes() == []
+    house.approve(id)
+    assert text(ask(house)) == "done"
+    again = pending_id(ask(house))
+    assert again != id
+    assert house.upstream.writes() == ONE_WRITE
+    house.close()
+
+
+def test_fifty_identical_calls_at_once_are_one_question_and_one_execution(tmp_path: Path) -> None:
+    house = gated(tmp_path, hold_seconds=20)
+
+    async def story() -> list[Json]:
+        calls = [asyncio.create_task(house.guard.call(make_instance(), ASKED)) for _ in range(50)]
+        while not (requested := house.store.approvals([State.REQUESTED])):
+            await asyncio.sleep(0)
+        house.approve(requested[0].id)
+        return await asyncio.gather(*calls)
+
+    replies = run(story)
+    assert len(house.receipts("approval.requested")) == 1
+    assert house.upstream.writes() == ONE_WRITE
+    assert [text(reply) for reply in replies].count("done") == 1
+    assert sum("lets one call happen" in text(reply) for reply in replies) == 49
+    house.close()
+
+
+def test_two_guards_on_one_ledger_dispatch_once(tmp_path: Path) -> None:
+    """Both have decided and hold the same approval; both try to consume it in the same moment."""
+    for round in range(25):
+        folder = tmp_path / str(round)
+        folder.mkdir()
+        first, second = gated(folder), gated(folder)
+        id = pending_id(ask(first))
+        first.approve(id)
+
+        async def story(houses: tuple[House, House] = (first, second)) -> list[Json]:
+            return await asyncio.gather(*(house.guard.call(make_instance(), ASKED) for house in houses))
+
+        replies = run(story)
+        assert len(first.upstream.writes() + second.upstream.writes()) == 1
+        assert [text(reply) for reply in replies].count("done") == 1
+        first.close()
+        second.close()
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"deal_id": "1", "amount": 150.01, "stage": "won"},
+        {"deal_id": "2", "amount": 150, "stage": "won"},
+        {"deal_id": "1", "amount": 150, "stage": "won "},
+        {"deal_id": "1", "amount": 150},
+    ],
+)
+def test_it_is_no_use_for_other_arguments(tmp_path: Path, other: Json) -> None:
+    house = gated(tmp_path)
+    house.approve(pending_id(ask(house)))
+    assert "pending" in text(ask(house, Asked(ASKED.name, other)))
+    assert house.upstream.writes() == []
+    house.close()
+
+
+def test_it_is_no_use_for_another_instance_or_tool(tmp_path: Path) -> None:
+    house = gated(tmp_path)
+    house.approve(pending_id(ask(house)))
+    assert "pending" in text(ask(house, id="run_2"))
+    assert "pending" in text(ask(house, Asked("crm__get_deal", ASKED.arguments)))
+    assert house.upstream.writes() == []
+    house.close()
+
+
+def facts_move(house: House) -> None:
+    house.upstream.facts["amount"] = 101
+
+
+def policies_move(house: House) -> None:
+    house.load(f'{ALLOW}\n{GATE}\n@id("more") forbid (principal, action == Action::"crm__purge", resource);')
+
+
+def definition_moves(house: House) -> None:
+    tool = house.upstream.catalog["crm__update_deal"]
+    house.upstream.catalog["crm__update_deal"] = replace(tool, definition_hash="sha256:other")
+
+
+@pytest.mark.parametrize(("move", "named"), [(facts_move, "facts"), (policies_move, "policy_version")])
+def test_when_the_world_moves_it_is_stale_and_says_what_moved(tmp_path: Path, move: Any, named: str) -> None:
+    house = gated(tmp_path)
+    id = pending_id(ask(house))
+    house.approve(id)
+    move(house)
+    assert pending_id(ask(house)) != id
+    stale = house.receipts("approval.stale")
+    assert [(receipt["approval"], receipt["note"]) for receipt in stale] == [(id, named)]
+    assert house.upstream.writes() == []
+    house.close()
+
+
+def test_another_definition_of_the_tool_is_another_request(tmp_path: Path) -> None:
+    house = gated(tmp_path)
+    id = pending_id(ask(house))
+    house.approve(id)
+    definition_moves(house)
+    assert pending_id(ask(house)) != id
+    assert house.upstream.writes() == []
+    house.close()
+
+
+def test_facts_that_move_during_the_hold_are_seen_at_dispatch(tmp_path: Path) -> None:
+    house = gated(tmp_path, hold_seconds=20)
+
+    async def story() -> Json:
+        call = asyncio.create_task(house.guard.call(make_instance(), ASKED))
+        while not (requested := house.store.approvals([State.REQUESTED])):
+            await asyncio.sleep(0)
+        facts_move(house)
+        house.approve(requested[0].id)
+        return await call
+
+    reply = run(story)
+    assert "changed meanwhile (facts)" in text(reply)
+    assert house.upstream.writes() == []
+    house.close()
+
+
+def test_an_expired_approval_is_refused(tmp_path: Path) -> None:
+    house = gated(tmp_path)
+    id = pending_id(ask(house))
+    house.approve(id)
+    house.clock.time += 3601 * SECOND
+    assert pending_id(ask(house)) != id
+    assert house.upstream.writes() == []
+    with pytest.raises(ApprovalError, match="approved"):
+        house.approve(id, "carol")
+    house.close()
+
+
+def test_a_denial_is_told_with_its_reason_and_not_asked_again(tmp_path: Path) -> None:
+    house = gated(tmp_path)
+    house.approve(pending_id(ask(house)), verdict="deny")
+    for _ in range(2):
+        assert "denied by alice: because" in text(ask(house))
+    assert len(house.receipts("approval.requested")) == 1
+    assert house.upstream.writes() == []
+    house.close()
+
+
+@pytest.mark.parametrize("approver", ["bob", "dana", "mallory"])
+def test_owner_user_and_strangers_may_not_approve(tmp_path: Path, approver: str) -> None:
+    house = gated(tmp_path)
+    id = pending_id(ask(house))
+    with pytest.raises(ApprovalError):
+        house.approve(id, approver)
+    assert "pending" in text(ask(house))
+    house.close()
+
+
+def test_consumption_and_intent_are_one_transaction(tmp_path: Path) -> None:
+    """If the intent cannot be written, the approval is not used up."""
+    house = gated(tmp_path)
+    id = pending_id(ask(house))
+    house.approve(id)
+    house.store._run("CREATE TRIGGER no BEFORE INSERT ON open_call BEGIN SELECT RAISE(ABORT, 'no room'); END")
+    house.upstream.reading = None
+    call = replace(ASKED)
+    failing = run(lambda: house.guard.call(make_instance(), call))
+    assert "Nothing was sent" in text(failing)
+    assert house.store.approval(id)[0].state is State.APPROVED
+    house.store._run("DROP TRIGGER no")
+    assert text(ask(house)) == "done"
+    house.close()
