@@ -15,7 +15,7 @@ from mcp_guard.core import credential
 from mcp_guard.core.approval import Approval, State
 from mcp_guard.core.describe import NO_SUCH_TOOL, Description, describe, look_up_arguments, read_facts
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.model import Asked, Call, Decision, Ending, Execution, Facts, Instance, Json, Outcome
+from mcp_guard.core.model import Asked, Call, Decision, Effect, Ending, Execution, Facts, Instance, Json, Outcome
 from mcp_guard.core.names import join
 from mcp_guard.core.replies import (
     broken_record,
@@ -46,8 +46,9 @@ class Guard:
 
     async def call(self, instance: Instance, asked: Asked, progress: Progress | None = None) -> Reply:
         """Guard one `tools/call`; returns the `result` or `error` member of the answer."""
+        call = describe(self.describe_with, self.new_id(), instance, asked, self.upstreams.find(asked.name))
         try:
-            call = await self.describe(self.identify(instance, asked))
+            call = await self.describe(self.identify(call))
             decision = self.decide(call)
             match decision.outcome:
                 case Outcome.ALLOW:
@@ -60,20 +61,22 @@ class Guard:
                     assert_never(decision.outcome)
         except LedgerError as error:
             return broken_record(error)
+        except Exception as defect:  # promise P2: a defect of ours denies too, with a receipt, and is told
+            await self.ledger.refuse(call, Decision(Outcome.DENY, self.policies.version, reasons=(f"defect: {defect}",)))
+            raise
         if not isinstance(cleared, Intent):
             return cleared
         execution = await self.execute(cleared, progress)
         return await self.record_outcome(cleared, execution)
 
-    def identify(self, instance: Instance, asked: Asked) -> Call:
-        """Whose call it is: the session's instance, if its credential is valid now."""
-        tool = self.upstreams.find(asked.name)
-        call = describe(self.describe_with, self.new_id(), instance, asked, tool)
+    def identify(self, call: Call) -> Call:
+        """Whose call it is: the session's instance, if its credential is valid now and it may see the tool."""
+        instance = call.instance
         if why := credential.check_time(instance.started, instance.expires, self.clock.now()):
             return replace(call, problems=(why,))
-        if tool is None or not self.policies.may_call(instance, tool):
+        if call.tool is None or not self.policies.may_call(instance, call.tool):
             return replace(call, problems=(NO_SUCH_TOOL,))  # promise P5: not listed, so not known
-        if not call.problems and (why := self.upstreams.trouble(tool.server)):
+        if not call.problems and (why := self.upstreams.trouble(call.tool.server)):
             return replace(call, problems=(why,))
         return call
 
@@ -92,12 +95,14 @@ class Guard:
         """Read the facts through the same path as any call. Returns why, if they cannot be had."""
         assert call.tool is not None and call.tool.rule.facts is not None
         rule = call.tool.rule.facts
-        tool = self.upstreams.find(join(call.tool.server, rule.tool))
+        name = join(call.tool.server, rule.tool)
+        tool = self.upstreams.find(name)
+        if tool is None or tool.effect is not Effect.READ:
+            return f"the present state cannot be read: `{name}` is not listed, or not configured with effect = read"
         arguments = look_up_arguments(rule, call.arguments)
         if isinstance(arguments, str):
             return arguments
-        asked = Asked(join(call.tool.server, rule.tool), arguments)
-        looked = describe(self.describe_with, call.id, call.instance, asked, tool)
+        looked = describe(self.describe_with, call.id, call.instance, Asked(name, arguments), tool)
         intent = await self.ledger.look_up(replace(looked, purpose="facts"))
         execution = await self.execute(intent, None)
         await self.ledger.conclude(intent, execution)
@@ -137,8 +142,9 @@ class Guard:
 
     def again(self, call: Call) -> Call:
         """The same call, identified anew after a hold: the credential, the tool and the listing may have changed."""
-        fresh = self.identify(call.instance, Asked(call.name, call.arguments, call.meta))
-        return replace(fresh, id=call.id, task=call.task)
+        asked = Asked(call.name, call.arguments, call.meta)
+        fresh = describe(self.describe_with, call.id, call.instance, asked, self.upstreams.find(call.name))
+        return self.identify(replace(fresh, task=call.task))
 
     def moved(self, held: Approval, call: Call, decision: Decision) -> str:
         """What an approval was bound to and is no longer so; empty if it still stands for exactly this."""

@@ -17,7 +17,7 @@ from mcp_guard.core.decision import Verdict, rule
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Call, Counter, Decision, Instance, Json, Outcome, Tool
 from mcp_guard.core.names import MANGLING_VERSION
-from mcp_guard.policy.request import Inexpressible, build_context, principal_entities, resource_entity
+from mcp_guard.policy.request import build_context, principal_entities, resource_entity
 from mcp_guard.policy.schema import PRINCIPAL, TOOL, build_schema
 from mcp_guard.policy.source import Policy, Source, as_json, is_dormant, read_policies
 
@@ -67,7 +67,7 @@ class PolicyEngine:
     def decide(self, call: Call, counts: Mapping[str, int]) -> Decision:
         try:
             return self._decide(call, counts)
-        except (Inexpressible, ValueError, TypeError, KeyError, OverflowError) as error:
+        except Exception as error:  # promise P2: whatever goes wrong while deciding denies
             return self._deny(str(error) or type(error).__name__, counts)
 
     def _deny(self, reason: str, counts: Mapping[str, int]) -> Decision:

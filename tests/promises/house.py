@@ -37,7 +37,7 @@ from mcp_guard.upstream.catalog import definition_hash
 
 SECOND = 1_000_000
 NOW = 1_790_000_000 * SECOND
-ROUTES = {"people": Route("people", ("alice", "bob", "carol"), 3600 * SECOND)}
+ROUTES = {"people": Route("people", ("alice", "bob", "carol", "dana"), 3600 * SECOND)}
 GATE = '@id("gate") @require_approval("people") @reason("people decide") forbid (principal, action, resource);'
 ALLOW = '@id("all") permit (principal, action, resource);'
 

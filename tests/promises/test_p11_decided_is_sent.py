@@ -1,0 +1,74 @@
+"""P11: what is decided on is what is sent: the canonical bytes that were hashed, without what the guard added."""
+
+import json
+import tempfile
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_guard.core import canonical
+from mcp_guard.core.model import Asked, Json
+from mcp_guard.core.receipt import commitment
+from tests.live.guarded import Client, scripted, seen, write_config
+from tests.promises.house import ALLOW, House, make_instance, make_tool, open_house, run
+
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6).filter(lambda text: not text.startswith("__"))
+values = st.recursive(
+    st.none() | st.booleans() | texts | st.integers(-(2**53) + 1, 2**53 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False).filter(lambda x: abs(x) < 2**53),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)  # fmt: skip
+
+
+def open_free(folder: str) -> House:
+    """A guard with one tool that takes anything."""
+    house = open_house(Path(folder))
+    tool = make_tool("free", {}, ask=("ticket", "reason"))
+    house.upstream.catalog["crm__free"] = tool
+    house.load(ALLOW)
+    return house
+
+
+def kept(house: House, kind: str, name: str) -> list[tuple[str, bytes]]:
+    """The commitment in each receipt of this kind, and the payload it was made of (checked)."""
+    found = []
+    for receipt in house.receipts(kind):
+        salt, data = house.store._run(
+            "SELECT salt, data FROM payload WHERE seq = ? AND name = ?", (receipt["seq"], name)
+        ).fetchone()
+        assert commitment(salt, data) == receipt[name]
+        found.append((receipt[name], data))
+    return found
+
+
+@given(st.dictionaries(texts, values, max_size=4), st.sampled_from([{}, {"guard_ticket": "INC-9"}, {"guard_reason": "why"}]))
+def test_the_bytes_sent_are_those_decided_on_and_recorded(arguments: Json, added: Json) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        house = open_free(folder)
+        run(lambda: house.guard.call(make_instance(), Asked("crm__free", arguments | added)))
+        [(_, sent)] = house.upstream.sent
+        expected = {key: value for key, value in arguments.items() if key not in ("guard_ticket", "guard_reason")}
+        assert sent == canonical.canonicalize(expected)
+        for kind in ("decision", "intent"):
+            assert [data for _, data in kept(house, kind, "request")] == [sent]
+        house.close()
+
+
+def test_over_the_wire_the_upstream_gets_the_canonical_arguments_alone(tmp_path: Path) -> None:
+    more = '[tools."up__free"]\nask = ["ticket", "reason"]\n'
+    config = write_config(tmp_path, scripted("up", tmp_path), more=more)
+    with Client(config) as client:
+        client.start()
+        listed = client.tools()["up__free"]["inputSchema"]["properties"]
+        assert set(listed) == {"guard_ticket", "guard_reason"}
+        client.write(
+            b'{"jsonrpc":"2.0","id":77,"method":"tools/call","params":{"name":"up__free","_meta":{"x/y":1},'
+            b'"arguments":{"b": 1.50, "guard_ticket":"INC-1", "a":"\\u00e9", "n": 1e2, "guard_reason":"why"}}}'
+        )
+        client.wait(77)
+    log = (tmp_path / "up.log").read_text()
+    assert seen(tmp_path, "up") == [{"name": "free", "arguments": {"a": "é", "b": 1.5, "n": 100}, "_meta": {"x/y": 1}}]
+    assert "guard_" not in log
+    assert json.loads(log)["arguments"]["n"] == 100

@@ -1,0 +1,186 @@
+"""P2: whatever goes wrong while deciding denies, with a receipt; and the same call gets the same decision."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_guard.core import canonical
+from mcp_guard.core.describe import Description, describe
+from mcp_guard.core.model import Asked, Counter, Effect, Ending, Execution, Facts, Json
+from mcp_guard.policy.engine import load_policies
+from tests.promises.house import (
+    ALLOW,
+    GATE,
+    NOW,
+    SECOND,
+    TOOLS,
+    House,
+    make_instance,
+    make_world,
+    open_house,
+    run,
+    text,
+)
+
+UPDATE = Asked("crm__update_deal", {"deal_id": "1", "amount": 150})
+OVERFLOW = '@id("overflow") permit (principal, action, resource) when { 9223372036854775807 + context.risk.score > 0 };'
+
+
+def tool_error() -> Execution:
+    return Execution(Ending.TOOL_ERROR, {"result": {"content": [], "isError": True}})
+
+
+def result(content: Any) -> Callable[[], Execution]:
+    return lambda: Execution(Ending.OK, {"result": content})
+
+
+def facts(reading: Callable[[], Execution]) -> Callable[[House], None]:
+    def arrange(house: House) -> None:
+        house.upstream.reading = reading
+
+    return arrange
+
+
+def no_facts_tool(house: House) -> None:
+    del house.upstream.catalog["crm__get_deal"]
+
+
+def dead_upstream(house: House) -> None:
+    house.upstream.troubles["crm"] = "upstream `crm` exited with status 1"
+
+
+def time_is_up(house: House) -> None:
+    house.clock.time = NOW + 9 * 3600 * SECOND
+
+
+def no_policies(house: House) -> None:
+    house.policies._engine = None
+
+
+def broken_engine(house: House) -> None:
+    assert house.policies._engine is not None
+    house.policies._engine._full = None  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("arrange", "reason"),
+    [
+        (facts(tool_error), "present state cannot be read"),
+        (facts(result({"content": [{"type": "text", "text": "not json"}]})), "no facts in its result"),
+        (facts(result({"content": []})), "no facts in its result"),
+        (facts(result({"structuredContent": {"amount": "a lot"}})), "does not fit the configured attributes"),
+        (facts(result({"structuredContent": {"amount": 1.00001}})), "over 4 digits"),
+        (facts(result({"structuredContent": {"amount": 2**60}})), "no facts in its result"),
+        (no_facts_tool, "`crm__get_deal` is not listed"),
+        (dead_upstream, "exited with status 1"),
+        (time_is_up, "expired"),
+        (no_policies, "unknown tool"),
+        (broken_engine, ""),
+    ],
+)
+def test_every_failure_denies_with_a_receipt(tmp_path: Path, arrange: Callable[[House], None], reason: str) -> None:
+    house = open_house(tmp_path)
+    arrange(house)
+    reply = run(lambda: house.guard.call(make_instance(), UPDATE))
+    assert "error" in reply or reply["result"]["isError"] is True
+    assert house.upstream.writes() == []
+    denied = house.receipts("decision")
+    assert [receipt["outcome"] for receipt in denied] == ["deny"]
+    assert any(reason in each for each in denied[0]["reasons"])
+    house.close()
+
+
+def test_a_policy_that_errors_denies_even_beside_one_that_permits(tmp_path: Path) -> None:
+    house = open_house(tmp_path, f"{ALLOW}\n{OVERFLOW}")
+    reply = run(lambda: house.guard.call(make_instance(), Asked("crm__purge", {})))
+    assert "could not be evaluated" in text(reply)
+    assert house.receipts("decision")[0]["errors"]
+    assert house.upstream.sent == []
+    house.close()
+
+
+def test_a_policy_that_errors_denies_behind_a_gate_too(tmp_path: Path) -> None:
+    house = open_house(tmp_path, f"{ALLOW}\n{GATE}\n{OVERFLOW}")
+    reply = run(lambda: house.guard.call(make_instance(), Asked("crm__purge", {})))
+    assert reply["result"]["_meta"]["mcp-guard/decision"]["outcome"] == "deny"
+    assert house.receipts("approval.requested") == []
+    house.close()
+
+
+def test_a_hard_forbid_beside_a_gate_denies(tmp_path: Path) -> None:
+    hard = '@id("hard") @reason("never") forbid (principal, action == Action::"crm__purge", resource);'
+    house = open_house(tmp_path, f"{ALLOW}\n{GATE}\n{hard}")
+    assert house.guard.policies.may_call(make_instance(), TOOLS[3]) is False
+    assert run(lambda: house.guard.call(make_instance(), Asked("crm__purge", {})))["error"]["code"] == -32602
+    house.close()
+
+
+def test_rates_are_exact_when_calls_race_in_one_process(tmp_path: Path) -> None:
+    import asyncio
+
+    counter = Counter("writes", 3600 * SECOND, "instance", (Effect.WRITE,))
+    limit = '@id("limit") @reason("enough") forbid (principal, action, resource) when { context.rate.writes > 7 };'
+    house = open_house(tmp_path, f"{ALLOW}\n{limit}", (counter,))
+
+    async def story() -> list[Json]:
+        calls = [house.guard.call(make_instance(), Asked("crm__note", {"text": str(n)})) for n in range(30)]
+        return await asyncio.gather(*calls)
+
+    replies = run(story)
+    assert [text(reply) for reply in replies].count("done") == 7
+    assert len(house.upstream.sent) == 7
+    assert sorted(receipt["rates"]["writes"] for receipt in house.receipts("decision") if receipt["outcome"] == "allow") == [
+        *range(1, 8)
+    ]
+    house.close()
+
+
+def test_rates_are_exact_across_two_processes_on_one_ledger(tmp_path: Path) -> None:
+    import asyncio
+
+    counter = Counter("writes", 3600 * SECOND, "instance", (Effect.WRITE,))
+    limit = '@id("limit") @reason("enough") forbid (principal, action, resource) when { context.rate.writes > 7 };'
+    houses = [open_house(tmp_path, f"{ALLOW}\n{limit}", (counter,)) for _ in range(2)]
+
+    async def story() -> list[Json]:
+        calls = [
+            house.guard.call(make_instance(), Asked("crm__note", {"text": str(n)})) for n in range(15) for house in houses
+        ]
+        return await asyncio.gather(*calls)
+
+    replies = run(story)
+    assert [text(reply) for reply in replies].count("done") <= 7
+    assert sum(len(house.upstream.sent) for house in houses) <= 7
+    for house in houses:
+        house.close()
+
+
+SETS = [ALLOW, f"{ALLOW}\n{GATE}", '@id("some") permit (principal, action, resource) when { context.risk.score < 20 };']
+
+
+@given(
+    st.sampled_from(SETS),
+    st.sampled_from(TOOLS),
+    st.dictionaries(
+        st.sampled_from(["deal_id", "amount", "stage", "text", "else"]),
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.integers(), max_size=2),
+    ),
+)
+def test_the_same_call_gets_the_same_decision_from_two_engines(policies: str, tool: Any, arguments: Json) -> None:
+    import tempfile
+
+    call = describe(Description(), "call_1", make_instance(), Asked(tool.listed_as, arguments), tool)
+    call = Description().assess(call, Facts({"amount": 1}, canonical.digest_json({"amount": 1})))
+    with tempfile.NamedTemporaryFile("w", suffix=".cedar") as file:
+        file.write(policies)
+        file.flush()
+        world = make_world({each.listed_as: each for each in TOOLS})
+        decisions = [load_policies(Path(file.name), world).decide(call, {}) for _ in range(2)]
+    assert decisions[0] == decisions[1]
+    assert decisions[0] == replace(decisions[1])
+    assert decisions[0].outcome in ("allow", "deny", "require_approval")

@@ -1,0 +1,98 @@
+"""P5: a tool is listed for an instance if and only if some call of it could be allowed or held."""
+
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_guard.core.describe import Description, describe
+from mcp_guard.core.model import Agent, Asked, Instance, Outcome, Tool
+from mcp_guard.policy.engine import PolicyEngine, load_policies
+from tests.promises.house import TOOLS, make_instance, make_world, open_house, run
+
+ACTIONS = [
+    "action", 'action == Action::"crm__note"', 'action == Action::"crm__purge"', 'action in Action::"write"',
+    'action in Action::"destructive"', 'action in Action::"read"', 'action in Action::"server:crm"',
+    'action in [Action::"crm__update_deal", Action::"crm__note"]',
+]  # fmt: skip
+PRINCIPALS = ["principal", 'principal in Group::"workers"', 'principal in Group::"others"', 'principal in Agent::"agent"']
+WHO = ['principal.owner == "bob"', "principal has on_behalf_of", "principal.depth > 0", "true", "false"]
+WHAT = ["context.risk.score >= 0", 'context.change.fields.contains("text")', "context.risk.score > 500"]
+EFFECTS = ["permit", "permit", "forbid", '@require_approval("people") forbid']
+POOL: list[tuple[Tool, list[dict[str, object]]]] = [
+    (TOOLS[0], [{"deal_id": "1"}]),
+    (TOOLS[1], [{"deal_id": "1", "amount": 1}]),
+    (TOOLS[2], [{"text": "x"}, {}]),
+    (TOOLS[3], [{}]),
+]
+
+
+def policy_sets(conditions: list[str]) -> st.SearchStrategy[str]:
+    policy = st.builds(
+        "{} ({}, {}, resource) when {{ {} }};".format,
+        st.sampled_from(EFFECTS), st.sampled_from(PRINCIPALS), st.sampled_from(ACTIONS), st.sampled_from(conditions),
+    )  # fmt: skip
+    return st.lists(policy, min_size=1, max_size=5).map(
+        lambda bodies: "\n".join(f'@id("p{number}") {body}' for number, body in enumerate(bodies))
+    )
+
+
+instances = st.builds(
+    lambda groups, user, owner: make_instance(agent=Agent("agent", owner, groups), on_behalf_of=user),
+    st.sampled_from([(), ("workers",), ("workers", "others")]), st.sampled_from([None, "dana"]),
+    st.sampled_from(["bob", "eve"]),
+)  # fmt: skip
+
+
+def load(policies: str) -> PolicyEngine:
+    with tempfile.NamedTemporaryFile("w", suffix=".cedar") as file:
+        file.write(policies)
+        file.flush()
+        return load_policies(Path(file.name), make_world({tool.listed_as: tool for tool in TOOLS}))
+
+
+def some_call_goes(engine: PolicyEngine, instance: Instance, tool: Tool, pool: list[dict[str, object]]) -> bool:
+    """Whether a call of the pool is allowed or held."""
+    for arguments in pool:
+        call = describe(Description(), "call_1", instance, Asked(tool.listed_as, arguments), tool)
+        if engine.decide(Description().assess(call, None), {}).outcome is not Outcome.DENY:
+            return True
+    return False
+
+
+@given(policy_sets(WHO + WHAT), instances)
+def test_what_can_be_allowed_or_held_is_listed(policies: str, instance: Instance) -> None:
+    engine = load(policies)
+    for tool, pool in POOL:
+        if some_call_goes(engine, instance, tool, pool):
+            assert engine.may_call(instance, tool), f"{tool.listed_as} can be called but is not listed"
+
+
+@given(policy_sets(WHO), instances)
+def test_what_scope_and_principal_rule_out_is_not_listed(policies: str, instance: Instance) -> None:
+    engine = load(policies)
+    for tool, pool in POOL:
+        assert engine.may_call(instance, tool) == some_call_goes(engine, instance, tool, pool)
+
+
+@given(policy_sets(WHO + WHAT), instances)
+def test_a_call_of_a_tool_that_is_not_listed_is_unknown(policies: str, instance: Instance) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        house = open_house(Path(folder), policies)
+        listed = {tool["name"] for tool in house.guard.list_tools(instance)}
+        for tool, pool in POOL:
+            for arguments in pool:
+                asked = Asked(tool.listed_as, arguments)
+                reply = run(lambda asked=asked: house.guard.call(instance, asked))
+                assert ("error" in reply and "unknown tool" in reply["error"]["message"]) == (tool.listed_as not in listed)
+        house.close()
+
+
+def test_an_expired_instance_is_shown_nothing(tmp_path: Path) -> None:
+    house = open_house(tmp_path)
+    instance = make_instance()
+    assert len(house.guard.list_tools(instance)) == len(TOOLS)
+    assert house.guard.list_tools(replace(instance, expires=instance.started)) == []
+    house.close()
