@@ -1,0 +1,220 @@
+"""P8: changing, removing, inserting, reordering or truncating receipts is found with the public key alone."""
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from mcp_guard.core.model import Asked
+from mcp_guard.ledger.verify import FAILED, OK, UNUSABLE, Unusable, main, verify_ledger
+from tests.promises.house import ALLOW, GATE, make_instance, open_house, pending_id, run
+
+Tamper = Callable[[sqlite3.Connection], object]
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger with an allowed, a denied and an approved call."""
+    folder = tmp_path_factory.mktemp("ledger")
+    gate = GATE.replace("(principal, action, resource)", '(principal, action == Action::"crm__note", resource)')
+    house = open_house(folder, f"{ALLOW}\n{gate}")
+    run(lambda: house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "1", "amount": 5})))
+    run(lambda: house.guard.call(make_instance(), Asked("crm__nothing", {})))
+    held = run(lambda: house.guard.call(make_instance(), Asked("crm__note", {"text": "x"})))
+    house.approve(pending_id(held))
+    run(lambda: house.guard.call(make_instance(), Asked("crm__note", {"text": "x"})))
+    house.close()
+    return folder / "state"
+
+
+@pytest.fixture
+def copy(ledger: Path, tmp_path: Path) -> Path:
+    with sqlite3.connect(ledger / "ledger.sqlite") as original, sqlite3.connect(tmp_path / "ledger.sqlite") as other:
+        original.backup(other)
+    original.close()
+    other.close()
+    shutil.copy(ledger / "ledger.pub", tmp_path)
+    return tmp_path
+
+
+def tampered(copy: Path, tamper: Tamper) -> tuple[bool, str]:
+    db = sqlite3.connect(copy / "ledger.sqlite")
+    tamper(db)
+    db.commit()
+    db.close()
+    report = verify_ledger(copy / "ledger.sqlite", copy / "ledger.pub")
+    return report.ok, report.problem
+
+
+def test_an_untouched_ledger_verifies(copy: Path) -> None:
+    report = verify_ledger(copy / "ledger.sqlite", copy / "ledger.pub")
+    assert report.ok, report.problem
+    assert report.receipts > 10
+    assert report.payloads_checked > 5
+    assert report.calls_without_outcome == 0
+
+
+def size(copy: Path) -> int:
+    with sqlite3.connect(copy / "ledger.sqlite") as db:
+        count = int(db.execute("SELECT count(*) FROM receipt").fetchone()[0])
+    db.close()
+    return count
+
+
+def test_one_changed_byte_of_any_receipt_is_found(copy: Path) -> None:
+    for seq in range(size(copy)):
+        with sqlite3.connect(copy / "ledger.sqlite") as db:
+            body = db.execute("SELECT body FROM receipt WHERE seq = ?", (seq,)).fetchone()[0]
+            changed = body.replace(b"2026", b"2027", 1)
+            assert changed != body
+            db.execute("UPDATE receipt SET body = ? WHERE seq = ?", (changed, seq))
+            db.commit()
+            assert verify_ledger(copy / "ledger.sqlite", copy / "ledger.pub").failed_at == seq
+            db.execute("UPDATE receipt SET body = ? WHERE seq = ?", (body, seq))
+        db.close()
+    assert verify_ledger(copy / "ledger.sqlite", copy / "ledger.pub").ok
+
+
+def test_any_removed_receipt_is_found_and_any_renumbering(copy: Path) -> None:
+    for seq in range(size(copy)):
+        other = copy / "other"
+        other.mkdir(exist_ok=True)
+        for file in ("ledger.sqlite", "ledger.pub"):
+            shutil.copy(copy / file, other)
+
+        def remove(db: sqlite3.Connection, seq: int = seq) -> None:
+            db.execute("DELETE FROM payload WHERE seq = ?", (seq,))
+            db.execute("DELETE FROM receipt WHERE seq = ?", (seq,))
+
+        assert not tampered(other, remove)[0]
+
+        def renumber(db: sqlite3.Connection, seq: int = seq) -> None:
+            db.execute("UPDATE receipt SET seq = seq - 1 WHERE seq > ?", (seq,))
+            db.execute("UPDATE payload SET seq = seq - 1 WHERE seq > ?", (seq,))
+
+        assert not tampered(other, renumber)[0]
+
+
+def swap(db: sqlite3.Connection) -> None:
+    for before, after in ((3, -1), (4, 3), (-1, 4)):
+        db.execute("UPDATE receipt SET seq = ? WHERE seq = ?", (after, before))
+        db.execute("UPDATE payload SET seq = ? WHERE seq = ?", (after, before))
+
+
+def insert(db: sqlite3.Connection) -> None:
+    db.execute("INSERT INTO receipt SELECT max(seq) + 1, kind, at, call, body, signature, leaf FROM receipt")
+
+
+def resign(db: sqlite3.Connection) -> None:
+    seq, body = db.execute("SELECT seq, body FROM receipt ORDER BY seq DESC").fetchone()
+    body = body.replace(b"ok", b"no")
+    db.execute(
+        "UPDATE receipt SET body = ?, signature = ? WHERE seq = ?",
+        (body, Ed25519PrivateKey.generate().sign(body), seq),
+    )
+
+
+def other_leaf(db: sqlite3.Connection) -> None:
+    db.execute("UPDATE receipt SET leaf = zeroblob(32) WHERE seq = 2")
+
+
+def other_payload(db: sqlite3.Connection) -> None:
+    db.execute("UPDATE payload SET data = X'7B7D' WHERE name = 'request'")
+
+
+def other_kind(db: sqlite3.Connection) -> None:
+    db.execute("UPDATE receipt SET kind = 'decision' WHERE kind = 'outcome'")
+
+
+def truncate(db: sqlite3.Connection) -> None:
+    db.execute("DELETE FROM payload WHERE seq > 5")
+    db.execute("DELETE FROM receipt WHERE seq > 5")
+
+
+def truncate_with_head(db: sqlite3.Connection) -> None:
+    truncate(db)
+    db.execute("UPDATE head SET size = 6")
+
+
+def forge_checkpoint(db: sqlite3.Connection) -> None:
+    truncate(db)
+    note = db.execute("SELECT checkpoint FROM head").fetchone()[0].split("\n")
+    note[1] = "6"
+    db.execute("UPDATE head SET size = 6, checkpoint = ?", ("\n".join(note),))
+
+
+def empty(db: sqlite3.Connection) -> None:
+    for statement in ("DELETE FROM payload", "DELETE FROM receipt", "UPDATE head SET size = 0, edge = X'', checkpoint = ''"):
+        db.execute(statement)
+
+
+@pytest.mark.parametrize(
+    ("tamper", "problem"),
+    [
+        (swap, "does not say its own place"),
+        (insert, "does not say its own place"),
+        (resign, "signature is not the guard's"),
+        (other_leaf, "leaf in the tree is not its own"),
+        (other_kind, "is filed as `decision`"),
+        (truncate, "the signed checkpoint is of"),
+        (truncate_with_head, "the signed checkpoint is of"),
+        (forge_checkpoint, "the checkpoint is not signed by this key"),
+        (empty, "the ledger is empty"),
+    ],
+)
+def test_tampering_is_found_and_named(copy: Path, tamper: Tamper, problem: str) -> None:
+    ok, found = tampered(copy, tamper)
+    assert not ok
+    assert problem in found
+
+
+def test_a_changed_payload_is_found_and_an_erased_one_is_not_a_failure(copy: Path) -> None:
+    db = sqlite3.connect(copy / "ledger.sqlite")
+    db.execute("UPDATE payload SET data = NULL, salt = X'00'")
+    db.commit()
+    report = verify_ledger(copy / "ledger.sqlite", copy / "ledger.pub")
+    assert report.ok
+    assert report.payloads_erased > 5
+    db.execute("UPDATE payload SET data = X'7B7D' WHERE name = 'request'")
+    db.commit()
+    db.close()
+    assert "is not what it commits to" in verify_ledger(copy / "ledger.sqlite", copy / "ledger.pub").problem
+
+
+def test_another_key_verifies_nothing(copy: Path) -> None:
+    house = open_house(copy / "elsewhere")
+    house.close()
+    assert verify_ledger(copy / "ledger.sqlite", copy / "elsewhere" / "state" / "ledger.pub").failed_at == 0
+
+
+@pytest.mark.parametrize("key", ["", "x", "a+b+c", "a+00000000+AQ=="])
+def test_a_key_that_is_none_is_unusable(copy: Path, key: str) -> None:
+    (copy / "bad.pub").write_text(key)
+    with pytest.raises(Unusable):
+        verify_ledger(copy / "ledger.sqlite", copy / "bad.pub")
+
+
+def test_it_runs_alone_with_exit_codes(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ledger, key = str(copy / "ledger.sqlite"), str(copy / "ledger.pub")
+    assert main([ledger, "--key", key]) == OK
+    assert "verified:" in capsys.readouterr().out
+    assert main([ledger, "--key", str(copy / "none")]) == UNUSABLE
+    assert main([str(copy / "none"), "--key", key]) == UNUSABLE
+    tampered(copy, truncate)
+    assert main([ledger, "--key", key, "--json"]) == FAILED
+    assert json.loads(capsys.readouterr().out)["ok"] is False
+
+
+def test_it_imports_nothing_of_the_guard(copy: Path) -> None:
+    """Copied out of the package, it still verifies."""
+    alone = Path(shutil.copy(Path(verify_ledger.__code__.co_filename), copy / "alone.py"))
+    words = [sys.executable, "-I", str(alone), str(copy / "ledger.sqlite"), "--key", str(copy / "ledger.pub")]
+    program = "import sys; sys.modules['mcp_guard'] = None; import runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    done = subprocess.run([sys.executable, "-c", program, *words[2:]], capture_output=True, text=True)
+    assert done.returncode == OK, done.stderr

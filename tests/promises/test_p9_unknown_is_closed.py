@@ -1,0 +1,68 @@
+"""P9: after a crash, every intent without outcome is closed as `unknown` on the next start, told, and not run again."""
+
+import json
+import signal
+from pathlib import Path
+
+from mcp_guard.core.model import Asked
+from mcp_guard.ledger.opening import recover
+from mcp_guard.ports import Intent
+from tests.live.guarded import Client, cli, log, scripted, seen, write_config
+from tests.promises.house import make_instance, open_house, run
+
+
+def test_a_call_in_flight_when_the_guard_is_killed_is_unknown_afterwards(tmp_path: Path) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path))
+    with Client(config) as client:
+        client.start()
+        client.tools()
+        client.send("tools/call", {"name": "up__never", "arguments": {}})
+        while not seen(tmp_path, "up"):
+            assert client.process.poll() is None
+        client.process.send_signal(signal.SIGKILL)
+        client.process.wait()
+    assert log(config, "--kind", "outcome") == []
+
+    with Client(config) as second:
+        second.start()
+        second.tools()
+    assert "the outcome of up__never" in second.stderr
+    assert "is unknown" in second.stderr
+    [outcome] = log(config, "--kind", "outcome")
+    [intent] = log(config, "--kind", "intent")
+    assert (outcome["ending"], outcome["follows"], outcome["call"]) == ("unknown", [intent["seq"]], intent["call"])
+    assert len(seen(tmp_path, "up")) == 1
+    assert json.loads(cli("verify", "--config", str(config), "--json").stdout)["ok"] is True
+
+
+def test_a_living_guard_keeps_its_open_calls(tmp_path: Path) -> None:
+    living = open_house(tmp_path)
+
+    async def second_guard_starts(intent: Intent) -> None:
+        other = open_house(tmp_path)
+        assert recover(other.ledger.book.writer, tmp_path / "state") == []
+        other.close()
+
+    living.upstream.before = second_guard_starts
+    run(lambda: living.guard.call(make_instance(), Asked("crm__note", {"text": "x"})))
+    assert [receipt["ending"] for receipt in living.receipts("outcome")] == ["ok"]
+    living.close()
+
+
+def test_a_call_whose_outcome_cannot_be_recorded_is_reported_as_sent(tmp_path: Path) -> None:
+    house = open_house(tmp_path)
+
+    async def the_disk_fails(intent: Intent) -> None:
+        house.store._run("PRAGMA query_only = ON")
+
+    house.upstream.before = the_disk_fails
+    reply = run(lambda: house.guard.call(make_instance(), Asked("crm__note", {"text": "x"})))
+    said = reply["result"]["content"][0]["text"]
+    assert "was sent to its upstream, but the outcome could not be recorded" in said
+    assert "do not repeat it" in said
+    house.store._run("PRAGMA query_only = OFF")
+    house.close()
+    after = open_house(tmp_path)
+    assert len(recover(after.ledger.book.writer, tmp_path / "state")) == 1
+    assert [receipt["ending"] for receipt in after.receipts("outcome")] == ["unknown"]
+    after.close()
