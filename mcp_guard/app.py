@@ -14,7 +14,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mcp_guard import __version__
-from mcp_guard.config import Config
 from mcp_guard.core.describe import Description
 from mcp_guard.core.errors import GuardError, PolicyError
 from mcp_guard.core.model import Instance, Json, Micros, Tool
@@ -25,6 +24,7 @@ from mcp_guard.ledger.opening import LedgerSettings, OpenLedger, open_ledger, re
 from mcp_guard.policy.in_force import PoliciesInForce
 from mcp_guard.transports.session import Session
 from mcp_guard.transports.stdio import StdioFront
+from mcp_guard.settings import Settings
 from mcp_guard.upstream.child import Connector
 from mcp_guard.upstream.connection import Connection
 from mcp_guard.upstream.hub import Hub
@@ -45,73 +45,78 @@ class SystemClock:
 CLOCK = SystemClock()
 
 
-def make_hub(config: Config) -> Hub:
+def new_call_id() -> str:
+    """Unique, and in order of time, so that the ledger's index of calls grows at its end."""
+    return f"call_{CLOCK.now():x}{random_text(4)}"
+
+
+def make_hub(settings: Settings) -> Hub:
     """The upstreams of the config, not yet started."""
     connections = [
         Connection(
             Connector(
                 name=name,
-                argv=(upstream.command, *upstream.args),
-                stderr=config.state_dir / "upstreams" / f"{name}.stderr.log",
-                env=upstream.env,
-                cwd=config.path.parent / upstream.cwd if upstream.cwd else config.path.parent,
-                timeout=upstream.timeout_seconds,
+                argv=server.argv,
+                stderr=settings.state_dir / "upstreams" / f"{name}.stderr.log",
+                env=server.env,
+                cwd=server.cwd,
+                timeout=server.timeout,
             ),
-            config.limits.message_bytes,
+            settings.message_bytes,
         )
-        for name, upstream in config.upstreams.items()
+        for name, server in settings.servers.items()
     ]
-    return Hub(connections, config.tool_rules())
+    return Hub(connections, settings.tool_rules)
 
 
-def ledger_settings(config: Config) -> LedgerSettings:
+def ledger_settings(settings: Settings) -> LedgerSettings:
     return LedgerSettings(
-        state_dir=config.state_dir,
-        origin=config.guard.origin,
-        routes=config.route_table(),
-        counters=config.counters(),
-        kept_response_bytes=config.limits.kept_response_bytes,
-        unsafe_skip_fsync=config.guard.unsafe_skip_fsync,
+        state_dir=settings.state_dir,
+        origin=settings.origin,
+        routes=settings.routes,
+        counters=settings.counters,
+        kept_response_bytes=settings.kept_response_bytes,
+        unsafe_skip_fsync=settings.unsafe_skip_fsync,
     )
 
 
-def run_stdio(config: Config, launch: Launch) -> None:
+def run_stdio(settings: Settings, launch: Launch) -> None:
     """Serve one client on stdin and stdout as a new instance of the agent, until it goes.
 
     Raises: ConfigError, LedgerError.
     """
-    agent, settings = config.agent(launch.agent)
-    launch = replace(launch, on_behalf_of=launch.on_behalf_of or settings.on_behalf_of)
-    hub = make_hub(config)
+    enrolled = settings.enrolled(launch.agent)
+    launch = replace(launch, on_behalf_of=launch.on_behalf_of or enrolled.on_behalf_of)
+    hub = make_hub(settings)
     hub.spawn()
     ledger: OpenLedger | None = None
     try:
-        ledger = open_ledger(ledger_settings(config), CLOCK)
+        ledger = open_ledger(ledger_settings(settings), CLOCK)
         key = ledger.book.writer.key
         issuer = Issuer(key.origin, key.private.sign, key.public)
-        instance, public = start_instance(issuer, agent, launch, CLOCK.now(), settings.credential_seconds)
+        instance, public = start_instance(issuer, enrolled.agent, launch, CLOCK.now(), enrolled.credential_seconds)
         check_credential(issuer, instance)
-        report_unknown(recover(ledger.book.writer, config.state_dir))
-        asyncio.run(Run(config, hub, ledger, instance).serve(public))
+        report_unknown(recover(ledger.book.writer, settings.state_dir))
+        asyncio.run(Run(settings, hub, ledger, instance).serve(public))
     finally:
         hub.kill()
         if ledger is not None:
             ledger.close()
 
 
-def policy_world(config: Config, tools: Iterable[Tool], absent: Collection[str]) -> "World":
-    """What the policies of this config are validated against."""
+def policy_world(settings: Settings, tools: Iterable[Tool], absent: Collection[str]) -> "World":
+    """What the policies of this configuration are validated against."""
     from mcp_guard.policy.engine import World
 
-    return World(tuple(tools), config.attributes(), config.counters(), tuple(config.routes), absent)
+    return World(tuple(tools), settings.attributes, settings.counters, tuple(settings.routes), absent)
 
 
-async def listed_tools(config: Config) -> tuple[list[Tool], set[str]]:
+async def listed_tools(settings: Settings) -> tuple[list[Tool], set[str]]:
     """Start the upstreams, read their listings, end them: for commands that need the catalog without a client.
 
     Also gives the names of those that could not be listed.
     """
-    hub = make_hub(config)
+    hub = make_hub(settings)
     hub.attach(Bystander())
     hub.spawn()
     hello = {"protocolVersion": LATEST, "capabilities": {}, "clientInfo": {"name": "mcp-guard", "version": __version__}}
@@ -153,12 +158,12 @@ def report_unknown(intents: list[Json]) -> None:
 class Run:
     """One run of the guard over stdio."""
 
-    def __init__(self, config: Config, hub: Hub, ledger: OpenLedger, instance: Instance) -> None:
-        self._config = config
+    def __init__(self, settings: Settings, hub: Hub, ledger: OpenLedger, instance: Instance) -> None:
+        self._settings = settings
         self._hub = hub
         self._ledger = ledger
         self._instance = instance
-        self._policies = PoliciesInForce(config.counters())
+        self._policies = PoliciesInForce(settings.counters)
         self._front: StdioFront
 
     async def serve(self, public_key: str) -> None:
@@ -169,32 +174,32 @@ class Run:
             Draft("instance.started", about | launched | {"guard": book.settings.guard}),
             Draft("credential.issued", about | {"public_key": public_key, "expires": format_time(self._instance.expires)}),
         )
-        self._front = StdioFront(self._config.limits.message_bytes)
+        self._front = StdioFront(self._settings.message_bytes)
         self._hub.on_catalog = self._load_policies
         await self._front.serve(Session(self._make_guard(), self._hub, self._instance, self._front), self._hub)
         book.note(Draft("instance.ended", about), Draft("guard.stopped", {"guard": book.settings.guard}))
 
     def _make_guard(self) -> Guard:
-        pattern = self._config.guard.ticket_pattern
+        pattern = self._settings.ticket_pattern
         return Guard(
             policies=self._policies,
             ledger=self._ledger.book,
             approvals=self._ledger.requests,
             upstreams=self._hub,
             clock=CLOCK,
-            describe_with=Description(self._config.limits.limits(), re.compile(pattern) if pattern else None),
-            hold_seconds=self._config.guard.hold_seconds,
-            new_id=lambda: f"call_{random_text(12)}",
+            describe_with=Description(self._settings.limits, re.compile(pattern) if pattern else None),
+            hold_seconds=self._settings.hold_seconds,
+            new_id=new_call_id,
         )
 
     def _load_policies(self) -> None:
         """Read the policies against the catalog as it is now. A bad set never replaces a good one."""
         from mcp_guard.policy.engine import load_policies  # cedar is loaded while the upstreams answer
 
-        world = policy_world(self._config, self._hub.tools(), self._hub.absent())
+        world = policy_world(self._settings, self._hub.tools(), self._hub.absent())
         book = self._ledger.book
         try:
-            engine = load_policies(self._config.policies_path, world)
+            engine = load_policies(self._settings.policies, world)
             loaded = Draft("policy.loaded", {"policy_version": engine.version, "dormant": list(engine.dormant)})
             book.note(loaded, policy=(engine.version, engine.material))
         except GuardError as error:

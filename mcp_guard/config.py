@@ -1,6 +1,7 @@
-"""The configuration: one TOML file, read once into one frozen object. Nothing else reads it.
+"""The configuration: one TOML file, checked by pydantic, read once into `Settings`. Nothing else reads it.
 
-Paths are relative to the file. Every error names the file, the key and what to do.
+Every error names the file, the key and what to do. pydantic takes more memory and start-up time than all the rest of
+the guard, so a guard that is to run reads its configuration with `load_apart`; see docs/decisions/0008.
 """
 
 import re
@@ -14,6 +15,7 @@ from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Agent, Counter, Effect, FactsRule, ResourceRule, ToolRule
+from mcp_guard.settings import Enrolled, Server, Settings
 
 SECOND = 1_000_000
 Pointer = Annotated[str, Field(pattern=r"^(/[^/]*)*$")]
@@ -37,12 +39,18 @@ class UpstreamConfig(Model):
     cwd: Path | None = None
     timeout_seconds: Annotated[float, Field(gt=0)] = 300
 
+    def server(self, here: Path) -> Server:
+        return Server((self.command, *self.args), self.env, here / (self.cwd or ""), self.timeout_seconds)
+
 
 class AgentConfig(Model):
     owner: str
     groups: tuple[str, ...] = ()
     on_behalf_of: str | None = None
     credential_seconds: Annotated[int, Field(gt=0)] = 8 * 3600
+
+    def enrolled(self, name: str) -> Enrolled:
+        return Enrolled(Agent(name, self.owner, self.groups), self.on_behalf_of, self.credential_seconds)
 
 
 class ResourceConfig(Model):
@@ -87,6 +95,9 @@ class RateConfig(Model):
     by: Literal["instance", "agent", "user"] = "instance"
     effects: tuple[Effect, ...] = (Effect.WRITE, Effect.DESTRUCTIVE)
 
+    def counter(self, name: str) -> Counter:
+        return Counter(name, self.window_seconds * SECOND, self.by, self.effects)
+
 
 class ApproverConfig(Model):
     name: str
@@ -96,6 +107,9 @@ class RouteConfig(Model):
     approvers: Annotated[tuple[str, ...], Field(min_length=1)]
     expires_seconds: Annotated[int, Field(gt=0)] = 3600
     unsafe_self_approval: bool = False
+
+    def route(self, name: str) -> Route:
+        return Route(name, self.approvers, self.expires_seconds * SECOND, self.unsafe_self_approval)
 
 
 class GuardConfig(Model):
@@ -127,21 +141,16 @@ class LimitsConfig(Model):
     message_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
     kept_response_bytes: Annotated[int, Field(ge=0)] = 64 * 1024
 
-    def limits(self) -> Limits:
-        return Limits(self.argument_bytes, self.depth)
-
-
 class Config(Model):
-    """The whole file. `path` is where it came from."""
+    """The whole file."""
 
-    path: Path = Path()
     guard: GuardConfig
     limits: LimitsConfig = LimitsConfig()
     agents: Annotated[dict[str, AgentConfig], Field(min_length=1)]
     upstreams: Annotated[dict[str, UpstreamConfig], Field(min_length=1)]
     tools: dict[str, ToolConfig] = {}
     resources: dict[EntityType, ResourceTypeConfig] = {}
-    rates: dict[str, RateConfig] = {}
+    rates: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], RateConfig] = {}
     approvers: dict[str, ApproverConfig] = {}
     routes: dict[str, RouteConfig] = {}
 
@@ -172,47 +181,31 @@ class Config(Model):
                 raise ValueError(f"resources.{name}: the guard uses this type itself; choose another name")
         return self
 
-    def agent(self, name: str | None) -> tuple[Agent, AgentConfig]:
-        """The enrolled agent; without a name, the only one.
-
-        Raises: ConfigError.
-        """
-        known = ", ".join(f"`{each}`" for each in self.agents)
-        if name is None and len(self.agents) > 1:
-            raise ConfigError(f"{self.path}: several agents are enrolled: {known}", "say which: --agent NAME")
-        name = name or next(iter(self.agents))
-        if name not in self.agents:
-            raise ConfigError(f"{self.path}: agent `{name}` is not enrolled; enrolled: {known}", f"add [agents.{name}]")
-        agent = self.agents[name]
-        return Agent(name, agent.owner, agent.groups), agent
-
-    def tool_rules(self) -> dict[str, ToolRule]:
-        return {name: tool.rule() for name, tool in self.tools.items()}
-
-    def attributes(self) -> dict[str, dict[str, str]]:
-        return {name: dict(resource.attributes) for name, resource in self.resources.items()}
-
-    def counters(self) -> tuple[Counter, ...]:
-        return tuple(
-            Counter(name, rate.window_seconds * SECOND, rate.by, rate.effects) for name, rate in self.rates.items()
+    def settings(self, path: Path) -> Settings:
+        """The same as plain values; relative paths are taken from the file's folder."""
+        here, guard, limits = path.parent, self.guard, self.limits
+        return Settings(
+            path=path,
+            state_dir=here / guard.state_dir,
+            policies=here / guard.policies,
+            origin=guard.origin,
+            hold_seconds=guard.hold_seconds,
+            ticket_pattern=guard.ticket_pattern,
+            unsafe_skip_fsync=guard.unsafe_skip_fsync,
+            limits=Limits(limits.argument_bytes, limits.depth),
+            message_bytes=limits.message_bytes,
+            kept_response_bytes=limits.kept_response_bytes,
+            agents={name: agent.enrolled(name) for name, agent in self.agents.items()},
+            servers={name: server.server(here) for name, server in self.upstreams.items()},
+            tool_rules={name: tool.rule() for name, tool in self.tools.items()},
+            attributes={name: dict(resource.attributes) for name, resource in self.resources.items()},
+            counters=tuple(rate.counter(name) for name, rate in self.rates.items()),
+            approvers={id: approver.name for id, approver in self.approvers.items()},
+            routes={name: route.route(name) for name, route in self.routes.items()},
         )
 
-    def route_table(self) -> dict[str, Route]:
-        return {
-            name: Route(name, route.approvers, route.expires_seconds * SECOND, route.unsafe_self_approval)
-            for name, route in self.routes.items()
-        }
 
-    @property
-    def state_dir(self) -> Path:
-        return self.path.parent / self.guard.state_dir
-
-    @property
-    def policies_path(self) -> Path:
-        return self.path.parent / self.guard.policies
-
-
-def load(path: Path) -> Config:
+def load(path: Path) -> Settings:
     """Read and check the configuration.
 
     Raises: ConfigError.
@@ -228,7 +221,7 @@ def load(path: Path) -> Config:
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML: {error}", "mend that line; config.example.toml shows the form") from None
     try:
-        return Config.model_validate({**data, "path": path.resolve()})
+        return Config.model_validate(data).settings(path.resolve())
     except ValidationError as error:
         raise ConfigError("\n".join(_explain(path, error)), "config.example.toml explains every key") from None
 

@@ -8,26 +8,27 @@ from dataclasses import asdict
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import add_config, add_json
 from mcp_guard.cli.table import print_table
-from mcp_guard.config import Config, load
+from mcp_guard.config import load
 from mcp_guard.core.approval import Approval, State
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.receipt import format_time
 from mcp_guard.ledger.opening import open_writer
 from mcp_guard.ledger.requests import Ballot, vote
 from mcp_guard.ledger.writer import Writer
+from mcp_guard.settings import Settings
 
 VERDICTS = ("approve", "deny")
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    config = load(options.config)
-    writer = open_writer(ledger_settings(config), CLOCK, create=False)
+    settings = load(options.config)
+    writer = open_writer(ledger_settings(settings), CLOCK, create=False)
     if options.verb == "list":
         return list_approvals(writer, options)
     if options.verb == "show":
         return show(writer, options)
-    return decide(writer, config, options)
+    return decide(writer, settings, options)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -118,13 +119,13 @@ def diff(approval: Approval) -> list[str]:
     ] or ["nothing that is known"]
 
 
-def decide(writer: Writer, config: Config, options: argparse.Namespace) -> int:
-    approver = config.approvers.get(options.approver)
-    if approver is None:
-        known = ", ".join(config.approvers) or "nobody yet"
+def decide(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
+    name = settings.approvers.get(options.approver)
+    if name is None:
+        known = ", ".join(settings.approvers) or "nobody yet"
         raise ApprovalError(f"`{options.approver}` is not an approver", f"enrolled under [approvers]: {known}")
-    ballot = Ballot(options.approver, approver.name, options.verb, options.rationale)
-    approval = vote(writer, config.route_table(), options.id, ballot)
+    ballot = Ballot(options.approver, name, options.verb, options.rationale)
+    approval = vote(writer, settings.routes, options.id, ballot)
     if options.json:
         print(json.dumps(asdict(approval), indent=2, ensure_ascii=False))
     elif approval.state is State.REQUESTED:

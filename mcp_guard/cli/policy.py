@@ -15,18 +15,18 @@ from mcp_guard.policy.engine import load_policies
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    config = load(options.config)
-    tools, absent = asyncio.run(listed_tools(config))
-    engine = load_policies(config.policies_path, policy_world(config, tools, absent))
+    settings = load(options.config)
+    tools, absent = asyncio.run(listed_tools(settings))
+    engine = load_policies(settings.policies, policy_world(settings, tools, absent))
     if options.verb == "validate":
         about = {"version": engine.version, "tools": len(tools), "dormant": list(engine.dormant)}
         print(json.dumps(about) if options.json else f"valid against {len(tools)} tools, version {engine.version}")
         for policy in () if options.json else engine.dormant:
             print(f"  {policy}: waits for tools that are not listed now")
         return 0
-    cases = read_cases(options.cases or config.policies_path)
+    cases = read_cases(options.cases or settings.policies)
     if not cases:
-        raise PolicyError(f"no cases in `{options.cases or config.policies_path}`", "write NAME.cases.toml beside the policies")
+        raise PolicyError(f"no cases in `{options.cases or settings.policies}`", "write NAME.cases.toml beside the policies")
     results = run_cases(engine, {tool.listed_as: tool for tool in tools}, cases)
     failed = [result for result in results if result.differences]
     if options.json:

@@ -1,5 +1,6 @@
 """`mcp-guard run`: serve one MCP client on stdin and stdout."""
 
+from mcp_guard.cli.apart import load_apart
 from mcp_guard.cli.options import parser
 
 
@@ -11,10 +12,10 @@ def main(arguments: list[str]) -> int:
     made.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for (default: the agent's in the config)")
     options = made.parse_args(arguments)
 
-    from mcp_guard.app import run_stdio
-    from mcp_guard.config import load
+    settings = load_apart(options.config)
+    from mcp_guard.app import run_stdio  # imported while the other process reads the configuration
     from mcp_guard.identity.instances import Launch
 
     launch = Launch(options.agent, options.ticket, options.reason, options.on_behalf_of)
-    run_stdio(load(options.config), launch)
+    run_stdio(settings(), launch)
     return 0

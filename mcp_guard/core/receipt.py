@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
+import orjson
+
 from mcp_guard.core import canonical
 from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros
 
@@ -47,21 +49,24 @@ def commitment(salt: bytes, payload: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Where and when a receipt stands: its ledger's origin, sequence number, time, and the software that wrote it."""
+    """Where and when a receipt stands: its ledger's origin, sequence number, time (RFC 3339), and what wrote it."""
 
     origin: str
     seq: int
-    at: Micros
+    time: str
     software: str
 
 
 def document(draft: Draft, place: Place, commitments: Mapping[str, str]) -> bytes:
-    """The canonical bytes that are signed."""
+    """The canonical bytes that are signed.
+
+    INVARIANT: names are ASCII and values text, integers, lists and objects, for which sorted JSON is RFC 8785.
+    """
     body = {name: value for name, value in draft.fields.items() if value or value == 0}
     body |= commitments
-    body |= {"v": SCHEMA_VERSION, "kind": draft.kind, "seq": place.seq, "time": format_time(place.at)}
+    body |= {"v": SCHEMA_VERSION, "kind": draft.kind, "seq": place.seq, "time": place.time}
     body |= {"origin": place.origin, "software": place.software}
-    return canonical.canonicalize(body, canonical.Limits(bytes=1 << 24))
+    return orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
 
 
 def entry(body: bytes, signature: bytes) -> bytes:

@@ -15,7 +15,7 @@ from mcp_guard import __version__
 from mcp_guard.core import merkle, note
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Micros
-from mcp_guard.core.receipt import Draft, Place, commitment, document, entry
+from mcp_guard.core.receipt import Draft, Place, commitment, document, entry, format_time
 from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ports import Clock
 from mcp_guard.storage.sqlite import ChangedElsewhere, Head, ReceiptRow, Store, explain, reading
@@ -31,6 +31,7 @@ class Step:
     def __init__(self, store: Store, key: SigningKey, head: Head, now: Micros) -> None:
         self.store = store
         self.now = now
+        self._time = format_time(now)
         self._key = key
         self._size = head.size
         self._edge: list[bytes] = list(head.edge)
@@ -40,7 +41,7 @@ class Step:
         seq = self._size
         salts = {name: os.urandom(SALT_BYTES) for name in draft.payloads}
         commitments = {name: commitment(salts[name], data) for name, data in draft.payloads.items()}
-        body = document(draft, Place(self._key.origin, seq, self.now, SOFTWARE), commitments)
+        body = document(draft, Place(self._key.origin, seq, self._time, SOFTWARE), commitments)
         signature = self._key.private.sign(body)
         leaf = merkle.leaf_hash(entry(body, signature))
         call = draft.fields.get("call")
