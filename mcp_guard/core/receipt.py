@@ -113,12 +113,17 @@ def decision_draft(call: Call, decision: Decision) -> Draft:
         "rates": dict(decision.counts),
         "changes": list(call.change.fields),
     }
-    payloads = {"request": call.canonical, "material": decision.material}
-    return Draft("decision", fields, payloads | ({"facts": facts} if facts else {}))
+    payloads = {"request": call.canonical, "material": decision.material, "facts": facts}
+    return Draft("decision", fields, {name: data for name, data in payloads.items() if data})
 
 
-def intent_draft(call: Call, decision: Decision, decided: int | None, approval: Json | None = None) -> Draft:
-    """`decided` is the sequence number of the decision receipt it follows from."""
+def intent_draft(
+    call: Call, decision: Decision, decided: tuple[int, str] | None = None, approval: Json | None = None
+) -> Draft:
+    """`decided` is the decision that it follows from: its sequence number, and its commitment to the request.
+
+    The intent commits to the very same request; only a look-up, which has no decision, keeps its own.
+    """
     assert call.tool is not None
     deed = f"{call.tool.rule.deed} {call.resource.id}" if call.tool.rule.deed else None
     fields = {
@@ -126,10 +131,11 @@ def intent_draft(call: Call, decision: Decision, decided: int | None, approval: 
         "deed": deed,
         "policies": list(decision.policies),
         "policy_version": decision.policy_version,
-        "follows": [decided] if decided is not None else [],
         "approval": approval,
     }
-    return Draft("intent", fields, {"request": call.canonical})
+    if decided is None:
+        return Draft("intent", fields, {"request": call.canonical})
+    return Draft("intent", {**fields, "follows": [decided[0]], "request": decided[1]})
 
 
 def outcome_draft(call: Call, intent: int, execution: Execution, response: bytes) -> Draft:

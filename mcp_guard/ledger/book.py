@@ -74,7 +74,7 @@ class Book:
     # The steps of the story
 
     async def refuse(self, call: Call, decision: Decision) -> int:
-        return await self.writer.submit(lambda step: step.add(decision_draft(call, decision)))
+        return await self.writer.submit(lambda step: step.add(decision_draft(call, decision)).seq)
 
     async def intend(self, call: Call, decision: Decision, approval: Approval | None) -> Intent | Moved:
         uses = self._uses(call)
@@ -87,8 +87,8 @@ class Book:
             if approval is not None and (gone := requests.not_consumable(step, approval)):
                 return gone
             decided = step.add(decision_draft(call, decision))
-            consumed = requests.consume(step, approval, decided) if approval is not None else None
-            seq = step.add(intent_draft(call, decision, decided, consumed))
+            consumed = requests.consume(step, approval, decided.seq) if approval is not None else None
+            seq = step.add(intent_draft(call, decision, (decided.seq, decided.commitments["request"]), consumed)).seq
             step.store.open_call(seq, self.settings.guard)
             for counter, key in uses:
                 step.store.forget_uses(counter.name, key, step.now - counter.window)
@@ -104,7 +104,7 @@ class Book:
         decision = Decision(Outcome.ALLOW, "")
 
         def op(step: Step) -> Intent:
-            seq = step.add(intent_draft(call, decision, None))
+            seq = step.add(intent_draft(call, decision)).seq
             step.store.open_call(seq, self.settings.guard)
             return Intent(call, seq)
 
@@ -122,11 +122,11 @@ class Book:
     async def conclude(self, intent: Intent, execution: Execution) -> int:
         response = orjson.dumps(execution.reply)
         draft = outcome_draft(intent.call, intent.seq, execution, response)
-        hashed_only = ("response",) if len(response) > self.settings.kept_response_bytes else ()
+        hashed_only = len(response) > self.settings.kept_response_bytes
 
         def op(step: Step) -> int:
             step.store.close_call(intent.seq)
-            return step.add(draft, hashed_only)
+            return step.add(draft, hashed_only).seq
 
         return await self.writer.submit(op)
 
@@ -138,7 +138,7 @@ class Book:
         def op(step: Step) -> list[int]:
             if policy is not None:
                 step.store.keep_policy(*policy)
-            return [step.add(draft) for draft in drafts]
+            return [step.add(draft).seq for draft in drafts]
 
         return self.writer.run(op)
 

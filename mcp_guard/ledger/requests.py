@@ -67,9 +67,9 @@ class Requests:
                 expires=step.now + lifetime,
                 subject=_subject(call, decision, bound),
             )
-            decided = step.add(decision_draft(call, decision))
+            decided = step.add(decision_draft(call, decision)).seq
             fields = _receipt_fields(asked) | {"follows": [decided], "expires": format_time(asked.expires)}
-            seq = step.add(Draft("approval.requested", fields, {"subject": orjson.dumps(asked.subject)}))
+            seq = step.add(Draft("approval.requested", fields, {"subject": orjson.dumps(asked.subject)})).seq
             step.store.add_approval(asked, [decided, seq])
             return asked
 
@@ -104,7 +104,7 @@ def move(step: Step, approval: Approval, event: Event, note: str = "", more: Jso
     current, story = found
     moved = replace(approval, state=advance(current.state, event), note=note)
     fields = {**_receipt_fields(approval), "note": note, "follows": [story[-1]], **(more or {})}
-    seq = step.add(Draft(RECEIPT_OF[moved.state], fields))
+    seq = step.add(Draft(RECEIPT_OF[moved.state], fields)).seq
     step.store.move_approval(replace(approval, state=current.state), moved.state, note, [*story, seq])
     return moved
 
@@ -166,7 +166,7 @@ def vote(writer: Writer, routes: Mapping[str, Route], id: str, ballot: Ballot) -
         wanted = [routes[route] for route in approval.routes]
         if event is Event.APPROVE and (missing := rules.missing_routes(wanted, voted.votes)):
             fields = _receipt_fields(voted) | _vote_fields(cast) | {"follows": [story[-1]], "missing": list(missing)}
-            seq = step.add(Draft("approval.granted", fields))
+            seq = step.add(Draft("approval.granted", fields)).seq
             step.store.move_approval(voted, State.REQUESTED, "", [*story, seq])
             return voted
         return move(step, voted, event, ballot.rationale, _vote_fields(cast))

@@ -17,6 +17,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass, field
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,8 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 OK, FAILED, UNUSABLE = 0, 1, 2
+PAYLOADS = ("request", "facts", "material", "response", "subject")
+SALT_BYTES = 16
 Receipt = dict[str, Any]
 
 
@@ -51,7 +54,7 @@ class Report:
     checkpoint: str = ""
     kinds: dict[str, int] = field(default_factory=dict)
     payloads_checked: int = 0
-    payloads_erased: int = 0
+    payloads_not_kept: int = 0
     calls_without_outcome: int = 0
     failed_at: int | None = None
     problem: str = ""
@@ -99,7 +102,7 @@ class Links:
     """Follows each call and approval through its receipts; keeps only what is still open."""
 
     def __init__(self) -> None:
-        self.decisions: dict[int, tuple[str, str]] = {}
+        self.decisions: dict[int, tuple[str, str, str]] = {}
         self.intents: dict[int, str] = {}
         self.approvals: dict[str, str] = {}
         self.granted: dict[str, str] = {}
@@ -112,7 +115,7 @@ class Links:
             raise Failed(seq, f"follows {follows}, which is not before it")
         if kind == "decision":
             if receipt["outcome"] != "deny":
-                self.decisions[seq] = receipt["call"], receipt["outcome"]
+                self.decisions[seq] = receipt["call"], receipt["outcome"], receipt["request"]
         elif kind == "intent":
             self._intent(seq, receipt, follows)
         elif kind == "outcome":
@@ -125,8 +128,8 @@ class Links:
         self.intents[seq] = receipt["call"]
         if receipt.get("purpose") == "facts":
             return
-        call, outcome = self.decisions.pop(follows[0] if follows else -1, ("", ""))
-        if call != receipt["call"]:
+        call, outcome, request = self.decisions.pop(follows[0] if follows else -1, ("", "", ""))
+        if (call, request) != (receipt["call"], receipt["request"]):
             raise Failed(seq, f"an intent of call `{receipt['call']}` without the decision that lets it happen")
         consumed = receipt.get("approval", {}).get("id")
         if outcome == "require_approval":
@@ -212,22 +215,31 @@ class _Payloads:
     """Checks the payloads that are still kept against their commitments, in step with the receipts."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
-        rows = db.execute("SELECT seq, name, salt, data FROM payload ORDER BY seq, name")
-        self._rows: Iterator[tuple[int, str, bytes, bytes | None]] = iter(rows)
+        rows = db.execute(f"SELECT seq, {', '.join(PAYLOADS)} FROM payload ORDER BY seq")
+        self._rows: Iterator[tuple[Any, ...]] = iter(rows)
         self._next = next(self._rows, None)
 
     def check(self, seq: int, receipt: Receipt, report: Report) -> None:
-        while self._next is not None and self._next[0] <= seq:
-            at, name, salt, data = self._next
+        cells: list[Any] = []
+        if self._next is not None and self._next[0] <= seq:
+            at, *cells = self._next
             self._next = next(self._rows, None)
-            if at != seq or name not in receipt:
-                raise Failed(seq, f"a payload `{name}` that no receipt speaks of")
-            if data is None:
-                report.payloads_erased += 1
-            elif "sha256:" + hashlib.sha256(salt + data).hexdigest() != receipt[name]:
+            if at != seq:
+                raise Failed(seq, f"payloads are kept under the number {at} of no receipt")
+        for name, cell in zip_longest(PAYLOADS, cells):
+            if cell is not None and name not in receipt:
+                raise Failed(seq, f"a payload `{name}` that the receipt does not speak of")
+            if cell is None or len(cell) <= SALT_BYTES:
+                report.payloads_not_kept += name in receipt and not _shares_request(receipt)
+            elif "sha256:" + hashlib.sha256(cell).hexdigest() != receipt[name]:
                 raise Failed(seq, f"its payload `{name}` is not what it commits to")
             else:
                 report.payloads_checked += 1
+
+
+def _shares_request(receipt: Receipt) -> bool:
+    """An intent commits to the request of its decision, with which the payload is kept."""
+    return receipt["kind"] == "intent" and receipt.get("purpose") != "facts"
 
 
 def _verify_head(db: sqlite3.Connection, signer: tuple[str, bytes, Ed25519PublicKey], report: Report) -> None:
@@ -259,7 +271,7 @@ def describe(report: Report) -> str:
             f"verified: {report.receipts} receipts of {report.origin}",
             "  every signature is the guard's; none is missing, changed, inserted or out of order",
             "  every outcome has its intent, every intent its decision, every consumed approval its grant",
-            f"  payloads: {report.payloads_checked} match what they were committed to, {report.payloads_erased} erased",
+            f"  payloads: {report.payloads_checked} match what they were committed to, {report.payloads_not_kept} not kept",
             f"  calls without an outcome: {report.calls_without_outcome}",
             f"  root {report.root}",
             "not proved: that no later receipt was removed together with its checkpoint; keep this one elsewhere:",

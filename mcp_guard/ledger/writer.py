@@ -18,11 +18,18 @@ from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import Draft, Place, commitment, document, entry, format_time
 from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ports import Clock
-from mcp_guard.storage.sqlite import ChangedElsewhere, Head, ReceiptRow, Store, explain, reading
+from mcp_guard.storage.sqlite import SALT_BYTES, ChangedElsewhere, Head, ReceiptRow, Store, explain, reading
 
 T = TypeVar("T")
 SOFTWARE = f"mcp-guard/{__version__}"
-SALT_BYTES = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """Where a receipt came to stand, and the commitments to its payloads."""
+
+    seq: int
+    commitments: dict[str, str]
 
 
 class Step:
@@ -36,8 +43,8 @@ class Step:
         self._size = head.size
         self._edge: list[bytes] = list(head.edge)
 
-    def add(self, draft: Draft, only_committed: tuple[str, ...] = ()) -> int:
-        """Append a receipt; returns its sequence number. Payloads named in `only_committed` are hashed, not kept."""
+    def add(self, draft: Draft, hashed_only: bool = False) -> Entry:
+        """Append a receipt. With `hashed_only`, its payloads are committed to but not kept."""
         seq = self._size
         salts = {name: os.urandom(SALT_BYTES) for name in draft.payloads}
         commitments = {name: commitment(salts[name], data) for name, data in draft.payloads.items()}
@@ -46,11 +53,12 @@ class Step:
         leaf = merkle.leaf_hash(entry(body, signature))
         call = draft.fields.get("call")
         self.store.add_receipt(ReceiptRow(seq, draft.kind, self.now, call, body, signature, leaf))
-        for name, data in draft.payloads.items():
-            self.store.add_payload(seq, name, salts[name], None if name in only_committed else data)
+        if salts:
+            kept = salts if hashed_only else {name: salts[name] + data for name, data in draft.payloads.items()}
+            self.store.add_payloads(seq, kept)
         self._edge = merkle.append(self._edge, seq, leaf)
         self._size += 1
-        return seq
+        return Entry(seq, commitments)
 
     def close(self, before: int) -> None:
         """Sign the new head and set it, if anything was appended."""

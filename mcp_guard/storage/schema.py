@@ -1,4 +1,7 @@
-"""The tables of the ledger file. One row a receipt; payloads apart, so that they can be erased."""
+"""The tables of the ledger file. One row a receipt; payloads apart, so that they can be erased.
+
+A payload's cell is its 16-byte salt and its bytes; a salt alone stands for one that was hashed and not kept.
+"""
 
 VERSION = 1
 
@@ -14,8 +17,8 @@ CREATE TABLE head (
 );
 INSERT INTO head VALUES (0, 0, x'', '');
 CREATE TABLE payload (
-  seq INTEGER NOT NULL, name TEXT NOT NULL, salt BLOB NOT NULL, data BLOB, PRIMARY KEY (seq, name)
-) WITHOUT ROWID;
+  seq INTEGER PRIMARY KEY, request BLOB, facts BLOB, material BLOB, response BLOB, subject BLOB
+);
 CREATE TABLE open_call (intent INTEGER PRIMARY KEY, guard TEXT NOT NULL);
 CREATE TABLE approval (
   id TEXT PRIMARY KEY, state TEXT NOT NULL, instance TEXT NOT NULL, request_hash TEXT NOT NULL,

@@ -7,7 +7,7 @@ Writes are compare-and-set and check that one row changed. Nothing here begins o
 import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,8 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage import schema
 
 BUSY_SECONDS = 2.0
+SALT_BYTES = 16
+PAYLOADS = ("request", "facts", "material", "response", "subject")
 Row = tuple[Any, ...]
 
 
@@ -87,8 +89,9 @@ class Store:
         values = (row.seq, row.kind, row.at, row.call, row.body, row.signature, row.leaf)
         self._run("INSERT INTO receipt VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
-    def add_payload(self, seq: int, name: str, salt: bytes, data: bytes | None) -> None:
-        self._run("INSERT INTO payload VALUES (?, ?, ?, ?)", (seq, name, salt, data))
+    def add_payloads(self, seq: int, cells: Mapping[str, bytes]) -> None:
+        """The payloads of one receipt, each with its salt before it."""
+        self._run("INSERT INTO payload VALUES (?, ?, ?, ?, ?, ?)", (seq, *map(cells.get, PAYLOADS)))
 
     def receipt(self, seq: int) -> ReceiptRow | None:
         row = self._run("SELECT * FROM receipt WHERE seq = ?", (seq,)).fetchone()
@@ -108,8 +111,10 @@ class Store:
             yield ReceiptRow(*row)
 
     def payloads(self, seq: int) -> dict[str, bytes | None]:
-        """The payloads still kept for a receipt; None where only its commitment is."""
-        return dict(self._run("SELECT name, data FROM payload WHERE seq = ?", (seq,)).fetchall())
+        """The payloads of a receipt; None where it was hashed and not kept. Erased ones are left out."""
+        row = self._run("SELECT request, facts, material, response, subject FROM payload WHERE seq = ?", (seq,)).fetchone()
+        cells = zip(PAYLOADS, row or (), strict=False)
+        return {name: cell[SALT_BYTES:] or None for name, cell in cells if cell is not None}
 
     # Calls without outcome
 

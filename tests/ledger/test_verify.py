@@ -124,10 +124,6 @@ def other_leaf(db: sqlite3.Connection) -> None:
     db.execute("UPDATE receipt SET leaf = zeroblob(32) WHERE seq = 2")
 
 
-def other_payload(db: sqlite3.Connection) -> None:
-    db.execute("UPDATE payload SET data = X'7B7D' WHERE name = 'request'")
-
-
 def other_kind(db: sqlite3.Connection) -> None:
     db.execute("UPDATE receipt SET kind = 'decision' WHERE kind = 'outcome'")
 
@@ -176,12 +172,12 @@ def test_tampering_is_found_and_named(copy: Path, tamper: Tamper, problem: str) 
 
 def test_a_changed_payload_is_found_and_an_erased_one_is_not_a_failure(copy: Path) -> None:
     db = sqlite3.connect(copy / "ledger.sqlite")
-    db.execute("UPDATE payload SET data = NULL, salt = X'00'")
+    db.execute("UPDATE payload SET request = NULL, facts = NULL, response = substr(response, 1, 16)")
     db.commit()
     report = verify_ledger(copy / "ledger.sqlite", copy / "ledger.pub")
     assert report.ok
-    assert report.payloads_erased > 5
-    db.execute("UPDATE payload SET data = X'7B7D' WHERE name = 'request'")
+    assert report.payloads_not_kept > 5
+    db.execute("UPDATE payload SET material = CAST(material || 'x' AS BLOB) WHERE material IS NOT NULL")
     db.commit()
     db.close()
     assert "is not what it commits to" in verify_ledger(copy / "ledger.sqlite", copy / "ledger.pub").problem
