@@ -51,8 +51,6 @@ class PolicyEngine:
         self._gates = gates
         self.schema_text = json.dumps(schema)
         self._schema = Schema.from_json_str(self.schema_text)
-        self._slices: dict[str, Schema] = {}
-        self._schema_json = schema
         self._full = PolicySet.from_json_str(as_json(active))
         self._ungated = PolicySet.from_json_str(as_json({id: p for id, p in active.items() if id not in gates}))
         self._principals: dict[str, tuple[Entities, list[Json]]] = {}
@@ -87,10 +85,9 @@ class PolicyEngine:
             "resource": {"type": call.resource.type, "id": call.resource.id},
             "context": context,
         }
-        schema = self._slice(call.name)
         ruling = rule(
-            _evaluate(request, self._full, entities, schema),
-            lambda: _evaluate(request, self._ungated, entities, schema),
+            _evaluate(request, self._full, entities),
+            lambda: _evaluate(request, self._ungated, entities),
             self._gates,
         )
         material = {**request, "context": orjson.Fragment(context.encode())}
@@ -105,15 +102,6 @@ class PolicyEngine:
             material=orjson.dumps({"request": material, "entities": described}),
         )
 
-    def _slice(self, action: str) -> Schema:
-        """The schema with this action alone: checking a request against it costs the same in a large catalog."""
-        found = self._slices.get(action)
-        if found is None:
-            whole = self._schema_json[""]
-            actions = {name: body for name, body in whole["actions"].items() if name == action or "appliesTo" not in body}
-            found = Schema.from_json_str(json.dumps({"": {**whole, "actions": actions}}))
-            self._slices[action] = found
-        return found
 
     def _entities(self, call: Call) -> tuple[Entities, list[Json]]:
         """Parsed entities for the engine, and the same in JSON for the record."""
@@ -165,8 +153,11 @@ class PolicyEngine:
         return result.allowed or undecided
 
 
-def _evaluate(request: Json, policies: PolicySet, entities: Entities, schema: Schema) -> Verdict:
-    result = cedarpy.is_authorized(request, policies, entities, schema)
+def _evaluate(request: Json, policies: PolicySet, entities: Entities) -> Verdict:
+    """One evaluation, without the schema: policies were validated against it when they were loaded, and the request is
+    built to fit it (docs/decisions/0009; a property test holds the two together).
+    """
+    result = cedarpy.is_authorized(request, policies, entities)
     diagnostics = result.diagnostics
     if result.decision is cedarpy.Decision.NoDecision:
         return Verdict(False, (), tuple(diagnostics.errors) or ("the policies gave no decision",))
