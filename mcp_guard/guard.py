@@ -46,6 +46,14 @@ class Guard:
 
     async def call(self, instance: Instance, asked: Asked, progress: Progress | None = None) -> Reply:
         """Guard one `tools/call`; returns the `result` or `error` member of the answer."""
+        self.ledger.enter()
+        try:
+            return await self.tell(instance, asked, progress)
+        finally:
+            self.ledger.leave()
+
+    async def tell(self, instance: Instance, asked: Asked, progress: Progress | None) -> Reply:
+        """The story."""
         call = describe(self.describe_with, self.new_id(), instance, asked, self.upstreams.find(asked.name))
         try:
             call = await self.describe(self.identify(call))

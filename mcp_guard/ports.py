@@ -55,6 +55,12 @@ class Policies(Protocol):
 class Ledger(Protocol):
     """The receipts, and the state that belongs in the same transaction. All methods raise LedgerError."""
 
+    def enter(self) -> None:
+        """A call begins: calls that are under way together share their commits."""
+
+    def leave(self) -> None:
+        """A call has ended."""
+
     def count(self, instance: Instance, tool: Tool, counters: tuple[Counter, ...], now: Micros) -> Mapping[str, int]:
         """Each counter's value for this instance, the present call included where it counts."""
 

@@ -100,42 +100,49 @@ def call_fields(call: Call) -> Json:
 
 
 def decision_draft(call: Call, decision: Decision) -> Draft:
-    facts = canonical.canonicalize(call.facts.values, canonical.Limits(bytes=1 << 24)) if call.facts else b""
-    fields = {
-        **call_fields(call),
-        "outcome": str(decision.outcome),
-        "policies": list(decision.policies),
-        "policy_version": decision.policy_version,
-        "reasons": list(decision.reasons),
-        "routes": list(decision.routes),
-        "errors": list(decision.errors),
-        "risk": {"score": call.risk.score, "level": call.risk.level, "signals": [s.name for s in call.risk.signals]},
-        "rates": dict(decision.counts),
-        "changes": list(call.change.fields),
-    }
-    payloads = {"request": call.canonical, "material": decision.material, "facts": facts}
-    return Draft("decision", fields, {name: data for name, data in payloads.items() if data})
+    """A decision that lets nothing happen by itself: denied, or held for approval."""
+    return Draft("decision", _decision_fields(call, decision), _decision_payloads(call, decision))
 
 
-def intent_draft(
-    call: Call, decision: Decision, decided: tuple[int, str] | None = None, approval: Json | None = None
-) -> Draft:
-    """`decided` is the decision that it follows from: its sequence number, and its commitment to the request.
-
-    The intent commits to the very same request; only a look-up, which has no decision, keeps its own.
-    """
+def intent_draft(call: Call, decision: Decision, approval: Json | None = None) -> Draft:
+    """The intent to run a call, with the decision that lets it: they are one thing that becomes durable at once."""
     assert call.tool is not None
-    deed = f"{call.tool.rule.deed} {call.resource.id}" if call.tool.rule.deed else None
-    fields = {
-        **call_fields(call),
-        "deed": deed,
-        "policies": list(decision.policies),
-        "policy_version": decision.policy_version,
-        "approval": approval,
+    fields = _decision_fields(call, decision)
+    fields["deed"] = f"{call.tool.rule.deed} {call.resource.id}" if call.tool.rule.deed else None
+    fields["approval"] = approval
+    return Draft("intent", fields, _decision_payloads(call, decision))
+
+
+def look_up_draft(call: Call) -> Draft:
+    """The intent of one of the guard's own look-ups, which the operator's configuration decided."""
+    return Draft("intent", call_fields(call), {"request": call.canonical})
+
+
+def _decision_fields(call: Call, decision: Decision) -> Json:
+    fields = call_fields(call)
+    fields["outcome"] = str(decision.outcome)
+    fields["policies"] = list(decision.policies)
+    fields["policy_version"] = decision.policy_version
+    fields["reasons"] = list(decision.reasons)
+    fields["routes"] = list(decision.routes)
+    fields["errors"] = list(decision.errors)
+    fields["risk"] = {
+        "score": call.risk.score,
+        "level": call.risk.level,
+        "signals": [signal.name for signal in call.risk.signals],
     }
-    if decided is None:
-        return Draft("intent", fields, {"request": call.canonical})
-    return Draft("intent", {**fields, "follows": [decided[0]], "request": decided[1]})
+    fields["rates"] = dict(decision.counts)
+    fields["changes"] = list(call.change.fields)
+    return fields
+
+
+def _decision_payloads(call: Call, decision: Decision) -> dict[str, bytes]:
+    payloads = {"request": call.canonical}
+    if decision.material:
+        payloads["material"] = decision.material
+    if call.facts is not None:
+        payloads["facts"] = canonical.canonicalize(call.facts.values, canonical.Limits(bytes=1 << 24))
+    return payloads
 
 
 def outcome_draft(call: Call, intent: int, execution: Execution, response: bytes) -> Draft:

@@ -6,7 +6,7 @@ Texts say what happened, whether anything was sent, and what to do next, because
 from copy import deepcopy
 from typing import Any
 
-from mcp_guard.core.approval import Approval
+from mcp_guard.core.approval import Approval, State
 from mcp_guard.core.describe import ADDED, NO_SUCH_TOOL
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Call, Decision, Json, Tool
@@ -54,6 +54,8 @@ def denied_by_person(held: Approval) -> Json:
     """The answer to a call whose approval was denied, or lapsed."""
     said = next((f" by {vote.approver}: {vote.rationale}" for vote in held.votes if vote.verdict == "deny"), "")
     text = f"not approved: approval {held.id} is {held.state}{said}. Nothing was sent."
+    if held.state is State.CONSUMED:
+        text = f"approval {held.id} was used by the same call made twice; it lets one call happen. Nothing more was sent."
     return tool_error(text, outcome="deny", approval=held.id, state=str(held.state))
 
 

@@ -8,8 +8,8 @@ from typing import TypeVar
 import orjson
 
 from mcp_guard.core.approval import Approval
-from mcp_guard.core.model import Call, Counter, Decision, Ending, Execution, Instance, Micros, Outcome, Tool
-from mcp_guard.core.receipt import Draft, decision_draft, intent_draft, outcome_draft
+from mcp_guard.core.model import Call, Counter, Decision, Ending, Execution, Instance, Micros, Tool
+from mcp_guard.core.receipt import Draft, decision_draft, intent_draft, look_up_draft, outcome_draft
 from mcp_guard.ledger import requests
 from mcp_guard.ledger.writer import Step, Writer
 from mcp_guard.ports import Intent, Moved
@@ -71,10 +71,16 @@ class Book:
 
         return release
 
+    def enter(self) -> None:
+        self.writer.company += 1
+
+    def leave(self) -> None:
+        self.writer.company -= 1
+
     # The steps of the story
 
     async def refuse(self, call: Call, decision: Decision) -> int:
-        return await self.writer.submit(lambda step: step.add(decision_draft(call, decision)).seq)
+        return await self.writer.submit(lambda step: step.add(decision_draft(call, decision)))
 
     async def intend(self, call: Call, decision: Decision, approval: Approval | None) -> Intent | Moved:
         uses = self._uses(call)
@@ -86,9 +92,8 @@ class Book:
                 return moved
             if approval is not None and (gone := requests.not_consumable(step, approval)):
                 return gone
-            decided = step.add(decision_draft(call, decision))
-            consumed = requests.consume(step, approval, decided.seq) if approval is not None else None
-            seq = step.add(intent_draft(call, decision, (decided.seq, decided.commitments["request"]), consumed)).seq
+            consumed = requests.consume(step, approval) if approval is not None else None
+            seq = step.add(intent_draft(call, decision, consumed))
             step.store.open_call(seq, self.settings.guard)
             for counter, key in uses:
                 step.store.forget_uses(counter.name, key, step.now - counter.window)
@@ -101,10 +106,8 @@ class Book:
         return await self._unless_cancelled(future)
 
     async def look_up(self, call: Call) -> Intent:
-        decision = Decision(Outcome.ALLOW, "")
-
         def op(step: Step) -> Intent:
-            seq = step.add(intent_draft(call, decision)).seq
+            seq = step.add(look_up_draft(call))
             step.store.open_call(seq, self.settings.guard)
             return Intent(call, seq)
 
@@ -126,7 +129,7 @@ class Book:
 
         def op(step: Step) -> int:
             step.store.close_call(intent.seq)
-            return step.add(draft, hashed_only).seq
+            return step.add(draft, hashed_only)
 
         return await self.writer.submit(op)
 
@@ -138,7 +141,7 @@ class Book:
         def op(step: Step) -> list[int]:
             if policy is not None:
                 step.store.keep_policy(*policy)
-            return [step.add(draft).seq for draft in drafts]
+            return [step.add(draft) for draft in drafts]
 
         return self.writer.run(op)
 

@@ -67,9 +67,9 @@ class Requests:
                 expires=step.now + lifetime,
                 subject=_subject(call, decision, bound),
             )
-            decided = step.add(decision_draft(call, decision)).seq
+            decided = step.add(decision_draft(call, decision))
             fields = _receipt_fields(asked) | {"follows": [decided], "expires": format_time(asked.expires)}
-            seq = step.add(Draft("approval.requested", fields, {"subject": orjson.dumps(asked.subject)})).seq
+            seq = step.add(Draft("approval.requested", fields, {"subject": orjson.dumps(asked.subject)}))
             step.store.add_approval(asked, [decided, seq])
             return asked
 
@@ -104,7 +104,7 @@ def move(step: Step, approval: Approval, event: Event, note: str = "", more: Jso
     current, story = found
     moved = replace(approval, state=advance(current.state, event), note=note)
     fields = {**_receipt_fields(approval), "note": note, "follows": [story[-1]], **(more or {})}
-    seq = step.add(Draft(RECEIPT_OF[moved.state], fields)).seq
+    seq = step.add(Draft(RECEIPT_OF[moved.state], fields))
     step.store.move_approval(replace(approval, state=current.state), moved.state, note, [*story, seq])
     return moved
 
@@ -126,10 +126,10 @@ def not_consumable(step: Step, approval: Approval) -> Moved | None:
     return None
 
 
-def consume(step: Step, approval: Approval, decided: int) -> Json:
+def consume(step: Step, approval: Approval) -> Json:
     """Use the approval up; returns what the intent's receipt says of it."""
     approvers = [_vote_fields(vote) for vote in approval.votes if vote.verdict == "approve"]
-    move(step, approval, Event.CONSUME, more={"approvers": approvers, "decision": decided})
+    move(step, approval, Event.CONSUME, more={"approvers": approvers})
     return {"id": approval.id, "decision_hash": approval.decision_hash, "approvers": approvers}
 
 
@@ -166,7 +166,7 @@ def vote(writer: Writer, routes: Mapping[str, Route], id: str, ballot: Ballot) -
         wanted = [routes[route] for route in approval.routes]
         if event is Event.APPROVE and (missing := rules.missing_routes(wanted, voted.votes)):
             fields = _receipt_fields(voted) | _vote_fields(cast) | {"follows": [story[-1]], "missing": list(missing)}
-            seq = step.add(Draft("approval.granted", fields)).seq
+            seq = step.add(Draft("approval.granted", fields))
             step.store.move_approval(voted, State.REQUESTED, "", [*story, seq])
             return voted
         return move(step, voted, event, ballot.rationale, _vote_fields(cast))

@@ -102,7 +102,6 @@ class Links:
     """Follows each call and approval through its receipts; keeps only what is still open."""
 
     def __init__(self) -> None:
-        self.decisions: dict[int, tuple[str, str, str]] = {}
         self.intents: dict[int, str] = {}
         self.approvals: dict[str, str] = {}
         self.granted: dict[str, str] = {}
@@ -113,24 +112,21 @@ class Links:
         follows = receipt.get("follows", [])
         if not all(isinstance(number, int) and 0 <= number < seq for number in follows):
             raise Failed(seq, f"follows {follows}, which is not before it")
-        if kind == "decision":
-            if receipt["outcome"] != "deny":
-                self.decisions[seq] = receipt["call"], receipt["outcome"], receipt["request"]
-        elif kind == "intent":
-            self._intent(seq, receipt, follows)
+        if kind == "intent":
+            self._intent(seq, receipt)
         elif kind == "outcome":
             if self.intents.pop(follows[0] if follows else -1, None) != receipt["call"]:
                 raise Failed(seq, f"an outcome of call `{receipt['call']}` without its intent, or a second one")
         elif kind.startswith("approval."):
             self._approval(seq, receipt, kind)
 
-    def _intent(self, seq: int, receipt: Receipt, follows: list[int]) -> None:
+    def _intent(self, seq: int, receipt: Receipt) -> None:
         self.intents[seq] = receipt["call"]
         if receipt.get("purpose") == "facts":
             return
-        call, outcome, request = self.decisions.pop(follows[0] if follows else -1, ("", "", ""))
-        if (call, request) != (receipt["call"], receipt["request"]):
-            raise Failed(seq, f"an intent of call `{receipt['call']}` without the decision that lets it happen")
+        outcome = receipt["outcome"]
+        if outcome not in ("allow", "require_approval"):
+            raise Failed(seq, f"an intent of call `{receipt['call']}` whose decision does not let it happen")
         consumed = receipt.get("approval", {}).get("id")
         if outcome == "require_approval":
             if self.approvals.pop(consumed, None) != "approval.consumed":
@@ -230,16 +226,11 @@ class _Payloads:
             if cell is not None and name not in receipt:
                 raise Failed(seq, f"a payload `{name}` that the receipt does not speak of")
             if cell is None or len(cell) <= SALT_BYTES:
-                report.payloads_not_kept += name in receipt and not _shares_request(receipt)
+                report.payloads_not_kept += name in receipt
             elif "sha256:" + hashlib.sha256(cell).hexdigest() != receipt[name]:
                 raise Failed(seq, f"its payload `{name}` is not what it commits to")
             else:
                 report.payloads_checked += 1
-
-
-def _shares_request(receipt: Receipt) -> bool:
-    """An intent commits to the request of its decision, with which the payload is kept."""
-    return receipt["kind"] == "intent" and receipt.get("purpose") != "facts"
 
 
 def _verify_head(db: sqlite3.Connection, signer: tuple[str, bytes, Ed25519PublicKey], report: Report) -> None:
@@ -270,7 +261,7 @@ def describe(report: Report) -> str:
         [
             f"verified: {report.receipts} receipts of {report.origin}",
             "  every signature is the guard's; none is missing, changed, inserted or out of order",
-            "  every outcome has its intent, every intent its decision, every consumed approval its grant",
+            "  every outcome has its intent, every intent its decision, every approval used was granted and used once",
             f"  payloads: {report.payloads_checked} match what they were committed to, {report.payloads_not_kept} not kept",
             f"  calls without an outcome: {report.calls_without_outcome}",
             f"  root {report.root}",

@@ -24,14 +24,6 @@ T = TypeVar("T")
 SOFTWARE = f"mcp-guard/{__version__}"
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
-    """Where a receipt came to stand, and the commitments to its payloads."""
-
-    seq: int
-    commitments: dict[str, str]
-
-
 class Step:
     """One transaction in progress: the statements, the time, and receipts with their place in the tree."""
 
@@ -43,8 +35,8 @@ class Step:
         self._size = head.size
         self._edge: list[bytes] = list(head.edge)
 
-    def add(self, draft: Draft, hashed_only: bool = False) -> Entry:
-        """Append a receipt. With `hashed_only`, its payloads are committed to but not kept."""
+    def add(self, draft: Draft, hashed_only: bool = False) -> int:
+        """Append a receipt; returns its sequence number. With `hashed_only`, its payloads are committed to but not kept."""
         seq = self._size
         salts = {name: os.urandom(SALT_BYTES) for name in draft.payloads}
         commitments = {name: commitment(salts[name], data) for name, data in draft.payloads.items()}
@@ -58,7 +50,7 @@ class Step:
             self.store.add_payloads(seq, kept)
         self._edge = merkle.append(self._edge, seq, leaf)
         self._size += 1
-        return Entry(seq, commitments)
+        return seq
 
     def close(self, before: int) -> None:
         """Sign the new head and set it, if anything was appended."""
@@ -87,14 +79,18 @@ class Writer:
         self.key = key
         self._clock = clock
         self._waiting: list[_Waiting] = []
+        self.company = 0
+        """How many calls are under way: one alone does not wait for others to share its commit."""
 
     def submit(self, op: Op[T]) -> "asyncio.Future[T]":
         """The op's result, once it is durable. The future raises LedgerError if it cannot be."""
         loop = asyncio.get_running_loop()
-        if not self._waiting:
-            loop.call_soon(self.flush)
         future: asyncio.Future[T] = loop.create_future()
         self._waiting.append(_Waiting(op, future))
+        if self.company <= 1:
+            self.flush()
+        elif len(self._waiting) == 1:
+            loop.call_soon(self.flush)
         return future
 
     def flush(self) -> None:

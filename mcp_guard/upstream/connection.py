@@ -103,8 +103,7 @@ class Connection:
         self.peer = Peer(self._pipes.write, self)
         await self._pipes.open(self._process.stdout, self._process.stdin, self._limit)
         try:
-            async with asyncio.timeout(HANDSHAKE_SECONDS):
-                reply = await self.peer.request(INITIALIZE, hello)
+            reply = await self.peer.request(INITIALIZE, hello, timeout=HANDSHAKE_SECONDS)
         except (PeerLost, TimeoutError) as error:
             self._down = str(error) or f"did not answer `initialize` within {HANDSHAKE_SECONDS:g} s"
             return False

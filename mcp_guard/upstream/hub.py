@@ -126,8 +126,7 @@ class Hub:
         if call.meta:
             params["_meta"] = call.meta
         try:
-            async with asyncio.timeout(connection.connector.timeout):
-                reply = await connection.peer.request(CALL_TOOL, params, progress)
+            reply = await connection.peer.request(CALL_TOOL, params, progress, connection.connector.timeout)
         except PeerLost as lost:
             return _may_have_run(Ending.UNKNOWN, f"{lost} before it answered")
         except TimeoutError:

@@ -12,7 +12,7 @@ from typing import Protocol
 import orjson
 
 from mcp_guard.core.model import Json
-from mcp_guard.wire.methods import CANCELLED, INVALID_REQUEST, PROGRESS
+from mcp_guard.wire.methods import CANCELLED, INITIALIZE, INVALID_REQUEST, PROGRESS
 
 Id = str | int
 
@@ -48,13 +48,19 @@ class Peer:
         self._last_id = 0
         self._lost: str | None = None
 
-    async def request(self, method: str, params: Json | None, progress: Callable[[Json], None] | None = None) -> Json:
+    async def request(
+        self,
+        method: str,
+        params: Json | None,
+        progress: Callable[[Json], None] | None = None,
+        timeout: float | None = None,
+    ) -> Json:
         """Send a request; returns the `result` or `error` member of its reply, as `{"result": …}` or `{"error": …}`.
 
         With `progress`, the request carries a token of ours and each progress notification's params go there. When
-        the awaiting task is cancelled, the other side is told so.
+        the awaiting task is cancelled, or `timeout` seconds are over, the other side is told so.
 
-        Raises: PeerLost.
+        Raises: PeerLost, TimeoutError.
         """
         if self._lost is not None:
             raise PeerLost(self._lost)
@@ -68,14 +74,17 @@ class Peer:
             message["params"] = params
         future: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
         self._pending[number] = _Pending(future, progress)
+        timer = asyncio.get_running_loop().call_later(timeout, _expire, future) if timeout else None
         try:
             self._write(orjson.dumps(message) + b"\n")
             return await future
-        except asyncio.CancelledError:
-            if method != "initialize":  # the specification forbids cancelling it
+        except (asyncio.CancelledError, TimeoutError):
+            if method != INITIALIZE:  # the specification forbids cancelling it
                 self.notify(CANCELLED, {"requestId": number, "reason": "the caller gave up"})
             raise
         finally:
+            if timer is not None:
+                timer.cancel()
             del self._pending[number]
 
     def notify(self, method: str, params: Json | None = None) -> None:
@@ -135,6 +144,11 @@ class Peer:
         for pending in list(self._pending.values()):
             if not pending.future.done():
                 pending.future.set_exception(PeerLost(reason))
+
+
+def _expire(future: "asyncio.Future[Json]") -> None:
+    if not future.done():
+        future.set_exception(TimeoutError())
 
 
 def error(code: int, message: str) -> Json:

@@ -49,9 +49,7 @@ def test_the_bytes_sent_are_those_decided_on_and_recorded(arguments: Json, added
         [(_, sent)] = house.upstream.sent
         expected = {key: value for key, value in arguments.items() if key not in ("guard_ticket", "guard_reason")}
         assert sent == canonical.canonicalize(expected)
-        [(committed, data)] = kept(house, "decision", "request")
-        assert data == sent
-        assert [receipt["request"] for receipt in house.receipts("intent")] == [committed]
+        assert [data for _, data in kept(house, "intent", "request")] == [sent]
         house.close()
 
 
