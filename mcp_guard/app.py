@@ -5,6 +5,7 @@ policies are read when the first tool listings are in, because they are validate
 """
 
 import asyncio
+import gc
 import os
 import re
 import sys
@@ -210,5 +211,6 @@ class Run:
                 book.note(Draft("policy.rejected", {"reasons": error.message.splitlines()}))
             return
         self._policies.replace(engine)
+        gc.freeze()  # what is loaded by now stays: no collection need look at it again
         if engine.dormant:
             self._front.note(f"waiting for tools not listed yet: {', '.join(engine.dormant)}")

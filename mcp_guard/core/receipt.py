@@ -40,7 +40,8 @@ class Draft:
 
 def format_time(at: Micros) -> str:
     """RFC 3339 in UTC with microseconds."""
-    return datetime.fromtimestamp(at / 1_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    seconds, micros = divmod(at, 1_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{micros:06d}Z"
 
 
 def commitment(salt: bytes, payload: bytes) -> str:

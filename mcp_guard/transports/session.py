@@ -67,7 +67,7 @@ class Session:
         self._tasks: asyncio.TaskGroup
         self._greeted = asyncio.Event()
         """Set once the upstreams have shaken hands; a client that cannot wait for its own handshake is made to."""
-        self._began = self._initialized = False
+        self._began = self._initialized = self._settled = False
 
     def open(self, tasks: asyncio.TaskGroup) -> None:
         self._tasks = tasks
@@ -171,11 +171,14 @@ class Session:
 
     async def _settle(self) -> None:
         """The listings are known, which takes the client's `initialized`; a client that forgot it means it."""
+        if self._settled:
+            return
         await self._greeted.wait()
         if not self._initialized:
             self._initialized = True
             self._hub.announce()
         await self._hub.ready()
+        self._settled = True
 
     async def _call_tool(self, params: Json) -> Json:
         name, arguments = params.get("name"), params.get("arguments", {})
