@@ -23,9 +23,9 @@ from mcp_guard.guard import Guard
 from mcp_guard.identity.instances import Issuer, Launch, check_credential, random_text, start_instance
 from mcp_guard.ledger.opening import LedgerSettings, OpenLedger, open_ledger, recover
 from mcp_guard.policy.in_force import PoliciesInForce
+from mcp_guard.settings import Settings
 from mcp_guard.transports.session import Session
 from mcp_guard.transports.stdio import StdioFront
-from mcp_guard.settings import Settings
 from mcp_guard.upstream.child import Connector
 from mcp_guard.upstream.connection import Connection
 from mcp_guard.upstream.hub import Hub
@@ -170,10 +170,11 @@ class Run:
     async def serve(self, public_key: str) -> None:
         book, about = self._ledger.book, instance_fields(self._instance)
         launched = {"ticket": self._instance.task.ticket, "reason": self._instance.task.reason}
+        expires = format_time(self._instance.expires)
         book.note(
             Draft("guard.started", {"guard": book.settings.guard, "pid": os.getpid()}),
             Draft("instance.started", about | launched | {"guard": book.settings.guard}),
-            Draft("credential.issued", about | {"public_key": public_key, "expires": format_time(self._instance.expires)}),
+            Draft("credential.issued", about | {"public_key": public_key, "expires": expires}),
         )
         self._front = StdioFront(self._settings.message_bytes)
         self._hub.on_catalog = self._load_policies

@@ -141,6 +141,7 @@ class LimitsConfig(Model):
     message_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
     kept_response_bytes: Annotated[int, Field(ge=0)] = 64 * 1024
 
+
 class Config(Model):
     """The whole file."""
 

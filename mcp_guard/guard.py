@@ -70,7 +70,8 @@ class Guard:
         except LedgerError as error:
             return broken_record(error)
         except Exception as defect:  # promise P2: a defect of ours denies too, with a receipt, and is told
-            await self.ledger.refuse(call, Decision(Outcome.DENY, self.policies.version, reasons=(f"defect: {defect}",)))
+            decision = Decision(Outcome.DENY, self.policies.version, reasons=(f"defect: {defect}",))
+            await self.ledger.refuse(call, decision)
             raise
         if not isinstance(cleared, Intent):
             return cleared
@@ -101,7 +102,8 @@ class Guard:
 
     async def look_up(self, call: Call) -> Facts | str:
         """Read the facts through the same path as any call. Returns why, if they cannot be had."""
-        assert call.tool is not None and call.tool.rule.facts is not None
+        assert call.tool is not None
+        assert call.tool.rule.facts is not None
         rule = call.tool.rule.facts
         name = join(call.tool.server, rule.tool)
         tool = self.upstreams.find(name)

@@ -123,9 +123,8 @@ async def scenario_b(session: ClientSession, config: Path) -> None:
 def ledger(config: Path) -> None:
     heading("The receipts")
     print(guard(config, "log", "--last", "40"))
-    listed = subprocess.run(
-        [*GUARD, "log", "--config", str(config), "--kind", "intent", "--json"], capture_output=True, text=True, check=True
-    )
+    command = [*GUARD, "log", "--config", str(config), "--kind", "intent", "--json"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=True)
     intents = [receipt for receipt in json.loads(listed.stdout) if receipt.get("purpose") != "facts"]
     expect(len(intents) == 2, f"exactly two calls should have run, not {len(intents)}")
     heading("Who did that, and who let them?")

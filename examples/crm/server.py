@@ -132,7 +132,7 @@ def make_server(crm: Crm) -> MCPServer:
         return Deals(deals=crm.search(text))
 
     @server.tool()
-    def update_deal(
+    def update_deal(  # noqa: PLR0913, PLR0917 - the fields of a deal
         deal_id: DealId,
         stage: Stage | None = None,
         amount: Annotated[float | None, Field(description="US dollars")] = None,
@@ -142,7 +142,7 @@ def make_server(crm: Crm) -> MCPServer:
         notes: str | None = None,
     ) -> DealResult:
         """Change fields of a deal; fields that are left out stay as they are."""
-        changes = {
+        changes: dict[str, object] = {
             "stage": stage, "amount": amount, "discount_rate": discount_rate, "close_date": close_date,
             "billing_contact_email": billing_contact_email, "notes": notes,
         }  # fmt: skip

@@ -32,7 +32,7 @@ def load_apart(path: Path) -> Callable[[], Settings]:
         os.waitpid(child, 0)
         if not data:
             raise ConfigError(f"the process that read `{path}` died", "mcp-guard policy validate shows its error")
-        result: Settings | tuple[str, str] = pickle.loads(data)  # written by our own child
+        result: Settings | tuple[str, str] = pickle.loads(data)  # noqa: S301 - written by our own child
         if isinstance(result, tuple):
             raise ConfigError(*result)
         return result

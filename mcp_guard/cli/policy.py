@@ -26,7 +26,8 @@ def main(arguments: list[str]) -> int:
         return 0
     cases = read_cases(options.cases or settings.policies)
     if not cases:
-        raise PolicyError(f"no cases in `{options.cases or settings.policies}`", "write NAME.cases.toml beside the policies")
+        where = options.cases or settings.policies
+        raise PolicyError(f"no cases in `{where}`", "write NAME.cases.toml beside the policies")
     results = run_cases(engine, {tool.listed_as: tool for tool in tools}, cases)
     failed = [result for result in results if result.differences]
     if options.json:
@@ -44,7 +45,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
     validate = verbs.add_parser("validate", help="load the policies against the tools that are listed now")
     test = verbs.add_parser("test", help="run the *.cases.toml beside the policies")
-    test.add_argument("--cases", type=Path, metavar="PATH", help="a cases file or folder (default: the policies' folder)")
+    test.add_argument("--cases", type=Path, metavar="PATH", help="a cases file or folder (default: the policies)")
     for verb in (validate, test):
         add_config(verb)
         add_json(verb)

@@ -9,7 +9,7 @@ def main(arguments: list[str]) -> int:
     made.add_argument("--agent", metavar="NAME", help="the enrolled agent (default: the only one)")
     made.add_argument("--ticket", metavar="ID", help="the ticket that this run is for")
     made.add_argument("--reason", metavar="TEXT", help="why this run is made")
-    made.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for (default: the agent's in the config)")
+    made.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for (default: the config's)")
     options = made.parse_args(arguments)
 
     settings = load_apart(options.config)

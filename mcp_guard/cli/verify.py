@@ -1,4 +1,4 @@
-"""`mcp-guard verify`: verify the ledger with its public key. The same code runs alone: python -m mcp_guard.ledger.verify."""
+"""`mcp-guard verify`: verify the ledger with its public key. `mcp_guard/ledger/verify.py` does the same alone."""
 
 import json
 from dataclasses import asdict
@@ -11,7 +11,7 @@ from mcp_guard.ledger.verify import Unusable, describe, verify_ledger
 
 def main(arguments: list[str]) -> int:
     made = parser("verify", "Verify the ledger with its public key; exit 1 at the first thing that cannot be proved.")
-    made.add_argument("--key", type=Path, metavar="FILE", help="the verifier key (default: ledger.pub beside the ledger)")
+    made.add_argument("--key", type=Path, metavar="FILE", help="the verifier key (default: beside the ledger)")
     options = made.parse_args(arguments)
     path = ledger_path(options)
     try:

@@ -4,7 +4,7 @@ Whatever is wrong with a call is noted in its `problems`, in words for the agent
 """
 
 import re
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -37,7 +37,7 @@ CLAIM_LIMIT = 500
 class Description:
     """The operator's bounds on what is described."""
 
-    limits: Limits = Limits()
+    limits: Limits = field(default_factory=Limits)
     ticket_pattern: re.Pattern[str] | None = None
 
     def assess(self, call: Call, facts: Facts | None) -> Call:

@@ -172,7 +172,8 @@ def verify_ledger(path: Path, key_file: Path) -> Report:
 def _verify_receipts(db: sqlite3.Connection, key: Ed25519PublicKey, report: Report) -> None:
     tree, links = Tree(), Links()
     payloads = _Payloads(db)
-    for seq, kind, body, signature, leaf in db.execute("SELECT seq, kind, body, signature, leaf FROM receipt ORDER BY seq"):
+    receipts = db.execute("SELECT seq, kind, body, signature, leaf FROM receipt ORDER BY seq")
+    for seq, kind, body, signature, leaf in receipts:
         if seq != tree.size:
             raise Failed(seq, f"receipt {tree.size} is missing")
         if not all(isinstance(cell, bytes) for cell in (body, signature, leaf)):
@@ -262,7 +263,7 @@ def describe(report: Report) -> str:
             f"verified: {report.receipts} receipts of {report.origin}",
             "  every signature is the guard's; none is missing, changed, inserted or out of order",
             "  every outcome has its intent, every intent its decision, every approval used was granted and used once",
-            f"  payloads: {report.payloads_checked} match what they were committed to, {report.payloads_not_kept} not kept",
+            f"  payloads: {report.payloads_checked} match their commitments, {report.payloads_not_kept} not kept",
             f"  calls without an outcome: {report.calls_without_outcome}",
             f"  root {report.root}",
             "not proved: that no later receipt was removed together with its checkpoint; keep this one elsewhere:",

@@ -36,7 +36,7 @@ class Step:
         self._edge: list[bytes] = list(head.edge)
 
     def add(self, draft: Draft, hashed_only: bool = False) -> int:
-        """Append a receipt; returns its sequence number. With `hashed_only`, its payloads are committed to but not kept."""
+        """Append a receipt; returns its sequence number. With `hashed_only`, payloads are committed to but not kept."""
         seq = self._size
         salts = {name: os.urandom(SALT_BYTES) for name in draft.payloads}
         commitments = {name: commitment(salts[name], data) for name, data in draft.payloads.items()}

@@ -75,7 +75,8 @@ def read_cases(path: Path) -> list[Case]:
             said = {**defaults, **table}
             name = said.get("name", f"case {number}")
             if unknown := said.keys() - KEYS:
-                raise PolicyError(f"{file.name}: {name}: unknown key `{min(unknown)}`", f"keys: {', '.join(sorted(KEYS))}")
+                hint = f"keys: {', '.join(sorted(KEYS))}"
+                raise PolicyError(f"{file.name}: {name}: unknown key `{min(unknown)}`", hint)
             if missing := {"tool", "outcome"} - said.keys():
                 raise PolicyError(f"{file.name}: {name}: `{min(missing)}` is required", "see the other cases")
             cases.append(Case(file.name, name, said))

@@ -102,7 +102,6 @@ class PolicyEngine:
             material=orjson.dumps({"request": material, "entities": described}),
         )
 
-
     def _entities(self, call: Call) -> tuple[Entities, list[Json]]:
         """Parsed entities for the engine, and the same in JSON for the record."""
         known = self._principal(call.instance)

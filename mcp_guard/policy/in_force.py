@@ -1,7 +1,6 @@
 """The policies in force: replaced whole or not at all, while sessions go on."""
 
 from collections.abc import Mapping
-
 from typing import TYPE_CHECKING
 
 from mcp_guard.core.model import Call, Counter, Decision, Instance, Outcome, Tool

@@ -1,4 +1,4 @@
-"""From a described call to a Cedar request. A value that Cedar cannot hold exactly is never rounded or dropped: it denies.
+"""From a described call to a Cedar request. A value that Cedar cannot hold exactly is never rounded: it denies.
 
 Booleans are checked before integers (in Python a boolean is one), and an integral number is an integer to JSON Schema.
 """
@@ -81,7 +81,7 @@ class _Input:
         for name, item in value.items():
             at = _join(path, name)
             inner = shape.fields.get(name)
-            if inner is None and not shape.open or inner is not None and inner.kind is Kind.NEVER:
+            if (inner is None and not shape.open) or (inner is not None and inner.kind is Kind.NEVER):
                 raise Inexpressible(f"`{at}` is not an argument of this tool")
             if inner is None or inner.kind is Kind.OPAQUE:
                 self.unknown.append(at)

@@ -1,7 +1,7 @@
 """From tool listings to a Cedar schema, and to the shapes by which arguments become Cedar values. Pure.
 
-What Cedar has no type for (true unions, untyped or mixed values, recursive references) is *opaque*: policies do not see the value,
-but they see its path in `context.input_unknown`, so that nothing is ever sent unseen.
+What Cedar has no type for (true unions, untyped or mixed values, recursive references) is *opaque*: policies do not see
+the value, but they see its path in `context.input_unknown`, so that nothing is ever sent unseen.
 """
 
 from collections.abc import Iterable, Mapping
@@ -54,7 +54,7 @@ OPAQUE = Shape(Kind.OPAQUE, nullable=True)
 
 
 def input_shape(tool: Tool) -> Shape | None:
-    """The shape of a tool's arguments, or None if its definition has no schema of an object: no call of it can be decided."""
+    """The shape of a tool's arguments, or None if its schema is no object's: then no call of it can be decided."""
     schema = tool.definition.get("inputSchema")
     if not isinstance(schema, dict):
         return None
@@ -114,11 +114,12 @@ def _read_typed(name: Any, schema: Json, root: Json, seen: tuple[str, ...]) -> S
     properties = schema.get("properties", {})
     if not isinstance(properties, dict):
         return OPAQUE
-    required = schema.get("required", [])
+    required = schema.get("required")
+    required = required if isinstance(required, list) else []
     return Shape(
         Kind.RECORD,
         fields={key: read_shape(value, root, seen) for key, value in properties.items()},
-        required=frozenset(key for key in required if isinstance(key, str)) if isinstance(required, list) else frozenset(),
+        required=frozenset(key for key in required if isinstance(key, str)),
         open=schema.get("additionalProperties") is not False,
     )
 

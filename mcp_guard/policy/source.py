@@ -1,4 +1,4 @@
-"""Reading policies: files to policies with ids, gates and reasons; every problem of a set is found before it is refused."""
+"""Reading policies: files to policies with ids, gates and reasons; all problems of a set are named at once."""
 
 import json
 from collections.abc import Collection, Mapping

@@ -97,10 +97,11 @@ class Session:
         """Answer a frame that must not be acted on. A tool call in it asked for a decision, so it gets its receipt."""
         message = refused.message if isinstance(refused.message, dict) else {}
         id, params = message.get("id"), message.get("params")
+        name = params.get("name") if isinstance(params, dict) else None
         if not isinstance(id, str | int) or isinstance(id, bool):
             self.client.reply(None, error(PARSE_ERROR, refused.reason))
-        elif self._began and message.get("method") == CALL_TOOL and isinstance(params, dict) and isinstance(params.get("name"), str):
-            name = params["name"].encode("utf-8", "replace").decode()
+        elif self._began and message.get("method") == CALL_TOOL and isinstance(name, str):
+            name = name.encode("utf-8", "replace").decode()
             self._run(("", id), self._answer(id, self._call(Asked(name, {}, problem=refused.reason), None)))
         else:
             self.client.reply(id, error(PARSE_ERROR, refused.reason))

@@ -46,7 +46,5 @@ def build_catalog(
                 continue
             rule = rules.get(listed_as, ToolRule())
             effect = resolve_effect(definition, rule)
-            catalog[listed_as] = Tool(
-                server, name, listed_as, definition, definition_hash(definition), rule, effect
-            )
+            catalog[listed_as] = Tool(server, name, listed_as, definition, definition_hash(definition), rule, effect)
     return catalog, left_out

@@ -53,7 +53,7 @@ class Peer:
         method: str,
         params: Json | None,
         progress: Callable[[Json], None] | None = None,
-        timeout: float | None = None,
+        timeout: float | None = None,  # noqa: ASYNC109 - the reply must be let go with it
     ) -> Json:
         """Send a request; returns the `result` or `error` member of its reply, as `{"result": …}` or `{"error": …}`.
 

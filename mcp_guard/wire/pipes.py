@@ -60,7 +60,7 @@ class Pipes:
         if _is_file(sink):
             self._file = sink
         else:
-            writer = _Writer(lambda slow: self.on_pressure(slow), self._end)
+            writer = _Writer(lambda slow: self.on_pressure(slow), self._end)  # noqa: PLW0108 - it is set later
             self._writing, _ = await loop.connect_write_pipe(lambda: writer, sink)
         reader = _Reader(Lines(limit), self._on_line, self._end)
         if _is_file(source):

@@ -5,6 +5,7 @@ import base64
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from jwt.types import Options
 
 from mcp_guard.core import credential
 from mcp_guard.core.model import Agent
@@ -19,10 +20,8 @@ AGENT = Agent("deal-update-agent", "bob", ("crm-agents",))
 
 def test_an_independent_library_reads_the_credential() -> None:
     instance, public = start_instance(ISSUER, AGENT, Launch(ticket="INC-1", on_behalf_of="dana"), NOW, 60)
-    claims = jwt.decode(
-        instance.credential, KEY.public_key(), algorithms=["EdDSA"], options={"verify_exp": False, "verify_nbf": False}
-        | {"verify_iat": False}
-    )
+    now_is_not_then: Options = {"verify_exp": False, "verify_nbf": False, "verify_iat": False}
+    claims = jwt.decode(instance.credential, KEY.public_key(), algorithms=["EdDSA"], options=now_is_not_then)
     assert claims["sub"] == "deal-update-agent"
     assert claims["act"] == {"sub": "dana"}
     assert claims["exp"] - claims["iat"] == 60

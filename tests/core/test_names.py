@@ -14,7 +14,7 @@ names = st.text(min_size=1, max_size=40).filter(lambda text: text.encode("utf-8"
 
 @given(servers, names)
 def test_every_name_fits_the_limits(server: str, name: str) -> None:
-    assert re.fullmatch(r"[A-Za-z0-9_-]{1,%d}" % NAME_LIMIT, join(server, name))
+    assert re.fullmatch(rf"[A-Za-z0-9_-]{{1,{NAME_LIMIT}}}", join(server, name))
 
 
 @given(servers, st.text("ab_x2E./-é", min_size=1, max_size=8))

@@ -12,17 +12,17 @@ TOOL = Tool("crm", "update", "crm__update", SCHEMA, "sha256:0", ToolRule(sensiti
 CALM = Evidence(TOOL, {"stage": "x"}, Facts({"stage": "y"}, "sha256:0"), Change(("stage",)), Task(ticket="INC-1"))
 
 
-@pytest.mark.parametrize(
-    ("signal", "seen"),
-    [
-        ("destructive_tool", replace(CALM, tool=replace(TOOL, effect=Effect.DESTRUCTIVE))),
-        ("sensitive_field", replace(CALM, change=Change(("iban",)))),
-        ("blind_write", replace(CALM, facts=None)),
-        ("many_fields", replace(CALM, change=Change(tuple("abcdef")))),
-        ("undeclared_field", replace(CALM, arguments={"stage": "x", "admin": True})),
-        ("no_task", replace(CALM, task=Task())),
-    ],
-)
+ROWS = [
+    ("destructive_tool", replace(CALM, tool=replace(TOOL, effect=Effect.DESTRUCTIVE))),
+    ("sensitive_field", replace(CALM, change=Change(("iban",)))),
+    ("blind_write", replace(CALM, facts=None)),
+    ("many_fields", replace(CALM, change=Change(tuple("abcdef")))),
+    ("undeclared_field", replace(CALM, arguments={"stage": "x", "admin": True})),
+    ("no_task", replace(CALM, task=Task())),
+]
+
+
+@pytest.mark.parametrize(("signal", "seen"), ROWS)
 def test_signal_is_raised_alone(signal: str, seen: Evidence) -> None:
     risk = assess(seen)
     assert [found.name for found in risk.signals] == [signal]
@@ -30,8 +30,7 @@ def test_signal_is_raised_alone(signal: str, seen: Evidence) -> None:
 
 
 def test_every_signal_has_a_row_above() -> None:
-    rows = test_signal_is_raised_alone.pytestmark[0].args[1]
-    assert {signal.__name__ for signal in SIGNALS} == {name for name, _ in rows}
+    assert {signal.__name__ for signal in SIGNALS} == {name for name, _ in ROWS}
 
 
 def test_a_calm_call_scores_nothing_and_the_score_is_capped() -> None:

@@ -146,8 +146,9 @@ def forge_checkpoint(db: sqlite3.Connection) -> None:
 
 
 def empty(db: sqlite3.Connection) -> None:
-    for statement in ("DELETE FROM payload", "DELETE FROM receipt", "UPDATE head SET size = 0, edge = X'', checkpoint = ''"):
-        db.execute(statement)
+    db.execute("DELETE FROM payload")
+    db.execute("DELETE FROM receipt")
+    db.execute("UPDATE head SET size = 0, edge = X'', checkpoint = ''")
 
 
 @pytest.mark.parametrize(
@@ -210,7 +211,12 @@ def test_it_runs_alone_with_exit_codes(copy: Path, capsys: pytest.CaptureFixture
 def test_it_imports_nothing_of_the_guard(copy: Path) -> None:
     """Copied out of the package, it still verifies."""
     alone = Path(shutil.copy(Path(verify_ledger.__code__.co_filename), copy / "alone.py"))
-    words = [sys.executable, "-I", str(alone), str(copy / "ledger.sqlite"), "--key", str(copy / "ledger.pub")]
-    program = "import sys; sys.modules['mcp_guard'] = None; import runpy; sys.argv = sys.argv[1:]; runpy.run_path(sys.argv[0], run_name='__main__')"
-    done = subprocess.run([sys.executable, "-c", program, *words[2:]], capture_output=True, text=True)
+    program = """if True:
+        import runpy, sys
+        sys.modules["mcp_guard"] = None
+        sys.argv = sys.argv[1:]
+        runpy.run_path(sys.argv[0], run_name="__main__")
+    """
+    words = [str(alone), str(copy / "ledger.sqlite"), "--key", str(copy / "ledger.pub")]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
     assert done.returncode == OK, done.stderr

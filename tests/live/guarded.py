@@ -98,8 +98,10 @@ class Client:
         )
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
-        assert self.process.stdin and self.process.stdout and self.process.stderr
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, trace: TracebackType | None) -> None:
+        assert self.process.stdin
+        assert self.process.stdout
+        assert self.process.stderr
         self.process.stdin.close()
         try:
             self.process.wait(20)
@@ -119,14 +121,16 @@ class Client:
     def send(self, method: str, params: Json | None = None) -> int:
         """Send a request without waiting; returns its id."""
         self.last_id += 1
-        self.write(json.dumps({"jsonrpc": "2.0", "id": self.last_id, "method": method, "params": params or {}}).encode())
+        message = {"jsonrpc": "2.0", "id": self.last_id, "method": method, "params": params or {}}
+        self.write(json.dumps(message).encode())
         return self.last_id
 
     def notify(self, method: str, params: Json | None = None) -> None:
         self.write(json.dumps({"jsonrpc": "2.0", "method": method, "params": params or {}}).encode())
 
     def read(self) -> Json:
-        assert self.process.stdout and self.process.stderr
+        assert self.process.stdout
+        assert self.process.stderr
         line = self.process.stdout.readline()
         if not line:
             raise AssertionError(f"the guard closed its output: {self.process.stderr.read().decode()}")

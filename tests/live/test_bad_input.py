@@ -110,7 +110,9 @@ def test_wrong_types_are_denied_with_the_path(client: Client, folder: Path, argu
     assert seen(folder, "up") == []
 
 
-@pytest.mark.parametrize("params", [{}, {"name": 5}, {"name": "up__echo", "arguments": []}, {"name": "up__echo", "_meta": 1}])
+@pytest.mark.parametrize(
+    "params", [{}, {"name": 5}, {"name": "up__echo", "arguments": []}, {"name": "up__echo", "_meta": 1}]
+)
 def test_a_call_that_is_no_call_is_a_protocol_error(client: Client, params: Json) -> None:
     assert client.request("tools/call", params)["error"]["code"] == -32602
 

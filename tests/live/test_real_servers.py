@@ -88,14 +88,16 @@ async def test_server_filesystem_with_the_clients_roots(tmp_path: Path) -> None:
     work = tmp_path / "work"
     work.mkdir()
     policies = f"""
-@id("read") permit (principal, action in [Action::"filesystem__read_text_file", Action::"filesystem__list_allowed_directories"], resource);
+@id("read") permit (principal, action in [
+  Action::"filesystem__read_text_file", Action::"filesystem__list_allowed_directories"
+], resource);
 @id("write") permit (principal, action == Action::"filesystem__write_file", resource)
 when {{ context.input.path like "{work}/*.txt" }};
 """
     config = write_config(tmp_path, node("filesystem", str(work)), policies)
 
     async def roots(_: Any) -> types.ListRootsResult:
-        return types.ListRootsResult(roots=[types.Root(uri=work.as_uri(), name="work")])  # type: ignore[arg-type]
+        return types.ListRootsResult(roots=[types.Root(uri=work.as_uri(), name="work")])
 
     async with guarded(config, list_roots_callback=roots) as client:
         assert str(work) in text(await client.call_tool("filesystem__list_allowed_directories", {}))
@@ -111,7 +113,7 @@ when {{ context.input.path like "{work}/*.txt" }};
 async def test_server_everything_passes_everything_through(tmp_path: Path) -> None:
     config = write_config(tmp_path, node("everything", "stdio"))
     heard: list[Any] = []
-    progress: list[float] = []
+    steps: list[float] = []
 
     async def sampling(_: Any, params: types.CreateMessageRequestParams) -> types.CreateMessageResult:
         content = types.TextContent(type="text", text="sampled by the client")
@@ -123,8 +125,8 @@ async def test_server_everything_passes_everything_through(tmp_path: Path) -> No
     async def on_log(params: Any) -> None:
         heard.append(params)
 
-    async def on_progress(value: float, total: float | None, message: str | None) -> None:
-        progress.append(value)
+    async def on_progress(progress: float, total: float | None, message: str | None) -> None:
+        steps.append(progress)
 
     async with guarded(
         config, sampling_callback=sampling, elicitation_callback=elicit, logging_callback=on_log
@@ -136,7 +138,7 @@ async def test_server_everything_passes_everything_through(tmp_path: Path) -> No
             "everything__trigger-long-running-operation", {"duration": 1, "steps": 4}, progress_callback=on_progress
         )
         assert not long.is_error
-        assert progress == [1, 2, 3, 4]
+        assert steps == [1, 2, 3, 4]
 
         sampled = await client.call_tool("everything__trigger-sampling-request", {"prompt": "x", "maxTokens": 10})
         assert "sampled by the client" in text(sampled)

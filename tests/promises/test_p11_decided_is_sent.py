@@ -41,7 +41,10 @@ def kept(house: House, kind: str, name: str) -> list[tuple[str, bytes]]:
     return found
 
 
-@given(st.dictionaries(texts, values, max_size=4), st.sampled_from([{}, {"guard_ticket": "INC-9"}, {"guard_reason": "why"}]))
+@given(
+    st.dictionaries(texts, values, max_size=4),
+    st.sampled_from([{}, {"guard_ticket": "INC-9"}, {"guard_reason": "why"}]),
+)
 def test_the_bytes_sent_are_those_decided_on_and_recorded(arguments: Json, added: Json) -> None:
     with tempfile.TemporaryDirectory() as folder:
         house = open_free(folder)

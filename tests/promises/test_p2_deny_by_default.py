@@ -147,7 +147,9 @@ def test_rates_are_exact_across_two_processes_on_one_ledger(tmp_path: Path) -> N
 
     async def story() -> list[Json]:
         calls = [
-            house.guard.call(make_instance(), Asked("crm__note", {"text": str(n)})) for n in range(15) for house in houses
+            house.guard.call(make_instance(), Asked("crm__note", {"text": str(n)}))
+            for n in range(15)
+            for house in houses
         ]
         return await asyncio.gather(*calls)
 
@@ -166,7 +168,12 @@ SETS = [ALLOW, f"{ALLOW}\n{GATE}", '@id("some") permit (principal, action, resou
     st.sampled_from(TOOLS),
     st.dictionaries(
         st.sampled_from(["deal_id", "amount", "stage", "text", "else"]),
-        st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5) | st.lists(st.integers(), max_size=2),
+        st.none()
+        | st.booleans()
+        | st.integers()
+        | st.floats()
+        | st.text(max_size=5)
+        | st.lists(st.integers(), max_size=2),
     ),
 )
 def test_the_same_call_gets_the_same_decision_from_two_engines(policies: str, tool: Any, arguments: Json) -> None:

@@ -42,26 +42,26 @@ def text_result(text: str, error: bool = False) -> dict:
     return {"content": [{"type": "text", "text": text}], "isError": error}
 
 
+SCRIPTED: dict[str, list[dict]] = {
+    "twice": [{"result": text_result("first")}, {"result": text_result("second")}],
+    "neither": [{}],
+    "never": [],
+    "tool_error": [{"result": text_result("the tool says no", error=True)}],
+    "protocol_error": [{"error": {"code": -32050, "message": "upstream says no", "data": {"kept": True}}}],
+}
+
+
 def call(id: object, name: str, arguments: dict, meta: dict) -> None:
     """Answer one call, or do what its name says."""
     plain = {"result": text_result(json.dumps({"tool": name, "arguments": arguments}, sort_keys=True))}
-    if name == "garbage":
-        sys.stdout.write("this is not JSON\n{\"jsonrpc\": \"2.0\"\n[1, 2]\n")
-    elif name == "twice":
-        send({"id": id, "result": text_result("first")})
-        send({"id": id, "result": text_result("second")})
+    if name in SCRIPTED:
+        for message in SCRIPTED[name]:
+            send({"id": id, **message})
         return
-    elif name == "neither":
-        send({"id": id})
-        return
-    elif name == "die":
+    if name == "die":
         os._exit(3)
-    elif name == "never":
-        return
-    elif name == "tool_error":
-        plain = {"result": text_result("the tool says no", error=True)}
-    elif name == "protocol_error":
-        plain = {"error": {"code": -32050, "message": "upstream says no", "data": {"kept": True}}}
+    elif name == "garbage":
+        sys.stdout.write('this is not JSON\n{"jsonrpc": "2.0"\n[1, 2]\n')
     elif name == "count":
         for step in range(3):
             progress = {"progressToken": meta.get("progressToken"), "progress": step + 1, "total": 3}

@@ -9,9 +9,7 @@ SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}}
 
 def look(ledger: str, arguments: dict) -> dict:
     with sqlite3.connect(f"file:{ledger}?mode=ro", uri=True) as db:
-        rows = db.execute(
-            "SELECT request FROM receipt JOIN payload USING (seq) WHERE kind = 'intent'"
-        ).fetchall()
+        rows = db.execute("SELECT request FROM receipt JOIN payload USING (seq) WHERE kind = 'intent'").fetchall()
     return {"intents": len(rows), "mine": arguments in [json.loads(cell[16:]) for (cell,) in rows]}
 
 
@@ -30,7 +28,8 @@ def main() -> None:
         else:
             found = look(sys.argv[1], message["params"]["arguments"])
             result = {"content": [{"type": "text", "text": json.dumps(found)}]}
-        print(json.dumps({"jsonrpc": "2.0", "id": id, "result": result}), flush=True)
+        sys.stdout.write(json.dumps({"jsonrpc": "2.0", "id": id, "result": result}) + "\n")
+        sys.stdout.flush()
 
 
 if __name__ == "__main__":
