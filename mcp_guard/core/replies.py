@@ -55,7 +55,7 @@ def denied_by_person(held: Approval) -> Json:
     said = next((f" by {vote.approver}: {vote.rationale}" for vote in held.votes if vote.verdict == "deny"), "")
     text = f"not approved: approval {held.id} is {held.state}{said}. Nothing was sent."
     if held.state is State.CONSUMED:
-        text = f"approval {held.id} was used by the same call made twice; it lets one happen. Nothing more was sent."
+        text = f"approval {held.id} was used by the same call made twice; it lets one call happen. Nothing was sent."
     return tool_error(text, outcome="deny", approval=held.id, state=str(held.state))
 
 
