@@ -1,0 +1,101 @@
+"""Measure the guard beside its peers, interleaved in one run, and hold the result against the budgets.
+
+The kit that takes the samples is `../shared/bench` where that exists, else its copy in `benchmarks/kit`. The guard is
+as a user has it: a policy with a condition on the arguments, both receipts signed and synced to a real disk.
+"""
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+SHARED = HERE.parent.parent / "shared" / "bench"
+MEMORY_FILE_SYSTEMS = ("tmpfs", "ramfs")
+
+CONFIG = """
+[guard]
+policies = "policies"
+[agents.bench]
+owner = "bench"
+[upstreams.bench]
+command = {python}
+args = [{upstream}]
+"""
+
+POLICY = """
+@id("amounts-below-100k")
+permit (principal, action == Action::"bench__update_deal", resource)
+when { context.input.amount.lessThan(decimal("100000.0")) };
+"""
+
+
+def file_system(path: Path) -> str:
+    """The type of the file system that holds the path."""
+    found = subprocess.run(["stat", "-f", "-c", "%T", path], capture_output=True, text=True, check=True)
+    return found.stdout.strip()
+
+
+def write_guard(folder: Path, upstream: Path) -> Path:
+    """Write a guard's configuration and policy; returns the configuration."""
+    (folder / "policies").mkdir()
+    (folder / "policies" / "bench.cedar").write_text(POLICY)
+    config = folder / "mcp-guard.toml"
+    config.write_text(CONFIG.format(python=json.dumps(sys.executable), upstream=json.dumps(str(upstream))))
+    return config
+
+
+def judge(summaries: dict[str, dict]) -> list[tuple[str, str, str, bool]]:
+    """Each budget: what, measured, allowed, met. Added latency is over the same run's `direct`."""
+    direct, durable, sdk, guard = (summaries[name] for name in ("direct", "durable", "sdk", "guard"))
+    added = guard["p50_ms"] - direct["p50_ms"]
+    latency = added / (durable["p50_ms"] - direct["p50_ms"])
+    throughput = guard["calls_per_s"] / sdk["calls_per_s"]
+    start, resident = guard["init_ms"] - direct["init_ms"], guard["rss_mb"] * 1e6 / 2**20
+    return [
+        (f"added p50 (+{added:.2f} ms) over `durable`'s", f"{latency:.2f}x", "<= 2.2x", latency <= 2.2),
+        ("calls a second, 16 in flight, over `sdk`'s", f"{throughput:.2f}x", ">= 1.5x", throughput >= 1.5),
+        ("added start-up, handshake done", f"{start:.0f} ms", "<= 200 ms", start <= 200),
+        ("resident memory", f"{resident:.0f} MiB", "<= 50 MiB", resident <= 50),
+        ("p50 over `direct`'s (says more of the upstream)", f"{guard['ratio']:.1f}x", "-", True),
+    ]
+
+
+def main() -> int:
+    """Exit codes: 0 measured, 1 a target failed or a budget was missed, 2 no real disk."""
+    parser = argparse.ArgumentParser(description=__doc__, epilog="other options go to the kit's driver")
+    parser.add_argument("--felt", action="store_true", help="the official SDK as client and upstream; no budgets")
+    parser.add_argument("--where", type=Path, default=HERE.parent / "build", help="a folder on a real disk")
+    parser.add_argument("--json", type=Path, help="write every sample here")
+    options, driver_options = parser.parse_known_args()
+    options.where.mkdir(parents=True, exist_ok=True)
+    if (kind := file_system(options.where)) in MEMORY_FILE_SYSTEMS:
+        print(f"`{options.where}` is on {kind}: a sync costs nothing there\nhint: make bench ARGS='--where FOLDER'")
+        return 2
+    kit = SHARED if (SHARED / "driver.py").exists() else HERE / "kit"
+    folder = Path(tempfile.mkdtemp(prefix="bench-", dir=options.where))
+    try:
+        samples = options.json or folder / "samples.json"
+        upstream = kit / ("upstream_sdk.py" if options.felt else "upstream.py")
+        guard = f"guard={Path(sys.executable).with_name('mcp-guard')} run --config {write_guard(folder, upstream)}"
+        command = [sys.executable, str(kit / "driver.py"), f"@{kit / 'peers.args'}", "--targets", guard]
+        command += ["--upstream", f"{{python}} {upstream}", "--client", "sdk" if options.felt else "lean"]
+        compiled = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
+        done = subprocess.run([*command, "--json", str(samples), *driver_options], check=False, env=compiled)
+        if not samples.exists() or done.returncode or options.felt:
+            return done.returncode
+        results = judge(json.loads(samples.read_bytes())["summaries"])
+    finally:
+        shutil.rmtree(folder)
+    print()
+    for what, measured, allowed, met in results:
+        print(f"{what:<50}{measured:>10}{allowed:>12}  {'met' if met else 'MISSED'}")
+    return 0 if all(met for *_, met in results) else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
