@@ -8,7 +8,7 @@ from pathlib import Path
 from mcp_guard.app import listed_tools, policy_world
 from mcp_guard.cli.options import add_config, add_json
 from mcp_guard.config import load
-from mcp_guard.core.errors import PolicyError
+from mcp_guard.core.errors import PolicyError, UpstreamError
 from mcp_guard.policy.cases import read_cases, run_cases
 from mcp_guard.policy.engine import load_policies
 
@@ -17,6 +17,10 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     settings = load(options.config)
     tools, absent = asyncio.run(listed_tools(settings))
+    if absent:
+        names = ", ".join(f"`{name}`" for name in sorted(absent))
+        where = settings.state_dir / "upstreams"
+        raise UpstreamError(f"no tools from {names}, so no policy on them can be checked", f"see its stderr in {where}")
     engine = load_policies(settings.policies, policy_world(settings, tools, absent))
     if options.verb == "validate":
         about = {"version": engine.version, "tools": len(tools), "dormant": list(engine.dormant)}

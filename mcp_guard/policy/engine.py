@@ -15,11 +15,11 @@ from cedarpy import Entities, PolicySet, Schema
 from mcp_guard.core import canonical
 from mcp_guard.core.decision import Verdict, rule
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.core.model import Call, Counter, Decision, Instance, Json, Outcome, Tool
+from mcp_guard.core.model import Call, Counter, Decision, Effect, Instance, Json, Outcome, Tool
 from mcp_guard.core.names import MANGLING_VERSION
 from mcp_guard.policy.request import build_context, principal_entities, resource_entity
 from mcp_guard.policy.schema import PRINCIPAL, TOOL, build_schema
-from mcp_guard.policy.source import Policy, Source, as_json, is_dormant, read_policies
+from mcp_guard.policy.source import Policy, Source, Unlisted, as_json, is_dormant, read_policies
 
 ENGINE = f"cedarpy/{getattr(cedarpy, '__version__', '4.12')}"
 
@@ -28,7 +28,7 @@ ENGINE = f"cedarpy/{getattr(cedarpy, '__version__', '4.12')}"
 class World:
     """What policies are validated against: the catalog, the configured entity attributes, counters and routes.
 
-    `absent` are upstreams that have not listed their tools yet.
+    `absent` are upstreams that have listed no tools yet.
     """
 
     tools: tuple[Tool, ...]
@@ -36,6 +36,14 @@ class World:
     counters: tuple[Counter, ...] = ()
     routes: Collection[str] = ()
     absent: Collection[str] = ()
+
+    def unlisted(self) -> Unlisted:
+        effects = {str(effect) for effect in Effect} - {str(tool.effect) for tool in self.tools}
+        used = {tool.rule.resource.type for tool in self.tools if tool.rule.resource}
+        if any(tool.effect is Effect.DESTRUCTIVE for tool in self.tools):
+            effects.discard(Effect.WRITE)  # its members are members of this too
+        groups = effects | {f"server:{server}" for server in self.absent}
+        return Unlisted(self.absent, groups, self.attributes.keys() - used, not self.tools)
 
 
 class PolicyEngine:
@@ -174,7 +182,8 @@ def load_policies(path: Path, world: World) -> PolicyEngine:
     Raises: PolicyError naming every problem.
     """
     source = read_policies(path, world.routes)
-    active = {id: policy for id, policy in source.policies.items() if not is_dormant(policy, world.absent)}
+    unlisted = world.unlisted()
+    active = {id: policy for id, policy in source.policies.items() if not is_dormant(policy, unlisted)}
     try:
         engine = PolicyEngine(source, active, world)
         if active:

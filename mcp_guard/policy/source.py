@@ -91,10 +91,25 @@ def as_json(policies: Mapping[str, Policy]) -> str:
     return json.dumps({"templates": {}, "staticPolicies": bodies, "templateLinks": []})
 
 
-def is_dormant(policy: Policy, absent: Collection[str]) -> bool:
-    """Whether it speaks only of tools of upstreams that have not listed any yet, and so can match nothing now."""
-    scope = policy.body["action"]
-    named = scope.get("entities") or ([scope["entity"]] if "entity" in scope else [])
-    return bool(named) and all(
-        SEPARATOR in entity["id"] and entity["id"].partition(SEPARATOR)[0] in absent for entity in named
-    )
+@dataclass(frozen=True, slots=True)
+class Unlisted:
+    """What a policy may rightly name although no tool that is listed now has it.
+
+    `servers` have listed nothing yet; `groups` of actions and resource `types` are empty; `all`: there is no tool.
+    """
+
+    servers: Collection[str]
+    groups: Collection[str]
+    types: Collection[str]
+    all: bool
+
+
+def is_dormant(policy: Policy, unlisted: Unlisted) -> bool:
+    """Whether its scope can match nothing now, without being mistaken: it sleeps until such tools are listed."""
+    action, resource = policy.body["action"], policy.body["resource"]
+    entities = action.get("entities") or ([action["entity"]] if "entity" in action else [])
+    named = [entity["id"] for entity in entities]
+    if named and all(id in unlisted.groups or id.partition(SEPARATOR)[0] in unlisted.servers for id in named):
+        return True
+    type = resource.get("entity_type") or resource.get("entity", {}).get("type")
+    return type in unlisted.types or (not named and unlisted.all)

@@ -104,8 +104,10 @@ class Connection:
         await self._pipes.open(self._process.stdout, self._process.stdin, self._limit)
         try:
             reply = await self.peer.request(INITIALIZE, hello, timeout=HANDSHAKE_SECONDS)
-        except (PeerLost, TimeoutError) as error:
-            self._down = str(error) or f"did not answer `initialize` within {HANDSHAKE_SECONDS:g} s"
+        except PeerLost:  # `_on_end` has noted why
+            return False
+        except TimeoutError:
+            self._down = f"did not answer `initialize` within {HANDSHAKE_SECONDS:g} s"
             return False
         result = reply.get("result")
         if not isinstance(result, dict) or not isinstance(result.get("capabilities"), dict):

@@ -103,8 +103,8 @@ class Hub:
         self._on_listed()
 
     def absent(self) -> set[str]:
-        """Upstreams that have never listed their tools."""
-        return {each.name for each in self.connections.values() if each.tools is None}
+        """Upstreams that have listed no tools so far."""
+        return {each.name for each in self.connections.values() if not each.tools}
 
     def find(self, listed_as: str) -> Tool | None:
         return self._catalog.get(listed_as)
