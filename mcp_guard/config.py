@@ -123,8 +123,10 @@ class GuardConfig(Model):
     @field_validator("ticket_pattern")
     @classmethod
     def compiles(cls, pattern: str | None) -> str | None:
-        if pattern is not None:
-            re.compile(pattern)
+        try:
+            re.compile(pattern or "")
+        except re.error as error:
+            raise ValueError(f"`{pattern}` is not a regular expression: {error}") from None
         return pattern
 
     @field_validator("origin")

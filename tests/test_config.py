@@ -1,0 +1,132 @@
+"""The configuration: the example explains every key, and every error names the file, the key and a way on."""
+
+import tomllib
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from pydantic import BaseModel
+
+from mcp_guard.config import Config, load
+from mcp_guard.core.errors import ConfigError
+from mcp_guard.settings import Settings
+
+EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
+GOOD = """
+[guard]
+policies = "policies"
+[agents.worker]
+owner = "bob"
+[upstreams.crm]
+command = "crm"
+"""
+
+
+def read(folder: Path, text: str) -> Settings:
+    (folder / "mcp-guard.toml").write_text(text)
+    return load(folder / "mcp-guard.toml")
+
+
+def refused(folder: Path, text: str) -> str:
+    with pytest.raises(ConfigError) as caught:
+        read(folder, text)
+    assert caught.value.hint
+    return str(caught.value)
+
+
+def models(model: type[BaseModel]) -> list[type[BaseModel]]:
+    """The model and every model in its fields."""
+    found = [model]
+    for field in model.model_fields.values():
+        pending = [field.annotation]
+        while pending:
+            each = pending.pop()
+            pending += get_args(each)
+            if isinstance(each, type) and issubclass(each, BaseModel):
+                found += models(each)
+    return found
+
+
+def test_the_example_loads() -> None:
+    settings = load(EXAMPLE)
+    assert settings.policies == EXAMPLE.parent / "policies" / "crm"
+    assert settings.tool_rules["crm__update_deal"].facts is not None
+
+
+def test_the_example_names_every_key() -> None:
+    text = EXAMPLE.read_text()
+    for model in models(Config):
+        for name in model.model_fields:
+            assert f"{name} =" in text or f"[{name}" in text or f".{name}]" in text, f"{model.__name__}.{name}"
+
+
+def test_the_defaults_that_the_example_shows_are_the_defaults() -> None:
+    """Each commented-out key stands there with its default."""
+    shown = [line.removeprefix("# ") for line in EXAMPLE.read_text().splitlines() if line.startswith("# ")]
+    keys = [line for line in shown if line.partition(" = ")[0].isidentifier() and " = " in line]
+    defaults = {
+        name: field.default
+        for model in models(Config)
+        for name, field in model.model_fields.items()
+        if not field.is_required()
+    }
+    checked = 0
+    for line in keys:
+        [(name, value)] = tomllib.loads(line).items()
+        if name not in ("env", "cwd"):
+            assert str(defaults[name]) == str(value), name
+            checked += 1
+    assert checked >= 9
+
+
+def test_the_least_configuration(tmp_path: Path) -> None:
+    settings = read(tmp_path, GOOD)
+    assert settings.state_dir == tmp_path / "state"
+    assert settings.servers["crm"].argv == ("crm",)
+    assert not settings.unsafe_skip_fsync
+
+
+def test_a_missing_file_is_named_with_a_way_on(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path / "none.toml")
+    assert f"no configuration at `{tmp_path / 'none.toml'}`" in str(caught.value)
+    assert "hint: start from config.example.toml" in str(caught.value)
+
+
+ROUTE = '[routes.people]\napprovers = ["alice"]\n'
+DEAL = '[tools."crm__x"]\nresource = { type = "Deal", id = "/id" }\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("[guard\n", "not TOML"),
+        ("", "guard: this key is required"),
+        (GOOD.replace("[guard]", "[guard]\nhold = 3"), "guard.hold: unknown key"),
+        (GOOD.replace("[guard]", '[guard]\nhold_seconds = "x"'), "guard.hold_seconds: Input should be a valid number"),
+        (GOOD.replace("[guard]", "[guard]\nhold_seconds = -1"), "guard.hold_seconds"),
+        (GOOD.replace("[guard]", '[guard]\nticket_pattern = "("'), "guard.ticket_pattern"),
+        (GOOD.replace("[guard]", '[guard]\norigin = "a b"'), "guard.origin: a checkpoint origin has neither spaces"),
+        (GOOD.replace("upstreams.crm", "upstreams.CRM"), "`CRM` cannot prefix tool names"),
+        (GOOD.replace("upstreams.crm", "upstreams.a__b"), "`a__b` cannot prefix tool names"),
+        (GOOD.replace('owner = "bob"', ""), "agents.worker.owner: this key is required"),
+        (GOOD + '[tools."erp__x"]\neffect = "read"', "tools.erp__x: no upstream `erp`"),
+        (GOOD + '[tools."crm__x"]\neffect = "reads"', "tools.crm__x.effect"),
+        (GOOD + DEAL, "tools.crm__x.resource.type: `Deal` is not among [resources]"),
+        (GOOD + '[resources.Agent.attributes]\nx = "string"', "resources.Agent: the guard uses this type itself"),
+        (GOOD + '[resources.Deal.attributes]\nx = "text"', "resources.Deal.attributes.x"),
+        (GOOD + ROUTE, "routes.people.approvers: `alice` is not among [approvers]"),
+        (GOOD + "[routes.people]\napprovers = []", "routes.people.approvers"),
+        (GOOD + "[rates.x-y]\nwindow_seconds = 1", "rates.x-y"),
+        (GOOD + "[limits]\ndepth = 1000", "limits.depth"),
+    ],
+)
+def test_an_error_names_the_key(tmp_path: Path, text: str, expected: str) -> None:
+    message = refused(tmp_path, text)
+    assert expected in message
+    assert str(tmp_path / "mcp-guard.toml") in message
+
+
+def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
+    message = refused(tmp_path, "[guard]\nx = 1\ny = 2\n")
+    assert len(message.splitlines()) == 6  # x, y, policies, agents, upstreams, and the hint
