@@ -5,6 +5,7 @@ epoch (UTC), hashes are `sha256:<hex>` strings.
 """
 
 from collections.abc import Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from decimal import Decimal
 from enum import StrEnum
@@ -134,6 +135,12 @@ class Tool:
     definition_hash: str
     rule: ToolRule
     effect: Effect
+
+    def declared(self) -> AbstractSet[str]:
+        """The arguments that its input schema names. An upstream may list anything, so nothing is assumed of it."""
+        schema = self.definition.get("inputSchema")
+        properties = schema.get("properties") if isinstance(schema, dict) else None
+        return properties.keys() if isinstance(properties, dict) else frozenset()
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,8 +47,7 @@ def many_fields(seen: Evidence) -> Signal | None:
 
 
 def undeclared_field(seen: Evidence) -> Signal | None:
-    declared = seen.tool.definition.get("inputSchema", {}).get("properties", {})
-    extra = sorted(seen.arguments.keys() - declared.keys())
+    extra = sorted(seen.arguments.keys() - seen.tool.declared())
     return Signal("undeclared_field", 20, f"sends undeclared {', '.join(f'`{n}`' for n in extra)}") if extra else None
 
 

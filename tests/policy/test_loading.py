@@ -1,0 +1,98 @@
+"""Loading policies: every mistake is named by file and policy before anything is in force."""
+
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.core.errors import PolicyError
+from mcp_guard.core.model import Effect, Outcome, ResourceRule
+from mcp_guard.policy.engine import World, load_policies
+from tests.policy.worlds import PERMIT, load, make_call, make_tool, object_of
+
+TOOL = make_tool(object_of(s={"type": "string"}))
+
+
+@pytest.mark.parametrize(
+    ("policies", "expected"),
+    [
+        ("permit (principal, action, resource)", "test.cedar: "),
+        ("permit (principal, action, resource);", 'every policy needs an @id("…")'),
+        (PERMIT + PERMIT, '@id("all") is already in test.cedar'),
+        ('@id("g") @require_approval("people") permit (principal, action, resource);', "g: @require_approval belongs"),
+        ('@id("g") @require_approval("") forbid (principal, action, resource);', "g: @require_approval names no route"),
+        ('@id("g") @require_approval("cfo") forbid (principal, action, resource);', "g: route `cfo` is not in"),
+        ('@id("t") permit (principal == ?principal, action, resource);', "templates are not supported"),
+        ('@id("t") permit (principal, action == Action::"up__tol", resource);', "t: "),
+        ('@id("t") permit (principal, action in Action::"server:upp", resource);', "t: "),
+        ('@id("t") permit (principal, action, resource) when { context.inptu.s == "x" };', "t: "),
+        ('@id("t") permit (principal, action, resource) when { principal.owner == 5 };', "t: "),
+        ('@id("t") permit (principal, action, resource) when { context.rate.writes > 5 };', "t: "),
+    ],
+)
+def test_a_mistake_is_named(tmp_path: Path, policies: str, expected: str) -> None:
+    with pytest.raises(PolicyError) as caught:
+        load(tmp_path, policies, TOOL)
+    assert expected in caught.value.message
+    assert caught.value.hint
+
+
+def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
+    (tmp_path / "a.cedar").write_text("permit (principal, action, resource);")
+    (tmp_path / "b.cedar").write_text('@id("g") @require_approval("cfo") forbid (principal, action, resource);')
+    with pytest.raises(PolicyError) as caught:
+        load_policies(tmp_path, World((TOOL,)))
+    assert "a.cedar: " in caught.value.message
+    assert "b.cedar: g: " in caught.value.message
+
+
+def test_a_folder_without_policies_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match="no `\\*\\.cedar` file"):
+        load_policies(tmp_path, World((TOOL,)))
+    with pytest.raises(PolicyError, match="cannot read the policies"):
+        load_policies(tmp_path / "none.cedar", World((TOOL,)))
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        'principal, action == Action::"gone__tool", resource',
+        'principal, action in [Action::"gone__a", Action::"gone__b"], resource',
+        'principal, action in Action::"server:gone", resource',
+        'principal, action in Action::"read", resource',
+        'principal, action in [Action::"destructive", Action::"gone__a"], resource',
+        "principal, action, resource is Deal",
+        'principal, action, resource == Deal::"7"',
+    ],
+)
+def test_a_policy_on_what_is_not_listed_now_sleeps_and_harms_no_other(tmp_path: Path, scope: str) -> None:
+    """A dead upstream fails its own calls and nobody else's."""
+    attributes = {"Deal": {"amount": "number"}}
+    engine = load(tmp_path, f'{PERMIT} @id("later") forbid ({scope});', TOOL, attributes=attributes, absent=("gone",))
+    assert engine.dormant == ("later",)
+    assert engine.decide(make_call(TOOL, {}), {}).outcome is Outcome.ALLOW
+
+
+def test_it_wakes_when_such_tools_are_listed(tmp_path: Path) -> None:
+    policies = f'{PERMIT} @id("later") forbid (principal, action in Action::"read", resource is Deal);'
+    attributes = {"Deal": {"amount": "number"}}
+    reader = make_tool(object_of(id={"type": "string"}), "get", Effect.READ, ResourceRule("Deal", "/id"))
+    assert load(tmp_path, policies, TOOL, attributes=attributes).dormant == ("later",)
+    engine = load(tmp_path, policies, TOOL, reader, attributes=attributes)
+    assert engine.dormant == ()
+    assert engine.decide(make_call(reader, {"id": "1"}), {}).policies == ("later",)
+
+
+def test_with_no_tools_at_all_every_policy_sleeps(tmp_path: Path) -> None:
+    assert load(tmp_path, PERMIT, absent=("gone",)).dormant == ("all",)
+
+
+def test_the_version_names_everything_a_decision_depends_on(tmp_path: Path) -> None:
+    base = load(tmp_path, PERMIT, TOOL).version
+    assert load(tmp_path, PERMIT, TOOL).version == base
+    others = [
+        load(tmp_path, PERMIT + "\n", TOOL),
+        load(tmp_path, PERMIT, make_tool(object_of(s={"type": "integer"}))),
+        load(tmp_path, PERMIT, make_tool(object_of(s={"type": "string"}), effect=Effect.DESTRUCTIVE)),
+        load(tmp_path, PERMIT, TOOL, attributes={"Deal": {"a": "string"}}),
+    ]
+    assert len({base, *(engine.version for engine in others)}) == 5

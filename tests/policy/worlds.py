@@ -1,0 +1,67 @@
+"""Small worlds for tests of the policy engine: tools from JSON schemas, policies from text, one decision."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mcp_guard.core.describe import Description, describe
+from mcp_guard.core.model import (
+    Agent,
+    Asked,
+    Call,
+    Counter,
+    Decision,
+    Effect,
+    Facts,
+    Instance,
+    Json,
+    Outcome,
+    ResourceRule,
+    Task,
+    Tool,
+    ToolRule,
+)
+from mcp_guard.core.names import join
+from mcp_guard.policy.engine import PolicyEngine, World, load_policies
+from mcp_guard.upstream.catalog import definition_hash
+
+NOW = 1_790_000_000_000_000
+INSTANCE = Instance("run_1", Agent("agent", "bob", ("workers",)), "dana", Task("INC-1"), NOW, 2 * NOW, "", "cred")
+PERMIT = '@id("all") permit (principal, action, resource);'
+
+
+def make_tool(
+    schema: Any, name: str = "tool", effect: Effect = Effect.WRITE, resource: ResourceRule | None = None
+) -> Tool:
+    definition = {"name": name, "inputSchema": schema}
+    rule = ToolRule(effect=effect, resource=resource)
+    return Tool("up", name, join("up", name), definition, definition_hash(definition), rule, effect)
+
+
+def object_of(**properties: Any) -> Json:
+    return {"type": "object", "properties": properties}
+
+
+def load(
+    folder: Path,
+    policies: str,
+    *tools: Tool,
+    attributes: Mapping[str, Mapping[str, str]] | None = None,
+    counters: tuple[Counter, ...] = (),
+    absent: tuple[str, ...] = (),
+) -> PolicyEngine:
+    path = folder / "test.cedar"
+    path.write_text(policies)
+    return load_policies(path, World(tools, attributes or {}, counters, ("people", "security"), absent))
+
+
+def make_call(tool: Tool, arguments: Json, facts: Json | None = None, instance: Instance = INSTANCE) -> Call:
+    call = describe(Description(), "call_1", instance, Asked(tool.listed_as, arguments), tool)
+    known = Facts(facts, "sha256:0") if facts is not None else None
+    return Description().assess(call, known)
+
+
+def decide(folder: Path, policies: str, tool: Tool, arguments: Json, facts: Json | None = None) -> Decision:
+    """Load the policies for this one tool and decide one call of it."""
+    engine, call = load(folder, policies, tool), make_call(tool, arguments, facts)
+    return Decision(Outcome.DENY, "", reasons=call.problems) if call.problems else engine.decide(call, {})
