@@ -19,11 +19,11 @@ from mcp_guard.core.model import Asked, Call, Decision, Effect, Ending, Executio
 from mcp_guard.core.names import join
 from mcp_guard.core.replies import (
     broken_record,
-    denied_by_person,
     list_tool,
     lost_outcome,
     pending,
     refusal,
+    why_not,
 )
 from mcp_guard.ports import Approvals, Clock, Intent, Ledger, Moved, Policies, Progress, Reply, Upstreams
 
@@ -139,7 +139,7 @@ class Guard:
         if held.state is State.REQUESTED:
             return pending(held)
         if held.state is not State.APPROVED:
-            return denied_by_person(held)
+            return await self.refuse(call, replace(decision, outcome=Outcome.DENY, reasons=(why_not(held),), routes=()))
         call = await self.describe(self.again(call))
         decision = self.decide(call)
         if moved := self.moved(held, call, decision):

@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import add_config, add_json
-from mcp_guard.cli.table import print_table
+from mcp_guard.cli.table import print_lines, print_table, printable
 from mcp_guard.config import load
 from mcp_guard.core.approval import Approval, State
 from mcp_guard.core.errors import ApprovalError
@@ -74,7 +74,7 @@ def show(writer: Writer, options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(asdict(found[0]), indent=2, ensure_ascii=False))
     else:
-        print("\n".join(describe(found[0], writer.now())))
+        print_lines(describe(found[0], writer.now()))
     return 0
 
 
@@ -131,7 +131,7 @@ def decide(writer: Writer, settings: Settings, options: argparse.Namespace) -> i
     elif approval.state is State.REQUESTED:
         print(f"{approval.id}: recorded; other routes must approve too")
     else:
-        print(f"{approval.id}: {approval.state}: {what(approval)}")
+        print(f"{approval.id}: {approval.state}: {printable(what(approval))}")
     return 0
 
 
@@ -140,7 +140,8 @@ def what(approval: Approval) -> str:
     resource = subject.get("resource", {})
     if subject.get("deed"):
         return f"{subject['deed']} {resource.get('id', '')}"
-    return f"{subject['tool']} on {resource.get('type', '?')} {resource.get('id', '?')}"
+    of = f" on {resource['type']} {resource['id']}" if resource.get("type", "Tool") != "Tool" else ""
+    return f"{subject['tool']}{of}"
 
 
 def _state(approval: Approval, now: int) -> str:

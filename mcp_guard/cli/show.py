@@ -1,8 +1,10 @@
 """`mcp-guard show`: the story of one call, from its receipts."""
 
 import json
+from typing import Any
 
 from mcp_guard.cli.ledger_file import Receipt, open_for_reading, parser, read_receipt
+from mcp_guard.cli.table import print_lines
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import attribution
 from mcp_guard.storage.sqlite import Store, reading
@@ -19,13 +21,15 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps({"receipts": receipts, "payloads": payloads}, indent=2, ensure_ascii=False))
         return 0
-    for line in story(receipts, payloads):
-        print(line)
+    print_lines(story(receipts, payloads))
     return 0
 
 
 def find(store: Store, what: str) -> list[Receipt]:
-    """All receipts of a call, or the one receipt that belongs to none. Raises: LedgerError."""
+    """All receipts of a call and of the approval it asked for or used, or the one receipt that belongs to no call.
+
+    Raises: LedgerError.
+    """
     row = store.receipt(int(what)) if what.isdecimal() else None
     call = row.call if row else what
     rows = store.receipts_of(call) if call else []
@@ -33,7 +37,12 @@ def find(store: Store, what: str) -> list[Receipt]:
         rows = [row]
     if not rows:
         raise LedgerError(f"no receipt or call `{what}` in `{store.path}`", "mcp-guard log")
-    return [read_receipt(each) for each in rows]
+    by_seq = {row.seq: row for row in rows}
+    for receipt in map(read_receipt, rows):
+        approval = receipt.get("approval")
+        held = store.approval(approval["id"] if isinstance(approval, dict) else approval) if approval else None
+        by_seq |= {seq: row for seq in (held[1] if held else ()) if (row := store.receipt(seq))}
+    return [read_receipt(by_seq[seq]) for seq in sorted(by_seq)]
 
 
 def read_payloads(store: Store, seq: int) -> dict[str, object]:
@@ -48,16 +57,28 @@ def story(receipts: list[Receipt], payloads: dict[str, dict[str, object]]) -> li
     lines = [f"{attribution(intent)}." for intent in intents] or [_no_sentence(receipts[0])]
     for receipt in receipts:
         about = f" ({receipt['purpose']})" if "purpose" in receipt else ""
-        lines.append(f"\n{receipt['seq']}  {receipt['time']}  {receipt['kind']}{about}")
+        lines += ["", f"{receipt['seq']}  {receipt['time']}  {receipt['kind']}{about}"]
         for name in SHOWN:
             if receipt.get(name) not in (None, [], {}):
-                lines.append(f"    {name:<15} {_plain(receipt[name])}")
+                lines.append(f"    {name:<15} {RENDERED.get(name, _plain)(receipt[name])}")
         for name, value in payloads[str(receipt["seq"])].items():
             if name in ("request", "response", "facts"):
                 lines.append(f"    {name:<15} {_plain(value) if value is not None else '(not kept; hash only)'}")
     return lines
 
 
+def _resource(resource: Any) -> str:
+    return f"{resource['type']} {resource['id']}"
+
+
+def _approvers(approval: Any) -> str:
+    """An intent says who approved it; the other receipts only which approval they speak of."""
+    if not isinstance(approval, dict):
+        return str(approval)
+    return "; ".join([approval["id"], *(f"{by['name']}: {by['rationale']}" for by in approval["approvers"])])
+
+
+RENDERED = {"resource": _resource, "approval": _approvers}
 SHOWN = (
     "tool", "resource", "ticket", "reason", "outcome", "ending", "detail", "policies", "reasons", "errors", "changes",
     "risk", "rates", "routes", "approver", "verdict", "rationale", "note", "approval", "policy_version", "definition",

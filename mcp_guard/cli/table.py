@@ -1,12 +1,31 @@
-"""Tables on a terminal. rich is imported here and nowhere else, because it is slow to import."""
+"""Printing for people. rich is imported here and nowhere else, because it is slow to import.
+
+What is printed may hold text that an agent chose, so nothing in it reaches the terminal as a control: escape sequences,
+line breaks and characters that turn the direction of writing are shown as what they are.
+"""
 
 import sys
 from collections.abc import Iterable, Sequence
 
 
+def printable(value: object) -> str:
+    """The text with every character that is no visible one spelt out, `\\x1b` for an escape."""
+    text = "" if value is None else str(value)
+    return text if text.isprintable() else "".join(c if c.isprintable() else _spell(c) for c in text)
+
+
+def _spell(character: str) -> str:
+    return character.encode("unicode_escape", "backslashreplace").decode()
+
+
+def print_lines(lines: Iterable[str]) -> None:
+    for line in lines:
+        print(printable(line))
+
+
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Columns that fit the terminal; plain tab-separated text where the output is no terminal."""
-    lines = [["" if cell is None else str(cell) for cell in row] for row in rows]
+    lines = [[printable(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for line in [list(headings), *lines]:
             print("\t".join(line))

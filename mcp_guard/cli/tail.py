@@ -5,6 +5,7 @@ import time
 
 from mcp_guard.cli.ledger_file import latest, newer, open_for_reading, parser
 from mcp_guard.cli.log import row
+from mcp_guard.cli.table import printable
 
 POLL_SECONDS = 0.25
 
@@ -21,8 +22,8 @@ def main(arguments: list[str]) -> int:
     while True:
         for receipt in receipts:
             seq = receipt["seq"]
-            line = json.dumps(receipt, ensure_ascii=False) if options.json else "  ".join(map(str, row(receipt)))
-            print(line, flush=True)
+            plain = "  ".join(printable(cell) or "-" for cell in row(receipt))
+            print(json.dumps(receipt, ensure_ascii=False) if options.json else plain, flush=True)
             if receipt["kind"] == options.until:
                 return 0
         receipts = list(newer(store, seq))

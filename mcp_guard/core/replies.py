@@ -50,13 +50,12 @@ def pending(held: Approval, moved: str = "") -> Json:
     return tool_error(text, outcome="require_approval", approval=held.id, routes=list(held.routes))
 
 
-def denied_by_person(held: Approval) -> Json:
-    """The answer to a call whose approval was denied, or lapsed."""
-    said = next((f" by {vote.approver}: {vote.rationale}" for vote in held.votes if vote.verdict == "deny"), "")
-    text = f"not approved: approval {held.id} is {held.state}{said}. Nothing was sent."
+def why_not(held: Approval) -> str:
+    """Why an approval that is no longer open does not let this call go, in words for the agent."""
     if held.state is State.CONSUMED:
-        text = f"approval {held.id} was used by the same call made twice; it lets one call happen. Nothing was sent."
-    return tool_error(text, outcome="deny", approval=held.id, state=str(held.state))
+        return f"approval {held.id} was used by the same call made twice; it lets one call happen"
+    denials = (f" by {vote.name or vote.approver}: {vote.rationale}" for vote in held.votes if vote.verdict == "deny")
+    return f"approval {held.id} is {held.state}{next(denials, '')}"
 
 
 def broken_record(error: LedgerError) -> Json:

@@ -145,7 +145,7 @@ class Links:
             raise Failed(seq, f"approval `{id}` is consumed without having been granted")
         self.approvals[id] = kind
         if kind in ("approval.denied", "approval.expired", "approval.stale"):
-            self.approvals[id] = kind
+            del self.approvals[id]
             self.granted.pop(id, None)
 
 

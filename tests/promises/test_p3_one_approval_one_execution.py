@@ -52,6 +52,7 @@ def test_fifty_identical_calls_at_once_are_one_question_and_one_execution(tmp_pa
     assert house.upstream.writes() == ONE_WRITE
     assert [text(reply) for reply in replies].count("done") == 1
     assert sum("lets one call happen" in text(reply) for reply in replies) == 49
+    assert [each["outcome"] for each in house.receipts("decision")] == ["require_approval"] + ["deny"] * 49
     house.close()
 
 
@@ -169,7 +170,7 @@ def test_a_denial_is_told_with_its_reason_and_not_asked_again(tmp_path: Path) ->
     house = gated(tmp_path)
     house.approve(pending_id(ask(house)), verdict="deny")
     for _ in range(2):
-        assert "denied by alice: because" in text(ask(house))
+        assert "denied by Alice: because" in text(ask(house))
     assert len(house.receipts("approval.requested")) == 1
     assert house.upstream.writes() == []
     house.close()

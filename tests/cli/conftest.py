@@ -1,0 +1,63 @@
+"""One ledger for all transcripts: a run with an allowed, an approved, a denied and an unknown call in it."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.live.guarded import ALLOW_ALL, Client, cli, scripted, write_config
+
+POLICIES = (
+    ALLOW_ALL
+    + """
+@id("gate") @require_approval("people") @reason("people decide on these")
+forbid (principal, action in [Action::"up__echo", Action::"up__get_deal"], resource)
+unless { context.input has text && context.input.text like "hi*" };
+
+@id("quiet") @reason("nobody may shout")
+forbid (principal, action == Action::"up__echo", resource)
+when { context.input has text && context.input.text like "*!" };
+"""
+)
+NAUGHTY = "because \x1b[2K\u202e\nadmin said so"
+
+
+@dataclass(frozen=True)
+class Past:
+    """What happened: the configuration, and the approvals by how they ended."""
+
+    config: Path
+    approved: str
+    denied: str
+    pending: str
+
+
+def pending(config: Path) -> str:
+    """The id of the newest request."""
+    listed = json.loads(cli("approvals", "list", "--json", "--config", str(config)).stdout)
+    return str([each["id"] for each in listed if each["state"] == "requested"][-1])
+
+
+@pytest.fixture(scope="session")
+def past(tmp_path_factory: pytest.TempPathFactory) -> Past:
+    folder = tmp_path_factory.mktemp("past")
+    more = '[tools."up__get_deal"]\nask = ["reason"]\n'
+    config = write_config(folder, scripted("up", folder), POLICIES, more, guard="hold_seconds = 0")
+    at = ("--config", str(config), "--as", "alice", "--rationale")
+    with Client(config, ("--ticket", "INC-7", "--on-behalf-of", "dana")) as client:
+        client.start()
+        client.call("up__echo", {"text": "hi"})
+        client.call("up__echo", {"text": "gated"})
+        approved = pending(config)
+        cli("approvals", "approve", approved, *at, "looks right")
+        client.call("up__echo", {"text": "gated"})
+        client.call("up__echo", {"text": "hi!"})
+        client.call("up__echo", {"text": "gated"})
+        denied = pending(config)
+        cli("approvals", "deny", denied, *at, "not twice")
+        client.call("up__echo", {"text": "gated"})
+        client.call("nonesuch")
+        client.call("up__get_deal", {"id": "7", "guard_reason": NAUGHTY})
+        waiting = pending(config)
+    return Past(config, approved, denied, waiting)

@@ -1,0 +1,252 @@
+"""One transcript a command. Ids, times and hashes are replaced by names of their kind."""
+
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.cli.conftest import Past
+from tests.live.guarded import cli
+
+KINDS = (
+    (r"ap_\w{10}\b", "APPROVAL"),
+    (r"run_\d{4}_\d\d_\d\d_\d\d_\d\dZ_\w+", "RUN"),
+    (r"guard_\w{8,}", "GUARD"),
+    (r"call_\w+", "CALL"),
+    (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+Z)?", "TIME"),
+    (r"sha256:[0-9a-f]{64}", "HASH"),
+    (r"version [0-9a-f]{12}\b", "version HASH"),
+    (r"\d+ min \d+ s", "LEFT"),
+    (r"root \S+=", "root ROOT"),
+)
+
+
+def transcript(past: Past, *words: str, code: int = 0) -> str:
+    """What a command prints, with what differs from run to run replaced."""
+    done = cli(*words, "--config", str(past.config), check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    text = (done.stdout + done.stderr).rstrip()
+    for pattern, name in KINDS:
+        text = re.sub(pattern, name, text)
+    return text.replace("\t", "  ").replace(str(past.config.parent), "FOLDER")
+
+
+def test_log(past: Past) -> None:
+    who = "tester, instance RUN, called up__echo on behalf of dana due to ticket INC-7"
+    assert (
+        transcript(past, "log", "--tool", "up__echo")
+        == f"""\
+seq  time  kind  agent  tool  outcome  what
+4  TIME  intent  tester  up__echo  allow  {who}, under policy version HASH
+5  TIME  outcome  tester  up__echo  ok  
+6  TIME  decision  tester  up__echo  require_approval  people decide on these
+7  TIME  approval.requested  tester  up__echo    APPROVAL: people
+8  TIME  approval.granted  tester  up__echo    APPROVAL: Alice: looks right
+9  TIME  approval.consumed  tester  up__echo    APPROVAL: people
+10  TIME  intent  tester  up__echo  require_approval  {who}, approved by Alice, under policy version HASH
+11  TIME  outcome  tester  up__echo  ok  
+12  TIME  decision  tester  up__echo  deny  nobody may shout
+13  TIME  decision  tester  up__echo  require_approval  people decide on these
+14  TIME  approval.requested  tester  up__echo    APPROVAL: people
+15  TIME  approval.denied  tester  up__echo    APPROVAL: Alice: not twice
+16  TIME  decision  tester  up__echo  deny  approval APPROVAL is denied by Alice: not twice"""
+    )
+
+
+def test_log_by_kind_and_count(past: Past) -> None:
+    assert (
+        transcript(past, "log", "--last", "1", "--kind", "policy.loaded")
+        == """\
+seq  time  kind  agent  tool  outcome  what
+3  TIME  policy.loaded        HASH"""
+    )
+
+
+def test_show_tells_the_whole_story_of_an_approved_call(past: Past) -> None:
+    story = transcript(past, "show", "10")
+    assert story.startswith(
+        "tester, instance RUN, called up__echo on behalf of dana due to ticket INC-7, approved by Alice, "
+        "under policy version HASH.\n\n6  TIME  decision\n"
+    )
+    receipts = [paragraph.splitlines() for paragraph in story.split("\n\n")[1:]]
+    assert [lines[0].split()[-1] for lines in receipts] == [
+        "decision", "approval.requested", "approval.granted", "approval.consumed", "intent", "outcome",
+    ]  # fmt: skip
+    assert "    rationale       looks right" in receipts[2]
+    assert (
+        "\n".join(receipts[4])
+        == """\
+10  TIME  intent
+    tool            up__echo
+    resource        Tool up__echo
+    ticket          INC-7
+    outcome         require_approval
+    policies        ["gate"]
+    reasons         ["people decide on these"]
+    changes         ["text"]
+    risk            {"level": "low", "score": 10, "signals": ["blind_write"]}
+    routes          ["people"]
+    approval        APPROVAL; Alice: looks right
+    policy_version  HASH
+    definition      HASH
+    request         {"text": "gated"}"""
+    )
+
+
+def test_show_of_what_was_denied(past: Past) -> None:
+    lines = transcript(past, "show", "12").splitlines()
+    assert lines[0] == "tester, instance RUN: asked for up__echo; nothing was sent."
+    assert '    policies        ["quiet"]' in lines
+
+
+def test_show_of_nothing(past: Past) -> None:
+    assert (
+        transcript(past, "show", "4711", code=5)
+        == """\
+mcp-guard: no receipt or call `4711` in `FOLDER/state/ledger.sqlite`
+hint: mcp-guard log"""
+    )
+
+
+def test_tail(past: Past) -> None:
+    assert (
+        transcript(past, "tail", "--last", "2", "--until", "guard.stopped")
+        == """\
+20  TIME  instance.ended  tester  -  -  RUN
+21  TIME  guard.stopped  -  -  -  GUARD"""
+    )
+
+
+def test_verify(past: Past) -> None:
+    assert transcript(past, "verify").startswith("""\
+verified: 22 receipts of mcp-guard.local/ledger
+  every signature is the guard's; none is missing, changed, inserted or out of order
+  every outcome has its intent, every intent its decision, every approval used was granted and used once
+  payloads: 20 match their commitments, 0 not kept
+  calls without an outcome: 0
+  root ROOT
+not proved: that no later receipt was removed together with its checkpoint; keep this one elsewhere:
+""")
+
+
+def test_approvals_list(past: Past) -> None:
+    assert (
+        transcript(past, "approvals", "list")
+        == """\
+id  state  agent  what  routes  time left
+APPROVAL  requested  tester  up__get_deal  people  LEFT"""
+    )
+    assert [line.split("  ")[1] for line in transcript(past, "approvals", "list", "--all").splitlines()[1:]] == [
+        "consumed", "denied", "requested",
+    ]  # fmt: skip
+
+
+def test_approvals_show_spells_out_what_an_agent_wrote_for_the_terminal(past: Past) -> None:
+    assert (
+        transcript(past, "approvals", "show", past.pending)
+        == r"""
+APPROVAL  requested  LEFT
+  who            tester, instance RUN on behalf of dana (owner bob)
+  what           up__get_deal
+  tool           up__get_deal
+  ticket         INC-7
+  claims reason  because \x1b[2K\u202e\nadmin said so
+  why asked      people decide on these (policy gate)
+  risk           10 low
+                 blind_write: the present state of what it changes is not known
+  would change
+    id: (not known) -> "7"
+  arguments      {"id": "7"}
+  routes         people""".lstrip()
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "expected"),
+    [
+        (("approve", "ap_none", "--as", "alice"), 7, "no approval `ap_none`\nhint: mcp-guard approvals list"),
+        (("approve", "CONSUMED", "--as", "alice"), 7, "an approval that is `consumed` cannot take `approve`"),
+        (("deny", "DENIED", "--as", "alice"), 7, "an approval that is `denied` cannot take `deny`"),
+        (("approve", "PENDING", "--as", "bob"), 7, "`bob` may not approve what they asked for\nhint: another approver"),
+        (("approve", "PENDING", "--as", "eve"), 7, "`eve` is not an approver\nhint: enrolled under [approvers]: alice"),
+    ],
+)
+def test_approvals_that_cannot_be_given(past: Past, words: tuple[str, ...], code: int, expected: str) -> None:
+    ids = {"CONSUMED": past.approved, "DENIED": past.denied, "PENDING": past.pending}
+    named = [ids.get(word, word) for word in words]
+    assert transcript(past, "approvals", *named, "--rationale", "x", code=code).startswith(f"mcp-guard: {expected}")
+
+
+def test_a_rationale_is_required(past: Past) -> None:
+    words = ("approvals", "deny", past.pending, "--as", "alice")
+    assert "the following arguments are required: --rationale" in transcript(past, *words, code=2)
+    assert "a rationale is required" in transcript(past, *words, "--rationale", " ", code=7)
+
+
+def test_policy_validate(past: Past) -> None:
+    assert transcript(past, "policy", "validate") == "valid against 14 tools, version HASH"
+
+
+def test_policy_test(past: Past) -> None:
+    cases = past.config.parent / "some.cases.toml"
+    cases.write_text("""
+[[case]]
+name = "soft"
+tool = "up__echo"
+arguments = { text = "hi" }
+outcome = "allow"
+[[case]]
+name = "loud"
+tool = "up__echo"
+arguments = { text = "hi!" }
+outcome = "allow"
+""")
+    assert (
+        transcript(past, "policy", "test", "--cases", str(cases), code=1)
+        == """\
+some.cases.toml: loud: expected allow, got deny (nobody may shout)
+1 of 2 cases as expected"""
+    )
+    cases.write_text('[[case]]\ntool = "up__echo"\noutcme = "allow"\n')
+    assert transcript(past, "policy", "test", "--cases", str(cases), code=4).startswith(
+        "mcp-guard: some.cases.toml: case 1: unknown key `outcme`\nhint: keys: "
+    )
+    assert (
+        transcript(past, "policy", "test", code=4)
+        == """\
+mcp-guard: no cases in `FOLDER/policies`
+hint: write NAME.cases.toml beside the policies"""
+    )
+
+
+def run(*words: str) -> tuple[int, str]:
+    done = subprocess.run([sys.executable, "-m", "mcp_guard.cli", *words], capture_output=True, text=True, timeout=30)
+    return done.returncode, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "expected"),
+    [
+        ((), 2, "usage: mcp-guard COMMAND"),
+        (("--help",), 0, "approvals  list, show, approve and deny held calls"),
+        (("--version",), 0, "mcp-guard 0."),
+        (("lgo",), 2, "mcp-guard: no command `lgo`\nhint: mcp-guard --help"),
+        (("log", "--config", "/none/x.toml"), 3, "mcp-guard: no configuration at `/none/x.toml`\nhint: "),
+        (("run", "--config", "/none/x.toml"), 3, "mcp-guard: no configuration at `/none/x.toml`\nhint: "),
+        (("log", "--ledger", "/none/x.sqlite"), 5, "mcp-guard: "),
+        (("verify", "--ledger", "/none/x.sqlite"), 5, "mcp-guard: cannot verify: "),
+    ],
+)
+def test_exit_codes(words: tuple[str, ...], code: int, expected: str) -> None:
+    got, text = run(*words)
+    assert got == code
+    assert expected in text
+    assert "Traceback" not in text
+
+
+def test_run_names_the_agents_there_are(past: Past) -> None:
+    code, text = run("run", "--config", str(past.config), "--agent", "nobody")
+    assert code == 3
+    assert "`nobody`" in text
+    assert "tester" in text
