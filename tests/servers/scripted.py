@@ -28,6 +28,7 @@ TOOLS = [
     tool("protocol_error"),
     tool("ask_client"),
     tool("count"),
+    tool("relist"),
     {"name": "free", "inputSchema": {"type": "object", "additionalProperties": True}},
     {"name": "no_schema"},
 ]
@@ -66,6 +67,8 @@ def call(id: object, name: str, arguments: dict, meta: dict) -> None:
         for step in range(3):
             progress = {"progressToken": meta.get("progressToken"), "progress": step + 1, "total": 3}
             send({"method": "notifications/progress", "params": progress})
+    elif name == "relist":
+        send({"method": "notifications/tools/list_changed", "params": {}})
     elif name == "ask_client":
         send({"id": "ask-1", "method": "roots/list", "params": {}})
         answer = json.loads(sys.stdin.readline())
@@ -89,7 +92,8 @@ def main() -> None:
             call(id, params["name"], params.get("arguments", {}), params.get("_meta", {}))
         elif method == "tools/list":
             extra = [tool(f"extra{number}") for number in range(int(os.environ.get("EXTRA_TOOLS", "0")))]
-            send({"id": id, "result": {"tools": TOOLS + extra}})
+            more = [tool("later")] if os.path.exists(os.environ.get("MORE_TOOLS_IF", "")) else []
+            send({"id": id, "result": {"tools": TOOLS + extra + more}})
         elif method == "initialize":
             capabilities = {"tools": {"listChanged": False}, "logging": {}}
             info = {"name": "scripted", "version": "1"}

@@ -1,0 +1,267 @@
+"""A session with the real command: cancelling, progress while held, ids that collide, processes that must not stay."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TypeVar
+
+from mcp_guard.config import load
+from tests.live.guarded import (
+    ALLOW_ALL,
+    Client,
+    Json,
+    cli,
+    command,
+    log,
+    scripted,
+    seen,
+    text,
+    upstream,
+    write_config,
+)
+
+T = TypeVar("T")
+GATED = f"""{ALLOW_ALL}
+@id("gate") @require_approval("people") forbid (principal, action == Action::"up__echo", resource);
+"""
+
+
+def eventually(what: Callable[[], T], seconds: float = 15) -> T:
+    """Wait for another process; there is nothing of ours to be told by."""
+    deadline = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < deadline, "it did not come to pass"
+        time.sleep(0.02)
+    return found
+
+
+def held(config: Path) -> str:
+    """The id of the request that a call is waiting for."""
+    listing = ("approvals", "list", "--config", str(config), "--json")
+    return str(eventually(lambda: json.loads(cli(*listing, check=False).stdout or "[]"))[0]["id"])
+
+
+def children(pid: int) -> list[int]:
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(child) for child in listed]
+
+
+def alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+def test_a_cancelled_call_is_recorded_and_the_upstream_told(tmp_path: Path) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path))
+    with Client(config) as client:
+        client.start()
+        id = client.send("tools/call", {"name": "up__never", "arguments": {}})
+        eventually(lambda: seen(tmp_path, "up"))
+        client.notify("notifications/cancelled", {"requestId": id, "reason": "changed my mind"})
+        assert json.loads(text(client.call("up__echo", {"text": "next"})))["tool"] == "echo"
+        assert not [message for message in client.others if message.get("id") == id]  # no reply to what was cancelled
+    endings = {each["tool"]: each["ending"] for each in log(config, "--kind", "outcome")}
+    assert endings == {"up__never": "cancelled", "up__echo": "ok"}
+    cli("verify", "--config", str(config))
+
+
+def test_a_client_that_goes_while_a_call_runs_leaves_an_outcome(tmp_path: Path) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path))
+    with Client(config) as client:
+        client.start()
+        client.send("tools/call", {"name": "up__never", "arguments": {}})
+        eventually(lambda: seen(tmp_path, "up"))
+        client.process.send_signal(signal.SIGTERM)
+    assert [each["ending"] for each in log(config, "--kind", "outcome")] == ["cancelled"]
+    assert client.process.returncode == 0
+
+
+def test_a_held_call_tells_its_progress_and_completes_when_approved(tmp_path: Path) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path), GATED, guard="hold_seconds = 30")
+
+    def approve() -> None:
+        id = held(config)
+        words = ("--as", "alice", "--rationale", "fine", "--config", str(config))
+        cli("approvals", "approve", id, *words)
+
+    with Client(config) as client:
+        client.start()
+        person = threading.Thread(target=approve)
+        person.start()
+        meta = {"progressToken": "mine"}
+        params = {"name": "up__echo", "arguments": {"text": "x"}, "_meta": meta}
+        reply = client.request("tools/call", params)
+        person.join()
+    assert json.loads(text(reply))["tool"] == "echo"
+    news = [message["params"] for message in client.others if message.get("method") == "notifications/progress"]
+    assert news
+    assert all(each["progressToken"] == "mine" for each in news)
+    assert "waiting for approval" in news[0]["message"]
+    assert [each["progress"] for each in news] == sorted(each["progress"] for each in news)
+
+
+def test_a_call_cancelled_while_held_is_never_sent(tmp_path: Path) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path), GATED, guard="hold_seconds = 30")
+    with Client(config) as client:
+        client.start()
+        id = client.send("tools/call", {"name": "up__echo", "arguments": {"text": "x"}})
+        approval = held(config)
+        client.notify("notifications/cancelled", {"requestId": id})
+        cli("approvals", "approve", approval, "--as", "alice", "--rationale", "x", "--config", str(config))
+        client.call("up__tool_error")
+    assert [call["name"] for call in seen(tmp_path, "up")] == ["tool_error"]
+
+
+def test_upstreams_that_use_the_same_ids_and_tokens_are_not_confused(tmp_path: Path) -> None:
+    """Both ask the client with the id `ask-1`, both report progress on the token they were given."""
+    config = write_config(tmp_path, scripted("one", tmp_path) + scripted("two", tmp_path))
+    with Client(config) as client:
+        client.start(roots={})
+        asking = {client.send("tools/call", {"name": f"{up}__ask_client"}): up for up in ("one", "two")}
+        answered: dict[str, str] = {}
+        questions = []
+        while len(answered) < len(asking):
+            message = client.read()
+            if message.get("method") == "roots/list":
+                questions.append(message["id"])
+                root = {"uri": f"file:///{len(questions)}", "name": "r"}
+                client.write(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": {"roots": [root]}}).encode())
+            elif message.get("id") in asking:
+                answered[asking[message["id"]]] = text(message)
+        assert len(set(questions)) == 2
+        assert len(set(answered.values())) == 2
+        for up, token in (("one", "same"), ("two", "same"), ("one", 7)):
+            reply = client.request("tools/call", {"name": f"{up}__count", "_meta": {"progressToken": token}})
+            assert "result" in reply
+            news = [each["params"] for each in client.others if each.get("method") == "notifications/progress"]
+            assert [(each["progressToken"], each["progress"]) for each in news] == [(token, n) for n in (1, 2, 3)]
+            client.others.clear()
+
+
+def test_a_request_id_in_use_is_refused(tmp_path: Path) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path))
+    with Client(config) as client:
+        client.start()
+        id = client.send("tools/call", {"name": "up__never", "arguments": {}})
+        client.last_id -= 1
+        assert "already running" in client.call("up__echo")["error"]["message"]
+        client.notify("notifications/cancelled", {"requestId": id})
+
+
+GRANDCHILD = """
+import subprocess, sys, runpy
+child = subprocess.Popen(["sleep", "1000"])
+open(sys.argv[2], "w").write(str(child.pid))
+sys.argv = sys.argv[1:2] + sys.argv[3:]
+sys.argv = [sys.argv[0], sys.argv[1]]
+runpy.run_path(sys.argv[0], run_name="__main__")
+"""
+
+
+def breeding(folder: Path) -> str:
+    """The TOML of a server that starts a process of its own, whose pid it writes to `grandchild`."""
+    script = folder / "breeding.py"
+    script.write_text(GRANDCHILD)
+    server = Path(__file__).parent.parent / "servers" / "scripted.py"
+    return upstream("up", sys.executable, str(script), str(server), str(folder / "grandchild"), str(folder / "up.log"))
+
+
+def family(guard: int, folder: Path) -> list[int]:
+    """The upstream's process and the one it started."""
+    note = folder / "grandchild"
+    grandchild = int(str(eventually(lambda: note.exists() and note.read_text())))
+    found = [*children(guard), grandchild]
+    assert all(alive(pid) for pid in found)
+    assert len(found) >= 2
+    return found
+
+
+def test_every_process_is_gone_when_the_client_goes(tmp_path: Path) -> None:
+    with Client(write_config(tmp_path, breeding(tmp_path))) as client:
+        client.start()
+        assert client.tools()
+        started = family(client.process.pid, tmp_path)
+    assert not [pid for pid in started if alive(pid)]
+
+
+def test_every_process_is_gone_after_kill_9_of_the_client(tmp_path: Path) -> None:
+    """A client that is killed closes no session; the guard sees the end of its input."""
+    config = write_config(tmp_path, breeding(tmp_path))
+    program = f"""
+import subprocess, sys, time
+guard = subprocess.Popen({command("run", "--config", str(config))!r}, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL)
+guard.stdin.write(b'{{"jsonrpc":"2.0","id":1,"method":"initialize","params":{{"protocolVersion":"2025-06-18",'
+                  b'"capabilities":{{}},"clientInfo":{{"name":"x","version":"1"}}}}}}\\n')
+guard.stdin.flush()
+print(guard.pid, flush=True)
+time.sleep(1000)
+"""
+    client = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE)
+    assert client.stdout is not None
+    guard = int(client.stdout.readline())
+    started = [guard, *family(guard, tmp_path)]
+    client.kill()
+    client.wait()
+    client.stdout.close()
+    eventually(lambda: not [pid for pid in started if alive(pid)])
+    assert log(config, "--kind", "guard.stopped")
+
+
+def test_a_guard_killed_with_9_leaves_no_upstream_behind(tmp_path: Path) -> None:
+    """The upstream's pipes close; one that heeds the end of its input ends."""
+    with Client(write_config(tmp_path, scripted("up", tmp_path))) as client:
+        client.start()
+        assert client.tools()
+        started = children(client.process.pid)
+        os.kill(client.process.pid, signal.SIGKILL)
+        eventually(lambda: not [pid for pid in started if alive(pid)])
+
+
+def test_a_listing_that_changes_is_told_and_listed_anew(tmp_path: Path) -> None:
+    flag = tmp_path / "more"
+    config = write_config(tmp_path, scripted("up", tmp_path, MORE_TOOLS_IF=str(flag)))
+    with Client(config) as client:
+        client.start()
+        assert "up__later" not in client.tools()
+        assert "unknown tool" in client.call("up__later")["error"]["message"]
+        flag.touch()
+        client.call("up__relist")
+        eventually(lambda: client.tools() and [m for m in client.others if "list_changed" in str(m.get("method"))])
+        assert "up__later" in client.tools()
+        assert json.loads(text(client.call("up__later")))["tool"] == "later"
+    assert len({each["policy_version"] for each in log(config, "--kind", "policy.loaded")}) == 2
+
+
+def test_it_starts_as_a_desktop_clients_config_says(tmp_path: Path) -> None:
+    """The entry that docs/howto/claude-desktop.md gives, started from another folder with a bare environment."""
+    config = write_config(tmp_path, scripted("up", tmp_path))
+    binary = str(Path(sys.executable).with_name("mcp-guard"))
+    entry = {"mcpServers": {"guard": {"command": binary, "args": ["run", "--config", str(config)]}}}
+    server = json.loads(json.dumps(entry))["mcpServers"]["guard"]
+    client = {"name": "claude-ai", "version": "1"}
+    hello: Json = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": client}
+    call = {"name": "up__echo", "arguments": {"text": "hi"}}
+    messages = [
+        {"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": hello},
+        {"jsonrpc": "2.0", "method": "notifications/initialized"},
+        {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}},
+        {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call},
+    ]
+    done = subprocess.run(
+        [server["command"], *server["args"]], input="".join(json.dumps(each) + "\n" for each in messages),
+        capture_output=True, text=True, cwd="/", env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}, timeout=30,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    replies = {each["id"]: each["result"] for each in map(json.loads, done.stdout.splitlines()) if "id" in each}
+    assert replies[0]["protocolVersion"] == "2025-11-25"
+    assert "up__echo" in [tool["name"] for tool in replies[1]["tools"]]
+    assert json.loads(replies[2]["content"][0]["text"])["arguments"] == {"text": "hi"}
+    assert load(config).state_dir == tmp_path / "state"
