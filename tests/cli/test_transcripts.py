@@ -185,7 +185,7 @@ def test_a_rationale_is_required(past: Past) -> None:
 
 
 def test_policy_validate(past: Past) -> None:
-    assert transcript(past, "policy", "validate") == "valid against 14 tools, version HASH"
+    assert transcript(past, "policy", "validate") == "valid against 15 tools, version HASH"
 
 
 def test_policy_test(past: Past) -> None:

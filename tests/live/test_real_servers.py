@@ -1,6 +1,7 @@
 """Real upstreams, unmodified, behind the real command, driven by the official SDK's client."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -38,7 +39,8 @@ async def guarded(config: Path, **callbacks: Any) -> AsyncIterator[Client]:
     """The official client, in front of the guard."""
     words = command("run", "--config", str(config))
     with anyio.fail_after(60):
-        async with Client(StdioServerParameters(command=words[0], args=words[1:]), **callbacks) as client:
+        server = StdioServerParameters(command=words[0], args=words[1:], env=dict(os.environ))
+        async with Client(server, **callbacks) as client:
             yield client
 
 
