@@ -1,16 +1,16 @@
 """P11: what is decided on is what is sent: the canonical bytes that were hashed, without what the guard added."""
 
-import json
 import tempfile
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_guard.core import canonical
 from mcp_guard.core.model import Asked, Json
 from mcp_guard.core.receipt import commitment
-from tests.live.guarded import Client, scripted, seen, write_config
+from tests.live.guarded import Client, log, scripted, seen, text, write_config
 from tests.promises.house import ALLOW, House, make_instance, make_tool, open_house, run
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6).filter(lambda text: not text.startswith("__"))
@@ -68,7 +68,30 @@ def test_over_the_wire_the_upstream_gets_the_canonical_arguments_alone(tmp_path:
             b'"arguments":{"b": 1.50, "guard_ticket":"INC-1", "a":"\\u00e9", "n": 1e2, "guard_reason":"why"}}}'
         )
         client.wait(77)
-    log = (tmp_path / "up.log").read_text()
+    sent = (tmp_path / "up.log").read_text()
     assert seen(tmp_path, "up") == [{"name": "free", "arguments": {"a": "é", "b": 1.5, "n": 100}, "_meta": {"x/y": 1}}]
-    assert "guard_" not in log
-    assert json.loads(log)["arguments"]["n"] == 100
+    assert '"arguments": {"a": "\\u00e9", "b": 1.5, "n": 100}' in sent  # in canonical order
+    assert "guard_" not in sent
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        b'{"a":1,"a":2}',
+        b'{"a":{"b":1, "b":1}}',
+        b'{"a":NaN}',
+        b'{"a":1e999}',
+        b'{"a":"\\ud800"}',
+        b'{"a":9007199254740993}',
+        b'{"a":' * 65 + b"1" + b"}" * 65,
+    ],
+)
+def test_what_two_readers_could_read_differently_is_never_sent(tmp_path: Path, arguments: bytes) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path))
+    call = b'{"jsonrpc":"2.0","id":77,"method":"tools/call","params":{"name":"up__free","arguments":%s}}'
+    with Client(config) as client:
+        client.start()
+        client.write(call % arguments)
+        assert "denied by mcp-guard" in text(client.wait(77))
+    assert seen(tmp_path, "up") == []
+    assert [receipt["outcome"] for receipt in log(config, "--kind", "decision")] == ["deny"]

@@ -189,3 +189,20 @@ def test_the_same_call_gets_the_same_decision_from_two_engines(policies: str, to
     assert decisions[0] == decisions[1]
     assert decisions[0] == replace(decisions[1])
     assert decisions[0].outcome in ("allow", "deny", "require_approval")
+
+
+def test_a_defect_of_the_guard_denies_with_a_receipt_and_is_told(tmp_path: Path) -> None:
+    house = open_house(tmp_path)
+
+    class Defective(type(house.policies)):  # type: ignore[misc]
+        def decide(self, call: Any, counts: Any) -> Any:
+            raise ZeroDivisionError("a defect")
+
+    guard = replace(house.guard, policies=Defective(()))
+    guard.policies.replace(house.load(ALLOW))  # type: ignore[attr-defined]
+    with pytest.raises(ZeroDivisionError):
+        run(lambda: guard.call(make_instance(), Asked("crm__note", {"text": "x"})))
+    assert house.upstream.sent == []
+    [receipt] = house.receipts("decision")
+    assert (receipt["outcome"], receipt["reasons"]) == ("deny", ["defect: a defect"])
+    house.close()

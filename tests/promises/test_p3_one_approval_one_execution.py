@@ -10,6 +10,7 @@ import pytest
 from mcp_guard.core.approval import State
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Asked, Json
+from mcp_guard.ports import Intent
 from tests.promises.house import ALLOW, GATE, SECOND, House, make_instance, open_house, pending_id, run, text
 
 ASKED = Asked("crm__update_deal", {"deal_id": "1", "amount": 150, "stage": "won"})
@@ -150,6 +151,35 @@ def test_facts_that_move_during_the_hold_are_seen_at_dispatch(tmp_path: Path) ->
 
     reply = run(story)
     assert "changed meanwhile (facts)" in text(reply)
+    assert house.upstream.writes() == []
+    house.close()
+
+
+def test_another_instance_can_neither_use_nor_spoil_it(tmp_path: Path) -> None:
+    house = gated(tmp_path)
+    id = pending_id(ask(house))
+    house.approve(id)
+    assert pending_id(ask(house, id="run_2")) != id
+    assert house.upstream.writes() == []
+    assert text(ask(house)) == "done"
+    house.close()
+
+
+def test_an_approval_that_expires_at_the_last_moment_is_refused(tmp_path: Path) -> None:
+    """After it was found and before it is consumed: the clock moves while the facts are read again."""
+    house = gated(tmp_path)
+    house.approve(pending_id(ask(house)))
+    look_ups = 0
+
+    async def dawdle(intent: Intent) -> None:
+        nonlocal look_ups
+        look_ups += intent.call.purpose == "facts"
+        if look_ups == 2:
+            house.clock.time += 3601 * SECOND
+
+    house.upstream.before = dawdle
+    assert "has expired" in text(ask(house))
+    assert look_ups == 2
     assert house.upstream.writes() == []
     house.close()
 
