@@ -4,7 +4,7 @@ import json
 
 from mcp_guard.cli.ledger_file import Receipt, latest, open_for_reading, parser
 from mcp_guard.cli.table import print_table
-from mcp_guard.core.receipt import attribution
+from mcp_guard.core.receipt import KINDS, attribution
 
 HEADINGS = ("seq", "time", "kind", "agent", "tool", "outcome", "what")
 
@@ -12,7 +12,8 @@ HEADINGS = ("seq", "time", "kind", "agent", "tool", "outcome", "what")
 def main(arguments: list[str]) -> int:
     made = parser("log", "List the latest receipts, oldest first.")
     made.add_argument("--last", type=int, default=20, metavar="N", help="how many (default 20)")
-    for name in ("instance", "call", "kind", "agent", "tool"):
+    made.add_argument("--kind", choices=KINDS, metavar="KIND", help="only of this kind, such as intent or decision")
+    for name in ("instance", "call", "agent", "tool"):
         made.add_argument(f"--{name}", metavar=name.upper(), help=f"only of this {name}")
     options = made.parse_args(arguments)
     wanted = {n: v for n in ("instance", "call", "kind", "agent", "tool") if (v := getattr(options, n)) is not None}

@@ -6,6 +6,7 @@ import time
 from mcp_guard.cli.ledger_file import latest, newer, open_for_reading, parser
 from mcp_guard.cli.log import row
 from mcp_guard.cli.table import printable
+from mcp_guard.core.receipt import KINDS
 
 POLL_SECONDS = 0.25
 
@@ -13,7 +14,7 @@ POLL_SECONDS = 0.25
 def main(arguments: list[str]) -> int:
     made = parser("tail", "Print each receipt as it is written; end with Ctrl-C.")
     made.add_argument("--last", type=int, default=10, metavar="N", help="begin with the last N (default 10)")
-    made.add_argument("--until", metavar="KIND", help="end after a receipt of this kind")
+    made.add_argument("--until", choices=KINDS, metavar="KIND", help="end after a receipt of this kind")
     options = made.parse_args(arguments)
     store = open_for_reading(options)
     receipts, seq = latest(store, options.last, {}) if options.last else [], -1

@@ -7,7 +7,7 @@ payload)`, and payload and salt live apart, where they can be erased while the p
 
 import base64
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -22,7 +22,7 @@ SCHEMA_VERSION = 1
 KINDS = (
     "guard.started", "guard.stopped", "instance.started", "instance.ended", "credential.issued",
     "policy.loaded", "policy.rejected", "decision", "approval.requested", "approval.granted", "approval.denied",
-    "approval.expired", "approval.withdrawn", "approval.stale", "approval.consumed", "intent", "outcome",
+    "approval.expired", "approval.stale", "approval.consumed", "intent", "outcome",
 )  # fmt: skip
 
 
@@ -156,10 +156,6 @@ def outcome_draft(call: Call, intent: int, execution: Execution, response: bytes
         "response_bytes": len(response),
     }
     return Draft("outcome", fields, {"response": response})
-
-
-def approval_fields(subject: Json, follows: Iterable[int | None]) -> Json:
-    return {**subject, "follows": [seq for seq in follows if seq is not None]}
 
 
 def attribution(receipt: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ Implements `ports.Policies`. Nothing here raises once loaded: whatever goes wron
 """
 
 import json
+import re
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -193,6 +194,10 @@ def load_policies(path: Path, world: World) -> PolicyEngine:
     return engine
 
 
+_POSITION = re.compile(r"^for policy `[^`]*`, ")
+"""How Cedar names a policy that was given to it without its id."""
+
+
 def _validate(active: Mapping[str, Policy], schema: str, path: Path) -> None:
     result = cedarpy.validate_policies(cedarpy.policies_from_json_str(as_json(active)), schema)
     if result.validation_passed:
@@ -202,7 +207,7 @@ def _validate(active: Mapping[str, Policy], schema: str, path: Path) -> None:
     for error in result.errors:
         id = names.get(error.policy_id, error.policy_id)
         file = active[id].file if id in active else path.name
-        lines.append(f"{file}: {id}: {error.error}")
+        lines.append(f"{file}: {id}: {_POSITION.sub('', error.error)}")
     raise PolicyError(
         "\n".join(lines), "actions are the tools as they are listed; attributes are those of [resources] in the config"
     )
