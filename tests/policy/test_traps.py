@@ -20,7 +20,7 @@ def when(condition: str) -> str:
     return f'@id("p") permit (principal, action == Action::"up__tool", resource) when {{ {condition} }};'
 
 
-def denied(decision: Decision, because: str) -> None:
+def assert_denied(decision: Decision, because: str) -> None:
     assert decision.outcome is Outcome.DENY
     assert because in "; ".join(decision.reasons)
 
@@ -30,13 +30,13 @@ def denied(decision: Decision, because: str) -> None:
 def test_a_reserved_key_is_refused(tmp_path: Path, key: str, wrap: Any) -> None:
     """Cedar's JSON would read it as an entity or a function call."""
     arguments = wrap({key: {"type": "Group", "id": "admins"}})
-    denied(decide(tmp_path, PERMIT, make_tool({"type": "object"}), arguments), f"`{key}` is reserved")
+    assert_denied(decide(tmp_path, PERMIT, make_tool({"type": "object"}), arguments), f"`{key}` is reserved")
 
 
 @pytest.mark.parametrize("value", [2**53 + 1, 2**63, -(2**63) - 1, 10**30])
 def test_an_integer_that_json_does_not_carry_exactly_is_refused(tmp_path: Path, value: int) -> None:
     """Canonical JSON has the integers of a double, which are fewer than Cedar's 64 bits."""
-    denied(decide(tmp_path, PERMIT, make_tool(ANY), {"i": value}), "outside what JSON carries exactly")
+    assert_denied(decide(tmp_path, PERMIT, make_tool(ANY), {"i": value}), "outside what JSON carries exactly")
 
 
 @pytest.mark.parametrize("value", [2**63, -(2**63) - 1])
@@ -53,12 +53,12 @@ def test_an_integer_is_seen_exactly(tmp_path: Path, value: float) -> None:
 
 @pytest.mark.parametrize("value", [0.00001, 1.23456, 1e-300])
 def test_a_decimal_of_over_four_digits_is_refused_and_not_rounded(tmp_path: Path, value: float) -> None:
-    denied(decide(tmp_path, PERMIT, make_tool(ANY), {"n": value}), "over 4 digits after the point")
+    assert_denied(decide(tmp_path, PERMIT, make_tool(ANY), {"n": value}), "over 4 digits after the point")
 
 
 @pytest.mark.parametrize("value", [922337203685478, -922337203685478, 922337203685477.9])
 def test_a_decimal_beyond_cedars_is_refused(tmp_path: Path, value: float) -> None:
-    denied(decide(tmp_path, PERMIT, make_tool(ANY), {"n": value}), "beyond what a policy can compare")
+    assert_denied(decide(tmp_path, PERMIT, make_tool(ANY), {"n": value}), "beyond what a policy can compare")
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_a_decimal_is_seen_exactly(tmp_path: Path, value: float, literal: str) -
     ],
 )
 def test_a_value_of_another_type_than_declared_is_refused(tmp_path: Path, arguments: Json, because: str) -> None:
-    denied(decide(tmp_path, PERMIT, make_tool(ANY), arguments), because)
+    assert_denied(decide(tmp_path, PERMIT, make_tool(ANY), arguments), because)
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,8 @@ def test_what_cedar_has_no_type_for_is_visible_as_unknown(tmp_path: Path, schema
 
 
 def test_a_schema_of_false_accepts_no_value(tmp_path: Path) -> None:
-    denied(decide(tmp_path, PERMIT, make_tool(object_of(x=False)), {"x": 1}), "`x` is not an argument of this tool")
+    decision = decide(tmp_path, PERMIT, make_tool(object_of(x=False)), {"x": 1})
+    assert_denied(decision, "`x` is not an argument of this tool")
 
 
 def test_additional_properties_are_unknown_unless_closed(tmp_path: Path) -> None:
@@ -135,7 +136,7 @@ def test_additional_properties_are_unknown_unless_closed(tmp_path: Path) -> None
     tool = make_tool(object_of(o=inner))
     assert decide(tmp_path, when(condition), tool, {"o": {"x": "a", "y": 1}}).outcome is Outcome.ALLOW
     tool = make_tool(object_of(o={**inner, "additionalProperties": False}))
-    denied(decide(tmp_path, PERMIT, tool, {"o": {"x": "a", "y": 1}}), "`o/y` is not an argument of this tool")
+    assert_denied(decide(tmp_path, PERMIT, tool, {"o": {"x": "a", "y": 1}}), "`o/y` is not an argument of this tool")
 
 
 def test_a_recursive_reference_ends(tmp_path: Path) -> None:
@@ -155,12 +156,12 @@ def test_a_tool_without_a_schema_of_an_object_can_neither_be_listed_nor_called(t
         assert engine.may_call(call.instance, bad)
         return
     assert not engine.may_call(call.instance, bad)
-    denied(engine.decide(call, {}), "no input schema")
+    assert_denied(engine.decide(call, {}), "no input schema")
 
 
 def test_a_required_argument_that_is_missing_is_refused(tmp_path: Path) -> None:
     tool = make_tool({**object_of(s=STRING), "required": ["s"]})
-    denied(decide(tmp_path, PERMIT, tool, {}), "`s` is required")
+    assert_denied(decide(tmp_path, PERMIT, tool, {}), "`s` is required")
     assert decide(tmp_path, when('context.input.s == "x"'), tool, {"s": "x"}).outcome is Outcome.ALLOW
 
 
@@ -182,7 +183,7 @@ def test_facts_that_do_not_fit_the_configured_attributes_deny(tmp_path: Path) ->
     tool = make_tool(object_of(id=STRING), resource=ResourceRule("Deal", "/id"))
     engine = load(tmp_path, PERMIT, tool, attributes={"Deal": {"amount": "number", "tags": "strings"}})
     for facts in ({"amount": "much"}, {"amount": 0.00001}, {"tags": "a"}, {"tags": [1]}):
-        denied(engine.decide(make_call(tool, {"id": "1"}, facts), {}), "the present state does not fit")
+        assert_denied(engine.decide(make_call(tool, {"id": "1"}, facts), {}), "the present state does not fit")
     fitting = make_call(tool, {"id": "1"}, {"amount": 5, "tags": ["a"], "else": {"not": "declared"}})
     assert engine.decide(fitting, {}).outcome is Outcome.ALLOW
 
