@@ -178,8 +178,26 @@ class Run:
         )
         self._front = StdioFront(self._settings.message_bytes)
         self._hub.on_catalog = self._load_policies
-        await self._front.serve(Session(self._make_guard(), self._hub, self._instance, self._front), self._hub)
+        session = Session(self._make_guard(), self._hub, self._instance, self._front)
+        async with asyncio.TaskGroup() as tasks:
+            courier = tasks.create_task(self._carry()) if self._settings.routes else None
+            await self._front.serve(session, self._hub)
+            if courier is not None:
+                courier.cancel()
+        self._ledger.requests.end(self._instance)
         book.note(Draft("instance.ended", about), Draft("guard.stopped", {"guard": book.settings.guard}))
+
+    async def _carry(self) -> None:
+        """Notify, escalate and expire, once there is something to do that for."""
+        asked = asyncio.Event()
+        self._ledger.requests.on_asked.append(asked.set)
+        await asked.wait()
+        from mcp_guard.notify.courier import Courier  # what never holds a call never loads it
+
+        settings = self._settings
+        courier = Courier(self._ledger.book.writer, settings.routes, settings.notifiers, settings.inbox)
+        self._ledger.requests.on_asked[:] = [courier.wake]
+        await courier.run()
 
     def _make_guard(self) -> Guard:
         pattern = self._settings.ticket_pattern

@@ -15,7 +15,7 @@ from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Agent, Counter, Effect, FactsRule, ResourceRule, ToolRule
-from mcp_guard.settings import Enrolled, Server, Settings
+from mcp_guard.settings import Enrolled, NotifierSettings, Server, Settings
 
 SECOND = 1_000_000
 Pointer = Annotated[str, Field(pattern=r"^(/[^/]*)*$")]
@@ -105,11 +105,82 @@ class ApproverConfig(Model):
 
 class RouteConfig(Model):
     approvers: Annotated[tuple[str, ...], Field(min_length=1)]
+    quorum: Annotated[int, Field(ge=1)] = 1
     expires_seconds: Annotated[int, Field(gt=0)] = 3600
+    escalate_to: str | None = None
+    escalate_after_seconds: Annotated[int, Field(gt=0)] = 900
+    notify: tuple[str, ...] = ()
+    text: str = ""
     unsafe_self_approval: bool = False
 
     def route(self, name: str) -> Route:
-        return Route(name, self.approvers, self.expires_seconds * SECOND, self.unsafe_self_approval)
+        return Route(
+            name=name,
+            approvers=self.approvers,
+            expires=self.expires_seconds * SECOND,
+            unsafe_self_approval=self.unsafe_self_approval,
+            quorum=self.quorum,
+            escalate_to=self.escalate_to,
+            escalate_after=self.escalate_after_seconds * SECOND,
+            notify=self.notify,
+            text=self.text,
+        )
+
+
+class Secret(Model):
+    """Where a secret is; never the secret itself."""
+
+    env: str | None = None
+    file: Path | None = None
+
+    @model_validator(mode="after")
+    def is_one_place(self) -> "Secret":
+        if (self.env is None) == (self.file is None):
+            raise ValueError('say where the secret is: { env = "NAME" } or { file = "PATH" }')
+        return self
+
+
+Url = Annotated[str, Field(pattern=r"^https?://[^/]+")]
+
+
+class DesktopConfig(Model):
+    kind: Literal["desktop"]
+
+
+class WebhookConfig(Model):
+    kind: Literal["webhook"]
+    url: Url
+    secret: Secret
+
+
+class SlackConfig(Model):
+    kind: Literal["slack"]
+    url: Secret
+
+
+class EmailConfig(Model):
+    kind: Literal["email"]
+    host: str
+    port: Annotated[int, Field(gt=0, lt=65536)] = 587
+    sender: str
+    to: Annotated[tuple[str, ...], Field(min_length=1)]
+    starttls: bool = True
+    user: str | None = None
+    password: Secret | None = None
+
+
+class CommandConfig(Model):
+    kind: Literal["command"]
+    command: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+NotifierConfig = Annotated[
+    DesktopConfig | WebhookConfig | SlackConfig | EmailConfig | CommandConfig, Field(discriminator="kind")
+]
+
+
+class InboxConfig(Model):
+    port: Annotated[int, Field(gt=0, lt=65536)] = 8765
 
 
 class GuardConfig(Model):
@@ -156,10 +227,14 @@ class Config(Model):
     rates: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], RateConfig] = {}
     approvers: dict[str, ApproverConfig] = {}
     routes: dict[str, RouteConfig] = {}
+    notifiers: dict[str, NotifierConfig] = {}
+    inbox: InboxConfig = InboxConfig()
 
     @field_validator("upstreams")
     @classmethod
     def names_can_be_prefixes(cls, upstreams: dict[str, UpstreamConfig]) -> dict[str, UpstreamConfig]:
+        if "guard" in upstreams:
+            raise ValueError("`guard` is the prefix of the guard's own tools; choose another name")
         for name in upstreams:
             if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]|_(?!_)){0,22}[a-z0-9]|[a-z0-9]", name):
                 raise ValueError(
@@ -171,9 +246,7 @@ class Config(Model):
     @model_validator(mode="after")
     def references_exist(self) -> "Config":
         for name, route in self.routes.items():
-            for approver in route.approvers:
-                if approver not in self.approvers:
-                    raise ValueError(f"routes.{name}.approvers: `{approver}` is not among [approvers]")
+            self._check_route(name, route)
         for name, tool in self.tools.items():
             if name.partition("__")[0] not in self.upstreams:
                 raise ValueError(f"tools.{name}: no upstream `{name.partition('__')[0]}` in [upstreams]")
@@ -183,6 +256,18 @@ class Config(Model):
             if name in RESERVED_TYPES:
                 raise ValueError(f"resources.{name}: the guard uses this type itself; choose another name")
         return self
+
+    def _check_route(self, name: str, route: RouteConfig) -> None:
+        for approver in route.approvers:
+            if approver not in self.approvers:
+                raise ValueError(f"routes.{name}.approvers: `{approver}` is not among [approvers]")
+        if route.quorum > len(set(route.approvers)):
+            raise ValueError(f"routes.{name}.quorum: {route.quorum} of {len(set(route.approvers))} approvers cannot be")
+        if route.escalate_to is not None and (route.escalate_to not in self.routes or route.escalate_to == name):
+            raise ValueError(f"routes.{name}.escalate_to: no other route `{route.escalate_to}`")
+        for notifier in route.notify:
+            if notifier not in self.notifiers:
+                raise ValueError(f"routes.{name}.notify: `{notifier}` is not among [notifiers]")
 
     def settings(self, path: Path) -> Settings:
         """The same as plain values; relative paths are taken from the file's folder."""
@@ -205,6 +290,11 @@ class Config(Model):
             counters=tuple(rate.counter(name) for name, rate in self.rates.items()),
             approvers={id: approver.name for id, approver in self.approvers.items()},
             routes={name: route.route(name) for name, route in self.routes.items()},
+            notifiers={
+                name: NotifierSettings(notifier.kind, notifier.model_dump(exclude={"kind"}), here)
+                for name, notifier in self.notifiers.items()
+            },
+            inbox_port=self.inbox.port,
         )
 
 

@@ -15,14 +15,21 @@ from mcp_guard.core import credential
 from mcp_guard.core.approval import Approval, State
 from mcp_guard.core.describe import NO_SUCH_TOOL, Description, describe, look_up_arguments, read_facts
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.model import Asked, Call, Decision, Effect, Ending, Execution, Facts, Instance, Json, Outcome
+from mcp_guard.core.grant import Grant
+from mcp_guard.core.model import Asked, Call, Decision, Effect, Execution, Facts, Instance, Json, Outcome
 from mcp_guard.core.names import join
 from mcp_guard.core.replies import (
+    AWAIT,
+    AWAIT_TOOL,
     broken_record,
+    cancelled,
     list_tool,
     lost_outcome,
+    not_kept,
     pending,
     refusal,
+    running,
+    tool_error,
     why_not,
 )
 from mcp_guard.ports import Approvals, Clock, Intent, Ledger, Moved, Policies, Progress, Reply, Upstreams
@@ -48,6 +55,8 @@ class Guard:
         """Guard one `tools/call`; returns the `result` or `error` member of the answer."""
         self.ledger.enter()
         try:
+            if asked.name == AWAIT and self.policies.gated:
+                return await self.resume(instance, asked, progress)
             return await self.tell(instance, asked, progress)
         finally:
             self.ledger.leave()
@@ -77,6 +86,19 @@ class Guard:
             return cleared
         execution = await self.execute(cleared, progress)
         return await self.record_outcome(cleared, execution)
+
+    async def resume(self, instance: Instance, asked: Asked, progress: Progress | None) -> Reply:
+        """Go on with a held call of this instance: make it again, on the same path, or give its reply again."""
+        id = str(asked.arguments.get("approval", ""))
+        held = self.approvals.get(id)
+        if why := asked.problem or credential.check_time(instance.started, instance.expires, self.clock.now()):
+            return tool_error(f"denied by mcp-guard: {why}", outcome="deny")
+        if held is None or held.instance != instance.id:
+            return tool_error(f"this instance has asked for no approval `{id[:40]}`")
+        if held.state is State.CONSUMED:
+            return await self.give_again(held)
+        again = Asked(held.subject["tool"], held.subject["arguments"] | held.subject["claims"], asked.meta)
+        return await self.tell(instance, again, progress)
 
     def identify(self, call: Call) -> Call:
         """Whose call it is: the session's instance, if its credential is valid now and it may see the tool."""
@@ -130,7 +152,11 @@ class Guard:
 
     async def hold(self, call: Call, decision: Decision, progress: Progress | None) -> Intent | Reply:
         """Wait for a person, as long as the client will; then look again before letting the call go."""
+        if (grant := self.approvals.grant_for(call, decision)) is not None:
+            return await self.record_intent(call, decision, grant)
         held = self.approvals.find(call.instance, call.request_hash)
+        if held is not None and held.state is State.CONSUMED:
+            return await self.give_again(held)
         if held is not None and (moved := self.moved(held, call, decision)):
             await self.approvals.outdate(held, moved)
             held = None
@@ -167,8 +193,17 @@ class Guard:
             return ""
         return ", ".join(approvals_core.what_moved(held.subject["binding"], bound)) or "the request"
 
-    async def record_intent(self, call: Call, decision: Decision, held: Approval | None = None) -> Intent | Reply:
-        """Make the intent durable, consuming the approval with it; decide again if the rates have moved meanwhile."""
+    async def give_again(self, held: Approval) -> Reply:
+        """The reply of the call that used this approval. INVARIANT: nothing is run."""
+        if held.outcome is None:
+            return running(held)
+        reply = await self.approvals.answer(held)
+        return not_kept(held) if reply is None else reply
+
+    async def record_intent(
+        self, call: Call, decision: Decision, held: Approval | Grant | None = None
+    ) -> Intent | Reply:
+        """Make the intent durable, using up what lets it; decide again if the rates have moved meanwhile."""
         wanted = decision.outcome
         for _ in range(ATTEMPTS):
             intent = await self.ledger.intend(call, decision, held)
@@ -191,14 +226,14 @@ class Guard:
         try:
             return await self.upstreams.execute(intent, progress)
         except asyncio.CancelledError:
-            gone = Execution(Ending.CANCELLED, {}, "cancelled by the client; the upstream may have run it")
-            await asyncio.shield(self.ledger.conclude(intent, gone))
+            gone = cancelled("cancelled by the client while the upstream had it")
+            await asyncio.shield(self.ledger.conclude(intent, gone, answered=False))
             raise
 
     async def record_outcome(self, intent: Intent, execution: Execution) -> Reply:
         """Make the outcome durable, then reply. A call that ran is never reported as refused."""
         try:
-            await self.ledger.conclude(intent, execution)
+            await asyncio.shield(self.ledger.conclude(intent, execution))
         except LedgerError as error:
             return lost_outcome(intent.call, error)
         return execution.reply
@@ -207,7 +242,8 @@ class Guard:
         """The tools that this instance could call, as it should see them (promise P5)."""
         if credential.check_time(instance.started, instance.expires, self.clock.now()):
             return []
-        return [list_tool(tool) for tool in self.upstreams.tools() if self.policies.may_call(instance, tool)]
+        listed = [list_tool(tool) for tool in self.upstreams.tools() if self.policies.may_call(instance, tool)]
+        return [*listed, AWAIT_TOOL] if self.policies.gated else listed
 
 
 def waiting(held: Approval, progress: Progress | None) -> Callable[[float], None]:

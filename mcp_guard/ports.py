@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mcp_guard.core.approval import Approval
+from mcp_guard.core.grant import Grant
 from mcp_guard.core.model import Call, Counter, Decision, Execution, Instance, Json, Micros, Tool
 
 Progress = Callable[[Json], None]
@@ -20,6 +21,8 @@ class Intent:
 
     call: Call
     seq: int
+    approval: str | None = None
+    """The approval that it used up, whose outcome is kept for the agent until it has been given."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +48,10 @@ class Policies(Protocol):
     @property
     def counters(self) -> tuple[Counter, ...]: ...
 
+    @property
+    def gated(self) -> bool:
+        """Whether some policy may hold a call."""
+
     def may_call(self, instance: Instance, tool: Tool) -> bool:
         """Whether some call of this tool could be allowed or held (promise P5). Never raises; unknown is False."""
 
@@ -67,21 +74,26 @@ class Ledger(Protocol):
     async def refuse(self, call: Call, decision: Decision) -> int:
         """Record a decision that lets nothing happen. Returns its sequence number, durable."""
 
-    async def intend(self, call: Call, decision: Decision, approval: Approval | None) -> Intent | Moved:
-        """Record decision and intent, count the rates and consume the approval, all in one transaction."""
+    async def intend(self, call: Call, decision: Decision, held: Approval | Grant | None) -> Intent | Moved:
+        """Record decision and intent, count the rates and use up what lets it, all in one transaction."""
 
     async def look_up(self, call: Call) -> Intent:
         """Record the intent of one of the guard's own look-ups."""
 
-    async def conclude(self, intent: Intent, execution: Execution) -> int:
-        """Record the outcome. Returns its sequence number, durable."""
+    async def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> int:
+        """Record the outcome, and whether the agent is given it. Returns its sequence number, durable."""
 
 
 class Approvals(Protocol):
     """Requests for approval, shared with every process on the same ledger. All methods raise LedgerError."""
 
     def find(self, instance: Instance, request_hash: str) -> Approval | None:
-        """The latest request for this very call that is still open or approved."""
+        """The latest request for this very call that still counts: open, denied, or used and never answered."""
+
+    def get(self, id: str) -> Approval | None: ...
+
+    def grant_for(self, call: Call, decision: Decision) -> Grant | None:
+        """A grant that covers this call now."""
 
     async def request(self, call: Call, decision: Decision) -> Approval:
         """Record the decision and ask for approval."""
@@ -91,6 +103,9 @@ class Approvals(Protocol):
 
     async def outdate(self, approval: Approval, note: str) -> None:
         """Mark it stale; the note says what moved."""
+
+    async def answer(self, approval: Approval) -> "Reply | None":
+        """The recorded reply of the call that used this approval, from now on given; None if it was not kept."""
 
 
 class Upstreams(Protocol):

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
@@ -30,6 +31,18 @@ class Server:
 
 
 @dataclass(frozen=True, slots=True)
+class NotifierSettings:
+    """How one notifier is reached. A secret in `options` is `{"env": NAME}` or `{"file": PATH}`, read when it is used.
+
+    `here` is the folder that relative paths are taken from.
+    """
+
+    kind: str
+    options: Mapping[str, Any]
+    here: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The whole configuration. Paths are absolute; `approvers` maps ids to names."""
 
@@ -50,6 +63,13 @@ class Settings:
     counters: tuple[Counter, ...]
     approvers: Mapping[str, str]
     routes: Mapping[str, Route]
+    notifiers: Mapping[str, NotifierSettings]
+    inbox_port: int
+
+    @property
+    def inbox(self) -> str:
+        """The address of the inbox page. A passkey needs a name, so it is not 127.0.0.1."""
+        return f"http://localhost:{self.inbox_port}"
 
     def enrolled(self, name: str | None) -> Enrolled:
         """The agent of this name; without a name, the only one.

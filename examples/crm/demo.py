@@ -54,9 +54,9 @@ def guard(config: Path, *words: str, fails: bool = False) -> str:
     """Run a command of the guard in a second process, as a person would in a second terminal."""
     print(f"$ mcp-guard {' '.join(words)}")
     command = [*GUARD, *words[:2], "--config", str(config), *words[2:]]
-    if words[0] not in ("approvals", "policy"):
+    if words[0] not in ("approvals", "approvers", "policy"):
         command = [*GUARD, words[0], "--config", str(config), *words[1:]]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False, cwd=config.parent)
     expect((done.returncode != 0) == fails, f"{words} exited {done.returncode}: {done.stdout}{done.stderr}")
     return (done.stdout + done.stderr).rstrip()
 
@@ -84,6 +84,16 @@ async def wait_for_request(config: Path) -> str:
                 return str(approval["id"])
 
 
+def enrol_alice(config: Path) -> tuple[str, ...]:
+    """Make Alice's key, as she would once; returns the options by which she then signs."""
+    folder = config.parent
+    (folder / "passphrase").write_text("only Alice knows this")
+    key = ("--key-file", "alice.key", "--passphrase-file", "passphrase")
+    print(guard(config, "approvers", "add", "alice", *key))
+    print()
+    return ("--as", "alice", *key)
+
+
 async def scenario_a(session: ClientSession) -> None:
     heading("Scenario A: a small, ordinary change runs at once")
     arguments = {"deal_id": "789", "notes": "Agreed on the phone.", "amount": 48500.0, "stage": "Negotiation"}
@@ -93,6 +103,7 @@ async def scenario_a(session: ClientSession) -> None:
 
 async def scenario_b(session: ClientSession, config: Path) -> None:
     heading("Scenario B: closing a deal waits for a person")
+    alice = enrol_alice(config)
     arguments = {
         "deal_id": "789", "stage": "Closed Won", "amount": 50000.0,
         "guard_reason": "The customer signed this morning.",
@@ -108,10 +119,10 @@ async def scenario_b(session: ClientSession, config: Path) -> None:
             id = await wait_for_request(config)
         print("  (the agent's call is held; meanwhile, in another terminal)\n")
         print(guard(config, "approvals", "show", id))
-        print(guard(config, "approvals", "approve", id, "--as", "alice", "--rationale", "Signed contract seen."))
+        print(guard(config, "approvals", "approve", id, *alice, "--rationale", "Signed contract seen."))
         print()
     expect(not outcome[0][1] and "Closed Won" in outcome[0][0], "scenario B should run once approved")
-    refused = guard(config, "approvals", "approve", id, "--as", "alice", "--rationale", "Again.", fails=True)
+    refused = guard(config, "approvals", "approve", id, *alice, "--rationale", "Again.", fails=True)
     print(refused)
     expect("consumed" in refused, "an approval must not be usable twice")
 

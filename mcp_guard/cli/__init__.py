@@ -18,7 +18,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("show", "tell the story of one call"),
     "tail": ("tail", "follow receipts as they come"),
     "verify": ("verify", "verify the ledger with its public key"),
-    "approvals": ("approvals", "list, show, approve and deny held calls"),
+    "approvals": ("approvals", "list, show, approve, deny and grant held calls"),
+    "approvers": ("approvers", "the keys of the people who approve"),
     "policy": ("policy", "validate policies and run their cases"),
 }
 """Name: module below `mcp_guard.cli` (its function `main(arguments)` returns the exit code) and help."""

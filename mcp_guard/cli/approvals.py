@@ -1,49 +1,67 @@
-"""`mcp-guard approvals`: list, show, approve and deny held calls, from a terminal that is not the agent's."""
+"""`mcp-guard approvals`: list, watch, show and decide on held calls, from a terminal that is not the agent's."""
 
 import argparse
 import json
+import time
 from collections.abc import Mapping
 from dataclasses import asdict
+from functools import partial
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import add_config, add_json
+from mcp_guard.cli.signing import add_key_options, open_key, signature_of
 from mcp_guard.cli.table import print_lines, print_table, printable
 from mcp_guard.config import load
 from mcp_guard.core.approval import Approval, State
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.receipt import format_time
+from mcp_guard.ledger.approvers import NewKey
 from mcp_guard.ledger.opening import open_writer
-from mcp_guard.ledger.requests import Ballot, vote
+from mcp_guard.ledger.votes import Ballots, Terms, usable_key
 from mcp_guard.ledger.writer import Writer
-from mcp_guard.settings import Settings
+from mcp_guard.storage.approval_rows import Delivery
 
-VERDICTS = ("approve", "deny")
+VERDICTS = {"approve": "approve", "deny": "deny", "grant": "approve"}
+POLL_SECONDS = 0.5
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     settings = load(options.config)
     writer = open_writer(ledger_settings(settings), CLOCK, create=False)
-    if options.verb == "list":
-        return list_approvals(writer, options)
-    if options.verb == "show":
-        return show(writer, options)
-    return decide(writer, settings, options)
+    ballots = Ballots(writer, settings.routes, settings.approvers)
+    verbs = {
+        "list": partial(list_approvals, writer),
+        "watch": partial(watch, writer),
+        "show": partial(show, writer),
+        "revoke": partial(revoke, ballots),
+    }
+    return verbs.get(options.verb, partial(decide, ballots))(options)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     made = argparse.ArgumentParser(prog="mcp-guard approvals", description="Decide on calls that wait for a person.")
     verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
-    listing = verbs.add_parser("list", help="requests that are open (or all: --all)")
+    listing = verbs.add_parser("list", help="requests that are open (or all: --all), and active grants")
     listing.add_argument("--all", action="store_true", help="decided ones too")
+    watching = verbs.add_parser("watch", help="show each request as it comes; end with Ctrl-C")
+    watching.add_argument("--until", type=int, metavar="N", help="end after N requests")
     showing = verbs.add_parser("show", help="who, what, why, and until when")
-    deciding = [verbs.add_parser(verdict, help=f"{verdict} one request") for verdict in VERDICTS]
-    for verb in (showing, *deciding):
+    helps = {"approve": "let it happen once", "deny": "refuse it", "grant": "approve it, and some more like it"}
+    deciding = {verdict: verbs.add_parser(verdict, help=helps[verdict]) for verdict in VERDICTS}
+    revoking = verbs.add_parser("revoke", help="take back an approval not used yet, or a grant, at once")
+    for verb in (showing, revoking, *deciding.values()):
         verb.add_argument("id", metavar="ID")
-    for verb in deciding:
+    for verb in (revoking, *deciding.values()):
         verb.add_argument("--as", dest="approver", required=True, metavar="APPROVER", help="a name under [approvers]")
         verb.add_argument("--rationale", required=True, metavar="TEXT", help="why; recorded, and shown to the agent")
-    for verb in (listing, showing, *deciding):
+    for verb in deciding.values():
+        add_key_options(verb)
+    granting = deciding["grant"]
+    granting.add_argument("--more", type=int, required=True, metavar="N", help="how many more such calls")
+    granting.add_argument("--for", dest="seconds", type=int, required=True, metavar="SECONDS", help="how long")
+    granting.add_argument("--free", default="", metavar="A,B", help="arguments that may differ; all others are bound")
+    for verb in (listing, watching, showing, revoking, *deciding.values()):
         add_config(verb)
         add_json(verb)
     return made.parse_args(arguments)
@@ -52,30 +70,74 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def list_approvals(writer: Writer, options: argparse.Namespace) -> int:
     states = tuple(State) if options.all else (State.REQUESTED, State.APPROVED)
     found = writer.read(lambda store: store.approvals(states))
+    grants = writer.read(lambda store: store.grants(state=None if options.all else "active"))
     now = writer.now()
+    grants = [grant for grant in grants if options.all or now < grant.expires]
     if options.json:
-        print(json.dumps([asdict(each) for each in found], indent=2, ensure_ascii=False))
+        listed = [asdict(each) for each in found] + [asdict(each) for each in grants]
+        print(json.dumps(listed, indent=2, ensure_ascii=False))
         return 0
-    if not found:
+    if not found and not grants:
         print("no request is open")
         return 0
     rows = [
-        (each.id, _state(each, now), each.subject["agent"], what(each), ", ".join(each.routes), _left(each, now))
+        (
+            each.id,
+            _state(each, now),
+            each.subject["agent"],
+            what(each),
+            ", ".join(each.routes),
+            _left(each.expires, now),
+        )
         for each in found
     ]
+    rows += [
+        (each.id, f"{each.state}: {each.used} of {each.uses}", each.binding["instance"], each.binding["tool"],
+         ", ".join(each.binding["routes"]), _left(each.expires, now))
+        for each in grants
+    ]  # fmt: skip
     print_table(("id", "state", "agent", "what", "routes", "time left"), rows)
     return 0
+
+
+def watch(writer: Writer, options: argparse.Namespace) -> int:
+    shown: set[str] = set()
+    while True:
+        for approval in writer.read(lambda store: store.approvals([State.REQUESTED])):
+            if approval.id not in shown:
+                shown.add(approval.id)
+                print_approval(writer, approval, options.json)
+                if len(shown) == options.until:
+                    return 0
+        time.sleep(POLL_SECONDS)
 
 
 def show(writer: Writer, options: argparse.Namespace) -> int:
     found = writer.read(lambda store: store.approval(options.id))
     if found is None:
         raise ApprovalError(f"no approval `{options.id}`", "mcp-guard approvals list --all")
-    if options.json:
-        print(json.dumps(asdict(found[0]), indent=2, ensure_ascii=False))
-    else:
-        print_lines(describe(found[0], writer.now()))
+    print_approval(writer, found[0], options.json)
     return 0
+
+
+def print_approval(writer: Writer, approval: Approval, as_json: bool) -> None:
+    deliveries = writer.read(lambda store: store.deliveries(approval.id))
+    lately = writer.read(lambda store: store.lately(approval.instance, approval.requested))
+    if as_json:
+        more = {"deliveries": [asdict(each) for each in deliveries], "lately": lately}
+        print(json.dumps(asdict(approval) | more, indent=2, ensure_ascii=False))
+        return
+    print_lines([*describe(approval, writer.now()), *_lately(lately), *map(_delivery, deliveries)])
+
+
+def _lately(lately: list[tuple[str, int]]) -> list[str]:
+    said = ", ".join(f"{tool} {count}x" for tool, count in lately) or "nothing yet"
+    return [f"  did lately     {said}"]
+
+
+def _delivery(delivery: Delivery) -> str:
+    note = f": {delivery.note}" if delivery.note else ""
+    return f"  told           {delivery.notifier} ({delivery.event}): {delivery.state}, {delivery.attempts} tried{note}"
 
 
 def describe(approval: Approval, now: int) -> list[str]:
@@ -90,7 +152,7 @@ def describe(approval: Approval, now: int) -> list[str]:
         for vote in approval.votes
     ]
     return [
-        f"{approval.id}  {_state(approval, now)}  {_left(approval, now)}",
+        f"{approval.id}  {_state(approval, now)}  {_left(approval.expires, now)}",
         f"  who            {subject['agent']}, instance {approval.instance}{user} (owner {subject.get('owner')})",
         f"  what           {what(approval)}",
         f"  tool           {subject['tool']}",
@@ -102,7 +164,7 @@ def describe(approval: Approval, now: int) -> list[str]:
         "  would change",
         *(f"    {line}" for line in diff(approval)),
         f"  arguments      {json.dumps(subject['arguments'], ensure_ascii=False)}",
-        f"  routes         {', '.join(approval.routes)}",
+        *(f"  route          {_rule(approval, position)}" for position in range(len(approval.rules))),
         *votes,
         *([f"  note           {approval.note}"] if approval.note else []),
     ]
@@ -119,19 +181,36 @@ def diff(approval: Approval) -> list[str]:
     ] or ["nothing that is known"]
 
 
-def decide(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
-    name = settings.approvers.get(options.approver)
-    if name is None:
-        known = ", ".join(settings.approvers) or "nobody yet"
-        raise ApprovalError(f"`{options.approver}` is not an approver", f"enrolled under [approvers]: {known}")
-    ballot = Ballot(options.approver, name, options.verb, options.rationale)
-    approval = vote(writer, settings.routes, options.id, ballot)
+def _rule(approval: Approval, position: int) -> str:
+    rule = approval.rules[position]
+    text = approval.subject.get("routes", {}).get(rule.route)
+    return f"{rule.route}: {rule.quorum} of {', '.join(rule.approvers)}{f' ({text})' if text else ''}"
+
+
+def decide(ballots: Ballots, options: argparse.Namespace) -> int:
+    terms = None
+    if options.verb == "grant":
+        free = tuple(name.strip() for name in options.free.split(",") if name.strip())
+        terms = Terms(options.more, options.seconds, free)
+    verdict = VERDICTS[options.verb]
+    ballots.prepare(options.id, options.approver, verdict, options.rationale, terms)  # before a passphrase is asked for
+    key = open_key(options, options.approver)
+    id = NewKey("ed25519", key.public_key().public_bytes_raw(), {}).id
+    usable_key(ballots.writer.read(lambda store: store.approver_keys()), id, options.approver)
+    statement, _ = ballots.prepare(options.id, options.approver, verdict, options.rationale, terms)
+    approval = ballots.cast(statement, id, signature_of(key, statement.text()))
     if options.json:
         print(json.dumps(asdict(approval), indent=2, ensure_ascii=False))
     elif approval.state is State.REQUESTED:
-        print(f"{approval.id}: recorded; other routes must approve too")
+        print(f"{approval.id}: recorded; more approvals are needed")
     else:
         print(f"{approval.id}: {approval.state}: {printable(what(approval))}")
+    return 0
+
+
+def revoke(ballots: Ballots, options: argparse.Namespace) -> int:
+    state = ballots.revoke(options.id, options.approver, options.rationale)
+    print(json.dumps({"id": options.id, "state": state}) if options.json else f"{options.id}: {state}")
     return 0
 
 
@@ -149,6 +228,6 @@ def _state(approval: Approval, now: int) -> str:
     return "expired" if lapsed else str(approval.state)
 
 
-def _left(approval: Approval, now: int) -> str:
-    seconds = max(0, (approval.expires - now) // 1_000_000)
+def _left(expires: int, now: int) -> str:
+    seconds = max(0, (expires - now) // 1_000_000)
     return f"{seconds // 60} min {seconds % 60} s"

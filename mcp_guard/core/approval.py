@@ -1,13 +1,18 @@
-"""Approvals: the state table, what an approval is bound to, and when its routes are satisfied. No clock, no storage."""
+"""Approvals: the state table, what an approval is bound to, who may say yes, and when that is enough. Pure."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+import orjson
+
 from mcp_guard.core import canonical
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Call, Decision, Json, Micros
+from mcp_guard.core.receipt import format_time
+
+STATEMENT_TYPE = "mcp-guard/approval/v1"
 
 
 class State(StrEnum):
@@ -42,6 +47,7 @@ TRANSITIONS: Mapping[tuple[State, Event], State] = {
     (State.APPROVED, Event.OUTDATE): State.STALE,
     (State.APPROVED, Event.REVOKE): State.REVOKED,
 }
+OPEN = (State.REQUESTED, State.APPROVED)
 
 
 def advance(state: State, event: Event) -> State:
@@ -57,17 +63,36 @@ def advance(state: State, event: Event) -> State:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Who may approve, and for how long a request stays open (microseconds)."""
+    """Where a gated call goes, as configured now. Times are microseconds.
+
+    `escalate_to` names a route whose approvers may decide too, and are told, once a request has waited for
+    `escalate_after`. `notify` names notifiers; `text` is what the approver reads about this route.
+    """
 
     name: str
     approvers: tuple[str, ...]
     expires: Micros
     unsafe_self_approval: bool = False
+    quorum: int = 1
+    escalate_to: str | None = None
+    escalate_after: Micros = 0
+    notify: tuple[str, ...] = ()
+    text: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What one route demands of one request, fixed and receipted when it is made."""
+
+    route: str
+    approvers: tuple[str, ...]
+    quorum: int
+    self_approval: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """One person's word on one request."""
+    """One person's word on one request, with the evidence that it is theirs (see `Statement`)."""
 
     approver: str
     verdict: str
@@ -76,11 +101,18 @@ class Vote:
     at: Micros
     name: str = ""
     """How the approver is called in the attribution sentence."""
+    terms: Json | None = None
+    """Of a grant, if the vote gives one."""
+    key: str = ""
+    signature: Json | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Approval:
-    """One request for approval of one exact call, as stored. `subject` is what the approver is shown."""
+    """One request for approval of one exact call, as stored. `subject` is what the approver is shown.
+
+    `outcome` is the receipt of what came of the call that used it; it is `answered` once the agent has been given that.
+    """
 
     id: str
     state: State
@@ -88,12 +120,43 @@ class Approval:
     request_hash: str
     decision_hash: str
     nonce: str
-    routes: tuple[str, ...]
+    rules: tuple[Rule, ...]
     requested: Micros
     expires: Micros
     subject: Json
     votes: tuple[Vote, ...] = ()
     note: str = ""
+    outcome: int | None = None
+    answered: bool = False
+
+    @property
+    def routes(self) -> tuple[str, ...]:
+        return tuple(rule.route for rule in self.rules)
+
+    @property
+    def askers(self) -> tuple[str | None, ...]:
+        """Who asked, and so may not decide: the agent's owner and the user it acts for."""
+        return self.subject.get("owner"), self.subject.get("on_behalf_of")
+
+
+@dataclass(frozen=True, slots=True)
+class Statement:
+    """What an approver signs: their own key over these bytes, or a passkey with their SHA-256 as its challenge."""
+
+    origin: str
+    approval: str
+    request_hash: str
+    decision_hash: str
+    verdict: str
+    approver: str
+    rationale: str
+    at: Micros
+    terms: Json | None = None
+
+    def text(self) -> bytes:
+        """An RFC 8785 document. `ledger/verify.py` rebuilds the same bytes from the receipt."""
+        said = {name: getattr(self, name) for name in self.__slots__ if name != "terms" or self.terms}
+        return orjson.dumps(said | {"at": format_time(self.at), "type": STATEMENT_TYPE}, option=orjson.OPT_SORT_KEYS)
 
 
 def binding(call: Call, decision: Decision) -> dict[str, Any]:
@@ -121,21 +184,46 @@ def what_moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str
     return tuple(name for name in before if before[name] != after.get(name))
 
 
-def check_vote(route: Route, approver: str, asker: Iterable[str | None]) -> None:
-    """Raises: ApprovalError if this person may not decide on this route (promise P4)."""
-    if approver not in route.approvers:
-        raise ApprovalError(
-            f"`{approver}` is not an approver of route `{route.name}`",
-            f"approvers of this route: {', '.join(route.approvers)}",
-        )
-    if not route.unsafe_self_approval and approver in asker:
+# Who may decide
+
+
+def make_rule(route: Route) -> Rule:
+    return Rule(route.name, route.approvers, route.quorum, route.unsafe_self_approval)
+
+
+def escalated(rule: Rule, routes: Mapping[str, Route], waited: Micros) -> Rule | None:
+    """The rule as it is once its route has escalated, or None if that is not due or already so."""
+    route = routes.get(rule.route)
+    further = routes.get(route.escalate_to) if route is not None and route.escalate_to else None
+    if route is None or further is None or waited < route.escalate_after:
+        return None
+    approvers = (*rule.approvers, *(each for each in further.approvers if each not in rule.approvers))
+    return Rule(rule.route, approvers, rule.quorum, rule.self_approval) if approvers != rule.approvers else None
+
+
+def may_decide(rule: Rule, approver: str, askers: Iterable[str | None]) -> bool:
+    """Promise P4: nobody decides on what they asked for, unless the route says so by an `unsafe_` switch."""
+    return approver in rule.approvers and (rule.self_approval or approver not in askers)
+
+
+def check_vote(rules: Iterable[Rule], approver: str, askers: tuple[str | None, ...]) -> None:
+    """Raises: ApprovalError if this person may decide on none of the routes."""
+    rules = tuple(rules)
+    if any(may_decide(rule, approver, askers) for rule in rules):
+        return
+    names = ", ".join(f"`{rule.route}`" for rule in rules)
+    if any(approver in rule.approvers for rule in rules):
         raise ApprovalError(
             f"`{approver}` may not approve what they asked for",
-            f"another approver of `{route.name}` must decide, or the route sets unsafe_self_approval = true",
+            f"another approver of {names} must decide, or the route sets unsafe_self_approval = true",
         )
+    known = ", ".join(sorted({each for rule in rules for each in rule.approvers}))
+    raise ApprovalError(f"`{approver}` is not an approver of route {names}", f"its approvers: {known}")
 
 
-def missing_routes(routes: Iterable[Route], votes: Iterable[Vote]) -> tuple[str, ...]:
-    """Routes on which nobody has approved yet."""
+def missing_routes(rules: Iterable[Rule], votes: Iterable[Vote], askers: tuple[str | None, ...]) -> tuple[str, ...]:
+    """Routes on which fewer people have approved than their quorum. One person counts once on each of their routes."""
     approved = {vote.approver for vote in votes if vote.verdict == "approve"}
-    return tuple(route.name for route in routes if not approved.intersection(route.approvers))
+    return tuple(
+        rule.route for rule in rules if sum(may_decide(rule, approver, askers) for approver in approved) < rule.quorum
+    )

@@ -21,8 +21,10 @@ SCHEMA_VERSION = 1
 
 KINDS = (
     "guard.started", "guard.stopped", "instance.started", "instance.ended", "credential.issued",
-    "policy.loaded", "policy.rejected", "decision", "approval.requested", "approval.granted", "approval.denied",
-    "approval.expired", "approval.stale", "approval.consumed", "intent", "outcome",
+    "policy.loaded", "policy.rejected", "decision", "approval.requested", "approval.escalated", "approval.granted",
+    "approval.denied", "approval.expired", "approval.withdrawn", "approval.stale", "approval.revoked",
+    "approval.consumed", "grant.given", "grant.used", "grant.revoked", "approver.enrolled", "approver.removed",
+    "intent", "outcome",
 )  # fmt: skip
 
 

@@ -9,8 +9,23 @@ from typing import Any
 from mcp_guard.core.approval import Approval, State
 from mcp_guard.core.describe import ADDED, NO_SUCH_TOOL
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.model import Call, Decision, Json, Tool
+from mcp_guard.core.model import Call, Decision, Ending, Execution, Json, Tool
 
+AWAIT = "guard__await"
+AWAIT_TOOL: Json = {
+    "name": AWAIT,
+    "title": "Wait for an approval",
+    "description": (
+        "Go on with a call that was held for approval: waits for the person, makes the call once if it is approved, "
+        "and returns its result. Also gives a result again whose reply was lost. It cannot approve anything."
+    ),
+    "inputSchema": {
+        "type": "object",
+        "properties": {"approval": {"type": "string", "description": "The id, as the reply named it"}},
+        "required": ["approval"],
+        "additionalProperties": False,
+    },
+}
 INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 META = "mcp-guard/decision"
@@ -45,9 +60,36 @@ def pending(held: Approval, moved: str = "") -> Json:
     again = f"What had been approved changed meanwhile ({moved}), so it must be approved anew. " if moved else ""
     text = (
         f"{again}held by mcp-guard: approval {held.id} is pending on {', '.join(held.routes)}. Nothing was sent yet. "
-        "Repeat exactly the same call later: once approved, it runs once and returns its result."
+        f"Repeat exactly the same call later, or call `{AWAIT}` with this id: once approved, it runs once and returns "
+        "its result."
     )
     return tool_error(text, outcome="require_approval", approval=held.id, routes=list(held.routes))
+
+
+def running(held: Approval) -> Json:
+    """The answer to a call that was approved and is under way at this moment."""
+    text = f"approval {held.id} was used and its call is running. Do not repeat it; call `{AWAIT}` for its result."
+    return tool_error(text, approval=held.id, state=str(held.state))
+
+
+def not_kept(held: Approval) -> Json:
+    """The answer where a call ran, and its reply cannot be given again."""
+    text = (
+        f"the call of approval {held.id} was made, but its reply is unknown or was not kept (receipt {held.outcome}). "
+        "It may have taken effect: look at the resource before you go on."
+    )
+    return tool_error(text, approval=held.id, receipt=held.outcome)
+
+
+def cancelled(detail: str) -> Execution:
+    """What is recorded of a call that its client gave up, and given if the client asks for it after all."""
+    text = f"{detail}. It may have taken effect: look at the resource before you repeat it."
+    return Execution(Ending.CANCELLED, tool_error(text, outcome=str(Ending.CANCELLED)), detail)
+
+
+def never_sent() -> Execution:
+    detail = "cancelled before it was sent to its upstream"
+    return Execution(Ending.CANCELLED, tool_error(f"{detail}; make the call anew", outcome="cancelled"), detail)
 
 
 def why_not(held: Approval) -> str:

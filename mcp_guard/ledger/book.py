@@ -8,15 +8,16 @@ from typing import TypeVar
 import orjson
 
 from mcp_guard.core.approval import Approval
-from mcp_guard.core.model import Call, Counter, Decision, Ending, Execution, Instance, Micros, Tool
+from mcp_guard.core.grant import Grant
+from mcp_guard.core.model import Call, Counter, Decision, Execution, Instance, Micros, Tool
 from mcp_guard.core.receipt import Draft, decision_draft, intent_draft, look_up_draft, outcome_draft
-from mcp_guard.ledger import requests
+from mcp_guard.core.replies import never_sent
+from mcp_guard.ledger import lifecycle
 from mcp_guard.ledger.writer import Step, Writer
 from mcp_guard.ports import Intent, Moved
 from mcp_guard.storage.sqlite import Store
 
 T = TypeVar("T")
-NEVER_SENT = Execution(Ending.CANCELLED, {}, "cancelled before it was sent to its upstream")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +83,7 @@ class Book:
     async def refuse(self, call: Call, decision: Decision) -> int:
         return await self.writer.submit(lambda step: step.add(decision_draft(call, decision)))
 
-    async def intend(self, call: Call, decision: Decision, approval: Approval | None) -> Intent | Moved:
+    async def intend(self, call: Call, decision: Decision, held: Approval | Grant | None) -> Intent | Moved:
         uses = self._uses(call)
         release = self._reserve(uses)
 
@@ -90,15 +91,15 @@ class Book:
             release()
             if moved := _rates_moved(step, uses, decision):
                 return moved
-            if approval is not None and (gone := requests.not_consumable(step, approval)):
+            if held is not None and (gone := lifecycle.not_consumable(step, held)):
                 return gone
-            consumed = requests.consume(step, approval) if approval is not None else None
+            consumed = lifecycle.consume(step, held) if held is not None else None
             seq = step.add(intent_draft(call, decision, consumed))
             step.store.open_call(seq, self.settings.guard)
             for counter, key in uses:
                 step.store.forget_uses(counter.name, key, step.now - counter.window)
                 step.store.add_use(counter.name, key, step.now)
-            return Intent(call, seq)
+            return Intent(call, seq, held.id if isinstance(held, Approval) else None)
 
         future = self.writer.submit(op)
         if uses:
@@ -119,17 +120,20 @@ class Book:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and isinstance(intent := future.result(), Intent):
-                await asyncio.shield(self.conclude(intent, NEVER_SENT))
+                await asyncio.shield(self.conclude(intent, never_sent(), answered=False))
             raise
 
-    async def conclude(self, intent: Intent, execution: Execution) -> int:
+    async def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> int:
         response = orjson.dumps(execution.reply)
         draft = outcome_draft(intent.call, intent.seq, execution, response)
         hashed_only = len(response) > self.settings.kept_response_bytes
 
         def op(step: Step) -> int:
             step.store.close_call(intent.seq)
-            return step.add(draft, hashed_only)
+            seq = step.add(draft, hashed_only)
+            if intent.approval is not None:
+                step.store.note_outcome(intent.approval, seq, answered)
+            return seq
 
         return await self.writer.submit(op)
 

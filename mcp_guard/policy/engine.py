@@ -71,6 +71,10 @@ class PolicyEngine:
         )  # fmt: skip
         self.version = canonical.digest(self.material)
 
+    @property
+    def gated(self) -> bool:
+        return bool(self._gates)
+
     # Deciding
 
     def decide(self, call: Call, counts: Mapping[str, int]) -> Decision:

@@ -24,6 +24,10 @@ class PoliciesInForce:
     def version(self) -> str:
         return self._engine.version if self._engine else "none"
 
+    @property
+    def gated(self) -> bool:
+        return self._engine is not None and self._engine.gated
+
     def may_call(self, instance: Instance, tool: Tool) -> bool:
         return self._engine is not None and self._engine.may_call(instance, tool)
 

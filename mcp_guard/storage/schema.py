@@ -3,7 +3,7 @@
 A payload's cell is its 16-byte salt and its bytes; a salt alone stands for one that was hashed and not kept.
 """
 
-VERSION = 1
+VERSION = 2
 
 TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -22,10 +22,27 @@ CREATE TABLE payload (
 CREATE TABLE open_call (intent INTEGER PRIMARY KEY, guard TEXT NOT NULL);
 CREATE TABLE approval (
   id TEXT PRIMARY KEY, state TEXT NOT NULL, instance TEXT NOT NULL, request_hash TEXT NOT NULL,
-  decision_hash TEXT NOT NULL, nonce TEXT NOT NULL, routes TEXT NOT NULL, subject TEXT NOT NULL, votes TEXT NOT NULL,
-  requested INTEGER NOT NULL, expires INTEGER NOT NULL, note TEXT NOT NULL, receipts TEXT NOT NULL
+  decision_hash TEXT NOT NULL, nonce TEXT NOT NULL, rules TEXT NOT NULL, subject TEXT NOT NULL, votes TEXT NOT NULL,
+  requested INTEGER NOT NULL, expires INTEGER NOT NULL, note TEXT NOT NULL, outcome INTEGER, answered INTEGER NOT NULL,
+  receipts TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE INDEX approval_request ON approval (instance, request_hash);
+CREATE INDEX approval_state ON approval (state);
+CREATE TABLE granted (
+  id TEXT PRIMARY KEY, approval TEXT NOT NULL, state TEXT NOT NULL, instance TEXT NOT NULL, terms TEXT NOT NULL,
+  used INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE INDEX granted_instance ON granted (instance, state);
+CREATE TABLE approver_key (
+  id TEXT PRIMARY KEY, approver TEXT NOT NULL, method TEXT NOT NULL, public TEXT NOT NULL, details TEXT NOT NULL,
+  enrolled INTEGER NOT NULL, removed INTEGER
+) WITHOUT ROWID;
+CREATE TABLE delivery (
+  id INTEGER PRIMARY KEY, approval TEXT NOT NULL, notifier TEXT NOT NULL, event TEXT NOT NULL, state TEXT NOT NULL,
+  attempts INTEGER NOT NULL, due INTEGER NOT NULL, note TEXT NOT NULL
+);
+CREATE INDEX delivery_due ON delivery (state, due);
+CREATE TABLE sign_in (code TEXT PRIMARY KEY, approver TEXT NOT NULL, expires INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE rate_use (counter TEXT NOT NULL, key TEXT NOT NULL, at INTEGER NOT NULL);
 CREATE INDEX rate_use_window ON rate_use (counter, key, at);
 CREATE TABLE policy_version (version TEXT PRIMARY KEY, material BLOB NOT NULL) WITHOUT ROWID;

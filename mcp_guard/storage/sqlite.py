@@ -4,23 +4,22 @@ Writes are compare-and-set and check that one row changed. Nothing here begins o
 `commit` and `rollback`.
 """
 
-import json
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from mcp_guard.core.approval import Approval, State, Vote
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage import schema
+from mcp_guard.storage.approval_rows import ApprovalRows, ChangedElsewhere
+
+__all__ = ["ChangedElsewhere", "Head", "ReceiptRow", "Store", "explain", "open_store", "reading"]
 
 BUSY_SECONDS = 2.0
 SALT_BYTES = 16
 PAYLOADS = ("request", "facts", "material", "response", "subject")
-Row = tuple[Any, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,17 +39,12 @@ class Head:
     edge: tuple[bytes, ...]
 
 
-class ChangedElsewhere(Exception):
-    """A compare-and-set found another value than expected; the transaction must be rolled back."""
-
-
-class Store:
+class Store(ApprovalRows):
     """One connection to the ledger file."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
+        super().__init__(connection)
         self.path = path
-        self._db = connection
-        self._run = connection.execute
 
     def begin(self) -> None:
         self._run("BEGIN IMMEDIATE")
@@ -64,10 +58,6 @@ class Store:
 
     def close(self) -> None:
         self._db.close()
-
-    def _one_row(self, cursor: sqlite3.Cursor, what: str) -> None:
-        if cursor.rowcount != 1:
-            raise ChangedElsewhere(what)
 
     # Receipts
 
@@ -148,60 +138,6 @@ class Store:
     def policy(self, version: str) -> bytes | None:
         row = self._run("SELECT material FROM policy_version WHERE version = ?", (version,)).fetchone()
         return bytes(row[0]) if row else None
-
-    # Approvals
-
-    def add_approval(self, approval: Approval, receipts: Iterable[int]) -> None:
-        values = (
-            approval.id, str(approval.state), approval.instance, approval.request_hash, approval.decision_hash,
-            approval.nonce, json.dumps(approval.routes), json.dumps(approval.subject), "[]", approval.requested,
-            approval.expires, approval.note, json.dumps(list(receipts)),
-        )  # fmt: skip
-        self._run(f"INSERT INTO approval VALUES ({', '.join('?' * 13)})", values)
-
-    def move_approval(self, approval: Approval, to: State, note: str, receipts: Iterable[int]) -> None:
-        """Compare-and-set the state. Raises: ChangedElsewhere if it is not `approval.state` any more."""
-        cursor = self._run(
-            "UPDATE approval SET state = ?, note = ?, votes = ?, receipts = ? WHERE id = ? AND state = ?",
-            (str(to), note, _dump_votes(approval.votes), json.dumps(list(receipts)), approval.id, str(approval.state)),
-        )
-        self._one_row(cursor, f"approval {approval.id}")
-
-    def approval(self, id: str) -> tuple[Approval, list[int]] | None:
-        """The approval, and the receipts that tell its story so far."""
-        row = self._run("SELECT * FROM approval WHERE id = ?", (id,)).fetchone()
-        return _read_approval(row) if row else None
-
-    def approvals_for(self, instance: str, request_hash: str) -> list[Approval]:
-        query = "SELECT * FROM approval WHERE instance = ? AND request_hash = ? ORDER BY requested DESC"
-        return [_read_approval(row)[0] for row in self._run(query, (instance, request_hash))]
-
-    def approvals(self, states: Iterable[State] = tuple(State)) -> list[Approval]:
-        wanted = [str(state) for state in states]
-        query = f"SELECT * FROM approval WHERE state IN ({', '.join('?' * len(wanted))}) ORDER BY requested"
-        return [_read_approval(row)[0] for row in self._run(query, wanted)]
-
-
-def _dump_votes(votes: Iterable[Vote]) -> str:
-    return json.dumps([[vote.approver, vote.verdict, vote.rationale, vote.at, vote.name] for vote in votes])
-
-
-def _read_approval(row: Row) -> tuple[Approval, list[int]]:
-    approval = Approval(
-        id=row[0],
-        state=State(row[1]),
-        instance=row[2],
-        request_hash=row[3],
-        decision_hash=row[4],
-        nonce=row[5],
-        routes=tuple(json.loads(row[6])),
-        subject=json.loads(row[7]),
-        votes=tuple(Vote(*vote) for vote in json.loads(row[8])),
-        requested=row[9],
-        expires=row[10],
-        note=row[11],
-    )
-    return approval, json.loads(row[12])
 
 
 def open_store(path: Path, unsafe_skip_fsync: bool = False, create: bool = True) -> Store:

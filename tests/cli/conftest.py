@@ -1,12 +1,13 @@
 """One ledger for all transcripts: a run with an allowed, an approved, a denied and an unknown call in it."""
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.live.guarded import ALLOW_ALL, Client, cli, scripted, write_config
+from tests.live.guarded import ALLOW_ALL, Client, cli, enrol, scripted, write_config
 
 POLICIES = (
     ALLOW_ALL
@@ -40,11 +41,11 @@ def pending(config: Path) -> str:
 
 
 @pytest.fixture(scope="session")
-def past(tmp_path_factory: pytest.TempPathFactory) -> Past:
+def past(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Past]:
     folder = tmp_path_factory.mktemp("past")
     more = '[tools."up__get_deal"]\nask = ["reason"]\n'
     config = write_config(folder, scripted("up", folder), POLICIES, more, guard="hold_seconds = 0")
-    at = ("--config", str(config), "--as", "alice", "--rationale")
+    at = (*enrol(config), "--rationale")
     with Client(config, ("--ticket", "INC-7", "--on-behalf-of", "dana")) as client:
         client.start()
         client.call("up__echo", {"text": "hi"})
@@ -58,6 +59,7 @@ def past(tmp_path_factory: pytest.TempPathFactory) -> Past:
         cli("approvals", "deny", denied, *at, "not twice")
         client.call("up__echo", {"text": "gated"})
         client.call("nonesuch")
+    with Client(config) as client:
+        client.start()
         client.call("up__get_deal", {"id": "7", "guard_reason": NAUGHTY})
-        waiting = pending(config)
-    return Past(config, approved, denied, waiting)
+        yield Past(config, approved, denied, pending(config))

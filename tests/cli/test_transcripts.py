@@ -18,6 +18,7 @@ KINDS = (
     (r"sha256:[0-9a-f]{64}", "HASH"),
     (r"version [0-9a-f]{12}\b", "version HASH"),
     (r"\d+ min \d+ s", "LEFT"),
+    (r"\b[0-9a-f]{16}\b", "KEY"),
     (r"root \S+=", "root ROOT"),
 )
 
@@ -229,7 +230,7 @@ def run(*words: str) -> tuple[int, str]:
     ("words", "code", "expected"),
     [
         ((), 2, "usage: mcp-guard COMMAND"),
-        (("--help",), 0, "approvals  list, show, approve and deny held calls"),
+        (("--help",), 0, "approvals  list, show, approve, deny and grant held calls"),
         (("--version",), 0, "mcp-guard 0."),
         (("lgo",), 2, "mcp-guard: no command `lgo`\nhint: mcp-guard --help"),
         (("log", "--config", "/none/x.toml"), 3, "mcp-guard: no configuration at `/none/x.toml`\nhint: "),

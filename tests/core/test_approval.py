@@ -3,23 +3,31 @@
 from dataclasses import replace
 from itertools import product
 
+import orjson
 import pytest
+import rfc8785
 
 from mcp_guard.core.approval import (
     TRANSITIONS,
     Event,
     Route,
+    Rule,
     State,
+    Statement,
     Vote,
     advance,
     binding,
     check_vote,
     decision_hash,
+    escalated,
+    make_rule,
     missing_routes,
     what_moved,
 )
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Agent, Call, Decision, Effect, Facts, Instance, Outcome, Resource, Task, Tool, ToolRule
+from mcp_guard.ledger.lifecycle import vote_fields
+from mcp_guard.ledger.verify.signatures import statement
 
 ENDS = {State.DENIED, State.EXPIRED, State.WITHDRAWN, State.STALE, State.CONSUMED, State.REVOKED}
 
@@ -83,7 +91,7 @@ def test_the_nonce_is_part_of_the_hash() -> None:
     assert decision_hash(binding(CALL, DECISION), "1") != decision_hash(binding(CALL, DECISION), "2")
 
 
-PEOPLE = Route("people", ("alice", "bob"), 1)
+PEOPLE = Rule("people", ("alice", "bob"), 1)
 
 
 @pytest.mark.parametrize(
@@ -92,17 +100,70 @@ PEOPLE = Route("people", ("alice", "bob"), 1)
 )
 def test_who_may_not_vote(approver: str, askers: tuple[str | None, ...], expected: str) -> None:
     with pytest.raises(ApprovalError, match=expected):
-        check_vote(PEOPLE, approver, askers)
+        check_vote([PEOPLE], approver, askers)
 
 
 def test_who_may_vote() -> None:
-    check_vote(PEOPLE, "alice", ("bob", "dana"))
-    check_vote(replace(PEOPLE, unsafe_self_approval=True), "bob", ("bob",))
+    check_vote([PEOPLE], "alice", ("bob", "dana"))
+    check_vote([replace(PEOPLE, self_approval=True)], "bob", ("bob",))
+    check_vote([PEOPLE, replace(PEOPLE, self_approval=True)], "bob", ("bob",))
+
+
+def yes(*approvers: str) -> list[Vote]:
+    return [Vote(approver, "approve", "x", 0) for approver in approvers]
 
 
 def test_every_route_must_be_satisfied() -> None:
-    security = Route("security", ("carol", "alice"), 1)
-    yes = [Vote("bob", "approve", "x", 0)]
-    assert missing_routes([PEOPLE, security], yes) == ("security",)
-    assert missing_routes([PEOPLE, security], [*yes, Vote("carol", "deny", "x", 0)]) == ("security",)
-    assert missing_routes([PEOPLE, security], [Vote("alice", "approve", "x", 0)]) == ()
+    security = Rule("security", ("carol", "alice"), 1)
+    assert missing_routes([PEOPLE, security], yes("bob"), ()) == ("security",)
+    assert missing_routes([PEOPLE, security], [*yes("bob"), Vote("carol", "deny", "x", 0)], ()) == ("security",)
+    assert missing_routes([PEOPLE, security], yes("alice"), ()) == ()
+
+
+def test_a_quorum_counts_people_not_votes() -> None:
+    three = Rule("people", ("alice", "bob", "carol"), 2)
+    assert missing_routes([three], yes("alice"), ()) == ("people",)
+    assert missing_routes([three], yes("alice", "alice"), ()) == ("people",)
+    assert missing_routes([three], yes("alice", "eve"), ()) == ("people",)
+    assert missing_routes([three], yes("alice", "carol"), ()) == ()
+
+
+def test_an_owners_vote_counts_only_on_the_routes_that_let_it() -> None:
+    lax, strict = Rule("lax", ("bob",), 1, self_approval=True), Rule("strict", ("bob", "carol"), 1)
+    assert missing_routes([lax, strict], yes("bob"), ("bob",)) == ("strict",)
+    assert missing_routes([lax, strict], yes("bob", "carol"), ("bob",)) == ()
+
+
+def test_a_route_escalates_when_its_time_has_come_and_once() -> None:
+    people = Route("people", ("alice",), 100, escalate_to="chiefs", escalate_after=10)
+    routes = {"people": people, "chiefs": Route("chiefs", ("zoe", "alice"), 100)}
+    rule = make_rule(people)
+    assert escalated(rule, routes, 9) is None
+    wider = escalated(rule, routes, 10)
+    assert wider == Rule("people", ("alice", "zoe"), 1)
+    assert escalated(wider, routes, 99) is None
+    assert escalated(make_rule(routes["chiefs"]), routes, 99) is None
+
+
+STATEMENT = Statement("example.com/l", "ap_1", "sha256:r", "sha256:d", "approve", "alice", "it's fine – ü", 0)
+
+
+def test_a_statement_is_canonical_and_says_all_that_is_decided() -> None:
+    assert STATEMENT.text() == rfc8785.dumps(orjson.loads(STATEMENT.text()))
+    texts = {STATEMENT.text()}
+    for changes in (
+        {"origin": "x"}, {"approval": "x"}, {"request_hash": "x"}, {"decision_hash": "x"}, {"verdict": "deny"},
+        {"approver": "x"}, {"rationale": "x"}, {"at": 1}, {"terms": {"uses": 1, "until": 5, "free": []}},
+    ):  # fmt: skip
+        texts.add(replace(STATEMENT, **changes).text())
+    assert len(texts) == 10
+
+
+def test_the_verifier_rebuilds_the_statement_from_the_receipt() -> None:
+    for each in (STATEMENT, replace(STATEMENT, terms={"uses": 1, "until": 1_790_000_000_000_000, "free": ["a"]})):
+        vote = Vote(each.approver, each.verdict, each.rationale, each.at, "Alice", each.terms, "key", {})
+        receipt = vote_fields(vote) | {
+            "origin": each.origin, "approval": each.approval, "request_hash": each.request_hash,
+            "decision_hash": each.decision_hash,
+        }  # fmt: skip
+        assert statement(receipt) == each.text()

@@ -210,13 +210,12 @@ def test_it_runs_alone_with_exit_codes(copy: Path, capsys: pytest.CaptureFixture
 
 def test_it_imports_nothing_of_the_guard(copy: Path) -> None:
     """Copied out of the package, it still verifies."""
-    alone = Path(shutil.copy(Path(verify_ledger.__code__.co_filename), copy / "alone.py"))
+    shutil.copytree(Path(verify_ledger.__code__.co_filename).parent, copy / "alone")
     program = """if True:
         import runpy, sys
         sys.modules["mcp_guard"] = None
-        sys.argv = sys.argv[1:]
-        runpy.run_path(sys.argv[0], run_name="__main__")
+        runpy.run_module("alone", run_name="__main__")
     """
-    words = [str(alone), str(copy / "ledger.sqlite"), "--key", str(copy / "ledger.pub")]
-    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
+    words = [str(copy / "ledger.sqlite"), "--key", str(copy / "ledger.pub")]
+    done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True, cwd=copy)
     assert done.returncode == OK, done.stderr

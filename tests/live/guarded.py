@@ -39,6 +39,9 @@ name = "Alice"
 [approvers.bob]
 name = "Bob"
 
+[approvers.carol]
+name = "Carol"
+
 [routes.people]
 approvers = ["alice", "bob"]
 
@@ -164,6 +167,16 @@ class Client:
 
     def tools(self) -> dict[str, Json]:
         return {tool["name"]: tool for tool in self.request("tools/list")["result"]["tools"]}
+
+
+def enrol(config: Path, approver: str = "alice") -> tuple[str, ...]:
+    """Enrol a key for the approver, once; returns the options by which they then decide."""
+    folder = config.parent
+    (folder / "passphrase").write_text("correct horse battery")
+    key = ("--key-file", str(folder / f"{approver}.key"), "--passphrase-file", str(folder / "passphrase"))
+    if not (folder / f"{approver}.key").exists():
+        cli("approvers", "add", approver, "--config", str(config), *key)
+    return ("--as", approver, "--config", str(config), *key)
 
 
 def text(reply: Json) -> str:

@@ -18,6 +18,7 @@ from tests.live.guarded import (
     Json,
     cli,
     command,
+    enrol,
     log,
     scripted,
     seen,
@@ -89,8 +90,7 @@ def test_a_held_call_tells_its_progress_and_completes_when_approved(tmp_path: Pa
 
     def approve() -> None:
         id = held(config)
-        words = ("--as", "alice", "--rationale", "fine", "--config", str(config))
-        cli("approvals", "approve", id, *words)
+        cli("approvals", "approve", id, *enrol(config), "--rationale", "fine")
 
     with Client(config) as client:
         client.start()
@@ -114,9 +114,11 @@ def test_a_call_cancelled_while_held_is_never_sent(tmp_path: Path) -> None:
         client.start()
         id = client.send("tools/call", {"name": "up__echo", "arguments": {"text": "x"}})
         approval = held(config)
+        alice = enrol(config)
         client.notify("notifications/cancelled", {"requestId": id})
-        cli("approvals", "approve", approval, "--as", "alice", "--rationale", "x", "--config", str(config))
         client.call("up__tool_error")
+        done = cli("approvals", "approve", approval, *alice, "--rationale", "x", check=False)
+        assert "an approval that is `withdrawn` cannot take `approve`" in done.stderr
     assert [call["name"] for call in seen(tmp_path, "up")] == ["tool_error"]
 
 

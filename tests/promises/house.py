@@ -1,6 +1,7 @@
 """A guard in this process for tests that force races: real policies, real ledger file, a recording upstream."""
 
 import asyncio
+import base64
 import itertools
 import json
 from collections.abc import Awaitable, Callable, Mapping
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.core.approval import Route
 from mcp_guard.core.describe import Description
@@ -28,8 +30,9 @@ from mcp_guard.core.model import (
 )
 from mcp_guard.core.names import join
 from mcp_guard.guard import Guard
+from mcp_guard.ledger.approvers import NewKey, enrol
 from mcp_guard.ledger.opening import LedgerSettings, OpenLedger, open_ledger
-from mcp_guard.ledger.requests import Ballot, vote
+from mcp_guard.ledger.votes import Ballots, Person, Terms
 from mcp_guard.policy.engine import PolicyEngine, World, load_policies
 from mcp_guard.policy.in_force import PoliciesInForce
 from mcp_guard.ports import Intent, Progress
@@ -38,6 +41,8 @@ from mcp_guard.upstream.catalog import definition_hash
 SECOND = 1_000_000
 NOW = 1_790_000_000 * SECOND
 ROUTES = {"people": Route("people", ("alice", "bob", "carol", "dana"), 3600 * SECOND)}
+PEOPLE = {name: name.title() for name in ("alice", "bob", "carol", "dana", "mallory")}
+KEYS: dict[str, Ed25519PrivateKey] = {}
 GATE = '@id("gate") @require_approval("people") @reason("people decide") forbid (principal, action, resource);'
 ALLOW = '@id("all") permit (principal, action, resource);'
 
@@ -132,8 +137,16 @@ class House:
         self.policies.replace(engine)
         return engine
 
-    def approve(self, id: str, approver: str = "alice", verdict: str = "approve") -> None:
-        vote(self.ledger.book.writer, ROUTES, id, Ballot(approver, approver.title(), verdict, "because"))
+    def approve(self, id: str, approver: str = "alice", verdict: str = "approve", terms: Terms | None = None) -> None:
+        """One person's signed word; their key is enrolled when they first give it."""
+        writer = self.ledger.book.writer
+        private = KEYS.setdefault(approver, Ed25519PrivateKey.generate())
+        new = NewKey("ed25519", private.public_key().public_bytes_raw(), {})
+        ballots = Ballots(writer, self.ledger.requests.routes, PEOPLE)
+        statement, _ = ballots.prepare(id, approver, verdict, "because", terms)
+        if new.id not in {key.id for key in self.store.approver_keys()}:
+            enrol(writer, Person(approver, PEOPLE[approver]), new)
+        ballots.cast(statement, new.id, {"signature": base64.b64encode(private.sign(statement.text())).decode()})
 
     def close(self) -> None:
         self.ledger.close()

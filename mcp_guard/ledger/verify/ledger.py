@@ -1,22 +1,12 @@
-"""Verifying a ledger with the public key alone. Stands by itself: nothing but the standard library and `cryptography`.
+"""Verifying one ledger file, receipt by receipt, in bounded memory. Formats: RFC 8785, RFC 6962 §2.1, C2SP."""
 
-    python -m mcp_guard.ledger.verify LEDGER --key ledger.pub
-
-Proves, receipt by receipt and with bounded memory: no gap in the sequence, each signature, each leaf, the links between
-receipts, the commitments of the payloads that are still kept; then the tree's root against the signed checkpoint.
-Stops at the first thing that it could not prove. Formats: RFC 8785, RFC 6962 §2.1, c2sp.org/tlog-checkpoint.
-"""
-
-import argparse
 import base64
 import binascii
 import hashlib
 import json
 import sqlite3
-import sys
 from collections.abc import Iterator
 from contextlib import closing
-from dataclasses import asdict, dataclass, field
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -24,40 +14,12 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-OK, FAILED, UNUSABLE = 0, 1, 2
+from .links import Links, read_approvers
+from .report import Failed, Report, Unusable
+from .signatures import Receipt
+
 PAYLOADS = ("request", "facts", "material", "response", "subject")
 SALT_BYTES = 16
-Receipt = dict[str, Any]
-
-
-class Failed(Exception):
-    """Something could not be proved."""
-
-    def __init__(self, seq: int | None, problem: str) -> None:
-        super().__init__(problem)
-        self.seq = seq
-        self.problem = problem
-
-
-class Unusable(Exception):
-    """The input is not what it should be, so nothing can be said."""
-
-
-@dataclass
-class Report:
-    """What was proved. `failed_at` is the sequence number of the first receipt that could not be (None: the whole)."""
-
-    ok: bool = False
-    origin: str = ""
-    receipts: int = 0
-    root: str = ""
-    checkpoint: str = ""
-    kinds: dict[str, int] = field(default_factory=dict)
-    payloads_checked: int = 0
-    payloads_not_kept: int = 0
-    calls_without_outcome: int = 0
-    failed_at: int | None = None
-    problem: str = ""
 
 
 def read_key(path: Path) -> tuple[str, bytes, Ed25519PublicKey]:
@@ -98,67 +60,17 @@ class Tree:
         return top
 
 
-class Links:
-    """Follows each call and approval through its receipts; keeps only what is still open."""
-
-    def __init__(self) -> None:
-        self.intents: dict[int, str] = {}
-        self.approvals: dict[str, str] = {}
-        self.granted: dict[str, str] = {}
-
-    def check(self, seq: int, receipt: Receipt) -> None:
-        """Raises: Failed."""
-        kind = receipt["kind"]
-        follows = receipt.get("follows", [])
-        if not all(isinstance(number, int) and 0 <= number < seq for number in follows):
-            raise Failed(seq, f"follows {follows}, which is not before it")
-        if kind == "intent":
-            self._intent(seq, receipt)
-        elif kind == "outcome":
-            if self.intents.pop(follows[0] if follows else -1, None) != receipt["call"]:
-                raise Failed(seq, f"an outcome of call `{receipt['call']}` without its intent, or a second one")
-        elif kind.startswith("approval."):
-            self._approval(seq, receipt, kind)
-
-    def _intent(self, seq: int, receipt: Receipt) -> None:
-        self.intents[seq] = receipt["call"]
-        if receipt.get("purpose") == "facts":
-            return
-        outcome = receipt["outcome"]
-        if outcome not in ("allow", "require_approval"):
-            raise Failed(seq, f"an intent of call `{receipt['call']}` whose decision does not let it happen")
-        consumed = receipt.get("approval", {}).get("id")
-        if outcome == "require_approval":
-            if self.approvals.pop(consumed, None) != "approval.consumed":
-                raise Failed(seq, "an intent that needed approval, without one consumed for it")
-            if self.granted.pop(consumed, None) != receipt["approval"]["decision_hash"]:
-                raise Failed(seq, f"approval `{consumed}` was not granted for this decision")
-
-    def _approval(self, seq: int, receipt: Receipt, kind: str) -> None:
-        id = receipt["approval"]
-        before = self.approvals.get(id)
-        if (before is None) != (kind == "approval.requested"):
-            raise Failed(seq, f"`{kind}` of approval `{id}` that is {'unknown' if before is None else 'known already'}")
-        if kind == "approval.granted" and not receipt.get("missing"):
-            self.granted[id] = receipt["decision_hash"]
-        if kind == "approval.consumed" and id not in self.granted:
-            raise Failed(seq, f"approval `{id}` is consumed without having been granted")
-        self.approvals[id] = kind
-        if kind in ("approval.denied", "approval.expired", "approval.stale"):
-            del self.approvals[id]
-            self.granted.pop(id, None)
-
-
-def verify_ledger(path: Path, key_file: Path) -> Report:
+def verify_ledger(path: Path, key_file: Path, approvers: Path | None = None) -> Report:
     """Verify a ledger file. Raises: Unusable if there is nothing to verify."""
     origin, key_id, key = read_key(key_file)
+    links = Links(read_approvers(approvers) if approvers else None)
     if not path.is_file():
         raise Unusable(f"no ledger at `{path}`")
     report = Report(origin=origin)
     try:
         with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
             db.execute("BEGIN")
-            _verify_receipts(db, key, report)
+            _verify_receipts(db, key, links, report)
             _verify_head(db, (origin, key_id, key), report)
     except Failed as failure:
         report.failed_at, report.problem = failure.seq, failure.problem
@@ -169,9 +81,8 @@ def verify_ledger(path: Path, key_file: Path) -> Report:
     return report
 
 
-def _verify_receipts(db: sqlite3.Connection, key: Ed25519PublicKey, report: Report) -> None:
-    tree, links = Tree(), Links()
-    payloads = _Payloads(db)
+def _verify_receipts(db: sqlite3.Connection, key: Ed25519PublicKey, links: Links, report: Report) -> None:
+    tree, payloads = Tree(), _Payloads(db)
     receipts = db.execute("SELECT seq, kind, body, signature, leaf FROM receipt ORDER BY seq")
     for seq, kind, body, signature, leaf in receipts:
         if seq != tree.size:
@@ -196,6 +107,7 @@ def _verify_receipts(db: sqlite3.Connection, key: Ed25519PublicKey, report: Repo
         report.kinds[kind] = report.kinds.get(kind, 0) + 1
     report.receipts, report.root = tree.size, base64.b64encode(tree.root()).decode()
     report.calls_without_outcome = len(links.intents)
+    report.approvers_words, report.approvers_keys_given = links.words, links.trusted is not None
 
 
 def _read(seq: int, body: bytes, origin: str) -> Receipt:
@@ -251,41 +163,3 @@ def _verify_head(db: sqlite3.Connection, signer: tuple[str, bytes, Ed25519Public
     if raw[:4] != key_id or text.split("\n") != [origin, str(size), report.root] or size != report.receipts:
         raise Failed(None, f"the signed checkpoint is of {size} receipts and another tree than these {report.receipts}")
     report.checkpoint = note
-
-
-def describe(report: Report) -> str:
-    """The report for a person."""
-    if not report.ok:
-        where = "the ledger as a whole" if report.failed_at is None else f"receipt {report.failed_at}"
-        return f"NOT VERIFIED: {where}: {report.problem}"
-    return "\n".join(
-        [
-            f"verified: {report.receipts} receipts of {report.origin}",
-            "  every signature is the guard's; none is missing, changed, inserted or out of order",
-            "  every outcome has its intent, every intent its decision, every approval used was granted and used once",
-            f"  payloads: {report.payloads_checked} match their commitments, {report.payloads_not_kept} not kept",
-            f"  calls without an outcome: {report.calls_without_outcome}",
-            f"  root {report.root}",
-            "not proved: that no later receipt was removed together with its checkpoint; keep this one elsewhere:",
-            *(f"  {line}" for line in report.checkpoint.splitlines()),
-        ]
-    )
-
-
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="mcp_guard.ledger.verify", description="Verify a ledger with its public key.")
-    parser.add_argument("ledger", type=Path)
-    parser.add_argument("--key", type=Path, required=True, help="the verifier key file, ledger.pub")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(arguments)
-    try:
-        report = verify_ledger(options.ledger, options.key)
-    except Unusable as error:
-        print(f"cannot verify: {error}", file=sys.stderr)
-        return UNUSABLE
-    print(json.dumps(asdict(report), indent=2) if options.json else describe(report))
-    return OK if report.ok else FAILED
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,0 +1,124 @@
+"""`mcp-guard approvers`: the keys by which people give their word."""
+
+import argparse
+import json
+
+from mcp_guard.app import CLOCK, ledger_settings
+from mcp_guard.cli.options import add_config, add_json
+from mcp_guard.cli.signing import add_key_options, ask_passphrase, key_path, open_key
+from mcp_guard.cli.table import print_table
+from mcp_guard.config import load
+from mcp_guard.core.errors import ApprovalError
+from mcp_guard.ledger import approvers
+from mcp_guard.ledger.approvers import NewKey
+from mcp_guard.ledger.opening import open_writer
+from mcp_guard.ledger.votes import Person
+from mcp_guard.ledger.writer import Writer
+from mcp_guard.settings import Settings
+from mcp_guard.storage.approval_rows import ApproverKey
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    settings = load(options.config)
+    writer = open_writer(ledger_settings(settings), CLOCK)
+    verbs = {"add": add, "list": show, "remove": remove, "rotate": rotate, "code": code}
+    return verbs[options.verb](writer, settings, options)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    made = argparse.ArgumentParser(prog="mcp-guard approvers", description="The keys of the people who approve.")
+    verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
+    adding = verbs.add_parser("add", help="make a key for an approver, sealed with a passphrase, and enrol it")
+    listing = verbs.add_parser("list", help="the enrolled keys; --json is what `verify --approvers` takes")
+    removing = verbs.add_parser("remove", help="take a key out of use")
+    rotating = verbs.add_parser("rotate", help="replace a key by a new one, for which the old one vouches")
+    coding = verbs.add_parser("code", help="a code for signing in to the inbox, once, within ten minutes")
+    for verb in (adding, removing, rotating, coding):
+        verb.add_argument("approver", metavar="APPROVER", help="a name under [approvers]")
+    removing.add_argument("key", metavar="KEY", help="the key's id, from `approvers list`")
+    removing.add_argument("--why", required=True, metavar="TEXT", help="recorded")
+    for verb in (adding, rotating):
+        add_key_options(verb)
+    for verb in (adding, listing, removing, rotating, coding):
+        add_config(verb)
+        add_json(verb)
+    return made.parse_args(arguments)
+
+
+def person(settings: Settings, approver: str) -> Person:
+    """Raises: ApprovalError."""
+    if approver not in settings.approvers:
+        known = ", ".join(settings.approvers) or "nobody yet"
+        raise ApprovalError(f"`{approver}` is not an approver", f"under [approvers] of the config: {known}")
+    return Person(approver, settings.approvers[approver])
+
+
+def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
+    from mcp_guard.identity.key_file import create
+
+    who, path = person(settings, options.approver), key_path(options, options.approver)
+    key = create(path, ask_passphrase(options, f"a passphrase for {who.id}'s new key", twice=True))
+    enrolled = approvers.enrol(writer, who, NewKey("ed25519", key.public_key().public_bytes_raw(), {}))
+    say(options, enrolled, f"key {enrolled.id} of {who.id} is enrolled; it is in {path}, sealed with the passphrase")
+    return 0
+
+
+def show(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
+    keys = writer.read(lambda store: store.approver_keys())
+    if options.json:
+        print(json.dumps([as_json(key) for key in keys], indent=2))
+        return 0
+    without = [name for name in settings.approvers if not any(k.approver == name and k.removed is None for k in keys)]
+    rows = [(key.approver, key.id, key.method, "removed" if key.removed is not None else "in use") for key in keys]
+    print_table(("approver", "key", "method", "state"), [*rows, *((name, "", "", "no key") for name in without)])
+    return 0
+
+
+def remove(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
+    approvers.remove(writer, options.approver, options.key, options.why)
+    print(f"key {options.key} of {options.approver} is out of use; what it has signed stays valid")
+    return 0
+
+
+def rotate(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
+    from mcp_guard.identity.key_file import create
+
+    who, path = person(settings, options.approver), key_path(options, options.approver)
+    old = open_key(options, who.id)
+    old_id = NewKey("ed25519", old.public_key().public_bytes_raw(), {}).id
+    kept, draft = path.with_name(f"{path.name}.{old_id}.old"), path.with_name(f"{path.name}.new")
+    draft.unlink(missing_ok=True)
+    new = create(draft, ask_passphrase(options, f"a passphrase for {who.id}'s new key", twice=True))
+    enrolled = approvers.rotate(
+        writer, who, old_id, NewKey("ed25519", new.public_key().public_bytes_raw(), {}), old.sign
+    )
+    path.rename(kept)
+    draft.rename(path)
+    say(
+        options,
+        enrolled,
+        f"key {enrolled.id} of {who.id} replaces {old_id}, which vouches for it; the old file: {kept}",
+    )
+    return 0
+
+
+def code(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
+    from mcp_guard.ledger.sign_in import make_code
+
+    made = make_code(writer, person(settings, options.approver).id)
+    print(
+        json.dumps({"code": made})
+        if options.json
+        else f"{made}\nsign in with it at {settings.inbox} within ten minutes"
+    )
+    return 0
+
+
+def say(options: argparse.Namespace, key: ApproverKey, text: str) -> None:
+    print(json.dumps(as_json(key)) if options.json else text)
+
+
+def as_json(key: ApproverKey) -> dict[str, object]:
+    about = {"key": key.id, "approver": key.approver, "method": key.method, "public": key.public}
+    return about | {"details": key.details, "enrolled": key.enrolled, "removed": key.removed}

@@ -1,0 +1,68 @@
+"""An approver's private key in a file of their own, sealed with a passphrase. The guard never sees it.
+
+The file is JSON: scrypt (RFC 7914) makes a key of the passphrase, ChaCha20-Poly1305 (RFC 8439) seals the 32-byte
+Ed25519 seed, and the public key is bound as associated data.
+"""
+
+import base64
+import binascii
+import json
+import os
+from pathlib import Path
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
+from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
+
+from mcp_guard.core.errors import ApprovalError
+
+COST, BLOCK, LANES = 2**15, 8, 1
+SHORTEST_PASSPHRASE = 8
+
+
+def _seal(passphrase: str, salt: bytes, cost: int) -> ChaCha20Poly1305:
+    return ChaCha20Poly1305(Scrypt(salt, 32, cost, BLOCK, LANES).derive(passphrase.encode()))
+
+
+def create(path: Path, passphrase: str) -> Ed25519PrivateKey:
+    """Make a key and its file (mode 0600). Raises: ApprovalError if the file is there already, or cannot be written."""
+    if len(passphrase) < SHORTEST_PASSPHRASE:
+        raise ApprovalError(f"a passphrase has at least {SHORTEST_PASSPHRASE} characters", "choose a longer one")
+    key, salt, nonce = Ed25519PrivateKey.generate(), os.urandom(16), os.urandom(12)
+    public = key.public_key().public_bytes_raw()
+    sealed = _seal(passphrase, salt, COST).encrypt(nonce, key.private_bytes_raw(), public)
+    parts = {"salt": salt, "nonce": nonce, "sealed": sealed, "public": public}
+    text = {"form": "mcp-guard approver key 1", "scrypt": COST} | {
+        n: base64.b64encode(p).decode() for n, p in parts.items()
+    }
+    try:
+        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(text, file, indent=2)
+            file.write("\n")
+            file.flush()
+            os.fsync(file.fileno())
+    except FileExistsError:
+        raise ApprovalError(f"there is a key at `{path}` already", "name another file: --key-file FILE") from None
+    except OSError as error:
+        raise ApprovalError(f"cannot write `{path}`: {error.strerror}", "name another file: --key-file FILE") from None
+    return key
+
+
+def unseal(path: Path, passphrase: str) -> Ed25519PrivateKey:
+    """Raises: ApprovalError if there is no such file, or the passphrase is wrong."""
+    try:
+        text = json.loads(path.read_text())
+        salt, nonce, sealed, public = (base64.b64decode(text[name]) for name in ("salt", "nonce", "sealed", "public"))
+        return Ed25519PrivateKey.from_private_bytes(
+            _seal(passphrase, salt, text["scrypt"]).decrypt(nonce, sealed, public)
+        )
+    except FileNotFoundError:
+        raise ApprovalError(
+            f"no approver's key at `{path}`", "mcp-guard approvers add NAME, or --key-file FILE"
+        ) from None
+    except InvalidTag:
+        raise ApprovalError(f"the passphrase does not open `{path}`", "try again") from None
+    except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
+        raise ApprovalError(f"`{path}` is no approver's key: {error}", "restore it from a copy, or rotate") from None

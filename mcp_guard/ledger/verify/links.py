@@ -1,0 +1,177 @@
+"""How receipts hang together: calls, approvals, grants and approvers' keys, each followed from its first receipt."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from .report import Failed, Unusable
+from .signatures import Receipt, check_signature, statement, voucher
+
+
+@dataclass
+class Open:
+    """A request that has not ended: what its routes demand, and who has approved it for what."""
+
+    state: str
+    rules: list[Receipt]
+    decision_hash: str
+    approved: set[str] = field(default_factory=set)
+
+    def is_satisfied(self) -> bool:
+        return all(len(self.approved & set(rule["approvers"])) >= rule["quorum"] for rule in self.rules)
+
+
+class Links:
+    """Follows each call, approval, grant and approver's key through its receipts; keeps only what is still open."""
+
+    def __init__(self, trusted: Mapping[str, Receipt] | None = None) -> None:
+        self.intents: dict[int, str] = {}
+        self.approvals: dict[str, Open] = {}
+        self.grants: dict[str, Receipt] = {}
+        self.keys: dict[str, Receipt] = {}
+        self.trusted = trusted
+        self.words = 0
+
+    def check(self, seq: int, receipt: Receipt) -> None:
+        """Raises: Failed."""
+        kind = receipt["kind"]
+        follows = receipt.get("follows", [])
+        if not all(isinstance(number, int) and 0 <= number < seq for number in follows):
+            raise Failed(seq, f"follows {follows}, which is not before it")
+        if kind == "intent":
+            self._intent(seq, receipt)
+        elif kind == "outcome":
+            if self.intents.pop(follows[0] if follows else -1, None) != receipt["call"]:
+                raise Failed(seq, f"an outcome of call `{receipt['call']}` without its intent, or a second one")
+        elif kind.startswith("approval."):
+            self._approval(seq, receipt, kind)
+        elif kind.startswith("grant."):
+            self._grant(seq, receipt, kind)
+        elif kind.startswith("approver."):
+            self._key(seq, receipt, kind)
+
+    def _intent(self, seq: int, receipt: Receipt) -> None:
+        self.intents[seq] = receipt["call"]
+        if receipt.get("purpose") == "facts":
+            return
+        outcome = receipt["outcome"]
+        if outcome not in ("allow", "require_approval"):
+            raise Failed(seq, f"an intent of call `{receipt['call']}` whose decision does not let it happen")
+        if outcome == "require_approval":
+            used = receipt.get("approval", {})
+            if "grant" in used:
+                self._granted(seq, receipt, used)
+                return
+            consumed = self.approvals.pop(used.get("id"), None)
+            if consumed is None or consumed.state != "approval.consumed":
+                raise Failed(seq, "an intent that needed approval, without one consumed for it")
+            if used["decision_hash"] != consumed.decision_hash:
+                raise Failed(seq, f"approval `{used['id']}` was not granted for this decision")
+
+    def _granted(self, seq: int, receipt: Receipt, used: Receipt) -> None:
+        grant = self.grants.get(used["grant"])
+        if grant is None or grant["spent"] != used["use"] or grant["spent"] <= grant["taken"]:
+            raise Failed(seq, f"a use of grant `{used['grant']}` that was not receipted just before it")
+        bound = grant["binding"]
+        for name in ("instance", "tool", "definition", "policy_version"):
+            if receipt[name] != bound[name]:
+                raise Failed(seq, f"grant `{used['grant']}` was for another {name.replace('_', ' ')}")
+        grant["taken"] = used["use"]
+
+    def _approval(self, seq: int, receipt: Receipt, kind: str) -> None:
+        id = receipt["approval"]
+        if (id not in self.approvals) != (kind == "approval.requested"):
+            known = "known already" if id in self.approvals else "unknown, or decided"
+            raise Failed(seq, f"`{kind}` of approval `{id}` that is {known}")
+        if kind == "approval.requested":
+            self.approvals[id] = Open(kind, receipt["rules"], receipt["decision_hash"])
+            return
+        held = self.approvals[id]
+        if receipt["decision_hash"] != held.decision_hash:
+            raise Failed(seq, f"approval `{id}` was asked for another decision")
+        if kind == "approval.escalated":
+            held.rules = receipt["rules"]
+            return
+        if kind in ("approval.granted", "approval.denied"):
+            self._word(seq, receipt, held)
+        if kind == "approval.granted" and receipt.get("missing"):
+            return
+        if kind == "approval.granted" and not held.is_satisfied():
+            raise Failed(seq, f"approval `{id}` counts as granted, though its routes demand more")
+        if kind == "approval.consumed" and held.state != "approval.granted":
+            raise Failed(seq, f"approval `{id}` is consumed without having been granted")
+        held.state = kind
+        if kind not in ("approval.granted", "approval.consumed"):
+            del self.approvals[id]
+
+    def _word(self, seq: int, receipt: Receipt, held: Open) -> None:
+        """One approver's word: signed by their own key, which was in use then."""
+        key, who = self.keys.get(receipt["key"]), receipt["approver"]
+        if key is None or key["approver"] != who:
+            raise Failed(seq, f"`{who}` had no key `{receipt['key']}` in use")
+        if self.trusted is not None and not _same_key(key, self.trusted.get(receipt["key"])):
+            raise Failed(seq, f"the key `{receipt['key']}` of `{who}` is not among the approvers' keys given")
+        try:
+            check_signature(
+                key["method"], key["public"], key.get("details", {}), statement(receipt), receipt["signature"]
+            )
+        except ValueError as error:
+            raise Failed(seq, f"the word of `{who}` is not signed by them: {error}") from None
+        if not any(who in rule["approvers"] for rule in held.rules):
+            raise Failed(seq, f"`{who}` may decide on none of its routes")
+        self.words += 1
+        if receipt["verdict"] == "approve":
+            held.approved.add(who)
+
+    def _grant(self, seq: int, receipt: Receipt, kind: str) -> None:
+        id = receipt["grant"]
+        if kind == "grant.given":
+            held = self.approvals.get(receipt["approval"])
+            if held is None or held.state != "approval.granted" or id in self.grants:
+                raise Failed(seq, f"grant `{id}` was given without an approval")
+            self.grants[id] = {**receipt, "spent": 0, "taken": 0}
+            return
+        grant = self.grants.get(id)
+        if grant is None:
+            raise Failed(seq, f"`{kind}` of grant `{id}` that is unknown, or revoked")
+        if kind == "grant.revoked":
+            del self.grants[id]
+        elif receipt["use"] != grant["spent"] + 1 or receipt["use"] > grant["uses"] or receipt["time"] > grant["until"]:
+            raise Failed(seq, f"grant `{id}` is used beyond what was granted")
+        else:
+            grant["spent"] += 1
+
+    def _key(self, seq: int, receipt: Receipt, kind: str) -> None:
+        id = receipt["key"]
+        if kind == "approver.removed":
+            if self.keys.pop(id, None) is None:
+                raise Failed(seq, f"the approver's key `{id}` that is removed is unknown")
+            return
+        if id in self.keys:
+            raise Failed(seq, f"the approver's key `{id}` is enrolled twice")
+        if vouched := receipt.get("vouched_by"):
+            self._voucher(seq, receipt, vouched)
+        self.keys[id] = receipt
+
+    def _voucher(self, seq: int, receipt: Receipt, vouched: Receipt) -> None:
+        """A rotated key: the one before it signed for it."""
+        old = self.keys.get(vouched["key"])
+        try:
+            if old is None or old["approver"] != receipt["approver"]:
+                raise ValueError("not a key of theirs")
+            check_signature(old["method"], old["public"], {}, voucher(receipt), vouched)
+        except ValueError as error:
+            raise Failed(seq, f"no earlier key of `{receipt['approver']}` vouches for this one: {error}") from None
+
+
+def _same_key(key: Receipt, other: Receipt | None) -> bool:
+    return other is not None and all(key.get(name) == other.get(name) for name in ("approver", "method", "public"))
+
+
+def read_approvers(path: Path) -> dict[str, Receipt]:
+    """The approvers' keys that the verifier trusts, as `approvers list --json` prints them. Raises: Unusable."""
+    try:
+        return {key["key"]: key for key in json.loads(path.read_text())}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise Unusable(f"cannot read the approvers' keys `{path}`: {error}") from None
