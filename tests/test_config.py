@@ -11,6 +11,10 @@ from mcp_guard.config import Config, load
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.settings import Settings
 
+PLAIN = {
+    "state_dir", "hold_seconds", "unsafe_skip_fsync", "argument_bytes", "depth", "message_bytes", "kept_response_bytes",
+    "credential_seconds", "timeout_seconds", "unsafe_self_approval", "starttls",
+}  # fmt: skip
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
 GOOD = """
 [guard]
@@ -73,10 +77,10 @@ def test_the_defaults_that_the_example_shows_are_the_defaults() -> None:
     checked = 0
     for line in keys:
         [(name, value)] = tomllib.loads(line).items()
-        if name not in ("env", "cwd"):
+        if name not in ("env", "cwd") and value is not None and name in PLAIN:
             assert str(defaults[name]) == str(value), name
             checked += 1
-    assert checked >= 9
+    assert checked == len(PLAIN)
 
 
 def test_the_least_configuration(tmp_path: Path) -> None:
@@ -94,6 +98,7 @@ def test_a_missing_file_is_named_with_a_way_on(tmp_path: Path) -> None:
 
 
 ROUTE = '[routes.people]\napprovers = ["alice"]\n'
+PEOPLE = '[approvers.alice]\nname = "Alice"\n'
 DEAL = '[tools."crm__x"]\nresource = { type = "Deal", id = "/id" }\n'
 
 
@@ -117,6 +122,13 @@ DEAL = '[tools."crm__x"]\nresource = { type = "Deal", id = "/id" }\n'
         (GOOD + '[resources.Deal.attributes]\nx = "text"', "resources.Deal.attributes.x"),
         (GOOD + ROUTE, "routes.people.approvers: `alice` is not among [approvers]"),
         (GOOD + "[routes.people]\napprovers = []", "routes.people.approvers"),
+        (GOOD + PEOPLE + ROUTE + "quorum = 2", "routes.people.quorum: 2 of 1 approvers cannot be"),
+        (GOOD + PEOPLE + ROUTE + 'escalate_to = "people"', "routes.people.escalate_to: no other route `people`"),
+        (GOOD + PEOPLE + ROUTE + 'notify = ["desk"]', "routes.people.notify: `desk` is not among [notifiers]"),
+        (GOOD + '[notifiers.x]\nkind = "pigeon"', "notifiers.x"),
+        (GOOD + '[notifiers.x]\nkind = "slack"\nurl = "https://hooks"', "notifiers.x.slack.url"),
+        (GOOD + '[notifiers.x]\nkind = "slack"\nurl = {}', "say where the secret is"),
+        (GOOD.replace("upstreams.crm", "upstreams.guard"), "`guard` is the prefix of the guard's own tools"),
         (GOOD + "[rates.x-y]\nwindow_seconds = 1", "rates.x-y"),
         (GOOD + "[limits]\ndepth = 1000", "limits.depth"),
     ],

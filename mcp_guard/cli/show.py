@@ -41,8 +41,15 @@ def find(store: Store, what: str) -> list[Receipt]:
     for receipt in map(read_receipt, rows):
         approval = receipt.get("approval")
         held = store.approval(approval["id"] if isinstance(approval, dict) else approval) if approval else None
-        by_seq |= {seq: row for seq in (held[1] if held else ()) if (row := store.receipt(seq))}
+        seqs = [*held[1], *_ran(store, held[0].outcome)] if held else []
+        by_seq |= {seq: row for seq in seqs if (row := store.receipt(seq))}
     return [read_receipt(by_seq[seq]) for seq in sorted(by_seq)]
+
+
+def _ran(store: Store, outcome: int | None) -> list[int]:
+    """The outcome of the call that used an approval, and the intent that it follows."""
+    row = store.receipt(outcome) if outcome is not None else None
+    return [row.seq, *read_receipt(row)["follows"]] if row else []
 
 
 def read_payloads(store: Store, seq: int) -> dict[str, object]:

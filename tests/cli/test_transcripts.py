@@ -1,8 +1,10 @@
 """One transcript a command. Ids, times and hashes are replaced by names of their kind."""
 
+import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -39,19 +41,19 @@ def test_log(past: Past) -> None:
         transcript(past, "log", "--tool", "up__echo")
         == f"""\
 seq  time  kind  agent  tool  outcome  what
-4  TIME  intent  tester  up__echo  allow  {who}, under policy version HASH
-5  TIME  outcome  tester  up__echo  ok  
-6  TIME  decision  tester  up__echo  require_approval  people decide on these
-7  TIME  approval.requested  tester  up__echo    APPROVAL: people
-8  TIME  approval.granted  tester  up__echo    APPROVAL: Alice: looks right
-9  TIME  approval.consumed  tester  up__echo    APPROVAL: people
-10  TIME  intent  tester  up__echo  require_approval  {who}, approved by Alice, under policy version HASH
-11  TIME  outcome  tester  up__echo  ok  
-12  TIME  decision  tester  up__echo  deny  nobody may shout
-13  TIME  decision  tester  up__echo  require_approval  people decide on these
-14  TIME  approval.requested  tester  up__echo    APPROVAL: people
-15  TIME  approval.denied  tester  up__echo    APPROVAL: Alice: not twice
-16  TIME  decision  tester  up__echo  deny  approval APPROVAL is denied by Alice: not twice"""
+5  TIME  intent  tester  up__echo  allow  {who}, under policy version HASH
+6  TIME  outcome  tester  up__echo  ok  \n\
+7  TIME  decision  tester  up__echo  require_approval  people decide on these
+8  TIME  approval.requested  tester  up__echo    APPROVAL: people
+9  TIME  approval.granted  tester  up__echo    APPROVAL: Alice: looks right
+10  TIME  approval.consumed  tester  up__echo    APPROVAL: people
+11  TIME  intent  tester  up__echo  require_approval  {who}, approved by Alice, under policy version HASH
+12  TIME  outcome  tester  up__echo  ok  \n\
+13  TIME  decision  tester  up__echo  deny  nobody may shout
+14  TIME  decision  tester  up__echo  require_approval  people decide on these
+15  TIME  approval.requested  tester  up__echo    APPROVAL: people
+16  TIME  approval.denied  tester  up__echo    APPROVAL: Alice: not twice
+17  TIME  decision  tester  up__echo  deny  approval APPROVAL is denied by Alice: not twice"""
     )
 
 
@@ -60,7 +62,7 @@ def test_log_by_kind_and_count(past: Past) -> None:
         transcript(past, "log", "--last", "1", "--kind", "policy.loaded")
         == """\
 seq  time  kind  agent  tool  outcome  what
-3  TIME  policy.loaded        HASH"""
+24  TIME  policy.loaded        HASH"""
     )
 
 
@@ -68,7 +70,7 @@ def test_show_tells_the_whole_story_of_an_approved_call(past: Past) -> None:
     story = transcript(past, "show", "10")
     assert story.startswith(
         "tester, instance RUN, called up__echo on behalf of dana due to ticket INC-7, approved by Alice, "
-        "under policy version HASH.\n\n6  TIME  decision\n"
+        "under policy version HASH.\n\n7  TIME  decision\n"
     )
     receipts = [paragraph.splitlines() for paragraph in story.split("\n\n")[1:]]
     assert [lines[0].split()[-1] for lines in receipts] == [
@@ -78,7 +80,7 @@ def test_show_tells_the_whole_story_of_an_approved_call(past: Past) -> None:
     assert (
         "\n".join(receipts[4])
         == """\
-10  TIME  intent
+11  TIME  intent
     tool            up__echo
     resource        Tool up__echo
     ticket          INC-7
@@ -96,7 +98,7 @@ def test_show_tells_the_whole_story_of_an_approved_call(past: Past) -> None:
 
 
 def test_show_of_what_was_denied(past: Past) -> None:
-    lines = transcript(past, "show", "12").splitlines()
+    lines = transcript(past, "show", "13").splitlines()
     assert lines[0] == "tester, instance RUN: asked for up__echo; nothing was sent."
     assert '    policies        ["quiet"]' in lines
 
@@ -112,21 +114,24 @@ hint: mcp-guard log"""
 
 def test_tail(past: Past) -> None:
     assert (
-        transcript(past, "tail", "--last", "2", "--until", "guard.stopped")
+        transcript(past, "tail", "--last", "9", "--until", "guard.stopped")
         == """\
-20  TIME  instance.ended  tester  -  -  RUN
-21  TIME  guard.stopped  -  -  -  GUARD"""
+18  TIME  decision  tester  nonesuch  deny  unknown tool
+19  TIME  instance.ended  tester  -  -  RUN
+20  TIME  guard.stopped  -  -  -  GUARD"""
     )
 
 
 def test_verify(past: Past) -> None:
     assert transcript(past, "verify").startswith("""\
-verified: 22 receipts of mcp-guard.local/ledger
+verified: 27 receipts of mcp-guard.local/ledger
   every signature is the guard's; none is missing, changed, inserted or out of order
   every outcome has its intent, every intent its decision, every approval used was granted and used once
+  approvers: 2 words, each signed by the approver's own key
   payloads: 20 match their commitments, 0 not kept
   calls without an outcome: 0
   root ROOT
+not proved: whose the approvers' keys are; the ledger itself says so. Give what you know: --approvers FILE
 not proved: that no later receipt was removed together with its checkpoint; keep this one elsewhere:
 """)
 
@@ -148,10 +153,9 @@ def test_approvals_show_spells_out_what_an_agent_wrote_for_the_terminal(past: Pa
         transcript(past, "approvals", "show", past.pending)
         == r"""
 APPROVAL  requested  LEFT
-  who            tester, instance RUN on behalf of dana (owner bob)
+  who            tester, instance RUN (owner bob)
   what           up__get_deal
   tool           up__get_deal
-  ticket         INC-7
   claims reason  because \x1b[2K\u202e\nadmin said so
   why asked      people decide on these (policy gate)
   risk           10 low
@@ -159,7 +163,8 @@ APPROVAL  requested  LEFT
   would change
     id: (not known) -> "7"
   arguments      {"id": "7"}
-  routes         people""".lstrip()
+  route          people: 1 of alice
+  did lately     nothing yet""".lstrip()
     )
 
 
@@ -170,7 +175,11 @@ APPROVAL  requested  LEFT
         (("approve", "CONSUMED", "--as", "alice"), 7, "an approval that is `consumed` cannot take `approve`"),
         (("deny", "DENIED", "--as", "alice"), 7, "an approval that is `denied` cannot take `deny`"),
         (("approve", "PENDING", "--as", "bob"), 7, "`bob` may not approve what they asked for\nhint: another approver"),
-        (("approve", "PENDING", "--as", "eve"), 7, "`eve` is not an approver\nhint: enrolled under [approvers]: alice"),
+        (
+            ("approve", "PENDING", "--as", "eve"),
+            7,
+            "`eve` is not an approver\nhint: enrolled under [approvers]: alice, bob",
+        ),
     ],
 )
 def test_approvals_that_cannot_be_given(past: Past, words: tuple[str, ...], code: int, expected: str) -> None:
@@ -183,6 +192,32 @@ def test_a_rationale_is_required(past: Past) -> None:
     words = ("approvals", "deny", past.pending, "--as", "alice")
     assert "the following arguments are required: --rationale" in transcript(past, *words, code=2)
     assert "a rationale is required" in transcript(past, *words, "--rationale", " ", code=7)
+
+
+def test_approvers(past: Past, tmp_path: Path) -> None:
+    assert (
+        transcript(past, "approvers", "list")
+        == """\
+approver  key  method  state
+alice  KEY  ed25519  in use
+bob      no key
+carol      no key"""
+    )
+    phrase = ("--passphrase-file", str(tmp_path / "phrase"))
+    (tmp_path / "phrase").write_text("short")
+    key = ("--key-file", str(tmp_path / "bob.key"), *phrase)
+    assert "at least 8 characters" in transcript(past, "approvers", "add", "bob", *key, code=7)
+    (tmp_path / "phrase").write_text("long enough")
+    assert "`eve` is not an approver" in transcript(past, "approvers", "add", "eve", *key, code=7)
+    assert "key KEY of bob is enrolled" in transcript(past, "approvers", "add", "bob", *key)
+    assert "there is a key at" in transcript(past, "approvers", "add", "bob", *key, code=7)
+    assert "key KEY of bob replaces KEY, which vouches for it" in transcript(past, "approvers", "rotate", "bob", *key)
+    [old, new] = json.loads(cli("approvers", "list", "--json", "--config", str(past.config)).stdout)[1:]
+    assert old["removed"] is not None
+    removing = ("approvers", "remove", "bob", new["key"], "--why", "gone")
+    assert "key KEY of bob is out of use" in transcript(past, *removing)
+    assert "`bob` has no such key in use" in transcript(past, *removing, code=7)
+    assert re.fullmatch(r"\w{5}-\w{5}\nsign in with it at .*", transcript(past, "approvers", "code", "alice"))
 
 
 def test_policy_validate(past: Past) -> None:
