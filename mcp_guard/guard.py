@@ -152,9 +152,11 @@ class Guard:
 
     async def hold(self, call: Call, decision: Decision, progress: Progress | None) -> Intent | Reply:
         """Wait for a person, as long as the client will; then look again before letting the call go."""
-        if (grant := self.approvals.grant_for(call, decision)) is not None:
-            return await self.record_intent(call, decision, grant)
         held = self.approvals.find(call.instance, call.request_hash)
+        if held is None or held.state is State.REQUESTED:
+            grant = self.approvals.grant_for(call, decision)
+            if grant is not None:
+                return await self.record_intent(call, decision, grant)
         if held is not None and held.state is State.CONSUMED:
             return await self.give_again(held)
         if held is not None and (moved := self.moved(held, call, decision)):

@@ -94,7 +94,10 @@ def recover(writer: Writer, state_dir: Path) -> list[Json]:
             about = {name: intent.get(name) for name in CARRIED}
             detail = "the guard ended before the outcome was recorded; the call may have taken effect"
             step.store.close_call(seq)
-            step.add(Draft("outcome", about | {"ending": str(Ending.UNKNOWN), "detail": detail, "follows": [seq]}))
+            closed = Draft("outcome", about | {"ending": str(Ending.UNKNOWN), "detail": detail, "follows": [seq]})
+            outcome, used = step.add(closed), intent.get("approval") or {}
+            if used and "grant" not in used:
+                step.store.note_outcome(used["id"], outcome, answered=False)
             intents.append(intent)
         return intents
 

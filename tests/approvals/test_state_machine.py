@@ -1,0 +1,146 @@
+"""The life of approvals, walked at random: two guards on one ledger, people, time, and a model that is the state table.
+
+Whatever the order of steps: the model and the ledger agree on every state, no call is sent without an approval that
+was granted for it and not used, none is used twice, and the ledger verifies.
+"""
+
+import shutil
+import tempfile
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from mcp_guard.core.approval import State
+from mcp_guard.core.errors import ApprovalError
+from mcp_guard.core.model import Asked
+from mcp_guard.ledger.verify import verify_ledger
+from mcp_guard.ledger.votes import Ballots
+from tests.promises.house import (
+    ALLOW,
+    GATE,
+    NOW,
+    PEOPLE,
+    ROUTES,
+    SECOND,
+    House,
+    make_instance,
+    open_house,
+    pending_id,
+    run,
+    text,
+)
+
+CALLS = st.sampled_from(["a", "b"])
+GUARDS = st.integers(0, 1)
+VOTERS = st.sampled_from(sorted(PEOPLE))
+INSTANCE = make_instance(expires=NOW + 10**6 * 3600 * SECOND)
+
+
+class Approvals(RuleBasedStateMachine):
+    def __init__(self) -> None:
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        policies = f"{ALLOW}\n{GATE}"
+        self.guards = [open_house(self.folder, policies) for _ in range(2)]
+        self.clock = self.guards[0].clock
+        for guard in self.guards:
+            guard.ledger.book.writer._clock = self.clock  # one time for both
+            guard.store._run("PRAGMA synchronous = OFF")  # durability is not what is tested here
+        self.guards = [self._on_clock(guard) for guard in self.guards]
+        self.model: dict[str, State] = {}
+        self.of: dict[str, str] = {}
+        self.expires: dict[str, int] = {}
+        self.sent = 0
+
+    def _on_clock(self, house: House) -> House:
+        return replace(house, guard=replace(house.guard, clock=self.clock))
+
+    def teardown(self) -> None:
+        for guard in self.guards:
+            guard.close()
+        report = verify_ledger(self.folder / "state" / "ledger.sqlite", self.folder / "state" / "ledger.pub")
+        assert not self.model or report.ok, report.problem
+        shutil.rmtree(self.folder)
+
+    def live(self, call: str) -> str | None:
+        """The approval that counts for a call, by the model."""
+        counting = (State.REQUESTED, State.APPROVED, State.DENIED)
+        ids = [id for id, of in self.of.items() if of == call and self.model[id] in counting]
+        return next((id for id in reversed(ids) if self.clock.time + 1 < self.expires[id]), None)
+
+    @rule(call=CALLS, guard=GUARDS)
+    def ask(self, call: str, guard: int) -> None:
+        """An agent makes the call, for the first time or again."""
+        house, before = self.guards[guard], self.live(call)
+        reply = run(lambda: house.guard.call(INSTANCE, Asked("crm__note", {"text": call})))
+        if before is not None and self.model[before] is State.APPROVED:
+            assert text(reply) == "done"
+            self.model[before] = State.CONSUMED
+            self.sent += 1
+        elif before is not None and self.model[before] is State.DENIED:
+            assert "is denied by" in text(reply)
+        else:
+            id = pending_id(reply)
+            assert before in (None, id)
+            self.model[id], self.of[id] = State.REQUESTED, call
+            self.expires[id] = house.store.approval(id)[0].expires
+
+    @precondition(lambda self: self.model)
+    @rule(
+        data=st.data(), verdict=st.sampled_from(["approve", "deny"]), who=st.sampled_from(sorted(PEOPLE)), guard=GUARDS
+    )
+    def vote(self, data: Any, verdict: str, who: str, guard: int) -> None:
+        id = data.draw(st.sampled_from(sorted(self.model)))
+        may = who in ("alice", "carol")
+        open_now = self.model[id] is State.REQUESTED and self.clock.time + 1 < self.expires[id]
+        if may and open_now:
+            self.guards[guard].approve(id, who, verdict)
+            self.model[id] = State.APPROVED if verdict == "approve" else State.DENIED
+        else:
+            with pytest.raises(ApprovalError):
+                self.guards[guard].approve(id, who, verdict)
+
+    @precondition(lambda self: self.model)
+    @rule(data=st.data())
+    def revoke(self, data: Any) -> None:
+        id = data.draw(st.sampled_from(sorted(self.model)))
+        ballots = Ballots(self.guards[0].ledger.book.writer, ROUTES, PEOPLE)
+        if self.model[id] is State.APPROVED:
+            ballots.revoke(id, "alice", "on second thoughts")
+            self.model[id] = State.REVOKED
+        else:
+            with pytest.raises(ApprovalError):
+                ballots.revoke(id, "alice", "on second thoughts")
+
+    @rule(seconds=st.sampled_from([1, 1800, 3599]))
+    def time_goes_on(self, seconds: int) -> None:
+        self.clock.time += seconds * SECOND
+
+    @precondition(lambda self: State.REQUESTED in self.model.values())
+    @rule(guard=GUARDS)
+    def the_instance_ends(self, guard: int) -> None:
+        self.guards[guard].ledger.requests.end(INSTANCE)
+        for id, state in self.model.items():
+            if state is State.REQUESTED:
+                self.model[id] = State.WITHDRAWN
+            elif state is State.APPROVED:
+                self.model[id] = State.STALE
+
+    @invariant()
+    def the_ledger_says_what_the_model_says(self) -> None:
+        found = {approval.id: approval.state for approval in self.guards[0].store.approvals()}
+        assert found == self.model
+
+    @invariant()
+    def every_send_used_an_approval(self) -> None:
+        assert sum(len(guard.upstream.sent) for guard in self.guards) == self.sent
+        assert self.sent == list(self.model.values()).count(State.CONSUMED)
+
+
+Approvals.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)
+TestApprovals = Approvals.TestCase

@@ -1,0 +1,81 @@
+"""P3 between processes: eight guards on one ledger race for each of a thousand approvals, and each is used once."""
+
+import asyncio
+import multiprocessing
+import os
+from functools import partial
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+from mcp_guard.core.approval import Approval, State
+from mcp_guard.core.describe import describe
+from mcp_guard.core.model import Asked, Call, Decision
+from mcp_guard.ledger.verify import verify_ledger
+from mcp_guard.ports import Intent
+from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id, run
+
+PROCESSES, ROUNDS = 8, 1000
+POLICIES = f"{ALLOW}\n{GATE}"
+
+
+def asked(number: int) -> Asked:
+    return Asked("crm__note", {"text": str(number)})
+
+
+def ready(house: House, number: int) -> tuple[Call, Decision]:
+    """The call as it is just before its approval is used: identified, described and decided."""
+    guard, what = house.guard, asked(number)
+    call = describe(guard.describe_with, guard.new_id(), make_instance(), what, house.upstream.find(what.name))
+    call = guard.describe_with.assess(guard.identify(call), None)
+    return call, guard.decide(call)
+
+
+def race(folder: Path, ids: list[str], barrier: Barrier, wins: Any) -> None:
+    """One process: at the same moment as all others, use up each approval and dispatch."""
+    house = open_house(folder, POLICIES)
+    mine = os.open(folder / f"dispatched-{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    async def story() -> None:
+        for number, id in enumerate(ids):
+            call, decision = ready(house, number)
+            found = house.store.approval(id)
+            barrier.wait(60)
+            held: Approval = found[0]
+            intent = await house.guard.record_intent(call, decision, held)
+            if isinstance(intent, Intent):
+                os.write(mine, f"{number}\n".encode())
+                await house.guard.record_outcome(intent, await house.guard.execute(intent, None))
+
+    asyncio.run(story())
+    wins.put(len(house.upstream.sent))
+    house.close()
+    os.close(mine)
+
+
+def test_eight_processes_use_each_approval_exactly_once(tmp_path: Path) -> None:
+    house = open_house(tmp_path, POLICIES)
+    house.store._run("PRAGMA synchronous = OFF")  # only while preparing
+    ids = []
+    for number in range(ROUNDS):
+        ids.append(pending_id(run(partial(house.guard.call, make_instance(), asked(number)))))
+        house.approve(ids[-1])
+    house.close()
+    context = multiprocessing.get_context("fork")
+    barrier, wins = context.Barrier(PROCESSES), context.Queue()
+    racers = [context.Process(target=race, args=(tmp_path, ids, barrier, wins)) for _ in range(PROCESSES)]
+    for racer in racers:
+        racer.start()
+    for racer in racers:
+        racer.join(120)
+    assert [racer.exitcode for racer in racers] == [0] * PROCESSES
+    won = [wins.get(timeout=5) for _ in racers]
+    dispatched = sorted(int(line) for file in tmp_path.glob("dispatched-*") for line in file.read_text().split())
+    assert dispatched == list(range(ROUNDS))
+    assert sum(won) == ROUNDS
+    house = open_house(tmp_path, POLICIES)
+    assert {approval.state for approval in house.store.approvals()} == {State.CONSUMED}
+    assert len(house.receipts("approval.consumed")) == len(house.receipts("intent")) == ROUNDS
+    house.close()
+    report = verify_ledger(tmp_path / "state" / "ledger.sqlite", tmp_path / "state" / "ledger.pub")
+    assert report.ok, report.problem

@@ -1,0 +1,180 @@
+"""P4: nobody approves what they asked for: not the agent, not the user it acts for, not a key they control."""
+
+import base64
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from mcp_guard.core.approval import State
+from mcp_guard.core.errors import ApprovalError
+from mcp_guard.core.model import Asked
+from mcp_guard.ledger.approvers import NewKey, enrol, remove, rotate
+from mcp_guard.ledger.votes import Ballots, Person
+from tests.live.guarded import ALLOW_ALL, Client, cli, scripted, text, write_config
+from tests.live.guarded import enrol as enrol_live
+from tests.promises.house import ALLOW, GATE, KEYS, PEOPLE, ROUTES, House, make_instance, open_house, pending_id, run
+from tests.promises.house import text as said
+
+ASKED = Asked("crm__update_deal", {"deal_id": "1", "amount": 150, "stage": "won"})
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return open_house(tmp_path, f"{ALLOW}\n{GATE}")
+
+
+def ask(house: House) -> str:
+    return pending_id(run(lambda: house.guard.call(make_instance(), ASKED)))
+
+
+def untouched(house: House, id: str) -> None:
+    assert house.store.approval(id)[0].state is State.REQUESTED
+    assert "pending" in said(run(lambda: house.guard.call(make_instance(), ASKED)))
+    assert house.upstream.writes() == []
+
+
+@pytest.mark.parametrize("approver", ["bob", "dana", "mallory"])
+def test_the_owner_the_user_and_strangers_may_not_decide(house: House, approver: str) -> None:
+    id = ask(house)
+    for verdict in ("approve", "deny"):
+        with pytest.raises(ApprovalError):
+            house.approve(id, approver, verdict)
+    untouched(house, id)
+
+
+def forge(house: House, id: str, key: Ed25519PrivateKey, key_id: str, **changes: Any) -> None:
+    """Cast alice's word, signed by some key, about some statement."""
+    ballots = Ballots(house.ledger.book.writer, ROUTES, PEOPLE)
+    statement, _ = ballots.prepare(id, "alice", "approve", "because")
+    signature = {"signature": base64.b64encode(key.sign(statement.text())).decode()}
+    ballots.cast(replace(statement, **changes) if changes else statement, key_id, signature)
+
+
+def enrolled(house: House, approver: str) -> tuple[Ed25519PrivateKey, NewKey]:
+    key = Ed25519PrivateKey.generate()
+    new = NewKey("ed25519", key.public_key().public_bytes_raw(), {})
+    enrol(house.ledger.book.writer, Person(approver, PEOPLE[approver]), new)
+    return key, new
+
+
+def test_nobody_gives_anothers_word(house: House) -> None:
+    """Not with a key that is not enrolled, not with the owner's own key, not with another's key id."""
+    id = ask(house)
+    _, alices = enrolled(house, "alice")
+    bobs, bobs_public = enrolled(house, "bob")
+    for key, key_id in ((Ed25519PrivateKey.generate(), "0" * 16), (bobs, bobs_public.id), (bobs, alices.id)):
+        with pytest.raises(ApprovalError):
+            forge(house, id, key, key_id)
+    untouched(house, id)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"rationale": "other"}, {"verdict": "deny"}, {"decision_hash": "sha256:0"}, {"request_hash": "sha256:0"},
+        {"origin": "other.example"}, {"at": 1}, {"terms": {"uses": 100, "until": 2**52, "free": []}},
+        {"approver": "carol"},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_signature_is_good_for_its_own_statement_only(house: House, changes: dict[str, object]) -> None:
+    id = ask(house)
+    key, new = enrolled(house, "alice")
+    with pytest.raises(ApprovalError):
+        forge(house, id, key, new.id, **changes)
+    untouched(house, id)
+
+
+def test_an_old_signature_is_not_good_for_a_new_request(house: House) -> None:
+    id = ask(house)
+    key, new = enrolled(house, "alice")
+    ballots = Ballots(house.ledger.book.writer, ROUTES, PEOPLE)
+    old, _ = ballots.prepare(id, "alice", "approve", "because")
+    signature = {"signature": base64.b64encode(key.sign(old.text())).decode()}
+    house.upstream.facts["amount"] = 7
+    other = ask(house)
+    assert other != id
+    for statement in (old, replace(old, approval=other)):
+        with pytest.raises(ApprovalError):
+            ballots.cast(statement, new.id, signature)
+    house.clock.time += 11 * 60 * 1_000_000
+    fresh, _ = ballots.prepare(other, "alice", "approve", "because")
+    house.clock.time += 11 * 60 * 1_000_000
+    with pytest.raises(ApprovalError, match="not of these last minutes"):
+        ballots.cast(fresh, new.id, {"signature": base64.b64encode(key.sign(fresh.text())).decode()})
+    untouched(house, other)
+
+
+def test_one_key_is_one_persons(house: House) -> None:
+    """The owner cannot enrol their key under an approver's name, nor one that was somebody's before."""
+    _, bobs = enrolled(house, "bob")
+    writer = house.ledger.book.writer
+    with pytest.raises(ApprovalError, match="`bob`'s already"):
+        enrol(writer, Person("alice", "Alice"), bobs)
+    remove(writer, "bob", bobs.id, "left")
+    with pytest.raises(ApprovalError, match="`bob`'s already"):
+        enrol(writer, Person("alice", "Alice"), bobs)
+
+
+def test_a_removed_or_rotated_key_gives_no_word(house: House) -> None:
+    id = ask(house)
+    key, first = enrolled(house, "alice")
+    writer = house.ledger.book.writer
+    new = Ed25519PrivateKey.generate()
+    second = NewKey("ed25519", new.public_key().public_bytes_raw(), {})
+    rotate(writer, Person("alice", "Alice"), first.id, second, key.sign)
+    with pytest.raises(ApprovalError, match="no such key in use"):
+        forge(house, id, key, first.id)
+    remove(writer, "alice", second.id, "lost")
+    with pytest.raises(ApprovalError, match="no such key in use"):
+        forge(house, id, new, second.id)
+    untouched(house, id)
+
+
+def test_one_person_counts_once(house: House) -> None:
+    id = ask(house)
+    KEYS.pop("alice", None)
+    house.ledger.requests.routes["people"] = replace(ROUTES["people"], quorum=2)  # type: ignore[index]
+    try:
+        house.upstream.facts["amount"] = 8
+        id = ask(house)
+        house.approve(id)
+        with pytest.raises(ApprovalError, match="already decided"):
+            house.approve(id)
+        assert house.store.approval(id)[0].state is State.REQUESTED
+        house.approve(id, "carol")
+        assert house.store.approval(id)[0].state is State.APPROVED
+    finally:
+        house.ledger.requests.routes["people"] = ROUTES["people"]  # type: ignore[index]
+
+
+GATED = ALLOW_ALL + '@id("g") @require_approval("people") forbid (principal, action == Action::"up__echo", resource);'
+
+
+def test_an_agent_with_every_tool_of_the_guard_cannot_approve(tmp_path: Path) -> None:
+    """It calls each tool that it is offered, with everything it knows of the request, and asks for more."""
+    config = write_config(tmp_path, scripted("up", tmp_path), GATED, guard="hold_seconds = 0")
+    with Client(config) as client:
+        client.start()
+        listed = client.tools()
+        assert [name for name in listed if name.startswith("guard")] == ["guard__await"]
+        assert set(listed["guard__await"]["inputSchema"]["properties"]) == {"approval"}
+        id = client.call("up__echo", {"text": "x"})["result"]["_meta"]["mcp-guard/decision"]["approval"]
+        words = {"approval": id, "id": id, "verdict": "approve", "approver": "alice", "as": "alice", "rationale": "x"}
+        for name in listed:
+            if name.startswith("guard"):
+                client.call(name, words)
+        for method in ("approvals/approve", "guard/approve", "tasks/result", "elicitation/create"):
+            assert "error" in client.request(method, words)
+        for name in ("guard__approve", "approvals__approve", "guard__grant"):
+            assert "unknown tool" in client.call(name, words)["error"]["message"]
+        assert "pending" in text(client.call("guard__await", {"approval": id}))
+        [open_one] = json.loads(cli("approvals", "list", "--config", str(config), "--json").stdout)
+        assert (open_one["state"], open_one["votes"]) == ("requested", [])
+        alice = enrol_live(config)
+        cli("approvals", "approve", id, *alice, "--rationale", "fine")
+        assert json.loads(text(client.call("guard__await", {"approval": id})))["tool"] == "echo"

@@ -1,0 +1,131 @@
+"""P3 and P9: kill -9 of the guard at each commit and send of a held call: nothing is lost, nothing runs twice."""
+
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from mcp_guard.core.approval import State
+from mcp_guard.core.model import Asked, Json
+from mcp_guard.ledger.opening import recover
+from mcp_guard.ledger.verify import verify_ledger
+from mcp_guard.ports import Intent
+from tests.promises.house import ALLOW, GATE, KEYS, House, make_instance, open_house, pending_id, run, text
+
+POLICIES = f"{ALLOW}\n{GATE}"
+ASKED = Asked("crm__update_deal", {"deal_id": "1", "amount": 150})
+KEY = Ed25519PrivateKey.generate()
+MOMENTS = 33
+
+
+def story(folder: Path, at: Callable[[str], None]) -> None:
+    """Ask, approve, use: `at` is told of each moment at which a process may die."""
+    KEYS["alice"] = KEY
+    house = open_house(folder, POLICIES)
+    commit = house.store.commit
+
+    def told_commit() -> None:
+        at("before commit")
+        commit()
+        at("after commit")
+
+    async def told_send(intent: Intent) -> None:
+        at("before send")
+        with (folder / "sent").open("a") as log:
+            log.write(f"{intent.call.purpose}\n")
+        at("after send")
+
+    house.store.commit = told_commit
+    house.upstream.before = told_send
+    id = pending_id(run(lambda: house.guard.call(make_instance(), ASKED)))
+    house.approve(id)
+    run(lambda: house.guard.call(make_instance(), ASKED))
+    at("replied")
+    house.close()
+
+
+def moments(folder: Path) -> list[str]:
+    seen: list[str] = []
+    story(folder, seen.append)
+    return seen
+
+
+def die_at(folder: Path, number: int) -> None:
+    """Run the story in a process of its own that is killed at the moment of this number."""
+    child = os.fork()
+    if child == 0:
+        left = number
+
+        def at(_: str) -> None:
+            nonlocal left
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+
+        try:
+            story(folder, at)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL
+
+
+def writes(folder: Path) -> int:
+    log = folder / "sent"
+    return log.read_text().split().count("call") if log.exists() else 0
+
+
+def check(house: House) -> list[Json]:
+    """Every receipt, verified."""
+    receipts = house.receipts()
+    if receipts:
+        report = verify_ledger(house.folder / "state" / "ledger.sqlite", house.folder / "state" / "ledger.pub")
+        assert report.ok, report.problem
+        assert report.calls_without_outcome == 0
+    return receipts
+
+
+def test_there_are_moments_to_die_at(tmp_path: Path) -> None:
+    assert len(moments(tmp_path)) == MOMENTS
+
+
+@pytest.mark.parametrize("number", range(MOMENTS))
+def test_killed_at_this_moment_nothing_is_lost_and_nothing_runs_twice(tmp_path: Path, number: int) -> None:
+    folder = tmp_path
+    die_at(folder, number)
+    sent = writes(folder)
+    house = open_house(folder, POLICIES)
+    recover(house.ledger.book.writer, folder / "state")
+    receipts = check(house)
+    intents = {each["seq"] for each in receipts if each["kind"] == "intent" and each.get("purpose") != "facts"}
+    outcomes = {each["follows"][0]: each["ending"] for each in receipts if each["kind"] == "outcome"}
+    states = [approval.state for approval in house.store.approvals()]
+    assert sent <= len(intents)  # what was sent has its intent
+    assert intents <= outcomes.keys()  # what has an intent is closed
+    assert states.count(State.CONSUMED) == len(intents)  # an approval is used if and only if its intent is there
+
+    async def log_send(intent: Intent) -> None:
+        with (folder / "sent").open("a") as log:
+            log.write(f"{intent.call.purpose}\n")
+
+    house.upstream.before = log_send
+    reply = text(run(lambda: house.guard.call(make_instance(), ASKED)))
+    if State.APPROVED in states:
+        assert reply == "done"
+        assert writes(folder) == 1
+    elif "unknown" in [outcomes[seq] for seq in intents]:
+        assert "It may have taken effect" in reply
+        assert writes(folder) == sent
+    else:
+        assert "held by mcp-guard" in reply
+        assert writes(folder) == sent
+    if State.CONSUMED in states:
+        await_it = Asked("guard__await", {"approval": house.store.approvals([State.CONSUMED])[0].id})
+        again = text(run(lambda: house.guard.call(make_instance(), await_it)))
+        assert "It may have taken effect" in again or again == "done"
+        assert writes(folder) == sent
+    check(house)
+    house.close()
