@@ -8,7 +8,8 @@ request is open. Nothing here is waited for by a call.
 import asyncio
 import importlib
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +17,7 @@ from functools import partial
 from mcp_guard.core import approval as rules
 from mcp_guard.core.approval import Approval, Event, Route, State
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.model import Micros
 from mcp_guard.ledger import lifecycle
 from mcp_guard.ledger.writer import Op, Writer
 from mcp_guard.notify import NOTIFIERS
@@ -25,6 +27,8 @@ from mcp_guard.storage.approval_rows import Delivery
 
 SECOND = 1_000_000
 ROUND_SECONDS = 1.0
+LEASE = 60 * SECOND
+"""How long an attempt belongs to the process that makes it: longer than any notifier may take."""
 RETRY_SECONDS = (2, 10, 60, 300, 900)
 """Between attempts; a message that fails once more than that has failed."""
 
@@ -44,15 +48,17 @@ class Courier:
         self._wake.set()
 
     async def run(self) -> None:
-        """Until cancelled. A ledger that is busy or full now is tried again with the next round."""
-        while True:
-            self._wake.clear()
-            with suppress(LedgerError):  # the calls meet the same error and tell it
-                await self.round()
-            try:
-                await asyncio.wait_for(self._wake.wait(), ROUND_SECONDS)
-            except TimeoutError:
-                continue
+        """Until cancelled. A message that takes long holds up no other."""
+        async with asyncio.TaskGroup() as tasks:
+            while True:
+                self._wake.clear()
+                tasks.create_task(self._look())
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._wake.wait(), ROUND_SECONDS)
+
+    async def _look(self) -> None:
+        with suppress(LedgerError):  # busy or full: calls meet the same and tell it; the next round looks again
+            await self.round()
 
     async def round(self) -> None:
         """Do what is due now."""
@@ -79,18 +85,18 @@ class Courier:
             self._settle(delivery, "failed", delivery.note or "decided before it was sent")
             return
         try:
-            again = self.writer.now() + int(waits * SECOND)
-            self.writer.run(lambda step: step.store.move_delivery(delivery, "due", again, "being sent"))
+            mine_until = self.writer.now() + LEASE
+            self.writer.run(lambda step: step.store.move_delivery(delivery, "due", mine_until, "being sent"))
         except LedgerError:
             return  # another process has taken it
-        trouble = await asyncio.to_thread(self._send, delivery, approval)
+        trouble = await _apart(partial(self._send, delivery, approval))
         if trouble is None:
             self._settle(delivery, "delivered", "")
         else:
-            self._settle(delivery, "failed" if last else "due", trouble)
+            self._settle(delivery, "failed" if last else "due", trouble, int(waits * SECOND))
 
-    def _settle(self, delivery: Delivery, state: str, note: str) -> None:
-        self._run(lambda step: step.store.settle_delivery(delivery.id, state, note))
+    def _settle(self, delivery: Delivery, state: str, note: str, wait: Micros = 0) -> None:
+        self._run(lambda step: step.store.settle_delivery(delivery.id, state, step.now + wait, note))
 
     def _send(self, delivery: Delivery, approval: Approval) -> str | None:
         """One attempt, off the loop; returns what went wrong."""
@@ -107,3 +113,21 @@ class Courier:
         except Exception as defect:  # a notifier's defect is its own; it is shown and never touches a call
             return f"the notifier failed: {type(defect).__name__}"
         return None
+
+
+async def _apart(work: Callable[[], str | None]) -> str | None:
+    """Run it in a thread that nobody waits for at the end: a notifier that hangs does not keep the guard from ending."""
+    loop = asyncio.get_running_loop()
+    done: asyncio.Future[str | None] = loop.create_future()
+
+    def settle(result: str | None) -> None:
+        if not done.done():
+            done.set_result(result)
+
+    def run() -> None:
+        result = work()
+        with suppress(RuntimeError):  # the loop has ended meanwhile
+            loop.call_soon_threadsafe(settle, result)
+
+    threading.Thread(target=run, daemon=True).start()
+    return await done

@@ -170,17 +170,12 @@ class ApprovalRows:
         cursor = self._run(query, (state, due, note, before.id, before.attempts))
         self._one_row(cursor, f"delivery {before.id}")
 
-    def settle_delivery(self, id: int, state: str, note: str) -> None:
-        self._run("UPDATE delivery SET state = ?, note = ? WHERE id = ?", (state, note, id))
+    def settle_delivery(self, id: int, state: str, due: Micros, note: str) -> None:
+        self._run("UPDATE delivery SET state = ?, due = ?, note = ? WHERE id = ?", (state, due, note, id))
 
     def due_deliveries(self, now: Micros) -> list[Delivery]:
         rows = self._run("SELECT * FROM delivery WHERE state = 'due' AND due <= ? ORDER BY id", (now,))
         return [Delivery(*row) for row in rows]
-
-    def next_delivery(self) -> Micros | None:
-        """When the next one is due."""
-        row = self._run("SELECT min(due) FROM delivery WHERE state = 'due'").fetchone()
-        return row[0] if row else None
 
     def deliveries(self, approval: str) -> list[Delivery]:
         return [

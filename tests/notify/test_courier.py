@@ -1,0 +1,250 @@
+"""The courier with real receivers: what is sent, that it is signed, retried, once, and never in the way of a call."""
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_guard.core.approval import State
+from mcp_guard.core.model import Asked, Json
+from mcp_guard.ledger.lifecycle import notify
+from mcp_guard.notify import NOTIFIERS
+from mcp_guard.notify.courier import Courier
+from mcp_guard.settings import NotifierSettings
+from mcp_guard.storage.approval_rows import Delivery
+from tests.live.guarded import ALLOW_ALL, Client, cli, scripted, write_config
+from tests.notify.receivers import Web, smtp, web
+from tests.promises.house import ALLOW, GATE, ROUTES, SECOND, House, make_instance, open_house, pending_id, run
+
+ASKED = Asked("crm__update_deal", {"deal_id": "789", "amount": 150, "stage": "a secret argument"})
+INBOX = "http://localhost:8765"
+KEY = b"0123456789abcdef"
+SECRET = "whsec_" + base64.b64encode(KEY).decode()
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return open_house(tmp_path, f"{ALLOW}\n{GATE}")
+
+
+def courier(house: House, kind: str, **options: Any) -> Courier:
+    notifiers = {"one": NotifierSettings(kind, options, house.folder)}
+    return Courier(house.ledger.book.writer, ROUTES, notifiers, INBOX, retry_seconds=(1, 1))
+
+
+def ask(house: House) -> str:
+    """A new request, which owes one message to the notifier `one`."""
+    id = pending_id(run(lambda: house.guard.call(make_instance(), ASKED)))
+    approval = house.store.approval(id)[0]
+    route = replace(ROUTES["people"], notify=("one",))
+    house.ledger.book.writer.run(lambda step: notify(step, approval, "requested", [route]))
+    return id
+
+
+def deliver(house: House, carrier: Courier, rounds: int = 1) -> Delivery:
+    """Some rounds, each after all waits are over; the delivery as it is then."""
+
+    async def story() -> None:
+        for _ in range(rounds):
+            await carrier.round()
+            house.clock.time += 2 * SECOND
+
+    asyncio.run(story())
+    [delivery] = house.store.deliveries(house.store.approvals()[0].id)
+    assert isinstance(delivery, Delivery)
+    return delivery
+
+
+def webhook(house: House, receiver: Web) -> Courier:
+    (house.folder / "secret").write_text(SECRET + "\n")
+    return courier(house, "webhook", url=f"{receiver.url}/hook", secret={"env": None, "file": "secret"})
+
+
+def test_a_webhook_is_signed_as_standard_webhooks_has_it(house: House) -> None:
+    with web() as receiver:
+        id = ask(house)
+        assert deliver(house, webhook(house, receiver)).state == "delivered"
+    [posted] = receiver.posted
+    headers = posted.headers
+    signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + posted.body
+    expected = base64.b64encode(hmac.new(KEY, signed, hashlib.sha256).digest()).decode()
+    assert headers["webhook-signature"] == f"v1,{expected}"
+    said = json.loads(posted.body)
+    assert said["type"] == "approval.requested"
+    assert said["data"]["approval"] == id
+    assert said["data"]["link"] == f"{INBOX}/requests/{id}"
+    assert said["data"]["reasons"] == ["people decide"]
+    assert b"a secret argument" not in posted.body
+
+
+def test_a_failure_is_shown_and_tried_again_until_it_succeeds(house: House) -> None:
+    with web(500, 302) as receiver:
+        ask(house)
+        carrier = webhook(house, receiver)
+        first = deliver(house, carrier)
+        assert (first.state, first.attempts, first.note) == ("due", 1, "it answered HTTP 500")
+        assert deliver(house, carrier).note == "it answered HTTP 302"  # a redirect is not followed
+        last = deliver(house, carrier)
+    assert (last.state, last.attempts) == ("delivered", 3)
+    assert len({posted.headers["webhook-id"] for posted in receiver.posted}) == 1  # so that a receiver can tell
+    assert [posted.path for posted in receiver.posted] == ["/hook"] * 3
+
+
+def test_after_the_last_attempt_it_has_failed(house: House) -> None:
+    ask(house)
+    with web() as receiver:
+        dead = webhook(house, receiver)
+    delivery = deliver(house, dead, rounds=4)
+    assert (delivery.state, delivery.attempts) == ("failed", 3)
+    assert delivery.note.startswith("it could not be reached")
+    assert "127.0.0.1" not in delivery.note
+
+
+def test_nothing_is_sent_of_what_is_decided_already(house: House) -> None:
+    with web() as receiver:
+        house.approve(ask(house))
+        assert deliver(house, webhook(house, receiver)).note == "decided before it was sent"
+    assert receiver.posted == []
+
+
+def test_two_couriers_deliver_once(house: House) -> None:
+    with web() as receiver:
+        ask(house)
+        first, second = webhook(house, receiver), webhook(house, receiver)
+
+        async def story() -> None:
+            await asyncio.gather(first.round(), second.round())
+
+        asyncio.run(story())
+    assert len(receiver.posted) == 1
+
+
+def test_slack_gets_blocks_and_nothing_becomes_a_mention(house: House) -> None:
+    with web() as receiver:
+        (house.folder / "slack").write_text(f"{receiver.url}/T0/B0/secret")
+        asked = Asked("crm__update_deal", {"deal_id": "<!channel>", "amount": 150})
+        id = pending_id(run(lambda: house.guard.call(make_instance(), asked)))
+        approval = house.store.approval(id)[0]
+        route = replace(ROUTES["people"], notify=("one",))
+        house.ledger.book.writer.run(lambda step: notify(step, approval, "requested", [route]))
+        assert deliver(house, courier(house, "slack", url={"env": None, "file": "slack"})).state == "delivered"
+    said = json.loads(receiver.posted[0].body)
+    assert [block["type"] for block in said["blocks"]] == ["header", "section", "actions"]
+    assert said["blocks"][2]["elements"][0]["url"] == f"{INBOX}/requests/{id}"
+    assert "<!channel>" not in said["text"]
+    assert "&lt;!channel&gt;" in said["text"]
+
+
+def mail_options(port: int) -> Json:
+    return {
+        "host": "127.0.0.1", "port": port, "sender": "guard@example.com", "to": ("a@example.com", "b@example.com"),
+        "starttls": False, "user": None, "password": None,
+    }  # fmt: skip
+
+
+def test_mail_comes_over_smtp(house: House) -> None:
+    with smtp() as (port, mail):
+        id = ask(house)
+        assert deliver(house, courier(house, "email", **mail_options(port))).state == "delivered"
+    [message] = mail
+    assert message["To"] == "a@example.com, b@example.com"
+    assert message["Subject"] == "agent waits for approval: crm__update_deal on Deal 789"
+    body = str(message.get_payload(decode=True))
+    assert f"{INBOX}/requests/{id}" in body
+    assert "a secret argument" not in body
+
+
+def test_mail_to_a_server_without_starttls_is_not_sent_in_the_clear(house: House) -> None:
+    with smtp() as (port, mail):
+        ask(house)
+        delivery = deliver(house, courier(house, "email", **mail_options(port) | {"starttls": True}))
+    assert "SMTPNotSupportedError" in delivery.note
+    assert mail == []
+
+
+def test_a_command_gets_json_on_its_input_and_no_environment(house: House) -> None:
+    script = house.folder / "notify.sh"
+    script.write_text("#!/bin/sh\ncat > got.json\nenv > got.env\n")
+    script.chmod(0o700)
+    id = ask(house)
+    assert deliver(house, courier(house, "command", command=("./notify.sh",))).state == "delivered"
+    said = json.loads((house.folder / "got.json").read_text())
+    assert said["approval"] == id
+    assert "waits for approval" in said["title"]
+    assert {line.split("=")[0] for line in (house.folder / "got.env").read_text().splitlines()} <= {
+        "PATH", "HOME", "LANG", "PWD", "SHLVL", "_", "OLDPWD",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("kind", "options", "note"),
+    [
+        ("command", {"command": ("false",)}, "`false` exited with status 1"),
+        ("command", {"command": ("./nonesuch",)}, "`./nonesuch` did not run"),
+        ("webhook", {"url": "http://x", "secret": {"env": "NONESUCH", "file": None}}, "no `NONESUCH`"),
+        ("slack", {"url": {"env": None, "file": "nonesuch"}}, "cannot read `nonesuch`"),
+    ],
+)
+def test_what_cannot_be_sent_says_why(house: House, kind: str, options: Json, note: str) -> None:
+    ask(house)
+    assert note in deliver(house, courier(house, kind, **options)).note
+
+
+def test_the_desktop_is_told_through_notify_send(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is a script of ours: there is no desktop here."""
+    script = house.folder / "notify-send"
+    script.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {house.folder}/said\n')
+    script.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{house.folder}:/usr/bin:/bin")
+    monkeypatch.setattr("sys.platform", "linux")
+    ask(house)
+    assert deliver(house, courier(house, "desktop")).state == "delivered"
+    assert "agent waits for approval: crm__update_deal on Deal 789" in (house.folder / "said").read_text()
+
+
+def test_every_kind_is_tested_above() -> None:
+    text = Path(__file__).read_text()
+    assert all(f'"{kind}"' in text for kind in NOTIFIERS)
+
+
+def test_an_open_request_expires_without_any_call_waiting(house: House) -> None:
+    id = ask(house)
+    house.clock.time += 3601 * SECOND
+    asyncio.run(courier(house, "desktop").round())
+    assert house.store.approval(id)[0].state is State.EXPIRED
+
+
+def test_a_running_guard_tells_at_once_and_a_dead_notifier_holds_up_nothing(tmp_path: Path) -> None:
+    with web() as receiver:
+        (tmp_path / "secret").write_text(SECRET)
+        more = f"""
+[notifiers.hook]
+kind = "webhook"
+url = "{receiver.url}/hook"
+secret = {{ file = "secret" }}
+[notifiers.dead]
+kind = "command"
+command = ["sleep", "60"]
+"""
+        gate = '@id("g") @require_approval("people") forbid (principal, action == Action::"up__echo", resource);'
+        config = write_config(tmp_path, scripted("up", tmp_path), ALLOW_ALL + gate, more, guard="hold_seconds = 0")
+        text = config.read_text().replace(
+            'approvers = ["alice", "bob"]', 'approvers = ["alice"]\nnotify = ["hook", "dead"]'
+        )
+        config.write_text(text)
+        with Client(config) as client:
+            client.start()
+            id = client.call("up__echo", {"text": "x"})["result"]["_meta"]["mcp-guard/decision"]["approval"]
+            client.call("up__tool_error")
+            while not receiver.posted:
+                client.request("ping")
+            shown = cli("approvals", "show", id, "--config", str(config)).stdout
+            assert "told           hook (requested): delivered, 1 tried" in shown
+            assert "told           dead (requested): due, 1 tried: being sent" in shown
+    assert json.loads(receiver.posted[0].body)["data"]["approval"] == id
