@@ -116,7 +116,7 @@ class Courier:
 
 
 async def _apart(work: Callable[[], str | None]) -> str | None:
-    """Run it in a thread that nobody waits for at the end: a notifier that hangs does not keep the guard from ending."""
+    """Run it in a thread that nobody waits for at the end: one that hangs does not keep the guard from ending."""
     loop = asyncio.get_running_loop()
     done: asyncio.Future[str | None] = loop.create_future()
 

@@ -1,0 +1,71 @@
+"""`mcp-guard inbox`: serve the approval inbox on this machine."""
+
+import argparse
+import asyncio
+import json
+import socket
+import sys
+
+from mcp_guard.app import CLOCK, ledger_settings
+from mcp_guard.cli.options import add_json, parser
+from mcp_guard.config import load
+from mcp_guard.core.errors import ConfigError
+from mcp_guard.ledger.opening import open_writer
+from mcp_guard.ledger.votes import Ballots
+from mcp_guard.settings import Settings
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    settings = load(options.config)
+    asyncio.run(serve(settings, options))
+    return 0
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    made = parser("inbox", "Serve the page on which approvers look and decide, on this machine only; end with Ctrl-C.")
+    made.add_argument("--open", action="store_true", help="open it in the browser")
+    add_json(made)
+    return made.parse_args(arguments)
+
+
+def listen(port: int) -> list[socket.socket]:
+    """Loopback only, both families where there are both: `localhost` may mean either. Raises: ConfigError."""
+    sockets = []
+    for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
+        try:
+            made = socket.socket(family, socket.SOCK_STREAM)
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            made.bind((address, port))
+            sockets.append(made)
+        except OSError as error:
+            made.close()
+            if family == socket.AF_INET:
+                raise ConfigError(
+                    f"cannot listen on port {port}: {error.strerror}", "set inbox.port to another"
+                ) from None
+    return sockets
+
+
+async def serve(settings: Settings, options: argparse.Namespace) -> None:
+    import uvicorn
+
+    from mcp_guard.notify.courier import Courier
+    from mcp_guard.web.inbox import Inbox
+    from mcp_guard.web.passkeys import Passkeys
+
+    writer = open_writer(ledger_settings(settings), CLOCK)
+    inbox = Inbox(Ballots(writer, settings.routes, settings.approvers), settings.inbox, Passkeys(settings.inbox))
+    sockets = listen(settings.inbox_port)
+    print(json.dumps({"url": settings.inbox}) if options.json else f"the inbox is at {settings.inbox}", flush=True)
+    if options.open:
+        import webbrowser
+
+        webbrowser.open(settings.inbox)
+    config = uvicorn.Config(inbox.app(), log_level="warning", access_log=False, server_header=False, lifespan="off")
+    courier = Courier(writer, settings.routes, settings.notifiers, settings.inbox)
+    async with asyncio.TaskGroup() as tasks:
+        carrying = tasks.create_task(courier.run())
+        await uvicorn.Server(config).serve(sockets=sockets)
+        carrying.cancel()
+    print("the inbox is closed", file=sys.stderr)

@@ -1,0 +1,157 @@
+"use strict";
+// The inbox page: live list, passkeys, keys. Everything is decided on the server; this only asks and shows.
+
+const page = document.body.dataset.page;
+const csrf = document.querySelector('meta[name="csrf"]')?.content ?? "";
+const problem = document.getElementById("problem");
+const toBytes = (text) => Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0));
+const toText = (bytes) => btoa(String.fromCharCode(...new Uint8Array(bytes))).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
+
+function tell(text) {
+  problem.textContent = text;
+  problem.hidden = !text;
+  if (text) problem.scrollIntoView({ block: "nearest" });
+}
+
+async function post(path, body = {}) {
+  const headers = { "content-type": "application/json", "x-csrf-token": csrf };
+  const reply = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
+  const said = await reply.json().catch(() => ({ problem: `the inbox answered ${reply.status}`, hint: "" }));
+  if (!reply.ok) throw new Error(said.problem + (said.hint ? ` (${said.hint})` : ""));
+  return said;
+}
+
+async function attempt(work) {
+  tell("");
+  try {
+    const said = await work();
+    if (said?.go) location.assign(said.go);
+  } catch (error) {
+    tell(error.name === "NotAllowedError" ? "The passkey was not used. Nothing was decided." : error.message);
+  }
+}
+
+const descriptors = (list) => (list ?? []).map((each) => ({ ...each, id: toBytes(each.id) }));
+
+async function assertion(options) {
+  const publicKey = { ...options, challenge: toBytes(options.challenge), allowCredentials: descriptors(options.allowCredentials) };
+  const found = await navigator.credentials.get({ publicKey });
+  const r = found.response;
+  return {
+    id: found.id, rawId: toText(found.rawId), type: found.type,
+    response: {
+      clientDataJSON: toText(r.clientDataJSON), authenticatorData: toText(r.authenticatorData), signature: toText(r.signature),
+      userHandle: r.userHandle ? toText(r.userHandle) : null,
+    },
+  };
+}
+
+async function enrol() {
+  const options = await post("/passkeys/options");
+  const publicKey = {
+    ...options, challenge: toBytes(options.challenge), user: { ...options.user, id: toBytes(options.user.id) },
+    excludeCredentials: descriptors(options.excludeCredentials),
+  };
+  const made = await navigator.credentials.create({ publicKey });
+  await post("/passkeys", {
+    id: made.id, rawId: toText(made.rawId), type: made.type,
+    response: { clientDataJSON: toText(made.response.clientDataJSON), attestationObject: toText(made.response.attestationObject) },
+  });
+  location.reload();
+}
+
+async function decide(verdict) {
+  const form = document.getElementById("decide");
+  const rationale = document.getElementById("rationale");
+  const terms = document.getElementById("terms");
+  if (verdict === "grant" && terms.hidden) {
+    terms.hidden = false;
+    document.getElementById("more").focus();
+    return undefined;
+  }
+  if (!rationale.value.trim()) {
+    rationale.focus();
+    throw new Error("Say why: a rationale is required.");
+  }
+  const free = [...form.querySelectorAll('input[name="free"]:checked')].map((box) => box.value);
+  const more = Number(document.getElementById("more").value);
+  const seconds = Number(document.getElementById("seconds").value);
+  const id = document.querySelector("article").dataset.id;
+  const said = { verdict: verdict === "deny" ? "deny" : "approve", rationale: rationale.value };
+  const options = await post(`/requests/${id}/options`, verdict === "grant" ? { ...said, terms: { more, seconds, free } } : said);
+  return post(`/requests/${id}/decide`, await assertion(options));
+}
+
+function tick() {
+  for (const each of document.querySelectorAll("[data-left]")) {
+    const left = Math.max(0, Number(each.dataset.left));
+    each.textContent = left >= 3600 ? `${Math.floor(left / 3600)} h ${Math.floor((left % 3600) / 60)} min left`
+      : left >= 60 ? `${Math.floor(left / 60)} min left` : `${left} s left`;
+    each.classList.toggle("soon", left < 120);
+    each.dataset.left = left - 1;
+  }
+}
+
+async function refresh() {
+  if (page === "list" && document.getElementById("live")) {
+    const reply = await fetch("/?part=list");
+    if (reply.redirected) return location.assign("/sign-in");
+    const live = document.getElementById("live");
+    const text = await reply.text();
+    const fresh = document.createElement("div");
+    fresh.innerHTML = text;
+    const stable = (node) => node.innerHTML.replace(/data-left="\d+"[^<]*<\/span>/g, "").replace(/>[^<]* left<\/span>/g, "").replace(/ soon/g, "");
+    if (stable(fresh) !== stable(live)) {
+      const at = document.activeElement?.getAttribute("href");
+      live.innerHTML = text;
+      if (at) live.querySelector(`a[href="${CSS.escape(at)}"]`)?.focus();
+      tick();
+    }
+    const count = Number(live.firstElementChild.dataset.count);
+    document.title = document.title.replace(/^(\(\d+\) )?/, count ? `(${count}) ` : "");
+  } else if (page === "request") {
+    const article = document.querySelector("article");
+    if (article.dataset.state !== "requested") return undefined;
+    const reply = await fetch(`/requests/${article.dataset.id}/state`);
+    if (reply.ok && (await reply.json()).state !== "requested") location.reload();
+  }
+  return undefined;
+}
+
+function move(by) {
+  const cards = [...document.querySelectorAll("a.card")];
+  const at = cards.indexOf(document.activeElement);
+  cards[Math.min(cards.length - 1, Math.max(0, at + by))]?.focus();
+}
+
+document.addEventListener("keydown", (event) => {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.target.closest("input, textarea, select, dialog")) return;
+  const verdicts = { a: "approve", d: "deny", g: "grant" };
+  if (event.key === "j") move(1);
+  else if (event.key === "k") move(-1);
+  else if (event.key === "u") document.getElementById("back")?.click();
+  else if (event.key === "?") document.getElementById("keys").showModal();
+  else if (event.key in verdicts && document.getElementById("decide")) {
+    event.preventDefault();
+    document.querySelector(`[data-verdict="${verdicts[event.key]}"]`)?.click();
+  }
+});
+
+document.addEventListener("click", (event) => {
+  const button = event.target.closest("button");
+  if (!button) return;
+  if (button.id === "passkey-sign-in") attempt(async () => post("/sign-in/passkey", await assertion(await post("/sign-in/options"))));
+  else if (button.id === "sign-out") attempt(() => post("/sign-out"));
+  else if (button.id === "enrol") attempt(enrol);
+  else if (button.dataset.verdict) {
+    event.preventDefault();
+    attempt(() => decide(button.dataset.verdict));
+  } else if (button.dataset.revoke) {
+    const rationale = prompt("Why do you take it back? This is recorded.");
+    if (rationale) attempt(() => post(`/revoke/${button.dataset.revoke}`, { rationale }));
+  }
+});
+
+tick();
+setInterval(tick, 1000);
+if (page === "list" || page === "request") setInterval(() => refresh().catch(() => {}), 1500);
