@@ -29,13 +29,13 @@ class Grant:
     approvers: tuple[Json, ...]
 
 
-def make_terms(uses: int, seconds: int, free: tuple[str, ...], now: Micros) -> Json:
-    """What an approver signs of a grant. Raises: ApprovalError if it is not bounded."""
+def make_terms(uses: int, seconds: int, free: tuple[str, ...]) -> Json:
+    """What an approver signs of a grant; its time runs from when it is given. Raises: ApprovalError."""
     if not 1 <= uses <= MOST_USES:
         raise ApprovalError(f"a grant is for 1 to {MOST_USES} more calls, not {uses}", "--more 5")
     if not 1 <= seconds * SECOND <= LONGEST:
         raise ApprovalError(f"a grant lasts up to {LONGEST // SECOND} seconds, not {seconds}", "--for 3600")
-    return {"uses": uses, "until": now + seconds * SECOND, "free": sorted(set(free))}
+    return {"uses": uses, "seconds": seconds, "free": sorted(set(free))}
 
 
 def resource_argument(call: Call) -> str | None:

@@ -61,7 +61,7 @@ class Ballots:
             made = None
             if terms is not None:
                 grants.check_free(terms.free, approval.subject["arguments"])
-                made = grants.make_terms(terms.more, terms.seconds, terms.free, step.now)
+                made = grants.make_terms(terms.more, terms.seconds, terms.free)
             statement = Statement(
                 origin=self.writer.key.origin,
                 approval=id,
@@ -206,7 +206,7 @@ def _give_grant(step: Step, approved: Approval) -> None:
         free=free,
         uses=terms["uses"],
         used=0,
-        expires=terms["until"],
+        expires=step.now + terms["seconds"] * grants.SECOND,
         approvers=tuple(lifecycle.approver_fields(vote) for vote in approved.votes if vote.verdict == "approve"),
     )
     about = receipt_fields(approved) | {"grant": grant.id, "uses": grant.uses, "until": format_time(grant.expires)}

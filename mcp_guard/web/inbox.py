@@ -252,8 +252,8 @@ class Inbox:
 
 
 class OwnPagesOnly:
-    """Answers to one name only (against DNS rebinding), takes changes from its own pages only (against forgery), and sends
-    the headers that keep other pages from framing or reading it."""
+    """Answers to one name only (against DNS rebinding), takes changes from its own pages only (against forgery), and
+    sends the headers that keep other pages from framing or reading it."""
 
     def __init__(self, app: Any, origin: str) -> None:
         self._app = app

@@ -153,14 +153,14 @@ def test_a_statement_is_canonical_and_says_all_that_is_decided() -> None:
     texts = {STATEMENT.text()}
     for changes in (
         {"origin": "x"}, {"approval": "x"}, {"request_hash": "x"}, {"decision_hash": "x"}, {"verdict": "deny"},
-        {"approver": "x"}, {"rationale": "x"}, {"at": 1}, {"terms": {"uses": 1, "until": 5, "free": []}},
+        {"approver": "x"}, {"rationale": "x"}, {"at": 1}, {"terms": {"uses": 1, "seconds": 5, "free": []}},
     ):  # fmt: skip
         texts.add(replace(STATEMENT, **changes).text())
     assert len(texts) == 10
 
 
 def test_the_verifier_rebuilds_the_statement_from_the_receipt() -> None:
-    for each in (STATEMENT, replace(STATEMENT, terms={"uses": 1, "until": 1_790_000_000_000_000, "free": ["a"]})):
+    for each in (STATEMENT, replace(STATEMENT, terms={"uses": 1, "seconds": 60, "free": ["a"]})):
         vote = Vote(each.approver, each.verdict, each.rationale, each.at, "Alice", each.terms, "key", {})
         receipt = vote_fields(vote) | {
             "origin": each.origin, "approval": each.approval, "request_hash": each.request_hash,

@@ -76,7 +76,7 @@ def test_nobody_gives_anothers_word(house: House) -> None:
     "changes",
     [
         {"rationale": "other"}, {"verdict": "deny"}, {"decision_hash": "sha256:0"}, {"request_hash": "sha256:0"},
-        {"origin": "other.example"}, {"at": 1}, {"terms": {"uses": 100, "until": 2**52, "free": []}},
+        {"origin": "other.example"}, {"at": 1}, {"terms": {"uses": 100, "seconds": 60, "free": []}},
         {"approver": "carol"},
     ],
     ids=str,

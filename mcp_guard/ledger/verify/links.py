@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
 
 from .report import Failed, Unusable
@@ -17,6 +18,8 @@ class Open:
     rules: list[Receipt]
     decision_hash: str
     approved: set[str] = field(default_factory=set)
+    terms: tuple[int, int, list[str]] | None = None
+    """Of a grant: how many uses, for how many seconds, which arguments free."""
 
     def is_satisfied(self) -> bool:
         return all(len(self.approved & set(rule["approvers"])) >= rule["quorum"] for rule in self.rules)
@@ -123,6 +126,8 @@ class Links:
         self.words += 1
         if receipt["verdict"] == "approve":
             held.approved.add(who)
+            if terms := receipt.get("terms"):
+                held.terms = terms["uses"], terms["seconds"], terms["free"]
 
     def _grant(self, seq: int, receipt: Receipt, kind: str) -> None:
         id = receipt["grant"]
@@ -130,6 +135,8 @@ class Links:
             held = self.approvals.get(receipt["approval"])
             if held is None or held.state != "approval.granted" or id in self.grants:
                 raise Failed(seq, f"grant `{id}` was given without an approval")
+            if (receipt["uses"], _lasts(receipt), receipt.get("free", [])) != held.terms:
+                raise Failed(seq, f"grant `{id}` is another than its approvers signed")
             self.grants[id] = {**receipt, "spent": 0, "taken": 0}
             return
         grant = self.grants.get(id)
@@ -163,6 +170,12 @@ class Links:
             check_signature(old["method"], old["public"], {}, voucher(receipt), vouched)
         except ValueError as error:
             raise Failed(seq, f"no earlier key of `{receipt['approver']}` vouches for this one: {error}") from None
+
+
+def _lasts(grant: Receipt) -> float:
+    """Seconds from when it was given."""
+    until, given = datetime.fromisoformat(grant["until"]), datetime.fromisoformat(grant["time"])
+    return (until - given).total_seconds()
 
 
 def _same_key(key: Receipt, other: Receipt | None) -> bool:

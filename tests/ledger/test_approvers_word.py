@@ -1,0 +1,146 @@
+"""An approver's signature convinces without trusting the guard: whoever has the guard's key cannot make up a word."""
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_guard.core.model import Asked
+from mcp_guard.ledger.approvers import NewKey, rotate
+from mcp_guard.ledger.verify import Unusable, verify_ledger
+from mcp_guard.ledger.votes import Person, Terms
+from tests.ledger.resign import sign_anew
+from tests.promises.house import ALLOW, GATE, KEYS, ROUTES, House, make_instance, open_house, pending_id, run
+
+ORIGIN = "test.example/ledger"
+Change = Callable[[dict[str, Any]], None]
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger with a quorum of two, a grant that was used, a denial, and a rotated key."""
+    folder = tmp_path_factory.mktemp("words")
+    house = open_house(folder, f"{ALLOW}\n{GATE}")
+    requests = replace(house.ledger.requests, routes={"people": replace(ROUTES["people"], quorum=2)})
+    house = replace(house, guard=replace(house.guard, approvals=requests))
+    id = ask(house, "1")
+    house.approve(id, "alice", terms=Terms(3, 600, ("text",)))
+    house.approve(id, "carol", terms=Terms(3, 600, ("text",)))
+    for text in ("1", "2", "3"):
+        run(partial(house.guard.call, make_instance(), Asked("crm__note", {"text": text})))
+    house.approve(ask(house, "x", "run_2"), "alice", "deny")
+    old = KEYS["alice"]
+    ids = {key.approver: key.id for key in house.store.approver_keys()}
+    new = NewKey("ed25519", bytes(range(32)), {})
+    rotate(house.ledger.book.writer, Person("alice", "Alice"), ids["alice"], new, old.sign)
+    house.close()
+    return folder / "state"
+
+
+def ask(house: House, text: str, run_id: str = "run_1") -> str:
+    return pending_id(run(lambda: house.guard.call(make_instance(run_id), Asked("crm__note", {"text": text}))))
+
+
+@pytest.fixture
+def copy(ledger: Path, tmp_path: Path) -> Path:
+    shutil.copytree(ledger, tmp_path / "state")
+    return tmp_path / "state"
+
+
+def problem(copy: Path, approvers: Path | None = None) -> str:
+    return verify_ledger(copy / "ledger.sqlite", copy / "ledger.pub", approvers).problem
+
+
+def test_it_verifies_and_counts_the_words(copy: Path) -> None:
+    report = verify_ledger(copy / "ledger.sqlite", copy / "ledger.pub")
+    assert report.ok, report.problem
+    assert report.approvers_words == 3
+    sign_anew(copy, ORIGIN, lambda receipt: None)
+    assert problem(copy) == ""  # signing anew what is unchanged is no forgery: the harness is sound
+
+
+def only(kind: str, **changes: Any) -> Change:
+    def change(receipt: dict[str, Any]) -> None:
+        if receipt["kind"] == kind:
+            receipt.update(changes)
+
+    return change
+
+
+def one_byte_of_the_rationale(receipt: dict[str, Any]) -> None:
+    if receipt["kind"] == "approval.granted":
+        receipt["rationale"] = receipt["rationale"].replace("b", "c", 1)
+
+
+def a_made_up_key(receipt: dict[str, Any]) -> None:
+    if receipt["kind"] == "approver.enrolled" and receipt["approver"] == "carol":
+        receipt["approver"] = "mallory"
+
+
+def a_smaller_quorum_after_the_fact(receipt: dict[str, Any]) -> None:
+    if receipt["kind"] == "approval.granted" and receipt.get("missing"):
+        del receipt["missing"]
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (one_byte_of_the_rationale, "the word of `alice` is not signed by them"),
+        (only("approval.granted", verdict="deny"), "is not signed by them"),
+        (only("approval.granted", terms={"uses": 99, "seconds": 600, "free": ["text"]}), "is not signed by them"),
+        (only("approval.denied", verdict="approve"), "is not signed by them"),
+        (only("approval.granted", approver="bob"), "`bob` had no key"),
+        (only("approval.granted", at="2026-01-01T00:00:00.000000Z"), "is not signed by them"),
+        (only("approval.granted", decision_hash="sha256:0"), "was asked for another decision"),
+        (a_made_up_key, "`carol` had no key"),
+        (a_smaller_quorum_after_the_fact, "counts as granted, though its routes demand more"),
+        (only("grant.used", use=1), "is used beyond what was granted"),
+        (only("grant.given", uses=99), "is another than its approvers signed"),
+        (only("grant.given", free=["text", "more"]), "is another than its approvers signed"),
+        (only("grant.given", until="2030-01-01T00:00:00.000000Z"), "is another than its approvers signed"),
+        (only("grant.used", time="2030-01-01T00:00:00.000000Z"), "is used beyond what was granted"),
+        (only("intent", tool="crm__purge"), "was for another tool"),
+        (only("intent", instance="run_9"), "was for another instance"),
+    ],
+)
+def test_what_the_guards_key_can_forge_the_approvers_cannot_be_made_to_say(
+    copy: Path, change: Change, expected: str
+) -> None:
+    sign_anew(copy, ORIGIN, change)
+    assert expected in problem(copy)
+
+
+def test_a_rotated_key_needs_the_old_ones_signature(copy: Path) -> None:
+    def change(receipt: dict[str, Any]) -> None:
+        if "vouched_by" in receipt:
+            receipt["vouched_by"]["signature"] = receipt["vouched_by"]["signature"][::-1]
+
+    sign_anew(copy, ORIGIN, change)
+    assert "no earlier key of `alice` vouches for this one" in problem(copy)
+
+
+def keys_of(copy: Path) -> list[dict[str, Any]]:
+    with sqlite3.connect(copy / "ledger.sqlite") as db:
+        rows = db.execute("SELECT id, approver, method, public FROM approver_key").fetchall()
+    db.close()
+    return [dict(zip(("key", "approver", "method", "public"), row, strict=True)) for row in rows]
+
+
+def test_with_the_approvers_keys_given_the_ledgers_word_is_not_taken(copy: Path, tmp_path: Path) -> None:
+    trusted = tmp_path / "approvers.json"
+    trusted.write_text(json.dumps(keys_of(copy)))
+    assert problem(copy, trusted) == ""
+    trusted.write_text(json.dumps([key for key in keys_of(copy) if key["approver"] != "carol"]))
+    assert "of `carol` is not among the approvers' keys given" in problem(copy, trusted)
+    swapped = [key | {"public": "AAAA"} for key in keys_of(copy)]
+    trusted.write_text(json.dumps(swapped))
+    assert "is not among the approvers' keys given" in problem(copy, trusted)
+    trusted.write_text("nonsense")
+    with pytest.raises(Unusable):
+        problem(copy, trusted)

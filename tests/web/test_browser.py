@@ -1,0 +1,197 @@
+"""The inbox in a real browser: a passkey is enrolled, scenario B approved with it, and the receipt convinces alone."""
+
+import json
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, BrowserContext, Page, expect
+
+from mcp_guard.ledger.verify import verify_ledger
+from tests.ledger.resign import sign_anew
+from tests.live.guarded import cli, log, text
+from tests.web.stage import Stage, add_passkeys, browser, enrol, sign_in, stage
+
+ORIGIN = "crm-example.local/ledger"
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with browser() as launched:
+        yield launched
+
+
+@pytest.fixture
+def on(tmp_path: Path) -> Iterator[Stage]:
+    with stage(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+def context(chromium: Browser) -> Iterator[BrowserContext]:
+    made = chromium.new_context()
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def page(context: BrowserContext) -> Page:
+    """A page whose console must stay empty: the strict policy breaks nothing of ours."""
+    made = context.new_page()
+    made.set_default_timeout(10_000)
+    made.on("pageerror", lambda error: pytest.fail(str(error)))
+    made.on("console", lambda said: pytest.fail(said.text) if "Content Security" in said.text else None)
+    return made
+
+
+def copy_of(on: Stage, folder: Path, private: bool) -> Path:
+    """The ledger, its public key and, if asked for, the guard's private one, somewhere else."""
+    folder.mkdir()
+    state = on.config.parent / "state"
+    with sqlite3.connect(state / "ledger.sqlite") as original, sqlite3.connect(folder / "ledger.sqlite") as other:
+        original.backup(other)
+    original.close()
+    other.close()
+    for name in ("ledger.pub", *(["ledger.key"] if private else [])):
+        shutil.copy(state / name, folder)
+    return folder
+
+
+def test_scenario_b_is_approved_with_a_passkey_and_proved(
+    on: Stage, context: BrowserContext, page: Page, tmp_path: Path
+) -> None:
+    add_passkeys(context, page)
+    sign_in(page, on)
+    enrol(page)
+    call = on.hold()
+    page.get_by_role("link", name=re.compile("update deal Deal 789")).click()
+    expect(page.get_by_role("row", name="stage Negotiation Closed Won")).to_be_visible()
+    expect(page.get_by_text("closing a deal as won or lost needs a person's approval").first).to_be_visible()
+    expect(page.get_by_text("The customer signed this morning.")).to_be_visible()
+    expect(page.get_by_text("a claim of the agent")).to_be_visible()
+    page.get_by_role("button", name="Approve").click()
+    expect(page.get_by_role("alert")).to_have_text("Say why: a rationale is required.")
+    page.get_by_label("Why?").fill("Signed contract seen.")
+    page.get_by_role("button", name="Approve").click()
+    page.wait_for_url(f"{on.url}/")
+    expect(page.get_by_text("Nothing waits for you.")).to_be_visible()
+    assert json.loads(text(on.client.wait(call)))["deal"]["stage"] == "Closed Won"
+    page.goto(f"{on.url}/history")
+    expect(page.get_by_text("Alice: Signed contract seen.")).to_be_visible()
+
+    [granted] = log(on.config, "--kind", "approval.granted")
+    assert granted["signature"].keys() == {"signature", "authenticator_data", "client_data"}
+    keys = tmp_path / "approvers.json"
+    keys.write_text(cli("approvers", "list", "--json", "--config", str(on.config)).stdout)
+
+    alone = copy_of(on, tmp_path / "alone", private=False)
+    package = Path(verify_ledger.__code__.co_filename).parent
+    shutil.copytree(package, alone / "verifier")
+    words = ["ledger.sqlite", "--key", "ledger.pub", "--approvers", str(keys)]
+    done = subprocess.run([sys.executable, "-m", "verifier", *words], cwd=alone, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "approvers: 1 words, each signed by the approver's own key" in done.stdout
+
+    def one_byte(receipt: dict[str, Any]) -> None:
+        if receipt["kind"] == "approval.granted":
+            receipt["rationale"] = "Signed contract sees."
+
+    forged = copy_of(on, tmp_path / "forged", private=True)
+    sign_anew(forged, ORIGIN, one_byte)
+    report = verify_ledger(forged / "ledger.sqlite", forged / "ledger.pub")
+    assert not report.ok
+    assert "the word of `alice` is not signed by them: the passkey signed another statement" in report.problem
+
+
+def test_keyboard_only_on_a_phone_in_the_dark(on: Stage, chromium: Browser) -> None:
+    """Sign in, enrol, find the request, deny it: with keys alone, 360 pixels wide, nothing beyond the edge."""
+    look: Any = {"viewport": {"width": 360, "height": 740}, "color_scheme": "dark"}
+    context = chromium.new_context(**look)
+    page = context.new_page()
+    page.set_default_timeout(10_000)
+    add_passkeys(context, page)
+    page.goto(f"{on.url}/sign-in")
+    page.get_by_label("One-time code").focus()
+    page.keyboard.type(on.code())
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{on.url}/")
+    page.get_by_role("button", name="Enrol a passkey").focus()
+    page.keyboard.press("Enter")
+    page.get_by_role("button", name="Enrol a passkey").wait_for(state="detached")
+    call = on.hold()
+    page.locator("a.card").wait_for()
+    page.keyboard.press("j")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("article")
+    for _ in range(2):
+        assert page.evaluate("document.documentElement.scrollWidth") <= 360
+        assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(18, 23, 21)"
+    page.keyboard.press("d")
+    expect(page.get_by_label("Why?")).to_be_focused()
+    page.keyboard.type("not before Friday")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    page.wait_for_url(f"{on.url}/")
+    assert "is denied by Alice: not before Friday" in text(on.client.wait(call))
+    context.close()
+
+
+def test_a_grant_by_click_is_used_shown_and_revoked(on: Stage, context: BrowserContext, page: Page) -> None:
+    add_passkeys(context, page)
+    sign_in(page, on)
+    enrol(page)
+    call = on.hold()
+    page.locator("a.card").first.click()
+    page.get_by_label("Why?").fill("the whole quarter is signed")
+    page.get_by_role("button", name="Grant more").click()
+    page.get_by_label("Up to").fill("2")
+    page.get_by_role("checkbox", name="notes").count()
+    page.get_by_role("checkbox", name="amount").check()
+    page.get_by_role("button", name="Grant more").click()
+    page.wait_for_url(f"{on.url}/")
+    on.client.wait(call)
+    expect(page.get_by_text("0 of 2 used")).to_be_visible()
+    again = {"deal_id": "789", "stage": "Closed Lost", "amount": 50000.0}
+    held = on.client.send("tools/call", {"name": "crm__update_deal", "arguments": again})
+    expect(page.locator("a.card")).to_be_visible()  # another stage is another call
+    page.on("dialog", lambda dialog: dialog.accept("plans changed"))
+    page.get_by_role("button", name="Revoke").click()
+    expect(page.get_by_text("0 of 2 used")).to_have_count(0)
+    on.client.notify("notifications/cancelled", {"requestId": held})
+    expect(page.get_by_text("Nothing waits for you.")).to_be_visible()
+    page.goto(f"{on.url}/history")
+    expect(page.get_by_text("the client cancelled the call")).to_be_visible()
+
+
+def test_signing_out_and_in_again_with_the_passkey(on: Stage, context: BrowserContext, page: Page) -> None:
+    add_passkeys(context, page)
+    sign_in(page, on)
+    enrol(page)
+    page.get_by_role("button", name="Sign out").click()
+    page.wait_for_url(f"{on.url}/sign-in")
+    page.goto(f"{on.url}/history")
+    assert page.url == f"{on.url}/sign-in"
+    page.get_by_role("button", name="Sign in with a passkey").click()
+    page.wait_for_url(f"{on.url}/")
+    expect(page.get_by_text("Alice")).to_be_visible()
+
+
+def test_without_the_passkey_nothing_is_decided(on: Stage, context: BrowserContext, page: Page) -> None:
+    session = add_passkeys(context, page)
+    sign_in(page, on)
+    enrol(page)
+    on.hold()
+    page.locator("a.card").first.click()
+    session.send("WebAuthn.disable")
+    page.get_by_label("Why?").fill("x")
+    page.evaluate("() => { navigator.credentials.get = async () => { throw new DOMException('', 'NotAllowedError') } }")
+    page.get_by_role("button", name="Approve").click()
+    expect(page.get_by_role("alert")).to_have_text("The passkey was not used. Nothing was decided.")
+    assert [each["state"] for each in on.requests()] == ["requested"]
