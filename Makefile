@@ -8,12 +8,12 @@ UV := $(BIN)/uv
 export UV_NO_PROGRESS = 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check bench lock clean format
+.PHONY: demo test check bench lock clean format screenshots browser
 
 demo: $(VENV)/.dev  ## two scenarios through a real guard, receipts, verification, tampering
 	@$(BIN)/python examples/crm/demo.py
 
-test: check $(VENV)/.node  ## everything that must hold
+test: check $(VENV)/.node browser  ## everything that must hold
 	@rm -f .coverage .coverage.*
 	@$(BIN)/coverage run -m pytest $(ARGS)
 	@$(BIN)/coverage combine -q
@@ -57,6 +57,15 @@ $(VENV)/.dev: $(VENV)/.uv requirements-dev.lock pyproject.toml
 $(VENV)/.node: $(VENV)/.dev tests/node/package-lock.json
 	@cd tests/node && npm ci --silent --no-audit --no-fund
 	@touch $@
+
+browser:  # the inbox is tested in Debian's Chromium
+	@command -v chromium > /dev/null || { \
+	  echo "installing chromium for the tests of the inbox"; \
+	  (apt-get update -q && apt-get install -y -q --no-install-recommends chromium) > /dev/null 2>&1; } || \
+	  { echo "no chromium: install it (apt-get install chromium), as root or by your system's means" >&2; exit 1; }
+
+screenshots: $(VENV)/.dev browser  ## pictures of the inbox, into docs/images
+	@$(BIN)/python -m tests.web.screenshots
 
 clean:
 	@rm -rf $(VENV) .coverage .coverage.* .coverage-total tests/node/node_modules .mypy_cache .ruff_cache .hypothesis

@@ -12,7 +12,7 @@ from mcp_guard.cli.options import add_config, add_json
 from mcp_guard.cli.signing import add_key_options, open_key, signature_of
 from mcp_guard.cli.table import print_lines, print_table, printable
 from mcp_guard.config import load
-from mcp_guard.core.approval import Approval, State, may_decide
+from mcp_guard.core.approval import Approval, State, say_rule
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.receipt import format_time
 from mcp_guard.ledger.approvers import NewKey
@@ -184,8 +184,7 @@ def diff(approval: Approval) -> list[str]:
 def _rule(approval: Approval, position: int) -> str:
     rule = approval.rules[position]
     text = approval.subject.get("routes", {}).get(rule.route)
-    able = [approver for approver in rule.approvers if may_decide(rule, approver, approval.askers)]
-    return f"{rule.route}: {rule.quorum} of {', '.join(able) or 'nobody'}{f' ({text})' if text else ''}"
+    return f"{rule.route}: {say_rule(rule, approval.askers)}{f' ({text})' if text else ''}"
 
 
 def decide(ballots: Ballots, options: argparse.Namespace) -> int:

@@ -206,6 +206,15 @@ def may_decide(rule: Rule, approver: str, askers: Iterable[str | None]) -> bool:
     return approver in rule.approvers and (rule.self_approval or approver not in askers)
 
 
+def say_rule(rule: Rule, askers: Iterable[str | None]) -> str:
+    """Who must approve, in words."""
+    askers = tuple(askers)
+    able = [approver for approver in rule.approvers if may_decide(rule, approver, askers)]
+    if len(able) <= 1:
+        return able[0] if able and rule.quorum == 1 else "nobody who may"
+    return f"{'any' if rule.quorum == 1 else rule.quorum} of {', '.join(able)}"
+
+
 def check_vote(rules: Iterable[Rule], approver: str, askers: tuple[str | None, ...]) -> None:
     """Raises: ApprovalError if this person may decide on none of the routes."""
     rules = tuple(rules)

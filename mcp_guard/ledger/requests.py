@@ -151,7 +151,8 @@ def _subject(call: Call, decision: Decision, bound: Json) -> Json:
     """What the approver is shown, and what `guard__await` repeats."""
     fields: Iterable[str] = call.change.fields
     names = call.tool.rule.facts.fields if call.tool and call.tool.rule.facts else {}
-    present = {f: call.facts.values.get(names.get(f, f)) for f in fields} if call.facts else {}
+    known = call.facts.values if call.facts else {}
+    present = {name: known[names.get(name, name)] for name in fields if names.get(name, name) in known}
     asks = call.tool.rule.ask if call.tool else ()
     launched = call.instance.task
     claims = {ADDED[n]: said for n in asks if (said := getattr(call.task, n)) and said != getattr(launched, n)}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from mcp_guard.core.approval import Approval, State, may_decide
+from mcp_guard.core.approval import Approval, State, may_decide, say_rule
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.storage.sqlite import Store
 
@@ -64,12 +64,10 @@ def card(approval: Approval, now: Micros, viewer: str) -> Card:
 
 def _rule(approval: Approval, position: int) -> Json:
     rule = approval.rules[position]
-    able = [who for who in rule.approvers if may_decide(rule, who, approval.askers)]
-    given = [
-        vote.name or vote.approver for vote in approval.votes if vote.verdict == "approve" and vote.approver in able
-    ]
+    yes = [vote for vote in approval.votes if vote.verdict == "approve"]
+    given = [vote.name or vote.approver for vote in yes if may_decide(rule, vote.approver, approval.askers)]
     text = approval.subject.get("routes", {}).get(rule.route, "")
-    return {"route": rule.route, "quorum": rule.quorum, "able": able, "given": given, "text": text}
+    return {"route": rule.route, "demand": say_rule(rule, approval.askers), "given": given, "text": text}
 
 
 def groups(cards: Iterable[Card]) -> list[tuple[str, list[Card]]]:

@@ -163,7 +163,7 @@ APPROVAL  requested  LEFT
   would change
     id: (not known) -> "7"
   arguments      {"id": "7"}
-  route          people: 1 of alice
+  route          people: alice
   did lately     nothing yet""".lstrip()
     )
 

@@ -22,6 +22,7 @@ from mcp_guard.core.approval import (
     escalated,
     make_rule,
     missing_routes,
+    say_rule,
     what_moved,
 )
 from mcp_guard.core.errors import ApprovalError
@@ -132,6 +133,23 @@ def test_an_owners_vote_counts_only_on_the_routes_that_let_it() -> None:
     lax, strict = Rule("lax", ("bob",), 1, self_approval=True), Rule("strict", ("bob", "carol"), 1)
     assert missing_routes([lax, strict], yes("bob"), ("bob",)) == ("strict",)
     assert missing_routes([lax, strict], yes("bob", "carol"), ("bob",)) == ()
+
+
+@pytest.mark.parametrize(
+    ("approvers", "quorum", "askers", "expected"),
+    [
+        (("alice",), 1, (), "alice"),
+        (("alice", "bob"), 1, ("bob",), "alice"),
+        (("alice", "carol"), 1, (), "any of alice, carol"),
+        (("alice", "bob", "carol"), 2, ("bob",), "2 of alice, carol"),
+        (("bob",), 1, ("bob",), "nobody who may"),
+        (("alice", "bob"), 2, ("bob",), "nobody who may"),
+    ],
+)
+def test_who_must_approve_in_words(
+    approvers: tuple[str, ...], quorum: int, askers: tuple[str, ...], expected: str
+) -> None:
+    assert say_rule(Rule("r", approvers, quorum), askers) == expected
 
 
 def test_a_route_escalates_when_its_time_has_come_and_once() -> None:

@@ -70,6 +70,27 @@ def test_a_case_that_expects_something_else_fails(world: World) -> None:
     assert run_cases(engine, catalog(world), [wrong])[0].differences == ("expected deny, got allow",)
 
 
+def test_high_risk_goes_to_security(tmp_path: Path) -> None:
+    """The second example: its cases hold, and each of its policies matters to one."""
+    folder = ROOT / "policies" / "high-risk"
+    text = (ROOT / "examples" / "crm" / "high-risk.toml").read_text()
+    config = prepare(tmp_path)
+    config.write_text(text.replace('command = "python"', f'command = "{sys.executable}"').replace("../..", str(ROOT)))
+    settings = load(config)
+    tools, absent = asyncio.run(listed_tools(settings))
+    world = policy_world(settings, tools, absent)
+    cases = read_cases(folder)
+    assert not [r for r in run_cases(load_policies(folder, world), catalog(world), cases) if r.differences]
+    whole = (folder / "high_risk.cedar").read_text()
+    permit, gate = whole.index('@id("team-may-work")'), whole.index('@id("high-risk-needs-security")')
+    for rest in (whole[gate:], whole[:gate]):
+        (tmp_path / "rest.cedar").write_text(rest)
+        engine = load_policies(tmp_path / "rest.cedar", world)
+        assert [r for r in run_cases(engine, catalog(world), cases) if r.differences]
+    assert permit < gate
+    assert settings.routes["security-approvals"].quorum == 2
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
