@@ -9,7 +9,7 @@ import orjson
 
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.grant import Grant
-from mcp_guard.core.model import Call, Counter, Decision, Execution, Instance, Micros, Tool
+from mcp_guard.core.model import Call, Counter, Decision, Execution, Instance, Micros, Outcome, Tool
 from mcp_guard.core.receipt import Draft, decision_draft, intent_draft, look_up_draft, outcome_draft
 from mcp_guard.core.replies import never_sent
 from mcp_guard.ledger import lifecycle
@@ -18,6 +18,8 @@ from mcp_guard.ports import Intent, Moved
 from mcp_guard.storage.sqlite import Store
 
 T = TypeVar("T")
+LETTING = ((Outcome.ALLOW, True), (Outcome.REQUIRE_APPROVAL, False))
+"""What lets a call happen: a decision to allow it, or one to ask and what was given then. INVARIANT: nothing else does."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +86,8 @@ class Book:
         return await self.writer.submit(lambda step: step.add(decision_draft(call, decision)))
 
     async def intend(self, call: Call, decision: Decision, held: Approval | Grant | None) -> Intent | Moved:
+        if (decision.outcome, held is None) not in LETTING:
+            raise ValueError(f"no intent can follow from `{decision.outcome}`{'' if held else ' without an approval'}")
         uses = self._uses(call)
         release = self._reserve(uses)
 

@@ -112,9 +112,7 @@ def test_a_grant_without_bounds_is_refused(house: House, terms: Terms) -> None:
 
 
 def test_with_a_quorum_all_must_give_the_same_terms(tmp_path: Path) -> None:
-    house = open_house(tmp_path, f"{ALLOW}\n{GATE}")
-    requests = replace(house.ledger.requests, routes={"people": replace(ROUTES["people"], quorum=2)})
-    house = replace(house, guard=replace(house.guard, approvals=requests))
+    house = open_house(tmp_path, f"{ALLOW}\n{GATE}", routes={"people": replace(ROUTES["people"], quorum=2)})
     id = pending_id(ask(house))
     house.approve(id, "alice", terms=Terms(1, 60))
     with pytest.raises(ApprovalError, match="on other terms"):

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.core.approval import Route, State
+from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Asked, Json
 from mcp_guard.ports import Intent
-from tests.promises.house import ALLOW, GATE, ROUTES, SECOND, House, make_instance, open_house, pending_id, run, text
+from tests.promises.house import ALLOW, GATE, SECOND, House, make_instance, open_house, pending_id, run, text
 
 ASKED = Asked(
     "crm__update_deal", {"deal_id": "1", "amount": 150, "guard_reason": "they asked", "guard_ticket": "INC-9"}
@@ -128,23 +129,14 @@ def test_an_approval_nobody_gives_expires_while_the_call_waits(house: House) -> 
 
 
 def test_a_request_that_waits_too_long_escalates(tmp_path: Path) -> None:
-    house = open_house(tmp_path, f"{ALLOW}\n{GATE}")
     people = Route("people", ("alice",), 3600 * SECOND, escalate_to="chiefs", escalate_after=600 * SECOND)
     routes = {"people": people, "chiefs": Route("chiefs", ("carol",), 3600 * SECOND)}
-    house.ledger.requests.routes.clear()  # type: ignore[attr-defined]
-    house.ledger.requests.routes.update(routes)  # type: ignore[attr-defined]
-    try:
-        id = pending_id(ask(house))
-        with pytest.raises(Exception, match="`carol` is not an approver of route"):
-            house.approve(id, "carol")
-        house.clock.time += 601 * SECOND
+    house = open_house(tmp_path, f"{ALLOW}\n{GATE}", routes=routes)
+    id = pending_id(ask(house))
+    with pytest.raises(ApprovalError, match="`carol` is not an approver of route"):
         house.approve(id, "carol")
-        assert text(ask(house)) == "done"
-        [receipt] = house.receipts("approval.escalated")
-        assert receipt["escalated_to"] == ["chiefs"]
-    finally:
-        house.ledger.requests.routes.clear()  # type: ignore[attr-defined]
-        house.ledger.requests.routes.update(KEPT)  # type: ignore[attr-defined]
-
-
-KEPT = dict(ROUTES)
+    house.clock.time += 601 * SECOND
+    house.approve(id, "carol")
+    assert text(ask(house)) == "done"
+    [receipt] = house.receipts("approval.escalated")
+    assert receipt["escalated_to"] == ["chiefs"]

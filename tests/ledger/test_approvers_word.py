@@ -26,9 +26,7 @@ Change = Callable[[dict[str, Any]], None]
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ledger with a quorum of two, a grant that was used, a denial, and a rotated key."""
     folder = tmp_path_factory.mktemp("words")
-    house = open_house(folder, f"{ALLOW}\n{GATE}")
-    requests = replace(house.ledger.requests, routes={"people": replace(ROUTES["people"], quorum=2)})
-    house = replace(house, guard=replace(house.guard, approvals=requests))
+    house = open_house(folder, f"{ALLOW}\n{GATE}", routes={"people": replace(ROUTES["people"], quorum=2)})
     id = ask(house, "1")
     house.approve(id, "alice", terms=Terms(3, 600, ("text",)))
     house.approve(id, "carol", terms=Terms(3, 600, ("text",)))

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import itertools
 import json
+import os
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -132,7 +133,9 @@ class House:
 
     def load(self, policies: str) -> PolicyEngine:
         path = self.folder / "policies.cedar"
-        path.write_text(policies)
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        draft.write_text(policies)
+        draft.replace(path)  # another process of the same test may be reading it
         engine = load_policies(path, make_world(self.upstream.catalog, self.ledger.book.settings.counters))
         self.policies.replace(engine)
         return engine
@@ -164,11 +167,15 @@ def make_instance(id: str = "run_1", **changes: Any) -> Instance:
 
 
 def open_house(
-    folder: Path, policies: str = ALLOW, counters: tuple[Counter, ...] = (), hold_seconds: float = 0.0
+    folder: Path,
+    policies: str = ALLOW,
+    counters: tuple[Counter, ...] = (),
+    hold_seconds: float = 0.0,
+    routes: Mapping[str, Route] | None = None,
 ) -> House:
     """A guard on a new or shared ledger in `folder`."""
     clock = Clock()
-    settings = LedgerSettings(folder / "state", "test.example/ledger", ROUTES, counters)
+    settings = LedgerSettings(folder / "state", "test.example/ledger", routes or ROUTES, counters)
     ledger = open_ledger(settings, clock)
     upstream = Recorder({tool.listed_as: tool for tool in TOOLS})
     in_force = PoliciesInForce(counters)

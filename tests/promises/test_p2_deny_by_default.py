@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 
 from mcp_guard.core import canonical
 from mcp_guard.core.describe import Description, describe
-from mcp_guard.core.model import Asked, Counter, Effect, Ending, Execution, Facts, Json
+from mcp_guard.core.model import Asked, Counter, Effect, Ending, Execution, Facts, Json, Outcome
 from mcp_guard.policy.engine import load_policies
 from tests.promises.house import (
     ALLOW,
@@ -205,4 +206,19 @@ def test_a_defect_of_the_guard_denies_with_a_receipt_and_is_told(tmp_path: Path)
     assert house.upstream.sent == []
     [receipt] = house.receipts("decision")
     assert (receipt["outcome"], receipt["reasons"]) == ("deny", ["defect: a defect"])
+    house.close()
+
+
+def test_no_intent_follows_from_anything_but_a_yes(tmp_path: Path) -> None:
+    """The last line: even a defect that asks for one gets none, and nothing is sent."""
+    house = open_house(tmp_path, f"{ALLOW}\n{GATE}")
+    call = house.guard.identify(describe(Description(), "call_1", make_instance(), UPDATE, TOOLS[1]))
+    held = house.guard.decide(Description().assess(call, None))
+    assert held.outcome is Outcome.REQUIRE_APPROVAL
+    for outcome in Outcome:
+        decision = replace(held, outcome=outcome)
+        if outcome is not Outcome.ALLOW:
+            with pytest.raises(ValueError, match="no intent can follow"):
+                run(partial(house.ledger.book.intend, call, decision, None))
+    assert house.receipts("intent") == []
     house.close()
