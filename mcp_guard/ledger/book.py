@@ -19,7 +19,7 @@ from mcp_guard.storage.sqlite import Store
 
 T = TypeVar("T")
 LETTING = ((Outcome.ALLOW, True), (Outcome.REQUIRE_APPROVAL, False))
-"""What lets a call happen: a decision to allow it, or one to ask and what was given then. INVARIANT: nothing else does."""
+"""What lets a call happen: a decision to allow it, or one to ask with what was given then. INVARIANT: nothing else."""
 
 
 @dataclass(frozen=True, slots=True)
