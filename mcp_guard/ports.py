@@ -1,6 +1,6 @@
 """What the guard needs from the world, as Protocols. Adapters implement them; `guard.py` knows nothing else."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -80,8 +80,11 @@ class Ledger(Protocol):
     async def look_up(self, call: Call) -> Intent:
         """Record the intent of one of the guard's own look-ups."""
 
-    async def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> int:
-        """Record the outcome, and whether the agent is given it. Returns its sequence number, durable."""
+    def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> Awaitable[int]:
+        """Record the outcome, and whether the agent is given it. Gives its sequence number, durable.
+
+        It is submitted when this returns: a caller that is cancelled while it waits must shield it.
+        """
 
 
 class Approvals(Protocol):

@@ -127,7 +127,7 @@ class Book:
                 await asyncio.shield(self.conclude(intent, never_sent(), answered=False))
             raise
 
-    async def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> int:
+    def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> "asyncio.Future[int]":
         response = orjson.dumps(execution.reply)
         draft = outcome_draft(intent.call, intent.seq, execution, response)
         hashed_only = len(response) > self.settings.kept_response_bytes
@@ -139,7 +139,7 @@ class Book:
                 step.store.note_outcome(intent.approval, seq, answered)
             return seq
 
-        return await self.writer.submit(op)
+        return self.writer.submit(op)
 
     # Start and stop
 
