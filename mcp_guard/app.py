@@ -178,7 +178,7 @@ class Run:
         )
         self._front = StdioFront(self._settings.message_bytes)
         self._hub.on_catalog = self._load_policies
-        session = Session(self._make_guard(), self._hub, self._instance, self._front)
+        session = Session(self._make_guard(), self._hub, self._instance, self._front, self._settings.inbox)
         async with asyncio.TaskGroup() as tasks:
             courier = tasks.create_task(self._carry()) if self._settings.routes else None
             await self._front.serve(session, self._hub)

@@ -32,7 +32,19 @@ from mcp_guard.core.replies import (
     tool_error,
     why_not,
 )
-from mcp_guard.ports import Approvals, Clock, Intent, Ledger, Moved, Policies, Progress, Reply, Upstreams
+from mcp_guard.ports import (
+    SILENT,
+    Approvals,
+    Clock,
+    Intent,
+    Ledger,
+    Moved,
+    Policies,
+    Progress,
+    Reply,
+    Upstreams,
+    Voice,
+)
 
 ATTEMPTS = 8
 """How often a call is decided again because other processes keep moving its rate counters."""
@@ -51,17 +63,17 @@ class Guard:
     hold_seconds: float
     new_id: Callable[[], str]
 
-    async def call(self, instance: Instance, asked: Asked, progress: Progress | None = None) -> Reply:
+    async def call(self, instance: Instance, asked: Asked, voice: Voice = SILENT) -> Reply:
         """Guard one `tools/call`; returns the `result` or `error` member of the answer."""
         self.ledger.enter()
         try:
             if asked.name == AWAIT and self.policies.gated:
-                return await self.resume(instance, asked, progress)
-            return await self.tell(instance, asked, progress)
+                return await self.resume(instance, asked, voice)
+            return await self.tell(instance, asked, voice)
         finally:
             self.ledger.leave()
 
-    async def tell(self, instance: Instance, asked: Asked, progress: Progress | None) -> Reply:
+    async def tell(self, instance: Instance, asked: Asked, voice: Voice) -> Reply:
         """The story."""
         call = describe(self.describe_with, self.new_id(), instance, asked, self.upstreams.find(asked.name))
         try:
@@ -71,7 +83,7 @@ class Guard:
                 case Outcome.ALLOW:
                     cleared = await self.record_intent(call, decision)
                 case Outcome.REQUIRE_APPROVAL:
-                    cleared = await self.hold(call, decision, progress)
+                    cleared = await self.hold(call, decision, voice)
                 case Outcome.DENY:
                     cleared = await self.refuse(call, decision)
                 case _:
@@ -84,21 +96,24 @@ class Guard:
             raise
         if not isinstance(cleared, Intent):
             return cleared
-        execution = await self.execute(cleared, progress)
+        execution = await self.execute(cleared, voice.progress)
         return await self.record_outcome(cleared, execution)
 
-    async def resume(self, instance: Instance, asked: Asked, progress: Progress | None) -> Reply:
+    async def resume(self, instance: Instance, asked: Asked, voice: Voice) -> Reply:
         """Go on with a held call of this instance: make it again, on the same path, or give its reply again."""
+        if asked.problem or credential.check_time(instance.started, instance.expires, self.clock.now()):
+            return await self.tell(instance, asked, voice)  # which refuses it, with a receipt
         id = str(asked.arguments.get("approval", ""))
-        held = self.approvals.get(id)
-        if why := asked.problem or credential.check_time(instance.started, instance.expires, self.clock.now()):
-            return tool_error(f"denied by mcp-guard: {why}", outcome="deny")
-        if held is None or held.instance != instance.id:
-            return tool_error(f"this instance has asked for no approval `{id[:40]}`")
-        if held.state is State.CONSUMED:
-            return await self.give_again(held)
+        try:
+            held = self.approvals.get(id)
+            if held is None or held.instance != instance.id:
+                return tool_error(f"this instance has asked for no approval `{id[:40]}`")
+            if held.state is State.CONSUMED:
+                return await self.give_again(held)
+        except LedgerError as error:
+            return broken_record(error)
         again = Asked(held.subject["tool"], held.subject["arguments"] | held.subject["claims"], asked.meta)
-        return await self.tell(instance, again, progress)
+        return await self.tell(instance, again, voice)
 
     def identify(self, call: Call) -> Call:
         """Whose call it is: the session's instance, if its credential is valid now and it may see the tool."""
@@ -150,8 +165,8 @@ class Guard:
         counts = self.ledger.count(call.instance, call.tool, self.policies.counters, self.clock.now())
         return self.policies.decide(call, counts)
 
-    async def hold(self, call: Call, decision: Decision, progress: Progress | None) -> Intent | Reply:
-        """Wait for a person, as long as the client will; then look again before letting the call go."""
+    async def hold(self, call: Call, decision: Decision, voice: Voice) -> Intent | Reply:
+        """Wait for a person, as long as the client will."""
         held = self.approvals.find(call.instance, call.request_hash)
         if held is None or held.state is State.REQUESTED:
             grant = self.approvals.grant_for(call, decision)
@@ -162,12 +177,18 @@ class Guard:
         if held is not None and (moved := self.moved(held, call, decision)):
             await self.approvals.outdate(held, moved)
             held = None
-        held = held or await self.approvals.request(call, decision)
-        held = await self.approvals.wait(held, self.hold_seconds, waiting(held, progress))
+        if held is None:
+            held = await self.approvals.request(call, decision)
+            voice.point(held)
+        held = await self.approvals.wait(held, self.hold_seconds, waiting(held, voice.progress))
         if held.state is State.REQUESTED:
             return pending(held)
         if held.state is not State.APPROVED:
             return await self.refuse(call, replace(decision, outcome=Outcome.DENY, reasons=(why_not(held),), routes=()))
+        return await self.let_go(call, held)
+
+    async def let_go(self, call: Call, held: Approval) -> Intent | Reply:
+        """Look again: only if all is as it was approved does the call go."""
         call = await self.describe(self.again(call))
         decision = self.decide(call)
         if moved := self.moved(held, call, decision):

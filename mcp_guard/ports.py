@@ -13,6 +13,17 @@ Progress = Callable[[Json], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Voice:
+    """How the client that made a call is spoken to while it waits: its progress, and where a held call is decided."""
+
+    progress: Progress | None = None
+    point: Callable[[Approval], None] = lambda _: None
+
+
+SILENT = Voice()
+
+
+@dataclass(frozen=True, slots=True)
 class Intent:
     """Proof that the intent of this call is durable: the only thing that an upstream executes.
 

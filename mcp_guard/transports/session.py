@@ -5,13 +5,15 @@ Who is calling is a value of the session, bound when it opens; nothing that the 
 
 import asyncio
 from collections.abc import Coroutine
+from contextlib import suppress
 from typing import Any, Protocol
 
 from mcp_guard import __version__
+from mcp_guard.core.approval import Approval
 from mcp_guard.core.canonical import Unacceptable, parse
 from mcp_guard.core.model import Asked, Instance, Json
 from mcp_guard.guard import Guard
-from mcp_guard.ports import Progress
+from mcp_guard.ports import SILENT, Progress, Voice
 from mcp_guard.transports.roads import Roads
 from mcp_guard.upstream.hub import Hub
 from mcp_guard.wire.methods import (
@@ -19,6 +21,7 @@ from mcp_guard.wire.methods import (
     CANCELLED,
     CLIENT_NOTIFICATIONS_FOR_ALL,
     CLIENT_REQUESTS,
+    ELICIT,
     INITIALIZE,
     INITIALIZED,
     INTERNAL_ERROR,
@@ -32,12 +35,14 @@ from mcp_guard.wire.methods import (
     PROGRESS,
     REVISIONS,
     TOOLS_CHANGED,
+    URLS_SINCE,
     WITHHELD_CAPABILITIES,
     negotiate,
 )
 from mcp_guard.wire.peer import Id, Peer, PeerLost, error
 
 Key = tuple[str, Id]
+SHOWN_SECONDS = 600.0
 
 
 class Front(Protocol):
@@ -55,8 +60,12 @@ class Front(Protocol):
 class Session:
     """Relays one client; every task it starts belongs to the group given to `open`."""
 
-    def __init__(self, guard: Guard, hub: Hub, instance: Instance, front: Front) -> None:
+    def __init__(self, guard: Guard, hub: Hub, instance: Instance, front: Front, inbox: str = "") -> None:
         self.guard = guard
+        self._inbox = inbox
+        self._opens_urls = False
+        self._asides: set[asyncio.Task[None]] = set()
+        """Questions to the client that nothing waits for."""
         self.instance = instance
         self.client = Peer(front.write, self)
         self._front = front
@@ -75,6 +84,8 @@ class Session:
 
     async def close(self, grace: float) -> None:
         """Let what is running finish within `grace` seconds, then cancel it."""
+        for aside in self._asides:
+            aside.cancel()
         running = list(self._running.values())
         if running:
             await asyncio.wait(running, timeout=grace)
@@ -102,7 +113,7 @@ class Session:
             self.client.reply(None, error(PARSE_ERROR, refused.reason))
         elif self._began and message.get("method") == CALL_TOOL and isinstance(name, str):
             name = name.encode("utf-8", "replace").decode()
-            self._run(("", id), self._answer(id, self._call(Asked(name, {}, problem=refused.reason), None)))
+            self._run(("", id), self._answer(id, self._call(Asked(name, {}, problem=refused.reason), SILENT)))
         else:
             self.client.reply(id, error(PARSE_ERROR, refused.reason))
 
@@ -188,13 +199,34 @@ class Session:
         meta = params.get("_meta")
         if meta is not None and not isinstance(meta, dict):
             return error(INVALID_PARAMS, "`_meta` must be an object")
-        progress = self._progress_to_client(params)
+        voice = Voice(self._progress_to_client(params), self._point)
         kept = {key: value for key, value in meta.items() if key != "progressToken"} if meta else None
-        return await self._call(Asked(name, arguments or {}, kept), progress)
+        return await self._call(Asked(name, arguments or {}, kept), voice)
 
-    async def _call(self, asked: Asked, progress: Progress | None) -> Json:
+    async def _call(self, asked: Asked, voice: Voice) -> Json:
         await self._settle()
-        return await self.guard.call(self.instance, asked, progress)
+        return await self.guard.call(self.instance, asked, voice)
+
+    def _point(self, held: Approval) -> None:
+        """Show a person at the client where the call is decided, if the client can (elicitation in URL mode).
+
+        Whatever is answered decides nothing: who follows the link must sign in there.
+        """
+        if self._opens_urls:
+            message = f"{held.subject['tool']} waits for approval by {', '.join(held.routes)}."
+            asked = {
+                "mode": "url",
+                "elicitationId": held.id,
+                "url": f"{self._inbox}/requests/{held.id}",
+                "message": message,
+            }
+            aside = self._tasks.create_task(self._show(asked))
+            self._asides.add(aside)
+            aside.add_done_callback(self._asides.discard)
+
+    async def _show(self, asked: Json) -> None:
+        with suppress(PeerLost, TimeoutError):
+            await self.client.request(ELICIT, asked, timeout=SHOWN_SECONDS)
 
     async def _initialize(self, params: Json) -> Json:
         asked, capabilities = params.get("protocolVersion"), params.get("capabilities")
@@ -205,7 +237,9 @@ class Session:
         }
         answers = await self._hub.start(hello, self._tasks)
         self._greeted.set()
-        return {"result": _merge_hellos(asked, answers)}
+        merged = _merge_hellos(asked, answers)
+        self._opens_urls = bool(self._inbox) and _opens_urls(capabilities) and merged["protocolVersion"] >= URLS_SINCE
+        return {"result": merged}
 
     def _progress_to_client(self, params: Json) -> Progress | None:
         meta = params.get("_meta")
@@ -253,6 +287,11 @@ class Session:
 
     def note(self, text: str) -> None:
         self._front.note(text)
+
+
+def _opens_urls(capabilities: object) -> bool:
+    elicitation = capabilities.get("elicitation") if isinstance(capabilities, dict) else None
+    return isinstance(elicitation, dict) and isinstance(elicitation.get("url"), dict)
 
 
 def _without(capabilities: Json, names: tuple[str, ...]) -> Json:

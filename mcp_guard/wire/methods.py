@@ -22,6 +22,9 @@ LIST_TOOLS = "tools/list"
 INITIALIZED = "notifications/initialized"
 CANCELLED = "notifications/cancelled"
 PROGRESS = "notifications/progress"
+ELICIT = "elicitation/create"
+URLS_SINCE = "2025-11-25"
+"""The first revision whose clients can be asked to open a URL."""
 TOOLS_CHANGED = "notifications/tools/list_changed"
 
 

@@ -56,6 +56,7 @@ def test_guard_await_is_refused_to_an_expired_instance(house: House) -> None:
     house.approve(id)
     house.clock.time += 9 * 3600 * SECOND
     assert "expired" in text(wait_for(house, id))
+    assert house.receipts("decision")[-1]["outcome"] == "deny"
 
 
 def test_without_gates_there_is_no_such_tool(tmp_path: Path) -> None:

@@ -122,6 +122,26 @@ def test_a_call_cancelled_while_held_is_never_sent(tmp_path: Path) -> None:
     assert [call["name"] for call in seen(tmp_path, "up")] == ["tool_error"]
 
 
+def test_a_client_that_opens_urls_is_pointed_to_the_inbox_and_its_answer_decides_nothing(tmp_path: Path) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path), GATED, guard="hold_seconds = 0")
+    with Client(config) as client:
+        client.start("2025-11-25", elicitation={"form": {}, "url": {}})
+        reply = client.call("up__echo", {"text": "x"})
+        approval = reply["result"]["_meta"]["mcp-guard/decision"]["approval"]
+        client.request("ping")
+        [asked] = [each for each in client.others if each.get("method") == "elicitation/create"]
+        assert asked["params"]["mode"] == "url"
+        assert asked["params"]["url"] == f"http://localhost:8765/requests/{approval}"
+        accepted = {"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "accept", "content": {"approve": True}}}
+        client.write(json.dumps(accepted).encode())
+        assert "pending" in text(client.call("up__echo", {"text": "x"}))
+    with Client(config) as client:
+        client.start("2025-06-18", elicitation={})
+        client.call("up__echo", {"text": "x"})
+        assert not [each for each in client.others if each.get("method") == "elicitation/create"]
+    assert seen(tmp_path, "up") == []
+
+
 def test_upstreams_that_use_the_same_ids_and_tokens_are_not_confused(tmp_path: Path) -> None:
     """Both ask the client with the id `ask-1`, both report progress on the token they were given."""
     config = write_config(tmp_path, scripted("one", tmp_path) + scripted("two", tmp_path))
