@@ -89,6 +89,21 @@ def test_a_signature_is_good_for_its_own_statement_only(house: House, changes: d
     untouched(house, id)
 
 
+@pytest.mark.parametrize(
+    "changes", [{"decision_hash": "sha256:0"}, {"request_hash": "sha256:0"}, {"origin": "other.example"}], ids=str
+)
+def test_a_well_signed_statement_about_something_else_is_refused(house: House, changes: dict[str, Any]) -> None:
+    """As an approver would sign who was shown another decision, or another ledger's request of the same id."""
+    id = ask(house)
+    key, new = enrolled(house, "alice")
+    ballots = Ballots(house.ledger.book.writer, ROUTES, PEOPLE)
+    statement = replace(ballots.prepare(id, "alice", "approve", "because")[0], **changes)
+    signature = {"signature": base64.b64encode(key.sign(statement.text())).decode()}
+    with pytest.raises(ApprovalError, match="is not about"):
+        ballots.cast(statement, new.id, signature)
+    untouched(house, id)
+
+
 def test_an_old_signature_is_not_good_for_a_new_request(house: House) -> None:
     id = ask(house)
     key, new = enrolled(house, "alice")
