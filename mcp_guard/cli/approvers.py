@@ -8,7 +8,7 @@ from mcp_guard.cli.options import add_config, add_json
 from mcp_guard.cli.signing import add_key_options, ask_passphrase, key_path, open_key
 from mcp_guard.cli.table import print_table
 from mcp_guard.config import load
-from mcp_guard.core.errors import ApprovalError
+from mcp_guard.core.errors import ApprovalError, GuardError
 from mcp_guard.ledger import approvers
 from mcp_guard.ledger.approvers import NewKey
 from mcp_guard.ledger.opening import open_writer
@@ -55,11 +55,16 @@ def person(settings: Settings, approver: str) -> Person:
 
 
 def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
-    from mcp_guard.identity.key_file import create
+    from mcp_guard.identity.key_file import create, refuse_to_overwrite
 
     who, path = person(settings, options.approver), key_path(options, options.approver)
+    refuse_to_overwrite(path)  # before a passphrase is asked for
     key = create(path, ask_passphrase(options, f"a passphrase for {who.id}'s new key", twice=True))
-    enrolled = approvers.enrol(writer, who, NewKey("ed25519", key.public_key().public_bytes_raw(), {}))
+    try:
+        enrolled = approvers.enrol(writer, who, NewKey("ed25519", key.public_key().public_bytes_raw(), {}))
+    except GuardError:
+        path.unlink()  # a key that is not enrolled is of no use, and would be in the way of the next attempt
+        raise
     say(options, enrolled, f"key {enrolled.id} of {who.id} is enrolled; it is in {path}, sealed with the passphrase")
     return 0
 

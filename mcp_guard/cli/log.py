@@ -48,5 +48,13 @@ def summary(receipt: Receipt) -> str:
         case kind if kind.startswith("approval."):
             by = receipt.get("name") or receipt.get("note") or ", ".join(receipt.get("routes", []))
             return f"{receipt['approval']}: {by}" + (f": {receipt['rationale']}" if "rationale" in receipt else "")
+        case "grant.used":
+            return f"{receipt['grant']}: use {receipt['use']} of {receipt['uses']}"
+        case kind if kind.startswith("grant."):
+            return f"{receipt['grant']}: {receipt.get('note') or receipt['uses']}"
+        case kind if kind.startswith("approver."):
+            return f"{receipt['approver']}: key {receipt['key']}" + (
+                f": {receipt['note']}" if "note" in receipt else ""
+            )
         case _:
             return str(receipt.get("instance", receipt.get("guard", "")))

@@ -25,8 +25,15 @@ def _seal(passphrase: str, salt: bytes, cost: int) -> ChaCha20Poly1305:
     return ChaCha20Poly1305(Scrypt(salt, 32, cost, BLOCK, LANES).derive(passphrase.encode()))
 
 
+def refuse_to_overwrite(path: Path) -> None:
+    """Raises: ApprovalError if there is a file already."""
+    if path.exists():
+        raise ApprovalError(f"there is a key at `{path}` already", "name another file: --key-file FILE, or rotate it")
+
+
 def create(path: Path, passphrase: str) -> Ed25519PrivateKey:
     """Make a key and its file (mode 0600). Raises: ApprovalError if the file is there already, or cannot be written."""
+    refuse_to_overwrite(path)
     if len(passphrase) < SHORTEST_PASSPHRASE:
         raise ApprovalError(f"a passphrase has at least {SHORTEST_PASSPHRASE} characters", "choose a longer one")
     key, salt, nonce = Ed25519PrivateKey.generate(), os.urandom(16), os.urandom(12)
@@ -43,8 +50,6 @@ def create(path: Path, passphrase: str) -> Ed25519PrivateKey:
             file.write("\n")
             file.flush()
             os.fsync(file.fileno())
-    except FileExistsError:
-        raise ApprovalError(f"there is a key at `{path}` already", "name another file: --key-file FILE") from None
     except OSError as error:
         raise ApprovalError(f"cannot write `{path}`: {error.strerror}", "name another file: --key-file FILE") from None
     return key

@@ -58,6 +58,12 @@ def test_a_grant_from_giving_to_revoking(config: Path) -> None:
         assert "grant" in run(config, "revoke", grant["id"], *alice[:4], "--rationale", "enough", code=7)
         assert held(ask(client, 3)) != id
     cli("verify", "--config", str(config))
+    said = [
+        line.split("\t")[-1] for line in cli("log", "--config", str(config)).stdout.splitlines() if "\tgrant." in line
+    ]
+    assert said == [f"{grant['id']}: 2", f"{grant['id']}: use 1 of 2", f"{grant['id']}: enough"]
+    enrolled = cli("log", "--config", str(config), "--kind", "approver.enrolled").stdout
+    assert "alice: key " in enrolled
 
 
 def test_an_approval_not_used_yet_is_revoked(config: Path) -> None:
