@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mcp_guard.core.approval import State
+from mcp_guard.core.approval import Route, State
 from mcp_guard.core.model import Asked, Json
 from mcp_guard.ledger.lifecycle import notify
 from mcp_guard.notify import NOTIFIERS
@@ -218,6 +218,27 @@ def test_an_open_request_expires_without_any_call_waiting(house: House) -> None:
     house.clock.time += 3601 * SECOND
     asyncio.run(courier(house, "desktop").round())
     assert house.store.approval(id)[0].state is State.EXPIRED
+
+
+def test_an_escalation_tells_the_second_route_once(tmp_path: Path) -> None:
+    first = Route("people", ("alice",), 3600 * SECOND, escalate_to="chiefs", escalate_after=600 * SECOND)
+    routes = {"people": first, "chiefs": Route("chiefs", ("carol",), 3600 * SECOND, notify=("one",))}
+    house = open_house(tmp_path, f"{ALLOW}\n{GATE}", routes=routes)
+    with web() as receiver:
+        (tmp_path / "secret").write_text(SECRET)
+        options = {"url": f"{receiver.url}/hook", "secret": {"env": None, "file": "secret"}}
+        notifiers = {"one": NotifierSettings("webhook", options, tmp_path)}
+        carrier = Courier(house.ledger.book.writer, routes, notifiers, INBOX)
+        id = pending_id(run(lambda: house.guard.call(make_instance(), ASKED)))
+        asyncio.run(carrier.round())
+        assert receiver.posted == []
+        house.clock.time += 601 * SECOND
+        for _ in range(3):
+            asyncio.run(carrier.round())
+    assert [json.loads(posted.body)["type"] for posted in receiver.posted] == ["approval.escalated"]
+    assert house.store.approval(id)[0].rules[0].approvers == ("alice", "carol")
+    [receipt] = house.receipts("approval.escalated")
+    assert receipt["rules"] == [{"approvers": ["alice", "carol"], "quorum": 1, "route": "people"}]
 
 
 def test_a_running_guard_tells_at_once_and_a_dead_notifier_holds_up_nothing(tmp_path: Path) -> None:
