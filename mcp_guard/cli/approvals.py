@@ -122,7 +122,7 @@ def show(writer: Writer, options: argparse.Namespace) -> int:
 
 def print_approval(writer: Writer, approval: Approval, as_json: bool) -> None:
     deliveries = writer.read(lambda store: store.deliveries(approval.id))
-    lately = writer.read(lambda store: store.lately(approval.instance, approval.requested))
+    lately = writer.read(lambda store: store.lately(approval.id))
     if as_json:
         more = {"deliveries": [asdict(each) for each in deliveries], "lately": lately}
         print(json.dumps(asdict(approval) | more, indent=2, ensure_ascii=False))

@@ -2,6 +2,7 @@
 
 import json
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,6 +12,7 @@ from mcp_guard.core.grant import Grant
 from mcp_guard.core.model import Json, Micros
 
 HOUR = 3600 * 1_000_000
+LATELY_RECEIPTS = 5000
 Row = tuple[Any, ...]
 
 
@@ -102,15 +104,29 @@ class ApprovalRows:
             query, wanted = f"{query} AND instance = ?", [*wanted, instance]
         return [_read_approval(row)[0] for row in self._run(f"{query} ORDER BY requested", wanted)]
 
-    def lately(self, instance: str, before: Micros) -> list[tuple[str, int]]:
-        """What this instance has had done in the hour before: each tool, and how often."""
-        rows = self._run(
-            "SELECT json_extract(CAST(body AS TEXT), '$.tool'), count(*) FROM receipt WHERE kind = 'intent'"
-            " AND at BETWEEN ? AND ? AND json_extract(CAST(body AS TEXT), '$.instance') = ?"
-            " AND json_extract(CAST(body AS TEXT), '$.purpose') IS NULL GROUP BY 1 ORDER BY 2 DESC",
-            (before - HOUR, before, instance),
-        )
-        return [(str(tool), int(count)) for tool, count in rows]
+    def latest_approvals(self, count: int) -> list[Approval]:
+        """The newest first, in any state."""
+        rows = self._run("SELECT * FROM approval ORDER BY requested DESC LIMIT ?", (count,))
+        return [_read_approval(row)[0] for row in rows]
+
+    def lately(self, id: str) -> list[tuple[str, int]]:
+        """What the instance had had done in the hour before this request: each tool, and how often.
+
+        Read backwards from the request, so that it costs the same in a ledger of any size.
+        """
+        found = self.approval(id)
+        if found is None:
+            return []
+        approval, story = found
+        counts: Counter[str] = Counter()
+        query = "SELECT at, kind, body FROM receipt WHERE seq < ? ORDER BY seq DESC LIMIT ?"
+        for at, kind, body in self._run(query, (story[0], LATELY_RECEIPTS)):
+            if at < approval.requested - HOUR:
+                break
+            receipt = json.loads(body) if kind == "intent" else {}
+            if receipt.get("instance") == approval.instance and "purpose" not in receipt:
+                counts[receipt["tool"]] += 1
+        return counts.most_common()
 
     # Grants
 

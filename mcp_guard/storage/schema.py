@@ -28,6 +28,7 @@ CREATE TABLE approval (
 ) WITHOUT ROWID;
 CREATE INDEX approval_request ON approval (instance, request_hash);
 CREATE INDEX approval_state ON approval (state);
+CREATE INDEX approval_requested ON approval (requested);
 CREATE TABLE granted (
   id TEXT PRIMARY KEY, approval TEXT NOT NULL, state TEXT NOT NULL, instance TEXT NOT NULL, terms TEXT NOT NULL,
   used INTEGER NOT NULL

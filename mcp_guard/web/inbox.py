@@ -86,18 +86,18 @@ class Inbox:
         who = self.ballots.people.get(viewer.approver, viewer.approver) if viewer else ""
         return HTMLResponse(self.pages.get_template(name).render(viewer=viewer, who=who, day=day, **values))
 
-    def cards(self, viewer: SignedIn, states: tuple[State, ...]) -> list[Card]:
+    def cards(self, viewer: SignedIn, found: list[Approval]) -> list[Card]:
         now = self.now()
-        found = self.ballots.writer.read(lambda store: store.approvals(states))
         return [card(approval, now, viewer.approver) for approval in found]
 
     async def sign_in_page(self, request: Request) -> Response:
         return RedirectResponse("/", 303) if self.viewer(request) else self.page("sign_in.html", None)
 
-    async def list(self, request: Request) -> Response:
+    async def show_list(self, request: Request) -> Response:
         if (viewer := self.viewer(request)) is None:
             return RedirectResponse("/sign-in", 303)
-        cards = [each for each in self.cards(viewer, (State.REQUESTED,)) if each.state == "requested"]
+        requested = self.ballots.writer.read(lambda store: store.approvals([State.REQUESTED]))
+        cards = [each for each in self.cards(viewer, requested) if each.state == "requested"]
         grants = self.ballots.writer.read(lambda store: store.grants(state="active"))
         active = [grant for grant in grants if self.now() < grant.expires]
         bare = request.query_params.get("part") == "list"
@@ -109,7 +109,7 @@ class Inbox:
     async def history(self, request: Request) -> Response:
         if (viewer := self.viewer(request)) is None:
             return RedirectResponse("/sign-in", 303)
-        cards = self.cards(viewer, tuple(State))[::-1][:HISTORY]
+        cards = self.cards(viewer, self.ballots.writer.read(lambda store: store.latest_approvals(HISTORY)))
         return self.page("history.html", viewer, cards=[each for each in cards if each.state != "requested"])
 
     async def show(self, request: Request) -> Response:
@@ -117,7 +117,7 @@ class Inbox:
             return RedirectResponse("/sign-in", 303)
         approval = self._approval(request)
         store = self.ballots.writer
-        lately = store.read(lambda store: store.lately(approval.instance, approval.requested))
+        lately = store.read(lambda store: store.lately(approval.id))
         told = store.read(lambda store: store.deliveries(approval.id))
         texts = store.read(lambda store: policy_texts(store, approval))
         view = card(approval, self.now(), viewer.approver)
@@ -230,7 +230,7 @@ class Inbox:
 
     def app(self) -> Starlette:
         routes = [
-            Route("/", self.list),
+            Route("/", self.show_list),
             Route("/history", self.history),
             Route("/sign-in", self.sign_in_page),
             Route("/sign-in", self.sign_in_with_code, methods=["POST"]),
