@@ -44,6 +44,8 @@ class SystemClock:
 
 
 CLOCK = SystemClock()
+COLLECT_AFTER_SECONDS = 5
+"""When garbage is collected at the latest; start-up makes none."""
 
 
 def new_call_id() -> str:
@@ -178,6 +180,7 @@ class Run:
         )
         self._front = StdioFront(self._settings.message_bytes)
         self._hub.on_catalog = self._load_policies
+        asyncio.get_running_loop().call_later(COLLECT_AFTER_SECONDS, gc.enable)  # also if no policies can be loaded
         session = Session(self._make_guard(), self._hub, self._instance, self._front, self._settings.inbox)
         async with asyncio.TaskGroup() as tasks:
             courier = tasks.create_task(self._carry()) if self._settings.routes else None
@@ -231,5 +234,6 @@ class Run:
             return
         self._policies.replace(engine)
         gc.freeze()  # what is loaded by now stays: no collection need look at it again
+        gc.enable()
         if engine.dormant:
             self._front.note(f"waiting for tools not listed yet: {', '.join(engine.dormant)}")

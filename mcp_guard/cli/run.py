@@ -1,5 +1,7 @@
 """`mcp-guard run`: serve one MCP client on stdin and stdout."""
 
+import gc
+
 from mcp_guard.cli.apart import load_apart
 from mcp_guard.cli.options import parser
 
@@ -12,6 +14,7 @@ def main(arguments: list[str]) -> int:
     made.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for (default: the config's)")
     options = made.parse_args(arguments)
 
+    gc.disable()  # what start-up makes stays; `app` enables it again once the guard serves
     settings = load_apart(options.config)
     from mcp_guard.app import run_stdio  # imported while the other process reads the configuration
     from mcp_guard.identity.instances import Launch
