@@ -182,19 +182,22 @@ class Guard:
             voice.point(held)
         held = await self.approvals.wait(held, self.hold_seconds, waiting(held, voice.progress))
         if held.state is State.REQUESTED:
+            voice.leave(held)
             return pending(held)
         if held.state is not State.APPROVED:
             return await self.refuse(call, replace(decision, outcome=Outcome.DENY, reasons=(why_not(held),), routes=()))
-        return await self.let_go(call, held)
+        return await self.let_go(call, held, voice)
 
-    async def let_go(self, call: Call, held: Approval) -> Intent | Reply:
+    async def let_go(self, call: Call, held: Approval, voice: Voice) -> Intent | Reply:
         """Look again: only if all is as it was approved does the call go."""
         call = await self.describe(self.again(call))
         decision = self.decide(call)
         if moved := self.moved(held, call, decision):
             await self.approvals.outdate(held, moved)
             if decision.outcome is Outcome.REQUIRE_APPROVAL:
-                return pending(await self.approvals.request(call, decision), moved)
+                anew = await self.approvals.request(call, decision)
+                voice.leave(anew)
+                return pending(anew, moved)
         if decision.outcome is Outcome.DENY:
             return await self.refuse(call, decision)
         return await self.record_intent(call, decision, None if moved else held)

@@ -14,10 +14,12 @@ Progress = Callable[[Json], None]
 
 @dataclass(frozen=True, slots=True)
 class Voice:
-    """How the client that made a call is spoken to while it waits: its progress, and where a held call is decided."""
+    """How the client that made a call is spoken to: its progress, where a held call is decided, and that its call is
+    still held when the reply must go, for a client that can come back to it."""
 
     progress: Progress | None = None
     point: Callable[[Approval], None] = lambda _: None
+    leave: Callable[[Approval], None] = lambda _: None
 
 
 SILENT = Voice()

@@ -112,7 +112,8 @@ when {{ context.input.path like "{work}/*.txt" }};
     assert not (work / "a.sh").exists()
 
 
-async def test_server_everything_passes_everything_through(tmp_path: Path) -> None:
+@pytest.mark.parametrize("mode", ["legacy", "2026-07-28"])
+async def test_server_everything_passes_everything_through(tmp_path: Path, mode: str) -> None:
     config = write_config(tmp_path, node("everything", "stdio"))
     heard: list[Any] = []
     steps: list[float] = []
@@ -130,9 +131,8 @@ async def test_server_everything_passes_everything_through(tmp_path: Path) -> No
     async def on_progress(progress: float, total: float | None, message: str | None) -> None:
         steps.append(progress)
 
-    async with guarded(
-        config, sampling_callback=sampling, elicitation_callback=elicit, logging_callback=on_log
-    ) as client:
+    callbacks = {"sampling_callback": sampling, "elicitation_callback": elicit, "logging_callback": on_log}
+    async with guarded(config, mode=mode, log_level="debug", **callbacks) as client:
         tools = await names(client)
         assert "everything__echo" in tools
         assert "hello" in text(await client.call_tool("everything__echo", {"message": "hello"}))
@@ -155,22 +155,35 @@ async def test_server_everything_passes_everything_through(tmp_path: Path) -> No
         assert resources
         assert (await client.read_resource(resources[0].uri)).contents
         assert (await client.list_resource_templates()).resource_templates
-        await client.set_logging_level("debug")
+        if mode == "legacy":
+            await client.set_logging_level("debug")
         await client.call_tool("everything__toggle-simulated-logging", {})
         with anyio.fail_after(20):
-            while not heard:
-                await anyio.sleep(0.05)
+            while not heard:  # a stateless client hears of it while a request of its own is under way
+                await client.call_tool("everything__trigger-long-running-operation", {"duration": 1, "steps": 4})
 
 
 async def test_completion_and_subscription_reach_their_upstream(tmp_path: Path) -> None:
     config = write_config(tmp_path, node("everything", "stdio"))
-    async with guarded(config) as client:
+    async with guarded(config, mode="legacy") as client:
         ref = types.PromptReference(type="ref/prompt", name="everything__completable-prompt")
         result = await client.complete(ref, {"name": "department", "value": "E"})
         assert "Engineering" in result.completion.values
         uri = (await client.list_resources()).resources[0].uri
         await client.subscribe_resource(uri)
         await client.unsubscribe_resource(uri)
+
+
+async def test_a_stateless_client_listens_for_changes_of_a_resource(tmp_path: Path) -> None:
+    config = write_config(tmp_path, node("everything", "stdio"))
+    async with guarded(config, mode="2026-07-28") as client:
+        uri = (await client.list_resources()).resources[0].uri
+        async with client.listen(tools_list_changed=True, resource_subscriptions=[str(uri)]) as changes:
+            assert changes.honored.resource_subscriptions == [str(uri)]
+            assert changes.honored.prompts_list_changed is None
+            await client.call_tool("everything__toggle-subscriber-updates", {})
+            event = await anext(aiter(changes))
+            assert str(event.uri) == str(uri)
 
 
 async def test_several_upstreams_in_one_listing(tmp_path: Path) -> None:

@@ -1,0 +1,39 @@
+"""Sealed `requestState`: a client keeps it between two rounds of one request, and can neither read nor change it.
+
+AES-256-GCM (NIST SP 800-38D) with a key of this session alone, bound to the instance: a state of another session, or of
+a guard before a restart, does not open. It is no authority: who calls is the session's instance, and what was held is
+in the ledger.
+"""
+
+import base64
+import binascii
+import os
+
+import orjson
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from mcp_guard.core.model import Json
+
+FORM = b"mcp-guard/request-state/v1\0"
+NONCE_BYTES = 12
+
+
+class Seal:
+    def __init__(self, instance: str) -> None:
+        self._key = AESGCM(os.urandom(32))
+        self._about = FORM + instance.encode()
+
+    def close(self, state: Json) -> str:
+        nonce = os.urandom(NONCE_BYTES)
+        sealed = self._key.encrypt(nonce, orjson.dumps(state), self._about)
+        return base64.urlsafe_b64encode(nonce + sealed).decode()
+
+    def open(self, sealed: object) -> Json | None:
+        """What was sealed, or None if this session did not seal it."""
+        try:
+            raw = base64.urlsafe_b64decode(sealed) if isinstance(sealed, str) else b""
+            state: Json = orjson.loads(self._key.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], self._about))
+        except (binascii.Error, ValueError, InvalidTag):
+            return None
+        return state
