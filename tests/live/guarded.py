@@ -7,7 +7,7 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, Self
 
 SERVERS = Path(__file__).parent.parent / "servers"
 Json = dict[str, Any]
@@ -91,7 +91,7 @@ class Client:
     others: list[Json] = field(default_factory=list)
     last_id: int = 0
 
-    def __enter__(self) -> "Client":
+    def __enter__(self) -> Self:
         self.process = subprocess.Popen(
             command("run", "--config", str(self.config), *self.arguments),
             stdin=subprocess.PIPE,

@@ -13,6 +13,7 @@ import anyio
 import mcp_types as types
 import pytest
 from mcp import Client, StdioServerParameters
+from mcp.client.subscriptions import ResourceUpdated
 
 from tests.live.guarded import Json, cli, command, log, upstream, write_config
 
@@ -183,7 +184,7 @@ async def test_a_stateless_client_listens_for_changes_of_a_resource(tmp_path: Pa
             assert changes.honored.prompts_list_changed is None
             await client.call_tool("everything__toggle-subscriber-updates", {})
             event = await anext(aiter(changes))
-            assert str(event.uri) == str(uri)
+            assert event == ResourceUpdated(uri=str(uri))
 
 
 async def test_several_upstreams_in_one_listing(tmp_path: Path) -> None:
