@@ -184,7 +184,8 @@ async def test_a_stateless_client_listens_for_changes_of_a_resource(tmp_path: Pa
             assert changes.honored.prompts_list_changed is None
             await client.call_tool("everything__toggle-subscriber-updates", {})
             event = await anext(aiter(changes))
-            assert event == ResourceUpdated(uri=str(uri))
+            assert isinstance(event, ResourceUpdated)
+            assert str(event.uri) == str(uri)
 
 
 async def test_several_upstreams_in_one_listing(tmp_path: Path) -> None:
