@@ -220,7 +220,7 @@ class Config(Model):
 
     guard: GuardConfig
     limits: LimitsConfig = LimitsConfig()
-    agents: Annotated[dict[str, AgentConfig], Field(min_length=1)]
+    agents: dict[str, AgentConfig] = {}
     upstreams: Annotated[dict[str, UpstreamConfig], Field(min_length=1)]
     tools: dict[str, ToolConfig] = {}
     resources: dict[EntityType, ResourceTypeConfig] = {}

@@ -7,7 +7,6 @@ from typing import Any
 
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
-from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Agent, Counter, ToolRule
 
 
@@ -65,21 +64,10 @@ class Settings:
     routes: Mapping[str, Route]
     notifiers: Mapping[str, NotifierSettings]
     inbox_port: int
+    audience: str = ""
+    """The resource that issued credentials are good for: where the guard serves HTTP, if it does."""
 
     @property
     def inbox(self) -> str:
         """The address of the inbox page. A passkey needs a name, so it is not 127.0.0.1."""
         return f"http://localhost:{self.inbox_port}"
-
-    def enrolled(self, name: str | None) -> Enrolled:
-        """The agent of this name; without a name, the only one.
-
-        Raises: ConfigError.
-        """
-        known = ", ".join(f"`{each}`" for each in self.agents)
-        if name is None and len(self.agents) > 1:
-            raise ConfigError(f"{self.path}: several agents are enrolled: {known}", "say which: --agent NAME")
-        name = name or next(iter(self.agents))
-        if name not in self.agents:
-            raise ConfigError(f"{self.path}: agent `{name}` is not enrolled; enrolled: {known}", f"add [agents.{name}]")
-        return self.agents[name]

@@ -7,6 +7,7 @@ from mcp_guard.core.errors import (
     ApprovalError,
     ConfigError,
     GuardError,
+    IdentityError,
     LedgerError,
     PolicyError,
     UpstreamError,
@@ -21,6 +22,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "approvals": ("approvals", "list, show, approve, deny and grant held calls"),
     "inbox": ("inbox", "serve the page on which approvers decide"),
     "approvers": ("approvers", "the keys of the people who approve"),
+    "agents": ("agents", "the programs that may call"),
+    "instances": ("instances", "runs of agents: issue, delegate and revoke their credentials"),
     "policy": ("policy", "validate policies and run their cases"),
 }
 """Name: module below `mcp_guard.cli` (its function `main(arguments)` returns the exit code) and help."""
@@ -31,6 +34,7 @@ EXIT_CODES: dict[type[GuardError], int] = {
     LedgerError: 5,
     UpstreamError: 6,
     ApprovalError: 7,
+    IdentityError: 8,
 }
 OK, NEGATIVE, USAGE, INTERRUPTED = 0, 1, 2, 130
 

@@ -73,6 +73,10 @@ class Instance:
     """The compact JWS; verified when the session opens, its expiry on every call."""
     credential_id: str
     depth: int = 0
+    tools: tuple[str, ...] = ("*",)
+    """What it may use at most: listed names, `server__*`, or `*`; the policies still decide."""
+    parents: tuple[str, ...] = ()
+    """The instances that delegated to it, the nearest last; with any of them revoked, it is."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,6 +21,7 @@ SCHEMA_VERSION = 1
 
 KINDS = (
     "guard.started", "guard.stopped", "instance.started", "instance.ended", "credential.issued",
+    "credential.revoked", "agent.enrolled", "agent.enabled",
     "policy.loaded", "policy.rejected", "decision", "approval.requested", "approval.escalated", "approval.granted",
     "approval.denied", "approval.expired", "approval.withdrawn", "approval.stale", "approval.revoked",
     "approval.consumed", "grant.given", "grant.used", "grant.revoked", "approver.enrolled", "approver.removed",

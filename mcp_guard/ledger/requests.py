@@ -130,16 +130,6 @@ class Requests:
 
         return await self.writer.submit(op)
 
-    def end(self, instance: Instance) -> None:
-        """The instance is over, and with it what it was asking for: nobody need decide on that any more."""
-
-        def op(step: Step) -> None:
-            for approval in step.store.approvals(OPEN, instance.id):
-                event = Event.WITHDRAW if approval.state is State.REQUESTED else Event.OUTDATE
-                lifecycle.move(step, approval, event, "the instance has ended")
-
-        self.writer.run(op)
-
 
 def _counts(approval: Approval, now: int) -> bool:
     if approval.state is State.CONSUMED:

@@ -1,7 +1,6 @@
 """The rows of approvals, grants, approvers' keys, deliveries and sign-in codes. Statements only."""
 
 import json
-import sqlite3
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -10,14 +9,11 @@ from typing import Any
 from mcp_guard.core.approval import Approval, Rule, State, Vote
 from mcp_guard.core.grant import Grant
 from mcp_guard.core.model import Json, Micros
+from mcp_guard.storage.rows import Rows
 
 HOUR = 3600 * 1_000_000
 LATELY_RECEIPTS = 5000
 Row = tuple[Any, ...]
-
-
-class ChangedElsewhere(Exception):
-    """A compare-and-set found another value than expected; the transaction must be rolled back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,16 +47,8 @@ class Delivery:
     note: str
 
 
-class ApprovalRows:
+class ApprovalRows(Rows):
     """The part of `Store` that speaks of approvals."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._db = connection
-        self._run = connection.execute
-
-    def _one_row(self, cursor: sqlite3.Cursor, what: str) -> None:
-        if cursor.rowcount != 1:
-            raise ChangedElsewhere(what)
 
     # Approvals
 

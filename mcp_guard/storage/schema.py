@@ -3,9 +3,12 @@
 A payload's cell is its 16-byte salt and its bytes; a salt alone stands for one that was hashed and not kept.
 """
 
-VERSION = 2
+from mcp_guard.storage import identity_rows
 
-TABLES = """
+VERSION = 3
+
+TABLES = (
+    """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE receipt (
   seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, at INTEGER NOT NULL, call TEXT, body BLOB NOT NULL,
@@ -48,3 +51,5 @@ CREATE TABLE rate_use (counter TEXT NOT NULL, key TEXT NOT NULL, at INTEGER NOT 
 CREATE INDEX rate_use_window ON rate_use (counter, key, at);
 CREATE TABLE policy_version (version TEXT PRIMARY KEY, material BLOB NOT NULL) WITHOUT ROWID;
 """
+    + identity_rows.TABLES
+)

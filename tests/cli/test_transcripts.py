@@ -283,6 +283,6 @@ def test_exit_codes(words: tuple[str, ...], code: int, expected: str) -> None:
 
 def test_run_names_the_agents_there_are(past: Past) -> None:
     code, text = run("run", "--config", str(past.config), "--agent", "nobody")
-    assert code == 3
+    assert code == 8
     assert "`nobody`" in text
     assert "tester" in text
