@@ -5,24 +5,26 @@ policies are read when the first tool listings are in, because they are validate
 """
 
 import asyncio
+import socket
 import sys
 from dataclasses import replace
+from urllib.parse import urlsplit
 
 from mcp_guard import __version__
-from mcp_guard.core.errors import IdentityError
+from mcp_guard.core.errors import ConfigError, IdentityError
 from mcp_guard.core.model import Instance, Json, Tool
 from mcp_guard.identity.instances import Charter, Launch, check_credential, sign_again, start_instance
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.opening import OpenLedger, open_ledger, recover
 from mcp_guard.ledger.writer import Step
 from mcp_guard.serving import CLOCK, Serving, ledger_settings, make_hub, policy_world
-from mcp_guard.settings import Settings
+from mcp_guard.settings import ServeSettings, Settings
 from mcp_guard.transports.stdio import StdioFront
 from mcp_guard.upstream.hub import Hub
 from mcp_guard.wire.methods import LATEST
 from mcp_guard.wire.peer import Id
 
-__all__ = ["CLOCK", "ledger_settings", "listed_tools", "policy_world", "run_stdio"]
+__all__ = ["CLOCK", "ledger_settings", "listed_tools", "policy_world", "run_stdio", "serve_http"]
 
 
 def run_stdio(settings: Settings, launch: Launch, code: str = "") -> None:
@@ -80,6 +82,71 @@ async def _serve_stdio(serving: Serving, hub: Hub, front: StdioFront, launched: 
         await front.serve(session, hub)
         courier.cancel()
     serving.stop(lambda step: registry.end(step, instance))
+
+
+def serve_http(settings: Settings) -> None:
+    """Serve many clients over HTTP until interrupted. Raises: ConfigError, LedgerError."""
+    if settings.serve is None:
+        raise ConfigError(f"{settings.path}: it has no [serve]", "add one: config.example.toml shows the form")
+    ledger = open_ledger(ledger_settings(settings), CLOCK)
+    try:
+        report_unknown(recover(ledger.book.writer, settings.state_dir))
+        asyncio.run(_serve_http(Serving(settings, ledger, note), settings.serve))
+    finally:
+        ledger.close()
+
+
+async def _serve_http(serving: Serving, where: ServeSettings) -> None:
+    import uvicorn
+
+    from mcp_guard.identity.bearer import OtherIssuer
+    from mcp_guard.ledger.callers import Callers
+    from mcp_guard.transports.http.door import HttpFrontDoor
+    from mcp_guard.transports.http.gate import Gate
+    from mcp_guard.transports.http.sessions import Opening, Sessions
+
+    settings, book = serving.settings, serving.ledger.book
+    opening = Opening(lambda: make_hub(settings), serving.session, book.standing, serving.note)
+    sessions = Sessions(opening, where.most_sessions, where.idle_seconds)
+    callers = Callers(book.writer, settings.agents, book.settings.guard)
+    others = [OtherIssuer(**issuer) for issuer in where.issuers]
+    gate = Gate(where.url, where.hosts, where.origins, serving.issuer, others, callers)
+    door = HttpFrontDoor(gate, sessions, urlsplit(where.url).path or "/", settings.message_bytes)
+    sockets = [listen(where)]
+    config = uvicorn.Config(
+        door.app(), log_level="warning", access_log=False, server_header=False, date_header=False, lifespan="off",
+        timeout_graceful_shutdown=5, http="h11",
+    )  # fmt: skip
+    server, started = uvicorn.Server(config), asyncio.Event()
+    serving.start()
+    async with asyncio.TaskGroup() as tasks:
+        keeping = tasks.create_task(sessions.run(started))
+        courier = tasks.create_task(serving.carry())
+        await started.wait()
+        serving.note(f"serving {where.url} on {where.host} port {sockets[0].getsockname()[1]}")
+        await server.serve(sockets=sockets)
+        sessions.stop()
+        await keeping
+        courier.cancel()
+    serving.stop()
+
+
+def listen(where: ServeSettings) -> socket.socket:
+    """Raises: ConfigError."""
+    listener = socket.socket(socket.AF_INET6 if ":" in where.host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((where.host, where.port))
+        listener.listen(512)
+    except OSError as error:
+        listener.close()
+        what = f"cannot listen on {where.host} port {where.port}: {error.strerror}"
+        raise ConfigError(what, "end what listens there, or set serve.port") from None
+    return listener
+
+
+def note(text: str) -> None:
+    print(f"mcp-guard: {text}", file=sys.stderr, flush=True)
 
 
 async def listed_tools(settings: Settings) -> tuple[list[Tool], set[str]]:

@@ -42,6 +42,21 @@ class NotifierSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """Where HTTP is served. `url` is how clients reach it, and the resource that tokens are for; `issuers` are kept as
+    keyword arguments of `identity.bearer.OtherIssuer`, which only a guard that serves HTTP loads."""
+
+    host: str
+    port: int
+    url: str
+    hosts: frozenset[str]
+    origins: frozenset[str]
+    most_sessions: int
+    idle_seconds: float
+    issuers: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The whole configuration. Paths are absolute; `approvers` maps ids to names."""
 
@@ -64,8 +79,12 @@ class Settings:
     routes: Mapping[str, Route]
     notifiers: Mapping[str, NotifierSettings]
     inbox_port: int
-    audience: str = ""
-    """The resource that issued credentials are good for: where the guard serves HTTP, if it does."""
+    serve: "ServeSettings | None" = None
+
+    @property
+    def audience(self) -> str:
+        """The resource that issued credentials are good for: where the guard serves HTTP, if it does."""
+        return self.serve.url if self.serve else ""
 
     @property
     def inbox(self) -> str:

@@ -15,6 +15,7 @@ from mcp_guard.core.errors import (
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run", "serve one MCP client on stdin and stdout"),
+    "serve": ("serve", "serve many MCP clients over HTTP"),
     "log": ("log", "list receipts"),
     "show": ("show", "tell the story of one call"),
     "tail": ("tail", "follow receipts as they come"),
