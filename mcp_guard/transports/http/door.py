@@ -158,6 +158,7 @@ class HttpFrontDoor:
             live = await self.sessions.open(instance)
         except Full:
             raise HTTPException(503, "there are as many sessions as there may be; try again later") from None
+        live.front.is_single = True
         stream = live.front.stand()
         where = f"{request.scope.get('root_path', '')}/messages?{urlencode({'session_id': live.id})}"
         live.busy += 1

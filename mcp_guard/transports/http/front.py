@@ -43,6 +43,8 @@ class HttpFront:
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self.note = note
+        self.is_single = False
+        """Whether everything goes out on the standing response, replies too (2024-11-05)."""
         self.stray: bytes | None = None
         """The answer to a frame that had no id to answer to."""
         self._streams: dict[Id, Stream] = {}
@@ -80,6 +82,8 @@ class HttpFront:
             stream = self._streams.pop(about, None) if last else self._streams.get(about)
             if stream is not None:
                 stream.put(frame, last)
+            elif self.is_single and self._standing is not None:
+                self._standing.put(frame, False)
         elif stream := next(reversed(self._streams.values()), None) or self._standing:
             stream.put(frame, False)
         else:
