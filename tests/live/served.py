@@ -157,6 +157,7 @@ class Wire:
         if "mcp-session-id: " in head:
             self.session = head.partition("mcp-session-id: ")[2].split("\r\n")[0]
         data = b""
+        head = head.lower()
         if "transfer-encoding: chunked" in head:
             while size := int(await self._reader.readuntil(b"\r\n"), 16):
                 data += await self._reader.readexactly(size)
@@ -168,5 +169,6 @@ class Wire:
         text = lines[-1] if lines else data.decode()
         return status, json.loads(text) if text else {}
 
-    def close(self) -> None:
+    async def close(self) -> None:
         self._writer.close()
+        await self._writer.wait_closed()

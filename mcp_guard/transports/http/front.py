@@ -151,7 +151,8 @@ class Answer(Response):
 
     async def _send_document(self, send: Send, first: tuple[bytes, bool] | None) -> None:
         body = first[0] if first else b""
-        await self._start(send, self._how.status(body) if first else 503, {"content-type": "application/json"})
+        status = self._how.status(body) if first else 503
+        await self._start(send, status, {"content-type": "application/json", "content-length": str(len(body))})
         await send({"type": "http.response.body", "body": body})
 
     async def _start(self, send: Send, status: int, headers: dict[str, str]) -> None:
