@@ -141,4 +141,4 @@ def test_an_error_names_the_key(tmp_path: Path, text: str, expected: str) -> Non
 
 def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
     message = refused(tmp_path, "[guard]\nx = 1\ny = 2\n")
-    assert len(message.splitlines()) == 6  # x, y, policies, agents, upstreams, and the hint
+    assert len(message.splitlines()) == 5  # x, y, policies, upstreams, and the hint
