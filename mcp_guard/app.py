@@ -19,6 +19,7 @@ from mcp_guard.core.describe import Description
 from mcp_guard.core.errors import GuardError, PolicyError
 from mcp_guard.core.model import Instance, Json, Micros, Tool
 from mcp_guard.core.receipt import Draft, format_time, instance_fields
+from mcp_guard.core.scrub import Scrubber
 from mcp_guard.guard import Guard
 from mcp_guard.identity.instances import Issuer, Launch, check_credential, random_text, start_instance
 from mcp_guard.ledger.opening import LedgerSettings, OpenLedger, open_ledger, recover
@@ -55,6 +56,7 @@ def new_call_id() -> str:
 
 def make_hub(settings: Settings) -> Hub:
     """The upstreams of the config, not yet started."""
+    scrubber = Scrubber()  # one for all: an upstream can get at the files of another
     connections = [
         Connection(
             Connector(
@@ -62,6 +64,9 @@ def make_hub(settings: Settings) -> Hub:
                 argv=server.argv,
                 stderr=settings.state_dir / "upstreams" / f"{name}.stderr.log",
                 env=server.env,
+                secrets=server.secrets,
+                here=settings.path.parent,
+                scrubber=scrubber,
                 cwd=server.cwd,
                 timeout=server.timeout,
             ),

@@ -15,7 +15,7 @@ from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Agent, Counter, Effect, FactsRule, ResourceRule, ToolRule
-from mcp_guard.settings import Enrolled, NotifierSettings, Server, Settings
+from mcp_guard.settings import Enrolled, NotifierSettings, SecretPlace, Server, Settings
 
 SECOND = 1_000_000
 Pointer = Annotated[str, Field(pattern=r"^(/[^/]*)*$")]
@@ -30,17 +30,37 @@ class Model(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+class Secret(Model):
+    """Where a secret is; never the secret itself. Each key is a source of `upstream/secrets.py`."""
+
+    env: str | None = None
+    file: Path | None = None
+
+    @model_validator(mode="after")
+    def is_one_place(self) -> "Secret":
+        if len(self.model_fields_set) != 1:
+            raise ValueError('say where the secret is: { env = "NAME" } or { file = "PATH" }')
+        return self
+
+    def place(self) -> SecretPlace:
+        [source] = self.model_fields_set
+        return SecretPlace(source, str(getattr(self, source)))
+
+
 class UpstreamConfig(Model):
     """An MCP server on stdio behind the guard."""
 
     command: str
     args: tuple[str, ...] = ()
-    env: dict[str, str] = {}
+    env: dict[Annotated[str, Field(pattern=r"^[^=\x00]+$")], str | Secret] = {}
     cwd: Path | None = None
     timeout_seconds: Annotated[float, Field(gt=0)] = 300
 
     def server(self, here: Path) -> Server:
-        return Server((self.command, *self.args), self.env, here / (self.cwd or ""), self.timeout_seconds)
+        plain = {name: value for name, value in self.env.items() if isinstance(value, str)}
+        places = {name: value.place() for name, value in self.env.items() if isinstance(value, Secret)}
+        argv = (self.command, *self.args)
+        return Server(argv, plain, places, here / (self.cwd or ""), self.timeout_seconds)
 
 
 class AgentConfig(Model):
@@ -125,19 +145,6 @@ class RouteConfig(Model):
             notify=self.notify,
             text=self.text,
         )
-
-
-class Secret(Model):
-    """Where a secret is; never the secret itself."""
-
-    env: str | None = None
-    file: Path | None = None
-
-    @model_validator(mode="after")
-    def is_one_place(self) -> "Secret":
-        if (self.env is None) == (self.file is None):
-            raise ValueError('say where the secret is: { env = "NAME" } or { file = "PATH" }')
-        return self
 
 
 Url = Annotated[str, Field(pattern=r"^https?://[^/]+")]
@@ -291,11 +298,16 @@ class Config(Model):
             approvers={id: approver.name for id, approver in self.approvers.items()},
             routes={name: route.route(name) for name, route in self.routes.items()},
             notifiers={
-                name: NotifierSettings(notifier.kind, notifier.model_dump(exclude={"kind"}), here)
+                name: NotifierSettings(notifier.kind, _options(notifier), here)
                 for name, notifier in self.notifiers.items()
             },
             inbox_port=self.inbox.port,
         )
+
+
+def _options(notifier: Model) -> dict[str, object]:
+    """What a notifier is given of its section, by key."""
+    return {name: value.place() if isinstance(value, Secret) else value for name, value in notifier if name != "kind"}
 
 
 def load(path: Path) -> Settings:
