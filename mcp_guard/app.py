@@ -47,6 +47,8 @@ class SystemClock:
 CLOCK = SystemClock()
 COLLECT_AFTER_SECONDS = 5
 """When garbage is collected at the latest; start-up makes none."""
+KEEP_AFTER_SECONDS = 3
+"""When payloads that are kept too long begin to be erased: not while the client waits for us."""
 
 
 def new_call_id() -> str:
@@ -188,12 +190,21 @@ class Run:
         asyncio.get_running_loop().call_later(COLLECT_AFTER_SECONDS, gc.enable)  # also if no policies can be loaded
         session = Session(self._make_guard(), self._hub, self._instance, self._front, self._settings.inbox)
         async with asyncio.TaskGroup() as tasks:
-            courier = tasks.create_task(self._carry()) if self._settings.routes else None
+            asides = [tasks.create_task(self._keep())]
+            if self._settings.routes:
+                asides.append(tasks.create_task(self._carry()))
             await self._front.serve(session, self._hub)
-            if courier is not None:
-                courier.cancel()
+            for aside in asides:
+                aside.cancel()
         self._ledger.requests.end(self._instance)
         book.note(Draft("instance.ended", about), Draft("guard.stopped", {"guard": book.settings.guard}))
+
+    async def _keep(self) -> None:
+        """Erase what is kept too long, once the client that waits for us is served."""
+        await asyncio.sleep(KEEP_AFTER_SECONDS)
+        from mcp_guard.ledger.erasure import Keeper
+
+        await Keeper(self._ledger.book.writer, self._settings.keep_payload_days).run()
 
     async def _carry(self) -> None:
         """Notify, escalate and expire, once there is something to do that for."""

@@ -15,10 +15,13 @@ from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Agent, Counter, Effect, FactsRule, ResourceRule, ToolRule
+from mcp_guard.core.redaction import make_redaction, overlap
 from mcp_guard.settings import Enrolled, NotifierSettings, SecretPlace, Server, Settings
 
 SECOND = 1_000_000
 Pointer = Annotated[str, Field(pattern=r"^(/[^/]*)*$")]
+Place = Annotated[str, Field(pattern=r"^(/[^/]*)+$")]
+"""A JSON pointer to something within; `*` is each element of a list."""
 EntityType = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9_]*$")]
 RESERVED_TYPES = ("Agent", "AgentInstance", "Group", "Tool", "Action")
 AttributeKind = Literal["string", "integer", "number", "boolean", "strings"]
@@ -92,12 +95,23 @@ class ToolConfig(Model):
     ask: tuple[Literal["ticket", "reason"], ...] = ()
     sensitive: tuple[str, ...] = ()
     deed: str | None = None
+    redact: tuple[Place, ...] = ()
+    redact_result: tuple[Place, ...] = ()
+
+    @model_validator(mode="after")
+    def says_its_resource(self) -> "ToolConfig":
+        for pointer in self.redact:
+            if self.resource and overlap(pointer, self.resource.id):
+                raise ValueError(f"redact: `{pointer}` says which resource is meant, which every receipt names")
+        return self
 
     def rule(self) -> ToolRule:
+        facts = FactsRule(**dict(self.facts)) if self.facts else None
         return ToolRule(
             effect=self.effect,
             resource=ResourceRule(self.resource.type, self.resource.id) if self.resource else None,
-            facts=FactsRule(**dict(self.facts)) if self.facts else None,
+            facts=facts,
+            redaction=make_redaction(self.redact, self.redact_result, facts),
             ask=self.ask,
             sensitive=self.sensitive,
             deed=self.deed,
@@ -215,6 +229,10 @@ class GuardConfig(Model):
         return origin
 
 
+class LedgerConfig(Model):
+    keep_payload_days: Annotated[int, Field(ge=0)] = 0
+
+
 class LimitsConfig(Model):
     argument_bytes: Annotated[int, Field(gt=0)] = 1024 * 1024
     depth: Annotated[int, Field(gt=0, le=200)] = 64
@@ -226,6 +244,7 @@ class Config(Model):
     """The whole file."""
 
     guard: GuardConfig
+    ledger: LedgerConfig = LedgerConfig()
     limits: LimitsConfig = LimitsConfig()
     agents: Annotated[dict[str, AgentConfig], Field(min_length=1)]
     upstreams: Annotated[dict[str, UpstreamConfig], Field(min_length=1)]
@@ -302,6 +321,7 @@ class Config(Model):
                 for name, notifier in self.notifiers.items()
             },
             inbox_port=self.inbox.port,
+            keep_payload_days=self.ledger.keep_payload_days,
         )
 
 

@@ -74,6 +74,7 @@ class Settings:
     routes: Mapping[str, Route]
     notifiers: Mapping[str, NotifierSettings]
     inbox_port: int
+    keep_payload_days: int = 0
 
     @property
     def inbox(self) -> str:

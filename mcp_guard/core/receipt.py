@@ -16,6 +16,7 @@ import orjson
 
 from mcp_guard.core import canonical
 from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros
+from mcp_guard.core.redaction import hide, hide_execution, hide_fields, texts_of
 
 SCHEMA_VERSION = 1
 
@@ -24,7 +25,7 @@ KINDS = (
     "policy.loaded", "policy.rejected", "decision", "approval.requested", "approval.escalated", "approval.granted",
     "approval.denied", "approval.expired", "approval.withdrawn", "approval.stale", "approval.revoked",
     "approval.consumed", "grant.given", "grant.used", "grant.revoked", "approver.enrolled", "approver.removed",
-    "intent", "outcome",
+    "intent", "outcome", "payload.erased",
 )  # fmt: skip
 
 
@@ -104,7 +105,7 @@ def call_fields(call: Call) -> Json:
 
 def decision_draft(call: Call, decision: Decision) -> Draft:
     """A decision that lets nothing happen by itself: denied, or held for approval."""
-    return Draft("decision", _decision_fields(call, decision), _decision_payloads(call, decision))
+    return Draft("decision", *hide(call, _decision_fields(call, decision), _decision_payloads(call, decision)))
 
 
 def intent_draft(call: Call, decision: Decision, approval: Json | None = None) -> Draft:
@@ -113,12 +114,12 @@ def intent_draft(call: Call, decision: Decision, approval: Json | None = None) -
     fields = _decision_fields(call, decision)
     fields["deed"] = f"{call.tool.rule.deed} {call.resource.id}" if call.tool.rule.deed else None
     fields["approval"] = approval
-    return Draft("intent", fields, _decision_payloads(call, decision))
+    return Draft("intent", *hide(call, fields, _decision_payloads(call, decision)))
 
 
 def look_up_draft(call: Call) -> Draft:
     """The intent of one of the guard's own look-ups, which the operator's configuration decided."""
-    return Draft("intent", call_fields(call), {"request": call.canonical})
+    return Draft("intent", *hide(call, call_fields(call), {"request": call.canonical}))
 
 
 def _decision_fields(call: Call, decision: Decision) -> Json:
@@ -148,15 +149,22 @@ def _decision_payloads(call: Call, decision: Decision) -> dict[str, bytes]:
     return payloads
 
 
-def outcome_draft(call: Call, intent: int, execution: Execution, response: bytes) -> Draft:
+def outcome_draft(call: Call, intent: int, execution: Execution) -> Draft:
     """`intent` is the sequence number of the intent that this is the outcome of."""
+    redacted: list[str] = []
+    if call.redaction:
+        execution, redacted = hide_execution(call, execution)
+    response = orjson.dumps(execution.reply)
     fields = {
         **call_fields(call),
         "ending": str(execution.ending),
         "detail": execution.detail,
         "follows": [intent],
         "response_bytes": len(response),
+        "redacted": redacted,
     }
+    if call.redaction:
+        fields = hide_fields(fields, texts_of(call))
     return Draft("outcome", fields, {"response": response})
 
 

@@ -3,7 +3,7 @@
 A payload's cell is its 16-byte salt and its bytes; a salt alone stands for one that was hashed and not kept.
 """
 
-VERSION = 2
+VERSION = 3
 
 TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -21,12 +21,13 @@ CREATE TABLE payload (
 );
 CREATE TABLE open_call (intent INTEGER PRIMARY KEY, guard TEXT NOT NULL);
 CREATE TABLE approval (
-  id TEXT PRIMARY KEY, state TEXT NOT NULL, instance TEXT NOT NULL, request_hash TEXT NOT NULL,
+  id TEXT PRIMARY KEY, state TEXT NOT NULL, instance TEXT NOT NULL, lookup TEXT NOT NULL, request_hash TEXT NOT NULL,
   decision_hash TEXT NOT NULL, nonce TEXT NOT NULL, rules TEXT NOT NULL, subject TEXT NOT NULL, votes TEXT NOT NULL,
   requested INTEGER NOT NULL, expires INTEGER NOT NULL, note TEXT NOT NULL, outcome INTEGER, answered INTEGER NOT NULL,
   receipts TEXT NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX approval_request ON approval (instance, request_hash);
+CREATE INDEX approval_request ON approval (instance, lookup);
+CREATE INDEX approval_unanswered ON approval (outcome) WHERE answered = 0;
 CREATE INDEX approval_state ON approval (state);
 CREATE INDEX approval_requested ON approval (requested);
 CREATE TABLE granted (
