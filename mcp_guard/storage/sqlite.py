@@ -101,12 +101,12 @@ class Store(ApprovalRows):
             "SELECT seq, body, signature FROM receipt WHERE seq >= ? AND seq < ? ORDER BY seq", span
         ).fetchall()
 
-    def cells(self, first: int, end: int) -> Iterator[tuple[int, dict[str, bytes]]]:
-        """What is kept of the payloads of the receipts from `first` up to `end`: each with its salt before it."""
+    def cells(self, first: int, end: int) -> Iterator[tuple[int, dict[str, tuple[bytes, bytes]]]]:
+        """The payloads still kept of the receipts from `first` up to `end`, each as its salt and its bytes."""
         sql = f"SELECT seq, {', '.join(PAYLOADS)} FROM payload WHERE seq >= ? AND seq < ? ORDER BY seq"
-        for seq, *cells in self._run(sql, (first, end)):
-            kept = {name: cell for name, cell in zip(PAYLOADS, cells, strict=True) if cell is not None}
-            yield seq, {name: cell for name, cell in kept.items() if len(cell) > SALT_BYTES}
+        for seq, *row in self._run(sql, (first, end)):
+            kept = {name: cell for name, cell in zip(PAYLOADS, row, strict=True) if cell and len(cell) > SALT_BYTES}
+            yield seq, {name: (cell[:SALT_BYTES], cell[SALT_BYTES:]) for name, cell in kept.items()}
 
     def add_payloads(self, seq: int, cells: Mapping[str, bytes]) -> None:
         """The payloads of one receipt, each with its salt before it."""
