@@ -88,18 +88,17 @@ class Store(ApprovalRows):
         """The hashes of a tile (core/merkle.py) that are there by now: up to 256."""
         span = (n * TILE_WIDTH, (n + 1) * TILE_WIDTH)
         if level == 0:
-            found = self._run("SELECT leaf FROM receipt WHERE seq >= ? AND seq < ? ORDER BY seq", span)
+            found = self._run("SELECT CAST(leaf AS BLOB) FROM receipt WHERE seq >= ? AND seq < ? ORDER BY seq", span)
         else:
-            sql = "SELECT hash FROM node WHERE level = ? AND idx >= ? AND idx < ? ORDER BY idx"
+            sql = "SELECT CAST(hash AS BLOB) FROM node WHERE level = ? AND idx >= ? AND idx < ? ORDER BY idx"
             found = self._run(sql, (level, *span))
         return [hash for (hash,) in found]
 
     def entries(self, first: int, end: int) -> list[tuple[int, bytes, bytes]]:
         """Number, document and signature of the receipts from `first` up to `end`, in order."""
-        span = (first, end)
-        return self._run(
-            "SELECT seq, body, signature FROM receipt WHERE seq >= ? AND seq < ? ORDER BY seq", span
-        ).fetchall()
+        cells = "seq, CAST(body AS BLOB), CAST(signature AS BLOB)"
+        sql = f"SELECT {cells} FROM receipt WHERE seq >= ? AND seq < ? ORDER BY seq"
+        return self._run(sql, (first, end)).fetchall()
 
     def cells(self, first: int, end: int) -> Iterator[tuple[int, dict[str, tuple[bytes, bytes]]]]:
         """The payloads still kept of the receipts from `first` up to `end`, each as its salt and its bytes."""
