@@ -242,5 +242,6 @@ def test_what_an_approver_was_shown_is_forgotten_too(tmp_path: Path) -> None:
         assert CANARY.encode() not in stored(tmp_path / "state")
     shown = json.loads(cli("approvals", "show", waiting["id"], "--json", "--config", str(config)).stdout)
     assert shown["subject"]["arguments"] == {"text": "[erased]"}
+    assert (shown["nonce"], shown["lookup"]) == ("", "")
     assert "text" in cli("approvals", "show", waiting["id"], "--config", str(config)).stdout
     assert verified(config)
