@@ -1,8 +1,7 @@
 """The ledger as files that anybody can serve and verify: C2SP tlog-tiles, and beside them a bundle for each receipt.
 
 What the files are: docs/reference/export.md. Only the head is read at one instant; what stands under it never changes,
-so guards may write meanwhile. Memory does not grow with the ledger: 256 receipts are read at a time, and the payloads of
-one.
+so guards may write meanwhile. Memory does not grow with the ledger: 256 receipts are read at a time, and one's payloads.
 """
 
 import os
