@@ -200,14 +200,15 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_ledger(tmp_path: Path) -> None:
-    writer, peaks = open_filled(tmp_path / "state", 2000), []
-    for count in (0, 8000):
+    writer, peaks = open_filled(tmp_path / "state", 4000), []
+    for count in (0, 12000):
         fill(writer, count)
+        write(writer, tmp_path / f"warm{count}")  # what is imported and cached once does not count
         tracemalloc.start()
         write(writer, tmp_path / f"out{count}")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < peaks[0] * 1.5, peaks
+    assert peaks[1] < peaks[0] * 1.2, peaks
 
 
 def test_memory_does_not_grow_with_the_payloads(tmp_path: Path) -> None:
