@@ -50,7 +50,7 @@ class Step:
         if salts:
             kept = salts if hashed_only else {name: salts[name] + data for name, data in draft.payloads.items()}
             self.store.add_payloads(seq, kept)
-        self._edge = merkle.append(self._edge, seq, leaf)
+        self._edge = merkle.append(self._edge, seq, leaf, self.store.add_node)
         self._size += 1
         return seq
 
