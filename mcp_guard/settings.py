@@ -73,7 +73,7 @@ class WitnessSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The whole configuration. Paths are absolute; `approvers` maps ids to names; `signers` are the one and the next."""
+    """The whole configuration. Paths are absolute; `approvers` maps ids to names; `signers`: this one and the next."""
 
     path: Path
     state_dir: Path

@@ -1,4 +1,4 @@
-"""The guard's Ed25519 key as the ledger uses it: it signs, and others verify by its line. `signers/` say how it is held."""
+"""The guard's Ed25519 key as the ledger uses it: it signs, and others verify by its line. `signers/` holds it."""
 
 import base64
 import os

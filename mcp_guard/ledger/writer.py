@@ -155,7 +155,6 @@ class Writer:
                 results = [op(step) for op in ops]
                 step.close(head.size)
                 store.commit()
-                self.key = step.key
             except BaseException:
                 store.rollback()
                 raise

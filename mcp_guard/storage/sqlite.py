@@ -37,7 +37,7 @@ class ReceiptRow:
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """The size and right edge of the tree, and the verifier line of the key in force (empty before the first receipt)."""
+    """Size and right edge of the tree, and the verifier line of the key in force (none before the first receipt)."""
 
     size: int
     edge: tuple[bytes, ...]

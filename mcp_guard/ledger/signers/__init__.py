@@ -32,7 +32,7 @@ class Holder(Protocol):
         """A new key, durable beside the one in force."""
 
     def settle(self, verifier: str, earlier: Sequence[str]) -> None:
-        """Now that the key with this verifier line is in force for good, destroy the earlier ones that are held here."""
+        """The key with this verifier line is in force for good: destroy the earlier ones that are held here."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -75,9 +75,9 @@ class Command:
             signature = base64.b64decode(done.stdout.strip(), validate=True)
             public.verify(signature, data)
         except (binascii.Error, ValueError, InvalidSignature):
-            raise LedgerError(f"the signer `{argv[0]}` did not sign with the key of ledger.signer.public", hint) from None
+            raise LedgerError(f"the signer `{argv[0]}` did not sign with its `public` key", hint) from None
         return signature
 
 
-def hold(folder: Path, origin: str, options: SignerSettings) -> Command:
+def hold(_: Path, origin: str, options: SignerSettings) -> Command:
     return Command(origin, options)

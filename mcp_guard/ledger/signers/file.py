@@ -1,4 +1,4 @@
-"""The key in a file beside the ledger, `ledger.key`, readable by its owner alone. A new one waits in `ledger.key.new`."""
+"""The key in a file beside the ledger, `ledger.key`, for its owner alone. A new one waits in `ledger.key.new`."""
 
 import os
 import stat
