@@ -92,25 +92,24 @@ class Store(ApprovalRows, KeyRows):
         """The hashes of a tile (core/merkle.py) that are there by now: up to 256."""
         span = (n * TILE_WIDTH, (n + 1) * TILE_WIDTH)
         if level == 0:
-            found = self._run("SELECT leaf FROM receipt WHERE seq >= ? AND seq < ? ORDER BY seq", span)
+            found = self._run("SELECT CAST(leaf AS BLOB) FROM receipt WHERE seq >= ? AND seq < ? ORDER BY seq", span)
         else:
-            sql = "SELECT hash FROM node WHERE level = ? AND idx >= ? AND idx < ? ORDER BY idx"
+            sql = "SELECT CAST(hash AS BLOB) FROM node WHERE level = ? AND idx >= ? AND idx < ? ORDER BY idx"
             found = self._run(sql, (level, *span))
         return [hash for (hash,) in found]
 
     def entries(self, first: int, end: int) -> list[tuple[int, bytes, bytes]]:
         """Number, document and signature of the receipts from `first` up to `end`, in order."""
-        span = (first, end)
-        return self._run(
-            "SELECT seq, body, signature FROM receipt WHERE seq >= ? AND seq < ? ORDER BY seq", span
-        ).fetchall()
+        cells = "seq, CAST(body AS BLOB), CAST(signature AS BLOB)"
+        sql = f"SELECT {cells} FROM receipt WHERE seq >= ? AND seq < ? ORDER BY seq"
+        return self._run(sql, (first, end)).fetchall()
 
-    def cells(self, first: int, end: int) -> Iterator[tuple[int, dict[str, bytes]]]:
-        """What is kept of the payloads of the receipts from `first` up to `end`: each with its salt before it."""
+    def cells(self, first: int, end: int) -> Iterator[tuple[int, dict[str, tuple[bytes, bytes]]]]:
+        """The payloads still kept of the receipts from `first` up to `end`, each as its salt and its bytes."""
         sql = f"SELECT seq, {', '.join(PAYLOADS)} FROM payload WHERE seq >= ? AND seq < ? ORDER BY seq"
-        for seq, *cells in self._run(sql, (first, end)):
-            kept = {name: cell for name, cell in zip(PAYLOADS, cells, strict=True) if cell is not None}
-            yield seq, {name: cell for name, cell in kept.items() if len(cell) > SALT_BYTES}
+        for seq, *row in self._run(sql, (first, end)):
+            kept = {name: cell for name, cell in zip(PAYLOADS, row, strict=True) if cell and len(cell) > SALT_BYTES}
+            yield seq, {name: (cell[:SALT_BYTES], cell[SALT_BYTES:]) for name, cell in kept.items()}
 
     def add_payloads(self, seq: int, cells: Mapping[str, bytes]) -> None:
         """The payloads of one receipt, each with its salt before it."""

@@ -10,7 +10,7 @@ from mcp_guard.core import note
 
 def test_the_published_note_verifies_with_the_published_key() -> None:
     """The example of C2SP signed-note."""
-    name, id, encoded = "example.com/foo+530d903a+AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k".split("+", 2)
+    name, id, encoded = "example.com/foo", "530d903a", "AekyeRrm56hApGFkyQR4ZCbV54Id2LKaANYcrnKv3U2k"
     text = "This is an example message.\n"
     line = "Uw2QOkn8srV1yJGh2VYRlL1Tnagv1YEq6TfXppzi2ONncAlTgK7Ztg1ERYNZXsYjOBH3mFXmRKuwHjG1Yu72IneyaQM="
     key, signature = base64.b64decode(encoded), base64.b64decode(line)
