@@ -182,6 +182,7 @@ def test_a_checkpoint_that_a_crash_cut_short_is_passed_over(file: Witnessing, cu
     assert file.send().state == "taken"
     file.grow(1)
     assert file.send().state == "taken"
+    assert file.witnessed()[-1]["evidence"]["continues"] == file.witnessed()[-2]["size"]
     assert path.read_text().startswith(whole)
 
 
