@@ -16,9 +16,10 @@ from mcp_guard.core.bundle import payload_fields
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.merkle import TILE_HEIGHT, TILE_WIDTH, Tile
 from mcp_guard.ledger.proofs import Proofs
+from mcp_guard.ledger.witnessing import cosigned
 from mcp_guard.storage.sqlite import Store, reading
 
-CHECKPOINT, KEYS, PAYLOADS = "checkpoint", "ledger.pub", "payloads"
+CHECKPOINT, COSIGNED, KEYS, PAYLOADS = "checkpoint", "cosigned", "ledger.pub", "payloads"
 UNFINISHED = ".unfinished"
 Tell = Callable[[int, int], None]
 """Told how many receipts are done, of how many."""
@@ -89,6 +90,8 @@ def export(store: Store, keys: str, path: Path, payloads: bool, tell: Tell = lam
                 if is_new or payloads:
                     tell(tile.n * TILE_WIDTH + tile.width, proofs.head.size)
             _write_upper_tiles(store, proofs, folder, before)
+            if (note_of_witnesses := cosigned(store)) and proofs.continues(note.parse(note_of_witnesses)[0]):
+                folder.write(COSIGNED, [note_of_witnesses.encode()])
             # last, and durable: whoever reads it, even after a crash, finds all that is under it
             folder.write(CHECKPOINT, [proofs.checkpoint.encode()], durable=True)
             folder.drop_outgrown()
