@@ -186,7 +186,7 @@ def main() -> int:
         show(rows)
         if options.export:
             last = ledgers[-1]
-            took = timed(lambda: export(last.writer.store, last.writer.key.verifier() + "\n", folder / "out", False))
+            took = timed(lambda: export(last.writer.store, last.writer.key.verifier + "\n", folder / "out", False))
             print(f"\nexported {last.size:,} receipts in {took:.0f} s: {last.size / took:,.0f} a second")
     finally:
         shutil.rmtree(folder)

@@ -9,14 +9,16 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from mcp_guard.config_ledger import LedgerConfig, WitnessConfig, WitnessName
+from mcp_guard.config_parts import Model, Secret, Url
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Agent, Counter, Effect, FactsRule, ResourceRule, ToolRule
 from mcp_guard.core.redaction import make_redaction, overlap
-from mcp_guard.settings import Enrolled, NotifierSettings, SecretPlace, Server, Settings
+from mcp_guard.settings import Enrolled, NotifierSettings, Server, Settings
 
 SECOND = 1_000_000
 Pointer = Annotated[str, Field(pattern=r"^(/[^/]*)*$")]
@@ -25,29 +27,6 @@ Place = Annotated[str, Field(pattern=r"^(/[^/]*)+$")]
 EntityType = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9_]*$")]
 RESERVED_TYPES = ("Agent", "AgentInstance", "Group", "Tool", "Action")
 AttributeKind = Literal["string", "integer", "number", "boolean", "strings"]
-
-
-class Model(BaseModel):
-    """Strict and frozen: an unknown key is an error, never ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Secret(Model):
-    """Where a secret is; never the secret itself. Each key is a source of `upstream/secrets.py`."""
-
-    env: str | None = None
-    file: Path | None = None
-
-    @model_validator(mode="after")
-    def is_one_place(self) -> "Secret":
-        if len(self.model_fields_set) != 1:
-            raise ValueError('say where the secret is: { env = "NAME" } or { file = "PATH" }')
-        return self
-
-    def place(self) -> SecretPlace:
-        [source] = self.model_fields_set
-        return SecretPlace(source, str(getattr(self, source)))
 
 
 class UpstreamConfig(Model):
@@ -161,9 +140,6 @@ class RouteConfig(Model):
         )
 
 
-Url = Annotated[str, Field(pattern=r"^https?://[^/]+")]
-
-
 class DesktopConfig(Model):
     kind: Literal["desktop"]
 
@@ -229,10 +205,6 @@ class GuardConfig(Model):
         return origin
 
 
-class LedgerConfig(Model):
-    keep_payload_days: Annotated[int, Field(ge=0)] = 0
-
-
 class LimitsConfig(Model):
     argument_bytes: Annotated[int, Field(gt=0)] = 1024 * 1024
     depth: Annotated[int, Field(gt=0, le=200)] = 64
@@ -244,7 +216,6 @@ class Config(Model):
     """The whole file."""
 
     guard: GuardConfig
-    ledger: LedgerConfig = LedgerConfig()
     limits: LimitsConfig = LimitsConfig()
     agents: Annotated[dict[str, AgentConfig], Field(min_length=1)]
     upstreams: Annotated[dict[str, UpstreamConfig], Field(min_length=1)]
@@ -255,6 +226,8 @@ class Config(Model):
     routes: dict[str, RouteConfig] = {}
     notifiers: dict[str, NotifierConfig] = {}
     inbox: InboxConfig = InboxConfig()
+    ledger: LedgerConfig = LedgerConfig()
+    witnesses: dict[WitnessName, WitnessConfig] = {}
 
     @field_validator("upstreams")
     @classmethod
@@ -322,6 +295,8 @@ class Config(Model):
             },
             inbox_port=self.inbox.port,
             keep_payload_days=self.ledger.keep_payload_days,
+            signers=self.ledger.signers(here),
+            witnesses={name: witness.settings(here) for name, witness in self.witnesses.items()},
         )
 
 

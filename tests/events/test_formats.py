@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 import pytest
-from google.protobuf import json_format
+from google.protobuf import json_format  # type: ignore[import-untyped]
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 
 from mcp_guard.core.receipt import KINDS
@@ -30,13 +30,8 @@ def receipt(kind: str, **more: Any) -> Json:
     family = kind.partition(".")[0]
     about = {} if family in ("guard", "policy", "key", "payload", "checkpoint") else ABOUT
     placed = {name: ABOUT[name] for name in ("v", "seq", "time", "origin", "software")}
-    return {
-        **placed,
-        **about,
-        **(CALL if family in ("decision", "intent", "outcome", "approval") else {}),
-        "kind": kind,
-        **more,
-    }
+    call = CALL if family in ("decision", "intent", "outcome", "approval") else {}
+    return {**placed, **about, **call, "kind": kind, **more}
 
 
 SPECIAL = [

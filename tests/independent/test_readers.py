@@ -17,11 +17,11 @@ from tlog_scales.reader import TilesReader
 from tlog_scales.signing import Vkey
 from tlog_scales.tiles import leaf_hash
 
-from mcp_guard.core import canonical, note
+from mcp_guard.core import canonical
 from mcp_guard.core.model import Asked, Json
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.export import export
-from mcp_guard.ledger.keys import SigningKey
+from mcp_guard.ledger.keys import SigningKey, signing_key
 from mcp_guard.ledger.writer import Step, Writer
 from tests.ledger.filled import fill, open_filled
 from tests.promises.house import ALLOW, GATE, make_instance, open_house, pending_id, run
@@ -32,7 +32,7 @@ SIZES = (1, 255, 256, 257, 700)
 
 
 def write(writer: Writer, folder: Path, payloads: bool = False) -> Path:
-    export(writer.store, writer.key.verifier() + "\n", folder, payloads)
+    export(writer.store, writer.key.verifier + "\n", folder, payloads)
     return folder
 
 
@@ -200,14 +200,16 @@ def test_a_bundle_of_another_history_is_found(tmp_path: Path) -> None:
 def rotated(writer: Writer, possession: bytes | None = None) -> SigningKey:
     """Hand the ledger on to a new key, as receipts say it; the old key signs that receipt, the new one all later."""
     old, private = writer.key, Ed25519PrivateKey.generate()
-    new = SigningKey(old.origin, private, note.key_id(old.origin, private.public_key().public_bytes_raw()))
-    said: Json = {"old": old.verifier(), "new": new.verifier()}
+    new = signing_key(old.origin, private.public_key(), private.sign)
+    said: Json = {"old": old.verifier, "new": new.verifier}
 
     def op(step: Step) -> int:
         seq = writer.store.head().size
         claim = said | {"origin": old.origin, "seq": seq, "type": "mcp-guard/key-rotation/v1"}
         signature = possession or private.sign(canonical.canonicalize(claim))
-        return step.add(Draft("key.rotated", said | {"possession": base64.b64encode(signature).decode()}))
+        step.add(Draft("key.rotated", said | {"possession": base64.b64encode(signature).decode()}))
+        step.change_key(new)
+        return seq
 
     writer.run(op)
     writer.key = new
@@ -217,7 +219,7 @@ def rotated(writer: Writer, possession: bytes | None = None) -> SigningKey:
 
 def test_a_ledger_whose_key_was_rotated_is_accepted_with_its_first_key(tmp_path: Path) -> None:
     writer = open_filled(tmp_path / "state", 300)
-    (tmp_path / "first.pub").write_text(writer.key.verifier() + "\n")
+    (tmp_path / "first.pub").write_text(writer.key.verifier + "\n")
     rotated(writer)
     folder = write(writer, tmp_path / "out")
     said = verify(folder, tmp_path / "first.pub")
@@ -227,7 +229,7 @@ def test_a_ledger_whose_key_was_rotated_is_accepted_with_its_first_key(tmp_path:
 
 def test_a_rotation_that_the_new_key_did_not_sign_is_found(tmp_path: Path) -> None:
     writer = open_filled(tmp_path / "state", 3)
-    (tmp_path / "first.pub").write_text(writer.key.verifier() + "\n")
+    (tmp_path / "first.pub").write_text(writer.key.verifier + "\n")
     rotated(writer, bytes(64))
     said = verify(write(writer, tmp_path / "out"), tmp_path / "first.pub")
     assert said["problem"] == "receipt 3: the new key has not signed"

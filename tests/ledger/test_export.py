@@ -13,12 +13,15 @@ import pytest
 from mcp_guard.core import merkle, note
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.export import Exported, export
+from mcp_guard.ledger.proofs import Proofs
+from mcp_guard.ledger.witnessing import cosigned
 from mcp_guard.ledger.writer import Writer
+from mcp_guard.storage.key_rows import Witnessed
 from tests.ledger.filled import ORIGIN, fill, open_filled
 
 
 def write(writer: Writer, folder: Path, payloads: bool = False) -> Exported:
-    return export(writer.store, writer.key.verifier() + "\n", folder, payloads)
+    return export(writer.store, writer.key.verifier + "\n", folder, payloads)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -96,7 +99,7 @@ def note_root(folder: Path) -> str:
 
 def test_what_guards_write_meanwhile_is_left_to_the_next_export(tmp_path: Path) -> None:
     writer, out = open_filled(tmp_path / "state", 300), tmp_path / "out"
-    export(writer.store, writer.key.verifier() + "\n", out, False, lambda done, of: fill(writer, 10))
+    export(writer.store, writer.key.verifier + "\n", out, False, lambda done, of: fill(writer, 10))
     found = files(out)
     assert note.parse(found["checkpoint"].decode())[0].size == 300
     assert len(entries(found["tile/entries/001.p/44"])) == 44
@@ -111,7 +114,7 @@ def test_an_interrupted_export_is_completed_by_the_next(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export(writer.store, writer.key.verifier() + "\n", out, False, give_up)
+        export(writer.store, writer.key.verifier + "\n", out, False, give_up)
     assert (out / "tile/entries/001").exists()
     assert not (out / "checkpoint").exists()
     fill(writer, 1)
@@ -200,11 +203,42 @@ def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
 
 
 def test_memory_does_not_grow_with_the_ledger(tmp_path: Path) -> None:
-    writer, peaks = open_filled(tmp_path / "state", 2000), []
-    for count in (0, 8000):
+    writer, peaks = open_filled(tmp_path / "state", 4000), []
+    for count in (0, 12000):
         fill(writer, count)
+        write(writer, tmp_path / f"warm{count}")  # what is imported and cached once does not count
         tracemalloc.start()
         write(writer, tmp_path / f"out{count}")
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
-    assert peaks[1] < peaks[0] * 1.5, peaks
+    assert peaks[1] < peaks[0] * 1.2, peaks
+
+
+def test_memory_does_not_grow_with_the_payloads(tmp_path: Path) -> None:
+    writer = open_filled(tmp_path / "state", 100, b'"' + b"x" * 1_000_000 + b'"')
+    tracemalloc.start()
+    write(writer, tmp_path / "out", payloads=True)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert (tmp_path / "out/payloads/000.jsonl").stat().st_size > 100 * 1_000_000
+    assert peak < 50_000_000
+
+
+def test_a_folder_that_it_makes_is_its_owners_alone(tmp_path: Path) -> None:
+    write(open_filled(tmp_path / "state", 1), tmp_path / "out")
+    assert (tmp_path / "out").stat().st_mode & 0o077 == 0
+
+
+def test_the_newest_cosigned_head_stands_beside_the_present_one_and_proves_what_is_under_it(tmp_path: Path) -> None:
+    writer = open_filled(tmp_path / "state", 300)
+    line = base64.b64encode(bytes(4 + 8 + 64)).decode()
+    signed = f"{writer.store.checkpoint()}— witness.example {line}\n"
+    writer.run(lambda step: step.store.set_witnessed(Witnessed("outside", 300, step.now, signed)))
+    fill(writer, 10)
+    write(writer, tmp_path / "out")
+    assert (tmp_path / "out/cosigned").read_text() == signed
+    assert note.parse((tmp_path / "out/checkpoint").read_text())[0].size == 310
+    bundle = json.loads(Proofs(writer.store, cosigned(writer.store)).prove(7, with_payloads=False))
+    assert bundle["proof"].endswith(signed)
+    path = [base64.b64decode(each) for each in bundle["proof"].partition("\n\n")[0].split("\n")[2:]]
+    merkle.verify_inclusion(merkle.leaf_hash(bundle["entry"].encode()), 7, 300, path, note.parse(signed)[0].root)

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from mcp_guard.core.approval import State
-from mcp_guard.core.model import Asked, Ending, Execution, FactsRule, Json
+from mcp_guard.core.model import Asked, Effect, Ending, Execution, FactsRule, Json
 from mcp_guard.core.redaction import MARK, cut, make_redaction, overlap, scrub
 from mcp_guard.ledger.erasure import tidy
 from mcp_guard.ledger.verify import verify_ledger
@@ -20,7 +20,6 @@ from tests.promises.house import (
     GATE,
     PEOPLE,
     SECOND,
-    Effect,
     House,
     make_instance,
     make_tool,
