@@ -14,6 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mcp_guard.core import note
 from mcp_guard.ledger import rotation
 from mcp_guard.ledger.witnessing import cosigned
+from mcp_guard.settings import SecretPlace
 from mcp_guard.storage.sqlite import open_store
 from mcp_guard.witness.cosignature import cosignature
 from mcp_guard.witness.rfc3161 import in_order
