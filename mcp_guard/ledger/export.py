@@ -68,14 +68,23 @@ class Folder:
                     partial.parent.rmdir()
 
 
-def export(store: Store, keys: str, path: Path, payloads: bool, tell: Tell = lambda *_: None) -> Exported:
+def export(
+    store: Store,
+    keys: str,
+    path: Path,
+    payloads: bool,
+    tell: Tell = lambda *_: None,
+    checkpoint: str | None = None,
+) -> Exported:
     """Write the ledger into a folder, or add to an earlier export what is new. `keys` are its verifier lines.
+
+    With `checkpoint`, as it was at that earlier head.
 
     Raises: LedgerError if the folder holds something else, or the export of a ledger that this one does not continue.
     """
     try:
         with reading(store.path):
-            proofs = Proofs(store)
+            proofs = Proofs(store, checkpoint)
             before = check_folder(proofs, keys, path, payloads)
             folder = Folder(path)
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -115,6 +124,9 @@ def check_folder(proofs: Proofs, keys: str, path: Path, payloads: bool) -> int:
         earlier, _ = note.parse((path / CHECKPOINT).read_text())
     except ValueError as error:
         raise LedgerError(f"`{path / CHECKPOINT}` is damaged: {error}", elsewhere) from None
+    if proofs.is_past and earlier.size > proofs.head.size:
+        hint = f"mcp-guard ledger witness, or {elsewhere}"
+        raise LedgerError(f"`{path}` holds {earlier.size} receipts already; {proofs.head.size} are cosigned", hint)
     if not proofs.continues(earlier):
         about = f"`{path}` holds {earlier.size} receipts that are not the first of this ledger"
         raise LedgerError(f"{about}: one of the two was rolled back or changed", f"verify both; {elsewhere}")
