@@ -16,9 +16,10 @@ from mcp_guard.core.bundle import payload_fields
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.merkle import TILE_HEIGHT, TILE_WIDTH, Tile
 from mcp_guard.ledger.proofs import Proofs
+from mcp_guard.ledger.witnessing import cosigned
 from mcp_guard.storage.sqlite import Store, reading
 
-CHECKPOINT, KEYS, PAYLOADS = "checkpoint", "ledger.pub", "payloads"
+CHECKPOINT, COSIGNED, KEYS, PAYLOADS = "checkpoint", "cosigned", "ledger.pub", "payloads"
 UNFINISHED = ".unfinished"
 Tell = Callable[[int, int], None]
 """Told how many receipts are done, of how many."""
@@ -68,23 +69,14 @@ class Folder:
                     partial.parent.rmdir()
 
 
-def export(
-    store: Store,
-    keys: str,
-    path: Path,
-    payloads: bool,
-    tell: Tell = lambda *_: None,
-    checkpoint: str | None = None,
-) -> Exported:
+def export(store: Store, keys: str, path: Path, payloads: bool, tell: Tell = lambda *_: None) -> Exported:
     """Write the ledger into a folder, or add to an earlier export what is new. `keys` are its verifier lines.
-
-    With `checkpoint`, as it was at that earlier head.
 
     Raises: LedgerError if the folder holds something else, or the export of a ledger that this one does not continue.
     """
     try:
         with reading(store.path):
-            proofs = Proofs(store, checkpoint)
+            proofs = Proofs(store)
             before = check_folder(proofs, keys, path, payloads)
             folder = Folder(path)
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -98,6 +90,8 @@ def export(
                 if is_new or payloads:
                     tell(tile.n * TILE_WIDTH + tile.width, proofs.head.size)
             _write_upper_tiles(store, proofs, folder, before)
+            if (note_of_witnesses := cosigned(store)) and proofs.continues(note.parse(note_of_witnesses)[0]):
+                folder.write(COSIGNED, [note_of_witnesses.encode()])
             # last, and durable: whoever reads it, even after a crash, finds all that is under it
             folder.write(CHECKPOINT, [proofs.checkpoint.encode()], durable=True)
             folder.drop_outgrown()
@@ -124,9 +118,6 @@ def check_folder(proofs: Proofs, keys: str, path: Path, payloads: bool) -> int:
         earlier, _ = note.parse((path / CHECKPOINT).read_text())
     except ValueError as error:
         raise LedgerError(f"`{path / CHECKPOINT}` is damaged: {error}", elsewhere) from None
-    if proofs.is_past and earlier.size > proofs.head.size:
-        hint = f"mcp-guard ledger witness, or {elsewhere}"
-        raise LedgerError(f"`{path}` holds {earlier.size} receipts already; {proofs.head.size} are cosigned", hint)
     if not proofs.continues(earlier):
         about = f"`{path}` holds {earlier.size} receipts that are not the first of this ledger"
         raise LedgerError(f"{about}: one of the two was rolled back or changed", f"verify both; {elsewhere}")

@@ -1,7 +1,6 @@
 """When a checkpoint is due to be witnessed, and the newest one that outside witnesses have cosigned."""
 
 from mcp_guard.core import note
-from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import WitnessSettings
 from mcp_guard.storage.sqlite import Store
@@ -26,11 +25,8 @@ def is_due(writer: Writer, name: str, witness: WitnessSettings) -> bool:
     return writer.read(query)
 
 
-def cosigned(store: Store) -> str:
-    """The newest checkpoint that outside witnesses have cosigned, as one note with all their lines.
-
-    Raises: LedgerError if there is none.
-    """
+def cosigned(store: Store) -> str | None:
+    """The newest checkpoint that outside witnesses have cosigned, as one note with all their lines, if there is one."""
     found = [seen for seen in store.witnessed().values() if _is_cosigned(seen.note)]
     if not found:
         raise LedgerError(

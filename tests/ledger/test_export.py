@@ -13,7 +13,10 @@ import pytest
 from mcp_guard.core import merkle, note
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.export import Exported, export
+from mcp_guard.ledger.proofs import Proofs
+from mcp_guard.ledger.witnessing import cosigned
 from mcp_guard.ledger.writer import Writer
+from mcp_guard.storage.key_rows import Witnessed
 from tests.ledger.filled import ORIGIN, fill, open_filled
 
 
@@ -224,3 +227,18 @@ def test_memory_does_not_grow_with_the_payloads(tmp_path: Path) -> None:
 def test_a_folder_that_it_makes_is_its_owners_alone(tmp_path: Path) -> None:
     write(open_filled(tmp_path / "state", 1), tmp_path / "out")
     assert (tmp_path / "out").stat().st_mode & 0o077 == 0
+
+
+def test_the_newest_cosigned_head_stands_beside_the_present_one_and_proves_what_is_under_it(tmp_path: Path) -> None:
+    writer = open_filled(tmp_path / "state", 300)
+    line = base64.b64encode(bytes(4 + 8 + 64)).decode()
+    signed = f"{writer.store.checkpoint()}— witness.example {line}\n"
+    writer.run(lambda step: step.store.set_witnessed(Witnessed("outside", 300, step.now, signed)))
+    fill(writer, 10)
+    write(writer, tmp_path / "out")
+    assert (tmp_path / "out/cosigned").read_text() == signed
+    assert note.parse((tmp_path / "out/checkpoint").read_text())[0].size == 310
+    bundle = json.loads(Proofs(writer.store, cosigned(writer.store)).prove(7, with_payloads=False))
+    assert bundle["proof"].endswith(signed)
+    path = [base64.b64decode(each) for each in bundle["proof"].partition("\n\n")[0].split("\n")[2:]]
+    merkle.verify_inclusion(merkle.leaf_hash(bundle["entry"].encode()), 7, 300, path, note.parse(signed)[0].root)

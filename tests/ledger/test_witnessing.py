@@ -71,8 +71,7 @@ def test_a_clock_that_went_back_does_not_put_it_off(writer: Writer, clock: Clock
 
 
 def test_without_cosignatures_there_is_no_cosigned_checkpoint(writer: Writer) -> None:
-    with pytest.raises(LedgerError, match="no witness has cosigned"):
-        cosigned(writer.store)
+    assert cosigned(writer.store) is None
 
 
 def test_two_do_not_send_to_one_witness_at_once(tmp_path: Path) -> None:
