@@ -51,7 +51,8 @@ class Custody:
         try:
             name, id, _ = note.parse_verifier(verifier)
         except ValueError as error:
-            raise LedgerError(f"the ledger names no key: {error}", "run `mcp-guard verify`") from None
+            hint = "run `mcp-guard verify`, and restore the ledger from a copy"
+            raise LedgerError(f"the head of the ledger names no key: {error}", hint) from None
         if name != self.origin:
             hint = "set guard.origin back, or begin a new ledger in another state_dir"
             raise LedgerError(f"the ledger is of the origin `{name}`, not `{self.origin}`", hint)
