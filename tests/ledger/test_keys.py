@@ -269,6 +269,16 @@ def test_a_damaged_key_file_is_replaced_too(tmp_path: Path) -> None:
     assert open_writer(settings(tmp_path), Clock()).key.verifier == new
 
 
+def test_a_damaged_key_is_replaced_by_one_of_another_signer(tmp_path: Path) -> None:
+    held = external(tmp_path)
+    write(open_writer(settings(tmp_path), Clock()))
+    (tmp_path / "state" / "ledger.key").write_text("PRIVATE+KEY+rubbish\n")
+    both = settings(tmp_path, SignerSettings(), held)
+    assert rotation.replace(both, Clock())[1] == held.public
+    assert open_writer(both, Clock()).key.verifier == held.public
+    assert (tmp_path / "state" / "ledger.key").read_text() == "PRIVATE+KEY+rubbish\n"  # whatever it is, it stays
+
+
 def test_there_is_nothing_to_replace_without_receipts(tmp_path: Path) -> None:
     open_writer(settings(tmp_path), Clock())
     with pytest.raises(LedgerError, match="no receipts"):
