@@ -11,7 +11,7 @@ from mcp_guard.core.model import Asked, Ending, Execution, Json
 from mcp_guard.ledger.erasure import BATCH, DAY, Keeper, Order, erase_some, ranges
 from mcp_guard.ledger.verify import verify_ledger
 from mcp_guard.ports import Intent
-from tests.ledger.filled import fill
+from tests.ledger.filled import fill, open_filled
 from tests.live.guarded import Client, cli, enrol, log, scripted, write_config
 from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id, run, text
 
@@ -207,6 +207,22 @@ def test_a_running_guard_is_no_obstacle(config: Path) -> None:
         assert done["wal_emptied"] is True
         assert b"while it runs" not in stored(config.parent / "state")
         assert "result" in client.call("up__echo", {"text": "and goes on"})
+    assert verified(config)
+
+
+def test_a_running_guard_erases_what_is_kept_too_long(tmp_path: Path) -> None:
+    old = open_filled(tmp_path / "state", 5, b'{"text":"of long ago"}', "mcp-guard.local/ledger")
+    old.store.close()
+    config = write_config(tmp_path, scripted("up", tmp_path), more="[ledger]\nkeep_payload_days = 1\n")
+    with Client(config) as client:
+        client.start()
+        client.call("up__echo", {"text": "of today"})
+        while not (erased := log(config, "--kind", "payload.erased")):
+            assert client.process.poll() is None
+        while b"of long ago" in stored(tmp_path / "state"):  # the log of changes is emptied next
+            assert client.process.poll() is None
+        assert b"of today" in stored(tmp_path / "state")
+    assert (erased[0]["count"], erased[0]["seqs"]) == (5, [[0, 4]])
     assert verified(config)
 
 
