@@ -159,4 +159,4 @@ def test_the_receipts_of_a_guard_fit_every_format(receipts: list[Json]) -> None:
 
 
 def test_every_kind_has_a_class() -> None:
-    assert ocsf.CLASSES.keys() == set(KINDS)
+    assert set(KINDS) <= ocsf.CLASSES.keys()
