@@ -78,9 +78,10 @@ async def _serve_stdio(serving: Serving, hub: Hub, front: StdioFront, launched: 
     serving.start(*issue, serving.begin(instance))
     session = serving.session(instance, hub, front)
     async with asyncio.TaskGroup() as tasks:
-        courier = tasks.create_task(serving.carry())
+        beside = serving.beside(tasks)
         await front.serve(session, hub)
-        courier.cancel()
+        for each in beside:
+            each.cancel()
     serving.stop(lambda step: registry.end(step, instance))
 
 
@@ -121,13 +122,14 @@ async def _serve_http(serving: Serving, where: ServeSettings) -> None:
     serving.start()
     async with asyncio.TaskGroup() as tasks:
         keeping = tasks.create_task(sessions.run(started))
-        courier = tasks.create_task(serving.carry())
+        beside = serving.beside(tasks)
         await started.wait()
         serving.note(f"serving {where.url} on {where.host} port {sockets[0].getsockname()[1]}")
         await server.serve(sockets=sockets)
         sessions.stop()
         await keeping
-        courier.cancel()
+        for each in beside:
+            each.cancel()
     serving.stop()
 
 

@@ -16,6 +16,7 @@ from mcp_guard.core.describe import Description
 from mcp_guard.core.errors import GuardError, PolicyError
 from mcp_guard.core.model import Instance, Json, Micros, Tool
 from mcp_guard.core.receipt import Draft
+from mcp_guard.core.scrub import Scrubber
 from mcp_guard.guard import Guard
 from mcp_guard.identity.instances import Issuer, random_text
 from mcp_guard.ledger import registry
@@ -42,6 +43,8 @@ class SystemClock:
 CLOCK = SystemClock()
 COLLECT_AFTER_SECONDS = 5
 """When garbage is collected at the latest; start-up makes none."""
+KEEP_AFTER_SECONDS = 3
+"""When payloads that are kept too long begin to be erased: not while the client waits for us."""
 
 
 def new_call_id() -> str:
@@ -51,6 +54,7 @@ def new_call_id() -> str:
 
 def make_hub(settings: Settings) -> Hub:
     """The upstreams of the config, not yet started."""
+    scrubber = Scrubber()  # one for all: an upstream can get at the files of another
     connections = [
         Connection(
             Connector(
@@ -58,6 +62,9 @@ def make_hub(settings: Settings) -> Hub:
                 argv=server.argv,
                 stderr=settings.state_dir / "upstreams" / f"{name}.stderr.log",
                 env=server.env,
+                secrets=server.secrets,
+                here=settings.path.parent,
+                scrubber=scrubber,
                 cwd=server.cwd,
                 timeout=server.timeout,
             ),
@@ -76,6 +83,7 @@ def ledger_settings(settings: Settings) -> LedgerSettings:
         counters=settings.counters,
         kept_response_bytes=settings.kept_response_bytes,
         unsafe_skip_fsync=settings.unsafe_skip_fsync,
+        signers=settings.signers,
     )
 
 
@@ -98,7 +106,7 @@ class Serving:
     @property
     def issuer(self) -> Issuer:
         key = self.ledger.book.writer.key
-        return Issuer(key.origin, key.private.sign, key.public)
+        return Issuer(key.origin, key.sign, key.public)
 
     def start(self, *work: Callable[[Step], None]) -> None:
         """Record that this process serves, and do `work` in the same transaction."""
@@ -145,8 +153,27 @@ class Serving:
         )
         return Session(guard, hub, instance, front, settings.inbox)
 
-    async def carry(self) -> None:
-        """Notify, escalate and expire, once there is something to do that for; until cancelled."""
+    def beside(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        """Start what goes on beside the calls; each task runs until it is cancelled."""
+        return [tasks.create_task(each()) for each in (self._carry, self._attend, self._keep)]
+
+    async def _keep(self) -> None:
+        """Erase what is kept too long, once the client that waits for us is served."""
+        await asyncio.sleep(KEEP_AFTER_SECONDS)
+        from mcp_guard.ledger.erasure import Keeper
+
+        await Keeper(self.ledger.book.writer, self.settings.keep_payload_days).run()
+
+    async def _attend(self) -> None:
+        """Have the ledger witnessed, if the configuration says how often."""
+        often = {name: each for name, each in self.settings.witnesses.items() if each.is_by_itself}
+        if often:
+            from mcp_guard.witness.attendant import Attendant
+
+            await Attendant(self.ledger.book.writer, often, self.settings.path).run()
+
+    async def _carry(self) -> None:
+        """Notify, escalate and expire, once there is something to do that for."""
         settings, asked = self.settings, asyncio.Event()
         if not settings.routes:
             return

@@ -20,18 +20,27 @@ class Enrolled:
 
 
 @dataclass(frozen=True, slots=True)
+class SecretPlace:
+    """Where a secret is, never the secret itself: a name in `upstream.secrets.SOURCES`, and which one there."""
+
+    source: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
-    """How one upstream is started."""
+    """How one upstream is started. `secrets` are variables of its environment that are read when it is started."""
 
     argv: tuple[str, ...]
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secrets: Mapping[str, SecretPlace] = field(default_factory=dict)
     cwd: Path = Path()
     timeout: float = 300
 
 
 @dataclass(frozen=True, slots=True)
 class NotifierSettings:
-    """How one notifier is reached. A secret in `options` is `{"env": NAME}` or `{"file": PATH}`, read when it is used.
+    """How one notifier is reached. A secret in `options` is a `SecretPlace`, read when it is used.
 
     `here` is the folder that relative paths are taken from.
     """
@@ -57,8 +66,42 @@ class ServeSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SignerSettings:
+    """How the ledger's private key is held: `file`, `keyring` or `command`, of which alone the rest speaks.
+
+    `public` is the verifier line of the key that the command signs with, `seconds` how long it may take, `here` the
+    folder that it runs in.
+    """
+
+    kind: str = "file"
+    command: tuple[str, ...] = ()
+    public: str = ""
+    seconds: float = 5
+    here: Path = Path()
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessSettings:
+    """A place that checkpoints are sent to. `every_seconds` and `every_receipts` say when a guard does so by itself.
+
+    `options`, their secrets and `here` are as in `NotifierSettings`.
+    """
+
+    kind: str
+    options: Mapping[str, Any]
+    here: Path
+    every_seconds: float | None = None
+    every_receipts: int | None = None
+
+    @property
+    def is_by_itself(self) -> bool:
+        """Whether a running guard sends checkpoints without being told."""
+        return self.every_seconds is not None or self.every_receipts is not None
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
-    """The whole configuration. Paths are absolute; `approvers` maps ids to names."""
+    """The whole configuration. Paths are absolute; `approvers` maps ids to names; `signers`: this one and the next."""
 
     path: Path
     state_dir: Path
@@ -79,7 +122,10 @@ class Settings:
     routes: Mapping[str, Route]
     notifiers: Mapping[str, NotifierSettings]
     inbox_port: int
-    serve: "ServeSettings | None" = None
+    serve: ServeSettings | None = None
+    keep_payload_days: int = 0
+    signers: tuple[SignerSettings, ...] = (SignerSettings(),)
+    witnesses: Mapping[str, WitnessSettings] = field(default_factory=dict)
 
     @property
     def audience(self) -> str:

@@ -138,7 +138,7 @@ def _issue(writer: Writer, charter: Charter, options: argparse.Namespace) -> int
     key = writer.key
 
     def op(step: Step) -> Instance:
-        instance, bound = start_instance(Issuer(key.origin, key.private.sign, key.public), charter, step.now)
+        instance, bound = start_instance(Issuer(key.origin, key.sign, key.public), charter, step.now)
         registry.issue(step, instance, bound | {"by": getpass.getuser()})
         if code:
             step.store.add_launch(registry.hash_code(code), instance.id, step.now + CODE_SECONDS * SECOND)

@@ -76,6 +76,7 @@ def give_up(step: Step, instance: str, note: str) -> None:
         about = {"grant": grant.id, "approval": grant.approval, "instance": instance, "note": note}
         step.add(Draft("grant.revoked", about))
         step.store.move_grant(grant, "revoked", grant.used)
+    step.store.close_approvals_of(instance)
 
 
 def revoke(step: Step, key: Key, note: str, by: str, until: Micros | None = None) -> list[Instance]:

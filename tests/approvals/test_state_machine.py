@@ -17,7 +17,6 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from mcp_guard.core.approval import State
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Asked
-from mcp_guard.ledger import registry
 from mcp_guard.ledger.verify import verify_ledger
 from mcp_guard.ledger.votes import Ballots
 from tests.promises.house import (
@@ -129,8 +128,7 @@ class Approvals(RuleBasedStateMachine):
     @precondition(lambda self: State.REQUESTED in self.model.values())
     @rule(guard=GUARDS)
     def the_instance_ends(self, guard: int) -> None:
-        writer = self.guards[guard].ledger.book.writer
-        writer.run(lambda step: registry.give_up(step, INSTANCE.id, "the instance has ended"))
+        self.guards[guard].end(INSTANCE.id)
         for id, state in self.model.items():
             if state is State.REQUESTED:
                 self.model[id] = State.WITHDRAWN
