@@ -30,6 +30,7 @@ from mcp_guard.core.model import (
     ToolRule,
 )
 from mcp_guard.core.names import join
+from mcp_guard.core.receipt import Draft
 from mcp_guard.guard import Guard
 from mcp_guard.ledger.approvers import NewKey, enrol
 from mcp_guard.ledger.opening import LedgerSettings, OpenLedger, open_ledger
@@ -137,6 +138,8 @@ class House:
         draft.write_text(policies)
         draft.replace(path)  # another process of the same test may be reading it
         engine = load_policies(path, make_world(self.upstream.catalog, self.ledger.book.settings.counters))
+        loaded = Draft("policy.loaded", {"policy_version": engine.version})
+        self.ledger.book.note(loaded, policy=(engine.version, engine.material))
         self.policies.replace(engine)
         return engine
 

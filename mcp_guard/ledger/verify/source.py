@@ -1,0 +1,69 @@
+"""What verifying reads from: a ledger file or an export, each process for itself, all of them the same snapshot."""
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple, Protocol
+
+PAYLOADS = ("request", "facts", "material", "response", "subject")
+SALT_BYTES = 16
+
+
+class Row(NamedTuple):
+    """One receipt as it is stored. What a source does not hold is None: the kind it is filed under, its payloads.
+
+    Payload cells are in the order of `PAYLOADS`: salt and payload; a salt alone for one that was never kept.
+    """
+
+    seq: int
+    kind: str | None
+    body: bytes
+    signature: bytes
+    leaf: bytes
+    cells: tuple[bytes | None, ...] | None
+
+
+class Reader(Protocol):
+    """One process's view. Methods raise Failed where what they find cannot be proved, and Unusable if they cannot
+    read."""
+
+    def snapshot(self) -> str:
+        """Let go of what was seen before and hold on to what is there now; names it, so that views can be compared."""
+
+    def size(self) -> int:
+        """How many receipts there are to look at."""
+
+    def checkpoint(self) -> str:
+        """The signed note of the head."""
+
+    def rows(self, first: int, stop: int) -> Iterator[Row]:
+        """In order; a missing one is left out."""
+
+    def stored(self, level: int, first: int, stop: int) -> list[bytes] | None:
+        """Hashes at a level of tiles, a missing one left out; None if this source stores none at all."""
+
+    def policy(self, version: str) -> bytes | None:
+        """The material of a policy version."""
+
+    def key_receipts(self) -> list[int]:
+        """The receipts that change the guard's key."""
+
+    def key_hints(self) -> list[str]:
+        """Verifier lines that the first receipt may be signed by; nobody vouches for them."""
+
+    def strays(self, size: int) -> tuple[int | None, str] | None:
+        """Something that belongs to none of the receipts: where, and what it is."""
+
+    def close(self) -> None: ...
+
+
+class Source(Protocol):
+    """Opens readers; made before the workers are forked."""
+
+    scope: str
+
+    def open(self) -> Reader: ...
+
+    def prove_kept_payloads(self) -> bool:
+        """Whether payloads that are gone must be accounted for: the source claims to hold all that were kept."""
+
+
+Json = dict[str, Any]
