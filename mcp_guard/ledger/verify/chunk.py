@@ -4,6 +4,7 @@ handed on in few words (`items`). Runs in worker processes; everything that it t
 
 import hashlib
 import json
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -110,13 +111,15 @@ class _Chunk:
         elif kind in ("outcome", "decision"):
             self.result.items.append((seq, {name: receipt[name] for name in OF_OTHERS if name in receipt}))
 
-    def _check_payloads(self, seq: int, receipt: Receipt, cells: tuple[bytes | None, ...]) -> None:
+    def _check_payloads(self, seq: int, receipt: Receipt, cells: Sequence[bytes | None]) -> None:
         result, gone = self.result, 0
         for name, cell in zip(PAYLOADS, cells, strict=True):
             if cell is None:
                 gone += name in receipt
             elif name not in receipt:
                 raise Failed(seq, f"a payload `{name}` that the receipt does not speak of")
+            elif not isinstance(cell, bytes):
+                raise Failed(seq, f"its payload `{name}` is not stored as bytes any more")
             elif len(cell) <= SALT_BYTES:
                 if name != "response" or len(cell) < SALT_BYTES:
                     raise Failed(seq, f"its payload `{name}` was taken away, and no receipt says so")
@@ -151,8 +154,9 @@ def check_node(reader: Reader, height: int, index: int, hash: bytes) -> None:
 def _read(row: Row, origin: str) -> Receipt:
     """The receipt in its document, which is in canonical form, so that nobody can read it otherwise. Raises: Failed."""
     try:
-        receipt: Any = json.loads(row.body)
-        canonical = _ENCODE(receipt).encode() == row.body
+        text = row.body.decode()
+        receipt, _ = _DECODE(text)
+        canonical = _ENCODE(receipt) == text
     except (ValueError, RecursionError, TypeError):
         raise Failed(row.seq, "is not JSON") from None
     if not isinstance(receipt, dict) or receipt.get("seq") != row.seq or receipt.get("origin") != origin:
@@ -162,10 +166,12 @@ def _read(row: Row, origin: str) -> Receipt:
         raise Failed(row.seq, "is not in the form of a receipt")
     if row.kind is not None and kind != row.kind:
         raise Failed(row.seq, f"is filed as `{row.kind}` but says `{kind}`")
-    follows = receipt.get("follows", [])
-    if not isinstance(follows, list) or not all(type(at) is int and 0 <= at < row.seq for at in follows):
-        raise Failed(row.seq, f"follows {follows}, which is not before it")
+    if "follows" in receipt:
+        follows = receipt["follows"]
+        if not isinstance(follows, list) or not all(type(at) is int and 0 <= at < row.seq for at in follows):
+            raise Failed(row.seq, f"follows {follows}, which is not before it")
     return receipt
 
 
 _ENCODE = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
+_DECODE: Callable[[str], tuple[Any, int]] = json.JSONDecoder().raw_decode

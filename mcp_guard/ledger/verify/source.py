@@ -1,6 +1,6 @@
 """What verifying reads from: a ledger file or an export, each process for itself, all of them the same snapshot."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 PAYLOADS = ("request", "facts", "material", "response", "subject")
@@ -18,7 +18,7 @@ class Row(NamedTuple):
     body: bytes
     signature: bytes
     leaf: bytes
-    cells: tuple[bytes | None, ...] | None
+    cells: Sequence[bytes | None] | None
 
 
 class Reader(Protocol):
