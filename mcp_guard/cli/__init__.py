@@ -18,6 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("show", "tell the story of one call"),
     "tail": ("tail", "follow receipts as they come"),
     "verify": ("verify", "verify the ledger with its public key"),
+    "ledger": ("ledger", "export the ledger, prove a receipt"),
     "approvals": ("approvals", "list, show, approve, deny and grant held calls"),
     "inbox": ("inbox", "serve the page on which approvers decide"),
     "approvers": ("approvers", "the keys of the people who approve"),

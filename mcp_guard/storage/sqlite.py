@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.merkle import TILE_WIDTH
 from mcp_guard.storage import schema
 from mcp_guard.storage.approval_rows import ApprovalRows, ChangedElsewhere
 
@@ -78,6 +79,33 @@ class Store(ApprovalRows):
     def add_receipt(self, row: ReceiptRow) -> None:
         values = (row.seq, row.kind, row.at, row.call, row.body, row.signature, row.leaf)
         self._run("INSERT INTO receipt VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+    def add_node(self, level: int, index: int, hash: bytes) -> None:
+        """The root of a complete subtree of 256**level receipts."""
+        self._run("INSERT INTO node VALUES (?, ?, ?)", (level, index, hash))
+
+    def tile(self, level: int, n: int) -> list[bytes]:
+        """The hashes of a tile (core/merkle.py) that are there by now: up to 256."""
+        span = (n * TILE_WIDTH, (n + 1) * TILE_WIDTH)
+        if level == 0:
+            found = self._run("SELECT CAST(leaf AS BLOB) FROM receipt WHERE seq >= ? AND seq < ? ORDER BY seq", span)
+        else:
+            sql = "SELECT CAST(hash AS BLOB) FROM node WHERE level = ? AND idx >= ? AND idx < ? ORDER BY idx"
+            found = self._run(sql, (level, *span))
+        return [hash for (hash,) in found]
+
+    def entries(self, first: int, end: int) -> list[tuple[int, bytes, bytes]]:
+        """Number, document and signature of the receipts from `first` up to `end`, in order."""
+        cells = "seq, CAST(body AS BLOB), CAST(signature AS BLOB)"
+        sql = f"SELECT {cells} FROM receipt WHERE seq >= ? AND seq < ? ORDER BY seq"
+        return self._run(sql, (first, end)).fetchall()
+
+    def cells(self, first: int, end: int) -> Iterator[tuple[int, dict[str, tuple[bytes, bytes]]]]:
+        """The payloads still kept of the receipts from `first` up to `end`, each as its salt and its bytes."""
+        sql = f"SELECT seq, {', '.join(PAYLOADS)} FROM payload WHERE seq >= ? AND seq < ? ORDER BY seq"
+        for seq, *row in self._run(sql, (first, end)):
+            kept = {name: cell for name, cell in zip(PAYLOADS, row, strict=True) if cell and len(cell) > SALT_BYTES}
+            yield seq, {name: (cell[:SALT_BYTES], cell[SALT_BYTES:]) for name, cell in kept.items()}
 
     def add_payloads(self, seq: int, cells: Mapping[str, bytes]) -> None:
         """The payloads of one receipt, each with its salt before it."""
