@@ -17,6 +17,8 @@ from .tree import TILE, Span, leaf_of
 
 NAMED = "policy.named"
 """An item that is no receipt: the first naming of a policy version within the run."""
+EARLIER = "earlier.head"
+"""An item that is no receipt: an earlier checkpoint (`note`) that bundles of the run have."""
 NO_POLICIES = "none"
 """The version named by what is denied before any policies are loaded."""
 OF_INTENT = (
@@ -72,6 +74,7 @@ class _Chunk:
         self.span = Span(first, self._on_node)
         self.result = Result(first, signer.key.line)
         self._versions: set[str] = set()
+        self._heads: set[str] = set()
         self._joined = True
         """Whether no receipt that still has payloads came since the last one whose payloads are gone."""
 
@@ -87,6 +90,9 @@ class _Chunk:
             raise Failed(seq, "its leaf in the tree is not its own")
         kind: str = receipt["kind"]
         self._hand_on(seq, kind, receipt)
+        if row.head is not None and row.head not in self._heads:
+            self._heads.add(row.head)
+            result.items.append((seq, {"kind": EARLIER, "note": row.head}))
         if row.cells is not None:
             self._check_payloads(seq, receipt, row.cells)
         self.span.add(row.leaf)

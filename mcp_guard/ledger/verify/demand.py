@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from .notes import Checkpoint, VerifierKey, Witnessed, signers, witnesses
+from .notes import Checkpoint, VerifierKey, Witnessed, parse_checkpoint, signers, witnesses
 from .report import Failed, Report, Unusable, count
 from .signatures import Receipt
 
@@ -54,6 +54,21 @@ def check_head(head: Checkpoint, size: int, root: bytes, keys: tuple[VerifierKey
     expected = (keys[0].name, size, root)
     if (head.origin, head.size, head.root) != expected or head.text.count(b"\n") != 3:
         raise Failed(None, f"the signed checkpoint is of {head.size} receipts and another tree than these {size}")
+
+
+def check_earlier(
+    heads: Mapping[str, int], keys: tuple[VerifierKey, ...], size: int, root_of: Callable[[int], bytes]
+) -> None:
+    """The earlier checkpoints of bundles (by the first receipt that has them) are of this tree. Raises: Failed."""
+    for note, seq in heads.items():
+        try:
+            head = parse_checkpoint(note)
+            if not signers(head, keys):
+                raise ValueError("it is not signed by a key of this ledger")
+        except ValueError as error:
+            raise Failed(seq, f"the checkpoint of its bundle does not hold: {error}") from None
+        if not seq < head.size <= size or (head.origin, head.root) != (keys[0].name, root_of(head.size)):
+            raise Failed(seq, "the checkpoint of its bundle is of another tree")
 
 
 def check_witnesses(demand: Demand, head: Checkpoint, report: Report) -> None:

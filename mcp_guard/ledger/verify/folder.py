@@ -9,7 +9,7 @@ from pathlib import Path
 from .bundle import Bundle, parse_bundle, read_cells, split_entry
 from .notes import parse_checkpoint
 from .report import Failed, Unusable
-from .source import PAYLOADS, Row
+from .source import PAYLOADS, SALT_BYTES, Row
 from .tree import TILE
 
 WIDTH = 1 << TILE
@@ -53,6 +53,17 @@ def widths(total: int) -> Iterator[tuple[int, int]]:
     yield from ((number, min(WIDTH, total - number * WIDTH)) for number in range(-(-total // WIDTH)))
 
 
+def _cells(body: bytes, cells: Mapping[str, bytes] | None) -> list[bytes | None] | None:
+    """In their order. An export holds no salt of a reply that was never kept: such a one is taken for that."""
+    if cells is None:
+        return None
+    kept = [cells.get(name) for name in PAYLOADS]
+    at = PAYLOADS.index("response")
+    if kept[at] is None and b'"response":"sha256:' in body:
+        kept[at] = bytes(SALT_BYTES)
+    return kept
+
+
 class FolderReader:
     """Nothing here changes while it is read: an export is finished when its checkpoint is written."""
 
@@ -89,15 +100,15 @@ class FolderReader:
             seq = start + at
             if at >= len(leaves):
                 raise Failed(seq, f"its hash is missing in `{tile_path('tile/0', number, width)}`")
+            head = None
             try:
                 body, signature = split_entry(entry)
                 cells = payloads.get(seq, {}) if self._has_payloads else None
                 if self._has_bundles:
-                    self._check_bundle(bundles[at] if at < len(bundles) else b"", seq, entry, cells)
+                    head = self._check_bundle(bundles[at] if at < len(bundles) else b"", seq, entry, cells)
             except ValueError as error:
                 raise Failed(seq, f"{error}") from None
-            kept = None if cells is None else tuple(cells.get(name) for name in PAYLOADS)
-            yield Row(seq, None, body, signature, leaves[at], kept)
+            yield Row(seq, None, body, signature, leaves[at], _cells(body, cells), head)
 
     def _entries(self, number: int, width: int) -> list[bytes]:
         """The entries of a bundle: before each its length, 16 bits, big-endian."""
@@ -112,16 +123,15 @@ class FolderReader:
             at = stop
         return found
 
-    def _check_bundle(self, line: bytes, seq: int, entry: bytes, cells: Mapping[str, bytes] | None) -> None:
-        """Raises: ValueError."""
+    def _check_bundle(self, line: bytes, seq: int, entry: bytes, cells: Mapping[str, bytes] | None) -> str | None:
+        """Its checkpoint, if it is of an earlier export. Raises: ValueError."""
         bundle: Bundle = parse_bundle(line)
         if bundle.seq != seq or bundle.leaf != hashlib.sha256(b"\x00" + entry).digest():
             raise ValueError("its bundle is of another receipt")
-        if bundle.checkpoint.note != self._note:
-            raise ValueError("its bundle has another checkpoint than the export")
         if cells is not None and not bundle.cells.items() <= cells.items():
             raise ValueError("its bundle has other payloads than the export")
         bundle.check_inclusion()
+        return None if bundle.checkpoint.note == self._note else bundle.checkpoint.note
 
     def _payloads(self, number: int, stop: int) -> dict[int, dict[str, bytes]]:
         found: dict[int, dict[str, bytes]] = {}

@@ -52,7 +52,7 @@ class Links:
         if kind == "intent":
             self._intent(seq, receipt)
         elif kind == "decision":
-            if receipt["outcome"] == "require_approval":
+            if receipt.get("outcome") == "require_approval":
                 self._held = seq, receipt["call"]
         elif kind == "outcome":
             if self.intents.pop(follows[0] if follows else -1, None) != receipt["call"]:

@@ -4,8 +4,8 @@ import base64
 import json
 from collections.abc import Iterator
 
-from .chunk import NAMED, Result
-from .demand import Demand, check, check_against, check_head, check_witnesses
+from .chunk import EARLIER, NAMED, Result
+from .demand import Demand, check, check_against, check_earlier, check_head, check_witnesses
 from .keyring import ROTATED, Signer, begin
 from .notes import Checkpoint, parse_checkpoint
 from .policies import Policies
@@ -41,6 +41,7 @@ class _Part:
         self.reader = workers.reader
         self.stored, self.policies = StoredHashes(self.reader), Policies(self.reader)
         self.span = Span(report.first)
+        self.heads: dict[str, int] = {}
 
     def verify(self, payloads_here: bool) -> None:
         """Raises: Failed."""
@@ -60,7 +61,11 @@ class _Part:
         if report.scope == "receipt":
             report.receipt = json.loads(_row(self.reader, report.first).body)
         check_witnesses(self.demand, head, report)
-        root_of = lambda earlier: self.stored.earlier_root(earlier, size, root)  # noqa: E731
+
+        def root_of(earlier: int) -> bytes:
+            return self.stored.earlier_root(earlier, size, root)
+
+        check_earlier(self.heads, chain, size, root_of)
         check_against(self.demand, chain, size, root_of, report)
         say_part(report, payloads_here, bool(self.demand.against))
 
@@ -115,6 +120,8 @@ class _Part:
         for seq, item in result.items:
             if item["kind"] == NAMED:
                 self.policies.check(seq, item)
+            elif item["kind"] == EARLIER:
+                self.heads.setdefault(item["note"], seq)
         if result.failure is not None:
             raise Failed(*result.failure)
         for _, height, hash in result.nodes:

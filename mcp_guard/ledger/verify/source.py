@@ -19,6 +19,8 @@ class Row(NamedTuple):
     signature: bytes
     leaf: bytes
     cells: Sequence[bytes | None] | None
+    head: str | None = None
+    """The checkpoint of its bundle, if that is an earlier one."""
 
 
 class Reader(Protocol):

@@ -2,8 +2,8 @@
 
 import base64
 
-from .chunk import NAMED, Result, check_chunk, check_node
-from .demand import Demand, check, check_against, check_head, check_witnesses
+from .chunk import EARLIER, NAMED, Result, check_chunk, check_node
+from .demand import Demand, check, check_against, check_earlier, check_head, check_witnesses
 from .erasures import Erasures
 from .keyring import ROTATED, Signer, begin
 from .links import Links
@@ -42,6 +42,8 @@ class _Whole:
         self.stored = StoredHashes(self.reader)
         self.witnessed: list[tuple[int, Receipt]] = []
         """Of the present chunk."""
+        self.heads: dict[str, int] = {}
+        """Earlier checkpoints, and the first receipt whose bundle has one."""
         self.chain: list[VerifierKey] = []
         self.signer: Signer
 
@@ -109,6 +111,8 @@ class _Whole:
                 self.signer = self.signer.after(seq, item)
                 why = "the key before it signed" if kind == ROTATED else "both were given; the key before did not sign"
                 self._use(seq + 1 if kind == ROTATED else seq, self.signer.key, why)
+            elif kind == EARLIER:
+                self.heads.setdefault(item["note"], seq)
             elif kind == "payload.erased":
                 self.erasures.note_erased(seq, item)
             elif kind == "checkpoint.witnessed":
@@ -158,5 +162,6 @@ class _Whole:
         if self.source.scope == "export" and self.reader.key_hints() != [key.line for key in self.chain]:
             raise Failed(None, "`ledger.pub` holds other keys than those that signed the receipts")
         report.checkpoint = head.note
+        check_earlier(self.heads, tuple(self.chain), size, self.stored.root)
         check_witnesses(self.demand, head, report)
         check_against(self.demand, tuple(self.chain), size, self.stored.root, report)
