@@ -21,9 +21,10 @@ from mcp_guard.core.model import Instance, Json, Micros, Tool
 from mcp_guard.core.receipt import Draft, format_time, instance_fields
 from mcp_guard.guard import Guard
 from mcp_guard.identity.instances import Issuer, Launch, check_credential, random_text, start_instance
+from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ledger.opening import LedgerSettings, OpenLedger, open_ledger, recover
 from mcp_guard.policy.in_force import PoliciesInForce
-from mcp_guard.settings import Settings
+from mcp_guard.settings import Enrolled, Settings
 from mcp_guard.transports.session import Session
 from mcp_guard.transports.stdio import StdioFront
 from mcp_guard.upstream.child import Connector
@@ -80,6 +81,7 @@ def ledger_settings(settings: Settings) -> LedgerSettings:
         counters=settings.counters,
         kept_response_bytes=settings.kept_response_bytes,
         unsafe_skip_fsync=settings.unsafe_skip_fsync,
+        signers=settings.signers,
     )
 
 
@@ -95,16 +97,21 @@ def run_stdio(settings: Settings, launch: Launch) -> None:
     ledger: OpenLedger | None = None
     try:
         ledger = open_ledger(ledger_settings(settings), CLOCK)
-        key = ledger.book.writer.key
-        issuer = Issuer(key.origin, key.private.sign, key.public)
-        instance, public = start_instance(issuer, enrolled.agent, launch, CLOCK.now(), enrolled.credential_seconds)
-        check_credential(issuer, instance)
+        instance, public = issue(ledger.book.writer.key, enrolled, launch)
         report_unknown(recover(ledger.book.writer, settings.state_dir))
         asyncio.run(Run(settings, hub, ledger, instance).serve(public))
     finally:
         hub.kill()
         if ledger is not None:
             ledger.close()
+
+
+def issue(key: SigningKey, enrolled: Enrolled, launch: Launch) -> tuple[Instance, str]:
+    """A new instance with a credential that the ledger's key signs; also its public key. The key itself is not kept."""
+    issuer = Issuer(key.origin, key.sign, key.public)
+    instance, public = start_instance(issuer, enrolled.agent, launch, CLOCK.now(), enrolled.credential_seconds)
+    check_credential(issuer, instance)
+    return instance, public
 
 
 def policy_world(settings: Settings, tools: Iterable[Tool], absent: Collection[str]) -> "World":

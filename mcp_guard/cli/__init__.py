@@ -19,6 +19,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "tail": ("tail", "follow receipts as they come"),
     "verify": ("verify", "verify the ledger with its public key"),
     "ledger": ("ledger", "export the ledger, prove a receipt"),
+    "keys": ("keys", "the keys that the ledger is signed with: list, rotate, replace"),
     "approvals": ("approvals", "list, show, approve, deny and grant held calls"),
     "inbox": ("inbox", "serve the page on which approvers decide"),
     "approvers": ("approvers", "the keys of the people who approve"),

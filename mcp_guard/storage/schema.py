@@ -17,9 +17,14 @@ CREATE TABLE node (
   level INTEGER NOT NULL, idx INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (level, idx)
 ) WITHOUT ROWID;
 CREATE TABLE head (
-  one INTEGER PRIMARY KEY CHECK (one = 0), size INTEGER NOT NULL, edge BLOB NOT NULL, checkpoint TEXT NOT NULL
+  one INTEGER PRIMARY KEY CHECK (one = 0), size INTEGER NOT NULL, edge BLOB NOT NULL, checkpoint TEXT NOT NULL,
+  key TEXT NOT NULL
 );
-INSERT INTO head VALUES (0, 0, x'', '');
+INSERT INTO head VALUES (0, 0, x'', '', '');
+CREATE TABLE guard_key (id INTEGER PRIMARY KEY, since INTEGER NOT NULL, verifier TEXT NOT NULL);
+CREATE TABLE witnessed (
+  witness TEXT PRIMARY KEY, size INTEGER NOT NULL, at INTEGER NOT NULL, note TEXT NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE payload (
   seq INTEGER PRIMARY KEY, request BLOB, facts BLOB, material BLOB, response BLOB, subject BLOB
 );

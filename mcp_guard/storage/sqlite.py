@@ -15,6 +15,7 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.merkle import TILE_WIDTH
 from mcp_guard.storage import schema
 from mcp_guard.storage.approval_rows import ApprovalRows, ChangedElsewhere
+from mcp_guard.storage.key_rows import KeyRows
 
 __all__ = ["ChangedElsewhere", "Head", "ReceiptRow", "Store", "explain", "open_store", "reading"]
 
@@ -36,11 +37,14 @@ class ReceiptRow:
 
 @dataclass(frozen=True, slots=True)
 class Head:
+    """Size and right edge of the tree, and the verifier line of the key in force (none before the first receipt)."""
+
     size: int
     edge: tuple[bytes, ...]
+    key: str
 
 
-class Store(ApprovalRows):
+class Store(ApprovalRows, KeyRows):
     """One connection to the ledger file."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
@@ -63,13 +67,13 @@ class Store(ApprovalRows):
     # Receipts
 
     def head(self) -> Head:
-        size, edge = self._run("SELECT size, edge FROM head").fetchone()
-        return Head(size, tuple(edge[at : at + 32] for at in range(0, len(edge), 32)))
+        size, edge, key = self._run("SELECT size, edge, key FROM head").fetchone()
+        return Head(size, tuple(edge[at : at + 32] for at in range(0, len(edge), 32)), key)
 
     def advance_head(self, before: int, after: Head, checkpoint: str) -> None:
         cursor = self._run(
-            "UPDATE head SET size = ?, edge = ?, checkpoint = ? WHERE one = 0 AND size = ?",
-            (after.size, b"".join(after.edge), checkpoint, before),
+            "UPDATE head SET size = ?, edge = ?, checkpoint = ?, key = ? WHERE one = 0 AND size = ?",
+            (after.size, b"".join(after.edge), checkpoint, after.key, before),
         )
         self._one_row(cursor, "the head of the ledger")
 

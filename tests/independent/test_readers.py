@@ -28,7 +28,7 @@ SIZES = (1, 255, 256, 257, 700)
 
 
 def write(writer: Writer, folder: Path, payloads: bool = False) -> Path:
-    export(writer.store, writer.key.verifier() + "\n", folder, payloads)
+    export(writer.store, writer.key.verifier + "\n", folder, payloads)
     return folder
 
 

@@ -18,7 +18,7 @@ from tests.ledger.filled import ORIGIN, fill, open_filled
 
 
 def write(writer: Writer, folder: Path, payloads: bool = False) -> Exported:
-    return export(writer.store, writer.key.verifier() + "\n", folder, payloads)
+    return export(writer.store, writer.key.verifier + "\n", folder, payloads)
 
 
 def files(folder: Path) -> dict[str, bytes]:
@@ -96,7 +96,7 @@ def note_root(folder: Path) -> str:
 
 def test_what_guards_write_meanwhile_is_left_to_the_next_export(tmp_path: Path) -> None:
     writer, out = open_filled(tmp_path / "state", 300), tmp_path / "out"
-    export(writer.store, writer.key.verifier() + "\n", out, False, lambda done, of: fill(writer, 10))
+    export(writer.store, writer.key.verifier + "\n", out, False, lambda done, of: fill(writer, 10))
     found = files(out)
     assert note.parse(found["checkpoint"].decode())[0].size == 300
     assert len(entries(found["tile/entries/001.p/44"])) == 44
@@ -111,7 +111,7 @@ def test_an_interrupted_export_is_completed_by_the_next(tmp_path: Path) -> None:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export(writer.store, writer.key.verifier() + "\n", out, False, give_up)
+        export(writer.store, writer.key.verifier + "\n", out, False, give_up)
     assert (out / "tile/entries/001").exists()
     assert not (out / "checkpoint").exists()
     fill(writer, 1)
