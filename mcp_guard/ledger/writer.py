@@ -46,6 +46,7 @@ class Step:
         seq = self._size
         salts = {name: os.urandom(SALT_BYTES) for name in draft.payloads}
         commitments = {name: commitment(salts[name], data) for name, data in draft.payloads.items()}
+        body = document(draft, Place(self.key.origin, seq, self._time, SOFTWARE), commitments)
         signature = self.key.sign(body)
         whole = entry(body, signature)
         if len(whole) > MOST_ENTRY:
