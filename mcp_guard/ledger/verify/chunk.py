@@ -6,13 +6,14 @@ import hashlib
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from .keyring import Signer
 from .notes import parse_key
 from .report import Failed
 from .signatures import Receipt
-from .source import PAYLOADS, SALT_BYTES, Reader, Row
+from .source import PAYLOADS, SALT_BYTES, Filed, Reader, Row
 from .tree import TILE, Span, leaf_of
 
 NAMED = "policy.named"
@@ -170,8 +171,8 @@ def _read(row: Row, origin: str) -> Receipt:
     kind, version = receipt.get("kind"), receipt.get("policy_version")
     if not canonical or not isinstance(kind, str) or not isinstance(version, str | None):
         raise Failed(row.seq, "is not in the form of a receipt")
-    if row.kind is not None and kind != row.kind:
-        raise Failed(row.seq, f"is filed as `{row.kind}` but says `{kind}`")
+    if row.filed is not None:
+        _check_filed(row, row.filed, receipt)
     if "follows" in receipt:
         follows = receipt["follows"]
         if not isinstance(follows, list) or not all(type(at) is int and 0 <= at < row.seq for at in follows):
@@ -179,5 +180,20 @@ def _read(row: Row, origin: str) -> Receipt:
     return receipt
 
 
+def _check_filed(row: Row, filed: Filed, receipt: Receipt) -> None:
+    """The columns by which it is looked up say the same as it does. Raises: Failed."""
+    if receipt["kind"] != filed.kind:
+        raise Failed(row.seq, f"is filed as `{filed.kind}` but says `{receipt['kind']}`")
+    if receipt.get("call") != filed.call:
+        raise Failed(row.seq, f"is filed under call `{filed.call}` but says `{receipt.get('call')}`")
+    try:
+        at = (datetime.fromisoformat(receipt["time"]) - EPOCH) // MICROSECOND
+    except (KeyError, TypeError, ValueError):
+        raise Failed(row.seq, "does not say its time") from None
+    if at != filed.at:
+        raise Failed(row.seq, f"is filed at {filed.at} but says `{receipt['time']}`")
+
+
+EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _ENCODE = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
 _DECODE: Callable[[str], tuple[Any, int]] = json.JSONDecoder().raw_decode

@@ -9,7 +9,7 @@ from pathlib import Path
 from .bundle import Bundle, parse_bundle, read_cells, split_entry
 from .notes import parse_checkpoint
 from .report import Failed, Unusable
-from .source import PAYLOADS, SALT_BYTES, Row
+from .source import PAYLOADS, SALT_BYTES, End, Row
 from .tree import TILE
 
 WIDTH = 1 << TILE
@@ -197,8 +197,11 @@ class FolderReader:
         path = self.path / "ledger.pub"
         return path.read_text(errors="replace").splitlines() if path.is_file() else []
 
-    def strays(self, size: int) -> tuple[int | None, str] | None:
+    def strays(self, end: End) -> tuple[int | None, str] | None:
         """Files that are of no receipt of this tree."""
+        size = end.size
+        if self.key_hints() != end.keys:
+            return None, "`ledger.pub` holds other keys than those that signed the receipts"
         expected = {tile_path("tile/entries", *each) for each in widths(size)}
         for level in range(-(-size.bit_length() // TILE) + 1):
             expected |= {tile_path(f"tile/{level}", *each) for each in widths(size >> TILE * level)}

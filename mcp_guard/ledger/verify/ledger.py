@@ -6,11 +6,11 @@ from pathlib import Path
 
 from .keyring import REPLACED, ROTATED
 from .report import Failed, Unusable
-from .source import PAYLOADS, Row
+from .source import PAYLOADS, End, Filed, Row
 from .tree import TILE
 
 CELLS = ", ".join(f"payload.{name}" for name in PAYLOADS)
-ROWS = f"""SELECT receipt.seq, kind, body, signature, leaf, {CELLS} FROM receipt
+ROWS = f"""SELECT receipt.seq, kind, at, call, body, signature, leaf, {CELLS} FROM receipt
 LEFT JOIN payload ON payload.seq = receipt.seq WHERE receipt.seq >= ? AND receipt.seq < ? ORDER BY receipt.seq"""
 
 
@@ -71,10 +71,10 @@ class LedgerReader:
         return str(row[0]) if row else ""
 
     def rows(self, first: int, stop: int) -> Iterator[Row]:
-        for seq, kind, body, signature, leaf, *cells in self._db.execute(ROWS, (first, stop)):
+        for seq, kind, at, call, body, signature, leaf, *cells in self._db.execute(ROWS, (first, stop)):
             if not (type(body) is bytes and type(signature) is bytes and type(leaf) is bytes):
                 raise Failed(seq, "is not stored as bytes any more")
-            yield Row(seq, kind, body, signature, leaf, cells)
+            yield Row(seq, Filed(kind, at, call), body, signature, leaf, cells)
 
     def stored(self, level: int, first: int, stop: int) -> list[bytes] | None:
         if level and not self._has_nodes:
@@ -97,11 +97,14 @@ class LedgerReader:
         query = "SELECT json_extract(body, '$.old') FROM receipt WHERE kind IN (?, ?) ORDER BY seq LIMIT 1"
         return [str(row[0]) for row in self._db.execute(query, (ROTATED, REPLACED))]
 
-    def strays(self, size: int) -> tuple[int | None, str] | None:
-        """Receipts and payloads outside the numbers, nodes of no subtree, a head of another size."""
-        (head,) = self._db.execute("SELECT size FROM head").fetchone()
-        if head != size:
-            return None, f"the head is filed as of {head} receipts, and its checkpoint is of {size}"
+    def strays(self, end: End) -> tuple[int | None, str] | None:
+        """Receipts and payloads outside the numbers, nodes of no subtree, a head or keys of another ledger."""
+        size = end.size
+        head = self._db.execute("SELECT * FROM head").fetchone()
+        if tuple(head)[1:3] != (size, b"".join(end.edge)):
+            return None, "the head that the next receipt would be appended to is of another tree"
+        if len(head) > 4 and head[4] != end.keys[-1]:
+            return None, "the head names another key as the one in use"
         for table in ("receipt", "payload"):
             query = f"SELECT seq FROM {table} WHERE seq < 0 OR seq >= ? LIMIT 1"
             if row := self._db.execute(query, (size,)).fetchone():

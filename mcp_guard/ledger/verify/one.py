@@ -10,7 +10,7 @@ from .chunk import check_chunk
 from .demand import Demand, check, check_head, check_witnesses
 from .notes import signers
 from .report import Failed, Report, Unusable
-from .source import PAYLOADS, Row
+from .source import PAYLOADS, End, Row
 from .words import say_bundle
 
 
@@ -106,7 +106,7 @@ class _OneRow:
     def key_hints(self) -> list[str]:
         return []
 
-    def strays(self, size: int) -> tuple[int | None, str] | None:
+    def strays(self, end: End) -> tuple[int | None, str] | None:
         return None
 
     def close(self) -> None: ...

@@ -7,14 +7,30 @@ PAYLOADS = ("request", "facts", "material", "response", "subject")
 SALT_BYTES = 16
 
 
+class Filed(NamedTuple):
+    """What the table of a ledger says of a receipt beside it, so that it can be found: unsigned copies."""
+
+    kind: str
+    at: int
+    call: str | None
+
+
+class End(NamedTuple):
+    """What the receipts themselves came to: the tree's size and right edge, and the guard's keys (verifier lines)."""
+
+    size: int
+    edge: list[bytes]
+    keys: list[str]
+
+
 class Row(NamedTuple):
-    """One receipt as it is stored. What a source does not hold is None: the kind it is filed under, its payloads.
+    """One receipt as it is stored. What a source does not hold is None: how it is filed, its payloads.
 
     Payload cells are in the order of `PAYLOADS`: salt and payload; a salt alone for one that was never kept.
     """
 
     seq: int
-    kind: str | None
+    filed: Filed | None
     body: bytes
     signature: bytes
     leaf: bytes
@@ -51,8 +67,8 @@ class Reader(Protocol):
     def key_hints(self) -> list[str]:
         """Verifier lines that the first receipt may be signed by; nobody vouches for them."""
 
-    def strays(self, size: int) -> tuple[int | None, str] | None:
-        """Something that belongs to none of the receipts: where, and what it is."""
+    def strays(self, end: End) -> tuple[int | None, str] | None:
+        """Something stored beside the receipts that is not of them: where, and what it is."""
 
     def close(self) -> None: ...
 

@@ -12,7 +12,7 @@ from .policies import Policies
 from .pool import CHUNK, Workers, opened
 from .report import Failed, Report
 from .signatures import Receipt
-from .source import Source
+from .source import End, Source
 from .stored import StoredHashes
 from .tree import TILE, Span
 from .words import say_whole
@@ -157,10 +157,9 @@ class _Whole:
         except ValueError as error:
             raise Failed(None, f"the checkpoint cannot be read: {error}") from None
         check_head(head, size, root, tuple(self.chain))
-        if stray := self.reader.strays(size):
+        edge, keys = [hash for _, _, hash in self.span.nodes], [key.line for key in self.chain]
+        if stray := self.reader.strays(End(size, edge, keys)):
             raise Failed(*stray)
-        if self.source.scope == "export" and self.reader.key_hints() != [key.line for key in self.chain]:
-            raise Failed(None, "`ledger.pub` holds other keys than those that signed the receipts")
         report.checkpoint = head.note
         check_earlier(self.heads, tuple(self.chain), size, self.stored.root)
         check_witnesses(self.demand, head, report)
