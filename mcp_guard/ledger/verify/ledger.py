@@ -54,7 +54,7 @@ class LedgerReader:
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
         tables = db.execute("SELECT name FROM sqlite_master WHERE type = 'table'").fetchall()
-        self._has_nodes = ("node",) in tables
+        self._has_nodes, self._has_keys = ("node",) in tables, ("guard_key",) in tables
 
     def snapshot(self) -> str:
         if self._db.in_transaction:
@@ -105,6 +105,10 @@ class LedgerReader:
             return None, "the head that the next receipt would be appended to is of another tree"
         if len(head) > 4 and head[4] != end.keys[-1]:
             return None, "the head names another key as the one in use"
+        if self._has_keys:
+            keys = [line for (line,) in self._db.execute("SELECT verifier FROM guard_key ORDER BY id")]
+            if keys != end.keys:
+                return None, "the table of the guard's keys is not that of those that signed the receipts"
         for table in ("receipt", "payload"):
             query = f"SELECT seq FROM {table} WHERE seq < 0 OR seq >= ? LIMIT 1"
             if row := self._db.execute(query, (size,)).fetchone():

@@ -55,8 +55,10 @@ class _Whole:
         self.signer = self._begin()
         self._read_all(size)
         self.links.finish()
-        self._settle()
+        self._sum_up()
         self._check_head()
+        if self.source.prove_kept_payloads():
+            self.erasures.settle(self.reader)
         say_whole(self.report, self.source.prove_kept_payloads(), bool(self.demand.against))
 
     def _begin(self) -> Signer:
@@ -136,11 +138,9 @@ class _Whole:
         if base64.b64encode(StoredHashes(self.reader).root(size)).decode() != receipt.get("root"):
             raise Failed(seq, f"says that a witness saw another tree of {size} receipts than this one")
 
-    def _settle(self) -> None:
+    def _sum_up(self) -> None:
         report = self.report
         report.payloads_erased = self.erasures.count()
-        if self.source.prove_kept_payloads():
-            self.erasures.settle(self.reader)
         report.root = base64.b64encode(self.span.root()).decode()
         report.last = report.receipts - 1
         report.calls_without_outcome = len(self.links.intents)
