@@ -190,15 +190,17 @@ class Run:
         asyncio.get_running_loop().call_later(COLLECT_AFTER_SECONDS, gc.enable)  # also if no policies can be loaded
         session = Session(self._make_guard(), self._hub, self._instance, self._front, self._settings.inbox)
         async with asyncio.TaskGroup() as tasks:
-            courier = tasks.create_task(self._carry()) if self._settings.routes else None
+            beside = [tasks.create_task(each()) for each in (self._carry, self._attend)]
             await self._front.serve(session, self._hub)
-            if courier is not None:
-                courier.cancel()
+            for each in beside:
+                each.cancel()
         self._ledger.requests.end(self._instance)
         book.note(Draft("instance.ended", about), Draft("guard.stopped", {"guard": book.settings.guard}))
 
     async def _carry(self) -> None:
         """Notify, escalate and expire, once there is something to do that for."""
+        if not self._settings.routes:
+            return
         asked = asyncio.Event()
         self._ledger.requests.on_asked.append(asked.set)
         await asked.wait()
@@ -208,6 +210,14 @@ class Run:
         courier = Courier(self._ledger.book.writer, settings.routes, settings.notifiers, settings.inbox)
         self._ledger.requests.on_asked[:] = [courier.wake]
         await courier.run()
+
+    async def _attend(self) -> None:
+        """Have the ledger witnessed, if the configuration says how often."""
+        often = {name: each for name, each in self._settings.witnesses.items() if each.is_by_itself}
+        if often:
+            from mcp_guard.witness.attendant import Attendant
+
+            await Attendant(self._ledger.book.writer, often, self._settings.path).run()
 
     def _make_guard(self) -> Guard:
         pattern = self._settings.ticket_pattern

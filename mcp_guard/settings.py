@@ -70,6 +70,11 @@ class WitnessSettings:
     every_seconds: float | None = None
     every_receipts: int | None = None
 
+    @property
+    def is_by_itself(self) -> bool:
+        """Whether a running guard sends checkpoints without being told."""
+        return self.every_seconds is not None or self.every_receipts is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Settings:

@@ -18,7 +18,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "show": ("show", "tell the story of one call"),
     "tail": ("tail", "follow receipts as they come"),
     "verify": ("verify", "verify the ledger with its public key"),
-    "ledger": ("ledger", "export the ledger, prove a receipt"),
+    "ledger": ("ledger", "export the ledger, prove a receipt, have witnesses see its head"),
     "keys": ("keys", "the keys that the ledger is signed with: list, rotate, replace"),
     "approvals": ("approvals", "list, show, approve, deny and grant held calls"),
     "inbox": ("inbox", "serve the page on which approvers decide"),

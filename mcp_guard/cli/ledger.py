@@ -5,6 +5,7 @@ import sys
 
 SUBCOMMANDS: tuple[tuple[str, str, str], ...] = (
     ("export", "ledger_export", "write the ledger as files that others can verify"),
+    ("witness", "ledger_witness", "send the checkpoint to outside witnesses"),
     ("prove", "ledger_prove", "print a receipt, or those of a call, with the proof that it stands in the ledger"),
 )
 """Name, module below `mcp_guard.cli` (its function `main(arguments)` returns the exit code), and help."""

@@ -25,7 +25,7 @@ KINDS = (
     "policy.loaded", "policy.rejected", "decision", "approval.requested", "approval.escalated", "approval.granted",
     "approval.denied", "approval.expired", "approval.withdrawn", "approval.stale", "approval.revoked",
     "approval.consumed", "grant.given", "grant.used", "grant.revoked", "approver.enrolled", "approver.removed",
-    "intent", "outcome", "key.rotated", "key.replaced", "checkpoint.witnessed",
+    "intent", "outcome", "key.rotated", "key.replaced", "payload.erased", "checkpoint.witnessed",
 )  # fmt: skip
 
 

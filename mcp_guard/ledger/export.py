@@ -1,7 +1,7 @@
 """The ledger as files that anybody can serve and verify: C2SP tlog-tiles, and beside them a bundle for each receipt.
 
 What the files are: docs/reference/export.md. Only the head is read at one instant; what stands under it never changes,
-so guards may write meanwhile. Memory does not grow with the ledger: 256 receipts are read at a time.
+so guards may write meanwhile. Memory does not grow with the ledger: 256 receipts are read at a time, and one's payloads.
 """
 
 import os
@@ -41,11 +41,15 @@ class Folder:
     written: set[Path] = field(default_factory=set)
     """The partial tiles of this export: others are of heads before it."""
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, *parts: bytes) -> None:
+        self.write_lines(name, parts)
+
+    def write_lines(self, name: str, parts: Iterable[bytes]) -> None:
+        """The parts one after the other, as they come."""
         target, draft = self.path / name, self.path / UNFINISHED
         target.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("wb") as file:
-            file.write(data)
+            file.writelines(parts)
             file.flush()
             os.fsync(file.fileno())
         draft.replace(target)
@@ -77,7 +81,7 @@ def export(store: Store, keys: str, path: Path, payloads: bool, tell: Tell = lam
             proofs = Proofs(store)
             before = check_folder(proofs, keys, path, payloads)
             folder = Folder(path)
-            path.mkdir(parents=True, exist_ok=True)
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.write(KEYS, keys.encode())
             for tile in merkle.level_tiles(proofs.head.size):
                 is_new = (tile.n + 1) * TILE_WIDTH > before or not tile.is_full
@@ -134,8 +138,8 @@ def _write_receipts(store: Store, proofs: Proofs, folder: Folder, tile: Tile) ->
 def _write_payloads(store: Store, folder: Folder, tile: Tile) -> None:
     first = tile.n * TILE_WIDTH
     rows = ({"seq": seq} | payload_fields(cells) for seq, cells in store.cells(first, first + tile.width) if cells)
-    data = b"".join(orjson.dumps(row) + b"\n" for row in rows)
-    folder.write(f"{PAYLOADS}/{merkle.tile_number(tile.n)}.jsonl", data)
+    lines = (orjson.dumps(row) + b"\n" for row in rows)
+    folder.write_lines(f"{PAYLOADS}/{merkle.tile_number(tile.n)}.jsonl", lines)
 
 
 def _write_policies(store: Store, folder: Folder, versions: Iterable[str | None]) -> None:
