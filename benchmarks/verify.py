@@ -53,13 +53,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", default="200000,1000000", help="receipts, by commas")
     parser.add_argument("--where", type=Path, help="a folder to write the ledgers in")
+    parser.add_argument("--keep", type=Path, help="a folder to write the ledgers in for good, or to find them in")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     rows = []
     with tempfile.TemporaryDirectory(dir=options.where) as folder:
         for size in map(int, options.sizes.split(",")):
-            state = Path(folder) / str(size)
-            write(state, size)
+            state = (options.keep or Path(folder)) / str(size)
+            if not state.exists():
+                write(state, size)
             rows.append(measure(state, size))
             print_row(rows[-1], first=len(rows) == 1)
     if options.json:

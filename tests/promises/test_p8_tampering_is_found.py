@@ -241,6 +241,7 @@ def beside() -> Iterator[tuple[str, str]]:
     yield f"UPDATE payload SET request = substr(request, 1, 9) WHERE seq = {asked}", "was taken away"
     yield f"UPDATE payload SET subject = request WHERE seq = {asked}", "that the receipt does not speak of"
     yield f"UPDATE payload SET request = 'text' WHERE seq = {asked}", "is not stored as bytes any more"
+    yield "INSERT INTO payload (seq) VALUES (9)", "and they are still kept"
     yield "DELETE FROM payload WHERE seq = 999", "no receipt says that it was erased"
     yield "DELETE FROM payload WHERE seq >= 1000", "no receipt says that it was erased"
     yield "INSERT INTO payload (seq, request) VALUES (5000, x'00')", "belongs to no receipt"

@@ -24,7 +24,10 @@ class Erasures:
         for each in receipt["seqs"]:
             if not (isinstance(each, list) and len(each) == 2 and 0 <= each[0] <= each[1] < seq):
                 raise Failed(seq, f"says that the payloads of {each} were erased, which are not before it")
-            self.erased.append((each[0], each[1]))
+            if self.erased and self.erased[-1][0] <= each[0] == self.erased[-1][1] + 1:
+                self.erased[-1] = self.erased[-1][0], each[1]
+            else:
+                self.erased.append((each[0], each[1]))
 
     def count(self) -> int:
         return sum(count for _, _, count in self.gone)
@@ -32,6 +35,9 @@ class Erasures:
     def settle(self, reader: Reader) -> None:
         """Raises: Failed at the first receipt with a payload that is gone and that no receipt says was erased."""
         merged = merge(self.erased)
+        for first, last in merged:
+            if (seq := reader.kept(first, last)) is not None:
+                raise Failed(seq, "a receipt says that its payloads were erased, and they are still kept")
         starts = [first for first, _ in merged]
         for first, last, _ in self.gone:
             at = bisect_right(starts, first) - 1

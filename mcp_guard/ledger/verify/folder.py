@@ -180,6 +180,13 @@ class FolderReader:
             self._tiles[level] = known
         return known[1]
 
+    def kept(self, first: int, last: int) -> int | None:
+        for number in range(first // WIDTH, last // WIDTH + 1):
+            found = self._payloads(number, min((number + 1) * WIDTH, self._size))
+            if seqs := [seq for seq, cells in found.items() if cells and first <= seq <= last]:
+                return min(seqs)
+        return None
+
     def policy(self, version: str) -> bytes | None:
         name = version.removeprefix("sha256:")
         path = self.path / "policies" / f"{name}.json"

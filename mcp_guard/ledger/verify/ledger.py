@@ -84,6 +84,10 @@ class LedgerReader:
             query = "SELECT idx, hash FROM node WHERE level = ?1 AND idx >= ?2 AND idx < ?3 ORDER BY idx"
         return [hash for _, hash in self._db.execute(query, (level, first, stop))]
 
+    def kept(self, first: int, last: int) -> int | None:
+        row = self._db.execute("SELECT min(seq) FROM payload WHERE seq BETWEEN ? AND ?", (first, last)).fetchone()
+        return None if row[0] is None else int(row[0])
+
     def policy(self, version: str) -> bytes | None:
         row = self._db.execute("SELECT material FROM policy_version WHERE version = ?", (version,)).fetchone()
         return row[0] if row and isinstance(row[0], bytes) else None

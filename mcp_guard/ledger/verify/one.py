@@ -97,6 +97,9 @@ class _OneRow:
     def stored(self, level: int, first: int, stop: int) -> list[bytes] | None:
         return None
 
+    def kept(self, first: int, last: int) -> int | None:
+        return None
+
     def policy(self, version: str) -> bytes | None:
         return None
 

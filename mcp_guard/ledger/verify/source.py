@@ -58,6 +58,9 @@ class Reader(Protocol):
     def stored(self, level: int, first: int, stop: int) -> list[bytes] | None:
         """Hashes at a level of tiles, a missing one left out; None if this source stores none at all."""
 
+    def kept(self, first: int, last: int) -> int | None:
+        """The first receipt of these of which a payload is kept."""
+
     def policy(self, version: str) -> bytes | None:
         """The material of a policy version."""
 
