@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from textwrap import dedent
 
 from .demand import Demand, Progress, untold
 from .folder import Folder
@@ -57,7 +58,10 @@ def main(arguments: list[str] | None = None) -> int:
     except Unusable as error:
         print(f"cannot verify: {error}", file=sys.stderr)
         return UNUSABLE
-    print(render(report, options.json))
+    try:
+        print(render(report, options.json), flush=True)
+    except BrokenPipeError:  # whoever reads has seen enough
+        sys.stdout = None
     return OK if report.ok else FAILED
 
 
@@ -105,9 +109,9 @@ def _read_all(files: Sequence[Path], kind: int = 1) -> tuple[VerifierKey, ...]:
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
-    """A signed note, as `verify` prints it. Raises: Unusable."""
+    """A signed note, perhaps indented as a report prints it. Raises: Unusable."""
     try:
-        return parse_checkpoint(path.read_text())
+        return parse_checkpoint(dedent(path.read_text()))
     except (OSError, ValueError) as error:
         raise Unusable(f"cannot read the checkpoint `{path}`: {error}") from None
 
