@@ -23,7 +23,7 @@ def sign_anew(
 ) -> None:
     """Let `change` alter receipts of the ledger in `folder` from `first` on, and sign them, the tree and the head anew.
 
-    `key` is the ledger's own by default.
+    `key` is the ledger's own by default. A change may put a document's bytes under `as it is`.
     """
     key = key or hold(folder, origin, SignerSettings()).first()
     edge: list[bytes] = []
@@ -50,7 +50,10 @@ def _sign(db: sqlite3.Connection, seq: int, body: bytes, change: Change, key: Si
     """The leaf of the receipt as it is now."""
     receipt = json.loads(body)
     change(receipt)
-    new = json.dumps(receipt, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    new = (
+        receipt.pop("as it is", None)
+        or json.dumps(receipt, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    )
     signature = key.sign(new)
     leaf = merkle.leaf_hash(entry(new, signature))
     at = (datetime.fromisoformat(receipt["time"]) - EPOCH) // timedelta(microseconds=1)

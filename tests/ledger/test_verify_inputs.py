@@ -24,7 +24,7 @@ from mcp_guard.ledger.export import export
 from mcp_guard.ledger.proofs import Proofs
 from mcp_guard.ledger.verify import FAILED, OK, UNUSABLE, main, tree
 from mcp_guard.ledger.verify import verify_ledger as whole
-from mcp_guard.ledger.verify.pool import CHUNK
+from mcp_guard.ledger.verify.pool import CHUNK, opened
 from mcp_guard.ledger.verify.stored import StoredHashes
 from tests.ledger.filled import ORIGIN, fill, open_filled
 
@@ -266,6 +266,30 @@ def test_workers_and_one_process_say_the_same(tmp_path: Path) -> None:
         found.append(json.loads(done.stdout))
     assert found[0]["failed_at"] == CHUNK + 5
     assert found[0] == found[1] == found[2]
+
+
+class Restless:
+    """A source whose head, as this process sees it, changes three times before it is what the workers see."""
+
+    scope = "ledger"
+
+    def __init__(self) -> None:
+        self.parent, self.seen = os.getpid(), 0
+
+    def open(self) -> "Restless":
+        return self
+
+    def snapshot(self) -> str:
+        self.seen += 1
+        return "now" if os.getpid() != self.parent or self.seen > 3 else f"before {self.seen}"
+
+    def close(self) -> None: ...
+
+
+def test_all_processes_look_at_one_head() -> None:
+    source = Restless()
+    with opened(source, 2):  # type: ignore[arg-type]
+        assert source.seen == 4
 
 
 def test_with_threads_it_does_not_fork(made: Path) -> None:

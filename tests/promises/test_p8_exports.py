@@ -245,6 +245,9 @@ def test_an_older_export_is_found_rolled_back_and_one_of_another_life_split(past
     words = [str(tmp_path / "third"), "--key", str(past / "ledger.pub")]
     assert main(words) == OK
     assert main([*words, "--against", str(tmp_path / "kept")]) == FAILED
+    shutil.copy(tmp_path / "third" / "bundles" / "000.jsonl", tmp_path / "longer" / "bundles" / "000.jsonl")
+    report = verify(tmp_path / "longer", past)
+    assert (report.failed_at, report.problem) == (0, "the checkpoint of its bundle is of another tree")
 
 
 def test_an_export_without_payloads_says_that_they_are_not_there(past: Path, out: Path) -> None:
