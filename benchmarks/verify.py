@@ -96,7 +96,7 @@ def add_calls(step: Step, call: Call, decision: Decision, receipts: int) -> None
     for _ in range((receipts + 1) // 2):
         intent = step.add(intent_draft(call, decision))
         if receipts > 1:
-            step.add(outcome_draft(call, intent, reply, orjson.dumps(reply.reply)))
+            step.add(outcome_draft(call, intent, reply))
         receipts -= 2
 
 

@@ -1,7 +1,7 @@
 """The ledger as files that anybody can serve and verify: C2SP tlog-tiles, and beside them a bundle for each receipt.
 
 What the files are: docs/reference/export.md. Only the head is read at one instant; what stands under it never changes,
-so guards may write meanwhile. Memory does not grow with the ledger: 256 receipts are read at a time, and one's payloads.
+so guards may write meanwhile. Memory does not grow with the ledger: 256 receipts are read at a time, payloads singly.
 """
 
 import os
@@ -16,9 +16,10 @@ from mcp_guard.core.bundle import payload_fields
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.merkle import TILE_HEIGHT, TILE_WIDTH, Tile
 from mcp_guard.ledger.proofs import Proofs
+from mcp_guard.ledger.witnessing import cosigned
 from mcp_guard.storage.sqlite import Store, reading
 
-CHECKPOINT, KEYS, PAYLOADS = "checkpoint", "ledger.pub", "payloads"
+CHECKPOINT, COSIGNED, KEYS, PAYLOADS = "checkpoint", "cosigned", "ledger.pub", "payloads"
 UNFINISHED = ".unfinished"
 Tell = Callable[[int, int], None]
 """Told how many receipts are done, of how many."""
@@ -41,17 +42,14 @@ class Folder:
     written: set[Path] = field(default_factory=set)
     """The partial tiles of this export: others are of heads before it."""
 
-    def write(self, name: str, *parts: bytes) -> None:
-        self.write_lines(name, parts)
-
-    def write_lines(self, name: str, parts: Iterable[bytes]) -> None:
-        """The parts one after the other, as they come."""
+    def write(self, name: str, parts: Iterable[bytes], durable: bool = False) -> None:
+        """The parts as they come. With `durable`, they and all that was written before are on the disk first."""
         target, draft = self.path / name, self.path / UNFINISHED
         target.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("wb") as file:
             file.writelines(parts)
-            file.flush()
-            os.fsync(file.fileno())
+        if durable:
+            os.sync()  # one for all files: a sync of each takes longer than all the rest
         draft.replace(target)
 
     def write_tile(self, kind: str, tile: Tile, data: bytes) -> None:
@@ -60,7 +58,7 @@ class Folder:
         if not tile.is_full:
             name += f".p/{tile.width}"
             self.written.add(self.path / name)
-        self.write(name, data)
+        self.write(name, [data])
 
     def drop_outgrown(self) -> None:
         """Remove the partial tiles that the head does not need."""
@@ -82,7 +80,7 @@ def export(store: Store, keys: str, path: Path, payloads: bool, tell: Tell = lam
             before = check_folder(proofs, keys, path, payloads)
             folder = Folder(path)
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
-            folder.write(KEYS, keys.encode())
+            folder.write(KEYS, [keys.encode()])
             for tile in merkle.level_tiles(proofs.head.size):
                 is_new = (tile.n + 1) * TILE_WIDTH > before or not tile.is_full
                 if is_new:
@@ -92,7 +90,10 @@ def export(store: Store, keys: str, path: Path, payloads: bool, tell: Tell = lam
                 if is_new or payloads:
                     tell(tile.n * TILE_WIDTH + tile.width, proofs.head.size)
             _write_upper_tiles(store, proofs, folder, before)
-            folder.write(CHECKPOINT, proofs.checkpoint.encode())  # last: whoever reads it finds all that is under it
+            if (note_of_witnesses := cosigned(store)) and proofs.continues(note.parse(note_of_witnesses)[0]):
+                folder.write(COSIGNED, [note_of_witnesses.encode()])
+            # last, and durable: whoever reads it, even after a crash, finds all that is under it
+            folder.write(CHECKPOINT, [proofs.checkpoint.encode()], durable=True)
             folder.drop_outgrown()
     except OSError as error:
         raise LedgerError(f"cannot write the export `{path}`: {error.strerror}", "export to another folder") from None
@@ -129,8 +130,8 @@ def _write_receipts(store: Store, proofs: Proofs, folder: Folder, tile: Tile) ->
     entries = proofs.entries(first, first + tile.width)
     folder.write_tile("entries", tile, b"".join(len(each).to_bytes(2, "big") + each for each in entries))
     folder.write_tile("0", tile, b"".join(map(merkle.leaf_hash, entries)))
-    lines = [proofs.bundle(seq, each) for seq, each in enumerate(entries, first)]
-    folder.write(f"bundles/{merkle.tile_number(tile.n)}.jsonl", b"\n".join([*lines, b""]))
+    lines = (proofs.bundle(seq, each) + b"\n" for seq, each in enumerate(entries, first))
+    folder.write(f"bundles/{merkle.tile_number(tile.n)}.jsonl", lines)
     receipts = (orjson.loads(each.partition(b"\n")[0]) for each in entries)
     _write_policies(store, folder, {receipt.get("policy_version") for receipt in receipts})
 
@@ -139,7 +140,7 @@ def _write_payloads(store: Store, folder: Folder, tile: Tile) -> None:
     first = tile.n * TILE_WIDTH
     rows = ({"seq": seq} | payload_fields(cells) for seq, cells in store.cells(first, first + tile.width) if cells)
     lines = (orjson.dumps(row) + b"\n" for row in rows)
-    folder.write_lines(f"{PAYLOADS}/{merkle.tile_number(tile.n)}.jsonl", lines)
+    folder.write(f"{PAYLOADS}/{merkle.tile_number(tile.n)}.jsonl", lines)
 
 
 def _write_policies(store: Store, folder: Folder, versions: Iterable[str | None]) -> None:
@@ -147,7 +148,7 @@ def _write_policies(store: Store, folder: Folder, versions: Iterable[str | None]
     for version in filter(None, versions):
         name = f"policies/{version.removeprefix('sha256:')}.json"
         if not (folder.path / name).exists() and (material := store.policy(version)):
-            folder.write(name, material)
+            folder.write(name, [material], durable=True)
 
 
 def _write_upper_tiles(store: Store, proofs: Proofs, folder: Folder, before: int) -> None:

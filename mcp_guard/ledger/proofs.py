@@ -11,12 +11,15 @@ VERIFY = "run `mcp-guard verify`, and restore the ledger from a copy"
 
 
 class Proofs:
-    """The head as it was when this was made, and bundles of the receipts under it."""
+    """The head as it was when this was made, or an earlier one, and bundles of the receipts under it."""
 
-    def __init__(self, store: Store) -> None:
-        """Raises: LedgerError if the ledger is empty, or its tree is not that of its checkpoint."""
+    def __init__(self, store: Store, earlier: str | None = None) -> None:
+        """`earlier` is the signed note of the head that is meant.
+
+        Raises: LedgerError if the ledger is empty, or its tree is not that of the checkpoint.
+        """
         self._store = store
-        self.checkpoint = store.checkpoint()
+        self.checkpoint = earlier or store.checkpoint()
         if not self.checkpoint:
             raise LedgerError(f"the ledger `{store.path}` is empty", "run the guard once")
         self.head, _ = note.parse(self.checkpoint)

@@ -70,6 +70,12 @@ def test_what_is_not_there_cannot_be_proved(past: Past, what: str) -> None:
     assert "hint: mcp-guard log" in done.stderr
 
 
+def test_nothing_is_proved_under_a_cosigned_head_that_there_is_not(past: Past) -> None:
+    done = cli("ledger", "prove", "0", "--cosigned", "--config", str(past.config), check=False)
+    assert done.returncode == 5
+    assert done.stderr.endswith("is cosigned\nhint: mcp-guard ledger witness\n")
+
+
 def test_on_a_terminal_it_shows_how_far_it_is_and_clears_the_line(tmp_path: Path) -> None:
     open_filled(tmp_path / "state", 1000).store.close()
     reading, writing = pty.openpty()

@@ -17,11 +17,11 @@ from tlog_scales.reader import TilesReader
 from tlog_scales.signing import Vkey
 from tlog_scales.tiles import leaf_hash
 
-from mcp_guard.core import canonical, note
+from mcp_guard.core import canonical
 from mcp_guard.core.model import Asked, Json
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.export import export
-from mcp_guard.ledger.keys import SigningKey
+from mcp_guard.ledger.keys import SigningKey, signing_key
 from mcp_guard.ledger.writer import Step, Writer
 from tests.ledger.filled import fill, open_filled
 from tests.promises.house import ALLOW, GATE, make_instance, open_house, pending_id, run
@@ -200,14 +200,16 @@ def test_a_bundle_of_another_history_is_found(tmp_path: Path) -> None:
 def rotated(writer: Writer, possession: bytes | None = None) -> SigningKey:
     """Hand the ledger on to a new key, as receipts say it; the old key signs that receipt, the new one all later."""
     old, private = writer.key, Ed25519PrivateKey.generate()
-    new = SigningKey(old.origin, private, note.key_id(old.origin, private.public_key().public_bytes_raw()))
+    new = signing_key(old.origin, private.public_key(), private.sign)
     said: Json = {"old": old.verifier, "new": new.verifier}
 
     def op(step: Step) -> int:
         seq = writer.store.head().size
         claim = said | {"origin": old.origin, "seq": seq, "type": "mcp-guard/key-rotation/v1"}
         signature = possession or private.sign(canonical.canonicalize(claim))
-        return step.add(Draft("key.rotated", said | {"possession": base64.b64encode(signature).decode()}))
+        step.add(Draft("key.rotated", said | {"possession": base64.b64encode(signature).decode()}))
+        step.change_key(new)
+        return seq
 
     writer.run(op)
     writer.key = new

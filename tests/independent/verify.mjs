@@ -278,10 +278,12 @@ function checkExport(folder, keyFile) {
   checkSignature(head, [signers.now]);
   demand(growing.root().equals(head.root), 'the entries do not have the root that the checkpoint signs');
   demand(size > 0 && tiles.hash(0, size).equals(head.root), 'the tiles do not have the root that the checkpoint signs');
+  const cosigned = join(folder, 'cosigned');
+  if (existsSync(cosigned)) heads.set('cosigned', parseCheckpoint(readFileSync(cosigned, 'utf8')));
   for (const earlier of heads.values()) {
     checkSignature(earlier, signers.known);
     const same = earlier.size <= size && tiles.hash(0, earlier.size).equals(earlier.root);
-    demand(earlier.origin === origin && same, `a bundle is of a tree of ${earlier.size} that this one never was`);
+    demand(earlier.origin === origin && same, `a proof or cosigned head is of a tree of ${earlier.size} that this one never was`);
   }
   const policies = existsSync(join(folder, 'policies')) ? readdirSync(join(folder, 'policies')) : [];
   for (const name of policies) {

@@ -12,11 +12,13 @@ from jsonschema import Draft202012Validator
 from mcp_guard.core.approval import Route
 from mcp_guard.core.model import Asked, Counter, Effect, Ending, Execution, Json
 from mcp_guard.core.receipt import KINDS
-from mcp_guard.ledger import lifecycle
+from mcp_guard.ledger import lifecycle, rotation
 from mcp_guard.ledger.approvers import NewKey, enrol, remove, rotate
-from mcp_guard.ledger.opening import recover
+from mcp_guard.ledger.opening import LedgerSettings, recover
 from mcp_guard.ledger.votes import Ballots, Person, Terms
+from mcp_guard.settings import WitnessSettings
 from mcp_guard.storage.sqlite import open_store
+from mcp_guard.witness.round import Round, begin
 from tests.live.guarded import ALLOW_ALL, Client, scripted, write_config
 from tests.promises.house import (
     ALLOW,
@@ -33,12 +35,8 @@ from tests.promises.house import (
 SCHEMA: Json = json.loads((Path(__file__).parents[2] / "docs/reference/receipt.schema.json").read_text())
 VALIDATOR = Draft202012Validator(SCHEMA)
 PLACE = {"v": 1, "seq": 1, "time": "2026-01-31T19:22:00.000001Z", "origin": "o", "software": "s"}
-LINE = "test.example/ledger+00000000+AQ=="
 FORMS: list[Json] = [
-    {"kind": "key.rotated", "old": LINE, "new": LINE, "possession": "AA=="},
-    {"kind": "key.replaced", "old": LINE, "new": LINE, "possession": "AA=="},
     {"kind": "payload.erased", "reason": "asked to", "by": "alice", "count": 3, "seqs": [[1, 2], [7, 7]]},
-    {"kind": "checkpoint.witnessed", "witness": "w", "method": "file", "size": 1, "root": "AA==", "evidence": {}},
 ]
 """Kinds whose form is fixed."""
 VOTERS = ("alice", "carol", "mallory")
@@ -117,6 +115,14 @@ def calls_of_every_ending(house: House) -> None:
     recover(lost, house.folder / "state")
 
 
+def keys_and_witnesses(house: House) -> None:
+    writer, settings = house.ledger.book.writer, LedgerSettings(house.folder / "state", "test.example/ledger")
+    rotation.rotate(settings, house.clock, "every year")
+    rotation.replace(settings, house.clock, "lost")
+    witness = WitnessSettings("file", {"path": Path("checkpoints"), "append": True}, house.folder)
+    assert Round(writer, house.folder / "state", {}, begin(writer)).send("outside", witness).state == "taken"
+
+
 @pytest.fixture(scope="module")
 def receipts(tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
     folder = tmp_path_factory.mktemp("schema")
@@ -125,6 +131,7 @@ def receipts(tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
     approvals_of_every_fate(house)
     approvers_keys(house)
     calls_of_every_ending(house)
+    keys_and_witnesses(house)
     found = house.receipts()
     house.close()
     (folder / "live").mkdir()
