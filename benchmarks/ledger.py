@@ -56,7 +56,6 @@ INSTANCE = Instance(
 )  # fmt: skip
 ARGUMENTS = {"deal_id": "789", "amount": 8000, "stage": "negotiation", "note": "as agreed with the customer today"}
 DONE = Execution(Ending.OK, {"result": {"content": [{"type": "text", "text": "updated deal 789"}]}})
-REPLY = json.dumps(DONE.reply).encode()
 
 
 def make_call() -> Call:
@@ -77,7 +76,7 @@ def build(folder: Path, size: int, pairs: int = 2000) -> None:
     def op(step: Step) -> None:
         for _ in range(min(pairs, (size - writer.store.head().size) // 2)):
             call = make_call()
-            step.add(outcome_draft(call, step.add(intent_draft(call, ALLOWED)), DONE, REPLY))
+            step.add(outcome_draft(call, step.add(intent_draft(call, ALLOWED)), DONE))
 
     while writer.store.head().size < size:
         writer.run(op)

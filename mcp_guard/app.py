@@ -19,6 +19,7 @@ from mcp_guard.core.describe import Description
 from mcp_guard.core.errors import GuardError, PolicyError
 from mcp_guard.core.model import Instance, Json, Micros, Tool
 from mcp_guard.core.receipt import Draft, format_time, instance_fields
+from mcp_guard.core.scrub import Scrubber
 from mcp_guard.guard import Guard
 from mcp_guard.identity.instances import Issuer, Launch, check_credential, random_text, start_instance
 from mcp_guard.ledger.keys import SigningKey
@@ -47,6 +48,8 @@ class SystemClock:
 CLOCK = SystemClock()
 COLLECT_AFTER_SECONDS = 5
 """When garbage is collected at the latest; start-up makes none."""
+KEEP_AFTER_SECONDS = 3
+"""When payloads that are kept too long begin to be erased: not while the client waits for us."""
 
 
 def new_call_id() -> str:
@@ -56,6 +59,7 @@ def new_call_id() -> str:
 
 def make_hub(settings: Settings) -> Hub:
     """The upstreams of the config, not yet started."""
+    scrubber = Scrubber()  # one for all: an upstream can get at the files of another
     connections = [
         Connection(
             Connector(
@@ -63,6 +67,9 @@ def make_hub(settings: Settings) -> Hub:
                 argv=server.argv,
                 stderr=settings.state_dir / "upstreams" / f"{name}.stderr.log",
                 env=server.env,
+                secrets=server.secrets,
+                here=settings.path.parent,
+                scrubber=scrubber,
                 cwd=server.cwd,
                 timeout=server.timeout,
             ),
@@ -190,12 +197,19 @@ class Run:
         asyncio.get_running_loop().call_later(COLLECT_AFTER_SECONDS, gc.enable)  # also if no policies can be loaded
         session = Session(self._make_guard(), self._hub, self._instance, self._front, self._settings.inbox)
         async with asyncio.TaskGroup() as tasks:
-            beside = [tasks.create_task(each()) for each in (self._carry, self._attend)]
+            beside = [tasks.create_task(each()) for each in (self._carry, self._attend, self._keep)]
             await self._front.serve(session, self._hub)
             for each in beside:
                 each.cancel()
         self._ledger.requests.end(self._instance)
         book.note(Draft("instance.ended", about), Draft("guard.stopped", {"guard": book.settings.guard}))
+
+    async def _keep(self) -> None:
+        """Erase what is kept too long, once the client that waits for us is served."""
+        await asyncio.sleep(KEEP_AFTER_SECONDS)
+        from mcp_guard.ledger.erasure import Keeper
+
+        await Keeper(self._ledger.book.writer, self._settings.keep_payload_days).run()
 
     async def _carry(self) -> None:
         """Notify, escalate and expire, once there is something to do that for."""

@@ -17,10 +17,13 @@ from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Agent, Counter, Effect, FactsRule, ResourceRule, ToolRule
+from mcp_guard.core.redaction import make_redaction, overlap
 from mcp_guard.settings import Enrolled, NotifierSettings, Server, Settings
 
 SECOND = 1_000_000
 Pointer = Annotated[str, Field(pattern=r"^(/[^/]*)*$")]
+Place = Annotated[str, Field(pattern=r"^(/[^/]*)+$")]
+"""A JSON pointer to something within; `*` is each element of a list."""
 EntityType = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9_]*$")]
 RESERVED_TYPES = ("Agent", "AgentInstance", "Group", "Tool", "Action")
 AttributeKind = Literal["string", "integer", "number", "boolean", "strings"]
@@ -31,12 +34,15 @@ class UpstreamConfig(Model):
 
     command: str
     args: tuple[str, ...] = ()
-    env: dict[str, str] = {}
+    env: dict[Annotated[str, Field(pattern=r"^[^=\x00]+$")], str | Secret] = {}
     cwd: Path | None = None
     timeout_seconds: Annotated[float, Field(gt=0)] = 300
 
     def server(self, here: Path) -> Server:
-        return Server((self.command, *self.args), self.env, here / (self.cwd or ""), self.timeout_seconds)
+        plain = {name: value for name, value in self.env.items() if isinstance(value, str)}
+        places = {name: value.place() for name, value in self.env.items() if isinstance(value, Secret)}
+        argv = (self.command, *self.args)
+        return Server(argv, plain, places, here / (self.cwd or ""), self.timeout_seconds)
 
 
 class AgentConfig(Model):
@@ -68,12 +74,23 @@ class ToolConfig(Model):
     ask: tuple[Literal["ticket", "reason"], ...] = ()
     sensitive: tuple[str, ...] = ()
     deed: str | None = None
+    redact: tuple[Place, ...] = ()
+    redact_result: tuple[Place, ...] = ()
+
+    @model_validator(mode="after")
+    def says_its_resource(self) -> "ToolConfig":
+        for pointer in self.redact:
+            if self.resource and overlap(pointer, self.resource.id):
+                raise ValueError(f"redact: `{pointer}` says which resource is meant, which every receipt names")
+        return self
 
     def rule(self) -> ToolRule:
+        facts = FactsRule(**dict(self.facts)) if self.facts else None
         return ToolRule(
             effect=self.effect,
             resource=ResourceRule(self.resource.type, self.resource.id) if self.resource else None,
-            facts=FactsRule(**dict(self.facts)) if self.facts else None,
+            facts=facts,
+            redaction=make_redaction(self.redact, self.redact_result, facts),
             ask=self.ask,
             sensitive=self.sensitive,
             deed=self.deed,
@@ -273,13 +290,19 @@ class Config(Model):
             approvers={id: approver.name for id, approver in self.approvers.items()},
             routes={name: route.route(name) for name, route in self.routes.items()},
             notifiers={
-                name: NotifierSettings(notifier.kind, notifier.model_dump(exclude={"kind"}), here)
+                name: NotifierSettings(notifier.kind, _options(notifier), here)
                 for name, notifier in self.notifiers.items()
             },
             inbox_port=self.inbox.port,
+            keep_payload_days=self.ledger.keep_payload_days,
             signers=self.ledger.signers(here),
             witnesses={name: witness.settings(here) for name, witness in self.witnesses.items()},
         )
+
+
+def _options(notifier: Model) -> dict[str, object]:
+    """What a notifier is given of its section, by key."""
+    return {name: value.place() if isinstance(value, Secret) else value for name, value in notifier if name != "kind"}
 
 
 def load(path: Path) -> Settings:

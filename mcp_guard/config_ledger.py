@@ -33,6 +33,7 @@ SignerConfig = Literal["file", "keyring"] | SignerCommandConfig
 class LedgerConfig(Model):
     signer: SignerConfig = "file"
     next_signer: SignerConfig | None = None
+    keep_payload_days: Annotated[int, Field(ge=0)] = 0
 
     def signers(self, here: Path) -> tuple[SignerSettings, ...]:
         """The one in force, then the one to rotate to."""

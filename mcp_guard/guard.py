@@ -18,6 +18,7 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.grant import Grant
 from mcp_guard.core.model import Asked, Call, Decision, Effect, Execution, Facts, Instance, Json, Outcome
 from mcp_guard.core.names import join
+from mcp_guard.core.redaction import for_look_up
 from mcp_guard.core.replies import (
     AWAIT,
     AWAIT_TOOL,
@@ -112,6 +113,8 @@ class Guard:
                 return await self.give_again(held)
         except LedgerError as error:
             return broken_record(error)
+        if held.state not in approvals_core.OPEN and not held.is_whole:
+            return tool_error(f"{why_not(held)}; its arguments are not kept, so make the call itself again")
         again = Asked(held.subject["tool"], held.subject["arguments"] | held.subject["claims"], asked.meta)
         return await self.tell(instance, again, voice)
 
@@ -150,10 +153,11 @@ class Guard:
         if isinstance(arguments, str):
             return arguments
         looked = describe(self.describe_with, call.id, call.instance, Asked(name, arguments), tool)
-        intent = await self.ledger.look_up(replace(looked, purpose="facts"))
+        kept = for_look_up(call.redaction, rule, looked.redaction)
+        intent = await self.ledger.look_up(replace(looked, purpose="facts", redaction=kept))
         execution = await self.execute(intent, None)
         await self.ledger.conclude(intent, execution)
-        return read_facts(rule, execution)
+        return read_facts(rule, replace(execution, detail="") if kept.result else execution)
 
     def decide(self, call: Call) -> Decision:
         """Ask the policies; a call with problems is not worth asking about.
@@ -211,7 +215,7 @@ class Guard:
             return "; ".join(call.problems)
         if decision.outcome is not Outcome.REQUIRE_APPROVAL:
             return f"the policies now say {decision.outcome}"
-        bound = approvals_core.binding(call, decision)
+        bound = approvals_core.binding(call, decision, held.nonce)
         if approvals_core.decision_hash(bound, held.nonce) == held.decision_hash:
             return ""
         return ", ".join(approvals_core.what_moved(held.subject["binding"], bound)) or "the request"

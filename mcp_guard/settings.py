@@ -21,18 +21,27 @@ class Enrolled:
 
 
 @dataclass(frozen=True, slots=True)
+class SecretPlace:
+    """Where a secret is, never the secret itself: a name in `upstream.secrets.SOURCES`, and which one there."""
+
+    source: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
-    """How one upstream is started."""
+    """How one upstream is started. `secrets` are variables of its environment that are read when it is started."""
 
     argv: tuple[str, ...]
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secrets: Mapping[str, SecretPlace] = field(default_factory=dict)
     cwd: Path = Path()
     timeout: float = 300
 
 
 @dataclass(frozen=True, slots=True)
 class NotifierSettings:
-    """How one notifier is reached. A secret in `options` is `{"env": NAME}` or `{"file": PATH}`, read when it is used.
+    """How one notifier is reached. A secret in `options` is a `SecretPlace`, read when it is used.
 
     `here` is the folder that relative paths are taken from.
     """
@@ -99,6 +108,7 @@ class Settings:
     routes: Mapping[str, Route]
     notifiers: Mapping[str, NotifierSettings]
     inbox_port: int
+    keep_payload_days: int = 0
     signers: tuple[SignerSettings, ...] = (SignerSettings(),)
     witnesses: Mapping[str, WitnessSettings] = field(default_factory=dict)
 

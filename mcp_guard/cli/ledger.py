@@ -7,6 +7,8 @@ SUBCOMMANDS: tuple[tuple[str, str, str], ...] = (
     ("export", "ledger_export", "write the ledger as files that others can verify"),
     ("witness", "ledger_witness", "send the checkpoint to outside witnesses"),
     ("prove", "ledger_prove", "print a receipt, or those of a call, with the proof that it stands in the ledger"),
+    ("forget", "ledger_forget", "erase payloads that must go; the receipts and the proof stay"),
+    ("events", "ledger_events", "receipts as events of other systems: CloudEvents, OCSF, OpenTelemetry"),
 )
 """Name, module below `mcp_guard.cli` (its function `main(arguments)` returns the exit code), and help."""
 

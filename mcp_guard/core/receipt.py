@@ -17,6 +17,7 @@ import orjson
 from mcp_guard.core import canonical
 from mcp_guard.core.bounds import EVIDENCE, bounded
 from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros
+from mcp_guard.core.redaction import hide, hide_execution, hide_fields, texts_of
 
 SCHEMA_VERSION = 1
 
@@ -106,7 +107,7 @@ def call_fields(call: Call) -> Json:
 
 def decision_draft(call: Call, decision: Decision) -> Draft:
     """A decision that lets nothing happen by itself: denied, or held for approval."""
-    return Draft("decision", _decision_fields(call, decision), _decision_payloads(call, decision))
+    return Draft("decision", *hide(call, _decision_fields(call, decision), _decision_payloads(call, decision)))
 
 
 def intent_draft(call: Call, decision: Decision, approval: Json | None = None) -> Draft:
@@ -115,12 +116,12 @@ def intent_draft(call: Call, decision: Decision, approval: Json | None = None) -
     fields = _decision_fields(call, decision)
     fields["deed"] = f"{call.tool.rule.deed} {call.resource.id}" if call.tool.rule.deed else None
     fields["approval"] = approval
-    return Draft("intent", fields, _decision_payloads(call, decision))
+    return Draft("intent", *hide(call, fields, _decision_payloads(call, decision)))
 
 
 def look_up_draft(call: Call) -> Draft:
     """The intent of one of the guard's own look-ups, which the operator's configuration decided."""
-    return Draft("intent", call_fields(call), {"request": call.canonical})
+    return Draft("intent", *hide(call, call_fields(call), {"request": call.canonical}))
 
 
 def _decision_fields(call: Call, decision: Decision) -> Json:
@@ -150,15 +151,22 @@ def _decision_payloads(call: Call, decision: Decision) -> dict[str, bytes]:
     return payloads
 
 
-def outcome_draft(call: Call, intent: int, execution: Execution, response: bytes) -> Draft:
+def outcome_draft(call: Call, intent: int, execution: Execution) -> Draft:
     """`intent` is the sequence number of the intent that this is the outcome of."""
+    redacted: list[str] = []
+    if call.redaction:
+        execution, redacted = hide_execution(call, execution)
+    response = orjson.dumps(execution.reply)
     fields = {
         **call_fields(call),
         "ending": str(execution.ending),
         "detail": execution.detail,
         "follows": [intent],
         "response_bytes": len(response),
+        "redacted": redacted,
     }
+    if call.redaction:
+        fields = hide_fields(fields, texts_of(call))
     return Draft("outcome", fields, {"response": response})
 
 

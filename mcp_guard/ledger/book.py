@@ -5,8 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-import orjson
-
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.grant import Grant
 from mcp_guard.core.model import Call, Counter, Decision, Execution, Instance, Micros, Outcome, Tool
@@ -128,9 +126,8 @@ class Book:
             raise
 
     def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> "asyncio.Future[int]":
-        response = orjson.dumps(execution.reply)
-        draft = outcome_draft(intent.call, intent.seq, execution, response)
-        hashed_only = len(response) > self.settings.kept_response_bytes
+        draft = outcome_draft(intent.call, intent.seq, execution)
+        hashed_only = len(draft.payloads["response"]) > self.settings.kept_response_bytes
 
         def op(step: Step) -> int:
             step.store.close_call(intent.seq)

@@ -89,9 +89,10 @@ def _alone(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise LedgerError(f"cannot lock `{path}`: {error.strerror}", "check the folder's owner and mode") from None
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LedgerError("another process is changing the key just now", "mcp-guard keys list") from None
         yield
-    except BlockingIOError:
-        raise LedgerError("another process is changing the key just now", "mcp-guard keys list") from None
     finally:
         os.close(lock)

@@ -26,11 +26,13 @@ def is_due(writer: Writer, name: str, witness: WitnessSettings) -> bool:
 
 
 def cosigned(store: Store) -> str | None:
-    """The newest checkpoint that outside witnesses have cosigned, as one note with all their lines, or None."""
+    """The newest checkpoint that outside witnesses have cosigned, as one note with all their lines, if there is one."""
     found = [seen for seen in store.witnessed().values() if _is_cosigned(seen.note)]
+    if not found:
+        return None
     newest = [seen.note for seen in found if seen.size == max(each.size for each in found)]
     lines = dict.fromkeys(line for each in newest for line in each.partition("\n\n")[2].splitlines())
-    return "\n".join([newest[0].partition("\n\n")[0], "", *lines, ""]) if newest else None
+    return "\n".join([newest[0].partition("\n\n")[0], "", *lines, ""])
 
 
 def _is_cosigned(signed: str) -> bool:

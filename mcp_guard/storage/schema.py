@@ -30,12 +30,13 @@ CREATE TABLE payload (
 );
 CREATE TABLE open_call (intent INTEGER PRIMARY KEY, guard TEXT NOT NULL);
 CREATE TABLE approval (
-  id TEXT PRIMARY KEY, state TEXT NOT NULL, instance TEXT NOT NULL, request_hash TEXT NOT NULL,
+  id TEXT PRIMARY KEY, state TEXT NOT NULL, instance TEXT NOT NULL, lookup TEXT NOT NULL, request_hash TEXT NOT NULL,
   decision_hash TEXT NOT NULL, nonce TEXT NOT NULL, rules TEXT NOT NULL, subject TEXT NOT NULL, votes TEXT NOT NULL,
   requested INTEGER NOT NULL, expires INTEGER NOT NULL, note TEXT NOT NULL, outcome INTEGER, answered INTEGER NOT NULL,
   receipts TEXT NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX approval_request ON approval (instance, request_hash);
+CREATE INDEX approval_request ON approval (instance, lookup);
+CREATE INDEX approval_unanswered ON approval (outcome) WHERE answered = 0;
 CREATE INDEX approval_state ON approval (state);
 CREATE INDEX approval_requested ON approval (requested);
 CREATE TABLE granted (

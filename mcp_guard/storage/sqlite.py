@@ -16,6 +16,7 @@ from mcp_guard.core.merkle import TILE_WIDTH
 from mcp_guard.storage import schema
 from mcp_guard.storage.approval_rows import ApprovalRows, ChangedElsewhere
 from mcp_guard.storage.key_rows import KeyRows
+from mcp_guard.storage.payload_rows import PayloadRows
 
 __all__ = ["ChangedElsewhere", "Head", "ReceiptRow", "Store", "explain", "open_store", "reading"]
 
@@ -44,7 +45,7 @@ class Head:
     key: str
 
 
-class Store(ApprovalRows, KeyRows):
+class Store(ApprovalRows, KeyRows, PayloadRows):
     """One connection to the ledger file."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:

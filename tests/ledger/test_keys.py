@@ -269,6 +269,16 @@ def test_a_damaged_key_file_is_replaced_too(tmp_path: Path) -> None:
     assert open_writer(settings(tmp_path), Clock()).key.verifier == new
 
 
+def test_a_damaged_key_is_replaced_by_one_of_another_signer(tmp_path: Path) -> None:
+    held = external(tmp_path)
+    write(open_writer(settings(tmp_path), Clock()))
+    (tmp_path / "state" / "ledger.key").write_text("PRIVATE+KEY+rubbish\n")
+    both = settings(tmp_path, SignerSettings(), held)
+    assert rotation.replace(both, Clock())[1] == held.public
+    assert open_writer(both, Clock()).key.verifier == held.public
+    assert (tmp_path / "state" / "ledger.key").read_text() == "PRIVATE+KEY+rubbish\n"  # whatever it is, it stays
+
+
 def test_there_is_nothing_to_replace_without_receipts(tmp_path: Path) -> None:
     open_writer(settings(tmp_path), Clock())
     with pytest.raises(LedgerError, match="no receipts"):
@@ -347,8 +357,7 @@ def external_like(held: SignerSettings, seconds: float) -> SignerSettings:
 
 def test_a_call_whose_intent_cannot_be_signed_is_not_sent(tmp_path: Path) -> None:
     held = external(tmp_path)
-    house = open_house(tmp_path)
-    house.ledger.book.writer.key = custody(tmp_path / "state", ORIGIN, [held]).first()
+    house = open_house(tmp_path, signed_by=custody(tmp_path / "state", ORIGIN, [held]).first())
     (tmp_path / "token.mood").write_text("fail")
     reply = run(lambda: house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "1", "amount": 150})))
     assert "exited with status" in str(reply)

@@ -18,7 +18,7 @@ from mcp_guard.ledger.opening import LedgerSettings, recover
 from mcp_guard.ledger.votes import Ballots, Person, Terms
 from mcp_guard.settings import WitnessSettings
 from mcp_guard.storage.sqlite import open_store
-from mcp_guard.witness.round import Round
+from mcp_guard.witness.round import Round, begin
 from tests.live.guarded import ALLOW_ALL, Client, scripted, write_config
 from tests.promises.house import (
     ALLOW,
@@ -116,11 +116,11 @@ def calls_of_every_ending(house: House) -> None:
 
 
 def keys_and_witnesses(house: House) -> None:
-    settings = LedgerSettings(house.folder / "state", "test.example/ledger")
+    writer, settings = house.ledger.book.writer, LedgerSettings(house.folder / "state", "test.example/ledger")
     rotation.rotate(settings, house.clock, "every year")
     rotation.replace(settings, house.clock, "lost")
     witness = WitnessSettings("file", {"path": Path("checkpoints"), "append": True}, house.folder)
-    assert Round(house.ledger.book.writer, house.folder / "state", {}).send("outside", witness).state == "taken"
+    assert Round(writer, house.folder / "state", {}, begin(writer)).send("outside", witness).state == "taken"
 
 
 @pytest.fixture(scope="module")

@@ -7,6 +7,9 @@ import pytest
 
 from mcp_guard.core import note
 from mcp_guard.ledger import rotation
+from mcp_guard.ledger.opening import open_writer
+from mcp_guard.settings import WitnessSettings
+from mcp_guard.witness.round import Round, begin
 from tests.ledger.rotated import chain, checkpoint
 from tests.ledger.rounds import Witnessing
 from tests.promises.house import Clock
@@ -73,6 +76,15 @@ def test_what_was_sent_but_not_recorded_is_not_sent_twice(place: Witnessing) -> 
     assert len(place.witnessed()) == 1
 
 
+def test_a_place_that_was_sent_a_later_head_meanwhile_is_no_contradiction(place: Witnessing) -> None:
+    writer = open_writer(place.settings, Clock())
+    round = Round(writer, place.state, place.environment, begin(writer))
+    place.grow(7)
+    place.send()
+    result = round.send("outside", WitnessSettings(place.kind, place.options, place.folder))
+    assert (result.state, result.size) == ("taken", 308)
+
+
 def test_a_rolled_back_ledger_is_told_and_nothing_overwritten(place: Witnessing) -> None:
     place.keep()
     place.grow(10)
@@ -96,6 +108,22 @@ def test_a_forked_ledger_is_told_however_long_it_has_grown(place: Witnessing) ->
     result = place.send()
     assert result.state == "contradicted"
     assert "is of other receipts than the first 310" in result.text
+    assert held(place) == before
+
+
+def test_a_ledger_that_was_rolled_back_behind_a_rotation_is_told(place: Witnessing) -> None:
+    """It does not know the key that signed what the place holds last."""
+    place.send()
+    place.keep()
+    rotation.rotate(place.settings, Clock())
+    place.grow(5)
+    place.send()
+    before = held(place)
+    place.roll_back()
+    place.grow(50, "another story")
+    result = place.send()
+    assert result.state == "contradicted"
+    assert "is not signed by a key of this ledger" in result.text
     assert held(place) == before
 
 

@@ -48,13 +48,23 @@ class Custody:
 
     def find(self, verifier: str) -> SigningKey:
         """The key in force. Raises: LedgerError if nobody holds it."""
-        name, id, _ = note.parse_verifier(verifier)
+        try:
+            name, id, _ = note.parse_verifier(verifier)
+        except ValueError as error:
+            hint = "run `mcp-guard verify`, and restore the ledger from a copy"
+            raise LedgerError(f"the head of the ledger names no key: {error}", hint) from None
         if name != self.origin:
             hint = "set guard.origin back, or begin a new ledger in another state_dir"
             raise LedgerError(f"the ledger is of the origin `{name}`, not `{self.origin}`", hint)
+        failures = []
         for holder in self.holders:
-            if (key := holder.find(verifier)) is not None:
-                return key
+            try:
+                if (key := holder.find(verifier)) is not None:
+                    return key
+            except LedgerError as failure:  # another may have it
+                failures.append(failure)
+        if failures:
+            raise failures[0]
         hint = "restore it from a copy, configure the signer that has it, or: mcp-guard keys replace --lost"
         raise LedgerError(f"the private key in force, `{name}+{id.hex()}`, is not where the configuration says", hint)
 

@@ -60,19 +60,25 @@ class KeyFile:
         return parse_private(private_text(self.origin, private))
 
     def settle(self, verifier: str, earlier: Sequence[str]) -> None:
-        """A new key that is in force takes the old one's place; one that the ledger does not know stays."""
+        """A new key that is in force takes the old one's place; what the ledger does not know stays."""
         try:
-            new = self._read(self.next)
-            if new is not None and new.verifier == verifier:
+            if self._holds(self.next, [verifier]):
                 with suppress(FileNotFoundError):  # another process was first
                     os.replace(self.next, self.path)
-            elif (held := self._read(self.path)) is not None and held.verifier in earlier:
+            elif self._holds(self.path, earlier):
                 self.path.unlink(missing_ok=True)
             else:
                 return
             sync_folder(self.path.parent)
         except OSError as error:
             raise _unusable(self.path, error) from None
+
+    def _holds(self, path: Path, verifiers: Sequence[str]) -> bool:
+        try:
+            key = self._read(path)
+        except LedgerError:
+            return False
+        return key is not None and key.verifier in verifiers
 
     def _read(self, path: Path) -> SigningKey | None:
         """Raises: LedgerError if it cannot be read, is another origin's, or can be read by others than its owner."""
