@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 export UV_NO_PROGRESS = 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check bench bench-ledger lock clean format screenshots browser
+.PHONY: demo test check bench bench-verify bench-ledger lock clean format screenshots browser
 
 demo: $(VENV)/.dev  ## two scenarios through a real guard, receipts, verification, tampering
 	@$(BIN)/python examples/crm/demo.py
@@ -30,6 +30,9 @@ check: $(VENV)/.dev  ## style, types, and the direction of imports
 format: $(VENV)/.dev
 	@$(BIN)/ruff check --fix -q
 	@$(BIN)/ruff format -q
+
+bench-verify: $(VENV)/.dev  ## how fast a ledger is verified, and in how much memory
+	@$(BIN)/python benchmarks/verify.py $(ARGS)
 
 bench: $(VENV)/.dev  ## the guard beside its peers, interleaved in one run
 	@$(BIN)/python benchmarks/bench.py $(ARGS)

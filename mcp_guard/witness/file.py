@@ -2,14 +2,15 @@
 
 import os
 import re
-from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
 
+from mcp_guard.core import note
 from mcp_guard.ledger.keys import sync_folder, write_durably
 from mcp_guard.notify.message import Undelivered
 from mcp_guard.witness.submission import Place, Submission, Taken
 
+SIGNATURE_BYTES = 64
 TAIL_BYTES = 64 * 1024
 """How much of the end of the file is read back; a checkpoint is far smaller."""
 
@@ -20,7 +21,7 @@ def send(place: Place, submission: Submission) -> Taken:
     if not path.parent.is_dir():  # never made: it may be where storage should be mounted
         raise Undelivered(f"there is no folder `{path.parent}`; is its storage mounted?")
     try:
-        held = last(path, submission.is_ours)
+        held = last(path)
         evidence = {"file": path.name} | submission.check(held)
         if held == submission.note:
             return Taken(evidence)  # sent before, but not recorded
@@ -28,15 +29,16 @@ def send(place: Place, submission: Submission) -> Taken:
             _append(path, f"{submission.note}\n")
         else:
             write_durably(path, submission.note, 0o644)
-    except (OSError, UnicodeDecodeError) as error:
+    except OSError as error:
         raise Undelivered(f"`{path}` cannot be written: {error}") from None
     return Taken(evidence)
 
 
-def last(path: Path, is_ours: Callable[[str], bool]) -> str | None:
-    """The last checkpoint in the file that is ours, passing over what a crash has cut short; None if it is empty.
+def last(path: Path) -> str | None:
+    """The last checkpoint in the file, passing over what a crash has cut short; None if the file is empty or not there.
 
-    Raises: OSError.
+    Whoever signed it: one by a key that the ledger does not know is what a ledger meets that was rolled back behind a
+    rotation. Raises: OSError.
     """
     try:
         with path.open("rb") as file:
@@ -47,8 +49,15 @@ def last(path: Path, is_ours: Callable[[str], bool]) -> str | None:
         return None
     blocks = re.split(r"\n\n+", text.strip("\n"))
     pairs = [f"{body}\n\n{signatures}\n" for body, signatures in pairwise(blocks)]
-    held = next(filter(is_ours, reversed(pairs)), None)
-    return held or (pairs[-1] if pairs else text) or None  # what is not ours must be told, not written over
+    return next(filter(_is_whole, reversed(pairs)), text) or None  # what cannot be read must be told, not written over
+
+
+def _is_whole(pair: str) -> bool:
+    try:
+        _, signatures = note.parse(pair)
+    except ValueError:
+        return False
+    return bool(signatures) and all(len(signature) == SIGNATURE_BYTES for _, _, signature in signatures)
 
 
 def _append(path: Path, text: str) -> None:

@@ -30,6 +30,7 @@ def test_a_rotation_within_a_run_disturbs_nothing(tmp_path: Path) -> None:
     table = cli("keys", "list", *at).stdout
     assert "in force" in table
     assert f"0 to {keys[0]['until']}" in table
+    assert "the key before it signed" in cli("verify", *at).stdout
     assert "every year" in cli("log", "--kind", "key.rotated", *at).stdout
 
 
@@ -49,6 +50,11 @@ def test_a_lost_key_stops_the_guard_until_it_is_replaced(tmp_path: Path) -> None
         client.start()
         assert "after" in text(client.call("up__echo", {"text": "after"}))
     assert list(chain(tmp_path / "state", said["old"])) == [said["old"], said["new"]]
+    (tmp_path / "new.pub").write_text(said["new"] + "\n")
+    refused = cli("verify", "--key", str(tmp_path / "new.pub"), *at, check=False)
+    assert refused.returncode == 1
+    assert "the old key did not sign; give both keys to believe it" in refused.stdout
+    assert cli("verify", *at).returncode == 0  # `ledger.pub` has both
 
 
 def test_there_is_no_key_to_change_without_a_ledger(tmp_path: Path) -> None:

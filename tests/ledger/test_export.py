@@ -106,16 +106,17 @@ def test_what_guards_write_meanwhile_is_left_to_the_next_export(tmp_path: Path) 
     assert write(writer, out).receipts == 320
 
 
-def test_an_interrupted_export_is_completed_by_the_next(tmp_path: Path) -> None:
+@pytest.mark.parametrize("at", [256, 512, 600])
+def test_an_interrupted_export_is_completed_by_the_next(tmp_path: Path, at: int) -> None:
     writer, out = open_filled(tmp_path / "state", 600), tmp_path / "out"
 
     def give_up(done: int, of: int) -> None:
-        if done > 256:
+        if done == at:
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         export(writer.store, writer.key.verifier + "\n", out, False, give_up)
-    assert (out / "tile/entries/001").exists()
+    assert (out / "tile/entries/000").exists()
     assert not (out / "checkpoint").exists()
     fill(writer, 1)
     write(writer, out)

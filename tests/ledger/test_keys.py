@@ -357,8 +357,7 @@ def external_like(held: SignerSettings, seconds: float) -> SignerSettings:
 
 def test_a_call_whose_intent_cannot_be_signed_is_not_sent(tmp_path: Path) -> None:
     held = external(tmp_path)
-    house = open_house(tmp_path)
-    house.ledger.book.writer.key = custody(tmp_path / "state", ORIGIN, [held]).first()
+    house = open_house(tmp_path, signed_by=custody(tmp_path / "state", ORIGIN, [held]).first())
     (tmp_path / "token.mood").write_text("fail")
     reply = run(lambda: house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "1", "amount": 150})))
     assert "exited with status" in str(reply)

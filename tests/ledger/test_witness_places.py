@@ -111,6 +111,22 @@ def test_a_forked_ledger_is_told_however_long_it_has_grown(place: Witnessing) ->
     assert held(place) == before
 
 
+def test_a_ledger_that_was_rolled_back_behind_a_rotation_is_told(place: Witnessing) -> None:
+    """It does not know the key that signed what the place holds last."""
+    place.send()
+    place.keep()
+    rotation.rotate(place.settings, Clock())
+    place.grow(5)
+    place.send()
+    before = held(place)
+    place.roll_back()
+    place.grow(50, "another story")
+    result = place.send()
+    assert result.state == "contradicted"
+    assert "is not signed by a key of this ledger" in result.text
+    assert held(place) == before
+
+
 def test_another_ledgers_checkpoint_is_not_overwritten(place: Witnessing, tmp_path: Path) -> None:
     place.send()
     before = held(place)
