@@ -129,6 +129,7 @@ class Approvals(RuleBasedStateMachine):
     @rule(guard=GUARDS)
     def the_instance_ends(self, guard: int) -> None:
         self.guards[guard].end(INSTANCE.id)
+        self.expires = dict.fromkeys(self.expires, 0)  # what is settled is not looked for again
         for id, state in self.model.items():
             if state is State.REQUESTED:
                 self.model[id] = State.WITHDRAWN
