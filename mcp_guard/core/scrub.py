@@ -9,7 +9,6 @@ import base64
 import json
 import re
 from collections.abc import Iterable
-from urllib.parse import quote, quote_plus, unquote
 
 import orjson
 
@@ -100,6 +99,8 @@ class Scrubber:
 
 def _parts(value: str) -> set[str]:
     """The value, the password in it if it is an address, and its long lines and words."""
+    from urllib.parse import unquote  # where no secret is, nothing is loaded
+
     parts = {value}
     if password := password_of(value):
         parts |= {password, unquote(password)}
@@ -109,6 +110,8 @@ def _parts(value: str) -> set[str]:
 
 
 def _forms(value: str) -> set[bytes]:
+    from urllib.parse import quote, quote_plus
+
     escaped = {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
     escaped |= {json.dumps(form)[1:-1] for form in escaped}
     urls = {quote(value), quote(value, safe=""), quote_plus(value)}

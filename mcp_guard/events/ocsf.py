@@ -31,7 +31,10 @@ CLASSES: dict[str, tuple[int, int]] = {
     "guard.stopped": (LIFECYCLE, 4),
     "instance.started": (LIFECYCLE, 3),
     "instance.ended": (LIFECYCLE, 4),
+    "agent.enrolled": (ENTITY, 1),
+    "agent.enabled": (ENTITY, 3),
     "credential.issued": (ENTITY, 1),
+    "credential.revoked": (ENTITY, 4),
     "policy.loaded": (ENTITY, 3),
     "policy.rejected": (ENTITY, OTHER),
     "approval.requested": (ACCESS, OTHER),
@@ -148,7 +151,7 @@ def _access(receipt: Receipt) -> Receipt:
 
 def _entity(receipt: Receipt) -> Receipt:
     family = receipt["kind"].partition(".")[0]
-    names = ("policy_version", "credential", "key", "new", "witness", "approver")
+    names = ("policy_version", "credential", "key", "new", "witness", "approver", "agent")
     uid = next((str(receipt[name]) for name in names if name in receipt), receipt["origin"])
     by = receipt.get("by") or receipt.get("approver")
     known = {"type_id": 5} if family == "policy" else {"type_id": OTHER}

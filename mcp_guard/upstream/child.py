@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
@@ -91,17 +92,22 @@ def spawn(connector: Connector) -> Child:
 
 def carry(source: IO[bytes], sink: IO[bytes], scrubber: Scrubber) -> None:
     """Copy what a child writes to its stderr, without secrets, until it is closed."""
+
+    def write(data: bytes) -> None:
+        with suppress(OSError):  # a full disk loses diagnostics; reading goes on, or the child would hang on its stderr
+            sink.write(data)
+
     held = b""
     with open(source.fileno(), "rb", LINE, closefd=False) as lines, source, sink:
         while piece := lines.readline(LINE):
             held = scrubber.clean(held + piece)
             if held.endswith(b"\n"):
-                sink.write(held)
+                write(held)
                 held = b""
             elif len(held) > LINE:  # a line without end: what could be the beginning of a secret waits
-                sink.write(held[: -scrubber.longest])
+                write(held[: -scrubber.longest])
                 held = held[-scrubber.longest :]
-        sink.write(held)
+        write(held)
 
 
 def _finish(process: Child) -> None:

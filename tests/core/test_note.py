@@ -21,6 +21,16 @@ def test_the_published_note_verifies_with_the_published_key() -> None:
     assert written == f"{text}\n— {name} {line}\n"
 
 
+def test_the_published_checkpoint_reads_as_it_says() -> None:
+    """The example of C2SP tlog-checkpoint; the specification does not name its key."""
+    line = "Az3grlgtzPICa5OS8npVmf1Myq/5IZniMp+ZJurmRDeOoRDe4URYN7u5/Zhcyv2q1gGzGku9nTo+zyWE+xeMcTOAYQ8="
+    text = "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n"
+    checkpoint, [(name, id, signature)] = note.parse(f"{text}\n— example.com/behind-the-sofa {line}\n")
+    assert (checkpoint.origin, checkpoint.size, len(checkpoint.root)) == ("example.com/behind-the-sofa", 20852163, 32)
+    assert checkpoint.text() == text
+    assert (name, id.hex(), len(signature)) == ("example.com/behind-the-sofa", "033de0ae", 64)
+
+
 def test_a_checkpoint_reads_back_and_its_signature_verifies() -> None:
     key = Ed25519PrivateKey.generate()
     id = note.key_id("example.com/log", key.public_key().public_bytes_raw())

@@ -81,7 +81,9 @@ def test_a_receiver_that_refuses_moves_no_cursor(ledger: Path) -> None:
 
 def test_a_redirect_is_not_followed(ledger: Path) -> None:
     with web(302) as receiver:
-        assert events(ledger, "--to", receiver.url, check=False).returncode == 6
+        refused = events(ledger, "--to", receiver.url, check=False)
+    assert refused.returncode == 6
+    assert "refused the events: HTTP 302" in refused.stderr
     assert len(receiver.posted) == 1
 
 

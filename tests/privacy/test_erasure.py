@@ -1,7 +1,10 @@
 """Erasing payloads: when their time is over, and when an operator says so. What is gone is gone from the files."""
 
 import json
+import os
+import pty
 import sqlite3
+import subprocess
 from contextlib import closing
 from pathlib import Path
 
@@ -11,8 +14,8 @@ from mcp_guard.core.model import Asked, Ending, Execution, Json
 from mcp_guard.ledger.erasure import BATCH, DAY, Keeper, Order, erase_some, ranges
 from mcp_guard.ledger.verify import verify_ledger
 from mcp_guard.ports import Intent
-from tests.ledger.filled import fill
-from tests.live.guarded import Client, cli, enrol, log, scripted, write_config
+from tests.ledger.filled import fill, open_filled
+from tests.live.guarded import Client, cli, command, enrol, log, scripted, write_config
 from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id, run, text
 
 CANARY = "canary-5f1c-personal"
@@ -210,6 +213,22 @@ def test_a_running_guard_is_no_obstacle(config: Path) -> None:
     assert verified(config)
 
 
+def test_a_running_guard_erases_what_is_kept_too_long(tmp_path: Path) -> None:
+    old = open_filled(tmp_path / "state", 5, b'{"text":"of long ago"}', "mcp-guard.local/ledger")
+    old.store.close()
+    config = write_config(tmp_path, scripted("up", tmp_path), more="[ledger]\nkeep_payload_days = 1\n")
+    with Client(config) as client:
+        client.start()
+        client.call("up__echo", {"text": "of today"})
+        while not (erased := log(config, "--kind", "payload.erased")):
+            assert client.process.poll() is None
+        while b"of long ago" in stored(tmp_path / "state"):  # the log of changes is emptied next
+            assert client.process.poll() is None
+        assert b"of today" in stored(tmp_path / "state")
+    assert (erased[0]["count"], erased[0]["seqs"]) == (5, [[0, 4]])
+    assert verified(config)
+
+
 def test_by_call_and_by_instance(config: Path) -> None:
     [first, *_] = log(config, "--kind", "intent")
     assert forget(config, "--call", first["call"], "--yes")["erased"] == 2
@@ -226,6 +245,20 @@ def test_it_is_not_done_without_a_reason_a_selector_or_a_yes(config: Path) -> No
     assert unconfirmed.returncode == 5
     assert "the payloads of 4 receipts would be erased for good\nhint: confirm it: --yes" in unconfirmed.stderr
     assert log(config, "--kind", "payload.erased") == []
+
+
+@pytest.mark.parametrize(("said", "code", "erased"), [(b"y\n", 0, 1), (b"\n", 5, 0), (b"\x04", 5, 0)])
+def test_on_a_terminal_it_asks(config: Path, said: bytes, code: int, erased: int) -> None:
+    ours, theirs = pty.openpty()
+    asked = command("ledger", "forget", "--config", str(config), "--user", "dana", "--reason", "asked to")
+    running = subprocess.Popen(asked, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    os.write(ours, said)
+    out, _ = running.communicate(timeout=60)
+    os.close(theirs)
+    os.close(ours)
+    assert b"erase the payloads of 4 receipts for good? [y/N]" in out
+    assert running.returncode == code
+    assert len(log(config, "--kind", "payload.erased")) == erased
 
 
 def test_what_an_approver_was_shown_is_forgotten_too(tmp_path: Path) -> None:

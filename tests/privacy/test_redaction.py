@@ -14,6 +14,7 @@ from mcp_guard.ledger.erasure import tidy
 from mcp_guard.ledger.verify import verify_ledger
 from mcp_guard.ledger.votes import Ballots, Terms
 from mcp_guard.ports import Intent
+from tests.ledger.test_schema import errors
 from tests.promises.house import (
     ALLOW,
     DEAL,
@@ -108,6 +109,7 @@ def verified(house: House) -> bool:
     folder = house.folder / "state"
     report = verify_ledger(folder / "ledger.sqlite", folder / "ledger.pub")
     assert report.ok, report.problem
+    assert [problem for receipt in house.receipts() for problem in errors(receipt)] == []
     return report.payloads_checked > 0
 
 
