@@ -61,7 +61,7 @@ def test_payloads_older_than_they_are_kept_are_erased_from_every_file(house: Hou
     assert b"of today" in stored(house.folder / "state")
     [erased] = house.receipts("payload.erased")
     assert (erased["reason"], erased["by"], erased["count"]) == ("kept for 2 days", "retention", 2)
-    assert erased["seqs"] == [[0, 1]]
+    assert erased["seqs"] == [[1, 2]]
     check(house)
     keep(house, 2)
     assert len(house.receipts("payload.erased")) == 1
