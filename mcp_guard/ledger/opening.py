@@ -21,6 +21,8 @@ from mcp_guard.ports import Clock
 from mcp_guard.storage.sqlite import open_store
 
 FILE = "ledger.sqlite"
+GUARDS = "guards"
+"""The folder of the locks of running guards."""
 CARRIED = (
     "agent", "owner", "instance", "credential", "on_behalf_of", "call", "purpose", "ticket", "reason", "upstream",
     "tool", "definition", "resource",
@@ -64,7 +66,7 @@ def open_ledger(settings: LedgerSettings, clock: Clock) -> OpenLedger:
     """Raises: LedgerError."""
     writer = open_writer(settings, clock)
     guard = f"guard_{random_text(12)}"
-    path = settings.state_dir / "guards" / f"{guard}.lock"
+    path = settings.state_dir / GUARDS / f"{guard}.lock"
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -79,16 +81,16 @@ def recover(writer: Writer, state_dir: Path) -> list[Json]:
     """Close every call that a dead process left without outcome as `unknown`; returns their intents (promise P9).
 
     A process is dead if its lock can be taken: the system releases it, even after kill -9. Nothing is run again.
+    Several that start at once may meet the same dead one: whichever comes first closes its calls.
     """
-    open_calls = writer.read(lambda store: store.open_calls())
-    dead = {guard for guard in {guard for _, guard in open_calls} if _is_dead(state_dir / "guards" / f"{guard}.lock")}
-    left = [intent for intent, guard in open_calls if guard in dead]
-    if not left:
+    guards = {guard for _, guard in writer.read(lambda store: store.open_calls())}
+    dead = {guard for guard in guards if is_dead(state_dir / GUARDS / f"{guard}.lock")}
+    if not dead:
         return []
 
     def op(step: Step) -> list[Json]:
         intents = []
-        for seq in left:
+        for seq in [seq for seq, guard in step.store.open_calls() if guard in dead]:
             row = step.store.receipt(seq)
             intent: Json = orjson.loads(row.body) if row else {}
             about = {name: intent.get(name) for name in CARRIED}
@@ -104,7 +106,8 @@ def recover(writer: Writer, state_dir: Path) -> list[Json]:
     return writer.run(op)
 
 
-def _is_dead(path: Path) -> bool:
+def is_dead(path: Path) -> bool:
+    """Whether the guard of this lock has ended; its lock is removed."""
     try:
         lock = os.open(path, os.O_RDWR)
     except FileNotFoundError:
