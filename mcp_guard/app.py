@@ -9,18 +9,18 @@ import gc
 import os
 import re
 import sys
-import time
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mcp_guard import __version__
 from mcp_guard.core.describe import Description
-from mcp_guard.core.errors import GuardError, PolicyError
-from mcp_guard.core.model import Instance, Json, Micros, Tool
+from mcp_guard.core.errors import GuardError, LedgerError, PolicyError
+from mcp_guard.core.model import Instance, Json, Tool
 from mcp_guard.core.receipt import Draft, format_time, instance_fields
 from mcp_guard.guard import Guard
 from mcp_guard.identity.instances import Issuer, Launch, check_credential, random_text, start_instance
+from mcp_guard.ledger.clock import SteadyClock
 from mcp_guard.ledger.opening import LedgerSettings, OpenLedger, open_ledger, recover
 from mcp_guard.policy.in_force import PoliciesInForce
 from mcp_guard.settings import Settings
@@ -36,14 +36,8 @@ if TYPE_CHECKING:
     from mcp_guard.policy.engine import World
 
 
-class SystemClock:
-    """Implements `ports.Clock`."""
-
-    def now(self) -> Micros:
-        return time.time_ns() // 1000
-
-
-CLOCK = SystemClock()
+CLOCK = SteadyClock()
+LEDGER_AGAIN_SECONDS = 2
 COLLECT_AFTER_SECONDS = 5
 """When garbage is collected at the latest; start-up makes none."""
 
@@ -209,14 +203,17 @@ class Run:
             ledger=self._ledger.book,
             approvals=self._ledger.requests,
             upstreams=self._hub,
-            clock=CLOCK,
+            clock=self._ledger.book.writer,
             describe_with=Description(self._settings.limits, re.compile(pattern) if pattern else None),
             hold_seconds=self._settings.hold_seconds,
             new_id=new_call_id,
         )
 
     def _load_policies(self) -> None:
-        """Read the policies against the catalog as it is now. A bad set never replaces a good one."""
+        """Read the policies against the catalog as it is now. A bad set never replaces a good one.
+
+        A ledger that cannot record the set now is tried again: it may be good again before the catalog changes.
+        """
         from mcp_guard.policy.engine import load_policies  # cedar is loaded while the upstreams answer
 
         world = policy_world(self._settings, self._hub.tools(), self._hub.absent())
@@ -231,6 +228,8 @@ class Run:
             self._front.note(f"the policies are not loaded, {kept}:\n{error}")
             if isinstance(error, PolicyError):
                 book.note(Draft("policy.rejected", {"reasons": error.message.splitlines()}))
+            if isinstance(error, LedgerError):
+                asyncio.get_running_loop().call_later(LEDGER_AGAIN_SECONDS, self._load_policies)
             return
         self._policies.replace(engine)
         gc.freeze()  # what is loaded by now stays: no collection need look at it again

@@ -16,7 +16,9 @@ from mcp_guard.core import merkle, note
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import Draft, Place, commitment, document, entry, format_time
+from mcp_guard.ledger.clock import receipt_time
 from mcp_guard.ledger.keys import SigningKey
+from mcp_guard.ledger.standing import Standing
 from mcp_guard.ports import Clock
 from mcp_guard.storage.sqlite import SALT_BYTES, ChangedElsewhere, Head, ReceiptRow, Store, explain, reading
 
@@ -58,7 +60,10 @@ class Step:
             return
         checkpoint = note.Checkpoint(self._key.origin, self._size, merkle.root(self._edge))
         signed = note.sign(checkpoint.text(), self._key.origin, self._key.id, self._key.private.sign)
-        self.store.advance_head(before, Head(self._size, tuple(self._edge)), signed)
+        self.store.advance_head(before, self.head(), signed)
+
+    def head(self) -> Head:
+        return Head(self._size, tuple(self._edge))
 
 
 Op = Callable[[Step], T]
@@ -78,6 +83,7 @@ class Writer:
         self.store = store
         self.key = key
         self._clock = clock
+        self._standing = Standing()
         self._waiting: list[_Waiting] = []
         self.company = 0
         """How many calls are under way: one alone does not wait for others to share its commit."""
@@ -111,7 +117,11 @@ class Writer:
             each.future.set_result(result)
 
     def now(self) -> Micros:
-        return self._clock.now()
+        """Never before the last receipt that this process knows of."""
+        return max(self._clock.now(), self._standing.at)
+
+    def wall(self) -> Micros:
+        return self._clock.wall()
 
     def read(self, query: Callable[[Store], T]) -> T:
         """Raises: LedgerError."""
@@ -129,7 +139,8 @@ class Writer:
             store.begin()
             try:
                 head = store.head()
-                step = Step(store, self.key, head, self._clock.now())
+                self._standing.check(store, head, self.key.id, self.key.public)
+                step = Step(store, self.key, head, receipt_time(self._clock, self._standing.at))
                 results = [op(step) for op in ops]
                 step.close(head.size)
                 store.commit()
@@ -140,4 +151,6 @@ class Writer:
             raise explain(error, store.path) from None
         except ChangedElsewhere as error:
             raise LedgerError(f"{error} was changed by another process meanwhile", "repeat the command") from None
+        if (reached := step.head()).size > head.size:
+            self._standing.reached(reached, step.now)
         return results

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -94,10 +95,8 @@ class GuardProcess:
 
     def _write(self, *messages: Json) -> None:
         assert self.process.stdin
-        try:
+        with suppress(BrokenPipeError):
             self.process.stdin.write(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
-        except BrokenPipeError:
-            pass
 
     def _read(self) -> None:
         assert self.process.stdout

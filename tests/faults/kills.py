@@ -7,7 +7,7 @@ import select
 import signal
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.faults.guard_process import GuardProcess
@@ -17,20 +17,26 @@ IN_MODIFY = 0x2
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 
-@dataclass(frozen=True)
+@dataclass
 class Victim:
-    """A guard that is to die, with the files that its death may hang on."""
+    """A guard that is to die, with the files that its death may hang on. Once spared, no plan that was made strikes."""
 
     guard: GuardProcess
     page: Page
     wal: Path
+    spared: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def spare(self) -> None:
+        with self.lock:
+            self.spared = True
+        self.page.disarm()
 
 
 def strike(victim: Victim) -> None:
-    try:
-        os.kill(victim.guard.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
+    with victim.lock:
+        if not victim.spared and victim.guard.process.returncode is None:
+            os.kill(victim.guard.pid, signal.SIGKILL)
 
 
 def at_a_time(victim: Victim, luck: random.Random) -> None:
@@ -62,7 +68,7 @@ def at_a_write_to_the_wal(victim: Victim, luck: random.Random) -> None:
 
     def watch() -> None:
         seen = 0
-        while seen < left and victim.guard.process.returncode is None:
+        while seen < left and not victim.spared:
             if select.select([events], [], [], 0.1)[0]:
                 seen += len(os.read(events, 16)) // 16
         os.close(events)

@@ -1,7 +1,8 @@
 """A real MCP server on stdio that counts what it really ran, and can kill the guard that it serves.
 
-Usage: upstream.py LOG LOCK [KILL_AT MOMENT]. Each `tools/call` is one JSON line in LOG. LOCK is held as long as this process lives.
-At the call number KILL_AT it kills its parent: MOMENT is `received` (before it runs), `ran` (before it answers) or `answered`.
+Usage: upstream.py LOG LOCK [KILL_AT MOMENT]. Each `tools/call` is one JSON line in LOG. LOCK is held while this lives.
+At the call number KILL_AT it kills its parent: MOMENT is `received` (before it runs), `ran` (before it answers) or
+`answered`.
 """
 
 import fcntl
@@ -9,18 +10,20 @@ import json
 import os
 import signal
 import sys
+from typing import Any
 
+Json = dict[str, Any]
 TEXT, NUMBER = {"type": "string"}, {"type": "number"}
 
 
-def tool(name: str, **properties: dict) -> dict:
+def tool(name: str, **properties: Json) -> Json:
     return {"name": name, "inputSchema": {"type": "object", "properties": properties, "required": list(properties)}}
 
 
 TOOLS = [tool("note", text=TEXT), tool("update", id=TEXT, amount=NUMBER), tool("get", id=TEXT)]
 
 
-def send(id: object, result: dict) -> None:
+def send(id: object, result: Json) -> None:
     sys.stdout.write(json.dumps({"jsonrpc": "2.0", "id": id, "result": result}) + "\n")
     sys.stdout.flush()
 

@@ -1,6 +1,7 @@
-"""A world of two guards on one ledger, with a person who decides, and guards that are killed under load again and again.
+"""A world of two guards on one ledger, with a person who decides; the guards are killed under load again and again.
 
-After each death everything that promise P9 says is checked against what the upstreams really ran and what the clients were told.
+After each death everything that promise P9 says is checked against what the upstreams really ran and what the clients
+were told.
 """
 
 import base64
@@ -27,7 +28,7 @@ from mcp_guard.ledger.opening import open_writer
 from mcp_guard.ledger.verify import verify_ledger
 from mcp_guard.ledger.votes import Ballots, Person
 from tests.faults.guard_process import Ask, GuardProcess, Json
-from tests.faults.kills import Victim, at_a_system_call, at_a_time, choose, strike
+from tests.faults.kills import Victim, at_a_system_call, at_a_time, choose
 from tests.faults.ledger_reading import Said, key_of, read_effects, read_ledger
 from tests.faults.preload import Page, library
 
@@ -35,7 +36,8 @@ UPSTREAM = Path(__file__).with_name("upstream.py")
 GUARDS, CALLS = 2, 24
 POLICIES = """
 @id("all") permit (principal, action, resource);
-@id("never") @reason("not this one") forbid (principal, action == Action::"up__note", resource) when { context.input.text like "no *" };
+@id("never") @reason("not this one")
+forbid (principal, action == Action::"up__note", resource) when { context.input.text like "no *" };
 @id("gate") @require_approval("people") @reason("people decide")
 forbid (principal, action == Action::"up__update", resource) when { context.input.id like "held*" };
 """
@@ -159,8 +161,7 @@ class World:
                     self.result.deaths["while starting"] += 1
                     self.check()
                     self.guards[number] = self.launch(number, may_kill=False)
-                else:
-                    self.pages[number].disarm()
+                victim.spare()
 
     def stderr(self, number: int) -> str:
         return (self.folder / f"{number}.stderr").read_text()
@@ -173,22 +174,25 @@ class World:
     def round(self) -> None:
         victims = self.luck.choice(([0], [1], [0, 1]))
         victims = sorted({*victims, *(number for number in range(GUARDS) if self.upstream_kills[number])})
-        for number in victims:
+        doomed = {number: self.victim(number) for number in victims}
+        for number, victim in doomed.items():
             kill = None if self.upstream_kills[number] else choose(self.luck)
             if kill is not None:
-                kill(self.victim(number), self.luck)
+                kill(victim, self.luck)
             name = "the upstream, at a call" if kill is None else kill.__name__.replace("_", " ")
             self.result.deaths[name] += 1
         self.load()
-        for number in victims:
-            self.result.idle += self.guards[number].settle()
-            strike(self.victim(number))  # if its point was never reached
-            self.guards[number].kill()
+        for victim in doomed.values():
+            self.result.idle += victim.guard.settle()  # if its point was never reached
+            victim.spare()
+            victim.guard.kill()
         for number in set(range(GUARDS)) - set(victims):
             require(self.guards[number].settle(), f"guard {number} ended by itself: {self.stderr(number)[-500:]}")
         for number in range(GUARDS):
             guard = self.guards[number]
-            self.told += [(guard.asked.pop(id), guard.replies.pop(id)) for id in list(guard.asked) if id in guard.replies]
+            self.told += [
+                (guard.asked.pop(id), guard.replies.pop(id)) for id in list(guard.asked) if id in guard.replies
+            ]
             guard.asked.clear()
         self.check()
         self.restart(victims)

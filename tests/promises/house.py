@@ -58,6 +58,9 @@ class Clock:
         self.time += 1
         return self.time
 
+    def wall(self) -> int:
+        return self.time
+
 
 def make_tool(name: str, properties: Json, effect: Effect = Effect.WRITE, **rule: Any) -> Tool:
     definition = {"name": name, "inputSchema": {"type": "object", "properties": properties}}
