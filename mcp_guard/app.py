@@ -173,6 +173,7 @@ class Run:
             Draft("credential.issued", about | {"public_key": public_key, "expires": expires}),
         )
         self._front = StdioFront(self._settings.message_bytes)
+        book.writer.on_trouble = self._front.note
         self._hub.on_catalog = self._load_policies
         asyncio.get_running_loop().call_later(COLLECT_AFTER_SECONDS, gc.enable)  # also if no policies can be loaded
         session = Session(self._make_guard(), self._hub, self._instance, self._front, self._settings.inbox)

@@ -6,7 +6,6 @@ may go on before the commit anyway. See docs/decisions/0003.
 
 import asyncio
 import os
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
@@ -20,7 +19,7 @@ from mcp_guard.ledger.clock import receipt_time
 from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ledger.standing import Standing
 from mcp_guard.ports import Clock
-from mcp_guard.storage.sqlite import SALT_BYTES, ChangedElsewhere, Head, ReceiptRow, Store, explain, reading
+from mcp_guard.storage.sqlite import FAILURES, SALT_BYTES, ChangedElsewhere, Head, ReceiptRow, Store, explain, reading
 
 T = TypeVar("T")
 SOFTWARE = f"mcp-guard/{__version__}"
@@ -85,6 +84,9 @@ class Writer:
         self._clock = clock
         self._standing = Standing()
         self._waiting: list[_Waiting] = []
+        self.on_trouble: Callable[[str], None] = lambda _: None
+        """Told when the ledger begins to fail, with what to do, and when it is good again; once each."""
+        self._trouble = ""
         self.company = 0
         """How many calls are under way: one alone does not wait for others to share its commit."""
 
@@ -125,8 +127,12 @@ class Writer:
 
     def read(self, query: Callable[[Store], T]) -> T:
         """Raises: LedgerError."""
-        with reading(self.store.path):
-            return query(self.store)
+        try:
+            with reading(self.store.path):
+                return query(self.store)
+        except LedgerError as error:
+            self._tell(error)
+            raise
 
     def run(self, op: Op[T]) -> T:
         """Commit one op at once, without an event loop (command line, start and stop). Raises: LedgerError."""
@@ -134,6 +140,24 @@ class Writer:
         return result
 
     def _commit(self, ops: list[Op[Any]]) -> list[Any]:
+        try:
+            results = self._transact(ops)
+        except ChangedElsewhere as error:
+            raise LedgerError(f"{error} was changed by another process meanwhile", "repeat the command") from None
+        except LedgerError as error:
+            self._tell(error)
+            raise
+        if self._trouble:
+            self._trouble = ""
+            self.on_trouble("the ledger can be written again")
+        return results
+
+    def _tell(self, error: LedgerError) -> None:
+        if error.message != self._trouble:
+            self._trouble = error.message
+            self.on_trouble(f"calls are refused: {error}")
+
+    def _transact(self, ops: list[Op[Any]]) -> list[Any]:
         store = self.store
         try:
             store.begin()
@@ -147,10 +171,8 @@ class Writer:
             except BaseException:
                 store.rollback()
                 raise
-        except sqlite3.Error as error:
+        except FAILURES as error:
             raise explain(error, store.path) from None
-        except ChangedElsewhere as error:
-            raise LedgerError(f"{error} was changed by another process meanwhile", "repeat the command") from None
         if (reached := step.head()).size > head.size:
             self._standing.reached(reached, step.now)
         return results

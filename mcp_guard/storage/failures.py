@@ -42,6 +42,9 @@ SYSTEM = {
 }
 OTHER = ("the ledger cannot be used", "check `{path}` and its folder")
 
+FAILURES = (sqlite3.Error, UnicodeDecodeError)
+"""What SQLite raises of a file: a damaged name of a table breaks its very message."""
+
 
 def explain(error: Exception, path: Path) -> LedgerError:
     """What a failure of the file means, and what to do."""
@@ -49,6 +52,6 @@ def explain(error: Exception, path: Path) -> LedgerError:
         message, hint = SYSTEM.get(error.errno or 0, OTHER)
         detail = error.strerror or str(error)
     else:
-        message, hint = SQLITE.get(getattr(error, "sqlite_errorcode", 0) & 0xFF, OTHER)
+        message, hint = SQLITE.get(getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF, OTHER)
         detail = getattr(error, "sqlite_errorname", "") or str(error)
     return LedgerError(f"{message}: `{path}` ({detail})", hint.format(path=path, folder=path.parent))

@@ -14,9 +14,9 @@ from pathlib import Path
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage import schema
 from mcp_guard.storage.approval_rows import ApprovalRows, ChangedElsewhere
-from mcp_guard.storage.failures import explain
+from mcp_guard.storage.failures import FAILURES, explain
 
-__all__ = ["ChangedElsewhere", "Head", "ReceiptRow", "Store", "explain", "open_store", "reading"]
+__all__ = ["FAILURES", "ChangedElsewhere", "Head", "ReceiptRow", "Store", "explain", "open_store", "reading"]
 
 BUSY_SECONDS = 2.0
 SALT_BYTES = 16
@@ -78,7 +78,10 @@ class Store(ApprovalRows):
     # Receipts
 
     def head(self) -> Head:
-        size, edge = self._run("SELECT size, edge FROM head").fetchone()
+        row = self._run("SELECT size, edge FROM head").fetchone()
+        if row is None or not isinstance(row[1], bytes):
+            raise sqlite3.DatabaseError("the ledger has no head")
+        size, edge = row
         return Head(size, tuple(edge[at : at + 32] for at in range(0, len(edge), 32)))
 
     def advance_head(self, before: int, after: Head, checkpoint: str) -> None:
@@ -173,13 +176,19 @@ def open_store(path: Path, unsafe_skip_fsync: bool = False, create: bool = True)
         if not path.exists():  # SQLite would make it readable by others
             os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=256)
+    except (*FAILURES, OSError) as error:
+        raise explain(error, path) from None
+    try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {'OFF' if unsafe_skip_fsync else 'FULL'}")
         connection.execute("PRAGMA secure_delete = ON")
         _create(connection)
         return Store(path, connection)
-    except (sqlite3.Error, OSError) as error:
-        raise explain(error, path) from None
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, FAILURES):
+            raise explain(error, path) from None
+        raise
 
 
 def _identity(file: Path | str) -> tuple[int, int] | None:
@@ -209,5 +218,5 @@ def reading(path: Path) -> Iterator[None]:
     """Turns a failure to read into a LedgerError."""
     try:
         yield
-    except sqlite3.Error as error:
+    except FAILURES as error:
         raise explain(error, path) from None

@@ -189,7 +189,7 @@ def open_house(
         ledger=ledger.book,
         approvals=ledger.requests,
         upstreams=upstream,
-        clock=clock,
+        clock=ledger.book.writer,
         describe_with=Description(),
         hold_seconds=hold_seconds,
         new_id=lambda: f"call_{prefix}_{next(ids)}",
