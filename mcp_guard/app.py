@@ -93,7 +93,7 @@ def run_stdio(settings: Settings, launch: Launch) -> None:
         issuer = Issuer(key.origin, key.private.sign, key.public)
         instance, public = start_instance(issuer, enrolled.agent, launch, CLOCK.now(), enrolled.credential_seconds)
         check_credential(issuer, instance)
-        report_unknown(recover(ledger.book.writer, settings.state_dir))
+        recover(ledger.book.writer, settings.state_dir, report_unknown)
         asyncio.run(Run(settings, hub, ledger, instance).serve(public))
     finally:
         hub.kill()
@@ -149,7 +149,7 @@ def report_unknown(intents: list[Json]) -> None:
     for intent in intents:
         what = f"{intent.get('tool')} (receipt {intent.get('seq')}, call {intent.get('call')})"
         print(f"mcp-guard: the outcome of {what} is unknown: a guard ended before recording it", file=sys.stderr)
-        print(f"hint: look at the resource, then: mcp-guard show {intent.get('call')}", file=sys.stderr)
+        print(f"hint: look at the resource, then: mcp-guard show {intent.get('call')}", file=sys.stderr, flush=True)
 
 
 class Run:

@@ -144,9 +144,14 @@ class Book:
                 step.store.note_outcome(intent.approval, seq, answered)
             return seq
 
+        def record_late(step: Step) -> int:
+            if not step.store.is_open_call(intent.seq):
+                return intent.seq  # another guard took this one for dead, and closed it
+            return record(step, answered=False)
+
         def keep(future: "asyncio.Future[int]") -> None:
             if not future.cancelled() and future.exception() is not None:
-                self._late.append(partial(record, answered=False))
+                self._late.append(record_late)
 
         recorded = self.writer.submit(partial(record, answered=answered))
         recorded.add_done_callback(keep)

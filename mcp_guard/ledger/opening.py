@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -77,11 +77,12 @@ def open_ledger(settings: LedgerSettings, clock: Clock) -> OpenLedger:
     return OpenLedger(book, Requests(writer, settings.routes, lambda: f"ap_{random_text(10)}"), lock, path)
 
 
-def recover(writer: Writer, state_dir: Path) -> list[Json]:
+def recover(writer: Writer, state_dir: Path, tell: Callable[[list[Json]], None] = lambda _: None) -> list[Json]:
     """Close every call that a dead process left without outcome as `unknown`; returns their intents (promise P9).
 
     A process is dead if its lock can be taken: the system releases it, even after kill -9. Nothing is run again.
-    Several that start at once may meet the same dead one: whichever comes first closes its calls.
+    Several that start at once may meet the same dead one: whichever comes first closes its calls. `tell` is told of the
+    intents before that is durable: who dies in between has them told again, and not never.
     """
     guards = {guard for _, guard in writer.read(lambda store: store.open_calls())}
     dead = {guard for guard in guards if is_dead(state_dir / GUARDS / f"{guard}.lock")}
@@ -101,6 +102,7 @@ def recover(writer: Writer, state_dir: Path) -> list[Json]:
             if used and "grant" not in used:
                 step.store.note_outcome(used["id"], outcome, answered=False)
             intents.append(intent)
+        tell(intents)
         return intents
 
     return writer.run(op)

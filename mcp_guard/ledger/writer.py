@@ -153,8 +153,9 @@ class Writer:
         return results
 
     def _tell(self, error: LedgerError) -> None:
-        if error.message != self._trouble:
-            self._trouble = error.message
+        kind = error.message.partition(":")[0]
+        if kind != self._trouble:
+            self._trouble = kind
             self.on_trouble(f"calls are refused: {error}")
 
     def _transact(self, ops: list[Op[Any]]) -> list[Any]:

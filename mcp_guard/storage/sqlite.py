@@ -139,6 +139,9 @@ class Store(ApprovalRows):
     def close_call(self, intent: int) -> None:
         self._one_row(self._run("DELETE FROM open_call WHERE intent = ?", (intent,)), f"the open call {intent}")
 
+    def is_open_call(self, intent: int) -> bool:
+        return self._run("SELECT 1 FROM open_call WHERE intent = ?", (intent,)).fetchone() is not None
+
     def open_calls(self) -> list[tuple[int, str]]:
         return self._run("SELECT intent, guard FROM open_call ORDER BY intent").fetchall()
 

@@ -36,7 +36,8 @@ def spawn(connector: Connector) -> "subprocess.Popen[bytes]":
     """
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
     try:
-        connector.stderr.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (connector.stderr.parent.parent, connector.stderr.parent):  # what a server logs is nobody else's
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         small = connector.stderr.exists() and connector.stderr.stat().st_size < STDERR_LIMIT
         with connector.stderr.open("ab" if small else "wb") as stderr:
             return subprocess.Popen(
