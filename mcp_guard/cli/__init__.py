@@ -17,6 +17,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "log": ("log", "list receipts"),
     "show": ("show", "tell the story of one call"),
     "tail": ("tail", "follow receipts as they come"),
+    "status": ("status", "what stands in the ledger, who runs, what waits, what was called last"),
     "doctor": ("doctor", "look for what is wrong, and say what mends it"),
     "verify": ("verify", "verify the ledger with its public key"),
     "approvals": ("approvals", "list, show, approve, deny and grant held calls"),

@@ -66,6 +66,13 @@ def look(path: Path, format: int) -> Looked:
         )
 
 
+def latest_receipts(path: Path, count: int) -> list[bytes]:
+    """The documents of the last receipts, oldest first. Raises: LedgerError."""
+    with _read_only(path) as db:
+        rows = db.execute("SELECT body FROM receipt ORDER BY seq DESC LIMIT ?", (count,)).fetchall()
+    return [body for (body,) in rows[::-1]]
+
+
 def _guard_of(db: sqlite3.Connection, instance: str) -> str | None:
     """The guard process that started the instance: read backwards, because those who wait began lately."""
     for (body,) in db.execute("SELECT body FROM receipt WHERE kind = 'instance.started' ORDER BY seq DESC"):
