@@ -21,9 +21,10 @@ from mcp_guard.core.receipt import Draft, format_time, instance_fields
 from mcp_guard.guard import Guard
 from mcp_guard.identity.instances import Issuer, Launch, check_credential, random_text, start_instance
 from mcp_guard.ledger.clock import SteadyClock
+from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ledger.opening import LedgerSettings, OpenLedger, open_ledger, recover
 from mcp_guard.policy.in_force import PoliciesInForce
-from mcp_guard.settings import Settings
+from mcp_guard.settings import Enrolled, Settings
 from mcp_guard.transports.session import Session
 from mcp_guard.transports.stdio import StdioFront
 from mcp_guard.upstream.child import Connector
@@ -74,6 +75,7 @@ def ledger_settings(settings: Settings) -> LedgerSettings:
         counters=settings.counters,
         kept_response_bytes=settings.kept_response_bytes,
         unsafe_skip_fsync=settings.unsafe_skip_fsync,
+        signers=settings.signers,
     )
 
 
@@ -89,16 +91,21 @@ def run_stdio(settings: Settings, launch: Launch) -> None:
     ledger: OpenLedger | None = None
     try:
         ledger = open_ledger(ledger_settings(settings), CLOCK)
-        key = ledger.book.writer.key
-        issuer = Issuer(key.origin, key.private.sign, key.public)
-        instance, public = start_instance(issuer, enrolled.agent, launch, CLOCK.now(), enrolled.credential_seconds)
-        check_credential(issuer, instance)
+        instance, public = issue(ledger.book.writer.key, enrolled, launch)
         recover(ledger.book.writer, settings.state_dir, report_unknown)
         asyncio.run(Run(settings, hub, ledger, instance).serve(public))
     finally:
         hub.kill()
         if ledger is not None:
             ledger.close()
+
+
+def issue(key: SigningKey, enrolled: Enrolled, launch: Launch) -> tuple[Instance, str]:
+    """A new instance with a credential that the ledger's key signs; also its public key. The key itself is not kept."""
+    issuer = Issuer(key.origin, key.sign, key.public)
+    instance, public = start_instance(issuer, enrolled.agent, launch, CLOCK.now(), enrolled.credential_seconds)
+    check_credential(issuer, instance)
+    return instance, public
 
 
 def policy_world(settings: Settings, tools: Iterable[Tool], absent: Collection[str]) -> "World":
@@ -178,15 +185,17 @@ class Run:
         asyncio.get_running_loop().call_later(COLLECT_AFTER_SECONDS, gc.enable)  # also if no policies can be loaded
         session = Session(self._make_guard(), self._hub, self._instance, self._front, self._settings.inbox)
         async with asyncio.TaskGroup() as tasks:
-            courier = tasks.create_task(self._carry()) if self._settings.routes else None
+            beside = [tasks.create_task(each()) for each in (self._carry, self._attend)]
             await self._front.serve(session, self._hub)
-            if courier is not None:
-                courier.cancel()
+            for each in beside:
+                each.cancel()
         self._ledger.requests.end(self._instance)
         book.note(Draft("instance.ended", about), Draft("guard.stopped", {"guard": book.settings.guard}))
 
     async def _carry(self) -> None:
         """Notify, escalate and expire, once there is something to do that for."""
+        if not self._settings.routes:
+            return
         asked = asyncio.Event()
         self._ledger.requests.on_asked.append(asked.set)
         await asked.wait()
@@ -196,6 +205,14 @@ class Run:
         courier = Courier(self._ledger.book.writer, settings.routes, settings.notifiers, settings.inbox)
         self._ledger.requests.on_asked[:] = [courier.wake]
         await courier.run()
+
+    async def _attend(self) -> None:
+        """Have the ledger witnessed, if the configuration says how often."""
+        often = {name: each for name, each in self._settings.witnesses.items() if each.is_by_itself}
+        if often:
+            from mcp_guard.witness.attendant import Attendant
+
+            await Attendant(self._ledger.book.writer, often, self._settings.path).run()
 
     def _make_guard(self) -> Guard:
         pattern = self._settings.ticket_pattern

@@ -9,8 +9,10 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from mcp_guard.config_ledger import LedgerConfig, WitnessConfig, WitnessName
+from mcp_guard.config_parts import Model, Secret, Url
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
@@ -22,12 +24,6 @@ Pointer = Annotated[str, Field(pattern=r"^(/[^/]*)*$")]
 EntityType = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9_]*$")]
 RESERVED_TYPES = ("Agent", "AgentInstance", "Group", "Tool", "Action")
 AttributeKind = Literal["string", "integer", "number", "boolean", "strings"]
-
-
-class Model(BaseModel):
-    """Strict and frozen: an unknown key is an error, never ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class UpstreamConfig(Model):
@@ -127,22 +123,6 @@ class RouteConfig(Model):
         )
 
 
-class Secret(Model):
-    """Where a secret is; never the secret itself."""
-
-    env: str | None = None
-    file: Path | None = None
-
-    @model_validator(mode="after")
-    def is_one_place(self) -> "Secret":
-        if (self.env is None) == (self.file is None):
-            raise ValueError('say where the secret is: { env = "NAME" } or { file = "PATH" }')
-        return self
-
-
-Url = Annotated[str, Field(pattern=r"^https?://[^/]+")]
-
-
 class DesktopConfig(Model):
     kind: Literal["desktop"]
 
@@ -229,6 +209,8 @@ class Config(Model):
     routes: dict[str, RouteConfig] = {}
     notifiers: dict[str, NotifierConfig] = {}
     inbox: InboxConfig = InboxConfig()
+    ledger: LedgerConfig = LedgerConfig()
+    witnesses: dict[WitnessName, WitnessConfig] = {}
 
     @field_validator("upstreams")
     @classmethod
@@ -295,6 +277,8 @@ class Config(Model):
                 for name, notifier in self.notifiers.items()
             },
             inbox_port=self.inbox.port,
+            signers=self.ledger.signers(here),
+            witnesses={name: witness.settings(here) for name, witness in self.witnesses.items()},
         )
 
 

@@ -43,8 +43,42 @@ class NotifierSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SignerSettings:
+    """How the ledger's private key is held: `file`, `keyring` or `command`, of which alone the rest speaks.
+
+    `public` is the verifier line of the key that the command signs with, `seconds` how long it may take, `here` the
+    folder that it runs in.
+    """
+
+    kind: str = "file"
+    command: tuple[str, ...] = ()
+    public: str = ""
+    seconds: float = 5
+    here: Path = Path()
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessSettings:
+    """A place that checkpoints are sent to. `every_seconds` and `every_receipts` say when a guard does so by itself.
+
+    `options`, their secrets and `here` are as in `NotifierSettings`.
+    """
+
+    kind: str
+    options: Mapping[str, Any]
+    here: Path
+    every_seconds: float | None = None
+    every_receipts: int | None = None
+
+    @property
+    def is_by_itself(self) -> bool:
+        """Whether a running guard sends checkpoints without being told."""
+        return self.every_seconds is not None or self.every_receipts is not None
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
-    """The whole configuration. Paths are absolute; `approvers` maps ids to names."""
+    """The whole configuration. Paths are absolute; `approvers` maps ids to names; `signers`: this one and the next."""
 
     path: Path
     state_dir: Path
@@ -65,6 +99,8 @@ class Settings:
     routes: Mapping[str, Route]
     notifiers: Mapping[str, NotifierSettings]
     inbox_port: int
+    signers: tuple[SignerSettings, ...] = (SignerSettings(),)
+    witnesses: Mapping[str, WitnessSettings] = field(default_factory=dict)
 
     @property
     def inbox(self) -> str:

@@ -20,6 +20,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "status": ("status", "what stands in the ledger, who runs, what waits, what was called last"),
     "doctor": ("doctor", "look for what is wrong, and say what mends it"),
     "verify": ("verify", "verify the ledger with its public key"),
+    "ledger": ("ledger", "export the ledger, prove a receipt, have witnesses see its head"),
+    "keys": ("keys", "the keys that the ledger is signed with: list, rotate, replace"),
     "approvals": ("approvals", "list, show, approve, deny and grant held calls"),
     "inbox": ("inbox", "serve the page on which approvers decide"),
     "approvers": ("approvers", "the keys of the people who approve"),

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 
-from mcp_guard.app import CLOCK, listed_tools, policy_world
+from mcp_guard.app import CLOCK, ledger_settings, listed_tools, policy_world
 from mcp_guard.cli.options import add_json, parser
 from mcp_guard.cli.self_test import try_refusals
 from mcp_guard.cli.table import print_table
@@ -17,6 +17,7 @@ from mcp_guard.core.errors import GuardError
 from mcp_guard.core.health import Finding, Level, Seen, Trial, examine, worst
 from mcp_guard.core.model import Tool
 from mcp_guard.ledger.examination import Examined, examine_folder
+from mcp_guard.ledger.opening import custody_of
 from mcp_guard.policy.engine import load_policies
 from mcp_guard.settings import Settings
 
@@ -50,7 +51,7 @@ def row(finding: Finding) -> Sequence[object]:
 
 def look(settings: Settings, start_upstreams: bool) -> Seen:
     """See everything; what cannot be seen is a finding, never an error of this command."""
-    examined = examine_folder(settings.state_dir)
+    examined = examine_folder(settings.state_dir, custody_of(ledger_settings(settings)).find)
     tools: list[Tool] = []
     absent, missing = set(settings.servers), set[str]()
     if start_upstreams:

@@ -55,7 +55,7 @@ class Disk:
 
 @dataclass(frozen=True, slots=True)
 class Contents:
-    """What the ledger file says. `checkpoint_fits` is None if there is no head yet or no public key to ask.
+    """What the ledger file says. `checkpoint_fits` is None if there is no head yet; `key_id` is of the key in force.
 
     `damage` is what SQLite finds wrong; `open_calls` are pairs of intent and guard.
     """
@@ -66,6 +66,7 @@ class Contents:
     last_seq: int
     last_time: Micros
     checkpoint_fits: bool | None
+    key_id: str
     damage: tuple[str, ...]
     open_calls: tuple[tuple[int, str], ...]
 
@@ -105,7 +106,7 @@ class Seen:
     hint: str
     contents: Contents | None
     key: File | None
-    key_id: str
+    key_failure: tuple[str, str] | None
     public_ids: tuple[str, ...]
     guards: tuple[tuple[str, bool], ...]
     pending: tuple[Pending, ...]
@@ -195,22 +196,23 @@ def head(seen: Seen) -> Findings:
         what = f"the head is of {seen.contents.size} receipts, and the last one is {seen.contents.last_seq}"
         return _problem("head", what, "mcp-guard verify; then restore the ledger from a copy")
     if seen.contents.checkpoint_fits is False:
-        what = "the checkpoint is not of these receipts, or not signed by a key in ledger.pub"
+        what = "the checkpoint is not of these receipts, or not signed by the key in force"
         return _problem("head", what, "mcp-guard verify; restore the ledger and its key from copies that fit")
     return _ok("head", f"signed, and of all {seen.contents.size} receipts") if seen.contents.size else []
 
 
 def key(seen: Seen) -> Findings:
-    if seen.key is None:
-        if seen.contents is None or not seen.contents.size:
-            return []
-        return _problem("key", "there is no ledger.key, and without it no call is recorded", "restore it from a copy")
-    if private := _kept_private("key", seen.key, seen.user, "600"):
+    if seen.key is not None and (private := _kept_private("key", seen.key, seen.user, "600")):
         return private
-    if seen.key_id not in seen.public_ids:
-        what = f"ledger.key ({seen.key_id or 'unreadable'}) is none of the keys in ledger.pub"
-        return _problem("key", what, "restore both from copies that belong to this ledger")
-    return _ok("key", f"{seen.key_id}, as in ledger.pub")
+    if seen.key_failure is not None:
+        what, fix = seen.key_failure
+        return _problem("key", f"{what}: no call is recorded without it", fix)
+    if seen.contents is None or not seen.contents.size:
+        return []
+    if seen.contents.key_id not in seen.public_ids:
+        what = f"ledger.pub does not hold the key in force, {seen.contents.key_id}"
+        return _problem("key", what, "move it away; the next mcp-guard run writes it anew")
+    return _ok("key", f"{seen.contents.key_id}, at hand and in ledger.pub")
 
 
 def clock(seen: Seen) -> Findings:

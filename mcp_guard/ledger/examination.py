@@ -1,24 +1,22 @@
 """What can be seen of a state folder from outside: files, disk, locks, keys, the ledger. Changes nothing that stays."""
 
-import base64
 import fcntl
 import os
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-
-from mcp_guard.core import merkle, note
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.health import Contents, Disk, File, Pending
 from mcp_guard.ledger.opening import FILE, GUARDS
+from mcp_guard.ledger.standing import is_signed
 from mcp_guard.storage import schema
 from mcp_guard.storage.examination import Looked, look, read_format
 
 SYNCS = 5
+FindKey = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,25 +30,24 @@ class Examined:
     hint: str = ""
     contents: Contents | None = None
     key: File | None = None
-    key_id: str = ""
+    key_failure: tuple[str, str] | None = None
     public_ids: tuple[str, ...] = ()
     guards: tuple[tuple[str, bool], ...] = ()
     pending: tuple[Pending, ...] = ()
     approvers_with_keys: frozenset[str] = frozenset()
 
 
-def examine_folder(folder: Path) -> Examined:
-    """Never raises for what is wrong with the folder: that is what it finds."""
+def examine_folder(folder: Path, find_key: FindKey = lambda _: None) -> Examined:
+    """Never raises for what is wrong: that is what it finds. `find_key` raises if it has no such key."""
     if (found := see(folder)) is None:
         return Examined()
-    publics = read_publics(folder / "ledger.pub")
     path, failure, hint, looked = folder / FILE, "", "", None
     file, contents = see(path), None
     if file is not None:
         try:
             format = read_format(path)
             looked = look(path, format) if format == schema.VERSION else None
-            contents = _contents(looked, publics) if looked else _foreign(format)
+            contents = _contents(looked) if looked else _foreign(format)
         except LedgerError as error:
             failure, hint = error.message, error.hint
     return Examined(
@@ -61,8 +58,8 @@ def examine_folder(folder: Path) -> Examined:
         hint=hint,
         contents=contents,
         key=see(folder / "ledger.key"),
-        key_id=read_key_id(folder / "ledger.key"),
-        public_ids=tuple(publics),
+        key_failure=_try_key(looked.head.key, find_key) if looked and looked.head.key else None,
+        public_ids=read_public_ids(folder / "ledger.pub"),
         guards=tuple((path.stem, _is_locked(path)) for path in sorted((folder / GUARDS).glob("*.lock"))),
         pending=tuple(Pending(*each) for each in looked.pending) if looked else (),
         approvers_with_keys=looked.approvers_with_keys if looked else frozenset(),
@@ -97,48 +94,33 @@ def measure_disk(folder: Path) -> Disk:
     return Disk(space.f_bavail * space.f_frsize, median(took))
 
 
-def read_publics(path: Path) -> dict[str, Ed25519PublicKey]:
-    """The keys of C2SP verifier lines, by their ids in hex; lines that are none are left out."""
-    found = {}
+def read_public_ids(path: Path) -> tuple[str, ...]:
+    """The ids of C2SP verifier lines, in hex; lines that are none are left out."""
     try:
-        for line in path.read_text().splitlines():
-            _, id, encoded = line.split("+", 2)
-            found[id] = Ed25519PublicKey.from_public_bytes(base64.b64decode(encoded)[1:])
+        return tuple(line.split("+")[1] for line in path.read_text().splitlines() if line.count("+") >= 2)
     except (OSError, ValueError):
-        return found
-    return found
+        return ()
 
 
-def read_key_id(path: Path) -> str:
-    """The id that a private key file names; it is not looked at any further."""
+def _try_key(verifier: str, find_key: FindKey) -> tuple[str, str] | None:
+    """Why the private key in force cannot be had, or None."""
     try:
-        return path.read_text().removeprefix("PRIVATE+KEY+").split("+")[1]
-    except (OSError, ValueError, IndexError):
-        return ""
+        find_key(verifier)
+    except LedgerError as error:
+        return error.message, error.hint
+    return None
 
 
-def checkpoint_fits(text: str, size: int, edge: tuple[bytes, ...], publics: dict[str, Ed25519PublicKey]) -> bool:
-    """Whether it is of this very tree, and signed by one of the keys."""
-    try:
-        checkpoint, signatures = note.parse(text)
-        signed = text.partition("\n\n")[0].encode() + b"\n"
-        ours = [(publics[id.hex()], signature) for _, id, signature in signatures if id.hex() in publics]
-        for public, signature in ours:
-            public.verify(signature, signed)
-    except (ValueError, InvalidSignature):
-        return False
-    return bool(ours) and (checkpoint.size, checkpoint.root) == (size, merkle.root(edge))
-
-
-def _contents(looked: Looked, publics: dict[str, Ed25519PublicKey]) -> Contents:
-    fits = checkpoint_fits(looked.checkpoint, looked.size, looked.edge, publics) if looked.size else None
+def _contents(looked: Looked) -> Contents:
+    head = looked.head
     return Contents(
         format=looked.format,
         known_format=schema.VERSION,
-        size=looked.size,
+        size=head.size,
         last_seq=looked.last_seq,
         last_time=looked.last_time,
-        checkpoint_fits=fits,
+        checkpoint_fits=is_signed(looked.checkpoint, head) if head.size else None,
+        key_id=head.key.split("+")[1] if head.key.count("+") >= 2 else "",
         damage=looked.damage,
         open_calls=looked.open_calls,
     )
@@ -146,7 +128,7 @@ def _contents(looked: Looked, publics: dict[str, Ed25519PublicKey]) -> Contents:
 
 def _foreign(format: int) -> Contents:
     """A ledger of another version, of which nothing more is read."""
-    return Contents(format, schema.VERSION, 0, -1, 0, None, (), ())
+    return Contents(format, schema.VERSION, 0, -1, 0, None, "", (), ())
 
 
 def _is_locked(path: Path) -> bool:

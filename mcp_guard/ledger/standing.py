@@ -19,42 +19,38 @@ class Standing:
         self.at: Micros = 0
         self._head: Head | None = None
 
-    def check(self, store: Store, head: Head, key_id: bytes, public: Ed25519PublicKey) -> None:
+    def check(self, store: Store, head: Head) -> None:
         """Look at the head before building on it; one that is known costs nothing. Raises: LedgerError."""
         known = self._head
-        if known is None or head.size != known.size or head.edge != known.edge:
-            if known is not None and head.size <= known.size:
-                raise LedgerError(
-                    f"the ledger was rolled back: it had {known.size} receipts, "
-                    f"and has {head.size} of another history: `{store.path}`",
-                    "restore the newest copy and restart the guard; mcp-guard doctor",
-                )
-            if head.size:
-                _check_signed(store, head, key_id, public)
-            self.at = store.last_time()
-            self._head = head
+        if head == known:
+            return
+        if known is not None and head.size <= known.size:
+            raise LedgerError(
+                f"the ledger was rolled back: it had {known.size} receipts, "
+                f"and has {head.size} of another history: `{store.path}`",
+                "restore the newest copy and restart the guard; mcp-guard doctor",
+            )
+        if head.size and not is_signed(store.checkpoint(), head):
+            raise LedgerError(
+                f"the head of the ledger is not what its key signed: `{store.path}`",
+                "run `mcp-guard verify`; restore the ledger and its key from copies that belong together",
+            )
+        self.at = store.last_time()
+        self._head = head
 
     def reached(self, head: Head, at: Micros) -> None:
         """This process has made this head durable."""
         self._head, self.at = head, at
 
 
-def is_signed(store: Store, head: Head, key_id: bytes, public: Ed25519PublicKey) -> bool:
-    """Whether the stored checkpoint is of this very head, and signed by the key."""
+def is_signed(checkpoint: str, head: Head) -> bool:
+    """Whether the checkpoint is of this very head, and signed by the key that it names as the one in force."""
     try:
-        checkpoint, signatures = note.parse(text := store.checkpoint())
-        if (checkpoint.size, checkpoint.root) != (head.size, merkle.root(head.edge)):
-            return False
+        said, signatures = note.parse(checkpoint)
+        _, key_id, public = note.parse_verifier(head.key)
         [signature] = [signature for _, id, signature in signatures if id == key_id]
-        public.verify(signature, text.partition("\n\n")[0].encode() + b"\n")
+        signed = checkpoint.partition("\n\n")[0].encode() + b"\n"
+        Ed25519PublicKey.from_public_bytes(public).verify(signature, signed)
     except (ValueError, InvalidSignature):
         return False
-    return True
-
-
-def _check_signed(store: Store, head: Head, key_id: bytes, public: Ed25519PublicKey) -> None:
-    if not is_signed(store, head, key_id, public):
-        raise LedgerError(
-            f"the head of the ledger is not what the key in its folder signed: `{store.path}`",
-            "run `mcp-guard verify`; restore the ledger and its key from copies that belong together",
-        )
+    return (said.size, said.root) == (head.size, merkle.root(head.edge))

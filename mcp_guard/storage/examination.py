@@ -8,20 +8,19 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_guard.core.approval import Approval, State
-from mcp_guard.storage.approval_rows import ApprovalRows
 from mcp_guard.storage.failures import FAILURES, explain
+from mcp_guard.storage.sqlite import Head, Store
 
 MOST_DAMAGE = 5
 
 
 @dataclass(frozen=True, slots=True)
 class Looked:
-    """What stands in the file. `edge` and `checkpoint` are the head's; `damage` is what SQLite finds wrong."""
+    """What stands in the file. `damage` is what SQLite finds wrong."""
 
     format: int
     damage: tuple[str, ...]
-    size: int
-    edge: tuple[bytes, ...]
+    head: Head
     checkpoint: str
     last_seq: int
     last_time: int
@@ -49,20 +48,18 @@ def look(path: Path, format: int) -> Looked:
     """Everything that a check-up needs, of a file of our own format. Raises: LedgerError."""
     with _read_only(path) as db:
         found = db.execute(f"PRAGMA quick_check({MOST_DAMAGE})").fetchall()
-        size, edge, checkpoint = db.execute("SELECT size, edge, checkpoint FROM head").fetchone() or (0, b"", "")
+        store = Store(path, db)
         last = db.execute("SELECT seq, at FROM receipt ORDER BY seq DESC LIMIT 1").fetchone() or (-1, 0)
-        rows = ApprovalRows(db)
         return Looked(
             format=format,
             damage=tuple(line for (text,) in found for line in str(text).splitlines() if line != "ok"),
-            size=size,
-            edge=tuple(edge[at : at + 32] for at in range(0, len(edge), 32)),
-            checkpoint=checkpoint,
+            head=store.head(),
+            checkpoint=store.checkpoint(),
             last_seq=last[0],
             last_time=last[1],
             open_calls=tuple(db.execute("SELECT intent, guard FROM open_call ORDER BY intent")),
-            pending=tuple((each, _guard_of(db, each.instance)) for each in rows.approvals([State.REQUESTED])),
-            approvers_with_keys=frozenset(each.approver for each in rows.approver_keys() if each.removed is None),
+            pending=tuple((each, _guard_of(db, each.instance)) for each in store.approvals([State.REQUESTED])),
+            approvers_with_keys=frozenset(each.approver for each in store.approver_keys() if each.removed is None),
         )
 
 

@@ -1,9 +1,10 @@
 """The tables of the ledger file. One row a receipt; payloads apart, so that they can be erased.
 
+A node is the root of a complete subtree of 256**level receipts, kept when the last of them is appended.
 A payload's cell is its 16-byte salt and its bytes; a salt alone stands for one that was hashed and not kept.
 """
 
-VERSION = 2
+VERSION = 3
 
 TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -12,10 +13,18 @@ CREATE TABLE receipt (
   signature BLOB NOT NULL, leaf BLOB NOT NULL
 );
 CREATE INDEX receipt_call ON receipt (call) WHERE call IS NOT NULL;
+CREATE TABLE node (
+  level INTEGER NOT NULL, idx INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (level, idx)
+) WITHOUT ROWID;
 CREATE TABLE head (
-  one INTEGER PRIMARY KEY CHECK (one = 0), size INTEGER NOT NULL, edge BLOB NOT NULL, checkpoint TEXT NOT NULL
+  one INTEGER PRIMARY KEY CHECK (one = 0), size INTEGER NOT NULL, edge BLOB NOT NULL, checkpoint TEXT NOT NULL,
+  key TEXT NOT NULL
 );
-INSERT INTO head VALUES (0, 0, x'', '');
+INSERT INTO head VALUES (0, 0, x'', '', '');
+CREATE TABLE guard_key (id INTEGER PRIMARY KEY, since INTEGER NOT NULL, verifier TEXT NOT NULL);
+CREATE TABLE witnessed (
+  witness TEXT PRIMARY KEY, size INTEGER NOT NULL, at INTEGER NOT NULL, note TEXT NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE payload (
   seq INTEGER PRIMARY KEY, request BLOB, facts BLOB, material BLOB, response BLOB, subject BLOB
 );

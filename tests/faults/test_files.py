@@ -190,6 +190,29 @@ def test_another_history_of_the_same_length_is_not_continued(tmp_path: Path) -> 
     house.close()
 
 
+CHANGES = (
+    "UPDATE head SET edge = zeroblob(length(edge))",
+    "UPDATE head SET size = size + 1",
+    "UPDATE head SET checkpoint = 'nothing'",
+    "UPDATE head SET checkpoint = replace(checkpoint, '/', '+')",
+)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_head_that_is_not_signed_is_not_built_on(tmp_path: Path, change: str) -> None:
+    house = open_house(tmp_path)
+    call(house)
+    call(house)
+    house.close()
+    with closing(sqlite3.connect(files(house)[0])) as db, db:
+        db.execute(change)
+    before = receipts(tmp_path)
+    after = open_house(tmp_path)
+    refused(after, "the head of the ledger is not what its key signed")
+    after.close()
+    assert receipts(tmp_path) == before
+
+
 # Keys
 
 
@@ -207,15 +230,14 @@ def test_a_guard_without_the_ledgers_key_writes_nothing(tmp_path: Path, lose: Ca
     public = (tmp_path / "state" / "ledger.pub").read_bytes()
     lose(tmp_path)
     before = receipts(tmp_path)
-    try:
-        without = open_house(tmp_path)
-    except LedgerError as error:  # found at the start
-        assert_hinted(error)
-    else:
-        refused(without, "the head of the ledger is not what the key in its folder signed")
-        without.close()
+    with pytest.raises(
+        LedgerError, match=r"the private key in force, .* is not where the configuration says"
+    ) as refusal:
+        open_house(tmp_path)
+    assert_hinted(refusal.value)
     assert receipts(tmp_path) == before
     (tmp_path / "state" / "ledger.key").write_bytes(key)
+    (tmp_path / "state" / "ledger.key").chmod(0o600)
     (tmp_path / "state" / "ledger.pub").write_bytes(public)
     again = open_house(tmp_path)
     assert call(again) == "done"
