@@ -6,14 +6,14 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from mcp_guard.app import CLOCK, ledger_settings, policy_world
+from mcp_guard.app import CLOCK, policy_world
 from mcp_guard.core.describe import Description
 from mcp_guard.core.errors import GuardError
 from mcp_guard.core.health import Trial
 from mcp_guard.core.model import Agent, Asked, Effect, Execution, Instance, Json, Task, Tool, ToolRule
 from mcp_guard.core.names import join
 from mcp_guard.guard import Guard
-from mcp_guard.ledger.opening import OpenLedger, open_ledger
+from mcp_guard.ledger.opening import LedgerSettings, OpenLedger, open_ledger
 from mcp_guard.policy.engine import PolicyEngine, load_policies
 from mcp_guard.policy.in_force import PoliciesInForce
 from mcp_guard.ports import Intent, Progress
@@ -62,7 +62,10 @@ def try_refusals(settings: Settings, tools: list[Tool], absent: Collection[str])
         catalog = list(tools)
         engine = load_policies(settings.policies, policy_world(settings, catalog, absent))
     with tempfile.TemporaryDirectory(prefix="mcp-guard-doctor-") as folder:
-        ledger = open_ledger(replace(ledger_settings(settings), state_dir=Path(folder)), CLOCK)
+        scratch = LedgerSettings(
+            Path(folder), settings.origin, settings.routes, settings.counters
+        )  # and a key of its own
+        ledger = open_ledger(scratch, CLOCK)
         try:
             return asyncio.run(_try_all(engine, ledger, Nothing(catalog)))
         finally:
