@@ -9,6 +9,7 @@ export UV_NO_PROGRESS = 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test check bench lock clean format screenshots browser faults
+.PHONY: demo test check bench bench-ledger lock clean format screenshots browser
 
 demo: $(VENV)/.dev  ## two scenarios through a real guard, receipts, verification, tampering
 	@$(BIN)/python examples/crm/demo.py
@@ -38,6 +39,8 @@ RUNS ?= 100
 SEED ?= 1
 faults: $(VENV)/.dev  ## kill guards under load, RUNS times, and check that nothing is lost and nothing runs twice
 	@$(BIN)/python -m tests.faults.run --runs $(RUNS) --seed $(SEED)
+bench-ledger: $(VENV)/.dev  ## the same step in ledgers of 10 thousand, 100 thousand and a million receipts
+	@$(BIN)/python benchmarks/ledger.py $(ARGS)
 
 lock: $(VENV)/.uv  ## resolve anew; the files name no registry
 	@$(UV) pip compile pyproject.toml --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements.lock

@@ -8,6 +8,7 @@ from pathlib import Path
 from mcp_guard.cli.ledger_file import ledger_path, parser
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.export import KEYS, Tell, export
+from mcp_guard.ledger.witnessing import cosigned
 from mcp_guard.storage.sqlite import open_store
 
 
@@ -15,11 +16,15 @@ def main(arguments: list[str]) -> int:
     made = parser("ledger export", "Write the ledger as tiles and bundles; repeated, it adds what is new.")
     made.add_argument("folder", type=Path, metavar="DIR", help="an empty folder, or an earlier export of this ledger")
     made.add_argument("--payloads", action="store_true", help="with the payloads still kept: arguments, facts, replies")
+    made.add_argument(
+        "--cosigned", action="store_true", help="up to the newest checkpoint that witnesses have cosigned"
+    )
     options = made.parse_args(arguments)
     path = ledger_path(options)
     store = open_store(path, create=False)
+    keys, checkpoint = read_keys(path.with_name(KEYS)), cosigned(store) if options.cosigned else None
     with ProgressLine() as progress:
-        done = export(store, read_keys(path.with_name(KEYS)), options.folder, options.payloads, progress.tell)
+        done = export(store, keys, options.folder, options.payloads, progress.tell, checkpoint)
     if options.json:
         print(json.dumps({"folder": str(options.folder), **asdict(done)}))
         return 0

@@ -13,7 +13,7 @@ from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.ledger.opening import open_writer
 from mcp_guard.settings import Settings, WitnessSettings
-from mcp_guard.witness.round import Result, Round
+from mcp_guard.witness.round import Result, Round, begin
 
 OK, NEGATIVE = 0, 1
 
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
     settings = load(options.config)
     chosen = choose(settings, options.name)
     writer = open_writer(ledger_settings(settings), CLOCK, create=False)
-    round = Round(writer, settings.state_dir, os.environ, options.anew)
+    round = Round(writer, settings.state_dir, os.environ, begin(writer), options.anew)
     results = [round.send(name, witness, options.due) for name, witness in chosen.items()]
     if options.json:
         print(json.dumps([asdict(each) for each in results], indent=2))

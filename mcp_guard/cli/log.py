@@ -63,4 +63,4 @@ def summary(receipt: Receipt) -> str:
 def for_verifiers(receipt: Receipt) -> str:
     if receipt["kind"] == "checkpoint.witnessed":
         return f"{receipt['witness']} ({receipt['method']}): {receipt['size']} receipts"
-    return f"{receipt['new']} after {receipt['old']}" + (f": {receipt['note']}" if "note" in receipt else "")
+    return f"{receipt['new']} after {receipt['old']}" + (f": {receipt['reason']}" if "reason" in receipt else "")

@@ -14,7 +14,7 @@ HASH_BYTES = 32
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 TILE_HEIGHT = 8
 TILE_WIDTH = 1 << TILE_HEIGHT
-KEPT_TILES = 32
+KEPT_TILES = 12
 """How many tiles a `Tree` keeps at once, about 50 KiB each; a proof in a tree of 2**40 leaves needs ten."""
 
 Completed = Callable[[int, int, bytes], None]

@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from mcp_guard.core import canonical
+from mcp_guard.core.bounds import EVIDENCE, bounded
 from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros
 
 SCHEMA_VERSION = 1
@@ -24,7 +25,7 @@ KINDS = (
     "policy.loaded", "policy.rejected", "decision", "approval.requested", "approval.escalated", "approval.granted",
     "approval.denied", "approval.expired", "approval.withdrawn", "approval.stale", "approval.revoked",
     "approval.consumed", "grant.given", "grant.used", "grant.revoked", "approver.enrolled", "approver.removed",
-    "intent", "outcome", "key.rotated", "key.replaced", "checkpoint.witnessed",
+    "intent", "outcome", "key.rotated", "key.replaced", "payload.erased", "checkpoint.witnessed",
 )  # fmt: skip
 
 
@@ -61,11 +62,12 @@ class Place:
 
 
 def document(draft: Draft, place: Place, commitments: Mapping[str, str]) -> bytes:
-    """The canonical bytes that are signed.
+    """The canonical bytes that are signed. Long texts are cut (core/bounds.py), but for what others have signed.
 
     INVARIANT: names are ASCII and values text, integers, lists and objects, for which sorted JSON is RFC 8785.
     """
-    body = {name: value for name, value in draft.fields.items() if value or value == 0}
+    fields = ((name, value) for name, value in draft.fields.items() if value or value == 0)
+    body = {name: value if name in EVIDENCE else bounded(value) for name, value in fields}
     body |= commitments
     body |= {"v": SCHEMA_VERSION, "kind": draft.kind, "seq": place.seq, "time": place.time}
     body |= {"origin": place.origin, "software": place.software}

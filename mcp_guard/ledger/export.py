@@ -1,7 +1,7 @@
 """The ledger as files that anybody can serve and verify: C2SP tlog-tiles, and beside them a bundle for each receipt.
 
 What the files are: docs/reference/export.md. Only the head is read at one instant; what stands under it never changes,
-so guards may write meanwhile. Memory does not grow with the ledger: 256 receipts are read at a time.
+so guards may write meanwhile. Memory does not grow with the ledger: 256 receipts are read at a time, payloads singly.
 """
 
 import os
@@ -41,13 +41,14 @@ class Folder:
     written: set[Path] = field(default_factory=set)
     """The partial tiles of this export: others are of heads before it."""
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, parts: Iterable[bytes], durable: bool = False) -> None:
+        """The parts as they come. With `durable`, they and all that was written before are on the disk first."""
         target, draft = self.path / name, self.path / UNFINISHED
         target.parent.mkdir(parents=True, exist_ok=True)
         with draft.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
+            file.writelines(parts)
+        if durable:
+            os.sync()  # one for all files: a sync of each takes longer than all the rest
         draft.replace(target)
 
     def write_tile(self, kind: str, tile: Tile, data: bytes) -> None:
@@ -56,7 +57,7 @@ class Folder:
         if not tile.is_full:
             name += f".p/{tile.width}"
             self.written.add(self.path / name)
-        self.write(name, data)
+        self.write(name, [data])
 
     def drop_outgrown(self) -> None:
         """Remove the partial tiles that the head does not need."""
@@ -67,18 +68,27 @@ class Folder:
                     partial.parent.rmdir()
 
 
-def export(store: Store, keys: str, path: Path, payloads: bool, tell: Tell = lambda *_: None) -> Exported:
+def export(
+    store: Store,
+    keys: str,
+    path: Path,
+    payloads: bool,
+    tell: Tell = lambda *_: None,
+    checkpoint: str | None = None,
+) -> Exported:
     """Write the ledger into a folder, or add to an earlier export what is new. `keys` are its verifier lines.
+
+    With `checkpoint`, as it was at that earlier head.
 
     Raises: LedgerError if the folder holds something else, or the export of a ledger that this one does not continue.
     """
     try:
         with reading(store.path):
-            proofs = Proofs(store)
+            proofs = Proofs(store, checkpoint)
             before = check_folder(proofs, keys, path, payloads)
             folder = Folder(path)
-            path.mkdir(parents=True, exist_ok=True)
-            folder.write(KEYS, keys.encode())
+            path.mkdir(mode=0o700, parents=True, exist_ok=True)
+            folder.write(KEYS, [keys.encode()])
             for tile in merkle.level_tiles(proofs.head.size):
                 is_new = (tile.n + 1) * TILE_WIDTH > before or not tile.is_full
                 if is_new:
@@ -88,7 +98,8 @@ def export(store: Store, keys: str, path: Path, payloads: bool, tell: Tell = lam
                 if is_new or payloads:
                     tell(tile.n * TILE_WIDTH + tile.width, proofs.head.size)
             _write_upper_tiles(store, proofs, folder, before)
-            folder.write(CHECKPOINT, proofs.checkpoint.encode())  # last: whoever reads it finds all that is under it
+            # last, and durable: whoever reads it, even after a crash, finds all that is under it
+            folder.write(CHECKPOINT, [proofs.checkpoint.encode()], durable=True)
             folder.drop_outgrown()
     except OSError as error:
         raise LedgerError(f"cannot write the export `{path}`: {error.strerror}", "export to another folder") from None
@@ -113,6 +124,9 @@ def check_folder(proofs: Proofs, keys: str, path: Path, payloads: bool) -> int:
         earlier, _ = note.parse((path / CHECKPOINT).read_text())
     except ValueError as error:
         raise LedgerError(f"`{path / CHECKPOINT}` is damaged: {error}", elsewhere) from None
+    if proofs.is_past and earlier.size > proofs.head.size:
+        hint = f"mcp-guard ledger witness, or {elsewhere}"
+        raise LedgerError(f"`{path}` holds {earlier.size} receipts already; {proofs.head.size} are cosigned", hint)
     if not proofs.continues(earlier):
         about = f"`{path}` holds {earlier.size} receipts that are not the first of this ledger"
         raise LedgerError(f"{about}: one of the two was rolled back or changed", f"verify both; {elsewhere}")
@@ -125,8 +139,8 @@ def _write_receipts(store: Store, proofs: Proofs, folder: Folder, tile: Tile) ->
     entries = proofs.entries(first, first + tile.width)
     folder.write_tile("entries", tile, b"".join(len(each).to_bytes(2, "big") + each for each in entries))
     folder.write_tile("0", tile, b"".join(map(merkle.leaf_hash, entries)))
-    lines = [proofs.bundle(seq, each) for seq, each in enumerate(entries, first)]
-    folder.write(f"bundles/{merkle.tile_number(tile.n)}.jsonl", b"\n".join([*lines, b""]))
+    lines = (proofs.bundle(seq, each) + b"\n" for seq, each in enumerate(entries, first))
+    folder.write(f"bundles/{merkle.tile_number(tile.n)}.jsonl", lines)
     receipts = (orjson.loads(each.partition(b"\n")[0]) for each in entries)
     _write_policies(store, folder, {receipt.get("policy_version") for receipt in receipts})
 
@@ -134,8 +148,8 @@ def _write_receipts(store: Store, proofs: Proofs, folder: Folder, tile: Tile) ->
 def _write_payloads(store: Store, folder: Folder, tile: Tile) -> None:
     first = tile.n * TILE_WIDTH
     rows = ({"seq": seq} | payload_fields(cells) for seq, cells in store.cells(first, first + tile.width) if cells)
-    data = b"".join(orjson.dumps(row) + b"\n" for row in rows)
-    folder.write(f"{PAYLOADS}/{merkle.tile_number(tile.n)}.jsonl", data)
+    lines = (orjson.dumps(row) + b"\n" for row in rows)
+    folder.write(f"{PAYLOADS}/{merkle.tile_number(tile.n)}.jsonl", lines)
 
 
 def _write_policies(store: Store, folder: Folder, versions: Iterable[str | None]) -> None:
@@ -143,7 +157,7 @@ def _write_policies(store: Store, folder: Folder, versions: Iterable[str | None]
     for version in filter(None, versions):
         name = f"policies/{version.removeprefix('sha256:')}.json"
         if not (folder.path / name).exists() and (material := store.policy(version)):
-            folder.write(name, material)
+            folder.write(name, [material], durable=True)
 
 
 def _write_upper_tiles(store: Store, proofs: Proofs, folder: Folder, before: int) -> None:

@@ -8,6 +8,7 @@ import orjson
 
 from mcp_guard.core import approval as rules
 from mcp_guard.core.approval import Approval, Event, Route, State, Vote, advance
+from mcp_guard.core.bounds import cut
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.grant import Grant
 from mcp_guard.core.model import Json
@@ -24,6 +25,8 @@ RECEIPT_OF = {
     State.CONSUMED: "approval.consumed",
     State.REVOKED: "approval.revoked",
 }
+MOST_OF_RATIONALE = 800
+"""Bytes of each approver's rationale that an intent repeats."""
 IDENTIFYING = ("agent", "owner", "instance", "on_behalf_of", "call", "ticket", "upstream", "tool", "resource")
 
 
@@ -155,5 +158,6 @@ def _use(step: Step, id: str) -> Json:
 
 
 def approver_fields(vote: Vote) -> Json:
-    """How an intent names who let it happen."""
-    return {"approver": vote.approver, "name": vote.name or vote.approver, "rationale": vote.rationale}
+    """How an intent names who let it happen. Their whole word stands in the receipt in which they gave it."""
+    rationale = cut(vote.rationale, MOST_OF_RATIONALE)
+    return {"approver": vote.approver, "name": vote.name or vote.approver, "rationale": rationale}

@@ -13,10 +13,14 @@ VERIFY = "run `mcp-guard verify`, and restore the ledger from a copy"
 class Proofs:
     """The head as it was when this was made, and bundles of the receipts under it."""
 
-    def __init__(self, store: Store) -> None:
-        """Raises: LedgerError if the ledger is empty, or its tree is not that of its checkpoint."""
+    def __init__(self, store: Store, checkpoint: str | None = None) -> None:
+        """With `checkpoint`, an earlier head of this ledger instead of the present one.
+
+        Raises: LedgerError if the ledger is empty, or its tree is not that of its checkpoint.
+        """
         self._store = store
-        self.checkpoint = store.checkpoint()
+        self.is_past = checkpoint is not None
+        self.checkpoint = checkpoint or store.checkpoint()
         if not self.checkpoint:
             raise LedgerError(f"the ledger `{store.path}` is empty", "run the guard once")
         self.head, _ = note.parse(self.checkpoint)

@@ -75,7 +75,7 @@ def replace(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str,
 
 def _draft(kind: str, old: str, new: SigningKey, seq: int, why: str) -> Draft:
     signature = base64.b64encode(new.sign(possession(old, new.verifier, new.origin, seq))).decode()
-    return Draft(kind, {"old": old, "new": new.verifier, "possession": signature, "note": why})
+    return Draft(kind, {"old": old, "new": new.verifier, "possession": signature, "reason": why})
 
 
 @contextmanager

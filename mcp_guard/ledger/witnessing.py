@@ -1,6 +1,7 @@
 """When a checkpoint is due to be witnessed, and the newest one that outside witnesses have cosigned."""
 
 from mcp_guard.core import note
+from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import WitnessSettings
 from mcp_guard.storage.sqlite import Store
@@ -25,12 +26,19 @@ def is_due(writer: Writer, name: str, witness: WitnessSettings) -> bool:
     return writer.read(query)
 
 
-def cosigned(store: Store) -> str | None:
-    """The newest checkpoint that outside witnesses have cosigned, as one note with all their lines, or None."""
+def cosigned(store: Store) -> str:
+    """The newest checkpoint that outside witnesses have cosigned, as one note with all their lines.
+
+    Raises: LedgerError if there is none.
+    """
     found = [seen for seen in store.witnessed().values() if _is_cosigned(seen.note)]
+    if not found:
+        raise LedgerError(
+            "no witness has cosigned a checkpoint", "add one of kind cosignature: mcp-guard ledger witness"
+        )
     newest = [seen.note for seen in found if seen.size == max(each.size for each in found)]
     lines = dict.fromkeys(line for each in newest for line in each.partition("\n\n")[2].splitlines())
-    return "\n".join([newest[0].partition("\n\n")[0], "", *lines, ""]) if newest else None
+    return "\n".join([newest[0].partition("\n\n")[0], "", *lines, ""])
 
 
 def _is_cosigned(signed: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from mcp_guard import __version__
 from mcp_guard.core import merkle, note
+from mcp_guard.core.bounds import MOST_ENTRY
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import Draft, Place, commitment, document, entry, format_time
@@ -39,13 +40,19 @@ class Step:
         self._edge: list[bytes] = list(head.edge)
 
     def add(self, draft: Draft, hashed_only: bool = False) -> int:
-        """Append a receipt; returns its sequence number. With `hashed_only`, payloads are committed to but not kept."""
+        """Append a receipt; returns its sequence number. With `hashed_only`, payloads are committed to but not kept.
+
+        Raises: LedgerError if it is too large for an entry; the transaction must be given up.
+        """
         seq = self._size
         salts = {name: os.urandom(SALT_BYTES) for name in draft.payloads}
         commitments = {name: commitment(salts[name], data) for name, data in draft.payloads.items()}
         body = document(draft, Place(self.key.origin, seq, self._time, SOFTWARE), commitments)
         signature = self.key.sign(body)
-        leaf = merkle.leaf_hash(entry(body, signature))
+        whole = entry(body, signature)
+        if len(whole) > MOST_ENTRY:
+            raise LedgerError(f"a receipt `{draft.kind}` of {len(whole)} bytes, over the limit of {MOST_ENTRY}")
+        leaf = merkle.leaf_hash(whole)
         call = draft.fields.get("call")
         self.store.add_receipt(ReceiptRow(seq, draft.kind, self.now, call, body, signature, leaf))
         if salts:

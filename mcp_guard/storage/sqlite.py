@@ -245,7 +245,9 @@ def _create(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA user_version = {schema.VERSION}")
     connection.execute("COMMIT")
     if found not in (0, schema.VERSION):
-        raise LedgerError(f"the ledger has format {found}; this version reads {schema.VERSION}", "update mcp-guard")
+        older = "use the version that wrote it, or begin a new ledger in another state_dir"
+        hint = "update mcp-guard" if found > schema.VERSION else older
+        raise LedgerError(f"the ledger has format {found}; this version reads {schema.VERSION}", hint)
 
 
 @contextmanager

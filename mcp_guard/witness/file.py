@@ -1,6 +1,7 @@
 """A file on other storage: checkpoints are appended, each with an empty line after it, or it holds the last one."""
 
 import os
+import re
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -44,7 +45,7 @@ def last(path: Path, is_ours: Callable[[str], bool]) -> str | None:
             text = file.read().decode(errors="replace")
     except FileNotFoundError:
         return None
-    blocks = text.strip("\n").split("\n\n")
+    blocks = re.split(r"\n\n+", text.strip("\n"))
     pairs = [f"{body}\n\n{signatures}\n" for body, signatures in pairwise(blocks)]
     held = next(filter(is_ours, reversed(pairs)), None)
     return held or (pairs[-1] if pairs else text) or None  # what is not ours must be told, not written over

@@ -36,11 +36,15 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """Rounds over one ledger. With `anew`, a place that has lost its checkpoints begins anew."""
+    """One head for all witnesses, so that their cosignatures are of one checkpoint.
+
+    With `anew`, a place that has lost its checkpoints begins anew.
+    """
 
     writer: Writer
     folder: Path
     environment: Mapping[str, str]
+    proofs: Proofs
     anew: bool = False
 
     def send(self, name: str, witness: WitnessSettings, only_if_due: bool = False) -> Result:
@@ -51,10 +55,16 @@ class Round:
                 return Result(name, witness.kind, "skipped", 0, "another process is sending it a checkpoint")
             if only_if_due and not is_due(self.writer, name, witness):
                 return Result(name, witness.kind, "skipped", 0, "nothing is due")
-            return self._send(name, witness, Place(dict(witness.options), dict(self.environment), witness.here, work))
+            place = Place(dict(witness.options), dict(self.environment), witness.here, work)
+            result = self._send(name, witness, place, self.proofs)
+            if result.state == "contradicted" and self.writer.read(lambda store: store.head().size) > result.size:
+                return self._send(name, witness, place, begin(self.writer))  # it may have taken a later head meanwhile
+            return result
 
-    def _send(self, name: str, witness: WitnessSettings, place: Place) -> Result:
-        submission = self.writer.read(lambda store: _submission(self, store.witnessed().get(name)))
+    def _send(self, name: str, witness: WitnessSettings, place: Place, proofs: Proofs) -> Result:
+        last, keys = self.writer.read(lambda store: (store.witnessed().get(name), store.guard_keys()))
+        verifiers = tuple(each.verifier for each in keys)
+        submission = Submission(proofs, verifiers, self.writer.now() // MICROS, last, self.anew)
         size = submission.head.size
         try:
             taken: Taken = importlib.import_module(WITNESSES[witness.kind]).send(place, submission)
@@ -82,10 +92,9 @@ class Round:
         self.writer.run(op)
 
 
-def _submission(round: Round, last: Witnessed | None) -> Submission:
-    store = round.writer.store
-    keys = tuple(each.verifier for each in store.guard_keys())
-    return Submission(Proofs(store), keys, round.writer.now() // MICROS, last, round.anew)
+def begin(writer: Writer) -> Proofs:
+    """The head as it is now. Raises: LedgerError."""
+    return writer.read(Proofs)
 
 
 def _older(submission: Submission, taken: Taken) -> str:

@@ -74,7 +74,7 @@ def test_what_is_not_configured_is_told(config: Path, tmp_path: Path) -> None:
 
 
 def test_only_what_is_due_is_sent_and_a_ledger_at_rest_stays_at_rest(config: Path) -> None:
-    config.write_text(config.read_text() + "every_receipts = 3\n")
+    config.write_text(config.read_text() + "every_receipts = 1\n")
     call(config)
     due = ("ledger", "witness", "--due", "--json", "--config", str(config))
     [first] = json.loads(cli(*due).stdout)

@@ -1,5 +1,6 @@
 """Exports held against readers that share no code with the guard: tlog-scales, and a verifier in JavaScript."""
 
+import base64
 import json
 import re
 import shutil
@@ -10,15 +11,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tlog_scales.backend import LocalBackend
 from tlog_scales.reader import TilesReader
 from tlog_scales.signing import Vkey
 from tlog_scales.tiles import leaf_hash
 
-from mcp_guard.core.model import Asked
+from mcp_guard.core import canonical
+from mcp_guard.core.model import Asked, Json
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.export import export
-from mcp_guard.ledger.writer import Writer
+from mcp_guard.ledger.keys import SigningKey, signing_key
+from mcp_guard.ledger.writer import Step, Writer
 from tests.ledger.filled import fill, open_filled
 from tests.promises.house import ALLOW, GATE, make_instance, open_house, pending_id, run
 
@@ -191,3 +195,41 @@ def test_a_bundle_of_another_history_is_found(tmp_path: Path) -> None:
     first, *_ = (other / "bundles/000.jsonl").read_text().splitlines(keepends=True)
     (folder / "bundles/000.jsonl").write_text("".join([first, *rest]))
     assert "that this one never was" in verify(folder)["problem"]
+
+
+def rotated(writer: Writer, possession: bytes | None = None) -> SigningKey:
+    """Hand the ledger on to a new key, as receipts say it; the old key signs that receipt, the new one all later."""
+    old, private = writer.key, Ed25519PrivateKey.generate()
+    new = signing_key(old.origin, private.public_key(), private.sign)
+    said: Json = {"old": old.verifier, "new": new.verifier}
+
+    def op(step: Step) -> int:
+        seq = writer.store.head().size
+        claim = said | {"origin": old.origin, "seq": seq, "type": "mcp-guard/key-rotation/v1"}
+        signature = possession or private.sign(canonical.canonicalize(claim))
+        step.add(Draft("key.rotated", said | {"possession": base64.b64encode(signature).decode()}))
+        step.change_key(new)
+        return seq
+
+    writer.run(op)
+    writer.key = new
+    fill(writer, 5)
+    return old
+
+
+def test_a_ledger_whose_key_was_rotated_is_accepted_with_its_first_key(tmp_path: Path) -> None:
+    writer = open_filled(tmp_path / "state", 300)
+    (tmp_path / "first.pub").write_text(writer.key.verifier + "\n")
+    rotated(writer)
+    folder = write(writer, tmp_path / "out")
+    said = verify(folder, tmp_path / "first.pub")
+    assert said["ok"], said
+    assert said["kinds"] == {"decision": 305, "key.rotated": 1}
+
+
+def test_a_rotation_that_the_new_key_did_not_sign_is_found(tmp_path: Path) -> None:
+    writer = open_filled(tmp_path / "state", 3)
+    (tmp_path / "first.pub").write_text(writer.key.verifier + "\n")
+    rotated(writer, bytes(64))
+    said = verify(write(writer, tmp_path / "out"), tmp_path / "first.pub")
+    assert said["problem"] == "receipt 3: the new key has not signed"

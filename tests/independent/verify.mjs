@@ -39,24 +39,30 @@ function parseKey(line) {
   return { line, name, id, verifies: (bytes, signature) => check(null, bytes, key, signature) };
 }
 
-function parseCheckpoint(note, keys) {
+function parseCheckpoint(note) {
   const end = note.lastIndexOf('\n\n');
   demand(end > 0 && note.endsWith('\n'), 'the checkpoint is not a signed note');
   const text = note.slice(0, end + 1);
-  let signatures = 0;
-  for (const line of note.slice(end + 2, -1).split('\n')) {
+  const signatures = note.slice(end + 2, -1).split('\n').map((line) => {
     const [dash, name, encoded, ...more] = line.split(' ');
     demand(dash === '\u2014' && encoded && more.length === 0, `not a signature line: ${line}`);
     const raw = fromBase64(encoded);
-    const known = keys.find((key) => key.name === name && key.id === raw.subarray(0, 4).toString('hex'));
-    if (!known) continue;
-    demand(known.verifies(Buffer.from(text), raw.subarray(4)), 'the checkpoint is not signed by its key');
-    signatures += 1;
-  }
-  demand(signatures > 0, 'no key that was given has signed the checkpoint');
+    return { name, id: raw.subarray(0, 4).toString('hex'), signature: raw.subarray(4) };
+  });
   const [origin, size, root] = text.split('\n');
   demand(/^(0|[1-9][0-9]*)$/.test(size), `not a size: ${size}`);
-  return { origin, size: Number(size), root: fromBase64(root) };
+  return { text, signatures, origin, size: Number(size), root: fromBase64(root) };
+}
+
+function checkSignature(checkpoint, keys) {
+  let found = 0;
+  for (const { name, id, signature } of checkpoint.signatures) {
+    const known = keys.find((key) => key.name === name && key.id === id);
+    if (!known) continue; // signed-note: signatures of unknown keys are ignored
+    demand(known.verifies(Buffer.from(checkpoint.text), signature), 'the checkpoint is not signed by its key');
+    found += 1;
+  }
+  demand(found > 0, 'no key of this ledger has signed the checkpoint');
 }
 
 // The tree (RFC 6962 §2.1, C2SP tlog-tiles)
@@ -204,7 +210,7 @@ class Signers {
   }
 }
 
-function checkLine(line, seq, entry, keys, earlier) {
+function checkLine(line, seq, entry, heads) {
   const bundle = JSON.parse(line);
   demand(bundle.form === 'mcp-guard/bundle/v1', `bundle ${seq} is of another form`);
   demand(Buffer.from(bundle.entry).equals(entry), `bundle ${seq} holds another entry`);
@@ -212,8 +218,8 @@ function checkLine(line, seq, entry, keys, earlier) {
   const [form, index, ...path] = bundle.proof.slice(0, split).split('\n');
   demand(form === 'c2sp.org/tlog-proof@v1' && index === `index ${seq}`, `bundle ${seq} proves something else`);
   const note = bundle.proof.slice(split + 2);
-  if (!earlier.has(note)) earlier.set(note, parseCheckpoint(note, keys));
-  const { size, root } = earlier.get(note);
+  if (!heads.has(note)) heads.set(note, parseCheckpoint(note));
+  const { size, root } = heads.get(note);
   const found = rootOfInclusion(leafHash(entry), seq, size, path.map(fromBase64));
   demand(found.equals(root), `the proof of bundle ${seq} does not lead to its checkpoint`);
 }
@@ -239,10 +245,9 @@ function checkPayloads(path, first, receipts) {
 function checkExport(folder, keyFile) {
   const keys = readFileSync(keyFile, 'utf8').trim().split('\n').map(parseKey);
   const signers = new Signers(keys);
-  const checkpoint = readFileSync(join(folder, 'checkpoint'), 'utf8');
-  // A ledger whose key was rotated is signed by a key that only its receipts may tell: so the head is read last.
-  const size = Number(checkpoint.split('\n')[1]);
-  const origin = checkpoint.split('\n')[0];
+  // A head of a ledger whose key was rotated is signed by a key that only receipts tell: signatures are checked last.
+  const head = parseCheckpoint(readFileSync(join(folder, 'checkpoint'), 'utf8'));
+  const { size, origin } = head;
   const tiles = new Tiles(folder, size);
   const growing = new Growing((level, index, hash) => {
     const stored = tiles.read(level, Math.floor(index / WIDTH)).subarray(32 * (index % WIDTH), 32 * (index % WIDTH) + 32);
@@ -263,17 +268,18 @@ function checkExport(folder, keyFile) {
       const leaf = leafHash(entry);
       demand(level0.subarray(32 * at, 32 * at + 32).equals(leaf), `the tile does not hold the leaf of receipt ${seq}`);
       growing.add(leaf);
-      checkLine(lines[at], seq, entry, signers.known, heads);
+      checkLine(lines[at], seq, entry, heads);
       kinds[receipt.kind] = (kinds[receipt.kind] ?? 0) + 1;
       return receipt;
     });
     const payloads = join(folder, 'payloads', `${number}.jsonl`);
     if (existsSync(payloads)) checkPayloads(payloads, n * WIDTH, receipts);
   }
-  const head = parseCheckpoint(checkpoint, [signers.now]);
+  checkSignature(head, [signers.now]);
   demand(growing.root().equals(head.root), 'the entries do not have the root that the checkpoint signs');
   demand(size > 0 && tiles.hash(0, size).equals(head.root), 'the tiles do not have the root that the checkpoint signs');
   for (const earlier of heads.values()) {
+    checkSignature(earlier, signers.known);
     const same = earlier.size <= size && tiles.hash(0, earlier.size).equals(earlier.root);
     demand(earlier.origin === origin && same, `a bundle is of a tree of ${earlier.size} that this one never was`);
   }

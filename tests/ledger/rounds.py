@@ -8,7 +8,7 @@ from typing import Any
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.opening import LedgerSettings, open_writer
 from mcp_guard.settings import WitnessSettings
-from mcp_guard.witness.round import Result, Round
+from mcp_guard.witness.round import Result, Round, begin
 from tests.ledger.rotated import receipts
 from tests.promises.house import Clock
 
@@ -46,7 +46,7 @@ class Witnessing:
     def send(self, anew: bool = False) -> Result:
         writer = open_writer(self.settings, Clock())
         witness = WitnessSettings(self.kind, self.options, self.folder)
-        result = Round(writer, self.state, self.environment, anew).send("outside", witness)
+        result = Round(writer, self.state, self.environment, begin(writer), anew).send("outside", witness)
         writer.store.close()
         return result
 

@@ -110,7 +110,7 @@ def test_a_rotation_is_signed_by_both_keys_and_the_old_one_is_gone(tmp_path: Pat
     before = (tmp_path / "state" / "ledger.key").read_text()
     old, new = rotation.rotate(settings(tmp_path), Clock(), "every year")
     said, body, signature = receipts(tmp_path / "state")[-1]
-    assert (said["kind"], said["old"], said["new"], said["note"]) == ("key.rotated", old, new, "every year")
+    assert (said["kind"], said["old"], said["new"], said["reason"]) == ("key.rotated", old, new, "every year")
     assert signs(old, signature, body)
     assert not signs(new, signature, body)
     assert signers(checkpoint(tmp_path / "state")) == [old.split("+")[1], new.split("+")[1]]
@@ -255,7 +255,7 @@ def test_a_lost_key_is_replaced_and_the_receipt_says_that_nobody_vouched(tmp_pat
     (tmp_path / "state" / "ledger.key").unlink()
     old, new = rotation.replace(settings(tmp_path), Clock(), "the disk died")
     said, body, signature = receipts(tmp_path / "state")[-1]
-    assert (said["kind"], said["old"], said["new"], said["note"]) == ("key.replaced", old, new, "the disk died")
+    assert (said["kind"], said["old"], said["new"], said["reason"]) == ("key.replaced", old, new, "the disk died")
     assert signs(new, signature, body)
     assert signers(checkpoint(tmp_path / "state")) == [new.split("+")[1]]
     write(open_writer(settings(tmp_path), Clock()))

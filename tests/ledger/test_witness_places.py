@@ -7,6 +7,9 @@ import pytest
 
 from mcp_guard.core import note
 from mcp_guard.ledger import rotation
+from mcp_guard.ledger.opening import open_writer
+from mcp_guard.settings import WitnessSettings
+from mcp_guard.witness.round import Round, begin
 from tests.ledger.rotated import chain, checkpoint
 from tests.ledger.rounds import Witnessing
 from tests.promises.house import Clock
@@ -71,6 +74,15 @@ def test_what_was_sent_but_not_recorded_is_not_sent_twice(place: Witnessing) -> 
     assert place.send().state == "taken"
     assert held(place) == before
     assert len(place.witnessed()) == 1
+
+
+def test_a_place_that_was_sent_a_later_head_meanwhile_is_no_contradiction(place: Witnessing) -> None:
+    writer = open_writer(place.settings, Clock())
+    round = Round(writer, place.state, place.environment, begin(writer))
+    place.grow(7)
+    place.send()
+    result = round.send("outside", WitnessSettings(place.kind, place.options, place.folder))
+    assert (result.state, result.size) == ("taken", 308)
 
 
 def test_a_rolled_back_ledger_is_told_and_nothing_overwritten(place: Witnessing) -> None:
@@ -182,6 +194,7 @@ def test_a_checkpoint_that_a_crash_cut_short_is_passed_over(file: Witnessing, cu
     assert file.send().state == "taken"
     file.grow(1)
     assert file.send().state == "taken"
+    assert file.witnessed()[-1]["evidence"]["continues"] == file.witnessed()[-2]["size"]
     assert path.read_text().startswith(whole)
 
 

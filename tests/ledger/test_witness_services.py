@@ -12,11 +12,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.core import note
+from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger import rotation
+from mcp_guard.ledger.export import export
+from mcp_guard.ledger.opening import open_writer
 from mcp_guard.ledger.witnessing import cosigned
+from mcp_guard.settings import WitnessSettings
 from mcp_guard.storage.sqlite import open_store
 from mcp_guard.witness.cosignature import cosignature
 from mcp_guard.witness.rfc3161 import in_order
+from mcp_guard.witness.round import Round, begin
 from tests.ledger.rotated import chain, checkpoint
 from tests.ledger.rounds import ORIGIN, Witnessing
 from tests.ledger.witnesses import Authority, Cosigner, answering
@@ -185,11 +190,33 @@ def test_the_cosigned_checkpoint_is_kept_for_exports(cosigning: Witnessing, cosi
     sent = checkpoint(cosigning.state)
     cosigning.send()
     cosigning.grow(3)
-    kept = cosigned(open_store(cosigning.state / "ledger.sqlite"))
-    assert kept is not None
+    store = open_store(cosigning.state / "ledger.sqlite")
+    kept = cosigned(store)
     assert kept.startswith(sent)
     assert cosignature(cosigner.key, kept.partition("\n\n")[0] + "\n", kept)
     assert len(note.parse(kept)[1]) == 2
+    out = cosigning.folder / "out"
+    assert export(store, f"{cosigning.verifier}\n", out, False, checkpoint=kept).receipts == 300
+    assert (out / "checkpoint").read_text() == kept
+    assert kept in json.loads((out / "bundles/000.jsonl").read_text().splitlines()[7])["proof"]
+    assert export(store, f"{cosigning.verifier}\n", out, False).new == 4
+    with pytest.raises(LedgerError, match="holds 304 receipts already; 300 are cosigned"):
+        export(store, f"{cosigning.verifier}\n", out, False, checkpoint=kept)
+
+
+def test_a_checkpoint_carries_the_lines_of_all_who_cosigned_it(cosigning: Witnessing, cosigner: Cosigner) -> None:
+    sent, second = checkpoint(cosigning.state), Cosigner([cosigning.verifier], "witness.example/w2")
+    first = {"url": cosigning.options["url"], "key": cosigning.options["key"]}
+    writer = open_writer(cosigning.settings, Clock())
+    round = Round(writer, cosigning.state, {}, begin(writer))
+    with answering(second.reply) as url:
+        both = {"one": first, "two": {"url": f"{url}/prefix", "key": second.key}}
+        for name, options in both.items():
+            witness = WitnessSettings("cosignature", options, cosigning.folder)
+            assert round.send(name, witness).state == "taken"
+    kept = cosigned(writer.store)
+    assert kept.startswith(sent)
+    assert {name for name, _, _ in note.parse(kept)[1]} == {ORIGIN, "witness.example/w1", "witness.example/w2"}
 
 
 def test_a_guard_that_forgot_asks_the_cosigner_what_it_saw(cosigning: Witnessing, cosigner: Cosigner) -> None:

@@ -143,13 +143,20 @@ class House:
         self.policies.replace(engine)
         return engine
 
-    def approve(self, id: str, approver: str = "alice", verdict: str = "approve", terms: Terms | None = None) -> None:
+    def approve(
+        self,
+        id: str,
+        approver: str = "alice",
+        verdict: str = "approve",
+        terms: Terms | None = None,
+        rationale: str = "because",
+    ) -> None:
         """One person's signed word; their key is enrolled when they first give it."""
         writer = self.ledger.book.writer
         private = KEYS.setdefault(approver, Ed25519PrivateKey.generate())
         new = NewKey("ed25519", private.public_key().public_bytes_raw(), {})
         ballots = Ballots(writer, self.ledger.requests.routes, PEOPLE)
-        statement, _ = ballots.prepare(id, approver, verdict, "because", terms)
+        statement, _ = ballots.prepare(id, approver, verdict, rationale, terms)
         if new.id not in {key.id for key in self.store.approver_keys()}:
             enrol(writer, Person(approver, PEOPLE[approver]), new)
         ballots.cast(statement, new.id, {"signature": base64.b64encode(private.sign(statement.text())).decode()})
