@@ -8,8 +8,7 @@ UV := $(BIN)/uv
 export UV_NO_PROGRESS = 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check bench lock clean format screenshots browser faults
-.PHONY: demo test check bench bench-ledger lock clean format screenshots browser
+.PHONY: demo test check bench bench-ledger lock clean format screenshots browser faults
 
 demo: $(VENV)/.dev  ## two scenarios through a real guard, receipts, verification, tampering
 	@$(BIN)/python examples/crm/demo.py
