@@ -104,6 +104,7 @@ def test_the_reply_of_an_approved_call_is_given_once_its_outcome_could_be_record
         house.upstream.before = fills_up
         assert "could not be recorded: the disk is full" in call(house)
         filled[0].unlink()
+        assert call(house) == "done"  # the same call again is given what it was not told, and not asked about anew
         assert call(house, Asked("guard__await", {"approval": id})) == "done"
         assert len(house.upstream.sent) == 1
         house.close()
