@@ -309,6 +309,12 @@ def what_is_found(folder: Path, whole: list[Json]) -> str:
     return "harmless"
 
 
+def test_a_damaged_name_that_breaks_the_message_about_it_is_an_error_like_any_other(tmp_path: Path) -> None:
+    """sqlite3 raises UnicodeDecodeError then, as it did for a byte of the schema that was flipped."""
+    with pytest.raises(LedgerError, match="the ledger file is damaged"), reading(tmp_path / "ledger.sqlite"):
+        raise UnicodeDecodeError("utf-8", b"\xd5", 0, 1, "invalid continuation byte")
+
+
 @pytest.mark.parametrize("part", [0.2, 0.5, 0.9])
 def test_a_ledger_that_was_cut_off_is_not_continued(tmp_path: Path, part: float) -> None:
     pages = past(tmp_path)
