@@ -8,18 +8,18 @@ import asyncio
 import gc
 import os
 import re
-import time
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
 
 from mcp_guard.core.describe import Description
-from mcp_guard.core.errors import GuardError, PolicyError
+from mcp_guard.core.errors import GuardError, LedgerError, PolicyError
 from mcp_guard.core.model import Instance, Json, Micros, Tool
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.scrub import Scrubber
 from mcp_guard.guard import Guard
 from mcp_guard.identity.instances import Issuer, random_text
 from mcp_guard.ledger import registry
+from mcp_guard.ledger.clock import SteadyClock
 from mcp_guard.ledger.opening import LedgerSettings, OpenLedger
 from mcp_guard.ledger.writer import Step
 from mcp_guard.policy.in_force import PoliciesInForce
@@ -33,14 +33,8 @@ if TYPE_CHECKING:
     from mcp_guard.policy.engine import PolicyEngine, World
 
 
-class SystemClock:
-    """Implements `ports.Clock`."""
-
-    def now(self) -> Micros:
-        return time.time_ns() // 1000
-
-
-CLOCK = SystemClock()
+CLOCK = SteadyClock()
+LEDGER_AGAIN_SECONDS = 2
 COLLECT_AFTER_SECONDS = 5
 """When garbage is collected at the latest; start-up makes none."""
 KEEP_AFTER_SECONDS = 3
@@ -101,7 +95,11 @@ class Serving:
         self.settings = settings
         self.ledger = ledger
         self.note = note
+        ledger.book.writer.on_trouble = note
         self._engines: dict[object, PolicyEngine] = {}
+
+    def now(self) -> Micros:
+        return self.ledger.book.writer.now()
 
     @property
     def issuer(self) -> Issuer:
@@ -122,6 +120,7 @@ class Serving:
 
     def stop(self, *work: Callable[[Step], None]) -> None:
         book = self.ledger.book
+        book.catch_up()
 
         def op(step: Step) -> None:
             for each in work:
@@ -146,7 +145,7 @@ class Serving:
             ledger=self.ledger.book,
             approvals=self.ledger.requests,
             upstreams=hub,
-            clock=CLOCK,
+            clock=self.ledger.book.writer,
             describe_with=Description(settings.limits, re.compile(pattern) if pattern else None),
             hold_seconds=settings.hold_seconds,
             new_id=new_call_id,
@@ -186,7 +185,10 @@ class Serving:
         await courier.run()
 
     def _load_policies(self, hub: Hub, in_force: PoliciesInForce) -> None:
-        """Read the policies against the catalog as it is now. A bad set never replaces a good one."""
+        """Read the policies against the catalog as it is now. A bad set never replaces a good one.
+
+        A ledger that cannot record the set now is tried again: it may be good again before the catalog changes.
+        """
         try:
             engine = self._engine(hub)
         except GuardError as error:
@@ -195,6 +197,9 @@ class Serving:
             self.note(f"the policies are not loaded, {kept}:\n{error}")
             if isinstance(error, PolicyError):
                 self.ledger.book.note(Draft("policy.rejected", {"reasons": error.message.splitlines()}))
+            if isinstance(error, LedgerError):
+                again = asyncio.get_running_loop()
+                again.call_later(LEDGER_AGAIN_SECONDS, self._load_policies, hub, in_force)
             return
         in_force.replace(engine)
         if engine.dormant:

@@ -61,6 +61,9 @@ class Clock:
         self.time += 1
         return self.time
 
+    def wall(self) -> int:
+        return self.time
+
 
 def make_tool(name: str, properties: Json, effect: Effect = Effect.WRITE, **rule: Any) -> Tool:
     definition = {"name": name, "inputSchema": {"type": "object", "properties": properties}}
@@ -205,7 +208,7 @@ def open_house(
         ledger=ledger.book,
         approvals=ledger.requests,
         upstreams=upstream,
-        clock=clock,
+        clock=ledger.book.writer,
         describe_with=Description(),
         hold_seconds=hold_seconds,
         new_id=lambda: f"call_{prefix}_{next(ids)}",
