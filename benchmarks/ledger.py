@@ -18,7 +18,6 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from mcp_guard.serving import CLOCK, new_call_id
 from mcp_guard.core.describe import Description, describe
 from mcp_guard.core.model import (
     Agent,
@@ -42,6 +41,7 @@ from mcp_guard.ledger.opening import FILE, LedgerSettings, open_writer
 from mcp_guard.ledger.proofs import Proofs
 from mcp_guard.ledger.writer import Step, Writer
 from mcp_guard.ports import Intent
+from mcp_guard.serving import CLOCK, new_call_id
 
 HERE = Path(__file__).resolve().parent
 ORIGIN = "bench.example/ledger"

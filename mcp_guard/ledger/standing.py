@@ -18,13 +18,15 @@ class Standing:
     def __init__(self) -> None:
         self.at: Micros = 0
         self._head: Head | None = None
+        self._leaf: bytes | None = None
+        """Of the last receipt of that head: a longer ledger must still have it where it was."""
 
     def check(self, store: Store, head: Head) -> None:
         """Look at the head before building on it; one that is known costs nothing. Raises: LedgerError."""
         known = self._head
         if head == known:
             return
-        if known is not None and head.size <= known.size:
+        if known is not None and (head.size <= known.size or store.leaf(known.size - 1) != self._leaf):
             raise LedgerError(
                 f"the ledger was rolled back: it had {known.size} receipts, "
                 f"and has {head.size} of another history: `{store.path}`",
@@ -36,11 +38,11 @@ class Standing:
                 "run `mcp-guard verify`; restore the ledger and its key from copies that belong together",
             )
         self.at = store.last_time()
-        self._head = head
+        self._head, self._leaf = head, store.leaf(head.size - 1)
 
-    def reached(self, head: Head, at: Micros) -> None:
-        """This process has made this head durable."""
-        self._head, self.at = head, at
+    def reached(self, head: Head, leaf: bytes | None, at: Micros) -> None:
+        """This process has made this head durable, with the leaf of its last receipt."""
+        self._head, self._leaf, self.at = head, leaf, at
 
 
 def is_signed(checkpoint: str, head: Head) -> bool:

@@ -36,6 +36,8 @@ class Step:
         self.key = key
         self._since = head.size if key.verifier != head.key else None
         self._leaving: SigningKey | None = None
+        self.leaf: bytes | None = None
+        """Of the last receipt that was added."""
         self._size = head.size
         self._edge: list[bytes] = list(head.edge)
 
@@ -52,7 +54,7 @@ class Step:
         whole = entry(body, signature)
         if len(whole) > MOST_ENTRY:
             raise LedgerError(f"a receipt `{draft.kind}` of {len(whole)} bytes, over the limit of {MOST_ENTRY}")
-        leaf = merkle.leaf_hash(whole)
+        self.leaf = leaf = merkle.leaf_hash(whole)
         call = draft.fields.get("call")
         self.store.add_receipt(ReceiptRow(seq, draft.kind, self.now, call, body, signature, leaf))
         if salts:
@@ -203,5 +205,5 @@ class Writer:
         except FAILURES as error:
             raise explain(error, store.path) from None
         if (reached := step.head()).size > head.size:
-            self._standing.reached(reached, step.now)
+            self._standing.reached(reached, step.leaf, step.now)
         return results

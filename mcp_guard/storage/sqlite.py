@@ -99,6 +99,10 @@ class Store(ApprovalRows, IdentityRows, KeyRows, PayloadRows):
         )
         self._one_row(cursor, "the head of the ledger")
 
+    def leaf(self, seq: int) -> bytes | None:
+        row = self._run("SELECT leaf FROM receipt WHERE seq = ?", (seq,)).fetchone()
+        return bytes(row[0]) if row else None
+
     def last_time(self) -> int:
         """Of the last receipt; 0 if there is none."""
         row = self._run("SELECT at FROM receipt ORDER BY seq DESC LIMIT 1").fetchone()

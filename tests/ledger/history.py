@@ -42,7 +42,9 @@ def write_history(folder: Path, size: int = SIZE) -> House:
 
 def reopen(folder: Path) -> House:
     """A guard on the ledger as it is."""
-    return open_house(folder, POLICIES, routes=ROUTES)
+    house = open_house(folder, POLICIES, routes=ROUTES)
+    house.clock.time = max(house.clock.time, house.store.last_time())
+    return house
 
 
 def begin(house: House) -> None:
