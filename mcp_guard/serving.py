@@ -23,11 +23,13 @@ from mcp_guard.ledger.clock import SteadyClock
 from mcp_guard.ledger.opening import LedgerSettings, OpenLedger
 from mcp_guard.ledger.writer import Step
 from mcp_guard.policy.in_force import PoliciesInForce
-from mcp_guard.settings import Settings
+from mcp_guard.settings import Server, Settings
 from mcp_guard.transports.session import Front, Session
 from mcp_guard.upstream.child import Connector
-from mcp_guard.upstream.connection import Connection
+from mcp_guard.upstream.child_link import ChildLink
+from mcp_guard.upstream.connection import Bounds, Connection
 from mcp_guard.upstream.hub import Hub
+from mcp_guard.upstream.link import Link
 
 if TYPE_CHECKING:
     from mcp_guard.policy.engine import PolicyEngine, World
@@ -51,22 +53,35 @@ def make_hub(settings: Settings) -> Hub:
     scrubber = Scrubber()  # one for all: an upstream can get at the files of another
     connections = [
         Connection(
-            Connector(
-                name=name,
-                argv=server.argv,
-                stderr=settings.state_dir / "upstreams" / f"{name}.stderr.log",
-                env=server.env,
-                secrets=server.secrets,
-                here=settings.path.parent,
-                scrubber=scrubber,
-                cwd=server.cwd,
-                timeout=server.timeout,
-            ),
-            settings.message_bytes,
+            name,
+            make_link(settings, name, server, scrubber),
+            scrubber,
+            Bounds(settings.message_bytes, server.timeout),
         )
         for name, server in settings.servers.items()
     ]
     return Hub(connections, settings.tool_rules)
+
+
+def make_link(settings: Settings, name: str, server: Server, scrubber: Scrubber) -> Link:
+    """How this upstream is reached: the two kinds there are."""
+    here = settings.path.parent
+    if server.url:
+        from mcp_guard.upstream.http_link import HttpLink, Remote
+
+        return HttpLink(Remote(name, server.url, server.env, server.secrets, server.bearer, server.old, here, scrubber))
+    return ChildLink(
+        Connector(
+            name=name,
+            argv=server.argv,
+            stderr=settings.state_dir / "upstreams" / f"{name}.stderr.log",
+            env=server.env,
+            secrets=server.secrets,
+            here=here,
+            scrubber=scrubber,
+            cwd=server.cwd,
+        )
+    )
 
 
 def ledger_settings(settings: Settings) -> LedgerSettings:

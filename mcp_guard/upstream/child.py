@@ -41,7 +41,6 @@ class Connector:
     """The folder that files of secrets are looked for in."""
     scrubber: Scrubber = field(default_factory=Scrubber)
     cwd: Path | None = None
-    timeout: float = 300
 
 
 class Child(subprocess.Popen[bytes]):
