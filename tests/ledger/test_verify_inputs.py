@@ -198,6 +198,23 @@ def test_witnesses_are_counted_and_a_quorum_is_demanded(copy: Path, capsys: pyte
     assert run(copy, "out", *one) == FAILED
 
 
+def test_an_earlier_head_that_witnesses_signed_counts_if_the_tree_continues_it(copy: Path) -> None:
+    """To record that a head was witnessed makes the ledger longer: the newest head is never the cosigned one."""
+    note, line = cosigned((copy / "early").read_text(), "w1.example", Ed25519PrivateKey.from_private_bytes(b"1" * 32))
+    (copy / "w1.pub").write_text(line)
+    demand = ("--witness", str(copy / "w1.pub"))
+    assert run(copy, "out", *demand) == FAILED
+    (copy / "out" / "cosigned").write_text(note)
+    assert run(copy, "out", *demand) == OK
+    (copy / "seen").write_text(note)
+    assert run(copy, "state/ledger.sqlite", *demand, "--against", str(copy / "seen")) == OK
+    writer = open_filled(copy / "other", 300)  # another history, that the same witness signed
+    forked, _ = cosigned(writer.store.checkpoint(), "w1.example", Ed25519PrivateKey.from_private_bytes(b"1" * 32))
+    writer.store.close()
+    (copy / "out" / "cosigned").write_text(forked)
+    assert run(copy, "out", *demand) == UNUSABLE  # no key of this ledger signed it
+
+
 @pytest.mark.parametrize("note", ["", "nonsense", "a\nb\nc\n\n— x y\n"])
 def test_a_checkpoint_that_is_none_is_unusable(copy: Path, note: str) -> None:
     (copy / "bad").write_text(note)

@@ -20,6 +20,8 @@ from .report import Report, Unusable, describe
 from .whole import verify_whole
 
 OK, FAILED, UNUSABLE = 0, 1, 2
+COSIGNED = "cosigned"
+"""The file of an export that holds the newest head which outside witnesses have signed."""
 SQLITE = b"SQLite format 3\x00"
 
 
@@ -74,10 +76,13 @@ def verify(path: Path, key_files: Sequence[Path], options: argparse.Namespace) -
     keys = _read_all(key_files)
     witnesses = _read_all(options.witness, COSIGNATURE)
     quorum = len(witnesses) if options.quorum is None else options.quorum
+    against = [*options.against]
+    if witnesses and (path / COSIGNED).is_file():
+        against.append(path / COSIGNED)
     demand = Demand(
         keys=keys,
         approvers=read_approvers(options.approvers) if options.approvers else None,
-        against=tuple(read_checkpoint(file) for file in options.against),
+        against=tuple(read_checkpoint(file) for file in against),
         witnesses=witnesses,
         quorum=quorum,
         workers=options.workers,

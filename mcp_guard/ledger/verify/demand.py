@@ -1,6 +1,6 @@
 """What is to be proved, and against what."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .notes import Checkpoint, VerifierKey, Witnessed, parse_checkpoint, signers, witnesses
@@ -71,18 +71,27 @@ def check_earlier(
             raise Failed(seq, "the checkpoint of its bundle is of another tree")
 
 
-def check_witnesses(demand: Demand, head: Checkpoint, report: Report) -> None:
-    """Enough of the witnesses given have signed the head. Raises: Failed."""
-    try:
-        found: list[Witnessed] = witnesses(head, demand.witnesses)
-    except ValueError as error:
-        raise Failed(None, f"the checkpoint is not cosigned: {error}") from None
+def check_witnesses(demand: Demand, heads: Sequence[Checkpoint], report: Report) -> None:
+    """Enough of the witnesses given have signed one of these heads of the tree. Raises: Failed.
+
+    To record that a head was witnessed makes the ledger longer, so it is usually an earlier one that they signed.
+    """
+    found: list[Witnessed] = []
+    size = 0
+    for head in heads:
+        try:
+            signed = witnesses(head, demand.witnesses)
+        except ValueError as error:
+            raise Failed(None, f"the checkpoint is not cosigned: {error}") from None
+        if len(signed) > len(found):
+            found, size = signed, head.size
     report.witnesses = [{"witness": each.witness, "at": each.at} for each in found]
     if len(found) < demand.quorum:
         raise Failed(None, f"{len(found)} of the witnesses given signed the checkpoint; the quorum is {demand.quorum}")
     if demand.witnesses:
         names = ", ".join(each.witness for each in found)
-        report.prove("witnesses", f"the checkpoint is cosigned by {count(len(found), 'witness key')}: {names}")
+        what = f"the checkpoint of {size} receipts is cosigned by {count(len(found), 'witness key')}: {names}"
+        report.prove("witnesses", what)
 
 
 def check_against(

@@ -52,7 +52,7 @@ def _verify(text: bytes, demand: Demand, report: Report) -> None:
     head = bundle.checkpoint
     signed = signers(head, demand.keys)
     check_head(head, head.size, head.root, tuple(signed) or demand.keys)
-    check_witnesses(demand, head, report)
+    check_witnesses(demand, (head,), report)
     _check_against(demand, bundle, report)
     report.failed_at, report.receipts, report.kinds = None, 1, result.kinds
     report.receipt, report.checkpoint = json.loads(bundle.body), head.note

@@ -60,7 +60,7 @@ class _Part:
         report.receipts, report.policies = report.last - report.first + 1, len(self.policies.seen)
         if report.scope == "receipt":
             report.receipt = json.loads(_row(self.reader, report.first).body)
-        check_witnesses(self.demand, head, report)
+        check_witnesses(self.demand, (head, *self.demand.against), report)
 
         def root_of(earlier: int) -> bytes:
             return self.stored.earlier_root(earlier, size, root)

@@ -162,5 +162,5 @@ class _Whole:
             raise Failed(*stray)
         report.checkpoint = head.note
         check_earlier(self.heads, tuple(self.chain), size, self.stored.root)
-        check_witnesses(self.demand, head, report)
+        check_witnesses(self.demand, (head, *self.demand.against), report)
         check_against(self.demand, tuple(self.chain), size, self.stored.root, report)
