@@ -64,12 +64,6 @@ def test_one_that_never_saw_anything_is_due_at_once(writer: Writer) -> None:
     assert is_due(writer, "new", witness(seconds=3600))
 
 
-def test_a_clock_that_went_back_does_not_put_it_off(writer: Writer, clock: Clock) -> None:
-    say(writer, 1)
-    clock.time -= 365 * 86_400 * SECOND
-    assert is_due(writer, "w", witness(seconds=3600))
-
-
 def test_without_cosignatures_there_is_no_cosigned_checkpoint(writer: Writer) -> None:
     assert cosigned(writer.store) is None
 
