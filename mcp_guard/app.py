@@ -10,19 +10,24 @@ import os
 import re
 import sys
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mcp_guard import __version__
 from mcp_guard.core.describe import Description
-from mcp_guard.core.errors import GuardError, PolicyError
+from mcp_guard.core.errors import GuardError, LedgerError, PolicyError
 from mcp_guard.core.model import Instance, Json, Micros, Tool
+from mcp_guard.core.pins import Quarantine
 from mcp_guard.core.receipt import Draft, format_time, instance_fields
+from mcp_guard.core.text import printable
 from mcp_guard.guard import Guard
 from mcp_guard.identity.instances import Issuer, Launch, check_credential, random_text, start_instance
 from mcp_guard.ledger.opening import LedgerSettings, OpenLedger, open_ledger, recover
+from mcp_guard.ledger.pins import Pins
 from mcp_guard.policy.in_force import PoliciesInForce
+from mcp_guard.ports import Pins as PinsPort
 from mcp_guard.settings import Settings
 from mcp_guard.transports.session import Session
 from mcp_guard.transports.stdio import StdioFront
@@ -36,6 +41,11 @@ if TYPE_CHECKING:
     from mcp_guard.policy.engine import World
 
 
+def note(text: str) -> None:
+    """Tell the operator. INVARIANT: what an upstream wrote in it reaches no terminal as a control."""
+    print("\n".join(map(printable, f"mcp-guard: {text}".splitlines())), file=sys.stderr, flush=True)
+
+
 class SystemClock:
     """Implements `ports.Clock`."""
 
@@ -46,6 +56,8 @@ class SystemClock:
 CLOCK = SystemClock()
 COLLECT_AFTER_SECONDS = 5
 """When garbage is collected at the latest; start-up makes none."""
+PINS_SECONDS = 1.0
+"""How soon a running guard takes up what an operator decides of a definition."""
 
 
 def new_call_id() -> str:
@@ -69,7 +81,7 @@ def make_hub(settings: Settings) -> Hub:
         )
         for name, server in settings.servers.items()
     ]
-    return Hub(connections, settings.tool_rules)
+    return Hub(connections, settings.tool_rules, {name: rule.unpinned for name, rule in settings.pin_rules.items()})
 
 
 def ledger_settings(settings: Settings) -> LedgerSettings:
@@ -107,19 +119,29 @@ def run_stdio(settings: Settings, launch: Launch) -> None:
             ledger.close()
 
 
-def policy_world(settings: Settings, tools: Iterable[Tool], absent: Collection[str]) -> "World":
+def policy_world(
+    settings: Settings, tools: Iterable[Tool], absent: Collection[str], unagreed: Collection[str] = ()
+) -> "World":
     """What the policies of this configuration are validated against."""
     from mcp_guard.policy.engine import World
 
-    return World(tuple(tools), settings.attributes, settings.counters, tuple(settings.routes), absent)
+    return World(tuple(tools), settings.attributes, settings.counters, tuple(settings.routes), absent, unagreed)
 
 
-async def listed_tools(settings: Settings) -> tuple[list[Tool], set[str]]:
+class AsListed:
+    """Implements `ports.Pins` for commands that look at what is listed now, and let nothing be called."""
+
+    def judge(self, tools: Sequence[Tool]) -> Mapping[str, Quarantine]:
+        return {}
+
+
+async def listed_tools(settings: Settings, pins: PinsPort | None = None) -> tuple[list[Tool], set[str]]:
     """Start the upstreams, read their listings, end them: for commands that need the catalog without a client.
 
-    Also gives the names of those that could not be listed.
+    Also gives the names of those that could not be listed. Without `pins` every tool is given as it is listed.
     """
     hub = make_hub(settings)
+    hub.pins = pins or AsListed()
     hub.attach(Bystander())
     hub.spawn()
     hello = {"protocolVersion": LATEST, "capabilities": {}, "clientInfo": {"name": "mcp-guard", "version": __version__}}
@@ -147,7 +169,7 @@ class Bystander:
         pass
 
     def note(self, text: str) -> None:
-        print(f"mcp-guard: {text}", file=sys.stderr)
+        note(text)
 
 
 def report_unknown(intents: list[Json]) -> None:
@@ -166,6 +188,7 @@ class Run:
         self._hub = hub
         self._ledger = ledger
         self._instance = instance
+        self._pins = hub.pins = Pins(ledger.book.writer, settings.pin_rules, note)
         self._policies = PoliciesInForce(settings.counters)
         self._front: StdioFront
 
@@ -183,12 +206,25 @@ class Run:
         asyncio.get_running_loop().call_later(COLLECT_AFTER_SECONDS, gc.enable)  # also if no policies can be loaded
         session = Session(self._make_guard(), self._hub, self._instance, self._front, self._settings.inbox)
         async with asyncio.TaskGroup() as tasks:
-            courier = tasks.create_task(self._carry()) if self._settings.routes else None
+            aside = [tasks.create_task(self._watch_pins(session))]
+            if self._settings.routes:
+                aside.append(tasks.create_task(self._carry()))
             await self._front.serve(session, self._hub)
-            if courier is not None:
-                courier.cancel()
+            for task in aside:
+                task.cancel()
         self._ledger.requests.end(self._instance)
         book.note(Draft("instance.ended", about), Draft("guard.stopped", {"guard": book.settings.guard}))
+
+    async def _watch_pins(self, session: Session) -> None:
+        """Let in, or keep out, what an operator has decided on since. A call looks by itself (`Book.intend`)."""
+        pins = self._pins
+        seen = pins.generation()
+        while True:
+            await asyncio.sleep(PINS_SECONDS)
+            with suppress(LedgerError):  # the calls that meet it say so
+                if (now := pins.generation()) != seen:
+                    seen = now
+                    session.on_pins()
 
     async def _carry(self) -> None:
         """Notify, escalate and expire, once there is something to do that for."""
@@ -219,7 +255,8 @@ class Run:
         """Read the policies against the catalog as it is now. A bad set never replaces a good one."""
         from mcp_guard.policy.engine import load_policies  # cedar is loaded while the upstreams answer
 
-        world = policy_world(self._settings, self._hub.tools(), self._hub.absent())
+        hub = self._hub
+        world = policy_world(self._settings, hub.agreed(), hub.absent(), hub.unagreed())
         book = self._ledger.book
         try:
             engine = load_policies(self._settings.policies, world)

@@ -15,6 +15,7 @@ from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Agent, Counter, Effect, FactsRule, ResourceRule, ToolRule
+from mcp_guard.core.pins import PROMISED, FirstUse, PinRule
 from mcp_guard.settings import Enrolled, NotifierSettings, Server, Settings
 
 SECOND = 1_000_000
@@ -38,6 +39,19 @@ class UpstreamConfig(Model):
     env: dict[str, str] = {}
     cwd: Path | None = None
     timeout_seconds: Annotated[float, Field(gt=0)] = 300
+    first_use: FirstUse | None = None
+    unsafe_unpinned: tuple[str, ...] = ()
+
+    @field_validator("unsafe_unpinned")
+    @classmethod
+    def keeps_the_promise(cls, members: tuple[str, ...]) -> tuple[str, ...]:
+        for member in members:
+            if member in PROMISED:
+                raise ValueError(f"`{member}` is always pinned; others may be left out, such as `_meta` or `icons`")
+        return members
+
+    def pin_rule(self, first_use: FirstUse) -> PinRule:
+        return PinRule(self.first_use or first_use, self.unsafe_unpinned)
 
     def server(self, here: Path) -> Server:
         return Server((self.command, *self.args), self.env, here / (self.cwd or ""), self.timeout_seconds)
@@ -189,6 +203,7 @@ class GuardConfig(Model):
     origin: str = "mcp-guard.local/ledger"
     hold_seconds: Annotated[float, Field(ge=0)] = 45
     ticket_pattern: str | None = None
+    first_use: FirstUse = FirstUse.PIN
     unsafe_skip_fsync: bool = False
 
     @field_validator("ticket_pattern")
@@ -295,6 +310,7 @@ class Config(Model):
                 for name, notifier in self.notifiers.items()
             },
             inbox_port=self.inbox.port,
+            pin_rules={name: server.pin_rule(guard.first_use) for name, server in self.upstreams.items()},
         )
 
 

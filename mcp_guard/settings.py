@@ -9,6 +9,7 @@ from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Agent, Counter, ToolRule
+from mcp_guard.core.pins import PinRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,7 @@ class NotifierSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The whole configuration. Paths are absolute; `approvers` maps ids to names."""
+    """The whole configuration. Paths are absolute; `approvers` maps ids to names, `pin_rules` are by upstream."""
 
     path: Path
     state_dir: Path
@@ -65,6 +66,7 @@ class Settings:
     routes: Mapping[str, Route]
     notifiers: Mapping[str, NotifierSettings]
     inbox_port: int
+    pin_rules: Mapping[str, PinRule]
 
     @property
     def inbox(self) -> str:

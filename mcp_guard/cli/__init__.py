@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "approvals": ("approvals", "list, show, approve, deny and grant held calls"),
     "inbox": ("inbox", "serve the page on which approvers decide"),
     "approvers": ("approvers", "the keys of the people who approve"),
+    "tools": ("tools", "the definitions of tools: list, show, diff, accept and refuse them"),
     "policy": ("policy", "validate policies and run their cases"),
 }
 """Name: module below `mcp_guard.cli` (its function `main(arguments)` returns the exit code) and help."""

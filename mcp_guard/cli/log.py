@@ -57,4 +57,13 @@ def summary(receipt: Receipt) -> str:
                 f": {receipt['note']}" if "note" in receipt else ""
             )
         case _:
-            return str(receipt.get("instance", receipt.get("guard", "")))
+            return _of_the_guard(receipt)
+
+
+def _of_the_guard(receipt: Receipt) -> str:
+    """A receipt of definitions, or of the guard's own life."""
+    if not receipt["kind"].startswith("catalog."):
+        return str(receipt.get("instance", receipt.get("guard", "")))
+    if "operator" in receipt:
+        return f"{receipt['operator']}: {receipt['rationale']}"
+    return ", ".join(receipt.get("members", [])) or "; ".join(receipt.get("findings", [])) or str(receipt["definition"])

@@ -34,4 +34,4 @@ class UpstreamError(GuardError):
 
 
 class ApprovalError(GuardError):
-    """An approval cannot take this step: unknown, already decided, or not this person's to decide."""
+    """An approval, or the acceptance of a definition, cannot be given: unknown, already decided, or not theirs."""

@@ -24,7 +24,8 @@ KINDS = (
     "policy.loaded", "policy.rejected", "decision", "approval.requested", "approval.escalated", "approval.granted",
     "approval.denied", "approval.expired", "approval.withdrawn", "approval.stale", "approval.revoked",
     "approval.consumed", "grant.given", "grant.used", "grant.revoked", "approver.enrolled", "approver.removed",
-    "intent", "outcome",
+    "intent", "outcome", "catalog.pinned", "catalog.changed", "catalog.quarantined", "catalog.accepted",
+    "catalog.refused",
 )  # fmt: skip
 
 

@@ -192,9 +192,15 @@ def context_type(shape: Shape, counters: Iterable[Counter]) -> Json:
 
 
 def build_schema(
-    tools: Iterable[Tool], attributes: Mapping[str, Mapping[str, str]], counters: tuple[Counter, ...]
+    tools: Iterable[Tool],
+    attributes: Mapping[str, Mapping[str, str]],
+    counters: tuple[Counter, ...],
+    unagreed: Iterable[str] = (),
 ) -> tuple[Json, dict[str, Shape]]:
-    """The schema in Cedar's JSON form, and the shape of each tool that can be decided on, by listed name."""
+    """The schema in Cedar's JSON form, and the shape of each tool that can be decided on, by listed name.
+
+    Tools that are `unagreed` are actions that apply to nothing: policies may name them beside others.
+    """
     text, count = {"type": "String"}, {"type": "Long"}
     entities: Json = {
         "Group": {},
@@ -226,4 +232,6 @@ def build_schema(
                 "context": context_type(shape, counters),
             },
         }
+    for name in unagreed:
+        actions.setdefault(name, {})
     return {"": {"entityTypes": entities, "actions": actions}}, shapes

@@ -14,6 +14,7 @@ from pathlib import Path
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.storage import schema
 from mcp_guard.storage.approval_rows import ApprovalRows, ChangedElsewhere
+from mcp_guard.storage.pin_rows import PinRows
 
 __all__ = ["ChangedElsewhere", "Head", "ReceiptRow", "Store", "explain", "open_store", "reading"]
 
@@ -39,7 +40,7 @@ class Head:
     edge: tuple[bytes, ...]
 
 
-class Store(ApprovalRows):
+class Store(ApprovalRows, PinRows):
     """One connection to the ledger file."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:

@@ -277,6 +277,13 @@ class Session:
         if self._era is not None:
             self._era.tell(TOOLS_CHANGED, {})
 
+    def on_pins(self) -> None:
+        """What is agreed to of the tools has changed."""
+        if self._settled:
+            self.hub.rebuild()
+            if self._era is not None:
+                self._era.tell(TOOLS_CHANGED, {})
+
     def on_pressure(self, slow: bool) -> None:
         self._front.throttle(slow)
 
