@@ -203,7 +203,7 @@ class GuardConfig(Model):
     origin: str = "mcp-guard.local/ledger"
     hold_seconds: Annotated[float, Field(ge=0)] = 45
     ticket_pattern: str | None = None
-    first_use: FirstUse = FirstUse.PIN
+    first_use: FirstUse = FirstUse.LISTING
     unsafe_skip_fsync: bool = False
 
     @field_validator("ticket_pattern")

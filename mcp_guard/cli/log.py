@@ -64,6 +64,8 @@ def _of_the_guard(receipt: Receipt) -> str:
     """A receipt of definitions, or of the guard's own life."""
     if not receipt["kind"].startswith("catalog."):
         return str(receipt.get("instance", receipt.get("guard", "")))
+    if "tools" in receipt:
+        return f"{len(receipt['tools'])} tools of `{receipt['upstream']}`, on first sight"
     if "operator" in receipt:
         return f"{receipt['operator']}: {receipt['rationale']}"
     return ", ".join(receipt.get("members", [])) or "; ".join(receipt.get("findings", [])) or str(receipt["definition"])

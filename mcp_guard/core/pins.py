@@ -25,6 +25,8 @@ BYTES, DEPTH, TOOLS = 256 * 1024, 64, 2000
 class FirstUse(StrEnum):
     """What becomes of a tool that was never seen before."""
 
+    LISTING = "first-listing"
+    """What an upstream lists when it is seen for the first time is pinned; what it adds later is asked for."""
     PIN = "pin"
     ASK = "ask"
     REFUSE = "refuse"
@@ -34,7 +36,7 @@ class FirstUse(StrEnum):
 class PinRule:
     """What the operator's config says of one upstream's definitions; members in `unpinned` are not hashed."""
 
-    first_use: FirstUse = FirstUse.PIN
+    first_use: FirstUse = FirstUse.LISTING
     unpinned: tuple[str, ...] = ()
 
 

@@ -41,7 +41,7 @@ class Pins:
         found = {tool.listed_as: states.get((tool.server, tool.name, tool.definition_hash)) for tool in tools}
         unsettled = [tool for tool in tools if found[tool.listed_as] in (None, State.RETIRED)]
         if unsettled:
-            said = self._writer.run(lambda step: [self._settle(step, tool) for tool in unsettled])
+            said = self._writer.run(lambda step: self._settle_all(step, unsettled))
             for tool, (state, note) in zip(unsettled, said, strict=True):
                 found[tool.listed_as] = state
                 if note:
@@ -49,15 +49,37 @@ class Pins:
         kept_out = [tool for tool in tools if found[tool.listed_as] is not State.PINNED]
         return self._writer.read(lambda store: {tool.listed_as: _quarantine(store, tool) for tool in kept_out})
 
-    def _settle(self, step: Step, tool: Tool) -> tuple[State, str]:
-        """Decide of a definition that is new here; its state, and what the operator is told."""
+    def _settle_all(self, step: Step, tools: Sequence[Tool]) -> list[tuple[State, str]]:
+        firsts: dict[str, list[Pin]] = {upstream: [] for upstream in self._trusting(step)}
+        said = [self._settle(step, tool, firsts) for tool in tools]
+        for upstream, pins in firsts.items():
+            if not pins:
+                continue
+            hashes = {join(upstream, pin.tool): pin.hash for pin in pins}
+            seq = step.add(Draft("catalog.pinned", {"upstream": upstream, "tools": hashes}))
+            for pin in pins:
+                step.store.add_pin(replace(pin, receipt=seq))
+        return said
+
+    def _trusting(self, step: Step) -> list[str]:
+        """Upstreams whose new tools are pinned now."""
+        seen = step.store.pin_upstreams()
+        return [
+            upstream
+            for upstream, rule in self._rules.items()
+            if rule.first_use is FirstUse.PIN or (rule.first_use is FirstUse.LISTING and upstream not in seen)
+        ]
+
+    def _settle(self, step: Step, tool: Tool, firsts: dict[str, list[Pin]]) -> tuple[State, str]:
+        """Decide of a definition that is new here; its state, and what the operator is told. What is pinned on first
+        sight is added to `firsts`, which has the upstreams that are trusted so far."""
         rows = step.store.pins(tool.server, tool.name)
         this = next((row for row in rows if row.hash == tool.definition_hash), None)
         if this is not None and this.state is not State.RETIRED:
             return this.state, ""  # another process was first
         new = Pin(tool.server, tool.name, tool.definition_hash, State.QUARANTINED, self._covered(tool), -1)
         if not rows:
-            return self._use_first(step, new)
+            return self._use_first(step, new, firsts)
         # INVARIANT: what was ever refused or quarantined is not new again because its text has changed.
         before = next((row for row in rows if row.state is State.PINNED), rows[-1])
         members = differing(before.definition, new.definition)
@@ -65,16 +87,15 @@ class Pins:
         draft = Draft("catalog.changed", _about(new) | fields)
         return _keep_out(step, new, draft, f"its {_join(members)} changed since it was {before.state}", this)
 
-    def _use_first(self, step: Step, new: Pin) -> tuple[State, str]:
+    def _use_first(self, step: Step, new: Pin, firsts: dict[str, list[Pin]]) -> tuple[State, str]:
         from mcp_guard.core.suspicion import Listed, has_hidden  # most listings hold nothing new
 
         first_use = self._rules[new.upstream].first_use
         hidden = has_hidden(Listed(new.upstream, new.tool, new.definition))
         about = _about(new) | {"first_use": str(first_use)}
         about |= {"findings": [f"{found.check}: {found.where}: {found.what}" for found in hidden[:MEMBERS]]}
-        if first_use is FirstUse.PIN and not hidden:
-            seq = step.add(Draft("catalog.pinned", about))
-            step.store.add_pin(replace(new, state=State.PINNED, receipt=seq, why="on first sight"))
+        if new.upstream in firsts and not hidden:
+            firsts[new.upstream].append(replace(new, state=State.PINNED, why="on first sight"))
             return State.PINNED, ""
         if first_use is FirstUse.REFUSE:
             new = replace(new, state=State.REFUSED)

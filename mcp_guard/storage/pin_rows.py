@@ -24,6 +24,10 @@ class PinRows:
         rows = self._db.execute("SELECT upstream, tool, hash, state FROM pin")
         return [(upstream, tool, hash, State(state)) for upstream, tool, hash, state in rows]
 
+    def pin_upstreams(self) -> set[str]:
+        """Upstreams that have listed any tool before."""
+        return {upstream for (upstream,) in self._db.execute("SELECT DISTINCT upstream FROM pin")}
+
     def pin_generation(self) -> int:
         """Grows with everything that is recorded of any definition."""
         return int(self._db.execute("SELECT coalesce(max(receipt), -1) FROM pin").fetchone()[0])

@@ -35,7 +35,7 @@ TOOLS = [
 
 
 def rewritten(tools: list[dict]) -> list[dict]:
-    """The listing with the tools of the file `$LISTING` in place of those of the same name; one that is `gone` is left out."""
+    """The listing with the tools in the file `$LISTING` in place of their namesakes; one that is `gone` is left out."""
     path = os.environ.get("LISTING", "")
     if not os.path.exists(path):
         return tools
