@@ -1,5 +1,6 @@
 """JSON Schemas of every form, and values that fit them, for property tests."""
 
+from collections.abc import Container
 from typing import Any
 
 from hypothesis import strategies as st
@@ -53,7 +54,7 @@ def objects(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Json]:
             "required": sorted(set(required) & properties.keys()),
             **more,
         },
-        st.dictionaries(NAMES, inner, max_size=4), st.lists(NAMES, max_size=2), more, st.booleans(),
+        st.dictionaries(NAMES, inner, min_size=1, max_size=4), st.lists(NAMES, max_size=2), more, st.booleans(),
     )  # fmt: skip
 
 
@@ -97,19 +98,17 @@ def fitting(shape: Shape) -> st.SearchStrategy[Any]:
         return null | st.one_of([fitting(option) for option in shape.options])
     if shape.kind is Kind.SET:
         assert shape.element is not None
-        return null | st.lists(fitting(shape.element), max_size=3)
-    fields = {name: fitting(inner) for name, inner in shape.fields.items()}
-    required = {name: fields.get(name, VALUES) for name in shape.required}
-    known = st.fixed_dictionaries(
-        required, optional={name: each for name, each in fields.items() if name not in required and not each.is_empty}
-    )
+        return null | st.lists(fitting(shape.element), min_size=1, max_size=3) | st.just([])
+    fields = {name: each for name, inner in shape.fields.items() if not (each := fitting(inner)).is_empty}
+    required = {name: fields.get(name, st.nothing() if name in shape.fields else VALUES) for name in shape.required}
+    whole = st.fixed_dictionaries(fields | required)
+    some = st.fixed_dictionaries(required, optional={name: fields[name] for name in fields.keys() - required.keys()})
+    known = whole | some
     if not shape.open:
         return null | known
-    extra = st.dictionaries(NAMES, VALUES, max_size=1)
-    return (
-        null | known | st.builds(lambda more, some: {**more, **some}, extra.map(lambda d: _without(d, fields)), known)
-    )
+    extra = st.dictionaries(NAMES, VALUES, max_size=1).map(lambda values: _without(values, shape.fields))
+    return null | known | st.builds(lambda more, some: {**more, **some}, extra, known)
 
 
-def _without(values: Json, names: Json) -> Json:
+def _without(values: Json, names: Container[str]) -> Json:
     return {name: value for name, value in values.items() if name not in names}

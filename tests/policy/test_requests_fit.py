@@ -28,14 +28,14 @@ ATTRIBUTES = {
 }
 
 
-@settings(max_examples=300)
+@settings(max_examples=500)
 @given(st.data())
 def test_cedar_accepts_every_request_that_is_built(data: st.DataObject) -> None:
     schema = data.draw(SCHEMAS)
     shape = input_shape(make_tool(schema))
     if shape is None:
         return
-    arguments = data.draw(fitting(shape) | st.dictionaries(NAMES, VALUES, max_size=4))
+    arguments = data.draw(fitting(shape) | fitting(shape) | st.dictionaries(NAMES, VALUES, max_size=4))
     facts = data.draw(st.none() | st.dictionaries(NAMES, VALUES, max_size=4))
     tool = make_tool(schema, resource=ResourceRule("Deal", "/a") if data.draw(st.booleans()) else None)
     call = make_call(tool, arguments if isinstance(arguments, dict) else {}, facts)
@@ -75,7 +75,7 @@ EXCUSES = (
 )  # fmt: skip
 
 
-@settings(max_examples=300)
+@settings(max_examples=500)
 @given(st.data())
 def test_what_a_schema_accepts_is_let_through(data: st.DataObject) -> None:
     """The validator of the schema's own language is the oracle. Alternatives are stricter: see test_shapes.py."""

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 
+from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Json, Outcome
 from mcp_guard.policy.engine import World
 from mcp_guard.policy.schema import attribute, build_schema, cedar_type
 from mcp_guard.policy.shapes import NODES, Kind, read_shape
-from tests.policy.worlds import PERMIT, decide, make_tool, object_of
+from tests.policy.worlds import PERMIT, decide, load, make_tool, object_of
 
 STRING, INTEGER, NUMBER, NULL = {"type": "string"}, {"type": "integer"}, {"type": "number"}, {"type": "null"}
 PAIR = {**object_of(to=STRING, amount=INTEGER), "required": ["to"]}
@@ -130,6 +131,12 @@ def test_an_argument_may_be_called_anything(tmp_path: Path, name: str) -> None:
     tool = make_tool({**object_of(**{name: STRING}), "required": [name]})
     assert decide(tmp_path, policy, tool, {name: "a"}).outcome is Outcome.ALLOW
     assert decide(tmp_path, policy, tool, {name: "b"}).outcome is Outcome.DENY
+
+
+def test_an_argument_that_may_be_null_needs_has_although_it_is_required(tmp_path: Path) -> None:
+    tool = make_tool({**object_of(x={"type": ["string", "null"]}), "required": ["x"]})
+    with pytest.raises(PolicyError, match="optional attribute"):
+        load(tmp_path, '@id("p") permit (principal, action, resource) when { context.input.x == "a" };', tool)
 
 
 def test_attributes_are_reversible() -> None:
