@@ -14,10 +14,11 @@ from mcp_guard.cli.table import print_lines, print_table, print_words
 from mcp_guard.config import load
 from mcp_guard.core import diff, suspicion
 from mcp_guard.core.errors import ApprovalError
+from mcp_guard.core.hidden import Finding
 from mcp_guard.core.model import Json
 from mcp_guard.core.names import join
 from mcp_guard.core.pins import Pin, State
-from mcp_guard.core.suspicion import Finding, Listed
+from mcp_guard.core.suspicion import Listed
 from mcp_guard.ledger import pins
 from mcp_guard.ledger.opening import open_writer
 from mcp_guard.ledger.writer import Writer

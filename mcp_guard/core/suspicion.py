@@ -12,24 +12,14 @@ import unicodedata
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from typing import Any
 
+from mcp_guard.core.hidden import Finding, find_hidden, is_hidden, texts
 from mcp_guard.core.model import Json
 from mcp_guard.core.names import join
 from mcp_guard.core.text import printable
 
-HIDDEN = "hidden_characters"
 QUOTED = 60
 """Characters of a definition that a finding quotes."""
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One reason to look twice. `where` is the place in the definition, `what` is safe to print."""
-
-    check: str
-    where: str
-    what: str
 
 
 @dataclass(frozen=True)
@@ -50,87 +40,9 @@ class Listed:
         return join(self.server, self.name)
 
 
-# The texts of a definition
-
-
-def texts(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
-    """Every string in it, names of members too, each with its place as a JSON pointer without the first slash."""
-    waiting: list[tuple[str, Any]] = [(where, value)]
-    while waiting:
-        where, value = waiting.pop()
-        if isinstance(value, str):
-            yield where, value
-        elif isinstance(value, dict):
-            for name, inner in reversed(value.items()):
-                at = f"{where}/{printable(name)}" if where else printable(name)
-                yield at, name
-                waiting.append((at, inner))
-        elif isinstance(value, list):
-            waiting += [(f"{where}/{index}", inner) for index, inner in reversed(list(enumerate(value)))]
-
-
-# Hidden characters
-
-_PLAIN = re.compile(r"[\n\r\t -~]*")
-_HIDDEN_CATEGORIES = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
-_FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\u2800")
-"""Characters of other categories that show nothing: joiners, fillers, the empty Braille pattern."""
-_JOINING = (
-    "ARABIC",
-    "BENGALI",
-    "DEVANAGARI",
-    "GUJARATI",
-    "GURMUKHI",
-    "KANNADA",
-    "MALAYALAM",
-    "SINHALA",
-    "TAMIL",
-    "TELUGU",
-)
-ZWNJ, ZWJ, EMOJI_STYLE = "\u200c", "\u200d", "\ufe0f"
-
-
 def hidden_characters(tool: Listed) -> Iterator[Finding]:
     """Zero-width characters, bidirectional controls, tags, variation selectors, escapes and other controls."""
-    for where, text in texts(tool.definition):
-        if _PLAIN.fullmatch(text):
-            continue
-        found = sorted({c for index, c in enumerate(text) if is_hidden(c) and not _is_in_place(text, index)})
-        if found:
-            yield Finding(HIDDEN, where, ", ".join(name_character(c) for c in found[:5]))
-
-
-def is_hidden(character: str) -> bool:
-    if character in "\n\r\t":
-        return False
-    return (
-        unicodedata.category(character) in _HIDDEN_CATEGORIES
-        or character in _FILLERS
-        or "\ufe00" <= character <= "\ufe0f"
-        or "\U000e0000" <= character <= "\U000e0fff"
-    )
-
-
-def _is_in_place(text: str, index: int) -> bool:
-    """Where writing needs it: joined emoji, the emoji style of one symbol, and joiners in scripts that join letters."""
-    character, before = text[index], text[index - 1 : index]
-    after = text[index + 1 : index + 2]
-    if character == EMOJI_STYLE:
-        return unicodedata.category(before or " ") in ("So", "Sm", "Po", "Nd", "Sk")
-    if character == ZWJ and before and after:
-        pictures = unicodedata.category(after) == "So" and (
-            before == EMOJI_STYLE or unicodedata.category(before) in ("So", "Sk")
-        )
-        return pictures or (_joins(before) and _joins(after))
-    return character == ZWNJ and _joins(before) and _joins(after)
-
-
-def _joins(character: str) -> bool:
-    return bool(character) and unicodedata.name(character, "").startswith(_JOINING)
-
-
-def name_character(character: str) -> str:
-    return f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()
+    yield from find_hidden(tool.definition)
 
 
 # Text that speaks to the model
@@ -262,10 +174,6 @@ def _is_telling(name: str) -> bool:
 
 CHECKS: tuple[Callable[[Listed], Iterator[Finding]], ...] = (hidden_characters, instructions, far_text, mixed_scripts)
 COMPARISONS: tuple[Callable[[Listed, Listed], Iterator[Finding]], ...] = (look_alike, imitation, other_tools)
-
-
-def has_hidden(tool: Listed) -> tuple[Finding, ...]:
-    return tuple(hidden_characters(tool))
 
 
 def inspect(tool: Listed, others: Iterable[Listed] = ()) -> tuple[Finding, ...]:

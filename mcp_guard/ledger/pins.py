@@ -88,10 +88,10 @@ class Pins:
         return _keep_out(step, new, draft, f"its {_join(members)} changed since it was {before.state}", this)
 
     def _use_first(self, step: Step, new: Pin, firsts: dict[str, list[Pin]]) -> tuple[State, str]:
-        from mcp_guard.core.suspicion import Listed, has_hidden  # most listings hold nothing new
+        from mcp_guard.core.hidden import find_hidden  # most listings hold nothing new
 
         first_use = self._rules[new.upstream].first_use
-        hidden = has_hidden(Listed(new.upstream, new.tool, new.definition))
+        hidden = list(find_hidden(new.definition))
         about = _about(new) | {"first_use": str(first_use)}
         about |= {"findings": [f"{found.check}: {found.where}: {found.what}" for found in hidden[:MEMBERS]]}
         if new.upstream in firsts and not hidden:

@@ -45,9 +45,7 @@ def test_list(stage: Stage) -> None:
     assert "up__echo  changed  HASH  instructions  its description changed since it was pinned" in lines
     hides = "it hides characters in description: U+200B ZERO WIDTH SPACE"
     assert f"up__fresh  new  HASH  hidden_characters  {hides}" in lines
-    rows = {
-        row["tool"]: row for row in json.loads(cli("tools", "list", "--json", "--config", str(stage.config)).stdout)
-    }
+    rows = {each["tool"]: each for each in json.loads(cli("tools", "list", "--json", *at).stdout)}
     assert rows["up__echo"]["findings"][0]["check"] == "instructions"
     assert rows["up__echo"]["pinned"] != rows["up__echo"]["waiting"]
 

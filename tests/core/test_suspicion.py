@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from mcp_guard.core.suspicion import HIDDEN, Listed, inspect, skeleton
+from mcp_guard.core.hidden import HIDDEN
+from mcp_guard.core.suspicion import Listed, inspect, skeleton
 
 
 def found(definition: Any, *others: Listed, server: str = "up", name: str = "tool") -> set[str]:
@@ -19,7 +20,7 @@ def found(definition: Any, *others: Listed, server: str = "up", name: str = "too
         "a\u061cb", "tag\U000e0041\U000e0042", "select\U000e0101", "vs\ufe0f", "esc\x1b[2J", "bell\x07", "c1\x9b31m",
         "fill\u3164er",
         "null\x00", "line\u2028break", "private\ue000", "join\u034fer", "x\u200dy", "x\u200cy", "braille\u2800",
-        "back\x08space", "mongol\u180e",
+        "back\x08space", "form\x0cfeed", "delete\x7f", "mongol\u180e",
     ],
 )  # fmt: skip
 @pytest.mark.parametrize(
