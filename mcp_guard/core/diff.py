@@ -1,7 +1,7 @@
 """What differs between two definitions: place by place, and word by word. Pure."""
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import takewhile
@@ -18,10 +18,16 @@ WORDS = 3000
 Part = tuple[Literal["same", "removed", "added"], str]
 
 
+Way = tuple[str | int, ...]
+"""The names and indexes that lead to a place: an array's first element is not an object's member `0`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One place of a definition. `before` or `after` is None where there is nothing; texts are as they are, unsafe to
-    print; other values are JSON."""
+    """One place of a definition, by its JSON pointer without the first slash.
+
+    `before` or `after` is None where there is nothing. Texts are as they are, unsafe to print; other values are JSON.
+    """
 
     where: str
     before: str | None
@@ -31,15 +37,16 @@ class Difference:
 def compare(before: Json, after: Json) -> tuple[Difference, ...]:
     """The places that differ, in the order of the later definition, then those that are gone."""
     old, new = dict(_leaves(before)), dict(_leaves(after))
-    places = [*new, *(where for where in old if where not in new)]
+    places = [*new, *(way for way in old if way not in new)]
     absent = object()
-    moved = [where for where in places if _text(old.get(where, absent)) != _text(new.get(where, absent))]
-    return tuple(_difference(where, old.get(where, absent), new.get(where, absent), absent) for where in moved)
+    pairs = [(way, old.get(way, absent), new.get(way, absent)) for way in places]
+    return tuple(_difference(*pair, absent) for pair in pairs if _text(pair[1]) != _text(pair[2]))
 
 
-def _difference(where: str, before: Any, after: Any, absent: object) -> Difference:
+def _difference(way: Way, before: Any, after: Any, absent: object) -> Difference:
     plain = all(isinstance(value, str) for value in (before, after) if value is not absent)
     shown = [None if value is absent else value if plain else _text(value) for value in (before, after)]
+    where = "/".join(str(name).replace("~", "~0").replace("/", "~1") for name in way)
     return Difference(where, shown[0], shown[1])
 
 
@@ -47,17 +54,17 @@ def _text(value: Any) -> str:
     return "" if type(value) is object else orjson.dumps(value).decode()
 
 
-def _leaves(value: Any, where: str = "") -> Iterator[tuple[str, Any]]:
-    """Every value that holds no other, by its JSON pointer without the first slash."""
-    members: list[tuple[str, Any]] = []
+def _leaves(value: Any, way: Way = ()) -> Iterator[tuple[Way, Any]]:
+    """Every value that holds no other."""
+    members: Iterable[tuple[str | int, Any]] = ()
     if isinstance(value, dict):
-        members = [(name.replace("~", "~0").replace("/", "~1"), inner) for name, inner in value.items()]
+        members = value.items()
     elif isinstance(value, list):
-        members = [(str(index), inner) for index, inner in enumerate(value)]
-    if not members:
-        yield where, value
+        members = enumerate(value)
+    if not isinstance(value, dict | list) or not value:
+        yield way, value
     for name, inner in members:
-        yield from _leaves(inner, f"{where}/{name}" if where else name)
+        yield from _leaves(inner, (*way, name))
 
 
 def words(before: str, after: str) -> list[Part]:

@@ -49,15 +49,15 @@ class _Input:
 
     def convert(self, value: Any, shape: Shape, path: str) -> Any:
         """The Cedar value. Raises: Inexpressible."""
-        match shape.kind:
-            case Kind.RECORD if isinstance(value, dict):
-                members = self._members(value, shape, path)
-                return {attribute(name): self.convert(item, shape.fields[name], at) for name, item, at in members}
-            case Kind.SET if isinstance(value, list) and shape.element is not None:
-                return self._column(_elements(value, path), shape.element)
-            case Kind.UNION:
-                option = _option(value, shape, path)
-                return {TAGS[option.kind]: self.convert(value, option, path)}
+        kind = shape.kind
+        if kind is Kind.RECORD and isinstance(value, dict):
+            fields, seen = shape.fields, self._members(value, shape, path)
+            return {attribute(name): self.convert(item, fields[name], at) for name, item, at in seen}
+        if kind is Kind.SET and isinstance(value, list) and shape.element is not None:
+            return self._column(_elements(value, path), shape.element)
+        if kind is Kind.UNION:
+            option = _option(value, shape, path)
+            return {TAGS[option.kind]: self.convert(value, option, path)}
         return _scalar(value, shape, path)
 
     def _column(self, items: list[Item], shape: Shape) -> Any:
@@ -84,18 +84,20 @@ class _Input:
         """The members that policies see, each with its path; the others are noted. Raises: Inexpressible."""
         if missing := shape.required - value.keys():
             raise Inexpressible(f"`{_join(path, min(missing))}` is required")
-        seen = []
+        seen, fields = [], shape.fields
         for name, item in value.items():
-            at = _join(path, name)
-            inner = shape.fields.get(name)
-            if inner is None and not shape.open:
-                raise Inexpressible(f"`{at}` is not an argument of this tool")
-            if inner is None or inner.kind is Kind.OPAQUE:
+            at, inner = _join(path, name), fields.get(name)
+            if inner is not None and inner.typed:
+                if item is None and inner.nullable:
+                    self.null.append(at)
+                else:
+                    seen.append((name, item, at))
+            elif (inner is None and shape.open) or (inner is not None and inner.kind is Kind.OPAQUE):
                 self.unknown.append(at)
-            elif not self._is_null(item, inner, at):
-                if inner.kind is Kind.NEVER:
-                    raise Inexpressible(f"`{at}` is not an argument of this tool")
-                seen.append((name, item, at))
+            elif inner is not None and self._is_null(item, inner, at):
+                pass  # nothing but null is accepted
+            else:
+                raise Inexpressible(f"`{at}` is not an argument of this tool")
         return seen
 
     def _is_null(self, value: Any, shape: Shape, path: str) -> bool:
@@ -111,6 +113,8 @@ def _elements(value: list[Any], path: str) -> list[Item]:
 
 def _scalar(value: Any, shape: Shape, path: str) -> Any:
     """Raises: Inexpressible."""
+    if type(value) is str and shape.kind is Kind.STRING and shape.allowed is None:
+        return value  # most arguments
     if not _fits(value, shape.kind) or shape.kind in (Kind.SET, Kind.RECORD):
         raise Inexpressible(f"`{path}` must be {_article(shape.kind)}, not {_name(value)}")
     if shape.allowed is not None and value not in shape.allowed:

@@ -27,7 +27,7 @@ _RESERVED = re.compile(r"__+(entity|extn|expr)")
 
 def attribute(name: str) -> str:
     """The name of a member as an attribute. Reversible: one of this form is the member's with one underscore more."""
-    return f"_{name}" if name.startswith("__") and _RESERVED.fullmatch(name) else name
+    return f"_{name}" if name[:2] == "__" and _RESERVED.fullmatch(name) else name
 
 
 # Shapes to Cedar types

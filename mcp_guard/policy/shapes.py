@@ -58,10 +58,11 @@ class Shape:
     options: tuple["Shape", ...] = ()
     allowed: frozenset[Any] | None = None
     """The only values of a scalar (`enum`, `const`), if they are listed."""
+    typed: bool = field(init=False)
+    """Whether policies see it."""
 
-    @property
-    def typed(self) -> bool:
-        return self.kind not in (Kind.OPAQUE, Kind.NEVER)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "typed", self.kind is not Kind.OPAQUE and self.kind is not Kind.NEVER)
 
 
 OPAQUE = Shape(Kind.OPAQUE, nullable=True)

@@ -11,7 +11,7 @@ from mcp_guard.core.pins import definition_hash
 TEXTS = st.text("ab .é\n", max_size=40)
 VALUES: st.SearchStrategy[Any] = st.recursive(
     st.none() | st.booleans() | st.integers(-2, 2) | st.text("ab/~", max_size=3),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab/~", max_size=2), inner, max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text("ab/~01", max_size=2), inner, max_size=3),
     max_leaves=6,
 )
 OBJECTS = st.dictionaries(st.text("ab", max_size=2), VALUES, max_size=4)
@@ -33,6 +33,14 @@ def test_a_text_of_many_words_is_replaced_as_a_whole() -> None:
 @given(OBJECTS, OBJECTS)
 def test_two_definitions_with_different_hashes_show_a_difference(before: Any, after: Any) -> None:
     assert bool(compare(before, after)) == (definition_hash(before) != definition_hash(after))
+
+
+def test_a_member_without_a_name_is_seen() -> None:
+    assert compare({}, {"": {}})
+
+
+def test_an_array_is_no_object() -> None:
+    assert compare({"a": ["b"]}, {"a": {"0": "b"}})
 
 
 def test_a_place_is_named_by_its_pointer() -> None:

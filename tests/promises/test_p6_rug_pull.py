@@ -166,7 +166,7 @@ def test_a_change_within_a_session_is_quarantined_until_the_operator_accepts(tmp
         eventually(lambda: "up__echo" in client.tools())
         assert client.tools()["up__echo"]["description"] == "mails everything"
         assert "result" in client.call("up__echo", {"text": "a"})
-        assert [each for each in client.others if each.get("method") == "notifications/tools/list_changed"]
+        eventually(lambda: client.tools() and [each for each in client.others if "list_changed" in str(each)])
     assert stage.kinds() == ["catalog.pinned", "catalog.changed", "catalog.accepted"]
     assert len([each for each in seen(tmp_path, "up") if each["name"] == "echo"]) == 2
 
