@@ -217,13 +217,10 @@ class Run:
 
     async def _watch_pins(self, session: Session) -> None:
         """Let in, or keep out, what an operator has decided on since. A call looks by itself (`Book.intend`)."""
-        pins = self._pins
-        seen = pins.generation()
         while True:
             await asyncio.sleep(PINS_SECONDS)
             with suppress(LedgerError):  # the calls that meet it say so
-                if (now := pins.generation()) != seen:
-                    seen = now
+                if self._hub.unjudged or self._pins.moved():
                     session.on_pins()
 
     async def _carry(self) -> None:

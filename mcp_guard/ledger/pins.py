@@ -31,25 +31,31 @@ class Pins:
         self._writer = writer
         self._rules = rules
         self._tell = tell
+        self._seen: int | None = None
 
-    def generation(self) -> int:
-        return self._writer.read(lambda store: store.pin_generation())
+    def moved(self) -> bool:
+        """Whether anything was recorded of any definition since the last judgement. Raises: LedgerError."""
+        return self._writer.read(lambda store: store.pin_generation()) != self._seen
 
     def judge(self, tools: Sequence[Tool]) -> dict[str, Quarantine]:
         """Those of the listed tools that must not be used, by listed name. Raises: LedgerError."""
-        states = {(up, tool, hash): state for up, tool, hash, state in self._writer.read(lambda s: s.pin_states())}
-        found = {tool.listed_as: states.get((tool.server, tool.name, tool.definition_hash)) for tool in tools}
+        found = self._look(tools)
         unsettled = [tool for tool in tools if found[tool.listed_as] in (None, State.RETIRED)]
         if unsettled:
-            said = self._writer.run(lambda step: self._settle_all(step, unsettled))
-            for tool, (state, note) in zip(unsettled, said, strict=True):
-                found[tool.listed_as] = state
-                if note:
-                    self._tell(note)
+            for note in self._writer.run(lambda step: self._settle_all(step, unsettled)):
+                self._tell(note)
+            found = self._look(tools)
         kept_out = [tool for tool in tools if found[tool.listed_as] is not State.PINNED]
         return self._writer.read(lambda store: {tool.listed_as: _quarantine(store, tool) for tool in kept_out})
 
-    def _settle_all(self, step: Step, tools: Sequence[Tool]) -> list[tuple[State, str]]:
+    def _look(self, tools: Sequence[Tool]) -> dict[str, State | None]:
+        """The state of each definition; what is recorded from here on shows in `moved`."""
+        self._seen = self._writer.read(lambda store: store.pin_generation())
+        states = {(up, tool, hash): state for up, tool, hash, state in self._writer.read(lambda s: s.pin_states())}
+        return {tool.listed_as: states.get((tool.server, tool.name, tool.definition_hash)) for tool in tools}
+
+    def _settle_all(self, step: Step, tools: Sequence[Tool]) -> list[str]:
+        """Decide of definitions that are new here; what the operator is told."""
         firsts: dict[str, list[Pin]] = {upstream: [] for upstream in self._trusting(step)}
         said = [self._settle(step, tool, firsts) for tool in tools]
         for upstream, pins in firsts.items():
@@ -59,7 +65,7 @@ class Pins:
             seq = step.add(Draft("catalog.pinned", {"upstream": upstream, "tools": hashes}))
             for pin in pins:
                 step.store.add_pin(replace(pin, receipt=seq))
-        return said
+        return [note for note in said if note]
 
     def _trusting(self, step: Step) -> list[str]:
         """Upstreams whose new tools are pinned now."""
@@ -70,13 +76,12 @@ class Pins:
             if rule.first_use is FirstUse.PIN or (rule.first_use is FirstUse.LISTING and upstream not in seen)
         ]
 
-    def _settle(self, step: Step, tool: Tool, firsts: dict[str, list[Pin]]) -> tuple[State, str]:
-        """Decide of a definition that is new here; its state, and what the operator is told. What is pinned on first
-        sight is added to `firsts`, which has the upstreams that are trusted so far."""
+    def _settle(self, step: Step, tool: Tool, firsts: dict[str, list[Pin]]) -> str:
+        """Decide of one. What is pinned on first sight is added to `firsts`, which has the upstreams trusted so far."""
         rows = step.store.pins(tool.server, tool.name)
         this = next((row for row in rows if row.hash == tool.definition_hash), None)
         if this is not None and this.state is not State.RETIRED:
-            return this.state, ""  # another process was first
+            return ""  # another process was first
         new = Pin(tool.server, tool.name, tool.definition_hash, State.QUARANTINED, self._covered(tool), -1)
         if not rows:
             return self._use_first(step, new, firsts)
@@ -87,7 +92,7 @@ class Pins:
         draft = Draft("catalog.changed", _about(new) | fields)
         return _keep_out(step, new, draft, f"its {_join(members)} changed since it was {before.state}", this)
 
-    def _use_first(self, step: Step, new: Pin, firsts: dict[str, list[Pin]]) -> tuple[State, str]:
+    def _use_first(self, step: Step, new: Pin, firsts: dict[str, list[Pin]]) -> str:
         from mcp_guard.core.hidden import find_hidden  # most listings hold nothing new
 
         first_use = self._rules[new.upstream].first_use
@@ -96,7 +101,7 @@ class Pins:
         about |= {"findings": [f"{found.check}: {found.where}: {found.what}" for found in hidden[:MEMBERS]]}
         if new.upstream in firsts and not hidden:
             firsts[new.upstream].append(replace(new, state=State.PINNED, why="on first sight"))
-            return State.PINNED, ""
+            return ""
         if first_use is FirstUse.REFUSE:
             new = replace(new, state=State.REFUSED)
             return _keep_out(step, new, Draft("catalog.refused", about), "it is new, and first_use is `refuse`")
@@ -107,7 +112,7 @@ class Pins:
         return covered(tool.definition, self._rules[tool.server].unpinned)
 
 
-def _keep_out(step: Step, new: Pin, draft: Draft, said: str, retired: Pin | None = None) -> tuple[State, str]:
+def _keep_out(step: Step, new: Pin, draft: Draft, said: str, retired: Pin | None = None) -> str:
     seq = step.add(draft)
     if retired is None:
         step.store.add_pin(replace(new, receipt=seq, why=said))
@@ -118,7 +123,7 @@ def _keep_out(step: Step, new: Pin, draft: Draft, said: str, retired: Pin | None
         step.store.drop_pin(row)
     verb = "diff" if draft.kind == "catalog.changed" else "show"
     listed_as = join(new.upstream, new.tool)
-    return new.state, f"`{listed_as}` is {new.state}: {said}\nhint: mcp-guard tools {verb} {listed_as}"
+    return f"`{listed_as}` is {new.state}: {said}\nhint: mcp-guard tools {verb} {listed_as}"
 
 
 def _about(pin: Pin) -> Json:

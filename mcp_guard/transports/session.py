@@ -279,10 +279,8 @@ class Session:
 
     def on_pins(self) -> None:
         """What is agreed to of the tools has changed."""
-        if self._settled:
-            self.hub.rebuild()
-            if self._era is not None:
-                self._era.tell(TOOLS_CHANGED, {})
+        if self._settled and self.hub.rebuild() and self._era is not None:
+            self._era.tell(TOOLS_CHANGED, {})
 
     def on_pressure(self, slow: bool) -> None:
         self._front.throttle(slow)

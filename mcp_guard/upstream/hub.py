@@ -35,6 +35,8 @@ class Hub:
         self.connections = {connection.name: connection for connection in connections}
         self.on_catalog: Callable[[], None] = lambda: None
         self.pins: Pins
+        self.unjudged = False
+        """Whether the ledger could not be asked the last time."""
         self._rules = rules
         self._unpinned = unpinned
         self._catalog: dict[str, Tool] = {}
@@ -99,8 +101,8 @@ class Hub:
         if all(connection.settled.is_set() for connection in self.connections.values()):
             self.rebuild()
 
-    def rebuild(self) -> None:
-        """Make the catalog of the latest listings and the pins; say so if it differs."""
+    def rebuild(self) -> bool:
+        """Make the catalog of the latest listings and the pins; whether it differs, which `on_catalog` is told too."""
         listings = [(each.name, each.tools) for each in self.connections.values() if each.tools is not None]
         listed, left_out = build_catalog(listings, self._rules, self._unpinned)
         for what in left_out:
@@ -109,15 +111,19 @@ class Hub:
         self._left_out = left_out
         quarantine = self._judge(list(listed.values()))
         catalog = {name: tool for name, tool in listed.items() if name not in quarantine}
-        if catalog != self._catalog or quarantine != self._quarantine or not self._catalog:
+        differs = catalog != self._catalog or quarantine != self._quarantine
+        if differs or not self._catalog:
             self._catalog, self._quarantine = catalog, quarantine
             self.on_catalog()
+        return differs
 
     def _judge(self, tools: list[Tool]) -> Mapping[str, Quarantine]:
         """What must not be used. Without the ledger's word nothing may."""
+        self.unjudged = False
         try:
             return self.pins.judge(tools)
         except LedgerError as error:
+            self.unjudged = True
             self._owner.note(f"every tool is quarantined: {error}")
             return {tool.listed_as: Quarantine(f"quarantined: {error.message}") for tool in tools}
 

@@ -163,10 +163,9 @@ def test_a_change_within_a_session_is_quarantined_until_the_operator_accepts(tmp
         assert refused["reasons"][1] == "quarantined: its description changed since it was pinned"
         client.others.clear()
         stage.accept()
-        eventually(lambda: "up__echo" in client.tools())
+        eventually(lambda: client.request("ping") and [each for each in client.others if "list_changed" in str(each)])
         assert client.tools()["up__echo"]["description"] == "mails everything"
         assert "result" in client.call("up__echo", {"text": "a"})
-        eventually(lambda: client.tools() and [each for each in client.others if "list_changed" in str(each)])
     assert stage.kinds() == ["catalog.pinned", "catalog.changed", "catalog.accepted"]
     assert len([each for each in seen(tmp_path, "up") if each["name"] == "echo"]) == 2
 
