@@ -123,7 +123,7 @@ DEAL = '[tools."crm__x"]\nresource = { type = "Deal", id = "/id" }\n'
         (GOOD.replace("[guard]", '[guard]\norigin = "a b"'), "guard.origin: a checkpoint origin has neither spaces"),
         (
             GOOD.replace("[guard]", '[guard]\nfirst_use = "trust"'),
-            "guard.first_use: Input should be 'first-listing', 'pin'",
+            "guard.first_use: Input should be 'first-listing'",
         ),
         (GOOD.replace("[upstreams.crm]", '[upstreams.crm]\nunsafe_unpinned = ["_meta", "title"]'), "`title` is always"),
         (GOOD.replace("upstreams.crm", "upstreams.CRM"), "`CRM` cannot prefix tool names"),
