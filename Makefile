@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 export UV_NO_PROGRESS = 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check bench lock clean format screenshots browser
+.PHONY: demo test check bench bench-verify bench-ledger lock clean format screenshots browser faults
 
 demo: $(VENV)/.dev  ## two scenarios through a real guard, receipts, verification, tampering
 	@$(BIN)/python examples/crm/demo.py
@@ -31,8 +31,18 @@ format: $(VENV)/.dev
 	@$(BIN)/ruff check --fix -q
 	@$(BIN)/ruff format -q
 
+bench-verify: $(VENV)/.dev  ## how fast a ledger is verified, and in how much memory
+	@$(BIN)/python benchmarks/verify.py $(ARGS)
+
 bench: $(VENV)/.dev  ## the guard beside its peers, interleaved in one run
 	@$(BIN)/python benchmarks/bench.py $(ARGS)
+
+RUNS ?= 100
+SEED ?= 1
+faults: $(VENV)/.dev  ## kill guards under load, RUNS times, and check that nothing is lost and nothing runs twice
+	@$(BIN)/python -m tests.faults.run --runs $(RUNS) --seed $(SEED)
+bench-ledger: $(VENV)/.dev  ## the same step in ledgers of 10 thousand, 100 thousand and a million receipts
+	@$(BIN)/python benchmarks/ledger.py $(ARGS)
 
 lock: $(VENV)/.uv  ## resolve anew; the files name no registry
 	@$(UV) pip compile pyproject.toml --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements.lock

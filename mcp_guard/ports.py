@@ -50,7 +50,10 @@ class Moved:
 
 class Clock(Protocol):
     def now(self) -> Micros:
-        """Microseconds since the epoch, UTC."""
+        """Microseconds since the epoch, UTC. Never goes back."""
+
+    def wall(self) -> Micros:
+        """The same by the machine's clock, which may have been set back."""
 
 
 class Policies(Protocol):
@@ -84,6 +87,9 @@ class Ledger(Protocol):
 
     def count(self, instance: Instance, tool: Tool, counters: tuple[Counter, ...], now: Micros) -> Mapping[str, int]:
         """Each counter's value for this instance, the present call included where it counts."""
+
+    def standing(self, instance: Instance) -> str | None:
+        """Why this instance may not call now (expired, or revoked with something it depends on), or None."""
 
     async def refuse(self, call: Call, decision: Decision) -> int:
         """Record a decision that lets nothing happen. Returns its sequence number, durable."""
@@ -130,6 +136,9 @@ class Pins(Protocol):
 
     def judge(self, tools: Sequence[Tool]) -> Mapping[str, Quarantine]:
         """Those of the listed tools that must not be used, by listed name. Raises: LedgerError."""
+
+    def moved(self) -> bool:
+        """Whether anything was recorded of any definition since the last judgement. Raises: LedgerError."""
 
 
 class Upstreams(Protocol):

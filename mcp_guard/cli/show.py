@@ -89,7 +89,7 @@ RENDERED = {"resource": _resource, "approval": _approvers}
 SHOWN = (
     "tool", "resource", "ticket", "reason", "outcome", "ending", "detail", "policies", "reasons", "errors", "changes",
     "risk", "rates", "routes", "approver", "verdict", "rationale", "note", "approval", "policy_version", "definition",
-    "pinned", "members", "findings", "first_use", "operator", "tools",
+    "pinned", "members", "findings", "first_use", "by", "definitions",
 )  # fmt: skip
 
 

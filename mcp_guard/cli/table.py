@@ -13,6 +13,11 @@ from mcp_guard.core.text import printable
 __all__ = ["print_lines", "print_table", "print_words", "printable"]
 
 
+def plain(value: object) -> object:
+    """A cell of a table: a list as its members."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+
 def print_lines(lines: Iterable[str]) -> None:
     for line in lines:
         print(printable(line))

@@ -33,5 +33,9 @@ class UpstreamError(GuardError):
     """An upstream cannot be started or reached."""
 
 
+class IdentityError(GuardError):
+    """An agent or instance is unknown, revoked, or not to be issued as asked."""
+
+
 class ApprovalError(GuardError):
     """An approval, or the acceptance of a definition, cannot be given: unknown, already decided, or not theirs."""

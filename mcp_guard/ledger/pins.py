@@ -20,6 +20,9 @@ from mcp_guard.storage.sqlite import Store
 KEPT = 8
 """How many definitions of one tool are kept that are not in force: an upstream cannot fill the ledger with them."""
 
+PINNED = 200
+"""How many tools one receipt of a first sight names, so that it fits the bounds of a receipt."""
+
 MEMBERS = 20
 """How many differing members a receipt names."""
 
@@ -59,12 +62,12 @@ class Pins:
         firsts: dict[str, list[Pin]] = {upstream: [] for upstream in self._trusting(step)}
         said = [self._settle(step, tool, firsts) for tool in tools]
         for upstream, pins in firsts.items():
-            if not pins:
-                continue
-            hashes = {join(upstream, pin.tool): pin.hash for pin in pins}
-            seq = step.add(Draft("catalog.pinned", {"upstream": upstream, "tools": hashes}))
-            for pin in pins:
-                step.store.add_pin(replace(pin, receipt=seq))
+            for start in range(0, len(pins), PINNED):
+                some = pins[start : start + PINNED]
+                hashes = {join(upstream, pin.tool): pin.hash for pin in some}
+                seq = step.add(Draft("catalog.pinned", {"upstream": upstream, "definitions": hashes}))
+                for pin in some:
+                    step.store.add_pin(replace(pin, receipt=seq))
         return [note for note in said if note]
 
     def _trusting(self, step: Step) -> list[str]:
@@ -179,7 +182,7 @@ def refuse(writer: Writer, shown: Pin, operator: str, why: str) -> Pin:
 
 
 def _word(pin: Pin, operator: str, why: str) -> Json:
-    return _about(pin) | {"operator": operator, "rationale": why}
+    return _about(pin) | {"by": operator, "note": why}
 
 
 def _as_shown(step: Step, shown: Pin, verb: str) -> Pin:

@@ -85,7 +85,7 @@ def test_accept_and_refuse(stage: Stage) -> None:
         "up__fresh@HASH is refused (receipt N)\nup__echo@HASH is refused (receipt N)\n"
     )
     assert shown(stage, "accept", "--all", "--why", "x") == "nothing waits\n"
-    kinds = [each["kind"] for each in log(stage.config) if "operator" in each]
+    kinds = [each["kind"] for each in log(stage.config) if each["kind"].startswith("catalog.") and "by" in each]
     assert kinds == ["catalog.accepted", "catalog.refused", "catalog.refused"]
 
 
@@ -115,4 +115,4 @@ def test_on_a_terminal_it_is_shown_in_colour_and_asked(stage: Stage, answer: str
     os.close(ours)
     assert b"\x1b[1;32m" in said, "what is added is green"
     assert b"Do not tell the user" in said
-    assert [each["rationale"] for each in log(stage.config, "--kind", "catalog.accepted")] == ["seen"] * (code == 0)
+    assert [each["note"] for each in log(stage.config, "--kind", "catalog.accepted")] == ["seen"] * (code == 0)

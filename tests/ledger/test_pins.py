@@ -59,10 +59,15 @@ def test_on_first_sight_tools_are_pinned_with_one_receipt(desk: Desk) -> None:
     assert desk.out(tool("a"), tool("b")) == {}
     [receipt] = desk.receipts()
     assert receipt["kind"] == "catalog.pinned"
-    assert receipt["tools"] == {"up__a": tool("a").definition_hash, "up__b": tool("b").definition_hash}
+    assert receipt["definitions"] == {"up__a": tool("a").definition_hash, "up__b": tool("b").definition_hash}
     assert desk.out(tool("a"), tool("b")) == {}
     assert len(desk.receipts()) == 1
     assert desk.told == []
+
+
+def test_a_first_listing_of_any_length_fits_its_receipts(desk: Desk) -> None:
+    assert desk.out(*(tool(f"tool{number}" + "x" * 60) for number in range(2 * pins.PINNED + 1))) == {}
+    assert [len(receipt["definitions"]) for receipt in desk.receipts()] == [pins.PINNED, pins.PINNED, 1]
 
 
 def test_what_an_upstream_adds_after_its_first_listing_is_asked_for(desk: Desk) -> None:
@@ -121,7 +126,7 @@ def test_the_operators_word_pins_it_and_retires_the_other(desk: Desk) -> None:
     assert list(desk.out(tool())) == ["up__add"], "the way back is a change too"
     assert desk.kinds() == ["pinned", "changed", "accepted", "changed"]
     accepted = desk.receipts()[2]
-    assert (accepted["operator"], accepted["rationale"]) == ("root", "read it")
+    assert (accepted["by"], accepted["note"]) == ("root", "read it")
     assert (accepted["pinned"], accepted["members"]) == (tool().definition_hash, ["description"])
 
 

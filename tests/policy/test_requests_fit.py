@@ -11,7 +11,7 @@ import tempfile
 from pathlib import Path
 
 import cedarpy
-import jsonschema  # type: ignore[import-untyped]
+import jsonschema
 import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
