@@ -7,16 +7,20 @@ policies are read when the first tool listings are in, because they are validate
 import asyncio
 import socket
 import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
 
 from mcp_guard import __version__
 from mcp_guard.core.errors import ConfigError, IdentityError
 from mcp_guard.core.model import Instance, Json, Tool
+from mcp_guard.core.pins import Quarantine
+from mcp_guard.core.text import printable
 from mcp_guard.identity.instances import Charter, Launch, check_credential, sign_again, start_instance
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.opening import OpenLedger, open_ledger, recover
 from mcp_guard.ledger.writer import Step
+from mcp_guard.ports import Pins
 from mcp_guard.serving import CLOCK, Serving, ledger_settings, make_hub, policy_world
 from mcp_guard.settings import ServeSettings, Settings
 from mcp_guard.transports.stdio import StdioFront
@@ -24,7 +28,7 @@ from mcp_guard.upstream.hub import Hub
 from mcp_guard.wire.methods import LATEST
 from mcp_guard.wire.peer import Id
 
-__all__ = ["CLOCK", "ledger_settings", "listed_tools", "policy_world", "run_stdio", "serve_http"]
+__all__ = ["CLOCK", "ledger_settings", "listed_tools", "note", "policy_world", "run_stdio", "serve_http"]
 
 
 def run_stdio(settings: Settings, launch: Launch, code: str = "") -> None:
@@ -148,15 +152,27 @@ def listen(where: ServeSettings) -> socket.socket:
 
 
 def note(text: str) -> None:
-    print(f"mcp-guard: {text}", file=sys.stderr, flush=True)
+    """Tell the operator. INVARIANT: what an upstream wrote in it reaches no terminal as a control."""
+    print("\n".join(map(printable, f"mcp-guard: {text}".splitlines())), file=sys.stderr, flush=True)
 
 
-async def listed_tools(settings: Settings) -> tuple[list[Tool], set[str]]:
+class AsListed:
+    """Implements `ports.Pins` for commands that look at what is listed now, and let nothing be called."""
+
+    def judge(self, tools: Sequence[Tool]) -> Mapping[str, Quarantine]:
+        return {}
+
+    def moved(self) -> bool:
+        return False
+
+
+async def listed_tools(settings: Settings, pins: Pins | None = None) -> tuple[list[Tool], set[str]]:
     """Start the upstreams, read their listings, end them: for commands that need the catalog without a client.
 
-    Also gives the names of those that could not be listed.
+    Also gives the names of those that could not be listed. Without `pins` every tool is given as it is listed.
     """
     hub = make_hub(settings)
+    hub.pins = pins or AsListed()
     hub.attach(Bystander())
     hub.spawn()
     hello = {"protocolVersion": LATEST, "capabilities": {}, "clientInfo": {"name": "mcp-guard", "version": __version__}}
@@ -184,7 +200,7 @@ class Bystander:
         pass
 
     def note(self, text: str) -> None:
-        print(f"mcp-guard: {text}", file=sys.stderr)
+        note(text)
 
 
 def report_unknown(intents: list[Json]) -> None:

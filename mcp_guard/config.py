@@ -19,6 +19,7 @@ from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Agent, Counter, Effect, FactsRule, ResourceRule, ToolRule
+from mcp_guard.core.pins import FirstUse
 from mcp_guard.core.redaction import make_redaction, overlap
 from mcp_guard.settings import Enrolled, NotifierSettings, ServeSettings, Settings
 
@@ -172,6 +173,7 @@ class GuardConfig(Model):
     origin: str = "mcp-guard.local/ledger"
     hold_seconds: Annotated[float, Field(ge=0)] = 45
     ticket_pattern: str | None = None
+    first_use: FirstUse = FirstUse.LISTING
     unsafe_skip_fsync: bool = False
 
     @field_validator("ticket_pattern")
@@ -282,6 +284,7 @@ class Config(Model):
                 for name, notifier in self.notifiers.items()
             },
             inbox_port=self.inbox.port,
+            pin_rules={name: server.pin_rule(guard.first_use) for name, server in self.upstreams.items()},
             serve=self._serve(here),
             keep_payload_days=self.ledger.keep_payload_days,
             signers=self.ledger.signers(here),

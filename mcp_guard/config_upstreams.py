@@ -3,9 +3,10 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mcp_guard.config_parts import Model, Secret, Url
+from mcp_guard.core.pins import PROMISED, FirstUse, PinRule
 from mcp_guard.settings import Server
 
 HEADER = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
@@ -23,6 +24,16 @@ class UpstreamConfig(Model):
     headers: dict[Annotated[str, Field(pattern=HEADER)], str | Secret] = {}
     bearer: Secret | None = None
     timeout_seconds: Annotated[float, Field(gt=0)] = 300
+    first_use: FirstUse | None = None
+    unsafe_unpinned: tuple[str, ...] = ()
+
+    @field_validator("unsafe_unpinned")
+    @classmethod
+    def keeps_the_promise(cls, members: tuple[str, ...]) -> tuple[str, ...]:
+        for member in members:
+            if member in PROMISED:
+                raise ValueError(f"`{member}` is always pinned; others may be left out, such as `_meta` or `icons`")
+        return members
 
     @model_validator(mode="after")
     def is_of_one_kind(self) -> Self:
@@ -32,6 +43,9 @@ class UpstreamConfig(Model):
         if wrong := self.model_fields_set & (remote if self.command is not None else local):
             raise ValueError(f"`{min(wrong)}` does not go with `{'command' if self.command is not None else 'url'}`")
         return self
+
+    def pin_rule(self, first_use: FirstUse) -> PinRule:
+        return PinRule(self.first_use or first_use, self.unsafe_unpinned)
 
     def server(self, here: Path) -> Server:
         said = self.env if self.command is not None else self.headers

@@ -124,7 +124,8 @@ class Guard:
         if why := self.ledger.standing(call.instance):
             return replace(call, problems=(why,))
         if call.tool is None or not self.may_call(call.instance, call.tool):
-            return replace(call, problems=(NO_SUCH_TOOL,))  # promise P5: not listed, so not known
+            kept_out = self.upstreams.quarantined(call.name)  # promise P6, for the receipt only
+            return replace(call, problems=(NO_SUCH_TOOL, *([kept_out] if kept_out else [])))  # P5: not listed, unknown
         if not call.problems and (why := self.upstreams.trouble(call.tool.server)):
             return replace(call, problems=(why,))
         return call

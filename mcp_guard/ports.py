@@ -1,12 +1,13 @@
 """What the guard needs from the world, as Protocols. Adapters implement them; `guard.py` knows nothing else."""
 
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.grant import Grant
 from mcp_guard.core.model import Call, Counter, Decision, Execution, Instance, Json, Micros, Tool
+from mcp_guard.core.pins import Quarantine
 
 Progress = Callable[[Json], None]
 """Takes the params of a progress notification, without its token."""
@@ -130,6 +131,16 @@ class Approvals(Protocol):
         """The recorded reply of the call that used this approval, from now on given; None if it was not kept."""
 
 
+class Pins(Protocol):
+    """The definitions of tools that were agreed to."""
+
+    def judge(self, tools: Sequence[Tool]) -> Mapping[str, Quarantine]:
+        """Those of the listed tools that must not be used, by listed name. Raises: LedgerError."""
+
+    def moved(self) -> bool:
+        """Whether anything was recorded of any definition since the last judgement. Raises: LedgerError."""
+
+
 class Upstreams(Protocol):
     """The MCP servers behind the guard."""
 
@@ -138,6 +149,9 @@ class Upstreams(Protocol):
 
     def tools(self) -> list[Tool]:
         """Every tool of every upstream, in the order of the config and of their listings."""
+
+    def quarantined(self, listed_as: str) -> str | None:
+        """Why a tool of this name is listed upstream and yet kept from use, or None."""
 
     def trouble(self, server: str) -> str | None:
         """Why the server cannot take calls now, or None."""

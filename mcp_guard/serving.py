@@ -9,7 +9,9 @@ import gc
 import os
 import re
 from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from mcp_guard.core.describe import Description
 from mcp_guard.core.errors import GuardError, LedgerError, PolicyError
@@ -21,6 +23,7 @@ from mcp_guard.identity.instances import Issuer, random_text
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.clock import SteadyClock
 from mcp_guard.ledger.opening import LedgerSettings, OpenLedger
+from mcp_guard.ledger.pins import Pins
 from mcp_guard.ledger.writer import Step
 from mcp_guard.policy.in_force import PoliciesInForce
 from mcp_guard.settings import Server, Settings
@@ -39,6 +42,8 @@ CLOCK = SteadyClock()
 LEDGER_AGAIN_SECONDS = 2
 COLLECT_AFTER_SECONDS = 5
 """When garbage is collected at the latest; start-up makes none."""
+PINS_SECONDS = 1.0
+"""How soon a running guard takes up what an operator decides of a definition."""
 KEEP_AFTER_SECONDS = 3
 """When payloads that are kept too long begin to be erased: not while the client waits for us."""
 
@@ -60,7 +65,7 @@ def make_hub(settings: Settings) -> Hub:
         )
         for name, server in settings.servers.items()
     ]
-    return Hub(connections, settings.tool_rules)
+    return Hub(connections, settings.tool_rules, {name: rule.unpinned for name, rule in settings.pin_rules.items()})
 
 
 def make_link(settings: Settings, name: str, server: Server, scrubber: Scrubber) -> Link:
@@ -96,11 +101,13 @@ def ledger_settings(settings: Settings) -> LedgerSettings:
     )
 
 
-def policy_world(settings: Settings, tools: Iterable[Tool], absent: Collection[str]) -> "World":
+def policy_world(
+    settings: Settings, tools: Iterable[Tool], absent: Collection[str], unagreed: Collection[str] = ()
+) -> "World":
     """What the policies of this configuration are validated against."""
     from mcp_guard.policy.engine import World
 
-    return World(tuple(tools), settings.attributes, settings.counters, tuple(settings.routes), absent)
+    return World(tuple(tools), settings.attributes, settings.counters, tuple(settings.routes), absent, unagreed)
 
 
 class Serving:
@@ -112,6 +119,7 @@ class Serving:
         self.note = note
         ledger.book.writer.on_trouble = note
         self._engines: dict[object, PolicyEngine] = {}
+        self._sessions: WeakSet[Session] = WeakSet()
 
     def now(self) -> Micros:
         return self.ledger.book.writer.now()
@@ -153,6 +161,7 @@ class Serving:
     def session(self, instance: Instance, hub: Hub, front: Front) -> Session:
         """A session of this instance over upstreams of its own."""
         in_force, settings = PoliciesInForce(self.settings.counters), self.settings
+        hub.pins = Pins(self.ledger.book.writer, settings.pin_rules, self.note)
         hub.on_catalog = lambda: self._load_policies(hub, in_force)
         pattern = settings.ticket_pattern
         guard = Guard(
@@ -165,11 +174,21 @@ class Serving:
             hold_seconds=settings.hold_seconds,
             new_id=new_call_id,
         )
-        return Session(guard, hub, instance, front, settings.inbox)
+        session = Session(guard, hub, instance, front, settings.inbox)
+        self._sessions.add(session)
+        return session
 
     def beside(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         """Start what goes on beside the calls; each task runs until it is cancelled."""
-        return [tasks.create_task(each()) for each in (self._carry, self._attend, self._keep)]
+        return [tasks.create_task(each()) for each in (self._carry, self._attend, self._keep, self._watch)]
+
+    async def _watch(self) -> None:
+        """Let in, or keep out, what an operator has decided on since. A call looks by itself (`Book.intend`)."""
+        while True:
+            await asyncio.sleep(PINS_SECONDS)
+            for session in tuple(self._sessions):
+                with suppress(LedgerError):  # the calls that meet it say so
+                    session.on_pins()
 
     async def _keep(self) -> None:
         """Erase what is kept too long, once the client that waits for us is served."""
@@ -224,10 +243,11 @@ class Serving:
         """The policies against this catalog; sessions with the same one share it. Raises: GuardError."""
         from mcp_guard.policy.engine import load_policies  # cedar is loaded while the upstreams answer
 
-        tools, absent = hub.tools(), hub.absent()
-        against = (tuple((tool.listed_as, tool.definition_hash) for tool in tools), frozenset(absent), self._written())
+        tools, absent, unagreed = hub.agreed(), hub.absent(), hub.unagreed()
+        listed = tuple((tool.listed_as, tool.definition_hash) for tool in tools)
+        against = listed, frozenset(absent), frozenset(unagreed), self._written()
         if against not in self._engines:
-            engine = load_policies(self.settings.policies, policy_world(self.settings, tools, absent))
+            engine = load_policies(self.settings.policies, policy_world(self.settings, tools, absent, unagreed))
             loaded = Draft("policy.loaded", {"policy_version": engine.version, "dormant": list(engine.dormant)})
             self.ledger.book.note(loaded, policy=(engine.version, engine.material))
             self._engines = {against: engine}  # one at a time: catalogs of one configuration rarely differ

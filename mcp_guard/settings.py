@@ -8,6 +8,7 @@ from typing import Any
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.model import Agent, Counter, ToolRule
+from mcp_guard.core.pins import PinRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +109,7 @@ class WitnessSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The whole configuration. Paths are absolute; `approvers` maps ids to names; `signers`: this one and the next."""
+    """The whole configuration. Paths are absolute; `approvers` maps ids to names, `pin_rules` are by upstream."""
 
     path: Path
     state_dir: Path
@@ -129,6 +130,7 @@ class Settings:
     routes: Mapping[str, Route]
     notifiers: Mapping[str, NotifierSettings]
     inbox_port: int
+    pin_rules: Mapping[str, PinRule]
     serve: ServeSettings | None = None
     keep_payload_days: int = 0
     signers: tuple[SignerSettings, ...] = (SignerSettings(),)

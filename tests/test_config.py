@@ -11,6 +11,7 @@ from mcp_guard.config import Config, load
 from mcp_guard.config_ledger import WitnessConfig
 from mcp_guard.core import note
 from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.pins import FirstUse, PinRule
 from mcp_guard.settings import Settings, SignerSettings
 from mcp_guard.witness import WITNESSES
 
@@ -93,6 +94,14 @@ def test_the_least_configuration(tmp_path: Path) -> None:
     assert not settings.unsafe_skip_fsync
 
 
+def test_what_is_pinned_is_chosen_for_all_or_for_one_upstream(tmp_path: Path) -> None:
+    text = GOOD.replace("[guard]", '[guard]\nfirst_use = "ask"')
+    assert read(tmp_path, GOOD).pin_rules["crm"] == PinRule(FirstUse.LISTING)
+    assert read(tmp_path, text).pin_rules["crm"] == PinRule(FirstUse.ASK)
+    own = '[upstreams.crm]\nfirst_use = "pin"\nunsafe_unpinned = ["_meta"]'
+    assert read(tmp_path, text.replace("[upstreams.crm]", own)).pin_rules["crm"] == PinRule(FirstUse.PIN, ("_meta",))
+
+
 def test_a_missing_file_is_named_with_a_way_on(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "none.toml")
@@ -115,6 +124,11 @@ DEAL = '[tools."crm__x"]\nresource = { type = "Deal", id = "/id" }\n'
         (GOOD.replace("[guard]", "[guard]\nhold_seconds = -1"), "guard.hold_seconds"),
         (GOOD.replace("[guard]", '[guard]\nticket_pattern = "("'), "guard.ticket_pattern"),
         (GOOD.replace("[guard]", '[guard]\norigin = "a b"'), "guard.origin: a checkpoint origin has neither spaces"),
+        (
+            GOOD.replace("[guard]", '[guard]\nfirst_use = "trust"'),
+            "guard.first_use: Input should be 'first-listing'",
+        ),
+        (GOOD.replace("[upstreams.crm]", '[upstreams.crm]\nunsafe_unpinned = ["_meta", "title"]'), "`title` is always"),
         (GOOD.replace("upstreams.crm", "upstreams.CRM"), "`CRM` cannot prefix tool names"),
         (GOOD.replace("upstreams.crm", "upstreams.a__b"), "`a__b` cannot prefix tool names"),
         (GOOD.replace('owner = "bob"', ""), "agents.worker.owner: this key is required"),

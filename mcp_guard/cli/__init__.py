@@ -29,6 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "approvers": ("approvers", "the keys of the people who approve"),
     "agents": ("agents", "the programs that may call"),
     "instances": ("instances", "runs of agents: issue, delegate and revoke their credentials"),
+    "tools": ("tools", "the definitions of tools: list, show, diff, accept and refuse them"),
     "policy": ("policy", "validate policies and run their cases"),
 }
 """Name: module below `mcp_guard.cli` (its function `main(arguments)` returns the exit code) and help."""

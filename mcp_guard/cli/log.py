@@ -57,7 +57,18 @@ def summary(receipt: Receipt) -> str:
         case "key.rotated" | "key.replaced" | "checkpoint.witnessed":
             return for_verifiers(receipt)
         case _:
-            return str(receipt.get("instance", receipt.get("guard", "")))
+            return _of_the_guard(receipt)
+
+
+def _of_the_guard(receipt: Receipt) -> str:
+    """A receipt of definitions, or of the guard's own life."""
+    if not receipt["kind"].startswith("catalog."):
+        return str(receipt.get("instance", receipt.get("guard", "")))
+    if "definitions" in receipt:
+        return f"{len(receipt['definitions'])} tools of `{receipt['upstream']}`, on first sight"
+    if "by" in receipt:
+        return f"{receipt['by']}: {receipt['note']}"
+    return ", ".join(receipt.get("members", [])) or "; ".join(receipt.get("findings", [])) or str(receipt["definition"])
 
 
 def for_verifiers(receipt: Receipt) -> str:

@@ -37,6 +37,9 @@ class Nothing:
     def tools(self) -> list[Tool]:
         return list(self._catalog.values())
 
+    def quarantined(self, listed_as: str) -> str | None:
+        return None
+
     def trouble(self, server: str) -> str | None:
         return None
 

@@ -89,10 +89,13 @@ RENDERED = {"resource": _resource, "approval": _approvers}
 SHOWN = (
     "tool", "resource", "ticket", "reason", "outcome", "ending", "detail", "policies", "reasons", "errors", "changes",
     "risk", "rates", "routes", "approver", "verdict", "rationale", "note", "approval", "policy_version", "definition",
+    "pinned", "members", "findings", "first_use", "by", "definitions",
 )  # fmt: skip
 
 
 def _no_sentence(receipt: Receipt) -> str:
+    if receipt["kind"].startswith("catalog."):
+        return f"the tools of `{receipt['upstream']}`: {receipt['kind']} {receipt.get('tool', '')}".rstrip() + "."
     who = f"{receipt.get('agent', 'the guard')}, instance {receipt.get('instance', '-')}"
     done = f"asked for {receipt['tool']}; nothing was sent" if "tool" in receipt else receipt["kind"]
     return f"{who}: {done}."

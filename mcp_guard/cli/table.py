@@ -7,15 +7,10 @@ line breaks and characters that turn the direction of writing are shown as what 
 import sys
 from collections.abc import Iterable, Sequence
 
+from mcp_guard.core.diff import Part, marked, shorten
+from mcp_guard.core.text import printable
 
-def printable(value: object) -> str:
-    """The text with every character that is no visible one spelt out, `\\x1b` for an escape."""
-    text = "" if value is None else str(value)
-    return text if text.isprintable() else "".join(c if c.isprintable() else _spell(c) for c in text)
-
-
-def _spell(character: str) -> str:
-    return character.encode("unicode_escape", "backslashreplace").decode()
+__all__ = ["print_lines", "print_table", "print_words", "printable"]
 
 
 def plain(value: object) -> object:
@@ -26,6 +21,22 @@ def plain(value: object) -> object:
 def print_lines(lines: Iterable[str]) -> None:
     for line in lines:
         print(printable(line))
+
+
+def print_words(parts: list[Part]) -> None:
+    """A difference by words: coloured on a terminal, with marks around them elsewhere."""
+    if not sys.stdout.isatty():
+        print(f"    {marked(parts)}")
+        return
+    from rich.console import Console
+    from rich.padding import Padding
+    from rich.text import Text
+
+    styles = {"same": "", "removed": "red strike", "added": "bold green"}
+    text = Text()
+    for kind, part in parts:
+        text.append(printable(shorten(part) if kind == "same" else part), styles[kind])
+    Console(highlight=False).print(Padding(text, (0, 0, 0, 4)))
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:

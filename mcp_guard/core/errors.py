@@ -38,4 +38,4 @@ class IdentityError(GuardError):
 
 
 class ApprovalError(GuardError):
-    """An approval cannot take this step: unknown, already decided, or not this person's to decide."""
+    """An approval, or the acceptance of a definition, cannot be given: unknown, already decided, or not theirs."""

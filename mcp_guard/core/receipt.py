@@ -28,6 +28,7 @@ KINDS = (
     "approval.denied", "approval.expired", "approval.withdrawn", "approval.stale", "approval.revoked",
     "approval.consumed", "grant.given", "grant.used", "grant.revoked", "approver.enrolled", "approver.removed",
     "intent", "outcome", "key.rotated", "key.replaced", "payload.erased", "checkpoint.witnessed",
+    "catalog.pinned", "catalog.changed", "catalog.quarantined", "catalog.accepted", "catalog.refused",
 )  # fmt: skip
 
 

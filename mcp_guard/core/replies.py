@@ -47,7 +47,7 @@ def protocol_error(code: int, text: str) -> Json:
 
 def refusal(call: Call, decision: Decision, receipt: int) -> Json:
     """The answer to a denied call. Promise P5: a tool that is not listed is refused like one that does not exist."""
-    if call.problems == (NO_SUCH_TOOL,):
+    if call.problems[:1] == (NO_SUCH_TOOL,):
         return protocol_error(INVALID_PARAMS, f"unknown tool: {call.name[:100]}")
     because = "; ".join(decision.reasons or decision.errors) or "no policy permits it"
     policies = f" (policy {', '.join(decision.policies)})" if decision.policies else ""

@@ -104,7 +104,7 @@ class Book:
             release()
             if why := registry.standing(step.store, call.instance, step.now):
                 return Moved(why)
-            if moved := _rates_moved(step, uses, decision):
+            if moved := _definition_moved(step, call) or _rates_moved(step, uses, decision):
                 return moved
             if held is not None and (gone := lifecycle.not_consumable(step, held)):
                 return gone
@@ -183,6 +183,14 @@ class Book:
 
         self.catch_up()
         return self.writer.run(op)
+
+
+def _definition_moved(step: Step, call: Call) -> Moved | None:
+    """Promise P6: whatever this process knows, an operator may have refused the definition since, in any other."""
+    assert call.tool is not None
+    if step.store.pinned_hash(call.tool.server, call.tool.name) == call.tool.definition_hash:
+        return None
+    return Moved(f"the definition of `{call.tool.listed_as}` is not the pinned one any more")
 
 
 def _rates_moved(step: Step, uses: list[tuple[Counter, str]], decision: Decision) -> Moved | None:

@@ -29,7 +29,7 @@ ENGINE = f"cedarpy/{getattr(cedarpy, '__version__', '4.12')}"
 class World:
     """What policies are validated against: the catalog, the configured entity attributes, counters and routes.
 
-    `absent` are upstreams that have listed no tools yet.
+    `absent` are upstreams that have listed no tools yet, `unagreed` tools that are listed and quarantined.
     """
 
     tools: tuple[Tool, ...]
@@ -37,13 +37,14 @@ class World:
     counters: tuple[Counter, ...] = ()
     routes: Collection[str] = ()
     absent: Collection[str] = ()
+    unagreed: Collection[str] = ()
 
     def unlisted(self) -> Unlisted:
         effects = {str(effect) for effect in Effect} - {str(tool.effect) for tool in self.tools}
         used = {tool.rule.resource.type for tool in self.tools if tool.rule.resource}
         if any(tool.effect is Effect.DESTRUCTIVE for tool in self.tools):
             effects.discard(Effect.WRITE)  # its members are members of this too
-        groups = effects | {f"server:{server}" for server in self.absent}
+        groups = effects | {f"server:{server}" for server in self.absent} | set(self.unagreed)
         return Unlisted(self.absent, groups, self.attributes.keys() - used, not self.tools)
 
 
@@ -51,7 +52,8 @@ class PolicyEngine:
     """One loaded set of policies. Made by `load_policies` only."""
 
     def __init__(self, source: Source, active: Mapping[str, Policy], world: World) -> None:
-        schema, self._shapes = build_schema(world.tools, world.attributes, world.counters)
+        named = [name for name in world.unagreed if any(f'"{name}"' in text for text in source.texts.values())]
+        schema, self._shapes = build_schema(world.tools, world.attributes, world.counters, named)
         gates = {id: policy.routes for id, policy in active.items() if policy.routes}
         self.counters = world.counters
         self.dormant = tuple(sorted(source.policies.keys() - active.keys()))

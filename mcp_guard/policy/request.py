@@ -8,28 +8,16 @@ from decimal import Decimal
 from typing import Any
 
 from mcp_guard.core.model import Call, Change, Instance, Json
-from mcp_guard.policy.schema import PRINCIPAL, Kind, Shape
+from mcp_guard.policy.schema import PRINCIPAL, attribute
+from mcp_guard.policy.shapes import TAGS, Kind, Shape
 
 LONG_MIN, LONG_MAX = -(2**63), 2**63 - 1
 DECIMAL_DIGITS = 4
 DECIMAL_LIMIT = Decimal("922337203685477.5807")
-RESERVED = frozenset({"__entity", "__extn", "__expr"})
 
 
 class Inexpressible(Exception):
     """The call cannot be put to Cedar exactly, and so is denied for this reason."""
-
-
-def refuse_reserved(value: Any) -> None:
-    """Refuse the keys that mean something in Cedar's JSON format, wherever they stand. Raises: Inexpressible."""
-    if isinstance(value, dict):
-        if found := RESERVED & value.keys():
-            raise Inexpressible(f"the argument key `{min(found)}` is reserved")
-        for inner in value.values():
-            refuse_reserved(inner)
-    elif isinstance(value, list):
-        for inner in value:
-            refuse_reserved(inner)
 
 
 def decimal(value: float | Decimal, path: str) -> Json:
@@ -48,6 +36,10 @@ def _is_integer(value: Any) -> bool:
     return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
 
 
+Item = tuple[Any, str]
+"""A value and its path."""
+
+
 class _Input:
     """Walks the arguments along their shape, noting the paths that policies cannot see and those that are null."""
 
@@ -57,47 +49,131 @@ class _Input:
 
     def convert(self, value: Any, shape: Shape, path: str) -> Any:
         """The Cedar value. Raises: Inexpressible."""
-        match shape.kind:
-            case Kind.STRING if isinstance(value, str):
-                return value
-            case Kind.BOOLEAN if isinstance(value, bool):
-                return value
-            case Kind.INTEGER if _is_integer(value) and not isinstance(value, bool):
-                if not LONG_MIN <= value <= LONG_MAX:
-                    raise Inexpressible(f"`{path}`: {value} is outside 64 bits")
-                return int(value)
-            case Kind.NUMBER if isinstance(value, int | float) and not isinstance(value, bool):
-                return decimal(value, path)
-            case Kind.SET if isinstance(value, list) and shape.element is not None:
-                return [self.convert(item, shape.element, f"{path}/{index}") for index, item in enumerate(value)]
-            case Kind.RECORD if isinstance(value, dict):
-                return self.record(value, shape, path)
-        raise Inexpressible(f"`{path}` must be {_article(shape.kind)}, not {_name(value)}")
+        kind = shape.kind
+        if kind is Kind.RECORD and isinstance(value, dict):
+            fields, seen = shape.fields, self._members(value, shape, path)
+            return {attribute(name): self.convert(item, fields[name], at) for name, item, at in seen}
+        if kind is Kind.SET and isinstance(value, list) and shape.element is not None:
+            return self._column(_elements(value, path), shape.element)
+        if kind is Kind.UNION:
+            option = _option(value, shape, path)
+            return {TAGS[option.kind]: self.convert(value, option, path)}
+        return _scalar(value, shape, path)
 
-    def record(self, value: Json, shape: Shape, path: str) -> Json:
+    def _column(self, items: list[Item], shape: Shape) -> Any:
+        """All elements of an array at once: for each scalar in them, all its values."""
+        items = [(value, path) for value, path in items if not self._is_null(value, shape, path)]
+        if shape.kind is Kind.UNION:
+            groups: dict[Kind, list[Item]] = {option.kind: [] for option in shape.options}
+            for value, path in items:
+                groups[_option(value, shape, path).kind].append((value, path))
+            return {TAGS[option.kind]: self._column(groups[option.kind], option) for option in shape.options}
+        if shape.kind is Kind.SET:
+            assert shape.element is not None
+            inner = [each for value, path in items for each in _elements(_expect(list, value, shape, path), path)]
+            return self._column(inner, shape.element)
+        if shape.kind is Kind.RECORD:
+            columns: dict[str, list[Item]] = {name: [] for name, inner in shape.fields.items() if inner.typed}
+            for value, path in items:
+                for name, item, at in self._members(_expect(dict, value, shape, path), shape, path):
+                    columns[name].append((item, at))
+            return {attribute(name): self._column(column, shape.fields[name]) for name, column in columns.items()}
+        return [_scalar(value, shape, path) for value, path in items]
+
+    def _members(self, value: Json, shape: Shape, path: str) -> list[tuple[str, Any, str]]:
+        """The members that policies see, each with its path; the others are noted. Raises: Inexpressible."""
         if missing := shape.required - value.keys():
             raise Inexpressible(f"`{_join(path, min(missing))}` is required")
-        converted = {}
+        seen, fields = [], shape.fields
         for name, item in value.items():
-            at = _join(path, name)
-            inner = shape.fields.get(name)
-            if (inner is None and not shape.open) or (inner is not None and inner.kind is Kind.NEVER):
-                raise Inexpressible(f"`{at}` is not an argument of this tool")
-            if inner is None or inner.kind is Kind.OPAQUE:
+            at, inner = _join(path, name), fields.get(name)
+            if inner is not None and inner.typed:
+                if item is None and inner.nullable:
+                    self.null.append(at)
+                else:
+                    seen.append((name, item, at))
+            elif (inner is None and shape.open) or (inner is not None and inner.kind is Kind.OPAQUE):
                 self.unknown.append(at)
-            elif item is None and inner.nullable:
-                self.null.append(at)
+            elif inner is not None and self._is_null(item, inner, at):
+                pass  # nothing but null is accepted
             else:
-                converted[name] = self.convert(item, inner, at)
-        return converted
+                raise Inexpressible(f"`{at}` is not an argument of this tool")
+        return seen
+
+    def _is_null(self, value: Any, shape: Shape, path: str) -> bool:
+        if value is not None or not shape.nullable:
+            return False
+        self.null.append(path)
+        return True
+
+
+def _elements(value: list[Any], path: str) -> list[Item]:
+    return [(item, f"{path}/{index}") for index, item in enumerate(value)]
+
+
+def _scalar(value: Any, shape: Shape, path: str) -> Any:
+    """Raises: Inexpressible."""
+    if type(value) is str and shape.kind is Kind.STRING and shape.allowed is None:
+        return value  # most arguments
+    if not _fits(value, shape.kind) or shape.kind in (Kind.SET, Kind.RECORD):
+        raise Inexpressible(f"`{path}` must be {_article(shape.kind)}, not {_name(value)}")
+    if shape.allowed is not None and value not in shape.allowed:
+        raise Inexpressible(f"`{path}` must be {_one_of(shape.allowed)}")
+    if shape.kind is Kind.INTEGER:
+        if not LONG_MIN <= value <= LONG_MAX:
+            raise Inexpressible(f"`{path}`: {value} is outside 64 bits")
+        return int(value)
+    return decimal(value, path) if shape.kind is Kind.NUMBER else value
+
+
+def _fits(value: Any, kind: Kind) -> bool:
+    """Whether a value is of this JSON type."""
+    match kind:
+        case Kind.STRING:
+            return isinstance(value, str)
+        case Kind.BOOLEAN:
+            return isinstance(value, bool)
+        case Kind.INTEGER:
+            return _is_integer(value) and not isinstance(value, bool)
+        case Kind.NUMBER:
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case Kind.SET:
+            return isinstance(value, list)
+        case Kind.RECORD:
+            return isinstance(value, dict)
+    return False
+
+
+def _option(value: Any, shape: Shape, path: str) -> Shape:
+    """The alternative of a union that a value is. Raises: Inexpressible."""
+    for option in shape.options:
+        if _fits(value, option.kind):
+            return option
+    kinds = " or ".join(_article(option.kind) for option in shape.options)
+    raise Inexpressible(f"`{path}` must be {kinds}, not {_name(value)}")
+
+
+def _expect(kind: type[Any], value: Any, shape: Shape, path: str) -> Any:
+    """Raises: Inexpressible."""
+    if not isinstance(value, kind):
+        raise Inexpressible(f"`{path}` must be {_article(shape.kind)}, not {_name(value)}")
+    return value
 
 
 def _join(path: str, name: str) -> str:
+    """A JSON pointer without its first slash."""
+    if "/" in name or "~" in name:
+        name = name.replace("~", "~0").replace("/", "~1")
     return f"{path}/{name}" if path else name
 
 
+def _one_of(allowed: frozenset[Any]) -> str:
+    values = sorted(map(str, allowed))
+    return f"one of {', '.join(f'`{value[:40]}`' for value in values[:10])}{' …' if len(values) > 10 else ''}"
+
+
 def _article(kind: Kind) -> str:
-    names = {Kind.INTEGER: "an integer", Kind.RECORD: "an object", Kind.SET: "an array"}
+    names = {Kind.INTEGER: "an integer", Kind.RECORD: "an object", Kind.SET: "an array", Kind.NEVER: "absent"}
     return names.get(kind, f"a {kind}")
 
 
@@ -114,17 +190,16 @@ def _change(change: Change, shape: Shape) -> Json:
     for name, amount in change.delta.items():
         inner = shape.fields.get(name)
         if inner is not None and inner.kind is Kind.NUMBER:
-            delta[name] = decimal(amount, f"change of {name}")
+            delta[attribute(name)] = decimal(amount, f"change of {name}")
         elif inner is not None and inner.kind is Kind.INTEGER and amount == int(amount):
-            delta[name] = int(amount)
+            delta[attribute(name)] = int(amount)
     return {"fields": list(change.fields), "delta": delta}
 
 
 def build_context(call: Call, shape: Shape, counts: Mapping[str, int]) -> Json:
     """`context` of the request. Raises: Inexpressible."""
-    refuse_reserved(call.arguments)
     walk = _Input()
-    arguments = walk.record(call.arguments, shape, "")
+    arguments = walk.convert(call.arguments, shape, "")
     task = {"ticket": call.task.ticket, "reason": call.task.reason}
     risk = call.risk
     return {
@@ -144,7 +219,7 @@ def resource_entity(call: Call, kinds: Mapping[str, str]) -> Json:
     facts = call.facts.values if call.facts else {}
     for name, kind in kinds.items():
         if facts.get(name) is not None:
-            attributes[name] = _fact(facts[name], kind, f"{call.resource.type}.{name}")
+            attributes[attribute(name)] = _fact(facts[name], kind, f"{call.resource.type}.{name}")
     return {"uid": {"type": call.resource.type, "id": call.resource.id}, "attrs": attributes, "parents": []}
 
 

@@ -60,6 +60,13 @@ CREATE TABLE sign_in (code TEXT PRIMARY KEY, approver TEXT NOT NULL, expires INT
 CREATE TABLE rate_use (counter TEXT NOT NULL, key TEXT NOT NULL, at INTEGER NOT NULL);
 CREATE INDEX rate_use_window ON rate_use (counter, key, at);
 CREATE TABLE policy_version (version TEXT PRIMARY KEY, material BLOB NOT NULL) WITHOUT ROWID;
+
+CREATE TABLE pin (
+  upstream TEXT NOT NULL, tool TEXT NOT NULL, hash TEXT NOT NULL, state TEXT NOT NULL, definition BLOB NOT NULL,
+  receipt INTEGER NOT NULL, why TEXT NOT NULL, PRIMARY KEY (upstream, tool, hash)
+) WITHOUT ROWID;
+CREATE UNIQUE INDEX pin_in_force ON pin (upstream, tool) WHERE state = 'pinned';
+CREATE INDEX pin_receipt ON pin (receipt);
 """
     + identity_rows.TABLES
 )

@@ -19,6 +19,7 @@ from mcp_guard.storage.failures import FAILURES, explain
 from mcp_guard.storage.identity_rows import IdentityRows
 from mcp_guard.storage.key_rows import KeyRows
 from mcp_guard.storage.payload_rows import PayloadRows
+from mcp_guard.storage.pin_rows import PinRows
 from mcp_guard.storage.rows import ChangedElsewhere
 
 __all__ = ["FAILURES", "ChangedElsewhere", "Head", "ReceiptRow", "Store", "explain", "open_store", "reading"]
@@ -48,7 +49,7 @@ class Head:
     key: str
 
 
-class Store(ApprovalRows, IdentityRows, KeyRows, PayloadRows):
+class Store(ApprovalRows, IdentityRows, KeyRows, PayloadRows, PinRows):
     """One connection to the ledger file."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:

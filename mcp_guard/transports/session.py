@@ -291,6 +291,12 @@ class Session:
         if self._era is not None:
             self._era.tell(TOOLS_CHANGED, {})
 
+    def on_pins(self) -> None:
+        """Take up what is agreed to of the tools since. Raises: LedgerError."""
+        stale = self._settled and (self.hub.unjudged or self.hub.pins.moved())
+        if stale and self.hub.rebuild() and self._era is not None:
+            self._era.tell(TOOLS_CHANGED, {})
+
     def on_pressure(self, slow: bool) -> None:
         self._front.throttle(slow)
 

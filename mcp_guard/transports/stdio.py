@@ -5,6 +5,7 @@ import signal
 import sys
 from typing import IO
 
+from mcp_guard.core.text import printable
 from mcp_guard.transports.session import Session
 from mcp_guard.upstream.hub import Hub
 from mcp_guard.wire.peer import Id
@@ -31,7 +32,7 @@ class StdioFront:
         self._pipes.throttle(slow)
 
     def note(self, text: str) -> None:
-        print(f"mcp-guard: {text}", file=sys.stderr, flush=True)
+        print("\n".join(map(printable, f"mcp-guard: {text}".splitlines())), file=sys.stderr, flush=True)
 
     def _on_line(self, line: bytes | None) -> None:
         self._session.receive_line(line)

@@ -1,21 +1,14 @@
 """The catalog: every tool of every upstream under the name it is listed by. Pure."""
 
-import hashlib
-import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 
+from mcp_guard.core import pins
 from mcp_guard.core.model import Effect, Json, Tool, ToolRule
 from mcp_guard.core.names import join
+from mcp_guard.core.pins import definition_hash
+from mcp_guard.core.text import printable
 
-PINNED = ("name", "title", "description", "annotations", "inputSchema", "outputSchema")
-"""The members of a definition that make it what was agreed to (promise P6)."""
-
-
-def definition_hash(definition: Json) -> str:
-    """Hash of the pinned members. Sorted JSON, not RFC 8785: schemas may hold numbers that it has no form for."""
-    pinned = {name: definition[name] for name in PINNED if name in definition}
-    data = json.dumps(pinned, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
-    return "sha256:" + hashlib.sha256(data.encode("utf-8", "surrogatepass")).hexdigest()
+__all__ = ["build_catalog", "definition_hash", "make_tool", "resolve_effect"]
 
 
 def resolve_effect(definition: Json, rule: ToolRule) -> Effect:
@@ -29,22 +22,35 @@ def resolve_effect(definition: Json, rule: ToolRule) -> Effect:
 
 
 def build_catalog(
-    listings: Iterable[tuple[str, list[Json]]], rules: Mapping[str, ToolRule]
+    listings: Iterable[tuple[str, list[Json]]],
+    rules: Mapping[str, ToolRule],
+    unpinned: Mapping[str, Collection[str]] = {},
 ) -> tuple[dict[str, Tool], list[str]]:
-    """The tools by listed name, and what was left out and why."""
+    """The tools by listed name, and what was left out and why; `unpinned` members, by server, are not hashed."""
     catalog: dict[str, Tool] = {}
     left_out: list[str] = []
     for server, definitions in listings:
-        for definition in definitions:
+        if len(definitions) > pins.TOOLS:
+            left_out.append(f"upstream `{server}` lists {len(definitions)} tools, over {pins.TOOLS}: the last ones")
+        for definition in definitions[: pins.TOOLS]:
             name = definition.get("name")
             if not isinstance(name, str) or not name:
                 left_out.append(f"upstream `{server}` lists a tool without a name")
                 continue
             listed_as = join(server, name)
-            if listed_as in catalog:
-                left_out.append(f"upstream `{server}` lists `{name}` twice")
-                continue
-            rule = rules.get(listed_as, ToolRule())
-            effect = resolve_effect(definition, rule)
-            catalog[listed_as] = Tool(server, name, listed_as, definition, definition_hash(definition), rule, effect)
+            if (much := pins.beyond_bounds(definition)) is not None:
+                left_out.append(f"upstream `{server}` lists `{printable(name[:80])}`: {much}")
+            elif listed_as in catalog:
+                left_out.append(f"upstream `{server}` lists `{printable(name[:80])}` twice")
+            else:
+                catalog[listed_as] = make_tool(server, definition, rules, unpinned.get(server, ()))
     return catalog, left_out
+
+
+def make_tool(server: str, definition: Json, rules: Mapping[str, ToolRule], unpinned: Collection[str] = ()) -> Tool:
+    """The tool that a definition with a name stands for."""
+    name = definition["name"]
+    listed_as = join(server, name)
+    rule = rules.get(listed_as, ToolRule())
+    hash, effect = definition_hash(definition, unpinned), resolve_effect(definition, rule)
+    return Tool(server, name, listed_as, definition, hash, rule, effect)

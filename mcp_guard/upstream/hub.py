@@ -1,15 +1,18 @@
 """All upstreams together: one catalog, relayed requests, and the only function that runs a tool."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
 import orjson
 
+from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Ending, Execution, Json, Tool, ToolRule
+from mcp_guard.core.names import SEPARATOR
+from mcp_guard.core.pins import Quarantine
 from mcp_guard.core.replies import tool_error
-from mcp_guard.ports import Intent, Progress
-from mcp_guard.upstream.catalog import build_catalog
+from mcp_guard.ports import Intent, Pins, Progress
+from mcp_guard.upstream.catalog import build_catalog, make_tool
 from mcp_guard.upstream.connection import Connection, Owner
 from mcp_guard.wire.methods import CALL_TOOL
 from mcp_guard.wire.peer import Id, PeerLost, error
@@ -18,13 +21,27 @@ START_SECONDS = 30.0
 
 
 class Hub:
-    """Implements `ports.Upstreams`. `on_catalog` is told whenever the catalog is another one."""
+    """Implements `ports.Upstreams`. `on_catalog` is told whenever the catalog is another one.
 
-    def __init__(self, connections: list[Connection], rules: Mapping[str, ToolRule]) -> None:
+    INVARIANT: the catalog holds only what `pins` lets in (promise P6); `pins` is set before `start`.
+    """
+
+    def __init__(
+        self,
+        connections: list[Connection],
+        rules: Mapping[str, ToolRule],
+        unpinned: Mapping[str, Collection[str]] = {},
+    ) -> None:
         self.connections = {connection.name: connection for connection in connections}
         self.on_catalog: Callable[[], None] = lambda: None
+        self.pins: Pins
+        self.unjudged = False
+        """Whether the ledger could not be asked the last time."""
         self._rules = rules
+        self._unpinned = unpinned
         self._catalog: dict[str, Tool] = {}
+        self._quarantine: Mapping[str, Quarantine] = {}
+        self._left_out: list[str] = []
         self._announced = asyncio.Event()
         self._supervisors: list[asyncio.Task[None]] = []
         self._owner: Owner
@@ -84,15 +101,31 @@ class Hub:
         if all(connection.settled.is_set() for connection in self.connections.values()):
             self.rebuild()
 
-    def rebuild(self) -> None:
-        """Make the catalog of the latest listings; say so if it differs."""
+    def rebuild(self) -> bool:
+        """Make the catalog of the latest listings and the pins; whether it differs, which `on_catalog` is told too."""
         listings = [(each.name, each.tools) for each in self.connections.values() if each.tools is not None]
-        catalog, left_out = build_catalog(listings, self._rules)
+        listed, left_out = build_catalog(listings, self._rules, self._unpinned)
         for what in left_out:
-            self._owner.note(f"left out of the listing: {what}")
-        if catalog != self._catalog or not self._catalog:
-            self._catalog = catalog
+            if what not in self._left_out:
+                self._owner.note(f"left out of the listing: {what}")
+        self._left_out = left_out
+        quarantine = self._judge(list(listed.values()))
+        catalog = {name: tool for name, tool in listed.items() if name not in quarantine}
+        differs = catalog != self._catalog or quarantine != self._quarantine
+        if differs or not self._catalog:
+            self._catalog, self._quarantine = catalog, quarantine
             self.on_catalog()
+        return differs
+
+    def _judge(self, tools: list[Tool]) -> Mapping[str, Quarantine]:
+        """What must not be used. Without the ledger's word nothing may."""
+        self.unjudged = False
+        try:
+            return self.pins.judge(tools)
+        except LedgerError as error:
+            self.unjudged = True
+            self._owner.note(f"every tool is quarantined: {error}")
+            return {tool.listed_as: Quarantine(f"quarantined: {error.message}") for tool in tools}
 
     async def refresh(self, only: str | None = None) -> None:
         """Read listings again: of one upstream, or of all that would not tell us when theirs changes."""
@@ -111,6 +144,23 @@ class Hub:
 
     def tools(self) -> list[Tool]:
         return list(self._catalog.values())
+
+    def quarantined(self, listed_as: str) -> str | None:
+        kept_out = self._quarantine.get(listed_as)
+        return kept_out.because if kept_out else None
+
+    def agreed(self) -> list[Tool]:
+        """Every tool by the definition agreed to, the one in the listing or not: what policies can speak of."""
+        known = {
+            name: make_tool(name.partition(SEPARATOR)[0], kept_out.pinned, self._rules)
+            for name, kept_out in self._quarantine.items()
+            if kept_out.pinned is not None
+        }
+        return [*self._catalog.values(), *known.values()]
+
+    def unagreed(self) -> set[str]:
+        """Tools that are listed, and of which no definition was ever agreed to."""
+        return {name for name, kept_out in self._quarantine.items() if kept_out.pinned is None}
 
     def trouble(self, server: str) -> str | None:
         return self.connections[server].trouble()

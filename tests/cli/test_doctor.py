@@ -57,7 +57,7 @@ def test_a_guard_that_is_well(config: Path) -> None:
     code, found = doctor(config)
     assert {finding["level"] for finding in found.values()} == {"ok"}, found
     assert code == 0
-    assert found["head"]["what"] == "signed, and of all 8 receipts"
+    assert found["head"]["what"] == "signed, and of all 9 receipts"
     assert found["refusals"]["what"] == (
         "refused, with a receipt: a call of a tool that is not there, a call with an expired credential, "
         "a call that nobody permitted"
@@ -125,7 +125,7 @@ BROKEN: list[tuple[Callable[[Path], object], str, str, str]] = [
     (damage, "integrity", "the file is damaged", "restore it from a copy"),
     (lambda path: path.write_text("not a ledger " * 1000), "ledger", "the file is no ledger", "check"),
     (lambda path: os.truncate(path, path.stat().st_size // 2), "ledger", "the ledger file is damaged", "restore"),
-    (drop_last, "head", "the head is of 8 receipts, and the last one is 6", "mcp-guard verify"),
+    (drop_last, "head", "the head is of 9 receipts, and the last one is 7", "mcp-guard verify"),
     (set_head, "head", "the checkpoint is not of these receipts", "mcp-guard verify"),
     (set_format, "ledger", "it has format 99", "update"),
     (other_key, "key", "no call is recorded without it", "set guard.origin back"),

@@ -41,19 +41,19 @@ def test_log(past: Past) -> None:
         transcript(past, "log", "--tool", "up__echo")
         == f"""\
 seq  time  kind  agent  tool  outcome  what
-5  TIME  intent  tester  up__echo  allow  {who}, under policy version HASH
-6  TIME  outcome  tester  up__echo  ok  \n\
-7  TIME  decision  tester  up__echo  require_approval  people decide on these
-8  TIME  approval.requested  tester  up__echo    APPROVAL: people
-9  TIME  approval.granted  tester  up__echo    APPROVAL: Alice: looks right
-10  TIME  approval.consumed  tester  up__echo    APPROVAL: people
-11  TIME  intent  tester  up__echo  require_approval  {who}, approved by Alice, under policy version HASH
-12  TIME  outcome  tester  up__echo  ok  \n\
-13  TIME  decision  tester  up__echo  deny  nobody may shout
-14  TIME  decision  tester  up__echo  require_approval  people decide on these
-15  TIME  approval.requested  tester  up__echo    APPROVAL: people
-16  TIME  approval.denied  tester  up__echo    APPROVAL: Alice: not twice
-17  TIME  decision  tester  up__echo  deny  approval APPROVAL is denied by Alice: not twice"""
+6  TIME  intent  tester  up__echo  allow  {who}, under policy version HASH
+7  TIME  outcome  tester  up__echo  ok  \n\
+8  TIME  decision  tester  up__echo  require_approval  people decide on these
+9  TIME  approval.requested  tester  up__echo    APPROVAL: people
+10  TIME  approval.granted  tester  up__echo    APPROVAL: Alice: looks right
+11  TIME  approval.consumed  tester  up__echo    APPROVAL: people
+12  TIME  intent  tester  up__echo  require_approval  {who}, approved by Alice, under policy version HASH
+13  TIME  outcome  tester  up__echo  ok  \n\
+14  TIME  decision  tester  up__echo  deny  nobody may shout
+15  TIME  decision  tester  up__echo  require_approval  people decide on these
+16  TIME  approval.requested  tester  up__echo    APPROVAL: people
+17  TIME  approval.denied  tester  up__echo    APPROVAL: Alice: not twice
+18  TIME  decision  tester  up__echo  deny  approval APPROVAL is denied by Alice: not twice"""
     )
 
 
@@ -62,15 +62,15 @@ def test_log_by_kind_and_count(past: Past) -> None:
         transcript(past, "log", "--last", "1", "--kind", "policy.loaded")
         == """\
 seq  time  kind  agent  tool  outcome  what
-24  TIME  policy.loaded        HASH"""
+25  TIME  policy.loaded        HASH"""
     )
 
 
 def test_show_tells_the_whole_story_of_an_approved_call(past: Past) -> None:
-    story = transcript(past, "show", "10")
+    story = transcript(past, "show", "11")
     assert story.startswith(
         "tester, instance RUN, called up__echo on behalf of dana due to ticket INC-7, approved by Alice, "
-        "under policy version HASH.\n\n7  TIME  decision\n"
+        "under policy version HASH.\n\n8  TIME  decision\n"
     )
     receipts = [paragraph.splitlines() for paragraph in story.split("\n\n")[1:]]
     assert [lines[0].split()[-1] for lines in receipts] == [
@@ -80,7 +80,7 @@ def test_show_tells_the_whole_story_of_an_approved_call(past: Past) -> None:
     assert (
         "\n".join(receipts[4])
         == """\
-11  TIME  intent
+12  TIME  intent
     tool            up__echo
     resource        Tool up__echo
     ticket          INC-7
@@ -98,7 +98,7 @@ def test_show_tells_the_whole_story_of_an_approved_call(past: Past) -> None:
 
 
 def test_show_of_what_was_denied(past: Past) -> None:
-    lines = transcript(past, "show", "13").splitlines()
+    lines = transcript(past, "show", "14").splitlines()
     assert lines[0] == "tester, instance RUN: asked for up__echo; nothing was sent."
     assert '    policies        ["quiet"]' in lines
 
@@ -116,15 +116,15 @@ def test_tail(past: Past) -> None:
     assert (
         transcript(past, "tail", "--last", "9", "--until", "guard.stopped")
         == """\
-18  TIME  decision  tester  nonesuch  deny  unknown tool
-19  TIME  instance.ended  tester  -  -  RUN
-20  TIME  guard.stopped  -  -  -  GUARD"""
+19  TIME  decision  tester  nonesuch  deny  unknown tool
+20  TIME  instance.ended  tester  -  -  RUN
+21  TIME  guard.stopped  -  -  -  GUARD"""
     )
 
 
 def test_verify(past: Past) -> None:
     assert transcript(past, "verify").startswith("""\
-verified: 27 receipts of mcp-guard.local/ledger
+verified: 28 receipts of mcp-guard.local/ledger
   every signature is the guard's, by the key that was in use
   none of the receipts is missing, changed, inserted or out of order
   each receipt is a leaf of the tree of the signed checkpoint, and the stored hashes are theirs

@@ -100,7 +100,6 @@ def test_an_unknown_tool_is_refused_as_unknown_with_a_receipt(client: Client, co
         ({"id": "7"}, "`amount` is required"),
         ({"id": "7", "amount": 0.00001}, "over 4 digits after the point"),
         ({"id": "7", "amount": 1e15}, "beyond what a policy can compare"),
-        ({"id": "7", "amount": 1, "x": {"__entity": {"type": "A", "id": "b"}}}, "`__entity` is reserved"),
     ],
 )
 def test_wrong_types_are_denied_with_the_path(client: Client, folder: Path, arguments: Json, reason: str) -> None:

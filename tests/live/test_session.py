@@ -249,7 +249,7 @@ def test_a_guard_killed_with_9_leaves_no_upstream_behind(tmp_path: Path) -> None
 
 def test_a_listing_that_changes_is_told_and_listed_anew(tmp_path: Path) -> None:
     flag = tmp_path / "more"
-    config = write_config(tmp_path, scripted("up", tmp_path, MORE_TOOLS_IF=str(flag)))
+    config = write_config(tmp_path, scripted("up", tmp_path, MORE_TOOLS_IF=str(flag)), guard='first_use = "pin"')
     with Client(config) as client:
         client.start()
         assert "up__later" not in client.tools()

@@ -89,6 +89,8 @@ def test_with_no_tools_at_all_every_policy_sleeps(tmp_path: Path) -> None:
 def test_the_version_names_everything_a_decision_depends_on(tmp_path: Path) -> None:
     base = load(tmp_path, PERMIT, TOOL).version
     assert load(tmp_path, PERMIT, TOOL).version == base
+    other = make_tool(object_of(n={"type": "number"}), "other")
+    assert load(tmp_path, PERMIT, TOOL, other).version == load(tmp_path, PERMIT, other, TOOL).version
     others = [
         load(tmp_path, PERMIT + "\n", TOOL),
         load(tmp_path, PERMIT, make_tool(object_of(s={"type": "integer"}))),

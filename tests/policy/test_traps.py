@@ -9,7 +9,7 @@ import pytest
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Decision, Effect, Json, Outcome, ResourceRule
 from mcp_guard.policy.request import Inexpressible, build_context
-from mcp_guard.policy.schema import read_shape
+from mcp_guard.policy.shapes import read_shape
 from tests.policy.worlds import PERMIT, decide, load, make_call, make_tool, object_of
 
 STRING, INTEGER, NUMBER = {"type": "string"}, {"type": "integer"}, {"type": "number"}
@@ -25,12 +25,26 @@ def assert_denied(decision: Decision, because: str) -> None:
     assert because in "; ".join(decision.reasons)
 
 
+RESERVED_VALUE = {"type": "Group", "id": "admins"}
+
+
 @pytest.mark.parametrize("key", ["__entity", "__extn", "__expr"])
 @pytest.mark.parametrize("wrap", [lambda inner: inner, lambda inner: {"o": [inner]}], ids=["top", "nested"])
-def test_a_reserved_key_is_refused(tmp_path: Path, key: str, wrap: Any) -> None:
+def test_a_reserved_key_that_is_not_declared_is_never_put_to_cedar(tmp_path: Path, key: str, wrap: Any) -> None:
     """Cedar's JSON would read it as an entity or a function call."""
-    arguments = wrap({key: {"type": "Group", "id": "admins"}})
-    assert_denied(decide(tmp_path, PERMIT, make_tool({"type": "object"}), arguments), f"`{key}` is reserved")
+    arguments = wrap({key: RESERVED_VALUE})
+    tool = make_tool({"type": "object"})
+    condition = f"""context.input_unknown == ["{min(arguments)}"] && context.input == {{}}"""
+    assert decide(tmp_path, when(condition), tool, arguments).outcome is Outcome.ALLOW
+
+
+@pytest.mark.parametrize("key", ["__entity", "__extn", "__expr"])
+def test_a_reserved_key_that_is_declared_has_one_underscore_more(tmp_path: Path, key: str) -> None:
+    tool = make_tool(object_of(**{key: object_of(type=STRING, id=STRING), f"_{key}": STRING}))
+    condition = f"""context.input has _{key} && context.input._{key} has id && context.input._{key}.id == "admins" &&
+        context.input has __{key} && context.input.__{key} == "x" """
+    arguments = {key: RESERVED_VALUE, f"_{key}": "x"}
+    assert decide(tmp_path, when(condition), tool, arguments).outcome is Outcome.ALLOW
 
 
 @pytest.mark.parametrize("value", [2**53 + 1, 2**63, -(2**63) - 1, 10**30])
@@ -100,16 +114,15 @@ def test_a_null_is_absent_from_the_input_and_named_in_input_null(tmp_path: Path,
 @pytest.mark.parametrize(
     "schema",
     [
-        {"type": ["string", "integer"]},
-        {"anyOf": [STRING, INTEGER]},
-        {"oneOf": [{"type": "object"}, STRING]},
-        {"allOf": [STRING, {"minLength": 1}]},
+        {"anyOf": [STRING, {}]},
         {"not": STRING},
-        {"type": "array", "items": {"anyOf": [STRING, INTEGER]}},
         {"type": "array"},
-        {"type": "object", "patternProperties": {"x": STRING}},
+        {"type": "array", "items": {"anyOf": [STRING, {}]}},
+        {"type": "array", "prefixItems": [STRING]},
         {"$ref": "#/$defs/none"},
-        {"enum": ["a", 1]},
+        {"$ref": "https://example.com/schema"},
+        {"enum": ["a", ["anything"]]},
+        {"type": "file"},
         {},
         True,
     ],

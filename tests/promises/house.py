@@ -8,6 +8,7 @@ import os
 from collections.abc import Awaitable, Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,7 @@ from mcp_guard.core.model import (
     ToolRule,
 )
 from mcp_guard.core.names import join
+from mcp_guard.core.pins import Pin, State
 from mcp_guard.core.receipt import Draft
 from mcp_guard.guard import Guard
 from mcp_guard.ledger import registry
@@ -39,6 +41,7 @@ from mcp_guard.ledger.approvers import NewKey, enrol
 from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ledger.opening import LedgerSettings, OpenLedger, open_ledger
 from mcp_guard.ledger.votes import Ballots, Person, Terms
+from mcp_guard.ledger.writer import Step
 from mcp_guard.policy.engine import PolicyEngine, World, load_policies
 from mcp_guard.policy.in_force import PoliciesInForce
 from mcp_guard.ports import Intent, Progress
@@ -94,13 +97,21 @@ class Recorder:
     intents: list[Intent] = field(default_factory=list)
     troubles: dict[str, str] = field(default_factory=dict)
     before: Callable[[Intent], Awaitable[None]] | None = None
+    agree: Callable[[Tool], None] = lambda _: None
+    """Agrees to each definition as it is; a test about pins sets another."""
     reading: Callable[[], Execution] | None = None
 
     def find(self, listed_as: str) -> Tool | None:
-        return self.catalog.get(listed_as)
+        tool = self.catalog.get(listed_as)
+        if tool is not None:
+            self.agree(tool)
+        return tool
 
     def tools(self) -> list[Tool]:
         return list(self.catalog.values())
+
+    def quarantined(self, listed_as: str) -> str | None:
+        return None
 
     def trouble(self, server: str) -> str | None:
         return self.troubles.get(server)
@@ -204,6 +215,8 @@ def open_house(
     if signed_by is not None:
         ledger.book.writer.key = signed_by
     upstream = Recorder({tool.listed_as: tool for tool in TOOLS})
+    pin(ledger, *TOOLS)
+    upstream.agree = partial(pin, ledger)
     in_force = PoliciesInForce(counters)
     ids = itertools.count()
     prefix = ledger.book.settings.guard
@@ -220,6 +233,23 @@ def open_house(
     house = House(folder, ledger, upstream, in_force, guard, clock)
     house.load(policies)
     return house
+
+
+def pin(ledger: OpenLedger, *tools: Tool) -> None:
+    """Agree to these definitions, without a receipt, in place of those agreed to."""
+    store = ledger.book.writer.store
+    moved = [tool for tool in tools if store.pinned_hash(tool.server, tool.name) != tool.definition_hash]
+
+    def op(step: Step) -> None:
+        for tool in moved:
+            for row in step.store.pins(tool.server, tool.name):
+                step.store.move_pin(row, State.RETIRED, 0, "")
+                step.store.drop_pin(row)
+            new = Pin(tool.server, tool.name, tool.definition_hash, State.PINNED, tool.definition, 0)
+            step.store.add_pin(new)
+
+    if moved:
+        ledger.book.writer.run(op)
 
 
 def run(story: Callable[[], Awaitable[Any]]) -> Any:

@@ -34,6 +34,16 @@ TOOLS = [
 ]
 
 
+def rewritten(tools: list[dict]) -> list[dict]:
+    """The listing with the tools in the file `$LISTING` in place of their namesakes; one that is `gone` is left out."""
+    path = os.environ.get("LISTING", "")
+    if not os.path.exists(path):
+        return tools
+    others = {each["name"]: each for each in json.loads(open(path).read())}
+    kept = [others.pop(each["name"], each) for each in tools]
+    return [each for each in [*kept, *others.values()] if not each.get("gone")]
+
+
 def send(message: dict) -> None:
     sys.stdout.write(json.dumps({"jsonrpc": "2.0", **message}) + "\n")
     sys.stdout.flush()
@@ -93,7 +103,7 @@ def main() -> None:
         elif method == "tools/list":
             extra = [tool(f"extra{number}") for number in range(int(os.environ.get("EXTRA_TOOLS", "0")))]
             more = [tool("later")] if os.path.exists(os.environ.get("MORE_TOOLS_IF", "")) else []
-            send({"id": id, "result": {"tools": TOOLS + extra + more}})
+            send({"id": id, "result": {"tools": rewritten(TOOLS + extra + more)}})
         elif method == "initialize":
             capabilities = {"tools": {"listChanged": False}, "logging": {}}
             info = {"name": "scripted", "version": "1"}

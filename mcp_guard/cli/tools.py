@@ -1,0 +1,251 @@
+"""`mcp-guard tools`: the definitions of the upstreams' tools: what is pinned, what changed, and the operator's word."""
+
+import argparse
+import asyncio
+import json
+import os
+import pwd
+import sys
+from dataclasses import dataclass
+
+from mcp_guard.app import CLOCK, ledger_settings, listed_tools, note
+from mcp_guard.cli.options import add_config, add_json
+from mcp_guard.cli.table import print_lines, print_table, print_words
+from mcp_guard.config import load
+from mcp_guard.core import diff, suspicion
+from mcp_guard.core.errors import ApprovalError
+from mcp_guard.core.hidden import Finding
+from mcp_guard.core.model import Json
+from mcp_guard.core.names import join
+from mcp_guard.core.pins import Pin, State
+from mcp_guard.core.suspicion import Listed
+from mcp_guard.ledger import pins
+from mcp_guard.ledger.opening import open_writer
+from mcp_guard.ledger.writer import Writer
+
+SHORT = slice(7, 19)
+"""The characters of a hash that are shown and typed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tool: the definition in force, and the latest that is not, if an operator may decide on it."""
+
+    name: str
+    pinned: Pin | None
+    waiting: Pin | None
+    rows: tuple[Pin, ...]
+
+    @property
+    def state(self) -> str:
+        if self.waiting is None:
+            return "pinned" if self.pinned else str(self.rows[-1].state)
+        return "changed" if self.pinned else "new"
+
+    @property
+    def latest(self) -> Pin:
+        return self.waiting or self.pinned or self.rows[-1]
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    settings = load(options.config)
+    writer = open_writer(ledger_settings(settings), CLOCK)
+    if options.verb == "list" and options.now:
+        asyncio.run(listed_tools(settings, pins.Pins(writer, settings.pin_rules, note)))
+    verbs = {"list": show_all, "show": show, "diff": show_diff, "accept": accept, "refuse": refuse}
+    return verbs[options.verb](writer, options)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    made = argparse.ArgumentParser(prog="mcp-guard tools", description="The definitions of the upstreams' tools.")
+    verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
+    listing = verbs.add_parser("list", help="every tool ever seen, its state, and what is suspect")
+    showing = verbs.add_parser("show", help="a tool's definition, the latest or the one of a hash")
+    diffing = verbs.add_parser("diff", help="what a tool's definition changed since it was pinned, word by word")
+    accepting = verbs.add_parser("accept", help="pin the definition that you have seen")
+    refusing = verbs.add_parser("refuse", help="refuse a definition; one that is pinned is taken out of use at once")
+    listing.add_argument("--now", action="store_true", help="start the servers first and look at what they list")
+    for verb in (showing, diffing):
+        verb.add_argument("name", metavar="TOOL[@HASH]", help="a tool as it is listed")
+    for verb in (accepting, refusing):
+        verb.add_argument("names", nargs="*", metavar="TOOL[@HASH]", help="a tool, and the definition you have seen")
+        verb.add_argument("--why", required=True, metavar="TEXT", help="recorded")
+    accepting.add_argument("--all", action="store_true", help="every tool that is new or changed")
+    for verb in (listing, showing, diffing, accepting, refusing):
+        add_config(verb)
+        add_json(verb)
+    return made.parse_args(arguments)
+
+
+# Reading
+
+
+def entries(writer: Writer) -> dict[str, Entry]:
+    rows: dict[str, list[Pin]] = {}
+    for row in writer.read(lambda store: store.pins()):
+        rows.setdefault(join(row.upstream, row.tool), []).append(row)
+    return {name: _entry(name, rows[name]) for name in sorted(rows)}
+
+
+def _entry(name: str, rows: list[Pin]) -> Entry:
+    pinned = next((row for row in rows if row.state is State.PINNED), None)
+    waiting = next((row for row in reversed(rows) if row.state is State.QUARANTINED), None)
+    return Entry(name, pinned, waiting, tuple(rows))
+
+
+def findings(known: dict[str, Entry]) -> dict[str, tuple[Finding, ...]]:
+    """What is suspect of each tool's latest definition, beside the others'."""
+    latest = {name: entry.latest for name, entry in known.items()}
+    return suspicion.inspect_all({name: Listed(pin.upstream, pin.tool, pin.definition) for name, pin in latest.items()})
+
+
+def find(writer: Writer, word: str) -> tuple[Entry, Pin | None]:
+    """The tool, and the definition that the word names by its hash. Raises: ApprovalError."""
+    name, _, hash = word.partition("@")
+    known = entries(writer)
+    if name not in known:
+        raise ApprovalError(f"no tool `{name}` was ever seen", "mcp-guard tools list --now")
+    if not hash:
+        return known[name], None
+    found = [row for row in known[name].rows if row.hash[SHORT].startswith(hash) or row.hash == hash]
+    if len(found) != 1 or len(hash) < 8:
+        have = ", ".join(row.hash[SHORT] for row in known[name].rows)
+        raise ApprovalError(f"`{name}` has no one definition `{hash}`", f"eight characters or more of: {have}")
+    return known[name], found[0]
+
+
+def show_all(writer: Writer, options: argparse.Namespace) -> int:
+    known = entries(writer)
+    found = findings(known)
+    if options.json:
+        print(json.dumps([_as_json(entry, found[name]) for name, entry in known.items()], indent=2))
+        return 0
+    rows = []
+    for name, entry in known.items():
+        flags = ", ".join(sorted({finding.check for finding in found[name]}))
+        rows.append((name, entry.state, entry.latest.hash[SHORT], flags, entry.latest.why))
+    print_table(("tool", "state", "definition", "flags", "why"), rows)
+    return 0
+
+
+def _as_json(entry: Entry, found: tuple[Finding, ...]) -> Json:
+    return {
+        "tool": entry.name,
+        "state": entry.state,
+        "pinned": entry.pinned.hash if entry.pinned else None,
+        "waiting": entry.waiting.hash if entry.waiting else None,
+        "why": entry.latest.why,
+        "receipt": entry.latest.receipt,
+        "findings": [{"check": f.check, "where": f.where, "what": f.what} for f in found],
+    }
+
+
+def show(writer: Writer, options: argparse.Namespace) -> int:
+    entry, named = find(writer, options.name)
+    pin = named or entry.latest
+    found = findings(entries(writer))[entry.name] if pin == entry.latest else ()
+    if options.json:
+        about = _as_json(entry, found) | {"definition": pin.definition, "hash": pin.hash, "of": str(pin.state)}
+        print(json.dumps(about, indent=2))
+        return 0
+    print_lines([f"{entry.name}@{pin.hash[SHORT]}: {pin.state}: {pin.why}"])
+    print_lines(json.dumps(pin.definition, indent=2, ensure_ascii=False).splitlines())
+    print_lines(_said(found))
+    return 0
+
+
+def _said(found: tuple[Finding, ...]) -> list[str]:
+    return [f"! {finding.check}: {finding.where}: {finding.what}" for finding in found]
+
+
+def show_diff(writer: Writer, options: argparse.Namespace) -> int:
+    entry, named = find(writer, options.name)
+    after = named or entry.latest
+    before = entry.pinned
+    differences = diff.compare(before.definition if before else {}, after.definition)
+    found = findings(entries(writer))[entry.name] if after == entry.latest else ()
+    if options.json:
+        rows = [{"where": each.where, "before": each.before, "after": each.after} for each in differences]
+        print(json.dumps(_as_json(entry, found) | {"hash": after.hash, "differences": rows}, indent=2))
+        return 0
+    print_diff(entry, after, found)
+    if after.state is not State.PINNED:
+        print(f'hint: mcp-guard tools accept {entry.name}@{after.hash[SHORT]} --why "…"')
+    return 0
+
+
+def print_diff(entry: Entry, after: Pin, found: tuple[Finding, ...]) -> None:
+    """Everything that an operator must see before they accept."""
+    before = entry.pinned.definition if entry.pinned else {}
+    since = f"pinned {entry.pinned.hash[SHORT]}" if entry.pinned else "never pinned"
+    print_lines([f"{entry.name}@{after.hash[SHORT]}: {after.state}: {after.why} ({since})"])
+    for each in diff.compare(before, after.definition):
+        print_lines([f"  {each.where}"])
+        print_words(diff.words(each.before or "", each.after or ""))
+    print_lines(_said(found))
+
+
+# The operator's word
+
+
+def accept(writer: Writer, options: argparse.Namespace) -> int:
+    known = entries(writer)
+    words = [name for name, entry in known.items() if entry.waiting] if options.all else options.names
+    shown = [_shown(writer, word, ("accept", State.PINNED)) for word in words]
+    unseen = [(entry, pin) for (entry, pin), word in zip(shown, words, strict=True) if "@" not in word]
+    _look(unseen, options)
+    for entry, pin in shown:
+        said = pins.accept(writer, pin, operator(), options.why)
+        _say(options, entry, said, "is pinned")
+    return _done(words)
+
+
+def refuse(writer: Writer, options: argparse.Namespace) -> int:
+    for word in options.names:
+        entry, pin = _shown(writer, word, ("refuse", State.REFUSED))
+        _say(options, entry, pins.refuse(writer, pin, operator(), options.why), "is refused")
+    return _done(options.names)
+
+
+def _shown(writer: Writer, word: str, wanted: tuple[str, State]) -> tuple[Entry, Pin]:
+    """The definition that is meant: the one named, else the one that waits, else, to refuse, the one in force."""
+    verb, already = wanted
+    entry, named = find(writer, word)
+    pin = named or entry.waiting or (entry.pinned if verb == "refuse" else None)
+    if pin is None or pin.state is already:
+        raise ApprovalError(f"`{entry.name}` has no definition to {verb}: it is {entry.state}", "mcp-guard tools list")
+    return entry, pin
+
+
+def _look(unseen: list[tuple[Entry, Pin]], options: argparse.Namespace) -> None:
+    """What is accepted was shown: named by its hash, or shown now. Raises: ApprovalError."""
+    if not unseen:
+        return
+    if not sys.stdin.isatty() or options.json:
+        names = " ".join(f"{entry.name}@{pin.hash[SHORT]}" for entry, pin in unseen)
+        raise ApprovalError("say which definition you have seen", f'mcp-guard tools accept {names} --why "…"')
+    found = findings({entry.name: entry for entry, _ in unseen})
+    for entry, pin in unseen:
+        print_diff(entry, pin, found[entry.name])
+    if input(f"accept {'this' if len(unseen) == 1 else f'these {len(unseen)}'}? [y/N] ").strip().lower() != "y":
+        raise ApprovalError("nothing was accepted", "mcp-guard tools refuse TOOL, if it must stay out")
+
+
+def operator() -> str:
+    """The system account, which an environment variable cannot change."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())
+
+
+def _say(options: argparse.Namespace, entry: Entry, pin: Pin, what: str) -> None:
+    about = {"tool": entry.name, "hash": pin.hash, "state": str(pin.state), "receipt": pin.receipt}
+    print(json.dumps(about) if options.json else f"{entry.name}@{pin.hash[SHORT]} {what} (receipt {pin.receipt})")
+
+
+def _done(words: list[str]) -> int:
+    if not words:
+        print("nothing waits", file=sys.stderr)
+    return 0

@@ -1,0 +1,287 @@
+"""JSON Schemas to shapes: what of a tool's arguments Cedar can be told. Pure.
+
+A shape says what values the guard lets through and how policies see them; it need not say all that the JSON Schema
+does. What narrows values without giving them a type (`not`, `if`, `pattern`, `format`, bounds) is left to the upstream.
+What Cedar has no type for is *opaque*: policies do not see the value, but they see its path in `context.input_unknown`,
+so that nothing is ever sent unseen. The table: docs/reference/policies.md; the reasons: docs/decisions/0035.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+from functools import reduce
+from typing import Any
+
+from mcp_guard.core.model import Json, Tool
+
+NODES, DEPTH, ENUM = 2000, 20, 1000
+"""Bounds of one tool's schema: how many schemas of it are read and how deep, and the longest list of allowed values
+that is checked. What is beyond them is opaque, so that no upstream can keep the guard busy with a schema."""
+
+
+class Kind(StrEnum):
+    """What an argument is, to Cedar."""
+
+    STRING = "string"
+    INTEGER = "integer"
+    NUMBER = "number"
+    BOOLEAN = "boolean"
+    SET = "set"
+    RECORD = "record"
+    UNION = "union"
+    OPAQUE = "opaque"
+    NEVER = "never"
+
+
+SCALARS = (Kind.STRING, Kind.INTEGER, Kind.NUMBER, Kind.BOOLEAN)
+TAGS: Mapping[Kind, str] = {
+    Kind.STRING: "string", Kind.INTEGER: "integer", Kind.NUMBER: "number", Kind.BOOLEAN: "boolean",
+    Kind.SET: "array", Kind.RECORD: "object",
+}  # fmt: skip
+"""Under which name each alternative of a union is seen: its JSON type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shape:
+    """One JSON Schema, as far as Cedar can say it.
+
+    `fields`, `required` and `open` are a record's, `element` a set's, `options` a union's (by JSON type).
+    """
+
+    kind: Kind
+    nullable: bool = False
+    element: "Shape | None" = None
+    fields: Mapping[str, "Shape"] = field(default_factory=dict)
+    required: frozenset[str] = frozenset()
+    open: bool = True
+    """Whether members that the schema does not name are accepted (`additionalProperties` is not false)."""
+    options: tuple["Shape", ...] = ()
+    allowed: frozenset[Any] | None = None
+    """The only values of a scalar (`enum`, `const`), if they are listed."""
+    typed: bool = field(init=False)
+    """Whether policies see it."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "typed", self.kind is not Kind.OPAQUE and self.kind is not Kind.NEVER)
+
+
+OPAQUE = Shape(Kind.OPAQUE, nullable=True)
+NEVER = Shape(Kind.NEVER)
+OBJECT = Shape(Kind.RECORD)
+
+
+def input_shape(tool: Tool) -> Shape | None:
+    """The shape of a tool's arguments, or None if its schema is no object's: then no call of it can be decided."""
+    schema = tool.definition.get("inputSchema")
+    if not isinstance(schema, dict):
+        return None
+    shape = intersect(OBJECT, read_shape(schema, schema))
+    return shape if shape.kind is Kind.RECORD else None
+
+
+def read_shape(schema: Any, root: Any) -> Shape:
+    """Translate one JSON Schema (2020-12, and what of earlier drafts is in use); references point into `root`."""
+    return _Reader(root).read(schema, (), 0)
+
+
+class _Reader:
+    """Reads the schemas of one tool within the bounds."""
+
+    def __init__(self, root: Any) -> None:
+        self._root = root
+        self._left = NODES
+
+    def read(self, schema: Any, seen: tuple[str, ...], depth: int) -> Shape:
+        self._left -= 1
+        if schema is False:
+            return NEVER
+        if not isinstance(schema, dict) or self._left < 0 or depth > DEPTH:
+            return OPAQUE
+        parts = [self._own(schema, seen, depth)]
+        if "$ref" in schema:
+            parts.append(self._follow(schema["$ref"], seen, depth))
+        parts += [self.read(each, seen, depth + 1) for each in _list(schema.get("allOf"))]
+        for combiner in ("anyOf", "oneOf"):
+            if alternatives := _list(schema.get(combiner)):
+                parts.append(unite(self.read(each, seen, depth + 1) for each in alternatives))
+        shape = reduce(intersect, parts)
+        if schema.get("unevaluatedProperties") is False and shape.kind is Kind.RECORD:
+            shape = replace(shape, open=False)
+        return replace(shape, nullable=True) if schema.get("nullable") is True and not shape.nullable else shape
+
+    def _follow(self, reference: Any, seen: tuple[str, ...], depth: int) -> Shape:
+        """A local reference, unless it comes back to itself; anything else is opaque."""
+        if not isinstance(reference, str) or reference in seen or not reference.startswith("#"):
+            return OPAQUE
+        target: Any = self._root
+        for token in reference.split("/")[1:]:
+            key = token.replace("~1", "/").replace("~0", "~")
+            if isinstance(target, list) and key.isdecimal() and int(key) < len(target):
+                target = target[int(key)]
+            elif isinstance(target, dict) and key in target:
+                target = target[key]
+            else:
+                return OPAQUE
+        return self.read(target, (*seen, reference), depth + 1) if reference[1:2] in ("", "/") else OPAQUE
+
+    def _own(self, schema: Json, seen: tuple[str, ...], depth: int) -> Shape:
+        """What `type`, `enum`, `const` and the keywords of objects and arrays say."""
+        names = schema.get("type", _implied(schema))
+        listed = names if isinstance(names, list) else [names]
+        values = (
+            schema["enum"] if isinstance(schema.get("enum"), list) else [schema["const"]] if "const" in schema else None
+        )
+        if names is None:
+            return OPAQUE if values is None else _of_values(values)
+        plain = [name for name in listed if name != "null"]
+        shape = unite(self._of_type(name, schema, seen, depth) for name in plain) if plain else NEVER
+        if values is not None:
+            shape = intersect(shape, replace(_of_values(values), nullable=True))
+        return replace(shape, nullable="null" in listed)
+
+    def _of_type(self, name: Any, schema: Json, seen: tuple[str, ...], depth: int) -> Shape:
+        if name in SCALARS:
+            return Shape(Kind(name))
+        if name == "array":
+            element = self._element(schema, seen, depth)
+            return Shape(Kind.SET, element=element) if element.typed else OPAQUE
+        return self._object(schema, seen, depth) if name == "object" else OPAQUE
+
+    def _element(self, schema: Json, seen: tuple[str, ...], depth: int) -> Shape:
+        """Any of an array's elements; where they differ by place they are alternatives."""
+        first, rest = _list(schema.get("prefixItems")), schema.get("items", True)
+        if isinstance(rest, list):
+            first, rest = rest, schema.get("additionalItems", True)
+        return unite(self.read(each, seen, depth + 1) for each in [*first, rest])
+
+    def _object(self, schema: Json, seen: tuple[str, ...], depth: int) -> Shape:
+        properties, required = schema.get("properties", {}), _list(schema.get("required"))
+        if not isinstance(properties, dict):
+            return OPAQUE
+        return Shape(
+            Kind.RECORD,
+            fields={name: self.read(properties[name], seen, depth + 1) for name in sorted(properties)},
+            required=frozenset(name for name in required if isinstance(name, str)),
+            open=schema.get("additionalProperties") is not False or bool(schema.get("patternProperties")),
+        )
+
+
+def _values(schema: Json) -> list[Any] | None:
+    """The only values that a schema allows, if it lists them."""
+    if "const" in schema:
+        return [schema["const"]]
+    return schema["enum"] if isinstance(schema.get("enum"), list) else None
+
+
+def _list(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _implied(schema: Json) -> str | None:
+    """A schema without a type that describes members or elements is meant for an object or an array."""
+    if "properties" in schema:
+        return "object"
+    return "array" if "items" in schema or "prefixItems" in schema else None
+
+
+def _of_values(values: list[Any]) -> Shape:
+    """The kinds of the values that are allowed, and those values; opaque if one of them is no scalar."""
+    if not values or len(values) > ENUM:
+        return OPAQUE
+    return unite(_of_value(value) for value in values)
+
+
+def _of_value(value: Any) -> Shape:
+    match value:
+        case None:
+            return replace(NEVER, nullable=True)
+        case bool():
+            return Shape(Kind.BOOLEAN, allowed=frozenset([value]))
+        case str():
+            return Shape(Kind.STRING, allowed=frozenset([value]))
+        case int() | float():
+            return Shape(Kind.INTEGER if value == int(value) else Kind.NUMBER, allowed=frozenset([value]))
+        case _:
+            return OPAQUE
+
+
+# Either, and both
+
+
+def unite(shapes: Iterable[Shape]) -> Shape:
+    """A value that fits one of them. One of each JSON type; several of the same one become one."""
+    shapes = list(shapes)
+    nullable = any(shape.nullable for shape in shapes)
+    if any(shape.kind is Kind.OPAQUE for shape in shapes):
+        return OPAQUE
+    by_kind: dict[Kind, Shape] = {}
+    for shape in shapes:
+        for option in shape.options if shape.kind is Kind.UNION else (shape,):
+            if option.kind is not Kind.NEVER:
+                kind = Kind.NUMBER if option.kind is Kind.INTEGER else option.kind
+                by_kind[kind] = _merge(by_kind[kind], option) if kind in by_kind else replace(option, nullable=False)
+    if any(shape.kind is Kind.OPAQUE for shape in by_kind.values()):
+        return OPAQUE
+    options = tuple(by_kind[kind] for kind in Kind if kind in by_kind)
+    if len(options) > 1:
+        return Shape(Kind.UNION, nullable, options=options)
+    return replace(options[0] if options else NEVER, nullable=nullable)
+
+
+def _merge(one: Shape, other: Shape) -> Shape:
+    """Either of two shapes of one JSON type."""
+    if one.kind is Kind.SET:
+        assert one.element is not None
+        assert other.element is not None
+        element = unite((one.element, other.element))
+        return Shape(Kind.SET, element=element) if element.typed else OPAQUE
+    if one.kind is Kind.RECORD:
+        names = sorted(one.fields.keys() | other.fields.keys())
+        pairs = {name: [each.fields[name] for each in (one, other) if name in each.fields] for name in names}
+        return Shape(
+            Kind.RECORD,
+            fields={name: unite(found) for name, found in pairs.items()},
+            required=one.required & other.required,
+            open=one.open or other.open,
+        )
+    allowed = None if one.allowed is None or other.allowed is None else one.allowed | other.allowed
+    return Shape(one.kind if one.kind is other.kind else Kind.NUMBER, allowed=allowed)
+
+
+def intersect(one: Shape, other: Shape) -> Shape:
+    """A value that fits both."""
+    nullable = one.nullable and other.nullable
+    if one.kind is Kind.OPAQUE or other.kind is Kind.OPAQUE:
+        return replace(other if one.kind is Kind.OPAQUE else one, nullable=nullable)
+    if one.kind is Kind.UNION or other.kind is Kind.UNION:
+        pairs = [(a, b) for a in one.options or (one,) for b in other.options or (other,)]
+        return replace(unite(intersect(a, b) for a, b in pairs), nullable=nullable)
+    kinds = {one.kind, other.kind}
+    if len(kinds) > 1 and kinds != {Kind.INTEGER, Kind.NUMBER}:
+        return Shape(Kind.NEVER, nullable)
+    if one.kind is Kind.SET:
+        assert one.element is not None
+        assert other.element is not None
+        element = intersect(one.element, other.element)
+        return Shape(Kind.SET, nullable, element) if element.typed else OPAQUE
+    if one.kind is Kind.RECORD:
+        return replace(_intersect_records(one, other), nullable=nullable)
+    allowed = one.allowed if other.allowed is None else other.allowed
+    if one.allowed is not None and other.allowed is not None:
+        allowed = one.allowed & other.allowed
+    return Shape(Kind.INTEGER if Kind.INTEGER in kinds else one.kind, nullable, allowed=allowed)
+
+
+def _intersect_records(one: Shape, other: Shape) -> Shape:
+    def both(name: str) -> Shape:
+        if name in one.fields and name in other.fields:
+            return intersect(one.fields[name], other.fields[name])
+        declaring, silent = (one, other) if name in one.fields else (other, one)
+        return declaring.fields[name] if silent.open else NEVER
+
+    return Shape(
+        Kind.RECORD,
+        fields={name: both(name) for name in sorted(one.fields.keys() | other.fields.keys())},
+        required=one.required | other.required,
+        open=one.open and other.open,
+    )

@@ -1,0 +1,103 @@
+"""The hash of a definition: whatever the agent could be shown otherwise changes it, and nothing else does."""
+
+import copy
+from typing import Any
+
+import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
+
+from mcp_guard.core.model import Json
+from mcp_guard.core.pins import BYTES, DEPTH, PROMISED, beyond_bounds, definition_hash, differing
+
+SCALARS = st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from([0.5, 1.0, -0.0]) | st.text(max_size=4)
+VALUES = st.recursive(
+    SCALARS,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+)
+MEMBERS = st.sampled_from([*PROMISED, "icons", "execution", "_meta", "unheard-of"])
+DEFINITIONS = st.dictionaries(MEMBERS, VALUES, min_size=1)
+
+
+def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """The way to everything in it."""
+    inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    return [at, *(place for key, each in inner for place in places(each, (*at, key)))]
+
+
+def put(value: Any, at: tuple[Any, ...], new: Any) -> Any:
+    if not at:
+        return new
+    changed = copy.copy(value)
+    changed[at[0]] = put(value[at[0]], at[1:], new)
+    return changed
+
+
+@given(DEFINITIONS, st.data())
+def test_a_mutation_anywhere_changes_the_hash_and_is_named(definition: Json, data: st.DataObject) -> None:
+    at = data.draw(st.sampled_from([place for place in places(definition) if place]))
+    changed = put(definition, at, data.draw(VALUES))
+    assume(repr(changed) != repr(definition))
+    same = definition_hash(changed) == definition_hash(definition)
+    assert not same or sort_keys(changed) == sort_keys(definition)
+    assert differing(definition, changed) == (() if same else (at[0],))
+
+
+def sort_keys(value: Any) -> str:
+    if isinstance(value, dict):
+        return repr(sorted((key, sort_keys(inner)) for key, inner in value.items()))
+    return repr([sort_keys(inner) for inner in value] if isinstance(value, list) else value)
+
+
+@given(DEFINITIONS, st.data())
+def test_a_member_that_comes_or_goes_changes_the_hash(definition: Json, data: st.DataObject) -> None:
+    member = data.draw(MEMBERS)
+    other = {name: value for name, value in definition.items() if name != member}
+    if member not in definition:
+        other = definition | {member: data.draw(VALUES)}
+    assert definition_hash(other) != definition_hash(definition)
+    assert differing(definition, other) == (member,)
+
+
+@given(DEFINITIONS, st.randoms())
+def test_the_order_of_members_does_not(definition: Json, random: Any) -> None:
+    def shuffle(value: Any) -> Any:
+        if isinstance(value, list):
+            return [shuffle(inner) for inner in value]
+        if not isinstance(value, dict):
+            return value
+        names = list(value)
+        random.shuffle(names)
+        return {name: shuffle(value[name]) for name in names}
+
+    assert definition_hash(shuffle(definition)) == definition_hash(definition)
+
+
+@given(DEFINITIONS, VALUES)
+def test_a_member_the_operator_left_out_does_not(definition: Json, value: Any) -> None:
+    changed = definition | {"_meta": value}
+    assert definition_hash(changed, ("_meta",)) == definition_hash(definition, ("_meta",))
+
+
+@pytest.mark.parametrize(("one", "other"), [(1, True), (1, 1.0), ("1", 1), (None, False), ([], {}), ("", None)])
+def test_values_that_python_takes_for_equal_are_told_apart(one: Any, other: Any) -> None:
+    assert differing({"a": one}, {"a": other}) == ("a",)
+    assert definition_hash({"a": one}) != definition_hash({"a": other})
+
+
+def nested(depth: int) -> Any:
+    value: Any = "x"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize("depth", [DEPTH, 300, 900])
+def test_a_definition_nested_too_deeply_is_out_of_bounds(depth: int) -> None:
+    assert "nested" in str(beyond_bounds({"name": "a", "inputSchema": nested(depth)}))
+    assert beyond_bounds({"name": "a", "inputSchema": nested(DEPTH - 2)}) is None
+
+
+def test_a_definition_that_is_too_large_is_out_of_bounds() -> None:
+    assert f"over {BYTES}" in str(beyond_bounds({"name": "a", "description": "x" * BYTES}))

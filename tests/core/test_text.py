@@ -1,0 +1,20 @@
+"""What others wrote, made fit for a terminal; and that the operator is told in no other way."""
+
+import pytest
+
+from mcp_guard.app import note
+from mcp_guard.core.text import printable
+from mcp_guard.transports.stdio import StdioFront
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"), [("a\x1b[2J", "a\\x1b[2J"), ("a\nb", "a\\nb"), ("\u202eb", "\\u202eb"), (None, ""), (5, "5")]
+)
+def test_a_control_is_spelt_out(text: object, shown: str) -> None:
+    assert printable(text) == shown
+
+
+def test_notes_keep_their_lines_and_no_control(capsys: pytest.CaptureFixture[str]) -> None:
+    for tell in (note, StdioFront(1).note):
+        tell("notification `\x1b[2J` is new\nhint: look")
+        assert capsys.readouterr().err == "mcp-guard: notification `\\x1b[2J` is new\nhint: look\n"

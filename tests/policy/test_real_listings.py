@@ -1,0 +1,38 @@
+"""The listings of real servers: all of what they declare is typed, and none of their tools is flagged."""
+
+import asyncio
+import json
+from pathlib import Path
+
+from mcp_guard.app import listed_tools, policy_world
+from mcp_guard.config import load
+from mcp_guard.core.suspicion import Listed, inspect_all
+from mcp_guard.policy.engine import load_policies
+from mcp_guard.policy.shapes import Kind, Shape, input_shape
+from tests.live.guarded import upstream, write_config
+from tests.live.test_real_servers import BIN, node
+
+
+def kinds(shape: Shape) -> set[Kind]:
+    inner = [*shape.fields.values(), *shape.options, *([shape.element] if shape.element else [])]
+    return {shape.kind, *(kind for each in inner for kind in kinds(each))}
+
+
+def test_real_servers_declare_nothing_that_policies_cannot_see(tmp_path: Path) -> None:
+    upstreams = [
+        upstream("git", str(BIN / "mcp-server-git")),
+        upstream("time", str(BIN / "mcp-server-time"), "--local-timezone", "UTC"),
+        node("everything", "stdio"),
+        node("filesystem", str(tmp_path)),
+    ]
+    settings = load(write_config(tmp_path, "\n".join(upstreams)))
+    tools, absent = asyncio.run(listed_tools(settings))
+    assert absent == set()
+    engine = load_policies(settings.policies, policy_world(settings, tools, absent))
+    assert "filesystem__edit_file" in engine.schema_text
+    shapes = {tool.listed_as: input_shape(tool) for tool in tools}
+    assert [name for name, shape in shapes.items() if shape is None or Kind.OPAQUE in kinds(shape)] == []
+    edits = json.loads(engine.schema_text)[""]["actions"]["filesystem__edit_file"]["appliesTo"]["context"]
+    assert edits["attributes"]["input"]["attributes"]["edits"]["attributes"].keys() == {"oldText", "newText"}
+    found = inspect_all({tool.listed_as: Listed(tool.server, tool.name, tool.definition) for tool in tools})
+    assert [findings for findings in found.values() if findings] == []
