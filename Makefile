@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 export UV_NO_PROGRESS = 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check bench lock clean format screenshots browser
+.PHONY: demo test check bench bench-policy lock clean format screenshots browser
 
 demo: $(VENV)/.dev  ## two scenarios through a real guard, receipts, verification, tampering
 	@$(BIN)/python examples/crm/demo.py
@@ -33,6 +33,9 @@ format: $(VENV)/.dev
 
 bench: $(VENV)/.dev  ## the guard beside its peers, interleaved in one run
 	@$(BIN)/python benchmarks/bench.py $(ARGS)
+
+bench-policy: $(VENV)/.dev  ## one decision as the set of policies grows
+	@$(BIN)/python benchmarks/policies.py
 
 lock: $(VENV)/.uv  ## resolve anew; the files name no registry
 	@$(UV) pip compile pyproject.toml --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements.lock

@@ -268,7 +268,8 @@ class Guard:
         """The tools that this instance could call, as it should see them (promise P5)."""
         if credential.check_time(instance.started, instance.expires, self.clock.now()):
             return []
-        listed = [list_tool(tool) for tool in self.upstreams.tools() if self.policies.may_call(instance, tool)]
+        seen = [tool for tool in self.upstreams.tools() if self.policies.may_call(instance, tool)]
+        listed = [list_tool(tool, self.policies.observes(tool)) for tool in seen]
         return [*listed, AWAIT_TOOL] if self.policies.gated else listed
 
 
