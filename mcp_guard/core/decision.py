@@ -59,3 +59,12 @@ def opinion(decision: Decision) -> Opinion:
         decision.reasons or decision.errors,
         decision.routes,
     )
+
+
+def is_more_permissive(would: Ruling, was: Ruling) -> bool:
+    """Whether some set of approvals lets the call happen under `would` and not under `was`."""
+    if would.outcome is Outcome.DENY or was.outcome is Outcome.ALLOW:
+        return False
+    if would.outcome is Outcome.ALLOW or was.outcome is Outcome.DENY:
+        return True
+    return not set(would.routes) >= set(was.routes)

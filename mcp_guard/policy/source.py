@@ -144,3 +144,14 @@ def is_dormant(policy: Policy, unlisted: Unlisted) -> bool:
         return True
     type = resource.get("entity_type") or resource.get("entity", {}).get("type")
     return type in unlisted.types or (not named and unlisted.all)
+
+
+def outside(policy: Policy, schema: Json) -> bool:
+    """Whether its scope names only what this schema does not know, so that it can match nothing there."""
+    known = schema[""]
+    scope, resource = policy.body["action"], policy.body["resource"]
+    named = [entity["id"] for entity in scope.get("entities") or ([scope["entity"]] if "entity" in scope else [])]
+    type = resource.get("entity_type") or resource.get("entity", {}).get("type")
+    return (bool(named) and not any(id in known["actions"] for id in named)) or (
+        type is not None and type not in known["entityTypes"]
+    )

@@ -1,0 +1,29 @@
+"""`mcp-guard policy`: writing, testing and trusting policies. One verb a file; only the one that is run is imported."""
+
+import importlib
+import sys
+
+VERBS: dict[str, str] = {
+    "validate": "load the policies against the tools that are listed now",
+    "test": "run the *.cases.toml beside the policies",
+    "replay": "run the ledger's decisions again under other policies",
+    "shadow": "what the shadow policies would have decided",
+}
+"""Name: help. Its module here has `main(arguments)`, which returns the exit code."""
+
+
+def usage() -> str:
+    rows = [f"  {name:<10} {text}" for name, text in VERBS.items()]
+    return "\n".join(["usage: mcp-guard policy VERB …   (mcp-guard policy VERB --help)", "", *rows])
+
+
+def main(arguments: list[str]) -> int:
+    if not arguments or arguments[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if arguments else 2
+    if arguments[0] not in VERBS:
+        print(f"mcp-guard: no verb `{arguments[0]}`\nhint: mcp-guard policy --help", file=sys.stderr)
+        return 2
+    module = importlib.import_module(f"mcp_guard.cli.policy.{arguments[0]}")
+    code: int = module.main(arguments[1:])
+    return code
