@@ -53,8 +53,29 @@ KINDS = (
     '@enforce("always") @require_approval("people") forbid',
 )  # fmt: skip
 
-POLICY = st.tuples(*map(st.sampled_from, (KINDS, PRINCIPALS, ACTIONS, RESOURCES, CONDITIONS)))
-TEXTS = st.lists(POLICY, max_size=8).map(lambda made: "\n".join(text(f"p{at}", *each) for at, each in enumerate(made)))
+PARTS = (KINDS, PRINCIPALS, ACTIONS, RESOURCES, CONDITIONS)
+Made = tuple[str, ...]
+SETS = st.lists(st.tuples(*map(st.sampled_from, PARTS)), max_size=8)
+
+
+def write(made: list[Made]) -> str:
+    return "\n".join(text(f"p{at}", *each) for at, each in enumerate(made))
+
+
+TEXTS = SETS.map(write)
+
+
+@st.composite
+def revisions(draw: st.DrawFn) -> tuple[str, str]:
+    """A set of policies, and the same with one part of one policy written anew: near enough to differ in details."""
+    before = draw(SETS.filter(bool))
+    at, part = draw(st.integers(0, len(before) - 1)), draw(st.integers(0, len(PARTS) - 1))
+    changed = list(before[at])
+    changed[part] = draw(st.sampled_from(PARTS[part]))
+    after = [*before[:at], tuple(changed), *before[at + 1 :]]
+    permit = ("permit", "principal", "action", "resource", "")
+    extra = [permit] if draw(st.booleans()) else []
+    return write([*before, *extra]), write([*after, *extra])
 
 
 def text(id: str, kind: str, principal: str, action: str, resource: str, condition: str) -> str:

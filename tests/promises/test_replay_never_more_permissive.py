@@ -11,7 +11,7 @@ from mcp_guard.core.model import Json
 from mcp_guard.policy.export import plain_text
 from mcp_guard.policy.past import Past, Version
 from mcp_guard.policy.replay import replay
-from tests.policy.made import CEDAR, TEXTS, Asked, policies_of, requests
+from tests.policy.made import CEDAR, TEXTS, Asked, policies_of, requests, revisions
 from tests.policy.test_export import APPROVALS, lets
 
 
@@ -35,9 +35,10 @@ def oracle(before: str, after: str, asked: list[Asked]) -> set[int]:
     }
 
 
-@settings(max_examples=400, deadline=None)
-@given(TEXTS, TEXTS, st.lists(requests(), min_size=1, max_size=5))
-def test_the_answer_is_cedars(before: str, after: str, asked: list[Asked]) -> None:
+@settings(max_examples=600, deadline=None)
+@given(st.tuples(TEXTS, TEXTS) | revisions(), st.lists(requests(), min_size=1, max_size=5))
+def test_the_answer_is_cedars(sets: tuple[str, str], asked: list[Asked]) -> None:
+    before, after = sets
     version = Version("then", policies_of(before), CEDAR)
     done = replay(recorded(asked), lambda _: version, policies_of(after))
     looser = {difference.receipt["seq"] for difference in done.differences if difference.looser}
