@@ -8,6 +8,7 @@ import asyncio
 import gc
 import os
 import re
+import signal
 import sys
 import time
 from collections.abc import Collection, Iterable
@@ -16,13 +17,13 @@ from typing import TYPE_CHECKING
 
 from mcp_guard import __version__
 from mcp_guard.core.describe import Description
-from mcp_guard.core.errors import GuardError, PolicyError
-from mcp_guard.core.model import Instance, Json, Micros, Tool
+from mcp_guard.core.model import Instance, Json, Micros, Mode, Tool
 from mcp_guard.core.receipt import Draft, format_time, instance_fields
 from mcp_guard.guard import Guard
 from mcp_guard.identity.instances import Issuer, Launch, check_credential, random_text, start_instance
 from mcp_guard.ledger.opening import LedgerSettings, OpenLedger, open_ledger, recover
 from mcp_guard.policy.in_force import PoliciesInForce
+from mcp_guard.policy.keeper import Keeper, Places
 from mcp_guard.settings import Settings
 from mcp_guard.transports.session import Session
 from mcp_guard.transports.stdio import StdioFront
@@ -166,29 +167,43 @@ class Run:
         self._hub = hub
         self._ledger = ledger
         self._instance = instance
-        self._policies = PoliciesInForce(settings.counters)
-        self._front: StdioFront
+        self._policies = PoliciesInForce(settings.counters, settings.mode)
+        self._front = StdioFront(settings.message_bytes)
+        places = Places(settings.policies, settings.shadow)
+        self._keeper = Keeper(places, self._policies, ledger.book, self._world, self._front.note)
 
     async def serve(self, public_key: str) -> None:
         book, about = self._ledger.book, instance_fields(self._instance)
         launched = {"ticket": self._instance.task.ticket, "reason": self._instance.task.reason}
         expires = format_time(self._instance.expires)
         book.note(
-            Draft("guard.started", {"guard": book.settings.guard, "pid": os.getpid()}),
+            Draft("guard.started", {"guard": book.settings.guard, "pid": os.getpid(), "mode": self._say_mode()}),
             Draft("instance.started", about | launched | {"guard": book.settings.guard}),
             Draft("credential.issued", about | {"public_key": public_key, "expires": expires}),
         )
-        self._front = StdioFront(self._settings.message_bytes)
         self._hub.on_catalog = self._load_policies
         asyncio.get_running_loop().call_later(COLLECT_AFTER_SECONDS, gc.enable)  # also if no policies can be loaded
         session = Session(self._make_guard(), self._hub, self._instance, self._front, self._settings.inbox)
+        self._keeper.on_changed = session.tell_tools_changed
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._keeper.wake)
         async with asyncio.TaskGroup() as tasks:
-            courier = tasks.create_task(self._carry()) if self._settings.routes else None
+            helpers = [tasks.create_task(self._keeper.watch())]
+            if self._settings.routes:
+                helpers.append(tasks.create_task(self._carry()))
             await self._front.serve(session, self._hub)
-            if courier is not None:
-                courier.cancel()
+            for helper in helpers:
+                helper.cancel()
         self._ledger.requests.end(self._instance)
         book.note(Draft("instance.ended", about), Draft("guard.stopped", {"guard": book.settings.guard}))
+
+    def _say_mode(self) -> str:
+        """The mode, for the receipt; told to the operator if anything is only observed."""
+        observed = [name for name, rule in self._settings.tool_rules.items() if rule.mode is Mode.OBSERVE]
+        if self._settings.mode is Mode.OBSERVE:
+            self._front.note("observe mode: decisions are recorded, and only what is always in force is blocked")
+        elif observed:
+            self._front.note(f"only observed: {', '.join(observed)}")
+        return str(self._settings.mode)
 
     async def _carry(self) -> None:
         """Notify, escalate and expire, once there is something to do that for."""
@@ -217,23 +232,9 @@ class Run:
 
     def _load_policies(self) -> None:
         """Read the policies against the catalog as it is now. A bad set never replaces a good one."""
-        from mcp_guard.policy.engine import load_policies  # cedar is loaded while the upstreams answer
+        if self._keeper.load():
+            gc.freeze()  # what is loaded by now stays: no collection need look at it again
+            gc.enable()
 
-        world = policy_world(self._settings, self._hub.tools(), self._hub.absent())
-        book = self._ledger.book
-        try:
-            engine = load_policies(self._settings.policies, world)
-            loaded = Draft("policy.loaded", {"policy_version": engine.version, "dormant": list(engine.dormant)})
-            book.note(loaded, policy=(engine.version, engine.material))
-        except GuardError as error:
-            kept = "the ones in force stay" if self._policies.version != "none" else "every call is denied"
-            self._policies.why_none = f"the policies could not be loaded: {error.message}"
-            self._front.note(f"the policies are not loaded, {kept}:\n{error}")
-            if isinstance(error, PolicyError):
-                book.note(Draft("policy.rejected", {"reasons": error.message.splitlines()}))
-            return
-        self._policies.replace(engine)
-        gc.freeze()  # what is loaded by now stays: no collection need look at it again
-        gc.enable()
-        if engine.dormant:
-            self._front.note(f"waiting for tools not listed yet: {', '.join(engine.dormant)}")
+    def _world(self) -> "World":
+        return policy_world(self._settings, self._hub.tools(), self._hub.absent())

@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.core.model import Agent, Counter, Effect, FactsRule, ResourceRule, ToolRule
+from mcp_guard.core.model import Agent, Counter, Effect, FactsRule, Mode, ResourceRule, ToolRule
 from mcp_guard.settings import Enrolled, NotifierSettings, Server, Settings
 
 SECOND = 1_000_000
@@ -72,6 +72,7 @@ class ToolConfig(Model):
     ask: tuple[Literal["ticket", "reason"], ...] = ()
     sensitive: tuple[str, ...] = ()
     deed: str | None = None
+    mode: Mode | None = None
 
     def rule(self) -> ToolRule:
         return ToolRule(
@@ -81,6 +82,7 @@ class ToolConfig(Model):
             ask=self.ask,
             sensitive=self.sensitive,
             deed=self.deed,
+            mode=self.mode,
         )
 
 
@@ -186,6 +188,8 @@ class InboxConfig(Model):
 class GuardConfig(Model):
     state_dir: Path = Path("state")
     policies: Path
+    mode: Mode = Mode.ENFORCE
+    shadow: Path | None = None
     origin: str = "mcp-guard.local/ledger"
     hold_seconds: Annotated[float, Field(ge=0)] = 45
     ticket_pattern: str | None = None
@@ -295,6 +299,8 @@ class Config(Model):
                 for name, notifier in self.notifiers.items()
             },
             inbox_port=self.inbox.port,
+            mode=guard.mode,
+            shadow=here / guard.shadow if guard.shadow else None,
         )
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.core.model import Agent, Counter, ToolRule
+from mcp_guard.core.model import Agent, Counter, Mode, ToolRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +65,8 @@ class Settings:
     routes: Mapping[str, Route]
     notifiers: Mapping[str, NotifierSettings]
     inbox_port: int
+    mode: Mode = Mode.ENFORCE
+    shadow: Path | None = None
 
     @property
     def inbox(self) -> str:

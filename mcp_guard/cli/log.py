@@ -42,7 +42,7 @@ def summary(receipt: Receipt) -> str:
         case "outcome":
             return str(receipt.get("detail", ""))
         case "policy.loaded":
-            return str(receipt["policy_version"])
+            return str(receipt["policy_version"]) + (" (shadow)" if "shadow" in receipt else "")
         case "policy.rejected":
             return "; ".join(receipt.get("reasons", []))
         case kind if kind.startswith("approval."):

@@ -45,6 +45,7 @@ class Replay:
 
 NOT_ASKED = "refused before any policy was asked"
 ERASED = "request erased"
+NO_SHADOW = "decided without a shadow"
 NO_TEXT = "policies of then not kept"
 
 
@@ -89,10 +90,7 @@ def _again(done: Replay, past: Past, version: Version | None, candidates: _Candi
         return
     posed: Posed = version.pose(past.material)
     was, would = version.rule(posed), candidate.rule(posed)
-    done.matrix[was.outcome, would.outcome] += 1
-    looser = is_more_permissive(would, was)
-    if looser or (was.outcome, was.routes) != (would.outcome, would.routes):
-        done.differences.append(Difference(past.receipt, was, would, looser))
+    _compare(done, past.receipt, was, would)
     if not _is_as_recorded(past.receipt, was):
         done.unlike.append(past.receipt)
 
@@ -106,6 +104,27 @@ def _list_again(done: Replay, past: Past, candidates: _Candidates, principal: li
         done.listed.append(past.receipt)
     else:
         done.left_out["tool not listed, then or now"] += 1
+
+
+def shadowed(decisions: Iterable[Past], versions: Versions) -> Replay:
+    """What the shadow policies said when they were asked, beside what those in force decided."""
+    done = Replay()
+    for past in decisions:
+        said = past.receipt.get("shadow")
+        version = versions(past.receipt["policy_version"])
+        if said is None or past.material is None or version is None:
+            done.left_out[NO_SHADOW if said is None else ERASED] += 1
+            continue
+        would = Ruling(Outcome(said["outcome"]), tuple(said.get("policies", ())), tuple(said.get("routes", ())))
+        _compare(done, past.receipt, version.rule(version.pose(past.material)), would)
+    return done
+
+
+def _compare(done: Replay, receipt: Json, was: Ruling, would: Ruling) -> None:
+    done.matrix[was.outcome, would.outcome] += 1
+    looser = is_more_permissive(would, was)
+    if looser or (was.outcome, was.routes) != (would.outcome, would.routes):
+        done.differences.append(Difference(receipt, was, would, looser))
 
 
 def _is_as_recorded(receipt: Json, was: Ruling) -> bool:

@@ -108,7 +108,7 @@ _POSITION = re.compile(r"^for policy `[^`]*`, ")
 
 
 def validate(policies: Mapping[str, Policy], schema: str, path: Path) -> None:
-    result = cedarpy.validate_policies(cedarpy.policies_from_json_str(as_json(policies)), schema)
+    result = cedarpy.validate_policies(cedarpy.policies_from_json_str(as_json(policies)), schema, release_gil=True)
     if result.validation_passed:
         return
     names = result.id_annotations_by_policy_id
