@@ -45,6 +45,47 @@ def test_replay_refuses_a_candidate_that_does_not_fit_the_tools(past: Past, tmp_
     assert "candidate.cedar: w: " in printed
 
 
+def test_explain_a_denial(past: Past) -> None:
+    assert (
+        transcript(past, "policy", "explain", "13")
+        == """\
+receipt 13: tester asked for up__echo at TIME
+denied, because of `quiet`:
+
+test.cedar: quiet (forbid): nobody may shout
+  is about it: principal, action == Action::"up__echo", resource
+    when context.input has text: true  (context.input.text = "hi!")
+    when context.input.text like "*!": true  (context.input.text = "hi!")
+
+the smallest change of the request: context.input.text "hi" instead of "hi!" → allow
+  or context.input.text "something else" instead of "hi!" → require_approval (people)
+of the policies:
+  without `quiet` → allow"""
+    )
+
+
+def test_explain_a_held_call_by_the_call(past: Past) -> None:
+    printed = transcript(past, "policy", "explain", "8")
+    assert printed.startswith("receipt 7: tester asked for up__echo at TIME\nheld for people, because gates stand")
+    assert '    unless context.input.text like "hi*": false  (context.input.text = "gated")' in printed
+    assert 'the smallest change of the request: context.input.text "hi" instead of "gated" → allow' in printed
+    report = as_json(past, "policy", "explain", "8")
+    assert report["outcome"] == "require_approval"
+    assert {"change": "without `gate`", "outcome": "allow", "routes": []} in report["policy_changes"]
+
+
+def test_explain_what_people_denied(past: Past) -> None:
+    lines = transcript(past, "policy", "explain", "17").splitlines()
+    assert lines[1] == "recorded: deny: approval APPROVAL is denied by Alice: not twice"
+    assert lines[2].startswith("held for people")
+
+
+def test_explain_where_no_policy_was_asked(past: Past) -> None:
+    printed = transcript(past, "policy", "explain", "18", code=5)
+    assert printed.startswith("mcp-guard: no policy was asked in receipt 18: unknown tool\nhint: ")
+    assert "no decision in receipt or call" in transcript(past, "policy", "explain", "0", code=5)
+
+
 def as_json(past: Past, *words: str, code: int = 0) -> Any:
     done = cli(*words, "--json", "--config", str(past.config), check=False)
     assert done.returncode == code, done.stdout + done.stderr

@@ -6,6 +6,7 @@ import sys
 VERBS: dict[str, str] = {
     "validate": "load the policies against the tools that are listed now",
     "test": "run the *.cases.toml beside the policies",
+    "explain": "why a decision came out as it did, and what would alter it",
     "replay": "run the ledger's decisions again under other policies",
     "shadow": "what the shadow policies would have decided",
 }
