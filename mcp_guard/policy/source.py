@@ -41,7 +41,7 @@ def read_policies(path: Path, routes: Collection[str]) -> Source:
 
     Raises: PolicyError naming every problem, by file and policy.
     """
-    source, problems = parse_texts(_read_files(path), routes)
+    source, problems = parse_texts(read_files(path), routes)
     if problems:
         raise PolicyError("\n".join(problems), f"mend the policies in `{path}`")
     return source
@@ -68,7 +68,8 @@ def parse_texts(texts: Mapping[str, str], routes: Collection[str] | None) -> tup
     return Source(texts, policies), problems
 
 
-def _read_files(path: Path) -> dict[str, str]:
+def read_files(path: Path) -> dict[str, str]:
+    """Each file's text by name. Raises: PolicyError."""
     try:
         files = sorted(path.glob("*.cedar")) if path.is_dir() else [path]
         if not files:

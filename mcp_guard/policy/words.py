@@ -42,7 +42,7 @@ def _is(inner: Json) -> tuple[str, int]:
 
 
 def _has(inner: Json) -> tuple[str, int]:
-    name = inner["attr"] if _is_plain(inner["attr"]) else json.dumps(inner["attr"])
+    name = inner["attr"] if is_plain(inner["attr"]) else json.dumps(inner["attr"])
     return f"{_within(inner['left'], RELATION + 1)} has {name}", RELATION
 
 
@@ -86,12 +86,12 @@ def _value(value: Any) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _is_plain(name: str) -> bool:
+def is_plain(name: str) -> bool:
     return name.isidentifier() and name.isascii()
 
 
 def _attribute(name: str) -> str:
-    return f".{name}" if _is_plain(name) else f"[{json.dumps(name)}]"
+    return f".{name}" if is_plain(name) else f"[{json.dumps(name)}]"
 
 
 def _pattern(parts: list[Any]) -> str:

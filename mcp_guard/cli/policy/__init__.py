@@ -4,11 +4,17 @@ import importlib
 import sys
 
 VERBS: dict[str, str] = {
+    "new": "start a policy file and its cases from a tool's schema",
+    "fmt": "format the policy files, comments kept",
+    "lint": "find what is legal and probably not meant",
+    "schema": "print the schema that policies are checked against",
     "validate": "load the policies against the tools that are listed now",
     "test": "run the *.cases.toml beside the policies",
+    "coverage": "which policies no case and no decision is determined by",
     "explain": "why a decision came out as it did, and what would alter it",
     "replay": "run the ledger's decisions again under other policies",
     "shadow": "what the shadow policies would have decided",
+    "export": "plain Cedar, for Cedar's own analysis tools",
 }
 """Name: help. Its module here has `main(arguments)`, which returns the exit code."""
 

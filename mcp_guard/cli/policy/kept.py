@@ -10,11 +10,14 @@ from pathlib import Path
 
 from mcp_guard.core import canonical
 from mcp_guard.core.errors import LedgerError, PolicyError
+from mcp_guard.core.model import Json
 from mcp_guard.core.receipt import format_time
+from mcp_guard.ledger.opening import FILE
 from mcp_guard.policy.past import DECIDING, Past, Version, read_past, read_version
 from mcp_guard.policy.replay import Versions
 from mcp_guard.policy.source import Policy, outside, read_policies, validate
-from mcp_guard.storage.sqlite import Store, reading
+from mcp_guard.settings import Settings
+from mcp_guard.storage.sqlite import Store, open_store, reading
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -71,13 +74,20 @@ def versions(store: Store) -> Versions:
 
 def latest_version(store: Store) -> Version:
     """The version loaded last. Raises: LedgerError if there is none."""
+    found = find_latest(store)
+    if found is None:
+        raise LedgerError(f"no policies were ever loaded in `{store.path}`", "run the guard once: mcp-guard run")
+    return found
+
+
+def find_latest(store: Store) -> Version | None:
     with reading(store.path):
         for row in store.receipts_back():
             if row.kind == "policy.loaded" and "shadow" not in (said := json.loads(row.body)):
                 found = versions(store)(said["policy_version"])
                 if found is not None:
                     return found
-    raise LedgerError(f"no policies were ever loaded in `{store.path}`", "run the guard once: mcp-guard run")
+    return None
 
 
 def read_candidate(path: Path, routes: tuple[str, ...], world: Version) -> dict[str, Policy]:
@@ -92,3 +102,17 @@ def read_candidate(path: Path, routes: tuple[str, ...], world: Version) -> dict[
     except ValueError as error:
         raise PolicyError(f"{path}: {error}", "check the policies") from None
     return policies
+
+
+def known_schema(settings: Settings, live: bool) -> tuple[Json | None, str]:
+    """The schema to check against, and in words where it is from: of the tools that are listed now, if `live`; else of
+    those that were listed last, if the ledger knows. Raises: UpstreamError.
+    """
+    if live:
+        from mcp_guard.cli.policy.live import live_schema
+
+        return live_schema(settings), "checked against the tools that are listed now"
+    path = settings.state_dir / FILE
+    if path.exists() and (found := find_latest(open_store(path, create=False))):
+        return found.schema, "checked against the tools that were listed last"
+    return None, "checked without a schema: run the guard once, or use --live"

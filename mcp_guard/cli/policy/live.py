@@ -4,8 +4,9 @@ import asyncio
 
 from mcp_guard.app import listed_tools, policy_world
 from mcp_guard.core.errors import UpstreamError
-from mcp_guard.core.model import Tool
+from mcp_guard.core.model import Json, Tool
 from mcp_guard.policy.engine import PolicyEngine, World, load_policies
+from mcp_guard.policy.schema import build_schema
 from mcp_guard.settings import Settings
 
 
@@ -23,3 +24,9 @@ def live_engine(settings: Settings) -> tuple[PolicyEngine, dict[str, Tool]]:
     """The engine, and the tools by listed name. Raises: PolicyError, UpstreamError."""
     world = live_world(settings)
     return load_policies(settings.policies, world), {tool.listed_as: tool for tool in world.tools}
+
+
+def live_schema(settings: Settings) -> Json:
+    """The schema of the tools that are listed now. Raises: UpstreamError."""
+    world = live_world(settings)
+    return build_schema(world.tools, world.attributes, world.counters)[0]
