@@ -4,7 +4,6 @@ INVARIANT: a slice holds every policy whose scope matches the request. Cedar eva
 scope matches, so what is left out can neither determine a decision nor fail in one (docs/decisions/0030).
 """
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -14,6 +13,7 @@ from cedarpy import Entities, PolicySet
 from mcp_guard.core.decision import Ruling, Verdict, rule
 from mcp_guard.core.model import Json
 from mcp_guard.policy.source import Policy, as_json
+from mcp_guard.policy.words import quoted
 
 Uid = tuple[str, str]
 """An entity's type and id."""
@@ -144,7 +144,7 @@ class Ruleset:
 
 def entity_text(type: str, id: str) -> str:
     """An entity in Cedar's own syntax."""
-    return f"{type}::{json.dumps(id)}"
+    return f"{type}::{quoted(id)}"
 
 
 PERMIT_ALL = Policy(

@@ -15,6 +15,14 @@ Path = tuple[str, ...]
 """A variable and the attributes read from it: `("context", "input", "amount")`."""
 
 
+def quoted(text: str) -> str:
+    """A string as Cedar writes it: unlike in JSON, control characters are `\\u{8}`."""
+    return '"' + "".join(_ESCAPES.get(c, c if c.isprintable() else f"\\u{{{ord(c):x}}}") for c in text) + '"'
+
+
+_ESCAPES = {'"': '\\"', "\\": "\\\\"}
+
+
 def expression(body: Json) -> str:
     """An expression as Cedar text, with no more brackets than it needs."""
     return _text(body)[0]
@@ -42,12 +50,12 @@ def _is(inner: Json) -> tuple[str, int]:
 
 
 def _has(inner: Json) -> tuple[str, int]:
-    name = inner["attr"] if is_plain(inner["attr"]) else json.dumps(inner["attr"])
+    name = inner["attr"] if is_plain(inner["attr"]) else quoted(inner["attr"])
     return f"{_within(inner['left'], RELATION + 1)} has {name}", RELATION
 
 
 def _like(inner: Json) -> tuple[str, int]:
-    return f"{_within(inner['left'], RELATION + 1)} like {json.dumps(_pattern(inner['pattern']))}", RELATION
+    return f'{_within(inner["left"], RELATION + 1)} like "{_pattern(inner["pattern"])}"', RELATION
 
 
 def _if(inner: Json) -> tuple[str, int]:
@@ -55,7 +63,7 @@ def _if(inner: Json) -> tuple[str, int]:
 
 
 def _record(inner: Json) -> tuple[str, int]:
-    return "{" + ", ".join(f"{json.dumps(name)}: {expression(value)}" for name, value in inner.items()) + "}", ATOM
+    return "{" + ", ".join(f"{quoted(name)}: {expression(value)}" for name, value in inner.items()) + "}", ATOM
 
 
 FORMS: Mapping[str, Callable[[Any], tuple[str, int]]] = {
@@ -82,8 +90,8 @@ def _within(body: Json, least: int) -> str:
 def _value(value: Any) -> str:
     if isinstance(value, dict) and "__entity" in value:
         entity = value["__entity"]
-        return f"{entity['type']}::{json.dumps(entity['id'], ensure_ascii=False)}"
-    return json.dumps(value, ensure_ascii=False)
+        return f"{entity['type']}::{quoted(entity['id'])}"
+    return quoted(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
 def is_plain(name: str) -> bool:
@@ -91,11 +99,11 @@ def is_plain(name: str) -> bool:
 
 
 def _attribute(name: str) -> str:
-    return f".{name}" if is_plain(name) else f"[{json.dumps(name)}]"
+    return f".{name}" if is_plain(name) else f"[{quoted(name)}]"
 
 
 def _pattern(parts: list[Any]) -> str:
-    return "".join("*" if part == "Wildcard" else part["Literal"].replace("*", "\\*") for part in parts)
+    return "".join("*" if part == "Wildcard" else quoted(part["Literal"])[1:-1].replace("*", "\\*") for part in parts)
 
 
 def conjuncts(body: Json) -> list[Json]:

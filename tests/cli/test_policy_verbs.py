@@ -164,3 +164,12 @@ def test_new_starts_a_policy_that_passes_its_own_cases(past: Past, tmp_path: Pat
 def test_a_verb_that_is_none(past: Past) -> None:
     assert cli("policy", "lnt", check=False).returncode == 2
     assert "explain" in cli("policy", "--help").stdout
+
+
+def test_suggest_says_why_there_is_nothing(past: Past) -> None:
+    assert (
+        transcript(past, "policy", "suggest", code=1)
+        == """\
+nothing for tester, up__echo on Tool: Alice denied such a call (receipt 16)
+nothing is suggested"""
+    )

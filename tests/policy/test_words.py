@@ -12,6 +12,7 @@ from mcp_guard.policy.words import conjunction, conjuncts, expression, paths, sc
 
 LEAVES = st.sampled_from(
     ["context.a", "context.b.c", "1", "true", '"t\\"x"', "principal.owner", 'decimal("1.5")', 'Group::"g"', "[1, 2]",
+     '"ünï\\u{8}\\n*"',
      "context.s", "-context.n", 'context["odd name"]', "{x: 1}"]
 )  # fmt: skip
 

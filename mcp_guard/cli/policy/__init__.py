@@ -14,6 +14,7 @@ VERBS: dict[str, str] = {
     "explain": "why a decision came out as it did, and what would alter it",
     "replay": "run the ledger's decisions again under other policies",
     "shadow": "what the shadow policies would have decided",
+    "suggest": "the narrowest policies for what was always approved, or observed",
     "export": "plain Cedar, for Cedar's own analysis tools",
 }
 """Name: help. Its module here has `main(arguments)`, which returns the exit code."""
