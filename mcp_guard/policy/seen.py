@@ -15,6 +15,9 @@ from mcp_guard.policy.words import is_plain, quoted
 MOST_VALUES = 20
 """Texts beyond which an argument counts as free, and is not bounded by a set."""
 
+LESS_IS_SAFER = ("context.rate.", "context.risk.score", "principal.depth")
+"""Bounded from above only: less of these was never a reason to ask."""
+
 
 class Unbounded(Exception):
     """No condition holds of exactly what was seen; the message names the attribute."""
@@ -73,6 +76,8 @@ def bound(at: str, values: list[Any]) -> Condition | None:
         )
     if isinstance(first, int):
         low, high = min(values), max(values)
+        if at.startswith(LESS_IS_SAFER):
+            return Condition(f"{at} <= {high}", f"{at}: up to {high}")
         text = f"{at} == {low}" if low == high else f"{at} >= {low} && {at} <= {high}"
         return Condition(text, f"{at}: from {low} to {high}")
     if isinstance(first, str):
