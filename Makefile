@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 export UV_NO_PROGRESS = 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check bench bench-policy lock clean format screenshots browser
+.PHONY: demo test check bench bench-verify bench-ledger bench-policy lock clean format screenshots browser
 
 demo: $(VENV)/.dev  ## two scenarios through a real guard, receipts, verification, tampering
 	@$(BIN)/python examples/crm/demo.py
@@ -31,11 +31,17 @@ format: $(VENV)/.dev
 	@$(BIN)/ruff check --fix -q
 	@$(BIN)/ruff format -q
 
+bench-verify: $(VENV)/.dev  ## how fast a ledger is verified, and in how much memory
+	@$(BIN)/python benchmarks/verify.py $(ARGS)
+
 bench: $(VENV)/.dev  ## the guard beside its peers, interleaved in one run
 	@$(BIN)/python benchmarks/bench.py $(ARGS)
 
 bench-policy: $(VENV)/.dev  ## one decision as the set of policies grows
 	@$(BIN)/python benchmarks/policies.py
+
+bench-ledger: $(VENV)/.dev  ## the same step in ledgers of 10 thousand, 100 thousand and a million receipts
+	@$(BIN)/python benchmarks/ledger.py $(ARGS)
 
 lock: $(VENV)/.uv  ## resolve anew; the files name no registry
 	@$(UV) pip compile pyproject.toml --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements.lock

@@ -87,6 +87,9 @@ class Ledger(Protocol):
     def count(self, instance: Instance, tool: Tool, counters: tuple[Counter, ...], now: Micros) -> Mapping[str, int]:
         """Each counter's value for this instance, the present call included where it counts."""
 
+    def standing(self, instance: Instance) -> str | None:
+        """Why this instance may not call now (expired, or revoked with something it depends on), or None."""
+
     async def refuse(self, call: Call, decision: Decision) -> int:
         """Record a decision that lets nothing happen. Returns its sequence number, durable."""
 

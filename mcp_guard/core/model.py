@@ -80,6 +80,10 @@ class Instance:
     """The compact JWS; verified when the session opens, its expiry on every call."""
     credential_id: str
     depth: int = 0
+    tools: tuple[str, ...] = ("*",)
+    """What it may use at most: listed names, `server__*`, or `*`; the policies still decide."""
+    parents: tuple[str, ...] = ()
+    """The instances that delegated to it, the nearest last; with any of them revoked, it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +112,18 @@ class FactsRule:
 
 
 @dataclass(frozen=True, slots=True)
+class Redaction:
+    """JSON pointers to what is not kept of a call: in its arguments, in its facts, in its result. See `redaction`."""
+
+    arguments: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
+    result: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.arguments or self.facts or self.result)
+
+
+@dataclass(frozen=True, slots=True)
 class ToolRule:
     """What the operator's config says of one tool."""
 
@@ -121,6 +137,7 @@ class ToolRule:
     """How the attribution sentence names what the tool does: `updated deal`."""
     mode: Mode | None = None
     """Overrides the mode of the guard for this tool."""
+    redaction: Redaction = Redaction()
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,6 +234,7 @@ class Call:
     """One call, described: everything that the decision may look at.
 
     `canonical` are the exact argument bytes that are hashed, decided on and sent. A call with `problems` is denied.
+    `request_hash` says that two requests are the same; unsalted, it stands in nothing that outlives the request.
     """
 
     id: str
@@ -235,6 +253,7 @@ class Call:
     problems: tuple[str, ...] = ()
     purpose: str = "call"
     """`call`, or `facts` for the guard's own look-up."""
+    redaction: Redaction = Redaction()
 
 
 @dataclass(frozen=True, slots=True)

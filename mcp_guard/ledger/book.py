@@ -5,14 +5,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
 
-import orjson
-
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.grant import Grant
 from mcp_guard.core.model import Call, Counter, Decision, Execution, Instance, Micros, Outcome, Tool
 from mcp_guard.core.receipt import Draft, decision_draft, intent_draft, look_up_draft, outcome_draft
 from mcp_guard.core.replies import never_sent
-from mcp_guard.ledger import lifecycle
+from mcp_guard.ledger import lifecycle, registry
 from mcp_guard.ledger.writer import Step, Writer
 from mcp_guard.ports import Intent, Moved
 from mcp_guard.storage.sqlite import Store
@@ -80,6 +78,12 @@ class Book:
     def leave(self) -> None:
         self.writer.company -= 1
 
+    # Who may call
+
+    def standing(self, instance: Instance) -> str | None:
+        now = self.writer.now()
+        return self.writer.read(lambda store: registry.standing(store, instance, now))
+
     # The steps of the story
 
     async def refuse(self, call: Call, decision: Decision) -> int:
@@ -93,6 +97,8 @@ class Book:
 
         def op(step: Step) -> Intent | Moved:
             release()
+            if why := registry.standing(step.store, call.instance, step.now):
+                return Moved(why)
             if moved := _rates_moved(step, uses, decision):
                 return moved
             if held is not None and (gone := lifecycle.not_consumable(step, held)):
@@ -128,9 +134,8 @@ class Book:
             raise
 
     def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> "asyncio.Future[int]":
-        response = orjson.dumps(execution.reply)
-        draft = outcome_draft(intent.call, intent.seq, execution, response)
-        hashed_only = len(response) > self.settings.kept_response_bytes
+        draft = outcome_draft(intent.call, intent.seq, execution)
+        hashed_only = len(draft.payloads["response"]) > self.settings.kept_response_bytes
 
         def op(step: Step) -> int:
             step.store.close_call(intent.seq)

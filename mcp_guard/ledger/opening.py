@@ -14,11 +14,13 @@ from mcp_guard.core.model import Counter, Ending, Json
 from mcp_guard.core.receipt import Draft
 from mcp_guard.identity.instances import random_text
 from mcp_guard.ledger.book import Book, BookSettings
-from mcp_guard.ledger.keys import load_key
+from mcp_guard.ledger.keys import SigningKey, publish
 from mcp_guard.ledger.requests import Requests
+from mcp_guard.ledger.signers import Custody, custody
 from mcp_guard.ledger.writer import Step, Writer
 from mcp_guard.ports import Clock
-from mcp_guard.storage.sqlite import open_store
+from mcp_guard.settings import SignerSettings
+from mcp_guard.storage.sqlite import Store, open_store
 
 FILE = "ledger.sqlite"
 CARRIED = (
@@ -37,12 +39,40 @@ class LedgerSettings:
     counters: tuple[Counter, ...] = ()
     kept_response_bytes: int = 64 * 1024
     unsafe_skip_fsync: bool = False
+    signers: tuple[SignerSettings, ...] = (SignerSettings(),)
+
+
+def custody_of(settings: LedgerSettings) -> Custody:
+    """Raises: LedgerError."""
+    return custody(settings.state_dir, settings.origin, settings.signers)
 
 
 def open_writer(settings: LedgerSettings, clock: Clock, create: bool = True) -> Writer:
     """The ledger of this folder, for a guard or a command. Raises: LedgerError."""
     store = open_store(settings.state_dir / FILE, settings.unsafe_skip_fsync, create)
-    return Writer(store, load_key(settings.state_dir, settings.origin), clock)
+    keys = custody_of(settings)
+
+    def find(verifier: str) -> SigningKey:
+        key = keys.find(verifier)
+        publish_keys(store, settings.state_dir, keys)
+        return key
+
+    if in_force := store.head().key:
+        return Writer(store, find(in_force), clock, find)
+    key = keys.first()
+    publish(settings.state_dir, [key.verifier])
+    return Writer(store, key, clock, find)
+
+
+def publish_keys(store: Store, folder: Path, keys: Custody) -> None:
+    """Bring `ledger.pub` and the private keys up to what the ledger says, which a process may have died before doing.
+
+    Raises: LedgerError.
+    """
+    verifiers = [each.verifier for each in store.guard_keys()]
+    publish(folder, verifiers)
+    if len(verifiers) > 1:
+        keys.settle(verifiers[-1], verifiers[:-1])
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,11 +1,13 @@
-"""Keeps the policies in force up to date: reads them when the catalog is another one, and when their files change.
+"""Keeps the policies of one process up to date: read when a session's catalog is another one, and when files change.
 
 A bad set never replaces a good one: it is receipted, told to the operator, and the one in force stays. Files are looked
-at by their times and sizes, off the path of a call; a set that has changed is read and validated in a thread.
+at by their times and sizes, off the path of a call; a set that has changed is read and validated in a thread. Sessions
+with the same catalog share what was read.
 """
 
 import asyncio
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -20,6 +22,8 @@ if TYPE_CHECKING:  # Cedar is loaded while the upstreams answer, not before
 LOOK_SECONDS = 1.0
 """How often files are looked at. What changed is read once it has been left alone for as long."""
 Stamp = tuple[tuple[str, int, int, int], ...]
+Key = tuple[Path, Stamp, frozenset[object]]
+"""What was read: where, of which files, against which catalog."""
 
 
 class Records(Protocol):
@@ -36,46 +40,52 @@ class Places:
     shadow: Path | None = None
 
 
+@dataclass(eq=False, slots=True, weakref_slot=True)
+class Follower:
+    """One session: its policies, what they are validated against now, and whom to tell that its tools may be others."""
+
+    in_force: PoliciesInForce
+    world: "Callable[[], World]"
+    on_changed: Callable[[], None] = lambda: None
+
+
 class Keeper:
-    """One process's policies. `world` gives what they are validated against now, `tell` speaks to the operator.
+    """One process's policies; `tell` speaks to the operator. It lasts as long as the process, its followers do not."""
 
-    `on_changed` is told when other policies are in force because their files changed.
-    """
-
-    def __init__(
-        self, places: Places, in_force: PoliciesInForce, records: Records, world: "Callable[[], World]",
-        tell: Callable[[str], None],
-    ) -> None:  # fmt: skip
-        self.on_changed: Callable[[], None] = lambda: None
+    def __init__(self, places: Places, records: Records, tell: Callable[[str], None]) -> None:
         self._places = places
-        self._in_force = in_force
         self._records = records
-        self._world = world
         self._tell = tell
-        self._loads = 0
+        self._followers: weakref.WeakSet[Follower] = weakref.WeakSet()
+        self._kept: dict[Key, PolicyEngine | GuardError] = {}
+        self._noted: dict[Path, str] = {}
         self._stamp: Stamp = ()
         self._wake = asyncio.Event()
 
-    def load(self) -> bool:
-        """Read everything now, against the catalog as it is now. Returns whether there are policies in force."""
-        self._loads += 1
+    def load(self, follower: Follower) -> bool:
+        """Give a session the policies against its catalog as it is now. Returns whether any had to be read."""
+        self._followers.add(follower)
         self._stamp = self._look()
-        self._take(_read(self._places.policies, self._world()))
-        if self._places.shadow is not None:
-            self._take_shadow(_read(self._places.shadow, self._world()))
-        return self._in_force.version != "none"
+        world, new = follower.world(), False
+        for place in self._used():
+            key = self._key(place, world)
+            if key not in self._kept:
+                new = True
+                self._remember(key, _read(place, world))
+        self._give(follower, world)
+        return new
 
     def wake(self) -> None:
         """Read the files now, whether or not they seem to have changed."""
         self._wake.set()
 
     async def watch(self) -> None:
-        """Reload whenever the files have changed, until cancelled; begins with the first load."""
+        """Reload whenever the files have changed, until cancelled."""
         seen: Stamp = ()
         while True:
             asked = await self._is_asked()
             stamp = self._look()
-            if self._loads and (asked or (stamp != self._stamp and stamp == seen)):
+            if self._followers and (asked or (stamp != self._stamp and stamp == seen)):
                 try:
                     await self._reload(stamp)
                 except Exception as error:  # a reload that fails, however it does, ends no session
@@ -92,55 +102,70 @@ class Keeper:
         return True
 
     async def _reload(self, stamp: Stamp) -> None:
-        """Read in a thread. What was read is dropped if the catalog changed meanwhile: that has read the files anew."""
-        self._stamp, loads, version = stamp, self._loads, self._in_force.version
-        world, shadow = self._world(), None
-        read = await asyncio.to_thread(_read, self._places.policies, world)
+        """Read in a thread, then give every session its own. One whose catalog changed meanwhile has loaded anew."""
+        self._stamp = stamp
+        self._kept.clear()
+        for follower in list(self._followers):
+            world = follower.world()
+            keys = [(place, self._key(place, world)) for place in self._used()]
+            for place, key in keys:
+                if key not in self._kept:
+                    read = await asyncio.to_thread(_read, place, world)
+                    if key not in self._kept:
+                        self._remember(key, read)
+            if [self._key(place, follower.world()) for place, _ in keys] == [key for _, key in keys]:
+                version = follower.in_force.version
+                self._give(follower, world)
+                if follower.in_force.version != version:
+                    follower.on_changed()
+
+    def _used(self) -> Iterator[Path]:
+        yield self._places.policies
         if self._places.shadow is not None:
-            shadow = await asyncio.to_thread(_read, self._places.shadow, world)
-        if loads != self._loads:
-            return
-        if shadow is not None:
-            self._take_shadow(shadow)
-        self._take(read)
-        if self._in_force.version != version:
-            self._tell(f"the policies were reloaded: version {self._in_force.version}")
-            self.on_changed()
+            yield self._places.shadow
 
-    def _take(self, read: "PolicyEngine | GuardError") -> None:
+    def _key(self, place: Path, world: "World") -> Key:
+        tools = frozenset((tool.listed_as, tool.definition_hash) for tool in world.tools)
+        return place, self._stamp, tools | frozenset(world.absent)
+
+    def _remember(self, key: Key, read: "PolicyEngine | GuardError") -> None:
+        """Receipt what was read, tell the operator, and keep it: one catalog for each place, as they rarely differ."""
+        place = key[0]
+        shadow = {"shadow": True} if place == self._places.shadow else {}
         if isinstance(read, GuardError):
-            kept = "the ones in force stay" if self._in_force.version != "none" else "every call is denied"
-            self._in_force.why_none = f"the policies could not be loaded: {read.message}"
-            self._reject(f"the policies are not loaded, {kept}", read, {})
-            return
-        if read.version != self._in_force.version:
-            loaded = Draft("policy.loaded", {"policy_version": read.version, "dormant": list(read.dormant)})
+            self._reject(read, shadow)
+        elif self._noted.get(place) != read.version:
+            loaded = Draft("policy.loaded", {"policy_version": read.version, "dormant": list(read.dormant), **shadow})
             self._records.note(loaded, policy=(read.version, read.material))
-            if read.dormant:
+            self._noted[place] = read.version
+            if read.dormant and not shadow:
                 self._tell(f"waiting for tools not listed yet: {', '.join(read.dormant)}")
-        self._in_force.replace(read)
+        self._kept = {other: kept for other, kept in self._kept.items() if other[0] != place}
+        self._kept[key] = read
 
-    def _take_shadow(self, read: "PolicyEngine | GuardError") -> None:
-        """A shadow that cannot be loaded is none: no call is the worse for it."""
-        before, self._in_force.shadow = self._in_force.shadow, None
-        if isinstance(read, GuardError):
-            self._reject("the shadow policies are not loaded", read, {"shadow": True})
-            return
-        if before is None or read.version != before.version:
-            loaded = Draft("policy.loaded", {"policy_version": read.version, "shadow": True})
-            self._records.note(loaded, policy=(read.version, read.material))
-        self._in_force.shadow = read
-
-    def _reject(self, what: str, why: GuardError, fields: dict[str, bool]) -> None:
+    def _reject(self, why: GuardError, shadow: dict[str, bool]) -> None:
+        kept = "the ones in force stay" if self._noted.get(self._places.policies) else "every call is denied"
+        what = "the shadow policies are not loaded" if shadow else f"the policies are not loaded, {kept}"
         self._tell(f"{what}:\n{why}")
         if isinstance(why, PolicyError):
-            self._records.note(Draft("policy.rejected", {"reasons": why.message.splitlines(), **fields}))
+            self._records.note(Draft("policy.rejected", {"reasons": why.message.splitlines(), **shadow}))
+
+    def _give(self, follower: Follower, world: "World") -> None:
+        in_force = follower.in_force
+        read = self._kept.get(self._key(self._places.policies, world))
+        if isinstance(read, GuardError):
+            in_force.why_none = f"the policies could not be loaded: {read.message}"
+        elif read is not None:
+            in_force.replace(read)
+        if self._places.shadow is not None:  # one that cannot be loaded is none: no call is the worse for it
+            beside = self._kept.get(self._key(self._places.shadow, world))
+            in_force.shadow = None if beside is None or isinstance(beside, GuardError) else beside
 
     def _look(self) -> Stamp:
         """Names, times, sizes and inodes of the files, as far as they can be seen."""
         found = []
-        for place in (self._places.policies, self._places.shadow):
-            for path in sorted(place.glob("*.cedar")) if place and place.is_dir() else [place] if place else []:
+        for place in self._used():
+            for path in sorted(place.glob("*.cedar")) if place.is_dir() else [place]:
                 try:
                     about = path.stat()
                 except OSError:

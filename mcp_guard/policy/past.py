@@ -34,7 +34,8 @@ class Posed(NamedTuple):
 class Past:
     """One decision of the ledger: its receipt, and what was put to the policies, if that is kept.
 
-    `material` is None if nothing was put to them (`asked` is then False) or if it has been erased.
+    `material` is None if nothing was put to them (`asked` is then False), or if it has been erased, or was redacted in
+    part before it was kept: then it is another request than the one that was decided.
     """
 
     receipt: Json
@@ -55,7 +56,8 @@ def read_past(receipt: Json, payloads: Mapping[str, bytes | None]) -> Past | Non
     if receipt["kind"] not in DECIDING or receipt.get("purpose"):
         return None
     kept = payloads.get("material") if "material" in receipt else None
-    return Past(receipt, json.loads(kept) if kept else None)
+    whole = not any(place.startswith("/material") for place in receipt.get("redacted", ()))
+    return Past(receipt, json.loads(kept) if kept and whole else None)
 
 
 class Version:

@@ -44,7 +44,7 @@ class Replay:
 
 
 NOT_ASKED = "refused before any policy was asked"
-ERASED = "request erased"
+ERASED = "request erased or redacted"
 NO_SHADOW = "decided without a shadow"
 NO_TEXT = "policies of then not kept"
 

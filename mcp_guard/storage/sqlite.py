@@ -12,8 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.merkle import TILE_WIDTH
 from mcp_guard.storage import schema
-from mcp_guard.storage.approval_rows import ApprovalRows, ChangedElsewhere
+from mcp_guard.storage.approval_rows import ApprovalRows
+from mcp_guard.storage.identity_rows import IdentityRows
+from mcp_guard.storage.key_rows import KeyRows
+from mcp_guard.storage.payload_rows import PayloadRows
+from mcp_guard.storage.rows import ChangedElsewhere
 
 __all__ = ["ChangedElsewhere", "Head", "ReceiptRow", "Store", "explain", "open_store", "reading"]
 
@@ -35,11 +40,14 @@ class ReceiptRow:
 
 @dataclass(frozen=True, slots=True)
 class Head:
+    """Size and right edge of the tree, and the verifier line of the key in force (none before the first receipt)."""
+
     size: int
     edge: tuple[bytes, ...]
+    key: str
 
 
-class Store(ApprovalRows):
+class Store(ApprovalRows, IdentityRows, KeyRows, PayloadRows):
     """One connection to the ledger file."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
@@ -62,13 +70,13 @@ class Store(ApprovalRows):
     # Receipts
 
     def head(self) -> Head:
-        size, edge = self._run("SELECT size, edge FROM head").fetchone()
-        return Head(size, tuple(edge[at : at + 32] for at in range(0, len(edge), 32)))
+        size, edge, key = self._run("SELECT size, edge, key FROM head").fetchone()
+        return Head(size, tuple(edge[at : at + 32] for at in range(0, len(edge), 32)), key)
 
     def advance_head(self, before: int, after: Head, checkpoint: str) -> None:
         cursor = self._run(
-            "UPDATE head SET size = ?, edge = ?, checkpoint = ? WHERE one = 0 AND size = ?",
-            (after.size, b"".join(after.edge), checkpoint, before),
+            "UPDATE head SET size = ?, edge = ?, checkpoint = ?, key = ? WHERE one = 0 AND size = ?",
+            (after.size, b"".join(after.edge), checkpoint, after.key, before),
         )
         self._one_row(cursor, "the head of the ledger")
 
@@ -78,6 +86,33 @@ class Store(ApprovalRows):
     def add_receipt(self, row: ReceiptRow) -> None:
         values = (row.seq, row.kind, row.at, row.call, row.body, row.signature, row.leaf)
         self._run("INSERT INTO receipt VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+    def add_node(self, level: int, index: int, hash: bytes) -> None:
+        """The root of a complete subtree of 256**level receipts."""
+        self._run("INSERT INTO node VALUES (?, ?, ?)", (level, index, hash))
+
+    def tile(self, level: int, n: int) -> list[bytes]:
+        """The hashes of a tile (core/merkle.py) that are there by now: up to 256."""
+        span = (n * TILE_WIDTH, (n + 1) * TILE_WIDTH)
+        if level == 0:
+            found = self._run("SELECT CAST(leaf AS BLOB) FROM receipt WHERE seq >= ? AND seq < ? ORDER BY seq", span)
+        else:
+            sql = "SELECT CAST(hash AS BLOB) FROM node WHERE level = ? AND idx >= ? AND idx < ? ORDER BY idx"
+            found = self._run(sql, (level, *span))
+        return [hash for (hash,) in found]
+
+    def entries(self, first: int, end: int) -> list[tuple[int, bytes, bytes]]:
+        """Number, document and signature of the receipts from `first` up to `end`, in order."""
+        cells = "seq, CAST(body AS BLOB), CAST(signature AS BLOB)"
+        sql = f"SELECT {cells} FROM receipt WHERE seq >= ? AND seq < ? ORDER BY seq"
+        return self._run(sql, (first, end)).fetchall()
+
+    def cells(self, first: int, end: int) -> Iterator[tuple[int, dict[str, tuple[bytes, bytes]]]]:
+        """The payloads still kept of the receipts from `first` up to `end`, each as its salt and its bytes."""
+        sql = f"SELECT seq, {', '.join(PAYLOADS)} FROM payload WHERE seq >= ? AND seq < ? ORDER BY seq"
+        for seq, *row in self._run(sql, (first, end)):
+            kept = {name: cell for name, cell in zip(PAYLOADS, row, strict=True) if cell and len(cell) > SALT_BYTES}
+            yield seq, {name: (cell[:SALT_BYTES], cell[SALT_BYTES:]) for name, cell in kept.items()}
 
     def add_payloads(self, seq: int, cells: Mapping[str, bytes]) -> None:
         """The payloads of one receipt, each with its salt before it."""
@@ -170,7 +205,9 @@ def _create(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA user_version = {schema.VERSION}")
     connection.execute("COMMIT")
     if found not in (0, schema.VERSION):
-        raise LedgerError(f"the ledger has format {found}; this version reads {schema.VERSION}", "update mcp-guard")
+        older = "use the version that wrote it, or begin a new ledger in another state_dir"
+        hint = "update mcp-guard" if found > schema.VERSION else older
+        raise LedgerError(f"the ledger has format {found}; this version reads {schema.VERSION}", hint)
 
 
 @contextmanager

@@ -1,7 +1,6 @@
 """One upstream on stdio: handshake, tool listing, restart with back-off. Decides nothing about calls."""
 
 import asyncio
-import subprocess
 from collections.abc import Callable
 from typing import Protocol
 
@@ -10,7 +9,7 @@ import orjson
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Json
 from mcp_guard.upstream import child
-from mcp_guard.upstream.child import Connector
+from mcp_guard.upstream.child import Child, Connector
 from mcp_guard.wire.methods import INITIALIZE, INITIALIZED, LIST_TOOLS, LISTS, PING, TOOLS_CHANGED
 from mcp_guard.wire.peer import Id, Peer, PeerLost
 from mcp_guard.wire.pipes import Pipes
@@ -53,7 +52,8 @@ class Connection:
         self._gone = asyncio.Event()
         self._down: str | None = "is starting"
         self._pipes: Pipes | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._process: Child | None = None
+        self._scrubber = connector.scrubber
 
     def trouble(self) -> str | None:
         return None if self._down is None else f"upstream `{self.name}` {self._down}"
@@ -71,6 +71,10 @@ class Connection:
     async def supervise(self, hello: Json, announced: asyncio.Event, on_listed: Callable[[], None]) -> None:
         """Keep the upstream running until cancelled: handshake, listing, and again after each exit."""
         failures = 0
+        for name in self._process.unguarded if self._process else ():
+            self.owner.note(
+                f"upstream `{self.name}`: the secret `{name}` is too short to be scrubbed from what it says"
+            )
         while True:
             if await self._begin(hello):
                 self.tried.set()
@@ -148,6 +152,8 @@ class Connection:
         if line is None:
             self.on_oddity(f"a message over {self._limit} bytes, dropped")
             return
+        if self._scrubber:  # promise P10: nothing of ours sees the line before
+            line = self._scrubber.clean(line)
         try:
             message = orjson.loads(line)
         except orjson.JSONDecodeError:

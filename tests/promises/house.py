@@ -30,8 +30,11 @@ from mcp_guard.core.model import (
     ToolRule,
 )
 from mcp_guard.core.names import join
+from mcp_guard.core.receipt import Draft
 from mcp_guard.guard import Guard
+from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvers import NewKey, enrol
+from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ledger.opening import LedgerSettings, OpenLedger, open_ledger
 from mcp_guard.ledger.votes import Ballots, Person, Terms
 from mcp_guard.policy.engine import PolicyEngine, World, load_policies
@@ -137,19 +140,32 @@ class House:
         draft.write_text(policies)
         draft.replace(path)  # another process of the same test may be reading it
         engine = load_policies(path, make_world(self.upstream.catalog, self.ledger.book.settings.counters))
+        loaded = Draft("policy.loaded", {"policy_version": engine.version})
+        self.ledger.book.note(loaded, policy=(engine.version, engine.material))
         self.policies.replace(engine)
         return engine
 
-    def approve(self, id: str, approver: str = "alice", verdict: str = "approve", terms: Terms | None = None) -> None:
+    def approve(
+        self,
+        id: str,
+        approver: str = "alice",
+        verdict: str = "approve",
+        terms: Terms | None = None,
+        rationale: str = "because",
+    ) -> None:
         """One person's signed word; their key is enrolled when they first give it."""
         writer = self.ledger.book.writer
         private = KEYS.setdefault(approver, Ed25519PrivateKey.generate())
         new = NewKey("ed25519", private.public_key().public_bytes_raw(), {})
         ballots = Ballots(writer, self.ledger.requests.routes, PEOPLE)
-        statement, _ = ballots.prepare(id, approver, verdict, "because", terms)
+        statement, _ = ballots.prepare(id, approver, verdict, rationale, terms)
         if new.id not in {key.id for key in self.store.approver_keys()}:
             enrol(writer, Person(approver, PEOPLE[approver]), new)
         ballots.cast(statement, new.id, {"signature": base64.b64encode(private.sign(statement.text())).decode()})
+
+    def end(self, instance: str = "run_1") -> None:
+        """The instance is over."""
+        self.ledger.book.writer.run(lambda step: registry.give_up(step, instance, "the instance has ended"))
 
     def close(self) -> None:
         self.ledger.close()
@@ -172,11 +188,14 @@ def open_house(
     counters: tuple[Counter, ...] = (),
     hold_seconds: float = 0.0,
     routes: Mapping[str, Route] | None = None,
+    signed_by: SigningKey | None = None,
 ) -> House:
-    """A guard on a new or shared ledger in `folder`."""
+    """A guard on a new or shared ledger in `folder`; `signed_by` is the key that a new one begins with."""
     clock = Clock()
     settings = LedgerSettings(folder / "state", "test.example/ledger", routes or ROUTES, counters)
     ledger = open_ledger(settings, clock)
+    if signed_by is not None:
+        ledger.book.writer.key = signed_by
     upstream = Recorder({tool.listed_as: tool for tool in TOOLS})
     in_force = PoliciesInForce(counters)
     ids = itertools.count()

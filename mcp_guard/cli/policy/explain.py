@@ -50,7 +50,8 @@ def kept(store: Store, past: Past) -> tuple[Version, dict[str, Any]]:
         because = "; ".join(receipt.get("reasons", [])) or receipt["outcome"]
         raise LedgerError(f"no policy was asked in receipt {receipt['seq']}: {because}", hint)
     if past.material is None:
-        raise LedgerError(f"the request of receipt {receipt['seq']} has been erased", hint)
+        gone = "is redacted" if "redacted" in receipt else "has been erased"
+        raise LedgerError(f"the request of receipt {receipt['seq']} {gone}", hint)
     version = versions(store)(receipt["policy_version"])
     if version is None:
         raise LedgerError(f"the text of policy version `{receipt['policy_version']}` is not kept", hint)

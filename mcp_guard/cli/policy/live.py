@@ -2,11 +2,12 @@
 
 import asyncio
 
-from mcp_guard.app import listed_tools, policy_world
+from mcp_guard.app import listed_tools
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Json, Tool
 from mcp_guard.policy.engine import PolicyEngine, World, load_policies
 from mcp_guard.policy.schema import build_schema
+from mcp_guard.serving import policy_world
 from mcp_guard.settings import Settings
 
 

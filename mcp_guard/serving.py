@@ -1,0 +1,208 @@
+"""What the sessions of one guard process share: the ledger, the policies, the courier; and how a session is made.
+
+Knows no transport. Each session has upstream connections of its own, so that what an upstream says or asks can only
+reach the client whose call it belongs to.
+"""
+
+import asyncio
+import gc
+import os
+import re
+import signal
+import time
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING
+
+from mcp_guard.core.describe import Description
+from mcp_guard.core.model import Instance, Json, Micros, Mode, Tool
+from mcp_guard.core.receipt import Draft
+from mcp_guard.core.scrub import Scrubber
+from mcp_guard.guard import Guard
+from mcp_guard.identity.instances import Issuer, random_text
+from mcp_guard.ledger import registry
+from mcp_guard.ledger.opening import LedgerSettings, OpenLedger
+from mcp_guard.ledger.writer import Step
+from mcp_guard.policy.in_force import PoliciesInForce
+from mcp_guard.policy.keeper import Follower, Keeper, Places
+from mcp_guard.settings import Settings
+from mcp_guard.transports.session import Front, Session
+from mcp_guard.upstream.child import Connector
+from mcp_guard.upstream.connection import Connection
+from mcp_guard.upstream.hub import Hub
+
+if TYPE_CHECKING:
+    from mcp_guard.policy.engine import World
+
+
+class SystemClock:
+    """Implements `ports.Clock`."""
+
+    def now(self) -> Micros:
+        return time.time_ns() // 1000
+
+
+CLOCK = SystemClock()
+COLLECT_AFTER_SECONDS = 5
+"""When garbage is collected at the latest; start-up makes none."""
+KEEP_AFTER_SECONDS = 3
+"""When payloads that are kept too long begin to be erased: not while the client waits for us."""
+
+
+def new_call_id() -> str:
+    """Unique, and in order of time, so that the ledger's index of calls grows at its end."""
+    return f"call_{CLOCK.now():x}{random_text(4)}"
+
+
+def make_hub(settings: Settings) -> Hub:
+    """The upstreams of the config, not yet started."""
+    scrubber = Scrubber()  # one for all: an upstream can get at the files of another
+    connections = [
+        Connection(
+            Connector(
+                name=name,
+                argv=server.argv,
+                stderr=settings.state_dir / "upstreams" / f"{name}.stderr.log",
+                env=server.env,
+                secrets=server.secrets,
+                here=settings.path.parent,
+                scrubber=scrubber,
+                cwd=server.cwd,
+                timeout=server.timeout,
+            ),
+            settings.message_bytes,
+        )
+        for name, server in settings.servers.items()
+    ]
+    return Hub(connections, settings.tool_rules)
+
+
+def ledger_settings(settings: Settings) -> LedgerSettings:
+    return LedgerSettings(
+        state_dir=settings.state_dir,
+        origin=settings.origin,
+        routes=settings.routes,
+        counters=settings.counters,
+        kept_response_bytes=settings.kept_response_bytes,
+        unsafe_skip_fsync=settings.unsafe_skip_fsync,
+        signers=settings.signers,
+    )
+
+
+def policy_world(settings: Settings, tools: Iterable[Tool], absent: Collection[str]) -> "World":
+    """What the policies of this configuration are validated against."""
+    from mcp_guard.policy.engine import World
+
+    return World(tuple(tools), settings.attributes, settings.counters, tuple(settings.routes), absent)
+
+
+class Serving:
+    """One guard process; `note` tells the operator."""
+
+    def __init__(self, settings: Settings, ledger: OpenLedger, note: Callable[[str], None]) -> None:
+        self.settings = settings
+        self.ledger = ledger
+        self.note = note
+        self._keeper = Keeper(Places(settings.policies, settings.shadow), ledger.book, note)
+
+    @property
+    def issuer(self) -> Issuer:
+        key = self.ledger.book.writer.key
+        return Issuer(key.origin, key.sign, key.public)
+
+    def start(self, *work: Callable[[Step], None]) -> None:
+        """Record that this process serves, and do `work` in the same transaction."""
+        book, mode = self.ledger.book, self._say_mode()
+
+        def op(step: Step) -> None:
+            step.add(Draft("guard.started", {"guard": book.settings.guard, "pid": os.getpid(), "mode": mode}))
+            for each in work:
+                each(step)
+
+        book.writer.run(op)
+        asyncio.get_running_loop().call_later(COLLECT_AFTER_SECONDS, gc.enable)  # also if no policies can be loaded
+
+    def stop(self, *work: Callable[[Step], None]) -> None:
+        book = self.ledger.book
+
+        def op(step: Step) -> None:
+            for each in work:
+                each(step)
+            step.add(Draft("guard.stopped", {"guard": book.settings.guard}))
+
+        book.writer.run(op)
+
+    def issue(self, instance: Instance, bound: Json) -> Callable[[Step], None]:
+        return lambda step: registry.issue(step, instance, bound)
+
+    def begin(self, instance: Instance) -> Callable[[Step], None]:
+        return lambda step: registry.begin(step, instance, self.ledger.book.settings.guard)
+
+    def session(self, instance: Instance, hub: Hub, front: Front) -> Session:
+        """A session of this instance over upstreams of its own."""
+        settings = self.settings
+        in_force = PoliciesInForce(settings.counters, settings.mode)
+        follower = Follower(in_force, lambda: policy_world(settings, hub.tools(), hub.absent()))
+        hub.on_catalog = lambda: self._load_policies(follower)
+        pattern = settings.ticket_pattern
+        guard = Guard(
+            policies=in_force,
+            ledger=self.ledger.book,
+            approvals=self.ledger.requests,
+            upstreams=hub,
+            clock=CLOCK,
+            describe_with=Description(settings.limits, re.compile(pattern) if pattern else None),
+            hold_seconds=settings.hold_seconds,
+            new_id=new_call_id,
+        )
+        session = Session(guard, hub, instance, front, settings.inbox)
+        follower.on_changed = session.tell_tools_changed
+        return session
+
+    def beside(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        """Start what goes on beside the calls; each task runs until it is cancelled. SIGHUP has policies read anew."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._keeper.wake)
+        work = (self._carry, self._attend, self._keep, self._keeper.watch)
+        return [tasks.create_task(each()) for each in work]
+
+    async def _keep(self) -> None:
+        """Erase what is kept too long, once the client that waits for us is served."""
+        await asyncio.sleep(KEEP_AFTER_SECONDS)
+        from mcp_guard.ledger.erasure import Keeper
+
+        await Keeper(self.ledger.book.writer, self.settings.keep_payload_days).run()
+
+    async def _attend(self) -> None:
+        """Have the ledger witnessed, if the configuration says how often."""
+        often = {name: each for name, each in self.settings.witnesses.items() if each.is_by_itself}
+        if often:
+            from mcp_guard.witness.attendant import Attendant
+
+            await Attendant(self.ledger.book.writer, often, self.settings.path).run()
+
+    async def _carry(self) -> None:
+        """Notify, escalate and expire, once there is something to do that for."""
+        settings, asked = self.settings, asyncio.Event()
+        if not settings.routes:
+            return
+        self.ledger.requests.on_asked.append(asked.set)
+        await asked.wait()
+        from mcp_guard.notify.courier import Courier  # what never holds a call never loads it
+
+        courier = Courier(self.ledger.book.writer, settings.routes, settings.notifiers, settings.inbox)
+        self.ledger.requests.on_asked[:] = [courier.wake]
+        await courier.run()
+
+    def _load_policies(self, follower: Follower) -> None:
+        """The policies against the catalog of this session as it is now."""
+        if self._keeper.load(follower):
+            gc.freeze()  # what is loaded by now stays: no collection need look at it again
+            gc.enable()
+
+    def _say_mode(self) -> str:
+        """The mode, for the receipt; told to the operator if anything is only observed."""
+        observed = [name for name, rule in self.settings.tool_rules.items() if rule.mode is Mode.OBSERVE]
+        if self.settings.mode is Mode.OBSERVE:
+            self.note("observe mode: decisions are recorded, and only what is always in force is blocked")
+        elif observed:
+            self.note(f"only observed: {', '.join(observed)}")
+        return str(self.settings.mode)
