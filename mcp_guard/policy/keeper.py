@@ -59,6 +59,8 @@ class Keeper:
         self._followers: weakref.WeakSet[Follower] = weakref.WeakSet()
         self._kept: dict[Key, PolicyEngine | GuardError] = {}
         self._noted: dict[Path, str] = {}
+        self._good: tuple[frozenset[object], PolicyEngine] | None = None
+        """The latest good policies and their catalog, for a session that begins while the files are bad."""
         self._stamp: Stamp = ()
         self._wake = asyncio.Event()
 
@@ -153,10 +155,14 @@ class Keeper:
     def _give(self, follower: Follower, world: "World") -> None:
         in_force = follower.in_force
         read = self._kept.get(self._key(self._places.policies, world))
+        catalog = self._key(self._places.policies, world)[2]
         if isinstance(read, GuardError):
             in_force.why_none = f"the policies could not be loaded: {read.message}"
+            if in_force.version == "none" and self._good is not None and self._good[0] == catalog:
+                in_force.replace(self._good[1])
         elif read is not None:
             in_force.replace(read)
+            self._good = catalog, read
         if self._places.shadow is not None:  # one that cannot be loaded is none: no call is the worse for it
             beside = self._kept.get(self._key(self._places.shadow, world))
             in_force.shadow = None if beside is None or isinstance(beside, GuardError) else beside
