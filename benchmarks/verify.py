@@ -48,6 +48,8 @@ class Clock:
     def now(self) -> int:
         return time.time_ns() // 1000
 
+    wall = now
+
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)

@@ -42,7 +42,7 @@ def run_stdio(settings: Settings, launch: Launch, code: str = "") -> None:
         serving = Serving(settings, ledger, front.note)
         instance, bound = _launched(serving, code) if code else _new(serving, launch)
         check_credential(serving.issuer, instance)
-        report_unknown(recover(ledger.book.writer, settings.state_dir))
+        recover(ledger.book.writer, settings.state_dir, report_unknown)
         asyncio.run(_serve_stdio(serving, hub, front, (instance, bound)))
     finally:
         hub.kill()
@@ -55,7 +55,7 @@ def _new(serving: Serving, launch: Launch) -> tuple[Instance, Json | None]:
     agents = registry.all_agents(serving.settings.agents, serving.ledger.book.writer.store)
     enrolled = registry.find_agent(agents, launch.agent)
     launch = replace(launch, on_behalf_of=launch.on_behalf_of or enrolled.on_behalf_of)
-    return start_instance(serving.issuer, Charter(enrolled.agent, launch, enrolled.credential_seconds), CLOCK.now())
+    return start_instance(serving.issuer, Charter(enrolled.agent, launch, enrolled.credential_seconds), serving.now())
 
 
 def _launched(serving: Serving, code: str) -> tuple[Instance, Json | None]:
@@ -91,7 +91,7 @@ def serve_http(settings: Settings) -> None:
         raise ConfigError(f"{settings.path}: it has no [serve]", "add one: config.example.toml shows the form")
     ledger = open_ledger(ledger_settings(settings), CLOCK)
     try:
-        report_unknown(recover(ledger.book.writer, settings.state_dir))
+        recover(ledger.book.writer, settings.state_dir, report_unknown)
         asyncio.run(_serve_http(Serving(settings, ledger, note), settings.serve))
     finally:
         ledger.close()
@@ -192,4 +192,4 @@ def report_unknown(intents: list[Json]) -> None:
     for intent in intents:
         what = f"{intent.get('tool')} (receipt {intent.get('seq')}, call {intent.get('call')})"
         print(f"mcp-guard: the outcome of {what} is unknown: a guard ended before recording it", file=sys.stderr)
-        print(f"hint: look at the resource, then: mcp-guard show {intent.get('call')}", file=sys.stderr)
+        print(f"hint: look at the resource, then: mcp-guard show {intent.get('call')}", file=sys.stderr, flush=True)

@@ -14,12 +14,13 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from mcp_guard.config_ledger import LedgerConfig, WitnessConfig, WitnessName
 from mcp_guard.config_parts import Model, Secret, Url
 from mcp_guard.config_serve import IssuerConfig, ServeConfig
+from mcp_guard.config_upstreams import UpstreamConfig
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Agent, Counter, Effect, FactsRule, Mode, ResourceRule, ToolRule
 from mcp_guard.core.redaction import make_redaction, overlap
-from mcp_guard.settings import Enrolled, NotifierSettings, Server, ServeSettings, Settings
+from mcp_guard.settings import Enrolled, NotifierSettings, ServeSettings, Settings
 
 SECOND = 1_000_000
 Pointer = Annotated[str, Field(pattern=r"^(/[^/]*)*$")]
@@ -28,22 +29,6 @@ Place = Annotated[str, Field(pattern=r"^(/[^/]*)+$")]
 EntityType = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9_]*$")]
 RESERVED_TYPES = ("Agent", "AgentInstance", "Group", "Tool", "Action")
 AttributeKind = Literal["string", "integer", "number", "boolean", "strings"]
-
-
-class UpstreamConfig(Model):
-    """An MCP server on stdio behind the guard."""
-
-    command: str
-    args: tuple[str, ...] = ()
-    env: dict[Annotated[str, Field(pattern=r"^[^=\x00]+$")], str | Secret] = {}
-    cwd: Path | None = None
-    timeout_seconds: Annotated[float, Field(gt=0)] = 300
-
-    def server(self, here: Path) -> Server:
-        plain = {name: value for name, value in self.env.items() if isinstance(value, str)}
-        places = {name: value.place() for name, value in self.env.items() if isinstance(value, Secret)}
-        argv = (self.command, *self.args)
-        return Server(argv, plain, places, here / (self.cwd or ""), self.timeout_seconds)
 
 
 class AgentConfig(Model):

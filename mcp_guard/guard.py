@@ -7,6 +7,7 @@ for a tool call to reach an upstream.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import assert_never
 
@@ -256,7 +257,8 @@ class Guard:
             return await self.upstreams.execute(intent, progress)
         except asyncio.CancelledError:
             gone = cancelled("cancelled by the client while the upstream had it")
-            await asyncio.shield(self.ledger.conclude(intent, gone, answered=False))
+            with suppress(LedgerError):  # the ledger keeps it, and records it as soon as it can
+                await asyncio.shield(self.ledger.conclude(intent, gone, answered=False))
             raise
 
     async def record_outcome(self, intent: Intent, execution: Execution) -> Reply:

@@ -49,7 +49,10 @@ class Moved:
 
 class Clock(Protocol):
     def now(self) -> Micros:
-        """Microseconds since the epoch, UTC."""
+        """Microseconds since the epoch, UTC. Never goes back."""
+
+    def wall(self) -> Micros:
+        """The same by the machine's clock, which may have been set back."""
 
 
 class Policies(Protocol):

@@ -9,39 +9,36 @@ import gc
 import os
 import re
 import signal
-import time
 from collections.abc import Callable, Collection, Iterable
 from typing import TYPE_CHECKING
 
 from mcp_guard.core.describe import Description
+from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Instance, Json, Micros, Mode, Tool
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.scrub import Scrubber
 from mcp_guard.guard import Guard
 from mcp_guard.identity.instances import Issuer, random_text
 from mcp_guard.ledger import registry
+from mcp_guard.ledger.clock import SteadyClock
 from mcp_guard.ledger.opening import LedgerSettings, OpenLedger
 from mcp_guard.ledger.writer import Step
 from mcp_guard.policy.in_force import PoliciesInForce
 from mcp_guard.policy.keeper import Follower, Keeper, Places
-from mcp_guard.settings import Settings
+from mcp_guard.settings import Server, Settings
 from mcp_guard.transports.session import Front, Session
 from mcp_guard.upstream.child import Connector
-from mcp_guard.upstream.connection import Connection
+from mcp_guard.upstream.child_link import ChildLink
+from mcp_guard.upstream.connection import Bounds, Connection
 from mcp_guard.upstream.hub import Hub
+from mcp_guard.upstream.link import Link
 
 if TYPE_CHECKING:
     from mcp_guard.policy.engine import World
 
 
-class SystemClock:
-    """Implements `ports.Clock`."""
-
-    def now(self) -> Micros:
-        return time.time_ns() // 1000
-
-
-CLOCK = SystemClock()
+CLOCK = SteadyClock()
+LEDGER_AGAIN_SECONDS = 2
 COLLECT_AFTER_SECONDS = 5
 """When garbage is collected at the latest; start-up makes none."""
 KEEP_AFTER_SECONDS = 3
@@ -58,22 +55,35 @@ def make_hub(settings: Settings) -> Hub:
     scrubber = Scrubber()  # one for all: an upstream can get at the files of another
     connections = [
         Connection(
-            Connector(
-                name=name,
-                argv=server.argv,
-                stderr=settings.state_dir / "upstreams" / f"{name}.stderr.log",
-                env=server.env,
-                secrets=server.secrets,
-                here=settings.path.parent,
-                scrubber=scrubber,
-                cwd=server.cwd,
-                timeout=server.timeout,
-            ),
-            settings.message_bytes,
+            name,
+            make_link(settings, name, server, scrubber),
+            scrubber,
+            Bounds(settings.message_bytes, server.timeout),
         )
         for name, server in settings.servers.items()
     ]
     return Hub(connections, settings.tool_rules)
+
+
+def make_link(settings: Settings, name: str, server: Server, scrubber: Scrubber) -> Link:
+    """How this upstream is reached: the two kinds there are."""
+    here = settings.path.parent
+    if server.url:
+        from mcp_guard.upstream.http_link import HttpLink, Remote
+
+        return HttpLink(Remote(name, server.url, server.env, server.secrets, server.bearer, server.old, here, scrubber))
+    return ChildLink(
+        Connector(
+            name=name,
+            argv=server.argv,
+            stderr=settings.state_dir / "upstreams" / f"{name}.stderr.log",
+            env=server.env,
+            secrets=server.secrets,
+            here=here,
+            scrubber=scrubber,
+            cwd=server.cwd,
+        )
+    )
 
 
 def ledger_settings(settings: Settings) -> LedgerSettings:
@@ -102,7 +112,11 @@ class Serving:
         self.settings = settings
         self.ledger = ledger
         self.note = note
+        ledger.book.writer.on_trouble = note
         self._keeper = Keeper(Places(settings.policies, settings.shadow), ledger.book, note)
+
+    def now(self) -> Micros:
+        return self.ledger.book.writer.now()
 
     @property
     def issuer(self) -> Issuer:
@@ -123,6 +137,7 @@ class Serving:
 
     def stop(self, *work: Callable[[Step], None]) -> None:
         book = self.ledger.book
+        book.catch_up()
 
         def op(step: Step) -> None:
             for each in work:
@@ -149,7 +164,7 @@ class Serving:
             ledger=self.ledger.book,
             approvals=self.ledger.requests,
             upstreams=hub,
-            clock=CLOCK,
+            clock=self.ledger.book.writer,
             describe_with=Description(settings.limits, re.compile(pattern) if pattern else None),
             hold_seconds=settings.hold_seconds,
             new_id=new_call_id,
@@ -193,8 +208,19 @@ class Serving:
         await courier.run()
 
     def _load_policies(self, follower: Follower) -> None:
-        """The policies against the catalog of this session as it is now."""
-        if self._keeper.load(follower):
+        """The policies against the catalog of this session as it is now.
+
+        A ledger that cannot record the set now is tried again: it may be good again before the catalog changes.
+        """
+        try:
+            new = self._keeper.load(follower)
+        except LedgerError as error:
+            kept = "the ones in force stay" if follower.in_force.version != "none" else "every call is denied"
+            follower.in_force.why_none = f"the policies could not be loaded: {error.message}"
+            self.note(f"the policies are not loaded, {kept}:\n{error}")
+            asyncio.get_running_loop().call_later(LEDGER_AGAIN_SECONDS, self._load_policies, follower)
+            return
+        if new:
             gc.freeze()  # what is loaded by now stays: no collection need look at it again
             gc.enable()
 

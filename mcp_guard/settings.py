@@ -29,13 +29,20 @@ class SecretPlace:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """How one upstream is started. `secrets` are variables of its environment that are read when it is started."""
+    """How one upstream is started, or with `url`, reached.
+
+    `env` and `secrets` are what its environment gains, or what headers each request has; `secrets` are read when it is
+    started, and so is `bearer`, a token. `old` says that it speaks HTTP with SSE, of 2024-11-05.
+    """
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     secrets: Mapping[str, SecretPlace] = field(default_factory=dict)
     cwd: Path = Path()
     timeout: float = 300
+    url: str = ""
+    bearer: SecretPlace | None = None
+    old: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,6 +19,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "log": ("log", "list receipts"),
     "show": ("show", "tell the story of one call"),
     "tail": ("tail", "follow receipts as they come"),
+    "status": ("status", "what stands in the ledger, who runs, what waits, what was called last"),
+    "doctor": ("doctor", "look for what is wrong, and say what mends it"),
     "verify": ("verify", "verify the ledger with its public key"),
     "ledger": ("ledger", "export the ledger, prove a receipt, have witnesses see its head"),
     "keys": ("keys", "the keys that the ledger is signed with: list, rotate, replace"),

@@ -2,7 +2,7 @@
 
 import fcntl
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,9 +20,11 @@ from mcp_guard.ledger.signers import Custody, custody
 from mcp_guard.ledger.writer import Step, Writer
 from mcp_guard.ports import Clock
 from mcp_guard.settings import SignerSettings
-from mcp_guard.storage.sqlite import Store, open_store
+from mcp_guard.storage.sqlite import Store, open_store, reading
 
 FILE = "ledger.sqlite"
+GUARDS = "guards"
+"""The folder of the locks of running guards."""
 CARRIED = (
     "agent", "owner", "instance", "credential", "on_behalf_of", "call", "purpose", "ticket", "reason", "upstream",
     "tool", "definition", "resource",
@@ -57,8 +59,9 @@ def open_writer(settings: LedgerSettings, clock: Clock, create: bool = True) -> 
         publish_keys(store, settings.state_dir, keys)
         return key
 
-    if in_force := store.head().key:
-        return Writer(store, find(in_force), clock, find)
+    with reading(store.path):
+        if in_force := store.head().key:
+            return Writer(store, find(in_force), clock, find)
     key = keys.first()
     publish(settings.state_dir, [key.verifier])
     return Writer(store, key, clock, find)
@@ -94,7 +97,7 @@ def open_ledger(settings: LedgerSettings, clock: Clock) -> OpenLedger:
     """Raises: LedgerError."""
     writer = open_writer(settings, clock)
     guard = f"guard_{random_text(12)}"
-    path = settings.state_dir / "guards" / f"{guard}.lock"
+    path = settings.state_dir / GUARDS / f"{guard}.lock"
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
         lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
@@ -105,20 +108,21 @@ def open_ledger(settings: LedgerSettings, clock: Clock) -> OpenLedger:
     return OpenLedger(book, Requests(writer, settings.routes, lambda: f"ap_{random_text(10)}"), lock, path)
 
 
-def recover(writer: Writer, state_dir: Path) -> list[Json]:
+def recover(writer: Writer, state_dir: Path, tell: Callable[[list[Json]], None] = lambda _: None) -> list[Json]:
     """Close every call that a dead process left without outcome as `unknown`; returns their intents (promise P9).
 
     A process is dead if its lock can be taken: the system releases it, even after kill -9. Nothing is run again.
+    Several that start at once may meet the same dead one: whichever comes first closes its calls. `tell` is told of the
+    intents before that is durable: who dies in between has them told again, and not never.
     """
-    open_calls = writer.read(lambda store: store.open_calls())
-    dead = {guard for guard in {guard for _, guard in open_calls} if _is_dead(state_dir / "guards" / f"{guard}.lock")}
-    left = [intent for intent, guard in open_calls if guard in dead]
-    if not left:
+    guards = {guard for _, guard in writer.read(lambda store: store.open_calls())}
+    dead = {guard for guard in guards if is_dead(state_dir / GUARDS / f"{guard}.lock")}
+    if not dead:
         return []
 
     def op(step: Step) -> list[Json]:
         intents = []
-        for seq in left:
+        for seq in [seq for seq, guard in step.store.open_calls() if guard in dead]:
             row = step.store.receipt(seq)
             intent: Json = orjson.loads(row.body) if row else {}
             about = {name: intent.get(name) for name in CARRIED}
@@ -129,12 +133,14 @@ def recover(writer: Writer, state_dir: Path) -> list[Json]:
             if used and "grant" not in used:
                 step.store.note_outcome(used["id"], outcome, answered=False)
             intents.append(intent)
+        tell(intents)
         return intents
 
     return writer.run(op)
 
 
-def _is_dead(path: Path) -> bool:
+def is_dead(path: Path) -> bool:
+    """Whether the guard of this lock has ended; its lock is removed."""
     try:
         lock = os.open(path, os.O_RDWR)
     except FileNotFoundError:

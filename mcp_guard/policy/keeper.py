@@ -62,6 +62,7 @@ class Keeper:
         self._good: tuple[frozenset[object], PolicyEngine] | None = None
         """The latest good policies and their catalog, for a session that begins while the files are bad."""
         self._stamp: Stamp = ()
+        self._trouble = ""
         self._wake = asyncio.Event()
 
     def load(self, follower: Follower) -> bool:
@@ -88,11 +89,19 @@ class Keeper:
             asked = await self._is_asked()
             stamp = self._look()
             if self._followers and (asked or (stamp != self._stamp and stamp == seen)):
-                try:
-                    await self._reload(stamp)
-                except Exception as error:  # a reload that fails, however it does, ends no session
-                    self._tell(f"the policies were not reloaded, the ones in force stay: {error}")
+                await self._try_reload(stamp)
             seen = stamp
+
+    async def _try_reload(self, stamp: Stamp) -> None:
+        """A reload that fails, however it does, ends no session. It is tried again, and told once."""
+        try:
+            await self._reload(stamp)
+            self._trouble = ""
+        except Exception as error:
+            self._stamp = ()
+            if str(error) != self._trouble:
+                self._trouble = str(error)
+                self._tell(f"the policies were not reloaded, the ones in force stay: {error}")
 
     async def _is_asked(self) -> bool:
         try:

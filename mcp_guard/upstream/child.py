@@ -41,7 +41,6 @@ class Connector:
     """The folder that files of secrets are looked for in."""
     scrubber: Scrubber = field(default_factory=Scrubber)
     cwd: Path | None = None
-    timeout: float = 300
 
 
 class Child(subprocess.Popen[bytes]):
@@ -60,7 +59,8 @@ def spawn(connector: Connector) -> Child:
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
     try:
         added, unguarded = make_environment(connector.env, connector.secrets, connector.here, connector.scrubber)
-        connector.stderr.parent.mkdir(parents=True, exist_ok=True)
+        for folder in (connector.stderr.parent.parent, connector.stderr.parent):  # what a server logs is nobody else's
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         small = connector.stderr.exists() and connector.stderr.stat().st_size < STDERR_LIMIT
         with connector.stderr.open("ab" if small else "wb") as stderr:
             started = Child(

@@ -5,15 +5,15 @@ Nothing is sent twice: a request whose answer is lost is lost, and whoever made 
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, Protocol
 from urllib.parse import urljoin
 
 import httpx2 as httpx
 import orjson
 
 from mcp_guard.core.model import Json
+from mcp_guard.upstream.link import Ears
 from mcp_guard.wire.methods import INITIALIZE
 from mcp_guard.wire.peer import Id
 
@@ -25,24 +25,11 @@ ACCEPT = "application/json, text/event-stream"
 
 @dataclass(frozen=True, slots=True)
 class Address:
-    """Where an upstream is. `headers` gives those of the next request, secrets included; it may take a while."""
+    """Where an upstream is. `headers` go with each request, secrets included; `old` says that it is HTTP with SSE."""
 
     url: str
-    headers: Callable[[], "Any"]
+    headers: Mapping[str, str] = field(repr=False)
     old: bool = False
-    """Whether it is HTTP with SSE, of 2024-11-05."""
-    more: Mapping[str, str] = field(default_factory=dict)
-
-
-class Ears(Protocol):
-    """Who hears what comes over the wire."""
-
-    def on_line(self, line: bytes | None) -> None: ...
-
-    def on_lost(self, request: Id, why: str) -> None:
-        """The answer to this request will not come; it may have run."""
-
-    def on_end(self, why: str) -> None: ...
 
 
 class HttpWire:
@@ -84,13 +71,13 @@ class HttpWire:
             else:
                 await self._say(frame)
 
-    async def _headers(self) -> dict[str, str]:
-        return {"accept": ACCEPT, "content-type": "application/json", **self._fixed, **await self._address.headers()}
+    def _headers(self) -> dict[str, str]:
+        return {"accept": ACCEPT, "content-type": "application/json", **self._fixed, **self._address.headers}
 
     async def _say(self, frame: bytes) -> None:
         """A notification, or an answer."""
         try:
-            response = await self._http.post(self._post_to, content=frame, headers=await self._headers())
+            response = await self._http.post(self._post_to, content=frame, headers=self._headers())
         except httpx.TransportError as error:
             raise _Over(_explain(error)) from None
         if response.status_code == 404:
@@ -98,7 +85,7 @@ class HttpWire:
 
     async def _request(self, frame: bytes, message: Json) -> None:
         try:
-            headers = await self._headers()
+            headers = self._headers()
             async with self._http.stream("POST", self._post_to, content=frame, headers=headers) as response:
                 if self._address.old and response.status_code < 300:
                     return  # the answer comes on the standing stream
@@ -115,16 +102,13 @@ class HttpWire:
         kind = response.headers.get("content-type", "")
         if kind.startswith("text/event-stream"):
             async for data in events(response, self._limit):
-                self._hear(data, message)
+                self._ears.on_line(data)
             self._ears.on_lost(message["id"], "the stream of its answer ended early")
         elif response.status_code >= 400 and not kind.startswith("application/json"):
             self._refuse(message, f"answered with HTTP status {response.status_code}")
         else:
-            self._hear(await read(response, self._limit), message)
+            self._ears.on_line(await read(response, self._limit))
         self._learn(response, message)
-
-    def _hear(self, data: bytes | None, message: Json) -> None:
-        self._ears.on_line(data)
 
     def _learn(self, response: httpx.Response, message: Json) -> None:
         """What `initialize` settles for all that follows."""
@@ -142,7 +126,7 @@ class HttpWire:
         """The standing stream, for what the upstream says of its own accord; not every upstream has one."""
         while True:
             try:
-                headers = {**await self._headers(), "accept": "text/event-stream"}
+                headers = {**self._headers(), "accept": "text/event-stream"}
                 async with self._http.stream("GET", self._address.url, headers=headers) as response:
                     if response.status_code != 200:
                         return
@@ -154,7 +138,7 @@ class HttpWire:
 
     async def _old_stream(self, opened: asyncio.Event) -> None:
         try:
-            headers = {**await self._headers(), "accept": "text/event-stream"}
+            headers = {**self._headers(), "accept": "text/event-stream"}
             async with self._http.stream("GET", self._address.url, headers=headers) as response:
                 if response.status_code != 200:
                     raise _Over(f"answered with HTTP status {response.status_code}")
@@ -179,7 +163,7 @@ class HttpWire:
             return
         try:
             async with httpx.AsyncClient(timeout=2, trust_env=False) as http:
-                await http.delete(self._address.url, headers=await self._headers())
+                await http.delete(self._address.url, headers=self._headers())
         except httpx.HTTPError:
             return  # it is gone, or takes none of that: there is no session left either way
 

@@ -150,6 +150,12 @@ class Peer:
             return
         self._handler.on_notification(method, params)
 
+    def lose_one(self, id: Id, reason: str) -> None:
+        """The answer to one request will not come; one that has come already stays."""
+        pending = self._pending.get(id) if type(id) is int else None
+        if pending is not None and not pending.future.done():
+            pending.future.set_exception(PeerLost(reason))
+
     def lose(self, reason: str) -> None:
         """The other side is gone: every open request fails with PeerLost, nothing is written any more."""
         self._lost = reason

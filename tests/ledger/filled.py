@@ -16,6 +16,8 @@ class Still:
     def now(self) -> int:
         return NOW
 
+    wall = now
+
 
 def open_filled(folder: Path, count: int, payload: bytes = b'{"a":1}', origin: str = ORIGIN) -> Writer:
     """The ledger in `folder`, with so many receipts more."""

@@ -13,6 +13,7 @@ from mcp_guard.ledger.approvers import NewKey, enrol, remove
 from mcp_guard.ledger.opening import LedgerSettings
 from mcp_guard.ledger.votes import Ballots, Person, Terms
 from mcp_guard.ledger.writer import Step
+from tests.ledger.callers import who_may_call
 from tests.promises.house import ALLOW, GATE, PEOPLE, SECOND, House, make_instance, open_house, pending_id, run
 
 ORIGIN = "test.example/ledger"
@@ -41,7 +42,9 @@ def write_history(folder: Path, size: int = SIZE) -> House:
 
 def reopen(folder: Path) -> House:
     """A guard on the ledger as it is."""
-    return open_house(folder, POLICIES, routes=ROUTES)
+    house = open_house(folder, POLICIES, routes=ROUTES)
+    house.clock.time = max(house.clock.time, house.store.last_time())
+    return house
 
 
 def begin(house: House) -> None:
@@ -59,6 +62,7 @@ def end(house: House) -> None:
     enrol(writer, Person("dana", "Dana"), NewKey("ed25519", bytes(range(32)), {}))
     remove(writer, "dana", NewKey("ed25519", bytes(range(32)), {}).id, "left")
     erase(house, [(2, 9), (20, 20)])
+    who_may_call(house)
     house.ledger.book.note(Draft("instance.ended", {"instance": "run_1"}), Draft("guard.stopped", {"guard": "guard_1"}))
 
 

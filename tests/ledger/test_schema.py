@@ -10,17 +10,16 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jsonschema import Draft202012Validator
 
 from mcp_guard.core.approval import Route
-from mcp_guard.core.model import Agent, Asked, Counter, Effect, Ending, Execution, Json
+from mcp_guard.core.model import Asked, Counter, Effect, Ending, Execution, Json
 from mcp_guard.core.receipt import KINDS
-from mcp_guard.identity.instances import Charter, Issuer, Launch, start_instance
-from mcp_guard.ledger import lifecycle, registry, rotation
+from mcp_guard.ledger import lifecycle, rotation
 from mcp_guard.ledger.approvers import NewKey, enrol, remove, rotate
 from mcp_guard.ledger.opening import LedgerSettings, recover
 from mcp_guard.ledger.votes import Ballots, Person, Terms
-from mcp_guard.ledger.writer import Step
-from mcp_guard.settings import Enrolled, WitnessSettings
+from mcp_guard.settings import WitnessSettings
 from mcp_guard.storage.sqlite import open_store
 from mcp_guard.witness.round import Round, begin
+from tests.ledger.callers import who_may_call
 from tests.live.guarded import ALLOW_ALL, Client, scripted, write_config
 from tests.promises.house import (
     ALLOW,
@@ -141,26 +140,6 @@ def receipts(tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
     house.close()
     (folder / "live").mkdir()
     return found + list(live(folder / "live"))
-
-
-def who_may_call(house: House) -> None:
-    """An agent enrolled and enabled again; instances issued, delegated and revoked."""
-    writer = house.ledger.book.writer
-    agent = Agent("second", "bob", ("workers",))
-    issuer = Issuer(writer.key.origin, writer.key.sign, writer.key.public)
-    launch = Launch(on_behalf_of="dana")
-    parent, bound = start_instance(issuer, Charter(agent, launch, 60, ("crm__*",), None, "jkt"), writer.now())
-    child, _ = start_instance(issuer, Charter(agent, launch, 30, (), parent), writer.now())
-
-    def op(step: Step) -> None:
-        registry.enrol_agent(step, Enrolled(agent, "dana"), "operator")
-        registry.issue(step, parent, bound)
-        registry.issue(step, child, {"by": "operator"})
-        registry.revoke(step, ("instance", parent.id), "enough", "operator")
-        registry.revoke(step, ("agent", "second"), "drifts", "operator", registry.FOREVER)
-        registry.enable_agent(step, "second", "mended", "operator")
-
-    writer.run(op)
 
 
 def errors(receipt: Json) -> list[str]:

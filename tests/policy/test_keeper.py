@@ -134,12 +134,15 @@ def test_no_receipt_no_new_policies(tmp_path: Path) -> None:
         def full(*drafts: Draft, policy: tuple[str, bytes] | None = None) -> list[int]:
             raise LedgerError("the disk is full")
 
-        stage.keeper._records = type("Full", (), {"note": staticmethod(full)})()
+        records, stage.keeper._records = stage.keeper._records, type("Full", (), {"note": staticmethod(full)})()
         stage.policies.write_text(STRICT)
         stage.keeper.wake()
         await until(lambda: bool(stage.said))
         assert session.in_force.version == version
         assert "not reloaded, the ones in force stay: the disk is full" in stage.said[0]
+        stage.keeper._records = records
+        await until(lambda: session.in_force.version != version)
+        assert len(stage.said) == 1
 
     play(tmp_path, story)
 
