@@ -28,6 +28,8 @@ def main(arguments: list[str]) -> int:
 def row(receipt: Receipt) -> list[object]:
     """One receipt as a line of the table."""
     outcome = receipt.get("outcome") or receipt.get("ending")
+    if (would := receipt.get("would")) and would["outcome"] != outcome:
+        outcome = f"{outcome} (observed; would be {would['outcome']})"
     time = receipt["time"][:19].replace("T", " ")
     return [receipt["seq"], time, receipt["kind"], receipt.get("agent"), receipt.get("tool"), outcome, summary(receipt)]
 
