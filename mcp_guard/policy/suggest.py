@@ -8,6 +8,7 @@ import json
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from mcp_guard.core.model import Json, Outcome
 from mcp_guard.policy.past import Past, Version
@@ -129,8 +130,10 @@ def _conditions(group: Group, basis: list[Past], version: Version, free: frozens
         "true", f"from {len(basis)} calls, {basis[0].receipt['time'][:10]} to {basis[-1].receipt['time'][:10]}"
     )
     for name in sorted(kind):
-        values = [context[name] for context in contexts]
-        if name == TASK:
+        values = [context[name] for context in contexts if name in context]
+        if len(values) < len(contexts):
+            yield Condition("true", f"context.{name}: not bounded, because it is not kept of every call")
+        elif name == TASK:
             yield from _task(values)
         else:
             part = {"attributes": {name: kind[name]}}
@@ -213,9 +216,14 @@ def case_of(past: Past, request: Json, facts: Json | None) -> Iterator[str]:
     if facts is not None:
         yield f"facts = {inline(facts)}"
     if context.get("rate"):
-        yield f"rates = {inline(context['rate'])}"
+        yield f"rates = {inline({name: _plain(count) for name, count in context['rate'].items()})}"
     yield 'outcome = "allow"'
     yield ""
+
+
+def _plain(value: Any) -> Any:
+    """A number, where the request has a decimal."""
+    return float(value["__extn"]["arg"]) if isinstance(value, dict) else value
 
 
 def inline(value: object) -> str:
