@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 export UV_NO_PROGRESS = 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check bench bench-verify bench-ledger lock clean format screenshots browser faults
+.PHONY: demo test check bench bench-verify bench-ledger bench-policy lock clean format screenshots browser faults
 
 demo: $(VENV)/.dev  ## two scenarios through a real guard, receipts, verification, tampering
 	@$(BIN)/python examples/crm/demo.py
@@ -37,10 +37,14 @@ bench-verify: $(VENV)/.dev  ## how fast a ledger is verified, and in how much me
 bench: $(VENV)/.dev  ## the guard beside its peers, interleaved in one run
 	@$(BIN)/python benchmarks/bench.py $(ARGS)
 
+bench-policy: $(VENV)/.dev  ## one decision as the set of policies grows
+	@$(BIN)/python benchmarks/policies.py
+
 RUNS ?= 100
 SEED ?= 1
 faults: $(VENV)/.dev  ## kill guards under load, RUNS times, and check that nothing is lost and nothing runs twice
 	@$(BIN)/python -m tests.faults.run --runs $(RUNS) --seed $(SEED)
+
 bench-ledger: $(VENV)/.dev  ## the same step in ledgers of 10 thousand, 100 thousand and a million receipts
 	@$(BIN)/python benchmarks/ledger.py $(ARGS)
 

@@ -18,7 +18,7 @@ from mcp_guard.config_upstreams import UpstreamConfig
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.core.model import Agent, Counter, Effect, FactsRule, ResourceRule, ToolRule
+from mcp_guard.core.model import Agent, Counter, Effect, FactsRule, Mode, ResourceRule, ToolRule
 from mcp_guard.core.pins import FirstUse
 from mcp_guard.core.redaction import make_redaction, overlap
 from mcp_guard.settings import Enrolled, NotifierSettings, ServeSettings, Settings
@@ -61,6 +61,7 @@ class ToolConfig(Model):
     ask: tuple[Literal["ticket", "reason"], ...] = ()
     sensitive: tuple[str, ...] = ()
     deed: str | None = None
+    mode: Mode | None = None
     redact: tuple[Place, ...] = ()
     redact_result: tuple[Place, ...] = ()
 
@@ -81,6 +82,7 @@ class ToolConfig(Model):
             ask=self.ask,
             sensitive=self.sensitive,
             deed=self.deed,
+            mode=self.mode,
         )
 
 
@@ -170,6 +172,8 @@ class InboxConfig(Model):
 class GuardConfig(Model):
     state_dir: Path = Path("state")
     policies: Path
+    mode: Mode = Mode.ENFORCE
+    shadow: Path | None = None
     origin: str = "mcp-guard.local/ledger"
     hold_seconds: Annotated[float, Field(ge=0)] = 45
     ticket_pattern: str | None = None
@@ -285,6 +289,8 @@ class Config(Model):
             },
             inbox_port=self.inbox.port,
             pin_rules={name: server.pin_rule(guard.first_use) for name, server in self.upstreams.items()},
+            mode=guard.mode,
+            shadow=here / guard.shadow if guard.shadow else None,
             serve=self._serve(here),
             keep_payload_days=self.ledger.keep_payload_days,
             signers=self.ledger.signers(here),

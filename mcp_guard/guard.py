@@ -278,7 +278,8 @@ class Guard:
         """The tools that this instance could call, as it should see them (promise P5). Raises: LedgerError."""
         if self.ledger.standing(instance):
             return []
-        listed = [list_tool(tool) for tool in self.upstreams.tools() if self.may_call(instance, tool)]
+        seen = [tool for tool in self.upstreams.tools() if self.may_call(instance, tool)]
+        listed = [list_tool(tool, self.policies.observes(tool)) for tool in seen]
         return [*listed, AWAIT_TOOL] if self.policies.gated else listed
 
 

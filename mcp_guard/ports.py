@@ -69,6 +69,9 @@ class Policies(Protocol):
     def gated(self) -> bool:
         """Whether some policy may hold a call."""
 
+    def observes(self, tool: Tool | None) -> bool:
+        """Whether calls of this tool are only observed: decided and recorded, and not blocked."""
+
     def may_call(self, instance: Instance, tool: Tool) -> bool:
         """Whether some call of this tool could be allowed or held (promise P5). Never raises; unknown is False."""
 

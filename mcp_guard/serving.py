@@ -8,14 +8,15 @@ import asyncio
 import gc
 import os
 import re
+import signal
 from collections.abc import Callable, Collection, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 from mcp_guard.core.describe import Description
-from mcp_guard.core.errors import GuardError, LedgerError, PolicyError
-from mcp_guard.core.model import Instance, Json, Micros, Tool
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.model import Instance, Json, Micros, Mode, Tool
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.scrub import Scrubber
 from mcp_guard.guard import Guard
@@ -26,6 +27,7 @@ from mcp_guard.ledger.opening import LedgerSettings, OpenLedger
 from mcp_guard.ledger.pins import Pins
 from mcp_guard.ledger.writer import Step
 from mcp_guard.policy.in_force import PoliciesInForce
+from mcp_guard.policy.keeper import Follower, Keeper, Places
 from mcp_guard.settings import Server, Settings
 from mcp_guard.transports.session import Front, Session
 from mcp_guard.upstream.child import Connector
@@ -35,7 +37,7 @@ from mcp_guard.upstream.hub import Hub
 from mcp_guard.upstream.link import Link
 
 if TYPE_CHECKING:
-    from mcp_guard.policy.engine import PolicyEngine, World
+    from mcp_guard.policy.engine import World
 
 
 CLOCK = SteadyClock()
@@ -118,8 +120,8 @@ class Serving:
         self.ledger = ledger
         self.note = note
         ledger.book.writer.on_trouble = note
-        self._engines: dict[object, PolicyEngine] = {}
         self._sessions: WeakSet[Session] = WeakSet()
+        self._keeper = Keeper(Places(settings.policies, settings.shadow), ledger.book, note)
 
     def now(self) -> Micros:
         return self.ledger.book.writer.now()
@@ -131,10 +133,10 @@ class Serving:
 
     def start(self, *work: Callable[[Step], None]) -> None:
         """Record that this process serves, and do `work` in the same transaction."""
-        book = self.ledger.book
+        book, mode = self.ledger.book, self._say_mode()
 
         def op(step: Step) -> None:
-            step.add(Draft("guard.started", {"guard": book.settings.guard, "pid": os.getpid()}))
+            step.add(Draft("guard.started", {"guard": book.settings.guard, "pid": os.getpid(), "mode": mode}))
             for each in work:
                 each(step)
 
@@ -160,9 +162,11 @@ class Serving:
 
     def session(self, instance: Instance, hub: Hub, front: Front) -> Session:
         """A session of this instance over upstreams of its own."""
-        in_force, settings = PoliciesInForce(self.settings.counters), self.settings
+        settings = self.settings
+        in_force = PoliciesInForce(settings.counters, settings.mode)
         hub.pins = Pins(self.ledger.book.writer, settings.pin_rules, self.note)
-        hub.on_catalog = lambda: self._load_policies(hub, in_force)
+        follower = Follower(in_force, lambda: policy_world(settings, hub.agreed(), hub.absent(), hub.unagreed()))
+        hub.on_catalog = lambda: self._load_policies(follower)
         pattern = settings.ticket_pattern
         guard = Guard(
             policies=in_force,
@@ -175,12 +179,15 @@ class Serving:
             new_id=new_call_id,
         )
         session = Session(guard, hub, instance, front, settings.inbox)
+        follower.on_changed = session.tell_tools_changed
         self._sessions.add(session)
         return session
 
     def beside(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
-        """Start what goes on beside the calls; each task runs until it is cancelled."""
-        return [tasks.create_task(each()) for each in (self._carry, self._attend, self._keep, self._watch)]
+        """Start what goes on beside the calls; each task runs until it is cancelled. SIGHUP has policies read anew."""
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._keeper.wake)
+        work = (self._carry, self._attend, self._keep, self._watch, self._keeper.watch)
+        return [tasks.create_task(each()) for each in work]
 
     async def _watch(self) -> None:
         """Let in, or keep out, what an operator has decided on since. A call looks by itself (`Book.intend`)."""
@@ -218,45 +225,28 @@ class Serving:
         self.ledger.requests.on_asked[:] = [courier.wake]
         await courier.run()
 
-    def _load_policies(self, hub: Hub, in_force: PoliciesInForce) -> None:
-        """Read the policies against the catalog as it is now. A bad set never replaces a good one.
+    def _load_policies(self, follower: Follower) -> None:
+        """The policies against the catalog of this session as it is now.
 
         A ledger that cannot record the set now is tried again: it may be good again before the catalog changes.
         """
         try:
-            engine = self._engine(hub)
-        except GuardError as error:
-            kept = "the ones in force stay" if in_force.version != "none" else "every call is denied"
-            in_force.why_none = f"the policies could not be loaded: {error.message}"
+            new = self._keeper.load(follower)
+        except LedgerError as error:
+            kept = "the ones in force stay" if follower.in_force.version != "none" else "every call is denied"
+            follower.in_force.why_none = f"the policies could not be loaded: {error.message}"
             self.note(f"the policies are not loaded, {kept}:\n{error}")
-            if isinstance(error, PolicyError):
-                self.ledger.book.note(Draft("policy.rejected", {"reasons": error.message.splitlines()}))
-            if isinstance(error, LedgerError):
-                again = asyncio.get_running_loop()
-                again.call_later(LEDGER_AGAIN_SECONDS, self._load_policies, hub, in_force)
+            asyncio.get_running_loop().call_later(LEDGER_AGAIN_SECONDS, self._load_policies, follower)
             return
-        in_force.replace(engine)
-        if engine.dormant:
-            self.note(f"waiting for tools not listed yet: {', '.join(engine.dormant)}")
-
-    def _engine(self, hub: Hub) -> "PolicyEngine":
-        """The policies against this catalog; sessions with the same one share it. Raises: GuardError."""
-        from mcp_guard.policy.engine import load_policies  # cedar is loaded while the upstreams answer
-
-        tools, absent, unagreed = hub.agreed(), hub.absent(), hub.unagreed()
-        listed = tuple((tool.listed_as, tool.definition_hash) for tool in tools)
-        against = listed, frozenset(absent), frozenset(unagreed), self._written()
-        if against not in self._engines:
-            engine = load_policies(self.settings.policies, policy_world(self.settings, tools, absent, unagreed))
-            loaded = Draft("policy.loaded", {"policy_version": engine.version, "dormant": list(engine.dormant)})
-            self.ledger.book.note(loaded, policy=(engine.version, engine.material))
-            self._engines = {against: engine}  # one at a time: catalogs of one configuration rarely differ
+        if new:
             gc.freeze()  # what is loaded by now stays: no collection need look at it again
             gc.enable()
-        return self._engines[against]
 
-    def _written(self) -> tuple[tuple[str, int, int], ...]:
-        """When the policy files were last written, so that a change of them is seen."""
-        path = self.settings.policies
-        files = sorted(path.glob("*.cedar")) if path.is_dir() else [path]
-        return tuple((file.name, (seen := file.stat()).st_mtime_ns, seen.st_size) for file in files if file.exists())
+    def _say_mode(self) -> str:
+        """The mode, for the receipt; told to the operator if anything is only observed."""
+        observed = [name for name, rule in self.settings.tool_rules.items() if rule.mode is Mode.OBSERVE]
+        if self.settings.mode is Mode.OBSERVE:
+            self.note("observe mode: decisions are recorded, and only what is always in force is blocked")
+        elif observed:
+            self.note(f"only observed: {', '.join(observed)}")
+        return str(self.settings.mode)

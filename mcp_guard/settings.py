@@ -7,7 +7,7 @@ from typing import Any
 
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
-from mcp_guard.core.model import Agent, Counter, ToolRule
+from mcp_guard.core.model import Agent, Counter, Mode, ToolRule
 from mcp_guard.core.pins import PinRule
 
 
@@ -131,6 +131,8 @@ class Settings:
     notifiers: Mapping[str, NotifierSettings]
     inbox_port: int
     pin_rules: Mapping[str, PinRule]
+    mode: Mode = Mode.ENFORCE
+    shadow: Path | None = None
     serve: ServeSettings | None = None
     keep_payload_days: int = 0
     signers: tuple[SignerSettings, ...] = (SignerSettings(),)

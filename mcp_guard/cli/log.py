@@ -28,6 +28,8 @@ def main(arguments: list[str]) -> int:
 def row(receipt: Receipt) -> list[object]:
     """One receipt as a line of the table."""
     outcome = receipt.get("outcome") or receipt.get("ending")
+    if (would := receipt.get("would")) and would["outcome"] != outcome:
+        outcome = f"{outcome} (observed; would be {would['outcome']})"
     time = receipt["time"][:19].replace("T", " ")
     return [receipt["seq"], time, receipt["kind"], receipt.get("agent"), receipt.get("tool"), outcome, summary(receipt)]
 
@@ -42,7 +44,8 @@ def summary(receipt: Receipt) -> str:
         case "outcome":
             return str(receipt.get("detail", ""))
         case "policy.loaded" | "policy.rejected":
-            return "; ".join(receipt.get("reasons", [])) or str(receipt.get("policy_version", ""))
+            said = "; ".join(receipt.get("reasons", [])) or str(receipt.get("policy_version", ""))
+            return said + (" (shadow)" if "shadow" in receipt else "")
         case kind if kind.startswith("approval."):
             by = receipt.get("name") or receipt.get("note") or ", ".join(receipt.get("routes", []))
             return f"{receipt['approval']}: {by}" + (f": {receipt['rationale']}" if "rationale" in receipt else "")

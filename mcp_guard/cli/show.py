@@ -88,8 +88,8 @@ def _approvers(approval: Any) -> str:
 RENDERED = {"resource": _resource, "approval": _approvers}
 SHOWN = (
     "tool", "resource", "ticket", "reason", "outcome", "ending", "detail", "policies", "reasons", "errors", "changes",
-    "risk", "rates", "routes", "approver", "verdict", "rationale", "note", "approval", "policy_version", "definition",
-    "pinned", "members", "findings", "first_use", "by", "definitions",
+    "mode", "would", "shadow", "risk", "rates", "routes", "approver", "verdict", "rationale", "note", "approval",
+    "policy_version", "definition", "pinned", "members", "findings", "first_use", "by", "definitions",
 )  # fmt: skip
 
 

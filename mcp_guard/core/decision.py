@@ -8,7 +8,7 @@ what is allowed, and H whether approval would be enough.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from mcp_guard.core.model import Outcome
+from mcp_guard.core.model import Decision, Opinion, Outcome
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,3 +48,23 @@ def rule(full: Verdict, without_gates: Callable[[], Verdict], gates: Mapping[str
         return Ruling(Outcome.DENY, rest.determining or full.determining, errors=rest.errors)
     routes = sorted({route for policy in full.determining for route in gates[policy]})
     return Ruling(Outcome.REQUIRE_APPROVAL, full.determining, tuple(routes))
+
+
+def opinion(decision: Decision) -> Opinion:
+    """A decision that nobody is bound by."""
+    return Opinion(
+        decision.outcome,
+        decision.policy_version,
+        decision.policies,
+        decision.reasons or decision.errors,
+        decision.routes,
+    )
+
+
+def is_more_permissive(would: Ruling, was: Ruling) -> bool:
+    """Whether some set of approvals lets the call happen under `would` and not under `was`."""
+    if would.outcome is Outcome.DENY or was.outcome is Outcome.ALLOW:
+        return False
+    if would.outcome is Outcome.ALLOW or was.outcome is Outcome.DENY:
+        return True
+    return not set(would.routes) >= set(was.routes)

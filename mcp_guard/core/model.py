@@ -23,6 +23,13 @@ class Effect(StrEnum):
     DESTRUCTIVE = "destructive"
 
 
+class Mode(StrEnum):
+    """What decisions do: `OBSERVE` records them and blocks only what is marked to be always in force."""
+
+    ENFORCE = "enforce"
+    OBSERVE = "observe"
+
+
 class Outcome(StrEnum):
     """What is decided of a call."""
 
@@ -128,6 +135,8 @@ class ToolRule:
     sensitive: tuple[str, ...] = ()
     deed: str | None = None
     """How the attribution sentence names what the tool does: `updated deal`."""
+    mode: Mode | None = None
+    """Overrides the mode of the guard for this tool."""
     redaction: Redaction = Redaction()
 
 
@@ -248,11 +257,23 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
+class Opinion:
+    """What policies say of a call without having a say in it: all of them in observe mode, or a shadow's."""
+
+    outcome: Outcome
+    policy_version: str
+    policies: tuple[str, ...] = ()
+    reasons: tuple[str, ...] = ()
+    routes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """What is decided and why. `policies` are the ids of the determining policies, `routes` whom to ask.
 
     `counts` are the rates that the decision looked at (present call included); `material` is the complete Cedar
-    request, so that the decision can be run again.
+    request, so that the decision can be run again. `would` is what would be decided if the call were not only
+    observed, `shadow` what the candidate policies beside say.
     """
 
     outcome: Outcome
@@ -263,6 +284,8 @@ class Decision:
     errors: tuple[str, ...] = ()
     counts: Mapping[str, int] = None  # type: ignore[assignment]
     material: bytes = b""
+    would: Opinion | None = None
+    shadow: Opinion | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "counts", dict(self.counts or {}))

@@ -16,7 +16,7 @@ import orjson
 
 from mcp_guard.core import canonical
 from mcp_guard.core.bounds import EVIDENCE, bounded
-from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros
+from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros, Mode, Opinion
 from mcp_guard.core.redaction import hide, hide_execution, hide_fields, texts_of
 
 SCHEMA_VERSION = 1
@@ -141,7 +141,19 @@ def _decision_fields(call: Call, decision: Decision) -> Json:
     }
     fields["rates"] = dict(decision.counts)
     fields["changes"] = list(call.change.fields)
+    fields["mode"] = str(Mode.OBSERVE) if decision.would else None
+    fields["would"] = _opinion_fields(decision.would)
+    fields["shadow"] = _opinion_fields(decision.shadow)
     return fields
+
+
+def _opinion_fields(opinion: Opinion | None) -> Json | None:
+    """What had no effect on the call."""
+    if opinion is None:
+        return None
+    said = {"outcome": str(opinion.outcome), "policy_version": opinion.policy_version}
+    lists = {"policies": opinion.policies, "reasons": opinion.reasons, "routes": opinion.routes}
+    return said | {name: list(values) for name, values in lists.items() if values}
 
 
 def _decision_payloads(call: Call, decision: Decision) -> dict[str, bytes]:

@@ -17,7 +17,7 @@ from mcp_guard.core.model import Call, Ending, Execution, FactsRule, Json, Redac
 MARK = "[redacted]"
 SHORTEST = 4
 """Characters of a value that is looked for in other text: a shorter one stands in too much by chance."""
-TEXTS = ("ticket", "reason", "reasons", "errors", "detail")
+TEXTS = ("ticket", "reason", "reasons", "errors", "detail", "would", "shadow")
 """Members of a receipt that hold what an agent, a policy or an upstream said."""
 LARGE = canonical.Limits(bytes=1 << 30, depth=256)
 OF_THE_UPSTREAM = (Ending.OK, Ending.TOOL_ERROR, Ending.UPSTREAM_ERROR)

@@ -9,7 +9,7 @@ from typing import Any
 from mcp_guard.core.approval import Approval, State
 from mcp_guard.core.describe import ADDED, NO_SUCH_TOOL
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.model import Call, Decision, Ending, Execution, Json, Tool
+from mcp_guard.core.model import Call, Decision, Ending, Execution, Json, Mode, Tool
 
 AWAIT = "guard__await"
 AWAIT_TOOL: Json = {
@@ -29,6 +29,7 @@ AWAIT_TOOL: Json = {
 INVALID_PARAMS = -32602
 INTERNAL_ERROR = -32603
 META = "mcp-guard/decision"
+MODE = "mcp-guard/mode"
 ASKS = {
     "ticket": "The ticket (change, incident or case id) that this call is made for. Recorded in the audit ledger.",
     "reason": "One sentence: why this call is needed now. Shown to approvers and recorded in the audit ledger.",
@@ -114,9 +115,13 @@ def lost_outcome(call: Call, error: LedgerError) -> Json:
     return tool_error(text, outcome="unknown", call=call.id)
 
 
-def list_tool(tool: Tool) -> Json:
-    """The definition as the client sees it: its listed name, and the fields that the guard asks for."""
+def list_tool(tool: Tool, observed: bool = False) -> Json:
+    """The definition as the client sees it: its listed name, the fields that the guard asks for, and in `_meta` that
+    its calls are only observed."""
     listed = {**tool.definition, "name": tool.listed_as}
+    if observed:
+        meta = tool.definition.get("_meta")
+        listed["_meta"] = {**(meta if isinstance(meta, dict) else {}), MODE: str(Mode.OBSERVE)}
     if tool.rule.ask:
         schema = deepcopy(tool.definition.get("inputSchema", {}))
         asked = {ADDED[name]: {"type": "string", "description": ASKS[name]} for name in tool.rule.ask}

@@ -4,23 +4,24 @@ Implements `ports.Policies`. Nothing here raises once loaded: whatever goes wron
 """
 
 import json
-import re
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import NamedTuple
 
 import cedarpy
 import orjson
-from cedarpy import Entities, PolicySet, Schema
+from cedarpy import Entities, Schema
 
 from mcp_guard.core import canonical
-from mcp_guard.core.decision import Verdict, rule
+from mcp_guard.core.decision import opinion
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Call, Counter, Decision, Effect, Instance, Json, Outcome, Tool
 from mcp_guard.core.names import MANGLING_VERSION
-from mcp_guard.policy.request import build_context, principal_entities, resource_entity
+from mcp_guard.policy.request import Inexpressible, build_context, principal_entities, resource_entity
+from mcp_guard.policy.ruleset import PERMIT_ALL, Ruleset, Subject, action_groups, always_in_force, read_subject
 from mcp_guard.policy.schema import PRINCIPAL, TOOL, build_schema
-from mcp_guard.policy.source import Policy, Source, Unlisted, as_json, is_dormant, read_policies
+from mcp_guard.policy.source import Policy, Source, Unlisted, is_dormant, read_policies, validate
 
 ENGINE = f"cedarpy/{getattr(cedarpy, '__version__', '4.12')}"
 
@@ -54,18 +55,15 @@ class PolicyEngine:
     def __init__(self, source: Source, active: Mapping[str, Policy], world: World) -> None:
         named = [name for name in world.unagreed if any(f'"{name}"' in text for text in source.texts.values())]
         schema, self._shapes = build_schema(world.tools, world.attributes, world.counters, named)
-        gates = {id: policy.routes for id, policy in active.items() if policy.routes}
         self.counters = world.counters
         self.dormant = tuple(sorted(source.policies.keys() - active.keys()))
-        self._attributes = world.attributes
-        self._policies = active
-        self._gates = gates
         self.schema_text = json.dumps(schema)
+        self._attributes = world.attributes
+        self._rules = Ruleset(active, action_groups(schema))
+        self._always = always_in_force(self._rules)
         self._schema = Schema.from_json_str(self.schema_text)
-        self._full = PolicySet.from_json_str(as_json(active))
-        self._ungated = PolicySet.from_json_str(as_json({id: p for id, p in active.items() if id not in gates}))
-        self._principals: dict[str, tuple[Entities, list[Json]]] = {}
-        self._listed: dict[tuple[str, str], bool] = {}
+        self._principals: dict[str, Principal] = {}
+        self._listed: dict[tuple[str, str, bool], bool] = {}
         rules = {tool.listed_as: repr(tool.rule) for tool in world.tools}
         self.material = orjson.dumps(
             {"policies": dict(source.texts), "schema": schema, "rules": rules, "engine": ENGINE,
@@ -74,63 +72,83 @@ class PolicyEngine:
         self.version = canonical.digest(self.material)
 
     @property
+    def rules(self) -> Ruleset:
+        return self._rules
+
+    @property
     def gated(self) -> bool:
-        return bool(self._gates)
+        return bool(self._rules.gates)
 
     # Deciding
 
     def decide(self, call: Call, counts: Mapping[str, int]) -> Decision:
         try:
-            return self._decide(call, counts)
+            return self._decide(self._rules, call, counts)
         except Exception as error:  # promise P2: whatever goes wrong while deciding denies
-            return self._deny(str(error) or type(error).__name__, counts)
+            return self._deny(error, counts)
 
-    def _deny(self, reason: str, counts: Mapping[str, int]) -> Decision:
+    def observe(self, call: Call, counts: Mapping[str, int]) -> Decision:
+        """The decision in observe mode: only what is always in force holds; what all the policies say is `would`.
+
+        A call that cannot be put to the policies is denied only if one that is always in force is about such calls.
+        """
+        decision = self.decide(call, counts)
+        would = opinion(decision)
+        if decision.outcome is not Outcome.ALLOW:
+            try:
+                if self._always.slice(call.name, self._principal(call.instance).subject).ids == (PERMIT_ALL.id,):
+                    decision = Decision(Outcome.ALLOW, self.version, counts=counts, material=decision.material)
+                else:
+                    decision = self._decide(self._always, call, counts)
+            except Exception as error:  # promise P2, here too
+                decision = self._deny(error, counts)
+        return replace(decision, would=would)
+
+    def _deny(self, error: Exception, counts: Mapping[str, int]) -> Decision:
+        reason = str(error) or type(error).__name__
         return Decision(Outcome.DENY, self.version, reasons=(reason,), errors=(reason,), counts=counts)
 
-    def _decide(self, call: Call, counts: Mapping[str, int]) -> Decision:
+    def _decide(self, rules: Ruleset, call: Call, counts: Mapping[str, int]) -> Decision:
         shape = self._shapes.get(call.name)
         if shape is None:
-            return self._deny("this tool has no input schema that a call could be checked against", counts)
+            raise Inexpressible("this tool has no input schema that a call could be checked against")
         context = orjson.dumps(build_context(call, shape, counts)).decode()
-        entities, described = self._entities(call)
+        entities, described, subject = self._entities(call)
         request = {
             "principal": {"type": PRINCIPAL, "id": call.instance.id},
             "action": {"type": "Action", "id": call.name},
             "resource": {"type": call.resource.type, "id": call.resource.id},
             "context": context,
         }
-        ruling = rule(
-            _evaluate(request, self._full, entities),
-            lambda: _evaluate(request, self._ungated, entities),
-            self._gates,
-        )
+        ruling = rules.rule(request, entities, subject)
+        policies = tuple(id for id in sorted(ruling.policies) if id != PERMIT_ALL.id)
         material = {**request, "context": orjson.Fragment(context.encode())}
         return Decision(
             outcome=ruling.outcome,
             policy_version=self.version,
-            policies=tuple(sorted(ruling.policies)),
-            reasons=self._reasons(call, ruling.outcome, ruling.policies, ruling.errors),
+            policies=policies,
+            reasons=self._reasons(call, ruling.outcome, policies, ruling.errors),
             routes=ruling.routes,
             errors=ruling.errors,
             counts=counts,
             material=orjson.dumps({"request": material, "entities": described}),
         )
 
-    def _entities(self, call: Call) -> tuple[Entities, list[Json]]:
+    def _entities(self, call: Call) -> "Principal":
         """Parsed entities for the engine, and the same in JSON for the record."""
         known = self._principal(call.instance)
         if call.resource.type == TOOL:
             return known
         resource = resource_entity(call, self._attributes[call.resource.type])
-        parsed = known[0].with_added_json_str(orjson.dumps([resource]).decode(), self._schema)
-        return parsed, [*known[1], resource]
+        parsed = known.entities.with_added_json_str(orjson.dumps([resource]).decode(), self._schema)
+        return Principal(parsed, [*known.described, resource], known.subject)
 
-    def _principal(self, instance: Instance) -> tuple[Entities, list[Json]]:
+    def _principal(self, instance: Instance) -> "Principal":
         known = self._principals.get(instance.id)
         if known is None:
             described = principal_entities(instance)
-            known = Entities.from_json_str(json.dumps(described), self._schema), described
+            parsed = Entities.from_json_str(json.dumps(described), self._schema)
+            known = Principal(parsed, described, read_subject(described[0]["uid"], described))
             self._principals[instance.id] = known
         return known
 
@@ -141,46 +159,34 @@ class PolicyEngine:
             return tuple(f"a policy could not be evaluated: {error}" for error in errors)
         if outcome is Outcome.DENY and not policies:
             return (f"no policy permits `{call.name}` for agent `{call.instance.agent.name}` with these arguments",)
-        return tuple(self._policies[id].reason for id in sorted(policies) if self._policies[id].reason)
+        known = self._rules.policies
+        return tuple(known[id].reason for id in policies if known[id].reason)
 
     # Listing
 
-    def may_call(self, instance: Instance, tool: Tool) -> bool:
-        key = instance.id, tool.listed_as
+    def may_call(self, instance: Instance, tool: Tool, observing: bool = False) -> bool:
+        key = instance.id, tool.listed_as, observing
         if key not in self._listed:
+            rules = self._always if observing else self._rules
             try:
-                self._listed[key] = tool.listed_as in self._shapes and self._could_be_let(instance, tool)
-            except (ValueError, TypeError, KeyError):
+                known = observing or tool.listed_as in self._shapes
+                self._listed[key] = known and self._could_be_let(rules, instance, tool)
+            except Exception:  # promise P5: unknown is not listed
                 self._listed[key] = False
         return self._listed[key]
 
-    def _could_be_let(self, instance: Instance, tool: Tool) -> bool:
-        """Partial evaluation without the gates: whatever could be allowed or held is not denied by it."""
-        request = {
-            "principal": entity_text(PRINCIPAL, instance.id),
-            "action": entity_text("Action", tool.listed_as),
-            "resource": None if tool.rule.resource else entity_text(TOOL, tool.listed_as),
-            "context": None,
-        }
-        result = cedarpy.is_authorized_partial(request, self._ungated, self._principal(instance)[0])
-        undecided = result.decision is cedarpy.Decision.NoDecision and bool(result.residuals)
-        return result.allowed or undecided
+    def _could_be_let(self, rules: Ruleset, instance: Instance, tool: Tool) -> bool:
+        principal = self._principal(instance)
+        resource = None if tool.rule.resource else (TOOL, tool.listed_as)
+        return rules.could_be_let(tool.listed_as, principal.subject, resource, principal.entities)
 
 
-def _evaluate(request: Json, policies: PolicySet, entities: Entities) -> Verdict:
-    """One evaluation, without the schema: policies were validated against it when they were loaded, and the request is
-    built to fit it (docs/decisions/0009; a property test holds the two together).
-    """
-    result = cedarpy.is_authorized(request, policies, entities)
-    diagnostics = result.diagnostics
-    if result.decision is cedarpy.Decision.NoDecision:
-        return Verdict(False, (), tuple(diagnostics.errors) or ("the policies gave no decision",))
-    return Verdict(result.allowed, tuple(diagnostics.reasons), tuple(diagnostics.errors))
+class Principal(NamedTuple):
+    """The entities of a request, parsed and described, and its principal."""
 
-
-def entity_text(type: str, id: str) -> str:
-    """An entity in Cedar's own syntax."""
-    return f"{type}::{json.dumps(id)}"
+    entities: Entities
+    described: list[Json]
+    subject: Subject
 
 
 def load_policies(path: Path, world: World) -> PolicyEngine:
@@ -194,26 +200,7 @@ def load_policies(path: Path, world: World) -> PolicyEngine:
     try:
         engine = PolicyEngine(source, active, world)
         if active:
-            _validate(active, engine.schema_text, path)
+            validate(active, engine.schema_text, path)
     except ValueError as error:
         raise PolicyError(f"{path}: {error}", "check the tools' config and the policies") from None
     return engine
-
-
-_POSITION = re.compile(r"^for policy `[^`]*`, ")
-"""How Cedar names a policy that was given to it without its id."""
-
-
-def _validate(active: Mapping[str, Policy], schema: str, path: Path) -> None:
-    result = cedarpy.validate_policies(cedarpy.policies_from_json_str(as_json(active)), schema)
-    if result.validation_passed:
-        return
-    names = result.id_annotations_by_policy_id
-    lines = []
-    for error in result.errors:
-        id = names.get(error.policy_id, error.policy_id)
-        file = active[id].file if id in active else path.name
-        lines.append(f"{file}: {id}: {_POSITION.sub('', error.error)}")
-    raise PolicyError(
-        "\n".join(lines), "actions are the tools as they are listed; attributes are those of [resources] in the config"
-    )

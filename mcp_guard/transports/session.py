@@ -288,6 +288,10 @@ class Session:
     async def _relist(self, server: str) -> None:
         await self.hub.ready()
         await self.hub.refresh(server)
+        self.tell_tools_changed()
+
+    def tell_tools_changed(self) -> None:
+        """The client may be listed other tools now: an upstream has others, or the policies are others."""
         if self._era is not None:
             self._era.tell(TOOLS_CHANGED, {})
 

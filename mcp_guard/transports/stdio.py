@@ -46,7 +46,7 @@ class StdioFront:
         self._session = session
         self._pipes.on_pressure = hub.throttle
         source, sink = streams or (sys.stdin.buffer, sys.stdout.buffer)
-        for name in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        for name in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(name, self._stop)
         async with asyncio.TaskGroup() as tasks:
             session.open(tasks)

@@ -50,7 +50,7 @@ def test_every_case_is_decided_as_written(world: World) -> None:
 
 def test_these_are_all_the_policies(world: World) -> None:
     engine = load_policies(POLICIES, world)
-    assert sorted(engine._policies) == sorted(IDS)
+    assert sorted(engine.rules.policies) == sorted(IDS)
 
 
 @pytest.mark.parametrize("id", IDS)
@@ -60,7 +60,7 @@ def test_without_this_policy_a_case_fails(tmp_path: Path, world: World, id: str)
         kept = [policies[0], *(f"\n@id({each}" for each in policies[1:] if not each.startswith(f'"{id}"'))]
         (tmp_path / file.name).write_text("".join(kept))
     engine = load_policies(tmp_path, world)
-    assert len(engine._policies) == len(IDS) - 1
+    assert len(engine.rules.policies) == len(IDS) - 1
     assert failing(engine, world)
 
 

@@ -58,10 +58,12 @@ def ask(house: House, words: str) -> str:
 
 
 def live(folder: Path) -> Iterator[Json]:
-    """A guard as it is run, with policies, and without ones that load."""
-    config = write_config(folder, scripted("up", folder))
+    """A guard as it is run, observing and with a shadow, with policies, and without ones that load."""
+    (folder / "shadow").mkdir()
+    config = write_config(folder, scripted("up", folder), guard='mode = "observe"\nshadow = "shadow"')
     for policies in (ALLOW_ALL, "permit (nobody"):
-        (folder / "policies/test.cedar").write_text(policies)
+        for place in ("policies", "shadow"):
+            (folder / place / "test.cedar").write_text(policies)
         with Client(config, ("--ticket", "INC-7", "--reason", "nightly", "--on-behalf-of", "dana")) as client:
             client.start()
             client.call("up__echo", {"text": "hi"})

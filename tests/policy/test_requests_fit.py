@@ -60,9 +60,9 @@ def test_cedar_accepts_every_request_that_is_built(data: st.DataObject) -> None:
     recorded = orjson.loads(decision.material or b"")
     assert recorded["request"]["context"] == orjson.loads(orjson.dumps(context))
     checked = {
-        "principal": f"AgentInstance::{json.dumps(INSTANCE.id)}",
-        "action": f"Action::{json.dumps(tool.listed_as)}",
-        "resource": f"{call.resource.type}::{json.dumps(call.resource.id)}",
+        "principal": {"type": "AgentInstance", "id": INSTANCE.id},
+        "action": {"type": "Action", "id": tool.listed_as},
+        "resource": {"type": call.resource.type, "id": call.resource.id},
         "context": recorded["request"]["context"],
     }
     result = cedarpy.is_authorized(checked, PERMIT, json.dumps(recorded["entities"]), engine.schema_text)

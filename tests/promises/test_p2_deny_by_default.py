@@ -65,7 +65,7 @@ def no_policies(house: House) -> None:
 
 def broken_engine(house: House) -> None:
     assert house.policies._engine is not None
-    house.policies._engine._full = None  # type: ignore[assignment]
+    house.policies._engine._attributes = None  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,48 @@
+"""`mcp-guard policy coverage`: which policies no case, and no decision of the ledger, is determined by."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from mcp_guard.cli.ledger_file import parser
+from mcp_guard.cli.policy.kept import add_span, decisions, versions
+from mcp_guard.cli.policy.live import live_engine
+from mcp_guard.cli.table import print_table
+from mcp_guard.config import load
+from mcp_guard.ledger.opening import FILE
+from mcp_guard.policy.cases import read_cases, run_cases
+from mcp_guard.policy.coverage import Coverage, Covered
+from mcp_guard.storage.sqlite import open_store
+
+HEADINGS = ("policy", "file", "cases", "decisions", "about it", "")
+
+
+def main(arguments: list[str]) -> int:
+    """Exit codes: 0 every policy has a case, 1 not."""
+    made = parser("policy coverage", "Which policies no case, and no decision of the ledger, is determined by.")
+    made.add_argument("--cases", type=Path, metavar="PATH", help="a cases file or folder (default: the policies)")
+    add_span(made)
+    options = made.parse_args(arguments)
+    settings = load(options.config)
+    engine, tools = live_engine(settings)
+    path = options.ledger or settings.state_dir / FILE
+    covered = Coverage(engine.rules.policies)
+    covered.add_cases(run_cases(engine, tools, read_cases(options.cases or settings.policies)))
+    if path.exists():
+        store = open_store(path, create=False)
+        covered.add_decisions(decisions(store, options.since, options.last), versions(store))
+    rows = covered.policies
+    missed = [id for id, each in rows.items() if not each.cases]
+    if options.json:
+        print(json.dumps({id: asdict(each) for id, each in rows.items()}, indent=2, ensure_ascii=False))
+    else:
+        files = {id: policy.file for id, policy in engine.rules.policies.items()}
+        print_table(HEADINGS, ([id, files[id], *asdict(each).values(), verdict(each)] for id, each in rows.items()))
+        print(f"{len(rows) - len(missed)} of {len(rows)} policies are determined by a case")
+    return 1 if missed else 0
+
+
+def verdict(each: Covered) -> str:
+    if each.cases:
+        return ""
+    return "NO CASE" if each.decisions else "NO CASE, NO DECISION"

@@ -1,0 +1,37 @@
+"""`mcp-guard policy export`: plain Cedar with its schema, for Cedar's own analysis tools."""
+
+import json
+from pathlib import Path
+
+from mcp_guard.cli.options import add_json, parser
+from mcp_guard.cli.policy.kept import known_schema
+from mcp_guard.config import load
+from mcp_guard.policy.export import plain_schema, plain_text
+from mcp_guard.policy.schema_text import human
+from mcp_guard.policy.source import read_policies
+
+POLICIES, SCHEMA = "policies.cedar", "schema.cedarschema"
+
+
+def main(arguments: list[str]) -> int:
+    made = parser("policy export", 'Gates as `unless { context.approvals.contains("route") }`, for Cedar\'s own tools.')
+    made.add_argument("--live", action="store_true", help="start the upstreams, instead of the tools last known")
+    made.add_argument("--out", type=Path, metavar="DIR", help=f"write {POLICIES} and {SCHEMA} there")
+    add_json(made)
+    options = made.parse_args(arguments)
+    settings = load(options.config)
+    policies = read_policies(settings.policies, tuple(settings.routes)).policies
+    schema, source = known_schema(settings, options.live)
+    text, typed = plain_text(policies), human(plain_schema(schema)) if schema else None
+    if options.json:
+        print(json.dumps({"policies": text, "schema": typed, "routes": list(settings.routes)}, ensure_ascii=False))
+        return 0
+    if options.out is None:
+        print(text, end="")
+        return 0
+    options.out.mkdir(parents=True, exist_ok=True)
+    (options.out / POLICIES).write_text(text)
+    if typed is not None:
+        (options.out / SCHEMA).write_text(typed)
+    print(f"{len(policies)} policies in `{options.out}`; {source}")
+    return 0

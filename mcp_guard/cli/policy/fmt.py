@@ -1,0 +1,51 @@
+"""`mcp-guard policy fmt`: policies in Cedar's usual form, comments kept."""
+
+import difflib
+import json
+from pathlib import Path
+
+from mcp_guard.cli.options import add_json, parser
+from mcp_guard.config import load
+from mcp_guard.core.errors import PolicyError
+from mcp_guard.policy.source import read_files
+
+
+def main(arguments: list[str]) -> int:
+    """Exit codes: 0 done, or nothing to do; 1 with --check if a file would change."""
+    made = parser("policy fmt", "Format the policy files in place; comments are kept.")
+    made.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="files or folders (default: the config's)")
+    made.add_argument("--check", action="store_true", help="change nothing, show what would change")
+    made.add_argument("--width", type=int, default=100, metavar="N", help="line width (default 100)")
+    add_json(made)
+    options = made.parse_args(arguments)
+    changed = {}
+    for place in options.paths or [load(options.config).policies]:
+        for name, text in read_files(place).items():
+            path = place / name if place.is_dir() else place
+            if (formatted := format_text(path, text, options.width)) != text:
+                changed[path] = (text, formatted)
+    for path, (_, formatted) in () if options.check else changed.items():
+        path.write_text(formatted)
+    if options.json:
+        print(json.dumps({"changed": [str(path) for path in changed]}))
+        return 1 if options.check and changed else 0
+    for path, (text, formatted) in changed.items():
+        if options.check:
+            name, lines = str(path), (text.splitlines(keepends=True), formatted.splitlines(keepends=True))
+            print("".join(difflib.unified_diff(*lines, name, f"{name}, formatted")), end="")
+        else:
+            print(f"formatted {path}")
+    return 1 if options.check and changed else 0
+
+
+def format_text(path: Path, text: str, width: int) -> str:
+    """Raises: PolicyError for a file that Cedar cannot read, or that formatting would change in meaning."""
+    import cedarpy
+
+    try:
+        formatted = cedarpy.format_policies(text, width, 2)
+        if cedarpy.policies_to_json_str(formatted) != cedarpy.policies_to_json_str(text):
+            raise PolicyError(f"{path}: formatting would change what it means; it is left as it is", "report this")
+    except ValueError as error:
+        raise PolicyError(f"{path}: {error}", "mend that line first") from None
+    return formatted if formatted.endswith("\n") else formatted + "\n"

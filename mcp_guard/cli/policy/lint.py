@@ -1,0 +1,41 @@
+"""`mcp-guard policy lint`: what is legal and probably not meant."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from mcp_guard.cli.options import add_json, parser
+from mcp_guard.cli.policy.kept import known_schema
+from mcp_guard.cli.table import print_lines
+from mcp_guard.config import load
+from mcp_guard.policy.lint import Finding, lint, read_linted
+from mcp_guard.policy.source import read_files
+
+
+def main(arguments: list[str]) -> int:
+    """Exit codes: 0 nothing but notes, 1 an error or a warning."""
+    made = parser("policy lint", "Find what is legal and probably not meant, and what would not load.")
+    made.add_argument("path", nargs="?", type=Path, metavar="PATH", help="a folder or file (default: the config's)")
+    made.add_argument("--live", action="store_true", help="start the upstreams, instead of the tools last known")
+    add_json(made)
+    options = made.parse_args(arguments)
+    settings = load(options.config)
+    schema, source = known_schema(settings, options.live)
+    agents = {name: enrolled.agent.groups for name, enrolled in settings.agents.items()}
+    linted = read_linted(read_files(options.path or settings.policies), schema, tuple(settings.routes), agents)
+    found = lint(linted)
+    wrong = [finding for finding in found if finding.level != "note"]
+    if options.json:
+        print(
+            json.dumps({"schema": source, "findings": [asdict(each) for each in found]}, indent=2, ensure_ascii=False)
+        )
+        return 1 if wrong else 0
+    print_lines(line for finding in found for line in lines(finding))
+    counts = f"{len(linted.policies)} policies, {len(wrong)} findings, {len(found) - len(wrong)} notes"
+    print(f"{counts}; {source}")
+    return 1 if wrong else 0
+
+
+def lines(finding: Finding) -> list[str]:
+    where = "".join(f"{part}: " for part in (finding.file, finding.policy) if part)
+    return [f"{finding.level}: {where}{finding.what}", f"    hint: {finding.fix}"]

@@ -1,0 +1,42 @@
+"""`mcp-guard policy new`: start a policy file and its cases from a tool's schema."""
+
+import difflib
+from pathlib import Path
+
+from mcp_guard.cli.options import parser
+from mcp_guard.cli.policy.live import live_world
+from mcp_guard.config import load
+from mcp_guard.core.errors import PolicyError
+from mcp_guard.policy.starter import start_cases, start_policy
+
+
+def main(arguments: list[str]) -> int:
+    made = parser("policy new", "Start a policy file and its cases from a tool's schema; starts the upstreams.")
+    made.add_argument("tool", metavar="TOOL", help="the tool as it is listed, such as crm__update_deal")
+    made.add_argument("--group", metavar="NAME", help="the agents that may use it (default: the first agent's group)")
+    made.add_argument("--route", metavar="NAME", help="who approves (default: the first route; a read is not gated)")
+    made.add_argument("--out", type=Path, metavar="FILE", help="the policy file (default: TOOL.cedar in the policies)")
+    options = made.parse_args(arguments)
+    settings = load(options.config)
+    tools = {tool.listed_as: tool for tool in live_world(settings).tools}
+    if options.tool not in tools:
+        near = difflib.get_close_matches(options.tool, tools, 3) or sorted(tools)[:5]
+        raise PolicyError(f"no tool `{options.tool}` is listed", f"there is {', '.join(near)}, …")
+    tool, agents = tools[options.tool], settings.agents.values()
+    group = options.group or next((group for each in agents for group in each.agent.groups), "agents")
+    route = options.route or next(iter(settings.routes), None)
+    folder = settings.policies if settings.policies.is_dir() else settings.policies.parent
+    path = options.out or folder / f"{tool.listed_as}.cedar"
+    counters = tuple(counter.name for counter in settings.counters)
+    texts = {
+        path: start_policy(tool, group, route, counters),
+        path.with_suffix(".cases.toml"): start_cases(tool, group, route),
+    }
+    for each in texts:
+        if each.exists():
+            raise PolicyError(f"`{each}` is there already", "name another file: --out FILE")
+    for each, text in texts.items():
+        each.write_text(text)
+        print(f"wrote {each}")
+    print("hint: edit them, then: mcp-guard policy test")
+    return 0

@@ -1,0 +1,116 @@
+"""`mcp-guard policy suggest`: the narrowest policies that let what was always approved, or observed."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mcp_guard.cli.ledger_file import open_for_reading, parser
+from mcp_guard.cli.policy.kept import add_span, decisions, latest_version, versions
+from mcp_guard.cli.table import print_lines
+from mcp_guard.config import load
+from mcp_guard.core.errors import PolicyError
+from mcp_guard.policy.candidate import Candidate, Materials, candidate
+from mcp_guard.policy.source import read_files
+from mcp_guard.policy.suggest import Group, Terms, case_of, group_of
+from mcp_guard.storage.sqlite import Store, reading
+
+PERMITS, CASES = "suggested.cedar", "suggested.cases.toml"
+REFUSING = {"approval.denied": "denied", "approval.revoked": "took back their approval of"}
+
+
+def main(arguments: list[str]) -> int:
+    """Exit codes: 0 something is suggested, 1 nothing."""
+    options = parse(arguments)
+    settings, store = load(options.config), open_for_reading(options)
+    past = list(decisions(store, options.since, options.last))
+    terms = Terms(refused(store), options.least, frozenset(options.free.split(",")) - {""})
+    materials = Materials(read_files(settings.policies), tuple(settings.routes), latest_version(store), versions(store))
+    made = candidate(past, materials, terms, PERMITS)
+    if options.out and made.suggestions.made:
+        write(options.out, made, cases(store, made))
+    if options.json:
+        print(json.dumps(as_json(made), indent=2, ensure_ascii=False))
+    else:
+        print_lines(lines(made, options.out))
+    return 0 if made.suggestions.made else 1
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    made = parser("policy suggest", "Suggest the narrowest policies for what was always approved, or observed.")
+    made.add_argument("--least", type=int, default=3, metavar="N", help="calls that make a basis (default 3)")
+    made.add_argument("--free", default="", metavar="A,B", help="arguments that are not to be bounded")
+    made.add_argument("--out", type=Path, metavar="DIR", help="write the whole candidate there, with cases")
+    add_span(made)
+    return made.parse_args(arguments)
+
+
+def refused(store: Store) -> dict[Group, str]:
+    """Groups of calls of which a person has denied one."""
+    found: dict[Group, str] = {}
+    with reading(store.path):
+        for row in store.receipts_after(-1):
+            if row.kind in REFUSING:
+                receipt = json.loads(row.body)
+                who = receipt.get("name", receipt.get("approver", "somebody"))
+                found[group_of(receipt)] = f"{who} {REFUSING[row.kind]} such a call (receipt {row.seq})"
+    return found
+
+
+def cases(store: Store, made: Candidate) -> Iterator[str]:
+    """One case for each call that a suggestion is from, as far as its payloads are kept."""
+    yield f"# The calls that these suggestions are from. Run them: mcp-guard policy test --cases {CASES}\n"
+    for suggestion in made.suggestions.made:
+        for past in suggestion.basis:
+            kept = store.payloads(past.receipt["seq"])
+            if kept.get("request"):
+                facts = json.loads(kept["facts"] or b"null") if "facts" in kept else None
+                yield from case_of(past, json.loads(kept["request"] or b"{}"), facts)
+
+
+def write(folder: Path, made: Candidate, case_lines: Iterator[str]) -> None:
+    """Raises: PolicyError rather than write over anything."""
+    if folder.exists() and any(folder.iterdir()):
+        raise PolicyError(f"`{folder}` is not empty", "name a new folder: --out DIR")
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in made.texts.items():
+        (folder / name).write_text(text)
+    (folder / CASES).write_text("\n".join(case_lines))
+
+
+def as_json(made: Candidate) -> dict[str, Any]:
+    return {
+        "suggestions": [
+            {
+                "id": each.id,
+                "group": each.group,
+                "gates": each.gates,
+                "basis": [past.receipt["seq"] for past in each.basis],
+                "text": each.exception() if each.gates else each.permit(),
+            }
+            for each in made.suggestions.made
+        ],
+        "left": [{"group": group, "why": why} for group, why in made.suggestions.left.items()],
+        "replayed": sum(made.replay.matrix.values()),
+        "more_permissive": [each.receipt["seq"] for each in made.replay.differences if each.looser],
+    }
+
+
+def lines(made: Candidate, out: Path | None) -> Iterator[str]:
+    for suggestion in made.suggestions.made:
+        agent, tool, type = suggestion.group
+        yield f"{agent}, {tool} on {type}, from {len(suggestion.basis)} calls:"
+        if suggestion.gates:
+            yield f"an exception to {' and '.join(f'`{gate}`' for gate in suggestion.gates)}:"
+            yield from ["unless {", *suggestion.exception().splitlines(), "}", ""]
+        else:
+            yield from [*suggestion.permit().splitlines(), ""]
+    for (agent, tool, type), why in made.suggestions.left.items():
+        yield f"nothing for {agent}, {tool} on {type}: {why}"
+    if not made.suggestions.made:
+        yield "nothing is suggested"
+        return
+    looser = sum(each.looser for each in made.replay.differences)
+    yield f"replayed {sum(made.replay.matrix.values())} decisions: more permissive for {looser}, each let before"
+    yield f"the whole candidate is in `{out}`" if out else "hint: write it out with --out DIR, and replay it"

@@ -1,0 +1,64 @@
+"""`mcp-guard policy test`: the cases beside the policies, on the real engine."""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from mcp_guard.cli.options import add_json, parser
+from mcp_guard.cli.policy.live import live_engine
+from mcp_guard.cli.table import print_lines, print_table
+from mcp_guard.config import load
+from mcp_guard.core.errors import PolicyError
+from mcp_guard.policy.cases import Result, read_cases, run_cases
+
+HEADINGS = ("file", "case", "expected", "got", "policies", "ms")
+
+
+def main(arguments: list[str]) -> int:
+    """Exit codes: 0 all as expected, 1 not."""
+    made = parser("policy test", "Run the *.cases.toml beside the policies; starts the upstreams to know their tools.")
+    made.add_argument("--cases", type=Path, metavar="PATH", help="a cases file or folder (default: the policies)")
+    made.add_argument("--table", action="store_true", help="list every case, not only those that fail")
+    made.add_argument("--coverage", action="store_true", help="name the policies that determine no case; fail if any")
+    add_json(made)
+    options = made.parse_args(arguments)
+    settings = load(options.config)
+    engine, tools = live_engine(settings)
+    where = options.cases or settings.policies
+    cases = read_cases(where)
+    if not cases:
+        raise PolicyError(f"no cases in `{where}`", "write NAME.cases.toml beside the policies")
+    results = []
+    for case in cases:
+        begun = time.perf_counter()
+        result = run_cases(engine, tools, [case])[0]
+        results.append((result, (time.perf_counter() - begun) * 1000))
+    determined = {id for result, _ in results if result.decision for id in result.decision.policies}
+    missed = sorted(engine.rules.policies.keys() - determined) if options.coverage else []
+    failed = [result for result, _ in results if result.differences]
+    if options.json:
+        rows = [as_json(*each) for each in results]
+        report: Any = {"cases": rows, "uncovered": missed} if options.coverage else rows
+        print(json.dumps(report, indent=2, ensure_ascii=False))
+        return 1 if failed or missed else 0
+    if options.table:
+        print_table(HEADINGS, (row(*each) for each in results))
+    print_lines(f"{result.case.file}: {result.case.name}: {'; '.join(result.differences)}" for result in failed)
+    print_lines(f"no case is determined by `{id}`" for id in missed)
+    print(f"{len(results) - len(failed)} of {len(results)} cases as expected")
+    return 1 if failed or missed else 0
+
+
+def as_json(result: Result, ms: float) -> dict[str, Any]:
+    got = result.decision
+    said = {"case": result.case.name, "differences": list(result.differences), "ms": round(ms, 3)}
+    return said | {"outcome": got.outcome if got else None, "policies": list(got.policies) if got else []}
+
+
+def row(result: Result, ms: float) -> list[object]:
+    got = result.decision
+    outcome = got.outcome if got else "-"
+    mark = "" if not result.differences else "  FAILED"
+    policies = ", ".join(got.policies) if got else ""
+    return [result.case.file, result.case.name, result.case.said["outcome"], f"{outcome}{mark}", policies, f"{ms:.2f}"]

@@ -1,0 +1,102 @@
+"""Decisions of the past, run again: from the kept request and the kept text of the policies that decided it.
+
+A receipt commits to the complete Cedar request (`material`), and the ledger keeps the text and the schema of every
+policy version; both are read here as values. Nothing is called and nothing is recorded.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from cedarpy import Entities, Schema
+
+from mcp_guard.core.decision import Ruling
+from mcp_guard.core.describe import NO_SUCH_TOOL
+from mcp_guard.core.model import Json
+from mcp_guard.policy.ruleset import Ruleset, Subject, action_groups, read_subject
+from mcp_guard.policy.schema import TOOL
+from mcp_guard.policy.source import Policy, parse_texts
+
+DECIDING = ("decision", "intent")
+"""Kinds of receipts that hold a decision; the guard's own look-ups hold none."""
+
+
+class Posed(NamedTuple):
+    """A request as Cedar takes it."""
+
+    request: Json
+    entities: Entities
+    subject: Subject
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """One decision of the ledger: its receipt, and what was put to the policies, if that is kept.
+
+    `material` is None if nothing was put to them (`asked` is then False), or if it has been erased, or was redacted in
+    part before it was kept: then it is another request than the one that was decided.
+    """
+
+    receipt: Json
+    material: Json | None
+
+    @property
+    def asked(self) -> bool:
+        return "material" in self.receipt
+
+    @property
+    def unlisted(self) -> bool:
+        """Refused because the tool was not listed for this instance, though an upstream has it."""
+        return self.receipt.get("reasons") == [NO_SUCH_TOOL] and "definition" in self.receipt
+
+
+def read_past(receipt: Json, payloads: Mapping[str, bytes | None]) -> Past | None:
+    """The decision in a receipt, or None if there is none."""
+    if receipt["kind"] not in DECIDING or receipt.get("purpose"):
+        return None
+    kept = payloads.get("material") if "material" in receipt else None
+    whole = not any(place.startswith("/material") for place in receipt.get("redacted", ()))
+    return Past(receipt, json.loads(kept) if kept and whole else None)
+
+
+class Version:
+    """The policies of one version with the schema of then."""
+
+    def __init__(self, version: str, policies: Mapping[str, Policy], schema: Json) -> None:
+        self.version = version
+        self.schema = schema
+        self.rules = Ruleset(policies, action_groups(schema))
+        self._parsed = Schema.from_json_str(json.dumps(schema))
+
+    def under(self, policies: Mapping[str, Policy]) -> "Version":
+        """Other policies in the same world."""
+        return Version("candidate", policies, self.schema)
+
+    def pose(self, material: Json) -> Posed:
+        """Raises: ValueError for a request that does not fit the schema of then."""
+        request, entities = material["request"], material["entities"]
+        parsed = Entities.from_json_str(json.dumps(entities), self._parsed)
+        return Posed(request, parsed, read_subject(request["principal"], entities))
+
+    def rule(self, posed: Posed) -> Ruling:
+        return self.rules.rule(*posed)
+
+    def could_list(self, action: str, principal: Iterable[Json] | None) -> bool:
+        """Whether the tool could be listed for this principal (its entities); for an unknown one, for any."""
+        if principal is None:
+            return any(self.rules.policies[id].body["effect"] == "permit" for id in self.rules.about(action))
+        entities = list(principal)
+        applies = self.schema[""]["actions"].get(action, {}).get("appliesTo", {}).get("resourceTypes", [])
+        resource = (TOOL, action) if applies == [TOOL] else None
+        parsed = Entities.from_json_str(json.dumps(entities), self._parsed)
+        return self.rules.could_be_let(action, read_subject(entities[0]["uid"], entities), resource, parsed)
+
+
+def read_version(version: str, material: bytes) -> Version:
+    """A version as the ledger keeps it; policies that slept then sleep here."""
+    kept = json.loads(material)
+    source, _ = parse_texts(kept["policies"], None)
+    asleep = set(kept.get("dormant", ()))
+    active = {id: policy for id, policy in source.policies.items() if id not in asleep}
+    return Version(version, active, kept["schema"])

@@ -1,0 +1,197 @@
+"""Policies under the outcome rule: for each request, only those are evaluated whose scope could match it.
+
+INVARIANT: a slice holds every policy whose scope matches the request. Cedar evaluates a policy's conditions only if its
+scope matches, so what is left out can neither determine a decision nor fail in one (docs/decisions/0030).
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import cedarpy
+from cedarpy import Entities, PolicySet
+
+from mcp_guard.core.decision import Ruling, Verdict, rule
+from mcp_guard.core.model import Json
+from mcp_guard.policy.source import Policy, as_json
+from mcp_guard.policy.words import quoted
+
+Uid = tuple[str, str]
+"""An entity's type and id."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A principal and all it is in, itself included, as far as scopes ask."""
+
+    self: Uid
+    within: frozenset[Uid]
+
+
+def read_subject(principal: Mapping[str, str], entities: Iterable[Json]) -> Subject:
+    """The principal of a request, with its ancestors among the entities (in Cedar's JSON form)."""
+    parents = {uid_of(entity["uid"]): [uid_of(parent) for parent in entity["parents"]] for entity in entities}
+    found: set[Uid] = set()
+    left = [uid_of(principal)]
+    while left:
+        uid = left.pop()
+        if uid not in found:
+            found.add(uid)
+            left += parents.get(uid, [])
+    return Subject(uid_of(principal), frozenset(found))
+
+
+def uid_of(written: Mapping[str, str]) -> Uid:
+    return written["type"], written["id"]
+
+
+def action_groups(schema: Json) -> dict[str, frozenset[str]]:
+    """Each action of a schema (JSON form) with the actions that it is in, itself included."""
+    actions: Json = schema.get("", {}).get("actions", {})
+
+    def above(name: str, seen: frozenset[str] = frozenset()) -> frozenset[str]:
+        for parent in (actions.get(name) or {}).get("memberOf") or []:
+            if parent["id"] not in seen:
+                seen = above(parent["id"], seen | {parent["id"]})
+        return seen
+
+    return {name: above(name) | {name} for name in actions}
+
+
+@dataclass(frozen=True, slots=True)
+class Slice:
+    """The policies that could match, with and without the gates among them."""
+
+    ids: tuple[str, ...]
+    full: PolicySet
+    ungated: PolicySet
+
+
+class Ruleset:
+    """A set of policies. `groups` says which actions each action is in."""
+
+    def __init__(self, policies: Mapping[str, Policy], groups: Mapping[str, frozenset[str]]) -> None:
+        self.policies = policies
+        self.gates = {id: policy.routes for id, policy in policies.items() if policy.routes}
+        self._groups = groups
+        scopes = [policy.body["principal"] for policy in policies.values()]
+        self._named = frozenset(uid for scope in scopes for uid in _entities_of(scope))
+        self._by_action: dict[str, list[str]] = {}
+        """Ids of the policies whose scope names this action, or (under "") any."""
+        for id, policy in policies.items():
+            for action in _actions_of(policy):
+                self._by_action.setdefault(action, []).append(id)
+        self._slices: dict[tuple[str, Uid | str, frozenset[Uid]], Slice] = {}
+        self._parsed: dict[tuple[str, ...], PolicySet] = {}
+
+    @property
+    def groups(self) -> Mapping[str, frozenset[str]]:
+        return self._groups
+
+    def rule(self, request: Json, entities: Entities, subject: Subject) -> Ruling:
+        """The outcome of one request. Raises what Cedar raises for a request that it cannot read."""
+        part = self.slice(request["action"]["id"], subject)
+        return self.rule_by(part, request, entities)
+
+    def rule_by(self, part: Slice, request: Json, entities: Entities) -> Ruling:
+        full = evaluate(request, part.full, entities)
+        return rule(full, lambda: evaluate(request, part.ungated, entities), self.gates)
+
+    def could_be_let(self, action: str, subject: Subject, resource: Uid | None, entities: Entities) -> bool:
+        """Whether some request could be allowed or held: partial evaluation without the gates, the context unknown.
+
+        Raises what Cedar raises.
+        """
+        request = {
+            "principal": entity_text(*subject.self),
+            "action": entity_text("Action", action),
+            "resource": entity_text(*resource) if resource else None,
+            "context": None,
+        }
+        result = cedarpy.is_authorized_partial(request, self.slice(action, subject).ungated, entities)
+        undecided = result.decision is cedarpy.Decision.NoDecision and bool(result.residuals)
+        return result.allowed or undecided
+
+    def slice(self, action: str, subject: Subject) -> Slice:
+        """The policies whose scope could match this action and principal, parsed once."""
+        asked = subject.self if subject.self in self._named else subject.self[0]
+        key = action, asked, subject.within & self._named
+        if key not in self._slices:
+            about = self.about(action)
+            self._slices[key] = self._make(
+                id for id in about if _matches_principal(self.policies[id].body["principal"], subject)
+            )
+        return self._slices[key]
+
+    def about(self, action: str) -> set[str]:
+        """Ids of the policies whose scope could match this action, whoever asks."""
+        within = self._groups.get(action, frozenset({action}))
+        return {id for named in ("", *within) for id in self._by_action.get(named, ())}
+
+    def whole(self) -> Slice:
+        """All policies, whatever the request: what a slice must be equal to."""
+        return self._make(self.policies)
+
+    def _make(self, ids: Iterable[str]) -> Slice:
+        every = tuple(sorted(ids))
+        ungated = tuple(id for id in every if id not in self.gates)
+        return Slice(every, self._parse(every), self._parse(ungated))
+
+    def _parse(self, ids: tuple[str, ...]) -> PolicySet:
+        if ids not in self._parsed:
+            self._parsed[ids] = PolicySet.from_json_str(as_json({id: self.policies[id] for id in ids}))
+        return self._parsed[ids]
+
+
+def entity_text(type: str, id: str) -> str:
+    """An entity in Cedar's own syntax."""
+    return f"{type}::{quoted(id)}"
+
+
+PERMIT_ALL = Policy(
+    "(all)",
+    "",
+    {"effect": "permit", **{part: {"op": "All"} for part in ("principal", "action", "resource")}, "conditions": []},
+)
+
+
+def always_in_force(rules: Ruleset) -> Ruleset:
+    """What holds in observe mode: everything is permitted but what the forbids marked `@enforce("always")` say."""
+    marked = {id: policy for id, policy in rules.policies.items() if policy.always}
+    return Ruleset({**marked, PERMIT_ALL.id: PERMIT_ALL}, rules.groups)
+
+
+def _entities_of(scope: Json) -> list[Uid]:
+    """The entities that a scope names."""
+    named = [*scope.get("entities", []), scope.get("entity"), scope.get("in", {}).get("entity")]
+    return [uid_of(entity) for entity in named if entity]
+
+
+def _actions_of(policy: Policy) -> list[str]:
+    """The actions that its scope names; "" if it names none."""
+    scope = policy.body["action"]
+    return [id for _, id in _entities_of(scope)] if scope["op"] in ("==", "in") else [""]
+
+
+def _matches_principal(scope: Json, subject: Subject) -> bool:
+    named = _entities_of(scope)
+    match scope["op"]:
+        case "==":
+            return subject.self in named
+        case "in":
+            return any(uid in subject.within for uid in named)
+        case "is":
+            inside = not named or any(uid in subject.within for uid in named)
+            return bool(scope["entity_type"] == subject.self[0] and inside)
+    return True
+
+
+def evaluate(request: Json, policies: PolicySet, entities: Entities) -> Verdict:
+    """One evaluation, without the schema: policies were validated against it when they were loaded, and the request is
+    built to fit it (docs/decisions/0009; a property test holds the two together).
+    """
+    result = cedarpy.is_authorized(request, policies, entities)
+    diagnostics = result.diagnostics
+    errors = tuple(sorted(diagnostics.errors))
+    if result.decision is cedarpy.Decision.NoDecision:
+        return Verdict(False, (), errors or ("the policies gave no decision",))
+    return Verdict(result.allowed, tuple(sorted(diagnostics.reasons)), errors)

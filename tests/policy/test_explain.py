@@ -1,0 +1,93 @@
+"""The smallest change is found where there is one, and it is Cedar that says that it alters the outcome."""
+
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+
+from mcp_guard.core.model import Json, Outcome
+from mcp_guard.policy.explain import explain, lines
+from mcp_guard.policy.past import Version
+from tests.policy.made import CEDAR, TEXTS, Asked, policies_of, requests
+
+LIMIT = (
+    '@id("work") permit (principal in Group::"g1", action, resource);'
+    '@id("limit") @reason("at most 10") forbid (principal, action, resource)'
+    " when { context.input has n && context.input.n > 10 };"
+    '@id("ticket") forbid (principal, action in Action::"write", resource) unless { context.task has ticket };'
+)
+
+
+def asked(tool: str = "up__look", n: int = 5, groups: tuple[str, ...] = ("g1",), **task: str) -> Json:
+    agent = {"type": "Agent", "id": "a1"}
+    parents = [{"type": "Group", "id": group} for group in groups]
+    attributes: dict[str, Any] = {"owner": "bob", "started": 1, "expires": 2, "depth": 0}
+    principal = {"type": "AgentInstance", "id": "run_1"}
+    context = {
+        "input": {"n": n}, "input_unknown": [], "input_null": [], "change": {"fields": [], "delta": {}}, "task": task,
+        "rate": {}, "risk": {"score": 0, "level": "low", "signals": []},
+    }  # fmt: skip
+    resource = {"type": "Deal", "id": "x"} if tool == "up__change" else {"type": "Tool", "id": tool}
+    return {
+        "request": {
+            "principal": principal,
+            "action": {"type": "Action", "id": tool},
+            "resource": resource,
+            "context": context,
+        },
+        "entities": [
+            {"uid": principal, "attrs": attributes, "parents": [agent]},
+            {"uid": agent, "attrs": {"owner": "bob"}, "parents": parents},
+            *({"uid": parent, "attrs": {}, "parents": []} for parent in parents),
+        ],
+    }
+
+
+@pytest.mark.parametrize(
+    ("material", "smallest", "outcome"),
+    [
+        (asked(n=12), "context.input.n 10 instead of 12", Outcome.ALLOW),
+        (asked(n=9), "context.input.n 11 instead of 9", Outcome.DENY),
+        (asked("up__purge"), "context.task.ticket given, such as", Outcome.ALLOW),
+        (asked("up__purge", ticket="INC-1"), "context.input.n 11 instead of 5", Outcome.DENY),
+        (asked(groups=()), 'principal in Group::"g1"', Outcome.ALLOW),
+    ],
+)
+def test_the_smallest_change(material: Json, smallest: str, outcome: Outcome) -> None:
+    found = explain(Version("then", policies_of(LIMIT), CEDAR), material).request[0]
+    assert found.what.startswith(smallest)
+    assert found.ruling.outcome is outcome
+
+
+def test_it_is_said_plainly_if_there_is_none() -> None:
+    never = '@id("never") forbid (principal, action, resource);@id("nor") forbid (principal, action, resource);'
+    printed = list(lines(explain(Version("then", policies_of(never), CEDAR), asked())))
+    assert "no change of a single attribute of the request was found that would alter the outcome" in printed
+    assert printed[-1] == "no single condition, and no single policy, makes the difference"
+
+
+def test_a_denial_by_default_reads_the_permits_that_are_about_such_calls() -> None:
+    made = explain(Version("then", policies_of(LIMIT), CEDAR), asked(groups=("g2",)))
+    assert [(reading.policy.id, reading.in_scope) for reading in made.readings] == [("work", False)]
+
+
+def test_a_policy_that_failed_is_named() -> None:
+    failing = '@id("sum") permit (principal, action, resource) when { context.input.n + 9223372036854775807 > 0 };'
+    made = explain(Version("then", policies_of(failing), CEDAR), asked())
+    assert [part.held for reading in made.readings for part in reading.parts] == [None]
+    assert next(iter(lines(made))).startswith("denied, because a policy could not be evaluated")
+
+
+@settings(max_examples=60, deadline=None)
+@given(TEXTS, requests())
+def test_every_decision_can_be_explained(written: str, posed: Asked) -> None:
+    version = Version("then", policies_of(written), CEDAR)
+    made = explain(version, posed.recorded)
+    assert made.ruling == version.rule(version.pose(posed.recorded))
+    assert list(lines(made))
+    for change in (*made.request, *made.policies):
+        assert (change.ruling.outcome, change.ruling.routes) != (made.ruling.outcome, made.ruling.routes)
+    if made.ruling.policies and not made.ruling.errors:
+        assert all(not part.stops for reading in made.readings for part in reading.parts), (
+            "what determined was satisfied"
+        )

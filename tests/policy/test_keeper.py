@@ -1,0 +1,156 @@
+"""One keeper for all sessions of a process: each is given the policies for its own catalog, and a bad set to none."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.receipt import Draft
+from mcp_guard.policy.engine import World
+from mcp_guard.policy.in_force import PoliciesInForce
+from mcp_guard.policy.keeper import Follower, Keeper, Places
+from tests.policy.worlds import PERMIT, make_tool, object_of
+from tests.promises.house import House, open_house
+
+ONE, TWO = make_tool(object_of(a={"type": "string"}), "one"), make_tool(object_of(a={"type": "string"}), "two")
+STRICT = '@id("none") forbid (principal, action, resource);'
+BAD = "permit ("
+
+
+class Stage:
+    """A keeper over a real ledger, and what it said."""
+
+    def __init__(self, folder: Path, shadow: bool = False) -> None:
+        self.house: House = open_house(folder / "house")
+        self.before = [receipt["kind"] for receipt in self.house.receipts()]
+        self.policies, self.shadow = folder / "policies.cedar", folder / "shadow.cedar"
+        self.policies.write_text(PERMIT)
+        self.shadow.write_text(STRICT)
+        self.said: list[str] = []
+        places = Places(self.policies, self.shadow if shadow else None)
+        self.keeper = Keeper(places, self.house.ledger.book, self.said.append)
+
+    def follow(self, *tools: object, told: Callable[[], None] = lambda: None) -> Follower:
+        world = World(tuple(tools))  # type: ignore[arg-type]
+        follower = Follower(PoliciesInForce(()), lambda: world, told)
+        self.keeper.load(follower)
+        return follower
+
+    def receipts(self, kind: str) -> int:
+        return len(self.house.receipts(kind)) - self.before.count(kind)
+
+
+def play(folder: Path, story: Callable[[Stage], Awaitable[None]], shadow: bool = False) -> None:
+    (folder / "house").mkdir()
+
+    async def main() -> None:
+        stage = Stage(folder, shadow)
+        watching = asyncio.create_task(stage.keeper.watch())
+        try:
+            async with asyncio.timeout(30):
+                await story(stage)
+        finally:
+            watching.cancel()
+            stage.house.close()
+
+    asyncio.run(main())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    """Let the keeper's thread go on until it is so; `play` bounds it."""
+    while not condition():
+        await asyncio.sleep(0.01)
+
+
+def test_sessions_with_one_catalog_share_what_was_read(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        first, second, other = stage.follow(ONE), stage.follow(ONE), stage.follow(TWO)
+        assert first.in_force._engine is second.in_force._engine
+        assert first.in_force.version != other.in_force.version
+        assert stage.receipts("policy.loaded") == 2
+
+    play(tmp_path, story)
+
+
+@pytest.mark.parametrize("asked", [True, False], ids=["asked", "by itself"])
+def test_every_session_is_given_the_changed_policies_for_its_own_catalog(tmp_path: Path, asked: bool) -> None:
+    async def story(stage: Stage) -> None:
+        told: list[str] = []
+        first = stage.follow(ONE, told=lambda: told.append("first"))
+        other = stage.follow(TWO, told=lambda: told.append("other"))
+        before = first.in_force.version, other.in_force.version
+        stage.policies.write_text(STRICT)
+        if asked:
+            stage.keeper.wake()
+        await until(lambda: len(told) == 2)
+        assert sorted(told) == ["first", "other"]
+        assert first.in_force.version not in before
+        assert other.in_force.version not in (*before, first.in_force.version)
+
+    play(tmp_path, story)
+
+
+def test_a_bad_set_is_given_to_nobody_and_told_once(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        first, second = stage.follow(ONE), stage.follow(ONE)
+        version = first.in_force.version
+        stage.policies.write_text(BAD)
+        stage.keeper.wake()
+        await until(lambda: stage.receipts("policy.rejected") == 1)
+        third, other = stage.follow(ONE), stage.follow(TWO)
+        assert {each.in_force.version for each in (first, second, third)} == {version}
+        assert other.in_force.version == "none", "of its catalog there is no good set"
+        assert {text.splitlines()[0] for text in stage.said} == {"the policies are not loaded, the ones in force stay:"}
+        assert len(stage.said) == stage.receipts("policy.rejected") == 2, "once for each catalog"
+        stage.policies.write_text(PERMIT)
+        stage.keeper.wake()
+        await until(lambda: other.in_force.version != "none")
+
+    play(tmp_path, story)
+
+
+def test_a_bad_shadow_is_none_and_the_policies_stay(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        session = stage.follow(ONE)
+        version = session.in_force.version
+        assert session.in_force.shadow is not None
+        stage.shadow.write_text(BAD)
+        stage.keeper.wake()
+        await until(lambda: session.in_force.shadow is None)
+        assert session.in_force.version == version
+        assert stage.said[0].startswith("the shadow policies are not loaded")
+        assert stage.house.receipts("policy.rejected")[0]["shadow"] is True
+
+    play(tmp_path, story, shadow=True)
+
+
+def test_no_receipt_no_new_policies(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        session = stage.follow(ONE)
+        version = session.in_force.version
+
+        def full(*drafts: Draft, policy: tuple[str, bytes] | None = None) -> list[int]:
+            raise LedgerError("the disk is full")
+
+        records, stage.keeper._records = stage.keeper._records, type("Full", (), {"note": staticmethod(full)})()
+        stage.policies.write_text(STRICT)
+        stage.keeper.wake()
+        await until(lambda: bool(stage.said))
+        assert session.in_force.version == version
+        assert "not reloaded, the ones in force stay: the disk is full" in stage.said[0]
+        stage.keeper._records = records
+        await until(lambda: session.in_force.version != version)
+        assert len(stage.said) == 1
+
+    play(tmp_path, story)
+
+
+def test_a_session_that_is_gone_is_followed_no_more(tmp_path: Path) -> None:
+    async def story(stage: Stage) -> None:
+        stage.follow(ONE)
+        kept = stage.follow(TWO)
+        assert list(stage.keeper._followers) == [kept]
+
+    play(tmp_path, story)

@@ -1,0 +1,80 @@
+"""Each check finds what it is for, and nothing in the policies that are shipped."""
+
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.core.model import Json
+from mcp_guard.policy.lint import Finding, lint, read_linted
+from tests.policy.made import CEDAR
+
+ROOT = Path(__file__).parent.parent.parent
+AGENTS = {"a1": ("g1",)}
+GATE = '@id("g") @require_approval("people") forbid (principal, action, resource);'
+READING = '@id("p") permit (principal in Group::"g1", action in Action::"read", resource);'
+FINE = '@id("work") permit (principal in Group::"g1", action, resource);'
+
+
+def found(text: str, schema: Json | None = CEDAR, level: str = "") -> list[Finding]:
+    made = lint(read_linted({"x.cedar": text}, schema, ("people",), AGENTS))
+    return [finding for finding in made if level in ("", finding.level)]
+
+
+@pytest.mark.parametrize(
+    ("policies", "policy", "what"),
+    [
+        ("permit (principal, action, resource) when { 1 };", "policy0", "every policy needs an @id"),
+        (FINE + FINE, "", "is already in x.cedar"),
+        (GATE.replace("forbid", "permit"), "g", "belongs on a forbid"),
+        (GATE.replace("people", "cfo"), "g", "route `cfo` is not in"),
+        ('@id("g") @enforce("now") forbid (principal, action, resource);', "g", 'write @enforce("always")'),
+        ('@id("a") permit (principal, action == Action::"up__lok", resource);', "a", "called `up__lok`"),
+        ('@id("a") permit (principal, action, resource) when { context.task.ticket == "x" };', "a", "optional"),
+        ('@id("a") permit (principal, action, resource) when { context.inptu.n == 1 };', "a", "inptu"),
+        (GATE, "g", "a gate without a reason"),
+        (FINE + '@id("f") forbid (principal, action, resource) when {context.input has n};', "f", "a forbid without"),
+        ('@id("all") permit (principal, action, resource);', "all", "allows everything"),
+        (FINE + FINE.replace("work", "again"), "again", "says the same as `work`"),
+        ('@id("f") @reason("r") forbid (principal, action, resource) when { false };', "f", "can never hold"),
+        (
+            READING + '@id("f") @reason("r") forbid (principal, action == Action::"up__purge", resource);',
+            "f",
+            "no policy permits",
+        ),
+        (FINE, "", "permitted and destructive, with no forbid or gate: up__purge"),
+        (FINE.replace("g1", "g2"), "work", "no enrolled agent is in the group `g2`"),
+        (FINE.replace("Group", "Agent"), "work", "no agent is enrolled as `g1`"),
+    ],
+)
+def test_it_is_found(policies: str, policy: str, what: str) -> None:
+    hits = [finding for finding in found(policies) if what in finding.what]
+    assert [finding.policy for finding in hits] == [policy], found(policies)
+    assert hits[0].fix
+    assert hits[0].level != "note"
+
+
+def test_without_a_schema_optional_attributes_are_found_by_their_names() -> None:
+    text = '@id("a") permit (principal, action in Action::"read", resource) when { context.task.ticket == "x" };'
+    assert "`context.task.ticket` may be absent" in [finding.what for finding in found(text, None)]
+    asked = text.replace('context.task.ticket == "x"', 'context.task has ticket && context.task.ticket == "x"')
+    assert "`context.task.ticket` may be absent" not in [finding.what for finding in found(asked, None)]
+
+
+def test_what_may_be_meant_is_a_note() -> None:
+    assert [finding.what for finding in found(READING, level="note")] == [
+        "no permit is about any `write` tool (1 listed)",
+        "no permit is about any `destructive` tool (1 listed)",
+        "no policy uses the route `people`",
+    ]
+    assert found(READING, level="warning") == []
+
+
+@pytest.mark.parametrize(
+    "pack", [folder.name for folder in (ROOT / "policies").iterdir() if list(folder.glob("*.cedar"))]
+)
+def test_the_shipped_policies_have_nothing_wrong(pack: str) -> None:
+    texts = {path.name: path.read_text() for path in (ROOT / "policies" / pack).glob("*.cedar")}
+    routes = ("crm-approvers", "security-approvals")
+    made = lint(read_linted(texts, None, routes, {"deal-update-agent": ("crm-agents",)}))
+    ours = ("is not in [routes]", "no enrolled agent", "no agent is enrolled")  # of the configuration, not of the pack
+    assert [each for each in made if each.level != "note" and not any(part in each.what for part in ours)] == []

@@ -1,0 +1,134 @@
+"""Observe mode: everything is decided and recorded, and only what is always in force is blocked."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+
+from mcp_guard.core.errors import PolicyError
+from mcp_guard.core.model import Asked, Effect, Json, Mode, Outcome
+from mcp_guard.policy.ruleset import always_in_force
+from tests.policy.made import TEXTS, requests, ruleset
+from tests.policy.made import Asked as Posed
+from tests.policy.worlds import INSTANCE, PERMIT, load, make_call, make_tool, object_of
+from tests.promises.house import make_instance, open_house, run
+
+TOOL = make_tool(object_of(n={"type": "integer"}))
+READER = make_tool(object_of(), "read", Effect.READ)
+HARD = (
+    '@id("hard") @enforce("always") @reason("never that") forbid (principal, action, resource)'
+    " when {context.input has n};"
+)
+SOFT = '@id("soft") @reason("not that") forbid (principal, action, resource);'
+
+
+@settings(max_examples=300, deadline=None)
+@given(TEXTS, requests())
+def test_what_is_always_in_force_is_never_stricter_than_everything(written: str, asked: Posed) -> None:
+    """And what is blocked or held in observe mode is so by policies that are marked, and by no others."""
+    rules = ruleset(written)
+    marked = {id for id, policy in rules.policies.items() if policy.always}
+    everything, always = (
+        each.rule(asked.request, asked.entities, asked.subject) for each in (rules, always_in_force(rules))
+    )
+    if everything.outcome is Outcome.ALLOW:
+        assert always.outcome is Outcome.ALLOW
+    if always.outcome is not Outcome.ALLOW and not always.errors:
+        assert set(always.policies) <= marked
+        assert always.policies
+
+
+@pytest.mark.parametrize(
+    ("policies", "arguments", "outcome", "would"),
+    [
+        (PERMIT, {"n": 1}, Outcome.ALLOW, Outcome.ALLOW),
+        (PERMIT + SOFT, {"n": 1}, Outcome.ALLOW, Outcome.DENY),
+        (PERMIT + HARD, {"n": 1}, Outcome.DENY, Outcome.DENY),
+        (PERMIT + HARD, {}, Outcome.ALLOW, Outcome.ALLOW),
+        (HARD, {}, Outcome.ALLOW, Outcome.DENY),
+        (SOFT, {"n": "no integer"}, Outcome.ALLOW, Outcome.DENY),
+        (HARD, {"n": "no integer"}, Outcome.DENY, Outcome.DENY),
+        (PERMIT + HARD.replace("@reason", '@require_approval("people") @reason'), {"n": 1},
+         Outcome.REQUIRE_APPROVAL, Outcome.REQUIRE_APPROVAL),
+    ],
+)  # fmt: skip
+def test_the_outcome_and_what_it_would_have_been(
+    tmp_path: Path, policies: str, arguments: Json, outcome: Outcome, would: Outcome
+) -> None:
+    decision = load(tmp_path, policies, TOOL).observe(make_call(TOOL, arguments), {})
+    assert decision.would is not None
+    assert (decision.outcome, decision.would.outcome) == (outcome, would)
+    assert "(all)" not in decision.policies
+
+
+def test_a_failing_policy_that_is_always_in_force_denies(tmp_path: Path) -> None:
+    failing = HARD.replace("context.input has n", "context.risk.score + 9223372036854775807 > 0")
+    decision = load(tmp_path, PERMIT + failing, TOOL).observe(make_call(TOOL, {}), {})
+    assert decision.outcome is Outcome.DENY
+    assert decision.errors
+
+
+def test_every_tool_is_listed_but_those_that_are_always_forbidden(tmp_path: Path) -> None:
+    never = '@id("never") @enforce("always") forbid (principal, action in Action::"read", resource);'
+    engine = load(tmp_path, never, TOOL, READER)
+    assert not engine.may_call(INSTANCE, TOOL)
+    assert engine.may_call(INSTANCE, TOOL, observing=True)
+    assert not engine.may_call(INSTANCE, READER, observing=True)
+
+
+@pytest.mark.parametrize(
+    "written", [HARD.replace("always", "sometimes"), PERMIT.replace("permit", '@enforce("always") permit')]
+)
+def test_a_mark_in_the_wrong_place_is_refused(tmp_path: Path, written: str) -> None:
+    with pytest.raises(PolicyError, match="only on a forbid"):
+        load(tmp_path, written, TOOL)
+
+
+def test_the_receipt_says_what_would_have_happened(tmp_path: Path) -> None:
+    house = open_house(tmp_path, '@id("no") @reason("not this") forbid (principal, action, resource);')
+    house.policies.mode = Mode.OBSERVE
+    reply = run(lambda: house.guard.call(make_instance(), Asked("crm__note", {"text": "a"})))
+    assert reply["result"]["content"][0]["text"] == "done"
+    receipt = house.receipts("intent")[0]
+    assert (receipt["outcome"], receipt["mode"], receipt["would"]["outcome"]) == ("allow", "observe", "deny")
+    assert receipt["would"]["policies"] == ["no"]
+    assert receipt["would"]["reasons"] == ["not this"]
+    assert {tool["_meta"]["mcp-guard/mode"] for tool in house.guard.list_tools(make_instance())} == {"observe"}
+    house.close()
+
+
+def test_a_tool_has_a_mode_of_its_own(tmp_path: Path) -> None:
+    from dataclasses import replace
+
+    house = open_house(tmp_path, '@id("no") forbid (principal, action, resource);')
+    note = house.upstream.catalog["crm__note"]
+    house.upstream.catalog["crm__note"] = replace(note, rule=replace(note.rule, mode=Mode.OBSERVE))
+    assert [tool["name"] for tool in house.guard.list_tools(make_instance())] == ["crm__note"]
+    assert "result" in run(lambda: house.guard.call(make_instance(), Asked("crm__note", {})))
+    assert "error" in run(lambda: house.guard.call(make_instance(), Asked("crm__purge", {})))
+    house.policies.mode = Mode.OBSERVE
+    house.upstream.catalog["crm__note"] = replace(note, rule=replace(note.rule, mode=Mode.ENFORCE))
+    assert "crm__note" not in [tool["name"] for tool in house.guard.list_tools(make_instance())]
+    house.close()
+
+
+def test_a_shadow_is_asked_and_not_obeyed(tmp_path: Path) -> None:
+    house = open_house(tmp_path)
+    (tmp_path / "shadow").mkdir()
+    house.policies.shadow = load(
+        tmp_path / "shadow",
+        '@id("shade") forbid (principal, action, resource);',
+        *house.upstream.tools(),
+        attributes={"Deal": {"amount": "number", "stage": "string"}},
+    )
+    assert "result" in run(lambda: house.guard.call(make_instance(), Asked("crm__note", {"text": "a"})))
+    shadow = house.receipts("intent")[0]["shadow"]
+    assert (shadow["outcome"], shadow["policies"]) == ("deny", ["shade"])
+    assert shadow["policy_version"] == house.policies.shadow.version
+    house.policies.shadow._attributes = None  # type: ignore[assignment]
+    deal = Asked("crm__update_deal", {"deal_id": "1", "amount": 150})
+    assert "isError" not in run(lambda: house.guard.call(make_instance(), deal))["result"], (
+        "a shadow that fails fails alone"
+    )
+    assert house.receipts("intent")[-1]["shadow"]["reasons"] == ["'NoneType' object is not subscriptable"]
+    house.close()

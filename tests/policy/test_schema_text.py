@@ -1,0 +1,64 @@
+"""The schema as Cedar text means what its JSON means, for any tool definition; and it is the same on every run."""
+
+from typing import Any
+
+import cedarpy
+from hypothesis import given, settings
+
+from mcp_guard.core.model import ResourceRule
+from mcp_guard.policy.export import plain_schema
+from mcp_guard.policy.schema import build_schema
+from mcp_guard.policy.schema_text import canonical_json, human
+from tests.policy.made import CEDAR, TEXTS, TOOLS
+from tests.policy.schemas import SCHEMAS
+from tests.policy.test_requests_fit import ATTRIBUTES, COUNTERS
+from tests.policy.worlds import PERMIT, make_tool
+
+
+@settings(max_examples=150, deadline=None)
+@given(SCHEMAS)
+def test_cedar_reads_the_text_of_any_schema(schema: Any) -> None:
+    tool = make_tool(schema, resource=ResourceRule("Deal", "/a"))
+    made, _ = build_schema([tool], ATTRIBUTES, COUNTERS)
+    for each in (made, plain_schema(made)):
+        assert cedarpy.validate_policies(PERMIT, human(each)).validation_passed
+
+
+@settings(max_examples=150, deadline=None)
+@given(TEXTS)
+def test_policies_that_fit_one_fit_the_other(written: str) -> None:
+    by_json = cedarpy.validate_policies(written, CEDAR)
+    by_text = cedarpy.validate_policies(written, human(CEDAR))
+    assert by_json.validation_passed == by_text.validation_passed
+    assert sorted(error.error for error in by_json.errors) == sorted(error.error for error in by_text.errors)
+
+
+def test_the_order_of_tools_and_fields_makes_no_difference() -> None:
+    attributes = {"Deal": {"owner": "string", "paid": "integer"}}
+    turned = {"Deal": dict(reversed(attributes["Deal"].items()))}
+    one, _ = build_schema(TOOLS, attributes, ())
+    other, _ = build_schema(reversed(TOOLS), turned, ())
+    assert human(one) == human(other)
+    assert canonical_json(one) == canonical_json(other)
+
+
+def test_it_reads_well() -> None:
+    assert """\
+entity Deal = {
+  owner?: String,
+  paid?: Long,
+};
+""" in human(CEDAR)
+    assert 'action "destructive" in ["write"];' in human(CEDAR)
+    assert """\
+action "up__purge" in ["destructive", "server:up"] appliesTo {
+  principal: [AgentInstance],
+  resource: [Tool],
+  context: {
+    change: {
+      delta: {
+        n?: Long,
+      },
+      fields: Set<String>,
+    },
+""" in human(CEDAR)

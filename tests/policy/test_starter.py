@@ -1,0 +1,41 @@
+"""What `policy new` writes validates as it stands, and its cases hold."""
+
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+
+from mcp_guard.core.model import Effect, ResourceRule
+from mcp_guard.policy.cases import read_cases, run_cases
+from mcp_guard.policy.engine import World, load_policies
+from mcp_guard.policy.schema import Kind, input_shape
+from mcp_guard.policy.starter import start_cases, start_policy
+from tests.policy.schemas import SCHEMAS
+from tests.policy.worlds import make_tool, object_of
+
+
+@settings(max_examples=100, deadline=None)
+@given(SCHEMAS)
+def test_it_validates_for_any_tool(schema: Any) -> None:
+    tool = make_tool(schema)
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "new.cedar").write_text(start_policy(tool, "workers", "people", ("writes",)))
+        assert load_policies(Path(folder), World((tool,), routes=("people",))).dormant == ()
+
+
+@pytest.mark.parametrize("effect", list(Effect))
+@pytest.mark.parametrize("resource", [None, ResourceRule("Deal", "/id")])
+def test_its_cases_hold(tmp_path: Path, effect: Effect, resource: ResourceRule | None) -> None:
+    fields = {"type": "object", "properties": {"b": {"type": "number"}}, "required": ["b"]}
+    schema = object_of(id={"type": "string"}, n={"type": "integer"}, inner=fields) | {"required": ["id", "inner"]}
+    tool = make_tool(schema, effect=effect, resource=resource)
+    (tmp_path / "new.cedar").write_text(start_policy(tool, 'odd "group"', "people"))
+    (tmp_path / "new.cases.toml").write_text(start_cases(tool, 'odd "group"', "people"))
+    engine = load_policies(tmp_path, World((tool,), {"Deal": {}}, routes=("people",)))
+    results = run_cases(engine, {tool.listed_as: tool}, read_cases(tmp_path))
+    assert [result.differences for result in results] == [(), ()]
+    shape = input_shape(tool)
+    assert shape is not None
+    assert shape.fields["inner"].kind is Kind.RECORD

@@ -1,0 +1,176 @@
+"""Suggestions cover what people always let, and no more: they validate, and replay shows it."""
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcp_guard.cli.policy.kept import decisions, latest_version, versions
+from mcp_guard.cli.policy.suggest import CASES, cases, refused, write
+from mcp_guard.core.model import Asked, Json, Mode, Outcome
+from mcp_guard.core.receipt import Draft
+from mcp_guard.policy.candidate import Candidate, Materials, candidate
+from mcp_guard.policy.cases import read_cases, run_cases
+from mcp_guard.policy.engine import PolicyEngine, load_policies
+from mcp_guard.policy.suggest import Terms, with_exception
+from tests.promises.house import House, make_instance, make_world, open_house, pending_id, run
+
+PERMIT = '@id("work") permit (principal in Group::"workers", action, resource);\n'
+GATE = (
+    '// people look at writes\n@id("gate") @require_approval("people") @reason("a; \\"write\\"") // why; really\n'
+    'forbid (principal, action in Action::"write", resource);\n'
+)
+
+
+def past_house(folder: Path, policies: str, mode: Mode = Mode.ENFORCE) -> House:
+    house = open_house(folder, policies)
+    house.policies.mode = mode
+    engine = house.load(policies)
+    loaded = Draft("policy.loaded", {"policy_version": engine.version})
+    house.ledger.book.note(loaded, policy=(engine.version, engine.material))
+    return house
+
+
+def call(house: House, arguments: Json, name: str = "crm__update_deal") -> Json:
+    reply: Json = run(lambda: house.guard.call(make_instance(), Asked(name, arguments)))
+    return reply
+
+
+def approved(house: House, arguments: Json, verdict: str = "approve") -> None:
+    house.approve(pending_id(call(house, arguments)), verdict=verdict)
+    call(house, arguments)
+
+
+def suggested(house: House, policies: str, **terms: Any) -> Candidate:
+    materials = Materials({"policies.cedar": policies}, ("people",), latest_version(house.store), versions(house.store))
+    return candidate(list(decisions(house.store)), materials, Terms(refused(house.store), **terms), "suggested.cedar")
+
+
+def loaded(house: House, made: Candidate, folder: Path) -> PolicyEngine:
+    write(folder, made, cases(house.store, made))
+    return load_policies(folder, make_world(house.upstream.catalog))
+
+
+def test_a_gate_that_people_always_open_gets_an_exception(tmp_path: Path) -> None:
+    house = past_house(tmp_path, PERMIT + GATE)
+    for amount in (110, 120, 150):
+        approved(house, {"deal_id": "1", "amount": amount})
+    made = suggested(house, PERMIT + GATE)
+    text = made.texts["policies.cedar"]
+    assert text.startswith(PERMIT + GATE.rstrip(";\n"))
+    assert "// context.input.amount: from 110.0 to 150.0" in text
+    assert 'context.input.deal_id == "1"' in text
+    assert "!(context.input has stage)" in text
+    assert made.replay.never_more_permissive is False
+    engine = loaded(house, made, tmp_path / "out")
+    tools = house.upstream.catalog
+    results = run_cases(engine, tools, read_cases(tmp_path / "out" / CASES))
+    assert [result.differences for result in results] == [()] * 3
+    house.load(PERMIT + GATE)
+    house.policies.replace(engine)
+    assert "isError" not in call(house, {"deal_id": "1", "amount": 130})["result"]
+    for beyond in ({"deal_id": "1", "amount": 151}, {"deal_id": "2", "amount": 130}, {"deal_id": "1", "stage": "won"}):
+        assert "held by" in call(house, beyond)["result"]["content"][0]["text"], beyond
+    house.close()
+
+
+def test_one_denial_rules_the_group_out(tmp_path: Path) -> None:
+    house = past_house(tmp_path, PERMIT + GATE)
+    for amount in (110, 120, 150):
+        approved(house, {"deal_id": "1", "amount": amount})
+    approved(house, {"deal_id": "1", "amount": 99999}, "deny")
+    made = suggested(house, PERMIT + GATE)
+    assert made.suggestions.made == []
+    assert [why.partition(" (")[0] for why in made.suggestions.left.values()] == ["Alice denied such a call"]
+    house.close()
+
+
+def test_what_nobody_decided_on_is_not_let_by_the_way(tmp_path: Path) -> None:
+    house = past_house(tmp_path, PERMIT + GATE)
+    for amount in (110, 150, 120):
+        approved(house, {"deal_id": "1", "amount": amount})
+    call(house, {"deal_id": "1", "amount": 130})
+    made = suggested(house, PERMIT + GATE)
+    assert made.suggestions.made == []
+    assert all("it would also let receipt" in why for why in made.suggestions.left.values())
+    assert made.texts["policies.cedar"] == PERMIT + GATE
+    house.close()
+
+
+def test_too_few_or_too_different_calls_suggest_nothing(tmp_path: Path) -> None:
+    house = past_house(tmp_path, PERMIT + GATE)
+    approved(house, {"deal_id": "1", "stage": "a"})
+    assert "too few" in next(iter(suggested(house, PERMIT + GATE).suggestions.left.values()))
+    for number in range(21):
+        approved(house, {"deal_id": "1", "stage": f"stage {number}"})
+    assert "22 different values" in next(iter(suggested(house, PERMIT + GATE).suggestions.left.values()))
+    freed = suggested(house, PERMIT + GATE, free=frozenset({"stage"}))
+    assert "// context.input.stage: left free" in freed.texts["policies.cedar"]
+    house.close()
+
+
+def test_what_was_only_observed_gets_a_permit(tmp_path: Path) -> None:
+    policies = '@id("read") permit (principal in Group::"workers", action in Action::"read", resource);\n'
+    house = past_house(tmp_path, policies, Mode.OBSERVE)
+    for text in ("a", "b", "ü\n\b"):
+        call(house, {"text": text}, "crm__note")
+    made = suggested(house, policies)
+    assert made.suggestions.made[0].gates == ()
+    engine = loaded(house, made, tmp_path / "out")
+    results = run_cases(engine, house.upstream.catalog, read_cases(tmp_path / "out" / CASES))
+    assert [result.differences for result in results] == [()] * 3
+    house.policies.mode = Mode.ENFORCE
+    house.policies.replace(engine)
+    assert "isError" not in call(house, {"text": "b"}, "crm__note")["result"]
+    assert "denied by" in call(house, {"text": "c"}, "crm__note")["result"]["content"][0]["text"]
+    house.close()
+
+
+def test_what_a_forbid_stands_against_is_left_to_people(tmp_path: Path) -> None:
+    policies = PERMIT + '@id("never") forbid (principal, action in Action::"write", resource);'
+    house = past_house(tmp_path, policies, Mode.OBSERVE)
+    for text in ("a", "b", "c"):
+        call(house, {"text": text}, "crm__note")
+    assert "`never` forbids it" in next(iter(suggested(house, policies).suggestions.left.values()))
+    house.close()
+
+
+ARGUMENTS = st.fixed_dictionaries(
+    {"deal_id": st.sampled_from(["1", "2"])},
+    optional={"amount": st.sampled_from([0.5, 1, 100, 250.25]), "stage": st.sampled_from(["open", 'w"on', "ünï\\"])},
+)
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.lists(ARGUMENTS, min_size=1, max_size=6), st.lists(ARGUMENTS, max_size=3))
+def test_never_more_than_was_let(let: list[Json], held: list[Json]) -> None:
+    """For whatever was approved and whatever was left undecided beside it."""
+    with tempfile.TemporaryDirectory() as folder:
+        house = past_house(Path(folder), PERMIT + GATE)
+        for arguments in let:
+            if "held by" in str(reply := call(house, arguments)):
+                house.approve(pending_id(reply))
+                call(house, arguments)
+        for arguments in held:
+            call(house, arguments)
+        made = suggested(house, PERMIT + GATE, least=1)
+        requests = {json.dumps(each, sort_keys=True) for each in let}
+        for difference in made.replay.differences:
+            assert difference.was.outcome is Outcome.REQUIRE_APPROVAL
+            asked = json.loads(house.store.payloads(difference.receipt["seq"])["request"])
+            assert json.dumps(asked, sort_keys=True) in {
+                json.dumps(json.loads(each), sort_keys=True) for each in requests
+            }
+        house.close()
+
+
+@pytest.mark.parametrize("before", ["", '@id("a") permit (principal, action, resource);\n'])
+def test_an_exception_is_written_past_strings_and_comments(before: str) -> None:
+    text = before + GATE + '@id("z") permit (principal, action, resource);'
+    written = with_exception(text, "gate", "  true")
+    assert written.replace("\nunless {\n  true\n}", "") == text
+    assert "resource)\nunless {\n  true\n};" in written
