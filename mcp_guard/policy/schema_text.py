@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mcp_guard.core.model import Json
+from mcp_guard.policy.words import is_plain
 
 NAMES = {"Boolean": "Bool", "Long": "Long", "String": "String"}
 INDENT = "  "
@@ -80,7 +81,7 @@ def _record(attributes: dict[str, Any], indent: str) -> str:
 
 
 def _name(name: str) -> str:
-    return name if name.isidentifier() and name.isascii() else _quoted(name)
+    return name if is_plain(name) else _quoted(name)
 
 
 def _quoted(text: str) -> str:

@@ -45,9 +45,9 @@ def _at_hand(tool: Tool, counters: tuple[str, ...]) -> Iterator[str]:
     shape = input_shape(tool)
     for name, inner in shape.fields.items() if shape else ():
         attribute = f".{name}" if is_plain(name) else f"[{json.dumps(name)}]"
-        optional = (
-            "" if shape and name in shape.required and not inner.nullable else f" (ask `context.input has {name}`)"
-        )
+        asked = name if is_plain(name) else json.dumps(name)
+        always = shape is not None and name in shape.required and not inner.nullable
+        optional = "" if always else f" (ask `context.input has {asked}`)"
         seen = "not seen by policies: in context.input_unknown if given" if inner.kind is Kind.OPAQUE else inner.kind
         yield f"context.input{attribute}: {seen}{optional}"
     yield "context.change.fields: the names of arguments that differ from the present state"

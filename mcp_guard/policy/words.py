@@ -94,8 +94,13 @@ def _value(value: Any) -> str:
     return quoted(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
 
 
+RESERVED = frozenset({"true", "false", "if", "then", "else", "in", "like", "has", "is", "__cedar"})
+"""Words that name no attribute unless they are quoted (Cedar's grammar, "Identifiers")."""
+
+
 def is_plain(name: str) -> bool:
-    return name.isidentifier() and name.isascii()
+    """Whether an attribute of this name needs no quotes."""
+    return name.isidentifier() and name.isascii() and name not in RESERVED
 
 
 def _attribute(name: str) -> str:

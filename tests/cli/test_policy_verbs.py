@@ -28,7 +28,7 @@ def test_replay_of_the_policies_in_force_makes_no_difference(past: Past, tmp_pat
 def test_replay_names_each_difference_and_fails_if_more_is_let(past: Past, tmp_path: Path) -> None:
     where = candidate(tmp_path, OPEN)
     printed = transcript(past, "policy", "replay", "--candidate", where, code=1)
-    assert "13  TIME  tester  up__echo  deny  allow  all  MORE PERMISSIVE" in printed.splitlines()
+    assert "14  TIME  tester  up__echo  deny  allow  all  MORE PERMISSIVE" in printed.splitlines()
     assert printed.endswith("never more permissive: no")
 
 
@@ -49,9 +49,9 @@ def test_replay_refuses_a_candidate_that_does_not_fit_the_tools(past: Past, tmp_
 
 def test_explain_a_denial(past: Past) -> None:
     assert (
-        transcript(past, "policy", "explain", "13")
+        transcript(past, "policy", "explain", "14")
         == """\
-receipt 13: tester asked for up__echo at TIME
+receipt 14: tester asked for up__echo at TIME
 denied, because of `quiet`:
 
 test.cedar: quiet (forbid): nobody may shout
@@ -67,24 +67,24 @@ of the policies:
 
 
 def test_explain_a_held_call_by_the_call(past: Past) -> None:
-    printed = transcript(past, "policy", "explain", "8")
-    assert printed.startswith("receipt 7: tester asked for up__echo at TIME\nheld for people, because gates stand")
+    printed = transcript(past, "policy", "explain", "9")
+    assert printed.startswith("receipt 8: tester asked for up__echo at TIME\nheld for people, because gates stand")
     assert '    unless context.input.text like "hi*": false  (context.input.text = "gated")' in printed
     assert 'the smallest change of the request: context.input.text "hi" instead of "gated" → allow' in printed
-    report = as_json(past, "policy", "explain", "8")
+    report = as_json(past, "policy", "explain", "9")
     assert report["outcome"] == "require_approval"
     assert {"change": "without `gate`", "outcome": "allow", "routes": []} in report["policy_changes"]
 
 
 def test_explain_what_people_denied(past: Past) -> None:
-    lines = transcript(past, "policy", "explain", "17").splitlines()
+    lines = transcript(past, "policy", "explain", "18").splitlines()
     assert lines[1] == "recorded: deny: approval APPROVAL is denied by Alice: not twice"
     assert lines[2].startswith("held for people")
 
 
 def test_explain_where_no_policy_was_asked(past: Past) -> None:
-    printed = transcript(past, "policy", "explain", "18", code=5)
-    assert printed.startswith("mcp-guard: no policy was asked in receipt 18: unknown tool\nhint: ")
+    printed = transcript(past, "policy", "explain", "19", code=5)
+    assert printed.startswith("mcp-guard: no policy was asked in receipt 19: unknown tool\nhint: ")
     assert "no decision in receipt or call" in transcript(past, "policy", "explain", "0", code=5)
 
 
@@ -170,6 +170,6 @@ def test_suggest_says_why_there_is_nothing(past: Past) -> None:
     assert (
         transcript(past, "policy", "suggest", code=1)
         == """\
-nothing for tester, up__echo on Tool: Alice denied such a call (receipt 16)
+nothing for tester, up__echo on Tool: Alice denied such a call (receipt 17)
 nothing is suggested"""
     )
