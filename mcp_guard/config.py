@@ -21,6 +21,7 @@ SECOND = 1_000_000
 Pointer = Annotated[str, Field(pattern=r"^(/[^/]*)*$")]
 EntityType = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9_]*$")]
 RESERVED_TYPES = ("Agent", "AgentInstance", "Group", "Tool", "Action")
+CountedBy = Literal["instance", "agent", "user", "tool", "resource"]
 AttributeKind = Literal["string", "integer", "number", "boolean", "strings"]
 
 
@@ -91,12 +92,23 @@ class ResourceTypeConfig(Model):
 
 
 class RateConfig(Model):
+    """A counter. One that sums names its tools: a call of theirs without that amount is denied."""
+
     window_seconds: Annotated[int, Field(gt=0)]
-    by: Literal["instance", "agent", "user"] = "instance"
+    by: CountedBy | Annotated[tuple[CountedBy, ...], Field(min_length=1)] = "instance"
     effects: tuple[Effect, ...] = (Effect.WRITE, Effect.DESTRUCTIVE)
+    tools: tuple[str, ...] = ()
+    sum: Pointer | None = None
+
+    @model_validator(mode="after")
+    def sums_of_named_tools(self) -> "RateConfig":
+        if self.sum is not None and not self.tools:
+            raise ValueError('name the tools whose amounts are summed: tools = ["server__tool"]')
+        return self
 
     def counter(self, name: str) -> Counter:
-        return Counter(name, self.window_seconds * SECOND, self.by, self.effects)
+        by = (self.by,) if isinstance(self.by, str) else tuple(dict.fromkeys(self.by))
+        return Counter(name, self.window_seconds * SECOND, by, self.effects, self.tools, self.sum)
 
 
 class ApproverConfig(Model):
@@ -252,6 +264,9 @@ class Config(Model):
                 raise ValueError(f"tools.{name}: no upstream `{name.partition('__')[0]}` in [upstreams]")
             if tool.resource and tool.resource.type not in self.resources:
                 raise ValueError(f"tools.{name}.resource.type: `{tool.resource.type}` is not among [resources]")
+        for name, rate in self.rates.items():
+            if unknown := [tool for tool in rate.tools if tool.partition("__")[0] not in self.upstreams]:
+                raise ValueError(f"rates.{name}.tools: no upstream of `{unknown[0]}` in [upstreams]")
         for name in self.resources:
             if name in RESERVED_TYPES:
                 raise ValueError(f"resources.{name}: the guard uses this type itself; choose another name")

@@ -162,7 +162,10 @@ class Guard:
         """
         if call.problems or call.tool is None:
             return Decision(Outcome.DENY, self.policies.version, reasons=call.problems)
-        counts = self.ledger.count(call.instance, call.tool, self.policies.counters, self.clock.now())
+        try:
+            counts = self.ledger.count(call, self.policies.counters, self.clock.now())
+        except ValueError as uncountable:
+            return Decision(Outcome.DENY, self.policies.version, reasons=(str(uncountable),))
         return self.policies.decide(call, counts)
 
     async def hold(self, call: Call, decision: Decision, voice: Voice) -> Intent | Reply:

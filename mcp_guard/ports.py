@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.grant import Grant
 from mcp_guard.core.model import Call, Counter, Decision, Execution, Instance, Json, Micros, Tool
+from mcp_guard.core.rates import Value
 
 Progress = Callable[[Json], None]
 """Takes the params of a progress notification, without its token."""
@@ -68,7 +69,7 @@ class Policies(Protocol):
     def may_call(self, instance: Instance, tool: Tool) -> bool:
         """Whether some call of this tool could be allowed or held (promise P5). Never raises; unknown is False."""
 
-    def decide(self, call: Call, counts: Mapping[str, int]) -> Decision:
+    def decide(self, call: Call, counts: Mapping[str, Value]) -> Decision:
         """Decide on a described call. Never raises: whatever goes wrong is a deny that says so."""
 
 
@@ -81,8 +82,8 @@ class Ledger(Protocol):
     def leave(self) -> None:
         """A call has ended."""
 
-    def count(self, instance: Instance, tool: Tool, counters: tuple[Counter, ...], now: Micros) -> Mapping[str, int]:
-        """Each counter's value for this instance, the present call included where it counts."""
+    def count(self, call: Call, counters: tuple[Counter, ...], now: Micros) -> Mapping[str, Value]:
+        """Each counter's value for this call, which is included where it counts. Raises: ValueError if it cannot be."""
 
     async def refuse(self, call: Call, decision: Decision) -> int:
         """Record a decision that lets nothing happen. Returns its sequence number, durable."""

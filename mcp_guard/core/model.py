@@ -116,12 +116,16 @@ class ToolRule:
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """A named rate: how many calls of these effects within the window, counted by instance, agent or user."""
+    """A named rate: calls of these effects (and tools, if any are named) within the window, counted together by some of
+    `core.rates.BY`. With `sum`, a JSON pointer into the arguments, it is the amounts there that are added up.
+    """
 
     name: str
     window: Micros
-    by: str
+    by: tuple[str, ...]
     effects: tuple[Effect, ...]
+    tools: tuple[str, ...] = ()
+    sum: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +236,8 @@ class Call:
 class Decision:
     """What is decided and why. `policies` are the ids of the determining policies, `routes` whom to ask.
 
-    `counts` are the rates that the decision looked at (present call included); `material` is the complete Cedar
-    request, so that the decision can be run again.
+    `counts` are the rates that the decision looked at (present call included; sums are decimals); `material` is the
+    complete Cedar request, so that the decision can be run again.
     """
 
     outcome: Outcome
@@ -242,7 +246,7 @@ class Decision:
     reasons: tuple[str, ...] = ()
     routes: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
-    counts: Mapping[str, int] = None  # type: ignore[assignment]
+    counts: Mapping[str, int | Decimal] = None  # type: ignore[assignment]
     material: bytes = b""
 
     def __post_init__(self) -> None:

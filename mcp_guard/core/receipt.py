@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from mcp_guard.core import canonical
+from mcp_guard.core import canonical, rates
 from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros
 
 SCHEMA_VERSION = 1
@@ -134,7 +134,7 @@ def _decision_fields(call: Call, decision: Decision) -> Json:
         "level": call.risk.level,
         "signals": [signal.name for signal in call.risk.signals],
     }
-    fields["rates"] = dict(decision.counts)
+    fields["rates"] = rates.shown(decision.counts)
     fields["changes"] = list(call.change.fields)
     return fields
 

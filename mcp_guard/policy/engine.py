@@ -18,6 +18,7 @@ from mcp_guard.core.decision import Verdict, rule
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Call, Counter, Decision, Effect, Instance, Json, Outcome, Tool
 from mcp_guard.core.names import MANGLING_VERSION
+from mcp_guard.core.rates import Value
 from mcp_guard.policy.request import build_context, principal_entities, resource_entity
 from mcp_guard.policy.schema import PRINCIPAL, TOOL, build_schema
 from mcp_guard.policy.source import Policy, Source, Unlisted, as_json, is_dormant, read_policies
@@ -77,16 +78,16 @@ class PolicyEngine:
 
     # Deciding
 
-    def decide(self, call: Call, counts: Mapping[str, int]) -> Decision:
+    def decide(self, call: Call, counts: Mapping[str, Value]) -> Decision:
         try:
             return self._decide(call, counts)
         except Exception as error:  # promise P2: whatever goes wrong while deciding denies
             return self._deny(str(error) or type(error).__name__, counts)
 
-    def _deny(self, reason: str, counts: Mapping[str, int]) -> Decision:
+    def _deny(self, reason: str, counts: Mapping[str, Value]) -> Decision:
         return Decision(Outcome.DENY, self.version, reasons=(reason,), errors=(reason,), counts=counts)
 
-    def _decide(self, call: Call, counts: Mapping[str, int]) -> Decision:
+    def _decide(self, call: Call, counts: Mapping[str, Value]) -> Decision:
         shape = self._shapes.get(call.name)
         if shape is None:
             return self._deny("this tool has no input schema that a call could be checked against", counts)

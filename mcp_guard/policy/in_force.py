@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from mcp_guard.core.model import Call, Counter, Decision, Instance, Outcome, Tool
+from mcp_guard.core.rates import Value
 
 if TYPE_CHECKING:  # so that Cedar is loaded with the first policies, not before
     from mcp_guard.policy.engine import PolicyEngine
@@ -31,7 +32,7 @@ class PoliciesInForce:
     def may_call(self, instance: Instance, tool: Tool) -> bool:
         return self._engine is not None and self._engine.may_call(instance, tool)
 
-    def decide(self, call: Call, counts: Mapping[str, int]) -> Decision:
+    def decide(self, call: Call, counts: Mapping[str, Value]) -> Decision:
         if self._engine is None:
             return Decision(Outcome.DENY, "none", reasons=(self.why_none,), counts=counts)
         return self._engine.decide(call, counts)

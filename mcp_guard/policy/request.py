@@ -8,6 +8,7 @@ from decimal import Decimal
 from typing import Any
 
 from mcp_guard.core.model import Call, Change, Instance, Json
+from mcp_guard.core.rates import Value
 from mcp_guard.policy.schema import PRINCIPAL, Kind, Shape
 
 LONG_MIN, LONG_MAX = -(2**63), 2**63 - 1
@@ -120,7 +121,11 @@ def _change(change: Change, shape: Shape) -> Json:
     return {"fields": list(change.fields), "delta": delta}
 
 
-def build_context(call: Call, shape: Shape, counts: Mapping[str, int]) -> Json:
+def _rate(name: str, value: Value) -> Any:
+    return value if isinstance(value, int) else decimal(value, f"rate.{name}")
+
+
+def build_context(call: Call, shape: Shape, counts: Mapping[str, Value]) -> Json:
     """`context` of the request. Raises: Inexpressible."""
     refuse_reserved(call.arguments)
     walk = _Input()
@@ -133,7 +138,7 @@ def build_context(call: Call, shape: Shape, counts: Mapping[str, int]) -> Json:
         "input_null": walk.null,
         "change": _change(call.change, shape),
         "task": {name: value for name, value in task.items() if value},
-        "rate": dict(counts),
+        "rate": {name: _rate(name, value) for name, value in counts.items()},
         "risk": {"score": risk.score, "level": risk.level, "signals": [signal.name for signal in risk.signals]},
     }
 

@@ -185,7 +185,7 @@ def context_type(shape: Shape, counters: Iterable[Counter]) -> Json:
             "input_null": STRINGS,
             "change": record({"fields": STRINGS, "delta": record(delta)}),
             "task": record({"ticket": _optional(text), "reason": _optional(text)}),
-            "rate": record({counter.name: count for counter in counters}),
+            "rate": record({each.name: count if each.sum is None else CEDAR_TYPES[Kind.NUMBER] for each in counters}),
             "risk": record({"score": count, "level": text, "signals": STRINGS}),
         }
     )

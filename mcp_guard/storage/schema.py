@@ -3,7 +3,7 @@
 A payload's cell is its 16-byte salt and its bytes; a salt alone stands for one that was hashed and not kept.
 """
 
-VERSION = 2
+VERSION = 3
 
 TABLES = """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
@@ -44,7 +44,7 @@ CREATE TABLE delivery (
 );
 CREATE INDEX delivery_due ON delivery (state, due);
 CREATE TABLE sign_in (code TEXT PRIMARY KEY, approver TEXT NOT NULL, expires INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE rate_use (counter TEXT NOT NULL, key TEXT NOT NULL, at INTEGER NOT NULL);
-CREATE INDEX rate_use_window ON rate_use (counter, key, at);
+CREATE TABLE rate_use (counter TEXT NOT NULL, key TEXT NOT NULL, at INTEGER NOT NULL, amount INTEGER NOT NULL);
+CREATE INDEX rate_use_window ON rate_use (counter, key, at, amount);
 CREATE TABLE policy_version (version TEXT PRIMARY KEY, material BLOB NOT NULL) WITHOUT ROWID;
 """

@@ -120,12 +120,12 @@ class Store(ApprovalRows):
 
     # Rates
 
-    def count_uses(self, counter: str, key: str, since: int) -> int:
-        query = "SELECT count(*) FROM rate_use WHERE counter = ? AND key = ? AND at > ?"
+    def sum_uses(self, counter: str, key: str, since: int) -> int:
+        query = "SELECT coalesce(sum(amount), 0) FROM rate_use WHERE counter = ? AND key = ? AND at > ?"
         return int(self._run(query, (counter, key, since)).fetchone()[0])
 
-    def add_use(self, counter: str, key: str, at: int) -> None:
-        self._run("INSERT INTO rate_use VALUES (?, ?, ?)", (counter, key, at))
+    def add_use(self, counter: str, key: str, at: int, amount: int) -> None:
+        self._run("INSERT INTO rate_use VALUES (?, ?, ?, ?)", (counter, key, at, amount))
 
     def forget_uses(self, counter: str, key: str, before: int) -> None:
         self._run("DELETE FROM rate_use WHERE counter = ? AND key = ? AND at <= ?", (counter, key, before))

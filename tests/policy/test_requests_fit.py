@@ -53,7 +53,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
     max_leaves=8,
 )  # fmt: skip
-COUNTERS = (Counter("writes", 1, "instance", (Effect.WRITE,)),)
+COUNTERS = (Counter("writes", 1, ("instance",), (Effect.WRITE,)),)
 ATTRIBUTES = {"Deal": {"a": "string", "b": "number", "c": "strings", "type": "integer", "ünï": "boolean"}}
 
 
