@@ -14,9 +14,12 @@ from collections.abc import Collection, Iterable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+import orjson
+
 from mcp_guard import __version__
 from mcp_guard.core.describe import Description
 from mcp_guard.core.errors import GuardError, PolicyError
+from mcp_guard.core.history import Memory
 from mcp_guard.core.model import Instance, Json, Micros, Tool
 from mcp_guard.core.receipt import Draft, format_time, instance_fields
 from mcp_guard.guard import Guard
@@ -171,11 +174,13 @@ class Run:
 
     async def serve(self, public_key: str) -> None:
         book, about = self._ledger.book, instance_fields(self._instance)
-        launched = {"ticket": self._instance.task.ticket, "reason": self._instance.task.reason}
+        task = self._instance.task
+        launched = {"ticket": task.ticket, "reason": task.reason}
+        asked = {"request": orjson.dumps(task.text)} if task.text else {}
         expires = format_time(self._instance.expires)
         book.note(
             Draft("guard.started", {"guard": book.settings.guard, "pid": os.getpid()}),
-            Draft("instance.started", about | launched | {"guard": book.settings.guard}),
+            Draft("instance.started", about | launched | {"guard": book.settings.guard}, asked),
             Draft("credential.issued", about | {"public_key": public_key, "expires": expires}),
         )
         self._front = StdioFront(self._settings.message_bytes)
@@ -213,6 +218,7 @@ class Run:
             describe_with=Description(self._settings.limits, re.compile(pattern) if pattern else None),
             hold_seconds=self._settings.hold_seconds,
             new_id=new_call_id,
+            memory=Memory.of(self._settings.tool_rules),
         )
 
     def _load_policies(self) -> None:

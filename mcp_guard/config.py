@@ -73,6 +73,9 @@ class ToolConfig(Model):
     ask: tuple[Literal["ticket", "reason"], ...] = ()
     sensitive: tuple[str, ...] = ()
     deed: str | None = None
+    returns: tuple[Literal["untrusted", "sensitive"], ...] = ()
+    trusted: tuple[Pointer, ...] = ()
+    sinks: tuple[str, ...] = ()
 
     def rule(self) -> ToolRule:
         return ToolRule(
@@ -82,6 +85,9 @@ class ToolConfig(Model):
             ask=self.ask,
             sensitive=self.sensitive,
             deed=self.deed,
+            returns=self.returns,
+            trusted=self.trusted,
+            sinks=self.sinks,
         )
 
 

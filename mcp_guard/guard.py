@@ -7,7 +7,7 @@ for a tool call to reach an upstream.
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from mcp_guard.core import approval as approvals_core
@@ -16,6 +16,7 @@ from mcp_guard.core.approval import Approval, State
 from mcp_guard.core.describe import NO_SUCH_TOOL, Description, describe, look_up_arguments, read_facts
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.grant import Grant
+from mcp_guard.core.history import Memory
 from mcp_guard.core.model import Asked, Call, Decision, Effect, Execution, Facts, Instance, Json, Outcome
 from mcp_guard.core.names import join
 from mcp_guard.core.replies import (
@@ -62,6 +63,7 @@ class Guard:
     describe_with: Description
     hold_seconds: float
     new_id: Callable[[], str]
+    memory: Memory = field(default_factory=Memory)
 
     async def call(self, instance: Instance, asked: Asked, voice: Voice = SILENT) -> Reply:
         """Guard one `tools/call`; returns the `result` or `error` member of the answer."""
@@ -127,10 +129,12 @@ class Guard:
         return call
 
     async def describe(self, call: Call) -> Call:
-        """Add what only the upstream knows: the present state of the resource, and so the change and the risk."""
+        """Add what this instance has seen, and the present state of the resource; and so the change and the risk."""
         if call.problems or call.tool is None:
             return call
-        if call.tool.rule.facts is None:
+        rule = call.tool.rule
+        call = replace(call, past=self.memory.look(call))
+        if rule.facts is None:
             return self.describe_with.assess(call, None)
         facts = await self.look_up(call)
         if isinstance(facts, str):
@@ -187,6 +191,8 @@ class Guard:
         if held.state is State.REQUESTED:
             voice.leave(held)
             return pending(held)
+        if held.state is State.DENIED:
+            self.memory.note_refused(call)
         if held.state is not State.APPROVED:
             return await self.refuse(call, replace(decision, outcome=Outcome.DENY, reasons=(why_not(held),), routes=()))
         return await self.let_go(call, held, voice)
@@ -255,12 +261,14 @@ class Guard:
         try:
             return await self.upstreams.execute(intent, progress)
         except asyncio.CancelledError:
+            self.memory.note(intent.call, {})
             gone = cancelled("cancelled by the client while the upstream had it")
             await asyncio.shield(self.ledger.conclude(intent, gone, answered=False))
             raise
 
     async def record_outcome(self, intent: Intent, execution: Execution) -> Reply:
         """Make the outcome durable, then reply. A call that ran is never reported as refused."""
+        self.memory.note(intent.call, execution.reply)
         try:
             await asyncio.shield(self.ledger.conclude(intent, execution))
         except LedgerError as error:

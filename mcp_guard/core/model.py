@@ -53,10 +53,14 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Why the call is made. A ticket from the launch is the launcher's word, one from the call the agent's claim."""
+    """Why the call is made. A ticket from the launch is the launcher's word, one from the call the agent's claim.
+
+    `text` is what the user asked for, in the launcher's words; no call can set it.
+    """
 
     ticket: str | None = None
     reason: str | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +116,12 @@ class ToolRule:
     sensitive: tuple[str, ...] = ()
     deed: str | None = None
     """How the attribution sentence names what the tool does: `updated deal`."""
+    returns: tuple[str, ...] = ()
+    """What stands in its results: `untrusted` (others than the user and the operator write it), `sensitive`."""
+    trusted: tuple[str, ...] = ()
+    """Pointers into its result, with `*` for any member: values there are the server's word, taken whole."""
+    sinks: tuple[str, ...] = ()
+    """Arguments that say where something goes or who gets it: recipient, address, account, channel, password."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -171,6 +181,37 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
+class Origins:
+    """Names of arguments, by where their values come from; one may stand under several, for its parts.
+
+    `named_by_task` and `instructed` are among `from_untrusted`: the text that a value first appeared in was fetched by
+    what the task names, or gives orders to agents. `refused` are sinks whose value a person has refused in this run.
+    """
+
+    from_task: tuple[str, ...] = ()
+    from_trusted: tuple[str, ...] = ()
+    from_untrusted: tuple[str, ...] = ()
+    unknown_origin: tuple[str, ...] = ()
+    named_by_task: tuple[str, ...] = ()
+    instructed: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What an instance has done and seen before a call, and where the call's values come from.
+
+    `sinks` are the origins of the arguments that say where something goes, and of addresses that stand in others.
+    """
+
+    tools: tuple[str, ...] = ()
+    untrusted_seen: bool = False
+    sensitive_seen: bool = False
+    provenance: Origins = Origins()
+    sinks: Origins = Origins()
+
+
+@dataclass(frozen=True, slots=True)
 class Signal:
     """One reason for risk and its weight."""
 
@@ -227,6 +268,7 @@ class Call:
     facts: Facts | None = None
     change: Change = Change()
     risk: Risk = Risk()
+    past: Past = Past()
     problems: tuple[str, ...] = ()
     purpose: str = "call"
     """`call`, or `facts` for the guard's own look-up."""

@@ -15,7 +15,7 @@ from typing import Any
 import orjson
 
 from mcp_guard.core import canonical, rates
-from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros
+from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros, Origins, Past
 
 SCHEMA_VERSION = 1
 
@@ -133,10 +133,19 @@ def _decision_fields(call: Call, decision: Decision) -> Json:
         "score": call.risk.score,
         "level": call.risk.level,
         "signals": [signal.name for signal in call.risk.signals],
+        "because": [signal.because for signal in call.risk.signals],
     }
+    fields["history"] = _past_fields(call.past)
     fields["rates"] = rates.shown(decision.counts)
     fields["changes"] = list(call.change.fields)
     return fields
+
+
+def _past_fields(past: Past) -> Json:
+    """What the instance had seen, and where the sinks' values came from: by the names of arguments only."""
+    sinks = {name: list(found) for name in Origins.__slots__ if (found := getattr(past.sinks, name))}
+    said = {"untrusted_seen": past.untrusted_seen, "sensitive_seen": past.sensitive_seen, "sinks": sinks}
+    return {name: value for name, value in said.items() if value}
 
 
 def _decision_payloads(call: Call, decision: Decision) -> dict[str, bytes]:

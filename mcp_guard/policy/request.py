@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from mcp_guard.core.model import Call, Change, Instance, Json
+from mcp_guard.core.model import Call, Change, Instance, Json, Origins
 from mcp_guard.core.rates import Value
 from mcp_guard.policy.schema import PRINCIPAL, Kind, Shape
 
@@ -132,6 +132,7 @@ def build_context(call: Call, shape: Shape, counts: Mapping[str, Value]) -> Json
     arguments = walk.record(call.arguments, shape, "")
     task = {"ticket": call.task.ticket, "reason": call.task.reason}
     risk = call.risk
+    past = call.past
     return {
         "input": arguments,
         "input_unknown": walk.unknown,
@@ -140,7 +141,18 @@ def build_context(call: Call, shape: Shape, counts: Mapping[str, Value]) -> Json
         "task": {name: value for name, value in task.items() if value},
         "rate": {name: _rate(name, value) for name, value in counts.items()},
         "risk": {"score": risk.score, "level": risk.level, "signals": [signal.name for signal in risk.signals]},
+        "history": {
+            "tools": past.tools,
+            "untrusted_seen": past.untrusted_seen,
+            "sensitive_seen": past.sensitive_seen,
+            "provenance": _origins(past.provenance),
+            "sinks": _origins(past.sinks),
+        },
     }
+
+
+def _origins(origins: Origins) -> Json:
+    return {name: getattr(origins, name) for name in Origins.__slots__}
 
 
 def resource_entity(call: Call, kinds: Mapping[str, str]) -> Json:

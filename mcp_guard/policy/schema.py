@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
-from mcp_guard.core.model import Counter, Effect, Json, Tool
+from mcp_guard.core.model import Counter, Effect, Json, Origins, Tool
 
 PRINCIPAL, TOOL = "AgentInstance", "Tool"
 
@@ -170,6 +170,18 @@ def _optional(cedar: Json) -> Json:
     return {**cedar, "required": False}
 
 
+ORIGINS = record({name: STRINGS for name in Origins.__slots__})
+HISTORY = record(
+    {
+        "tools": STRINGS,
+        "untrusted_seen": CEDAR_TYPES[Kind.BOOLEAN],
+        "sensitive_seen": CEDAR_TYPES[Kind.BOOLEAN],
+        "provenance": ORIGINS,
+        "sinks": ORIGINS,
+    }
+)
+
+
 def context_type(shape: Shape, counters: Iterable[Counter]) -> Json:
     """`context` of one action, as DESIGN of the policy language has it."""
     text, count = {"type": "String"}, {"type": "Long"}
@@ -187,6 +199,7 @@ def context_type(shape: Shape, counters: Iterable[Counter]) -> Json:
             "task": record({"ticket": _optional(text), "reason": _optional(text)}),
             "rate": record({each.name: count if each.sum is None else CEDAR_TYPES[Kind.NUMBER] for each in counters}),
             "risk": record({"score": count, "level": text, "signals": STRINGS}),
+            "history": HISTORY,
         }
     )
 

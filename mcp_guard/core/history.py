@@ -1,0 +1,374 @@
+"""What one instance has seen so far, and so where a value in its next call comes from. Pure, in bounded memory.
+
+A value belongs to the first place where it appeared: the task, a trusted result, an untrusted one, or the agent's own
+words, which count as of unknown origin even if a trusted server repeats them later. That untrusted content mentions
+what a trusted place gives as a whole (a contact, an account) does not taint it, unless the run has put it there itself.
+Trusted places are searched strictly, untrusted ones generously (`core/matching.py`), so that a doubtful value is never
+taken for a trusted one.
+"""
+
+from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass, field
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+import orjson
+
+from mcp_guard.core import matching
+from mcp_guard.core.model import Call, Instance, Json, Origins, Past, Task, Tool
+from mcp_guard.core.orders import order_begins
+
+UNTRUSTED, SENSITIVE = "untrusted", "sensitive"
+LIMIT = 1 << 20
+"""Characters remembered of one instance. Beyond it trusted texts are forgotten first; then nothing more is learned."""
+BREAK, NAME = "\0", "\0name"
+IDENTIFYING = 12
+"""From this many letters and digits on, half of them digits, the task's own spacing of a number is ignored."""
+
+
+class Origin(StrEnum):
+    TASK = "from_task"
+    TRUSTED = "from_trusted"
+    UNTRUSTED = "from_untrusted"
+    UNKNOWN = "unknown_origin"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a value comes from; the last two are said of untrusted texts only."""
+
+    origin: Origin
+    named: bool = False
+    instructs: bool = False
+
+
+NOWHERE = Found(Origin.UNKNOWN)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Texts that came together, plain, with a break between: as they are, and what is encoded in them.
+
+    `whole` are values that only count as a whole.
+    """
+
+    origin: Origin
+    text: str = ""
+    decoded: str = ""
+    whole: AbstractSet[str] = frozenset()
+    named: bool = False
+
+    @property
+    def size(self) -> int:
+        return len(self.text) + len(self.decoded) + sum(map(len, self.whole))
+
+    @cached_property
+    def squeezed(self) -> str:
+        """Every text without punctuation, the decoded ones last."""
+        return BREAK.join(map(matching.squeeze, f"{self.text}{BREAK}{self.decoded}".split(BREAK)))
+
+    def holds(self, value: str) -> bool:
+        if value in self.whole or matching.stands_in(value, self.text):
+            return True
+        if self.origin is not Origin.UNTRUSTED:
+            return False
+        tight = matching.squeeze(value)
+        long_enough = len(tight) >= matching.SQUEEZED
+        return matching.stands_in(value, self.decoded) or (long_enough and tight in self.squeezed)
+
+    def found(self, value: str) -> Found:
+        """What it means that the value stands here."""
+        if self.origin is not Origin.UNTRUSTED:
+            return Found(self.origin)
+        text = self._around(value)
+        begins = order_begins(text)
+        ordered = begins is not None and (value not in text[:begins] or value in text[begins:])
+        return Found(self.origin, self.named, ordered)
+
+    def _around(self, value: str) -> str:
+        """The one text in which the value stands, however it is written there; of several, one that gives orders."""
+        tight, all_texts = matching.squeeze(value), f"{self.text}{BREAK}{self.decoded}".split(BREAK)
+        squeezed = self.squeezed.split(BREAK)
+        there = [text for text, bare in zip(all_texts, squeezed, strict=True) if value in text or tight in bare]
+        return next((text for text in there if order_begins(text) is not None), there[0])
+
+
+@dataclass(slots=True)
+class History:
+    """One instance's. Calls and results are noted as they happen; `look` says what that means for a call."""
+
+    task: Task
+    limit: int = LIMIT
+    _tools: dict[str, None] = field(default_factory=dict)
+    _labels: set[str] = field(default_factory=set)
+    _passages: list[Passage] = field(default_factory=list)
+    _later: list[tuple[Call, Json]] = field(default_factory=list)
+    _refused: set[str] = field(default_factory=set)
+    _said: str = ""
+    _size: int = 0
+    _known: str | None = None
+
+    # What happens
+
+    def note(self, call: Call, reply: Json) -> None:
+        """The call ran and this is the reply that the agent gets. It is read when the next call is looked at."""
+        assert call.tool is not None
+        self._tools[call.name] = None
+        self._labels.update(call.tool.rule.returns)
+        self._later.append((call, reply))
+
+    def note_refused(self, call: Call) -> None:
+        """A person has refused the call: remember its sinks, but for those that the task or a trusted place gave."""
+        for _, text, found in self._sinks(call):
+            if all(each.origin in (Origin.UNTRUSTED, Origin.UNKNOWN) for each in found):
+                self._refused.add(matching.bare(matching.plain(text)))
+
+    def _learn(self) -> None:
+        """Read what was noted."""
+        waiting, self._later = self._later, []
+        for call, reply in waiting:
+            assert call.tool is not None
+            values = [matching.plain(text) for _, text in texts(call.arguments)]
+            found = [self.find(value) for value in values]
+            self._said = BREAK.join((self._said, *values))[: self.limit]
+            own = [value for value, origin in zip(values, found, strict=True) if origin is None]
+            self._add(Passage(Origin.UNKNOWN, BREAK.join(own)))
+            named = any(origin is not None and origin.origin is Origin.TASK for origin in found)
+            for passage in read_result(call.tool, reply, named):
+                self._add(passage)
+
+    def _add(self, passage: Passage) -> None:
+        if not passage.size or any(passage == known for known in self._passages[-8:]):
+            return
+        while self._size + passage.size > self.limit:
+            oldest = next((each for each in self._passages if each.origin is Origin.TRUSTED), None)
+            if oldest is None:
+                return  # what is not remembered is of unknown origin
+            self._passages.remove(oldest)
+            self._size -= oldest.size
+        self._passages.append(passage)
+        self._size += passage.size
+
+    # What it means
+
+    def look(self, call: Call) -> Past:
+        """The past as the decision on this call may see it."""
+        assert call.tool is not None
+        self._learn()
+        all_origins, sinks = _Sorter(), _Sorter()
+        for name, text in texts(call.arguments, call.tool.rule.sinks):
+            all_origins.add(name, self.origins(text))
+        for name, text, found in self._sinks(call):
+            sinks.add(name, found)
+            if matching.bare(matching.plain(text)) in self._refused:
+                sinks.say("refused", name)
+        return Past(
+            tools=tuple(self._tools),
+            untrusted_seen=UNTRUSTED in self._labels,
+            sensitive_seen=SENSITIVE in self._labels,
+            provenance=all_origins.sorted(),
+            sinks=sinks.sorted(),
+        )
+
+    def _sinks(self, call: Call) -> Iterator[tuple[str, str, list[Found]]]:
+        """Where the call goes: its sinks, and addresses from untrusted content that stand in other arguments."""
+        assert call.tool is not None
+        for name, text in texts(call.arguments, call.tool.rule.sinks):
+            if name in call.tool.rule.sinks:
+                yield name, text, self.origins(text)
+                continue
+            for address, found in self._inside(text):
+                if found.origin is Origin.UNTRUSTED:
+                    yield name, address, [found]
+
+    def origins(self, text: str) -> list[Found]:
+        """Where a value comes from; where its parts do, if it is not known as a whole."""
+        value = matching.plain(text)
+        for form in dict.fromkeys((value, matching.bare(value), *map(matching.plain, matching.decodings(text)))):
+            if form and (found := self.find(form)) is not None:
+                return [found]
+        inside = [found for _, found in self._inside(text)]
+        if matching.is_one_word(text) and not any(each.origin is Origin.UNTRUSTED for each in inside):
+            untrusted = [each for each in self._passages if each.origin is Origin.UNTRUSTED]
+            tight = matching.squeeze(value)
+            if len(tight) >= matching.SQUEEZED and matching.is_made_of(tight, [each.squeezed for each in untrusted]):
+                return [Found(Origin.UNTRUSTED)]
+        return [NOWHERE, *inside]
+
+    def _inside(self, text: str) -> Iterator[tuple[str, Found]]:
+        """The addresses in a text, those in its encoded parts too, and where they come from."""
+        for each in (text, *matching.decodings(text)):
+            for address in matching.addresses(each):
+                plain = matching.plain(address)
+                yield address, self.find(plain) or self.find(matching.bare(plain)) or NOWHERE
+
+    def find(self, value: str) -> Found | None:
+        """The first place of a plain value, or None if it has none."""
+        if not value:
+            return None
+        if self._known is None:
+            given = (self.task.text, self.task.reason, self.task.ticket)
+            self._known = BREAK.join(matching.plain(each) for each in given if each)
+        if matching.stands_in(value, self._known) or self._spaced_by_task(value):
+            return Found(Origin.TASK)
+        first = next((each for each in self._passages if each.holds(value)), None)
+        if first is None:
+            return None
+        if first.origin is Origin.UNTRUSTED and self._is_given(value):
+            return Found(Origin.TRUSTED)
+        return first.found(value)
+
+    def _is_given(self, value: str) -> bool:
+        """Whether a trusted place gives it as a whole, and not because this run has put it there."""
+        if len(self._said) >= self.limit or matching.stands_in(value, self._said):
+            return False
+        return any(value in each.whole for each in self._passages)
+
+    def _spaced_by_task(self, value: str) -> bool:
+        """Whether the task has this long number in groups, as people write accounts."""
+        tight = matching.squeeze(value)
+        many = len(tight) >= IDENTIFYING and sum(map(str.isdigit, tight)) * 2 >= len(tight)
+        return many and tight in matching.squeeze(self._known or "")
+
+
+class _Sorter:
+    """Collects names of arguments by origin."""
+
+    def __init__(self) -> None:
+        self.names: dict[str, dict[str, None]] = {}
+
+    def add(self, name: str, found: Iterable[Found]) -> None:
+        for each in found:
+            self.say(each.origin, name)
+            if each.named:
+                self.say("named_by_task", name)
+            if each.instructs:
+                self.say("instructed", name)
+
+    def say(self, what: str, name: str) -> None:
+        self.names.setdefault(what, {})[name] = None
+
+    def sorted(self) -> Origins:
+        return Origins(**{name: tuple(sorted(names)) for name, names in self.names.items()})
+
+
+def texts(arguments: Json, sinks: Iterable[str] = ()) -> Iterator[tuple[str, str]]:
+    """Every string in the arguments, under the name of the argument that it is in; of sinks the numbers too."""
+    for name, value in arguments.items():
+        for path, text in leaves(value):
+            is_name = path[-1:] == (NAME,)
+            wanted = isinstance(text, str) or name in sinks
+            if not wanted or (is_name and not matching.addresses(str(text))):
+                continue
+            if str(text).strip():
+                yield name, str(text)
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str | float]]:
+    """Every string, number and member name in a JSON value, with the path to it."""
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        yield path, value
+    elif isinstance(value, list):
+        for item in value:
+            yield from leaves(item, (*path, "*"))
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield (*path, NAME), name
+            yield from leaves(item, (*path, name))
+
+
+def read_result(tool: Tool, reply: Json, named: bool) -> list[Passage]:
+    """The passages of one reply: values that are trusted as a whole first, then the texts, as the tool is labelled.
+
+    A tool whose configuration says which of its values to trust is not trusted for the rest.
+    """
+    patterns = [tuple(pattern.split("/")[1:]) for pattern in tool.rule.trusted]
+    untrusted = bool(patterns) or UNTRUSTED in tool.rule.returns
+    whole: dict[str, None] = {}
+    rest: dict[str, None] = {}
+    decoded: dict[str, None] = {}
+    for path, leaf in (found for part in parts(reply) for found in leaves(part)):
+        text = str(leaf)
+        value = matching.plain(text)
+        if any(_fits(path, pattern) for pattern in patterns):
+            whole[value] = None
+        rest[value] = None
+        if untrusted:
+            decoded |= dict.fromkeys(map(matching.plain, matching.decodings(text)))
+    if not untrusted:
+        return [Passage(Origin.TRUSTED, BREAK.join(rest))]
+    texts_of_others = Passage(Origin.UNTRUSTED, BREAK.join(rest), BREAK.join(decoded), named=named)
+    return [Passage(Origin.TRUSTED, whole=frozenset(whole)), texts_of_others]
+
+
+def _fits(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    return len(path) == len(pattern) and all(wanted in ("*", name) for name, wanted in zip(path, pattern, strict=True))
+
+
+def parts(reply: Json) -> Iterator[Any]:
+    """What an agent reads in a reply: structured content, texts (read as JSON if they are), embedded texts, errors."""
+    result = reply.get("result")
+    if not isinstance(result, dict):
+        yield reply.get("error")
+        return
+    structured = result.get("structuredContent")
+    if structured is not None:
+        yield structured
+    content = result.get("content")
+    for block in content if isinstance(content, list) else ():
+        if not isinstance(block, dict):
+            continue
+        text = block.get("text")
+        if not isinstance(text, str):
+            yield {name: value for name, value in block.items() if name not in ("data", "blob")}
+            continue
+        read = _as_json(text)
+        if read is None or read != structured:
+            yield text if read is None else read
+
+
+def _as_json(text: str) -> Any:
+    """The JSON object or list that a text is, or None."""
+    if text[:1] not in "{[":
+        return None
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """The histories of the instances of one guard process. With no labelled tool there is nothing to remember."""
+
+    attentive: bool = False
+    limit: int = LIMIT
+    _histories: dict[str, History] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, rules: Mapping[str, Any], limit: int = LIMIT) -> "Memory":
+        """Attentive if the configuration labels any tool."""
+        return cls(any(rule.returns or rule.trusted or rule.sinks for rule in rules.values()), limit)
+
+    def look(self, call: Call) -> Past:
+        return self._of(call.instance).look(call) if self.attentive and call.tool is not None else Past()
+
+    def note(self, call: Call, reply: Json) -> None:
+        if self.attentive:
+            self._of(call.instance).note(call, reply)
+
+    def note_refused(self, call: Call) -> None:
+        if self.attentive:
+            self._of(call.instance).note_refused(call)
+
+    def forget(self, instance: Instance) -> None:
+        """The instance has ended."""
+        self._histories.pop(instance.id, None)
+
+    def _of(self, instance: Instance) -> History:
+        known = self._histories.get(instance.id)
+        if known is None:
+            known = self._histories[instance.id] = History(instance.task, self.limit)
+        return known
