@@ -92,13 +92,16 @@ def _risk(risk: Any) -> str:
 
 def _history(history: Any) -> str:
     """What had been read, and where the destinations came from."""
-    seen = [
-        name.replace("_seen", " content was read") for name in ("untrusted_seen", "sensitive_seen") if name in history
-    ]
+    seen = [said for name, said in SEEN.items() if name in history]
     sinks = [f"{', '.join(names)} {origin.replace('_', ' ')}" for origin, names in history.get("sinks", {}).items()]
     return "; ".join([*seen, *sinks])
 
 
+SEEN = {
+    "untrusted_seen": "untrusted content was read",
+    "sensitive_seen": "sensitive content was read",
+    "orders_seen": "it gives orders to agents",
+}
 RENDERED = {"resource": _resource, "approval": _approvers, "risk": _risk, "history": _history}
 SHOWN = (
     "tool", "resource", "ticket", "reason", "outcome", "ending", "detail", "policies", "reasons", "errors", "changes",

@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from mcp_guard.core import matching
-from mcp_guard.core.model import Call, Instance, Json, Origins, Past, Task, Tool
+from mcp_guard.core.model import Call, Effect, Instance, Json, Origins, Past, Task, Tool
 from mcp_guard.core.orders import order_begins
 
 UNTRUSTED, SENSITIVE = "untrusted", "sensitive"
@@ -59,10 +59,16 @@ class Passage:
     decoded: str = ""
     whole: AbstractSet[str] = frozenset()
     named: bool = False
+    labelled: bool = False
 
     @property
     def size(self) -> int:
         return len(self.text) + len(self.decoded) + sum(map(len, self.whole))
+
+    @cached_property
+    def gives_orders(self) -> bool:
+        """Of a tool that is labelled as untrusted."""
+        return self.labelled and any(order_begins(each) is not None for each in (self.text, self.decoded))
 
     @cached_property
     def squeezed(self) -> str:
@@ -168,6 +174,7 @@ class History:
             tools=tuple(self._tools),
             untrusted_seen=UNTRUSTED in self._labels,
             sensitive_seen=SENSITIVE in self._labels,
+            orders_seen=call.tool.effect is not Effect.READ and any(each.gives_orders for each in self._passages),
             provenance=all_origins.sorted(),
             sinks=sinks.sorted(),
         )
@@ -299,7 +306,9 @@ def read_result(tool: Tool, reply: Json, named: bool) -> list[Passage]:
             decoded |= dict.fromkeys(map(matching.plain, matching.decodings(text)))
     if not untrusted:
         return [Passage(Origin.TRUSTED, BREAK.join(rest))]
-    texts_of_others = Passage(Origin.UNTRUSTED, BREAK.join(rest), BREAK.join(decoded), named=named)
+    texts_of_others = Passage(
+        Origin.UNTRUSTED, BREAK.join(rest), BREAK.join(decoded), frozenset(), named, UNTRUSTED in tool.rule.returns
+    )
     return [Passage(Origin.TRUSTED, whole=frozenset(whole)), texts_of_others]
 
 

@@ -207,6 +207,8 @@ class Past:
     tools: tuple[str, ...] = ()
     untrusted_seen: bool = False
     sensitive_seen: bool = False
+    orders_seen: bool = False
+    """Whether an untrusted text gave orders to agents. Said of writes only: nothing else is worth looking for it."""
     provenance: Origins = Origins()
     sinks: Origins = Origins()
 

@@ -144,7 +144,8 @@ def _decision_fields(call: Call, decision: Decision) -> Json:
 def _past_fields(past: Past) -> Json:
     """What the instance had seen, and where the sinks' values came from: by the names of arguments only."""
     sinks = {name: list(found) for name in Origins.__slots__ if (found := getattr(past.sinks, name))}
-    said = {"untrusted_seen": past.untrusted_seen, "sensitive_seen": past.sensitive_seen, "sinks": sinks}
+    said: Json = {name: getattr(past, name) for name in ("untrusted_seen", "sensitive_seen", "orders_seen")}
+    said["sinks"] = sinks
     return {name: value for name, value in said.items() if value}
 
 

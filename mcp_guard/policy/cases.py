@@ -14,6 +14,7 @@ A `NAME.cases.toml` file:
     groups = ["crm-agents"]
     on_behalf_of = "dana"
     ticket = "INC-1"                 # and reason
+    history = { untrusted_seen = true, sinks = { from_untrusted = ["to"] } }  # what was seen before; else nothing
     rates = { writes_per_hour = 3 }  # counters, present call included; where not given, the present call alone
     outcome = "allow"                # allow, deny or require_approval
     policies = ["amount-limit"]      # optional: exactly the determining policies
@@ -24,21 +25,22 @@ Cases run against the real engine; nothing is called and nothing is recorded.
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import Path
 
 from mcp_guard.core import canonical, rates
 from mcp_guard.core.describe import Description, describe
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.core.model import Agent, Asked, Decision, Facts, Instance, Json, Task, Tool
+from mcp_guard.core.model import Agent, Asked, Decision, Facts, Instance, Json, Origins, Past, Task, Tool
 from mcp_guard.policy.engine import PolicyEngine
 
 KEYS = frozenset(
     {"name", "tool", "arguments", "facts", "agent", "owner", "groups", "on_behalf_of", "ticket", "reason", "rates",
-     "outcome", "policies", "routes"}
+     "history", "outcome", "policies", "routes"}
 )  # fmt: skip
 NEVER = 2**53
+ORIGINS = ("provenance", "sinks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,13 +104,22 @@ def _run(engine: PolicyEngine, tools: Mapping[str, Tool], case: Case, operator: 
         return Result(case, None, tuple(call.problems))
     values = said.get("facts")
     facts = Facts(values, canonical.digest_json(values)) if values is not None else None
-    call = operator.assess(call, facts)
+    call = operator.assess(replace(call, past=_past(said.get("history", {}))), facts)
     try:
         counts = {use.counter.name: _rate(use, said.get("rates", {})) for use in rates.uses(call, engine.counters)}
     except ValueError as uncountable:
         return Result(case, None, (str(uncountable),))
     decision = engine.decide(call, counts)
     return Result(case, decision, tuple(_differences(said, decision)))
+
+
+def _past(said: Json) -> Past:
+    """`context.history` as the case gives it."""
+    provenance, sinks = (
+        Origins(**{origin: tuple(names) for origin, names in said.get(name, {}).items()}) for name in ORIGINS
+    )
+    labels = {name: value for name, value in said.items() if name not in (*ORIGINS, "tools")}
+    return Past(tuple(said.get("tools", ())), provenance=provenance, sinks=sinks, **labels)
 
 
 def _rate(use: rates.Use, said: Json) -> rates.Value:

@@ -145,6 +145,7 @@ def build_context(call: Call, shape: Shape, counts: Mapping[str, Value]) -> Json
             "tools": past.tools,
             "untrusted_seen": past.untrusted_seen,
             "sensitive_seen": past.sensitive_seen,
+            "orders_seen": past.orders_seen,
             "provenance": _origins(past.provenance),
             "sinks": _origins(past.sinks),
         },

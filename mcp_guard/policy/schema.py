@@ -176,6 +176,7 @@ HISTORY = record(
         "tools": STRINGS,
         "untrusted_seen": CEDAR_TYPES[Kind.BOOLEAN],
         "sensitive_seen": CEDAR_TYPES[Kind.BOOLEAN],
+        "orders_seen": CEDAR_TYPES[Kind.BOOLEAN],
         "provenance": ORIGINS,
         "sinks": ORIGINS,
     }

@@ -148,7 +148,8 @@ def test_what_a_person_refused_is_remembered_but_for_what_the_task_gave() -> Non
 
 
 def test_labels_tell_what_was_seen() -> None:
-    seen = [send(after(*noted), "x") for noted in ([], [(call(WEB, url="x"), "y")], [(call(INBOX), [])])]
+    pasts: list[list[tuple[Call, Any]]] = [[], [(call(WEB, url="x"), "y")], [(call(INBOX), [])]]
+    seen = [send(after(*noted), "x") for noted in pasts]
     assert [(past.untrusted_seen, past.sensitive_seen) for past in seen] == [
         (False, False),
         (True, False),
