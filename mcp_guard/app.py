@@ -25,7 +25,9 @@ from mcp_guard.core.receipt import Draft, format_time, instance_fields
 from mcp_guard.guard import Guard
 from mcp_guard.identity.instances import Issuer, Launch, check_credential, random_text, start_instance
 from mcp_guard.ledger.opening import LedgerSettings, OpenLedger, open_ledger, recover
+from mcp_guard.ledger.runs import Runs
 from mcp_guard.policy.in_force import PoliciesInForce
+from mcp_guard.ports import NoSignals
 from mcp_guard.settings import Settings
 from mcp_guard.transports.session import Session
 from mcp_guard.transports.stdio import StdioFront
@@ -37,6 +39,7 @@ from mcp_guard.wire.peer import Id
 
 if TYPE_CHECKING:
     from mcp_guard.policy.engine import World
+    from mcp_guard.signals.watch import Watch
 
 
 class SystemClock:
@@ -161,6 +164,18 @@ def report_unknown(intents: list[Json]) -> None:
         print(f"hint: look at the resource, then: mcp-guard show {intent.get('call')}", file=sys.stderr)
 
 
+def make_watch(settings: Settings, ledger: OpenLedger) -> "Watch | None":
+    """The signals that are configured; where there are none, their code is not loaded."""
+    if not settings.signals and settings.drift is None:
+        return None
+    from mcp_guard.signals.outside import Outside
+    from mcp_guard.signals.watch import Watch
+
+    runs = Runs(ledger.book.writer)
+    salt = runs.salt() if settings.drift is not None else ""
+    return Watch(tuple(map(Outside, settings.signals)), settings.drift, salt, runs.recall)
+
+
 class Run:
     """One run of the guard over stdio."""
 
@@ -170,6 +185,7 @@ class Run:
         self._ledger = ledger
         self._instance = instance
         self._policies = PoliciesInForce(settings.counters)
+        self._watch = make_watch(settings, ledger)
         self._front: StdioFront
 
     async def serve(self, public_key: str) -> None:
@@ -193,6 +209,8 @@ class Run:
             if courier is not None:
                 courier.cancel()
         self._ledger.requests.end(self._instance)
+        if self._watch is not None and self._watch.drift is not None:
+            Runs(book.writer).keep(self._instance, self._watch.end(self._instance), self._watch.drift.runs)
         book.note(Draft("instance.ended", about), Draft("guard.stopped", {"guard": book.settings.guard}))
 
     async def _carry(self) -> None:
@@ -219,6 +237,7 @@ class Run:
             hold_seconds=self._settings.hold_seconds,
             new_id=new_call_id,
             memory=Memory.of(self._settings.tool_rules),
+            signals=self._watch or NoSignals(),
         )
 
     def _load_policies(self) -> None:

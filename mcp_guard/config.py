@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
+from mcp_guard.config_risk import RiskConfig
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
@@ -247,6 +248,7 @@ class Config(Model):
     routes: dict[str, RouteConfig] = {}
     notifiers: dict[str, NotifierConfig] = {}
     inbox: InboxConfig = InboxConfig()
+    risk: RiskConfig = RiskConfig()
 
     @field_validator("upstreams")
     @classmethod
@@ -316,6 +318,8 @@ class Config(Model):
                 for name, notifier in self.notifiers.items()
             },
             inbox_port=self.inbox.port,
+            signals=tuple(signal.signal(name, here) for name, signal in self.risk.signals.items()),
+            drift=self.risk.drift.rule() if self.risk.drift else None,
         )
 
 

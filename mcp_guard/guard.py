@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from mcp_guard.core import approval as approvals_core
-from mcp_guard.core import credential
+from mcp_guard.core import credential, risk
 from mcp_guard.core.approval import Approval, State
 from mcp_guard.core.describe import NO_SUCH_TOOL, Description, describe, look_up_arguments, read_facts
 from mcp_guard.core.errors import LedgerError
@@ -40,9 +40,11 @@ from mcp_guard.ports import (
     Intent,
     Ledger,
     Moved,
+    NoSignals,
     Policies,
     Progress,
     Reply,
+    Signals,
     Upstreams,
     Voice,
 )
@@ -64,6 +66,7 @@ class Guard:
     hold_seconds: float
     new_id: Callable[[], str]
     memory: Memory = field(default_factory=Memory)
+    signals: Signals = field(default_factory=NoSignals)
 
     async def call(self, instance: Instance, asked: Asked, voice: Voice = SILENT) -> Reply:
         """Guard one `tools/call`; returns the `result` or `error` member of the answer."""
@@ -134,12 +137,12 @@ class Guard:
             return call
         rule = call.tool.rule
         call = replace(call, past=self.memory.look(call))
-        if rule.facts is None:
-            return self.describe_with.assess(call, None)
-        facts = await self.look_up(call)
+        facts = None if rule.facts is None else await self.look_up(call)
         if isinstance(facts, str):
             return replace(call, problems=(facts,))
-        return self.describe_with.assess(call, facts)
+        call = self.describe_with.assess(call, facts)
+        more = await self.signals.raised(call)
+        return replace(call, risk=risk.add_up((*call.risk.signals, *more))) if more else call
 
     async def look_up(self, call: Call) -> Facts | str:
         """Read the facts through the same path as any call. Returns why, if they cannot be had."""
@@ -269,6 +272,7 @@ class Guard:
     async def record_outcome(self, intent: Intent, execution: Execution) -> Reply:
         """Make the outcome durable, then reply. A call that ran is never reported as refused."""
         self.memory.note(intent.call, execution.reply)
+        self.signals.note(intent.call)
         try:
             await asyncio.shield(self.ledger.conclude(intent, execution))
         except LedgerError as error:

@@ -6,7 +6,7 @@ from typing import Any, Protocol
 
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.grant import Grant
-from mcp_guard.core.model import Call, Counter, Decision, Execution, Instance, Json, Micros, Tool
+from mcp_guard.core.model import Call, Counter, Decision, Execution, Instance, Json, Micros, Signal, Tool
 from mcp_guard.core.rates import Value
 
 Progress = Callable[[Json], None]
@@ -71,6 +71,26 @@ class Policies(Protocol):
 
     def decide(self, call: Call, counts: Mapping[str, Value]) -> Decision:
         """Decide on a described call. Never raises: whatever goes wrong is a deny that says so."""
+
+
+class Signals(Protocol):
+    """Signals of risk that are not in the call itself."""
+
+    async def raised(self, call: Call) -> tuple[Signal, ...]:
+        """Those of a described call. Never raises: what cannot be told is a signal too."""
+
+    def note(self, call: Call) -> None:
+        """The call ran."""
+
+
+class NoSignals:
+    """Implements `Signals` where none are configured."""
+
+    async def raised(self, call: Call) -> tuple[Signal, ...]:
+        return ()
+
+    def note(self, call: Call) -> None:
+        pass
 
 
 class Ledger(Protocol):

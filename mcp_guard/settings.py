@@ -7,8 +7,9 @@ from typing import Any
 
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
+from mcp_guard.core.drift import DriftRule
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.core.model import Agent, Counter, ToolRule
+from mcp_guard.core.model import Agent, Counter, Effect, ToolRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,24 @@ class NotifierSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class OutsideSignal:
+    """An operator's own signal of risk: a command, or `entry`, a Python function `module:function`.
+
+    `weight` is what it adds to the score when raised, `unknown_weight` when it does not answer in `timeout` seconds.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    entry: str
+    weight: int
+    unknown_weight: int
+    timeout: float
+    tools: tuple[str, ...]
+    effects: tuple[Effect, ...]
+    here: Path
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The whole configuration. Paths are absolute; `approvers` maps ids to names."""
 
@@ -65,6 +84,8 @@ class Settings:
     routes: Mapping[str, Route]
     notifiers: Mapping[str, NotifierSettings]
     inbox_port: int
+    signals: tuple[OutsideSignal, ...] = ()
+    drift: DriftRule | None = None
 
     @property
     def inbox(self) -> str:

@@ -103,7 +103,11 @@ SIGNALS: tuple[Callable[[Evidence], Signal | None], ...] = (
 
 def assess(seen: Evidence) -> Risk:
     """Sum the signals, capped at 100. Levels: below 30 `low`, below 60 `medium`, else `high`."""
-    signals = tuple(found for signal in SIGNALS if (found := signal(seen)) is not None)
+    return add_up(tuple(found for signal in SIGNALS if (found := signal(seen)) is not None))
+
+
+def add_up(signals: tuple[Signal, ...]) -> Risk:
+    """The risk of these signals, whoever raised them."""
     score = min(100, sum(signal.weight for signal in signals))
     level = "low" if score < MEDIUM else "medium" if score < HIGH else "high"
     return Risk(score, level, signals)
