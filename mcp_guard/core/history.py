@@ -17,7 +17,7 @@ from typing import Any
 import orjson
 
 from mcp_guard.core import matching
-from mcp_guard.core.model import Call, Effect, Instance, Json, Origins, Past, Task, Tool
+from mcp_guard.core.model import NO_PAST, Call, Effect, Instance, Json, Origins, Past, Task, Tool
 from mcp_guard.core.orders import order_begins
 
 UNTRUSTED, SENSITIVE = "untrusted", "sensitive"
@@ -362,7 +362,7 @@ class Memory:
         return cls(any(rule.returns or rule.trusted or rule.sinks for rule in rules.values()), limit)
 
     def look(self, call: Call) -> Past:
-        return self._of(call.instance).look(call) if self.attentive and call.tool is not None else Past()
+        return self._of(call.instance).look(call) if self.attentive and call.tool is not None else NO_PAST
 
     def note(self, call: Call, reply: Json) -> None:
         if self.attentive:

@@ -213,6 +213,9 @@ class Past:
     sinks: Origins = Origins()
 
 
+NO_PAST = Past()
+
+
 @dataclass(frozen=True, slots=True)
 class Signal:
     """One reason for risk and its weight."""
@@ -270,7 +273,7 @@ class Call:
     facts: Facts | None = None
     change: Change = Change()
     risk: Risk = Risk()
-    past: Past = Past()
+    past: Past = NO_PAST
     problems: tuple[str, ...] = ()
     purpose: str = "call"
     """`call`, or `facts` for the guard's own look-up."""

@@ -7,11 +7,10 @@ score that policies may look at; it decides nothing by itself.
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from mcp_guard.core.model import Change, Effect, Facts, Json, Past, Risk, Signal, Task, Tool
+from mcp_guard.core.model import NO_PAST, Change, Effect, Facts, Json, Past, Risk, Signal, Task, Tool
 
 MANY_FIELDS = 5
 MEDIUM, HIGH = 30, 60
-NOTHING_YET = Past()
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +22,7 @@ class Evidence:
     facts: Facts | None
     change: Change
     task: Task
-    past: Past = NOTHING_YET
+    past: Past = NO_PAST
 
 
 def destructive_tool(seen: Evidence) -> Signal | None:

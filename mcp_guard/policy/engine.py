@@ -16,10 +16,10 @@ from cedarpy import Entities, PolicySet, Schema
 from mcp_guard.core import canonical
 from mcp_guard.core.decision import Verdict, rule
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.core.model import Call, Counter, Decision, Effect, Instance, Json, Outcome, Tool
+from mcp_guard.core.model import NO_PAST, Call, Counter, Decision, Effect, Instance, Json, Outcome, Tool
 from mcp_guard.core.names import MANGLING_VERSION
 from mcp_guard.core.rates import Value
-from mcp_guard.policy.request import build_context, principal_entities, resource_entity
+from mcp_guard.policy.request import build_context, history, principal_entities, resource_entity
 from mcp_guard.policy.schema import PRINCIPAL, TOOL, build_schema
 from mcp_guard.policy.source import Policy, Source, Unlisted, as_json, is_dormant, read_policies
 
@@ -57,6 +57,7 @@ class PolicyEngine:
         self.counters = world.counters
         self.dormant = tuple(sorted(source.policies.keys() - active.keys()))
         self._attributes = world.attributes
+        self._asks_history = any("history" in text for text in source.texts.values())
         self._policies = active
         self._gates = gates
         self.schema_text = json.dumps(schema)
@@ -91,7 +92,10 @@ class PolicyEngine:
         shape = self._shapes.get(call.name)
         if shape is None:
             return self._deny("this tool has no input schema that a call could be checked against", counts)
-        context = orjson.dumps(build_context(call, shape, counts)).decode()
+        said = build_context(call, shape, counts)
+        if self._asks_history:
+            said["history"] = history(call.past)
+        context = orjson.dumps(said).decode()
         entities, described = self._entities(call)
         request = {
             "principal": {"type": PRINCIPAL, "id": call.instance.id},
@@ -104,7 +108,9 @@ class PolicyEngine:
             lambda: _evaluate(request, self._ungated, entities),
             self._gates,
         )
-        material = {**request, "context": orjson.Fragment(context.encode())}
+        if call.past is not NO_PAST:
+            said["history"] = history(call.past)  # other policies may ask for it when the decision is run again
+        material = {**request, "context": said}
         return Decision(
             outcome=ruling.outcome,
             policy_version=self.version,

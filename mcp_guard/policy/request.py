@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from mcp_guard.core.model import Call, Change, Instance, Json, Origins
+from mcp_guard.core.model import Call, Change, Instance, Json, Origins, Past
 from mcp_guard.core.rates import Value
 from mcp_guard.policy.schema import PRINCIPAL, Kind, Shape
 
@@ -132,7 +132,6 @@ def build_context(call: Call, shape: Shape, counts: Mapping[str, Value]) -> Json
     arguments = walk.record(call.arguments, shape, "")
     task = {"ticket": call.task.ticket, "reason": call.task.reason}
     risk = call.risk
-    past = call.past
     return {
         "input": arguments,
         "input_unknown": walk.unknown,
@@ -141,14 +140,18 @@ def build_context(call: Call, shape: Shape, counts: Mapping[str, Value]) -> Json
         "task": {name: value for name, value in task.items() if value},
         "rate": {name: _rate(name, value) for name, value in counts.items()},
         "risk": {"score": risk.score, "level": risk.level, "signals": [signal.name for signal in risk.signals]},
-        "history": {
-            "tools": past.tools,
-            "untrusted_seen": past.untrusted_seen,
-            "sensitive_seen": past.sensitive_seen,
-            "orders_seen": past.orders_seen,
-            "provenance": _origins(past.provenance),
-            "sinks": _origins(past.sinks),
-        },
+    }
+
+
+def history(past: Past) -> Json:
+    """`context.history`. Apart, because Cedar takes 35 µs to read it: only policies that ask for it are given it."""
+    return {
+        "tools": past.tools,
+        "untrusted_seen": past.untrusted_seen,
+        "sensitive_seen": past.sensitive_seen,
+        "orders_seen": past.orders_seen,
+        "provenance": _origins(past.provenance),
+        "sinks": _origins(past.sinks),
     }
 
 

@@ -118,3 +118,13 @@ def test_destroying_is_asked_about_once_others_have_spoken(tmp_path: Path) -> No
     ask(house, "web", url="www.news.example")
     assert pending_id(ask(house, "purge", to="old-folder"))
     house.close()
+
+
+def test_history_is_on_record_even_if_no_policy_asked_for_it(tmp_path: Path) -> None:
+    """So that the decision can be run again under policies that do."""
+    house = open_web(tmp_path, {"crm__web": "x"}, '@id("all") permit (principal, action, resource);')
+    ask(house, "web", url="www.news.example")
+    intent = house.receipts("intent")[-1]
+    material = json.loads(house.store.payloads(intent["seq"])["material"])
+    assert material["request"]["context"]["history"]["sinks"]["from_task"] == ["url"]
+    house.close()

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_guard.core.model import Counter, Effect, Json, Outcome, ResourceRule
-from mcp_guard.policy.request import Inexpressible, build_context, resource_entity
+from mcp_guard.policy.request import Inexpressible, build_context, history, resource_entity
 from mcp_guard.policy.schema import read_shape
 from tests.policy.worlds import INSTANCE, PERMIT, load, make_call, make_tool
 
@@ -53,6 +53,7 @@ VALUES = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(NAMES, inner, max_size=3),
     max_leaves=8,
 )  # fmt: skip
+POLICIES = PERMIT + '@id("h") forbid (principal, action, resource) when { context.history.untrusted_seen };'
 COUNTERS = (Counter("writes", 1, ("instance",), (Effect.WRITE,)),)
 ATTRIBUTES = {"Deal": {"a": "string", "b": "number", "c": "strings", "type": "integer", "ünï": "boolean"}}
 
@@ -89,12 +90,12 @@ def test_cedar_accepts_every_request_that_is_built(data: st.DataObject) -> None:
         return  # refused before any policy is asked
     counts = {"writes": 1}
     with tempfile.TemporaryDirectory() as folder:
-        engine = load(Path(folder), PERMIT, tool, attributes=ATTRIBUTES, counters=COUNTERS)
+        engine = load(Path(folder), POLICIES, tool, attributes=ATTRIBUTES, counters=COUNTERS)
     decision = engine.decide(call, counts)
     shape = read_shape(schema, schema)
     refused = ""
     try:
-        context = build_context(call, shape, counts)
+        context = build_context(call, shape, counts) | {"history": history(call.past)}
         if call.resource.type == "Deal":
             resource_entity(call, ATTRIBUTES["Deal"])
     except Inexpressible as why:
@@ -112,5 +113,5 @@ def test_cedar_accepts_every_request_that_is_built(data: st.DataObject) -> None:
         "resource": f"{call.resource.type}::{json.dumps(call.resource.id)}",
         "context": recorded["request"]["context"],
     }
-    result = cedarpy.is_authorized(checked, PERMIT, json.dumps(recorded["entities"]), engine.schema_text)
+    result = cedarpy.is_authorized(checked, POLICIES, json.dumps(recorded["entities"]), engine.schema_text)
     assert result.allowed, result.diagnostics.errors
