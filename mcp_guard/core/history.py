@@ -127,9 +127,11 @@ class History:
 
     def note_refused(self, call: Call) -> None:
         """A person has refused the call: remember its sinks, but for those that the task or a trusted place gave."""
-        for _, text, found in self._sinks(call):
-            if all(each.origin in (Origin.UNTRUSTED, Origin.UNKNOWN) for each in found):
-                self._refused.add(matching.bare(matching.plain(text)))
+        assert call.tool is not None
+        for name, text, found, inside in self._looked_up(call):
+            for value, origins in self._sinks(call.tool, name, (text, found), inside):
+                if all(each.origin in (Origin.UNTRUSTED, Origin.UNKNOWN) for each in origins):
+                    self._refused.add(matching.bare(matching.plain(value)))
 
     def _learn(self) -> None:
         """Read what was noted."""
@@ -164,12 +166,12 @@ class History:
         assert call.tool is not None
         self._learn()
         all_origins, sinks = _Sorter(), _Sorter()
-        for name, text in texts(call.arguments, call.tool.rule.sinks):
-            all_origins.add(name, self.origins(text))
-        for name, text, found in self._sinks(call):
-            sinks.add(name, found)
-            if matching.bare(matching.plain(text)) in self._refused:
-                sinks.say("refused", name)
+        for name, text, found, inside in self._looked_up(call):
+            all_origins.add(name, found)
+            for value, origins in self._sinks(call.tool, name, (text, found), inside):
+                sinks.add(name, origins)
+                if matching.bare(matching.plain(value)) in self._refused:
+                    sinks.say("refused", name)
         return Past(
             tools=tuple(self._tools),
             untrusted_seen=UNTRUSTED in self._labels,
@@ -179,24 +181,31 @@ class History:
             sinks=sinks.sorted(),
         )
 
-    def _sinks(self, call: Call) -> Iterator[tuple[str, str, list[Found]]]:
-        """Where the call goes: its sinks, and addresses from untrusted content that stand in other arguments."""
+    def _looked_up(self, call: Call) -> Iterator[tuple[str, str, list[Found], list[tuple[str, Found]]]]:
+        """Each text of the arguments: whose it is, where it comes from, and where the addresses in it do."""
         assert call.tool is not None
         for name, text in texts(call.arguments, call.tool.rule.sinks):
-            if name in call.tool.rule.sinks:
-                yield name, text, self.origins(text)
-                continue
-            for address, found in self._inside(text):
-                if found.origin is Origin.UNTRUSTED:
-                    yield name, address, [found]
+            decoded = matching.decodings(text)
+            inside = list(self._inside((text, *decoded)))
+            yield name, text, self.origins(text, decoded, [found for _, found in inside]), inside
 
-    def origins(self, text: str) -> list[Found]:
+    def _sinks(
+        self, tool: Tool, name: str, whole: tuple[str, list[Found]], inside: list[tuple[str, Found]]
+    ) -> Iterator[tuple[str, list[Found]]]:
+        """Where this text sends the call: itself if it is a sink, else addresses in it that untrusted content gave."""
+        if name in tool.rule.sinks:
+            yield whole
+            return
+        for address, found in inside:
+            if found.origin is Origin.UNTRUSTED:
+                yield address, [found]
+
+    def origins(self, text: str, decoded: list[str], inside: list[Found]) -> list[Found]:
         """Where a value comes from; where its parts do, if it is not known as a whole."""
         value = matching.plain(text)
-        for form in dict.fromkeys((value, matching.bare(value), *map(matching.plain, matching.decodings(text)))):
+        for form in dict.fromkeys((value, matching.bare(value), *map(matching.plain, decoded))):
             if form and (found := self.find(form)) is not None:
                 return [found]
-        inside = [found for _, found in self._inside(text)]
         if matching.is_one_word(text) and not any(each.origin is Origin.UNTRUSTED for each in inside):
             untrusted = [each for each in self._passages if each.origin is Origin.UNTRUSTED]
             tight = matching.squeeze(value)
@@ -204,9 +213,9 @@ class History:
                 return [Found(Origin.UNTRUSTED)]
         return [NOWHERE, *inside]
 
-    def _inside(self, text: str) -> Iterator[tuple[str, Found]]:
-        """The addresses in a text, those in its encoded parts too, and where they come from."""
-        for each in (text, *matching.decodings(text)):
+    def _inside(self, forms: Iterable[str]) -> Iterator[tuple[str, Found]]:
+        """The addresses in a text and in its encoded parts, and where they come from."""
+        for each in forms:
             for address in matching.addresses(each):
                 plain = matching.plain(address)
                 yield address, self.find(plain) or self.find(matching.bare(plain)) or NOWHERE

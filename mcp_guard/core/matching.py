@@ -15,6 +15,8 @@ from urllib.parse import unquote
 PIECE = 5
 """A part of a split value is at least this long, so that no word is made up of chance finds."""
 PIECES = 4
+LONGEST = 500
+"""A longer value is not looked for in pieces."""
 SQUEEZED = 8
 """From this length on punctuation is ignored; a shorter value is found by chance."""
 DEPTH = 2
@@ -25,15 +27,21 @@ _NOT_WORD = re.compile(r"[\W_]+")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{12,}={0,2}")
 _SCHEME = re.compile(r"^(?:[a-z][a-z0-9+.-]{0,20}://|mailto:|tel:)", re.IGNORECASE)
 _TOPS = "com|net|org|io|info|biz|app|dev|xyz|site|online|shop|top|me|co|ai|cloud|link|click|page|edu|gov"
+_PART = r"[\w-]{1,63}"  # every repetition is bounded, so that no text takes more than linear time
+_REST = r"[^\s<>\"'`)\]}]"
 _ADDRESS = re.compile(
-    r"[\w.+-]+@[\w-]+(?:\.[\w-]+)+"  # an e-mail address
-    r"|https?://[^\s<>\"'`)\]}]+"
-    rf"|\b(?:[\w-]+\.)+(?:{_TOPS})\b(?:[/:?#][^\s<>\"'`)\]}}]*)?"
-    r"|\b(?:www\.[\w.-]+|(?:[\w-]+\.)+[a-z]{2,}/)[^\s<>\"'`)\]}]*"
-    r"|\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b"  # an IBAN and what looks like one
-    r"|\b0x[0-9a-f]{16,}\b|\b\d(?:[ -]?\d){8,}\b",  # accounts, cards, telephone numbers
+    rf"(?<![\w.+-])[\w.+-]{{1,64}}@{_PART}(?:\.{_PART}){{1,8}}"  # an e-mail address
+    rf"|https?://{_REST}+"
+    rf"|\b(?:{_PART}\.){{1,8}}(?:{_TOPS})\b(?:[/:?#]{_REST}*)?"
+    rf"|\b(?:www\.(?:{_PART}\.){{0,8}}{_PART}|(?:{_PART}\.){{1,8}}[a-z]{{2,24}}/){_REST}*",
     re.IGNORECASE,
 )
+_NUMBER = re.compile(
+    r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b"  # an IBAN and what looks like one
+    r"|\b0x[0-9a-f]{16,128}\b|\b\d(?:[ -]?\d){8,30}\b",  # accounts, cards, telephone numbers
+    re.IGNORECASE,
+)
+_MAY_BE_NUMBER = re.compile(r"\d[ -]?\d[\d -]{4}|0x[0-9a-f]{8}|[A-Z]{2}\d{2}", re.IGNORECASE)
 _END = ".,;:!?"
 
 
@@ -94,13 +102,14 @@ def bare(value: str) -> str:
 
 def addresses(text: str) -> list[str]:
     """URLs, hosts, e-mail addresses and account numbers in a text, as they are written; of a URL its host too."""
-    found: list[str] = []
-    for match in _ADDRESS.finditer(text):
-        address = match.group().rstrip(_END)
-        found.append(address)
+    words = (word for word in text.split() if "@" in word or "." in word[1:-1])
+    found = [match.group().rstrip(_END) for word in words for match in _ADDRESS.finditer(word)]
+    for address in tuple(found):
         rest = _SCHEME.sub("", address)
         if "@" not in rest.split("/")[0] and (host := re.split(r"[/:?#]", rest, maxsplit=1)[0]) not in ("", rest):
             found.append(host)
+    if _MAY_BE_NUMBER.search(text):
+        found += _NUMBER.findall(text)
     return list(dict.fromkeys(found))
 
 
@@ -112,6 +121,8 @@ def is_one_word(value: str) -> bool:
 def is_made_of(value: str, texts: list[str]) -> bool:
     """Whether a squeezed value is a few pieces that all stand in squeezed texts: one that was split to hide it."""
     at = 0
+    if len(value) > LONGEST:
+        return False
     for _ in range(PIECES):
         length = max((_longest(value, at, text) for text in texts), default=0)
         if length < PIECE and at + length < len(value):

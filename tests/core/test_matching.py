@@ -1,6 +1,7 @@
 """A value is found in a text however it was dressed up; strictly, it must stand there as it is."""
 
 import base64
+import time
 from urllib.parse import quote
 
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 
 from mcp_guard.core import matching
 from mcp_guard.core.matching import addresses, bare, decodings, is_made_of, plain, squeeze, stands_in
+from mcp_guard.core.orders import order_begins
 
 IBAN = "US133000000121212121212"
 
@@ -93,3 +95,14 @@ def test_nothing_that_is_sent_breaks_it(value: str, text: str) -> None:
     if plain(value):
         stands_in(plain(value), plain(text))
         is_made_of(squeeze(plain(value)), [squeeze(plain(text))])
+
+
+@pytest.mark.parametrize("text", ["a", "a.", "a-", "1 ", "a@", "%41", "www.", "0x", "US13 ", "https://", "&#6"])
+def test_no_text_takes_long(text: str) -> None:
+    """Each of these, repeated, would take a careless pattern hours."""
+    started = time.process_time()
+    for repeated in (text * (200_000 // len(text)), f"{text * (200_000 // len(text))}!"):
+        addresses(repeated)
+        decodings(repeated)
+        order_begins(plain(repeated))
+    assert time.process_time() - started < 5
