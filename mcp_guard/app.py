@@ -199,6 +199,8 @@ class Run:
             Draft("instance.started", about | launched | {"guard": book.settings.guard}, asked),
             Draft("credential.issued", about | {"public_key": public_key, "expires": expires}),
         )
+        if self._watch is not None:
+            self._watch.prepare(self._instance)
         self._front = StdioFront(self._settings.message_bytes)
         self._hub.on_catalog = self._load_policies
         asyncio.get_running_loop().call_later(COLLECT_AFTER_SECONDS, gc.enable)  # also if no policies can be loaded

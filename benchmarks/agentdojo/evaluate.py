@@ -30,6 +30,9 @@ from benchmarks.agentdojo.house import SuiteHouse
 VERSION = "v1.2.2"
 SUITES = ("banking", "slack", "travel", "workspace")
 ATTACKS = ("important_instructions", "direct")
+"""By default: the strongest of AgentDojo's attacks on models, and the one that says nothing but what it wants."""
+SILENT = "silent"
+"""An attack of our own: the agent makes the attacker's calls although nothing that it read says so."""
 
 
 @dataclass
@@ -120,6 +123,9 @@ async def evaluate(name: str, attacks: list[str], folder: Path) -> dict[str, Tal
     pipeline = GroundTruthPipeline(None)
     pipeline.name = "gpt-4o-2024-05-13"  # the attacks address a model by its name
     for kind in attacks:
+        if kind == SILENT:
+            found[kind] = await count(house, [(user, task, {}) for user in users for task in injected])
+            continue
         attack = load_attack(kind, suite, pipeline)
         pairs = [
             (user, task, attack.attack(user, task)) for user in users if injectable(attack, user) for task in injected
@@ -140,7 +146,7 @@ def injectable(attack: Any, user: Any) -> bool:
 def main() -> int:
     made = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     made.add_argument("--suite", action="append", choices=SUITES, help="default: all")
-    made.add_argument("--attack", action="append", help=f"default: {', '.join(ATTACKS)}")
+    made.add_argument("--attack", action="append", help=f"AgentDojo's, or {SILENT}; default: {', '.join(ATTACKS)}")
     made.add_argument("--misses", action="store_true", help="each run that was not let through untouched")
     made.add_argument("--json", action="store_true")
     options = made.parse_args()

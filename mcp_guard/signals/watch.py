@@ -8,13 +8,13 @@ from mcp_guard.core.drift import START, Act, DriftRule, Usual, act_of, learn, re
 from mcp_guard.core.model import Call, Instance, Json, Signal
 from mcp_guard.signals.outside import Outside
 
-ACTS = 1000
+ACTS = 100
 """Calls remembered of one run; what comes later is compared, but not learned from."""
 
 
 @dataclass(slots=True)
 class Watch:
-    """`recall` gives an agent's earlier runs by id; it is asked once for each agent, when its first call comes.
+    """`recall` gives an agent's earlier runs by id; it is asked once for each agent, at its first call if not before.
 
     Without a drift rule nothing is compared and nothing is remembered.
     """
@@ -37,6 +37,11 @@ class Watch:
     def _unusual(self, call: Call) -> Signal | None:
         run = self._runs.get(call.instance.id)
         return self._of(call.instance).signal(run[-1].tool if run else START, act_of(call, self.salt))
+
+    def prepare(self, instance: Instance) -> None:
+        """Learn what is usual for the agent now, so that no call need wait for it."""
+        if self.drift is not None:
+            self._of(instance)
 
     def _of(self, instance: Instance) -> Usual:
         assert self.drift is not None
