@@ -2,11 +2,12 @@
 
 A value belongs to the first place where it appeared: the task, a trusted result, an untrusted one, or the agent's own
 words, which count as of unknown origin even if a trusted server repeats them later. That untrusted content mentions
-what a trusted place gives as a whole (a contact, an account) does not taint it, unless the run has put it there itself.
-Trusted places are searched strictly, untrusted ones generously (`core/matching.py`), so that a doubtful value is never
-taken for a trusted one.
+what a trusted place gives as a whole (a contact, an account) does not taint it, nor does it that the agent guessed it
+before, unless the run has written it there itself. Trusted places are searched strictly, untrusted ones generously
+(`core/matching.py`), so that a doubtful value is never taken for a trusted one.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
@@ -140,7 +141,8 @@ class History:
             assert call.tool is not None
             values = [matching.plain(text) for _, text in texts(call.arguments)]
             found = [self.find(value) for value in values]
-            self._said = BREAK.join((self._said, *values))[: self.limit]
+            if call.tool.effect is not Effect.READ:
+                self._said = BREAK.join((self._said, *values))[: self.limit]
             own = [value for value, origin in zip(values, found, strict=True) if origin is None]
             self._add(Passage(Origin.UNKNOWN, BREAK.join(own)))
             named = any(origin is not None and origin.origin is Origin.TASK for origin in found)
@@ -192,12 +194,14 @@ class History:
     def _sinks(
         self, tool: Tool, name: str, whole: tuple[str, list[Found]], inside: list[tuple[str, Found]]
     ) -> Iterator[tuple[str, list[Found]]]:
-        """Where this text sends the call: itself if it is a sink, else addresses in it that untrusted content gave."""
+        """Where this text sends the call: itself if it is a sink, else addresses in it that untrusted content gave; in
+        what a tool with sinks sends, those that stand nowhere too."""
         if name in tool.rule.sinks:
             yield whole
             return
+        wanted = (Origin.UNTRUSTED, Origin.UNKNOWN) if tool.rule.sinks else (Origin.UNTRUSTED,)
         for address, found in inside:
-            if found.origin is Origin.UNTRUSTED:
+            if found.origin in wanted:
                 yield address, [found]
 
     def origins(self, text: str, decoded: list[str], inside: list[Found]) -> list[Found]:
@@ -226,18 +230,18 @@ class History:
             return None
         if self._known is None:
             given = (self.task.text, self.task.reason, self.task.ticket)
-            self._known = BREAK.join(matching.plain(each) for each in given if each)
+            self._known = BREAK.join(map(matching.plain, sentences(each for each in given if each)))
         if matching.stands_in(value, self._known) or self._spaced_by_task(value):
             return Found(Origin.TASK)
         first = next((each for each in self._passages if each.holds(value)), None)
         if first is None:
             return None
-        if first.origin is Origin.UNTRUSTED and self._is_given(value):
+        if first.origin is not Origin.TRUSTED and self._is_given(value):
             return Found(Origin.TRUSTED)
         return first.found(value)
 
     def _is_given(self, value: str) -> bool:
-        """Whether a trusted place gives it as a whole, and not because this run has put it there."""
+        """Whether a trusted place gives it as a whole, and not because this run has written it there."""
         if len(self._said) >= self.limit or matching.stands_in(value, self._said):
             return False
         return any(value in each.whole for each in self._passages)
@@ -268,6 +272,17 @@ class _Sorter:
 
     def sorted(self) -> Origins:
         return Origins(**{name: tuple(sorted(names)) for name, names in self.names.items()})
+
+
+_RUN_ON = re.compile(r"(?<=[a-z0-9])\.(?=[A-Z][a-z])")
+
+
+def sentences(given: Iterable[str]) -> Iterator[str]:
+    """The texts as they are; and with the space that is missing between two sentences: an address ends there."""
+    for text in given:
+        yield text
+        if _RUN_ON.search(text):
+            yield _RUN_ON.sub(". ", text)
 
 
 def texts(arguments: Json, sinks: Iterable[str] = ()) -> Iterator[tuple[str, str]]:

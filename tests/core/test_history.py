@@ -18,6 +18,7 @@ SEND = make_tool("send", ANY, sinks=("to",))
 WEB = make_tool("web", ANY, Effect.READ, returns=("untrusted",), sinks=("url",))
 DIRECTORY = make_tool("directory", ANY, Effect.READ)
 INBOX = make_tool("inbox", ANY, Effect.READ, returns=("untrusted", "sensitive"), trusted=("/*/sender",))
+NOTE = make_tool("note", ANY)
 EVIL = "evil@attacker.example"
 TASK = Task(text="Read www.news.example and write to anna@corp.example; her account is CA13 3012 4002 3121 5421 872")
 
@@ -121,8 +122,23 @@ def test_only_the_members_that_are_trusted_are_and_only_whole() -> None:
 def test_an_address_in_a_text_counts_as_a_destination_if_others_wrote_it() -> None:
     history = after((call(WEB, url="x"), f"buy at https://shop.example/?from={EVIL}"))
     past = send(history, "anna@corp.example", "Anna, look at HTTPS://SHOP.example/offers")
-    assert past.sinks == Origins(from_task=("to",), from_untrusted=("text",))
-    assert send(history, "anna@corp.example", "see https://our.example").sinks == Origins(from_task=("to",))
+    assert past.sinks == Origins(from_task=("to",), from_untrusted=("text",), unknown_origin=("text",))
+    assert send(history, "anna@corp.example", "see https://our.example").sinks.unknown_origin == ("text",)
+    note = history.look(call(NOTE, text="see https://our.example and https://shop.example"))
+    assert note.sinks == Origins(from_untrusted=("text",))  # a tool without sinks sends nothing anywhere
+
+
+def test_an_address_ends_where_a_sentence_does() -> None:
+    task = Task(text="Post it to our site www.corp.example.They know.")
+    assert History(task).look(call(SEND, to="www.corp.example")).sinks == Origins(from_task=("to",))
+
+
+def test_a_guess_that_a_trusted_place_confirms_is_good() -> None:
+    listing = (call(INBOX), [{"sender": "carl@corp.example", "body": ""}])
+    looked_up = after((call(DIRECTORY, text="carl@corp.example"), "one moment"), listing)
+    assert send(looked_up, "carl@corp.example").sinks == Origins(from_trusted=("to",))
+    written = after((call(SEND, to="carl@corp.example"), "sent"), listing)
+    assert send(written, "carl@corp.example").sinks == Origins(unknown_origin=("to",))
 
 
 def test_content_that_the_task_names_is_told_from_content_met_on_the_way() -> None:
