@@ -16,9 +16,9 @@ from dataclasses import dataclass, field
 from math import ceil, log
 
 from mcp_guard.core.canonical import digest
-from mcp_guard.core.history import texts
 from mcp_guard.core.matching import plain
 from mcp_guard.core.model import Call, Json, Signal
+from mcp_guard.core.passages import texts
 
 NAME = "unusual_for_agent"
 START = ""
