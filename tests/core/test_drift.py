@@ -130,3 +130,8 @@ def test_what_is_kept_of_a_call_holds_no_values() -> None:
     assert act == act_of(call(SEND, to=EVIL.upper(), text="other"), "salt")
     assert act != act_of(call(SEND, to=EVIL, text="secret"), "another salt")
     assert read_run(write_run([act])) == (act,)
+
+
+def test_a_p_value_counts_the_run_itself_and_ties_as_strange() -> None:
+    known = Usual(RULE, Profile(), tuple(float(n) for n in range(1, 20)))
+    assert [known.p_value(score) for score in (100.0, 19.0, 1.0, 0.0)] == [1 / 20, 2 / 20, 1.0, 1.0]

@@ -70,6 +70,7 @@ def test_plain_text_is_not_decoded_into_anything() -> None:
         ("call 0049 30 901820", ["0049 30 901820"]),
         ("read notes.txt and main.py, e.g. chapter 3.4", []),
         ("Deal 789 at 12:30 on 2024-05-30", []),
+        ("from 2024-05-19 12:00 to 2024-05-19 13:00", []),
     ],
 )
 def test_addresses_are_found_in_prose(text: str, found: list[str]) -> None:
