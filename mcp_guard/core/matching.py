@@ -38,7 +38,7 @@ _ADDRESS = re.compile(
 )
 _NUMBER = re.compile(
     r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b"  # an IBAN and what looks like one
-    r"|\b0x[0-9a-f]{16,128}\b|\b(?!\d{4}-\d\d-\d\d)\d(?:[ -]?\d){8,30}\b",  # accounts, cards, telephone numbers; no dates
+    r"|\b0x[0-9a-f]{16,128}\b|\b(?!\d{4}-\d\d-\d\d)\d(?:[ -]?\d){8,30}\b",  # accounts, cards, telephones; no dates
     re.IGNORECASE,
 )
 _MAY_BE_NUMBER = re.compile(r"\d[ -]?\d[\d -]{4}|0x[0-9a-f]{8}|[A-Z]{2}\d{2}", re.IGNORECASE)
