@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 export UV_NO_PROGRESS = 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check bench eval lock clean format screenshots browser
+.PHONY: demo test check bench bench-verify bench-ledger eval lock clean format screenshots browser faults
 
 demo: $(VENV)/.dev  ## two scenarios through a real guard, receipts, verification, tampering
 	@$(BIN)/python examples/crm/demo.py
@@ -31,6 +31,9 @@ format: $(VENV)/.dev
 	@$(BIN)/ruff check --fix -q
 	@$(BIN)/ruff format -q
 
+bench-verify: $(VENV)/.dev  ## how fast a ledger is verified, and in how much memory
+	@$(BIN)/python benchmarks/verify.py $(ARGS)
+
 bench: $(VENV)/.dev  ## the guard beside its peers, interleaved in one run
 	@$(BIN)/python benchmarks/bench.py $(ARGS)
 
@@ -42,6 +45,13 @@ eval: .venv-eval/.done  ## the general policies on AgentDojo, with a hijacked ag
 	@$(UV) venv -q --clear --python $(BIN)/python .venv-eval
 	@VIRTUAL_ENV=$(CURDIR)/.venv-eval $(UV) pip sync -q --require-hashes requirements-eval.lock
 	@touch $@
+
+RUNS ?= 100
+SEED ?= 1
+faults: $(VENV)/.dev  ## kill guards under load, RUNS times, and check that nothing is lost and nothing runs twice
+	@$(BIN)/python -m tests.faults.run --runs $(RUNS) --seed $(SEED)
+bench-ledger: $(VENV)/.dev  ## the same step in ledgers of 10 thousand, 100 thousand and a million receipts
+	@$(BIN)/python benchmarks/ledger.py $(ARGS)
 
 lock: $(VENV)/.uv  ## resolve anew; the files name no registry
 	@$(UV) pip compile pyproject.toml --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements.lock

@@ -1,123 +1,155 @@
-"""Wires the guard together for one run: config in, a served client out. The only place that knows every part.
+"""Wires the guard together for one run: config in, served clients out. The only place that knows every part.
 
 Order matters for the start-up: the upstreams' processes are started first and warm up while the rest is imported; the
 policies are read when the first tool listings are in, because they are validated against them.
 """
 
 import asyncio
-import gc
-import os
-import re
+import socket
 import sys
-import time
-from collections.abc import Collection, Iterable
 from dataclasses import replace
-from typing import TYPE_CHECKING
-
-import orjson
+from urllib.parse import urlsplit
 
 from mcp_guard import __version__
-from mcp_guard.core.describe import Description
-from mcp_guard.core.errors import GuardError, PolicyError
-from mcp_guard.core.history import Memory
-from mcp_guard.core.model import Instance, Json, Micros, Tool
-from mcp_guard.core.receipt import Draft, format_time, instance_fields
-from mcp_guard.guard import Guard
-from mcp_guard.identity.instances import Issuer, Launch, check_credential, random_text, start_instance
-from mcp_guard.ledger.opening import LedgerSettings, OpenLedger, open_ledger, recover
-from mcp_guard.ledger.runs import Runs
-from mcp_guard.policy.in_force import PoliciesInForce
-from mcp_guard.ports import NoSignals
-from mcp_guard.settings import Settings
-from mcp_guard.transports.session import Session
+from mcp_guard.core.errors import ConfigError, IdentityError
+from mcp_guard.core.model import Instance, Json, Tool
+from mcp_guard.identity.instances import Charter, Launch, check_credential, sign_again, start_instance
+from mcp_guard.ledger import registry
+from mcp_guard.ledger.opening import OpenLedger, open_ledger, recover
+from mcp_guard.ledger.writer import Step
+from mcp_guard.serving import CLOCK, Serving, ledger_settings, make_hub, policy_world
+from mcp_guard.settings import ServeSettings, Settings
 from mcp_guard.transports.stdio import StdioFront
-from mcp_guard.upstream.child import Connector
-from mcp_guard.upstream.connection import Connection
 from mcp_guard.upstream.hub import Hub
 from mcp_guard.wire.methods import LATEST
 from mcp_guard.wire.peer import Id
 
-if TYPE_CHECKING:
-    from mcp_guard.policy.engine import World
-    from mcp_guard.signals.watch import Watch
+__all__ = ["CLOCK", "ledger_settings", "listed_tools", "policy_world", "run_stdio", "serve_http"]
 
 
-class SystemClock:
-    """Implements `ports.Clock`."""
+def run_stdio(settings: Settings, launch: Launch, code: str = "") -> None:
+    """Serve one client on stdin and stdout until it goes, as a new instance of the agent, or as the one that was
+    issued with a launch `code`.
 
-    def now(self) -> Micros:
-        return time.time_ns() // 1000
-
-
-CLOCK = SystemClock()
-COLLECT_AFTER_SECONDS = 5
-"""When garbage is collected at the latest; start-up makes none."""
-
-
-def new_call_id() -> str:
-    """Unique, and in order of time, so that the ledger's index of calls grows at its end."""
-    return f"call_{CLOCK.now():x}{random_text(4)}"
-
-
-def make_hub(settings: Settings) -> Hub:
-    """The upstreams of the config, not yet started."""
-    connections = [
-        Connection(
-            Connector(
-                name=name,
-                argv=server.argv,
-                stderr=settings.state_dir / "upstreams" / f"{name}.stderr.log",
-                env=server.env,
-                cwd=server.cwd,
-                timeout=server.timeout,
-            ),
-            settings.message_bytes,
-        )
-        for name, server in settings.servers.items()
-    ]
-    return Hub(connections, settings.tool_rules)
-
-
-def ledger_settings(settings: Settings) -> LedgerSettings:
-    return LedgerSettings(
-        state_dir=settings.state_dir,
-        origin=settings.origin,
-        routes=settings.routes,
-        counters=settings.counters,
-        kept_response_bytes=settings.kept_response_bytes,
-        unsafe_skip_fsync=settings.unsafe_skip_fsync,
-    )
-
-
-def run_stdio(settings: Settings, launch: Launch) -> None:
-    """Serve one client on stdin and stdout as a new instance of the agent, until it goes.
-
-    Raises: ConfigError, LedgerError.
+    Raises: ConfigError, IdentityError, LedgerError.
     """
-    enrolled = settings.enrolled(launch.agent)
-    launch = replace(launch, on_behalf_of=launch.on_behalf_of or enrolled.on_behalf_of)
     hub = make_hub(settings)
     hub.spawn()
     ledger: OpenLedger | None = None
     try:
         ledger = open_ledger(ledger_settings(settings), CLOCK)
-        key = ledger.book.writer.key
-        issuer = Issuer(key.origin, key.private.sign, key.public)
-        instance, public = start_instance(issuer, enrolled.agent, launch, CLOCK.now(), enrolled.credential_seconds)
-        check_credential(issuer, instance)
-        report_unknown(recover(ledger.book.writer, settings.state_dir))
-        asyncio.run(Run(settings, hub, ledger, instance).serve(public))
+        front = StdioFront(settings.message_bytes)
+        serving = Serving(settings, ledger, front.note)
+        instance, bound = _launched(serving, code) if code else _new(serving, launch)
+        check_credential(serving.issuer, instance)
+        recover(ledger.book.writer, settings.state_dir, report_unknown)
+        asyncio.run(_serve_stdio(serving, hub, front, (instance, bound)))
     finally:
         hub.kill()
         if ledger is not None:
             ledger.close()
 
 
-def policy_world(settings: Settings, tools: Iterable[Tool], absent: Collection[str]) -> "World":
-    """What the policies of this configuration are validated against."""
-    from mcp_guard.policy.engine import World
+def _new(serving: Serving, launch: Launch) -> tuple[Instance, Json | None]:
+    """A new instance, not yet known to the ledger, and what binds its credential."""
+    agents = registry.all_agents(serving.settings.agents, serving.ledger.book.writer.store)
+    enrolled = registry.find_agent(agents, launch.agent)
+    launch = replace(launch, on_behalf_of=launch.on_behalf_of or enrolled.on_behalf_of)
+    return start_instance(serving.issuer, Charter(enrolled.agent, launch, enrolled.credential_seconds), serving.now())
 
-    return World(tuple(tools), settings.attributes, settings.counters, tuple(settings.routes), absent)
+
+def _launched(serving: Serving, code: str) -> tuple[Instance, Json | None]:
+    """The instance that was issued with this code, which is used up. Raises: IdentityError."""
+    writer = serving.ledger.book.writer
+
+    def op(step: Step) -> Instance | None:
+        id = step.store.take_launch(registry.hash_code(code), step.now)
+        return registry.match_instance(step.store, id) if id else None
+
+    instance = writer.run(op)
+    if instance is None:
+        raise IdentityError("the launch code is not valid, was used, or is too old", "mcp-guard instances issue …")
+    return sign_again(serving.issuer, instance), None
+
+
+async def _serve_stdio(serving: Serving, hub: Hub, front: StdioFront, launched: tuple[Instance, Json | None]) -> None:
+    instance, bound = launched
+    issue = [serving.issue(instance, bound)] if bound is not None else []
+    serving.start(*issue, serving.begin(instance))
+    session = serving.session(instance, hub, front)
+    async with asyncio.TaskGroup() as tasks:
+        beside = serving.beside(tasks)
+        await front.serve(session, hub)
+        for each in beside:
+            each.cancel()
+    serving.end(instance)
+    serving.stop(lambda step: registry.end(step, instance))
+
+
+def serve_http(settings: Settings) -> None:
+    """Serve many clients over HTTP until interrupted. Raises: ConfigError, LedgerError."""
+    if settings.serve is None:
+        raise ConfigError(f"{settings.path}: it has no [serve]", "add one: config.example.toml shows the form")
+    ledger = open_ledger(ledger_settings(settings), CLOCK)
+    try:
+        recover(ledger.book.writer, settings.state_dir, report_unknown)
+        asyncio.run(_serve_http(Serving(settings, ledger, note), settings.serve))
+    finally:
+        ledger.close()
+
+
+async def _serve_http(serving: Serving, where: ServeSettings) -> None:
+    import uvicorn
+
+    from mcp_guard.identity.bearer import OtherIssuer
+    from mcp_guard.ledger.callers import Callers
+    from mcp_guard.transports.http.door import HttpFrontDoor
+    from mcp_guard.transports.http.gate import Gate
+    from mcp_guard.transports.http.sessions import Opening, Sessions
+
+    settings, book = serving.settings, serving.ledger.book
+    opening = Opening(lambda: make_hub(settings), serving.session, book.standing, serving.note)
+    sessions = Sessions(opening, where.most_sessions, where.idle_seconds)
+    callers = Callers(book.writer, settings.agents, book.settings.guard)
+    others = [OtherIssuer(**issuer) for issuer in where.issuers]
+    gate = Gate(where.url, where.hosts, where.origins, serving.issuer, others, callers)
+    door = HttpFrontDoor(gate, sessions, urlsplit(where.url).path or "/", settings.message_bytes)
+    sockets = [listen(where)]
+    config = uvicorn.Config(
+        door.app(), log_level="warning", access_log=False, server_header=False, date_header=False, lifespan="off",
+        timeout_graceful_shutdown=5, http="h11",
+    )  # fmt: skip
+    server, started = uvicorn.Server(config), asyncio.Event()
+    serving.start()
+    async with asyncio.TaskGroup() as tasks:
+        keeping = tasks.create_task(sessions.run(started))
+        beside = serving.beside(tasks)
+        await started.wait()
+        serving.note(f"serving {where.url} on {where.host} port {sockets[0].getsockname()[1]}")
+        await server.serve(sockets=sockets)
+        sessions.stop()
+        await keeping
+        for each in beside:
+            each.cancel()
+    serving.stop()
+
+
+def listen(where: ServeSettings) -> socket.socket:
+    """Raises: ConfigError."""
+    listener = socket.socket(socket.AF_INET6 if ":" in where.host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((where.host, where.port))
+        listener.listen(512)
+    except OSError as error:
+        listener.close()
+        what = f"cannot listen on {where.host} port {where.port}: {error.strerror}"
+        raise ConfigError(what, "end what listens there, or set serve.port") from None
+    return listener
+
+
+def note(text: str) -> None:
+    print(f"mcp-guard: {text}", file=sys.stderr, flush=True)
 
 
 async def listed_tools(settings: Settings) -> tuple[list[Tool], set[str]]:
@@ -161,106 +193,4 @@ def report_unknown(intents: list[Json]) -> None:
     for intent in intents:
         what = f"{intent.get('tool')} (receipt {intent.get('seq')}, call {intent.get('call')})"
         print(f"mcp-guard: the outcome of {what} is unknown: a guard ended before recording it", file=sys.stderr)
-        print(f"hint: look at the resource, then: mcp-guard show {intent.get('call')}", file=sys.stderr)
-
-
-def make_watch(settings: Settings, ledger: OpenLedger) -> "Watch | None":
-    """The signals that are configured; where there are none, their code is not loaded."""
-    if not settings.signals and settings.drift is None:
-        return None
-    from mcp_guard.signals.outside import Outside
-    from mcp_guard.signals.watch import Watch
-
-    runs = Runs(ledger.book.writer)
-    salt = runs.salt() if settings.drift is not None else ""
-    return Watch(tuple(map(Outside, settings.signals)), settings.drift, salt, runs.recall)
-
-
-class Run:
-    """One run of the guard over stdio."""
-
-    def __init__(self, settings: Settings, hub: Hub, ledger: OpenLedger, instance: Instance) -> None:
-        self._settings = settings
-        self._hub = hub
-        self._ledger = ledger
-        self._instance = instance
-        self._policies = PoliciesInForce(settings.counters)
-        self._watch = make_watch(settings, ledger)
-        self._front: StdioFront
-
-    async def serve(self, public_key: str) -> None:
-        book, about = self._ledger.book, instance_fields(self._instance)
-        task = self._instance.task
-        launched = {"ticket": task.ticket, "reason": task.reason}
-        asked = {"request": orjson.dumps(task.text)} if task.text else {}
-        expires = format_time(self._instance.expires)
-        book.note(
-            Draft("guard.started", {"guard": book.settings.guard, "pid": os.getpid()}),
-            Draft("instance.started", about | launched | {"guard": book.settings.guard}, asked),
-            Draft("credential.issued", about | {"public_key": public_key, "expires": expires}),
-        )
-        if self._watch is not None:
-            self._watch.prepare(self._instance)
-        self._front = StdioFront(self._settings.message_bytes)
-        self._hub.on_catalog = self._load_policies
-        asyncio.get_running_loop().call_later(COLLECT_AFTER_SECONDS, gc.enable)  # also if no policies can be loaded
-        session = Session(self._make_guard(), self._hub, self._instance, self._front, self._settings.inbox)
-        async with asyncio.TaskGroup() as tasks:
-            courier = tasks.create_task(self._carry()) if self._settings.routes else None
-            await self._front.serve(session, self._hub)
-            if courier is not None:
-                courier.cancel()
-        self._ledger.requests.end(self._instance)
-        if self._watch is not None and self._watch.drift is not None:
-            Runs(book.writer).keep(self._instance, self._watch.end(self._instance), self._watch.drift.runs)
-        book.note(Draft("instance.ended", about), Draft("guard.stopped", {"guard": book.settings.guard}))
-
-    async def _carry(self) -> None:
-        """Notify, escalate and expire, once there is something to do that for."""
-        asked = asyncio.Event()
-        self._ledger.requests.on_asked.append(asked.set)
-        await asked.wait()
-        from mcp_guard.notify.courier import Courier  # what never holds a call never loads it
-
-        settings = self._settings
-        courier = Courier(self._ledger.book.writer, settings.routes, settings.notifiers, settings.inbox)
-        self._ledger.requests.on_asked[:] = [courier.wake]
-        await courier.run()
-
-    def _make_guard(self) -> Guard:
-        pattern = self._settings.ticket_pattern
-        return Guard(
-            policies=self._policies,
-            ledger=self._ledger.book,
-            approvals=self._ledger.requests,
-            upstreams=self._hub,
-            clock=CLOCK,
-            describe_with=Description(self._settings.limits, re.compile(pattern) if pattern else None),
-            hold_seconds=self._settings.hold_seconds,
-            new_id=new_call_id,
-            memory=Memory.of(self._settings.tool_rules),
-            signals=self._watch or NoSignals(),
-        )
-
-    def _load_policies(self) -> None:
-        """Read the policies against the catalog as it is now. A bad set never replaces a good one."""
-        from mcp_guard.policy.engine import load_policies  # cedar is loaded while the upstreams answer
-
-        world = policy_world(self._settings, self._hub.tools(), self._hub.absent())
-        book = self._ledger.book
-        try:
-            engine = load_policies(self._settings.policies, world)
-            loaded = Draft("policy.loaded", {"policy_version": engine.version, "dormant": list(engine.dormant)})
-            book.note(loaded, policy=(engine.version, engine.material))
-        except GuardError as error:
-            kept = "the ones in force stay" if self._policies.version != "none" else "every call is denied"
-            self._policies.why_none = f"the policies could not be loaded: {error.message}"
-            self._front.note(f"the policies are not loaded, {kept}:\n{error}")
-            if isinstance(error, PolicyError):
-                book.note(Draft("policy.rejected", {"reasons": error.message.splitlines()}))
-            return
-        self._policies.replace(engine)
-        gc.freeze()  # what is loaded by now stays: no collection need look at it again
-        gc.enable()
-        if engine.dormant:
-            self._front.note(f"waiting for tools not listed yet: {', '.join(engine.dormant)}")
+        print(f"hint: look at the resource, then: mcp-guard show {intent.get('call')}", file=sys.stderr, flush=True)

@@ -9,40 +9,28 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import Field, ValidationError, field_validator, model_validator
 
+from mcp_guard.config_ledger import LedgerConfig, WitnessConfig, WitnessName
+from mcp_guard.config_parts import Model, Secret, Url
 from mcp_guard.config_risk import RiskConfig
+from mcp_guard.config_serve import IssuerConfig, ServeConfig
+from mcp_guard.config_upstreams import UpstreamConfig
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Agent, Counter, Effect, FactsRule, ResourceRule, ToolRule
-from mcp_guard.settings import Enrolled, NotifierSettings, Server, Settings
+from mcp_guard.core.redaction import make_redaction, overlap
+from mcp_guard.settings import Enrolled, NotifierSettings, ServeSettings, Settings
 
 SECOND = 1_000_000
 Pointer = Annotated[str, Field(pattern=r"^(/[^/]*)*$")]
+Place = Annotated[str, Field(pattern=r"^(/[^/]*)+$")]
+"""A JSON pointer to something within; `*` is each element of a list."""
 EntityType = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9_]*$")]
 RESERVED_TYPES = ("Agent", "AgentInstance", "Group", "Tool", "Action")
 CountedBy = Literal["instance", "agent", "user", "tool", "resource"]
 AttributeKind = Literal["string", "integer", "number", "boolean", "strings"]
-
-
-class Model(BaseModel):
-    """Strict and frozen: an unknown key is an error, never ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class UpstreamConfig(Model):
-    """An MCP server on stdio behind the guard."""
-
-    command: str
-    args: tuple[str, ...] = ()
-    env: dict[str, str] = {}
-    cwd: Path | None = None
-    timeout_seconds: Annotated[float, Field(gt=0)] = 300
-
-    def server(self, here: Path) -> Server:
-        return Server((self.command, *self.args), self.env, here / (self.cwd or ""), self.timeout_seconds)
 
 
 class AgentConfig(Model):
@@ -77,12 +65,23 @@ class ToolConfig(Model):
     returns: tuple[Literal["untrusted", "sensitive"], ...] = ()
     trusted: tuple[Pointer, ...] = ()
     sinks: tuple[str, ...] = ()
+    redact: tuple[Place, ...] = ()
+    redact_result: tuple[Place, ...] = ()
+
+    @model_validator(mode="after")
+    def says_its_resource(self) -> "ToolConfig":
+        for pointer in self.redact:
+            if self.resource and overlap(pointer, self.resource.id):
+                raise ValueError(f"redact: `{pointer}` says which resource is meant, which every receipt names")
+        return self
 
     def rule(self) -> ToolRule:
+        facts = FactsRule(**dict(self.facts)) if self.facts else None
         return ToolRule(
             effect=self.effect,
             resource=ResourceRule(self.resource.type, self.resource.id) if self.resource else None,
-            facts=FactsRule(**dict(self.facts)) if self.facts else None,
+            facts=facts,
+            redaction=make_redaction(self.redact, self.redact_result, facts),
             ask=self.ask,
             sensitive=self.sensitive,
             deed=self.deed,
@@ -144,22 +143,6 @@ class RouteConfig(Model):
             notify=self.notify,
             text=self.text,
         )
-
-
-class Secret(Model):
-    """Where a secret is; never the secret itself."""
-
-    env: str | None = None
-    file: Path | None = None
-
-    @model_validator(mode="after")
-    def is_one_place(self) -> "Secret":
-        if (self.env is None) == (self.file is None):
-            raise ValueError('say where the secret is: { env = "NAME" } or { file = "PATH" }')
-        return self
-
-
-Url = Annotated[str, Field(pattern=r"^https?://[^/]+")]
 
 
 class DesktopConfig(Model):
@@ -239,7 +222,7 @@ class Config(Model):
 
     guard: GuardConfig
     limits: LimitsConfig = LimitsConfig()
-    agents: Annotated[dict[str, AgentConfig], Field(min_length=1)]
+    agents: dict[str, AgentConfig] = {}
     upstreams: Annotated[dict[str, UpstreamConfig], Field(min_length=1)]
     tools: dict[str, ToolConfig] = {}
     resources: dict[EntityType, ResourceTypeConfig] = {}
@@ -249,6 +232,10 @@ class Config(Model):
     notifiers: dict[str, NotifierConfig] = {}
     inbox: InboxConfig = InboxConfig()
     risk: RiskConfig = RiskConfig()
+    serve: ServeConfig | None = None
+    issuers: dict[str, IssuerConfig] = {}
+    ledger: LedgerConfig = LedgerConfig()
+    witnesses: dict[WitnessName, WitnessConfig] = {}
 
     @field_validator("upstreams")
     @classmethod
@@ -314,13 +301,28 @@ class Config(Model):
             approvers={id: approver.name for id, approver in self.approvers.items()},
             routes={name: route.route(name) for name, route in self.routes.items()},
             notifiers={
-                name: NotifierSettings(notifier.kind, notifier.model_dump(exclude={"kind"}), here)
+                name: NotifierSettings(notifier.kind, _options(notifier), here)
                 for name, notifier in self.notifiers.items()
             },
             inbox_port=self.inbox.port,
             signals=tuple(signal.signal(name, here) for name, signal in self.risk.signals.items()),
             drift=self.risk.drift.rule() if self.risk.drift else None,
+            serve=self._serve(here),
+            keep_payload_days=self.ledger.keep_payload_days,
+            signers=self.ledger.signers(here),
+            witnesses={name: witness.settings(here) for name, witness in self.witnesses.items()},
         )
+
+    def _serve(self, here: Path) -> ServeSettings | None:
+        if self.serve is None:
+            return None
+        url = self.serve.settings(()).url
+        return self.serve.settings(tuple(issuer.values(here, url) for issuer in self.issuers.values()))
+
+
+def _options(notifier: Model) -> dict[str, object]:
+    """What a notifier is given of its section, by key."""
+    return {name: value.place() if isinstance(value, Secret) else value for name, value in notifier if name != "kind"}
 
 
 def load(path: Path) -> Settings:

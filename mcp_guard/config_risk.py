@@ -3,17 +3,12 @@
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field, model_validator
 
+from mcp_guard.config_parts import Model
 from mcp_guard.core.drift import DriftRule
 from mcp_guard.core.model import Effect
 from mcp_guard.settings import OutsideSignal
-
-
-class Model(BaseModel):
-    """Strict and frozen: an unknown key is an error, never ignored."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class SignalConfig(Model):

@@ -7,6 +7,7 @@ for a tool call to reach an upstream.
 
 import asyncio
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
@@ -17,8 +18,9 @@ from mcp_guard.core.describe import NO_SUCH_TOOL, Description, describe, look_up
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.grant import Grant
 from mcp_guard.core.history import Memory
-from mcp_guard.core.model import Asked, Call, Decision, Effect, Execution, Facts, Instance, Json, Outcome
+from mcp_guard.core.model import Asked, Call, Decision, Effect, Execution, Facts, Instance, Json, Outcome, Tool
 from mcp_guard.core.names import join
+from mcp_guard.core.redaction import for_look_up
 from mcp_guard.core.replies import (
     AWAIT,
     AWAIT_TOOL,
@@ -106,10 +108,10 @@ class Guard:
 
     async def resume(self, instance: Instance, asked: Asked, voice: Voice) -> Reply:
         """Go on with a held call of this instance: make it again, on the same path, or give its reply again."""
-        if asked.problem or credential.check_time(instance.started, instance.expires, self.clock.now()):
-            return await self.tell(instance, asked, voice)  # which refuses it, with a receipt
         id = str(asked.arguments.get("approval", ""))
         try:
+            if asked.problem or self.ledger.standing(instance):
+                return await self.tell(instance, asked, voice)  # which refuses it, with a receipt
             held = self.approvals.get(id)
             if held is None or held.instance != instance.id:
                 return tool_error(f"this instance has asked for no approval `{id[:40]}`")
@@ -117,15 +119,16 @@ class Guard:
                 return await self.give_again(held)
         except LedgerError as error:
             return broken_record(error)
+        if held.state not in approvals_core.OPEN and not held.is_whole:
+            return tool_error(f"{why_not(held)}; its arguments are not kept, so make the call itself again")
         again = Asked(held.subject["tool"], held.subject["arguments"] | held.subject["claims"], asked.meta)
         return await self.tell(instance, again, voice)
 
     def identify(self, call: Call) -> Call:
         """Whose call it is: the session's instance, if its credential is valid now and it may see the tool."""
-        instance = call.instance
-        if why := credential.check_time(instance.started, instance.expires, self.clock.now()):
+        if why := self.ledger.standing(call.instance):
             return replace(call, problems=(why,))
-        if call.tool is None or not self.policies.may_call(instance, call.tool):
+        if call.tool is None or not self.may_call(call.instance, call.tool):
             return replace(call, problems=(NO_SUCH_TOOL,))  # promise P5: not listed, so not known
         if not call.problems and (why := self.upstreams.trouble(call.tool.server)):
             return replace(call, problems=(why,))
@@ -157,10 +160,11 @@ class Guard:
         if isinstance(arguments, str):
             return arguments
         looked = describe(self.describe_with, call.id, call.instance, Asked(name, arguments), tool)
-        intent = await self.ledger.look_up(replace(looked, purpose="facts"))
+        kept = for_look_up(call.redaction, rule, looked.redaction)
+        intent = await self.ledger.look_up(replace(looked, purpose="facts", redaction=kept))
         execution = await self.execute(intent, None)
         await self.ledger.conclude(intent, execution)
-        return read_facts(rule, execution)
+        return read_facts(rule, replace(execution, detail="") if kept.result else execution)
 
     def decide(self, call: Call) -> Decision:
         """Ask the policies; a call with problems is not worth asking about.
@@ -226,7 +230,7 @@ class Guard:
             return "; ".join(call.problems)
         if decision.outcome is not Outcome.REQUIRE_APPROVAL:
             return f"the policies now say {decision.outcome}"
-        bound = approvals_core.binding(call, decision)
+        bound = approvals_core.binding(call, decision, held.nonce)
         if approvals_core.decision_hash(bound, held.nonce) == held.decision_hash:
             return ""
         return ", ".join(approvals_core.what_moved(held.subject["binding"], bound)) or "the request"
@@ -266,7 +270,8 @@ class Guard:
         except asyncio.CancelledError:
             self.memory.note(intent.call, {})
             gone = cancelled("cancelled by the client while the upstream had it")
-            await asyncio.shield(self.ledger.conclude(intent, gone, answered=False))
+            with suppress(LedgerError):  # the ledger keeps it, and records it as soon as it can
+                await asyncio.shield(self.ledger.conclude(intent, gone, answered=False))
             raise
 
     async def record_outcome(self, intent: Intent, execution: Execution) -> Reply:
@@ -279,11 +284,15 @@ class Guard:
             return lost_outcome(intent.call, error)
         return execution.reply
 
+    def may_call(self, instance: Instance, tool: Tool) -> bool:
+        """Whether some call of this tool could be let: its credential is for it, and so are the policies."""
+        return credential.may_use(instance.tools, tool.listed_as) and self.policies.may_call(instance, tool)
+
     def list_tools(self, instance: Instance) -> list[Json]:
-        """The tools that this instance could call, as it should see them (promise P5)."""
-        if credential.check_time(instance.started, instance.expires, self.clock.now()):
+        """The tools that this instance could call, as it should see them (promise P5). Raises: LedgerError."""
+        if self.ledger.standing(instance):
             return []
-        listed = [list_tool(tool) for tool in self.upstreams.tools() if self.policies.may_call(instance, tool)]
+        listed = [list_tool(tool) for tool in self.upstreams.tools() if self.may_call(instance, tool)]
         return [*listed, AWAIT_TOOL] if self.policies.gated else listed
 
 

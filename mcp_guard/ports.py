@@ -50,7 +50,10 @@ class Moved:
 
 class Clock(Protocol):
     def now(self) -> Micros:
-        """Microseconds since the epoch, UTC."""
+        """Microseconds since the epoch, UTC. Never goes back."""
+
+    def wall(self) -> Micros:
+        """The same by the machine's clock, which may have been set back."""
 
 
 class Policies(Protocol):
@@ -104,6 +107,9 @@ class Ledger(Protocol):
 
     def count(self, call: Call, counters: tuple[Counter, ...], now: Micros) -> Mapping[str, Value]:
         """Each counter's value for this call, which is included where it counts. Raises: ValueError if it cannot be."""
+
+    def standing(self, instance: Instance) -> str | None:
+        """Why this instance may not call now (expired, or revoked with something it depends on), or None."""
 
     async def refuse(self, call: Call, decision: Decision) -> int:
         """Record a decision that lets nothing happen. Returns its sequence number, durable."""

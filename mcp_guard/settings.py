@@ -8,7 +8,6 @@ from typing import Any
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.drift import DriftRule
-from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Agent, Counter, Effect, ToolRule
 
 
@@ -22,18 +21,34 @@ class Enrolled:
 
 
 @dataclass(frozen=True, slots=True)
+class SecretPlace:
+    """Where a secret is, never the secret itself: a name in `upstream.secrets.SOURCES`, and which one there."""
+
+    source: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
-    """How one upstream is started."""
+    """How one upstream is started, or with `url`, reached.
+
+    `env` and `secrets` are what its environment gains, or what headers each request has; `secrets` are read when it is
+    started, and so is `bearer`, a token. `old` says that it speaks HTTP with SSE, of 2024-11-05.
+    """
 
     argv: tuple[str, ...]
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secrets: Mapping[str, SecretPlace] = field(default_factory=dict)
     cwd: Path = Path()
     timeout: float = 300
+    url: str = ""
+    bearer: SecretPlace | None = None
+    old: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class NotifierSettings:
-    """How one notifier is reached. A secret in `options` is `{"env": NAME}` or `{"file": PATH}`, read when it is used.
+    """How one notifier is reached. A secret in `options` is a `SecretPlace`, read when it is used.
 
     `here` is the folder that relative paths are taken from.
     """
@@ -62,8 +77,57 @@ class OutsideSignal:
 
 
 @dataclass(frozen=True, slots=True)
+class ServeSettings:
+    """Where HTTP is served. `url` is how clients reach it, and the resource that tokens are for; `issuers` are kept as
+    keyword arguments of `identity.bearer.OtherIssuer`, which only a guard that serves HTTP loads."""
+
+    host: str
+    port: int
+    url: str
+    hosts: frozenset[str]
+    origins: frozenset[str]
+    most_sessions: int
+    idle_seconds: float
+    issuers: tuple[Mapping[str, Any], ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class SignerSettings:
+    """How the ledger's private key is held: `file`, `keyring` or `command`, of which alone the rest speaks.
+
+    `public` is the verifier line of the key that the command signs with, `seconds` how long it may take, `here` the
+    folder that it runs in.
+    """
+
+    kind: str = "file"
+    command: tuple[str, ...] = ()
+    public: str = ""
+    seconds: float = 5
+    here: Path = Path()
+
+
+@dataclass(frozen=True, slots=True)
+class WitnessSettings:
+    """A place that checkpoints are sent to. `every_seconds` and `every_receipts` say when a guard does so by itself.
+
+    `options`, their secrets and `here` are as in `NotifierSettings`.
+    """
+
+    kind: str
+    options: Mapping[str, Any]
+    here: Path
+    every_seconds: float | None = None
+    every_receipts: int | None = None
+
+    @property
+    def is_by_itself(self) -> bool:
+        """Whether a running guard sends checkpoints without being told."""
+        return self.every_seconds is not None or self.every_receipts is not None
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
-    """The whole configuration. Paths are absolute; `approvers` maps ids to names."""
+    """The whole configuration. Paths are absolute; `approvers` maps ids to names; `signers`: this one and the next."""
 
     path: Path
     state_dir: Path
@@ -84,23 +148,19 @@ class Settings:
     routes: Mapping[str, Route]
     notifiers: Mapping[str, NotifierSettings]
     inbox_port: int
+    serve: ServeSettings | None = None
+    keep_payload_days: int = 0
+    signers: tuple[SignerSettings, ...] = (SignerSettings(),)
+    witnesses: Mapping[str, WitnessSettings] = field(default_factory=dict)
     signals: tuple[OutsideSignal, ...] = ()
     drift: DriftRule | None = None
+
+    @property
+    def audience(self) -> str:
+        """The resource that issued credentials are good for: where the guard serves HTTP, if it does."""
+        return self.serve.url if self.serve else ""
 
     @property
     def inbox(self) -> str:
         """The address of the inbox page. A passkey needs a name, so it is not 127.0.0.1."""
         return f"http://localhost:{self.inbox_port}"
-
-    def enrolled(self, name: str | None) -> Enrolled:
-        """The agent of this name; without a name, the only one.
-
-        Raises: ConfigError.
-        """
-        known = ", ".join(f"`{each}`" for each in self.agents)
-        if name is None and len(self.agents) > 1:
-            raise ConfigError(f"{self.path}: several agents are enrolled: {known}", "say which: --agent NAME")
-        name = name or next(iter(self.agents))
-        if name not in self.agents:
-            raise ConfigError(f"{self.path}: agent `{name}` is not enrolled; enrolled: {known}", f"add [agents.{name}]")
-        return self.agents[name]

@@ -8,12 +8,15 @@ import pytest
 from pydantic import BaseModel
 
 from mcp_guard.config import Config, load
+from mcp_guard.config_ledger import WitnessConfig
+from mcp_guard.core import note
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.settings import Settings
+from mcp_guard.settings import Settings, SignerSettings
+from mcp_guard.witness import WITNESSES
 
 PLAIN = {
     "state_dir", "hold_seconds", "unsafe_skip_fsync", "argument_bytes", "depth", "message_bytes", "kept_response_bytes",
-    "credential_seconds", "timeout_seconds", "unsafe_self_approval", "starttls",
+    "credential_seconds", "timeout_seconds", "unsafe_self_approval", "starttls", "append",
 }  # fmt: skip
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
 GOOD = """
@@ -133,6 +136,17 @@ DEAL = '[tools."crm__x"]\nresource = { type = "Deal", id = "/id" }\n'
         (GOOD.replace("upstreams.crm", "upstreams.guard"), "`guard` is the prefix of the guard's own tools"),
         (GOOD + "[rates.x-y]\nwindow_seconds = 1", "rates.x-y"),
         (GOOD + "[limits]\ndepth = 1000", "limits.depth"),
+        (GOOD + '[ledger]\nsigner = "post-it"', "ledger.signer"),
+        (GOOD + '[ledger]\nsigner = { command = ["sign"], public = "x" }', "not a verifier key"),
+        (GOOD + '[ledger]\nsigner = { command = [], public = "x" }', "ledger.signer"),
+        (GOOD + '[witnesses."../x"]\nkind = "file"\npath = "x"', "witnesses.../x"),
+        (GOOD + '[witnesses.x]\nkind = "pigeon"', "witnesses.x"),
+        (GOOD + '[witnesses.x]\nkind = "git"\nremote = "--upload-pack=x"', "witnesses.x.git.remote"),
+        (GOOD + '[witnesses.x]\nkind = "file"\npath = "x"\nevery_seconds = 0', "witnesses.x.file.every_seconds"),
+        (
+            GOOD + '[witnesses.x]\nkind = "cosignature"\nurl = "https://w"\nkey = "w+1+AQ=="',
+            "not a verifier key of kind 4",
+        ),
     ],
 )
 def test_an_error_names_the_key(tmp_path: Path, text: str, expected: str) -> None:
@@ -141,6 +155,26 @@ def test_an_error_names_the_key(tmp_path: Path, text: str, expected: str) -> Non
     assert str(tmp_path / "mcp-guard.toml") in message
 
 
+def test_the_signers_are_the_one_and_the_next(tmp_path: Path) -> None:
+    line = note.verifier("mcp-guard.local/ledger", bytes(32))
+    command = f'{{ command = ["sign", "slot 9c"], public = "{line}" }}'
+    settings = read(tmp_path, GOOD + f'[ledger]\nsigner = "keyring"\nnext_signer = {command}\n')
+    first, second = settings.signers
+    assert first.kind == "keyring"
+    assert second == SignerSettings("command", ("sign", "slot 9c"), line, 5, tmp_path)
+    assert [each.kind for each in read(tmp_path, GOOD).signers] == ["file"]
+
+
+def test_every_kind_of_witness_can_be_configured(tmp_path: Path) -> None:
+    assert {get_args(each.model_fields["kind"].annotation)[0] for each in get_args(get_args(WitnessConfig)[0])} == set(
+        WITNESSES
+    )
+    hook = '[witnesses.x]\nkind = "webhook"\nurl = "https://w"\nsecret = { env = "S" }\nevery_receipts = 9\n'
+    witness = read(tmp_path, GOOD + hook).witnesses["x"]
+    assert (witness.kind, witness.here, witness.every_receipts) == ("webhook", tmp_path, 9)
+    assert set(witness.options) == {"url", "secret"}
+
+
 def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
     message = refused(tmp_path, "[guard]\nx = 1\ny = 2\n")
-    assert len(message.splitlines()) == 6  # x, y, policies, agents, upstreams, and the hint
+    assert len(message.splitlines()) == 5  # x, y, policies, upstreams, and the hint

@@ -40,6 +40,8 @@ class Clock:
     def now(self) -> int:
         return time.time_ns() // 1000
 
+    wall = now
+
 
 class SuiteTools:
     """Implements `ports.Upstreams` by a suite's functions on the environment of the present run."""

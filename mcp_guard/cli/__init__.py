@@ -7,6 +7,7 @@ from mcp_guard.core.errors import (
     ApprovalError,
     ConfigError,
     GuardError,
+    IdentityError,
     LedgerError,
     PolicyError,
     UpstreamError,
@@ -14,13 +15,20 @@ from mcp_guard.core.errors import (
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run", "serve one MCP client on stdin and stdout"),
+    "serve": ("serve", "serve many MCP clients over HTTP"),
     "log": ("log", "list receipts"),
     "show": ("show", "tell the story of one call"),
     "tail": ("tail", "follow receipts as they come"),
+    "status": ("status", "what stands in the ledger, who runs, what waits, what was called last"),
+    "doctor": ("doctor", "look for what is wrong, and say what mends it"),
     "verify": ("verify", "verify the ledger with its public key"),
+    "ledger": ("ledger", "export the ledger, prove a receipt, have witnesses see its head"),
+    "keys": ("keys", "the keys that the ledger is signed with: list, rotate, replace"),
     "approvals": ("approvals", "list, show, approve, deny and grant held calls"),
     "inbox": ("inbox", "serve the page on which approvers decide"),
     "approvers": ("approvers", "the keys of the people who approve"),
+    "agents": ("agents", "the programs that may call"),
+    "instances": ("instances", "runs of agents: issue, delegate and revoke their credentials"),
     "policy": ("policy", "validate policies and run their cases"),
 }
 """Name: module below `mcp_guard.cli` (its function `main(arguments)` returns the exit code) and help."""
@@ -31,6 +39,7 @@ EXIT_CODES: dict[type[GuardError], int] = {
     LedgerError: 5,
     UpstreamError: 6,
     ApprovalError: 7,
+    IdentityError: 8,
 }
 OK, NEGATIVE, USAGE, INTERRUPTED = 0, 1, 2, 130
 

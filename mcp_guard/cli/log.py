@@ -41,10 +41,8 @@ def summary(receipt: Receipt) -> str:
             return "; ".join(receipt.get("reasons", [])) or ", ".join(receipt.get("policies", []))
         case "outcome":
             return str(receipt.get("detail", ""))
-        case "policy.loaded":
-            return str(receipt["policy_version"])
-        case "policy.rejected":
-            return "; ".join(receipt.get("reasons", []))
+        case "policy.loaded" | "policy.rejected":
+            return "; ".join(receipt.get("reasons", [])) or str(receipt.get("policy_version", ""))
         case kind if kind.startswith("approval."):
             by = receipt.get("name") or receipt.get("note") or ", ".join(receipt.get("routes", []))
             return f"{receipt['approval']}: {by}" + (f": {receipt['rationale']}" if "rationale" in receipt else "")
@@ -56,5 +54,13 @@ def summary(receipt: Receipt) -> str:
             return f"{receipt['approver']}: key {receipt['key']}" + (
                 f": {receipt['note']}" if "note" in receipt else ""
             )
+        case "key.rotated" | "key.replaced" | "checkpoint.witnessed":
+            return for_verifiers(receipt)
         case _:
             return str(receipt.get("instance", receipt.get("guard", "")))
+
+
+def for_verifiers(receipt: Receipt) -> str:
+    if receipt["kind"] == "checkpoint.witnessed":
+        return f"{receipt['witness']} ({receipt['method']}): {receipt['size']} receipts"
+    return f"{receipt['new']} after {receipt['old']}" + (f": {receipt['reason']}" if "reason" in receipt else "")

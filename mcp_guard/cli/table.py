@@ -18,6 +18,11 @@ def _spell(character: str) -> str:
     return character.encode("unicode_escape", "backslashreplace").decode()
 
 
+def plain(value: object) -> object:
+    """A cell of a table: a list as its members."""
+    return ", ".join(map(str, value)) if isinstance(value, list) else value
+
+
 def print_lines(lines: Iterable[str]) -> None:
     for line in lines:
         print(printable(line))

@@ -1,25 +1,28 @@
-"""`mcp-guard verify`: verify the ledger with its public key. `mcp_guard/ledger/verify.py` does the same alone."""
+"""`mcp-guard verify`: verify the ledger, an export or a bundle with public keys.
 
-import json
-from dataclasses import asdict
+`mcp_guard/ledger/verify` does the same alone.
+"""
+
 from pathlib import Path
 
 from mcp_guard.cli.ledger_file import ledger_path, parser
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.ledger.verify import Unusable, describe, verify_ledger
+from mcp_guard.ledger.verify import FAILED, OK, Unusable, add_options, render, verify
 
 
 def main(arguments: list[str]) -> int:
-    made = parser("verify", "Verify the ledger with its public key; exit 1 at the first thing that cannot be proved.")
-    made.add_argument("--key", type=Path, metavar="FILE", help="the verifier key (default: beside the ledger)")
+    made = parser("verify", "Verify with public keys; exit 1 at the first thing that cannot be proved.")
     made.add_argument(
-        "--approvers", type=Path, metavar="FILE", help="approvers' keys you trust (approvers list --json)"
+        "input", type=Path, nargs="?", metavar="LEDGER|EXPORT|BUNDLE", help="what to verify (default: the ledger)"
     )
+    add_options(made)
     options = made.parse_args(arguments)
-    path = ledger_path(options)
+    path = options.input or ledger_path(options)
     try:
-        report = verify_ledger(path, options.key or path.parent / "ledger.pub", options.approvers)
+        if options.input and not options.key:
+            raise Unusable("a key that lies beside the input proves nothing")
+        report = verify(path, options.key or [path.parent / "ledger.pub"], options)
     except Unusable as error:
-        raise LedgerError(f"cannot verify: {error}", "name both: --ledger FILE --key FILE") from None
-    print(json.dumps(asdict(report), indent=2) if options.json else describe(report))
-    return 0 if report.ok else 1
+        raise LedgerError(f"cannot verify: {error}", "name what and by which key: INPUT --key FILE") from None
+    print(render(report, options.json))
+    return OK if report.ok else FAILED

@@ -111,12 +111,15 @@ class Vote:
 class Approval:
     """One request for approval of one exact call, as stored. `subject` is what the approver is shown.
 
-    `outcome` is the receipt of what came of the call that used it; it is `answered` once the agent has been given that.
+    `request_hash` and `decision_hash` are salted with the `nonce`; `lookup` finds the same request again. Nonce and
+    lookup are erased when nothing needs them any more, so that the hashes that stay tell nothing. `outcome` is the
+    receipt of what came of the call that used it; it is `answered` once the agent has been given that, or cannot be.
     """
 
     id: str
     state: State
     instance: str
+    lookup: str
     request_hash: str
     decision_hash: str
     nonce: str
@@ -132,6 +135,11 @@ class Approval:
     @property
     def routes(self) -> tuple[str, ...]:
         return tuple(rule.route for rule in self.rules)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the subject holds the exact arguments; those of a redacted or erased one went when it was settled."""
+        return not (self.subject.get("redacted") or self.subject.get("erased"))
 
     @property
     def askers(self) -> tuple[str | None, ...]:
@@ -159,7 +167,12 @@ class Statement:
         return orjson.dumps(said | {"at": format_time(self.at), "type": STATEMENT_TYPE}, option=orjson.OPT_SORT_KEYS)
 
 
-def binding(call: Call, decision: Decision) -> dict[str, Any]:
+def salted(nonce: str, data: bytes) -> str:
+    """A hash that tells nothing of the data, even if that is one of few, to whoever does not have the nonce."""
+    return canonical.digest(nonce.encode() + b"\0" + data)
+
+
+def binding(call: Call, decision: Decision, nonce: str) -> dict[str, Any]:
     """What one approval stands for, member by member, so that a difference can be named."""
     assert call.tool is not None
     return {
@@ -167,8 +180,8 @@ def binding(call: Call, decision: Decision) -> dict[str, Any]:
         "definition": call.tool.definition_hash,
         "tool": call.tool.listed_as,
         "resource": f'{call.resource.type}::"{call.resource.id}"',
-        "arguments": canonical.digest(call.canonical),
-        "facts": call.facts.hash if call.facts else None,
+        "arguments": salted(nonce, call.canonical),
+        "facts": salted(nonce, call.facts.hash.encode()) if call.facts else None,
         "policy_version": decision.policy_version,
         "routes": list(decision.routes),
     }

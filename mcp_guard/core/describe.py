@@ -21,6 +21,7 @@ from mcp_guard.core.model import (
     FactsRule,
     Instance,
     Json,
+    Redaction,
     Resource,
     Task,
     Tool,
@@ -60,7 +61,8 @@ def describe(operator: Description, id: str, instance: Instance, asked: Asked, t
         exact = b"{}" if asked.problem else canonical.canonicalize(arguments, operator.limits)
     except Unacceptable as error:
         exact, arguments = b"{}", {}
-        problems.append(f"the arguments were refused: {error.reason}")
+        known = tool is not None and tool.rule.redaction
+        problems.append(f"the arguments were refused: {'not exact JSON' if known else error.reason}")
     resource = Resource("Tool", asked.name)
     if tool is not None and tool.rule.resource is not None and not problems:
         found = _read_id(arguments, tool.rule.resource.id)
@@ -80,6 +82,7 @@ def describe(operator: Description, id: str, instance: Instance, asked: Asked, t
         task=task,
         meta=asked.meta,
         problems=tuple(problems),
+        redaction=tool.rule.redaction if tool else Redaction(),
     )
 
 

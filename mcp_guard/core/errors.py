@@ -33,5 +33,9 @@ class UpstreamError(GuardError):
     """An upstream cannot be started or reached."""
 
 
+class IdentityError(GuardError):
+    """An agent or instance is unknown, revoked, or not to be issued as asked."""
+
+
 class ApprovalError(GuardError):
     """An approval cannot take this step: unknown, already decided, or not this person's to decide."""

@@ -11,6 +11,8 @@ from mcp_guard.core.model import Call, Decision, Json, Micros
 SECOND = 1_000_000
 MOST_USES = 100
 LONGEST = 24 * 3600 * SECOND
+ANY = canonical.Limits(bytes=1 << 30, depth=256)
+"""The arguments were held to the operator's limits when they were described."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +29,8 @@ class Grant:
     used: int
     expires: Micros
     approvers: tuple[Json, ...]
+    salt: str = ""
+    """Of the hash of the arguments that are bound; erased when the grant is over."""
 
 
 def make_terms(uses: int, seconds: int, free: tuple[str, ...]) -> Json:
@@ -44,7 +48,9 @@ def resource_argument(call: Call) -> str | None:
     return rule.id.strip("/").split("/")[0] if rule else None
 
 
-def bind(bound: Mapping[str, Any], arguments: Json, names_resource: str | None, free: tuple[str, ...]) -> Json:
+def bind(
+    bound: Mapping[str, Any], arguments: Json, names_resource: str | None, free: tuple[str, ...], salt: str
+) -> Json:
     """What a grant binds, of what an approval binds. The resource is free only if the argument that names it is.
 
     Facts are not bound: they are what such calls change, and the policies look at them anew each time.
@@ -52,15 +58,15 @@ def bind(bound: Mapping[str, Any], arguments: Json, names_resource: str | None, 
     kept = {name: bound[name] for name in ("instance", "definition", "tool", "policy_version", "routes")}
     rest = {name: value for name, value in arguments.items() if name not in free}
     resource = None if names_resource in free else bound["resource"]
-    return kept | {"resource": resource, "arguments": canonical.digest_json(rest)}
+    return kept | {"resource": resource, "arguments": approval.salted(salt, canonical.canonicalize(rest, ANY))}
 
 
 def covers(grant: Grant, call: Call, decision: Decision, now: Micros) -> bool:
     """Whether this call is one of those that were granted."""
     if grant.state != "active" or grant.used >= grant.uses or now >= grant.expires:
         return False
-    bound = approval.binding(call, decision)
-    return bind(bound, call.arguments, resource_argument(call), grant.free) == dict(grant.binding)
+    bound = approval.binding(call, decision, grant.salt)
+    return bind(bound, call.arguments, resource_argument(call), grant.free, grant.salt) == dict(grant.binding)
 
 
 def check_free(free: tuple[str, ...], arguments: Mapping[str, Any]) -> None:

@@ -18,6 +18,8 @@ from mcp_guard.core.passages import BREAK, NOWHERE, UNTRUSTED, Found, Origin, Pa
 SENSITIVE = "sensitive"
 LIMIT = 1 << 20
 """Characters remembered of one instance. Beyond it trusted texts are forgotten first; then nothing more is learned."""
+MOST = 500
+"""Instances remembered by one process; the one that has not called for the longest is forgotten first."""
 IDENTIFYING = 12
 """From this many letters and digits on, half of them digits, the task's own spacing of a number is ignored."""
 
@@ -223,7 +225,8 @@ class Memory:
         self._histories.pop(instance.id, None)
 
     def _of(self, instance: Instance) -> History:
-        known = self._histories.get(instance.id)
-        if known is None:
-            known = self._histories[instance.id] = History(instance.task, self.limit)
+        known = self._histories.pop(instance.id, None) or History(instance.task, self.limit)
+        self._histories[instance.id] = known  # the last one used is the last
+        if len(self._histories) > MOST:
+            del self._histories[next(iter(self._histories))]
         return known

@@ -77,6 +77,10 @@ class Instance:
     """The compact JWS; verified when the session opens, its expiry on every call."""
     credential_id: str
     depth: int = 0
+    tools: tuple[str, ...] = ("*",)
+    """What it may use at most: listed names, `server__*`, or `*`; the policies still decide."""
+    parents: tuple[str, ...] = ()
+    """The instances that delegated to it, the nearest last; with any of them revoked, it is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +109,18 @@ class FactsRule:
 
 
 @dataclass(frozen=True, slots=True)
+class Redaction:
+    """JSON pointers to what is not kept of a call: in its arguments, in its facts, in its result. See `redaction`."""
+
+    arguments: tuple[str, ...] = ()
+    facts: tuple[str, ...] = ()
+    result: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        return bool(self.arguments or self.facts or self.result)
+
+
+@dataclass(frozen=True, slots=True)
 class ToolRule:
     """What the operator's config says of one tool."""
 
@@ -122,6 +138,7 @@ class ToolRule:
     """Pointers into its result, with `*` for any member: values there are the server's word, taken whole."""
     sinks: tuple[str, ...] = ()
     """Arguments that say where something goes or who gets it: recipient, address, account, channel, password."""
+    redaction: Redaction = Redaction()
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +275,7 @@ class Call:
     """One call, described: everything that the decision may look at.
 
     `canonical` are the exact argument bytes that are hashed, decided on and sent. A call with `problems` is denied.
+    `request_hash` says that two requests are the same; unsalted, it stands in nothing that outlives the request.
     """
 
     id: str
@@ -277,6 +295,7 @@ class Call:
     problems: tuple[str, ...] = ()
     purpose: str = "call"
     """`call`, or `facts` for the guard's own look-up."""
+    redaction: Redaction = Redaction()
 
 
 @dataclass(frozen=True, slots=True)

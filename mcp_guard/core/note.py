@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 ED25519 = b"\x01"
+COSIGNATURE = b"\x04"
+"""Timestamped cosignatures of witnesses (c2sp.org/tlog-cosignature)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,15 +22,37 @@ class Checkpoint:
         return f"{self.origin}\n{self.size}\n{base64.b64encode(self.root).decode()}\n"
 
 
-def key_id(name: str, public_key: bytes) -> bytes:
+def key_id(name: str, public_key: bytes, kind: bytes = ED25519) -> bytes:
     """The four bytes by which a signature line names its key."""
-    return hashlib.sha256(name.encode() + b"\n" + ED25519 + public_key).digest()[:4]
+    return hashlib.sha256(name.encode() + b"\n" + kind + public_key).digest()[:4]
+
+
+def verifier(name: str, public_key: bytes, kind: bytes = ED25519) -> str:
+    """A verifier key: `<name>+<key id in hex>+<base64 of the kind and the public key>`."""
+    return f"{name}+{key_id(name, public_key, kind).hex()}+{base64.b64encode(kind + public_key).decode()}"
+
+
+def parse_verifier(line: str, kind: bytes = ED25519) -> tuple[str, bytes, bytes]:
+    """Name, key id and public key of a verifier key. Raises: ValueError."""
+    parts = line.split("+", 2)
+    if len(parts) != 3 or not parts[0]:
+        raise ValueError("not a verifier key: expected name, key id and key with `+` between them")
+    raw = base64.b64decode(parts[2], validate=True)
+    id = key_id(parts[0], raw[1:], kind)
+    if raw[:1] != kind or len(raw) != 33:
+        raise ValueError(f"not a verifier key of kind {kind[0]} with 32 bytes")
+    if id.hex() != parts[1]:
+        raise ValueError("the key id does not belong to the key")
+    return parts[0], id, raw[1:]
 
 
 def sign(text: str, name: str, key: bytes, signer: Callable[[bytes], bytes]) -> str:
     """A note with one signature line; `key` is the id from `key_id`."""
-    signature = base64.b64encode(key + signer(text.encode())).decode()
-    return f"{text}\n— {name} {signature}\n"
+    return f"{text}\n{signature_line(name, key, signer(text.encode()))}"
+
+
+def signature_line(name: str, key: bytes, signature: bytes) -> str:
+    return f"— {name} {base64.b64encode(key + signature).decode()}\n"
 
 
 def parse(note: str) -> tuple[Checkpoint, list[tuple[str, bytes, bytes]]]:

@@ -15,16 +15,19 @@ from typing import Any
 import orjson
 
 from mcp_guard.core import canonical, rates
+from mcp_guard.core.bounds import EVIDENCE, bounded
 from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros, Origins, Past
+from mcp_guard.core.redaction import hide, hide_execution, hide_fields, texts_of
 
 SCHEMA_VERSION = 1
 
 KINDS = (
     "guard.started", "guard.stopped", "instance.started", "instance.ended", "credential.issued",
+    "credential.revoked", "agent.enrolled", "agent.enabled",
     "policy.loaded", "policy.rejected", "decision", "approval.requested", "approval.escalated", "approval.granted",
     "approval.denied", "approval.expired", "approval.withdrawn", "approval.stale", "approval.revoked",
     "approval.consumed", "grant.given", "grant.used", "grant.revoked", "approver.enrolled", "approver.removed",
-    "intent", "outcome",
+    "intent", "outcome", "key.rotated", "key.replaced", "payload.erased", "checkpoint.witnessed",
 )  # fmt: skip
 
 
@@ -61,11 +64,12 @@ class Place:
 
 
 def document(draft: Draft, place: Place, commitments: Mapping[str, str]) -> bytes:
-    """The canonical bytes that are signed.
+    """The canonical bytes that are signed. Long texts are cut (core/bounds.py), but for what others have signed.
 
     INVARIANT: names are ASCII and values text, integers, lists and objects, for which sorted JSON is RFC 8785.
     """
-    body = {name: value for name, value in draft.fields.items() if value or value == 0}
+    fields = ((name, value) for name, value in draft.fields.items() if value or value == 0)
+    body = {name: value if name in EVIDENCE else bounded(value) for name, value in fields}
     body |= commitments
     body |= {"v": SCHEMA_VERSION, "kind": draft.kind, "seq": place.seq, "time": place.time}
     body |= {"origin": place.origin, "software": place.software}
@@ -104,7 +108,7 @@ def call_fields(call: Call) -> Json:
 
 def decision_draft(call: Call, decision: Decision) -> Draft:
     """A decision that lets nothing happen by itself: denied, or held for approval."""
-    return Draft("decision", _decision_fields(call, decision), _decision_payloads(call, decision))
+    return Draft("decision", *hide(call, _decision_fields(call, decision), _decision_payloads(call, decision)))
 
 
 def intent_draft(call: Call, decision: Decision, approval: Json | None = None) -> Draft:
@@ -113,12 +117,12 @@ def intent_draft(call: Call, decision: Decision, approval: Json | None = None) -
     fields = _decision_fields(call, decision)
     fields["deed"] = f"{call.tool.rule.deed} {call.resource.id}" if call.tool.rule.deed else None
     fields["approval"] = approval
-    return Draft("intent", fields, _decision_payloads(call, decision))
+    return Draft("intent", *hide(call, fields, _decision_payloads(call, decision)))
 
 
 def look_up_draft(call: Call) -> Draft:
     """The intent of one of the guard's own look-ups, which the operator's configuration decided."""
-    return Draft("intent", call_fields(call), {"request": call.canonical})
+    return Draft("intent", *hide(call, call_fields(call), {"request": call.canonical}))
 
 
 def _decision_fields(call: Call, decision: Decision) -> Json:
@@ -158,15 +162,22 @@ def _decision_payloads(call: Call, decision: Decision) -> dict[str, bytes]:
     return payloads
 
 
-def outcome_draft(call: Call, intent: int, execution: Execution, response: bytes) -> Draft:
+def outcome_draft(call: Call, intent: int, execution: Execution) -> Draft:
     """`intent` is the sequence number of the intent that this is the outcome of."""
+    redacted: list[str] = []
+    if call.redaction:
+        execution, redacted = hide_execution(call, execution)
+    response = orjson.dumps(execution.reply)
     fields = {
         **call_fields(call),
         "ending": str(execution.ending),
         "detail": execution.detail,
         "follows": [intent],
         "response_bytes": len(response),
+        "redacted": redacted,
     }
+    if call.redaction:
+        fields = hide_fields(fields, texts_of(call))
     return Draft("outcome", fields, {"response": response})
 
 

@@ -3,13 +3,13 @@
 import base64
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from mcp_guard.core import credential
 from mcp_guard.core.credential import Invalid
-from mcp_guard.core.model import Agent, Instance, Micros, Task
+from mcp_guard.core.model import Agent, Instance, Json, Micros, Task
 from mcp_guard.core.names import instance_id
 from mcp_guard.core.receipt import format_time
 
@@ -30,6 +30,23 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
+class Charter:
+    """What an instance is to be: all but its id, its key and its times. `seconds` is how long its credential lasts.
+
+    `thumbprint` is that of a key which the client holds (RFC 7638); then each request must prove it (RFC 9449).
+    `audience` is the resource that the credential is good for; empty for a guard on stdio.
+    """
+
+    agent: Agent
+    launch: Launch
+    seconds: int
+    tools: tuple[str, ...] = ("*",)
+    parent: Instance | None = None
+    thumbprint: str = ""
+    audience: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Issuer:
     """Who signs credentials: the guard, under its ledger's origin."""
 
@@ -43,39 +60,71 @@ def random_text(length: int) -> str:
     return "".join(ALPHABET[byte & 31] for byte in os.urandom(length))
 
 
-def start_instance(issuer: Issuer, agent: Agent, launch: Launch, now: Micros, seconds: int) -> tuple[Instance, str]:
-    """A new instance with a fresh Ed25519 key and a credential of `seconds`; also its public key (base64url).
+def start_instance(issuer: Issuer, charter: Charter, now: Micros) -> tuple[Instance, Json]:
+    """A new instance with its credential; also what binds that, for the receipt.
 
-    The key is bound into the credential as its confirmation key (RFC 7800 §3.2, RFC 8037 §2).
+    Without a key of the client's, a fresh one is bound into the credential (RFC 7800 §3.2, RFC 8037 §2).
+
+    Raises: Invalid, if it would be more than what it is delegated from.
     """
-    public = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
-    public_text = base64.urlsafe_b64encode(public).rstrip(b"=").decode()
+    launch, parent = charter.launch, charter.parent
     id, credential_id = instance_id(format_time(now), random_text(6)), f"cred_{random_text(12)}"
-    claims: dict[str, object] = {
-        "iss": issuer.origin,
-        "sub": agent.name,
-        "jti": credential_id,
-        "iat": now // SECOND,
-        "nbf": now // SECOND,
-        "exp": now // SECOND + seconds,
-        "instance": id,
-        "depth": 0,
-        "cnf": {"jwk": {"kty": "OKP", "crv": "Ed25519", "x": public_text}},
-    }
-    claims |= {"act": {"sub": launch.on_behalf_of}} if launch.on_behalf_of else {}
-    claims |= {"ticket": launch.ticket} if launch.ticket else {}
-    token = credential.encode(claims, issuer.sign)
     instance = Instance(
         id=id,
-        agent=agent,
+        agent=charter.agent,
         on_behalf_of=launch.on_behalf_of,
         task=Task(launch.ticket, launch.reason, launch.task),
         started=now,
-        expires=now + seconds * SECOND,
-        credential=token,
+        expires=now + charter.seconds * SECOND,
+        credential="",
         credential_id=credential_id,
+        depth=parent.depth + 1 if parent else 0,
+        tools=charter.tools,
+        parents=(*parent.parents, parent.id) if parent else (),
     )
-    return instance, public_text
+    if parent is not None:
+        instance = replace(instance, tools=credential.narrow(parent, charter.tools, instance.expires))
+    confirmation, bound = _confirm(charter.thumbprint)
+    claims = _claims(issuer, instance, charter.audience) | {"cnf": confirmation}
+    return replace(instance, credential=credential.encode(claims, issuer.sign)), bound
+
+
+def sign_again(issuer: Issuer, instance: Instance) -> Instance:
+    """The same instance with a credential signed anew: what is stored of an instance holds none."""
+    confirmation, _ = _confirm("")
+    return replace(
+        instance, credential=credential.encode(_claims(issuer, instance, "") | {"cnf": confirmation}, issuer.sign)
+    )
+
+
+def _confirm(thumbprint: str) -> tuple[Json, Json]:
+    """The confirmation claim, and what the receipt says of it."""
+    if thumbprint:
+        return {"jkt": thumbprint}, {"thumbprint": thumbprint}
+    public = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+    text = base64.urlsafe_b64encode(public).rstrip(b"=").decode()
+    return {"jwk": {"kty": "OKP", "crv": "Ed25519", "x": text}}, {"public_key": text}
+
+
+def _claims(issuer: Issuer, instance: Instance, audience: str) -> Json:
+    """`act` names the user on whose behalf it runs, and within, whoever delegated (RFC 8693 §4.1)."""
+    claims: Json = {
+        "iss": issuer.origin,
+        "sub": instance.agent.name,
+        "jti": instance.credential_id,
+        "iat": instance.started // SECOND,
+        "nbf": instance.started // SECOND,
+        "exp": instance.expires // SECOND,
+        "instance": instance.id,
+        "depth": instance.depth,
+    }
+    act: Json = {"sub": instance.on_behalf_of} if instance.on_behalf_of else {}
+    for parent in instance.parents:
+        act = {"sub": parent} | ({"act": act} if act else {})
+    claims |= {"act": act} if act else {}
+    claims |= {"ticket": instance.task.ticket} if instance.task.ticket else {}
+    claims |= {"tools": list(instance.tools)} if instance.tools != ("*",) else {}
+    return claims | ({"aud": audience} if audience else {})
 
 
 def check_credential(issuer: Issuer, instance: Instance) -> None:

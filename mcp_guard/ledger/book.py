@@ -3,19 +3,19 @@
 import asyncio
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
-
-import orjson
 
 from mcp_guard.core import rates
 from mcp_guard.core.approval import Approval
+from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.grant import Grant
-from mcp_guard.core.model import Call, Counter, Decision, Execution, Micros, Outcome
+from mcp_guard.core.model import Call, Counter, Decision, Execution, Instance, Micros, Outcome
 from mcp_guard.core.rates import Use, Value
 from mcp_guard.core.receipt import Draft, decision_draft, intent_draft, look_up_draft, outcome_draft
 from mcp_guard.core.replies import never_sent
-from mcp_guard.ledger import lifecycle
-from mcp_guard.ledger.writer import Step, Writer
+from mcp_guard.ledger import lifecycle, registry
+from mcp_guard.ledger.writer import Op, Step, Writer
 from mcp_guard.ports import Intent, Moved
 from mcp_guard.storage.sqlite import Store
 
@@ -41,6 +41,8 @@ class Book:
         self.settings = settings
         self._pending: dict[tuple[str, str], int] = {}
         """Amounts submitted by this process but not committed yet."""
+        self._late: list[Op[int]] = []
+        """Outcomes of calls that ran, which the ledger could not take. They are few: nothing new runs meanwhile."""
 
     # Rates
 
@@ -76,9 +78,16 @@ class Book:
 
     def enter(self) -> None:
         self.writer.company += 1
+        self.catch_up()
 
     def leave(self) -> None:
         self.writer.company -= 1
+
+    # Who may call
+
+    def standing(self, instance: Instance) -> str | None:
+        now = self.writer.now()
+        return self.writer.read(lambda store: registry.standing(store, instance, now))
 
     # The steps of the story
 
@@ -93,6 +102,8 @@ class Book:
 
         def op(step: Step) -> Intent | Moved:
             release()
+            if why := registry.standing(step.store, call.instance, step.now):
+                return Moved(why)
             if moved := _rates_moved(step, counted, decision):
                 return moved
             if held is not None and (gone := lifecycle.not_consumable(step, held)):
@@ -128,18 +139,37 @@ class Book:
             raise
 
     def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> "asyncio.Future[int]":
-        response = orjson.dumps(execution.reply)
-        draft = outcome_draft(intent.call, intent.seq, execution, response)
-        hashed_only = len(response) > self.settings.kept_response_bytes
+        draft = outcome_draft(intent.call, intent.seq, execution)
+        hashed_only = len(draft.payloads["response"]) > self.settings.kept_response_bytes
 
-        def op(step: Step) -> int:
+        def record(step: Step, answered: bool) -> int:
             step.store.close_call(intent.seq)
             seq = step.add(draft, hashed_only)
             if intent.approval is not None:
                 step.store.note_outcome(intent.approval, seq, answered)
             return seq
 
-        return self.writer.submit(op)
+        def record_late(step: Step) -> int:
+            if not step.store.is_open_call(intent.seq):
+                return intent.seq  # another guard took this one for dead, and closed it
+            return record(step, answered=False)
+
+        def keep(future: "asyncio.Future[int]") -> None:
+            if not future.cancelled() and future.exception() is not None:
+                self._late.append(record_late)
+
+        recorded = self.writer.submit(partial(record, answered=answered))
+        recorded.add_done_callback(keep)
+        return recorded
+
+    def catch_up(self) -> None:
+        """Record what came of calls while the ledger could not be written. What fails again is kept on."""
+        while self._late:
+            try:
+                self.writer.run(self._late[0])
+            except LedgerError:  # whoever begins a call now meets the same, and is told
+                return
+            del self._late[0]
 
     # Start and stop
 
@@ -151,6 +181,7 @@ class Book:
                 step.store.keep_policy(*policy)
             return [step.add(draft) for draft in drafts]
 
+        self.catch_up()
         return self.writer.run(op)
 
 

@@ -8,6 +8,7 @@ import orjson
 
 from mcp_guard.core import approval as rules
 from mcp_guard.core.approval import Approval, Event, Route, State, Vote, advance
+from mcp_guard.core.bounds import cut
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.grant import Grant
 from mcp_guard.core.model import Json
@@ -24,6 +25,8 @@ RECEIPT_OF = {
     State.CONSUMED: "approval.consumed",
     State.REVOKED: "approval.revoked",
 }
+MOST_OF_RATIONALE = 800
+"""Bytes of each approver's rationale that an intent repeats."""
 IDENTIFYING = ("agent", "owner", "instance", "on_behalf_of", "call", "ticket", "upstream", "tool", "resource")
 
 
@@ -62,11 +65,12 @@ def rule_fields(approval: Approval) -> list[Json]:
     ]
 
 
-def add(step: Step, asked: Approval, decided: int, routes: Mapping[str, Route]) -> None:
-    """Put a new request into the ledger, and owe its notifications."""
+def add(step: Step, asked: Approval, kept: Approval, decided: int, routes: Mapping[str, Route]) -> None:
+    """Put a new request into the ledger, and owe its notifications. `kept` is what stays of it once it is settled."""
     fields = receipt_fields(asked) | {"follows": [decided], "expires": format_time(asked.expires)}
     fields["rules"] = rule_fields(asked)
-    seq = step.add(Draft("approval.requested", fields, {"subject": orjson.dumps(asked.subject)}))
+    fields["redacted"] = kept.subject.get("redacted")
+    seq = step.add(Draft("approval.requested", fields, {"subject": orjson.dumps(kept.subject)}))
     step.store.add_approval(asked, [decided, seq])
     notify(step, asked, "requested", [routes[name] for name in asked.routes])
 
@@ -92,7 +96,29 @@ def move(step: Step, approval: Approval, event: Event, note: str = "", more: Jso
     fields = {**receipt_fields(approval), "note": note, "follows": [story[-1]], **(more or {})}
     seq = step.add(Draft(RECEIPT_OF[moved.state], fields))
     step.store.move_approval(replace(approval, state=current.state), moved.state, note, [*story, seq])
+    if moved.state not in rules.OPEN:
+        _forget_exact(step, moved, story[1])
     return moved
+
+
+def _forget_exact(step: Step, settled: Approval, requested: int) -> None:
+    """Erase what only an open request needs. A denial is still found until the request would have expired, a reply that
+    was not given until it is."""
+    if not settled.is_whole:
+        kept = step.store.payloads(requested).get("subject")
+        step.store.replace_subject(
+            settled.id, kept.decode() if kept else orjson.dumps(erased(settled.subject)).decode()
+        )
+    if settled.state is not State.DENIED:
+        step.store.forget_nonce(settled.id, lookup=settled.state is not State.CONSUMED)
+
+
+def erased(subject: Json) -> Json:
+    """What an approver was shown, without all that came from payloads; receipts say the rest anyway."""
+    said = {name: "[erased]" for name in subject["changes"]}
+    signals = [signal.partition(":")[0] for signal in subject["risk"]["signals"]]
+    gone = {"arguments": said, "present": {}, "claims": {}, "delta": {}, "erased": True}
+    return subject | gone | {"risk": subject["risk"] | {"signals": signals}}
 
 
 def settle(step: Step, approval: Approval, event: Event, note: str) -> Approval:
@@ -155,5 +181,6 @@ def _use(step: Step, id: str) -> Json:
 
 
 def approver_fields(vote: Vote) -> Json:
-    """How an intent names who let it happen."""
-    return {"approver": vote.approver, "name": vote.name or vote.approver, "rationale": vote.rationale}
+    """How an intent names who let it happen. Their whole word stands in the receipt in which they gave it."""
+    rationale = cut(vote.rationale, MOST_OF_RATIONALE)
+    return {"approver": vote.approver, "name": vote.name or vote.approver, "rationale": rationale}

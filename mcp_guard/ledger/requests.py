@@ -14,6 +14,7 @@ from mcp_guard.core.describe import ADDED
 from mcp_guard.core.grant import Grant
 from mcp_guard.core.model import Call, Decision, Instance, Json
 from mcp_guard.core.receipt import call_fields, decision_draft
+from mcp_guard.core.redaction import hide_subject, scrub, texts_of_subject
 from mcp_guard.ledger import lifecycle
 from mcp_guard.ledger.writer import Step, Writer
 
@@ -49,28 +50,33 @@ class Requests:
         return next((each for each in found if grants.covers(each, call, decision, now)), None)
 
     async def request(self, call: Call, decision: Decision) -> Approval:
-        bound = rules.binding(call, decision)
         nonce = secrets.token_hex(16)
+        bound = rules.binding(call, decision, nonce)
         routes = [self.routes[name] for name in decision.routes]
+        subject = _subject(call, decision, bound) | {"routes": {each.name: each.text for each in routes}}
 
         def op(step: Step) -> Approval:
             for open_one in step.store.approvals_for(call.instance.id, call.request_hash):
                 waiting = open_one.state is State.REQUESTED and step.now < open_one.expires
-                if waiting and open_one.subject["binding"] == bound:
+                if waiting and open_one.subject["binding"] == rules.binding(call, decision, open_one.nonce):
                     return open_one  # the same call made twice at once is one question to a person
             asked = Approval(
                 id=self.new_id(),
                 state=State.REQUESTED,
                 instance=call.instance.id,
-                request_hash=call.request_hash,
+                lookup=call.request_hash,
+                request_hash=rules.salted(nonce, call.request_hash.encode()),
                 decision_hash=rules.decision_hash(bound, nonce),
                 nonce=nonce,
                 rules=tuple(make_rule(route) for route in routes),
                 requested=step.now,
                 expires=step.now + min(route.expires for route in routes),
-                subject=_subject(call, decision, bound) | {"routes": {each.name: each.text for each in routes}},
+                subject=subject,
             )
-            lifecycle.add(step, asked, step.add(decision_draft(call, decision)), self.routes)
+            kept = replace(asked, subject=hide_subject(call, subject))
+            if not kept.is_whole:
+                asked = replace(asked, subject=subject | {"redacted": kept.subject["redacted"]})
+            lifecycle.add(step, asked, kept, step.add(decision_draft(call, decision)), self.routes)
             return asked
 
         asked = await self.writer.submit(op)
@@ -113,7 +119,7 @@ class Requests:
         return await self.writer.submit(lambda step: lifecycle.settle(step, approval, event, note))
 
     async def outdate(self, approval: Approval, note: str) -> None:
-        await self.settle(approval, Event.OUTDATE, note)
+        await self.settle(approval, Event.OUTDATE, scrub(note, texts_of_subject(approval.subject)))
 
     async def withdraw(self, approval: Approval, note: str) -> None:
         await self.settle(approval, Event.WITHDRAW, note)
@@ -129,16 +135,6 @@ class Requests:
             return orjson.loads(kept) if kept else None
 
         return await self.writer.submit(op)
-
-    def end(self, instance: Instance) -> None:
-        """The instance is over, and with it what it was asking for: nobody need decide on that any more."""
-
-        def op(step: Step) -> None:
-            for approval in step.store.approvals(OPEN, instance.id):
-                event = Event.WITHDRAW if approval.state is State.REQUESTED else Event.OUTDATE
-                lifecycle.move(step, approval, event, "the instance has ended")
-
-        self.writer.run(op)
 
 
 def _counts(approval: Approval, now: int) -> bool:

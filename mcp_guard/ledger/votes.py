@@ -4,6 +4,7 @@ The guard's key signs the receipt; the approver's signature in it convinces some
 """
 
 import hashlib
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -197,17 +198,18 @@ def _give_grant(step: Step, approved: Approval) -> None:
     """The grant that the last vote completes; all votes have the same terms, or it would not have been taken."""
     terms = approved.votes[-1].terms
     assert terms is not None
-    subject, free = approved.subject, tuple(terms["free"])
+    subject, free, salt = approved.subject, tuple(terms["free"]), secrets.token_hex(16)
     grant = Grant(
         id="gr_" + hashlib.sha256(f"{approved.id}\0{approved.nonce}".encode()).hexdigest()[:10],
         approval=approved.id,
         state="active",
-        binding=grants.bind(subject["binding"], subject["arguments"], subject["resource_argument"], free),
+        binding=grants.bind(subject["binding"], subject["arguments"], subject["resource_argument"], free, salt),
         free=free,
         uses=terms["uses"],
         used=0,
         expires=step.now + terms["seconds"] * grants.SECOND,
         approvers=tuple(lifecycle.approver_fields(vote) for vote in approved.votes if vote.verdict == "approve"),
+        salt=salt,
     )
     about = receipt_fields(approved) | {"grant": grant.id, "uses": grant.uses, "until": format_time(grant.expires)}
     step.add(Draft("grant.given", about | {"free": list(free), "binding": grant.binding}))

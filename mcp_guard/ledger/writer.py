@@ -6,19 +6,21 @@ may go on before the commit anyway. See docs/decisions/0003.
 
 import asyncio
 import os
-import sqlite3
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mcp_guard import __version__
 from mcp_guard.core import merkle, note
+from mcp_guard.core.bounds import MOST_ENTRY
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import Draft, Place, commitment, document, entry, format_time
+from mcp_guard.ledger.clock import receipt_time
 from mcp_guard.ledger.keys import SigningKey
+from mcp_guard.ledger.standing import Standing
 from mcp_guard.ports import Clock
-from mcp_guard.storage.sqlite import SALT_BYTES, ChangedElsewhere, Head, ReceiptRow, Store, explain, reading
+from mcp_guard.storage.sqlite import FAILURES, SALT_BYTES, ChangedElsewhere, Head, ReceiptRow, Store, explain, reading
 
 T = TypeVar("T")
 SOFTWARE = f"mcp-guard/{__version__}"
@@ -31,34 +33,59 @@ class Step:
         self.store = store
         self.now = now
         self._time = format_time(now)
-        self._key = key
+        self.key = key
+        self._since = head.size if key.verifier != head.key else None
+        self._leaving: SigningKey | None = None
+        self.leaf: bytes | None = None
+        """Of the last receipt that was added."""
         self._size = head.size
         self._edge: list[bytes] = list(head.edge)
 
     def add(self, draft: Draft, hashed_only: bool = False) -> int:
-        """Append a receipt; returns its sequence number. With `hashed_only`, payloads are committed to but not kept."""
+        """Append a receipt; returns its sequence number. With `hashed_only`, payloads are committed to but not kept.
+
+        Raises: LedgerError if it is too large for an entry; the transaction must be given up.
+        """
         seq = self._size
         salts = {name: os.urandom(SALT_BYTES) for name in draft.payloads}
         commitments = {name: commitment(salts[name], data) for name, data in draft.payloads.items()}
-        body = document(draft, Place(self._key.origin, seq, self._time, SOFTWARE), commitments)
-        signature = self._key.private.sign(body)
-        leaf = merkle.leaf_hash(entry(body, signature))
+        body = document(draft, Place(self.key.origin, seq, self._time, SOFTWARE), commitments)
+        signature = self.key.sign(body)
+        whole = entry(body, signature)
+        if len(whole) > MOST_ENTRY:
+            raise LedgerError(f"a receipt `{draft.kind}` of {len(whole)} bytes, over the limit of {MOST_ENTRY}")
+        self.leaf = leaf = merkle.leaf_hash(whole)
         call = draft.fields.get("call")
         self.store.add_receipt(ReceiptRow(seq, draft.kind, self.now, call, body, signature, leaf))
         if salts:
             kept = salts if hashed_only else {name: salts[name] + data for name, data in draft.payloads.items()}
             self.store.add_payloads(seq, kept)
-        self._edge = merkle.append(self._edge, seq, leaf)
+        self._edge = merkle.append(self._edge, seq, leaf, self.store.add_node)
         self._size += 1
         return seq
+
+    @property
+    def size(self) -> int:
+        """How many receipts there are by now, and so the number of the next one."""
+        return self._size
+
+    def change_key(self, new: SigningKey) -> None:
+        """From here on the new key signs; the head that this transaction leaves is signed by the old one too."""
+        self._leaving, self.key, self._since = self.key, new, self._size
 
     def close(self, before: int) -> None:
         """Sign the new head and set it, if anything was appended."""
         if self._size == before:
             return
-        checkpoint = note.Checkpoint(self._key.origin, self._size, merkle.root(self._edge))
-        signed = note.sign(checkpoint.text(), self._key.origin, self._key.id, self._key.private.sign)
-        self.store.advance_head(before, Head(self._size, tuple(self._edge)), signed)
+        text = note.Checkpoint(self.key.origin, self._size, merkle.root(self._edge)).text()
+        signers = [self.key] if self._leaving is None else [self._leaving, self.key]
+        lines = [note.signature_line(each.origin, each.id, each.sign(text.encode())) for each in signers]
+        if self._since is not None:
+            self.store.add_guard_key(self._since, self.key.verifier)
+        self.store.advance_head(before, self.head(), "\n".join([text, "".join(lines)]))
+
+    def head(self) -> Head:
+        return Head(self._size, tuple(self._edge), self.key.verifier)
 
 
 Op = Callable[[Step], T]
@@ -71,14 +98,23 @@ class _Waiting:
     future: "asyncio.Future[Any]"
 
 
+FindKey = Callable[[str], SigningKey]
+"""The key with a verifier line, which another process has put in force. Raises: LedgerError if it cannot be had."""
+
+
 class Writer:
     """Commits ops in the order in which they were submitted. Nothing is ever tried twice."""
 
-    def __init__(self, store: Store, key: SigningKey, clock: Clock) -> None:
+    def __init__(self, store: Store, key: SigningKey, clock: Clock, find_key: FindKey) -> None:
         self.store = store
         self.key = key
         self._clock = clock
+        self._standing = Standing()
+        self._find_key = find_key
         self._waiting: list[_Waiting] = []
+        self.on_trouble: Callable[[str], None] = lambda _: None
+        """Told when the ledger begins to fail, with what to do, and when it is good again; once each."""
+        self._trouble = ""
         self.company = 0
         """How many calls are under way: one alone does not wait for others to share its commit."""
 
@@ -111,12 +147,20 @@ class Writer:
             each.future.set_result(result)
 
     def now(self) -> Micros:
-        return self._clock.now()
+        """Never before the last receipt that this process knows of."""
+        return max(self._clock.now(), self._standing.at)
+
+    def wall(self) -> Micros:
+        return self._clock.wall()
 
     def read(self, query: Callable[[Store], T]) -> T:
         """Raises: LedgerError."""
-        with reading(self.store.path):
-            return query(self.store)
+        try:
+            with reading(self.store.path):
+                return query(self.store)
+        except LedgerError as error:
+            self._tell(error)
+            raise
 
     def run(self, op: Op[T]) -> T:
         """Commit one op at once, without an event loop (command line, start and stop). Raises: LedgerError."""
@@ -124,20 +168,42 @@ class Writer:
         return result
 
     def _commit(self, ops: list[Op[Any]]) -> list[Any]:
+        try:
+            results = self._transact(ops)
+        except ChangedElsewhere as error:
+            raise LedgerError(f"{error} was changed by another process meanwhile", "repeat the command") from None
+        except LedgerError as error:
+            self._tell(error)
+            raise
+        if self._trouble:
+            self._trouble = ""
+            self.on_trouble("the ledger can be written again")
+        return results
+
+    def _tell(self, error: LedgerError) -> None:
+        kind = error.message.partition(":")[0]
+        if kind != self._trouble:
+            self._trouble = kind
+            self.on_trouble(f"calls are refused: {error}")
+
+    def _transact(self, ops: list[Op[Any]]) -> list[Any]:
         store = self.store
         try:
             store.begin()
             try:
                 head = store.head()
-                step = Step(store, self.key, head, self._clock.now())
+                if head.key != self.key.verifier and head.key:
+                    self.key = self._find_key(head.key)
+                self._standing.check(store, head)
+                step = Step(store, self.key, head, receipt_time(self._clock, self._standing.at))
                 results = [op(step) for op in ops]
                 step.close(head.size)
                 store.commit()
             except BaseException:
                 store.rollback()
                 raise
-        except sqlite3.Error as error:
+        except FAILURES as error:
             raise explain(error, store.path) from None
-        except ChangedElsewhere as error:
-            raise LedgerError(f"{error} was changed by another process meanwhile", "repeat the command") from None
+        if (reached := step.head()).size > head.size:
+            self._standing.reached(reached, step.leaf, step.now)
         return results

@@ -1,14 +1,26 @@
-"""One POST of JSON, for the notifiers that need it. Follows no redirect; an error tells nothing of the address."""
+"""One POST, for notifiers and witnesses that need it. Follows no redirect; an error tells nothing of the address."""
 
 import http.client
 import urllib.error
 import urllib.request
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from mcp_guard.notify.message import Undelivered
 
 SECONDS = 10
+MOST_BYTES = 1 << 20
+"""Of an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """`type` is the content type without its parameters, in lower case."""
+
+    status: int
+    type: str
+    body: bytes
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -18,13 +30,22 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 def post(url: str, body: bytes, headers: Mapping[str, str]) -> None:
     """Raises: Undelivered unless the answer is a success."""
+    status = exchange(url, body, {"content-type": "application/json", **headers}).status
+    if not 200 <= status < 300:
+        raise Undelivered(f"it answered HTTP {status}")
+
+
+def exchange(url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
+    """Raises: Undelivered unless there is an answer, of whatever status."""
     if not url.startswith(("http://", "https://")):
         raise Undelivered("its address is neither http nor https")
-    request = urllib.request.Request(url, body, {"content-type": "application/json", **headers})  # noqa: S310
+    request = urllib.request.Request(url, body, dict(headers))  # noqa: S310
     try:
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=SECONDS):
-            return
-    except urllib.error.HTTPError as error:
-        raise Undelivered(f"it answered HTTP {error.code}") from None
+        try:
+            with urllib.request.build_opener(_NoRedirect).open(request, timeout=SECONDS) as answer:
+                return Answer(answer.status, answer.headers.get_content_type(), answer.read(MOST_BYTES))
+        except urllib.error.HTTPError as error:
+            with error:
+                return Answer(error.code, error.headers.get_content_type(), error.read(MOST_BYTES))
     except (OSError, http.client.HTTPException, ValueError) as error:
         raise Undelivered(f"it could not be reached ({type(error).__name__})") from None

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from mcp_guard.core.approval import Approval
+from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Json
 from mcp_guard.core.receipt import format_time
+from mcp_guard.upstream.secrets import read_secret
 
 
 class Undelivered(Exception):
@@ -41,15 +43,10 @@ class Options:
 
     def secret(self, name: str) -> str:
         """Raises: Undelivered."""
-        place = self.values[name]
-        if place["env"] is not None:
-            if not (found := self.environment.get(place["env"])):
-                raise Undelivered(f"`{name}`: the environment has no `{place['env']}`")
-            return str(found)
         try:
-            return Path(self.here, place["file"]).read_text().strip()
-        except OSError as error:
-            raise Undelivered(f"`{name}`: cannot read `{place['file']}`: {error.strerror}") from None
+            return read_secret(self.values[name], self.here, self.environment)
+        except ConfigError as error:
+            raise Undelivered(f"`{name}`: {error.message}") from None
 
 
 def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) -> Message:

@@ -13,14 +13,18 @@ from mcp_guard.notify.message import Message, Options, Undelivered
 def send(options: Options, message: Message) -> None:
     """Raises: Undelivered."""
     body = json.dumps({"type": f"approval.{message.event}", "timestamp": message.at, "data": message.data}).encode()
-    signed = f"{message.id}.{message.at}.".encode() + body
-    signature = hmac.new(_key(options.secret("secret")), signed, hashlib.sha256).digest()
-    headers = {
-        "webhook-id": message.id,
-        "webhook-timestamp": str(message.at),
+    post(options.values["url"], body, signature_headers(options.secret("secret"), message.id, message.at, body))
+
+
+def signature_headers(secret: str, id: str, at: int, body: bytes) -> dict[str, str]:
+    """`at` in Unix seconds. Raises: Undelivered if the secret is none."""
+    signed = f"{id}.{at}.".encode() + body
+    signature = hmac.new(_key(secret), signed, hashlib.sha256).digest()
+    return {
+        "webhook-id": id,
+        "webhook-timestamp": str(at),
         "webhook-signature": f"v1,{base64.b64encode(signature).decode()}",
     }
-    post(options.values["url"], body, headers)
 
 
 def _key(secret: str) -> bytes:

@@ -1,7 +1,6 @@
 """The rows of approvals, grants, approvers' keys, deliveries and sign-in codes. Statements only."""
 
 import json
-import sqlite3
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
@@ -10,14 +9,11 @@ from typing import Any
 from mcp_guard.core.approval import Approval, Rule, State, Vote
 from mcp_guard.core.grant import Grant
 from mcp_guard.core.model import Json, Micros
+from mcp_guard.storage.rows import Rows
 
 HOUR = 3600 * 1_000_000
 LATELY_RECEIPTS = 5000
 Row = tuple[Any, ...]
-
-
-class ChangedElsewhere(Exception):
-    """A compare-and-set found another value than expected; the transaction must be rolled back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,26 +47,18 @@ class Delivery:
     note: str
 
 
-class ApprovalRows:
+class ApprovalRows(Rows):
     """The part of `Store` that speaks of approvals."""
-
-    def __init__(self, connection: sqlite3.Connection) -> None:
-        self._db = connection
-        self._run = connection.execute
-
-    def _one_row(self, cursor: sqlite3.Cursor, what: str) -> None:
-        if cursor.rowcount != 1:
-            raise ChangedElsewhere(what)
 
     # Approvals
 
     def add_approval(self, approval: Approval, receipts: Iterable[int]) -> None:
         values = (
-            approval.id, str(approval.state), approval.instance, approval.request_hash, approval.decision_hash,
-            approval.nonce, _dump(approval.rules), json.dumps(approval.subject), "[]", approval.requested,
-            approval.expires, approval.note, None, 0, json.dumps(list(receipts)),
+            approval.id, str(approval.state), approval.instance, approval.lookup, approval.request_hash,
+            approval.decision_hash, approval.nonce, _dump(approval.rules), json.dumps(approval.subject), "[]",
+            approval.requested, approval.expires, approval.note, None, 0, json.dumps(list(receipts)),
         )  # fmt: skip
-        self._run(f"INSERT INTO approval VALUES ({', '.join('?' * 15)})", values)
+        self._run(f"INSERT INTO approval VALUES ({', '.join('?' * 16)})", values)
 
     def move_approval(self, approval: Approval, to: State, note: str, receipts: Iterable[int]) -> None:
         """Compare-and-set the state. Raises: ChangedElsewhere if it is not `approval.state` any more."""
@@ -82,20 +70,37 @@ class ApprovalRows:
         self._one_row(cursor, f"approval {approval.id}")
 
     def note_outcome(self, id: str, outcome: int, answered: bool) -> None:
-        query = "UPDATE approval SET outcome = ?, answered = ? WHERE id = ? AND outcome IS NULL"
+        """Once it is answered, nobody looks for the request again."""
+        query = (
+            "UPDATE approval SET outcome = ?1, answered = ?2, lookup = iif(?2, '', lookup) "
+            "WHERE id = ?3 AND outcome IS NULL"
+        )
         self._one_row(self._run(query, (outcome, answered, id)), f"the outcome of approval {id}")
 
     def note_answered(self, id: str) -> None:
-        self._run("UPDATE approval SET answered = 1 WHERE id = ?", (id,))
+        self._run("UPDATE approval SET answered = 1, lookup = '' WHERE id = ?", (id,))
+
+    def replace_subject(self, id: str, subject: str) -> None:
+        self._one_row(self._run("UPDATE approval SET subject = ? WHERE id = ?", (subject, id)), f"approval {id}")
+
+    def forget_nonce(self, id: str, lookup: bool) -> None:
+        """Erase what the hashes of a settled request are salted with, and with `lookup`, what it is found by."""
+        query = "UPDATE approval SET nonce = '', lookup = iif(?, '', lookup) WHERE id = ?"
+        self._one_row(self._run(query, (lookup, id)), f"approval {id}")
+
+    def close_approvals_of(self, instance: str) -> None:
+        """The instance is over: its settled requests are looked for by nobody, and no reply can be given any more."""
+        query = "UPDATE approval SET answered = 1, nonce = '', lookup = '' WHERE instance = ? AND lookup != ''"
+        self._run(query, (instance,))
 
     def approval(self, id: str) -> tuple[Approval, list[int]] | None:
         """The approval, and the receipts that tell its story so far."""
         row = self._run("SELECT * FROM approval WHERE id = ?", (id,)).fetchone()
         return _read_approval(row) if row else None
 
-    def approvals_for(self, instance: str, request_hash: str) -> list[Approval]:
-        query = "SELECT * FROM approval WHERE instance = ? AND request_hash = ? ORDER BY requested DESC"
-        return [_read_approval(row)[0] for row in self._run(query, (instance, request_hash))]
+    def approvals_for(self, instance: str, lookup: str) -> list[Approval]:
+        query = "SELECT * FROM approval WHERE instance = ? AND lookup = ? ORDER BY requested DESC"
+        return [_read_approval(row)[0] for row in self._run(query, (instance, lookup))]
 
     def approvals(self, states: Iterable[State] = tuple(State), instance: str | None = None) -> list[Approval]:
         wanted = [str(state) for state in states]
@@ -214,31 +219,33 @@ def _dump(values: Iterable[Any]) -> str:
 
 
 def _dump_grant(grant: Grant) -> str:
-    return json.dumps([grant.binding, grant.free, grant.uses, grant.expires, grant.approvers])
+    return json.dumps([grant.binding, grant.free, grant.uses, grant.expires, grant.approvers, grant.salt])
 
 
 def _read_grant(row: Row) -> Grant:
     id, approval, state, _, terms, used = row
-    binding, free, uses, expires, approvers = json.loads(terms)
-    return Grant(id, approval, state, binding, tuple(free), uses, used, expires, tuple(approvers))
+    binding, free, uses, expires, approvers, salt = json.loads(terms)
+    return Grant(id, approval, state, binding, tuple(free), uses, used, expires, tuple(approvers), salt)
 
 
 def _read_approval(row: Row) -> tuple[Approval, list[int]]:
-    rules = [Rule(**{**rule, "approvers": tuple(rule["approvers"])}) for rule in json.loads(row[6])]
+    id, state, instance, lookup, request_hash, decision_hash, nonce, rules, subject, votes, *rest = row
+    requested, expires, note, outcome, answered, receipts = rest
     approval = Approval(
-        id=row[0],
-        state=State(row[1]),
-        instance=row[2],
-        request_hash=row[3],
-        decision_hash=row[4],
-        nonce=row[5],
-        rules=tuple(rules),
-        subject=json.loads(row[7]),
-        votes=tuple(Vote(**vote) for vote in json.loads(row[8])),
-        requested=row[9],
-        expires=row[10],
-        note=row[11],
-        outcome=row[12],
-        answered=bool(row[13]),
+        id=id,
+        state=State(state),
+        instance=instance,
+        lookup=lookup,
+        request_hash=request_hash,
+        decision_hash=decision_hash,
+        nonce=nonce,
+        rules=tuple(Rule(**{**rule, "approvers": tuple(rule["approvers"])}) for rule in json.loads(rules)),
+        subject=json.loads(subject),
+        votes=tuple(Vote(**vote) for vote in json.loads(votes)),
+        requested=requested,
+        expires=expires,
+        note=note,
+        outcome=outcome,
+        answered=bool(answered),
     )
-    return approval, json.loads(row[14])
+    return approval, json.loads(receipts)

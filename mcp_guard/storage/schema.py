@@ -1,32 +1,45 @@
 """The tables of the ledger file. One row a receipt; payloads apart, so that they can be erased.
 
+A node is the root of a complete subtree of 256**level receipts, kept when the last of them is appended.
 A payload's cell is its 16-byte salt and its bytes; a salt alone stands for one that was hashed and not kept.
 """
 
+from mcp_guard.storage import identity_rows
+
 VERSION = 3
 
-TABLES = """
+TABLES = (
+    """
 CREATE TABLE meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) WITHOUT ROWID;
 CREATE TABLE receipt (
   seq INTEGER PRIMARY KEY, kind TEXT NOT NULL, at INTEGER NOT NULL, call TEXT, body BLOB NOT NULL,
   signature BLOB NOT NULL, leaf BLOB NOT NULL
 );
 CREATE INDEX receipt_call ON receipt (call) WHERE call IS NOT NULL;
+CREATE TABLE node (
+  level INTEGER NOT NULL, idx INTEGER NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (level, idx)
+) WITHOUT ROWID;
 CREATE TABLE head (
-  one INTEGER PRIMARY KEY CHECK (one = 0), size INTEGER NOT NULL, edge BLOB NOT NULL, checkpoint TEXT NOT NULL
+  one INTEGER PRIMARY KEY CHECK (one = 0), size INTEGER NOT NULL, edge BLOB NOT NULL, checkpoint TEXT NOT NULL,
+  key TEXT NOT NULL
 );
-INSERT INTO head VALUES (0, 0, x'', '');
+INSERT INTO head VALUES (0, 0, x'', '', '');
+CREATE TABLE guard_key (id INTEGER PRIMARY KEY, since INTEGER NOT NULL, verifier TEXT NOT NULL);
+CREATE TABLE witnessed (
+  witness TEXT PRIMARY KEY, size INTEGER NOT NULL, at INTEGER NOT NULL, note TEXT NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE payload (
   seq INTEGER PRIMARY KEY, request BLOB, facts BLOB, material BLOB, response BLOB, subject BLOB
 );
 CREATE TABLE open_call (intent INTEGER PRIMARY KEY, guard TEXT NOT NULL);
 CREATE TABLE approval (
-  id TEXT PRIMARY KEY, state TEXT NOT NULL, instance TEXT NOT NULL, request_hash TEXT NOT NULL,
+  id TEXT PRIMARY KEY, state TEXT NOT NULL, instance TEXT NOT NULL, lookup TEXT NOT NULL, request_hash TEXT NOT NULL,
   decision_hash TEXT NOT NULL, nonce TEXT NOT NULL, rules TEXT NOT NULL, subject TEXT NOT NULL, votes TEXT NOT NULL,
   requested INTEGER NOT NULL, expires INTEGER NOT NULL, note TEXT NOT NULL, outcome INTEGER, answered INTEGER NOT NULL,
   receipts TEXT NOT NULL
 ) WITHOUT ROWID;
-CREATE INDEX approval_request ON approval (instance, request_hash);
+CREATE INDEX approval_request ON approval (instance, lookup);
+CREATE INDEX approval_unanswered ON approval (outcome) WHERE answered = 0;
 CREATE INDEX approval_state ON approval (state);
 CREATE INDEX approval_requested ON approval (requested);
 CREATE TABLE granted (
@@ -52,3 +65,5 @@ CREATE TABLE agent_run (
 ) WITHOUT ROWID;
 CREATE TABLE policy_version (version TEXT PRIMARY KEY, material BLOB NOT NULL) WITHOUT ROWID;
 """
+    + identity_rows.TABLES
+)

@@ -12,10 +12,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.merkle import TILE_WIDTH
 from mcp_guard.storage import schema
-from mcp_guard.storage.approval_rows import ApprovalRows, ChangedElsewhere
+from mcp_guard.storage.approval_rows import ApprovalRows
+from mcp_guard.storage.failures import FAILURES, explain
+from mcp_guard.storage.identity_rows import IdentityRows
+from mcp_guard.storage.key_rows import KeyRows
+from mcp_guard.storage.payload_rows import PayloadRows
+from mcp_guard.storage.rows import ChangedElsewhere
 
-__all__ = ["ChangedElsewhere", "Head", "ReceiptRow", "Store", "explain", "open_store", "reading"]
+__all__ = ["FAILURES", "ChangedElsewhere", "Head", "ReceiptRow", "Store", "explain", "open_store", "reading"]
 
 BUSY_SECONDS = 2.0
 SALT_BYTES = 16
@@ -35,22 +41,40 @@ class ReceiptRow:
 
 @dataclass(frozen=True, slots=True)
 class Head:
+    """Size and right edge of the tree, and the verifier line of the key in force (none before the first receipt)."""
+
     size: int
     edge: tuple[bytes, ...]
+    key: str
 
 
-class Store(ApprovalRows):
+class Store(ApprovalRows, IdentityRows, KeyRows, PayloadRows):
     """One connection to the ledger file."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         super().__init__(connection)
         self.path = path
+        self._files = tuple((str(file), _identity(file)) for file in (path, path.with_name(f"{path.name}-wal")))
 
     def begin(self) -> None:
         self._run("BEGIN IMMEDIATE")
 
     def commit(self) -> None:
+        """INVARIANT: what is durable when this returns is in the file of this name. Raises: LedgerError, sqlite3.Error.
+
+        SQLite would go on writing to a file that was removed or replaced while it was open.
+        """
+        self._check_place()
         self._run("COMMIT")
+        self._check_place()
+
+    def _check_place(self) -> None:
+        for file, known in self._files:
+            if _identity(file) != known:
+                raise LedgerError(
+                    f"the ledger was removed or replaced while it was in use: `{file}`",
+                    "put it back as it was, or restart the guard on the one that is there; mcp-guard doctor",
+                )
 
     def rollback(self) -> None:
         if self._db.in_transaction:
@@ -62,15 +86,27 @@ class Store(ApprovalRows):
     # Receipts
 
     def head(self) -> Head:
-        size, edge = self._run("SELECT size, edge FROM head").fetchone()
-        return Head(size, tuple(edge[at : at + 32] for at in range(0, len(edge), 32)))
+        row = self._run("SELECT size, edge, key FROM head").fetchone()
+        if row is None or not isinstance(row[1], bytes):
+            raise sqlite3.DatabaseError("the ledger has no head")
+        size, edge, key = row
+        return Head(size, tuple(edge[at : at + 32] for at in range(0, len(edge), 32)), key)
 
     def advance_head(self, before: int, after: Head, checkpoint: str) -> None:
         cursor = self._run(
-            "UPDATE head SET size = ?, edge = ?, checkpoint = ? WHERE one = 0 AND size = ?",
-            (after.size, b"".join(after.edge), checkpoint, before),
+            "UPDATE head SET size = ?, edge = ?, checkpoint = ?, key = ? WHERE one = 0 AND size = ?",
+            (after.size, b"".join(after.edge), checkpoint, after.key, before),
         )
         self._one_row(cursor, "the head of the ledger")
+
+    def leaf(self, seq: int) -> bytes | None:
+        row = self._run("SELECT leaf FROM receipt WHERE seq = ?", (seq,)).fetchone()
+        return bytes(row[0]) if row else None
+
+    def last_time(self) -> int:
+        """Of the last receipt; 0 if there is none."""
+        row = self._run("SELECT at FROM receipt ORDER BY seq DESC LIMIT 1").fetchone()
+        return int(row[0]) if row else 0
 
     def checkpoint(self) -> str:
         return str(self._run("SELECT checkpoint FROM head").fetchone()[0])
@@ -78,6 +114,33 @@ class Store(ApprovalRows):
     def add_receipt(self, row: ReceiptRow) -> None:
         values = (row.seq, row.kind, row.at, row.call, row.body, row.signature, row.leaf)
         self._run("INSERT INTO receipt VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+    def add_node(self, level: int, index: int, hash: bytes) -> None:
+        """The root of a complete subtree of 256**level receipts."""
+        self._run("INSERT INTO node VALUES (?, ?, ?)", (level, index, hash))
+
+    def tile(self, level: int, n: int) -> list[bytes]:
+        """The hashes of a tile (core/merkle.py) that are there by now: up to 256."""
+        span = (n * TILE_WIDTH, (n + 1) * TILE_WIDTH)
+        if level == 0:
+            found = self._run("SELECT CAST(leaf AS BLOB) FROM receipt WHERE seq >= ? AND seq < ? ORDER BY seq", span)
+        else:
+            sql = "SELECT CAST(hash AS BLOB) FROM node WHERE level = ? AND idx >= ? AND idx < ? ORDER BY idx"
+            found = self._run(sql, (level, *span))
+        return [hash for (hash,) in found]
+
+    def entries(self, first: int, end: int) -> list[tuple[int, bytes, bytes]]:
+        """Number, document and signature of the receipts from `first` up to `end`, in order."""
+        cells = "seq, CAST(body AS BLOB), CAST(signature AS BLOB)"
+        sql = f"SELECT {cells} FROM receipt WHERE seq >= ? AND seq < ? ORDER BY seq"
+        return self._run(sql, (first, end)).fetchall()
+
+    def cells(self, first: int, end: int) -> Iterator[tuple[int, dict[str, tuple[bytes, bytes]]]]:
+        """The payloads still kept of the receipts from `first` up to `end`, each as its salt and its bytes."""
+        sql = f"SELECT seq, {', '.join(PAYLOADS)} FROM payload WHERE seq >= ? AND seq < ? ORDER BY seq"
+        for seq, *row in self._run(sql, (first, end)):
+            kept = {name: cell for name, cell in zip(PAYLOADS, row, strict=True) if cell and len(cell) > SALT_BYTES}
+            yield seq, {name: (cell[:SALT_BYTES], cell[SALT_BYTES:]) for name, cell in kept.items()}
 
     def add_payloads(self, seq: int, cells: Mapping[str, bytes]) -> None:
         """The payloads of one receipt, each with its salt before it."""
@@ -114,6 +177,9 @@ class Store(ApprovalRows):
 
     def close_call(self, intent: int) -> None:
         self._one_row(self._run("DELETE FROM open_call WHERE intent = ?", (intent,)), f"the open call {intent}")
+
+    def is_open_call(self, intent: int) -> bool:
+        return self._run("SELECT 1 FROM open_call WHERE intent = ?", (intent,)).fetchone() is not None
 
     def open_calls(self) -> list[tuple[int, str]]:
         return self._run("SELECT intent, guard FROM open_call ORDER BY intent").fetchall()
@@ -169,15 +235,31 @@ def open_store(path: Path, unsafe_skip_fsync: bool = False, create: bool = True)
         raise LedgerError(f"no ledger at `{path}`", "run the guard once, or name the file: --ledger FILE")
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+        if not path.exists():  # SQLite would make it readable by others
+            os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
         connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None, cached_statements=256)
+    except (*FAILURES, OSError) as error:
+        raise explain(error, path) from None
+    try:
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute(f"PRAGMA synchronous = {'OFF' if unsafe_skip_fsync else 'FULL'}")
         connection.execute("PRAGMA secure_delete = ON")
         _create(connection)
-    except (sqlite3.Error, OSError) as error:
-        raise explain(error, path) from None
-    return Store(path, connection)
+        return Store(path, connection)
+    except BaseException as error:
+        connection.close()
+        if isinstance(error, FAILURES):
+            raise explain(error, path) from None
+        raise
+
+
+def _identity(file: Path | str) -> tuple[int, int] | None:
+    """Which file it is that has this name now; None if there is none."""
+    try:
+        found = os.stat(file)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _create(connection: sqlite3.Connection) -> None:
@@ -190,7 +272,9 @@ def _create(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA user_version = {schema.VERSION}")
     connection.execute("COMMIT")
     if found not in (0, schema.VERSION):
-        raise LedgerError(f"the ledger has format {found}; this version reads {schema.VERSION}", "update mcp-guard")
+        older = "use the version that wrote it, or begin a new ledger in another state_dir"
+        hint = "update mcp-guard" if found > schema.VERSION else older
+        raise LedgerError(f"the ledger has format {found}; this version reads {schema.VERSION}", hint)
 
 
 @contextmanager
@@ -198,20 +282,5 @@ def reading(path: Path) -> Iterator[None]:
     """Turns a failure to read into a LedgerError."""
     try:
         yield
-    except sqlite3.Error as error:
+    except FAILURES as error:
         raise explain(error, path) from None
-
-
-def explain(error: Exception, path: Path) -> LedgerError:
-    """What a failure of the file means, and what to do."""
-    text = str(error)
-    for sign, message, hint in (
-        ("disk is full", "the disk is full", f"free space on the disk of `{path.parent}`"),
-        ("readonly", "the ledger file is read-only", f"check the owner and mode of `{path}`"),
-        ("locked", "another process holds the ledger", "find it with `fuser`, and end it if it hangs"),
-        ("malformed", "the ledger file is damaged", "run `mcp-guard verify`, and restore it from a copy"),
-        ("not a database", "the file is no ledger", f"check `{path}`; it is not overwritten"),
-    ):
-        if sign in text:
-            return LedgerError(f"{message}: `{path}`", hint)
-    return LedgerError(f"the ledger cannot be used: `{path}`: {text}", f"check `{path}` and its folder")

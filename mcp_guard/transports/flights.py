@@ -29,6 +29,8 @@ class Flight:
     request: Id | None
     round: int = 1
     """How many times the client has made this request because of one held call."""
+    token: str | int | None = None
+    """The progress token of the request that waits, if it has one."""
     held: Approval | None = None
     """The approval that its call was left waiting for."""
     landed: Json | None = None

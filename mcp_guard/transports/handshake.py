@@ -54,7 +54,7 @@ class Handshake:
             self._began = True
             self._session.run(("", id), self._session.answer(id, method, self._initialize(params)))
         else:
-            voice = Voice(self._session.progress_to_client(params), self._point)
+            voice = Voice(self._session.progress_to_client(id, params), self._point)
             work = self._session.handle(method, params, voice)
             self._session.run(("", id), self._session.answer(id, method, work))
 

@@ -35,7 +35,8 @@ Key = tuple[str, Id]
 class Front(Protocol):
     """The client's end of the wire, and the operator's ear."""
 
-    def write(self, frame: bytes) -> None: ...
+    def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
+        """Send a frame; see `peer.Write`."""
 
     def throttle(self, slow: bool) -> None:
         """Stop or resume reading from the client, while an upstream is slow."""
@@ -103,19 +104,27 @@ class Session:
         await asyncio.gather(*running, return_exceptions=True)
         self.client.lose("the client is gone")
 
-    def receive_line(self, line: bytes | None) -> None:
-        """Take one frame from the client; None is one that was too large to read."""
+    def receive_line(self, line: bytes | None, request: Id | None = None) -> None:
+        """Take one frame from the client; None is one that was too large to read.
+
+        With `request`, that is what we call the request in it: its own id may not be unique (`Peer.aliases`).
+        """
         if line is None:
             self.client.reply(None, error(PARSE_ERROR, "the message is larger than limits.message_bytes allows"))
             return
         try:
-            self.client.receive(parse(line))
+            message = parse(line)
+            if request is not None and isinstance(message, dict) and "id" in message:
+                message["id"] = request
+            self.client.receive(message)
         except Unacceptable as refused:
-            self._refuse_line(refused)
+            self._refuse_line(refused, request)
 
-    def _refuse_line(self, refused: Unacceptable) -> None:
+    def _refuse_line(self, refused: Unacceptable, request: Id | None) -> None:
         """Answer a frame that must not be acted on. A tool call in it asked for a decision, so it gets its receipt."""
         message = refused.message if isinstance(refused.message, dict) else {}
+        if request is not None and "id" in message:
+            message = {**message, "id": request}
         id, params = message.get("id"), message.get("params")
         name = params.get("name") if isinstance(params, dict) else None
         if not isinstance(id, str | int) or isinstance(id, bool):
@@ -167,6 +176,11 @@ class Session:
         self._running[key] = task
         task.add_done_callback(lambda _: self._running.pop(key, None))
         return task
+
+    def give_up(self, id: Id) -> None:
+        """The client is gone from a request that it cannot come back to."""
+        if self._era is not None:
+            self._era.on_cancelled(id)
 
     def cancel(self, key: Key) -> None:
         if task := self._running.get(key):
@@ -236,11 +250,11 @@ class Session:
         await self.settle()
         return await self.guard.call(self.instance, asked, voice)
 
-    def progress_to_client(self, params: Json) -> Progress | None:
-        token = _progress_token(params)
+    def progress_to_client(self, id: Id, params: Json) -> Progress | None:
+        token = progress_token(params)
         if token is None:
             return None
-        return lambda news: self.client.notify(PROGRESS, {"progressToken": token, **news})
+        return lambda news: self.client.notify(PROGRESS, {"progressToken": token, **news}, id)
 
     # From the upstreams
 
@@ -248,7 +262,7 @@ class Session:
         self.run((server, id), self._ask_client(server, id, method, params))
 
     async def _ask_client(self, server: str, id: Id, method: str, params: Json) -> None:
-        token = _progress_token(params)
+        token = progress_token(params)
         progress: Progress | None = None
         if token is not None:
 
@@ -284,6 +298,6 @@ class Session:
         self._front.note(text)
 
 
-def _progress_token(params: Json) -> Any:
+def progress_token(params: Json) -> Any:
     meta = params.get("_meta")
     return meta.get("progressToken") if isinstance(meta, dict) else None

@@ -14,7 +14,7 @@ from mcp_guard.core.replies import AWAIT
 from mcp_guard.ports import SILENT, Progress, Voice
 from mcp_guard.transports.flights import Flight, Flights
 from mcp_guard.transports.seal import Seal
-from mcp_guard.transports.session import Session
+from mcp_guard.transports.session import Session, progress_token
 from mcp_guard.wire import stateless as wire
 from mcp_guard.wire.eras import merge_capabilities, merge_instructions, opens_urls, where_to_decide
 from mcp_guard.wire.methods import (
@@ -24,6 +24,7 @@ from mcp_guard.wire.methods import (
     INVALID_REQUEST,
     LATEST,
     METHOD_NOT_FOUND,
+    PROGRESS,
     SET_LEVEL,
     SUBSCRIBE,
     UNSUBSCRIBE,
@@ -134,13 +135,14 @@ class Stateless:
         elif (found := self._flights.find(state["flight"])) is None or found.request is not None:
             self._session.client.reply(id, error(INVALID_PARAMS, OVER))
         else:
-            found.envelope = envelope
+            found.envelope, found.token = envelope, progress_token(params)
             self._flights.come_back(found, id, answers)
 
     async def _work(self, flight: Flight, method: str, params: Json, approval: str | None) -> Json:
         assert flight.request is not None
-        progress = self._session.progress_to_client(params)
-        voice = Voice(progress, lambda held: self._point(flight, held), lambda held: _leave(flight, held))
+        flight.token = progress_token(params)
+        tell: Progress | None = (lambda news: self._tell_progress(flight, news)) if flight.token is not None else None
+        voice = Voice(tell, lambda held: self._point(flight, held), lambda held: _leave(flight, held))
         if approval is not None and self._session.guard.policies.gated:
             asked = Asked(AWAIT, {"approval": approval}, wire.plain(params).get("_meta"))
             work = self._session.call(asked, voice)
@@ -151,6 +153,11 @@ class Stateless:
             return wire.complete(method, reply)
         state = {"binding": flight.binding, "approval": flight.held.id, "round": flight.round}
         return wire.input_required(self._seal.close(state), {}, reply["result"])
+
+    def _tell_progress(self, flight: Flight, news: Json) -> None:
+        """To the request by which the client waits now, if it wants to hear of it."""
+        if flight.token is not None and flight.request is not None:
+            self._session.client.notify(PROGRESS, {"progressToken": flight.token, **news}, flight.request)
 
     def _ask_first(self, flight: Flight) -> Json:
         state = self._seal.close({"binding": flight.binding, "flight": flight.key})
@@ -178,10 +185,12 @@ class Stateless:
         if method in wire.CHANGES or method == wire.RESOURCE_UPDATED:
             for id, wanted in self._listeners.items():
                 if wire.is_wanted(wanted, method, params):
-                    self._session.client.notify(method, _of_subscription(params, id))
+                    self._session.client.notify(method, self._of_subscription(params, id), id)
         elif method == wire.LOG_MESSAGE:
-            if any(wire.is_loud_enough(params.get("level"), wanted) for wanted in self._loudness.values()):
-                self._session.client.notify(method, params)
+            wants = (id for id, wanted in self._loudness.items() if wire.is_loud_enough(params.get("level"), wanted))
+            about = next(wants, None)
+            if about is not None:
+                self._session.client.notify(method, params, about)
         else:
             self._session.note(f"upstream's `{method[:80]}` is none of revision {wire.REVISION}; it is not passed on")
 
@@ -196,9 +205,9 @@ class Stateless:
         wanted |= {"resourceSubscriptions": uris} if uris else {}
         self._listeners[id] = wanted
         try:
-            self._session.client.notify(wire.ACKNOWLEDGED, _of_subscription({"notifications": wanted}, id))
+            self._session.client.notify(wire.ACKNOWLEDGED, self._of_subscription({"notifications": wanted}, id), id)
             await self._ended.wait()
-            self._session.client.reply(id, wire.complete(wire.LISTEN, {"result": _of_subscription({}, id)}))
+            self._session.client.reply(id, wire.complete(wire.LISTEN, {"result": self._of_subscription({}, id)}))
         finally:
             del self._listeners[id]
             still = {uri for other in self._listeners.values() for uri in other.get("resourceSubscriptions", ())}
@@ -206,17 +215,16 @@ class Stateless:
                 if uri not in still and not self._ended.is_set():
                     await self._subscribe(UNSUBSCRIBE, uri)
 
+    def _of_subscription(self, params: Json, id: Id) -> dict[str, Any]:
+        meta, theirs = params.get("_meta"), self._session.client.aliases.get(id, id)
+        return {**params, "_meta": {**(meta if isinstance(meta, dict) else {}), wire.SUBSCRIPTION_KEY: theirs}}
+
     async def _subscribe(self, method: str, uri: str) -> bool:
         return "result" in await self._session.outcome(self._session.handle(method, {"uri": uri}, SILENT))
 
 
 def _leave(flight: Flight, held: Approval) -> None:
     flight.held = held
-
-
-def _of_subscription(params: Json, id: Id) -> dict[str, Any]:
-    meta = params.get("_meta")
-    return {**params, "_meta": {**(meta if isinstance(meta, dict) else {}), wire.SUBSCRIPTION_KEY: id}}
 
 
 def _revision(params: Json) -> object:

@@ -7,6 +7,7 @@ from typing import IO
 
 from mcp_guard.transports.session import Session
 from mcp_guard.upstream.hub import Hub
+from mcp_guard.wire.peer import Id
 from mcp_guard.wire.pipes import Pipes
 
 GRACE_SECONDS = 5.0
@@ -23,7 +24,7 @@ class StdioFront:
         self._session: Session
         self._pipes = Pipes(self._on_line, self._ended.set)
 
-    def write(self, frame: bytes) -> None:
+    def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
         self._pipes.write(frame)
 
     def throttle(self, slow: bool) -> None:

@@ -1,20 +1,31 @@
-"""An upstream's process: its own process group, a minimal environment, its stderr in a file of its own."""
+"""An upstream's process: its own process group, a minimal environment, its stderr in a file of its own.
+
+Where secrets are configured, what it writes to stderr passes through us, so that none of them gets into that file.
+"""
 
 import asyncio
 import os
 import signal
 import subprocess
+import threading
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import IO
 
-from mcp_guard.core.errors import UpstreamError
+from mcp_guard.core.errors import ConfigError, UpstreamError
+from mcp_guard.core.scrub import Scrubber
+from mcp_guard.settings import SecretPlace
+from mcp_guard.upstream.secrets import make_environment
 
 INHERITED = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER", "SYSTEMROOT")
 """What a child gets of our own environment; all else is named in the config, so that no secret of ours leaks."""
 
 STDERR_LIMIT = 1024 * 1024
 GRACE_SECONDS = 2.0
+LINE = 64 * 1024
+"""Bytes of stderr that are looked at together, if no line ends before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,31 +35,54 @@ class Connector:
     name: str
     argv: tuple[str, ...]
     stderr: Path
-    env: Mapping[str, str] = field(default_factory=dict)
+    env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    secrets: Mapping[str, SecretPlace] = field(default_factory=dict)
+    here: Path = Path()
+    """The folder that files of secrets are looked for in."""
+    scrubber: Scrubber = field(default_factory=Scrubber)
     cwd: Path | None = None
-    timeout: float = 300
 
 
-def spawn(connector: Connector) -> "subprocess.Popen[bytes]":
+class Child(subprocess.Popen[bytes]):
+    """A running upstream. `unguarded` names its secrets that are too short to be scrubbed."""
+
+    unguarded: tuple[str, ...] = ()
+    pump: threading.Thread | None = None
+    """Carries its stderr to the file, until it closes it."""
+
+
+def spawn(connector: Connector) -> Child:
     """Start the child in its own session, so that everything it starts can be ended with it.
 
     Raises: UpstreamError.
     """
     environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
     try:
-        connector.stderr.parent.mkdir(parents=True, exist_ok=True)
+        added, unguarded = make_environment(connector.env, connector.secrets, connector.here, connector.scrubber)
+        for folder in (connector.stderr.parent.parent, connector.stderr.parent):  # what a server logs is nobody else's
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         small = connector.stderr.exists() and connector.stderr.stat().st_size < STDERR_LIMIT
         with connector.stderr.open("ab" if small else "wb") as stderr:
-            return subprocess.Popen(
+            started = Child(
                 connector.argv,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=stderr,
-                env={**environment, **connector.env},
+                stderr=subprocess.PIPE if connector.scrubber else stderr,
+                env={**environment, **added},
                 cwd=connector.cwd,
                 start_new_session=True,
                 bufsize=0,
             )
+            started.unguarded = tuple(unguarded)
+            if started.stderr is not None:
+                sink = os.fdopen(os.dup(stderr.fileno()), "ab", buffering=0)
+                started.pump = threading.Thread(
+                    target=carry, args=(started.stderr, sink, connector.scrubber), daemon=True
+                )
+                started.pump.start()
+            return started
+    except ConfigError as error:
+        raise UpstreamError(f"upstream `{connector.name}` cannot be started: {error.message}", error.hint) from None
     except OSError as error:
         raise UpstreamError(
             f"upstream `{connector.name}` cannot be started: `{connector.argv[0]}`: {error.strerror}",
@@ -56,7 +90,35 @@ def spawn(connector: Connector) -> "subprocess.Popen[bytes]":
         ) from None
 
 
-async def stop(process: "subprocess.Popen[bytes]") -> None:
+def carry(source: IO[bytes], sink: IO[bytes], scrubber: Scrubber) -> None:
+    """Copy what a child writes to its stderr, without secrets, until it is closed."""
+
+    def write(data: bytes) -> None:
+        with suppress(OSError):  # a full disk loses diagnostics; reading goes on, or the child would hang on its stderr
+            sink.write(data)
+
+    held = b""
+    with open(source.fileno(), "rb", LINE, closefd=False) as lines, source, sink:
+        while piece := lines.readline(LINE):
+            held = scrubber.clean(held + piece)
+            if held.endswith(b"\n"):
+                write(held)
+                held = b""
+            elif len(held) > LINE:  # a line without end: what could be the beginning of a secret waits
+                write(held[: -scrubber.longest])
+                held = held[-scrubber.longest :]
+        write(held)
+
+
+def _finish(process: Child) -> None:
+    """Reap it, and wait for the last of its stderr; somebody who left its group may hold that open, and is not waited
+    for."""
+    process.wait()
+    if process.pump is not None:
+        process.pump.join(GRACE_SECONDS / 4)
+
+
+async def stop(process: Child) -> None:
     """End the child and its whole group: end of input first, then SIGTERM, then SIGKILL; and reap it."""
     if process.stdin is not None:
         process.stdin.close()
@@ -68,13 +130,13 @@ async def stop(process: "subprocess.Popen[bytes]") -> None:
             exited = await _wait(process, GRACE_SECONDS)
     if process.stdout is not None:
         process.stdout.close()
-    process.wait()
+    _finish(process)
 
 
-def kill(process: "subprocess.Popen[bytes]") -> None:
+def kill(process: Child) -> None:
     """End the child and its group at once, and reap it."""
     _signal_group(process.pid, signal.SIGKILL)
-    process.wait()
+    _finish(process)
 
 
 def _signal_group(group: int, which: signal.Signals) -> bool:
@@ -86,7 +148,7 @@ def _signal_group(group: int, which: signal.Signals) -> bool:
     return True
 
 
-async def _wait(process: "subprocess.Popen[bytes]", seconds: float) -> bool:
+async def _wait(process: Child, seconds: float) -> bool:
     deadline = asyncio.get_running_loop().time() + seconds
     while process.poll() is None:
         if asyncio.get_running_loop().time() >= deadline:

@@ -1,19 +1,18 @@
-"""One upstream on stdio: handshake, tool listing, restart with back-off. Decides nothing about calls."""
+"""One upstream: handshake, tool listing, another start after each end, with back-off. Decides nothing about calls."""
 
 import asyncio
-import subprocess
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 import orjson
 
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Json
-from mcp_guard.upstream import child
-from mcp_guard.upstream.child import Connector
+from mcp_guard.core.scrub import Scrubber
+from mcp_guard.upstream.link import Link
 from mcp_guard.wire.methods import INITIALIZE, INITIALIZED, LIST_TOOLS, LISTS, PING, TOOLS_CHANGED
 from mcp_guard.wire.peer import Id, Peer, PeerLost
-from mcp_guard.wire.pipes import Pipes
 
 BACK_OFF_SECONDS = (0.5, 1, 2, 5, 10, 30)
 HANDSHAKE_SECONDS = 60.0
@@ -35,12 +34,20 @@ class Owner(Protocol):
     def note(self, text: str) -> None: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Bounds:
+    """How large a message may be, and how long a call may take."""
+
+    bytes: int
+    seconds: float
+
+
 class Connection:
     """`server_info` holds the upstream's `initialize` result once it is ready; `tools` its latest listing."""
 
-    def __init__(self, connector: Connector, limit: int) -> None:
-        self.name = connector.name
-        self.connector = connector
+    def __init__(self, name: str, link: Link, scrubber: Scrubber, bounds: Bounds) -> None:
+        self.name = name
+        self.timeout = bounds.seconds
         self.server_info: Json | None = None
         self.tools: list[Json] | None = None
         self.tried = asyncio.Event()
@@ -49,11 +56,11 @@ class Connection:
         """Set once the first listing has come, or will not come for now."""
         self.owner: Owner
         self.peer: Peer
-        self._limit = limit
+        self._link = link
+        self._limit = bounds.bytes
         self._gone = asyncio.Event()
         self._down: str | None = "is starting"
-        self._pipes: Pipes | None = None
-        self._process: subprocess.Popen[bytes] | None = None
+        self._scrubber = scrubber
 
     def trouble(self) -> str | None:
         return None if self._down is None else f"upstream `{self.name}` {self._down}"
@@ -62,15 +69,19 @@ class Connection:
         return self._down is None and capability in (self.server_info or {}).get("capabilities", {})
 
     def spawn(self) -> None:
-        """Start the process now, so that it warms up while we do. A failure shows in `trouble`."""
+        """Start it now, so that it warms up while we do. A failure shows in `trouble`."""
         try:
-            self._process = child.spawn(self.connector)
+            self._link.start()
         except UpstreamError as error:
             self._down = error.message.removeprefix(f"upstream `{self.name}` ")
 
     async def supervise(self, hello: Json, announced: asyncio.Event, on_listed: Callable[[], None]) -> None:
         """Keep the upstream running until cancelled: handshake, listing, and again after each exit."""
         failures = 0
+        for name in self._link.unguarded:
+            self.owner.note(
+                f"upstream `{self.name}`: the secret `{name}` is too short to be scrubbed from what it says"
+            )
         while True:
             if await self._begin(hello):
                 self.tried.set()
@@ -87,24 +98,21 @@ class Connection:
                 on_listed()
             delay = BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS) - 1)]
             failures += 1
-            self._down = f"{self._down}; starting it again in {delay:g} s (its stderr: {self.connector.stderr})"
+            self._down = f"{self._down}; starting it again in {delay:g} s ({self._link.where})"
             self.owner.note(f"upstream `{self.name}` {self._down}")
-            await self._end()
+            await self._link.close()
             await asyncio.sleep(delay)
             self.spawn()
 
     async def _begin(self, hello: Json) -> bool:
-        """Open the pipes and shake hands. False if it cannot be had, with the reason in `trouble`."""
-        if self._process is None or self._process.stdin is None or self._process.stdout is None:
-            return False
+        """Open the link and shake hands. False if it cannot be had, with the reason in `trouble`."""
         self._gone.clear()
-        self._pipes = Pipes(self._on_line, self._on_end)
-        self._pipes.on_pressure = self.owner.on_pressure
-        self.peer = Peer(self._pipes.write, self)
-        await self._pipes.open(self._process.stdout, self._process.stdin, self._limit)
+        self.peer = Peer(self._link.write, self)
+        if not await self._link.open(self, self.owner.on_pressure, self._limit):
+            return False
         try:
             reply = await self.peer.request(INITIALIZE, hello, timeout=HANDSHAKE_SECONDS)
-        except PeerLost:  # `_on_end` has noted why
+        except PeerLost:  # `on_end` has noted why
             return False
         except TimeoutError:
             self._down = f"did not answer `initialize` within {HANDSHAKE_SECONDS:g} s"
@@ -141,13 +149,14 @@ class Connection:
         raise UpstreamError(f"`{method}` has over {PAGE_LIMIT} pages")
 
     def throttle(self, slow: bool) -> None:
-        if self._pipes is not None:
-            self._pipes.throttle(slow)
+        self._link.throttle(slow)
 
-    def _on_line(self, line: bytes | None) -> None:
+    def on_line(self, line: bytes | None) -> None:
         if line is None:
             self.on_oddity(f"a message over {self._limit} bytes, dropped")
             return
+        if self._scrubber:  # promise P10: nothing of ours sees the line before
+            line = self._scrubber.clean(line)
         try:
             message = orjson.loads(line)
         except orjson.JSONDecodeError:
@@ -155,30 +164,23 @@ class Connection:
             return
         self.peer.receive(message)
 
-    def _on_end(self) -> None:
-        code = self._process.poll() if self._process else None
-        how = f"exited with status {code}" if code is not None else "closed its output"
-        self._down = how
-        self.peer.lose(f"upstream `{self.name}` {how}")
+    def on_lost(self, request: Id, why: str) -> None:
+        self.peer.lose_one(request, f"upstream `{self.name}`: {why}")
+
+    def on_end(self, why: str) -> None:
+        self._down = why
+        self.peer.lose(f"upstream `{self.name}` {why}")
         self._gone.set()
 
-    async def _end(self) -> None:
-        if self._pipes is not None:
-            self._pipes.close()
-        process, self._process, self._pipes = self._process, None, None
-        if process is not None:
-            await child.stop(process)
-
     async def close(self) -> None:
-        """End the process and everything it started."""
+        """End it, and everything it started."""
         if self._down is None:
             self._down = "was stopped"
             self.peer.lose(f"upstream `{self.name}` was stopped")
-        await self._end()
+        await self._link.close()
 
     def kill(self) -> None:
-        if self._process is not None:
-            child.kill(self._process)
+        self._link.kill()
 
     def on_request(self, id: Id, method: str, params: Json) -> None:
         if method == PING:

@@ -126,11 +126,11 @@ class Hub:
         if call.meta:
             params["_meta"] = call.meta
         try:
-            reply = await connection.peer.request(CALL_TOOL, params, progress, connection.connector.timeout)
+            reply = await connection.peer.request(CALL_TOOL, params, progress, connection.timeout)
         except PeerLost as lost:
             return _may_have_run(Ending.UNKNOWN, f"{lost} before it answered")
         except TimeoutError:
-            seconds = connection.connector.timeout
+            seconds = connection.timeout
             return _may_have_run(Ending.TIMEOUT, f"upstream `{connection.name}` did not answer within {seconds:g} s")
         return _read_reply(connection.name, reply)
 

@@ -38,10 +38,21 @@ class _Pending:
     progress: Callable[[Json], None] | None
 
 
-class Peer:
-    """`write` takes complete frames; `handler` gets requests and notifications."""
+class Write(Protocol):
+    """Takes complete frames. `about` is the other side's request that a frame belongs to, where that is known; `last`
+    says that it is the reply to it."""
 
-    def __init__(self, write: Callable[[bytes], None], handler: Handler) -> None:
+    def __call__(self, frame: bytes, about: Id | None = None, last: bool = False) -> None: ...
+
+
+class Peer:
+    """`write` takes complete frames; `handler` gets requests and notifications.
+
+    `aliases` are the other side's own ids of requests that we know by one of ours, because theirs may not be unique.
+    """
+
+    def __init__(self, write: Write, handler: Handler) -> None:
+        self.aliases: dict[Id, Id] = {}
         self._write = write
         self._handler = handler
         self._pending: dict[int, _Pending] = {}
@@ -87,17 +98,18 @@ class Peer:
                 timer.cancel()
             del self._pending[number]
 
-    def notify(self, method: str, params: Json | None = None) -> None:
+    def notify(self, method: str, params: Json | None = None, about: Id | None = None) -> None:
         if self._lost is None:
             message: Json = {"jsonrpc": "2.0", "method": method}
             if params is not None:
                 message["params"] = params
-            self._write(orjson.dumps(message) + b"\n")
+            self._write(orjson.dumps(message) + b"\n", about)
 
     def reply(self, id: Id | None, body: Json) -> None:
         """Answer a request of the other side with its `result` or `error` member."""
+        theirs = self.aliases.pop(id, id) if id is not None else None
         if self._lost is None:
-            self._write(orjson.dumps({"jsonrpc": "2.0", "id": id, **body}) + b"\n")
+            self._write(orjson.dumps({"jsonrpc": "2.0", "id": theirs, **body}) + b"\n", id, True)
 
     def receive(self, message: object) -> None:
         """Take one parsed message from the other side."""
@@ -137,6 +149,12 @@ class Peer:
                 pending.progress({key: value for key, value in params.items() if key != "progressToken"})
             return
         self._handler.on_notification(method, params)
+
+    def lose_one(self, id: Id, reason: str) -> None:
+        """The answer to one request will not come; one that has come already stays."""
+        pending = self._pending.get(id) if type(id) is int else None
+        if pending is not None and not pending.future.done():
+            pending.future.set_exception(PeerLost(reason))
 
     def lose(self, reason: str) -> None:
         """The other side is gone: every open request fails with PeerLost, nothing is written any more."""

@@ -74,7 +74,8 @@ class Pipes:
             self._ended = True
             self._on_end()
 
-    def write(self, frame: bytes) -> None:
+    def write(self, frame: bytes, about: object = None, last: bool = False) -> None:
+        """Send a frame; on one pipe, what it belongs to makes no difference."""
         if self._writing is not None and not self._writing.is_closing():
             self._writing.write(frame)
         elif self._file is not None:

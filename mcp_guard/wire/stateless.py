@@ -4,6 +4,7 @@ Source: the schema and "Basic protocol" of that revision. A server never sends a
 with what it wants to know, and the client makes its request again with the answers and the `requestState`.
 """
 
+import base64
 import hashlib
 from dataclasses import dataclass
 from typing import Any
@@ -148,6 +149,16 @@ def is_wanted(wanted: Json, method: str, params: Json) -> bool:
     if method == RESOURCE_UPDATED:
         return params.get("uri") in wanted.get("resourceSubscriptions", ())
     return wanted.get(CHANGES.get(method, "")) is True
+
+
+def decode_header(value: str | None) -> str | None:
+    """A header that mirrors a member of the body: as it is, or `=?base64?…?=` for what a header cannot hold."""
+    if value is None or not (value.startswith("=?base64?") and value.endswith("?=")):
+        return value
+    try:
+        return base64.b64decode(value[9:-2], validate=True).decode()
+    except ValueError:
+        return None
 
 
 def is_loud_enough(level: object, wanted: str | None) -> bool:

@@ -128,7 +128,8 @@ class Approvals(RuleBasedStateMachine):
     @precondition(lambda self: State.REQUESTED in self.model.values())
     @rule(guard=GUARDS)
     def the_instance_ends(self, guard: int) -> None:
-        self.guards[guard].ledger.requests.end(INSTANCE)
+        self.guards[guard].end(INSTANCE.id)
+        self.expires = dict.fromkeys(self.expires, 0)  # what is settled is not looked for again
         for id, state in self.model.items():
             if state is State.REQUESTED:
                 self.model[id] = State.WITHDRAWN

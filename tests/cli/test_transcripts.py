@@ -125,11 +125,13 @@ def test_tail(past: Past) -> None:
 def test_verify(past: Past) -> None:
     assert transcript(past, "verify").startswith("""\
 verified: 27 receipts of mcp-guard.local/ledger
-  every signature is the guard's; none is missing, changed, inserted or out of order
+  every signature is the guard's, by the key that was in use
+  none of the receipts is missing, changed, inserted or out of order
+  each receipt is a leaf of the tree of the signed checkpoint, and the stored hashes are theirs
   every outcome has its intent, every intent its decision, every approval used was granted and used once
   approvers: 2 words, each signed by the approver's own key
+  policies: 1 version named, the text of each is kept
   payloads: 20 match their commitments, 0 not kept
-  calls without an outcome: 0
   root ROOT
 not proved: whose the approvers' keys are; the ledger itself says so. Give what you know: --approvers FILE
 not proved: that no later receipt was removed together with its checkpoint; keep this one elsewhere:
@@ -283,6 +285,6 @@ def test_exit_codes(words: tuple[str, ...], code: int, expected: str) -> None:
 
 def test_run_names_the_agents_there_are(past: Past) -> None:
     code, text = run("run", "--config", str(past.config), "--agent", "nobody")
-    assert code == 3
+    assert code == 8
     assert "`nobody`" in text
     assert "tester" in text

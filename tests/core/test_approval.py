@@ -82,14 +82,14 @@ DECISION = Decision(Outcome.REQUIRE_APPROVAL, "sha256:p", routes=("people",))
     ],
 )
 def test_an_approval_is_bound_to_each_of_these(moved: str, call: Call, decision: Decision) -> None:
-    before, after = binding(CALL, DECISION), binding(call, decision)
-    assert decision_hash(before, "n") == decision_hash(binding(CALL, DECISION), "n")
+    before, after = binding(CALL, DECISION, "n"), binding(call, decision, "n")
+    assert decision_hash(before, "n") == decision_hash(binding(CALL, DECISION, "n"), "n")
     assert decision_hash(before, "n") != decision_hash(after, "n")
     assert what_moved(before, after) == (moved,)
 
 
 def test_the_nonce_is_part_of_the_hash() -> None:
-    assert decision_hash(binding(CALL, DECISION), "1") != decision_hash(binding(CALL, DECISION), "2")
+    assert decision_hash(binding(CALL, DECISION, "1"), "1") != decision_hash(binding(CALL, DECISION, "1"), "2")
 
 
 PEOPLE = Rule("people", ("alice", "bob"), 1)

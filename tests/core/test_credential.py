@@ -8,46 +8,47 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jwt.types import Options
 
 from mcp_guard.core import credential
-from mcp_guard.core.model import Agent
-from mcp_guard.identity.instances import Issuer, Launch, check_credential, start_instance
+from mcp_guard.core.model import Agent, Instance
+from mcp_guard.identity.instances import Charter, Issuer, Launch, check_credential, start_instance
 
 SECOND = 1_000_000
 NOW = 1_790_000_000 * SECOND
 KEY = Ed25519PrivateKey.generate()
 ISSUER = Issuer("example.com/ledger", KEY.sign, KEY.public_key())
 AGENT = Agent("deal-update-agent", "bob", ("crm-agents",))
+PLAIN = Charter(AGENT, Launch(), 60)
 
 
 def test_an_independent_library_reads_the_credential() -> None:
-    instance, public = start_instance(ISSUER, AGENT, Launch(ticket="INC-1", on_behalf_of="dana"), NOW, 60)
+    instance, bound = start_instance(ISSUER, Charter(AGENT, Launch(ticket="INC-1", on_behalf_of="dana"), 60), NOW)
     now_is_not_then: Options = {"verify_exp": False, "verify_nbf": False, "verify_iat": False}
     claims = jwt.decode(instance.credential, KEY.public_key(), algorithms=["EdDSA"], options=now_is_not_then)
     assert claims["sub"] == "deal-update-agent"
     assert claims["act"] == {"sub": "dana"}
     assert claims["exp"] - claims["iat"] == 60
-    assert claims["cnf"]["jwk"]["x"] == public
+    assert claims["cnf"]["jwk"]["x"] == bound["public_key"]
 
 
 def test_two_launches_are_two_principals() -> None:
-    (first, key1), (second, key2) = (start_instance(ISSUER, AGENT, Launch(), NOW, 60) for _ in range(2))
+    (first, key1), (second, key2) = (start_instance(ISSUER, PLAIN, NOW) for _ in range(2))
     assert first.id != second.id
     assert first.credential_id != second.credential_id
     assert key1 != key2
 
 
 def test_our_own_credential_is_accepted() -> None:
-    check_credential(ISSUER, start_instance(ISSUER, AGENT, Launch(), NOW, 60)[0])
+    check_credential(ISSUER, start_instance(ISSUER, PLAIN, NOW)[0])
 
 
 def test_a_foreign_signature_is_refused() -> None:
     other = Ed25519PrivateKey.generate()
-    forged, _ = start_instance(Issuer(ISSUER.origin, other.sign, other.public_key()), AGENT, Launch(), NOW, 60)
+    forged, _ = start_instance(Issuer(ISSUER.origin, other.sign, other.public_key()), PLAIN, NOW)
     with pytest.raises(credential.Invalid):
         check_credential(ISSUER, forged)
 
 
 def test_an_unsigned_credential_is_refused() -> None:
-    instance, _ = start_instance(ISSUER, AGENT, Launch(), NOW, 60)
+    instance, _ = start_instance(ISSUER, PLAIN, NOW)
     header = base64.urlsafe_b64encode(b'{"alg":"none"}').rstrip(b"=").decode()
     token = f"{header}.{instance.credential.split('.')[1]}."
     with pytest.raises(credential.Invalid, match="not signed with EdDSA"):
@@ -64,3 +65,49 @@ def test_time_is_checked_to_the_second() -> None:
     assert credential.check_time(NOW, NOW + 60 * SECOND, NOW + 59 * SECOND) is None
     assert "expired" in str(credential.check_time(NOW, NOW + 60 * SECOND, NOW + 60 * SECOND))
     assert "not valid yet" in str(credential.check_time(NOW, NOW + 60 * SECOND, NOW - 120 * SECOND))
+
+
+def delegate(parent: Instance, *tools: str, seconds: int = 30) -> Instance:
+    return start_instance(ISSUER, Charter(AGENT, Launch(on_behalf_of="dana"), seconds, tools, parent), NOW)[0]
+
+
+def test_delegation_only_narrows() -> None:
+    parent, _ = start_instance(ISSUER, Charter(AGENT, Launch(on_behalf_of="dana"), 60, ("crm__*", "git__log")), NOW)
+    assert delegate(parent).tools == parent.tools
+    child = delegate(parent, "crm__get_deal", "git__log")
+    assert child.parents == (parent.id,)
+    for wider in ("*", "git__*", "c*", "crm*", "mail__send"):
+        with pytest.raises(credential.Invalid, match="more than"):
+            delegate(parent, wider)
+    with pytest.raises(credential.Invalid, match="more than"):
+        delegate(child, "crm__*")
+    with pytest.raises(credential.Invalid, match="outlive"):
+        delegate(parent, seconds=61)
+    deepest = parent
+    for _ in range(credential.DEEPEST):
+        deepest = delegate(deepest)
+    with pytest.raises(credential.Invalid, match="delegated 4 times"):
+        delegate(deepest)
+    assert deepest.depth == credential.DEEPEST
+
+
+def test_the_chain_of_delegation_is_in_the_credential() -> None:
+    parent, _ = start_instance(ISSUER, Charter(AGENT, Launch(on_behalf_of="dana"), 60), NOW)
+    child = delegate(delegate(parent))
+    claims = credential.decode(child.credential, KEY.public_key().verify)
+    assert claims["act"] == {"sub": child.parents[1], "act": {"sub": parent.id, "act": {"sub": "dana"}}}
+    assert claims["depth"] == 2
+
+
+@pytest.mark.parametrize(
+    ("tools", "name", "may"),
+    [
+        (("*",), "crm__get", True),
+        (("crm__*",), "crm__get", True),
+        (("crm__*",), "crm_get", False),
+        (("crm__get",), "crm__get_all", False),
+        ((), "crm__get", False),
+    ],
+)
+def test_no_tools_means_none(tools: tuple[str, ...], name: str, may: bool) -> None:
+    assert credential.may_use(tools, name) is may

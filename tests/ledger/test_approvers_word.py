@@ -86,6 +86,12 @@ def a_smaller_quorum_after_the_fact(receipt: dict[str, Any]) -> None:
         del receipt["missing"]
 
 
+def a_second_yes(receipt: dict[str, Any]) -> None:
+    a_smaller_quorum_after_the_fact(receipt)
+    if receipt["kind"] == "approval.requested":
+        receipt["rules"][0]["quorum"] = 1
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
@@ -104,6 +110,11 @@ def a_smaller_quorum_after_the_fact(receipt: dict[str, Any]) -> None:
         (only("grant.given", until="2030-01-01T00:00:00.000000Z"), "is another than its approvers signed"),
         (only("grant.used", time="2030-01-01T00:00:00.000000Z"), "is used beyond what was granted"),
         (only("intent", tool="crm__purge"), "was for another tool"),
+        (only("approval.granted", follows=[0]), "does not follow the receipt of approval"),
+        (only("decision", outcome="deny"), "is asked for without a decision that demands it"),
+        (only("intent", outcome="allow"), "and no intent for it follows"),
+        (only("intent", policy_version="none"), "lets something happen without policies"),
+        (a_second_yes, "is granted a second time"),
         (only("intent", instance="run_9"), "was for another instance"),
     ],
 )

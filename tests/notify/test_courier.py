@@ -16,7 +16,7 @@ from mcp_guard.core.model import Asked, Json
 from mcp_guard.ledger.lifecycle import notify
 from mcp_guard.notify import NOTIFIERS
 from mcp_guard.notify.courier import Courier
-from mcp_guard.settings import NotifierSettings
+from mcp_guard.settings import NotifierSettings, SecretPlace
 from mcp_guard.storage.approval_rows import Delivery
 from tests.live.guarded import ALLOW_ALL, Client, cli, scripted, write_config
 from tests.notify.receivers import Web, smtp, web
@@ -31,6 +31,12 @@ SECRET = "whsec_" + base64.b64encode(KEY).decode()
 @pytest.fixture
 def house(tmp_path: Path) -> House:
     return open_house(tmp_path, f"{ALLOW}\n{GATE}")
+
+
+def keep(path: Path, secret: str) -> None:
+    """A secret in a file of its owner's alone."""
+    path.touch(0o600)
+    path.write_text(secret)
 
 
 def courier(house: House, kind: str, **options: Any) -> Courier:
@@ -62,8 +68,8 @@ def deliver(house: House, carrier: Courier, rounds: int = 1) -> Delivery:
 
 
 def webhook(house: House, receiver: Web) -> Courier:
-    (house.folder / "secret").write_text(SECRET + "\n")
-    return courier(house, "webhook", url=f"{receiver.url}/hook", secret={"env": None, "file": "secret"})
+    keep(house.folder / "secret", SECRET + "\n")
+    return courier(house, "webhook", url=f"{receiver.url}/hook", secret=SecretPlace("file", "secret"))
 
 
 def test_a_webhook_is_signed_as_standard_webhooks_has_it(house: House) -> None:
@@ -127,13 +133,13 @@ def test_two_couriers_deliver_once(house: House) -> None:
 
 def test_slack_gets_blocks_and_nothing_becomes_a_mention(house: House) -> None:
     with web() as receiver:
-        (house.folder / "slack").write_text(f"{receiver.url}/T0/B0/secret")
+        keep(house.folder / "slack", f"{receiver.url}/T0/B0/secret")
         asked = Asked("crm__update_deal", {"deal_id": "<!channel>", "amount": 150})
         id = pending_id(run(lambda: house.guard.call(make_instance(), asked)))
         approval = house.store.approval(id)[0]
         route = replace(ROUTES["people"], notify=("one",))
         house.ledger.book.writer.run(lambda step: notify(step, approval, "requested", [route]))
-        assert deliver(house, courier(house, "slack", url={"env": None, "file": "slack"})).state == "delivered"
+        assert deliver(house, courier(house, "slack", url=SecretPlace("file", "slack"))).state == "delivered"
     said = json.loads(receiver.posted[0].body)
     assert [block["type"] for block in said["blocks"]] == ["header", "section", "actions"]
     assert said["blocks"][2]["elements"][0]["url"] == f"{INBOX}/requests/{id}"
@@ -187,8 +193,8 @@ def test_a_command_gets_json_on_its_input_and_no_environment(house: House) -> No
     [
         ("command", {"command": ("false",)}, "`false` exited with status 1"),
         ("command", {"command": ("./nonesuch",)}, "`./nonesuch` did not run"),
-        ("webhook", {"url": "http://x", "secret": {"env": "NONESUCH", "file": None}}, "no `NONESUCH`"),
-        ("slack", {"url": {"env": None, "file": "nonesuch"}}, "cannot read `nonesuch`"),
+        ("webhook", {"url": "http://x", "secret": SecretPlace("env", "NONESUCH")}, "no `NONESUCH`"),
+        ("slack", {"url": SecretPlace("file", "nonesuch")}, "cannot read `nonesuch`"),
     ],
 )
 def test_what_cannot_be_sent_says_why(house: House, kind: str, options: Json, note: str) -> None:
@@ -225,8 +231,8 @@ def test_an_escalation_tells_the_second_route_once(tmp_path: Path) -> None:
     routes = {"people": first, "chiefs": Route("chiefs", ("carol",), 3600 * SECOND, notify=("one",))}
     house = open_house(tmp_path, f"{ALLOW}\n{GATE}", routes=routes)
     with web() as receiver:
-        (tmp_path / "secret").write_text(SECRET)
-        options = {"url": f"{receiver.url}/hook", "secret": {"env": None, "file": "secret"}}
+        keep(tmp_path / "secret", SECRET)
+        options = {"url": f"{receiver.url}/hook", "secret": SecretPlace("file", "secret")}
         notifiers = {"one": NotifierSettings("webhook", options, tmp_path)}
         carrier = Courier(house.ledger.book.writer, routes, notifiers, INBOX)
         id = pending_id(run(lambda: house.guard.call(make_instance(), ASKED)))
@@ -243,7 +249,7 @@ def test_an_escalation_tells_the_second_route_once(tmp_path: Path) -> None:
 
 def test_a_running_guard_tells_at_once_and_a_dead_notifier_holds_up_nothing(tmp_path: Path) -> None:
     with web() as receiver:
-        (tmp_path / "secret").write_text(SECRET)
+        keep(tmp_path / "secret", SECRET)
         more = f"""
 [notifiers.hook]
 kind = "webhook"

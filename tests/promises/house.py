@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 from collections.abc import Awaitable, Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.core.approval import Route
 from mcp_guard.core.describe import Description
+from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import (
     Agent,
     Counter,
@@ -30,8 +32,11 @@ from mcp_guard.core.model import (
     ToolRule,
 )
 from mcp_guard.core.names import join
+from mcp_guard.core.receipt import Draft
 from mcp_guard.guard import Guard
+from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvers import NewKey, enrol
+from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ledger.opening import LedgerSettings, OpenLedger, open_ledger
 from mcp_guard.ledger.votes import Ballots, Person, Terms
 from mcp_guard.policy.engine import PolicyEngine, World, load_policies
@@ -56,6 +61,9 @@ class Clock:
 
     def now(self) -> int:
         self.time += 1
+        return self.time
+
+    def wall(self) -> int:
         return self.time
 
 
@@ -137,19 +145,34 @@ class House:
         draft.write_text(policies)
         draft.replace(path)  # another process of the same test may be reading it
         engine = load_policies(path, make_world(self.upstream.catalog, self.ledger.book.settings.counters))
+        book, loaded = self.ledger.book, Draft("policy.loaded", {"policy_version": engine.version})
+        with suppress(LedgerError):  # some tests are about a ledger that takes nothing
+            if book.writer.read(lambda store: store.policy(engine.version)) is None:
+                book.note(loaded, policy=(engine.version, engine.material))
         self.policies.replace(engine)
         return engine
 
-    def approve(self, id: str, approver: str = "alice", verdict: str = "approve", terms: Terms | None = None) -> None:
+    def approve(
+        self,
+        id: str,
+        approver: str = "alice",
+        verdict: str = "approve",
+        terms: Terms | None = None,
+        rationale: str = "because",
+    ) -> None:
         """One person's signed word; their key is enrolled when they first give it."""
         writer = self.ledger.book.writer
         private = KEYS.setdefault(approver, Ed25519PrivateKey.generate())
         new = NewKey("ed25519", private.public_key().public_bytes_raw(), {})
         ballots = Ballots(writer, self.ledger.requests.routes, PEOPLE)
-        statement, _ = ballots.prepare(id, approver, verdict, "because", terms)
+        statement, _ = ballots.prepare(id, approver, verdict, rationale, terms)
         if new.id not in {key.id for key in self.store.approver_keys()}:
             enrol(writer, Person(approver, PEOPLE[approver]), new)
         ballots.cast(statement, new.id, {"signature": base64.b64encode(private.sign(statement.text())).decode()})
+
+    def end(self, instance: str = "run_1") -> None:
+        """The instance is over."""
+        self.ledger.book.writer.run(lambda step: registry.give_up(step, instance, "the instance has ended"))
 
     def close(self) -> None:
         self.ledger.close()
@@ -172,11 +195,14 @@ def open_house(
     counters: tuple[Counter, ...] = (),
     hold_seconds: float = 0.0,
     routes: Mapping[str, Route] | None = None,
+    signed_by: SigningKey | None = None,
 ) -> House:
-    """A guard on a new or shared ledger in `folder`."""
+    """A guard on a new or shared ledger in `folder`; `signed_by` is the key that a new one begins with."""
     clock = Clock()
     settings = LedgerSettings(folder / "state", "test.example/ledger", routes or ROUTES, counters)
     ledger = open_ledger(settings, clock)
+    if signed_by is not None:
+        ledger.book.writer.key = signed_by
     upstream = Recorder({tool.listed_as: tool for tool in TOOLS})
     in_force = PoliciesInForce(counters)
     ids = itertools.count()
@@ -186,7 +212,7 @@ def open_house(
         ledger=ledger.book,
         approvals=ledger.requests,
         upstreams=upstream,
-        clock=clock,
+        clock=ledger.book.writer,
         describe_with=Description(),
         hold_seconds=hold_seconds,
         new_id=lambda: f"call_{prefix}_{next(ids)}",

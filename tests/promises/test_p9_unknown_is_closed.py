@@ -1,10 +1,14 @@
 """P9: after a crash, every intent without outcome is closed as `unknown` on the next start, told, and not run again."""
 
+import asyncio
 import json
 import signal
 from pathlib import Path
+from typing import Any
 
-from mcp_guard.core.model import Asked
+import pytest
+
+from mcp_guard.core.model import Asked, Json
 from mcp_guard.ledger.opening import recover
 from mcp_guard.ports import Intent
 from tests.live.guarded import Client, cli, log, scripted, seen, write_config
@@ -66,3 +70,52 @@ def test_a_call_whose_outcome_cannot_be_recorded_is_reported_as_sent(tmp_path: P
     assert len(recover(after.ledger.book.writer, tmp_path / "state")) == 1
     assert [receipt["ending"] for receipt in after.receipts("outcome")] == ["unknown"]
     after.close()
+
+
+def dies_in_a_call(folder: Path) -> None:
+    """A guard that ends while its upstream has a call."""
+    house = open_house(folder)
+
+    async def end(intent: Intent) -> None:
+        house.close()
+        raise asyncio.CancelledError
+
+    house.upstream.before = end
+    with pytest.raises(BaseException):  # noqa: B017 - however it ends
+        run(lambda: house.guard.call(make_instance(), Asked("crm__note", {"text": "x"})))
+
+
+def test_the_operator_is_told_before_it_is_recorded_so_that_a_second_death_leaves_nobody_untold(tmp_path: Path) -> None:
+    dies_in_a_call(tmp_path)
+    second = open_house(tmp_path)
+    told: list[int] = []
+
+    def dies(intents: list[Json]) -> None:
+        told.extend(each["seq"] for each in intents)
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        recover(second.ledger.book.writer, tmp_path / "state", dies)
+    assert second.receipts("outcome") == []
+    second.close()
+    third = open_house(tmp_path)
+    assert [each["seq"] for each in recover(third.ledger.book.writer, tmp_path / "state")] == told
+    third.close()
+
+
+def test_guards_that_start_at_once_close_the_calls_of_a_dead_one_together(tmp_path: Path) -> None:
+    dies_in_a_call(tmp_path)
+    first, second = open_house(tmp_path), open_house(tmp_path)
+    writer = second.ledger.book.writer
+    read = writer.read
+
+    def first_is_faster(query: Any) -> Any:
+        found = read(query)
+        assert len(recover(first.ledger.book.writer, tmp_path / "state")) == 1
+        return found
+
+    writer.read = first_is_faster  # type: ignore[method-assign]
+    assert recover(writer, tmp_path / "state") == []
+    assert [each["ending"] for each in second.receipts("outcome")] == ["unknown"]
+    first.close()
+    second.close()

@@ -40,7 +40,9 @@ def test_an_agent_that_does_what_it_never_did_is_asked_about(tmp_path: Path) -> 
         said = make_run(house, watch, number, "update_deal", "note")
         assert said == ["done", "done"]  # learning asks nobody
     house.close()
+    then = house.clock.time
     house = open_house(tmp_path, f"{ALLOW} {GATE}")  # another process: what was learned is in the ledger's file
+    house.clock.time = then
     watch = watched(house)
     assert make_run(house, watch, 100, "update_deal", "note") == ["done", "done"]
     assert "held by mcp-guard" in make_run(house, watch, 101, "update_deal", "purge")[1]

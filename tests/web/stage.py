@@ -64,17 +64,22 @@ class Stage:
 def stage(folder: Path) -> Iterator[Stage]:
     config, port = prepare(folder), free_port()
     config.write_text(f"{config.read_text()}\n[inbox]\nport = {port}\n")
-    inbox = subprocess.Popen(command("inbox", "--config", str(config), "--json"), stdout=subprocess.PIPE, text=True)
+    with inbox(config) as url, Client(config, ("--ticket", "INC-4451")) as client:
+        client.start()
+        client.tools()
+        yield Stage(config, url, client)
+
+
+@contextmanager
+def inbox(config: Path) -> Iterator[str]:
+    """The inbox of this configuration, in a process of its own; gives its address."""
+    process = subprocess.Popen(command("inbox", "--config", str(config), "--json"), stdout=subprocess.PIPE, text=True)
     try:
-        assert inbox.stdout is not None
-        url = json.loads(inbox.stdout.readline())["url"]
-        with Client(config, ("--ticket", "INC-4451")) as client:
-            client.start()
-            client.tools()
-            yield Stage(config, url, client)
+        assert process.stdout is not None
+        yield str(json.loads(process.stdout.readline())["url"])
     finally:
-        inbox.terminate()
-        inbox.communicate(timeout=10)
+        process.terminate()
+        process.communicate(timeout=10)
 
 
 @contextmanager

@@ -19,7 +19,10 @@ class Transcript:
         self.requests: list[tuple[Id, str, Json]] = []
         self.notifications: list[tuple[str, Json]] = []
         self.oddities: list[str] = []
-        self.peer = Peer(lambda frame: self.sent.append(orjson.loads(frame)), self)
+        self.peer = Peer(self.write, self)
+
+    def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
+        self.sent.append(orjson.loads(frame))
 
     def on_request(self, id: Id, method: str, params: Json) -> None:
         self.requests.append((id, method, params))

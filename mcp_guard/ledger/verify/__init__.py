@@ -1,37 +1,28 @@
 """Verifying a ledger with public keys alone. This folder stands by itself: Python and `cryptography` are all it needs.
 
-    python -m mcp_guard.ledger.verify LEDGER --key ledger.pub [--approvers approvers.json]
+    python -m mcp_guard.ledger.verify LEDGER|EXPORT|BUNDLE --key ledger.pub
 
-Proves, receipt by receipt: no gap in the sequence, each signature of the guard, each leaf, the links between receipts,
-each approver's signature, the commitments of the payloads that are still kept; then the tree's root against the signed
-checkpoint. Stops at the first thing that it could not prove.
+What is proved, check by check: docs/reference/verify.md. It stops at the first thing that it could not prove.
 """
 
-import argparse
-import json
-import sys
-from dataclasses import asdict
 from pathlib import Path
 
-from .ledger import verify_ledger
+from .command import FAILED, OK, UNUSABLE, add_options, main, render, verify
+from .demand import Demand
+from .ledger import LedgerFile
+from .links import read_approvers
+from .notes import read_keys
 from .report import Report, Unusable, describe
 from .signatures import check_signature
+from .whole import verify_whole
 
-__all__ = ["FAILED", "OK", "UNUSABLE", "Report", "Unusable", "check_signature", "describe", "main", "verify_ledger"]
-OK, FAILED, UNUSABLE = 0, 1, 2
+__all__ = [
+    "FAILED", "OK", "UNUSABLE", "Report", "Unusable", "add_options", "check_signature", "describe", "main", "render",
+    "verify", "verify_ledger",
+]  # fmt: skip
 
 
-def main(arguments: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="mcp_guard.ledger.verify", description="Verify a ledger with its public key.")
-    parser.add_argument("ledger", type=Path)
-    parser.add_argument("--key", type=Path, required=True, help="the verifier key file, ledger.pub")
-    parser.add_argument("--approvers", type=Path, help="the approvers' keys that you trust (JSON)")
-    parser.add_argument("--json", action="store_true")
-    options = parser.parse_args(arguments)
-    try:
-        report = verify_ledger(options.ledger, options.key, options.approvers)
-    except Unusable as error:
-        print(f"cannot verify: {error}", file=sys.stderr)
-        return UNUSABLE
-    print(json.dumps(asdict(report), indent=2) if options.json else describe(report))
-    return OK if report.ok else FAILED
+def verify_ledger(path: Path, key: Path, approvers: Path | None = None) -> Report:
+    """Verify a whole ledger file. Raises: Unusable if there is nothing to verify."""
+    trusted = read_approvers(approvers) if approvers else None
+    return verify_whole(LedgerFile(path), Demand(read_keys(key), trusted))

@@ -17,6 +17,8 @@ class Open:
     state: str
     rules: list[Receipt]
     decision_hash: str
+    last: int
+    """Its latest receipt, which the next one follows."""
     approved: set[str] = field(default_factory=set)
     terms: tuple[int, int, list[str]] | None = None
     """Of a grant: how many uses, for how many seconds, which arguments free."""
@@ -35,15 +37,23 @@ class Links:
         self.keys: dict[str, Receipt] = {}
         self.trusted = trusted
         self.words = 0
+        self._held: tuple[int, str] | None = None
+        """The latest decision to ask for approval, and its call."""
+        self._used: tuple[int, str] | None = None
+        """What the latest receipt used up; the intent that it was used for comes next."""
 
     def check(self, seq: int, receipt: Receipt) -> None:
-        """Raises: Failed."""
+        """Raises: Failed; KeyError and its like if the receipt lacks what its kind has."""
         kind = receipt["kind"]
         follows = receipt.get("follows", [])
-        if not all(isinstance(number, int) and 0 <= number < seq for number in follows):
-            raise Failed(seq, f"follows {follows}, which is not before it")
+        used, self._used = self._used, None
+        if used is not None and (seq, kind, receipt.get("outcome")) != (used[0] + 1, "intent", "require_approval"):
+            raise Failed(used[0], f"uses up {used[1]}, and no intent for it follows")
         if kind == "intent":
             self._intent(seq, receipt)
+        elif kind == "decision":
+            if receipt.get("outcome") == "require_approval":
+                self._held = seq, receipt["call"]
         elif kind == "outcome":
             if self.intents.pop(follows[0] if follows else -1, None) != receipt["call"]:
                 raise Failed(seq, f"an outcome of call `{receipt['call']}` without its intent, or a second one")
@@ -53,6 +63,11 @@ class Links:
             self._grant(seq, receipt, kind)
         elif kind.startswith("approver."):
             self._key(seq, receipt, kind)
+
+    def finish(self) -> None:
+        """Nothing is left half done at the end. Raises: Failed."""
+        if self._used is not None:
+            raise Failed(self._used[0], f"uses up {self._used[1]}, and no intent for it follows")
 
     def _intent(self, seq: int, receipt: Receipt) -> None:
         self.intents[seq] = receipt["call"]
@@ -81,6 +96,8 @@ class Links:
             if receipt[name] != bound[name]:
                 raise Failed(seq, f"grant `{used['grant']}` was for another {name.replace('_', ' ')}")
         grant["taken"] = used["use"]
+        if grant["taken"] == grant["uses"]:
+            del self.grants[used["grant"]]
 
     def _approval(self, seq: int, receipt: Receipt, kind: str) -> None:
         id = receipt["approval"]
@@ -88,25 +105,42 @@ class Links:
             known = "known already" if id in self.approvals else "unknown, or decided"
             raise Failed(seq, f"`{kind}` of approval `{id}` that is {known}")
         if kind == "approval.requested":
-            self.approvals[id] = Open(kind, receipt["rules"], receipt["decision_hash"])
+            self._requested(seq, receipt)
             return
         held = self.approvals[id]
         if receipt["decision_hash"] != held.decision_hash:
             raise Failed(seq, f"approval `{id}` was asked for another decision")
-        if kind == "approval.escalated":
-            held.rules = receipt["rules"]
-            return
+        if receipt["follows"] != [held.last]:
+            raise Failed(seq, f"does not follow the receipt of approval `{id}` before it, {held.last}")
+        held.last = seq
         if kind in ("approval.granted", "approval.denied"):
             self._word(seq, receipt, held)
-        if kind == "approval.granted" and receipt.get("missing"):
-            return
-        if kind == "approval.granted" and not held.is_satisfied():
-            raise Failed(seq, f"approval `{id}` counts as granted, though its routes demand more")
-        if kind == "approval.consumed" and held.state != "approval.granted":
-            raise Failed(seq, f"approval `{id}` is consumed without having been granted")
-        held.state = kind
-        if kind not in ("approval.granted", "approval.consumed"):
+        self._move(seq, receipt, held)
+
+    def _move(self, seq: int, receipt: Receipt, held: Open) -> None:
+        """One step of a request that is open."""
+        id, kind = receipt["approval"], receipt["kind"]
+        if kind == "approval.escalated":
+            held.rules = receipt["rules"]
+        elif kind == "approval.granted":
+            if held.state != "approval.requested":
+                raise Failed(seq, f"approval `{id}` is granted a second time")
+            if not receipt.get("missing"):
+                held.state = kind
+                if not held.is_satisfied():
+                    raise Failed(seq, f"approval `{id}` counts as granted, though its routes demand more")
+        elif kind == "approval.consumed":
+            if held.state != "approval.granted":
+                raise Failed(seq, f"approval `{id}` is consumed without having been granted")
+            held.state, self._used = kind, (seq, f"approval `{id}`")
+        else:
             del self.approvals[id]
+
+    def _requested(self, seq: int, receipt: Receipt) -> None:
+        id, held = receipt["approval"], self._held
+        if held is None or (receipt["follows"], receipt["call"]) != ([held[0]], held[1]):
+            raise Failed(seq, f"approval `{id}` is asked for without a decision that demands it")
+        self.approvals[id] = Open("approval.requested", receipt["rules"], receipt["decision_hash"], seq)
 
     def _word(self, seq: int, receipt: Receipt, held: Open) -> None:
         """One approver's word: signed by their own key, which was in use then."""
@@ -148,6 +182,7 @@ class Links:
             raise Failed(seq, f"grant `{id}` is used beyond what was granted")
         else:
             grant["spent"] += 1
+            self._used = seq, f"a use of grant `{id}`"
 
     def _key(self, seq: int, receipt: Receipt, kind: str) -> None:
         id = receipt["key"]

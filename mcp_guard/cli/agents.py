@@ -1,0 +1,107 @@
+"""`mcp-guard agents`: the programs that may call, beside those of the configuration."""
+
+import argparse
+import getpass
+import json
+import re
+
+from mcp_guard.app import CLOCK, ledger_settings
+from mcp_guard.cli.options import add_config, add_json
+from mcp_guard.cli.table import plain, print_table
+from mcp_guard.config import load
+from mcp_guard.core.errors import IdentityError
+from mcp_guard.core.model import Agent
+from mcp_guard.ledger import registry
+from mcp_guard.ledger.opening import open_writer
+from mcp_guard.ledger.writer import Writer
+from mcp_guard.settings import Enrolled, Settings
+
+NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    settings = load(options.config)
+    writer = open_writer(ledger_settings(settings), CLOCK)
+    verbs = {"add": add, "list": show, "disable": disable, "enable": enable}
+    return verbs[options.verb](writer, settings, options)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    made = argparse.ArgumentParser(prog="mcp-guard agents", description="The programs that may call.")
+    verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
+    adding = verbs.add_parser("add", help="enrol an agent, as [agents.NAME] in the config would")
+    listing = verbs.add_parser("list", help="all agents, with their instances that are alive")
+    disabling = verbs.add_parser("disable", help="revoke all its instances, and refuse new ones")
+    enabling = verbs.add_parser("enable", help="let new instances of a disabled agent be")
+    for verb in (adding, disabling, enabling):
+        verb.add_argument("agent", metavar="AGENT")
+    adding.add_argument(
+        "--owner", required=True, metavar="USER", help="who answers for it, and never approves its calls"
+    )
+    adding.add_argument("--group", action="append", default=[], metavar="GROUP", help="policies: principal in Group")
+    adding.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for, if always the same")
+    adding.add_argument("--ttl", type=int, default=8 * 3600, metavar="SECONDS", help="life of a credential (8 h)")
+    for verb in (disabling, enabling):
+        verb.add_argument("--why", required=True, metavar="TEXT", help="recorded")
+    for verb in (adding, listing, disabling, enabling):
+        add_config(verb)
+        add_json(verb)
+    return made.parse_args(arguments)
+
+
+def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
+    if not re.fullmatch(NAME, options.agent):
+        raise IdentityError(f"`{options.agent}` is no name for an agent", "use letters, digits, `.`, `-` and `_`")
+    if options.ttl <= 0:
+        raise IdentityError(f"a credential lasts for 1 second or more, not {options.ttl}", "--ttl 3600")
+    if options.agent in registry.all_agents(settings.agents, writer.store):
+        raise IdentityError(f"agent `{options.agent}` is enrolled already", "mcp-guard agents list")
+    agent = Agent(options.agent, options.owner, tuple(options.group))
+    enrolled = Enrolled(agent, options.on_behalf_of, options.ttl)
+    writer.run(lambda step: registry.enrol_agent(step, enrolled, getpass.getuser()))
+    print(json.dumps({"agent": agent.name}) if options.json else f"enrolled `{agent.name}`, owned by {agent.owner}")
+    return 0
+
+
+def show(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
+    store, now = writer.store, writer.now()
+    alive = [row.instance.agent.name for row in store.instances(now)]
+    disabled = {name for (kind, name), until in store.revocations() if kind == "agent" and until > now}
+    rows = [
+        {
+            "agent": name,
+            "owner": each.agent.owner,
+            "groups": list(each.agent.groups),
+            "on_behalf_of": each.on_behalf_of,
+            "enrolled": "config" if name in settings.agents else "ledger",
+            "state": "disabled" if name in disabled else "enabled",
+            "alive": alive.count(name),
+        }
+        for name, each in sorted(registry.all_agents(settings.agents, store).items())
+    ]
+    if options.json:
+        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        return 0
+    headings = ("agent", "owner", "groups", "on_behalf_of", "enrolled", "state", "alive")
+    print_table(headings, ([plain(row[heading]) for heading in headings] for row in rows))
+    return 0
+
+
+def disable(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
+    registry.find_agent(registry.all_agents(settings.agents, writer.store), options.agent)
+    key, until = ("agent", options.agent), registry.FOREVER
+    gone = writer.run(lambda step: registry.revoke(step, key, options.why, getpass.getuser(), until))
+    ids = [instance.id for instance in gone]
+    said = f"disabled `{options.agent}`; instances that were alive: {', '.join(ids) or 'none'}"
+    print(json.dumps({"agent": options.agent, "instances": ids}) if options.json else said)
+    return 0
+
+
+def enable(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
+    now = writer.now()
+    if not any(key == ("agent", options.agent) and until > now for key, until in writer.store.revocations()):
+        raise IdentityError(f"agent `{options.agent}` is not disabled", "mcp-guard agents list")
+    writer.run(lambda step: registry.enable_agent(step, options.agent, options.why, getpass.getuser()))
+    print(json.dumps({"agent": options.agent}) if options.json else f"enabled `{options.agent}` for new instances")
+    return 0

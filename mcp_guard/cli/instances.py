@@ -1,0 +1,169 @@
+"""`mcp-guard instances`: runs of agents: issued, delegated and revoked."""
+
+import argparse
+import getpass
+import json
+from datetime import UTC, datetime
+
+from mcp_guard.app import CLOCK, ledger_settings
+from mcp_guard.cli.options import add_config, add_json
+from mcp_guard.cli.table import plain, print_table
+from mcp_guard.config import load
+from mcp_guard.core.credential import Invalid
+from mcp_guard.core.errors import IdentityError
+from mcp_guard.core.model import Instance
+from mcp_guard.core.receipt import format_time
+from mcp_guard.identity.instances import SECOND, Charter, Issuer, Launch, random_text, start_instance
+from mcp_guard.ledger import registry
+from mcp_guard.ledger.opening import open_writer
+from mcp_guard.ledger.writer import Step, Writer
+from mcp_guard.settings import Settings
+from mcp_guard.storage.identity_rows import InstanceRow
+
+CODE_SECONDS = 600
+SCOPES = ("instance", "agent", "user")
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    settings = load(options.config)
+    writer = open_writer(ledger_settings(settings), CLOCK)
+    verbs = {"list": show, "issue": issue, "delegate": delegate, "revoke": revoke}
+    return verbs[options.verb](writer, settings, options)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    made = argparse.ArgumentParser(prog="mcp-guard instances", description="Runs of agents, and their credentials.")
+    verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
+    listing = verbs.add_parser("list", help="the instances that are alive")
+    listing.add_argument("--all", action="store_true", help="those that have ended, too")
+    issuing = verbs.add_parser("issue", help="a credential for one run; printed, once")
+    issuing.add_argument("--agent", metavar="NAME", help="the enrolled agent (default: the only one)")
+    issuing.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for (default: the agent's)")
+    delegating = verbs.add_parser("delegate", help="a narrower credential, on the authority of another instance")
+    delegating.add_argument("parent", metavar="INSTANCE")
+    for verb in (issuing, delegating):
+        verb.add_argument("--ticket", metavar="ID", help="the ticket that the run is for")
+        verb.add_argument("--reason", metavar="TEXT", help="why it is made")
+        verb.add_argument(
+            "--ttl", type=_seconds, metavar="TIME", help="how long it lasts: 900, 30m, 1h (default: agent's)"
+        )
+        verb.add_argument(
+            "--tool", action="append", metavar="TOOL", help="all it may use: a listed name, or `server__*`"
+        )
+        verb.add_argument(
+            "--thumbprint", default="", metavar="JKT", help="of a key that each request must prove (DPoP)"
+        )
+        verb.add_argument("--launch", action="store_true", help="a one-time code for `run` instead of a token")
+    revoking = verbs.add_parser("revoke", help="end credentials at once, in every process, in held calls too")
+    which = revoking.add_mutually_exclusive_group(required=True)
+    for scope in SCOPES:
+        which.add_argument(f"--{scope}", metavar=scope.upper(), help=f"of this {scope}, and of whoever it delegated to")
+    revoking.add_argument("--why", required=True, metavar="TEXT", help="recorded, and told to the agent's approvers")
+    for verb in (listing, issuing, delegating, revoking):
+        add_config(verb)
+        add_json(verb)
+    return made.parse_args(arguments)
+
+
+def _seconds(text: str) -> int:
+    units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+    number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
+    if not number.isdecimal() or int(number) == 0:
+        raise argparse.ArgumentTypeError(f"`{text}` is no time; write 900, 30m, 1h or 2d")
+    return int(number) * unit
+
+
+def show(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
+    now = writer.now()
+    rows = writer.store.instances(None if options.all else now)
+    listed = [_describe(writer, row, now) for row in rows]
+    if options.json:
+        print(json.dumps(listed, indent=2, ensure_ascii=False))
+        return 0
+    headings = ("instance", "agent", "on_behalf_of", "ticket", "state", "expires", "tools")
+    print_table(headings, ([plain(row[heading]) for heading in headings] for row in listed))
+    return 0
+
+
+def _describe(writer: Writer, row: InstanceRow, now: int) -> dict[str, object]:
+    instance = row.instance
+    if row.ended is not None:
+        state = "ended"
+    elif now >= instance.expires:
+        state = "expired"
+    elif registry.standing(writer.store, instance, now):
+        state = "revoked"
+    else:
+        state = "running" if row.begun is not None else "issued"
+    return {
+        "instance": instance.id,
+        "agent": instance.agent.name,
+        "on_behalf_of": instance.on_behalf_of,
+        "ticket": instance.task.ticket,
+        "state": state,
+        "expires": format_time(instance.expires)[:19] + "Z",
+        "tools": list(instance.tools),
+        "parents": list(instance.parents),
+    }
+
+
+def issue(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
+    enrolled = registry.find_agent(registry.all_agents(settings.agents, writer.store), options.agent)
+    user = options.on_behalf_of or enrolled.on_behalf_of
+    launch = Launch(enrolled.agent.name, options.ticket, options.reason, user)
+    tools = tuple(options.tool or ("*",))
+    charter = Charter(
+        enrolled.agent, launch, options.ttl or enrolled.credential_seconds, tools, None, options.thumbprint,
+        settings.audience,
+    )  # fmt: skip
+    return _issue(writer, charter, options)
+
+
+def delegate(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
+    parent = registry.match_instance(writer.store, options.parent)
+    if why := registry.standing(writer.store, parent, writer.now()):
+        raise IdentityError(f"instance `{parent.id}` cannot delegate: {why}", "mcp-guard instances list")
+    launch = Launch(parent.agent.name, options.ticket or parent.task.ticket, options.reason, parent.on_behalf_of)
+    left = (parent.expires - writer.now()) // SECOND
+    charter = Charter(
+        parent.agent, launch, options.ttl or left, tuple(options.tool or ()), parent, options.thumbprint,
+        settings.audience,
+    )  # fmt: skip
+    return _issue(writer, charter, options)
+
+
+def _issue(writer: Writer, charter: Charter, options: argparse.Namespace) -> int:
+    code = f"launch_{random_text(26)}" if options.launch else ""
+    key = writer.key
+
+    def op(step: Step) -> Instance:
+        instance, bound = start_instance(Issuer(key.origin, key.sign, key.public), charter, step.now)
+        registry.issue(step, instance, bound | {"by": getpass.getuser()})
+        if code:
+            step.store.add_launch(registry.hash_code(code), instance.id, step.now + CODE_SECONDS * SECOND)
+        return instance
+
+    try:
+        instance = writer.run(op)
+    except Invalid as refused:
+        raise IdentityError(str(refused), "mcp-guard instances list") from None
+    until = datetime.fromtimestamp(instance.expires / SECOND, UTC)
+    if options.json:
+        given = {"launch": code} if code else {"token": instance.credential}
+        print(json.dumps({"instance": instance.id, "expires": until.isoformat()} | given))
+    else:
+        print(code or instance.credential)
+    return 0
+
+
+def revoke(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
+    scope = next(each for each in SCOPES if getattr(options, each))
+    name = getattr(options, scope)
+    if scope == "instance":
+        registry.match_instance(writer.store, name)
+    gone = writer.run(lambda step: registry.revoke(step, (scope, name), options.why, getpass.getuser()))
+    ids = [instance.id for instance in gone]
+    said = f"revoked {scope} `{name}`; instances that were alive: {', '.join(ids) or 'none'}"
+    print(json.dumps({"scope": scope, "name": name, "instances": ids}) if options.json else said)
+    return 0

@@ -1,0 +1,84 @@
+"""`mcp-guard keys`: the keys that the ledger is signed with. Rotate the one in force, or replace one that is lost."""
+
+import argparse
+import json
+
+from mcp_guard.app import CLOCK, ledger_settings
+from mcp_guard.cli.options import add_config, add_json
+from mcp_guard.cli.table import print_table
+from mcp_guard.config import load
+from mcp_guard.core import note
+from mcp_guard.ledger import rotation
+from mcp_guard.ledger.keys import PUBLISHED
+from mcp_guard.ledger.opening import FILE
+from mcp_guard.settings import Settings
+from mcp_guard.storage.key_rows import GuardKey
+from mcp_guard.storage.sqlite import open_store, reading
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    settings = load(options.config)
+    verbs = {"list": show, "rotate": rotate, "replace": replace}
+    return verbs[options.verb](settings, options)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    made = argparse.ArgumentParser(prog="mcp-guard keys", description="The keys that the ledger is signed with.")
+    verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
+    listing = verbs.add_parser("list", help="the keys so far, oldest first, and which receipts each has signed")
+    rotating = verbs.add_parser("rotate", help="put a new key in force, for which the old one vouches")
+    replacing = verbs.add_parser("replace", help="put a new key in force without the old one's signature")
+    replacing.add_argument("--lost", action="store_true", required=True, help="say that the old private key is lost")
+    for verb in (rotating, replacing):
+        verb.add_argument("--why", default="", metavar="TEXT", help="recorded")
+    for verb in (listing, rotating, replacing):
+        add_config(verb)
+        add_json(verb)
+    return made.parse_args(arguments)
+
+
+def show(settings: Settings, options: argparse.Namespace) -> int:
+    store = open_store(settings.state_dir / FILE, create=False)
+    with reading(store.path):
+        keys = store.guard_keys()
+        size = store.head().size
+    until = [*(key.since - 1 for key in keys[1:]), None]
+    if options.json:
+        rows = zip(keys, until, strict=True)
+        print(json.dumps([{"verifier": k.verifier, "since": k.since, "until": end} for k, end in rows], indent=2))
+        return 0
+    print_table(("key", "receipts", "state"), [row(key, end, size) for key, end in zip(keys, until, strict=True)])
+    return 0
+
+
+def row(key: GuardKey, until: int | None, size: int) -> tuple[str, str, str]:
+    last = size - 1 if until is None else until
+    signed = f"{key.since} to {last}" if last >= key.since else "none"
+    return short(key.verifier), signed, "in force" if until is None else "earlier"
+
+
+def short(verifier: str) -> str:
+    """Origin and key id, by which signature lines name the key."""
+    name, id, _ = note.parse_verifier(verifier)
+    return f"{name}+{id.hex()}"
+
+
+def rotate(settings: Settings, options: argparse.Namespace) -> int:
+    old, new = rotation.rotate(ledger_settings(settings), CLOCK, options.why)
+    said = f"key {short(new)} is in force; {short(old)} has vouched for it and signs nothing more"
+    return say(settings, options, (old, new), said)
+
+
+def replace(settings: Settings, options: argparse.Namespace) -> int:
+    old, new = rotation.replace(ledger_settings(settings), CLOCK, options.why)
+    said = f"key {short(new)} is in force in place of {short(old)}, which did not sign this: tell those who verify"
+    return say(settings, options, (old, new), said)
+
+
+def say(settings: Settings, options: argparse.Namespace, keys: tuple[str, str], text: str) -> int:
+    if options.json:
+        print(json.dumps({"old": keys[0], "new": keys[1]}))
+    else:
+        print(f"{text}\ngive this line to those who verify; it is in {settings.state_dir / PUBLISHED}:\n{keys[1]}")
+    return 0

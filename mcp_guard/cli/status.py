@@ -1,0 +1,82 @@
+"""`mcp-guard status`: what stands in the ledger, who is running, what waits, what was called last, what went wrong."""
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mcp_guard.cli.ledger_file import Receipt, ledger_path, parser
+from mcp_guard.cli.log import row as receipt_row
+from mcp_guard.cli.table import print_table, printable
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.health import Pending
+from mcp_guard.ledger.examination import Examined, examine_folder
+from mcp_guard.storage.examination import latest_receipts
+
+LATELY = 500
+"""How many receipts back the calls and troubles are looked for."""
+BAD_ENDINGS = ("upstream_error", "timeout", "unknown")
+
+
+def main(arguments: list[str]) -> int:
+    made = parser("status", "Say what stands in the ledger, who is running, what waits, and what was called last.")
+    made.add_argument("--last", type=int, default=5, metavar="N", help="how many of the last calls (default 5)")
+    options = made.parse_args(arguments)
+    path = ledger_path(options)
+    examined = examine_folder(path.parent)
+    if examined.file is None or examined.contents is None:
+        raise LedgerError(
+            examined.failure or f"no ledger at `{path}`", examined.hint or "run the guard once; mcp-guard doctor"
+        )
+    receipts = [json.loads(body) for body in latest_receipts(path, LATELY)]
+    calls = [each for each in receipts if each["kind"] in ("intent", "decision") and not each.get("purpose")]
+    calls = calls[-options.last :] if options.last > 0 else []
+    if options.json:
+        print(json.dumps(as_json(path, examined, receipts, calls), indent=2, ensure_ascii=False))
+        return 0
+    print(say_ledger(path, examined))
+    running = [guard for guard, alive in examined.guards if alive]
+    print(f"guards: {len(running)} running" + (f" ({', '.join(running)})" if running else ""))
+    print(f"approvals: {len(examined.pending)} pending")
+    for each in examined.pending:
+        print(f"  {printable(say_pending(each))}")
+    for server, endings in troubles(receipts).items():
+        said = ", ".join(f"{count} {ending}" for ending, count in endings.items())
+        print(f"upstream {printable(server)}: {said} among the last calls")
+    if calls:
+        print_table(("seq", "time", "kind", "agent", "tool", "outcome", "what"), map(receipt_row, calls))
+    return 0
+
+
+def say_ledger(path: Path, examined: Examined) -> str:
+    assert examined.contents is not None
+    size = path.stat().st_size / (1024 * 1024)
+    return f"ledger: {examined.contents.size} receipts, {size:.1f} MiB, `{path}`"
+
+
+def say_pending(pending: Pending) -> str:
+    held = pending.approval
+    return f"{held.id}: {held.subject['tool']} by {held.subject['agent']}, on {', '.join(held.routes)}"
+
+
+def troubles(receipts: list[Receipt]) -> Mapping[str, Mapping[str, int]]:
+    """By upstream: how many of the calls ended badly for reasons that are not the caller's."""
+    found: dict[str, Counter[str]] = {}
+    for receipt in receipts:
+        if receipt["kind"] == "outcome" and receipt.get("ending") in BAD_ENDINGS:
+            found.setdefault(str(receipt.get("upstream")), Counter())[receipt["ending"]] += 1
+    return found
+
+
+def as_json(path: Path, examined: Examined, receipts: list[Receipt], calls: list[Receipt]) -> Mapping[str, Any]:
+    assert examined.contents is not None
+    return {
+        "ledger": str(path),
+        "receipts": examined.contents.size,
+        "bytes": path.stat().st_size,
+        "guards": [guard for guard, alive in examined.guards if alive],
+        "pending": [each.approval.id for each in examined.pending],
+        "calls": calls,
+        "troubles": troubles(receipts),
+    }

@@ -1,0 +1,34 @@
+"""What several sections of the configuration are made of."""
+
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from mcp_guard.settings import SecretPlace
+
+
+class Model(BaseModel):
+    """Strict and frozen: an unknown key is an error, never ignored."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Secret(Model):
+    """Where a secret is; never the secret itself. Each key is a source of `upstream/secrets.py`."""
+
+    env: str | None = None
+    file: Path | None = None
+
+    @model_validator(mode="after")
+    def is_one_place(self) -> "Secret":
+        if len(self.model_fields_set) != 1:
+            raise ValueError('say where the secret is: { env = "NAME" } or { file = "PATH" }')
+        return self
+
+    def place(self) -> SecretPlace:
+        [source] = self.model_fields_set
+        return SecretPlace(source, str(getattr(self, source)))
+
+
+Url = Annotated[str, Field(pattern=r"^https?://[^/]+")]

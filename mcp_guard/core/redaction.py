@@ -1,0 +1,213 @@
+"""Redaction: what the configuration says must not be kept is taken out of everything that is stored of a call. Pure.
+
+What a JSON pointer (RFC 6901; `*` is each element) points at is taken out where it stands: in the arguments, in the
+facts that they are compared with, in the Cedar request, in a result. The same value is then taken out of all other text
+that is stored of the call, because tools repeat what they are given.
+"""
+
+import json
+from collections.abc import Iterable
+from typing import Any
+
+import orjson
+
+from mcp_guard.core import canonical
+from mcp_guard.core.model import Call, Ending, Execution, FactsRule, Json, Redaction
+
+MARK = "[redacted]"
+SHORTEST = 4
+"""Characters of a value that is looked for in other text: a shorter one stands in too much by chance."""
+TEXTS = ("ticket", "reason", "reasons", "errors", "detail")
+"""Members of a receipt that hold what an agent, a policy or an upstream said."""
+LARGE = canonical.Limits(bytes=1 << 30, depth=256)
+OF_THE_UPSTREAM = (Ending.OK, Ending.TOOL_ERROR, Ending.UPSTREAM_ERROR)
+
+
+def make_redaction(arguments: tuple[str, ...], result: tuple[str, ...], rule: FactsRule | None) -> Redaction:
+    """With the places that the same values have among the facts."""
+    names = rule.fields if rule else {}
+    facts = []
+    for pointer in arguments if rule else ():
+        first, *rest = split(pointer)
+        facts.append(join([names.get(first, first), *rest]))
+    return Redaction(arguments, tuple(facts), result)
+
+
+def for_look_up(outer: Redaction, rule: FactsRule, own: Redaction) -> Redaction:
+    """Of the guard's own reading of the facts: what the call and the read tool each keep out, where it stands there."""
+    given = [
+        name for name, pointer in rule.arguments.items() if any(overlap(pointer, each) for each in outer.arguments)
+    ]
+    arguments = (*own.arguments, *(join([name]) for name in given))
+    return Redaction(arguments, own.facts, (*own.result, *(rule.result + pointer for pointer in outer.facts)))
+
+
+def hide(call: Call, fields: Json, payloads: dict[str, bytes]) -> tuple[Json, dict[str, bytes]]:
+    """Fields and payloads of a receipt of this call as they may be kept; `redacted` says what was taken out."""
+    if not call.redaction:
+        return fields, payloads
+    texts, redacted, kept = texts_of(call), [], {}
+    places = {"request": call.redaction.arguments, "facts": call.redaction.facts, "material": _in_material(call)}
+    for name, data in payloads.items():
+        before = orjson.loads(data)
+        after, found = cut(before, places[name])
+        after = scrub(after, texts)
+        redacted += [f"/{name}{pointer}" for pointer in found] or ([f"/{name}"] if after != before else [])
+        kept[name] = canonical.canonicalize(after, LARGE) if after != before else data
+    return hide_fields(fields, texts) | {"redacted": redacted}, kept
+
+
+def hide_fields(fields: Json, texts: tuple[str, ...]) -> Json:
+    return fields | {name: scrub(fields[name], texts) for name in TEXTS if fields.get(name)}
+
+
+def hide_execution(call: Call, execution: Execution) -> tuple[Execution, list[str]]:
+    """What came of a call as it may be kept, and what was taken out of the reply."""
+    reply, detail = execution.reply, execution.detail
+    found: list[str] = []
+    if call.redaction.result and execution.ending in OF_THE_UPSTREAM:
+        if isinstance(result := reply.get("result"), dict) and execution.ending is not Ending.UPSTREAM_ERROR:
+            hidden, found = _hide_result(result, call.redaction.result)
+            reply = {"result": hidden}
+        elif isinstance(reply.get("error"), dict):
+            reply, detail, found = {"error": reply["error"] | {"message": MARK, "data": MARK}}, MARK, [""]
+    texts = texts_of(call)
+    after = scrub(reply, texts)
+    redacted = [f"/response{pointer}" for pointer in found] or (["/response"] if after != execution.reply else [])
+    return Execution(execution.ending, after, scrub(detail, texts)), redacted
+
+
+def hide_subject(call: Call, subject: Json) -> Json:
+    """What an approver was shown, as it may be kept once it is decided and done with."""
+    if not call.redaction:
+        return subject
+    pointers = call.redaction.arguments
+    changed = [join(["delta", split(pointer)[0]]) for pointer in pointers]
+    hidden, found = cut(subject, [*(f"/{part}{p}" for part in ("arguments", "present") for p in pointers), *changed])
+    shown = ("claims", "arguments", "present", "risk")
+    hidden = hide_fields(hidden, texts_of(call)) | {name: scrub(hidden[name], texts_of(call)) for name in shown}
+    return hidden | {"redacted": [f"/subject{pointer}" for pointer in found]}
+
+
+def texts_of(call: Call) -> tuple[str, ...]:
+    """The values that are taken out, as they may stand in other text."""
+    facts = call.facts.values if call.facts else {}
+    return (
+        *_texts(value for pointer in call.redaction.arguments for value in at(call.arguments, split(pointer))),
+        *_texts(value for pointer in call.redaction.facts for value in at(facts, split(pointer))),
+    )
+
+
+def texts_of_subject(subject: Json) -> tuple[str, ...]:
+    """The same, of what an approver is shown while the request is open."""
+    pointers = [pointer.removeprefix("/subject") for pointer in subject.get("redacted", [])]
+    return _texts(value for pointer in pointers for value in at(subject, split(pointer)))
+
+
+def _texts(values: Iterable[Any]) -> tuple[str, ...]:
+    found: set[str] = set()
+    for value in values:
+        if isinstance(value, dict | list):
+            found |= set(_texts(value.values() if isinstance(value, dict) else value))
+        elif value is not None and not isinstance(value, bool) and len(str(value)) >= SHORTEST:
+            escaped = json.dumps(str(value))[1:-1], json.dumps(str(value), ensure_ascii=False)[1:-1]
+            found |= {str(value), *escaped}
+    return tuple(sorted(found, key=lambda text: (-len(text), text)))
+
+
+def scrub(value: Any, texts: tuple[str, ...]) -> Any:
+    """The same without these texts, wherever they stand; a number that is one of them goes as a whole."""
+    if isinstance(value, str):
+        for text in texts:
+            value = value.replace(text, MARK)
+        return value
+    if isinstance(value, dict):
+        return {scrub(key, texts): scrub(item, texts) for key, item in value.items()}
+    if isinstance(value, list):
+        return [scrub(item, texts) for item in value]
+    return MARK if isinstance(value, int | float) and str(value) in texts else value
+
+
+def cut(document: Any, pointers: Iterable[str]) -> tuple[Any, list[str]]:
+    """The document with a mark at each pointer where something is, and those pointers."""
+    found = []
+    for pointer in pointers:
+        document, hit = _cut(document, split(pointer))
+        found += [pointer] if hit else []
+    return document, found
+
+
+def _cut(value: Any, tokens: list[str]) -> tuple[Any, bool]:
+    if not tokens:
+        return MARK, True
+    hits = dict(_members(value, tokens[0]))
+    cuts = {key: _cut(item, tokens[1:]) for key, item in hits.items()}
+    if not any(hit for _, hit in cuts.values()):
+        return value, False
+    if isinstance(value, dict):
+        return value | {key: item for key, (item, _) in cuts.items()}, True
+    return [cuts[place][0] if place in cuts else item for place, item in enumerate(value)], True
+
+
+def at(value: Any, tokens: list[str]) -> Iterable[Any]:
+    """What stands there: nothing, one value, or several with `*`."""
+    if not tokens:
+        yield value
+        return
+    for _, item in _members(value, tokens[0]):
+        yield from at(item, tokens[1:])
+
+
+def _members(value: Any, name: str) -> Iterable[tuple[Any, Any]]:
+    if isinstance(value, dict):
+        return value.items() if name == "*" else [(name, value[name])] if name in value else []
+    if isinstance(value, list):
+        return [(place, item) for place, item in enumerate(value) if name in ("*", str(place))]
+    return []
+
+
+def split(pointer: str) -> list[str]:
+    return [token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:]]
+
+
+def join(tokens: Iterable[str]) -> str:
+    return "".join("/" + token.replace("~", "~0").replace("/", "~1") for token in tokens)
+
+
+def overlap(one: str, other: str) -> bool:
+    """Whether one of two pointers leads to, or into, what the other points at."""
+    pairs = zip(split(one), split(other), strict=False)
+    return all(left == right or "*" in (left, right) for left, right in pairs)
+
+
+def _in_material(call: Call) -> list[str]:
+    """Where the values stand in the Cedar request that is kept."""
+    places = []
+    for pointer in call.redaction.arguments:
+        places += [f"/request/context/input{pointer}", "/request/context/change/delta" + join(split(pointer)[:1])]
+    return [*places, *(f"/entities/*/attrs{pointer}" for pointer in call.redaction.facts)]
+
+
+def _hide_result(result: Json, pointers: tuple[str, ...]) -> tuple[Json, list[str]]:
+    """A tool's result. What cannot be read as JSON cannot be searched by pointers either, so none of it is kept."""
+    structured, found = cut(result.get("structuredContent"), pointers)
+    content, all_found = [], set(found)
+    for block in result.get("content", []) if isinstance(result.get("content"), list) else []:
+        hidden, also = _hide_block(block, pointers)
+        all_found |= set(also)
+        content.append(hidden)
+    kept: Json = {"content": content} | ({"isError": True} if result.get("isError") is True else {})
+    if "structuredContent" in result:
+        kept["structuredContent"] = structured
+    return kept, sorted(all_found)
+
+
+def _hide_block(block: Any, pointers: tuple[str, ...]) -> tuple[Json, list[str]]:
+    try:
+        value = orjson.loads(block["text"]) if block["type"] == "text" else None
+    except (orjson.JSONDecodeError, KeyError, TypeError):
+        value = None
+    if not isinstance(value, dict | list):
+        return {"type": "text", "text": MARK}, [""]
+    hidden, found = cut(value, pointers)
+    return {"type": "text", "text": orjson.dumps(hidden).decode()}, found

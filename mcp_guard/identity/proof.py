@@ -1,0 +1,79 @@
+"""Proof of possession (DPoP, RFC 9449): with each request, a client shows that it holds the key of its token."""
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from typing import Any
+from urllib.parse import urlsplit
+
+from mcp_guard.core.credential import Invalid
+
+ALGORITHMS = ("EdDSA", "ES256", "ES384", "RS256", "PS256")
+FRESH_SECONDS = 60
+MEMBERS = {"OKP": ("crv", "kty", "x"), "EC": ("crv", "kty", "x", "y"), "RSA": ("e", "kty", "n")}
+"""What a thumbprint is over (RFC 7638 §3.2)."""
+
+
+def thumbprint(jwk: Mapping[str, Any]) -> str:
+    """Raises: Invalid for a key of another kind, or a private one."""
+    names = MEMBERS.get(str(jwk.get("kty")), ())
+    if not names or "d" in jwk or not all(isinstance(jwk.get(name), str) for name in names):
+        raise Invalid("the proof's key is no public key of a known kind")
+    kept = {name: jwk[name] for name in names}
+    return _b64(hashlib.sha256(json.dumps(kept, separators=(",", ":"), sort_keys=True).encode()).digest())
+
+
+class Proofs:
+    """Checks proofs, each good once."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, int] = {}
+
+    def check(self, proof: str, request: tuple[str, str], token: str, bound: str, now: int) -> None:
+        """`request` is its method and address, `bound` the thumbprint in the token, `now` in seconds.
+
+        Raises: Invalid (RFC 9449 §4.3).
+        """
+        claims, jwk = _read(proof)
+        if thumbprint(jwk) != bound:
+            raise Invalid("the proof is by another key than the token is bound to")
+        if (claims.get("htm"), _place(str(claims.get("htu")))) != (request[0], _place(request[1])):
+            raise Invalid("the proof is for another request")
+        if claims.get("ath") != _b64(hashlib.sha256(token.encode()).digest()):
+            raise Invalid("the proof is for another token")
+        issued, id = claims.get("iat"), claims.get("jti")
+        if not isinstance(issued, int) or abs(now - issued) > FRESH_SECONDS:
+            raise Invalid("the proof is not of this moment")
+        self._use(id, now)
+
+    def _use(self, id: object, now: int) -> None:
+        self._seen = {id: at for id, at in self._seen.items() if now - at <= 2 * FRESH_SECONDS}
+        if not isinstance(id, str) or not id or id in self._seen:
+            raise Invalid("the proof was used before, or has no id")
+        self._seen[id] = now
+
+
+def _read(proof: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    import jwt
+
+    try:
+        header = jwt.get_unverified_header(proof)
+        jwk, algorithm = header.get("jwk"), header.get("alg")
+        if header.get("typ") != "dpop+jwt" or algorithm not in ALGORITHMS or not isinstance(jwk, dict):
+            raise Invalid("it is no DPoP proof")
+        key = jwt.PyJWK(jwk, algorithm=algorithm).key
+        unbounded = {"verify_aud": False, "verify_exp": False, "verify_iat": False, "verify_nbf": False}
+        return jwt.decode(proof, key, algorithms=[algorithm], options=unbounded), jwk  # type: ignore[arg-type]
+    except jwt.PyJWTError as error:
+        raise Invalid(f"the proof is not valid: {error}") from None
+
+
+def _place(url: str) -> tuple[str, str, str]:
+    """An address without query and fragment (RFC 9449 §4.2)."""
+    parts = urlsplit(url)
+    return parts.scheme.lower(), parts.netloc.lower(), parts.path or "/"
+
+
+def _b64(data: bytes) -> str:
+    return base64.urlsafe_b64encode(data).rstrip(b"=").decode()

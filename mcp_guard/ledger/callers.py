@@ -1,0 +1,69 @@
+"""Whose a checked token is: the instance it stands for, as the ledger knows it; made known when it is first seen."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from mcp_guard.core.credential import Invalid
+from mcp_guard.core.model import Instance, Micros, Task
+from mcp_guard.core.names import instance_id
+from mcp_guard.core.receipt import format_time
+from mcp_guard.identity.bearer import Foreign, Own
+from mcp_guard.ledger import registry
+from mcp_guard.ledger.writer import Step, Writer
+from mcp_guard.settings import Enrolled
+
+SECOND = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class Callers:
+    """The callers of one guard process over HTTP; `agents` are those of the configuration."""
+
+    writer: Writer
+    agents: Mapping[str, Enrolled]
+    guard: str
+
+    def now(self) -> Micros:
+        return self.writer.now()
+
+    def own(self, said: Own, token: str) -> Instance:
+        """Raises: Invalid, LedgerError."""
+        row = self.writer.read(lambda store: store.instance(said.instance))
+        if row is None or row.instance.credential_id != said.credential_id:
+            raise Invalid("this ledger knows no such credential")
+        self._check(row.instance)
+        if row.begun is None:
+            self.writer.run(lambda step: registry.begin(step, row.instance, self.guard))
+        return replace(row.instance, credential=token)
+
+    def foreign(self, said: Foreign, token: str) -> Instance:
+        """Raises: Invalid, IdentityError, LedgerError."""
+        started = said.issued * SECOND
+        id = instance_id(format_time(started), said.id[:12])
+        row = self.writer.read(lambda store: store.instance(id))
+        if row is None:
+            agents = self.writer.read(lambda store: registry.all_agents(self.agents, store))
+            enrolled = registry.find_agent(agents, said.agent)
+            made = Instance(
+                id=id,
+                agent=enrolled.agent,
+                on_behalf_of=said.user,
+                task=Task(),
+                started=started,
+                expires=min(said.expires * SECOND, self.now() + enrolled.credential_seconds * SECOND),
+                credential="",
+                credential_id=f"cred_{said.id[:24]}",
+            )
+            self.writer.run(lambda step: self._introduce(step, made, said))
+            return replace(made, credential=token)
+        self._check(row.instance)
+        return replace(row.instance, credential=token)
+
+    def _introduce(self, step: Step, instance: Instance, said: Foreign) -> None:
+        if step.store.instance(instance.id) is None:  # another process may have been first
+            registry.issue(step, instance, {"thumbprint": said.thumbprint, "by": "token"})
+            registry.begin(step, instance, self.guard)
+
+    def _check(self, instance: Instance) -> None:
+        if why := self.writer.read(lambda store: registry.standing(store, instance, self.now())):
+            raise Invalid(why)

@@ -1,0 +1,145 @@
+"""Who may call: instances issued, begun, ended and revoked; agents enrolled, disabled and enabled again.
+
+Each step is receipted in the transaction that takes it. A revocation is felt by every process on the ledger: it is
+looked up with each call, and again in the transaction that would write the intent.
+"""
+
+import hashlib
+from collections.abc import Mapping
+
+import orjson
+
+from mcp_guard.core import credential
+from mcp_guard.core.approval import OPEN, Event, State
+from mcp_guard.core.errors import IdentityError
+from mcp_guard.core.model import Agent, Instance, Json, Micros
+from mcp_guard.core.receipt import Draft, format_time, instance_fields
+from mcp_guard.ledger import lifecycle
+from mcp_guard.ledger.writer import Step
+from mcp_guard.settings import Enrolled
+from mcp_guard.storage.identity_rows import Key
+from mcp_guard.storage.sqlite import Store
+
+FOREVER = 2**62
+"""Until when a disabled agent is revoked; finite, so that enabling it is a compare-and-set."""
+
+
+def keys_of(instance: Instance) -> list[Key]:
+    """Everything by whose revocation this instance is revoked."""
+    keys: list[Key] = [("instance", id) for id in (instance.id, *instance.parents)]
+    keys.append(("agent", instance.agent.name))
+    return [*keys, ("user", instance.on_behalf_of)] if instance.on_behalf_of else keys
+
+
+def standing(store: Store, instance: Instance, now: Micros) -> str | None:
+    """Why this instance may not call now, or None."""
+    if why := credential.check_time(instance.started, instance.expires, now):
+        return why
+    if found := store.revoked(keys_of(instance), instance.started):
+        what = "this instance" if found == ("instance", instance.id) else f"{found[0]} `{found[1]}`"
+        return f"the credential of this instance was revoked, with everything of {what}"
+    return None
+
+
+# The steps
+
+
+def issue(step: Step, instance: Instance, more: Json) -> None:
+    """Make the instance known. `more` says how it is bound. Raises: IdentityError if it may not be issued."""
+    if found := step.store.revoked(keys_of(instance), instance.started):
+        raise IdentityError(f"{found[0]} `{found[1]}` is revoked", f"mcp-guard {found[0]}s list")
+    step.store.add_instance(instance)
+    about = instance_fields(instance) | {"expires": format_time(instance.expires), "depth": instance.depth or None}
+    narrowed = list(instance.tools) if instance.tools != ("*",) else None
+    parent = instance.parents[-1] if instance.parents else None
+    step.add(Draft("credential.issued", {**about, "tools": narrowed, "parent": parent, **more}))
+
+
+def begin(step: Step, instance: Instance, guard: str) -> None:
+    """Its first session opens."""
+    if step.store.begin_instance(instance.id, step.now):
+        launched = {"ticket": instance.task.ticket, "reason": instance.task.reason, "guard": guard}
+        asked = {"request": orjson.dumps(instance.task.text)} if instance.task.text else {}
+        step.add(Draft("instance.started", instance_fields(instance) | launched, asked))
+
+
+def end(step: Step, instance: Instance) -> None:
+    """It is over, and so is what it was asking for."""
+    if step.store.end_instance(instance.id, step.now):
+        give_up(step, instance.id, "the instance has ended")
+        step.add(Draft("instance.ended", instance_fields(instance)))
+
+
+def give_up(step: Step, instance: str, note: str) -> None:
+    """Nobody need decide on what this instance asked for any more, and no grant of it lets a call go."""
+    for approval in step.store.approvals(OPEN, instance):
+        event = Event.WITHDRAW if approval.state is State.REQUESTED else Event.OUTDATE
+        lifecycle.move(step, approval, event, note)
+    for grant in step.store.grants(instance, "active"):
+        about = {"grant": grant.id, "approval": grant.approval, "instance": instance, "note": note}
+        step.add(Draft("grant.revoked", about))
+        step.store.move_grant(grant, "revoked", grant.used)
+    step.store.close_approvals_of(instance)
+
+
+def revoke(step: Step, key: Key, note: str, by: str, until: Micros | None = None) -> list[Instance]:
+    """Revoke everything of this that has started so far; returns the instances that were alive."""
+    step.store.revoke(key, step.now if until is None else until)
+    alive = [row.instance for row in step.store.instances(step.now) if key in keys_of(row.instance)]
+    ids = [instance.id for instance in alive]
+    about: Json = {"scope": key[0], "name": key[1], "note": note, "by": by, "instances": ids}
+    step.add(Draft("credential.revoked", about))
+    for id in ids:
+        give_up(step, id, f"revoked: {note}")
+    return alive
+
+
+def enrol_agent(step: Step, enrolled: Enrolled, by: str) -> None:
+    agent = enrolled.agent
+    step.store.add_agent(agent, enrolled.on_behalf_of, enrolled.credential_seconds)
+    about: Json = {"agent": agent.name, "owner": agent.owner, "groups": list(agent.groups), "by": by}
+    step.add(Draft("agent.enrolled", about | {"on_behalf_of": enrolled.on_behalf_of}))
+
+
+def enable_agent(step: Step, name: str, note: str, by: str) -> None:
+    """Let new instances of a disabled agent be; those from before stay revoked."""
+    step.store.restore(("agent", name), step.now)
+    step.add(Draft("agent.enabled", {"agent": name, "note": note, "by": by}))
+
+
+# Looking up
+
+
+def all_agents(configured: Mapping[str, Enrolled], store: Store) -> dict[str, Enrolled]:
+    """The agents of the configuration, and those enrolled from the command line. The configuration's word is first."""
+    enrolled = {
+        agent.name: Enrolled(Agent(agent.name, agent.owner, agent.groups), user, seconds)
+        for agent, user, seconds in store.agents()
+    }
+    return {**enrolled, **configured}
+
+
+def find_agent(agents: Mapping[str, Enrolled], name: str | None) -> Enrolled:
+    """The agent of this name; without a name, the only one. Raises: IdentityError."""
+    known = ", ".join(f"`{each}`" for each in agents) or "none"
+    if name is None and len(agents) != 1:
+        raise IdentityError(f"which agent is meant is not said; enrolled: {known}", "say which: --agent NAME")
+    found = agents.get(name if name is not None else next(iter(agents)))
+    if found is None:
+        raise IdentityError(
+            f"agent `{name}` is not enrolled; enrolled: {known}", f"mcp-guard agents add {name} --owner NAME"
+        )
+    return found
+
+
+def hash_code(code: str) -> str:
+    """How a launch code is stored: whoever reads the ledger cannot use it."""
+    return hashlib.sha256(code.strip().encode()).hexdigest()
+
+
+def match_instance(store: Store, id: str) -> Instance:
+    """Raises: IdentityError."""
+    row = store.instance(id)
+    if row is None:
+        raise IdentityError(f"no instance `{id}`", "mcp-guard instances list")
+    return row.instance

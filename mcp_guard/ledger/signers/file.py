@@ -1,0 +1,104 @@
+"""The key in a file beside the ledger, `ledger.key`, for its owner alone. A new one waits in `ledger.key.new`."""
+
+import os
+import stat
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.ledger.keys import SigningKey, parse_private, private_text, sync_folder, write_durably
+from mcp_guard.settings import SignerSettings
+
+FILE = "ledger.key"
+
+
+@dataclass(frozen=True, slots=True)
+class KeyFile:
+    """Implements `Holder`."""
+
+    path: Path
+    origin: str
+
+    @property
+    def next(self) -> Path:
+        return self.path.with_name(f"{FILE}.new")
+
+    def first(self) -> SigningKey:
+        """Of several processes, whoever links the file first has made the key."""
+        try:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self.path.exists():
+                draft = self.path.with_name(f"{FILE}.{os.getpid()}")
+                write_durably(draft, private_text(self.origin, Ed25519PrivateKey.generate()) + "\n", 0o600)
+                with suppress(FileExistsError):
+                    os.link(draft, self.path)
+                draft.unlink()
+                sync_folder(self.path.parent)
+        except OSError as error:
+            raise _unusable(self.path, error) from None
+        key = self._read(self.path)
+        assert key is not None
+        return key
+
+    def find(self, verifier: str) -> SigningKey | None:
+        for path in (self.next, self.path):  # in this order: a rotation moves the new one over the old one
+            key = self._read(path)
+            if key is not None and key.verifier == verifier:
+                return key
+        return None
+
+    def make(self) -> SigningKey:
+        private = Ed25519PrivateKey.generate()
+        try:
+            write_durably(self.next, private_text(self.origin, private) + "\n", 0o600)
+        except OSError as error:
+            raise _unusable(self.next, error) from None
+        return parse_private(private_text(self.origin, private))
+
+    def settle(self, verifier: str, earlier: Sequence[str]) -> None:
+        """A new key that is in force takes the old one's place; what the ledger does not know stays."""
+        try:
+            if self._holds(self.next, [verifier]):
+                with suppress(FileNotFoundError):  # another process was first
+                    os.replace(self.next, self.path)
+            elif self._holds(self.path, earlier):
+                self.path.unlink(missing_ok=True)
+            else:
+                return
+            sync_folder(self.path.parent)
+        except OSError as error:
+            raise _unusable(self.path, error) from None
+
+    def _holds(self, path: Path, verifiers: Sequence[str]) -> bool:
+        try:
+            key = self._read(path)
+        except LedgerError:
+            return False
+        return key is not None and key.verifier in verifiers
+
+    def _read(self, path: Path) -> SigningKey | None:
+        """Raises: LedgerError if it cannot be read, is another origin's, or can be read by others than its owner."""
+        try:
+            if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+                raise LedgerError(f"`{path}` can be read by others than its owner", f"chmod 600 {path}")
+            key = parse_private(path.read_text().strip())
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError) as error:
+            raise _unusable(path, error) from None
+        if key.origin != self.origin:
+            hint = "set guard.origin back, or begin a new ledger in another state_dir"
+            raise LedgerError(f"the key `{path}` is for the origin `{key.origin}`, not `{self.origin}`", hint)
+        return key
+
+
+def hold(folder: Path, origin: str, _: SignerSettings) -> KeyFile:
+    return KeyFile(folder / FILE, origin)
+
+
+def _unusable(path: Path, error: Exception) -> LedgerError:
+    return LedgerError(f"the ledger key cannot be used: `{path}`: {error}", "restore the key from a copy")

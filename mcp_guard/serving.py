@@ -1,0 +1,270 @@
+"""What the sessions of one guard process share: the ledger, the policies, the courier; and how a session is made.
+
+Knows no transport. Each session has upstream connections of its own, so that what an upstream says or asks can only
+reach the client whose call it belongs to.
+"""
+
+import asyncio
+import gc
+import os
+import re
+from collections.abc import Callable, Collection, Iterable
+from typing import TYPE_CHECKING
+
+from mcp_guard.core.describe import Description
+from mcp_guard.core.errors import GuardError, LedgerError, PolicyError
+from mcp_guard.core.history import Memory
+from mcp_guard.core.model import Instance, Json, Micros, Tool
+from mcp_guard.core.receipt import Draft
+from mcp_guard.core.scrub import Scrubber
+from mcp_guard.guard import Guard
+from mcp_guard.identity.instances import Issuer, random_text
+from mcp_guard.ledger import registry
+from mcp_guard.ledger.clock import SteadyClock
+from mcp_guard.ledger.opening import LedgerSettings, OpenLedger
+from mcp_guard.ledger.runs import Runs
+from mcp_guard.ledger.writer import Step
+from mcp_guard.policy.in_force import PoliciesInForce
+from mcp_guard.ports import NoSignals
+from mcp_guard.settings import Server, Settings
+from mcp_guard.transports.session import Front, Session
+from mcp_guard.upstream.child import Connector
+from mcp_guard.upstream.child_link import ChildLink
+from mcp_guard.upstream.connection import Bounds, Connection
+from mcp_guard.upstream.hub import Hub
+from mcp_guard.upstream.link import Link
+
+if TYPE_CHECKING:
+    from mcp_guard.policy.engine import PolicyEngine, World
+    from mcp_guard.signals.watch import Watch
+
+
+CLOCK = SteadyClock()
+LEDGER_AGAIN_SECONDS = 2
+COLLECT_AFTER_SECONDS = 5
+"""When garbage is collected at the latest; start-up makes none."""
+KEEP_AFTER_SECONDS = 3
+"""When payloads that are kept too long begin to be erased: not while the client waits for us."""
+
+
+def new_call_id() -> str:
+    """Unique, and in order of time, so that the ledger's index of calls grows at its end."""
+    return f"call_{CLOCK.now():x}{random_text(4)}"
+
+
+def make_hub(settings: Settings) -> Hub:
+    """The upstreams of the config, not yet started."""
+    scrubber = Scrubber()  # one for all: an upstream can get at the files of another
+    connections = [
+        Connection(
+            name,
+            make_link(settings, name, server, scrubber),
+            scrubber,
+            Bounds(settings.message_bytes, server.timeout),
+        )
+        for name, server in settings.servers.items()
+    ]
+    return Hub(connections, settings.tool_rules)
+
+
+def make_link(settings: Settings, name: str, server: Server, scrubber: Scrubber) -> Link:
+    """How this upstream is reached: the two kinds there are."""
+    here = settings.path.parent
+    if server.url:
+        from mcp_guard.upstream.http_link import HttpLink, Remote
+
+        return HttpLink(Remote(name, server.url, server.env, server.secrets, server.bearer, server.old, here, scrubber))
+    return ChildLink(
+        Connector(
+            name=name,
+            argv=server.argv,
+            stderr=settings.state_dir / "upstreams" / f"{name}.stderr.log",
+            env=server.env,
+            secrets=server.secrets,
+            here=here,
+            scrubber=scrubber,
+            cwd=server.cwd,
+        )
+    )
+
+
+def ledger_settings(settings: Settings) -> LedgerSettings:
+    return LedgerSettings(
+        state_dir=settings.state_dir,
+        origin=settings.origin,
+        routes=settings.routes,
+        counters=settings.counters,
+        kept_response_bytes=settings.kept_response_bytes,
+        unsafe_skip_fsync=settings.unsafe_skip_fsync,
+        signers=settings.signers,
+    )
+
+
+def policy_world(settings: Settings, tools: Iterable[Tool], absent: Collection[str]) -> "World":
+    """What the policies of this configuration are validated against."""
+    from mcp_guard.policy.engine import World
+
+    return World(tuple(tools), settings.attributes, settings.counters, tuple(settings.routes), absent)
+
+
+def make_watch(settings: Settings, ledger: OpenLedger) -> "Watch | None":
+    """The signals that are configured; where there are none, their code is not loaded."""
+    if not settings.signals and settings.drift is None:
+        return None
+    from mcp_guard.signals.outside import Outside
+    from mcp_guard.signals.watch import Watch
+
+    runs = Runs(ledger.book.writer)
+    salt = runs.salt() if settings.drift is not None else ""
+    return Watch(tuple(map(Outside, settings.signals)), settings.drift, salt, runs.recall)
+
+
+class Serving:
+    """One guard process; `note` tells the operator."""
+
+    def __init__(self, settings: Settings, ledger: OpenLedger, note: Callable[[str], None]) -> None:
+        self.settings = settings
+        self.ledger = ledger
+        self.note = note
+        ledger.book.writer.on_trouble = note
+        self._engines: dict[object, PolicyEngine] = {}
+        self._memory = Memory.of(settings.tool_rules)
+        self._watch = make_watch(settings, ledger)
+
+    def now(self) -> Micros:
+        return self.ledger.book.writer.now()
+
+    @property
+    def issuer(self) -> Issuer:
+        key = self.ledger.book.writer.key
+        return Issuer(key.origin, key.sign, key.public)
+
+    def start(self, *work: Callable[[Step], None]) -> None:
+        """Record that this process serves, and do `work` in the same transaction."""
+        book = self.ledger.book
+
+        def op(step: Step) -> None:
+            step.add(Draft("guard.started", {"guard": book.settings.guard, "pid": os.getpid()}))
+            for each in work:
+                each(step)
+
+        book.writer.run(op)
+        asyncio.get_running_loop().call_later(COLLECT_AFTER_SECONDS, gc.enable)  # also if no policies can be loaded
+
+    def stop(self, *work: Callable[[Step], None]) -> None:
+        book = self.ledger.book
+        book.catch_up()
+
+        def op(step: Step) -> None:
+            for each in work:
+                each(step)
+            step.add(Draft("guard.stopped", {"guard": book.settings.guard}))
+
+        book.writer.run(op)
+
+    def issue(self, instance: Instance, bound: Json) -> Callable[[Step], None]:
+        return lambda step: registry.issue(step, instance, bound)
+
+    def begin(self, instance: Instance) -> Callable[[Step], None]:
+        return lambda step: registry.begin(step, instance, self.ledger.book.settings.guard)
+
+    def session(self, instance: Instance, hub: Hub, front: Front) -> Session:
+        """A session of this instance over upstreams of its own."""
+        in_force, settings = PoliciesInForce(self.settings.counters), self.settings
+        hub.on_catalog = lambda: self._load_policies(hub, in_force)
+        pattern = settings.ticket_pattern
+        guard = Guard(
+            policies=in_force,
+            ledger=self.ledger.book,
+            approvals=self.ledger.requests,
+            upstreams=hub,
+            clock=self.ledger.book.writer,
+            describe_with=Description(settings.limits, re.compile(pattern) if pattern else None),
+            hold_seconds=settings.hold_seconds,
+            new_id=new_call_id,
+            memory=self._memory,
+            signals=self._watch or NoSignals(),
+        )
+        if self._watch is not None:
+            self._watch.prepare(instance)
+        return Session(guard, hub, instance, front, settings.inbox)
+
+    def end(self, instance: Instance) -> None:
+        """The instance is over: forget what it has seen, learn from what it did. Raises: LedgerError."""
+        self._memory.forget(instance)
+        if self._watch is not None and self._watch.drift is not None:
+            Runs(self.ledger.book.writer).keep(instance, self._watch.end(instance), self._watch.drift.runs)
+
+    def beside(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        """Start what goes on beside the calls; each task runs until it is cancelled."""
+        return [tasks.create_task(each()) for each in (self._carry, self._attend, self._keep)]
+
+    async def _keep(self) -> None:
+        """Erase what is kept too long, once the client that waits for us is served."""
+        await asyncio.sleep(KEEP_AFTER_SECONDS)
+        from mcp_guard.ledger.erasure import Keeper
+
+        await Keeper(self.ledger.book.writer, self.settings.keep_payload_days).run()
+
+    async def _attend(self) -> None:
+        """Have the ledger witnessed, if the configuration says how often."""
+        often = {name: each for name, each in self.settings.witnesses.items() if each.is_by_itself}
+        if often:
+            from mcp_guard.witness.attendant import Attendant
+
+            await Attendant(self.ledger.book.writer, often, self.settings.path).run()
+
+    async def _carry(self) -> None:
+        """Notify, escalate and expire, once there is something to do that for."""
+        settings, asked = self.settings, asyncio.Event()
+        if not settings.routes:
+            return
+        self.ledger.requests.on_asked.append(asked.set)
+        await asked.wait()
+        from mcp_guard.notify.courier import Courier  # what never holds a call never loads it
+
+        courier = Courier(self.ledger.book.writer, settings.routes, settings.notifiers, settings.inbox)
+        self.ledger.requests.on_asked[:] = [courier.wake]
+        await courier.run()
+
+    def _load_policies(self, hub: Hub, in_force: PoliciesInForce) -> None:
+        """Read the policies against the catalog as it is now. A bad set never replaces a good one.
+
+        A ledger that cannot record the set now is tried again: it may be good again before the catalog changes.
+        """
+        try:
+            engine = self._engine(hub)
+        except GuardError as error:
+            kept = "the ones in force stay" if in_force.version != "none" else "every call is denied"
+            in_force.why_none = f"the policies could not be loaded: {error.message}"
+            self.note(f"the policies are not loaded, {kept}:\n{error}")
+            if isinstance(error, PolicyError):
+                self.ledger.book.note(Draft("policy.rejected", {"reasons": error.message.splitlines()}))
+            if isinstance(error, LedgerError):
+                again = asyncio.get_running_loop()
+                again.call_later(LEDGER_AGAIN_SECONDS, self._load_policies, hub, in_force)
+            return
+        in_force.replace(engine)
+        if engine.dormant:
+            self.note(f"waiting for tools not listed yet: {', '.join(engine.dormant)}")
+
+    def _engine(self, hub: Hub) -> "PolicyEngine":
+        """The policies against this catalog; sessions with the same one share it. Raises: GuardError."""
+        from mcp_guard.policy.engine import load_policies  # cedar is loaded while the upstreams answer
+
+        tools, absent = hub.tools(), hub.absent()
+        against = (tuple((tool.listed_as, tool.definition_hash) for tool in tools), frozenset(absent), self._written())
+        if against not in self._engines:
+            engine = load_policies(self.settings.policies, policy_world(self.settings, tools, absent))
+            loaded = Draft("policy.loaded", {"policy_version": engine.version, "dormant": list(engine.dormant)})
+            self.ledger.book.note(loaded, policy=(engine.version, engine.material))
+            self._engines = {against: engine}  # one at a time: catalogs of one configuration rarely differ
+            gc.freeze()  # what is loaded by now stays: no collection need look at it again
+            gc.enable()
+        return self._engines[against]
+
+    def _written(self) -> tuple[tuple[str, int, int], ...]:
+        """When the policy files were last written, so that a change of them is seen."""
+        path = self.settings.policies
+        files = sorted(path.glob("*.cedar")) if path.is_dir() else [path]
+        return tuple((file.name, (seen := file.stat()).st_mtime_ns, seen.st_size) for file in files if file.exists())

@@ -1,0 +1,1 @@
+"""The HTTP front. Only `mcp-guard serve` loads it."""

@@ -1,0 +1,272 @@
+"""The HTTP front: streamable HTTP for both eras (revisions 2025-03-26 on, and 2026-07-28) and, for old clients, the
+two endpoints of 2024-11-05 (HTTP with SSE). Who calls is decided by `gate.py` before anything is read.
+"""
+
+import asyncio
+import secrets
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, TypeGuard
+from urllib.parse import urlencode
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+
+from mcp_guard.core.model import Instance, Json
+from mcp_guard.transports.http.front import Answer, How, Stream, event
+from mcp_guard.transports.http.gate import Gate
+from mcp_guard.transports.http.sessions import Full, Live, Sessions
+from mcp_guard.wire import stateless as wire
+from mcp_guard.wire.eras import VERSION_KEY, is_stateless
+from mcp_guard.wire.methods import INITIALIZE, INVALID_REQUEST, METHOD_NOT_FOUND, PARSE_ERROR, REVISIONS
+from mcp_guard.wire.peer import Id, error
+
+SESSION, VERSION, METHOD, NAME = "mcp-session-id", "mcp-protocol-version", "mcp-method", "mcp-name"
+HEADER_MISMATCH = -32020
+NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
+STATUS = {HEADER_MISMATCH: 400, wire.UNSUPPORTED_VERSION: 400, METHOD_NOT_FOUND: 404, INVALID_REQUEST: 400, -32602: 400}
+
+
+@dataclass(frozen=True, slots=True)
+class HttpFrontDoor:
+    """The endpoints over all sessions. `path` is that of the one for streamable HTTP."""
+
+    gate: Gate
+    sessions: Sessions
+    path: str
+    limit: int
+
+    def app(self) -> Starlette:
+        well_known = "/.well-known/oauth-protected-resource"
+        routes = [
+            Route(self.path, self._guarded(self.post), methods=["POST"]),
+            Route(self.path, self._guarded(self.listen), methods=["GET"]),
+            Route(self.path, self._guarded(self.delete), methods=["DELETE"]),
+            Route("/sse", self._guarded(self.old_stream), methods=["GET"]),
+            Route("/messages", self._guarded(self.old_post), methods=["POST"]),
+            Route(well_known, self.gate.metadata),
+            Route(well_known + self.path, self.gate.metadata),
+            Route("/health", self.health),
+        ]
+        return Starlette(routes=routes, exception_handlers={HTTPException: _refused})
+
+    def _guarded(
+        self, handle: Callable[[Request, Instance], Awaitable[Response]]
+    ) -> Callable[[Request], Awaitable[Response]]:
+        async def guarded(request: Request) -> Response:
+            return await handle(request, await self.gate.admit(request))
+
+        return guarded
+
+    async def health(self, request: Request) -> Response:
+        return JSONResponse({"status": "ok", "sessions": len(self.sessions.all())})
+
+    # Streamable HTTP
+
+    async def post(self, request: Request, instance: Instance) -> Response:
+        body = await read_body(request, self.limit)
+        message = _peek(body)
+        method, params = message.get("method"), message.get("params")
+        params = params if isinstance(params, dict) else {}
+        if request.headers.get(VERSION) == wire.REVISION or (isinstance(method, str) and is_stateless(method, params)):
+            return await self._post_stateless(request, instance, body, message)
+        _check_version(request)
+        try:
+            live = await self._session_for(request, instance, method)
+        except Full:
+            raise HTTPException(503, "there are as many sessions as there may be; try again later") from None
+        headers = {SESSION: live.id} if method == INITIALIZE else {}
+        return self._take(live, body, message, headers)
+
+    async def _session_for(self, request: Request, instance: Instance, method: object) -> Live:
+        id = request.headers.get(SESSION)
+        if id is None and method == INITIALIZE:
+            return await self.sessions.open(instance)
+        if id is None:
+            raise HTTPException(400, f"`{SESSION}` is missing; begin with `initialize`")
+        if (live := self.sessions.find(id, instance)) is None:
+            raise HTTPException(404, "there is no such session; begin anew with `initialize`")
+        return live
+
+    def _take(self, live: Live, body: bytes, message: Json, headers: dict[str, str]) -> Response:
+        """Hand a frame to a session of the handshake era; the response carries what belongs to it."""
+        id = message.get("id")
+        if "method" not in message or not _is_id(id):
+            return _accepted(live, body)
+        if live.session.is_running(id):
+            live.session.receive_line(body)  # which refuses it, but has nowhere to say so
+            return JSONResponse({"jsonrpc": "2.0", "id": id, **error(INVALID_REQUEST, "this id is in use")}, 400)
+        stream = live.front.open(id)
+        live.session.receive_line(body)
+        live.busy += 1
+        return _Counted(live, Answer(stream, lambda: live.front.leave(id), How(headers)))
+
+    async def _post_stateless(self, request: Request, instance: Instance, body: bytes, message: Json) -> Response:
+        if mismatch := _mismatch(request, message):
+            return JSONResponse({"jsonrpc": "2.0", "id": message.get("id"), **mismatch}, 400)
+        if "id" not in message:
+            return Response(status_code=202)  # this revision has no notifications of a client over HTTP
+        id = message["id"]
+        if not _is_id(id) or not isinstance(message.get("method"), str):
+            return JSONResponse({"jsonrpc": "2.0", "id": None, **error(INVALID_REQUEST, "not a request")}, 400)
+        try:
+            live = await self.sessions.shared(instance)
+        except Full:
+            raise HTTPException(503, "there are as many sessions as there may be; try again later") from None
+        ours = secrets.token_hex(8)
+        live.session.client.aliases[ours] = id
+        stream = live.front.open(ours)
+        live.session.receive_line(body, ours)
+        live.busy += 1
+
+        def gone() -> None:
+            live.front.leave(ours)
+            live.session.give_up(ours)
+            live.session.client.aliases.pop(ours, None)
+
+        return _Counted(live, Answer(stream, gone, How(status=_status)))
+
+    async def listen(self, request: Request, instance: Instance) -> Response:
+        """The standing stream of a session, for what upstreams say of their own accord."""
+        _check_version(request)
+        if "text/event-stream" not in request.headers.get("accept", ""):
+            raise HTTPException(406, "the standing stream is `text/event-stream`")
+        live = self.sessions.find(request.headers.get(SESSION, ""), instance)
+        if live is None:
+            missing = SESSION not in request.headers
+            raise HTTPException(400 if missing else 404, "there is no such session; begin with `initialize`")
+        stream = live.front.stand()
+        live.busy += 1
+        return _Counted(live, Answer(stream, lambda: live.front.sit(stream), How(standing=True)))
+
+    async def delete(self, request: Request, instance: Instance) -> Response:
+        live = self.sessions.find(request.headers.get(SESSION, ""), instance)
+        if live is None:
+            raise HTTPException(404, "there is no such session")
+        self.sessions.end(live)
+        return Response(status_code=204)
+
+    # HTTP with SSE, 2024-11-05
+
+    async def old_stream(self, request: Request, instance: Instance) -> Response:
+        """Opens a session; its first event says where to post."""
+        try:
+            live = await self.sessions.open(instance)
+        except Full:
+            raise HTTPException(503, "there are as many sessions as there may be; try again later") from None
+        live.front.is_single = True
+        stream = live.front.stand()
+        where = f"{request.scope.get('root_path', '')}/messages?{urlencode({'session_id': live.id})}"
+        live.busy += 1
+        first = event(where.encode(), b"endpoint")
+        return _Counted(live, _OldStream(stream, first, lambda: self.sessions.end(live)))
+
+    async def old_post(self, request: Request, instance: Instance) -> Response:
+        live = self.sessions.find(request.query_params.get("session_id", ""), instance)
+        if live is None:
+            raise HTTPException(404, "there is no such session; open /sse first")
+        return _accepted(live, await read_body(request, self.limit))
+
+
+class _Counted(Response):
+    """A response that keeps its session from being idle while it is open."""
+
+    def __init__(self, live: Live, inner: Response) -> None:
+        self._live = live
+        self._inner = inner
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        try:
+            await self._inner(scope, receive, send)
+        finally:
+            self._live.busy -= 1
+            self._live.used = asyncio.get_running_loop().time()
+
+
+class _OldStream(Answer):
+    """The stream of 2024-11-05: everything goes out on it, replies too, until the client leaves."""
+
+    def __init__(self, stream: Stream, first: bytes, on_gone: Callable[[], None]) -> None:
+        super().__init__(stream, on_gone, How(standing=True))
+        self._first = first
+
+    async def _events(self, first: tuple[bytes, bool] | None) -> Any:
+        yield self._first
+        async for data in super()._events(first):
+            yield data
+
+
+async def read_body(request: Request, limit: int) -> bytes:
+    """Raises: HTTPException for a body over the limit."""
+    parts, size = [], 0
+    async for part in request.stream():
+        parts.append(part)
+        size += len(part)
+        if size > limit:
+            raise HTTPException(413, f"the message is over {limit} bytes")
+    return b"".join(parts)
+
+
+def _peek(body: bytes) -> Json:
+    """What the frame seems to be, to know where its answer goes. Whether it may be acted on, the session decides."""
+    try:
+        message = orjson.loads(body)
+    except ValueError:
+        raise HTTPException(400, "the body is not JSON") from None
+    if not isinstance(message, dict):
+        raise HTTPException(400, "one JSON-RPC message a request; batches are not accepted")
+    return message
+
+
+def _is_id(id: object) -> TypeGuard[Id]:
+    return isinstance(id, str | int) and not isinstance(id, bool)
+
+
+def _accepted(live: Live, body: bytes) -> Response:
+    """A notification, or an answer to what we asked."""
+    live.front.stray = None
+    live.session.receive_line(body)
+    if live.front.stray is not None:
+        return Response(live.front.stray, 400, media_type="application/json")
+    return Response(status_code=202)
+
+
+def _check_version(request: Request) -> None:
+    """Raises: HTTPException for a revision that is not spoken here."""
+    version = request.headers.get(VERSION)
+    if version is not None and version not in REVISIONS:
+        raise HTTPException(400, f"`{VERSION}`: one of {', '.join((*REVISIONS, wire.REVISION))}")
+
+
+def _mismatch(request: Request, message: Json) -> Json | None:
+    """Headers that routers go by must say what the body says (2026-07-28, "Transports")."""
+    params = message.get("params")
+    params = params if isinstance(params, dict) else {}
+    meta = params.get("_meta")
+    said = meta.get(VERSION_KEY) if isinstance(meta, dict) else None
+    if "id" in message and request.headers.get(VERSION) != said:
+        return error(HEADER_MISMATCH, f"`{VERSION}` is not what the request says")
+    if request.headers.get(METHOD) != message.get("method"):
+        return error(HEADER_MISMATCH, f"`{METHOD}` is not what the request says")
+    named = NAMED_BY.get(str(message.get("method")))
+    wanted = params.get(named) if named is not None else None
+    if wanted is not None and wire.decode_header(request.headers.get(NAME)) != wanted:
+        return error(HEADER_MISMATCH, f"`{NAME}` is not what the request says")
+    return None
+
+
+def _status(frame: bytes) -> int:
+    """The HTTP status of a stateless reply."""
+    found = orjson.loads(frame).get("error")
+    return STATUS.get(int(found["code"]), 200) if isinstance(found, dict) else 200
+
+
+async def _refused(_: Request, failure: Exception) -> Response:
+    assert isinstance(failure, HTTPException)
+    code = PARSE_ERROR if failure.status_code == 400 and "JSON" in failure.detail else INVALID_REQUEST
+    body = {"jsonrpc": "2.0", "id": None, **error(code, failure.detail)}
+    return JSONResponse(body, failure.status_code, headers=failure.headers)

@@ -1,0 +1,213 @@
+"""The wire to an upstream over HTTP: streamable HTTP (2025-03-26 on) and HTTP with SSE (2024-11-05).
+
+Frames go out in the order in which they were written; a request's answer may be a document or a stream of events.
+Nothing is sent twice: a request whose answer is lost is lost, and whoever made it is told so.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass, field
+from urllib.parse import urljoin
+
+import httpx2 as httpx
+import orjson
+
+from mcp_guard.core.model import Json
+from mcp_guard.upstream.link import Ears
+from mcp_guard.wire.methods import INITIALIZE
+from mcp_guard.wire.peer import Id
+
+SESSION, VERSION = "mcp-session-id", "mcp-protocol-version"
+CONNECT_SECONDS = 10.0
+AGAIN_SECONDS = 1.0
+ACCEPT = "application/json, text/event-stream"
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where an upstream is. `headers` go with each request, secrets included; `old` says that it is HTTP with SSE."""
+
+    url: str
+    headers: Mapping[str, str] = field(repr=False)
+    old: bool = False
+
+
+class HttpWire:
+    """One session with one upstream."""
+
+    def __init__(self, address: Address, ears: Ears, limit: int) -> None:
+        self._address = address
+        self._ears = ears
+        self._limit = limit
+        self._out: asyncio.Queue[bytes] = asyncio.Queue()
+        self._fixed: dict[str, str] = {}
+        self._post_to = address.url
+        self._ended = False
+
+    def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
+        self._out.put_nowait(frame)
+
+    async def run(self, opened: asyncio.Event) -> None:
+        """Carry frames until cancelled or until the session is over."""
+        timeout = httpx.Timeout(CONNECT_SECONDS, read=None, pool=None)
+        limits = httpx.Limits(max_connections=None)
+        async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False) as self._http:
+            try:
+                async with asyncio.TaskGroup() as self._tasks:
+                    if self._address.old:
+                        self._tasks.create_task(self._old_stream(opened))
+                    else:
+                        opened.set()
+                    await self._send_all()
+            except* _Over as over:
+                self._end(str(over.exceptions[0]))
+
+    async def _send_all(self) -> None:
+        while True:
+            frame = await self._out.get()
+            message = orjson.loads(frame)
+            if "method" in message and "id" in message:
+                self._tasks.create_task(self._request(frame, message))
+            else:
+                await self._say(frame)
+
+    def _headers(self) -> dict[str, str]:
+        return {"accept": ACCEPT, "content-type": "application/json", **self._fixed, **self._address.headers}
+
+    async def _say(self, frame: bytes) -> None:
+        """A notification, or an answer."""
+        try:
+            response = await self._http.post(self._post_to, content=frame, headers=self._headers())
+        except httpx.TransportError as error:
+            raise _Over(_explain(error)) from None
+        if response.status_code == 404:
+            raise _Over("has ended its session")
+
+    async def _request(self, frame: bytes, message: Json) -> None:
+        try:
+            headers = self._headers()
+            async with self._http.stream("POST", self._post_to, content=frame, headers=headers) as response:
+                if self._address.old and response.status_code < 300:
+                    return  # the answer comes on the standing stream
+                await self._take(response, message)
+        except httpx.TransportError as error:
+            if message["method"] == INITIALIZE:
+                raise _Over(_explain(error)) from None
+            self._ears.on_lost(message["id"], _explain(error))
+
+    async def _take(self, response: httpx.Response, message: Json) -> None:
+        """The answer to a request."""
+        if response.status_code == 404 and SESSION in self._fixed:
+            raise _Over("has ended its session")
+        kind = response.headers.get("content-type", "")
+        if kind.startswith("text/event-stream"):
+            async for data in events(response, self._limit):
+                self._ears.on_line(data)
+            self._ears.on_lost(message["id"], "the stream of its answer ended early")
+        elif response.status_code >= 400 and not kind.startswith("application/json"):
+            self._refuse(message, f"answered with HTTP status {response.status_code}")
+        else:
+            self._ears.on_line(await read(response, self._limit))
+        self._learn(response, message)
+
+    def _learn(self, response: httpx.Response, message: Json) -> None:
+        """What `initialize` settles for all that follows."""
+        if message["method"] == INITIALIZE and response.status_code < 300:
+            if id := response.headers.get(SESSION):
+                self._fixed[SESSION] = id
+            self._fixed[VERSION] = message["params"]["protocolVersion"]
+            self._tasks.create_task(self._stand())
+
+    def _refuse(self, message: Json, why: str) -> None:
+        error = {"code": -32000, "message": f"the upstream {why}"}
+        self._ears.on_line(orjson.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error}))
+
+    async def _stand(self) -> None:
+        """The standing stream, for what the upstream says of its own accord; not every upstream has one."""
+        while True:
+            try:
+                headers = {**self._headers(), "accept": "text/event-stream"}
+                async with self._http.stream("GET", self._address.url, headers=headers) as response:
+                    if response.status_code != 200:
+                        return
+                    async for data in events(response, self._limit):
+                        self._ears.on_line(data)
+            except httpx.TransportError as error:
+                raise _Over(_explain(error)) from None
+            await asyncio.sleep(AGAIN_SECONDS)
+
+    async def _old_stream(self, opened: asyncio.Event) -> None:
+        try:
+            headers = {**self._headers(), "accept": "text/event-stream"}
+            async with self._http.stream("GET", self._address.url, headers=headers) as response:
+                if response.status_code != 200:
+                    raise _Over(f"answered with HTTP status {response.status_code}")
+                async for name, data in named_events(response, self._limit):
+                    if name == "endpoint":
+                        self._post_to = urljoin(self._address.url, (data or b"").decode())
+                        opened.set()
+                    else:
+                        self._ears.on_line(data)
+        except httpx.TransportError as error:
+            raise _Over(_explain(error)) from None
+        raise _Over("closed its stream")
+
+    def _end(self, why: str) -> None:
+        if not self._ended:
+            self._ended = True
+            self._ears.on_end(why)
+
+    async def leave(self) -> None:
+        """End the session at the upstream, if it has one that can be ended."""
+        if SESSION not in self._fixed:
+            return
+        try:
+            async with httpx.AsyncClient(timeout=2, trust_env=False) as http:
+                await http.delete(self._address.url, headers=self._headers())
+        except httpx.HTTPError:
+            return  # it is gone, or takes none of that: there is no session left either way
+
+
+class _Over(Exception):
+    """The session is over."""
+
+
+def _explain(error: httpx.TransportError) -> str:
+    return f"cannot be reached: {type(error).__name__}{f': {error}' if str(error) else ''}"
+
+
+async def read(response: httpx.Response, limit: int) -> bytes | None:
+    """The body; None if it is over the limit."""
+    parts, size = [], 0
+    async for part in response.aiter_bytes():
+        parts.append(part)
+        size += len(part)
+        if size > limit:
+            return None
+    return b"".join(parts)
+
+
+async def events(response: httpx.Response, limit: int) -> AsyncIterator[bytes | None]:
+    """The data of each message event; None for one over the limit."""
+    async for name, data in named_events(response, limit):
+        if name == "message" and data != b"":
+            yield data
+
+
+async def named_events(response: httpx.Response, limit: int) -> AsyncIterator[tuple[str, bytes | None]]:
+    """Server-sent events (HTML Living Standard §9.2.6): name and data; data is None if it is over the limit."""
+    name, data, size = "message", list[str](), 0
+    async for line in response.aiter_lines():
+        if not line:
+            if data or size:
+                yield name, "\n".join(data).encode() if size <= limit else None
+            name, data, size = "message", [], 0
+            continue
+        field_name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if field_name == "event":
+            name = value
+        elif field_name == "data":
+            size += len(value)
+            if size <= limit:
+                data.append(value)

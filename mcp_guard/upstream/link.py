@@ -1,0 +1,45 @@
+"""The link to one upstream: how frames get there and back. What they mean is the business of `connection.py`."""
+
+from collections.abc import Callable
+from typing import Protocol
+
+from mcp_guard.wire.peer import Id
+
+
+class Ears(Protocol):
+    """Who hears what comes over a link."""
+
+    def on_line(self, line: bytes | None) -> None:
+        """A frame; None for one that was too large to read."""
+
+    def on_lost(self, request: Id, why: str) -> None:
+        """The answer to this request will not come; it may have run."""
+
+    def on_end(self, why: str) -> None:
+        """Nothing comes or goes any more."""
+
+
+class Link(Protocol):
+    """One way to reach an upstream; may be started again after each end."""
+
+    where: str
+    """Where somebody who looks for the cause of a failure should look."""
+    unguarded: tuple[str, ...]
+    """Names of its secrets that are too short to be scrubbed."""
+
+    def start(self) -> None:
+        """Begin to reach it; nothing is awaited, so that it warms up while we do. Raises: UpstreamError."""
+
+    async def open(self, ears: Ears, on_pressure: Callable[[bool], None], limit: int) -> bool:
+        """Ready for frames. False if it cannot be had, of which `ears` have heard why, or `start` has said it."""
+
+    def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None: ...
+
+    def throttle(self, slow: bool) -> None:
+        """Stop or resume reading, while those that we pass it on to are slow."""
+
+    async def close(self) -> None:
+        """End it, with everything that it started."""
+
+    def kill(self) -> None:
+        """End it at once, with no event loop."""

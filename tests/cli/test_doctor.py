@@ -1,0 +1,260 @@
+"""`mcp-guard doctor` on states that are really broken: each is found, at its level, with a fix that is true."""
+
+import json
+import os
+import pty
+import shutil
+import signal
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_guard.core.health import CHECKS, Level
+from tests.faults.disks import fill, small_disk
+from tests.live.guarded import Client, cli, command, enrol, scripted, seen, write_config
+from tests.promises.house import SECOND, make_instance, open_house, run
+
+POLICIES = """
+@id("echo") permit (principal in Group::"testers", action in [Action::"up__echo", Action::"up__never"], resource);
+@id("gated") @require_approval("people") forbid (principal, action == Action::"up__echo", resource)
+when { context.input.text == "gated" };
+"""
+Finding = dict[str, Any]
+
+
+def doctor(config: Path, *words: str) -> tuple[int, dict[str, Finding]]:
+    """The exit code, and the worst finding of each check."""
+    done = cli("doctor", "--json", "--config", str(config), *words, check=False)
+    assert "Traceback" not in done.stderr
+    worst: dict[str, Finding] = {}
+    for finding in json.loads(done.stdout):
+        known = worst.setdefault(finding["check"], finding)
+        if list(Level).index(finding["level"]) > list(Level).index(known["level"]):
+            worst[finding["check"]] = finding
+    return done.returncode, worst
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A state in which a guard has run."""
+    path = write_config(tmp_path, scripted("up", tmp_path), POLICIES, guard="hold_seconds = 0")
+    with Client(path) as client:
+        client.start()
+        client.call("up__echo", {"text": "x"})
+    return path
+
+
+def ledger(config: Path) -> Path:
+    return config.parent / "state" / "ledger.sqlite"
+
+
+def test_a_guard_that_is_well(config: Path) -> None:
+    code, found = doctor(config)
+    assert {finding["level"] for finding in found.values()} == {"ok"}, found
+    assert code == 0
+    assert found["head"]["what"] == "signed, and of all 8 receipts"
+    assert found["refusals"]["what"] == (
+        "refused, with a receipt: a call of a tool that is not there, a call with an expired credential, "
+        "a call that nobody permitted"
+    )
+    assert "--upstreams checks them" in found["policies"]["what"]
+
+
+def test_it_changes_nothing(config: Path) -> None:
+    before = ledger(config).read_bytes()
+    doctor(config)
+    assert ledger(config).read_bytes() == before
+    assert not list(ledger(config).parent.glob(".doctor*"))
+
+
+def test_with_the_upstreams_policies_are_checked_on_their_tools(config: Path) -> None:
+    code, found = doctor(config, "--upstreams")
+    assert (code, found["policies"]["what"]) == (0, "loaded, against 15 tools")
+
+
+def test_an_upstream_that_does_not_start(tmp_path: Path) -> None:
+    path = write_config(tmp_path, '[upstreams.gone]\ncommand = "no-such-command"\n')
+    code, found = doctor(path, "--upstreams")
+    assert (code, found["upstreams"]["level"]) == (2, "problem")
+    assert "no tools from gone" in found["upstreams"]["what"]
+
+
+def test_before_the_first_run(tmp_path: Path) -> None:
+    path = write_config(tmp_path, scripted("up", tmp_path), POLICIES)
+    code, found = doctor(path)
+    assert code == 1
+    assert found["state folder"] == {
+        "check": "state folder", "level": "warning", "what": "there is none yet", "fix": "mcp-guard run makes it",
+    }  # fmt: skip
+    assert not (tmp_path / "state").exists()
+
+
+def damage(path: Path) -> None:
+    data = bytearray(path.read_bytes())
+    data[3 * 4096 : 4 * 4096] = os.urandom(4096)
+    path.write_bytes(data)
+
+
+def drop_last(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("DELETE FROM receipt WHERE seq = (SELECT max(seq) FROM receipt)")
+
+
+def set_head(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db, db:
+        db.execute("UPDATE head SET edge = zeroblob(32)")
+
+
+def set_format(path: Path) -> None:
+    with closing(sqlite3.connect(path)) as db:
+        db.execute("PRAGMA user_version = 99")
+
+
+def other_key(path: Path) -> None:
+    open_house(path.parent / "other").close()
+    shutil.copy(path.parent / "other" / "state" / "ledger.key", path.with_name("ledger.key"))
+    shutil.rmtree(path.parent / "other")
+
+
+BROKEN: list[tuple[Callable[[Path], object], str, str, str]] = [
+    (damage, "integrity", "the file is damaged", "restore it from a copy"),
+    (lambda path: path.write_text("not a ledger " * 1000), "ledger", "the file is no ledger", "check"),
+    (lambda path: os.truncate(path, path.stat().st_size // 2), "ledger", "the ledger file is damaged", "restore"),
+    (drop_last, "head", "the head is of 8 receipts, and the last one is 6", "mcp-guard verify"),
+    (set_head, "head", "the checkpoint is not of these receipts", "mcp-guard verify"),
+    (set_format, "ledger", "it has format 99", "update"),
+    (other_key, "key", "no call is recorded without it", "set guard.origin back"),
+    (lambda path: path.with_name("ledger.key").unlink(), "key", "is not where the configuration says", "restore it"),
+    (lambda path: path.with_name("ledger.pub").write_text(""), "key", "ledger.pub does not hold the key", "next"),
+    (lambda path: path.with_name("ledger.key").chmod(0o644), "key", "open to others (mode 644)", "chmod 600"),
+    (lambda path: path.chmod(0o660), "ledger", "open to others (mode 660)", "chmod 600"),
+    (lambda path: path.parent.chmod(0o755), "state folder", "open to others (mode 755)", "chmod 700"),
+]
+
+
+@pytest.mark.parametrize(("break_it", "check", "what", "fix"), BROKEN)
+def test_what_is_broken_is_found(
+    config: Path, break_it: Callable[[Path], object], check: str, what: str, fix: str
+) -> None:
+    break_it(ledger(config))
+    code, found = doctor(config)
+    assert (code, found[check]["level"]) == (2, "problem"), found
+    assert what in found[check]["what"]
+    assert fix in found[check]["fix"]
+
+
+def test_a_mode_is_mended_by_the_command_that_it_names(config: Path) -> None:
+    ledger(config).parent.chmod(0o777)
+    _, found = doctor(config)
+    subprocess.run(found["state folder"]["fix"], shell=True, check=True)
+    assert doctor(config)[0] == 0
+
+
+def test_a_clock_before_the_last_receipt(config: Path) -> None:
+    house = open_house(config.parent / "future")
+    house.clock.time += 100 * 365 * 24 * 3600 * SECOND
+    house.ledger.book.note()
+    run(lambda: house.guard.call(make_instance(), asked()))
+    house.close()
+    shutil.rmtree(ledger(config).parent)
+    (config.parent / "future" / "state").rename(ledger(config).parent)
+    code, found = doctor(config)
+    assert (code, found["clock"]["level"]) == (2, "problem")
+    assert "calls are refused" in found["clock"]["what"]
+
+
+def asked() -> Any:
+    from mcp_guard.core.model import Asked
+
+    return Asked("crm__note", {"text": "x"})
+
+
+def test_a_full_disk(tmp_path: Path) -> None:
+    with small_disk(tmp_path) as disk:
+        path = write_config(tmp_path, scripted("up", tmp_path), POLICIES, guard=f'state_dir = "{disk}"')
+        disk.chmod(0o700)
+        fill(disk)
+        code, found = doctor(path)
+        assert (code, found["disk"]["level"], found["sync"]["level"]) == (2, "problem", "problem")
+        assert found["sync"]["what"] == "a write to the state folder fails: No space left on device"
+
+
+def test_guards_and_the_calls_of_a_dead_one(config: Path) -> None:
+    with Client(config) as client:
+        client.start()
+        client.send("tools/call", {"name": "up__never", "arguments": {}})
+        while len(seen(config.parent, "up")) < 2:
+            assert client.process.poll() is None
+        code, found = doctor(config)
+        assert (code, found["guards"]["what"]) == (0, "1 running")
+        assert found["calls"]["what"] == "1 under way, none without a guard"
+        client.process.send_signal(signal.SIGKILL)
+        client.process.wait()
+    code, found = doctor(config)
+    assert (code, found["guards"]["what"]) == (1, "0 running, 1 ended without saying so")
+    assert found["calls"]["level"] == "warning"
+    assert "1 calls of guards that died have no outcome" in found["calls"]["what"]
+    with Client(config) as client:
+        client.start()
+    assert doctor(config)[0] == 0
+
+
+def test_requests_that_nobody_can_decide(config: Path) -> None:
+    with Client(config) as client:
+        client.start()
+        client.call("up__echo", {"text": "gated"})
+        code, found = doctor(config)
+        assert (code, found["approvals"]["level"]) == (1, "warning")
+        assert "needs 1 on route `people`, and 0 who may decide have a key" in found["approvals"]["what"]
+        assert "mcp-guard approvers add NAME" in found["approvals"]["fix"]
+        enrol(config)
+        code, found = doctor(config)
+        assert (code, found["approvals"]["what"]) == (0, "1 pending, each can be decided")
+        client.process.send_signal(signal.SIGKILL)
+        client.process.wait()
+    code, found = doctor(config)
+    assert "is of an instance whose guard has ended" in found["approvals"]["what"]
+    with closing(sqlite3.connect(ledger(config))) as db, db:
+        db.execute("UPDATE approval SET expires = 1")
+    assert "expired at 1970-01-01" in doctor(config)[1]["approvals"]["what"]
+
+
+def test_policies_that_do_not_load(config: Path) -> None:
+    (config.parent / "policies" / "test.cedar").write_text("permit (principal, action")
+    code, found = doctor(config)
+    assert (code, found["policies"]["level"]) == (2, "problem")
+    assert "test.cedar" in found["policies"]["what"]
+
+
+def test_policies_that_let_everybody_do_everything(config: Path) -> None:
+    (config.parent / "policies" / "test.cedar").write_text('@id("all") permit (principal, action, resource);')
+    code, found = doctor(config)
+    assert (code, found["refusals"]["level"]) == (1, "warning")
+    assert "every agent" in found["refusals"]["what"]
+
+
+def test_a_table_on_a_terminal_and_lines_elsewhere(config: Path) -> None:
+    plain = cli("doctor", "--config", str(config)).stdout.splitlines()
+    assert plain[0] == "check\t\twhat\tfix"
+    assert plain[-1] == "0 problems, 0 warnings"
+    terminal, end = pty.openpty()
+    shown = subprocess.run(
+        command("doctor", "--config", str(config)), stdout=end, env={**os.environ, "NO_COLOR": "1", "COLUMNS": "100"}
+    )
+    os.close(end)
+    text = os.read(terminal, 100_000).decode()
+    os.close(terminal)
+    assert shown.returncode == 0
+    assert "state folder" in text
+    assert "\t" not in text
+    assert "\x1b[3" not in text
+
+
+def test_every_check_finds_something_on_a_running_state(config: Path) -> None:
+    """But for the upstreams, which are only started when asked, and only named when they fail."""
+    assert len(doctor(config)[1]) == len(CHECKS) - 1

@@ -1,0 +1,65 @@
+"""`mcp-guard keys` against a guard that runs: a rotation disturbs no session, and the commands say what they did."""
+
+import json
+from pathlib import Path
+
+from tests.ledger.rotated import chain, receipts
+from tests.live.guarded import Client, cli, log, scripted, text, write_config
+
+
+def test_a_rotation_within_a_run_disturbs_nothing(tmp_path: Path) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path))
+    at = ("--config", str(config))
+    with Client(config) as client, Client(config) as other:
+        for each in (client, other):
+            each.start()
+            assert "before" in text(each.call("up__echo", {"text": "before"}))
+        [first] = json.loads(cli("keys", "list", "--json", *at).stdout)
+        said = cli("keys", "rotate", "--why", "every year", *at).stdout
+        for each in (client, other):
+            assert "after" in text(each.call("up__echo", {"text": "after"}))
+    keys = json.loads(cli("keys", "list", "--json", *at).stdout)
+    assert [key["verifier"] for key in keys] == list(chain(tmp_path / "state", first["verifier"]))
+    assert keys[0]["until"] + 1 == keys[1]["since"]
+    assert keys[1]["verifier"] in said
+    assert "has vouched for it" in said
+    after = [said for said, _, _ in receipts(tmp_path / "state")][keys[1]["since"] :]
+    assert [each["kind"] for each in after].count("outcome") == 2
+    credentials = {each["credential"] for each in log(config) if each["kind"] in ("intent", "credential.issued")}
+    assert len(credentials) == 2  # each run went on with the one it had
+    table = cli("keys", "list", *at).stdout
+    assert "in force" in table
+    assert f"0 to {keys[0]['until']}" in table
+    assert "the key before it signed" in cli("verify", *at).stdout
+    assert "every year" in cli("log", "--kind", "key.rotated", *at).stdout
+
+
+def test_a_lost_key_stops_the_guard_until_it_is_replaced(tmp_path: Path) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path))
+    at = ("--config", str(config))
+    with Client(config) as client:
+        client.start()
+        client.call("up__echo", {"text": "before"})
+    (tmp_path / "state" / "ledger.key").unlink()
+    refused = cli("keys", "rotate", *at, check=False)
+    assert refused.returncode == 5
+    assert "hint: restore it from a copy" in refused.stderr
+    assert cli("keys", "replace", *at, check=False).returncode == 2  # it must be said that it is lost
+    said = json.loads(cli("keys", "replace", "--lost", "--why", "the disk died", "--json", *at).stdout)
+    with Client(config) as client:
+        client.start()
+        assert "after" in text(client.call("up__echo", {"text": "after"}))
+    assert list(chain(tmp_path / "state", said["old"])) == [said["old"], said["new"]]
+    (tmp_path / "new.pub").write_text(said["new"] + "\n")
+    refused = cli("verify", "--key", str(tmp_path / "new.pub"), *at, check=False)
+    assert refused.returncode == 1
+    assert "the old key did not sign; give both keys to believe it" in refused.stdout
+    assert cli("verify", *at).returncode == 0  # `ledger.pub` has both
+
+
+def test_there_is_no_key_to_change_without_a_ledger(tmp_path: Path) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path))
+    for words in (("list",), ("rotate",), ("replace", "--lost")):
+        refused = cli("keys", *words, "--config", str(config), check=False)
+        assert refused.returncode == 5
+        assert "no ledger at" in refused.stderr

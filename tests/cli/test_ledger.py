@@ -1,0 +1,89 @@
+"""`mcp-guard ledger`: exporting and proving as a person does it."""
+
+import json
+import os
+import pty
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Past
+from tests.ledger.filled import open_filled
+from tests.live.guarded import cli
+
+
+def test_without_a_subcommand_it_says_what_there_is() -> None:
+    done = cli("ledger", check=False)
+    assert done.returncode == 2
+    assert "export" in done.stdout
+    assert "prove" in done.stdout
+    assert cli("ledger", "--help").returncode == 0
+    wrong = cli("ledger", "destroy", check=False)
+    assert wrong.returncode == 2
+    assert wrong.stderr == "mcp-guard: no subcommand `ledger destroy`\nhint: mcp-guard ledger --help\n"
+
+
+def test_an_export_says_what_it_did_and_its_repetition_that_nothing_was_new(past: Past, tmp_path: Path) -> None:
+    at = (str(tmp_path / "out"), "--config", str(past.config))
+    done = cli("ledger", "export", *at)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr == ""
+    size = (tmp_path / "out/checkpoint").read_text().split("\n")[1]
+    assert done.stdout.startswith(f"exported {size} receipts to {tmp_path / 'out'}, {size} of them new, root ")
+    again = json.loads(cli("ledger", "export", *at, "--json").stdout)
+    assert (again["receipts"], again["new"]) == (int(size), 0)
+    policies = list((tmp_path / "out/policies").iterdir())
+    assert [json.loads(path.read_text())["mangling"] for path in policies] == [1]
+
+
+def test_a_foreign_folder_is_refused_with_its_exit_code(past: Past, tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    done = cli("ledger", "export", str(tmp_path), "--config", str(past.config), check=False)
+    assert done.returncode == 5
+    assert done.stderr.startswith(f"mcp-guard: `{tmp_path}` is not empty, and no export of this ledger\nhint: ")
+
+
+def test_prove_prints_one_bundle_for_a_receipt_and_one_for_each_of_a_call(past: Past) -> None:
+    at = ("--config", str(past.config))
+    shown = json.loads(cli("show", "--json", call_of(past, "outcome"), *at).stdout)["receipts"]
+    done = cli("ledger", "prove", call_of(past, "outcome"), *at)
+    bundles = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [json.loads(each["entry"].partition("\n")[0]) for each in bundles] == shown
+    assert all("payloads" not in each for each in bundles)
+    alone = cli("ledger", "prove", str(shown[-1]["seq"]), *at, "--payloads").stdout.splitlines()
+    assert len(alone) == 1
+    assert set(json.loads(alone[0])["payloads"]) == {"response"}
+
+
+def call_of(past: Past, kind: str) -> str:
+    logged = json.loads(cli("log", "--kind", kind, "--json", "--config", str(past.config)).stdout)
+    return str(logged[-1]["call"])
+
+
+@pytest.mark.parametrize("what", ["100000", "call_nonesuch"])
+def test_what_is_not_there_cannot_be_proved(past: Past, what: str) -> None:
+    done = cli("ledger", "prove", what, "--config", str(past.config), check=False)
+    assert done.returncode == 5
+    assert f"`{what}`" in done.stderr or f"no receipt {what}" in done.stderr
+    assert "hint: mcp-guard log" in done.stderr
+
+
+def test_nothing_is_proved_under_a_cosigned_head_that_there_is_not(past: Past) -> None:
+    done = cli("ledger", "prove", "0", "--cosigned", "--config", str(past.config), check=False)
+    assert done.returncode == 5
+    assert done.stderr.endswith("is cosigned\nhint: mcp-guard ledger witness\n")
+
+
+def test_on_a_terminal_it_shows_how_far_it_is_and_clears_the_line(tmp_path: Path) -> None:
+    open_filled(tmp_path / "state", 1000).store.close()
+    reading, writing = pty.openpty()
+    command = [sys.executable, "-m", "mcp_guard.cli", "ledger", "export", str(tmp_path / "out")]
+    command += ["--ledger", str(tmp_path / "state/ledger.sqlite")]
+    subprocess.run(command, stderr=writing, stdout=subprocess.DEVNULL, check=True)
+    os.close(writing)
+    shown = os.read(reading, 10_000).decode()
+    os.close(reading)
+    assert "\r256 of 1,000 receipts, 25 %" in shown
+    assert shown.endswith("\r1,000 of 1,000 receipts, 100 %\r\x1b[K")

@@ -1,0 +1,112 @@
+"""`mcp-guard ledger witness`: by hand, when due, and by a guard that runs; what it says and how it ends."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.core import note
+from tests.ledger.rotated import checkpoint, receipts
+from tests.live.guarded import Client, cli, scripted, write_config
+
+FILE = """
+[witnesses.storage]
+kind = "file"
+path = "storage/checkpoints"
+{more}
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    (tmp_path / "storage").mkdir()
+    return write_config(tmp_path, scripted("up", tmp_path), more=FILE.format(more=""))
+
+
+def call(config: Path) -> None:
+    with Client(config) as client:
+        client.start()
+        client.call("up__echo", {"text": "hi"})
+
+
+def test_a_checkpoint_goes_to_every_witness(config: Path) -> None:
+    call(config)
+    sent = checkpoint(config.parent / "state")
+    _, said = cli("ledger", "witness", "--config", str(config)).stdout.splitlines()
+    assert said.split("\t") == ["storage", "file", "taken", str(note.parse(sent)[0].size), ""]
+    assert (config.parent / "storage" / "checkpoints").read_text() == sent + "\n"
+    assert "storage (file)" in cli("log", "--kind", "checkpoint.witnessed", "--config", str(config)).stdout
+    [again] = json.loads(cli("ledger", "witness", "storage", "--json", "--config", str(config)).stdout)
+    assert again["state"] == "taken"
+    assert cli("verify", "--config", str(config)).returncode == 0
+
+
+def test_a_rolled_back_ledger_is_told_loudly(config: Path) -> None:
+    call(config)
+    shutil.copytree(config.parent / "state", config.parent / "before")
+    call(config)
+    cli("ledger", "witness", "--config", str(config))
+    shutil.rmtree(config.parent / "state")
+    shutil.copytree(config.parent / "before", config.parent / "state")
+    found = cli("ledger", "witness", "--config", str(config), check=False)
+    assert found.returncode == 1
+    assert "THE LEDGER AND witness `storage` (file) CONTRADICT EACH OTHER: it has seen" in found.stderr
+    assert "Nothing was sent there." in found.stderr
+
+
+def test_one_that_fails_does_not_keep_the_others_from_it(config: Path) -> None:
+    broken = '[witnesses.broken]\nkind = "file"\npath = "nowhere/checkpoints"\n'
+    config.write_text(config.read_text().replace("[witnesses.storage]", f"{broken}\n[witnesses.storage]"))
+    call(config)
+    found = cli("ledger", "witness", "--json", "--config", str(config), check=False)
+    assert found.returncode == 1
+    assert [each["state"] for each in json.loads(found.stdout)] == ["failed", "taken"]
+    assert "is its storage mounted?" in found.stderr
+
+
+def test_what_is_not_configured_is_told(config: Path, tmp_path: Path) -> None:
+    call(config)
+    found = cli("ledger", "witness", "nobody", "--config", str(config), check=False)
+    assert (found.returncode, "configured: `storage`" in found.stderr) == (3, True)
+    config.write_text(config.read_text().partition("[witnesses.storage]")[0])
+    assert "no witness is configured" in cli("ledger", "witness", "--config", str(config), check=False).stderr
+
+
+def test_only_what_is_due_is_sent_and_a_ledger_at_rest_stays_at_rest(config: Path) -> None:
+    config.write_text(config.read_text() + "every_receipts = 1\n")
+    call(config)
+    due = ("ledger", "witness", "--due", "--json", "--config", str(config))
+    [first] = json.loads(cli(*due).stdout)
+    assert first["state"] == "taken"
+    for _ in range(2):
+        [rest] = json.loads(cli(*due).stdout)
+        assert (rest["state"], rest["text"]) == ("skipped", "nothing is due")
+    call(config)
+    assert json.loads(cli(*due).stdout)[0]["state"] == "taken"
+
+
+@pytest.mark.parametrize("often", ["every_seconds = 1", "every_receipts = 2"])
+def test_a_guard_that_runs_has_its_ledger_witnessed(config: Path, often: str) -> None:
+    config.write_text(config.read_text() + often + "\n")
+    with Client(config) as client:
+        client.start()
+        client.call("up__echo", {"text": "hi"})
+        cli("tail", "--until", "checkpoint.witnessed", "--config", str(config))
+        client.call("up__echo", {"text": "hi"})
+    witnessed = [said for said, _, _ in receipts(config.parent / "state") if said["kind"] == "checkpoint.witnessed"]
+    held = (config.parent / "storage" / "checkpoints").read_text()
+    assert witnessed
+    assert all(f"\n{said['size']}\n{said['root']}\n" in held for said in witnessed)
+
+
+def test_a_witness_that_fails_disturbs_no_call_and_is_told(config: Path) -> None:
+    config.write_text(config.read_text().replace("storage/checkpoints", "nowhere/checkpoints") + "every_receipts = 1\n")
+    with Client(config) as client:
+        client.start()
+        assert client.process.stderr is not None
+        said = client.process.stderr.readline().decode()
+        while "witness `storage`" not in said:
+            said = client.process.stderr.readline().decode()
+        assert "did not take the checkpoint" in said
+        assert "result" in client.call("up__echo", {"text": "hi"})

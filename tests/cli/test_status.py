@@ -1,0 +1,45 @@
+"""`mcp-guard status` beside a running guard with a request that waits, and where there is nothing."""
+
+import json
+import re
+from pathlib import Path
+
+from tests.cli.conftest import Past
+from tests.live.guarded import Client, cli, scripted, write_config
+
+
+def test_status_beside_a_running_guard(past: Past) -> None:
+    text = cli("status", "--config", str(past.config)).stdout.replace("\t", "  ")
+    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME", re.sub(r"guard_\w{12}", "GUARD", text))
+    lines = text.splitlines()
+    assert lines[0].startswith("ledger: 27 receipts, 0.")
+    assert lines[1:4] == [
+        "guards: 1 running (GUARD)",
+        "approvals: 1 pending",
+        f"  {past.pending}: up__get_deal by tester, on people",
+    ]
+    assert lines[4] == "seq  time  kind  agent  tool  outcome  what"
+    assert lines[-2].startswith("18  TIME  decision  tester  nonesuch  deny")
+    assert len(lines) == 10
+
+
+def test_status_as_json(past: Past) -> None:
+    found = json.loads(cli("status", "--json", "--last", "2", "--config", str(past.config)).stdout)
+    assert (found["receipts"], found["pending"], len(found["guards"])) == (27, [past.pending], 1)
+    assert [each["seq"] for each in found["calls"]] == [18, 25]
+    assert found["troubles"] == {}
+
+
+def test_status_names_upstreams_that_failed(tmp_path: Path) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path))
+    with Client(config) as client:
+        client.start()
+        client.call("up__die")
+        client.call("up__protocol_error")
+    assert "upstream up: 1 unknown" in cli("status", "--config", str(config)).stdout
+
+
+def test_status_of_nothing(tmp_path: Path) -> None:
+    done = cli("status", "--config", str(write_config(tmp_path, scripted("up", tmp_path))), check=False)
+    assert done.returncode == 5
+    assert "no ledger at" in done.stderr

@@ -1,0 +1,125 @@
+"""`mcp-guard ledger events`: lines, a real receiver, and going on where it ended."""
+
+import json
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.core.errors import ConfigError
+from mcp_guard.events.sending import Cursor, read_headers
+from tests.ledger.filled import ORIGIN, fill, open_filled
+from tests.live.guarded import Json, cli, command
+from tests.notify.receivers import web
+
+
+def events(ledger: Path, *args: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    return cli("ledger", "events", "--ledger", str(ledger), *args, check=check)
+
+
+@pytest.fixture
+def ledger(tmp_path: Path) -> Path:
+    open_filled(tmp_path, 250)
+    return tmp_path / "ledger.sqlite"
+
+
+def lines(text: str) -> list[Json]:
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def test_lines_in_order_from_where_it_is_told(ledger: Path) -> None:
+    assert [event["id"] for event in lines(events(ledger).stdout)] == [str(seq) for seq in range(250)]
+    assert [event["id"] for event in lines(events(ledger, "--after", "247").stdout)] == ["248", "249"]
+    [event, _] = lines(events(ledger, "--after", "247", "--format", "ocsf").stdout)
+    assert event["class_uid"] == 6003
+
+
+def test_a_cursor_goes_on_where_it_ended(ledger: Path, tmp_path: Path) -> None:
+    cursor = ("--cursor", str(tmp_path / "here"))
+    assert len(lines(events(ledger, *cursor).stdout)) == 250
+    assert events(ledger, *cursor).stdout == ""
+    fill(open_filled(tmp_path, 0), 3)
+    assert [event["id"] for event in lines(events(ledger, *cursor).stdout)] == ["250", "251", "252"]
+
+
+def test_a_receiver_gets_everything_once_in_batches(ledger: Path, tmp_path: Path) -> None:
+    (tmp_path / "headers").touch(0o600)
+    (tmp_path / "headers").write_text("Authorization: Bearer of-the-receiver\n")
+    with web() as receiver:
+        to = ("--format", "otel", "--to", f"{receiver.url}/v1/logs", "--headers", str(tmp_path / "headers"))
+        assert "sent 250 events to 127.0.0.1" in events(ledger, *to).stdout
+        assert "sent 0 events" in events(ledger, *to).stdout
+    assert [len(records(post.body)) for post in receiver.posted] == [100, 100, 50]
+    assert {post.path for post in receiver.posted} == {"/v1/logs"}
+    assert receiver.posted[0].headers["authorization"] == "Bearer of-the-receiver"
+    assert receiver.posted[0].headers["content-type"] == "application/json"
+
+
+def records(body: bytes) -> list[Json]:
+    found: list[Json] = json.loads(body)["resourceLogs"][0]["scopeLogs"][0]["logRecords"]
+    return found
+
+
+def test_a_busy_receiver_is_tried_again_with_the_same_batch(ledger: Path) -> None:
+    with web(503, 429) as receiver:
+        done = events(ledger, "--after", "239", "--to", receiver.url)
+        bodies = [post.body for post in receiver.posted]
+    assert len(bodies) == 3
+    assert len(set(bodies)) == 1
+    assert [event["id"] for event in json.loads(bodies[0])] == [str(seq) for seq in range(240, 250)]
+    assert "answered HTTP 503; trying again" in done.stderr
+
+
+def test_a_receiver_that_refuses_moves_no_cursor(ledger: Path) -> None:
+    with web(200, 401) as receiver:
+        refused = events(ledger, "--to", receiver.url, check=False)
+        assert refused.returncode == 6
+        assert "refused the events: HTTP 401" in refused.stderr
+        assert receiver.url not in refused.stderr
+        assert "sent 150 events" in events(ledger, "--to", receiver.url).stdout
+
+
+def test_a_redirect_is_not_followed(ledger: Path) -> None:
+    with web(302) as receiver:
+        refused = events(ledger, "--to", receiver.url, check=False)
+    assert refused.returncode == 6
+    assert "refused the events: HTTP 302" in refused.stderr
+    assert len(receiver.posted) == 1
+
+
+def test_following_gives_what_comes(ledger: Path, tmp_path: Path) -> None:
+    following = subprocess.Popen(
+        command("ledger", "events", "--ledger", str(ledger), "--after", "248", "--follow"), stdout=subprocess.PIPE
+    )
+    assert following.stdout is not None
+    try:
+        assert json.loads(following.stdout.readline())["id"] == "249"
+        fill(open_filled(tmp_path, 0), 1)
+        assert json.loads(following.stdout.readline())["id"] == "250"
+    finally:
+        following.terminate()
+        following.communicate(timeout=10)
+
+
+def test_a_cursor_of_another_ledger_is_refused(tmp_path: Path) -> None:
+    cursor = Cursor(tmp_path / "cursor")
+    cursor.move(ORIGIN, 7)
+    assert cursor.read(ORIGIN) == 7
+    with pytest.raises(ConfigError, match=r"is of another ledger, `test\.example/ledger`"):
+        cursor.read("other")
+
+
+def test_headers_that_others_can_read_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "headers"
+    path.write_text("Authorization: x")
+    path.chmod(0o644)
+    with pytest.raises(ConfigError, match="is open to others"):
+        read_headers(path)
+    path.chmod(0o600)
+    path.write_text("no colon")
+    with pytest.raises(ConfigError, match="line 1 is not `Name: value`"):
+        read_headers(path)
+
+
+def test_an_address_must_be_one_of_the_web(ledger: Path) -> None:
+    assert events(ledger, "--to", "file:///etc/passwd", check=False).returncode == 3

@@ -1,0 +1,123 @@
+"""One guard process under load: started for real, spoken to over its pipes, killed without warning."""
+
+import fcntl
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+Json = dict[str, Any]
+PATIENCE = 60.0
+HELLO = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"name": "load", "version": "1"}}
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One call of the load, and what it was sent as."""
+
+    id: int
+    tool: str
+    arguments: Json
+
+    def message(self) -> Json:
+        params = {"name": f"up__{self.tool}", "arguments": self.arguments}
+        return {"jsonrpc": "2.0", "id": self.id, "method": "tools/call", "params": params}
+
+
+@dataclass
+class GuardProcess:
+    """`replies` are by id. `on_bytes` is told how many bytes the guard has written, as soon as they are read."""
+
+    config: Path
+    stderr: Path
+    environment: dict[str, str]
+    on_bytes: Callable[[int], None] = lambda _: None
+    asked: dict[int, Ask] = field(default_factory=dict)
+    replies: dict[int, Json] = field(default_factory=dict)
+    answered: threading.Condition = field(default_factory=threading.Condition)
+    ended: bool = False
+
+    def start(self) -> "GuardProcess":
+        with self.stderr.open("ab") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "mcp_guard.cli", "run", "--config", str(self.config)],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                env={**os.environ, **self.environment},
+                bufsize=0,
+            )
+        self.reader = threading.Thread(target=self._read, daemon=True)
+        self.reader.start()
+        self._write({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": HELLO})
+        return self
+
+    @property
+    def pid(self) -> int:
+        return self.process.pid
+
+    def is_ready(self) -> bool:
+        """Wait for the handshake and the listing; False if the guard died before."""
+        if not self._wait_for([0]):
+            return False
+        self._write({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        self._write({"jsonrpc": "2.0", "id": -1, "method": "tools/list"})
+        return self._wait_for([-1])
+
+    def send(self, asks: list[Ask]) -> None:
+        """Send them at once; a guard that is dead by now has not got them."""
+        self.asked |= {ask.id: ask for ask in asks}
+        self._write(*(ask.message() for ask in asks))
+
+    def settle(self) -> bool:
+        """Wait until everything asked is answered; False if the guard died before."""
+        return self._wait_for(list(self.asked))
+
+    def kill(self) -> None:
+        """SIGKILL, and nothing of it left: its output read to the end, its upstream gone."""
+        if self.process.poll() is None:
+            os.kill(self.pid, signal.SIGKILL)
+        self.process.wait(PATIENCE)
+        self.reader.join(PATIENCE)
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.close()
+        self.process.stdout.close()
+        with self.config.with_suffix(".lock").open("ab") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the upstream held it until it had read the end of its input
+
+    def _write(self, *messages: Json) -> None:
+        assert self.process.stdin
+        with suppress(BrokenPipeError):
+            self.process.stdin.write(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
+
+    def _read(self) -> None:
+        assert self.process.stdout
+        rest, total = b"", 0
+        while data := os.read(self.process.stdout.fileno(), 512):
+            total += len(data)
+            self.on_bytes(total)
+            *lines, rest = (rest + data).split(b"\n")
+            with self.answered:
+                for message in map(json.loads, lines):
+                    if "method" not in message:
+                        self.replies[message["id"]] = message
+                self.answered.notify_all()
+        with self.answered:
+            self.ended = True
+            self.answered.notify_all()
+
+    def _wait_for(self, ids: list[int]) -> bool:
+        def is_over() -> bool:
+            return self.ended or all(id in self.replies for id in ids)
+
+        with self.answered:
+            assert self.answered.wait_for(is_over, PATIENCE), f"no answer to {set(ids) - self.replies.keys()}"
+            return all(id in self.replies for id in ids)

@@ -1,0 +1,51 @@
+"""Faults inside a guard's own system calls, by a small preloaded library, built with the C compiler if there is one."""
+
+import mmap
+import os
+import shutil
+import struct
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+SOURCE = Path(__file__).with_name("fault.c")
+DIE_BEFORE, DIE_HALFWAY, DIE_AFTER, SYNC_FAILS = 1, 2, 3, 4
+
+
+@cache
+def library() -> Path | None:
+    """The library, built once a process; None where there is no C compiler."""
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None or os.uname().sysname != "Linux":
+        return None
+    path = Path(tempfile.mkdtemp(prefix="mcp-guard-faults-")) / "fault.so"
+    subprocess.run([compiler, "-shared", "-fPIC", "-O1", "-o", path, SOURCE, "-ldl"], check=True, capture_output=True)
+    return path
+
+
+class Page:
+    """The page that tells the library in one process what to do."""
+
+    def __init__(self, path: Path) -> None:
+        path.write_bytes(b"\0" * mmap.PAGESIZE)
+        with path.open("r+b") as file:
+            self._page = mmap.mmap(file.fileno(), mmap.PAGESIZE)
+        self.path = path
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return {"LD_PRELOAD": str(library()), "FAULT_PAGE": str(self.path)}
+
+    def arm(self, pid: int, mode: int, after: int = 1) -> None:
+        """From now on: at the call of this number, counted from here."""
+        self._page[0:24] = struct.pack("3l", 0, mode, after)
+        self._page[0:8] = struct.pack("l", pid)
+
+    def disarm(self) -> None:
+        self._page[0:8] = struct.pack("l", 0)
+
+    @property
+    def calls(self) -> int:
+        """How many writes and syncs were counted."""
+        return int(struct.unpack("l", self._page[24:32])[0])

@@ -1,0 +1,135 @@
+"""A clock set back: receipts' times never go back, small steps are borne, large ones refuse until it is right."""
+
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.model import Asked, Counter, Effect
+from mcp_guard.core.receipt import format_time
+from mcp_guard.ledger.clock import TOLERATED, SteadyClock, receipt_time
+from tests.promises.house import ALLOW, GATE, SECOND, House, make_instance, open_house, pending_id, run, text
+
+NOTE = Asked("crm__note", {"text": "x"})
+HOUR = 3600 * SECOND
+
+
+def call(house: House, asked: Asked = NOTE) -> str:
+    return text(run(lambda: house.guard.call(make_instance(), asked)))
+
+
+def times(house: House) -> list[str]:
+    return [receipt["time"] for receipt in house.receipts()]
+
+
+def test_a_small_step_back_takes_the_time_of_the_last_receipt(tmp_path: Path) -> None:
+    house = open_house(tmp_path)
+    call(house)
+    last = times(house)[-1]
+    house.clock.time -= 3 * SECOND
+    assert call(house) == "done"
+    assert times(house)[-2:] == [last, last]
+    assert times(house) == sorted(times(house))
+    house.close()
+
+
+def test_a_large_step_back_refuses_with_both_times_until_the_clock_is_right(tmp_path: Path) -> None:
+    house = open_house(tmp_path)
+    call(house)
+    last = times(house)[-1]
+    house.clock.time -= HOUR
+    reply = call(house)
+    assert "denied by mcp-guard: the clock was set back: it says " in reply
+    assert last in reply
+    assert format_time(house.clock.time)[:16] in reply
+    assert len(house.upstream.sent) == 1
+    house.clock.time += HOUR
+    assert call(house) == "done"
+    house.close()
+
+
+def test_a_guard_that_starts_under_a_clock_set_back_is_refused_too(tmp_path: Path) -> None:
+    house = open_house(tmp_path)
+    house.clock.time += HOUR
+    call(house)
+    house.close()
+    with pytest.raises(LedgerError, match="the clock was set back"):
+        open_house(tmp_path).ledger.book.note()
+    after = open_house(tmp_path)
+    assert "the clock was set back" in call(after)
+    assert after.upstream.sent == []
+    after.close()
+
+
+class Machine:
+    """The two clocks of a machine, in nanoseconds."""
+
+    def __init__(self) -> None:
+        self.wall, self.ticks = 10**18, 5
+
+    def clock(self) -> SteadyClock:
+        return SteadyClock(lambda: self.wall, lambda: self.ticks)
+
+
+def test_time_goes_on_in_a_process_whose_clock_is_set_back() -> None:
+    machine = Machine()
+    clock = machine.clock()
+    before = clock.now()
+    machine.wall += 10**9
+    machine.ticks += 9 * 10**8
+    assert clock.now() == before + SECOND
+    machine.wall -= 3600 * 10**9
+    machine.ticks += 10**9
+    assert clock.now() == before + 2 * SECOND
+    assert clock.wall() == before + SECOND - HOUR
+    machine.wall += 7200 * 10**9
+    assert clock.now() == before + SECOND + HOUR
+
+
+def test_a_clock_set_back_is_noticed_without_a_receipt_in_between() -> None:
+    """A guard was idle for nine hours when its clock is set back by nine hours, to just after the last receipt."""
+    machine = Machine()
+    clock = machine.clock()
+    last = clock.now()
+    machine.ticks += 9 * 3600 * 10**9
+    machine.wall += 10**9
+    with pytest.raises(LedgerError, match="the clock was set back") as refusal:
+        receipt_time(clock, last)
+    assert format_time(last + 9 * HOUR) in refusal.value.message
+    machine.wall += 9 * 3600 * 10**9 - 10**9 - TOLERATED * 1000
+    assert receipt_time(clock, last) == last + 9 * HOUR
+
+
+def test_an_expired_credential_does_not_come_back_to_life(tmp_path: Path) -> None:
+    house = open_house(tmp_path)
+    house.clock.time = make_instance().expires - 2 * SECOND
+    assert call(house) == "done"
+    house.clock.time += 4 * SECOND
+    assert "has expired" in call(house)
+    house.clock.time -= 3 * SECOND  # before it expired, and within what is borne
+    assert "has expired" in call(house)
+    house.close()
+
+
+def test_an_expired_approval_does_not_come_back_to_life(tmp_path: Path) -> None:
+    house = open_house(tmp_path, f"{ALLOW}\n{GATE}")
+    id = pending_id(run(lambda: house.guard.call(make_instance(), NOTE)))
+    house.approve(id)
+    house.clock.time += HOUR + SECOND
+    call(house)
+    house.clock.time -= 2 * SECOND
+    assert "held by mcp-guard" in call(house)  # asked anew
+    assert house.upstream.sent == []
+    house.close()
+
+
+def test_a_rate_is_not_emptied_by_a_clock_set_back(tmp_path: Path) -> None:
+    counter = Counter("writes", HOUR, ("instance",), (Effect.WRITE,))
+    two = '@id("two") permit (principal, action, resource) when { context.rate.writes <= 2 };'
+    house = open_house(tmp_path, two, (counter,))
+    assert call(house) == call(house) == "done"
+    house.clock.time -= 4 * SECOND
+    assert "denied" in call(house)
+    house.clock.time -= HOUR
+    assert "the clock was set back" in call(house)
+    house.close()

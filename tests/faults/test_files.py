@@ -1,0 +1,364 @@
+"""Ledger files that are read-only, gone, replaced, rolled back or damaged: refused, told, and never written over."""
+
+import os
+import shutil
+import sqlite3
+from collections import Counter
+from collections.abc import Callable
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.model import Asked, Json
+from mcp_guard.ledger.opening import recover
+from mcp_guard.ledger.verify import Unusable, verify_ledger
+from mcp_guard.storage.sqlite import open_store, reading
+from tests.faults.disks import immutable
+from tests.live.guarded import Client, scripted, seen, text, write_config
+from tests.promises.house import House, make_instance, open_house, run
+from tests.promises.house import text as said
+
+NOBODY = 65534
+
+
+def call(house: House) -> str:
+    return said(run(lambda: house.guard.call(make_instance(), Asked("crm__note", {"text": "x"}))))
+
+
+def assert_hinted(error: LedgerError) -> None:
+    assert error.hint
+
+
+def files(house: House) -> tuple[Path, Path]:
+    path = house.folder / "state" / "ledger.sqlite"
+    return path, path.with_name("ledger.sqlite-wal")
+
+
+def refused(house: House, why: str) -> None:
+    """The call is refused for this reason, and nothing was sent."""
+    sent = len(house.upstream.sent)
+    reply = call(house)
+    assert f"denied by mcp-guard: {why}" in reply, reply
+    assert len(house.upstream.sent) == sent
+
+
+def is_verified(folder: Path) -> bool:
+    try:
+        return verify_ledger(folder / "state" / "ledger.sqlite", folder / "state" / "ledger.pub").ok
+    except Unusable:
+        return False
+
+
+# Read-only
+
+
+def test_a_running_guard_refuses_while_its_files_cannot_be_written_and_then_goes_on(tmp_path: Path) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path))
+    wal = tmp_path / "state" / "ledger.sqlite-wal"
+    with Client(config) as client:
+        client.start()
+        client.call("up__echo", {"text": "one"})
+        with immutable(wal):
+            reply = text(client.call("up__echo", {"text": "two"}))
+        assert "Nothing was sent" in reply
+        assert "three" in text(client.call("up__echo", {"text": "three"}))
+    assert [each["arguments"]["text"] for each in seen(tmp_path, "up")] == ["one", "three"]
+    assert "the disk does not take what is written" in client.stderr
+    assert is_verified(tmp_path)
+
+
+@pytest.mark.parametrize("what", ["ledger.sqlite", "."])
+def test_no_guard_starts_on_a_ledger_that_it_may_not_write(tmp_path: Path, what: str) -> None:
+    """As a user who owns nothing there."""
+    if os.getuid() != 0:
+        pytest.skip("only root can be somebody else")
+    open_house(tmp_path).close()
+    state = tmp_path / "state"
+    for path in (tmp_path, *tmp_path.parents[:2], state, *state.rglob("*")):
+        path.chmod(0o755 if path.is_dir() else 0o644)
+    if what != ".":
+        os.chown(state, NOBODY, NOBODY)
+
+    def write() -> None:
+        path = state / "ledger.sqlite"
+        with reading(path):
+            open_store(path).forget_uses("writes", "nobody", 0)
+
+    said = as_nobody(write)
+    assert said.startswith("the ledger cannot be written, it is read-only"), said
+    assert "hint: check the owner, mode" in said
+
+
+def as_nobody(work: Callable[[], None]) -> str:
+    """The error that it meets in a process of a user who owns nothing."""
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        try:
+            os.setgroups([])
+            os.setgid(NOBODY)
+            os.setuid(NOBODY)
+            work()
+        except LedgerError as error:
+            os.write(writing, str(error).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading) as answer:
+        said = answer.read()
+    os.wait()
+    return said
+
+
+# Removed, replaced, rolled back
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_file_that_is_removed_is_missed_at_once_and_the_guard_goes_on_when_it_is_back(
+    tmp_path: Path, which: int
+) -> None:
+    house = open_house(tmp_path)
+    assert call(house) == "done"
+    path = files(house)[which]
+    path.rename(tmp_path / "away")
+    refused(house, "the ledger was removed or replaced while it was in use")
+    assert not path.exists()
+    (tmp_path / "away").rename(path)
+    assert call(house) == "done"
+    house.close()
+    assert is_verified(tmp_path)
+
+
+def test_a_ledger_that_is_removed_between_the_look_and_the_commit_lets_nothing_run(tmp_path: Path) -> None:
+    house = open_house(tmp_path)
+    path, _ = files(house)
+    look: Callable[[], None] = house.store._check_place
+
+    def look_then_lose_it() -> None:
+        look()
+        if path.exists():
+            path.rename(tmp_path / "away")
+
+    house.store._check_place = look_then_lose_it
+    refused(house, "the ledger was removed or replaced")
+    assert house.upstream.sent == []
+
+
+def test_a_ledger_that_is_replaced_by_a_copy_is_not_written(tmp_path: Path) -> None:
+    house = open_house(tmp_path)
+    path, _ = files(house)
+    call(house)
+    with closing(sqlite3.connect(path)) as live, closing(sqlite3.connect(tmp_path / "copy")) as copy:
+        live.backup(copy)
+    os.replace(tmp_path / "copy", path)
+    refused(house, "the ledger was removed or replaced while it was in use")
+    house.close()
+
+
+def test_a_ledger_that_is_rolled_back_under_a_running_guard_is_found_at_the_next_call(tmp_path: Path) -> None:
+    house = open_house(tmp_path)
+    path, _ = files(house)
+    call(house)
+    copied = len(house.receipts())
+    with closing(sqlite3.connect(path)) as live, closing(sqlite3.connect(tmp_path / "copy")) as copy:
+        live.backup(copy)
+    call(house)
+    now = len(house.receipts())
+    with closing(sqlite3.connect(tmp_path / "copy")) as copy, closing(sqlite3.connect(path)) as live:
+        copy.backup(live)
+    refused(house, f"the ledger was rolled back: it had {now} receipts, and has {copied} of another history")
+    house.close()
+
+
+def test_another_history_of_the_same_length_is_not_continued(tmp_path: Path) -> None:
+    house = open_house(tmp_path)
+    path, _ = files(house)
+    with closing(sqlite3.connect(path)) as live, closing(sqlite3.connect(tmp_path / "copy")) as copy:
+        live.backup(copy)
+    call(house)
+    (tmp_path / "fork" / "state").mkdir(parents=True)
+    (tmp_path / "copy").rename(tmp_path / "fork" / "state" / "ledger.sqlite")
+    for name in ("ledger.key", "ledger.pub"):
+        shutil.copy(tmp_path / "state" / name, tmp_path / "fork" / "state")
+    fork = open_house(tmp_path / "fork")
+    call(fork)
+    fork.close()
+    with closing(sqlite3.connect(files(fork)[0])) as copy, closing(sqlite3.connect(path)) as live:
+        copy.backup(live)
+    refused(house, "the ledger was rolled back")
+    house.close()
+
+
+CHANGES = (
+    "UPDATE head SET edge = zeroblob(length(edge))",
+    "UPDATE head SET size = size + 1",
+    "UPDATE head SET checkpoint = 'nothing'",
+    "UPDATE head SET checkpoint = replace(checkpoint, '/', '+')",
+)
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_head_that_is_not_signed_is_not_built_on(tmp_path: Path, change: str) -> None:
+    house = open_house(tmp_path)
+    call(house)
+    call(house)
+    house.close()
+    with closing(sqlite3.connect(files(house)[0])) as db, db:
+        db.execute(change)
+    before = receipts(tmp_path)
+    after = open_house(tmp_path)
+    refused(after, "the head of the ledger is not what its key signed")
+    after.close()
+    assert receipts(tmp_path) == before
+
+
+# Keys
+
+
+def other_key(folder: Path) -> None:
+    open_house(folder / "other").close()
+    shutil.copy(folder / "other" / "state" / "ledger.key", folder / "state" / "ledger.key")
+
+
+@pytest.mark.parametrize("lose", [lambda folder: (folder / "state" / "ledger.key").unlink(), other_key])
+def test_a_guard_without_the_ledgers_key_writes_nothing(tmp_path: Path, lose: Callable[[Path], None]) -> None:
+    house = open_house(tmp_path)
+    call(house)
+    house.close()
+    key = (tmp_path / "state" / "ledger.key").read_bytes()
+    public = (tmp_path / "state" / "ledger.pub").read_bytes()
+    lose(tmp_path)
+    before = receipts(tmp_path)
+    with pytest.raises(
+        LedgerError, match=r"the private key in force, .* is not where the configuration says"
+    ) as refusal:
+        open_house(tmp_path)
+    assert_hinted(refusal.value)
+    assert receipts(tmp_path) == before
+    (tmp_path / "state" / "ledger.key").write_bytes(key)
+    (tmp_path / "state" / "ledger.key").chmod(0o600)
+    (tmp_path / "state" / "ledger.pub").write_bytes(public)
+    again = open_house(tmp_path)
+    assert call(again) == "done"
+    again.close()
+    assert is_verified(tmp_path)
+
+
+def test_a_running_guard_does_not_need_the_key_file(tmp_path: Path) -> None:
+    house = open_house(tmp_path)
+    (tmp_path / "state" / "ledger.key").unlink()
+    assert call(house) == "done"
+    house.close()
+
+
+# Damage
+
+
+def receipts(folder: Path) -> list[Json]:
+    with closing(sqlite3.connect(f"file:{folder / 'state' / 'ledger.sqlite'}?mode=ro", uri=True)) as db:
+        return db.execute("SELECT seq, body FROM receipt ORDER BY seq").fetchall()
+
+
+def past(folder: Path) -> int:
+    """A ledger with some calls in it; returns its number of pages."""
+    house = open_house(folder)
+    for _ in range(8):
+        call(house)
+    house.close()
+    path = files(house)[0]
+    shutil.copytree(folder / "state", folder / "safe")
+    return path.stat().st_size // 4096
+
+
+@pytest.mark.parametrize("length", [1, 3000])
+def test_damage_anywhere_is_found_and_the_copy_restores_it(tmp_path: Path, length: int) -> None:
+    """At the call, or by `verify`; what is not in use harms nothing."""
+    pages = past(tmp_path)
+    whole, safe = receipts(tmp_path), (tmp_path / "safe" / "ledger.sqlite").read_bytes()
+    found: Counter[str] = Counter()
+    for at in range(50, pages * 4096, 1013):
+        folder = tmp_path / str(at)
+        shutil.copytree(tmp_path / "safe", folder / "state")
+        path, data = folder / "state" / "ledger.sqlite", bytearray(safe)
+        data[at : at + length] = bytes(byte ^ 0xA5 for byte in data[at : at + length])
+        path.write_bytes(data)
+        found[what_is_found(folder, whole)] += 1
+    assert found["refused"] > 0, found
+    assert found["verify"] > 0, found
+    house = open_house(tmp_path)
+    assert call(house) == "done"
+    house.close()
+    assert is_verified(tmp_path)
+
+
+def what_is_found(folder: Path, whole: list[Json]) -> str:
+    try:
+        house = open_house(folder)
+    except LedgerError as error:
+        assert_hinted(error)
+        return "refused"
+    reply = call(house)
+    house.close()
+    if "denied by mcp-guard" in reply:
+        assert "Nothing was sent" in reply
+        return "refused"
+    if not is_verified(folder):
+        return "verify"
+    assert receipts(folder)[: len(whole)] == whole
+    return "harmless"
+
+
+def test_a_damaged_name_that_breaks_the_message_about_it_is_an_error_like_any_other(tmp_path: Path) -> None:
+    """sqlite3 raises UnicodeDecodeError then, as it did for a byte of the schema that was flipped."""
+    with pytest.raises(LedgerError, match="the ledger file is damaged"), reading(tmp_path / "ledger.sqlite"):
+        raise UnicodeDecodeError("utf-8", b"\xd5", 0, 1, "invalid continuation byte")
+
+
+@pytest.mark.parametrize("part", [0.2, 0.5, 0.9])
+def test_a_ledger_that_was_cut_off_is_not_continued(tmp_path: Path, part: float) -> None:
+    pages = past(tmp_path)
+    path = tmp_path / "state" / "ledger.sqlite"
+    os.truncate(path, int(pages * part) * 4096)
+    cut = path.read_bytes()
+    with pytest.raises(LedgerError, match="the ledger file is damaged") as refusal:
+        open_house(tmp_path)
+    assert "mcp-guard doctor" in refusal.value.hint
+    assert path.read_bytes()[: len(cut)] == cut
+
+
+def test_what_is_no_ledger_is_not_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "state").mkdir()
+    (tmp_path / "state" / "ledger.sqlite").write_text("my notes, " * 1000)
+    with pytest.raises(LedgerError, match="the file is no ledger"):
+        open_house(tmp_path)
+    assert (tmp_path / "state" / "ledger.sqlite").read_text() == "my notes, " * 1000
+
+
+def test_a_write_ahead_log_that_is_cut_or_damaged_leaves_a_whole_ledger_of_fewer_receipts(tmp_path: Path) -> None:
+    """At every place: what a machine that lost power may leave. Who kept a checkpoint finds what is missing."""
+    house = open_house(tmp_path)
+    for _ in range(3):
+        call(house)
+    path, wal = files(house)
+    whole = receipts(tmp_path)
+    main, log = path.read_bytes(), wal.read_bytes()
+    house.close()
+    lengths = set()
+    for at in range(4096, len(log), 4096 * 3):
+        for torn in (log[:at], log[:at] + bytes(byte ^ 0xFF for byte in log[at : at + 64]) + log[at + 64 :]):
+            folder = tmp_path / f"cut-{at}-{len(torn)}"
+            (folder / "state").mkdir(parents=True)
+            (folder / "state" / "ledger.sqlite").write_bytes(main)
+            (folder / "state" / "ledger.sqlite-wal").write_bytes(torn)
+            for name in ("ledger.key", "ledger.pub"):
+                shutil.copy(tmp_path / "state" / name, folder / "state")
+            after = open_house(folder)
+            recover(after.ledger.book.writer, folder / "state")
+            assert call(after) == "done"
+            after.close()
+            kept = [row for row in receipts(folder) if row in whole]
+            assert kept == whole[: len(kept)]
+            lengths.add(len(kept))
+            assert is_verified(folder)
+    assert len(lengths) > 2

@@ -1,0 +1,141 @@
+"""A full disk: calls are refused and say why, one that ran is never said to be refused, the guard goes on by itself."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from mcp_guard.core.model import Asked
+from mcp_guard.ledger.opening import recover
+from mcp_guard.ledger.verify import verify_ledger
+from mcp_guard.ports import Intent
+from tests.faults.disks import fill, small_disk
+from tests.live.guarded import Client, log, scripted, seen, text, write_config
+from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id, run
+from tests.promises.house import text as said
+
+NOTE = Asked("crm__note", {"text": "x"})
+
+
+def call(house: House, asked: Asked = NOTE) -> str:
+    return said(run(lambda: house.guard.call(make_instance(), asked)))
+
+
+def verified(folder: Path) -> None:
+    report = verify_ledger(folder / "ledger.sqlite", folder / "ledger.pub")
+    assert report.ok, report.problem
+
+
+def test_a_running_guard_refuses_while_the_disk_is_full_and_goes_on_when_it_is_not(tmp_path: Path) -> None:
+    with small_disk(tmp_path) as disk:
+        config = write_config(tmp_path, scripted("up", tmp_path), guard=f'state_dir = "{disk}"')
+        with Client(config) as client:
+            client.start()
+            assert "one" in text(client.call("up__echo", {"text": "one"}))
+            filler = fill(disk)
+            for _ in range(3):
+                reply = text(client.call("up__echo", {"text": "two"}))
+                assert "denied by mcp-guard: the disk is full" in reply
+                assert "Nothing was sent" in reply
+            assert [each["arguments"]["text"] for each in seen(tmp_path, "up")] == ["one"]
+            filler.unlink()
+            assert "three" in text(client.call("up__echo", {"text": "three"}))
+        assert client.stderr.count("calls are refused: the disk is full") == 1
+        assert "hint: free space on the disk" in client.stderr
+        assert "the ledger can be written again" in client.stderr
+        assert [each["ending"] for each in log(config, "--kind", "outcome")] == ["ok", "ok"]
+        verified(disk)
+
+
+def test_a_disk_that_fills_up_while_a_call_runs_delays_its_outcome_and_loses_nothing(tmp_path: Path) -> None:
+    with small_disk(tmp_path) as disk:
+        house = open_house(disk)
+        filled: list[Path] = []
+
+        async def fills_up(intent: Intent) -> None:
+            filled.append(fill(disk))
+
+        house.upstream.before = fills_up
+        reply = call(house)
+        assert "was sent to its upstream, but the outcome could not be recorded: the disk is full" in reply
+        assert "do not repeat it" in reply
+        house.upstream.before = None
+        assert "denied by mcp-guard: the disk is full" in call(house)
+        filled[0].unlink()
+        assert call(house) == "done"
+        assert len(house.upstream.sent) == 2
+        first, second = house.receipts("intent")
+        assert [(each["follows"], each["ending"]) for each in house.receipts("outcome")] == [
+            ([first["seq"]], "ok"),
+            ([second["seq"]], "ok"),
+        ]
+        house.close()
+        verified(disk / "state")
+
+
+def test_a_guard_that_ends_before_the_disk_has_room_leaves_the_outcome_unknown(tmp_path: Path) -> None:
+    with small_disk(tmp_path) as disk:
+        house = open_house(disk)
+        filled: list[Path] = []
+
+        async def fills_up(intent: Intent) -> None:
+            filled.append(fill(disk))
+
+        house.upstream.before = fills_up
+        assert "could not be recorded" in call(house)
+        house.close()
+        filled[0].unlink()
+        after = open_house(disk)
+        [intent] = recover(after.ledger.book.writer, disk / "state")
+        [outcome] = after.receipts("outcome")
+        assert (outcome["ending"], outcome["follows"]) == ("unknown", [intent["seq"]])
+        after.close()
+
+
+def test_the_reply_of_an_approved_call_is_given_once_its_outcome_could_be_recorded(tmp_path: Path) -> None:
+    with small_disk(tmp_path) as disk:
+        house = open_house(disk, f"{ALLOW}\n{GATE}")
+        id = pending_id(run(lambda: house.guard.call(make_instance(), NOTE)))
+        house.approve(id)
+        filled: list[Path] = []
+
+        async def fills_up(intent: Intent) -> None:
+            filled.append(fill(disk))
+
+        house.upstream.before = fills_up
+        assert "could not be recorded: the disk is full" in call(house)
+        filled[0].unlink()
+        assert call(house) == "done"  # the same call again is given what it was not told, and not asked about anew
+        assert call(house, Asked("guard__await", {"approval": id})) == "done"
+        assert len(house.upstream.sent) == 1
+        house.close()
+
+
+def test_no_guard_starts_on_a_full_disk_and_it_says_so(tmp_path: Path) -> None:
+    with small_disk(tmp_path, 16) as disk:
+        fill(disk)
+        config = write_config(tmp_path, scripted("up", tmp_path), guard=f'state_dir = "{disk}/state"')
+        done = subprocess.run(
+            [sys.executable, "-m", "mcp_guard.cli", "run", "--config", str(config)],
+            capture_output=True, text=True, input="", timeout=30,
+        )  # fmt: skip
+        assert done.returncode == 5
+        assert "the disk is full" in done.stderr
+        assert "hint: free space" in done.stderr
+
+
+def test_policies_that_came_while_the_disk_was_full_are_in_force_once_it_is_not(tmp_path: Path) -> None:
+    with small_disk(tmp_path) as disk:
+        more = tmp_path / "more"
+        upstream = scripted("up", tmp_path, MORE_TOOLS_IF=str(more))
+        config = write_config(tmp_path, upstream, guard=f'state_dir = "{disk}"')
+        with Client(config) as client:
+            client.start()
+            filler = fill(disk)
+            client.tools()
+            more.touch()
+            client.tools()
+            assert "denied by mcp-guard" in text(client.call("up__echo", {"text": "x"}))
+            filler.unlink()
+            while "later" not in {name.partition("__")[2] for name in client.tools()}:
+                assert client.process.poll() is None
+            assert "x" in text(client.call("up__echo", {"text": "x"}))

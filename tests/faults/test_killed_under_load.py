@@ -1,0 +1,21 @@
+"""P9 under load: a sample of `make faults`, which kills as many guards as one likes. See docs/reference/faults.md."""
+
+import pytest
+
+from tests.faults.preload import library
+from tests.faults.world import live
+
+DEATHS = 7
+
+
+@pytest.mark.parametrize("seed", range(1, 9))
+def test_guards_killed_under_load_lose_nothing_and_run_nothing_twice(seed: int) -> None:
+    result = live(seed, DEATHS)
+    assert not result.problem, f"{result.problem}; repeat it with: make faults RUNS=10 SEED={seed}"
+    assert result.deaths.total() - result.idle >= DEATHS
+    assert result.endings["ok"] > 0
+
+
+def test_deaths_at_system_calls_are_among_them() -> None:
+    if library() is None:
+        pytest.skip("no C compiler: nothing is killed at a system call")

@@ -1,0 +1,233 @@
+"""Exports held against readers that share no code with the guard: tlog-scales, and a verifier in JavaScript."""
+
+import base64
+import json
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from tlog_scales.backend import LocalBackend
+from tlog_scales.reader import TilesReader
+from tlog_scales.signing import Vkey
+from tlog_scales.tiles import leaf_hash
+
+from mcp_guard.core import canonical
+from mcp_guard.core.model import Asked, Json
+from mcp_guard.core.receipt import Draft
+from mcp_guard.ledger.export import export
+from mcp_guard.ledger.keys import SigningKey, signing_key
+from mcp_guard.ledger.writer import Step, Writer
+from tests.ledger.filled import fill, open_filled
+from tests.promises.house import ALLOW, GATE, make_instance, open_house, pending_id, run
+
+NODE = str(Path(sys.executable).with_name("node"))
+VERIFIER = Path(__file__).with_name("verify.mjs")
+SIZES = (1, 255, 256, 257, 700)
+
+
+def write(writer: Writer, folder: Path, payloads: bool = False) -> Path:
+    export(writer.store, writer.key.verifier + "\n", folder, payloads)
+    return folder
+
+
+def verify(folder: Path, keys: Path | None = None) -> dict[str, Any]:
+    command = [NODE, str(VERIFIER), str(folder), str(keys or folder / "ledger.pub")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    said: dict[str, Any] = json.loads(done.stdout)
+    assert done.returncode == (0 if said["ok"] else 1), done.stderr
+    return said
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The export of a ledger in which calls were allowed, held, approved and denied; written in three goes."""
+    folder = tmp_path_factory.mktemp("real")
+    house = open_house(folder)
+    house.load(ALLOW + GATE.replace("action,", 'action == Action::"crm__purge",'))
+
+    async def story() -> None:
+        for number in range(140):
+            await house.guard.call(make_instance(), Asked("crm__note", {"text": f"{number} \u20ac \U0001f600 \x1b"}))
+        await house.guard.call(make_instance(), Asked("nonesuch", {}))
+        held = await house.guard.call(make_instance(), Asked("crm__purge", {}))
+        house.approve(pending_id(held))
+        await house.guard.call(make_instance(), Asked("crm__purge", {}))
+
+    run(story)
+    writer = house.ledger.book.writer
+    write(writer, folder / "out", payloads=True)
+    fill(writer, 300)
+    write(writer, folder / "out", payloads=True)
+    house.close()
+    return folder / "out"
+
+
+def test_the_second_verifier_accepts_a_real_export(real: Path) -> None:
+    said = verify(real)
+    assert said["ok"], said
+    assert said["receipts"] > 512
+    assert said["heads"] == 2
+    assert said["policies"] == 2
+    assert {"intent", "outcome", "decision", "approval.granted", "approver.enrolled"} <= set(said["kinds"])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_both_readers_accept_an_export_of_any_size(tmp_path: Path, size: int) -> None:
+    folder = write(open_filled(tmp_path / "state", size), tmp_path / "out")
+    said = verify(folder)
+    assert said["ok"], said
+    assert said["receipts"] == size
+    read_with_tlog_scales(folder)
+
+
+def read_with_tlog_scales(folder: Path) -> None:
+    """Its signature, its root from the tiles, and every entry's inclusion."""
+    reader = TilesReader(LocalBackend(folder))
+    head = reader.get_checkpoint()
+    head.verify(Vkey.from_string((folder / "ledger.pub").read_text().strip()))
+    assert reader.calculate_root_hash() == head.root_hash
+    for index in range(head.size):
+        reader.get_inclusion_proof(index, head.size).check(leaf_hash(reader.get_entry(index)), head.root_hash)
+    for old in {1, head.size // 2, head.size - 1} - {0}:
+        reader.set_size(old)
+        before = reader.calculate_root_hash()
+        reader.set_size(head.size)
+        reader.get_consistency_proof(old, head.size).check(before, head.root_hash)
+
+
+def test_tlog_scales_accepts_a_real_export(real: Path) -> None:
+    read_with_tlog_scales(real)
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(data)
+
+
+def edit(path: Path, old: str, new: str) -> None:
+    data = path.read_bytes()
+    assert old.encode() in data
+    path.write_bytes(data.replace(old.encode(), new.encode(), 1))
+
+
+def drop_receipt(folder: Path) -> None:
+    """The first receipt is missing from its entry bundle, its tile and its bundles."""
+    entries = (folder / "tile/entries/000").read_bytes()
+    (folder / "tile/entries/000").write_bytes(entries[2 + int.from_bytes(entries[:2], "big") :])
+    (folder / "tile/0/000").write_bytes((folder / "tile/0/000").read_bytes()[32:])
+    lines = (folder / "bundles/000.jsonl").read_text().splitlines(keepends=True)
+    (folder / "bundles/000.jsonl").write_text("".join(lines[1:]))
+
+
+def swap_bundles(folder: Path) -> None:
+    one, two, *rest = (folder / "bundles/001.jsonl").read_text().splitlines(keepends=True)
+    (folder / "bundles/001.jsonl").write_text("".join([two, one, *rest]))
+
+
+def say_less(folder: Path) -> None:
+    """A checkpoint of fewer receipts, as it was signed once, over the files of now."""
+    bundle = json.loads((folder / "bundles/000.jsonl").read_text().splitlines()[0])
+    (folder / "checkpoint").write_text(bundle["proof"].partition("\n\n")[2])
+
+
+def resize(folder: Path) -> None:
+    note = (folder / "checkpoint").read_text()
+    size = note.split("\n")[1]
+    (folder / "checkpoint").write_text(note.replace(f"\n{size}\n", f"\n{int(size) - 1}\n"))
+
+
+def forge_policy(folder: Path) -> None:
+    edit(next((folder / "policies").iterdir()), "permit", "forbid")
+
+
+TAMPERED: list[tuple[str, Callable[[Path], None], str]] = [
+    ("an entry", lambda folder: edit(folder / "tile/entries/000", "crm__note", "crm__nose"), "not signed"),
+    ("a signature", lambda folder: flip(folder / "tile/entries/000", -5), "not base64|not signed"),
+    ("a length", lambda folder: flip(folder / "tile/entries/001", 0), "cut off|JSON|not base64|not signed"),
+    ("a leaf in its tile", lambda folder: flip(folder / "tile/0/000", 40), "the tile does not hold the leaf"),
+    ("a hash of level 1", lambda folder: flip(folder / "tile/1/000.p/2", 0), "of level 1 is not that of the entries"),
+    ("the root", lambda folder: flip(folder / "checkpoint", -120), "not signed|not base64|signature line|no key"),
+    ("the size", resize, "not 254|hashes|ENOENT|no such file"),
+    ("an older checkpoint", say_less, "ENOENT|no such file|bytes|holds"),
+    ("a receipt dropped", drop_receipt, "holds 255 entries"),
+    ("bundles swapped", swap_bundles, "bundle 256 holds another entry"),
+    ("a bundle's entry", lambda folder: edit(folder / "bundles/000.jsonl", "crm__note", "crm__nose"), "another entry"),
+    ("a bundle's index", lambda folder: edit(folder / "bundles/000.jsonl", "index 0\\n", "index 9\\n"), "proves some"),
+    ("a policy", forge_policy, "are not those of that hash"),
+    ("a payload", lambda folder: edit(folder / "payloads/000.jsonl", '"payload":"e', '"payload":"f'), "commits to"),
+    ("the key", lambda folder: edit(folder / "ledger.pub", "+A", "+B"), "key id|verifier line"),
+]
+
+
+@pytest.mark.parametrize(("what", "tamper", "problem"), TAMPERED, ids=[what for what, _, _ in TAMPERED])
+def test_the_second_verifier_finds_what_was_changed(
+    tmp_path: Path, real: Path, what: str, tamper: Callable[[Path], None], problem: str
+) -> None:
+    folder = tmp_path / "out"
+    shutil.copytree(real, folder)
+    tamper(folder)
+    said = verify(folder)
+    assert not said["ok"], what
+    assert re.search(problem, said["problem"]), said
+
+
+def test_the_second_verifier_does_not_take_another_key(tmp_path: Path, real: Path) -> None:
+    other = write(open_filled(tmp_path / "other", 1), tmp_path / "out")
+    assert not verify(real, other / "ledger.pub")["ok"]
+
+
+def test_a_bundle_of_another_history_is_found(tmp_path: Path) -> None:
+    """Signed by the same key, of a receipt that both histories share, but in a tree that this one never was."""
+    open_filled(tmp_path / "state", 10).store.close()
+    shutil.copytree(tmp_path / "state", tmp_path / "second")
+    folder = write(open_filled(tmp_path / "state", 300), tmp_path / "out")
+    other = write(open_filled(tmp_path / "second", 290, b'{"other":1}'), tmp_path / "other")
+    _, *rest = (folder / "bundles/000.jsonl").read_text().splitlines(keepends=True)
+    first, *_ = (other / "bundles/000.jsonl").read_text().splitlines(keepends=True)
+    (folder / "bundles/000.jsonl").write_text("".join([first, *rest]))
+    assert "that this one never was" in verify(folder)["problem"]
+
+
+def rotated(writer: Writer, possession: bytes | None = None) -> SigningKey:
+    """Hand the ledger on to a new key, as receipts say it; the old key signs that receipt, the new one all later."""
+    old, private = writer.key, Ed25519PrivateKey.generate()
+    new = signing_key(old.origin, private.public_key(), private.sign)
+    said: Json = {"old": old.verifier, "new": new.verifier}
+
+    def op(step: Step) -> int:
+        seq = writer.store.head().size
+        claim = said | {"origin": old.origin, "seq": seq, "type": "mcp-guard/key-rotation/v1"}
+        signature = possession or private.sign(canonical.canonicalize(claim))
+        step.add(Draft("key.rotated", said | {"possession": base64.b64encode(signature).decode()}))
+        step.change_key(new)
+        return seq
+
+    writer.run(op)
+    writer.key = new
+    fill(writer, 5)
+    return old
+
+
+def test_a_ledger_whose_key_was_rotated_is_accepted_with_its_first_key(tmp_path: Path) -> None:
+    writer = open_filled(tmp_path / "state", 300)
+    (tmp_path / "first.pub").write_text(writer.key.verifier + "\n")
+    rotated(writer)
+    folder = write(writer, tmp_path / "out")
+    said = verify(folder, tmp_path / "first.pub")
+    assert said["ok"], said
+    assert said["kinds"] == {"decision": 305, "key.rotated": 1}
+
+
+def test_a_rotation_that_the_new_key_did_not_sign_is_found(tmp_path: Path) -> None:
+    writer = open_filled(tmp_path / "state", 3)
+    (tmp_path / "first.pub").write_text(writer.key.verifier + "\n")
+    rotated(writer, bytes(64))
+    said = verify(write(writer, tmp_path / "out"), tmp_path / "first.pub")
+    assert said["problem"] == "receipt 3: the new key has not signed"

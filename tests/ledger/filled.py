@@ -1,0 +1,36 @@
+"""Ledgers of any size for tests of what is done with them: real key, real file, receipts of no story."""
+
+from pathlib import Path
+
+from mcp_guard.core.receipt import Draft
+from mcp_guard.ledger.opening import LedgerSettings, open_writer
+from mcp_guard.ledger.writer import Step, Writer
+
+ORIGIN = "test.example/ledger"
+NOW = 1_790_000_000 * 1_000_000
+
+
+class Still:
+    """A clock that stands still."""
+
+    def now(self) -> int:
+        return NOW
+
+    wall = now
+
+
+def open_filled(folder: Path, count: int, payload: bytes = b'{"a":1}', origin: str = ORIGIN) -> Writer:
+    """The ledger in `folder`, with so many receipts more."""
+    writer = open_writer(LedgerSettings(folder, origin, unsafe_skip_fsync=True), Still())
+    fill(writer, count, payload)
+    return writer
+
+
+def fill(writer: Writer, count: int, payload: bytes = b'{"a":1}') -> None:
+    def op(step: Step) -> None:
+        for number in range(count):
+            draft = Draft("decision", {"call": f"call_{number}", "reasons": ["filled"]}, {"request": payload})
+            step.add(draft)
+
+    if count:
+        writer.run(op)

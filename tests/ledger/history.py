@@ -1,0 +1,127 @@
+"""A ledger with a past: about a thousand receipts of every kind, written by the guard's own code."""
+
+import base64
+from functools import partial
+from pathlib import Path
+
+from mcp_guard.core import note
+from mcp_guard.core.approval import Event, Route
+from mcp_guard.core.model import Asked, Json
+from mcp_guard.core.receipt import Draft
+from mcp_guard.ledger import lifecycle, rotation
+from mcp_guard.ledger.approvers import NewKey, enrol, remove
+from mcp_guard.ledger.opening import LedgerSettings
+from mcp_guard.ledger.votes import Ballots, Person, Terms
+from mcp_guard.ledger.writer import Step
+from tests.ledger.callers import who_may_call
+from tests.promises.house import ALLOW, GATE, PEOPLE, SECOND, House, make_instance, open_house, pending_id, run
+
+ORIGIN = "test.example/ledger"
+POLICIES = f"{ALLOW}\n{GATE}".replace(
+    "forbid (principal, action, resource)", 'forbid (principal, action == Action::"crm__note", resource)'
+)
+PEOPLE_ROUTE = Route("people", ("alice", "bob", "carol", "dana"), 7200 * SECOND, escalate_to="chiefs",
+                     escalate_after=600 * SECOND)  # fmt: skip
+ROUTES = {"people": PEOPLE_ROUTE, "chiefs": Route("chiefs", ("mallory",), 7200 * SECOND)}
+SIZE = 1000
+
+
+def write_history(folder: Path, size: int = SIZE) -> House:
+    """The house is open; its ledger is `folder/state/ledger.sqlite`."""
+    house = reopen(folder)
+    begin(house)
+    rounds = 0
+    while house.store.head().size < size:
+        live(house, f"{rounds}")
+        rounds += 1
+        if rounds == 3:
+            rotation.rotate(LedgerSettings(folder / "state", ORIGIN), house.clock, "every year")
+    end(house)
+    return house
+
+
+def reopen(folder: Path) -> House:
+    """A guard on the ledger as it is."""
+    house = open_house(folder, POLICIES, routes=ROUTES)
+    house.clock.time = max(house.clock.time, house.store.last_time())
+    return house
+
+
+def begin(house: House) -> None:
+    who: Json = {"agent": "agent", "instance": "run_1", "credential": "cred_run_1"}
+    house.ledger.book.note(
+        Draft("guard.started", {"guard": "guard_1"}),
+        Draft("instance.started", who),
+        Draft("credential.issued", who),
+        Draft("policy.rejected", {"reasons": ["it does not parse"]}),
+    )
+
+
+def end(house: House) -> None:
+    writer = house.ledger.book.writer
+    enrol(writer, Person("dana", "Dana"), NewKey("ed25519", bytes(range(32)), {}))
+    remove(writer, "dana", NewKey("ed25519", bytes(range(32)), {}).id, "left")
+    erase(house, [(2, 9), (20, 20)])
+    who_may_call(house)
+    house.ledger.book.note(Draft("instance.ended", {"instance": "run_1"}), Draft("guard.stopped", {"guard": "guard_1"}))
+
+
+def live(house: House, text: str) -> None:
+    """One round of all that can become of a call."""
+    run(partial(house.guard.call, make_instance(), Asked("crm__update_deal", {"deal_id": "1", "amount": 5})))
+    run(partial(house.guard.call, make_instance(), Asked("crm__nothing", {})))
+    approve_and_use(house, text)
+    house.approve(ask(house, f"no {text}"), "alice", "deny")
+    for event in (Event.EXPIRE, Event.WITHDRAW, Event.OUTDATE):
+        settle(house, ask(house, f"{event} {text}"), event)
+    revoked = ask(house, f"revoked {text}")
+    house.approve(revoked, "carol")
+    ballots = Ballots(house.ledger.book.writer, house.ledger.requests.routes, PEOPLE)
+    ballots.revoke(revoked, "carol", "thought better of it")
+    use_a_grant(house, text, ballots)
+    escalated = ask(house, f"late {text}")
+    house.clock.time += 601 * SECOND
+    house.approve(escalated, "mallory")
+    witness(house)
+
+
+def ask(house: House, text: str) -> str:
+    return pending_id(run(partial(house.guard.call, make_instance(), Asked("crm__note", {"text": text}))))
+
+
+def approve_and_use(house: House, text: str) -> None:
+    house.approve(ask(house, text))
+    run(partial(house.guard.call, make_instance(), Asked("crm__note", {"text": text})))
+
+
+def use_a_grant(house: House, text: str, ballots: Ballots) -> None:
+    house.approve(ask(house, f"many {text}"), "carol", terms=Terms(3, 600, ("text",)))
+    for each in ("", "a", "b"):
+        run(partial(house.guard.call, make_instance(), Asked("crm__note", {"text": f"many {text}{each}"})))
+    [grant] = house.store.grants(state="active")
+    ballots.revoke(grant.id, "carol", "enough")
+
+
+def settle(house: House, id: str, event: Event) -> None:
+    house.ledger.book.writer.run(lambda step: lifecycle.move(step, lifecycle.find(step, id)[0], event, "so it went"))
+
+
+def witness(house: House) -> None:
+    """What `ledger witness` records."""
+    head, _ = note.parse(house.store.checkpoint())
+    seen: Json = {"witness": "shelf", "method": "file", "size": head.size, "evidence": {"path": "shelf.txt"}}
+    root = base64.b64encode(head.root).decode()
+    house.ledger.book.note(Draft("checkpoint.witnessed", seen | {"root": root}))
+
+
+def erase(house: House, ranges: list[tuple[int, int]]) -> None:
+    """What `ledger forget` does: payloads go, and a receipt says so."""
+
+    def op(step: Step) -> None:
+        gone = 0
+        for first, last in ranges:
+            gone += step.store._run("DELETE FROM payload WHERE seq BETWEEN ? AND ?", (first, last)).rowcount
+        fields: Json = {"reason": "asked to", "by": "alice", "count": gone, "seqs": [list(each) for each in ranges]}
+        step.add(Draft("payload.erased", fields))
+
+    house.ledger.book.writer.run(op)

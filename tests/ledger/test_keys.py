@@ -1,0 +1,405 @@
+"""The ledger's key: how it is held, rotated and replaced, and that no moment of a rotation loses the ledger."""
+
+import fcntl
+import os
+import signal
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from mcp_guard.config_ledger import SignerConfig
+from mcp_guard.core import note
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.model import Asked
+from mcp_guard.core.receipt import Draft
+from mcp_guard.ledger import rotation
+from mcp_guard.ledger.keys import private_text, signing_key
+from mcp_guard.ledger.opening import LedgerSettings, open_writer
+from mcp_guard.ledger.signers import SIGNERS, custody
+from mcp_guard.ledger.verify import verify_ledger
+from mcp_guard.ledger.writer import Writer
+from mcp_guard.settings import SignerSettings
+from mcp_guard.storage.sqlite import open_store
+from tests.ledger.rotated import chain, checkpoint, receipts, signers, signs
+from tests.promises.house import Clock, make_instance, open_house, run
+
+ORIGIN = "test.example/ledger"
+SIGNER = Path(__file__).parent.parent / "servers" / "signer.py"
+NOTE = Draft("guard.started", {"guard": "guard_1"})
+
+
+def settings(folder: Path, *held: SignerSettings) -> LedgerSettings:
+    return LedgerSettings(folder / "state", ORIGIN, signers=held or (SignerSettings(),))
+
+
+def write(writer: Writer) -> int:
+    return writer.run(lambda step: step.add(NOTE))
+
+
+def published(folder: Path) -> list[str]:
+    return (folder / "state" / "ledger.pub").read_text().splitlines()
+
+
+def external(folder: Path, name: str = "token", seconds: float = 20) -> SignerSettings:
+    """A command signer with a key of its own, and its verifier line."""
+    private = Ed25519PrivateKey.generate()
+    (folder / name).write_text(private.private_bytes_raw().hex())
+    verifier = note.verifier(ORIGIN, private.public_key().public_bytes_raw())
+    return SignerSettings("command", (sys.executable, str(SIGNER), str(folder / name)), verifier, seconds, folder)
+
+
+@pytest.fixture
+def keyring_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    import keyring
+
+    from tests.ledger.file_keyring import FileKeyring
+
+    monkeypatch.setenv("TEST_KEYRING", str(tmp_path / "keyring.json"))
+    before = keyring.get_keyring()
+    keyring.set_keyring(FileKeyring())  # type: ignore[no-untyped-call]
+    yield tmp_path / "keyring.json"
+    keyring.set_keyring(before)
+
+
+def test_every_way_to_hold_the_key_can_be_configured() -> None:
+    words, command = get_args(SignerConfig)
+    assert {*get_args(words), "command"} == set(SIGNERS)
+    assert "command" in command.model_fields
+
+
+# A file
+
+
+def test_the_key_file_is_its_owners_alone(tmp_path: Path) -> None:
+    write(open_writer(settings(tmp_path), Clock()))
+    path = tmp_path / "state" / "ledger.key"
+    assert path.stat().st_mode & 0o777 == 0o600
+    path.chmod(0o640)
+    with pytest.raises(LedgerError, match="can be read by others"):
+        open_writer(settings(tmp_path), Clock())
+
+
+def test_a_new_key_is_never_made_for_a_ledger_that_has_one(tmp_path: Path) -> None:
+    write(open_writer(settings(tmp_path), Clock()))
+    (tmp_path / "state" / "ledger.key").unlink()
+    with pytest.raises(LedgerError, match="is not where the configuration says") as caught:
+        open_writer(settings(tmp_path), Clock())
+    assert "keys replace --lost" in caught.value.hint
+    assert not (tmp_path / "state" / "ledger.key").exists()
+
+
+def test_a_torn_key_file_is_told_and_not_overwritten(tmp_path: Path) -> None:
+    write(open_writer(settings(tmp_path), Clock()))
+    path = tmp_path / "state" / "ledger.key"
+    path.write_text(path.read_text()[:40])
+    with pytest.raises(LedgerError, match="cannot be used"):
+        open_writer(settings(tmp_path), Clock())
+    assert len(path.read_text()) == 40
+
+
+# Rotation
+
+
+def test_a_rotation_is_signed_by_both_keys_and_the_old_one_is_gone(tmp_path: Path) -> None:
+    writer = open_writer(settings(tmp_path), Clock())
+    write(writer)
+    before = (tmp_path / "state" / "ledger.key").read_text()
+    old, new = rotation.rotate(settings(tmp_path), Clock(), "every year")
+    said, body, signature = receipts(tmp_path / "state")[-1]
+    assert (said["kind"], said["old"], said["new"], said["reason"]) == ("key.rotated", old, new, "every year")
+    assert signs(old, signature, body)
+    assert not signs(new, signature, body)
+    assert signers(checkpoint(tmp_path / "state")) == [old.split("+")[1], new.split("+")[1]]
+    write(open_writer(settings(tmp_path), Clock()))
+    assert signers(checkpoint(tmp_path / "state")) == [new.split("+")[1]]
+    assert list(chain(tmp_path / "state", old)) == [old, new] == published(tmp_path)
+    for path in (tmp_path / "state").iterdir():
+        assert before.strip().encode() not in path.read_bytes(), path
+    assert not (tmp_path / "state" / "ledger.key.new").exists()
+
+
+def test_a_guard_that_runs_goes_on_with_the_new_key(tmp_path: Path) -> None:
+    first, second = open_house(tmp_path), open_house(tmp_path)
+    run(lambda: first.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "1", "amount": 150})))
+    run(lambda: second.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "2", "amount": 150})))
+    old, new = rotation.rotate(settings(tmp_path), Clock())
+    for house in (first, second):
+        reply = run(lambda: house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "3", "amount": 1})))  # noqa: B023
+        assert "error" not in reply
+        assert house.ledger.book.writer.key.verifier == new
+        house.close()
+    assert len(first.upstream.writes()) == len(second.upstream.writes()) == 2
+    assert list(chain(tmp_path / "state", old)) == [old, new]
+
+
+def test_keys_can_follow_one_another(tmp_path: Path) -> None:
+    writer = open_writer(settings(tmp_path), Clock())
+    write(writer)
+    keys = [writer.key.verifier]
+    for _ in range(3):
+        keys.append(rotation.rotate(settings(tmp_path), Clock())[1])
+        write(writer)
+    assert list(chain(tmp_path / "state", keys[0])) == keys == published(tmp_path)
+    assert [each.since for each in writer.store.guard_keys()] == [0, 2, 4, 6]
+
+
+def test_a_ledger_that_was_never_rotated_verifies(tmp_path: Path) -> None:
+    write(open_writer(settings(tmp_path), Clock()))
+    assert verify_ledger(tmp_path / "state" / "ledger.sqlite", tmp_path / "state" / "ledger.pub").ok
+
+
+def test_two_do_not_change_the_key_at_once(tmp_path: Path) -> None:
+    write(open_writer(settings(tmp_path), Clock()))
+    lock = os.open(tmp_path / "state" / "rotation.lock", os.O_RDWR | os.O_CREAT)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    with pytest.raises(LedgerError, match="another process is changing the key"):
+        rotation.rotate(settings(tmp_path), Clock())
+    os.close(lock)
+    rotation.rotate(settings(tmp_path), Clock())
+
+
+def test_a_rotation_that_cannot_be_recorded_changes_nothing(tmp_path: Path) -> None:
+    writer = open_writer(settings(tmp_path), Clock())
+    write(writer)
+    blocker = open_store(tmp_path / "state" / "ledger.sqlite")
+    blocker.begin()
+    with pytest.raises(LedgerError, match="another process holds the ledger"):
+        rotation.rotate(settings(tmp_path), Clock())
+    blocker.rollback()
+    assert list(chain(tmp_path / "state", writer.key.verifier)) == published(tmp_path)
+    assert open_writer(settings(tmp_path), Clock()).key.verifier == writer.key.verifier
+
+
+# Killed
+
+
+def rotate_until(folder: Path, at: Callable[[str], None]) -> None:
+    """Rotate; `at` is told of every file in the folder that is opened, moved or removed, and of the commit."""
+
+    def heard(event: str, arguments: tuple[object, ...]) -> None:
+        about = str(arguments[0]) if arguments else ""
+        if event in ("open", "os.rename", "os.remove", "os.link") and about.startswith(str(folder)) and listening:
+            at(f"{event} {Path(about).name}")
+
+    listening = [True]
+    commit = Writer.run
+
+    def told_run(writer: Writer, op: object) -> object:
+        at("before commit")
+        done = commit(writer, op)  # type: ignore[arg-type, var-annotated]
+        at("after commit")
+        return done
+
+    sys.addaudithook(heard)
+    Writer.run = told_run  # type: ignore[assignment, method-assign]
+    try:
+        rotation.rotate(settings(folder), Clock())
+    finally:
+        Writer.run = commit  # type: ignore[method-assign]
+        listening.clear()
+
+
+def test_killed_at_any_step_the_ledger_works_with_one_of_the_keys(tmp_path: Path) -> None:
+    number, died = 0, True
+    while died:
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        old = open_writer(settings(folder), Clock())
+        write(old)
+        died = rotation_dies_at(folder, number)
+        after = open_writer(settings(folder), Clock())
+        write(after)
+        write(old)  # a guard that ran all the while
+        keys = list(chain(folder / "state", published(folder)[0]))
+        assert keys == published(folder), number
+        assert after.key.verifier == old.key.verifier == keys[-1]
+        assert len(keys) in ((1, 2) if died else (2,))
+        held = (folder / "state" / "ledger.key").read_text()
+        assert f"+{keys[-1].split('+')[1]}+" in held
+        assert rotation.rotate(settings(folder), Clock())[0] == keys[-1]
+        assert not list((folder / "state").glob("ledger.key.*"))
+        number += 1
+    assert number > 12
+
+
+def rotation_dies_at(folder: Path, number: int) -> bool:
+    child = os.fork()
+    if child == 0:
+        left = number
+
+        def at(_: str) -> None:
+            nonlocal left
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+
+        try:
+            rotate_until(folder, at)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL or os.WEXITSTATUS(status) == 0
+    return os.WTERMSIG(status) == signal.SIGKILL
+
+
+# Lost
+
+
+def test_a_lost_key_is_replaced_and_the_receipt_says_that_nobody_vouched(tmp_path: Path) -> None:
+    write(open_writer(settings(tmp_path), Clock()))
+    (tmp_path / "state" / "ledger.key").unlink()
+    old, new = rotation.replace(settings(tmp_path), Clock(), "the disk died")
+    said, body, signature = receipts(tmp_path / "state")[-1]
+    assert (said["kind"], said["old"], said["new"], said["reason"]) == ("key.replaced", old, new, "the disk died")
+    assert signs(new, signature, body)
+    assert signers(checkpoint(tmp_path / "state")) == [new.split("+")[1]]
+    write(open_writer(settings(tmp_path), Clock()))
+    assert list(chain(tmp_path / "state", old)) == [old, new] == published(tmp_path)
+
+
+def test_a_damaged_key_file_is_replaced_too(tmp_path: Path) -> None:
+    write(open_writer(settings(tmp_path), Clock()))
+    (tmp_path / "state" / "ledger.key").write_text("PRIVATE+KEY+rubbish\n")
+    _, new = rotation.replace(settings(tmp_path), Clock())
+    assert open_writer(settings(tmp_path), Clock()).key.verifier == new
+
+
+def test_a_damaged_key_is_replaced_by_one_of_another_signer(tmp_path: Path) -> None:
+    held = external(tmp_path)
+    write(open_writer(settings(tmp_path), Clock()))
+    (tmp_path / "state" / "ledger.key").write_text("PRIVATE+KEY+rubbish\n")
+    both = settings(tmp_path, SignerSettings(), held)
+    assert rotation.replace(both, Clock())[1] == held.public
+    assert open_writer(both, Clock()).key.verifier == held.public
+    assert (tmp_path / "state" / "ledger.key").read_text() == "PRIVATE+KEY+rubbish\n"  # whatever it is, it stays
+
+
+def test_there_is_nothing_to_replace_without_receipts(tmp_path: Path) -> None:
+    open_writer(settings(tmp_path), Clock())
+    with pytest.raises(LedgerError, match="no receipts"):
+        rotation.replace(settings(tmp_path), Clock())
+
+
+# The keyring
+
+
+def test_the_keyring_holds_the_key_and_no_file_does(tmp_path: Path, keyring_file: Path) -> None:
+    held = settings(tmp_path, SignerSettings("keyring"))
+    first = open_writer(held, Clock())
+    write(first)
+    assert not list((tmp_path / "state").glob("ledger.key*"))
+    assert open_writer(held, Clock()).key.verifier == first.key.verifier
+    old, new = rotation.rotate(held, Clock())
+    write(first)
+    assert list(chain(tmp_path / "state", old)) == [old, new] == published(tmp_path)
+    assert old.split("+")[1] not in keyring_file.read_text()
+    assert new.split("+")[1] in keyring_file.read_text()
+
+
+def test_two_ledgers_of_one_origin_share_no_key_in_the_keyring(tmp_path: Path, keyring_file: Path) -> None:
+    made = []
+    for name in ("a", "b"):
+        writer = open_writer(LedgerSettings(tmp_path / name, ORIGIN, signers=(SignerSettings("keyring"),)), Clock())
+        write(writer)
+        made.append(writer.key.verifier)
+    assert len(set(made)) == 2
+
+
+def test_a_keyring_that_forgot_the_key_is_told(tmp_path: Path, keyring_file: Path) -> None:
+    held = settings(tmp_path, SignerSettings("keyring"))
+    write(open_writer(held, Clock()))
+    keyring_file.unlink()
+    with pytest.raises(LedgerError, match="is not where the configuration says"):
+        open_writer(held, Clock())
+
+
+# A command
+
+
+def test_a_command_signs(tmp_path: Path) -> None:
+    held = external(tmp_path)
+    writer = open_writer(settings(tmp_path, held), Clock())
+    write(writer)
+    assert list(chain(tmp_path / "state", held.public)) == [held.public]
+    assert not list((tmp_path / "state").glob("ledger.key*"))
+
+
+@pytest.mark.parametrize(
+    ("mood", "told"),
+    [
+        ("sleep", "did not answer within 1 s"),
+        ("fail", "exited with status 1"),
+        ("babble", "did not sign with its `public` key"),
+        ("other", "did not sign with its `public` key"),
+    ],
+)
+def test_a_signer_that_fails_refuses_what_it_should_sign(tmp_path: Path, mood: str, told: str) -> None:
+    held = external(tmp_path, seconds=20)
+    writer = open_writer(settings(tmp_path, held), Clock())
+    write(writer)
+    (tmp_path / "token.mood").write_text(mood)
+    impatient = open_writer(settings(tmp_path, external_like(held, 1 if mood == "sleep" else 20)), Clock())
+    with pytest.raises(LedgerError, match=told) as caught:
+        write(impatient)
+    assert "calls are refused" in caught.value.hint
+    (tmp_path / "token.mood").unlink()
+    assert write(writer) == 1  # nothing was written meanwhile
+
+
+def external_like(held: SignerSettings, seconds: float) -> SignerSettings:
+    return SignerSettings(held.kind, held.command, held.public, seconds, held.here)
+
+
+def test_a_call_whose_intent_cannot_be_signed_is_not_sent(tmp_path: Path) -> None:
+    held = external(tmp_path)
+    house = open_house(tmp_path, signed_by=custody(tmp_path / "state", ORIGIN, [held]).first())
+    (tmp_path / "token.mood").write_text("fail")
+    reply = run(lambda: house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "1", "amount": 150})))
+    assert "exited with status" in str(reply)
+    assert house.upstream.sent == []
+    house.close()
+
+
+def test_a_rotation_from_a_file_to_a_command_and_who_does_not_know_it_refuses(tmp_path: Path) -> None:
+    held = external(tmp_path)
+    knowing, unknowing = settings(tmp_path, SignerSettings(), held), settings(tmp_path)
+    writers = [open_writer(knowing, Clock()), open_writer(unknowing, Clock())]
+    write(writers[0])
+    old, new = rotation.rotate(knowing, Clock())
+    assert new == held.public
+    write(writers[0])
+    with pytest.raises(LedgerError, match="is not where the configuration says"):
+        write(writers[1])
+    assert not (tmp_path / "state" / "ledger.key").exists()
+    assert list(chain(tmp_path / "state", old)) == [old, new] == published(tmp_path)
+    assert open_writer(settings(tmp_path, held), Clock()).key.verifier == new
+
+
+def test_a_signer_that_does_not_sign_is_not_rotated_to(tmp_path: Path) -> None:
+    held = external(tmp_path)
+    knowing = settings(tmp_path, SignerSettings(), held)
+    writer = open_writer(knowing, Clock())
+    write(writer)
+    (tmp_path / "token.mood").write_text("fail")
+    with pytest.raises(LedgerError, match="exited with status"):
+        rotation.rotate(knowing, Clock())
+    assert write(writer) == 1
+
+
+def test_a_command_does_not_rotate_to_itself(tmp_path: Path) -> None:
+    held = external(tmp_path)
+    write(open_writer(settings(tmp_path, held), Clock()))
+    with pytest.raises(LedgerError, match="in force already"):
+        rotation.rotate(settings(tmp_path, held), Clock())
+
+
+def test_a_key_and_its_text_are_one() -> None:
+    private = Ed25519PrivateKey.generate()
+    key = signing_key(ORIGIN, private.public_key(), private.sign)
+    assert private_text(ORIGIN, private).startswith(f"PRIVATE+KEY+{ORIGIN}+{key.id.hex()}+")
+    assert note.parse_verifier(key.verifier) == (ORIGIN, key.id, private.public_key().public_bytes_raw())

@@ -1,0 +1,143 @@
+"""Hostile sizes: whatever an agent or an upstream chooses, each receipt fits an entry, and the story goes on."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_guard.core.approval import Route
+from mcp_guard.core.bounds import MOST_ENTRY
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.model import Asked, Ending, Execution, Json
+from mcp_guard.core.receipt import Draft, entry
+from mcp_guard.ledger.verify import verify_ledger
+from tests.ledger.filled import open_filled
+from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id, run, text
+
+HUGE = 900_000
+WORST = "\x01"
+"""A control character: six bytes of JSON for one."""
+
+
+def call(house: House, name: str, arguments: Json) -> Any:
+    return run(lambda: house.guard.call(make_instance(), Asked(name, arguments)))
+
+
+def check(house: House) -> None:
+    """Every entry fits, and the ledger verifies."""
+    for row in house.store.receipts_after(-1):
+        assert len(entry(row.body, row.signature)) <= MOST_ENTRY
+    report = verify_ledger(house.folder / "state/ledger.sqlite", house.folder / "state/ledger.pub")
+    assert report.ok, report.problem
+    house.close()
+
+
+@pytest.mark.parametrize("character", ["x", WORST, "\U0001f600"])
+def test_a_huge_tool_name_is_refused_with_a_receipt(tmp_path: Path, character: str) -> None:
+    house = open_house(tmp_path)
+    assert "error" in call(house, character * HUGE, {})
+    [refused] = house.receipts("decision")
+    assert refused["tool"].startswith(character * 300)
+    assert f"… [cut from {HUGE} characters, sha256:" in refused["tool"]
+    check(house)
+
+
+def test_a_huge_resource_ticket_and_reason_are_cut_and_the_call_goes_on(tmp_path: Path) -> None:
+    house = open_house(tmp_path)
+    house.upstream.facts = {f"{WORST}{number}" * 10: 1 for number in range(5000)} | {"amount": 1}
+    arguments = {"deal_id": WORST * 150_000, "amount": 2, "guard_ticket": WORST * 500, "guard_reason": WORST * 500}
+    reply = call(house, "crm__update_deal", arguments)
+    assert text(reply) == "done"
+    [intent] = [each for each in house.receipts("intent") if "purpose" not in each]
+    for cut in (intent["resource"]["id"], intent["deed"], intent["reason"]):
+        assert "… [cut from " in cut
+    assert house.upstream.writes(), "what is sent is not cut"
+    assert len(house.upstream.writes()[0]) > 150_000
+    check(house)
+
+
+def test_a_huge_error_of_the_upstream_is_cut(tmp_path: Path) -> None:
+    house = open_house(tmp_path)
+    house.upstream.reading = lambda: Execution(Ending.UPSTREAM_ERROR, {"error": {}}, WORST * HUGE)
+    assert "cannot be read" in text(call(house, "crm__update_deal", {"deal_id": "1"}))
+    [outcome], [decision] = house.receipts("outcome"), house.receipts("decision")
+    assert "… [cut from " in outcome["detail"]
+    assert "… [cut from " in decision["reasons"][0]
+    check(house)
+
+
+def test_thousands_of_changed_fields_are_cut_to_a_few_and_counted(tmp_path: Path) -> None:
+    house = open_house(tmp_path)
+    many = {f"field_{number:05}_{WORST * 20}": number for number in range(4000)}
+    call(house, "crm__update_deal", {"deal_id": "1"} | many)
+    receipts = [each for each in house.receipts() if "changes" in each]
+    assert receipts
+    assert all(each["changes"][-1].endswith(" more]") for each in receipts)
+    check(house)
+
+
+def test_an_approval_and_a_grant_of_a_huge_call_hold(tmp_path: Path) -> None:
+    house = open_house(tmp_path, ALLOW + GATE)
+    house.upstream.facts["deal_id"] = WORST * 100_000
+    arguments = {"deal_id": WORST * 100_000, "amount": 2}
+    held = call(house, "crm__note", {"text": WORST * 100_000})
+    house.approve(pending_id(held))
+    assert text(call(house, "crm__note", {"text": WORST * 100_000})) == "done"
+    call(house, "crm__update_deal", arguments)
+    check(house)
+
+
+def test_many_long_rationales_stand_whole_where_they_were_given_and_cut_in_the_intent(tmp_path: Path) -> None:
+    people = ("alice", "carol", "mallory")
+    house = open_house(tmp_path, ALLOW + GATE, routes={"people": Route("people", people, 10**12, quorum=3)})
+    held = pending_id(call(house, "crm__note", {"text": "hi"}))
+    for person in people:
+        house.approve(held, person, rationale=WORST * 2000)
+    assert text(call(house, "crm__note", {"text": "hi"})) == "done"
+    assert [each["rationale"] for each in house.receipts("approval.granted")] == [WORST * 2000] * 3
+    [intent] = house.receipts("intent")
+    repeated = [by["rationale"] for by in intent["approval"]["approvers"]]
+    assert all("… [cut from 2000" in each and len(json.dumps(each)) < 1000 for each in repeated)
+    check(house)
+
+
+def test_a_receipt_that_is_still_too_large_refuses_the_call_and_leaves_no_trace(tmp_path: Path) -> None:
+    """Here by the operator's doing: what each route demands must stand whole in the receipt."""
+    crowd = tuple(f"approver-{number:05}" for number in range(6000))
+    house = open_house(tmp_path, ALLOW + GATE, routes={"people": Route("people", crowd, 10**12)})
+    reply = call(house, "crm__note", {"text": "hi"})
+    assert "over the limit of 65535. Nothing was sent." in text(reply)
+    assert house.upstream.sent == []
+    assert house.store.approvals() == []
+    house.load(ALLOW)
+    assert text(call(house, "crm__note", {"text": "hi"})) == "done"
+    check(house)
+
+
+def test_the_ledger_is_as_it_was_before_a_receipt_that_is_too_large(tmp_path: Path) -> None:
+    writer = open_filled(tmp_path, 300)
+    before = writer.store.head(), writer.store.checkpoint()
+    too_large = Draft("approver.enrolled", {"public": "x" * 65_535})
+    with pytest.raises(LedgerError, match=r"a receipt `approver.enrolled` of \d+ bytes, over the limit of 65535"):
+        writer.run(lambda step: [step.add(Draft("intent", {})), step.add(too_large)])
+    assert (writer.store.head(), writer.store.checkpoint()) == before
+    assert writer.run(lambda step: step.add(Draft("intent", {"call": "next"}))) == 300
+
+
+@pytest.mark.parametrize("over", [0, 1])
+def test_the_largest_receipt_is_one_of_65535_bytes(tmp_path: Path, over: int) -> None:
+    writer = open_filled(tmp_path, 0)
+    writer.run(lambda step: step.add(Draft("approver.enrolled", {"public": "x"})))
+    row = writer.store.receipt(0)
+    assert row is not None
+    room = MOST_ENTRY - len(entry(row.body, row.signature)) + 1
+    fitting = Draft("approver.enrolled", {"public": "x" * (room + over)})
+    if over:
+        with pytest.raises(LedgerError):
+            writer.run(lambda step: step.add(fitting))
+    else:
+        writer.run(lambda step: step.add(fitting))
+        row = writer.store.receipt(1)
+        assert row is not None
+        assert len(entry(row.body, row.signature)) == MOST_ENTRY

@@ -1,0 +1,196 @@
+"""Receipts of every kind, made by the guard itself, held against the published schema."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from jsonschema import Draft202012Validator
+
+from mcp_guard.core.approval import Route
+from mcp_guard.core.history import Memory
+from mcp_guard.core.model import Asked, Counter, Effect, Ending, Execution, Json
+from mcp_guard.core.receipt import KINDS
+from mcp_guard.ledger import lifecycle, rotation
+from mcp_guard.ledger.approvers import NewKey, enrol, remove, rotate
+from mcp_guard.ledger.opening import LedgerSettings, recover
+from mcp_guard.ledger.votes import Ballots, Person, Terms
+from mcp_guard.settings import WitnessSettings
+from mcp_guard.storage.sqlite import open_store
+from mcp_guard.witness.round import Round, begin
+from tests.ledger.callers import who_may_call
+from tests.live.guarded import ALLOW_ALL, Client, scripted, write_config
+from tests.promises.house import (
+    ALLOW,
+    GATE,
+    PEOPLE,
+    SECOND,
+    House,
+    make_instance,
+    open_house,
+    pending_id,
+    run,
+)
+
+SCHEMA: Json = json.loads((Path(__file__).parents[2] / "docs/reference/receipt.schema.json").read_text())
+VALIDATOR = Draft202012Validator(SCHEMA)
+PLACE = {"v": 1, "seq": 1, "time": "2026-01-31T19:22:00.000001Z", "origin": "o", "software": "s"}
+FORMS: list[Json] = [
+    {"kind": "payload.erased", "reason": "asked to", "by": "alice", "count": 3, "seqs": [[1, 2], [7, 7]]},
+]
+"""Kinds whose form is fixed."""
+VOTERS = ("alice", "carol", "mallory")
+FIRST = Route("people", VOTERS, 3600 * SECOND, escalate_to="chiefs", escalate_after=600 * SECOND)
+CHIEFS = Route("chiefs", ("dana",), 3600 * SECOND)
+GATED = ALLOW + GATE.replace("action,", 'action in [Action::"crm__note", Action::"crm__update_deal"],')
+
+
+def call(house: House, name: str, arguments: Json) -> Any:
+    return run(lambda: house.guard.call(make_instance(), Asked(name, arguments)))
+
+
+def ask(house: House, words: str) -> str:
+    return pending_id(call(house, "crm__note", {"text": words}))
+
+
+def live(folder: Path) -> Iterator[Json]:
+    """A guard as it is run, with policies, and without ones that load."""
+    config = write_config(folder, scripted("up", folder))
+    for policies in (ALLOW_ALL, "permit (nobody"):
+        (folder / "policies/test.cedar").write_text(policies)
+        with Client(config, ("--ticket", "INC-7", "--reason", "nightly", "--on-behalf-of", "dana")) as client:
+            client.start()
+            client.call("up__echo", {"text": "hi"})
+    store = open_store(folder / "state/ledger.sqlite", create=False)
+    yield from (json.loads(row.body) for row in store.receipts_after(-1))
+    store.close()
+
+
+def approvals_of_every_fate(house: House) -> None:
+    ballots = Ballots(house.ledger.book.writer, house.ledger.requests.routes, PEOPLE)
+    ask(house, "withdrawn")
+    house.approve(ask(house, "stale"))
+    house.end()
+    house.approve(ask(house, "consumed"))
+    call(house, "crm__note", {"text": "consumed"})
+    house.approve(ask(house, "denied"), verdict="deny")
+    call(house, "crm__note", {"text": "denied"})
+    revoked = ask(house, "revoked")
+    house.approve(revoked)
+    ballots.revoke(revoked, "carol", "on second thoughts")
+    house.approve(ask(house, "granted"), terms=Terms(2, 3600, ("text",)))
+    call(house, "crm__note", {"text": "granted"})
+    call(house, "crm__note", {"text": "another"})
+    [grant] = house.store.grants("run_1", "active")
+    ballots.revoke(grant.id, "carol", "enough")
+    waiting = ask(house, "expired")
+    house.clock.time += 700 * SECOND
+    house.ledger.book.writer.run(lambda step: lifecycle.escalate(step, waiting, house.ledger.requests.routes))
+    house.clock.time += 3600 * SECOND
+    held, _ = house.store.approval(waiting)
+    run(lambda: house.ledger.requests.wait(held, 0, lambda _: None))
+
+
+def approvers_keys(house: House) -> None:
+    writer, (first, second) = house.ledger.book.writer, (Ed25519PrivateKey.generate() for _ in range(2))
+    old, new = (NewKey("ed25519", each.public_key().public_bytes_raw(), {}) for each in (first, second))
+    enrol(writer, Person("dana", "Dana"), old)
+    rotate(writer, Person("dana", "Dana"), old.id, new, first.sign)
+    remove(writer, "dana", new.id, "left")
+    enrol(writer, Person("dana", "Dana"), NewKey("webauthn", b"der", {"rp_id": "localhost", "count": 0}))
+
+
+def calls_of_every_ending(house: House) -> None:
+    call(house, "crm__get_deal", {"deal_id": "1"})
+    call(house, "nonesuch", {})
+    call(house, "crm__purge", {})
+    house.load(GATED.replace('Action::"crm__note", ', ""))
+    arguments = {"deal_id": "1", "amount": 7, "guard_ticket": "INC-2", "guard_reason": "because"}
+    house.approve(pending_id(call(house, "crm__update_deal", arguments)))
+    call(house, "crm__update_deal", arguments)
+    house.upstream.reading = lambda: Execution(Ending.UPSTREAM_ERROR, {"error": {}}, "gone")
+    call(house, "crm__update_deal", arguments)
+    lost = house.ledger.book.writer
+    lost.run(lambda step: step.store.open_call(house.receipts("intent")[-1]["seq"], "guard_dead"))
+    recover(lost, house.folder / "state")
+
+
+def keys_and_witnesses(house: House) -> None:
+    writer, settings = house.ledger.book.writer, LedgerSettings(house.folder / "state", "test.example/ledger")
+    rotation.rotate(settings, house.clock, "every year")
+    rotation.replace(settings, house.clock, "lost")
+    witness = WitnessSettings("file", {"path": Path("checkpoints"), "append": True}, house.folder)
+    assert Round(writer, house.folder / "state", {}, begin(writer)).send("outside", witness).state == "taken"
+
+
+@pytest.fixture(scope="module")
+def receipts(tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
+    folder = tmp_path_factory.mktemp("schema")
+    counters = (Counter("writes", 60 * SECOND, ("instance",), (Effect.WRITE,)),)
+    house = open_house(folder, GATED, counters, routes={"people": FIRST, "chiefs": CHIEFS})
+    read = house.upstream.catalog["crm__get_deal"]
+    house.upstream.catalog[read.listed_as] = replace(read, rule=replace(read.rule, returns=("untrusted", "sensitive")))
+    house.guard = replace(house.guard, memory=Memory(attentive=True))
+    approvals_of_every_fate(house)
+    approvers_keys(house)
+    calls_of_every_ending(house)
+    who_may_call(house)
+    keys_and_witnesses(house)
+    found = house.receipts()
+    house.close()
+    (folder / "live").mkdir()
+    return found + list(live(folder / "live"))
+
+
+def errors(receipt: Json) -> list[str]:
+    """What is wrong with it by the definition of its kind, which says more than `oneOf` does."""
+    of_kind = VALIDATOR.evolve(schema={"$ref": f"urn:mcp-guard:receipt:v1#/$defs/{receipt['kind']}"})
+    return [error.message for error in of_kind.iter_errors(receipt)]
+
+
+def test_the_schema_is_one() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_the_kinds_of_the_schema_are_those_of_the_guard() -> None:
+    assert {each["$ref"].removeprefix("#/$defs/") for each in SCHEMA["oneOf"]} == set(KINDS)
+    assert all(SCHEMA["$defs"][kind]["properties"]["kind"] == {"const": kind} for kind in KINDS)
+
+
+def test_every_receipt_of_the_guard_fits(receipts: list[Json]) -> None:
+    for receipt in receipts:
+        assert errors(receipt) == [], receipt
+        assert VALIDATOR.is_valid(receipt), receipt
+
+
+def test_every_kind_was_there(receipts: list[Json]) -> None:
+    assert {receipt["kind"] for receipt in receipts} | {form["kind"] for form in FORMS} == set(KINDS)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=[form["kind"] for form in FORMS])
+def test_the_fixed_forms_fit(form: Json) -> None:
+    assert errors(PLACE | form) == []
+
+
+def test_every_member_of_the_schema_is_described_and_used(receipts: list[Json]) -> None:
+    for kind in KINDS:
+        assert SCHEMA["$defs"][kind]["description"].endswith(".")
+    members = {name.removeprefix("m.") for name in SCHEMA["$defs"] if name.startswith("m.")}
+    seen = {name for receipt in [*receipts, *FORMS] for name in receipt}
+    assert members - seen <= {"redacted", "missing", "errors", "dormant"}, "members that no receipt of this test has"
+    for name in members:
+        assert SCHEMA["$defs"][f"m.{name}"]["description"].endswith("."), name
+
+
+def test_what_a_receipt_must_not_be_is_refused(receipts: list[Json]) -> None:
+    by_kind = {receipt["kind"]: receipt for receipt in receipts}
+    for kind, receipt in by_kind.items():
+        for name in SCHEMA["$defs"][kind]["required"]:
+            if name != "kind":
+                assert errors({each: value for each, value in receipt.items() if each != name}), (kind, name)
+        assert errors(receipt | {"extra": 1})
+        assert errors(receipt | {"seq": -1})
+        assert errors(receipt | {"time": "yesterday"})

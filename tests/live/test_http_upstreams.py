@@ -1,0 +1,135 @@
+"""Upstreams over HTTP: both transports, tokens that stay, ends and comebacks."""
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+
+from tests.live.guarded import SERVERS, Client, Json, cli, log, text, write_config
+from tests.live.served import free_port
+from tests.live.test_session import eventually
+
+TOKEN = "canary-7f3a9c1e5b"
+
+
+class Remote:
+    """A real server over HTTP, that can be ended and started again."""
+
+    def __init__(self, folder: Path) -> None:
+        self.port, self.log = free_port(), folder / "remote.jsonl"
+        self.start()
+
+    def start(self) -> None:
+        words = [sys.executable, str(SERVERS / "over_http.py"), str(self.port), str(self.log), TOKEN]
+        self.process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                httpx.get(f"http://127.0.0.1:{self.port}/mcp", trust_env=False)
+                return
+            except httpx.TransportError:
+                assert time.monotonic() < deadline
+                time.sleep(0.05)
+
+    def end(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def calls(self) -> list[Json]:
+        return [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
+
+
+@pytest.fixture
+def remote(tmp_path: Path) -> Iterator[Remote]:
+    made = Remote(tmp_path)
+    yield made
+    made.end()
+
+
+def config_for(folder: Path, remote: Remote, transport: str = "http", token: str = TOKEN) -> Path:
+    (folder / "token").write_text(token)
+    (folder / "token").chmod(0o600)
+    path = "/mcp" if transport == "http" else "/old/sse"
+    section = (
+        f'[upstreams.far]\nurl = "http://127.0.0.1:{remote.port}{path}"\ntransport = "{transport}"\n'
+        'bearer = { file = "token" }\n'
+    )
+    return write_config(folder, section)
+
+
+@pytest.mark.parametrize("transport", ["http", "sse"])
+def test_calls_reach_it_and_its_progress_reaches_the_client(tmp_path: Path, remote: Remote, transport: str) -> None:
+    config = config_for(tmp_path, remote, transport)
+    with Client(config) as client:
+        client.start()
+        assert set(client.tools()) == {"far__echo", "far__steps", "far__die"}
+        assert text(client.call("far__echo", {"text": "hi"})) == "hi"
+        params = {"name": "far__steps", "arguments": {}, "_meta": {"progressToken": "p"}}
+        assert text(client.request("tools/call", params)) == "done"
+        news = [each["params"] for each in client.others if each.get("method") == "notifications/progress"]
+        assert [(each["progressToken"], each["progress"]) for each in news] == [("p", 1), ("p", 2), ("p", 3)]
+    assert [each["ending"] for each in log(config, "--kind", "outcome")] == ["ok", "ok"]
+    assert [each["tool"] for each in remote.calls()] == ["echo", "steps"]
+    for file in (tmp_path / "state").rglob("*"):
+        assert file.is_dir() or TOKEN.encode() not in file.read_bytes()
+    assert TOKEN not in client.stderr
+
+
+def test_a_call_whose_answer_is_lost_is_unknown_and_not_sent_again(tmp_path: Path, remote: Remote) -> None:
+    config = config_for(tmp_path, remote)
+    with Client(config) as client:
+        client.start()
+        reply = text(client.call("far__die"))
+        assert "may have taken effect" in reply
+        assert "upstream `far`" in reply
+        assert "upstream `far`" in text(client.call("far__echo", {"text": "too early"}))
+        remote.end()
+        remote.start()
+        eventually(
+            lambda: (
+                "too" not in text(client.call("far__echo", {"text": "again"}))
+                and text(client.call("far__echo", {"text": "again"})) == "again"
+            )
+        )
+    assert [each["tool"] for each in remote.calls()].count("die") == 1
+    assert [each["ending"] for each in log(config, "--kind", "outcome", "--tool", "far__die")] == ["unknown"]
+    cli("verify", "--config", str(config))
+
+
+def test_a_token_that_it_does_not_take_is_told(tmp_path: Path, remote: Remote) -> None:
+    config = config_for(tmp_path, remote, token="another-token-123")
+    with Client(config) as client:
+        client.start()
+        refused = text(client.call("far__echo", {"text": "x"})) if client.tools() else "not listed"
+        assert refused == "not listed"
+    assert "refused `initialize`" in client.stderr
+    assert "401" in client.stderr
+    assert "another-token-123" not in client.stderr
+
+
+def test_one_that_is_not_there_fails_its_own_calls_only(tmp_path: Path) -> None:
+    section = f'[upstreams.far]\nurl = "http://127.0.0.1:{free_port()}/mcp"\n'
+    with Client(write_config(tmp_path, section)) as client:
+        client.start()
+        assert client.tools() == {}
+    assert "cannot be reached" in client.stderr
+
+
+@pytest.mark.parametrize(
+    ("section", "why"),
+    [
+        ('[upstreams.far]\nurl = "ftp://x"\n', "upstreams.far.url"),
+        ('[upstreams.far]\nurl = "http://x"\ncommand = "y"\n', "`command` starts it, `url` is where it is"),
+        ('[upstreams.far]\nurl = "http://x"\nargs = ["y"]\n', "`args` does not go with `url`"),
+        ('[upstreams.far]\ncommand = "x"\nbearer = { env = "Y" }\n', "`bearer` does not go with `command`"),
+    ],
+)
+def test_a_section_that_says_neither_or_both_is_refused(tmp_path: Path, section: str, why: str) -> None:
+    refused = cli("policy", "validate", "--config", str(write_config(tmp_path, section)), check=False)
+    assert refused.returncode == 3
+    assert why in refused.stderr

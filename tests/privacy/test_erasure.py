@@ -1,0 +1,281 @@
+"""Erasing payloads: when their time is over, and when an operator says so. What is gone is gone from the files."""
+
+import json
+import os
+import pty
+import sqlite3
+import subprocess
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.core.model import Asked, Ending, Execution, Json
+from mcp_guard.ledger.erasure import BATCH, DAY, Keeper, Order, erase_some, ranges
+from mcp_guard.ledger.verify import verify_ledger
+from mcp_guard.ports import Intent
+from tests.ledger.filled import fill, open_filled
+from tests.live.guarded import Client, cli, command, enrol, log, scripted, write_config
+from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id, run, text
+
+CANARY = "canary-5f1c-personal"
+GATED = ALLOW + GATE.replace("action,", 'action == Action::"crm__update_deal",')
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return open_house(tmp_path, GATED)
+
+
+def note(house: House, run_id: str = "run_1", words: str = CANARY) -> None:
+    run(lambda: house.guard.call(make_instance(run_id), Asked("crm__note", {"text": words})))
+
+
+def update(house: House) -> Json:
+    called = Asked("crm__update_deal", {"deal_id": "1", "stage": CANARY})
+    reply: Json = run(lambda: house.guard.call(make_instance(), called))
+    return reply
+
+
+def keep(house: House, days: int) -> None:
+    run(lambda: Keeper(house.ledger.book.writer, days).round())
+
+
+def stored(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+def check(house: House) -> None:
+    folder = house.folder / "state"
+    report = verify_ledger(folder / "ledger.sqlite", folder / "ledger.pub")
+    assert report.ok, report.problem
+
+
+def test_payloads_older_than_they_are_kept_are_erased_from_every_file(house: House) -> None:
+    note(house)
+    house.clock.time += 3 * DAY
+    note(house, words="of today")
+    assert CANARY.encode() in stored(house.folder / "state")
+    keep(house, 2)
+    assert CANARY.encode() not in stored(house.folder / "state")
+    assert b"of today" in stored(house.folder / "state")
+    [erased] = house.receipts("payload.erased")
+    assert (erased["reason"], erased["by"], erased["count"]) == ("kept for 2 days", "retention", 2)
+    first = house.receipts("intent")[0]["seq"]
+    assert erased["seqs"] == [[first, first + 1]]
+    check(house)
+    keep(house, 2)
+    assert len(house.receipts("payload.erased")) == 1
+
+
+def test_nothing_is_erased_unless_it_is_configured(house: House) -> None:
+    note(house)
+    house.clock.time += 1000 * DAY
+    keep(house, 0)
+    assert house.receipts("payload.erased") == []
+    assert CANARY.encode() in stored(house.folder / "state")
+
+
+def test_it_goes_in_batches_each_with_its_receipt(house: House) -> None:
+    fill(house.ledger.book.writer, 2 * BATCH + 50)
+    house.clock.time += 3 * DAY
+    keep(house, 1)
+    counts = [receipt["count"] for receipt in house.receipts("payload.erased")]
+    assert counts == [BATCH, BATCH, 50]
+    assert list(house.store.kept_after(-1, 10)) == []
+    check(house)
+
+
+def test_an_open_request_keeps_what_it_needs(house: House) -> None:
+    id = pending_id(update(house))
+    house.clock.time += 1800 * 1_000_000
+    run(lambda: Keeper(house.ledger.book.writer, 0).round())
+    cutoff_is_now(house)
+    assert house.store.approval(id)[0].subject["arguments"]["stage"] == CANARY
+    house.approve(id)
+    assert text(update(house)) == "done"
+    cutoff_is_now(house)
+    assert CANARY.encode() not in stored(house.folder / "state")
+    assert house.store.approval(id)[0].subject["arguments"] == {"stage": "[erased]"}
+    check(house)
+
+
+def cutoff_is_now(house: House) -> None:
+    """One round of retention as it would be if a day were over for everything but the requests' own expiry."""
+    writer = house.ledger.book.writer
+    writer.run(lambda step: erase_some(step, Order(lambda _: True, "test", "test"), -1))
+    assert house.store.truncate_wal()
+
+
+def test_a_reply_that_was_never_given_is_kept_until_it_is(house: House) -> None:
+    id = pending_id(update(house))
+    house.approve(id)
+
+    taken: list[Intent] = []
+
+    async def lost(intent: Intent) -> None:
+        if intent.call.purpose == "call":
+            taken.append(intent)
+            raise RuntimeError("the agent is gone")
+
+    house.upstream.before = lost
+    with pytest.raises(RuntimeError):
+        update(house)
+    said = Execution(Ending.OK, {"result": {"content": [{"type": "text", "text": "a reply that was lost"}]}})
+    run(lambda: conclude(house, taken[0], said))
+    house.clock.time += 3 * DAY
+    keep(house, 1)
+    assert b"a reply that was lost" in stored(house.folder / "state")
+    house.store.note_answered(id)
+    keep(house, 1)
+    assert b"a reply that was lost" not in stored(house.folder / "state")
+    check(house)
+
+
+async def conclude(house: House, intent: Intent, execution: Execution) -> None:
+    await house.ledger.book.conclude(intent, execution, answered=False)
+
+
+def test_ranges_of_numbers() -> None:
+    assert ranges([]) == []
+    assert ranges([1, 2, 3, 7, 9, 10]) == [[1, 3], [7, 7], [9, 10]]
+
+
+# On the command line
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    """A guard that has made calls: two of one user on deal 789, one of another."""
+    tools = """
+[resources.Deal.attributes]
+name = "string"
+[tools."up__get_deal"]
+resource = { type = "Deal", id = "/id" }
+"""
+    config = write_config(tmp_path, scripted("up", tmp_path), more=tools)
+    for user, id in (("dana", "789"), ("erin", "790")):
+        with Client(config, ("--on-behalf-of", user)) as client:
+            client.start()
+            client.call("up__get_deal", {"id": id})
+            client.call("up__echo", {"text": f"{CANARY} of {user}"})
+    return config
+
+
+def forget(config: Path, *selectors: str, check: bool = True) -> Json:
+    done = cli("ledger", "forget", "--config", str(config), "--reason", "asked to", "--json", *selectors, check=check)
+    found: Json = json.loads(done.stdout)
+    return found
+
+
+def verified(config: Path) -> bool:
+    return bool(json.loads(cli("verify", "--config", str(config), "--json").stdout)["ok"])
+
+
+@pytest.mark.parametrize(
+    ("selectors", "receipts", "gone", "stays"),
+    [
+        (("--user", "dana"), 4, b"of dana", b"of erin"),
+        (("--resource", "Deal/789"), 2, b'"789"', b"of dana"),
+        (("--user", "erin", "--resource", "Deal/790"), 2, b'"790"', b"of erin"),
+        (("--before", "2999-01-01"), 8, CANARY.encode(), b"mcp-guard"),
+    ],
+    ids=str,
+)
+def test_what_is_selected_is_forgotten_and_nothing_else(
+    config: Path, selectors: tuple[str, ...], receipts: int, gone: bytes, stays: bytes
+) -> None:
+    payloads = config.parent / "state" / "ledger.sqlite"
+    assert gone in payloads.read_bytes()
+    assert forget(config, *selectors, "--dry-run") == {"receipts": receipts, "needed": 0, "erased": 0}
+    assert gone in payloads.read_bytes()
+    done = forget(config, *selectors, "--yes")
+    assert done == {"receipts": receipts, "needed": 0, "erased": receipts, "wal_emptied": True}
+    with closing(sqlite3.connect(payloads)) as db:
+        left = b"".join(bytes(cell or b"") for row in db.execute("SELECT * FROM payload") for cell in row[1:])
+    assert gone not in left
+    if gone == CANARY.encode():
+        assert gone not in stored(config.parent / "state")
+    assert stays in payloads.read_bytes()
+    assert verified(config)
+    [erased] = log(config, "--kind", "payload.erased")
+    assert erased["by"].startswith("operator ")
+    assert (erased["reason"], erased["count"]) == ("asked to", receipts)
+
+
+def test_a_running_guard_is_no_obstacle(config: Path) -> None:
+    with Client(config, ("--on-behalf-of", "dana")) as client:
+        client.start()
+        client.call("up__echo", {"text": f"{CANARY} while it runs"})
+        done = forget(config, "--user", "dana", "--yes")
+        assert done["wal_emptied"] is True
+        assert b"while it runs" not in stored(config.parent / "state")
+        assert "result" in client.call("up__echo", {"text": "and goes on"})
+    assert verified(config)
+
+
+def test_a_running_guard_erases_what_is_kept_too_long(tmp_path: Path) -> None:
+    old = open_filled(tmp_path / "state", 5, b'{"text":"of long ago"}', "mcp-guard.local/ledger")
+    old.store.close()
+    config = write_config(tmp_path, scripted("up", tmp_path), more="[ledger]\nkeep_payload_days = 1\n")
+    with Client(config) as client:
+        client.start()
+        client.call("up__echo", {"text": "of today"})
+        while not (erased := log(config, "--kind", "payload.erased")):
+            assert client.process.poll() is None
+        while b"of long ago" in stored(tmp_path / "state"):  # the log of changes is emptied next
+            assert client.process.poll() is None
+        assert b"of today" in stored(tmp_path / "state")
+    assert (erased[0]["count"], erased[0]["seqs"]) == (5, [[0, 4]])
+    assert verified(config)
+
+
+def test_by_call_and_by_instance(config: Path) -> None:
+    [first, *_] = log(config, "--kind", "intent")
+    assert forget(config, "--call", first["call"], "--yes")["erased"] == 2
+    assert forget(config, "--instance", first["instance"], "--yes")["erased"] == 2
+    assert verified(config)
+
+
+def test_it_is_not_done_without_a_reason_a_selector_or_a_yes(config: Path) -> None:
+    base = ("ledger", "forget", "--config", str(config))
+    assert cli(*base, "--user", "dana", check=False).returncode == 2
+    assert cli(*base, "--reason", "x", check=False).returncode == 2
+    assert cli(*base, "--reason", " ", "--user", "dana", check=False).returncode == 2
+    unconfirmed = cli(*base, "--reason", "x", "--user", "dana", check=False)
+    assert unconfirmed.returncode == 5
+    assert "the payloads of 4 receipts would be erased for good\nhint: confirm it: --yes" in unconfirmed.stderr
+    assert log(config, "--kind", "payload.erased") == []
+
+
+@pytest.mark.parametrize(("said", "code", "erased"), [(b"y\n", 0, 1), (b"\n", 5, 0), (b"\x04", 5, 0)])
+def test_on_a_terminal_it_asks(config: Path, said: bytes, code: int, erased: int) -> None:
+    ours, theirs = pty.openpty()
+    asked = command("ledger", "forget", "--config", str(config), "--user", "dana", "--reason", "asked to")
+    running = subprocess.Popen(asked, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    os.write(ours, said)
+    out, _ = running.communicate(timeout=60)
+    os.close(theirs)
+    os.close(ours)
+    assert b"erase the payloads of 4 receipts for good? [y/N]" in out
+    assert running.returncode == code
+    assert len(log(config, "--kind", "payload.erased")) == erased
+
+
+def test_what_an_approver_was_shown_is_forgotten_too(tmp_path: Path) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path), ALLOW + GATE, guard="hold_seconds = 0")
+    who = enrol(config)
+    with Client(config) as client:
+        client.start()
+        client.call("up__echo", {"text": CANARY})
+        assert forget(config, "--before", "2999-01-01", "--dry-run") == {"receipts": 0, "needed": 2, "erased": 0}
+        [waiting] = json.loads(cli("approvals", "list", "--json", "--config", str(config)).stdout)
+        cli("approvals", "deny", waiting["id"], "--rationale", "no", *who)
+        done = forget(config, "--before", "2999-01-01", "--yes")
+        assert (done["erased"], done["needed"]) == (2, 0)
+        assert CANARY.encode() not in stored(tmp_path / "state")
+    shown = json.loads(cli("approvals", "show", waiting["id"], "--json", "--config", str(config)).stdout)
+    assert shown["subject"]["arguments"] == {"text": "[erased]"}
+    assert (shown["nonce"], shown["lookup"]) == ("", "")
+    assert "text" in cli("approvals", "show", waiting["id"], "--config", str(config)).stdout
+    assert verified(config)

@@ -1,0 +1,301 @@
+"""What is configured to be redacted is in no file of the ledger, and everything else works as before."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from mcp_guard.core.approval import State
+from mcp_guard.core.model import Asked, Effect, Ending, Execution, FactsRule, Json
+from mcp_guard.core.redaction import MARK, cut, make_redaction, overlap, scrub
+from mcp_guard.ledger.erasure import tidy
+from mcp_guard.ledger.verify import verify_ledger
+from mcp_guard.ledger.votes import Ballots, Terms
+from mcp_guard.ports import Intent
+from tests.ledger.test_schema import errors
+from tests.promises.house import (
+    ALLOW,
+    DEAL,
+    GATE,
+    PEOPLE,
+    SECOND,
+    House,
+    make_instance,
+    make_tool,
+    open_house,
+    pending_id,
+    run,
+    text,
+)
+
+NOTE, EMAIL, BEFORE = 'Krank seit "Mai"\nzweite Zeile é', "dana.example@clinic.example", "Diagnose F32.1 vom Vorjahr"
+SUM = 48213.75
+ARGUMENTS: Json = {
+    "deal_id": "1",
+    "stage": "won",
+    "notes": NOTE,
+    "amount": SUM,
+    "customer": {"email": EMAIL, "name": "kept"},
+    "people": [{"mail": EMAIL}, {"mail": "x"}],
+    "guard_reason": f"told me: {EMAIL}",
+}
+PROPERTIES: Json = {
+    "deal_id": {"type": "string"},
+    "stage": {"type": "string"},
+    "notes": {"type": "string"},
+    "amount": {"type": "number"},
+    "customer": {"type": "object", "properties": {"email": {"type": "string"}, "name": {"type": "string"}}},
+    "people": {
+        "type": "array", "items": {"type": "object", "properties": {"mail": {"type": "string"}}},
+    },
+}  # fmt: skip
+FACTS = FactsRule("get_deal", {"deal_id": "/deal_id", "hint": "/notes"}, "", {"notes": "remarks"})
+POINTERS = ("/notes", "/amount", "/customer/email", "/people/*/mail", "/nothing")
+PRIVATE = (NOTE, EMAIL, BEFORE, str(SUM))
+LOOK_UP = {**PROPERTIES, "hint": {"type": "string"}}
+
+
+@pytest.fixture
+def house(tmp_path: Path) -> House:
+    return make_house(tmp_path, f"{ALLOW}\n{GATE}")
+
+
+def make_house(folder: Path, policies: str) -> House:
+    house = open_house(folder, ALLOW)
+    redaction = make_redaction(POINTERS, (), FACTS)
+    updating = make_tool(
+        "update_deal", PROPERTIES, resource=DEAL, facts=FACTS, ask=("ticket", "reason"), redaction=redaction
+    )
+    house.upstream.catalog["crm__update_deal"] = updating
+    house.upstream.catalog["crm__get_deal"] = make_tool("get_deal", LOOK_UP, Effect.READ)
+    house.upstream.catalog["crm__find"] = make_tool(
+        "find", {}, Effect.READ, redaction=make_redaction((), ("/person/email", "/all/*/email"), None)
+    )
+    house.upstream.facts = {
+        "deal_id": "1",
+        "stage": "open",
+        "remarks": BEFORE,
+        "amount": 17.0,
+        "customer": {"email": BEFORE},
+    }
+    house.load(policies)
+    return house
+
+
+def update(house: House, **changes: Any) -> Json:
+    reply: Json = run(lambda: house.guard.call(make_instance(), Asked("crm__update_deal", {**ARGUMENTS, **changes})))
+    return reply
+
+
+def stored(house: House) -> bytes:
+    """Every byte of every file that the guard keeps, with the log of changes moved into the file."""
+    assert house.store.truncate_wal()
+    return b"".join(path.read_bytes() for path in (house.folder / "state").rglob("*") if path.is_file())
+
+
+def spelt(value: str) -> list[bytes]:
+    return [form.encode() for form in {value, json.dumps(value)[1:-1], json.dumps(json.dumps(value)[1:-1])[1:-1],
+                                       orjson.dumps(value).decode()[1:-1]}]  # fmt: skip
+
+
+def kept(house: House, *values: str) -> list[bytes]:
+    data = stored(house)
+    return [form for value in values for form in spelt(value) if form in data]
+
+
+def verified(house: House) -> bool:
+    folder = house.folder / "state"
+    report = verify_ledger(folder / "ledger.sqlite", folder / "ledger.pub")
+    assert report.ok, report.problem
+    assert [problem for receipt in house.receipts() for problem in errors(receipt)] == []
+    return report.payloads_checked > 0
+
+
+def test_an_allowed_call_leaves_nothing_of_it(tmp_path: Path) -> None:
+    house = make_house(tmp_path, ALLOW)
+    update(house)
+    [sent] = house.upstream.writes()
+    assert orjson.loads(sent)["notes"] == NOTE  # what is decided on is what is sent
+    assert kept(house, *PRIVATE) == []
+    assert verified(house)
+    [_, intent] = house.receipts("intent")
+    assert {"/request/notes", "/request/customer/email", "/request/people/*/mail", "/facts/remarks"} <= set(
+        intent["redacted"]
+    )
+    assert "/request/nothing" not in intent["redacted"]
+    request = json.loads(house.store.payloads(intent["seq"])["request"])
+    assert request["customer"] == {"email": MARK, "name": "kept"}
+    assert request["people"] == [{"mail": MARK}, {"mail": MARK}]
+    assert request["stage"] == "won"
+    assert intent["reason"] == f"told me: {MARK}"
+
+
+def test_the_upstreams_echo_of_it_is_not_kept_either(tmp_path: Path) -> None:
+    house = make_house(tmp_path, ALLOW)
+    said = {
+        "content": [{"type": "text", "text": f"saved {NOTE} and {json.dumps({'to': NOTE, 'sum': SUM})}"}],
+        "isError": True,
+    }
+    replies = [
+        Execution(Ending.TOOL_ERROR, {"result": {**said, "structuredContent": {"deal": dict(ARGUMENTS)}}}),
+        Execution(Ending.UPSTREAM_ERROR, {"error": {"code": 1, "message": f"no {EMAIL}"}}, f"no {EMAIL}"),
+    ]
+    for reply in replies:
+        answers(house, reply)
+        assert update(house) == reply.reply  # the agent is told what was said
+    assert kept(house, *PRIVATE) == []
+    assert [receipt["detail"] for receipt in house.receipts("outcome") if "detail" in receipt] == [f"no {MARK}"]
+    assert verified(house)
+
+
+def answers(house: House, reply: Execution) -> None:
+    """The upstream answers every call but the look-up so."""
+    recorder = house.upstream
+    execute = type(recorder).execute
+
+    async def answering(intent: Intent, progress: Any = None) -> Execution:
+        done = await execute(recorder, intent, progress)
+        return done if intent.call.purpose == "facts" else reply
+
+    object.__setattr__(recorder, "execute", answering)
+
+
+def test_an_open_request_shows_it_and_a_settled_one_does_not(house: House) -> None:
+    id = pending_id(update(house))
+    shown = house.store.approval(id)[0].subject
+    assert (shown["arguments"]["notes"], shown["present"]["customer"]) == (NOTE, {"email": BEFORE})
+    [receipt] = house.receipts("approval.requested")
+    assert NOTE not in str(house.store.payloads(receipt["seq"])["subject"])
+    house.approve(id)
+    assert text(update(house)) == "done"
+    [sent] = house.upstream.writes()
+    assert orjson.loads(sent)["notes"] == NOTE
+    settled = house.store.approval(id)[0]
+    assert settled.subject["arguments"]["notes"] == MARK
+    assert (settled.nonce, settled.lookup) == ("", "")
+    assert kept(house, *PRIVATE) == []
+    assert verified(house)
+
+
+@pytest.mark.parametrize("fate", ["denied", "expired", "withdrawn", "stale", "revoked", "lapsed"])
+def test_however_it_ends_nothing_of_it_stays(house: House, fate: str) -> None:
+    id = pending_id(update(house))
+    if fate == "denied":
+        house.approve(id, verdict="deny")
+        assert "because" in text(update(house))  # still found, as long as it would have been open
+        house.clock.time += 3601 * SECOND
+    elif fate == "expired":
+        house.clock.time += 3601 * SECOND
+        run(lambda: house.ledger.requests.wait(house.store.approval(id)[0], 1, lambda _: None))
+    elif fate == "lapsed":
+        house.approve(id)
+        house.clock.time += 3601 * SECOND
+    elif fate == "withdrawn":
+        house.end()
+    elif fate == "stale":
+        run(lambda: house.ledger.requests.outdate(house.store.approval(id)[0], f"the facts: {NOTE}"))
+    else:
+        house.approve(id)
+        Ballots(house.ledger.book.writer, house.ledger.requests.routes, PEOPLE).revoke(id, "alice", "enough")
+    house.ledger.book.writer.run(tidy)
+    approval = house.store.approval(id)[0]
+    assert approval.state is not State.REQUESTED
+    assert (approval.nonce, approval.lookup) == ("", "")
+    assert kept(house, *PRIVATE) == []
+    assert verified(house)
+
+
+def test_a_settled_request_cannot_be_gone_on_with(house: House) -> None:
+    """Its arguments are gone: what is stored of it must never be taken for the call."""
+    id = pending_id(update(house))
+    house.approve(id, verdict="deny")
+    reply = run(lambda: house.guard.call(make_instance(), Asked("guard__await", {"approval": id})))
+    assert "its arguments are not kept, so make the call itself again" in text(reply)
+    assert house.store.approvals([State.REQUESTED]) == []
+    assert house.upstream.writes() == []
+
+
+def test_a_grant_covers_like_calls_and_its_hash_tells_nothing_afterwards(house: House) -> None:
+    id = pending_id(update(house))
+    house.approve(id, terms=Terms(1, 600, ("stage",)))
+    assert text(update(house)) == "done"
+    assert text(update(house, stage="lost")) == "done"
+    assert "pending" in text(update(house, stage="lost", notes="another"))
+    house.ledger.book.writer.run(tidy)
+    [grant] = house.store.grants()
+    assert (grant.state, grant.salt) == ("used up", "")
+    assert verified(house)
+
+
+@pytest.mark.parametrize("what", ["request_hash", "decision_hash"])
+def test_no_hash_that_stays_is_one_of_a_short_value(house: House, what: str) -> None:
+    """The same request twice has other hashes each time: they are salted, and the salt is gone."""
+    for _ in range(2):
+        house.approve(pending_id(update(house)), verdict="deny")
+        house.clock.time += 3601 * SECOND
+    seen = [receipt[what] for receipt in house.receipts("approval.requested")]
+    assert len(set(seen)) == 2
+
+
+def test_results_are_redacted_by_pointer_and_what_is_no_json_is_not_kept(tmp_path: Path) -> None:
+    house = make_house(tmp_path, ALLOW)
+    found = {"person": {"email": EMAIL, "id": 7}, "all": [{"email": BEFORE}, {"email": "y"}]}
+    blocks = [
+        {"type": "text", "text": json.dumps(found)},
+        {"type": "text", "text": f"mail: {NOTE}"},
+        {"type": "image", "data": "Zm9vYmFyYmF6", "mimeType": "image/png"},
+    ]
+    reply = {"result": {"content": blocks, "structuredContent": found, "_meta": {"who": EMAIL}}}
+    answers(house, Execution(Ending.OK, reply))
+    assert run(lambda: house.guard.call(make_instance(), Asked("crm__find", {}))) == reply
+    assert kept(house, *PRIVATE, "Zm9vYmFyYmF6") == []
+    [outcome] = house.receipts("outcome")
+    assert outcome["redacted"] == ["/response", "/response/all/*/email", "/response/person/email"]
+    response = json.loads(house.store.payloads(outcome["seq"])["response"])["result"]
+    assert response["structuredContent"]["person"] == {"email": MARK, "id": 7}
+    answers(house, Execution(Ending.UPSTREAM_ERROR, {"error": {"code": 5, "message": NOTE, "data": NOTE}}, NOTE))
+    run(lambda: house.guard.call(make_instance(), Asked("crm__find", {})))
+    assert kept(house, NOTE) == []
+    assert verified(house)
+
+
+def test_a_call_without_redaction_is_kept_whole(tmp_path: Path) -> None:
+    house = open_house(tmp_path)
+    run(lambda: house.guard.call(make_instance(), Asked("crm__note", {"text": NOTE})))
+    [intent] = house.receipts("intent")
+    assert json.loads(house.store.payloads(intent["seq"])["request"]) == {"text": NOTE}
+    assert "redacted" not in intent
+
+
+def test_arguments_that_are_refused_say_no_value(tmp_path: Path) -> None:
+    house = make_house(tmp_path, ALLOW)
+    update(house, amount=123456789012345678901)
+    assert kept(house, "123456789012345678901") == []
+
+
+@pytest.mark.parametrize(
+    ("pointer", "document", "expected"),
+    [
+        ("/a/b", {"a": {"b": 1, "c": 2}}, {"a": {"b": MARK, "c": 2}}),
+        ("/a/1", {"a": [1, 2]}, {"a": [1, MARK]}),
+        ("/*/b", [{"b": 1}, {"c": 2}], [{"b": MARK}, {"c": 2}]),
+        ("/a~1b/~0", {"a/b": {"~": 1}}, {"a/b": {"~": MARK}}),
+        ("/a", {"a": {"whole": 1}}, {"a": MARK}),
+    ],
+)
+def test_pointers(pointer: str, document: Any, expected: Any) -> None:
+    assert cut(document, [pointer]) == (expected, [pointer])
+    assert cut(expected if pointer == "/none" else {"other": 1}, [pointer])[1] == []
+
+
+def test_overlapping_pointers() -> None:
+    assert overlap("/a/b", "/a")
+    assert overlap("/a", "/a/b")
+    assert overlap("/*/b", "/a/b")
+    assert not overlap("/a/b", "/a/c")
+
+
+def test_a_number_that_is_no_part_of_another_goes_as_a_whole() -> None:
+    assert scrub({"n": 48213.75, "m": 4821, "t": "48213.75!"}, ("48213.75",)) == {"n": MARK, "m": 4821, "t": f"{MARK}!"}

@@ -1,0 +1,257 @@
+"""P8 for an export: what is done to its files is found with the guard's public keys alone."""
+
+import base64
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from mcp_guard.ledger.export import export
+from mcp_guard.ledger.verify import FAILED, OK, Report, main
+from mcp_guard.ledger.verify.bundle import split_entry
+from mcp_guard.ledger.verify.demand import Demand
+from mcp_guard.ledger.verify.folder import Folder
+from mcp_guard.ledger.verify.notes import parse_checkpoint, read_keys
+from mcp_guard.ledger.verify.tree import leaf_hash
+from mcp_guard.ledger.verify.whole import verify_whole
+from tests.ledger.history import live, reopen, write_history
+
+WRONG = Ed25519PrivateKey.from_private_bytes(bytes(32))
+Tamper = Callable[[Path], object]
+
+
+@pytest.fixture(scope="module")
+def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with the export `out`, exported twice while the ledger grew, and the key `ledger.pub`."""
+    folder = tmp_path_factory.mktemp("export")
+    house = write_history(folder, 600)
+    keys = folder / "state" / "ledger.pub"
+    export(house.store, keys.read_text(), folder / "out", payloads=True)
+    shutil.copytree(folder / "out", folder / "before")
+    for number in range(9):
+        live(house, f"more {number}")
+    export(house.store, keys.read_text(), folder / "out", payloads=True)
+    house.close()
+    shutil.copy(keys, folder)
+    return folder
+
+
+@pytest.fixture
+def out(past: Path, tmp_path: Path) -> Path:
+    shutil.copytree(past / "out", tmp_path / "out")
+    return tmp_path / "out"
+
+
+def verify(out: Path, past: Path, *against: Path) -> Report:
+    checkpoints = tuple(parse_checkpoint((each / "checkpoint").read_text()) for each in against)
+    return verify_whole(Folder(out), Demand(read_keys(past / "ledger.pub"), against=checkpoints, workers=1))
+
+
+def test_an_export_is_proved_with_its_earlier_heads_and_payloads(past: Path, out: Path) -> None:
+    report = verify(out, past, past / "before")
+    assert report.ok, report.problem
+    assert report.receipts >= 1000
+    assert report.payloads_checked > 500
+    assert len(report.keys) == 2
+
+
+def entries(path: Path) -> list[bytes]:
+    data, at, found = path.read_bytes(), 0, []
+    while at < len(data):
+        end = at + 2 + int.from_bytes(data[at : at + 2], "big")
+        found.append(data[at + 2 : end])
+        at = end
+    return found
+
+
+def write_entries(path: Path, found: list[bytes]) -> None:
+    path.write_bytes(b"".join(len(each).to_bytes(2, "big") + each for each in found))
+
+
+def flip(path: Path, at: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[at] ^= 1
+    path.write_bytes(bytes(data))
+
+
+def of_entries(change: Callable[[list[bytes]], object], tile: int = 1, leaves: bool = False) -> Tamper:
+    """Change the list of entries of one bundle, and with `leaves` the hashes of the tile too."""
+
+    def tamper(out: Path) -> None:
+        path = out / f"tile/entries/{tile:03}"
+        found = entries(path)
+        change(found)
+        write_entries(path, found)
+        shutil.rmtree(out / "bundles")  # which would tell at once
+        if leaves:
+            (out / f"tile/0/{tile:03}").write_bytes(b"".join(map(leaf_hash, found))[: 256 * 32].ljust(256 * 32, b"\0"))
+
+    return tamper
+
+
+def alter(found: list[bytes]) -> None:
+    found[9] = found[9].replace(b"2026", b"2027", 1)
+
+
+def exchange(found: list[bytes]) -> None:
+    found[9], found[10] = found[10], found[9]
+
+
+def sign_wrongly(found: list[bytes]) -> None:
+    body, _ = split_entry(found[9])
+    found[9] = body + b"\n" + base64.b64encode(WRONG.sign(body))
+
+
+def of_lines(name: str, change: Callable[[list[str]], object]) -> Tamper:
+    def tamper(out: Path) -> None:
+        lines = (out / name).read_text().splitlines()
+        change(lines)
+        (out / name).write_text("\n".join([*lines, ""]))
+
+    return tamper
+
+
+def forget_payload(name: str) -> Callable[[list[str]], object]:
+    def change(lines: list[str]) -> None:
+        at = next(at for at, line in enumerate(lines) if name in json.loads(line))
+        said = json.loads(lines[at])
+        del said[name]
+        lines[at] = json.dumps(said)
+
+    return change
+
+
+def alter_payload(lines: list[str]) -> None:
+    said = json.loads(lines[0])
+    name = next(each for each in said if each != "seq")
+    said[name]["payload"] = base64.b64encode(b"other").decode()
+    lines[0] = json.dumps(said)
+
+
+def other_entry(lines: list[str]) -> None:
+    bundle = json.loads(lines[4])
+    bundle["entry"] = json.loads(lines[5])["entry"]
+    lines[4] = json.dumps(bundle)
+
+
+def other_proof(lines: list[str]) -> None:
+    bundle = json.loads(lines[4])
+    hashes = bundle["proof"].split("\n")
+    hashes[2] = base64.b64encode(bytes(32)).decode()
+    bundle["proof"] = "\n".join(hashes)
+    lines[4] = json.dumps(bundle)
+
+
+def forge_earlier_head(lines: list[str]) -> None:
+    """A head of 256 receipts that the guard never signed, with a proof that fits it, cannot be: its key is not his."""
+    for at, line in enumerate(lines):
+        lines[at] = line.replace("\\n\\u2014 ", "\\n\\u2014 x").replace("\\n— ", "\\n— x")
+
+
+def drop_key(out: Path) -> None:
+    (out / "ledger.pub").write_text((out / "ledger.pub").read_text().splitlines()[1] + "\n")
+
+
+def shorten(out: Path) -> None:
+    """As if there had been only 512 receipts, but for the signature."""
+    lines = (out / "checkpoint").read_text().split("\n")
+    (out / "checkpoint").write_text("\n".join([lines[0], "512", *lines[2:]]))
+
+
+def policy(out: Path) -> Path:
+    return next((out / "policies").iterdir())
+
+
+def misname(out: Path) -> None:
+    shutil.copy(policy(out), out / "policies" / f"{'0' * 64}.json")
+
+
+@pytest.mark.parametrize(
+    ("tamper", "at", "expected"),
+    [
+        (of_entries(alter), 265, "its signature is not the guard's"),
+        (of_entries(alter, leaves=True), 265, "its signature is not the guard's"),
+        (of_entries(exchange), 265, "does not say its own place"),
+        (of_entries(exchange, leaves=True), 265, "does not say its own place"),
+        (of_entries(sign_wrongly), 265, "its signature is not the guard's"),
+        (of_entries(lambda found: found.pop(9)), 265, "does not say its own place"),
+        (of_entries(lambda found: found.insert(9, found[9])), 512, "is cut off, or holds more"),
+        (of_entries(lambda found: found.pop()), 511, "is missing"),
+        (lambda out: flip(out / "tile/entries/001", 0), None, ""),
+        (lambda out: (out / "tile/entries/001").unlink(), 256, "is missing from the export"),
+        (lambda out: (out / "tile/0/001").unlink(), 256, "is missing from the export"),
+        (lambda out: flip(out / "tile/0/001", 32 * 9), 265, "its leaf in the tree is not its own"),
+        (lambda out: (out / "tile/0/002").write_bytes(b"short"), 512, "does not hold 256 hashes"),
+        (lambda out: flip(next((out / "tile/1").rglob("*/*")), 32), 511, "the stored node 1 of level 1"),
+        (lambda out: shutil.rmtree(out / "tile/1"), 0, "is missing"),
+        (lambda out: (out / "tile/0/009").write_bytes(bytes(32)), None, "belongs to no receipt of the tree"),
+        (lambda out: (out / "payloads/009.jsonl").write_bytes(b""), None, "belongs to no receipt of the tree"),
+        (of_lines("bundles/001.jsonl", lambda lines: lines.reverse()), 256, "its bundle is of another receipt"),
+        (of_lines("bundles/001.jsonl", lambda lines: lines.pop()), 511, ""),
+        (of_lines("bundles/001.jsonl", lambda lines: lines.append(lines[0])), 256, "does not hold a bundle for each"),
+        (of_lines("bundles/001.jsonl", other_entry), 260, "its bundle is of another receipt"),
+        (of_lines("bundles/001.jsonl", other_proof), 260, "does not lead to the root"),
+        (of_lines("bundles/000.jsonl", forge_earlier_head), 0, "is not signed by a key of this ledger"),
+        (lambda out: shutil.rmtree(out / "bundles"), None, None),
+        (of_lines("payloads/001.jsonl", alter_payload), None, "is not what it commits to"),
+        (of_lines("payloads/001.jsonl", forget_payload("request")), None, "no receipt says that it was erased"),
+        (of_lines("payloads/001.jsonl", forget_payload("subject")), None, "no receipt says that it was erased"),
+        (of_lines("payloads/001.jsonl", lambda lines: lines.pop(3)), None, ""),
+        (of_lines("payloads/001.jsonl", lambda lines: lines.append(lines[0])), 256, "twice or in the wrong file"),
+        (of_lines("payloads/001.jsonl", lambda lines: lines.append("{}")), 256, "is not in its form"),
+        (lambda out: (out / "payloads/001.jsonl").unlink(), None, "no receipt says that it was erased"),
+        (lambda out: flip(policy(out), 5), None, "of its policy version"),
+        (lambda out: policy(out).unlink(), None, "is not kept"),
+        (misname, None, "is not the policy version that it is named after"),
+        (lambda out: flip(out / "checkpoint", 40), None, ""),
+        (drop_key, None, "`ledger.pub` holds other keys"),
+        (shorten, None, "is missing from the export"),
+    ],
+)  # fmt: skip
+def test_what_is_done_to_its_files_is_found(
+    past: Path, out: Path, tamper: Tamper, at: int | None, expected: str | None
+) -> None:
+    tamper(out)
+    report = verify(out, past)
+    assert report.ok == (expected is None), report.problem
+    assert (expected or "") in report.problem
+    assert at is None or report.failed_at == at
+
+
+def test_an_older_export_is_found_rolled_back_and_one_of_another_life_split(past: Path, tmp_path: Path) -> None:
+    assert verify(past / "before", past).ok
+    assert "rolled back" in verify(past / "before", past, past / "out").problem
+    shutil.copytree(past / "state", tmp_path / "state")
+    house = reopen(tmp_path)
+    live(house, "the same key, another life")
+    export(house.store, (past / "ledger.pub").read_text(), tmp_path / "fork", payloads=False)
+    live(house, "and it goes on")
+    export(house.store, (past / "ledger.pub").read_text(), tmp_path / "longer", payloads=False)
+    house.close()
+    assert verify(tmp_path / "fork", past, past / "out").ok
+    assert verify(tmp_path / "longer", past, tmp_path / "fork").ok
+    other = (tmp_path / "fork" / "checkpoint").read_text()
+    shutil.rmtree(tmp_path / "state")
+    shutil.copytree(past / "state", tmp_path / "state")
+    house = reopen(tmp_path)
+    live(house, "a third life")
+    live(house, "of the same key")
+    export(house.store, (past / "ledger.pub").read_text(), tmp_path / "third", payloads=False)
+    house.close()
+    (tmp_path / "kept").write_text(other)
+    words = [str(tmp_path / "third"), "--key", str(past / "ledger.pub")]
+    assert main(words) == OK
+    assert main([*words, "--against", str(tmp_path / "kept")]) == FAILED
+    shutil.copy(tmp_path / "third" / "bundles" / "000.jsonl", tmp_path / "longer" / "bundles" / "000.jsonl")
+    report = verify(tmp_path / "longer", past)
+    assert (report.failed_at, report.problem) == (0, "the checkpoint of its bundle is of another tree")
+
+
+def test_an_export_without_payloads_says_that_they_are_not_there(past: Path, out: Path) -> None:
+    shutil.rmtree(out / "payloads")
+    report = verify(out, past)
+    assert report.ok, report.problem
+    assert any(each.check == "payloads" for each in report.not_proved)
