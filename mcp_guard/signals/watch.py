@@ -11,6 +11,9 @@ from mcp_guard.signals.outside import Outside
 ACTS = 100
 """Calls remembered of one run; what comes later is compared, but not learned from."""
 
+RUNS = 1000
+"""Runs followed at once; of more, the oldest are not learned from."""
+
 
 @dataclass(slots=True)
 class Watch:
@@ -55,6 +58,8 @@ class Watch:
         """The call ran."""
         if self.drift is not None:
             run = self._runs.setdefault(call.instance.id, [])
+            if len(self._runs) > RUNS:
+                del self._runs[next(iter(self._runs))]
             if len(run) < ACTS:
                 run.append(act_of(call, self.salt))
             else:
