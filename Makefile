@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 export UV_NO_PROGRESS = 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check bench bench-verify bench-ledger bench-policy lock clean format screenshots browser faults
+.PHONY: demo test check bench bench-verify bench-ledger bench-policy eval lock clean format screenshots browser faults
 
 demo: $(VENV)/.dev  ## two scenarios through a real guard, receipts, verification, tampering
 	@$(BIN)/python examples/crm/demo.py
@@ -40,6 +40,15 @@ bench: $(VENV)/.dev  ## the guard beside its peers, interleaved in one run
 bench-policy: $(VENV)/.dev  ## one decision as the set of policies grows
 	@$(BIN)/python benchmarks/policies.py
 
+eval: .venv-eval/.done  ## the general policies on AgentDojo, with a hijacked agent; some minutes
+	@PYTHONPATH=$(CURDIR) .venv-eval/bin/python -m benchmarks.agentdojo.evaluate $(ARGS)
+
+.venv-eval/.done: $(VENV)/.uv requirements-eval.lock
+	@echo "installing the environment of the evaluation into .venv-eval"
+	@$(UV) venv -q --clear --python $(BIN)/python .venv-eval
+	@VIRTUAL_ENV=$(CURDIR)/.venv-eval $(UV) pip sync -q --require-hashes requirements-eval.lock
+	@touch $@
+
 RUNS ?= 100
 SEED ?= 1
 faults: $(VENV)/.dev  ## kill guards under load, RUNS times, and check that nothing is lost and nothing runs twice
@@ -51,6 +60,7 @@ bench-ledger: $(VENV)/.dev  ## the same step in ledgers of 10 thousand, 100 thou
 lock: $(VENV)/.uv  ## resolve anew; the files name no registry
 	@$(UV) pip compile pyproject.toml --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements.lock
 	@$(UV) pip compile pyproject.toml --group dev --all-extras --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements-dev.lock
+	@$(UV) pip compile pyproject.toml --group eval --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements-eval.lock
 
 $(VENV)/.uv:
 	@test -n "$(PYTHON)" || { echo "no python3 found: install Python 3.11 or newer" >&2; exit 1; }
@@ -82,4 +92,4 @@ screenshots: $(VENV)/.dev browser  ## pictures of the inbox, into docs/images
 	@$(BIN)/python -m tests.web.screenshots
 
 clean:
-	@rm -rf $(VENV) .coverage .coverage.* .coverage-total tests/node/node_modules .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .venv-eval .coverage .coverage.* .coverage-total tests/node/node_modules .mypy_cache .ruff_cache .hypothesis

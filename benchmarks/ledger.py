@@ -49,7 +49,7 @@ SIZES = (10_000, 100_000, 1_000_000)
 FRAME_BYTES = 24 + 4096
 MOST_GROWTH = 1.25
 """How much dearer a step may be in the largest ledger than in the smallest."""
-COUNTERS = (Counter("writes", 10 * 1_000_000, "instance", (Effect.WRITE,)),)
+COUNTERS = (Counter("writes", 10 * 1_000_000, ("instance",), (Effect.WRITE,)),)
 TOOL = Tool("crm", "update_deal", "crm__update_deal", {}, "sha256:" + "0" * 64, ToolRule(), Effect.WRITE)
 INSTANCE = Instance(
     "run_2026_01_31_19_22Z_7f3k", Agent("bench", "bench"), "dana", Task("INC-4451"), 0, 1 << 60, "", "cred_bench"

@@ -86,6 +86,7 @@ async def _serve_stdio(serving: Serving, hub: Hub, front: StdioFront, launched: 
         await front.serve(session, hub)
         for each in beside:
             each.cancel()
+    serving.end(instance)
     serving.stop(lambda step: registry.end(step, instance))
 
 
@@ -111,7 +112,7 @@ async def _serve_http(serving: Serving, where: ServeSettings) -> None:
     from mcp_guard.transports.http.sessions import Opening, Sessions
 
     settings, book = serving.settings, serving.ledger.book
-    opening = Opening(lambda: make_hub(settings), serving.session, book.standing, serving.note)
+    opening = Opening(lambda: make_hub(settings), serving.session, book.standing, serving.end, serving.note)
     sessions = Sessions(opening, where.most_sessions, where.idle_seconds)
     callers = Callers(book.writer, settings.agents, book.settings.guard)
     others = [OtherIssuer(**issuer) for issuer in where.issuers]

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mcp_guard.config_ledger import LedgerConfig, WitnessConfig, WitnessName
 from mcp_guard.config_parts import Model, Secret, Url
+from mcp_guard.config_risk import RiskConfig
 from mcp_guard.config_serve import IssuerConfig, ServeConfig
 from mcp_guard.config_upstreams import UpstreamConfig
 from mcp_guard.core.approval import Route
@@ -29,6 +30,7 @@ Place = Annotated[str, Field(pattern=r"^(/[^/]*)+$")]
 """A JSON pointer to something within; `*` is each element of a list."""
 EntityType = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9_]*$")]
 RESERVED_TYPES = ("Agent", "AgentInstance", "Group", "Tool", "Action")
+CountedBy = Literal["instance", "agent", "user", "tool", "resource"]
 AttributeKind = Literal["string", "integer", "number", "boolean", "strings"]
 
 
@@ -62,6 +64,9 @@ class ToolConfig(Model):
     sensitive: tuple[str, ...] = ()
     deed: str | None = None
     mode: Mode | None = None
+    returns: tuple[Literal["untrusted", "sensitive"], ...] = ()
+    trusted: tuple[Pointer, ...] = ()
+    sinks: tuple[str, ...] = ()
     redact: tuple[Place, ...] = ()
     redact_result: tuple[Place, ...] = ()
 
@@ -83,6 +88,9 @@ class ToolConfig(Model):
             sensitive=self.sensitive,
             deed=self.deed,
             mode=self.mode,
+            returns=self.returns,
+            trusted=self.trusted,
+            sinks=self.sinks,
         )
 
 
@@ -93,12 +101,23 @@ class ResourceTypeConfig(Model):
 
 
 class RateConfig(Model):
+    """A counter. One that sums names its tools: a call of theirs without that amount is denied."""
+
     window_seconds: Annotated[int, Field(gt=0)]
-    by: Literal["instance", "agent", "user"] = "instance"
+    by: CountedBy | Annotated[tuple[CountedBy, ...], Field(min_length=1)] = "instance"
     effects: tuple[Effect, ...] = (Effect.WRITE, Effect.DESTRUCTIVE)
+    tools: tuple[str, ...] = ()
+    sum: Pointer | None = None
+
+    @model_validator(mode="after")
+    def sums_of_named_tools(self) -> "RateConfig":
+        if self.sum is not None and not self.tools:
+            raise ValueError('name the tools whose amounts are summed: tools = ["server__tool"]')
+        return self
 
     def counter(self, name: str) -> Counter:
-        return Counter(name, self.window_seconds * SECOND, self.by, self.effects)
+        by = (self.by,) if isinstance(self.by, str) else tuple(dict.fromkeys(self.by))
+        return Counter(name, self.window_seconds * SECOND, by, self.effects, self.tools, self.sum)
 
 
 class ApproverConfig(Model):
@@ -218,6 +237,7 @@ class Config(Model):
     routes: dict[str, RouteConfig] = {}
     notifiers: dict[str, NotifierConfig] = {}
     inbox: InboxConfig = InboxConfig()
+    risk: RiskConfig = RiskConfig()
     serve: ServeConfig | None = None
     issuers: dict[str, IssuerConfig] = {}
     ledger: LedgerConfig = LedgerConfig()
@@ -245,6 +265,9 @@ class Config(Model):
                 raise ValueError(f"tools.{name}: no upstream `{name.partition('__')[0]}` in [upstreams]")
             if tool.resource and tool.resource.type not in self.resources:
                 raise ValueError(f"tools.{name}.resource.type: `{tool.resource.type}` is not among [resources]")
+        for name, rate in self.rates.items():
+            if unknown := [tool for tool in rate.tools if tool.partition("__")[0] not in self.upstreams]:
+                raise ValueError(f"rates.{name}.tools: no upstream of `{unknown[0]}` in [upstreams]")
         for name in self.resources:
             if name in RESERVED_TYPES:
                 raise ValueError(f"resources.{name}: the guard uses this type itself; choose another name")
@@ -291,6 +314,8 @@ class Config(Model):
             pin_rules={name: server.pin_rule(guard.first_use) for name, server in self.upstreams.items()},
             mode=guard.mode,
             shadow=here / guard.shadow if guard.shadow else None,
+            signals=tuple(signal.signal(name, here) for name, signal in self.risk.signals.items()),
+            drift=self.risk.drift.rule() if self.risk.drift else None,
             serve=self._serve(here),
             keep_payload_days=self.ledger.keep_payload_days,
             signers=self.ledger.signers(here),

@@ -8,15 +8,16 @@ for a tool call to reach an upstream.
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import assert_never
 
 from mcp_guard.core import approval as approvals_core
-from mcp_guard.core import credential
+from mcp_guard.core import credential, risk
 from mcp_guard.core.approval import Approval, State
 from mcp_guard.core.describe import NO_SUCH_TOOL, Description, describe, look_up_arguments, read_facts
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.grant import Grant
+from mcp_guard.core.history import Memory
 from mcp_guard.core.model import Asked, Call, Decision, Effect, Execution, Facts, Instance, Json, Outcome, Tool
 from mcp_guard.core.names import join
 from mcp_guard.core.redaction import for_look_up
@@ -41,9 +42,11 @@ from mcp_guard.ports import (
     Intent,
     Ledger,
     Moved,
+    NoSignals,
     Policies,
     Progress,
     Reply,
+    Signals,
     Upstreams,
     Voice,
 )
@@ -64,6 +67,8 @@ class Guard:
     describe_with: Description
     hold_seconds: float
     new_id: Callable[[], str]
+    memory: Memory = field(default_factory=Memory)
+    signals: Signals = field(default_factory=NoSignals)
 
     async def call(self, instance: Instance, asked: Asked, voice: Voice = SILENT) -> Reply:
         """Guard one `tools/call`; returns the `result` or `error` member of the answer."""
@@ -131,15 +136,17 @@ class Guard:
         return call
 
     async def describe(self, call: Call) -> Call:
-        """Add what only the upstream knows: the present state of the resource, and so the change and the risk."""
+        """Add what this instance has seen, and the present state of the resource; and so the change and the risk."""
         if call.problems or call.tool is None:
             return call
-        if call.tool.rule.facts is None:
-            return self.describe_with.assess(call, None)
-        facts = await self.look_up(call)
+        rule = call.tool.rule
+        call = replace(call, past=self.memory.look(call))
+        facts = None if rule.facts is None else await self.look_up(call)
         if isinstance(facts, str):
             return replace(call, problems=(facts,))
-        return self.describe_with.assess(call, facts)
+        call = self.describe_with.assess(call, facts)
+        more = await self.signals.raised(call)
+        return replace(call, risk=risk.add_up((*call.risk.signals, *more))) if more else call
 
     async def look_up(self, call: Call) -> Facts | str:
         """Read the facts through the same path as any call. Returns why, if they cannot be had."""
@@ -167,7 +174,10 @@ class Guard:
         """
         if call.problems or call.tool is None:
             return Decision(Outcome.DENY, self.policies.version, reasons=call.problems)
-        counts = self.ledger.count(call.instance, call.tool, self.policies.counters, self.clock.now())
+        try:
+            counts = self.ledger.count(call, self.policies.counters, self.clock.now())
+        except ValueError as uncountable:
+            return Decision(Outcome.DENY, self.policies.version, reasons=(str(uncountable),))
         return self.policies.decide(call, counts)
 
     async def hold(self, call: Call, decision: Decision, voice: Voice) -> Intent | Reply:
@@ -189,6 +199,8 @@ class Guard:
         if held.state is State.REQUESTED:
             voice.leave(held)
             return pending(held)
+        if held.state is State.DENIED:
+            self.memory.note_refused(call)
         if held.state is not State.APPROVED:
             return await self.refuse(call, replace(decision, outcome=Outcome.DENY, reasons=(why_not(held),), routes=()))
         return await self.let_go(call, held, voice)
@@ -257,6 +269,7 @@ class Guard:
         try:
             return await self.upstreams.execute(intent, progress)
         except asyncio.CancelledError:
+            self.memory.note(intent.call, {})
             gone = cancelled("cancelled by the client while the upstream had it")
             with suppress(LedgerError):  # the ledger keeps it, and records it as soon as it can
                 await asyncio.shield(self.ledger.conclude(intent, gone, answered=False))
@@ -264,6 +277,8 @@ class Guard:
 
     async def record_outcome(self, intent: Intent, execution: Execution) -> Reply:
         """Make the outcome durable, then reply. A call that ran is never reported as refused."""
+        self.memory.note(intent.call, execution.reply)
+        self.signals.note(intent.call)
         try:
             await asyncio.shield(self.ledger.conclude(intent, execution))
         except LedgerError as error:

@@ -6,8 +6,9 @@ from typing import Any, Protocol
 
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.grant import Grant
-from mcp_guard.core.model import Call, Counter, Decision, Execution, Instance, Json, Micros, Tool
+from mcp_guard.core.model import Call, Counter, Decision, Execution, Instance, Json, Micros, Signal, Tool
 from mcp_guard.core.pins import Quarantine
+from mcp_guard.core.rates import Value
 
 Progress = Callable[[Json], None]
 """Takes the params of a progress notification, without its token."""
@@ -75,8 +76,28 @@ class Policies(Protocol):
     def may_call(self, instance: Instance, tool: Tool) -> bool:
         """Whether some call of this tool could be allowed or held (promise P5). Never raises; unknown is False."""
 
-    def decide(self, call: Call, counts: Mapping[str, int]) -> Decision:
+    def decide(self, call: Call, counts: Mapping[str, Value]) -> Decision:
         """Decide on a described call. Never raises: whatever goes wrong is a deny that says so."""
+
+
+class Signals(Protocol):
+    """Signals of risk that are not in the call itself."""
+
+    async def raised(self, call: Call) -> tuple[Signal, ...]:
+        """Those of a described call. Never raises: what cannot be told is a signal too."""
+
+    def note(self, call: Call) -> None:
+        """The call ran."""
+
+
+class NoSignals:
+    """Implements `Signals` where none are configured."""
+
+    async def raised(self, call: Call) -> tuple[Signal, ...]:
+        return ()
+
+    def note(self, call: Call) -> None:
+        pass
 
 
 class Ledger(Protocol):
@@ -88,8 +109,8 @@ class Ledger(Protocol):
     def leave(self) -> None:
         """A call has ended."""
 
-    def count(self, instance: Instance, tool: Tool, counters: tuple[Counter, ...], now: Micros) -> Mapping[str, int]:
-        """Each counter's value for this instance, the present call included where it counts."""
+    def count(self, call: Call, counters: tuple[Counter, ...], now: Micros) -> Mapping[str, Value]:
+        """Each counter's value for this call, which is included where it counts. Raises: ValueError if it cannot be."""
 
     def standing(self, instance: Instance) -> str | None:
         """Why this instance may not call now (expired, or revoked with something it depends on), or None."""

@@ -16,6 +16,7 @@ from weakref import WeakSet
 
 from mcp_guard.core.describe import Description
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.history import Memory
 from mcp_guard.core.model import Instance, Json, Micros, Mode, Tool
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.scrub import Scrubber
@@ -25,9 +26,11 @@ from mcp_guard.ledger import registry
 from mcp_guard.ledger.clock import SteadyClock
 from mcp_guard.ledger.opening import LedgerSettings, OpenLedger
 from mcp_guard.ledger.pins import Pins
+from mcp_guard.ledger.runs import Runs
 from mcp_guard.ledger.writer import Step
 from mcp_guard.policy.in_force import PoliciesInForce
 from mcp_guard.policy.keeper import Follower, Keeper, Places
+from mcp_guard.ports import NoSignals
 from mcp_guard.settings import Server, Settings
 from mcp_guard.transports.session import Front, Session
 from mcp_guard.upstream.child import Connector
@@ -38,6 +41,7 @@ from mcp_guard.upstream.link import Link
 
 if TYPE_CHECKING:
     from mcp_guard.policy.engine import World
+    from mcp_guard.signals.watch import Watch
 
 
 CLOCK = SteadyClock()
@@ -112,6 +116,18 @@ def policy_world(
     return World(tuple(tools), settings.attributes, settings.counters, tuple(settings.routes), absent, unagreed)
 
 
+def make_watch(settings: Settings, ledger: OpenLedger) -> "Watch | None":
+    """The signals that are configured; where there are none, their code is not loaded."""
+    if not settings.signals and settings.drift is None:
+        return None
+    from mcp_guard.signals.outside import Outside
+    from mcp_guard.signals.watch import Watch
+
+    runs = Runs(ledger.book.writer)
+    salt = runs.salt() if settings.drift is not None else ""
+    return Watch(tuple(map(Outside, settings.signals)), settings.drift, salt, runs.recall)
+
+
 class Serving:
     """One guard process; `note` tells the operator."""
 
@@ -122,6 +138,8 @@ class Serving:
         ledger.book.writer.on_trouble = note
         self._sessions: WeakSet[Session] = WeakSet()
         self._keeper = Keeper(Places(settings.policies, settings.shadow), ledger.book, note)
+        self._memory = Memory.of(settings.tool_rules)
+        self._signals = make_watch(settings, ledger)
 
     def now(self) -> Micros:
         return self.ledger.book.writer.now()
@@ -177,11 +195,21 @@ class Serving:
             describe_with=Description(settings.limits, re.compile(pattern) if pattern else None),
             hold_seconds=settings.hold_seconds,
             new_id=new_call_id,
+            memory=self._memory,
+            signals=self._signals or NoSignals(),
         )
+        if self._signals is not None:
+            self._signals.prepare(instance)
         session = Session(guard, hub, instance, front, settings.inbox)
         follower.on_changed = session.tell_tools_changed
         self._sessions.add(session)
         return session
+
+    def end(self, instance: Instance) -> None:
+        """The instance is over: forget what it has seen, learn from what it did. Raises: LedgerError."""
+        self._memory.forget(instance)
+        if self._signals is not None and self._signals.drift is not None:
+            Runs(self.ledger.book.writer).keep(instance, self._signals.end(instance), self._signals.drift.runs)
 
     def beside(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         """Start what goes on beside the calls; each task runs until it is cancelled. SIGHUP has policies read anew."""

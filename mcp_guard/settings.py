@@ -7,7 +7,8 @@ from typing import Any
 
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
-from mcp_guard.core.model import Agent, Counter, Mode, ToolRule
+from mcp_guard.core.drift import DriftRule
+from mcp_guard.core.model import Agent, Counter, Effect, Mode, ToolRule
 from mcp_guard.core.pins import PinRule
 
 
@@ -55,6 +56,24 @@ class NotifierSettings:
 
     kind: str
     options: Mapping[str, Any]
+    here: Path
+
+
+@dataclass(frozen=True, slots=True)
+class OutsideSignal:
+    """An operator's own signal of risk: a command, or `entry`, a Python function `module:function`.
+
+    `weight` is what it adds to the score when raised, `unknown_weight` when it does not answer in `timeout` seconds.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    entry: str
+    weight: int
+    unknown_weight: int
+    timeout: float
+    tools: tuple[str, ...]
+    effects: tuple[Effect, ...]
     here: Path
 
 
@@ -137,6 +156,8 @@ class Settings:
     keep_payload_days: int = 0
     signers: tuple[SignerSettings, ...] = (SignerSettings(),)
     witnesses: Mapping[str, WitnessSettings] = field(default_factory=dict)
+    signals: tuple[OutsideSignal, ...] = ()
+    drift: DriftRule | None = None
 
     @property
     def audience(self) -> str:

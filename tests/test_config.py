@@ -65,7 +65,9 @@ def test_the_example_names_every_key() -> None:
     text = EXAMPLE.read_text()
     for model in models(Config):
         for name in model.model_fields:
-            assert f"{name} =" in text or f"[{name}" in text or f".{name}]" in text, f"{model.__name__}.{name}"
+            assert f"{name} =" in text or f"[{name}" in text or f".{name}]" in text or f".{name}." in text, (
+                f"{model.__name__}.{name}"
+            )
 
 
 def test_the_defaults_that_the_example_shows_are_the_defaults() -> None:

@@ -2,10 +2,11 @@
 
 import gc
 import os
+from pathlib import Path
 
 from mcp_guard.cli.apart import load_apart
 from mcp_guard.cli.options import parser
-from mcp_guard.core.errors import IdentityError
+from mcp_guard.core.errors import ConfigError, IdentityError
 
 LAUNCH_VARIABLE = "MCP_GUARD_LAUNCH"
 
@@ -16,6 +17,9 @@ def main(arguments: list[str]) -> int:
     made.add_argument("--ticket", metavar="ID", help="the ticket that this run is for")
     made.add_argument("--reason", metavar="TEXT", help="why this run is made")
     made.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for (default: the config's)")
+    task = made.add_mutually_exclusive_group()
+    task.add_argument("--task", metavar="TEXT", help="what the user asked for: what it names, policies may trust")
+    task.add_argument("--task-file", type=Path, metavar="FILE", help="a file with that text")
     made.add_argument("--launch-fd", type=int, metavar="FD", help=f"read a launch code here (else: ${LAUNCH_VARIABLE})")
     options = made.parse_args(arguments)
 
@@ -25,9 +29,18 @@ def main(arguments: list[str]) -> int:
     from mcp_guard.app import run_stdio  # imported while the other process reads the configuration
     from mcp_guard.identity.instances import Launch
 
-    launch = Launch(options.agent, options.ticket, options.reason, options.on_behalf_of)
+    text = options.task if options.task_file is None else read_task(options.task_file)
+    launch = Launch(options.agent, options.ticket, options.reason, options.on_behalf_of, text)
     run_stdio(settings(), launch, code)
     return 0
+
+
+def read_task(path: Path) -> str:
+    """The text of the user's task. Raises: ConfigError."""
+    try:
+        return path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read the task: {error}", "name a text file: --task-file FILE") from None
 
 
 def _launch_code(descriptor: int | None) -> str:

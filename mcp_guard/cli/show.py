@@ -85,11 +85,28 @@ def _approvers(approval: Any) -> str:
     return "; ".join([approval["id"], *(f"{by['name']}: {by['rationale']}" for by in approval["approvers"])])
 
 
-RENDERED = {"resource": _resource, "approval": _approvers}
+def _risk(risk: Any) -> str:
+    because = [f"{name}: {why}" for name, why in zip(risk["signals"], risk.get("because", ()), strict=False)]
+    return "; ".join([f"{risk['score']} of 100, {risk['level']}", *because])
+
+
+def _history(history: Any) -> str:
+    """What had been read, and where the destinations came from."""
+    seen = [said for name, said in SEEN.items() if name in history]
+    sinks = [f"{', '.join(names)} {origin.replace('_', ' ')}" for origin, names in history.get("sinks", {}).items()]
+    return "; ".join([*seen, *sinks])
+
+
+SEEN = {
+    "untrusted_seen": "untrusted content was read",
+    "sensitive_seen": "sensitive content was read",
+    "orders_seen": "it gives orders to agents",
+}
+RENDERED = {"resource": _resource, "approval": _approvers, "risk": _risk, "history": _history}
 SHOWN = (
     "tool", "resource", "ticket", "reason", "outcome", "ending", "detail", "policies", "reasons", "errors", "changes",
-    "mode", "would", "shadow", "risk", "rates", "routes", "approver", "verdict", "rationale", "note", "approval",
-    "policy_version", "definition", "pinned", "members", "findings", "first_use", "by", "definitions",
+    "mode", "would", "shadow", "risk", "history", "rates", "routes", "approver", "verdict", "rationale", "note",
+    "approval", "policy_version", "definition", "pinned", "members", "findings", "first_use", "by", "definitions",
 )  # fmt: skip
 
 

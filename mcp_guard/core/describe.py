@@ -46,7 +46,7 @@ class Description:
         assert call.tool is not None
         rule = call.tool.rule
         change = compute_change(call.arguments, facts, rule.resource, rule.facts)
-        seen = risk.Evidence(call.tool, call.arguments, facts, change, call.task)
+        seen = risk.Evidence(call.tool, call.arguments, facts, change, call.task, call.past)
         return replace(call, facts=facts, change=change, risk=risk.assess(seen))
 
 
@@ -100,7 +100,8 @@ def _take_claims(operator: Description, tool: Tool, arguments: Json, task: Task)
             problems.append(f"`{TICKET}` does not look like a ticket (pattern `{operator.ticket_pattern.pattern}`)")
         else:
             claims[name] = claim
-    return arguments, Task(task.ticket or claims.get("ticket"), claims.get("reason") or task.reason), problems
+    task = replace(task, ticket=task.ticket or claims.get("ticket"), reason=claims.get("reason") or task.reason)
+    return arguments, task, problems
 
 
 def _read_id(arguments: Json, pointer: str) -> str | None:

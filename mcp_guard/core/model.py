@@ -60,10 +60,14 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Why the call is made. A ticket from the launch is the launcher's word, one from the call the agent's claim."""
+    """Why the call is made. A ticket from the launch is the launcher's word, one from the call the agent's claim.
+
+    `text` is what the user asked for, in the launcher's words; no call can set it.
+    """
 
     ticket: str | None = None
     reason: str | None = None
+    text: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,17 +141,27 @@ class ToolRule:
     """How the attribution sentence names what the tool does: `updated deal`."""
     mode: Mode | None = None
     """Overrides the mode of the guard for this tool."""
+    returns: tuple[str, ...] = ()
+    """What stands in its results: `untrusted` (others than the user and the operator write it), `sensitive`."""
+    trusted: tuple[str, ...] = ()
+    """Pointers into its result, with `*` for any member: values there are the server's word, taken whole."""
+    sinks: tuple[str, ...] = ()
+    """Arguments that say where something goes or who gets it: recipient, address, account, channel, password."""
     redaction: Redaction = Redaction()
 
 
 @dataclass(frozen=True, slots=True)
 class Counter:
-    """A named rate: how many calls of these effects within the window, counted by instance, agent or user."""
+    """A named rate: calls of these effects (and tools, if any are named) within the window, counted together by some of
+    `core.rates.BY`. With `sum`, a JSON pointer into the arguments, it is the amounts there that are added up.
+    """
 
     name: str
     window: Micros
-    by: str
+    by: tuple[str, ...]
     effects: tuple[Effect, ...]
+    tools: tuple[str, ...] = ()
+    sum: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,6 +204,42 @@ class Change:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "delta", dict(self.delta or {}))
+
+
+@dataclass(frozen=True, slots=True)
+class Origins:
+    """Names of arguments, by where their values come from; one may stand under several, for its parts.
+
+    `named_by_task` and `instructed` are among `from_untrusted`: the text that a value first appeared in was fetched by
+    what the task names, or gives orders to agents. `refused` are sinks whose value a person has refused in this run.
+    """
+
+    from_task: tuple[str, ...] = ()
+    from_trusted: tuple[str, ...] = ()
+    from_untrusted: tuple[str, ...] = ()
+    unknown_origin: tuple[str, ...] = ()
+    named_by_task: tuple[str, ...] = ()
+    instructed: tuple[str, ...] = ()
+    refused: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Past:
+    """What an instance has done and seen before a call, and where the call's values come from.
+
+    `sinks` are the origins of the arguments that say where something goes, and of addresses that stand in others.
+    """
+
+    tools: tuple[str, ...] = ()
+    untrusted_seen: bool = False
+    sensitive_seen: bool = False
+    orders_seen: bool = False
+    """Whether an untrusted text gave orders to agents. Said of writes only: nothing else is worth looking for it."""
+    provenance: Origins = Origins()
+    sinks: Origins = Origins()
+
+
+NO_PAST = Past()
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,6 +300,7 @@ class Call:
     facts: Facts | None = None
     change: Change = Change()
     risk: Risk = Risk()
+    past: Past = NO_PAST
     problems: tuple[str, ...] = ()
     purpose: str = "call"
     """`call`, or `facts` for the guard's own look-up."""
@@ -271,9 +322,9 @@ class Opinion:
 class Decision:
     """What is decided and why. `policies` are the ids of the determining policies, `routes` whom to ask.
 
-    `counts` are the rates that the decision looked at (present call included); `material` is the complete Cedar
-    request, so that the decision can be run again. `would` is what would be decided if the call were not only
-    observed, `shadow` what the candidate policies beside say.
+    `counts` are the rates that the decision looked at (present call included; sums are decimals); `material` is the
+    complete Cedar request, so that the decision can be run again. `would` is what would be decided if the call were
+    not only observed, `shadow` what the candidate policies beside say.
     """
 
     outcome: Outcome
@@ -282,7 +333,7 @@ class Decision:
     reasons: tuple[str, ...] = ()
     routes: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
-    counts: Mapping[str, int] = None  # type: ignore[assignment]
+    counts: Mapping[str, int | Decimal] = None  # type: ignore[assignment]
     material: bytes = b""
     would: Opinion | None = None
     shadow: Opinion | None = None

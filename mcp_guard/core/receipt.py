@@ -14,9 +14,9 @@ from typing import Any
 
 import orjson
 
-from mcp_guard.core import canonical
+from mcp_guard.core import canonical, rates
 from mcp_guard.core.bounds import EVIDENCE, bounded
-from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros, Mode, Opinion
+from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros, Mode, Opinion, Origins, Past
 from mcp_guard.core.redaction import hide, hide_execution, hide_fields, texts_of
 
 SCHEMA_VERSION = 1
@@ -138,8 +138,10 @@ def _decision_fields(call: Call, decision: Decision) -> Json:
         "score": call.risk.score,
         "level": call.risk.level,
         "signals": [signal.name for signal in call.risk.signals],
+        "because": [signal.because for signal in call.risk.signals],
     }
-    fields["rates"] = dict(decision.counts)
+    fields["history"] = _past_fields(call.past)
+    fields["rates"] = rates.shown(decision.counts)
     fields["changes"] = list(call.change.fields)
     fields["mode"] = str(Mode.OBSERVE) if decision.would else None
     fields["would"] = _opinion_fields(decision.would)
@@ -154,6 +156,14 @@ def _opinion_fields(opinion: Opinion | None) -> Json | None:
     said = {"outcome": str(opinion.outcome), "policy_version": opinion.policy_version}
     lists = {"policies": opinion.policies, "reasons": opinion.reasons, "routes": opinion.routes}
     return said | {name: list(values) for name, values in lists.items() if values}
+
+
+def _past_fields(past: Past) -> Json:
+    """What the instance had seen, and where the sinks' values came from: by the names of arguments only."""
+    sinks = {name: list(found) for name in Origins.__slots__ if (found := getattr(past.sinks, name))}
+    said: Json = {name: getattr(past, name) for name in ("untrusted_seen", "sensitive_seen", "orders_seen")}
+    said["sinks"] = sinks
+    return {name: value for name, value in said.items() if value}
 
 
 def _decision_payloads(call: Call, decision: Decision) -> dict[str, bytes]:

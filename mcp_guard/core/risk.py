@@ -4,10 +4,10 @@ To add a signal: one function here, its line in `SIGNALS`, one row in `tests/cor
 score that policies may look at; it decides nothing by itself.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from mcp_guard.core.model import Change, Effect, Facts, Json, Risk, Signal, Task, Tool
+from mcp_guard.core.model import NO_PAST, Change, Effect, Facts, Json, Past, Risk, Signal, Task, Tool
 
 MANY_FIELDS = 5
 MEDIUM, HIGH = 30, 60
@@ -22,6 +22,7 @@ class Evidence:
     facts: Facts | None
     change: Change
     task: Task
+    past: Past = NO_PAST
 
 
 def destructive_tool(seen: Evidence) -> Signal | None:
@@ -32,7 +33,7 @@ def destructive_tool(seen: Evidence) -> Signal | None:
 
 def sensitive_field(seen: Evidence) -> Signal | None:
     touched = [name for name in seen.tool.rule.sensitive if name in seen.change.fields]
-    return Signal("sensitive_field", 30, f"changes {', '.join(f'`{name}`' for name in touched)}") if touched else None
+    return Signal("sensitive_field", 30, f"changes {_list(touched)}") if touched else None
 
 
 def blind_write(seen: Evidence) -> Signal | None:
@@ -48,13 +49,41 @@ def many_fields(seen: Evidence) -> Signal | None:
 
 def undeclared_field(seen: Evidence) -> Signal | None:
     extra = sorted(seen.arguments.keys() - seen.tool.declared())
-    return Signal("undeclared_field", 20, f"sends undeclared {', '.join(f'`{n}`' for n in extra)}") if extra else None
+    return Signal("undeclared_field", 20, f"sends undeclared {_list(extra)}") if extra else None
 
 
 def no_task(seen: Evidence) -> Signal | None:
     if seen.tool.effect is Effect.READ or seen.task.ticket or seen.task.reason:
         return None
     return Signal("no_task", 10, "a write with neither ticket nor reason")
+
+
+def untrusted_destination(seen: Evidence) -> Signal | None:
+    names = seen.past.sinks.from_untrusted
+    return Signal("untrusted_destination", 40, f"{_list(names)} first appeared in untrusted content") if names else None
+
+
+def instructed_destination(seen: Evidence) -> Signal | None:
+    names = seen.past.sinks.instructed
+    return (
+        Signal("instructed_destination", 30, f"{_list(names)}: that content gives orders to agents") if names else None
+    )
+
+
+def unknown_destination(seen: Evidence) -> Signal | None:
+    names = seen.past.sinks.unknown_origin
+    because = f"{_list(names)} stands neither in the task nor in anything that was read"
+    return Signal("unknown_destination", 20, because) if names else None
+
+
+def tainted_and_sensitive(seen: Evidence) -> Signal | None:
+    both = seen.past.untrusted_seen and seen.past.sensitive_seen and seen.tool.effect is not Effect.READ
+    because = "a write, after both untrusted and sensitive content were read"
+    return Signal("tainted_and_sensitive", 20, because) if both else None
+
+
+def _list(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in names)
 
 
 SIGNALS: tuple[Callable[[Evidence], Signal | None], ...] = (
@@ -64,12 +93,20 @@ SIGNALS: tuple[Callable[[Evidence], Signal | None], ...] = (
     many_fields,
     undeclared_field,
     no_task,
+    untrusted_destination,
+    instructed_destination,
+    unknown_destination,
+    tainted_and_sensitive,
 )
 
 
 def assess(seen: Evidence) -> Risk:
     """Sum the signals, capped at 100. Levels: below 30 `low`, below 60 `medium`, else `high`."""
-    signals = tuple(found for signal in SIGNALS if (found := signal(seen)) is not None)
+    return add_up(tuple(found for signal in SIGNALS if (found := signal(seen)) is not None))
+
+
+def add_up(signals: tuple[Signal, ...]) -> Risk:
+    """The risk of these signals, whoever raised them."""
     score = min(100, sum(signal.weight for signal in signals))
     level = "low" if score < MEDIUM else "medium" if score < HIGH else "high"
     return Risk(score, level, signals)

@@ -25,6 +25,8 @@ class Launch:
     ticket: str | None = None
     reason: str | None = None
     on_behalf_of: str | None = None
+    task: str | None = None
+    """What the user asked for, in full: what the task names, a call may use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +73,7 @@ def start_instance(issuer: Issuer, charter: Charter, now: Micros) -> tuple[Insta
         id=id,
         agent=charter.agent,
         on_behalf_of=launch.on_behalf_of,
-        task=Task(launch.ticket, launch.reason),
+        task=Task(launch.ticket, launch.reason, launch.task),
         started=now,
         expires=now + charter.seconds * SECOND,
         credential="",

@@ -6,10 +6,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from mcp_guard.core import rates
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.grant import Grant
-from mcp_guard.core.model import Call, Counter, Decision, Execution, Instance, Micros, Outcome, Tool
+from mcp_guard.core.model import Call, Counter, Decision, Execution, Instance, Micros, Outcome
+from mcp_guard.core.rates import Use, Value
 from mcp_guard.core.receipt import Draft, decision_draft, intent_draft, look_up_draft, outcome_draft
 from mcp_guard.core.replies import never_sent
 from mcp_guard.ledger import lifecycle, registry
@@ -38,41 +40,39 @@ class Book:
         self.writer = writer
         self.settings = settings
         self._pending: dict[tuple[str, str], int] = {}
-        """Uses submitted by this process but not committed yet."""
+        """Amounts submitted by this process but not committed yet."""
         self._late: list[Op[int]] = []
         """Outcomes of calls that ran, which the ledger could not take. They are few: nothing new runs meanwhile."""
 
     # Rates
 
-    def count(self, instance: Instance, tool: Tool, counters: tuple[Counter, ...], now: Micros) -> Mapping[str, int]:
+    def count(self, call: Call, counters: tuple[Counter, ...], now: Micros) -> Mapping[str, Value]:
         """INVARIANT: includes what this process has submitted and not yet committed, so no two calls get one number."""
+        if not counters:
+            return {}
+        counted = rates.uses(call, counters)
 
-        def query(store: Store) -> dict[str, int]:
-            counts = {}
-            for counter in counters:
-                key = rate_key(counter, instance)
-                used = store.count_uses(counter.name, key, now - counter.window)
-                used += self._pending.get((counter.name, key), 0)
-                counts[counter.name] = used + (tool.effect in counter.effects)
-            return counts
+        def query(store: Store) -> dict[str, Value]:
+            values = {}
+            for use in counted:
+                name, key = use.counter.name, use.key
+                used = store.sum_uses(name, key, now - use.counter.window) + self._pending.get((name, key), 0)
+                values[name] = use.value(used)
+            return values
 
-        return self.writer.read(query) if counters else {}
+        return self.writer.read(query)
 
-    def _uses(self, call: Call) -> list[tuple[Counter, str]]:
-        assert call.tool is not None
-        effect = call.tool.effect
-        return [(each, rate_key(each, call.instance)) for each in self.settings.counters if effect in each.effects]
-
-    def _reserve(self, uses: list[tuple[Counter, str]]) -> Callable[[], None]:
+    def _reserve(self, counted: list[Use]) -> Callable[[], None]:
         """Count the uses as pending; the function given back releases them, once."""
-        held = [(counter.name, key) for counter, key in uses]
+        held = list(counted)
         for use in held:
-            self._pending[use] = self._pending.get(use, 0) + 1
+            at = use.counter.name, use.key
+            self._pending[at] = self._pending.get(at, 0) + use.amount
 
         def release() -> None:
             while held:
                 use = held.pop()
-                self._pending[use] -= 1
+                self._pending[use.counter.name, use.key] -= use.amount
 
         return release
 
@@ -97,27 +97,27 @@ class Book:
     async def intend(self, call: Call, decision: Decision, held: Approval | Grant | None) -> Intent | Moved:
         if (decision.outcome, held is None) not in LETTING:
             raise ValueError(f"no intent can follow from `{decision.outcome}`{'' if held else ' without an approval'}")
-        uses = self._uses(call)
-        release = self._reserve(uses)
+        counted = [use for use in rates.uses(call, self.settings.counters) if use.amount]
+        release = self._reserve(counted)
 
         def op(step: Step) -> Intent | Moved:
             release()
             if why := registry.standing(step.store, call.instance, step.now):
                 return Moved(why)
-            if moved := _definition_moved(step, call) or _rates_moved(step, uses, decision):
+            if moved := _definition_moved(step, call) or _rates_moved(step, counted, decision):
                 return moved
             if held is not None and (gone := lifecycle.not_consumable(step, held)):
                 return gone
             consumed = lifecycle.consume(step, held) if held is not None else None
             seq = step.add(intent_draft(call, decision, consumed))
             step.store.open_call(seq, self.settings.guard)
-            for counter, key in uses:
-                step.store.forget_uses(counter.name, key, step.now - counter.window)
-                step.store.add_use(counter.name, key, step.now)
+            for use in counted:
+                step.store.forget_uses(use.counter.name, use.key, step.now - use.counter.window)
+                step.store.add_use(use.counter.name, use.key, step.now, use.amount)
             return Intent(call, seq, held.id if isinstance(held, Approval) else None)
 
         future = self.writer.submit(op)
-        if uses:
+        if counted:
             future.add_done_callback(lambda _: release())
         return await self._unless_cancelled(future)
 
@@ -193,19 +193,10 @@ def _definition_moved(step: Step, call: Call) -> Moved | None:
     return Moved(f"the definition of `{call.tool.listed_as}` is not the pinned one any more")
 
 
-def _rates_moved(step: Step, uses: list[tuple[Counter, str]], decision: Decision) -> Moved | None:
+def _rates_moved(step: Step, counted: list[Use], decision: Decision) -> Moved | None:
     """Whether a rate is higher than decided on; by construction only another process can have raised it."""
-    for counter, key in uses:
-        used = step.store.count_uses(counter.name, key, step.now - counter.window)
-        if used + 1 > decision.counts.get(counter.name, 0):
-            return Moved(f"rate `{counter.name}` moved while deciding; repeat the call", counters=True)
+    for use in counted:
+        used = step.store.sum_uses(use.counter.name, use.key, step.now - use.counter.window)
+        if use.value(used) > decision.counts.get(use.counter.name, 0):
+            return Moved(f"rate `{use.counter.name}` moved while deciding; repeat the call", counters=True)
     return None
-
-
-def rate_key(counter: Counter, instance: Instance) -> str:
-    """Whose uses a counter counts."""
-    if counter.by == "agent":
-        return instance.agent.name
-    if counter.by == "user":
-        return instance.on_behalf_of or f"agent:{instance.agent.name}"
-    return instance.id

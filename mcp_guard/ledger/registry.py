@@ -7,6 +7,8 @@ looked up with each call, and again in the transaction that would write the inte
 import hashlib
 from collections.abc import Mapping
 
+import orjson
+
 from mcp_guard.core import credential
 from mcp_guard.core.approval import OPEN, Event, State
 from mcp_guard.core.errors import IdentityError
@@ -57,7 +59,8 @@ def begin(step: Step, instance: Instance, guard: str) -> None:
     """Its first session opens."""
     if step.store.begin_instance(instance.id, step.now):
         launched = {"ticket": instance.task.ticket, "reason": instance.task.reason, "guard": guard}
-        step.add(Draft("instance.started", instance_fields(instance) | launched))
+        asked = {"request": orjson.dumps(instance.task.text)} if instance.task.text else {}
+        step.add(Draft("instance.started", instance_fields(instance) | launched, asked))
 
 
 def end(step: Step, instance: Instance) -> None:

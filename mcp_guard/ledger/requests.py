@@ -167,6 +167,6 @@ def _subject(call: Call, decision: Decision, bound: Json) -> Json:
         "risk": {
             "score": call.risk.score,
             "level": call.risk.level,
-            "signals": [f"{signal.name}: {signal.because}" for signal in call.risk.signals],
+            "signals": [f"{signal.name} ({signal.weight}): {signal.because}" for signal in call.risk.signals],
         },
     }

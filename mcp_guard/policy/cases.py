@@ -14,7 +14,8 @@ A `NAME.cases.toml` file:
     groups = ["crm-agents"]
     on_behalf_of = "dana"
     ticket = "INC-1"                 # and reason
-    rates = { writes_per_hour = 3 }  # counters, present call included; 1 where not given
+    history = { untrusted_seen = true, sinks = { from_untrusted = ["to"] } }  # what was seen before; else nothing
+    rates = { writes_per_hour = 3 }  # counters, present call included; where not given, the present call alone
     outcome = "allow"                # allow, deny or require_approval
     policies = ["amount-limit"]      # optional: exactly the determining policies
     routes = ["crm-approvers"]       # optional
@@ -24,20 +25,22 @@ Cases run against the real engine; nothing is called and nothing is recorded.
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from decimal import Decimal
 from pathlib import Path
 
-from mcp_guard.core import canonical
+from mcp_guard.core import canonical, rates
 from mcp_guard.core.describe import Description, describe
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.core.model import Agent, Asked, Decision, Facts, Instance, Json, Task, Tool
+from mcp_guard.core.model import Agent, Asked, Decision, Facts, Instance, Json, Origins, Past, Task, Tool
 from mcp_guard.policy.engine import PolicyEngine
 
 KEYS = frozenset(
     {"name", "tool", "arguments", "facts", "agent", "owner", "groups", "on_behalf_of", "ticket", "reason", "rates",
-     "outcome", "policies", "routes"}
+     "history", "outcome", "policies", "routes"}
 )  # fmt: skip
 NEVER = 2**53
+ORIGINS = ("provenance", "sinks")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,10 +104,30 @@ def _run(engine: PolicyEngine, tools: Mapping[str, Tool], case: Case, operator: 
         return Result(case, None, tuple(call.problems))
     values = said.get("facts")
     facts = Facts(values, canonical.digest_json(values)) if values is not None else None
-    call = operator.assess(call, facts)
-    counts = {counter.name: 1 for counter in engine.counters} | said.get("rates", {})
+    call = operator.assess(replace(call, past=_past(said.get("history", {}))), facts)
+    try:
+        counts = {use.counter.name: _rate(use, said.get("rates", {})) for use in rates.uses(call, engine.counters)}
+    except ValueError as uncountable:
+        return Result(case, None, (str(uncountable),))
     decision = engine.decide(call, counts)
     return Result(case, decision, tuple(_differences(said, decision)))
+
+
+def _past(said: Json) -> Past:
+    """`context.history` as the case gives it."""
+    provenance, sinks = (
+        Origins(**{origin: tuple(names) for origin, names in said.get(name, {}).items()}) for name in ORIGINS
+    )
+    labels = {name: value for name, value in said.items() if name not in (*ORIGINS, "tools")}
+    return Past(tuple(said.get("tools", ())), provenance=provenance, sinks=sinks, **labels)
+
+
+def _rate(use: rates.Use, said: Json) -> rates.Value:
+    """The value that the case gives, or what the call alone adds."""
+    given = said.get(use.counter.name)
+    if given is None:
+        return use.value(0)
+    return int(given) if use.counter.sum is None else Decimal(str(given))
 
 
 def _instance(said: Json) -> Instance:

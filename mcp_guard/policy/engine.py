@@ -16,9 +16,10 @@ from cedarpy import Entities, Schema
 from mcp_guard.core import canonical
 from mcp_guard.core.decision import opinion
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.core.model import Call, Counter, Decision, Effect, Instance, Json, Outcome, Tool
+from mcp_guard.core.model import NO_PAST, Call, Counter, Decision, Effect, Instance, Json, Outcome, Tool
 from mcp_guard.core.names import MANGLING_VERSION
-from mcp_guard.policy.request import Inexpressible, build_context, principal_entities, resource_entity
+from mcp_guard.core.rates import Value
+from mcp_guard.policy.request import Inexpressible, build_context, history, principal_entities, resource_entity
 from mcp_guard.policy.ruleset import PERMIT_ALL, Ruleset, Subject, action_groups, always_in_force, read_subject
 from mcp_guard.policy.schema import PRINCIPAL, TOOL, build_schema
 from mcp_guard.policy.source import Policy, Source, Unlisted, is_dormant, read_policies, validate
@@ -59,6 +60,7 @@ class PolicyEngine:
         self.dormant = tuple(sorted(source.policies.keys() - active.keys()))
         self.schema_text = json.dumps(schema)
         self._attributes = world.attributes
+        self._asks_history = any("history" in text for text in source.texts.values())
         self._rules = Ruleset(active, action_groups(schema))
         self._always = always_in_force(self._rules)
         self._schema = Schema.from_json_str(self.schema_text)
@@ -81,13 +83,13 @@ class PolicyEngine:
 
     # Deciding
 
-    def decide(self, call: Call, counts: Mapping[str, int]) -> Decision:
+    def decide(self, call: Call, counts: Mapping[str, Value]) -> Decision:
         try:
             return self._decide(self._rules, call, counts)
         except Exception as error:  # promise P2: whatever goes wrong while deciding denies
             return self._deny(error, counts)
 
-    def observe(self, call: Call, counts: Mapping[str, int]) -> Decision:
+    def observe(self, call: Call, counts: Mapping[str, Value]) -> Decision:
         """The decision in observe mode: only what is always in force holds; what all the policies say is `would`.
 
         A call that cannot be put to the policies is denied only if one that is always in force is about such calls.
@@ -104,15 +106,18 @@ class PolicyEngine:
                 decision = self._deny(error, counts)
         return replace(decision, would=would)
 
-    def _deny(self, error: Exception, counts: Mapping[str, int]) -> Decision:
+    def _deny(self, error: Exception, counts: Mapping[str, Value]) -> Decision:
         reason = str(error) or type(error).__name__
         return Decision(Outcome.DENY, self.version, reasons=(reason,), errors=(reason,), counts=counts)
 
-    def _decide(self, rules: Ruleset, call: Call, counts: Mapping[str, int]) -> Decision:
+    def _decide(self, rules: Ruleset, call: Call, counts: Mapping[str, Value]) -> Decision:
         shape = self._shapes.get(call.name)
         if shape is None:
             raise Inexpressible("this tool has no input schema that a call could be checked against")
-        context = orjson.dumps(build_context(call, shape, counts)).decode()
+        said = build_context(call, shape, counts)
+        if self._asks_history:
+            said["history"] = history(call.past)
+        context = orjson.dumps(said).decode()
         entities, described, subject = self._entities(call)
         request = {
             "principal": {"type": PRINCIPAL, "id": call.instance.id},
@@ -122,7 +127,9 @@ class PolicyEngine:
         }
         ruling = rules.rule(request, entities, subject)
         policies = tuple(id for id in sorted(ruling.policies) if id != PERMIT_ALL.id)
-        material = {**request, "context": orjson.Fragment(context.encode())}
+        if call.past is not NO_PAST:
+            said["history"] = history(call.past)  # other policies may ask for it when the decision is run again
+        material = {**request, "context": said}
         return Decision(
             outcome=ruling.outcome,
             policy_version=self.version,

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from mcp_guard.core.decision import opinion
 from mcp_guard.core.model import Call, Counter, Decision, Instance, Mode, Opinion, Outcome, Tool
+from mcp_guard.core.rates import Value
 
 if TYPE_CHECKING:  # so that Cedar is loaded with the first policies, not before
     from mcp_guard.policy.engine import PolicyEngine
@@ -41,14 +42,14 @@ class PoliciesInForce:
     def may_call(self, instance: Instance, tool: Tool) -> bool:
         return self._engine is not None and self._engine.may_call(instance, tool, self.observes(tool))
 
-    def decide(self, call: Call, counts: Mapping[str, int]) -> Decision:
+    def decide(self, call: Call, counts: Mapping[str, Value]) -> Decision:
         if self._engine is None:
             return Decision(Outcome.DENY, "none", reasons=(self.why_none,), counts=counts)
         decide = self._engine.observe if self.observes(call.tool) else self._engine.decide
         decision = decide(call, counts)
         return replace(decision, shadow=self._ask_shadow(call, counts)) if self.shadow else decision
 
-    def _ask_shadow(self, call: Call, counts: Mapping[str, int]) -> Opinion | None:
+    def _ask_shadow(self, call: Call, counts: Mapping[str, Value]) -> Opinion | None:
         """INVARIANT: what the shadow says, or fails to say, changes nothing for the call."""
         assert self.shadow is not None
         return opinion(self.shadow.decide(call, counts))

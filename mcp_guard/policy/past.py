@@ -13,7 +13,8 @@ from cedarpy import Entities, Schema
 
 from mcp_guard.core.decision import Ruling
 from mcp_guard.core.describe import NO_SUCH_TOOL
-from mcp_guard.core.model import Json
+from mcp_guard.core.model import NO_PAST, Json
+from mcp_guard.policy.request import history
 from mcp_guard.policy.ruleset import Ruleset, Subject, action_groups, read_subject
 from mcp_guard.policy.schema import TOOL
 from mcp_guard.policy.source import Policy, parse_texts
@@ -76,6 +77,8 @@ class Version:
     def pose(self, material: Json) -> Posed:
         """Raises: ValueError for a request that does not fit the schema of then."""
         request, entities = material["request"], material["entities"]
+        if "history" not in request["context"]:  # nothing was followed then, and these policies may ask for it
+            request = {**request, "context": {**request["context"], "history": history(NO_PAST)}}
         parsed = Entities.from_json_str(json.dumps(entities), self._parsed)
         return Posed(request, parsed, read_subject(request["principal"], entities))
 

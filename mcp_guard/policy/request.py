@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
-from mcp_guard.core.model import Call, Change, Instance, Json
+from mcp_guard.core.model import Call, Change, Instance, Json, Origins, Past
+from mcp_guard.core.rates import Value
 from mcp_guard.policy.schema import PRINCIPAL, attribute
 from mcp_guard.policy.shapes import TAGS, Kind, Shape
 
@@ -196,7 +197,11 @@ def _change(change: Change, shape: Shape) -> Json:
     return {"fields": list(change.fields), "delta": delta}
 
 
-def build_context(call: Call, shape: Shape, counts: Mapping[str, int]) -> Json:
+def _rate(name: str, value: Value) -> Any:
+    return value if isinstance(value, int) else decimal(value, f"rate.{name}")
+
+
+def build_context(call: Call, shape: Shape, counts: Mapping[str, Value]) -> Json:
     """`context` of the request. Raises: Inexpressible."""
     walk = _Input()
     arguments = walk.convert(call.arguments, shape, "")
@@ -208,9 +213,25 @@ def build_context(call: Call, shape: Shape, counts: Mapping[str, int]) -> Json:
         "input_null": walk.null,
         "change": _change(call.change, shape),
         "task": {name: value for name, value in task.items() if value},
-        "rate": dict(counts),
+        "rate": {name: _rate(name, value) for name, value in counts.items()},
         "risk": {"score": risk.score, "level": risk.level, "signals": [signal.name for signal in risk.signals]},
     }
+
+
+def history(past: Past) -> Json:
+    """`context.history`. Apart, because Cedar takes 35 µs to read it: only policies that ask for it are given it."""
+    return {
+        "tools": past.tools,
+        "untrusted_seen": past.untrusted_seen,
+        "sensitive_seen": past.sensitive_seen,
+        "orders_seen": past.orders_seen,
+        "provenance": _origins(past.provenance),
+        "sinks": _origins(past.sinks),
+    }
+
+
+def _origins(origins: Origins) -> Json:
+    return {name: getattr(origins, name) for name in Origins.__slots__}
 
 
 def resource_entity(call: Call, kinds: Mapping[str, str]) -> Json:

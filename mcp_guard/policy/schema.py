@@ -7,7 +7,7 @@ names that mean something in Cedar's JSON format, which get one more underscore 
 import re
 from collections.abc import Iterable, Mapping
 
-from mcp_guard.core.model import Counter, Effect, Json, Tool
+from mcp_guard.core.model import Counter, Effect, Json, Origins, Tool
 from mcp_guard.policy.shapes import TAGS, Kind, Shape, input_shape, read_shape
 
 __all__ = ["PRINCIPAL", "TOOL", "Kind", "Shape", "attribute", "build_schema", "input_shape", "read_shape"]
@@ -71,6 +71,23 @@ def _optional(cedar: Json) -> Json:
     return {**cedar, "required": False}
 
 
+ORIGINS = record({name: STRINGS for name in Origins.__slots__})
+HISTORY = record(
+    {
+        "tools": STRINGS,
+        "untrusted_seen": CEDAR_TYPES[Kind.BOOLEAN],
+        "sensitive_seen": CEDAR_TYPES[Kind.BOOLEAN],
+        "orders_seen": CEDAR_TYPES[Kind.BOOLEAN],
+        "provenance": ORIGINS,
+        "sinks": ORIGINS,
+    }
+)
+
+
+def _kind(counter: Counter) -> Kind:
+    return Kind.INTEGER if counter.sum is None else Kind.NUMBER
+
+
 def context_type(shape: Shape, counters: Iterable[Counter]) -> Json:
     """`context` of one action, as DESIGN of the policy language has it."""
     text, count = {"type": "String"}, {"type": "Long"}
@@ -86,8 +103,9 @@ def context_type(shape: Shape, counters: Iterable[Counter]) -> Json:
             "input_null": STRINGS,
             "change": record({"fields": STRINGS, "delta": record(delta)}),
             "task": record({"ticket": _optional(text), "reason": _optional(text)}),
-            "rate": record({name: count for name in sorted(counter.name for counter in counters)}),
+            "rate": record({each.name: CEDAR_TYPES[_kind(each)] for each in sorted(counters, key=lambda c: c.name)}),
             "risk": record({"score": count, "level": text, "signals": STRINGS}),
+            "history": HISTORY,
         }
     )
 

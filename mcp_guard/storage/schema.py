@@ -57,8 +57,12 @@ CREATE TABLE delivery (
 );
 CREATE INDEX delivery_due ON delivery (state, due);
 CREATE TABLE sign_in (code TEXT PRIMARY KEY, approver TEXT NOT NULL, expires INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE rate_use (counter TEXT NOT NULL, key TEXT NOT NULL, at INTEGER NOT NULL);
-CREATE INDEX rate_use_window ON rate_use (counter, key, at);
+CREATE TABLE rate_use (counter TEXT NOT NULL, key TEXT NOT NULL, at INTEGER NOT NULL, amount INTEGER NOT NULL);
+CREATE INDEX rate_use_window ON rate_use (counter, key, at, amount);
+CREATE TABLE agent_run (
+  agent TEXT NOT NULL, at INTEGER NOT NULL, instance TEXT NOT NULL, acts BLOB NOT NULL,
+  PRIMARY KEY (agent, at, instance)
+) WITHOUT ROWID;
 CREATE TABLE policy_version (version TEXT PRIMARY KEY, material BLOB NOT NULL) WITHOUT ROWID;
 
 CREATE TABLE pin (

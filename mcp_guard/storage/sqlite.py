@@ -187,15 +187,35 @@ class Store(ApprovalRows, IdentityRows, KeyRows, PayloadRows, PinRows):
 
     # Rates
 
-    def count_uses(self, counter: str, key: str, since: int) -> int:
-        query = "SELECT count(*) FROM rate_use WHERE counter = ? AND key = ? AND at > ?"
+    def sum_uses(self, counter: str, key: str, since: int) -> int:
+        query = "SELECT coalesce(sum(amount), 0) FROM rate_use WHERE counter = ? AND key = ? AND at > ?"
         return int(self._run(query, (counter, key, since)).fetchone()[0])
 
-    def add_use(self, counter: str, key: str, at: int) -> None:
-        self._run("INSERT INTO rate_use VALUES (?, ?, ?)", (counter, key, at))
+    def add_use(self, counter: str, key: str, at: int, amount: int) -> None:
+        self._run("INSERT INTO rate_use VALUES (?, ?, ?, ?)", (counter, key, at, amount))
 
     def forget_uses(self, counter: str, key: str, before: int) -> None:
         self._run("DELETE FROM rate_use WHERE counter = ? AND key = ? AND at <= ?", (counter, key, before))
+
+    # What agents' runs did
+
+    def keep_run(self, agent: str, at: int, instance: str, acts: bytes) -> None:
+        self._run("INSERT OR IGNORE INTO agent_run VALUES (?, ?, ?, ?)", (agent, at, instance, acts))
+
+    def runs(self, agent: str, most: int) -> list[tuple[str, bytes]]:
+        """The latest runs of an agent by instance."""
+        query = "SELECT instance, acts FROM agent_run WHERE agent = ? ORDER BY at DESC LIMIT ?"
+        return self._run(query, (agent, most)).fetchall()
+
+    def forget_runs(self, agent: str, most: int) -> None:
+        """All but the latest."""
+        kept = "SELECT at FROM agent_run WHERE agent = ? ORDER BY at DESC LIMIT 1 OFFSET ?"
+        self._run(f"DELETE FROM agent_run WHERE agent = ? AND at <= ({kept})", (agent, agent, most))
+
+    def remembered(self, name: str, value: str) -> str:
+        """The value kept under this name; this one from now on, if there is none yet."""
+        self._run("INSERT OR IGNORE INTO meta VALUES (?, ?)", (name, value))
+        return str(self._run("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()[0])
 
     # Policies
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from mcp_guard.core.model import Change, Effect, Facts, Task, Tool, ToolRule
+from mcp_guard.core.model import Change, Effect, Facts, Origins, Past, Task, Tool, ToolRule
 from mcp_guard.core.risk import SIGNALS, Evidence, assess
 
 SCHEMA = {"inputSchema": {"type": "object", "properties": {"stage": {"type": "string"}}}}
@@ -19,6 +19,10 @@ ROWS = [
     ("many_fields", replace(CALM, change=Change(tuple("abcdef")))),
     ("undeclared_field", replace(CALM, arguments={"stage": "x", "admin": True})),
     ("no_task", replace(CALM, task=Task())),
+    ("untrusted_destination", replace(CALM, past=Past(sinks=Origins(from_untrusted=("stage",))))),
+    ("instructed_destination", replace(CALM, past=Past(sinks=Origins(instructed=("stage",))))),
+    ("unknown_destination", replace(CALM, past=Past(sinks=Origins(unknown_origin=("stage",))))),
+    ("tainted_and_sensitive", replace(CALM, past=Past(untrusted_seen=True, sensitive_seen=True))),
 ]
 
 

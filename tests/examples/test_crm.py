@@ -1,4 +1,4 @@
-"""The example: the CRM server by itself, its six rules and their cases, and the demo from end to end."""
+"""The example: the CRM server by itself, and the demo from end to end. Its cases are run in `test_packs.py`."""
 
 import asyncio
 import subprocess
@@ -16,15 +16,10 @@ from mcp_guard.app import listed_tools, policy_world
 from mcp_guard.config import load
 from mcp_guard.core.model import Tool
 from mcp_guard.policy.cases import read_cases, run_cases
-from mcp_guard.policy.engine import PolicyEngine, World, load_policies
+from mcp_guard.policy.engine import World, load_policies
 
 ROOT = Path(__file__).parent.parent.parent
 POLICIES = ROOT / "policies" / "crm"
-IDS = (
-    "read-deals", "work-on-deals", "declared-fields-only", "stage-only-for-assigned-rep", "amount-change-up-to-10000",
-    "closing-needs-approval", "refund-needs-approval", "no-edits-of-protected-fields", "writes-per-hour",
-    "ticket-for-named-fields",
-)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -40,55 +35,15 @@ def catalog(world: World) -> dict[str, Tool]:
     return {tool.listed_as: tool for tool in world.tools}
 
 
-def failing(engine: PolicyEngine, world: World) -> list[str]:
-    return [r.case.name for r in run_cases(engine, catalog(world), read_cases(POLICIES)) if r.differences]
-
-
-def test_every_case_is_decided_as_written(world: World) -> None:
-    assert failing(load_policies(POLICIES, world), world) == []
-
-
-def test_these_are_all_the_policies(world: World) -> None:
-    engine = load_policies(POLICIES, world)
-    assert sorted(engine.rules.policies) == sorted(IDS)
-
-
-@pytest.mark.parametrize("id", IDS)
-def test_without_this_policy_a_case_fails(tmp_path: Path, world: World, id: str) -> None:
-    for file in POLICIES.glob("*.cedar"):
-        policies = file.read_text().split("\n@id(")
-        kept = [policies[0], *(f"\n@id({each}" for each in policies[1:] if not each.startswith(f'"{id}"'))]
-        (tmp_path / file.name).write_text("".join(kept))
-    engine = load_policies(tmp_path, world)
-    assert len(engine.rules.policies) == len(IDS) - 1
-    assert failing(engine, world)
-
-
 def test_a_case_that_expects_something_else_fails(world: World) -> None:
     engine, case = load_policies(POLICIES, world), read_cases(POLICIES)[0]
     wrong = replace(case, said={**case.said, "outcome": "deny"})
     assert run_cases(engine, catalog(world), [wrong])[0].differences == ("expected deny, got allow",)
 
 
-def test_high_risk_goes_to_security(tmp_path: Path) -> None:
-    """The second example: its cases hold, and each of its policies matters to one."""
-    folder = ROOT / "policies" / "high-risk"
-    text = (ROOT / "examples" / "crm" / "high-risk.toml").read_text()
-    config = prepare(tmp_path)
-    config.write_text(text.replace('command = "python"', f'command = "{sys.executable}"').replace("../..", str(ROOT)))
-    settings = load(config)
-    tools, absent = asyncio.run(listed_tools(settings))
-    world = policy_world(settings, tools, absent)
-    cases = read_cases(folder)
-    assert not [r for r in run_cases(load_policies(folder, world), catalog(world), cases) if r.differences]
-    whole = (folder / "high_risk.cedar").read_text()
-    permit, gate = whole.index('@id("team-may-work")'), whole.index('@id("high-risk-needs-security")')
-    for rest in (whole[gate:], whole[:gate]):
-        (tmp_path / "rest.cedar").write_text(rest)
-        engine = load_policies(tmp_path / "rest.cedar", world)
-        assert [r for r in run_cases(engine, catalog(world), cases) if r.differences]
-    assert permit < gate
-    assert settings.routes["security-approvals"].quorum == 2
+def test_high_risk_goes_to_two_of_security() -> None:
+    """The second example."""
+    assert load(ROOT / "examples" / "crm" / "high-risk.toml").routes["security-approvals"].quorum == 2
 
 
 @pytest.fixture

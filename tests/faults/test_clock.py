@@ -124,7 +124,7 @@ def test_an_expired_approval_does_not_come_back_to_life(tmp_path: Path) -> None:
 
 
 def test_a_rate_is_not_emptied_by_a_clock_set_back(tmp_path: Path) -> None:
-    counter = Counter("writes", HOUR, "instance", (Effect.WRITE,))
+    counter = Counter("writes", HOUR, ("instance",), (Effect.WRITE,))
     two = '@id("two") permit (principal, action, resource) when { context.rate.writes <= 2 };'
     house = open_house(tmp_path, two, (counter,))
     assert call(house) == call(house) == "done"

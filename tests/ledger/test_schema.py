@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jsonschema import Draft202012Validator
 
 from mcp_guard.core.approval import Route
+from mcp_guard.core.history import Memory
 from mcp_guard.core.model import Asked, Counter, Effect, Ending, Execution, Json
 from mcp_guard.core.pins import FirstUse, PinRule
 from mcp_guard.core.receipt import KINDS
@@ -145,8 +147,11 @@ def definitions_of_every_fate(house: House) -> None:
 @pytest.fixture(scope="module")
 def receipts(tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
     folder = tmp_path_factory.mktemp("schema")
-    counters = (Counter("writes", 60 * SECOND, "instance", (Effect.WRITE,)),)
+    counters = (Counter("writes", 60 * SECOND, ("instance",), (Effect.WRITE,)),)
     house = open_house(folder, GATED, counters, routes={"people": FIRST, "chiefs": CHIEFS})
+    read = house.upstream.catalog["crm__get_deal"]
+    house.upstream.catalog[read.listed_as] = replace(read, rule=replace(read.rule, returns=("untrusted", "sensitive")))
+    house.guard = replace(house.guard, memory=Memory(attentive=True))
     approvals_of_every_fate(house)
     approvers_keys(house)
     calls_of_every_ending(house)

@@ -17,12 +17,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_guard.core.model import Counter, Effect, Json, Outcome, ResourceRule
-from mcp_guard.policy.request import Inexpressible, build_context, resource_entity
+from mcp_guard.policy.request import Inexpressible, build_context, history, resource_entity
 from mcp_guard.policy.shapes import input_shape
 from tests.policy.schemas import NAMES, SCHEMAS, VALUES, fitting
 from tests.policy.worlds import INSTANCE, PERMIT, load, make_call, make_tool
 
-COUNTERS = (Counter("writes", 1, "instance", (Effect.WRITE,)),)
+POLICIES = PERMIT + '@id("h") forbid (principal, action, resource) when { context.history.untrusted_seen };'
+COUNTERS = (Counter("writes", 1, ("instance",), (Effect.WRITE,)),)
 ATTRIBUTES = {
     "Deal": {"a": "string", "b": "number", "c": "strings", "type": "integer", "ünï": "boolean", "__entity": "string"}
 }
@@ -43,11 +44,11 @@ def test_cedar_accepts_every_request_that_is_built(data: st.DataObject) -> None:
         return  # refused before any policy is asked
     counts = {"writes": 1}
     with tempfile.TemporaryDirectory() as folder:
-        engine = load(Path(folder), PERMIT, tool, attributes=ATTRIBUTES, counters=COUNTERS)
+        engine = load(Path(folder), POLICIES, tool, attributes=ATTRIBUTES, counters=COUNTERS)
     decision = engine.decide(call, counts)
     refused = ""
     try:
-        context = build_context(call, shape, counts)
+        context = build_context(call, shape, counts) | {"history": history(call.past)}
         if call.resource.type == "Deal":
             resource_entity(call, ATTRIBUTES["Deal"])
     except Inexpressible as why:
@@ -65,7 +66,7 @@ def test_cedar_accepts_every_request_that_is_built(data: st.DataObject) -> None:
         "resource": {"type": call.resource.type, "id": call.resource.id},
         "context": recorded["request"]["context"],
     }
-    result = cedarpy.is_authorized(checked, PERMIT, json.dumps(recorded["entities"]), engine.schema_text)
+    result = cedarpy.is_authorized(checked, POLICIES, json.dumps(recorded["entities"]), engine.schema_text)
     assert result.allowed, result.diagnostics.errors
 
 

@@ -124,7 +124,7 @@ def test_a_hard_forbid_beside_a_gate_denies(tmp_path: Path) -> None:
 def test_rates_are_exact_when_calls_race_in_one_process(tmp_path: Path) -> None:
     import asyncio
 
-    counter = Counter("writes", 3600 * SECOND, "instance", (Effect.WRITE,))
+    counter = Counter("writes", 3600 * SECOND, ("instance",), (Effect.WRITE,))
     limit = '@id("limit") @reason("enough") forbid (principal, action, resource) when { context.rate.writes > 7 };'
     house = open_house(tmp_path, f"{ALLOW}\n{limit}", (counter,))
 
@@ -142,7 +142,7 @@ def test_rates_are_exact_when_calls_race_in_one_process(tmp_path: Path) -> None:
 def test_rates_are_exact_across_two_processes_on_one_ledger(tmp_path: Path) -> None:
     import asyncio
 
-    counter = Counter("writes", 3600 * SECOND, "instance", (Effect.WRITE,))
+    counter = Counter("writes", 3600 * SECOND, ("instance",), (Effect.WRITE,))
     limit = '@id("limit") @reason("enough") forbid (principal, action, resource) when { context.rate.writes > 7 };'
     houses = [open_house(tmp_path, f"{ALLOW}\n{limit}", (counter,)) for _ in range(2)]
 

@@ -42,11 +42,12 @@ class Live:
 @dataclass(frozen=True, slots=True)
 class Opening:
     """How a session is made: upstreams, not yet started, and the session over them; `standing` says why an instance
-    may not call, or None."""
+    may not call, or None, and `over` is told of one that may not any more."""
 
     hub: Callable[[], Hub]
     session: Callable[[Instance, Hub, Front], Session]
     standing: Callable[[Instance], str | None]
+    over: Callable[[Instance], None]
     note: Callable[[str], None]
 
 
@@ -147,5 +148,7 @@ class Sessions:
             except LedgerError as error:
                 self._opening.note(str(error))
                 continue
+            if gone:
+                self._opening.over(live.instance)
             if gone or (not live.busy and now - live.used > self._idle):
                 self.end(live)

@@ -1,0 +1,147 @@
+"""Whether a value stands in a text, however it was dressed up: case, spaces, percent- and base64-encoding, parts. Pure.
+
+Two strengths. *Strict* is for texts that are trusted: the value must stand there as it is, but for case and white
+space, between word boundaries. *Generous* is for texts that are not: punctuation is ignored, and both sides are
+decoded, so that dressing a value up does not hide where it came from. It can only make a decision stricter.
+"""
+
+import base64
+import binascii
+import html
+import re
+import unicodedata
+from urllib.parse import unquote
+
+PIECE = 5
+"""A part of a split value is at least this long, so that no word is made up of chance finds."""
+PIECES = 4
+LONGEST = 500
+"""A longer value is not looked for in pieces."""
+SQUEEZED = 8
+"""From this length on punctuation is ignored; a shorter value is found by chance."""
+DEPTH = 2
+"""How many encodings inside each other are undone."""
+
+_HIDDEN = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")
+_NOT_WORD = re.compile(r"[\W_]+")
+_BASE64 = re.compile(r"[A-Za-z0-9+/_-]{12,}={0,2}")
+_SCHEME = re.compile(r"^(?:[a-z][a-z0-9+.-]{0,20}://|mailto:|tel:)", re.IGNORECASE)
+_TOPS = "com|net|org|io|info|biz|app|dev|xyz|site|online|shop|top|me|co|ai|cloud|link|click|page|edu|gov"
+_PART = r"[\w-]{1,63}"  # every repetition is bounded, so that no text takes more than linear time
+_REST = r"[^\s<>\"'`)\]}]"
+_ADDRESS = re.compile(
+    rf"(?<![\w.+-])[\w.+-]{{1,64}}@{_PART}(?:\.{_PART}){{1,8}}"  # an e-mail address
+    rf"|https?://{_REST}+"
+    rf"|\b(?:{_PART}\.){{1,8}}(?:{_TOPS})\b(?:[/:?#]{_REST}*)?"
+    rf"|\b(?:www\.(?:{_PART}\.){{0,8}}{_PART}|(?:{_PART}\.){{1,8}}[a-z]{{2,24}}/){_REST}*",
+    re.IGNORECASE,
+)
+_NUMBER = re.compile(
+    r"\b[A-Z]{2}\d{2}(?: ?[A-Z0-9]{4}){2,7}(?: ?[A-Z0-9]{1,4})?\b"  # an IBAN and what looks like one
+    r"|\b0x[0-9a-f]{16,128}\b|\b(?!\d{4}-\d\d-\d\d)\d(?:[ -]?\d){8,30}\b",  # accounts, cards, telephones; no dates
+    re.IGNORECASE,
+)
+_MAY_BE_NUMBER = re.compile(r"\d[ -]?\d[\d -]{4}|0x[0-9a-f]{8}|[A-Z]{2}\d{2}", re.IGNORECASE)
+_END = ".,;:!?"
+
+
+def plain(text: str) -> str:
+    """One form for what reads the same: compatibility form, no case, no invisible characters, single spaces."""
+    if not text.isascii():
+        text = _HIDDEN.sub("", unicodedata.normalize("NFKC", text)).casefold()
+    return " ".join(text.lower().split())
+
+
+def squeeze(text: str) -> str:
+    """Only the letters and digits of a plain text."""
+    return _NOT_WORD.sub("", text)
+
+
+def decodings(text: str, depth: int = DEPTH) -> list[str]:
+    """What the text says when it is decoded; nothing if it is not encoded."""
+    if not depth:
+        return []
+    found = [decoded for decoded in (unquote(text), html.unescape(text)) if decoded != text]
+    found += [decoded for run in _BASE64.findall(text) if (decoded := _from_base64(run))]
+    return [*found, *(inner for each in found for inner in decodings(each, depth - 1))]
+
+
+def _from_base64(run: str) -> str | None:
+    body = run.rstrip("=").replace("-", "+").replace("_", "/")
+    try:
+        text = base64.b64decode(body + "=" * (-len(body) % 4), validate=True).decode()
+    except (binascii.Error, UnicodeDecodeError):
+        return None
+    return text if text.isprintable() else None
+
+
+def stands_in(value: str, text: str) -> bool:
+    """Strictly: both plain, and the value neither begins nor ends within a word, or within an address if it is one."""
+    within = "@._+-" if "@" in value or "." in value else ""
+    at = text.find(value)
+    while at >= 0:
+        end = at + len(value)
+        before = at > 0 and value[0].isalnum() and (text[at - 1].isalnum() or text[at - 1] in within)
+        if not before and not (value[-1].isalnum() and _goes_on(text, end, within)):
+            return True
+        at = text.find(value, at + 1)
+    return False
+
+
+def _goes_on(text: str, end: int, within: str) -> bool:
+    """Whether the word or address goes on; a full stop before a space ends a sentence and so the address too."""
+    if end >= len(text) or text[end].isalnum():
+        return end < len(text)
+    return text[end] in within and end + 1 < len(text) and text[end + 1].isalnum()
+
+
+def bare(value: str) -> str:
+    """A plain address without its scheme and without what only ends a sentence."""
+    return _SCHEME.sub("", value).rstrip("/" + _END)
+
+
+def addresses(text: str) -> list[str]:
+    """URLs, hosts, e-mail addresses and account numbers in a text, as they are written; of a URL its host too."""
+    words = (word for word in text.split() if "@" in word or "." in word[1:-1])
+    found = [match.group().rstrip(_END) for word in words for match in _ADDRESS.finditer(word)]
+    for address in tuple(found):
+        rest = _SCHEME.sub("", address)
+        if "@" not in rest.split("/")[0] and (host := re.split(r"[/:?#]", rest, maxsplit=1)[0]) not in ("", rest):
+            found.append(host)
+    if _MAY_BE_NUMBER.search(text):
+        found += _NUMBER.findall(text)
+    return list(dict.fromkeys(found))
+
+
+def is_one_word(value: str) -> bool:
+    """Whether it looks like an id, account or address rather than like prose."""
+    return not any(character.isspace() for character in value)
+
+
+def is_made_of(value: str, texts: list[str]) -> bool:
+    """Whether a squeezed value is a few pieces that all stand in squeezed texts: one that was split to hide it."""
+    at = 0
+    if len(value) > LONGEST:
+        return False
+    for _ in range(PIECES):
+        length = max((_longest(value, at, text) for text in texts), default=0)
+        if length < PIECE and at + length < len(value):
+            return False
+        at += length
+        if at >= len(value):
+            return True
+        if length == 0:
+            return False
+    return False
+
+
+def _longest(value: str, at: int, text: str) -> int:
+    """Length of the longest beginning of `value[at:]` that stands in the text, by halving."""
+    low, high = 0, len(value) - at
+    while low < high:
+        middle = (low + high + 1) // 2
+        if value[at : at + middle] in text:
+            low = middle
+        else:
+            high = middle - 1
+    return low

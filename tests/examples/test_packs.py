@@ -1,0 +1,106 @@
+"""Every shipped pack of policies: its cases hold, each policy matters to one, and the recorded listings are true."""
+
+import asyncio
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mcp import Client, StdioServerParameters
+
+from mcp_guard.app import listed_tools, policy_world
+from mcp_guard.config import load
+from mcp_guard.policy.cases import read_cases, run_cases
+from mcp_guard.policy.engine import PolicyEngine, World, load_policies
+from mcp_guard.policy.source import read_policies
+from mcp_guard.settings import Settings
+
+ROOT = Path(__file__).parent.parent.parent
+PACKS = ROOT / "examples" / "packs"
+CONFIGS = [
+    *sorted(PACKS.glob("*.toml")),
+    ROOT / "examples" / "crm" / "config.toml",
+    ROOT / "examples" / "crm" / "high-risk.toml",
+]
+FOLDERS = {path.name for path in (ROOT / "policies").iterdir() if path.is_dir()}
+BIN = Path(sys.executable).parent
+NODE = ROOT / "tests" / "node" / "node_modules" / "@modelcontextprotocol"
+
+
+def settings_of(config: Path, state: Path) -> Settings:
+    """The pack's configuration, its servers run by this Python and its state kept out of the working tree."""
+    settings = load(config)
+    servers = {name: replace(each, argv=(sys.executable, *each.argv[1:])) for name, each in settings.servers.items()}
+    return replace(settings, state_dir=state, servers=servers)
+
+
+@pytest.fixture(scope="module")
+def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, World]:
+    """What each pack's server lists."""
+    found = {}
+    for config in CONFIGS:
+        settings = settings_of(config, tmp_path_factory.mktemp("pack"))
+        tools, absent = asyncio.run(listed_tools(settings))
+        assert not absent, config
+        found[config] = policy_world(settings, tools, absent)
+    return found
+
+
+def failing(engine: PolicyEngine, world: World, cases: Path) -> list[str]:
+    catalog = {tool.listed_as: tool for tool in world.tools}
+    results = run_cases(engine, catalog, read_cases(cases))
+    assert results
+    return [f"{each.case.name}: {each.differences}" for each in results if each.differences]
+
+
+def policies() -> list[tuple[Path, str]]:
+    """Each policy of each pack, with the configuration that it is tested under."""
+    found = []
+    for config in CONFIGS:
+        settings = load(config)
+        found += [(config, id) for id in read_policies(settings.policies, settings.routes).policies]
+    return found
+
+
+def test_every_folder_of_policies_has_a_configuration() -> None:
+    assert {load(config).policies.resolve().name for config in CONFIGS} == FOLDERS
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_case_is_decided_as_written(config: Path, worlds: dict[Path, World]) -> None:
+    folder = load(config).policies
+    assert failing(load_policies(folder, worlds[config]), worlds[config], folder) == []
+
+
+@pytest.mark.parametrize(("config", "id"), policies(), ids=lambda part: part.stem if isinstance(part, Path) else part)
+def test_without_this_policy_a_case_fails(config: Path, id: str, worlds: dict[Path, World], tmp_path: Path) -> None:
+    folder = load(config).policies
+    for file in folder.glob("*.cedar"):
+        first, *rest = file.read_text().split("\n@id(")
+        (tmp_path / file.name).write_text(first + "".join(f"\n@id({each}" for each in rest if f'"{id}")' not in each))
+    assert id not in read_policies(tmp_path, worlds[config].routes).policies
+    assert failing(load_policies(tmp_path, worlds[config]), worlds[config], folder)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
+def test_every_tool_that_is_configured_is_listed(config: Path, worlds: dict[Path, World]) -> None:
+    assert load(config).tool_rules.keys() <= {tool.listed_as for tool in worlds[config].tools}
+
+
+REAL = {
+    "git": (str(BIN / "mcp-server-git"),),
+    "filesystem": (str(BIN / "node"), str(NODE / "server-filesystem" / "dist" / "index.js"), "/tmp"),
+}
+
+
+@pytest.mark.parametrize("name", REAL)
+def test_a_recorded_listing_is_what_the_real_server_lists(name: str) -> None:
+    async def ask() -> list[Any]:
+        words = REAL[name]
+        async with Client(StdioServerParameters(command=words[0], args=list(words[1:]))) as client:
+            listed = (await client.list_tools()).tools
+            return [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in listed]
+
+    assert asyncio.run(ask()) == json.loads((PACKS / "listings" / f"{name}.json").read_text())

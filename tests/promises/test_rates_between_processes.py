@@ -1,0 +1,97 @@
+"""Sixteen guards on one ledger race for one counter: what its policy lets through is never exceeded, in counts or sums.
+
+Held calls count when they go, not when they wait; a restart forgets nothing.
+"""
+
+import asyncio
+import multiprocessing
+from decimal import Decimal
+from functools import partial
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from typing import Any
+
+from mcp_guard.core.model import Asked, Counter, Effect
+from mcp_guard.ledger.verify import verify_ledger
+from tests.promises.house import ALLOW, GATE, SECOND, make_instance, open_house, pending_id, run, text
+
+PROCESSES, CALLS = 16, 12
+WRITES = (Effect.WRITE,)
+COUNT = Counter("writes", 3600 * SECOND, ("agent",), WRITES)
+SUM = Counter("paid", 3600 * SECOND, ("user", "resource"), WRITES, ("crm__update_deal",), "/amount")
+LIMITS = """
+@id("count") @reason("enough calls") forbid (principal, action, resource) when { context.rate.writes > 40 };
+@id("sum") @reason("enough money") forbid (principal, action, resource)
+when { context.rate.paid.greaterThan(decimal("100.0")) };
+"""
+
+
+def race(folder: Path, number: int, barrier: Barrier, sent: Any) -> None:
+    """One process: at the same moment as all others, pay 2.50 until it is told that it is enough."""
+    house = open_house(folder, ALLOW + LIMITS, (COUNT, SUM))
+
+    async def story() -> int:
+        barrier.wait(60)
+        done = 0
+        for turn in range(CALLS):
+            instance = make_instance(f"run_{number}_{turn}")
+            reply = await house.guard.call(instance, Asked("crm__update_deal", {"deal_id": "7", "amount": 2.5}))
+            done += text(reply) == "done"
+        return done
+
+    sent.put((asyncio.run(story()), len(house.upstream.writes())))
+    house.close()
+
+
+def race_all(folder: Path) -> list[tuple[int, int]]:
+    open_house(folder, ALLOW + LIMITS, (COUNT, SUM)).close()
+    context = multiprocessing.get_context("fork")
+    barrier, sent = context.Barrier(PROCESSES), context.Queue()
+    racers = [context.Process(target=race, args=(folder, n, barrier, sent)) for n in range(PROCESSES)]
+    for racer in racers:
+        racer.start()
+    found = [sent.get(timeout=120) for _ in racers]
+    for racer in racers:
+        racer.join(60)
+    assert [racer.exitcode for racer in racers] == [0] * PROCESSES
+    return found
+
+
+def test_sixteen_processes_never_exceed_a_counter(tmp_path: Path) -> None:
+    found = race_all(tmp_path)
+    assert sum(done for done, _ in found) == sum(writes for _, writes in found) == 40
+    house = open_house(tmp_path, ALLOW + LIMITS, (COUNT, SUM))
+    rates = [receipt["rates"] for receipt in house.receipts("intent") if receipt.get("purpose") != "facts"]
+    assert [each["writes"] for each in rates] == [*range(1, 41)]
+    assert [Decimal(each["paid"]) for each in rates] == [Decimal("2.5") * n for n in range(1, 41)]
+    later = partial(house.guard.call, make_instance("later"), Asked("crm__update_deal", {"deal_id": "7", "amount": 1}))
+    assert "enough" in text(run(later))  # a new process on the same ledger goes on counting
+    house.close()
+    report = verify_ledger(tmp_path / "state" / "ledger.sqlite", tmp_path / "state" / "ledger.pub")
+    assert report.ok, report.problem
+
+
+def test_a_held_call_counts_when_it_goes(tmp_path: Path) -> None:
+    gate = GATE.replace("forbid (principal, action, resource)", 'forbid (principal, action, resource == Deal::"7")')
+    house = open_house(tmp_path, ALLOW + LIMITS + gate, (COUNT, SUM))
+    pay = partial(house.guard.call, make_instance())
+    held = Asked("crm__update_deal", {"deal_id": "7", "amount": 60})
+    id = pending_id(run(partial(pay, held)))
+    assert house.store.sum_uses("paid", "dana\x1fDeal::7", 0) == 0  # waiting counts for nothing
+    other = Asked("crm__update_deal", {"deal_id": "7", "amount": 50})
+    other_id = pending_id(run(partial(pay, other)))
+    house.approve(other_id)
+    assert text(run(partial(pay, other))) == "done"
+    house.approve(id)
+    assert "enough money" in text(run(partial(pay, held)))  # approved, but by now 110 would be too much
+    assert house.store.sum_uses("paid", "dana\x1fDeal::7", 0) == 500_000
+    assert len(house.upstream.writes()) == 1
+    house.close()
+
+
+def test_a_call_without_the_amount_that_is_summed_is_denied(tmp_path: Path) -> None:
+    house = open_house(tmp_path, ALLOW + LIMITS, (COUNT, SUM))
+    reply = run(partial(house.guard.call, make_instance(), Asked("crm__update_deal", {"deal_id": "7"})))
+    assert "rate `paid` sums `/amount`, which the call does not have" in text(reply)
+    assert house.upstream.writes() == []
+    house.close()

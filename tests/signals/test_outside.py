@@ -1,0 +1,142 @@
+"""An operator's own signal answers, or is unknown: late, broken, dead or talking nonsense, it never blocks the loop."""
+
+import asyncio
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_guard.core.model import Asked, Call, Effect, Signal
+from mcp_guard.settings import OutsideSignal
+from mcp_guard.signals.outside import ANSWER_BYTES, THREADS, Outside
+from mcp_guard.signals.watch import Watch
+from tests.promises.house import ALLOW, make_instance, open_house, run, text
+from tests.signals import asked
+
+RULE = OutsideSignal("fraud", (), "", 40, 25, 5.0, (), (Effect.WRITE,), Path())
+HELD = 'forbid (principal, action, resource) when { context.risk.signals.contains("fraud_unknown") };'
+
+
+def call() -> Call:
+    from tests.core.test_history import SEND
+    from tests.core.test_history import call as make
+
+    return make(SEND, to="x", text="y")
+
+
+def python(name: str, **changes: Any) -> Outside:
+    return Outside(replace(RULE, entry=f"tests.signals.asked:{name}", **changes))
+
+
+def command(code: str, **changes: Any) -> Outside:
+    return Outside(replace(RULE, argv=(sys.executable, "-c", code), **changes))
+
+
+def ask(signal: Outside) -> Signal | None:
+    return asyncio.run(signal.ask(call()))
+
+
+READ = "import json, sys; call = json.load(sys.stdin); "
+ANSWERS = {
+    "a function that raises it": (python("raised"), "fraud", "crm__send of agent on crm__send"),
+    "a function that says a text": (python("text"), "fraud", "looks odd"),
+    "a function that does not": (python("calm"), None, ""),
+    "a function that fails": (python("broken"), "fraud_unknown", "`fraud` is unknown: KeyError"),
+    "a function that is not there": (python("nothing"), "fraud_unknown", "AttributeError"),
+    "a function that says nonsense": (python("nonsense"), "fraud_unknown", "its answer is not"),
+    "a command that raises it": (
+        command(READ + 'print(json.dumps({"raised": True, "because": call["tool"]}))'), "fraud", "crm__send",
+    ),
+    "a command that does not": (command(READ + 'print(json.dumps({"raised": False}))'), None, ""),
+    "a command that does not read": (command('print("{\\"raised\\": true}")'), "fraud", "it does not say why"),
+    "a command that fails": (command("raise SystemExit(3)"), "fraud_unknown", "exited with status 3"),
+    "a command that says nonsense": (command('print("yes")'), "fraud_unknown", "its answer is not JSON"),
+    "a command that says too much": (
+        command(f'print("x" * {4 * ANSWER_BYTES})'), "fraud_unknown", "`fraud` is unknown",
+    ),
+    "a command that is not there": (
+        Outside(replace(RULE, argv=("/nowhere/signal",))), "fraud_unknown", "does not start: No such file",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("how", ANSWERS)
+def test_an_answer_is_a_signal_or_none_and_anything_else_is_unknown(how: str) -> None:
+    signal, name, because = ANSWERS[how]
+    found = ask(signal)
+    if name is None:
+        assert found is None
+        return
+    assert found is not None
+    assert (found.name, found.weight) == (name, 40 if name == "fraud" else 25)
+    assert because in found.because
+
+
+def test_a_command_that_hangs_is_unknown_in_time_and_ended_with_what_it_started(tmp_path: Path) -> None:
+    child = "import pathlib, sys, time; time.sleep(3); pathlib.Path(sys.argv[1]).touch()"
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}, {str(tmp_path / 'alive')!r}])"
+    started = time.monotonic()
+    found = ask(command(code, timeout=1.0))
+    assert time.monotonic() - started < 2.9
+    assert found is not None
+    assert found.because == "`fraud` is unknown: no answer within 1 s"
+    time.sleep(max(0.0, 3.5 - (time.monotonic() - started)))  # the time at which the child would have written
+    assert not (tmp_path / "alive").exists()
+
+
+def test_a_function_that_hangs_holds_up_neither_the_loop_nor_those_behind_it() -> None:
+    signal = python("hangs", timeout=0.2)
+
+    async def story() -> tuple[list[Signal | None], int]:
+        ticks = 0
+
+        async def tick() -> None:
+            nonlocal ticks
+            while True:
+                ticks += 1
+                await asyncio.sleep(0.005)
+
+        ticking = asyncio.create_task(tick())
+        found = await asyncio.gather(*(signal.ask(call()) for _ in range(THREADS + 2)))
+        ticking.cancel()
+        asked.released.set()
+        return list(found), ticks
+
+    found, ticks = asyncio.run(story())
+    assert ticks > 3
+    because = [each.because for each in found if each is not None]
+    assert sum("no answer within 0.2 s" in each for each in because) == THREADS
+    assert sum("all its earlier calls are still running" in each for each in because) == 2
+
+
+def test_policies_and_receipts_see_what_is_unknown(tmp_path: Path) -> None:
+    house = open_house(tmp_path, f'{ALLOW} @id("u") @require_approval("people") {HELD}')
+    house.guard = replace(house.guard, signals=Watch((command("raise SystemExit(1)"),)))
+    reply = run(lambda: house.guard.call(make_instance(), Asked("crm__note", {"text": "x"})))
+    assert "held by mcp-guard" in text(reply)
+    risk = house.receipts("decision")[-1]["risk"]
+    assert risk["score"] == 35
+    assert risk["signals"] == ["blind_write", "fraud_unknown"]
+    assert "exited with status 1" in risk["because"][1]
+    house.close()
+
+
+def test_only_the_calls_that_it_is_for_are_asked_about() -> None:
+    assert Outside(RULE).concerns(call())
+    assert not Outside(replace(RULE, tools=("crm__other",))).concerns(call())
+    assert not Outside(replace(RULE, effects=(Effect.READ,))).concerns(call())
+
+
+def test_a_function_that_hangs_does_not_keep_the_guard_from_ending() -> None:
+    code = """
+import asyncio
+from tests.signals.test_outside import call, python
+print(asyncio.run(python("hangs", timeout=0.1).ask(call())).name)
+"""
+    words = [sys.executable, "-c", code]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=25, cwd=Path(__file__).parents[2])
+    assert done.stdout == "fraud_unknown\n", done.stderr
