@@ -1,7 +1,7 @@
 """Pins: which definition of a tool was agreed to, and what differs from it. Pure. Stored by `ledger/pins.py`.
 
 A hash covers the whole definition, as the agent is shown it, but for members that the operator took out of it for one
-upstream (`unsafe_unpinned`); why nothing is left out by default: docs/decisions/0034. What is hashed is the sorted
+upstream (`unsafe_unpinned`); why nothing is left out by default: docs/decisions/0024. What is hashed is the sorted
 JSON that orjson writes, not RFC 8785: schemas may hold numbers that it has no form for.
 """
 

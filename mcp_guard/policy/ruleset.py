@@ -1,7 +1,7 @@
 """Policies under the outcome rule: for each request, only those are evaluated whose scope could match it.
 
 INVARIANT: a slice holds every policy whose scope matches the request. Cedar evaluates a policy's conditions only if its
-scope matches, so what is left out can neither determine a decision nor fail in one (docs/decisions/0030).
+scope matches, so what is left out can neither determine a decision nor fail in one (docs/decisions/0020).
 """
 
 from collections.abc import Iterable, Mapping

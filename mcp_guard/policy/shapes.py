@@ -3,7 +3,7 @@
 A shape says what values the guard lets through and how policies see them; it need not say all that the JSON Schema
 does. What narrows values without giving them a type (`not`, `if`, `pattern`, `format`, bounds) is left to the upstream.
 What Cedar has no type for is *opaque*: policies do not see the value, but they see its path in `context.input_unknown`,
-so that nothing is ever sent unseen. The table: docs/reference/policies.md; the reasons: docs/decisions/0035.
+so that nothing is ever sent unseen. The table: docs/reference/policies.md; the reasons: docs/decisions/0025.
 """
 
 from collections.abc import Iterable, Mapping

@@ -1,10 +1,13 @@
-"""Receipts of who may call, for tests that want one of every kind."""
+"""Receipts of who may call and what may be called, for tests that want one of every kind."""
 
 from mcp_guard.core.model import Agent
+from mcp_guard.core.pins import FirstUse, PinRule
 from mcp_guard.identity.instances import Charter, Issuer, Launch, start_instance
-from mcp_guard.ledger import registry
+from mcp_guard.ledger import pins, registry
+from mcp_guard.ledger.pins import Pins
 from mcp_guard.ledger.writer import Step
 from mcp_guard.settings import Enrolled
+from mcp_guard.upstream.catalog import make_tool as make_definition
 from tests.promises.house import House
 
 
@@ -26,3 +29,16 @@ def who_may_call(house: House) -> None:
         registry.enable_agent(step, "second", "mended", "operator")
 
     writer.run(op)
+
+
+def definitions_of_every_fate(house: House) -> None:
+    writer = house.ledger.book.writer
+    rules = {use.name.lower(): PinRule(use) for use in FirstUse}
+    judge = Pins(writer, rules, lambda _: None).judge
+    new = {name: make_definition(name, {"name": "tool", "description": "adds\u200b"}, {}) for name in rules}
+    first = make_definition("pin", {"name": "other"}, {})
+    changed = make_definition("pin", {"name": "other", "title": "x"}, {})
+    judge([*new.values(), first])
+    judge([changed])
+    shown = writer.store.pins("pin", "other")[-1]
+    pins.refuse(writer, pins.accept(writer, shown, "root", "read it"), "root", "on second thoughts")

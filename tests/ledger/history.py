@@ -13,7 +13,7 @@ from mcp_guard.ledger.approvers import NewKey, enrol, remove
 from mcp_guard.ledger.opening import LedgerSettings
 from mcp_guard.ledger.votes import Ballots, Person, Terms
 from mcp_guard.ledger.writer import Step
-from tests.ledger.callers import who_may_call
+from tests.ledger.callers import definitions_of_every_fate, who_may_call
 from tests.promises.house import ALLOW, GATE, PEOPLE, SECOND, House, make_instance, open_house, pending_id, run
 
 ORIGIN = "test.example/ledger"
@@ -63,6 +63,7 @@ def end(house: House) -> None:
     remove(writer, "dana", NewKey("ed25519", bytes(range(32)), {}).id, "left")
     erase(house, [(2, 9), (20, 20)])
     who_may_call(house)
+    definitions_of_every_fate(house)
     house.ledger.book.note(Draft("instance.ended", {"instance": "run_1"}), Draft("guard.stopped", {"guard": "guard_1"}))
 
 

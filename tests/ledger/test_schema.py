@@ -13,18 +13,15 @@ from jsonschema import Draft202012Validator
 from mcp_guard.core.approval import Route
 from mcp_guard.core.history import Memory
 from mcp_guard.core.model import Asked, Counter, Effect, Ending, Execution, Json
-from mcp_guard.core.pins import FirstUse, PinRule
 from mcp_guard.core.receipt import KINDS
-from mcp_guard.ledger import lifecycle, pins, rotation
+from mcp_guard.ledger import lifecycle, rotation
 from mcp_guard.ledger.approvers import NewKey, enrol, remove, rotate
 from mcp_guard.ledger.opening import LedgerSettings, recover
-from mcp_guard.ledger.pins import Pins
 from mcp_guard.ledger.votes import Ballots, Person, Terms
 from mcp_guard.settings import WitnessSettings
 from mcp_guard.storage.sqlite import open_store
-from mcp_guard.upstream.catalog import make_tool as make_definition
 from mcp_guard.witness.round import Round, begin
-from tests.ledger.callers import who_may_call
+from tests.ledger.callers import definitions_of_every_fate, who_may_call
 from tests.live.guarded import ALLOW_ALL, Client, scripted, write_config
 from tests.promises.house import (
     ALLOW,
@@ -129,19 +126,6 @@ def keys_and_witnesses(house: House) -> None:
     rotation.replace(settings, house.clock, "lost")
     witness = WitnessSettings("file", {"path": Path("checkpoints"), "append": True}, house.folder)
     assert Round(writer, house.folder / "state", {}, begin(writer)).send("outside", witness).state == "taken"
-
-
-def definitions_of_every_fate(house: House) -> None:
-    writer = house.ledger.book.writer
-    rules = {use.name.lower(): PinRule(use) for use in FirstUse}
-    judge = Pins(writer, rules, lambda _: None).judge
-    new = {name: make_definition(name, {"name": "tool", "description": "adds\u200b"}, {}) for name in rules}
-    first = make_definition("pin", {"name": "other"}, {})
-    changed = make_definition("pin", {"name": "other", "title": "x"}, {})
-    judge([*new.values(), first])
-    judge([changed])
-    shown = writer.store.pins("pin", "other")[-1]
-    pins.refuse(writer, pins.accept(writer, shown, "root", "read it"), "root", "on second thoughts")
 
 
 @pytest.fixture(scope="module")

@@ -33,7 +33,7 @@ GATED = f"""{ALLOW_ALL}
 """
 
 
-def eventually(what: Callable[[], T], seconds: float = 15) -> T:
+def eventually(what: Callable[[], T], seconds: float = 40) -> T:
     """Wait for another process; there is nothing of ours to be told by."""
     deadline = time.monotonic() + seconds
     while not (found := what()):

@@ -37,7 +37,8 @@ class Web(Recorder):
 
 def open_web(folder: Path, says: dict[str, str], policies: str = GENERAL, tools: tuple[Tool, ...] = TOOLS) -> House:
     house = open_house(folder)
-    house.upstream = Web({tool.listed_as: tool for tool in tools}, says=says)
+    agree = house.upstream.agree
+    house.upstream = Web({tool.listed_as: tool for tool in tools}, says=says, agree=agree)
     house.guard = replace(house.guard, upstreams=house.upstream, memory=Memory(attentive=True))
     house.load(policies)
     return house
