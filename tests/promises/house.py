@@ -45,6 +45,7 @@ from mcp_guard.ledger.writer import Step
 from mcp_guard.policy.engine import PolicyEngine, World, load_policies
 from mcp_guard.policy.in_force import PoliciesInForce
 from mcp_guard.ports import Intent, Progress
+from mcp_guard.storage.sqlite import Store
 from mcp_guard.upstream.catalog import definition_hash
 
 SECOND = 1_000_000
@@ -237,8 +238,10 @@ def open_house(
 
 def pin(ledger: OpenLedger, *tools: Tool) -> None:
     """Agree to these definitions, without a receipt, in place of those agreed to."""
-    store = ledger.book.writer.store
-    moved = [tool for tool in tools if store.pinned_hash(tool.server, tool.name) != tool.definition_hash]
+    writer = ledger.book.writer
+
+    def differing(store: Store) -> list[Tool]:
+        return [tool for tool in tools if store.pinned_hash(tool.server, tool.name) != tool.definition_hash]
 
     def op(step: Step) -> None:
         for tool in moved:
@@ -248,8 +251,9 @@ def pin(ledger: OpenLedger, *tools: Tool) -> None:
             new = Pin(tool.server, tool.name, tool.definition_hash, State.PINNED, tool.definition, 0)
             step.store.add_pin(new)
 
-    if moved:
-        ledger.book.writer.run(op)
+    with suppress(LedgerError):  # some tests are about a ledger that takes nothing, or is damaged
+        if moved := writer.read(differing):
+            writer.run(op)
 
 
 def run(story: Callable[[], Awaitable[Any]]) -> Any:
