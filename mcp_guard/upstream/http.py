@@ -1,8 +1,8 @@
 """The wire to an upstream over HTTP: streamable HTTP (2025-03-26 on, 2026-07-28 too) and HTTP with SSE (2024-11-05).
 
 Frames go out in the order in which they were written; a request's answer may be a document or a stream of events.
-Nothing is sent twice: a request whose answer is lost is lost, and whoever made it is told so. A request that carries
-the envelope of 2026-07-28 has headers that mirror it and no session; to give it up is to close the stream of its answer.
+Nothing is sent twice: a request whose answer is lost is lost, and whoever made it is told so. A request with the
+envelope of 2026-07-28 has headers that mirror it and no session; to give it up is to close the stream of its answer.
 """
 
 import asyncio
