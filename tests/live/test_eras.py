@@ -13,10 +13,10 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from tests.live.guarded import SERVERS, Client, Json, cli, log, text, upstream, write_config
+from tests.live.guarded import ALLOW_ALL, SERVERS, Client, Json, cli, log, text, upstream, write_config
 from tests.live.served import free_port
-from tests.live.test_session import eventually
-from tests.live.test_stateless import PREFIX, REVISION, Stateless
+from tests.live.test_session import eventually, held
+from tests.live.test_stateless import PREFIX, REVISION, Stateless, approve
 
 ROOTS: Json = {"roots": [{"uri": "file:///x"}]}
 NAMED: Json = {"action": "accept", "content": {"name": "Ada"}}
@@ -30,13 +30,15 @@ class Eras:
     folder: Path
     era: str
     over_http: bool = False
+    policies: str = ALLOW_ALL
+    more: str = ""
 
     def __post_init__(self) -> None:
         self.log = self.folder / "up.jsonl"
         words = [sys.executable, str(SERVERS / "eras.py"), self.era, str(self.log)]
         self.process: subprocess.Popen[bytes] | None = None
         if not self.over_http:
-            self.config = write_config(self.folder, upstream("up", *words))
+            self.config = write_config(self.folder, upstream("up", *words), self.policies, self.more)
             return
         port = free_port()
         self.process = subprocess.Popen([*words, str(port)], stderr=subprocess.DEVNULL)
@@ -193,6 +195,65 @@ def test_an_upstream_that_never_has_enough_is_given_up(modern: Eras) -> None:
         assert "after 10 rounds" in text(client.wait(id))
     assert len(modern.seen("greet")) == 10
     assert [(each["ending"], each["rounds"]) for each in modern.outcomes()] == [("cancelled", 10)]
+
+
+def test_a_call_whose_guard_dies_between_two_rounds_is_unknown_and_does_not_go_on(modern: Eras) -> None:
+    with Client(modern.config) as client:
+        client.start(**ABLE)
+        client.send("tools/call", {"name": "up__greet", "arguments": {}})
+        heard(client, "elicitation/create")
+        client.process.kill()
+    with Client(modern.config) as client:
+        client.start(**ABLE)
+        client.tools()
+    assert [each["ending"] for each in modern.outcomes()] == ["unknown"]
+    assert len(modern.seen("greet")) == 1
+
+
+def test_a_call_that_was_approved_goes_through_its_rounds_under_one_intent(tmp_path: Path) -> None:
+    gate = '@id("gate") @require_approval("people") forbid (principal, action == Action::"up__greet", resource);'
+    modern = Eras(tmp_path, "modern", policies=ALLOW_ALL + gate)
+    call: Json = {"name": "up__greet", "arguments": {}}
+    with Stateless(modern.config) as client:
+        first = client.ask("tools/call", call, **ABLE)["result"]
+        assert not modern.seen("greet")
+        approve(modern.config, held(modern.config))
+        asked = client.ask("tools/call", {**call, "requestState": first["requestState"]}, **ABLE)["result"]
+        keys = {each["method"]: key for key, each in asked["inputRequests"].items()}
+        answers = {keys["elicitation/create"]: NAMED, keys["roots/list"]: ROOTS}
+        back = {**call, "requestState": asked["requestState"], "inputResponses": answers}
+        assert text(client.ask("tools/call", back, **ABLE)) == "hello Ada"
+    assert len(log(modern.config, "--kind", "intent")) == 1
+    assert [each["rounds"] for each in modern.outcomes()] == [2]
+    cli("verify", "--config", str(modern.config))
+
+
+def test_facts_that_must_be_asked_for_are_not_had_and_so_the_call_is_denied(tmp_path: Path) -> None:
+    facts = """
+[tools.up__echo.facts]
+tool = "greet"
+arguments = {}
+
+[tools.up__greet]
+effect = "read"
+"""
+    modern = Eras(tmp_path, "modern", more=facts)
+    with Client(modern.config) as client:
+        client.start(**ABLE)
+        assert client.call("up__echo", {"text": "hi"})["result"]["isError"] is True
+    assert len(modern.seen("greet")) == 1
+    assert not modern.seen("echo")
+    assert [each["outcome"] for each in log(modern.config, "--kind", "decision")] == ["deny"]
+
+
+@pytest.mark.parametrize("era", ["old", "modern"])
+def test_the_stateless_era_is_loaded_only_for_an_upstream_that_speaks_it(tmp_path: Path, era: str) -> None:
+    with Client(Eras(tmp_path, era).config, env={"PYTHONPROFILEIMPORTTIME": "1"}) as client:
+        client.start()
+        client.call("up__echo", {"text": "hi"})
+    modules = ("upstream.stateless", "wire.stateless", "wire.asking")
+    assert [f"mcp_guard.{name}" in client.stderr for name in modules] == [era == "modern"] * 3
+    assert "mcp_guard.wire.mirror" not in client.stderr
 
 
 def test_one_that_only_wants_more_time_gets_it(modern: Eras) -> None:

@@ -17,7 +17,7 @@ from tests.live.test_session import eventually
 from tests.live.test_stateless import PREFIX, Stateless
 
 EXAMPLES = settings(
-    max_examples=5, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
 )
 LEAF = st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.text(st.characters(codec="utf-8"))
 VALUE = st.recursive(
@@ -298,6 +298,13 @@ def test_a_call_is_never_made_as_a_task(house: House) -> None:
     house.script(result={"content": []})
     house.ask("tools/call", {"name": "up__any", "arguments": {}, "task": {"ttl": 1}, "x-odd": 1})
     assert house.last("tools/call") == {"name": "any", "arguments": {}}
+
+
+def test_a_tool_that_runs_only_as_a_task_is_not_offered_and_not_known(house: House) -> None:
+    assert [tool["name"] for tool in house.ask("tools/list", {})["result"]["tools"]] == ["up__any"]
+    refused = house.ask("tools/call", {"name": "up__tasked", "arguments": {}, "task": {}})
+    assert refused["error"]["message"] == "unknown tool: up__tasked"
+    assert not any(each.get("params", {}).get("name") == "tasked" for each in house.seen())
 
 
 def test_a_task_that_was_not_asked_for_is_no_result(house: House) -> None:

@@ -16,7 +16,13 @@ PREFIX = "io.modelcontextprotocol/"
 ODD = {"x-odd": {"kept": [1, None, "ü"]}, "_meta": {"x/odd": True}}
 SCHEMA = {"type": "object", "x-odd": 1, "additionalProperties": True}
 LISTS: dict[str, tuple[str, list[dict[str, Any]]]] = {
-    "tools/list": ("tools", [{"name": "any", "inputSchema": SCHEMA, **ODD}]),
+    "tools/list": (
+        "tools",
+        [
+            {"name": "any", "inputSchema": SCHEMA, **ODD},
+            {"name": "tasked", "inputSchema": SCHEMA, "execution": {"taskSupport": "required"}},
+        ],
+    ),
     "prompts/list": ("prompts", [{"name": "prompt", **ODD}]),
     "resources/list": ("resources", [{"uri": "mem://one", "name": "one", **ODD}]),
     "resources/templates/list": ("resourceTemplates", [{"uriTemplate": "mem://{x}", "name": "t", **ODD}]),
