@@ -32,13 +32,14 @@ class Eras:
     over_http: bool = False
     policies: str = ALLOW_ALL
     more: str = ""
+    guard: str = ""
 
     def __post_init__(self) -> None:
         self.log = self.folder / "up.jsonl"
         words = [sys.executable, str(SERVERS / "eras.py"), self.era, str(self.log)]
         self.process: subprocess.Popen[bytes] | None = None
         if not self.over_http:
-            self.config = write_config(self.folder, upstream("up", *words), self.policies, self.more)
+            self.config = write_config(self.folder, upstream("up", *words), self.policies, self.more, self.guard)
             return
         port = free_port()
         self.process = subprocess.Popen([*words, str(port)], stderr=subprocess.DEVNULL)
@@ -57,7 +58,7 @@ class Eras:
         return [each for each in said if each["what"] == what]
 
     def outcomes(self) -> list[Json]:
-        return [each for each in log(self.config, "--kind", "outcome")]
+        return log(self.config, "--kind", "outcome")
 
 
 @pytest.fixture(params=["stdio", "http"])
@@ -212,7 +213,7 @@ def test_a_call_whose_guard_dies_between_two_rounds_is_unknown_and_does_not_go_o
 
 def test_a_call_that_was_approved_goes_through_its_rounds_under_one_intent(tmp_path: Path) -> None:
     gate = '@id("gate") @require_approval("people") forbid (principal, action == Action::"up__greet", resource);'
-    modern = Eras(tmp_path, "modern", policies=ALLOW_ALL + gate)
+    modern = Eras(tmp_path, "modern", policies=ALLOW_ALL + gate, guard="hold_seconds = 0.1")
     call: Json = {"name": "up__greet", "arguments": {}}
     with Stateless(modern.config) as client:
         first = client.ask("tools/call", call, **ABLE)["result"]

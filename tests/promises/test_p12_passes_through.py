@@ -217,6 +217,18 @@ def test_log_messages_pass_to_who_wants_them(house: House, odd: Json, meta: Json
         assert house.last("logging/setLevel") == {"level": "info"}
 
 
+def test_nobody_but_the_guard_says_what_the_envelope_says(house: House) -> None:
+    if house.is_stateless or house.upstream == "handshake":
+        pytest.skip("a stateless client says it itself, and the handshake revisions have none")
+    house.script(result={"content": []})
+    said = {f"{PREFIX}logLevel": "emergency", f"{PREFIX}clientCapabilities": {"x": 1}, "x/y": 1}
+    house.ask("tools/call", {"name": "up__any", "arguments": {}, "_meta": said})
+    meta = _meta(next(each for each in reversed(house.seen()) if each.get("method") == "tools/call"))
+    assert meta["x/y"] == 1
+    assert meta[f"{PREFIX}clientCapabilities"] == ABLE
+    assert meta.get(f"{PREFIX}logLevel") != "emergency"
+
+
 def test_changes_are_told(house: House) -> None:
     kinds = ("prompts", "resources", "tools")
     says = [{"method": f"notifications/{kind}/list_changed", "params": {"_meta": {"x/y": 1}}} for kind in kinds]
