@@ -28,7 +28,7 @@ from mcp_guard.ledger.opening import LedgerSettings, open_ledger
 from mcp_guard.ledger.votes import Ballots, Person
 from mcp_guard.policy.engine import load_policies
 from mcp_guard.policy.in_force import PoliciesInForce
-from mcp_guard.ports import Intent, Progress
+from mcp_guard.ports import SILENT, Intent, Voice
 from mcp_guard.upstream.catalog import build_catalog
 
 HERE = Path(__file__).parent
@@ -64,7 +64,7 @@ class SuiteTools:
     def trouble(self, server: str) -> str | None:
         return None
 
-    async def execute(self, intent: Intent, progress: Progress | None = None) -> Execution:
+    async def execute(self, intent: Intent, voice: Voice = SILENT) -> Execution:
         assert intent.call.tool is not None
         name, arguments = intent.call.tool.name, orjson.loads(intent.call.canonical)
         self.ran.append(FunctionCall(function=name, args=arguments))

@@ -104,9 +104,10 @@ SEEN = {
 }
 RENDERED = {"resource": _resource, "approval": _approvers, "risk": _risk, "history": _history}
 SHOWN = (
-    "tool", "resource", "ticket", "reason", "outcome", "ending", "detail", "policies", "reasons", "errors", "changes",
-    "mode", "would", "shadow", "risk", "history", "rates", "routes", "approver", "verdict", "rationale", "note",
-    "approval", "policy_version", "definition", "pinned", "members", "findings", "first_use", "by", "definitions",
+    "tool", "resource", "ticket", "reason", "outcome", "ending", "rounds", "detail", "policies", "reasons", "errors",
+    "changes", "mode", "would", "shadow", "risk", "history", "rates", "routes", "approver", "verdict", "rationale",
+    "note", "approval", "policy_version", "definition", "pinned", "members", "findings", "first_use", "by",
+    "definitions",
 )  # fmt: skip
 
 
