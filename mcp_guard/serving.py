@@ -24,7 +24,8 @@ from mcp_guard.ledger.opening import LedgerSettings, OpenLedger
 from mcp_guard.ledger.writer import Step
 from mcp_guard.policy.in_force import PoliciesInForce
 from mcp_guard.settings import Server, Settings
-from mcp_guard.transports.session import Front, Session
+from mcp_guard.transports.naming import Naming
+from mcp_guard.transports.session import Front, Session, Ways
 from mcp_guard.upstream.child import Connector
 from mcp_guard.upstream.child_link import ChildLink
 from mcp_guard.upstream.connection import Bounds, Connection
@@ -165,7 +166,8 @@ class Serving:
             hold_seconds=settings.hold_seconds,
             new_id=new_call_id,
         )
-        return Session(guard, hub, instance, front, settings.inbox)
+        naming = Naming(next(iter(settings.servers)) if settings.plain_names else "")
+        return Session(guard, hub, instance, front, Ways(settings.inbox, naming))
 
     def beside(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         """Start what goes on beside the calls; each task runs until it is cancelled."""
