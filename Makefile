@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 export UV_NO_PROGRESS = 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check bench bench-verify bench-ledger lock clean format screenshots browser faults
+.PHONY: demo test check bench bench-verify bench-ledger lock clean format screenshots browser faults conformance soak bench-http
 
 demo: $(VENV)/.dev  ## two scenarios through a real guard, receipts, verification, tampering
 	@$(BIN)/python examples/crm/demo.py
@@ -68,6 +68,13 @@ $(VENV)/.node: $(VENV)/.dev tests/node/package-lock.json
 	@cd tests/node && npm ci --silent --no-audit --no-fund
 	@touch $@
 
+conformance: $(VENV)/.conformance  ## the official MCP suite against the reference server, directly and through the guard
+	@$(BIN)/python -m tests.conformance.run $(ARGS)
+
+$(VENV)/.conformance: $(VENV)/.dev tests/conformance/package-lock.json
+	@cd tests/conformance && npm ci --silent --no-audit --no-fund
+	@touch $@
+
 browser:  # the inbox is tested in Debian's Chromium
 	@command -v chromium > /dev/null || { \
 	  echo "installing chromium for the tests of the inbox"; \
@@ -78,4 +85,4 @@ screenshots: $(VENV)/.dev browser  ## pictures of the inbox, into docs/images
 	@$(BIN)/python -m tests.web.screenshots
 
 clean:
-	@rm -rf $(VENV) .coverage .coverage.* .coverage-total tests/node/node_modules .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .coverage .coverage.* .coverage-total tests/node/node_modules tests/conformance/node_modules .mypy_cache .ruff_cache .hypothesis
