@@ -98,7 +98,7 @@ class Guard:
             raise
         if not isinstance(cleared, Intent):
             return cleared
-        execution = await self.execute(cleared, voice.progress)
+        execution = await self.execute(cleared, voice)
         return await self.record_outcome(cleared, execution)
 
     async def resume(self, instance: Instance, asked: Asked, voice: Voice) -> Reply:
@@ -155,7 +155,7 @@ class Guard:
         looked = describe(self.describe_with, call.id, call.instance, Asked(name, arguments), tool)
         kept = for_look_up(call.redaction, rule, looked.redaction)
         intent = await self.ledger.look_up(replace(looked, purpose="facts", redaction=kept))
-        execution = await self.execute(intent, None)
+        execution = await self.execute(intent, SILENT)
         await self.ledger.conclude(intent, execution)
         return read_facts(rule, replace(execution, detail="") if kept.result else execution)
 
@@ -251,10 +251,10 @@ class Guard:
         """Record the refusal, then say so."""
         return refusal(call, decision, await self.ledger.refuse(call, decision))
 
-    async def execute(self, intent: Intent, progress: Progress | None) -> Execution:
+    async def execute(self, intent: Intent, voice: Voice) -> Execution:
         """Let the upstream run it, once. A client that gives up is recorded too."""
         try:
-            return await self.upstreams.execute(intent, progress)
+            return await self.upstreams.execute(intent, voice)
         except asyncio.CancelledError:
             gone = cancelled("cancelled by the client while the upstream had it")
             with suppress(LedgerError):  # the ledger keeps it, and records it as soon as it can

@@ -10,16 +10,21 @@ from mcp_guard.core.model import Call, Counter, Decision, Execution, Instance, J
 
 Progress = Callable[[Json], None]
 """Takes the params of a progress notification, without its token."""
+Ask = Callable[[Mapping[str, Json]], Awaitable[dict[str, Json]]]
+"""Asks the client: requests (`method`, `params`) by key, giving the `result` or `error` member of each answer."""
 
 
 @dataclass(frozen=True, slots=True)
 class Voice:
     """How the client that made a call is spoken to: its progress, where a held call is decided, and that its call is
-    still held when the reply must go, for a client that can come back to it."""
+    still held when the reply must go, for a client that can come back to it. `ask` asks it what an upstream wants to
+    know; `envelope` is what its request says of it, where that is not what its session has said."""
 
     progress: Progress | None = None
     point: Callable[[Approval], None] = lambda _: None
     leave: Callable[[Approval], None] = lambda _: None
+    ask: Ask | None = None
+    envelope: Json | None = None
 
 
 SILENT = Voice()
@@ -142,7 +147,7 @@ class Upstreams(Protocol):
     def trouble(self, server: str) -> str | None:
         """Why the server cannot take calls now, or None."""
 
-    async def execute(self, intent: Intent, progress: Progress | None = None) -> Execution:
+    async def execute(self, intent: Intent, voice: Voice = SILENT) -> Execution:
         """Send the call of a durable intent to its upstream. The only road on which a tool call gets there."""
 
 

@@ -16,7 +16,7 @@ from mcp_guard.guard import Guard
 from mcp_guard.ledger.opening import LedgerSettings, OpenLedger, open_ledger
 from mcp_guard.policy.engine import PolicyEngine, load_policies
 from mcp_guard.policy.in_force import PoliciesInForce
-from mcp_guard.ports import Intent, Progress
+from mcp_guard.ports import SILENT, Intent, Voice
 from mcp_guard.settings import Settings
 from mcp_guard.upstream.catalog import definition_hash
 
@@ -40,7 +40,7 @@ class Nothing:
     def trouble(self, server: str) -> str | None:
         return None
 
-    async def execute(self, intent: Intent, progress: Progress | None = None) -> Execution:
+    async def execute(self, intent: Intent, voice: Voice = SILENT) -> Execution:
         self.sent.append(intent.call.name)
         raise AssertionError("a call of the self-test was let through")
 

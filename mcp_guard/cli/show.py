@@ -87,7 +87,7 @@ def _approvers(approval: Any) -> str:
 
 RENDERED = {"resource": _resource, "approval": _approvers}
 SHOWN = (
-    "tool", "resource", "ticket", "reason", "outcome", "ending", "detail", "policies", "reasons", "errors", "changes",
+    "tool", "resource", "ticket", "reason", "outcome", "ending", "rounds", "detail", "policies", "reasons", "errors", "changes",
     "risk", "rates", "routes", "approver", "verdict", "rationale", "note", "approval", "policy_version", "definition",
 )  # fmt: skip
 

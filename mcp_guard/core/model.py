@@ -270,8 +270,12 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """What the upstream said: the ending, and the reply for the client (`result` or `error` of JSON-RPC)."""
+    """What the upstream said: the ending, and the reply for the client (`result` or `error` of JSON-RPC).
+
+    `rounds` is how often it was sent: once, and once more for each time the upstream asked the client something first.
+    """
 
     ending: Ending
     reply: Json
     detail: str = ""
+    rounds: int = 1

@@ -166,6 +166,8 @@ def outcome_draft(call: Call, intent: int, execution: Execution) -> Draft:
         "response_bytes": len(response),
         "redacted": redacted,
     }
+    if execution.rounds > 1:
+        fields["rounds"] = execution.rounds
     if call.redaction:
         fields = hide_fields(fields, texts_of(call))
     return Draft("outcome", fields, {"response": response})

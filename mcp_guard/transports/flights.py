@@ -5,7 +5,7 @@ once; coming back only takes it up again, so nothing is dispatched twice.
 """
 
 import asyncio
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -99,20 +99,22 @@ class Flights:
         """The one through which the client can be asked: all of a session's are the same client's."""
         return next(reversed(self._flights.values()), None)
 
-    async def ask(self, flight: Flight, request: Json) -> Json:
-        """Ask the client through this flight; returns its answer when it comes back with one."""
-        key = self._next("q")
-        flight.answers[key] = asyncio.get_running_loop().create_future()
-        self.show(flight, key, request)
+    async def ask(self, flight: Flight, requests: Mapping[str, Json]) -> dict[str, Json]:
+        """Ask the client all this through this flight; returns its answers, when it has come back with all of them."""
+        loop = asyncio.get_running_loop()
+        futures = {self._next("q"): (name, loop.create_future()) for name in requests}
+        flight.answers |= {key: future for key, (_, future) in futures.items()}
+        self.show(flight, {key: requests[name] for key, (name, _) in futures.items()})
         try:
-            return await flight.answers[key]
+            return {name: await future for name, future in futures.values()}
         finally:
-            flight.answers.pop(key, None)
-            flight.asked.pop(key, None)
+            for key in futures:
+                flight.answers.pop(key, None)
+                flight.asked.pop(key, None)
 
-    def show(self, flight: Flight, key: str, request: Json) -> None:
-        """Let the client have this question; nothing waits for its answer."""
-        flight.asked[key] = request
+    def show(self, flight: Flight, requests: Json) -> None:
+        """Let the client have these questions, by key; nothing waits for the answers to those that were not asked."""
+        flight.asked |= requests
         if flight.request is not None:
             self._leave(flight, flight.request)
 

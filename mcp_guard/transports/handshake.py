@@ -1,11 +1,13 @@
 """A client of the handshake revisions (2024-11-05 to 2025-11-25): `initialize` first, then a session both ways."""
 
 import asyncio
+from collections.abc import Mapping
 from contextlib import suppress
 
 from mcp_guard import __version__
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.model import Json
+from mcp_guard.identity.instances import random_text
 from mcp_guard.ports import Progress, Voice
 from mcp_guard.transports.session import Session
 from mcp_guard.wire.eras import (
@@ -14,7 +16,7 @@ from mcp_guard.wire.eras import (
     merge_instructions,
     opens_urls,
     where_to_decide,
-    without,
+    withhold,
 )
 from mcp_guard.wire.methods import (
     CLIENT_NOTIFICATIONS_FOR_ALL,
@@ -22,13 +24,13 @@ from mcp_guard.wire.methods import (
     ELICIT,
     INITIALIZE,
     INITIALIZED,
+    INTERNAL_ERROR,
     INVALID_REQUEST,
     LATEST,
     METHOD_NOT_FOUND,
     PING,
     REVISIONS,
     URLS_SINCE,
-    WITHHELD_CAPABILITIES,
     negotiate,
 )
 from mcp_guard.wire.peer import Id, PeerLost, error
@@ -54,7 +56,7 @@ class Handshake:
             self._began = True
             self._session.run(("", id), self._session.answer(id, method, self._initialize(params)))
         else:
-            voice = Voice(self._session.progress_to_client(id, params), self._point)
+            voice = Voice(self._session.progress_to_client(id, params), self._point, ask=self._ask_all)
             work = self._session.handle(method, params, voice)
             self._session.run(("", id), self._session.answer(id, method, work))
 
@@ -92,7 +94,7 @@ class Handshake:
         hello = {
             **params,
             "protocolVersion": asked if asked in REVISIONS else LATEST,
-            "capabilities": without(capabilities if isinstance(capabilities, dict) else {}, WITHHELD_CAPABILITIES),
+            "capabilities": withhold(capabilities if isinstance(capabilities, dict) else {}),
         }
         await self._session.greet(hello)
         answers = await self._session.hellos()
@@ -122,6 +124,21 @@ class Handshake:
 
     async def ask(self, server: str, method: str, params: Json, progress: Progress | None) -> Json:
         return await self._session.client.request(method, params, progress)
+
+    async def _ask_all(self, requests: Mapping[str, Json]) -> dict[str, Json]:
+        """What an upstream of the stateless era asks for in one round, each as a request of ours."""
+        async with asyncio.TaskGroup() as tasks:
+            asked = {key: tasks.create_task(self._ask_one(request)) for key, request in requests.items()}
+        return {key: task.result() for key, task in asked.items()}
+
+    async def _ask_one(self, request: Json) -> Json:
+        params = request["params"]
+        if request["method"] == ELICIT and params.get("mode") == "url":
+            params = {"elicitationId": random_text(16), **params}  # which the handshake era cannot do without
+        try:
+            return await self._session.client.request(request["method"], params)
+        except PeerLost as lost:
+            return error(INTERNAL_ERROR, str(lost))
 
     def tell(self, method: str, params: Json) -> None:
         self._session.client.notify(method, params)

@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Json
-from mcp_guard.ports import Progress
+from mcp_guard.ports import Voice
 from mcp_guard.transports.naming import Naming
 from mcp_guard.upstream.hub import Hub
 from mcp_guard.wire.methods import CAPABILITY, CLIENT_REQUESTS, INVALID_PARAMS, LISTS, METHOD_NOT_FOUND, Road
@@ -33,7 +33,7 @@ class Roads:
             Road.BY_REF: self._by_ref,
         }
 
-    async def travel(self, method: str, params: Json, progress: Progress | None) -> Json:
+    async def travel(self, method: str, params: Json, voice: Voice) -> Json:
         """Pass the request on; returns the `result` or `error` member of the answer."""
         able = self._hub.capable(CAPABILITY[method])
         if not able:
@@ -42,13 +42,13 @@ class Roads:
         if road is Road.GATHER:
             return await self._gather(method, params, able)
         if road is Road.EVERYWHERE:
-            replies = [await self._hub.relay(server, method, params, progress) for server in able]
+            replies = [await self._hub.relay(server, method, params, voice) for server in able]
             return next((reply for reply in replies if "error" in reply), replies[0])
         found = self._travel[road](method, params, able)
         if isinstance(found, dict):
             return found
         server, params = found
-        reply = await self._hub.relay(server, method, params, progress)
+        reply = await self._hub.relay(server, method, params, voice)
         return reply or error(INVALID_PARAMS, f"upstream `{server}` answered `{method}` with neither result nor error")
 
     async def _gather(self, method: str, params: Json, able: list[str]) -> Json:

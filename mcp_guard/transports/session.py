@@ -213,9 +213,9 @@ class Session:
             self.note(f"internal error: {type(failure).__name__}: {failure}")
             return error(INTERNAL_ERROR, f"internal error in the guard: {type(failure).__name__}; see its stderr")
 
-    async def greet(self, hello: Json) -> None:
-        """Shake hands with the upstreams."""
-        self._hellos = await self.hub.start(hello, self.tasks)
+    async def greet(self, hello: Json, stateless: bool = False) -> None:
+        """Greet the upstreams; with `stateless`, in the stateless revision those that speak it."""
+        self._hellos = await self.hub.start(hello, self.tasks, stateless)
         self._greeted.set()
 
     async def hellos(self) -> list[Json]:
@@ -246,7 +246,7 @@ class Session:
         if method == LIST_TOOLS:
             await self.hub.refresh()
             return {"result": {"tools": [self._show(tool) for tool in self.guard.list_tools(self.instance)]}}
-        return await self._roads.travel(method, params, voice.progress)
+        return await self._roads.travel(method, params, voice)
 
     async def call_tool(self, params: Json, voice: Voice) -> Json:
         name, arguments = params.get("name"), params.get("arguments", {})

@@ -1,4 +1,4 @@
-"""A client of the stateless revision 2026-07-28, in front of upstreams of the handshake era.
+"""A client of the stateless revision 2026-07-28, in front of upstreams of either era.
 
 What one side cannot express is answered honestly: an upstream's question becomes `input_required` of a request that is
 under way, or an error if there is none; changes go to those who listen for them; a call that is held for approval is
@@ -62,7 +62,7 @@ class Stateless:
             return
         if not self._greeted:
             self._greeted = True
-            self._session.run((OURS, "hello"), self._session.greet(wire.hello(envelope, LATEST)))
+            self._session.run((OURS, "hello"), self._session.greet(wire.hello(envelope, LATEST), stateless=True))
         if self._flights.waiting(id) is not None:
             self._session.client.reply(id, error(INVALID_REQUEST, f"request `{str(id)[:40]}` is already running"))
         elif method in wire.ROUNDS:
@@ -70,7 +70,7 @@ class Stateless:
         elif method == wire.LISTEN:
             self._session.run(("", id), self._listen(id, params))
         elif method == wire.DISCOVER or method in wire.REQUESTS:
-            work = self._handle(id, method, params, Voice(), envelope)
+            work = self._handle(id, method, params, Voice(envelope=wire.spoken(envelope)), envelope)
             self._session.run(("", id), self._session.answer(id, method, work))
         else:
             self._session.client.reply(id, error(METHOD_NOT_FOUND, f"`{method[:80]}` is not passed on by this guard"))
@@ -142,7 +142,13 @@ class Stateless:
         assert flight.request is not None
         flight.token = progress_token(params)
         tell: Progress | None = (lambda news: self._tell_progress(flight, news)) if flight.token is not None else None
-        voice = Voice(tell, lambda held: self._point(flight, held), lambda held: _leave(flight, held))
+        voice = Voice(
+            progress=tell,
+            point=lambda held: self._point(flight, held),
+            leave=lambda held: _leave(flight, held),
+            ask=lambda requests: self._flights.ask(flight, requests),
+            envelope=wire.spoken(flight.envelope),
+        )
         if approval is not None and self._session.guard.policies.gated:
             asked = Asked(AWAIT, {"approval": approval}, wire.plain(params).get("_meta"))
             work = self._session.call(asked, voice)
@@ -167,7 +173,7 @@ class Stateless:
         """Show a person at the client where the call is decided. Whatever is answered decides nothing."""
         if self._session.inbox and opens_urls(flight.envelope.capabilities):
             request = {"method": ELICIT, "params": where_to_decide(held, self._session.inbox)}
-            self._flights.show(flight, "approval", request)
+            self._flights.show(flight, {"approval": request})
 
     # From the upstreams
 
@@ -179,7 +185,8 @@ class Stateless:
             return error(INVALID_REQUEST, "the client can be asked only while a request of its own is under way")
         if wire.ASKABLE[method] not in flight.envelope.capabilities:
             return error(METHOD_NOT_FOUND, f"the client did not offer `{wire.ASKABLE[method]}`")
-        return await self._flights.ask(flight, {"method": method, "params": params})
+        answers = await self._flights.ask(flight, {"": {"method": method, "params": params}})
+        return answers[""]
 
     def tell(self, method: str, params: Json) -> None:
         if method in wire.CHANGES or method == wire.RESOURCE_UPDATED:

@@ -28,6 +28,12 @@ def resolve_effect(definition: Json, rule: ToolRule) -> Effect:
     return Effect.WRITE
 
 
+def runs_as_task(definition: Json) -> bool:
+    """Whether it can only be called as a task (2025-11-25), a road that is not guarded (promise P12)."""
+    execution = definition.get("execution")
+    return isinstance(execution, dict) and execution.get("taskSupport") == "required"
+
+
 def build_catalog(
     listings: Iterable[tuple[str, list[Json]]], rules: Mapping[str, ToolRule]
 ) -> tuple[dict[str, Tool], list[str]]:
@@ -39,6 +45,11 @@ def build_catalog(
             name = definition.get("name")
             if not isinstance(name, str) or not name:
                 left_out.append(f"upstream `{server}` lists a tool without a name")
+                continue
+            if runs_as_task(definition):
+                left_out.append(
+                    f"upstream `{server}` lists `{name}`, which runs only as a task; tasks are not passed on"
+                )
                 continue
             listed_as = join(server, name)
             if listed_as in catalog:

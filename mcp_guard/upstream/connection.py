@@ -1,4 +1,8 @@
-"""One upstream: handshake, tool listing, another start after each end, with back-off. Decides nothing about calls."""
+"""One upstream: greeting, tool listing, another start after each end, with back-off. Decides nothing about calls.
+
+An upstream is greeted with `initialize`; one that refuses it is asked whether it speaks the stateless revision. A
+client that is stateless itself has that asked first, so that nothing need be translated.
+"""
 
 import asyncio
 from collections.abc import Callable
@@ -10,6 +14,7 @@ import orjson
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Json
 from mcp_guard.core.scrub import Scrubber
+from mcp_guard.ports import SILENT, Voice
 from mcp_guard.upstream.link import Link
 from mcp_guard.wire.methods import INITIALIZE, INITIALIZED, LIST_TOOLS, LISTS, PING, TOOLS_CHANGED
 from mcp_guard.wire.peer import Id, Peer, PeerLost
@@ -34,6 +39,38 @@ class Owner(Protocol):
     def note(self, text: str) -> None: ...
 
 
+class Unanswered(Exception):
+    """An upstream asks for something before it goes on, and the client cannot or will not say it."""
+
+
+@dataclass(slots=True)
+class Rounds:
+    """How often one request has been sent."""
+
+    made: int = 0
+
+
+class Speech(Protocol):
+    """How an upstream of another era than the handshake's is spoken to."""
+
+    @property
+    def tells_changes(self) -> bool: ...
+
+    async def request(self, method: str, params: Json | None, voice: Voice) -> Json: ...
+
+    async def in_rounds(
+        self, method: str, params: Json, voice: Voice, seconds: float | None, rounds: Rounds
+    ) -> Json: ...
+
+    async def listen(self) -> None: ...
+
+    def on_request(self, id: Id, method: str) -> None: ...
+
+    def on_notification(self, method: str, params: Json) -> None: ...
+
+    def close(self) -> None: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Bounds:
     """How large a message may be, and how long a call may take."""
@@ -56,6 +93,10 @@ class Connection:
         """Set once the first listing has come, or will not come for now."""
         self.owner: Owner
         self.peer: Peer
+        self.speech: Speech | None = None
+        """None in the handshake era, whose messages go as they are."""
+        self.ask_first = False
+        """Whether it is asked for the stateless revision before the handshake is tried."""
         self._link = link
         self._limit = bounds.bytes
         self._gone = asyncio.Event()
@@ -64,6 +105,14 @@ class Connection:
 
     def trouble(self) -> str | None:
         return None if self._down is None else f"upstream `{self.name}` {self._down}"
+
+    @property
+    def tells_changes(self) -> bool:
+        """Whether it says when its tools change."""
+        if self.speech is not None:
+            return self.speech.tells_changes
+        tools = (self.server_info or {}).get("capabilities", {}).get("tools")
+        return isinstance(tools, dict) and tools.get("listChanged") is True
 
     def capable(self, capability: str) -> bool:
         return self._down is None and capability in (self.server_info or {}).get("capabilities", {})
@@ -86,7 +135,7 @@ class Connection:
             if await self._begin(hello):
                 self.tried.set()
                 await announced.wait()
-                self.peer.notify(INITIALIZED)
+                await self._announce()
                 if await self.fetch_tools():
                     failures = 0
                 self.settled.set()
@@ -107,11 +156,18 @@ class Connection:
     async def _begin(self, hello: Json) -> bool:
         """Open the link and shake hands. False if it cannot be had, with the reason in `trouble`."""
         self._gone.clear()
-        self.peer = Peer(self._link.write, self)
+        self.peer, self.speech = Peer(self._link.write, self), None
         if not await self._link.open(self, self.owner.on_pressure, self._limit):
             return False
         try:
+            if self.ask_first:
+                self.ask_first = False  # one that does not survive the question is not asked again
+                self.ask_first = await self._discover(hello)
+                if self.ask_first:
+                    return True
             reply = await self.peer.request(INITIALIZE, hello, timeout=HANDSHAKE_SECONDS)
+            if "error" in reply and await self._discover(hello):
+                return True
         except PeerLost:  # `on_end` has noted why
             return False
         except TimeoutError:
@@ -123,6 +179,33 @@ class Connection:
             return False
         self.server_info, self._down = result, None
         return True
+
+    async def _discover(self, hello: Json) -> bool:
+        """Whether it speaks the stateless revision; if so, from now on it does. Raises: PeerLost."""
+        from mcp_guard.upstream.stateless import Hearing, StatelessSpeech  # what no upstream speaks is not loaded
+
+        speech = StatelessSpeech(self.peer, hello, Hearing(self._notified, self.on_oddity))
+        found = await speech.discover()
+        if found is None:
+            return False
+        self.speech, self.server_info, self._down = speech, found, None
+        return True
+
+    async def _announce(self) -> None:
+        """The client is ready."""
+        if self.speech is None:
+            self.peer.notify(INITIALIZED)
+        else:
+            await self.speech.listen()
+
+    async def request(self, method: str, params: Json, voice: Voice = SILENT) -> Json:
+        """Any request that runs no tool; returns its `result` or `error` member.
+
+        Raises: PeerLost, UpstreamError, Unanswered.
+        """
+        if self.speech is not None:
+            return await self.speech.request(method, params, voice)
+        return await self.peer.request(method, params, voice.progress)
 
     async def fetch_tools(self) -> bool:
         """Read the whole tool listing. On failure the last one stays."""
@@ -138,7 +221,7 @@ class Connection:
         items: list[Json] = []
         cursor: str | None = None
         for _ in range(PAGE_LIMIT):
-            reply = await self.peer.request(method, {"cursor": cursor} if cursor else {})
+            reply = await self.request(method, {"cursor": cursor} if cursor else {})
             result = reply.get("result")
             if not isinstance(result, dict) or not isinstance(page := result.get(LISTS[method]), list):
                 raise UpstreamError(f"`{method}` gave {str(reply)[:200]}")
@@ -167,28 +250,47 @@ class Connection:
     def on_lost(self, request: Id, why: str) -> None:
         self.peer.lose_one(request, f"upstream `{self.name}`: {why}")
 
+    def schema(self, tool: str) -> Json | None:
+        schemas = (each.get("inputSchema") for each in self.tools or () if each.get("name") == tool)
+        found = next(schemas, None)
+        return found if isinstance(found, dict) else None
+
     def on_end(self, why: str) -> None:
         self._down = why
+        self._hush()
         self.peer.lose(f"upstream `{self.name}` {why}")
         self._gone.set()
 
     async def close(self) -> None:
         """End it, and everything it started."""
+        self._hush()
         if self._down is None:
             self._down = "was stopped"
             self.peer.lose(f"upstream `{self.name}` was stopped")
         await self._link.close()
 
+    def _hush(self) -> None:
+        if self.speech is not None:
+            self.speech.close()
+
     def kill(self) -> None:
         self._link.kill()
 
     def on_request(self, id: Id, method: str, params: Json) -> None:
-        if method == PING:
+        if self.speech is not None:
+            self.speech.on_request(id, method)
+        elif method == PING:
             self.peer.reply(id, {"result": {}})
         else:
             self.owner.on_server_request(self.name, id, method, params)
 
     def on_notification(self, method: str, params: Json) -> None:
+        if self.speech is not None:
+            self.speech.on_notification(method, params)
+        else:
+            self._notified(method, params)
+
+    def _notified(self, method: str, params: Json) -> None:
         if method == TOOLS_CHANGED:
             self.owner.on_tools_changed(self.name)
         else:

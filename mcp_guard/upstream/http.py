@@ -1,7 +1,8 @@
-"""The wire to an upstream over HTTP: streamable HTTP (2025-03-26 on) and HTTP with SSE (2024-11-05).
+"""The wire to an upstream over HTTP: streamable HTTP (2025-03-26 on, 2026-07-28 too) and HTTP with SSE (2024-11-05).
 
 Frames go out in the order in which they were written; a request's answer may be a document or a stream of events.
-Nothing is sent twice: a request whose answer is lost is lost, and whoever made it is told so.
+Nothing is sent twice: a request whose answer is lost is lost, and whoever made it is told so. A request that carries
+the envelope of 2026-07-28 has headers that mirror it and no session; to give it up is to close the stream of its answer.
 """
 
 import asyncio
@@ -14,13 +15,16 @@ import orjson
 
 from mcp_guard.core.model import Json
 from mcp_guard.upstream.link import Ears
-from mcp_guard.wire.methods import INITIALIZE
+from mcp_guard.wire.eras import is_stateless
+from mcp_guard.wire.methods import CANCELLED, INITIALIZE
 from mcp_guard.wire.peer import Id
 
 SESSION, VERSION = "mcp-session-id", "mcp-protocol-version"
 CONNECT_SECONDS = 10.0
 AGAIN_SECONDS = 1.0
 ACCEPT = "application/json, text/event-stream"
+GREETINGS = (INITIALIZE, "server/discover")
+STANDING = "subscriptions/listen"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +47,8 @@ class HttpWire:
         self._fixed: dict[str, str] = {}
         self._post_to = address.url
         self._ended = False
+        self._stateless: dict[Id, asyncio.Task[None]] = {}
+        """Requests under way that are given up by closing their streams."""
 
     def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
         self._out.put_nowait(frame)
@@ -67,12 +73,31 @@ class HttpWire:
             frame = await self._out.get()
             message = orjson.loads(frame)
             if "method" in message and "id" in message:
-                self._tasks.create_task(self._request(frame, message))
-            else:
+                self._begin(frame, message)
+            elif message.get("method") != CANCELLED or not self._give_up(message):
                 await self._say(frame)
 
-    def _headers(self) -> dict[str, str]:
-        return {"accept": ACCEPT, "content-type": "application/json", **self._fixed, **self._address.headers}
+    def _begin(self, frame: bytes, message: Json) -> None:
+        if not is_stateless(message["method"], message.get("params") or {}) or self._address.old:
+            self._tasks.create_task(self._request(frame, message, {}))
+            return
+        from mcp_guard.wire.mirror import headers  # of the stateless era only
+
+        id = message["id"]
+        task = self._tasks.create_task(self._request(frame, message, headers(message, self._ears.schema)))
+        self._stateless[id] = task
+        task.add_done_callback(lambda _: self._stateless.pop(id, None))
+
+    def _give_up(self, cancelled: Json) -> bool:
+        """True if that is all there is to say: to an upstream that was not greeted with `initialize`, it is."""
+        task = self._stateless.get(cancelled["params"]["requestId"])
+        if task is not None:
+            task.cancel()
+        return task is not None or (VERSION not in self._fixed and not self._address.old)
+
+    def _headers(self, mirrored: Mapping[str, str] | None = None) -> dict[str, str]:
+        said = {"accept": ACCEPT, "content-type": "application/json", **self._fixed, **(mirrored or {})}
+        return said | dict(self._address.headers)
 
     async def _say(self, frame: bytes) -> None:
         """A notification, or an answer."""
@@ -80,18 +105,19 @@ class HttpWire:
             response = await self._http.post(self._post_to, content=frame, headers=self._headers())
         except httpx.TransportError as error:
             raise _Over(_explain(error)) from None
-        if response.status_code == 404:
+        if response.status_code == 404 and SESSION in self._fixed:
             raise _Over("has ended its session")
 
-    async def _request(self, frame: bytes, message: Json) -> None:
+    async def _request(self, frame: bytes, message: Json, mirrored: Mapping[str, str]) -> None:
         try:
-            headers = self._headers()
+            headers = self._headers(mirrored)
             async with self._http.stream("POST", self._post_to, content=frame, headers=headers) as response:
                 if self._address.old and response.status_code < 300:
                     return  # the answer comes on the standing stream
                 await self._take(response, message)
         except httpx.TransportError as error:
-            if message["method"] == INITIALIZE:
+            away = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            if message["method"] in GREETINGS or (away and message["method"] == STANDING):
                 raise _Over(_explain(error)) from None
             self._ears.on_lost(message["id"], _explain(error))
 
@@ -106,6 +132,8 @@ class HttpWire:
             self._ears.on_lost(message["id"], "the stream of its answer ended early")
         elif response.status_code >= 400 and not kind.startswith("application/json"):
             self._refuse(message, f"answered with HTTP status {response.status_code}")
+        elif response.status_code >= 400:
+            self._refuse_with(message, await read(response, self._limit), response.status_code)
         else:
             self._ears.on_line(await read(response, self._limit))
         self._learn(response, message)
@@ -121,6 +149,17 @@ class HttpWire:
     def _refuse(self, message: Json, why: str) -> None:
         error = {"code": -32000, "message": f"the upstream {why}"}
         self._ears.on_line(orjson.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error}))
+
+    def _refuse_with(self, message: Json, body: bytes | None, status: int) -> None:
+        """An error as a document. Its id may not be ours: what refused the request need not have read it."""
+        try:
+            said = orjson.loads(body or b"")
+        except orjson.JSONDecodeError:
+            said = None
+        if isinstance(said, dict) and isinstance(said.get("error"), dict):
+            self._ears.on_line(orjson.dumps({"jsonrpc": "2.0", "id": message["id"], "error": said["error"]}))
+        else:
+            self._refuse(message, f"answered with HTTP status {status}")
 
     async def _stand(self) -> None:
         """The standing stream, for what the upstream says of its own accord; not every upstream has one."""

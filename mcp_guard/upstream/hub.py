@@ -1,16 +1,18 @@
 """All upstreams together: one catalog, relayed requests, and the only function that runs a tool."""
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import orjson
 
+from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Ending, Execution, Json, Tool, ToolRule
 from mcp_guard.core.replies import tool_error
-from mcp_guard.ports import Intent, Progress
+from mcp_guard.ports import SILENT, Intent, Voice
 from mcp_guard.upstream.catalog import build_catalog
-from mcp_guard.upstream.connection import Connection, Owner
+from mcp_guard.upstream.connection import Connection, Owner, Rounds, Unanswered
 from mcp_guard.wire.methods import CALL_TOOL
 from mcp_guard.wire.peer import Id, PeerLost, error
 
@@ -40,8 +42,13 @@ class Hub:
         for connection in self.connections.values():
             connection.spawn()
 
-    async def start(self, hello: Json, tasks: asyncio.TaskGroup) -> list[Json]:
-        """Shake hands with all; returns the `initialize` results of those that answered in time."""
+    async def start(self, hello: Json, tasks: asyncio.TaskGroup, stateless: bool = False) -> list[Json]:
+        """Greet all; returns the `initialize` results of those that answered in time.
+
+        With `stateless`, those that speak the stateless revision are spoken to in it, even if they know the other.
+        """
+        for connection in self.connections.values():
+            connection.ask_first = stateless
         self._supervisors = [
             tasks.create_task(connection.supervise(hello, self._announced, self._on_listed))
             for connection in self.connections.values()
@@ -96,9 +103,7 @@ class Hub:
 
     async def refresh(self, only: str | None = None) -> None:
         """Read listings again: of one upstream, or of all that would not tell us when theirs changes."""
-        stale = [
-            each for each in self.connections.values() if (each.name == only if only else not _tells_changes(each))
-        ]
+        stale = [each for each in self.connections.values() if (each.name == only if only else not each.tells_changes)]
         await asyncio.gather(*(connection.fetch_tools() for connection in stale if connection.trouble() is None))
         self._on_listed()
 
@@ -117,43 +122,49 @@ class Hub:
 
     # The only road to a tool
 
-    async def execute(self, intent: Intent, progress: Progress | None = None) -> Execution:
-        """Send one call, once. INVARIANT: takes a durable `Intent` and nothing else (promise P1)."""
+    async def execute(self, intent: Intent, voice: Voice = SILENT) -> Execution:
+        """Send one call, once; again only to go on with it, when its upstream asks the client something first.
+
+        INVARIANT: takes a durable `Intent` and nothing else (promise P1); whatever round it is, the arguments are its.
+        """
         call = intent.call
         assert call.tool is not None
         connection = self.connections[call.tool.server]
         params: dict[str, Any] = {"name": call.tool.name, "arguments": orjson.Fragment(call.canonical)}
         if call.meta:
             params["_meta"] = call.meta
-        try:
-            reply = await connection.peer.request(CALL_TOOL, params, progress, connection.timeout)
-        except PeerLost as lost:
-            return _may_have_run(Ending.UNKNOWN, f"{lost} before it answered")
-        except TimeoutError:
-            seconds = connection.timeout
-            return _may_have_run(Ending.TIMEOUT, f"upstream `{connection.name}` did not answer within {seconds:g} s")
-        return _read_reply(connection.name, reply)
+        if connection.speech is None:
+            return await _outcome(
+                connection, connection.peer.request(CALL_TOOL, params, voice.progress, connection.timeout)
+            )
+        rounds = Rounds()
+        work = connection.speech.in_rounds(CALL_TOOL, params, voice, connection.timeout, rounds)
+        return replace(await _outcome(connection, work), rounds=rounds.made)
 
     # Everything that is not a tool call
 
     def capable(self, capability: str) -> list[str]:
         return [each.name for each in self.connections.values() if each.capable(capability)]
 
-    async def relay(self, server: str, method: str, params: Json, progress: Progress | None = None) -> Json:
+    async def relay(self, server: str, method: str, params: Json, voice: Voice = SILENT) -> Json:
         """Pass a request on; returns its `result` or `error` member. INVARIANT: never a tool call."""
         assert method != CALL_TOOL
         try:
-            return await self.connections[server].peer.request(method, params, progress)
+            return await self.connections[server].request(method, params, voice)
         except PeerLost as lost:
             return error(-32603, str(lost))
+        except (UpstreamError, Unanswered) as why:
+            return error(-32603, f"upstream `{server}`: {why}")
 
     async def relay_list(self, server: str, method: str) -> list[Json]:
         """Every page of one upstream's list. Raises: PeerLost, UpstreamError."""
         return await self.connections[server].fetch_list(method)
 
     def notify(self, server: str, method: str, params: Json) -> None:
-        if self.connections[server].trouble() is None:
-            self.connections[server].peer.notify(method, params)
+        """Pass a notification on, to an upstream whose era has it."""
+        connection = self.connections[server]
+        if connection.trouble() is None and connection.speech is None:
+            connection.peer.notify(method, params)
 
     def answer(self, server: str, id: Id, reply: Json) -> None:
         if self.connections[server].trouble() is None:
@@ -164,9 +175,19 @@ class Hub:
             connection.throttle(slow)
 
 
-def _tells_changes(connection: Connection) -> bool:
-    tools = (connection.server_info or {}).get("capabilities", {}).get("tools")
-    return isinstance(tools, dict) and tools.get("listChanged") is True
+async def _outcome(connection: Connection, work: Awaitable[Json]) -> Execution:
+    """What came of a call that is under way."""
+    name = connection.name
+    try:
+        return _read_reply(name, await work)
+    except PeerLost as lost:
+        return _may_have_run(Ending.UNKNOWN, f"{lost} before it answered")
+    except TimeoutError:
+        return _may_have_run(Ending.TIMEOUT, f"upstream `{name}` did not answer within {connection.timeout:g} s")
+    except UpstreamError as odd:
+        return _may_have_run(Ending.UPSTREAM_ERROR, f"upstream `{name}` answered with {odd}")
+    except Unanswered as why:
+        return _may_have_run(Ending.CANCELLED, f"upstream `{name}` did not finish: {why}")
 
 
 def _may_have_run(ending: Ending, detail: str) -> Execution:

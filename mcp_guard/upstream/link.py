@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Protocol
 
+from mcp_guard.core.model import Json
 from mcp_guard.wire.peer import Id
 
 
@@ -14,6 +15,9 @@ class Ears(Protocol):
 
     def on_lost(self, request: Id, why: str) -> None:
         """The answer to this request will not come; it may have run."""
+
+    def schema(self, tool: str) -> Json | None:
+        """The input schema that it last listed for a tool of this name."""
 
     def on_end(self, why: str) -> None:
         """Nothing comes or goes any more."""

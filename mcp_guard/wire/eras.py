@@ -10,7 +10,7 @@ from typing import Any
 
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.model import Json
-from mcp_guard.wire.methods import INITIALIZE, WITHHELD_CAPABILITIES
+from mcp_guard.wire.methods import INITIALIZE, WITHHELD_CAPABILITIES, WITHHELD_EXTENSIONS
 
 VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
 
@@ -25,11 +25,19 @@ def without(capabilities: Json, names: tuple[str, ...]) -> Json:
     return {name: value for name, value in capabilities.items() if name not in names}
 
 
+def withhold(capabilities: Json) -> Json:
+    """The capabilities without those that would run tools by another road, in either direction."""
+    kept = without(capabilities, WITHHELD_CAPABILITIES)
+    if isinstance(extensions := kept.get("extensions"), dict):
+        kept["extensions"] = without(extensions, WITHHELD_EXTENSIONS)
+    return kept
+
+
 def merge_capabilities(answers: list[Json]) -> Json:
     """What all upstreams together can do, from their `initialize` results."""
     capabilities: Json = {}
     for answer in answers:
-        for name, value in without(answer["capabilities"], WITHHELD_CAPABILITIES).items():
+        for name, value in withhold(answer["capabilities"]).items():
             merged = capabilities.setdefault(name, {})
             if isinstance(value, dict) and isinstance(merged, dict):
                 merged |= value

@@ -90,6 +90,8 @@ CLIENT_NOTIFICATIONS_FOR_ALL = ("notifications/roots/list_changed",)
 
 WITHHELD_CAPABILITIES = ("tasks",)
 """Capabilities not passed on in either direction: they would run tools by a road that is not guarded yet."""
+WITHHELD_EXTENSIONS = ("io.modelcontextprotocol/tasks",)
+"""Likewise, as extensions of revision 2026-07-28."""
 
 
 def negotiate(asked: object, answered: list[str]) -> str:

@@ -13,8 +13,8 @@ import orjson
 
 from mcp_guard import __version__
 from mcp_guard.core.model import Json
-from mcp_guard.wire.eras import VERSION_KEY, without
-from mcp_guard.wire.methods import INVALID_PARAMS, LISTS, WITHHELD_CAPABILITIES
+from mcp_guard.wire.eras import VERSION_KEY, withhold, without
+from mcp_guard.wire.methods import INVALID_PARAMS, LISTS
 from mcp_guard.wire.peer import error
 
 REVISION = "2026-07-28"
@@ -89,9 +89,16 @@ def hello(envelope: Envelope, revision: str) -> Json:
     client = envelope.client if named else {"name": "mcp-guard", "version": __version__}
     return {
         "protocolVersion": revision,
-        "capabilities": without(able, WITHHELD_CAPABILITIES),
+        "capabilities": able,
         "clientInfo": client,
     }
+
+
+def spoken(envelope: Envelope) -> Json:
+    """What an upstream of this revision hears of the client of a request."""
+    said: Json = {CAPABILITIES_KEY: withhold(envelope.capabilities)}
+    said |= {CLIENT_KEY: envelope.client} if envelope.client else {}
+    return said | ({LOG_LEVEL_KEY: envelope.log_level} if envelope.log_level is not None else {})
 
 
 def plain(params: Json) -> Json:

@@ -41,7 +41,7 @@ from mcp_guard.ledger.opening import LedgerSettings, OpenLedger, open_ledger
 from mcp_guard.ledger.votes import Ballots, Person, Terms
 from mcp_guard.policy.engine import PolicyEngine, World, load_policies
 from mcp_guard.policy.in_force import PoliciesInForce
-from mcp_guard.ports import Intent, Progress
+from mcp_guard.ports import SILENT, Intent, Voice
 from mcp_guard.upstream.catalog import definition_hash
 
 SECOND = 1_000_000
@@ -105,7 +105,7 @@ class Recorder:
     def trouble(self, server: str) -> str | None:
         return self.troubles.get(server)
 
-    async def execute(self, intent: Intent, progress: Progress | None = None) -> Execution:
+    async def execute(self, intent: Intent, voice: Voice = SILENT) -> Execution:
         if self.before is not None:
             await self.before(intent)
         self.intents.append(intent)

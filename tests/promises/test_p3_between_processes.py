@@ -12,7 +12,7 @@ from mcp_guard.core.approval import Approval, State
 from mcp_guard.core.describe import describe
 from mcp_guard.core.model import Asked, Call, Decision
 from mcp_guard.ledger.verify import verify_ledger
-from mcp_guard.ports import Intent
+from mcp_guard.ports import SILENT, Intent
 from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id, run
 
 PROCESSES, ROUNDS = 8, 1000
@@ -45,7 +45,7 @@ def race(folder: Path, ids: list[str], barrier: Barrier, wins: Any) -> None:
             intent = await house.guard.record_intent(call, decision, held)
             if isinstance(intent, Intent):
                 os.write(mine, f"{number}\n".encode())
-                await house.guard.record_outcome(intent, await house.guard.execute(intent, None))
+                await house.guard.record_outcome(intent, await house.guard.execute(intent, SILENT))
 
     asyncio.run(story())
     wins.put(len(house.upstream.sent))
