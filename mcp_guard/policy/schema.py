@@ -58,6 +58,8 @@ def input_shape(tool: Tool) -> Shape | None:
     schema = tool.definition.get("inputSchema")
     if not isinstance(schema, dict):
         return None
+    if schema.get("type") == "object":  # whatever else it says can only narrow that
+        return _read_typed("object", schema, schema, ())
     shape = read_shape(schema, schema)
     return shape if shape.kind is Kind.RECORD and not shape.nullable else None
 
@@ -120,7 +122,7 @@ def _read_typed(name: Any, schema: Json, root: Json, seen: tuple[str, ...]) -> S
         Kind.RECORD,
         fields={key: read_shape(value, root, seen) for key, value in properties.items()},
         required=frozenset(key for key in required if isinstance(key, str)),
-        open=schema.get("additionalProperties") is not False,
+        open=schema.get("additionalProperties") is not False or "patternProperties" in schema,
     )
 
 

@@ -258,6 +258,11 @@ class Session:
         kept = {key: value for key, value in meta.items() if key != "progressToken"} if meta else None
         return await self.call(Asked(name, arguments or {}, kept), voice)
 
+    def schema(self, shown: str) -> Json | None:
+        """The input schema of a tool by the name that the client has for it, if it is known by now."""
+        tool = self.hub.find(self._naming.read(shown))
+        return tool.definition.get("inputSchema") if tool is not None else None
+
     def _show(self, listed: Json) -> Json:
         tool = self.hub.find(listed["name"])
         return listed if tool is None else {**listed, "name": self._naming.show(tool.server, tool.name)}

@@ -8,7 +8,8 @@ import threading
 from types import TracebackType
 from typing import Self
 
-Reader, Writer = asyncio.StreamReader, asyncio.StreamWriter
+Reader = asyncio.StreamReader
+Writer = asyncio.StreamWriter
 
 
 class Bearer:

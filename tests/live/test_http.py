@@ -278,6 +278,14 @@ def test_headers_that_differ_from_the_body_are_refused(served: Served, header: s
     assert client.stateless("no/such").status_code == 404
 
 
+def test_what_the_stateless_revision_does_not_have_is_refused_as_it_says(served: Served) -> None:
+    client = served.raw(served.issue()[1])
+    greeting = client.stateless("initialize")
+    assert (greeting.status_code, greeting.json()["error"]["code"]) == (404, -32601)
+    bare = client.request("server/discover", {}, {"mcp-protocol-version": REVISION, "mcp-method": "server/discover"})
+    assert (bare.status_code, bare.json()["error"]["code"]) == (400, -32602)
+
+
 # Proof of possession
 
 
