@@ -44,6 +44,12 @@ faults: $(VENV)/.dev  ## kill guards under load, RUNS times, and check that noth
 bench-ledger: $(VENV)/.dev  ## the same step in ledgers of 10 thousand, 100 thousand and a million receipts
 	@$(BIN)/python benchmarks/ledger.py $(ARGS)
 
+soak: $(VENV)/.dev  ## 200 HTTP sessions at once, 50 calls each, and what they leave behind
+	@$(BIN)/python -m tests.soak.run $(ARGS)
+
+bench-http: $(VENV)/.dev  ## the guard over HTTP beside a bare proxy on the SDK, interleaved
+	@$(BIN)/python benchmarks/http.py $(ARGS)
+
 lock: $(VENV)/.uv  ## resolve anew; the files name no registry
 	@$(UV) pip compile pyproject.toml --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements.lock
 	@$(UV) pip compile pyproject.toml --group dev --all-extras --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements-dev.lock

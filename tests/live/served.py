@@ -66,6 +66,10 @@ class Served:
         given = json.loads(cli("instances", "issue", "--config", str(self.config), "--json", *options).stdout)
         return given["instance"], given["token"]
 
+    def health(self) -> Json:
+        answer = httpx.get(self.url.replace("/mcp", "/health"), trust_env=False).json()
+        return dict(answer)
+
     def revoke(self, *which: str) -> None:
         cli("instances", "revoke", "--config", str(self.config), "--why", "enough", *which)
 
@@ -150,6 +154,15 @@ class Wire:
         )
         self._writer.write(head.encode() + body)
         return await self._read()
+
+    async def delete(self) -> int:
+        """End the session; returns the HTTP status."""
+        self._writer.write(
+            f"DELETE /mcp HTTP/1.1\r\nhost: 127.0.0.1:{self._port}\r\nauthorization: Bearer {self._token}\r\n"
+            f"mcp-session-id: {self.session}\r\n\r\n".encode()
+        )
+        status, _ = await self._read()
+        return status
 
     async def _read(self) -> tuple[int, Json]:
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode()

@@ -70,7 +70,7 @@ class HttpFrontDoor:
         return guarded
 
     async def health(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok", "sessions": len(self.sessions.all())})
+        return JSONResponse({"status": "ok", "sessions": len(self.sessions.all()), "tasks": len(asyncio.all_tasks())})
 
     # Streamable HTTP
 
