@@ -2,7 +2,7 @@
 
 A guard serves a lean upstream. SESSIONS clients open a session each, make CALLS calls, and end it, all at once. The
 first such round is the warm-up, after which memory is at its base; each further round must come back to it.
-Memory is the resident set of the guard once its sessions are gone and its garbage is collected, which it does by itself.
+Memory is the resident set of the guard once its sessions are gone.
 """
 
 import argparse
@@ -81,7 +81,7 @@ def soak(folder: Path, sessions: int, calls: int, rounds: int = 2) -> list[Left]
     with Served(write_config(folder, scripted("up", folder), ALLOW_ALL, serving(port)), port) as served:
         tokens = [served.issue()[1] for _ in range(min(sessions, 10))]
         tokens = [tokens[number % len(tokens)] for number in range(sessions)]
-        left = []
+        left: list[Left] = []
         for number in range(rounds):
             started = time.monotonic()
             wrong = asyncio.run(burst(port, tokens, calls))
