@@ -48,7 +48,7 @@ soak: $(VENV)/.dev  ## 200 HTTP sessions at once, 50 calls each, and what they l
 	@$(BIN)/python -m tests.soak.run $(ARGS)
 
 bench-http: $(VENV)/.dev  ## the guard over HTTP beside a bare proxy on the SDK, interleaved
-	@$(BIN)/python benchmarks/http.py $(ARGS)
+	@$(BIN)/python benchmarks/http_calls.py $(ARGS)
 
 lock: $(VENV)/.uv  ## resolve anew; the files name no registry
 	@$(UV) pip compile pyproject.toml --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements.lock

@@ -132,21 +132,24 @@ def reply(response: httpx.Response) -> Json:
 class Wire:
     """A lean HTTP/1.1 connection for many calls: no library, one request at a time."""
 
-    def __init__(self, port: int, token: str) -> None:
-        self._port, self._token = port, token
+    def __init__(self, port: int, token: str, version: str = "") -> None:
+        """With `version`, every request says which revision it is of, as newer clients do."""
+        self._port, self._token, self._version = port, token, version
         self.session = ""
 
     async def open(self) -> None:
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
 
     async def start(self) -> None:
-        hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "wire", "version": "1"}}
+        version = self._version or "2025-11-25"
+        hello = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "wire", "version": "1"}}
         await self.post({"id": "hello", "method": "initialize", "params": hello})
         await self.post({"method": "notifications/initialized"})
 
     async def post(self, message: Json) -> tuple[int, Json]:
         body = json.dumps({"jsonrpc": "2.0", **message}).encode()
         session = f"mcp-session-id: {self.session}\r\n" if self.session else ""
+        session += f"mcp-protocol-version: {self._version}\r\n" if self._version else ""
         head = (
             f"POST /mcp HTTP/1.1\r\nhost: 127.0.0.1:{self._port}\r\nauthorization: Bearer {self._token}\r\n{session}"
             f"accept: application/json, text/event-stream\r\ncontent-type: application/json\r\n"

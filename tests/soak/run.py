@@ -1,7 +1,8 @@
 """`make soak`: many HTTP sessions at once, and what is left of them: no error, process, descriptor, task or memory.
 
 A guard serves a lean upstream. SESSIONS clients open a session each, make CALLS calls, and end it, all at once. The
-first such round is the warm-up, after which memory is at its base; each further round must come back to it.
+first WARM_UP rounds, of the same size, are the warm-up, after which memory is at its base; the rounds after them must
+come back to it.
 Memory is the resident set of the guard once its sessions are gone.
 """
 
@@ -18,6 +19,8 @@ from tests.live.guarded import ALLOW_ALL, scripted, seen, write_config
 from tests.live.served import Served, Wire, free_port, serving
 from tests.live.test_session import children
 
+WARM_UP = 2
+"""Rounds until the allocator has what it needs for so many sessions: the first leaves less than all that follow."""
 SETTLE_SECONDS = 30.0
 GROWTH_MIB = 8.0
 """How much more memory than its base a guard may hold after a round: allocators do not give everything back."""
@@ -75,8 +78,8 @@ async def burst(port: int, tokens: list[str], calls: int) -> list[str]:
     return [wrong for task in done for wrong in task.result()]
 
 
-def soak(folder: Path, sessions: int, calls: int, rounds: int = 2) -> list[Left]:
-    """What was left after each round, the warm-up first. Raises: AssertionError where a call went wrong."""
+def soak(folder: Path, sessions: int, calls: int, rounds: int = WARM_UP + 1) -> tuple[Left, Left]:
+    """What was left after the warm-up, and after the last round. Raises: AssertionError where a call went wrong."""
     port = free_port()
     with Served(write_config(folder, scripted("up", folder), ALLOW_ALL, serving(port)), port) as served:
         tokens = [served.issue()[1] for _ in range(min(sessions, 10))]
@@ -87,10 +90,10 @@ def soak(folder: Path, sessions: int, calls: int, rounds: int = 2) -> list[Left]
             wrong = asyncio.run(burst(port, tokens, calls))
             seconds = time.monotonic() - started
             assert not wrong, f"{len(wrong)} went wrong: {wrong[:5]}"
-            left.append(settle(served, left[0] if left else None))
+            left.append(settle(served, left[WARM_UP - 1] if number >= WARM_UP else None))
             print(f"round {number}: {sessions} sessions x {calls} calls in {seconds:.1f} s; left: {left[-1]}")
     assert len(seen(folder, "up")) == sessions * calls * rounds
-    return left
+    return left[WARM_UP - 1], left[-1]
 
 
 def leaks(base: Left, last: Left) -> list[str]:
@@ -109,12 +112,11 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sessions", type=int, default=200)
     parser.add_argument("--calls", type=int, default=50)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=WARM_UP + 2)
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     try:
-        left = soak(folder, options.sessions, options.calls, options.rounds)
-        found = leaks(left[0], left[-1])
+        found = leaks(*soak(folder, options.sessions, options.calls, options.rounds))
     finally:
         shutil.rmtree(folder)
     print("\n".join(found) or "nothing was left behind")
