@@ -8,6 +8,7 @@ with its receipts synced to disk, adds more than the SDK's proxy that answers al
 import argparse
 import asyncio
 import json
+import os
 import shutil
 import statistics
 import subprocess
@@ -88,6 +89,20 @@ async def calls_direct(upstream: Path) -> AsyncIterator[Call]:
     await process.wait()
 
 
+@asynccontextmanager
+async def syncs(folder: Path) -> AsyncIterator[Call]:
+    """What the disk alone takes for the two records of a call: so much of the guard's time is the machine's."""
+    file = os.open(folder / "synced", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+
+    async def call() -> None:
+        for _ in range(2):
+            os.write(file, b"x" * 1024)
+            os.fdatasync(file)
+
+    yield call
+    os.close(file)
+
+
 async def measure(targets: dict[str, Call], rounds: int, calls: int) -> dict[str, list[float]]:
     """Milliseconds of each call, by target; the first tenth of each turn warms up."""
     samples: dict[str, list[float]] = {name: [] for name in targets}
@@ -112,6 +127,7 @@ async def run(folder: Path, upstream: Path, rounds: int, calls: int) -> dict[str
         guard = "bench__update_deal"
         opened = {
             "direct (stdio)": calls_direct(upstream),
+            "two synced records": syncs(folder),
             "sdk, streams": calls_over_http(streams, "", "update_deal", new),
             "sdk, documents": calls_over_http(documents, "", "update_deal", new),
             "guard, streams": calls_over_http(port, token, guard, new),

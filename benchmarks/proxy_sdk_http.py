@@ -4,6 +4,7 @@ Usage: proxy_sdk_http.py PORT [--json] -- upstream argv… With --json, replies 
 """
 
 import sys
+from typing import Any
 
 import anyio
 import uvicorn
@@ -17,10 +18,10 @@ async def main(port: int, as_json: bool, argv: list[str]) -> None:
     async with stdio_client(parameters) as (read, write), ClientSession(read, write) as upstream:
         await upstream.initialize()
 
-        async def list_tools(_context, params):
+        async def list_tools(_context: Any, params: Any) -> Any:
             return await upstream.list_tools(params=params)
 
-        async def call_tool(_context, params):
+        async def call_tool(_context: Any, params: Any) -> Any:
             return await upstream.call_tool(params.name, params.arguments)
 
         server = Server("proxy-sdk-http", on_list_tools=list_tools, on_call_tool=call_tool)
