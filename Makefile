@@ -8,7 +8,8 @@ UV := $(BIN)/uv
 export UV_NO_PROGRESS = 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check bench bench-verify bench-ledger bench-policy eval lock clean format screenshots browser faults
+.PHONY: demo test check bench bench-verify bench-ledger bench-policy bench-http eval lock clean format screenshots browser
+.PHONY: faults conformance soak
 
 demo: $(VENV)/.dev  ## two scenarios through a real guard, receipts, verification, tampering
 	@$(BIN)/python examples/crm/demo.py
@@ -57,6 +58,12 @@ faults: $(VENV)/.dev  ## kill guards under load, RUNS times, and check that noth
 bench-ledger: $(VENV)/.dev  ## the same step in ledgers of 10 thousand, 100 thousand and a million receipts
 	@$(BIN)/python benchmarks/ledger.py $(ARGS)
 
+soak: $(VENV)/.dev  ## 200 HTTP sessions at once, 50 calls each, and what they leave behind
+	@$(BIN)/python -m tests.soak.run $(ARGS)
+
+bench-http: $(VENV)/.dev  ## the guard over HTTP beside a bare proxy on the SDK, interleaved
+	@$(BIN)/python benchmarks/http_calls.py $(ARGS)
+
 lock: $(VENV)/.uv  ## resolve anew; the files name no registry
 	@$(UV) pip compile pyproject.toml --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements.lock
 	@$(UV) pip compile pyproject.toml --group dev --all-extras --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements-dev.lock
@@ -82,6 +89,13 @@ $(VENV)/.node: $(VENV)/.dev tests/node/package-lock.json
 	@cd tests/node && npm ci --silent --no-audit --no-fund
 	@touch $@
 
+conformance: $(VENV)/.conformance  ## the official MCP suite against the reference server, directly and through the guard
+	@$(BIN)/python -m tests.conformance.run $(ARGS)
+
+$(VENV)/.conformance: $(VENV)/.dev tests/conformance/package-lock.json
+	@cd tests/conformance && npm ci --silent --no-audit --no-fund
+	@touch $@
+
 browser:  # the inbox is tested in Debian's Chromium
 	@command -v chromium > /dev/null || { \
 	  echo "installing chromium for the tests of the inbox"; \
@@ -92,4 +106,5 @@ screenshots: $(VENV)/.dev browser  ## pictures of the inbox, into docs/images
 	@$(BIN)/python -m tests.web.screenshots
 
 clean:
-	@rm -rf $(VENV) .venv-eval .coverage .coverage.* .coverage-total tests/node/node_modules .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .venv-eval .coverage .coverage.* .coverage-total .mypy_cache .ruff_cache .hypothesis
+	@rm -rf tests/node/node_modules tests/conformance/node_modules

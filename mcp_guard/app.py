@@ -30,6 +30,9 @@ from mcp_guard.wire.peer import Id
 
 __all__ = ["CLOCK", "ledger_settings", "listed_tools", "note", "policy_world", "run_stdio", "serve_http"]
 
+KEEP_ALIVE_SECONDS = 65
+"""Longer than clients keep an idle connection, so that none makes a request on one that we are about to close."""
+
 
 def run_stdio(settings: Settings, launch: Launch, code: str = "") -> None:
     """Serve one client on stdin and stdout until it goes, as a new instance of the agent, or as the one that was
@@ -121,7 +124,7 @@ async def _serve_http(serving: Serving, where: ServeSettings) -> None:
     sockets = [listen(where)]
     config = uvicorn.Config(
         door.app(), log_level="warning", access_log=False, server_header=False, date_header=False, lifespan="off",
-        timeout_graceful_shutdown=5, http="h11",
+        timeout_graceful_shutdown=5, timeout_keep_alive=KEEP_ALIVE_SECONDS, http="h11",
     )  # fmt: skip
     server, started = uvicorn.Server(config), asyncio.Event()
     serving.start()
@@ -140,7 +143,10 @@ async def _serve_http(serving: Serving, where: ServeSettings) -> None:
 
 def listen(where: ServeSettings) -> socket.socket:
     """Raises: ConfigError."""
-    listener = socket.socket(socket.AF_INET6 if ":" in where.host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
+    listener = socket.socket(
+        family, socket.SOCK_STREAM, socket.IPPROTO_TCP
+    )  # asyncio sends at once only if TCP is named
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((where.host, where.port))

@@ -197,6 +197,7 @@ class GuardConfig(Model):
     hold_seconds: Annotated[float, Field(ge=0)] = 45
     ticket_pattern: str | None = None
     first_use: FirstUse = FirstUse.LISTING
+    plain_names: bool = False
     unsafe_skip_fsync: bool = False
 
     @field_validator("ticket_pattern")
@@ -271,6 +272,8 @@ class Config(Model):
         for name in self.resources:
             if name in RESERVED_TYPES:
                 raise ValueError(f"resources.{name}: the guard uses this type itself; choose another name")
+        if self.guard.plain_names and len(self.upstreams) > 1:
+            raise ValueError("guard.plain_names: names without a prefix need exactly one upstream; there are several")
         return self
 
     def _check_route(self, name: str, route: RouteConfig) -> None:
@@ -295,6 +298,7 @@ class Config(Model):
             origin=guard.origin,
             hold_seconds=guard.hold_seconds,
             ticket_pattern=guard.ticket_pattern,
+            plain_names=guard.plain_names,
             unsafe_skip_fsync=guard.unsafe_skip_fsync,
             limits=Limits(limits.argument_bytes, limits.depth),
             message_bytes=limits.message_bytes,

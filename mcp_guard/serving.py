@@ -32,7 +32,8 @@ from mcp_guard.policy.in_force import PoliciesInForce
 from mcp_guard.policy.keeper import Follower, Keeper, Places
 from mcp_guard.ports import NoSignals
 from mcp_guard.settings import Server, Settings
-from mcp_guard.transports.session import Front, Session
+from mcp_guard.transports.naming import Naming
+from mcp_guard.transports.session import Front, Session, Ways
 from mcp_guard.upstream.child import Connector
 from mcp_guard.upstream.child_link import ChildLink
 from mcp_guard.upstream.connection import Bounds, Connection
@@ -200,7 +201,8 @@ class Serving:
         )
         if self._signals is not None:
             self._signals.prepare(instance)
-        session = Session(guard, hub, instance, front, settings.inbox)
+        naming = Naming(next(iter(settings.servers)) if settings.plain_names else "")
+        session = Session(guard, hub, instance, front, Ways(settings.inbox, naming))
         follower.on_changed = session.tell_tools_changed
         self._sessions.add(session)
         return session

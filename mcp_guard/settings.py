@@ -136,6 +136,7 @@ class Settings:
     origin: str
     hold_seconds: float
     ticket_pattern: str | None
+    plain_names: bool
     unsafe_skip_fsync: bool
     limits: Limits
     message_bytes: int

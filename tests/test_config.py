@@ -17,7 +17,7 @@ from mcp_guard.witness import WITNESSES
 
 PLAIN = {
     "state_dir", "hold_seconds", "unsafe_skip_fsync", "argument_bytes", "depth", "message_bytes", "kept_response_bytes",
-    "credential_seconds", "timeout_seconds", "unsafe_self_approval", "starttls", "append",
+    "plain_names", "credential_seconds", "timeout_seconds", "unsafe_self_approval", "starttls", "append",
 }  # fmt: skip
 EXAMPLE = Path(__file__).parent.parent / "config.example.toml"
 GOOD = """
@@ -131,6 +131,10 @@ DEAL = '[tools."crm__x"]\nresource = { type = "Deal", id = "/id" }\n'
             "guard.first_use: Input should be 'first-listing'",
         ),
         (GOOD.replace("[upstreams.crm]", '[upstreams.crm]\nunsafe_unpinned = ["_meta", "title"]'), "`title` is always"),
+        (
+            GOOD.replace("[guard]", "[guard]\nplain_names = true") + '[upstreams.erp]\ncommand = "erp"',
+            "guard.plain_names: names without a prefix need exactly one upstream",
+        ),
         (GOOD.replace("upstreams.crm", "upstreams.CRM"), "`CRM` cannot prefix tool names"),
         (GOOD.replace("upstreams.crm", "upstreams.a__b"), "`a__b` cannot prefix tool names"),
         (GOOD.replace('owner = "bob"', ""), "agents.worker.owner: this key is required"),

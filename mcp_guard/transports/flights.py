@@ -38,6 +38,8 @@ class Flight:
     asked: dict[str, Json] = field(default_factory=dict)
     """What the client has yet to be asked or to answer, by key."""
     answers: dict[str, "asyncio.Future[Json]"] = field(default_factory=dict)
+    given: Json = field(default_factory=dict)
+    """Answers that the client gave before it was asked, by key."""
     timer: asyncio.TimerHandle | None = None
     task: "asyncio.Task[None] | None" = None
 
@@ -102,15 +104,24 @@ class Flights:
     async def ask(self, flight: Flight, requests: Mapping[str, Json]) -> dict[str, Json]:
         """Ask the client all this through this flight; returns its answers, when it has come back with all of them."""
         loop = asyncio.get_running_loop()
-        futures = {self._next("q"): (name, loop.create_future()) for name in requests}
+        known = {name: {"result": flight.given.pop(name)} for name in requests if name in flight.given}
+        futures = {self._key(flight, name): (name, loop.create_future()) for name in requests if name not in known}
         flight.answers |= {key: future for key, (_, future) in futures.items()}
-        self.show(flight, {key: requests[name] for key, (name, _) in futures.items()})
+        if futures:
+            self.show(flight, {key: requests[name] for key, (name, _) in futures.items()})
         try:
-            return {name: await future for name, future in futures.values()}
+            return known | {name: await future for name, future in futures.values()}
         finally:
             for key in futures:
                 flight.answers.pop(key, None)
                 flight.asked.pop(key, None)
+
+    def _key(self, flight: Flight, name: str) -> str:
+        """How the client knows a question: by the name that whoever asks gave it, where that is free."""
+        key = name
+        while not key or key in flight.answers or key in flight.asked:
+            key = self._next("q")
+        return key
 
     def show(self, flight: Flight, requests: Json) -> None:
         """Let the client have these questions, by key; nothing waits for the answers to those that were not asked."""

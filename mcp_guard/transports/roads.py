@@ -1,7 +1,7 @@
 """Which upstream a request goes to that is not a tool call: lists are joined, the rest goes to whoever owns it.
 
-With several upstreams, prompts are listed as `server__prompt`, like tools. Resource URIs stay as they are, because they
-also stand in results; a URI belongs to the upstream that listed it or whose template it fits.
+Prompts are listed as `server__prompt`, like tools, or as `naming.py` has it. Resource URIs stay as they are, because
+they also stand in results; a URI belongs to the upstream that listed it or whose template it fits.
 """
 
 import re
@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Json
-from mcp_guard.core.names import join, split
 from mcp_guard.ports import Voice
+from mcp_guard.transports.naming import Naming
 from mcp_guard.upstream.hub import Hub
 from mcp_guard.wire.methods import CAPABILITY, CLIENT_REQUESTS, INVALID_PARAMS, LISTS, METHOD_NOT_FOUND, Road
 from mcp_guard.wire.peer import PeerLost, error
@@ -21,8 +21,9 @@ RESOURCE_NOT_FOUND = -32002
 class Roads:
     """Remembers who listed what, for one session."""
 
-    def __init__(self, hub: Hub) -> None:
+    def __init__(self, hub: Hub, naming: Naming) -> None:
         self._hub = hub
+        self._naming = naming
         self._prompts: dict[str, tuple[str, str]] = {}
         self._resources: dict[str, str] = {}
         self._templates: dict[str, tuple[re.Pattern[str], str]] = {}
@@ -65,7 +66,7 @@ class Roads:
 
     def _remember(self, server: str, method: str, items: list[Json]) -> list[Json]:
         if method == "prompts/list":
-            listed = [{**item, "name": join(server, str(item.get("name", "")))} for item in items]
+            listed = [{**item, "name": self._naming.show(server, str(item.get("name", "")))} for item in items]
             self._prompts |= {new["name"]: (server, str(old["name"])) for new, old in zip(listed, items, strict=True)}
             return listed
         if method == "resources/list":
@@ -79,7 +80,7 @@ class Roads:
 
     def _prompt(self, name: str, able: list[str]) -> tuple[str, str] | None:
         try:
-            server, prompt = self._prompts.get(name) or split(name)
+            server, prompt = self._prompts.get(name) or self._naming.split(name)
         except ValueError:
             return None
         return (server, prompt) if server in able else None

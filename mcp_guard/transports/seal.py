@@ -33,6 +33,8 @@ class Seal:
         """What was sealed, or None if this session did not seal it."""
         try:
             raw = base64.urlsafe_b64decode(sealed) if isinstance(sealed, str) else b""
+            if base64.urlsafe_b64encode(raw).decode() != sealed:  # there is one way to write it
+                return None
             state: Json = orjson.loads(self._key.decrypt(raw[:NONCE_BYTES], raw[NONCE_BYTES:], self._about))
         except (binascii.Error, ValueError, InvalidTag):
             return None

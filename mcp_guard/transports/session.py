@@ -7,12 +7,15 @@ client speaks is its era: the handshake revisions (`transports/handshake.py`) or
 
 import asyncio
 from collections.abc import Coroutine
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from mcp_guard.core.canonical import Unacceptable, parse
+from mcp_guard.core.describe import NO_SUCH_TOOL
 from mcp_guard.core.model import Asked, Instance, Json
 from mcp_guard.guard import Guard
 from mcp_guard.ports import SILENT, Progress, Voice
+from mcp_guard.transports.naming import Naming
 from mcp_guard.transports.roads import Roads
 from mcp_guard.upstream.hub import Hub
 from mcp_guard.wire.eras import is_stateless
@@ -68,18 +71,27 @@ class Era(Protocol):
         """What an upstream says to the client."""
 
 
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """What the configuration says of every session: where the inbox is, and how names are shown."""
+
+    inbox: str
+    naming: Naming
+
+
 class Session:
     """Relays one client; every task it starts belongs to the group given to `open`."""
 
-    def __init__(self, guard: Guard, hub: Hub, instance: Instance, front: Front, inbox: str = "") -> None:
+    def __init__(self, guard: Guard, hub: Hub, instance: Instance, front: Front, ways: Ways) -> None:
         self.guard = guard
         self.instance = instance
-        self.inbox = inbox
+        self.inbox = ways.inbox
         self.hub = hub
         self.client = Peer(front.write, self)
         self.tasks: asyncio.TaskGroup
         self._front = front
-        self._roads = Roads(hub)
+        self._naming = ways.naming
+        self._roads = Roads(hub, ways.naming)
         self._era: Era | None = None
         self._running: dict[Key, asyncio.Task[None]] = {}
         """Requests being answered, by who asked ("" is the client) and the id they gave."""
@@ -233,7 +245,7 @@ class Session:
         await self.settle()
         if method == LIST_TOOLS:
             await self.hub.refresh()
-            return {"result": {"tools": self.guard.list_tools(self.instance)}}
+            return {"result": {"tools": [self._show(tool) for tool in self.guard.list_tools(self.instance)]}}
         return await self._roads.travel(method, params, voice)
 
     async def call_tool(self, params: Json, voice: Voice) -> Json:
@@ -246,9 +258,23 @@ class Session:
         kept = {key: value for key, value in meta.items() if key != "progressToken"} if meta else None
         return await self.call(Asked(name, arguments or {}, kept), voice)
 
+    def schema(self, shown: str) -> Json | None:
+        """The input schema of a tool by the name that the client has for it, if it is known by now."""
+        tool = self.hub.find(self._naming.read(shown))
+        return tool.definition.get("inputSchema") if tool is not None else None
+
+    def _show(self, listed: Json) -> Json:
+        tool = self.hub.find(listed["name"])
+        return listed if tool is None else {**listed, "name": self._naming.show(tool.server, tool.name)}
+
     async def call(self, asked: Asked, voice: Voice) -> Json:
+        """A call by the name that the client has for its tool; a tool that is listed by another name is unknown."""
         await self.settle()
-        return await self.guard.call(self.instance, asked, voice)
+        inside = replace(asked, name=self._naming.read(asked.name))
+        tool = self.hub.find(inside.name)
+        if tool is not None and self._naming.show(tool.server, tool.name) != asked.name:
+            inside = replace(inside, name=asked.name, problem=NO_SUCH_TOOL)
+        return await self.guard.call(self.instance, inside, voice)
 
     def progress_to_client(self, id: Id, params: Json) -> Progress | None:
         token = progress_token(params)

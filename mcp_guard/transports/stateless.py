@@ -129,6 +129,7 @@ class Stateless:
             self._session.client.reply(id, error(INVALID_PARAMS, OVER))
         elif "flight" not in state:
             flight = self._flights.begin(binding, envelope, id)
+            flight.given = dict(answers)
             flight.round += int(state.get("round", 0))
             work = self._work(flight, method, params, state.get("approval"))
             flight.task = self._session.run((OURS, flight.key), self._flights.fly(flight, work))

@@ -22,6 +22,7 @@ from mcp_guard.wire.peer import Id
 SESSION, VERSION = "mcp-session-id", "mcp-protocol-version"
 CONNECT_SECONDS = 10.0
 AGAIN_SECONDS = 1.0
+LONGEST_RETRY_SECONDS = 30.0
 ACCEPT = "application/json, text/event-stream"
 GREETINGS = (INITIALIZE, "server/discover")
 STANDING = "subscriptions/listen"
@@ -127,9 +128,7 @@ class HttpWire:
             raise _Over("has ended its session")
         kind = response.headers.get("content-type", "")
         if kind.startswith("text/event-stream"):
-            async for data in events(response, self._limit):
-                self._ears.on_line(data)
-            self._ears.on_lost(message["id"], "the stream of its answer ended early")
+            await self._follow(response, message["id"])
         elif response.status_code >= 400 and not kind.startswith("application/json"):
             self._refuse(message, f"answered with HTTP status {response.status_code}")
         elif response.status_code >= 400:
@@ -137,6 +136,29 @@ class HttpWire:
         else:
             self._ears.on_line(await read(response, self._limit))
         self._learn(response, message)
+
+    async def _follow(self, response: httpx.Response, id: Id) -> None:
+        """The stream of an answer, and where it went on if it ended before that (2025-11-25, "Resumability")."""
+        place, answered = await self._hear(response, id)
+        while not answered and place.id and SESSION in self._fixed:
+            await asyncio.sleep(place.retry)
+            headers = {**self._headers(), "accept": "text/event-stream", "last-event-id": place.id}
+            async with self._http.stream("GET", self._address.url, headers=headers) as more:
+                if more.status_code != 200:
+                    break
+                before, (place, answered) = place, await self._hear(more, id)
+            if place == before and not answered:
+                break  # nothing came: it will not
+        if not answered:
+            self._ears.on_lost(id, "the stream of its answer ended early")
+
+    async def _hear(self, response: httpx.Response, id: Id) -> tuple["Place", bool]:
+        """Hand on what comes; where it ended, and whether the reply was among it."""
+        place, answered = Place(), False
+        async for data in events(response, self._limit, place):
+            self._ears.on_line(data)
+            answered = answered or _answers(data, id)
+        return place, answered
 
     def _learn(self, response: httpx.Response, message: Json) -> None:
         """What `initialize` settles for all that follows."""
@@ -226,16 +248,38 @@ async def read(response: httpx.Response, limit: int) -> bytes | None:
     return b"".join(parts)
 
 
-async def events(response: httpx.Response, limit: int) -> AsyncIterator[bytes | None]:
+@dataclass(slots=True)
+class Place:
+    """Where a stream of events is: the last id, and how many seconds to wait before coming back."""
+
+    id: str = ""
+    retry: float = AGAIN_SECONDS
+
+
+def _answers(data: bytes | None, id: Id) -> bool:
+    """Whether this frame is the reply; one that is too large to tell may be it."""
+    if data is None:
+        return True
+    try:
+        message = orjson.loads(data)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(message, dict) and "method" not in message and message.get("id") == id
+
+
+async def events(response: httpx.Response, limit: int, place: Place | None = None) -> AsyncIterator[bytes | None]:
     """The data of each message event; None for one over the limit."""
-    async for name, data in named_events(response, limit):
+    async for name, data in named_events(response, limit, place):
         if name == "message" and data != b"":
             yield data
 
 
-async def named_events(response: httpx.Response, limit: int) -> AsyncIterator[tuple[str, bytes | None]]:
+async def named_events(
+    response: httpx.Response, limit: int, place: Place | None = None
+) -> AsyncIterator[tuple[str, bytes | None]]:
     """Server-sent events (HTML Living Standard §9.2.6): name and data; data is None if it is over the limit."""
     name, data, size = "message", list[str](), 0
+    place = place or Place()
     async for line in response.aiter_lines():
         if not line:
             if data or size:
@@ -246,6 +290,10 @@ async def named_events(response: httpx.Response, limit: int) -> AsyncIterator[tu
         value = value.removeprefix(" ")
         if field_name == "event":
             name = value
+        elif field_name == "id":
+            place.id = value
+        elif field_name == "retry" and value.isdecimal():
+            place.retry = min(int(value) / 1000, LONGEST_RETRY_SECONDS)
         elif field_name == "data":
             size += len(value)
             if size <= limit:

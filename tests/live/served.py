@@ -66,6 +66,10 @@ class Served:
         given = json.loads(cli("instances", "issue", "--config", str(self.config), "--json", *options).stdout)
         return given["instance"], given["token"]
 
+    def health(self) -> Json:
+        answer = httpx.get(self.url.replace("/mcp", "/health"), trust_env=False).json()
+        return dict(answer)
+
     def revoke(self, *which: str) -> None:
         cli("instances", "revoke", "--config", str(self.config), "--why", "enough", *which)
 
@@ -128,21 +132,24 @@ def reply(response: httpx.Response) -> Json:
 class Wire:
     """A lean HTTP/1.1 connection for many calls: no library, one request at a time."""
 
-    def __init__(self, port: int, token: str) -> None:
-        self._port, self._token = port, token
+    def __init__(self, port: int, token: str, version: str = "") -> None:
+        """With `version`, every request says which revision it is of, as newer clients do."""
+        self._port, self._token, self._version = port, token, version
         self.session = ""
 
     async def open(self) -> None:
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
 
     async def start(self) -> None:
-        hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "wire", "version": "1"}}
+        version = self._version or "2025-11-25"
+        hello = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "wire", "version": "1"}}
         await self.post({"id": "hello", "method": "initialize", "params": hello})
         await self.post({"method": "notifications/initialized"})
 
     async def post(self, message: Json) -> tuple[int, Json]:
         body = json.dumps({"jsonrpc": "2.0", **message}).encode()
         session = f"mcp-session-id: {self.session}\r\n" if self.session else ""
+        session += f"mcp-protocol-version: {self._version}\r\n" if self._version else ""
         head = (
             f"POST /mcp HTTP/1.1\r\nhost: 127.0.0.1:{self._port}\r\nauthorization: Bearer {self._token}\r\n{session}"
             f"accept: application/json, text/event-stream\r\ncontent-type: application/json\r\n"
@@ -150,6 +157,15 @@ class Wire:
         )
         self._writer.write(head.encode() + body)
         return await self._read()
+
+    async def delete(self) -> int:
+        """End the session; returns the HTTP status."""
+        self._writer.write(
+            f"DELETE /mcp HTTP/1.1\r\nhost: 127.0.0.1:{self._port}\r\nauthorization: Bearer {self._token}\r\n"
+            f"mcp-session-id: {self.session}\r\n\r\n".encode()
+        )
+        status, _ = await self._read()
+        return status
 
     async def _read(self) -> tuple[int, Json]:
         head = (await self._reader.readuntil(b"\r\n\r\n")).decode()

@@ -222,7 +222,6 @@ def test_a_held_call_is_answered_when_it_is_approved(tmp_path: Path) -> None:
         person.start()
         response = client.request("tools/call", {"name": "up__echo", "arguments": {"text": "x"}})
         person.join()
-        assert response.headers["content-type"] == "text/event-stream"
         assert reply(response)["result"]["isError"] is False
 
 
@@ -276,6 +275,14 @@ def test_headers_that_differ_from_the_body_are_refused(served: Served, header: s
     assert refused.status_code == 400
     assert refused.json()["error"]["code"] == -32020
     assert client.stateless("no/such").status_code == 404
+
+
+def test_what_the_stateless_revision_does_not_have_is_refused_as_it_says(served: Served) -> None:
+    client = served.raw(served.issue()[1])
+    greeting = client.stateless("initialize")
+    assert (greeting.status_code, greeting.json()["error"]["code"]) == (404, -32601)
+    bare = client.request("server/discover", {}, {"mcp-protocol-version": REVISION, "mcp-method": "server/discover"})
+    assert (bare.status_code, bare.json()["error"]["code"]) == (400, -32602)
 
 
 # Proof of possession

@@ -62,12 +62,21 @@ def config_for(folder: Path, remote: Remote, transport: str = "http", token: str
     return write_config(folder, section)
 
 
+def test_a_response_that_ends_before_its_answer_is_come_back_to(tmp_path: Path, remote: Remote) -> None:
+    config = config_for(tmp_path, remote)
+    with Client(config) as client:
+        client.start("2025-11-25")
+        assert text(client.call("far__polled")) == "come back"
+    assert [each["tool"] for each in remote.calls()] == ["polled"]
+    assert [each["ending"] for each in log(config, "--kind", "outcome")] == ["ok"]
+
+
 @pytest.mark.parametrize("transport", ["http", "sse"])
 def test_calls_reach_it_and_its_progress_reaches_the_client(tmp_path: Path, remote: Remote, transport: str) -> None:
     config = config_for(tmp_path, remote, transport)
     with Client(config) as client:
         client.start()
-        assert set(client.tools()) == {"far__echo", "far__steps", "far__die"}
+        assert set(client.tools()) == {"far__echo", "far__steps", "far__polled", "far__die"}
         assert text(client.call("far__echo", {"text": "hi"})) == "hi"
         params = {"name": "far__steps", "arguments": {}, "_meta": {"progressToken": "p"}}
         assert text(client.request("tools/call", params)) == "done"

@@ -139,6 +139,7 @@ def test_a_state_opens_only_the_request_that_it_was_given_for(tmp_path: Path) ->
         changed = state[:-6] + ("A" if state[-6] != "A" else "B") + state[-5:]
         others: list[Json] = [
             {**ECHO, "requestState": changed},
+            {**ECHO, "requestState": f"{state}-more"},
             {**ECHO, "requestState": "not base64!"},
             {**ECHO, "requestState": ""},
             {**ECHO, "requestState": 7},

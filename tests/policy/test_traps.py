@@ -172,6 +172,25 @@ def test_a_tool_without_a_schema_of_an_object_can_neither_be_listed_nor_called(t
     assert_denied(engine.decide(call, {}), "no input schema")
 
 
+@pytest.mark.parametrize(
+    "more",
+    [
+        {"anyOf": [{"required": ["s"]}, {"required": ["t"]}]},
+        {"allOf": [{"properties": {"t": STRING}}]},
+        {"if": {"required": ["s"]}, "then": {"required": ["t"]}},
+        {"not": {"required": ["u"]}},
+        {"patternProperties": {"^t": STRING}, "additionalProperties": False},
+    ],
+    ids=str,
+)
+def test_what_narrows_an_object_leaves_its_properties_as_they_are(tmp_path: Path, more: Json) -> None:
+    """And what only the narrowing names is unknown."""
+    tool = make_tool({**object_of(s=STRING), **more})
+    condition = 'context.input has s && context.input.s == "x" && context.input_unknown.contains("t")'
+    assert decide(tmp_path, when(condition), tool, {"s": "x", "t": "y"}).outcome is Outcome.ALLOW
+    assert_denied(decide(tmp_path, PERMIT, tool, {"s": 1}), "`s` must be a string")
+
+
 def test_a_required_argument_that_is_missing_is_refused(tmp_path: Path) -> None:
     tool = make_tool({**object_of(s=STRING), "required": ["s"]})
     assert_denied(decide(tmp_path, PERMIT, tool, {}), "`s` is required")

@@ -10,7 +10,10 @@ from hypothesis import strategies as st
 
 from mcp_guard.core.describe import Description, describe
 from mcp_guard.core.model import Agent, Asked, Instance, Outcome, Tool
+from mcp_guard.core.names import join
 from mcp_guard.policy.engine import PolicyEngine, load_policies
+from mcp_guard.transports.naming import Naming
+from tests.live.guarded import ALLOW_ALL, Client, Json, log, scripted, seen, write_config
 from tests.promises.house import TOOLS, make_instance, make_world, open_house, run
 
 ACTIONS = [
@@ -103,3 +106,46 @@ def test_an_expired_instance_is_shown_nothing(tmp_path: Path) -> None:
     assert len(house.guard.list_tools(instance)) == len(TOOLS)
     assert house.guard.list_tools(replace(instance, expires=instance.started)) == []
     house.close()
+
+
+PARTS = ["echo", "a.b", "a_x2E_b", "up__", "guard__", "__", "x" * 70, "é"]
+own_names = st.sets(st.lists(st.sampled_from(PARTS), min_size=1, max_size=3).map("".join))
+
+
+@given(own_names)
+def test_plain_names_are_never_ambiguous_and_lead_back(names: set[str]) -> None:
+    naming = Naming("up")
+    shown = {naming.show("up", name): name for name in names}
+    assert len(shown) == len(names)
+    for listed, name in shown.items():
+        assert naming.read(listed) == join("up", name)
+        assert len(listed) <= 64
+        assert not listed.startswith("guard__")
+
+
+def unknown(reply: Json) -> bool:
+    return "error" in reply and "unknown tool" in reply["error"]["message"]
+
+
+def test_with_plain_names_a_tool_goes_by_the_name_it_is_listed_by_and_no_other(tmp_path: Path) -> None:
+    only_echo = """@id("echo") permit (principal, action == Action::"up__echo", resource);"""
+    config = write_config(tmp_path, scripted("up", tmp_path), only_echo, guard="plain_names = true")
+    with Client(config) as client:
+        client.start()
+        assert set(client.tools()) == {"echo"}
+        assert client.call("echo", {"text": "x"})["result"]["isError"] is False
+        for other in ("up__echo", "up__up__echo", "die", "guard__await", "e.cho"):
+            assert unknown(client.call(other, {"text": "x"})), other
+    assert [call["name"] for call in seen(tmp_path, "up")] == ["echo"]
+    assert [each["tool"] for each in log(config, "--kind", "intent")] == ["up__echo"]
+
+
+def test_with_plain_names_the_guards_own_tool_stays(tmp_path: Path) -> None:
+    gated = f"""{ALLOW_ALL} @id("gate") @require_approval("people") forbid (principal, action, resource);"""
+    guard = "plain_names = true\nhold_seconds = 0.1"
+    with Client(write_config(tmp_path, scripted("up", tmp_path), gated, guard=guard)) as client:
+        client.start()
+        assert "guard__await" in client.tools()
+        held = client.call("echo", {"text": "x"})["result"]
+        again = client.call("guard__await", {"approval": held["_meta"]["mcp-guard/decision"]["approval"]})
+        assert "is pending" in again["result"]["content"][0]["text"]

@@ -10,6 +10,7 @@ from typing import Any
 
 import uvicorn
 from mcp.server.mcpserver import Context, MCPServer
+from mcp.server.streamable_http import EventMessage, EventStore
 from starlette.applications import Starlette
 from starlette.responses import PlainTextResponse
 from starlette.routing import Mount
@@ -37,6 +38,33 @@ async def steps(ctx: Context) -> str:
     return "done"
 
 
+class Kept(EventStore):
+    """Every event of this process, so that a client can come back to a response."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, Any]] = []
+
+    async def store_event(self, stream_id: str, message: Any) -> str:
+        self.events.append((stream_id, message))
+        return str(len(self.events))
+
+    async def replay_events_after(self, last_event_id: str, send_callback: Any) -> str | None:
+        after = int(last_event_id)
+        stream = self.events[after - 1][0]
+        for number, (name, message) in enumerate(self.events[after:], after + 1):
+            if name == stream and message is not None:
+                await send_callback(EventMessage(message, str(number)))
+        return stream
+
+
+@server.tool()
+async def polled(ctx: Context) -> str:
+    """Ends its response before it answers; whoever wants the answer comes back for it."""
+    note("polled")
+    await ctx.close_sse_stream()
+    return "come back"
+
+
 @server.tool()
 def die() -> str:
     note("die")
@@ -56,7 +84,7 @@ class Gate:
 
 
 def main() -> None:
-    http = server.streamable_http_app()
+    http = server.streamable_http_app(event_store=Kept(), retry_interval=50)
     old = server.sse_app()
     app = Starlette(routes=[Mount("/old", old), Mount("/", http)], lifespan=lambda _: server.session_manager.run())
     token = sys.argv[3] if len(sys.argv) > 3 else ""

@@ -17,18 +17,25 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mcp_guard.core.model import Instance, Json
-from mcp_guard.transports.http.front import Answer, How, Stream, event
+from mcp_guard.transports.http.front import STANDING, Answer, Frame, How, Stream, event
 from mcp_guard.transports.http.gate import Gate
 from mcp_guard.transports.http.sessions import Full, Live, Sessions
+from mcp_guard.wire import mirror
 from mcp_guard.wire import stateless as wire
 from mcp_guard.wire.eras import VERSION_KEY, is_stateless
-from mcp_guard.wire.methods import INITIALIZE, INVALID_REQUEST, METHOD_NOT_FOUND, PARSE_ERROR, REVISIONS
+from mcp_guard.wire.methods import INITIALIZE, INVALID_PARAMS, INVALID_REQUEST, METHOD_NOT_FOUND, PARSE_ERROR, REVISIONS
+from mcp_guard.wire.mirror import NAMED_BY
 from mcp_guard.wire.peer import Id, error
 
 SESSION, VERSION, METHOD, NAME = "mcp-session-id", "mcp-protocol-version", "mcp-method", "mcp-name"
-HEADER_MISMATCH = -32020
-NAMED_BY = {"tools/call": "name", "prompts/get": "name", "resources/read": "uri"}
-STATUS = {HEADER_MISMATCH: 400, wire.UNSUPPORTED_VERSION: 400, METHOD_NOT_FOUND: 404, INVALID_REQUEST: 400, -32602: 400}
+LAST_EVENT = "last-event-id"
+RESUMABLE_SINCE = "2025-11-25"
+"""The first revision whose clients know an event that has an id and no data."""
+HEADER_MISMATCH, MISSING_CAPABILITY = -32020, -32021
+STATUS = {
+    HEADER_MISMATCH: 400, MISSING_CAPABILITY: 400, wire.UNSUPPORTED_VERSION: 400, METHOD_NOT_FOUND: 404,
+    INVALID_REQUEST: 400, INVALID_PARAMS: 400,
+}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +70,7 @@ class HttpFrontDoor:
         return guarded
 
     async def health(self, request: Request) -> Response:
-        return JSONResponse({"status": "ok", "sessions": len(self.sessions.all())})
+        return JSONResponse({"status": "ok", "sessions": len(self.sessions.all()), "tasks": len(asyncio.all_tasks())})
 
     # Streamable HTTP
 
@@ -80,7 +87,7 @@ class HttpFrontDoor:
         except Full:
             raise HTTPException(503, "there are as many sessions as there may be; try again later") from None
         headers = {SESSION: live.id} if method == INITIALIZE else {}
-        return self._take(live, body, message, headers)
+        return self._take(live, request, (body, message), headers)
 
     async def _session_for(self, request: Request, instance: Instance, method: object) -> Live:
         id = request.headers.get(SESSION)
@@ -92,22 +99,24 @@ class HttpFrontDoor:
             raise HTTPException(404, "there is no such session; begin anew with `initialize`")
         return live
 
-    def _take(self, live: Live, body: bytes, message: Json, headers: dict[str, str]) -> Response:
+    def _take(self, live: Live, request: Request, read: tuple[bytes, Json], headers: dict[str, str]) -> Response:
         """Hand a frame to a session of the handshake era; the response carries what belongs to it."""
+        body, message = read
         id = message.get("id")
         if "method" not in message or not _is_id(id):
             return _accepted(live, body)
         if live.session.is_running(id):
             live.session.receive_line(body)  # which refuses it, but has nowhere to say so
             return JSONResponse({"jsonrpc": "2.0", "id": id, **error(INVALID_REQUEST, "this id is in use")}, 400)
-        stream = live.front.open(id)
+        stream, resumable = live.front.open(id), _is_resumable(request)
         live.session.receive_line(body)
         live.busy += 1
-        return _Counted(live, Answer(stream, lambda: live.front.leave(id), How(headers)))
+        gone = (lambda: live.front.keep(stream)) if resumable else (lambda: live.front.leave(id))
+        return _Counted(live, Answer(stream, gone, How(headers, resumable=resumable)))
 
     async def _post_stateless(self, request: Request, instance: Instance, body: bytes, message: Json) -> Response:
-        if mismatch := _mismatch(request, message):
-            return JSONResponse({"jsonrpc": "2.0", "id": message.get("id"), **mismatch}, 400)
+        if fault := _fault(request, message):
+            return _error(message, fault)
         if "id" not in message:
             return Response(status_code=202)  # this revision has no notifications of a client over HTTP
         id = message["id"]
@@ -117,6 +126,8 @@ class HttpFrontDoor:
             live = await self.sessions.shared(instance)
         except Full:
             raise HTTPException(503, "there are as many sessions as there may be; try again later") from None
+        if params_fault := _params_fault(request, message, live):
+            return _error(message, params_fault)
         ours = secrets.token_hex(8)
         live.session.client.aliases[ours] = id
         stream = live.front.open(ours)
@@ -139,9 +150,21 @@ class HttpFrontDoor:
         if live is None:
             missing = SESSION not in request.headers
             raise HTTPException(400 if missing else 404, "there is no such session; begin with `initialize`")
-        stream = live.front.stand()
+        stream, after = self._resume(live, request)
         live.busy += 1
-        return _Counted(live, Answer(stream, lambda: live.front.sit(stream), How(standing=True)))
+        how = How(standing=True, resumable=_is_resumable(request), after=after)
+        return _Counted(live, Answer(stream, lambda: live.front.keep(stream), how))
+
+    def _resume(self, live: Live, request: Request) -> tuple[Stream, int]:
+        """The standing stream, or the one that a client comes back to. Raises: HTTPException."""
+        event_id = request.headers.get(LAST_EVENT)
+        found = live.front.find(event_id) if event_id is not None else None
+        if event_id is not None and found is None:
+            raise HTTPException(400, "what this event belonged to is over, or is kept no more")
+        if found is None or found[0].name == STANDING:
+            stream = live.front.stand()
+            return stream, found[1] if found is not None else stream.read
+        return found
 
     async def delete(self, request: Request, instance: Instance) -> Response:
         live = self.sessions.find(request.headers.get(SESSION, ""), instance)
@@ -194,7 +217,7 @@ class _OldStream(Answer):
         super().__init__(stream, on_gone, How(standing=True))
         self._first = first
 
-    async def _events(self, first: tuple[bytes, bool] | None) -> Any:
+    async def _events(self, first: Frame | None) -> Any:
         yield self._first
         async for data in super()._events(first):
             yield data
@@ -235,6 +258,11 @@ def _accepted(live: Live, body: bytes) -> Response:
     return Response(status_code=202)
 
 
+def _is_resumable(request: Request) -> bool:
+    version, accepts = request.headers.get(VERSION, ""), request.headers.get("accept", "")
+    return version >= RESUMABLE_SINCE and "text/event-stream" in accepts
+
+
 def _check_version(request: Request) -> None:
     """Raises: HTTPException for a revision that is not spoken here."""
     version = request.headers.get(VERSION)
@@ -242,21 +270,42 @@ def _check_version(request: Request) -> None:
         raise HTTPException(400, f"`{VERSION}`: one of {', '.join((*REVISIONS, wire.REVISION))}")
 
 
-def _mismatch(request: Request, message: Json) -> Json | None:
+def _fault(request: Request, message: Json) -> Json | None:
     """Headers that routers go by must say what the body says (2026-07-28, "Transports")."""
     params = message.get("params")
     params = params if isinstance(params, dict) else {}
     meta = params.get("_meta")
     said = meta.get(VERSION_KEY) if isinstance(meta, dict) else None
     if "id" in message and request.headers.get(VERSION) != said:
-        return error(HEADER_MISMATCH, f"`{VERSION}` is not what the request says")
+        envelope = error(HEADER_MISMATCH, f"`{VERSION}` is not what the request says") if said else None
+        return envelope or _unread(params)
     if request.headers.get(METHOD) != message.get("method"):
         return error(HEADER_MISMATCH, f"`{METHOD}` is not what the request says")
     named = NAMED_BY.get(str(message.get("method")))
     wanted = params.get(named) if named is not None else None
     if wanted is not None and wire.decode_header(request.headers.get(NAME)) != wanted:
         return error(HEADER_MISMATCH, f"`{NAME}` is not what the request says")
+    if message.get("method") == INITIALIZE:
+        return error(METHOD_NOT_FOUND, f"revision {wire.REVISION} has no `{INITIALIZE}`")
     return None
+
+
+def _unread(params: Json) -> Json:
+    found = wire.read_envelope(params)
+    assert isinstance(found, dict)
+    return found
+
+
+def _params_fault(request: Request, message: Json, live: Live) -> Json | None:
+    """Headers that mirror arguments, where the schema of a tool asks for them; known once the tools are listed."""
+    for name, value in mirror.headers(message, live.session.schema).items():
+        if name.startswith("mcp-param-") and wire.decode_header(request.headers.get(name)) != wire.decode_header(value):
+            return error(HEADER_MISMATCH, f"`{name}` is not what the request says")
+    return None
+
+
+def _error(message: Json, fault: Json) -> Response:
+    return JSONResponse({"jsonrpc": "2.0", "id": message.get("id"), **fault}, STATUS[fault["error"]["code"]])
 
 
 def _status(frame: bytes) -> int:

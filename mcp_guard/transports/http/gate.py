@@ -21,6 +21,8 @@ from mcp_guard.identity.instances import Issuer
 from mcp_guard.identity.proof import ALGORITHMS, Proofs
 from mcp_guard.ledger.callers import Callers
 
+KNOWN_TOKENS = 1000
+
 
 @dataclass(frozen=True, slots=True)
 class Gate:
@@ -33,6 +35,8 @@ class Gate:
     others: Sequence[OtherIssuer]
     callers: Callers
     proofs: Proofs = field(default_factory=Proofs)
+    known: dict[str, Own] = field(default_factory=dict, repr=False)
+    """Tokens of our own whose signature was found good, which it stays. Whether they may be used is asked each time."""
 
     @property
     def metadata_url(self) -> str:
@@ -68,9 +72,16 @@ class Gate:
 
     async def _read(self, token: str) -> Own | Foreign:
         """Our own are checked at once; for others' their keys may have to be fetched. Raises: Invalid."""
+        if (known := self.known.get(token)) is not None:
+            return known
         if self.others and decode_unverified(token).get("iss") != self.own.origin:
             return await asyncio.to_thread(read_token, token, self.own, self.url, self.others)
-        return read_token(token, self.own, self.url, ())
+        said = read_token(token, self.own, self.url, ())
+        if isinstance(said, Own):
+            if len(self.known) >= KNOWN_TOKENS:
+                self.known.clear()
+            self.known[token] = said
+        return said
 
     def _check_place(self, request: Request) -> None:
         """Against DNS rebinding and pages of other origins."""
