@@ -34,6 +34,7 @@ from mcp_guard.core.model import (
     Tool,
     ToolRule,
 )
+from mcp_guard.core.pins import Pin, State
 from mcp_guard.core.receipt import intent_draft, outcome_draft
 from mcp_guard.ledger.book import Book, BookSettings
 from mcp_guard.ledger.export import export
@@ -78,6 +79,8 @@ def build(folder: Path, size: int, pairs: int = 2000) -> None:
             call = make_call()
             step.add(outcome_draft(call, step.add(intent_draft(call, ALLOWED)), DONE))
 
+    agreed = Pin(TOOL.server, TOOL.name, TOOL.definition_hash, State.PINNED, TOOL.definition, 0)
+    writer.run(lambda step: step.store.add_pin(agreed))
     while writer.store.head().size < size:
         writer.run(op)
         if sys.stderr.isatty():
