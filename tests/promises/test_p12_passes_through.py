@@ -68,7 +68,7 @@ class House:
         return [json.loads(line) for line in log.read_bytes().splitlines()] if log.exists() else []
 
     def send(self, method: str, params: Json) -> int:
-        return self.client.send(method, params, **(ABLE if self.is_stateless else {}))  # type: ignore[arg-type]
+        return self.client.send(method, params, **(ABLE if self.is_stateless else {}))
 
     def ask(self, method: str, params: Json) -> Json:
         return self.client.wait(self.send(method, params))

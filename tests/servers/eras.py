@@ -83,9 +83,11 @@ async def greet(ctx: Context, times: int = 1) -> types.CallToolResult | types.In
         schema = {"type": "object", "properties": {"name": {"type": "string"}}, "required": ["name"]}
         form = types.ElicitRequestFormParams(message="your name?", requested_schema=schema)
         asked = {"who": types.ElicitRequest(params=form), "where": types.ListRootsRequest()}
-        return types.InputRequiredResult(input_requests=asked, request_state=str(rounds + 1))  # type: ignore[arg-type]
-    content = said["who"].content if said else {}  # type: ignore[union-attr]
-    return types.CallToolResult(content=[types.TextContent(text=f"hello {content['name']}")])  # type: ignore[index]
+        return types.InputRequiredResult(input_requests=asked, request_state=str(rounds + 1))
+    given = said["who"] if said else None
+    assert isinstance(given, types.ElicitResult)
+    assert given.content is not None
+    return types.CallToolResult(content=[types.TextContent(text=f"hello {given.content['name']}")])
 
 
 @server.tool()
