@@ -84,10 +84,10 @@ async def greet(ctx: Context, times: int = 1) -> types.CallToolResult | types.In
         form = types.ElicitRequestFormParams(message="your name?", requested_schema=schema)
         asked = {"who": types.ElicitRequest(params=form), "where": types.ListRootsRequest()}
         return types.InputRequiredResult(input_requests=asked, request_state=str(rounds + 1))
-    who = said["who"] if said else None
-    assert isinstance(who, types.ElicitResult)
-    assert who.content is not None
-    return types.CallToolResult(content=[types.TextContent(text=f"hello {who.content['name']}")])
+    given = said["who"] if said else None
+    assert isinstance(given, types.ElicitResult)
+    assert given.content is not None
+    return types.CallToolResult(content=[types.TextContent(text=f"hello {given.content['name']}")])
 
 
 @server.tool()
