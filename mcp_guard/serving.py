@@ -69,7 +69,7 @@ def make_link(settings: Settings, name: str, server: Server, scrubber: Scrubber)
     if server.url:
         from mcp_guard.upstream.http_link import HttpLink, Remote
 
-        return HttpLink(Remote(name, server.url, server.env, server.secrets, server.bearer, server.old, here, scrubber))
+        return HttpLink(Remote(name, server, here, settings.state_dir, scrubber))
     return ChildLink(
         Connector(
             name=name,

@@ -21,10 +21,31 @@ class Enrolled:
 
 @dataclass(frozen=True, slots=True)
 class SecretPlace:
-    """Where a secret is, never the secret itself: a name in `upstream.secrets.SOURCES`, and which one there."""
+    """Where a secret is, never the secret itself: a name in `upstream.secrets.SOURCES`, and which one there.
+
+    `words` are the command and its arguments, where a command prints it.
+    """
 
     source: str
     name: str
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OAuthSettings:
+    """How tokens for one upstream are had. With `is_interactive` a person has signed in; else the client is itself
+    whom the token is for. What is empty is discovered; `resource` is the upstream's address if it is empty."""
+
+    client_id: str
+    client_secret: SecretPlace | None = None
+    is_interactive: bool = False
+    token_url: str = ""
+    authorization_url: str = ""
+    issuer: str = ""
+    scope: str = ""
+    resource: str = ""
+    redirect_port: int = 0
+    in_keyring: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +64,7 @@ class Server:
     url: str = ""
     bearer: SecretPlace | None = None
     old: bool = False
+    oauth: OAuthSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -29,6 +29,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "approvers": ("approvers", "the keys of the people who approve"),
     "agents": ("agents", "the programs that may call"),
     "instances": ("instances", "runs of agents: issue, delegate and revoke their credentials"),
+    "secrets": ("secrets", "where the tools' secrets are; entries of the keyring"),
+    "upstreams": ("upstreams", "sign in to upstreams that take a person's word"),
     "policy": ("policy", "validate policies and run their cases"),
 }
 """Name: module below `mcp_guard.cli` (its function `main(arguments)` returns the exit code) and help."""

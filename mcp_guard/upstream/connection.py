@@ -70,6 +70,10 @@ class Connection:
 
     def spawn(self) -> None:
         """Start it now, so that it warms up while we do. A failure shows in `trouble`."""
+        if not self._link.is_slow:
+            self._start()
+
+    def _start(self) -> None:
         try:
             self._link.start()
         except UpstreamError as error:
@@ -78,6 +82,8 @@ class Connection:
     async def supervise(self, hello: Json, announced: asyncio.Event, on_listed: Callable[[], None]) -> None:
         """Keep the upstream running until cancelled: handshake, listing, and again after each exit."""
         failures = 0
+        if self._link.is_slow:
+            await self._start_apart()
         for name in self._link.unguarded:
             self.owner.note(
                 f"upstream `{self.name}`: the secret `{name}` is too short to be scrubbed from what it says"
@@ -102,7 +108,19 @@ class Connection:
             self.owner.note(f"upstream `{self.name}` {self._down}")
             await self._link.close()
             await asyncio.sleep(delay)
-            self.spawn()
+            if self._link.is_slow:
+                await self._start_apart()
+            else:
+                self._start()
+
+    async def _start_apart(self) -> None:
+        """Start it in a thread. Whoever cancels us waits for that, so that nothing is started behind their back."""
+        starting = asyncio.ensure_future(asyncio.to_thread(self._start))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await starting
+            raise
 
     async def _begin(self, hello: Json) -> bool:
         """Open the link and shake hands. False if it cannot be had, with the reason in `trouble`."""
@@ -165,12 +183,16 @@ class Connection:
         self.peer.receive(message)
 
     def on_lost(self, request: Id, why: str) -> None:
-        self.peer.lose_one(request, f"upstream `{self.name}`: {why}")
+        self.peer.lose_one(request, f"upstream `{self.name}`: {self._clean(why)}")
 
     def on_end(self, why: str) -> None:
-        self._down = why
+        self._down = why = self._clean(why)
         self.peer.lose(f"upstream `{self.name}` {why}")
         self._gone.set()
+
+    def _clean(self, why: str) -> str:
+        """A library's word on a failure may repeat what it was given to send."""
+        return self._scrubber.clean(why.encode()).decode(errors="replace")
 
     async def close(self) -> None:
         """End it, and everything it started."""

@@ -6,7 +6,9 @@ Nothing is sent twice: a request whose answer is lost is lost, and whoever made 
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import Protocol
 from urllib.parse import urljoin
 
 import httpx2 as httpx
@@ -32,11 +34,24 @@ class Address:
     old: bool = False
 
 
+class Authority(Protocol):
+    """Whose word lets our requests in, where that changes with time."""
+
+    def headers(self) -> dict[str, str]: ...
+
+    async def ready(self) -> None:
+        """Have headers that are good for a while. Raises: NoToken."""
+
+    async def renew(self, refused: dict[str, str]) -> None:
+        """Have others than these, which were refused. Raises: NoToken."""
+
+
 class HttpWire:
     """One session with one upstream."""
 
-    def __init__(self, address: Address, ears: Ears, limit: int) -> None:
+    def __init__(self, address: Address, ears: Ears, limit: int, authority: Authority | None = None) -> None:
         self._address = address
+        self._authority = authority
         self._ears = ears
         self._limit = limit
         self._out: asyncio.Queue[bytes] = asyncio.Queue()
@@ -66,27 +81,65 @@ class HttpWire:
         while True:
             frame = await self._out.get()
             message = orjson.loads(frame)
-            if "method" in message and "id" in message:
+            is_request = "method" in message and "id" in message
+            if why := await self._no_token():
+                if is_request:
+                    self._refuse(message, why)
+            elif is_request:
                 self._tasks.create_task(self._request(frame, message))
             else:
                 await self._say(frame)
 
+    async def _no_token(self) -> str | None:
+        """Have a token before anything goes, where one is needed. Returns why there is none."""
+        if self._authority is None:
+            return None
+        from mcp_guard.upstream.oauth.discovery import NoToken
+
+        try:
+            await self._authority.ready()
+        except NoToken as why:
+            return f"cannot be signed in to: {why}"
+        return None
+
+    @asynccontextmanager
+    async def _exchange(self, method: str, frame: bytes | None = None) -> AsyncIterator[httpx.Response]:
+        """One request and its response. INVARIANT: it goes a second time only after status 401, which says that it was
+        not acted on, and only with another token."""
+        url, accept = (self._post_to, ACCEPT) if method == "POST" else (self._address.url, "text/event-stream")
+        for is_last in (self._authority is None, True):
+            token = self._authority.headers() if self._authority else {}
+            headers = {**self._headers(), "accept": accept, **token}
+            async with self._http.stream(method, url, content=frame, headers=headers) as response:
+                if is_last or response.status_code != 401 or not await self._renewed(token):
+                    yield response
+                    return
+
+    async def _renewed(self, refused: dict[str, str]) -> bool:
+        from mcp_guard.upstream.oauth.discovery import NoToken
+
+        assert self._authority is not None
+        try:
+            await self._authority.renew(refused)
+        except NoToken:
+            return False  # the refusal stands
+        return True
+
     def _headers(self) -> dict[str, str]:
-        return {"accept": ACCEPT, "content-type": "application/json", **self._fixed, **self._address.headers}
+        return {"content-type": "application/json", **self._fixed, **self._address.headers}
 
     async def _say(self, frame: bytes) -> None:
         """A notification, or an answer."""
         try:
-            response = await self._http.post(self._post_to, content=frame, headers=self._headers())
+            async with self._exchange("POST", frame) as response:
+                if response.status_code == 404:
+                    raise _Over("has ended its session")
         except httpx.TransportError as error:
             raise _Over(_explain(error)) from None
-        if response.status_code == 404:
-            raise _Over("has ended its session")
 
     async def _request(self, frame: bytes, message: Json) -> None:
         try:
-            headers = self._headers()
-            async with self._http.stream("POST", self._post_to, content=frame, headers=headers) as response:
+            async with self._exchange("POST", frame) as response:
                 if self._address.old and response.status_code < 300:
                     return  # the answer comes on the standing stream
                 await self._take(response, message)
@@ -104,10 +157,11 @@ class HttpWire:
             async for data in events(response, self._limit):
                 self._ears.on_line(data)
             self._ears.on_lost(message["id"], "the stream of its answer ended early")
-        elif response.status_code >= 400 and not kind.startswith("application/json"):
-            self._refuse(message, f"answered with HTTP status {response.status_code}")
+        elif response.status_code >= 300:
+            self._fail(message, response.status_code, await read(response, self._limit))
         else:
             self._ears.on_line(await read(response, self._limit))
+            self._ears.on_lost(message["id"], "answered, but not this request")
         self._learn(response, message)
 
     def _learn(self, response: httpx.Response, message: Json) -> None:
@@ -118,6 +172,16 @@ class HttpWire:
             self._fixed[VERSION] = message["params"]["protocolVersion"]
             self._tasks.create_task(self._stand())
 
+    def _fail(self, message: Json, status: int, body: bytes | None) -> None:
+        """A reply may come with any status. Without one, only the status is told: the rest is a stranger's."""
+        why = f"answered with HTTP status {status}"
+        if body is not None and _is_reply(body, message["id"]):
+            self._ears.on_line(body)
+        elif status >= 500 and message["method"] != INITIALIZE:
+            self._ears.on_lost(message["id"], why)  # it may have run
+        else:
+            self._refuse(message, why)
+
     def _refuse(self, message: Json, why: str) -> None:
         error = {"code": -32000, "message": f"the upstream {why}"}
         self._ears.on_line(orjson.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error}))
@@ -126,8 +190,7 @@ class HttpWire:
         """The standing stream, for what the upstream says of its own accord; not every upstream has one."""
         while True:
             try:
-                headers = {**self._headers(), "accept": "text/event-stream"}
-                async with self._http.stream("GET", self._address.url, headers=headers) as response:
+                async with self._exchange("GET") as response:
                     if response.status_code != 200:
                         return
                     async for data in events(response, self._limit):
@@ -138,8 +201,7 @@ class HttpWire:
 
     async def _old_stream(self, opened: asyncio.Event) -> None:
         try:
-            headers = {**self._headers(), "accept": "text/event-stream"}
-            async with self._http.stream("GET", self._address.url, headers=headers) as response:
+            async with self._exchange("GET") as response:
                 if response.status_code != 200:
                     raise _Over(f"answered with HTTP status {response.status_code}")
                 async for name, data in named_events(response, self._limit):
@@ -163,13 +225,22 @@ class HttpWire:
             return
         try:
             async with httpx.AsyncClient(timeout=2, trust_env=False) as http:
-                await http.delete(self._address.url, headers=self._headers())
+                token = self._authority.headers() if self._authority else {}
+                await http.delete(self._address.url, headers={**self._headers(), **token})
         except httpx.HTTPError:
             return  # it is gone, or takes none of that: there is no session left either way
 
 
 class _Over(Exception):
     """The session is over."""
+
+
+def _is_reply(body: bytes, id: object) -> bool:
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return False
+    return isinstance(found, dict) and found.get("id") == id and ("error" in found or "result" in found)
 
 
 def _explain(error: httpx.TransportError) -> str:
