@@ -44,11 +44,13 @@ class HttpLink:
         self._remote = remote
         self._holder: Holder | None = None
         self._headers: dict[str, str] = {}
+        self._is_started = False
         self._wire: HttpWire | None = None
         self._running: asyncio.Task[None] | None = None
 
     def start(self) -> None:
         remote, server = self._remote, self._remote.server
+        self._is_started = False
         try:
             headers, short = make_environment(server.env, server.secrets, remote.here, remote.scrubber)
             if server.bearer is not None:
@@ -60,7 +62,7 @@ class HttpLink:
                     raise ConfigError(f"`{header}` has characters that no header may have", "is it the right secret?")
         except ConfigError as error:
             raise UpstreamError(f"upstream `{remote.name}` cannot be reached: {error.message}", error.hint) from None
-        self._headers, self.unguarded = headers, tuple(short)
+        self._headers, self.unguarded, self._is_started = headers, tuple(short), True
 
     def _read(self, name: str, place: SecretPlace, short: list[str]) -> str:
         """Raises: ConfigError."""
@@ -86,6 +88,8 @@ class HttpLink:
         return None
 
     async def open(self, ears: Ears, on_pressure: Callable[[bool], None], limit: int) -> bool:
+        if not self._is_started:
+            return False
         from mcp_guard.upstream.http import Address, HttpWire
 
         if why := await self._sign_in():

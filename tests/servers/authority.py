@@ -26,11 +26,13 @@ GOOD: dict[str, float] = {}
 """Access tokens, and until when they are good."""
 REFRESH: dict[str, bool] = {}
 """Refresh tokens, and whether they are unused."""
+ALL: list[str] = []
+"""Every secret that it was told or gave."""
 CODES: dict[str, dict[str, str]] = {}
 
 
 def how() -> dict[str, Any]:
-    return {"lasts": 3600, "issuer": HERE, "secret": "", "leak": False} | json.loads(
+    return {"lasts": 3600, "issuer": HERE, "secret": "", "leak": False, "header": ""} | json.loads(
         (FOLDER / "authority.json").read_text()
     )
 
@@ -82,6 +84,7 @@ async def token(request: Request) -> Response:
         if asked is None or asked["code_challenge"] != challenge.decode():
             return refuse("invalid_grant")
     access, refresh = f"access-{secrets.token_urlsafe(24)}", f"refresh-{secrets.token_urlsafe(24)}"
+    ALL.extend((access, refresh))
     GOOD[access] = time.time() + behaviour["lasts"]
     answer = {"access_token": access, "token_type": "Bearer", "expires_in": behaviour["lasts"]}
     if form["grant_type"] != "client_credentials":
@@ -98,9 +101,13 @@ async def drop(request: Request) -> Response:
 
 
 async def mcp(request: Request) -> Response:
-    header, behaviour = request.headers.get("authorization", ""), how()
+    behaviour = how()
+    header = request.headers.get(behaviour["header"] or "authorization", "")
     given = header.removeprefix("Bearer ")
-    if GOOD.get(given, 0) < time.time():
+    if behaviour["header"]:  # a fixed one, whatever it is
+        note("heard", header=header)
+        ALL.append(given)
+    elif GOOD.get(given, 0) < time.time():
         where = (
             f'Bearer error="invalid_token", error_description="not {given}", resource_metadata="{HERE}/meta/{given}"'
         )
@@ -115,15 +122,15 @@ async def mcp(request: Request) -> Response:
 
 def answer(message: dict, given: str, behaviour: dict) -> Response:
     method, leak = message["method"], behaviour["leak"]
-    known = [behaviour["secret"], given, *GOOD, *REFRESH] if leak else []
-    told = " ".join(each for each in known if each)
+    known = [behaviour["secret"], given, *ALL] if leak else []
+    told = " ".join(dict.fromkeys(each for each in known if each))
     if method == "initialize":
         capabilities = {"tools": {}}
         info = {"name": "tracker", "version": "1"}
         version = message["params"]["protocolVersion"]
         result = {"protocolVersion": version, "capabilities": capabilities, "serverInfo": info, "instructions": told}
     elif method == "tools/list":
-        names = ("echo", "status", "redirect", "error", "html")
+        names = ("echo", *OTHERWISE)
         schema = {"type": "object", "description": told}
         result = {"tools": [{"name": name, "description": told, "inputSchema": schema} for name in names]}
     else:
@@ -135,10 +142,23 @@ def answer(message: dict, given: str, behaviour: dict) -> Response:
     return JSONResponse({"jsonrpc": "2.0", "id": message["id"], "result": result}, headers={"x-told": told})
 
 
+def stream(id: object, told: str) -> str:
+    """Progress, a log message, and the reply."""
+    news = {"method": "notifications/progress", "params": {"progressToken": id, "progress": 1, "message": told}}
+    log = {"method": "notifications/message", "params": {"level": "info", "data": told}}
+    last = {"id": id, "error": {"code": -32000, "message": told, "data": {"t": told}}}
+    return "".join(f"data: {json.dumps({'jsonrpc': '2.0', **each})}\n\n" for each in (news, log, last))
+
+
 OTHERWISE = {
     "status": lambda id, told: PlainTextResponse(f"broken: {told}", 502),
     "redirect": lambda id, told: RedirectResponse(f"{HERE}/elsewhere?{urlencode({'t': told})}", 307),
     "error": lambda id, told: JSONResponse({"error": "invalid_token", "error_description": told}, 403),
+    "unauthorized": lambda id, told: PlainTextResponse(
+        f"who is {told}?", 403, {"www-authenticate": f'Bearer e="{told}"'}
+    ),
+    "progress": lambda id, told: PlainTextResponse(stream(id, told), 200, media_type="text/event-stream"),
+    "held": lambda id, told: PlainTextResponse(told, 500),
     "html": lambda id, told: PlainTextResponse(f"<p>{told}</p>", 200),
 }
 
