@@ -6,6 +6,7 @@ the guard, so a guard that is to run reads its configuration with `load_apart`; 
 
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -13,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mcp_guard.config_ledger import LedgerConfig, WitnessConfig, WitnessName
 from mcp_guard.config_parts import Model, Secret, Url
-from mcp_guard.config_serve import IssuerConfig, ServeConfig
+from mcp_guard.config_serve import ConnectConfig, IssuerConfig, ServeConfig
 from mcp_guard.config_upstreams import UpstreamConfig
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
@@ -213,6 +214,7 @@ class Config(Model):
     notifiers: dict[str, NotifierConfig] = {}
     inbox: InboxConfig = InboxConfig()
     serve: ServeConfig | None = None
+    connect: ConnectConfig = ConnectConfig()
     issuers: dict[str, IssuerConfig] = {}
     ledger: LedgerConfig = LedgerConfig()
     witnesses: dict[WitnessName, WitnessConfig] = {}
@@ -292,7 +294,8 @@ class Config(Model):
         if self.serve is None:
             return None
         url = self.serve.settings(()).url
-        return self.serve.settings(tuple(issuer.values(here, url) for issuer in self.issuers.values()))
+        served = self.serve.settings(tuple(issuer.values(here, url) for issuer in self.issuers.values()))
+        return replace(served, socket=self.serve.at_socket(here, self.connect))
 
 
 def _options(notifier: Model) -> dict[str, object]:

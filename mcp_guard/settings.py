@@ -80,6 +80,25 @@ class NotifierSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SocketSettings:
+    """A Unix socket, who may open it, and as which agent each user calls, by uid or name."""
+
+    path: Path
+    mode: int = 0o600
+    group: str = ""
+    users: Mapping[str, str] = field(default_factory=dict)
+
+    def group_id(self) -> int:
+        """Raises: OSError."""
+        import grp
+
+        try:
+            return int(self.group) if self.group.isdigit() else grp.getgrnam(self.group).gr_gid
+        except KeyError:
+            raise OSError(f"this machine has no group `{self.group}`") from None
+
+
+@dataclass(frozen=True, slots=True)
 class ServeSettings:
     """Where HTTP is served. `url` is how clients reach it, and the resource that tokens are for; `issuers` are kept as
     keyword arguments of `identity.bearer.OtherIssuer`, which only a guard that serves HTTP loads."""
@@ -92,6 +111,7 @@ class ServeSettings:
     most_sessions: int
     idle_seconds: float
     issuers: tuple[Mapping[str, Any], ...] = ()
+    socket: SocketSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from mcp_guard.core.errors import (
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run", "serve one MCP client on stdin and stdout"),
     "serve": ("serve", "serve many MCP clients over HTTP"),
+    "connect": ("connect", "carry standard input and output to a guard of another user"),
     "log": ("log", "list receipts"),
     "show": ("show", "tell the story of one call"),
     "tail": ("tail", "follow receipts as they come"),

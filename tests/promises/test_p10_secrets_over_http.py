@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.authorized import Authority
-from tests.live.guarded import ALLOW_ALL, SERVERS, command, write_config
+from tests.live.guarded import ALLOW_ALL, SERVERS, command, upstream, write_config
 from tests.live.served import free_port
 from tests.live.test_oauth import sign_in
 from tests.promises.test_p10_secrets_stay import GATE, KEYRING, Listener, find, inbox_pages
@@ -107,11 +107,11 @@ def configure(folder: Path, section: str) -> Search:
 @pytest.mark.parametrize("kind", ["bearer", "header"])
 def test_a_header_that_is_leaked_in_every_way_is_found_nowhere(tmp_path: Path, kind: str, source: str) -> None:
     toml, env = place(tmp_path, source, CANARY)
-    with Authority(tmp_path, leak=True, header="authorization" if kind == "bearer" else "x-key") as upstream:
+    with Authority(tmp_path, leak=True, header="authorization" if kind == "bearer" else "x-key") as remote:
         said = f"bearer = {toml}" if kind == "bearer" else f"headers = {{ X-Key = {toml} }}"
-        search = configure(tmp_path, f'[upstreams.far]\nurl = "{upstream.url}/mcp"\n{said}\n')
+        search = configure(tmp_path, f'[upstreams.far]\nurl = "{remote.url}/mcp"\n{said}\n')
         tell_all(search, env)
-        assert upstream.asked("heard")[-1]["header"].endswith(CANARY)
+        assert remote.asked("heard")[-1]["header"].endswith(CANARY)
     assert search.said.count(b"[secret ") > len(TOOLS)
     search.expect_nowhere(CANARY)
 
@@ -119,10 +119,10 @@ def test_a_header_that_is_leaked_in_every_way_is_found_nowhere(tmp_path: Path, k
 @pytest.mark.parametrize("source", ["env", "file", "keyring", "command"])
 def test_a_client_secret_and_each_token_that_it_got_are_found_nowhere(tmp_path: Path, source: str) -> None:
     toml, env = place(tmp_path, source, CANARY)
-    with Authority(tmp_path, leak=True, secret=CANARY) as upstream:
-        search = configure(tmp_path, upstream.section(toml))
-        tell_all(search, env, upstream.drop)
-        tokens = [each["access"] for each in upstream.asked("gave")]
+    with Authority(tmp_path, leak=True, secret=CANARY) as remote:
+        search = configure(tmp_path, remote.section(toml))
+        tell_all(search, env, remote.drop)
+        tokens = [each["access"] for each in remote.asked("gave")]
     assert len(tokens) > 1
     assert b"[secret client_secret]" in search.said
     assert b"[secret far_access_token]" in search.said
@@ -131,8 +131,8 @@ def test_a_client_secret_and_each_token_that_it_got_are_found_nowhere(tmp_path: 
 
 def test_a_client_secret_that_is_refused_is_not_in_the_error(tmp_path: Path) -> None:
     toml, env = place(tmp_path, "file", CANARY)
-    with Authority(tmp_path, leak=True, secret="another") as upstream:
-        search = configure(tmp_path, upstream.section(toml))
+    with Authority(tmp_path, leak=True, secret="another") as remote:
+        search = configure(tmp_path, remote.section(toml))
         with Listener(search.config, env=env) as client:
             client.start()
             assert client.tools() == {}
@@ -142,12 +142,12 @@ def test_a_client_secret_that_is_refused_is_not_in_the_error(tmp_path: Path) -> 
 
 
 def test_what_a_person_signed_in_for_is_found_nowhere_but_where_it_is_kept(tmp_path: Path) -> None:
-    with Authority(tmp_path, leak=True) as upstream:
-        search = configure(tmp_path, upstream.section("", "authorization_code"))
+    with Authority(tmp_path, leak=True) as remote:
+        search = configure(tmp_path, remote.section("", "authorization_code"))
         done = sign_in(search.config)
         assert done.returncode == 0
-        tell_all(search, {}, upstream.drop)
-        tokens = [each[kind] for each in upstream.asked("gave") for kind in ("access", "refresh")]
+        tell_all(search, {}, remote.drop)
+        tokens = [each[kind] for each in remote.asked("gave") for kind in ("access", "refresh")]
     assert len(tokens) >= 4
     assert b"[secret far_refresh_token]" in search.said
     search.stderr += done.stdout.encode() + done.stderr.encode()
@@ -156,8 +156,8 @@ def test_what_a_person_signed_in_for_is_found_nowhere_but_where_it_is_kept(tmp_p
 
 def test_a_header_that_cannot_be_sent_is_not_repeated(tmp_path: Path) -> None:
     toml, env = place(tmp_path, "file", f"{CANARY}\nsecond line of it")
-    with Authority(tmp_path) as upstream:
-        search = configure(tmp_path, f'[upstreams.far]\nurl = "{upstream.url}/mcp"\nbearer = {toml}\n')
+    with Authority(tmp_path) as remote:
+        search = configure(tmp_path, f'[upstreams.far]\nurl = "{remote.url}/mcp"\nbearer = {toml}\n')
         with Listener(search.config, env=env) as client:
             client.start()
             assert client.tools() == {}
@@ -191,7 +191,7 @@ def test_a_command_that_fails_says_so_without_what_it_printed(tmp_path: Path, wo
 def test_a_command_is_given_none_of_our_environment(tmp_path: Path) -> None:
     (tmp_path / "look").write_text(f"#!/bin/sh\nenv > {tmp_path}/seen\necho some-secret\n")
     (tmp_path / "look").chmod(0o700)
-    section = f'[upstreams.up]\ncommand = {json.dumps(sys.executable)}\nargs = ["-c", "pass"]\nenv = {{ T = {{ command = ["./look"] }} }}\n'
+    section = upstream("up", sys.executable, "-c", "pass").replace("{  }", '{ T = { command = ["./look"] } }')
     with Listener(write_config(tmp_path, section), env={"OTHER_SECRET": "x"}) as client:
         client.start()
     seen = {line.partition("=")[0] for line in (tmp_path / "seen").read_text().splitlines()}

@@ -10,6 +10,7 @@ import json
 import secrets
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlencode
@@ -32,9 +33,8 @@ CODES: dict[str, dict[str, str]] = {}
 
 
 def how() -> dict[str, Any]:
-    return {"lasts": 3600, "issuer": HERE, "secret": "", "leak": False, "header": ""} | json.loads(
-        (FOLDER / "authority.json").read_text()
-    )
+    fixed: dict[str, Any] = {"lasts": 3600, "issuer": HERE, "secret": "", "leak": False, "header": ""}
+    return fixed | json.loads((FOLDER / "authority.json").read_text())
 
 
 def note(what: str, **said: object) -> None:
@@ -125,7 +125,7 @@ def answer(message: dict, given: str, behaviour: dict) -> Response:
     known = [behaviour["secret"], given, *ALL] if leak else []
     told = " ".join(dict.fromkeys(each for each in known if each))
     if method == "initialize":
-        capabilities = {"tools": {}}
+        capabilities: dict[str, Any] = {"tools": {}}
         info = {"name": "tracker", "version": "1"}
         version = message["params"]["protocolVersion"]
         result = {"protocolVersion": version, "capabilities": capabilities, "serverInfo": info, "instructions": told}
@@ -150,7 +150,7 @@ def stream(id: object, told: str) -> str:
     return "".join(f"data: {json.dumps({'jsonrpc': '2.0', **each})}\n\n" for each in (news, log, last))
 
 
-OTHERWISE = {
+OTHERWISE: dict[str, Callable[[object, str], Response]] = {
     "status": lambda id, told: PlainTextResponse(f"broken: {told}", 502),
     "redirect": lambda id, told: RedirectResponse(f"{HERE}/elsewhere?{urlencode({'t': told})}", 307),
     "error": lambda id, told: JSONResponse({"error": "invalid_token", "error_description": told}, 403),
