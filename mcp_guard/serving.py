@@ -27,6 +27,7 @@ from mcp_guard.settings import Server, Settings
 from mcp_guard.transports.session import Front, Session
 from mcp_guard.upstream.child import Connector
 from mcp_guard.upstream.child_link import ChildLink
+from mcp_guard.upstream.circuits import Board, circuits_path
 from mcp_guard.upstream.connection import Bounds, Connection
 from mcp_guard.upstream.hub import Hub
 from mcp_guard.upstream.link import Link
@@ -112,6 +113,7 @@ class Serving:
         self.note = note
         ledger.book.writer.on_trouble = note
         self._engines: dict[object, PolicyEngine] = {}
+        self._board = Board(circuits_path(ledger.lock_path.parent, ledger.book.settings.guard), note)
 
     def now(self) -> Micros:
         return self.ledger.book.writer.now()
@@ -135,6 +137,7 @@ class Serving:
 
     def stop(self, *work: Callable[[Step], None]) -> None:
         book = self.ledger.book
+        self._board.close()
         book.catch_up()
 
         def op(step: Step) -> None:
@@ -152,6 +155,7 @@ class Serving:
 
     def session(self, instance: Instance, hub: Hub, front: Front) -> Session:
         """A session of this instance over upstreams of its own."""
+        self._board.watch(instance.id, hub)
         in_force, settings = PoliciesInForce(self.settings.counters), self.settings
         hub.on_catalog = lambda: self._load_policies(hub, in_force)
         pattern = settings.ticket_pattern

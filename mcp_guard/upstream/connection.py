@@ -1,6 +1,7 @@
 """One upstream: handshake, tool listing, another start after each end, with back-off. Decides nothing about calls."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -10,6 +11,7 @@ import orjson
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Json
 from mcp_guard.core.scrub import Scrubber
+from mcp_guard.upstream.circuits import Circuit
 from mcp_guard.upstream.link import Link
 from mcp_guard.wire.methods import INITIALIZE, INITIALIZED, LIST_TOOLS, LISTS, PING, TOOLS_CHANGED
 from mcp_guard.wire.peer import Id, Peer, PeerLost
@@ -61,6 +63,8 @@ class Connection:
         self._gone = asyncio.Event()
         self._down: str | None = "is starting"
         self._scrubber = scrubber
+        self.on_circuit: Callable[[], None] = lambda: None
+        self.circuit = Circuit(False, time.time(), "is starting")
 
     def trouble(self) -> str | None:
         return None if self._down is None else f"upstream `{self.name}` {self._down}"
@@ -90,6 +94,7 @@ class Connection:
             )
         while True:
             if await self._begin(hello):
+                self._turn(Circuit(True, time.time()))
                 self.tried.set()
                 await announced.wait()
                 self.peer.notify(INITIALIZED)
@@ -104,6 +109,9 @@ class Connection:
                 on_listed()
             delay = BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS) - 1)]
             failures += 1
+            down = self._down or "did not answer with a listing"
+            since = time.time() if self.circuit.is_up else self.circuit.since
+            self._turn(Circuit(False, since, down, time.time() + delay))
             self._down = f"{self._down}; starting it again in {delay:g} s ({self._link.where})"
             self.owner.note(f"upstream `{self.name}` {self._down}")
             await self._link.close()
@@ -112,6 +120,10 @@ class Connection:
                 await self._start_apart()
             else:
                 self._start()
+
+    def _turn(self, circuit: Circuit) -> None:
+        self.circuit = circuit
+        self.on_circuit()
 
     async def _start_apart(self) -> None:
         """Start it in a thread. Whoever cancels us waits for that, so that nothing is started behind their back."""

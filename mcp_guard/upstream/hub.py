@@ -10,6 +10,7 @@ from mcp_guard.core.model import Ending, Execution, Json, Tool, ToolRule
 from mcp_guard.core.replies import tool_error
 from mcp_guard.ports import Intent, Progress
 from mcp_guard.upstream.catalog import build_catalog
+from mcp_guard.upstream.circuits import Circuit
 from mcp_guard.upstream.connection import Connection, Owner
 from mcp_guard.wire.methods import CALL_TOOL
 from mcp_guard.wire.peer import Id, PeerLost, error
@@ -23,6 +24,11 @@ class Hub:
     def __init__(self, connections: list[Connection], rules: Mapping[str, ToolRule]) -> None:
         self.connections = {connection.name: connection for connection in connections}
         self.on_catalog: Callable[[], None] = lambda: None
+        self.is_closed = False
+        self.on_circuit: Callable[[], None] = lambda: None
+        """Told whenever an upstream is up or down anew."""
+        for connection in connections:
+            connection.on_circuit = lambda: self.on_circuit()  # noqa: PLW0108 - it is set later
         self._rules = rules
         self._catalog: dict[str, Tool] = {}
         self._announced = asyncio.Event()
@@ -72,6 +78,11 @@ class Hub:
             supervisor.cancel()
         await asyncio.gather(*self._supervisors, return_exceptions=True)
         await asyncio.gather(*(connection.close() for connection in self.connections.values()))
+        self.is_closed = True
+        self.on_circuit()
+
+    def circuits(self) -> dict[str, Circuit]:
+        return {name: connection.circuit for name, connection in self.connections.items()}
 
     def kill(self) -> None:
         """End whatever is left of the processes at once, with no event loop: the last thing before we go."""
