@@ -1,6 +1,6 @@
 """How this process's upstreams stand, in a small file beside its lock, for `mcp-guard status` to read.
 
-A file and not the ledger: that an upstream comes and goes is no evidence, and must not cost a receipt (decision 0022).
+A file and not the ledger: that an upstream comes and goes is no evidence, and must not cost a receipt (docs/decisions/0021).
 It is written a moment after a change, and never while a call waits for it.
 """
 

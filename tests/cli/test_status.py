@@ -44,16 +44,18 @@ def test_status_names_upstreams_that_failed(tmp_path: Path) -> None:
 
 def test_status_says_which_upstreams_of_a_running_guard_are_down_and_why(tmp_path: Path) -> None:
     far = f'[upstreams.far]\nurl = "http://127.0.0.1:{free_port()}/mcp"\n'
+    guards = tmp_path / "state" / "guards"
     config = write_config(tmp_path, scripted("up", tmp_path) + far + upstream("gone", "/nonexistent"))
     with Client(config) as client:
         client.start()
         client.tools()
-        [file] = (tmp_path / "state" / "guards").glob("*.upstreams")
+        eventually(lambda: b'"is_up":true' in b"".join(each.read_bytes() for each in guards.glob("*.upstreams")))
+        [file] = guards.glob("*.upstreams")
         assert file.stat().st_mode & 0o777 == 0o600
         lines = cli("status", "--config", str(config)).stdout.splitlines()
         rows = json.loads(cli("status", "--json", "--config", str(config)).stdout)["upstreams"]
         client.call("up__die")  # what was up is down, and up again
-        eventually(lambda: "exited with status" in cli("status", "--config", str(config)).stdout)
+        eventually(lambda: b"exited with status" in file.read_bytes())
         eventually(lambda: "upstream up: up since" in cli("status", "--config", str(config)).stdout)
     when = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
     said = [line for line in lines if line.startswith("upstream ")]
@@ -62,7 +64,7 @@ def test_status_says_which_upstreams_of_a_running_guard_are_down_and_why(tmp_pat
     assert re.fullmatch(r"upstream gone: down since .*: cannot be started: `/nonexistent`: No such file.*", said[1])
     assert re.fullmatch(rf"upstream up: up since {when} \(1 session\)", said[2])
     assert {row["upstream"]: row["is_up"] for row in rows} == {"up": True, "far": False, "gone": False}
-    assert not list((tmp_path / "state" / "guards").iterdir())
+    assert not list(guards.iterdir())
     assert "since" not in cli("status", "--config", str(config)).stdout
 
 

@@ -34,7 +34,8 @@ CODES: dict[str, dict[str, str]] = {}
 
 def how() -> dict[str, Any]:
     fixed: dict[str, Any] = {"lasts": 3600, "issuer": HERE, "secret": "", "leak": False, "header": ""}
-    return fixed | json.loads((FOLDER / "authority.json").read_text())
+    fixed |= json.loads((FOLDER / "authority.json").read_text())
+    return fixed
 
 
 def note(what: str, **said: object) -> None:
