@@ -1,7 +1,7 @@
 """How this process's upstreams stand, in a small file beside its lock, for `mcp-guard status` to read.
 
-A file and not the ledger: that an upstream comes and goes is no evidence, and must not cost a receipt (docs/decisions/0021).
-It is written a moment after a change, and never while a call waits for it.
+A file and not the ledger: that an upstream comes and goes is no evidence, and must not cost a receipt; see
+docs/decisions/0021. It is written a moment after a change, and never while a call waits for it.
 """
 
 import asyncio
