@@ -80,6 +80,7 @@ def make_link(settings: Settings, name: str, server: Server, scrubber: Scrubber)
             secrets=server.secrets,
             here=here,
             scrubber=scrubber,
+            is_searched=any(each.secrets or each.bearer or each.oauth for each in settings.servers.values()),
             cwd=server.cwd,
         )
     )

@@ -9,7 +9,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Protocol
-from urllib.parse import urljoin
+from urllib.parse import urljoin, urlsplit
 
 import httpx2 as httpx
 import orjson
@@ -206,7 +206,9 @@ class HttpWire:
                     raise _Over(f"answered with HTTP status {response.status_code}")
                 async for name, data in named_events(response, self._limit):
                     if name == "endpoint":
-                        self._post_to = urljoin(self._address.url, (data or b"").decode())
+                        self._post_to = urljoin(self._address.url, (data or b"").decode(errors="replace"))
+                        if _origin(self._post_to) != _origin(self._address.url):
+                            raise _Over("wants its requests sent to another host")
                         opened.set()
                     else:
                         self._ears.on_line(data)
@@ -233,6 +235,11 @@ class HttpWire:
 
 class _Over(Exception):
     """The session is over."""
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc
 
 
 def _is_reply(body: bytes, id: object) -> bool:

@@ -79,8 +79,10 @@ class HttpLink:
         from mcp_guard.upstream.oauth.holder import Holder
         from mcp_guard.upstream.oauth.keeping import Keeping
 
-        keeping = Keeping(remote.state / "sign-ins", remote.name, said.in_keyring)
-        self._holder = Holder(remote.server.url, said, self._client_secret, keeping, remote.scrubber)
+        if self._holder is None:
+            keeping = Keeping(remote.state / "sign-ins", remote.name, said.in_keyring)
+            self._holder = Holder(remote.server.url, said, keeping, remote.scrubber)
+        self._holder.secret = self._client_secret
         try:
             await self._holder.ready()
         except NoToken as why:

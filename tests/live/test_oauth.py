@@ -1,6 +1,7 @@
 """Upstreams over HTTP that take OAuth tokens: had, renewed, refused, and never a call sent twice that may have run."""
 
 import json
+import signal
 import subprocess
 import threading
 from pathlib import Path
@@ -10,6 +11,7 @@ import pytest
 
 from tests.live.authorized import Authority
 from tests.live.guarded import Client, cli, command, log, text, write_config
+from tests.live.test_session import eventually
 
 SECRET = "canary-client/secret+1"
 PLACE = '{ file = "client-secret" }'
@@ -124,6 +126,70 @@ def test_without_a_sign_in_the_upstream_is_down_and_says_what_to_do(tmp_path: Pa
         assert sign_in(config).returncode == 0
         assert cli("upstreams", "logout", "far", "--config", str(config)).stdout.startswith("the sign-in to `far`")
         assert not (tmp_path / "state" / "sign-ins" / "far.json").exists()
+
+
+def test_the_metadata_is_found_where_a_refusal_points_to(tmp_path: Path) -> None:
+    with Authority(tmp_path, secret=SECRET, pointed=True) as authority:
+        authority.behave(metadata={"issuer": authority.url})
+        with Client(configure(tmp_path, authority.section(PLACE))) as client:
+            client.start()
+            assert text(client.call("far__echo")) == "done"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "why"),
+    [
+        ({"issuer": "https://evil.example"}, "of another issuer"),
+        ({"token_endpoint": "http://tokens.example/"}, "neither https nor on this machine"),
+        ({"token_endpoint": None}, "names no token endpoint"),
+    ],
+)
+def test_metadata_that_cannot_be_trusted_gets_no_secret(tmp_path: Path, metadata: object, why: str) -> None:
+    with Authority(tmp_path, secret=SECRET, metadata=metadata) as authority:
+        with Client(configure(tmp_path, authority.section(PLACE))) as client:
+            client.start()
+            assert client.tools() == {}
+        assert why in client.stderr
+        assert authority.asked("token") == []
+
+
+def test_a_sign_in_in_the_keyring_with_a_secret_in_the_body_is_refreshed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "tests.ledger.file_keyring.FileKeyring")
+    monkeypatch.setenv("TEST_KEYRING", str(tmp_path / "keyring.json"))
+    body = {"token_endpoint_auth_methods_supported": ["client_secret_post"]}
+    with Authority(tmp_path, secret=SECRET, metadata=body) as authority:
+        config = configure(tmp_path, authority.section(PLACE, "authorization_code", 'keep = "keyring"'))
+        assert "kept in the keyring" in sign_in(config).stdout
+        assert not (tmp_path / "state" / "sign-ins" / "far.json").exists()
+        with Client(config) as client:
+            client.start()
+            client.tools()
+            authority.drop()
+            assert text(client.call("far__echo")) == "done"
+        asked = authority.asked("token")
+        assert [each["grant_type"] for each in asked] == ["authorization_code", "refresh_token"]
+        assert all(each["client_secret"] == SECRET for each in asked)
+        assert authority.asked("gave")[-1]["refresh"] in (tmp_path / "keyring.json").read_text()
+
+
+def test_a_client_that_leaves_during_a_refresh_does_not_lose_the_sign_in(tmp_path: Path) -> None:
+    with Authority(tmp_path) as authority:
+        config = configure(tmp_path, authority.section("", "authorization_code"))
+        sign_in(config)
+        with Client(config) as client:
+            client.start()
+            client.tools()
+            authority.drop()
+            authority.behave(slow=0.5)
+            client.send("tools/call", {"name": "far__echo", "arguments": {}})
+            eventually(lambda: len(authority.asked("token")) == 2)
+            client.process.send_signal(signal.SIGTERM)
+        kept = json.loads((tmp_path / "state" / "sign-ins" / "far.json").read_text())
+        assert kept["refresh"] == authority.asked("gave")[-1]["refresh"]
+        assert len(authority.asked("gave")) == 2
+        assert authority.asked("call") == []
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ Usage: authority.py PORT FOLDER. `FOLDER/authority.json` says how it behaves, re
 gets each token request, each answer to one, and each call. The MCP server is at /mcp, without an SDK.
 """
 
+import asyncio
 import base64
 import hashlib
 import json
@@ -44,13 +45,14 @@ def note(what: str, **said: object) -> None:
 
 
 async def resource(request: Request) -> Response:
+    if how().get("pointed") and not request.url.path.startswith("/meta/"):
+        return Response(status_code=404)
     return JSONResponse({"resource": f"{HERE}/mcp", "authorization_servers": [how()["issuer"]]})
 
 
 async def metadata(request: Request) -> Response:
-    return JSONResponse(
-        {"issuer": HERE, "token_endpoint": f"{HERE}/token", "authorization_endpoint": f"{HERE}/authorize"}
-    )
+    said = {"issuer": HERE, "token_endpoint": f"{HERE}/token", "authorization_endpoint": f"{HERE}/authorize"}
+    return JSONResponse({**said, **how().get("metadata", {})})
 
 
 async def authorize(request: Request) -> Response:
@@ -70,8 +72,10 @@ async def token(request: Request) -> Response:
     form = {name: found[-1] for name, found in parse_qs((await request.body()).decode()).items()}
     basic = base64.b64decode(request.headers.get("authorization", "Basic ").split(" ", 1)[1] or b"").decode()
     client, _, secret = basic.partition(":")
+    client, secret = client or form.get("client_id", ""), secret or form.get("client_secret", "")
     note("token", **form, client=unquote(client))
     behaviour = how()
+    await asyncio.sleep(behaviour.get("slow", 0))
     if behaviour.get("down"):
         return PlainTextResponse(f"down: {secret}", 503)
     if behaviour["secret"] and unquote(secret) != behaviour["secret"]:
@@ -168,6 +172,7 @@ def main() -> None:
     routes = [
         Route("/.well-known/oauth-protected-resource/mcp", resource),
         Route("/.well-known/oauth-authorization-server", metadata),
+        Route("/meta/{token:path}", resource),
         Route("/authorize", authorize),
         Route("/token", token, methods=["POST"]),
         Route("/drop", drop, methods=["POST"]),

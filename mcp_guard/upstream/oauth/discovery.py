@@ -4,6 +4,7 @@ Protected resource metadata (RFC 9728) names the authorization server, whose met
 What is published is the upstream's word: it cannot have our client secret sent to somebody else (see `_trust`).
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -46,7 +47,7 @@ async def find_endpoints(http: httpx.AsyncClient, url: str, said: OAuthSettings)
     resource = said.resource or url
     if said.token_url:
         return Endpoints(said.token_url, said.authorization_url, said.issuer, resource)
-    published = await _first(http, [_beside(url, RESOURCE), _origin(url) + RESOURCE])
+    published = await _first(http, [*await _pointed_at(http, url), _beside(url, RESOURCE), _origin(url) + RESOURCE])
     issuer = said.issuer
     if published is not None:
         named = str(published.get("resource"))
@@ -59,7 +60,27 @@ async def find_endpoints(http: httpx.AsyncClient, url: str, said: OAuthSettings)
         issuer = issuer or (servers[0] if servers else "")
         resource = said.resource or named
     issuer = issuer or _origin(url)  # as before there was such metadata
+    if not said.issuer and not _may_name(issuer, url):
+        raise NoToken(f"it names the authorization server `{issuer[:200]}`, which is not on https")
     return await _of_server(http, _trust(issuer, url, said), resource)
+
+
+async def _pointed_at(http: httpx.AsyncClient, url: str) -> list[str]:
+    """Where a refused request says that the metadata is (RFC 9728 §5.1). Nothing but the header is read."""
+    try:
+        async with http.stream("GET", url, headers={"accept": "text/event-stream"}) as response:
+            challenge = response.headers.get("www-authenticate", "") if response.status_code == 401 else ""
+    except httpx.ReadTimeout:
+        return []  # it refuses nobody who listens
+    except httpx.HTTPError as error:
+        raise NoToken(f"`{url}` cannot be reached: {type(error).__name__}") from None
+    found = re.search(r'\bresource_metadata="([^"\s]+)"', challenge)
+    return [found.group(1)] if found and _may_name(found.group(1), url) else []
+
+
+def _may_name(place: str, url: str) -> bool:
+    """Whether an upstream may have us ask there: it must not reach this machine through us, unless it is on it."""
+    return is_safe(place) and (urlsplit(place).hostname not in LOOPBACK or urlsplit(url).hostname in LOOPBACK)
 
 
 def _trust(issuer: str, url: str, said: OAuthSettings) -> str:
@@ -82,7 +103,7 @@ async def _of_server(http: httpx.AsyncClient, issuer: str, resource: str) -> End
         raise NoToken(f"the metadata of `{issuer[:200]}` is of another issuer")
     token, authorization = found.get("token_endpoint"), found.get("authorization_endpoint")
     for each in (token, authorization):
-        if each is not None and not (isinstance(each, str) and is_safe(each)):
+        if each is not None and not (isinstance(each, str) and _may_name(each, issuer)):
             raise NoToken(f"`{issuer[:200]}` names an endpoint that is neither https nor on this machine")
     if not token:
         raise NoToken(f"`{issuer[:200]}` names no token endpoint")

@@ -52,4 +52,5 @@ def read(response: httpx.Response, endpoints: Endpoints, refresh: str) -> Tokens
     renew_at = 0.0
     if isinstance(lasts, int | float) and lasts > 0:
         renew_at = time.time() + lasts - min(EARLY_SECONDS, lasts / 4)
-    return Tokens(access, new if isinstance(new, str) and new else refresh, renew_at, endpoints.token)
+    refresh = new if isinstance(new, str) and new else refresh
+    return Tokens(access, refresh, renew_at, endpoints.token, endpoints.resource, endpoints.posts_secret)

@@ -21,8 +21,9 @@ REMEMBERED = 32
 class Holder:
     """Implements `http.Authority` for one upstream. `secret` is the client secret, or empty."""
 
-    def __init__(self, url: str, said: OAuthSettings, secret: str, keeping: Keeping, scrubber: Scrubber) -> None:
-        self._url, self._said, self._secret, self._keeping = url, said, secret, keeping
+    def __init__(self, url: str, said: OAuthSettings, keeping: Keeping, scrubber: Scrubber) -> None:
+        self.secret = ""
+        self._url, self._said, self._keeping = url, said, keeping
         self._scrubber = scrubber
         self._learnt: deque[str] = deque()
         self._tokens: Tokens | None = None
@@ -43,7 +44,12 @@ class Holder:
         async with self._one:
             if self.headers() != refused:
                 return  # somebody else had the same thought
-            self._take(await (self._refresh() if self._said.is_interactive else self._ask_anew()))
+            asking = asyncio.ensure_future(self._refresh() if self._said.is_interactive else self._ask_anew())
+            try:
+                self._take(await asyncio.shield(asking))
+            except asyncio.CancelledError:
+                await asyncio.gather(asking, return_exceptions=True)  # a refresh token may be spent: keep the next one
+                raise
 
     def _is_good(self, tokens: Tokens | None) -> bool:
         return tokens is not None and (not tokens.renew_at or self.clock() < tokens.renew_at)
@@ -52,7 +58,7 @@ class Holder:
         async with client() as http:
             self._endpoints = self._endpoints or await find_endpoints(http, self._url, self._said)
             form = {"grant_type": "client_credentials"}
-            return await ask(http, self._endpoints, self._said, self._secret, form)
+            return await ask(http, self._endpoints, self._said, self.secret, form)
 
     async def _refresh(self) -> Tokens:
         """INVARIANT: one refresh at a time over all processes, and what it gave is kept before it is used."""
@@ -65,11 +71,11 @@ class Holder:
                 return kept  # another process has refreshed it
             if not kept.refresh:
                 raise NoToken(f"the sign-in has ended; mcp-guard upstreams login {self._keeping.name}")
-            endpoints = Endpoints(kept.token_endpoint, "", "", self._said.resource or self._url)
+            endpoints = Endpoints(kept.token_endpoint, "", "", kept.resource, kept.posts_secret)
             form = {"grant_type": "refresh_token", "refresh_token": kept.refresh}
             async with client() as http:
                 try:
-                    new = await ask(http, endpoints, self._said, self._secret, form)
+                    new = await ask(http, endpoints, self._said, self.secret, form)
                 except NoToken as error:
                     raise NoToken(f"{error}; mcp-guard upstreams login {self._keeping.name}") from None
             self._learn(new)

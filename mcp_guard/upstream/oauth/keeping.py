@@ -8,10 +8,11 @@ import asyncio
 import fcntl
 import json
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.upstream.oauth.discovery import NoToken
@@ -28,7 +29,9 @@ class Tokens:
     refresh: str = ""
     renew_at: float = 0
     token_endpoint: str = ""
-    """Where the refresh token is from, and may be sent to."""
+    """Where the refresh token is from, and may be sent to; and how, as `Endpoints` has it."""
+    resource: str = ""
+    posts_secret: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,17 +58,12 @@ class Keeping:
         try:
             text = self._from_keyring() if self.in_keyring else self._from_file()
             return Tokens(**json.loads(text)) if text else None
-        except ConfigError as error:
-            raise NoToken(error.message) from None
         except (OSError, ValueError, TypeError) as error:
             raise NoToken(f"the kept sign-in cannot be read: {type(error).__name__}") from None
 
     def _from_keyring(self) -> str | None:
-        library = keyring()
-        try:
+        with _keyring() as library:
             found: str | None = library.get_password(SERVICE, self.name)
-        except library.errors.KeyringError as error:
-            raise NoToken(f"the keyring cannot be used: {type(error).__name__}") from None
         return found
 
     def _from_file(self) -> str | None:
@@ -80,15 +78,14 @@ class Keeping:
     def write(self, tokens: Tokens) -> None:
         """Raises: NoToken."""
         text = json.dumps(asdict(tokens))
+        if self.in_keyring:
+            with _keyring() as library:
+                library.set_password(SERVICE, self.name, text)
+            return
         try:
-            if self.in_keyring:
-                keyring().set_password(SERVICE, self.name, text)
-            else:
-                self._to_file(text)
+            self._to_file(text)
         except OSError as error:
             raise NoToken(f"the sign-in cannot be kept: {error.strerror}") from None
-        except ConfigError as error:
-            raise NoToken(error.message) from None
 
     def _to_file(self, text: str) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -104,7 +101,8 @@ class Keeping:
         if self.read() is None:
             return False
         if self.in_keyring:
-            keyring().delete_password(SERVICE, self.name)
+            with _keyring() as library:
+                library.delete_password(SERVICE, self.name)
         else:
             self._path.unlink()
         return True
@@ -112,3 +110,16 @@ class Keeping:
     @property
     def _path(self) -> Path:
         return self.folder / f"{self.name}.json"
+
+
+@contextmanager
+def _keyring() -> Iterator[Any]:
+    """Raises: NoToken, for whatever the library raises."""
+    try:
+        library = keyring()
+    except ConfigError as error:
+        raise NoToken(error.message) from None
+    try:
+        yield library
+    except library.errors.KeyringError as error:
+        raise NoToken(f"the keyring cannot be used: {type(error).__name__}") from None
