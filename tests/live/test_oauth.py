@@ -182,10 +182,11 @@ def test_a_client_that_leaves_during_a_refresh_does_not_lose_the_sign_in(tmp_pat
             client.start()
             client.tools()
             authority.drop()
-            authority.behave(slow=0.5)
+            authority.behave(slow=1)
             client.send("tools/call", {"name": "far__echo", "arguments": {}})
             eventually(lambda: len(authority.asked("token")) == 2)
             client.process.send_signal(signal.SIGTERM)
+            client.process.wait(20)
         kept = json.loads((tmp_path / "state" / "sign-ins" / "far.json").read_text())
         assert kept["refresh"] == authority.asked("gave")[-1]["refresh"]
         assert len(authority.asked("gave")) == 2
