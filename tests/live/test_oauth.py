@@ -106,9 +106,13 @@ def test_a_person_signs_in_and_the_guard_goes_on_with_refresh_tokens_that_rotate
         with Client(config) as one, Client(config) as two:  # one sign-in, two guards
             one.start()
             two.start()
-            for _ in range(6):
-                assert text(one.call("far__echo")) == text(two.call("far__echo")) == "done"
-                threading.Event().wait(0.15)
+            one.tools()
+            two.tools()
+            authority.behave(slow=0.2, lasts=1)
+            for _ in range(5):
+                authority.drop()  # so that both find out at once
+                sent = [each.send("tools/call", {"name": "far__echo", "arguments": {}}) for each in (one, two)]
+                assert [text(each.wait(id)) for each, id in zip((one, two), sent, strict=True)] == ["done", "done"]
         refreshes = [each for each in authority.asked("token") if each["grant_type"] == "refresh_token"]
         assert len(refreshes) >= 3
         assert len({each["refresh_token"] for each in refreshes}) == len(refreshes)  # none was used twice
