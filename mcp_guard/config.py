@@ -246,6 +246,12 @@ class Config(Model):
                 raise ValueError(f"resources.{name}: the guard uses this type itself; choose another name")
         return self
 
+    @model_validator(mode="after")
+    def users_have_a_socket(self) -> "Config":
+        if self.connect.users and (self.serve is None or self.serve.socket is None):
+            raise ValueError("connect.users: nobody can connect without serve.socket")
+        return self
+
     def _check_route(self, name: str, route: RouteConfig) -> None:
         for approver in route.approvers:
             if approver not in self.approvers:

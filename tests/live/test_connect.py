@@ -221,6 +221,12 @@ def test_mode_and_group_of_the_socket_are_as_configured(
         assert ("Permission denied" in client.stderr) is not connects
 
 
+def test_users_without_a_socket_are_a_mistake(tmp_path: Path) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path), more=serving(free_port()) + USERS)
+    refused = cli("policy", "validate", "--config", str(config), check=False)
+    assert (refused.returncode, "without serve.socket" in refused.stderr) == (3, True)
+
+
 def test_a_user_with_two_agents_is_refused(tmp_path: Path, place: Path) -> None:
     port = free_port()
     config = configure(tmp_path, place, port)

@@ -132,6 +132,15 @@ def test_without_a_sign_in_the_upstream_is_down_and_says_what_to_do(tmp_path: Pa
         assert not (tmp_path / "state" / "sign-ins" / "far.json").exists()
 
 
+def test_requests_are_not_sent_to_another_host_that_an_upstream_names(tmp_path: Path) -> None:
+    with Authority(tmp_path) as authority:
+        section = f'[upstreams.far]\nurl = "{authority.url}/old"\ntransport = "sse"\nbearer = {PLACE}\n'
+        with Client(configure(tmp_path, section)) as client:
+            client.start()
+            assert client.tools() == {}
+        assert "wants its requests sent to another host" in client.stderr
+
+
 def test_the_metadata_is_found_where_a_refusal_points_to(tmp_path: Path) -> None:
     with Authority(tmp_path, secret=SECRET, pointed=True) as authority:
         authority.behave(metadata={"issuer": authority.url})

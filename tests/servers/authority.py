@@ -105,6 +105,11 @@ async def drop(request: Request) -> Response:
     return JSONResponse({})
 
 
+async def elsewhere(request: Request) -> Response:
+    """HTTP with SSE that has requests sent to somebody else."""
+    return PlainTextResponse("event: endpoint\ndata: http://127.0.0.1:1/messages\n\n", media_type="text/event-stream")
+
+
 async def mcp(request: Request) -> Response:
     behaviour = how()
     header = request.headers.get(behaviour["header"] or "authorization", "")
@@ -173,6 +178,7 @@ def main() -> None:
         Route("/.well-known/oauth-protected-resource/mcp", resource),
         Route("/.well-known/oauth-authorization-server", metadata),
         Route("/meta/{token:path}", resource),
+        Route("/old", elsewhere),
         Route("/authorize", authorize),
         Route("/token", token, methods=["POST"]),
         Route("/drop", drop, methods=["POST"]),
