@@ -5,14 +5,17 @@ policies are read when the first tool listings are in, because they are validate
 """
 
 import asyncio
+import contextlib
+import signal
 import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mcp_guard import __version__
-from mcp_guard.core.errors import ConfigError, IdentityError
+from mcp_guard.core.errors import ConfigError, IdentityError, LedgerError
 from mcp_guard.core.model import Instance, Json, Tool
 from mcp_guard.core.pins import Quarantine
 from mcp_guard.core.text import printable
@@ -27,6 +30,11 @@ from mcp_guard.transports.stdio import StdioFront
 from mcp_guard.upstream.hub import Hub
 from mcp_guard.wire.methods import LATEST
 from mcp_guard.wire.peer import Id
+
+if TYPE_CHECKING:
+    import uvicorn
+
+    from mcp_guard.transports.unix import SocketDoor
 
 __all__ = ["CLOCK", "ledger_settings", "listed_tools", "note", "policy_world", "run_stdio", "serve_http"]
 
@@ -105,6 +113,35 @@ def serve_http(settings: Settings) -> None:
         ledger.close()
 
 
+def socket_door(serving: Serving, where: ServeSettings) -> "SocketDoor | None":
+    """The Unix socket, if one is configured; it listens from now on. Raises: ConfigError."""
+    if where.socket is None:
+        return None
+    from mcp_guard.transports.unix import Admission, Caller, SocketDoor
+    from mcp_guard.transports.unix import listen as listen_on
+
+    settings, writer = serving.settings, serving.ledger.book.writer
+
+    def issue(agent: str, caller: Caller) -> Instance:
+        instance, bound = _new(serving, Launch(agent))
+        assert bound is not None
+        about = bound | {"by": "socket", "uid": caller.uid, "pid": caller.pid}
+        steps = (serving.issue(instance, about), serving.begin(instance))
+        writer.run(lambda step: [each(step) for each in steps])
+        return instance
+
+    def end(instance: Instance) -> None:
+        try:
+            writer.run(lambda step: registry.end(step, instance))
+        except LedgerError as error:  # its credential ends by itself; the others go on
+            serving.note(str(error))
+
+    admission = Admission(
+        where.socket.users, issue, end, lambda: make_hub(settings), serving.session, serving.note
+    )  # fmt: skip
+    return SocketDoor(listen_on(where.socket), admission, settings.message_bytes, where.most_sessions)
+
+
 async def _serve_http(serving: Serving, where: ServeSettings) -> None:
     import uvicorn
 
@@ -121,24 +158,37 @@ async def _serve_http(serving: Serving, where: ServeSettings) -> None:
     others = [OtherIssuer(**issuer) for issuer in where.issuers]
     gate = Gate(where.url, where.hosts, where.origins, serving.issuer, others, callers)
     door = HttpFrontDoor(gate, sessions, urlsplit(where.url).path or "/", settings.message_bytes)
-    sockets = [listen(where)]
+    sockets, local, stopping = [listen(where)], socket_door(serving, where), asyncio.Event()
     config = uvicorn.Config(
         door.app(), log_level="warning", access_log=False, server_header=False, date_header=False, lifespan="off",
         timeout_graceful_shutdown=5, timeout_keep_alive=KEEP_ALIVE_SECONDS, http="h11",
     )  # fmt: skip
     server, started = uvicorn.Server(config), asyncio.Event()
+    heed_signals(server)
     serving.start()
     async with asyncio.TaskGroup() as tasks:
         keeping = tasks.create_task(sessions.run(started))
         beside = serving.beside(tasks)
         await started.wait()
+        connected = tasks.create_task(local.serve(stopping)) if local else None
+        if where.socket:
+            serving.note(f"listening on `{where.socket.path}` for {len(where.socket.users)} users")
         serving.note(f"serving {where.url} on {where.host} port {sockets[0].getsockname()[1]}")
         await server.serve(sockets=sockets)
         sessions.stop()
-        await keeping
+        stopping.set()
+        await asyncio.gather(keeping, *([connected] if connected else []))
         for each in beside:
             each.cancel()
     serving.stop()
+
+
+def heed_signals(server: "uvicorn.Server") -> None:
+    """Let it end what it serves, and us after it. By itself it would raise the signal anew when it is done, and end the
+    process before the sessions' upstreams have ended and the ledger says so."""
+    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
+    for name in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(name, server.handle_exit, name, None)
 
 
 def listen(where: ServeSettings) -> socket.socket:

@@ -6,6 +6,7 @@ the guard, so a guard that is to run reads its configuration with `load_apart`; 
 
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -14,7 +15,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 from mcp_guard.config_ledger import LedgerConfig, WitnessConfig, WitnessName
 from mcp_guard.config_parts import Model, Secret, Url
 from mcp_guard.config_risk import RiskConfig
-from mcp_guard.config_serve import IssuerConfig, ServeConfig
+from mcp_guard.config_serve import ConnectConfig, IssuerConfig, ServeConfig
 from mcp_guard.config_upstreams import UpstreamConfig
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
@@ -240,6 +241,7 @@ class Config(Model):
     inbox: InboxConfig = InboxConfig()
     risk: RiskConfig = RiskConfig()
     serve: ServeConfig | None = None
+    connect: ConnectConfig = ConnectConfig()
     issuers: dict[str, IssuerConfig] = {}
     ledger: LedgerConfig = LedgerConfig()
     witnesses: dict[WitnessName, WitnessConfig] = {}
@@ -274,6 +276,12 @@ class Config(Model):
                 raise ValueError(f"resources.{name}: the guard uses this type itself; choose another name")
         if self.guard.plain_names and len(self.upstreams) > 1:
             raise ValueError("guard.plain_names: names without a prefix need exactly one upstream; there are several")
+        return self
+
+    @model_validator(mode="after")
+    def users_have_a_socket(self) -> "Config":
+        if self.connect.users and (self.serve is None or self.serve.socket is None):
+            raise ValueError("connect.users: nobody can connect without serve.socket")
         return self
 
     def _check_route(self, name: str, route: RouteConfig) -> None:
@@ -330,7 +338,8 @@ class Config(Model):
         if self.serve is None:
             return None
         url = self.serve.settings(()).url
-        return self.serve.settings(tuple(issuer.values(here, url) for issuer in self.issuers.values()))
+        served = self.serve.settings(tuple(issuer.values(here, url) for issuer in self.issuers.values()))
+        return replace(served, socket=self.serve.at_socket(here, self.connect))
 
 
 def _options(notifier: Model) -> dict[str, object]:

@@ -19,15 +19,22 @@ class Secret(Model):
 
     env: str | None = None
     file: Path | None = None
+    keyring: Annotated[str, Field(pattern=r"^[^/]+/.+$")] | None = None
+    command: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
     def is_one_place(self) -> "Secret":
         if len(self.model_fields_set) != 1:
-            raise ValueError('say where the secret is: { env = "NAME" } or { file = "PATH" }')
+            raise ValueError(
+                'say where the secret is: { env = "NAME" }, { file = "PATH" }, { keyring = "SERVICE/NAME" } or '
+                '{ command = ["PROGRAM", …] }'
+            )
         return self
 
     def place(self) -> SecretPlace:
         [source] = self.model_fields_set
+        if self.command:
+            return SecretPlace(source, self.command[0], self.command)
         return SecretPlace(source, str(getattr(self, source)))
 
 

@@ -1,12 +1,16 @@
 """The sections `[serve]` and `[issuers]`: where HTTP is served, and whose tokens are taken there beside our own."""
 
+import os
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from mcp_guard.config_parts import Model, Url
-from mcp_guard.settings import ServeSettings
+from mcp_guard.settings import ServeSettings, SocketSettings
+
+LONGEST_SOCKET = 100
+"""Bytes of a socket's path; the system takes 107 with the folder of the configuration (unix(7))."""
 
 
 class ServeConfig(Model):
@@ -19,6 +23,21 @@ class ServeConfig(Model):
     origins: tuple[str, ...] = ()
     max_sessions: Annotated[int, Field(gt=0)] = 1000
     idle_seconds: Annotated[float, Field(gt=0)] = 1800
+    socket: Path | None = None
+    socket_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "0660"
+    socket_group: str = ""
+
+    @field_validator("socket")
+    @classmethod
+    def fits(cls, socket: Path | None) -> Path | None:
+        if socket is not None and len(os.fsencode(socket)) > LONGEST_SOCKET:
+            raise ValueError(f"the path of a socket has at most {LONGEST_SOCKET} bytes")
+        return socket
+
+    def at_socket(self, here: Path, connect: "ConnectConfig") -> SocketSettings | None:
+        if self.socket is None:
+            return None
+        return SocketSettings(here / self.socket, int(self.socket_mode, 8), self.socket_group, connect.users)
 
     def settings(self, issuers: tuple[dict[str, object], ...]) -> ServeSettings:
         url = self.url or f"http://{self.host}:{self.port}/mcp"
@@ -27,6 +46,12 @@ class ServeConfig(Model):
             self.host, self.port, url, frozenset(named), frozenset(self.origins), self.max_sessions,
             self.idle_seconds, issuers,
         )  # fmt: skip
+
+
+class ConnectConfig(Model):
+    """Which users of this machine may connect to the socket, by uid or name, and as which agent each calls."""
+
+    users: dict[Annotated[str, Field(min_length=1)], str] = {}
 
 
 class JwksConfig(Model):

@@ -36,6 +36,7 @@ from mcp_guard.transports.naming import Naming
 from mcp_guard.transports.session import Front, Session, Ways
 from mcp_guard.upstream.child import Connector
 from mcp_guard.upstream.child_link import ChildLink
+from mcp_guard.upstream.circuits import Board, circuits_path
 from mcp_guard.upstream.connection import Bounds, Connection
 from mcp_guard.upstream.hub import Hub
 from mcp_guard.upstream.link import Link
@@ -81,7 +82,7 @@ def make_link(settings: Settings, name: str, server: Server, scrubber: Scrubber)
     if server.url:
         from mcp_guard.upstream.http_link import HttpLink, Remote
 
-        return HttpLink(Remote(name, server.url, server.env, server.secrets, server.bearer, server.old, here, scrubber))
+        return HttpLink(Remote(name, server, here, settings.state_dir, scrubber))
     return ChildLink(
         Connector(
             name=name,
@@ -91,6 +92,7 @@ def make_link(settings: Settings, name: str, server: Server, scrubber: Scrubber)
             secrets=server.secrets,
             here=here,
             scrubber=scrubber,
+            is_searched=any(each.secrets or each.bearer or each.oauth for each in settings.servers.values()),
             cwd=server.cwd,
         )
     )
@@ -141,6 +143,7 @@ class Serving:
         self._keeper = Keeper(Places(settings.policies, settings.shadow), ledger.book, note)
         self._memory = Memory.of(settings.tool_rules)
         self._signals = make_watch(settings, ledger)
+        self._board = Board(circuits_path(ledger.lock_path.parent, ledger.book.settings.guard), note)
 
     def now(self) -> Micros:
         return self.ledger.book.writer.now()
@@ -164,6 +167,7 @@ class Serving:
 
     def stop(self, *work: Callable[[Step], None]) -> None:
         book = self.ledger.book
+        self._board.close()
         book.catch_up()
 
         def op(step: Step) -> None:
@@ -181,6 +185,7 @@ class Serving:
 
     def session(self, instance: Instance, hub: Hub, front: Front) -> Session:
         """A session of this instance over upstreams of its own."""
+        self._board.watch(instance.id, hub)
         settings = self.settings
         in_force = PoliciesInForce(settings.counters, settings.mode)
         hub.pins = Pins(self.ledger.book.writer, settings.pin_rules, self.note)

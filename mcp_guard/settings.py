@@ -23,10 +23,31 @@ class Enrolled:
 
 @dataclass(frozen=True, slots=True)
 class SecretPlace:
-    """Where a secret is, never the secret itself: a name in `upstream.secrets.SOURCES`, and which one there."""
+    """Where a secret is, never the secret itself: a name in `upstream.secrets.SOURCES`, and which one there.
+
+    `words` are the command and its arguments, where a command prints it.
+    """
 
     source: str
     name: str
+    words: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class OAuthSettings:
+    """How tokens for one upstream are had. With `is_interactive` a person has signed in; else the client is itself
+    whom the token is for. What is empty is discovered; `resource` is the upstream's address if it is empty."""
+
+    client_id: str
+    client_secret: SecretPlace | None = None
+    is_interactive: bool = False
+    token_url: str = ""
+    authorization_url: str = ""
+    issuer: str = ""
+    scope: str = ""
+    resource: str = ""
+    redirect_port: int = 0
+    in_keyring: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +66,7 @@ class Server:
     url: str = ""
     bearer: SecretPlace | None = None
     old: bool = False
+    oauth: OAuthSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +100,25 @@ class OutsideSignal:
 
 
 @dataclass(frozen=True, slots=True)
+class SocketSettings:
+    """A Unix socket, who may open it, and as which agent each user calls, by uid or name."""
+
+    path: Path
+    mode: int = 0o600
+    group: str = ""
+    users: Mapping[str, str] = field(default_factory=dict)
+
+    def group_id(self) -> int:
+        """Raises: OSError."""
+        import grp
+
+        try:
+            return int(self.group) if self.group.isdigit() else grp.getgrnam(self.group).gr_gid
+        except KeyError:
+            raise OSError(f"this machine has no group `{self.group}`") from None
+
+
+@dataclass(frozen=True, slots=True)
 class ServeSettings:
     """Where HTTP is served. `url` is how clients reach it, and the resource that tokens are for; `issuers` are kept as
     keyword arguments of `identity.bearer.OtherIssuer`, which only a guard that serves HTTP loads."""
@@ -90,6 +131,7 @@ class ServeSettings:
     most_sessions: int
     idle_seconds: float
     issuers: tuple[Mapping[str, Any], ...] = ()
+    socket: SocketSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from mcp_guard.core.errors import (
 COMMANDS: dict[str, tuple[str, str]] = {
     "run": ("run", "serve one MCP client on stdin and stdout"),
     "serve": ("serve", "serve many MCP clients over HTTP"),
+    "connect": ("connect", "carry standard input and output to a guard of another user"),
     "log": ("log", "list receipts"),
     "show": ("show", "tell the story of one call"),
     "tail": ("tail", "follow receipts as they come"),
@@ -30,6 +31,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "agents": ("agents", "the programs that may call"),
     "instances": ("instances", "runs of agents: issue, delegate and revoke their credentials"),
     "tools": ("tools", "the definitions of tools: list, show, diff, accept and refuse them"),
+    "secrets": ("secrets", "where the tools' secrets are; entries of the keyring"),
+    "upstreams": ("upstreams", "sign in to upstreams that take a person's word"),
     "policy": ("policy", "validate policies and run their cases"),
 }
 """Name: module below `mcp_guard.cli` (its function `main(arguments)` returns the exit code) and help."""

@@ -1,6 +1,7 @@
 """`mcp-guard status`: what stands in the ledger, who is running, what waits, what was called last, what went wrong."""
 
 import json
+import time
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,7 +13,9 @@ from mcp_guard.cli.table import print_table, printable
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.health import Pending
 from mcp_guard.ledger.examination import Examined, examine_folder
+from mcp_guard.ledger.opening import GUARDS
 from mcp_guard.storage.examination import latest_receipts
+from mcp_guard.upstream.circuits import read_circuits
 
 LATELY = 500
 """How many receipts back the calls and troubles are looked for."""
@@ -41,6 +44,8 @@ def main(arguments: list[str]) -> int:
     print(f"approvals: {len(examined.pending)} pending")
     for each in examined.pending:
         print(f"  {printable(say_pending(each))}")
+    for line in say_circuits(circuits(path, running)):
+        print(line)
     for server, endings in troubles(receipts).items():
         said = ", ".join(f"{count} {ending}" for ending, count in endings.items())
         print(f"upstream {printable(server)}: {said} among the last calls")
@@ -58,6 +63,31 @@ def say_ledger(path: Path, examined: Examined) -> str:
 def say_pending(pending: Pending) -> str:
     held = pending.approval
     return f"{held.id}: {held.subject['tool']} by {held.subject['agent']}, on {', '.join(held.routes)}"
+
+
+def circuits(path: Path, running: list[str]) -> list[Receipt]:
+    """How the upstreams of every session of the running guards stand."""
+    return [{"guard": guard, **row} for guard in running for row in read_circuits(path.parent / GUARDS, guard)]
+
+
+def say_circuits(rows: list[Receipt]) -> list[str]:
+    """One line for each upstream and way that it stands."""
+    ways: dict[tuple[str, bool, str], list[Receipt]] = {}
+    for row in rows:
+        ways.setdefault((str(row["upstream"]), row["is_up"] is True, str(row["why"])), []).append(row)
+    said = []
+    for (upstream, is_up, why), same in sorted(ways.items()):
+        sessions = f"{len(same)} session{'s' if len(same) > 1 else ''}"
+        times = f"since {_clock(min(row['since'] for row in same))}"
+        if not is_up and (following := max(row["next_try"] for row in same)):
+            times += f", next try {_clock(following)}"
+        line = f"upstream {upstream}: {'up' if is_up else 'down'} {times} ({sessions}){'' if is_up else f': {why}'}"
+        said.append(printable(line))
+    return said
+
+
+def _clock(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))
 
 
 def troubles(receipts: list[Receipt]) -> Mapping[str, Mapping[str, int]]:
@@ -79,4 +109,5 @@ def as_json(path: Path, examined: Examined, receipts: list[Receipt], calls: list
         "pending": [each.approval.id for each in examined.pending],
         "calls": calls,
         "troubles": troubles(receipts),
+        "upstreams": circuits(path, [guard for guard, alive in examined.guards if alive]),
     }

@@ -8,6 +8,7 @@ compressed or encrypted; see docs/explanation/threat-model.md.
 import base64
 import json
 import re
+import threading
 from collections.abc import Iterable
 
 import orjson
@@ -53,6 +54,8 @@ class Scrubber:
     def __init__(self) -> None:
         self._marks: tuple[tuple[bytes, bytes], ...] = ()
         self._wires: tuple[bytes, ...] = ()
+        self._known: dict[str, str] = {}
+        self._learning = threading.Lock()
         self.longest = 0
         """Bytes of the longest form."""
 
@@ -63,16 +66,27 @@ class Scrubber:
         """Look for this value from now on. False if it is too short to be looked for."""
         if len(value.encode()) < SHORTEST:
             return False
-        mark = f"[secret {re.sub(r'[^A-Za-z0-9_.-]', '_', name)}]".encode()
-        found = dict(self._marks)
-        for part in _parts(value):
-            for form in _forms(part):
-                found.setdefault(form, mark)
+        with self._learning:  # some secrets are read in threads
+            self._known.setdefault(value, re.sub(r"[^A-Za-z0-9_.-]", "_", name))
+            self._look_for_known()
+        return True
+
+    def forget(self, value: str) -> None:
+        """A value that is no secret any more, such as a token that ended long ago."""
+        with self._learning:
+            if self._known.pop(value, None) is not None:
+                self._look_for_known()
+
+    def _look_for_known(self) -> None:
+        found: dict[bytes, bytes] = {}
+        for value, name in self._known.items():
+            for part in _parts(value):
+                for form in _forms(part):
+                    found.setdefault(form, f"[secret {name}]".encode())
         # The longest first, so that no form leaves a rest of another behind.
         self._marks = tuple(sorted(found.items(), key=lambda item: (-len(item[0]), item)))
         self._wires = tuple(_least(found))
-        self.longest = len(self._marks[0][0])
-        return True
+        self.longest = len(self._marks[0][0]) if self._marks else 0
 
     def clean(self, line: bytes) -> bytes:
         """The line without secrets; the very same bytes if there was none in it."""

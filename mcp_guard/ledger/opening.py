@@ -152,4 +152,5 @@ def is_dead(path: Path) -> bool:
     finally:
         os.close(lock)
     path.unlink(missing_ok=True)
+    path.with_suffix(".upstreams").unlink(missing_ok=True)
     return True

@@ -40,6 +40,8 @@ class Connector:
     here: Path = Path()
     """The folder that files of secrets are looked for in."""
     scrubber: Scrubber = field(default_factory=Scrubber)
+    is_searched: bool = False
+    """Whether its stderr passes through us even while the scrubber knows no secret: some become known later."""
     cwd: Path | None = None
 
 
@@ -67,7 +69,7 @@ def spawn(connector: Connector) -> Child:
                 connector.argv,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE if connector.scrubber else stderr,
+                stderr=subprocess.PIPE if connector.scrubber or connector.is_searched else stderr,
                 env={**environment, **added},
                 cwd=connector.cwd,
                 start_new_session=True,

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from mcp_guard.upstream import child
 from mcp_guard.upstream.child import Child, Connector
 from mcp_guard.upstream.link import Ears
+from mcp_guard.upstream.secrets import is_slow
 from mcp_guard.wire.peer import Id
 from mcp_guard.wire.pipes import Pipes
 
@@ -15,6 +16,7 @@ class ChildLink:
     def __init__(self, connector: Connector) -> None:
         self.where = f"its stderr: {connector.stderr}"
         self.unguarded: tuple[str, ...] = ()
+        self.is_slow = is_slow(connector.secrets.values())
         self._connector = connector
         self._process: Child | None = None
         self._pipes: Pipes | None = None

@@ -5,6 +5,7 @@ client that is stateless itself has that asked first, so that nothing need be tr
 """
 
 import asyncio
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +16,7 @@ from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Json
 from mcp_guard.core.scrub import Scrubber
 from mcp_guard.ports import SILENT, Voice
+from mcp_guard.upstream.circuits import Circuit
 from mcp_guard.upstream.link import Link
 from mcp_guard.wire.methods import INITIALIZE, INITIALIZED, LIST_TOOLS, LISTS, PING, TOOLS_CHANGED
 from mcp_guard.wire.peer import Id, Peer, PeerLost
@@ -102,6 +104,8 @@ class Connection:
         self._gone = asyncio.Event()
         self._down: str | None = "is starting"
         self._scrubber = scrubber
+        self.on_circuit: Callable[[], None] = lambda: None
+        self.circuit = Circuit(False, time.time(), "is starting")
 
     def trouble(self) -> str | None:
         return None if self._down is None else f"upstream `{self.name}` {self._down}"
@@ -119,6 +123,10 @@ class Connection:
 
     def spawn(self) -> None:
         """Start it now, so that it warms up while we do. A failure shows in `trouble`."""
+        if not self._link.is_slow:
+            self._start()
+
+    def _start(self) -> None:
         try:
             self._link.start()
         except UpstreamError as error:
@@ -127,12 +135,15 @@ class Connection:
     async def supervise(self, hello: Json, announced: asyncio.Event, on_listed: Callable[[], None]) -> None:
         """Keep the upstream running until cancelled: handshake, listing, and again after each exit."""
         failures = 0
+        if self._link.is_slow:
+            await self._start_apart()
         for name in self._link.unguarded:
             self.owner.note(
                 f"upstream `{self.name}`: the secret `{name}` is too short to be scrubbed from what it says"
             )
         while True:
             if await self._begin(hello):
+                self._turn(Circuit(True, time.time()))
                 self.tried.set()
                 await announced.wait()
                 await self._announce()
@@ -147,11 +158,30 @@ class Connection:
                 on_listed()
             delay = BACK_OFF_SECONDS[min(failures, len(BACK_OFF_SECONDS) - 1)]
             failures += 1
+            down = self._down or "did not answer with a listing"
+            since = time.time() if self.circuit.is_up else self.circuit.since
+            self._turn(Circuit(False, since, down, time.time() + delay))
             self._down = f"{self._down}; starting it again in {delay:g} s ({self._link.where})"
             self.owner.note(f"upstream `{self.name}` {self._down}")
             await self._link.close()
             await asyncio.sleep(delay)
-            self.spawn()
+            if self._link.is_slow:
+                await self._start_apart()
+            else:
+                self._start()
+
+    def _turn(self, circuit: Circuit) -> None:
+        self.circuit = circuit
+        self.on_circuit()
+
+    async def _start_apart(self) -> None:
+        """Start it in a thread. Whoever cancels us waits for that, so that nothing is started behind their back."""
+        starting = asyncio.ensure_future(asyncio.to_thread(self._start))
+        try:
+            await asyncio.shield(starting)
+        except asyncio.CancelledError:
+            await starting
+            raise
 
     async def _begin(self, hello: Json) -> bool:
         """Open the link and shake hands. False if it cannot be had, with the reason in `trouble`."""
@@ -248,7 +278,7 @@ class Connection:
         self.peer.receive(message)
 
     def on_lost(self, request: Id, why: str) -> None:
-        self.peer.lose_one(request, f"upstream `{self.name}`: {why}")
+        self.peer.lose_one(request, f"upstream `{self.name}`: {self._clean(why)}")
 
     def schema(self, tool: str) -> Json | None:
         schemas = (each.get("inputSchema") for each in self.tools or () if each.get("name") == tool)
@@ -256,10 +286,14 @@ class Connection:
         return found if isinstance(found, dict) else None
 
     def on_end(self, why: str) -> None:
-        self._down = why
+        self._down = why = self._clean(why)
         self._hush()
         self.peer.lose(f"upstream `{self.name}` {why}")
         self._gone.set()
+
+    def _clean(self, why: str) -> str:
+        """A library's word on a failure may repeat what it was given to send."""
+        return self._scrubber.clean(why.encode()).decode(errors="replace")
 
     async def close(self) -> None:
         """End it, and everything it started."""

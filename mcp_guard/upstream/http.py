@@ -7,8 +7,11 @@ envelope of 2026-07-28 has headers that mirror it and no session; to give it up 
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from urllib.parse import urljoin
+from types import MappingProxyType
+from typing import Protocol
+from urllib.parse import urljoin, urlsplit
 
 import httpx2 as httpx
 import orjson
@@ -37,11 +40,24 @@ class Address:
     old: bool = False
 
 
+class Authority(Protocol):
+    """Whose word lets our requests in, where that changes with time."""
+
+    def headers(self) -> dict[str, str]: ...
+
+    async def ready(self) -> None:
+        """Have headers that are good for a while. Raises: NoToken."""
+
+    async def renew(self, refused: dict[str, str]) -> None:
+        """Have others than these, which were refused. Raises: NoToken."""
+
+
 class HttpWire:
     """One session with one upstream."""
 
-    def __init__(self, address: Address, ears: Ears, limit: int) -> None:
+    def __init__(self, address: Address, ears: Ears, limit: int, authority: Authority | None = None) -> None:
         self._address = address
+        self._authority = authority
         self._ears = ears
         self._limit = limit
         self._out: asyncio.Queue[bytes] = asyncio.Queue()
@@ -73,9 +89,15 @@ class HttpWire:
         while True:
             frame = await self._out.get()
             message = orjson.loads(frame)
-            if "method" in message and "id" in message:
+            is_request = "method" in message and "id" in message
+            if message.get("method") == CANCELLED and self._give_up(message):
+                continue
+            if why := await self._no_token():
+                if is_request:
+                    self._refuse(message, why)
+            elif is_request:
                 self._begin(frame, message)
-            elif message.get("method") != CANCELLED or not self._give_up(message):
+            else:
                 await self._say(frame)
 
     def _begin(self, frame: bytes, message: Json) -> None:
@@ -96,23 +118,59 @@ class HttpWire:
             task.cancel()
         return task is not None or (VERSION not in self._fixed and not self._address.old)
 
-    def _headers(self, mirrored: Mapping[str, str] | None = None) -> dict[str, str]:
-        said = {"accept": ACCEPT, "content-type": "application/json", **self._fixed, **(mirrored or {})}
-        return said | dict(self._address.headers)
+    async def _no_token(self) -> str | None:
+        """Have a token before anything goes, where one is needed. Returns why there is none."""
+        if self._authority is None:
+            return None
+        from mcp_guard.upstream.oauth.discovery import NoToken
+
+        try:
+            await self._authority.ready()
+        except NoToken as why:
+            return f"cannot be signed in to: {why}"
+        return None
+
+    @asynccontextmanager
+    async def _exchange(
+        self, method: str, frame: bytes | None = None, more: Mapping[str, str] = MappingProxyType({})
+    ) -> AsyncIterator[httpx.Response]:
+        """One request and its response. INVARIANT: it goes a second time only after status 401, which says that it was
+        not acted on, and only with another token."""
+        url, accept = (self._post_to, ACCEPT) if method == "POST" else (self._address.url, "text/event-stream")
+        for is_last in (self._authority is None, True):
+            token = self._authority.headers() if self._authority else {}
+            headers = {"accept": accept, **self._headers(more), **token}
+            async with self._http.stream(method, url, content=frame, headers=headers) as response:
+                if is_last or response.status_code != 401 or not await self._renewed(token):
+                    yield response
+                    return
+
+    async def _renewed(self, refused: dict[str, str]) -> bool:
+        from mcp_guard.upstream.oauth.discovery import NoToken
+
+        assert self._authority is not None
+        try:
+            await self._authority.renew(refused)
+        except NoToken:
+            return False  # the refusal stands
+        return True
+
+    def _headers(self, more: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
+        return {"content-type": "application/json", **self._fixed, **more, **self._address.headers}
 
     async def _say(self, frame: bytes) -> None:
         """A notification, or an answer."""
         try:
-            response = await self._http.post(self._post_to, content=frame, headers=self._headers())
+            async with self._exchange("POST", frame) as response:
+                status = response.status_code
         except httpx.TransportError as error:
             raise _Over(_explain(error)) from None
-        if response.status_code == 404 and SESSION in self._fixed:
+        if status == 404 and SESSION in self._fixed:
             raise _Over("has ended its session")
 
     async def _request(self, frame: bytes, message: Json, mirrored: Mapping[str, str]) -> None:
         try:
-            headers = self._headers(mirrored)
-            async with self._http.stream("POST", self._post_to, content=frame, headers=headers) as response:
+            async with self._exchange("POST", frame, mirrored) as response:
                 if self._address.old and response.status_code < 300:
                     return  # the answer comes on the standing stream
                 await self._take(response, message)
@@ -129,12 +187,11 @@ class HttpWire:
         kind = response.headers.get("content-type", "")
         if kind.startswith("text/event-stream"):
             await self._follow(response, message["id"])
-        elif response.status_code >= 400 and not kind.startswith("application/json"):
-            self._refuse(message, f"answered with HTTP status {response.status_code}")
-        elif response.status_code >= 400:
-            self._refuse_with(message, await read(response, self._limit), response.status_code)
+        elif response.status_code >= 300:
+            self._fail(message, response.status_code, await read(response, self._limit))
         else:
             self._ears.on_line(await read(response, self._limit))
+            self._ears.on_lost(message["id"], "answered, but not this request")
         self._learn(response, message)
 
     async def _follow(self, response: httpx.Response, id: Id) -> None:
@@ -142,8 +199,7 @@ class HttpWire:
         place, answered = await self._hear(response, id)
         while not answered and place.id and SESSION in self._fixed:
             await asyncio.sleep(place.retry)
-            headers = {**self._headers(), "accept": "text/event-stream", "last-event-id": place.id}
-            async with self._http.stream("GET", self._address.url, headers=headers) as more:
+            async with self._exchange("GET", more={"last-event-id": place.id}) as more:
                 if more.status_code != 200:
                     break
                 before, (place, answered) = place, await self._hear(more, id)
@@ -168,27 +224,28 @@ class HttpWire:
             self._fixed[VERSION] = message["params"]["protocolVersion"]
             self._tasks.create_task(self._stand())
 
+    def _fail(self, message: Json, status: int, body: bytes | None) -> None:
+        """A reply may come with any status. Without one, only the status is told: the rest is a stranger's.
+
+        An error under another id, or none, is one too, where it says that the request was refused unread.
+        """
+        why, greets = f"answered with HTTP status {status}", message["method"] in GREETINGS
+        if reply := _reply(body or b"", message["id"], any_id=status < 500 or greets):
+            self._ears.on_line(reply)
+        elif status >= 500 and not greets:
+            self._ears.on_lost(message["id"], why)  # it may have run
+        else:
+            self._refuse(message, why)
+
     def _refuse(self, message: Json, why: str) -> None:
         error = {"code": -32000, "message": f"the upstream {why}"}
         self._ears.on_line(orjson.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error}))
-
-    def _refuse_with(self, message: Json, body: bytes | None, status: int) -> None:
-        """An error as a document. Its id may not be ours: what refused the request need not have read it."""
-        try:
-            said = orjson.loads(body or b"")
-        except orjson.JSONDecodeError:
-            said = None
-        if isinstance(said, dict) and isinstance(said.get("error"), dict):
-            self._ears.on_line(orjson.dumps({"jsonrpc": "2.0", "id": message["id"], "error": said["error"]}))
-        else:
-            self._refuse(message, f"answered with HTTP status {status}")
 
     async def _stand(self) -> None:
         """The standing stream, for what the upstream says of its own accord; not every upstream has one."""
         while True:
             try:
-                headers = {**self._headers(), "accept": "text/event-stream"}
-                async with self._http.stream("GET", self._address.url, headers=headers) as response:
+                async with self._exchange("GET") as response:
                     if response.status_code != 200:
                         return
                     async for data in events(response, self._limit):
@@ -199,13 +256,14 @@ class HttpWire:
 
     async def _old_stream(self, opened: asyncio.Event) -> None:
         try:
-            headers = {**self._headers(), "accept": "text/event-stream"}
-            async with self._http.stream("GET", self._address.url, headers=headers) as response:
+            async with self._exchange("GET") as response:
                 if response.status_code != 200:
                     raise _Over(f"answered with HTTP status {response.status_code}")
                 async for name, data in named_events(response, self._limit):
                     if name == "endpoint":
-                        self._post_to = urljoin(self._address.url, (data or b"").decode())
+                        self._post_to = urljoin(self._address.url, (data or b"").decode(errors="replace"))
+                        if _origin(self._post_to) != _origin(self._address.url):
+                            raise _Over("wants its requests sent to another host")
                         opened.set()
                     else:
                         self._ears.on_line(data)
@@ -224,13 +282,34 @@ class HttpWire:
             return
         try:
             async with httpx.AsyncClient(timeout=2, trust_env=False) as http:
-                await http.delete(self._address.url, headers=self._headers())
+                token = self._authority.headers() if self._authority else {}
+                await http.delete(self._address.url, headers={**self._headers(), **token})
         except httpx.HTTPError:
             return  # it is gone, or takes none of that: there is no session left either way
 
 
 class _Over(Exception):
     """The session is over."""
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.netloc
+
+
+def _reply(body: bytes, id: Id, any_id: bool) -> bytes | None:
+    """The reply to this request that a body holds; an error may be under `any_id`."""
+    try:
+        found = orjson.loads(body)
+    except orjson.JSONDecodeError:
+        return None
+    if not isinstance(found, dict):
+        return None
+    if found.get("id") == id and ("error" in found or "result" in found):
+        return body
+    if any_id and isinstance(found.get("error"), dict):
+        return orjson.dumps({"jsonrpc": "2.0", "id": id, "error": found["error"]})
+    return None
 
 
 def _explain(error: httpx.TransportError) -> str:

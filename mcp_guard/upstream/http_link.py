@@ -2,34 +2,33 @@
 
 import asyncio
 import os
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcp_guard.core.errors import ConfigError, UpstreamError
 from mcp_guard.core.scrub import Scrubber
-from mcp_guard.settings import SecretPlace
+from mcp_guard.settings import SecretPlace, Server
 from mcp_guard.upstream.link import Ears
-from mcp_guard.upstream.secrets import make_environment, read_secret
+from mcp_guard.upstream.secrets import is_slow, make_environment, read_secret
 from mcp_guard.wire.peer import Id
 
 if TYPE_CHECKING:
     from mcp_guard.upstream.http import HttpWire
+    from mcp_guard.upstream.oauth.holder import Holder
 
 
 @dataclass(frozen=True, slots=True)
 class Remote:
-    """Where an upstream is. `headers` go with each request, `secrets` are such headers whose values are read when it is
-    reached, and `bearer` is a token; `old` says that it speaks HTTP with SSE, of 2024-11-05."""
+    """An upstream over HTTP. `here` is the folder that files of secrets are looked for in, `state` where sign-ins are
+    kept."""
 
     name: str
-    url: str
-    headers: Mapping[str, str] = field(default_factory=dict, repr=False)
-    secrets: Mapping[str, SecretPlace] = field(default_factory=dict)
-    bearer: SecretPlace | None = None
-    old: bool = False
-    here: Path = Path()
+    server: Server
+    here: Path
+    state: Path
     scrubber: Scrubber = field(default_factory=Scrubber)
 
 
@@ -37,29 +36,69 @@ class HttpLink:
     """Implements `link.Link`."""
 
     def __init__(self, remote: Remote) -> None:
-        self.where = remote.url
+        self.where = remote.server.url
         self.unguarded: tuple[str, ...] = ()
+        server, self._client_secret = remote.server, ""
+        signing_in = server.oauth.client_secret if server.oauth else None
+        self.is_slow = is_slow([*server.secrets.values(), server.bearer, signing_in])
         self._remote = remote
+        self._holder: Holder | None = None
         self._headers: dict[str, str] = {}
+        self._is_started = False
         self._wire: HttpWire | None = None
         self._running: asyncio.Task[None] | None = None
 
     def start(self) -> None:
-        remote = self._remote
+        remote, server = self._remote, self._remote.server
+        self._is_started = False
         try:
-            headers, short = make_environment(remote.headers, remote.secrets, remote.here, remote.scrubber)
-            if remote.bearer is not None:
-                token = read_secret(remote.bearer, remote.here, os.environ)
-                short += [] if remote.scrubber.learn("bearer", token) else ["bearer"]
-                headers["authorization"] = f"Bearer {token}"
+            headers, short = make_environment(server.env, server.secrets, remote.here, remote.scrubber)
+            if server.bearer is not None:
+                headers["authorization"] = f"Bearer {self._read('bearer', server.bearer, short)}"
+            if server.oauth is not None and server.oauth.client_secret is not None:
+                self._client_secret = self._read("client_secret", server.oauth.client_secret, short)
+            for header, value in headers.items():
+                if not re.fullmatch(r"[\x20-\x7e]*", value):
+                    raise ConfigError(f"`{header}` has characters that no header may have", "is it the right secret?")
         except ConfigError as error:
             raise UpstreamError(f"upstream `{remote.name}` cannot be reached: {error.message}", error.hint) from None
-        self._headers, self.unguarded = headers, tuple(short)
+        self._headers, self.unguarded, self._is_started = headers, tuple(short), True
+
+    def _read(self, name: str, place: SecretPlace, short: list[str]) -> str:
+        """Raises: ConfigError."""
+        value = read_secret(place, self._remote.here, os.environ)
+        short += [] if self._remote.scrubber.learn(name, value) else [name]
+        return value
+
+    async def _sign_in(self) -> str | None:
+        """Have a token, where tokens are had by OAuth. Returns why there is none."""
+        remote, said = self._remote, self._remote.server.oauth
+        if said is None:
+            return None
+        from mcp_guard.upstream.oauth.discovery import NoToken
+        from mcp_guard.upstream.oauth.holder import Holder
+        from mcp_guard.upstream.oauth.keeping import Keeping
+
+        if self._holder is None:
+            keeping = Keeping(remote.state / "sign-ins", remote.name, said.in_keyring)
+            self._holder = Holder(remote.server.url, said, keeping, remote.scrubber)
+        self._holder.secret = self._client_secret
+        try:
+            await self._holder.ready()
+        except NoToken as why:
+            return f"cannot be signed in to: {why}"
+        return None
 
     async def open(self, ears: Ears, on_pressure: Callable[[bool], None], limit: int) -> bool:
+        if not self._is_started:
+            return False
         from mcp_guard.upstream.http import Address, HttpWire
 
-        self._wire = HttpWire(Address(self._remote.url, self._headers, self._remote.old), ears, limit)
+        if why := await self._sign_in():
+            ears.on_end(why)
+            return False
+        server = self._remote.server
+        self._wire = HttpWire(Address(server.url, self._headers, server.old), ears, limit, self._holder)
         opened, ended = asyncio.Event(), asyncio.Event()
         self._running = asyncio.create_task(self._wire.run(opened))
         self._running.add_done_callback(lambda _: ended.set())

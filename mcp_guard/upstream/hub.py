@@ -14,6 +14,7 @@ from mcp_guard.core.pins import Quarantine
 from mcp_guard.core.replies import tool_error
 from mcp_guard.ports import SILENT, Intent, Pins, Voice
 from mcp_guard.upstream.catalog import build_catalog, make_tool
+from mcp_guard.upstream.circuits import Circuit
 from mcp_guard.upstream.connection import Connection, Owner, Rounds, Unanswered
 from mcp_guard.wire.methods import CALL_TOOL
 from mcp_guard.wire.peer import Id, PeerLost, error
@@ -38,6 +39,11 @@ class Hub:
         self.pins: Pins
         self.unjudged = False
         """Whether the ledger could not be asked the last time."""
+        self.is_closed = False
+        self.on_circuit: Callable[[], None] = lambda: None
+        """Told whenever an upstream is up or down anew."""
+        for connection in connections:
+            connection.on_circuit = lambda: self.on_circuit()  # noqa: PLW0108 - it is set later
         self._rules = rules
         self._unpinned = unpinned
         self._catalog: dict[str, Tool] = {}
@@ -95,6 +101,11 @@ class Hub:
             supervisor.cancel()
         await asyncio.gather(*self._supervisors, return_exceptions=True)
         await asyncio.gather(*(connection.close() for connection in self.connections.values()))
+        self.is_closed = True
+        self.on_circuit()
+
+    def circuits(self) -> dict[str, Circuit]:
+        return {name: connection.circuit for name, connection in self.connections.items()}
 
     def kill(self) -> None:
         """End whatever is left of the processes at once, with no event loop: the last thing before we go."""

@@ -30,6 +30,8 @@ class Link(Protocol):
     """Where somebody who looks for the cause of a failure should look."""
     unguarded: tuple[str, ...]
     """Names of its secrets that are too short to be scrubbed."""
+    is_slow: bool
+    """Whether `start` may take seconds, because of where its secrets are: then it is called in a thread."""
 
     def start(self) -> None:
         """Begin to reach it; nothing is awaited, so that it warms up while we do. Raises: UpstreamError."""

@@ -4,25 +4,32 @@ To add a source: one function and its line in `SOURCES`, and its key in `Secret`
 """
 
 import os
+import signal
 import stat
-from collections.abc import Callable, Mapping
+import subprocess
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from types import ModuleType
 
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.scrub import Scrubber, looks_secret, password_of
 from mcp_guard.settings import SecretPlace
 
 MOST_BYTES = 64 * 1024
+COMMAND_SECONDS = 10.0
+KEPT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK")
+"""Variables of the environment that a command is given."""
 
 
-def from_environment(name: str, _: Path, environment: Mapping[str, str]) -> str:
-    if not (value := environment.get(name)):
-        raise ConfigError(f"the environment has no `{name}`", "set it where the guard is started")
+def from_environment(place: SecretPlace, _: Path, environment: Mapping[str, str]) -> str:
+    if not (value := environment.get(place.name)):
+        raise ConfigError(f"the environment has no `{place.name}`", "set it where the guard is started")
     return value
 
 
-def from_file(name: str, here: Path, _: Mapping[str, str]) -> str:
+def from_file(place: SecretPlace, here: Path, _: Mapping[str, str]) -> str:
     """The text of the file without the white space around it. Nobody but its owner may have access to it."""
+    name = place.name
     path = here / name
     try:
         with path.open("rb") as file:
@@ -32,24 +39,92 @@ def from_file(name: str, here: Path, _: Mapping[str, str]) -> str:
         raise ConfigError(f"cannot read `{name}`: {error.strerror}", f"the file is looked for at {path}") from None
     if not stat.S_ISREG(mode) or mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(f"`{name}` is open to others (mode {stat.S_IMODE(mode):04o})", f"chmod 600 {path}")
+    return _text(data, f"`{name}`")
+
+
+def _text(data: bytes, what: str) -> str:
     try:
         value = data.decode().strip()
     except UnicodeDecodeError:
-        raise ConfigError(f"`{name}` is not text (UTF-8)", "a secret is one text") from None
+        raise ConfigError(f"{what} is not text (UTF-8)", "a secret is one text") from None
     if not value or len(data) > MOST_BYTES:
-        raise ConfigError(f"`{name}` is {'too long' if value else 'empty'}", "a secret is one text in the file")
+        raise ConfigError(f"{what} is {'too long' if value else 'empty'}", "a secret is one text")
     return value
 
 
-SOURCES: Mapping[str, Callable[[str, Path, Mapping[str, str]], str]] = {
+def from_keyring(place: SecretPlace, *_: object) -> str:
+    """A password in the operating system's keyring (Keychain, Secret Service, Credential Locker)."""
+    library = keyring()
+    service, name = split_entry(place.name)
+    try:
+        value: str | None = library.get_password(service, name)
+    except library.errors.KeyringError as error:
+        raise ConfigError(f"the keyring cannot be used: {type(error).__name__}", "keyring diagnose") from None
+    if not value:
+        raise ConfigError(f"the keyring holds no `{place.name}`", f"mcp-guard secrets set {place.name}")
+    return value
+
+
+def split_entry(entry: str) -> tuple[str, str]:
+    """Service and name of an entry in the keyring."""
+    service, _, name = entry.partition("/")
+    return service, name
+
+
+def keyring() -> ModuleType:
+    """Raises: ConfigError without the package."""
+    try:
+        import keyring as library
+    except ImportError:
+        hint = "pip install 'mcp-guard[keyring]'"
+        raise ConfigError("a secret is in the keyring, but the package is not installed", hint) from None
+    return library
+
+
+def from_command(place: SecretPlace, here: Path, environment: Mapping[str, str]) -> str:
+    """What a program prints: no shell, none of our environment but `KEPT`, and nothing it says is in an error."""
+    hint = f"run `{' '.join(place.words)}` by hand"
+    try:
+        process = subprocess.Popen(
+            place.words,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            cwd=here,
+            env={name: environment[name] for name in KEPT if name in environment},
+            start_new_session=True,
+        )
+    except OSError as error:
+        raise ConfigError(f"the command `{place.name}` cannot be run: {error.strerror}", hint) from None
+    with process:
+        try:
+            data, _ = process.communicate(timeout=COMMAND_SECONDS)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)
+            what = f"the command `{place.name}` gave no secret within {COMMAND_SECONDS:g} s"
+            raise ConfigError(what, hint) from None
+    if process.returncode:
+        raise ConfigError(f"the command `{place.name}` exited with status {process.returncode}", hint)
+    return _text(data, f"what `{place.name}` prints")
+
+
+SOURCES: Mapping[str, Callable[[SecretPlace, Path, Mapping[str, str]], str]] = {
     "env": from_environment,
     "file": from_file,
+    "keyring": from_keyring,
+    "command": from_command,
 }
+SLOW = ("keyring", "command")
+"""Sources that are read beside the event loop, because they may take seconds."""
 
 
 def read_secret(place: SecretPlace, here: Path, environment: Mapping[str, str]) -> str:
     """Raises: ConfigError, which never holds the secret."""
-    return SOURCES[place.source](place.name, here, environment)
+    return SOURCES[place.source](place, here, environment)
+
+
+def is_slow(places: Iterable[SecretPlace | None]) -> bool:
+    return any(place is not None and place.source in SLOW for place in places)
 
 
 def make_environment(

@@ -5,7 +5,9 @@ import re
 from pathlib import Path
 
 from tests.cli.conftest import Past
-from tests.live.guarded import Client, cli, scripted, write_config
+from tests.live.guarded import Client, cli, scripted, upstream, write_config
+from tests.live.served import free_port
+from tests.live.test_session import eventually
 
 
 def receipts(past: Past) -> int:
@@ -23,9 +25,10 @@ def test_status_beside_a_running_guard(past: Past) -> None:
         "approvals: 1 pending",
         f"  {past.pending}: up__get_deal by tester, on people",
     ]
-    assert lines[4] == "seq  time  kind  agent  tool  outcome  what"
+    assert lines[4] == "upstream up: up since TIME (1 session)"
+    assert lines[5] == "seq  time  kind  agent  tool  outcome  what"
     assert lines[-2].startswith("19  TIME  decision  tester  nonesuch  deny")
-    assert len(lines) == 10
+    assert len(lines) == 11
 
 
 def test_status_as_json(past: Past) -> None:
@@ -42,6 +45,32 @@ def test_status_names_upstreams_that_failed(tmp_path: Path) -> None:
         client.call("up__die")
         client.call("up__protocol_error")
     assert "upstream up: 1 unknown" in cli("status", "--config", str(config)).stdout
+
+
+def test_status_says_which_upstreams_of_a_running_guard_are_down_and_why(tmp_path: Path) -> None:
+    far = f'[upstreams.far]\nurl = "http://127.0.0.1:{free_port()}/mcp"\n'
+    guards = tmp_path / "state" / "guards"
+    config = write_config(tmp_path, scripted("up", tmp_path) + far + upstream("gone", "/nonexistent"))
+    with Client(config) as client:
+        client.start()
+        client.tools()
+        eventually(lambda: b'"is_up":true' in b"".join(each.read_bytes() for each in guards.glob("*.upstreams")))
+        [file] = guards.glob("*.upstreams")
+        assert file.stat().st_mode & 0o777 == 0o600
+        lines = cli("status", "--config", str(config)).stdout.splitlines()
+        rows = json.loads(cli("status", "--json", "--config", str(config)).stdout)["upstreams"]
+        client.call("up__die")  # what was up is down, and up again
+        eventually(lambda: b"exited with status" in file.read_bytes())
+        eventually(lambda: "upstream up: up since" in cli("status", "--config", str(config)).stdout)
+    when = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
+    said = [line for line in lines if line.startswith("upstream ")]
+    down = rf"upstream far: down since {when}, next try {when} \(1 session\): cannot be reached: ConnectError: .*"
+    assert re.fullmatch(down, said[0])
+    assert re.fullmatch(r"upstream gone: down since .*: cannot be started: `/nonexistent`: No such file.*", said[1])
+    assert re.fullmatch(rf"upstream up: up since {when} \(1 session\)", said[2])
+    assert {row["upstream"]: row["is_up"] for row in rows} == {"up": True, "far": False, "gone": False}
+    assert not list(guards.iterdir())
+    assert "since" not in cli("status", "--config", str(config)).stdout
 
 
 def test_status_of_nothing(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def who_may_call(house: House) -> None:
     def op(step: Step) -> None:
         registry.enrol_agent(step, Enrolled(agent, "dana"), "operator")
         registry.issue(step, parent, bound)
-        registry.issue(step, child, {"by": "operator"})
+        registry.issue(step, child, {"by": "socket", "uid": 1001, "pid": 4711})
         registry.revoke(step, ("instance", parent.id), "enough", "operator")
         registry.revoke(step, ("agent", "second"), "drifts", "operator", registry.FOREVER)
         registry.enable_agent(step, "second", "mended", "operator")

@@ -20,6 +20,7 @@ from tests.live.guarded import ALLOW_ALL, SERVERS, Client, Json, cli, log, upstr
 from tests.web.stage import free_port, inbox
 
 PYTHON = sys.executable
+KEYRING = "tests.ledger.file_keyring.FileKeyring"
 PLAIN = "canary7Q2xLm9VtRb4"
 ODD = 'ca/n+ary "quoted" \\ü&7?=Q2'
 WAYS = (
@@ -63,15 +64,23 @@ def configure(folder: Path, source: str, secret: str) -> tuple[Path, dict[str, s
     server = upstream("leaky", PYTHON, str(SERVERS / "leaky.py"), "UP_TOKEN")
     (folder / "token").touch(0o600)
     (folder / "token").write_text(secret + "\n")
-    place = {"plain": json.dumps(secret), "env": '{ env = "GUARD_HAS_IT" }', "file": '{ file = "token" }'}[source]
+    (folder / "keyring.json").write_text(json.dumps({"mcp-guard/leaky": secret}))
+    place = {
+        "plain": json.dumps(secret),
+        "env": '{ env = "GUARD_HAS_IT" }',
+        "file": '{ file = "token" }',
+        "keyring": '{ keyring = "mcp-guard/leaky" }',
+        "command": '{ command = ["cat", "token"] }',
+    }[source]
     toml = server.replace("env = {  }", f"env = {{ UP_TOKEN = {place} }}")
     port = free_port()
     config = write_config(folder, toml, ALLOW_ALL + GATE, f"[inbox]\nport = {port}", guard="hold_seconds = 0")
-    return config, {"GUARD_HAS_IT": secret} if source == "env" else {}
+    backend = {"PYTHON_KEYRING_BACKEND": KEYRING, "TEST_KEYRING": str(folder / "keyring.json")}
+    return config, {"env": {"GUARD_HAS_IT": secret}, "keyring": backend}.get(source, {})
 
 
 @pytest.mark.parametrize("secret", [PLAIN, ODD], ids=["plain", "odd"])
-@pytest.mark.parametrize("source", ["env", "file", "plain"])
+@pytest.mark.parametrize("source", ["env", "file", "plain", "keyring", "command"])
 def test_a_secret_that_is_leaked_in_every_way_is_found_nowhere(tmp_path: Path, source: str, secret: str) -> None:
     config, env = configure(tmp_path, source, secret)
     client = Listener(config, env=env)

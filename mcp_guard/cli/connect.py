@@ -1,0 +1,70 @@
+"""`mcp-guard connect`: standard input and output of this process, to a guard of another user over its Unix socket.
+
+Knows nothing of MCP and reads no configuration: it carries bytes, and starts as fast as Python does.
+"""
+
+import argparse
+import os
+import socket
+import threading
+
+from mcp_guard.core.errors import IdentityError, UpstreamError
+
+SOCKET_VARIABLE = "MCP_GUARD_SOCKET"
+PIECE = 256 * 1024
+REFUSED = b'{"jsonrpc":"2.0","id":null,"error":{"code":-32001,'
+"""How the one message begins that somebody gets who is not admitted (`transports/unix.py`)."""
+
+
+def main(arguments: list[str]) -> int:
+    made = argparse.ArgumentParser(prog="mcp-guard connect", description="Carry MCP to a guard that serves a socket.")
+    made.add_argument("--socket", metavar="PATH", default=os.environ.get(SOCKET_VARIABLE, ""),
+                      help=f"where the guard listens (default: ${SOCKET_VARIABLE})")  # fmt: skip
+    path = made.parse_args(arguments).socket
+    if not path:
+        made.error(f"say where the guard listens: --socket PATH, or ${SOCKET_VARIABLE}")
+    guard = socket.socket(socket.AF_UNIX)
+    try:
+        guard.connect(path)
+    except OSError as error:
+        hint = "is `mcp-guard serve` running with serve.socket, and may this user open it?"
+        raise UpstreamError(f"no guard at `{path}`: {error.strerror or error}", hint) from None
+    left = threading.Event()
+    threading.Thread(target=carry_in, args=(guard, left), daemon=True).start()
+    carry_out(guard)
+    if not left.is_set():
+        raise UpstreamError(f"the guard at `{path}` has ended the conversation", "see what it says where it runs")
+    return 0
+
+
+def carry_in(guard: socket.socket, left: threading.Event) -> None:
+    """From the client until it closes its end, of which the guard is told."""
+    try:
+        while piece := os.read(0, PIECE):
+            guard.sendall(piece)
+        left.set()
+        guard.shutdown(socket.SHUT_WR)
+    except OSError:
+        return  # the guard is gone: the other direction says so
+
+
+def carry_out(guard: socket.socket) -> None:
+    """To the client until the guard closes its end. Raises: IdentityError, UpstreamError, BrokenPipeError."""
+    try:
+        piece = guard.recv(PIECE)
+        if piece.startswith(REFUSED):
+            raise _refusal(piece)
+        while piece:
+            view = memoryview(piece)
+            while view:
+                view = view[os.write(1, view) :]
+            piece = guard.recv(PIECE)
+    except ConnectionResetError:
+        return
+
+
+def _refusal(line: bytes) -> IdentityError:
+    import json
+
+    why = json.loads(line)["error"]["message"]
+    return IdentityError(f"the guard refuses: {why}", f"its operator says who may connect; this is uid {os.getuid()}")

@@ -1,0 +1,113 @@
+"""`mcp-guard secrets`: where the configuration has its secrets, and the entries among them in the keyring."""
+
+import argparse
+import getpass
+import json
+import os
+import sys
+from collections.abc import Iterator
+
+from mcp_guard.cli.options import add_config, add_json
+from mcp_guard.cli.table import print_table
+from mcp_guard.config import load
+from mcp_guard.core.errors import ConfigError
+from mcp_guard.settings import SecretPlace, Settings
+from mcp_guard.upstream.secrets import MOST_BYTES, keyring, read_secret, split_entry
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    verbs = {"list": show, "set": put, "remove": remove}
+    return verbs[options.verb](options)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    made = argparse.ArgumentParser(prog="mcp-guard secrets", description="Where secrets are; never what they are.")
+    verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
+    listing = verbs.add_parser("list", help="the places that the configuration names, and whether a secret is there")
+    add_config(listing)
+    setting = verbs.add_parser("set", help="keep a secret in the keyring; it is asked for, or read from standard input")
+    removing = verbs.add_parser("remove", help="remove an entry from the keyring")
+    for verb in (setting, removing):
+        verb.add_argument("entry", metavar="SERVICE/NAME")
+    for verb in (listing, setting, removing):
+        add_json(verb)
+    return made.parse_args(arguments)
+
+
+def places(settings: Settings) -> Iterator[tuple[str, SecretPlace]]:
+    """Every secret of the configuration, by its key."""
+    for name, server in settings.servers.items():
+        kind = "headers" if server.url else "env"
+        yield from ((f"upstreams.{name}.{kind}.{key}", place) for key, place in server.secrets.items())
+        if server.bearer:
+            yield f"upstreams.{name}.bearer", server.bearer
+        if server.oauth and server.oauth.client_secret:
+            yield f"upstreams.{name}.oauth.client_secret", server.oauth.client_secret
+    for section, all_of_it in (("notifiers", settings.notifiers), ("witnesses", settings.witnesses)):
+        for name, each in all_of_it.items():
+            found = [(key, value) for key, value in each.options.items() if isinstance(value, SecretPlace)]
+            yield from ((f"{section}.{name}.{key}", place) for key, place in found)
+
+
+def show(options: argparse.Namespace) -> int:
+    """Commands are not run: that may ask a person for something."""
+    settings = load(options.config)
+    rows = [(key, place, state(place, settings)) for key, place in places(settings)]
+    if options.json:
+        print(json.dumps([{"key": k, "source": p.source, "place": p.name, "state": s} for k, p, s in rows], indent=2))
+    else:
+        print_table(("key", "source", "place", "state"), [(k, p.source, p.name, s) for k, p, s in rows])
+    return 0 if all(state in ("there", "not run") for _, _, state in rows) else 1
+
+
+def state(place: SecretPlace, settings: Settings) -> str:
+    if place.source == "command":
+        return "not run"
+    try:
+        read_secret(place, settings.path.parent, os.environ)
+    except ConfigError as error:
+        return error.message
+    return "there"
+
+
+def put(options: argparse.Namespace) -> int:
+    service, name = entry(options.entry)
+    asked = sys.stdin.isatty()
+    value = getpass.getpass("secret (not shown): ") if asked else sys.stdin.read(MOST_BYTES + 1)
+    value = value.strip()
+    if not value or len(value) > MOST_BYTES:
+        raise ConfigError(f"the secret is {'too long' if value else 'empty'}", "type it, or give it on standard input")
+    library = keyring()
+    try:
+        library.set_password(service, name, value)
+        kept = library.get_password(service, name)
+    except library.errors.KeyringError as error:
+        raise ConfigError(f"the keyring cannot be used: {type(error).__name__}", "keyring diagnose") from None
+    if kept != value:
+        raise ConfigError("the keyring did not keep the secret", "keyring diagnose")
+    print(
+        json.dumps({"entry": options.entry}) if options.json else f"kept: {{ keyring = {json.dumps(options.entry)} }}"
+    )
+    return 0
+
+
+def remove(options: argparse.Namespace) -> int:
+    service, name = entry(options.entry)
+    library = keyring()
+    try:
+        library.delete_password(service, name)
+    except library.errors.PasswordDeleteError:
+        raise ConfigError(f"the keyring holds no `{options.entry}`", "mcp-guard secrets list") from None
+    except library.errors.KeyringError as error:
+        raise ConfigError(f"the keyring cannot be used: {type(error).__name__}", "keyring diagnose") from None
+    print(json.dumps({"removed": options.entry}) if options.json else f"removed: {options.entry}")
+    return 0
+
+
+def entry(said: str) -> tuple[str, str]:
+    """Raises: ConfigError."""
+    service, name = split_entry(said)
+    if not service or not name:
+        raise ConfigError(f"`{said}` is no entry of a keyring", "SERVICE/NAME, such as mcp-guard/crm-token")
+    return service, name

@@ -1,0 +1,79 @@
+"""`mcp-guard upstreams`: sign in to upstreams that take a person's word (OAuth), and out again."""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+
+from mcp_guard.cli.options import add_config, add_json
+from mcp_guard.config import load
+from mcp_guard.core.errors import ConfigError, UpstreamError
+from mcp_guard.settings import OAuthSettings, Settings
+from mcp_guard.upstream.oauth.discovery import NoToken
+from mcp_guard.upstream.oauth.keeping import Keeping
+from mcp_guard.upstream.oauth.login import sign_in
+from mcp_guard.upstream.secrets import read_secret
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    settings = load(options.config)
+    said, keeping = find(settings, options.name)
+    try:
+        if options.verb == "logout":
+            return asyncio.run(logout(options, keeping))
+        return asyncio.run(login(settings, options, said, keeping))
+    except NoToken as why:
+        raise UpstreamError(f"upstream `{options.name}`: {why}", "docs/howto/secrets.md") from None
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    made = argparse.ArgumentParser(prog="mcp-guard upstreams", description="Sign in to upstreams, and out again.")
+    verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
+    signing_in = verbs.add_parser("login", help="sign in with the browser; the tokens are kept for the guard")
+    signing_in.add_argument("--no-browser", action="store_true", help="only print the address")
+    signing_out = verbs.add_parser("logout", help="forget the tokens; at the upstream they end in their own time")
+    for verb in (signing_in, signing_out):
+        verb.add_argument("name", metavar="NAME", help="the upstream, as the configuration names it")
+        add_config(verb)
+        add_json(verb)
+    return made.parse_args(arguments)
+
+
+def find(settings: Settings, name: str) -> tuple[OAuthSettings, Keeping]:
+    """Raises: ConfigError."""
+    server = settings.servers.get(name)
+    if server is None:
+        raise ConfigError(f"no upstream `{name}` in [upstreams]", "mcp-guard policy validate lists what there is")
+    if server.oauth is None or not server.oauth.is_interactive:
+        hint = f'[upstreams.{name}.oauth] grant = "authorization_code"'
+        raise ConfigError(f"upstream `{name}` is not one that people sign in to", hint)
+    return server.oauth, Keeping(settings.state_dir / "sign-ins", name, server.oauth.in_keyring)
+
+
+async def login(settings: Settings, options: argparse.Namespace, said: OAuthSettings, keeping: Keeping) -> int:
+    def show(address: str) -> None:
+        print(f"sign in here: {address}", file=sys.stderr, flush=True)
+        if not options.no_browser:
+            import webbrowser
+
+            webbrowser.open(address)
+
+    secret = read_secret(said.client_secret, settings.path.parent, os.environ) if said.client_secret else ""
+    tokens = await sign_in(settings.servers[options.name].url, said, secret, show)
+    async with keeping.locked():
+        keeping.write(tokens)
+    kept = "in the keyring" if said.in_keyring else f"in {keeping.folder}"
+    lasts = "" if tokens.refresh else "; there is no refresh token, so it ends with its access token"
+    text = f"signed in to `{options.name}`; the tokens are kept {kept}{lasts}"
+    print(json.dumps({"upstream": options.name, "refreshable": bool(tokens.refresh)}) if options.json else text)
+    return 0
+
+
+async def logout(options: argparse.Namespace, keeping: Keeping) -> int:
+    async with keeping.locked():
+        there = keeping.remove()
+    text = f"the sign-in to `{options.name}` is forgotten" if there else f"nobody was signed in to `{options.name}`"
+    print(json.dumps({"upstream": options.name, "forgotten": there}) if options.json else text)
+    return 0 if there else 1

@@ -1,0 +1,94 @@
+"""How this process's upstreams stand, in a small file beside its lock, for `mcp-guard status` to read.
+
+A file and not the ledger: that an upstream comes and goes is no evidence, and must not cost a receipt; see
+docs/decisions/0033. It is written a moment after a change, and never while a call waits for it.
+"""
+
+import asyncio
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Protocol
+
+import orjson
+
+from mcp_guard.core.model import Json
+
+DELAY_SECONDS = 0.1
+"""Changes of one moment are written together."""
+
+
+@dataclass(frozen=True, slots=True)
+class Circuit:
+    """Of one connection. Times are Unix seconds; `next_try` is when it is started again, if it is down."""
+
+    is_up: bool
+    since: float
+    why: str = ""
+    next_try: float = 0
+
+
+class Watched(Protocol):
+    """Whoever has connections to upstreams."""
+
+    on_circuit: Callable[[], None]
+    is_closed: bool
+
+    def circuits(self) -> dict[str, Circuit]: ...
+
+
+class Board:
+    """The circuits of all sessions of one process. Needs a running loop from the first change on."""
+
+    def __init__(self, path: Path, note: Callable[[str], None]) -> None:
+        self._path, self._note = path, note
+        self._watched: dict[str, list[Watched]] = {}
+        self._timer: asyncio.TimerHandle | None = None
+
+    def watch(self, instance: str, hub: Watched) -> None:
+        self._watched.setdefault(instance, []).append(hub)
+        hub.on_circuit = self._changed
+
+    def _changed(self) -> None:
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(DELAY_SECONDS, self._write)
+
+    def _write(self) -> None:
+        self._timer = None
+        open_ones = {
+            instance: [each for each in hubs if not each.is_closed] for instance, hubs in self._watched.items()
+        }
+        self._watched = {instance: hubs for instance, hubs in open_ones.items() if hubs}
+        rows = [
+            {"instance": instance, "upstream": name, **asdict(circuit)}
+            for instance, hubs in self._watched.items()
+            for hub in hubs
+            for name, circuit in hub.circuits().items()
+        ]
+        draft = self._path.with_suffix(".draft")
+        try:
+            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
+                file.write(orjson.dumps(rows))
+            draft.replace(self._path)
+        except OSError as error:  # nobody's call depends on it
+            self._note(f"cannot write `{self._path}`: {error.strerror}")
+
+    def close(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._path.unlink(missing_ok=True)
+
+
+def circuits_path(guards: Path, guard: str) -> Path:
+    return guards / f"{guard}.upstreams"
+
+
+def read_circuits(guards: Path, guard: str) -> list[Json]:
+    """What this guard wrote last; nothing if it has not, or is of another version."""
+    try:
+        rows = orjson.loads(circuits_path(guards, guard).read_bytes())
+    except (OSError, orjson.JSONDecodeError):
+        return []
+    wanted = {"instance", "upstream", "is_up", "since", "why", "next_try"}
+    return [row for row in rows if isinstance(row, dict) and wanted <= row.keys()] if isinstance(rows, list) else []

@@ -1,0 +1,125 @@
+"""What is kept of a person's sign-in, between runs: the tokens of one upstream, in a file of ours or in the keyring.
+
+Several guards may use one sign-in at once, and a refresh token is often good only once: whoever refreshes holds the
+lock, and what is written is on the disk before it is used.
+"""
+
+import asyncio
+import fcntl
+import json
+import os
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from mcp_guard.core.errors import ConfigError
+from mcp_guard.upstream.oauth.discovery import NoToken
+from mcp_guard.upstream.secrets import keyring
+
+SERVICE = "mcp-guard oauth"
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """`renew_at` is in Unix seconds: from then on there should be another; 0 if nobody said how long it lasts."""
+
+    access: str
+    refresh: str = ""
+    renew_at: float = 0
+    token_endpoint: str = ""
+    """Where the refresh token is from, and may be sent to; and how, as `Endpoints` has it."""
+    resource: str = ""
+    posts_secret: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Keeping:
+    """The place for one upstream's tokens; `folder` also holds the lock."""
+
+    folder: Path
+    name: str
+    in_keyring: bool = False
+
+    @asynccontextmanager
+    async def locked(self) -> AsyncIterator[None]:
+        """Between guards and commands; the system releases it with its holder."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(self.folder / f"{self.name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
+        try:
+            await asyncio.to_thread(fcntl.flock, lock, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(lock)
+
+    def read(self) -> Tokens | None:
+        """Raises: NoToken."""
+        try:
+            text = self._from_keyring() if self.in_keyring else self._from_file()
+            return Tokens(**json.loads(text)) if text else None
+        except (OSError, ValueError, TypeError) as error:
+            raise NoToken(f"the kept sign-in cannot be read: {type(error).__name__}") from None
+
+    def _from_keyring(self) -> str | None:
+        with _keyring() as library:
+            found: str | None = library.get_password(SERVICE, self.name)
+        return found
+
+    def _from_file(self) -> str | None:
+        try:
+            with self._path.open() as file:
+                if os.fstat(file.fileno()).st_mode & 0o077:
+                    raise NoToken(f"`{self._path}` is open to others; chmod 600 it")
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def write(self, tokens: Tokens) -> None:
+        """Raises: NoToken."""
+        text = json.dumps(asdict(tokens))
+        if self.in_keyring:
+            with _keyring() as library:
+                library.set_password(SERVICE, self.name, text)
+            return
+        try:
+            self._to_file(text)
+        except OSError as error:
+            raise NoToken(f"the sign-in cannot be kept: {error.strerror}") from None
+
+    def _to_file(self, text: str) -> None:
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = self._path.with_suffix(f".{os.getpid()}")
+        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        draft.replace(self._path)
+
+    def remove(self) -> bool:
+        """Whether there was one. Raises: NoToken."""
+        if self.read() is None:
+            return False
+        if self.in_keyring:
+            with _keyring() as library:
+                library.delete_password(SERVICE, self.name)
+        else:
+            self._path.unlink()
+        return True
+
+    @property
+    def _path(self) -> Path:
+        return self.folder / f"{self.name}.json"
+
+
+@contextmanager
+def _keyring() -> Iterator[Any]:
+    """Raises: NoToken, for whatever the library raises."""
+    try:
+        library = keyring()
+    except ConfigError as error:
+        raise NoToken(error.message) from None
+    try:
+        yield library
+    except library.errors.KeyringError as error:
+        raise NoToken(f"the keyring cannot be used: {type(error).__name__}") from None

@@ -1,0 +1,243 @@
+"""A guard on a Unix socket: the kernel says who connects, and each user is the agent that the operator gave them."""
+
+import json
+import os
+import signal
+import socket
+import sqlite3
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import pytest
+
+from tests.live.guarded import Client, cli, log, scripted, seen, text, write_config
+from tests.live.served import Served, free_port, serving
+
+ANN, BEN, EVE = 41001, 41002, 41003
+AGENTS = '[agents.other]\nowner = "bob"\n'
+USERS = f'[connect]\nusers = {{ "{ANN}" = "tester", "{BEN}" = "other", "root" = "tester" }}\n'
+BECOME = """
+import argparse, json, locale, os, sys, traceback
+argparse.ArgumentParser().format_help()
+from mcp_guard import cli
+from mcp_guard.cli import connect
+uid = int(sys.argv[1])
+os.setgroups([]); os.setresgid(uid, uid, uid); os.setresuid(uid, uid, uid)
+sys.exit(cli.main(sys.argv[2:]))
+"""
+"""The command as another user, who may not be able to read this interpreter: everything is loaded before."""
+pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can be other users")
+
+
+@pytest.fixture
+def place() -> Iterator[Path]:
+    """A folder that everybody may look into."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        yield Path(folder)
+
+
+def configure(folder: Path, place: Path, port: int, more: str = "") -> Path:
+    serve = serving(port, f'socket = "{place}/socket"\nsocket_mode = "0666"\n{more}')
+    return write_config(folder, scripted("up", folder), more=AGENTS + serve + USERS)
+
+
+@dataclass
+class Connected(Client):
+    """A client behind `mcp-guard connect`, run as another user; `config` is the path of the socket."""
+
+    uid: int = ANN
+
+    def __enter__(self) -> Self:
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", BECOME, str(self.uid), "connect", "--socket", str(self.config)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        return self
+
+
+@pytest.fixture
+def guard(tmp_path: Path, place: Path) -> Iterator[Served]:
+    port = free_port()
+    with Served(configure(tmp_path, place, port), port) as served:
+        yield served
+
+
+def test_a_user_calls_as_the_agent_that_the_operator_gave_them(guard: Served, place: Path) -> None:
+    with ExitStack() as stack:
+        ann = stack.enter_context(Connected(place / "socket", uid=ANN))
+        ann.start()
+        ben = stack.enter_context(Connected(place / "socket", uid=BEN))
+        ben.start()
+        assert text(ann.call("up__echo", {"text": "from ann"}))
+        assert text(ben.call("up__echo", {"text": "from ben"}))
+    assert (ann.process.returncode, ben.process.returncode) == (0, 0)
+    issued = [each for each in log(guard.config, "--kind", "credential.issued")]
+    assert [(each["agent"], each["by"], each["uid"]) for each in issued] == [
+        ("tester", "socket", ANN), ("other", "socket", BEN),
+    ]  # fmt: skip
+    assert [each["pid"] for each in issued] == [ann.process.pid, ben.process.pid]
+    called = {each["instance"]: each["agent"] for each in log(guard.config, "--kind", "intent")}
+    assert called == {each["instance"]: each["agent"] for each in issued}
+    assert {each["instance"] for each in log(guard.config, "--kind", "instance.ended")} == set(called)
+    cli("verify", "--config", str(guard.config))
+
+
+def test_users_at_once_are_never_confused(guard: Served, place: Path) -> None:
+    with ExitStack() as stack:
+        clients = [stack.enter_context(Connected(place / "socket", uid=uid)) for uid in (ANN, BEN) * 3]
+
+        def story(number: int) -> None:
+            clients[number].start()
+            for count in range(10):
+                clients[number].call("up__echo", {"text": f"{number}:{clients[number].uid}:{count}"})
+
+        threads = [threading.Thread(target=story, args=(number,)) for number in range(len(clients))]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    agents = {ANN: "tester", BEN: "other"}
+    instances: dict[str, set[str]] = {}
+    intents = {receipt["seq"]: receipt for receipt in log(guard.config, "--kind", "intent")}
+    assert len(intents) == 60
+    with closing(sqlite3.connect(guard.config.parent / "state" / "ledger.sqlite")) as ledger:
+        rows = ledger.execute("SELECT seq, request FROM payload WHERE request IS NOT NULL").fetchall()
+    requests = {seq: json.loads(request[16:]) for seq, request in rows}  # after its salt
+    for seq, receipt in intents.items():
+        number, uid, _ = requests[seq]["text"].split(":")
+        assert receipt["agent"] == agents[int(uid)]
+        instances.setdefault(number, set()).add(receipt["instance"])
+    assert all(len(each) == 1 for each in instances.values())
+    assert len(set.union(*instances.values())) == 6
+
+
+def test_a_user_who_is_not_listed_is_refused_and_told(guard: Served, place: Path) -> None:
+    with Connected(place / "socket", uid=EVE) as eve:
+        assert eve.process.stdout is not None
+        assert eve.process.stdout.read() == b""
+    assert eve.process.returncode == 8
+    assert f"the guard refuses: the user with uid {EVE} is not among [connect.users]" in eve.stderr
+    assert log(guard.config, "--kind", "credential.issued") == []
+
+
+def test_what_a_client_says_of_itself_changes_nothing(guard: Served, place: Path) -> None:
+    with Connected(place / "socket", uid=BEN) as ben:
+        info = {"name": "tester", "version": "1"}
+        meta = {"agent": "tester", "uid": 0, "on_behalf_of": "alice"}
+        hello = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": info, "_meta": meta}
+        ben.request("initialize", hello)
+        ben.notify("notifications/initialized")
+        ben.request("tools/call", {"name": "up__echo", "arguments": {"text": "x"}, "_meta": meta})
+    assert {each["agent"] for each in log(guard.config, "--kind", "intent")} == {"other"}
+
+
+def test_a_revoked_instance_is_refused_at_its_next_call(guard: Served, place: Path, tmp_path: Path) -> None:
+    with Connected(place / "socket", uid=ANN) as ann:
+        ann.start()
+        ann.call("up__echo", {"text": "before"})
+        [instance] = [each["instance"] for each in log(guard.config, "--kind", "credential.issued")]
+        guard.revoke("--instance", instance)
+        assert "revoked" in text(ann.call("up__echo", {"text": "after"}))
+    assert len(seen(tmp_path, "up")) == 1
+    cli("agents", "disable", "tester", "--why", "x", "--config", str(guard.config))
+    with Connected(place / "socket", uid=ANN) as ann:
+        pass
+    assert ann.process.returncode == 8
+    assert "agent `tester` is revoked" in ann.stderr
+
+
+def test_calls_in_flight_are_answered_after_the_client_has_closed_its_end(guard: Served, place: Path) -> None:
+    with Connected(place / "socket", uid=ANN) as ann:
+        ann.start()
+        sent = ann.send("tools/call", {"name": "up__echo", "arguments": {"text": "late"}})
+        assert ann.process.stdin is not None
+        ann.process.stdin.close()
+        assert "result" in ann.wait(sent)
+
+
+def test_large_messages_get_through_both_ways(guard: Served, place: Path) -> None:
+    with Connected(place / "socket", uid=ANN) as ann:
+        ann.start()
+        assert "result" in ann.call("up__echo", {"text": "x" * 900_000})
+
+
+def test_the_end_of_the_guard_is_the_end_of_the_shim(tmp_path: Path, place: Path) -> None:
+    port = free_port()
+    with Served(configure(tmp_path, place, port), port) as served:
+        with Connected(place / "socket", uid=ANN) as ann:
+            ann.start()
+            served.process.send_signal(signal.SIGTERM)
+            assert ann.process.wait(20) == 6
+            assert served.process.wait(20) == 0
+        assert "has ended the conversation" in ann.stderr
+    assert not (place / "socket").exists()
+    kinds = [each["kind"] for each in log(served.config)]
+    assert kinds[-2:] == ["instance.ended", "guard.stopped"]
+
+
+def test_no_guard_is_told(place: Path) -> None:
+    with Connected(place / "socket", uid=ANN) as ann:
+        pass
+    assert ann.process.returncode == 6
+    assert "no guard at" in ann.stderr
+
+
+def test_a_socket_that_a_killed_guard_left_is_taken_over_and_a_living_ones_is_not(tmp_path: Path, place: Path) -> None:
+    port = free_port()
+    config = configure(tmp_path, place, port)
+    with Served(config, port) as first:
+        refused = cli("serve", "--config", str(configure(tmp_path, place, free_port())), check=False)
+        assert (refused.returncode, "somebody listens on" in refused.stderr) == (3, True)
+        first.process.kill()
+    assert (place / "socket").is_socket()
+    with Served(configure(tmp_path, place, port), port), Connected(place / "socket", uid=ANN) as ann:
+        ann.start()
+
+
+@pytest.mark.parametrize(("mode", "uid", "connects"), [("0660", EVE, False), ("0660", ANN, True), ("0600", ANN, False)])
+def test_mode_and_group_of_the_socket_are_as_configured(
+    tmp_path: Path, place: Path, mode: str, uid: int, connects: bool
+) -> None:
+    port = free_port()
+    serve = serving(port, f'socket = "{place}/socket"\nsocket_mode = "{mode}"\nsocket_group = "{ANN}"')
+    config = write_config(tmp_path, scripted("up", tmp_path), more=AGENTS + serve + USERS)
+    with Served(config, port):
+        found = (place / "socket").stat()
+        assert (oct(found.st_mode & 0o777), found.st_gid) == (oct(int(mode, 8)), ANN)
+        with Connected(place / "socket", uid=uid) as client:
+            if connects:
+                client.start()
+        assert (client.process.returncode == 0) is connects
+        assert ("Permission denied" in client.stderr) is not connects
+
+
+def test_users_without_a_socket_are_a_mistake(tmp_path: Path) -> None:
+    config = write_config(tmp_path, scripted("up", tmp_path), more=serving(free_port()) + USERS)
+    refused = cli("policy", "validate", "--config", str(config), check=False)
+    assert (refused.returncode, "without serve.socket" in refused.stderr) == (3, True)
+
+
+def test_a_user_with_two_agents_is_refused(tmp_path: Path, place: Path) -> None:
+    port = free_port()
+    config = configure(tmp_path, place, port)
+    config.write_text(config.read_text().replace('"root" = "tester"', '"root" = "tester", "0" = "other"'))
+    with Served(config, port), socket.socket(socket.AF_UNIX) as raw:
+        raw.connect(str(place / "socket"))
+        assert "has 2 agents" in json.loads(raw.recv(4096))["error"]["message"]
+
+
+def test_the_shim_loads_nothing_of_the_guard_but_its_errors() -> None:
+    code = "import sys, mcp_guard.cli.connect; print([m for m in sys.modules if m.startswith('mcp_guard')])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    loaded = {"mcp_guard", "mcp_guard.cli", "mcp_guard.cli.connect", "mcp_guard.core", "mcp_guard.core.errors"}
+    assert set(json.loads(done.stdout.replace("'", '"'))) == loaded

@@ -1,0 +1,246 @@
+"""Upstreams over HTTP that take OAuth tokens: had, renewed, refused, and never a call sent twice that may have run."""
+
+import json
+import signal
+import subprocess
+import threading
+from pathlib import Path
+
+import httpx2 as httpx
+import pytest
+
+from tests.live.authorized import Authority
+from tests.live.guarded import Client, cli, command, log, text, write_config
+from tests.live.test_session import eventually
+
+SECRET = "canary-client/secret+1"
+PLACE = '{ file = "client-secret" }'
+
+
+def configure(folder: Path, section: str) -> Path:
+    (folder / "client-secret").touch(0o600)
+    (folder / "client-secret").write_text(SECRET)
+    return write_config(folder, section)
+
+
+def sign_in(config: Path) -> "subprocess.CompletedProcess[str]":
+    """`upstreams login`, and a browser that follows the address."""
+    words = command("upstreams", "login", "far", "--no-browser", "--config", str(config))
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        if "sign in here: " in said:
+            address = said.partition("sign in here: ")[2].strip()
+            httpx.get(address, trust_env=False, follow_redirects=True)
+        output, rest = process.communicate(timeout=20)
+    return subprocess.CompletedProcess(words, process.returncode, output, said + rest)
+
+
+def test_the_guard_has_a_token_of_its_own_from_the_server_that_the_upstream_names(tmp_path: Path) -> None:
+    with (
+        Authority(tmp_path, secret=SECRET) as authority,
+        Client(configure(tmp_path, authority.section(PLACE, more='scope = "a b"'))) as client,
+    ):
+        client.start()
+        assert text(client.call("far__echo")) == "done"
+        [asked] = authority.asked("token")
+        assert (asked["grant_type"], asked["client"], asked["scope"]) == ("client_credentials", "guard & co", "a b")
+        assert asked["resource"] == f"{authority.url}/mcp"
+
+
+def test_a_token_is_renewed_before_it_ends(tmp_path: Path) -> None:
+    with (
+        Authority(tmp_path, secret=SECRET, lasts=0.4) as authority,
+        Client(configure(tmp_path, authority.section(PLACE))) as client,
+    ):
+        client.start()
+        for _ in range(12):
+            assert text(client.call("far__echo")) == "done"
+            threading.Event().wait(0.1)
+        assert len(authority.asked("token")) >= 3
+        assert len(authority.asked("call")) == 12
+
+
+def test_a_refused_token_is_renewed_once_and_the_call_runs_once(tmp_path: Path) -> None:
+    with (
+        Authority(tmp_path, secret=SECRET) as authority,
+        Client(configure(tmp_path, authority.section(PLACE))) as client,
+    ):
+        client.start()
+        client.tools()
+        authority.drop()
+        assert text(client.call("far__echo")) == "done"
+        assert len(authority.asked("token")) == 2
+        assert len(authority.asked("call")) == 1
+        authority.behave(down=True)
+        authority.drop()
+        refused = client.call("far__echo")
+        assert "401" in refused["error"]["message"]
+        assert len(authority.asked("call")) == 1
+
+
+def test_a_call_that_may_have_run_is_never_sent_again(tmp_path: Path) -> None:
+    with (
+        Authority(tmp_path, secret=SECRET) as authority,
+        Client(config := configure(tmp_path, authority.section(PLACE))) as client,
+    ):
+        client.start()
+        assert "may have taken effect" in text(client.call("far__status"))
+        assert "307" in client.call("far__redirect")["error"]["message"]
+        assert "403" in client.call("far__error")["error"]["message"]
+        assert "may have taken effect" in text(client.call("far__html"))
+        assert [each["tool"] for each in authority.asked("call")] == ["status", "redirect", "error", "html"]
+        assert len(authority.asked("token")) == 1
+    endings = [each["ending"] for each in log(config, "--kind", "outcome")]
+    assert endings == ["unknown", "upstream_error", "upstream_error", "unknown"]
+
+
+def test_a_person_signs_in_and_the_guard_goes_on_with_refresh_tokens_that_rotate(tmp_path: Path) -> None:
+    with Authority(tmp_path, lasts=0.4) as authority:
+        config = configure(tmp_path, authority.section("", "authorization_code"))
+        done = sign_in(config)
+        assert done.returncode == 0, done.stderr
+        assert "signed in to `far`" in done.stdout
+        kept = tmp_path / "state" / "sign-ins" / "far.json"
+        assert kept.stat().st_mode & 0o777 == 0o600
+        with Client(config) as one, Client(config) as two:  # one sign-in, two guards
+            one.start()
+            two.start()
+            one.tools()
+            two.tools()
+            authority.behave(slow=0.2, lasts=1)
+            for _ in range(5):
+                authority.drop()  # so that both find out at once
+                sent = [each.send("tools/call", {"name": "far__echo", "arguments": {}}) for each in (one, two)]
+                assert [text(each.wait(id)) for each, id in zip((one, two), sent, strict=True)] == ["done", "done"]
+        refreshes = [each for each in authority.asked("token") if each["grant_type"] == "refresh_token"]
+        assert len(refreshes) >= 3
+        assert len({each["refresh_token"] for each in refreshes}) == len(refreshes)  # none was used twice
+        assert json.loads(kept.read_text())["refresh"] == authority.asked("gave")[-1]["refresh"]
+
+
+def test_without_a_sign_in_the_upstream_is_down_and_says_what_to_do(tmp_path: Path) -> None:
+    with Authority(tmp_path) as authority:
+        config = configure(tmp_path, authority.section("", "authorization_code"))
+        with Client(config) as client:
+            client.start()
+            assert client.tools() == {}
+        assert "nobody has signed in; mcp-guard upstreams login far" in client.stderr
+        assert cli("upstreams", "logout", "far", "--config", str(config), check=False).returncode == 1
+        assert sign_in(config).returncode == 0
+        assert cli("upstreams", "logout", "far", "--config", str(config)).stdout.startswith("the sign-in to `far`")
+        assert not (tmp_path / "state" / "sign-ins" / "far.json").exists()
+
+
+def test_requests_are_not_sent_to_another_host_that_an_upstream_names(tmp_path: Path) -> None:
+    with Authority(tmp_path) as authority:
+        section = f'[upstreams.far]\nurl = "{authority.url}/old"\ntransport = "sse"\nbearer = {PLACE}\n'
+        with Client(configure(tmp_path, section)) as client:
+            client.start()
+            assert client.tools() == {}
+        assert "wants its requests sent to another host" in client.stderr
+
+
+def test_the_metadata_is_found_where_a_refusal_points_to(tmp_path: Path) -> None:
+    with Authority(tmp_path, secret=SECRET, pointed=True) as authority:
+        authority.behave(metadata={"issuer": authority.url})
+        with Client(configure(tmp_path, authority.section(PLACE))) as client:
+            client.start()
+            assert text(client.call("far__echo")) == "done"
+
+
+@pytest.mark.parametrize(
+    ("metadata", "why"),
+    [
+        ({"issuer": "https://evil.example"}, "of another issuer"),
+        ({"token_endpoint": "http://tokens.example/"}, "neither https nor on this machine"),
+        ({"token_endpoint": None}, "names no token endpoint"),
+    ],
+)
+def test_metadata_that_cannot_be_trusted_gets_no_secret(tmp_path: Path, metadata: object, why: str) -> None:
+    with Authority(tmp_path, secret=SECRET, metadata=metadata) as authority:
+        with Client(configure(tmp_path, authority.section(PLACE))) as client:
+            client.start()
+            assert client.tools() == {}
+        assert why in client.stderr
+        assert authority.asked("token") == []
+
+
+def test_a_sign_in_in_the_keyring_with_a_secret_in_the_body_is_refreshed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "tests.ledger.file_keyring.FileKeyring")
+    monkeypatch.setenv("TEST_KEYRING", str(tmp_path / "keyring.json"))
+    body = {"token_endpoint_auth_methods_supported": ["client_secret_post"]}
+    with Authority(tmp_path, secret=SECRET, metadata=body) as authority:
+        config = configure(tmp_path, authority.section(PLACE, "authorization_code", 'keep = "keyring"'))
+        assert "kept in the keyring" in sign_in(config).stdout
+        assert not (tmp_path / "state" / "sign-ins" / "far.json").exists()
+        with Client(config) as client:
+            client.start()
+            client.tools()
+            authority.drop()
+            assert text(client.call("far__echo")) == "done"
+        asked = authority.asked("token")
+        assert [each["grant_type"] for each in asked] == ["authorization_code", "refresh_token"]
+        assert all(each["client_secret"] == SECRET for each in asked)
+        assert authority.asked("gave")[-1]["refresh"] in (tmp_path / "keyring.json").read_text()
+
+
+def test_a_client_that_leaves_during_a_refresh_does_not_lose_the_sign_in(tmp_path: Path) -> None:
+    with Authority(tmp_path) as authority:
+        config = configure(tmp_path, authority.section("", "authorization_code"))
+        sign_in(config)
+        with Client(config) as client:
+            client.start()
+            client.tools()
+            authority.drop()
+            authority.behave(slow=1)
+            client.send("tools/call", {"name": "far__echo", "arguments": {}})
+            eventually(lambda: len(authority.asked("token")) == 2)
+            client.process.send_signal(signal.SIGTERM)
+            client.process.wait(20)
+        kept = json.loads((tmp_path / "state" / "sign-ins" / "far.json").read_text())
+        assert kept["refresh"] == authority.asked("gave")[-1]["refresh"]
+        assert len(authority.asked("gave")) == 2
+        assert authority.asked("call") == []
+
+
+@pytest.mark.parametrize(
+    ("back", "why"),
+    [({"state": "another"}, "another state"), ({"iss": "https://evil.example"}, "another issuer")],
+)
+def test_a_redirect_that_is_not_the_answer_to_ours_signs_nobody_in(tmp_path: Path, back: object, why: str) -> None:
+    with Authority(tmp_path, back=back) as authority:
+        done = sign_in(configure(tmp_path, authority.section("", "authorization_code")))
+        assert done.returncode == 6
+        assert why in done.stderr
+        assert authority.asked("token") == []
+
+
+def test_a_client_secret_is_not_sent_to_whom_only_the_upstream_names(tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    other.mkdir()
+    with Authority(other) as stranger, Authority(tmp_path, issuer=stranger.url, secret=SECRET) as authority:
+        with Client(configure(tmp_path, authority.section(PLACE))) as client:
+            client.start()
+            assert client.tools() == {}
+        assert "to which the client secret is not sent unasked" in client.stderr
+        assert stranger.asked("token") == authority.asked("token") == []
+
+
+@pytest.mark.parametrize(
+    ("more", "why"),
+    [
+        ('token_url = "http://login.example.com/t"', "secrets are sent over https only"),
+        ('grant = "authorization_code"\ntoken_url = "https://x.example/t"', "go together"),
+        ("", "needs a `client_secret`"),
+    ],
+)
+def test_a_section_that_cannot_work_is_refused(tmp_path: Path, more: str, why: str) -> None:
+    section = f'[upstreams.far]\nurl = "https://x.example"\n[upstreams.far.oauth]\nclient_id = "x"\n{more}\n'
+    if "https only" in why:
+        section += 'client_secret = { env = "X" }\n'
+    refused = cli("policy", "validate", "--config", str(write_config(tmp_path, section)), check=False)
+    assert refused.returncode == 3
+    assert why in refused.stderr

@@ -1,0 +1,237 @@
+"""P10 for upstreams over HTTP: headers, bearer tokens, client secrets, access and refresh tokens, from every source.
+
+The upstream gives back all that it was ever told: in results, listings, errors, bodies that are no replies, redirects,
+headers and `WWW-Authenticate`. Then every byte that the guard gave out or wrote is searched.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.live.authorized import Authority
+from tests.live.guarded import ALLOW_ALL, SERVERS, command, upstream, write_config
+from tests.live.served import free_port
+from tests.live.test_oauth import sign_in
+from tests.promises.test_p10_secrets_stay import GATE, KEYRING, Listener, find, inbox_pages
+
+CANARY = "canary/Q2x+Lm9 Vt&Rb4"
+TOOLS = ("echo", "status", "redirect", "error", "html", "unauthorized", "progress", "held")
+KEPT = ("sign-ins",)
+"""Where a sign-in is kept on purpose, open to its owner only."""
+
+
+def place(folder: Path, source: str, secret: str) -> tuple[str, dict[str, str]]:
+    """The TOML of a secret in this source, and our environment for it."""
+    (folder / "secret").touch(0o600)
+    (folder / "secret").write_text(secret)
+    (folder / "keyring.json").write_text(json.dumps({"mcp-guard/far": secret}))
+    keyring = {"PYTHON_KEYRING_BACKEND": KEYRING, "TEST_KEYRING": str(folder / "keyring.json")}
+    places: dict[str, tuple[str, dict[str, str]]] = {
+        "env": ('{ env = "GUARD_HAS_IT" }', {"GUARD_HAS_IT": secret}),
+        "file": ('{ file = "secret" }', {}),
+        "keyring": ('{ keyring = "mcp-guard/far" }', keyring),
+        "command": ('{ command = ["cat", "secret"] }', {}),
+    }
+    return places[source]
+
+
+@dataclass
+class Search:
+    """Everything that a guard of this configuration gave out and wrote, for one story."""
+
+    config: Path
+    said: bytes = b""
+    stderr: bytes = b""
+
+    def hear(self, client: Listener) -> None:
+        self.said = b"".join(client.heard)
+
+    def written(self) -> dict[str, bytes]:
+        found = {}
+        for path in (self.config.parent / "state").rglob("*"):
+            if path.is_file() and path.parent.name not in KEPT:
+                found[str(path)] = path.read_bytes()
+        return found
+
+    def commands(self) -> dict[str, bytes]:
+        """What is shown of it afterwards."""
+        running = {}
+        words = (["status"], ["status", "--json"], ["log", "--last", "1000", "--json"],
+                 ["ledger", "events", "--format", "ocsf"],
+                 ["ledger", "export", str(self.config.parent / "export"), "--payloads"])  # fmt: skip
+        for each in words:
+            said = command(*each, "--config", str(self.config))
+            running[" ".join(each[:3])] = subprocess.Popen(said, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+        shown = {name: process.communicate(timeout=120)[0] for name, process in running.items()}
+        for path in (self.config.parent / "export").rglob("*"):
+            if path.is_file():
+                shown[str(path)] = path.read_bytes()
+        return shown
+
+    def expect_nowhere(self, *secrets: str) -> None:
+        everything = {"client": self.said, "stderr": self.stderr, **self.written(), **self.commands()}
+        for secret in secrets:
+            for where, data in everything.items():
+                assert find(data, secret) == [], where
+
+
+def tell_all(search: Search, env: dict[str, str], between: Callable[[], None] = lambda: None) -> None:
+    """Call every tool of `far` while it is told on, and look at the inbox with a call that waits."""
+    client = Listener(search.config, env=env)
+    with client:
+        client.start()
+        assert "far__echo" in client.tools(), client.heard
+        for name in TOOLS:
+            called = {"name": f"far__{name}", "arguments": {}, "_meta": {"progressToken": 1}}
+            client.request("tools/call", called)
+            between()
+        client.request("ping")
+        pages = b"".join(inbox_pages(search.config))
+        assert b"far" in pages
+    search.said, search.stderr = b"".join(client.heard) + pages, client.stderr.encode()
+
+
+def configure(folder: Path, section: str) -> Search:
+    policies = ALLOW_ALL + GATE.replace("leaky__", "far__")
+    more = f"[inbox]\nport = {free_port()}"
+    return Search(write_config(folder, section, policies, more, guard="hold_seconds = 0"))
+
+
+@pytest.mark.parametrize("source", ["env", "file", "keyring", "command"])
+@pytest.mark.parametrize("kind", ["bearer", "header"])
+def test_a_header_that_is_leaked_in_every_way_is_found_nowhere(tmp_path: Path, kind: str, source: str) -> None:
+    toml, env = place(tmp_path, source, CANARY)
+    with Authority(tmp_path, leak=True, header="authorization" if kind == "bearer" else "x-key") as remote:
+        said = f"bearer = {toml}" if kind == "bearer" else f"headers = {{ X-Key = {toml} }}"
+        search = configure(tmp_path, f'[upstreams.far]\nurl = "{remote.url}/mcp"\n{said}\n')
+        tell_all(search, env)
+        assert remote.asked("heard")[-1]["header"].endswith(CANARY)
+    assert search.said.count(b"[secret ") > len(TOOLS)
+    search.expect_nowhere(CANARY)
+
+
+@pytest.mark.parametrize("source", ["env", "file", "keyring", "command"])
+def test_a_client_secret_and_each_token_that_it_got_are_found_nowhere(tmp_path: Path, source: str) -> None:
+    toml, env = place(tmp_path, source, CANARY)
+    with Authority(tmp_path, leak=True, secret=CANARY) as remote:
+        search = configure(tmp_path, remote.section(toml))
+        tell_all(search, env, remote.drop)
+        tokens = [each["access"] for each in remote.asked("gave")]
+    assert len(tokens) > 1
+    assert b"[secret client_secret]" in search.said
+    assert b"[secret far_access_token]" in search.said
+    search.expect_nowhere(CANARY, *tokens)
+
+
+def test_a_client_secret_that_is_refused_is_not_in_the_error(tmp_path: Path) -> None:
+    toml, env = place(tmp_path, "file", CANARY)
+    with Authority(tmp_path, leak=True, secret="another") as remote:
+        search = configure(tmp_path, remote.section(toml))
+        with Listener(search.config, env=env) as client:
+            client.start()
+            assert client.tools() == {}
+    search.said, search.stderr = b"".join(client.heard), client.stderr.encode()
+    assert b"HTTP status 401 (`invalid_client`)" in search.stderr
+    search.expect_nowhere(CANARY)
+
+
+def test_what_a_person_signed_in_for_is_found_nowhere_but_where_it_is_kept(tmp_path: Path) -> None:
+    with Authority(tmp_path, leak=True) as remote:
+        search = configure(tmp_path, remote.section("", "authorization_code"))
+        done = sign_in(search.config)
+        assert done.returncode == 0
+        tell_all(search, {}, remote.drop)
+        tokens = [each[kind] for each in remote.asked("gave") for kind in ("access", "refresh")]
+    assert len(tokens) >= 4
+    assert b"[secret far_refresh_token]" in search.said
+    search.stderr += done.stdout.encode() + done.stderr.encode()
+    search.expect_nowhere(*tokens)
+
+
+def test_a_header_that_cannot_be_sent_is_not_repeated(tmp_path: Path) -> None:
+    toml, env = place(tmp_path, "file", f"{CANARY}\nsecond line of it")
+    with Authority(tmp_path) as remote:
+        search = configure(tmp_path, f'[upstreams.far]\nurl = "{remote.url}/mcp"\nbearer = {toml}\n')
+        with Listener(search.config, env=env) as client:
+            client.start()
+            assert client.tools() == {}
+    search.said, search.stderr = b"".join(client.heard), client.stderr.encode()
+    assert b"`authorization` has characters that no header may have" in search.stderr
+    search.expect_nowhere(CANARY)
+
+
+@pytest.mark.parametrize(
+    ("words", "why"),
+    [
+        (["sh", "-c", "echo canary; echo canary >&2; exit 3"], "exited with status 3"),
+        (["./none"], "cannot be run"),
+        (["true"], "is empty"),
+        (["sh", "-c", "printf 'canary\\377'"], "is not text"),
+    ],
+)
+def test_a_command_that_fails_says_so_without_what_it_printed(tmp_path: Path, words: list[str], why: str) -> None:
+    server = (
+        f"[upstreams.up]\ncommand = {json.dumps(sys.executable)}\nargs = [{json.dumps(str(SERVERS / 'leaky.py'))}]\n"
+    )
+    section = f"{server}env = {{ UP_TOKEN = {{ command = {json.dumps(words)} }} }}\n"
+    with Listener(write_config(tmp_path, section)) as client:
+        client.start()
+        assert client.tools() == {}
+    assert why in client.stderr
+    assert "canary\n" not in client.stderr
+    assert "ÿ" not in client.stderr
+
+
+def test_a_command_is_given_none_of_our_environment(tmp_path: Path) -> None:
+    (tmp_path / "look").write_text(f"#!/bin/sh\nenv > {tmp_path}/seen\necho some-secret\n")
+    (tmp_path / "look").chmod(0o700)
+    section = upstream("up", sys.executable, "-c", "pass").replace("{  }", '{ T = { command = ["./look"] } }')
+    with Listener(write_config(tmp_path, section), env={"OTHER_SECRET": "x"}) as client:
+        client.start()
+    seen = {line.partition("=")[0] for line in (tmp_path / "seen").read_text().splitlines()}
+    assert "PATH" in seen
+    assert not {"OTHER_SECRET", "MCP_GUARD_CONFIG"} & seen
+
+
+def test_a_command_that_hangs_is_ended_with_all_that_it_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from mcp_guard.core.errors import ConfigError
+    from mcp_guard.settings import SecretPlace
+    from mcp_guard.upstream import secrets
+
+    monkeypatch.setattr(secrets, "COMMAND_SECONDS", 0.3)
+    words = ("sh", "-c", f"sleep 600 & echo $! > {tmp_path}/pid; wait")
+    with pytest.raises(ConfigError, match="gave no secret within"):
+        secrets.read_secret(SecretPlace("command", "sh", words), tmp_path, dict(os.environ))
+    status = Path(f"/proc/{(tmp_path / 'pid').read_text().strip()}/stat")
+    assert not status.exists() or status.read_text().split(") ")[1][0] == "Z"
+
+
+def test_entries_of_the_keyring_are_kept_listed_and_removed(tmp_path: Path) -> None:
+    toml, env = place(tmp_path, "keyring", "unused")
+    (tmp_path / "keyring.json").unlink()
+    config = write_config(tmp_path, f'[upstreams.far]\nurl = "https://x.example/mcp"\nbearer = {toml}\n')
+
+    def secrets(*words: str, given: str = "") -> "subprocess.CompletedProcess[str]":
+        said = command("secrets", *words)
+        return subprocess.run(said, input=given, capture_output=True, text=True, env={**os.environ, **env})
+
+    listed = secrets("list", "--config", str(config))
+    assert listed.returncode == 1
+    assert "the keyring holds no `mcp-guard/far`" in listed.stdout
+    assert secrets("set", "mcp-guard/far", given=f"{CANARY}\n").returncode == 0
+    listed = secrets("list", "--config", str(config))
+    assert (listed.returncode, listed.stdout.split("\n")[1].split("\t")) == (
+        0, ["upstreams.far.bearer", "keyring", "mcp-guard/far", "there"],
+    )  # fmt: skip
+    assert CANARY not in listed.stdout
+    assert secrets("remove", "mcp-guard/far").returncode == 0
+    assert secrets("remove", "mcp-guard/far").returncode == 3
+    assert secrets("set", "nothing", given="x").returncode == 3

@@ -1,0 +1,67 @@
+"""Secrets from each source, for whoever needs one: servers, notifiers, witnesses."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.config_parts import Secret
+from mcp_guard.core.scrub import Scrubber
+from mcp_guard.notify.message import Options, Undelivered
+from mcp_guard.settings import SecretPlace
+from mcp_guard.upstream.secrets import SOURCES, read_secret
+from mcp_guard.witness.submission import Place
+
+VALUE = "a secret of ours"
+
+
+def place_of(source: str, folder: Path, environment: dict[str, str]) -> SecretPlace:
+    """Where `VALUE` is, as the configuration says it."""
+    (folder / "secret").touch(0o600)
+    (folder / "secret").write_text(f"{VALUE}\n")
+    environment["SECRET"] = VALUE
+    said = {"env": "SECRET", "file": "secret", "keyring": "mcp-guard/it", "command": ["cat", "secret"]}
+    return Secret.model_validate({source: said[source]}).place()
+
+
+@pytest.fixture(autouse=True)
+def filled_keyring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    import keyring
+
+    from tests.ledger.file_keyring import FileKeyring
+
+    monkeypatch.setenv("TEST_KEYRING", str(tmp_path / "keyring.json"))
+    (tmp_path / "keyring.json").write_text(json.dumps({"mcp-guard/it": VALUE}))
+    monkeypatch.setattr(keyring.core, "_keyring_backend", FileKeyring())  # type: ignore[no-untyped-call]
+
+
+def test_every_source_can_be_configured() -> None:
+    assert set(Secret.model_fields) == set(SOURCES)
+
+
+@pytest.mark.parametrize("source", list(SOURCES))
+def test_servers_notifiers_and_witnesses_have_it_from_every_source(tmp_path: Path, source: str) -> None:
+    environment = dict(os.environ)
+    place = place_of(source, tmp_path, environment)
+    assert read_secret(place, tmp_path, environment) == VALUE
+    assert Options({"secret": place}, environment, tmp_path).secret("secret") == VALUE
+    assert Place({"secret": place}, environment, tmp_path, tmp_path).secret("secret") == VALUE
+
+
+def test_a_failure_of_a_notifiers_command_says_nothing_of_what_it_printed(tmp_path: Path) -> None:
+    place = SecretPlace("command", "sh", ("sh", "-c", f"echo '{VALUE}'; echo '{VALUE}' >&2; exit 9"))
+    with pytest.raises(Undelivered) as caught:
+        Options({"secret": place}, dict(os.environ), tmp_path).secret("secret")
+    assert str(caught.value) == "`secret`: the command `sh` exited with status 9"
+
+
+def test_a_forgotten_secret_is_looked_for_no_more_and_the_others_still_are() -> None:
+    scrubber = Scrubber()
+    scrubber.learn("old", "old-token-1")
+    scrubber.learn("new", "new-token-2")
+    scrubber.forget("old-token-1")
+    assert scrubber.clean(b"old-token-1 new-token-2") == b"old-token-1 [secret new]"
+    scrubber.forget("new-token-2")
+    assert not scrubber
+    assert scrubber.longest == 0
