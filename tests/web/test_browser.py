@@ -131,7 +131,7 @@ def test_keyboard_only_on_a_phone_in_the_dark(on: Stage, chromium: Browser) -> N
     page.wait_for_selector("article")
     for _ in range(2):
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
-        assert page.evaluate("getComputedStyle(document.documentElement).backgroundColor") == "rgb(18, 23, 21)"
+        expect(page.locator("html")).to_have_css("background-color", "rgb(18, 23, 21)")
     page.keyboard.press("d")
     expect(page.get_by_label("Why?")).to_be_focused()
     page.keyboard.type("not before Friday")
