@@ -32,7 +32,7 @@ class Eras:
     over_http: bool = False
     policies: str = ALLOW_ALL
     more: str = ""
-    guard: str = ""
+    guard: str = 'first_use = "pin"'
 
     def __post_init__(self) -> None:
         self.log = self.folder / "up.jsonl"
@@ -51,7 +51,9 @@ class Eras:
             except httpx.TransportError:
                 assert time.monotonic() < deadline
                 time.sleep(0.05)
-        self.config = write_config(self.folder, f'[upstreams.up]\nurl = "http://127.0.0.1:{port}/mcp"\n')
+        self.config = write_config(
+            self.folder, f'[upstreams.up]\nurl = "http://127.0.0.1:{port}/mcp"\n', guard=self.guard
+        )
 
     def seen(self, what: str) -> list[Json]:
         said = [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []

@@ -176,7 +176,6 @@ def test_a_tool_without_a_schema_of_an_object_can_neither_be_listed_nor_called(t
     "more",
     [
         {"anyOf": [{"required": ["s"]}, {"required": ["t"]}]},
-        {"allOf": [{"properties": {"t": STRING}}]},
         {"if": {"required": ["s"]}, "then": {"required": ["t"]}},
         {"not": {"required": ["u"]}},
         {"patternProperties": {"^t": STRING}, "additionalProperties": False},
