@@ -25,6 +25,7 @@ from mcp_guard.core.model import Asked, Ending, Execution, Instance, Json, Task,
 from mcp_guard.guard import Guard
 from mcp_guard.ledger.approvers import NewKey, enrol
 from mcp_guard.ledger.opening import LedgerSettings, open_ledger
+from mcp_guard.ledger.pins import Pins
 from mcp_guard.ledger.votes import Ballots, Person
 from mcp_guard.policy.engine import load_policies
 from mcp_guard.policy.in_force import PoliciesInForce
@@ -95,6 +96,8 @@ class SuiteHouse:
         assert not unknown, unknown
         self.suite, self.upstream, self.settings = suite, SuiteTools(suite, catalog), settings
         self.ledger = open_ledger(LedgerSettings(folder, settings.origin, settings.routes), Clock())
+        kept_out = Pins(self.ledger.book.writer, settings.pin_rules, print).judge(list(catalog.values()))
+        assert not kept_out, kept_out
         self.policies = PoliciesInForce(())
         self.policies.replace(load_policies(settings.policies, policy_world(settings, catalog.values(), ())))
         self.questions = 0
