@@ -150,7 +150,11 @@ def forge_policy(folder: Path) -> None:
 TAMPERED: list[tuple[str, Callable[[Path], None], str]] = [
     ("an entry", lambda folder: edit(folder / "tile/entries/000", "crm__note", "crm__nose"), "not signed"),
     ("a signature", lambda folder: flip(folder / "tile/entries/000", -5), "not base64|not signed"),
-    ("a length", lambda folder: flip(folder / "tile/entries/001", 0), "cut off|JSON|not base64|not signed"),
+    (
+        "a length",
+        lambda folder: flip(folder / "tile/entries/001", 0),
+        "cut off|JSON|not base64|not signed|entries, not",
+    ),
     ("a leaf in its tile", lambda folder: flip(folder / "tile/0/000", 40), "the tile does not hold the leaf"),
     ("a hash of level 1", lambda folder: flip(folder / "tile/1/000.p/2", 0), "of level 1 is not that of the entries"),
     ("the root", lambda folder: flip(folder / "checkpoint", -120), "not signed|not base64|signature line|no key"),
