@@ -140,11 +140,11 @@ class Guard:
         if call.problems or call.tool is None:
             return call
         rule = call.tool.rule
-        call = replace(call, past=self.memory.look(call))
+        past = self.memory.look(call)
         facts = None if rule.facts is None else await self.look_up(call)
         if isinstance(facts, str):
-            return replace(call, problems=(facts,))
-        call = self.describe_with.assess(call, facts)
+            return replace(call, past=past, problems=(facts,))
+        call = self.describe_with.assess(call, facts, past)
         more = await self.signals.raised(call)
         return replace(call, risk=risk.add_up((*call.risk.signals, *more))) if more else call
 

@@ -15,8 +15,8 @@ CONTEXT = {"Var": "context"}
 def view_of(policies: Iterable[Policy]) -> View | None:
     """What conditions of these policies name. INVARIANT: what is left out can make no difference to any of them.
 
-    An attribute is left out only where each mention of the record that holds it takes another attribute of it (`.`) or asks
-    whether there is one (`has`), in Cedar's JSON form; a record that is used in any other way is there whole.
+    An attribute is left out only where each mention of the record that holds it takes another attribute of it (`.`) or
+    asks whether there is one (`has`), in Cedar's JSON form; a record that is used in any other way is there whole.
     """
     seen: dict[str, Any] = {}
     left: list[Any] = [policy.body.get("conditions", []) for policy in policies]

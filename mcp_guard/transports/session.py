@@ -270,11 +270,13 @@ class Session:
     async def call(self, asked: Asked, voice: Voice) -> Json:
         """A call by the name that the client has for its tool; a tool that is listed by another name is unknown."""
         await self.settle()
-        inside = replace(asked, name=self._naming.read(asked.name))
-        tool = self.hub.find(inside.name)
+        name = self._naming.read(asked.name)
+        tool = self.hub.find(name)
         if tool is not None and self._naming.show(tool.server, tool.name) != asked.name:
-            inside = replace(inside, name=asked.name, problem=NO_SUCH_TOOL)
-        return await self.guard.call(self.instance, inside, voice)
+            asked = replace(asked, problem=NO_SUCH_TOOL)
+        elif name != asked.name:
+            asked = replace(asked, name=name)
+        return await self.guard.call(self.instance, asked, voice)
 
     def progress_to_client(self, id: Id, params: Json) -> Progress | None:
         token = progress_token(params)
