@@ -130,7 +130,8 @@ def main() -> int:
     print()
     print(f"{'':<62}{'measured':>10}{'first':>10}{'final':>10}")
     for each in results:
-        print(f"{each.what:<62}{each.show(each.measured)}{each.show(each.first)}{each.show(each.final)}  {each.verdict}")
+        figures = map(each.show, (each.measured, each.first, each.final))
+        print(f"{each.what:<62}{''.join(figures)}  {each.verdict}")
     return 0 if all(each.verdict == "met" for each in results) else 1
 
 
