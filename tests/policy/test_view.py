@@ -53,7 +53,7 @@ def test_a_view_is_what_conditions_name(condition: str, seen: Any) -> None:
 
 
 def test_of_a_value_only_what_is_viewed_is_given() -> None:
-    value = {"input": {"a": {"__extn": {"fn": "decimal", "arg": "1.0"}}, "b": [1]}, "risk": {"score": 1}}
+    value: Any = {"input": {"a": {"__extn": {"fn": "decimal", "arg": "1.0"}}, "b": [1]}, "risk": {"score": 1}}
     assert narrow(value, None) == value
     assert narrow(value, {"input": {"a": None, "z": None}}) == {"input": {"a": value["input"]["a"]}}
     assert narrow(value, {}) == {}
