@@ -1,0 +1,113 @@
+"""Which client's file `wrap`, `unwrap` and `doctor` are about, and what is kept of it beside the guard's state."""
+
+import argparse
+import os
+import shlex
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcp_guard.cli.options import add_json, parser
+from mcp_guard.clients import jsonc
+from mcp_guard.clients.entries import guard_entry
+from mcp_guard.clients.files import read
+from mcp_guard.clients.known import CLIENTS, LOCAL, PROJECT, USER, Host, Spot, client_named, spot_of, spots
+from mcp_guard.clients.plan import servers_at
+from mcp_guard.core.errors import ConfigError
+
+
+def this_host() -> Host:
+    return Host(sys.platform, Path.home(), os.environ, Path.cwd())
+
+
+def arguments_of(command: str, about: str) -> argparse.ArgumentParser:
+    """What `wrap` and `unwrap` have in common."""
+    made = parser(command, about)
+    made.add_argument("client", nargs="?", metavar="CLIENT", help=", ".join(client.id for client in CLIENTS))
+    made.add_argument("--file", type=Path, metavar="FILE", help="the client's file, if it is not where it usually is")
+    made.add_argument(
+        "--scope", choices=(USER, PROJECT, LOCAL), help="the user's servers or those of the project that is this folder"
+    )
+    made.add_argument("--dry-run", action="store_true", help="only show what would change")
+    made.add_argument("--yes", action="store_true", help="do not ask")
+    add_json(made)
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The servers of a client as they stand; the guards among them with the configuration of each."""
+
+    spot: Spot
+    servers: tuple[str, ...]
+    guards: dict[str, tuple[str, str]]
+    """Name: command and configuration."""
+    failure: str = ""
+
+
+def look(spot: Spot) -> Found | None:
+    """What is there, or None if nothing is."""
+    if not spot.path.is_file():
+        return None
+    try:
+        servers = servers_at(jsonc.parse(read(spot.path).text, str(spot.path)), spot.key)
+    except ConfigError as error:
+        return Found(spot, (), {}, error.message)
+    if servers is None or not servers.members:
+        return None
+    assert isinstance(servers.value, dict)
+    entries = {name: guard_entry(value) for name, value in servers.value.items()}
+    guards = {name: (entry.command, entry.config) for name, entry in entries.items() if entry}
+    return Found(spot, tuple(name for name in servers.value if name not in guards), guards)
+
+
+def choose(options: argparse.Namespace, host: Host) -> Spot:
+    """The set of servers that is meant: the one named, or the only one that is there. Raises: ConfigError."""
+    client = client_named(options.client) if options.client else None
+    if options.file:
+        return spot_of(Path(os.path.abspath(options.file.expanduser())), client, host)
+    every = [spot for each in ([client] if client else CLIENTS) for spot in spots(each, host)]
+    every = [spot for spot in every if options.scope in (None, spot.scope)]
+    found = [spot for spot in every if look(spot)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        what = f"{client.title} has no servers" if client else "no client with servers was found"
+        looked = "\n".join(f"  {spot.client.id:<15} {spot.scope:<8} {spot.path}" for spot in every)
+        raise ConfigError(f"{what}; looked at\n{looked}", "name its file: --file FILE")
+    said = "\n".join(f"  {spot.client.id:<15} {spot.scope:<8} {spot.path}" for spot in found)
+    raise ConfigError(f"servers stand in several places:\n{said}", f"choose: mcp-guard COMMAND {_ways(found)}")
+
+
+def _ways(found: list[Spot]) -> str:
+    first = found[0]
+    return first.client.id + (f" --scope {first.scope}" if len({spot.client for spot in found}) < len(found) else "")
+
+
+def said_again(command: str, options: argparse.Namespace) -> str:
+    """The command as it was given, to be given again."""
+    words = ["mcp-guard", command]
+    words += [options.client] if options.client else []
+    words += [
+        each
+        for name in ("file", "scope")
+        if getattr(options, name)
+        for each in (f"--{name}", str(getattr(options, name)))
+    ]
+    if command == "wrap":
+        words += [each for name in options.server for each in ("--server", name)]
+    words += ["--move-secrets"] if command == "wrap" and options.move_secrets else []
+    return shlex.join(words) + at_config(options.config)
+
+
+def at_config(config: Path) -> str:
+    """The option that names a configuration, in a command that a person is to type here."""
+    if config.resolve() == Path("mcp-guard.toml").resolve():
+        return ""
+    return f" --config {shlex.quote(str(config.resolve()))}"
+
+
+def guard_command() -> tuple[str, ...]:
+    """How a client starts this `mcp-guard`: by a full path, since it knows another PATH."""
+    beside = Path(sys.executable).with_name("mcp-guard.exe" if sys.platform == "win32" else "mcp-guard")
+    return (str(beside),) if beside.exists() else (sys.executable, "-m", "mcp_guard.cli")
