@@ -3,17 +3,20 @@
 import argparse
 import os
 import shlex
+import shutil
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_guard.cli.options import add_json, parser
 from mcp_guard.clients import jsonc
-from mcp_guard.clients.entries import guard_entry
+from mcp_guard.clients.entries import GuardEntry, guard_entry, is_switched_off
 from mcp_guard.clients.files import read
 from mcp_guard.clients.known import CLIENTS, LOCAL, PROJECT, USER, Host, Spot, client_named, spot_of, spots
 from mcp_guard.clients.plan import servers_at
 from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.health import ClientFile
 
 
 def this_host() -> Host:
@@ -36,12 +39,11 @@ def arguments_of(command: str, about: str) -> argparse.ArgumentParser:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The servers of a client as they stand; the guards among them with the configuration of each."""
+    """The servers of a client that are switched on, as they stand, and the guards among its entries."""
 
     spot: Spot
-    servers: tuple[str, ...]
-    guards: dict[str, tuple[str, str]]
-    """Name: command and configuration."""
+    servers: tuple[str, ...] = ()
+    guards: tuple[GuardEntry, ...] = ()
     failure: str = ""
 
 
@@ -52,13 +54,40 @@ def look(spot: Spot) -> Found | None:
     try:
         servers = servers_at(jsonc.parse(read(spot.path).text, str(spot.path)), spot.key)
     except ConfigError as error:
-        return Found(spot, (), {}, error.message)
+        return Found(spot, failure=error.message)
     if servers is None or not servers.members:
         return None
     assert isinstance(servers.value, dict)
     entries = {name: guard_entry(value) for name, value in servers.value.items()}
-    guards = {name: (entry.command, entry.config) for name, entry in entries.items() if entry}
-    return Found(spot, tuple(name for name in servers.value if name not in guards), guards)
+    on = tuple(name for name, value in servers.value.items() if not entries[name] and not is_switched_off(value))
+    return Found(spot, on, tuple(entry for entry in entries.values() if entry))
+
+
+def client_files(config: Path) -> Iterator[ClientFile]:
+    """Every set of servers that is found, as it stands to the guard of this configuration."""
+    host = this_host()
+    for spot in (spot for client in CLIENTS for spot in spots(client, host)):
+        found = look(spot)
+        if found is None:
+            continue
+        named = [spot.folder / guard.config for guard in found.guards if guard.config]
+        commands = [guard.command for guard in found.guards if shutil.which(guard.command) is None]
+        yield ClientFile(
+            title=spot.client.title,
+            words=words_of(spot, host) + at_config(config),
+            path=str(spot.path),
+            is_guarded=any(path.resolve() == config for path in named),
+            missing=next(iter([*commands, *(str(path) for path in named if not path.is_file())]), ""),
+            others=tuple(str(path) for path in named if path.is_file() and path.resolve() != config),
+            unguarded=found.servers,
+            failure=found.failure,
+        )
+
+
+def words_of(spot: Spot, host: Host) -> str:
+    """The client in a command, with the scope if it has servers elsewhere too."""
+    several = sum(look(each) is not None for each in spots(spot.client, host)) > 1
+    return spot.client.id + (f" --scope {spot.scope}" if several else "")
 
 
 def choose(options: argparse.Namespace, host: Host) -> Spot:
@@ -76,12 +105,9 @@ def choose(options: argparse.Namespace, host: Host) -> Spot:
         looked = "\n".join(f"  {spot.client.id:<15} {spot.scope:<8} {spot.path}" for spot in every)
         raise ConfigError(f"{what}; looked at\n{looked}", "name its file: --file FILE")
     said = "\n".join(f"  {spot.client.id:<15} {spot.scope:<8} {spot.path}" for spot in found)
-    raise ConfigError(f"servers stand in several places:\n{said}", f"choose: mcp-guard COMMAND {_ways(found)}")
-
-
-def _ways(found: list[Spot]) -> str:
-    first = found[0]
-    return first.client.id + (f" --scope {first.scope}" if len({spot.client for spot in found}) < len(found) else "")
+    raise ConfigError(
+        f"servers stand in several places:\n{said}", f"choose, such as: mcp-guard wrap {words_of(found[0], host)}"
+    )
 
 
 def said_again(command: str, options: argparse.Namespace) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 
 from mcp_guard.app import CLOCK, ledger_settings, listed_tools, policy_world
+from mcp_guard.cli.clients import client_files
 from mcp_guard.cli.options import add_json, parser
 from mcp_guard.cli.self_test import try_refusals
 from mcp_guard.cli.table import print_table
@@ -66,6 +67,7 @@ def look(settings: Settings, start_upstreams: bool) -> Seen:
         policies_note=note,
         absent=tuple(sorted(missing)),
         trials=tuple(trials),
+        clients=tuple(client_files(settings.path)),
         **seen,
     )
 

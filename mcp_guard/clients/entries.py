@@ -62,6 +62,10 @@ class Server:
         return {key: each for key, each in self.values.items() if not each.is_passed and is_secret(key, each.text)}
 
 
+def is_switched_off(value: object) -> bool:
+    return isinstance(value, dict) and (value.get("disabled") is True or value.get("enabled") is False)
+
+
 def is_secret(key: str, text: str) -> bool:
     return bool(text) and (looks_secret(key) or password_of(text) is not None)
 
@@ -111,7 +115,7 @@ def read_server(name: str, value: object, spot: Spot, host: Host) -> Server:
     """Raises: NotWrapped."""
     if not isinstance(value, dict):
         raise NotWrapped("it is no object")
-    if value.get("disabled") is True or value.get("enabled") is False:
+    if is_switched_off(value):
         raise NotWrapped(SWITCHED_OFF)
     for key, why in REFUSED.items():
         if value.get(key):

@@ -94,6 +94,24 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientFile:
+    """The servers of an MCP client: what its entries of a guard run, and what it starts beside them.
+
+    `words` name it in a command. `missing` is a program or configuration that its entry names and that is not there;
+    `others` are configurations of other guards; `failure` says why the file cannot be read.
+    """
+
+    title: str
+    words: str
+    path: str
+    is_guarded: bool = False
+    missing: str = ""
+    others: tuple[str, ...] = ()
+    unguarded: tuple[str, ...] = ()
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """Everything that was looked at. `failure` and `hint` say why the ledger could not be read, if it could not."""
 
@@ -115,6 +133,7 @@ class Seen:
     policies_note: str
     absent: tuple[str, ...]
     trials: tuple[Trial, ...]
+    clients: tuple[ClientFile, ...]
 
 
 Findings = list[Finding]
@@ -297,13 +316,38 @@ def refusals(seen: Seen) -> Findings:
     return _ok("refusals", f"refused, with a receipt: {refused}") if tried else []
 
 
+def clients(seen: Seen) -> Findings:
+    findings = [finding for each in seen.clients for finding in _of_client(each)]
+    return findings or _ok("clients", "none with servers was found for this user and folder")
+
+
+def _of_client(client: ClientFile) -> Findings:
+    if client.failure:
+        return _warning("clients", client.failure, "mend the file; its client cannot read it either")
+    findings: Findings = []
+    if client.missing:
+        what = f"{client.title} cannot start the guard: {client.path} names `{client.missing}`, which is not there"
+        findings += _problem("clients", what, f"mcp-guard unwrap {client.words}; mcp-guard wrap {client.words}")
+    for other in client.others:
+        what = f"{client.title} runs another guard ({client.path})"
+        findings += _warning(
+            "clients", what, f"mcp-guard doctor --config {other}; or unwrap with that, and wrap with this"
+        )
+    if client.unguarded:
+        what = f"{client.title} starts {', '.join(client.unguarded)} beside the guard ({client.path})"
+        findings += _warning("clients", what, f"mcp-guard wrap {client.words}")
+    if client.is_guarded and not findings:
+        findings += _ok("clients", f"{client.title} starts this guard and nothing beside it ({client.path})")
+    return findings
+
+
 def _some(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers[:5])) + (", …" if len(numbers) > 5 else "")
 
 
 CHECKS: tuple[Callable[[Seen], Findings], ...] = (
     state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards, calls_without_outcome, approvals,
-    policies, upstreams, refusals,
+    policies, upstreams, refusals, clients,
 )  # fmt: skip
 
 

@@ -1,0 +1,370 @@
+"""`mcp-guard wrap` and `unwrap` on real files: what is written, what is kept, what is refused, and what is said."""
+
+import json
+import os
+import pty
+import subprocess
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_guard.cli import main
+from mcp_guard.clients.known import CLIENTS, Client, Host, Place
+from mcp_guard.config import load
+from tests.clients.samples import SAMPLES, Sample
+from tests.live.guarded import command
+
+SECRET = "ghp_0123456789abcdef"
+GIT = {"command": "mcp-server-git", "args": ["--repository", "/home/you/project"], "env": {"GITHUB_TOKEN": SECRET}}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's home with a folder for the guard, which is the one that commands are given in."""
+    (tmp_path / "guard").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.delenv("MCP_GUARD_CONFIG", raising=False)
+    monkeypatch.chdir(tmp_path / "guard")
+    return tmp_path
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, str]]:
+    """What is in the keyring."""
+    import keyring
+
+    from tests.ledger.file_keyring import FileKeyring
+
+    monkeypatch.setenv("TEST_KEYRING", str(tmp_path / "keyring.json"))
+    monkeypatch.setattr(keyring.core, "_keyring_backend", FileKeyring())  # type: ignore[no-untyped-call]
+    return FileKeyring()._read
+
+
+def desktop(here: Path, **servers: object) -> Path:
+    path = here / ".config" / "Claude" / "claude_desktop_config.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"mcpServers": servers or {"git": GIT}}, indent=2))
+    return path
+
+
+def servers(path: Path, key: str = "mcpServers") -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(path.read_text())[key]
+    return read
+
+
+def upstreams() -> dict[str, Any]:
+    read: dict[str, Any] = tomllib.loads(Path("mcp-guard.toml").read_text()).get("upstreams", {})
+    return read
+
+
+def all_files(*folders: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
+
+
+PLACES = [(client, place) for client in CLIENTS for place in client.places]
+
+
+@pytest.mark.parametrize(("client", "place"), PLACES, ids=[f"{c.id}-{p.scope}" for c, p in PLACES])
+def test_every_client_there_and_back(here: Path, client: Client, place: Place) -> None:
+    host = Host("linux", here, os.environ, Path.cwd())
+    path = host.find(place)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    inner: object = {"git": GIT}
+    for part in reversed(place.key):
+        inner = {str(Path.cwd()) if part == "." else part: inner}
+    path.write_text(json.dumps(inner))
+    assert main(["init", "--yes"]) == 0
+    before = all_files(here)
+    assert main(["wrap", client.id, "--scope", place.scope, "--yes"]) == 0
+    assert list(load(Path("mcp-guard.toml")).servers) == ["git"]
+    assert b'"guard"' in path.read_bytes()
+    assert main(["unwrap", client.id, "--scope", place.scope, "--yes"]) == 0
+    assert all_files(here) == before
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: str(sample.client))
+def test_odd_files_there_and_back(here: Path, sample: Sample) -> None:
+    path = here / "odd.json"
+    path.write_bytes(sample.text.encode())
+    path.chmod(0o640)
+    words = [sample.client, "--file", str(path), "--yes"]
+    assert main(["wrap", *words]) in (0, 1)
+    assert path.read_bytes() != sample.text.encode()
+    assert main(["unwrap", *words]) == 0
+    assert path.read_bytes() == sample.text.encode()
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_without_a_configuration_one_is_made_for_the_client(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = desktop(here)
+    assert main(["wrap", "--yes"]) == 0
+    settings = load(Path("mcp-guard.toml"))
+    assert list(settings.agents) == ["claude-desktop"]
+    assert settings.mode == "observe"
+    assert Path("policies/start.cedar").exists()
+    entry = servers(path)["guard"]
+    assert entry["args"] == ["run", "--config", str(settings.path), "--agent", "claude-desktop"]
+    assert Path(entry["command"]).is_absolute()
+    assert main(["policy", "lint"]) == 0
+
+
+def test_what_is_said_and_kept_of_a_secret(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    desktop(here)
+    assert main(["init", "--yes"]) == 0
+    assert main(["wrap", "--yes"]) == 0
+    said = capsys.readouterr().out
+    assert SECRET not in said
+    assert 'env = { GITHUB_TOKEN = "********" }' in said
+    assert "note: secrets of git stand in" in said
+    assert "--move-secrets" in said
+    assert upstreams()["git"]["env"] == {"GITHUB_TOKEN": SECRET}
+    assert Path("mcp-guard.toml").stat().st_mode & 0o777 == 0o600
+    for path in Path("state/clients").iterdir():
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert main(["unwrap", "--dry-run"]) == 0
+    assert SECRET not in capsys.readouterr().out
+
+
+def test_secrets_go_to_the_keyring_and_come_back(
+    here: Path, kept: Callable[[], dict[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = desktop(
+        here, git=GIT, far={"url": "https://x.example/mcp", "headers": {"X-Api-Key": "k" * 9, "X-Team": "a"}}
+    )
+    before = path.read_bytes()
+    assert main(["wrap", "--move-secrets", "--yes"]) == 0
+    assert kept() == {"mcp-guard/git.GITHUB_TOKEN": SECRET, "mcp-guard/far.X-Api-Key": "k" * 9}
+    assert upstreams()["git"]["env"] == {"GITHUB_TOKEN": {"keyring": "mcp-guard/git.GITHUB_TOKEN"}}
+    assert upstreams()["far"]["headers"] == {"X-Api-Key": {"keyring": "mcp-guard/far.X-Api-Key"}, "X-Team": "a"}
+    for written in all_files(here / "guard", path.parent).values():
+        assert SECRET.encode() not in written
+    assert main(["secrets", "list"]) == 0
+    assert main(["unwrap", "--yes"]) == 0
+    assert SECRET not in capsys.readouterr().out
+    assert path.read_bytes() == before
+    assert kept() == {}
+
+
+def test_an_entry_of_the_keyring_that_holds_something_else_is_left_alone(
+    here: Path, kept: Callable[[], dict[str, str]]
+) -> None:
+    Path(os.environ["TEST_KEYRING"]).write_text('{"mcp-guard/git.GITHUB_TOKEN": "another"}')
+    desktop(here)
+    assert main(["wrap", "--move-secrets", "--yes"]) == 0
+    assert upstreams()["git"]["env"] == {"GITHUB_TOKEN": {"keyring": "mcp-guard/git.GITHUB_TOKEN-2"}}
+    assert main(["unwrap", "--yes"]) == 0
+    assert kept() == {"mcp-guard/git.GITHUB_TOKEN": "another"}
+
+
+def test_a_secret_that_is_gone_from_the_keyring_stops_the_undoing(
+    here: Path, kept: Callable[[], dict[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = desktop(here)
+    assert main(["wrap", "--move-secrets", "--yes"]) == 0
+    wrapped = path.read_bytes()
+    Path(os.environ["TEST_KEYRING"]).write_text("{}")
+    assert main(["unwrap", "--yes"]) == 3
+    assert "the keyring holds no `mcp-guard/git.GITHUB_TOKEN`" in capsys.readouterr().err
+    assert path.read_bytes() == wrapped
+
+
+def test_nothing_is_written_without_a_yes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    desktop(here)
+    before = all_files(here)
+    for words in (["wrap"], ["wrap", "--json"]):
+        assert main(words) == 3
+        assert "--yes" in capsys.readouterr().err
+    assert main(["wrap", "--dry-run"]) == 0
+    assert all_files(here) == before
+
+
+@pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"\n", 1)])
+def test_the_question_at_a_terminal(here: Path, answer: bytes, code: int) -> None:
+    path = desktop(here)
+    before = path.read_bytes()
+    terminal, end = pty.openpty()
+    os.write(terminal, answer)
+    done = subprocess.run(command("wrap"), stdin=end, capture_output=True, text=True, timeout=60)
+    os.close(end)
+    os.close(terminal)
+    assert done.returncode == code
+    assert "write these 3 files? [y/N]" in done.stdout
+    assert (path.read_bytes() != before) == (code == 0)
+
+
+def test_a_second_wrap_says_so_and_changes_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    desktop(here, git=GIT, off={"command": "x", "disabled": True})
+    assert main(["wrap", "--yes"]) == 0
+    before = all_files(here)
+    assert main(["wrap", "--yes"]) == 0
+    assert "already wrapped: `guard` in" in capsys.readouterr().out
+    assert all_files(here) == before
+
+
+def test_what_cannot_be_wrapped_stays_and_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = desktop(here, git=GIT, odd={"command": "x", "envFile": ".env"})
+    assert main(["wrap", "--yes"]) == 1
+    assert "odd: left as it is: the guard reads no `envFile`" in capsys.readouterr().out
+    assert list(servers(path)) == ["guard", "odd"]
+
+
+def test_servers_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = desktop(here, a={"command": "a"}, b={"command": "b"}, c={"command": "c"})
+    assert main(["wrap", "--server", "c", "--server", "a", "--yes", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [each["server"] for each in said["wrapped"]] == ["a", "c"]
+    assert list(servers(path)) == ["guard", "b"]
+    assert main(["wrap", "--server", "z", "--yes"]) == 3
+    assert "no server `z`" in capsys.readouterr().err
+
+
+def test_a_link_is_followed_to_the_file(here: Path) -> None:
+    path = desktop(here)
+    real = here / "dotfiles.json"
+    path.rename(real)
+    path.symlink_to(real)
+    assert main(["wrap", "--yes"]) == 0
+    assert path.is_symlink()
+    assert list(servers(real)) == ["guard"]
+    assert main(["unwrap", "--yes"]) == 0
+    assert path.is_symlink()
+    assert list(servers(real)) == ["git"]
+
+
+def cursor(here: Path, **servers: object) -> Path:
+    path = here / ".cursor" / "mcp.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"mcpServers": servers}))
+    return path
+
+
+def test_two_clients_of_one_guard(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each is an agent of its own; the same server is one upstream, another of that name gets a number."""
+    assert main(["init", "--yes", "--owner", "Dana"]) == 0
+    one = desktop(here, git=GIT, same={"command": "s"})
+    two = cursor(here, git={"command": "another-git"}, same={"command": "s"})
+    texts = (one.read_bytes(), two.read_bytes(), Path("mcp-guard.toml").read_bytes())
+    assert main(["wrap"]) == 3
+    assert "servers stand in several places" in capsys.readouterr().err
+    assert main(["wrap", "claude-desktop", "--yes"]) == 0
+    assert main(["wrap", "cursor", "--yes"]) == 0
+    said = capsys.readouterr().out
+    assert "git: behind the guard, as `git-2`" in said
+    assert "same: behind the guard, which is in the configuration already" in said
+    assert "Cursor now has these servers of the guard too: git" in said
+    assert list(upstreams()) == ["git", "same", "git-2"]
+    agents = load(Path("mcp-guard.toml")).agents
+    assert {name: each.agent.owner for name, each in agents.items()} == {"my-agent": "dana", "cursor": "dana"}
+    assert servers(two)["guard"]["args"][-1] == "cursor"
+    assert main(["unwrap", "--yes"]) == 3
+    assert "several files are wrapped" in capsys.readouterr().err
+    assert main(["unwrap", "claude-desktop", "--yes"]) == 0
+    assert sorted(upstreams()) == ["git-2", "same"]
+    assert main(["unwrap", "cursor", "--yes"]) == 0
+    assert (one.read_bytes(), two.read_bytes(), Path("mcp-guard.toml").read_bytes()) == texts
+    assert not list(Path("state/clients").iterdir())
+
+
+def test_a_server_that_was_added_later(here: Path) -> None:
+    path = desktop(here)
+    assert main(["wrap", "--yes"]) == 0
+    text = json.loads(path.read_text())
+    text["mcpServers"]["late"] = {"command": "late"}
+    path.write_text(json.dumps(text))
+    assert main(["wrap", "--yes"]) == 0
+    assert list(servers(path)) == ["guard"]
+    assert list(upstreams()) == ["git", "late"]
+    assert main(["unwrap", "--yes"]) == 0
+    assert servers(path) == {"git": GIT, "late": {"command": "late"}}
+    assert upstreams() == {}
+
+
+def test_comments_of_the_configuration_stay(here: Path) -> None:
+    assert main(["init", "--yes"]) == 0
+    config = Path("mcp-guard.toml")
+    config.write_bytes(config.read_bytes().replace(b"\n", b"\r\n") + b"# mine, without an end of line")
+    before = config.read_bytes()
+    desktop(here)
+    assert main(["wrap", "--yes"]) == 0
+    assert config.read_bytes().startswith(before + b"\r\n")
+    assert b"\n" not in config.read_bytes().replace(b"\r\n", b"")
+    assert main(["unwrap", "--yes"]) == 0
+    assert config.read_bytes() == before
+
+
+def test_a_section_that_policies_speak_of_stays(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = desktop(here, git=GIT, my={"command": "x"})
+    assert main(["wrap", "--yes"]) == 0
+    Path("policies/git.cedar").write_text('@id("x") permit (principal, action == Action::"git__status", resource);')
+    assert main(["unwrap", "--yes"]) == 0
+    assert "[upstreams.git] stays in" in capsys.readouterr().out
+    assert list(upstreams()) == ["git"]
+    assert list(servers(path)) == ["git", "my"]
+
+
+def test_what_cannot_be_undone_names_the_copy(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = desktop(here)
+    before = path.read_text()
+    assert main(["wrap", "--yes"]) == 0
+    path.write_text('{"mcpServers": {}}')
+    assert main(["unwrap", "--yes"]) == 3
+    said = capsys.readouterr().err
+    assert "cannot be unwrapped: the entry `guard` is not there any more" in said
+    copy = Path(said.rsplit(" ", 1)[1].strip())
+    assert copy.read_text() == before
+
+
+Broken = tuple[str, str]
+BROKEN: list[Broken] = [
+    ('{"mcpServers": {"a": }}', "line 1, column 22: a value expected"),
+    ('{"mcpServers": {"a": {}} "b"', "`,` or `}` expected"),
+    ("", "a value expected, and there is the end"),
+    ("{}", "has no servers in `mcpServers`"),
+    ('{"mcpServers": []}', "has no servers in `mcpServers`"),
+    (
+        '{"mcpServers": {"guard": {"command": "mcp-guard", "args": ["run", "--config", "/other.toml"]}}}',
+        "runs another guard",
+    ),
+    ('{"mcpServers": {"guard": {"command": "a"}, "mcp-guard": {"command": "b"}, "c": {"command": "c"}}}', "rename one"),
+    ("[" * 5000, "no more than 200 levels"),
+]
+
+
+@pytest.mark.parametrize(("text", "what"), BROKEN)
+def test_files_that_cannot_be_wrapped(here: Path, text: str, what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = desktop(here)
+    path.write_text(text)
+    words = ["--server", "c"] if '"c"' in text else []
+    assert main(["wrap", "--file", str(path), *words, "--yes"]) == 3
+    assert what in capsys.readouterr().err
+    assert path.read_text() == text
+    assert not Path("state").exists()
+
+
+def test_commands_with_nothing_to_work_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, what in (
+        (["wrap"], "no client with servers was found; looked at"),
+        (["wrap", "zed"], "Zed has no servers; looked at"),
+        (["wrap", "emacs"], "no client `emacs` is known"),
+        (["wrap", "--file", "none.json"], "whose file is"),
+        (["wrap", "zed", "--file", "none.json"], "there is no"),
+        (["unwrap"], "no configuration at"),
+    ):
+        assert main([*words, "--yes"]) == 3
+        assert what in capsys.readouterr().err
+    assert main(["init", "--yes"]) == 0
+    assert main(["unwrap", "--yes"]) == 3
+    assert "this guard has wrapped nothing" in capsys.readouterr().err
+
+
+def test_a_configuration_that_does_not_load_is_not_added_to(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = desktop(here)
+    before = path.read_bytes()
+    Path("mcp-guard.toml").write_text('upstreams = {}\n[guard]\npolicies = "policies"\n')
+    assert main(["wrap", "--yes"]) == 3
+    assert "not TOML" in capsys.readouterr().err
+    assert path.read_bytes() == before
