@@ -5,13 +5,12 @@ import json
 import sys
 import tomllib
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
-from mcp_guard.cli.table import print_lines
 from mcp_guard.clients import jsonc
-from mcp_guard.clients.entries import is_secret
+from mcp_guard.clients.entries import secrets_of
 from mcp_guard.clients.files import File
-from mcp_guard.clients.sections import plain_strings
 from mcp_guard.core.errors import ConfigError
 
 MASK = "********"
@@ -33,15 +32,12 @@ class Change:
 
 
 def secrets_in(text: str) -> Iterator[str]:
-    """Values in JSON or TOML whose keys say that they are secrets."""
+    """What looks like a secret in JSON or TOML."""
     try:
-        found = [(key, str(node.value)) for key, node in jsonc.strings(jsonc.parse(text))]
+        yield from secrets_of(jsonc.parse(text).value)
     except ConfigError:
-        try:
-            found = list(plain_strings(tomllib.loads(text)))
-        except tomllib.TOMLDecodeError:
-            found = []
-    yield from (value for key, value in found if is_secret(key, value))
+        with suppress(tomllib.TOMLDecodeError):
+            yield from secrets_of(tomllib.loads(text))
 
 
 def masked(text: str, secrets: Iterable[str]) -> str:
@@ -53,11 +49,10 @@ def masked(text: str, secrets: Iterable[str]) -> str:
     return text
 
 
-def differences(changes: Iterable[Change], more_secrets: Iterable[str] = ()) -> list[str]:
+def differences(changes: Iterable[Change]) -> list[str]:
     """The unified difference of each, with no secret in it."""
     changes = list(changes)
-    secrets = [*more_secrets, *(each for change in changes for each in secrets_in(change.file.text))]
-    secrets += [each for change in changes for each in secrets_in(change.after)]
+    secrets = {each for change in changes for text in (change.file.text, change.after) for each in secrets_in(text)}
     lines: list[str] = []
     for change in changes:
         before, after = (masked(text, secrets).splitlines() for text in (change.file.text, change.after))
@@ -66,10 +61,6 @@ def differences(changes: Iterable[Change], more_secrets: Iterable[str] = ()) -> 
             before, after, name if change.file.mode is not None else "(new)", name, lineterm=""
         )
     return lines
-
-
-def show(changes: Iterable[Change], more_secrets: Iterable[str] = ()) -> None:
-    print_lines(differences(changes, more_secrets))
 
 
 def confirm(count: int, command: str) -> bool:

@@ -90,7 +90,7 @@ def words_of(spot: Spot, host: Host) -> str:
     return spot.client.id + (f" --scope {spot.scope}" if several else "")
 
 
-def choose(options: argparse.Namespace, host: Host) -> Spot:
+def find_spot(options: argparse.Namespace, host: Host) -> Spot:
     """The set of servers that is meant: the one named, or the only one that is there. Raises: ConfigError."""
     client = client_named(options.client) if options.client else None
     if options.file:
@@ -110,10 +110,10 @@ def choose(options: argparse.Namespace, host: Host) -> Spot:
     )
 
 
-def said_again(command: str, options: argparse.Namespace) -> str:
-    """The command as it was given, to be given again."""
+def said_again(command: str, options: argparse.Namespace, found: str = "") -> str:
+    """The command as it was given, to be given again; `found` is the client, if none was named."""
     words = ["mcp-guard", command]
-    words += [options.client] if options.client else []
+    words += [client] if (client := options.client or found) else []
     words += [
         each
         for name in ("file", "scope")

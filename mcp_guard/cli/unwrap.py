@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mcp_guard.cli.changes import Change, confirm, differences
-from mcp_guard.cli.clients import arguments_of, said_again, this_host
+from mcp_guard.cli.clients import arguments_of, find_spot, look, said_again, this_host
 from mcp_guard.cli.table import print_lines
 from mcp_guard.clients.files import File, read, write
 from mcp_guard.clients.known import client_named, spots
@@ -22,19 +22,19 @@ from mcp_guard.upstream.secrets import from_keyring, remove_from_keyring
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    config = options.config.resolve()
+    config = which_guard(options)
     settings = load(config)
     records = Records(settings.state_dir / "clients")
     job = make_job(options, records, read(config), settings.policies)
     if not options.json:
         print_lines([f"{client_named(job.wraps[0].client).title}: {job.wraps[0].path}"])
         print_lines([*(f"  {name}: as it was" for name in job.names), *(f"note: {note}" for note in job.notes), ""])
-        print_lines(differences(job.changes, job.secrets))
+        print_lines(differences(job.changes))
     if options.dry_run:
         return finish(job, written=False)
     if options.json and not options.yes:
         raise ConfigError("nothing was written: nobody is asked with --json", "add --yes, or --dry-run")
-    if not options.yes and not confirm(len(job.changes), said_again("unwrap", options)):
+    if not options.yes and not confirm(len(job.changes), said_again("unwrap", options, job.wraps[0].client)):
         print("nothing was written")
         return 1
     put_in_place(job)
@@ -43,6 +43,16 @@ def main(arguments: list[str]) -> int:
 
 def parse(arguments: list[str]) -> argparse.Namespace:
     return arguments_of("unwrap", "Give a client its servers back. Shows what changes, and asks.").parse_args(arguments)
+
+
+def which_guard(options: argparse.Namespace) -> Path:
+    """The configuration that is named, or is here; else the one that the client's entry of the guard names."""
+    config: Path = options.config.resolve()
+    if not config.exists() and (options.client or options.file):
+        found = look(find_spot(options, this_host()))
+        named = [found.spot.folder / guard.config for guard in found.guards if guard.config] if found else []
+        return named[0] if named else config
+    return config
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +66,6 @@ class Job:
     changes: list[Change]
     entries: tuple[str, ...]
     """Entries of the keyring that nothing needs any more."""
-    secrets: tuple[str, ...]
     notes: tuple[str, ...]
 
     @property
@@ -121,7 +130,6 @@ def make_job(options: argparse.Namespace, records: Records, config: File, polici
         heirs=heirs,
         changes=[change for change in (Change(client, text), Change(config, after)) if change.is_one],
         entries=tuple(entry for entry in known if f'"{entry}"' not in after and entry not in needed),
-        secrets=tuple(known.values()),
         notes=notes,
     )
 
@@ -177,12 +185,13 @@ def finish(job: Job, written: bool) -> int:
             "file": job.wraps[0].path,
             "restored": job.names,
             "notes": list(job.notes),
-            "diff": differences(job.changes, job.secrets),
+            "diff": differences(job.changes),
             "written": written,
         }
         print(json.dumps(said, indent=2, ensure_ascii=False))
     elif written:
         lines = [f"wrote {change.file.path}" for change in job.changes]
         lines += [f"removed from the keyring: {entry}" for entry in job.entries]
+        lines += [f"the guard's configuration, policies and ledger stay in {Path(job.wraps[0].config).parent}"]
         print_lines([*lines, f"next: restart {client_named(job.wraps[0].client).title}"])
     return 0

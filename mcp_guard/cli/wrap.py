@@ -5,18 +5,19 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcp_guard.cli.changes import Change, confirm, differences, show
-from mcp_guard.cli.clients import arguments_of, at_config, choose, guard_command, said_again, this_host
+from mcp_guard.cli.changes import Change, confirm, differences
+from mcp_guard.cli.clients import arguments_of, at_config, find_spot, guard_command, said_again, this_host
 from mcp_guard.cli.init import steps
-from mcp_guard.cli.starting import POLICIES, Start, files, os_user
+from mcp_guard.cli.starting import Start, files, os_user
 from mcp_guard.cli.table import print_lines
-from mcp_guard.clients.entries import SWITCHED_OFF
+from mcp_guard.clients.entries import SWITCHED_OFF, secret_arguments
 from mcp_guard.clients.files import PRIVATE, File, read, write
-from mcp_guard.clients.known import Spot
+from mcp_guard.clients.known import PROJECT, Spot
 from mcp_guard.clients.plan import Plan, Wish, make_plan
 from mcp_guard.clients.records import Records, make_record
 from mcp_guard.config import check, load
 from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.health import OTHERS
 from mcp_guard.core.model import Mode
 from mcp_guard.settings import Settings
 from mcp_guard.upstream.secrets import keep_in_keyring, keyring, split_entry
@@ -25,7 +26,7 @@ from mcp_guard.upstream.secrets import keep_in_keyring, keyring, split_entry
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     host = this_host()
-    spot = choose(options, host)
+    spot = find_spot(options, host)
     client_file = read(spot.path)
     guard = guard_side(options.config.resolve(), spot)
     wish = Wish(
@@ -41,7 +42,12 @@ def main(arguments: list[str]) -> int:
     job = Job(options, spot, guard, plan, changes_of(client_file, guard, plan))
     if not plan.wrapped:
         return say_nothing_to_do(job)
-    check(plan.config_text, guard.config)
+    try:
+        check(plan.config_text, guard.config)
+    except ConfigError as error:
+        raise ConfigError(
+            f"`{guard.config}` cannot take these servers: {error.message}", "--server NAME, or edit it"
+        ) from None
     return carry_out(job)
 
 
@@ -81,9 +87,6 @@ class Job:
         """Whether servers that are switched on, and were meant, stay beside the guard."""
         return any(why != SWITCHED_OFF or name in self.options.server for name, why in self.plan.left)
 
-    def secrets(self) -> list[str]:
-        return [each.text for server in self.plan.wrapped for each in server.secrets.values()]
-
 
 def guard_side(config: Path, spot: Spot) -> GuardSide:
     """Raises: ConfigError if there is a configuration that does not load."""
@@ -112,8 +115,8 @@ def free_entry(wanted: str, value: str) -> str:
 
 def changes_of(client_file: File, guard: GuardSide, plan: Plan) -> list[Change]:
     """The guard's files first: a client never names a configuration that is not there."""
-    secret = any(server.secrets for server in plan.wrapped) and not plan.moved
-    changes = [Change(guard.file, plan.config_text, PRIVATE if secret else None)]
+    is_private = not (client_file.mode or 0) & OTHERS or any(server.hides_something for server in plan.wrapped)
+    changes = [Change(guard.file, plan.config_text, PRIVATE if is_private else None)]
     changes += [Change(read(path, missing_ok=True), text) for path, text in guard.texts.items() if path != guard.config]
     return [change for change in (*changes, Change(client_file, plan.client_text)) if change.is_one]
 
@@ -133,10 +136,12 @@ def carry_out(job: Job) -> int:
     options = job.options
     if not options.json:
         print_lines(overview(job))
-        show(job.changes, job.secrets())
+        print_lines(differences(job.changes))
     if options.dry_run:
         return finish(job, written=False)
-    if not options.yes and (options.json or not confirm(len(job.changes), said_again("wrap", options))):
+    if not options.yes and (
+        options.json or not confirm(len(job.changes), said_again("wrap", options, job.spot.client.id))
+    ):
         if options.json:
             raise ConfigError("nothing was written: nobody is asked with --json", "add --yes, or --dry-run")
         print("nothing was written")
@@ -176,7 +181,7 @@ def overview(job: Job) -> list[str]:
     lines += left_lines(job)
     if job.guard.is_new:
         lines.append(f"  there is no {job.guard.config} yet: it is made as `mcp-guard init` makes it, in observe mode")
-    return [*lines, ""]
+    return [*lines, *(f"note: {note}" for note in notes(job)), ""]
 
 
 def left_lines(job: Job) -> list[str]:
@@ -186,18 +191,19 @@ def left_lines(job: Job) -> list[str]:
 def notes(job: Job) -> list[str]:
     plan, guard = job.plan, job.guard
     said = [note for server in plan.wrapped for note in server.notes]
-    with_secrets = [server.name for server in plan.wrapped if server.secrets]
-    if with_secrets and not plan.moved:
+    if hiding := [server.name for server in plan.wrapped if server.secrets and not plan.moved]:
         said.append(
-            f"secrets of {', '.join(with_secrets)} stand in {guard.config} (mode 0600) and in the copy kept beside the "
-            "state; --move-secrets puts them into the keyring"
+            f"secrets of {', '.join(hiding)} go into {guard.config} (mode 0600) as they are, and into the copy that is "
+            "kept; --move-secrets puts them into the keyring instead"
         )
+    if arguments := [server.name for server in plan.wrapped if any(secret_arguments(server.args))]:
+        said.append(f"a secret is among the arguments of {', '.join(arguments)}: it stays there, in {guard.config}")
+    if job.spot.scope == PROJECT:
+        said.append(f"{job.spot.path.name} is the project's: whoever else has it cannot start this guard from it")
     if plan.others:
         said.append(f"{job.spot.client.title} now has these servers of the guard too: {', '.join(plan.others)}")
     if guard.settings.mode is Mode.ENFORCE:
         said.append("the guard enforces: tools that no policy permits are not listed; mcp-guard policy new TOOL")
-    if guard.is_new and (guard.config.parent / POLICIES).exists():
-        said.append(f"start.cedar is one file beside those that were in {guard.config.parent / POLICIES}")
     return said
 
 
@@ -207,12 +213,11 @@ def report(job: Job) -> list[str]:
     lines = [f"wrote {change.file.path}" for change in job.changes]
     lines += [f"kept {job.spot.path} as it was in {job.guard.records.backup(record)}"]
     lines += [f"kept in the keyring: {entry}" for entry in job.plan.moved]
-    lines += [f"note: {note}" for note in notes(job)]
     commands = [
         (f"restart {job.spot.client.title}", "it reads the file when it starts"),
         (f"mcp-guard policy validate{at}", "check the policies against the tools"),
         (f"mcp-guard doctor{at}", "look for what is wrong, and what mends it"),
-        (said_again("unwrap", job.options), "put everything back"),
+        (said_again("unwrap", job.options, job.spot.client.id), "put everything back"),
     ]
     return [*lines, "next:", *steps(commands)]
 
@@ -229,6 +234,6 @@ def summary(job: Job, written: bool) -> dict[str, object]:
         "left": [{"server": name, "why": why} for name, why in plan.left],
         "keyring": list(plan.moved),
         "notes": notes(job),
-        "diff": differences(job.changes, job.secrets()),
+        "diff": differences(job.changes),
         "written": written,
     }

@@ -1,8 +1,9 @@
 """What stands in a client's file for a server, read into what the guard's configuration needs to start or reach it."""
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path, PurePath
 from urllib.parse import urlsplit
 
@@ -57,6 +58,11 @@ class Server:
     notes: tuple[str, ...] = ()
 
     @property
+    def hides_something(self) -> bool:
+        """Whether what is written down of it holds a secret."""
+        return bool(self.secrets) or any(secret_arguments(self.args)) or password_of(self.url) is not None
+
+    @property
     def secrets(self) -> dict[str, Value]:
         """Values that are secrets and stand there as text."""
         return {key: each for key, each in self.values.items() if not each.is_passed and is_secret(key, each.text)}
@@ -68,6 +74,27 @@ def is_switched_off(value: object) -> bool:
 
 def is_secret(key: str, text: str) -> bool:
     return bool(text) and (looks_secret(key) or password_of(text) is not None)
+
+
+def secret_arguments(args: Sequence[str]) -> Iterator[str]:
+    """The arguments of a command that hold what looks like a secret: after or in `--token`, or in an address."""
+    for before, arg in pairwise(["", *args]):
+        flag, is_given, value = arg.partition("=")
+        if password_of(arg) or password_of(value) or (flag.startswith("-") and is_given and looks_secret(flag)) or (before.startswith("-") and "=" not in before and looks_secret(before) and not arg.startswith("-")):
+            yield arg
+
+
+def secrets_of(data: object, key: str = "") -> Iterator[str]:
+    """Every text in a parsed file that looks like a secret."""
+    if isinstance(data, str) and is_secret(key, data):
+        yield data
+    elif isinstance(data, dict):
+        for name, each in data.items():
+            yield from secrets_of(each, str(name))
+    elif isinstance(data, list):
+        yield from secret_arguments([each for each in data if isinstance(each, str)])
+        for each in data:
+            yield from secrets_of(each, key)
 
 
 @dataclass(frozen=True, slots=True)

@@ -83,9 +83,8 @@ def make_plan(spot: Spot, text: str, config_text: str, wish: Wish, host: Host) -
     if not chosen:
         return Plan(entry, "", left=tuple(left), client_text=text, config_text=config_text)
     placed = [maker.place(server) for server in chosen]
-    agent = maker.agent()
-    member = servers.last(entry)
-    value = maker.entry_value(agent, member.node.value if entry in guards and member else None)
+    member = servers.last(entry) if entry in guards else None
+    agent, value = maker.guard(member.node.value if member else None)
     config_after, blocks = append(config_text, maker.blocks)
     client_after = replace_members(text, servers, {server.name for server in placed}, (entry, value))
     _verify(document, jsonc.parse(client_after), (spot.key, {server.name for server in placed}, entry, value))
@@ -191,16 +190,17 @@ class _Maker:
         self.blocks.insert(0, agent_block(name, owners[0] if owners else self.wish.owner, self.spot.client.title))
         return name
 
-    def entry_value(self, agent: str, there: object) -> dict[str, object]:
-        """The guard's entry; one that is there gets no more than the variables that are new."""
+    def guard(self, there: object) -> tuple[str, dict[str, object]]:
+        """The agent and the guard's entry; one that is there gets no more than the variables that are new."""
         if isinstance(there, dict):
-            value = dict(there)
+            agent, value = "", dict(there)
             passed = {**(value.get("env") or {}), **self.passed}
         else:
+            agent = self.agent()
             program, *words = self.wish.command
             args = [*words, "run", "--config", str(self.wish.config), "--agent", agent]
             value, passed = {**self.spot.client.extra, "command": program, "args": args}, self.passed
-        return {**value, "env": passed} if passed else value
+        return agent, {**value, "env": passed} if passed else value
 
 
 def _variable(upstream: str, key: str) -> str:

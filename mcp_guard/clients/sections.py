@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from mcp_guard.clients.entries import Server, Value
@@ -81,15 +81,3 @@ def take_out(text: str, blocks: Sequence[Block], speakers: Sequence[str]) -> tup
 def defined(data: Mapping[str, object], section: str) -> dict[str, object]:
     found = data.get(section)
     return dict(found) if isinstance(found, dict) else {}
-
-
-def plain_strings(data: object, key: str = "") -> Iterator[tuple[str, str]]:
-    """Every text of a parsed configuration, with the nearest key above it."""
-    if isinstance(data, str):
-        yield key, data
-    elif isinstance(data, dict):
-        for name, each in data.items():
-            yield from plain_strings(each, str(name))
-    elif isinstance(data, list):
-        for each in data:
-            yield from plain_strings(each, key)

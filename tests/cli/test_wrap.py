@@ -40,8 +40,9 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[s
     from tests.ledger.file_keyring import FileKeyring
 
     monkeypatch.setenv("TEST_KEYRING", str(tmp_path / "keyring.json"))
-    monkeypatch.setattr(keyring.core, "_keyring_backend", FileKeyring())  # type: ignore[no-untyped-call]
-    return FileKeyring()._read
+    backend = FileKeyring()  # type: ignore[no-untyped-call]
+    monkeypatch.setattr(keyring.core, "_keyring_backend", backend)
+    return backend._read
 
 
 def desktop(here: Path, **servers: object) -> Path:
@@ -119,7 +120,7 @@ def test_what_is_said_and_kept_of_a_secret(here: Path, capsys: pytest.CaptureFix
     said = capsys.readouterr().out
     assert SECRET not in said
     assert 'env = { GITHUB_TOKEN = "********" }' in said
-    assert "note: secrets of git stand in" in said
+    assert "note: secrets of git go into" in said
     assert "--move-secrets" in said
     assert upstreams()["git"]["env"] == {"GITHUB_TOKEN": SECRET}
     assert Path("mcp-guard.toml").stat().st_mode & 0o777 == 0o600
@@ -127,6 +128,33 @@ def test_what_is_said_and_kept_of_a_secret(here: Path, capsys: pytest.CaptureFix
         assert path.stat().st_mode & 0o777 == 0o600
     assert main(["unwrap", "--dry-run"]) == 0
     assert SECRET not in capsys.readouterr().out
+
+
+def test_no_secret_is_shown_wherever_it_stands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--token", "tok-1", "--api-key=key-2", "postgresql://me:pass-3@db/x", "--verbose"]
+    path = desktop(here, a={"command": "a", "args": arguments, "env": {"PIN_TOKEN": "0429"}}, b={"command": "b"})
+    path.chmod(0o600)
+    assert main(["wrap", "--yes"]) == 0
+    assert main(["unwrap", "--yes"]) == 0
+    said = capsys.readouterr().out
+    assert "a secret is among the arguments of a" in said
+    for secret in ("tok-1", "key-2", "pass-3", '"0429"'):
+        assert secret not in said
+
+
+def test_a_configuration_is_no_more_open_than_the_clients_file(here: Path) -> None:
+    path = desktop(here, a={"command": "a"})
+    path.chmod(0o600)
+    assert main(["wrap", "--yes"]) == 0
+    assert Path("mcp-guard.toml").stat().st_mode & 0o777 == 0o600
+
+
+def test_unwrap_finds_the_guard_by_the_clients_entry(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = desktop(here)
+    assert main(["wrap", "--yes"]) == 0
+    monkeypatch.chdir(here)
+    assert main(["unwrap", "claude-desktop", "--yes"]) == 0
+    assert list(servers(path)) == ["git"]
 
 
 def test_secrets_go_to_the_keyring_and_come_back(
@@ -271,6 +299,7 @@ def test_two_clients_of_one_guard(here: Path, capsys: pytest.CaptureFixture[str]
 
 def test_a_server_that_was_added_later(here: Path) -> None:
     path = desktop(here)
+    assert main(["init", "--yes"]) == 0
     assert main(["wrap", "--yes"]) == 0
     text = json.loads(path.read_text())
     text["mcpServers"]["late"] = {"command": "late"}
@@ -278,6 +307,7 @@ def test_a_server_that_was_added_later(here: Path) -> None:
     assert main(["wrap", "--yes"]) == 0
     assert list(servers(path)) == ["guard"]
     assert list(upstreams()) == ["git", "late"]
+    assert list(load(Path("mcp-guard.toml")).agents) == ["my-agent"]
     assert main(["unwrap", "--yes"]) == 0
     assert servers(path) == {"git": GIT, "late": {"command": "late"}}
     assert upstreams() == {}
@@ -366,5 +396,5 @@ def test_a_configuration_that_does_not_load_is_not_added_to(here: Path, capsys: 
     before = path.read_bytes()
     Path("mcp-guard.toml").write_text('upstreams = {}\n[guard]\npolicies = "policies"\n')
     assert main(["wrap", "--yes"]) == 3
-    assert "not TOML" in capsys.readouterr().err
+    assert "cannot take these servers" in capsys.readouterr().err
     assert path.read_bytes() == before
