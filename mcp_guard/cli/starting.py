@@ -13,26 +13,41 @@ ROUTE = "reviewers"
 FIRST_POLICIES = """\
 // Whatever no policy permits is denied, and in enforce mode not even listed to the agent.
 // `mcp-guard policy new TOOL` starts a file for one tool, such as crm__update_deal: server, two underscores, tool.
-
-// Reads are free. What is a read: `effect` in [tools."…"] of mcp-guard.toml, else what the server says of the tool.
-// What nobody says anything of is a write.
+//
+// Reads are free. A tool is a write until mcp-guard.toml says otherwise: [tools."crm__get_deal"] effect = "read".
 @id("reads")
-permit (principal in Group::"agents", action in Action::"read", resource);
+permit (
+  principal in Group::"agents",
+  action in Action::"read",
+  resource
+);
 
-// Writes are let through by a person, one by one. Things that cannot be undone are in Action::"destructive": nobody's.
+// Writes are let through by a person, one by one.
 @id("writes")
-permit (principal in Group::"agents", action in Action::"write", resource);
+permit (
+  principal in Group::"agents",
+  action in Action::"write",
+  resource
+);
 
 @id("writes-are-approved")
 @require_approval("reviewers")
 @reason("a write is approved by a reviewer")
-forbid (principal, action in Action::"write", resource);
+forbid (
+  principal,
+  action in Action::"write",
+  resource
+);
 
-// Holds in observe mode too, if you take the marks of a comment away.
-// @id("no-deletions")
-// @enforce("always")
-// @reason("nobody's agent deletes")
-// forbid (principal, action in Action::"destructive", resource);
+// A tool whose effect you say is "destructive" is called by nobody, and that in observe mode too.
+@id("no-destruction")
+@enforce("always")
+@reason("nobody's agent may destroy")
+forbid (
+  principal,
+  action in Action::"destructive",
+  resource
+);
 """
 
 

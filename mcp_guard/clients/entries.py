@@ -79,8 +79,10 @@ def is_secret(key: str, text: str) -> bool:
 def secret_arguments(args: Sequence[str]) -> Iterator[str]:
     """The arguments of a command that hold what looks like a secret: after or in `--token`, or in an address."""
     for before, arg in pairwise(["", *args]):
-        flag, is_given, value = arg.partition("=")
-        if password_of(arg) or password_of(value) or (flag.startswith("-") and is_given and looks_secret(flag)) or (before.startswith("-") and "=" not in before and looks_secret(before) and not arg.startswith("-")):
+        flag, _, value = arg.partition("=")
+        in_itself = bool(value) and flag.startswith("-") and looks_secret(flag)
+        after_flag = before.startswith("-") and "=" not in before and looks_secret(before) and not arg.startswith("-")
+        if in_itself or after_flag or password_of(arg) or password_of(value):
             yield arg
 
 

@@ -97,15 +97,16 @@ class Trial:
 class ClientFile:
     """The servers of an MCP client: what its entries of a guard run, and what it starts beside them.
 
-    `words` name it in a command. `missing` is a program or configuration that its entry names and that is not there;
-    `others` are configurations of other guards; `failure` says why the file cannot be read.
+    `words` name it in a command. `no_program` and `no_config` are what its entries name and is not there; `others` are
+    configurations of other guards; `failure` says why the file cannot be read.
     """
 
     title: str
     words: str
     path: str
     is_guarded: bool = False
-    missing: str = ""
+    no_program: str = ""
+    no_config: str = ""
     others: tuple[str, ...] = ()
     unguarded: tuple[str, ...] = ()
     failure: str = ""
@@ -325,8 +326,12 @@ def _of_client(client: ClientFile) -> Findings:
     if client.failure:
         return _warning("clients", client.failure, "mend the file; its client cannot read it either")
     findings: Findings = []
-    if client.missing:
-        what = f"{client.title} cannot start the guard: {client.path} names `{client.missing}`, which is not there"
+    cannot = f"{client.title} cannot start the guard: {client.path} names"
+    if client.no_config:
+        what = f"{cannot} `{client.no_config}`, which is not there"
+        findings += _problem("clients", what, "restore it, or take the entry out of the client's file")
+    elif client.no_program:
+        what = f"{cannot} `{client.no_program}`, which is not there"
         findings += _problem("clients", what, f"mcp-guard unwrap {client.words}; mcp-guard wrap {client.words}")
     for other in client.others:
         what = f"{client.title} runs another guard ({client.path})"
