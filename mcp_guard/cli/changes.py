@@ -55,7 +55,7 @@ def differences(changes: Iterable[Change]) -> list[str]:
     secrets = {each for change in changes for text in (change.file.text, change.after) for each in secrets_in(text)}
     lines: list[str] = []
     for change in changes:
-        before, after = (masked(text, secrets).splitlines() for text in (change.file.text, change.after))
+        before, after = (masked(text, secrets).expandtabs(4).splitlines() for text in (change.file.text, change.after))
         name = str(change.file.path)
         lines += difflib.unified_diff(
             before, after, name if change.file.mode is not None else "(new)", name, lineterm=""

@@ -65,6 +65,7 @@ def look(settings: Settings, start_upstreams: bool) -> Seen:
         user=os.geteuid(),
         policies_failure=failure,
         policies_note=note,
+        has_upstreams=bool(settings.servers),
         absent=tuple(sorted(missing)),
         trials=tuple(trials),
         clients=tuple(client_files(settings.path)),

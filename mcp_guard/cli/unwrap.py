@@ -9,7 +9,7 @@ from pathlib import Path
 from mcp_guard.cli.changes import Change, confirm, differences
 from mcp_guard.cli.clients import arguments_of, find_spot, look, said_again, this_host
 from mcp_guard.cli.table import print_lines
-from mcp_guard.clients.files import File, read, write
+from mcp_guard.clients.files import File, read, refuse_if_changed, write
 from mcp_guard.clients.known import client_named, spots
 from mcp_guard.clients.records import Record, Records, fill
 from mcp_guard.clients.sections import Block, take_out
@@ -168,6 +168,8 @@ def section(block: Block) -> str:
 
 def put_in_place(job: Job) -> None:
     """The client's file first: until it is written, the guard still serves. Raises: ConfigError."""
+    for change in job.changes:
+        refuse_if_changed(change.file)
     for change in job.changes:
         write(change.file, change.after)
     for heir in job.heirs:

@@ -11,7 +11,7 @@ from mcp_guard.cli.init import steps
 from mcp_guard.cli.starting import Start, files, os_user
 from mcp_guard.cli.table import print_lines
 from mcp_guard.clients.entries import SWITCHED_OFF, secret_arguments
-from mcp_guard.clients.files import PRIVATE, File, read, write
+from mcp_guard.clients.files import PRIVATE, File, read, refuse_if_changed, write
 from mcp_guard.clients.known import PROJECT, Spot
 from mcp_guard.clients.plan import Plan, Wish, make_plan
 from mcp_guard.clients.records import Records, make_record
@@ -152,6 +152,8 @@ def carry_out(job: Job) -> int:
 
 def put_in_place(job: Job) -> None:
     """Secrets, then what undoes it, then the guard's files, then the client's. Raises: ConfigError."""
+    for change in job.changes:
+        refuse_if_changed(change.file)
     *_, client = job.changes
     record, kept = make_record(job.spot, client.file.path, client.file.text, job.plan, job.guard.config)
     for entry, value in job.plan.moved.items():

@@ -13,6 +13,7 @@ from mcp_guard.core.scrub import looks_secret, password_of
 
 GUARD = "guard"
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
+VARIABLES_ALONE = re.compile(r"(?:(?:bearer|basic|token) +)?(?:\$\{[^{}]*\})+", re.IGNORECASE)
 HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 UNDERSTOOD = frozenset(
     {"type", "transport", "command", "args", "env", "cwd", "url", "serverUrl", "httpUrl", "headers", "source"}
@@ -88,7 +89,7 @@ def secret_arguments(args: Sequence[str]) -> Iterator[str]:
 
 def secrets_of(data: object, key: str = "") -> Iterator[str]:
     """Every text in a parsed file that looks like a secret."""
-    if isinstance(data, str) and is_secret(key, data):
+    if isinstance(data, str) and is_secret(key, data) and not VARIABLES_ALONE.fullmatch(data):
         yield data
     elif isinstance(data, dict):
         for name, each in data.items():

@@ -37,13 +37,18 @@ def read(path: Path, missing_ok: bool = False) -> File:
         raise ConfigError(f"cannot read `{path}`: {error.strerror}", "check its permissions") from None
 
 
-def write(file: File, text: str, mode: int | None = None) -> None:
-    """Put a new text in the place of the file that was read, if it is still what was read.
-
-    The mode stays, if none is said. Raises: ConfigError.
-    """
+def refuse_if_changed(file: File) -> None:
+    """Raises: ConfigError if the file is not what was read any more."""
     if read(file.path, missing_ok=file.mode is None).text != file.text:
-        raise ConfigError(f"`{file.path}` was changed by somebody else meanwhile", "nothing was written; do it again")
+        raise ConfigError(f"`{file.path}` was changed by somebody else meanwhile, and stays as it is", "do it again")
+
+
+def write(file: File, text: str, mode: int | None = None) -> None:
+    """Put a new text in the place of the file that was read, if it is still that. The mode stays, if none is said.
+
+    Raises: ConfigError.
+    """
+    refuse_if_changed(file)
     try:
         _replace(file.path, text.encode(), mode or file.mode or 0o644)
     except OSError as error:

@@ -132,6 +132,7 @@ class Seen:
     approvers_with_keys: frozenset[str]
     policies_failure: tuple[str, str] | None
     policies_note: str
+    has_upstreams: bool
     absent: tuple[str, ...]
     trials: tuple[Trial, ...]
     clients: tuple[ClientFile, ...]
@@ -296,6 +297,8 @@ def policies(seen: Seen) -> Findings:
 
 
 def upstreams(seen: Seen) -> Findings:
+    if not seen.has_upstreams:
+        return _warning("upstreams", "no server stands behind the guard", "mcp-guard wrap; or [upstreams.NAME]")
     if not seen.absent:
         return []
     return _problem(

@@ -42,6 +42,13 @@ def fix(finding: Finding) -> None:
         assert main([*shlex.split(line.removeprefix("mcp-guard ")), "--yes"]) == 0
 
 
+def test_a_guard_without_servers(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    main(["doctor", "--json"])
+    [finding] = [each for each in json.loads(capsys.readouterr().out) if each["check"] == "upstreams"]
+    assert (finding["level"], finding["what"]) == ("warning", "no server stands behind the guard")
+
+
 def test_no_client(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [finding] = clients(capsys)
     assert finding == {

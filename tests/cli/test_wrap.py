@@ -15,6 +15,7 @@ from mcp_guard.cli import main
 from mcp_guard.clients.known import CLIENTS, Client, Host, Place
 from mcp_guard.config import load
 from tests.clients.samples import SAMPLES, Sample
+from tests.faults.disks import fill, small_disk
 from tests.live.guarded import command
 
 SECRET = "ghp_0123456789abcdef"
@@ -222,6 +223,56 @@ def test_the_question_at_a_terminal(here: Path, answer: bytes, code: int) -> Non
     assert done.returncode == code
     assert "write these 3 files? [y/N]" in done.stdout
     assert (path.read_bytes() != before) == (code == 0)
+
+
+@pytest.mark.parametrize("verb", ["wrap", "unwrap"])
+def test_a_file_that_changes_while_it_is_asked_about_stays(here: Path, verb: str) -> None:
+    path = desktop(here)
+    if verb == "unwrap":
+        assert main(["wrap", "--yes"]) == 0
+    files = all_files(here / "guard")
+    terminal, end = pty.openpty()
+    with subprocess.Popen(
+        command(verb), stdin=end, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as asking:
+        assert asking.stdout
+        assert asking.stderr
+        while asking.stdout.read(1) != "?":  # the question is the only thing that it says with one
+            assert asking.poll() is None
+        path.write_text("{}")
+        os.write(terminal, b"y\n")
+        assert asking.wait(60) == 3
+        assert "was changed by somebody else meanwhile, and stays as it is" in asking.stderr.read()
+    os.close(end)
+    os.close(terminal)
+    assert path.read_text() == "{}"
+    assert all_files(here / "guard") == files
+
+
+def test_a_wrap_that_breaks_off_is_undone_or_done_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The disk of the client's file is full, when the guard's own files are written already."""
+    with small_disk(here) as disk:
+        path = disk / "mcp.json"
+        text = json.dumps({"mcpServers": {"git": GIT}})
+        path.write_text(text)
+        filler = fill(disk)
+        words = ["cursor", "--file", str(path), "--yes"]
+        for _ in range(2):
+            assert main(["wrap", *words]) == 3
+            assert "cannot write" in capsys.readouterr().err
+            assert path.read_text() == text
+            assert sorted(disk.iterdir()) == [filler, path]
+            assert list(upstreams()) == ["git"]
+        assert main(["unwrap", *words]) == 0
+        assert upstreams() == {}
+        assert main(["wrap", *words]) == 3
+        filler.unlink()
+        assert main(["wrap", *words]) == 0
+        assert list(servers(path)) == ["guard"]
+        assert list(upstreams()) == ["git"]
+        assert main(["unwrap", *words]) == 0
+        assert path.read_text() == text
+        assert not list(Path("state/clients").iterdir())
 
 
 def test_a_second_wrap_says_so_and_changes_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
