@@ -106,7 +106,10 @@ def is_meant(record: Record, options: argparse.Namespace) -> bool:
 def make_job(options: argparse.Namespace, records: Records, config: File, policies: Path) -> Job:
     """Raises: ConfigError."""
     wraps, others = choose(options, records)
-    client = read(Path(wraps[0].path))
+    client = read(Path(wraps[0].path), missing_ok=True)
+    if client.mode is None:
+        hint = f"as it was before the wrap it is in {records.backup(wraps[0])}; put that in its place"
+        raise ConfigError(f"`{client.path}` is not there any more", hint)
     known: dict[str, str] = {}
 
     def secret(entry: str) -> str:

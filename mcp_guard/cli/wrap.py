@@ -10,7 +10,7 @@ from mcp_guard.cli.clients import arguments_of, at_config, find_spot, guard_comm
 from mcp_guard.cli.init import steps
 from mcp_guard.cli.starting import Start, files, os_user
 from mcp_guard.cli.table import print_lines
-from mcp_guard.clients.entries import SWITCHED_OFF, secret_arguments
+from mcp_guard.clients.entries import HARMLESS, secret_arguments
 from mcp_guard.clients.files import PRIVATE, File, read, refuse_if_changed, write
 from mcp_guard.clients.known import PROJECT, Spot
 from mcp_guard.clients.plan import Plan, Wish, make_plan
@@ -85,7 +85,7 @@ class Job:
     @property
     def stays_open(self) -> bool:
         """Whether servers that are switched on, and were meant, stay beside the guard."""
-        return any(why != SWITCHED_OFF or name in self.options.server for name, why in self.plan.left)
+        return any(why not in HARMLESS or name in self.options.server for name, why in self.plan.left)
 
 
 def guard_side(config: Path, spot: Spot) -> GuardSide:
@@ -127,8 +127,10 @@ def say_nothing_to_do(job: Job) -> int:
         print(json.dumps(summary(job, written=False), indent=2, ensure_ascii=False))
     elif job.stays_open:
         print_lines([f"nothing of {job.spot.client.title} can be wrapped:", *left_lines(job)])
-    else:
+    elif job.plan.is_guarded:
         print_lines([f"already wrapped: `{job.plan.entry}` in {job.spot.path} runs the guard of {job.guard.config}"])
+    else:
+        print_lines([f"{job.spot.client.title} starts nothing that could be wrapped:", *left_lines(job)])
     return 1 if job.stays_open else 0
 
 

@@ -30,6 +30,9 @@ REFUSED = {
 
 
 SWITCHED_OFF = "it is switched off in the client"
+A_GUARD = "it leads to a guard already"
+HARMLESS = (SWITCHED_OFF, A_GUARD)
+"""Reasons for which a server may well stay."""
 
 
 class NotWrapped(Exception):
@@ -145,6 +148,8 @@ def read_server(name: str, value: object, spot: Spot, host: Host) -> Server:
     """Raises: NotWrapped."""
     if not isinstance(value, dict):
         raise NotWrapped("it is no object")
+    if guard_entry(value):
+        raise NotWrapped(A_GUARD)
     if is_switched_off(value):
         raise NotWrapped(SWITCHED_OFF)
     for key, why in REFUSED.items():

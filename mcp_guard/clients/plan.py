@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -33,10 +33,14 @@ class Wish:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """`left` are servers that stay as they are, with the reason; `reused` are upstreams that were there already."""
+    """`left` are servers that stay as they are, with the reason; `reused` are upstreams that were there already.
+
+    `is_guarded`: the guard's entry was there already, and `agent` is empty then.
+    """
 
     entry: str
     agent: str
+    is_guarded: bool
     wrapped: tuple[Server, ...] = ()
     left: tuple[tuple[str, str], ...] = ()
     reused: tuple[str, ...] = ()
@@ -59,10 +63,10 @@ def servers_at(document: Node, key: Sequence[str]) -> Node | None:
     return node if isinstance(node.value, dict) else None
 
 
-def guards_in(servers: Node) -> dict[str, str]:
-    """The entries that start a guard, with the configuration that each names."""
+def guards_in(servers: Node, folder: Path) -> dict[str, Path]:
+    """The entries that start a guard with a configuration of this machine, and which."""
     found = {member.key: guard_entry(member.node.value) for member in servers.members}
-    return {name: entry.config for name, entry in found.items() if entry is not None}
+    return {name: (folder / entry.config).resolve() for name, entry in found.items() if entry and entry.config}
 
 
 def make_plan(spot: Spot, text: str, config_text: str, wish: Wish, host: Host) -> Plan:
@@ -73,15 +77,15 @@ def make_plan(spot: Spot, text: str, config_text: str, wish: Wish, host: Host) -
         raise ConfigError(
             f"`{spot.path}` has no servers in `{'.'.join(spot.key)}`", "mcp-guard wrap shows what is found"
         )
-    guards = guards_in(servers)
+    guards = guards_in(servers, spot.folder)
     for name, config in guards.items():
-        if Path(config) != wish.config:
+        if config != wish.config:
             raise ConfigError(f"`{name}` in `{spot.path}` runs another guard, with `{config}`", f"--config {config}")
     maker = _Maker(spot, wish, host, tomllib.loads(config_text))
     chosen, left = _choose(servers, guards, wish, maker)
     entry = next(iter(guards), None) or _entry_name(servers, {server.name for server in chosen})
     if not chosen:
-        return Plan(entry, "", left=tuple(left), client_text=text, config_text=config_text)
+        return Plan(entry, "", bool(guards), left=tuple(left), client_text=text, config_text=config_text)
     placed = [maker.place(server) for server in chosen]
     member = servers.last(entry) if entry in guards else None
     agent, value = maker.guard(member.node.value if member else None)
@@ -91,6 +95,7 @@ def make_plan(spot: Spot, text: str, config_text: str, wish: Wish, host: Host) -
     return Plan(
         entry=entry,
         agent=agent,
+        is_guarded=bool(guards),
         wrapped=tuple(placed),
         left=tuple(left),
         reused=tuple(maker.reused),
@@ -103,7 +108,7 @@ def make_plan(spot: Spot, text: str, config_text: str, wish: Wish, host: Host) -
 
 
 def _choose(
-    servers: Node, guards: Mapping[str, str], wish: Wish, maker: "_Maker"
+    servers: Node, guards: Collection[str], wish: Wish, maker: "_Maker"
 ) -> tuple[list[Server], list[tuple[str, str]]]:
     assert isinstance(servers.value, dict)
     if unknown := [name for name in wish.names if name not in servers.value]:

@@ -165,6 +165,8 @@ def test_secrets_go_to_the_keyring_and_come_back(
         here, git=GIT, far={"url": "https://x.example/mcp", "headers": {"X-Api-Key": "k" * 9, "X-Team": "a"}}
     )
     before = path.read_bytes()
+    assert main(["wrap", "--move-secrets", "--dry-run"]) == 0
+    assert kept() == {}
     assert main(["wrap", "--move-secrets", "--yes"]) == 0
     assert kept() == {"mcp-guard/git.GITHUB_TOKEN": SECRET, "mcp-guard/far.X-Api-Key": "k" * 9}
     assert upstreams()["git"]["env"] == {"GITHUB_TOKEN": {"keyring": "mcp-guard/git.GITHUB_TOKEN"}}
@@ -284,6 +286,37 @@ def test_a_second_wrap_says_so_and_changes_nothing(here: Path, capsys: pytest.Ca
     assert all_files(here) == before
 
 
+def test_entries_that_need_no_guard(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that leads to a guard of another user, and one that is off."""
+    shim = {"command": "mcp-guard", "args": ["connect", "--socket", "/run/guard"]}
+    path = desktop(here, shim=shim, off={"command": "x", "disabled": True})
+    before = path.read_bytes()
+    assert main(["wrap", "--yes"]) == 0
+    said = capsys.readouterr().out
+    assert "starts nothing that could be wrapped" in said
+    assert "shim: left as it is: it leads to a guard already" in said
+    assert path.read_bytes() == before
+    assert main(["wrap", "--server", "off", "--yes"]) == 1
+
+
+def test_an_entry_that_was_written_by_hand(here: Path) -> None:
+    """It names the configuration as people do, and stays as it is but for the variables that it must pass on."""
+    assert main(["init", "--yes"]) == 0
+    (here / "link.toml").symlink_to(here / "guard" / "mcp-guard.toml")
+    mine = {"command": "mcp-guard", "args": ["run", "--config", "link.toml"], "mine": 1, "env": {"A": "b"}}
+    path = here / "user" / "mcp.json"
+    path.parent.mkdir()
+    path.write_text(
+        json.dumps({"servers": {"mine": mine, "db": {"command": "db", "env": {"PGPASSWORD": "${input:p}"}}}})
+    )
+    before = path.read_bytes()
+    assert main(["wrap", "vscode", "--file", str(path), "--yes"]) == 0
+    env = {"A": "b", "MCP_GUARD_DB_PGPASSWORD": "${input:p}"}
+    assert servers(path, "servers") == {"mine": {**mine, "env": env}}
+    assert main(["unwrap", "--yes"]) == 0
+    assert path.read_bytes() == before
+
+
 def test_what_cannot_be_wrapped_stays_and_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = desktop(here, git=GIT, odd={"command": "x", "envFile": ".env"})
     assert main(["wrap", "--yes"]) == 1
@@ -397,6 +430,9 @@ def test_what_cannot_be_undone_names_the_copy(here: Path, capsys: pytest.Capture
     assert "cannot be unwrapped: the entry `guard` is not there any more" in said
     copy = Path(said.rsplit(" ", 1)[1].strip())
     assert copy.read_text() == before
+    path.unlink()
+    assert main(["unwrap", "--yes"]) == 3
+    assert str(copy) in capsys.readouterr().err
 
 
 Broken = tuple[str, str]
