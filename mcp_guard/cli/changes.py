@@ -1,5 +1,6 @@
 """Changes to files that are shown before they are made: differences without secrets, and the question."""
 
+import argparse
 import difflib
 import json
 import sys
@@ -34,7 +35,7 @@ class Change:
 def secrets_in(text: str) -> Iterator[str]:
     """What looks like a secret in JSON or TOML."""
     try:
-        yield from secrets_of(jsonc.parse(text).value)
+        yield from secrets_of(jsonc.value_of(text))
     except ConfigError:
         with suppress(tomllib.TOMLDecodeError):
             yield from secrets_of(tomllib.loads(text))
@@ -63,9 +64,14 @@ def differences(changes: Iterable[Change]) -> list[str]:
     return lines
 
 
-def confirm(count: int, command: str) -> bool:
-    """Whether somebody at a terminal says yes. Raises: ConfigError where nobody can be asked."""
-    if not sys.stdin.isatty():
-        raise ConfigError("nothing was written: there is no terminal to ask at", f"{command} --yes")
+def may_write(options: argparse.Namespace, count: int, command: str) -> bool:
+    """Whether `--yes` was given, or somebody at a terminal says so. Raises: ConfigError where nobody can be asked."""
+    if options.yes:
+        return True
+    if options.json or not sys.stdin.isatty():
+        raise ConfigError("nothing was written: there is nobody to ask", f"{command} --yes")
     print(f"write {'this file' if count == 1 else f'these {count} files'}? [y/N] ", end="", flush=True)
-    return sys.stdin.readline().strip().lower() in ("y", "yes")
+    if sys.stdin.readline().strip().lower() in ("y", "yes"):
+        return True
+    print("nothing was written")
+    return False

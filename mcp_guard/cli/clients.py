@@ -14,7 +14,7 @@ from mcp_guard.clients import jsonc
 from mcp_guard.clients.entries import GuardEntry, guard_entry, is_switched_off
 from mcp_guard.clients.files import read
 from mcp_guard.clients.known import CLIENTS, LOCAL, PROJECT, USER, Host, Spot, client_named, spot_of, spots
-from mcp_guard.clients.plan import servers_at
+from mcp_guard.clients.plan import values_at
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.health import ClientFile
 
@@ -52,14 +52,13 @@ def look(spot: Spot) -> Found | None:
     if not spot.path.is_file():
         return None
     try:
-        servers = servers_at(jsonc.parse(read(spot.path).text, str(spot.path)), spot.key)
+        servers = values_at(jsonc.value_of(read(spot.path).text, str(spot.path)), spot.key)
     except ConfigError as error:
         return Found(spot, failure=error.message)
-    if servers is None or not servers.members:
+    if not servers:
         return None
-    assert isinstance(servers.value, dict)
-    entries = {name: guard_entry(value) for name, value in servers.value.items()}
-    on = tuple(name for name, value in servers.value.items() if not entries[name] and not is_switched_off(value))
+    entries = {name: guard_entry(value) for name, value in servers.items()}
+    on = tuple(name for name, value in servers.items() if not entries[name] and not is_switched_off(value))
     return Found(spot, on, tuple(entry for entry in entries.values() if entry))
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mcp_guard.cli.changes import Change, confirm, differences
+from mcp_guard.cli.changes import Change, differences, may_write
 from mcp_guard.cli.clients import arguments_of, find_spot, look, said_again, this_host
 from mcp_guard.cli.table import print_lines
 from mcp_guard.clients.files import File, read, refuse_if_changed, write
@@ -32,10 +32,7 @@ def main(arguments: list[str]) -> int:
         print_lines(differences(job.changes))
     if options.dry_run:
         return finish(job, written=False)
-    if options.json and not options.yes:
-        raise ConfigError("nothing was written: nobody is asked with --json", "add --yes, or --dry-run")
-    if not options.yes and not confirm(len(job.changes), said_again("unwrap", options, job.wraps[0].client)):
-        print("nothing was written")
+    if not may_write(options, len(job.changes), said_again("unwrap", options, job.wraps[0].client)):
         return 1
     put_in_place(job)
     return finish(job, written=True)
@@ -51,7 +48,7 @@ def which_guard(options: argparse.Namespace) -> Path:
     if not config.exists() and (options.client or options.file):
         found = look(find_spot(options, this_host()))
         named = [found.spot.folder / guard.config for guard in found.guards if guard.config] if found else []
-        return named[0] if named else config
+        return named[0].resolve() if named else config
     return config
 
 

@@ -5,9 +5,9 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcp_guard.cli.changes import Change, confirm, differences
+from mcp_guard.cli.changes import Change, differences, may_write
 from mcp_guard.cli.clients import arguments_of, at_config, find_spot, guard_command, said_again, this_host
-from mcp_guard.cli.init import steps
+from mcp_guard.cli.init import refuse_to_overwrite, steps
 from mcp_guard.cli.starting import Start, files, os_user
 from mcp_guard.cli.table import print_lines
 from mcp_guard.clients.entries import HARMLESS, secret_arguments
@@ -92,6 +92,7 @@ def guard_side(config: Path, spot: Spot) -> GuardSide:
     """Raises: ConfigError if there is a configuration that does not load."""
     file = read(config, missing_ok=True)
     if file.mode is None:
+        refuse_to_overwrite(config)
         user = os_user()
         texts = files(config, Start(spot.client.id, user, user))
         settings = check(texts[config], config)
@@ -141,12 +142,7 @@ def carry_out(job: Job) -> int:
         print_lines(differences(job.changes))
     if options.dry_run:
         return finish(job, written=False)
-    if not options.yes and (
-        options.json or not confirm(len(job.changes), said_again("wrap", options, job.spot.client.id))
-    ):
-        if options.json:
-            raise ConfigError("nothing was written: nobody is asked with --json", "add --yes, or --dry-run")
-        print("nothing was written")
+    if not may_write(options, len(job.changes), said_again("wrap", options, job.spot.client.id)):
         return 1
     put_in_place(job)
     return finish(job, written=True)
@@ -206,6 +202,11 @@ def notes(job: Job) -> list[str]:
         said.append(f"{job.spot.path.name} is the project's: whoever else has it cannot start this guard from it")
     if plan.others:
         said.append(f"{job.spot.client.title} now has these servers of the guard too: {', '.join(plan.others)}")
+    if guard.is_new:
+        said.append(
+            f"{os_user()} owns the agent and is its only approver, and nobody approves what their own agent asks for: "
+            "name another person in the configuration before it enforces"
+        )
     if guard.settings.mode is Mode.ENFORCE:
         said.append("the guard enforces: tools that no policy permits are not listed; mcp-guard policy new TOOL")
     return said

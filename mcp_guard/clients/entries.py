@@ -1,5 +1,6 @@
 """What stands in a client's file for a server, read into what the guard's configuration needs to start or reach it."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -116,12 +117,10 @@ def guard_entry(value: object) -> GuardEntry | None:
     if not isinstance(value, dict):
         return None
     command, args = value.get("command"), value.get("args") or []
-    if not isinstance(command, str) or not all(isinstance(arg, str) for arg in args):
+    if not isinstance(command, str) or not isinstance(args, list) or not all(isinstance(arg, str) for arg in args):
         return None
-    if PurePath(command.replace("\\", "/")).name.removesuffix(".exe") != "mcp-guard" and args[:2] != [
-        "-m",
-        "mcp_guard.cli",
-    ]:
+    program = PurePath(command.replace("\\", "/")).name.removesuffix(".exe")
+    if program != "mcp-guard" and args[:2] != ["-m", "mcp_guard.cli"]:
         return None
     for number, arg in enumerate(args):
         if arg == "--config" and number + 1 < len(args):
@@ -150,6 +149,8 @@ def read_server(name: str, value: object, spot: Spot, host: Host) -> Server:
         raise NotWrapped("it is no object")
     if guard_entry(value):
         raise NotWrapped(A_GUARD)
+    if re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False)):
+        raise NotWrapped("it holds half of a character (a lone surrogate)")
     if is_switched_off(value):
         raise NotWrapped(SWITCHED_OFF)
     for key, why in REFUSED.items():
@@ -223,9 +224,9 @@ def _values(said: object, what: str, where: tuple[Spot, World]) -> dict[str, Val
         raise NotWrapped(f"`{what}` must be an object")
     values = {}
     for key, value in said.items():
-        if isinstance(value, bool) or not isinstance(value, str | int | float) or not key or "=" in key or "\0" in key:
+        if not isinstance(value, str) or not key or "=" in key or "\0" in key:
             raise NotWrapped(f"`{key}` in `{what}` must be a text")
-        values[key] = _value(key, str(value), where)
+        values[key] = _value(key, value, where)
     return values
 
 

@@ -50,9 +50,15 @@ def write(file: File, text: str, mode: int | None = None) -> None:
     """
     refuse_if_changed(file)
     try:
-        _replace(file.path, text.encode(), mode or file.mode or 0o644)
+        _replace(file.path, text.encode(), mode or file.mode or 0o666 & ~_umask())
     except OSError as error:
         raise ConfigError(f"cannot write `{file.path}`: {error.strerror}", "check its permissions, and df -h") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
 
 
 def _replace(path: Path, data: bytes, mode: int) -> None:

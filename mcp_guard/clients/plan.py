@@ -63,6 +63,13 @@ def servers_at(document: Node, key: Sequence[str]) -> Node | None:
     return node if isinstance(node.value, dict) else None
 
 
+def values_at(document: object, key: Sequence[str]) -> dict[str, object]:
+    """The same of a plain value; empty if there are none."""
+    for part in key:
+        document = document.get(part) if isinstance(document, dict) else None
+    return document if isinstance(document, dict) else {}
+
+
 def guards_in(servers: Node, folder: Path) -> dict[str, Path]:
     """The entries that start a guard with a configuration of this machine, and which."""
     found = {member.key: guard_entry(member.node.value) for member in servers.members}
@@ -197,14 +204,15 @@ class _Maker:
 
     def guard(self, there: object) -> tuple[str, dict[str, object]]:
         """The agent and the guard's entry; one that is there gets no more than the variables that are new."""
+        value: dict[str, object]
         if isinstance(there, dict):
             agent, value = "", dict(there)
-            passed = {**(value.get("env") or {}), **self.passed}
+            passed: dict[str, object] = {**defined(value, "env"), **self.passed}
         else:
             agent = self.agent()
             program, *words = self.wish.command
             args = [*words, "run", "--config", str(self.wish.config), "--agent", agent]
-            value, passed = {**self.spot.client.extra, "command": program, "args": args}, self.passed
+            value, passed = {**self.spot.client.extra, "command": program, "args": args}, {**self.passed}
         return agent, {**value, "env": passed} if passed else value
 
 
@@ -220,7 +228,7 @@ def _verify(before: Node, after: Node, change: tuple[Sequence[str], set[str], st
     """INVARIANT: nothing but the wrapped entries differs, as programs read the file. Raises: ConfigError."""
     key, gone, entry, value = change
     wanted = without(before.value, key, gone)
-    servers = _at(wanted, key)
+    servers = values_at(wanted, key)
     servers[entry] = dict(value)
     if wanted != after.value:
         raise ConfigError("the file cannot be edited without changing more than its servers", "edit it by hand")
@@ -232,11 +240,3 @@ def without(document: object, key: Sequence[str], names: set[str]) -> dict[str, 
     if not key:
         return {name: each for name, each in document.items() if name not in names}
     return {**document, key[0]: without(document[key[0]], key[1:], names)}
-
-
-def _at(document: dict[str, object], key: Sequence[str]) -> dict[str, object]:
-    for part in key:
-        inner = document[part]
-        assert isinstance(inner, dict)
-        document = inner
-    return document

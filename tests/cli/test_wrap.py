@@ -114,6 +114,16 @@ def test_without_a_configuration_one_is_made_for_the_client(here: Path, capsys: 
     assert main(["policy", "lint"]) == 0
 
 
+def test_first_policies_of_ones_own_are_not_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    desktop(here)
+    Path("policies").mkdir()
+    Path("policies/start.cedar").write_text("// mine")
+    before = all_files(here)
+    assert main(["wrap", "--yes"]) == 3
+    assert "start.cedar` is there already" in capsys.readouterr().err
+    assert all_files(here) == before
+
+
 def test_what_is_said_and_kept_of_a_secret(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     desktop(here)
     assert main(["init", "--yes"]) == 0
