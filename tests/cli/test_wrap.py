@@ -344,6 +344,20 @@ def test_servers_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "no server `z`" in capsys.readouterr().err
 
 
+def test_the_agent_that_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = desktop(here)
+    assert main(["init", "--yes"]) == 0
+    before = Path("mcp-guard.toml").read_bytes()
+    assert main(["wrap", "--agent", "team bot", "--yes"]) == 0
+    assert servers(path)["guard"]["args"][-1] == "team bot"
+    assert list(load(Path("mcp-guard.toml")).agents) == ["my-agent", "team bot"]
+    capsys.readouterr()
+    assert main(["unwrap", "--yes", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["client"], said["restored"], said["written"]) == ("claude-desktop", ["git"], True)
+    assert Path("mcp-guard.toml").read_bytes() == before
+
+
 def test_a_link_is_followed_to_the_file(here: Path) -> None:
     path = desktop(here)
     real = here / "dotfiles.json"
@@ -428,6 +442,52 @@ def test_a_section_that_policies_speak_of_stays(here: Path, capsys: pytest.Captu
     assert "[upstreams.git] stays in" in capsys.readouterr().out
     assert list(upstreams()) == ["git"]
     assert list(servers(path)) == ["git", "my"]
+
+
+def test_a_section_that_was_changed_stays(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    desktop(here, a={"command": "a"}, b={"command": "b"}, c={"command": "c"})
+    assert main(["wrap", "--yes"]) == 0
+    config = Path("mcp-guard.toml")
+    text = config.read_text().replace('command = "a"\n', 'command = "a"\ntimeout_seconds = 5\n')
+    config.write_text(text + '[tools."b__x"]\neffect = "read"\n')
+    assert main(["unwrap", "--yes"]) == 0
+    said = capsys.readouterr().out
+    assert "[upstreams.a] stays in" in said
+    assert "it was changed since" in said
+    assert list(upstreams()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("spelt", ["\\u0067hp_0123456789", "ghp\\/0123456789"])
+def test_a_secret_that_is_spelt_oddly_is_not_moved(
+    here: Path, kept: Callable[[], dict[str, str]], spelt: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = desktop(here, git={"command": "git", "env": {"TOKEN": "SPELT"}})
+    path.write_text(path.read_text().replace("SPELT", spelt))
+    before = all_files(here)
+    assert main(["wrap", "--move-secrets", "--yes"]) == 3
+    assert "is spelt with unusual escapes" in capsys.readouterr().err
+    assert all_files(here) == before
+    assert main(["wrap", "--yes"]) == 0
+    assert main(["unwrap", "--yes"]) == 0
+    assert path.read_bytes() == before[path]
+
+
+def test_a_copy_that_was_tampered_with_is_not_put_back(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = desktop(here)
+    assert main(["wrap", "--yes"]) == 0
+    wrapped = path.read_bytes()
+    [copy] = Path("state/clients").glob("*.before")
+    copy.write_text(copy.read_text().replace("mcp-server-git", "evil"))
+    assert main(["unwrap", "--yes"]) == 3
+    assert "is not what it was" in capsys.readouterr().err
+    assert path.read_bytes() == wrapped
+
+
+def test_a_guard_that_enforces_says_what_that_means(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    desktop(here)
+    assert main(["init", "--enforce", "--yes"]) == 0
+    assert main(["wrap", "--dry-run"]) == 0
+    assert "tools that no policy permits are not listed" in capsys.readouterr().out
 
 
 def test_what_cannot_be_undone_names_the_copy(here: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -98,6 +98,51 @@ def test_a_file_that_its_client_wrote_anew_gets_its_servers_back(sample: Sample)
     assert servers(sample, back) == {**servers(sample, sample.text), "new": {"command": "new"}}
 
 
+def crlf(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\n", "\r\n")
+
+
+def with_mark(text: str) -> str:
+    return "\ufeff" + text.removeprefix("\ufeff")
+
+
+def endless(text: str) -> str:
+    return text.rstrip()
+
+
+def tabbed(text: str) -> str:
+    return text.replace("  ", "\t")
+
+
+def minified(text: str) -> str:
+    return json.dumps(jsonc.parse(text).value, separators=(",", ":"))
+
+
+def doubled(text: str) -> str:
+    """Each set of servers has two members of one name, and then two of another; the last ones count."""
+    twins = '"twin": {"command": "no"}, "twin" :{"command": "yes"} ,/**/"n": 1, "n" : {"command":"n"},'
+    for key in ('"mcpServers":', '"servers":', '"context_servers":'):
+        text = text.replace(f"{key} {{", f"{key} {{{twins}").replace(f"{key}{{", f"{key}{{{twins}")
+    return text
+
+
+@given(
+    st.sampled_from(SAMPLES),
+    st.lists(st.sampled_from([crlf, with_mark, endless, tabbed, minified, doubled]), max_size=5),
+)
+def test_every_sample_in_every_guise(sample: Sample, guises: list[Callable[[str], str]]) -> None:
+    """There and back byte for byte; and with an edit in between, that edit and nothing else."""
+    text = sample.text
+    for guise in guises:
+        text = guise(text)
+    guised = Sample(sample.client, text, sample.key)
+    plan = planned(guised)
+    assert undone(guised, plan, plan.client_text) == text
+    assert undone(guised, plan, added_outside(plan.client_text)) == added_outside(text)
+    beside = undone(guised, plan, added_beside(plan.client_text, sample.key))
+    assert servers(guised, beside) == {**servers(guised, text), "new": {"command": "new"}}
+
+
 def test_what_is_there_again_is_not_overwritten() -> None:
     plan = planned(DESKTOP)
     edited = plan.client_text.replace('"guard": {', '"git": {"command": "mine"},\n    "guard": {')
@@ -209,9 +254,8 @@ def added_outside(text: str) -> str:
     return text.replace("{", '{"mine": "yes",', 1)
 
 
-def added_beside(text: str) -> str:
-    document = jsonc.parse(text)
-    node = servers_at(document, ("mcpServers",))
+def added_beside(text: str, key: tuple[str, ...] = ("mcpServers",)) -> str:
+    node = servers_at(jsonc.parse(text), key)
     assert node is not None
     return text[: node.start + 1] + '/**/"new": {"command": "new"},' + text[node.start + 1 :]
 
