@@ -114,15 +114,12 @@ def said_again(command: str, options: argparse.Namespace, found: str = "") -> st
     """The command as it was given, to be given again; `found` is the client, if none was named."""
     words = ["mcp-guard", command]
     words += [client] if (client := options.client or found) else []
-    words += [
-        each
-        for name in ("file", "scope")
-        if getattr(options, name)
-        for each in (f"--{name}", str(getattr(options, name)))
-    ]
+    words += ["--file", str(options.file)] if options.file else []
+    words += ["--scope", options.scope] if options.scope else []
     if command == "wrap":
         words += [each for name in options.server for each in ("--server", name)]
-    words += ["--move-secrets"] if command == "wrap" and options.move_secrets else []
+        words += ["--agent", options.agent] if options.agent else []
+        words += ["--move-secrets"] if options.move_secrets else []
     return shlex.join(words) + at_config(options.config)
 
 

@@ -65,6 +65,8 @@ def look(settings: Settings, start_upstreams: bool) -> Seen:
         user=os.geteuid(),
         policies_failure=failure,
         policies_note=note,
+        agents=tuple((name, (each.agent.owner, each.on_behalf_of)) for name, each in settings.agents.items()),
+        routes=tuple(settings.routes.values()),
         has_upstreams=bool(settings.servers),
         absent=tuple(sorted(missing)),
         trials=tuple(trials),

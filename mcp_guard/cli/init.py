@@ -94,7 +94,7 @@ def report(config: Path, start: Start) -> list[str]:
     elif start.is_alone:
         lines += [
             f"note: {start.owner} owns the agent and is its only approver, and nobody approves what their own agent",
-            "      asks for: as it stands, a call that waits can only be denied. Before you enforce, name another",
+            "      asks for: as it stands, a call that waits can only lapse. Before you enforce, name another",
             "      person in [approvers] and [routes], or set unsafe_self_approval = true there and approve your own.",
         ]
     return [*lines, "next:", *steps(next_steps(start, at))]

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from mcp_guard.clients.variables import BRACES, EDITOR, NO_VARIABLES, WINDSURF, Dialect
+from mcp_guard.clients.variables import Dialect, braces, editor, no_variables, windsurf
 from mcp_guard.core.errors import ConfigError
 
 USER, PROJECT, LOCAL = "user", "project", "local"
@@ -35,7 +35,7 @@ class Client:
     id: str
     title: str
     places: tuple[Place, ...]
-    dialect: Dialect = NO_VARIABLES
+    dialect: Dialect = no_variables
     extra: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -53,7 +53,7 @@ CLIENTS: tuple[Client, ...] = (
             Place(USER, "~/.claude.json", ("mcpServers",)),
             Place(LOCAL, "~/.claude.json", ("projects", ".", "mcpServers")),
         ),
-        BRACES,
+        braces,
     ),
     Client(
         "cursor",
@@ -62,7 +62,7 @@ CLIENTS: tuple[Client, ...] = (
             Place(PROJECT, "./.cursor/mcp.json", ("mcpServers",)),
             Place(USER, "~/.cursor/mcp.json", ("mcpServers",)),
         ),
-        EDITOR,
+        editor,
     ),
     Client(
         "vscode",
@@ -71,14 +71,14 @@ CLIENTS: tuple[Client, ...] = (
             Place(PROJECT, "./.vscode/mcp.json", ("servers",)),
             Place(USER, "$CONFIG/Code/User/mcp.json", ("servers",)),
         ),
-        EDITOR,
+        editor,
         {"type": "stdio"},
     ),
     Client(
         "windsurf",
         "Windsurf",
         (Place(USER, "~/.codeium/windsurf/mcp_config.json", ("mcpServers",)),),
-        WINDSURF,
+        windsurf,
     ),
     Client(
         "zed",

@@ -13,6 +13,7 @@ from mcp_guard.clients.known import Host, Spot
 from mcp_guard.clients.sections import Block, agent_block, append, defined, upstream_block
 from mcp_guard.clients.splicing import replace_members
 from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.text import printable
 
 NameEntry = Callable[[str, str], str]
 """The entry of the keyring for a secret, of a wanted name and its value."""
@@ -165,7 +166,7 @@ class _Maker:
         while True:
             placed = replace(server, upstream=name)
             places = self.places(placed)
-            block = upstream_block(placed, places, f"{self.spot.client.title}, `{_one_line(server.name)}`")
+            block = upstream_block(placed, places, f"{self.spot.client.title}, `{printable(server.name)}`")
             there = self.upstreams.get(name)
             if name not in self.placed and (there is None or there == tomllib.loads(block.text)["upstreams"][name]):
                 break
@@ -218,10 +219,6 @@ class _Maker:
 
 def _variable(upstream: str, key: str) -> str:
     return "MCP_GUARD_" + re.sub(r"[^A-Z0-9]", "_", f"{upstream}_{key}".upper())
-
-
-def _one_line(text: str) -> str:
-    return "".join(char if char.isprintable() else "?" for char in text)
 
 
 def _verify(before: Node, after: Node, change: tuple[Sequence[str], set[str], str, Mapping[str, object]]) -> None:

@@ -71,9 +71,6 @@ def windsurf(name: str, world: World) -> str:
     raise ClientsOwn(f"only the client knows what `${{{name}}}` is")
 
 
-NO_VARIABLES, BRACES, EDITOR, WINDSURF = no_variables, braces, editor, windsurf
-
-
 def _environment(variable: str, world: World, default: str | None = None) -> str:
     if looks_secret(variable):
         raise ClientsOwn(f"`{variable}` is a secret, which the guard keeps in `env` or `headers` only")
@@ -84,11 +81,9 @@ def _environment(variable: str, world: World, default: str | None = None) -> str
 
 
 def has_variables(text: str, dialect: Dialect) -> bool:
-    return dialect is not NO_VARIABLES and _VARIABLE.search(text) is not None
+    return dialect is not no_variables and _VARIABLE.search(text) is not None
 
 
 def resolve(text: str, dialect: Dialect, world: World) -> str:
     """The text with the values of its variables. Raises: Unresolved."""
-    if dialect is NO_VARIABLES:
-        return text
     return _VARIABLE.sub(lambda found: dialect(found.group(1), world), text)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mcp_guard.core.approval import Approval, may_decide
+from mcp_guard.core.approval import Approval, Route, may_decide
 from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import format_time
 
@@ -132,6 +132,9 @@ class Seen:
     approvers_with_keys: frozenset[str]
     policies_failure: tuple[str, str] | None
     policies_note: str
+    agents: tuple[tuple[str, tuple[str | None, ...]], ...]
+    """Each with those who answer for it, and so decide on none of its calls."""
+    routes: tuple[Route, ...]
     has_upstreams: bool
     absent: tuple[str, ...]
     trials: tuple[Trial, ...]
@@ -289,6 +292,20 @@ def _undecidable(pending: Pending, running: set[str], with_keys: frozenset[str],
     return None
 
 
+def routes(seen: Seen) -> Findings:
+    findings: Findings = []
+    for name, askers in seen.agents:
+        for route in seen.routes:
+            able = [who for who in route.approvers if route.unsafe_self_approval or who not in askers]
+            if len(able) < route.quorum:
+                what = (
+                    f"nobody approves what their own agent asks: {len(able)} may decide on calls of `{name}` on route"
+                )
+                fix = f"name others in routes.{route.name}.approvers, or set unsafe_self_approval = true there"
+                findings += _warning("routes", f"{what} `{route.name}`, which needs {route.quorum}", fix)
+    return findings or _ok("routes", f"{len(seen.routes)} routes, with people who may decide for each agent")
+
+
 def policies(seen: Seen) -> Findings:
     if seen.policies_failure is not None:
         what, fix = seen.policies_failure
@@ -355,7 +372,7 @@ def _some(numbers: Sequence[int]) -> str:
 
 CHECKS: tuple[Callable[[Seen], Findings], ...] = (
     state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards, calls_without_outcome, approvals,
-    policies, upstreams, refusals, clients,
+    routes, policies, upstreams, refusals, clients,
 )  # fmt: skip
 
 

@@ -1,4 +1,4 @@
-"""What `mcp-guard doctor` says of the clients it finds: each finding with the fix that mends it."""
+"""What `mcp-guard doctor` says of a new guard and of the clients it finds: each finding with the fix that mends it."""
 
 import json
 import shlex
@@ -47,6 +47,24 @@ def test_a_guard_without_servers(home: Path, capsys: pytest.CaptureFixture[str])
     main(["doctor", "--json"])
     [finding] = [each for each in json.loads(capsys.readouterr().out) if each["check"] == "upstreams"]
     assert (finding["level"], finding["what"]) == ("warning", "no server stands behind the guard")
+
+
+def test_an_owner_who_is_the_only_approver(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def routes() -> Finding:
+        capsys.readouterr()
+        main(["doctor", "--json"])
+        [found] = [each for each in json.loads(capsys.readouterr().out) if each["check"] == "routes"]
+        return {name: str(value) for name, value in found.items()}
+
+    assert routes()["level"] == "warning"
+    assert "0 may decide on calls of `my-agent` on route `reviewers`, which needs 1" in routes()["what"]
+    config = Path("mcp-guard.toml")
+    text = config.read_text()
+    config.write_text(text.replace("# unsafe_self_approval", "unsafe_self_approval"))
+    assert routes()["level"] == "ok"
+    other = '[approvers.zoe]\nname = "Zoe"\n'
+    config.write_text(text.replace("approvers = [", 'approvers = ["zoe", ') + other)
+    assert routes()["level"] == "ok"
 
 
 def test_no_client(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

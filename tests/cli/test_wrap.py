@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 
 from mcp_guard.cli import main
-from mcp_guard.clients.known import CLIENTS, Client, Host, Place
+from mcp_guard.cli.clients import this_host
+from mcp_guard.clients.known import CLIENTS, Client, Place
 from mcp_guard.config import load
 from tests.clients.samples import SAMPLES, Sample
 from tests.faults.disks import fill, small_disk
@@ -47,7 +48,7 @@ def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[s
 
 
 def desktop(here: Path, **servers: object) -> Path:
-    path = here / ".config" / "Claude" / "claude_desktop_config.json"
+    path = this_host().config_folder() / "Claude" / "claude_desktop_config.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps({"mcpServers": servers or {"git": GIT}}, indent=2))
     return path
@@ -72,8 +73,7 @@ PLACES = [(client, place) for client in CLIENTS for place in client.places]
 
 @pytest.mark.parametrize(("client", "place"), PLACES, ids=[f"{c.id}-{p.scope}" for c, p in PLACES])
 def test_every_client_there_and_back(here: Path, client: Client, place: Place) -> None:
-    host = Host("linux", here, os.environ, Path.cwd())
-    path = host.find(place)
+    path = this_host().find(place)
     path.parent.mkdir(parents=True, exist_ok=True)
     inner: object = {"git": GIT}
     for part in reversed(place.key):
