@@ -7,7 +7,8 @@ from pathlib import Path
 
 from mcp_guard.cli.clients import at_config
 from mcp_guard.cli.options import add_json
-from mcp_guard.cli.starting import Start, files, os_user, person
+from mcp_guard.cli.starting import Start, files, os_user, person, refuse_to_overwrite
+from mcp_guard.cli.table import steps
 from mcp_guard.config import check
 from mcp_guard.core.errors import ConfigError
 
@@ -46,13 +47,6 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         if getattr(options, name) is not None and not person(getattr(options, name)):
             made.error(f"--{name} must be a name")
     return options
-
-
-def refuse_to_overwrite(config: Path) -> None:
-    """Raises: ConfigError."""
-    for path in files(config, Start("", "", "")):
-        if path.exists():
-            raise ConfigError(f"`{path}` is there already", "mcp-guard doctor looks at it; or name another folder")
 
 
 def ask(options: argparse.Namespace) -> Start:
@@ -107,9 +101,3 @@ def next_steps(start: Start, at: str) -> list[tuple[str, str]]:
         (f"mcp-guard approvers add {start.approver_id}{at}", "a key for who approves, sealed with a passphrase"),
         (f"mcp-guard doctor{at}", "look for what is wrong, and what mends it"),
     ]
-
-
-def steps(commands: list[tuple[str, str]]) -> list[str]:
-    """Commands with what they do, in two columns."""
-    width = max(len(command) for command, _ in commands)
-    return [f"  {command:<{width}}   # {does}" for command, does in commands]

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_guard.clients.sections import key_of, text_of
+from mcp_guard.core.errors import ConfigError
 
 POLICIES, FIRST = "policies", "start.cedar"
 ROUTE = "reviewers"
@@ -85,6 +86,13 @@ def os_user() -> str:
 def files(config: Path, start: Start) -> dict[Path, str]:
     """The files of a new guard, with their texts."""
     return {config: config_text(start), config.parent / POLICIES / FIRST: FIRST_POLICIES}
+
+
+def refuse_to_overwrite(config: Path) -> None:
+    """Raises: ConfigError."""
+    for path in files(config, Start("", "", "")):
+        if path.exists():
+            raise ConfigError(f"`{path}` is there already", "mcp-guard doctor looks at it; or name another folder")
 
 
 def config_text(start: Start) -> str:

@@ -7,9 +7,8 @@ from pathlib import Path
 
 from mcp_guard.cli.changes import Change, differences, may_write
 from mcp_guard.cli.clients import arguments_of, at_config, find_spot, guard_command, said_again, this_host
-from mcp_guard.cli.init import refuse_to_overwrite, steps
-from mcp_guard.cli.starting import Start, files, os_user
-from mcp_guard.cli.table import print_lines
+from mcp_guard.cli.starting import Start, files, os_user, refuse_to_overwrite
+from mcp_guard.cli.table import print_lines, steps
 from mcp_guard.clients.entries import HARMLESS, secret_arguments
 from mcp_guard.clients.files import PRIVATE, File, read, refuse_if_changed, write
 from mcp_guard.clients.known import PROJECT, Spot
@@ -28,7 +27,7 @@ def main(arguments: list[str]) -> int:
     host = this_host()
     spot = find_spot(options, host)
     client_file = read(spot.path)
-    guard = guard_side(options.config.resolve(), spot)
+    guard = guard_side(options.config.resolve(), options.agent or spot.client.id)
     wish = Wish(
         config=guard.config,
         command=guard_command(),
@@ -88,13 +87,13 @@ class Job:
         return any(why not in HARMLESS or name in self.options.server for name, why in self.plan.left)
 
 
-def guard_side(config: Path, spot: Spot) -> GuardSide:
+def guard_side(config: Path, agent: str) -> GuardSide:
     """Raises: ConfigError if there is a configuration that does not load."""
     file = read(config, missing_ok=True)
     if file.mode is None:
         refuse_to_overwrite(config)
         user = os_user()
-        texts = files(config, Start(spot.client.id, user, user))
+        texts = files(config, Start(agent, user, user))
         settings = check(texts[config], config)
     else:
         texts, settings = {config: file.text}, load(config)

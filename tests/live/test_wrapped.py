@@ -3,6 +3,7 @@
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import anyio
 import pytest
 from mcp import Client, StdioServerParameters
 
-from tests.live.guarded import cli, log
+from tests.live.guarded import SERVERS, cli, log
 from tests.live.test_real_servers import BIN, NODE_SERVERS, anyio_backend, text
 
+LEAKY = SERVERS / "leaky.py"
 __all__ = ["anyio_backend"]
 pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")]
 
@@ -66,6 +68,27 @@ async def test_what_the_clients_file_then_says_serves_the_same_servers(
     assert json.loads(cli("verify", "--config", str(config), "--json").stdout)["ok"] is True
     cli("unwrap", *words)
     assert client_file.read_bytes() == before
+
+
+async def test_a_secret_that_the_client_resolves_reaches_the_server_and_nobody_else(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It stands in no file: the client puts it into the guard's environment, and the guard into the server's."""
+    secret = "a-secret-of-the-client"
+    entry = {"command": sys.executable, "args": [str(LEAKY), "LEAKY_TOKEN"], "env": {"LEAKY_TOKEN": "${input:token}"}}
+    client_file = tmp_path / ".vscode" / "mcp.json"
+    client_file.parent.mkdir()
+    client_file.write_text(json.dumps({"servers": {"leaky": entry}}))
+    monkeypatch.setenv("HOME", str(tmp_path))
+    cli("wrap", "vscode", "--file", str(client_file), "--config", str(tmp_path / "mcp-guard.toml"), "--yes")
+    server = read(client_file)["servers"]["guard"]
+    resolved = {name: value.replace("${input:token}", secret) for name, value in server["env"].items()}
+    with anyio.fail_after(60):
+        async with Client(
+            StdioServerParameters(command=server["command"], args=server["args"], env=resolved)
+        ) as client:
+            assert text(await client.call_tool("leaky__plain", {})) == "[secret LEAKY_TOKEN]"
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and secret.encode() in path.read_bytes()]
 
 
 def read(path: Path) -> Any:
