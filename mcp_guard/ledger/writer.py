@@ -125,8 +125,10 @@ FindKey = Callable[[str], SigningKey]
 
 
 class Writer:
-    """Commits ops in the order in which they were submitted, but for one that fails by itself. Nothing that was committed
-    is tried again."""
+    """Commits ops in the order in which they were submitted, but for one that fails by itself.
+
+    Nothing that was committed is tried again.
+    """
 
     def __init__(self, store: Store, key: SigningKey, clock: Clock, find_key: FindKey) -> None:
         self.store = store
