@@ -5,13 +5,14 @@ tlog-tiles: tile `n` of level `l` holds the roots of up to 256 complete subtrees
 subtree 256·n.
 """
 
-import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
+from mcp_guard.core.digests import sha256
+
 HASH_BYTES = 32
-EMPTY_ROOT = hashlib.sha256(b"").digest()
+EMPTY_ROOT = sha256(b"")
 TILE_HEIGHT = 8
 TILE_WIDTH = 1 << TILE_HEIGHT
 KEPT_TILES = 12
@@ -24,11 +25,11 @@ ReadTile = Callable[[int, int], Sequence[bytes]]
 
 
 def leaf_hash(entry: bytes) -> bytes:
-    return hashlib.sha256(b"\x00" + entry).digest()
+    return sha256(b"\x00" + entry)
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
-    return hashlib.sha256(b"\x01" + left + right).digest()
+    return sha256(b"\x01" + left + right)
 
 
 def append(edge: Sequence[bytes], size: int, leaf: bytes, completed: Completed = lambda *_: None) -> list[bytes]:
