@@ -36,7 +36,8 @@ def begin_apart(work: Callable[[], Result]) -> Callable[[], Result]:
         if not data and code in EXITS:
             sys.exit(code)
         if not data:
-            raise ConfigError("the process that read the configuration died", "mcp-guard doctor shows its error")
+            hint = "mcp-guard policy validate shows its error"
+            raise ConfigError("the process that read the configuration died", hint)
         result: Result | ConfigError = pickle.loads(data)  # noqa: S301 - written by our own child
         if isinstance(result, ConfigError):
             raise result
