@@ -11,7 +11,7 @@ from mcp_guard.cli.late import LATE
 from tests.live.guarded import Client, scripted, text, write_config
 
 HEAVY = (
-    *LATE, "_hashlib", "_ssl", "argparse", "ast", "concurrent.futures.thread", "ctypes", "dis", "email",
+    *LATE, "_hashlib", "_ssl", "argparse", "ast", "cryptography", "concurrent.futures.thread", "ctypes", "dis", "email",
     "gettext", "html.entities", "http", "httpx2", "importlib.abc", "importlib.metadata", "jinja2", "jwt", "lzma",
     "multiprocessing", "pydantic", "random", "rich", "secrets", "shutil", "starlette", "tempfile", "tomllib",
     "unittest", "urllib.request", "uvicorn", "webauthn", "xml", "mcp_guard.config", "mcp_guard.core.drift",
