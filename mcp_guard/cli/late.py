@@ -4,7 +4,6 @@ A guard lives with every client session, so what it does not use it does not hol
 taken away: whoever needs one of these gets it whole.
 """
 
-import importlib
 import sys
 from collections.abc import Sequence
 from importlib.machinery import ModuleSpec, PathFinder
@@ -67,6 +66,3 @@ class LateFinder:
 def load_late() -> None:
     """From now on, what is in `LATE` and not yet imported is loaded at its first use."""
     sys.meta_path.insert(0, LateFinder())
-    sys.modules["_hashlib"] = None  # type: ignore[assignment] # so hashlib does without OpenSSL; see core.digests
-    importlib.import_module("hashlib")
-    del sys.modules["_hashlib"]

@@ -5,6 +5,7 @@ looks at it. Duplicate keys, NaN and infinities, lone surrogates, integers that 
 and payloads too deep or too large never get further.
 """
 
+import hashlib
 import json
 import math
 from dataclasses import dataclass
@@ -12,8 +13,6 @@ from typing import Any, NoReturn
 
 import orjson
 import rfc8785
-
-from mcp_guard.core.digests import sha256
 
 MAX_SAFE_INTEGER = 2**53 - 1
 _SORTED = orjson.OPT_SORT_KEYS
@@ -129,7 +128,7 @@ def _refuse_number(value: float) -> NoReturn:
 
 def digest(data: bytes) -> str:
     """SHA-256 as `sha256:<hex>`."""
-    return "sha256:" + sha256(data).hex()
+    return "sha256:" + hashlib.sha256(data).hexdigest()
 
 
 def digest_json(value: Any) -> str:

@@ -5,14 +5,13 @@ tlog-tiles: tile `n` of level `l` holds the roots of up to 256 complete subtrees
 subtree 256·n.
 """
 
+import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from mcp_guard.core.digests import sha256
-
 HASH_BYTES = 32
-EMPTY_ROOT = sha256(b"")
+EMPTY_ROOT = hashlib.sha256(b"").digest()
 TILE_HEIGHT = 8
 TILE_WIDTH = 1 << TILE_HEIGHT
 KEPT_TILES = 12
@@ -25,11 +24,11 @@ ReadTile = Callable[[int, int], Sequence[bytes]]
 
 
 def leaf_hash(entry: bytes) -> bytes:
-    return sha256(b"\x00" + entry)
+    return hashlib.sha256(b"\x00" + entry).digest()
 
 
 def node_hash(left: bytes, right: bytes) -> bytes:
-    return sha256(b"\x01" + left + right)
+    return hashlib.sha256(b"\x01" + left + right).digest()
 
 
 def append(edge: Sequence[bytes], size: int, leaf: bytes, completed: Completed = lambda *_: None) -> list[bytes]:

@@ -6,6 +6,7 @@ payload)`, and payload and salt live apart, where they can be erased while the p
 """
 
 import base64
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -16,7 +17,6 @@ import orjson
 
 from mcp_guard.core import canonical, rates
 from mcp_guard.core.bounds import EVIDENCE, MOST_TEXT, bounded
-from mcp_guard.core.digests import sha256
 from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros, Mode, Opinion, Origins, Past
 from mcp_guard.core.redaction import hide, hide_execution, hide_fields, texts_of
 
@@ -57,7 +57,7 @@ def _format_second(seconds: int) -> str:
 
 
 def commitment(salt: bytes, payload: bytes) -> str:
-    return "sha256:" + sha256(salt + payload).hex()
+    return "sha256:" + hashlib.sha256(salt + payload).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

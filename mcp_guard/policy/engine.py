@@ -3,7 +3,6 @@
 Implements `ports.Policies`. Nothing here raises once loaded: whatever goes wrong while deciding is a deny that says so.
 """
 
-import hashlib
 import json
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
@@ -14,6 +13,7 @@ import cedarpy
 import orjson
 from cedarpy import Entities, Schema
 
+from mcp_guard.core import canonical
 from mcp_guard.core.decision import opinion
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import NO_PAST, Call, Counter, Decision, Effect, Instance, Json, Outcome, Tool
@@ -71,7 +71,7 @@ class PolicyEngine:
             {"policies": dict(source.texts), "schema": schema, "rules": rules, "engine": ENGINE,
              "mangling": MANGLING_VERSION, "dormant": self.dormant}, option=orjson.OPT_SORT_KEYS
         )  # fmt: skip
-        self.version = f"sha256:{hashlib.sha256(self.material).hexdigest()}"  # once a set: nothing is loaded to hash it
+        self.version = canonical.digest(self.material)
 
     @property
     def rules(self) -> Ruleset:
