@@ -42,8 +42,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         description="Erase the payloads of receipts that fit all that is said. The receipts and the proof stay.",
     )
     made.add_argument("--before", type=read_date, metavar="DATE", help="older than this: 2026-01-31, or with a time")
-    made.add_argument("--call", metavar="ID", help="of this call")
-    made.add_argument("--instance", metavar="ID", help="of this instance")
+    made.add_argument("--call", metavar="CALL", help="of this call")
+    made.add_argument("--instance", metavar="INSTANCE", help="of this instance")
     made.add_argument("--user", metavar="NAME", help="on behalf of this user")
     made.add_argument("--resource", type=read_resource, metavar="TYPE/ID", help="of calls that touched this resource")
     made.add_argument("--reason", metavar="TEXT", required=True, help="why; it stands in the receipt for good")

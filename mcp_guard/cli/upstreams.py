@@ -35,7 +35,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     signing_in.add_argument("--no-browser", action="store_true", help="only print the address")
     signing_out = verbs.add_parser("logout", help="forget the tokens; at the upstream they end in their own time")
     for verb in (signing_in, signing_out):
-        verb.add_argument("name", metavar="NAME", help="the upstream, as the configuration names it")
+        verb.add_argument("name", metavar="UPSTREAM", help="the upstream, as the configuration names it")
         add_config(verb)
         add_json(verb)
     return made.parse_args(arguments)

@@ -13,8 +13,8 @@ from mcp_guard.policy.starter import start_cases, start_policy
 def main(arguments: list[str]) -> int:
     made = parser("policy new", "Start a policy file and its cases from a tool's schema; starts the upstreams.")
     made.add_argument("tool", metavar="TOOL", help="the tool as it is listed, such as crm__update_deal")
-    made.add_argument("--group", metavar="NAME", help="the agents that may use it (default: the first agent's group)")
-    made.add_argument("--route", metavar="NAME", help="who approves (default: the first route; a read is not gated)")
+    made.add_argument("--group", metavar="GROUP", help="the agents that may use it (default: the first agent's group)")
+    made.add_argument("--route", metavar="ROUTE", help="who approves (default: the first route; a read is not gated)")
     made.add_argument("--out", type=Path, metavar="FILE", help="the policy file (default: TOOL.cedar in the policies)")
     options = made.parse_args(arguments)
     settings = load(options.config)
