@@ -88,7 +88,7 @@ def confirm(count: int) -> None:
     """Raises: LedgerError unless somebody at a terminal says yes."""
     if not sys.stdin.isatty():
         raise LedgerError(f"the payloads of {count} receipts would be erased for good", "confirm it: --yes")
-    print(f"erase the payloads of {count} receipts for good? [y/N] ", end="", flush=True)
+    print(f"erase the payloads of {count} receipts for good? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise LedgerError("nothing was erased", "count without erasing: --dry-run")
 

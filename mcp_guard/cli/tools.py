@@ -171,7 +171,7 @@ def show_diff(writer: Writer, options: argparse.Namespace) -> int:
         return 0
     print_diff(entry, after, found)
     if after.state is not State.PINNED:
-        print(f'hint: mcp-guard tools accept {entry.name}@{after.hash[SHORT]} --why "…"')
+        print(f'hint: mcp-guard tools accept {entry.name}@{after.hash[SHORT]} --why "…"', file=sys.stderr)
     return 0
 
 
