@@ -98,7 +98,8 @@ def test_fish_offers_the_same(scripts: Path) -> None:
 def test_zsh_offers_the_same(scripts: Path) -> None:
     program = f"""
 zmodload zsh/zpty; zpty z zsh -f -i
-zpty -w z 'PS1=; fpath=({scripts} $fpath); autoload -Uz compinit; compinit -u -D; print $((6 * 7))nd'; zpty -r z out '*42nd*'
+zpty -w z 'PS1=; fpath=({scripts} $fpath); autoload -Uz compinit; compinit -u -D; print $((6 * 7))nd'
+zpty -r z out '*42nd*'
 for line in 'approvals approve --a/*--as*' 'log --kind=approval.g/*granted*' 'sec/*secrets*'; do
   zpty -w -n z "mcp-guard ${{line%%/*}}"$'\\t'; zpty -r z out "${{line##*/}}" && print found; zpty -w -n z $'\\C-u'
 done"""

@@ -1,4 +1,4 @@
-"""What every command keeps: help, exit codes, where it prints, and JSON where it is promised. By the parsers themselves."""
+"""What every command keeps, by its own parser: help, exit codes, where it prints, and JSON where it is promised."""
 
 import argparse
 import json
@@ -11,6 +11,7 @@ from mcp_guard.cli import main
 from mcp_guard.cli.completion.parsers import Command, commands
 from tests.cli.conftest import Past
 from tests.live.guarded import scripted, write_config
+
 
 def name(command: Command) -> str:
     return " ".join(command.words)
@@ -46,8 +47,7 @@ def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str,
     try:
         code = main(words)
     except SystemExit as end:
-        assert isinstance(end.code, int)
-        code = end.code
+        code = int(end.code or 0)
     said = capsys.readouterr()
     return code, said.out, said.err
 
@@ -86,11 +86,11 @@ def test_json_is_an_option_of_every_command_that_promises_it() -> None:
 
 
 READING = (
-    "log", "show 11", "status", "doctor", "verify", "ledger prove 11", "ledger events", "keys list", "approvals list --all",
-    "approvers list", "tools list", "tools show up__echo", "tools diff up__echo", "agents list", "instances list --all",
-    "secrets list", "policy fmt --check", "policy lint", "policy schema", "policy explain 11", "policy shadow",
-    "policy export", "policy suggest", "ledger forget --call call_x --reason x --dry-run", "tail --last 99 --until intent",
-    "policy validate",
+    "log", "show 11", "status", "doctor", "verify", "ledger prove 11", "ledger events", "keys list",
+    "approvals list --all", "approvers list", "tools list", "tools show up__echo", "tools diff up__echo", "agents list",
+    "instances list --all", "secrets list", "policy fmt --check", "policy lint", "policy schema", "policy explain 11",
+    "policy shadow", "policy export", "policy suggest", "ledger forget --call call_x --reason x --dry-run",
+    "tail --last 99 --until intent", "policy validate",
 )  # fmt: skip
 LINES = ("tail", "ledger prove", "ledger events")
 """Those that print one document a line."""
