@@ -1,14 +1,14 @@
 """`mcp-guard doctor`: look at everything that a guard needs, and say of each what is wrong and what mends it."""
 
 import argparse
-import asyncio
 import json
 import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 
-from mcp_guard.app import CLOCK, ledger_settings, listed_tools, policy_world
+from mcp_guard.app import CLOCK, ledger_settings, policy_world
+from mcp_guard.cli.listing import list_tools
 from mcp_guard.cli.options import add_json, parser
 from mcp_guard.cli.self_test import try_refusals
 from mcp_guard.cli.table import print_table
@@ -26,7 +26,7 @@ EXIT_CODES = {Level.OK: 0, Level.WARNING: 1, Level.PROBLEM: 2}
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    findings = examine(look(load(options.config), options.upstreams))
+    findings = examine(look(load(options.config), options.upstreams, options.json))
     if options.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
     else:
@@ -49,13 +49,13 @@ def row(finding: Finding) -> Sequence[object]:
     return finding.check, str(finding.level), finding.what, finding.fix
 
 
-def look(settings: Settings, start_upstreams: bool) -> Seen:
+def look(settings: Settings, start_upstreams: bool, quiet: bool) -> Seen:
     """See everything; what cannot be seen is a finding, never an error of this command."""
     examined = examine_folder(settings.state_dir, custody_of(ledger_settings(settings)).find)
     tools: list[Tool] = []
     absent, missing = set(settings.servers), set[str]()
     if start_upstreams:
-        tools, absent = asyncio.run(listed_tools(settings))
+        tools, absent = list_tools(settings, quiet)
         missing = absent
     failure, note, trials = check_policies(settings, tools, absent)
     seen = {field.name: getattr(examined, field.name) for field in fields(Examined)}

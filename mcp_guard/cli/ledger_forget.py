@@ -5,6 +5,7 @@ import json
 import os
 import pwd
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 
@@ -14,6 +15,7 @@ from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.erasure import Order, Selection, calls_on, erase_some, kept_receipts, tidy
 from mcp_guard.ledger.opening import open_writer
+from mcp_guard.ledger.verify.progress import Progress
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.storage.sqlite import Store
 
@@ -31,7 +33,9 @@ def main(arguments: list[str]) -> int:
         return say(options, {"receipts": count, "needed": needed, "erased": 0})
     if not options.yes:
         confirm(count)
-    erased = erase(writer, Order(selection, options.reason, operator(), spares_replies=False))
+    order = Order(selection, options.reason, operator(), spares_replies=False)
+    with Progress(quiet=options.json) as progress:
+        erased = erase(writer, order, lambda done: progress.tell(done, count))
     emptied = writer.read(lambda store: store.truncate_wal())
     return say(options, {"receipts": count, "needed": needed, "erased": erased, "wal_emptied": emptied})
 
@@ -101,11 +105,12 @@ def operator() -> str:
         return f"operator {os.getuid()}"
 
 
-def erase(writer: Writer, order: Order) -> int:
+def erase(writer: Writer, order: Order, tell: Callable[[int], None]) -> int:
     total, after = 0, -1
     while True:
         count, following = writer.run(partial(erase_some, order=order, after=after))
         total += count
+        tell(total)
         if following is None:
             return total
         after = following

@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     add_json(made)
     options = made.parse_args(arguments)
     settings = load(options.config)
-    tools = {tool.listed_as: tool for tool in live_world(settings).tools}
+    tools = {tool.listed_as: tool for tool in live_world(settings, options.json).tools}
     if options.tool not in tools:
         near = difflib.get_close_matches(options.tool, tools, 3) or sorted(tools)[:5]
         raise PolicyError(f"no tool `{options.tool}` is listed", f"there is {', '.join(near)}, …")
