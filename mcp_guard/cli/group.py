@@ -29,7 +29,8 @@ def run(prog: str, commands: Commands, words: Sequence[str]) -> int:
         print(usage(prog, commands))
         return OK
     if words[0] not in commands:
-        print(f"mcp-guard: no command `{words[0]}`\nhint: {nearest(prog, commands, words[0])}", file=sys.stderr)
+        wanted = f"{prog} {words[0]}".removeprefix("mcp-guard ")
+        print(f"mcp-guard: no command `{wanted}`\nhint: {nearest(prog, commands, words[0])}", file=sys.stderr)
         return USAGE
     main: Callable[[list[str]], int] = module_of(commands, words[0]).main
     return main(list(words[1:]))

@@ -5,6 +5,7 @@
 
 from pathlib import Path
 
+from mcp_guard.cli.head import remember
 from mcp_guard.cli.ledger_file import ledger_path, parser
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.verify import FAILED, OK, Unusable, add_options, render, verify
@@ -26,5 +27,7 @@ def main(arguments: list[str]) -> int:
             report = verify(path, options.key or [path.parent / "ledger.pub"], options, progress.tell)
     except Unusable as error:
         raise LedgerError(f"cannot verify: {error}", "name what and by which key: INPUT --key FILE") from None
+    if report.ok and report.scope == "ledger" and options.input is None and options.ledger is None:
+        remember(path, report)
     print(render(report, options.json))
     return OK if report.ok else FAILED

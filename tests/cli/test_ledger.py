@@ -17,7 +17,7 @@ def test_without_a_subcommand_it_says_what_there_is() -> None:
     assert cli("ledger", "--help").returncode == 0
     wrong = cli("ledger", "destroy", check=False)
     assert wrong.returncode == 2
-    assert wrong.stderr == "mcp-guard: no subcommand `ledger destroy`\nhint: mcp-guard ledger --help\n"
+    assert wrong.stderr == "mcp-guard: no command `ledger destroy`\nhint: mcp-guard ledger --help\n"
 
 
 def test_an_export_says_what_it_did_and_its_repetition_that_nothing_was_new(past: Past, tmp_path: Path) -> None:
