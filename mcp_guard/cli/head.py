@@ -60,11 +60,8 @@ def say_head(head: Head, is_signed: bool | None, key: str, now: int) -> list[str
     verified = "never here: mcp-guard verify"
     if head.verified is not None:
         at, receipts = head.verified
-        whole = (
-            f"{receipts} of {head.receipts} receipts"
-        if receipts > head.receipts:
-            whole = f"{receipts} receipts, more than there are now"
-        )
+        of_now = f"{receipts} of {head.receipts} receipts"
+        whole = of_now if receipts <= head.receipts else f"{receipts} receipts, more than there are now"
         verified = f"{whole}, {_days(now - at)} ago ({_day(at)})"
     return [
         f"head: {signed}{age}",
