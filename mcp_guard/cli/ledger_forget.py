@@ -65,7 +65,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def read_date(text: str) -> int:
     """Microseconds since the epoch; UTC unless it says otherwise."""
-    at = datetime.fromisoformat(text)
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"`{text}` is no date; write 2026-01-31, or 2026-01-31T08:00") from None
     return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1_000_000)
 
 

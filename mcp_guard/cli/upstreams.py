@@ -45,7 +45,8 @@ def find(settings: Settings, name: str) -> tuple[OAuthSettings, Keeping]:
     """Raises: ConfigError."""
     server = settings.servers.get(name)
     if server is None:
-        raise ConfigError(f"no upstream `{name}` in [upstreams]", "mcp-guard policy validate lists what there is")
+        known = ", ".join(f"`{each}`" for each in settings.servers)
+        raise ConfigError(f"no upstream `{name}` in [upstreams]; there is: {known or 'none'}", "name one of them")
     if server.oauth is None or not server.oauth.is_interactive:
         hint = f'[upstreams.{name}.oauth] grant = "authorization_code"'
         raise ConfigError(f"upstream `{name}` is not one that people sign in to", hint)

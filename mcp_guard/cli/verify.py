@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
         with Progress(quiet=options.json) as progress:
             report = verify(path, options.key or [path.parent / "ledger.pub"], options, progress.tell)
     except Unusable as error:
-        raise LedgerError(f"cannot verify: {error}", "name what and by which key: INPUT --key FILE") from None
+        raise LedgerError(f"cannot verify: {error}", "mcp-guard verify [INPUT --key FILE]; see --help") from None
     if report.ok and report.scope == "ledger" and options.input is None and options.ledger is None:
         remember(path, report)
     print(render(report, options.json))

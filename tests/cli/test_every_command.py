@@ -139,3 +139,25 @@ def test_json_is_all_that_is_printed_by_commands_that_change_something(
     assert done("policy test", codes=(0, 1))
     assert done("policy coverage", codes=(0, 1))["allow-all"]["decisions"] == 0
     assert done(f"ledger export {tmp_path / 'out'}")["receipts"] > 10
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ("ledger forget --reason x --before yesterday", "`yesterday` is no date; write 2026-01-31"),
+        ("policy replay --candidate x --since yesterday", "`yesterday` is no time; write 2026-01-31, or an age"),
+        ("instances issue --ttl 9x", "`9x` is no time; write 900, 30m, 1h or 2d"),
+    ],
+)
+def test_what_cannot_be_read_is_said_with_the_form_it_has(
+    words: str, message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, _, err = run(words.split(), capsys)
+    assert (code, message in err) == (2, True), err
+
+
+def test_a_ledger_without_receipts_has_no_keys_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    at = ["--json", "--config", str(write_config(tmp_path, scripted("up", tmp_path)))]
+    assert run(["agents", "list", *at], capsys)[0] == 0
+    assert run(["keys", "list", *at], capsys) == (0, "[]\n", "")
+    assert run(["status", *at], capsys)[0] == 0

@@ -31,11 +31,11 @@ def add_span(made: argparse.ArgumentParser) -> None:
 
 
 def read_time(text: str) -> str:
-    """The beginning of a receipt's time. Raises: ValueError, which argparse explains."""
+    """The beginning of a receipt's time. Raises: argparse.ArgumentTypeError."""
     if ago := re.fullmatch(r"(\d+)([smhdw])", text):
         return format_time(time.time_ns() // 1000 - int(ago[1]) * SECONDS[ago[2]] * 1_000_000)
     if not re.match(r"\d{4}-\d\d-\d\d", text):
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"`{text}` is no time; write 2026-01-31, or an age: 90m, 12h, 7d")
     return text.replace(" ", "T")
 
 

@@ -15,7 +15,10 @@ def live_world(settings: Settings, quiet: bool) -> World:
     if absent:
         names = ", ".join(f"`{name}`" for name in sorted(absent))
         where = settings.state_dir / "upstreams"
-        raise UpstreamError(f"no tools from {names}, so no policy on them can be checked", f"see its stderr in {where}")
+        raise UpstreamError(
+            f"no tools from {names}, so no policy on them can be checked",
+            f"start it by hand: is it installed, and on PATH? Its stderr is in {where}",
+        )
     return policy_world(settings, tools, absent)
 
 
