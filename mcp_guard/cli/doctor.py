@@ -18,6 +18,7 @@ from mcp_guard.core.health import Finding, Level, Seen, Trial, examine, worst
 from mcp_guard.core.model import Tool
 from mcp_guard.ledger.examination import Examined, examine_folder
 from mcp_guard.ledger.opening import custody_of
+from mcp_guard.ledger.verify.report import count
 from mcp_guard.policy.engine import load_policies
 from mcp_guard.settings import Settings
 
@@ -32,7 +33,7 @@ def main(arguments: list[str]) -> int:
     else:
         print_table(("check", "", "what", "fix"), map(row, findings))
         levels = Counter(finding.level for finding in findings)
-        print(f"{levels[Level.PROBLEM]} problems, {levels[Level.WARNING]} warnings")
+        print(f"{count(levels[Level.PROBLEM], 'problem')}, {count(levels[Level.WARNING], 'warning')}")
     return EXIT_CODES[worst(findings)]
 
 

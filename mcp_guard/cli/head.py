@@ -11,6 +11,7 @@ from pathlib import Path
 
 from mcp_guard.core.receipt import format_time
 from mcp_guard.ledger.verify import Report
+from mcp_guard.ledger.verify.report import count
 from mcp_guard.storage.examination import looking_at
 from mcp_guard.storage.key_rows import Witnessed
 
@@ -87,4 +88,4 @@ def _day(at: int) -> str:
 
 def _days(span: int) -> str:
     days = max(0, span) // DAY
-    return f"{days} day{'' if days == 1 else 's'}" if days else "less than a day"
+    return count(days, "day") if days else "less than a day"

@@ -12,5 +12,5 @@ from mcp_guard.settings import Settings
 def list_tools(settings: Settings, quiet: bool, pins: Pins | None = None) -> tuple[list[Tool], set[str]]:
     """As `app.listed_tools`: the tools, and the names of the upstreams that could not be listed."""
     with Progress(quiet=quiet) as progress:
-        progress.say(f"starting {', '.join(settings.servers)} …")
+        progress.say(f"starting {', '.join(f'`{name}`' for name in settings.servers)} …")
         return asyncio.run(listed_tools(settings, pins))

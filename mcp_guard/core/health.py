@@ -211,7 +211,7 @@ def key(seen: Seen) -> Findings:
         return []
     if seen.contents.key_id not in seen.public_ids:
         what = f"ledger.pub does not hold the key in force, {seen.contents.key_id}"
-        return _problem("key", what, "move it away; the next mcp-guard run writes it anew")
+        return _problem("key", what, "move it away, if it is there; the next mcp-guard run writes it anew")
     return _ok("key", f"{seen.contents.key_id}, at hand and in ledger.pub")
 
 
@@ -278,9 +278,8 @@ def policies(seen: Seen) -> Findings:
 def upstreams(seen: Seen) -> Findings:
     if not seen.absent:
         return []
-    return _problem(
-        "upstreams", f"no tools from {', '.join(seen.absent)}", "see upstreams/NAME.stderr.log in the state"
-    )
+    fix = "start it by hand; what it says is in upstreams/NAME.stderr.log of the state folder"
+    return _problem("upstreams", f"no tools from {', '.join(seen.absent)}", fix)
 
 
 def refusals(seen: Seen) -> Findings:

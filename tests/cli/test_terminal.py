@@ -42,7 +42,7 @@ def test_progress_is_shown_and_gone_in_the_end(tmp_path: Path) -> None:
 
 def test_the_start_of_the_upstreams_is_told(past: Past) -> None:
     shown = on_terminal("policy", "validate", "--config", str(past.config))
-    assert shown == "\r\x1b[Kstarting up …\r\r\x1b[K"
+    assert shown == "\r\x1b[Kstarting `up` …\r\r\x1b[K"
 
 
 @pytest.mark.parametrize(
