@@ -66,6 +66,9 @@ def _become(asked: dict[str, Any]) -> NoReturn:
     """The command, to its end, or to the alarm."""
     code = 1
     signal.alarm(SECONDS)
+    measured = sys.modules["coverage"].Coverage.current() if "coverage" in sys.modules else None
+    if measured:
+        measured._collector.data.clear()  # what was measured while importing, the server itself saves in the end
     try:
         for number, file in enumerate(("/dev/null", *asked["files"])):
             os.dup2(os.open(file, os.O_RDWR), number)
@@ -80,7 +83,7 @@ def _become(asked: dict[str, Any]) -> NoReturn:
     finally:
         sys.stdout.flush()
         sys.stderr.flush()
-        if "coverage" in sys.modules and (measured := sys.modules["coverage"].Coverage.current()):
+        if measured:
             measured.save()
         os._exit(code)
 
