@@ -11,7 +11,7 @@ from mcp_guard.cli.terminal import is_coloured
 from mcp_guard.core.diff import Part, marked, shorten
 from mcp_guard.core.text import printable
 
-__all__ = ["print_lines", "print_table", "print_words", "printable"]
+__all__ = ["print_lines", "print_table", "print_words", "printable", "steps"]
 
 
 def plain(value: object) -> object:
@@ -55,3 +55,9 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> No
     for line in lines:
         table.add_row(*(Text(cell) for cell in line))
     Console(color_system="auto" if is_coloured() else None).print(table)
+
+
+def steps(commands: list[tuple[str, str]]) -> list[str]:
+    """Commands with what they do, in two columns."""
+    width = max(len(command) for command, _ in commands)
+    return [f"  {command:<{width}}   # {does}" for command, does in commands]

@@ -19,7 +19,14 @@ def name(command: Command) -> str:
 
 EVERY = [each for each in commands() if each.words]
 LEAVES = [each for each in EVERY if each.parser]
-NO_CONFIG = {"connect", "secrets set", "secrets remove"}
+NO_CONFIG = {
+    "connect",
+    "secrets set",
+    "secrets remove",
+    "init",
+    "wrap",
+    "unwrap",
+}  # the last three make one, or need none
 NO_JSON = {"run", "serve", "connect", "completion"}
 
 
