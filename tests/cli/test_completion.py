@@ -71,6 +71,7 @@ def test_bash_offers_what_an_argument_takes(scripts: Path, past: Past) -> None:
         f"mcp-guard verify {past.config.parent}/mcp": {str(past.config)},
         f"mcp-guard ledger export {past.config.parent}/sta": {f"{past.config.parent}/state"},
         "mcp-guard log --last ''": set[str](),
+        "$GUARD wrap curs": {"cursor"},
         f"$GUARD approvals approve {config} --as ''": {"alice", "bob", "carol"},
         f"$GUARD approvals approve {config} --as alice ''": {past.pending},
         f"$GUARD agents disable {config} ''": {"tester"},

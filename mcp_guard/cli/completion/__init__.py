@@ -13,8 +13,8 @@ from mcp_guard.cli.options import parser
 SHELLS = {"bash": "'\\''", "zsh": "'\\''", "fish": "\\'"}
 """Each with the way it writes a quote within quotes."""
 NAMED = {
-    "AGENT": "agents", "APPROVER": "approvers", "ID": "approvals", "INSTANCE": "instances", "ROUTE": "routes",
-    "TOOL": "tools", "TOOL[@HASH]": "tools", "UPSTREAM": "upstreams", "WITNESS": "witnesses",
+    "AGENT": "agents", "APPROVER": "approvers", "CLIENT": "clients", "ID": "approvals", "INSTANCE": "instances",
+    "ROUTE": "routes", "TOOL": "tools", "TOOL[@HASH]": "tools", "UPSTREAM": "upstreams", "WITNESS": "witnesses",
 }  # fmt: skip
 """By metavar: arguments that are names that exist now."""
 

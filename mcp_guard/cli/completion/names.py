@@ -11,11 +11,15 @@ STATE = "state"
 """The default of `guard.state_dir`."""
 SECTIONS = ("agents", "approvers", "notifiers", "routes", "upstreams", "witnesses")
 IN_LEDGER = ("agents", "approvals", "instances", "tools")
-KINDS = tuple(dict.fromkeys((*SECTIONS, *IN_LEDGER)))
+KINDS = tuple(dict.fromkeys((*SECTIONS, *IN_LEDGER, "clients")))
 
 
 def names(kind: str, config: Path) -> list[str]:
     """Of the configuration and, if there is one, the ledger; both are only read. Raises: ConfigError, LedgerError."""
+    if kind == "clients":
+        from mcp_guard.clients.known import CLIENTS
+
+        return [client.id for client in CLIENTS]
     try:
         data = tomllib.loads(config.read_text())
     except (OSError, ValueError) as error:

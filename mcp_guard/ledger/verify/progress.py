@@ -19,8 +19,6 @@ class Progress:
         self._is_on = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._began = time.monotonic()
         self._due = 0.0
-        if not self._is_on:
-            self.tell = untold  # type: ignore[method-assign]
 
     def __enter__(self) -> "Progress":
         return self
@@ -30,8 +28,7 @@ class Progress:
             self._write(CLEAR)
 
     def tell(self, done: int, of: int) -> None:
-        now = time.monotonic()
-        if now < self._due or done <= 0:
+        if not self._is_on or done <= 0 or (now := time.monotonic()) < self._due:
             return
         left = (of - done) * (now - self._began) / done
         ends = f", about {left:.0f} s left" if left >= 1 else ""
