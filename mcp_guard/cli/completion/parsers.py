@@ -71,6 +71,9 @@ def _below(words: tuple[str, ...], listed: group.Commands) -> Iterator[Command]:
             continue
         parser = parser_of(module.main)
         verbs = subparsers(parser)
-        yield Command(path, about, None if verbs else parser)
-        for verb in verbs._choices_actions if verbs else ():
-            yield Command((*path, verb.dest), verb.help or "", verbs.choices[verb.dest] if verbs else None)
+        if verbs is None:
+            yield Command(path, about, parser)
+            continue
+        yield Command(path, about, None)
+        for verb in verbs._choices_actions:
+            yield Command((*path, verb.dest), verb.help or "", verbs.choices[verb.dest])
