@@ -8,6 +8,6 @@ def is_coloured() -> bool:
     """Whether standard output takes styles. https://no-color.org; FORCE_COLOR and CLICOLOR_FORCE are for pipes."""
     if os.environ.get("NO_COLOR"):
         return False
-    if os.environ.get("FORCE_COLOR") or os.environ.get("CLICOLOR_FORCE", "0") != "0":
+    if os.environ.get("FORCE_COLOR") or os.environ.get("CLICOLOR_FORCE", "") not in ("", "0"):
         return True
     return sys.stdout.isatty() and os.environ.get("TERM") != "dumb"
