@@ -56,7 +56,7 @@ def _verified(note: Path) -> tuple[int, int] | None:
 
 
 def say_head(head: Head, is_signed: bool | None, key: str, now: int) -> list[str]:
-    signed = "not signed as it stands: mcp-guard doctor" if is_signed is False else f"signed with key {key}"
+    said = {None: "no receipt yet", False: "not signed as it stands: mcp-guard doctor", True: f"signed with key {key}"}
     age = f", in force since {_day(head.key_since)} ({_days(now - head.key_since)})" if head.key_since else ""
     verified = "never here: mcp-guard verify"
     if head.verified is not None:
@@ -65,7 +65,7 @@ def say_head(head: Head, is_signed: bool | None, key: str, now: int) -> list[str
         whole = of_now if receipts <= head.receipts else f"{receipts} receipts, more than there are now"
         verified = f"{whole}, {_days(now - at)} ago ({_day(at)})"
     return [
-        f"head: {signed}{age}",
+        f"head: {said[is_signed]}{age}",
         f"verified: {verified}",
         *(f"witnessed: {each.witness}, {each.size} receipts, {_day(each.at)}" for each in head.witnessed),
     ]

@@ -73,7 +73,8 @@ def say_policies(receipts: list[Receipt]) -> str:
 
 def policies_of(receipts: list[Receipt]) -> tuple[str | None, str | None]:
     """The version that was loaded or decided by last, and the mode of the guard that started last."""
-    versions = [each["policy_version"] for each in receipts if each.get("policy_version") and "shadow" not in each]
+    ours = [each for each in receipts if not (each["kind"] == "policy.loaded" and "shadow" in each)]
+    versions = [each["policy_version"] for each in ours if each.get("policy_version")]
     modes = [each["mode"] for each in receipts if each["kind"] == "guard.started"]
     return (str(versions[-1]) if versions else None), (str(modes[-1]) if modes else None)
 

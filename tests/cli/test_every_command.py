@@ -167,4 +167,4 @@ def test_a_ledger_without_receipts_has_no_keys_yet(tmp_path: Path, capsys: pytes
     at = ["--json", "--config", str(write_config(tmp_path, scripted("up", tmp_path)))]
     assert run(["agents", "list", *at], capsys)[0] == 0
     assert run(["keys", "list", *at], capsys) == (0, "[]\n", "")
-    assert run(["status", *at], capsys)[0] == 0
+    assert "head: no receipt yet\n" in run(["status", *at[1:]], capsys)[1]
