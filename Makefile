@@ -16,7 +16,7 @@ demo: $(VENV)/.dev  ## two scenarios through a real guard, receipts, verificatio
 
 test: check $(VENV)/.node browser  ## everything that must hold
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest -n auto --dist loadfile $(ARGS)
+	@$(BIN)/coverage run -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report --format=total > .coverage-total || { $(BIN)/coverage report -m; exit 1; }
 	@echo "coverage: $$(cat .coverage-total) %"

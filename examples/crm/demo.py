@@ -20,6 +20,8 @@ import anyio
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
+from mcp_guard.cli.terminal import is_coloured
+
 HERE = Path(__file__).resolve().parent
 POLICIES = HERE.parent.parent / "policies" / "crm"
 GUARD = [sys.executable, "-m", "mcp_guard.cli"]
@@ -31,7 +33,7 @@ class Unexpected(Exception):
 
 
 def heading(text: str) -> None:
-    print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n## {text}")
+    print(f"\n\033[1m{text}\033[0m" if is_coloured() else f"\n## {text}")
 
 
 def expect(condition: bool, what: str) -> None:

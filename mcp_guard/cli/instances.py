@@ -38,12 +38,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     listing = verbs.add_parser("list", help="the instances that are alive")
     listing.add_argument("--all", action="store_true", help="those that have ended, too")
     issuing = verbs.add_parser("issue", help="a credential for one run; printed, once")
-    issuing.add_argument("--agent", metavar="NAME", help="the enrolled agent (default: the only one)")
+    issuing.add_argument("--agent", metavar="AGENT", help="the enrolled agent (default: the only one)")
     issuing.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for (default: the agent's)")
     delegating = verbs.add_parser("delegate", help="a narrower credential, on the authority of another instance")
     delegating.add_argument("parent", metavar="INSTANCE")
     for verb in (issuing, delegating):
-        verb.add_argument("--ticket", metavar="ID", help="the ticket that the run is for")
+        verb.add_argument("--ticket", metavar="TICKET", help="the ticket that the run is for")
         verb.add_argument("--reason", metavar="TEXT", help="why it is made")
         verb.add_argument(
             "--ttl", type=_seconds, metavar="TIME", help="how long it lasts: 900, 30m, 1h (default: agent's)"

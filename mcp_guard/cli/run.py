@@ -44,8 +44,8 @@ def read(arguments: list[str]) -> "tuple[Settings, Words, int | None]":
     from mcp_guard.config import load
 
     made = parser("run", "Serve one MCP client on stdin and stdout, as a new instance of an enrolled agent.")
-    made.add_argument("--agent", metavar="NAME", help="the enrolled agent (default: the only one)")
-    made.add_argument("--ticket", metavar="ID", help="the ticket that this run is for")
+    made.add_argument("--agent", metavar="AGENT", help="the enrolled agent (default: the only one)")
+    made.add_argument("--ticket", metavar="TICKET", help="the ticket that this run is for")
     made.add_argument("--reason", metavar="TEXT", help="why this run is made")
     made.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for (default: the config's)")
     task = made.add_mutually_exclusive_group()

@@ -1,14 +1,14 @@
 """`mcp-guard tools`: the definitions of the upstreams' tools: what is pinned, what changed, and the operator's word."""
 
 import argparse
-import asyncio
 import json
 import os
 import pwd
 import sys
 from dataclasses import dataclass
 
-from mcp_guard.app import CLOCK, ledger_settings, listed_tools, note
+from mcp_guard.app import CLOCK, ledger_settings, note
+from mcp_guard.cli.listing import list_tools
 from mcp_guard.cli.options import add_config, add_json
 from mcp_guard.cli.table import print_lines, print_table, print_words
 from mcp_guard.config import load
@@ -52,7 +52,7 @@ def main(arguments: list[str]) -> int:
     settings = load(options.config)
     writer = open_writer(ledger_settings(settings), CLOCK)
     if options.verb == "list" and options.now:
-        asyncio.run(listed_tools(settings, pins.Pins(writer, settings.pin_rules, note)))
+        list_tools(settings, options.json, pins.Pins(writer, settings.pin_rules, note))
     verbs = {"list": show_all, "show": show, "diff": show_diff, "accept": accept, "refuse": refuse}
     return verbs[options.verb](writer, options)
 
@@ -171,7 +171,7 @@ def show_diff(writer: Writer, options: argparse.Namespace) -> int:
         return 0
     print_diff(entry, after, found)
     if after.state is not State.PINNED:
-        print(f'hint: mcp-guard tools accept {entry.name}@{after.hash[SHORT]} --why "…"')
+        print(f'hint: mcp-guard tools accept {entry.name}@{after.hash[SHORT]} --why "…"', file=sys.stderr)
     return 0
 
 
