@@ -1,7 +1,6 @@
 """The example: the CRM server by itself, and the demo from end to end. Its cases are run in `test_packs.py`."""
 
 import asyncio
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -11,12 +10,13 @@ from typing import Any
 import pytest
 from mcp import Client, StdioServerParameters
 
-from examples.crm.demo import prepare
 from mcp_guard.app import listed_tools, policy_world
+from mcp_guard.cli.demo import prepare
 from mcp_guard.config import load
 from mcp_guard.core.model import Tool
 from mcp_guard.policy.cases import read_cases, run_cases
 from mcp_guard.policy.engine import World, load_policies
+from tests.live.guarded import cli
 
 ROOT = Path(__file__).parent.parent.parent
 POLICIES = ROOT / "policies" / "crm"
@@ -88,8 +88,7 @@ async def test_the_server_by_itself(crm: Client) -> None:
 
 
 def test_the_demo_shows_both_scenarios() -> None:
-    words = [sys.executable, str(ROOT / "examples" / "crm" / "demo.py")]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, cwd=ROOT)
+    done = cli("demo", check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     for expected in (
         "deal 789: stage Negotiation, amount 48,500",
