@@ -1,12 +1,13 @@
 """Reads a document, runs its commands in order as a reader would paste them, and compares what they print.
 
-A block marked `sh` is commands; a block marked `text` straight after it is what they print. In it `…` stands for anything in
-a line, a line of `…` alone for any lines, and columns may be as wide as they like.
+A block marked `sh` is commands; a block marked `text` straight after it is what they print. In it `…` stands for
+anything in a line, a line of `…` alone for any lines, and columns may be as wide as they like.
 """
 
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -49,7 +50,7 @@ def blocks(path: Path) -> list[Block]:
 
 
 def run(wanted: list[Block], folder: Path, home: Path) -> list[str]:
-    """What each block prints. They share a shell; the first command that fails ends it. A terminal gives passphrases."""
+    """What each block prints. They share a shell, and a terminal for passphrases; the first failure ends it."""
     script = home / "document.sh"
     lines = ["set -e", *(f"printf '\\n{MARK}{n}\\n'\n{block.commands}" for n, block in enumerate(wanted))]
     script.write_text("\n".join(lines))
@@ -61,7 +62,11 @@ def run(wanted: list[Block], folder: Path, home: Path) -> list[str]:
     ) as shell:
         os.close(terminal)
         Thread(target=give_passphrases, args=(master,), daemon=True).start()
-        printed = shell.communicate(timeout=90)[0]
+        try:
+            printed = shell.communicate(timeout=60)[0]
+        except subprocess.TimeoutExpired:
+            os.killpg(shell.pid, signal.SIGKILL)
+            raise
     assert shell.returncode == 0, printed
     return [each.partition("\n")[2] for each in re.split(rf"^{MARK}", printed, flags=re.MULTILINE)[1:]]
 
