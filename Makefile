@@ -9,7 +9,7 @@ export UV_NO_PROGRESS = 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test check bench bench-call bench-verify bench-ledger bench-policy bench-http eval lock clean format screenshots browser
-.PHONY: dist faults conformance soak
+.PHONY: dist recording faults conformance soak
 
 demo: $(VENV)/.dev  ## two scenarios through a real guard, receipts, verification, tampering
 	@$(BIN)/mcp-guard demo
@@ -112,6 +112,9 @@ browser:  # the inbox is tested in Debian's Chromium
 
 screenshots: $(VENV)/.dev browser  ## pictures of the inbox, into docs/images
 	@$(BIN)/python -m tests.web.screenshots
+
+recording: $(VENV)/.dev  ## the README's session as a picture, into docs/images
+	@$(BIN)/python -m tests.docs.recording
 
 clean:
 	@rm -rf $(VENV) .venv-eval dist .coverage .coverage.* .coverage-total .mypy_cache .ruff_cache .hypothesis

@@ -15,14 +15,20 @@ from mcp_guard.cli import COMMANDS
 from tests.docs.page import BIN, ROOT, blocks, fences, fits, run
 
 FOREVER = "serves or follows until it is ended; tests/live, tests/web and tests/events do so"
+WRAPS = "asks, and changes files of a client; tests/live/test_wrapped.py does so"
 NOT_RUN = {
+    "README.md": {"python3 -m venv": "installs; tests/packaging does so", "mcp-guard init": WRAPS},
     "docs/tutorial/first-guard.md": {"python3 -m venv ~/guarded-tutorial/venv": "installs; tests/packaging does so"},
     "docs/howto/another-user.md": {"useradd --system": "needs a machine of its own"},
     "docs/howto/approvals.md": {
         'mcp-guard approvals deny "$ID"': "each takes a request of its own; tests/cli/test_deciding.py makes them",
         "mcp-guard inbox --open": FOREVER,
     },
-    "docs/howto/claude-desktop.md": {"mcp-guard approvers add alice": "paths of the reader's own"},
+    "docs/howto/claude-desktop.md": {
+        "mcp-guard init": WRAPS,
+        "mcp-guard approvers add alice": "paths of the reader's own",
+    },
+    "docs/howto/wrap.md": {"mcp-guard init": WRAPS, "mcp-guard unwrap": WRAPS},
     "docs/howto/pin-tools.md": {"mcp-guard tools accept crm__search_deals": "asks; tests/cli/test_tools.py answers"},
     "docs/howto/rotate-keys.md": {"mcp-guard keys replace --lost": "needs a lost key; tests/cli/test_keys.py has one"},
     "docs/howto/secrets.md": {
@@ -52,6 +58,17 @@ def check(document: Path, folder: Path, home: Path) -> None:
     for block, said in zip(wanted, printed, strict=True):
         shown = block.prints
         assert shown is None or fits(shown, said), f"{document}: {block.name}\nshown:\n{shown}\nprinted:\n{said}"
+
+
+def test_the_readme(tmp_path: Path) -> None:
+    check(ROOT / "README.md", tmp_path, tmp_path)
+
+
+def test_the_policies_that_the_readme_shows_are_those_of_the_example() -> None:
+    [shown] = [text for language, text in fences(ROOT / "README.md") if language == "cedar"]
+    kept = "".join(path.read_text() for path in (ROOT / "policies" / "crm").glob("*.cedar"))
+    for policy in shown.strip().split("\n\n"):
+        assert policy in kept
 
 
 def test_the_tutorial(tmp_path: Path) -> None:
