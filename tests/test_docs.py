@@ -41,3 +41,26 @@ def test_code_refers_to_decisions_that_exist() -> None:
     for path in (ROOT / "mcp_guard").rglob("*.py"):
         for number in re.findall(r"decisions/(\d{4})", path.read_text()):
             assert number in known, path
+
+
+ARCHITECTURE = (DOCS / "explanation" / "architecture.md").read_text()
+
+
+def test_the_architecture_speaks_of_files_that_are_there() -> None:
+    named = re.findall(r"`((?:mcp_guard|tests|docs|config\.)[\w./-]*)`", ARCHITECTURE)
+    assert len(named) > 80
+    assert [name for name in named if not (ROOT / name).exists()] == []
+
+
+def test_what_is_to_be_changed_is_in_the_file_that_the_architecture_names() -> None:
+    answers = ARCHITECTURE.partition("## Where would I change")[2]
+    pairs = re.findall(r"`([\w./]+\.py)` \((`\w+`(?:, `\w+`)*)\)", answers)
+    assert len(pairs) > 20
+    for file, symbols in pairs:
+        for symbol in re.findall(r"\w+", symbols):
+            assert re.search(rf"^(class |def )?{symbol}\b", (ROOT / file).read_text(), re.MULTILINE), (file, symbol)
+
+
+def test_every_room_of_the_house_is_in_the_architecture() -> None:
+    rooms = [path.name for path in (ROOT / "mcp_guard").iterdir() if (path / "__init__.py").exists()]
+    assert [room for room in rooms if f"`mcp_guard/{room}/`" not in ARCHITECTURE] == []
