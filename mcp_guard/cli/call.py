@@ -3,11 +3,13 @@
 import json
 import sys
 
-from mcp_guard.cli import NEGATIVE, OK
 from mcp_guard.cli.client import GuardClient, GuardEnded
 from mcp_guard.cli.options import add_json, add_launch, launch_words, parser
 from mcp_guard.cli.table import print_lines, print_table
+from mcp_guard.config import load
 from mcp_guard.core.model import Json
+
+OK, NEGATIVE = 0, 1
 
 
 def main(arguments: list[str]) -> int:
@@ -24,6 +26,7 @@ def main(arguments: list[str]) -> int:
         made.error(f"the arguments are no JSON: {error}")
     if not isinstance(wanted, dict):
         made.error('the arguments are no JSON object: write \'{"name": "value"}\'')
+    load(options.config)  # what is wrong with it is said here, and not by a guard that ends
     try:
         with GuardClient(options.config, launch_words(options), say_held) as client:
             if options.tool is None:

@@ -17,12 +17,12 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-from mcp_guard.cli import NEGATIVE, OK
 from mcp_guard.cli.client import GuardClient, GuardEnded
 from mcp_guard.cli.options import CONFIG_VARIABLE
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Json
 
+OK, NEGATIVE = 0, 1
 SHIPPED = Path(__file__).parent.parent / "shipped"
 """The example and its policies in a wheel (pyproject.toml puts them there)."""
 REPOSITORY = Path(__file__).parent.parent.parent

@@ -84,7 +84,7 @@ def test_what_a_server_says_reaches_the_terminal_as_text(capsys: pytest.CaptureF
     assert capsys.readouterr().out == "one\ntwo\\x1b[2K\n(image)\n"
 
 
-def test_a_configuration_that_is_wrong_is_said_by_the_guard(tmp_path: Path) -> None:
+def test_a_configuration_that_is_wrong_is_said(tmp_path: Path) -> None:
     done = cli("call", "--config", str(tmp_path / "none.toml"), check=False)
     assert (done.returncode, done.stdout) == (3, "")
     assert "no configuration at" in done.stderr
