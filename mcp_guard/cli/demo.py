@@ -127,8 +127,8 @@ def approve(config: Path, id: str) -> None:
 
 def ledger(config: Path) -> None:
     heading("The receipts")
-    print("$ mcp-guard log --last 40", flush=True)
-    subprocess.run([*GUARD, "log", "--last", "40"], check=True, **at(config))  # not captured: a table on a terminal
+    print("$ mcp-guard log --tool crm__update_deal", flush=True)
+    subprocess.run([*GUARD, "log", "--tool", "crm__update_deal"], check=True, **at(config))  # a table on a terminal
     listed = json.loads(guard(config, "log", "--kind", "intent", "--json"))
     intents = [receipt for receipt in listed if receipt.get("purpose") != "facts"]
     expect(len(intents) == 2, f"exactly two calls should have run, not {len(intents)}")

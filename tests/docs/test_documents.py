@@ -17,7 +17,7 @@ from tests.docs.page import BIN, ROOT, blocks, fences, fits, run
 FOREVER = "serves or follows until it is ended; tests/live, tests/web and tests/events do so"
 WRAPS = "asks, and changes files of a client; tests/live/test_wrapped.py does so"
 NOT_RUN = {
-    "README.md": {"python3 -m venv": "installs; tests/packaging does so", "mcp-guard init": WRAPS},
+    "README.md": {"python3 -m venv": "installs; tests/packaging does so", "mcp-guard wrap": WRAPS},
     "docs/tutorial/first-guard.md": {"python3 -m venv ~/guarded-tutorial/venv": "installs; tests/packaging does so"},
     "docs/howto/another-user.md": {"useradd --system": "needs a machine of its own"},
     "docs/howto/approvals.md": {
