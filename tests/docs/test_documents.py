@@ -5,14 +5,14 @@ import importlib
 import re
 import shlex
 import shutil
-import subprocess
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
 from mcp_guard.cli import COMMANDS
-from tests.docs.page import BIN, ROOT, blocks, fences, fits, run
+from tests.docs.page import ROOT, blocks, fences, fits, run
+from tests.live.guarded import cli
 
 FOREVER = "serves or follows until it is ended; tests/live, tests/web and tests/events do so"
 WRAPS = "asks, and changes files of a client; tests/live/test_wrapped.py does so"
@@ -67,8 +67,12 @@ IN_THE_EXAMPLE = [
 ]
 
 
+def name(document: Path) -> str:
+    return str(document.relative_to(ROOT))
+
+
 def check(document: Path, folder: Path, home: Path) -> None:
-    excused = NOT_RUN.get(str(document.relative_to(ROOT)), {})
+    excused = NOT_RUN.get(name(document), {})
     found = blocks(document)
     for start in excused:
         assert sum(block.name.startswith(start) for block in found) == 1, f"{document}: not there, or twice: {start}"
@@ -98,13 +102,23 @@ def test_the_tutorial(tmp_path: Path) -> None:
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What they begin with."""
+    """What they begin with, which the demo shows and leaves."""
     folder = tmp_path_factory.mktemp("example") / "crm"
-    subprocess.run([BIN / "mcp-guard", "demo", "--keep", folder], check=True, stdout=subprocess.DEVNULL)
+    shown = cli("demo", "--keep", str(folder)).stdout
+    for expected in (
+        "deal 789: stage Negotiation, amount 48,500",
+        "deal 789: stage Closed Won, amount 50,000",
+        "updated deal 789 on behalf of dana due to ticket INC-4451, approved by Alice, under policy version",
+        "billing_contact_email and discount_rate may not be edited",
+        "verified: 25 receipts",
+        "NOT VERIFIED: receipt 14",
+        "all as it should be",
+    ):
+        assert expected in shown
     return folder
 
 
-@pytest.mark.parametrize("document", IN_THE_EXAMPLE, ids=lambda path: path.stem)
+@pytest.mark.parametrize("document", IN_THE_EXAMPLE, ids=name)
 def test_what_begins_in_the_example(document: Path, example: Path, tmp_path: Path) -> None:
     shutil.copytree(example, tmp_path / "crm")
     (tmp_path / "crm" / "mcp-guard").symlink_to(ROOT)  # "take the folder from its source"
@@ -121,7 +135,7 @@ class Understood(Exception):
     """The command line was."""
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_every_command_that_it_names_is_understood(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parse = argparse.ArgumentParser.parse_args
 
@@ -149,7 +163,7 @@ def test_every_command_in_a_sentence_exists(capsys: pytest.CaptureFixture[str]) 
         assert ended.value.code == 0, (command, verb, capsys.readouterr().err)
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_every_block_says_what_it_is(document: Path) -> None:
     """So no commands are taken for something that is not to be run."""
     assert {language for language, _ in fences(document)} <= {"sh", "text", "toml", "cedar", "json", "ini"}

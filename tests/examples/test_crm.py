@@ -1,4 +1,4 @@
-"""The example: the CRM server by itself, and the demo from end to end. Its cases are run in `test_packs.py`."""
+"""The example: the CRM server by itself, whose cases are run in `test_packs.py`."""
 
 import asyncio
 import sys
@@ -16,7 +16,6 @@ from mcp_guard.config import load
 from mcp_guard.core.model import Tool
 from mcp_guard.policy.cases import read_cases, run_cases
 from mcp_guard.policy.engine import World, load_policies
-from tests.live.guarded import cli
 
 ROOT = Path(__file__).parent.parent.parent
 POLICIES = ROOT / "policies" / "crm"
@@ -85,19 +84,3 @@ async def test_the_server_by_itself(crm: Client) -> None:
         failed, said = await say(crm, tool, **arguments)
         assert failed
         assert because in said
-
-
-def test_the_demo_shows_both_scenarios() -> None:
-    done = cli("demo", check=False)
-    assert done.returncode == 0, done.stdout + done.stderr
-    for expected in (
-        "deal 789: stage Negotiation, amount 48,500",
-        "deal 789: stage Closed Won, amount 50,000",
-        "updated deal 789 on behalf of dana due to ticket INC-4451, approved by Alice, under policy version",
-        "billing_contact_email and discount_rate may not be edited",
-        "verified: ",
-        "NOT VERIFIED: receipt",
-        "all as it should be",
-    ):
-        assert expected in done.stdout
-    assert "Traceback" not in done.stderr

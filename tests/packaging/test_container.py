@@ -5,6 +5,7 @@ import re
 import shutil
 import subprocess
 import sys
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from tests.packaging.test_distributions import ROOT, UV
 
 TEXT = re.sub(r"\\\n", "", (ROOT / "Containerfile").read_text())
 LINES = [line.split(" ", 1) for line in TEXT.splitlines() if line and not line.startswith("#")]
+SHIPPED = ("mcp_guard", "examples/crm", "policies/crm")
+"""What a wheel is made of (pyproject.toml)."""
 
 
 def only(word: str) -> str:
@@ -33,7 +36,10 @@ def test_what_it_copies_is_there_and_enough_to_build_from(tmp_path: Path) -> Non
                 (tmp_path / "src").mkdir(exist_ok=True)
                 shutil.copy(ROOT / source, tmp_path / "src" / target)
     subprocess.run([UV, "build", "-q", "--wheel", "--out-dir", tmp_path / "dist", tmp_path / "src"], check=True)
-    assert len(list((tmp_path / "dist").glob("*.whl"))) == 1
+    [wheel] = (tmp_path / "dist").glob("*.whl")
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info" not in name}
+    listed = subprocess.run(["git", "ls-files", *SHIPPED], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert packed == {re.sub(r"^(examples|policies)/", r"mcp_guard/shipped/\1/", name) for name in listed.split()}
 
 
 def test_it_installs_what_is_locked() -> None:
