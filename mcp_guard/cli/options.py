@@ -30,8 +30,8 @@ def add_json(made: argparse.ArgumentParser) -> None:
 
 def add_launch(made: argparse.ArgumentParser) -> None:
     """What a new instance is launched with."""
-    made.add_argument("--agent", metavar="NAME", help="the enrolled agent (default: the only one)")
-    made.add_argument("--ticket", metavar="ID", help="the ticket that this run is for")
+    made.add_argument("--agent", metavar="AGENT", help="the enrolled agent (default: the only one)")
+    made.add_argument("--ticket", metavar="TICKET", help="the ticket that this run is for")
     made.add_argument("--reason", metavar="TEXT", help="why this run is made")
     made.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for (default: the config's)")
     task = made.add_mutually_exclusive_group()
