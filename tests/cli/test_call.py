@@ -19,9 +19,11 @@ when { context.input has text && context.input.text like "please*" };
 """
 
 
-@pytest.fixture(params=[0, 30], ids=["told to come back", "waits"])
+@pytest.fixture
 def config(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
-    return write_config(tmp_path, scripted("up", tmp_path), POLICIES, guard=f"hold_seconds = {request.param}")
+    return write_config(
+        tmp_path, scripted("up", tmp_path), POLICIES, guard=f"hold_seconds = {getattr(request, 'param', 30)}"
+    )
 
 
 @pytest.fixture
@@ -39,6 +41,7 @@ def approval(held: "subprocess.Popen[str]") -> str:
     return line.split()[2]
 
 
+@pytest.mark.parametrize("config", [0, 30], ids=["told to come back", "waits"], indirect=True)
 def test_a_held_call_is_waited_for(config: Path, held: "subprocess.Popen[str]") -> None:
     alice = enrol(config)
     cli("approvals", "approve", approval(held), *alice, "--rationale", "ok")

@@ -17,7 +17,11 @@ from tests.live.guarded import cli
 FOREVER = "serves or follows until it is ended; tests/live, tests/web and tests/events do so"
 WRAPS = "asks, and changes files of a client; tests/live/test_wrapped.py does so"
 NOT_RUN = {
-    "README.md": {"python3 -m venv": "installs; tests/packaging does so", "mcp-guard wrap": WRAPS},
+    "README.md": {
+        "python3 -m venv": "installs; tests/packaging does so",
+        "mcp-guard demo": "the fixture `example` does so, once for all",
+        "mcp-guard wrap": WRAPS,
+    },
     "docs/tutorial/first-guard.md": {"python3 -m venv ~/guarded-tutorial/venv": "installs; tests/packaging does so"},
     "docs/howto/another-user.md": {"useradd --system": "needs a machine of its own"},
     "docs/howto/approvals.md": {
@@ -84,22 +88,6 @@ def check(document: Path, folder: Path, home: Path) -> None:
         assert shown is None or fits(shown, said), f"{document}: {block.name}\nshown:\n{shown}\nprinted:\n{said}"
 
 
-def test_the_readme(tmp_path: Path) -> None:
-    check(ROOT / "README.md", tmp_path, tmp_path)
-
-
-def test_the_policies_that_the_readme_shows_are_those_of_the_example() -> None:
-    [shown] = [text for language, text in fences(ROOT / "README.md") if language == "cedar"]
-    kept = "".join(path.read_text() for path in (ROOT / "policies" / "crm").glob("*.cedar"))
-    for policy in shown.strip().split("\n\n"):
-        assert policy in kept
-
-
-def test_the_tutorial(tmp_path: Path) -> None:
-    (tmp_path / "folder").mkdir()
-    check(ROOT / "docs" / "tutorial" / "first-guard.md", tmp_path / "folder", tmp_path)
-
-
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What they begin with, which the demo shows and leaves."""
@@ -116,6 +104,23 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ):
         assert expected in shown
     return folder
+
+
+def test_the_readme(example: Path, tmp_path: Path) -> None:
+    shutil.copytree(example, tmp_path / "crm")
+    check(ROOT / "README.md", tmp_path / "crm", tmp_path)
+
+
+def test_the_policies_that_the_readme_shows_are_those_of_the_example() -> None:
+    [shown] = [text for language, text in fences(ROOT / "README.md") if language == "cedar"]
+    kept = "".join(path.read_text() for path in (ROOT / "policies" / "crm").glob("*.cedar"))
+    for policy in shown.strip().split("\n\n"):
+        assert policy in kept
+
+
+def test_the_tutorial(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    check(ROOT / "docs" / "tutorial" / "first-guard.md", tmp_path / "folder", tmp_path)
 
 
 @pytest.mark.parametrize("document", IN_THE_EXAMPLE, ids=name)
