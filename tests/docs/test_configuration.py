@@ -1,14 +1,15 @@
 """The reference of the configuration has every key of every model, with its default, and no other."""
 
 import re
+import tomllib
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel
+from pydantic import BaseModel, ValidationError
 
 from mcp_guard import config, config_ledger, config_parts, config_risk, config_serve, config_upstreams
-from tests.docs.page import ROOT
+from tests.docs.page import ROOT, fences
 from tests.test_config import models
 
 NO_KEY_OF_THEIR_OWN = {config.Config, config.DesktopConfig, config_risk.RiskConfig, config_serve.JwksConfig}
@@ -59,3 +60,27 @@ def test_each_table_has_the_keys_and_defaults_of_its_model() -> None:
     for model, table in zip(IN_ORDER, tables, strict=True):
         rows = re.findall(r"^\| `(\w+)` \| (.+?) \| .*\|$", table, re.MULTILINE)
         assert dict(rows) == keys(model), model.__name__
+
+
+ELSEWHERE = ("missing", "value_error")
+"""Errors of a part of a configuration that the whole would not have: what it needs or refers to is not shown."""
+
+
+def test_every_part_of_a_configuration_in_the_documents_could_stand_in_one() -> None:
+    parts = [
+        (document, tomllib.loads(text))
+        for document in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+        for language, text in fences(document)
+        if language == "toml"
+    ]
+    assert len(parts) > 20
+    for document, part in parts:
+        assert "case" in part or wrong(part) == [], document
+
+
+def wrong(part: dict[str, Any]) -> list[Any]:
+    try:
+        config.Config.model_validate(part)
+    except ValidationError as error:
+        return [each for each in error.errors() if each["type"] not in ELSEWHERE]
+    return []
