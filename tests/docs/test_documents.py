@@ -2,12 +2,14 @@
 
 import argparse
 import importlib
+import json
 import re
 import shlex
 import shutil
 from pathlib import Path
 from typing import NoReturn
 
+import cedarpy
 import pytest
 
 from mcp_guard.cli import COMMANDS
@@ -86,6 +88,13 @@ def check(document: Path, folder: Path, home: Path) -> None:
     for block, said in zip(wanted, printed, strict=True):
         shown = block.prints
         assert shown is None or fits(shown, said), f"{document}: {block.name}\nshown:\n{shown}\nprinted:\n{said}"
+
+
+def test_every_policy_in_the_documents_is_cedar() -> None:
+    shown = [text for document in DOCUMENTS for language, text in fences(document) if language == "cedar"]
+    assert len(shown) > 3
+    for text in shown:
+        assert json.loads(cedarpy.policies_to_json_str(text))["staticPolicies"]
 
 
 @pytest.fixture(scope="module")
