@@ -36,7 +36,6 @@ def main(arguments: list[str]) -> int:
 
 def read(arguments: list[str]) -> "tuple[Settings, Words, int | None]":
     """The configuration, what is said of this run, and where a launch code is to be read. Raises: ConfigError."""
-    from pathlib import Path
 
     from mcp_guard.cli.options import add_launch, parser
 
