@@ -9,10 +9,13 @@ export UV_NO_PROGRESS = 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test check bench bench-call bench-verify bench-ledger bench-policy bench-http eval lock clean format screenshots browser
-.PHONY: faults conformance soak
+.PHONY: dist recording faults conformance soak
 
 demo: $(VENV)/.dev  ## two scenarios through a real guard, receipts, verification, tampering
-	@$(BIN)/python examples/crm/demo.py
+	@$(BIN)/mcp-guard demo
+
+dist: $(VENV)/.uv  ## the source distribution, and the wheel made from it
+	@$(UV) build -q --clear --no-create-gitignore --out-dir dist
 
 test: check $(VENV)/.node browser  ## everything that must hold
 	@rm -f .coverage .coverage.*
@@ -110,6 +113,9 @@ browser:  # the inbox is tested in Debian's Chromium
 screenshots: $(VENV)/.dev browser  ## pictures of the inbox, into docs/images
 	@$(BIN)/python -m tests.web.screenshots
 
+recording: $(VENV)/.dev  ## the README's session as a picture, into docs/images
+	@$(BIN)/python -m tests.docs.recording
+
 clean:
-	@rm -rf $(VENV) .venv-eval .coverage .coverage.* .coverage-total .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .venv-eval dist .coverage .coverage.* .coverage-total .mypy_cache .ruff_cache .hypothesis
 	@rm -rf tests/node/node_modules tests/conformance/node_modules

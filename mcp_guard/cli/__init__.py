@@ -20,6 +20,8 @@ COMMANDS: group.Commands = {
     "run": ("run", "serve one MCP client on stdin and stdout"),
     "serve": ("serve", "serve many MCP clients over HTTP"),
     "connect": ("connect", "carry standard input and output to a guard of another user"),
+    "call": ("call", "make one call as an agent would"),
+    "demo": ("demo", "see calls allowed, denied, approved and proved, in front of an example server"),
     "log": ("log", "list receipts"),
     "show": ("show", "tell the story of one call"),
     "tail": ("tail", "follow receipts as they come"),
