@@ -33,18 +33,27 @@ class Ask:
 
 @dataclass
 class GuardProcess:
-    """`replies` are by id. `on_bytes` is told how many bytes the guard has written, as soon as they are read."""
+    """`replies` are by id. `on_bytes` is told how many bytes the guard has written, as soon as they are read, `on_message` of
+    all that is no reply."""
 
     config: Path
     stderr: Path
     environment: dict[str, str]
     on_bytes: Callable[[int], None] = lambda _: None
+    on_message: Callable[[Json], None] = lambda _: None
     asked: dict[int, Ask] = field(default_factory=dict)
     replies: dict[int, Json] = field(default_factory=dict)
     answered: threading.Condition = field(default_factory=threading.Condition)
     ended: bool = False
+    patience: float = PATIENCE
 
     def start(self) -> "GuardProcess":
+        self.launch()
+        self.write({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": HELLO})
+        return self
+
+    def launch(self) -> None:
+        """Start it, and say nothing yet."""
         with self.stderr.open("ab") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mcp_guard.cli", "run", "--config", str(self.config)],
@@ -56,8 +65,6 @@ class GuardProcess:
             )
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
-        self._write({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": HELLO})
-        return self
 
     @property
     def pid(self) -> int:
@@ -65,20 +72,20 @@ class GuardProcess:
 
     def is_ready(self) -> bool:
         """Wait for the handshake and the listing; False if the guard died before."""
-        if not self._wait_for([0]):
+        if not self.wait_for([0]):
             return False
-        self._write({"jsonrpc": "2.0", "method": "notifications/initialized"})
-        self._write({"jsonrpc": "2.0", "id": -1, "method": "tools/list"})
-        return self._wait_for([-1])
+        self.write({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        self.write({"jsonrpc": "2.0", "id": -1, "method": "tools/list"})
+        return self.wait_for([-1])
 
     def send(self, asks: list[Ask]) -> None:
         """Send them at once; a guard that is dead by now has not got them."""
         self.asked |= {ask.id: ask for ask in asks}
-        self._write(*(ask.message() for ask in asks))
+        self.write(*(ask.message() for ask in asks))
 
     def settle(self) -> bool:
         """Wait until everything asked is answered; False if the guard died before."""
-        return self._wait_for(list(self.asked))
+        return self.wait_for(list(self.asked))
 
     def kill(self) -> None:
         """SIGKILL, and nothing of it left: its output read to the end, its upstream gone."""
@@ -93,10 +100,23 @@ class GuardProcess:
         with self.config.with_suffix(".lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the upstream held it until it had read the end of its input
 
-    def _write(self, *messages: Json) -> None:
+    def end(self) -> int:
+        """Close its input, and wait until it has ended by itself; returns its exit status."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        status = self.process.wait(PATIENCE)
+        self.reader.join(PATIENCE)
+        return status
+
+    def write(self, *messages: Json) -> None:
+        self.write_bytes(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
+
+    def write_bytes(self, data: bytes) -> None:
         assert self.process.stdin
         with suppress(BrokenPipeError):
-            self.process.stdin.write(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
+            rest = memoryview(data)
+            while rest:
+                rest = rest[self.process.stdin.write(rest) :]
 
     def _read(self) -> None:
         assert self.process.stdout
@@ -109,15 +129,17 @@ class GuardProcess:
                 for message in map(json.loads, lines):
                     if "method" not in message:
                         self.replies[message["id"]] = message
+                    else:
+                        self.on_message(message)
                 self.answered.notify_all()
         with self.answered:
             self.ended = True
             self.answered.notify_all()
 
-    def _wait_for(self, ids: list[int]) -> bool:
+    def wait_for(self, ids: list[int]) -> bool:
         def is_over() -> bool:
             return self.ended or all(id in self.replies for id in ids)
 
         with self.answered:
-            assert self.answered.wait_for(is_over, PATIENCE), f"no answer to {set(ids) - self.replies.keys()}"
+            assert self.answered.wait_for(is_over, self.patience), f"no answer to {set(ids) - self.replies.keys()}"
             return all(id in self.replies for id in ids)
