@@ -49,7 +49,7 @@ def decode_unverified(token: str) -> dict[str, Any]:
     """What a token claims to be. Nobody has checked it. Raises: Invalid."""
     try:
         claims = json.loads(_unb64(token.split(".")[1]))
-    except (ValueError, IndexError):
+    except (ValueError, IndexError, RecursionError):
         raise Invalid("it is no token") from None
     return claims if isinstance(claims, dict) else {}
 
