@@ -16,7 +16,7 @@ import rfc8785
 
 MAX_SAFE_INTEGER = 2**53 - 1
 DEEPEST = 240
-"""Levels of a whole message: orjson reads 1,024 and writes 254, and what is passed on may stand within something else."""
+"""Levels of a whole message: orjson reads 1,024 and writes 254, and what is passed on may stand within something."""
 _SORTED = orjson.OPT_SORT_KEYS
 
 

@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -25,16 +26,17 @@ class Ask:
     id: int
     tool: str
     arguments: Json
+    server: str = "up"
 
     def message(self) -> Json:
-        params = {"name": f"up__{self.tool}", "arguments": self.arguments}
+        params = {"name": f"{self.server}__{self.tool}", "arguments": self.arguments}
         return {"jsonrpc": "2.0", "id": self.id, "method": "tools/call", "params": params}
 
 
 @dataclass
 class GuardProcess:
-    """`replies` are by id. `on_bytes` is told how many bytes the guard has written, as soon as they are read, `on_message` of
-    all that is no reply."""
+    """`replies` are by id. `on_bytes` is told how many bytes the guard has written, as soon as they are read,
+    `on_message` of all that is no reply."""
 
     config: Path
     stderr: Path
@@ -63,6 +65,8 @@ class GuardProcess:
                 env={**os.environ, **self.environment},
                 bufsize=0,
             )
+        self._gone, leave = os.pipe()
+        self._leave = os.fdopen(leave, "wb")
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
 
@@ -87,6 +91,13 @@ class GuardProcess:
         """Wait until everything asked is answered; False if the guard died before."""
         return self.wait_for(list(self.asked))
 
+    def leave(self) -> None:
+        """The client is gone: nothing is said to the guard or read of it any more."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self._leave.close()
+        self.reader.join(PATIENCE)
+
     def kill(self) -> None:
         """SIGKILL, and nothing of it left: its output read to the end, its upstream gone."""
         if self.process.poll() is None:
@@ -94,9 +105,7 @@ class GuardProcess:
         self.process.wait(PATIENCE)
         self.reader.join(PATIENCE)
         assert self.process.stdin
-        assert self.process.stdout
         self.process.stdin.close()
-        self.process.stdout.close()
         with self.config.with_suffix(".lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the upstream held it until it had read the end of its input
 
@@ -115,13 +124,13 @@ class GuardProcess:
         assert self.process.stdin
         with suppress(BrokenPipeError):
             rest = memoryview(data)
-            while rest:
+            while rest and not self.process.stdin.closed:
                 rest = rest[self.process.stdin.write(rest) :]
 
     def _read(self) -> None:
         assert self.process.stdout
-        rest, total = b"", 0
-        while data := os.read(self.process.stdout.fileno(), 512):
+        rest, total, output = b"", 0, self.process.stdout.fileno()
+        while self._gone not in select.select([output, self._gone], [], [])[0] and (data := os.read(output, 512)):
             total += len(data)
             self.on_bytes(total)
             *lines, rest = (rest + data).split(b"\n")
@@ -132,6 +141,9 @@ class GuardProcess:
                     else:
                         self.on_message(message)
                 self.answered.notify_all()
+        self._leave.close()
+        os.close(self._gone)
+        self.process.stdout.close()
         with self.answered:
             self.ended = True
             self.answered.notify_all()

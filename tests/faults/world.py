@@ -256,7 +256,9 @@ class World:
             self.result.replies["done"] += 1
         elif "receipt" in about:
             receipt = said.receipts[about["receipt"]]
-            require(receipt["kind"] == "decision" and receipt["tool"] == f"up__{ask.tool}", f"no refusal of {key}")
+            require(
+                receipt["kind"] == "decision" and receipt["tool"] == f"{ask.server}__{ask.tool}", f"no refusal of {key}"
+            )
             require(key not in said.intents, f"{key} was refused and has an intent")
             self.result.replies["refused"] += 1
         elif BUSY in (text := json.dumps(reply)) and "Nothing was sent" in text:

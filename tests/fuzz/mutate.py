@@ -130,7 +130,19 @@ def flip(data: bytes, luck: random.Random) -> bytes:
 
 def insert(data: bytes, luck: random.Random) -> bytes:
     at = luck.randrange(len(data) + 1)
-    odd = (b"\n", b"\r", b"\0", b"\xff\xfe", b"\xef\xbb\xbf", b"\xed\xa0\x80", b"\xc0\xaf", b'"', b"}", b"{", b"\xe2\x80\xa8")
+    odd = (
+        b"\n",
+        b"\r",
+        b"\0",
+        b"\xff\xfe",
+        b"\xef\xbb\xbf",
+        b"\xed\xa0\x80",
+        b"\xc0\xaf",
+        b'"',
+        b"}",
+        b"{",
+        b"\xe2\x80\xa8",
+    )
     return data[:at] + luck.choice(odd) + data[at:]
 
 
@@ -159,7 +171,7 @@ BYTES: tuple[Callable[[bytes, random.Random], bytes], ...] = (cut, flip, flip, i
 
 
 def mutate(frames: list[Any], id: int, luck: random.Random) -> bytes:
-    """One line that is malformed, or at least unlikely. A request among the frames gets this id before it is changed."""
+    """One line that is malformed, or at least unlikely. A request gets this id before it is changed."""
     frame = json.loads(json.dumps(luck.choice(frames)))
     if "method" in frame and "id" in frame:
         frame["id"] = id
@@ -178,7 +190,8 @@ def mutate(frames: list[Any], id: int, luck: random.Random) -> bytes:
 
 leaves = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=40)
 trees = st.recursive(
-    leaves, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS) | st.text(), inner, max_size=4)
+    leaves,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.sampled_from(KEYS) | st.text(), inner, max_size=4),
 )
 messages = st.fixed_dictionaries(
     {},
@@ -198,5 +211,8 @@ def spell(value: Any) -> bytes:
 
 
 lines = st.one_of(
-    messages.map(spell), trees.map(spell), st.binary(max_size=200), st.text(max_size=200).map(lambda text: text.encode("utf-8", "ignore"))
+    messages.map(spell),
+    trees.map(spell),
+    st.binary(max_size=200),
+    st.text(max_size=200).map(lambda text: text.encode("utf-8", "ignore")),
 ).map(lambda data: data.replace(b"\n", b" "))

@@ -11,7 +11,8 @@ from pathlib import Path
 from mcp_guard.ledger.verify import verify_ledger
 from tests.fuzz.mutate import METHODS, mutate, recorded
 from tests.fuzz.session import DEFECT, ENVELOPE, FIRST_GOOD, config
-from tests.live.served import REVISION, Headers, Json, Served, Wire, free_port, serving
+from tests.live.guarded import Json
+from tests.live.served import REVISION, Headers, Served, Wire, free_port, serving
 
 PATIENCE = 15.0
 HEADERS = {

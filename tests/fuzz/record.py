@@ -1,6 +1,6 @@
 """Writes `frames.json` anew: what the official client and server of both eras say, on either side of a guard.
 
-    .venv/bin/python -m tests.fuzz.record
+.venv/bin/python -m tests.fuzz.record
 """
 
 import json
@@ -38,7 +38,10 @@ async def converse(folder: Path, mode: str, era: str) -> None:
     parameters = StdioServerParameters(command=words[0], args=words[1:], env=dict(os.environ))
     with anyio.fail_after(60):
         async with Client(
-            parameters, mode=mode, elicitation_callback=answer, list_roots_callback=roots  # type: ignore[arg-type]
+            parameters,
+            mode=mode,
+            elicitation_callback=answer,
+            list_roots_callback=roots,  # type: ignore[arg-type]
         ) as client:
             await client.list_tools()
             await client.list_resources()

@@ -124,7 +124,7 @@ class Session:
         return self.guard.stderr.read_text(errors="replace")
 
     def finish(self) -> None:
-        """Everything is answered, the guard ends by itself, found nothing wrong with itself, and its ledger verifies."""
+        """All is answered, the guard ends by itself, found nothing wrong with itself, and its ledger verifies."""
         self.wait_for(*self.open)
         status = self.guard.end()
         found = DEFECT.search(self.stderr)
@@ -155,7 +155,12 @@ def must_be_answered(line: bytes) -> int | None:
         message = json.loads(line)
     except (ValueError, RecursionError):
         return None
-    if not isinstance(message, dict) or not isinstance(message.get("method"), str) or len(line) > LIMIT or b"\n" in line:
+    if (
+        not isinstance(message, dict)
+        or not isinstance(message.get("method"), str)
+        or len(line) > LIMIT
+        or b"\n" in line
+    ):
         return None
     id, waits = message.get("id"), message["method"] == "subscriptions/listen"
     is_ours = type(id) is int and 0 < id < FIRST_GOOD

@@ -1,4 +1,4 @@
-"""A sample of `make fuzz`: malformed frames for real guards, and good calls between them. See docs/reference/faults.md."""
+"""A sample of `make fuzz`: malformed frames for real guards, and good calls between them."""
 
 import pytest
 

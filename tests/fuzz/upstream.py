@@ -16,7 +16,7 @@ OPEN = b"123454321"
 SCHEMA = {"type": "object", "additionalProperties": True}
 NAMES = ("echo", "say", "steps", "greet", "wait", "change")
 TOOLS = [{"name": name, "inputSchema": SCHEMA} for name in NAMES]
-LISTS = {
+LISTS: dict[str, dict[str, Any]] = {
     "tools/list": {"tools": TOOLS},
     "resources/list": {"resources": [{"uri": "mem://one", "name": "one"}]},
     "resources/templates/list": {"resourceTemplates": []},
