@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 export UV_NO_PROGRESS = 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check bench bench-verify bench-ledger bench-policy bench-http eval lock clean format screenshots browser
+.PHONY: demo test check bench bench-call bench-verify bench-ledger bench-policy bench-http eval lock clean format screenshots browser
 .PHONY: faults conformance soak
 
 demo: $(VENV)/.dev  ## two scenarios through a real guard, receipts, verification, tampering
@@ -35,7 +35,12 @@ format: $(VENV)/.dev
 bench-verify: $(VENV)/.dev  ## how fast a ledger is verified, and in how much memory
 	@$(BIN)/python benchmarks/verify.py $(ARGS)
 
-bench: $(VENV)/.dev  ## the guard beside its peers, interleaved in one run
+BENCHES := bench-call bench-http bench-policy bench-ledger bench-verify
+bench:  ## all the figures of docs/reference/performance.md, one after another: some minutes; fails if a budget is missed
+	@missed=; for each in $(BENCHES); do echo; echo "== make $$each"; $(MAKE) -s $$each || missed="$$missed $$each"; done; \
+	  test -z "$$missed" || { echo; echo "failed, or missed a budget:$$missed"; exit 1; }
+
+bench-call: $(VENV)/.dev  ## the guard beside its peers, interleaved in one run
 	@$(BIN)/python benchmarks/bench.py $(ARGS)
 
 bench-policy: $(VENV)/.dev  ## one decision as the set of policies grows

@@ -6,6 +6,7 @@ as a user has it: a policy with a condition on the arguments, both receipts sign
 
 import argparse
 import json
+import math
 import os
 import shutil
 import statistics
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import NamedTuple
 
 HERE = Path(__file__).resolve().parent
 SHARED = HERE.parent.parent / "shared" / "bench"
@@ -57,21 +59,43 @@ def added_over_durable(rounds: dict[str, list[dict]]) -> list[float]:
     return [(guard - direct) / (durable - direct) for guard, durable, direct in zip(*medians, strict=True)]
 
 
-def judge(report: dict) -> list[tuple[str, str, str, bool]]:
-    """Each budget: what, measured, allowed, met. Added latency is over the same run's `direct`."""
+class Budget(NamedTuple):
+    """What is measured, and at most (of calls a second, at least) what it may be: as first built, and in the end."""
+
+    what: str
+    measured: float
+    first: float
+    final: float
+    unit: str
+    more_is_better: bool = False
+
+    def is_within(self, bound: float) -> bool:
+        return self.measured >= bound if self.more_is_better else self.measured <= bound
+
+    def show(self, value: float) -> str:
+        text = "-" if math.isinf(value) else f"{value:.{2 if self.unit == 'x' else 0}f}{self.unit}"
+        return f"{text:>10}"
+
+    @property
+    def verdict(self) -> str:
+        return "met" if self.is_within(self.final) else "first only" if self.is_within(self.first) else "MISSED"
+
+
+def judge(report: dict) -> list[Budget]:
+    """The budgets. Added latency is over the same run's `direct`."""
     direct, sdk, guard = (report["summaries"][name] for name in ("direct", "sdk", "guard"))
     added = guard["p50_ms"] - direct["p50_ms"]
     ratios = added_over_durable(report["rounds"])
     latency = statistics.median(ratios)
     throughput = guard["calls_per_s"] / sdk["calls_per_s"]
     start, resident = guard["init_ms"] - direct["init_ms"], guard["rss_mb"] * 1e6 / 2**20
+    between = f"{min(ratios):.2f}-{max(ratios):.2f}x"
     return [
-        (f"added p50 (+{added:.2f} ms) over `durable`'s", f"{latency:.2f}x", "<= 2.2x", latency <= 2.2),
-        ("  from round to round", f"{min(ratios):.2f}-{max(ratios):.2f}x", "-", True),
-        ("calls a second, 16 in flight, over `sdk`'s", f"{throughput:.2f}x", ">= 1.5x", throughput >= 1.5),
-        ("added start-up, handshake done", f"{start:.0f} ms", "<= 200 ms", start <= 200),
-        ("resident memory", f"{resident:.0f} MiB", "<= 50 MiB", resident <= 50),
-        ("p50 over `direct`'s (says more of the upstream)", f"{guard['ratio']:.1f}x", "-", True),
+        Budget(f"added p50 (+{added:.2f} ms; rounds {between}) over `durable`'s", latency, 2.2, 1.5, "x"),
+        Budget("added p50 over `sdk`'s", added / (sdk["p50_ms"] - direct["p50_ms"]), math.inf, 1.0, "x"),
+        Budget(f"calls a second ({guard['calls_per_s']:.0f}) over `sdk`'s", throughput, 1.5, 3.0, "x", True),
+        Budget("added start-up, handshake done", start, 200, 150, " ms"),
+        Budget("resident memory", resident, 50, 40, " MiB"),
     ]
 
 
@@ -84,7 +108,9 @@ def main() -> int:
     options, driver_options = parser.parse_known_args()
     options.where.mkdir(parents=True, exist_ok=True)
     if (kind := file_system(options.where)) in MEMORY_FILE_SYSTEMS:
-        print(f"`{options.where}` is on {kind}: a sync costs nothing there\nhint: make bench ARGS='--where FOLDER'")
+        print(
+            f"`{options.where}` is on {kind}: a sync costs nothing there\nhint: make bench-call ARGS='--where FOLDER'"
+        )
         return 2
     kit = SHARED if (SHARED / "driver.py").exists() else HERE / "kit"
     folder = Path(tempfile.mkdtemp(prefix="bench-", dir=options.where))
@@ -102,9 +128,11 @@ def main() -> int:
     finally:
         shutil.rmtree(folder)
     print()
-    for what, measured, allowed, met in results:
-        print(f"{what:<50}{measured:>10}{allowed:>12}  {'met' if met else 'MISSED'}")
-    return 0 if all(met for *_, met in results) else 1
+    print(f"{'':<62}{'measured':>10}{'first':>10}{'final':>10}")
+    for each in results:
+        figures = map(each.show, (each.measured, each.first, each.final))
+        print(f"{each.what:<62}{''.join(figures)}  {each.verdict}")
+    return 0 if all(each.verdict == "met" for each in results) else 1
 
 
 if __name__ == "__main__":

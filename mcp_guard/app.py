@@ -161,7 +161,7 @@ async def _serve_http(serving: Serving, where: ServeSettings) -> None:
     sockets, local, stopping = [listen(where)], socket_door(serving, where), asyncio.Event()
     config = uvicorn.Config(
         door.app(), log_level="warning", access_log=False, server_header=False, date_header=False, lifespan="off",
-        timeout_graceful_shutdown=5, timeout_keep_alive=KEEP_ALIVE_SECONDS, http="h11",
+        timeout_graceful_shutdown=5, timeout_keep_alive=KEEP_ALIVE_SECONDS, http="httptools",
     )  # fmt: skip
     server, started = uvicorn.Server(config), asyncio.Event()
     heed_signals(server)

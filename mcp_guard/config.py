@@ -231,7 +231,7 @@ class Config(Model):
     guard: GuardConfig
     limits: LimitsConfig = LimitsConfig()
     agents: dict[str, AgentConfig] = {}
-    upstreams: Annotated[dict[str, UpstreamConfig], Field(min_length=1)]
+    upstreams: dict[str, UpstreamConfig] = {}
     tools: dict[str, ToolConfig] = {}
     resources: dict[EntityType, ResourceTypeConfig] = {}
     rates: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], RateConfig] = {}
@@ -353,13 +353,23 @@ def load(path: Path) -> Settings:
     Raises: ConfigError.
     """
     try:
-        data = tomllib.loads(path.read_text())
+        text = path.read_text()
     except FileNotFoundError:
         raise ConfigError(
-            f"no configuration at `{path}`", "start from config.example.toml, or name a file: --config FILE"
+            f"no configuration at `{path}`", "mcp-guard init makes one; or name a file: --config FILE"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read `{path}`: {error}", "check the path and its permissions") from None
+    return check(text, path)
+
+
+def check(text: str, path: Path) -> Settings:
+    """The settings that a configuration at this path would give, with this text.
+
+    Raises: ConfigError.
+    """
+    try:
+        data = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise ConfigError(f"{path}: not TOML: {error}", "mend that line; config.example.toml shows the form") from None
     try:

@@ -125,8 +125,11 @@ class Guard:
         return await self.tell(instance, again, voice)
 
     def identify(self, call: Call) -> Call:
-        """Whose call it is: the session's instance, if its credential is valid now and it may see the tool."""
-        if why := self.ledger.standing(call.instance):
+        """Whose call it is: the session's instance, if its time has not run out and it may see the tool.
+
+        INVARIANT: whether it was revoked is looked up in the transaction that lets it do anything (promise P7).
+        """
+        if why := credential.check_time(call.instance.started, call.instance.expires, self.clock.now()):
             return replace(call, problems=(why,))
         if call.tool is None or not self.may_call(call.instance, call.tool):
             kept_out = self.upstreams.quarantined(call.name)  # promise P6, for the receipt only
@@ -140,11 +143,11 @@ class Guard:
         if call.problems or call.tool is None:
             return call
         rule = call.tool.rule
-        call = replace(call, past=self.memory.look(call))
+        past = self.memory.look(call)
         facts = None if rule.facts is None else await self.look_up(call)
         if isinstance(facts, str):
-            return replace(call, problems=(facts,))
-        call = self.describe_with.assess(call, facts)
+            return replace(call, past=past, problems=(facts,))
+        call = self.describe_with.assess(call, facts, past)
         more = await self.signals.raised(call)
         return replace(call, risk=risk.add_up((*call.risk.signals, *more))) if more else call
 
@@ -163,6 +166,8 @@ class Guard:
         looked = describe(self.describe_with, call.id, call.instance, Asked(name, arguments), tool)
         kept = for_look_up(call.redaction, rule, looked.redaction)
         intent = await self.ledger.look_up(replace(looked, purpose="facts", redaction=kept))
+        if isinstance(intent, Moved):
+            return intent.what
         execution = await self.execute(intent, SILENT)
         await self.ledger.conclude(intent, execution)
         return read_facts(rule, replace(execution, detail="") if kept.result else execution)
@@ -182,6 +187,8 @@ class Guard:
 
     async def hold(self, call: Call, decision: Decision, voice: Voice) -> Intent | Reply:
         """Wait for a person, as long as the client will."""
+        if why := self.ledger.standing(call.instance):
+            return await self.refuse(call, replace(decision, outcome=Outcome.DENY, reasons=(why,), routes=()))
         held = self.approvals.find(call.instance, call.request_hash)
         if held is None or held.state is State.REQUESTED:
             grant = self.approvals.grant_for(call, decision)

@@ -126,7 +126,7 @@ class Ledger(Protocol):
     async def intend(self, call: Call, decision: Decision, held: Approval | Grant | None) -> Intent | Moved:
         """Record decision and intent, count the rates and use up what lets it, all in one transaction."""
 
-    async def look_up(self, call: Call) -> Intent:
+    async def look_up(self, call: Call) -> Intent | Moved:
         """Record the intent of one of the guard's own look-ups."""
 
     def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> Awaitable[int]:

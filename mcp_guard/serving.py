@@ -32,6 +32,7 @@ from mcp_guard.policy.in_force import PoliciesInForce
 from mcp_guard.policy.keeper import Follower, Keeper, Places
 from mcp_guard.ports import NoSignals
 from mcp_guard.settings import Server, Settings
+from mcp_guard.transports.eras import choose_era
 from mcp_guard.transports.naming import Naming
 from mcp_guard.transports.session import Front, Session, Ways
 from mcp_guard.upstream.child import Connector
@@ -207,7 +208,7 @@ class Serving:
         if self._signals is not None:
             self._signals.prepare(instance)
         naming = Naming(next(iter(settings.servers)) if settings.plain_names else "")
-        session = Session(guard, hub, instance, front, Ways(settings.inbox, naming))
+        session = Session(guard, hub, instance, front, Ways(settings.inbox, naming, choose_era))
         follower.on_changed = session.tell_tools_changed
         self._sessions.add(session)
         return session

@@ -108,7 +108,7 @@ def test_a_missing_file_is_named_with_a_way_on(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "none.toml")
     assert f"no configuration at `{tmp_path / 'none.toml'}`" in str(caught.value)
-    assert "hint: start from config.example.toml" in str(caught.value)
+    assert "hint: mcp-guard init makes one" in str(caught.value)
 
 
 ROUTE = '[routes.people]\napprovers = ["alice"]\n'
@@ -195,4 +195,4 @@ def test_every_kind_of_witness_can_be_configured(tmp_path: Path) -> None:
 
 def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
     message = refused(tmp_path, "[guard]\nx = 1\ny = 2\n")
-    assert len(message.splitlines()) == 5  # x, y, policies, upstreams, and the hint
+    assert len(message.splitlines()) == 4  # x, y, policies, and the hint

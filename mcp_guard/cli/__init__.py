@@ -14,6 +14,9 @@ from mcp_guard.core.errors import (
 )
 
 COMMANDS: dict[str, tuple[str, str]] = {
+    "init": ("init", "make the configuration and the first policies of a new guard"),
+    "wrap": ("wrap", "put the servers of an MCP client behind the guard"),
+    "unwrap": ("unwrap", "give a client its servers back, as they were"),
     "run": ("run", "serve one MCP client on stdin and stdout"),
     "serve": ("serve", "serve many MCP clients over HTTP"),
     "connect": ("connect", "carry standard input and output to a guard of another user"),

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 
 from mcp_guard.app import CLOCK, ledger_settings, listed_tools, policy_world
+from mcp_guard.cli.clients import client_files
 from mcp_guard.cli.options import add_json, parser
 from mcp_guard.cli.self_test import try_refusals
 from mcp_guard.cli.table import print_table
@@ -64,8 +65,12 @@ def look(settings: Settings, start_upstreams: bool) -> Seen:
         user=os.geteuid(),
         policies_failure=failure,
         policies_note=note,
+        agents=tuple((name, (each.agent.owner, each.on_behalf_of)) for name, each in settings.agents.items()),
+        routes=tuple(settings.routes.values()),
+        has_upstreams=bool(settings.servers),
         absent=tuple(sorted(missing)),
         trials=tuple(trials),
+        clients=tuple(client_files(settings.path)),
         **seen,
     )
 

@@ -12,7 +12,7 @@ from mcp_guard.cli.table import print_table
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.settings import SecretPlace, Settings
-from mcp_guard.upstream.secrets import MOST_BYTES, keyring, read_secret, split_entry
+from mcp_guard.upstream.secrets import MOST_BYTES, keep_in_keyring, read_secret, remove_from_keyring, split_entry
 
 
 def main(arguments: list[str]) -> int:
@@ -72,20 +72,13 @@ def state(place: SecretPlace, settings: Settings) -> str:
 
 
 def put(options: argparse.Namespace) -> int:
-    service, name = entry(options.entry)
+    entry(options.entry)
     asked = sys.stdin.isatty()
     value = getpass.getpass("secret (not shown): ") if asked else sys.stdin.read(MOST_BYTES + 1)
     value = value.strip()
     if not value or len(value) > MOST_BYTES:
         raise ConfigError(f"the secret is {'too long' if value else 'empty'}", "type it, or give it on standard input")
-    library = keyring()
-    try:
-        library.set_password(service, name, value)
-        kept = library.get_password(service, name)
-    except library.errors.KeyringError as error:
-        raise ConfigError(f"the keyring cannot be used: {type(error).__name__}", "keyring diagnose") from None
-    if kept != value:
-        raise ConfigError("the keyring did not keep the secret", "keyring diagnose")
+    keep_in_keyring(options.entry, value)
     print(
         json.dumps({"entry": options.entry}) if options.json else f"kept: {{ keyring = {json.dumps(options.entry)} }}"
     )
@@ -93,21 +86,14 @@ def put(options: argparse.Namespace) -> int:
 
 
 def remove(options: argparse.Namespace) -> int:
-    service, name = entry(options.entry)
-    library = keyring()
-    try:
-        library.delete_password(service, name)
-    except library.errors.PasswordDeleteError:
-        raise ConfigError(f"the keyring holds no `{options.entry}`", "mcp-guard secrets list") from None
-    except library.errors.KeyringError as error:
-        raise ConfigError(f"the keyring cannot be used: {type(error).__name__}", "keyring diagnose") from None
+    entry(options.entry)
+    remove_from_keyring(options.entry)
     print(json.dumps({"removed": options.entry}) if options.json else f"removed: {options.entry}")
     return 0
 
 
-def entry(said: str) -> tuple[str, str]:
+def entry(said: str) -> None:
     """Raises: ConfigError."""
     service, name = split_entry(said)
     if not service or not name:
         raise ConfigError(f"`{said}` is no entry of a keyring", "SERVICE/NAME, such as mcp-guard/crm-token")
-    return service, name

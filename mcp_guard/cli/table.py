@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from mcp_guard.core.diff import Part, marked, shorten
 from mcp_guard.core.text import printable
 
-__all__ = ["print_lines", "print_table", "print_words", "printable"]
+__all__ = ["print_lines", "print_table", "print_words", "printable", "steps"]
 
 
 def plain(value: object) -> object:
@@ -54,3 +54,9 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> No
     for line in lines:
         table.add_row(*(Text(cell) for cell in line))
     Console().print(table)
+
+
+def steps(commands: list[tuple[str, str]]) -> list[str]:
+    """Commands with what they do, in two columns."""
+    width = max(len(command) for command, _ in commands)
+    return [f"  {command:<{width}}   # {does}" for command, does in commands]

@@ -13,6 +13,7 @@ from mcp_guard.core import canonical, risk
 from mcp_guard.core.canonical import Limits, Unacceptable
 from mcp_guard.core.change import compute_change
 from mcp_guard.core.model import (
+    NO_PAST,
     Asked,
     Call,
     Ending,
@@ -21,6 +22,7 @@ from mcp_guard.core.model import (
     FactsRule,
     Instance,
     Json,
+    Past,
     Redaction,
     Resource,
     Task,
@@ -41,13 +43,13 @@ class Description:
     limits: Limits = field(default_factory=Limits)
     ticket_pattern: re.Pattern[str] | None = None
 
-    def assess(self, call: Call, facts: Facts | None) -> Call:
-        """The call with its facts, change and risk."""
+    def assess(self, call: Call, facts: Facts | None, past: Past = NO_PAST) -> Call:
+        """The call with its facts and past, and so its change and risk."""
         assert call.tool is not None
         rule = call.tool.rule
         change = compute_change(call.arguments, facts, rule.resource, rule.facts)
-        seen = risk.Evidence(call.tool, call.arguments, facts, change, call.task, call.past)
-        return replace(call, facts=facts, change=change, risk=risk.assess(seen))
+        seen = risk.Evidence(call.tool, call.arguments, facts, change, call.task, past)
+        return replace(call, facts=facts, past=past, change=change, risk=risk.assess(seen))
 
 
 def describe(operator: Description, id: str, instance: Instance, asked: Asked, tool: Tool | None) -> Call:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mcp_guard.core.approval import Approval, may_decide
+from mcp_guard.core.approval import Approval, Route, may_decide
 from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import format_time
 
@@ -94,6 +94,25 @@ class Trial:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientFile:
+    """The servers of an MCP client: what its entries of a guard run, and what it starts beside them.
+
+    `words` name it in a command. `no_program` and `no_config` are what its entries name and is not there; `others` are
+    configurations of other guards; `failure` says why the file cannot be read.
+    """
+
+    title: str
+    words: str
+    path: str
+    is_guarded: bool = False
+    no_program: str = ""
+    no_config: str = ""
+    others: tuple[str, ...] = ()
+    unguarded: tuple[str, ...] = ()
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Seen:
     """Everything that was looked at. `failure` and `hint` say why the ledger could not be read, if it could not."""
 
@@ -113,8 +132,13 @@ class Seen:
     approvers_with_keys: frozenset[str]
     policies_failure: tuple[str, str] | None
     policies_note: str
+    agents: tuple[tuple[str, tuple[str | None, ...]], ...]
+    """Each with those who answer for it, and so decide on none of its calls."""
+    routes: tuple[Route, ...]
+    has_upstreams: bool
     absent: tuple[str, ...]
     trials: tuple[Trial, ...]
+    clients: tuple[ClientFile, ...]
 
 
 Findings = list[Finding]
@@ -268,6 +292,20 @@ def _undecidable(pending: Pending, running: set[str], with_keys: frozenset[str],
     return None
 
 
+def routes(seen: Seen) -> Findings:
+    findings: Findings = []
+    for name, askers in seen.agents:
+        for route in seen.routes:
+            able = [who for who in route.approvers if route.unsafe_self_approval or who not in askers]
+            if len(able) < route.quorum:
+                what = (
+                    f"nobody approves what their own agent asks: {len(able)} may decide on calls of `{name}` on route"
+                )
+                fix = f"name others in routes.{route.name}.approvers, or set unsafe_self_approval = true there"
+                findings += _warning("routes", f"{what} `{route.name}`, which needs {route.quorum}", fix)
+    return findings or _ok("routes", f"{len(seen.routes)} routes, with people who may decide for each agent")
+
+
 def policies(seen: Seen) -> Findings:
     if seen.policies_failure is not None:
         what, fix = seen.policies_failure
@@ -276,6 +314,8 @@ def policies(seen: Seen) -> Findings:
 
 
 def upstreams(seen: Seen) -> Findings:
+    if not seen.has_upstreams:
+        return _warning("upstreams", "no server stands behind the guard", "mcp-guard wrap; or [upstreams.NAME]")
     if not seen.absent:
         return []
     return _problem(
@@ -297,13 +337,42 @@ def refusals(seen: Seen) -> Findings:
     return _ok("refusals", f"refused, with a receipt: {refused}") if tried else []
 
 
+def clients(seen: Seen) -> Findings:
+    findings = [finding for each in seen.clients for finding in _of_client(each)]
+    return findings or _ok("clients", "none with servers was found for this user and folder")
+
+
+def _of_client(client: ClientFile) -> Findings:
+    if client.failure:
+        return _warning("clients", client.failure, "mend the file; its client cannot read it either")
+    findings: Findings = []
+    cannot = f"{client.title} cannot start the guard: {client.path} names"
+    if client.no_config:
+        what = f"{cannot} `{client.no_config}`, which is not there"
+        findings += _problem("clients", what, "restore it, or take the entry out of the client's file")
+    elif client.no_program:
+        what = f"{cannot} `{client.no_program}`, which is not there"
+        findings += _problem("clients", what, f"mcp-guard unwrap {client.words}; mcp-guard wrap {client.words}")
+    for other in client.others:
+        what = f"{client.title} runs another guard ({client.path})"
+        findings += _warning(
+            "clients", what, f"mcp-guard doctor --config {other}; or unwrap with that, and wrap with this"
+        )
+    if client.unguarded:
+        what = f"{client.title} starts {', '.join(client.unguarded)} beside the guard ({client.path})"
+        findings += _warning("clients", what, f"mcp-guard wrap {client.words}")
+    if client.is_guarded and not findings:
+        findings += _ok("clients", f"{client.title} starts this guard and nothing beside it ({client.path})")
+    return findings
+
+
 def _some(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers[:5])) + (", …" if len(numbers) > 5 else "")
 
 
 CHECKS: tuple[Callable[[Seen], Findings], ...] = (
     state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards, calls_without_outcome, approvals,
-    policies, upstreams, refusals,
+    routes, policies, upstreams, refusals, clients,
 )  # fmt: skip
 
 

@@ -10,12 +10,13 @@ import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 import orjson
 
 from mcp_guard.core import canonical, rates
-from mcp_guard.core.bounds import EVIDENCE, bounded
+from mcp_guard.core.bounds import EVIDENCE, MOST_TEXT, bounded
 from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros, Mode, Opinion, Origins, Past
 from mcp_guard.core.redaction import hide, hide_execution, hide_fields, texts_of
 
@@ -47,7 +48,12 @@ class Draft:
 def format_time(at: Micros) -> str:
     """RFC 3339 in UTC with microseconds."""
     seconds, micros = divmod(at, 1_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC).isoformat()[:19]}.{micros:06d}Z"
+    return f"{_format_second(seconds)}.{micros:06d}Z"
+
+
+@lru_cache(maxsize=8)
+def _format_second(seconds: int) -> str:
+    return datetime.fromtimestamp(seconds, UTC).isoformat()[:19]
 
 
 def commitment(salt: bytes, payload: bytes) -> str:
@@ -69,12 +75,14 @@ def document(draft: Draft, place: Place, commitments: Mapping[str, str]) -> byte
 
     INVARIANT: names are ASCII and values text, integers, lists and objects, for which sorted JSON is RFC 8785.
     """
-    fields = ((name, value) for name, value in draft.fields.items() if value or value == 0)
-    body = {name: value if name in EVIDENCE else bounded(value) for name, value in fields}
-    body |= commitments
-    body |= {"v": SCHEMA_VERSION, "kind": draft.kind, "seq": place.seq, "time": place.time}
-    body |= {"origin": place.origin, "software": place.software}
-    return orjson.dumps(body, option=orjson.OPT_SORT_KEYS)
+    said = {name: value for name, value in draft.fields.items() if value or value == 0}
+    rest = {**commitments, "v": SCHEMA_VERSION, "kind": draft.kind, "seq": place.seq, "time": place.time}
+    rest |= {"origin": place.origin, "software": place.software}
+    whole = orjson.dumps(said | rest, option=orjson.OPT_SORT_KEYS)
+    if len(whole) <= MOST_TEXT:  # and so is each text in it
+        return whole
+    said = {name: value if name in EVIDENCE else bounded(value) for name, value in said.items()}
+    return orjson.dumps(said | rest, option=orjson.OPT_SORT_KEYS)
 
 
 def entry(body: bytes, signature: bytes) -> bytes:

@@ -121,8 +121,10 @@ class Book:
             future.add_done_callback(lambda _: release())
         return await self._unless_cancelled(future)
 
-    async def look_up(self, call: Call) -> Intent:
-        def op(step: Step) -> Intent:
+    async def look_up(self, call: Call) -> Intent | Moved:
+        def op(step: Step) -> Intent | Moved:
+            if why := registry.standing(step.store, call.instance, step.now):
+                return Moved(why)
             seq = step.add(look_up_draft(call))
             step.store.open_call(seq, self.settings.guard)
             return Intent(call, seq)
@@ -159,7 +161,10 @@ class Book:
                 self._late.append(record_late)
 
         recorded = self.writer.submit(partial(record, answered=answered))
-        recorded.add_done_callback(keep)
+        if recorded.done():
+            keep(recorded)
+        else:
+            recorded.add_done_callback(keep)
         return recorded
 
     def catch_up(self) -> None:

@@ -25,7 +25,7 @@ Cases run against the real engine; nothing is called and nothing is recorded.
 
 import tomllib
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
 
@@ -104,7 +104,7 @@ def _run(engine: PolicyEngine, tools: Mapping[str, Tool], case: Case, operator: 
         return Result(case, None, tuple(call.problems))
     values = said.get("facts")
     facts = Facts(values, canonical.digest_json(values)) if values is not None else None
-    call = operator.assess(replace(call, past=_past(said.get("history", {}))), facts)
+    call = operator.assess(call, facts, _past(said.get("history", {})))
     try:
         counts = {use.counter.name: _rate(use, said.get("rates", {})) for use in rates.uses(call, engine.counters)}
     except ValueError as uncountable:

@@ -23,6 +23,7 @@ from mcp_guard.policy.request import Inexpressible, build_context, history, prin
 from mcp_guard.policy.ruleset import PERMIT_ALL, Ruleset, Subject, action_groups, always_in_force, read_subject
 from mcp_guard.policy.schema import PRINCIPAL, TOOL, build_schema
 from mcp_guard.policy.source import Policy, Source, Unlisted, is_dormant, read_policies, validate
+from mcp_guard.policy.view import narrow
 
 ENGINE = f"cedarpy/{getattr(cedarpy, '__version__', '4.12')}"
 
@@ -60,7 +61,6 @@ class PolicyEngine:
         self.dormant = tuple(sorted(source.policies.keys() - active.keys()))
         self.schema_text = json.dumps(schema)
         self._attributes = world.attributes
-        self._asks_history = any("history" in text for text in source.texts.values())
         self._rules = Ruleset(active, action_groups(schema))
         self._always = always_in_force(self._rules)
         self._schema = Schema.from_json_str(self.schema_text)
@@ -115,20 +115,18 @@ class PolicyEngine:
         if shape is None:
             raise Inexpressible("this tool has no input schema that a call could be checked against")
         said = build_context(call, shape, counts)
-        if self._asks_history:
-            said["history"] = history(call.past)
-        context = orjson.dumps(said).decode()
         entities, described, subject = self._entities(call)
+        part = rules.slice(call.name, subject)
+        if call.past is not NO_PAST or part.view is None or "history" in part.view:
+            said["history"] = history(call.past)
         request = {
             "principal": {"type": PRINCIPAL, "id": call.instance.id},
             "action": {"type": "Action", "id": call.name},
             "resource": {"type": call.resource.type, "id": call.resource.id},
-            "context": context,
+            "context": orjson.dumps(narrow(said, part.view)).decode(),
         }
-        ruling = rules.rule(request, entities, subject)
+        ruling = rules.rule_by(part, request, entities)
         policies = tuple(id for id in sorted(ruling.policies) if id != PERMIT_ALL.id)
-        if call.past is not NO_PAST:
-            said["history"] = history(call.past)  # other policies may ask for it when the decision is run again
         material = {**request, "context": said}
         return Decision(
             outcome=ruling.outcome,

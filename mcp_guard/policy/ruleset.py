@@ -13,6 +13,7 @@ from cedarpy import Entities, PolicySet
 from mcp_guard.core.decision import Ruling, Verdict, rule
 from mcp_guard.core.model import Json
 from mcp_guard.policy.source import Policy, as_json
+from mcp_guard.policy.view import View, view_of
 from mcp_guard.policy.words import quoted
 
 Uid = tuple[str, str]
@@ -64,6 +65,8 @@ class Slice:
     ids: tuple[str, ...]
     full: PolicySet
     ungated: PolicySet
+    view: View | None
+    """How much of the context they can look at."""
 
 
 class Ruleset:
@@ -134,7 +137,8 @@ class Ruleset:
     def _make(self, ids: Iterable[str]) -> Slice:
         every = tuple(sorted(ids))
         ungated = tuple(id for id in every if id not in self.gates)
-        return Slice(every, self._parse(every), self._parse(ungated))
+        view = view_of(self.policies[id] for id in every)
+        return Slice(every, self._parse(every), self._parse(ungated), view)
 
     def _parse(self, ids: tuple[str, ...]) -> PolicySet:
         if ids not in self._parsed:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
+from itertools import chain
 
 from mcp_guard.core.model import Agent, Instance, Micros, Task
 from mcp_guard.storage.rows import Rows
@@ -93,8 +94,11 @@ class IdentityRows(Rows):
 
     def revoked(self, keys: Iterable[Key], started: Micros) -> Key | None:
         """The first of these that is revoked for what started then."""
-        query = "SELECT 1 FROM revocation WHERE kind = ? AND name = ? AND until >= ?"
-        return next((key for key in keys if self._run(query, (*key, started)).fetchone()), None)
+        keys = list(keys)
+        named = " OR ".join(["(kind = ? AND name = ?)"] * len(keys))
+        query = f"SELECT kind, name FROM revocation WHERE until >= ? AND ({named})"
+        found = self._run(query, (started, *chain.from_iterable(keys))).fetchall()
+        return next((key for key in keys if key in found), None) if found else None
 
     # Launch codes, stored hashed
 

@@ -9,10 +9,11 @@ import sqlite3
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.merkle import TILE_WIDTH
+from mcp_guard.core.merkle import HASH_BYTES, TILE_WIDTH
 from mcp_guard.storage import schema
 from mcp_guard.storage.approval_rows import ApprovalRows
 from mcp_guard.storage.failures import FAILURES, explain
@@ -55,7 +56,7 @@ class Store(ApprovalRows, IdentityRows, KeyRows, PayloadRows, PinRows):
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
         super().__init__(connection)
         self.path = path
-        self._files = tuple((str(file), _identity(file)) for file in (path, path.with_name(f"{path.name}-wal")))
+        self._files = tuple((file, _identity(file)) for file in (str(path), f"{path}-wal"))
 
     def begin(self) -> None:
         self._run("BEGIN IMMEDIATE")
@@ -91,7 +92,7 @@ class Store(ApprovalRows, IdentityRows, KeyRows, PayloadRows, PinRows):
         if row is None or not isinstance(row[1], bytes):
             raise sqlite3.DatabaseError("the ledger has no head")
         size, edge, key = row
-        return Head(size, tuple(edge[at : at + 32] for at in range(0, len(edge), 32)), key)
+        return Head(size, _split_edge(edge), key)
 
     def advance_head(self, before: int, after: Head, checkpoint: str) -> None:
         cursor = self._run(
@@ -254,13 +255,19 @@ def open_store(path: Path, unsafe_skip_fsync: bool = False, create: bool = True)
         raise
 
 
-def _identity(file: Path | str) -> tuple[int, int] | None:
+def _identity(file: str) -> tuple[int, int] | None:
     """Which file it is that has this name now; None if there is none."""
     try:
         found = os.stat(file)
     except FileNotFoundError:
         return None
     return found.st_dev, found.st_ino
+
+
+@lru_cache(maxsize=4)
+def _split_edge(edge: bytes) -> tuple[bytes, ...]:
+    """The hashes of a right edge as it is stored, which is mostly the one that was stored last."""
+    return tuple(edge[at : at + HASH_BYTES] for at in range(0, len(edge), HASH_BYTES))
 
 
 def _create(connection: sqlite3.Connection) -> None:

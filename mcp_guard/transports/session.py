@@ -2,11 +2,11 @@
 
 Who is calling is a value of the session, bound when it opens; nothing that the client sends can change it. How a
 client speaks is its era: the handshake revisions (`transports/handshake.py`) or the stateless one
-(`transports/stateless.py`). The first request decides which, for good.
+(`transports/stateless.py`). The first request decides which, for good (`transports/eras.py`).
 """
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
 from typing import Any, Protocol, TypeGuard
 
@@ -20,7 +20,6 @@ from mcp_guard.ports import SILENT, Progress, Voice
 from mcp_guard.transports.naming import Naming
 from mcp_guard.transports.roads import Roads
 from mcp_guard.upstream.hub import Hub
-from mcp_guard.wire.eras import is_stateless
 from mcp_guard.wire.methods import (
     CALL_TOOL,
     CANCELLED,
@@ -75,10 +74,11 @@ class Era(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Ways:
-    """What the configuration says of every session: where the inbox is, and how names are shown."""
+    """What is said of every session: where the inbox is, how names are shown, and which era a first request is of."""
 
     inbox: str
     naming: Naming
+    era: Callable[["Session", str, Json], Era]
 
 
 class Session:
@@ -94,6 +94,7 @@ class Session:
         self._front = front
         self._naming = ways.naming
         self._roads = Roads(hub, ways.naming)
+        self._choose_era = ways.era
         self._era: Era | None = None
         self._running: dict[Key, asyncio.Task[None]] = {}
         """Requests being answered, by who asked ("" is the client) and the id they gave."""
@@ -163,17 +164,8 @@ class Session:
             self.client.reply(id, error(INVALID_REQUEST, f"a request with id `{str(id)[:40]}` is already running"))
             return
         if self._era is None:
-            self._era = self._choose_era(method, params)
+            self._era = self._choose_era(self, method, params)
         self._era.on_request(id, method, params)
-
-    def _choose_era(self, method: str, params: Json) -> Era:
-        if is_stateless(method, params):
-            from mcp_guard.transports.stateless import Stateless  # what a client does not speak is not loaded
-
-            return Stateless(self)
-        from mcp_guard.transports.handshake import Handshake
-
-        return Handshake(self)
 
     def on_notification(self, method: str, params: Json) -> None:
         if self._era is None:
@@ -279,11 +271,13 @@ class Session:
     async def call(self, asked: Asked, voice: Voice) -> Json:
         """A call by the name that the client has for its tool; a tool that is listed by another name is unknown."""
         await self.settle()
-        inside = replace(asked, name=self._naming.read(asked.name))
-        tool = self.hub.find(inside.name)
+        name = self._naming.read(asked.name)
+        tool = self.hub.find(name)
         if tool is not None and self._naming.show(tool.server, tool.name) != asked.name:
-            inside = replace(inside, name=asked.name, problem=NO_SUCH_TOOL)
-        return await self.guard.call(self.instance, inside, voice)
+            asked = replace(asked, problem=NO_SUCH_TOOL)
+        elif name != asked.name:
+            asked = replace(asked, name=name)
+        return await self.guard.call(self.instance, asked, voice)
 
     def progress_to_client(self, id: Id, params: Json) -> Progress | None:
         token = progress_token(params)

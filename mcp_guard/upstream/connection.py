@@ -19,6 +19,7 @@ from mcp_guard.core.scrub import Scrubber
 from mcp_guard.ports import SILENT, Voice
 from mcp_guard.upstream.circuits import Circuit
 from mcp_guard.upstream.link import Link
+from mcp_guard.upstream.speech import Speech
 from mcp_guard.wire.methods import INITIALIZE, INITIALIZED, LIST_TOOLS, LISTS, PING, TOOLS_CHANGED
 from mcp_guard.wire.peer import Id, Peer, PeerLost
 
@@ -40,38 +41,6 @@ class Owner(Protocol):
         """The upstream reads too slowly, or caught up."""
 
     def note(self, text: str) -> None: ...
-
-
-class Unanswered(Exception):
-    """An upstream asks for something before it goes on, and the client cannot or will not say it."""
-
-
-@dataclass(slots=True)
-class Rounds:
-    """How often one request has been sent."""
-
-    made: int = 0
-
-
-class Speech(Protocol):
-    """How an upstream of another era than the handshake's is spoken to."""
-
-    @property
-    def tells_changes(self) -> bool: ...
-
-    async def request(self, method: str, params: Json | None, voice: Voice) -> Json: ...
-
-    async def in_rounds(
-        self, method: str, params: Json, voice: Voice, seconds: float | None, rounds: Rounds
-    ) -> Json: ...
-
-    async def listen(self) -> None: ...
-
-    def on_request(self, id: Id, method: str) -> None: ...
-
-    def on_notification(self, method: str, params: Json) -> None: ...
-
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from mcp_guard.core.replies import tool_error
 from mcp_guard.ports import SILENT, Intent, Pins, Voice
 from mcp_guard.upstream.catalog import build_catalog, make_tool
 from mcp_guard.upstream.circuits import Circuit
-from mcp_guard.upstream.connection import Connection, Owner, Rounds, Unanswered
+from mcp_guard.upstream.connection import Connection, Owner
+from mcp_guard.upstream.speech import Rounds, Unanswered
 from mcp_guard.wire.methods import CALL_TOOL
 from mcp_guard.wire.peer import Id, PeerLost, error
 

@@ -71,6 +71,31 @@ def split_entry(entry: str) -> tuple[str, str]:
     return service, name
 
 
+def keep_in_keyring(entry: str, value: str) -> None:
+    """Raises: ConfigError if it is not there afterwards."""
+    service, name = split_entry(entry)
+    library = keyring()
+    try:
+        library.set_password(service, name, value)
+        kept = library.get_password(service, name)
+    except library.errors.KeyringError as error:
+        raise ConfigError(f"the keyring cannot be used: {type(error).__name__}", "keyring diagnose") from None
+    if kept != value:
+        raise ConfigError("the keyring did not keep the secret", "keyring diagnose")
+
+
+def remove_from_keyring(entry: str) -> None:
+    """Raises: ConfigError."""
+    service, name = split_entry(entry)
+    library = keyring()
+    try:
+        library.delete_password(service, name)
+    except library.errors.PasswordDeleteError:
+        raise ConfigError(f"the keyring holds no `{entry}`", "mcp-guard secrets list") from None
+    except library.errors.KeyringError as error:
+        raise ConfigError(f"the keyring cannot be used: {type(error).__name__}", "keyring diagnose") from None
+
+
 def keyring() -> ModuleType:
     """Raises: ConfigError without the package."""
     try:

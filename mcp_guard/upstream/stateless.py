@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from mcp_guard.core.model import Json
 from mcp_guard.ports import Voice
-from mcp_guard.upstream.connection import Rounds, Unanswered
+from mcp_guard.upstream.speech import Rounds, Unanswered
 from mcp_guard.wire import asking
 from mcp_guard.wire.methods import (
     CANCELLED,

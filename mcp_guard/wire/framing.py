@@ -11,9 +11,12 @@ class Lines:
 
     def feed(self, data: bytes) -> list[bytes | None]:
         """The lines that this chunk completes, without their newline; blank lines are left out."""
-        if b"\n" not in data:
+        end = data.find(b"\n")
+        if end < 0:
             self._keep(data)
             return []
+        if end == len(data) - 1 <= self._limit and not self._buffer and not self._dropping:  # one whole line, mostly
+            return [] if data.isspace() else [data[:-1]]
         first, *rest = data.split(b"\n")
         self._keep(first)
         lines: list[bytes | None] = [self._take()]

@@ -39,6 +39,13 @@ def doctor(config: Path, *words: str) -> tuple[int, dict[str, Finding]]:
     return done.returncode, worst
 
 
+@pytest.fixture(autouse=True)
+def no_clients(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A home in which no MCP client is: this machine's are no finding of these tests."""
+    monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+
+
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
     """A state in which a guard has run."""

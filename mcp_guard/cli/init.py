@@ -1,0 +1,103 @@
+"""`mcp-guard init`: make the configuration and the first policies of a new guard."""
+
+import argparse
+import json
+import sys
+from pathlib import Path
+
+from mcp_guard.cli.clients import at_config
+from mcp_guard.cli.options import add_json
+from mcp_guard.cli.starting import Start, files, os_user, person, refuse_to_overwrite
+from mcp_guard.cli.table import steps
+from mcp_guard.config import check
+from mcp_guard.core.errors import ConfigError
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    config = options.folder.resolve() / "mcp-guard.toml"
+    refuse_to_overwrite(config)
+    start = ask(options)
+    make(config, start)
+    if options.json:
+        print(json.dumps({"config": str(config), "written": [str(path) for path in files(config, start)]}))
+    else:
+        print("\n".join(report(config, start)))
+    return 0
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    made = argparse.ArgumentParser(
+        prog="mcp-guard init", description="Make the configuration and the first policies of a new guard."
+    )
+    made.add_argument("folder", nargs="?", type=Path, default=Path(), metavar="DIR", help="where (default: here)")
+    mode = made.add_mutually_exclusive_group()
+    mode.add_argument("--observe", action="store_true", help="decide and record, block nothing (the default)")
+    mode.add_argument("--enforce", action="store_true", help="block what no policy permits, from the first call on")
+    made.add_argument("--owner", metavar="NAME", help="who answers for the agent (default: you)")
+    made.add_argument("--approver", metavar="NAME", help="who decides on calls that wait: somebody else")
+    made.add_argument("--agent", default="my-agent", metavar="NAME", help="the agent's name (default: my-agent)")
+    made.add_argument(
+        "--unsafe-self-approval", action="store_true", help="the owner may approve their own agent's calls"
+    )
+    made.add_argument("--yes", action="store_true", help="do not ask; take the defaults")
+    add_json(made)
+    options = made.parse_args(arguments)
+    for name in ("owner", "approver", "agent"):
+        if getattr(options, name) is not None and not person(getattr(options, name)):
+            made.error(f"--{name} must be a name")
+    return options
+
+
+def ask(options: argparse.Namespace) -> Start:
+    """What is not said is asked at a terminal; elsewhere, or with --yes, it is the default."""
+    asks = sys.stdin.isatty() and not options.yes and not options.json
+    owner = person(
+        options.owner or (asks and answer("who owns the agent, and answers for it?", os_user())) or os_user()
+    )
+    approver = options.approver or (asks and answer("who approves its calls? best somebody else", owner)) or owner
+    return Start(options.agent, owner, approver.strip(), options.enforce, options.unsafe_self_approval)
+
+
+def answer(question: str, default: str) -> str:
+    print(f"{question} [{default}] ", end="", flush=True)
+    said = sys.stdin.readline().strip()
+    return said if person(said) else default
+
+
+def make(config: Path, start: Start) -> None:
+    """Write the files. Raises: ConfigError."""
+    texts = files(config, start)
+    check(texts[config], config)
+    for path, text in texts.items():
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with path.open("x") as file:
+                file.write(text)
+        except OSError as error:
+            raise ConfigError(f"cannot write `{path}`: {error.strerror}", "check the folder") from None
+
+
+def report(config: Path, start: Start) -> list[str]:
+    at = at_config(config)
+    mode = "enforce: what no policy permits is blocked" if start.enforces else "observe: nothing is blocked"
+    lines = [f"wrote {path}" for path in files(config, start)]
+    lines += [f"agent `{start.agent}`, owned by {start.owner}; approver {start.approver}; mode {mode}"]
+    if start.is_alone and start.unsafe_self_approval:
+        lines += [f"note: {start.owner} owns the agent and approves its calls: nobody else looks at them"]
+    elif start.is_alone:
+        lines += [
+            f"note: {start.owner} owns the agent and is its only approver, and nobody approves what their own agent",
+            "      asks for: as it stands, a call that waits can only lapse. Before you enforce, name another",
+            "      person in [approvers] and [routes], or set unsafe_self_approval = true there and approve your own.",
+        ]
+    return [*lines, "next:", *steps(next_steps(start, at))]
+
+
+def next_steps(start: Start, at: str) -> list[tuple[str, str]]:
+    return [
+        (f"mcp-guard wrap{at}", "put the servers of an MCP client behind the guard"),
+        (f"mcp-guard policy validate{at}", "check the policies against their tools"),
+        (f"mcp-guard approvers add {start.approver_id}{at}", "a key for who approves, sealed with a passphrase"),
+        (f"mcp-guard doctor{at}", "look for what is wrong, and what mends it"),
+    ]

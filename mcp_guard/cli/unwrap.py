@@ -1,0 +1,199 @@
+"""`mcp-guard unwrap`: give a client its servers back, as they were before `wrap`."""
+
+import argparse
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from mcp_guard.cli.changes import Change, differences, may_write
+from mcp_guard.cli.clients import arguments_of, find_spot, look, said_again, this_host
+from mcp_guard.cli.table import print_lines
+from mcp_guard.clients.files import File, read, refuse_if_changed, write
+from mcp_guard.clients.known import client_named, spots
+from mcp_guard.clients.records import Record, Records, fill
+from mcp_guard.clients.sections import Block, take_out
+from mcp_guard.clients.undoing import NotUndone, undo
+from mcp_guard.config import check, load
+from mcp_guard.core.errors import ConfigError
+from mcp_guard.settings import SecretPlace
+from mcp_guard.upstream.secrets import from_keyring, remove_from_keyring
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    config = which_guard(options)
+    settings = load(config)
+    records = Records(settings.state_dir / "clients")
+    job = make_job(options, records, read(config), settings.policies)
+    if not options.json:
+        print_lines([f"{client_named(job.wraps[0].client).title}: {job.wraps[0].path}"])
+        print_lines([*(f"  {name}: as it was" for name in job.names), *(f"note: {note}" for note in job.notes), ""])
+        print_lines(differences(job.changes))
+    if options.dry_run:
+        return finish(job, written=False)
+    if not may_write(options, len(job.changes), said_again("unwrap", options, job.wraps[0].client)):
+        return 1
+    put_in_place(job)
+    return finish(job, written=True)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    return arguments_of("unwrap", "Give a client its servers back. Shows what changes, and asks.").parse_args(arguments)
+
+
+def which_guard(options: argparse.Namespace) -> Path:
+    """The configuration that is named, or is here; else the one that the client's entry of the guard names."""
+    config: Path = options.config.resolve()
+    if not config.exists() and (options.client or options.file):
+        found = look(find_spot(options, this_host()))
+        named = [found.spot.folder / guard.config for guard in found.guards if guard.config] if found else []
+        return named[0].resolve() if named else config
+    return config
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """`wraps` are the records that go, `heirs` those that take over sections which they use too."""
+
+    options: argparse.Namespace
+    records: Records
+    wraps: tuple[Record, ...]
+    heirs: tuple[Record, ...]
+    changes: list[Change]
+    entries: tuple[str, ...]
+    """Entries of the keyring that nothing needs any more."""
+    notes: tuple[str, ...]
+
+    @property
+    def names(self) -> list[str]:
+        return [name for record in self.wraps for name in record.wrapped]
+
+
+def choose(options: argparse.Namespace, records: Records) -> tuple[tuple[Record, ...], list[Record]]:
+    """The wraps of one client's servers, and all others. Raises: ConfigError."""
+    standing = records.standing()
+    found = {(record.path, record.key): record for record in standing if is_meant(record, options)}
+    if not found:
+        what = f"this guard has wrapped nothing{f' of {options.client}' if options.client else ''}"
+        raise ConfigError(
+            f"{what}: no record in `{records.folder}`", "say which guard: --config FILE; see mcp-guard doctor"
+        )
+    if len(found) > 1:
+        said = "\n".join(f"  {record.client:<15} {record.path}" for record in found.values())
+        raise ConfigError(f"several files are wrapped:\n{said}", "choose: mcp-guard unwrap CLIENT, or --file FILE")
+    [place] = found
+    wraps = tuple(record for record in standing if (record.path, record.key) == place)
+    return wraps, [record for record in standing if record not in wraps]
+
+
+def is_meant(record: Record, options: argparse.Namespace) -> bool:
+    if options.client and record.client != client_named(options.client).id:
+        return False
+    if options.file and record.path != str(options.file.expanduser().resolve()):
+        return False
+    if options.scope is None:
+        return True
+    every = spots(client_named(record.client), this_host())
+    return any(
+        (str(spot.path.resolve()), spot.key, spot.scope) == (record.path, record.key, options.scope) for spot in every
+    )
+
+
+def make_job(options: argparse.Namespace, records: Records, config: File, policies: Path) -> Job:
+    """Raises: ConfigError."""
+    wraps, others = choose(options, records)
+    client = read(Path(wraps[0].path), missing_ok=True)
+    if client.mode is None:
+        hint = f"as it was before the wrap it is in {records.backup(wraps[0])}; put that in its place"
+        raise ConfigError(f"`{client.path}` is not there any more", hint)
+    known: dict[str, str] = {}
+
+    def secret(entry: str) -> str:
+        known.setdefault(entry, from_keyring(SecretPlace("keyring", entry)))
+        return known[entry]
+
+    text = client.text
+    for record in reversed(wraps):
+        try:
+            text = undo(text, record, fill(records.kept(record), record, secret))
+        except NotUndone as why:
+            hint = f"put it right by hand; as it was before the wrap it is in {records.backup(record)}"
+            raise ConfigError(f"`{client.path}` cannot be unwrapped: {why}", hint) from None
+    heirs, going = share(wraps, others)
+    after, notes = without_sections(config, going, policies)
+    needed = {hole.entry for record in others for hole in record.holes}
+    return Job(
+        options=options,
+        records=records,
+        wraps=wraps,
+        heirs=heirs,
+        changes=[change for change in (Change(client, text), Change(config, after)) if change.is_one],
+        entries=tuple(entry for entry in known if f'"{entry}"' not in after and entry not in needed),
+        notes=notes,
+    )
+
+
+def share(wraps: Sequence[Record], others: Sequence[Record]) -> tuple[tuple[Record, ...], list[Block]]:
+    """Other records that use a section of these get it; what is left can go."""
+    heirs: dict[str, Record] = {}
+    going = []
+    for block in [block for record in wraps for block in record.blocks]:
+        users = [record for record in others if block.mentions in [f"{name}__" for name in record.upstreams]]
+        if users:
+            heir = heirs.get(users[0].id, users[0])
+            heirs[heir.id] = replace(heir, blocks=(*heir.blocks, block))
+        else:
+            going.append(block)
+    return tuple(heirs.values()), going
+
+
+def without_sections(config: File, blocks: Sequence[Block], policies: Path) -> tuple[str, tuple[str, ...]]:
+    """The guard's configuration without these sections, and notes on those that must stay."""
+    cedar = sorted(policies.rglob("*.cedar")) if policies.is_dir() else [policies]
+    after, kept = take_out(config.text, blocks, [path.read_text() for path in cedar if path.is_file()])
+    notes = tuple(f"{section(block)} stays in {config.path}: {why}" for block, why in kept)
+    try:
+        check(after, config.path)
+    except ConfigError as error:
+        return config.text, (
+            f"{config.path} stays as it is, since without its sections it would not load: {error.message}",
+        )
+    return after, notes
+
+
+def section(block: Block) -> str:
+    return next(line for line in block.text.splitlines() if line.startswith("["))
+
+
+def put_in_place(job: Job) -> None:
+    """The client's file first: until it is written, the guard still serves. Raises: ConfigError."""
+    for change in job.changes:
+        refuse_if_changed(change.file)
+    for change in job.changes:
+        write(change.file, change.after)
+    for heir in job.heirs:
+        job.records.change(heir)
+    for record in job.wraps:
+        job.records.remove(record)
+    for entry in job.entries:
+        remove_from_keyring(entry)
+
+
+def finish(job: Job, written: bool) -> int:
+    if job.options.json:
+        said = {
+            "client": job.wraps[0].client,
+            "file": job.wraps[0].path,
+            "restored": job.names,
+            "notes": list(job.notes),
+            "diff": differences(job.changes),
+            "written": written,
+        }
+        print(json.dumps(said, indent=2, ensure_ascii=False))
+    elif written:
+        lines = [f"wrote {change.file.path}" for change in job.changes]
+        lines += [f"removed from the keyring: {entry}" for entry in job.entries]
+        lines += [f"the guard's configuration, policies and ledger stay in {Path(job.wraps[0].config).parent}"]
+        print_lines([*lines, f"next: restart {client_named(job.wraps[0].client).title}"])
+    return 0

@@ -1,0 +1,243 @@
+"""`mcp-guard wrap`: put the servers of an MCP client behind the guard."""
+
+import argparse
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcp_guard.cli.changes import Change, differences, may_write
+from mcp_guard.cli.clients import arguments_of, at_config, find_spot, guard_command, said_again, this_host
+from mcp_guard.cli.starting import Start, files, os_user, refuse_to_overwrite
+from mcp_guard.cli.table import print_lines, steps
+from mcp_guard.clients.entries import HARMLESS, secret_arguments
+from mcp_guard.clients.files import PRIVATE, File, read, refuse_if_changed, write
+from mcp_guard.clients.known import PROJECT, Spot
+from mcp_guard.clients.plan import Plan, Wish, make_plan
+from mcp_guard.clients.records import Records, make_record
+from mcp_guard.config import check, load
+from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.health import OTHERS
+from mcp_guard.core.model import Mode
+from mcp_guard.settings import Settings
+from mcp_guard.upstream.secrets import keep_in_keyring, keyring, split_entry
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    host = this_host()
+    spot = find_spot(options, host)
+    client_file = read(spot.path)
+    guard = guard_side(options.config.resolve(), options.agent or spot.client.id)
+    wish = Wish(
+        config=guard.config,
+        command=guard_command(),
+        owner=os_user(),
+        names=tuple(options.server),
+        agent=options.agent or "",
+        is_sole=not guard.records.standing(),
+        keep_secret=free_entry if options.move_secrets else None,
+    )
+    plan = make_plan(spot, client_file.text, guard.texts[guard.config], wish, host)
+    job = Job(options, spot, guard, plan, changes_of(client_file, guard, plan))
+    if not plan.wrapped:
+        return say_nothing_to_do(job)
+    try:
+        check(plan.config_text, guard.config)
+    except ConfigError as error:
+        raise ConfigError(
+            f"`{guard.config}` cannot take these servers: {error.message}", "--server NAME, or edit it"
+        ) from None
+    return carry_out(job)
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    made = arguments_of("wrap", "Put the servers of an MCP client behind the guard. Shows what changes, and asks.")
+    made.add_argument("--server", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
+    made.add_argument("--agent", metavar="NAME", help="which agent the client is (default: the only one, or a new one)")
+    made.add_argument("--move-secrets", action="store_true", help="keep the servers' secrets in the system's keyring")
+    return made.parse_args(arguments)
+
+
+@dataclass(frozen=True, slots=True)
+class GuardSide:
+    """The guard's files: their texts as they are, or as a new guard's would be, and what is kept beside its state."""
+
+    config: Path
+    file: File
+    texts: dict[Path, str]
+    records: Records
+    settings: Settings
+
+    @property
+    def is_new(self) -> bool:
+        return self.file.mode is None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    options: argparse.Namespace
+    spot: Spot
+    guard: GuardSide
+    plan: Plan
+    changes: list[Change]
+
+    @property
+    def stays_open(self) -> bool:
+        """Whether servers that are switched on, and were meant, stay beside the guard."""
+        return any(why not in HARMLESS or name in self.options.server for name, why in self.plan.left)
+
+
+def guard_side(config: Path, agent: str) -> GuardSide:
+    """Raises: ConfigError if there is a configuration that does not load."""
+    file = read(config, missing_ok=True)
+    if file.mode is None:
+        refuse_to_overwrite(config)
+        user = os_user()
+        texts = files(config, Start(agent, user, user))
+        settings = check(texts[config], config)
+    else:
+        texts, settings = {config: file.text}, load(config)
+    return GuardSide(config, file, texts, Records(settings.state_dir / "clients"), settings)
+
+
+def free_entry(wanted: str, value: str) -> str:
+    """The entry of the keyring for a secret: one that nothing else is in. Raises: ConfigError."""
+    library = keyring()
+    number, name = 1, wanted
+    try:
+        while library.get_password(*split_entry(name)) not in (None, value):
+            number += 1
+            name = f"{wanted}-{number}"
+    except library.errors.KeyringError as error:
+        raise ConfigError(f"the keyring cannot be used: {type(error).__name__}", "keyring diagnose") from None
+    return name
+
+
+def changes_of(client_file: File, guard: GuardSide, plan: Plan) -> list[Change]:
+    """The guard's files first: a client never names a configuration that is not there."""
+    is_private = not (client_file.mode or 0) & OTHERS or any(server.hides_something for server in plan.wrapped)
+    changes = [Change(guard.file, plan.config_text, PRIVATE if is_private else None)]
+    changes += [Change(read(path, missing_ok=True), text) for path, text in guard.texts.items() if path != guard.config]
+    return [change for change in (*changes, Change(client_file, plan.client_text)) if change.is_one]
+
+
+def say_nothing_to_do(job: Job) -> int:
+    """All is wrapped, or what is not cannot be."""
+    if job.options.json:
+        print(json.dumps(summary(job, written=False), indent=2, ensure_ascii=False))
+    elif job.stays_open:
+        print_lines([f"nothing of {job.spot.client.title} can be wrapped:", *left_lines(job)])
+    elif job.plan.is_guarded:
+        print_lines([f"already wrapped: `{job.plan.entry}` in {job.spot.path} runs the guard of {job.guard.config}"])
+    else:
+        print_lines([f"{job.spot.client.title} starts nothing that could be wrapped:", *left_lines(job)])
+    return 1 if job.stays_open else 0
+
+
+def carry_out(job: Job) -> int:
+    options = job.options
+    if not options.json:
+        print_lines(overview(job))
+        print_lines(differences(job.changes))
+    if options.dry_run:
+        return finish(job, written=False)
+    if not may_write(options, len(job.changes), said_again("wrap", options, job.spot.client.id)):
+        return 1
+    put_in_place(job)
+    return finish(job, written=True)
+
+
+def put_in_place(job: Job) -> None:
+    """Secrets, then what undoes it, then the guard's files, then the client's. Raises: ConfigError."""
+    for change in job.changes:
+        refuse_if_changed(change.file)
+    *_, client = job.changes
+    record, kept = make_record(job.spot, client.file.path, client.file.text, job.plan, job.guard.config)
+    for entry, value in job.plan.moved.items():
+        keep_in_keyring(entry, value)
+    job.guard.records.add(record, kept)
+    for change in job.changes:
+        change.file.path.parent.mkdir(parents=True, exist_ok=True)
+        write(change.file, change.after, change.mode)
+
+
+def finish(job: Job, written: bool) -> int:
+    if job.options.json:
+        print(json.dumps(summary(job, written), indent=2, ensure_ascii=False))
+    elif written:
+        print_lines(report(job))
+    return 1 if job.stays_open else 0
+
+
+def overview(job: Job) -> list[str]:
+    lines = [f"{job.spot.client.title}: {job.spot.path}"]
+    for server in job.plan.wrapped:
+        named = (
+            "" if server.upstream == server.name else f", as `{server.upstream}`: its tools are {server.upstream}__…"
+        )
+        there = ", which is in the configuration already" if server.upstream in job.plan.reused else ""
+        lines.append(f"  {server.name}: behind the guard{named}{there}")
+    lines += left_lines(job)
+    if job.guard.is_new:
+        lines.append(f"  there is no {job.guard.config} yet: it is made as `mcp-guard init` makes it, in observe mode")
+    return [*lines, *(f"note: {note}" for note in notes(job)), ""]
+
+
+def left_lines(job: Job) -> list[str]:
+    return [f"  {name}: left as it is: {why}" for name, why in job.plan.left]
+
+
+def notes(job: Job) -> list[str]:
+    plan, guard = job.plan, job.guard
+    said = [note for server in plan.wrapped for note in server.notes]
+    if hiding := [server.name for server in plan.wrapped if server.secrets and not plan.moved]:
+        said.append(
+            f"secrets of {', '.join(hiding)} go into {guard.config} (mode 0600) as they are, and into the copy that is "
+            "kept; --move-secrets puts them into the keyring instead"
+        )
+    if arguments := [server.name for server in plan.wrapped if any(secret_arguments(server.args))]:
+        said.append(f"a secret is among the arguments of {', '.join(arguments)}: it stays there, in {guard.config}")
+    if job.spot.scope == PROJECT:
+        said.append(f"{job.spot.path.name} is the project's: whoever else has it cannot start this guard from it")
+    if plan.others:
+        said.append(f"{job.spot.client.title} now has these servers of the guard too: {', '.join(plan.others)}")
+    if guard.is_new:
+        said.append(
+            f"{os_user()} owns the agent and is its only approver, and nobody approves what their own agent asks for: "
+            "name another person in the configuration before it enforces"
+        )
+    if guard.settings.mode is Mode.ENFORCE:
+        said.append("the guard enforces: tools that no policy permits are not listed; mcp-guard policy new TOOL")
+    return said
+
+
+def report(job: Job) -> list[str]:
+    [record] = job.guard.records.standing(job.changes[-1].file.path)[-1:]
+    at = at_config(job.guard.config)
+    lines = [f"wrote {change.file.path}" for change in job.changes]
+    lines += [f"kept {job.spot.path} as it was in {job.guard.records.backup(record)}"]
+    lines += [f"kept in the keyring: {entry}" for entry in job.plan.moved]
+    commands = [
+        (f"restart {job.spot.client.title}", "it reads the file when it starts"),
+        (f"mcp-guard policy validate{at}", "check the policies against the tools"),
+        (f"mcp-guard doctor{at}", "look for what is wrong, and what mends it"),
+        (said_again("unwrap", job.options, job.spot.client.id), "put everything back"),
+    ]
+    return [*lines, "next:", *steps(commands)]
+
+
+def summary(job: Job, written: bool) -> dict[str, object]:
+    plan = job.plan
+    return {
+        "client": job.spot.client.id,
+        "file": str(job.spot.path),
+        "config": str(job.guard.config),
+        "entry": plan.entry,
+        "agent": plan.agent,
+        "wrapped": [{"server": server.name, "upstream": server.upstream} for server in plan.wrapped],
+        "left": [{"server": name, "why": why} for name, why in plan.left],
+        "keyring": list(plan.moved),
+        "notes": notes(job),
+        "diff": differences(job.changes),
+        "written": written,
+    }

@@ -1,0 +1,82 @@
+"""Reading a file to edit it, and putting the edited one in its place: whole or not at all."""
+
+import os
+import stat
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcp_guard.core.errors import ConfigError
+
+PRIVATE = 0o600
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file as it was read. `path` is the real one, behind links; `mode` is None if there is no file yet."""
+
+    path: Path
+    text: str
+    mode: int | None
+
+
+def read(path: Path, missing_ok: bool = False) -> File:
+    """Raises: ConfigError."""
+    real = path.resolve()
+    try:
+        with real.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            return File(real, file.read().decode(), mode)
+    except FileNotFoundError:
+        if missing_ok:
+            return File(real, "", None)
+        raise ConfigError(f"there is no `{path}`", "mcp-guard wrap shows what is found") from None
+    except UnicodeDecodeError:
+        raise ConfigError(f"`{path}` is not text (UTF-8)", "save it as UTF-8 first") from None
+    except OSError as error:
+        raise ConfigError(f"cannot read `{path}`: {error.strerror}", "check its permissions") from None
+
+
+def refuse_if_changed(file: File) -> None:
+    """Raises: ConfigError if the file is not what was read any more."""
+    if read(file.path, missing_ok=file.mode is None).text != file.text:
+        raise ConfigError(f"`{file.path}` was changed by somebody else meanwhile, and stays as it is", "do it again")
+
+
+def write(file: File, text: str, mode: int | None = None) -> None:
+    """Put a new text in the place of the file that was read, if it is still that. The mode stays, if none is said.
+
+    Raises: ConfigError.
+    """
+    refuse_if_changed(file)
+    try:
+        _replace(file.path, text.encode(), mode or file.mode or 0o666 & ~_umask())
+    except OSError as error:
+        raise ConfigError(f"cannot write `{file.path}`: {error.strerror}", "check its permissions, and df -h") from None
+
+
+def _umask() -> int:
+    mask = os.umask(0o077)
+    os.umask(mask)
+    return mask
+
+
+def _replace(path: Path, data: bytes, mode: int) -> None:
+    handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            if path.exists() and path.stat().st_uid != os.geteuid():
+                os.fchown(file.fileno(), path.stat().st_uid, path.stat().st_gid)
+            os.fchmod(file.fileno(), mode)
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(draft, path)
+    except BaseException:
+        Path(draft).unlink(missing_ok=True)
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)

@@ -1,0 +1,185 @@
+"""What was wrapped, kept beside the guard's state to be undone: of each wrap, a record and the file as it was.
+
+Both may hold secrets, so they are their owner's alone. A secret that went to the keyring is not in them: the place
+where it stood is remembered, and filled again from the keyring.
+"""
+
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from mcp_guard.clients import jsonc
+from mcp_guard.clients.files import PRIVATE
+from mcp_guard.clients.known import Spot
+from mcp_guard.clients.plan import Plan, servers_at
+from mcp_guard.clients.sections import Block
+from mcp_guard.clients.splicing import splice
+from mcp_guard.core.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Hole:
+    """Where a secret stood: characters `start` to `end` of the text that is kept are its place holder."""
+
+    entry: str
+    start: int
+    end: int
+    is_ascii: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One wrap of one file. `before`, `after` and `servers_after` are hashes; `id` names its files."""
+
+    id: str
+    client: str
+    path: str
+    key: tuple[str, ...]
+    entry: str
+    wrapped: tuple[str, ...]
+    before: str
+    after: str
+    servers_after: str
+    config: str
+    upstreams: tuple[str, ...]
+    blocks: tuple[Block, ...]
+    holes: tuple[Hole, ...] = ()
+
+
+def fingerprint(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def make_record(spot: Spot, real: Path, before: str, plan: Plan, config: Path) -> tuple[Record, str]:
+    """The record, and the text to keep: `before` with holes for the secrets that move."""
+    kept, holes = _dig(before, spot, plan)
+    after = servers_at(jsonc.parse(plan.client_text), spot.key)
+    assert after is not None
+    return Record(
+        id=f"{spot.client.id}-{time.time_ns() // 1000}",
+        client=spot.client.id,
+        path=str(real),
+        key=spot.key,
+        entry=plan.entry,
+        wrapped=tuple(server.name for server in plan.wrapped),
+        before=fingerprint(before),
+        after=fingerprint(plan.client_text),
+        servers_after=fingerprint(plan.client_text[after.start : after.end]),
+        config=str(config),
+        upstreams=tuple(server.upstream for server in plan.wrapped),
+        blocks=plan.blocks,
+        holes=holes,
+    ), kept
+
+
+def _dig(text: str, spot: Spot, plan: Plan) -> tuple[str, tuple[Hole, ...]]:
+    """Raises: ConfigError for a secret that could not be put back as it was spelt."""
+    by_text = {value: entry for entry, value in plan.moved.items()}
+    servers = servers_at(jsonc.parse(text), spot.key)
+    assert servers is not None
+    names = {server.name for server in plan.wrapped}
+    found = [
+        node
+        for member in servers.members
+        if member.key in names
+        for _, node in jsonc.strings(member.node)
+        if node.value in by_text
+    ]
+    holes: list[Hole] = []
+    cuts = []
+    shift = 0
+    for node in found:
+        value, literal = str(node.value), text[node.start : node.end]
+        is_ascii = literal != json.dumps(value, ensure_ascii=False)
+        if is_ascii and literal != json.dumps(value):
+            what = f"a secret in `{spot.path}` is spelt with unusual escapes, and could not be put back as it was"
+            raise ConfigError(what, "spell it plainly, or leave out --move-secrets")
+        instead = json.dumps(f"in the keyring: {by_text[value]}", ensure_ascii=False)
+        holes.append(Hole(by_text[value], node.start + shift, node.start + shift + len(instead), is_ascii))
+        cuts.append((node.start, node.end, instead))
+        shift += len(instead) - len(literal)
+    return splice(text, cuts), tuple(holes)
+
+
+def fill(kept: str, record: Record, secret: Callable[[str], str]) -> str:
+    """The text as it was, with the secrets from the keyring. Raises: ConfigError if it is not what it was."""
+    cuts = [(hole.start, hole.end, json.dumps(secret(hole.entry), ensure_ascii=hole.is_ascii)) for hole in record.holes]
+    text = splice(kept, cuts)
+    if fingerprint(text) != record.before:
+        raise ConfigError(f"what is kept of `{record.path}` is not what it was", "a secret or the copy was changed")
+    return text
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """The records below a state folder."""
+
+    folder: Path
+
+    def standing(self, path: Path | None = None) -> list[Record]:
+        """All, or those of one file, the oldest first. Raises: ConfigError."""
+        found = [self._read(each) for each in sorted(self.folder.glob("*.json"), key=_age)]
+        return [record for record in found if path is None or record.path == str(path)]
+
+    def backup(self, record: Record) -> Path:
+        return self.folder / f"{record.id}.before"
+
+    def kept(self, record: Record) -> str:
+        """Raises: ConfigError."""
+        try:
+            return self.backup(record).read_bytes().decode()
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"cannot read `{self.backup(record)}`: {error}", "edit the client's file by hand"
+            ) from None
+
+    def add(self, record: Record, kept: str) -> None:
+        """The text first: a record without it would promise too much. Raises: ConfigError."""
+        try:
+            self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.folder.mkdir(mode=0o700, exist_ok=True)
+            _create(self.backup(record), kept.encode())
+            _create(self.folder / f"{record.id}.json", json.dumps(asdict(record), indent=2).encode())
+        except OSError as error:
+            raise ConfigError(
+                f"cannot keep a copy in `{self.folder}`: {error.strerror}", "nothing was written"
+            ) from None
+
+    def change(self, record: Record) -> None:
+        draft = self.folder / f"{record.id}.draft"
+        _create(draft, json.dumps(asdict(record), indent=2).encode())
+        os.replace(draft, self.folder / f"{record.id}.json")
+
+    def remove(self, record: Record) -> None:
+        (self.folder / f"{record.id}.json").unlink()
+        self.backup(record).unlink()
+
+    def _read(self, path: Path) -> Record:
+        try:
+            said: Mapping[str, object] = json.loads(path.read_bytes())
+            record = Record(**said)  # type: ignore[arg-type]
+            return replace(
+                record,
+                key=tuple(record.key),
+                wrapped=tuple(record.wrapped),
+                upstreams=tuple(record.upstreams),
+                blocks=tuple(Block(**each) for each in record.blocks),  # type: ignore[arg-type]
+                holes=tuple(Hole(**each) for each in record.holes),  # type: ignore[arg-type]
+            )
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"`{path}` is no record of a wrapped file: {error}", "move it away") from None
+
+
+def _age(path: Path) -> int:
+    return int(path.stem.rpartition("-")[2]) if path.stem.rpartition("-")[2].isdecimal() else 0
+
+
+def _create(path: Path, data: bytes) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE), "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())

@@ -1,0 +1,147 @@
+"""What `mcp-guard doctor` says of a new guard and of the clients it finds: each finding with the fix that mends it."""
+
+import json
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_guard.cli import main
+
+Finding = dict[str, str]
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    (tmp_path / "guard").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.chdir(tmp_path / "guard")
+    assert main(["init", "--yes"]) == 0
+    return tmp_path
+
+
+def cursor(home: Path, *servers: str, guard: dict[str, Any] | None = None) -> Path:
+    path = home / ".cursor" / "mcp.json"
+    path.parent.mkdir(exist_ok=True)
+    entries: dict[str, Any] = {name: {"command": name} for name in servers}
+    path.write_text(json.dumps({"mcpServers": entries | ({"guard": guard} if guard else {})}))
+    return path
+
+
+def clients(capsys: pytest.CaptureFixture[str]) -> list[Finding]:
+    capsys.readouterr()
+    main(["doctor", "--json"])
+    return [finding for finding in json.loads(capsys.readouterr().out) if finding["check"] == "clients"]
+
+
+def fix(finding: Finding) -> None:
+    """Does what the finding says, word for word."""
+    for line in finding["fix"].split("; "):
+        assert main([*shlex.split(line.removeprefix("mcp-guard ")), "--yes"]) == 0
+
+
+def test_a_guard_without_servers(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    main(["doctor", "--json"])
+    [finding] = [each for each in json.loads(capsys.readouterr().out) if each["check"] == "upstreams"]
+    assert (finding["level"], finding["what"]) == ("warning", "no server stands behind the guard")
+
+
+def test_an_owner_who_is_the_only_approver(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def routes() -> Finding:
+        capsys.readouterr()
+        main(["doctor", "--json"])
+        [found] = [each for each in json.loads(capsys.readouterr().out) if each["check"] == "routes"]
+        return {name: str(value) for name, value in found.items()}
+
+    assert routes()["level"] == "warning"
+    assert "0 may decide on calls of `my-agent` on route `reviewers`, which needs 1" in routes()["what"]
+    config = Path("mcp-guard.toml")
+    text = config.read_text()
+    config.write_text(text.replace("# unsafe_self_approval", "unsafe_self_approval"))
+    assert routes()["level"] == "ok"
+    other = '[approvers.zoe]\nname = "Zoe"\n'
+    config.write_text(text.replace("approvers = [", 'approvers = ["zoe", ') + other)
+    assert routes()["level"] == "ok"
+
+
+def test_no_client(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    [finding] = clients(capsys)
+    assert finding == {
+        "check": "clients", "level": "ok", "what": "none with servers was found for this user and folder", "fix": "",
+    }  # fmt: skip
+
+
+def test_servers_beside_the_guard(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = cursor(home, "git", "time")
+    [finding] = clients(capsys)
+    assert finding["level"] == "warning"
+    assert finding["what"] == f"Cursor starts git, time beside the guard ({path})"
+    assert finding["fix"] == "mcp-guard wrap cursor"
+    fix(finding)
+    [finding] = clients(capsys)
+    assert (finding["level"], finding["fix"]) == ("ok", "")
+    assert finding["what"] == f"Cursor starts this guard and nothing beside it ({path})"
+
+
+def test_two_files_of_one_client(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cursor(home, "git")
+    Path(".cursor").mkdir()
+    Path(".cursor/mcp.json").write_text('{"mcpServers": {"here": {"command": "here"}}}')
+    assert [each["fix"] for each in clients(capsys)] == [
+        "mcp-guard wrap cursor --scope project",
+        "mcp-guard wrap cursor --scope user",
+    ]
+    for finding in clients(capsys):
+        fix(finding)
+    assert [each["level"] for each in clients(capsys)] == ["ok", "ok"]
+
+
+def test_a_command_that_is_not_there(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = cursor(home, "git")
+    assert main(["wrap", "--yes"]) == 0
+    text = json.loads(path.read_text())
+    text["mcpServers"]["guard"]["command"] = "/gone/mcp-guard"
+    path.write_text(json.dumps(text))
+    [finding] = clients(capsys)
+    assert finding["level"] == "problem"
+    assert "cannot start the guard" in finding["what"]
+    assert "`/gone/mcp-guard`, which is not there" in finding["what"]
+    fix(finding)
+    assert [each["level"] for each in clients(capsys)] == ["ok"]
+
+
+def test_a_configuration_that_is_not_there(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cursor(home, guard={"command": "sh", "args": ["run", "--config", "/gone.toml"]})
+    assert [each["level"] for each in clients(capsys)] == ["warning"]  # `sh` starts no guard
+    (home / "mcp-guard").touch(0o755)
+    cursor(home, guard={"command": str(home / "mcp-guard"), "args": ["run", "--config", "/gone.toml"]})
+    [finding] = clients(capsys)
+    assert (finding["level"], "`/gone.toml`, which is not there" in finding["what"]) == ("problem", True)
+
+
+def test_another_guard(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cursor(home, "git")
+    other = home / "other.toml"
+    assert main(["wrap", "--config", str(other), "--yes"]) == 0
+    [finding] = clients(capsys)
+    assert (finding["level"], finding["what"][:31]) == ("warning", "Cursor runs another guard (" + str(home)[:4])
+    assert f"mcp-guard doctor --config {other}" in finding["fix"]
+
+
+def test_a_file_that_is_not_read(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cursor(home).write_text('{"mcpServers": ')
+    [finding] = clients(capsys)
+    assert finding["level"] == "warning"
+    assert "a value expected, and there is the end" in finding["what"]
+
+
+def test_what_is_switched_off_is_no_finding(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = cursor(home, "git")
+    assert main(["wrap", "--yes"]) == 0
+    text = json.loads(path.read_text())
+    text["mcpServers"]["off"] = {"command": "off", "disabled": True}
+    path.write_text(json.dumps(text))
+    assert [each["level"] for each in clients(capsys)] == ["ok"]

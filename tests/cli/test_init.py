@@ -1,0 +1,130 @@
+"""`mcp-guard init`: what it writes loads and is a start, what it says is so, and it overwrites nothing."""
+
+import json
+import os
+import pty
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.cli import main
+from mcp_guard.config import load
+from mcp_guard.core.model import Mode
+from tests.live.guarded import Client as Raw
+from tests.live.guarded import command, log, scripted, text
+
+
+@pytest.fixture(autouse=True)
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("LOGNAME", "dana")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def test_what_it_writes_loads(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "team", "--owner", "Bob", "--approver", "Alice Smith", "--agent", "bot"]) == 0
+    settings = load(here / "team" / "mcp-guard.toml")
+    assert settings.mode is Mode.OBSERVE
+    assert settings.agents["bot"].agent.owner == "bob"
+    assert settings.approvers == {"alice-smith": "Alice Smith"}
+    assert settings.routes["reviewers"].approvers == ("alice-smith",)
+    said = capsys.readouterr().out
+    at = f"--config {here}/team/mcp-guard.toml"
+    assert f"mcp-guard wrap {at} " in said
+    assert f"mcp-guard approvers add alice-smith {at} " in said
+    assert "nobody approves" not in said
+    for words in (["policy", "validate"], ["policy", "lint"], ["policy", "fmt", "--check"]):
+        assert main([*words, "--config", "team/mcp-guard.toml"]) == 0
+
+
+def test_its_commands_need_no_option_where_it_was_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "--yes"]) == 0
+    assert "\n  mcp-guard doctor   " in capsys.readouterr().out
+
+
+def test_who_is_alone_is_told_so_and_in_the_file_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "--yes"]) == 0
+    said = capsys.readouterr().out
+    assert "note: dana owns the agent and is its only approver, and nobody approves what their own agent" in said
+    written = Path("mcp-guard.toml").read_text()
+    assert "# The agent's owner is the only approver" in written
+    assert not load(Path("mcp-guard.toml")).routes["reviewers"].unsafe_self_approval
+    Path("mcp-guard.toml").write_text(written.replace("# unsafe_self_approval", "unsafe_self_approval"))
+    assert load(Path("mcp-guard.toml")).routes["reviewers"].unsafe_self_approval
+
+
+def test_the_same_person_spelt_otherwise_is_still_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "--owner", "dana", "--approver", " Dana "]) == 0
+    assert "its only approver" in capsys.readouterr().out
+
+
+def test_self_approval_is_on_only_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "--yes", "--enforce", "--unsafe-self-approval"]) == 0
+    settings = load(Path("mcp-guard.toml"))
+    assert settings.routes["reviewers"].unsafe_self_approval
+    assert settings.mode is Mode.ENFORCE
+    assert "nobody else looks at them" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("there", ["mcp-guard.toml", "policies/start.cedar"])
+def test_it_overwrites_nothing(here: Path, there: str, capsys: pytest.CaptureFixture[str]) -> None:
+    Path(there).parent.mkdir(exist_ok=True)
+    Path(there).write_text("mine")
+    assert main(["init", "--yes"]) == 3
+    assert f"`{here / there}` is there already" in capsys.readouterr().err
+    assert [path.read_text() for path in here.rglob("*") if path.is_file()] == ["mine"]
+
+
+def test_it_writes_into_no_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    Path("file").write_text("")
+    assert main(["init", "file", "--yes"]) == 3
+    assert "cannot write" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("words", [["--owner", "  "], ["--agent", ""], ["--observe", "--enforce"]])
+def test_what_is_no_name(words: list[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["init", *words])
+
+
+def test_it_asks_at_a_terminal(here: Path) -> None:
+    terminal, end = pty.openpty()
+    os.write(terminal, b"Bob\nAlice\n")
+    done = subprocess.run(command("init"), stdin=end, capture_output=True, text=True, timeout=60)
+    os.close(end)
+    os.close(terminal)
+    assert "who owns the agent, and answers for it? [dana]" in done.stdout
+    assert "agent `my-agent`, owned by bob; approver Alice; mode observe" in done.stdout
+
+
+def test_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["init", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [Path(path).name for path in said["written"]] == ["mcp-guard.toml", "start.cedar"]
+
+
+def test_the_first_policies_observe_and_then_enforce(here: Path) -> None:
+    """Reads go and writes wait for a person: as receipts say while it observes, then for real."""
+    assert main(["init", "--yes", "--approver", "alice"]) == 0
+    config = here / "mcp-guard.toml"
+    tools = '[tools."up__get_deal"]\neffect = "read"\n[tools."up__never"]\neffect = "destructive"\n'
+    config.write_text(config.read_text() + scripted("up", here) + tools)
+    with Raw(config) as client:
+        client.start()
+        client.call("up__get_deal", {"id": "7"})
+        client.call("up__echo", {"text": "x"})
+        assert "up__never" not in client.tools()
+    would = [receipt["would"]["outcome"] for receipt in log(config, "--kind", "intent")]
+    assert would == ["allow", "require_approval"]
+    config.write_text(
+        config.read_text()
+        .replace('mode = "observe"', 'mode = "enforce"')
+        .replace("[guard]", "[guard]\nhold_seconds = 0")
+    )
+    with Raw(config) as client:
+        client.start()
+        assert "approval" in text(client.call("up__echo", {"text": "x"}))
+        assert "up__never" not in client.tools()
+        client.call("up__get_deal", {"id": "7"})
+    assert [receipt["outcome"] for receipt in log(config, "--kind", "intent")][-1] == "allow"

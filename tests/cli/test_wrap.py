@@ -1,0 +1,557 @@
+"""`mcp-guard wrap` and `unwrap` on real files: what is written, what is kept, what is refused, and what is said."""
+
+import json
+import os
+import pty
+import subprocess
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_guard.cli import main
+from mcp_guard.cli.clients import this_host
+from mcp_guard.clients.known import CLIENTS, Client, Place
+from mcp_guard.config import load
+from tests.clients.samples import SAMPLES, Sample
+from tests.faults.disks import fill, small_disk
+from tests.live.guarded import command
+
+SECRET = "ghp_0123456789abcdef"
+GIT = {"command": "mcp-server-git", "args": ["--repository", "/home/you/project"], "env": {"GITHUB_TOKEN": SECRET}}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A user's home with a folder for the guard, which is the one that commands are given in."""
+    (tmp_path / "guard").mkdir()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
+    monkeypatch.delenv("MCP_GUARD_CONFIG", raising=False)
+    monkeypatch.chdir(tmp_path / "guard")
+    return tmp_path
+
+
+@pytest.fixture
+def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, str]]:
+    """What is in the keyring."""
+    import keyring
+
+    from tests.ledger.file_keyring import FileKeyring
+
+    monkeypatch.setenv("TEST_KEYRING", str(tmp_path / "keyring.json"))
+    backend = FileKeyring()  # type: ignore[no-untyped-call]
+    monkeypatch.setattr(keyring.core, "_keyring_backend", backend)
+    return backend._read
+
+
+def desktop(here: Path, **servers: object) -> Path:
+    path = this_host().config_folder() / "Claude" / "claude_desktop_config.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"mcpServers": servers or {"git": GIT}}, indent=2))
+    return path
+
+
+def servers(path: Path, key: str = "mcpServers") -> dict[str, Any]:
+    read: dict[str, Any] = json.loads(path.read_text())[key]
+    return read
+
+
+def upstreams() -> dict[str, Any]:
+    read: dict[str, Any] = tomllib.loads(Path("mcp-guard.toml").read_text()).get("upstreams", {})
+    return read
+
+
+def all_files(*folders: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
+
+
+PLACES = [(client, place) for client in CLIENTS for place in client.places]
+
+
+@pytest.mark.parametrize(("client", "place"), PLACES, ids=[f"{c.id}-{p.scope}" for c, p in PLACES])
+def test_every_client_there_and_back(here: Path, client: Client, place: Place) -> None:
+    path = this_host().find(place)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    inner: object = {"git": GIT}
+    for part in reversed(place.key):
+        inner = {str(Path.cwd()) if part == "." else part: inner}
+    path.write_text(json.dumps(inner))
+    assert main(["init", "--yes"]) == 0
+    before = all_files(here)
+    assert main(["wrap", client.id, "--scope", place.scope, "--yes"]) == 0
+    assert list(load(Path("mcp-guard.toml")).servers) == ["git"]
+    assert b'"guard"' in path.read_bytes()
+    assert main(["unwrap", client.id, "--scope", place.scope, "--yes"]) == 0
+    assert all_files(here) == before
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: str(sample.client))
+def test_odd_files_there_and_back(here: Path, sample: Sample) -> None:
+    path = here / "odd.json"
+    path.write_bytes(sample.text.encode())
+    path.chmod(0o640)
+    words = [sample.client, "--file", str(path), "--yes"]
+    assert main(["wrap", *words]) in (0, 1)
+    assert path.read_bytes() != sample.text.encode()
+    assert main(["unwrap", *words]) == 0
+    assert path.read_bytes() == sample.text.encode()
+    assert path.stat().st_mode & 0o777 == 0o640
+
+
+def test_without_a_configuration_one_is_made_for_the_client(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = desktop(here)
+    assert main(["wrap", "--yes"]) == 0
+    settings = load(Path("mcp-guard.toml"))
+    assert list(settings.agents) == ["claude-desktop"]
+    assert settings.mode == "observe"
+    assert Path("policies/start.cedar").exists()
+    entry = servers(path)["guard"]
+    assert entry["args"] == ["run", "--config", str(settings.path), "--agent", "claude-desktop"]
+    assert Path(entry["command"]).is_absolute()
+    assert main(["policy", "lint"]) == 0
+
+
+def test_first_policies_of_ones_own_are_not_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    desktop(here)
+    Path("policies").mkdir()
+    Path("policies/start.cedar").write_text("// mine")
+    before = all_files(here)
+    assert main(["wrap", "--yes"]) == 3
+    assert "start.cedar` is there already" in capsys.readouterr().err
+    assert all_files(here) == before
+
+
+def test_what_is_said_and_kept_of_a_secret(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    desktop(here)
+    assert main(["init", "--yes"]) == 0
+    assert main(["wrap", "--yes"]) == 0
+    said = capsys.readouterr().out
+    assert SECRET not in said
+    assert 'env = { GITHUB_TOKEN = "********" }' in said
+    assert "note: secrets of git go into" in said
+    assert "--move-secrets" in said
+    assert upstreams()["git"]["env"] == {"GITHUB_TOKEN": SECRET}
+    assert Path("mcp-guard.toml").stat().st_mode & 0o777 == 0o600
+    for path in Path("state/clients").iterdir():
+        assert path.stat().st_mode & 0o777 == 0o600
+    assert main(["unwrap", "--dry-run"]) == 0
+    assert SECRET not in capsys.readouterr().out
+
+
+def test_no_secret_is_shown_wherever_it_stands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--token", "tok-1", "--api-key=key-2", "postgresql://me:pass-3@db/x", "--verbose"]
+    path = desktop(here, a={"command": "a", "args": arguments, "env": {"PIN_TOKEN": "0429"}}, b={"command": "b"})
+    path.chmod(0o600)
+    assert main(["wrap", "--yes"]) == 0
+    assert main(["unwrap", "--yes"]) == 0
+    said = capsys.readouterr().out
+    assert "a secret is among the arguments of a" in said
+    for secret in ("tok-1", "key-2", "pass-3", '"0429"'):
+        assert secret not in said
+
+
+def test_a_configuration_is_no_more_open_than_the_clients_file(here: Path) -> None:
+    path = desktop(here, a={"command": "a"})
+    path.chmod(0o600)
+    assert main(["wrap", "--yes"]) == 0
+    assert Path("mcp-guard.toml").stat().st_mode & 0o777 == 0o600
+
+
+def test_unwrap_finds_the_guard_by_the_clients_entry(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = desktop(here)
+    assert main(["wrap", "--yes"]) == 0
+    monkeypatch.chdir(here)
+    assert main(["unwrap", "claude-desktop", "--yes"]) == 0
+    assert list(servers(path)) == ["git"]
+
+
+def test_secrets_go_to_the_keyring_and_come_back(
+    here: Path, kept: Callable[[], dict[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = desktop(
+        here, git=GIT, far={"url": "https://x.example/mcp", "headers": {"X-Api-Key": "k" * 9, "X-Team": "a"}}
+    )
+    before = path.read_bytes()
+    assert main(["wrap", "--move-secrets", "--dry-run"]) == 0
+    assert kept() == {}
+    assert main(["wrap", "--move-secrets", "--yes"]) == 0
+    assert kept() == {"mcp-guard/git.GITHUB_TOKEN": SECRET, "mcp-guard/far.X-Api-Key": "k" * 9}
+    assert upstreams()["git"]["env"] == {"GITHUB_TOKEN": {"keyring": "mcp-guard/git.GITHUB_TOKEN"}}
+    assert upstreams()["far"]["headers"] == {"X-Api-Key": {"keyring": "mcp-guard/far.X-Api-Key"}, "X-Team": "a"}
+    for written in all_files(here / "guard", path.parent).values():
+        assert SECRET.encode() not in written
+    assert main(["secrets", "list"]) == 0
+    assert main(["unwrap", "--yes"]) == 0
+    assert SECRET not in capsys.readouterr().out
+    assert path.read_bytes() == before
+    assert kept() == {}
+
+
+def test_an_entry_of_the_keyring_that_holds_something_else_is_left_alone(
+    here: Path, kept: Callable[[], dict[str, str]]
+) -> None:
+    Path(os.environ["TEST_KEYRING"]).write_text('{"mcp-guard/git.GITHUB_TOKEN": "another"}')
+    desktop(here)
+    assert main(["wrap", "--move-secrets", "--yes"]) == 0
+    assert upstreams()["git"]["env"] == {"GITHUB_TOKEN": {"keyring": "mcp-guard/git.GITHUB_TOKEN-2"}}
+    assert main(["unwrap", "--yes"]) == 0
+    assert kept() == {"mcp-guard/git.GITHUB_TOKEN": "another"}
+
+
+def test_a_secret_that_is_gone_from_the_keyring_stops_the_undoing(
+    here: Path, kept: Callable[[], dict[str, str]], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = desktop(here)
+    assert main(["wrap", "--move-secrets", "--yes"]) == 0
+    wrapped = path.read_bytes()
+    Path(os.environ["TEST_KEYRING"]).write_text("{}")
+    assert main(["unwrap", "--yes"]) == 3
+    assert "the keyring holds no `mcp-guard/git.GITHUB_TOKEN`" in capsys.readouterr().err
+    assert path.read_bytes() == wrapped
+
+
+def test_nothing_is_written_without_a_yes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    desktop(here)
+    before = all_files(here)
+    for words in (["wrap"], ["wrap", "--json"]):
+        assert main(words) == 3
+        assert "--yes" in capsys.readouterr().err
+    assert main(["wrap", "--dry-run"]) == 0
+    assert all_files(here) == before
+
+
+@pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"\n", 1)])
+def test_the_question_at_a_terminal(here: Path, answer: bytes, code: int) -> None:
+    path = desktop(here)
+    before = path.read_bytes()
+    terminal, end = pty.openpty()
+    os.write(terminal, answer)
+    done = subprocess.run(command("wrap"), stdin=end, capture_output=True, text=True, timeout=60)
+    os.close(end)
+    os.close(terminal)
+    assert done.returncode == code
+    assert "write these 3 files? [y/N]" in done.stdout
+    assert (path.read_bytes() != before) == (code == 0)
+
+
+@pytest.mark.parametrize("verb", ["wrap", "unwrap"])
+def test_a_file_that_changes_while_it_is_asked_about_stays(here: Path, verb: str) -> None:
+    path = desktop(here)
+    if verb == "unwrap":
+        assert main(["wrap", "--yes"]) == 0
+    files = all_files(here / "guard")
+    terminal, end = pty.openpty()
+    with subprocess.Popen(
+        command(verb), stdin=end, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as asking:
+        assert asking.stdout
+        assert asking.stderr
+        while asking.stdout.read(1) != "?":  # the question is the only thing that it says with one
+            assert asking.poll() is None
+        path.write_text("{}")
+        os.write(terminal, b"y\n")
+        assert asking.wait(60) == 3
+        assert "was changed by somebody else meanwhile, and stays as it is" in asking.stderr.read()
+    os.close(end)
+    os.close(terminal)
+    assert path.read_text() == "{}"
+    assert all_files(here / "guard") == files
+
+
+def test_a_wrap_that_breaks_off_is_undone_or_done_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The disk of the client's file is full, when the guard's own files are written already."""
+    with small_disk(here) as disk:
+        path = disk / "mcp.json"
+        text = json.dumps({"mcpServers": {"git": GIT}})
+        path.write_text(text)
+        filler = fill(disk)
+        words = ["cursor", "--file", str(path), "--yes"]
+        for _ in range(2):
+            assert main(["wrap", *words]) == 3
+            assert "cannot write" in capsys.readouterr().err
+            assert path.read_text() == text
+            assert sorted(disk.iterdir()) == [filler, path]
+            assert list(upstreams()) == ["git"]
+        assert main(["unwrap", *words]) == 0
+        assert upstreams() == {}
+        assert main(["wrap", *words]) == 3
+        filler.unlink()
+        assert main(["wrap", *words]) == 0
+        assert list(servers(path)) == ["guard"]
+        assert list(upstreams()) == ["git"]
+        assert main(["unwrap", *words]) == 0
+        assert path.read_text() == text
+        assert not list(Path("state/clients").iterdir())
+
+
+def test_a_second_wrap_says_so_and_changes_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    desktop(here, git=GIT, off={"command": "x", "disabled": True})
+    assert main(["wrap", "--yes"]) == 0
+    before = all_files(here)
+    assert main(["wrap", "--yes"]) == 0
+    assert "already wrapped: `guard` in" in capsys.readouterr().out
+    assert all_files(here) == before
+
+
+def test_entries_that_need_no_guard(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that leads to a guard of another user, and one that is off."""
+    shim = {"command": "mcp-guard", "args": ["connect", "--socket", "/run/guard"]}
+    path = desktop(here, shim=shim, off={"command": "x", "disabled": True})
+    before = path.read_bytes()
+    assert main(["wrap", "--yes"]) == 0
+    said = capsys.readouterr().out
+    assert "starts nothing that could be wrapped" in said
+    assert "shim: left as it is: it leads to a guard already" in said
+    assert path.read_bytes() == before
+    assert main(["wrap", "--server", "off", "--yes"]) == 1
+
+
+def test_an_entry_that_was_written_by_hand(here: Path) -> None:
+    """It names the configuration as people do, and stays as it is but for the variables that it must pass on."""
+    assert main(["init", "--yes"]) == 0
+    (here / "link.toml").symlink_to(here / "guard" / "mcp-guard.toml")
+    mine = {"command": "mcp-guard", "args": ["run", "--config", "link.toml"], "mine": 1, "env": {"A": "b"}}
+    path = here / "user" / "mcp.json"
+    path.parent.mkdir()
+    path.write_text(
+        json.dumps({"servers": {"mine": mine, "db": {"command": "db", "env": {"PGPASSWORD": "${input:p}"}}}})
+    )
+    before = path.read_bytes()
+    assert main(["wrap", "vscode", "--file", str(path), "--yes"]) == 0
+    env = {"A": "b", "MCP_GUARD_DB_PGPASSWORD": "${input:p}"}
+    assert servers(path, "servers") == {"mine": {**mine, "env": env}}
+    assert main(["unwrap", "--yes"]) == 0
+    assert path.read_bytes() == before
+
+
+def test_what_cannot_be_wrapped_stays_and_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = desktop(here, git=GIT, odd={"command": "x", "envFile": ".env"})
+    assert main(["wrap", "--yes"]) == 1
+    assert "odd: left as it is: the guard reads no `envFile`" in capsys.readouterr().out
+    assert list(servers(path)) == ["guard", "odd"]
+
+
+def test_servers_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = desktop(here, a={"command": "a"}, b={"command": "b"}, c={"command": "c"})
+    assert main(["wrap", "--server", "c", "--server", "a", "--yes", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert [each["server"] for each in said["wrapped"]] == ["a", "c"]
+    assert list(servers(path)) == ["guard", "b"]
+    assert main(["wrap", "--server", "z", "--yes"]) == 3
+    assert "no server `z`" in capsys.readouterr().err
+
+
+def test_the_agent_that_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = desktop(here)
+    assert main(["init", "--yes"]) == 0
+    before = Path("mcp-guard.toml").read_bytes()
+    assert main(["wrap", "--agent", "team bot", "--yes"]) == 0
+    assert servers(path)["guard"]["args"][-1] == "team bot"
+    assert list(load(Path("mcp-guard.toml")).agents) == ["my-agent", "team bot"]
+    capsys.readouterr()
+    assert main(["unwrap", "--yes", "--json"]) == 0
+    said = json.loads(capsys.readouterr().out)
+    assert (said["client"], said["restored"], said["written"]) == ("claude-desktop", ["git"], True)
+    assert Path("mcp-guard.toml").read_bytes() == before
+
+
+def test_a_link_is_followed_to_the_file(here: Path) -> None:
+    path = desktop(here)
+    real = here / "dotfiles.json"
+    path.rename(real)
+    path.symlink_to(real)
+    assert main(["wrap", "--yes"]) == 0
+    assert path.is_symlink()
+    assert list(servers(real)) == ["guard"]
+    assert main(["unwrap", "--yes"]) == 0
+    assert path.is_symlink()
+    assert list(servers(real)) == ["git"]
+
+
+def cursor(here: Path, **servers: object) -> Path:
+    path = here / ".cursor" / "mcp.json"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps({"mcpServers": servers}))
+    return path
+
+
+def test_two_clients_of_one_guard(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each is an agent of its own; the same server is one upstream, another of that name gets a number."""
+    assert main(["init", "--yes", "--owner", "Dana"]) == 0
+    one = desktop(here, git=GIT, same={"command": "s"})
+    two = cursor(here, git={"command": "another-git"}, same={"command": "s"})
+    texts = (one.read_bytes(), two.read_bytes(), Path("mcp-guard.toml").read_bytes())
+    assert main(["wrap"]) == 3
+    assert "servers stand in several places" in capsys.readouterr().err
+    assert main(["wrap", "claude-desktop", "--yes"]) == 0
+    assert main(["wrap", "cursor", "--yes"]) == 0
+    said = capsys.readouterr().out
+    assert "git: behind the guard, as `git-2`" in said
+    assert "same: behind the guard, which is in the configuration already" in said
+    assert "Cursor now has these servers of the guard too: git" in said
+    assert list(upstreams()) == ["git", "same", "git-2"]
+    agents = load(Path("mcp-guard.toml")).agents
+    assert {name: each.agent.owner for name, each in agents.items()} == {"my-agent": "dana", "cursor": "dana"}
+    assert servers(two)["guard"]["args"][-1] == "cursor"
+    assert main(["unwrap", "--yes"]) == 3
+    assert "several files are wrapped" in capsys.readouterr().err
+    assert main(["unwrap", "claude-desktop", "--yes"]) == 0
+    assert sorted(upstreams()) == ["git-2", "same"]
+    assert main(["unwrap", "cursor", "--yes"]) == 0
+    assert (one.read_bytes(), two.read_bytes(), Path("mcp-guard.toml").read_bytes()) == texts
+    assert not list(Path("state/clients").iterdir())
+
+
+def test_a_server_that_was_added_later(here: Path) -> None:
+    path = desktop(here)
+    assert main(["init", "--yes"]) == 0
+    assert main(["wrap", "--yes"]) == 0
+    text = json.loads(path.read_text())
+    text["mcpServers"]["late"] = {"command": "late"}
+    path.write_text(json.dumps(text))
+    assert main(["wrap", "--yes"]) == 0
+    assert list(servers(path)) == ["guard"]
+    assert list(upstreams()) == ["git", "late"]
+    assert list(load(Path("mcp-guard.toml")).agents) == ["my-agent"]
+    assert main(["unwrap", "--yes"]) == 0
+    assert servers(path) == {"git": GIT, "late": {"command": "late"}}
+    assert upstreams() == {}
+
+
+def test_comments_of_the_configuration_stay(here: Path) -> None:
+    assert main(["init", "--yes"]) == 0
+    config = Path("mcp-guard.toml")
+    config.write_bytes(config.read_bytes().replace(b"\n", b"\r\n") + b"# mine, without an end of line")
+    before = config.read_bytes()
+    desktop(here)
+    assert main(["wrap", "--yes"]) == 0
+    assert config.read_bytes().startswith(before + b"\r\n")
+    assert b"\n" not in config.read_bytes().replace(b"\r\n", b"")
+    assert main(["unwrap", "--yes"]) == 0
+    assert config.read_bytes() == before
+
+
+def test_a_section_that_policies_speak_of_stays(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = desktop(here, git=GIT, my={"command": "x"})
+    assert main(["wrap", "--yes"]) == 0
+    Path("policies/git.cedar").write_text('@id("x") permit (principal, action == Action::"git__status", resource);')
+    assert main(["unwrap", "--yes"]) == 0
+    assert "[upstreams.git] stays in" in capsys.readouterr().out
+    assert list(upstreams()) == ["git"]
+    assert list(servers(path)) == ["git", "my"]
+
+
+def test_a_section_that_was_changed_stays(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    desktop(here, a={"command": "a"}, b={"command": "b"}, c={"command": "c"})
+    assert main(["wrap", "--yes"]) == 0
+    config = Path("mcp-guard.toml")
+    text = config.read_text().replace('command = "a"\n', 'command = "a"\ntimeout_seconds = 5\n')
+    config.write_text(text + '[tools."b__x"]\neffect = "read"\n')
+    assert main(["unwrap", "--yes"]) == 0
+    said = capsys.readouterr().out
+    assert "[upstreams.a] stays in" in said
+    assert "it was changed since" in said
+    assert list(upstreams()) == ["a", "b"]
+
+
+@pytest.mark.parametrize("spelt", ["\\u0067hp_0123456789", "ghp\\/0123456789"])
+def test_a_secret_that_is_spelt_oddly_is_not_moved(
+    here: Path, kept: Callable[[], dict[str, str]], spelt: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = desktop(here, git={"command": "git", "env": {"TOKEN": "SPELT"}})
+    path.write_text(path.read_text().replace("SPELT", spelt))
+    before = all_files(here)
+    assert main(["wrap", "--move-secrets", "--yes"]) == 3
+    assert "is spelt with unusual escapes" in capsys.readouterr().err
+    assert all_files(here) == before
+    assert main(["wrap", "--yes"]) == 0
+    assert main(["unwrap", "--yes"]) == 0
+    assert path.read_bytes() == before[path]
+
+
+def test_a_copy_that_was_tampered_with_is_not_put_back(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = desktop(here)
+    assert main(["wrap", "--yes"]) == 0
+    wrapped = path.read_bytes()
+    [copy] = Path("state/clients").glob("*.before")
+    copy.write_text(copy.read_text().replace("mcp-server-git", "evil"))
+    assert main(["unwrap", "--yes"]) == 3
+    assert "is not what it was" in capsys.readouterr().err
+    assert path.read_bytes() == wrapped
+
+
+def test_a_guard_that_enforces_says_what_that_means(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    desktop(here)
+    assert main(["init", "--enforce", "--yes"]) == 0
+    assert main(["wrap", "--dry-run"]) == 0
+    assert "tools that no policy permits are not listed" in capsys.readouterr().out
+
+
+def test_what_cannot_be_undone_names_the_copy(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = desktop(here)
+    before = path.read_text()
+    assert main(["wrap", "--yes"]) == 0
+    path.write_text('{"mcpServers": {}}')
+    assert main(["unwrap", "--yes"]) == 3
+    said = capsys.readouterr().err
+    assert "cannot be unwrapped: the entry `guard` is not there any more" in said
+    copy = Path(said.rsplit(" ", 1)[1].strip())
+    assert copy.read_text() == before
+    path.unlink()
+    assert main(["unwrap", "--yes"]) == 3
+    assert str(copy) in capsys.readouterr().err
+
+
+Broken = tuple[str, str]
+BROKEN: list[Broken] = [
+    ('{"mcpServers": {"a": }}', "line 1, column 22: a value expected"),
+    ('{"mcpServers": {"a": {}} "b"', "`,` or `}` expected"),
+    ("", "a value expected, and there is the end"),
+    ("{}", "has no servers in `mcpServers`"),
+    ('{"mcpServers": []}', "has no servers in `mcpServers`"),
+    (
+        '{"mcpServers": {"guard": {"command": "mcp-guard", "args": ["run", "--config", "/other.toml"]}}}',
+        "runs another guard",
+    ),
+    ('{"mcpServers": {"guard": {"command": "a"}, "mcp-guard": {"command": "b"}, "c": {"command": "c"}}}', "rename one"),
+    ("[" * 5000, "no more than 200 levels"),
+]
+
+
+@pytest.mark.parametrize(("text", "what"), BROKEN)
+def test_files_that_cannot_be_wrapped(here: Path, text: str, what: str, capsys: pytest.CaptureFixture[str]) -> None:
+    path = desktop(here)
+    path.write_text(text)
+    words = ["--server", "c"] if '"c"' in text else []
+    assert main(["wrap", "--file", str(path), *words, "--yes"]) == 3
+    assert what in capsys.readouterr().err
+    assert path.read_text() == text
+    assert not Path("state").exists()
+
+
+def test_commands_with_nothing_to_work_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words, what in (
+        (["wrap"], "no client with servers was found; looked at"),
+        (["wrap", "zed"], "Zed has no servers; looked at"),
+        (["wrap", "emacs"], "no client `emacs` is known"),
+        (["wrap", "--file", "none.json"], "whose file is"),
+        (["wrap", "zed", "--file", "none.json"], "there is no"),
+        (["unwrap"], "no configuration at"),
+    ):
+        assert main([*words, "--yes"]) == 3
+        assert what in capsys.readouterr().err
+    assert main(["init", "--yes"]) == 0
+    assert main(["unwrap", "--yes"]) == 3
+    assert "this guard has wrapped nothing" in capsys.readouterr().err
+
+
+def test_a_configuration_that_does_not_load_is_not_added_to(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = desktop(here)
+    before = path.read_bytes()
+    Path("mcp-guard.toml").write_text('upstreams = {}\n[guard]\npolicies = "policies"\n')
+    assert main(["wrap", "--yes"]) == 3
+    assert "cannot take these servers" in capsys.readouterr().err
+    assert path.read_bytes() == before

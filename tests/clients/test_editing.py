@@ -1,0 +1,276 @@
+"""Wrapping and unwrapping as texts: everything else stays, and the undoing is exact."""
+
+import json
+import tomllib
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_guard.clients import jsonc
+from mcp_guard.clients.entries import guard_entry
+from mcp_guard.clients.plan import Plan, Wish, make_plan, servers_at
+from mcp_guard.clients.records import fill, make_record
+from mcp_guard.clients.undoing import NotUndone, undo
+from tests.clients.samples import CODE, CONFIG, CURSOR, DESKTOP, HOST, SAMPLES, VSCODE, Sample
+
+WISH = Wish(CONFIG, ("/opt/mcp-guard",), "you")
+Value = dict[str, object]
+
+
+def planned(sample: Sample, wish: Wish = WISH, config: str = "") -> Plan:
+    return make_plan(sample.spot(), sample.text, config, wish, HOST)
+
+
+def undone(sample: Sample, plan: Plan, text: str) -> str:
+    record, kept = make_record(sample.spot(), sample.spot().path, sample.text, plan, CONFIG)
+    return undo(text, record, fill(kept, record, {entry: value for entry, value in plan.moved.items()}.__getitem__))
+
+
+def servers(sample: Sample, text: str) -> Value:
+    node = servers_at(jsonc.parse(text), sample.key)
+    assert node is not None
+    assert isinstance(node.value, dict)
+    return node.value
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: str(sample.client))
+def test_what_is_wrapped_is_gone_and_the_guard_is_there(sample: Sample) -> None:
+    plan = planned(sample)
+    after = servers(sample, plan.client_text)
+    assert plan.wrapped
+    assert not {server.name for server in plan.wrapped} & set(after)
+    entry = guard_entry(after["guard"])
+    assert entry is not None
+    assert entry.config == str(CONFIG)
+    assert set(tomllib.loads(plan.config_text)["upstreams"]) == {server.upstream for server in plan.wrapped}
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: str(sample.client))
+def test_what_stands_outside_the_entries_stays_as_it_is(sample: Sample) -> None:
+    """Each line that is not of a wrapped entry is there afterwards, in its order."""
+    plan = planned(sample)
+    document = servers_at(jsonc.parse(sample.text), sample.key)
+    assert document is not None
+    names = {server.name for server in plan.wrapped}
+    outside, at = "", 0
+    for member in document.members:
+        if member.key in names:
+            outside, at = outside + sample.text[at : member.start], member.end
+    outside += sample.text[at:]
+    place = servers_at(jsonc.parse(plan.client_text), sample.key)
+    assert place is not None
+    guard = place.last("guard")
+    assert guard is not None
+    rest = plan.client_text[: guard.start] + plan.client_text[guard.end :]
+
+    def ink(text: str) -> str:
+        return "".join(text.split()).replace(",", "")
+
+    assert ink(rest) == ink(outside)
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: str(sample.client))
+def test_wrapping_and_unwrapping_restores_every_byte(sample: Sample) -> None:
+    plan = planned(sample)
+    assert undone(sample, plan, plan.client_text) == sample.text
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: str(sample.client))
+def test_an_edit_elsewhere_stays_and_the_servers_are_restored_as_they_were(sample: Sample) -> None:
+    plan = planned(sample)
+    edited = plan.client_text.replace("{", '{ /* mine */ "added": [1, 2],', 1)
+    assert undone(sample, plan, edited) == sample.text.replace("{", '{ /* mine */ "added": [1, 2],', 1)
+
+
+@pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: str(sample.client))
+def test_a_file_that_its_client_wrote_anew_gets_its_servers_back(sample: Sample) -> None:
+    """Another layout, without the comments, with another server: as some clients do whenever they end."""
+    plan = planned(sample)
+    value = jsonc.parse(plan.client_text).value
+    assert isinstance(value, dict)
+    inner = value
+    for part in sample.key:
+        inner = inner[part]
+    inner["new"] = {"command": "new"}
+    back = undone(sample, plan, json.dumps(value, indent=4))
+    assert servers(sample, back) == {**servers(sample, sample.text), "new": {"command": "new"}}
+
+
+def crlf(text: str) -> str:
+    return text.replace("\r\n", "\n").replace("\n", "\r\n")
+
+
+def with_mark(text: str) -> str:
+    return "\ufeff" + text.removeprefix("\ufeff")
+
+
+def endless(text: str) -> str:
+    return text.rstrip()
+
+
+def tabbed(text: str) -> str:
+    return text.replace("  ", "\t")
+
+
+def minified(text: str) -> str:
+    return json.dumps(jsonc.parse(text).value, separators=(",", ":"))
+
+
+def doubled(text: str) -> str:
+    """Each set of servers has two members of one name, and then two of another; the last ones count."""
+    twins = '"twin": {"command": "no"}, "twin" :{"command": "yes"} ,/**/"n": 1, "n" : {"command":"n"},'
+    for key in ('"mcpServers":', '"servers":', '"context_servers":'):
+        text = text.replace(f"{key} {{", f"{key} {{{twins}").replace(f"{key}{{", f"{key}{{{twins}")
+    return text
+
+
+@given(
+    st.sampled_from(SAMPLES),
+    st.lists(st.sampled_from([crlf, with_mark, endless, tabbed, minified, doubled]), max_size=5),
+)
+def test_every_sample_in_every_guise(sample: Sample, guises: list[Callable[[str], str]]) -> None:
+    """There and back byte for byte; and with an edit in between, that edit and nothing else."""
+    text = sample.text
+    for guise in guises:
+        text = guise(text)
+    guised = Sample(sample.client, text, sample.key)
+    plan = planned(guised)
+    assert undone(guised, plan, plan.client_text) == text
+    assert undone(guised, plan, added_outside(plan.client_text)) == added_outside(text)
+    beside = undone(guised, plan, added_beside(plan.client_text, sample.key))
+    assert servers(guised, beside) == {**servers(guised, text), "new": {"command": "new"}}
+
+
+def test_what_is_there_again_is_not_overwritten() -> None:
+    plan = planned(DESKTOP)
+    edited = plan.client_text.replace('"guard": {', '"git": {"command": "mine"},\n    "guard": {')
+    with pytest.raises(NotUndone, match="a server `git` is there again"):
+        undone(DESKTOP, plan, edited)
+
+
+def test_without_the_guards_entry_nothing_is_put_back() -> None:
+    plan = planned(DESKTOP)
+    with pytest.raises(NotUndone, match="the entry `guard` is not there"):
+        undone(DESKTOP, plan, plan.client_text.replace('"guard": {', '"renamed": {'))
+
+
+def test_a_file_put_back_by_hand_is_left_alone() -> None:
+    assert undone(DESKTOP, planned(DESKTOP), DESKTOP.text) == DESKTOP.text
+
+
+def test_servers_added_later_are_wrapped_too_and_both_wraps_undone() -> None:
+    first = planned(DESKTOP)
+    text = first.client_text.replace('"guard": {', '"late": {"command": "late"}, "guard": {')
+    later = Sample("claude-desktop", text)
+    second = planned(later, config=first.config_text)
+    assert [server.name for server in second.wrapped] == ["late"]
+    assert list(servers(later, second.client_text)) == ["guard"]
+    assert second.entry == "guard"
+    middle = undone(later, second, second.client_text)
+    assert middle == text
+    assert servers(DESKTOP, undone(DESKTOP, first, middle)) == {
+        **servers(DESKTOP, DESKTOP.text),
+        "late": {"command": "late"},
+    }
+
+
+def test_a_project_of_claude_code_is_another_than_its_neighbour() -> None:
+    plan = planned(CODE)
+    assert [server.name for server in plan.wrapped] == ["a", "b"]
+    assert '"/home/you/other":{"mcpServers":{"a":{"command":"other"}}}' in plan.client_text
+
+
+def test_crlf_tabs_and_a_byte_order_mark_stay() -> None:
+    text = planned(CURSOR).client_text
+    assert text.startswith("\ufeff{\r\n\t")
+    assert "\n" not in text.replace("\r\n", "")
+    assert not text.endswith("\n")
+
+
+def test_what_the_client_asks_for_it_goes_on_asking_for() -> None:
+    plan = planned(VSCODE)
+    entry = servers(VSCODE, plan.client_text)["guard"]
+    assert isinstance(entry, dict)
+    assert entry["env"] == {
+        "MCP_GUARD_GITHUB_AUTHORIZATION": "Bearer ${input:key}",
+        "MCP_GUARD_DB_PGPASSWORD": "${input:key}",
+    }
+    upstreams = tomllib.loads(plan.config_text)["upstreams"]
+    assert upstreams["github"]["headers"] == {"Authorization": {"env": "MCP_GUARD_GITHUB_AUTHORIZATION"}}
+    assert upstreams["db"]["args"] == ["--home", "/home/you"]
+
+
+# Documents that nobody would write, made of everything that may stand in one.
+
+space = st.sampled_from(["", " ", "\n", "\r\n", "\n  ", "\n\t", " // c, }\n", "/* c: { */", "\n// x\n    "])
+words = st.sampled_from(["git", "a b", "ünï", "", 'q"q', "x\\y", "guard", "zz"])
+
+
+@st.composite
+def objects(draw: st.DrawFn, members: st.SearchStrategy[list[tuple[str, str]]]) -> str:
+    """An object of members whose values are texts already, laid out at random."""
+    parts = []
+    pairs = draw(members)
+    for number, (key, value) in enumerate(pairs):
+        last = number == len(pairs) - 1
+        comma = draw(st.sampled_from([",", ""])) if last else ","
+        key_text = json.dumps(key, ensure_ascii=draw(st.booleans()))
+        parts.append(f"{draw(space)}{key_text}{draw(space)}:{draw(space)}{value}{draw(space)}{comma}")
+    return "{" + "".join(parts) + draw(space) + "}"
+
+
+server = objects(
+    st.lists(st.tuples(st.sampled_from(["env", "x"]), st.sampled_from(["{}", "null"])), max_size=2).map(
+        lambda more: [("command", '"run"'), ("args", '["a", "b"]'), *more]
+    )
+)
+some_servers = objects(st.lists(st.tuples(words, server), min_size=1, max_size=5))
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> str:
+    around = st.tuples(
+        st.sampled_from(["k", "mcpServer", "mcpServers "]), st.sampled_from(["1", '"s"', "[1, 2,]", "{}"])
+    )
+    before, after = draw(st.lists(around, max_size=2)), draw(st.lists(around, max_size=2))
+    body = draw(objects(st.just([*before, ("mcpServers", draw(some_servers)), *after])))
+    return draw(st.sampled_from(["", "\ufeff"])) + draw(space) + body + draw(space)
+
+
+@given(documents(), st.data())
+def test_any_document_is_restored(text: str, data: st.DataObject) -> None:
+    sample = Sample("claude-code", text)
+    names = list(servers(sample, text))
+    chosen = data.draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
+    if set(chosen) <= {""}:
+        return  # a name of which nothing is left
+    plan = planned(sample, Wish(CONFIG, ("/opt/mcp-guard",), "you", names=tuple(chosen)))
+    assert undone(sample, plan, plan.client_text) == text
+
+
+def added_outside(text: str) -> str:
+    return text.replace("{", '{"mine": "yes",', 1)
+
+
+def added_beside(text: str, key: tuple[str, ...] = ("mcpServers",)) -> str:
+    node = servers_at(jsonc.parse(text), key)
+    assert node is not None
+    return text[: node.start + 1] + '/**/"new": {"command": "new"},' + text[node.start + 1 :]
+
+
+def written_anew(text: str) -> str:
+    value = jsonc.parse(text).value
+    return json.dumps(value, indent=1)
+
+
+@given(documents(), st.sampled_from([added_outside, added_beside, written_anew]))
+def test_any_foreign_edit_stays(text: str, edit: Callable[[str], str]) -> None:
+    sample = Sample("claude-code", text)
+    if set(servers(sample, text)) <= {""}:
+        return
+    plan = planned(sample)
+    edited = edit(plan.client_text)
+    back = undone(sample, plan, edited)
+    assert jsonc.parse(back).value == jsonc.parse(edit(text)).value

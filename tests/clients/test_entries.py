@@ -1,0 +1,157 @@
+"""What a server's entry becomes, and which entries stay as they are."""
+
+import tomllib
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_guard.clients.entries import NotWrapped, guard_entry, numbered, read_server, upstream_name
+from mcp_guard.clients.known import PROJECT, USER, Host, Spot, client_named
+from mcp_guard.clients.sections import upstream_block
+from mcp_guard.config_upstreams import UpstreamConfig
+
+HOST = Host("linux", Path("/home/you"), {"REGION": "eu", "API_TOKEN": "secret"}, Path("/srv/app"))
+
+
+def spot(client: str, scope: str = PROJECT) -> Spot:
+    folder = HOST.project if scope == PROJECT else HOST.home
+    return Spot(client_named(client), scope, Path("file.json"), ("x",), folder)
+
+
+def section(client: str, value: object, scope: str = PROJECT) -> dict[str, Any]:
+    """The section that it becomes, which the configuration takes."""
+    server = read_server("it", value, spot(client, scope), HOST)
+    places = {key: {"env": f"V_{key}"} for key, each in server.values.items() if each.is_passed}
+    read: dict[str, Any] = tomllib.loads(upstream_block(server, places, "here").text)["upstreams"]["it"]
+    UpstreamConfig.model_validate(read)
+    return read
+
+
+TAKEN: list[tuple[str, object, dict[str, Any]]] = [
+    ("claude-desktop", {"command": "a", "args": ["${HOME}"]}, {"command": "a", "args": ["${HOME}"]}),
+    ("claude-code", {"command": "a", "args": ["${REGION}", "${NONE:-x}"]}, {"command": "a", "args": ["eu", "x"]}),
+    ("claude-code", {"command": "a", "env": {"T": "${API_TOKEN}"}}, {"command": "a", "env": {"T": {"env": "V_T"}}}),
+    ("claude-code", {"command": "a", "env": {"R": "${REGION}"}}, {"command": "a", "env": {"R": "eu"}}),
+    ("cursor", {"command": "${workspaceFolder}/run"}, {"command": "/srv/app/run"}),
+    ("vscode", {"command": "a", "cwd": "${workspaceFolder}/sub"}, {"command": "a", "cwd": "/srv/app/sub"}),
+    ("vscode", {"command": "a", "cwd": "sub"}, {"command": "a", "cwd": "/srv/app/sub"}),
+    ("vscode", {"command": "~/bin/a"}, {"command": "/home/you/bin/a"}),
+    ("windsurf", {"command": "a", "env": {"K": "${file:/k}"}}, {"command": "a", "env": {"K": {"env": "V_K"}}}),
+    ("zed", {"command": {"path": "a", "args": ["b"], "env": {}}}, {"command": "a", "args": ["b"]}),
+    ("windsurf", {"serverUrl": "https://x.example/mcp"}, {"url": "https://x.example/mcp"}),
+    ("cursor", {"url": "https://x.example/sse"}, {"url": "https://x.example/sse", "transport": "sse"}),
+    ("vscode", {"type": "http", "url": "https://x.example/sse"}, {"url": "https://x.example/sse"}),
+    ("vscode", {"type": "sse", "url": "https://x.example/e"}, {"url": "https://x.example/e", "transport": "sse"}),
+    (
+        "cursor",
+        {"url": "https://${env:REGION}.x.example/mcp", "headers": {"X-Team": "a\"\u007f\\"}},
+        {"url": "https://eu.x.example/mcp", "headers": {"X-Team": "a\"\u007f\\"}},
+    ),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("client", "value", "expected"), TAKEN)
+def test_what_an_entry_becomes(client: str, value: object, expected: dict[str, Any]) -> None:
+    default = {} if "url" in expected else {"cwd": "/srv/app"}
+    assert section(client, value) == {**default, **expected}
+
+
+REFUSED: list[tuple[str, object, str]] = [
+    ("claude-desktop", "text", "no object"),
+    ("claude-desktop", {"command": "a", "disabled": True}, "switched off"),
+    ("zed", {"command": "a", "enabled": False}, "switched off"),
+    ("zed", {"settings": {}}, "neither `command` nor `url`"),
+    ("cursor", {"command": "a", "envFile": ".env"}, "envFile"),
+    ("vscode", {"command": "a", "sandboxEnabled": True}, "sandbox"),
+    ("windsurf", {"command": "a", "disabledTools": ["x"]}, "switched off in the client"),
+    ("claude-code", {"type": "http", "url": "https://x", "oauth": {"clientId": "x"}}, "signs in"),
+    ("claude-desktop", {"command": "a", "args": "b"}, "`args` a list"),
+    ("claude-desktop", {"command": "a", "args": [1]}, "`args` a list"),
+    ("claude-desktop", {"command": "a", "env": ["A"]}, "`env` must be an object"),
+    ("claude-desktop", {"command": "a", "env": {"A=B": "x"}}, "`A=B`"),
+    ("claude-desktop", {"command": "a", "env": {"A": 5}}, "`A` in `env` must be a text"),
+    ("claude-desktop", {"command": "a", "args": {}, "env": {"": "x"}}, "``"),
+    ("claude-desktop", {"command": "a", "cwd": 1}, "`cwd`"),
+    ("vscode", {"command": "a", "args": ["\ud800"]}, "half of a character"),
+    ("vscode", {"url": "unix:///run/x.sock"}, "not http"),
+    ("vscode", {"url": "https://x", "headers": {"a b": "c"}}, "no name of a header"),
+    ("vscode", {"command": "a", "args": ["${input:id}"]}, "asked for by the client"),
+    ("vscode", {"command": "a", "args": ["${command:x.y}"]}, "only the client knows"),
+    ("claude-code", {"command": "a", "args": ["${API_TOKEN}"]}, "`API_TOKEN` is a secret"),
+    ("claude-code", {"command": "a", "args": ["${NONE}"]}, "`NONE` is not set"),
+    ("windsurf", {"url": "https://${file:/host}/mcp"}, "only the client knows"),
+]
+
+
+@pytest.mark.parametrize(("client", "value", "why"), REFUSED)
+def test_what_stays_as_it_is(client: str, value: object, why: str) -> None:
+    with pytest.raises(NotWrapped, match=why):
+        read_server("it", value, spot(client), HOST)
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner, max_size=3),
+    max_leaves=6,
+)
+keys = st.sampled_from(["command", "args", "env", "cwd", "url", "headers", "type", "disabled", "x"])
+
+
+@given(st.dictionaries(keys, json_values | st.sampled_from(["a", ["b"], {"C": "${input:d}"}, "https://x"]), max_size=5))
+def test_any_entry_is_taken_or_left(value: dict[str, object]) -> None:
+    with suppress(NotWrapped):
+        section("vscode", value)
+
+
+def test_the_folder_of_a_workspace_is_no_one_folder_in_a_users_file() -> None:
+    for value in ({"command": "${workspaceFolder}/x"}, {"command": "a", "env": {"ROOT": "${workspaceFolder}"}}):
+        with pytest.raises(NotWrapped, match="another folder each time"):
+            read_server("it", value, spot("vscode", USER), HOST)
+    assert section("vscode", {"command": "a"}, USER)["cwd"] == "/home/you"
+
+
+def test_what_is_left_out_or_fixed_is_said() -> None:
+    value = {"command": "a", "args": ["${REGION}"], "alwaysAllow": ["x"], "timeout": 5}
+    notes = read_server("it", value, spot("claude-code"), HOST).notes
+    assert notes == (
+        "`alwaysAllow, timeout` of `it` is for the client alone and was left out",
+        "`${REGION}` of `it` is written with the value of today",
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [("git", "git"), ("My Server!", "my-server"), ("a__b", "a_b"), ("guard", "guard-server"), ("x" * 40, "x" * 24),
+     ("ünï", "n"), ("@scope/pkg.name", "scope-pkg-name"), ("-_-", None), ("…", None)],
+)  # fmt: skip
+def test_a_name_that_can_prefix_tools(name: str, expected: str | None) -> None:
+    if expected is None:
+        with pytest.raises(NotWrapped, match="nothing of its name"):
+            upstream_name(name)
+    else:
+        assert upstream_name(name) == expected
+
+
+def test_a_name_with_a_number_is_no_longer_than_names_may_be() -> None:
+    assert numbered("x" * 24, 12) == "x" * 21 + "-12"
+
+
+@pytest.mark.parametrize(
+    ("value", "config"),
+    [
+        ({"command": "mcp-guard", "args": ["run", "--config", "/g.toml"]}, "/g.toml"),
+        ({"command": "C:\\bin\\mcp-guard.exe", "args": ["run", "--config=/g.toml"]}, "/g.toml"),
+        ({"command": "python", "args": ["-m", "mcp_guard.cli", "run", "--config", "/g.toml"]}, "/g.toml"),
+        ({"command": "/usr/bin/mcp-guard", "args": ["connect", "--socket", "/s"]}, ""),
+        ({"command": "npx", "args": ["mcp-guard"]}, None),
+        ({"url": "https://x"}, None),
+        ("text", None),
+    ],
+)
+def test_an_entry_that_starts_a_guard(value: object, config: str | None) -> None:
+    entry = guard_entry(value)
+    assert (entry.config if entry else None) == config

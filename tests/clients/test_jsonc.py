@@ -1,0 +1,57 @@
+"""Reading JSON with comments: what it is, where it stands, and what it is not."""
+
+import json
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_guard.clients.jsonc import DEEPEST, parse, value_of
+from mcp_guard.core.errors import ConfigError
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+    max_leaves=20,
+)
+
+
+@given(values, st.sampled_from([None, 1, "\t"]), st.booleans())
+def test_plain_json_is_read_as_python_reads_it(value: object, indent: int | str | None, ascii_only: bool) -> None:
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
+    node = parse(text)
+    assert node.value == value
+    assert (node.start, node.end) == (0, len(text))
+
+
+def test_every_value_is_where_it_says() -> None:
+    text = '/**/ {"a": [1, "x"], // c\n "b" : {"c": null,}, }'
+    node = parse(text)
+    assert [text[each.start : each.end] for each in node.members] == ['"a": [1, "x"]', '"b" : {"c": null,}']
+    assert [text[item.start : item.end] for item in node.members[0].node.items] == ["1", '"x"']
+    assert text[node.members[1].comma or 0] == ","
+    assert value_of(text) == {"a": [1, "x"], "b": {"c": None}}
+
+
+@pytest.mark.parametrize(
+    ("text", "what"),
+    [
+        ('{"a" 1}', "line 1, column 6: `:` expected, and there is '1'"),
+        ("{\n  a: 1}", "line 2, column 3: a key expected, and there is 'a'"),
+        ("[1 2]", "`,` or `]` expected"),
+        ('{"a": 1 "b": 2}', "`,` or `}` expected"),
+        ('["\\x"]', "a string with valid escapes expected"),
+        ('["a\nb"]', "a string on one line expected"),
+        ("{} {}", "nothing more expected"),
+        ("{,}", "a key expected"),
+        ("[,]", "a value expected"),
+        ("/* {}", "a value expected"),
+        ("[NaN]", "a value expected"),
+        ("[" * (DEEPEST + 2), f"no more than {DEEPEST} levels expected"),
+    ],
+)
+def test_what_is_not_json(text: str, what: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        parse(text, "file")
+    assert what in str(caught.value)
+    assert str(caught.value).startswith("file: line ")

@@ -1,0 +1,77 @@
+"""Where clients keep their servers, on each system, and whose a file is that is named."""
+
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.clients.known import CLIENTS, LOCAL, PROJECT, USER, Host, client_named, spot_of, spots
+from mcp_guard.core.errors import ConfigError
+
+HOME, PROJECT_FOLDER = Path("/home/you"), Path("/home/you/project")
+PLACES = {
+    ("claude-desktop", USER): (
+        ".config/Claude/claude_desktop_config.json",
+        "Library/Application Support/Claude/claude_desktop_config.json",
+        "AppData/Roaming/Claude/claude_desktop_config.json",
+    ),
+    ("claude-code", PROJECT): ("project/.mcp.json",) * 3,
+    ("claude-code", USER): (".claude.json",) * 3,
+    ("claude-code", LOCAL): (".claude.json",) * 3,
+    ("cursor", PROJECT): ("project/.cursor/mcp.json",) * 3,
+    ("cursor", USER): (".cursor/mcp.json",) * 3,
+    ("vscode", PROJECT): ("project/.vscode/mcp.json",) * 3,
+    ("vscode", USER): (
+        ".config/Code/User/mcp.json",
+        "Library/Application Support/Code/User/mcp.json",
+        "AppData/Roaming/Code/User/mcp.json",
+    ),
+    ("windsurf", USER): (".codeium/windsurf/mcp_config.json",) * 3,
+    ("zed", PROJECT): ("project/.zed/settings.json",) * 3,
+    ("zed", USER): (".config/zed/settings.json", ".config/zed/settings.json", "AppData/Roaming/Zed/settings.json"),
+}
+
+
+@pytest.mark.parametrize(("number", "platform"), list(enumerate(["linux", "darwin", "win32"])))
+def test_the_files_of_each_client(number: int, platform: str) -> None:
+    host = Host(platform, HOME, {}, PROJECT_FOLDER)
+    found = {(spot.client.id, spot.scope): spot.path for client in CLIENTS for spot in spots(client, host)}
+    assert found == {place: HOME / paths[number] for place, paths in PLACES.items()}
+
+
+def test_folders_that_the_environment_names() -> None:
+    linux = Host("linux", HOME, {"XDG_CONFIG_HOME": "/etc/you"}, PROJECT_FOLDER)
+    windows = Host("win32", HOME, {"APPDATA": "/roaming"}, PROJECT_FOLDER)
+    assert next(spots(client_named("claude-desktop"), linux)).path == Path("/etc/you/Claude/claude_desktop_config.json")
+    assert [spot.path for spot in spots(client_named("zed"), windows)][1] == Path("/roaming/Zed/settings.json")
+
+
+@pytest.mark.parametrize(
+    ("path", "client", "scope", "folder"),
+    [
+        ("/home/you/.cursor/mcp.json", "cursor", USER, HOME),
+        ("/srv/app/.cursor/mcp.json", "cursor", PROJECT, Path("/srv/app")),
+        ("/srv/app/.mcp.json", "claude-code", PROJECT, Path("/srv/app")),
+        ("/srv/app/.vscode/mcp.json", "vscode", PROJECT, Path("/srv/app")),
+        ("/copy/windsurf/mcp_config.json", None, "", HOME),
+        ("/copy/.codeium/windsurf/mcp_config.json", "windsurf", USER, HOME),
+        ("/copy/.claude.json", "claude-code", USER, HOME),
+    ],
+)
+def test_whose_a_file_is(path: str, client: str | None, scope: str, folder: Path) -> None:
+    host = Host("linux", HOME, {}, PROJECT_FOLDER)
+    if client is None:
+        with pytest.raises(ConfigError, match="whose file is"):
+            spot_of(Path(path), None, host)
+        return
+    spot = spot_of(Path(path), None, host)
+    assert (spot.client.id, spot.scope, spot.folder) == (client, scope, folder)
+
+
+def test_a_file_of_a_client_that_is_named_may_stand_anywhere() -> None:
+    spot = spot_of(Path("/tmp/x.json"), client_named("vscode"), Host("linux", HOME, {}, PROJECT_FOLDER))
+    assert (spot.key, spot.scope, spot.folder) == (("servers",), USER, HOME)
+
+
+def test_a_client_that_nobody_knows() -> None:
+    with pytest.raises(ConfigError, match="no client `emacs` is known"):
+        client_named("emacs")
