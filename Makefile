@@ -9,7 +9,7 @@ export UV_NO_PROGRESS = 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test check bench bench-call bench-verify bench-ledger bench-policy bench-http eval lock clean format screenshots browser
-.PHONY: faults conformance soak
+.PHONY: faults fault-table fuzz conformance soak
 
 demo: $(VENV)/.dev  ## two scenarios through a real guard, receipts, verification, tampering
 	@$(BIN)/python examples/crm/demo.py
@@ -59,6 +59,13 @@ RUNS ?= 100
 SEED ?= 1
 faults: $(VENV)/.dev  ## kill guards under load, RUNS times, and check that nothing is lost and nothing runs twice
 	@$(BIN)/python -m tests.faults.run --runs $(RUNS) --seed $(SEED)
+
+fault-table: $(VENV)/.dev  ## every fault at every step of a call, a real run each; some minutes
+	@$(BIN)/python -m tests.faults.table $(ARGS)
+
+FRAMES ?= 100000
+fuzz: $(VENV)/.dev  ## so many malformed frames to real guards, with good calls between them
+	@$(BIN)/python -m tests.fuzz.run --frames $(FRAMES) --seed $(SEED)
 
 bench-ledger: $(VENV)/.dev  ## the same step in ledgers of 10 thousand, 100 thousand and a million receipts
 	@$(BIN)/python benchmarks/ledger.py $(ARGS)

@@ -29,7 +29,10 @@ async def answer(_: Any, params: Any) -> types.ElicitResult:
 
 
 async def roots(_: Any) -> types.ListRootsResult:
-    return types.ListRootsResult(roots=[types.Root(uri="file:///x")])  # type: ignore[arg-type]
+    return types.ListRootsResult(roots=[types.Root(uri="file:///x")])
+
+
+ANSWERS: dict[str, Any] = {"elicitation_callback": answer, "list_roots_callback": roots}
 
 
 async def converse(folder: Path, mode: str, era: str) -> None:
@@ -37,12 +40,7 @@ async def converse(folder: Path, mode: str, era: str) -> None:
     words = [*TEE, str(folder / "client"), *command("run", "--config", str(write_config(folder, server)))]
     parameters = StdioServerParameters(command=words[0], args=words[1:], env=dict(os.environ))
     with anyio.fail_after(60):
-        async with Client(
-            parameters,
-            mode=mode,
-            elicitation_callback=answer,
-            list_roots_callback=roots,  # type: ignore[arg-type]
-        ) as client:
+        async with Client(parameters, mode=mode, **ANSWERS) as client:
             await client.list_tools()
             await client.list_resources()
             await client.list_prompts()
@@ -55,7 +53,7 @@ async def converse(folder: Path, mode: str, era: str) -> None:
             await client.get_prompt("up__hello", {"name": "Ada"})
 
 
-async def heard(*_: Any) -> None:
+async def heard(progress: float, total: float | None, message: str | None) -> None:
     """Progress is wanted, so that it is asked for."""
 
 
