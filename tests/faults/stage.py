@@ -140,7 +140,7 @@ class Stage(World):
 
     def decide(self) -> None:
         """The person does."""
-        decider = Decider(self)
+        decider = Decider(self.folder / "0.toml")
         decider.start()
         self.stack.callback(decider.join, PATIENCE)
         self.stack.callback(decider.over.set)
