@@ -96,7 +96,7 @@ lock: $(VENV)/.uv  ## resolve anew; the files name no registry
 	@$(UV) pip compile pyproject.toml --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements.lock
 	@$(UV) pip compile pyproject.toml --group dev --all-extras --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements-dev.lock
 	@$(UV) pip compile pyproject.toml --group eval --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements-eval.lock
-	@$(UV) pip compile pyproject.toml --group fuzz --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements-fuzz.lock
+	@$(UV) pip compile pyproject.toml --group fuzz --universal --generate-hashes --no-header --no-annotate -c requirements.lock -q -o requirements-fuzz.lock
 
 $(VENV)/.uv:
 	@test -n "$(PYTHON)" || { echo "no python3 found: install Python 3.11 or newer" >&2; exit 1; }
