@@ -25,6 +25,8 @@ from mcp_guard.wire.peer import Id, Peer, PeerLost
 
 BACK_OFF_SECONDS = (0.5, 1, 2, 5, 10, 30)
 HANDSHAKE_SECONDS = 60.0
+LIST_SECONDS = 30.0
+"""How long one page of a list may take: all clients of a list wait for the slowest upstream."""
 PAGE_LIMIT = 1000
 
 
@@ -228,7 +230,11 @@ class Connection:
         items: list[Json] = []
         cursor: str | None = None
         for _ in range(PAGE_LIMIT):
-            reply = await self.request(method, {"cursor": cursor} if cursor else {})
+            try:
+                async with asyncio.timeout(min(self.timeout, LIST_SECONDS)):
+                    reply = await self.request(method, {"cursor": cursor} if cursor else {})
+            except TimeoutError:
+                raise UpstreamError(f"`{method}` was not answered") from None
             result = reply.get("result")
             if not isinstance(result, dict) or not isinstance(page := result.get(LISTS[method]), list):
                 raise UpstreamError(f"`{method}` gave {str(reply)[:200]}")

@@ -1,7 +1,8 @@
 """Malformed frames for real guards: `make fuzz FRAMES=100000`. Prints how to repeat what failed.
 
 A round is one guard with a client and an upstream of one era. Either side says the malformed frames, or the client says
-them over HTTP; they are made by the mutator or by Hypothesis. A seed gives the same frames in the same order.
+them over HTTP, or another upstream answers so when it is greeted and listed. They are made by the mutator or by
+Hypothesis. A seed gives the same frames in the same order.
 """
 
 import argparse
@@ -16,7 +17,8 @@ from pathlib import Path
 from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
-from tests.fuzz.mutate import lines
+from tests.fuzz.greeting import greet
+from tests.fuzz.made import lines
 from tests.fuzz.over_http import serve
 from tests.fuzz.session import Session
 
@@ -25,7 +27,7 @@ A_ROUND, BETWEEN = 2500, 20
 ERAS = ("handshake", "stateless")
 WAYS = (
     ("client", "mutator"), ("upstream", "mutator"), ("http", "mutator"), ("client", "mutator"), ("upstream", "mutator"),
-    ("client", "Hypothesis"), ("upstream", "Hypothesis"),
+    ("client", "Hypothesis"), ("upstream", "Hypothesis"), ("greeting", "mutator"),
 )  # fmt: skip
 KINDS = [(era, who, how) for who, how in WAYS for era in ERAS]
 
@@ -52,6 +54,8 @@ def play(number: int, frames: int, kind: tuple[str, str, str]) -> Round:
                         asyncio.run(client.play(frames, BETWEEN))
                     finally:
                         done.frames, done.good, done.latest = client.frames, client.good, client.latest
+            elif who == "greeting":
+                done.frames, done.good = greet(Path(made), era, number), 1
             else:
                 with Session(Path(made), era, number) as session:
                     try:

@@ -28,8 +28,11 @@ DEFECT = re.compile(r"Traceback|[Ii]nternal error|defect|Exception in|never retr
 """What a guard says only of itself."""
 
 
-def config(folder: Path, era: str, more: str = "") -> Path:
+def config(folder: Path, era: str, more: str = "", garbled: int | None = None) -> Path:
+    """With `garbled`, there is another upstream whose greeting and lists are garbled by this seed."""
     server = upstream("up", sys.executable, str(UPSTREAM), era, str(folder / "ran"))
+    if garbled is not None:
+        server += upstream("odd", sys.executable, str(UPSTREAM), era, str(folder / "odd"), str(garbled))
     return write_config(folder, server, more=f"[limits]\nmessage_bytes = {LIMIT}\n{more}")
 
 
@@ -40,6 +43,7 @@ class Session:
     folder: Path
     era: str
     seed: int
+    config: Path | None = None
     frames: int = 0
     good: int = 0
     last_id: int = 0
@@ -49,7 +53,7 @@ class Session:
 
     def __enter__(self) -> "Session":
         self.luck = random.Random(self.seed)
-        self.guard = GuardProcess(config(self.folder, self.era), self.folder / "stderr", {}, patience=15)
+        self.guard = GuardProcess(self.config or config(self.folder, self.era), self.folder / "stderr", {}, patience=15)
         self.guard.on_message = self._refuse
         self.guard.launch()
         if self.era == "handshake":

@@ -1,16 +1,19 @@
-"""A lean MCP server of either era that says whatever a call tells it to: upstream.py ERA LOG.
+"""A lean MCP server of either era that says whatever a call tells it to: upstream.py ERA LOG [SEED].
 
 The tool `say` writes the bytes of a file that its argument names before it answers; in them `OPEN` stands for the id of
-the call itself. LOG gets a line for each call of `echo`.
+the call itself. LOG gets a line for each call of `echo`. With SEED, the answers to a greeting and to lists are garbled.
 """
 
 import json
 import os
+import random
 import sys
 from pathlib import Path
 from typing import Any
 
-ERA = sys.argv[1]
+IS_RUN = __name__ == "__main__"
+ERA = sys.argv[1] if IS_RUN else ""
+LUCK = random.Random(int(sys.argv[3])) if IS_RUN and len(sys.argv) > 3 else None
 REVISION = "2026-07-28"
 OPEN = b"123454321"
 SCHEMA = {"type": "object", "additionalProperties": True}
@@ -22,6 +25,7 @@ LISTS: dict[str, dict[str, Any]] = {
     "resources/templates/list": {"resourceTemplates": []},
     "prompts/list": {"prompts": [{"name": "hello"}]},
 }
+WHO = {"serverInfo": {"name": "saying", "version": "1"}, "instructions": "be kind"}
 CAPABILITIES = {name: {"listChanged": True} for name in ("tools", "resources", "prompts")} | {"logging": {}}
 
 
@@ -30,9 +34,15 @@ def write(data: bytes) -> None:
     sys.stdout.buffer.flush()
 
 
-def answer(id: object, result: dict[str, Any]) -> None:
+def answer(id: object, result: dict[str, Any], garbled: bool = False) -> None:
     kind = {"resultType": "complete"} if ERA == "stateless" else {}
-    write(json.dumps({"jsonrpc": "2.0", "id": id, "result": {**kind, **result}}).encode() + b"\n")
+    said: Any = {**kind, **result}
+    if garbled and LUCK is not None:
+        sys.path.insert(0, str(Path(__file__).parent.parent.parent))
+        from tests.fuzz.mutate import garble
+
+        said = garble(said, LUCK)
+    write(json.dumps({"jsonrpc": "2.0", "id": id, "result": said}).encode() + b"\n")
 
 
 def call(id: object, name: str, arguments: dict[str, Any], log: int) -> None:
@@ -48,11 +58,10 @@ def call(id: object, name: str, arguments: dict[str, Any], log: int) -> None:
 
 
 def greet(id: object, method: str, params: dict[str, Any]) -> None:
-    info = {"name": "saying", "version": "1"}
     if method == "initialize" and ERA == "handshake":
-        answer(id, {"protocolVersion": params["protocolVersion"], "capabilities": CAPABILITIES, "serverInfo": info})
+        answer(id, {"protocolVersion": params["protocolVersion"], "capabilities": CAPABILITIES, **WHO}, True)
     elif method == "server/discover" and ERA == "stateless":
-        answer(id, {"supportedVersions": [REVISION], "capabilities": CAPABILITIES})
+        answer(id, {"supportedVersions": [REVISION], "capabilities": CAPABILITIES, **WHO}, True)
     else:
         refused = {"code": -32601, "message": "not of this era"}
         write(json.dumps({"jsonrpc": "2.0", "id": id, "error": refused}).encode() + b"\n")
@@ -73,7 +82,7 @@ def main() -> None:
             told = {"notifications": params["notifications"], "_meta": {f"{META}subscriptionId": id}}
             write(json.dumps({"jsonrpc": "2.0", "method": ACKNOWLEDGED, "params": told}).encode() + b"\n")
         else:
-            answer(id, LISTS.get(method, {}))
+            answer(id, LISTS.get(method, {}), True)
 
 
 META = "io.modelcontextprotocol/"

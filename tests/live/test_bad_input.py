@@ -207,6 +207,18 @@ def test_an_upstream_that_cannot_be_started_is_blamed(folder: Path) -> None:
     assert "cannot be started" in client.stderr
 
 
+def test_an_upstream_that_does_not_answer_a_listing_hides_no_other_upstream(folder: Path) -> None:
+    silent = scripted("up", folder, SILENT_IF=str(folder / "silent")).replace("env =", "timeout_seconds = 0.5\nenv =")
+    config = write_config(folder, silent + scripted("other", folder))
+    with Client(config) as client:
+        client.start()
+        before = client.tools().keys()
+        (folder / "silent").touch()
+        assert client.tools().keys() == before  # the last listing stays
+        assert text(client.call("other__tool_error")) == "the tool says no"
+    assert "upstream `up`: no tool listing: `tools/list` was not answered" in client.stderr
+
+
 def test_an_upstream_that_never_answers_times_out(folder: Path) -> None:
     slow = scripted("up", folder).replace("env =", "timeout_seconds = 0.3\nenv =")
     config = write_config(folder, slow)

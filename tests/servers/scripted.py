@@ -100,6 +100,8 @@ def main() -> None:
     for line in sys.stdin:
         message = json.loads(line)
         method, id, params = message.get("method"), message.get("id"), message.get("params") or {}
+        if method == "tools/list" and os.path.exists(os.environ.get("SILENT_IF", "")):
+            continue
         if method == "tools/call":
             os.write(log, (json.dumps(params) + "\n").encode())
             os.fsync(log)
