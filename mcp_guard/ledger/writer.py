@@ -1,4 +1,4 @@
-"""The writer: everything that one turn of the event loop wants recorded goes into one transaction.
+"""The writer: what the calls under way want recorded, turn after turn of the event loop, goes into one transaction.
 
 The commit runs on the loop's own thread: a hop to another thread and back costs more than half a commit, and nothing
 may go on before the commit anyway. See docs/decisions/0003.
@@ -94,8 +94,32 @@ Op = Callable[[Step], T]
 
 @dataclass(slots=True)
 class _Waiting:
+    """Work that waits for the next transaction, and who waits for its result."""
+
     op: Op[Any]
     future: "asyncio.Future[Any]"
+
+
+class _Spoiled(Exception):
+    """One of several ops failed by itself, and with it the transaction; without it the others can be had."""
+
+    def __init__(self, at: int) -> None:
+        super().__init__()
+        self.at = at
+
+
+def _run_all(ops: list[Op[Any]], step: Step) -> list[Any]:
+    results = []
+    for at, op in enumerate(ops):
+        try:
+            results.append(op(step))
+        except FAILURES:
+            raise
+        except Exception as error:
+            if len(ops) == 1:
+                raise
+            raise _Spoiled(at) from error
+    return results
 
 
 FindKey = Callable[[str], SigningKey]
@@ -103,7 +127,10 @@ FindKey = Callable[[str], SigningKey]
 
 
 class Writer:
-    """Commits ops in the order in which they were submitted. Nothing is ever tried twice."""
+    """Commits ops in the order in which they were submitted, but for one that fails by itself.
+
+    Nothing that was committed is tried again.
+    """
 
     def __init__(self, store: Store, key: SigningKey, clock: Clock, find_key: FindKey) -> None:
         self.store = store
@@ -126,25 +153,34 @@ class Writer:
         if self.company <= 1:
             self.flush()
         elif len(self._waiting) == 1:
-            loop.call_soon(self.flush)
+            loop.call_soon(self._gather, 1)
         return future
+
+    def _gather(self, known: int) -> None:
+        """Let others join the commit, as long as each turn of the loop brings some: no more than are under way."""
+        if len(self._waiting) == known:
+            self.flush()
+        else:
+            asyncio.get_running_loop().call_soon(self._gather, len(self._waiting))
 
     def flush(self) -> None:
         """Commit all that waits in one transaction, then let each waiter know.
 
         INVARIANT: no future is resolved before COMMIT has returned (promise P1).
         """
-        waiting, self._waiting = [each for each in self._waiting if not each.future.cancelled()], []
-        if not waiting:
-            return
-        try:
-            results = self._commit([each.op for each in waiting])
-        except Exception as error:  # each waiter raises it
-            for each in waiting:
-                each.future.set_exception(error)
-            return
-        for each, result in zip(waiting, results, strict=True):
-            each.future.set_result(result)
+        groups, self._waiting = [[each for each in self._waiting if not each.future.cancelled()]], []
+        while groups:
+            group = groups.pop()
+            try:
+                results = self._commit([each.op for each in group]) if group else []
+            except _Spoiled as spoiled:
+                groups += [[group.pop(spoiled.at)], group]
+            except Exception as error:  # each waiter raises it
+                for each in group:
+                    each.future.set_exception(error)
+            else:
+                for each, result in zip(group, results, strict=True):
+                    each.future.set_result(result)
 
     def now(self) -> Micros:
         """Never before the last receipt that this process knows of."""
@@ -196,7 +232,7 @@ class Writer:
                     self.key = self._find_key(head.key)
                 self._standing.check(store, head)
                 step = Step(store, self.key, head, receipt_time(self._clock, self._standing.at))
-                results = [op(step) for op in ops]
+                results = _run_all(ops, step)
                 step.close(head.size)
                 store.commit()
             except BaseException:

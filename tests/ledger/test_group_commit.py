@@ -1,0 +1,69 @@
+"""Calls that are under way together share a commit; what is wrong with one is no matter of the others."""
+
+import asyncio
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.core.bounds import MOST_ENTRY
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.receipt import Draft
+from mcp_guard.ledger.writer import Op
+from tests.promises.house import House, open_house
+
+
+def adding(name: str, size: int = 1) -> Op[int]:
+    return lambda step: step.add(Draft("guard.started", {"guard": name, "evidence": "x" * size}))
+
+
+async def submit_together(house: House, ops: list[Op[int]]) -> list[int | BaseException]:
+    writer = house.ledger.book.writer
+    writer.company = len(ops)
+    return await asyncio.gather(*(writer.submit(op) for op in ops), return_exceptions=True)
+
+
+@pytest.mark.parametrize("bad", [{0}, {1}, {3}, {0, 2}, {0, 1, 2, 3}])
+def test_an_op_that_fails_by_itself_fails_nobody_else(tmp_path: Path, bad: set[int]) -> None:
+    house = open_house(tmp_path)
+    ops = [adding(f"guard-{at}", MOST_ENTRY if at in bad else 1) for at in range(4)]
+    before = house.store.head().size
+    told = asyncio.run(submit_together(house, ops))
+    assert [isinstance(each, LedgerError) for each in told] == [at in bad for at in range(4)]
+    kept = [house.store.receipt(seq) for seq in range(before, house.store.head().size)]
+    names = [f"guard-{at}" for at in range(4) if at not in bad]
+    assert [row and f'"guard":"{name}"'.encode() in row.body for row, name in zip(kept, names, strict=True)] == [
+        True for _ in names
+    ]
+    assert [each for each in told if isinstance(each, int)] == list(range(before, before + len(names)))
+
+
+def test_a_ledger_that_cannot_be_written_fails_them_all_at_once(tmp_path: Path) -> None:
+    house = open_house(tmp_path)
+    house.store._run("CREATE TRIGGER no BEFORE INSERT ON receipt BEGIN SELECT RAISE(ABORT, 'no room'); END")
+    told = asyncio.run(submit_together(house, [adding("a"), adding("b")]))
+    assert [type(each) for each in told] == [LedgerError, LedgerError]
+
+
+def test_calls_that_come_in_the_same_turns_share_one_commit(tmp_path: Path) -> None:
+    house = open_house(tmp_path)
+    commits = 0
+    commit = house.store.commit
+
+    def count() -> None:
+        nonlocal commits
+        commits += 1
+        commit()
+
+    house.store.commit = count
+
+    async def late(turns: int) -> int:
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        return await house.ledger.book.writer.submit(adding(f"after-{turns}"))
+
+    async def scenario() -> None:
+        house.ledger.book.writer.company = 4
+        await asyncio.gather(*(late(turns) for turns in reversed(range(4))))
+
+    asyncio.run(scenario())
+    assert commits == 1
