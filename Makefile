@@ -9,7 +9,7 @@ export UV_NO_PROGRESS = 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test check bench bench-call bench-verify bench-ledger bench-policy bench-http eval lock clean format screenshots browser
-.PHONY: dist recording faults conformance soak
+.PHONY: dist recording faults fault-table fuzz fuzz-cover conformance soak
 
 demo: $(VENV)/.dev  ## two scenarios through a real guard, receipts, verification, tampering
 	@$(BIN)/mcp-guard demo
@@ -63,11 +63,34 @@ SEED ?= 1
 faults: $(VENV)/.dev  ## kill guards under load, RUNS times, and check that nothing is lost and nothing runs twice
 	@$(BIN)/python -m tests.faults.run --runs $(RUNS) --seed $(SEED)
 
+fault-table: $(VENV)/.dev  ## every fault at every step of a call, a real run each; some minutes
+	@$(BIN)/python -m tests.faults.table $(ARGS)
+
+FRAMES ?= 100000
+fuzz: $(VENV)/.dev  ## so many malformed frames to real guards, with good calls between them
+	@$(BIN)/python -m tests.fuzz.run --frames $(FRAMES) --seed $(SEED)
+
+SECONDS ?= 60
+TARGETS ?= canonical framing config request credential note export
+fuzz-cover: .venv-fuzz/.done  ## coverage-guided, so many seconds for each target; what it finds is left in .fuzz
+	@mkdir -p .fuzz
+	@for target in $(TARGETS); do echo "$$target:"; \
+	  PYTHONPATH=$(CURDIR) .venv-fuzz/bin/python -m tests.fuzz.cover $$target --seconds $(SECONDS) --seed $(SEED) \
+	    --findings .fuzz || exit 1; done
+
+.venv-fuzz/.done: $(VENV)/.uv requirements-fuzz.lock
+	@echo "installing the environment of the fuzzer into .venv-fuzz"
+	@$(UV) venv -q --clear --python $(BIN)/python .venv-fuzz
+	@VIRTUAL_ENV=$(CURDIR)/.venv-fuzz $(UV) pip sync -q --require-hashes requirements-fuzz.lock
+	@touch $@
+
 bench-ledger: $(VENV)/.dev  ## the same step in ledgers of 10 thousand, 100 thousand and a million receipts
 	@$(BIN)/python benchmarks/ledger.py $(ARGS)
 
-soak: $(VENV)/.dev  ## 200 HTTP sessions at once, 50 calls each, and what they leave behind
+CALLS ?= 100000
+soak: $(VENV)/.dev  ## 200 HTTP sessions at once and what they leave behind; then CALLS calls for one guard, and what grows
 	@$(BIN)/python -m tests.soak.run $(ARGS)
+	@$(BIN)/python -m tests.soak.long --calls $(CALLS)
 
 bench-http: $(VENV)/.dev  ## the guard over HTTP beside a bare proxy on the SDK, interleaved
 	@$(BIN)/python benchmarks/http_calls.py $(ARGS)
@@ -76,6 +99,7 @@ lock: $(VENV)/.uv  ## resolve anew; the files name no registry
 	@$(UV) pip compile pyproject.toml --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements.lock
 	@$(UV) pip compile pyproject.toml --group dev --all-extras --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements-dev.lock
 	@$(UV) pip compile pyproject.toml --group eval --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements-eval.lock
+	@$(UV) pip compile pyproject.toml --group fuzz --universal --generate-hashes --no-header --no-annotate -c requirements.lock -q -o requirements-fuzz.lock
 
 $(VENV)/.uv:
 	@test -n "$(PYTHON)" || { echo "no python3 found: install Python 3.11 or newer" >&2; exit 1; }
@@ -117,5 +141,5 @@ recording: $(VENV)/.dev  ## the README's session as a picture, into docs/images
 	@$(BIN)/python -m tests.docs.recording
 
 clean:
-	@rm -rf $(VENV) .venv-eval dist .coverage .coverage.* .coverage-total .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .venv-eval .venv-fuzz .fuzz dist .coverage .coverage.* .coverage-total .mypy_cache .ruff_cache .hypothesis
 	@rm -rf tests/node/node_modules tests/conformance/node_modules

@@ -14,7 +14,7 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from mcp_guard.config_faults import say
 from mcp_guard.config_ledger import LedgerConfig, WitnessConfig, WitnessName
-from mcp_guard.config_parts import Model, Secret, Url
+from mcp_guard.config_parts import Model, Secret, Url, texts
 from mcp_guard.config_risk import RiskConfig
 from mcp_guard.config_serve import ConnectConfig, IssuerConfig, ServeConfig
 from mcp_guard.config_upstreams import UpstreamConfig
@@ -207,7 +207,7 @@ class GuardConfig(Model):
     def compiles(cls, pattern: str | None) -> str | None:
         try:
             re.compile(pattern or "")
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"`{pattern}` is not a regular expression: {error}") from None
         return pattern
 
@@ -246,6 +246,13 @@ class Config(Model):
     issuers: dict[str, IssuerConfig] = {}
     ledger: LedgerConfig = LedgerConfig()
     witnesses: dict[WitnessName, WitnessConfig] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def no_text_holds_null(cls, data: object) -> object:
+        if any("\0" in text for text in texts(data)):
+            raise ValueError("a text holds the character U+0000, which no path and no command can")
+        return data
 
     @field_validator("upstreams")
     @classmethod
@@ -371,7 +378,7 @@ def check(text: str, path: Path) -> Settings:
     """
     try:
         data = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (ValueError, RecursionError) as error:  # a number too long and arrays too deep are no `TOMLDecodeError`
         raise ConfigError(f"{path}: not TOML: {error}", "mend that line; config.example.toml shows the form") from None
     try:
         return Config.model_validate(data).settings(path.resolve())

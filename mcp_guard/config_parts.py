@@ -1,5 +1,6 @@
 """What several sections of the configuration are made of."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,15 @@ class Model(BaseModel):
     """Strict and frozen: an unknown key is an error, never ignored."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+def texts(value: object) -> Iterator[str]:
+    """Every text in a value of TOML, keys too."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, dict | list):
+        for each in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from texts(each)
 
 
 class Secret(Model):

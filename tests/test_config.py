@@ -179,6 +179,22 @@ def test_an_error_names_the_key(tmp_path: Path, text: str, expected: str) -> Non
     assert str(tmp_path / "mcp-guard.toml") in message
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a = " + "[" * 3000, "not TOML"),
+        (f"a = {'9' * 5000}", "not TOML"),
+        ('[guard]\npolicies = "p\\u0000"\n[upstreams.up]\ncommand = "x"', "the character U"),
+        ('[guard]\npolicies = "p"\nticket_pattern = "a{99999999999}"\n[upstreams.up]\ncommand = "x"', "regular expr"),
+    ],
+)
+def test_what_no_reader_can_hold_is_refused_with_a_way_on(tmp_path: Path, text: str, expected: str) -> None:
+    (tmp_path / "c.toml").write_text(text)
+    with pytest.raises(ConfigError, match=expected) as refused:
+        load(tmp_path / "c.toml")
+    assert refused.value.hint
+
+
 def test_the_signers_are_the_one_and_the_next(tmp_path: Path) -> None:
     line = note.verifier("mcp-guard.local/ledger", bytes(32))
     command = f'{{ command = ["sign", "slot 9c"], public = "{line}" }}'

@@ -19,6 +19,7 @@ from typing import Any
 
 from mcp_guard.cli.client import GuardClient, GuardEnded
 from mcp_guard.cli.options import CONFIG_VARIABLE
+from mcp_guard.cli.terminal import is_coloured
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Json
 
@@ -193,7 +194,7 @@ def at(config: Path) -> dict[str, Any]:
 
 
 def heading(text: str) -> None:
-    print(f"\n\033[1m{text}\033[0m" if sys.stdout.isatty() else f"\n## {text}", flush=True)
+    print(f"\n\033[1m{text}\033[0m" if is_coloured() else f"\n## {text}", flush=True)
 
 
 def expect(condition: bool, what: str) -> None:

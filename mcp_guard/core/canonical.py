@@ -15,6 +15,8 @@ import orjson
 import rfc8785
 
 MAX_SAFE_INTEGER = 2**53 - 1
+DEEPEST = 240
+"""Levels of a whole message: orjson reads 1,024 and writes 254, and what is passed on may stand within something."""
 _SORTED = orjson.OPT_SORT_KEYS
 
 
@@ -44,10 +46,22 @@ def parse(line: bytes) -> Any:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         raise _explain(line, str(error)) from None
+    if is_too_deep(line, value):
+        raise Unacceptable("nested too deeply", value)
     # The usual sender writes compact JSON; where writing it again gives the same bytes, no key can have been dropped.
     if orjson.dumps(value) != line.strip():
         _refuse_duplicate_keys(line, value)
     return value
+
+
+def is_too_deep(line: bytes, value: Any) -> bool:
+    """Whether a message that could be read could not be passed on."""
+    return line.count(b"[") + line.count(b"{") > DEEPEST and _goes_below(value, DEEPEST)
+
+
+def _goes_below(value: Any, depth: int) -> bool:
+    items = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return any(depth <= 1 or _goes_below(item, depth - 1) for item in items if isinstance(item, dict | list))
 
 
 def _refuse_duplicate_keys(line: bytes, value: Any) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 ED25519 = b"\x01"
+MOST_SIGNATURES = 64
 COSIGNATURE = b"\x04"
 """Timestamped cosignatures of witnesses (c2sp.org/tlog-cosignature)."""
 
@@ -62,14 +63,19 @@ def parse(note: str) -> tuple[Checkpoint, list[tuple[str, bytes, bytes]]]:
     """
     text, separator, lines = note.partition("\n\n")
     parts = text.split("\n")
-    if not separator or len(parts) < 3 or not parts[1].isdecimal():
+    if not separator or len(parts) < 3 or not all(parts):
         raise ValueError("not a checkpoint: expected origin, size and root hash")
+    if not (parts[1].isascii() and parts[1].isdecimal()) or parts[1] != str(int(parts[1])):
+        raise ValueError(f"not a checkpoint: `{parts[1][:40]}` is not a size")
     checkpoint = Checkpoint(parts[0], int(parts[1]), base64.b64decode(parts[2], validate=True))
+    signed = lines.removesuffix("\n").split("\n")  # and at nothing else that Unicode calls the end of a line
+    if len(checkpoint.root) != 32 or not lines.endswith("\n") or len(signed) > MOST_SIGNATURES:
+        raise ValueError("not a checkpoint: its root or its signatures are not of the form")
     signatures = []
-    for line in lines.splitlines():
+    for line in signed:
         dash, name, encoded = line.split(" ")
         raw = base64.b64decode(encoded, validate=True)
-        if dash != "—" or len(raw) < 5:
+        if dash != "—" or not name or len(raw) < 5:
             raise ValueError(f"not a signature line: `{line}`")
         signatures.append((name, raw[:4], raw[4:]))
     return checkpoint, signatures

@@ -66,8 +66,9 @@ class Roads:
 
     def _remember(self, server: str, method: str, items: list[Json]) -> list[Json]:
         if method == "prompts/list":
-            listed = [{**item, "name": self._naming.show(server, str(item.get("name", "")))} for item in items]
-            self._prompts |= {new["name"]: (server, str(old["name"])) for new, old in zip(listed, items, strict=True)}
+            items = [item for item in items if isinstance(item.get("name"), str)]
+            listed = [{**item, "name": self._naming.show(server, item["name"])} for item in items]
+            self._prompts |= {new["name"]: (server, old["name"]) for new, old in zip(listed, items, strict=True)}
             return listed
         if method == "resources/list":
             for item in items:

@@ -8,7 +8,9 @@ client speaks is its era: the handshake revisions (`transports/handshake.py`) or
 import asyncio
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeGuard
+
+import orjson
 
 from mcp_guard.core.canonical import Unacceptable, parse
 from mcp_guard.core.describe import NO_SUCH_TOOL
@@ -55,7 +57,7 @@ class Era(Protocol):
     def on_notification(self, method: str, params: Json) -> None:
         """Anything but a cancellation."""
 
-    def on_cancelled(self, id: Id) -> None: ...
+    def on_cancelled(self, id: object) -> None: ...
 
     def finish(self, method: str, reply: Json) -> Json:
         """The reply to a request of the client, as this era has it."""
@@ -126,6 +128,12 @@ class Session:
             self.client.reply(None, error(PARSE_ERROR, "the message is larger than limits.message_bytes allows"))
             return
         try:
+            self._take(line, request)
+        except Exception as defect:  # the edge: a defect must cost this frame and none after it
+            self.note(f"internal error: a frame of the client was dropped: {type(defect).__name__}: {defect}")
+
+    def _take(self, line: bytes, request: Id | None) -> None:
+        try:
             message = parse(line)
             if request is not None and isinstance(message, dict) and "id" in message:
                 message["id"] = request
@@ -140,7 +148,7 @@ class Session:
             message = {**message, "id": request}
         id, params = message.get("id"), message.get("params")
         name = params.get("name") if isinstance(params, dict) else None
-        if not isinstance(id, str | int) or isinstance(id, bool):
+        if not _can_be_answered(id):
             self.client.reply(None, error(PARSE_ERROR, refused.reason))
         elif self._era is not None and message.get("method") == CALL_TOOL and isinstance(name, str):
             name = name.encode("utf-8", "replace").decode()
@@ -163,7 +171,7 @@ class Session:
         if self._era is None:
             self.note(f"notification `{method[:80]}` before any request is not passed on")
         elif method == CANCELLED:
-            self._era.on_cancelled(params.get("requestId", ""))
+            self._era.on_cancelled(params.get("requestId"))
         else:
             self._era.on_notification(method, params)
 
@@ -186,8 +194,9 @@ class Session:
         if self._era is not None:
             self._era.on_cancelled(id)
 
-    def cancel(self, key: Key) -> None:
-        if task := self._running.get(key):
+    def cancel(self, asker: str, id: object) -> None:
+        """Cancel what answers this request of the client (""), or of an upstream; an id that is none is nobody's."""
+        if isinstance(id, str | int) and (task := self._running.get((asker, id))):
             task.cancel()
 
     async def answer(self, id: Id, method: str, work: Coroutine[Any, Any, Json]) -> None:
@@ -298,7 +307,7 @@ class Session:
 
     def on_server_notification(self, server: str, method: str, params: Json) -> None:
         if method == CANCELLED:
-            self.cancel((server, params.get("requestId", "")))
+            self.cancel(server, params.get("requestId"))
         elif self._era is not None:
             self._era.tell(method, params)
 
@@ -326,6 +335,14 @@ class Session:
 
     def note(self, text: str) -> None:
         self._front.note(text)
+
+
+def _can_be_answered(id: object) -> TypeGuard[Id]:
+    """Whether an id, as a lenient reader has it, is one that can be said again."""
+    try:
+        return isinstance(id, str | int) and not isinstance(id, bool) and bool(orjson.dumps(id))
+    except TypeError:  # a lone surrogate, or an integer of over 64 bits
+        return False
 
 
 def progress_token(params: Json) -> Any:

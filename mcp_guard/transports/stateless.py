@@ -78,9 +78,9 @@ class Stateless:
     def on_notification(self, method: str, params: Json) -> None:
         self._session.note(f"notification `{method[:80]}` is none of revision {wire.REVISION}; it is not passed on")
 
-    def on_cancelled(self, id: Id) -> None:
+    def on_cancelled(self, id: object) -> None:
         if not self._flights.cancel(id):
-            self._session.cancel(("", id))
+            self._session.cancel("", id)
 
     def finish(self, method: str, reply: Json) -> Json:
         return wire.complete(method, reply)
@@ -97,7 +97,7 @@ class Stateless:
             await self._set_loudness(envelope.log_level)
             return await self._session.handle(method, wire.plain(params), voice)
         finally:
-            del self._loudness[id]
+            self._loudness.pop(id, None)  # another request may have had its id since, and be over
 
     async def _discover(self) -> Json:
         answers = await self._session.hellos()

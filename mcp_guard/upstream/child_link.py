@@ -37,7 +37,7 @@ class ChildLink:
 
     def _on_end(self) -> None:
         code = self._process.poll() if self._process else None
-        self._ears.on_end(f"exited with status {code}" if code is not None else "closed its output")
+        self._ears.on_end(f"exited with status {code}" if code is not None else "closed its output or its input")
 
     def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
         if self._pipes is not None:

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import orjson
 
+from mcp_guard.core.canonical import is_too_deep
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Json
 from mcp_guard.core.scrub import Scrubber
@@ -24,6 +25,8 @@ from mcp_guard.wire.peer import Id, Peer, PeerLost
 
 BACK_OFF_SECONDS = (0.5, 1, 2, 5, 10, 30)
 HANDSHAKE_SECONDS = 60.0
+LIST_SECONDS = 30.0
+"""How long one page of a list may take: all clients of a list wait for the slowest upstream."""
 PAGE_LIMIT = 1000
 
 
@@ -48,6 +51,13 @@ class Bounds:
 
     bytes: int
     seconds: float
+
+
+def _without_body(message: object) -> object:
+    """What is left of a message that cannot be passed on: whoever waits for it must hear that it came."""
+    if not isinstance(message, dict):
+        return None
+    return {name: each for name in ("id", "method") if isinstance(each := message.get(name), str | int)}
 
 
 class Connection:
@@ -220,7 +230,11 @@ class Connection:
         items: list[Json] = []
         cursor: str | None = None
         for _ in range(PAGE_LIMIT):
-            reply = await self.request(method, {"cursor": cursor} if cursor else {})
+            try:
+                async with asyncio.timeout(min(self.timeout, LIST_SECONDS)):
+                    reply = await self.request(method, {"cursor": cursor} if cursor else {})
+            except TimeoutError:
+                raise UpstreamError(f"`{method}` was not answered") from None
             result = reply.get("result")
             if not isinstance(result, dict) or not isinstance(page := result.get(LISTS[method]), list):
                 raise UpstreamError(f"`{method}` gave {str(reply)[:200]}")
@@ -244,7 +258,13 @@ class Connection:
         except orjson.JSONDecodeError:
             self.on_oddity(f"not JSON: {line[:80]!r}")
             return
-        self.peer.receive(message)
+        if is_too_deep(line, message):
+            self.on_oddity("a message nested too deeply, dropped")
+            message = _without_body(message)
+        try:
+            self.peer.receive(message)
+        except Exception as defect:  # the edge: a defect must cost this message and none after it
+            self.on_oddity(f"internal error: a message was dropped: {type(defect).__name__}: {defect}")
 
     def on_lost(self, request: Id, why: str) -> None:
         self.peer.lose_one(request, f"upstream `{self.name}`: {self._clean(why)}")

@@ -50,7 +50,8 @@ def merge_instructions(answers: list[Json]) -> Json:
     texts = []
     for answer in answers:
         if text := answer.get("instructions"):
-            name = answer.get("serverInfo", {}).get("name", "")
+            server = answer.get("serverInfo")
+            name = server.get("name", "") if isinstance(server, dict) else ""
             texts.append(f"# {name}\n{text}" if len(answers) > 1 else str(text))
     return {"instructions": "\n\n".join(texts)} if texts else {}
 

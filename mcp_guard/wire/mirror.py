@@ -24,8 +24,9 @@ def headers(message: Json, schema_of: Callable[[str], Json | None]) -> dict[str,
     said = {"mcp-protocol-version": REVISION, "mcp-method": method}
     if method in NAMED_BY:
         said["mcp-name"] = encode(str(params.get(NAMED_BY[method], "")))
-    if method == CALL_TOOL and (schema := schema_of(params["name"])) is not None:
-        for token, value in _marked(schema, params.get("arguments") or {}, 0):
+    name, arguments = params.get("name"), params.get("arguments")
+    if method == CALL_TOOL and isinstance(name, str) and isinstance(arguments, dict) and (schema := schema_of(name)):
+        for token, value in _marked(schema, arguments, 0):
             said[f"mcp-param-{token.lower()}"] = encode(value)
     return said
 

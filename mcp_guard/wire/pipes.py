@@ -8,6 +8,9 @@ from typing import IO
 
 from mcp_guard.wire.framing import Lines
 
+DRAIN_SECONDS = 0.5
+"""How long we go on reading from a far end that has closed its input: what it has said already still counts."""
+
 
 class _Reader(asyncio.Protocol):
     def __init__(self, lines: Lines, on_line: Callable[[bytes | None], None], on_end: Callable[[], None]) -> None:
@@ -22,7 +25,7 @@ class _Reader(asyncio.Protocol):
 
 
 class _Writer(asyncio.BaseProtocol):
-    def __init__(self, on_pressure: Callable[[bool], None], on_broken: Callable[[], None]) -> None:
+    def __init__(self, on_pressure: Callable[[bool], None], on_broken: Callable[[], object]) -> None:
         self._on_pressure, self._on_broken = on_pressure, on_broken
 
     def pause_writing(self) -> None:
@@ -32,8 +35,7 @@ class _Writer(asyncio.BaseProtocol):
         self._on_pressure(False)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if exc is not None:
-            self._on_broken()
+        self._on_broken()
 
 
 def _is_file(stream: IO[bytes]) -> bool:
@@ -62,7 +64,10 @@ class Pipes:
         if _is_file(sink):
             self._file = sink
         else:
-            writer = _Writer(lambda slow: self.on_pressure(slow), self._end)  # noqa: PLW0108 - it is set later
+            writer = _Writer(
+                lambda slow: self.on_pressure(slow),  # noqa: PLW0108 - it is set later
+                lambda: loop.call_later(DRAIN_SECONDS, self._end),
+            )
             self._writing, _ = await loop.connect_write_pipe(lambda: writer, sink)
         reader = _Reader(Lines(limit), self._on_line, self._end)
         if _is_file(source):

@@ -36,6 +36,21 @@ def test_two_launches_are_two_principals() -> None:
     assert key1 != key2
 
 
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("more", ["=", "\x06", "~", "+", "\n"])
+def test_a_signed_credential_is_taken_in_one_spelling_only(at: int, more: str) -> None:
+    parts = start_instance(ISSUER, PLAIN, NOW)[0].credential.split(".")
+    parts[at] += more
+    with pytest.raises(credential.Invalid):
+        credential.decode(".".join(parts), ISSUER.public_key.verify)
+
+
+def test_a_credential_that_is_nested_too_deeply_is_no_credential() -> None:
+    deep = base64.urlsafe_b64encode(b"[" * 100_000).decode().rstrip("=")
+    with pytest.raises(credential.Invalid):
+        credential.decode_unverified(f"{deep}.{deep}.{deep}")
+
+
 def test_our_own_credential_is_accepted() -> None:
     check_credential(ISSUER, start_instance(ISSUER, PLAIN, NOW)[0])
 

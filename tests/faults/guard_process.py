@@ -3,6 +3,7 @@
 import fcntl
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -25,26 +26,36 @@ class Ask:
     id: int
     tool: str
     arguments: Json
+    server: str = "up"
 
     def message(self) -> Json:
-        params = {"name": f"up__{self.tool}", "arguments": self.arguments}
+        params = {"name": f"{self.server}__{self.tool}", "arguments": self.arguments}
         return {"jsonrpc": "2.0", "id": self.id, "method": "tools/call", "params": params}
 
 
 @dataclass
 class GuardProcess:
-    """`replies` are by id. `on_bytes` is told how many bytes the guard has written, as soon as they are read."""
+    """`replies` are by id. `on_bytes` is told how many bytes the guard has written, as soon as they are read,
+    `on_message` of all that is no reply."""
 
     config: Path
     stderr: Path
     environment: dict[str, str]
     on_bytes: Callable[[int], None] = lambda _: None
+    on_message: Callable[[Json], None] = lambda _: None
     asked: dict[int, Ask] = field(default_factory=dict)
     replies: dict[int, Json] = field(default_factory=dict)
     answered: threading.Condition = field(default_factory=threading.Condition)
     ended: bool = False
+    patience: float = PATIENCE
 
     def start(self) -> "GuardProcess":
+        self.launch()
+        self.write({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": HELLO})
+        return self
+
+    def launch(self) -> None:
+        """Start it, and say nothing yet."""
         with self.stderr.open("ab") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mcp_guard.cli", "run", "--config", str(self.config)],
@@ -54,10 +65,10 @@ class GuardProcess:
                 env={**os.environ, **self.environment},
                 bufsize=0,
             )
+        self._gone, leave = os.pipe()
+        self._leave = os.fdopen(leave, "wb")
         self.reader = threading.Thread(target=self._read, daemon=True)
         self.reader.start()
-        self._write({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": HELLO})
-        return self
 
     @property
     def pid(self) -> int:
@@ -65,20 +76,27 @@ class GuardProcess:
 
     def is_ready(self) -> bool:
         """Wait for the handshake and the listing; False if the guard died before."""
-        if not self._wait_for([0]):
+        if not self.wait_for([0]):
             return False
-        self._write({"jsonrpc": "2.0", "method": "notifications/initialized"})
-        self._write({"jsonrpc": "2.0", "id": -1, "method": "tools/list"})
-        return self._wait_for([-1])
+        self.write({"jsonrpc": "2.0", "method": "notifications/initialized"})
+        self.write({"jsonrpc": "2.0", "id": -1, "method": "tools/list"})
+        return self.wait_for([-1])
 
     def send(self, asks: list[Ask]) -> None:
         """Send them at once; a guard that is dead by now has not got them."""
         self.asked |= {ask.id: ask for ask in asks}
-        self._write(*(ask.message() for ask in asks))
+        self.write(*(ask.message() for ask in asks))
 
     def settle(self) -> bool:
         """Wait until everything asked is answered; False if the guard died before."""
-        return self._wait_for(list(self.asked))
+        return self.wait_for(list(self.asked))
+
+    def leave(self) -> None:
+        """The client is gone: nothing is said to the guard or read of it any more."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        self._leave.close()
+        self.reader.join(PATIENCE)
 
     def kill(self) -> None:
         """SIGKILL, and nothing of it left: its output read to the end, its upstream gone."""
@@ -87,21 +105,32 @@ class GuardProcess:
         self.process.wait(PATIENCE)
         self.reader.join(PATIENCE)
         assert self.process.stdin
-        assert self.process.stdout
         self.process.stdin.close()
-        self.process.stdout.close()
         with self.config.with_suffix(".lock").open("ab") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)  # the upstream held it until it had read the end of its input
 
-    def _write(self, *messages: Json) -> None:
+    def end(self) -> int:
+        """Close its input, and wait until it has ended by itself; returns its exit status."""
+        assert self.process.stdin
+        self.process.stdin.close()
+        status = self.process.wait(PATIENCE)
+        self.reader.join(PATIENCE)
+        return status
+
+    def write(self, *messages: Json) -> None:
+        self.write_bytes(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
+
+    def write_bytes(self, data: bytes) -> None:
         assert self.process.stdin
         with suppress(BrokenPipeError):
-            self.process.stdin.write(b"".join(json.dumps(message).encode() + b"\n" for message in messages))
+            rest = memoryview(data)
+            while rest and not self.process.stdin.closed:
+                rest = rest[self.process.stdin.write(rest) :]
 
     def _read(self) -> None:
         assert self.process.stdout
-        rest, total = b"", 0
-        while data := os.read(self.process.stdout.fileno(), 512):
+        rest, total, output = b"", 0, self.process.stdout.fileno()
+        while self._gone not in select.select([output, self._gone], [], [])[0] and (data := os.read(output, 512)):
             total += len(data)
             self.on_bytes(total)
             *lines, rest = (rest + data).split(b"\n")
@@ -109,15 +138,20 @@ class GuardProcess:
                 for message in map(json.loads, lines):
                     if "method" not in message:
                         self.replies[message["id"]] = message
+                    else:
+                        self.on_message(message)
                 self.answered.notify_all()
+        self._leave.close()
+        os.close(self._gone)
+        self.process.stdout.close()
         with self.answered:
             self.ended = True
             self.answered.notify_all()
 
-    def _wait_for(self, ids: list[int]) -> bool:
+    def wait_for(self, ids: list[int]) -> bool:
         def is_over() -> bool:
             return self.ended or all(id in self.replies for id in ids)
 
         with self.answered:
-            assert self.answered.wait_for(is_over, PATIENCE), f"no answer to {set(ids) - self.replies.keys()}"
+            assert self.answered.wait_for(is_over, self.patience), f"no answer to {set(ids) - self.replies.keys()}"
             return all(id in self.replies for id in ids)

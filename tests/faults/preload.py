@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 SOURCE = Path(__file__).with_name("fault.c")
-DIE_BEFORE, DIE_HALFWAY, DIE_AFTER, SYNC_FAILS = 1, 2, 3, 4
+DIE_BEFORE, DIE_HALFWAY, DIE_AFTER, SYNC_FAILS, STOP_BEFORE, STOP_AFTER, SYNC_SLOW, STOP_OUTPUT = range(1, 9)
 
 
 @cache
@@ -41,6 +41,16 @@ class Page:
         """From now on: at the call of this number, counted from here."""
         self._page[0:24] = struct.pack("3l", 0, mode, after)
         self._page[0:8] = struct.pack("l", pid)
+
+    def slow(self, pid: int, after: int, milliseconds: int) -> None:
+        """The sync of this number, counted from here, takes so much longer."""
+        self._page[32:48] = struct.pack("2l", milliseconds, 0)
+        self.arm(pid, SYNC_SLOW, after)
+
+    @property
+    def returned(self) -> int:
+        """When the slow sync returned, in nanoseconds of the monotonic clock; 0 if it has not."""
+        return int(struct.unpack("l", self._page[40:48])[0])
 
     def disarm(self) -> None:
         self._page[0:8] = struct.pack("l", 0)

@@ -256,7 +256,9 @@ class World:
             self.result.replies["done"] += 1
         elif "receipt" in about:
             receipt = said.receipts[about["receipt"]]
-            require(receipt["kind"] == "decision" and receipt["tool"] == f"up__{ask.tool}", f"no refusal of {key}")
+            require(
+                receipt["kind"] == "decision" and receipt["tool"] == f"{ask.server}__{ask.tool}", f"no refusal of {key}"
+            )
             require(key not in said.intents, f"{key} was refused and has an intent")
             self.result.replies["refused"] += 1
         elif BUSY in (text := json.dumps(reply)) and "Nothing was sent" in text:
@@ -272,9 +274,9 @@ class World:
 class Decider(threading.Thread):
     """Alice: approves four of five requests as soon as she sees them, and denies the fifth."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, config: Path) -> None:
         super().__init__(daemon=True)
-        self.world, self.over = world, threading.Event()
+        self.config, self.over = config, threading.Event()
         self.trouble: Exception | None = None
 
     def run(self) -> None:
@@ -284,7 +286,7 @@ class Decider(threading.Thread):
             self.trouble = error
 
     def decide_all(self) -> None:
-        settings = load(self.world.folder / "0.toml")
+        settings = load(self.config)
         writer = open_writer(ledger_settings(settings), CLOCK)
         private = Ed25519PrivateKey.generate()
         new = NewKey("ed25519", private.public_key().public_bytes_raw(), {})
@@ -309,7 +311,7 @@ def open_world(seed: int) -> Iterator[World]:
     world = World(folder, seed)
     try:
         world.begin()
-        decider = Decider(world)
+        decider = Decider(folder / "0.toml")
         decider.start()
         yield world
         decider.over.set()

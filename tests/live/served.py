@@ -147,9 +147,12 @@ class Wire:
         await self.post({"method": "notifications/initialized"})
 
     async def post(self, message: Json) -> tuple[int, Json]:
-        body = json.dumps({"jsonrpc": "2.0", **message}).encode()
+        return await self.post_bytes(json.dumps({"jsonrpc": "2.0", **message}).encode())
+
+    async def post_bytes(self, body: bytes, headers: Headers | None = None) -> tuple[int, Json]:
         session = f"mcp-session-id: {self.session}\r\n" if self.session else ""
         session += f"mcp-protocol-version: {self._version}\r\n" if self._version else ""
+        session += "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
         head = (
             f"POST /mcp HTTP/1.1\r\nhost: 127.0.0.1:{self._port}\r\nauthorization: Bearer {self._token}\r\n{session}"
             f"accept: application/json, text/event-stream\r\ncontent-type: application/json\r\n"

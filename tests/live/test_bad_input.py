@@ -56,10 +56,11 @@ def test_malformed_json_is_answered_without_an_id(client: Client, line: bytes) -
         ('{"a":Infinity}', "Infinity"),
         ('{"a":"\\ud800"}', "not acceptable JSON"),
         ("[" * 0 + '{"a":' * 100 + "1" + "}" * 100, "nested too deeply"),
+        ('{"a":' * 300 + "1" + "}" * 300, "nested too deeply"),
         ('{"a":12345678901234567890}', "outside what JSON carries exactly"),
         ('{"a":' + '"x"' * 0 + '"' + "y" * 20_000_000 + '"}', "over the limit"),
     ],
-    ids=["duplicate", "nan", "infinity", "surrogate", "deep", "integer", "20MB"],
+    ids=["duplicate", "nan", "infinity", "surrogate", "deep", "deeper than can be written", "integer", "20MB"],
 )
 def test_unacceptable_arguments_are_denied_with_a_receipt(
     client: Client, config: Path, folder: Path, arguments: str, reason: str
@@ -73,6 +74,35 @@ def test_unacceptable_arguments_are_denied_with_a_receipt(
     assert (denied["outcome"], denied["tool"]) == ("deny", "up__free")
     assert any(reason in each for each in denied["reasons"])
     assert seen(folder, "up") == []
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":[]}}',
+        b'{"jsonrpc":"2.0","method":"notifications/cancelled","params":{"requestId":{"a":1}}}',
+        b'{"jsonrpc":"2.0","id":"\\ud800","method":"tools/list"}',
+        b'{"jsonrpc":"2.0","id":123456789012345678901234567890,"method":NaN}',
+        b"[" * 300 + b"]" * 300,
+    ],
+)
+def test_a_frame_that_cannot_be_handled_costs_no_frame_beside_it(client: Client, line: bytes) -> None:
+    """What comes in the same read is answered."""
+    client.write(line + b'\n{"jsonrpc":"2.0","id":77,"method":"ping"}')
+    assert client.wait(77)["result"] == {}
+
+
+def test_an_answer_deeper_than_can_be_passed_on_harms_no_other_call(client: Client, config: Path) -> None:
+    assert "The call may have taken effect" in text(client.call("up__deep"))
+    still_alive(client)
+    assert log(config, "--kind", "outcome")[0]["ending"] == "upstream_error"
+
+
+def test_an_upstream_that_closes_its_input_is_started_again(client: Client, folder: Path) -> None:
+    client.call("up__deaf")
+    deadline = time.monotonic() + 30
+    while client.call("up__echo", {"text": "x"})["result"].get("isError"):
+        assert time.monotonic() < deadline, "the upstream was not started again"
 
 
 def test_a_message_over_the_frame_limit_is_refused(folder: Path) -> None:
@@ -175,6 +205,18 @@ def test_an_upstream_that_cannot_be_started_is_blamed(folder: Path) -> None:
         still_alive(client)
     assert "`/no/such/program`: No such file or directory" in client.stderr
     assert "cannot be started" in client.stderr
+
+
+def test_an_upstream_that_does_not_answer_a_listing_hides_no_other_upstream(folder: Path) -> None:
+    silent = scripted("up", folder, SILENT_IF=str(folder / "silent")).replace("env =", "timeout_seconds = 0.5\nenv =")
+    config = write_config(folder, silent + scripted("other", folder))
+    with Client(config) as client:
+        client.start()
+        before = client.tools().keys()
+        (folder / "silent").touch()
+        assert client.tools().keys() == before  # the last listing stays
+        assert text(client.call("other__tool_error")) == "the tool says no"
+    assert "upstream `up`: no tool listing: `tools/list` was not answered" in client.stderr
 
 
 def test_an_upstream_that_never_answers_times_out(folder: Path) -> None:

@@ -30,6 +30,9 @@ GATED = f"""{ALLOW_ALL}
 """
 
 
+ENVELOPE = {"io.modelcontextprotocol/protocolVersion": REVISION, "io.modelcontextprotocol/clientCapabilities": {}}
+
+
 @pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"
@@ -249,6 +252,25 @@ def test_what_cannot_be_read_is_refused(served: Served) -> None:
     assert client.request("ping").status_code == 404
     client.session = None
     assert client.request("ping").status_code == 400
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        {"id": 1, "method": None},
+        {"id": 1, "method": "tools/call", "params": {}},
+        {"id": 1, "method": "tools/call", "params": {"name": ["up__echo"]}},
+        {"id": [[[[]]]], "method": "tools/call", "params": {"name": "up__echo", "arguments": 7}},
+    ],
+)
+def test_what_is_no_request_is_refused_and_the_next_one_answered(served: Served, message: Json) -> None:
+    client = served.raw(served.issue()[1])
+    client.start()
+    assert client.send({"jsonrpc": "2.0", **message}).status_code < 500
+    said = {**message, "params": {**message.get("params", {}), "_meta": ENVELOPE}}
+    mirrored = {"mcp-protocol-version": REVISION, "mcp-method": str(message["method"])}
+    assert client.send({"jsonrpc": "2.0", **said}, mirrored).status_code < 500
+    assert "isError" in client.call("up__echo", {"text": "x"})["result"]
 
 
 def test_a_message_over_the_limit_is_not_read(tmp_path: Path) -> None:

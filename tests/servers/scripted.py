@@ -5,6 +5,7 @@ Usage: scripted.py LOG. Every `tools/call` is appended to LOG (one JSON line, fs
 
 import json
 import os
+import signal
 import sys
 
 TEXT, NUMBER = {"type": "string"}, {"type": "number"}
@@ -24,6 +25,8 @@ TOOLS = [
     tool("neither"),
     tool("die"),
     tool("never"),
+    tool("deep"),
+    tool("deaf"),
     tool("tool_error"),
     tool("protocol_error"),
     tool("ask_client"),
@@ -57,6 +60,7 @@ SCRIPTED: dict[str, list[dict]] = {
     "twice": [{"result": text_result("first")}, {"result": text_result("second")}],
     "neither": [{}],
     "never": [],
+    "deep": [{"result": {"structuredContent": json.loads("[" * 300 + "]" * 300)}}],
     "tool_error": [{"result": text_result("the tool says no", error=True)}],
     "protocol_error": [{"error": {"code": -32050, "message": "upstream says no", "data": {"kept": True}}}],
 }
@@ -96,10 +100,15 @@ def main() -> None:
     for line in sys.stdin:
         message = json.loads(line)
         method, id, params = message.get("method"), message.get("id"), message.get("params") or {}
+        if method == "tools/list" and os.path.exists(os.environ.get("SILENT_IF", "")):
+            continue
         if method == "tools/call":
             os.write(log, (json.dumps(params) + "\n").encode())
             os.fsync(log)
             call(id, params["name"], params.get("arguments", {}), params.get("_meta", {}))
+            if params["name"] == "deaf":
+                os.close(0)
+                signal.pause()
         elif method == "tools/list":
             extra = [tool(f"extra{number}") for number in range(int(os.environ.get("EXTRA_TOOLS", "0")))]
             more = [tool("later")] if os.path.exists(os.environ.get("MORE_TOOLS_IF", "")) else []

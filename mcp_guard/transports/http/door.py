@@ -103,7 +103,7 @@ class HttpFrontDoor:
         """Hand a frame to a session of the handshake era; the response carries what belongs to it."""
         body, message = read
         id = message.get("id")
-        if "method" not in message or not _is_id(id):
+        if message.get("method") is None or not _is_id(id):
             return _accepted(live, body)
         if live.session.is_running(id):
             live.session.receive_line(body)  # which refuses it, but has nowhere to say so
@@ -305,13 +305,16 @@ def _params_fault(request: Request, message: Json, live: Live) -> Json | None:
 
 
 def _error(message: Json, fault: Json) -> Response:
-    return JSONResponse({"jsonrpc": "2.0", "id": message.get("id"), **fault}, STATUS[fault["error"]["code"]])
+    id = message.get("id")
+    said = {"jsonrpc": "2.0", "id": id if _is_id(id) else None, **fault}
+    return JSONResponse(said, STATUS[fault["error"]["code"]])
 
 
 def _status(frame: bytes) -> int:
     """The HTTP status of a stateless reply."""
     found = orjson.loads(frame).get("error")
-    return STATUS.get(int(found["code"]), 200) if isinstance(found, dict) else 200
+    code = found.get("code") if isinstance(found, dict) else None  # an upstream's error is passed on as it is
+    return STATUS.get(code, 200) if isinstance(code, int) else 200
 
 
 async def _refused(_: Request, failure: Exception) -> Response:

@@ -1,0 +1,86 @@
+"""Strict reading and canonical bytes: what is read, and written, is what an independent reader and writer say."""
+
+import json
+import math
+from typing import Any
+
+import rfc8785
+
+from mcp_guard.core.canonical import DEEPEST, Limits, Unacceptable, canonicalize, parse
+
+SEEDS = (
+    b'{"a":[1,-0.0,1e-7,1.5e300,"\\u00e9\\ud83d\\ude00"],"\xc3\xbc":null,"":true}',
+    b'{"a":1,"a":2}', b"[NaN]", b'"\\ud800"',
+    b"[1e400]", b"9007199254740993", b"[[[[[[]]]]]]", b' {"b" : 1 , "a" : {"10":1,"9":2}}', b"\xef\xbb\xbf{}", b"-0",
+)  # fmt: skip
+LARGE = Limits(1 << 30, DEEPEST)
+
+
+def check(data: bytes) -> None:
+    try:
+        value = parse(data)
+    except Unacceptable:
+        assert not is_acceptable(data), "refused what an independent reader takes"
+        return
+    assert is_acceptable(data), "took what an independent reader refuses"
+    try:
+        written = canonicalize(value, LARGE)
+    except Unacceptable:
+        assert not is_exact(value), "refused to write what can be written exactly"
+        return
+    assert is_exact(value)
+    assert written == rfc8785.dumps(value)
+    again = parse(written)
+    assert again == value
+    assert canonicalize(again, LARGE) == written
+
+
+def is_acceptable(data: bytes) -> bool:
+    """By Python's own reader, told to be strict: RFC 8259 in UTF-8, RFC 7493 §2.1 to §2.3, and so deep."""
+    try:
+        value = json.loads(
+            data.decode(), object_pairs_hook=_pairs, parse_constant=_refuse, parse_float=_float, parse_int=_int
+        )
+    except (ValueError, RecursionError):
+        return False
+    return _is_text(value, DEEPEST)
+
+
+def _pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(items)
+    if len(found) != len(items):
+        raise ValueError("twice")
+    return found
+
+
+def _refuse(name: str) -> float:
+    raise ValueError(name)
+
+
+def _float(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(text)
+    return number
+
+
+def _int(text: str) -> float:
+    return _float(text)
+
+
+def _is_text(value: Any, depth: int) -> bool:
+    """No lone surrogates, and not too deep."""
+    if isinstance(value, str):
+        return not any("\ud800" <= char <= "\udfff" for char in value)
+    if isinstance(value, dict):
+        return depth > 0 and all(_is_text(key, 0) and _is_text(each, depth - 1) for key, each in value.items())
+    return not isinstance(value, list) or (depth > 0 and all(_is_text(each, depth - 1) for each in value))
+
+
+def is_exact(value: Any) -> bool:
+    """Whether every number is one that a double holds exactly, as RFC 7493 §2.2 has it."""
+    if isinstance(value, bool | str) or value is None:
+        return True
+    if isinstance(value, int | float):
+        return not float(value).is_integer() or abs(value) < 2**53
+    return all(map(is_exact, value.values() if isinstance(value, dict) else value))

@@ -1,0 +1,49 @@
+"""Credentials, proofs and sealed states: no text but what was signed is taken, and any other is refused in words."""
+
+import json
+from contextlib import suppress
+
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from mcp_guard.core import credential
+from mcp_guard.core.credential import Invalid
+from mcp_guard.identity.bearer import read_token
+from mcp_guard.identity.instances import Issuer
+from mcp_guard.identity.proof import Proofs
+from mcp_guard.transports.seal import Seal
+
+KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
+ISSUER = Issuer("example.com/ledger", KEY.sign, KEY.public_key())
+CLAIMS = {"iss": ISSUER.origin, "instance": "run_1", "jti": "cred_1", "aud": ["a"], "cnf": {"jkt": "x"}}
+GOOD = credential.encode(CLAIMS, KEY.sign)
+SEAL = Seal("run_1")
+SEEDS = (
+    GOOD.encode(), b"..", b"e30.e30.e30", b"eyJhbGciOiJub25lIn0.e30.", credential.encode([], KEY.sign).encode(),  # type: ignore[arg-type]
+    credential.encode({**CLAIMS, "cnf": [], "aud": {}}, KEY.sign).encode(), SEAL.close({"a": 1}).encode(),
+)  # fmt: skip
+SIGNED = {seed.decode() for seed in SEEDS if seed.count(b".") == 2 and len(seed) > 100}
+
+
+def check(data: bytes) -> None:
+    text = data.decode("latin-1")
+    for taken in (text, data.decode("utf-8", "replace")):
+        _read(taken)
+    said = {"iss": ISSUER.origin, "jti": data.decode("utf-8", "replace")}  # signed, it is read back as it was
+    assert credential.decode(credential.encode(said, KEY.sign), ISSUER.public_key.verify) == said
+
+
+def _read(text: str) -> None:
+    try:
+        claims = credential.decode(text, ISSUER.public_key.verify)
+        assert text in SIGNED, "a text that was not signed was taken"
+        assert isinstance(claims, dict)
+    except Invalid as refused:
+        assert str(refused)
+    with suppress(Invalid):
+        json.dumps(credential.decode(text, lambda _signature, _data: None))
+    with suppress(Invalid):
+        credential.decode_unverified(text)
+        read_token(text, ISSUER, "a", ())
+    with suppress(Invalid):
+        Proofs().check(text, ("POST", "https://example.com/mcp"), GOOD, "x", 0)
+    assert SEAL.open(text) in (None, {"a": 1})

@@ -1,0 +1,54 @@
+"""A damaged export: it is found, or it is the same export; and never a traceback."""
+
+import tempfile
+from functools import cache
+from pathlib import Path
+
+from mcp_guard.ledger.export import export
+from mcp_guard.ledger.verify import Report, Unusable, describe
+from mcp_guard.ledger.verify.demand import Demand
+from mcp_guard.ledger.verify.folder import Folder
+from mcp_guard.ledger.verify.notes import read_keys
+from mcp_guard.ledger.verify.whole import verify_whole
+from tests.ledger.history import write_history
+
+SEEDS = (b"\x00\x00\x00\x00x", b"\x03\x00\x40\x01", b"\x04\x01\x00\x02{}", b"\x06\x00\x00\x03", b"\x02\x00\x10\x00\xff")
+
+
+@cache
+def past() -> tuple[Path, list[Path], Report]:
+    """An export, its files but for the key, and what is proved of it."""
+    folder = Path(tempfile.mkdtemp(prefix="mcp-guard-fuzz-"))
+    house = write_history(folder, 60)
+    export(house.store, (folder / "state" / "ledger.pub").read_text(), folder / "out", payloads=True)
+    house.close()
+    files = sorted(path for path in (folder / "out").rglob("*") if path.is_file() and path.name != "ledger.pub")
+    whole = verify(folder)
+    assert whole.ok, whole.problem
+    return folder, files, whole
+
+
+def verify(folder: Path) -> Report:
+    demand = Demand(read_keys(folder / "state" / "ledger.pub"), workers=1)
+    return verify_whole(Folder(folder / "out"), demand)
+
+
+def check(data: bytes) -> None:
+    """Which file, where in it, and how: written over, put in, cut off, or taken out; with the rest."""
+    if len(data) < 4:
+        return
+    folder, files, whole = past()
+    path = files[data[0] % len(files)]
+    before = path.read_bytes()
+    at, rest = int.from_bytes(data[1:3], "big") % (len(before) + 1), data[4:]
+    ways = (before[:at] + rest + before[at + len(rest) :], before[:at] + rest + before[at:], before[:at] + rest,
+            before[:at] + before[at + 1 + len(rest) :])  # fmt: skip
+    try:
+        path.write_bytes(ways[data[3] % len(ways)])
+        report = verify(folder)
+        assert describe(report)
+        assert not report.ok or (report.receipts, report.root) == (whole.receipts, whole.root)
+    except Unusable as unusable:
+        assert str(unusable)
+    finally:
+        path.write_bytes(before)

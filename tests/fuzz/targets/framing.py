@@ -1,0 +1,28 @@
+"""Frames: any way of cutting the bytes gives the same lines, and no more than the limit is kept."""
+
+from mcp_guard.wire.framing import Lines
+
+SEEDS = (
+    b"\x05\x03one\ntwo\n\n  \nover the limit\nhalf",
+    b"\xff\x01\n\n\n",
+    b"\x02\x02abc\nab\na\n",
+    b"\x10\x07\r\n\xff\xfe\n",
+)
+
+
+def check(data: bytes) -> None:
+    """The first byte is the limit, the second and each that follows say where it is cut."""
+    if len(data) < 3:
+        return
+    limit, step, stream = data[0], data[1] or 1, data[2:]
+    expected = [
+        line if len(line) <= limit else None for line in stream.split(b"\n")[:-1] if len(line) > limit or line.strip()
+    ]
+    assert Lines(limit).feed(stream) == expected, "in one piece"
+    splitter, got, at = Lines(limit), [], 0
+    while at < len(stream):
+        size = 1 + (stream[at] * step) % (step + 7)
+        got += splitter.feed(stream[at : at + size])
+        at += size
+        assert len(splitter._buffer) <= limit
+    assert got == expected, "in pieces"

@@ -1,0 +1,15 @@
+"""A sample of `make fuzz`: malformed frames for real guards, and good calls between them."""
+
+import pytest
+
+from tests.fuzz.run import KINDS, play
+
+FRAMES = 300
+
+
+@pytest.mark.parametrize("kind", KINDS[:6] + KINDS[-6:], ids=" ".join)
+def test_malformed_frames_harm_no_call_beside_them(kind: tuple[str, str, str]) -> None:
+    done = play(KINDS.index(kind), FRAMES, kind)
+    assert not done.problem, f"{done.problem}\nafter {str(done.latest)[:2000]}"
+    assert done.frames > 1
+    assert done.good

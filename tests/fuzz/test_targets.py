@@ -1,0 +1,50 @@
+"""Properties of the readers of what others write, for bytes made from what they usually see. See `make fuzz-cover`."""
+
+import random
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from tests.fuzz.mutate import BYTES, mutate, recorded
+from tests.fuzz.targets import NAMES, load
+
+FEW = {"export": 40, "request": 150}
+"""Examples of the targets that take long."""
+
+
+def changed(seeds: tuple[bytes, ...]) -> st.SearchStrategy[bytes]:
+    """A seed, with pieces of it moved and replaced."""
+
+    @st.composite
+    def make(draw: st.DrawFn) -> bytes:
+        data, luck = draw(st.sampled_from(seeds)), random.Random(draw(st.integers(0, 1 << 32)))
+        for _ in range(draw(st.integers(0, 4))):
+            data = luck.choice(BYTES)(data, luck)
+            at = luck.randrange(len(data) + 1)
+            data = data[:at] + draw(st.binary(max_size=8)) + data[at + luck.randrange(4) :]
+        return data
+
+    return make()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_whatever_is_read_is_read_rightly_or_refused(name: str) -> None:
+    target = load(name)
+    for seed in target.SEEDS:
+        target.check(seed)
+
+    @settings(max_examples=FEW.get(name, 400), deadline=None, suppress_health_check=list(HealthCheck))
+    @given(st.binary(max_size=200) | changed(target.SEEDS))
+    def holds(data: bytes) -> None:
+        target.check(data)
+
+    holds()
+
+
+def test_frames_of_real_sessions_are_read_rightly_or_refused() -> None:
+    """The mutator's frames, for the strict reader and its independent oracle."""
+    check, luck = load("canonical").check, random.Random(1)
+    for number in range(1000):
+        era = luck.choice(("handshake", "stateless"))
+        check(mutate(recorded(era, luck.choice(("client", "upstream"))), number, luck))

@@ -1,0 +1,208 @@
+"""Many calls for one guard, on stdio and over HTTP: memory, descriptors, threads, children and tasks stay flat.
+
+Calls are allowed, denied, held and approved, and now and then the upstream is killed under them. Samples are taken
+while nothing is under way. What the second quarter of the calls needed is the base, because by then every cache is as
+full as it gets; the last quarter must not need more.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import random
+import signal
+import sys
+import tempfile
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from tests.faults.guard_process import Ask, GuardProcess, Json
+from tests.faults.world import CONFIG, POLICIES, UPSTREAM, Decider
+from tests.live.served import Served, Wire, free_port, serving
+from tests.live.test_session import children, eventually
+
+AT_ONCE = 16
+SAMPLES = 40
+GROWTH_MIB = 4.0
+"""How much more the last quarter may need than the second on average: over 50,000 calls, 84 bytes a call."""
+RESTARTS = 10
+"""How often the upstream is killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """`anonymous` is the part of `mib` that is no file's; `tasks` are asyncio's, 0 where they cannot be asked for."""
+
+    calls: int
+    mib: float
+    anonymous: float
+    descriptors: int
+    threads: int
+    children: int
+    tasks: int
+
+
+def take(pid: int, calls: int, tasks: int) -> Sample:
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    mib, anonymous = (int(status[name].split()[0]) / 1024 for name in ("VmRSS", "RssAnon"))
+    descriptors = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    return Sample(calls, mib, anonymous, descriptors, int(status["Threads"]), len(children(pid)), tasks)
+
+
+def growth(samples: list[Sample]) -> list[str]:
+    """What the last quarter needs beyond the second."""
+    quarter = len(samples) // 4
+    base, last = samples[quarter : 2 * quarter], samples[-quarter:]
+
+    def mean(some: list[Sample]) -> float:
+        return sum(sample.mib for sample in some) / len(some)
+
+    grown = [] if mean(last) <= mean(base) + GROWTH_MIB else [f"MiB: {mean(last):.1f} after {mean(base):.1f}"]
+    for name in ("descriptors", "threads", "children", "tasks"):
+        before, after = (max(getattr(sample, name) for sample in some) for some in (base, last))
+        grown += [f"{name}: {after} after {before}"] if after > before else []
+    return grown
+
+
+@dataclass
+class Load:
+    """What is asked, and what came of it. One in a thousand calls is held, one in twenty is denied."""
+
+    luck: random.Random
+    asked: int = 0
+    replies: "Counter[str]" = field(default_factory=Counter)
+
+    def next(self) -> Ask:
+        self.asked += 1
+        name = str(self.asked)
+        if self.asked % 1000 == 0:
+            return Ask(self.asked, "update", {"id": f"held {name}", "amount": 2})
+        return Ask(self.asked, "note", {"text": f"no {name}" if self.luck.random() < 0.05 else name})
+
+    def note(self, ask: Ask, reply: Json) -> None:
+        text = json.dumps(reply)
+        if "result" in reply and not reply["result"].get("isError"):
+            self.replies["held and done" if ask.tool == "update" else "done"] += 1
+        elif "not this one" in text or "denied by Alice" in text:
+            self.replies["denied"] += 1
+        else:
+            assert "upstream `up`" in text, text[:500]
+            self.replies["upstream gone"] += 1
+
+
+def configure(folder: Path, more: str = "") -> Path:
+    """The world of `make faults`, with one guard, and a rate that soon forgets what it counted."""
+    (folder / "policies.cedar").write_text(POLICIES)
+    args = [str(UPSTREAM), str(folder / "0.ran"), str(folder / "0.lock")]
+    config = folder / "0.toml"
+    text = CONFIG.format(command=json.dumps(sys.executable), args=json.dumps(args)) + more
+    config.write_text(text.replace("window_seconds = 3600", "window_seconds = 10"))
+    return config
+
+
+def on_stdio(folder: Path, calls: int) -> tuple[list[Sample], Load]:
+    guard, load, samples = GuardProcess(configure(folder), folder / "stderr", {}).start(), Load(random.Random(1)), []
+    assert guard.is_ready()
+    decider = Decider(guard.config)
+    decider.start()
+    try:
+        for number in range(SAMPLES):
+            while load.asked < (number + 1) * calls // SAMPLES:
+                guard.send([load.next() for _ in range(AT_ONCE)])
+                assert guard.settle(), guard.stderr.read_text()[-2000:]
+                for id, ask in guard.asked.items():
+                    load.note(ask, guard.replies.pop(id))
+                guard.asked.clear()
+            samples.append(take(guard.pid, load.asked, 0))
+            restart(guard.pid, number)
+    finally:
+        decider.over.set()
+        decider.join()
+        guard.kill()
+    assert decider.trouble is None, decider.trouble
+    return samples, load
+
+
+def restart(pid: int, number: int) -> None:
+    """Kill one of its upstreams, so many times in all; go on when another was started."""
+    if number % (SAMPLES // RESTARTS) == 1:
+        before = children(pid)
+        os.kill(before[0], signal.SIGKILL)
+        eventually(lambda: len(set(children(pid)) - {before[0]}) == len(before))
+
+
+def over_http(folder: Path, calls: int) -> tuple[list[Sample], Load]:
+    port = free_port()
+    config = configure(folder, serving(port))
+    load, samples, decider = Load(random.Random(1)), list[Sample](), Decider(config)
+    with Served(config, port) as served:
+        token = served.issue()[1]
+
+        async def run() -> None:
+            wires = [Wire(port, token) for _ in range(AT_ONCE)]
+            for wire in wires:
+                await wire.open()
+                await wire.start()
+            for number in range(SAMPLES):
+                until = (number + 1) * calls // SAMPLES
+                async with asyncio.TaskGroup() as tasks:
+                    for wire in wires:
+                        tasks.create_task(keep_calling(wire, load, until))
+                samples.append(take(served.process.pid, load.asked, served.health()["tasks"]))
+                restart(served.process.pid, number)
+            for wire in wires:
+                assert await wire.delete() == 204
+                await wire.close()
+
+        decider.start()
+        try:
+            asyncio.run(run())
+        finally:
+            decider.over.set()
+            decider.join()
+    assert decider.trouble is None, decider.trouble
+    return samples, load
+
+
+async def keep_calling(wire: Wire, load: Load, until: int) -> None:
+    while load.asked < until:
+        ask = load.next()
+        _, reply = await wire.post(ask.message())
+        assert reply.get("id") == ask.id, reply
+        load.note(ask, reply)
+
+
+FRONTS: dict[str, Callable[[Path, int], tuple[list[Sample], Load]]] = {"stdio": on_stdio, "http": over_http}
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make soak", description="Many calls for one guard.")
+    parser.add_argument("--calls", type=int, default=100_000)
+    parser.add_argument("--front", choices=FRONTS, action="append")
+    options = parser.parse_args()
+    failed = False
+    for front in options.front or FRONTS:
+        with tempfile.TemporaryDirectory(prefix="soak-") as made:
+            began = time.monotonic()
+            samples, load = FRONTS[front](Path(made), options.calls)
+            seconds = time.monotonic() - began
+        print(f"{front}: {load.asked} calls in {seconds:.0f} s: {dict(load.replies)}")
+        print(
+            f"{'calls':>8} {'MiB':>6} {'anonymous':>9} {'descriptors':>11} {'threads':>7} {'children':>8} {'tasks':>5}"
+        )
+        for each in samples[3 :: max(1, SAMPLES // 10)]:
+            print(
+                f"{each.calls:8} {each.mib:6.1f} {each.anonymous:9.1f} {each.descriptors:11} {each.threads:7} "
+                f"{each.children:8} {each.tasks:5}"
+            )
+        grown = growth(samples)
+        failed |= bool(grown)
+        print("\n".join(grown) or "nothing grows", flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
