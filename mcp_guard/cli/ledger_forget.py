@@ -2,14 +2,13 @@
 
 import argparse
 import json
-import os
-import pwd
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 
 from mcp_guard.app import CLOCK, ledger_settings
+from mcp_guard.cli.account import account
 from mcp_guard.cli.options import add_config, add_json
 from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError
@@ -33,7 +32,7 @@ def main(arguments: list[str]) -> int:
         return say(options, {"receipts": count, "needed": needed, "erased": 0})
     if not options.yes:
         confirm(count)
-    order = Order(selection, options.reason, operator(), spares_replies=False)
+    order = Order(selection, options.reason, f"operator {account()}", spares_replies=False)
     with Progress(quiet=options.json) as progress:
         erased = erase(writer, order, lambda done: progress.tell(done, count))
     emptied = writer.read(lambda store: store.truncate_wal())
@@ -98,14 +97,6 @@ def confirm(count: int) -> None:
     print(f"erase the payloads of {count} receipts for good? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise LedgerError("nothing was erased", "count without erasing: --dry-run")
-
-
-def operator() -> str:
-    """Who runs the command, as the system knows them."""
-    try:
-        return f"operator {pwd.getpwuid(os.getuid()).pw_name}"
-    except KeyError:
-        return f"operator {os.getuid()}"
 
 
 def erase(writer: Writer, order: Order, tell: Callable[[int], None]) -> int:

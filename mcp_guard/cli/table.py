@@ -24,6 +24,12 @@ def print_lines(lines: Iterable[str]) -> None:
         print(printable(line))
 
 
+def print_hint(text: str) -> None:
+    """What to do next, for people: on standard error, below what was printed."""
+    sys.stdout.flush()
+    print(f"hint: {text}", file=sys.stderr)
+
+
 def print_words(parts: list[Part]) -> None:
     """A difference by words: coloured on a terminal, with marks around them elsewhere."""
     if not is_coloured():

@@ -26,8 +26,9 @@ NO_CONFIG = {
     "init",
     "wrap",
     "unwrap",
-}  # the last three make one, or need none
-NO_JSON = {"run", "serve", "connect", "completion"}
+    "demo",
+}  # the last four make one, or need none
+NO_JSON = {"run", "serve", "connect", "completion", "demo"}
 
 
 def required(command: Command, folder: Path) -> list[str]:
@@ -60,17 +61,17 @@ def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str,
 
 
 @pytest.mark.parametrize("command", EVERY, ids=name)
-def test_it_has_help(command: Command, capsys: pytest.CaptureFixture[str]) -> None:
-    code, out, err = run([*command.words, "--help"], capsys)
+def test_it_has_help(command: Command, capfd: pytest.CaptureFixture[str]) -> None:
+    code, out, err = run([*command.words, "--help"], capfd)
     assert (code, err) == (0, "")
     assert out.startswith(f"usage: mcp-guard {' '.join(command.words)} ")
 
 
 @pytest.mark.parametrize("command", EVERY, ids=name)
 def test_an_option_that_it_does_not_know_is_the_command_lines_fault(
-    command: Command, capsys: pytest.CaptureFixture[str]
+    command: Command, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    code, out, err = run([*command.words, "--nonesuch"], capsys)
+    code, out, err = run([*command.words, "--nonesuch"], capfd)
     assert (code, out) == (2, "")
     assert "--nonesuch" in err or "required" in err
 

@@ -223,7 +223,7 @@ carol      no key"""
 
 
 def test_policy_validate(past: Past) -> None:
-    assert transcript(past, "policy", "validate") == "valid against 15 tools, version HASH"
+    assert transcript(past, "policy", "validate") == "valid against 17 tools, version HASH"
 
 
 def test_policy_test(past: Past) -> None:

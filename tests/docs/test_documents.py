@@ -58,6 +58,7 @@ NOT_RUN = {
 """Blocks that are not run, by how they begin, and why. Their options are checked all the same."""
 MINUTES = "make targets that take minutes"
 NONE_RUN = {
+    "docs/reference/cli.md": "tests/cli/test_completion.py sources the scripts",
     "docs/reference/compatibility.md": MINUTES,
     "docs/reference/evaluation.md": MINUTES,
     "docs/reference/export.md": "tests/independent runs it",

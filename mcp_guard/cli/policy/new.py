@@ -2,11 +2,11 @@
 
 import difflib
 import json
-import sys
 from pathlib import Path
 
 from mcp_guard.cli.options import add_json, parser
 from mcp_guard.cli.policy.live import live_world
+from mcp_guard.cli.table import print_hint
 from mcp_guard.config import load
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.policy.starter import start_cases, start_policy
@@ -42,5 +42,5 @@ def main(arguments: list[str]) -> int:
         each.write_text(text)
     files = [str(each) for each in texts]
     print(json.dumps({"files": files}) if options.json else "\n".join(f"wrote {each}" for each in files))
-    print("hint: edit them, then: mcp-guard policy test", file=sys.stderr)
+    print_hint("edit them, then: mcp-guard policy test")
     return 0
