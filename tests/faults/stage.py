@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from pathlib import Path
 
 from tests.faults.disks import small_disk
@@ -65,8 +65,12 @@ class Upstream:
         except (BrokenPipeError, ConnectionResetError):
             return
 
-    def signal(self, which: signal.Signals) -> None:
-        os.kill(self.pid, which)
+    def close(self) -> None:
+        with suppress(ProcessLookupError):
+            if self.pid:
+                os.kill(self.pid, signal.SIGCONT)
+                self.leave()
+        self.server.close()
 
     def leave(self) -> None:
         """It ends when nobody tells it anything any more, even if it has closed its input."""
@@ -77,11 +81,11 @@ class Upstream:
 class Stage(World):
     """`said` is what the client was told of the call that the fault is for, in a word."""
 
-    def __init__(self, folder: Path, stack: ExitStack) -> None:
+    def __init__(self, folder: Path, disk: Path | None) -> None:
         super().__init__(folder, 0)
         self.upstream = Upstream(folder / "orders")
-        self.disk: Path | None = None
-        self.stack = stack
+        self.disk = disk
+        self.stack = ExitStack()
         self.said = "nothing"
         self.ends_by_itself = False
         """Whether guard 0 is to end because its client is gone."""
@@ -153,7 +157,7 @@ class Stage(World):
         endings = [said.endings.get(intent["seq"], "open") for intent in said.intents.get(key, [])]
         return f"{self.said}; {endings[0] if endings else 'no intent'}; ran {read_effects(self.folder)[key]}"
 
-    def finish(self, ask: Ask) -> None:
+    def finish(self) -> None:
         """Whatever happened: what was said is true, nothing is lost or run twice, and everybody goes on."""
         if self.ends_by_itself:
             require(self.guard.process.wait(PATIENCE) == 0, f"guard 0 ended with {self.guard.process.returncode}")
@@ -176,6 +180,11 @@ class Stage(World):
             line for line in (self.stderr(0) + self.stderr(1)).splitlines() if "Traceback" in line or "internal" in line
         ]
         require(not defect, f"a guard met a defect of its own: {defect[:3]}")
+
+    def close(self) -> None:
+        self.upstream.close()
+        for guard in self.guards:
+            guard.kill()
 
     def collect(self) -> None:
         for guard in self.guards:
@@ -229,16 +238,11 @@ def eventually(is_so: Callable[[], bool], otherwise: str) -> None:
 
 @contextmanager
 def open_stage(folder: Path, on_small_disk: bool) -> Iterator[Stage]:
-    with ExitStack() as stack:
-        stage = Stage(folder, stack)
-        if on_small_disk:
-            stage.disk = stack.enter_context(small_disk(folder, 2048))
+    with small_disk(folder, 2048) if on_small_disk else nullcontext() as disk:
+        stage = Stage(folder, disk)
         try:
             stage.begin()
-            yield stage
-            stack.close() if not on_small_disk else None
+            with stage.stack:
+                yield stage
         finally:
-            stage.upstream.leave()
-            stage.upstream.server.close()
-            for guard in stage.guards:
-                guard.kill()
+            stage.close()

@@ -114,8 +114,8 @@ def pause(stage: Stage) -> None:
 
 def pause_upstream(stage: Stage) -> None:
     """Until the call is answered, or a while if it is not."""
-    stage.upstream.signal(signal.SIGSTOP)
-    stage.when_healed.append(lambda: stage.upstream.signal(signal.SIGCONT))
+    os.kill(stage.upstream.pid, signal.SIGSTOP)
+    stage.when_healed.append(lambda: os.kill(stage.upstream.pid, signal.SIGCONT))
 
 
 def fill_disk(stage: Stage) -> None:
@@ -205,29 +205,42 @@ def run(step: Step, fault: str) -> str:
             open_stage(Path(made), fault == "disk full") as stage,
         ):
             ask = stage.name("update", id="held 1" if step.held else "")
-            beside = [(0, stage.name("note", "side")), (1, stage.name("note"))]
+            beside = Beside(stage, stage.name("note", "side"), stage.name("note"))
             if fault == "slow sync":
-                slow(stage, step, ask)
+                slow(step, ask, beside)
             else:
-                strike(stage, step, fault, ask)
-            for number, other in beside:
-                stage.guards[number].send([other])
-            stage.finish(ask)
+                strike(step, fault, ask, beside)
+            stage.finish()
             return stage.story(ask)
     except pytest.skip.Exception as missing:
         return f"({missing})"
 
 
-def strike(stage: Stage, step: Step, fault: str, ask: Ask) -> None:
-    step.stop(stage, ask)
-    act = FAULTS[fault]
+@dataclass(frozen=True)
+class Beside:
+    """What else is asked of the guards: a call to the other upstream of guard 0, and one of guard 1."""
+
+    stage: Stage
+    same: Ask
+    other: Ask
+
+    def send(self) -> None:
+        self.stage.guards[0].send([self.same])
+        self.stage.guards[1].send([self.other])
+
+
+def strike(step: Step, fault: str, ask: Ask, beside: Beside) -> None:
+    stage, act = beside.stage, FAULTS[fault]
     assert act is not None
+    step.stop(stage, ask)
     act(stage)
+    beside.send()
     step.go(stage)
 
 
-def slow(stage: Stage, step: Step, ask: Ask) -> None:
+def slow(step: Step, ask: Ask, beside: Beside) -> None:
     """What belongs to the sync happens once it has returned, and not before."""
+    stage = beside.stage
     stage.pages[0].slow(stage.guard.pid, step.sync, SLOW_MS)
     tool = {1: "get", 3: "update"}.get(step.sync)
     if tool is not None and not step.held:
@@ -242,6 +255,7 @@ def slow(stage: Stage, step: Step, ask: Ask) -> None:
         require(0 < stage.pages[0].returned < news["time"], "it was dispatched before the sync returned")
         answer(stage)
     stage.guard.settle()
+    beside.send()
     require(0 < stage.pages[0].returned < time.monotonic_ns(), "it was answered before the sync returned")
 
 

@@ -22,8 +22,8 @@ from tests.fuzz.made import lines
 from tests.fuzz.over_http import serve
 from tests.fuzz.session import Session
 
-A_ROUND, BETWEEN = 2500, 20
-"""Frames that one guard gets, and those between two good calls."""
+A_ROUND, BETWEEN, A_GUARD = 2500, 20, 100
+"""Frames that one guard gets, those between two good calls, and those for which a guard is started to greet."""
 ERAS = ("handshake", "stateless")
 WAYS = (
     ("client", "mutator"), ("upstream", "mutator"), ("http", "mutator"), ("client", "mutator"), ("upstream", "mutator"),
@@ -55,7 +55,10 @@ def play(number: int, frames: int, kind: tuple[str, str, str]) -> Round:
                     finally:
                         done.frames, done.good, done.latest = client.frames, client.good, client.latest
             elif who == "greeting":
-                done.frames, done.good = greet(Path(made), era, number), 1
+                for each in range(max(1, frames // A_GUARD)):
+                    (folder := Path(made) / str(each)).mkdir()
+                    done.frames += greet(folder, era, number * 1000 + each)
+                    done.good += 1
             else:
                 with Session(Path(made), era, number) as session:
                     try:
