@@ -58,6 +58,7 @@ def run_stdio(settings: Settings, launch: Launch, code: str = "") -> None:
         instance, bound = _launched(serving, code) if code else _new(serving, launch)
         check_credential(serving.issuer, instance)
         recover(ledger.book.writer, settings.state_dir, report_unknown)
+        front.heed_signals()
         asyncio.run(_serve_stdio(serving, hub, front, (instance, bound)))
     finally:
         hub.kill()

@@ -1,14 +1,16 @@
 """The `[risk]` part of the configuration: the operator's own signals, and what is unusual for an agent."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field, model_validator
 
 from mcp_guard.config_parts import Model
-from mcp_guard.core.drift import DriftRule
 from mcp_guard.core.model import Effect
 from mcp_guard.settings import OutsideSignal
+
+if TYPE_CHECKING:
+    from mcp_guard.core.drift import DriftRule
 
 
 class SignalConfig(Model):
@@ -55,7 +57,9 @@ class DriftConfig(Model):
             raise ValueError(f"runs: a rate of {self.false_alarm_rate} needs at least {3 * self.rule().warm_up} runs")
         return self
 
-    def rule(self) -> DriftRule:
+    def rule(self) -> "DriftRule":
+        from mcp_guard.core.drift import DriftRule  # what is not configured is not loaded
+
         return DriftRule(self.false_alarm_rate, self.weight, self.runs)
 
 

@@ -41,6 +41,7 @@ from mcp_guard.upstream.circuits import Board, circuits_path
 from mcp_guard.upstream.connection import Bounds, Connection
 from mcp_guard.upstream.hub import Hub
 from mcp_guard.upstream.link import Link
+from mcp_guard.wire.interrupts import on_signal
 
 if TYPE_CHECKING:
     from mcp_guard.policy.engine import World
@@ -221,7 +222,7 @@ class Serving:
 
     def beside(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         """Start what goes on beside the calls; each task runs until it is cancelled. SIGHUP has policies read anew."""
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, self._keeper.wake)
+        on_signal(signal.SIGHUP, self._keeper.wake)
         work = (self._carry, self._attend, self._keep, self._watch, self._keeper.watch)
         return [tasks.create_task(each()) for each in work]
 

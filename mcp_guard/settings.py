@@ -3,13 +3,15 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
-from mcp_guard.core.drift import DriftRule
 from mcp_guard.core.model import Agent, Counter, Effect, Mode, ToolRule
 from mcp_guard.core.pins import PinRule
+
+if TYPE_CHECKING:  # what is not configured is not loaded
+    from mcp_guard.core.drift import DriftRule
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,7 +202,7 @@ class Settings:
     signers: tuple[SignerSettings, ...] = (SignerSettings(),)
     witnesses: Mapping[str, WitnessSettings] = field(default_factory=dict)
     signals: tuple[OutsideSignal, ...] = ()
-    drift: DriftRule | None = None
+    drift: "DriftRule | None" = None
 
     @property
     def audience(self) -> str:

@@ -1,58 +1,64 @@
-"""Reading the configuration in a process of its own, while this one imports the rest of the guard.
+"""Work done in a process of its own, while this one imports the rest of the guard.
 
-pydantic checks the configuration and takes 13 MB and 100 ms to do so. A guard lives with every client session, so it
-forks, lets the child check, and takes over the plain result; see docs/decisions/0008.
+Reading the arguments and the configuration takes pydantic and argparse: 14 MB and 100 ms. A guard lives with every
+client session, so it forks, lets the child read, and takes over the plain result; see docs/decisions/0008.
 """
 
 import os
 import pickle
+import sys
 from collections.abc import Callable
-from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, NoReturn, TypeVar
 
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.settings import Settings
+
+Result = TypeVar("Result")
+EXITS = (0, 2)
+"""How argparse ends the child when it has printed the help, or what is wrong with the arguments."""
 
 
-def load_apart(path: Path) -> Callable[[], Settings]:
-    """Begin to read the configuration; the function given back waits for it.
+def begin_apart(work: Callable[[], Result]) -> Callable[[], Result]:
+    """Begin the work; the function given back waits for its result, or ends this process as argparse ended the child.
 
-    Raises (the function): ConfigError, as `config.load` does.
+    Raises (the function): ConfigError, as the work does.
     """
     reading, writing = os.pipe()
     child = os.fork()
     if child == 0:
         os.close(reading)
-        _answer(path, os.fdopen(writing, "wb"))
+        _answer(work, os.fdopen(writing, "wb"))
     os.close(writing)
 
-    def wait() -> Settings:
+    def wait() -> Result:
         with os.fdopen(reading, "rb") as answer:
             data = answer.read()
-        os.waitpid(child, 0)
+        code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if not data and code in EXITS:
+            sys.exit(code)
         if not data:
-            raise ConfigError(f"the process that read `{path}` died", "mcp-guard policy validate shows its error")
-        result: Settings | tuple[str, str] = pickle.loads(data)  # noqa: S301 - written by our own child
-        if isinstance(result, tuple):
-            raise ConfigError(*result)
+            hint = "mcp-guard policy validate shows its error"
+            raise ConfigError("the process that read the configuration died", hint)
+        result: Result | ConfigError = pickle.loads(data)  # noqa: S301 - written by our own child
+        if isinstance(result, ConfigError):
+            raise result
         return result
 
     return wait
 
 
-def _answer(path: Path, answer: BinaryIO) -> None:
-    """In the child: read, answer, and end without running anything of the parent's."""
+def _answer(work: Callable[[], Result], answer: BinaryIO) -> NoReturn:
+    """In the child: work, answer, and end without running anything of the parent's."""
     code = 1
-    os.environ["PYDANTIC_DISABLE_PLUGINS"] = "__all__"  # looking for them takes a tenth of the time
     try:
-        from mcp_guard.config import load
-
         try:
-            result: Settings | tuple[str, str] = load(path)
+            result: Result | ConfigError = work()
         except ConfigError as error:
-            result = error.message, error.hint
+            result = error
         answer.write(pickle.dumps(result))
         answer.close()
         code = 0
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else 1
+        sys.stdout.flush()
     finally:
         os._exit(code)

@@ -5,13 +5,12 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-
 from mcp_guard.core import credential
 from mcp_guard.core.credential import Invalid
 from mcp_guard.core.model import Agent, Instance, Json, Micros, Task
 from mcp_guard.core.names import instance_id
 from mcp_guard.core.receipt import format_time
+from mcp_guard.identity.ed25519 import PrivateKey, Public
 
 SECOND = 1_000_000
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -52,7 +51,7 @@ class Issuer:
 
     origin: str
     sign: Callable[[bytes], bytes]
-    public_key: Ed25519PublicKey
+    public_key: Public
 
 
 def random_text(length: int) -> str:
@@ -101,7 +100,7 @@ def _confirm(thumbprint: str) -> tuple[Json, Json]:
     """The confirmation claim, and what the receipt says of it."""
     if thumbprint:
         return {"jkt": thumbprint}, {"thumbprint": thumbprint}
-    public = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
+    public = PrivateKey.generate().public_key().public_bytes_raw()
     text = base64.urlsafe_b64encode(public).rstrip(b"=").decode()
     return {"jwk": {"kty": "OKP", "crv": "Ed25519", "x": text}}, {"public_key": text}
 

@@ -6,10 +6,9 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-
 from mcp_guard.core import note
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.identity.ed25519 import Private, PrivateKey, Public
 
 PRIVATE = "PRIVATE+KEY+"
 PUBLISHED = "ledger.pub"
@@ -23,18 +22,18 @@ class SigningKey:
     """
 
     origin: str
-    public: Ed25519PublicKey
+    public: Public
     id: bytes
     verifier: str
     sign: Callable[[bytes], bytes]
 
 
-def signing_key(origin: str, public: Ed25519PublicKey, sign: Callable[[bytes], bytes]) -> SigningKey:
+def signing_key(origin: str, public: Public, sign: Callable[[bytes], bytes]) -> SigningKey:
     raw = public.public_bytes_raw()
     return SigningKey(origin, public, note.key_id(origin, raw), note.verifier(origin, raw), sign)
 
 
-def private_text(origin: str, private: Ed25519PrivateKey) -> str:
+def private_text(origin: str, private: Private) -> str:
     """As Go's note package writes it: `PRIVATE+KEY+<origin>+<key id in hex>+<base64 of 0x01 and the seed>`."""
     id = note.key_id(origin, private.public_key().public_bytes_raw()).hex()
     encoded = base64.b64encode(note.ED25519 + private.private_bytes_raw()).decode()
@@ -47,7 +46,7 @@ def parse_private(text: str) -> SigningKey:
         raise ValueError(f"it does not begin with {PRIVATE}")
     origin, id, encoded = text.removeprefix(PRIVATE).split("+", 2)
     raw = base64.b64decode(encoded, validate=True)
-    private = Ed25519PrivateKey.from_private_bytes(raw[1:])
+    private = PrivateKey.from_private_bytes(raw[1:])
     key = signing_key(origin, private.public_key(), private.sign)
     if raw[:1] != note.ED25519 or key.id.hex() != id:
         raise ValueError("the key id does not belong to the key")

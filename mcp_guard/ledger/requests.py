@@ -1,7 +1,7 @@
 """Requests for approval, as the guard that holds the calls sees them. Implements `ports.Approvals`."""
 
 import asyncio
-import secrets
+import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
@@ -50,7 +50,7 @@ class Requests:
         return next((each for each in found if grants.covers(each, call, decision, now)), None)
 
     async def request(self, call: Call, decision: Decision) -> Approval:
-        nonce = secrets.token_hex(16)
+        nonce = os.urandom(16).hex()
         bound = rules.binding(call, decision, nonce)
         routes = [self.routes[name] for name in decision.routes]
         subject = _subject(call, decision, bound) | {"routes": {each.name: each.text for each in routes}}

@@ -4,7 +4,7 @@ Tools, names of arguments and salted hashes of destinations: no values. It is no
 but signals of risk, so that it may be erased at any time; the guard then learns anew.
 """
 
-import secrets
+import os
 from dataclasses import dataclass
 
 import orjson
@@ -23,7 +23,7 @@ class Runs:
 
     def salt(self) -> str:
         """This ledger's own salt."""
-        return self.writer.run(lambda step: step.store.remembered(SALT, secrets.token_hex(16)))
+        return self.writer.run(lambda step: step.store.remembered(SALT, os.urandom(16).hex()))
 
     def recall(self, agent: str, most: int) -> list[tuple[str, list[Json]]]:
         """The latest runs of an agent by instance."""

@@ -94,6 +94,8 @@ Op = Callable[[Step], T]
 
 @dataclass(slots=True)
 class _Waiting:
+    """Work that waits for the next transaction, and who waits for its result."""
+
     op: Op[Any]
     future: "asyncio.Future[Any]"
 

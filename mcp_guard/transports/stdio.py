@@ -8,6 +8,7 @@ from typing import IO
 from mcp_guard.core.text import printable
 from mcp_guard.transports.session import Session
 from mcp_guard.upstream.hub import Hub
+from mcp_guard.wire.interrupts import on_signal
 from mcp_guard.wire.peer import Id
 from mcp_guard.wire.pipes import Pipes
 
@@ -37,17 +38,20 @@ class StdioFront:
     def _on_line(self, line: bytes | None) -> None:
         self._session.receive_line(line)
 
+    def heed_signals(self) -> None:
+        """End on SIGTERM and SIGINT. To be called before there is a loop, or asyncio takes SIGINT for itself."""
+        for name in (signal.SIGTERM, signal.SIGINT):
+            on_signal(name, self._stop)
+
     def _stop(self) -> None:
         self._hurried = True
         self._ended.set()
 
     async def serve(self, session: Session, hub: Hub, streams: tuple[IO[bytes], IO[bytes]] | None = None) -> None:
-        """Serve one session; returns when the client is gone, or on SIGTERM or SIGINT, with every upstream ended."""
+        """Serve one session; returns when the client is gone, or on a signal, with every upstream ended."""
         self._session = session
         self._pipes.on_pressure = hub.throttle
         source, sink = streams or (sys.stdin.buffer, sys.stdout.buffer)
-        for name in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(name, self._stop)
         async with asyncio.TaskGroup() as tasks:
             session.open(tasks)
             await self._pipes.open(source, sink, self._limit)

@@ -34,6 +34,8 @@ class Handler(Protocol):
 
 @dataclass(slots=True)
 class _Pending:
+    """A request of ours that is not answered yet, and who hears of its progress."""
+
     future: "asyncio.Future[Json]"
     progress: Callable[[Json], None] | None
 

@@ -7,9 +7,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.identity.ed25519 import PrivateKey
 from mcp_guard.ledger.keys import SigningKey, parse_private, private_text, sync_folder, write_durably
 from mcp_guard.settings import SignerSettings
 
@@ -33,7 +32,7 @@ class KeyFile:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not self.path.exists():
                 draft = self.path.with_name(f"{FILE}.{os.getpid()}")
-                write_durably(draft, private_text(self.origin, Ed25519PrivateKey.generate()) + "\n", 0o600)
+                write_durably(draft, private_text(self.origin, PrivateKey.generate()) + "\n", 0o600)
                 with suppress(FileExistsError):
                     os.link(draft, self.path)
                 draft.unlink()
@@ -52,7 +51,7 @@ class KeyFile:
         return None
 
     def make(self) -> SigningKey:
-        private = Ed25519PrivateKey.generate()
+        private = PrivateKey.generate()
         try:
             write_durably(self.next, private_text(self.origin, private) + "\n", 0o600)
         except OSError as error:

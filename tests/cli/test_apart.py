@@ -1,0 +1,42 @@
+"""Work in a process of its own: its result, its error, its end."""
+
+import os
+import sys
+
+import pytest
+
+from mcp_guard.cli.apart import begin_apart
+from mcp_guard.core.errors import ConfigError
+
+
+def refuse() -> None:
+    raise ConfigError("this is wrong", "mend it")
+
+
+def test_the_result_comes_over_and_nothing_else_of_the_other_process() -> None:
+    here: list[int] = []
+
+    def work() -> tuple[int, list[int]]:
+        here.append(1)
+        return os.getpid(), here
+
+    pid, there = begin_apart(work)()
+    assert (pid == os.getpid(), there, here) == (False, [1], [])
+
+
+def test_its_error_is_raised_here_with_its_hint() -> None:
+    with pytest.raises(ConfigError, match=r"this is wrong\nhint: mend it"):
+        begin_apart(refuse)()
+
+
+@pytest.mark.parametrize("code", [0, 2])
+def test_where_argparse_ends_it_this_one_ends_too(code: int) -> None:
+    with pytest.raises(SystemExit) as ended:
+        begin_apart(lambda: sys.exit(code))()
+    assert ended.value.code == code
+
+
+@pytest.mark.parametrize("code", [1, 3, -9])
+def test_its_death_is_an_error(code: int) -> None:
+    with pytest.raises(ConfigError, match="died"):
+        begin_apart(lambda: os.kill(os.getpid(), 9) if code < 0 else os._exit(code))()
