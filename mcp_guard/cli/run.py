@@ -12,6 +12,7 @@ from mcp_guard.cli.late import load_late
 from mcp_guard.core.errors import ConfigError, IdentityError
 
 if TYPE_CHECKING:
+    from argparse import Namespace
     from pathlib import Path
 
     from mcp_guard.settings import Settings
@@ -36,12 +37,20 @@ def main(arguments: list[str]) -> int:
 
 def read(arguments: list[str]) -> "tuple[Settings, Words, int | None]":
     """The configuration, what is said of this run, and where a launch code is to be read. Raises: ConfigError."""
+    spare_imports()
+    from mcp_guard.config import load
+
+    options = parse(arguments)
+    words = {name: getattr(options, name) for name in ("agent", "ticket", "reason", "on_behalf_of", "task")}
+    if options.task_file is not None:
+        words["task"] = read_task(options.task_file)
+    return load(options.config), words, options.launch_fd
+
+
+def parse(arguments: list[str]) -> "Namespace":
     from pathlib import Path
 
     from mcp_guard.cli.options import parser
-
-    spare_imports()
-    from mcp_guard.config import load
 
     made = parser("run", "Serve one MCP client on stdin and stdout, as a new instance of an enrolled agent.")
     made.add_argument("--agent", metavar="AGENT", help="the enrolled agent (default: the only one)")
@@ -52,11 +61,7 @@ def read(arguments: list[str]) -> "tuple[Settings, Words, int | None]":
     task.add_argument("--task", metavar="TEXT", help="what the user asked for: what it names, policies may trust")
     task.add_argument("--task-file", type=Path, metavar="FILE", help="a file with that text")
     made.add_argument("--launch-fd", type=int, metavar="FD", help=f"read a launch code here (else: ${LAUNCH_VARIABLE})")
-    options = made.parse_args(arguments)
-    words = {name: getattr(options, name) for name in ("agent", "ticket", "reason", "on_behalf_of", "task")}
-    if options.task_file is not None:
-        words["task"] = read_task(options.task_file)
-    return load(options.config), words, options.launch_fd
+    return made.parse_args(arguments)
 
 
 def spare_imports() -> None:

@@ -1,14 +1,13 @@
 """Every command with its argparse parser, as the commands themselves make them: nothing is written twice."""
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from types import ModuleType
 from typing import Any
 
 from mcp_guard.cli import COMMANDS, group
-
-Main = Callable[[list[str]], int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,13 +42,14 @@ def _instead_of_parsing() -> Iterator[None]:
         argparse.ArgumentParser.parse_args = usual  # type: ignore[method-assign]
 
 
-def parser_of(main: Main) -> argparse.ArgumentParser:
+def parser_of(module: ModuleType) -> argparse.ArgumentParser:
+    """That of its function `parse`, or of its `main`, which then begins with parsing."""
     with _instead_of_parsing():
         try:
-            main([])
+            getattr(module, "parse", module.main)([])
         except Made as made:
             return made.parser
-    raise AssertionError(f"{main.__module__} does not begin with parsing its arguments")
+    raise AssertionError(f"{module.__name__} does not begin with parsing its arguments")
 
 
 def subparsers(parser: argparse.ArgumentParser) -> "argparse._SubParsersAction[argparse.ArgumentParser] | None":
@@ -69,7 +69,7 @@ def _below(words: tuple[str, ...], listed: group.Commands) -> Iterator[Command]:
             yield Command(path, about, None)
             yield from _below(path, further)
             continue
-        parser = parser_of(module.main)
+        parser = parser_of(module)
         verbs = subparsers(parser)
         if verbs is None:
             yield Command(path, about, parser)
