@@ -53,7 +53,9 @@ def value_of(action: argparse.Action, folder: Path) -> str:
 
 
 def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """In this process: what is imported once serves all of them. But for `run`, which forks as it begins."""
+    """In this process: what is imported once serves all of them. But for `run`, which readies its process for a guard:
+    it switches the collector of garbage off, and imports late.
+    """
     if words[0] == "run":
         done = subprocess.run(guarded.command(*words), capture_output=True, text=True, timeout=60)
         return done.returncode, done.stdout, done.stderr
