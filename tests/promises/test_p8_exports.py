@@ -165,6 +165,10 @@ def policy(out: Path) -> Path:
     return next((out / "policies").iterdir())
 
 
+def other_root(lines: list[str]) -> None:
+    lines[2] = ("B" if lines[2][0] == "A" else "A") + lines[2][1:]
+
+
 def misname(out: Path) -> None:
     shutil.copy(policy(out), out / "policies" / f"{'0' * 64}.json")
 
@@ -206,7 +210,7 @@ def misname(out: Path) -> None:
         (lambda out: flip(policy(out), 5), None, "of its policy version"),
         (lambda out: policy(out).unlink(), None, "is not kept"),
         (misname, None, "is not the policy version that it is named after"),
-        (lambda out: flip(out / "checkpoint", 40), None, ""),
+        (of_lines("checkpoint", other_root), None, ""),
         (drop_key, None, "`ledger.pub` holds other keys"),
         (shorten, None, "is missing from the export"),
     ],
