@@ -9,14 +9,17 @@ export UV_NO_PROGRESS = 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test check bench bench-call bench-verify bench-ledger bench-policy bench-http eval lock clean format screenshots browser
-.PHONY: faults fault-table fuzz fuzz-cover conformance soak
+.PHONY: dist recording faults fault-table fuzz fuzz-cover conformance soak
 
 demo: $(VENV)/.dev  ## two scenarios through a real guard, receipts, verification, tampering
-	@$(BIN)/python examples/crm/demo.py
+	@$(BIN)/mcp-guard demo
+
+dist: $(VENV)/.uv  ## the source distribution, and the wheel made from it
+	@$(UV) build -q --clear --no-create-gitignore --out-dir dist
 
 test: check $(VENV)/.node browser  ## everything that must hold
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest -n auto --dist loadfile $(ARGS)
+	@$(BIN)/coverage run -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report --format=total > .coverage-total || { $(BIN)/coverage report -m; exit 1; }
 	@echo "coverage: $$(cat .coverage-total) %"
@@ -134,6 +137,9 @@ browser:  # the inbox is tested in Debian's Chromium
 screenshots: $(VENV)/.dev browser  ## pictures of the inbox, into docs/images
 	@$(BIN)/python -m tests.web.screenshots
 
+recording: $(VENV)/.dev  ## the README's session as a picture, into docs/images
+	@$(BIN)/python -m tests.docs.recording
+
 clean:
-	@rm -rf $(VENV) .venv-eval .venv-fuzz .fuzz .coverage .coverage.* .coverage-total .mypy_cache .ruff_cache .hypothesis
+	@rm -rf $(VENV) .venv-eval .venv-fuzz .fuzz dist .coverage .coverage.* .coverage-total .mypy_cache .ruff_cache .hypothesis
 	@rm -rf tests/node/node_modules tests/conformance/node_modules

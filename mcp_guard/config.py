@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
+from mcp_guard.config_faults import say
 from mcp_guard.config_ledger import LedgerConfig, WitnessConfig, WitnessName
 from mcp_guard.config_parts import Model, Secret, Url, texts
 from mcp_guard.config_risk import RiskConfig
@@ -386,13 +387,7 @@ def check(text: str, path: Path) -> Settings:
 
 
 def _explain(path: Path, error: ValidationError) -> list[str]:
-    lines = []
-    for problem in error.errors(include_url=False):
-        key = ".".join(str(part) for part in problem["loc"]) or "(file)"
-        message = problem["msg"].removeprefix("Value error, ")
-        if problem["type"] == "extra_forbidden":
-            message = "unknown key"
-        elif problem["type"] == "missing":
-            message = "this key is required"
-        lines.append(f"{path}: {key}: {message}")
-    return lines
+    return [
+        f"{path}: {'.'.join(map(str, problem['loc'])) or '(file)'}: {say(problem, Config)}"
+        for problem in error.errors(include_url=False)
+    ]

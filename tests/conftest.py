@@ -1,7 +1,8 @@
-"""Shared by all tests: a folder for one guard, and how long a property may look for a counter-example."""
+"""Shared by all tests: how long a property may look for a counter-example, and which files are begun first."""
 
 import os
 
+import pytest
 from hypothesis import HealthCheck, settings
 
 settings.register_profile(
@@ -9,3 +10,17 @@ settings.register_profile(
 )
 settings.register_profile("long", max_examples=2000, deadline=None)
 settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "ci"))
+
+LONGEST_FIRST = (
+    "test_eras", "test_p10_secrets_over_http", "test_http", "test_killed_under_load", "test_bad_input", "test_browser",
+    "test_oauth", "test_p7_who_is_calling", "test_p8_tampering_is_found", "test_real_servers", "test_erasure",
+    "test_requests_fit", "test_p3_between_processes", "test_stateless", "test_p12_passes_through", "test_session",
+    "test_doctor", "test_export", "test_connect", "test_http_upstreams", "test_soak",
+    "test_replay_never_more_permissive",
+)  # fmt: skip
+"""Files that take longer than 10 seconds: a worker that begins one of them last keeps the other waiting."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    rank = {name: number for number, name in enumerate(LONGEST_FIRST)}
+    items.sort(key=lambda item: rank.get(item.path.stem, len(rank)))

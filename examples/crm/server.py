@@ -2,19 +2,21 @@
 
     python examples/crm/server.py --database crm.sqlite
 
-It trusts whoever calls it, as most tool servers do: what an agent may change is the guard's business, not its own.
+It trusts whoever calls it, as most tool servers do: what an agent may change is the guard's business, not its own. It
+speaks just enough of MCP by itself, so that `mcp-guard demo` needs nothing that the guard does not have.
 """
 
 import argparse
+import json
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from mcp.server import MCPServer
-from mcp.server.mcpserver.exceptions import ToolError
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, ValidationError
 
+LATEST = "2025-11-25"
 Stage = Literal["Prospecting", "Qualification", "Proposal", "Negotiation", "Closed Won", "Closed Lost"]
 DealId = Annotated[str, Field(description="Id of the deal, for example 789")]
 
@@ -68,6 +70,10 @@ class Done(BaseModel):
     message: str
 
 
+class ToolError(Exception):
+    """What a tool could not do."""
+
+
 class Crm:
     """The database behind the tools."""
 
@@ -117,61 +123,132 @@ class Crm:
         self._db.execute("DELETE FROM deal WHERE deal_id = ?", (deal_id,))
 
 
-def make_server(crm: Crm) -> MCPServer:
-    """The CRM's six tools."""
-    server = MCPServer("crm", instructions="Deals of the sales team. Amounts are in US dollars.")
+class GetDeal(BaseModel):
+    """Read one deal."""
 
-    @server.tool()
-    def get_deal(deal_id: DealId) -> DealResult:
-        """Read one deal."""
-        return DealResult(deal=crm.get(deal_id))
+    deal_id: DealId
 
-    @server.tool()
-    def search_deals(text: Annotated[str, Field(description="Part of a name, an account or a stage")] = "") -> Deals:
-        """Find deals."""
-        return Deals(deals=crm.search(text))
+    def run(self, crm: Crm) -> DealResult:
+        return DealResult(deal=crm.get(self.deal_id))
 
-    @server.tool()
-    def update_deal(  # noqa: PLR0913, PLR0917 - the fields of a deal
-        deal_id: DealId,
-        stage: Stage | None = None,
-        amount: Annotated[float | None, Field(description="US dollars")] = None,
-        discount_rate: Annotated[float | None, Field(description="0.05 is five per cent")] = None,
-        billing_contact_email: str | None = None,
-        close_date: Annotated[str | None, Field(description="YYYY-MM-DD")] = None,
-        notes: str | None = None,
-    ) -> DealResult:
-        """Change fields of a deal; fields that are left out stay as they are."""
-        changes: dict[str, object] = {
-            "stage": stage, "amount": amount, "discount_rate": discount_rate, "close_date": close_date,
-            "billing_contact_email": billing_contact_email, "notes": notes,
-        }  # fmt: skip
-        return DealResult(deal=crm.update(deal_id, changes))
 
-    @server.tool()
-    def add_note(deal_id: DealId, text: str) -> Done:
-        """Attach a note to a deal."""
-        crm.add_note(deal_id, text)
-        return Done(message=f"note added to deal {deal_id}")
+class SearchDeals(BaseModel):
+    """Find deals."""
 
-    @server.tool()
-    def refund(deal_id: DealId, amount: Annotated[float, Field(description="US dollars")], reason: str) -> DealResult:
-        """Pay money back to the customer of a deal."""
-        return DealResult(deal=crm.refund(deal_id, amount, reason))
+    text: Annotated[str, Field(description="Part of a name, an account or a stage")] = ""
 
-    @server.tool()
-    def delete_deal(deal_id: DealId) -> Done:
-        """Delete a deal for good."""
-        crm.delete(deal_id)
-        return Done(message=f"deal {deal_id} deleted")
+    def run(self, crm: Crm) -> Deals:
+        return Deals(deals=crm.search(self.text))
 
-    return server
+
+class UpdateDeal(BaseModel):
+    """Change fields of a deal; fields that are left out stay as they are."""
+
+    deal_id: DealId
+    stage: Stage | None = None
+    amount: Annotated[float | None, Field(description="US dollars")] = None
+    discount_rate: Annotated[float | None, Field(description="0.05 is five per cent")] = None
+    billing_contact_email: str | None = None
+    close_date: Annotated[str | None, Field(description="YYYY-MM-DD")] = None
+    notes: str | None = None
+
+    def run(self, crm: Crm) -> DealResult:
+        return DealResult(deal=crm.update(self.deal_id, self.model_dump(exclude={"deal_id"})))
+
+
+class AddNote(BaseModel):
+    """Attach a note to a deal."""
+
+    deal_id: DealId
+    text: str
+
+    def run(self, crm: Crm) -> Done:
+        crm.add_note(self.deal_id, self.text)
+        return Done(message=f"note added to deal {self.deal_id}")
+
+
+class Refund(BaseModel):
+    """Pay money back to the customer of a deal."""
+
+    deal_id: DealId
+    amount: Annotated[float, Field(description="US dollars")]
+    reason: str
+
+    def run(self, crm: Crm) -> DealResult:
+        return DealResult(deal=crm.refund(self.deal_id, self.amount, self.reason))
+
+
+class DeleteDeal(BaseModel):
+    """Delete a deal for good."""
+
+    deal_id: DealId
+
+    def run(self, crm: Crm) -> Done:
+        crm.delete(self.deal_id)
+        return Done(message=f"deal {self.deal_id} deleted")
+
+
+TOOLS: dict[str, tuple[type[Any], type[BaseModel]]] = {
+    "get_deal": (GetDeal, DealResult),
+    "search_deals": (SearchDeals, Deals),
+    "update_deal": (UpdateDeal, DealResult),
+    "add_note": (AddNote, Done),
+    "refund": (Refund, DealResult),
+    "delete_deal": (DeleteDeal, Done),
+}
+"""Name: what it takes, and what it gives."""
+
+
+def listing() -> list[dict[str, Any]]:
+    listed = []
+    for name, (takes, gives) in TOOLS.items():
+        schema = takes.model_json_schema()
+        about = schema.pop("description")
+        schemas = {"inputSchema": schema, "outputSchema": gives.model_json_schema()}
+        listed.append({"name": name, "description": about, **schemas})
+    return listed
+
+
+def call(crm: Crm, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
+    """The `result` or `error` member for one call."""
+    if name not in TOOLS:
+        return {"error": {"code": -32602, "message": f"unknown tool: {name}"}}
+    try:
+        done = TOOLS[name][0](**arguments).run(crm).model_dump()
+    except (ToolError, ValidationError) as error:
+        return {"result": {"content": [{"type": "text", "text": str(error)}], "isError": True}}
+    return {"result": {"content": [{"type": "text", "text": json.dumps(done)}], "structuredContent": done}}
+
+
+def answer(crm: Crm, message: dict[str, Any]) -> dict[str, Any]:
+    """The `result` or `error` member for one request."""
+    params = message.get("params", {})
+    match message.get("method"):
+        case "initialize":
+            return {"result": {
+                "protocolVersion": min(str(params.get("protocolVersion", LATEST)), LATEST),
+                "capabilities": {"tools": {}},
+                "serverInfo": {"name": "crm", "version": "1"},
+                "instructions": "Deals of the sales team. Amounts are in US dollars.",
+            }}  # fmt: skip
+        case "ping":
+            return {"result": {}}
+        case "tools/list":
+            return {"result": {"tools": listing()}}
+        case "tools/call":
+            return call(crm, str(params.get("name")), params.get("arguments") or {})
+        case method:
+            return {"error": {"code": -32601, "message": f"`{method}` is not known here"}}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--database", type=Path, default=Path("crm.sqlite"), help="made and filled if it is not there")
-    make_server(Crm(parser.parse_args().database)).run("stdio")
+    crm = Crm(parser.parse_args().database)
+    for line in sys.stdin:
+        message = json.loads(line)
+        if "id" in message:
+            print(json.dumps({"jsonrpc": "2.0", "id": message["id"], **answer(crm, message)}), flush=True)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
 """The command line, one noun a file. Only the module of the command that is run is imported."""
 
-import importlib
 import sys
 
+from mcp_guard.cli import group
 from mcp_guard.core.errors import (
     ApprovalError,
     ConfigError,
@@ -13,13 +13,15 @@ from mcp_guard.core.errors import (
     UpstreamError,
 )
 
-COMMANDS: dict[str, tuple[str, str]] = {
+COMMANDS: group.Commands = {
     "init": ("init", "make the configuration and the first policies of a new guard"),
     "wrap": ("wrap", "put the servers of an MCP client behind the guard"),
     "unwrap": ("unwrap", "give a client its servers back, as they were"),
     "run": ("run", "serve one MCP client on stdin and stdout"),
     "serve": ("serve", "serve many MCP clients over HTTP"),
     "connect": ("connect", "carry standard input and output to a guard of another user"),
+    "call": ("call", "make one call as an agent would"),
+    "demo": ("demo", "see calls allowed, denied, approved and proved, in front of an example server"),
     "log": ("log", "list receipts"),
     "show": ("show", "tell the story of one call"),
     "tail": ("tail", "follow receipts as they come"),
@@ -37,8 +39,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "secrets": ("secrets", "where the tools' secrets are; entries of the keyring"),
     "upstreams": ("upstreams", "sign in to upstreams that take a person's word"),
     "policy": ("policy", "validate policies and run their cases"),
+    "completion": ("completion", "print a script that completes these commands in bash, zsh or fish"),
 }
-"""Name: module below `mcp_guard.cli` (its function `main(arguments)` returns the exit code) and help."""
 
 EXIT_CODES: dict[type[GuardError], int] = {
     ConfigError: 3,
@@ -48,32 +50,19 @@ EXIT_CODES: dict[type[GuardError], int] = {
     ApprovalError: 7,
     IdentityError: 8,
 }
-OK, NEGATIVE, USAGE, INTERRUPTED = 0, 1, 2, 130
-
-
-def usage() -> str:
-    rows = [f"  {name:<10} {text}" for name, (_, text) in COMMANDS.items()]
-    return "\n".join(["usage: mcp-guard COMMAND …   (mcp-guard COMMAND --help)", "", *rows])
+OK, INTERRUPTED = 0, 130
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command; returns the exit code. Every failure leaves through here."""
     words = sys.argv[1:] if arguments is None else arguments
-    if not words or words[0] in ("-h", "--help", "help"):
-        print(usage())
-        return OK if words else USAGE
-    if words[0] in ("-V", "--version"):
+    if words[:1] in (["-V"], ["--version"]):
         from mcp_guard import __version__
 
         print(f"mcp-guard {__version__}")
         return OK
-    if words[0] not in COMMANDS:
-        print(f"mcp-guard: no command `{words[0]}`\nhint: mcp-guard --help", file=sys.stderr)
-        return USAGE
-    module = importlib.import_module(f"mcp_guard.cli.{COMMANDS[words[0]][0]}")
     try:
-        code: int = module.main(words[1:])
-        return code
+        return group.run("mcp-guard", COMMANDS, words)
     except GuardError as error:
         print(f"mcp-guard: {error}", file=sys.stderr)
         return EXIT_CODES[type(error)]

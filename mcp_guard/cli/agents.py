@@ -1,11 +1,11 @@
 """`mcp-guard agents`: the programs that may call, beside those of the configuration."""
 
 import argparse
-import getpass
 import json
 import re
 
 from mcp_guard.app import CLOCK, ledger_settings
+from mcp_guard.cli.account import account
 from mcp_guard.cli.options import add_config, add_json
 from mcp_guard.cli.table import plain, print_table
 from mcp_guard.config import load
@@ -59,7 +59,7 @@ def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
         raise IdentityError(f"agent `{options.agent}` is enrolled already", "mcp-guard agents list")
     agent = Agent(options.agent, options.owner, tuple(options.group))
     enrolled = Enrolled(agent, options.on_behalf_of, options.ttl)
-    writer.run(lambda step: registry.enrol_agent(step, enrolled, getpass.getuser()))
+    writer.run(lambda step: registry.enrol_agent(step, enrolled, account()))
     print(json.dumps({"agent": agent.name}) if options.json else f"enrolled `{agent.name}`, owned by {agent.owner}")
     return 0
 
@@ -91,7 +91,7 @@ def show(writer: Writer, settings: Settings, options: argparse.Namespace) -> int
 def disable(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     registry.find_agent(registry.all_agents(settings.agents, writer.store), options.agent)
     key, until = ("agent", options.agent), registry.FOREVER
-    gone = writer.run(lambda step: registry.revoke(step, key, options.why, getpass.getuser(), until))
+    gone = writer.run(lambda step: registry.revoke(step, key, options.why, account(), until))
     ids = [instance.id for instance in gone]
     said = f"disabled `{options.agent}`; instances that were alive: {', '.join(ids) or 'none'}"
     print(json.dumps({"agent": options.agent, "instances": ids}) if options.json else said)
@@ -102,6 +102,6 @@ def enable(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
     now = writer.now()
     if not any(key == ("agent", options.agent) and until > now for key, until in writer.store.revocations()):
         raise IdentityError(f"agent `{options.agent}` is not disabled", "mcp-guard agents list")
-    writer.run(lambda step: registry.enable_agent(step, options.agent, options.why, getpass.getuser()))
+    writer.run(lambda step: registry.enable_agent(step, options.agent, options.why, account()))
     print(json.dumps({"agent": options.agent}) if options.json else f"enabled `{options.agent}` for new instances")
     return 0

@@ -87,13 +87,13 @@ def list_approvals(writer: Writer, options: argparse.Namespace) -> int:
             each.subject["agent"],
             what(each),
             ", ".join(each.routes),
-            _left(each.expires, now),
+            left(each.expires, now),
         )
         for each in found
     ]
     rows += [
         (each.id, f"{each.state}: {each.used} of {each.uses}", each.binding["instance"], each.binding["tool"],
-         ", ".join(each.binding["routes"]), _left(each.expires, now))
+         ", ".join(each.binding["routes"]), left(each.expires, now))
         for each in grants
     ]  # fmt: skip
     print_table(("id", "state", "agent", "what", "routes", "time left"), rows)
@@ -152,7 +152,7 @@ def describe(approval: Approval, now: int) -> list[str]:
         for vote in approval.votes
     ]
     return [
-        f"{approval.id}  {_state(approval, now)}  {_left(approval.expires, now)}",
+        f"{approval.id}  {_state(approval, now)}  {left(approval.expires, now)}",
         f"  who            {subject['agent']}, instance {approval.instance}{user} (owner {subject.get('owner')})",
         f"  what           {what(approval)}",
         f"  tool           {subject['tool']}",
@@ -228,6 +228,6 @@ def _state(approval: Approval, now: int) -> str:
     return "expired" if lapsed else str(approval.state)
 
 
-def _left(expires: int, now: int) -> str:
+def left(expires: int, now: int) -> str:
     seconds = max(0, (expires - now) // 1_000_000)
     return f"{seconds // 60} min {seconds % 60} s"

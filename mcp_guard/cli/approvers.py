@@ -82,7 +82,8 @@ def show(writer: Writer, settings: Settings, options: argparse.Namespace) -> int
 
 def remove(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
     approvers.remove(writer, options.approver, options.key, options.why)
-    print(f"key {options.key} of {options.approver} is out of use; what it has signed stays valid")
+    said = f"key {options.key} of {options.approver} is out of use; what it has signed stays valid"
+    print(json.dumps({"approver": options.approver, "key": options.key}) if options.json else said)
     return 0
 
 

@@ -20,7 +20,7 @@ from mcp_guard.core.health import ClientFile
 
 
 def this_host() -> Host:
-    return Host(sys.platform, Path.home(), os.environ, Path.cwd())
+    return Host(sys.platform, Path(os.path.expanduser("~")), os.environ, Path.cwd())
 
 
 def arguments_of(command: str, about: str) -> argparse.ArgumentParser:

@@ -1,15 +1,15 @@
 """`mcp-guard doctor`: look at everything that a guard needs, and say of each what is wrong and what mends it."""
 
 import argparse
-import asyncio
 import json
 import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 
-from mcp_guard.app import CLOCK, ledger_settings, listed_tools, policy_world
+from mcp_guard.app import CLOCK, ledger_settings, policy_world
 from mcp_guard.cli.clients import client_files
+from mcp_guard.cli.listing import list_tools
 from mcp_guard.cli.options import add_json, parser
 from mcp_guard.cli.self_test import try_refusals
 from mcp_guard.cli.table import print_table
@@ -19,6 +19,7 @@ from mcp_guard.core.health import Finding, Level, Seen, Trial, examine, worst
 from mcp_guard.core.model import Tool
 from mcp_guard.ledger.examination import Examined, examine_folder
 from mcp_guard.ledger.opening import custody_of
+from mcp_guard.ledger.verify.report import count
 from mcp_guard.policy.engine import load_policies
 from mcp_guard.settings import Settings
 
@@ -27,13 +28,13 @@ EXIT_CODES = {Level.OK: 0, Level.WARNING: 1, Level.PROBLEM: 2}
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
-    findings = examine(look(load(options.config), options.upstreams))
+    findings = examine(look(load(options.config), options.upstreams, options.json))
     if options.json:
         print(json.dumps([asdict(finding) for finding in findings], indent=2, ensure_ascii=False))
     else:
         print_table(("check", "", "what", "fix"), map(row, findings))
         levels = Counter(finding.level for finding in findings)
-        print(f"{levels[Level.PROBLEM]} problems, {levels[Level.WARNING]} warnings")
+        print(f"{count(levels[Level.PROBLEM], 'problem')}, {count(levels[Level.WARNING], 'warning')}")
     return EXIT_CODES[worst(findings)]
 
 
@@ -50,13 +51,13 @@ def row(finding: Finding) -> Sequence[object]:
     return finding.check, str(finding.level), finding.what, finding.fix
 
 
-def look(settings: Settings, start_upstreams: bool) -> Seen:
+def look(settings: Settings, start_upstreams: bool, quiet: bool) -> Seen:
     """See everything; what cannot be seen is a finding, never an error of this command."""
     examined = examine_folder(settings.state_dir, custody_of(ledger_settings(settings)).find)
     tools: list[Tool] = []
     absent, missing = set(settings.servers), set[str]()
     if start_upstreams:
-        tools, absent = asyncio.run(listed_tools(settings))
+        tools, absent = list_tools(settings, quiet)
         missing = absent
     failure, note, trials = check_policies(settings, tools, absent)
     seen = {field.name: getattr(examined, field.name) for field in fields(Examined)}

@@ -37,6 +37,7 @@ def listen(port: int) -> list[socket.socket]:
             made = socket.socket(family, socket.SOCK_STREAM)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind((address, port))
+            made.listen(128)  # whoever reads the address may come before the server is up
             sockets.append(made)
         except OSError as error:
             made.close()

@@ -1,11 +1,11 @@
 """`mcp-guard instances`: runs of agents: issued, delegated and revoked."""
 
 import argparse
-import getpass
 import json
 from datetime import UTC, datetime
 
 from mcp_guard.app import CLOCK, ledger_settings
+from mcp_guard.cli.account import account
 from mcp_guard.cli.options import add_config, add_json
 from mcp_guard.cli.table import plain, print_table
 from mcp_guard.config import load
@@ -38,12 +38,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     listing = verbs.add_parser("list", help="the instances that are alive")
     listing.add_argument("--all", action="store_true", help="those that have ended, too")
     issuing = verbs.add_parser("issue", help="a credential for one run; printed, once")
-    issuing.add_argument("--agent", metavar="NAME", help="the enrolled agent (default: the only one)")
+    issuing.add_argument("--agent", metavar="AGENT", help="the enrolled agent (default: the only one)")
     issuing.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for (default: the agent's)")
     delegating = verbs.add_parser("delegate", help="a narrower credential, on the authority of another instance")
     delegating.add_argument("parent", metavar="INSTANCE")
     for verb in (issuing, delegating):
-        verb.add_argument("--ticket", metavar="ID", help="the ticket that the run is for")
+        verb.add_argument("--ticket", metavar="TICKET", help="the ticket that the run is for")
         verb.add_argument("--reason", metavar="TEXT", help="why it is made")
         verb.add_argument(
             "--ttl", type=_seconds, metavar="TIME", help="how long it lasts: 900, 30m, 1h (default: agent's)"
@@ -139,7 +139,7 @@ def _issue(writer: Writer, charter: Charter, options: argparse.Namespace) -> int
 
     def op(step: Step) -> Instance:
         instance, bound = start_instance(Issuer(key.origin, key.sign, key.public), charter, step.now)
-        registry.issue(step, instance, bound | {"by": getpass.getuser()})
+        registry.issue(step, instance, bound | {"by": account()})
         if code:
             step.store.add_launch(registry.hash_code(code), instance.id, step.now + CODE_SECONDS * SECOND)
         return instance
@@ -162,7 +162,7 @@ def revoke(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
     name = getattr(options, scope)
     if scope == "instance":
         registry.match_instance(writer.store, name)
-    gone = writer.run(lambda step: registry.revoke(step, (scope, name), options.why, getpass.getuser()))
+    gone = writer.run(lambda step: registry.revoke(step, (scope, name), options.why, account()))
     ids = [instance.id for instance in gone]
     said = f"revoked {scope} `{name}`; instances that were alive: {', '.join(ids) or 'none'}"
     print(json.dumps({"scope": scope, "name": name, "instances": ids}) if options.json else said)

@@ -43,7 +43,7 @@ def show(settings: Settings, options: argparse.Namespace) -> int:
     with reading(store.path):
         keys = store.guard_keys()
         size = store.head().size
-    until = [*(key.since - 1 for key in keys[1:]), None]
+    until = [*(key.since - 1 for key in keys[1:]), *([None] if keys else [])]
     if options.json:
         rows = zip(keys, until, strict=True)
         print(json.dumps([{"verifier": k.verifier, "since": k.since, "until": end} for k, end in rows], indent=2))

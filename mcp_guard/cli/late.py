@@ -24,14 +24,18 @@ LATE = (
 )
 
 
-class LateModule(ModuleType):
-    """Loaded when a name is asked of it that a module does not have before."""
+ONE_AT_A_TIME = RLock()
+"""One lock for all of them, as one may load another."""
 
-    def __getattr__(self, name: str) -> Any:
-        assert self.__spec__ is not None
-        assert isinstance(self.__spec__.loader, LateLoader)
-        self.__spec__.loader.load(self)
-        return super().__getattribute__(name)
+
+class LateModule(ModuleType):
+    """Loaded when a name is asked of it; whoever asks meanwhile, from another thread, waits until it is whole."""
+
+    def __getattribute__(self, name: str) -> Any:
+        if not name.startswith("__"):  # what the import system asks
+            loader = ModuleType.__getattribute__(self, "__spec__").loader
+            loader.load(self)
+        return ModuleType.__getattribute__(self, name)
 
 
 class LateLoader:
@@ -39,7 +43,6 @@ class LateLoader:
 
     def __init__(self, real: "Loader") -> None:
         self._real = real
-        self._lock = RLock()
         self._waits = True
 
     def create_module(self, spec: ModuleSpec) -> ModuleType | None:
@@ -49,10 +52,11 @@ class LateLoader:
         module.__class__ = LateModule
 
     def load(self, module: ModuleType) -> None:
-        with self._lock:
+        with ONE_AT_A_TIME:
             if self._waits:
                 self._waits = False
                 self._real.exec_module(module)
+                module.__class__ = ModuleType
 
 
 class LateFinder:

@@ -1,13 +1,13 @@
 """`mcp-guard ledger export`: write the ledger as files that others can verify."""
 
 import json
-import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from mcp_guard.cli.ledger_file import ledger_path, parser
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.ledger.export import KEYS, Tell, export
+from mcp_guard.ledger.export import KEYS, export
+from mcp_guard.ledger.verify.progress import Progress
 from mcp_guard.storage.sqlite import open_store
 
 
@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     options = made.parse_args(arguments)
     path = ledger_path(options)
     store = open_store(path, create=False)
-    with ProgressLine() as progress:
+    with Progress(quiet=options.json) as progress:
         done = export(store, read_keys(path.with_name(KEYS)), options.folder, options.payloads, progress.tell)
     if options.json:
         print(json.dumps({"folder": str(options.folder), **asdict(done)}))
@@ -33,24 +33,3 @@ def read_keys(path: Path) -> str:
         return path.read_text()
     except OSError as error:
         raise LedgerError(f"cannot read the ledger's public key `{path}`: {error.strerror}", "run the guard") from None
-
-
-class ProgressLine:
-    """How far it is, on one line of a terminal, which is cleared in the end. Elsewhere, nothing."""
-
-    def __init__(self) -> None:
-        self._shown = -1
-        self.tell: Tell = self._tell if sys.stderr.isatty() else lambda *_: None
-
-    def __enter__(self) -> "ProgressLine":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._shown >= 0:
-            print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-
-    def _tell(self, done: int, of: int) -> None:
-        percent = 100 * done // of
-        if percent != self._shown:
-            self._shown = percent
-            print(f"\r{done:,} of {of:,} receipts, {percent} %", end="", file=sys.stderr, flush=True)

@@ -2,18 +2,19 @@
 
 import argparse
 import json
-import os
-import pwd
 import sys
+from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
 
 from mcp_guard.app import CLOCK, ledger_settings
+from mcp_guard.cli.account import account
 from mcp_guard.cli.options import add_config, add_json
 from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.erasure import Order, Selection, calls_on, erase_some, kept_receipts, tidy
 from mcp_guard.ledger.opening import open_writer
+from mcp_guard.ledger.verify.progress import Progress
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.storage.sqlite import Store
 
@@ -31,7 +32,9 @@ def main(arguments: list[str]) -> int:
         return say(options, {"receipts": count, "needed": needed, "erased": 0})
     if not options.yes:
         confirm(count)
-    erased = erase(writer, Order(selection, options.reason, operator(), spares_replies=False))
+    order = Order(selection, options.reason, f"operator {account()}", spares_replies=False)
+    with Progress(quiet=options.json) as progress:
+        erased = erase(writer, order, lambda done: progress.tell(done, count))
     emptied = writer.read(lambda store: store.truncate_wal())
     return say(options, {"receipts": count, "needed": needed, "erased": erased, "wal_emptied": emptied})
 
@@ -42,8 +45,8 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         description="Erase the payloads of receipts that fit all that is said. The receipts and the proof stay.",
     )
     made.add_argument("--before", type=read_date, metavar="DATE", help="older than this: 2026-01-31, or with a time")
-    made.add_argument("--call", metavar="ID", help="of this call")
-    made.add_argument("--instance", metavar="ID", help="of this instance")
+    made.add_argument("--call", metavar="CALL", help="of this call")
+    made.add_argument("--instance", metavar="INSTANCE", help="of this instance")
     made.add_argument("--user", metavar="NAME", help="on behalf of this user")
     made.add_argument("--resource", type=read_resource, metavar="TYPE/ID", help="of calls that touched this resource")
     made.add_argument("--reason", metavar="TEXT", required=True, help="why; it stands in the receipt for good")
@@ -61,7 +64,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 def read_date(text: str) -> int:
     """Microseconds since the epoch; UTC unless it says otherwise."""
-    at = datetime.fromisoformat(text)
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"`{text}` is no date; write 2026-01-31, or 2026-01-31T08:00") from None
     return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1_000_000)
 
 
@@ -88,24 +94,17 @@ def confirm(count: int) -> None:
     """Raises: LedgerError unless somebody at a terminal says yes."""
     if not sys.stdin.isatty():
         raise LedgerError(f"the payloads of {count} receipts would be erased for good", "confirm it: --yes")
-    print(f"erase the payloads of {count} receipts for good? [y/N] ", end="", flush=True)
+    print(f"erase the payloads of {count} receipts for good? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise LedgerError("nothing was erased", "count without erasing: --dry-run")
 
 
-def operator() -> str:
-    """Who runs the command, as the system knows them."""
-    try:
-        return f"operator {pwd.getpwuid(os.getuid()).pw_name}"
-    except KeyError:
-        return f"operator {os.getuid()}"
-
-
-def erase(writer: Writer, order: Order) -> int:
+def erase(writer: Writer, order: Order, tell: Callable[[int], None]) -> int:
     total, after = 0, -1
     while True:
         count, following = writer.run(partial(erase_some, order=order, after=after))
         total += count
+        tell(total)
         if following is None:
             return total
         after = following

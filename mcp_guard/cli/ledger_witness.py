@@ -20,7 +20,7 @@ OK, NEGATIVE = 0, 1
 
 def main(arguments: list[str]) -> int:
     made = parser("ledger witness", "Send the signed checkpoint to outside witnesses; exit 1 if one did not take it.")
-    made.add_argument("name", nargs="?", metavar="NAME", help="one of [witnesses] (default: all)")
+    made.add_argument("name", nargs="?", metavar="WITNESS", help="one of [witnesses] (default: all)")
     made.add_argument("--due", action="store_true", help="only where every_seconds or every_receipts asks for it now")
     made.add_argument("--anew", action="store_true", help="begin anew at a place that has lost every checkpoint")
     add_json(made)

@@ -26,3 +26,22 @@ def add_config(made: argparse.ArgumentParser) -> None:
 
 def add_json(made: argparse.ArgumentParser) -> None:
     made.add_argument("--json", action="store_true", help="print JSON")
+
+
+def add_launch(made: argparse.ArgumentParser) -> None:
+    """What a new instance is launched with."""
+    made.add_argument("--agent", metavar="AGENT", help="the enrolled agent (default: the only one)")
+    made.add_argument("--ticket", metavar="TICKET", help="the ticket that this run is for")
+    made.add_argument("--reason", metavar="TEXT", help="why this run is made")
+    made.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for (default: the config's)")
+    task = made.add_mutually_exclusive_group()
+    task.add_argument("--task", metavar="TEXT", help="what the user asked for: what it names, policies may trust")
+    task.add_argument("--task-file", type=Path, metavar="FILE", help="a file with that text")
+
+
+def launch_words(options: argparse.Namespace) -> list[str]:
+    """The same options again, for `mcp-guard run`."""
+    given = {
+        name: getattr(options, name) for name in ("agent", "ticket", "reason", "on_behalf_of", "task", "task_file")
+    }
+    return [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]

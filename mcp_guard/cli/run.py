@@ -12,6 +12,7 @@ from mcp_guard.cli.late import load_late
 from mcp_guard.core.errors import ConfigError, IdentityError
 
 if TYPE_CHECKING:
+    import argparse
     from pathlib import Path
 
     from mcp_guard.settings import Settings
@@ -36,27 +37,23 @@ def main(arguments: list[str]) -> int:
 
 def read(arguments: list[str]) -> "tuple[Settings, Words, int | None]":
     """The configuration, what is said of this run, and where a launch code is to be read. Raises: ConfigError."""
-    from pathlib import Path
-
-    from mcp_guard.cli.options import parser
-
+    options = parse(arguments)
     spare_imports()
     from mcp_guard.config import load
 
-    made = parser("run", "Serve one MCP client on stdin and stdout, as a new instance of an enrolled agent.")
-    made.add_argument("--agent", metavar="NAME", help="the enrolled agent (default: the only one)")
-    made.add_argument("--ticket", metavar="ID", help="the ticket that this run is for")
-    made.add_argument("--reason", metavar="TEXT", help="why this run is made")
-    made.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for (default: the config's)")
-    task = made.add_mutually_exclusive_group()
-    task.add_argument("--task", metavar="TEXT", help="what the user asked for: what it names, policies may trust")
-    task.add_argument("--task-file", type=Path, metavar="FILE", help="a file with that text")
-    made.add_argument("--launch-fd", type=int, metavar="FD", help=f"read a launch code here (else: ${LAUNCH_VARIABLE})")
-    options = made.parse_args(arguments)
     words = {name: getattr(options, name) for name in ("agent", "ticket", "reason", "on_behalf_of", "task")}
     if options.task_file is not None:
         words["task"] = read_task(options.task_file)
     return load(options.config), words, options.launch_fd
+
+
+def parse(arguments: list[str]) -> "argparse.Namespace":
+    from mcp_guard.cli.options import add_launch, parser
+
+    made = parser("run", "Serve one MCP client on stdin and stdout, as a new instance of an enrolled agent.")
+    add_launch(made)
+    made.add_argument("--launch-fd", type=int, metavar="FD", help=f"read a launch code here (else: ${LAUNCH_VARIABLE})")
+    return made.parse_args(arguments)
 
 
 def spare_imports() -> None:

@@ -12,17 +12,27 @@ from mcp_guard.storage.sqlite import Store, reading
 
 def main(arguments: list[str]) -> int:
     made = parser("show", "Tell the story of one call: who did what, why, who let them, and what came of it.")
-    made.add_argument("what", metavar="SEQ|CALL", help="a receipt's number, or a call's id")
+    made.add_argument(
+        "what", nargs="?", metavar="SEQ|CALL", help="a receipt's number, or a call's id (default: the last)"
+    )
     options = made.parse_args(arguments)
     store = open_for_reading(options)
     with reading(store.path):
-        receipts = find(store, options.what)
+        receipts = find(store, options.what or last_call(store))
         payloads = {str(receipt["seq"]): read_payloads(store, receipt["seq"]) for receipt in receipts}
     if options.json:
         print(json.dumps({"receipts": receipts, "payloads": payloads}, indent=2, ensure_ascii=False))
         return 0
     print_lines(story(receipts, payloads))
     return 0
+
+
+def last_call(store: Store) -> str:
+    """Raises: LedgerError."""
+    found = next((row.call for row in store.receipts_back() if row.call), None)
+    if found is None:
+        raise LedgerError(f"no call stands in `{store.path}` yet", "mcp-guard call")
+    return found
 
 
 def find(store: Store, what: str) -> list[Receipt]:

@@ -1,4 +1,4 @@
-"""`mcp-guard status`: what stands in the ledger, who is running, what waits, what was called last, what went wrong."""
+"""`mcp-guard status`: the ledger and its head, the policies, who is running, what waits, what was called last."""
 
 import json
 import time
@@ -7,9 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mcp_guard.app import CLOCK
+from mcp_guard.cli.approvals import left
+from mcp_guard.cli.head import as_json as head_as_json
+from mcp_guard.cli.head import read_head, say_head
 from mcp_guard.cli.ledger_file import Receipt, ledger_path, parser
 from mcp_guard.cli.log import row as receipt_row
-from mcp_guard.cli.table import print_table, printable
+from mcp_guard.cli.table import print_lines, print_table, printable
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.health import Pending
 from mcp_guard.ledger.examination import Examined, examine_folder
@@ -38,12 +42,13 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print(json.dumps(as_json(path, examined, receipts, calls), indent=2, ensure_ascii=False))
         return 0
+    now, running = CLOCK.wall(), [guard for guard, alive in examined.guards if alive]
     print(say_ledger(path, examined))
-    running = [guard for guard, alive in examined.guards if alive]
+    print_lines(say_head(read_head(path), examined.contents.checkpoint_fits, examined.contents.key_id, now))
+    print(say_policies(receipts))
     print(f"guards: {len(running)} running" + (f" ({', '.join(running)})" if running else ""))
-    print(f"approvals: {len(examined.pending)} pending")
-    for each in examined.pending:
-        print(f"  {printable(say_pending(each))}")
+    print(f"approvals: {len(examined.pending)} pending" + (": mcp-guard approvals show ID" if examined.pending else ""))
+    print_lines(f"  {say_pending(each, now)}" for each in examined.pending)
     for line in say_circuits(circuits(path, running)):
         print(line)
     for server, endings in troubles(receipts).items():
@@ -60,9 +65,24 @@ def say_ledger(path: Path, examined: Examined) -> str:
     return f"ledger: {examined.contents.size} receipts, {size:.1f} MiB, `{path}`"
 
 
-def say_pending(pending: Pending) -> str:
+def say_policies(receipts: list[Receipt]) -> str:
+    version, mode = policies_of(receipts)
+    loaded = f"version {version[7:19]}" if version else "none loaded lately"
+    return f"policies: {loaded}, mode {mode or 'unknown'}"
+
+
+def policies_of(receipts: list[Receipt]) -> tuple[str | None, str | None]:
+    """The version that was loaded or decided by last, and the mode of the guard that started last."""
+    ours = [each for each in receipts if not (each["kind"] == "policy.loaded" and "shadow" in each)]
+    versions = [each["policy_version"] for each in ours if each.get("policy_version")]
+    modes = [each["mode"] for each in receipts if each["kind"] == "guard.started"]
+    return (str(versions[-1]) if versions else None), (str(modes[-1]) if modes else None)
+
+
+def say_pending(pending: Pending, now: int) -> str:
     held = pending.approval
-    return f"{held.id}: {held.subject['tool']} by {held.subject['agent']}, on {', '.join(held.routes)}"
+    who = f"{held.subject['tool']} by {held.subject['agent']}, on {', '.join(held.routes)}"
+    return f"{held.id}: {who}, {left(held.expires, now)} left"
 
 
 def circuits(path: Path, running: list[str]) -> list[Receipt]:
@@ -105,6 +125,8 @@ def as_json(path: Path, examined: Examined, receipts: list[Receipt], calls: list
         "ledger": str(path),
         "receipts": examined.contents.size,
         "bytes": path.stat().st_size,
+        "head": head_as_json(read_head(path), examined.contents.checkpoint_fits, examined.contents.key_id),
+        "policies": dict(zip(("version", "mode"), policies_of(receipts), strict=True)),
         "guards": [guard for guard, alive in examined.guards if alive],
         "pending": [each.approval.id for each in examined.pending],
         "calls": calls,

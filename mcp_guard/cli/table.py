@@ -7,6 +7,7 @@ line breaks and characters that turn the direction of writing are shown as what 
 import sys
 from collections.abc import Iterable, Sequence
 
+from mcp_guard.cli.terminal import is_coloured
 from mcp_guard.core.diff import Part, marked, shorten
 from mcp_guard.core.text import printable
 
@@ -23,9 +24,15 @@ def print_lines(lines: Iterable[str]) -> None:
         print(printable(line))
 
 
+def print_hint(text: str) -> None:
+    """What to do next, for people: on standard error, below what was printed."""
+    sys.stdout.flush()
+    print(f"hint: {text}", file=sys.stderr)
+
+
 def print_words(parts: list[Part]) -> None:
     """A difference by words: coloured on a terminal, with marks around them elsewhere."""
-    if not sys.stdout.isatty():
+    if not is_coloured():
         print(f"    {marked(parts)}")
         return
     from rich.console import Console
@@ -36,7 +43,7 @@ def print_words(parts: list[Part]) -> None:
     text = Text()
     for kind, part in parts:
         text.append(printable(shorten(part) if kind == "same" else part), styles[kind])
-    Console(highlight=False).print(Padding(text, (0, 0, 0, 4)))
+    Console(highlight=False, force_terminal=True).print(Padding(text, (0, 0, 0, 4)))
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
@@ -53,7 +60,7 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> No
     table = Table(*headings, box=None, pad_edge=False)
     for line in lines:
         table.add_row(*(Text(cell) for cell in line))
-    Console().print(table)
+    Console(color_system="auto" if is_coloured() else None).print(table)
 
 
 def steps(commands: list[tuple[str, str]]) -> list[str]:

@@ -1,16 +1,15 @@
 """`mcp-guard tools`: the definitions of the upstreams' tools: what is pinned, what changed, and the operator's word."""
 
 import argparse
-import asyncio
 import json
-import os
-import pwd
 import sys
 from dataclasses import dataclass
 
-from mcp_guard.app import CLOCK, ledger_settings, listed_tools, note
+from mcp_guard.app import CLOCK, ledger_settings, note
+from mcp_guard.cli.account import account
+from mcp_guard.cli.listing import list_tools
 from mcp_guard.cli.options import add_config, add_json
-from mcp_guard.cli.table import print_lines, print_table, print_words
+from mcp_guard.cli.table import print_hint, print_lines, print_table, print_words
 from mcp_guard.config import load
 from mcp_guard.core import diff, suspicion
 from mcp_guard.core.errors import ApprovalError
@@ -52,7 +51,7 @@ def main(arguments: list[str]) -> int:
     settings = load(options.config)
     writer = open_writer(ledger_settings(settings), CLOCK)
     if options.verb == "list" and options.now:
-        asyncio.run(listed_tools(settings, pins.Pins(writer, settings.pin_rules, note)))
+        list_tools(settings, options.json, pins.Pins(writer, settings.pin_rules, note))
     verbs = {"list": show_all, "show": show, "diff": show_diff, "accept": accept, "refuse": refuse}
     return verbs[options.verb](writer, options)
 
@@ -171,7 +170,7 @@ def show_diff(writer: Writer, options: argparse.Namespace) -> int:
         return 0
     print_diff(entry, after, found)
     if after.state is not State.PINNED:
-        print(f'hint: mcp-guard tools accept {entry.name}@{after.hash[SHORT]} --why "…"')
+        print_hint(f'mcp-guard tools accept {entry.name}@{after.hash[SHORT]} --why "…"')
     return 0
 
 
@@ -196,7 +195,7 @@ def accept(writer: Writer, options: argparse.Namespace) -> int:
     unseen = [(entry, pin) for (entry, pin), word in zip(shown, words, strict=True) if "@" not in word]
     _look(unseen, options)
     for entry, pin in shown:
-        said = pins.accept(writer, pin, operator(), options.why)
+        said = pins.accept(writer, pin, account(), options.why)
         _say(options, entry, said, "is pinned")
     return _done(words)
 
@@ -204,7 +203,7 @@ def accept(writer: Writer, options: argparse.Namespace) -> int:
 def refuse(writer: Writer, options: argparse.Namespace) -> int:
     for word in options.names:
         entry, pin = _shown(writer, word, ("refuse", State.REFUSED))
-        _say(options, entry, pins.refuse(writer, pin, operator(), options.why), "is refused")
+        _say(options, entry, pins.refuse(writer, pin, account(), options.why), "is refused")
     return _done(options.names)
 
 
@@ -230,14 +229,6 @@ def _look(unseen: list[tuple[Entry, Pin]], options: argparse.Namespace) -> None:
         print_diff(entry, pin, found[entry.name])
     if input(f"accept {'this' if len(unseen) == 1 else f'these {len(unseen)}'}? [y/N] ").strip().lower() != "y":
         raise ApprovalError("nothing was accepted", "mcp-guard tools refuse TOOL, if it must stay out")
-
-
-def operator() -> str:
-    """The system account, which an environment variable cannot change."""
-    try:
-        return pwd.getpwuid(os.getuid()).pw_name
-    except KeyError:
-        return str(os.getuid())
 
 
 def _say(options: argparse.Namespace, entry: Entry, pin: Pin, what: str) -> None:

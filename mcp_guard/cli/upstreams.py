@@ -35,7 +35,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     signing_in.add_argument("--no-browser", action="store_true", help="only print the address")
     signing_out = verbs.add_parser("logout", help="forget the tokens; at the upstream they end in their own time")
     for verb in (signing_in, signing_out):
-        verb.add_argument("name", metavar="NAME", help="the upstream, as the configuration names it")
+        verb.add_argument("name", metavar="UPSTREAM", help="the upstream, as the configuration names it")
         add_config(verb)
         add_json(verb)
     return made.parse_args(arguments)
@@ -45,7 +45,8 @@ def find(settings: Settings, name: str) -> tuple[OAuthSettings, Keeping]:
     """Raises: ConfigError."""
     server = settings.servers.get(name)
     if server is None:
-        raise ConfigError(f"no upstream `{name}` in [upstreams]", "mcp-guard policy validate lists what there is")
+        known = ", ".join(f"`{each}`" for each in settings.servers)
+        raise ConfigError(f"no upstream `{name}` in [upstreams]; there is: {known or 'none'}", "name one of them")
     if server.oauth is None or not server.oauth.is_interactive:
         hint = f'[upstreams.{name}.oauth] grant = "authorization_code"'
         raise ConfigError(f"upstream `{name}` is not one that people sign in to", hint)

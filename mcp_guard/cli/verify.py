@@ -5,9 +5,11 @@
 
 from pathlib import Path
 
+from mcp_guard.cli.head import remember
 from mcp_guard.cli.ledger_file import ledger_path, parser
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.verify import FAILED, OK, Unusable, add_options, render, verify
+from mcp_guard.ledger.verify.progress import Progress
 
 
 def main(arguments: list[str]) -> int:
@@ -21,8 +23,11 @@ def main(arguments: list[str]) -> int:
     try:
         if options.input and not options.key:
             raise Unusable("a key that lies beside the input proves nothing")
-        report = verify(path, options.key or [path.parent / "ledger.pub"], options)
+        with Progress(quiet=options.json) as progress:
+            report = verify(path, options.key or [path.parent / "ledger.pub"], options, progress.tell)
     except Unusable as error:
-        raise LedgerError(f"cannot verify: {error}", "name what and by which key: INPUT --key FILE") from None
+        raise LedgerError(f"cannot verify: {error}", "mcp-guard verify [INPUT --key FILE]; see --help") from None
+    if report.ok and report.scope == "ledger" and options.input is None and options.ledger is None:
+        remember(path, report)
     print(render(report, options.json))
     return OK if report.ok else FAILED

@@ -53,7 +53,9 @@ def main(arguments: list[str]) -> int:
 def parse(arguments: list[str]) -> argparse.Namespace:
     made = arguments_of("wrap", "Put the servers of an MCP client behind the guard. Shows what changes, and asks.")
     made.add_argument("--server", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
-    made.add_argument("--agent", metavar="NAME", help="which agent the client is (default: the only one, or a new one)")
+    made.add_argument(
+        "--agent", metavar="AGENT", help="which agent the client is (default: the only one, or a new one)"
+    )
     made.add_argument("--move-secrets", action="store_true", help="keep the servers' secrets in the system's keyring")
     return made.parse_args(arguments)
 

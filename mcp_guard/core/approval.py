@@ -58,7 +58,8 @@ def advance(state: State, event: Event) -> State:
     try:
         return TRANSITIONS[state, event]
     except KeyError:
-        raise ApprovalError(f"an approval that is `{state}` cannot take `{event}`") from None
+        hint = "mcp-guard approvals list: what is open"
+        raise ApprovalError(f"an approval that is `{state}` cannot take `{event}`", hint) from None
 
 
 @dataclass(frozen=True, slots=True)

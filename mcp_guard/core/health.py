@@ -235,7 +235,7 @@ def key(seen: Seen) -> Findings:
         return []
     if seen.contents.key_id not in seen.public_ids:
         what = f"ledger.pub does not hold the key in force, {seen.contents.key_id}"
-        return _problem("key", what, "move it away; the next mcp-guard run writes it anew")
+        return _problem("key", what, "move it away, if it is there; the next mcp-guard run writes it anew")
     return _ok("key", f"{seen.contents.key_id}, at hand and in ledger.pub")
 
 
@@ -318,9 +318,8 @@ def upstreams(seen: Seen) -> Findings:
         return _warning("upstreams", "no server stands behind the guard", "mcp-guard wrap; or [upstreams.NAME]")
     if not seen.absent:
         return []
-    return _problem(
-        "upstreams", f"no tools from {', '.join(seen.absent)}", "see upstreams/NAME.stderr.log in the state"
-    )
+    fix = "start it by hand; what it says is in upstreams/NAME.stderr.log of the state folder"
+    return _problem("upstreams", f"no tools from {', '.join(seen.absent)}", fix)
 
 
 def refusals(seen: Seen) -> Findings:

@@ -119,7 +119,7 @@ class Ballots:
                 more = {"approver": approver, "name": self.people[approver]}
                 return str(lifecycle.move(step, approval, Event.REVOKE, note, more).state)
             if grant.state != "active":
-                raise ApprovalError(f"grant {id} is {grant.state}")
+                raise ApprovalError(f"grant {id} is {grant.state}", "mcp-guard approvals list")
             about = {"grant": id, "approval": grant.approval, "instance": grant.binding["instance"], "note": note}
             step.add(Draft("grant.revoked", about | {"approver": approver, "name": self.people[approver]}))
             step.store.move_grant(grant, "revoked", grant.used)
@@ -136,7 +136,7 @@ class Ballots:
         self._check_person(approver)
         approval = lifecycle.escalate(step, id, self.routes)
         if any(given.approver == approver for given in approval.votes):
-            raise ApprovalError(f"`{approver}` has already decided on {id}")
+            raise ApprovalError(f"`{approver}` has already decided on {id}", f"mcp-guard approvals show {id}")
         rules.check_vote(approval.rules, approver, approval.askers)
         return approval
 
@@ -178,11 +178,11 @@ def _check_rationale(rationale: str) -> None:
     if not rationale.strip():
         raise ApprovalError("a rationale is required", 'say why: --rationale "…"')
     if len(rationale) > MOST_RATIONALE:
-        raise ApprovalError(f"a rationale is at most {MOST_RATIONALE} characters")
+        raise ApprovalError(f"a rationale is at most {MOST_RATIONALE} characters", "say it shorter")
     try:
         rationale.encode()
     except UnicodeEncodeError:
-        raise ApprovalError("the rationale is not valid text (UTF-8)") from None
+        raise ApprovalError("the rationale is not valid text (UTF-8)", "write it anew") from None
 
 
 def _record_word(step: Step, voted: Approval, vote: Vote, missing: tuple[str, ...]) -> Approval:

@@ -76,7 +76,9 @@ def read_files(path: Path) -> dict[str, str]:
             raise PolicyError(f"no `*.cedar` file in `{path}`", "without a policy every call is denied; write one")
         return {file.name: file.read_text() for file in files}
     except (OSError, UnicodeDecodeError) as error:
-        raise PolicyError(f"cannot read the policies: {error}", "check guard.policies in the config") from None
+        why = error.strerror if isinstance(error, OSError) and error.strerror else error
+        hint = "make it, or check guard.policies in the configuration; mcp-guard policy new TOOL starts a file"
+        raise PolicyError(f"cannot read the policies in `{path}`: {why}", hint) from None
 
 
 def _read_policy(file: str, position: str, body: Json, known: Collection[str] | None) -> tuple[Policy, list[str]]:

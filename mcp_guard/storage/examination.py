@@ -38,6 +38,13 @@ def _read_only(path: Path) -> Iterator[sqlite3.Connection]:
         raise explain(error, path) from None
 
 
+@contextmanager
+def looking_at(path: Path) -> Iterator[Store]:
+    """A store that can only be read. Raises: LedgerError."""
+    with _read_only(path) as db:
+        yield Store(path, db)
+
+
 def read_format(path: Path) -> int:
     """Raises: LedgerError."""
     with _read_only(path) as db:

@@ -39,7 +39,9 @@ class _Writer(asyncio.BaseProtocol):
 
 
 def _is_file(stream: IO[bytes]) -> bool:
-    return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    """Read and written at once: a regular file, or a device that cannot be waited on, such as /dev/null."""
+    mode = os.fstat(stream.fileno()).st_mode
+    return stat.S_ISREG(mode) or (stat.S_ISCHR(mode) and not stream.isatty())
 
 
 class Pipes:
@@ -54,7 +56,7 @@ class Pipes:
         self._reading: asyncio.ReadTransport | None = None
         self._writing: asyncio.WriteTransport | None = None
         self._file: IO[bytes] | None = None
-        """The sink, where it is a regular file (redirected output): those are written at once."""
+        """The sink, where it is a file (redirected output): those are written at once."""
         self._ended = False
 
     async def open(self, source: IO[bytes], sink: IO[bytes], limit: int) -> None:

@@ -81,7 +81,7 @@ def test_it_changes_nothing(config: Path) -> None:
 
 def test_with_the_upstreams_policies_are_checked_on_their_tools(config: Path) -> None:
     code, found = doctor(config, "--upstreams")
-    assert (code, found["policies"]["what"]) == (0, "loaded, against 15 tools")
+    assert (code, found["policies"]["what"]) == (0, "loaded, against 17 tools")
 
 
 def test_an_upstream_that_does_not_start(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 
 from tests.cli.conftest import Past
+from tests.cli.test_transcripts import KINDS
+from tests.ledger.filled import open_filled
 from tests.live.guarded import Client, cli, scripted, upstream, write_config
 from tests.live.served import free_port
 from tests.live.test_session import eventually
@@ -16,19 +18,24 @@ def receipts(past: Past) -> int:
 
 
 def test_status_beside_a_running_guard(past: Past) -> None:
+    cli("verify", "--config", str(past.config))
     text = cli("status", "--config", str(past.config)).stdout.replace("\t", "  ")
-    text = re.sub(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", "TIME", re.sub(r"guard_\w{12}", "GUARD", text))
+    for pattern, name in KINDS:
+        text = re.sub(pattern, name, text)
     lines = text.splitlines()
     assert lines[0].startswith(f"ledger: {receipts(past)} receipts, 0.")
-    assert lines[1:4] == [
+    assert lines[1:8] == [
+        "head: signed with key KEY, in force since TIME (less than a day)",
+        f"verified: {receipts(past)} of {receipts(past)} receipts, less than a day ago (TIME)",
+        "policies: version HASH, mode enforce",
         "guards: 1 running (GUARD)",
-        "approvals: 1 pending",
-        f"  {past.pending}: up__get_deal by tester, on people",
+        "approvals: 1 pending: mcp-guard approvals show ID",
+        "  APPROVAL: up__get_deal by tester, on people, LEFT left",
+        "upstream up: up since TIME (1 session)",
     ]
-    assert lines[4] == "upstream up: up since TIME (1 session)"
-    assert lines[5] == "seq  time  kind  agent  tool  outcome  what"
+    assert lines[8] == "seq  time  kind  agent  tool  outcome  what"
     assert lines[-2].startswith("19  TIME  decision  tester  nonesuch  deny")
-    assert len(lines) == 11
+    assert len(lines) == 14
 
 
 def test_status_as_json(past: Past) -> None:
@@ -36,6 +43,21 @@ def test_status_as_json(past: Past) -> None:
     assert (found["receipts"], found["pending"], len(found["guards"])) == (receipts(past), [past.pending], 1)
     assert [each["seq"] for each in found["calls"]] == [19, 26]
     assert found["troubles"] == {}
+    assert found["head"]["signed"] is True
+    assert found["policies"]["mode"] == "enforce"
+
+
+def test_status_says_that_more_was_verified_than_there_is(tmp_path: Path) -> None:
+    open_filled(tmp_path / "state", 10).store.close()
+    at = ("--config", str(write_config(tmp_path, scripted("up", tmp_path))))
+    assert "verified: never here: mcp-guard verify\n" in cli("status", *at).stdout
+    cli("verify", *at)
+    assert "verified: 10 of 10 receipts, less than a day ago" in cli("status", *at).stdout
+    note = tmp_path / "state" / "verified.json"
+    note.write_text(note.read_text().replace("10}", "11}"))
+    assert "verified: 11 receipts, more than there are now, less than a day ago" in cli("status", *at).stdout
+    note.write_text("{")
+    assert "verified: never here" in cli("status", *at).stdout
 
 
 def test_status_names_upstreams_that_failed(tmp_path: Path) -> None:
@@ -59,8 +81,8 @@ def test_status_says_which_upstreams_of_a_running_guard_are_down_and_why(tmp_pat
         assert file.stat().st_mode & 0o777 == 0o600
         lines = cli("status", "--config", str(config)).stdout.splitlines()
         rows = json.loads(cli("status", "--json", "--config", str(config)).stdout)["upstreams"]
-        client.call("up__die")  # what was up is down, and up again
-        eventually(lambda: b"exited with status" in file.read_bytes())
+        # what was up is down, and up again; the first time so soon that it need not be written
+        eventually(lambda: client.call("up__die") and b"exited with status" in file.read_bytes())
         eventually(lambda: "upstream up: up since" in cli("status", "--config", str(config)).stdout)
     when = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
     said = [line for line in lines if line.startswith("upstream ")]
@@ -70,7 +92,7 @@ def test_status_says_which_upstreams_of_a_running_guard_are_down_and_why(tmp_pat
     assert re.fullmatch(rf"upstream up: up since {when} \(1 session\)", said[2])
     assert {row["upstream"]: row["is_up"] for row in rows} == {"up": True, "far": False, "gone": False}
     assert not list(guards.iterdir())
-    assert "since" not in cli("status", "--config", str(config)).stdout
+    assert "session" not in cli("status", "--config", str(config)).stdout
 
 
 def test_status_of_nothing(tmp_path: Path) -> None:

@@ -16,11 +16,11 @@ KINDS = (
     (r"run_\d{4}_\d\d_\d\d_\d\d_\d\dZ_\w+", "RUN"),
     (r"guard_\w{8,}", "GUARD"),
     (r"call_\w+", "CALL"),
-    (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d:\d\d(\.\d+Z)?", "TIME"),
+    (r"\d{4}-\d\d-\d\d[T ]\d\d:\d\d(:\d\d(\.\d+Z)?)?", "TIME"),
     (r"sha256:[0-9a-f]{64}", "HASH"),
     (r"version [0-9a-f]{12}\b", "version HASH"),
     (r"\d+ min \d+ s", "LEFT"),
-    (r"\b[0-9a-f]{16}\b", "KEY"),
+    (r"\b[0-9a-f]{16}\b|(?<=with key )[0-9a-f]{8}\b", "KEY"),
     (r"root \S+=", "root ROOT"),
 )
 
@@ -223,7 +223,7 @@ carol      no key"""
 
 
 def test_policy_validate(past: Past) -> None:
-    assert transcript(past, "policy", "validate") == "valid against 15 tools, version HASH"
+    assert transcript(past, "policy", "validate") == "valid against 17 tools, version HASH"
 
 
 def test_policy_test(past: Past) -> None:
@@ -269,7 +269,7 @@ def run(*words: str) -> tuple[int, str]:
         ((), 2, "usage: mcp-guard COMMAND"),
         (("--help",), 0, "approvals  list, show, approve, deny and grant held calls"),
         (("--version",), 0, "mcp-guard 0."),
-        (("lgo",), 2, "mcp-guard: no command `lgo`\nhint: mcp-guard --help"),
+        (("lgo",), 2, "mcp-guard: no command `lgo`\nhint: did you mean mcp-guard log? mcp-guard --help lists them"),
         (("log", "--config", "/none/x.toml"), 3, "mcp-guard: no configuration at `/none/x.toml`\nhint: "),
         (("run", "--config", "/none/x.toml"), 3, "mcp-guard: no configuration at `/none/x.toml`\nhint: "),
         (("log", "--ledger", "/none/x.sqlite"), 5, "mcp-guard: "),

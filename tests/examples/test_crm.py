@@ -1,7 +1,6 @@
-"""The example: the CRM server by itself, and the demo from end to end. Its cases are run in `test_packs.py`."""
+"""The example: the CRM server by itself, whose cases are run in `test_packs.py`."""
 
 import asyncio
-import subprocess
 import sys
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -11,8 +10,8 @@ from typing import Any
 import pytest
 from mcp import Client, StdioServerParameters
 
-from examples.crm.demo import prepare
 from mcp_guard.app import listed_tools, policy_world
+from mcp_guard.cli.demo import prepare
 from mcp_guard.config import load
 from mcp_guard.core.model import Tool
 from mcp_guard.policy.cases import read_cases, run_cases
@@ -85,20 +84,3 @@ async def test_the_server_by_itself(crm: Client) -> None:
         failed, said = await say(crm, tool, **arguments)
         assert failed
         assert because in said
-
-
-def test_the_demo_shows_both_scenarios() -> None:
-    words = [sys.executable, str(ROOT / "examples" / "crm" / "demo.py")]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=60, cwd=ROOT)
-    assert done.returncode == 0, done.stdout + done.stderr
-    for expected in (
-        "deal 789: stage Negotiation, amount 48,500",
-        "deal 789: stage Closed Won, amount 50,000",
-        "updated deal 789 on behalf of dana due to ticket INC-4451, approved by Alice, under policy version",
-        "billing_contact_email and discount_rate may not be edited",
-        "verified: ",
-        "NOT VERIFIED: receipt",
-        "all as it should be",
-    ):
-        assert expected in done.stdout
-    assert "Traceback" not in done.stderr

@@ -127,7 +127,7 @@ def test_policies_that_came_while_the_disk_was_full_are_in_force_once_it_is_not(
     with small_disk(tmp_path) as disk:
         more = tmp_path / "more"
         upstream = scripted("up", tmp_path, MORE_TOOLS_IF=str(more))
-        config = write_config(tmp_path, upstream, guard=f'state_dir = "{disk}"')
+        config = write_config(tmp_path, upstream, guard=f'state_dir = "{disk}"\nfirst_use = "pin"')
         with Client(config) as client:
             client.start()
             filler = fill(disk)

@@ -9,6 +9,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from tests.live.warm import run_warm
+
 SERVERS = Path(__file__).parent.parent / "servers"
 Json = dict[str, Any]
 
@@ -75,7 +77,7 @@ def command(*args: str) -> list[str]:
 
 def cli(*args: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
     """Run the command line in a second process."""
-    done = subprocess.run(command(*args), capture_output=True, text=True, timeout=60)
+    done = run_warm(args)
     if check and done.returncode != 0:
         raise AssertionError(f"{args} exited {done.returncode}:\n{done.stdout}\n{done.stderr}")
     return done

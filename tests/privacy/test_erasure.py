@@ -254,10 +254,10 @@ def test_on_a_terminal_it_asks(config: Path, said: bytes, code: int, erased: int
     asked = command("ledger", "forget", "--config", str(config), "--user", "dana", "--reason", "asked to")
     running = subprocess.Popen(asked, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
     os.write(ours, said)
-    out, _ = running.communicate(timeout=60)
+    _, asking = running.communicate(timeout=60)
     os.close(theirs)
     os.close(ours)
-    assert b"erase the payloads of 4 receipts for good? [y/N]" in out
+    assert b"erase the payloads of 4 receipts for good? [y/N]" in asking
     assert running.returncode == code
     assert len(log(config, "--kind", "payload.erased")) == erased
 

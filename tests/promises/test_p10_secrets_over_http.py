@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.live.authorized import Authority
-from tests.live.guarded import ALLOW_ALL, SERVERS, command, upstream, write_config
+from tests.live.guarded import ALLOW_ALL, SERVERS, cli, command, upstream, write_config
 from tests.live.served import free_port
 from tests.live.test_oauth import sign_in
 from tests.promises.test_p10_secrets_stay import GATE, KEYRING, Listener, find, inbox_pages
@@ -61,14 +61,13 @@ class Search:
 
     def commands(self) -> dict[str, bytes]:
         """What is shown of it afterwards."""
-        running = {}
+        shown = {}
         words = (["status"], ["status", "--json"], ["log", "--last", "1000", "--json"],
                  ["ledger", "events", "--format", "ocsf"],
                  ["ledger", "export", str(self.config.parent / "export"), "--payloads"])  # fmt: skip
         for each in words:
-            said = command(*each, "--config", str(self.config))
-            running[" ".join(each[:3])] = subprocess.Popen(said, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-        shown = {name: process.communicate(timeout=120)[0] for name, process in running.items()}
+            done = cli(*each, "--config", str(self.config))
+            shown[" ".join(each[:3])] = (done.stdout + done.stderr).encode()
         for path in (self.config.parent / "export").rglob("*"):
             if path.is_file():
                 shown[str(path)] = path.read_bytes()

@@ -12,7 +12,7 @@ from typing import Any
 
 from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, sync_playwright
 
-from examples.crm.demo import prepare
+from mcp_guard.cli.demo import prepare
 from tests.live.guarded import Client, Json, cli, command
 
 CLOSING: Json = {

@@ -10,6 +10,7 @@ from mcp_guard.cli.policy.live import live_engine
 from mcp_guard.cli.table import print_table
 from mcp_guard.config import load
 from mcp_guard.ledger.opening import FILE
+from mcp_guard.ledger.verify.progress import Progress
 from mcp_guard.policy.cases import read_cases, run_cases
 from mcp_guard.policy.coverage import Coverage, Covered
 from mcp_guard.storage.sqlite import open_store
@@ -24,13 +25,15 @@ def main(arguments: list[str]) -> int:
     add_span(made)
     options = made.parse_args(arguments)
     settings = load(options.config)
-    engine, tools = live_engine(settings)
+    engine, tools = live_engine(settings, options.json)
     path = options.ledger or settings.state_dir / FILE
     covered = Coverage(engine.rules.policies)
     covered.add_cases(run_cases(engine, tools, read_cases(options.cases or settings.policies)))
     if path.exists():
         store = open_store(path, create=False)
-        covered.add_decisions(decisions(store, options.since, options.last), versions(store))
+        with Progress("decisions", options.json) as progress:
+            past = decisions(store, options.since, options.last, progress.tell)
+            covered.add_decisions(past, versions(store))
     rows = covered.policies
     missed = [id for id, each in rows.items() if not each.cases]
     if options.json:

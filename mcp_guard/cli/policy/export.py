@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
     options = made.parse_args(arguments)
     settings = load(options.config)
     policies = read_policies(settings.policies, tuple(settings.routes)).policies
-    schema, source = known_schema(settings, options.live)
+    schema, source = known_schema(settings, options.live, options.json)
     text, typed = plain_text(policies), human(plain_schema(schema)) if schema else None
     if options.json:
         print(json.dumps({"policies": text, "schema": typed, "routes": list(settings.routes)}, ensure_ascii=False))

@@ -13,6 +13,8 @@ from mcp_guard.core.errors import LedgerError, PolicyError
 from mcp_guard.core.model import Json
 from mcp_guard.core.receipt import format_time
 from mcp_guard.ledger.opening import FILE
+from mcp_guard.ledger.verify.demand import Tell
+from mcp_guard.ledger.verify.progress import untold
 from mcp_guard.policy.past import DECIDING, Past, Version, read_past, read_version
 from mcp_guard.policy.replay import Versions
 from mcp_guard.policy.source import Policy, outside, read_policies, validate
@@ -29,15 +31,15 @@ def add_span(made: argparse.ArgumentParser) -> None:
 
 
 def read_time(text: str) -> str:
-    """The beginning of a receipt's time. Raises: ValueError, which argparse explains."""
+    """The beginning of a receipt's time. Raises: argparse.ArgumentTypeError."""
     if ago := re.fullmatch(r"(\d+)([smhdw])", text):
         return format_time(time.time_ns() // 1000 - int(ago[1]) * SECONDS[ago[2]] * 1_000_000)
     if not re.match(r"\d{4}-\d\d-\d\d", text):
-        raise ValueError(text)
+        raise argparse.ArgumentTypeError(f"`{text}` is no time; write 2026-01-31, or an age: 90m, 12h, 7d")
     return text.replace(" ", "T")
 
 
-def decisions(store: Store, since: str | None = None, last: int | None = None) -> Iterator[Past]:
+def decisions(store: Store, since: str | None = None, last: int | None = None, tell: Tell = untold) -> Iterator[Past]:
     """The decisions of this span, oldest first; payloads are read as they are asked for."""
     wanted: list[int] = []
     with reading(store.path):
@@ -46,7 +48,8 @@ def decisions(store: Store, since: str | None = None, last: int | None = None) -
                 if (since and json.loads(row.body)["time"] < since) or len(wanted) == last:
                     break
                 wanted.append(row.seq)
-    for seq in reversed(wanted):
+    for done, seq in enumerate(reversed(wanted)):
+        tell(done, len(wanted))
         if past := decision(store, seq):
             yield past
 
@@ -104,14 +107,14 @@ def read_candidate(path: Path, routes: tuple[str, ...], world: Version) -> dict[
     return policies
 
 
-def known_schema(settings: Settings, live: bool) -> tuple[Json | None, str]:
+def known_schema(settings: Settings, live: bool, quiet: bool) -> tuple[Json | None, str]:
     """The schema to check against, and in words where it is from: of the tools that are listed now, if `live`; else of
     those that were listed last, if the ledger knows. Raises: UpstreamError.
     """
     if live:
         from mcp_guard.cli.policy.live import live_schema
 
-        return live_schema(settings), "checked against the tools that are listed now"
+        return live_schema(settings, quiet), "checked against the tools that are listed now"
     path = settings.state_dir / FILE
     if path.exists() and (found := find_latest(open_store(path, create=False))):
         return found.schema, "checked against the tools that were listed last"

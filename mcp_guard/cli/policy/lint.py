@@ -20,7 +20,7 @@ def main(arguments: list[str]) -> int:
     add_json(made)
     options = made.parse_args(arguments)
     settings = load(options.config)
-    schema, source = known_schema(settings, options.live)
+    schema, source = known_schema(settings, options.live, options.json)
     agents = {name: enrolled.agent.groups for name, enrolled in settings.agents.items()}
     linted = read_linted(read_files(options.path or settings.policies), schema, tuple(settings.routes), agents)
     found = lint(linted)

@@ -1,10 +1,12 @@
 """`mcp-guard policy new`: start a policy file and its cases from a tool's schema."""
 
 import difflib
+import json
 from pathlib import Path
 
-from mcp_guard.cli.options import parser
+from mcp_guard.cli.options import add_json, parser
 from mcp_guard.cli.policy.live import live_world
+from mcp_guard.cli.table import print_hint
 from mcp_guard.config import load
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.policy.starter import start_cases, start_policy
@@ -13,12 +15,13 @@ from mcp_guard.policy.starter import start_cases, start_policy
 def main(arguments: list[str]) -> int:
     made = parser("policy new", "Start a policy file and its cases from a tool's schema; starts the upstreams.")
     made.add_argument("tool", metavar="TOOL", help="the tool as it is listed, such as crm__update_deal")
-    made.add_argument("--group", metavar="NAME", help="the agents that may use it (default: the first agent's group)")
-    made.add_argument("--route", metavar="NAME", help="who approves (default: the first route; a read is not gated)")
+    made.add_argument("--group", metavar="GROUP", help="the agents that may use it (default: the first agent's group)")
+    made.add_argument("--route", metavar="ROUTE", help="who approves (default: the first route; a read is not gated)")
     made.add_argument("--out", type=Path, metavar="FILE", help="the policy file (default: TOOL.cedar in the policies)")
+    add_json(made)
     options = made.parse_args(arguments)
     settings = load(options.config)
-    tools = {tool.listed_as: tool for tool in live_world(settings).tools}
+    tools = {tool.listed_as: tool for tool in live_world(settings, options.json).tools}
     if options.tool not in tools:
         near = difflib.get_close_matches(options.tool, tools, 3) or sorted(tools)[:5]
         raise PolicyError(f"no tool `{options.tool}` is listed", f"there is {', '.join(near)}, …")
@@ -37,6 +40,7 @@ def main(arguments: list[str]) -> int:
             raise PolicyError(f"`{each}` is there already", "name another file: --out FILE")
     for each, text in texts.items():
         each.write_text(text)
-        print(f"wrote {each}")
-    print("hint: edit them, then: mcp-guard policy test")
+    files = [str(each) for each in texts]
+    print(json.dumps({"files": files}) if options.json else "\n".join(f"wrote {each}" for each in files))
+    print_hint("edit them, then: mcp-guard policy test")
     return 0

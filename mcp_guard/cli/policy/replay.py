@@ -10,6 +10,7 @@ from mcp_guard.cli.table import print_lines, print_table
 from mcp_guard.config import load
 from mcp_guard.core.decision import Ruling
 from mcp_guard.core.model import Outcome
+from mcp_guard.ledger.verify.progress import Progress
 from mcp_guard.policy.replay import Difference, Replay, replay
 
 HEADINGS = ("seq", "time", "agent", "tool", "was", "would be", "because of", "")
@@ -23,7 +24,9 @@ def main(arguments: list[str]) -> int:
     options = made.parse_args(arguments)
     settings, store = load(options.config), open_for_reading(options)
     candidate = read_candidate(options.candidate, tuple(settings.routes), latest_version(store))
-    done = replay(decisions(store, options.since, options.last), versions(store), candidate)
+    with Progress("decisions", options.json) as progress:
+        past = decisions(store, options.since, options.last, progress.tell)
+        done = replay(past, versions(store), candidate)
     if options.json:
         print(json.dumps(as_json(done), indent=2, ensure_ascii=False))
     else:

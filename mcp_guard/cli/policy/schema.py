@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
     made.add_argument("--out", type=Path, metavar="FILE", help="write it to a file (such as policies/mcp.cedarschema)")
     add_json(made)
     options = made.parse_args(arguments)
-    schema, _ = known_schema(load(options.config), options.live)
+    schema, _ = known_schema(load(options.config), options.live, options.json)
     if schema is None:
         raise PolicyError("no tools are known yet", "start the upstreams for it: mcp-guard policy schema --live")
     schema = plain_schema(schema) if options.plain else schema

@@ -5,6 +5,7 @@ import json
 from mcp_guard.cli.ledger_file import open_for_reading, parser
 from mcp_guard.cli.policy.kept import add_span, decisions, versions
 from mcp_guard.cli.policy.replay import as_json, show
+from mcp_guard.ledger.verify.progress import Progress
 from mcp_guard.policy.replay import shadowed
 
 
@@ -14,7 +15,8 @@ def main(arguments: list[str]) -> int:
     add_span(made)
     options = made.parse_args(arguments)
     store = open_for_reading(options)
-    done = shadowed(decisions(store, options.since, options.last), versions(store))
+    with Progress("decisions", options.json) as progress:
+        done = shadowed(decisions(store, options.since, options.last, progress.tell), versions(store))
     if options.json:
         print(json.dumps(as_json(done), indent=2, ensure_ascii=False))
     else:

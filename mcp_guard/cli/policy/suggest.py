@@ -11,6 +11,7 @@ from mcp_guard.cli.policy.kept import add_span, decisions, latest_version, versi
 from mcp_guard.cli.table import print_lines
 from mcp_guard.config import load
 from mcp_guard.core.errors import PolicyError
+from mcp_guard.ledger.verify.progress import Progress
 from mcp_guard.policy.candidate import Candidate, Materials, candidate
 from mcp_guard.policy.source import read_files
 from mcp_guard.policy.suggest import Group, Terms, case_of, group_of
@@ -24,10 +25,12 @@ def main(arguments: list[str]) -> int:
     """Exit codes: 0 something is suggested, 1 nothing."""
     options = parse(arguments)
     settings, store = load(options.config), open_for_reading(options)
-    past = list(decisions(store, options.since, options.last))
     terms = Terms(refused(store), options.least, frozenset(options.free.split(",")) - {""})
     materials = Materials(read_files(settings.policies), tuple(settings.routes), latest_version(store), versions(store))
-    made = candidate(past, materials, terms, PERMITS)
+    with Progress("decisions", options.json) as progress:
+        past = list(decisions(store, options.since, options.last, progress.tell))
+        progress.say(f"trying what they suggest on {len(past):,} decisions …")
+        made = candidate(past, materials, terms, PERMITS)
     if options.out and made.suggestions.made:
         write(options.out, made, cases(store, made))
     if options.json:

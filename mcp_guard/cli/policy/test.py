@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
     add_json(made)
     options = made.parse_args(arguments)
     settings = load(options.config)
-    engine, tools = live_engine(settings)
+    engine, tools = live_engine(settings, options.json)
     where = options.cases or settings.policies
     cases = read_cases(where)
     if not cases:

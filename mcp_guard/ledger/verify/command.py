@@ -3,19 +3,19 @@
 import argparse
 import json
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 from textwrap import dedent
 
-from .demand import Demand, Progress, untold
+from .demand import Demand, Tell
 from .folder import Folder
 from .ledger import LedgerFile
 from .links import read_approvers
 from .notes import COSIGNATURE, Checkpoint, VerifierKey, parse_checkpoint, read_keys
 from .one import verify_bundle
 from .part import verify_part
+from .progress import Progress
 from .report import Report, Unusable, describe
 from .whole import verify_whole
 
@@ -56,7 +56,8 @@ def main(arguments: list[str] | None = None) -> int:
     if not options.key:
         parser.error("--key FILE is required: a key that lies beside the input proves nothing")
     try:
-        report = verify(options.input, options.key, options)
+        with Progress(quiet=options.json) as progress:
+            report = verify(options.input, options.key, options, progress.tell)
     except Unusable as error:
         print(f"cannot verify: {error}", file=sys.stderr)
         return UNUSABLE
@@ -71,7 +72,7 @@ def render(report: Report, as_json: bool) -> str:
     return json.dumps(asdict(report), indent=2, ensure_ascii=False) if as_json else describe(report)
 
 
-def verify(path: Path, key_files: Sequence[Path], options: argparse.Namespace) -> Report:
+def verify(path: Path, key_files: Sequence[Path], options: argparse.Namespace, tell: Tell) -> Report:
     """Verify what is at `path`, whatever it is. Raises: Unusable."""
     keys = _read_all(key_files)
     witnesses = _read_all(options.witness, COSIGNATURE)
@@ -86,7 +87,7 @@ def verify(path: Path, key_files: Sequence[Path], options: argparse.Namespace) -
         witnesses=witnesses,
         quorum=quorum,
         workers=options.workers,
-        progress=_progress() if sys.stderr.isatty() else untold,
+        tell=tell,
     )
     if options.receipt is not None:
         options.first = options.last = options.receipt
@@ -119,22 +120,3 @@ def read_checkpoint(path: Path) -> Checkpoint:
         return parse_checkpoint(dedent(path.read_text()))
     except (OSError, ValueError) as error:
         raise Unusable(f"cannot read the checkpoint `{path}`: {error}") from None
-
-
-def _progress() -> Progress:
-    """A line on the terminal that overwrites itself, from the second second on."""
-    began = time.monotonic()
-    shown = began + 1
-
-    def show(done: int, size: int) -> None:
-        nonlocal shown
-        now = time.monotonic()
-        if done < size and now >= shown:
-            shown = now + 0.2
-            left = (size - done) * (now - began) / done
-            sys.stderr.write(f"\r{done * 100 // size:3d} %  {done} of {size} receipts, about {left:.0f} s left \x1b[K")
-            sys.stderr.flush()
-        elif done >= size:
-            sys.stderr.write("\r\x1b[K")
-
-    return show

@@ -4,15 +4,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from .notes import Checkpoint, VerifierKey, Witnessed, parse_checkpoint, signers, witnesses
+from .progress import untold
 from .report import Failed, Report, Unusable, count
 from .signatures import Receipt
 
-Progress = Callable[[int, int], None]
+Tell = Callable[[int, int], None]
 """Told how many receipts are done, and of how many."""
-
-
-def untold(done: int, size: int) -> None:
-    """Nobody is watching."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +23,7 @@ class Demand:
     witnesses: tuple[VerifierKey, ...] = ()
     quorum: int = 0
     workers: int | None = None
-    progress: Progress = untold
+    tell: Tell = untold
 
     @property
     def origin(self) -> str:

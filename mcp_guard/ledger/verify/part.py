@@ -105,7 +105,7 @@ class _Part:
             (start, stop, _, _), result = self.workers.collect()
             self._absorb(result)
             done += stop - start
-            self.demand.progress(done, self.report.last - self.report.first + 1)
+            self.demand.tell(done, self.report.last - self.report.first + 1)
 
     def _tasks(self, signers: list[tuple[int, Signer]]) -> Iterator[tuple[int, int, str, tuple[str, ...]]]:
         given, start, end = tuple(key.line for key in self.demand.keys), self.report.first, self.report.last + 1

@@ -85,7 +85,7 @@ class _Whole:
             if result.key != self.signer.key.line:  # the key was changed after this chunk was given out
                 result = check_chunk(self.reader, (first, stop, self.signer.key.line, given))
             self._absorb(result)
-            self.demand.progress(self.report.receipts, size)
+            self.demand.tell(self.report.receipts, size)
 
     def _absorb(self, result: Result) -> None:
         report, self.witnessed = self.report, []

@@ -1,0 +1,73 @@
+"""`mcp-guard completion`: completes the commands in a shell, from their own parsers. Or prints names that exist now.
+
+The script holds every word that does not change; a Tab starts `mcp-guard completion NAMES` only where names are wanted.
+"""
+
+import argparse
+from collections.abc import Iterator
+from pathlib import Path
+
+from mcp_guard.cli.completion.names import KINDS, names
+from mcp_guard.cli.options import parser
+
+SHELLS = {"bash": "'\\''", "zsh": "'\\''", "fish": "\\'"}
+"""Each with the way it writes a quote within quotes."""
+NAMED = {
+    "AGENT": "agents", "APPROVER": "approvers", "CLIENT": "clients", "ID": "approvals", "INSTANCE": "instances",
+    "ROUTE": "routes", "TOOL": "tools", "TOOL[@HASH]": "tools", "UPSTREAM": "upstreams", "WITNESS": "witnesses",
+}  # fmt: skip
+"""By metavar: arguments that are names that exist now."""
+
+
+def main(arguments: list[str]) -> int:
+    made = parser("completion", "Print a script for a shell, or the names that exist now, one a line.")
+    made.add_argument("what", choices=(*SHELLS, *KINDS), metavar="SHELL|NAMES", help=", ".join((*SHELLS, *KINDS)))
+    options = made.parse_args(arguments)
+    print(script(options.what) if options.what in SHELLS else "\n".join(names(options.what, options.config)))
+    return 0
+
+
+def script(shell: str) -> str:
+    """The shell's own part, around one case for each command."""
+    from mcp_guard.cli.completion.parsers import Command, commands
+
+    every = list(commands())
+
+    def row(command: Command) -> str:
+        below = [each for each in every if each.words[:-1] == command.words and each.words]
+        lines = [f"{each.words[-1]}|command|{each.about}" for each in below]
+        lines += [] if command.parser is None else arguments_of(command.parser)
+        return case(shell, " ".join(command.words), "\n".join(lines).replace("'", SHELLS[shell]))
+
+    text = Path(__file__).with_name(f"script.{shell}").read_text()
+    return text.replace("@CASES@", "\n".join(map(row, every))).rstrip()
+
+
+def case(shell: str, words: str, rows: str) -> str:
+    return f"    case '{words}'\n      echo '{rows}'" if shell == "fish" else f"    '{words}') rows='{rows}' ;;"
+
+
+def arguments_of(parser: argparse.ArgumentParser) -> Iterator[str]:
+    """`WORD|TAKES|ABOUT` for each option; for other arguments WORD is the position, or `*` for all that follow."""
+    position = 0
+    for action in parser._actions:
+        about = (action.help or "").replace("%%", "%").replace("\n", " ")
+        if not action.option_strings:
+            position += 1
+            yield f"{'*' if action.nargs in ('*', '+') else position}|{takes(action)}|{about}"
+        for word in action.option_strings:
+            if word.startswith("--"):
+                yield f"{word}|{takes(action)}|{about}"
+
+
+def takes(action: argparse.Action) -> str:
+    """`flag` for nothing, `=A B` for one of these words, `@KIND` for names, `file`, `folder`, or `any`."""
+    if action.nargs == 0:
+        return "flag"
+    if action.choices is not None:
+        return f"={' '.join(map(str, action.choices))}"
+    if action.metavar in NAMED:
+        return f"@{NAMED[action.metavar]}"
+    if action.type is Path or action.metavar == "PATH":
+        return "folder" if action.metavar == "DIR" else "file"
+    return "any"

@@ -1,0 +1,47 @@
+"""Names that exist now, for the completion of arguments: asked for at each Tab, so nothing slow is imported."""
+
+import time
+import tomllib
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from mcp_guard.core.errors import ConfigError
+
+STATE = "state"
+"""The default of `guard.state_dir`."""
+SECTIONS = ("agents", "approvers", "notifiers", "routes", "upstreams", "witnesses")
+IN_LEDGER = ("agents", "approvals", "instances", "tools")
+KINDS = tuple(dict.fromkeys((*SECTIONS, *IN_LEDGER, "clients")))
+
+
+def names(kind: str, config: Path) -> list[str]:
+    """Of the configuration and, if there is one, the ledger; both are only read. Raises: ConfigError, LedgerError."""
+    if kind == "clients":
+        from mcp_guard.clients.known import CLIENTS
+
+        return [client.id for client in CLIENTS]
+    try:
+        data = tomllib.loads(config.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"cannot read `{config}`: {error}", "mcp-guard status --config FILE") from None
+    found = set(data.get(kind, {})) if kind in SECTIONS else set()
+    ledger = config.resolve().parent / data.get("guard", {}).get("state_dir", STATE) / "ledger.sqlite"
+    if kind in IN_LEDGER and ledger.exists():
+        found.update(_in_ledger(kind, ledger))
+    return sorted(found)
+
+
+def _in_ledger(kind: str, ledger: Path) -> Iterable[str]:
+    from mcp_guard.core.approval import State
+    from mcp_guard.core.names import join
+    from mcp_guard.storage.examination import looking_at
+    from mcp_guard.storage.sqlite import Store
+
+    kinds: dict[str, Callable[[Store], Iterable[str]]] = {
+        "agents": lambda store: [agent.name for agent, _, _ in store.agents()],
+        "approvals": lambda store: [each.id for each in store.approvals((State.REQUESTED, State.APPROVED))],
+        "instances": lambda store: [each.instance.id for each in store.instances(time.time_ns() // 1000)],
+        "tools": lambda store: [join(upstream, tool) for upstream, tool, _, _ in store.pin_states()],
+    }
+    with looking_at(ledger) as store:
+        return kinds[kind](store)

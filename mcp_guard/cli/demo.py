@@ -1,0 +1,202 @@
+"""`mcp-guard demo`: the guard at work, for people: a client of the guard, the guard, and the example CRM behind it.
+
+Makes calls that are allowed, denied and approved, shows the receipts, verifies them, tampers with a copy and shows that
+the verification fails. Exits non-zero at the first thing that is not as it should be. All happens in one folder.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from mcp_guard.cli.client import GuardClient, GuardEnded
+from mcp_guard.cli.options import CONFIG_VARIABLE
+from mcp_guard.cli.terminal import is_coloured
+from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.model import Json
+
+OK, NEGATIVE = 0, 1
+SHIPPED = Path(__file__).parent.parent / "shipped"
+"""The example and its policies in a wheel (pyproject.toml puts them there)."""
+REPOSITORY = Path(__file__).parent.parent.parent
+GUARD = [sys.executable, "-m", "mcp_guard.cli"]
+TICKET = "INC-4451"
+CONFIG = "mcp-guard.toml"
+GRANTED = b'"kind":"approval.granted"'
+ALICE = ("--as", "alice", "--key-file", "alice.key", "--passphrase-file", "passphrase")
+
+
+class Unexpected(Exception):
+    """The demo did not go as it should."""
+
+
+def main(arguments: list[str]) -> int:
+    made = argparse.ArgumentParser(
+        prog="mcp-guard demo", description="See the guard at work in front of an example CRM."
+    )
+    made.add_argument("--keep", type=Path, metavar="FOLDER", help="leave everything in this new folder, to go on with")
+    keep = made.parse_args(arguments).keep
+    if keep is not None:
+        _make(keep)
+    started = time.monotonic()
+    with tempfile.TemporaryDirectory(prefix="mcp-guard-demo-") if keep is None else nullcontext(str(keep)) as folder:
+        try:
+            demo(prepare(Path(folder)))
+        except (Unexpected, GuardEnded) as error:
+            print(f"\nthe demo failed: {error}", file=sys.stderr)
+            return NEGATIVE
+    print(f"\nall as it should be, in {time.monotonic() - started:.1f} s")
+    if keep is not None:
+        print(f"all of it is in {keep}: cd {shlex.quote(str(keep))} && mcp-guard log")
+    return OK
+
+
+def _make(folder: Path) -> None:
+    """Raises: ConfigError."""
+    try:
+        folder.mkdir(parents=True)
+    except OSError as error:
+        raise ConfigError(f"cannot make `{folder}`: {error.strerror}", "name a folder that is not there yet") from None
+
+
+def prepare(folder: Path) -> Path:
+    """The example's configuration, server and policies, with its state and database, in `folder`."""
+    source = SHIPPED if SHIPPED.is_dir() else REPOSITORY
+    shutil.copy(source / "examples" / "crm" / "server.py", folder)
+    shutil.copytree(source / "policies" / "crm", folder / "policies")
+    text = (source / "examples" / "crm" / "config.toml").read_text()
+    text = text.replace('"../../policies/crm"', '"policies"')
+    text = text.replace('command = "python"', f"command = {json.dumps(sys.executable)}")
+    path = folder / CONFIG
+    path.write_text(text)
+    return path
+
+
+def demo(config: Path) -> None:
+    heading(f"An MCP client starts `mcp-guard run --ticket {TICKET}` in front of the CRM")
+    (config.parent / "passphrase").write_text("only Alice knows this")
+    with GuardClient(config, ["--ticket", TICKET], lambda id, _: approve(config, id)) as client:
+        tools = [tool["name"] for tool in client.tools()]
+        print(f"it sees: {', '.join(tools)}   (delete_deal is not offered: no policy could allow it)")
+        expect("crm__delete_deal" not in tools, "delete_deal should not be listed")
+        scenario_a(client)
+        scenario_b(client, config)
+    ledger(config)
+
+
+def scenario_a(client: GuardClient) -> None:
+    heading("Scenario A: a small, ordinary change runs at once")
+    arguments = {"deal_id": "789", "notes": "Agreed on the phone.", "amount": 48500.0, "stage": "Negotiation"}
+    text, failed = call(client, arguments)
+    expect(not failed and "48,500" in text, "scenario A should run")
+
+
+def scenario_b(client: GuardClient, config: Path) -> None:
+    heading("Scenario B: closing a deal waits for a person")
+    show(config, "approvers", "add", "alice", *ALICE[2:])
+    print()
+    arguments = {
+        "deal_id": "789", "stage": "Closed Won", "amount": 50000.0,
+        "guard_reason": "The customer signed this morning.",
+    }  # fmt: skip
+    text, failed = call(client, arguments)
+    expect(not failed and "Closed Won" in text, "scenario B should run once approved")
+    [approval] = json.loads(guard(config, "approvals", "list", "--all", "--json"))
+    refused = show(config, "approvals", "approve", approval["id"], *ALICE, "--rationale", "Again.", fails=True)
+    expect("consumed" in refused, "an approval must not be usable twice")
+
+    heading("Scenario B with a discount: denied, and no approval can lift it")
+    text, failed = call(client, {**arguments, "discount_rate": 0.4, "stage": "Closed Lost"})
+    expect(failed and "discount_rate" in text, "a protected field should be denied")
+
+
+def approve(config: Path, id: str) -> None:
+    """What a person does while the agent's call waits."""
+    print("  (the agent's call is held; meanwhile, in another terminal)\n")
+    show(config, "approvals", "show", id)
+    show(config, "approvals", "approve", id, *ALICE, "--rationale", "Signed contract seen.")
+    print()
+
+
+def ledger(config: Path) -> None:
+    heading("The receipts")
+    print("$ mcp-guard log --tool crm__update_deal", flush=True)
+    subprocess.run([*GUARD, "log", "--tool", "crm__update_deal"], check=True, **at(config))  # a table on a terminal
+    listed = json.loads(guard(config, "log", "--kind", "intent", "--json"))
+    intents = [receipt for receipt in listed if receipt.get("purpose") != "facts"]
+    expect(len(intents) == 2, f"exactly two calls should have run, not {len(intents)}")
+    heading("Who did that, and who let them?")
+    story = guard(config, "show", intents[-1]["call"]).splitlines()[0]
+    print(f"$ mcp-guard show {intents[-1]['call']} | head -n 1\n{story}")
+    expect(f"updated deal 789 on behalf of dana due to ticket {TICKET}, approved by Alice" in story, "attribution")
+
+    heading("Verified with the public key alone")
+    show(config, "verify")
+
+    heading("One byte of one receipt changed, in a copy")
+    tamper(config.parent)
+    failed = show(config, "verify", "--ledger", "copy/ledger.sqlite", "--key", "copy/ledger.pub", fails=True)
+    expect("NOT VERIFIED: receipt" in failed, "tampering must be found")
+
+
+def tamper(folder: Path) -> None:
+    """A copy of the ledger in which one receipt names another person."""
+    shutil.copytree(folder / "state", folder / "copy", ignore=shutil.ignore_patterns("*.key", "upstreams"))
+    path = folder / "copy" / "ledger.sqlite"
+    body = path.read_bytes()
+    expect(body.count(GRANTED) == 1, "there should be one granted approval to tamper with")
+    before, granted, after = body.partition(GRANTED)
+    path.write_bytes(before + granted + after.replace(b'"name":"Alice"', b'"name":"Alicf"', 1))
+
+
+def call(client: GuardClient, arguments: Json) -> tuple[str, bool]:
+    """Call update_deal; returns the text of the result and whether it is an error."""
+    shown = {name: value for name, value in arguments.items() if name != "guard_reason"}
+    print(f"agent calls crm__update_deal {json.dumps(shown)}", flush=True)
+    answer = client.call("crm__update_deal", arguments)
+    expect("result" in answer, str(answer))
+    text, failed = answer["result"]["content"][0]["text"], answer["result"].get("isError", False)
+    if not failed:
+        deal = json.loads(text)["deal"]
+        text = f"deal {deal['deal_id']}: stage {deal['stage']}, amount {deal['amount']:,.0f}, notes {deal['notes']!r}"
+    print(f"  -> {text}")
+    return text, failed
+
+
+def show(config: Path, *words: str, fails: bool = False) -> str:
+    """Run a command of the guard as a person would, and print what it says."""
+    print(f"$ mcp-guard {shlex.join(words)}", flush=True)
+    said = guard(config, *words, fails=fails)
+    print(said, flush=True)
+    return said
+
+
+def guard(config: Path, *words: str, fails: bool = False) -> str:
+    """What a command of the guard says, run in the folder of the configuration."""
+    done: subprocess.CompletedProcess[str] = subprocess.run(
+        [*GUARD, *words], capture_output=True, text=True, timeout=60, check=False, **at(config)
+    )
+    expect((done.returncode != 0) == fails, f"{words} exited {done.returncode}: {done.stdout}{done.stderr}")
+    return (done.stdout + done.stderr).rstrip()
+
+
+def at(config: Path) -> dict[str, Any]:
+    """For a process that works with this configuration: where, and whatever the environment says."""
+    return {"cwd": config.parent, "env": os.environ | {CONFIG_VARIABLE: config.name}}
+
+
+def heading(text: str) -> None:
+    print(f"\n\033[1m{text}\033[0m" if is_coloured() else f"\n## {text}", flush=True)
+
+
+def expect(condition: bool, what: str) -> None:
+    if not condition:
+        raise Unexpected(what)

@@ -1,0 +1,101 @@
+"""`mcp-guard call`: an ordinary client of `run`, for people."""
+
+import json
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.cli.call import show
+from tests.live.guarded import cli, command, enrol, scripted, seen, write_config
+
+POLICIES = """
+@id("may") permit (principal, action == Action::"up__echo", resource);
+@id("quiet") @reason("nobody may shout") forbid (principal, action, resource)
+when { context.input has text && context.input.text like "*!" };
+@id("gate") @require_approval("people") forbid (principal, action, resource)
+when { context.input has text && context.input.text like "please*" };
+"""
+
+
+@pytest.fixture
+def config(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
+    return write_config(
+        tmp_path, scripted("up", tmp_path), POLICIES, guard=f"hold_seconds = {getattr(request, 'param', 30)}"
+    )
+
+
+@pytest.fixture
+def held(config: Path) -> Iterator["subprocess.Popen[str]"]:
+    words = command("call", "up__echo", '{"text": "please"}', "--config", str(config))
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        yield process
+
+
+def approval(held: "subprocess.Popen[str]") -> str:
+    """The id that it prints as soon as it is held."""
+    assert held.stderr is not None
+    line = held.stderr.readline()
+    assert line.startswith("held: approval ap_"), line
+    return line.split()[2]
+
+
+@pytest.mark.parametrize("config", [0, 30], ids=["told to come back", "waits"], indirect=True)
+def test_a_held_call_is_waited_for(config: Path, held: "subprocess.Popen[str]") -> None:
+    alice = enrol(config)
+    cli("approvals", "approve", approval(held), *alice, "--rationale", "ok")
+    assert ("please" in held.communicate()[0], held.returncode) == (True, 0)
+    assert len(seen(config.parent, "up")) == 1
+
+
+def test_a_denial_ends_it(config: Path, held: "subprocess.Popen[str]") -> None:
+    alice = enrol(config)
+    cli("approvals", "deny", approval(held), *alice, "--rationale", "not today")
+    said = held.communicate()[0]
+    assert ("not today" in said, held.returncode) == (True, 1)
+    assert seen(config.parent, "up") == []
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("quick")
+    return write_config(folder, scripted("up", folder), POLICIES)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "said"),
+    [
+        (["up__echo", '{"text": "hi"}', "--ticket", "INC-1"], 0, '{"arguments": {"text": "hi"}, "tool": "echo"}\n'),
+        (["up__echo", '{"text": "hi!"}'], 1, "denied by mcp-guard: nobody may shout"),
+        (["up__get_deal"], 1, "error -32602: unknown tool: up__get_deal"),
+        ([], 0, "tool\tdescription\nup__echo\t"),
+        (["up__echo", "{"], 2, "the arguments are no JSON: "),
+        (["up__echo", "3"], 2, "the arguments are no JSON object"),
+        (["up__echo", "--agent", "nobody"], 8, "nobody"),
+    ],
+)
+def test_one_call(quick: Path, words: list[str], code: int, said: str) -> None:
+    done = cli("call", *words, "--config", str(quick), check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    assert said in done.stdout + done.stderr
+
+
+def test_what_a_server_says_reaches_the_terminal_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+    blocks = [{"type": "text", "text": "one\ntwo\x1b[2K"}, {"type": "image", "data": "…"}]
+    assert show({"result": {"content": blocks}}, as_json=False) == 0
+    assert capsys.readouterr().out == "one\ntwo\\x1b[2K\n(image)\n"
+
+
+def test_a_configuration_that_is_wrong_is_said(tmp_path: Path) -> None:
+    done = cli("call", "--config", str(tmp_path / "none.toml"), check=False)
+    assert (done.returncode, done.stdout) == (3, "")
+    assert "no configuration at" in done.stderr
+
+
+def test_what_it_was_launched_with_is_in_the_receipt(quick: Path) -> None:
+    words = ["--ticket", "INC-7", "--reason=-because", "--on-behalf-of", "dana", "--json"]
+    done = cli("call", "up__echo", '{"text": "hi"}', *words, "--config", str(quick))
+    assert json.loads(done.stdout)["isError"] is False
+    [*_, intent] = json.loads(cli("log", "--kind", "intent", "--json", "--config", str(quick)).stdout)
+    assert (intent["ticket"], intent["on_behalf_of"]) == ("INC-7", "dana")

@@ -1,0 +1,86 @@
+"""The reference of the configuration has every key of every model, with its default, and no other."""
+
+import re
+import tomllib
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from mcp_guard import config, config_ledger, config_parts, config_risk, config_serve, config_upstreams
+from tests.docs.page import ROOT, fences
+from tests.test_config import models
+
+NO_KEY_OF_THEIR_OWN = {config.Config, config.DesktopConfig, config_risk.RiskConfig, config_serve.JwksConfig}
+"""Sections of sections, or what one row says."""
+IN_ORDER: tuple[type[BaseModel], ...] = (
+    config.GuardConfig, config.LimitsConfig, config.AgentConfig, config_upstreams.UpstreamConfig,
+    config_upstreams.OAuthConfig, config.ToolConfig, config.ResourceConfig, config.FactsConfig,
+    config.ResourceTypeConfig, config.RateConfig, config.ApproverConfig, config.RouteConfig, config.WebhookConfig,
+    config.SlackConfig, config.EmailConfig, config.CommandConfig, config.InboxConfig, config_risk.SignalConfig,
+    config_risk.DriftConfig, config_serve.ServeConfig, config_serve.ConnectConfig, config_serve.IssuerConfig,
+    config_ledger.LedgerConfig, config_ledger.SignerCommandConfig, config_ledger.Witness, config_ledger.FileWitness,
+    config_ledger.GitWitness, config_ledger.WebhookWitness, config_ledger.TimestampWitness,
+    config_ledger.CosignatureWitness, config_parts.Secret,
+)  # fmt: skip
+"""The models whose keys are the tables of the page."""
+PAGE = (ROOT / "docs" / "reference" / "configuration.md").read_text()
+
+
+def shown(value: Any) -> str:
+    """A default as the page has it."""
+    match value:
+        case None | () | "" | {}:
+            return "–"
+        case bool():
+            return f"`{str(value).lower()}`"
+        case tuple():
+            return f"`[{', '.join(shown(each).strip('`') for each in value)}]`"
+        case Enum() | str() | Path():
+            return f'`"{value}"`'
+        case _:
+            return f"`{value}`"
+
+
+def keys(model: type[BaseModel]) -> dict[str, str]:
+    """Those that its table has: not those that stand once for all kinds."""
+    for_all = config_ledger.Witness.model_fields if model is not config_ledger.Witness else {}
+    inherited = for_all if issubclass(model, config_ledger.Witness) else {}
+    own = {name: field for name, field in model.model_fields.items() if name != "kind" and name not in inherited}
+    return {name: "required" if field.is_required() else shown(field.default) for name, field in own.items()}
+
+
+def test_every_model_is_in_order() -> None:
+    assert set(models(config.Config)) - NO_KEY_OF_THEIR_OWN <= set(IN_ORDER)
+
+
+def test_each_table_has_the_keys_and_defaults_of_its_model() -> None:
+    tables = PAGE.split("| Key | Default | Means |\n|---|---|---|\n")[1:]
+    for model, table in zip(IN_ORDER, tables, strict=True):
+        rows = re.findall(r"^\| `(\w+)` \| (.+?) \| .*\|$", table, re.MULTILINE)
+        assert dict(rows) == keys(model), model.__name__
+
+
+ELSEWHERE = ("missing", "value_error")
+"""Errors of a part of a configuration that the whole would not have: what it needs or refers to is not shown."""
+
+
+def test_every_part_of_a_configuration_in_the_documents_could_stand_in_one() -> None:
+    parts = [
+        (document, tomllib.loads(text))
+        for document in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]
+        for language, text in fences(document)
+        if language == "toml"
+    ]
+    assert len(parts) > 20
+    for document, part in parts:
+        assert "case" in part or wrong(part) == [], document
+
+
+def wrong(part: dict[str, Any]) -> list[Any]:
+    try:
+        config.Config.model_validate(part)
+    except ValidationError as error:
+        return [each for each in error.errors() if each["type"] not in ELSEWHERE]
+    return []

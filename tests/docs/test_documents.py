@@ -1,0 +1,198 @@
+"""What the documents tell a reader to type works, in order, and prints what they show."""
+
+import argparse
+import importlib
+import json
+import re
+import shlex
+import shutil
+from pathlib import Path
+from typing import NoReturn
+
+import cedarpy
+import pytest
+
+from mcp_guard.cli import COMMANDS
+from tests.docs.page import ROOT, blocks, fences, fits, run
+from tests.live.guarded import cli
+
+FOREVER = "serves or follows until it is ended; tests/live, tests/web and tests/events do so"
+WRAPS = "asks, and changes files of a client; tests/live/test_wrapped.py does so"
+NOT_RUN = {
+    "README.md": {
+        "python3 -m venv": "installs; tests/packaging does so",
+        "mcp-guard demo": "the fixture `example` does so, once for all",
+        "mcp-guard wrap": WRAPS,
+    },
+    "docs/tutorial/first-guard.md": {"python3 -m venv ~/guarded-tutorial/venv": "installs; tests/packaging does so"},
+    "docs/howto/another-user.md": {"useradd --system": "needs a machine of its own"},
+    "docs/howto/approvals.md": {
+        'mcp-guard approvals deny "$ID"': "each takes a request of its own; tests/cli/test_deciding.py makes them",
+        "mcp-guard inbox --open": FOREVER,
+    },
+    "docs/howto/claude-desktop.md": {
+        "mcp-guard init": WRAPS,
+        "mcp-guard approvers add alice": "paths of the reader's own",
+    },
+    "docs/howto/slack.md": {
+        "install -m 600 /dev/null slack-webhook": "needs Slack; tests/notify/test_courier.py has a receiver",
+        "mcp-guard approvals show": "the same",
+    },
+    "docs/howto/wrap.md": {"mcp-guard init": WRAPS, "mcp-guard unwrap": WRAPS},
+    "docs/howto/pin-tools.md": {"mcp-guard tools accept crm__search_deals": "asks; tests/cli/test_tools.py answers"},
+    "docs/howto/rotate-keys.md": {"mcp-guard keys replace --lost": "needs a lost key; tests/cli/test_keys.py has one"},
+    "docs/howto/secrets.md": {
+        "mcp-guard secrets set": "needs a keyring; tests/upstream/test_secrets.py has one",
+        "mcp-guard upstreams login tracker": "needs an authorization server; tests/live/test_oauth.py has one",
+    },
+    "docs/howto/serve.md": {
+        "mcp-guard serve": FOREVER,
+        "docker build": "needs a container engine; tests/packaging/test_container.py holds what it does",
+    },
+    "docs/howto/siem.md": {
+        "mcp-guard ledger events --format ocsf --follow": FOREVER,
+        "mcp-guard ledger events --format otel --follow": FOREVER,
+        "install -m 600 /dev/null headers": "needs a receiver; tests/events has one",
+    },
+}
+"""Blocks that are not run, by how they begin, and why. Their options are checked all the same."""
+MINUTES = "make targets that take minutes"
+NONE_RUN = {
+    "docs/reference/cli.md": "tests/cli/test_completion.py sources the scripts",
+    "docs/reference/compatibility.md": MINUTES,
+    "docs/reference/evaluation.md": MINUTES,
+    "docs/reference/export.md": "tests/independent runs it",
+    "docs/reference/faults.md": MINUTES,
+    "docs/reference/performance.md": MINUTES,
+    "docs/reference/verify.md": "forms of one command; tests/ledger runs each",
+}
+"""Documents none of whose blocks are run, and why."""
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+IN_THE_EXAMPLE = [
+    ROOT / "docs" / "reference" / "cedar-schema.md",
+    *sorted(path for path in (ROOT / "docs" / "howto").glob("*.md") if blocks(path)),
+]
+
+
+def name(document: Path) -> str:
+    return str(document.relative_to(ROOT))
+
+
+def check(document: Path, folder: Path, home: Path) -> None:
+    excused = NOT_RUN.get(name(document), {})
+    found = blocks(document)
+    for start in excused:
+        assert sum(block.name.startswith(start) for block in found) == 1, f"{document}: not there, or twice: {start}"
+    wanted = [block for block in found if not block.name.startswith(tuple(excused))]
+    printed = run(wanted, folder, home) if wanted else []
+    assert len(printed) == len(wanted)
+    for block, said in zip(wanted, printed, strict=True):
+        shown = block.prints
+        assert shown is None or fits(shown, said), f"{document}: {block.name}\nshown:\n{shown}\nprinted:\n{said}"
+
+
+def test_every_policy_in_the_documents_is_cedar() -> None:
+    shown = [text for document in DOCUMENTS for language, text in fences(document) if language == "cedar"]
+    assert len(shown) > 3
+    for text in shown:
+        assert json.loads(cedarpy.policies_to_json_str(text))["staticPolicies"]
+
+
+@pytest.fixture(scope="module")
+def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What they begin with, which the demo shows and leaves."""
+    folder = tmp_path_factory.mktemp("example") / "crm"
+    shown = cli("demo", "--keep", str(folder)).stdout
+    for expected in (
+        "deal 789: stage Negotiation, amount 48,500",
+        "deal 789: stage Closed Won, amount 50,000",
+        "updated deal 789 on behalf of dana due to ticket INC-4451, approved by Alice, under policy version",
+        "billing_contact_email and discount_rate may not be edited",
+        "verified: 25 receipts",
+        "NOT VERIFIED: receipt 14",
+        "all as it should be",
+    ):
+        assert expected in shown
+    return folder
+
+
+def test_the_readme(example: Path, tmp_path: Path) -> None:
+    shutil.copytree(example, tmp_path / "crm")
+    check(ROOT / "README.md", tmp_path / "crm", tmp_path)
+
+
+def test_the_policies_that_the_readme_shows_are_those_of_the_example() -> None:
+    [shown] = [text for language, text in fences(ROOT / "README.md") if language == "cedar"]
+    kept = "".join(path.read_text() for path in (ROOT / "policies" / "crm").glob("*.cedar"))
+    for policy in shown.strip().split("\n\n"):
+        assert policy in kept
+
+
+def test_the_tutorial(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    check(ROOT / "docs" / "tutorial" / "first-guard.md", tmp_path / "folder", tmp_path)
+
+
+@pytest.mark.parametrize("document", IN_THE_EXAMPLE, ids=name)
+def test_what_begins_in_the_example(document: Path, example: Path, tmp_path: Path) -> None:
+    shutil.copytree(example, tmp_path / "crm")
+    (tmp_path / "crm" / "mcp-guard").symlink_to(ROOT)  # "take the folder from its source"
+    check(document, tmp_path / "crm", tmp_path)
+
+
+def test_no_document_is_forgotten() -> None:
+    run_here = {ROOT / "README.md", ROOT / "docs" / "tutorial" / "first-guard.md", *IN_THE_EXAMPLE}
+    typed = {document for document in DOCUMENTS if blocks(document)}
+    assert typed - run_here == {ROOT / name for name in NONE_RUN}
+
+
+class Understood(Exception):
+    """The command line was."""
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_every_command_that_it_names_is_understood(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parse = argparse.ArgumentParser.parse_args
+
+    def parse_only(parser: argparse.ArgumentParser, words: list[str]) -> NoReturn:
+        parse(parser, words)
+        raise Understood
+
+    monkeypatch.setattr(argparse.ArgumentParser, "parse_args", parse_only)
+    typed = "\n".join(text for language, text in fences(document) if language == "sh")
+    for line in re.findall(r"^(?:\w+=\$\()?(mcp-guard .*)$", typed, re.MULTILINE):
+        words = shlex.split(re.split(r" (?:[|>&#]|\|\|)|\)$", line)[0])
+        if not words[1].startswith("-"):
+            with pytest.raises(Understood):
+                importlib.import_module(f"mcp_guard.cli.{COMMANDS[words[1]][0]}").main(words[2:])
+
+
+def test_every_command_in_a_sentence_exists(capsys: pytest.CaptureFixture[str]) -> None:
+    """With its verb, where it has one."""
+    text = "".join(document.read_text() for document in DOCUMENTS if "decisions" not in document.parts)
+    named = set(re.findall(r"`mcp-guard ([a-z]+)(?: ([a-z]+)\b)?", text))
+    assert len(named) > 30
+    for command, verb in named:
+        with pytest.raises(SystemExit) as ended:
+            importlib.import_module(f"mcp_guard.cli.{COMMANDS[command][0]}").main([*([verb] if verb else []), "--help"])
+        assert ended.value.code == 0, (command, verb, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name)
+def test_every_block_says_what_it_is(document: Path) -> None:
+    """So no commands are taken for something that is not to be run."""
+    assert {language for language, _ in fences(document)} <= {"sh", "text", "toml", "cedar", "json", "ini"}
+
+
+@pytest.mark.parametrize(
+    ("shown", "printed", "fit"),
+    [
+        ("a  b\n…", "a b\n", True),
+        ("id …\n…\nend", "id 7\nx\ny\nend\n", True),
+        ("id …", "id 7\nmore\n", False),
+        ("verified: 3", "verified: 4", False),
+        ("a.c", "abc", False),
+    ],
+)
+def test_what_fits(shown: str, printed: str, fit: bool) -> None:
+    assert fits(shown, printed) is fit

@@ -1,0 +1,84 @@
+"""The Containerfile, as far as it can be held without an image: what it copies, installs and runs."""
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.cli import COMMANDS
+from tests.live.guarded import command, scripted, write_config
+from tests.packaging.test_distributions import ROOT, UV
+
+TEXT = re.sub(r"\\\n", "", (ROOT / "Containerfile").read_text())
+LINES = [line.split(" ", 1) for line in TEXT.splitlines() if line and not line.startswith("#")]
+SHIPPED = ("mcp_guard", "examples/crm", "policies/crm")
+"""What a wheel is made of (pyproject.toml)."""
+
+
+def only(word: str) -> str:
+    [found] = [rest for first, rest in LINES if first == word]
+    return found
+
+
+def test_what_it_copies_is_there_and_enough_to_build_from(tmp_path: Path) -> None:
+    left_out = [line.removeprefix("**/") for line in (ROOT / ".dockerignore").read_text().splitlines()]
+    for copied in [rest.split() for word, rest in LINES if word == "COPY" and "--from" not in rest]:
+        *sources, target = copied
+        for source in sources:
+            if (ROOT / source).is_dir():
+                shutil.copytree(ROOT / source, tmp_path / "src" / target, ignore=shutil.ignore_patterns(*left_out))
+            else:
+                (tmp_path / "src").mkdir(exist_ok=True)
+                shutil.copy(ROOT / source, tmp_path / "src" / target)
+    subprocess.run([UV, "build", "-q", "--wheel", "--out-dir", tmp_path / "dist", tmp_path / "src"], check=True)
+    [wheel] = (tmp_path / "dist").glob("*.whl")
+    packed = {name for name in zipfile.ZipFile(wheel).namelist() if ".dist-info" not in name}
+    listed = subprocess.run(["git", "ls-files", *SHIPPED], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    assert packed == {re.sub(r"^(examples|policies)/", r"mcp_guard/shipped/\1/", name) for name in listed.split()}
+
+
+def test_it_installs_what_is_locked() -> None:
+    installs = [rest for word, rest in LINES if word == "RUN" and "pip install" in rest]
+    assert all("--require-hashes -r requirements.lock" in each or "--no-deps ." in each for each in installs)
+
+
+def test_it_is_no_root_and_keeps_its_state_on_the_volume() -> None:
+    assert only("USER") == "10001"
+    made = next(rest for word, rest in LINES if word == "RUN" and "useradd" in rest)
+    assert "--uid 10001" in made
+    assert f"install -d -m 0700 -o mcp-guard -g mcp-guard {only('VOLUME')}" in made
+
+
+@pytest.fixture
+def served(tmp_path: Path) -> Iterator[int]:
+    """Its command, on a port that is free, as it is served: gives the port."""
+    words = [*json.loads(only("ENTRYPOINT")), *json.loads(only("CMD"))]
+    assert (words[0], words[1] in COMMANDS) == ("mcp-guard", True)
+    config = write_config(tmp_path, scripted("up", tmp_path), more='[serve]\nhost = "0.0.0.0"\nport = 0\n')
+    variable = re.search(r"(MCP_GUARD_CONFIG)=\S+", only("ENV"))
+    assert variable is not None
+    with subprocess.Popen(
+        command(*words[1:]), env={variable[1]: str(config), "PATH": "/usr/bin:/bin"}, stderr=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stderr is not None
+        yield int(process.stderr.readline().split()[-1])
+        process.terminate()
+
+
+def test_its_health_is_whether_it_is_served(served: int) -> None:
+    program, *words = json.loads(only("HEALTHCHECK").removeprefix("CMD "))
+    assert program == "python"
+    assert only("EXPOSE") in words[-1]
+
+    def healthy(port: int) -> bool:
+        checked = [sys.executable, *words[:-1], words[-1].replace(only("EXPOSE"), str(port))]
+        return subprocess.run(checked, stderr=subprocess.DEVNULL).returncode == 0
+
+    assert healthy(served)
+    assert not healthy(1)

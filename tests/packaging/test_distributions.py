@@ -1,0 +1,103 @@
+"""What is handed out: the source distribution, and the wheel, installed where nothing else is and run by a stranger."""
+
+import json
+import subprocess
+import sys
+import tarfile
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from mcp_guard import __version__
+
+ROOT = Path(__file__).parent.parent.parent
+UV = str(Path(sys.executable).with_name("uv"))
+
+
+@dataclass(frozen=True)
+class Installed:
+    """A new environment with the wheel and the locked dependencies; `run` has nothing of ours in its environment."""
+
+    bin: Path
+    home: Path
+
+    def run(self, *words: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[str]":
+        env = {"PATH": f"{self.bin}:/usr/bin:/bin", "HOME": str(self.home)}
+        return subprocess.run(words, env=env, cwd=cwd or self.home, capture_output=True, text=True, timeout=60)
+
+
+@pytest.fixture(scope="module")
+def dist(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same as `make dist`, elsewhere."""
+    out = tmp_path_factory.mktemp("dist")
+    subprocess.run([UV, "build", "-q", "--no-create-gitignore", "--out-dir", out, ROOT], check=True)
+    return out
+
+
+@pytest.fixture(scope="module")
+def installed(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed:
+    home = tmp_path_factory.mktemp("home")
+    environment = home / "environment"
+    [wheel] = dist.glob("*.whl")
+    python = str(environment / "bin" / "python")
+    for words in (
+        ["venv", "-q", "--python", sys.executable, str(environment)],
+        ["pip", "install", "-q", "--python", python, "--require-hashes", "-r", str(ROOT / "requirements.lock")],
+        ["pip", "install", "-q", "--python", python, "--no-deps", str(wheel)],
+    ):
+        subprocess.run([UV, *words], check=True)
+    return Installed(environment / "bin", home)
+
+
+@pytest.fixture(scope="module")
+def kept(installed: Installed) -> Path:
+    """What the demo leaves."""
+    done = installed.run("mcp-guard", "demo", "--keep", "crm")
+    assert done.returncode == 0, done.stdout + done.stderr
+    for expected in ("amount 48,500", "denied by mcp-guard", "approved by Alice", "verified: 25", "NOT VERIFIED: "):
+        assert expected in done.stdout
+    return installed.home / "crm"
+
+
+def test_the_source_distribution_has_all_that_is_tracked(dist: Path) -> None:
+    """So it can be built, tested and read as the repository can."""
+    tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    [path] = dist.glob("*.tar.gz")
+    with tarfile.open(path) as archive:
+        packed = {name.partition("/")[2] for name in archive.getnames()}
+    assert {name for name in tracked.splitlines() if (ROOT / name).exists()} - packed == set()
+
+
+def test_the_wheel_has_more_than_code(dist: Path) -> None:
+    [path] = dist.glob("*.whl")
+    packed = set(zipfile.ZipFile(path).namelist())
+    data = [each for each in (ROOT / "mcp_guard").rglob("*") if each.is_file() and each.suffix not in (".py", ".pyc")]
+    assert {str(each.relative_to(ROOT)) for each in data} - packed == set()
+    assert "mcp_guard/py.typed" in packed
+    assert "mcp_guard/shipped/policies/crm/closing.cedar" in packed
+    assert not [name for name in packed if name.startswith(("tests/", "docs/", "benchmarks/"))]
+
+
+@pytest.mark.parametrize(
+    ("words", "said"), [(["--version"], f"mcp-guard {__version__}"), (["--help"], "usage: mcp-guard COMMAND")]
+)
+def test_the_command_is_there(installed: Installed, words: list[str], said: str) -> None:
+    done = installed.run("mcp-guard", *words)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(said)
+
+
+def test_it_needs_no_sdk(installed: Installed, kept: Path) -> None:
+    """And still makes a guarded call."""
+    assert installed.run("python", "-c", "import mcp").returncode == 1
+    done = installed.run("mcp-guard", "call", "crm__get_deal", '{"deal_id": "789"}', cwd=kept)
+    assert (done.returncode, json.loads(done.stdout)["deal"]["stage"]) == (0, "Closed Won"), done.stderr
+
+
+def test_every_receipt_says_which_version_wrote_it(installed: Installed, kept: Path) -> None:
+    done = installed.run("mcp-guard", "log", "--last", "100", "--json", cwd=kept)
+    receipts = json.loads(done.stdout)
+    assert len(receipts) > 20
+    assert {receipt["software"] for receipt in receipts} == {f"mcp-guard/{__version__}"}
