@@ -1,4 +1,4 @@
-"""P3 between processes: eight guards on one ledger race for each of 300 approvals, and each is used once."""
+"""P3 between processes: eight guards on one ledger race for each of a thousand approvals, and each is used once."""
 
 import asyncio
 import multiprocessing
@@ -15,7 +15,7 @@ from mcp_guard.ledger.verify import verify_ledger
 from mcp_guard.ports import SILENT, Intent
 from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id, run
 
-PROCESSES, ROUNDS = 8, 300
+PROCESSES, ROUNDS = 8, 1000
 POLICIES = f"{ALLOW}\n{GATE}"
 
 

@@ -42,13 +42,14 @@ def _instead_of_parsing() -> Iterator[None]:
         argparse.ArgumentParser.parse_args = usual  # type: ignore[method-assign]
 
 
-def parser_of(command: ModuleType) -> argparse.ArgumentParser:
+def parser_of(module: ModuleType) -> argparse.ArgumentParser:
+    """That of its function `parse`, or of its `main`, which then begins with parsing."""
     with _instead_of_parsing():
         try:
-            getattr(command, "parse", command.main)([])
+            getattr(module, "parse", module.main)([])
         except Made as made:
             return made.parser
-    raise AssertionError(f"{command.__name__} does not begin with parsing its arguments")
+    raise AssertionError(f"{module.__name__} does not begin with parsing its arguments")
 
 
 def subparsers(parser: argparse.ArgumentParser) -> "argparse._SubParsersAction[argparse.ArgumentParser] | None":
