@@ -66,10 +66,10 @@ class Upstream:
             return
 
     def close(self) -> None:
-        with suppress(ProcessLookupError):
-            if self.pid:
+        if self.pid:
+            with suppress(ProcessLookupError):  # it may have died, or be paused
                 os.kill(self.pid, signal.SIGCONT)
-                self.leave()
+            self.leave()
         self.server.close()
 
     def leave(self) -> None:

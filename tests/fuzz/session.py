@@ -72,7 +72,7 @@ class Session:
     # Malformed frames
 
     def from_client(self, lines: Iterable[bytes]) -> None:
-        self.latest = [line.replace(b"\0\0", b"") for line in lines]
+        self.latest = list(lines)
         self.frames += len(self.latest)
         for line in self.latest:
             if (id := must_be_answered(line)) is not None:

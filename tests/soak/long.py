@@ -62,7 +62,7 @@ def growth(samples: list[Sample]) -> list[str]:
 
     grown = [] if mean(last) <= mean(base) + GROWTH_MIB else [f"MiB: {mean(last):.1f} after {mean(base):.1f}"]
     for name in ("descriptors", "threads", "children", "tasks"):
-        before, after = (max(getattr(sample, name) for sample in some) for some in (base, last))
+        before, after = (min(getattr(sample, name) for sample in some) for some in (base, last))  # one may be closing
         grown += [f"{name}: {after} after {before}"] if after > before else []
     return grown
 
