@@ -78,7 +78,7 @@ class Load:
     def next(self) -> Ask:
         self.asked += 1
         name = str(self.asked)
-        if self.asked % 1000 == 0:
+        if self.asked % 1000 == 100:  # the first one while caches still fill: what waits for people is begun then
             return Ask(self.asked, "update", {"id": f"held {name}", "amount": 2})
         return Ask(self.asked, "note", {"text": f"no {name}" if self.luck.random() < 0.05 else name})
 
