@@ -21,6 +21,8 @@ def main(arguments: list[str]) -> int:
     options = made.parse_args(arguments)
     path = options.input or ledger_path(options)
     try:
+        if not path.exists():
+            raise Unusable(f"there is no `{path}`; a guard writes its ledger when it first runs")
         if options.input and not options.key:
             raise Unusable("a key that lies beside the input proves nothing")
         with Progress(quiet=options.json) as progress:
