@@ -1,12 +1,13 @@
 """The tables of the ledger file. One row a receipt; payloads apart, so that they can be erased.
 
 A node is the root of a complete subtree of 256**level receipts, kept when the last of them is appended.
+A use of a rate has the running total with it, in decimal, of whatever size: so the sum of a window is a difference.
 A payload's cell is its 16-byte salt and its bytes; a salt alone stands for one that was hashed and not kept.
 """
 
 from mcp_guard.storage import identity_rows
 
-VERSION = 3
+VERSION = 4
 
 TABLES = (
     """
@@ -57,8 +58,11 @@ CREATE TABLE delivery (
 );
 CREATE INDEX delivery_due ON delivery (state, due);
 CREATE TABLE sign_in (code TEXT PRIMARY KEY, approver TEXT NOT NULL, expires INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE rate_use (counter TEXT NOT NULL, key TEXT NOT NULL, at INTEGER NOT NULL, amount INTEGER NOT NULL);
-CREATE INDEX rate_use_window ON rate_use (counter, key, at, amount);
+CREATE TABLE rate_use (
+  id INTEGER PRIMARY KEY, counter TEXT NOT NULL, key TEXT NOT NULL, at INTEGER NOT NULL, amount INTEGER NOT NULL,
+  total TEXT NOT NULL
+);
+CREATE INDEX rate_use_window ON rate_use (counter, key, at, id, amount, total);
 CREATE TABLE agent_run (
   agent TEXT NOT NULL, at INTEGER NOT NULL, instance TEXT NOT NULL, acts BLOB NOT NULL,
   PRIMARY KEY (agent, at, instance)

@@ -193,11 +193,20 @@ class Store(ApprovalRows, IdentityRows, KeyRows, PayloadRows, PinRows):
     # Rates
 
     def sum_uses(self, counter: str, key: str, since: int) -> int:
-        query = "SELECT coalesce(sum(amount), 0) FROM rate_use WHERE counter = ? AND key = ? AND at > ?"
-        return int(self._run(query, (counter, key, since)).fetchone()[0])
+        """The amounts after `since`, however many: what the first of them adds to, from what the last comes to."""
+        query = "SELECT total, amount FROM rate_use WHERE counter = ? AND key = ? AND at > ? ORDER BY at, id LIMIT 1"
+        first = self._run(query, (counter, key, since)).fetchone()
+        return self._total(counter, key) - int(first[0]) + int(first[1]) if first else 0
+
+    def _total(self, counter: str, key: str) -> int:
+        query = "SELECT total FROM rate_use WHERE counter = ? AND key = ? ORDER BY at DESC, id DESC LIMIT 1"
+        row = self._run(query, (counter, key)).fetchone()
+        return int(row[0]) if row else 0
 
     def add_use(self, counter: str, key: str, at: int, amount: int) -> None:
-        self._run("INSERT INTO rate_use VALUES (?, ?, ?, ?)", (counter, key, at, amount))
+        """INVARIANT: not before the last one, as no receipt is."""
+        values = (counter, key, at, amount, str(self._total(counter, key) + amount))
+        self._run("INSERT INTO rate_use (counter, key, at, amount, total) VALUES (?, ?, ?, ?, ?)", values)
 
     def forget_uses(self, counter: str, key: str, before: int) -> None:
         self._run("DELETE FROM rate_use WHERE counter = ? AND key = ? AND at <= ?", (counter, key, before))
