@@ -6,7 +6,7 @@ import re
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.account import account
-from mcp_guard.cli.options import add_config, add_json
+from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.cli.table import plain, print_table
 from mcp_guard.config import load
 from mcp_guard.core.errors import IdentityError
@@ -28,7 +28,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    made = argparse.ArgumentParser(prog="mcp-guard agents", description="The programs that may call.")
+    made = Parser(prog="mcp-guard agents", description="The programs that may call.")
     verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
     adding = verbs.add_parser("add", help="enrol an agent, as [agents.NAME] in the config would")
     listing = verbs.add_parser("list", help="all agents, with their instances that are alive")

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from functools import partial
 
 from mcp_guard.app import CLOCK, ledger_settings
-from mcp_guard.cli.options import add_config, add_json
+from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.cli.signing import add_key_options, open_key, signature_of
 from mcp_guard.cli.table import print_lines, print_table, printable
 from mcp_guard.config import load
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    made = argparse.ArgumentParser(prog="mcp-guard approvals", description="Decide on calls that wait for a person.")
+    made = Parser(prog="mcp-guard approvals", description="Decide on calls that wait for a person.")
     verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
     listing = verbs.add_parser("list", help="requests that are open (or all: --all), and active grants")
     listing.add_argument("--all", action="store_true", help="decided ones too")

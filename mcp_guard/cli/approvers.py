@@ -4,7 +4,7 @@ import argparse
 import json
 
 from mcp_guard.app import CLOCK, ledger_settings
-from mcp_guard.cli.options import add_config, add_json
+from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.cli.signing import add_key_options, ask_passphrase, key_path, open_key
 from mcp_guard.cli.table import print_table
 from mcp_guard.config import load
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    made = argparse.ArgumentParser(prog="mcp-guard approvers", description="The keys of the people who approve.")
+    made = Parser(prog="mcp-guard approvers", description="The keys of the people who approve.")
     verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
     adding = verbs.add_parser("add", help="make a key for an approver, sealed with a passphrase, and enrol it")
     listing = verbs.add_parser("list", help="the enrolled keys; --json is what `verify --approvers` takes")

@@ -3,11 +3,11 @@
 Knows nothing of MCP and reads no configuration: it carries bytes, and starts as fast as Python does.
 """
 
-import argparse
 import os
 import socket
 import threading
 
+from mcp_guard.cli.options import Parser
 from mcp_guard.core.errors import IdentityError, UpstreamError
 
 SOCKET_VARIABLE = "MCP_GUARD_SOCKET"
@@ -17,7 +17,7 @@ REFUSED = b'{"jsonrpc":"2.0","id":null,"error":{"code":-32001,'
 
 
 def main(arguments: list[str]) -> int:
-    made = argparse.ArgumentParser(prog="mcp-guard connect", description="Carry MCP to a guard that serves a socket.")
+    made = Parser(prog="mcp-guard connect", description="Carry MCP to a guard that serves a socket.")
     made.add_argument("--socket", metavar="PATH", default=os.environ.get(SOCKET_VARIABLE, ""),
                       help=f"where the guard listens (default: ${SOCKET_VARIABLE})")  # fmt: skip
     path = made.parse_args(arguments).socket

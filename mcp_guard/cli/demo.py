@@ -4,7 +4,6 @@ Makes calls that are allowed, denied and approved, shows the receipts, verifies 
 the verification fails. Exits non-zero at the first thing that is not as it should be. All happens in one folder.
 """
 
-import argparse
 import json
 import os
 import shlex
@@ -18,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from mcp_guard.cli.client import GuardClient, GuardEnded
-from mcp_guard.cli.options import CONFIG_VARIABLE
+from mcp_guard.cli.options import CONFIG_VARIABLE, Parser
 from mcp_guard.cli.terminal import is_coloured
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Json
@@ -39,9 +38,7 @@ class Unexpected(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    made = argparse.ArgumentParser(
-        prog="mcp-guard demo", description="See the guard at work in front of an example CRM."
-    )
+    made = Parser(prog="mcp-guard demo", description="See the guard at work in front of an example CRM.")
     made.add_argument("--keep", type=Path, metavar="FOLDER", help="leave everything in this new folder, to go on with")
     keep = made.parse_args(arguments).keep
     if keep is not None:

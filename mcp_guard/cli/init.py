@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from mcp_guard.cli.clients import at_config
-from mcp_guard.cli.options import add_json
+from mcp_guard.cli.options import Parser, add_json
 from mcp_guard.cli.starting import Start, files, os_user, person, refuse_to_overwrite
 from mcp_guard.cli.table import steps
 from mcp_guard.config import check
@@ -27,9 +27,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    made = argparse.ArgumentParser(
-        prog="mcp-guard init", description="Make the configuration and the first policies of a new guard."
-    )
+    made = Parser(prog="mcp-guard init", description="Make the configuration and the first policies of a new guard.")
     made.add_argument("folder", nargs="?", type=Path, default=Path(), metavar="DIR", help="where (default: here)")
     mode = made.add_mutually_exclusive_group()
     mode.add_argument("--observe", action="store_true", help="decide and record, block nothing (the default)")

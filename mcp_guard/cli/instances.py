@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.account import account
-from mcp_guard.cli.options import add_config, add_json
+from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.cli.table import plain, print_table
 from mcp_guard.config import load
 from mcp_guard.core.credential import Invalid
@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    made = argparse.ArgumentParser(prog="mcp-guard instances", description="Runs of agents, and their credentials.")
+    made = Parser(prog="mcp-guard instances", description="Runs of agents, and their credentials.")
     verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
     listing = verbs.add_parser("list", help="the instances that are alive")
     listing.add_argument("--all", action="store_true", help="those that have ended, too")

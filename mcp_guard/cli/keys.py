@@ -4,7 +4,7 @@ import argparse
 import json
 
 from mcp_guard.app import CLOCK, ledger_settings
-from mcp_guard.cli.options import add_config, add_json
+from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.cli.table import print_table
 from mcp_guard.config import load
 from mcp_guard.core import note
@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    made = argparse.ArgumentParser(prog="mcp-guard keys", description="The keys that the ledger is signed with.")
+    made = Parser(prog="mcp-guard keys", description="The keys that the ledger is signed with.")
     verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
     listing = verbs.add_parser("list", help="the keys so far, oldest first, and which receipts each has signed")
     rotating = verbs.add_parser("rotate", help="put a new key in force, for which the old one vouches")

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mcp_guard.cli.options import add_config, add_json
+from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.config import load
 from mcp_guard.ledger.opening import FILE
 from mcp_guard.storage.sqlite import ReceiptRow, Store, open_store, reading
@@ -16,7 +16,7 @@ Receipt = dict[str, Any]
 
 def parser(command: str, about: str) -> argparse.ArgumentParser:
     """A parser with `--config`, `--ledger` and `--json`."""
-    made = argparse.ArgumentParser(prog=f"mcp-guard {command}", description=about)
+    made = Parser(prog=f"mcp-guard {command}", description=about)
     add_config(made)
     made.add_argument("--ledger", type=Path, metavar="FILE", help="a ledger file, instead of the config's")
     add_json(made)

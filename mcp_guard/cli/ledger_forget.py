@@ -9,7 +9,7 @@ from functools import partial
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.account import account
-from mcp_guard.cli.options import add_config, add_json
+from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.erasure import Order, Selection, calls_on, erase_some, kept_receipts, tidy
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    made = argparse.ArgumentParser(
+    made = Parser(
         prog="mcp-guard ledger forget",
         description="Erase the payloads of receipts that fit all that is said. The receipts and the proof stay.",
     )

@@ -3,13 +3,21 @@
 import argparse
 import os
 from pathlib import Path
+from typing import NoReturn
 
 CONFIG_VARIABLE = "MCP_GUARD_CONFIG"
 
 
+class Parser(argparse.ArgumentParser):
+    """What is wrong with a command line is said as every other error is."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(2, f"{self.prog}: {message}\nhint: {self.prog} --help\n")
+
+
 def parser(command: str, about: str) -> argparse.ArgumentParser:
     """A parser with `--config`."""
-    made = argparse.ArgumentParser(prog=f"mcp-guard {command}", description=about)
+    made = Parser(prog=f"mcp-guard {command}", description=about)
     add_config(made)
     return made
 

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-from mcp_guard.cli.options import add_config, add_json
+from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.cli.table import print_table
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError
@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    made = argparse.ArgumentParser(prog="mcp-guard secrets", description="Where secrets are; never what they are.")
+    made = Parser(prog="mcp-guard secrets", description="Where secrets are; never what they are.")
     verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
     listing = verbs.add_parser("list", help="the places that the configuration names, and whether a secret is there")
     add_config(listing)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from mcp_guard.app import CLOCK, ledger_settings, note
 from mcp_guard.cli.account import account
 from mcp_guard.cli.listing import list_tools
-from mcp_guard.cli.options import add_config, add_json
+from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.cli.table import print_hint, print_lines, print_table, print_words
 from mcp_guard.config import load
 from mcp_guard.core import diff, suspicion
@@ -57,7 +57,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    made = argparse.ArgumentParser(prog="mcp-guard tools", description="The definitions of the upstreams' tools.")
+    made = Parser(prog="mcp-guard tools", description="The definitions of the upstreams' tools.")
     verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
     listing = verbs.add_parser("list", help="every tool ever seen, its state, and what is suspect")
     showing = verbs.add_parser("show", help="a tool's definition, the latest or the one of a hash")

@@ -6,7 +6,7 @@ import json
 import os
 import sys
 
-from mcp_guard.cli.options import add_config, add_json
+from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError, UpstreamError
 from mcp_guard.settings import OAuthSettings, Settings
@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    made = argparse.ArgumentParser(prog="mcp-guard upstreams", description="Sign in to upstreams, and out again.")
+    made = Parser(prog="mcp-guard upstreams", description="Sign in to upstreams, and out again.")
     verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
     signing_in = verbs.add_parser("login", help="sign in with the browser; the tokens are kept for the guard")
     signing_in.add_argument("--no-browser", action="store_true", help="only print the address")

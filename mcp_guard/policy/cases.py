@@ -71,7 +71,7 @@ def read_cases(path: Path) -> list[Case]:
     for file in files:
         try:
             data = tomllib.loads(file.read_text())
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise PolicyError(f"{file}: {error}", "mcp_guard/policy/cases.py explains the form") from None
         defaults = data.get("defaults", {})
         for number, table in enumerate(data.get("case", []), 1):

@@ -81,6 +81,7 @@ def test_an_option_that_it_does_not_know_is_the_command_lines_fault(
     code, out, err = run([*command.words, "--nonesuch"], capfd)
     assert (code, out) == (2, "")
     assert "--nonesuch" in err or "required" in err
+    assert err.splitlines()[-1].startswith("hint: ")
 
 
 @pytest.mark.parametrize("command", [each for each in LEAVES if name(each) not in NO_CONFIG], ids=name)
