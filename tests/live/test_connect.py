@@ -236,9 +236,9 @@ def test_a_user_with_two_agents_is_refused(tmp_path: Path, place: Path) -> None:
         assert "has 2 agents" in json.loads(raw.recv(4096))["error"]["message"]
 
 
-def test_the_shim_loads_nothing_of_the_guard_but_the_list_of_commands_and_its_errors() -> None:
+def test_the_shim_loads_nothing_of_the_guard_but_the_list_of_commands_their_options_and_its_errors() -> None:
     code = "import sys, mcp_guard.cli.connect; print([m for m in sys.modules if m.startswith('mcp_guard')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {"mcp_guard", "mcp_guard.core", "mcp_guard.core.errors"}
-    loaded |= {"mcp_guard.cli", "mcp_guard.cli.connect", "mcp_guard.cli.group"}
+    loaded |= {f"mcp_guard.cli{name}" for name in ("", ".connect", ".group", ".options")}
     assert set(json.loads(done.stdout.replace("'", '"'))) == loaded
