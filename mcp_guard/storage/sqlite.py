@@ -6,6 +6,7 @@ Writes are compare-and-set and check that one row changed. Nothing here begins o
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -256,7 +257,7 @@ def open_store(path: Path, unsafe_skip_fsync: bool = False, create: bool = True)
     except (*FAILURES, OSError) as error:
         raise explain(error, path) from None
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
+        _log_ahead(connection)
         connection.execute(f"PRAGMA synchronous = {'OFF' if unsafe_skip_fsync else 'FULL'}")
         connection.execute("PRAGMA secure_delete = ON")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
@@ -267,6 +268,19 @@ def open_store(path: Path, unsafe_skip_fsync: bool = False, create: bool = True)
         if isinstance(error, FAILURES):
             raise explain(error, path) from None
         raise
+
+
+def _log_ahead(connection: sqlite3.Connection) -> None:
+    """Turn the write-ahead log on. While another process does so in a new file, SQLite does not wait, so we do."""
+    end = time.monotonic() + BUSY_SECONDS
+    while True:
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > end:
+                raise
+            time.sleep(0.005)
 
 
 def _identity(file: str) -> tuple[int, int] | None:

@@ -1,0 +1,33 @@
+"""Guards that start at the same moment make one ledger, and all have it."""
+
+import multiprocessing
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.storage.sqlite import open_store
+
+PROCESSES, ROUNDS = 4, 60
+
+
+def open_each(folder: Path, together: Barrier, failures: "multiprocessing.Queue[list[str]]") -> None:
+    failed = []
+    for number in range(ROUNDS):
+        together.wait(30)
+        try:
+            open_store(folder / f"{number}.sqlite").close()
+        except LedgerError as error:
+            failed.append(f"{number}: {error}")
+    failures.put(failed)
+
+
+def test_a_new_ledger_can_be_opened_by_several_at_once(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    together, failures = context.Barrier(PROCESSES), context.Queue()
+    racing = [context.Process(target=open_each, args=(tmp_path, together, failures)) for _ in range(PROCESSES)]
+    for each in racing:
+        each.start()
+    failed = [failures.get(timeout=60) for _ in racing]
+    for each in racing:
+        each.join(30)
+    assert failed == [[]] * PROCESSES
