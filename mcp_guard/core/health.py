@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
-from mcp_guard.core.approval import Approval, Route, may_decide
+from mcp_guard.core.approval import Approval, Route, make_rule, may_decide
 from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import format_time
 
@@ -296,7 +296,7 @@ def routes(seen: Seen) -> Findings:
     findings: Findings = []
     for name, askers in seen.agents:
         for route in seen.routes:
-            able = [who for who in route.approvers if route.unsafe_self_approval or who not in askers]
+            able = [who for who in route.approvers if may_decide(make_rule(route), who, askers)]
             if len(able) < route.quorum:
                 what = (
                     f"nobody approves what their own agent asks: {len(able)} may decide on calls of `{name}` on route"
