@@ -19,7 +19,7 @@ from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.health import OTHERS
 from mcp_guard.core.model import Mode
 from mcp_guard.settings import Settings
-from mcp_guard.upstream.secrets import keep_in_keyring, keyring, split_entry
+from mcp_guard.upstream.secrets import keep_in_keyring, opened_keyring, split_entry
 
 
 def main(arguments: list[str]) -> int:
@@ -104,14 +104,11 @@ def guard_side(config: Path, agent: str) -> GuardSide:
 
 def free_entry(wanted: str, value: str) -> str:
     """The entry of the keyring for a secret: one that nothing else is in. Raises: ConfigError."""
-    library = keyring()
     number, name = 1, wanted
-    try:
+    with opened_keyring() as library:
         while library.get_password(*split_entry(name)) not in (None, value):
             number += 1
             name = f"{wanted}-{number}"
-    except library.errors.KeyringError as error:
-        raise ConfigError(f"the keyring cannot be used: {type(error).__name__}", "keyring diagnose") from None
     return name
 
 

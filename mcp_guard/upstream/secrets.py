@@ -7,7 +7,8 @@ import os
 import signal
 import stat
 import subprocess
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
@@ -54,12 +55,8 @@ def _text(data: bytes, what: str) -> str:
 
 def from_keyring(place: SecretPlace, *_: object) -> str:
     """A password in the operating system's keyring (Keychain, Secret Service, Credential Locker)."""
-    library = keyring()
-    service, name = split_entry(place.name)
-    try:
-        value: str | None = library.get_password(service, name)
-    except library.errors.KeyringError as error:
-        raise ConfigError(f"the keyring cannot be used: {type(error).__name__}", "keyring diagnose") from None
+    with opened_keyring() as library:
+        value: str | None = library.get_password(*split_entry(place.name))
     if not value:
         raise ConfigError(f"the keyring holds no `{place.name}`", f"mcp-guard secrets set {place.name}")
     return value
@@ -74,24 +71,28 @@ def split_entry(entry: str) -> tuple[str, str]:
 def keep_in_keyring(entry: str, value: str) -> None:
     """Raises: ConfigError if it is not there afterwards."""
     service, name = split_entry(entry)
-    library = keyring()
-    try:
+    with opened_keyring() as library:
         library.set_password(service, name, value)
         kept = library.get_password(service, name)
-    except library.errors.KeyringError as error:
-        raise ConfigError(f"the keyring cannot be used: {type(error).__name__}", "keyring diagnose") from None
     if kept != value:
         raise ConfigError("the keyring did not keep the secret", "keyring diagnose")
 
 
 def remove_from_keyring(entry: str) -> None:
     """Raises: ConfigError."""
-    service, name = split_entry(entry)
+    with opened_keyring() as library:
+        try:
+            library.delete_password(*split_entry(entry))
+        except library.errors.PasswordDeleteError:
+            raise ConfigError(f"the keyring holds no `{entry}`", "mcp-guard secrets list") from None
+
+
+@contextmanager
+def opened_keyring() -> Iterator[ModuleType]:
+    """The system's keyring. Raises: ConfigError, also for what it fails at within."""
     library = keyring()
     try:
-        library.delete_password(service, name)
-    except library.errors.PasswordDeleteError:
-        raise ConfigError(f"the keyring holds no `{entry}`", "mcp-guard secrets list") from None
+        yield library
     except library.errors.KeyringError as error:
         raise ConfigError(f"the keyring cannot be used: {type(error).__name__}", "keyring diagnose") from None
 
