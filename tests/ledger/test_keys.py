@@ -2,9 +2,9 @@
 
 import fcntl
 import os
-import signal
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import get_args
 
@@ -25,6 +25,7 @@ from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import SignerSettings
 from mcp_guard.storage.sqlite import open_store
 from tests.ledger.rotated import chain, checkpoint, receipts, signers, signs
+from tests.moments import dies_at
 from tests.promises.house import Clock, make_instance, open_house, run
 
 ORIGIN = "test.example/ledger"
@@ -210,7 +211,7 @@ def test_killed_at_any_step_the_ledger_works_with_one_of_the_keys(tmp_path: Path
         folder.mkdir()
         old = open_writer(settings(folder), Clock())
         write(old)
-        died = rotation_dies_at(folder, number)
+        died = dies_at(number, partial(rotate_until, folder))
         after = open_writer(settings(folder), Clock())
         write(after)
         write(old)  # a guard that ran all the while
@@ -224,27 +225,6 @@ def test_killed_at_any_step_the_ledger_works_with_one_of_the_keys(tmp_path: Path
         assert not list((folder / "state").glob("ledger.key.*"))
         number += 1
     assert number > 12
-
-
-def rotation_dies_at(folder: Path, number: int) -> bool:
-    child = os.fork()
-    if child == 0:
-        left = number
-
-        def at(_: str) -> None:
-            nonlocal left
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left -= 1
-
-        try:
-            rotate_until(folder, at)
-            os._exit(0)
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WTERMSIG(status) == signal.SIGKILL or os.WEXITSTATUS(status) == 0
-    return os.WTERMSIG(status) == signal.SIGKILL
 
 
 # Lost

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-import time
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -11,7 +10,7 @@ from typing import Self
 import httpx2 as httpx
 
 from tests.live.guarded import SERVERS, Json
-from tests.live.served import free_port
+from tests.live.served import await_answer, free_port
 
 
 class Authority:
@@ -32,14 +31,8 @@ class Authority:
     def __enter__(self) -> Self:
         words = [sys.executable, str(SERVERS / "authority.py"), str(self.port), str(self.folder)]
         self.process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                httpx.get(f"{self.url}/mcp", trust_env=False)
-                return self
-            except httpx.TransportError:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+        await_answer(f"{self.url}/mcp")
+        return self
 
     def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
         self.process.kill()

@@ -4,6 +4,7 @@ import asyncio
 import json
 import socket
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,18 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def await_answer(url: str) -> None:
+    """Until the server that was just started answers, whatever it says."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            httpx.get(url, trust_env=False)
+            return
+        except httpx.TransportError:
+            assert time.monotonic() < deadline, f"nothing answers at {url}"
+            time.sleep(0.05)
 
 
 def serving(port: int, more: str = "") -> str:

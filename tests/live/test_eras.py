@@ -5,16 +5,14 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import httpx2 as httpx
 import pytest
 
 from tests.live.guarded import ALLOW_ALL, SERVERS, Client, Json, cli, log, text, upstream, write_config
-from tests.live.served import free_port
+from tests.live.served import await_answer, free_port
 from tests.live.test_session import eventually, held
 from tests.live.test_stateless import PREFIX, REVISION, Stateless, approve
 
@@ -43,14 +41,7 @@ class Eras:
             return
         port = free_port()
         self.process = subprocess.Popen([*words, str(port)], stderr=subprocess.DEVNULL)
-        deadline = time.monotonic() + 30
-        while True:
-            try:
-                httpx.get(f"http://127.0.0.1:{port}/mcp", trust_env=False)
-                break
-            except httpx.TransportError:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+        await_answer(f"http://127.0.0.1:{port}/mcp")
         self.config = write_config(
             self.folder, f'[upstreams.up]\nurl = "http://127.0.0.1:{port}/mcp"\n', guard=self.guard
         )

@@ -3,15 +3,13 @@
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
-import httpx2 as httpx
 import pytest
 
 from tests.live.guarded import SERVERS, Client, Json, cli, log, text, write_config
-from tests.live.served import free_port
+from tests.live.served import await_answer, free_port
 from tests.live.test_session import eventually
 
 TOKEN = "canary-7f3a9c1e5b"
@@ -27,14 +25,7 @@ class Remote:
     def start(self) -> None:
         words = [sys.executable, str(SERVERS / "over_http.py"), str(self.port), str(self.log), TOKEN]
         self.process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + 20
-        while True:
-            try:
-                httpx.get(f"http://127.0.0.1:{self.port}/mcp", trust_env=False)
-                return
-            except httpx.TransportError:
-                assert time.monotonic() < deadline
-                time.sleep(0.05)
+        await_answer(f"http://127.0.0.1:{self.port}/mcp")
 
     def end(self) -> None:
         self.process.kill()

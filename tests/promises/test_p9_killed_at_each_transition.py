@@ -1,8 +1,7 @@
 """P3 and P9: kill -9 of the guard at each commit and send of a held call: nothing is lost, nothing runs twice."""
 
-import os
-import signal
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -13,6 +12,7 @@ from mcp_guard.core.model import Asked, Json
 from mcp_guard.ledger.opening import recover
 from mcp_guard.ledger.verify import verify_ledger
 from mcp_guard.ports import Intent
+from tests.moments import dies_at
 from tests.promises.house import ALLOW, GATE, KEYS, House, make_instance, open_house, pending_id, run, text
 
 POLICIES = f"{ALLOW}\n{GATE}"
@@ -53,26 +53,6 @@ def moments(folder: Path) -> list[str]:
     return seen
 
 
-def die_at(folder: Path, number: int) -> None:
-    """Run the story in a process of its own that is killed at the moment of this number."""
-    child = os.fork()
-    if child == 0:
-        left = number
-
-        def at(_: str) -> None:
-            nonlocal left
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-            left -= 1
-
-        try:
-            story(folder, at)
-        finally:
-            os._exit(1)
-    _, status = os.waitpid(child, 0)
-    assert os.WTERMSIG(status) == signal.SIGKILL
-
-
 def writes(folder: Path) -> int:
     log = folder / "sent"
     return log.read_text().split().count("call") if log.exists() else 0
@@ -95,7 +75,7 @@ def test_there_are_moments_to_die_at(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", range(MOMENTS))
 def test_killed_at_this_moment_nothing_is_lost_and_nothing_runs_twice(tmp_path: Path, number: int) -> None:
     folder = tmp_path
-    die_at(folder, number)
+    assert dies_at(number, partial(story, folder))
     sent = writes(folder)
     house = open_house(folder, POLICIES)
     recover(house.ledger.book.writer, folder / "state")

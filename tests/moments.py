@@ -1,0 +1,29 @@
+"""Dying at one of the moments that a piece of work tells of, in a process of its own."""
+
+import os
+import signal
+from collections.abc import Callable
+
+Tell = Callable[[str], None]
+
+
+def dies_at(number: int, work: Callable[[Tell], object]) -> bool:
+    """Whether the work came as far as the moment of this number, at which it is killed; it must not fail before."""
+    child = os.fork()
+    if child == 0:
+        left = number
+
+        def at(_: str) -> None:
+            nonlocal left
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+            left -= 1
+
+        try:
+            work(at)
+            os._exit(0)
+        finally:
+            os._exit(1)
+    _, status = os.waitpid(child, 0)
+    assert os.WTERMSIG(status) == signal.SIGKILL or os.WEXITSTATUS(status) == 0
+    return os.WTERMSIG(status) == signal.SIGKILL
