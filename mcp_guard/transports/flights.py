@@ -155,9 +155,9 @@ class Flights:
         elif flight.asked:
             self._leave(flight, request)
 
-    def cancel(self, request: object) -> bool:
+    def cancel(self, request: Id) -> bool:
         """The client gives up a request, and with it what it waits for. False if there is no such request."""
-        flight = self.waiting(request) if isinstance(request, str | int) else None
+        flight = self.waiting(request)
         if flight is not None:
             flight.give_up()
         return flight is not None

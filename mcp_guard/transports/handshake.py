@@ -79,8 +79,8 @@ class Handshake:
         else:
             self._session.note(f"notification `{method[:80]}` from the client is not passed on")
 
-    def on_cancelled(self, id: object) -> None:
-        self._session.cancel("", id)
+    def on_cancelled(self, id: Id) -> None:
+        self._session.cancel(("", id))
 
     def finish(self, method: str, reply: Json) -> Json:
         return reply

@@ -57,7 +57,7 @@ class Era(Protocol):
     def on_notification(self, method: str, params: Json) -> None:
         """Anything but a cancellation."""
 
-    def on_cancelled(self, id: object) -> None: ...
+    def on_cancelled(self, id: Id) -> None: ...
 
     def finish(self, method: str, reply: Json) -> Json:
         """The reply to a request of the client, as this era has it."""
@@ -171,7 +171,8 @@ class Session:
         if self._era is None:
             self.note(f"notification `{method[:80]}` before any request is not passed on")
         elif method == CANCELLED:
-            self._era.on_cancelled(params.get("requestId"))
+            if (id := cancelled_id(params)) is not None:
+                self._era.on_cancelled(id)
         else:
             self._era.on_notification(method, params)
 
@@ -194,9 +195,8 @@ class Session:
         if self._era is not None:
             self._era.on_cancelled(id)
 
-    def cancel(self, asker: str, id: object) -> None:
-        """Cancel what answers this request of the client (""), or of an upstream; an id that is none is nobody's."""
-        if isinstance(id, str | int) and (task := self._running.get((asker, id))):
+    def cancel(self, key: Key) -> None:
+        if task := self._running.get(key):
             task.cancel()
 
     async def answer(self, id: Id, method: str, work: Coroutine[Any, Any, Json]) -> None:
@@ -307,7 +307,8 @@ class Session:
 
     def on_server_notification(self, server: str, method: str, params: Json) -> None:
         if method == CANCELLED:
-            self.cancel(server, params.get("requestId"))
+            if (id := cancelled_id(params)) is not None:
+                self.cancel((server, id))
         elif self._era is not None:
             self._era.tell(method, params)
 
@@ -343,6 +344,12 @@ def _can_be_answered(id: object) -> TypeGuard[Id]:
         return isinstance(id, str | int) and not isinstance(id, bool) and bool(orjson.dumps(id))
     except TypeError:  # a lone surrogate, or an integer of over 64 bits
         return False
+
+
+def cancelled_id(params: Json) -> Id | None:
+    """Which request a cancellation is of; an id that is none is nobody's."""
+    id = params.get("requestId")
+    return id if isinstance(id, str | int) else None
 
 
 def progress_token(params: Json) -> Any:

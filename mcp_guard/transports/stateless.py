@@ -78,9 +78,9 @@ class Stateless:
     def on_notification(self, method: str, params: Json) -> None:
         self._session.note(f"notification `{method[:80]}` is none of revision {wire.REVISION}; it is not passed on")
 
-    def on_cancelled(self, id: object) -> None:
+    def on_cancelled(self, id: Id) -> None:
         if not self._flights.cancel(id):
-            self._session.cancel("", id)
+            self._session.cancel(("", id))
 
     def finish(self, method: str, reply: Json) -> Json:
         return wire.complete(method, reply)
