@@ -34,15 +34,14 @@ from mcp_guard.core.model import (
     Tool,
     ToolRule,
 )
-from mcp_guard.core.pins import Pin, State
 from mcp_guard.core.receipt import intent_draft, outcome_draft
-from mcp_guard.ledger.book import Book, BookSettings
-from mcp_guard.ledger.export import export
-from mcp_guard.ledger.opening import FILE, LedgerSettings, open_writer
-from mcp_guard.ledger.proofs import Proofs
+from mcp_guard.core.tool_pins import Pin, State
+from mcp_guard.ledger.export import Proofs, export
+from mcp_guard.ledger.ledger import Book, BookSettings
+from mcp_guard.ledger.open import FILE, LedgerSettings, open_writer
 from mcp_guard.ledger.writer import Step, Writer
 from mcp_guard.ports import Intent
-from mcp_guard.serving import CLOCK, new_call_id
+from mcp_guard.runtime import CLOCK, new_call_id
 
 HERE = Path(__file__).resolve().parent
 ORIGIN = "bench.example/ledger"

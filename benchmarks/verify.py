@@ -34,7 +34,7 @@ from mcp_guard.core.model import (
     ToolRule,
 )
 from mcp_guard.core.receipt import Draft, intent_draft, outcome_draft
-from mcp_guard.ledger.opening import LedgerSettings, open_writer
+from mcp_guard.ledger.open import LedgerSettings, open_writer
 from mcp_guard.ledger.writer import Step, Writer
 
 A_SECOND = 20_000
@@ -129,7 +129,7 @@ def make_decision(version: str) -> Decision:
 
 def measure(state: Path, size: int) -> dict[str, float]:
     """One run of the stand-alone verifier in a process of its own, and the largest that it or a worker became."""
-    command = [sys.executable, "-m", "mcp_guard.ledger.verify", str(state / "ledger.sqlite")]
+    command = [sys.executable, "-m", "mcp_guard.verifier", str(state / "ledger.sqlite")]
     began = time.perf_counter()
     process = subprocess.Popen([*command, "--key", str(state / "ledger.pub"), "--json"], stdout=subprocess.PIPE)
     assert process.stdout is not None

@@ -17,24 +17,24 @@ from urllib.parse import urlsplit
 from mcp_guard import __version__
 from mcp_guard.core.errors import ConfigError, IdentityError, LedgerError
 from mcp_guard.core.model import Instance, Json, Tool
-from mcp_guard.core.pins import Quarantine
-from mcp_guard.core.text import printable
+from mcp_guard.core.printable import printable
+from mcp_guard.core.tool_pins import Quarantine
+from mcp_guard.downstream.stdio import StdioFront
 from mcp_guard.identity.instances import Charter, Launch, check_credential, sign_again, start_instance
 from mcp_guard.ledger import registry
-from mcp_guard.ledger.opening import OpenLedger, open_ledger, recover
+from mcp_guard.ledger.open import OpenLedger, open_ledger, recover
 from mcp_guard.ledger.writer import Step
 from mcp_guard.ports import Pins
-from mcp_guard.serving import CLOCK, Serving, ledger_settings, make_hub, policy_world
+from mcp_guard.protocol.jsonrpc import Id
+from mcp_guard.protocol.methods import LATEST
+from mcp_guard.runtime import CLOCK, Serving, ledger_settings, make_hub, policy_world
 from mcp_guard.settings import ServeSettings, Settings
-from mcp_guard.transports.stdio import StdioFront
-from mcp_guard.upstream.hub import Hub
-from mcp_guard.wire.methods import LATEST
-from mcp_guard.wire.peer import Id
+from mcp_guard.upstream.group import Hub
 
 if TYPE_CHECKING:
     import uvicorn
 
-    from mcp_guard.transports.unix import SocketDoor
+    from mcp_guard.downstream.unix import SocketDoor
 
 __all__ = ["CLOCK", "ledger_settings", "listed_tools", "note", "policy_world", "run_stdio", "serve_http"]
 
@@ -118,8 +118,8 @@ def socket_door(serving: Serving, where: ServeSettings) -> "SocketDoor | None":
     """The Unix socket, if one is configured; it listens from now on. Raises: ConfigError."""
     if where.socket is None:
         return None
-    from mcp_guard.transports.unix import Admission, Caller, SocketDoor
-    from mcp_guard.transports.unix import listen as listen_on
+    from mcp_guard.downstream.unix import Admission, Caller, SocketDoor
+    from mcp_guard.downstream.unix import listen as listen_on
 
     settings, writer = serving.settings, serving.ledger.book.writer
 
@@ -146,11 +146,11 @@ def socket_door(serving: Serving, where: ServeSettings) -> "SocketDoor | None":
 async def _serve_http(serving: Serving, where: ServeSettings) -> None:
     import uvicorn
 
+    from mcp_guard.downstream.http.app import HttpFrontDoor
+    from mcp_guard.downstream.http.auth import Gate
+    from mcp_guard.downstream.http.sessions import Opening, Sessions
     from mcp_guard.identity.bearer import OtherIssuer
-    from mcp_guard.ledger.callers import Callers
-    from mcp_guard.transports.http.door import HttpFrontDoor
-    from mcp_guard.transports.http.gate import Gate
-    from mcp_guard.transports.http.sessions import Opening, Sessions
+    from mcp_guard.ledger.token_instances import Callers
 
     settings, book = serving.settings, serving.ledger.book
     opening = Opening(lambda: make_hub(settings), serving.session, book.standing, serving.end, serving.note)

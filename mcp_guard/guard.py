@@ -13,13 +13,12 @@ from typing import assert_never
 
 from mcp_guard.core import approval as approvals_core
 from mcp_guard.core import credential, risk
-from mcp_guard.core.approval import Approval, State
+from mcp_guard.core.approval import Approval, Grant, State
 from mcp_guard.core.describe import NO_SUCH_TOOL, Description, describe, look_up_arguments, read_facts
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.grant import Grant
-from mcp_guard.core.history import Memory
 from mcp_guard.core.model import Asked, Call, Decision, Effect, Execution, Facts, Instance, Json, Outcome, Tool
 from mcp_guard.core.names import join
+from mcp_guard.core.provenance.history import Memory
 from mcp_guard.core.redaction import for_look_up
 from mcp_guard.core.replies import (
     AWAIT,

@@ -4,11 +4,10 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from mcp_guard.core.approval import Approval
-from mcp_guard.core.grant import Grant
+from mcp_guard.core.approval import Approval, Grant
 from mcp_guard.core.model import Call, Counter, Decision, Execution, Instance, Json, Micros, Signal, Tool
-from mcp_guard.core.pins import Quarantine
 from mcp_guard.core.rates import Value
+from mcp_guard.core.tool_pins import Quarantine
 
 Progress = Callable[[Json], None]
 """Takes the params of a progress notification, without its token."""

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.model import Agent, Counter, Effect, Mode, ToolRule
-from mcp_guard.core.pins import PinRule
+from mcp_guard.core.tool_pins import PinRule
 
 if TYPE_CHECKING:  # what is not configured is not loaded
-    from mcp_guard.core.drift import DriftRule
+    from mcp_guard.core.anomaly import DriftRule
 
 
 @dataclass(frozen=True, slots=True)

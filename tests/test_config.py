@@ -8,10 +8,10 @@ import pytest
 from pydantic import BaseModel
 
 from mcp_guard.config import Config, load
-from mcp_guard.config_ledger import WitnessConfig
-from mcp_guard.core import note
+from mcp_guard.config.ledger import WitnessConfig
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.core.pins import FirstUse, PinRule
+from mcp_guard.core.tlog import note
+from mcp_guard.core.tool_pins import FirstUse, PinRule
 from mcp_guard.settings import Settings, SignerSettings
 from mcp_guard.witness import WITNESSES
 

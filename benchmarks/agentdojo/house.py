@@ -20,15 +20,15 @@ from pydantic_core import to_jsonable_python
 from mcp_guard.app import policy_world
 from mcp_guard.config import load
 from mcp_guard.core.describe import Description
-from mcp_guard.core.history import Memory
 from mcp_guard.core.model import Asked, Ending, Execution, Instance, Json, Task, Tool
+from mcp_guard.core.provenance.history import Memory
 from mcp_guard.guard import Guard
-from mcp_guard.ledger.approvers import NewKey, enrol
-from mcp_guard.ledger.opening import LedgerSettings, open_ledger
-from mcp_guard.ledger.pins import Pins
-from mcp_guard.ledger.votes import Ballots, Person
+from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol
+from mcp_guard.ledger.approvals.votes import Ballots, Person
+from mcp_guard.ledger.open import LedgerSettings, open_ledger
+from mcp_guard.ledger.tool_pins import Pins
 from mcp_guard.policy.engine import load_policies
-from mcp_guard.policy.in_force import PoliciesInForce
+from mcp_guard.policy.reload import PoliciesInForce
 from mcp_guard.ports import SILENT, Intent, Voice
 from mcp_guard.upstream.catalog import build_catalog
 

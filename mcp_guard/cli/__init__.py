@@ -2,7 +2,7 @@
 
 import sys
 
-from mcp_guard.cli import group
+from mcp_guard.cli import dispatch
 from mcp_guard.core.errors import (
     ApprovalError,
     ConfigError,
@@ -13,18 +13,18 @@ from mcp_guard.core.errors import (
     UpstreamError,
 )
 
-COMMANDS: group.Commands = {
+COMMANDS: dispatch.Commands = {
     "init": ("init", "make the configuration and the first policies of a new guard"),
     "wrap": ("wrap", "put the servers of an MCP client behind the guard"),
     "unwrap": ("unwrap", "give a client its servers back, as they were"),
     "run": ("run", "serve one MCP client on stdin and stdout"),
     "serve": ("serve", "serve many MCP clients over HTTP"),
     "connect": ("connect", "carry standard input and output to a guard of another user"),
-    "call": ("call", "make one call as an agent would"),
+    "call": ("client", "make one call as an agent would"),
     "demo": ("demo", "see calls allowed, denied, approved and proved, in front of an example server"),
     "log": ("log", "list receipts"),
     "show": ("show", "tell the story of one call"),
-    "tail": ("tail", "follow receipts as they come"),
+    "tail": ("log:tail", "follow receipts as they come"),
     "status": ("status", "what stands in the ledger, who runs, what waits, what was called last"),
     "doctor": ("doctor", "look for what is wrong, and say what mends it"),
     "verify": ("verify", "verify the ledger with its public key"),
@@ -62,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"mcp-guard {__version__}")
         return OK
     try:
-        return group.run("mcp-guard", COMMANDS, words)
+        return dispatch.run("mcp-guard", COMMANDS, words)
     except GuardError as error:
         print(f"mcp-guard: {error}", file=sys.stderr)
         return EXIT_CODES[type(error)]

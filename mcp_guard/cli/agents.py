@@ -5,14 +5,13 @@ import json
 import re
 
 from mcp_guard.app import CLOCK, ledger_settings
-from mcp_guard.cli.account import account
-from mcp_guard.cli.options import Parser, add_config, add_json
-from mcp_guard.cli.table import plain, print_table
+from mcp_guard.cli.options import Parser, account, add_config, add_json
+from mcp_guard.cli.output import plain, print_table
 from mcp_guard.config import load
 from mcp_guard.core.errors import IdentityError
 from mcp_guard.core.model import Agent
 from mcp_guard.ledger import registry
-from mcp_guard.ledger.opening import open_writer
+from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import Enrolled, Settings
 

@@ -8,18 +8,18 @@ from dataclasses import asdict
 from functools import partial
 
 from mcp_guard.app import CLOCK, ledger_settings
+from mcp_guard.cli.approvers import add_key_options, open_key, signature_of
 from mcp_guard.cli.options import Parser, add_config, add_json
-from mcp_guard.cli.signing import add_key_options, open_key, signature_of
-from mcp_guard.cli.table import print_lines, print_table, printable
+from mcp_guard.cli.output import print_lines, print_table, printable
 from mcp_guard.config import load
 from mcp_guard.core.approval import Approval, State, say_rule
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.receipt import format_time
-from mcp_guard.ledger.approvers import NewKey
-from mcp_guard.ledger.opening import open_writer
-from mcp_guard.ledger.votes import Ballots, Terms, usable_key
+from mcp_guard.ledger.approvals.approver_keys import NewKey
+from mcp_guard.ledger.approvals.votes import Ballots, Terms, usable_key
+from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Writer
-from mcp_guard.storage.approval_rows import Delivery
+from mcp_guard.storage.approvals import Delivery
 
 VERDICTS = {"approve": "approve", "deny": "deny", "grant": "approve"}
 POLL_SECONDS = 0.5

@@ -1,21 +1,28 @@
 """`mcp-guard approvers`: the keys by which people give their word."""
 
 import argparse
+import base64
+import getpass
 import json
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import Parser, add_config, add_json
-from mcp_guard.cli.signing import add_key_options, ask_passphrase, key_path, open_key
-from mcp_guard.cli.table import print_table
+from mcp_guard.cli.output import print_table
 from mcp_guard.config import load
 from mcp_guard.core.errors import ApprovalError, GuardError
-from mcp_guard.ledger import approvers
-from mcp_guard.ledger.approvers import NewKey
-from mcp_guard.ledger.opening import open_writer
-from mcp_guard.ledger.votes import Person
+from mcp_guard.ledger.approvals import approver_keys
+from mcp_guard.ledger.approvals.approver_keys import NewKey
+from mcp_guard.ledger.approvals.votes import Person
+from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import Settings
-from mcp_guard.storage.approval_rows import ApproverKey
+from mcp_guard.storage.approvals import ApproverKey
+
+if TYPE_CHECKING:
+    from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 
 def main(arguments: list[str]) -> int:
@@ -61,7 +68,7 @@ def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     refuse_to_overwrite(path)  # before a passphrase is asked for
     key = create(path, ask_passphrase(options, f"a passphrase for {who.id}'s new key", twice=True))
     try:
-        enrolled = approvers.enrol(writer, who, NewKey("ed25519", key.public_key().public_bytes_raw(), {}))
+        enrolled = approver_keys.enrol(writer, who, NewKey("ed25519", key.public_key().public_bytes_raw(), {}))
     except GuardError:
         path.unlink()  # a key that is not enrolled is of no use, and would be in the way of the next attempt
         raise
@@ -81,7 +88,7 @@ def show(writer: Writer, settings: Settings, options: argparse.Namespace) -> int
 
 
 def remove(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
-    approvers.remove(writer, options.approver, options.key, options.why)
+    approver_keys.remove(writer, options.approver, options.key, options.why)
     said = f"key {options.key} of {options.approver} is out of use; what it has signed stays valid"
     print(json.dumps({"approver": options.approver, "key": options.key}) if options.json else said)
     return 0
@@ -96,7 +103,7 @@ def rotate(writer: Writer, settings: Settings, options: argparse.Namespace) -> i
     kept, draft = path.with_name(f"{path.name}.{old_id}.old"), path.with_name(f"{path.name}.new")
     draft.unlink(missing_ok=True)
     new = create(draft, ask_passphrase(options, f"a passphrase for {who.id}'s new key", twice=True))
-    enrolled = approvers.rotate(
+    enrolled = approver_keys.rotate(
         writer, who, old_id, NewKey("ed25519", new.public_key().public_bytes_raw(), {}), old.sign
     )
     path.rename(kept)
@@ -110,7 +117,7 @@ def rotate(writer: Writer, settings: Settings, options: argparse.Namespace) -> i
 
 
 def code(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
-    from mcp_guard.ledger.sign_in import make_code
+    from mcp_guard.ledger.approvals.sign_in_codes import make_code
 
     made = make_code(writer, person(settings, options.approver).id)
     print(
@@ -128,3 +135,51 @@ def say(options: argparse.Namespace, key: ApproverKey, text: str) -> None:
 def as_json(key: ApproverKey) -> dict[str, object]:
     about = {"key": key.id, "approver": key.approver, "method": key.method, "public": key.public}
     return about | {"details": key.details, "enrolled": key.enrolled, "removed": key.removed}
+
+
+# An approver's key on the command line: where it is, and its passphrase, which is never an argument.
+
+
+def add_key_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument(
+        "--key-file", type=Path, metavar="FILE", help="the approver's key (default: in your config folder)"
+    )
+    made.add_argument("--passphrase-file", type=Path, metavar="FILE", help="its passphrase (default: asked for)")
+
+
+def key_path(options: argparse.Namespace, approver: str) -> Path:
+    """Where this person's key is: theirs, outside the guard's folders."""
+    if options.key_file is not None:
+        return Path(options.key_file)
+    import platformdirs
+
+    return platformdirs.user_config_path("mcp-guard") / "approvers" / f"{approver}.key"
+
+
+def ask_passphrase(options: argparse.Namespace, prompt: str, twice: bool = False) -> str:
+    """Raises: ApprovalError."""
+    if options.passphrase_file is not None:
+        try:
+            return str(Path(options.passphrase_file).read_text().rstrip("\n"))
+        except (OSError, UnicodeDecodeError) as error:
+            raise ApprovalError(f"cannot read `{options.passphrase_file}`: {error}", "check the path") from None
+    if not sys.stdin.isatty():
+        raise ApprovalError("there is no terminal to ask for the passphrase", "--passphrase-file FILE")
+    passphrase = getpass.getpass(f"{prompt}: ")
+    if twice and getpass.getpass("once more: ") != passphrase:
+        raise ApprovalError("the two passphrases differ", "try again")
+    return passphrase
+
+
+def open_key(options: argparse.Namespace, approver: str) -> "Ed25519PrivateKey":
+    """Raises: ApprovalError."""
+    from mcp_guard.identity.key_file import unseal
+
+    path = key_path(options, approver)
+    if not path.exists():
+        raise ApprovalError(f"no approver's key at `{path}`", f"mcp-guard approvers add {approver}, or --key-file FILE")
+    return unseal(path, ask_passphrase(options, f"passphrase of {approver}'s key"))
+
+
+def signature_of(key: "Ed25519PrivateKey", text: bytes) -> dict[str, str]:
+    return {"signature": base64.b64encode(key.sign(text)).decode()}

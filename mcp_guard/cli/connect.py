@@ -13,7 +13,7 @@ from mcp_guard.core.errors import IdentityError, UpstreamError
 SOCKET_VARIABLE = "MCP_GUARD_SOCKET"
 PIECE = 256 * 1024
 REFUSED = b'{"jsonrpc":"2.0","id":null,"error":{"code":-32001,'
-"""How the one message begins that somebody gets who is not admitted (`transports/unix.py`)."""
+"""How the one message begins that somebody gets who is not admitted (`downstream/unix.py`)."""
 
 
 def main(arguments: list[str]) -> int:

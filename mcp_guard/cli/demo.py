@@ -18,7 +18,7 @@ from typing import Any
 
 from mcp_guard.cli.client import GuardClient, GuardEnded
 from mcp_guard.cli.options import CONFIG_VARIABLE, Parser
-from mcp_guard.cli.terminal import is_coloured
+from mcp_guard.cli.output import is_coloured
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Json
 

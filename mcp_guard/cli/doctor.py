@@ -8,20 +8,20 @@ from collections.abc import Sequence
 from dataclasses import asdict, fields
 
 from mcp_guard.app import CLOCK, ledger_settings, policy_world
-from mcp_guard.cli.clients import client_files
-from mcp_guard.cli.listing import list_tools
+from mcp_guard.cli.client_files import client_files
 from mcp_guard.cli.options import add_json, parser
-from mcp_guard.cli.self_test import try_refusals
-from mcp_guard.cli.table import print_table
+from mcp_guard.cli.output import print_table
+from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.config import load
 from mcp_guard.core.errors import GuardError
-from mcp_guard.core.health import Finding, Level, Seen, Trial, examine, worst
 from mcp_guard.core.model import Tool
-from mcp_guard.ledger.examination import Examined, examine_folder
-from mcp_guard.ledger.opening import custody_of
-from mcp_guard.ledger.verify.report import count
+from mcp_guard.diagnostics.checks import Finding, Level, Seen, Trial, examine, worst
+from mcp_guard.diagnostics.self_test import try_refusals
+from mcp_guard.diagnostics.state_folder import Examined, examine_folder
+from mcp_guard.ledger.open import custody_of
 from mcp_guard.policy.engine import load_policies
 from mcp_guard.settings import Settings
+from mcp_guard.verifier.report import count
 
 EXIT_CODES = {Level.OK: 0, Level.WARNING: 1, Level.PROBLEM: 2}
 

@@ -10,8 +10,8 @@ from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import add_json, parser
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.ledger.opening import open_writer
-from mcp_guard.ledger.votes import Ballots
+from mcp_guard.ledger.approvals.votes import Ballots
+from mcp_guard.ledger.open import open_writer
 from mcp_guard.settings import Settings
 
 
@@ -51,7 +51,7 @@ def listen(port: int) -> list[socket.socket]:
 async def serve(settings: Settings, options: argparse.Namespace) -> None:
     import uvicorn
 
-    from mcp_guard.notify.courier import Courier
+    from mcp_guard.notify.delivery import Courier
     from mcp_guard.web.inbox import Inbox
     from mcp_guard.web.passkeys import Passkeys
 

@@ -5,10 +5,10 @@ import json
 import sys
 from pathlib import Path
 
-from mcp_guard.cli.clients import at_config
+from mcp_guard.cli.client_files import at_config
+from mcp_guard.cli.init_templates import Start, files, os_user, person, refuse_to_overwrite
 from mcp_guard.cli.options import Parser, add_json
-from mcp_guard.cli.starting import Start, files, os_user, person, refuse_to_overwrite
-from mcp_guard.cli.table import steps
+from mcp_guard.cli.output import steps
 from mcp_guard.config import check
 from mcp_guard.core.errors import ConfigError
 

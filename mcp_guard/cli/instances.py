@@ -5,9 +5,8 @@ import json
 from datetime import UTC, datetime
 
 from mcp_guard.app import CLOCK, ledger_settings
-from mcp_guard.cli.account import account
-from mcp_guard.cli.options import Parser, add_config, add_json
-from mcp_guard.cli.table import plain, print_table
+from mcp_guard.cli.options import Parser, account, add_config, add_json
+from mcp_guard.cli.output import plain, print_table
 from mcp_guard.config import load
 from mcp_guard.core.credential import Invalid
 from mcp_guard.core.errors import IdentityError
@@ -15,10 +14,10 @@ from mcp_guard.core.model import Instance
 from mcp_guard.core.receipt import format_time
 from mcp_guard.identity.instances import SECOND, Charter, Issuer, Launch, random_text, start_instance
 from mcp_guard.ledger import registry
-from mcp_guard.ledger.opening import open_writer
+from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Step, Writer
 from mcp_guard.settings import Settings
-from mcp_guard.storage.identity_rows import InstanceRow
+from mcp_guard.storage.identities import InstanceRow
 
 CODE_SECONDS = 600
 SCOPES = ("instance", "agent", "user")

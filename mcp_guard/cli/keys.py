@@ -5,14 +5,14 @@ import json
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import Parser, add_config, add_json
-from mcp_guard.cli.table import print_table
+from mcp_guard.cli.output import print_table
 from mcp_guard.config import load
-from mcp_guard.core import note
-from mcp_guard.ledger import rotation
+from mcp_guard.core.tlog import note
+from mcp_guard.ledger import key_rotation
 from mcp_guard.ledger.keys import PUBLISHED
-from mcp_guard.ledger.opening import FILE
+from mcp_guard.ledger.open import FILE
 from mcp_guard.settings import Settings
-from mcp_guard.storage.key_rows import GuardKey
+from mcp_guard.storage.keys import GuardKey
 from mcp_guard.storage.sqlite import open_store, reading
 
 
@@ -65,13 +65,13 @@ def short(verifier: str) -> str:
 
 
 def rotate(settings: Settings, options: argparse.Namespace) -> int:
-    old, new = rotation.rotate(ledger_settings(settings), CLOCK, options.why)
+    old, new = key_rotation.rotate(ledger_settings(settings), CLOCK, options.why)
     said = f"key {short(new)} is in force; {short(old)} has vouched for it and signs nothing more"
     return say(settings, options, (old, new), said)
 
 
 def replace(settings: Settings, options: argparse.Namespace) -> int:
-    old, new = rotation.replace(ledger_settings(settings), CLOCK, options.why)
+    old, new = key_rotation.replace(ledger_settings(settings), CLOCK, options.why)
     said = f"key {short(new)} is in force in place of {short(old)}, which did not sign this: tell those who verify"
     return say(settings, options, (old, new), said)
 

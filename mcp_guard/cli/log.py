@@ -1,9 +1,10 @@
 """`mcp-guard log`: list receipts."""
 
 import json
+import time
 
-from mcp_guard.cli.ledger_file import Receipt, latest, open_for_reading, parser
-from mcp_guard.cli.table import print_table
+from mcp_guard.cli.ledger_reader import Receipt, latest, newer, open_for_reading, parser
+from mcp_guard.cli.output import print_table, printable
 from mcp_guard.core.receipt import KINDS, attribution
 
 HEADINGS = ("seq", "time", "kind", "agent", "tool", "outcome", "what")
@@ -78,3 +79,29 @@ def for_verifiers(receipt: Receipt) -> str:
     if receipt["kind"] == "checkpoint.witnessed":
         return f"{receipt['witness']} ({receipt['method']}): {receipt['size']} receipts"
     return f"{receipt['new']} after {receipt['old']}" + (f": {receipt['reason']}" if "reason" in receipt else "")
+
+
+# `mcp-guard tail`: follow receipts as they come.
+
+POLL_SECONDS = 0.25
+
+
+def tail(arguments: list[str]) -> int:
+    made = parser("tail", "Print each receipt as it is written; end with Ctrl-C.")
+    made.add_argument("--last", type=int, default=10, metavar="N", help="begin with the last N (default 10)")
+    made.add_argument("--until", choices=KINDS, metavar="KIND", help="end after a receipt of this kind")
+    options = made.parse_args(arguments)
+    store = open_for_reading(options)
+    receipts, seq = latest(store, options.last, {}) if options.last else [], -1
+    if not options.last:
+        seq = next((each["seq"] for each in latest(store, 1, {})), -1)
+    while True:
+        for receipt in receipts:
+            seq = receipt["seq"]
+            plain = "  ".join(printable(cell) or "-" for cell in row(receipt))
+            print(json.dumps(receipt, ensure_ascii=False) if options.json else plain, flush=True)
+            if receipt["kind"] == options.until:
+                return 0
+        receipts = list(newer(store, seq))
+        if not receipts:
+            time.sleep(POLL_SECONDS)

@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import pwd
 from pathlib import Path
 from typing import NoReturn
 
@@ -53,3 +54,14 @@ def launch_words(options: argparse.Namespace) -> list[str]:
         name: getattr(options, name) for name in ("agent", "ticket", "reason", "on_behalf_of", "task", "task_file")
     }
     return [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
+
+
+# Who runs a command, for receipts: the account that the system knows, which no environment variable can change.
+
+
+def account() -> str:
+    """Its name, or its number where it has none, as in a container."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_name
+    except KeyError:
+        return str(os.getuid())

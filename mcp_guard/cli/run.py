@@ -7,8 +7,8 @@ import sys
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from mcp_guard.cli.apart import begin_apart
 from mcp_guard.cli.late import load_late
+from mcp_guard.cli.startup import begin_apart
 from mcp_guard.core.errors import ConfigError, IdentityError
 
 if TYPE_CHECKING:

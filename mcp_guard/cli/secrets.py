@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 
 from mcp_guard.cli.options import Parser, add_config, add_json
-from mcp_guard.cli.table import print_table
+from mcp_guard.cli.output import print_table
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.settings import SecretPlace, Settings

@@ -3,8 +3,8 @@
 import json
 from typing import Any
 
-from mcp_guard.cli.ledger_file import Receipt, open_for_reading, parser, read_receipt
-from mcp_guard.cli.table import print_lines
+from mcp_guard.cli.ledger_reader import Receipt, open_for_reading, parser, read_receipt
+from mcp_guard.cli.output import print_lines
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import attribution
 from mcp_guard.storage.sqlite import Store, reading

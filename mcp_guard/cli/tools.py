@@ -6,20 +6,19 @@ import sys
 from dataclasses import dataclass
 
 from mcp_guard.app import CLOCK, ledger_settings, note
-from mcp_guard.cli.account import account
-from mcp_guard.cli.listing import list_tools
-from mcp_guard.cli.options import Parser, add_config, add_json
-from mcp_guard.cli.table import print_hint, print_lines, print_table, print_words
+from mcp_guard.cli.options import Parser, account, add_config, add_json
+from mcp_guard.cli.output import print_hint, print_lines, print_table, print_words
+from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.config import load
-from mcp_guard.core import diff, suspicion
+from mcp_guard.core import definition_checks, definition_diff
+from mcp_guard.core.definition_checks import Listed
 from mcp_guard.core.errors import ApprovalError
-from mcp_guard.core.hidden import Finding
+from mcp_guard.core.hidden_characters import Finding
 from mcp_guard.core.model import Json
 from mcp_guard.core.names import join
-from mcp_guard.core.pins import Pin, State
-from mcp_guard.core.suspicion import Listed
-from mcp_guard.ledger import pins
-from mcp_guard.ledger.opening import open_writer
+from mcp_guard.core.tool_pins import Pin, State
+from mcp_guard.ledger import tool_pins
+from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Writer
 
 SHORT = slice(7, 19)
@@ -51,7 +50,7 @@ def main(arguments: list[str]) -> int:
     settings = load(options.config)
     writer = open_writer(ledger_settings(settings), CLOCK)
     if options.verb == "list" and options.now:
-        list_tools(settings, options.json, pins.Pins(writer, settings.pin_rules, note))
+        list_tools(settings, options.json, tool_pins.Pins(writer, settings.pin_rules, note))
     verbs = {"list": show_all, "show": show, "diff": show_diff, "accept": accept, "refuse": refuse}
     return verbs[options.verb](writer, options)
 
@@ -96,7 +95,9 @@ def _entry(name: str, rows: list[Pin]) -> Entry:
 def findings(known: dict[str, Entry]) -> dict[str, tuple[Finding, ...]]:
     """What is suspect of each tool's latest definition, beside the others'."""
     latest = {name: entry.latest for name, entry in known.items()}
-    return suspicion.inspect_all({name: Listed(pin.upstream, pin.tool, pin.definition) for name, pin in latest.items()})
+    return definition_checks.inspect_all(
+        {name: Listed(pin.upstream, pin.tool, pin.definition) for name, pin in latest.items()}
+    )
 
 
 def find(writer: Writer, word: str) -> tuple[Entry, Pin | None]:
@@ -162,7 +163,7 @@ def show_diff(writer: Writer, options: argparse.Namespace) -> int:
     entry, named = find(writer, options.name)
     after = named or entry.latest
     before = entry.pinned
-    differences = diff.compare(before.definition if before else {}, after.definition)
+    differences = definition_diff.compare(before.definition if before else {}, after.definition)
     found = findings(entries(writer))[entry.name] if after == entry.latest else ()
     if options.json:
         rows = [{"where": each.where, "before": each.before, "after": each.after} for each in differences]
@@ -179,9 +180,9 @@ def print_diff(entry: Entry, after: Pin, found: tuple[Finding, ...]) -> None:
     before = entry.pinned.definition if entry.pinned else {}
     since = f"pinned {entry.pinned.hash[SHORT]}" if entry.pinned else "never pinned"
     print_lines([f"{entry.name}@{after.hash[SHORT]}: {after.state}: {after.why} ({since})"])
-    for each in diff.compare(before, after.definition):
+    for each in definition_diff.compare(before, after.definition):
         print_lines([f"  {each.where}"])
-        print_words(diff.words(each.before or "", each.after or ""))
+        print_words(definition_diff.words(each.before or "", each.after or ""))
     print_lines(_said(found))
 
 
@@ -195,7 +196,7 @@ def accept(writer: Writer, options: argparse.Namespace) -> int:
     unseen = [(entry, pin) for (entry, pin), word in zip(shown, words, strict=True) if "@" not in word]
     _look(unseen, options)
     for entry, pin in shown:
-        said = pins.accept(writer, pin, account(), options.why)
+        said = tool_pins.accept(writer, pin, account(), options.why)
         _say(options, entry, said, "is pinned")
     return _done(words)
 
@@ -203,7 +204,7 @@ def accept(writer: Writer, options: argparse.Namespace) -> int:
 def refuse(writer: Writer, options: argparse.Namespace) -> int:
     for word in options.names:
         entry, pin = _shown(writer, word, ("refuse", State.REFUSED))
-        _say(options, entry, pins.refuse(writer, pin, account(), options.why), "is refused")
+        _say(options, entry, tool_pins.refuse(writer, pin, account(), options.why), "is refused")
     return _done(options.names)
 
 

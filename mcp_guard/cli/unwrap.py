@@ -6,14 +6,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from mcp_guard.cli.changes import Change, differences, may_write
-from mcp_guard.cli.clients import arguments_of, find_spot, look, said_again, this_host
-from mcp_guard.cli.table import print_lines
+from mcp_guard.cli.client_files import (
+    Change,
+    arguments_of,
+    differences,
+    find_spot,
+    look,
+    may_write,
+    said_again,
+    this_host,
+)
+from mcp_guard.cli.output import print_lines
 from mcp_guard.clients.files import File, read, refuse_if_changed, write
 from mcp_guard.clients.known import client_named, spots
 from mcp_guard.clients.records import Record, Records, fill
-from mcp_guard.clients.sections import Block, take_out
-from mcp_guard.clients.undoing import NotUndone, undo
+from mcp_guard.clients.toml_sections import Block, take_out
+from mcp_guard.clients.unwrap import NotUndone, undo
 from mcp_guard.config import check, load
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.settings import SecretPlace

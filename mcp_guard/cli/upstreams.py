@@ -6,14 +6,18 @@ import json
 import os
 import sys
 
+from mcp_guard.app import listed_tools
 from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError, UpstreamError
+from mcp_guard.core.model import Tool
+from mcp_guard.ports import Pins
 from mcp_guard.settings import OAuthSettings, Settings
+from mcp_guard.upstream.oauth.authorization_code import sign_in
 from mcp_guard.upstream.oauth.discovery import NoToken
-from mcp_guard.upstream.oauth.keeping import Keeping
-from mcp_guard.upstream.oauth.login import sign_in
+from mcp_guard.upstream.oauth.token_storage import Keeping
 from mcp_guard.upstream.secrets import read_secret
+from mcp_guard.verifier.progress import Progress
 
 
 def main(arguments: list[str]) -> int:
@@ -78,3 +82,13 @@ async def logout(options: argparse.Namespace, keeping: Keeping) -> int:
     text = f"the sign-in to `{options.name}` is forgotten" if there else f"nobody was signed in to `{options.name}`"
     print(json.dumps({"upstream": options.name, "forgotten": there}) if options.json else text)
     return 0 if there else 1
+
+
+# Starting the upstreams for what they list, with a word on the terminal about what is waited for.
+
+
+def list_tools(settings: Settings, quiet: bool, pins: Pins | None = None) -> tuple[list[Tool], set[str]]:
+    """As `app.listed_tools`: the tools, and the names of the upstreams that could not be listed."""
+    with Progress(quiet=quiet) as progress:
+        progress.say(f"starting {', '.join(f'`{name}`' for name in settings.servers)} …")
+        return asyncio.run(listed_tools(settings, pins))

@@ -1,15 +1,15 @@
 """`mcp-guard verify`: verify the ledger, an export or a bundle with public keys.
 
-`mcp_guard/ledger/verify` does the same alone.
+`mcp_guard/verifier` does the same alone.
 """
 
 from pathlib import Path
 
-from mcp_guard.cli.head import remember
-from mcp_guard.cli.ledger_file import ledger_path, parser
+from mcp_guard.cli.ledger_reader import ledger_path, parser
+from mcp_guard.cli.status import remember
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.ledger.verify import FAILED, OK, Unusable, add_options, render, verify
-from mcp_guard.ledger.verify.progress import Progress
+from mcp_guard.verifier import FAILED, OK, Unusable, add_options, render, verify
+from mcp_guard.verifier.progress import Progress
 
 
 def main(arguments: list[str]) -> int:

@@ -5,19 +5,28 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcp_guard.cli.changes import Change, differences, may_write
-from mcp_guard.cli.clients import arguments_of, at_config, find_spot, guard_command, said_again, this_host
-from mcp_guard.cli.starting import Start, files, os_user, refuse_to_overwrite
-from mcp_guard.cli.table import print_lines, steps
-from mcp_guard.clients.entries import HARMLESS, secret_arguments
+from mcp_guard.cli.client_files import (
+    Change,
+    arguments_of,
+    at_config,
+    differences,
+    find_spot,
+    guard_command,
+    may_write,
+    said_again,
+    this_host,
+)
+from mcp_guard.cli.init_templates import Start, files, os_user, refuse_to_overwrite
+from mcp_guard.cli.output import print_lines, steps
 from mcp_guard.clients.files import PRIVATE, File, read, refuse_if_changed, write
 from mcp_guard.clients.known import PROJECT, Spot
-from mcp_guard.clients.plan import Plan, Wish, make_plan
 from mcp_guard.clients.records import Records, make_record
+from mcp_guard.clients.server_entries import HARMLESS, secret_arguments
+from mcp_guard.clients.wrap import Plan, Wish, make_plan
 from mcp_guard.config import check, load
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.core.health import OTHERS
 from mcp_guard.core.model import Mode
+from mcp_guard.diagnostics.checks import OTHERS
 from mcp_guard.settings import Settings
 from mcp_guard.upstream.secrets import keep_in_keyring, opened_keyring, split_entry
 

@@ -14,10 +14,10 @@ from pathlib import Path
 
 from mcp_guard.clients import jsonc
 from mcp_guard.clients.files import PRIVATE
+from mcp_guard.clients.jsonc import splice
 from mcp_guard.clients.known import Spot
-from mcp_guard.clients.plan import Plan, servers_at
-from mcp_guard.clients.sections import Block
-from mcp_guard.clients.splicing import splice
+from mcp_guard.clients.toml_sections import Block
+from mcp_guard.clients.wrap import Plan, servers_at
 from mcp_guard.core.errors import ConfigError
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcp_guard.core.scrub import looks_secret
+from mcp_guard.core.secret_scrubber import looks_secret
 
 _VARIABLE = re.compile(r"\$\{([^{}]+)\}")
 

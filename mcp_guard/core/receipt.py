@@ -16,8 +16,8 @@ from typing import Any
 import orjson
 
 from mcp_guard.core import canonical, rates
-from mcp_guard.core.bounds import EVIDENCE, MOST_TEXT, bounded
 from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros, Mode, Opinion, Origins, Past
+from mcp_guard.core.receipt_limits import EVIDENCE, MOST_TEXT, bounded
 from mcp_guard.core.redaction import hide, hide_execution, hide_fields, texts_of
 
 SCHEMA_VERSION = 1
@@ -71,7 +71,7 @@ class Place:
 
 
 def document(draft: Draft, place: Place, commitments: Mapping[str, str]) -> bytes:
-    """The canonical bytes that are signed. Long texts are cut (core/bounds.py), but for what others have signed.
+    """The canonical bytes that are signed. Long texts are cut (core/receipt_limits.py), except what others signed.
 
     INVARIANT: names are ASCII and values text, integers, lists and objects, for which sorted JSON is RFC 8785.
     """

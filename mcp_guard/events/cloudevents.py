@@ -4,7 +4,7 @@ import json
 from collections.abc import Iterable
 from urllib.parse import quote
 
-from mcp_guard.events.words import Receipt
+from mcp_guard.events.summary import Receipt
 
 CONTENT_TYPE = "application/cloudevents-batch+json"
 SCHEMA = "urn:mcp-guard:receipt:v1"

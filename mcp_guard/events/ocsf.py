@@ -7,7 +7,7 @@ The whole receipt is in `unmapped`, so nothing is lost.
 import json
 from collections.abc import Iterable
 
-from mcp_guard.events.words import Receipt, gravity, micros, summary
+from mcp_guard.events.summary import Receipt, gravity, micros, summary
 
 CONTENT_TYPE = "application/json"
 VERSION = "1.8.0"

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
-from mcp_guard.events.words import Receipt, gravity, micros, summary
+from mcp_guard.events.summary import Receipt, gravity, micros, summary
 
 CONTENT_TYPE = "application/json"
 SEVERITIES = ((9, "INFO"), (13, "WARN"), (17, "ERROR"))

@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcp_guard.core import note
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.tlog import note
 from mcp_guard.identity.ed25519 import Private, PrivateKey, Public
 
 PRIVATE = "PRIVATE+KEY+"

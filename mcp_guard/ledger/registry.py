@@ -14,10 +14,10 @@ from mcp_guard.core.approval import OPEN, Event, State
 from mcp_guard.core.errors import IdentityError
 from mcp_guard.core.model import Agent, Instance, Json, Micros
 from mcp_guard.core.receipt import Draft, format_time, instance_fields
-from mcp_guard.ledger import lifecycle
+from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.writer import Step
 from mcp_guard.settings import Enrolled
-from mcp_guard.storage.identity_rows import Key
+from mcp_guard.storage.identities import Key
 from mcp_guard.storage.sqlite import Store
 
 FOREVER = 2**62
@@ -74,7 +74,7 @@ def give_up(step: Step, instance: str, note: str) -> None:
     """Nobody need decide on what this instance asked for any more, and no grant of it lets a call go."""
     for approval in step.store.approvals(OPEN, instance):
         event = Event.WITHDRAW if approval.state is State.REQUESTED else Event.OUTDATE
-        lifecycle.move(step, approval, event, note)
+        transitions.move(step, approval, event, note)
     for grant in step.store.grants(instance, "active"):
         about = {"grant": grant.id, "approval": grant.approval, "instance": instance, "note": note}
         step.add(Draft("grant.revoked", about))

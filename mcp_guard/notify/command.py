@@ -4,7 +4,8 @@ import json
 import os
 import subprocess
 
-from mcp_guard.notify.message import Message, Options, Undelivered
+from mcp_guard.notify.message import Message
+from mcp_guard.outbound import Options, Undelivered
 
 SECONDS = 30
 

@@ -5,7 +5,8 @@ import shutil
 import subprocess
 import sys
 
-from mcp_guard.notify.message import Message, Options, Undelivered
+from mcp_guard.notify.message import Message
+from mcp_guard.outbound import Options, Undelivered
 
 
 def send(_: Options, message: Message) -> None:

@@ -6,7 +6,8 @@ from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import format_datetime
 
-from mcp_guard.notify.message import Message, Options, Undelivered
+from mcp_guard.notify.message import Message
+from mcp_guard.outbound import Options, Undelivered
 
 SECONDS = 10
 

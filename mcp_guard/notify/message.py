@@ -5,18 +5,10 @@ inbox.
 """
 
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 from mcp_guard.core.approval import Approval
-from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Json
 from mcp_guard.core.receipt import format_time
-from mcp_guard.upstream.secrets import read_secret
-
-
-class Undelivered(Exception):
-    """The message did not get there. The text says why and never holds an address or a secret."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,22 +23,6 @@ class Message:
     at: int
     """Unix seconds."""
     data: Json
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """What the configuration says of one notifier; secrets are read on use."""
-
-    values: dict[str, Any]
-    environment: dict[str, str]
-    here: Path
-
-    def secret(self, name: str) -> str:
-        """Raises: Undelivered."""
-        try:
-            return read_secret(self.values[name], self.here, self.environment)
-        except ConfigError as error:
-            raise Undelivered(f"`{name}`: {error.message}") from None
 
 
 def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) -> Message:

@@ -2,8 +2,8 @@
 
 import json
 
-from mcp_guard.notify.http import post
-from mcp_guard.notify.message import Message, Options
+from mcp_guard.notify.message import Message
+from mcp_guard.outbound import Options, post
 
 
 def send(options: Options, message: Message) -> None:

@@ -6,8 +6,8 @@ import hashlib
 import hmac
 import json
 
-from mcp_guard.notify.http import post
-from mcp_guard.notify.message import Message, Options, Undelivered
+from mcp_guard.notify.message import Message
+from mcp_guard.outbound import Options, Undelivered, post
 
 
 def send(options: Options, message: Message) -> None:

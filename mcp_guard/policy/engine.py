@@ -19,11 +19,10 @@ from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import NO_PAST, Call, Counter, Decision, Effect, Instance, Json, Outcome, Tool
 from mcp_guard.core.names import MANGLING_VERSION
 from mcp_guard.core.rates import Value
-from mcp_guard.policy.request import Inexpressible, build_context, history, principal_entities, resource_entity
+from mcp_guard.policy.request import Inexpressible, build_context, history, narrow, principal_entities, resource_entity
 from mcp_guard.policy.ruleset import PERMIT_ALL, Ruleset, Subject, action_groups, always_in_force, read_subject
 from mcp_guard.policy.schema import PRINCIPAL, TOOL, build_schema
 from mcp_guard.policy.source import Policy, Source, Unlisted, is_dormant, read_policies, validate
-from mcp_guard.policy.view import narrow
 
 ENGINE = f"cedarpy/{getattr(cedarpy, '__version__', '4.12')}"
 

@@ -12,9 +12,9 @@ from cedarpy import Entities, PolicySet
 
 from mcp_guard.core.decision import Ruling, Verdict, rule
 from mcp_guard.core.model import Json
+from mcp_guard.policy.cedar_text import quoted
+from mcp_guard.policy.request import View, view_of
 from mcp_guard.policy.source import Policy, as_json
-from mcp_guard.policy.view import View, view_of
-from mcp_guard.policy.words import quoted
 
 Uid = tuple[str, str]
 """An entity's type and id."""

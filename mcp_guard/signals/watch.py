@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from mcp_guard.core.drift import START, Act, DriftRule, Usual, act_of, learn, read_run, write_run
+from mcp_guard.core.anomaly import START, Act, DriftRule, Usual, act_of, learn, read_run, write_run
 from mcp_guard.core.model import Call, Instance, Json, Signal
 from mcp_guard.signals.outside import Outside
 

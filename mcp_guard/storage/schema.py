@@ -5,7 +5,7 @@ A use of a rate has the running total with it, in decimal, of whatever size: so 
 A payload's cell is its 16-byte salt and its bytes; a salt alone stands for one that was hashed and not kept.
 """
 
-from mcp_guard.storage import identity_rows
+from mcp_guard.storage import identities
 
 VERSION = 4
 
@@ -76,5 +76,5 @@ CREATE TABLE pin (
 CREATE UNIQUE INDEX pin_in_force ON pin (upstream, tool) WHERE state = 'pinned';
 CREATE INDEX pin_receipt ON pin (receipt);
 """
-    + identity_rows.TABLES
+    + identities.TABLES
 )

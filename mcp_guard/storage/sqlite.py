@@ -14,15 +14,14 @@ from functools import lru_cache
 from pathlib import Path
 
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.merkle import HASH_BYTES, TILE_WIDTH
+from mcp_guard.core.tlog.merkle import HASH_BYTES, TILE_WIDTH
 from mcp_guard.storage import schema
-from mcp_guard.storage.approval_rows import ApprovalRows
-from mcp_guard.storage.failures import FAILURES, explain
-from mcp_guard.storage.identity_rows import IdentityRows
-from mcp_guard.storage.key_rows import KeyRows
-from mcp_guard.storage.payload_rows import PayloadRows
-from mcp_guard.storage.pin_rows import PinRows
-from mcp_guard.storage.rows import ChangedElsewhere
+from mcp_guard.storage.approvals import ApprovalRows
+from mcp_guard.storage.errors import FAILURES, ChangedElsewhere, explain
+from mcp_guard.storage.identities import IdentityRows
+from mcp_guard.storage.keys import KeyRows
+from mcp_guard.storage.payloads import PayloadRows
+from mcp_guard.storage.pins import PinRows
 
 __all__ = ["FAILURES", "ChangedElsewhere", "Head", "ReceiptRow", "Store", "explain", "open_store", "reading"]
 
@@ -127,7 +126,7 @@ class Store(ApprovalRows, IdentityRows, KeyRows, PayloadRows, PinRows):
         self._run("INSERT INTO node VALUES (?, ?, ?)", (level, index, hash))
 
     def tile(self, level: int, n: int) -> list[bytes]:
-        """The hashes of a tile (core/merkle.py) that are there by now: up to 256."""
+        """The hashes of a tile (core/tlog/merkle.py) that are there by now: up to 256."""
         span = (n * TILE_WIDTH, (n + 1) * TILE_WIDTH)
         if level == 0:
             found = self._run("SELECT CAST(leaf AS BLOB) FROM receipt WHERE seq >= ? AND seq < ? ORDER BY seq", span)

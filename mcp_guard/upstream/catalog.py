@@ -2,11 +2,11 @@
 
 from collections.abc import Collection, Iterable, Mapping
 
-from mcp_guard.core import pins
+from mcp_guard.core import tool_pins
 from mcp_guard.core.model import Effect, Json, Tool, ToolRule
 from mcp_guard.core.names import join
-from mcp_guard.core.pins import definition_hash
-from mcp_guard.core.text import printable
+from mcp_guard.core.printable import printable
+from mcp_guard.core.tool_pins import definition_hash
 
 __all__ = ["build_catalog", "definition_hash", "make_tool", "resolve_effect"]
 
@@ -36,9 +36,11 @@ def build_catalog(
     catalog: dict[str, Tool] = {}
     left_out: list[str] = []
     for server, definitions in listings:
-        if len(definitions) > pins.TOOLS:
-            left_out.append(f"upstream `{server}` lists {len(definitions)} tools, over {pins.TOOLS}: the last ones")
-        for definition in definitions[: pins.TOOLS]:
+        if len(definitions) > tool_pins.TOOLS:
+            left_out.append(
+                f"upstream `{server}` lists {len(definitions)} tools, over {tool_pins.TOOLS}: the last ones"
+            )
+        for definition in definitions[: tool_pins.TOOLS]:
             name = definition.get("name")
             if not isinstance(name, str) or not name:
                 left_out.append(f"upstream `{server}` lists a tool without a name")
@@ -49,7 +51,7 @@ def build_catalog(
                 )
                 continue
             listed_as = join(server, name)
-            if (much := pins.beyond_bounds(definition)) is not None:
+            if (much := tool_pins.beyond_bounds(definition)) is not None:
                 left_out.append(f"upstream `{server}` lists `{printable(name[:80])}`: {much}")
             elif listed_as in catalog:
                 left_out.append(f"upstream `{server}` lists `{printable(name[:80])}` twice")

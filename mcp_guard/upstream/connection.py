@@ -15,13 +15,12 @@ import orjson
 from mcp_guard.core.canonical import is_too_deep
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Json
-from mcp_guard.core.scrub import Scrubber
+from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.ports import SILENT, Voice
-from mcp_guard.upstream.circuits import Circuit
-from mcp_guard.upstream.link import Link
-from mcp_guard.upstream.speech import Speech
-from mcp_guard.wire.methods import INITIALIZE, INITIALIZED, LIST_TOOLS, LISTS, PING, TOOLS_CHANGED
-from mcp_guard.wire.peer import Id, Peer, PeerLost
+from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost
+from mcp_guard.protocol.methods import INITIALIZE, INITIALIZED, LIST_TOOLS, LISTS, PING, TOOLS_CHANGED
+from mcp_guard.upstream.status_file import Circuit
+from mcp_guard.upstream.transport import Link, Speech
 
 BACK_OFF_SECONDS = (0.5, 1, 2, 5, 10, 30)
 HANDSHAKE_SECONDS = 60.0

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.core.scrub import Scrubber, looks_secret, password_of
+from mcp_guard.core.secret_scrubber import Scrubber, looks_secret, password_of
 from mcp_guard.settings import SecretPlace
 
 MOST_BYTES = 64 * 1024

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from mcp_guard.core.model import Json
 from mcp_guard.ports import Voice
-from mcp_guard.upstream.speech import Rounds, Unanswered
-from mcp_guard.wire import asking
-from mcp_guard.wire.methods import (
+from mcp_guard.protocol import stateless_client
+from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost, error
+from mcp_guard.protocol.methods import (
     CANCELLED,
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
@@ -22,8 +22,16 @@ from mcp_guard.wire.methods import (
     TOOLS_CHANGED,
     UNSUBSCRIBE,
 )
-from mcp_guard.wire.peer import Id, Peer, PeerLost, error
-from mcp_guard.wire.stateless import ACKNOWLEDGED, CAPABILITIES_KEY, CHANGES, DISCOVER, LISTEN, REVISION, ROUNDS
+from mcp_guard.protocol.stateless_server import (
+    ACKNOWLEDGED,
+    CAPABILITIES_KEY,
+    CHANGES,
+    DISCOVER,
+    LISTEN,
+    REVISION,
+    ROUNDS,
+)
+from mcp_guard.upstream.transport import Rounds, Unanswered
 
 DISCOVER_SECONDS = 10.0
 LISTEN_SECONDS = 10.0
@@ -48,7 +56,7 @@ class StatelessSpeech:
 
     def __init__(self, peer: Peer, hello: Json, hearing: Hearing) -> None:
         self._peer = peer
-        self._envelope = asking.envelope(hello)
+        self._envelope = stateless_client.envelope(hello)
         self._hearing = hearing
         self._capabilities: Json = {}
         self._uris: set[str] = set()
@@ -68,10 +76,12 @@ class StatelessSpeech:
         Raises: PeerLost.
         """
         try:
-            reply = await self._peer.request(DISCOVER, asking.dress({}, self._envelope), timeout=DISCOVER_SECONDS)
+            reply = await self._peer.request(
+                DISCOVER, stateless_client.dress({}, self._envelope), timeout=DISCOVER_SECONDS
+            )
         except TimeoutError:
             return None
-        found = asking.read_discovery(reply)
+        found = stateless_client.read_discovery(reply)
         self._capabilities = found["capabilities"] if found is not None else {}
         return found
 
@@ -81,7 +91,7 @@ class StatelessSpeech:
         """Any request that runs no tool. Raises: PeerLost, UpstreamError, Unanswered."""
         kept = params or {}
         if method == SET_LEVEL:
-            self._envelope = asking.with_level(self._envelope, str(kept.get("level")))
+            self._envelope = stateless_client.with_level(self._envelope, str(kept.get("level")))
             return {"result": {}}
         if method in (SUBSCRIBE, UNSUBSCRIBE):
             return await self._subscribe(method, str(kept.get("uri")))
@@ -94,26 +104,26 @@ class StatelessSpeech:
         UpstreamError, Unanswered.
         """
         envelope = {**self._envelope, **voice.envelope} if voice.envelope is not None else self._envelope
-        said = asking.dress(params, envelope)
+        said = stateless_client.dress(params, envelope)
         while rounds.made < MOST_ROUNDS:
             rounds.made += 1
             reply = await self._peer.request(method, said, voice.progress, seconds)
-            required = asking.read_required(reply) if method in ROUNDS else None
+            required = stateless_client.read_required(reply) if method in ROUNDS else None
             if required is None:
-                return asking.settle(reply)
+                return stateless_client.settle(reply)
             if required.requests:
                 answers = await _ask(required, envelope[CAPABILITIES_KEY], voice)
             else:
                 answers = {}
                 await asyncio.sleep(PAUSES[min(rounds.made, len(PAUSES)) - 1])
-            said = asking.go_on(said, required, answers)
+            said = stateless_client.go_on(said, required, answers)
         raise Unanswered(f"it still asked for something after {MOST_ROUNDS} rounds")
 
     # What changes
 
     async def listen(self) -> None:
         """Hear of every change that it can tell of, from now on."""
-        wanted = asking.filter_for(self._capabilities, self._uris)
+        wanted = stateless_client.filter_for(self._capabilities, self._uris)
         if wanted:
             await self._relisten(wanted)
 
@@ -123,7 +133,7 @@ class StatelessSpeech:
             before = set(self._uris)
             (self._uris.add if method == SUBSCRIBE else self._uris.discard)(uri)
             if self._uris != before:
-                await self._relisten(asking.filter_for(self._capabilities, self._uris))
+                await self._relisten(stateless_client.filter_for(self._capabilities, self._uris))
             if method == UNSUBSCRIBE or uri in self._honored.get("resourceSubscriptions", ()):
                 return {"result": {}}
             self._uris = before
@@ -144,7 +154,9 @@ class StatelessSpeech:
         """Until cancelled, or refused."""
         while True:
             try:
-                reply = await self._peer.request(LISTEN, asking.dress({"notifications": wanted}, self._envelope))
+                reply = await self._peer.request(
+                    LISTEN, stateless_client.dress({"notifications": wanted}, self._envelope)
+                )
             except PeerLost as lost:
                 reply = {}
                 self._hearing.note(f"listening is interrupted: {lost}")
@@ -163,7 +175,7 @@ class StatelessSpeech:
         if method == CANCELLED:
             self._peer.lose_one(params.get("requestId", ""), "it ended the subscription")
         elif method != ACKNOWLEDGED:
-            self._hearing.notified(method, asking.unmark(params))
+            self._hearing.notified(method, stateless_client.unmark(params))
         else:
             honored = params.get("notifications")
             self._honored = honored if isinstance(honored, dict) else {}
@@ -183,11 +195,11 @@ class StatelessSpeech:
             self._stream.cancel()
 
 
-async def _ask(required: asking.Required, capabilities: Json, voice: Voice) -> dict[str, Json]:
+async def _ask(required: stateless_client.Required, capabilities: Json, voice: Voice) -> dict[str, Json]:
     """The client's answers by key. Raises: Unanswered, if one of them cannot be had."""
     asked = ", ".join(f"`{request['method']}`" for request in required.requests.values())
     for request in required.requests.values():
-        if (missing := asking.lacking(request, capabilities)) is not None:
+        if (missing := stateless_client.lacking(request, capabilities)) is not None:
             raise Unanswered(f"it asks the client for `{request['method']}`, and the client did not offer `{missing}`")
     if voice.ask is None:
         raise Unanswered(f"it asks the client for {asked}, and the guard's own look-ups answer nothing")

@@ -18,10 +18,10 @@ from starlette.staticfiles import StaticFiles
 from mcp_guard.core.approval import Approval, State, Statement
 from mcp_guard.core.errors import ApprovalError, GuardError
 from mcp_guard.core.model import Json
-from mcp_guard.ledger.approvers import enrol
-from mcp_guard.ledger.sign_in import take_code
-from mcp_guard.ledger.votes import Ballots, Person, Terms
-from mcp_guard.storage.approval_rows import ApproverKey
+from mcp_guard.ledger.approvals.approver_keys import enrol
+from mcp_guard.ledger.approvals.sign_in_codes import take_code
+from mcp_guard.ledger.approvals.votes import Ballots, Person, Terms
+from mcp_guard.storage.approvals import ApproverKey
 from mcp_guard.web.passkeys import Passkeys, evidence
 from mcp_guard.web.sessions import COOKIE, LIFETIME, Sessions, SignedIn
 from mcp_guard.web.view import Card, card, day, groups, plain, policy_texts

@@ -24,8 +24,8 @@ from webauthn.helpers.structs import (
 
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json, Micros
-from mcp_guard.ledger.approvers import NewKey
-from mcp_guard.storage.approval_rows import ApproverKey
+from mcp_guard.ledger.approvals.approver_keys import NewKey
+from mcp_guard.storage.approvals import ApproverKey
 
 LIFETIME = 5 * 60 * 1_000_000
 MOST_OPEN = 1000

@@ -6,10 +6,9 @@ import binascii
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from mcp_guard.core import note
 from mcp_guard.core.receipt import format_time
-from mcp_guard.notify.http import Answer, exchange
-from mcp_guard.notify.message import Undelivered
+from mcp_guard.core.tlog import note
+from mcp_guard.outbound import Answer, Undelivered, exchange
 from mcp_guard.witness.submission import Contradicted, Place, Submission, Taken
 
 SIZE_TYPE = "text/x.tlog.size"

@@ -5,9 +5,9 @@ import re
 from itertools import pairwise
 from pathlib import Path
 
-from mcp_guard.core import note
+from mcp_guard.core.tlog import note
 from mcp_guard.ledger.keys import sync_folder, write_durably
-from mcp_guard.notify.message import Undelivered
+from mcp_guard.outbound import Undelivered
 from mcp_guard.witness.submission import Place, Submission, Taken
 
 SIGNATURE_BYTES = 64

@@ -6,7 +6,7 @@ Nothing is checked out. A bare repository of our own holds the newest commit of 
 import re
 import subprocess
 
-from mcp_guard.notify.message import Undelivered
+from mcp_guard.outbound import Undelivered
 from mcp_guard.witness.submission import Place, Submission, Taken
 
 SECONDS = 60

@@ -10,8 +10,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from mcp_guard.notify.http import exchange
-from mcp_guard.notify.message import Undelivered
+from mcp_guard.outbound import Undelivered, exchange
 from mcp_guard.witness.submission import Place, Submission, Taken
 
 MOST_BYTES = 32 * 1024

@@ -8,12 +8,12 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from mcp_guard.core import merkle, note
 from mcp_guard.core.model import Json
-from mcp_guard.core.note import Checkpoint
-from mcp_guard.ledger.proofs import Proofs
-from mcp_guard.notify.message import Options
-from mcp_guard.storage.key_rows import Witnessed
+from mcp_guard.core.tlog import merkle, note
+from mcp_guard.core.tlog.note import Checkpoint
+from mcp_guard.ledger.export import Proofs
+from mcp_guard.outbound import Options
+from mcp_guard.storage.keys import Witnessed
 
 
 class Contradicted(Exception):

@@ -2,8 +2,8 @@
 
 import json
 
-from mcp_guard.notify.http import post
 from mcp_guard.notify.webhook import signature_headers
+from mcp_guard.outbound import post
 from mcp_guard.witness.submission import Place, Submission, Taken
 
 

@@ -7,8 +7,8 @@ import pytest
 
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Asked, Json
-from mcp_guard.ledger.verify import verify_ledger
-from mcp_guard.ledger.votes import Ballots, Terms
+from mcp_guard.ledger.approvals.votes import Ballots, Terms
+from mcp_guard.verifier import verify_ledger
 from tests.promises.house import (
     ALLOW,
     GATE,

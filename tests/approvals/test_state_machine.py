@@ -17,8 +17,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from mcp_guard.core.approval import State
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Asked
-from mcp_guard.ledger.verify import verify_ledger
-from mcp_guard.ledger.votes import Ballots
+from mcp_guard.ledger.approvals.votes import Ballots
+from mcp_guard.verifier import verify_ledger
 from tests.promises.house import (
     ALLOW,
     GATE,

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.cli.account import account
-from mcp_guard.cli.clients import this_host
+from mcp_guard.cli.client_files import this_host
+from mcp_guard.cli.options import account
 from tests.live.guarded import cli, scripted, write_config
 
 

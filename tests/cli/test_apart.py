@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from mcp_guard.cli.apart import begin_apart
+from mcp_guard.cli.startup import begin_apart
 from mcp_guard.core.errors import ConfigError
 
 

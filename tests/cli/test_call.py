@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.cli.call import show
+from mcp_guard.cli.client import show
 from tests.live.guarded import cli, command, enrol, scripted, seen, write_config
 
 POLICIES = """

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from mcp_guard.core.health import CHECKS, Level
+from mcp_guard.diagnostics.checks import CHECKS, Level
 from tests.faults.disks import fill, small_disk
 from tests.live.guarded import Client, cli, command, enrol, scripted, seen, write_config
 from tests.promises.house import SECOND, make_instance, open_house, run

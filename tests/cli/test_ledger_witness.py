@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.core import note
+from mcp_guard.core.tlog import note
 from tests.ledger.rotated import checkpoint, receipts
 from tests.live.guarded import Client, cli, scripted, write_config
 

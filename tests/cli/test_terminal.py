@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.cli.terminal import is_coloured
-from mcp_guard.ledger.verify.progress import Progress
+from mcp_guard.cli.output import is_coloured
+from mcp_guard.verifier.progress import Progress
 from tests.cli.conftest import Past
 from tests.ledger.filled import open_filled
 from tests.live.guarded import command

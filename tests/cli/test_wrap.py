@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mcp_guard.cli import main
-from mcp_guard.cli.clients import this_host
+from mcp_guard.cli.client_files import this_host
 from mcp_guard.clients.known import CLIENTS, Client, Place
 from mcp_guard.config import load
 from tests.clients.samples import SAMPLES, Sample

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_guard.clients import jsonc
-from mcp_guard.clients.entries import guard_entry
-from mcp_guard.clients.plan import Plan, Wish, make_plan, servers_at
 from mcp_guard.clients.records import fill, make_record
-from mcp_guard.clients.undoing import NotUndone, undo
+from mcp_guard.clients.server_entries import guard_entry
+from mcp_guard.clients.unwrap import NotUndone, undo
+from mcp_guard.clients.wrap import Plan, Wish, make_plan, servers_at
 from tests.clients.samples import CODE, CONFIG, CURSOR, DESKTOP, HOST, SAMPLES, VSCODE, Sample
 
 WISH = Wish(CONFIG, ("/opt/mcp-guard",), "you")

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_guard.clients.entries import NotWrapped, guard_entry, numbered, read_server, upstream_name
 from mcp_guard.clients.known import PROJECT, USER, Host, Spot, client_named
-from mcp_guard.clients.sections import upstream_block
-from mcp_guard.config_upstreams import UpstreamConfig
+from mcp_guard.clients.server_entries import NotWrapped, guard_entry, numbered, read_server, upstream_name
+from mcp_guard.clients.toml_sections import upstream_block
+from mcp_guard.config.upstreams import UpstreamConfig
 
 HOST = Host("linux", Path("/home/you"), {"REGION": "eu", "API_TOKEN": "secret"}, Path("/srv/app"))
 

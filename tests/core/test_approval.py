@@ -27,8 +27,8 @@ from mcp_guard.core.approval import (
 )
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Agent, Call, Decision, Effect, Facts, Instance, Outcome, Resource, Task, Tool, ToolRule
-from mcp_guard.ledger.lifecycle import vote_fields
-from mcp_guard.ledger.verify.signatures import statement
+from mcp_guard.ledger.approvals.transitions import vote_fields
+from mcp_guard.verifier.signatures import statement
 
 ENDS = {State.DENIED, State.EXPIRED, State.WITHDRAWN, State.STALE, State.CONSUMED, State.REVOKED}
 

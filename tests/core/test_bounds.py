@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_guard.core.bounds import MOST_LIST, MOST_TEXT, bounded, cut
+from mcp_guard.core.receipt_limits import MOST_LIST, MOST_TEXT, bounded, cut
 
 WIDE = ("a", "\x00", '"', "\u20ac", "\U0001f600")
 

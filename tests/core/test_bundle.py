@@ -3,7 +3,7 @@
 import base64
 import json
 
-from mcp_guard.core.bundle import bundle, proof_text
+from mcp_guard.core.tlog.bundle import bundle, proof_text
 
 HASHES = (
     "gSKyXoYZUgZ6jduWYrkDOARinOMGJveXjgMkBTcdPlQ=",

@@ -4,7 +4,7 @@ from decimal import Decimal
 
 import pytest
 
-from mcp_guard.core.change import compute_change
+from mcp_guard.core.describe import compute_change
 from mcp_guard.core.model import Facts, FactsRule, Json, ResourceRule
 
 DEAL = Facts({"stage": "Proposal", "amount": 1000, "won": True, "notes": None, "tags": ["a"]}, "sha256:0")

@@ -5,8 +5,8 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_guard.core.diff import compare, marked, words
-from mcp_guard.core.pins import definition_hash
+from mcp_guard.core.definition_diff import compare, marked, words
+from mcp_guard.core.tool_pins import definition_hash
 
 TEXTS = st.text("ab .é\n", max_size=40)
 VALUES: st.SearchStrategy[Any] = st.recursive(

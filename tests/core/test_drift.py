@@ -5,18 +5,7 @@ from statistics import mean
 
 import pytest
 
-from mcp_guard.core.drift import (
-    START,
-    Act,
-    DriftRule,
-    Profile,
-    Usual,
-    act_of,
-    learn,
-    read_run,
-    strangest,
-    write_run,
-)
+from mcp_guard.core.anomaly import START, Act, DriftRule, Profile, Usual, act_of, learn, read_run, strangest, write_run
 from tests.core.test_history import EVIL, SEND, call
 
 RULE = DriftRule(rate=0.05, runs=200)

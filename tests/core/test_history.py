@@ -9,9 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_guard.core.describe import Description, describe
-from mcp_guard.core.history import History, Memory
 from mcp_guard.core.model import Asked, Call, Effect, Json, Origins, Past, Task, Tool, ToolRule
-from mcp_guard.core.passages import BREAK
+from mcp_guard.core.provenance.history import History, Memory
+from mcp_guard.core.provenance.passages import BREAK
 from tests.promises.house import make_instance, make_tool
 
 ANY: Json = {"to": {"type": "string"}, "text": {"type": "string"}, "url": {"type": "string"}}

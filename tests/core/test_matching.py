@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_guard.core import matching
-from mcp_guard.core.matching import addresses, bare, decodings, is_made_of, plain, squeeze, stands_in
-from mcp_guard.core.orders import order_begins
+from mcp_guard.core.provenance import matching
+from mcp_guard.core.provenance.injection import order_begins
+from mcp_guard.core.provenance.matching import addresses, bare, decodings, is_made_of, plain, squeeze, stands_in
 
 IBAN = "US133000000121212121212"
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_guard.core import merkle
+from mcp_guard.core.tlog import merkle
 
 MOST = 300
 LEAVES = tuple(merkle.leaf_hash(str(number).encode()) for number in range(MOST))

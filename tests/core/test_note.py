@@ -5,7 +5,7 @@ import base64
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-from mcp_guard.core import note
+from mcp_guard.core.tlog import note
 
 
 def test_the_published_note_verifies_with_the_published_key() -> None:

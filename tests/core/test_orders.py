@@ -2,8 +2,8 @@
 
 import pytest
 
-from mcp_guard.core.matching import plain
-from mcp_guard.core.orders import order_begins
+from mcp_guard.core.provenance.injection import order_begins
+from mcp_guard.core.provenance.matching import plain
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mcp_guard.core.model import Json
-from mcp_guard.core.pins import BYTES, DEPTH, PROMISED, beyond_bounds, definition_hash, differing
+from mcp_guard.core.tool_pins import BYTES, DEPTH, PROMISED, beyond_bounds, definition_hash, differing
 
 SCALARS = st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from([0.5, 1.0, -0.0]) | st.text(max_size=4)
 VALUES = st.recursive(

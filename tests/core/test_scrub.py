@@ -8,7 +8,7 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from mcp_guard.core.scrub import Scrubber, looks_secret, password_of
+from mcp_guard.core.secret_scrubber import Scrubber, looks_secret, password_of
 
 SECRETS = st.text(st.characters(codec="utf-8"), min_size=6, max_size=40).filter(lambda text: text.strip() == text)
 

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from mcp_guard.core.hidden import HIDDEN
-from mcp_guard.core.suspicion import Listed, inspect, skeleton
+from mcp_guard.core.definition_checks import Listed, inspect, skeleton
+from mcp_guard.core.hidden_characters import HIDDEN
 
 
 def found(definition: Any, *others: Listed, server: str = "up", name: str = "tool") -> set[str]:

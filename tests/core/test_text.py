@@ -3,8 +3,8 @@
 import pytest
 
 from mcp_guard.app import note
-from mcp_guard.core.text import printable
-from mcp_guard.transports.stdio import StdioFront
+from mcp_guard.core.printable import printable
+from mcp_guard.downstream.stdio import StdioFront
 
 
 @pytest.mark.parametrize(

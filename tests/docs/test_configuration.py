@@ -8,21 +8,22 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from mcp_guard import config, config_ledger, config_parts, config_risk, config_serve, config_upstreams
+from mcp_guard import config
+from mcp_guard.config import ledger, risk, serve, types, upstreams
 from tests.docs.page import ROOT, fences
 from tests.test_config import models
 
-NO_KEY_OF_THEIR_OWN = {config.Config, config.DesktopConfig, config_risk.RiskConfig, config_serve.JwksConfig}
+NO_KEY_OF_THEIR_OWN = {config.Config, config.DesktopConfig, risk.RiskConfig, serve.JwksConfig}
 """Sections of sections, or what one row says."""
 IN_ORDER: tuple[type[BaseModel], ...] = (
-    config.GuardConfig, config.LimitsConfig, config.AgentConfig, config_upstreams.UpstreamConfig,
-    config_upstreams.OAuthConfig, config.ToolConfig, config.ResourceConfig, config.FactsConfig,
+    config.GuardConfig, config.LimitsConfig, config.AgentConfig, upstreams.UpstreamConfig,
+    upstreams.OAuthConfig, config.ToolConfig, config.ResourceConfig, config.FactsConfig,
     config.ResourceTypeConfig, config.RateConfig, config.ApproverConfig, config.RouteConfig, config.WebhookConfig,
-    config.SlackConfig, config.EmailConfig, config.CommandConfig, config.InboxConfig, config_risk.SignalConfig,
-    config_risk.DriftConfig, config_serve.ServeConfig, config_serve.ConnectConfig, config_serve.IssuerConfig,
-    config_ledger.LedgerConfig, config_ledger.SignerCommandConfig, config_ledger.Witness, config_ledger.FileWitness,
-    config_ledger.GitWitness, config_ledger.WebhookWitness, config_ledger.TimestampWitness,
-    config_ledger.CosignatureWitness, config_parts.Secret,
+    config.SlackConfig, config.EmailConfig, config.CommandConfig, config.InboxConfig, risk.SignalConfig,
+    risk.DriftConfig, serve.ServeConfig, serve.ConnectConfig, serve.IssuerConfig,
+    ledger.LedgerConfig, ledger.SignerCommandConfig, ledger.Witness, ledger.FileWitness,
+    ledger.GitWitness, ledger.WebhookWitness, ledger.TimestampWitness,
+    ledger.CosignatureWitness, types.Secret,
 )  # fmt: skip
 """The models whose keys are the tables of the page."""
 PAGE = (ROOT / "docs" / "reference" / "configuration.md").read_text()
@@ -45,8 +46,8 @@ def shown(value: Any) -> str:
 
 def keys(model: type[BaseModel]) -> dict[str, str]:
     """Those that its table has: not those that stand once for all kinds."""
-    for_all = config_ledger.Witness.model_fields if model is not config_ledger.Witness else {}
-    inherited = for_all if issubclass(model, config_ledger.Witness) else {}
+    for_all = ledger.Witness.model_fields if model is not ledger.Witness else {}
+    inherited = for_all if issubclass(model, ledger.Witness) else {}
     own = {name: field for name, field in model.model_fields.items() if name != "kind" and name not in inherited}
     return {name: "required" if field.is_required() else shown(field.default) for name, field in own.items()}
 

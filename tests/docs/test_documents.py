@@ -1,7 +1,6 @@
 """What the documents tell a reader to type works, in order, and prints what they show."""
 
 import argparse
-import importlib
 import json
 import re
 import shlex
@@ -13,6 +12,7 @@ import cedarpy
 import pytest
 
 from mcp_guard.cli import COMMANDS
+from mcp_guard.cli.dispatch import load_handler
 from tests.docs.page import ROOT, blocks, fences, fits, run
 from tests.live.guarded import cli
 
@@ -164,7 +164,7 @@ def test_every_command_that_it_names_is_understood(document: Path, monkeypatch: 
         words = shlex.split(re.split(r" (?:[|>&#]|\|\|)|\)$", line)[0])
         if not words[1].startswith("-"):
             with pytest.raises(Understood):
-                importlib.import_module(f"mcp_guard.cli.{COMMANDS[words[1]][0]}").main(words[2:])
+                load_handler(COMMANDS, words[1])(words[2:])
 
 
 def test_every_command_in_a_sentence_exists(capsys: pytest.CaptureFixture[str]) -> None:
@@ -174,7 +174,7 @@ def test_every_command_in_a_sentence_exists(capsys: pytest.CaptureFixture[str]) 
     assert len(named) > 30
     for command, verb in named:
         with pytest.raises(SystemExit) as ended:
-            importlib.import_module(f"mcp_guard.cli.{COMMANDS[command][0]}").main([*([verb] if verb else []), "--help"])
+            load_handler(COMMANDS, command)([*([verb] if verb else []), "--help"])
         assert ended.value.code == 0, (command, verb, capsys.readouterr().err)
 
 

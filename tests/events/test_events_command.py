@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.events.sending import Cursor, read_headers
+from mcp_guard.events.sender import Cursor, read_headers
 from tests.ledger.filled import ORIGIN, fill, open_filled
 from tests.live.guarded import Json, cli, command
 from tests.notify.receivers import web

@@ -14,7 +14,7 @@ from mcp_guard.app import listed_tools, policy_world
 from mcp_guard.cli.demo import prepare
 from mcp_guard.config import load
 from mcp_guard.core.model import Tool
-from mcp_guard.policy.cases import read_cases, run_cases
+from mcp_guard.policy.authoring.cases import read_cases, run_cases
 from mcp_guard.policy.engine import World, load_policies
 
 ROOT = Path(__file__).parent.parent.parent

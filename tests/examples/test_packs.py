@@ -12,7 +12,7 @@ from mcp import Client, StdioServerParameters
 
 from mcp_guard.app import listed_tools, policy_world
 from mcp_guard.config import load
-from mcp_guard.policy.cases import read_cases, run_cases
+from mcp_guard.policy.authoring.cases import read_cases, run_cases
 from mcp_guard.policy.engine import PolicyEngine, World, load_policies
 from mcp_guard.policy.source import read_policies
 from mcp_guard.settings import Settings

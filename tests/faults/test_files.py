@@ -12,9 +12,9 @@ import pytest
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Asked, Json
-from mcp_guard.ledger.opening import recover
-from mcp_guard.ledger.verify import Unusable, verify_ledger
+from mcp_guard.ledger.open import recover
 from mcp_guard.storage.sqlite import open_store, reading
+from mcp_guard.verifier import Unusable, verify_ledger
 from tests.faults.disks import immutable
 from tests.live.guarded import Client, scripted, seen, text, write_config
 from tests.promises.house import House, make_instance, open_house, run

@@ -5,9 +5,9 @@ import sys
 from pathlib import Path
 
 from mcp_guard.core.model import Asked
-from mcp_guard.ledger.opening import recover
-from mcp_guard.ledger.verify import verify_ledger
+from mcp_guard.ledger.open import recover
 from mcp_guard.ports import Intent
+from mcp_guard.verifier import verify_ledger
 from tests.faults.disks import fill, small_disk
 from tests.live.guarded import Client, log, scripted, seen, text, write_config
 from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id, run

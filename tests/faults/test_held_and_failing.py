@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.ledger.verify import verify_ledger
+from mcp_guard.verifier import verify_ledger
 from tests.faults.preload import SYNC_FAILS, Page, library
 from tests.live.guarded import Client, log, scripted, seen, text, write_config
 

@@ -23,10 +23,10 @@ from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.config import load
 from mcp_guard.core.approval import State
 from mcp_guard.core.errors import ApprovalError, LedgerError
-from mcp_guard.ledger.approvers import NewKey, enrol
-from mcp_guard.ledger.opening import open_writer
-from mcp_guard.ledger.verify import verify_ledger
-from mcp_guard.ledger.votes import Ballots, Person
+from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol
+from mcp_guard.ledger.approvals.votes import Ballots, Person
+from mcp_guard.ledger.open import open_writer
+from mcp_guard.verifier import verify_ledger
 from tests.faults.guard_process import Ask, GuardProcess, Json
 from tests.faults.kills import Victim, at_a_system_call, at_a_time, choose
 from tests.faults.ledger_reading import Said, key_of, read_effects, read_ledger

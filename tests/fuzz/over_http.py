@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcp_guard.ledger.verify import verify_ledger
+from mcp_guard.verifier import verify_ledger
 from tests.fuzz.mutate import METHODS, mutate, recorded
 from tests.fuzz.session import DEFECT, ENVELOPE, FIRST_GOOD, config
 from tests.live.guarded import Json

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from mcp_guard.ledger.verify import verify_ledger
+from mcp_guard.verifier import verify_ledger
 from tests.faults.guard_process import GuardProcess, Json
 from tests.fuzz.mutate import LIMIT, mutate, recorded
 from tests.fuzz.upstream import OPEN

@@ -1,10 +1,10 @@
 """Receipts of who may call and what may be called, for tests that want one of every kind."""
 
 from mcp_guard.core.model import Agent
-from mcp_guard.core.pins import FirstUse, PinRule
+from mcp_guard.core.tool_pins import FirstUse, PinRule
 from mcp_guard.identity.instances import Charter, Issuer, Launch, start_instance
-from mcp_guard.ledger import pins, registry
-from mcp_guard.ledger.pins import Pins
+from mcp_guard.ledger import registry, tool_pins
+from mcp_guard.ledger.tool_pins import Pins
 from mcp_guard.ledger.writer import Step
 from mcp_guard.settings import Enrolled
 from mcp_guard.upstream.catalog import make_tool as make_definition
@@ -41,4 +41,4 @@ def definitions_of_every_fate(house: House) -> None:
     judge([*new.values(), first])
     judge([changed])
     shown = writer.store.pins("pin", "other")[-1]
-    pins.refuse(writer, pins.accept(writer, shown, "root", "read it"), "root", "on second thoughts")
+    tool_pins.refuse(writer, tool_pins.accept(writer, shown, "root", "read it"), "root", "on second thoughts")

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from mcp_guard.core.receipt import Draft
-from mcp_guard.ledger.opening import LedgerSettings, open_writer
+from mcp_guard.ledger.open import LedgerSettings, open_writer
 from mcp_guard.ledger.writer import Step, Writer
 
 ORIGIN = "test.example/ledger"

@@ -4,14 +4,15 @@ import base64
 from functools import partial
 from pathlib import Path
 
-from mcp_guard.core import note
 from mcp_guard.core.approval import Event, Route
 from mcp_guard.core.model import Asked, Json
 from mcp_guard.core.receipt import Draft
-from mcp_guard.ledger import lifecycle, rotation
-from mcp_guard.ledger.approvers import NewKey, enrol, remove
-from mcp_guard.ledger.opening import LedgerSettings
-from mcp_guard.ledger.votes import Ballots, Person, Terms
+from mcp_guard.core.tlog import note
+from mcp_guard.ledger import key_rotation
+from mcp_guard.ledger.approvals import transitions
+from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol, remove
+from mcp_guard.ledger.approvals.votes import Ballots, Person, Terms
+from mcp_guard.ledger.open import LedgerSettings
 from mcp_guard.ledger.writer import Step
 from tests.ledger.callers import definitions_of_every_fate, who_may_call
 from tests.promises.house import ALLOW, GATE, PEOPLE, SECOND, House, make_instance, open_house, pending_id, run
@@ -35,7 +36,7 @@ def write_history(folder: Path, size: int = SIZE) -> House:
         live(house, f"{rounds}")
         rounds += 1
         if rounds == 3:
-            rotation.rotate(LedgerSettings(folder / "state", ORIGIN), house.clock, "every year")
+            key_rotation.rotate(LedgerSettings(folder / "state", ORIGIN), house.clock, "every year")
     end(house)
     return house
 
@@ -104,7 +105,9 @@ def use_a_grant(house: House, text: str, ballots: Ballots) -> None:
 
 
 def settle(house: House, id: str, event: Event) -> None:
-    house.ledger.book.writer.run(lambda step: lifecycle.move(step, lifecycle.find(step, id)[0], event, "so it went"))
+    house.ledger.book.writer.run(
+        lambda step: transitions.move(step, transitions.find(step, id)[0], event, "so it went")
+    )
 
 
 def witness(house: House) -> None:

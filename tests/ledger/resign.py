@@ -8,8 +8,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from mcp_guard.core import merkle, note
 from mcp_guard.core.receipt import entry
+from mcp_guard.core.tlog import merkle, note
 from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ledger.signers.file import hold
 from mcp_guard.settings import SignerSettings

@@ -11,9 +11,9 @@ from typing import Any
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from mcp_guard.core import merkle, note
 from mcp_guard.core.receipt import entry
-from mcp_guard.ledger.rotation import possession
+from mcp_guard.core.tlog import merkle, note
+from mcp_guard.ledger.key_rotation import possession
 
 Json = dict[str, Any]
 

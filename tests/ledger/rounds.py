@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from mcp_guard.core.receipt import Draft
-from mcp_guard.ledger.opening import LedgerSettings, open_writer
+from mcp_guard.ledger.open import LedgerSettings, open_writer
 from mcp_guard.settings import WitnessSettings
-from mcp_guard.witness.round import Result, Round, begin
+from mcp_guard.witness.run import Result, Round, begin
 from tests.ledger.rotated import receipts
 from tests.promises.house import Clock
 

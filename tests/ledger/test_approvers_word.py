@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from mcp_guard.core.model import Asked
-from mcp_guard.ledger.approvers import NewKey, rotate
-from mcp_guard.ledger.verify import Unusable, verify_ledger
-from mcp_guard.ledger.votes import Person, Terms
+from mcp_guard.ledger.approvals.approver_keys import NewKey, rotate
+from mcp_guard.ledger.approvals.votes import Person, Terms
+from mcp_guard.verifier import Unusable, verify_ledger
 from tests.ledger.resign import sign_anew
 from tests.promises.house import ALLOW, GATE, KEYS, ROUTES, House, make_instance, open_house, pending_id, run
 

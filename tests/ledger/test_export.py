@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.core import merkle, note
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.ledger.export import Exported, export
-from mcp_guard.ledger.proofs import Proofs
-from mcp_guard.ledger.witnessing import cosigned
+from mcp_guard.core.tlog import merkle, note
+from mcp_guard.ledger.export import Exported, Proofs, export
+from mcp_guard.ledger.witness_state import cosigned
 from mcp_guard.ledger.writer import Writer
-from mcp_guard.storage.key_rows import Witnessed
+from mcp_guard.storage.keys import Witnessed
 from tests.ledger.filled import ORIGIN, fill, open_filled
 
 

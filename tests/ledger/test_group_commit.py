@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.core.bounds import MOST_ENTRY
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import Draft
+from mcp_guard.core.receipt_limits import MOST_ENTRY
 from mcp_guard.ledger.writer import Op
 from tests.promises.house import House, open_house
 

@@ -11,19 +11,19 @@ from typing import get_args
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from mcp_guard.config_ledger import SignerConfig
-from mcp_guard.core import note
+from mcp_guard.config.ledger import SignerConfig
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Asked
 from mcp_guard.core.receipt import Draft
-from mcp_guard.ledger import rotation
+from mcp_guard.core.tlog import note
+from mcp_guard.ledger import key_rotation
 from mcp_guard.ledger.keys import private_text, signing_key
-from mcp_guard.ledger.opening import LedgerSettings, open_writer
+from mcp_guard.ledger.open import LedgerSettings, open_writer
 from mcp_guard.ledger.signers import SIGNERS, custody
-from mcp_guard.ledger.verify import verify_ledger
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import SignerSettings
 from mcp_guard.storage.sqlite import open_store
+from mcp_guard.verifier import verify_ledger
 from tests.ledger.rotated import chain, checkpoint, receipts, signers, signs
 from tests.moments import dies_at
 from tests.promises.house import Clock, make_instance, open_house, run
@@ -109,7 +109,7 @@ def test_a_rotation_is_signed_by_both_keys_and_the_old_one_is_gone(tmp_path: Pat
     writer = open_writer(settings(tmp_path), Clock())
     write(writer)
     before = (tmp_path / "state" / "ledger.key").read_text()
-    old, new = rotation.rotate(settings(tmp_path), Clock(), "every year")
+    old, new = key_rotation.rotate(settings(tmp_path), Clock(), "every year")
     said, body, signature = receipts(tmp_path / "state")[-1]
     assert (said["kind"], said["old"], said["new"], said["reason"]) == ("key.rotated", old, new, "every year")
     assert signs(old, signature, body)
@@ -127,7 +127,7 @@ def test_a_guard_that_runs_goes_on_with_the_new_key(tmp_path: Path) -> None:
     first, second = open_house(tmp_path), open_house(tmp_path)
     run(lambda: first.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "1", "amount": 150})))
     run(lambda: second.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "2", "amount": 150})))
-    old, new = rotation.rotate(settings(tmp_path), Clock())
+    old, new = key_rotation.rotate(settings(tmp_path), Clock())
     for house in (first, second):
         reply = run(lambda: house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "3", "amount": 1})))  # noqa: B023
         assert "error" not in reply
@@ -142,7 +142,7 @@ def test_keys_can_follow_one_another(tmp_path: Path) -> None:
     write(writer)
     keys = [writer.key.verifier]
     for _ in range(3):
-        keys.append(rotation.rotate(settings(tmp_path), Clock())[1])
+        keys.append(key_rotation.rotate(settings(tmp_path), Clock())[1])
         write(writer)
     assert list(chain(tmp_path / "state", keys[0])) == keys == published(tmp_path)
     assert [each.since for each in writer.store.guard_keys()] == [0, 2, 4, 6]
@@ -158,9 +158,9 @@ def test_two_do_not_change_the_key_at_once(tmp_path: Path) -> None:
     lock = os.open(tmp_path / "state" / "rotation.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
     with pytest.raises(LedgerError, match="another process is changing the key"):
-        rotation.rotate(settings(tmp_path), Clock())
+        key_rotation.rotate(settings(tmp_path), Clock())
     os.close(lock)
-    rotation.rotate(settings(tmp_path), Clock())
+    key_rotation.rotate(settings(tmp_path), Clock())
 
 
 def test_a_rotation_that_cannot_be_recorded_changes_nothing(tmp_path: Path) -> None:
@@ -169,7 +169,7 @@ def test_a_rotation_that_cannot_be_recorded_changes_nothing(tmp_path: Path) -> N
     blocker = open_store(tmp_path / "state" / "ledger.sqlite")
     blocker.begin()
     with pytest.raises(LedgerError, match="another process holds the ledger"):
-        rotation.rotate(settings(tmp_path), Clock())
+        key_rotation.rotate(settings(tmp_path), Clock())
     blocker.rollback()
     assert list(chain(tmp_path / "state", writer.key.verifier)) == published(tmp_path)
     assert open_writer(settings(tmp_path), Clock()).key.verifier == writer.key.verifier
@@ -198,7 +198,7 @@ def rotate_until(folder: Path, at: Callable[[str], None]) -> None:
     sys.addaudithook(heard)
     Writer.run = told_run  # type: ignore[assignment, method-assign]
     try:
-        rotation.rotate(settings(folder), Clock())
+        key_rotation.rotate(settings(folder), Clock())
     finally:
         Writer.run = commit  # type: ignore[method-assign]
         listening.clear()
@@ -221,7 +221,7 @@ def test_killed_at_any_step_the_ledger_works_with_one_of_the_keys(tmp_path: Path
         assert len(keys) in ((1, 2) if died else (2,))
         held = (folder / "state" / "ledger.key").read_text()
         assert f"+{keys[-1].split('+')[1]}+" in held
-        assert rotation.rotate(settings(folder), Clock())[0] == keys[-1]
+        assert key_rotation.rotate(settings(folder), Clock())[0] == keys[-1]
         assert not list((folder / "state").glob("ledger.key.*"))
         number += 1
     assert number > 12
@@ -233,7 +233,7 @@ def test_killed_at_any_step_the_ledger_works_with_one_of_the_keys(tmp_path: Path
 def test_a_lost_key_is_replaced_and_the_receipt_says_that_nobody_vouched(tmp_path: Path) -> None:
     write(open_writer(settings(tmp_path), Clock()))
     (tmp_path / "state" / "ledger.key").unlink()
-    old, new = rotation.replace(settings(tmp_path), Clock(), "the disk died")
+    old, new = key_rotation.replace(settings(tmp_path), Clock(), "the disk died")
     said, body, signature = receipts(tmp_path / "state")[-1]
     assert (said["kind"], said["old"], said["new"], said["reason"]) == ("key.replaced", old, new, "the disk died")
     assert signs(new, signature, body)
@@ -245,7 +245,7 @@ def test_a_lost_key_is_replaced_and_the_receipt_says_that_nobody_vouched(tmp_pat
 def test_a_damaged_key_file_is_replaced_too(tmp_path: Path) -> None:
     write(open_writer(settings(tmp_path), Clock()))
     (tmp_path / "state" / "ledger.key").write_text("PRIVATE+KEY+rubbish\n")
-    _, new = rotation.replace(settings(tmp_path), Clock())
+    _, new = key_rotation.replace(settings(tmp_path), Clock())
     assert open_writer(settings(tmp_path), Clock()).key.verifier == new
 
 
@@ -254,7 +254,7 @@ def test_a_damaged_key_is_replaced_by_one_of_another_signer(tmp_path: Path) -> N
     write(open_writer(settings(tmp_path), Clock()))
     (tmp_path / "state" / "ledger.key").write_text("PRIVATE+KEY+rubbish\n")
     both = settings(tmp_path, SignerSettings(), held)
-    assert rotation.replace(both, Clock())[1] == held.public
+    assert key_rotation.replace(both, Clock())[1] == held.public
     assert open_writer(both, Clock()).key.verifier == held.public
     assert (tmp_path / "state" / "ledger.key").read_text() == "PRIVATE+KEY+rubbish\n"  # whatever it is, it stays
 
@@ -262,7 +262,7 @@ def test_a_damaged_key_is_replaced_by_one_of_another_signer(tmp_path: Path) -> N
 def test_there_is_nothing_to_replace_without_receipts(tmp_path: Path) -> None:
     open_writer(settings(tmp_path), Clock())
     with pytest.raises(LedgerError, match="no receipts"):
-        rotation.replace(settings(tmp_path), Clock())
+        key_rotation.replace(settings(tmp_path), Clock())
 
 
 # The keyring
@@ -274,7 +274,7 @@ def test_the_keyring_holds_the_key_and_no_file_does(tmp_path: Path, keyring_file
     write(first)
     assert not list((tmp_path / "state").glob("ledger.key*"))
     assert open_writer(held, Clock()).key.verifier == first.key.verifier
-    old, new = rotation.rotate(held, Clock())
+    old, new = key_rotation.rotate(held, Clock())
     write(first)
     assert list(chain(tmp_path / "state", old)) == [old, new] == published(tmp_path)
     assert old.split("+")[1] not in keyring_file.read_text()
@@ -350,7 +350,7 @@ def test_a_rotation_from_a_file_to_a_command_and_who_does_not_know_it_refuses(tm
     knowing, unknowing = settings(tmp_path, SignerSettings(), held), settings(tmp_path)
     writers = [open_writer(knowing, Clock()), open_writer(unknowing, Clock())]
     write(writers[0])
-    old, new = rotation.rotate(knowing, Clock())
+    old, new = key_rotation.rotate(knowing, Clock())
     assert new == held.public
     write(writers[0])
     with pytest.raises(LedgerError, match="is not where the configuration says"):
@@ -367,7 +367,7 @@ def test_a_signer_that_does_not_sign_is_not_rotated_to(tmp_path: Path) -> None:
     write(writer)
     (tmp_path / "token.mood").write_text("fail")
     with pytest.raises(LedgerError, match="exited with status"):
-        rotation.rotate(knowing, Clock())
+        key_rotation.rotate(knowing, Clock())
     assert write(writer) == 1
 
 
@@ -375,7 +375,7 @@ def test_a_command_does_not_rotate_to_itself(tmp_path: Path) -> None:
     held = external(tmp_path)
     write(open_writer(settings(tmp_path, held), Clock()))
     with pytest.raises(LedgerError, match="in force already"):
-        rotation.rotate(settings(tmp_path, held), Clock())
+        key_rotation.rotate(settings(tmp_path, held), Clock())
 
 
 def test_a_key_and_its_text_are_one() -> None:

@@ -11,10 +11,10 @@ import pytest
 
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json, Tool
-from mcp_guard.core.pins import FirstUse, PinRule, State, definition_hash
-from mcp_guard.ledger import pins
-from mcp_guard.ledger.opening import LedgerSettings, open_writer
-from mcp_guard.ledger.pins import Pins
+from mcp_guard.core.tool_pins import FirstUse, PinRule, State, definition_hash
+from mcp_guard.ledger import tool_pins
+from mcp_guard.ledger.open import LedgerSettings, open_writer
+from mcp_guard.ledger.tool_pins import Pins
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.upstream.catalog import make_tool
 from tests.promises.house import Clock
@@ -66,8 +66,8 @@ def test_on_first_sight_tools_are_pinned_with_one_receipt(desk: Desk) -> None:
 
 
 def test_a_first_listing_of_any_length_fits_its_receipts(desk: Desk) -> None:
-    assert desk.out(*(tool(f"tool{number}" + "x" * 60) for number in range(2 * pins.PINNED + 1))) == {}
-    assert [len(receipt["definitions"]) for receipt in desk.receipts()] == [pins.PINNED, pins.PINNED, 1]
+    assert desk.out(*(tool(f"tool{number}" + "x" * 60) for number in range(2 * tool_pins.PINNED + 1))) == {}
+    assert [len(receipt["definitions"]) for receipt in desk.receipts()] == [tool_pins.PINNED, tool_pins.PINNED, 1]
 
 
 def test_what_an_upstream_adds_after_its_first_listing_is_asked_for(desk: Desk) -> None:
@@ -121,7 +121,7 @@ def test_the_operators_word_pins_it_and_retires_the_other(desk: Desk) -> None:
     desk.out(tool())
     changed = tool(description="x")
     desk.out(changed)
-    pins.accept(desk.writer, desk.pin(changed.definition_hash), "root", "read it")
+    tool_pins.accept(desk.writer, desk.pin(changed.definition_hash), "root", "read it")
     assert desk.out(changed) == {}
     assert list(desk.out(tool())) == ["up__add"], "the way back is a change too"
     assert desk.kinds() == ["pinned", "changed", "accepted", "changed"]
@@ -132,7 +132,7 @@ def test_the_operators_word_pins_it_and_retires_the_other(desk: Desk) -> None:
 
 def test_what_was_refused_is_not_new_again_because_its_text_changed(desk: Desk) -> None:
     desk.out(tool())
-    pins.refuse(desk.writer, desk.pin(tool().definition_hash), "root", "no")
+    tool_pins.refuse(desk.writer, desk.pin(tool().definition_hash), "root", "no")
     assert desk.out(tool()) == {"up__add": "refused: refused by root: no"}
     assert list(desk.out(tool(description="better"))) == ["up__add"]
     assert desk.kinds() == ["pinned", "refused", "changed"]
@@ -154,21 +154,21 @@ def test_what_was_shown_is_what_is_accepted(desk: Desk) -> None:
     desk.out(tool())
     desk.out(tool(description="x"))
     shown = desk.pin(tool(description="x").definition_hash)
-    pins.refuse(desk.writer, shown, "root", "no")
+    tool_pins.refuse(desk.writer, shown, "root", "no")
     with pytest.raises(ApprovalError, match="it is refused by now"):
-        pins.accept(desk.writer, shown, "root", "yes")
+        tool_pins.accept(desk.writer, shown, "root", "yes")
     with pytest.raises(ApprovalError, match="it is forgotten by now"):
-        pins.accept(desk.writer, replace(shown, hash="sha256:none"), "root", "yes")
+        tool_pins.accept(desk.writer, replace(shown, hash="sha256:none"), "root", "yes")
 
 
 def test_an_upstream_that_changes_without_end_does_not_fill_the_ledger(desk: Desk) -> None:
     desk.out(tool())
-    for number in range(3 * pins.KEPT):
+    for number in range(3 * tool_pins.KEPT):
         desk.out(tool(description=str(number)))
     rows = desk.writer.store.pins()
-    assert len(rows) == pins.KEPT + 1
+    assert len(rows) == tool_pins.KEPT + 1
     assert [row.hash for row in rows if row.state is State.PINNED] == [tool().definition_hash]
-    assert rows[-1].definition["description"] == str(3 * pins.KEPT - 1)
+    assert rows[-1].definition["description"] == str(3 * tool_pins.KEPT - 1)
 
 
 def test_a_member_the_operator_left_out_may_change(desk: Desk) -> None:
@@ -214,8 +214,8 @@ def test_every_word_is_seen_by_the_others(desk: Desk, tmp_path: Path) -> None:
     assert not news()
     desk.out(tool(description="x"))
     assert news()
-    pins.accept(desk.writer, desk.pin(tool(description="x").definition_hash), "root", "yes")
+    tool_pins.accept(desk.writer, desk.pin(tool(description="x").definition_hash), "root", "yes")
     assert news()
-    pins.refuse(desk.writer, desk.pin(tool(description="x").definition_hash), "root", "no")
+    tool_pins.refuse(desk.writer, desk.pin(tool(description="x").definition_hash), "root", "no")
     assert news()
     other.writer.store.close()

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from mcp_guard.core.approval import Route
-from mcp_guard.core.bounds import MOST_ENTRY
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Asked, Ending, Execution, Json
 from mcp_guard.core.receipt import Draft, entry
-from mcp_guard.ledger.verify import verify_ledger
+from mcp_guard.core.receipt_limits import MOST_ENTRY
+from mcp_guard.verifier import verify_ledger
 from tests.ledger.filled import open_filled
 from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id, run, text
 

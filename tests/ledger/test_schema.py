@@ -11,16 +11,17 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jsonschema import Draft202012Validator
 
 from mcp_guard.core.approval import Route
-from mcp_guard.core.history import Memory
 from mcp_guard.core.model import Asked, Counter, Effect, Ending, Execution, Json
+from mcp_guard.core.provenance.history import Memory
 from mcp_guard.core.receipt import KINDS
-from mcp_guard.ledger import lifecycle, rotation
-from mcp_guard.ledger.approvers import NewKey, enrol, remove, rotate
-from mcp_guard.ledger.opening import LedgerSettings, recover
-from mcp_guard.ledger.votes import Ballots, Person, Terms
+from mcp_guard.ledger import key_rotation
+from mcp_guard.ledger.approvals import transitions
+from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol, remove, rotate
+from mcp_guard.ledger.approvals.votes import Ballots, Person, Terms
+from mcp_guard.ledger.open import LedgerSettings, recover
 from mcp_guard.settings import WitnessSettings
 from mcp_guard.storage.sqlite import open_store
-from mcp_guard.witness.round import Round, begin
+from mcp_guard.witness.run import Round, begin
 from tests.ledger.callers import definitions_of_every_fate, who_may_call
 from tests.live.guarded import ALLOW_ALL, Client, scripted, write_config
 from tests.promises.house import (
@@ -90,7 +91,7 @@ def approvals_of_every_fate(house: House) -> None:
     ballots.revoke(grant.id, "carol", "enough")
     waiting = ask(house, "expired")
     house.clock.time += 700 * SECOND
-    house.ledger.book.writer.run(lambda step: lifecycle.escalate(step, waiting, house.ledger.requests.routes))
+    house.ledger.book.writer.run(lambda step: transitions.escalate(step, waiting, house.ledger.requests.routes))
     house.clock.time += 3600 * SECOND
     held, _ = house.store.approval(waiting)
     run(lambda: house.ledger.requests.wait(held, 0, lambda _: None))
@@ -122,8 +123,8 @@ def calls_of_every_ending(house: House) -> None:
 
 def keys_and_witnesses(house: House) -> None:
     writer, settings = house.ledger.book.writer, LedgerSettings(house.folder / "state", "test.example/ledger")
-    rotation.rotate(settings, house.clock, "every year")
-    rotation.replace(settings, house.clock, "lost")
+    key_rotation.rotate(settings, house.clock, "every year")
+    key_rotation.replace(settings, house.clock, "lost")
     witness = WitnessSettings("file", {"path": Path("checkpoints"), "append": True}, house.folder)
     assert Round(writer, house.folder / "state", {}, begin(writer)).send("outside", witness).state == "taken"
 

@@ -12,7 +12,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.core.model import Asked
-from mcp_guard.ledger.verify import FAILED, OK, UNUSABLE, Unusable, main, verify_ledger
+from mcp_guard.verifier import FAILED, OK, UNUSABLE, Unusable, main, verify_ledger
 from tests.promises.house import ALLOW, GATE, make_instance, open_house, pending_id, run
 
 Tamper = Callable[[sqlite3.Connection], object]

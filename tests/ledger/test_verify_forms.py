@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from mcp_guard.core import note
 from mcp_guard.core.receipt import Draft
-from mcp_guard.ledger.verify import verify_ledger
+from mcp_guard.core.tlog import note
+from mcp_guard.verifier import verify_ledger
 from tests.ledger.filled import ORIGIN, fill, open_filled
 from tests.ledger.resign import sign_anew
 

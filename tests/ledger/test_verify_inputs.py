@@ -18,14 +18,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_guard.core import merkle
-from mcp_guard.core import note as notes
-from mcp_guard.ledger.export import export
-from mcp_guard.ledger.proofs import Proofs
-from mcp_guard.ledger.verify import FAILED, OK, UNUSABLE, main, tree
-from mcp_guard.ledger.verify import verify_ledger as whole
-from mcp_guard.ledger.verify.pool import CHUNK, opened
-from mcp_guard.ledger.verify.stored import StoredHashes
+from mcp_guard.core.tlog import merkle
+from mcp_guard.core.tlog import note as notes
+from mcp_guard.ledger.export import Proofs, export
+from mcp_guard.verifier import FAILED, OK, UNUSABLE, main
+from mcp_guard.verifier import merkle as stored_merkle
+from mcp_guard.verifier import verify_ledger as whole
+from mcp_guard.verifier.stored_hashes import StoredHashes
+from mcp_guard.verifier.workers import CHUNK, opened
 from tests.ledger.filled import ORIGIN, fill, open_filled
 
 SIZE = 700
@@ -256,7 +256,7 @@ def test_it_is_one_snapshot_while_a_guard_writes(tmp_path: Path) -> None:
         try:
             done = [
                 subprocess.run(
-                    [sys.executable, "-m", "mcp_guard.ledger.verify", str(tmp_path / "ledger.sqlite"), "--json",
+                    [sys.executable, "-m", "mcp_guard.verifier", str(tmp_path / "ledger.sqlite"), "--json",
                      "--workers", "2", "--key", str(tmp_path / "ledger.pub")],
                     capture_output=True, text=True,
                 )
@@ -278,7 +278,7 @@ def test_workers_and_one_process_say_the_same(tmp_path: Path) -> None:
     found = []
     for workers in ("1", "2", "3"):
         words = [str(tmp_path / "ledger.sqlite"), "--key", str(tmp_path / "ledger.pub"), "--workers", workers, "--json"]
-        done = subprocess.run([sys.executable, "-m", "mcp_guard.ledger.verify", *words], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, "-m", "mcp_guard.verifier", *words], capture_output=True, text=True)
         assert done.returncode == FAILED
         found.append(json.loads(done.stdout))
     assert found[0]["failed_at"] == CHUNK + 5
@@ -321,10 +321,10 @@ def test_with_threads_it_does_not_fork(made: Path) -> None:
 @pytest.mark.parametrize("what", ["state/ledger.sqlite", "out", "one.json"])
 def test_copied_elsewhere_it_needs_python_and_cryptography_alone(copy: Path, what: str) -> None:
     """In a zip file, isolated (`-I`), with nothing on the path but it, the standard library and cryptography."""
-    source = Path(tree.__file__).parent
+    source = Path(stored_merkle.__file__).parent
     with zipfile.ZipFile(copy / "verify.zip", "w") as archive:
-        for path in sorted(source.glob("*.py")):
-            archive.write(path, f"verify/{path.name}")
+        for path in sorted(source.rglob("*.py")):
+            archive.write(path, f"verifier/{path.relative_to(source)}")
     packages = Path(cryptography.__file__).parent.parent
     (copy / "packages").mkdir()
     for name in ("cryptography", "cffi", "_cffi_backend", "pycparser"):
@@ -335,7 +335,7 @@ def test_copied_elsewhere_it_needs_python_and_cryptography_alone(copy: Path, wha
         sys.path[:] = [each for each in sys.path if "site-packages" not in each]
         sys.path += [{str(copy / "verify.zip")!r}, {str(copy / "packages")!r}]
         try:
-            runpy.run_module("verify", run_name="__main__", alter_sys=True)
+            runpy.run_module("verifier", run_name="__main__", alter_sys=True)
         finally:
             assert not [name for name in sys.modules if name.partition(".")[0] in ("mcp_guard", "orjson", "pydantic")]
     """
@@ -349,14 +349,14 @@ def test_by_its_long_name_it_loads_nothing_of_the_guard_either(made: Path) -> No
     program = """if True:
         import runpy, sys
         try:
-            runpy.run_module("mcp_guard.ledger.verify", run_name="__main__", alter_sys=True)
+            runpy.run_module("mcp_guard.verifier", run_name="__main__", alter_sys=True)
         finally:
-            print(sorted(name for name in sys.modules if name.startswith("mcp_guard") and "verify" not in name))
+            print(sorted(name for name in sys.modules if name.startswith("mcp_guard") and "verifier" not in name))
             print([name for name in ("orjson", "pydantic", "cedarpy", "rfc8785", "anyio") if name in sys.modules])
     """
     words = [str(made / "out"), "--key", str(made / "state" / "ledger.pub")]
     done = subprocess.run([sys.executable, "-c", program, *words], capture_output=True, text=True)
-    assert done.stdout.splitlines()[-2:] == ["['mcp_guard', 'mcp_guard.ledger']", "[]"], done.stderr
+    assert done.stdout.splitlines()[-2:] == ["['mcp_guard']", "[]"], done.stderr
 
 
 def test_a_copy_where_nothing_can_be_written_is_read(copy: Path) -> None:
@@ -385,17 +385,17 @@ def test_spans_prefixes_and_proofs_agree_with_the_guards_own_tree(size: int, dat
         edge = merkle.append(edge, at, leaf)
 
     def stored(level: int, index: int) -> bytes:
-        span = tree.Span(index << 8 * level)
+        span = stored_merkle.Span(index << 8 * level)
         for leaf in leaves[index << 8 * level : index + 1 << 8 * level]:
             span.add(leaf)
         return span.nodes[0][2]
 
     first = data.draw(st.integers(0, size - 1))
-    own = tree.Span(first)
+    own = stored_merkle.Span(first)
     for leaf in leaves[first : data.draw(st.integers(first + 1, size))]:
         own.add(leaf)
-    assert tree.subtree(0, size, stored, own) == merkle.root(edge)
-    assert tree.prefix(size, stored).root() == merkle.root(edge)
+    assert stored_merkle.subtree(0, size, stored, own) == merkle.root(edge)
+    assert stored_merkle.prefix(size, stored).root() == merkle.root(edge)
 
 
 def test_a_missing_stored_hash_is_told(made: Path) -> None:

@@ -10,15 +10,15 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.keys import SigningKey, signing_key
-from mcp_guard.ledger.verify import Report
-from mcp_guard.ledger.verify.demand import Demand
-from mcp_guard.ledger.verify.ledger import LedgerFile
-from mcp_guard.ledger.verify.notes import parse_key
-from mcp_guard.ledger.verify.part import verify_part
-from mcp_guard.ledger.verify.pool import CHUNK
-from mcp_guard.ledger.verify.whole import verify_whole
 from mcp_guard.ledger.writer import Step, Writer
 from mcp_guard.storage.sqlite import open_store
+from mcp_guard.verifier import Report
+from mcp_guard.verifier.checkpoints import Demand
+from mcp_guard.verifier.full import verify_whole
+from mcp_guard.verifier.notes import parse_key
+from mcp_guard.verifier.range import verify_part
+from mcp_guard.verifier.sources.sqlite import LedgerFile
+from mcp_guard.verifier.workers import CHUNK
 from tests.ledger.filled import ORIGIN, Still, fill
 
 Json = dict[str, object]

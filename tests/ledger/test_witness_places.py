@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.core import note
-from mcp_guard.ledger import rotation
-from mcp_guard.ledger.opening import open_writer
+from mcp_guard.core.tlog import note
+from mcp_guard.ledger import key_rotation
+from mcp_guard.ledger.open import open_writer
 from mcp_guard.settings import WitnessSettings
-from mcp_guard.witness.round import Round, begin
+from mcp_guard.witness.run import Round, begin
 from tests.ledger.rotated import chain, checkpoint
 from tests.ledger.rounds import Witnessing
 from tests.promises.house import Clock
@@ -115,7 +115,7 @@ def test_a_ledger_that_was_rolled_back_behind_a_rotation_is_told(place: Witnessi
     """It does not know the key that signed what the place holds last."""
     place.send()
     place.keep()
-    rotation.rotate(place.settings, Clock())
+    key_rotation.rotate(place.settings, Clock())
     place.grow(5)
     place.send()
     before = held(place)
@@ -144,7 +144,7 @@ def test_another_ledgers_checkpoint_is_not_overwritten(place: Witnessing, tmp_pa
 
 def test_a_rotation_changes_nothing_for_the_witness(place: Witnessing) -> None:
     place.send()
-    rotation.rotate(place.settings, Clock())
+    key_rotation.rotate(place.settings, Clock())
     assert place.send().state == "taken"
     place.grow(5)
     assert place.send().state == "taken"

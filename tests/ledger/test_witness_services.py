@@ -11,16 +11,16 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from mcp_guard.core import note
-from mcp_guard.ledger import rotation
+from mcp_guard.core.tlog import note
+from mcp_guard.ledger import key_rotation
 from mcp_guard.ledger.export import export
-from mcp_guard.ledger.opening import open_writer
-from mcp_guard.ledger.witnessing import cosigned
+from mcp_guard.ledger.open import open_writer
+from mcp_guard.ledger.witness_state import cosigned
 from mcp_guard.settings import SecretPlace, WitnessSettings
 from mcp_guard.storage.sqlite import open_store
 from mcp_guard.witness.cosignature import cosignature
 from mcp_guard.witness.rfc3161 import in_order
-from mcp_guard.witness.round import Round, begin
+from mcp_guard.witness.run import Round, begin
 from tests.ledger.rotated import chain, checkpoint
 from tests.ledger.rounds import ORIGIN, Witnessing
 from tests.ledger.witnesses import Authority, Cosigner, answering
@@ -250,7 +250,7 @@ def test_a_cosigner_finds_a_fork(cosigning: Witnessing, more: int) -> None:
 
 def test_a_cosigner_takes_the_rotated_key_once_it_trusts_it(cosigning: Witnessing, cosigner: Cosigner) -> None:
     cosigning.send()
-    rotation.rotate(cosigning.settings, Clock())
+    key_rotation.rotate(cosigning.settings, Clock())
     assert cosigning.send().state == "taken"  # the checkpoint of the rotation is signed by both
     cosigning.grow(1)
     assert "does not trust this ledger's key" in cosigning.send().text

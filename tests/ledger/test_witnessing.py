@@ -8,11 +8,11 @@ import pytest
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import Draft
-from mcp_guard.ledger.opening import LedgerSettings, open_writer
-from mcp_guard.ledger.witnessing import cosigned, is_due
+from mcp_guard.ledger.open import LedgerSettings, open_writer
+from mcp_guard.ledger.witness_state import cosigned, is_due
 from mcp_guard.ledger.writer import Step, Writer
 from mcp_guard.settings import WitnessSettings
-from mcp_guard.storage.key_rows import Witnessed
+from mcp_guard.storage.keys import Witnessed
 from tests.ledger.rounds import Witnessing
 from tests.promises.house import SECOND, Clock
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from mcp_guard.core import merkle, note
+from mcp_guard.core.tlog import merkle, note
 from tests.ledger.rotated import public
 from tests.notify.receivers import serving
 

@@ -240,5 +240,5 @@ def test_the_shim_loads_nothing_of_the_guard_but_the_list_of_commands_their_opti
     code = "import sys, mcp_guard.cli.connect; print([m for m in sys.modules if m.startswith('mcp_guard')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {"mcp_guard", "mcp_guard.core", "mcp_guard.core.errors"}
-    loaded |= {f"mcp_guard.cli{name}" for name in ("", ".connect", ".group", ".options")}
+    loaded |= {f"mcp_guard.cli{name}" for name in ("", ".connect", ".dispatch", ".options")}
     assert set(json.loads(done.stdout.replace("'", '"'))) == loaded

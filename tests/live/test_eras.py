@@ -245,9 +245,9 @@ def test_the_stateless_era_is_loaded_only_for_an_upstream_that_speaks_it(tmp_pat
     with Client(Eras(tmp_path, era).config, env={"PYTHONPROFILEIMPORTTIME": "1"}) as client:
         client.start()
         client.call("up__echo", {"text": "hi"})
-    modules = ("upstream.stateless", "wire.stateless", "wire.asking")
+    modules = ("upstream.stateless", "protocol.stateless_server", "protocol.stateless_client")
     assert [f"mcp_guard.{name}" in client.stderr for name in modules] == [era == "modern"] * 3
-    assert "mcp_guard.wire.mirror" not in client.stderr
+    assert "mcp_guard.protocol.headers" not in client.stderr
 
 
 def test_one_that_only_wants_more_time_gets_it(modern: Eras) -> None:

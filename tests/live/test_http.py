@@ -20,7 +20,7 @@ from mcp import Client as OfficialClient
 from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
-from mcp_guard.identity.proof import thumbprint
+from mcp_guard.identity.dpop import thumbprint
 from tests.live.guarded import ALLOW_ALL, Json, cli, enrol, log, scripted, seen, text, write_config
 from tests.live.served import REVISION, Served, free_port, reply, serving
 from tests.live.test_session import alive, children, eventually, held

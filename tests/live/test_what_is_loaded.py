@@ -14,11 +14,11 @@ HEAVY = (
     *LATE, "_ssl", "argparse", "ast", "cryptography", "concurrent.futures.thread", "ctypes", "dis", "email",
     "gettext", "html.entities", "http", "httpx2", "importlib.abc", "importlib.metadata", "jinja2", "jwt", "lzma",
     "multiprocessing", "pydantic", "random", "rich", "secrets", "shutil", "starlette", "tempfile", "tomllib",
-    "unittest", "urllib.request", "uvicorn", "webauthn", "xml", "mcp_guard.config", "mcp_guard.core.drift",
-    "mcp_guard.core.health",
-    "mcp_guard.core.suspicion", "mcp_guard.events", "mcp_guard.ledger.erasure", "mcp_guard.ledger.verify",
-    "mcp_guard.ledger.votes", "mcp_guard.notify", "mcp_guard.policy.lint", "mcp_guard.signals",
-    "mcp_guard.transports.http", "mcp_guard.transports.stateless", "mcp_guard.upstream.http",
+    "unittest", "urllib.request", "uvicorn", "webauthn", "xml", "mcp_guard.config", "mcp_guard.core.anomaly",
+    "mcp_guard.diagnostics.checks",
+    "mcp_guard.core.definition_checks", "mcp_guard.events", "mcp_guard.ledger.retention", "mcp_guard.verifier",
+    "mcp_guard.ledger.approvals.votes", "mcp_guard.notify", "mcp_guard.policy.authoring.lint", "mcp_guard.signals.outside", "mcp_guard.signals.watch",
+    "mcp_guard.downstream.http", "mcp_guard.downstream.stateless", "mcp_guard.upstream.http_session",
     "mcp_guard.upstream.oauth", "mcp_guard.web", "mcp_guard.witness",
 )  # fmt: skip
 """Each takes a fifth of a megabyte or more with what it brings, or is the door to what does."""

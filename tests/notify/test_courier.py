@@ -13,11 +13,11 @@ import pytest
 
 from mcp_guard.core.approval import Route, State
 from mcp_guard.core.model import Asked, Json
-from mcp_guard.ledger.lifecycle import notify
+from mcp_guard.ledger.approvals.transitions import notify
 from mcp_guard.notify import NOTIFIERS
-from mcp_guard.notify.courier import Courier
+from mcp_guard.notify.delivery import Courier
 from mcp_guard.settings import NotifierSettings, SecretPlace
-from mcp_guard.storage.approval_rows import Delivery
+from mcp_guard.storage.approvals import Delivery
 from tests.live.guarded import ALLOW_ALL, Client, cli, scripted, write_config
 from tests.notify.receivers import Web, smtp, web
 from tests.promises.house import ALLOW, GATE, ROUTES, SECOND, House, make_instance, open_house, pending_id, run

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 
 from mcp_guard.core.model import Json, Outcome
-from mcp_guard.policy.explain import explain, lines
-from mcp_guard.policy.past import Version
+from mcp_guard.policy.authoring.explain import explain, lines
+from mcp_guard.policy.authoring.recorded import Version
 from tests.policy.made import CEDAR, TEXTS, Asked, policies_of, requests
 
 LIMIT = (

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 
 from mcp_guard.core.decision import Ruling
 from mcp_guard.core.model import Json, Outcome
-from mcp_guard.policy.export import plain_schema, plain_text
+from mcp_guard.policy.authoring.export import plain_schema, plain_text
 from tests.policy.made import CEDAR, TEXTS, Asked, requests, ruleset
 
 ROUTES = ("people", "security")

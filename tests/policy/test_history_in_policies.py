@@ -6,8 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mcp_guard.core.history import Memory
 from mcp_guard.core.model import Asked, Effect, Ending, Execution, Json, Task, Tool
+from mcp_guard.core.provenance.history import Memory
 from mcp_guard.ports import SILENT, Intent, Voice
 from tests.promises.house import House, Recorder, make_instance, make_tool, open_house, pending_id, run, text
 

@@ -9,8 +9,7 @@ import pytest
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import Draft
 from mcp_guard.policy.engine import World
-from mcp_guard.policy.in_force import PoliciesInForce
-from mcp_guard.policy.keeper import Follower, Keeper, Places
+from mcp_guard.policy.reload import Follower, Keeper, Places, PoliciesInForce
 from tests.policy.worlds import PERMIT, make_tool, object_of
 from tests.promises.house import House, open_house
 

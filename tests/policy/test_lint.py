@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.core.model import Json
-from mcp_guard.policy.lint import Finding, lint, read_linted
+from mcp_guard.policy.authoring.lint import Finding, lint, read_linted
 from tests.policy.made import CEDAR
 
 ROOT = Path(__file__).parent.parent.parent

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mcp_guard.app import listed_tools, policy_world
 from mcp_guard.config import load
-from mcp_guard.core.suspicion import Listed, inspect_all
+from mcp_guard.core.definition_checks import Listed, inspect_all
 from mcp_guard.policy.engine import load_policies
 from mcp_guard.policy.shapes import Kind, Shape, input_shape
 from tests.live.guarded import upstream, write_config

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.cli.policy.kept import decisions, versions
+from mcp_guard.cli.policy.inputs import decisions, versions
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Asked, Json
-from mcp_guard.policy.replay import ERASED, NOT_ASKED, Replay, replay
+from mcp_guard.policy.authoring.replay import ERASED, NOT_ASKED, Replay, replay
 from tests.policy.made import policies_of
 from tests.promises.house import GATE, House, make_instance, open_house, run
 

@@ -6,9 +6,9 @@ import cedarpy
 from hypothesis import given, settings
 
 from mcp_guard.core.model import ResourceRule
-from mcp_guard.policy.export import plain_schema
+from mcp_guard.policy.authoring.export import plain_schema
+from mcp_guard.policy.authoring.schema_text import canonical_json, human
 from mcp_guard.policy.schema import build_schema
-from mcp_guard.policy.schema_text import canonical_json, human
 from tests.policy.made import CEDAR, TEXTS, TOOLS
 from tests.policy.schemas import SCHEMAS
 from tests.policy.test_requests_fit import ATTRIBUTES, COUNTERS

@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 
 from mcp_guard.core.model import Effect, ResourceRule
-from mcp_guard.policy.cases import read_cases, run_cases
+from mcp_guard.policy.authoring.cases import read_cases, run_cases
+from mcp_guard.policy.authoring.scaffold import start_cases, start_policy
 from mcp_guard.policy.engine import World, load_policies
 from mcp_guard.policy.schema import Kind, input_shape
-from mcp_guard.policy.starter import start_cases, start_policy
 from tests.policy.schemas import SCHEMAS
 from tests.policy.worlds import make_tool, object_of
 

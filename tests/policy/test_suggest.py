@@ -9,14 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_guard.cli.policy.kept import decisions, latest_version, versions
+from mcp_guard.cli.policy.inputs import decisions, latest_version, versions
 from mcp_guard.cli.policy.suggest import CASES, cases, refused, write
 from mcp_guard.core.model import Asked, Json, Mode, Outcome
 from mcp_guard.core.receipt import Draft
-from mcp_guard.policy.candidate import Candidate, Materials, candidate
-from mcp_guard.policy.cases import read_cases, run_cases
+from mcp_guard.policy.authoring.cases import read_cases, run_cases
+from mcp_guard.policy.authoring.suggest import Candidate, Materials, Terms, candidate, with_exception
 from mcp_guard.policy.engine import PolicyEngine, load_policies
-from mcp_guard.policy.suggest import Terms, with_exception
 from tests.promises.house import House, make_instance, make_world, open_house, pending_id, run
 
 PERMIT = '@id("work") permit (principal in Group::"workers", action, resource);\n'

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mcp_guard.policy.request import narrow, view_of
 from mcp_guard.policy.ruleset import evaluate
-from mcp_guard.policy.view import narrow, view_of
 from tests.policy.made import PARTS, Asked, policies_of, requests, ruleset, write
 
 WHOLE = (

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_guard.core.model import Json
-from mcp_guard.policy.words import conjunction, conjuncts, expression, paths, scope
+from mcp_guard.policy.cedar_text import conjunction, conjuncts, expression, paths, scope
 
 LEAVES = st.sampled_from(
     ["context.a", "context.b.c", "1", "true", '"t\\"x"', "principal.owner", 'decimal("1.5")', 'Group::"g"', "[1, 2]",

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.core.model import Asked, Ending, Execution, Json
-from mcp_guard.ledger.erasure import BATCH, DAY, Keeper, Order, erase_some, ranges
-from mcp_guard.ledger.verify import verify_ledger
+from mcp_guard.ledger.retention import BATCH, DAY, Keeper, Order, erase_some, ranges
 from mcp_guard.ports import Intent
+from mcp_guard.verifier import verify_ledger
 from tests.ledger.filled import fill, open_filled
 from tests.live.guarded import Client, cli, command, enrol, log, scripted, write_config
 from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id, run, text

@@ -10,10 +10,10 @@ import pytest
 from mcp_guard.core.approval import State
 from mcp_guard.core.model import Asked, Effect, Ending, Execution, FactsRule, Json
 from mcp_guard.core.redaction import MARK, cut, make_redaction, overlap, scrub
-from mcp_guard.ledger.erasure import tidy
-from mcp_guard.ledger.verify import verify_ledger
-from mcp_guard.ledger.votes import Ballots, Terms
+from mcp_guard.ledger.approvals.votes import Ballots, Terms
+from mcp_guard.ledger.retention import tidy
 from mcp_guard.ports import Intent
+from mcp_guard.verifier import verify_ledger
 from tests.ledger.test_schema import errors
 from tests.promises.house import (
     ALLOW,

@@ -33,17 +33,17 @@ from mcp_guard.core.model import (
     ToolRule,
 )
 from mcp_guard.core.names import join
-from mcp_guard.core.pins import Pin, State
 from mcp_guard.core.receipt import Draft
+from mcp_guard.core.tool_pins import Pin, State
 from mcp_guard.guard import Guard
 from mcp_guard.ledger import registry
-from mcp_guard.ledger.approvers import NewKey, enrol
+from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol
+from mcp_guard.ledger.approvals.votes import Ballots, Person, Terms
 from mcp_guard.ledger.keys import SigningKey
-from mcp_guard.ledger.opening import LedgerSettings, OpenLedger, open_ledger
-from mcp_guard.ledger.votes import Ballots, Person, Terms
+from mcp_guard.ledger.open import LedgerSettings, OpenLedger, open_ledger
 from mcp_guard.ledger.writer import Step
 from mcp_guard.policy.engine import PolicyEngine, World, load_policies
-from mcp_guard.policy.in_force import PoliciesInForce
+from mcp_guard.policy.reload import PoliciesInForce
 from mcp_guard.ports import SILENT, Intent, Voice
 from mcp_guard.storage.sqlite import Store
 from mcp_guard.upstream.catalog import definition_hash

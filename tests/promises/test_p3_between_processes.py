@@ -11,8 +11,8 @@ from typing import Any
 from mcp_guard.core.approval import Approval, State
 from mcp_guard.core.describe import describe
 from mcp_guard.core.model import Asked, Call, Decision
-from mcp_guard.ledger.verify import verify_ledger
 from mcp_guard.ports import SILENT, Intent
+from mcp_guard.verifier import verify_ledger
 from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id, run
 
 PROCESSES, ROUNDS = 8, 1000

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from mcp_guard.core.approval import State
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Asked
-from mcp_guard.ledger.approvers import NewKey, enrol, remove, rotate
-from mcp_guard.ledger.votes import Ballots, Person
+from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol, remove, rotate
+from mcp_guard.ledger.approvals.votes import Ballots, Person
 from tests.live.guarded import ALLOW_ALL, Client, cli, scripted, text, write_config
 from tests.live.guarded import enrol as enrol_live
 from tests.promises.house import ALLOW, GATE, PEOPLE, ROUTES, House, make_instance, open_house, pending_id, run

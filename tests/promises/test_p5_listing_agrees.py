@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from mcp_guard.core.describe import Description, describe
 from mcp_guard.core.model import Agent, Asked, Instance, Outcome, Tool
 from mcp_guard.core.names import join
+from mcp_guard.downstream.tool_names import Naming
 from mcp_guard.policy.engine import PolicyEngine, load_policies
-from mcp_guard.transports.naming import Naming
 from tests.live.guarded import ALLOW_ALL, Client, Json, log, scripted, seen, write_config
 from tests.promises.house import TOOLS, make_instance, make_world, open_house, run
 

@@ -10,13 +10,13 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.ledger.export import export
-from mcp_guard.ledger.verify import FAILED, OK, Report, main
-from mcp_guard.ledger.verify.bundle import split_entry
-from mcp_guard.ledger.verify.demand import Demand
-from mcp_guard.ledger.verify.folder import Folder
-from mcp_guard.ledger.verify.notes import parse_checkpoint, read_keys
-from mcp_guard.ledger.verify.tree import leaf_hash
-from mcp_guard.ledger.verify.whole import verify_whole
+from mcp_guard.verifier import FAILED, OK, Report, main
+from mcp_guard.verifier.bundle import split_entry
+from mcp_guard.verifier.checkpoints import Demand
+from mcp_guard.verifier.full import verify_whole
+from mcp_guard.verifier.merkle import leaf_hash
+from mcp_guard.verifier.notes import parse_checkpoint, read_keys
+from mcp_guard.verifier.sources.export import Folder
 from tests.ledger.history import live, reopen, write_history
 
 WRONG = Ed25519PrivateKey.from_private_bytes(bytes(32))

@@ -16,14 +16,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_guard.core import note
 from mcp_guard.core.receipt import KINDS
+from mcp_guard.core.tlog import note
 from mcp_guard.ledger.keys import signing_key
-from mcp_guard.ledger.verify import Report
-from mcp_guard.ledger.verify.demand import Demand
-from mcp_guard.ledger.verify.ledger import LedgerFile
-from mcp_guard.ledger.verify.notes import parse_checkpoint, read_keys
-from mcp_guard.ledger.verify.whole import verify_whole
+from mcp_guard.verifier import Report
+from mcp_guard.verifier.checkpoints import Demand
+from mcp_guard.verifier.full import verify_whole
+from mcp_guard.verifier.notes import parse_checkpoint, read_keys
+from mcp_guard.verifier.sources.sqlite import LedgerFile
 from tests.ledger.history import ORIGIN, live, reopen, write_history
 from tests.ledger.resign import sign_anew
 

@@ -9,9 +9,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.core.approval import State
 from mcp_guard.core.model import Asked, Json
-from mcp_guard.ledger.opening import recover
-from mcp_guard.ledger.verify import verify_ledger
+from mcp_guard.ledger.open import recover
 from mcp_guard.ports import Intent
+from mcp_guard.verifier import verify_ledger
 from tests.moments import dies_at
 from tests.promises.house import ALLOW, GATE, KEYS, House, make_instance, open_house, pending_id, run, text
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from mcp_guard.core.model import Asked, Json
-from mcp_guard.ledger.opening import recover
+from mcp_guard.ledger.open import recover
 from mcp_guard.ports import Intent
 from tests.live.guarded import Client, cli, log, scripted, seen, write_config
 from tests.promises.house import make_instance, open_house, run

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from mcp_guard.core.model import Asked, Counter, Effect
-from mcp_guard.ledger.verify import verify_ledger
+from mcp_guard.verifier import verify_ledger
 from tests.promises.house import ALLOW, GATE, SECOND, make_instance, open_house, pending_id, run, text
 
 PROCESSES, CALLS = 16, 12

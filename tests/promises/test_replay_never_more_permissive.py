@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_guard.core.model import Json
-from mcp_guard.policy.export import plain_text
-from mcp_guard.policy.past import Past, Version
-from mcp_guard.policy.replay import replay
+from mcp_guard.policy.authoring.export import plain_text
+from mcp_guard.policy.authoring.recorded import Past, Version
+from mcp_guard.policy.authoring.replay import replay
 from tests.policy.made import CEDAR, TEXTS, Asked, policies_of, requests, revisions
 from tests.policy.test_export import APPROVALS, lets
 

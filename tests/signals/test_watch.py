@@ -4,9 +4,9 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
-from mcp_guard.core.drift import DriftRule
+from mcp_guard.core.anomaly import DriftRule
 from mcp_guard.core.model import Asked
-from mcp_guard.ledger.runs import Runs
+from mcp_guard.signals.run_history import Runs
 from mcp_guard.signals.watch import ACTS, Watch
 from tests.promises.house import ALLOW, SECOND, House, make_instance, open_house, run, text
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.config_parts import Secret
-from mcp_guard.core.scrub import Scrubber
-from mcp_guard.notify.message import Options, Undelivered
+from mcp_guard.config.types import Secret
+from mcp_guard.core.secret_scrubber import Scrubber
+from mcp_guard.outbound import Options, Undelivered
 from mcp_guard.settings import SecretPlace
 from mcp_guard.upstream.secrets import SOURCES, read_secret
 from mcp_guard.witness.submission import Place

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
-from mcp_guard.ledger.verify import verify_ledger
+from mcp_guard.verifier import verify_ledger
 from tests.ledger.resign import sign_anew
 from tests.live.guarded import cli, log, text
 from tests.web.stage import Stage, add_passkeys, browser, enrol, sign_in, stage

@@ -34,7 +34,7 @@ def names(kind: str, config: Path) -> list[str]:
 def _in_ledger(kind: str, ledger: Path) -> Iterable[str]:
     from mcp_guard.core.approval import State
     from mcp_guard.core.names import join
-    from mcp_guard.storage.examination import looking_at
+    from mcp_guard.storage.inspection import looking_at
     from mcp_guard.storage.sqlite import Store
 
     kinds: dict[str, Callable[[Store], Iterable[str]]] = {

@@ -1,13 +1,13 @@
 """Every command with its argparse parser, as the commands themselves make them: nothing is written twice."""
 
 import argparse
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any
 
-from mcp_guard.cli import COMMANDS, group
+from mcp_guard.cli import COMMANDS, dispatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +42,14 @@ def _instead_of_parsing() -> Iterator[None]:
         argparse.ArgumentParser.parse_args = usual  # type: ignore[method-assign]
 
 
-def parser_of(module: ModuleType) -> argparse.ArgumentParser:
-    """That of its function `parse`, or of its `main`, which then begins with parsing."""
+def parser_of(handler: dispatch.Handler) -> argparse.ArgumentParser:
+    """That of its module's function `parse`, or of the handler, which then begins with parsing."""
     with _instead_of_parsing():
         try:
-            getattr(module, "parse", module.main)([])
+            getattr(sys.modules[handler.__module__], "parse", handler)([])
         except Made as made:
             return made.parser
-    raise AssertionError(f"{module.__name__} does not begin with parsing its arguments")
+    raise AssertionError(f"{handler.__module__} does not begin with parsing its arguments")
 
 
 def subparsers(parser: argparse.ArgumentParser) -> "argparse._SubParsersAction[argparse.ArgumentParser] | None":
@@ -62,14 +62,14 @@ def commands() -> Iterator[Command]:
     yield from _below((), COMMANDS)
 
 
-def _below(words: tuple[str, ...], listed: group.Commands) -> Iterator[Command]:
+def _below(words: tuple[str, ...], listed: dispatch.Commands) -> Iterator[Command]:
     for name, (_, about) in listed.items():
-        module, path = group.module_of(listed, name), (*words, name)
-        if further := getattr(module, "COMMANDS", None):
+        handler, path = dispatch.load_handler(listed, name), (*words, name)
+        if further := getattr(sys.modules[handler.__module__], "COMMANDS", None):
             yield Command(path, about, None)
             yield from _below(path, further)
             continue
-        parser = parser_of(module)
+        parser = parser_of(handler)
         verbs = subparsers(parser)
         if verbs is None:
             yield Command(path, about, parser)

@@ -4,16 +4,15 @@ import json
 from dataclasses import asdict
 from pathlib import Path
 
-from mcp_guard.cli.ledger_file import parser
-from mcp_guard.cli.policy.kept import add_span, decisions, versions
-from mcp_guard.cli.policy.live import live_engine
-from mcp_guard.cli.table import print_table
+from mcp_guard.cli.ledger_reader import parser
+from mcp_guard.cli.output import print_table
+from mcp_guard.cli.policy.inputs import add_span, decisions, live_engine, versions
 from mcp_guard.config import load
-from mcp_guard.ledger.opening import FILE
-from mcp_guard.ledger.verify.progress import Progress
-from mcp_guard.policy.cases import read_cases, run_cases
-from mcp_guard.policy.coverage import Coverage, Covered
+from mcp_guard.ledger.open import FILE
+from mcp_guard.policy.authoring.cases import read_cases, run_cases
+from mcp_guard.policy.authoring.coverage import Coverage, Covered
 from mcp_guard.storage.sqlite import open_store
+from mcp_guard.verifier.progress import Progress
 
 HEADINGS = ("policy", "file", "cases", "decisions", "about it", "")
 

@@ -3,12 +3,12 @@
 import json
 from typing import Any
 
-from mcp_guard.cli.ledger_file import open_for_reading, parser
-from mcp_guard.cli.policy.kept import decision, versions
-from mcp_guard.cli.table import print_lines
+from mcp_guard.cli.ledger_reader import open_for_reading, parser
+from mcp_guard.cli.output import print_lines
+from mcp_guard.cli.policy.inputs import decision, versions
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.policy.explain import Explanation, explain, lines
-from mcp_guard.policy.past import Past, Version
+from mcp_guard.policy.authoring.explain import Explanation, explain, lines
+from mcp_guard.policy.authoring.recorded import Past, Version
 from mcp_guard.storage.sqlite import Store, reading
 
 

@@ -5,10 +5,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mcp_guard.cli.options import add_json, parser
-from mcp_guard.cli.policy.kept import known_schema
-from mcp_guard.cli.table import print_lines
+from mcp_guard.cli.output import print_lines
+from mcp_guard.cli.policy.inputs import known_schema, live_engine
 from mcp_guard.config import load
-from mcp_guard.policy.lint import Finding, lint, read_linted
+from mcp_guard.policy.authoring.lint import Finding, lint, read_linted
 from mcp_guard.policy.source import read_files
 
 
@@ -39,3 +39,18 @@ def main(arguments: list[str]) -> int:
 def lines(finding: Finding) -> list[str]:
     where = "".join(f"{part}: " for part in (finding.file, finding.policy) if part)
     return [f"{finding.level}: {where}{finding.what}", f"    hint: {finding.fix}"]
+
+
+# `mcp-guard policy validate`: the policies against the tools that are listed now.
+
+
+def validate(arguments: list[str]) -> int:
+    made = parser("policy validate", "Load the policies against the tools that are listed now; starts the upstreams.")
+    add_json(made)
+    options = made.parse_args(arguments)
+    engine, tools = live_engine(load(options.config), options.json)
+    about = {"version": engine.version, "tools": len(tools), "dormant": list(engine.dormant)}
+    print(json.dumps(about) if options.json else f"valid against {len(tools)} tools, version {engine.version}")
+    for policy in () if options.json else engine.dormant:
+        print(f"  {policy}: waits for tools that are not listed now")
+    return 0

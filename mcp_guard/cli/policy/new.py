@@ -5,11 +5,11 @@ import json
 from pathlib import Path
 
 from mcp_guard.cli.options import add_json, parser
-from mcp_guard.cli.policy.live import live_world
-from mcp_guard.cli.table import print_hint
+from mcp_guard.cli.output import print_hint
+from mcp_guard.cli.policy.inputs import live_world
 from mcp_guard.config import load
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.policy.starter import start_cases, start_policy
+from mcp_guard.policy.authoring.scaffold import start_cases, start_policy
 
 
 def main(arguments: list[str]) -> int:

@@ -4,14 +4,14 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mcp_guard.cli.ledger_file import open_for_reading, parser
-from mcp_guard.cli.policy.kept import add_span, decisions, latest_version, read_candidate, versions
-from mcp_guard.cli.table import print_lines, print_table
+from mcp_guard.cli.ledger_reader import open_for_reading, parser
+from mcp_guard.cli.output import print_lines, print_table
+from mcp_guard.cli.policy.inputs import add_span, decisions, latest_version, read_candidate, versions
 from mcp_guard.config import load
 from mcp_guard.core.decision import Ruling
 from mcp_guard.core.model import Outcome
-from mcp_guard.ledger.verify.progress import Progress
-from mcp_guard.policy.replay import Difference, Replay, replay
+from mcp_guard.policy.authoring.replay import Difference, Replay, replay, shadowed
+from mcp_guard.verifier.progress import Progress
 
 HEADINGS = ("seq", "time", "agent", "tool", "was", "would be", "because of", "")
 
@@ -86,3 +86,21 @@ def row(difference: Difference) -> list[object]:
 
 def said(ruling: Ruling) -> str:
     return f"{ruling.outcome} ({', '.join(ruling.routes)})" if ruling.routes else str(ruling.outcome)
+
+
+# `mcp-guard policy shadow`: what the shadow policies said, beside what was decided.
+
+
+def shadow(arguments: list[str]) -> int:
+    """Exit codes: 0 never more permissive, 1 more permissive."""
+    made = parser("policy shadow", "Compare what the shadow policies ([guard] shadow) said with what was decided.")
+    add_span(made)
+    options = made.parse_args(arguments)
+    store = open_for_reading(options)
+    with Progress("decisions", options.json) as progress:
+        done = shadowed(decisions(store, options.since, options.last, progress.tell), versions(store))
+    if options.json:
+        print(json.dumps(as_json(done), indent=2, ensure_ascii=False))
+    else:
+        show(done)
+    return 0 if done.never_more_permissive else 1

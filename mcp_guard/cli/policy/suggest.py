@@ -6,16 +6,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mcp_guard.cli.ledger_file import open_for_reading, parser
-from mcp_guard.cli.policy.kept import add_span, decisions, latest_version, versions
-from mcp_guard.cli.table import print_lines
+from mcp_guard.cli.ledger_reader import open_for_reading, parser
+from mcp_guard.cli.output import print_lines
+from mcp_guard.cli.policy.inputs import add_span, decisions, latest_version, versions
 from mcp_guard.config import load
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.ledger.verify.progress import Progress
-from mcp_guard.policy.candidate import Candidate, Materials, candidate
+from mcp_guard.policy.authoring.suggest import Candidate, Group, Materials, Terms, candidate, case_of, group_of
 from mcp_guard.policy.source import read_files
-from mcp_guard.policy.suggest import Group, Terms, case_of, group_of
 from mcp_guard.storage.sqlite import Store, reading
+from mcp_guard.verifier.progress import Progress
 
 PERMITS, CASES = "suggested.cedar", "suggested.cases.toml"
 REFUSING = {"approval.denied": "denied", "approval.revoked": "took back their approval of"}

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 from mcp_guard.cli.options import add_json, parser
-from mcp_guard.cli.policy.live import live_engine
-from mcp_guard.cli.table import print_lines, print_table
+from mcp_guard.cli.output import print_lines, print_table
+from mcp_guard.cli.policy.inputs import live_engine
 from mcp_guard.config import load
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.policy.cases import Result, read_cases, run_cases
+from mcp_guard.policy.authoring.cases import Result, read_cases, run_cases
 
 HEADINGS = ("file", "case", "expected", "got", "policies", "ms")
 

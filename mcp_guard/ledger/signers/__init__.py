@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from mcp_guard.core import note
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.tlog import note
 from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.settings import SignerSettings
 

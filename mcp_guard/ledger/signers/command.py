@@ -15,8 +15,8 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from mcp_guard.core import note
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.tlog import note
 from mcp_guard.ledger.keys import SigningKey, signing_key
 from mcp_guard.settings import SignerSettings
 

@@ -8,8 +8,8 @@ from types import ModuleType
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from mcp_guard.core import note
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.tlog import note
 from mcp_guard.ledger.keys import PUBLISHED, SigningKey, parse_private, private_text
 from mcp_guard.settings import SignerSettings
 

@@ -7,10 +7,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.core import credential
 from mcp_guard.core.credential import Invalid
+from mcp_guard.downstream.request_state import Seal
 from mcp_guard.identity.bearer import read_token
+from mcp_guard.identity.dpop import Proofs
 from mcp_guard.identity.instances import Issuer
-from mcp_guard.identity.proof import Proofs
-from mcp_guard.transports.seal import Seal
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
 ISSUER = Issuer("example.com/ledger", KEY.sign, KEY.public_key())

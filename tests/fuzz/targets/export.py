@@ -5,11 +5,11 @@ from functools import cache
 from pathlib import Path
 
 from mcp_guard.ledger.export import export
-from mcp_guard.ledger.verify import Report, Unusable, describe
-from mcp_guard.ledger.verify.demand import Demand
-from mcp_guard.ledger.verify.folder import Folder
-from mcp_guard.ledger.verify.notes import read_keys
-from mcp_guard.ledger.verify.whole import verify_whole
+from mcp_guard.verifier import Report, Unusable, describe
+from mcp_guard.verifier.checkpoints import Demand
+from mcp_guard.verifier.full import verify_whole
+from mcp_guard.verifier.notes import read_keys
+from mcp_guard.verifier.sources.export import Folder
 from tests.ledger.history import write_history
 
 SEEDS = (b"\x00\x00\x00\x00x", b"\x03\x00\x40\x01", b"\x04\x01\x00\x02{}", b"\x06\x00\x00\x03", b"\x02\x00\x10\x00\xff")

@@ -1,6 +1,6 @@
 """Frames: any way of cutting the bytes gives the same lines, and no more than the limit is kept."""
 
-from mcp_guard.wire.framing import Lines
+from mcp_guard.protocol.stdio import Lines
 
 SEEDS = (
     b"\x05\x03one\ntwo\n\n  \nover the limit\nhalf",

@@ -3,8 +3,8 @@
 import base64
 import hashlib
 
-from mcp_guard.core import note
-from mcp_guard.ledger.verify import notes
+from mcp_guard.core.tlog import note
+from mcp_guard.verifier import notes
 from tests.fuzz.targets.credential import KEY
 
 ORIGIN, PUBLIC = "example.com/ledger", KEY.public_key().public_bytes_raw()

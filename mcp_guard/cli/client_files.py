@@ -1,0 +1,205 @@
+"""Which client's file `wrap`, `unwrap` and `doctor` are about, and what is kept of it beside the guard's state."""
+
+import argparse
+import difflib
+import json
+import os
+import shlex
+import shutil
+import sys
+import tomllib
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcp_guard.cli.options import add_json, parser
+from mcp_guard.clients import jsonc
+from mcp_guard.clients.files import File, read
+from mcp_guard.clients.known import CLIENTS, LOCAL, PROJECT, USER, Host, Spot, client_named, spot_of, spots
+from mcp_guard.clients.server_entries import GuardEntry, guard_entry, is_switched_off, secrets_of
+from mcp_guard.clients.wrap import values_at
+from mcp_guard.core.errors import ConfigError
+from mcp_guard.diagnostics.checks import ClientFile
+
+
+def this_host() -> Host:
+    return Host(sys.platform, Path(os.path.expanduser("~")), os.environ, Path.cwd())
+
+
+def arguments_of(command: str, about: str) -> argparse.ArgumentParser:
+    """What `wrap` and `unwrap` have in common."""
+    made = parser(command, about)
+    made.add_argument("client", nargs="?", metavar="CLIENT", help=", ".join(client.id for client in CLIENTS))
+    made.add_argument("--file", type=Path, metavar="FILE", help="the client's file, if it is not where it usually is")
+    made.add_argument(
+        "--scope", choices=(USER, PROJECT, LOCAL), help="the user's servers or those of the project that is this folder"
+    )
+    made.add_argument("--dry-run", action="store_true", help="only show what would change")
+    made.add_argument("--yes", action="store_true", help="do not ask")
+    add_json(made)
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The servers of a client that are switched on, as they stand, and the guards among its entries."""
+
+    spot: Spot
+    servers: tuple[str, ...] = ()
+    guards: tuple[GuardEntry, ...] = ()
+    failure: str = ""
+
+
+def look(spot: Spot) -> Found | None:
+    """What is there, or None if nothing is."""
+    if not spot.path.is_file():
+        return None
+    try:
+        servers = values_at(jsonc.value_of(read(spot.path).text, str(spot.path)), spot.key)
+    except ConfigError as error:
+        return Found(spot, failure=error.message)
+    if not servers:
+        return None
+    entries = {name: guard_entry(value) for name, value in servers.items()}
+    on = tuple(name for name, value in servers.items() if not entries[name] and not is_switched_off(value))
+    return Found(spot, on, tuple(entry for entry in entries.values() if entry))
+
+
+def client_files(config: Path) -> Iterator[ClientFile]:
+    """Every set of servers that is found, as it stands to the guard of this configuration."""
+    host = this_host()
+    for spot in (spot for client in CLIENTS for spot in spots(client, host)):
+        found = look(spot)
+        if found is None:
+            continue
+        named = [spot.folder / guard.config for guard in found.guards if guard.config]
+        commands = [guard.command for guard in found.guards if shutil.which(guard.command) is None]
+        yield ClientFile(
+            title=spot.client.title,
+            words=words_of(spot, host) + at_config(config),
+            path=str(spot.path),
+            is_guarded=any(path.resolve() == config for path in named),
+            no_program=next(iter(commands), ""),
+            no_config=next((str(path) for path in named if not path.is_file()), ""),
+            others=tuple(str(path) for path in named if path.is_file() and path.resolve() != config),
+            unguarded=found.servers,
+            failure=found.failure,
+        )
+
+
+def words_of(spot: Spot, host: Host) -> str:
+    """The client in a command, with the scope if it has servers elsewhere too."""
+    several = sum(look(each) is not None for each in spots(spot.client, host)) > 1
+    return spot.client.id + (f" --scope {spot.scope}" if several else "")
+
+
+def find_spot(options: argparse.Namespace, host: Host) -> Spot:
+    """The set of servers that is meant: the one named, or the only one that is there. Raises: ConfigError."""
+    client = client_named(options.client) if options.client else None
+    if options.file:
+        return spot_of(Path(os.path.abspath(options.file.expanduser())), client, host)
+    every = [spot for each in ([client] if client else CLIENTS) for spot in spots(each, host)]
+    every = [spot for spot in every if options.scope in (None, spot.scope)]
+    found = [spot for spot in every if look(spot)]
+    if len(found) == 1:
+        return found[0]
+    if not found:
+        what = f"{client.title} has no servers" if client else "no client with servers was found"
+        looked = "\n".join(f"  {spot.client.id:<15} {spot.scope:<8} {spot.path}" for spot in every)
+        raise ConfigError(f"{what}; looked at\n{looked}", "name its file: --file FILE")
+    said = "\n".join(f"  {spot.client.id:<15} {spot.scope:<8} {spot.path}" for spot in found)
+    raise ConfigError(
+        f"servers stand in several places:\n{said}", f"choose, such as: mcp-guard wrap {words_of(found[0], host)}"
+    )
+
+
+def said_again(command: str, options: argparse.Namespace, found: str = "") -> str:
+    """The command as it was given, to be given again; `found` is the client, if none was named."""
+    words = ["mcp-guard", command]
+    words += [client] if (client := options.client or found) else []
+    words += ["--file", str(options.file)] if options.file else []
+    words += ["--scope", options.scope] if options.scope else []
+    if command == "wrap":
+        words += [each for name in options.server for each in ("--server", name)]
+        words += ["--agent", options.agent] if options.agent else []
+        words += ["--move-secrets"] if options.move_secrets else []
+    return shlex.join(words) + at_config(options.config)
+
+
+def at_config(config: Path) -> str:
+    """The option that names a configuration, in a command that a person is to type here."""
+    if config.resolve() == Path("mcp-guard.toml").resolve():
+        return ""
+    return f" --config {shlex.quote(str(config.resolve()))}"
+
+
+def guard_command() -> tuple[str, ...]:
+    """How a client starts this `mcp-guard`: by a full path, since it knows another PATH."""
+    beside = Path(sys.executable).with_name("mcp-guard.exe" if sys.platform == "win32" else "mcp-guard")
+    return (str(beside),) if beside.exists() else (sys.executable, "-m", "mcp_guard.cli")
+
+
+# Changes to files that are shown before they are made: differences without secrets, and the question.
+
+MASK = "********"
+LONG = 8
+"""Characters of a secret that is masked wherever it stands; a shorter one only where it is a whole value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A file as it was read, and what it is to be."""
+
+    file: File
+    after: str
+    mode: int | None = None
+
+    @property
+    def is_one(self) -> bool:
+        return self.file.text != self.after
+
+
+def secrets_in(text: str) -> Iterator[str]:
+    """What looks like a secret in JSON or TOML."""
+    try:
+        yield from secrets_of(jsonc.value_of(text))
+    except ConfigError:
+        with suppress(tomllib.TOMLDecodeError):
+            yield from secrets_of(tomllib.loads(text))
+
+
+def masked(text: str, secrets: Iterable[str]) -> str:
+    for secret in sorted(set(secrets), key=len, reverse=True):
+        for spelt in (json.dumps(secret), json.dumps(secret, ensure_ascii=False), f"'{secret}'"):
+            text = text.replace(spelt, f'"{MASK}"')
+            if len(secret) >= LONG:
+                text = text.replace(spelt[1:-1], MASK)
+    return text
+
+
+def differences(changes: Iterable[Change]) -> list[str]:
+    """The unified difference of each, with no secret in it."""
+    changes = list(changes)
+    secrets = {each for change in changes for text in (change.file.text, change.after) for each in secrets_in(text)}
+    lines: list[str] = []
+    for change in changes:
+        before, after = (masked(text, secrets).expandtabs(4).splitlines() for text in (change.file.text, change.after))
+        name = str(change.file.path)
+        lines += difflib.unified_diff(
+            before, after, name if change.file.mode is not None else "(new)", name, lineterm=""
+        )
+    return lines
+
+
+def may_write(options: argparse.Namespace, count: int, command: str) -> bool:
+    """Whether `--yes` was given, or somebody at a terminal says so. Raises: ConfigError where nobody can be asked."""
+    if options.yes:
+        return True
+    if options.json or not sys.stdin.isatty():
+        raise ConfigError("nothing was written: there is nobody to ask", f"{command} --yes")
+    print(f"write {'this file' if count == 1 else f'these {count} files'}? [y/N] ", end="", flush=True)
+    if sys.stdin.readline().strip().lower() in ("y", "yes"):
+        return True
+    print("nothing was written")
+    return False

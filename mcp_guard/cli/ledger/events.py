@@ -1,0 +1,102 @@
+"""`mcp-guard ledger events`: receipts for other systems, as lines of JSON or sent to a receiver."""
+
+import argparse
+import hashlib
+import importlib
+import itertools
+import json
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+
+from mcp_guard.cli.ledger_reader import Receipt, latest, ledger_path, newer, open_for_reading, parser
+from mcp_guard.core.errors import UpstreamError
+from mcp_guard.events import FORMATS
+from mcp_guard.events.sender import Cursor, Receiver, TryAgain, check_url, read_headers
+from mcp_guard.storage.sqlite import Store
+
+POLL_SECONDS = 0.25
+BATCH = 100
+RETRY_SECONDS = (1, 2, 5, 10, 30)
+
+
+def main(arguments: list[str]) -> int:
+    made = parser("ledger events", "Print receipts as events of other systems, one a line, or send them (--to).")
+    made.add_argument("--format", choices=FORMATS, default="cloudevents", help="default: cloudevents")
+    made.add_argument("--follow", action="store_true", help="go on with receipts as they come; end with Ctrl-C")
+    made.add_argument("--after", type=int, metavar="SEQ", help="begin after this receipt (default: where --cursor is)")
+    made.add_argument("--to", metavar="URL", help="send them there by POST, in batches, instead of printing them")
+    made.add_argument("--cursor", type=Path, metavar="FILE", help="remembers what was handed over (default with --to)")
+    made.add_argument("--headers", type=Path, metavar="FILE", help="headers for --to, `Name: value` lines; mode 0600")
+    options = made.parse_args(arguments)
+    store = open_for_reading(options)
+    shape = importlib.import_module(FORMATS[options.format])
+    origin = next((receipt["origin"] for receipt in latest(store, 1, {})), "")
+    cursor = find_cursor(options)
+    after = options.after if options.after is not None else cursor.read(origin) if cursor else -1
+    if options.to is None:
+        return print_events(store, shape, after, options.follow, cursor)
+    receiver = Receiver(check_url(options.to), shape.CONTENT_TYPE, read_headers(options.headers))
+    assert cursor is not None
+    sent = send_events(store, shape, after, options.follow, (receiver, cursor))
+    print(json.dumps({"sent": sent}) if options.json else f"sent {sent} events to {receiver.host}")
+    return 0
+
+
+def find_cursor(options: argparse.Namespace) -> Cursor | None:
+    """The one that is named; with `--to`, one of its own for each format and address, beside the ledger."""
+    if options.cursor is not None or options.to is None:
+        return Cursor(options.cursor) if options.cursor else None
+    which = hashlib.sha256(options.to.encode()).hexdigest()[:8]
+    return Cursor(ledger_path(options).parent / f"events-{options.format}-{which}.cursor")
+
+
+def batches(store: Store, after: int, follow: bool) -> Iterator[list[Receipt]]:
+    """The receipts in order, up to BATCH at a time."""
+    while True:
+        receipts = list(itertools.islice(newer(store, after), BATCH))
+        if receipts:
+            after = receipts[-1]["seq"]
+            yield receipts
+        elif not follow:
+            return
+        else:
+            time.sleep(POLL_SECONDS)
+
+
+def print_events(store: Store, shape: ModuleType, after: int, follow: bool, cursor: Cursor | None) -> int:
+    for receipts in batches(store, after, follow):
+        for receipt in receipts:
+            print(json.dumps(shape.event(receipt), ensure_ascii=False))
+        sys.stdout.flush()
+        if cursor is not None:
+            cursor.move(receipts[-1]["origin"], receipts[-1]["seq"])
+    return 0
+
+
+def send_events(store: Store, shape: ModuleType, after: int, follow: bool, to: tuple[Receiver, Cursor]) -> int:
+    """Returns how many were sent. Raises: UpstreamError if the receiver refuses them, or stays away too long."""
+    receiver, cursor = to
+    sent = 0
+    for receipts in batches(store, after, follow):
+        if dropped := send_one(receiver, shape.batch(map(shape.event, receipts)), patient=follow):
+            print(f"mcp-guard: {dropped}", file=sys.stderr)
+        cursor.move(receipts[-1]["origin"], receipts[-1]["seq"])
+        sent += len(receipts)
+    return sent
+
+
+def send_one(receiver: Receiver, body: bytes, patient: bool) -> str:
+    """Try until it is taken; one that is not patient gives up after a while."""
+    for attempt in itertools.count():
+        try:
+            return receiver.send(body)
+        except TryAgain as trouble:
+            if attempt >= len(RETRY_SECONDS) and not patient:
+                raise UpstreamError(f"{trouble}", "repeat it later: it goes on where it ended") from None
+            if attempt == 0:
+                print(f"mcp-guard: {trouble}; trying again", file=sys.stderr)
+            time.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
+    raise AssertionError("not reached")

@@ -1,0 +1,35 @@
+"""`mcp-guard ledger export`: write the ledger as files that others can verify."""
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+from mcp_guard.cli.ledger_reader import ledger_path, parser
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.ledger.export import KEYS, export
+from mcp_guard.storage.sqlite import open_store
+from mcp_guard.verifier.progress import Progress
+
+
+def main(arguments: list[str]) -> int:
+    made = parser("ledger export", "Write the ledger as tiles and bundles; repeated, it adds what is new.")
+    made.add_argument("folder", type=Path, metavar="DIR", help="an empty folder, or an earlier export of this ledger")
+    made.add_argument("--payloads", action="store_true", help="with the payloads still kept: arguments, facts, replies")
+    options = made.parse_args(arguments)
+    path = ledger_path(options)
+    store = open_store(path, create=False)
+    with Progress(quiet=options.json) as progress:
+        done = export(store, read_keys(path.with_name(KEYS)), options.folder, options.payloads, progress.tell)
+    if options.json:
+        print(json.dumps({"folder": str(options.folder), **asdict(done)}))
+        return 0
+    print(f"exported {done.receipts:,} receipts to {options.folder}, {done.new:,} of them new, root {done.root}")
+    return 0
+
+
+def read_keys(path: Path) -> str:
+    """The verifier lines beside a ledger. Raises: LedgerError."""
+    try:
+        return path.read_text()
+    except OSError as error:
+        raise LedgerError(f"cannot read the ledger's public key `{path}`: {error.strerror}", "run the guard") from None

@@ -1,0 +1,124 @@
+"""`mcp-guard ledger forget`: erase payloads that must go, with a receipt that says so. The proof stays."""
+
+import argparse
+import json
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+
+from mcp_guard.app import CLOCK, ledger_settings
+from mcp_guard.cli.options import Parser, account, add_config, add_json
+from mcp_guard.config import load
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.ledger.open import open_writer
+from mcp_guard.ledger.retention import Order, Selection, calls_on, erase_some, kept_receipts, tidy
+from mcp_guard.ledger.writer import Writer
+from mcp_guard.storage.sqlite import Store
+from mcp_guard.verifier.progress import Progress
+
+SELECTORS = ("before", "call", "instance", "user", "resource")
+
+
+def main(arguments: list[str]) -> int:
+    options = parse(arguments)
+    writer = open_writer(ledger_settings(load(options.config)), CLOCK, create=False)
+    if not options.dry_run:
+        writer.run(tidy)
+    selection = writer.read(partial(select, options=options))
+    count, needed = writer.read(partial(count_of, selection=selection))
+    if options.dry_run or not count:
+        return say(options, {"receipts": count, "needed": needed, "erased": 0})
+    if not options.yes:
+        confirm(count)
+    order = Order(selection, options.reason, f"operator {account()}", spares_replies=False)
+    with Progress(quiet=options.json) as progress:
+        erased = erase(writer, order, lambda done: progress.tell(done, count))
+    emptied = writer.read(lambda store: store.truncate_wal())
+    return say(options, {"receipts": count, "needed": needed, "erased": erased, "wal_emptied": emptied})
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    made = Parser(
+        prog="mcp-guard ledger forget",
+        description="Erase the payloads of receipts that fit all that is said. The receipts and the proof stay.",
+    )
+    made.add_argument("--before", type=read_date, metavar="DATE", help="older than this: 2026-01-31, or with a time")
+    made.add_argument("--call", metavar="CALL", help="of this call")
+    made.add_argument("--instance", metavar="INSTANCE", help="of this instance")
+    made.add_argument("--user", metavar="NAME", help="on behalf of this user")
+    made.add_argument("--resource", type=read_resource, metavar="TYPE/ID", help="of calls that touched this resource")
+    made.add_argument("--reason", metavar="TEXT", required=True, help="why; it stands in the receipt for good")
+    made.add_argument("--dry-run", action="store_true", help="only count")
+    made.add_argument("--yes", action="store_true", help="do not ask")
+    add_config(made)
+    add_json(made)
+    options = made.parse_args(arguments)
+    if not any(getattr(options, name) is not None for name in SELECTORS):
+        made.error("say what is to be forgotten: " + ", ".join(f"--{name}" for name in SELECTORS))
+    if not options.reason.strip():
+        made.error("--reason must say something")
+    return options
+
+
+def read_date(text: str) -> int:
+    """Microseconds since the epoch; UTC unless it says otherwise."""
+    try:
+        at = datetime.fromisoformat(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"`{text}` is no date; write 2026-01-31, or 2026-01-31T08:00") from None
+    return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1_000_000)
+
+
+def read_resource(text: str) -> tuple[str, str]:
+    type, slash, id = text.partition("/")
+    if not (type and slash and id):
+        raise argparse.ArgumentTypeError(f"`{text}` is not TYPE/ID")
+    return type, id
+
+
+def select(store: Store, options: argparse.Namespace) -> Selection:
+    calls = calls_on(store, *options.resource) if options.resource else None
+    return Selection(options.before, options.call, options.instance, options.user, calls)
+
+
+def count_of(store: Store, selection: Selection) -> tuple[int, int]:
+    """How many receipts it fits, and how many more whose payloads something still needs."""
+    needed = store.needed(replies=False)
+    fitting = [kept.seq in needed for kept in kept_receipts(store) if selection(kept)]
+    return fitting.count(False), fitting.count(True)
+
+
+def confirm(count: int) -> None:
+    """Raises: LedgerError unless somebody at a terminal says yes."""
+    if not sys.stdin.isatty():
+        raise LedgerError(f"the payloads of {count} receipts would be erased for good", "confirm it: --yes")
+    print(f"erase the payloads of {count} receipts for good? [y/N] ", end="", file=sys.stderr, flush=True)
+    if sys.stdin.readline().strip().lower() not in ("y", "yes"):
+        raise LedgerError("nothing was erased", "count without erasing: --dry-run")
+
+
+def erase(writer: Writer, order: Order, tell: Callable[[int], None]) -> int:
+    total, after = 0, -1
+    while True:
+        count, following = writer.run(partial(erase_some, order=order, after=after))
+        total += count
+        tell(total)
+        if following is None:
+            return total
+        after = following
+
+
+def say(options: argparse.Namespace, done: dict[str, int]) -> int:
+    if options.json:
+        print(json.dumps(done))
+        return 0
+    if options.dry_run or not done["receipts"]:
+        print(f"{done['receipts']} receipts have payloads that fit; nothing was erased")
+    else:
+        print(f"erased the payloads of {done['erased']} receipts; the receipts stay, and verify as before")
+        if not done["wal_emptied"]:
+            print("another process uses the ledger: its log of changes is emptied when that ends, or within the hour")
+    if done["needed"]:
+        print(f"kept {done['needed']} more: their requests are open or their calls under way; repeat this later")
+    return 0

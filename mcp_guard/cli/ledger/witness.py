@@ -1,0 +1,68 @@
+"""`mcp-guard ledger witness`: send the checkpoint to the places that the configuration names."""
+
+import json
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+
+from mcp_guard.app import CLOCK, ledger_settings
+from mcp_guard.cli.options import add_json, parser
+from mcp_guard.cli.output import print_table
+from mcp_guard.config import load
+from mcp_guard.core.errors import ConfigError
+from mcp_guard.ledger.open import open_writer
+from mcp_guard.settings import Settings, WitnessSettings
+from mcp_guard.witness.run import Result, Round, begin
+
+OK, NEGATIVE = 0, 1
+
+
+def main(arguments: list[str]) -> int:
+    made = parser("ledger witness", "Send the signed checkpoint to outside witnesses; exit 1 if one did not take it.")
+    made.add_argument("name", nargs="?", metavar="WITNESS", help="one of [witnesses] (default: all)")
+    made.add_argument("--due", action="store_true", help="only where every_seconds or every_receipts asks for it now")
+    made.add_argument("--anew", action="store_true", help="begin anew at a place that has lost every checkpoint")
+    add_json(made)
+    options = made.parse_args(arguments)
+    settings = load(options.config)
+    chosen = choose(settings, options.name)
+    writer = open_writer(ledger_settings(settings), CLOCK, create=False)
+    round = Round(writer, settings.state_dir, os.environ, begin(writer), options.anew)
+    results = [round.send(name, witness, options.due) for name, witness in chosen.items()]
+    if options.json:
+        print(json.dumps([asdict(each) for each in results], indent=2))
+    elif not options.due:
+        rows = [(each.witness, each.method, each.state, each.size or "", each.text) for each in results]
+        print_table(("witness", "method", "state", "receipts", "what"), rows)
+    for each in results:
+        complain(each)
+    return NEGATIVE if any(each.state in ("failed", "contradicted") for each in results) else OK
+
+
+def choose(settings: Settings, name: str | None) -> Mapping[str, WitnessSettings]:
+    """Raises: ConfigError."""
+    if not settings.witnesses:
+        raise ConfigError(f"{settings.path}: no witness is configured", "add [witnesses.NAME]; see config.example.toml")
+    if name is None:
+        return settings.witnesses
+    if name not in settings.witnesses:
+        known = ", ".join(f"`{each}`" for each in settings.witnesses)
+        raise ConfigError(f"{settings.path}: no witness `{name}`; configured: {known}", f"add [witnesses.{name}]")
+    return {name: settings.witnesses[name]}
+
+
+def complain(result: Result) -> None:
+    """What went wrong, for a person, on standard error. A contradiction is never told softly."""
+    about = f"witness `{result.witness}` ({result.method})"
+    if result.state == "contradicted":
+        print(
+            f"mcp-guard: THE LEDGER AND {about} CONTRADICT EACH OTHER: {result.text}.\n"
+            "One of the two was rolled back, changed or exchanged. Nothing was sent there.\n"
+            "hint: keep both as they are, and see docs/howto/witness.md; mcp-guard verify --against CHECKPOINT",
+            file=sys.stderr,
+        )
+    elif result.state == "failed":
+        print(f"mcp-guard: {about} did not take the checkpoint: {result.text}", file=sys.stderr)
+    elif result.state == "taken" and result.text:
+        print(f"mcp-guard: {about}: {result.text}", file=sys.stderr)

@@ -1,0 +1,60 @@
+"""Opening the ledger for a command: by the configuration, or by naming a file. Reads receipts as JSON objects."""
+
+import argparse
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from mcp_guard.cli.options import Parser, add_config, add_json
+from mcp_guard.config import load
+from mcp_guard.ledger.open import FILE
+from mcp_guard.storage.sqlite import ReceiptRow, Store, open_store, reading
+
+Receipt = dict[str, Any]
+
+
+def parser(command: str, about: str) -> argparse.ArgumentParser:
+    """A parser with `--config`, `--ledger` and `--json`."""
+    made = Parser(prog=f"mcp-guard {command}", description=about)
+    add_config(made)
+    made.add_argument("--ledger", type=Path, metavar="FILE", help="a ledger file, instead of the config's")
+    add_json(made)
+    return made
+
+
+def ledger_path(options: argparse.Namespace) -> Path:
+    return options.ledger or load(options.config).state_dir / FILE
+
+
+def open_for_reading(options: argparse.Namespace) -> Store:
+    """Raises: ConfigError, LedgerError."""
+    return open_store(ledger_path(options), create=False)
+
+
+def read_receipt(row: ReceiptRow) -> Receipt:
+    receipt: Receipt = json.loads(row.body)
+    return receipt
+
+
+def latest(store: Store, count: int, wanted: dict[str, str]) -> list[Receipt]:
+    """The last `count` receipts with these members, oldest first."""
+    found: list[Receipt] = []
+    with reading(store.path):
+        for row in store.receipts_back():
+            receipt = read_receipt(row)
+            if matches(receipt, wanted):
+                found.append(receipt)
+                if len(found) >= count:
+                    break
+    return found[::-1]
+
+
+def matches(receipt: Receipt, wanted: dict[str, str]) -> bool:
+    return all(receipt.get(name) == value for name, value in wanted.items())
+
+
+def newer(store: Store, seq: int) -> Iterator[Receipt]:
+    with reading(store.path):
+        for row in store.receipts_after(seq):
+            yield read_receipt(row)

@@ -1,0 +1,151 @@
+"""What the ledger keeps of past decisions, for the verbs that run them again: nothing is started or called."""
+
+import argparse
+import json
+import re
+import time
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+from mcp_guard.cli.upstreams import list_tools
+from mcp_guard.core import canonical
+from mcp_guard.core.errors import LedgerError, PolicyError, UpstreamError
+from mcp_guard.core.model import Json, Tool
+from mcp_guard.core.receipt import format_time
+from mcp_guard.ledger.open import FILE
+from mcp_guard.policy.authoring.recorded import DECIDING, Past, Version, read_past, read_version
+from mcp_guard.policy.authoring.replay import Versions
+from mcp_guard.policy.engine import PolicyEngine, World, load_policies
+from mcp_guard.policy.schema import build_schema
+from mcp_guard.policy.source import Policy, outside, read_policies, validate
+from mcp_guard.runtime import policy_world
+from mcp_guard.settings import Settings
+from mcp_guard.storage.sqlite import Store, open_store, reading
+from mcp_guard.verifier.checkpoints import Tell
+from mcp_guard.verifier.progress import untold
+
+SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
+
+
+def add_span(made: argparse.ArgumentParser) -> None:
+    """`--since` and `--last`: which decisions."""
+    made.add_argument("--since", metavar="TIME", type=read_time, help="from this time (2026-01-31, or 7d, 12h ago)")
+    made.add_argument("--last", metavar="N", type=int, help="only the latest N decisions")
+
+
+def read_time(text: str) -> str:
+    """The beginning of a receipt's time. Raises: argparse.ArgumentTypeError."""
+    if ago := re.fullmatch(r"(\d+)([smhdw])", text):
+        return format_time(time.time_ns() // 1000 - int(ago[1]) * SECONDS[ago[2]] * 1_000_000)
+    if not re.match(r"\d{4}-\d\d-\d\d", text):
+        raise argparse.ArgumentTypeError(f"`{text}` is no time; write 2026-01-31, or an age: 90m, 12h, 7d")
+    return text.replace(" ", "T")
+
+
+def decisions(store: Store, since: str | None = None, last: int | None = None, tell: Tell = untold) -> Iterator[Past]:
+    """The decisions of this span, oldest first; payloads are read as they are asked for."""
+    wanted: list[int] = []
+    with reading(store.path):
+        for row in store.receipts_back():
+            if row.kind in DECIDING and b'"purpose"' not in row.body:
+                if (since and json.loads(row.body)["time"] < since) or len(wanted) == last:
+                    break
+                wanted.append(row.seq)
+    for done, seq in enumerate(reversed(wanted)):
+        tell(done, len(wanted))
+        if past := decision(store, seq):
+            yield past
+
+
+def decision(store: Store, seq: int) -> Past | None:
+    with reading(store.path):
+        row = store.receipt(seq)
+        return read_past(json.loads(row.body), store.payloads(seq)) if row else None
+
+
+def versions(store: Store) -> Versions:
+    """The policy versions of this ledger, each read once."""
+
+    @cache
+    def find(version: str) -> Version | None:
+        with reading(store.path):
+            kept = store.policy(version)
+        if kept and canonical.digest(kept) != version:
+            what = f"the kept policies of version `{version}` are not those that it is the hash of"
+            raise LedgerError(f"{what}: `{store.path}`", "mcp-guard verify")
+        return read_version(version, kept) if kept else None
+
+    return find
+
+
+def latest_version(store: Store) -> Version:
+    """The version loaded last. Raises: LedgerError if there is none."""
+    found = find_latest(store)
+    if found is None:
+        raise LedgerError(f"no policies were ever loaded in `{store.path}`", "run the guard once: mcp-guard run")
+    return found
+
+
+def find_latest(store: Store) -> Version | None:
+    with reading(store.path):
+        for row in store.receipts_back():
+            if row.kind == "policy.loaded" and "shadow" not in (said := json.loads(row.body)):
+                found = versions(store)(said["policy_version"])
+                if found is not None:
+                    return found
+    return None
+
+
+def read_candidate(path: Path, routes: tuple[str, ...], world: Version) -> dict[str, Policy]:
+    """Policies of a folder or file, validated against the schema of a kept version; those on tools that were not listed
+    then are taken as they are. Raises: PolicyError.
+    """
+    policies = dict(read_policies(path, routes).policies)
+    known = {id: policy for id, policy in policies.items() if not outside(policy, world.schema)}
+    try:
+        if known:
+            validate(known, json.dumps(world.schema), path)
+    except ValueError as error:
+        raise PolicyError(f"{path}: {error}", "check the policies") from None
+    return policies
+
+
+def known_schema(settings: Settings, live: bool, quiet: bool) -> tuple[Json | None, str]:
+    """The schema to check against, and in words where it is from: of the tools that are listed now, if `live`; else of
+    those that were listed last, if the ledger knows. Raises: UpstreamError.
+    """
+    if live:
+        return live_schema(settings, quiet), "checked against the tools that are listed now"
+    path = settings.state_dir / FILE
+    if path.exists() and (found := find_latest(open_store(path, create=False))):
+        return found.schema, "checked against the tools that were listed last"
+    return None, "checked without a schema: run the guard once, or use --live"
+
+
+# The policies against the tools that are listed now: the upstreams are started for it, and ended.
+
+
+def live_world(settings: Settings, quiet: bool) -> World:
+    """The catalog of this moment with the rest of the configuration. Raises: UpstreamError if any has no tools."""
+    tools, absent = list_tools(settings, quiet)
+    if absent:
+        names = ", ".join(f"`{name}`" for name in sorted(absent))
+        where = settings.state_dir / "upstreams"
+        raise UpstreamError(
+            f"no tools from {names}, so no policy on them can be checked",
+            f"start it by hand: is it installed, and on PATH? Its stderr is in {where}",
+        )
+    return policy_world(settings, tools, absent)
+
+
+def live_engine(settings: Settings, quiet: bool) -> tuple[PolicyEngine, dict[str, Tool]]:
+    """The engine, and the tools by listed name. Raises: PolicyError, UpstreamError."""
+    world = live_world(settings, quiet)
+    return load_policies(settings.policies, world), {tool.listed_as: tool for tool in world.tools}
+
+
+def live_schema(settings: Settings, quiet: bool) -> Json:
+    """The schema of the tools that are listed now. Raises: UpstreamError."""
+    world = live_world(settings, quiet)
+    return build_schema(world.tools, world.attributes, world.counters)[0]

@@ -1,0 +1,393 @@
+"""The configuration: one TOML file, checked by pydantic, read once into `Settings`. Nothing else reads it.
+
+Every error names the file, the key and what to do. pydantic takes more memory and start-up time than all the rest of
+the guard, so a guard that is to run reads its configuration with `load_apart`; see docs/decisions/0008.
+"""
+
+import re
+import tomllib
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, ValidationError, field_validator, model_validator
+
+from mcp_guard.config.errors import say
+from mcp_guard.config.ledger import LedgerConfig, WitnessConfig, WitnessName
+from mcp_guard.config.risk import RiskConfig
+from mcp_guard.config.serve import ConnectConfig, IssuerConfig, ServeConfig
+from mcp_guard.config.types import Model, Secret, Url, texts
+from mcp_guard.config.upstreams import UpstreamConfig
+from mcp_guard.core.approval import Route
+from mcp_guard.core.canonical import Limits
+from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.model import Agent, Counter, Effect, FactsRule, Mode, ResourceRule, ToolRule
+from mcp_guard.core.redaction import make_redaction, overlap
+from mcp_guard.core.tool_pins import FirstUse
+from mcp_guard.settings import Enrolled, NotifierSettings, ServeSettings, Settings
+
+SECOND = 1_000_000
+Pointer = Annotated[str, Field(pattern=r"^(/[^/]*)*$")]
+Place = Annotated[str, Field(pattern=r"^(/[^/]*)+$")]
+"""A JSON pointer to something within; `*` is each element of a list."""
+EntityType = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9_]*$")]
+RESERVED_TYPES = ("Agent", "AgentInstance", "Group", "Tool", "Action")
+CountedBy = Literal["instance", "agent", "user", "tool", "resource"]
+AttributeKind = Literal["string", "integer", "number", "boolean", "strings"]
+
+
+class AgentConfig(Model):
+    owner: str
+    groups: tuple[str, ...] = ()
+    on_behalf_of: str | None = None
+    credential_seconds: Annotated[int, Field(gt=0)] = 8 * 3600
+
+    def enrolled(self, name: str) -> Enrolled:
+        return Enrolled(Agent(name, self.owner, self.groups), self.on_behalf_of, self.credential_seconds)
+
+
+class ResourceConfig(Model):
+    type: EntityType
+    id: Pointer
+
+
+class FactsConfig(Model):
+    tool: str
+    arguments: dict[str, Pointer]
+    result: Pointer = ""
+    fields: dict[str, str] = {}
+
+
+class ToolConfig(Model):
+    effect: Effect | None = None
+    resource: ResourceConfig | None = None
+    facts: FactsConfig | None = None
+    ask: tuple[Literal["ticket", "reason"], ...] = ()
+    sensitive: tuple[str, ...] = ()
+    deed: str | None = None
+    mode: Mode | None = None
+    returns: tuple[Literal["untrusted", "sensitive"], ...] = ()
+    trusted: tuple[Pointer, ...] = ()
+    sinks: tuple[str, ...] = ()
+    redact: tuple[Place, ...] = ()
+    redact_result: tuple[Place, ...] = ()
+
+    @model_validator(mode="after")
+    def says_its_resource(self) -> "ToolConfig":
+        for pointer in self.redact:
+            if self.resource and overlap(pointer, self.resource.id):
+                raise ValueError(f"redact: `{pointer}` says which resource is meant, which every receipt names")
+        return self
+
+    def rule(self) -> ToolRule:
+        facts = FactsRule(**dict(self.facts)) if self.facts else None
+        return ToolRule(
+            effect=self.effect,
+            resource=ResourceRule(self.resource.type, self.resource.id) if self.resource else None,
+            facts=facts,
+            redaction=make_redaction(self.redact, self.redact_result, facts),
+            ask=self.ask,
+            sensitive=self.sensitive,
+            deed=self.deed,
+            mode=self.mode,
+            returns=self.returns,
+            trusted=self.trusted,
+            sinks=self.sinks,
+        )
+
+
+class ResourceTypeConfig(Model):
+    """The attributes (facts) that policies may read of an entity type; all are optional in the Cedar schema."""
+
+    attributes: dict[str, AttributeKind]
+
+
+class RateConfig(Model):
+    """A counter. One that sums names its tools: a call of theirs without that amount is denied."""
+
+    window_seconds: Annotated[int, Field(gt=0)]
+    by: CountedBy | Annotated[tuple[CountedBy, ...], Field(min_length=1)] = "instance"
+    effects: tuple[Effect, ...] = (Effect.WRITE, Effect.DESTRUCTIVE)
+    tools: tuple[str, ...] = ()
+    sum: Pointer | None = None
+
+    @model_validator(mode="after")
+    def sums_of_named_tools(self) -> "RateConfig":
+        if self.sum is not None and not self.tools:
+            raise ValueError('name the tools whose amounts are summed: tools = ["server__tool"]')
+        return self
+
+    def counter(self, name: str) -> Counter:
+        by = (self.by,) if isinstance(self.by, str) else tuple(dict.fromkeys(self.by))
+        return Counter(name, self.window_seconds * SECOND, by, self.effects, self.tools, self.sum)
+
+
+class ApproverConfig(Model):
+    name: str
+
+
+class RouteConfig(Model):
+    approvers: Annotated[tuple[str, ...], Field(min_length=1)]
+    quorum: Annotated[int, Field(ge=1)] = 1
+    expires_seconds: Annotated[int, Field(gt=0)] = 3600
+    escalate_to: str | None = None
+    escalate_after_seconds: Annotated[int, Field(gt=0)] = 900
+    notify: tuple[str, ...] = ()
+    text: str = ""
+    unsafe_self_approval: bool = False
+
+    def route(self, name: str) -> Route:
+        return Route(
+            name=name,
+            approvers=self.approvers,
+            expires=self.expires_seconds * SECOND,
+            unsafe_self_approval=self.unsafe_self_approval,
+            quorum=self.quorum,
+            escalate_to=self.escalate_to,
+            escalate_after=self.escalate_after_seconds * SECOND,
+            notify=self.notify,
+            text=self.text,
+        )
+
+
+class DesktopConfig(Model):
+    kind: Literal["desktop"]
+
+
+class WebhookConfig(Model):
+    kind: Literal["webhook"]
+    url: Url
+    secret: Secret
+
+
+class SlackConfig(Model):
+    kind: Literal["slack"]
+    url: Secret
+
+
+class EmailConfig(Model):
+    kind: Literal["email"]
+    host: str
+    port: Annotated[int, Field(gt=0, lt=65536)] = 587
+    sender: str
+    to: Annotated[tuple[str, ...], Field(min_length=1)]
+    starttls: bool = True
+    user: str | None = None
+    password: Secret | None = None
+
+
+class CommandConfig(Model):
+    kind: Literal["command"]
+    command: Annotated[tuple[str, ...], Field(min_length=1)]
+
+
+NotifierConfig = Annotated[
+    DesktopConfig | WebhookConfig | SlackConfig | EmailConfig | CommandConfig, Field(discriminator="kind")
+]
+
+
+class InboxConfig(Model):
+    port: Annotated[int, Field(gt=0, lt=65536)] = 8765
+
+
+class GuardConfig(Model):
+    state_dir: Path = Path("state")
+    policies: Path
+    mode: Mode = Mode.ENFORCE
+    shadow: Path | None = None
+    origin: str = "mcp-guard.local/ledger"
+    hold_seconds: Annotated[float, Field(ge=0)] = 45
+    ticket_pattern: str | None = None
+    first_use: FirstUse = FirstUse.LISTING
+    plain_names: bool = False
+    unsafe_skip_fsync: bool = False
+
+    @field_validator("ticket_pattern")
+    @classmethod
+    def compiles(cls, pattern: str | None) -> str | None:
+        try:
+            re.compile(pattern or "")
+        except (re.error, OverflowError, RecursionError) as error:
+            raise ValueError(f"`{pattern}` is not a regular expression: {error}") from None
+        return pattern
+
+    @field_validator("origin")
+    @classmethod
+    def is_origin(cls, origin: str) -> str:
+        if not re.fullmatch(r"[^\s+]+", origin):
+            raise ValueError("a checkpoint origin has neither spaces nor `+`")
+        return origin
+
+
+class LimitsConfig(Model):
+    argument_bytes: Annotated[int, Field(gt=0)] = 1024 * 1024
+    depth: Annotated[int, Field(gt=0, le=200)] = 64
+    message_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
+    kept_response_bytes: Annotated[int, Field(ge=0)] = 64 * 1024
+
+
+class Config(Model):
+    """The whole file."""
+
+    guard: GuardConfig
+    limits: LimitsConfig = LimitsConfig()
+    agents: dict[str, AgentConfig] = {}
+    upstreams: dict[str, UpstreamConfig] = {}
+    tools: dict[str, ToolConfig] = {}
+    resources: dict[EntityType, ResourceTypeConfig] = {}
+    rates: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], RateConfig] = {}
+    approvers: dict[str, ApproverConfig] = {}
+    routes: dict[str, RouteConfig] = {}
+    notifiers: dict[str, NotifierConfig] = {}
+    inbox: InboxConfig = InboxConfig()
+    risk: RiskConfig = RiskConfig()
+    serve: ServeConfig | None = None
+    connect: ConnectConfig = ConnectConfig()
+    issuers: dict[str, IssuerConfig] = {}
+    ledger: LedgerConfig = LedgerConfig()
+    witnesses: dict[WitnessName, WitnessConfig] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def no_text_holds_null(cls, data: object) -> object:
+        if any("\0" in text for text in texts(data)):
+            raise ValueError("a text holds the character U+0000, which no path and no command can")
+        return data
+
+    @field_validator("upstreams")
+    @classmethod
+    def names_can_be_prefixes(cls, upstreams: dict[str, UpstreamConfig]) -> dict[str, UpstreamConfig]:
+        if "guard" in upstreams:
+            raise ValueError("`guard` is the prefix of the guard's own tools; choose another name")
+        for name in upstreams:
+            if not re.fullmatch(r"[a-z0-9](?:[a-z0-9-]|_(?!_)){0,22}[a-z0-9]|[a-z0-9]", name):
+                raise ValueError(
+                    f"`{name}` cannot prefix tool names; use up to 24 of a-z, 0-9, `-` and single `_`, "
+                    "beginning and ending with a letter or digit"
+                )
+        return upstreams
+
+    @model_validator(mode="after")
+    def references_exist(self) -> "Config":
+        for name, route in self.routes.items():
+            self._check_route(name, route)
+        for name, tool in self.tools.items():
+            if name.partition("__")[0] not in self.upstreams:
+                raise ValueError(f"tools.{name}: no upstream `{name.partition('__')[0]}` in [upstreams]")
+            if tool.resource and tool.resource.type not in self.resources:
+                raise ValueError(f"tools.{name}.resource.type: `{tool.resource.type}` is not among [resources]")
+        for name, rate in self.rates.items():
+            if unknown := [tool for tool in rate.tools if tool.partition("__")[0] not in self.upstreams]:
+                raise ValueError(f"rates.{name}.tools: no upstream of `{unknown[0]}` in [upstreams]")
+        for name in self.resources:
+            if name in RESERVED_TYPES:
+                raise ValueError(f"resources.{name}: the guard uses this type itself; choose another name")
+        if self.guard.plain_names and len(self.upstreams) > 1:
+            raise ValueError("guard.plain_names: names without a prefix need exactly one upstream; there are several")
+        return self
+
+    @model_validator(mode="after")
+    def users_have_a_socket(self) -> "Config":
+        if self.connect.users and (self.serve is None or self.serve.socket is None):
+            raise ValueError("connect.users: nobody can connect without serve.socket")
+        return self
+
+    def _check_route(self, name: str, route: RouteConfig) -> None:
+        for approver in route.approvers:
+            if approver not in self.approvers:
+                raise ValueError(f"routes.{name}.approvers: `{approver}` is not among [approvers]")
+        if route.quorum > len(set(route.approvers)):
+            raise ValueError(f"routes.{name}.quorum: {route.quorum} of {len(set(route.approvers))} approvers cannot be")
+        if route.escalate_to is not None and (route.escalate_to not in self.routes or route.escalate_to == name):
+            raise ValueError(f"routes.{name}.escalate_to: no other route `{route.escalate_to}`")
+        for notifier in route.notify:
+            if notifier not in self.notifiers:
+                raise ValueError(f"routes.{name}.notify: `{notifier}` is not among [notifiers]")
+
+    def settings(self, path: Path) -> Settings:
+        """The same as plain values; relative paths are taken from the file's folder."""
+        here, guard, limits = path.parent, self.guard, self.limits
+        return Settings(
+            path=path,
+            state_dir=here / guard.state_dir,
+            policies=here / guard.policies,
+            origin=guard.origin,
+            hold_seconds=guard.hold_seconds,
+            ticket_pattern=guard.ticket_pattern,
+            plain_names=guard.plain_names,
+            unsafe_skip_fsync=guard.unsafe_skip_fsync,
+            limits=Limits(limits.argument_bytes, limits.depth),
+            message_bytes=limits.message_bytes,
+            kept_response_bytes=limits.kept_response_bytes,
+            agents={name: agent.enrolled(name) for name, agent in self.agents.items()},
+            servers={name: server.server(here) for name, server in self.upstreams.items()},
+            tool_rules={name: tool.rule() for name, tool in self.tools.items()},
+            attributes={name: dict(resource.attributes) for name, resource in self.resources.items()},
+            counters=tuple(rate.counter(name) for name, rate in self.rates.items()),
+            approvers={id: approver.name for id, approver in self.approvers.items()},
+            routes={name: route.route(name) for name, route in self.routes.items()},
+            notifiers={
+                name: NotifierSettings(notifier.kind, _options(notifier), here)
+                for name, notifier in self.notifiers.items()
+            },
+            inbox_port=self.inbox.port,
+            pin_rules={name: server.pin_rule(guard.first_use) for name, server in self.upstreams.items()},
+            mode=guard.mode,
+            shadow=here / guard.shadow if guard.shadow else None,
+            signals=tuple(signal.signal(name, here) for name, signal in self.risk.signals.items()),
+            drift=self.risk.drift.rule() if self.risk.drift else None,
+            serve=self._serve(here),
+            keep_payload_days=self.ledger.keep_payload_days,
+            signers=self.ledger.signers(here),
+            witnesses={name: witness.settings(here) for name, witness in self.witnesses.items()},
+        )
+
+    def _serve(self, here: Path) -> ServeSettings | None:
+        if self.serve is None:
+            return None
+        url = self.serve.settings(()).url
+        served = self.serve.settings(tuple(issuer.values(here, url) for issuer in self.issuers.values()))
+        return replace(served, socket=self.serve.at_socket(here, self.connect))
+
+
+def _options(notifier: Model) -> dict[str, object]:
+    """What a notifier is given of its section, by key."""
+    return {name: value.place() if isinstance(value, Secret) else value for name, value in notifier if name != "kind"}
+
+
+def load(path: Path) -> Settings:
+    """Read and check the configuration.
+
+    Raises: ConfigError.
+    """
+    try:
+        text = path.read_text()
+    except FileNotFoundError:
+        raise ConfigError(
+            f"no configuration at `{path}`", "mcp-guard init makes one; or name a file: --config FILE"
+        ) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"cannot read `{path}`: {error}", "check the path and its permissions") from None
+    return check(text, path)
+
+
+def check(text: str, path: Path) -> Settings:
+    """The settings that a configuration at this path would give, with this text.
+
+    Raises: ConfigError.
+    """
+    try:
+        data = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:  # a number too long and arrays too deep are no `TOMLDecodeError`
+        raise ConfigError(f"{path}: not TOML: {error}", "mend that line; config.example.toml shows the form") from None
+    try:
+        return Config.model_validate(data).settings(path.resolve())
+    except ValidationError as error:
+        raise ConfigError("\n".join(_explain(path, error)), "config.example.toml explains every key") from None
+
+
+def _explain(path: Path, error: ValidationError) -> list[str]:
+    return [
+        f"{path}: {'.'.join(map(str, problem['loc'])) or '(file)'}: {say(problem, Config)}"
+        for problem in error.errors(include_url=False)
+    ]

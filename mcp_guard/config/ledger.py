@@ -1,0 +1,102 @@
+"""The sections `[ledger]` and `[witnesses.NAME]` of the configuration: who signs, and who is told of it."""
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from mcp_guard.config.types import Model, Secret, Url
+from mcp_guard.core.tlog import note
+from mcp_guard.settings import SignerSettings, WitnessSettings
+
+WitnessName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
+GitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
+
+
+class SignerCommandConfig(Model):
+    """A program that signs; `public` is the C2SP verifier line of its key."""
+
+    command: Annotated[tuple[str, ...], Field(min_length=1)]
+    public: str
+    seconds: Annotated[float, Field(gt=0, le=60)] = 5
+
+    @field_validator("public")
+    @classmethod
+    def is_verifier(cls, public: str) -> str:
+        note.parse_verifier(public)
+        return public
+
+
+SignerConfig = Literal["file", "keyring"] | SignerCommandConfig
+
+
+class LedgerConfig(Model):
+    signer: SignerConfig = "file"
+    next_signer: SignerConfig | None = None
+    keep_payload_days: Annotated[int, Field(ge=0)] = 0
+
+    def signers(self, here: Path) -> tuple[SignerSettings, ...]:
+        """The one in force, then the one to rotate to."""
+        configured = [self.signer] if self.next_signer is None else [self.signer, self.next_signer]
+        return tuple(_signer(each, here) for each in configured)
+
+
+def _signer(signer: SignerConfig, here: Path) -> SignerSettings:
+    if isinstance(signer, str):
+        return SignerSettings(signer, here=here)
+    return SignerSettings("command", signer.command, signer.public, signer.seconds, here)
+
+
+class Witness(Model):
+    """What all kinds have: when a guard sends a checkpoint by itself."""
+
+    kind: str
+    every_seconds: Annotated[float, Field(ge=1)] | None = None
+    every_receipts: Annotated[int, Field(ge=1)] | None = None
+
+    def settings(self, here: Path) -> WitnessSettings:
+        own = {name: value for name, value in self if name not in Witness.model_fields}
+        options = {name: value.place() if isinstance(value, Secret) else value for name, value in own.items()}
+        return WitnessSettings(self.kind, options, here, self.every_seconds, self.every_receipts)
+
+
+class FileWitness(Witness):
+    kind: Literal["file"]
+    path: Path
+    append: bool = True
+
+
+class GitWitness(Witness):
+    kind: Literal["git"]
+    remote: Annotated[str, Field(pattern=r"^[^-]")]
+    branch: GitName = "main"
+    path: GitName = "checkpoint"
+
+
+class WebhookWitness(Witness):
+    kind: Literal["webhook"]
+    url: Url
+    secret: Secret
+
+
+class TimestampWitness(Witness):
+    kind: Literal["rfc3161"]
+    url: Url
+    roots: Path
+
+
+class CosignatureWitness(Witness):
+    kind: Literal["cosignature"]
+    url: Url
+    key: str
+
+    @field_validator("key")
+    @classmethod
+    def is_verifier(cls, key: str) -> str:
+        note.parse_verifier(key, note.COSIGNATURE)
+        return key
+
+
+WitnessConfig = Annotated[
+    FileWitness | GitWitness | WebhookWitness | TimestampWitness | CosignatureWitness, Field(discriminator="kind")
+]

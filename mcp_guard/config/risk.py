@@ -1,0 +1,68 @@
+"""The `[risk]` part of the configuration: the operator's own signals, and what is unusual for an agent."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import Field, model_validator
+
+from mcp_guard.config.types import Model
+from mcp_guard.core.model import Effect
+from mcp_guard.settings import OutsideSignal
+
+if TYPE_CHECKING:
+    from mcp_guard.core.anomaly import DriftRule
+
+
+class SignalConfig(Model):
+    """An operator's own signal of risk."""
+
+    command: tuple[str, ...] = ()
+    python: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
+    weight: Annotated[int, Field(ge=0, le=100)]
+    unknown_weight: Annotated[int, Field(ge=0, le=100)]
+    answer_seconds: Annotated[float, Field(gt=0, le=30)] = 1
+    tools: tuple[str, ...] = ()
+    effects: tuple[Effect, ...] = (Effect.WRITE, Effect.DESTRUCTIVE)
+
+    @model_validator(mode="after")
+    def is_one_thing(self) -> "SignalConfig":
+        if bool(self.command) == (self.python is not None):
+            raise ValueError('say what to ask: command = ["…"] or python = "module:function"')
+        return self
+
+    def signal(self, name: str, here: Path) -> OutsideSignal:
+        return OutsideSignal(
+            name=name,
+            argv=self.command,
+            entry=self.python or "",
+            weight=self.weight,
+            unknown_weight=self.unknown_weight,
+            timeout=self.answer_seconds,
+            tools=self.tools,
+            effects=self.effects,
+            here=here,
+        )
+
+
+class DriftConfig(Model):
+    """What is unusual for an agent, learned from its earlier runs."""
+
+    false_alarm_rate: Annotated[float, Field(ge=0.002, le=0.5)] = 0.02
+    weight: Annotated[int, Field(ge=0, le=100)] = 30
+    runs: Annotated[int, Field(ge=10, le=10_000)] = 400
+
+    @model_validator(mode="after")
+    def can_get_warm(self) -> "DriftConfig":
+        if self.runs < 3 * self.rule().warm_up:
+            raise ValueError(f"runs: a rate of {self.false_alarm_rate} needs at least {3 * self.rule().warm_up} runs")
+        return self
+
+    def rule(self) -> "DriftRule":
+        from mcp_guard.core.anomaly import DriftRule  # what is not configured is not loaded
+
+        return DriftRule(self.false_alarm_rate, self.weight, self.runs)
+
+
+class RiskConfig(Model):
+    signals: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], SignalConfig] = {}
+    drift: DriftConfig | None = None

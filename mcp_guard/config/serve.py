@@ -1,0 +1,91 @@
+"""The sections `[serve]` and `[issuers]`: where HTTP is served, and whose tokens are taken there beside our own."""
+
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from mcp_guard.config.types import Model, Url
+from mcp_guard.settings import ServeSettings, SocketSettings
+
+LONGEST_SOCKET = 100
+"""Bytes of a socket's path; the system takes 107 with the folder of the configuration (unix(7))."""
+
+
+class ServeConfig(Model):
+    """Where `mcp-guard serve` listens."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, lt=65536)] = 8766
+    url: Url | None = None
+    hosts: tuple[str, ...] = ()
+    origins: tuple[str, ...] = ()
+    max_sessions: Annotated[int, Field(gt=0)] = 1000
+    idle_seconds: Annotated[float, Field(gt=0)] = 1800
+    socket: Path | None = None
+    socket_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "0660"
+    socket_group: str = ""
+
+    @field_validator("socket")
+    @classmethod
+    def fits(cls, socket: Path | None) -> Path | None:
+        if socket is not None and len(os.fsencode(socket)) > LONGEST_SOCKET:
+            raise ValueError(f"the path of a socket has at most {LONGEST_SOCKET} bytes")
+        return socket
+
+    def at_socket(self, here: Path, connect: "ConnectConfig") -> SocketSettings | None:
+        if self.socket is None:
+            return None
+        return SocketSettings(here / self.socket, int(self.socket_mode, 8), self.socket_group, connect.users)
+
+    def settings(self, issuers: tuple[dict[str, object], ...]) -> ServeSettings:
+        url = self.url or f"http://{self.host}:{self.port}/mcp"
+        named = {url.split("/")[2], *self.hosts, *(f"{name}:{self.port}" for name in ("localhost", "127.0.0.1"))}
+        return ServeSettings(
+            self.host, self.port, url, frozenset(named), frozenset(self.origins), self.max_sessions,
+            self.idle_seconds, issuers,
+        )  # fmt: skip
+
+
+class ConnectConfig(Model):
+    """Which users of this machine may connect to the socket, by uid or name, and as which agent each calls."""
+
+    users: dict[Annotated[str, Field(min_length=1)], str] = {}
+
+
+class JwksConfig(Model):
+    file: Path | None = None
+    url: Annotated[str, Field(pattern=r"^https?://[^/]+")] | None = None
+
+    @model_validator(mode="after")
+    def is_one_place(self) -> "JwksConfig":
+        if (self.file is None) == (self.url is None):
+            raise ValueError('say where its keys are: { file = "PATH" } or { url = "https://…" }')
+        return self
+
+
+class IssuerConfig(Model):
+    """Another issuer whose tokens are taken, and which of its claims name the agent and the user."""
+
+    issuer: str
+    jwks: JwksConfig
+    audience: str | None = None
+    algorithms: Annotated[tuple[Literal["RS256", "PS256", "ES256", "ES384", "EdDSA"], ...], Field(min_length=1)] = (
+        "RS256", "ES256", "EdDSA",
+    )  # fmt: skip
+    agent: str = "client_id"
+    user: str = "sub"
+    agents: dict[str, str] | None = None
+
+    def values(self, here: Path, url: str) -> dict[str, object]:
+        return {
+            "issuer": self.issuer,
+            "audience": self.audience or url,
+            "algorithms": self.algorithms,
+            "agent": self.agent,
+            "user": self.user,
+            "agents": self.agents,
+            "jwks_file": here / self.jwks.file if self.jwks.file else None,
+            "jwks_url": self.jwks.url or "",
+        }

@@ -1,0 +1,107 @@
+"""The section `[upstreams]`: MCP servers behind the guard, started by it or reached over HTTP."""
+
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import Field, field_validator, model_validator
+
+from mcp_guard.config.types import Model, Secret, Url
+from mcp_guard.core.tool_pins import PROMISED, FirstUse, PinRule
+from mcp_guard.settings import OAuthSettings, Server
+
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+HEADER = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
+
+
+class OAuthConfig(Model):
+    """Tokens by OAuth 2.1: of the guard itself, or of a person who signs in (`mcp-guard upstreams login`)."""
+
+    grant: Literal["client_credentials", "authorization_code"] = "client_credentials"
+    client_id: Annotated[str, Field(min_length=1)]
+    client_secret: Secret | None = None
+    issuer: Url | None = None
+    token_url: Url | None = None
+    authorization_url: Url | None = None
+    scope: str = ""
+    resource: Url | None = None
+    redirect_port: Annotated[int, Field(ge=0, lt=65536)] = 0
+    keep: Literal["file", "keyring"] = "file"
+
+    @model_validator(mode="after")
+    def can_be_asked(self) -> Self:
+        if self.grant == "client_credentials" and self.client_secret is None:
+            raise ValueError("`client_credentials` needs a `client_secret`")
+        if self.grant == "authorization_code" and (self.token_url is None) != (self.authorization_url is None):
+            raise ValueError("`token_url` and `authorization_url` go together; without both they are discovered")
+        for url in (self.issuer, self.token_url, self.authorization_url):
+            if url and url.startswith("http://") and (urlsplit(url).hostname or "") not in LOOPBACK:
+                raise ValueError(f"`{url}`: secrets are sent over https only")
+        return self
+
+    def settings(self) -> OAuthSettings:
+        return OAuthSettings(
+            client_id=self.client_id,
+            client_secret=self.client_secret.place() if self.client_secret else None,
+            is_interactive=self.grant == "authorization_code",
+            token_url=self.token_url or "",
+            authorization_url=self.authorization_url or "",
+            issuer=self.issuer or "",
+            scope=self.scope,
+            resource=self.resource or "",
+            redirect_port=self.redirect_port,
+            in_keyring=self.keep == "keyring",
+        )
+
+
+class UpstreamConfig(Model):
+    """A server on stdio (`command`), or over HTTP (`url`)."""
+
+    command: str | None = None
+    args: tuple[str, ...] = ()
+    env: dict[Annotated[str, Field(pattern=r"^[^=\x00]+$")], str | Secret] = {}
+    cwd: Path | None = None
+    url: Url | None = None
+    transport: Literal["http", "sse"] = "http"
+    headers: dict[Annotated[str, Field(pattern=HEADER)], str | Secret] = {}
+    bearer: Secret | None = None
+    oauth: OAuthConfig | None = None
+    timeout_seconds: Annotated[float, Field(gt=0)] = 300
+    first_use: FirstUse | None = None
+    unsafe_unpinned: tuple[str, ...] = ()
+
+    @field_validator("unsafe_unpinned")
+    @classmethod
+    def keeps_the_promise(cls, members: tuple[str, ...]) -> tuple[str, ...]:
+        for member in members:
+            if member in PROMISED:
+                raise ValueError(f"`{member}` is always pinned; others may be left out, such as `_meta` or `icons`")
+        return members
+
+    @model_validator(mode="after")
+    def is_of_one_kind(self) -> Self:
+        if (self.command is None) == (self.url is None):
+            raise ValueError("say how it is reached: `command` starts it, `url` is where it is")
+        local, remote = {"args", "env", "cwd"}, {"transport", "headers", "bearer", "oauth"}
+        if wrong := self.model_fields_set & (remote if self.command is not None else local):
+            raise ValueError(f"`{min(wrong)}` does not go with `{'command' if self.command is not None else 'url'}`")
+        if self.bearer is not None and self.oauth is not None:
+            raise ValueError("`bearer` and `oauth` do not go together: either is the token")
+        return self
+
+    def pin_rule(self, first_use: FirstUse) -> PinRule:
+        return PinRule(self.first_use or first_use, self.unsafe_unpinned)
+
+    def server(self, here: Path) -> Server:
+        said = self.env if self.command is not None else self.headers
+        return Server(
+            argv=(self.command, *self.args) if self.command is not None else (),
+            env={name: value for name, value in said.items() if isinstance(value, str)},
+            secrets={name: value.place() for name, value in said.items() if isinstance(value, Secret)},
+            cwd=here / (self.cwd or ""),
+            timeout=self.timeout_seconds,
+            url=self.url or "",
+            bearer=self.bearer.place() if self.bearer else None,
+            old=self.transport == "sse",
+            oauth=self.oauth.settings() if self.oauth else None,
+        )

@@ -1,0 +1,193 @@
+"""What makes a tool's definition suspect: a visible, ordered list of checks. Pure.
+
+To add a check: one function here, its line in `CHECKS` (one definition) or `COMPARISONS` (one beside the others), one
+row in `tests/core/test_suspicion.py`. A finding decides nothing but this: a tool with hidden characters is quarantined
+at its first use, whatever `first_use` says, because nobody who looked at its text has seen it. `tools list` shows all.
+
+Confusable letters: a short table in the manner of Unicode TR 39, for names only, applied after NFKC and case folding.
+"""
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+
+from mcp_guard.core.hidden_characters import Finding, find_hidden, is_hidden, texts
+from mcp_guard.core.model import Json
+from mcp_guard.core.names import join
+from mcp_guard.core.printable import printable
+
+QUOTED = 60
+"""Characters of a definition that a finding quotes."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A tool, as far as the checks look at it."""
+
+    server: str
+    name: str
+    definition: Json
+
+    @cached_property
+    def prose(self) -> str:
+        """All its text, in small letters."""
+        return "\n".join(text for _, text in texts(self.definition)).casefold()
+
+    @property
+    def listed_as(self) -> str:
+        return join(self.server, self.name)
+
+
+def hidden_characters(tool: Listed) -> Iterator[Finding]:
+    """Zero-width characters, bidirectional controls, tags, variation selectors, escapes and other controls."""
+    yield from find_hidden(tool.definition)
+
+
+# Text that speaks to the model
+
+_PATTERNS = (
+    ("sets earlier instructions aside",
+     r"\b(ignore|disregard|forget|override|bypass)\b.{0,30}\b(previous|prior|above|earlier|other|all|any|system|safety)"
+     r"\b.{0,30}\b(instruction|prompt|rule|message|guideline|polic|direction|context)"),
+    ("a tag that marks orders",
+     r"<\s*/?\s*(important|system|instructions?|assistant|secret|admin|critical)\s*>"),
+    ("a chat template's mark",
+     r"<\|\s*(im_start|im_end|system|user|assistant|endoftext)\s*\|>|\[/?INST\]|<</?SYS>>"),
+    ("asks for silence towards the user",
+     r"\b(do not|don't|never|without|avoid)\b.{0,25}\b(tell|inform|mention|notify|show|alert|ask|reveal)\w*\b"
+     r".{0,25}\b(user|human|person|anyone)"),
+    ("orders a step before or instead of the tool",
+     r"\b(before|prior to|instead of|whenever|each time|every time)\b.{0,40}\b(using|calling|invoking|running)\b"
+     r".{0,30}\btools?\b.{0,80}\b(must|always|first|read|call|send|include|pass)\b"),
+    ("speaks of the system prompt",
+     r"\bsystem prompt\b|\bdeveloper message\b"),
+    ("gives the model another part",
+     r"\byou are (now|no longer)\b|\bact as (an?|the) (admin|root|system|unrestricted)"),
+    ("names secrets to read",
+     r"~/\.(ssh|aws|config|cursor|kube)\b|\bid_rsa\b|\.env\b.{0,30}\b(read|content|send)|/etc/passwd"),
+)  # fmt: skip
+INSTRUCTIONS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
+    (name, re.compile(pattern, re.IGNORECASE)) for name, pattern in _PATTERNS
+)
+_BLANKS = re.compile(r"[^\S\n]{60,}|\n{12,}")
+
+
+def instructions(tool: Listed) -> Iterator[Finding]:
+    """Text that addresses the model rather than describes the tool. Words only: it misses, and it may be mistaken."""
+    for where, text in texts(tool.definition):
+        plain = "".join(c for c in unicodedata.normalize("NFKC", text) if not is_hidden(c)).replace("\n", " ")
+        for name, pattern in INSTRUCTIONS:
+            if match := pattern.search(plain):
+                yield Finding("instructions", where, f"{name}: “{printable(match.group()[:QUOTED])}”")
+
+
+def far_text(tool: Listed) -> Iterator[Finding]:
+    """Text pushed out of sight by blanks."""
+    for where, text in texts(tool.definition):
+        if (match := _BLANKS.search(text)) and text[match.end() :].strip():
+            yield Finding("far_text", where, f"{match.end() - match.start()} blanks before more text")
+
+
+# Names
+
+_CONFUSABLE = str.maketrans(
+    "аеорсухіјѕһԁԛԝьѡвкмнтгз" "αβγεηικνορτυχωϲ" "օսհոցզեі" "ıɩɑɡʋ" "0135",
+    "aeopcyxijshdqwbwbkmhtre" "abyenikvoptuxwc" "oshngqei" "iiagv" "oles",
+)  # fmt: skip
+_PAIRS = (("rn", "m"), ("vv", "w"), ("cl", "d"))
+
+
+@lru_cache(4096)
+def skeleton(name: str) -> str:
+    """The name as a hasty reader sees it: two names with the same one can be taken for each other."""
+    folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", name).casefold()).translate(_CONFUSABLE)
+    letters = "".join(c for c in folded if c.isalnum())
+    for pair, single in _PAIRS:
+        letters = letters.replace(pair, single)
+    return letters.replace("i", "l")
+
+
+def scripts(text: str) -> set[str]:
+    """The scripts of its letters, by the first word of their Unicode names."""
+    named = {unicodedata.name(c, "").split(" ")[0] for c in unicodedata.normalize("NFKC", text) if c.isalpha()}
+    return named - {"", "MODIFIER", "MASCULINE", "FEMININE"}
+
+
+_TOGETHER = (
+    frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "LATIN"}),
+    frozenset({"CJK", "HANGUL", "LATIN"}),
+)
+
+
+def mixed_scripts(tool: Listed) -> Iterator[Finding]:
+    """A name, or an argument's name, with letters of scripts that are not written together."""
+    schema = tool.definition.get("inputSchema")
+    properties = schema.get("properties") if isinstance(schema, dict) else None
+    names = [("name", tool.name)]
+    if isinstance(properties, dict):
+        names += [(f"inputSchema/properties/{printable(name)}", name) for name in properties]
+    for where, name in names:
+        for word in re.split(r"[\W_]+", name):
+            mixed = scripts(word)
+            if len(mixed) > 1 and not any(mixed <= together for together in _TOGETHER):
+                what = f"`{printable(name[:QUOTED])}` mixes {' and '.join(sorted(mixed))}"
+                yield Finding("mixed_scripts", where, what)
+
+
+def look_alike(tool: Listed, other: Listed) -> Iterator[Finding]:
+    """A name that another tool's could be read as: confusable letters, case, or separators that a client may change."""
+    own, theirs = tool.name, other.name
+    if tool.server == other.server and own.casefold() == theirs.casefold():
+        yield Finding("look_alike", "name", f"differs from `{other.listed_as}` only in case")
+    elif own != theirs and skeleton(own) == skeleton(theirs):
+        yield Finding("look_alike", "name", f"can be read as `{other.listed_as}`")
+
+
+def imitation(tool: Listed, other: Listed) -> Iterator[Finding]:
+    """A name that says it is another server's tool, or is the same as one of another definition."""
+    if tool.server == other.server:
+        return
+    if skeleton(tool.name) == skeleton(f"{other.server}{other.name}"):
+        yield Finding("imitation", "name", f"is named as if it were `{other.listed_as}`")
+    elif tool.name == other.name and tool.definition != other.definition:
+        yield Finding("same_name", "name", f"`{other.listed_as}` has the same name and another definition")
+
+
+def other_tools(tool: Listed, other: Listed) -> Iterator[Finding]:
+    """A text that speaks of another server's tool: it may want to steer how that one is used."""
+    if tool.server == other.server or tool.name == other.name or other.name.casefold() not in tool.prose:
+        return
+    if not _is_telling(other.name):
+        return
+    pattern = re.compile(rf"(?<![\w-]){re.escape(other.name)}(?![\w-])", re.IGNORECASE)
+    for where, text in texts(tool.definition):
+        if len(text) > len(other.name) and pattern.search(text):
+            yield Finding("other_tools", where, f"speaks of `{other.listed_as}`")
+
+
+def _is_telling(name: str) -> bool:
+    """Whether a name can be told from a word of prose."""
+    return len(name) >= 6 and any(not c.isalpha() for c in name)
+
+
+CHECKS: tuple[Callable[[Listed], Iterator[Finding]], ...] = (hidden_characters, instructions, far_text, mixed_scripts)
+COMPARISONS: tuple[Callable[[Listed, Listed], Iterator[Finding]], ...] = (look_alike, imitation, other_tools)
+
+
+def inspect(tool: Listed, others: Iterable[Listed] = ()) -> tuple[Finding, ...]:
+    """All findings of one tool beside the others, itself among them or not."""
+    alone = [finding for check in CHECKS for finding in check(tool)]
+    beside = [
+        finding
+        for other in others
+        if (other.server, other.name) != (tool.server, tool.name)
+        for compare in COMPARISONS
+        for finding in compare(tool, other)
+    ]
+    return (*alone, *beside)
+
+
+def inspect_all(tools: Mapping[str, Listed]) -> dict[str, tuple[Finding, ...]]:
+    return {name: inspect(tool, tools.values()) for name, tool in tools.items()}

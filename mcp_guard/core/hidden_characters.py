@@ -1,0 +1,99 @@
+"""Characters that show nothing, in the text of a tool's definition. Pure, and light: new tools meet it at start-up."""
+
+import unicodedata
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from mcp_guard.core.model import Json
+from mcp_guard.core.printable import printable
+
+HIDDEN = "hidden_characters"
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One reason to look twice. `where` is the place in the definition, `what` is safe to print."""
+
+    check: str
+    where: str
+    what: str
+
+
+# The texts of a definition
+
+
+def texts(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """Every string in it, names of members too, each with its place as a JSON pointer without the first slash."""
+    waiting: list[tuple[str, Any]] = [(where, value)]
+    while waiting:
+        where, value = waiting.pop()
+        if isinstance(value, str):
+            yield where, value
+        elif isinstance(value, dict):
+            for name, inner in reversed(value.items()):
+                at = f"{where}/{printable(name)}" if where else printable(name)
+                yield at, name
+                waiting.append((at, inner))
+        elif isinstance(value, list):
+            waiting += [(f"{where}/{index}", inner) for index, inner in reversed(list(enumerate(value)))]
+
+
+_HIDDEN_CATEGORIES = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
+_FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\u2800")
+"""Characters of other categories that show nothing: joiners, fillers, the empty Braille pattern."""
+_JOINING = (
+    "ARABIC", "BENGALI", "DEVANAGARI", "GUJARATI", "GURMUKHI", "KANNADA", "MALAYALAM", "SINHALA", "TAMIL", "TELUGU",
+)  # fmt: skip
+ZWNJ, ZWJ, EMOJI_STYLE = "\u200c", "\u200d", "\ufe0f"
+
+
+def find_hidden(definition: Json) -> Iterator[Finding]:
+    """Where a definition holds characters that nobody who looks at it can see."""
+    if _is_plain(definition):
+        return
+    for where, text in texts(definition):
+        found = sorted({c for index, c in enumerate(text) if is_hidden(c) and not _is_in_place(text, index)})
+        if found:
+            yield Finding(HIDDEN, where, ", ".join(name_character(c) for c in found[:5]))
+
+
+def _is_plain(definition: Json) -> bool:
+    """Whether it is visible ASCII with blanks only, as most are; then no text need be looked at."""
+    data = orjson.dumps(definition)
+    return data.isascii() and not any(sign in data for sign in (b"\\u", b"\\b", b"\\f", b"\x7f"))
+
+
+def is_hidden(character: str) -> bool:
+    if character in "\n\r\t":
+        return False
+    return (
+        unicodedata.category(character) in _HIDDEN_CATEGORIES
+        or character in _FILLERS
+        or "\ufe00" <= character <= "\ufe0f"
+        or "\U000e0000" <= character <= "\U000e0fff"
+    )
+
+
+def _is_in_place(text: str, index: int) -> bool:
+    """Where writing needs it: joined emoji, the emoji style of one symbol, and joiners in scripts that join letters."""
+    character, before = text[index], text[index - 1 : index]
+    after = text[index + 1 : index + 2]
+    if character == EMOJI_STYLE:
+        return unicodedata.category(before or " ") in ("So", "Sm", "Po", "Nd", "Sk")
+    if character == ZWJ and before and after:
+        pictures = unicodedata.category(after) == "So" and (
+            before == EMOJI_STYLE or unicodedata.category(before) in ("So", "Sk")
+        )
+        return pictures or (_joins(before) and _joins(after))
+    return character == ZWNJ and _joins(before) and _joins(after)
+
+
+def _joins(character: str) -> bool:
+    return bool(character) and unicodedata.name(character, "").startswith(_JOINING)
+
+
+def name_character(character: str) -> str:
+    return f"U+{ord(character):04X} {unicodedata.name(character, '')}".rstrip()

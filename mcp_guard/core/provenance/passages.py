@@ -1,0 +1,189 @@
+"""Texts that an instance has met, and what it means that a value stands in one; read out of calls and replies. Pure."""
+
+import re
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
+from enum import StrEnum
+from functools import cached_property
+from typing import Any
+
+import orjson
+
+from mcp_guard.core.model import Json, Tool
+from mcp_guard.core.provenance import matching
+from mcp_guard.core.provenance.injection import order_begins
+
+UNTRUSTED = "untrusted"
+BREAK, NAME = "\0", "\0name"
+
+
+class Origin(StrEnum):
+    TASK = "from_task"
+    TRUSTED = "from_trusted"
+    UNTRUSTED = "from_untrusted"
+    UNKNOWN = "unknown_origin"
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """Where a value comes from; the last two are said of untrusted texts only."""
+
+    origin: Origin
+    named: bool = False
+    instructs: bool = False
+
+
+NOWHERE = Found(Origin.UNKNOWN)
+
+
+@dataclass(frozen=True)
+class Passage:
+    """Texts that came together, plain, with a break between: as they are, and what is encoded in them.
+
+    `whole` are values that only count as a whole.
+    """
+
+    origin: Origin
+    text: str = ""
+    decoded: str = ""
+    whole: AbstractSet[str] = frozenset()
+    named: bool = False
+    labelled: bool = False
+
+    @property
+    def size(self) -> int:
+        return len(self.text) + len(self.decoded) + sum(map(len, self.whole))
+
+    @cached_property
+    def gives_orders(self) -> bool:
+        """Of a tool that is labelled as untrusted."""
+        return self.labelled and any(order_begins(each) is not None for each in (self.text, self.decoded))
+
+    @cached_property
+    def squeezed(self) -> str:
+        """Every text without punctuation, the decoded ones last."""
+        return BREAK.join(map(matching.squeeze, f"{self.text}{BREAK}{self.decoded}".split(BREAK)))
+
+    def holds(self, value: str) -> bool:
+        if value in self.whole or matching.stands_in(value, self.text):
+            return True
+        if self.origin is not Origin.UNTRUSTED:
+            return False
+        tight = matching.squeeze(value)
+        long_enough = len(tight) >= matching.SQUEEZED
+        return matching.stands_in(value, self.decoded) or (long_enough and tight in self.squeezed)
+
+    def found(self, value: str) -> Found:
+        """What it means that the value stands here."""
+        if self.origin is not Origin.UNTRUSTED:
+            return Found(self.origin)
+        text = self._around(value)
+        begins = order_begins(text)
+        ordered = begins is not None and (value not in text[:begins] or value in text[begins:])
+        return Found(self.origin, self.named, ordered)
+
+    def _around(self, value: str) -> str:
+        """The one text in which the value stands, however it is written there; of several, one that gives orders."""
+        tight, all_texts = matching.squeeze(value), f"{self.text}{BREAK}{self.decoded}".split(BREAK)
+        squeezed = self.squeezed.split(BREAK)
+        there = [text for text, bare in zip(all_texts, squeezed, strict=True) if value in text or tight in bare]
+        return next((text for text in there if order_begins(text) is not None), there[0])
+
+
+_RUN_ON = re.compile(r"(?<=[a-z0-9])\.(?=[A-Z][a-z])")
+
+
+def sentences(given: Iterable[str]) -> Iterator[str]:
+    """The texts as they are; and with the space that is missing between two sentences: an address ends there."""
+    for text in given:
+        yield text
+        if _RUN_ON.search(text):
+            yield _RUN_ON.sub(". ", text)
+
+
+def texts(arguments: Json, sinks: Iterable[str] = ()) -> Iterator[tuple[str, str]]:
+    """Every string in the arguments, under the name of the argument that it is in; of sinks the numbers too."""
+    for name, value in arguments.items():
+        for path, text in leaves(value):
+            is_name = path[-1:] == (NAME,)
+            wanted = isinstance(text, str) or name in sinks
+            if not wanted or (is_name and not matching.addresses(str(text))):
+                continue
+            if str(text).strip():
+                yield name, str(text)
+
+
+def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str | float]]:
+    """Every string, number and member name in a JSON value, with the path to it."""
+    if isinstance(value, str | int | float) and not isinstance(value, bool):
+        yield path, value
+    elif isinstance(value, list):
+        for item in value:
+            yield from leaves(item, (*path, "*"))
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield (*path, NAME), name
+            yield from leaves(item, (*path, name))
+
+
+def read_result(tool: Tool, reply: Json, named: bool) -> list[Passage]:
+    """The passages of one reply: values that are trusted as a whole first, then the texts, as the tool is labelled.
+
+    A tool whose configuration says which of its values to trust is not trusted for the rest.
+    """
+    patterns = [tuple(pattern.split("/")[1:]) for pattern in tool.rule.trusted]
+    untrusted = bool(patterns) or UNTRUSTED in tool.rule.returns
+    whole: dict[str, None] = {}
+    rest: dict[str, None] = {}
+    decoded: dict[str, None] = {}
+    for path, leaf in (found for part in parts(reply) for found in leaves(part)):
+        text = str(leaf)
+        value = matching.plain(text)
+        if any(_fits(path, pattern) for pattern in patterns):
+            whole[value] = None
+        rest[value] = None
+        if untrusted:
+            decoded |= dict.fromkeys(map(matching.plain, matching.decodings(text)))
+    if not untrusted:
+        return [Passage(Origin.TRUSTED, BREAK.join(rest))]
+    texts_of_others = Passage(
+        Origin.UNTRUSTED, BREAK.join(rest), BREAK.join(decoded), frozenset(), named, UNTRUSTED in tool.rule.returns
+    )
+    return [Passage(Origin.TRUSTED, whole=frozenset(whole)), texts_of_others]
+
+
+def _fits(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
+    return len(path) == len(pattern) and all(wanted in ("*", name) for name, wanted in zip(path, pattern, strict=True))
+
+
+def parts(reply: Json) -> Iterator[Any]:
+    """What an agent reads in a reply: structured content, texts (read as JSON if they are), embedded texts, errors."""
+    result = reply.get("result")
+    if not isinstance(result, dict):
+        yield reply.get("error")
+        return
+    structured = result.get("structuredContent")
+    if structured is not None:
+        yield structured
+    content = result.get("content")
+    for block in content if isinstance(content, list) else ():
+        if not isinstance(block, dict):
+            continue
+        text = block.get("text")
+        if not isinstance(text, str):
+            yield {name: value for name, value in block.items() if name not in ("data", "blob")}
+            continue
+        read = _as_json(text)
+        if read is None or read != structured:
+            yield text if read is None else read
+
+
+def _as_json(text: str) -> Any:
+    """The JSON object or list that a text is, or None."""
+    if text[:1] not in "{[":
+        return None
+    try:
+        return orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return None

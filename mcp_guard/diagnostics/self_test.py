@@ -1,0 +1,113 @@
+"""Calls that must be refused: a whole guard on a scratch ledger, with the configured policies. Nothing is sent."""
+
+import asyncio
+import tempfile
+from collections.abc import Collection
+from dataclasses import replace
+from pathlib import Path
+
+from mcp_guard.app import CLOCK, policy_world
+from mcp_guard.core.describe import Description
+from mcp_guard.core.errors import GuardError
+from mcp_guard.core.model import Agent, Asked, Effect, Execution, Instance, Json, Task, Tool, ToolRule
+from mcp_guard.core.names import join
+from mcp_guard.diagnostics.checks import Trial
+from mcp_guard.guard import Guard
+from mcp_guard.ledger.open import LedgerSettings, OpenLedger, open_ledger
+from mcp_guard.policy.engine import PolicyEngine, load_policies
+from mcp_guard.policy.reload import PoliciesInForce
+from mcp_guard.ports import SILENT, Intent, Voice
+from mcp_guard.settings import Settings
+from mcp_guard.upstream.catalog import definition_hash
+
+HOUR = 3600 * 1_000_000
+STRANGER = Agent("mcp-guard-doctor", "nobody", ())
+
+
+class Nothing:
+    """Implements `ports.Upstreams` with tools that do nothing; `sent` must stay empty."""
+
+    def __init__(self, catalog: Collection[Tool]) -> None:
+        self.sent: list[str] = []
+        self._catalog = {tool.listed_as: tool for tool in catalog}
+
+    def find(self, listed_as: str) -> Tool | None:
+        return self._catalog.get(listed_as)
+
+    def tools(self) -> list[Tool]:
+        return list(self._catalog.values())
+
+    def quarantined(self, listed_as: str) -> str | None:
+        return None
+
+    def trouble(self, server: str) -> str | None:
+        return None
+
+    async def execute(self, intent: Intent, voice: Voice = SILENT) -> Execution:
+        self.sent.append(intent.call.name)
+        raise AssertionError("a call of the self-test was let through")
+
+
+def probe() -> Tool:
+    """A destructive tool that no configuration names."""
+    definition: Json = {"name": "doctor", "inputSchema": {"type": "object", "properties": {}}}
+    rule = ToolRule(effect=Effect.DESTRUCTIVE)
+    listed_as = join("guard", "doctor")
+    return Tool("guard", "doctor", listed_as, definition, definition_hash(definition), rule, Effect.DESTRUCTIVE)
+
+
+def try_refusals(settings: Settings, tools: list[Tool], absent: Collection[str]) -> list[Trial]:
+    """Raises: GuardError if not even a scratch ledger can be had."""
+    catalog = [*tools, probe()]
+    try:
+        engine = load_policies(settings.policies, policy_world(settings, catalog, absent))
+    except GuardError:  # policies that speak of what every tool has do not fit the probe: go on without it
+        catalog = list(tools)
+        engine = load_policies(settings.policies, policy_world(settings, catalog, absent))
+    with tempfile.TemporaryDirectory(prefix="mcp-guard-doctor-") as folder:
+        scratch = LedgerSettings(
+            Path(folder), settings.origin, settings.routes, settings.counters
+        )  # and a key of its own
+        ledger = open_ledger(scratch, CLOCK)
+        try:
+            return asyncio.run(_try_all(engine, ledger, Nothing(catalog)))
+        finally:
+            ledger.close()
+
+
+async def _try_all(engine: PolicyEngine, ledger: OpenLedger, upstreams: Nothing) -> list[Trial]:
+    in_force = PoliciesInForce(engine.counters)
+    in_force.replace(engine)
+    guard = Guard(
+        policies=in_force,
+        ledger=ledger.book,
+        approvals=ledger.requests,
+        upstreams=upstreams,
+        clock=ledger.book.writer,
+        describe_with=Description(),
+        hold_seconds=0,
+        new_id=lambda: f"call_doctor{len(ledger.book.writer.store.open_calls())}",
+    )
+    now = CLOCK.now()
+    stranger = Instance("run_doctor", STRANGER, None, Task(), now, now + HOUR, "", "cred_doctor")
+    expired = replace(stranger, started=now - 2 * HOUR, expires=now - HOUR)
+    trials = [("a call of a tool that is not there", stranger, join("guard", "nonesuch"))]
+    known, unpermitted = upstreams.tools(), "a call that nobody permitted"
+    open_to_all = [Trial(unpermitted, False, False, "", True) for tool in known[-1:] if engine.may_call(stranger, tool)]
+    for tool in known[-1:]:
+        trials.append(("a call with an expired credential", expired, tool.listed_as))
+        trials += [] if open_to_all else [(unpermitted, stranger, tool.listed_as)]
+    return [*open_to_all, *[await _try(guard, ledger, upstreams, *trial) for trial in trials]]
+
+
+async def _try(guard: Guard, ledger: OpenLedger, upstreams: Nothing, what: str, instance: Instance, name: str) -> Trial:
+    store = ledger.book.writer.store
+    before = store.head().size
+    try:
+        reply = await guard.call(instance, Asked(name, {}))
+    except AssertionError:
+        reply = {}
+    row = store.receipt(before)
+    denied = row is not None and row.kind == "decision" and b'"outcome":"deny"' in row.body
+    said = str(reply.get("error") or reply.get("result") or "it was let through")[:200]
+    return Trial(what, not upstreams.sent and bool(reply), denied, said)

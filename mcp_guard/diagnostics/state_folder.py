@@ -1,0 +1,146 @@
+"""What can be seen of a state folder from outside: files, disk, locks, keys, the ledger. Changes nothing that stays."""
+
+import fcntl
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.diagnostics.checks import Contents, Disk, File, Pending
+from mcp_guard.ledger.open import FILE, GUARDS
+from mcp_guard.ledger.writer import is_signed
+from mcp_guard.storage import schema
+from mcp_guard.storage.inspection import Looked, look, read_format
+
+SYNCS = 5
+FindKey = Callable[[str], object]
+
+
+@dataclass(frozen=True, slots=True)
+class Examined:
+    """A state folder. `failure` and `hint` say why the ledger in it could not be read."""
+
+    folder: File | None = None
+    disk: Disk | None = None
+    file: File | None = None
+    failure: str = ""
+    hint: str = ""
+    contents: Contents | None = None
+    key: File | None = None
+    key_failure: tuple[str, str] | None = None
+    public_ids: tuple[str, ...] = ()
+    guards: tuple[tuple[str, bool], ...] = ()
+    pending: tuple[Pending, ...] = ()
+    approvers_with_keys: frozenset[str] = frozenset()
+
+
+def examine_folder(folder: Path, find_key: FindKey = lambda _: None) -> Examined:
+    """Never raises for what is wrong: that is what it finds. `find_key` raises if it has no such key."""
+    if (found := see(folder)) is None:
+        return Examined()
+    path, failure, hint, looked = folder / FILE, "", "", None
+    file, contents = see(path), None
+    if file is not None:
+        try:
+            format = read_format(path)
+            looked = look(path, format) if format == schema.VERSION else None
+            contents = _contents(looked) if looked else _foreign(format)
+        except LedgerError as error:
+            failure, hint = error.message, error.hint
+    return Examined(
+        folder=found,
+        disk=measure_disk(folder),
+        file=file,
+        failure=failure,
+        hint=hint,
+        contents=contents,
+        key=see(folder / "ledger.key"),
+        key_failure=_try_key(looked.head.key, find_key) if looked and looked.head.key else None,
+        public_ids=read_public_ids(folder / "ledger.pub"),
+        guards=tuple((path.stem, _is_locked(path)) for path in sorted((folder / GUARDS).glob("*.lock"))),
+        pending=tuple(Pending(*each) for each in looked.pending) if looked else (),
+        approvers_with_keys=looked.approvers_with_keys if looked else frozenset(),
+    )
+
+
+def see(path: Path) -> File | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return File(str(path), found.st_mode & 0o7777, found.st_uid)
+
+
+def measure_disk(folder: Path) -> Disk:
+    """A real write and sync of one page in the folder, several times; the median counts."""
+    space = os.statvfs(folder)
+    path, took = folder / f".doctor.{os.getpid()}", []
+    try:
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            for _ in range(SYNCS):
+                began = time.perf_counter()
+                os.write(handle, bytes(4096))
+                os.fdatasync(handle)
+                took.append(time.perf_counter() - began)
+        finally:
+            os.close(handle)
+            path.unlink()
+    except OSError as error:
+        return Disk(space.f_bavail * space.f_frsize, 0, error.strerror or str(error))
+    return Disk(space.f_bavail * space.f_frsize, median(took))
+
+
+def read_public_ids(path: Path) -> tuple[str, ...]:
+    """The ids of C2SP verifier lines, in hex; lines that are none are left out."""
+    try:
+        return tuple(line.split("+")[1] for line in path.read_text().splitlines() if line.count("+") >= 2)
+    except (OSError, ValueError):
+        return ()
+
+
+def _try_key(verifier: str, find_key: FindKey) -> tuple[str, str] | None:
+    """Why the private key in force cannot be had, or None."""
+    try:
+        find_key(verifier)
+    except LedgerError as error:
+        return error.message, error.hint
+    return None
+
+
+def _contents(looked: Looked) -> Contents:
+    head = looked.head
+    return Contents(
+        format=looked.format,
+        known_format=schema.VERSION,
+        size=head.size,
+        last_seq=looked.last_seq,
+        last_time=looked.last_time,
+        checkpoint_fits=is_signed(looked.checkpoint, head) if head.size else None,
+        key_id=head.key.split("+")[1] if head.key.count("+") >= 2 else "",
+        damage=looked.damage,
+        open_calls=looked.open_calls,
+    )
+
+
+def _foreign(format: int) -> Contents:
+    """A ledger of another version, of which nothing more is read."""
+    return Contents(format, schema.VERSION, 0, -1, 0, None, "", (), ())
+
+
+def _is_locked(path: Path) -> bool:
+    """Whether a running guard holds it. Nothing is removed."""
+    try:
+        lock = os.open(path, os.O_RDONLY)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError:
+        return True
+    finally:
+        os.close(lock)
+    return False

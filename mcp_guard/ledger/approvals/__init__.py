@@ -1,0 +1,1 @@
+"""Approvals in the ledger: requests, votes, state transitions and the approvers' keys."""

@@ -1,0 +1,171 @@
+"""Requests for approval, as the guard that holds the calls sees them. Implements `ports.Approvals`."""
+
+import asyncio
+import os
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field, replace
+
+import orjson
+
+from mcp_guard.core import approval as grants
+from mcp_guard.core import approval as rules
+from mcp_guard.core.approval import OPEN, Approval, Event, Grant, Route, State, make_rule
+from mcp_guard.core.describe import ADDED
+from mcp_guard.core.model import Call, Decision, Instance, Json
+from mcp_guard.core.receipt import call_fields, decision_draft
+from mcp_guard.core.redaction import hide_subject, scrub, texts_of_subject
+from mcp_guard.ledger.approvals import transitions
+from mcp_guard.ledger.writer import Step, Writer
+
+POLL_SECONDS = 0.1
+TICK_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Requests:
+    """The approvals of one ledger. `on_asked` is told of each new request, so that notifiers need not be waited for."""
+
+    writer: Writer
+    routes: Mapping[str, Route]
+    new_id: Callable[[], str]
+    on_asked: list[Callable[[], None]] = field(default_factory=list)
+    _waiters: dict[str, int] = field(default_factory=dict)
+
+    def find(self, instance: Instance, request_hash: str) -> Approval | None:
+        """The latest request for this very call that still counts: open, denied until it would have expired, or used by
+        a call whose outcome the agent was never given."""
+        now = self.writer.now()
+        found = self.writer.read(lambda store: store.approvals_for(instance.id, request_hash))
+        return next((each for each in found if _counts(each, now)), None)
+
+    def get(self, id: str) -> Approval | None:
+        found = self.writer.read(lambda store: store.approval(id))
+        return found[0] if found else None
+
+    def grant_for(self, call: Call, decision: Decision) -> Grant | None:
+        """A grant that covers this call now."""
+        now = self.writer.now()
+        found = self.writer.read(lambda store: store.grants(call.instance.id, "active"))
+        return next((each for each in found if grants.covers(each, call, decision, now)), None)
+
+    async def request(self, call: Call, decision: Decision) -> Approval:
+        nonce = os.urandom(16).hex()
+        bound = rules.binding(call, decision, nonce)
+        routes = [self.routes[name] for name in decision.routes]
+        subject = _subject(call, decision, bound) | {"routes": {each.name: each.text for each in routes}}
+
+        def op(step: Step) -> Approval:
+            for open_one in step.store.approvals_for(call.instance.id, call.request_hash):
+                waiting = open_one.state is State.REQUESTED and step.now < open_one.expires
+                if waiting and open_one.subject["binding"] == rules.binding(call, decision, open_one.nonce):
+                    return open_one  # the same call made twice at once is one question to a person
+            asked = Approval(
+                id=self.new_id(),
+                state=State.REQUESTED,
+                instance=call.instance.id,
+                lookup=call.request_hash,
+                request_hash=rules.salted(nonce, call.request_hash.encode()),
+                decision_hash=rules.decision_hash(bound, nonce),
+                nonce=nonce,
+                rules=tuple(make_rule(route) for route in routes),
+                requested=step.now,
+                expires=step.now + min(route.expires for route in routes),
+                subject=subject,
+            )
+            kept = replace(asked, subject=hide_subject(call, subject))
+            if not kept.is_whole:
+                asked = replace(asked, subject=subject | {"redacted": kept.subject["redacted"]})
+            transitions.add(step, asked, kept, step.add(decision_draft(call, decision)), self.routes)
+            return asked
+
+        asked = await self.writer.submit(op)
+        for tell in self.on_asked:
+            tell()
+        return asked
+
+    async def wait(self, approval: Approval, seconds: float, on_tick: Callable[[float], None]) -> Approval:
+        """Wait until it is decided. If the caller gives up and nobody else waits for it, it is withdrawn."""
+        self._waiters[approval.id] = self._waiters.get(approval.id, 0) + 1
+        try:
+            return await self._wait(approval, seconds, on_tick)
+        except asyncio.CancelledError:
+            if self._waiters[approval.id] == 1:
+                await asyncio.shield(self.withdraw(approval, "the client cancelled the call"))
+            raise
+        finally:
+            self._waiters[approval.id] -= 1
+            if not self._waiters[approval.id]:
+                del self._waiters[approval.id]
+
+    async def _wait(self, approval: Approval, seconds: float, on_tick: Callable[[float], None]) -> Approval:
+        loop = asyncio.get_running_loop()
+        started, ticks = loop.time(), 0
+        while True:
+            current = self.get(approval.id)
+            if current is None or current.state is not State.REQUESTED:
+                return current or replace(approval, state=State.WITHDRAWN)
+            if self.writer.now() >= current.expires:
+                return await self.settle(current, Event.EXPIRE, "nobody decided")
+            waited = loop.time() - started
+            if waited >= seconds:
+                return current
+            if waited >= ticks * TICK_SECONDS:
+                ticks += 1
+                on_tick(waited)
+            await asyncio.sleep(min(POLL_SECONDS, seconds - waited))
+
+    async def settle(self, approval: Approval, event: Event, note: str) -> Approval:
+        return await self.writer.submit(lambda step: transitions.settle(step, approval, event, note))
+
+    async def outdate(self, approval: Approval, note: str) -> None:
+        await self.settle(approval, Event.OUTDATE, scrub(note, texts_of_subject(approval.subject)))
+
+    async def withdraw(self, approval: Approval, note: str) -> None:
+        await self.settle(approval, Event.WITHDRAW, note)
+
+    async def answer(self, approval: Approval) -> Json | None:
+        """The recorded reply of the call that used this approval, from now on given; None if it was not kept."""
+        assert approval.outcome is not None
+        outcome = approval.outcome
+
+        def op(step: Step) -> Json | None:
+            step.store.note_answered(approval.id)
+            kept = step.store.payloads(outcome).get("response")
+            return orjson.loads(kept) if kept else None
+
+        return await self.writer.submit(op)
+
+
+def _counts(approval: Approval, now: int) -> bool:
+    if approval.state is State.CONSUMED:
+        return not approval.answered
+    return approval.state in (*OPEN, State.DENIED) and now < approval.expires
+
+
+def _subject(call: Call, decision: Decision, bound: Json) -> Json:
+    """What the approver is shown, and what `guard__await` repeats."""
+    fields: Iterable[str] = call.change.fields
+    names = call.tool.rule.facts.fields if call.tool and call.tool.rule.facts else {}
+    known = call.facts.values if call.facts else {}
+    present = {name: known[names.get(name, name)] for name in fields if names.get(name, name) in known}
+    asks = call.tool.rule.ask if call.tool else ()
+    launched = call.instance.task
+    claims = {ADDED[n]: said for n in asks if (said := getattr(call.task, n)) and said != getattr(launched, n)}
+    return {
+        **{name: value for name, value in call_fields(call).items() if value is not None},
+        "binding": bound,
+        "resource_argument": grants.resource_argument(call),
+        "deed": call.tool.rule.deed if call.tool else None,
+        "arguments": call.arguments,
+        "claims": claims,
+        "present": present,
+        "changes": list(fields),
+        "delta": {name: str(value) for name, value in call.change.delta.items()},
+        "policies": list(decision.policies),
+        "reasons": list(decision.reasons),
+        "risk": {
+            "score": call.risk.score,
+            "level": call.risk.level,
+            "signals": [f"{signal.name} ({signal.weight}): {signal.because}" for signal in call.risk.signals],
+        },
+    }

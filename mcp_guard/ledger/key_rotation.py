@@ -1,0 +1,98 @@
+"""Changing the ledger's key: rotation, vouched for by the old key, and replacement of a lost one. One transaction each.
+
+The new private key is durable before the ledger names it, and the old one is destroyed only when it is named for good;
+whoever dies in between leaves a ledger that works with one of the two (docs/decisions/0015).
+"""
+
+import base64
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from mcp_guard.core import canonical
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.receipt import Draft
+from mcp_guard.ledger.keys import SigningKey
+from mcp_guard.ledger.open import FILE, LedgerSettings, custody_of, open_writer, publish_keys
+from mcp_guard.ledger.writer import Step, Writer
+from mcp_guard.ports import Clock
+from mcp_guard.storage.sqlite import open_store
+
+
+def possession(old: str, new: str, origin: str, seq: int) -> bytes:
+    """What the new key signs, to prove that whoever names it has it; `seq` is the receipt that says so."""
+    said = {"type": "mcp-guard/key-rotation/v1", "origin": origin, "old": old, "new": new, "seq": seq}
+    return canonical.canonicalize(said)
+
+
+def rotate(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str, str]:
+    """Put a new key in force, for which the old one vouches; returns the old and the new verifier line.
+
+    Raises: LedgerError.
+    """
+    with _alone(settings.state_dir):
+        writer = open_writer(settings, clock, create=False)
+        keys = custody_of(settings)
+        new = keys.make()
+
+        def op(step: Step) -> tuple[str, str]:
+            old = step.key.verifier
+            if old == new.verifier:
+                raise LedgerError("this key is in force already", "name another under ledger.next_signer")
+            step.add(_draft("key.rotated", old, new, step.size, why))
+            step.change_key(new)
+            return old, new.verifier
+
+        changed = writer.run(op)
+        publish_keys(writer.store, settings.state_dir, keys)
+        return changed
+
+
+def replace(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str, str]:
+    """Put a new key in force in place of one that is lost and can vouch for nothing.
+
+    Raises: LedgerError.
+    """
+    with _alone(settings.state_dir):
+        store = open_store(settings.state_dir / FILE, settings.unsafe_skip_fsync, create=False)
+        keys, old = custody_of(settings), store.head().key
+        if not old:
+            raise LedgerError("the ledger has no receipts: there is no key to replace", "run the guard once")
+        new = keys.make()
+        if old == new.verifier:
+            raise LedgerError("this key is in force already", "name another under ledger.signer")
+
+        def op(step: Step) -> None:
+            step.add(_draft("key.replaced", old, new, step.size, why))
+
+        # Whatever key is in force: the one receipt that this writer makes says that another now is.
+        Writer(store, new, clock, find_key=lambda _: new).run(op)
+        publish_keys(store, settings.state_dir, keys)
+        return old, new.verifier
+
+
+def _draft(kind: str, old: str, new: SigningKey, seq: int, why: str) -> Draft:
+    signature = base64.b64encode(new.sign(possession(old, new.verifier, new.origin, seq))).decode()
+    return Draft(kind, {"old": old, "new": new.verifier, "possession": signature, "reason": why})
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One change of key at a time; the lock goes with the process, however it ends. Raises: LedgerError."""
+    path = folder / "rotation.lock"
+    if not (folder / FILE).exists():
+        raise LedgerError(f"no ledger at `{folder / FILE}`", "run the guard once")
+    try:
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    except OSError as error:
+        raise LedgerError(f"cannot lock `{path}`: {error.strerror}", "check the folder's owner and mode") from None
+    try:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LedgerError("another process is changing the key just now", "mcp-guard keys list") from None
+        yield
+    finally:
+        os.close(lock)

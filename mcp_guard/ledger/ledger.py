@@ -1,0 +1,207 @@
+"""Implements `ports.Ledger`: one transaction for each step of a call. Approvals are in `ledger/approvals/`."""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from mcp_guard.core import rates
+from mcp_guard.core.approval import Approval, Grant
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.model import Call, Counter, Decision, Execution, Instance, Micros, Outcome
+from mcp_guard.core.rates import Use, Value
+from mcp_guard.core.receipt import Draft, decision_draft, intent_draft, look_up_draft, outcome_draft
+from mcp_guard.core.replies import never_sent
+from mcp_guard.ledger import registry
+from mcp_guard.ledger.approvals import transitions
+from mcp_guard.ledger.writer import Op, Step, Writer
+from mcp_guard.ports import Intent, Moved
+from mcp_guard.storage.sqlite import Store
+
+T = TypeVar("T")
+LETTING = ((Outcome.ALLOW, True), (Outcome.REQUIRE_APPROVAL, False))
+"""What lets a call happen: a decision to allow it, or one to ask with what was given then. INVARIANT: nothing else."""
+
+
+@dataclass(frozen=True, slots=True)
+class BookSettings:
+    """`guard` is the id of this process, whose open calls are its own to close."""
+
+    guard: str
+    counters: tuple[Counter, ...] = ()
+    kept_response_bytes: int = 64 * 1024
+
+
+class Book:
+    """One guard process's view of the shared ledger."""
+
+    def __init__(self, writer: Writer, settings: BookSettings) -> None:
+        self.writer = writer
+        self.settings = settings
+        self._pending: dict[tuple[str, str], int] = {}
+        """Amounts submitted by this process but not committed yet."""
+        self._late: list[Op[int]] = []
+        """Outcomes of calls that ran, which the ledger could not take. They are few: nothing new runs meanwhile."""
+
+    # Rates
+
+    def count(self, call: Call, counters: tuple[Counter, ...], now: Micros) -> Mapping[str, Value]:
+        """INVARIANT: includes what this process has submitted and not yet committed, so no two calls get one number."""
+        if not counters:
+            return {}
+        counted = rates.uses(call, counters)
+
+        def query(store: Store) -> dict[str, Value]:
+            values = {}
+            for use in counted:
+                name, key = use.counter.name, use.key
+                used = store.sum_uses(name, key, now - use.counter.window) + self._pending.get((name, key), 0)
+                values[name] = use.value(used)
+            return values
+
+        return self.writer.read(query)
+
+    def _reserve(self, counted: list[Use]) -> Callable[[], None]:
+        """Count the uses as pending; the function given back releases them, once."""
+        held = list(counted)
+        for use in held:
+            at = use.counter.name, use.key
+            self._pending[at] = self._pending.get(at, 0) + use.amount
+
+        def release() -> None:
+            while held:
+                use = held.pop()
+                self._pending[use.counter.name, use.key] -= use.amount
+
+        return release
+
+    def enter(self) -> None:
+        self.writer.company += 1
+        self.catch_up()
+
+    def leave(self) -> None:
+        self.writer.company -= 1
+
+    # Who may call
+
+    def standing(self, instance: Instance) -> str | None:
+        now = self.writer.now()
+        return self.writer.read(lambda store: registry.standing(store, instance, now))
+
+    # The steps of the story
+
+    async def refuse(self, call: Call, decision: Decision) -> int:
+        return await self.writer.submit(lambda step: step.add(decision_draft(call, decision)))
+
+    async def intend(self, call: Call, decision: Decision, held: Approval | Grant | None) -> Intent | Moved:
+        if (decision.outcome, held is None) not in LETTING:
+            raise ValueError(f"no intent can follow from `{decision.outcome}`{'' if held else ' without an approval'}")
+        counted = [use for use in rates.uses(call, self.settings.counters) if use.amount]
+        release = self._reserve(counted)
+
+        def op(step: Step) -> Intent | Moved:
+            release()
+            if why := registry.standing(step.store, call.instance, step.now):
+                return Moved(why)
+            if moved := _definition_moved(step, call) or _rates_moved(step, counted, decision):
+                return moved
+            if held is not None and (gone := transitions.not_consumable(step, held)):
+                return gone
+            consumed = transitions.consume(step, held) if held is not None else None
+            seq = step.add(intent_draft(call, decision, consumed))
+            step.store.open_call(seq, self.settings.guard)
+            for use in counted:
+                step.store.forget_uses(use.counter.name, use.key, step.now - use.counter.window)
+                step.store.add_use(use.counter.name, use.key, step.now, use.amount)
+            return Intent(call, seq, held.id if isinstance(held, Approval) else None)
+
+        future = self.writer.submit(op)
+        if counted:
+            future.add_done_callback(lambda _: release())
+        return await self._unless_cancelled(future)
+
+    async def look_up(self, call: Call) -> Intent | Moved:
+        def op(step: Step) -> Intent | Moved:
+            if why := registry.standing(step.store, call.instance, step.now):
+                return Moved(why)
+            seq = step.add(look_up_draft(call))
+            step.store.open_call(seq, self.settings.guard)
+            return Intent(call, seq)
+
+        return await self._unless_cancelled(self.writer.submit(op))
+
+    async def _unless_cancelled(self, future: "asyncio.Future[T]") -> T:
+        """Wait for an intent. If the caller gives up just when it became durable, say that it was never sent."""
+        try:
+            return await future
+        except asyncio.CancelledError:
+            if future.done() and not future.cancelled() and isinstance(intent := future.result(), Intent):
+                await asyncio.shield(self.conclude(intent, never_sent(), answered=False))
+            raise
+
+    def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> "asyncio.Future[int]":
+        draft = outcome_draft(intent.call, intent.seq, execution)
+        hashed_only = len(draft.payloads["response"]) > self.settings.kept_response_bytes
+
+        def record(step: Step, answered: bool) -> int:
+            step.store.close_call(intent.seq)
+            seq = step.add(draft, hashed_only)
+            if intent.approval is not None:
+                step.store.note_outcome(intent.approval, seq, answered)
+            return seq
+
+        def record_late(step: Step) -> int:
+            if not step.store.is_open_call(intent.seq):
+                return intent.seq  # another guard took this one for dead, and closed it
+            return record(step, answered=False)
+
+        def keep(future: "asyncio.Future[int]") -> None:
+            if not future.cancelled() and future.exception() is not None:
+                self._late.append(record_late)
+
+        recorded = self.writer.submit(partial(record, answered=answered))
+        if recorded.done():
+            keep(recorded)
+        else:
+            recorded.add_done_callback(keep)
+        return recorded
+
+    def catch_up(self) -> None:
+        """Record what came of calls while the ledger could not be written. What fails again is kept on."""
+        while self._late:
+            try:
+                self.writer.run(self._late[0])
+            except LedgerError:  # whoever begins a call now meets the same, and is told
+                return
+            del self._late[0]
+
+    # Start and stop
+
+    def note(self, *drafts: Draft, policy: tuple[str, bytes] | None = None) -> list[int]:
+        """Receipts of the guard's own life, durable on return; a policy version's text is kept with them."""
+
+        def op(step: Step) -> list[int]:
+            if policy is not None:
+                step.store.keep_policy(*policy)
+            return [step.add(draft) for draft in drafts]
+
+        self.catch_up()
+        return self.writer.run(op)
+
+
+def _definition_moved(step: Step, call: Call) -> Moved | None:
+    """Promise P6: whatever this process knows, an operator may have refused the definition since, in any other."""
+    assert call.tool is not None
+    if step.store.pinned_hash(call.tool.server, call.tool.name) == call.tool.definition_hash:
+        return None
+    return Moved(f"the definition of `{call.tool.listed_as}` is not the pinned one any more")
+
+
+def _rates_moved(step: Step, counted: list[Use], decision: Decision) -> Moved | None:
+    """Whether a rate is higher than decided on; by construction only another process can have raised it."""
+    for use in counted:
+        used = step.store.sum_uses(use.counter.name, use.key, step.now - use.counter.window)
+        if use.value(used) > decision.counts.get(use.counter.name, 0):
+            return Moved(f"rate `{use.counter.name}` moved while deciding; repeat the call", counters=True)
+    return None

@@ -1,0 +1,156 @@
+"""Opening the ledger: key, file, this process's lock, and the calls that a process before us left without outcome."""
+
+import fcntl
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import orjson
+
+from mcp_guard.core.approval import Route
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.model import Counter, Ending, Json
+from mcp_guard.core.receipt import Draft
+from mcp_guard.identity.instances import random_text
+from mcp_guard.ledger.approvals.requests import Requests
+from mcp_guard.ledger.keys import SigningKey, publish
+from mcp_guard.ledger.ledger import Book, BookSettings
+from mcp_guard.ledger.signers import Custody, custody
+from mcp_guard.ledger.writer import Step, Writer
+from mcp_guard.ports import Clock
+from mcp_guard.settings import SignerSettings
+from mcp_guard.storage.sqlite import Store, open_store, reading
+
+FILE = "ledger.sqlite"
+GUARDS = "guards"
+"""The folder of the locks of running guards."""
+CARRIED = (
+    "agent", "owner", "instance", "credential", "on_behalf_of", "call", "purpose", "ticket", "reason", "upstream",
+    "tool", "definition", "resource",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class LedgerSettings:
+    """Where the ledger is and what it keeps. `origin` names it in checkpoints and in its public key."""
+
+    state_dir: Path
+    origin: str
+    routes: Mapping[str, Route] = field(default_factory=dict)
+    counters: tuple[Counter, ...] = ()
+    kept_response_bytes: int = 64 * 1024
+    unsafe_skip_fsync: bool = False
+    signers: tuple[SignerSettings, ...] = (SignerSettings(),)
+
+
+def custody_of(settings: LedgerSettings) -> Custody:
+    """Raises: LedgerError."""
+    return custody(settings.state_dir, settings.origin, settings.signers)
+
+
+def open_writer(settings: LedgerSettings, clock: Clock, create: bool = True) -> Writer:
+    """The ledger of this folder, for a guard or a command. Raises: LedgerError."""
+    store = open_store(settings.state_dir / FILE, settings.unsafe_skip_fsync, create)
+    keys = custody_of(settings)
+
+    def find(verifier: str) -> SigningKey:
+        key = keys.find(verifier)
+        publish_keys(store, settings.state_dir, keys)
+        return key
+
+    with reading(store.path):
+        if in_force := store.head().key:
+            return Writer(store, find(in_force), clock, find)
+    key = keys.first()
+    publish(settings.state_dir, [key.verifier])
+    return Writer(store, key, clock, find)
+
+
+def publish_keys(store: Store, folder: Path, keys: Custody) -> None:
+    """Bring `ledger.pub` and the private keys up to what the ledger says, which a process may have died before doing.
+
+    Raises: LedgerError.
+    """
+    verifiers = [each.verifier for each in store.guard_keys()]
+    publish(folder, verifiers)
+    if len(verifiers) > 1:
+        keys.settle(verifiers[-1], verifiers[:-1])
+
+
+@dataclass(frozen=True, slots=True)
+class OpenLedger:
+    """A guard process's hold on the ledger. The lock lasts as long as the process, however it ends."""
+
+    book: Book
+    requests: Requests
+    lock: int
+    lock_path: Path
+
+    def close(self) -> None:
+        self.book.writer.store.close()
+        self.lock_path.unlink(missing_ok=True)
+        os.close(self.lock)
+
+
+def open_ledger(settings: LedgerSettings, clock: Clock) -> OpenLedger:
+    """Raises: LedgerError."""
+    writer = open_writer(settings, clock)
+    guard = f"guard_{random_text(12)}"
+    path = settings.state_dir / GUARDS / f"{guard}.lock"
+    try:
+        path.parent.mkdir(mode=0o700, exist_ok=True)
+        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(lock, fcntl.LOCK_EX)
+    except OSError as error:
+        raise LedgerError(f"cannot lock `{path}`: {error.strerror}", "check the folder's owner and mode") from None
+    book = Book(writer, BookSettings(guard, settings.counters, settings.kept_response_bytes))
+    return OpenLedger(book, Requests(writer, settings.routes, lambda: f"ap_{random_text(10)}"), lock, path)
+
+
+def recover(writer: Writer, state_dir: Path, tell: Callable[[list[Json]], None] = lambda _: None) -> list[Json]:
+    """Close every call that a dead process left without outcome as `unknown`; returns their intents (promise P9).
+
+    A process is dead if its lock can be taken: the system releases it, even after kill -9. Nothing is run again.
+    Several that start at once may meet the same dead one: whichever comes first closes its calls. `tell` is told of the
+    intents before that is durable: who dies in between has them told again, and not never.
+    """
+    guards = {guard for _, guard in writer.read(lambda store: store.open_calls())}
+    dead = {guard for guard in guards if is_dead(state_dir / GUARDS / f"{guard}.lock")}
+    if not dead:
+        return []
+
+    def op(step: Step) -> list[Json]:
+        intents = []
+        for seq in [seq for seq, guard in step.store.open_calls() if guard in dead]:
+            row = step.store.receipt(seq)
+            intent: Json = orjson.loads(row.body) if row else {}
+            about = {name: intent.get(name) for name in CARRIED}
+            detail = "the guard ended before the outcome was recorded; the call may have taken effect"
+            step.store.close_call(seq)
+            closed = Draft("outcome", about | {"ending": str(Ending.UNKNOWN), "detail": detail, "follows": [seq]})
+            outcome, used = step.add(closed), intent.get("approval") or {}
+            if used and "grant" not in used:
+                step.store.note_outcome(used["id"], outcome, answered=False)
+            intents.append(intent)
+        tell(intents)
+        return intents
+
+    return writer.run(op)
+
+
+def is_dead(path: Path) -> bool:
+    """Whether the guard of this lock has ended; its lock is removed."""
+    try:
+        lock = os.open(path, os.O_RDWR)
+    except FileNotFoundError:
+        return True
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    finally:
+        os.close(lock)
+    path.unlink(missing_ok=True)
+    path.with_suffix(".upstreams").unlink(missing_ok=True)
+    return True

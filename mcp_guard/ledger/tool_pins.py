@@ -1,0 +1,198 @@
+"""Which definitions of tools are agreed to, shared by every process on one ledger. Implements `ports.Pins`.
+
+A listing is judged in one transaction: what was never seen is pinned or quarantined as `first_use` says, what differs
+from its pin is quarantined, and each gets its receipt, once for all processes. Only an operator's word pins a
+definition in place of another (promise P6).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+
+from mcp_guard.core.errors import ApprovalError
+from mcp_guard.core.model import Json, Tool
+from mcp_guard.core.names import join
+from mcp_guard.core.printable import printable
+from mcp_guard.core.receipt import Draft
+from mcp_guard.core.tool_pins import FirstUse, Pin, PinRule, Quarantine, State, covered, differing
+from mcp_guard.ledger.writer import Step, Writer
+from mcp_guard.storage.sqlite import Store
+
+KEPT = 8
+"""How many definitions of one tool are kept that are not in force: an upstream cannot fill the ledger with them."""
+
+PINNED = 200
+"""How many tools one receipt of a first sight names, so that it fits the bounds of a receipt."""
+
+MEMBERS = 20
+"""How many differing members a receipt names."""
+
+
+class Pins:
+    """The pins of one ledger; `rules` by upstream, and `tell` speaks to the operator."""
+
+    def __init__(self, writer: Writer, rules: Mapping[str, PinRule], tell: Callable[[str], None]) -> None:
+        self._writer = writer
+        self._rules = rules
+        self._tell = tell
+        self._seen: int | None = None
+
+    def moved(self) -> bool:
+        """Whether anything was recorded of any definition since the last judgement. Raises: LedgerError."""
+        return self._writer.read(lambda store: store.pin_generation()) != self._seen
+
+    def judge(self, tools: Sequence[Tool]) -> dict[str, Quarantine]:
+        """Those of the listed tools that must not be used, by listed name. Raises: LedgerError."""
+        found = self._look(tools)
+        unsettled = [tool for tool in tools if found[tool.listed_as] in (None, State.RETIRED)]
+        if unsettled:
+            for note in self._writer.run(lambda step: self._settle_all(step, unsettled)):
+                self._tell(note)
+            found = self._look(tools)
+        kept_out = [tool for tool in tools if found[tool.listed_as] is not State.PINNED]
+        return self._writer.read(lambda store: {tool.listed_as: _quarantine(store, tool) for tool in kept_out})
+
+    def _look(self, tools: Sequence[Tool]) -> dict[str, State | None]:
+        """The state of each definition; what is recorded from here on shows in `moved`."""
+        self._seen = self._writer.read(lambda store: store.pin_generation())
+        states = {(up, tool, hash): state for up, tool, hash, state in self._writer.read(lambda s: s.pin_states())}
+        return {tool.listed_as: states.get((tool.server, tool.name, tool.definition_hash)) for tool in tools}
+
+    def _settle_all(self, step: Step, tools: Sequence[Tool]) -> list[str]:
+        """Decide of definitions that are new here; what the operator is told."""
+        firsts: dict[str, list[Pin]] = {upstream: [] for upstream in self._trusting(step)}
+        said = [self._settle(step, tool, firsts) for tool in tools]
+        for upstream, pins in firsts.items():
+            for start in range(0, len(pins), PINNED):
+                some = pins[start : start + PINNED]
+                hashes = {join(upstream, pin.tool): pin.hash for pin in some}
+                seq = step.add(Draft("catalog.pinned", {"upstream": upstream, "definitions": hashes}))
+                for pin in some:
+                    step.store.add_pin(replace(pin, receipt=seq))
+        return [note for note in said if note]
+
+    def _trusting(self, step: Step) -> list[str]:
+        """Upstreams whose new tools are pinned now."""
+        seen = step.store.pin_upstreams()
+        return [
+            upstream
+            for upstream, rule in self._rules.items()
+            if rule.first_use is FirstUse.PIN or (rule.first_use is FirstUse.LISTING and upstream not in seen)
+        ]
+
+    def _settle(self, step: Step, tool: Tool, firsts: dict[str, list[Pin]]) -> str:
+        """Decide of one. What is pinned on first sight is added to `firsts`, which has the upstreams trusted so far."""
+        rows = step.store.pins(tool.server, tool.name)
+        this = next((row for row in rows if row.hash == tool.definition_hash), None)
+        if this is not None and this.state is not State.RETIRED:
+            return ""  # another process was first
+        new = Pin(tool.server, tool.name, tool.definition_hash, State.QUARANTINED, self._covered(tool), -1)
+        if not rows:
+            return self._use_first(step, new, firsts)
+        # INVARIANT: what was ever refused or quarantined is not new again because its text has changed.
+        before = next((row for row in rows if row.state is State.PINNED), rows[-1])
+        members = differing(before.definition, new.definition)
+        fields = {"pinned": before.hash if before.state is State.PINNED else None, "members": _named(members)}
+        draft = Draft("catalog.changed", _about(new) | fields)
+        return _keep_out(step, new, draft, f"its {_join(members)} changed since it was {before.state}", this)
+
+    def _use_first(self, step: Step, new: Pin, firsts: dict[str, list[Pin]]) -> str:
+        from mcp_guard.core.hidden_characters import find_hidden  # most listings hold nothing new
+
+        first_use = self._rules[new.upstream].first_use
+        hidden = list(find_hidden(new.definition))
+        about = _about(new) | {"first_use": str(first_use)}
+        about |= {"findings": [f"{found.check}: {found.where}: {found.what}" for found in hidden[:MEMBERS]]}
+        if new.upstream in firsts and not hidden:
+            firsts[new.upstream].append(replace(new, state=State.PINNED, why="on first sight"))
+            return ""
+        if first_use is FirstUse.REFUSE:
+            new = replace(new, state=State.REFUSED)
+            return _keep_out(step, new, Draft("catalog.refused", about), "it is new, and first_use is `refuse`")
+        said = f"it hides characters in {hidden[0].where}: {hidden[0].what}" if hidden else "it is new"
+        return _keep_out(step, new, Draft("catalog.quarantined", about), said)
+
+    def _covered(self, tool: Tool) -> Json:
+        return covered(tool.definition, self._rules[tool.server].unpinned)
+
+
+def _keep_out(step: Step, new: Pin, draft: Draft, said: str, retired: Pin | None = None) -> str:
+    seq = step.add(draft)
+    if retired is None:
+        step.store.add_pin(replace(new, receipt=seq, why=said))
+    else:
+        step.store.move_pin(retired, new.state, seq, said)
+    idle = [row for row in step.store.pins(new.upstream, new.tool) if row.state is not State.PINNED]
+    for row in idle[:-KEPT]:
+        step.store.drop_pin(row)
+    verb = "diff" if draft.kind == "catalog.changed" else "show"
+    listed_as = join(new.upstream, new.tool)
+    return f"`{listed_as}` is {new.state}: {said}\nhint: mcp-guard tools {verb} {listed_as}"
+
+
+def _about(pin: Pin) -> Json:
+    return {"upstream": pin.upstream, "tool": join(pin.upstream, pin.tool), "definition": pin.hash}
+
+
+def _named(members: Sequence[str]) -> list[str]:
+    return [printable(member[:80]) for member in members[:MEMBERS]]
+
+
+def _join(members: Sequence[str]) -> str:
+    return ", ".join(_named(members)) or "definition"
+
+
+def _quarantine(store: Store, tool: Tool) -> Quarantine:
+    rows = store.pins(tool.server, tool.name)
+    why = next((row.why for row in rows if row.hash == tool.definition_hash), "it is new")
+    state = next((row.state for row in rows if row.hash == tool.definition_hash), State.QUARANTINED)
+    pinned = next((row.definition for row in rows if row.state is State.PINNED), None)
+    return Quarantine(f"{state}: {why}", pinned)
+
+
+# What an operator says
+
+
+def accept(writer: Writer, shown: Pin, operator: str, why: str) -> Pin:
+    """Pin the definition that was shown, in place of the one in force. Raises: ApprovalError."""
+
+    def op(step: Step) -> Pin:
+        this = _as_shown(step, shown, "accepted")
+        before = next((r for r in step.store.pins(this.upstream, this.tool) if r.state is State.PINNED), None)
+        members = _named(differing(before.definition, this.definition)) if before else []
+        fields = _word(this, operator, why) | {"pinned": before.hash if before else None, "members": members}
+        seq = step.add(Draft("catalog.accepted", fields))
+        if before:
+            step.store.move_pin(before, State.RETIRED, seq, f"replaced by {this.hash[7:19]}")
+        step.store.move_pin(this, State.PINNED, seq, f"accepted by {operator}: {why}")
+        return replace(this, state=State.PINNED, receipt=seq)
+
+    return writer.run(op)
+
+
+def refuse(writer: Writer, shown: Pin, operator: str, why: str) -> Pin:
+    """Refuse the definition that was shown; one that is in force is in force no longer. Raises: ApprovalError."""
+
+    def op(step: Step) -> Pin:
+        this = _as_shown(step, shown, "refused")
+        seq = step.add(Draft("catalog.refused", _word(this, operator, why) | {"was": str(this.state)}))
+        step.store.move_pin(this, State.REFUSED, seq, f"refused by {operator}: {why}")
+        return replace(this, state=State.REFUSED, receipt=seq)
+
+    return writer.run(op)
+
+
+def _word(pin: Pin, operator: str, why: str) -> Json:
+    return _about(pin) | {"by": operator, "note": why}
+
+
+def _as_shown(step: Step, shown: Pin, verb: str) -> Pin:
+    """The row, if it is still as it was shown."""
+    rows = step.store.pins(shown.upstream, shown.tool)
+    this = next((row for row in rows if row.hash == shown.hash), None)
+    if this is None or this.state is not shown.state:
+        state = this.state if this else "forgotten"
+        raise ApprovalError(
+            f"`{join(shown.upstream, shown.tool)}`: this definition cannot be {verb}: it is {state} by now",
+            "look again: mcp-guard tools list",
+        )
+    return this

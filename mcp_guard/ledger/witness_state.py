@@ -1,0 +1,40 @@
+"""When a checkpoint is due to be witnessed, and the newest one that outside witnesses have cosigned."""
+
+from mcp_guard.core.tlog import note
+from mcp_guard.ledger.writer import Writer
+from mcp_guard.settings import WitnessSettings
+from mcp_guard.storage.sqlite import Store
+
+MICROS = 1_000_000
+
+
+def is_due(writer: Writer, name: str, witness: WitnessSettings) -> bool:
+    """Whether so much time has passed, or so much been recorded, since this witness took a checkpoint.
+
+    Receipts of witnessing alone are nothing to witness, so a ledger at rest stays at rest. Raises: LedgerError.
+    """
+
+    def query(store: Store) -> bool:
+        last, size = store.witnessed().get(name), store.head().size
+        since, at = (last.size, last.at) if last is not None else (0, 0)
+        often = witness.every_seconds
+        late = often is not None and writer.now() - at >= often * MICROS  # a ledger's time never goes back
+        many = witness.every_receipts is not None and size - since >= witness.every_receipts
+        return (late or many) and store.says_more(since)
+
+    return writer.read(query)
+
+
+def cosigned(store: Store) -> str | None:
+    """The newest checkpoint that outside witnesses have cosigned, as one note with all their lines, if there is one."""
+    found = [seen for seen in store.witnessed().values() if _is_cosigned(seen.note)]
+    if not found:
+        return None
+    newest = [seen.note for seen in found if seen.size == max(each.size for each in found)]
+    lines = dict.fromkeys(line for each in newest for line in each.partition("\n\n")[2].splitlines())
+    return "\n".join([newest[0].partition("\n\n")[0], "", *lines, ""])
+
+
+def _is_cosigned(signed: str) -> bool:
+    checkpoint, signatures = note.parse(signed)
+    return any(name != checkpoint.origin for name, _, _ in signatures)

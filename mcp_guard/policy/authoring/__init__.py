@@ -1,0 +1,1 @@
+"""Tools for policy authors: lint, cases, coverage, replay, suggest, explain and export."""

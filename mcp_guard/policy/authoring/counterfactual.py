@@ -1,0 +1,248 @@
+"""The smallest change that would alter an outcome: one attribute of the recorded request, or one condition of a policy.
+
+A bounded search: only what the policies look at is changed, to the values that they name and to those beside them, and
+every trial is evaluated by Cedar itself. What the guard derives from an attribute (the change from the arguments, the
+risk from the change) is not derived anew.
+"""
+
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+from mcp_guard.core.decision import Ruling
+from mcp_guard.core.model import Json
+from mcp_guard.policy.authoring.recorded import Version
+from mcp_guard.policy.cedar_text import Path, conjunction, conjuncts, expression, literals, paths, walk
+from mcp_guard.policy.ruleset import entity_text
+from mcp_guard.policy.source import Policy
+
+STEP = Decimal("0.0001")
+ABSENT: Any = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change and what it would lead to. Of two, the one of lower `cost` is the smaller."""
+
+    what: str
+    ruling: Ruling
+    cost: float
+
+
+def value_at(material: Json, path: Path) -> Any:
+    """What the request holds there, or `ABSENT`."""
+    at: Any = _root(material, path[0])
+    for name in path[1:]:
+        if not isinstance(at, dict) or name not in at:
+            return ABSENT
+        at = at[name]
+    return at
+
+
+def shown(value: Any) -> str:
+    """A value of a request as policies write it."""
+    if value is ABSENT:
+        return "absent"
+    if isinstance(value, dict) and "__extn" in value:
+        return str(value["__extn"]["arg"])
+    if isinstance(value, list):
+        return f"[{', '.join(map(shown, value))}]"
+    return expression({"Value": value}) if not isinstance(value, dict) else "{…}"
+
+
+def request_changes(version: Version, material: Json, was: Ruling) -> list[Change]:
+    """Changes of one attribute of the request that alter the outcome, the smallest first, one for each attribute and
+    outcome.
+    """
+    action = material["request"]["action"]["id"]
+    policies = [version.rules.policies[id] for id in sorted(version.rules.about(action))]
+    found: list[Change] = []
+    for what, cost, changed in (*_attributes(version, material, policies), *_memberships(material, policies)):
+        try:
+            ruling = version.rule(version.pose(changed))
+        except ValueError:
+            continue  # no request that the schema allows
+        if differs(ruling, was):
+            found.append(Change(what, ruling, cost))
+    return _best(found)
+
+
+def policy_changes(version: Version, material: Json, was: Ruling) -> list[Change]:
+    """Conditions of one policy without which, and policies without which, the outcome would be another one."""
+    posed, found = version.pose(material), []
+    policies = version.rules.policies
+    for id in sorted(version.rules.about(material["request"]["action"]["id"])):
+        rest = {other: policy for other, policy in policies.items() if other != id}
+        trials: list[tuple[str, Mapping[str, Policy]]] = [(f"without `{id}`", rest)]
+        trials += [(what, {**rest, id: policy}) for what, policy in _loosened(policies[id])]
+        for cost, (what, trial) in enumerate(trials):
+            ruling = version.under(trial).rule(posed)
+            if differs(ruling, was):
+                found.append(Change(what, ruling, cost))
+    return sorted(found, key=lambda change: change.cost)
+
+
+def differs(ruling: Ruling, was: Ruling) -> bool:
+    return (ruling.outcome, ruling.routes) != (was.outcome, was.routes)
+
+
+def _best(found: list[Change]) -> list[Change]:
+    best: dict[tuple[str, object], Change] = {}
+    for change in sorted(found, key=lambda each: each.cost):
+        best.setdefault((change.what.split(" ", 1)[0], change.ruling.outcome), change)
+    return list(best.values())
+
+
+def _loosened(policy: Policy) -> Iterator[tuple[str, Policy]]:
+    """The policy without one part of one condition."""
+    conditions = policy.body["conditions"]
+    for at, condition in enumerate(conditions):
+        parts = conjuncts(condition["body"])
+        for dropped, part in enumerate(parts):
+            rest = [*parts[:dropped], *parts[dropped + 1 :]]
+            less = [{**condition, "body": conjunction(rest)}] if rest else []
+            body = {**policy.body, "conditions": [*conditions[:at], *less, *conditions[at + 1 :]]}
+            yield f"`{policy.id}` without `{condition['kind']} {expression(part)}`", replace(policy, body=body)
+
+
+def _attributes(version: Version, material: Json, policies: list[Policy]) -> Iterator[tuple[str, float, Json]]:
+    """Trials: what, cost, the changed material."""
+    bodies = [condition["body"] for policy in policies for condition in policy.body["conditions"]]
+    named = [literal for body in bodies for literal in literals(body)]
+    here = [value for path in _all_paths(bodies) if isinstance(value := value_at(material, path), str)]
+    for path in _all_paths(bodies):
+        value, kind = value_at(material, path), type_at(version.schema, material, path)
+        near = [literal for body in bodies for literal in _compared(body, path)]
+        for new, cost in _others(value, kind, near or named, [*named, *here]):
+            yield f"{'.'.join(path)} {_say(value, new)}", cost, _with(material, path, new)
+        if value is not ABSENT and kind is not None and kind.get("required") is False:
+            yield f"{'.'.join(path)} absent instead of {shown(value)}", 1.5, _with(material, path, ABSENT)
+
+
+def _say(old: Any, new: Any) -> str:
+    return f"{shown(new)} instead of {shown(old)}" if old is not ABSENT else f"given, such as {shown(new)}"
+
+
+def _all_paths(bodies: list[Json]) -> list[Path]:
+    return list(dict.fromkeys(path for body in bodies for path in paths(body)))
+
+
+def _compared(body: Json, path: Path) -> list[Any]:
+    """Literals in the smallest relations that also look at this path."""
+    return [
+        literal
+        for each in walk(body)
+        if len(each) == 1 and not {"&&", "||", "Value", "Var", "!"} & each.keys() and path in paths(each)
+        for literal in literals(each)
+    ]
+
+
+def _others(value: Any, kind: Json | None, near: list[Any], named: list[Any]) -> Iterator[tuple[Any, float]]:
+    """Other values for an attribute of this type (of the schema), each with its distance."""
+    type = (kind or {}).get("type")
+    if type == "Boolean":
+        yield not value if isinstance(value, bool) else True, 1.0
+    elif type == "Long":
+        known = {literal + step for literal in near if _is_long(literal) for step in (-1, 0, 1)}
+        yield from ((new, _distance(value, new)) for new in sorted(known) if new != value)
+    elif type == "Extension":
+        steps = {_decimal(literal) + step for literal in near if _is_decimal(literal) for step in (-STEP, 0, STEP)}
+        old = _decimal(value) if _is_decimal(value) else ABSENT
+        yield from ((_as_decimal(new), _distance(old, new)) for new in sorted(steps) if new != old)
+    elif type == "Set":
+        present = value if isinstance(value, list) else []
+        yield from (([*present[:at], *present[at + 1 :]], 1.0) for at in range(len(present)))
+        yield from (([*present, new], 1.2) for new in _texts(named) if new not in present)
+    elif type == "String":
+        yield from ((new, 1.0) for new in _texts(near) if new != value)
+        yield from ((new, 1.1) for new in (*_texts(named), "something else") if new != value)
+
+
+def _texts(values: list[Any]) -> list[str]:
+    return list(dict.fromkeys(value for value in values if isinstance(value, str)))
+
+
+def _is_long(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_decimal(value: Any) -> bool:
+    return isinstance(value, dict) and value.get("__extn", {}).get("fn") == "decimal"
+
+
+def _decimal(value: Json) -> Decimal:
+    return Decimal(value["__extn"]["arg"])
+
+
+def _as_decimal(value: Decimal) -> Json:
+    text = f"{value.normalize():f}"
+    return {"__extn": {"fn": "decimal", "arg": text if "." in text else f"{text}.0"}}
+
+
+def _distance(old: Any, new: Any) -> float:
+    """From 0 to 1, as a part of the old value; 1.3 if there is none."""
+    if old is ABSENT:
+        return 1.3
+    before = Decimal(old)
+    return min(1.0, float(abs(Decimal(new) - before) / max(Decimal(1), abs(before))))
+
+
+def _memberships(material: Json, policies: list[Policy]) -> Iterator[tuple[str, float, Json]]:
+    """Trials: the agent in one group more or less."""
+    agent = next(entity for entity in material["entities"] if entity["uid"]["type"] == "Agent")
+    scopes = [policy.body["principal"] for policy in policies]
+    named = [each.get("in", each).get("entity") for each in scopes if "entity" in each.get("in", each)]
+    groups = list(dict.fromkeys(entity["id"] for entity in named if entity["type"] == "Group"))
+    present = [parent["id"] for parent in agent["parents"]]
+    for group in groups:
+        changed = deepcopy(material)
+        inside = next(entity for entity in changed["entities"] if entity["uid"] == agent["uid"])
+        uid = {"type": "Group", "id": group}
+        if group in present:
+            inside["parents"].remove(uid)
+            yield f"principal not in {entity_text('Group', group)}", 2.0, changed
+        else:
+            inside["parents"].append(uid)
+            changed["entities"].append({"uid": uid, "attrs": {}, "parents": []})
+            yield f"principal in {entity_text('Group', group)}", 2.0, changed
+
+
+def _root(material: Json, variable: str) -> Json:
+    request = material["request"]
+    if variable == "context":
+        return dict(request["context"])
+    for entity in material["entities"]:
+        if entity["uid"] == request.get(variable):
+            return dict(entity["attrs"])
+    return {}
+
+
+def _with(material: Json, path: Path, value: Any) -> Json:
+    """The material with another value there, or none."""
+    changed = deepcopy(material)
+    at: Any = changed["request"]["context"]
+    if path[0] != "context":
+        uid = changed["request"][path[0]]
+        at = next((entity["attrs"] for entity in changed["entities"] if entity["uid"] == uid), {})
+    for name in path[1:-1]:
+        at = at.setdefault(name, {})
+    if value is ABSENT:
+        at.pop(path[-1], None)
+    else:
+        at[path[-1]] = value
+    return changed
+
+
+def type_at(schema: Json, material: Json, path: Path) -> Json | None:
+    """The schema's type of what the path reads, or None if it has none."""
+    known, request = schema[""], material["request"]
+    if path[0] == "context":
+        at = known["actions"].get(request["action"]["id"], {}).get("appliesTo", {}).get("context")
+    else:
+        at = known["entityTypes"].get(request.get(path[0], {}).get("type"), {}).get("shape")
+    for name in path[1:]:
+        at = (at or {}).get("attributes", {}).get(name)
+    found: Json | None = at
+    return found

@@ -1,0 +1,103 @@
+"""Starting a policy file for one tool: a permit, a gate and the attributes at hand, commented, with a case file."""
+
+import json
+from collections.abc import Iterator
+
+from mcp_guard.core.model import Effect, Json, Tool
+from mcp_guard.policy.cedar_text import is_plain
+from mcp_guard.policy.schema import Kind, Shape, input_shape
+
+
+def start_policy(tool: Tool, group: str, route: str | None, counters: tuple[str, ...] = ()) -> str:
+    """A policy file that validates as it stands: it permits the tool to one group, and gates what is not a read."""
+    lines = [
+        f"// {tool.listed_as}: {' '.join(str(tool.definition.get('description', '')).split())[:200]}",
+        f"// A {tool.effect} tool of the server `{tool.server}`. What a policy can look at of a call:",
+        "//",
+        *(f"//   {line}" for line in _at_hand(tool, counters)),
+        "",
+        f'@id("{tool.listed_as}-permit")',
+        "permit (",
+        f"  principal in Group::{json.dumps(group)},",
+        f"  action == Action::{json.dumps(tool.listed_as)},",
+        "  resource",
+        ");",
+        "",
+        "// An argument that the tool does not declare is one that no rule has looked at.",
+        f'@id("{tool.listed_as}-declared-only")',
+        '@reason("the call sends an argument that the tool does not declare")',
+        f"forbid (principal, action == Action::{json.dumps(tool.listed_as)}, resource)",
+        "unless { context.input_unknown.isEmpty() };",
+    ]
+    if route and tool.effect is not Effect.READ:
+        lines += [
+            "",
+            "// A gate: a person decides, and nothing that is forbidden becomes allowed. Narrow it with `when { … }`.",
+            f'@id("{tool.listed_as}-gate")',
+            f"@require_approval({json.dumps(route)})",
+            f'@reason("{tool.listed_as} needs a person\'s approval")',
+            f"forbid (principal, action == Action::{json.dumps(tool.listed_as)}, resource);",
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _at_hand(tool: Tool, counters: tuple[str, ...]) -> Iterator[str]:
+    shape = input_shape(tool)
+    for name, inner in shape.fields.items() if shape else ():
+        attribute = f".{name}" if is_plain(name) else f"[{json.dumps(name)}]"
+        asked = name if is_plain(name) else json.dumps(name)
+        always = shape is not None and name in shape.required and not inner.nullable
+        optional = "" if always else f" (ask `context.input has {asked}`)"
+        seen = "not seen by policies: in context.input_unknown if given" if inner.kind is Kind.OPAQUE else inner.kind
+        yield f"context.input{attribute}: {seen}{optional}"
+    yield "context.change.fields: the names of arguments that differ from the present state"
+    yield "context.task.ticket, context.task.reason (ask `context.task has ticket`)"
+    yield "context.risk.level: low, medium, high"
+    yield from (f"context.rate.{name}: calls in the window, this one included" for name in counters)
+    if tool.rule.resource:
+        yield f"resource is {tool.rule.resource.type}, with the attributes of [resources] in the config"
+
+
+def start_cases(tool: Tool, group: str, route: str | None) -> str:
+    """Cases for the policy file: they hold as they stand, if no other policy is about the tool."""
+    shape = input_shape(tool)
+    arguments = _inline(_example(shape) if shape else {})
+    held = bool(route) and tool.effect is not Effect.READ
+    lines = [
+        f"# Cases for {tool.listed_as}: a call, and what must be decided of it. Run them: mcp-guard policy test",
+        "",
+        "[defaults]",
+        f"tool = {json.dumps(tool.listed_as)}",
+        f"groups = [{json.dumps(group)}]",
+        "",
+        "[[case]]",
+        f'name = "{"an ordinary call is held" if held else "an ordinary call is allowed"}"',
+        f"arguments = {arguments}",
+        f'outcome = "{"require_approval" if held else "allow"}"',
+    ]
+    lines += [f"routes = [{json.dumps(route)}]"] if held else []
+    lines += ["", "[[case]]", 'name = "an agent outside the group may not"', f"arguments = {arguments}"]
+    lines += ["groups = []", 'outcome = "deny"']
+    return "\n".join(lines) + "\n"
+
+
+def _example(shape: Shape) -> Json:
+    """The least arguments that fit."""
+    return {name: _value(shape.fields[name]) for name in sorted(shape.required & shape.fields.keys())}
+
+
+def _value(shape: Shape) -> object:
+    values = {Kind.STRING: "text", Kind.INTEGER: 1, Kind.NUMBER: 1.5, Kind.BOOLEAN: True, Kind.SET: []}
+    if shape.allowed:
+        return min(shape.allowed, key=repr)
+    if shape.kind is Kind.RECORD:
+        return _example(shape)
+    return _value(shape.options[0]) if shape.options else values.get(shape.kind, "text")
+
+
+def _inline(value: object) -> str:
+    """A TOML inline value."""
+    if isinstance(value, dict):
+        inner = ", ".join(f"{json.dumps(name)} = {_inline(each)}" for name, each in value.items())
+        return f"{{ {inner} }}" if inner else "{}"
+    return json.dumps(value, ensure_ascii=False)

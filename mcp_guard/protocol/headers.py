@@ -1,0 +1,60 @@
+"""The HTTP headers that mirror a request of revision 2026-07-28. Source: "Streamable HTTP" of that revision."""
+
+import base64
+import re
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from mcp_guard.core.model import Json
+from mcp_guard.protocol.methods import CALL_TOOL
+from mcp_guard.protocol.stateless_server import REVISION
+from mcp_guard.protocol.versions import is_stateless
+
+NAMED_BY = {CALL_TOOL: "name", "prompts/get": "name", "resources/read": "uri"}
+TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+PLAIN = re.compile(r"(?! )[\x20-\x7e]*(?<! )")
+DEPTH = 16
+
+
+def headers(message: Json, schema_of: Callable[[str], Json | None]) -> dict[str, str]:
+    """The headers of a stateless request; none for any other message."""
+    method, params = message.get("method"), message.get("params") or {}
+    if not isinstance(method, str) or not is_stateless(method, params):
+        return {}
+    said = {"mcp-protocol-version": REVISION, "mcp-method": method}
+    if method in NAMED_BY:
+        said["mcp-name"] = encode(str(params.get(NAMED_BY[method], "")))
+    name, arguments = params.get("name"), params.get("arguments")
+    if method == CALL_TOOL and isinstance(name, str) and isinstance(arguments, dict) and (schema := schema_of(name)):
+        for token, value in _marked(schema, arguments, 0):
+            said[f"mcp-param-{token.lower()}"] = encode(value)
+    return said
+
+
+def encode(value: str) -> str:
+    """A header's value: as it is, or in base64 where a header cannot hold it."""
+    if PLAIN.fullmatch(value) and not (value.startswith("=?base64?") and value.endswith("?=")):
+        return value
+    return f"=?base64?{base64.b64encode(value.encode('utf-8', 'surrogatepass')).decode()}?="
+
+
+def _marked(schema: Json, arguments: Json, depth: int) -> Iterator[tuple[str, str]]:
+    """The arguments that their schema marks with `x-mcp-header`, where they are given and a header can hold them."""
+    properties = schema.get("properties")
+    if not isinstance(properties, dict) or depth > DEPTH:
+        return
+    for name, inner in properties.items():
+        value = arguments.get(name)
+        if not isinstance(inner, dict) or value is None:
+            continue
+        token = inner.get("x-mcp-header")
+        if isinstance(token, str) and TOKEN.fullmatch(token) and (text := _text(value)) is not None:
+            yield token, text
+        if isinstance(value, dict):
+            yield from _marked(inner, value, depth + 1)
+
+
+def _text(value: Any) -> str | None:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return str(value) if isinstance(value, str | int | float) else None

@@ -1,0 +1,301 @@
+"""What the sessions of one guard process share: the ledger, the policies, the courier; and how a session is made.
+
+Knows no transport. Each session has upstream connections of its own, so that what an upstream says or asks can only
+reach the client whose call it belongs to.
+"""
+
+import asyncio
+import gc
+import os
+import re
+import signal
+from collections.abc import Callable, Collection, Iterable
+from contextlib import suppress
+from typing import TYPE_CHECKING
+from weakref import WeakSet
+
+from mcp_guard.core.describe import Description
+from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.model import Instance, Json, Micros, Mode, Tool
+from mcp_guard.core.provenance.history import Memory
+from mcp_guard.core.receipt import Draft
+from mcp_guard.core.secret_scrubber import Scrubber
+from mcp_guard.downstream.session import Era, Front, Session, Ways
+from mcp_guard.downstream.tool_names import Naming
+from mcp_guard.guard import Guard
+from mcp_guard.identity.instances import Issuer, random_text
+from mcp_guard.ledger import registry
+from mcp_guard.ledger.clock import SteadyClock
+from mcp_guard.ledger.open import LedgerSettings, OpenLedger
+from mcp_guard.ledger.tool_pins import Pins
+from mcp_guard.ledger.writer import Step
+from mcp_guard.policy.reload import Follower, Keeper, Places, PoliciesInForce
+from mcp_guard.ports import NoSignals
+from mcp_guard.protocol.stdio import on_signal
+from mcp_guard.protocol.versions import is_stateless
+from mcp_guard.settings import Server, Settings
+from mcp_guard.signals.run_history import Runs
+from mcp_guard.upstream.connection import Bounds, Connection
+from mcp_guard.upstream.group import Hub
+from mcp_guard.upstream.status_file import Board, circuits_path
+from mcp_guard.upstream.stdio import ChildLink, Connector
+from mcp_guard.upstream.transport import Link
+
+if TYPE_CHECKING:
+    from mcp_guard.policy.engine import World
+    from mcp_guard.signals.watch import Watch
+
+
+CLOCK = SteadyClock()
+LEDGER_AGAIN_SECONDS = 2
+COLLECT_AFTER_SECONDS = 5
+"""When garbage is collected at the latest; start-up makes none."""
+PINS_SECONDS = 1.0
+"""How soon a running guard takes up what an operator decides of a definition."""
+KEEP_AFTER_SECONDS = 3
+"""When payloads that are kept too long begin to be erased: not while the client waits for us."""
+
+
+def new_call_id() -> str:
+    """Unique, and in order of time, so that the ledger's index of calls grows at its end."""
+    return f"call_{CLOCK.now():x}{random_text(4)}"
+
+
+def make_hub(settings: Settings) -> Hub:
+    """The upstreams of the config, not yet started."""
+    scrubber = Scrubber()  # one for all: an upstream can get at the files of another
+    connections = [
+        Connection(
+            name,
+            make_link(settings, name, server, scrubber),
+            scrubber,
+            Bounds(settings.message_bytes, server.timeout),
+        )
+        for name, server in settings.servers.items()
+    ]
+    return Hub(connections, settings.tool_rules, {name: rule.unpinned for name, rule in settings.pin_rules.items()})
+
+
+def make_link(settings: Settings, name: str, server: Server, scrubber: Scrubber) -> Link:
+    """How this upstream is reached: the two kinds there are."""
+    here = settings.path.parent
+    if server.url:
+        from mcp_guard.upstream.http import HttpLink, Remote
+
+        return HttpLink(Remote(name, server, here, settings.state_dir, scrubber))
+    return ChildLink(
+        Connector(
+            name=name,
+            argv=server.argv,
+            stderr=settings.state_dir / "upstreams" / f"{name}.stderr.log",
+            env=server.env,
+            secrets=server.secrets,
+            here=here,
+            scrubber=scrubber,
+            is_searched=any(each.secrets or each.bearer or each.oauth for each in settings.servers.values()),
+            cwd=server.cwd,
+        )
+    )
+
+
+def ledger_settings(settings: Settings) -> LedgerSettings:
+    return LedgerSettings(
+        state_dir=settings.state_dir,
+        origin=settings.origin,
+        routes=settings.routes,
+        counters=settings.counters,
+        kept_response_bytes=settings.kept_response_bytes,
+        unsafe_skip_fsync=settings.unsafe_skip_fsync,
+        signers=settings.signers,
+    )
+
+
+def policy_world(
+    settings: Settings, tools: Iterable[Tool], absent: Collection[str], unagreed: Collection[str] = ()
+) -> "World":
+    """What the policies of this configuration are validated against."""
+    from mcp_guard.policy.engine import World
+
+    return World(tuple(tools), settings.attributes, settings.counters, tuple(settings.routes), absent, unagreed)
+
+
+def make_watch(settings: Settings, ledger: OpenLedger) -> "Watch | None":
+    """The signals that are configured; where there are none, their code is not loaded."""
+    if not settings.signals and settings.drift is None:
+        return None
+    from mcp_guard.signals.outside import Outside
+    from mcp_guard.signals.watch import Watch
+
+    runs = Runs(ledger.book.writer)
+    salt = runs.salt() if settings.drift is not None else ""
+    return Watch(tuple(map(Outside, settings.signals)), settings.drift, salt, runs.recall)
+
+
+class Serving:
+    """One guard process; `note` tells the operator."""
+
+    def __init__(self, settings: Settings, ledger: OpenLedger, note: Callable[[str], None]) -> None:
+        self.settings = settings
+        self.ledger = ledger
+        self.note = note
+        ledger.book.writer.on_trouble = note
+        self._sessions: WeakSet[Session] = WeakSet()
+        self._keeper = Keeper(Places(settings.policies, settings.shadow), ledger.book, note)
+        self._memory = Memory.of(settings.tool_rules)
+        self._signals = make_watch(settings, ledger)
+        self._board = Board(circuits_path(ledger.lock_path.parent, ledger.book.settings.guard), note)
+
+    def now(self) -> Micros:
+        return self.ledger.book.writer.now()
+
+    @property
+    def issuer(self) -> Issuer:
+        key = self.ledger.book.writer.key
+        return Issuer(key.origin, key.sign, key.public)
+
+    def start(self, *work: Callable[[Step], None]) -> None:
+        """Record that this process serves, and do `work` in the same transaction."""
+        book, mode = self.ledger.book, self._say_mode()
+
+        def op(step: Step) -> None:
+            step.add(Draft("guard.started", {"guard": book.settings.guard, "pid": os.getpid(), "mode": mode}))
+            for each in work:
+                each(step)
+
+        book.writer.run(op)
+        asyncio.get_running_loop().call_later(COLLECT_AFTER_SECONDS, gc.enable)  # also if no policies can be loaded
+
+    def stop(self, *work: Callable[[Step], None]) -> None:
+        book = self.ledger.book
+        self._board.close()
+        book.catch_up()
+
+        def op(step: Step) -> None:
+            for each in work:
+                each(step)
+            step.add(Draft("guard.stopped", {"guard": book.settings.guard}))
+
+        book.writer.run(op)
+
+    def issue(self, instance: Instance, bound: Json) -> Callable[[Step], None]:
+        return lambda step: registry.issue(step, instance, bound)
+
+    def begin(self, instance: Instance) -> Callable[[Step], None]:
+        return lambda step: registry.begin(step, instance, self.ledger.book.settings.guard)
+
+    def session(self, instance: Instance, hub: Hub, front: Front) -> Session:
+        """A session of this instance over upstreams of its own."""
+        self._board.watch(instance.id, hub)
+        settings = self.settings
+        in_force = PoliciesInForce(settings.counters, settings.mode)
+        hub.pins = Pins(self.ledger.book.writer, settings.pin_rules, self.note)
+        follower = Follower(in_force, lambda: policy_world(settings, hub.agreed(), hub.absent(), hub.unagreed()))
+        hub.on_catalog = lambda: self._load_policies(follower)
+        pattern = settings.ticket_pattern
+        guard = Guard(
+            policies=in_force,
+            ledger=self.ledger.book,
+            approvals=self.ledger.requests,
+            upstreams=hub,
+            clock=self.ledger.book.writer,
+            describe_with=Description(settings.limits, re.compile(pattern) if pattern else None),
+            hold_seconds=settings.hold_seconds,
+            new_id=new_call_id,
+            memory=self._memory,
+            signals=self._signals or NoSignals(),
+        )
+        if self._signals is not None:
+            self._signals.prepare(instance)
+        naming = Naming(next(iter(settings.servers)) if settings.plain_names else "")
+        session = Session(guard, hub, instance, front, Ways(settings.inbox, naming, choose_era))
+        follower.on_changed = session.tell_tools_changed
+        self._sessions.add(session)
+        return session
+
+    def end(self, instance: Instance) -> None:
+        """The instance is over: forget what it has seen, learn from what it did. Raises: LedgerError."""
+        self._memory.forget(instance)
+        if self._signals is not None and self._signals.drift is not None:
+            Runs(self.ledger.book.writer).keep(instance, self._signals.end(instance), self._signals.drift.runs)
+
+    def beside(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        """Start what goes on beside the calls; each task runs until it is cancelled. SIGHUP has policies read anew."""
+        on_signal(signal.SIGHUP, self._keeper.wake)
+        work = (self._carry, self._attend, self._keep, self._watch, self._keeper.watch)
+        return [tasks.create_task(each()) for each in work]
+
+    async def _watch(self) -> None:
+        """Let in, or keep out, what an operator has decided on since. A call looks by itself (`Book.intend`)."""
+        while True:
+            await asyncio.sleep(PINS_SECONDS)
+            for session in tuple(self._sessions):
+                with suppress(LedgerError):  # the calls that meet it say so
+                    session.on_pins()
+
+    async def _keep(self) -> None:
+        """Erase what is kept too long, once the client that waits for us is served."""
+        await asyncio.sleep(KEEP_AFTER_SECONDS)
+        from mcp_guard.ledger.retention import Keeper
+
+        await Keeper(self.ledger.book.writer, self.settings.keep_payload_days).run()
+
+    async def _attend(self) -> None:
+        """Have the ledger witnessed, if the configuration says how often."""
+        often = {name: each for name, each in self.settings.witnesses.items() if each.is_by_itself}
+        if often:
+            from mcp_guard.witness.scheduler import Attendant
+
+            await Attendant(self.ledger.book.writer, often, self.settings.path).run()
+
+    async def _carry(self) -> None:
+        """Notify, escalate and expire, once there is something to do that for."""
+        settings, asked = self.settings, asyncio.Event()
+        if not settings.routes:
+            return
+        self.ledger.requests.on_asked.append(asked.set)
+        await asked.wait()
+        from mcp_guard.notify.delivery import Courier  # what never holds a call never loads it
+
+        courier = Courier(self.ledger.book.writer, settings.routes, settings.notifiers, settings.inbox)
+        self.ledger.requests.on_asked[:] = [courier.wake]
+        await courier.run()
+
+    def _load_policies(self, follower: Follower) -> None:
+        """The policies against the catalog of this session as it is now.
+
+        A ledger that cannot record the set now is tried again: it may be good again before the catalog changes.
+        """
+        try:
+            new = self._keeper.load(follower)
+        except LedgerError as error:
+            kept = "the ones in force stay" if follower.in_force.version != "none" else "every call is denied"
+            follower.in_force.why_none = f"the policies could not be loaded: {error.message}"
+            self.note(f"the policies are not loaded, {kept}:\n{error}")
+            asyncio.get_running_loop().call_later(LEDGER_AGAIN_SECONDS, self._load_policies, follower)
+            return
+        if new:
+            gc.freeze()  # what is loaded by now stays: no collection need look at it again
+            gc.enable()
+
+    def _say_mode(self) -> str:
+        """The mode, for the receipt; told to the operator if anything is only observed."""
+        observed = [name for name, rule in self.settings.tool_rules.items() if rule.mode is Mode.OBSERVE]
+        if self.settings.mode is Mode.OBSERVE:
+            self.note("observe mode: decisions are recorded, and only what is always in force is blocked")
+        elif observed:
+            self.note(f"only observed: {', '.join(observed)}")
+        return str(self.settings.mode)
+
+
+# Which family of protocol revisions a client speaks. What it does not speak is not loaded.
+
+
+def choose_era(session: Session, method: str, params: Json) -> Era:
+    """The era of a session's first request, and so of the session."""
+    if is_stateless(method, params):
+        from mcp_guard.downstream.stateless import Stateless
+
+        return Stateless(session)
+    from mcp_guard.downstream.handshake import Handshake
+
+    return Handshake(session)

@@ -1,0 +1,250 @@
+"""The rows of approvals, grants, approvers' keys, deliveries and sign-in codes. Statements only."""
+
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from mcp_guard.core.approval import Approval, Grant, Rule, State, Vote
+from mcp_guard.core.model import Json, Micros
+from mcp_guard.storage.errors import Rows
+
+HOUR = 3600 * 1_000_000
+LATELY_RECEIPTS = 5000
+Row = tuple[Any, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ApproverKey:
+    """A key by which an approver gives their word. `public` is base64; `details` hold what a passkey needs.
+
+    `enrolled` and `removed` are the receipts that say so; a key without `removed` is in use.
+    """
+
+    id: str
+    approver: str
+    method: str
+    """`ed25519` (raw public key) or `webauthn` (SubjectPublicKeyInfo)."""
+    public: str
+    details: Json
+    enrolled: int
+    removed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Delivery:
+    """One message that a notifier owes. `state` is `due`, `delivered` or `failed`; `due` is when it is tried next."""
+
+    id: int
+    approval: str
+    notifier: str
+    event: str
+    state: str
+    attempts: int
+    due: Micros
+    note: str
+
+
+class ApprovalRows(Rows):
+    """The part of `Store` that speaks of approvals."""
+
+    # Approvals
+
+    def add_approval(self, approval: Approval, receipts: Iterable[int]) -> None:
+        values = (
+            approval.id, str(approval.state), approval.instance, approval.lookup, approval.request_hash,
+            approval.decision_hash, approval.nonce, _dump(approval.rules), json.dumps(approval.subject), "[]",
+            approval.requested, approval.expires, approval.note, None, 0, json.dumps(list(receipts)),
+        )  # fmt: skip
+        self._run(f"INSERT INTO approval VALUES ({', '.join('?' * 16)})", values)
+
+    def move_approval(self, approval: Approval, to: State, note: str, receipts: Iterable[int]) -> None:
+        """Compare-and-set the state. Raises: ChangedElsewhere if it is not `approval.state` any more."""
+        cursor = self._run(
+            "UPDATE approval SET state = ?, note = ?, votes = ?, rules = ?, receipts = ? WHERE id = ? AND state = ?",
+            (str(to), note, _dump(approval.votes), _dump(approval.rules), json.dumps(list(receipts)), approval.id,
+             str(approval.state)),
+        )  # fmt: skip
+        self._one_row(cursor, f"approval {approval.id}")
+
+    def note_outcome(self, id: str, outcome: int, answered: bool) -> None:
+        """Once it is answered, nobody looks for the request again."""
+        query = (
+            "UPDATE approval SET outcome = ?1, answered = ?2, lookup = iif(?2, '', lookup) "
+            "WHERE id = ?3 AND outcome IS NULL"
+        )
+        self._one_row(self._run(query, (outcome, answered, id)), f"the outcome of approval {id}")
+
+    def note_answered(self, id: str) -> None:
+        self._run("UPDATE approval SET answered = 1, lookup = '' WHERE id = ?", (id,))
+
+    def replace_subject(self, id: str, subject: str) -> None:
+        self._one_row(self._run("UPDATE approval SET subject = ? WHERE id = ?", (subject, id)), f"approval {id}")
+
+    def forget_nonce(self, id: str, lookup: bool) -> None:
+        """Erase what the hashes of a settled request are salted with, and with `lookup`, what it is found by."""
+        query = "UPDATE approval SET nonce = '', lookup = iif(?, '', lookup) WHERE id = ?"
+        self._one_row(self._run(query, (lookup, id)), f"approval {id}")
+
+    def close_approvals_of(self, instance: str) -> None:
+        """The instance is over: its settled requests are looked for by nobody, and no reply can be given any more."""
+        query = "UPDATE approval SET answered = 1, nonce = '', lookup = '' WHERE instance = ? AND lookup != ''"
+        self._run(query, (instance,))
+
+    def approval(self, id: str) -> tuple[Approval, list[int]] | None:
+        """The approval, and the receipts that tell its story so far."""
+        row = self._run("SELECT * FROM approval WHERE id = ?", (id,)).fetchone()
+        return _read_approval(row) if row else None
+
+    def approvals_for(self, instance: str, lookup: str) -> list[Approval]:
+        query = "SELECT * FROM approval WHERE instance = ? AND lookup = ? ORDER BY requested DESC"
+        return [_read_approval(row)[0] for row in self._run(query, (instance, lookup))]
+
+    def approvals(self, states: Iterable[State] = tuple(State), instance: str | None = None) -> list[Approval]:
+        wanted = [str(state) for state in states]
+        query = f"SELECT * FROM approval WHERE state IN ({', '.join('?' * len(wanted))})"
+        if instance is not None:
+            query, wanted = f"{query} AND instance = ?", [*wanted, instance]
+        return [_read_approval(row)[0] for row in self._run(f"{query} ORDER BY requested", wanted)]
+
+    def latest_approvals(self, count: int) -> list[Approval]:
+        """The newest first, in any state."""
+        rows = self._run("SELECT * FROM approval ORDER BY requested DESC LIMIT ?", (count,))
+        return [_read_approval(row)[0] for row in rows]
+
+    def lately(self, id: str) -> list[tuple[str, int]]:
+        """What the instance had had done in the hour before this request: each tool, and how often.
+
+        Read backwards from the request, so that it costs the same in a ledger of any size.
+        """
+        found = self.approval(id)
+        if found is None:
+            return []
+        approval, story = found
+        counts: Counter[str] = Counter()
+        query = "SELECT at, kind, body FROM receipt WHERE seq < ? ORDER BY seq DESC LIMIT ?"
+        for at, kind, body in self._run(query, (story[0], LATELY_RECEIPTS)):
+            if at < approval.requested - HOUR:
+                break
+            receipt = json.loads(body) if kind == "intent" else {}
+            if receipt.get("instance") == approval.instance and "purpose" not in receipt:
+                counts[receipt["tool"]] += 1
+        return counts.most_common()
+
+    # Grants
+
+    def add_grant(self, grant: Grant, instance: str) -> None:
+        values = (grant.id, grant.approval, grant.state, instance, _dump_grant(grant), grant.used)
+        self._run("INSERT INTO granted VALUES (?, ?, ?, ?, ?, ?)", values)
+
+    def move_grant(self, before: Grant, state: str, used: int) -> None:
+        """Compare-and-set. Raises: ChangedElsewhere if it is no longer as it was read."""
+        query = "UPDATE granted SET state = ?, used = ? WHERE id = ? AND state = ? AND used = ?"
+        cursor = self._run(query, (state, used, before.id, before.state, before.used))
+        self._one_row(cursor, f"grant {before.id}")
+
+    def grant(self, id: str) -> Grant | None:
+        row = self._run("SELECT * FROM granted WHERE id = ?", (id,)).fetchone()
+        return _read_grant(row) if row else None
+
+    def grants(self, instance: str | None = None, state: str | None = None) -> list[Grant]:
+        query = "SELECT * FROM granted WHERE (?1 IS NULL OR instance = ?1) AND (?2 IS NULL OR state = ?2) ORDER BY id"
+        return [_read_grant(row) for row in self._run(query, (instance, state))]
+
+    # Approvers' keys
+
+    def add_approver_key(self, key: ApproverKey) -> None:
+        values = (key.id, key.approver, key.method, key.public, json.dumps(key.details), key.enrolled)
+        self._run("INSERT INTO approver_key VALUES (?, ?, ?, ?, ?, ?, NULL)", values)
+
+    def remove_approver_key(self, id: str, receipt: int) -> None:
+        query = "UPDATE approver_key SET removed = ? WHERE id = ? AND removed IS NULL"
+        self._one_row(self._run(query, (receipt, id)), f"approver key {id}")
+
+    def note_key_use(self, id: str, details: Json) -> None:
+        self._run("UPDATE approver_key SET details = ? WHERE id = ?", (json.dumps(details), id))
+
+    def approver_keys(self) -> list[ApproverKey]:
+        """All that ever were, in the order of their enrolment."""
+        rows = self._run("SELECT * FROM approver_key ORDER BY enrolled")
+        return [
+            ApproverKey(id, approver, method, public, json.loads(details), enrolled, removed)
+            for id, approver, method, public, details, enrolled, removed in rows
+        ]
+
+    # Deliveries
+
+    def add_delivery(self, approval: str, notifier: str, event: str, due: Micros) -> None:
+        values = (approval, notifier, event, "due", 0, due, "")
+        self._run(
+            "INSERT INTO delivery (approval, notifier, event, state, attempts, due, note) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            values,
+        )
+
+    def move_delivery(self, before: Delivery, state: str, due: Micros, note: str) -> None:
+        """Compare-and-set, one attempt more. Raises: ChangedElsewhere if another process has taken it."""
+        query = (
+            "UPDATE delivery SET state = ?, due = ?, note = ?, attempts = attempts + 1 WHERE id = ? AND attempts = ?"
+        )
+        cursor = self._run(query, (state, due, note, before.id, before.attempts))
+        self._one_row(cursor, f"delivery {before.id}")
+
+    def settle_delivery(self, id: int, state: str, due: Micros, note: str) -> None:
+        self._run("UPDATE delivery SET state = ?, due = ?, note = ? WHERE id = ?", (state, due, note, id))
+
+    def due_deliveries(self, now: Micros) -> list[Delivery]:
+        rows = self._run("SELECT * FROM delivery WHERE state = 'due' AND due <= ? ORDER BY id", (now,))
+        return [Delivery(*row) for row in rows]
+
+    def deliveries(self, approval: str) -> list[Delivery]:
+        return [
+            Delivery(*row) for row in self._run("SELECT * FROM delivery WHERE approval = ? ORDER BY id", (approval,))
+        ]
+
+    # Sign-in codes, stored hashed
+
+    def add_sign_in(self, code: str, approver: str, expires: Micros) -> None:
+        self._run("INSERT INTO sign_in VALUES (?, ?, ?)", (code, approver, expires))
+
+    def take_sign_in(self, code: str, now: Micros) -> str | None:
+        """The approver whose code it is; it is gone afterwards."""
+        row = self._run("DELETE FROM sign_in WHERE code = ? RETURNING approver, expires", (code,)).fetchone()
+        return str(row[0]) if row and now < row[1] else None
+
+
+def _dump(values: Iterable[Any]) -> str:
+    return json.dumps([asdict(value) for value in values])
+
+
+def _dump_grant(grant: Grant) -> str:
+    return json.dumps([grant.binding, grant.free, grant.uses, grant.expires, grant.approvers, grant.salt])
+
+
+def _read_grant(row: Row) -> Grant:
+    id, approval, state, _, terms, used = row
+    binding, free, uses, expires, approvers, salt = json.loads(terms)
+    return Grant(id, approval, state, binding, tuple(free), uses, used, expires, tuple(approvers), salt)
+
+
+def _read_approval(row: Row) -> tuple[Approval, list[int]]:
+    id, state, instance, lookup, request_hash, decision_hash, nonce, rules, subject, votes, *rest = row
+    requested, expires, note, outcome, answered, receipts = rest
+    approval = Approval(
+        id=id,
+        state=State(state),
+        instance=instance,
+        lookup=lookup,
+        request_hash=request_hash,
+        decision_hash=decision_hash,
+        nonce=nonce,
+        rules=tuple(Rule(**{**rule, "approvers": tuple(rule["approvers"])}) for rule in json.loads(rules)),
+        subject=json.loads(subject),
+        votes=tuple(Vote(**vote) for vote in json.loads(votes)),
+        requested=requested,
+        expires=expires,
+        note=note,
+        outcome=outcome,
+        answered=bool(answered),
+    )
+    return approval, json.loads(receipts)

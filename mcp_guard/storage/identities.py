@@ -1,0 +1,118 @@
+"""The rows of enrolled agents, instances, revocations and launch codes. Statements only."""
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from itertools import chain
+
+from mcp_guard.core.model import Agent, Instance, Micros, Task
+from mcp_guard.storage.errors import Rows
+
+TABLES = """
+CREATE TABLE enrolled_agent (
+  name TEXT PRIMARY KEY, owner TEXT NOT NULL, groups TEXT NOT NULL, on_behalf_of TEXT, seconds INTEGER NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE instance (
+  id TEXT PRIMARY KEY, credential TEXT NOT NULL, agent TEXT NOT NULL, said TEXT NOT NULL, started INTEGER NOT NULL,
+  expires INTEGER NOT NULL, begun INTEGER, ended INTEGER
+) WITHOUT ROWID;
+CREATE INDEX instance_expires ON instance (expires);
+CREATE TABLE revocation (kind TEXT, name TEXT, until INTEGER NOT NULL, PRIMARY KEY (kind, name)) WITHOUT ROWID;
+CREATE TABLE launch (code TEXT PRIMARY KEY, instance TEXT NOT NULL, expires INTEGER NOT NULL) WITHOUT ROWID;
+"""
+
+Key = tuple[str, str]
+"""What is revoked: `instance`, `agent` or `user`, and which."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceRow:
+    """An instance as issued; `begun` and `ended` are when its first session opened and its last was closed for good."""
+
+    instance: Instance
+    begun: Micros | None
+    ended: Micros | None
+
+
+class IdentityRows(Rows):
+    """The part of `Store` that speaks of who may call."""
+
+    # Agents enrolled from the command line
+
+    def add_agent(self, agent: Agent, on_behalf_of: str | None, seconds: int) -> None:
+        values = (agent.name, agent.owner, json.dumps(agent.groups), on_behalf_of, seconds)
+        self._run("INSERT INTO enrolled_agent VALUES (?, ?, ?, ?, ?)", values)
+
+    def agents(self) -> list[tuple[Agent, str | None, int]]:
+        """Each agent, the user it acts for if always the same, and how many seconds its credentials last."""
+        rows = self._run("SELECT * FROM enrolled_agent ORDER BY name")
+        return [(Agent(name, owner, tuple(json.loads(groups))), user, life) for name, owner, groups, user, life in rows]
+
+    # Instances
+
+    def add_instance(self, instance: Instance) -> None:
+        said = {**asdict(instance), "credential": ""}
+        values = (
+            instance.id, instance.credential_id, instance.agent.name, json.dumps(said), instance.started,
+            instance.expires, None, None,
+        )  # fmt: skip
+        self._run("INSERT INTO instance VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
+
+    def instance(self, id: str) -> InstanceRow | None:
+        row = self._run("SELECT said, begun, ended FROM instance WHERE id = ?", (id,)).fetchone()
+        return InstanceRow(_read(row[0]), row[1], row[2]) if row else None
+
+    def instances(self, alive_at: Micros | None = None) -> list[InstanceRow]:
+        """The newest first; with `alive_at`, those that have neither expired nor ended by then."""
+        query = "SELECT said, begun, ended FROM instance WHERE ?1 IS NULL OR (expires > ?1 AND ended IS NULL)"
+        rows = self._run(f"{query} ORDER BY started DESC", (alive_at,))
+        return [InstanceRow(_read(said), begun, ended) for said, begun, ended in rows]
+
+    def begin_instance(self, id: str, at: Micros) -> bool:
+        """Whether this was its first session."""
+        return self._run("UPDATE instance SET begun = ? WHERE id = ? AND begun IS NULL", (at, id)).rowcount == 1
+
+    def end_instance(self, id: str, at: Micros) -> bool:
+        """Whether it had not ended before."""
+        return self._run("UPDATE instance SET ended = ? WHERE id = ? AND ended IS NULL", (at, id)).rowcount == 1
+
+    # Revocation
+
+    def revoke(self, key: Key, until: Micros) -> None:
+        """Nothing of this that started up to `until` may call any more."""
+        self._run("INSERT OR REPLACE INTO revocation VALUES (?, ?, ?)", (*key, until))
+
+    def restore(self, key: Key, until: Micros) -> None:
+        """What starts from now on may call again; what was revoked before stays so."""
+        query = "UPDATE revocation SET until = ? WHERE kind = ? AND name = ? AND until > ?"
+        self._one_row(self._run(query, (until, *key, until)), f"the revocation of {key[0]} {key[1]}")
+
+    def revocations(self) -> list[tuple[Key, Micros]]:
+        return [
+            ((kind, name), until) for kind, name, until in self._run("SELECT * FROM revocation ORDER BY kind, name")
+        ]
+
+    def revoked(self, keys: Iterable[Key], started: Micros) -> Key | None:
+        """The first of these that is revoked for what started then."""
+        keys = list(keys)
+        named = " OR ".join(["(kind = ? AND name = ?)"] * len(keys))
+        query = f"SELECT kind, name FROM revocation WHERE until >= ? AND ({named})"
+        found = self._run(query, (started, *chain.from_iterable(keys))).fetchall()
+        return next((key for key in keys if key in found), None) if found else None
+
+    # Launch codes, stored hashed
+
+    def add_launch(self, code: str, instance: str, expires: Micros) -> None:
+        self._run("INSERT INTO launch VALUES (?, ?, ?)", (code, instance, expires))
+
+    def take_launch(self, code: str, now: Micros) -> str | None:
+        """The instance that this code launches; the code is gone afterwards."""
+        row = self._run("DELETE FROM launch WHERE code = ? RETURNING instance, expires", (code,)).fetchone()
+        return str(row[0]) if row and now < row[1] else None
+
+
+def _read(said: str) -> Instance:
+    values = json.loads(said)
+    agent = Agent(**{**values["agent"], "groups": tuple(values["agent"]["groups"])})
+    lists = {name: tuple(values[name]) for name in ("tools", "parents")}
+    return Instance(**{**values, **lists, "agent": agent, "task": Task(**values["task"])})

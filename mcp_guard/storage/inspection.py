@@ -1,0 +1,86 @@
+"""A look at a ledger file that changes nothing of it, not even its mode of journalling: for `mcp-guard doctor`."""
+
+import json
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from mcp_guard.core.approval import Approval, State
+from mcp_guard.storage.errors import FAILURES, explain
+from mcp_guard.storage.sqlite import Head, Store
+
+MOST_DAMAGE = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Looked:
+    """What stands in the file. `damage` is what SQLite finds wrong."""
+
+    format: int
+    damage: tuple[str, ...]
+    head: Head
+    checkpoint: str
+    last_seq: int
+    last_time: int
+    open_calls: tuple[tuple[int, str], ...]
+    pending: tuple[tuple[Approval, str | None], ...]
+    approvers_with_keys: frozenset[str]
+
+
+@contextmanager
+def _read_only(path: Path) -> Iterator[sqlite3.Connection]:
+    try:
+        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+            yield db
+    except FAILURES as error:
+        raise explain(error, path) from None
+
+
+@contextmanager
+def looking_at(path: Path) -> Iterator[Store]:
+    """A store that can only be read. Raises: LedgerError."""
+    with _read_only(path) as db:
+        yield Store(path, db)
+
+
+def read_format(path: Path) -> int:
+    """Raises: LedgerError."""
+    with _read_only(path) as db:
+        return int(db.execute("PRAGMA user_version").fetchone()[0])
+
+
+def look(path: Path, format: int) -> Looked:
+    """Everything that a check-up needs, of a file of our own format. Raises: LedgerError."""
+    with _read_only(path) as db:
+        found = db.execute(f"PRAGMA quick_check({MOST_DAMAGE})").fetchall()
+        store = Store(path, db)
+        last = db.execute("SELECT seq, at FROM receipt ORDER BY seq DESC LIMIT 1").fetchone() or (-1, 0)
+        return Looked(
+            format=format,
+            damage=tuple(line for (text,) in found for line in str(text).splitlines() if line != "ok"),
+            head=store.head(),
+            checkpoint=store.checkpoint(),
+            last_seq=last[0],
+            last_time=last[1],
+            open_calls=tuple(db.execute("SELECT intent, guard FROM open_call ORDER BY intent")),
+            pending=tuple((each, _guard_of(db, each.instance)) for each in store.approvals([State.REQUESTED])),
+            approvers_with_keys=frozenset(each.approver for each in store.approver_keys() if each.removed is None),
+        )
+
+
+def latest_receipts(path: Path, count: int) -> list[bytes]:
+    """The documents of the last receipts, oldest first. Raises: LedgerError."""
+    with _read_only(path) as db:
+        rows = db.execute("SELECT body FROM receipt ORDER BY seq DESC LIMIT ?", (count,)).fetchall()
+    return [body for (body,) in rows[::-1]]
+
+
+def _guard_of(db: sqlite3.Connection, instance: str) -> str | None:
+    """The guard process that started the instance: read backwards, because those who wait began lately."""
+    for (body,) in db.execute("SELECT body FROM receipt WHERE kind = 'instance.started' ORDER BY seq DESC"):
+        started = json.loads(body)
+        if started["instance"] == instance:
+            return str(started["guard"]) if "guard" in started else None
+    return None

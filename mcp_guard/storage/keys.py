@@ -1,0 +1,48 @@
+"""The rows of the guard's own keys, and of what outside witnesses have seen. Statements only."""
+
+from dataclasses import dataclass
+
+from mcp_guard.core.model import Micros
+from mcp_guard.storage.errors import Rows
+
+
+@dataclass(frozen=True, slots=True)
+class GuardKey:
+    """A key of the ledger: its C2SP verifier line, and the first receipt that it may have signed."""
+
+    since: int
+    verifier: str
+
+
+@dataclass(frozen=True, slots=True)
+class Witnessed:
+    """The last checkpoint that a witness took, as a note, with its cosignature if it gave one."""
+
+    witness: str
+    size: int
+    at: Micros
+    note: str
+
+
+class KeyRows(Rows):
+    """The part of `Store` that speaks of keys and witnesses."""
+
+    def add_guard_key(self, since: int, verifier: str) -> None:
+        self._run("INSERT INTO guard_key (since, verifier) VALUES (?, ?)", (since, verifier))
+
+    def guard_keys(self) -> list[GuardKey]:
+        """Oldest first; the last one is in force."""
+        return [GuardKey(*row) for row in self._run("SELECT since, verifier FROM guard_key ORDER BY id")]
+
+    def set_witnessed(self, seen: Witnessed) -> None:
+        values = (seen.witness, seen.size, seen.at, seen.note)
+        self._run("INSERT OR REPLACE INTO witnessed VALUES (?, ?, ?, ?)", values)
+
+    def witnessed(self) -> dict[str, Witnessed]:
+        """By the name of the witness."""
+        return {row[0]: Witnessed(*row) for row in self._run("SELECT * FROM witnessed ORDER BY size DESC, witness")}
+
+    def says_more(self, since: int) -> bool:
+        """Whether any receipt from this one on says more than that a checkpoint was witnessed."""
+        sql = "SELECT 1 FROM receipt WHERE seq >= ? AND kind <> 'checkpoint.witnessed' LIMIT 1"
+        return self._run(sql, (since,)).fetchone() is not None

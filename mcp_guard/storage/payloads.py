@@ -1,0 +1,71 @@
+"""The rows of payloads and their erasure. Statements only. `secure_delete` overwrites what is erased with zeros."""
+
+import json
+import sqlite3
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from mcp_guard.core.model import Micros
+from mcp_guard.storage.errors import Rows
+
+BUSY_MILLISECONDS = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A receipt some of whose payloads are kept."""
+
+    seq: int
+    kind: str
+    at: Micros
+    call: str | None
+    body: bytes
+
+
+class PayloadRows(Rows):
+    """The part of `Store` that erases."""
+
+    def kept_after(self, seq: int, count: int) -> list[Kept]:
+        """The next receipts, in order, that have payloads."""
+        query = (
+            "SELECT seq, kind, at, call, body FROM payload JOIN receipt USING (seq) WHERE seq > ? ORDER BY seq LIMIT ?"
+        )
+        return [Kept(*row) for row in self._run(query, (seq, count))]
+
+    def needed(self, replies: bool) -> set[int]:
+        """Receipts whose payloads something still needs: open requests, calls under way, and with `replies`, outcomes
+        that an agent may still ask for."""
+        found = {seq for (seq,) in self._run("SELECT intent FROM open_call")}
+        for (story,) in self._run("SELECT receipts FROM approval WHERE state IN ('requested', 'approved')"):
+            found.update(json.loads(story))
+        if replies:
+            found |= {seq for (seq,) in self._run("SELECT outcome FROM approval WHERE answered = 0 AND outcome >= 0")}
+        return found
+
+    def erase_payloads(self, seqs: Iterable[int]) -> None:
+        self._db.executemany("DELETE FROM payload WHERE seq = ?", ((seq,) for seq in seqs))
+
+    def forget_denied(self, now: Micros) -> None:
+        """Denials that no longer count are looked for by nobody."""
+        query = "UPDATE approval SET nonce = '', lookup = '' WHERE state = 'denied' AND expires <= ? AND lookup != ''"
+        self._run(query, (now,))
+
+    def forget_salts(self, now: Micros) -> None:
+        """Grants that are over cover nothing any more; see `Grant.salt`."""
+        query = (
+            "UPDATE granted SET terms = json_set(terms, '$[5]', '') "
+            "WHERE (state != 'active' OR json_extract(terms, '$[3]') <= ?) AND json_extract(terms, '$[5]') != ''"
+        )
+        self._run(query, (now,))
+
+    def truncate_wal(self) -> bool:
+        """Move the log of changes, which holds what was overwritten, into the file, and empty it. Waits for nobody:
+        False if another process is reading or writing. Outside a transaction."""
+        self._run("PRAGMA busy_timeout = 0")
+        try:
+            busy, _, _ = self._run("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        except sqlite3.OperationalError:
+            return False
+        finally:
+            self._run(f"PRAGMA busy_timeout = {BUSY_MILLISECONDS}")
+        return not busy

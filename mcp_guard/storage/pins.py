@@ -1,0 +1,58 @@
+"""The rows of tool definitions: pinned, quarantined, refused, retired. Statements only."""
+
+import json
+from typing import Any
+
+from mcp_guard.core.tool_pins import Pin, State, definition_text
+from mcp_guard.storage.errors import Rows
+
+
+class PinRows(Rows):
+    """The part of `Store` that speaks of pins."""
+
+    def pinned_hash(self, upstream: str, tool: str) -> str | None:
+        """The definition in force. On the path of each call: one look into a small index."""
+        query = "SELECT hash FROM pin WHERE upstream = ? AND tool = ? AND state = 'pinned'"
+        row = self._run(query, (upstream, tool)).fetchone()
+        return row[0] if row else None
+
+    def pin_states(self) -> list[tuple[str, str, str, State]]:
+        """Upstream, tool, hash and state of every definition."""
+        rows = self._run("SELECT upstream, tool, hash, state FROM pin")
+        return [(upstream, tool, hash, State(state)) for upstream, tool, hash, state in rows]
+
+    def pin_upstreams(self) -> set[str]:
+        """Upstreams that have listed any tool before."""
+        return {upstream for (upstream,) in self._run("SELECT DISTINCT upstream FROM pin")}
+
+    def pin_generation(self) -> int:
+        """Grows with everything that is recorded of any definition."""
+        return int(self._run("SELECT coalesce(max(receipt), -1) FROM pin").fetchone()[0])
+
+    def pins(self, upstream: str | None = None, tool: str | None = None) -> list[Pin]:
+        """Every definition, or those of one tool, the latest spoken of last."""
+        query = "SELECT * FROM pin WHERE (?1 IS NULL OR upstream = ?1) AND (?2 IS NULL OR tool = ?2) ORDER BY receipt"
+        return [_read(row) for row in self._run(query, (upstream, tool))]
+
+    def add_pin(self, pin: Pin) -> None:
+        text = definition_text(pin.definition)
+        values = (pin.upstream, pin.tool, pin.hash, str(pin.state), text, pin.receipt, pin.why)
+        self._run("INSERT INTO pin VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+
+    def move_pin(self, before: Pin, to: State, receipt: int, why: str) -> None:
+        """Compare-and-set. Raises: ChangedElsewhere if it is not in that state any more."""
+        query = (
+            "UPDATE pin SET state = ?, receipt = ?, why = ? WHERE upstream = ? AND tool = ? AND hash = ? AND state = ?"
+        )
+        values = (str(to), receipt, why, before.upstream, before.tool, before.hash, str(before.state))
+        self._one_row(self._run(query, values), f"the pin of {before.tool}")
+
+    def drop_pin(self, pin: Pin) -> None:
+        """Forget a definition that is not in force."""
+        query = "DELETE FROM pin WHERE upstream = ? AND tool = ? AND hash = ? AND state != 'pinned'"
+        self._one_row(self._run(query, (pin.upstream, pin.tool, pin.hash)), f"the pin of {pin.tool}")
+
+
+def _read(row: tuple[Any, ...]) -> Pin:
+    upstream, tool, hash, state, definition, receipt, why = row
+    return Pin(upstream, tool, hash, State(state), json.loads(definition), receipt, why)

@@ -1,0 +1,28 @@
+"""Verifying a ledger with public keys alone. This folder stands by itself: Python and `cryptography` are all it needs.
+
+    python -m mcp_guard.verifier LEDGER|EXPORT|BUNDLE --key ledger.pub
+
+What is proved, check by check: docs/reference/verify.md. It stops at the first thing that it could not prove.
+"""
+
+from pathlib import Path
+
+from .checkpoints import Demand
+from .cli import FAILED, OK, UNUSABLE, add_options, main, render, verify
+from .consistency import read_approvers
+from .full import verify_whole
+from .notes import read_keys
+from .report import Report, Unusable, describe
+from .signatures import check_signature
+from .sources.sqlite import LedgerFile
+
+__all__ = [
+    "FAILED", "OK", "UNUSABLE", "Report", "Unusable", "add_options", "check_signature", "describe", "main", "render",
+    "verify", "verify_ledger",
+]  # fmt: skip
+
+
+def verify_ledger(path: Path, key: Path, approvers: Path | None = None) -> Report:
+    """Verify a whole ledger file. Raises: Unusable if there is nothing to verify."""
+    trusted = read_approvers(approvers) if approvers else None
+    return verify_whole(LedgerFile(path), Demand(read_keys(key), trusted))

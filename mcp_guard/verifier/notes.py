@@ -1,0 +1,212 @@
+"""C2SP formats: verifier keys and signed notes (c2sp.org/signed-note), checkpoints (tlog-checkpoint) and their
+cosignatures (tlog-cosignature, the Ed25519 kind `cosignature/v1`)."""
+
+import base64
+import binascii
+import hashlib
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+
+from .report import Failed, Unusable
+from .signatures import Receipt
+
+ED25519, COSIGNATURE = 1, 4
+MOST_SIGNATURES = 64
+
+
+@dataclass(frozen=True)
+class VerifierKey:
+    """`<name>+<key id in hex>+<base64 of one byte of kind and the public key>`."""
+
+    name: str
+    id: bytes
+    kind: int
+    public: bytes
+    line: str
+
+    def verifies(self, data: bytes, signature: bytes) -> bool:
+        try:
+            self._key.verify(signature, data)
+        except InvalidSignature:
+            return False
+        return True
+
+    @cached_property
+    def _key(self) -> Ed25519PublicKey:
+        return Ed25519PublicKey.from_public_bytes(self.public)
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """A ledger's head as it was signed: `text` is what the signatures (name, key id, signature) are over."""
+
+    origin: str
+    size: int
+    root: bytes
+    text: bytes
+    signatures: tuple[tuple[str, bytes, bytes], ...]
+    note: str
+
+
+@dataclass(frozen=True)
+class Witnessed:
+    """A witness's signature on a checkpoint: `at` is the witness's own time, in seconds since the epoch."""
+
+    witness: str
+    at: int
+
+
+def parse_key(line: str) -> VerifierKey:
+    """Raises: ValueError."""
+    parts = line.strip().split("+", 2)
+    if len(parts) != 3 or not parts[0]:
+        raise ValueError("not a verifier key: expected `<name>+<key id>+<key>`")
+    name, id, encoded = parts
+    raw = base64.b64decode(encoded, validate=True)
+    if len(raw) != 33 or raw[0] not in (ED25519, COSIGNATURE):
+        raise ValueError("not an Ed25519 key")
+    expected = hashlib.sha256(name.encode() + b"\n" + raw).digest()[:4]
+    if expected.hex() != id:
+        raise ValueError("the key id does not belong to the key")
+    return VerifierKey(name, expected, raw[0], raw[1:], line.strip())
+
+
+def read_keys(path: Path, kind: int = ED25519) -> tuple[VerifierKey, ...]:
+    """The verifier keys of a file, one a line. Raises: Unusable."""
+    try:
+        keys = tuple(parse_key(line) for line in path.read_text().splitlines() if line.strip())
+        if not keys:
+            raise ValueError("it holds no key")
+        if any(key.kind != kind for key in keys):
+            raise ValueError("it is a witness's key" if kind == ED25519 else "it is not a witness's key")
+    except (OSError, ValueError, binascii.Error) as error:
+        raise Unusable(f"cannot read the public key `{path}`: {error}") from None
+    return keys
+
+
+def parse_checkpoint(note: str) -> Checkpoint:
+    """Raises: ValueError."""
+    text, separator, lines = note.partition("\n\n")
+    parts = text.split("\n")
+    if not separator or len(parts) < 3 or not all(parts):
+        raise ValueError("not a checkpoint: expected origin, size and root hash")
+    if not (parts[1].isascii() and parts[1].isdecimal()) or parts[1] != str(int(parts[1])):
+        raise ValueError(f"not a checkpoint: `{parts[1]}` is not a size")
+    root = base64.b64decode(parts[2], validate=True)
+    signed = lines.removesuffix("\n").split("\n")
+    if len(root) != 32 or not lines.endswith("\n") or len(signed) > MOST_SIGNATURES:
+        raise ValueError("not a checkpoint: its root or its signatures are not of the form")
+    signatures = tuple(_parse_signature(line) for line in signed)
+    return Checkpoint(parts[0], int(parts[1]), root, f"{text}\n".encode(), signatures, note)
+
+
+def _parse_signature(line: str) -> tuple[str, bytes, bytes]:
+    dash, name, encoded = line.split(" ")
+    raw = base64.b64decode(encoded, validate=True)
+    if dash != "—" or not name or len(raw) < 5:
+        raise ValueError(f"not a signature line: `{line}`")
+    return name, raw[:4], raw[4:]
+
+
+def signers(checkpoint: Checkpoint, keys: Iterable[VerifierKey]) -> list[VerifierKey]:
+    """Those of the keys that signed it; lines of other keys are passed over, as signed-note demands.
+
+    Raises: ValueError if a line names one of the keys and is not its signature.
+    """
+    found = []
+    for name, id, signature in checkpoint.signatures:
+        for key in keys:
+            if (key.name, key.id, key.kind) == (name, id, ED25519):
+                if not key.verifies(checkpoint.text, signature):
+                    raise ValueError(f"a signature under the name of `{name}` is not of that key")
+                found.append(key)
+    return found
+
+
+def witnesses(checkpoint: Checkpoint, keys: Iterable[VerifierKey]) -> list[Witnessed]:
+    """Which of these witnesses cosigned it, each once. Raises: ValueError if a line names one and is not its own."""
+    found: dict[VerifierKey, Witnessed] = {}
+    for name, id, signature in checkpoint.signatures:
+        for key in keys:
+            if (key.name, key.id, key.kind) == (name, id, COSIGNATURE):
+                at = int.from_bytes(signature[:8], "big")
+                said = f"cosignature/v1\ntime {at}\n".encode() + checkpoint.text
+                if len(signature) != 72 or at >= 1 << 63 or not key.verifies(said, signature[8:]):
+                    raise ValueError(f"the cosignature of `{name}` is not of that witness")
+                found[key] = Witnessed(name, at)
+    return list(found.values())
+
+
+# Whose signature counts when: the guard's keys, from one to the next by the receipts that say so.
+
+ROTATED, REPLACED = "key.rotated", "key.replaced"
+
+
+@dataclass(frozen=True)
+class Signer:
+    """The key in use, and those that were given: the only ones between which a replacement is believed."""
+
+    key: VerifierKey
+    given: tuple[VerifierKey, ...]
+
+    def accepts(self, body: bytes, signature: bytes) -> bool:
+        """Whether the receipt is signed by the key in use, or is the replacement of a lost key by its successor."""
+        if self.key.verifies(body, signature):
+            return True
+        if b'"kind":"key.replaced"' not in body:
+            return False
+        try:
+            receipt = json.loads(body)
+            return receipt["kind"] == REPLACED and parse_key(receipt["new"]).verifies(body, signature)
+        except (ValueError, KeyError, TypeError, AttributeError):
+            return False
+
+    def after(self, seq: int, receipt: Receipt) -> "Signer":
+        """The signer after a receipt that changes the key. Raises: Failed."""
+        try:
+            old, new = receipt["old"], parse_key(receipt["new"])
+            if new.kind != ED25519 or new.name != self.key.name or new == self.key:
+                raise ValueError("the new key is not one for this ledger")
+            if old != self.key.line:
+                raise ValueError("the old key is not the one in use")
+            if not new.verifies(possession(receipt), base64.b64decode(receipt["possession"], validate=True)):
+                raise ValueError("the new key did not sign for itself")
+            if receipt["kind"] == REPLACED and not {self.key, new} <= set(self.given):
+                raise ValueError(
+                    f"the old key did not sign; give both keys to believe it: {self.key.line} and {new.line}"
+                )
+        except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
+            raise Failed(seq, f"the change of the guard's key is not in order: {error}") from None
+        return Signer(new, self.given)
+
+
+def possession(receipt: Receipt) -> bytes:
+    """What the new key signs of itself (RFC 8785)."""
+    said = {name: receipt[name] for name in ("new", "old", "origin", "seq")} | {"type": "mcp-guard/key-rotation/v1"}
+    return json.dumps(said, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+
+
+def begin(
+    first: tuple[bytes, bytes], given: tuple[VerifierKey, ...], hints: Callable[[], list[str]], origin: str
+) -> VerifierKey:
+    """The key that signed the first receipt: one that was given, or one of which a later given one must come.
+
+    `first` is the document and the signature. Hints are verifier lines that nobody vouches for yet. Raises: Failed.
+    """
+    for key in given:
+        if key.name == origin and key.verifies(*first):
+            return key
+    for line in hints():
+        try:
+            key = parse_key(line)
+        except ValueError:
+            continue
+        if key.name == origin and key.kind == ED25519 and key.verifies(*first):
+            return key
+    raise Failed(0, "its signature is not the guard's")

@@ -1,0 +1,80 @@
+"""The sizes that keep the house readable, and what must not stand in it."""
+
+import ast
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCE_LINES, TEST_LINES, FUNCTION_LINES = 400, 600, 50
+
+
+def tracked(*patterns: str) -> list[Path]:
+    listed = subprocess.run(["git", "ls-files", *patterns], cwd=ROOT, capture_output=True, text=True, check=True)
+    return [ROOT / name for name in listed.stdout.splitlines() if (ROOT / name).is_file()]
+
+
+PYTHON = [path for path in tracked("*.py") if "kit" not in path.parts]
+
+
+def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            yield node
+
+
+def test_there_is_something_to_measure() -> None:
+    assert len(PYTHON) > 80
+
+
+def test_no_file_is_too_long() -> None:
+    for path in PYTHON:
+        limit = TEST_LINES if "tests" in path.parts else SOURCE_LINES
+        assert len(path.read_text().splitlines()) <= limit, path
+
+
+def test_no_function_is_too_long() -> None:
+    for path in PYTHON:
+        for function in functions(path):
+            length = (function.end_lineno or 0) - function.lineno + 1
+            assert length <= FUNCTION_LINES, f"{path}: {function.name} has {length} lines"
+
+
+def test_every_module_says_its_job() -> None:
+    for path in PYTHON:
+        if "tests" not in path.parts or path.name != "__init__.py":
+            assert ast.get_docstring(ast.parse(path.read_text())), path
+
+
+def test_sql_stands_in_one_folder() -> None:
+    """And in the verifier, which stands alone."""
+    for path in tracked("mcp_guard/*.py"):
+        speaks = re.search(r"\b(SELECT|INSERT INTO|UPDATE \w+ SET|DELETE FROM|CREATE TABLE|PRAGMA)\b", path.read_text())
+        if speaks and path.parent.name != "storage":
+            assert path.parent.name == "sources", path
+
+
+@pytest.mark.parametrize(
+    "forbidden",
+    [r"/work/", r"/root/", r"/home/(?!you\b)", r"\bTODO\b", r"\bFIXME\b", r"registry\.npmjs", r"pypi\.org/simple"],
+)
+def test_nothing_of_the_machine_stands_in_the_repository(forbidden: str) -> None:
+    for path in tracked():
+        if path.name == "test_repository.py" or path.suffix in (".png", ".sqlite"):
+            continue
+        found = re.search(forbidden, path.read_text(errors="replace"))
+        assert found is None, f"{path}: {found}"
+
+
+def test_sabotage_switches_are_named_so() -> None:
+    """A switch that weakens a guarantee begins with `unsafe_`; none does so by another name."""
+    text = "".join(path.read_text() for path in (ROOT / "mcp_guard" / "config").glob("*.py"))
+    assert not re.search(r"^\s+(skip|disable|insecure|no)_\w+:", text, re.MULTILINE)
+
+
+def test_every_promise_kept_so_far_has_its_file() -> None:
+    kept = {path.name.split("_")[1] for path in (ROOT / "tests" / "promises").glob("test_p*.py")}
+    assert {"p1", "p2", "p3", "p5", "p6", "p9", "p10", "p11"} <= kept
