@@ -17,7 +17,8 @@ HEAVY = (
     "unittest", "urllib.request", "uvicorn", "webauthn", "xml", "mcp_guard.config", "mcp_guard.core.anomaly",
     "mcp_guard.diagnostics.checks",
     "mcp_guard.core.definition_checks", "mcp_guard.events", "mcp_guard.ledger.retention", "mcp_guard.verifier",
-    "mcp_guard.ledger.approvals.votes", "mcp_guard.notify", "mcp_guard.policy.authoring.lint", "mcp_guard.signals.outside", "mcp_guard.signals.watch",
+    "mcp_guard.ledger.approvals.votes", "mcp_guard.notify", "mcp_guard.policy.authoring.lint",
+    "mcp_guard.signals.outside", "mcp_guard.signals.watch",
     "mcp_guard.downstream.http", "mcp_guard.downstream.stateless", "mcp_guard.upstream.http_session",
     "mcp_guard.upstream.oauth", "mcp_guard.web", "mcp_guard.witness",
 )  # fmt: skip
