@@ -27,9 +27,9 @@ from mcp_guard.ledger.writer import Step
 from mcp_guard.ports import Pins
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.methods import LATEST
-from mcp_guard.runtime import CLOCK, Serving, ledger_settings, make_hub, policy_world
+from mcp_guard.runtime import CLOCK, Serving, ledger_settings, make_upstreams, policy_world
 from mcp_guard.settings import ServeSettings, Settings
-from mcp_guard.upstream.group import Hub
+from mcp_guard.upstream.group import UpstreamGroup
 
 if TYPE_CHECKING:
     import uvicorn
@@ -48,8 +48,8 @@ def run_stdio(settings: Settings, launch: Launch, code: str = "") -> None:
 
     Raises: ConfigError, IdentityError, LedgerError.
     """
-    hub = make_hub(settings)
-    hub.spawn()
+    upstreams = make_upstreams(settings)
+    upstreams.spawn()
     ledger: OpenLedger | None = None
     try:
         ledger = open_ledger(ledger_settings(settings), CLOCK)
@@ -59,9 +59,9 @@ def run_stdio(settings: Settings, launch: Launch, code: str = "") -> None:
         check_credential(serving.issuer, instance)
         recover(ledger.book.writer, settings.state_dir, report_unknown)
         front.heed_signals()
-        asyncio.run(_serve_stdio(serving, hub, front, (instance, bound)))
+        asyncio.run(_serve_stdio(serving, upstreams, front, (instance, bound)))
     finally:
-        hub.kill()
+        upstreams.kill()
         if ledger is not None:
             ledger.close()
 
@@ -88,14 +88,16 @@ def _launched(serving: Serving, code: str) -> tuple[Instance, Json | None]:
     return sign_again(serving.issuer, instance), None
 
 
-async def _serve_stdio(serving: Serving, hub: Hub, front: StdioFront, launched: tuple[Instance, Json | None]) -> None:
+async def _serve_stdio(
+    serving: Serving, upstreams: UpstreamGroup, front: StdioFront, launched: tuple[Instance, Json | None]
+) -> None:
     instance, bound = launched
     issue = [serving.issue(instance, bound)] if bound is not None else []
     serving.start(*issue, serving.begin(instance))
-    session = serving.session(instance, hub, front)
+    session = serving.session(instance, upstreams, front)
     async with asyncio.TaskGroup() as tasks:
         beside = serving.beside(tasks)
-        await front.serve(session, hub)
+        await front.serve(session, upstreams)
         for each in beside:
             each.cancel()
     serving.end(instance)
@@ -138,7 +140,7 @@ def socket_door(serving: Serving, where: ServeSettings) -> "SocketDoor | None":
             serving.note(str(error))
 
     admission = Admission(
-        where.socket.users, issue, end, lambda: make_hub(settings), serving.session, serving.note
+        where.socket.users, issue, end, lambda: make_upstreams(settings), serving.session, serving.note
     )  # fmt: skip
     return SocketDoor(listen_on(where.socket), admission, settings.message_bytes, where.most_sessions)
 
@@ -153,7 +155,7 @@ async def _serve_http(serving: Serving, where: ServeSettings) -> None:
     from mcp_guard.ledger.token_instances import Callers
 
     settings, book = serving.settings, serving.ledger.book
-    opening = Opening(lambda: make_hub(settings), serving.session, book.standing, serving.end, serving.note)
+    opening = Opening(lambda: make_upstreams(settings), serving.session, book.standing, serving.end, serving.note)
     sessions = Sessions(opening, where.most_sessions, where.idle_seconds)
     callers = Callers(book.writer, settings.agents, book.settings.guard)
     others = [OtherIssuer(**issuer) for issuer in where.issuers]
@@ -229,17 +231,17 @@ async def listed_tools(settings: Settings, pins: Pins | None = None) -> tuple[li
 
     Also gives the names of those that could not be listed. Without `pins` every tool is given as it is listed.
     """
-    hub = make_hub(settings)
-    hub.pins = pins or AsListed()
-    hub.attach(Bystander())
-    hub.spawn()
+    upstreams = make_upstreams(settings)
+    upstreams.pins = pins or AsListed()
+    upstreams.attach(Bystander())
+    upstreams.spawn()
     hello = {"protocolVersion": LATEST, "capabilities": {}, "clientInfo": {"name": "mcp-guard", "version": __version__}}
     async with asyncio.TaskGroup() as tasks:
-        await hub.start(hello, tasks)
-        hub.announce()
-        await hub.ready()
-        await hub.close()
-    return hub.tools(), hub.absent()
+        await upstreams.start(hello, tasks)
+        upstreams.announce()
+        await upstreams.ready()
+        await upstreams.close()
+    return upstreams.tools(), upstreams.absent()
 
 
 class Bystander:

@@ -36,7 +36,7 @@ from mcp_guard.protocol.versions import is_stateless
 from mcp_guard.settings import Server, Settings
 from mcp_guard.signals.run_history import Runs
 from mcp_guard.upstream.connection import Bounds, Connection
-from mcp_guard.upstream.group import Hub
+from mcp_guard.upstream.group import UpstreamGroup
 from mcp_guard.upstream.status_file import Board, circuits_path
 from mcp_guard.upstream.stdio import ChildLink, Connector
 from mcp_guard.upstream.transport import Link
@@ -61,7 +61,7 @@ def new_call_id() -> str:
     return f"call_{CLOCK.now():x}{random_text(4)}"
 
 
-def make_hub(settings: Settings) -> Hub:
+def make_upstreams(settings: Settings) -> UpstreamGroup:
     """The upstreams of the config, not yet started."""
     scrubber = Scrubber()  # one for all: an upstream can get at the files of another
     connections = [
@@ -73,7 +73,9 @@ def make_hub(settings: Settings) -> Hub:
         )
         for name, server in settings.servers.items()
     ]
-    return Hub(connections, settings.tool_rules, {name: rule.unpinned for name, rule in settings.pin_rules.items()})
+    return UpstreamGroup(
+        connections, settings.tool_rules, {name: rule.unpinned for name, rule in settings.pin_rules.items()}
+    )
 
 
 def make_link(settings: Settings, name: str, server: Server, scrubber: Scrubber) -> Link:
@@ -183,20 +185,22 @@ class Serving:
     def begin(self, instance: Instance) -> Callable[[Step], None]:
         return lambda step: registry.begin(step, instance, self.ledger.book.settings.guard)
 
-    def session(self, instance: Instance, hub: Hub, front: Front) -> Session:
+    def session(self, instance: Instance, upstreams: UpstreamGroup, front: Front) -> Session:
         """A session of this instance over upstreams of its own."""
-        self._board.watch(instance.id, hub)
+        self._board.watch(instance.id, upstreams)
         settings = self.settings
         in_force = PoliciesInForce(settings.counters, settings.mode)
-        hub.pins = Pins(self.ledger.book.writer, settings.pin_rules, self.note)
-        follower = Follower(in_force, lambda: policy_world(settings, hub.agreed(), hub.absent(), hub.unagreed()))
-        hub.on_catalog = lambda: self._load_policies(follower)
+        upstreams.pins = Pins(self.ledger.book.writer, settings.pin_rules, self.note)
+        follower = Follower(
+            in_force, lambda: policy_world(settings, upstreams.agreed(), upstreams.absent(), upstreams.unagreed())
+        )
+        upstreams.on_catalog = lambda: self._load_policies(follower)
         pattern = settings.ticket_pattern
         guard = Guard(
             policies=in_force,
             ledger=self.ledger.book,
             approvals=self.ledger.requests,
-            upstreams=hub,
+            upstreams=upstreams,
             clock=self.ledger.book.writer,
             describe_with=Description(settings.limits, re.compile(pattern) if pattern else None),
             hold_seconds=settings.hold_seconds,
@@ -207,7 +211,7 @@ class Serving:
         if self._signals is not None:
             self._signals.prepare(instance)
         naming = Naming(next(iter(settings.servers)) if settings.plain_names else "")
-        session = Session(guard, hub, instance, front, Ways(settings.inbox, naming, choose_era))
+        session = Session(guard, upstreams, instance, front, Ways(settings.inbox, naming, choose_era))
         follower.on_changed = session.tell_tools_changed
         self._sessions.add(session)
         return session

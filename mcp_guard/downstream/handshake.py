@@ -74,8 +74,8 @@ class Handshake:
         if method == INITIALIZED:
             self._session.announce()
         elif method in CLIENT_NOTIFICATIONS_FOR_ALL:
-            for server in self._session.hub.connections:
-                self._session.hub.notify(server, method, params)
+            for server in self._session.upstreams.connections:
+                self._session.upstreams.notify(server, method, params)
         else:
             self._session.note(f"notification `{method[:80]}` from the client is not passed on")
 

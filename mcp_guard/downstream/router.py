@@ -13,7 +13,7 @@ from mcp_guard.downstream.tool_names import Naming
 from mcp_guard.ports import Voice
 from mcp_guard.protocol.jsonrpc import PeerLost, error
 from mcp_guard.protocol.methods import CAPABILITY, CLIENT_REQUESTS, INVALID_PARAMS, LISTS, METHOD_NOT_FOUND, Road
-from mcp_guard.upstream.group import Hub
+from mcp_guard.upstream.group import UpstreamGroup
 
 RESOURCE_NOT_FOUND = -32002
 
@@ -21,8 +21,8 @@ RESOURCE_NOT_FOUND = -32002
 class Roads:
     """Remembers who listed what, for one session."""
 
-    def __init__(self, hub: Hub, naming: Naming) -> None:
-        self._hub = hub
+    def __init__(self, upstreams: UpstreamGroup, naming: Naming) -> None:
+        self._upstreams = upstreams
         self._naming = naming
         self._prompts: dict[str, tuple[str, str]] = {}
         self._resources: dict[str, str] = {}
@@ -35,20 +35,20 @@ class Roads:
 
     async def travel(self, method: str, params: Json, voice: Voice) -> Json:
         """Pass the request on; returns the `result` or `error` member of the answer."""
-        able = self._hub.capable(CAPABILITY[method])
+        able = self._upstreams.capable(CAPABILITY[method])
         if not able:
             return error(METHOD_NOT_FOUND, f"no upstream offers `{method}`")
         road = CLIENT_REQUESTS[method]
         if road is Road.GATHER:
             return await self._gather(method, params, able)
         if road is Road.EVERYWHERE:
-            replies = [await self._hub.relay(server, method, params, voice) for server in able]
+            replies = [await self._upstreams.relay(server, method, params, voice) for server in able]
             return next((reply for reply in replies if "error" in reply), replies[0])
         found = self._travel[road](method, params, able)
         if isinstance(found, dict):
             return found
         server, params = found
-        reply = await self._hub.relay(server, method, params, voice)
+        reply = await self._upstreams.relay(server, method, params, voice)
         return reply or error(INVALID_PARAMS, f"upstream `{server}` answered `{method}` with neither result nor error")
 
     async def _gather(self, method: str, params: Json, able: list[str]) -> Json:
@@ -57,7 +57,7 @@ class Roads:
         failures: list[str] = []
         for server in able:
             try:
-                items += self._remember(server, method, await self._hub.relay_list(server, method))
+                items += self._remember(server, method, await self._upstreams.relay_list(server, method))
             except (PeerLost, UpstreamError) as failure:
                 failures.append(f"`{server}`: {failure}")
         if failures and len(failures) == len(able):

@@ -31,7 +31,7 @@ from mcp_guard.protocol.methods import (
     PROGRESS,
     TOOLS_CHANGED,
 )
-from mcp_guard.upstream.group import Hub
+from mcp_guard.upstream.group import UpstreamGroup
 
 Key = tuple[str, Id]
 
@@ -84,16 +84,16 @@ class Ways:
 class Session:
     """Relays one client; every task it starts belongs to the group given to `open`."""
 
-    def __init__(self, guard: Guard, hub: Hub, instance: Instance, front: Front, ways: Ways) -> None:
+    def __init__(self, guard: Guard, upstreams: UpstreamGroup, instance: Instance, front: Front, ways: Ways) -> None:
         self.guard = guard
         self.instance = instance
         self.inbox = ways.inbox
-        self.hub = hub
+        self.upstreams = upstreams
         self.client = Peer(front.write, self)
         self.tasks: asyncio.TaskGroup
         self._front = front
         self._naming = ways.naming
-        self._roads = Roads(hub, ways.naming)
+        self._roads = Roads(upstreams, ways.naming)
         self._choose_era = ways.era
         self._era: Era | None = None
         self._running: dict[Key, asyncio.Task[None]] = {}
@@ -105,7 +105,7 @@ class Session:
 
     def open(self, tasks: asyncio.TaskGroup) -> None:
         self.tasks = tasks
-        self.hub.attach(self)
+        self.upstreams.attach(self)
 
     async def close(self, grace: float) -> None:
         """Let what is running finish within `grace` seconds, then cancel it."""
@@ -216,7 +216,7 @@ class Session:
 
     async def greet(self, hello: Json, stateless: bool = False) -> None:
         """Greet the upstreams; with `stateless`, in the stateless revision those that speak it."""
-        self._hellos = await self.hub.start(hello, self.tasks, stateless)
+        self._hellos = await self.upstreams.start(hello, self.tasks, stateless)
         self._greeted.set()
 
     async def hellos(self) -> list[Json]:
@@ -227,7 +227,7 @@ class Session:
     def announce(self) -> None:
         """The client is ready: so the upstreams may be listed."""
         self._announced = True
-        self.hub.announce()
+        self.upstreams.announce()
 
     async def settle(self) -> None:
         """The listings are known, which takes the client's readiness; a client that forgot to say so means it."""
@@ -236,7 +236,7 @@ class Session:
         await self._greeted.wait()
         if not self._announced:
             self.announce()
-        await self.hub.ready()
+        await self.upstreams.ready()
         self._settled = True
 
     async def handle(self, method: str, params: Json, voice: Voice) -> Json:
@@ -245,7 +245,7 @@ class Session:
             return await self.call_tool(params, voice)
         await self.settle()
         if method == LIST_TOOLS:
-            await self.hub.refresh()
+            await self.upstreams.refresh()
             return {"result": {"tools": [self._show(tool) for tool in self.guard.list_tools(self.instance)]}}
         return await self._roads.travel(method, params, voice)
 
@@ -261,18 +261,18 @@ class Session:
 
     def schema(self, shown: str) -> Json | None:
         """The input schema of a tool by the name that the client has for it, if it is known by now."""
-        tool = self.hub.find(self._naming.read(shown))
+        tool = self.upstreams.find(self._naming.read(shown))
         return tool.definition.get("inputSchema") if tool is not None else None
 
     def _show(self, listed: Json) -> Json:
-        tool = self.hub.find(listed["name"])
+        tool = self.upstreams.find(listed["name"])
         return listed if tool is None else {**listed, "name": self._naming.show(tool.server, tool.name)}
 
     async def call(self, asked: Asked, voice: Voice) -> Json:
         """A call by the name that the client has for its tool; a tool that is listed by another name is unknown."""
         await self.settle()
         name = self._naming.read(asked.name)
-        tool = self.hub.find(name)
+        tool = self.upstreams.find(name)
         if tool is not None and self._naming.show(tool.server, tool.name) != asked.name:
             asked = replace(asked, problem=NO_SUCH_TOOL)
         elif name != asked.name:
@@ -296,14 +296,16 @@ class Session:
         if token is not None:
 
             def progress(news: Json) -> None:
-                self.hub.notify(server, PROGRESS, {"progressToken": token, **news})
+                self.upstreams.notify(server, PROGRESS, {"progressToken": token, **news})
 
         assert self._era is not None
         try:
             reply = await self._era.ask(server, method, params, progress)
         except PeerLost as lost:
             reply = error(INTERNAL_ERROR, str(lost))
-        self.hub.answer(server, id, reply or error(INTERNAL_ERROR, "the client's answer has neither result nor error"))
+        self.upstreams.answer(
+            server, id, reply or error(INTERNAL_ERROR, "the client's answer has neither result nor error")
+        )
 
     def on_server_notification(self, server: str, method: str, params: Json) -> None:
         if method == CANCELLED:
@@ -316,8 +318,8 @@ class Session:
         self.run((server, "listing"), self._relist(server))
 
     async def _relist(self, server: str) -> None:
-        await self.hub.ready()
-        await self.hub.refresh(server)
+        await self.upstreams.ready()
+        await self.upstreams.refresh(server)
         self.tell_tools_changed()
 
     def tell_tools_changed(self) -> None:
@@ -327,8 +329,8 @@ class Session:
 
     def on_pins(self) -> None:
         """Take up what is agreed to of the tools since. Raises: LedgerError."""
-        stale = self._settled and (self.hub.unjudged or self.hub.pins.moved())
-        if stale and self.hub.rebuild() and self._era is not None:
+        stale = self._settled and (self.upstreams.unjudged or self.upstreams.pins.moved())
+        if stale and self.upstreams.rebuild() and self._era is not None:
             self._era.tell(TOOLS_CHANGED, {})
 
     def on_pressure(self, slow: bool) -> None:

@@ -23,7 +23,7 @@ from mcp_guard.downstream.session import Front, Session
 from mcp_guard.protocol.jsonrpc import Id, error
 from mcp_guard.protocol.stdio import Lines
 from mcp_guard.settings import SocketSettings
-from mcp_guard.upstream.group import Hub
+from mcp_guard.upstream.group import UpstreamGroup
 
 NOT_ADMITTED = -32001
 """The code of the one message that somebody gets who is refused; it answers no request."""
@@ -158,13 +158,13 @@ class SocketFront(asyncio.Protocol):
 @dataclass(frozen=True, slots=True)
 class Admission:
     """How somebody is let in: `issue` makes an instance of this agent, known to the ledger (raises GuardError), and
-    `end` says that it is over; `hub` and `session` are as for HTTP."""
+    `end` says that it is over; `upstreams` and `session` are as for HTTP."""
 
     users: Mapping[str, str]
     issue: Callable[[str, Caller], Instance]
     end: Callable[[Instance], None]
-    hub: Callable[[], Hub]
-    session: Callable[[Instance, Hub, Front], Session]
+    upstreams: Callable[[], UpstreamGroup]
+    session: Callable[[Instance, UpstreamGroup, Front], Session]
     note: Callable[[str], None]
 
 
@@ -228,19 +228,19 @@ class SocketDoor:
                 return  # it did not wait to hear
 
     async def _keep(self, connection: socket.socket, instance: Instance, front: SocketFront) -> None:
-        hub = self._admission.hub()
-        hub.spawn()
-        front.on_pressure = hub.throttle
-        front.session = self._admission.session(instance, hub, front)
+        upstreams = self._admission.upstreams()
+        upstreams.spawn()
+        front.on_pressure = upstreams.throttle
+        front.session = self._admission.session(instance, upstreams, front)
         try:
             async with asyncio.TaskGroup() as tasks:
                 front.session.open(tasks)
                 await asyncio.get_running_loop().connect_accepted_socket(lambda: front, connection)
                 await front.ended.wait()
                 await front.session.close(GRACE_SECONDS)
-                await hub.close()
+                await upstreams.close()
         finally:
             front.close()
-            hub.kill()
+            upstreams.kill()
             self._open.discard(front)
             self._admission.end(instance)

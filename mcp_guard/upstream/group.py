@@ -23,7 +23,7 @@ from mcp_guard.upstream.transport import Rounds, Unanswered
 START_SECONDS = 30.0
 
 
-class Hub:
+class UpstreamGroup:
     """Implements `ports.Upstreams`. `on_catalog` is told whenever the catalog is another one.
 
     INVARIANT: the catalog holds only what `pins` lets in (promise P6); `pins` is set before `start`.

@@ -46,9 +46,9 @@ class Board:
         self._watched: dict[str, list[Watched]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def watch(self, instance: str, hub: Watched) -> None:
-        self._watched.setdefault(instance, []).append(hub)
-        hub.on_circuit = self._changed
+    def watch(self, instance: str, group: Watched) -> None:
+        self._watched.setdefault(instance, []).append(group)
+        group.on_circuit = self._changed
 
     def _changed(self) -> None:
         if self._timer is None:
@@ -57,14 +57,14 @@ class Board:
     def _write(self) -> None:
         self._timer = None
         open_ones = {
-            instance: [each for each in hubs if not each.is_closed] for instance, hubs in self._watched.items()
+            instance: [each for each in groups if not each.is_closed] for instance, groups in self._watched.items()
         }
-        self._watched = {instance: hubs for instance, hubs in open_ones.items() if hubs}
+        self._watched = {instance: groups for instance, groups in open_ones.items() if groups}
         rows = [
             {"instance": instance, "upstream": name, **asdict(circuit)}
-            for instance, hubs in self._watched.items()
-            for hub in hubs
-            for name, circuit in hub.circuits().items()
+            for instance, groups in self._watched.items()
+            for group in groups
+            for name, circuit in group.circuits().items()
         ]
         draft = self._path.with_suffix(".draft")
         try:

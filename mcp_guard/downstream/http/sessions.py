@@ -14,7 +14,7 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Instance
 from mcp_guard.downstream.http.streams import HttpFront
 from mcp_guard.downstream.session import Front, Session
-from mcp_guard.upstream.group import Hub
+from mcp_guard.upstream.group import UpstreamGroup
 
 REAP_SECONDS = 5.0
 GRACE_SECONDS = 2.0
@@ -31,7 +31,7 @@ class Live:
     id: str
     instance: Instance
     session: Session
-    hub: Hub
+    upstreams: UpstreamGroup
     front: HttpFront
     used: float
     busy: int = 0
@@ -44,8 +44,8 @@ class Opening:
     """How a session is made: upstreams, not yet started, and the session over them; `standing` says why an instance
     may not call, or None, and `over` is told of one that may not any more."""
 
-    hub: Callable[[], Hub]
-    session: Callable[[Instance, Hub, Front], Session]
+    upstreams: Callable[[], UpstreamGroup]
+    session: Callable[[Instance, UpstreamGroup, Front], Session]
     standing: Callable[[Instance], str | None]
     over: Callable[[Instance], None]
     note: Callable[[str], None]
@@ -111,10 +111,10 @@ class Sessions:
         if len(self._named) + len(self._shared) >= self._most or self._stopping.is_set():
             raise Full
         front = HttpFront(lambda text: self._opening.note(f"{instance.id}: {text}"))
-        hub = self._opening.hub()
-        hub.spawn()
-        session = self._opening.session(instance, hub, front)
-        live = Live(id, instance, session, hub, front, asyncio.get_running_loop().time())
+        upstreams = self._opening.upstreams()
+        upstreams.spawn()
+        session = self._opening.session(instance, upstreams, front)
+        live = Live(id, instance, session, upstreams, front, asyncio.get_running_loop().time())
         self._tasks.create_task(self._keep(live))
         return live
 
@@ -125,10 +125,10 @@ class Sessions:
                 live.ready.set()
                 await live.ended.wait()
                 await live.session.close(GRACE_SECONDS)
-                await live.hub.close()
+                await live.upstreams.close()
         finally:
             live.front.close()
-            live.hub.kill()
+            live.upstreams.kill()
             self._named.pop(live.id, None)
             if self._shared.get(live.instance.id) is live:
                 del self._shared[live.instance.id]
