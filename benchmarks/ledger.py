@@ -35,11 +35,11 @@ from mcp_guard.core.model import (
     ToolRule,
 )
 from mcp_guard.core.receipt import intent_draft, outcome_draft
-from mcp_guard.core.tool_pins import Pin, State
-from mcp_guard.ledger.export import Proofs, export
-from mcp_guard.ledger.ledger import Book, BookSettings
+from mcp_guard.core.tool_pins import Pin, PinState
+from mcp_guard.ledger.export import LedgerProofs, export
+from mcp_guard.ledger.ledger import SqlLedger
 from mcp_guard.ledger.open import FILE, LedgerSettings, open_writer
-from mcp_guard.ledger.writer import Step, Writer
+from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.ports import Intent
 from mcp_guard.runtime import CLOCK, new_call_id
 
@@ -73,13 +73,13 @@ def build(folder: Path, size: int, pairs: int = 2000) -> None:
     """A ledger of `size` receipts, an intent and an outcome a call."""
     writer = open_writer(LedgerSettings(folder, ORIGIN, unsafe_skip_fsync=True), CLOCK)
 
-    def op(step: Step) -> None:
+    def op(tx: Transaction) -> None:
         for _ in range(min(pairs, (size - writer.store.head().size) // 2)):
             call = make_call()
-            step.add(outcome_draft(call, step.add(intent_draft(call, ALLOWED)), DONE))
+            tx.add(outcome_draft(call, tx.add(intent_draft(call, ALLOWED)), DONE))
 
-    agreed = Pin(TOOL.server, TOOL.name, TOOL.definition_hash, State.PINNED, TOOL.definition, 0)
-    writer.run(lambda step: step.store.add_pin(agreed))
+    agreed = Pin(TOOL.server, TOOL.name, TOOL.definition_hash, PinState.PINNED, TOOL.definition, 0)
+    writer.run(lambda tx: tx.store.add_pin(agreed))
     while writer.store.head().size < size:
         writer.run(op)
         if sys.stderr.isatty():
@@ -94,7 +94,7 @@ class Ledger:
     size: int
     folder: Path
     writer: Writer
-    book: Book
+    ledger: SqlLedger
     bytes: int = 0
     steps: list[list[float]] = field(default_factory=list)
     proofs: list[float] = field(default_factory=list)
@@ -105,16 +105,16 @@ class Ledger:
         for _ in range(calls):
             call = make_call()
             began = time.perf_counter()
-            intent = await self.book.intend(call, ALLOWED, None)
+            intent = await self.ledger.intend(call, ALLOWED, None)
             assert isinstance(intent, Intent)
-            await self.book.conclude(intent, DONE)
+            await self.ledger.conclude(intent, DONE)
             self.steps[-1].append((time.perf_counter() - began) * 1000)
 
     def prove(self, proofs: int) -> None:
         for _ in range(proofs):
             seq = random.randrange(self.size)
             began = time.perf_counter()
-            Proofs(self.writer.store).prove(seq, with_payloads=False)
+            LedgerProofs(self.writer.store).prove(seq, with_payloads=False)
             self.proofs.append((time.perf_counter() - began) * 1000)
 
 
@@ -131,7 +131,7 @@ def count_pages(ledger: Ledger, calls: int = 200) -> float:
 def open_built(folder: Path, size: int) -> Ledger:
     writer = open_writer(LedgerSettings(folder, ORIGIN), CLOCK)
     taken = (folder / FILE).stat().st_size
-    return Ledger(size, folder, writer, Book(writer, BookSettings("guard_bench", COUNTERS)), taken)
+    return Ledger(size, folder, writer, SqlLedger(writer, "guard_bench", counters=COUNTERS), taken)
 
 
 def measure(ledgers: list[Ledger], rounds: int, calls: int) -> None:

@@ -35,7 +35,7 @@ from mcp_guard.core.model import (
 )
 from mcp_guard.core.receipt import Draft, intent_draft, outcome_draft
 from mcp_guard.ledger.open import LedgerSettings, open_writer
-from mcp_guard.ledger.writer import Step, Writer
+from mcp_guard.ledger.writer import Transaction, Writer
 
 A_SECOND = 20_000
 GROWTH = 1.15
@@ -77,14 +77,14 @@ def write(state: Path, size: int) -> None:
     writer = open_writer(settings, Clock())
     version = canonical.digest(MATERIAL)
 
-    def begin(step: Step) -> None:
-        step.store.keep_policy(version, MATERIAL)
-        step.add(Draft("policy.loaded", {"policy_version": version}))
+    def begin(tx: Transaction) -> None:
+        tx.store.keep_policy(version, MATERIAL)
+        tx.add(Draft("policy.loaded", {"policy_version": version}))
 
     writer.run(begin)
     call, decision = make_call(), make_decision(version)
     while (seq := writer.read(lambda store: store.head().size)) < size:
-        writer.run(lambda step, seq=seq: add_calls(step, call, decision, min(10_000, size - seq)))  # type: ignore[misc]
+        writer.run(lambda tx, seq=seq: add_calls(tx, call, decision, min(10_000, size - seq)))  # type: ignore[misc]
     close(writer)
 
 
@@ -93,12 +93,12 @@ def close(writer: Writer) -> None:
     writer.store.close()
 
 
-def add_calls(step: Step, call: Call, decision: Decision, receipts: int) -> None:
+def add_calls(tx: Transaction, call: Call, decision: Decision, receipts: int) -> None:
     reply = Execution(Ending.OK, {"result": {"content": [{"type": "text", "text": "Deal D-1042 is updated. " * 20}]}})
     for _ in range((receipts + 1) // 2):
-        intent = step.add(intent_draft(call, decision))
+        intent = tx.add(intent_draft(call, decision))
         if receipts > 1:
-            step.add(outcome_draft(call, intent, reply))
+            tx.add(outcome_draft(call, intent, reply))
         receipts -= 2
 
 

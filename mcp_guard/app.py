@@ -23,7 +23,7 @@ from mcp_guard.downstream.stdio import StdioFront
 from mcp_guard.identity.instances import Charter, Launch, check_credential, sign_again, start_instance
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.open import OpenLedger, open_ledger, recover
-from mcp_guard.ledger.writer import Step
+from mcp_guard.ledger.writer import Transaction
 from mcp_guard.ports import Pins
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.methods import LATEST
@@ -57,7 +57,7 @@ def run_stdio(settings: Settings, launch: Launch, code: str = "") -> None:
         serving = Serving(settings, ledger, front.note)
         instance, bound = _launched(serving, code) if code else _new(serving, launch)
         check_credential(serving.issuer, instance)
-        recover(ledger.book.writer, settings.state_dir, report_unknown)
+        recover(ledger.writer, settings.state_dir, report_unknown)
         front.heed_signals()
         asyncio.run(_serve_stdio(serving, upstreams, front, (instance, bound)))
     finally:
@@ -68,7 +68,7 @@ def run_stdio(settings: Settings, launch: Launch, code: str = "") -> None:
 
 def _new(serving: Serving, launch: Launch) -> tuple[Instance, Json | None]:
     """A new instance, not yet known to the ledger, and what binds its credential."""
-    agents = registry.all_agents(serving.settings.agents, serving.ledger.book.writer.store)
+    agents = registry.all_agents(serving.settings.agents, serving.ledger.writer.store)
     enrolled = registry.find_agent(agents, launch.agent)
     launch = replace(launch, on_behalf_of=launch.on_behalf_of or enrolled.on_behalf_of)
     return start_instance(serving.issuer, Charter(enrolled.agent, launch, enrolled.credential_seconds), serving.now())
@@ -76,11 +76,11 @@ def _new(serving: Serving, launch: Launch) -> tuple[Instance, Json | None]:
 
 def _launched(serving: Serving, code: str) -> tuple[Instance, Json | None]:
     """The instance that was issued with this code, which is used up. Raises: IdentityError."""
-    writer = serving.ledger.book.writer
+    writer = serving.ledger.writer
 
-    def op(step: Step) -> Instance | None:
-        id = step.store.take_launch(registry.hash_code(code), step.now)
-        return registry.match_instance(step.store, id) if id else None
+    def op(tx: Transaction) -> Instance | None:
+        id = tx.store.take_launch(registry.hash_launch_code(code), tx.now)
+        return registry.find_instance(tx.store, id) if id else None
 
     instance = writer.run(op)
     if instance is None:
@@ -101,7 +101,7 @@ async def _serve_stdio(
         for each in beside:
             each.cancel()
     serving.end(instance)
-    serving.stop(lambda step: registry.end(step, instance))
+    serving.stop(lambda tx: registry.end(tx, instance))
 
 
 def serve_http(settings: Settings) -> None:
@@ -110,7 +110,7 @@ def serve_http(settings: Settings) -> None:
         raise ConfigError(f"{settings.path}: it has no [serve]", "add one: config.example.toml shows the form")
     ledger = open_ledger(ledger_settings(settings), CLOCK)
     try:
-        recover(ledger.book.writer, settings.state_dir, report_unknown)
+        recover(ledger.writer, settings.state_dir, report_unknown)
         asyncio.run(_serve_http(Serving(settings, ledger, note), settings.serve))
     finally:
         ledger.close()
@@ -123,19 +123,19 @@ def socket_door(serving: Serving, where: ServeSettings) -> "SocketDoor | None":
     from mcp_guard.downstream.unix import Admission, Caller, SocketDoor
     from mcp_guard.downstream.unix import listen as listen_on
 
-    settings, writer = serving.settings, serving.ledger.book.writer
+    settings, writer = serving.settings, serving.ledger.writer
 
     def issue(agent: str, caller: Caller) -> Instance:
         instance, bound = _new(serving, Launch(agent))
         assert bound is not None
         about = bound | {"by": "socket", "uid": caller.uid, "pid": caller.pid}
         steps = (serving.issue(instance, about), serving.begin(instance))
-        writer.run(lambda step: [each(step) for each in steps])
+        writer.run(lambda tx: [each(tx) for each in steps])
         return instance
 
     def end(instance: Instance) -> None:
         try:
-            writer.run(lambda step: registry.end(step, instance))
+            writer.run(lambda tx: registry.end(tx, instance))
         except LedgerError as error:  # its credential ends by itself; the others go on
             serving.note(str(error))
 
@@ -152,12 +152,14 @@ async def _serve_http(serving: Serving, where: ServeSettings) -> None:
     from mcp_guard.downstream.http.auth import Gate
     from mcp_guard.downstream.http.sessions import Opening, Sessions
     from mcp_guard.identity.bearer import OtherIssuer
-    from mcp_guard.ledger.token_instances import Callers
+    from mcp_guard.ledger.token_instances import TokenInstances
 
-    settings, book = serving.settings, serving.ledger.book
-    opening = Opening(lambda: make_upstreams(settings), serving.session, book.standing, serving.end, serving.note)
+    settings, ledger = serving.settings, serving.ledger
+    opening = Opening(
+        lambda: make_upstreams(settings), serving.session, ledger.ledger.why_barred, serving.end, serving.note
+    )
     sessions = Sessions(opening, where.most_sessions, where.idle_seconds)
-    callers = Callers(book.writer, settings.agents, book.settings.guard)
+    callers = TokenInstances(ledger.writer, settings.agents, ledger.guard)
     others = [OtherIssuer(**issuer) for issuer in where.issuers]
     gate = Gate(where.url, where.hosts, where.origins, serving.issuer, others, callers)
     door = HttpFrontDoor(gate, sessions, urlsplit(where.url).path or "/", settings.message_bytes)

@@ -13,7 +13,7 @@ from typing import assert_never
 
 from mcp_guard.core import approval as approvals_core
 from mcp_guard.core import credential, risk
-from mcp_guard.core.approval import Approval, Grant, State
+from mcp_guard.core.approval import Approval, ApprovalState, Grant
 from mcp_guard.core.describe import NO_SUCH_TOOL, Description, describe, look_up_arguments, read_facts
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Asked, Call, Decision, Effect, Execution, Facts, Instance, Json, Outcome, Tool
@@ -109,12 +109,12 @@ class Guard:
         """Go on with a held call of this instance: make it again, on the same path, or give its reply again."""
         id = str(asked.arguments.get("approval", ""))
         try:
-            if asked.problem or self.ledger.standing(instance):
+            if asked.problem or self.ledger.why_barred(instance):
                 return await self.tell(instance, asked, voice)  # which refuses it, with a receipt
             held = self.approvals.get(id)
             if held is None or held.instance != instance.id:
                 return tool_error(f"this instance has asked for no approval `{id[:40]}`")
-            if held.state is State.CONSUMED:
+            if held.state is ApprovalState.CONSUMED:
                 return await self.give_again(held)
         except LedgerError as error:
             return broken_record(error)
@@ -186,14 +186,14 @@ class Guard:
 
     async def hold(self, call: Call, decision: Decision, voice: Voice) -> Intent | Reply:
         """Wait for a person, as long as the client will."""
-        if why := self.ledger.standing(call.instance):
+        if why := self.ledger.why_barred(call.instance):
             return await self.refuse(call, replace(decision, outcome=Outcome.DENY, reasons=(why,), routes=()))
         held = self.approvals.find(call.instance, call.request_hash)
-        if held is None or held.state is State.REQUESTED:
+        if held is None or held.state is ApprovalState.REQUESTED:
             grant = self.approvals.grant_for(call, decision)
             if grant is not None:
                 return await self.record_intent(call, decision, grant)
-        if held is not None and held.state is State.CONSUMED:
+        if held is not None and held.state is ApprovalState.CONSUMED:
             return await self.give_again(held)
         if held is not None and (moved := self.moved(held, call, decision)):
             await self.approvals.outdate(held, moved)
@@ -202,12 +202,12 @@ class Guard:
             held = await self.approvals.request(call, decision)
             voice.point(held)
         held = await self.approvals.wait(held, self.hold_seconds, waiting(held, voice.progress))
-        if held.state is State.REQUESTED:
+        if held.state is ApprovalState.REQUESTED:
             voice.leave(held)
             return pending(held)
-        if held.state is State.DENIED:
+        if held.state is ApprovalState.DENIED:
             self.memory.note_refused(call)
-        if held.state is not State.APPROVED:
+        if held.state is not ApprovalState.APPROVED:
             return await self.refuse(call, replace(decision, outcome=Outcome.DENY, reasons=(why_not(held),), routes=()))
         return await self.let_go(call, held, voice)
 
@@ -240,7 +240,7 @@ class Guard:
         bound = approvals_core.binding(call, decision, held.nonce)
         if approvals_core.decision_hash(bound, held.nonce) == held.decision_hash:
             return ""
-        return ", ".join(approvals_core.what_moved(held.subject["binding"], bound)) or "the request"
+        return ", ".join(approvals_core.changed_members(held.subject["binding"], bound)) or "the request"
 
     async def give_again(self, held: Approval) -> Reply:
         """The reply of the call that used this approval. INVARIANT: nothing is run."""
@@ -297,7 +297,7 @@ class Guard:
 
     def list_tools(self, instance: Instance) -> list[Json]:
         """The tools that this instance could call, as it should see them (promise P5). Raises: LedgerError."""
-        if self.ledger.standing(instance):
+        if self.ledger.why_barred(instance):
             return []
         seen = [tool for tool in self.upstreams.tools() if self.may_call(instance, tool)]
         listed = [list_tool(tool, self.policies.observes(tool)) for tool in seen]

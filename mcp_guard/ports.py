@@ -116,7 +116,7 @@ class Ledger(Protocol):
     def count(self, call: Call, counters: tuple[Counter, ...], now: Micros) -> Mapping[str, Value]:
         """Each counter's value for this call, which is included where it counts. Raises: ValueError if it cannot be."""
 
-    def standing(self, instance: Instance) -> str | None:
+    def why_barred(self, instance: Instance) -> str | None:
         """Why this instance may not call now (expired, or revoked with something it depends on), or None."""
 
     async def refuse(self, call: Call, decision: Decision) -> int:

@@ -27,8 +27,8 @@ from mcp_guard.identity.instances import Issuer, random_text
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.clock import SteadyClock
 from mcp_guard.ledger.open import LedgerSettings, OpenLedger
-from mcp_guard.ledger.tool_pins import Pins
-from mcp_guard.ledger.writer import Step
+from mcp_guard.ledger.tool_pins import ToolPins
+from mcp_guard.ledger.writer import Transaction
 from mcp_guard.policy.reload import Follower, Keeper, Places, PoliciesInForce
 from mcp_guard.ports import NoSignals
 from mcp_guard.protocol.stdio import on_signal
@@ -128,7 +128,7 @@ def make_watch(settings: Settings, ledger: OpenLedger) -> "Watch | None":
     from mcp_guard.signals.outside import Outside
     from mcp_guard.signals.watch import Watch
 
-    runs = Runs(ledger.book.writer)
+    runs = Runs(ledger.writer)
     salt = runs.salt() if settings.drift is not None else ""
     return Watch(tuple(map(Outside, settings.signals)), settings.drift, salt, runs.recall)
 
@@ -140,57 +140,56 @@ class Serving:
         self.settings = settings
         self.ledger = ledger
         self.note = note
-        ledger.book.writer.on_trouble = note
+        ledger.writer.on_trouble = note
         self._sessions: WeakSet[Session] = WeakSet()
-        self._keeper = Keeper(Places(settings.policies, settings.shadow), ledger.book, note)
+        self._keeper = Keeper(Places(settings.policies, settings.shadow), ledger.ledger, note)
         self._memory = Memory.of(settings.tool_rules)
         self._signals = make_watch(settings, ledger)
-        self._board = Board(circuits_path(ledger.lock_path.parent, ledger.book.settings.guard), note)
+        self._board = Board(circuits_path(ledger.lock_path.parent, ledger.guard), note)
 
     def now(self) -> Micros:
-        return self.ledger.book.writer.now()
+        return self.ledger.writer.now()
 
     @property
     def issuer(self) -> Issuer:
-        key = self.ledger.book.writer.key
+        key = self.ledger.writer.key
         return Issuer(key.origin, key.sign, key.public)
 
-    def start(self, *work: Callable[[Step], None]) -> None:
+    def start(self, *work: Callable[[Transaction], None]) -> None:
         """Record that this process serves, and do `work` in the same transaction."""
-        book, mode = self.ledger.book, self._say_mode()
+        mode = self._say_mode()
 
-        def op(step: Step) -> None:
-            step.add(Draft("guard.started", {"guard": book.settings.guard, "pid": os.getpid(), "mode": mode}))
+        def op(tx: Transaction) -> None:
+            tx.add(Draft("guard.started", {"guard": self.ledger.guard, "pid": os.getpid(), "mode": mode}))
             for each in work:
-                each(step)
+                each(tx)
 
-        book.writer.run(op)
+        self.ledger.writer.run(op)
         asyncio.get_running_loop().call_later(COLLECT_AFTER_SECONDS, gc.enable)  # also if no policies can be loaded
 
-    def stop(self, *work: Callable[[Step], None]) -> None:
-        book = self.ledger.book
+    def stop(self, *work: Callable[[Transaction], None]) -> None:
         self._board.close()
-        book.catch_up()
+        self.ledger.ledger.catch_up()
 
-        def op(step: Step) -> None:
+        def op(tx: Transaction) -> None:
             for each in work:
-                each(step)
-            step.add(Draft("guard.stopped", {"guard": book.settings.guard}))
+                each(tx)
+            tx.add(Draft("guard.stopped", {"guard": self.ledger.guard}))
 
-        book.writer.run(op)
+        self.ledger.writer.run(op)
 
-    def issue(self, instance: Instance, bound: Json) -> Callable[[Step], None]:
-        return lambda step: registry.issue(step, instance, bound)
+    def issue(self, instance: Instance, bound: Json) -> Callable[[Transaction], None]:
+        return lambda tx: registry.issue(tx, instance, bound)
 
-    def begin(self, instance: Instance) -> Callable[[Step], None]:
-        return lambda step: registry.begin(step, instance, self.ledger.book.settings.guard)
+    def begin(self, instance: Instance) -> Callable[[Transaction], None]:
+        return lambda tx: registry.begin(tx, instance, self.ledger.guard)
 
     def session(self, instance: Instance, upstreams: UpstreamGroup, front: Front) -> Session:
         """A session of this instance over upstreams of its own."""
         self._board.watch(instance.id, upstreams)
         settings = self.settings
         in_force = PoliciesInForce(settings.counters, settings.mode)
-        upstreams.pins = Pins(self.ledger.book.writer, settings.pin_rules, self.note)
+        upstreams.pins = ToolPins(self.ledger.writer, settings.pin_rules, self.note)
         follower = Follower(
             in_force, lambda: policy_world(settings, upstreams.agreed(), upstreams.absent(), upstreams.unagreed())
         )
@@ -198,10 +197,10 @@ class Serving:
         pattern = settings.ticket_pattern
         guard = Guard(
             policies=in_force,
-            ledger=self.ledger.book,
-            approvals=self.ledger.requests,
+            ledger=self.ledger.ledger,
+            approvals=self.ledger.approvals,
             upstreams=upstreams,
-            clock=self.ledger.book.writer,
+            clock=self.ledger.writer,
             describe_with=Description(settings.limits, re.compile(pattern) if pattern else None),
             hold_seconds=settings.hold_seconds,
             new_id=new_call_id,
@@ -220,7 +219,7 @@ class Serving:
         """The instance is over: forget what it has seen, learn from what it did. Raises: LedgerError."""
         self._memory.forget(instance)
         if self._signals is not None and self._signals.drift is not None:
-            Runs(self.ledger.book.writer).keep(instance, self._signals.end(instance), self._signals.drift.runs)
+            Runs(self.ledger.writer).keep(instance, self._signals.end(instance), self._signals.drift.runs)
 
     def beside(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         """Start what goes on beside the calls; each task runs until it is cancelled. SIGHUP has policies read anew."""
@@ -229,7 +228,7 @@ class Serving:
         return [tasks.create_task(each()) for each in work]
 
     async def _watch(self) -> None:
-        """Let in, or keep out, what an operator has decided on since. A call looks by itself (`Book.intend`)."""
+        """Let in, or keep out, what an operator has decided on since. A call looks by itself (`SqlLedger.intend`)."""
         while True:
             await asyncio.sleep(PINS_SECONDS)
             for session in tuple(self._sessions):
@@ -239,9 +238,9 @@ class Serving:
     async def _keep(self) -> None:
         """Erase what is kept too long, once the client that waits for us is served."""
         await asyncio.sleep(KEEP_AFTER_SECONDS)
-        from mcp_guard.ledger.retention import Keeper
+        from mcp_guard.ledger.retention import RetentionTask
 
-        await Keeper(self.ledger.book.writer, self.settings.keep_payload_days).run()
+        await RetentionTask(self.ledger.writer, self.settings.keep_payload_days).run()
 
     async def _attend(self) -> None:
         """Have the ledger witnessed, if the configuration says how often."""
@@ -249,19 +248,19 @@ class Serving:
         if often:
             from mcp_guard.witness.scheduler import Attendant
 
-            await Attendant(self.ledger.book.writer, often, self.settings.path).run()
+            await Attendant(self.ledger.writer, often, self.settings.path).run()
 
     async def _carry(self) -> None:
         """Notify, escalate and expire, once there is something to do that for."""
         settings, asked = self.settings, asyncio.Event()
         if not settings.routes:
             return
-        self.ledger.requests.on_asked.append(asked.set)
+        self.ledger.approvals.on_asked.append(asked.set)
         await asked.wait()
         from mcp_guard.notify.delivery import Courier  # what never holds a call never loads it
 
-        courier = Courier(self.ledger.book.writer, settings.routes, settings.notifiers, settings.inbox)
-        self.ledger.requests.on_asked[:] = [courier.wake]
+        courier = Courier(self.ledger.writer, settings.routes, settings.notifiers, settings.inbox)
+        self.ledger.approvals.on_asked[:] = [courier.wake]
         await courier.run()
 
     def _load_policies(self, follower: Follower) -> None:

@@ -24,9 +24,9 @@ from mcp_guard.core.model import Asked, Ending, Execution, Instance, Json, Task,
 from mcp_guard.core.provenance.history import Memory
 from mcp_guard.guard import Guard
 from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol
-from mcp_guard.ledger.approvals.votes import Ballots, Person
+from mcp_guard.ledger.approvals.votes import Approver, Votes
 from mcp_guard.ledger.open import LedgerSettings, open_ledger
-from mcp_guard.ledger.tool_pins import Pins
+from mcp_guard.ledger.tool_pins import ToolPins
 from mcp_guard.policy.engine import load_policies
 from mcp_guard.policy.reload import PoliciesInForce
 from mcp_guard.ports import SILENT, Intent, Voice
@@ -34,7 +34,7 @@ from mcp_guard.upstream.catalog import build_catalog
 
 HERE = Path(__file__).parent
 HOUR = 3600 * 1_000_000
-Approver = Callable[[FunctionCall], bool]
+Judge = Callable[[FunctionCall], bool]
 
 
 class Clock:
@@ -96,7 +96,7 @@ class SuiteHouse:
         assert not unknown, unknown
         self.suite, self.upstream, self.settings = suite, SuiteTools(suite, catalog), settings
         self.ledger = open_ledger(LedgerSettings(folder, settings.origin, settings.routes), Clock())
-        kept_out = Pins(self.ledger.book.writer, settings.pin_rules, print).judge(list(catalog.values()))
+        kept_out = ToolPins(self.ledger.writer, settings.pin_rules, print).judge(list(catalog.values()))
         assert not kept_out, kept_out
         self.policies = PoliciesInForce(())
         self.policies.replace(load_policies(settings.policies, policy_world(settings, catalog.values(), ())))
@@ -105,11 +105,11 @@ class SuiteHouse:
         self._key = Ed25519PrivateKey.generate()
         public = NewKey("ed25519", self._key.public_key().public_bytes_raw(), {})
         self._key_id = public.id
-        enrol(self.ledger.book.writer, Person("user", "The user"), public)
+        enrol(self.ledger.writer, Approver("user", "The user"), public)
         self.guard = Guard(
             policies=self.policies,
-            ledger=self.ledger.book,
-            approvals=self.ledger.requests,
+            ledger=self.ledger.ledger,
+            approvals=self.ledger.approvals,
             upstreams=self.upstream,
             clock=Clock(),
             describe_with=Description(),
@@ -126,12 +126,12 @@ class SuiteHouse:
         id = f"run_{next(self._ids)}"
         return Instance(id, agent, None, task, now - 1, now + HOUR, "", f"cred_{id}")
 
-    async def call(self, instance: Instance, wanted: FunctionCall, approver: Approver) -> Json:
+    async def call(self, instance: Instance, wanted: FunctionCall, approver: Judge) -> Json:
         """One call through the guard; if it is held, the approver decides and it is made again."""
         asked = Asked(f"{self.suite.name}__{wanted.function}", to_jsonable_python(dict(wanted.args)))
         reply = await self.guard.call(instance, asked)
         said = reply.get("result", {}).get("_meta", {}).get("mcp-guard/decision", {})
-        approval = self.ledger.requests.get(said["approval"]) if said.get("approval") else None
+        approval = self.ledger.approvals.get(said["approval"]) if said.get("approval") else None
         if approval is None or approval.state != "requested":
             return reply
         self.questions += 1
@@ -140,7 +140,7 @@ class SuiteHouse:
 
     def _vote(self, id: str, verdict: str) -> None:
         names = {"user": "The user"}
-        ballots = Ballots(self.ledger.book.writer, self.settings.routes, names)
-        statement, _ = ballots.prepare(id, "user", verdict, "this is what I asked for, or it is not")
+        votes = Votes(self.ledger.writer, self.settings.routes, names)
+        statement, _ = votes.prepare(id, "user", verdict, "this is what I asked for, or it is not")
         signature = base64.b64encode(self._key.sign(statement.text())).decode()
-        ballots.cast(statement, self._key_id, {"signature": signature})
+        votes.cast(statement, self._key_id, {"signature": signature})

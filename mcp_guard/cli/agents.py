@@ -58,7 +58,7 @@ def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
         raise IdentityError(f"agent `{options.agent}` is enrolled already", "mcp-guard agents list")
     agent = Agent(options.agent, options.owner, tuple(options.group))
     enrolled = Enrolled(agent, options.on_behalf_of, options.ttl)
-    writer.run(lambda step: registry.enrol_agent(step, enrolled, account()))
+    writer.run(lambda tx: registry.enrol_agent(tx, enrolled, account()))
     print(json.dumps({"agent": agent.name}) if options.json else f"enrolled `{agent.name}`, owned by {agent.owner}")
     return 0
 
@@ -90,7 +90,7 @@ def show(writer: Writer, settings: Settings, options: argparse.Namespace) -> int
 def disable(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     registry.find_agent(registry.all_agents(settings.agents, writer.store), options.agent)
     key, until = ("agent", options.agent), registry.FOREVER
-    gone = writer.run(lambda step: registry.revoke(step, key, options.why, account(), until))
+    gone = writer.run(lambda tx: registry.revoke(tx, key, options.why, account(), until))
     ids = [instance.id for instance in gone]
     said = f"disabled `{options.agent}`; instances that were alive: {', '.join(ids) or 'none'}"
     print(json.dumps({"agent": options.agent, "instances": ids}) if options.json else said)
@@ -101,6 +101,6 @@ def enable(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
     now = writer.now()
     if not any(key == ("agent", options.agent) and until > now for key, until in writer.store.revocations()):
         raise IdentityError(f"agent `{options.agent}` is not disabled", "mcp-guard agents list")
-    writer.run(lambda step: registry.enable_agent(step, options.agent, options.why, account()))
+    writer.run(lambda tx: registry.enable_agent(tx, options.agent, options.why, account()))
     print(json.dumps({"agent": options.agent}) if options.json else f"enabled `{options.agent}` for new instances")
     return 0

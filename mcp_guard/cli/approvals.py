@@ -12,11 +12,11 @@ from mcp_guard.cli.approvers import add_key_options, open_key, signature_of
 from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.cli.output import print_lines, print_table, printable
 from mcp_guard.config import load
-from mcp_guard.core.approval import Approval, State, say_rule
+from mcp_guard.core.approval import Approval, ApprovalState, describe_rule
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.receipt import format_time
 from mcp_guard.ledger.approvals.approver_keys import NewKey
-from mcp_guard.ledger.approvals.votes import Ballots, Terms, usable_key
+from mcp_guard.ledger.approvals.votes import GrantTerms, Votes, usable_key
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.storage.approvals import Delivery
@@ -29,14 +29,14 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     settings = load(options.config)
     writer = open_writer(ledger_settings(settings), CLOCK, create=False)
-    ballots = Ballots(writer, settings.routes, settings.approvers)
+    votes = Votes(writer, settings.routes, settings.approvers)
     verbs = {
         "list": partial(list_approvals, writer),
         "watch": partial(watch, writer),
         "show": partial(show, writer),
-        "revoke": partial(revoke, ballots),
+        "revoke": partial(revoke, votes),
     }
-    return verbs.get(options.verb, partial(decide, ballots))(options)
+    return verbs.get(options.verb, partial(decide, votes))(options)
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
@@ -68,7 +68,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def list_approvals(writer: Writer, options: argparse.Namespace) -> int:
-    states = tuple(State) if options.all else (State.REQUESTED, State.APPROVED)
+    states = tuple(ApprovalState) if options.all else (ApprovalState.REQUESTED, ApprovalState.APPROVED)
     found = writer.read(lambda store: store.approvals(states))
     grants = writer.read(lambda store: store.grants(state=None if options.all else "active"))
     now = writer.now()
@@ -103,7 +103,7 @@ def list_approvals(writer: Writer, options: argparse.Namespace) -> int:
 def watch(writer: Writer, options: argparse.Namespace) -> int:
     shown: set[str] = set()
     while True:
-        for approval in writer.read(lambda store: store.approvals([State.REQUESTED])):
+        for approval in writer.read(lambda store: store.approvals([ApprovalState.REQUESTED])):
             if approval.id not in shown:
                 shown.add(approval.id)
                 print_approval(writer, approval, options.json)
@@ -184,32 +184,32 @@ def diff(approval: Approval) -> list[str]:
 def _rule(approval: Approval, position: int) -> str:
     rule = approval.rules[position]
     text = approval.subject.get("routes", {}).get(rule.route)
-    return f"{rule.route}: {say_rule(rule, approval.askers)}{f' ({text})' if text else ''}"
+    return f"{rule.route}: {describe_rule(rule, approval.askers)}{f' ({text})' if text else ''}"
 
 
-def decide(ballots: Ballots, options: argparse.Namespace) -> int:
+def decide(votes: Votes, options: argparse.Namespace) -> int:
     terms = None
     if options.verb == "grant":
         free = tuple(name.strip() for name in options.free.split(",") if name.strip())
-        terms = Terms(options.more, options.seconds, free)
+        terms = GrantTerms(options.more, options.seconds, free)
     verdict = VERDICTS[options.verb]
-    ballots.prepare(options.id, options.approver, verdict, options.rationale, terms)  # before a passphrase is asked for
+    votes.prepare(options.id, options.approver, verdict, options.rationale, terms)  # before a passphrase is asked for
     key = open_key(options, options.approver)
     id = NewKey("ed25519", key.public_key().public_bytes_raw(), {}).id
-    usable_key(ballots.writer.read(lambda store: store.approver_keys()), id, options.approver)
-    statement, _ = ballots.prepare(options.id, options.approver, verdict, options.rationale, terms)
-    approval = ballots.cast(statement, id, signature_of(key, statement.text()))
+    usable_key(votes.writer.read(lambda store: store.approver_keys()), id, options.approver)
+    statement, _ = votes.prepare(options.id, options.approver, verdict, options.rationale, terms)
+    approval = votes.cast(statement, id, signature_of(key, statement.text()))
     if options.json:
         print(json.dumps(asdict(approval), indent=2, ensure_ascii=False))
-    elif approval.state is State.REQUESTED:
+    elif approval.state is ApprovalState.REQUESTED:
         print(f"{approval.id}: recorded; more approvals are needed")
     else:
         print(f"{approval.id}: {approval.state}: {printable(what(approval))}")
     return 0
 
 
-def revoke(ballots: Ballots, options: argparse.Namespace) -> int:
-    state = ballots.revoke(options.id, options.approver, options.rationale)
+def revoke(votes: Votes, options: argparse.Namespace) -> int:
+    state = votes.revoke(options.id, options.approver, options.rationale)
     print(json.dumps({"id": options.id, "state": state}) if options.json else f"{options.id}: {state}")
     return 0
 
@@ -224,7 +224,7 @@ def what(approval: Approval) -> str:
 
 
 def _state(approval: Approval, now: int) -> str:
-    lapsed = approval.state in (State.REQUESTED, State.APPROVED) and now >= approval.expires
+    lapsed = approval.state in (ApprovalState.REQUESTED, ApprovalState.APPROVED) and now >= approval.expires
     return "expired" if lapsed else str(approval.state)
 
 

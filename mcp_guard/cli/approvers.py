@@ -15,7 +15,7 @@ from mcp_guard.config import load
 from mcp_guard.core.errors import ApprovalError, GuardError
 from mcp_guard.ledger.approvals import approver_keys
 from mcp_guard.ledger.approvals.approver_keys import NewKey
-from mcp_guard.ledger.approvals.votes import Person
+from mcp_guard.ledger.approvals.votes import Approver
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import Settings
@@ -53,12 +53,12 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return made.parse_args(arguments)
 
 
-def person(settings: Settings, approver: str) -> Person:
+def person(settings: Settings, approver: str) -> Approver:
     """Raises: ApprovalError."""
     if approver not in settings.approvers:
         known = ", ".join(settings.approvers) or "nobody yet"
         raise ApprovalError(f"`{approver}` is not an approver", f"under [approvers] of the config: {known}")
-    return Person(approver, settings.approvers[approver])
+    return Approver(approver, settings.approvers[approver])
 
 
 def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:

@@ -18,7 +18,7 @@ from mcp_guard.core.model import Tool
 from mcp_guard.diagnostics.checks import Finding, Level, Seen, Trial, examine, worst
 from mcp_guard.diagnostics.self_test import try_refusals
 from mcp_guard.diagnostics.state_folder import Examined, examine_folder
-from mcp_guard.ledger.open import custody_of
+from mcp_guard.ledger.open import configured_keys
 from mcp_guard.policy.engine import load_policies
 from mcp_guard.settings import Settings
 from mcp_guard.verifier.report import count
@@ -53,7 +53,7 @@ def row(finding: Finding) -> Sequence[object]:
 
 def look(settings: Settings, start_upstreams: bool, quiet: bool) -> Seen:
     """See everything; what cannot be seen is a finding, never an error of this command."""
-    examined = examine_folder(settings.state_dir, custody_of(ledger_settings(settings)).find)
+    examined = examine_folder(settings.state_dir, configured_keys(ledger_settings(settings)).find)
     tools: list[Tool] = []
     absent, missing = set(settings.servers), set[str]()
     if start_upstreams:

@@ -10,7 +10,7 @@ from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import add_json, parser
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.ledger.approvals.votes import Ballots
+from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.settings import Settings
 
@@ -56,7 +56,7 @@ async def serve(settings: Settings, options: argparse.Namespace) -> None:
     from mcp_guard.web.passkeys import Passkeys
 
     writer = open_writer(ledger_settings(settings), CLOCK)
-    inbox = Inbox(Ballots(writer, settings.routes, settings.approvers), settings.inbox, Passkeys(settings.inbox))
+    inbox = Inbox(Votes(writer, settings.routes, settings.approvers), settings.inbox, Passkeys(settings.inbox))
     sockets = listen(settings.inbox_port)
     print(json.dumps({"url": settings.inbox}) if options.json else f"the inbox is at {settings.inbox}", flush=True)
     if options.open:

@@ -15,7 +15,7 @@ from mcp_guard.core.receipt import format_time
 from mcp_guard.identity.instances import SECOND, Charter, Issuer, Launch, random_text, start_instance
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.open import open_writer
-from mcp_guard.ledger.writer import Step, Writer
+from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.settings import Settings
 from mcp_guard.storage.identities import InstanceRow
 
@@ -91,7 +91,7 @@ def _describe(writer: Writer, row: InstanceRow, now: int) -> dict[str, object]:
         state = "ended"
     elif now >= instance.expires:
         state = "expired"
-    elif registry.standing(writer.store, instance, now):
+    elif registry.why_barred(writer.store, instance, now):
         state = "revoked"
     else:
         state = "running" if row.begun is not None else "issued"
@@ -120,8 +120,8 @@ def issue(writer: Writer, settings: Settings, options: argparse.Namespace) -> in
 
 
 def delegate(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
-    parent = registry.match_instance(writer.store, options.parent)
-    if why := registry.standing(writer.store, parent, writer.now()):
+    parent = registry.find_instance(writer.store, options.parent)
+    if why := registry.why_barred(writer.store, parent, writer.now()):
         raise IdentityError(f"instance `{parent.id}` cannot delegate: {why}", "mcp-guard instances list")
     launch = Launch(parent.agent.name, options.ticket or parent.task.ticket, options.reason, parent.on_behalf_of)
     left = (parent.expires - writer.now()) // SECOND
@@ -136,11 +136,11 @@ def _issue(writer: Writer, charter: Charter, options: argparse.Namespace) -> int
     code = f"launch_{random_text(26)}" if options.launch else ""
     key = writer.key
 
-    def op(step: Step) -> Instance:
-        instance, bound = start_instance(Issuer(key.origin, key.sign, key.public), charter, step.now)
-        registry.issue(step, instance, bound | {"by": account()})
+    def op(tx: Transaction) -> Instance:
+        instance, bound = start_instance(Issuer(key.origin, key.sign, key.public), charter, tx.now)
+        registry.issue(tx, instance, bound | {"by": account()})
         if code:
-            step.store.add_launch(registry.hash_code(code), instance.id, step.now + CODE_SECONDS * SECOND)
+            tx.store.add_launch(registry.hash_launch_code(code), instance.id, tx.now + CODE_SECONDS * SECOND)
         return instance
 
     try:
@@ -160,8 +160,8 @@ def revoke(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
     scope = next(each for each in SCOPES if getattr(options, each))
     name = getattr(options, scope)
     if scope == "instance":
-        registry.match_instance(writer.store, name)
-    gone = writer.run(lambda step: registry.revoke(step, (scope, name), options.why, account()))
+        registry.find_instance(writer.store, name)
+    gone = writer.run(lambda tx: registry.revoke(tx, (scope, name), options.why, account()))
     ids = [instance.id for instance in gone]
     said = f"revoked {scope} `{name}`; instances that were alive: {', '.join(ids) or 'none'}"
     print(json.dumps({"scope": scope, "name": name, "instances": ids}) if options.json else said)

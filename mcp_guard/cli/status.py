@@ -19,8 +19,8 @@ from mcp_guard.core.receipt import format_time
 from mcp_guard.diagnostics.checks import Pending
 from mcp_guard.diagnostics.state_folder import Examined, examine_folder
 from mcp_guard.ledger.open import GUARDS
-from mcp_guard.storage.inspection import latest_receipts, looking_at
-from mcp_guard.storage.keys import Witnessed
+from mcp_guard.storage.inspection import latest_receipts, open_read_only
+from mcp_guard.storage.keys import WitnessedCheckpoint
 from mcp_guard.upstream.status_file import read_circuits
 from mcp_guard.verifier import Report
 from mcp_guard.verifier.report import count
@@ -154,7 +154,7 @@ class Head:
     receipts: int
     key_since: int | None
     verified: tuple[int, int] | None
-    witnessed: tuple[Witnessed, ...]
+    witnessed: tuple[WitnessedCheckpoint, ...]
 
 
 def remember(ledger: Path, report: Report) -> None:
@@ -168,7 +168,7 @@ def remember(ledger: Path, report: Report) -> None:
 
 def read_head(ledger: Path) -> Head:
     """Raises: LedgerError."""
-    with looking_at(ledger) as store:
+    with open_read_only(ledger) as store:
         keys = store.guard_keys()
         first = store.receipt(keys[-1].since) if keys else None
         since = first.at if first else None

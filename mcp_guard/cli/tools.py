@@ -16,7 +16,7 @@ from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.hidden_characters import Finding
 from mcp_guard.core.model import Json
 from mcp_guard.core.names import join
-from mcp_guard.core.tool_pins import Pin, State
+from mcp_guard.core.tool_pins import Pin, PinState
 from mcp_guard.ledger import tool_pins
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Writer
@@ -50,7 +50,7 @@ def main(arguments: list[str]) -> int:
     settings = load(options.config)
     writer = open_writer(ledger_settings(settings), CLOCK)
     if options.verb == "list" and options.now:
-        list_tools(settings, options.json, tool_pins.Pins(writer, settings.pin_rules, note))
+        list_tools(settings, options.json, tool_pins.ToolPins(writer, settings.pin_rules, note))
     verbs = {"list": show_all, "show": show, "diff": show_diff, "accept": accept, "refuse": refuse}
     return verbs[options.verb](writer, options)
 
@@ -87,8 +87,8 @@ def entries(writer: Writer) -> dict[str, Entry]:
 
 
 def _entry(name: str, rows: list[Pin]) -> Entry:
-    pinned = next((row for row in rows if row.state is State.PINNED), None)
-    waiting = next((row for row in reversed(rows) if row.state is State.QUARANTINED), None)
+    pinned = next((row for row in rows if row.state is PinState.PINNED), None)
+    waiting = next((row for row in reversed(rows) if row.state is PinState.QUARANTINED), None)
     return Entry(name, pinned, waiting, tuple(rows))
 
 
@@ -170,7 +170,7 @@ def show_diff(writer: Writer, options: argparse.Namespace) -> int:
         print(json.dumps(_as_json(entry, found) | {"hash": after.hash, "differences": rows}, indent=2))
         return 0
     print_diff(entry, after, found)
-    if after.state is not State.PINNED:
+    if after.state is not PinState.PINNED:
         print_hint(f'mcp-guard tools accept {entry.name}@{after.hash[SHORT]} --why "…"')
     return 0
 
@@ -192,7 +192,7 @@ def print_diff(entry: Entry, after: Pin, found: tuple[Finding, ...]) -> None:
 def accept(writer: Writer, options: argparse.Namespace) -> int:
     known = entries(writer)
     words = [name for name, entry in known.items() if entry.waiting] if options.all else options.names
-    shown = [_shown(writer, word, ("accept", State.PINNED)) for word in words]
+    shown = [_shown(writer, word, ("accept", PinState.PINNED)) for word in words]
     unseen = [(entry, pin) for (entry, pin), word in zip(shown, words, strict=True) if "@" not in word]
     _look(unseen, options)
     for entry, pin in shown:
@@ -203,12 +203,12 @@ def accept(writer: Writer, options: argparse.Namespace) -> int:
 
 def refuse(writer: Writer, options: argparse.Namespace) -> int:
     for word in options.names:
-        entry, pin = _shown(writer, word, ("refuse", State.REFUSED))
+        entry, pin = _shown(writer, word, ("refuse", PinState.REFUSED))
         _say(options, entry, tool_pins.refuse(writer, pin, account(), options.why), "is refused")
     return _done(options.names)
 
 
-def _shown(writer: Writer, word: str, wanted: tuple[str, State]) -> tuple[Entry, Pin]:
+def _shown(writer: Writer, word: str, wanted: tuple[str, PinState]) -> tuple[Entry, Pin]:
     """The definition that is meant: the one named, else the one that waits, else, to refuse, the one in force."""
     verb, already = wanted
     entry, named = find(writer, word)

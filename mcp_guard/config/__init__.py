@@ -22,7 +22,7 @@ from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Agent, Counter, Effect, FactsRule, Mode, ResourceRule, ToolRule
-from mcp_guard.core.redaction import make_redaction, overlap
+from mcp_guard.core.redaction import make_redaction, pointers_overlap
 from mcp_guard.core.tool_pins import FirstUse
 from mcp_guard.settings import Enrolled, NotifierSettings, ServeSettings, Settings
 
@@ -75,7 +75,7 @@ class ToolConfig(Model):
     @model_validator(mode="after")
     def says_its_resource(self) -> "ToolConfig":
         for pointer in self.redact:
-            if self.resource and overlap(pointer, self.resource.id):
+            if self.resource and pointers_overlap(pointer, self.resource.id):
                 raise ValueError(f"redact: `{pointer}` says which resource is meant, which every receipt names")
         return self
 

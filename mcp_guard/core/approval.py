@@ -15,7 +15,7 @@ from mcp_guard.core.receipt import format_time
 STATEMENT_TYPE = "mcp-guard/approval/v1"
 
 
-class State(StrEnum):
+class ApprovalState(StrEnum):
     REQUESTED = "requested"
     APPROVED = "approved"
     DENIED = "denied"
@@ -26,7 +26,7 @@ class State(StrEnum):
     REVOKED = "revoked"
 
 
-class Event(StrEnum):
+class ApprovalEvent(StrEnum):
     APPROVE = "approve"
     DENY = "deny"
     EXPIRE = "expire"
@@ -36,21 +36,21 @@ class Event(StrEnum):
     REVOKE = "revoke"
 
 
-TRANSITIONS: Mapping[tuple[State, Event], State] = {
-    (State.REQUESTED, Event.APPROVE): State.APPROVED,
-    (State.REQUESTED, Event.DENY): State.DENIED,
-    (State.REQUESTED, Event.EXPIRE): State.EXPIRED,
-    (State.REQUESTED, Event.WITHDRAW): State.WITHDRAWN,
-    (State.REQUESTED, Event.OUTDATE): State.STALE,
-    (State.APPROVED, Event.CONSUME): State.CONSUMED,
-    (State.APPROVED, Event.EXPIRE): State.EXPIRED,
-    (State.APPROVED, Event.OUTDATE): State.STALE,
-    (State.APPROVED, Event.REVOKE): State.REVOKED,
+TRANSITIONS: Mapping[tuple[ApprovalState, ApprovalEvent], ApprovalState] = {
+    (ApprovalState.REQUESTED, ApprovalEvent.APPROVE): ApprovalState.APPROVED,
+    (ApprovalState.REQUESTED, ApprovalEvent.DENY): ApprovalState.DENIED,
+    (ApprovalState.REQUESTED, ApprovalEvent.EXPIRE): ApprovalState.EXPIRED,
+    (ApprovalState.REQUESTED, ApprovalEvent.WITHDRAW): ApprovalState.WITHDRAWN,
+    (ApprovalState.REQUESTED, ApprovalEvent.OUTDATE): ApprovalState.STALE,
+    (ApprovalState.APPROVED, ApprovalEvent.CONSUME): ApprovalState.CONSUMED,
+    (ApprovalState.APPROVED, ApprovalEvent.EXPIRE): ApprovalState.EXPIRED,
+    (ApprovalState.APPROVED, ApprovalEvent.OUTDATE): ApprovalState.STALE,
+    (ApprovalState.APPROVED, ApprovalEvent.REVOKE): ApprovalState.REVOKED,
 }
-OPEN = (State.REQUESTED, State.APPROVED)
+OPEN = (ApprovalState.REQUESTED, ApprovalState.APPROVED)
 
 
-def advance(state: State, event: Event) -> State:
+def advance(state: ApprovalState, event: ApprovalEvent) -> ApprovalState:
     """The next state.
 
     Raises: ApprovalError for every pair that is not in the table.
@@ -82,7 +82,7 @@ class Route:
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class RouteRule:
     """What one route demands of one request, fixed and receipted when it is made."""
 
     route: str
@@ -93,7 +93,7 @@ class Rule:
 
 @dataclass(frozen=True, slots=True)
 class Vote:
-    """One person's word on one request, with the evidence that it is theirs (see `Statement`)."""
+    """One person's word on one request, with the evidence that it is theirs (see `VoteStatement`)."""
 
     approver: str
     verdict: str
@@ -118,13 +118,13 @@ class Approval:
     """
 
     id: str
-    state: State
+    state: ApprovalState
     instance: str
     lookup: str
     request_hash: str
     decision_hash: str
     nonce: str
-    rules: tuple[Rule, ...]
+    rules: tuple[RouteRule, ...]
     requested: Micros
     expires: Micros
     subject: Json
@@ -149,7 +149,7 @@ class Approval:
 
 
 @dataclass(frozen=True, slots=True)
-class Statement:
+class VoteStatement:
     """What an approver signs: their own key over these bytes, or a passkey with their SHA-256 as its challenge."""
 
     origin: str
@@ -168,7 +168,7 @@ class Statement:
         return orjson.dumps(said | {"at": format_time(self.at), "type": STATEMENT_TYPE}, option=orjson.OPT_SORT_KEYS)
 
 
-def salted(nonce: str, data: bytes) -> str:
+def salted_hash(nonce: str, data: bytes) -> str:
     """A hash that tells nothing of the data, even if that is one of few, to whoever does not have the nonce."""
     return canonical.digest(nonce.encode() + b"\0" + data)
 
@@ -181,8 +181,8 @@ def binding(call: Call, decision: Decision, nonce: str) -> dict[str, Any]:
         "definition": call.tool.definition_hash,
         "tool": call.tool.listed_as,
         "resource": f'{call.resource.type}::"{call.resource.id}"',
-        "arguments": salted(nonce, call.canonical),
-        "facts": salted(nonce, call.facts.hash.encode()) if call.facts else None,
+        "arguments": salted_hash(nonce, call.canonical),
+        "facts": salted_hash(nonce, call.facts.hash.encode()) if call.facts else None,
         "policy_version": decision.policy_version,
         "routes": list(decision.routes),
     }
@@ -193,7 +193,7 @@ def decision_hash(bound: Mapping[str, Any], nonce: str) -> str:
     return canonical.digest_json({**bound, "nonce": nonce})
 
 
-def what_moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
+def changed_members(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
     """Names of the members that differ."""
     return tuple(name for name in before if before[name] != after.get(name))
 
@@ -201,26 +201,26 @@ def what_moved(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str
 # Who may decide
 
 
-def make_rule(route: Route) -> Rule:
-    return Rule(route.name, route.approvers, route.quorum, route.unsafe_self_approval)
+def make_rule(route: Route) -> RouteRule:
+    return RouteRule(route.name, route.approvers, route.quorum, route.unsafe_self_approval)
 
 
-def escalated(rule: Rule, routes: Mapping[str, Route], waited: Micros) -> Rule | None:
+def escalate_rule(rule: RouteRule, routes: Mapping[str, Route], waited: Micros) -> RouteRule | None:
     """The rule as it is once its route has escalated, or None if that is not due or already so."""
     route = routes.get(rule.route)
     further = routes.get(route.escalate_to) if route is not None and route.escalate_to else None
     if route is None or further is None or waited < route.escalate_after:
         return None
     approvers = (*rule.approvers, *(each for each in further.approvers if each not in rule.approvers))
-    return Rule(rule.route, approvers, rule.quorum, rule.self_approval) if approvers != rule.approvers else None
+    return RouteRule(rule.route, approvers, rule.quorum, rule.self_approval) if approvers != rule.approvers else None
 
 
-def may_decide(rule: Rule, approver: str, askers: Iterable[str | None]) -> bool:
+def may_decide(rule: RouteRule, approver: str, askers: Iterable[str | None]) -> bool:
     """Promise P4: nobody decides on what they asked for, unless the route says so by an `unsafe_` switch."""
     return approver in rule.approvers and (rule.self_approval or approver not in askers)
 
 
-def say_rule(rule: Rule, askers: Iterable[str | None]) -> str:
+def describe_rule(rule: RouteRule, askers: Iterable[str | None]) -> str:
     """Who must approve, in words."""
     askers = tuple(askers)
     able = [approver for approver in rule.approvers if may_decide(rule, approver, askers)]
@@ -229,7 +229,7 @@ def say_rule(rule: Rule, askers: Iterable[str | None]) -> str:
     return f"{'any' if rule.quorum == 1 else rule.quorum} of {', '.join(able)}"
 
 
-def check_vote(rules: Iterable[Rule], approver: str, askers: tuple[str | None, ...]) -> None:
+def check_vote(rules: Iterable[RouteRule], approver: str, askers: tuple[str | None, ...]) -> None:
     """Raises: ApprovalError if this person may decide on none of the routes."""
     rules = tuple(rules)
     if any(may_decide(rule, approver, askers) for rule in rules):
@@ -244,7 +244,9 @@ def check_vote(rules: Iterable[Rule], approver: str, askers: tuple[str | None, .
     raise ApprovalError(f"`{approver}` is not an approver of route {names}", f"its approvers: {known}")
 
 
-def missing_routes(rules: Iterable[Rule], votes: Iterable[Vote], askers: tuple[str | None, ...]) -> tuple[str, ...]:
+def missing_routes(
+    rules: Iterable[RouteRule], votes: Iterable[Vote], askers: tuple[str | None, ...]
+) -> tuple[str, ...]:
     """Routes on which fewer people have approved than their quorum. One person counts once on each of their routes."""
     approved = {vote.approver for vote in votes if vote.verdict == "approve"}
     return tuple(
@@ -255,9 +257,9 @@ def missing_routes(rules: Iterable[Rule], votes: Iterable[Vote], askers: tuple[s
 # Grants: an approval for several like calls, bounded in number and time, binding all that is not named free. Pure.
 
 SECOND = 1_000_000
-MOST_USES = 100
-LONGEST = 24 * 3600 * SECOND
-ANY = canonical.Limits(bytes=1 << 30, depth=256)
+MAX_GRANT_USES = 100
+MAX_GRANT_DURATION = 24 * 3600 * SECOND
+UNLIMITED = canonical.Limits(bytes=1 << 30, depth=256)
 """The arguments were held to the operator's limits when they were described."""
 
 
@@ -281,10 +283,10 @@ class Grant:
 
 def make_terms(uses: int, seconds: int, free: tuple[str, ...]) -> Json:
     """What an approver signs of a grant; its time runs from when it is given. Raises: ApprovalError."""
-    if not 1 <= uses <= MOST_USES:
-        raise ApprovalError(f"a grant is for 1 to {MOST_USES} more calls, not {uses}", "--more 5")
-    if not 1 <= seconds * SECOND <= LONGEST:
-        raise ApprovalError(f"a grant lasts up to {LONGEST // SECOND} seconds, not {seconds}", "--for 3600")
+    if not 1 <= uses <= MAX_GRANT_USES:
+        raise ApprovalError(f"a grant is for 1 to {MAX_GRANT_USES} more calls, not {uses}", "--more 5")
+    if not 1 <= seconds * SECOND <= MAX_GRANT_DURATION:
+        raise ApprovalError(f"a grant lasts up to {MAX_GRANT_DURATION // SECOND} seconds, not {seconds}", "--for 3600")
     return {"uses": uses, "seconds": seconds, "free": sorted(set(free))}
 
 
@@ -294,7 +296,7 @@ def resource_argument(call: Call) -> str | None:
     return rule.id.strip("/").split("/")[0] if rule else None
 
 
-def bind(
+def bind_grant(
     bound: Mapping[str, Any], arguments: Json, names_resource: str | None, free: tuple[str, ...], salt: str
 ) -> Json:
     """What a grant binds, of what an approval binds. The resource is free only if the argument that names it is.
@@ -304,7 +306,7 @@ def bind(
     kept = {name: bound[name] for name in ("instance", "definition", "tool", "policy_version", "routes")}
     rest = {name: value for name, value in arguments.items() if name not in free}
     resource = None if names_resource in free else bound["resource"]
-    return kept | {"resource": resource, "arguments": salted(salt, canonical.canonicalize(rest, ANY))}
+    return kept | {"resource": resource, "arguments": salted_hash(salt, canonical.canonicalize(rest, UNLIMITED))}
 
 
 def covers(grant: Grant, call: Call, decision: Decision, now: Micros) -> bool:
@@ -312,10 +314,10 @@ def covers(grant: Grant, call: Call, decision: Decision, now: Micros) -> bool:
     if grant.state != "active" or grant.used >= grant.uses or now >= grant.expires:
         return False
     bound = binding(call, decision, grant.salt)
-    return bind(bound, call.arguments, resource_argument(call), grant.free, grant.salt) == dict(grant.binding)
+    return bind_grant(bound, call.arguments, resource_argument(call), grant.free, grant.salt) == dict(grant.binding)
 
 
-def check_free(free: tuple[str, ...], arguments: Mapping[str, Any]) -> None:
+def check_free_arguments(free: tuple[str, ...], arguments: Mapping[str, Any]) -> None:
     """Raises: ApprovalError for a name that the call does not have: most likely a slip."""
     for name in free:
         if name not in arguments:

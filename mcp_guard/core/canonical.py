@@ -15,7 +15,7 @@ import orjson
 import rfc8785
 
 MAX_SAFE_INTEGER = 2**53 - 1
-DEEPEST = 240
+MAX_MESSAGE_DEPTH = 240
 """Levels of a whole message: orjson reads 1,024 and writes 254, and what is passed on may stand within something."""
 _SORTED = orjson.OPT_SORT_KEYS
 
@@ -56,7 +56,7 @@ def parse(line: bytes) -> Any:
 
 def is_too_deep(line: bytes, value: Any) -> bool:
     """Whether a message that could be read could not be passed on."""
-    return line.count(b"[") + line.count(b"{") > DEEPEST and _goes_below(value, DEEPEST)
+    return line.count(b"[") + line.count(b"{") > MAX_MESSAGE_DEPTH and _goes_below(value, MAX_MESSAGE_DEPTH)
 
 
 def _goes_below(value: Any, depth: int) -> bool:

@@ -17,8 +17,8 @@ import orjson
 
 from mcp_guard.core import canonical, rates
 from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros, Mode, Opinion, Origins, Past
-from mcp_guard.core.receipt_limits import EVIDENCE, MOST_TEXT, bounded
-from mcp_guard.core.redaction import hide, hide_execution, hide_fields, texts_of
+from mcp_guard.core.receipt_limits import MAX_TEXT_BYTES, NEVER_CUT, truncate_texts
+from mcp_guard.core.redaction import redact_execution, redact_fields, redact_receipt, texts_of
 
 SCHEMA_VERSION = 1
 
@@ -61,7 +61,7 @@ def commitment(salt: bytes, payload: bytes) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ReceiptPosition:
     """Where and when a receipt stands: its ledger's origin, sequence number, time (RFC 3339), and what wrote it."""
 
     origin: str
@@ -70,7 +70,7 @@ class Place:
     software: str
 
 
-def document(draft: Draft, place: Place, commitments: Mapping[str, str]) -> bytes:
+def document(draft: Draft, place: ReceiptPosition, commitments: Mapping[str, str]) -> bytes:
     """The canonical bytes that are signed. Long texts are cut (core/receipt_limits.py), except what others signed.
 
     INVARIANT: names are ASCII and values text, integers, lists and objects, for which sorted JSON is RFC 8785.
@@ -79,9 +79,9 @@ def document(draft: Draft, place: Place, commitments: Mapping[str, str]) -> byte
     rest = {**commitments, "v": SCHEMA_VERSION, "kind": draft.kind, "seq": place.seq, "time": place.time}
     rest |= {"origin": place.origin, "software": place.software}
     whole = orjson.dumps(said | rest, option=orjson.OPT_SORT_KEYS)
-    if len(whole) <= MOST_TEXT:  # and so is each text in it
+    if len(whole) <= MAX_TEXT_BYTES:  # and so is each text in it
         return whole
-    said = {name: value if name in EVIDENCE else bounded(value) for name, value in said.items()}
+    said = {name: value if name in NEVER_CUT else truncate_texts(value) for name, value in said.items()}
     return orjson.dumps(said | rest, option=orjson.OPT_SORT_KEYS)
 
 
@@ -117,7 +117,9 @@ def call_fields(call: Call) -> Json:
 
 def decision_draft(call: Call, decision: Decision) -> Draft:
     """A decision that lets nothing happen by itself: denied, or held for approval."""
-    return Draft("decision", *hide(call, _decision_fields(call, decision), _decision_payloads(call, decision)))
+    return Draft(
+        "decision", *redact_receipt(call, _decision_fields(call, decision), _decision_payloads(call, decision))
+    )
 
 
 def intent_draft(call: Call, decision: Decision, approval: Json | None = None) -> Draft:
@@ -126,12 +128,12 @@ def intent_draft(call: Call, decision: Decision, approval: Json | None = None) -
     fields = _decision_fields(call, decision)
     fields["deed"] = f"{call.tool.rule.deed} {call.resource.id}" if call.tool.rule.deed else None
     fields["approval"] = approval
-    return Draft("intent", *hide(call, fields, _decision_payloads(call, decision)))
+    return Draft("intent", *redact_receipt(call, fields, _decision_payloads(call, decision)))
 
 
 def look_up_draft(call: Call) -> Draft:
     """The intent of one of the guard's own look-ups, which the operator's configuration decided."""
-    return Draft("intent", *hide(call, call_fields(call), {"request": call.canonical}))
+    return Draft("intent", *redact_receipt(call, call_fields(call), {"request": call.canonical}))
 
 
 def _decision_fields(call: Call, decision: Decision) -> Json:
@@ -187,7 +189,7 @@ def outcome_draft(call: Call, intent: int, execution: Execution) -> Draft:
     """`intent` is the sequence number of the intent that this is the outcome of."""
     redacted: list[str] = []
     if call.redaction:
-        execution, redacted = hide_execution(call, execution)
+        execution, redacted = redact_execution(call, execution)
     response = orjson.dumps(execution.reply)
     fields = {
         **call_fields(call),
@@ -200,7 +202,7 @@ def outcome_draft(call: Call, intent: int, execution: Execution) -> Draft:
     if execution.rounds > 1:
         fields["rounds"] = execution.rounds
     if call.redaction:
-        fields = hide_fields(fields, texts_of(call))
+        fields = redact_fields(fields, texts_of(call))
     return Draft("outcome", fields, {"response": response})
 
 

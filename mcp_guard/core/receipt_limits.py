@@ -9,33 +9,33 @@ from typing import Any
 
 import orjson
 
-MOST_ENTRY = 65_535
+MAX_ENTRY_BYTES = 65_535
 """Bytes of an entry: the length before each entry of a C2SP tlog-tiles entry bundle has 16 bits."""
-MOST_TEXT = 2048
+MAX_TEXT_BYTES = 2048
 """Bytes of one text, as JSON without its quotes."""
-MOST_LIST = 4096
+MAX_LIST_BYTES = 4096
 """Bytes of the texts of one list together."""
-SURELY_SHORT = MOST_TEXT // 6
+ALWAYS_FITS = MAX_TEXT_BYTES // 6
 """Characters that fit in any case: JSON takes six bytes for the worst, a control character."""
-EVIDENCE = frozenset(
+NEVER_CUT = frozenset(
     ("rationale", "terms", "signature", "public", "details", "rules", "free", "vouched_by", "old", "new", "possession",
      "evidence", "seqs")
 )  # fmt: skip
 """Members of a receipt that others have signed, or that a verifier counts: they stand whole, or it is refused."""
 
 
-def bounded(value: Any) -> Any:
+def truncate_texts(value: Any) -> Any:
     """A JSON value with its long texts cut."""
     if isinstance(value, str):
-        return value if len(value) <= SURELY_SHORT else cut(value)
+        return value if len(value) <= ALWAYS_FITS else truncate(value)
     if isinstance(value, dict):
-        return {name: bounded(each) for name, each in value.items()}
+        return {name: truncate_texts(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return _bounded_list(value)
     return value
 
 
-def cut(text: str, most: int = MOST_TEXT) -> str:
+def truncate(text: str, most: int = MAX_TEXT_BYTES) -> str:
     """The text, or as much of it as fits with a note of what is missing. `most` is in bytes, at least 200."""
     if _bytes(text) <= most:
         return text
@@ -48,8 +48,8 @@ def cut(text: str, most: int = MOST_TEXT) -> str:
 
 def _bounded_list(values: list[Any] | tuple[Any, ...]) -> list[Any]:
     kept: list[Any] = []
-    room = MOST_LIST
-    for value in map(bounded, values):
+    room = MAX_LIST_BYTES
+    for value in map(truncate_texts, values):
         room -= _bytes(value) if isinstance(value, str) else 0
         if room < 0:
             return [*kept, f"… [cut: {len(values) - len(kept)} more]"]

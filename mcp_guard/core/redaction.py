@@ -15,7 +15,7 @@ from mcp_guard.core import canonical
 from mcp_guard.core.model import Call, Ending, Execution, FactsRule, Json, Redaction
 
 MARK = "[redacted]"
-SHORTEST = 4
+MIN_TEXT_LENGTH = 4
 """Characters of a value that is looked for in other text: a shorter one stands in too much by chance."""
 TEXTS = ("ticket", "reason", "reasons", "errors", "detail", "would", "shadow")
 """Members of a receipt that hold what an agent, a policy or an upstream said."""
@@ -28,21 +28,23 @@ def make_redaction(arguments: tuple[str, ...], result: tuple[str, ...], rule: Fa
     names = rule.fields if rule else {}
     facts = []
     for pointer in arguments if rule else ():
-        first, *rest = split(pointer)
-        facts.append(join([names.get(first, first), *rest]))
+        first, *rest = split_pointer(pointer)
+        facts.append(join_pointer([names.get(first, first), *rest]))
     return Redaction(arguments, tuple(facts), result)
 
 
 def for_look_up(outer: Redaction, rule: FactsRule, own: Redaction) -> Redaction:
     """Of the guard's own reading of the facts: what the call and the read tool each keep out, where it stands there."""
     given = [
-        name for name, pointer in rule.arguments.items() if any(overlap(pointer, each) for each in outer.arguments)
+        name
+        for name, pointer in rule.arguments.items()
+        if any(pointers_overlap(pointer, each) for each in outer.arguments)
     ]
-    arguments = (*own.arguments, *(join([name]) for name in given))
+    arguments = (*own.arguments, *(join_pointer([name]) for name in given))
     return Redaction(arguments, own.facts, (*own.result, *(rule.result + pointer for pointer in outer.facts)))
 
 
-def hide(call: Call, fields: Json, payloads: dict[str, bytes]) -> tuple[Json, dict[str, bytes]]:
+def redact_receipt(call: Call, fields: Json, payloads: dict[str, bytes]) -> tuple[Json, dict[str, bytes]]:
     """Fields and payloads of a receipt of this call as they may be kept; `redacted` says what was taken out."""
     if not call.redaction:
         return fields, payloads
@@ -50,18 +52,18 @@ def hide(call: Call, fields: Json, payloads: dict[str, bytes]) -> tuple[Json, di
     places = {"request": call.redaction.arguments, "facts": call.redaction.facts, "material": _in_material(call)}
     for name, data in payloads.items():
         before = orjson.loads(data)
-        after, found = cut(before, places[name])
-        after = scrub(after, texts)
+        after, found = redact_pointers(before, places[name])
+        after = redact_texts(after, texts)
         redacted += [f"/{name}{pointer}" for pointer in found] or ([f"/{name}"] if after != before else [])
         kept[name] = canonical.canonicalize(after, LARGE) if after != before else data
-    return hide_fields(fields, texts) | {"redacted": redacted}, kept
+    return redact_fields(fields, texts) | {"redacted": redacted}, kept
 
 
-def hide_fields(fields: Json, texts: tuple[str, ...]) -> Json:
-    return fields | {name: scrub(fields[name], texts) for name in TEXTS if fields.get(name)}
+def redact_fields(fields: Json, texts: tuple[str, ...]) -> Json:
+    return fields | {name: redact_texts(fields[name], texts) for name in TEXTS if fields.get(name)}
 
 
-def hide_execution(call: Call, execution: Execution) -> tuple[Execution, list[str]]:
+def redact_execution(call: Call, execution: Execution) -> tuple[Execution, list[str]]:
     """What came of a call as it may be kept, and what was taken out of the reply."""
     reply, detail = execution.reply, execution.detail
     found: list[str] = []
@@ -72,20 +74,24 @@ def hide_execution(call: Call, execution: Execution) -> tuple[Execution, list[st
         elif isinstance(reply.get("error"), dict):
             reply, detail, found = {"error": reply["error"] | {"message": MARK, "data": MARK}}, MARK, [""]
     texts = texts_of(call)
-    after = scrub(reply, texts)
+    after = redact_texts(reply, texts)
     redacted = [f"/response{pointer}" for pointer in found] or (["/response"] if after != execution.reply else [])
-    return Execution(execution.ending, after, scrub(detail, texts)), redacted
+    return Execution(execution.ending, after, redact_texts(detail, texts)), redacted
 
 
-def hide_subject(call: Call, subject: Json) -> Json:
+def redact_subject(call: Call, subject: Json) -> Json:
     """What an approver was shown, as it may be kept once it is decided and done with."""
     if not call.redaction:
         return subject
     pointers = call.redaction.arguments
-    changed = [join(["delta", split(pointer)[0]]) for pointer in pointers]
-    hidden, found = cut(subject, [*(f"/{part}{p}" for part in ("arguments", "present") for p in pointers), *changed])
+    changed = [join_pointer(["delta", split_pointer(pointer)[0]]) for pointer in pointers]
+    hidden, found = redact_pointers(
+        subject, [*(f"/{part}{p}" for part in ("arguments", "present") for p in pointers), *changed]
+    )
     shown = ("claims", "arguments", "present", "risk")
-    hidden = hide_fields(hidden, texts_of(call)) | {name: scrub(hidden[name], texts_of(call)) for name in shown}
+    hidden = redact_fields(hidden, texts_of(call)) | {
+        name: redact_texts(hidden[name], texts_of(call)) for name in shown
+    }
     return hidden | {"redacted": [f"/subject{pointer}" for pointer in found]}
 
 
@@ -93,15 +99,17 @@ def texts_of(call: Call) -> tuple[str, ...]:
     """The values that are taken out, as they may stand in other text."""
     facts = call.facts.values if call.facts else {}
     return (
-        *_texts(value for pointer in call.redaction.arguments for value in at(call.arguments, split(pointer))),
-        *_texts(value for pointer in call.redaction.facts for value in at(facts, split(pointer))),
+        *_texts(
+            value for pointer in call.redaction.arguments for value in values_at(call.arguments, split_pointer(pointer))
+        ),
+        *_texts(value for pointer in call.redaction.facts for value in values_at(facts, split_pointer(pointer))),
     )
 
 
 def texts_of_subject(subject: Json) -> tuple[str, ...]:
     """The same, of what an approver is shown while the request is open."""
     pointers = [pointer.removeprefix("/subject") for pointer in subject.get("redacted", [])]
-    return _texts(value for pointer in pointers for value in at(subject, split(pointer)))
+    return _texts(value for pointer in pointers for value in values_at(subject, split_pointer(pointer)))
 
 
 def _texts(values: Iterable[Any]) -> tuple[str, ...]:
@@ -109,30 +117,30 @@ def _texts(values: Iterable[Any]) -> tuple[str, ...]:
     for value in values:
         if isinstance(value, dict | list):
             found |= set(_texts(value.values() if isinstance(value, dict) else value))
-        elif value is not None and not isinstance(value, bool) and len(str(value)) >= SHORTEST:
+        elif value is not None and not isinstance(value, bool) and len(str(value)) >= MIN_TEXT_LENGTH:
             escaped = json.dumps(str(value))[1:-1], json.dumps(str(value), ensure_ascii=False)[1:-1]
             found |= {str(value), *escaped}
     return tuple(sorted(found, key=lambda text: (-len(text), text)))
 
 
-def scrub(value: Any, texts: tuple[str, ...]) -> Any:
+def redact_texts(value: Any, texts: tuple[str, ...]) -> Any:
     """The same without these texts, wherever they stand; a number that is one of them goes as a whole."""
     if isinstance(value, str):
         for text in texts:
             value = value.replace(text, MARK)
         return value
     if isinstance(value, dict):
-        return {scrub(key, texts): scrub(item, texts) for key, item in value.items()}
+        return {redact_texts(key, texts): redact_texts(item, texts) for key, item in value.items()}
     if isinstance(value, list):
-        return [scrub(item, texts) for item in value]
+        return [redact_texts(item, texts) for item in value]
     return MARK if isinstance(value, int | float) and str(value) in texts else value
 
 
-def cut(document: Any, pointers: Iterable[str]) -> tuple[Any, list[str]]:
+def redact_pointers(document: Any, pointers: Iterable[str]) -> tuple[Any, list[str]]:
     """The document with a mark at each pointer where something is, and those pointers."""
     found = []
     for pointer in pointers:
-        document, hit = _cut(document, split(pointer))
+        document, hit = _cut(document, split_pointer(pointer))
         found += [pointer] if hit else []
     return document, found
 
@@ -149,13 +157,13 @@ def _cut(value: Any, tokens: list[str]) -> tuple[Any, bool]:
     return [cuts[place][0] if place in cuts else item for place, item in enumerate(value)], True
 
 
-def at(value: Any, tokens: list[str]) -> Iterable[Any]:
+def values_at(value: Any, tokens: list[str]) -> Iterable[Any]:
     """What stands there: nothing, one value, or several with `*`."""
     if not tokens:
         yield value
         return
     for _, item in _members(value, tokens[0]):
-        yield from at(item, tokens[1:])
+        yield from values_at(item, tokens[1:])
 
 
 def _members(value: Any, name: str) -> Iterable[tuple[Any, Any]]:
@@ -166,17 +174,17 @@ def _members(value: Any, name: str) -> Iterable[tuple[Any, Any]]:
     return []
 
 
-def split(pointer: str) -> list[str]:
+def split_pointer(pointer: str) -> list[str]:
     return [token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:]]
 
 
-def join(tokens: Iterable[str]) -> str:
+def join_pointer(tokens: Iterable[str]) -> str:
     return "".join("/" + token.replace("~", "~0").replace("/", "~1") for token in tokens)
 
 
-def overlap(one: str, other: str) -> bool:
+def pointers_overlap(one: str, other: str) -> bool:
     """Whether one of two pointers leads to, or into, what the other points at."""
-    pairs = zip(split(one), split(other), strict=False)
+    pairs = zip(split_pointer(one), split_pointer(other), strict=False)
     return all(left == right or "*" in (left, right) for left, right in pairs)
 
 
@@ -184,13 +192,16 @@ def _in_material(call: Call) -> list[str]:
     """Where the values stand in the Cedar request that is kept."""
     places = []
     for pointer in call.redaction.arguments:
-        places += [f"/request/context/input{pointer}", "/request/context/change/delta" + join(split(pointer)[:1])]
+        places += [
+            f"/request/context/input{pointer}",
+            "/request/context/change/delta" + join_pointer(split_pointer(pointer)[:1]),
+        ]
     return [*places, *(f"/entities/*/attrs{pointer}" for pointer in call.redaction.facts)]
 
 
 def _hide_result(result: Json, pointers: tuple[str, ...]) -> tuple[Json, list[str]]:
     """A tool's result. What cannot be read as JSON cannot be searched by pointers either, so none of it is kept."""
-    structured, found = cut(result.get("structuredContent"), pointers)
+    structured, found = redact_pointers(result.get("structuredContent"), pointers)
     content, all_found = [], set(found)
     for block in result.get("content", []) if isinstance(result.get("content"), list) else []:
         hidden, also = _hide_block(block, pointers)
@@ -209,5 +220,5 @@ def _hide_block(block: Any, pointers: tuple[str, ...]) -> tuple[Json, list[str]]
         value = None
     if not isinstance(value, dict | list):
         return {"type": "text", "text": MARK}, [""]
-    hidden, found = cut(value, pointers)
+    hidden, found = redact_pointers(value, pointers)
     return {"type": "text", "text": orjson.dumps(hidden).decode()}, found

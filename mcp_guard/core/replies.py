@@ -6,7 +6,7 @@ Texts say what happened, whether anything was sent, and what to do next, because
 from copy import deepcopy
 from typing import Any
 
-from mcp_guard.core.approval import Approval, State
+from mcp_guard.core.approval import Approval, ApprovalState
 from mcp_guard.core.describe import ADDED, NO_SUCH_TOOL
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Call, Decision, Ending, Execution, Json, Mode, Tool
@@ -95,7 +95,7 @@ def never_sent() -> Execution:
 
 def why_not(held: Approval) -> str:
     """Why an approval that is no longer open does not let this call go, in words for the agent."""
-    if held.state is State.CONSUMED:
+    if held.state is ApprovalState.CONSUMED:
         return f"approval {held.id} was used by the same call made twice; it lets one call happen"
     denials = (f" by {vote.name or vote.approver}: {vote.rationale}" for vote in held.votes if vote.verdict == "deny")
     return f"approval {held.id} is {held.state}{next(denials, '')}"

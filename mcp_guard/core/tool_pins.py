@@ -18,7 +18,7 @@ from mcp_guard.core.model import Json
 PROMISED = ("name", "title", "description", "annotations", "inputSchema", "outputSchema")
 """Members that no configuration can take out of the hash (promise P6)."""
 
-BYTES, DEPTH, TOOLS = 256 * 1024, 64, 2000
+MAX_DEFINITION_BYTES, MAX_DEFINITION_DEPTH, MAX_TOOLS = 256 * 1024, 64, 2000
 """Bounds on one definition, and on how many tools one upstream may list: what is beyond them is not listed."""
 
 
@@ -40,7 +40,7 @@ class PinRule:
     unpinned: tuple[str, ...] = ()
 
 
-class State(StrEnum):
+class PinState(StrEnum):
     """What has been decided of one definition. A tool has one that is pinned, or none."""
 
     PINNED = "pinned"
@@ -57,7 +57,7 @@ class Pin:
     upstream: str
     tool: str
     hash: str
-    state: State
+    state: PinState
     definition: Json
     receipt: int
     why: str = ""
@@ -71,7 +71,7 @@ class Quarantine:
     pinned: Json | None = None
 
 
-def covered(definition: Json, unpinned: Collection[str] = ()) -> Json:
+def hashed_members(definition: Json, unpinned: Collection[str] = ()) -> Json:
     """The part of a definition that its hash is of: all of it, unless the operator says otherwise."""
     return {name: value for name, value in definition.items() if name not in unpinned} if unpinned else definition
 
@@ -81,20 +81,20 @@ def definition_text(definition: Json) -> bytes:
 
 
 def definition_hash(definition: Json, unpinned: Collection[str] = ()) -> str:
-    return canonical.digest(definition_text(covered(definition, unpinned)))
+    return canonical.digest(definition_text(hashed_members(definition, unpinned)))
 
 
-def beyond_bounds(definition: Json) -> str | None:
+def exceeded_limit(definition: Json) -> str | None:
     """What is too much of it, if anything: no tool's definition has a need to be that large."""
-    deep = f"its definition is nested over {DEPTH} deep"
+    deep = f"its definition is nested over {MAX_DEFINITION_DEPTH} deep"
     try:
         size = len(orjson.dumps(definition))
     except orjson.JSONEncodeError:  # over its own limit, which is greater
         return deep
-    if size > BYTES:
-        return f"its definition has {size} bytes, over {BYTES}"
+    if size > MAX_DEFINITION_BYTES:
+        return f"its definition has {size} bytes, over {MAX_DEFINITION_BYTES}"
     level: list[Any] = [definition]
-    for _ in range(DEPTH):
+    for _ in range(MAX_DEFINITION_DEPTH):
         level = [inner for each in level if isinstance(each, dict | list) for inner in _members(each)]
         if not level:
             return None
@@ -105,7 +105,7 @@ def _members(value: Any) -> Iterable[Any]:
     return value.values() if isinstance(value, dict) else value
 
 
-def differing(before: Json, after: Json) -> tuple[str, ...]:
+def differing_members(before: Json, after: Json) -> tuple[str, ...]:
     """Names of the members that are not the same, those that are missing on one side included."""
     absent = object()
     names = sorted(before.keys() | after.keys())

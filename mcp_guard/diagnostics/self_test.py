@@ -80,13 +80,13 @@ async def _try_all(engine: PolicyEngine, ledger: OpenLedger, upstreams: Nothing)
     in_force.replace(engine)
     guard = Guard(
         policies=in_force,
-        ledger=ledger.book,
-        approvals=ledger.requests,
+        ledger=ledger.ledger,
+        approvals=ledger.approvals,
         upstreams=upstreams,
-        clock=ledger.book.writer,
+        clock=ledger.writer,
         describe_with=Description(),
         hold_seconds=0,
-        new_id=lambda: f"call_doctor{len(ledger.book.writer.store.open_calls())}",
+        new_id=lambda: f"call_doctor{len(ledger.writer.store.open_calls())}",
     )
     now = CLOCK.now()
     stranger = Instance("run_doctor", STRANGER, None, Task(), now, now + HOUR, "", "cred_doctor")
@@ -101,7 +101,7 @@ async def _try_all(engine: PolicyEngine, ledger: OpenLedger, upstreams: Nothing)
 
 
 async def _try(guard: Guard, ledger: OpenLedger, upstreams: Nothing, what: str, instance: Instance, name: str) -> Trial:
-    store = ledger.book.writer.store
+    store = ledger.writer.store
     before = store.head().size
     try:
         reply = await guard.call(instance, Asked(name, {}))

@@ -13,7 +13,7 @@ from mcp_guard.diagnostics.checks import Contents, Disk, File, Pending
 from mcp_guard.ledger.open import FILE, GUARDS
 from mcp_guard.ledger.writer import is_signed
 from mcp_guard.storage import schema
-from mcp_guard.storage.inspection import Looked, look, read_format
+from mcp_guard.storage.inspection import InspectedLedger, inspect_ledger, read_format
 
 SYNCS = 5
 FindKey = Callable[[str], object]
@@ -46,7 +46,7 @@ def examine_folder(folder: Path, find_key: FindKey = lambda _: None) -> Examined
     if file is not None:
         try:
             format = read_format(path)
-            looked = look(path, format) if format == schema.VERSION else None
+            looked = inspect_ledger(path, format) if format == schema.VERSION else None
             contents = _contents(looked) if looked else _foreign(format)
         except LedgerError as error:
             failure, hint = error.message, error.hint
@@ -111,7 +111,7 @@ def _try_key(verifier: str, find_key: FindKey) -> tuple[str, str] | None:
     return None
 
 
-def _contents(looked: Looked) -> Contents:
+def _contents(looked: InspectedLedger) -> Contents:
     head = looked.head
     return Contents(
         format=looked.format,

@@ -24,7 +24,7 @@ from mcp_guard.storage.sqlite import Store, reading
 VERIFY = "run `mcp-guard verify`, and restore the ledger from a copy"
 
 
-class Proofs:
+class LedgerProofs:
     """The head as it was when this was made, or an earlier one, and bundles of the receipts under it."""
 
     def __init__(self, store: Store, earlier: str | None = None) -> None:
@@ -75,12 +75,12 @@ class Proofs:
 
 CHECKPOINT, COSIGNED, KEYS, PAYLOADS = "checkpoint", "cosigned", "ledger.pub", "payloads"
 UNFINISHED = ".unfinished"
-Tell = Callable[[int, int], None]
+OnProgress = Callable[[int, int], None]
 """Told how many receipts are done, of how many."""
 
 
 @dataclass(frozen=True, slots=True)
-class Exported:
+class ExportResult:
     """The size and root (base64) of the head that was written, and how many receipts are new in the folder."""
 
     receipts: int
@@ -89,7 +89,7 @@ class Exported:
 
 
 @dataclass(frozen=True, slots=True)
-class Folder:
+class ExportFolder:
     """The folder that is written. A file is there whole or not at all."""
 
     path: Path
@@ -123,16 +123,16 @@ class Folder:
                     partial.parent.rmdir()
 
 
-def export(store: Store, keys: str, path: Path, payloads: bool, tell: Tell = lambda *_: None) -> Exported:
+def export(store: Store, keys: str, path: Path, payloads: bool, tell: OnProgress = lambda *_: None) -> ExportResult:
     """Write the ledger into a folder, or add to an earlier export what is new. `keys` are its verifier lines.
 
     Raises: LedgerError if the folder holds something else, or the export of a ledger that this one does not continue.
     """
     try:
         with reading(store.path):
-            proofs = Proofs(store)
+            proofs = LedgerProofs(store)
             before = check_folder(proofs, keys, path, payloads)
-            folder = Folder(path)
+            folder = ExportFolder(path)
             path.mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.write(KEYS, [keys.encode()])
             for tile in merkle.level_tiles(proofs.head.size):
@@ -152,10 +152,10 @@ def export(store: Store, keys: str, path: Path, payloads: bool, tell: Tell = lam
     except OSError as error:
         raise LedgerError(f"cannot write the export `{path}`: {error.strerror}", "export to another folder") from None
     root = proofs.checkpoint.split("\n")[2]
-    return Exported(proofs.head.size, proofs.head.size - before, root)
+    return ExportResult(proofs.head.size, proofs.head.size - before, root)
 
 
-def check_folder(proofs: Proofs, keys: str, path: Path, payloads: bool) -> int:
+def check_folder(proofs: LedgerProofs, keys: str, path: Path, payloads: bool) -> int:
     """How many receipts an earlier export has left there. Raises: LedgerError, OSError."""
     found = {each.name for each in path.iterdir()} - {UNFINISHED} if path.exists() else set()
     if not found:
@@ -178,7 +178,7 @@ def check_folder(proofs: Proofs, keys: str, path: Path, payloads: bool) -> int:
     return earlier.size
 
 
-def _write_receipts(store: Store, proofs: Proofs, folder: Folder, tile: Tile) -> None:
+def _write_receipts(store: Store, proofs: LedgerProofs, folder: ExportFolder, tile: Tile) -> None:
     """The entry bundle, the hash tile, the bundles and the policies of 256 receipts."""
     first = tile.n * TILE_WIDTH
     entries = proofs.entries(first, first + tile.width)
@@ -190,14 +190,14 @@ def _write_receipts(store: Store, proofs: Proofs, folder: Folder, tile: Tile) ->
     _write_policies(store, folder, {receipt.get("policy_version") for receipt in receipts})
 
 
-def _write_payloads(store: Store, folder: Folder, tile: Tile) -> None:
+def _write_payloads(store: Store, folder: ExportFolder, tile: Tile) -> None:
     first = tile.n * TILE_WIDTH
     rows = ({"seq": seq} | payload_fields(cells) for seq, cells in store.cells(first, first + tile.width) if cells)
     lines = (orjson.dumps(row) + b"\n" for row in rows)
     folder.write(f"{PAYLOADS}/{merkle.tile_number(tile.n)}.jsonl", lines)
 
 
-def _write_policies(store: Store, folder: Folder, versions: Iterable[str | None]) -> None:
+def _write_policies(store: Store, folder: ExportFolder, versions: Iterable[str | None]) -> None:
     """The material of each policy version that was ever in force; `none` is what a guard without policies says."""
     for version in filter(None, versions):
         name = f"policies/{version.removeprefix('sha256:')}.json"
@@ -205,7 +205,7 @@ def _write_policies(store: Store, folder: Folder, versions: Iterable[str | None]
             folder.write(name, [material], durable=True)
 
 
-def _write_upper_tiles(store: Store, proofs: Proofs, folder: Folder, before: int) -> None:
+def _write_upper_tiles(store: Store, proofs: LedgerProofs, folder: ExportFolder, before: int) -> None:
     for tile in merkle.tiles(proofs.head.size):
         covered = (tile.n + 1) << TILE_HEIGHT * (tile.level + 1)
         if tile.level and (covered > before or not tile.is_full):

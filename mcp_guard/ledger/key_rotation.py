@@ -15,8 +15,8 @@ from mcp_guard.core import canonical
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.keys import SigningKey
-from mcp_guard.ledger.open import FILE, LedgerSettings, custody_of, open_writer, publish_keys
-from mcp_guard.ledger.writer import Step, Writer
+from mcp_guard.ledger.open import FILE, LedgerSettings, configured_keys, open_writer, publish_keys
+from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.ports import Clock
 from mcp_guard.storage.sqlite import open_store
 
@@ -34,15 +34,15 @@ def rotate(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str, 
     """
     with _alone(settings.state_dir):
         writer = open_writer(settings, clock, create=False)
-        keys = custody_of(settings)
+        keys = configured_keys(settings)
         new = keys.make()
 
-        def op(step: Step) -> tuple[str, str]:
-            old = step.key.verifier
+        def op(tx: Transaction) -> tuple[str, str]:
+            old = tx.key.verifier
             if old == new.verifier:
                 raise LedgerError("this key is in force already", "name another under ledger.next_signer")
-            step.add(_draft("key.rotated", old, new, step.size, why))
-            step.change_key(new)
+            tx.add(_draft("key.rotated", old, new, tx.size, why))
+            tx.change_key(new)
             return old, new.verifier
 
         changed = writer.run(op)
@@ -57,15 +57,15 @@ def replace(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str,
     """
     with _alone(settings.state_dir):
         store = open_store(settings.state_dir / FILE, settings.unsafe_skip_fsync, create=False)
-        keys, old = custody_of(settings), store.head().key
+        keys, old = configured_keys(settings), store.head().key
         if not old:
             raise LedgerError("the ledger has no receipts: there is no key to replace", "run the guard once")
         new = keys.make()
         if old == new.verifier:
             raise LedgerError("this key is in force already", "name another under ledger.signer")
 
-        def op(step: Step) -> None:
-            step.add(_draft("key.replaced", old, new, step.size, why))
+        def op(tx: Transaction) -> None:
+            tx.add(_draft("key.replaced", old, new, tx.size, why))
 
         # Whatever key is in force: the one receipt that this writer makes says that another now is.
         Writer(store, new, clock, find_key=lambda _: new).run(op)

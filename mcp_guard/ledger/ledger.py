@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
@@ -15,7 +14,7 @@ from mcp_guard.core.receipt import Draft, decision_draft, intent_draft, look_up_
 from mcp_guard.core.replies import never_sent
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals import transitions
-from mcp_guard.ledger.writer import Op, Step, Writer
+from mcp_guard.ledger.writer import Op, Transaction, Writer
 from mcp_guard.ports import Intent, Moved
 from mcp_guard.storage.sqlite import Store
 
@@ -24,21 +23,20 @@ LETTING = ((Outcome.ALLOW, True), (Outcome.REQUIRE_APPROVAL, False))
 """What lets a call happen: a decision to allow it, or one to ask with what was given then. INVARIANT: nothing else."""
 
 
-@dataclass(frozen=True, slots=True)
-class BookSettings:
-    """`guard` is the id of this process, whose open calls are its own to close."""
+class SqlLedger:
+    """One guard process's view of the shared ledger.
 
-    guard: str
-    counters: tuple[Counter, ...] = ()
-    kept_response_bytes: int = 64 * 1024
+    `guard` is the id of this process, which alone closes the calls that it opens. Responses of more than
+    `kept_response_bytes` are hashed and not kept.
+    """
 
-
-class Book:
-    """One guard process's view of the shared ledger."""
-
-    def __init__(self, writer: Writer, settings: BookSettings) -> None:
+    def __init__(
+        self, writer: Writer, guard: str, *, counters: tuple[Counter, ...] = (), kept_response_bytes: int = 64 * 1024
+    ) -> None:
         self.writer = writer
-        self.settings = settings
+        self.guard = guard
+        self.counters = counters
+        self._kept_response_bytes = kept_response_bytes
         self._pending: dict[tuple[str, str], int] = {}
         """Amounts submitted by this process but not committed yet."""
         self._late: list[Op[int]] = []
@@ -85,35 +83,35 @@ class Book:
 
     # Who may call
 
-    def standing(self, instance: Instance) -> str | None:
+    def why_barred(self, instance: Instance) -> str | None:
         now = self.writer.now()
-        return self.writer.read(lambda store: registry.standing(store, instance, now))
+        return self.writer.read(lambda store: registry.why_barred(store, instance, now))
 
     # The steps of the story
 
     async def refuse(self, call: Call, decision: Decision) -> int:
-        return await self.writer.submit(lambda step: step.add(decision_draft(call, decision)))
+        return await self.writer.submit(lambda tx: tx.add(decision_draft(call, decision)))
 
     async def intend(self, call: Call, decision: Decision, held: Approval | Grant | None) -> Intent | Moved:
         if (decision.outcome, held is None) not in LETTING:
             raise ValueError(f"no intent can follow from `{decision.outcome}`{'' if held else ' without an approval'}")
-        counted = [use for use in rates.uses(call, self.settings.counters) if use.amount]
+        counted = [use for use in rates.uses(call, self.counters) if use.amount]
         release = self._reserve(counted)
 
-        def op(step: Step) -> Intent | Moved:
+        def op(tx: Transaction) -> Intent | Moved:
             release()
-            if why := registry.standing(step.store, call.instance, step.now):
+            if why := registry.why_barred(tx.store, call.instance, tx.now):
                 return Moved(why)
-            if moved := _definition_moved(step, call) or _rates_moved(step, counted, decision):
+            if moved := _definition_moved(tx, call) or _rates_moved(tx, counted, decision):
                 return moved
-            if held is not None and (gone := transitions.not_consumable(step, held)):
+            if held is not None and (gone := transitions.not_consumable(tx, held)):
                 return gone
-            consumed = transitions.consume(step, held) if held is not None else None
-            seq = step.add(intent_draft(call, decision, consumed))
-            step.store.open_call(seq, self.settings.guard)
+            consumed = transitions.consume(tx, held) if held is not None else None
+            seq = tx.add(intent_draft(call, decision, consumed))
+            tx.store.open_call(seq, self.guard)
             for use in counted:
-                step.store.forget_uses(use.counter.name, use.key, step.now - use.counter.window)
-                step.store.add_use(use.counter.name, use.key, step.now, use.amount)
+                tx.store.forget_uses(use.counter.name, use.key, tx.now - use.counter.window)
+                tx.store.add_use(use.counter.name, use.key, tx.now, use.amount)
             return Intent(call, seq, held.id if isinstance(held, Approval) else None)
 
         future = self.writer.submit(op)
@@ -122,11 +120,11 @@ class Book:
         return await self._unless_cancelled(future)
 
     async def look_up(self, call: Call) -> Intent | Moved:
-        def op(step: Step) -> Intent | Moved:
-            if why := registry.standing(step.store, call.instance, step.now):
+        def op(tx: Transaction) -> Intent | Moved:
+            if why := registry.why_barred(tx.store, call.instance, tx.now):
                 return Moved(why)
-            seq = step.add(look_up_draft(call))
-            step.store.open_call(seq, self.settings.guard)
+            seq = tx.add(look_up_draft(call))
+            tx.store.open_call(seq, self.guard)
             return Intent(call, seq)
 
         return await self._unless_cancelled(self.writer.submit(op))
@@ -142,19 +140,19 @@ class Book:
 
     def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> "asyncio.Future[int]":
         draft = outcome_draft(intent.call, intent.seq, execution)
-        hashed_only = len(draft.payloads["response"]) > self.settings.kept_response_bytes
+        hashed_only = len(draft.payloads["response"]) > self._kept_response_bytes
 
-        def record(step: Step, answered: bool) -> int:
-            step.store.close_call(intent.seq)
-            seq = step.add(draft, hashed_only)
+        def record(tx: Transaction, answered: bool) -> int:
+            tx.store.close_call(intent.seq)
+            seq = tx.add(draft, hashed_only)
             if intent.approval is not None:
-                step.store.note_outcome(intent.approval, seq, answered)
+                tx.store.note_outcome(intent.approval, seq, answered)
             return seq
 
-        def record_late(step: Step) -> int:
-            if not step.store.is_open_call(intent.seq):
+        def record_late(tx: Transaction) -> int:
+            if not tx.store.is_open_call(intent.seq):
                 return intent.seq  # another guard took this one for dead, and closed it
-            return record(step, answered=False)
+            return record(tx, answered=False)
 
         def keep(future: "asyncio.Future[int]") -> None:
             if not future.cancelled() and future.exception() is not None:
@@ -181,27 +179,27 @@ class Book:
     def note(self, *drafts: Draft, policy: tuple[str, bytes] | None = None) -> list[int]:
         """Receipts of the guard's own life, durable on return; a policy version's text is kept with them."""
 
-        def op(step: Step) -> list[int]:
+        def op(tx: Transaction) -> list[int]:
             if policy is not None:
-                step.store.keep_policy(*policy)
-            return [step.add(draft) for draft in drafts]
+                tx.store.keep_policy(*policy)
+            return [tx.add(draft) for draft in drafts]
 
         self.catch_up()
         return self.writer.run(op)
 
 
-def _definition_moved(step: Step, call: Call) -> Moved | None:
+def _definition_moved(tx: Transaction, call: Call) -> Moved | None:
     """Promise P6: whatever this process knows, an operator may have refused the definition since, in any other."""
     assert call.tool is not None
-    if step.store.pinned_hash(call.tool.server, call.tool.name) == call.tool.definition_hash:
+    if tx.store.pinned_hash(call.tool.server, call.tool.name) == call.tool.definition_hash:
         return None
     return Moved(f"the definition of `{call.tool.listed_as}` is not the pinned one any more")
 
 
-def _rates_moved(step: Step, counted: list[Use], decision: Decision) -> Moved | None:
+def _rates_moved(tx: Transaction, counted: list[Use], decision: Decision) -> Moved | None:
     """Whether a rate is higher than decided on; by construction only another process can have raised it."""
     for use in counted:
-        used = step.store.sum_uses(use.counter.name, use.key, step.now - use.counter.window)
+        used = tx.store.sum_uses(use.counter.name, use.key, tx.now - use.counter.window)
         if use.value(used) > decision.counts.get(use.counter.name, 0):
             return Moved(f"rate `{use.counter.name}` moved while deciding; repeat the call", counters=True)
     return None

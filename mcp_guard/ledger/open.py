@@ -13,11 +13,11 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Counter, Ending, Json
 from mcp_guard.core.receipt import Draft
 from mcp_guard.identity.instances import random_text
-from mcp_guard.ledger.approvals.requests import Requests
+from mcp_guard.ledger.approvals.requests import ApprovalRequests
 from mcp_guard.ledger.keys import SigningKey, publish
-from mcp_guard.ledger.ledger import Book, BookSettings
-from mcp_guard.ledger.signers import Custody, custody
-from mcp_guard.ledger.writer import Step, Writer
+from mcp_guard.ledger.ledger import SqlLedger
+from mcp_guard.ledger.signers import LedgerKeys, make_ledger_keys
+from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.ports import Clock
 from mcp_guard.settings import SignerSettings
 from mcp_guard.storage.sqlite import Store, open_store, reading
@@ -44,15 +44,15 @@ class LedgerSettings:
     signers: tuple[SignerSettings, ...] = (SignerSettings(),)
 
 
-def custody_of(settings: LedgerSettings) -> Custody:
+def configured_keys(settings: LedgerSettings) -> LedgerKeys:
     """Raises: LedgerError."""
-    return custody(settings.state_dir, settings.origin, settings.signers)
+    return make_ledger_keys(settings.state_dir, settings.origin, settings.signers)
 
 
 def open_writer(settings: LedgerSettings, clock: Clock, create: bool = True) -> Writer:
     """The ledger of this folder, for a guard or a command. Raises: LedgerError."""
     store = open_store(settings.state_dir / FILE, settings.unsafe_skip_fsync, create)
-    keys = custody_of(settings)
+    keys = configured_keys(settings)
 
     def find(verifier: str) -> SigningKey:
         key = keys.find(verifier)
@@ -67,7 +67,7 @@ def open_writer(settings: LedgerSettings, clock: Clock, create: bool = True) -> 
     return Writer(store, key, clock, find)
 
 
-def publish_keys(store: Store, folder: Path, keys: Custody) -> None:
+def publish_keys(store: Store, folder: Path, keys: LedgerKeys) -> None:
     """Bring `ledger.pub` and the private keys up to what the ledger says, which a process may have died before doing.
 
     Raises: LedgerError.
@@ -82,13 +82,22 @@ def publish_keys(store: Store, folder: Path, keys: Custody) -> None:
 class OpenLedger:
     """A guard process's hold on the ledger. The lock lasts as long as the process, however it ends."""
 
-    book: Book
-    requests: Requests
+    ledger: SqlLedger
+    approvals: ApprovalRequests
     lock: int
     lock_path: Path
 
+    @property
+    def writer(self) -> Writer:
+        return self.ledger.writer
+
+    @property
+    def guard(self) -> str:
+        """The id of this process."""
+        return self.ledger.guard
+
     def close(self) -> None:
-        self.book.writer.store.close()
+        self.writer.store.close()
         self.lock_path.unlink(missing_ok=True)
         os.close(self.lock)
 
@@ -104,8 +113,8 @@ def open_ledger(settings: LedgerSettings, clock: Clock) -> OpenLedger:
         fcntl.flock(lock, fcntl.LOCK_EX)
     except OSError as error:
         raise LedgerError(f"cannot lock `{path}`: {error.strerror}", "check the folder's owner and mode") from None
-    book = Book(writer, BookSettings(guard, settings.counters, settings.kept_response_bytes))
-    return OpenLedger(book, Requests(writer, settings.routes, lambda: f"ap_{random_text(10)}"), lock, path)
+    ledger = SqlLedger(writer, guard, counters=settings.counters, kept_response_bytes=settings.kept_response_bytes)
+    return OpenLedger(ledger, ApprovalRequests(writer, settings.routes, lambda: f"ap_{random_text(10)}"), lock, path)
 
 
 def recover(writer: Writer, state_dir: Path, tell: Callable[[list[Json]], None] = lambda _: None) -> list[Json]:
@@ -120,18 +129,18 @@ def recover(writer: Writer, state_dir: Path, tell: Callable[[list[Json]], None] 
     if not dead:
         return []
 
-    def op(step: Step) -> list[Json]:
+    def op(tx: Transaction) -> list[Json]:
         intents = []
-        for seq in [seq for seq, guard in step.store.open_calls() if guard in dead]:
-            row = step.store.receipt(seq)
+        for seq in [seq for seq, guard in tx.store.open_calls() if guard in dead]:
+            row = tx.store.receipt(seq)
             intent: Json = orjson.loads(row.body) if row else {}
             about = {name: intent.get(name) for name in CARRIED}
             detail = "the guard ended before the outcome was recorded; the call may have taken effect"
-            step.store.close_call(seq)
+            tx.store.close_call(seq)
             closed = Draft("outcome", about | {"ending": str(Ending.UNKNOWN), "detail": detail, "follows": [seq]})
-            outcome, used = step.add(closed), intent.get("approval") or {}
+            outcome, used = tx.add(closed), intent.get("approval") or {}
             if used and "grant" not in used:
-                step.store.note_outcome(used["id"], outcome, answered=False)
+                tx.store.note_outcome(used["id"], outcome, answered=False)
             intents.append(intent)
         tell(intents)
         return intents

@@ -10,32 +10,32 @@ from collections.abc import Mapping
 import orjson
 
 from mcp_guard.core import credential
-from mcp_guard.core.approval import OPEN, Event, State
+from mcp_guard.core.approval import OPEN, ApprovalEvent, ApprovalState
 from mcp_guard.core.errors import IdentityError
 from mcp_guard.core.model import Agent, Instance, Json, Micros
 from mcp_guard.core.receipt import Draft, format_time, instance_fields
 from mcp_guard.ledger.approvals import transitions
-from mcp_guard.ledger.writer import Step
+from mcp_guard.ledger.writer import Transaction
 from mcp_guard.settings import Enrolled
-from mcp_guard.storage.identities import Key
+from mcp_guard.storage.identities import RevocationKey
 from mcp_guard.storage.sqlite import Store
 
 FOREVER = 2**62
 """Until when a disabled agent is revoked; finite, so that enabling it is a compare-and-set."""
 
 
-def keys_of(instance: Instance) -> list[Key]:
+def revocation_keys(instance: Instance) -> list[RevocationKey]:
     """Everything by whose revocation this instance is revoked."""
-    keys: list[Key] = [("instance", id) for id in (instance.id, *instance.parents)]
+    keys: list[RevocationKey] = [("instance", id) for id in (instance.id, *instance.parents)]
     keys.append(("agent", instance.agent.name))
     return [*keys, ("user", instance.on_behalf_of)] if instance.on_behalf_of else keys
 
 
-def standing(store: Store, instance: Instance, now: Micros) -> str | None:
+def why_barred(store: Store, instance: Instance, now: Micros) -> str | None:
     """Why this instance may not call now, or None."""
     if why := credential.check_time(instance.started, instance.expires, now):
         return why
-    if found := store.revoked(keys_of(instance), instance.started):
+    if found := store.revoked(revocation_keys(instance), instance.started):
         what = "this instance" if found == ("instance", instance.id) else f"{found[0]} `{found[1]}`"
         return f"the credential of this instance was revoked, with everything of {what}"
     return None
@@ -44,67 +44,67 @@ def standing(store: Store, instance: Instance, now: Micros) -> str | None:
 # The steps
 
 
-def issue(step: Step, instance: Instance, more: Json) -> None:
+def issue(tx: Transaction, instance: Instance, more: Json) -> None:
     """Make the instance known. `more` says how it is bound. Raises: IdentityError if it may not be issued."""
-    if found := step.store.revoked(keys_of(instance), instance.started):
+    if found := tx.store.revoked(revocation_keys(instance), instance.started):
         raise IdentityError(f"{found[0]} `{found[1]}` is revoked", f"mcp-guard {found[0]}s list")
-    step.store.add_instance(instance)
+    tx.store.add_instance(instance)
     about = instance_fields(instance) | {"expires": format_time(instance.expires), "depth": instance.depth or None}
     narrowed = list(instance.tools) if instance.tools != ("*",) else None
     parent = instance.parents[-1] if instance.parents else None
-    step.add(Draft("credential.issued", {**about, "tools": narrowed, "parent": parent, **more}))
+    tx.add(Draft("credential.issued", {**about, "tools": narrowed, "parent": parent, **more}))
 
 
-def begin(step: Step, instance: Instance, guard: str) -> None:
+def begin(tx: Transaction, instance: Instance, guard: str) -> None:
     """Its first session opens."""
-    if step.store.begin_instance(instance.id, step.now):
+    if tx.store.begin_instance(instance.id, tx.now):
         launched = {"ticket": instance.task.ticket, "reason": instance.task.reason, "guard": guard}
         asked = {"request": orjson.dumps(instance.task.text)} if instance.task.text else {}
-        step.add(Draft("instance.started", instance_fields(instance) | launched, asked))
+        tx.add(Draft("instance.started", instance_fields(instance) | launched, asked))
 
 
-def end(step: Step, instance: Instance) -> None:
+def end(tx: Transaction, instance: Instance) -> None:
     """It is over, and so is what it was asking for."""
-    if step.store.end_instance(instance.id, step.now):
-        give_up(step, instance.id, "the instance has ended")
-        step.add(Draft("instance.ended", instance_fields(instance)))
+    if tx.store.end_instance(instance.id, tx.now):
+        close_requests_of(tx, instance.id, "the instance has ended")
+        tx.add(Draft("instance.ended", instance_fields(instance)))
 
 
-def give_up(step: Step, instance: str, note: str) -> None:
+def close_requests_of(tx: Transaction, instance: str, note: str) -> None:
     """Nobody need decide on what this instance asked for any more, and no grant of it lets a call go."""
-    for approval in step.store.approvals(OPEN, instance):
-        event = Event.WITHDRAW if approval.state is State.REQUESTED else Event.OUTDATE
-        transitions.move(step, approval, event, note)
-    for grant in step.store.grants(instance, "active"):
+    for approval in tx.store.approvals(OPEN, instance):
+        event = ApprovalEvent.WITHDRAW if approval.state is ApprovalState.REQUESTED else ApprovalEvent.OUTDATE
+        transitions.move(tx, approval, event, note)
+    for grant in tx.store.grants(instance, "active"):
         about = {"grant": grant.id, "approval": grant.approval, "instance": instance, "note": note}
-        step.add(Draft("grant.revoked", about))
-        step.store.move_grant(grant, "revoked", grant.used)
-    step.store.close_approvals_of(instance)
+        tx.add(Draft("grant.revoked", about))
+        tx.store.move_grant(grant, "revoked", grant.used)
+    tx.store.close_approvals_of(instance)
 
 
-def revoke(step: Step, key: Key, note: str, by: str, until: Micros | None = None) -> list[Instance]:
+def revoke(tx: Transaction, key: RevocationKey, note: str, by: str, until: Micros | None = None) -> list[Instance]:
     """Revoke everything of this that has started so far; returns the instances that were alive."""
-    step.store.revoke(key, step.now if until is None else until)
-    alive = [row.instance for row in step.store.instances(step.now) if key in keys_of(row.instance)]
+    tx.store.revoke(key, tx.now if until is None else until)
+    alive = [row.instance for row in tx.store.instances(tx.now) if key in revocation_keys(row.instance)]
     ids = [instance.id for instance in alive]
     about: Json = {"scope": key[0], "name": key[1], "note": note, "by": by, "instances": ids}
-    step.add(Draft("credential.revoked", about))
+    tx.add(Draft("credential.revoked", about))
     for id in ids:
-        give_up(step, id, f"revoked: {note}")
+        close_requests_of(tx, id, f"revoked: {note}")
     return alive
 
 
-def enrol_agent(step: Step, enrolled: Enrolled, by: str) -> None:
+def enrol_agent(tx: Transaction, enrolled: Enrolled, by: str) -> None:
     agent = enrolled.agent
-    step.store.add_agent(agent, enrolled.on_behalf_of, enrolled.credential_seconds)
+    tx.store.add_agent(agent, enrolled.on_behalf_of, enrolled.credential_seconds)
     about: Json = {"agent": agent.name, "owner": agent.owner, "groups": list(agent.groups), "by": by}
-    step.add(Draft("agent.enrolled", about | {"on_behalf_of": enrolled.on_behalf_of}))
+    tx.add(Draft("agent.enrolled", about | {"on_behalf_of": enrolled.on_behalf_of}))
 
 
-def enable_agent(step: Step, name: str, note: str, by: str) -> None:
+def enable_agent(tx: Transaction, name: str, note: str, by: str) -> None:
     """Let new instances of a disabled agent be; those from before stay revoked."""
-    step.store.restore(("agent", name), step.now)
-    step.add(Draft("agent.enabled", {"agent": name, "note": note, "by": by}))
+    tx.store.restore(("agent", name), tx.now)
+    tx.add(Draft("agent.enabled", {"agent": name, "note": note, "by": by}))
 
 
 # Looking up
@@ -132,12 +132,12 @@ def find_agent(agents: Mapping[str, Enrolled], name: str | None) -> Enrolled:
     return found
 
 
-def hash_code(code: str) -> str:
+def hash_launch_code(code: str) -> str:
     """How a launch code is stored: whoever reads the ledger cannot use it."""
     return hashlib.sha256(code.strip().encode()).hexdigest()
 
 
-def match_instance(store: Store, id: str) -> Instance:
+def find_instance(store: Store, id: str) -> Instance:
     """Raises: IdentityError."""
     row = store.instance(id)
     if row is None:

@@ -13,13 +13,13 @@ from typing import Any
 
 import orjson
 
-from mcp_guard.core.approval import OPEN, Event, State
+from mcp_guard.core.approval import OPEN, ApprovalEvent, ApprovalState
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.approvals import transitions
-from mcp_guard.ledger.writer import Step, Writer
-from mcp_guard.storage.payloads import Kept
+from mcp_guard.ledger.writer import Transaction, Writer
+from mcp_guard.storage.payloads import ReceiptWithPayloads
 from mcp_guard.storage.sqlite import Store
 
 DAY = 24 * 3600 * 1_000_000
@@ -30,10 +30,10 @@ ROUND_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class ErasureOrder:
     """What is to be erased, why and by whom. `until` ends the search at the first receipt of that time or later."""
 
-    chooses: Callable[[Kept], bool]
+    chooses: Callable[[ReceiptWithPayloads], bool]
     reason: str
     by: str
     until: Micros | None = None
@@ -41,33 +41,33 @@ class Order:
     """Whether a reply that its agent may still ask for stays."""
 
 
-def erase_some(step: Step, order: Order, after: int) -> tuple[int, int | None]:
+def erase_some(tx: Transaction, order: ErasureOrder, after: int) -> tuple[int, int | None]:
     """One batch of an order: how many receipts lost their payloads, and where to go on (None: that was all)."""
-    looked = step.store.kept_after(after, BATCH)
+    looked = tx.store.kept_after(after, BATCH)
     found = [kept for kept in looked if order.until is None or kept.at < order.until]
-    needed = step.store.needed(order.spares_replies)
+    needed = tx.store.needed(order.spares_replies)
     chosen = [kept for kept in found if kept.seq not in needed and order.chooses(kept)]
     if chosen:
         seqs = [kept.seq for kept in chosen]
-        step.store.erase_payloads(seqs)
+        tx.store.erase_payloads(seqs)
         for kept in chosen:
             if kept.kind == "approval.requested":
-                _erase_subject(step, orjson.loads(kept.body)["approval"])
-        about = {"reason": order.reason, "by": order.by, "count": len(seqs), "seqs": ranges(seqs)}
-        step.add(Draft("payload.erased", about))
+                _erase_subject(tx, orjson.loads(kept.body)["approval"])
+        about = {"reason": order.reason, "by": order.by, "count": len(seqs), "seqs": sequence_ranges(seqs)}
+        tx.add(Draft("payload.erased", about))
     ended = len(looked) < BATCH or len(found) < len(looked)
     return len(chosen), None if ended else looked[-1].seq
 
 
-def _erase_subject(step: Step, id: str) -> None:
-    found = step.store.approval(id)
+def _erase_subject(tx: Transaction, id: str) -> None:
+    found = tx.store.approval(id)
     if found is not None and found[0].state not in OPEN:
         subject = transitions.erased(found[0].subject)
-        step.store.replace_subject(id, orjson.dumps(subject).decode())
-        step.store.forget_nonce(id, lookup=True)
+        tx.store.replace_subject(id, orjson.dumps(subject).decode())
+        tx.store.forget_nonce(id, lookup=True)
 
 
-def ranges(seqs: Iterable[int]) -> list[list[int]]:
+def sequence_ranges(seqs: Iterable[int]) -> list[list[int]]:
     """Ascending numbers as [first, last] pairs."""
     found: list[list[int]] = []
     for seq in seqs:
@@ -78,18 +78,18 @@ def ranges(seqs: Iterable[int]) -> list[list[int]]:
     return found
 
 
-def tidy(step: Step) -> None:
+def tidy(tx: Transaction) -> None:
     """Settle what lapsed while nobody looked, and forget what only open requests and grants need."""
-    for approval in step.store.approvals(OPEN):
-        if step.now >= approval.expires:
-            note = "nobody decided" if approval.state is State.REQUESTED else "not used in time"
-            transitions.move(step, approval, Event.EXPIRE, note)
-    step.store.forget_denied(step.now)
-    step.store.forget_salts(step.now)
+    for approval in tx.store.approvals(OPEN):
+        if tx.now >= approval.expires:
+            note = "nobody decided" if approval.state is ApprovalState.REQUESTED else "not used in time"
+            transitions.move(tx, approval, ApprovalEvent.EXPIRE, note)
+    tx.store.forget_denied(tx.now)
+    tx.store.forget_salts(tx.now)
 
 
 @dataclass(frozen=True, slots=True)
-class Selection:
+class PayloadSelection:
     """What an operator wants forgotten: payloads of receipts that fit everything that is said here."""
 
     before: Micros | None = None
@@ -99,7 +99,7 @@ class Selection:
     calls: frozenset[str] | None = field(default=None)
     """Calls that touched the resource that is meant."""
 
-    def __call__(self, kept: Kept) -> bool:
+    def __call__(self, kept: ReceiptWithPayloads) -> bool:
         if self.before is not None and kept.at >= self.before:
             return False
         if self.calls is not None and kept.call not in self.calls:
@@ -111,7 +111,7 @@ class Selection:
         return all(value is None or said.get(name) == value for name, value in wanted)
 
 
-def kept_receipts(store: Store) -> Iterable[Kept]:
+def kept_receipts(store: Store) -> Iterable[ReceiptWithPayloads]:
     """All that have payloads, in order, a batch at a time."""
     after = -1
     while looked := store.kept_after(after, BATCH):
@@ -127,7 +127,7 @@ def calls_on(store: Store, type: str, id: str) -> frozenset[str]:
 
 
 @dataclass(frozen=True, slots=True)
-class Keeper:
+class RetentionTask:
     """A running guard's retention. `keep_days` is how long payloads are kept; 0 keeps them."""
 
     writer: Writer
@@ -145,7 +145,7 @@ class Keeper:
         self.writer.run(tidy)
         if self.keep_days:
             cutoff = self.writer.now() - self.keep_days * DAY
-            order = Order(lambda _: True, f"kept for {self.keep_days} days", "retention", until=cutoff)
+            order = ErasureOrder(lambda _: True, f"kept for {self.keep_days} days", "retention", until=cutoff)
             after: int | None = -1
             while after is not None:
                 _, after = self.writer.run(partial(erase_some, order=order, after=after))

@@ -9,14 +9,14 @@ from mcp_guard.core.names import instance_id
 from mcp_guard.core.receipt import format_time
 from mcp_guard.identity.bearer import Foreign, Own
 from mcp_guard.ledger import registry
-from mcp_guard.ledger.writer import Step, Writer
+from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.settings import Enrolled
 
 SECOND = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Callers:
+class TokenInstances:
     """The callers of one guard process over HTTP; `agents` are those of the configuration."""
 
     writer: Writer
@@ -33,7 +33,7 @@ class Callers:
             raise Invalid("this ledger knows no such credential")
         self._check(row.instance)
         if row.begun is None:
-            self.writer.run(lambda step: registry.begin(step, row.instance, self.guard))
+            self.writer.run(lambda tx: registry.begin(tx, row.instance, self.guard))
         return replace(row.instance, credential=token)
 
     def foreign(self, said: Foreign, token: str) -> Instance:
@@ -54,16 +54,16 @@ class Callers:
                 credential="",
                 credential_id=f"cred_{said.id[:24]}",
             )
-            self.writer.run(lambda step: self._introduce(step, made, said))
+            self.writer.run(lambda tx: self._introduce(tx, made, said))
             return replace(made, credential=token)
         self._check(row.instance)
         return replace(row.instance, credential=token)
 
-    def _introduce(self, step: Step, instance: Instance, said: Foreign) -> None:
-        if step.store.instance(instance.id) is None:  # another process may have been first
-            registry.issue(step, instance, {"thumbprint": said.thumbprint, "by": "token"})
-            registry.begin(step, instance, self.guard)
+    def _introduce(self, tx: Transaction, instance: Instance, said: Foreign) -> None:
+        if tx.store.instance(instance.id) is None:  # another process may have been first
+            registry.issue(tx, instance, {"thumbprint": said.thumbprint, "by": "token"})
+            registry.begin(tx, instance, self.guard)
 
     def _check(self, instance: Instance) -> None:
-        if why := self.writer.read(lambda store: registry.standing(store, instance, self.now())):
+        if why := self.writer.read(lambda store: registry.why_barred(store, instance, self.now())):
             raise Invalid(why)

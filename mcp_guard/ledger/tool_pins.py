@@ -13,21 +13,21 @@ from mcp_guard.core.model import Json, Tool
 from mcp_guard.core.names import join
 from mcp_guard.core.printable import printable
 from mcp_guard.core.receipt import Draft
-from mcp_guard.core.tool_pins import FirstUse, Pin, PinRule, Quarantine, State, covered, differing
-from mcp_guard.ledger.writer import Step, Writer
+from mcp_guard.core.tool_pins import FirstUse, Pin, PinRule, PinState, Quarantine, differing_members, hashed_members
+from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.storage.sqlite import Store
 
-KEPT = 8
+MAX_IDLE_DEFINITIONS = 8
 """How many definitions of one tool are kept that are not in force: an upstream cannot fill the ledger with them."""
 
-PINNED = 200
+MAX_PINNED_PER_RECEIPT = 200
 """How many tools one receipt of a first sight names, so that it fits the bounds of a receipt."""
 
-MEMBERS = 20
+MAX_NAMED_MEMBERS = 20
 """How many differing members a receipt names."""
 
 
-class Pins:
+class ToolPins:
     """The pins of one ledger; `rules` by upstream, and `tell` speaks to the operator."""
 
     def __init__(self, writer: Writer, rules: Mapping[str, PinRule], tell: Callable[[str], None]) -> None:
@@ -43,87 +43,87 @@ class Pins:
     def judge(self, tools: Sequence[Tool]) -> dict[str, Quarantine]:
         """Those of the listed tools that must not be used, by listed name. Raises: LedgerError."""
         found = self._look(tools)
-        unsettled = [tool for tool in tools if found[tool.listed_as] in (None, State.RETIRED)]
+        unsettled = [tool for tool in tools if found[tool.listed_as] in (None, PinState.RETIRED)]
         if unsettled:
-            for note in self._writer.run(lambda step: self._settle_all(step, unsettled)):
+            for note in self._writer.run(lambda tx: self._settle_all(tx, unsettled)):
                 self._tell(note)
             found = self._look(tools)
-        kept_out = [tool for tool in tools if found[tool.listed_as] is not State.PINNED]
+        kept_out = [tool for tool in tools if found[tool.listed_as] is not PinState.PINNED]
         return self._writer.read(lambda store: {tool.listed_as: _quarantine(store, tool) for tool in kept_out})
 
-    def _look(self, tools: Sequence[Tool]) -> dict[str, State | None]:
+    def _look(self, tools: Sequence[Tool]) -> dict[str, PinState | None]:
         """The state of each definition; what is recorded from here on shows in `moved`."""
         self._seen = self._writer.read(lambda store: store.pin_generation())
         states = {(up, tool, hash): state for up, tool, hash, state in self._writer.read(lambda s: s.pin_states())}
         return {tool.listed_as: states.get((tool.server, tool.name, tool.definition_hash)) for tool in tools}
 
-    def _settle_all(self, step: Step, tools: Sequence[Tool]) -> list[str]:
+    def _settle_all(self, tx: Transaction, tools: Sequence[Tool]) -> list[str]:
         """Decide of definitions that are new here; what the operator is told."""
-        firsts: dict[str, list[Pin]] = {upstream: [] for upstream in self._trusting(step)}
-        said = [self._settle(step, tool, firsts) for tool in tools]
+        firsts: dict[str, list[Pin]] = {upstream: [] for upstream in self._trusting(tx)}
+        said = [self._settle(tx, tool, firsts) for tool in tools]
         for upstream, pins in firsts.items():
-            for start in range(0, len(pins), PINNED):
-                some = pins[start : start + PINNED]
+            for start in range(0, len(pins), MAX_PINNED_PER_RECEIPT):
+                some = pins[start : start + MAX_PINNED_PER_RECEIPT]
                 hashes = {join(upstream, pin.tool): pin.hash for pin in some}
-                seq = step.add(Draft("catalog.pinned", {"upstream": upstream, "definitions": hashes}))
+                seq = tx.add(Draft("catalog.pinned", {"upstream": upstream, "definitions": hashes}))
                 for pin in some:
-                    step.store.add_pin(replace(pin, receipt=seq))
+                    tx.store.add_pin(replace(pin, receipt=seq))
         return [note for note in said if note]
 
-    def _trusting(self, step: Step) -> list[str]:
+    def _trusting(self, tx: Transaction) -> list[str]:
         """Upstreams whose new tools are pinned now."""
-        seen = step.store.pin_upstreams()
+        seen = tx.store.pin_upstreams()
         return [
             upstream
             for upstream, rule in self._rules.items()
             if rule.first_use is FirstUse.PIN or (rule.first_use is FirstUse.LISTING and upstream not in seen)
         ]
 
-    def _settle(self, step: Step, tool: Tool, firsts: dict[str, list[Pin]]) -> str:
+    def _settle(self, tx: Transaction, tool: Tool, firsts: dict[str, list[Pin]]) -> str:
         """Decide of one. What is pinned on first sight is added to `firsts`, which has the upstreams trusted so far."""
-        rows = step.store.pins(tool.server, tool.name)
+        rows = tx.store.pins(tool.server, tool.name)
         this = next((row for row in rows if row.hash == tool.definition_hash), None)
-        if this is not None and this.state is not State.RETIRED:
+        if this is not None and this.state is not PinState.RETIRED:
             return ""  # another process was first
-        new = Pin(tool.server, tool.name, tool.definition_hash, State.QUARANTINED, self._covered(tool), -1)
+        new = Pin(tool.server, tool.name, tool.definition_hash, PinState.QUARANTINED, self._covered(tool), -1)
         if not rows:
-            return self._use_first(step, new, firsts)
+            return self._use_first(tx, new, firsts)
         # INVARIANT: what was ever refused or quarantined is not new again because its text has changed.
-        before = next((row for row in rows if row.state is State.PINNED), rows[-1])
-        members = differing(before.definition, new.definition)
-        fields = {"pinned": before.hash if before.state is State.PINNED else None, "members": _named(members)}
+        before = next((row for row in rows if row.state is PinState.PINNED), rows[-1])
+        members = differing_members(before.definition, new.definition)
+        fields = {"pinned": before.hash if before.state is PinState.PINNED else None, "members": _named(members)}
         draft = Draft("catalog.changed", _about(new) | fields)
-        return _keep_out(step, new, draft, f"its {_join(members)} changed since it was {before.state}", this)
+        return _keep_out(tx, new, draft, f"its {_join(members)} changed since it was {before.state}", this)
 
-    def _use_first(self, step: Step, new: Pin, firsts: dict[str, list[Pin]]) -> str:
+    def _use_first(self, tx: Transaction, new: Pin, firsts: dict[str, list[Pin]]) -> str:
         from mcp_guard.core.hidden_characters import find_hidden  # most listings hold nothing new
 
         first_use = self._rules[new.upstream].first_use
         hidden = list(find_hidden(new.definition))
         about = _about(new) | {"first_use": str(first_use)}
-        about |= {"findings": [f"{found.check}: {found.where}: {found.what}" for found in hidden[:MEMBERS]]}
+        about |= {"findings": [f"{found.check}: {found.where}: {found.what}" for found in hidden[:MAX_NAMED_MEMBERS]]}
         if new.upstream in firsts and not hidden:
-            firsts[new.upstream].append(replace(new, state=State.PINNED, why="on first sight"))
+            firsts[new.upstream].append(replace(new, state=PinState.PINNED, why="on first sight"))
             return ""
         if first_use is FirstUse.REFUSE:
-            new = replace(new, state=State.REFUSED)
-            return _keep_out(step, new, Draft("catalog.refused", about), "it is new, and first_use is `refuse`")
+            new = replace(new, state=PinState.REFUSED)
+            return _keep_out(tx, new, Draft("catalog.refused", about), "it is new, and first_use is `refuse`")
         said = f"it hides characters in {hidden[0].where}: {hidden[0].what}" if hidden else "it is new"
-        return _keep_out(step, new, Draft("catalog.quarantined", about), said)
+        return _keep_out(tx, new, Draft("catalog.quarantined", about), said)
 
     def _covered(self, tool: Tool) -> Json:
-        return covered(tool.definition, self._rules[tool.server].unpinned)
+        return hashed_members(tool.definition, self._rules[tool.server].unpinned)
 
 
-def _keep_out(step: Step, new: Pin, draft: Draft, said: str, retired: Pin | None = None) -> str:
-    seq = step.add(draft)
+def _keep_out(tx: Transaction, new: Pin, draft: Draft, said: str, retired: Pin | None = None) -> str:
+    seq = tx.add(draft)
     if retired is None:
-        step.store.add_pin(replace(new, receipt=seq, why=said))
+        tx.store.add_pin(replace(new, receipt=seq, why=said))
     else:
-        step.store.move_pin(retired, new.state, seq, said)
-    idle = [row for row in step.store.pins(new.upstream, new.tool) if row.state is not State.PINNED]
-    for row in idle[:-KEPT]:
-        step.store.drop_pin(row)
+        tx.store.move_pin(retired, new.state, seq, said)
+    idle = [row for row in tx.store.pins(new.upstream, new.tool) if row.state is not PinState.PINNED]
+    for row in idle[:-MAX_IDLE_DEFINITIONS]:
+        tx.store.drop_pin(row)
     verb = "diff" if draft.kind == "catalog.changed" else "show"
     listed_as = join(new.upstream, new.tool)
     return f"`{listed_as}` is {new.state}: {said}\nhint: mcp-guard tools {verb} {listed_as}"
@@ -134,7 +134,7 @@ def _about(pin: Pin) -> Json:
 
 
 def _named(members: Sequence[str]) -> list[str]:
-    return [printable(member[:80]) for member in members[:MEMBERS]]
+    return [printable(member[:80]) for member in members[:MAX_NAMED_MEMBERS]]
 
 
 def _join(members: Sequence[str]) -> str:
@@ -144,8 +144,8 @@ def _join(members: Sequence[str]) -> str:
 def _quarantine(store: Store, tool: Tool) -> Quarantine:
     rows = store.pins(tool.server, tool.name)
     why = next((row.why for row in rows if row.hash == tool.definition_hash), "it is new")
-    state = next((row.state for row in rows if row.hash == tool.definition_hash), State.QUARANTINED)
-    pinned = next((row.definition for row in rows if row.state is State.PINNED), None)
+    state = next((row.state for row in rows if row.hash == tool.definition_hash), PinState.QUARANTINED)
+    pinned = next((row.definition for row in rows if row.state is PinState.PINNED), None)
     return Quarantine(f"{state}: {why}", pinned)
 
 
@@ -155,16 +155,16 @@ def _quarantine(store: Store, tool: Tool) -> Quarantine:
 def accept(writer: Writer, shown: Pin, operator: str, why: str) -> Pin:
     """Pin the definition that was shown, in place of the one in force. Raises: ApprovalError."""
 
-    def op(step: Step) -> Pin:
-        this = _as_shown(step, shown, "accepted")
-        before = next((r for r in step.store.pins(this.upstream, this.tool) if r.state is State.PINNED), None)
-        members = _named(differing(before.definition, this.definition)) if before else []
+    def op(tx: Transaction) -> Pin:
+        this = _as_shown(tx, shown, "accepted")
+        before = next((r for r in tx.store.pins(this.upstream, this.tool) if r.state is PinState.PINNED), None)
+        members = _named(differing_members(before.definition, this.definition)) if before else []
         fields = _word(this, operator, why) | {"pinned": before.hash if before else None, "members": members}
-        seq = step.add(Draft("catalog.accepted", fields))
+        seq = tx.add(Draft("catalog.accepted", fields))
         if before:
-            step.store.move_pin(before, State.RETIRED, seq, f"replaced by {this.hash[7:19]}")
-        step.store.move_pin(this, State.PINNED, seq, f"accepted by {operator}: {why}")
-        return replace(this, state=State.PINNED, receipt=seq)
+            tx.store.move_pin(before, PinState.RETIRED, seq, f"replaced by {this.hash[7:19]}")
+        tx.store.move_pin(this, PinState.PINNED, seq, f"accepted by {operator}: {why}")
+        return replace(this, state=PinState.PINNED, receipt=seq)
 
     return writer.run(op)
 
@@ -172,11 +172,11 @@ def accept(writer: Writer, shown: Pin, operator: str, why: str) -> Pin:
 def refuse(writer: Writer, shown: Pin, operator: str, why: str) -> Pin:
     """Refuse the definition that was shown; one that is in force is in force no longer. Raises: ApprovalError."""
 
-    def op(step: Step) -> Pin:
-        this = _as_shown(step, shown, "refused")
-        seq = step.add(Draft("catalog.refused", _word(this, operator, why) | {"was": str(this.state)}))
-        step.store.move_pin(this, State.REFUSED, seq, f"refused by {operator}: {why}")
-        return replace(this, state=State.REFUSED, receipt=seq)
+    def op(tx: Transaction) -> Pin:
+        this = _as_shown(tx, shown, "refused")
+        seq = tx.add(Draft("catalog.refused", _word(this, operator, why) | {"was": str(this.state)}))
+        tx.store.move_pin(this, PinState.REFUSED, seq, f"refused by {operator}: {why}")
+        return replace(this, state=PinState.REFUSED, receipt=seq)
 
     return writer.run(op)
 
@@ -185,9 +185,9 @@ def _word(pin: Pin, operator: str, why: str) -> Json:
     return _about(pin) | {"by": operator, "note": why}
 
 
-def _as_shown(step: Step, shown: Pin, verb: str) -> Pin:
+def _as_shown(tx: Transaction, shown: Pin, verb: str) -> Pin:
     """The row, if it is still as it was shown."""
-    rows = step.store.pins(shown.upstream, shown.tool)
+    rows = tx.store.pins(shown.upstream, shown.tool)
     this = next((row for row in rows if row.hash == shown.hash), None)
     if this is None or this.state is not shown.state:
         state = this.state if this else "forgotten"

@@ -13,30 +13,39 @@ from typing import Any, TypeVar
 from mcp_guard import __version__
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Micros
-from mcp_guard.core.receipt import Draft, Place, commitment, document, entry, format_time
-from mcp_guard.core.receipt_limits import MOST_ENTRY
+from mcp_guard.core.receipt import Draft, ReceiptPosition, commitment, document, entry, format_time
+from mcp_guard.core.receipt_limits import MAX_ENTRY_BYTES
 from mcp_guard.core.tlog import merkle, note
 from mcp_guard.identity.ed25519 import PublicKey
 from mcp_guard.ledger.clock import receipt_time
 from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ports import Clock
-from mcp_guard.storage.sqlite import FAILURES, SALT_BYTES, ChangedElsewhere, Head, ReceiptRow, Store, explain, reading
+from mcp_guard.storage.sqlite import (
+    FAILURES,
+    SALT_BYTES,
+    ChangedElsewhere,
+    ReceiptRow,
+    Store,
+    TreeHead,
+    explain,
+    reading,
+)
 
 # What this process knows of the ledger from what it saw: it builds on nothing less, and on no head that is not signed.
 #
 # A file that was rolled back or damaged under a running guard is found at the next call, not at the next audit.
 
 
-class Standing:
+class KnownHead:
     """The latest head that this process wrote or checked. `at` is the time of its last receipt, 0 if there is none."""
 
     def __init__(self) -> None:
         self.at: Micros = 0
-        self._head: Head | None = None
+        self._head: TreeHead | None = None
         self._leaf: bytes | None = None
         """Of the last receipt of that head: a longer ledger must still have it where it was."""
 
-    def check(self, store: Store, head: Head) -> None:
+    def check(self, store: Store, head: TreeHead) -> None:
         """Look at the head before building on it; one that is known costs nothing. Raises: LedgerError."""
         known = self._head
         if head == known:
@@ -55,12 +64,12 @@ class Standing:
         self.at = store.last_time()
         self._head, self._leaf = head, store.leaf(head.size - 1)
 
-    def reached(self, head: Head, leaf: bytes | None, at: Micros) -> None:
+    def reached(self, head: TreeHead, leaf: bytes | None, at: Micros) -> None:
         """This process has made this head durable, with the leaf of its last receipt."""
         self._head, self._leaf, self.at = head, leaf, at
 
 
-def is_signed(checkpoint: str, head: Head) -> bool:
+def is_signed(checkpoint: str, head: TreeHead) -> bool:
     """Whether the checkpoint is of this very head, and signed by the key that it names as the one in force."""
     try:
         said, signatures = note.parse(checkpoint)
@@ -77,10 +86,10 @@ T = TypeVar("T")
 SOFTWARE = f"mcp-guard/{__version__}"
 
 
-class Step:
+class Transaction:
     """One transaction in progress: the statements, the time, and receipts with their place in the tree."""
 
-    def __init__(self, store: Store, key: SigningKey, head: Head, now: Micros) -> None:
+    def __init__(self, store: Store, key: SigningKey, head: TreeHead, now: Micros) -> None:
         self.store = store
         self.now = now
         self._time = format_time(now)
@@ -100,11 +109,11 @@ class Step:
         seq = self._size
         salts = {name: os.urandom(SALT_BYTES) for name in draft.payloads}
         commitments = {name: commitment(salts[name], data) for name, data in draft.payloads.items()}
-        body = document(draft, Place(self.key.origin, seq, self._time, SOFTWARE), commitments)
+        body = document(draft, ReceiptPosition(self.key.origin, seq, self._time, SOFTWARE), commitments)
         signature = self.key.sign(body)
         whole = entry(body, signature)
-        if len(whole) > MOST_ENTRY:
-            raise LedgerError(f"a receipt `{draft.kind}` of {len(whole)} bytes, over the limit of {MOST_ENTRY}")
+        if len(whole) > MAX_ENTRY_BYTES:
+            raise LedgerError(f"a receipt `{draft.kind}` of {len(whole)} bytes, over the limit of {MAX_ENTRY_BYTES}")
         self.leaf = leaf = merkle.leaf_hash(whole)
         call = draft.fields.get("call")
         self.store.add_receipt(ReceiptRow(seq, draft.kind, self.now, call, body, signature, leaf))
@@ -135,11 +144,11 @@ class Step:
             self.store.add_guard_key(self._since, self.key.verifier)
         self.store.advance_head(before, self.head(), "\n".join([text, "".join(lines)]))
 
-    def head(self) -> Head:
-        return Head(self._size, tuple(self._edge), self.key.verifier)
+    def head(self) -> TreeHead:
+        return TreeHead(self._size, tuple(self._edge), self.key.verifier)
 
 
-Op = Callable[[Step], T]
+Op = Callable[[Transaction], T]
 """Part of a transaction. Checks its preconditions first; whatever it raises, it has written nothing."""
 
 
@@ -159,11 +168,11 @@ class _Spoiled(Exception):
         self.at = at
 
 
-def _run_all(ops: list[Op[Any]], step: Step) -> list[Any]:
+def _run_all(ops: list[Op[Any]], tx: Transaction) -> list[Any]:
     results = []
     for at, op in enumerate(ops):
         try:
-            results.append(op(step))
+            results.append(op(tx))
         except FAILURES:
             raise
         except Exception as error:
@@ -187,7 +196,7 @@ class Writer:
         self.store = store
         self.key = key
         self._clock = clock
-        self._standing = Standing()
+        self._standing = KnownHead()
         self._find_key = find_key
         self._waiting: list[_Waiting] = []
         self.on_trouble: Callable[[str], None] = lambda _: None
@@ -282,15 +291,15 @@ class Writer:
                 if head.key != self.key.verifier and head.key:
                     self.key = self._find_key(head.key)
                 self._standing.check(store, head)
-                step = Step(store, self.key, head, receipt_time(self._clock, self._standing.at))
-                results = _run_all(ops, step)
-                step.close(head.size)
+                tx = Transaction(store, self.key, head, receipt_time(self._clock, self._standing.at))
+                results = _run_all(ops, tx)
+                tx.close(head.size)
                 store.commit()
             except BaseException:
                 store.rollback()
                 raise
         except FAILURES as error:
             raise explain(error, store.path) from None
-        if (reached := step.head()).size > head.size:
-            self._standing.reached(reached, step.leaf, step.now)
+        if (reached := tx.head()).size > head.size:
+            self._standing.reached(reached, tx.leaf, tx.now)
         return results

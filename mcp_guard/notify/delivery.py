@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from mcp_guard.core import approval as rules
-from mcp_guard.core.approval import Approval, Event, Route, State
+from mcp_guard.core.approval import Approval, ApprovalEvent, ApprovalState, Route
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Micros
 from mcp_guard.ledger.approvals import transitions
@@ -64,10 +64,12 @@ class Courier:
     async def round(self) -> None:
         """Do what is due now."""
         now = self.writer.now()
-        for approval in self.writer.read(lambda store: store.approvals([State.REQUESTED])):
+        for approval in self.writer.read(lambda store: store.approvals([ApprovalState.REQUESTED])):
             if now >= approval.expires:
-                self._run(partial(transitions.settle, approval=approval, event=Event.EXPIRE, note="nobody decided"))
-            elif any(rules.escalated(rule, self.routes, now - approval.requested) for rule in approval.rules):
+                self._run(
+                    partial(transitions.settle, approval=approval, event=ApprovalEvent.EXPIRE, note="nobody decided")
+                )
+            elif any(rules.escalate_rule(rule, self.routes, now - approval.requested) for rule in approval.rules):
                 self._run(partial(transitions.escalate, id=approval.id, routes=self.routes))
         due = self.writer.read(lambda store: store.due_deliveries(now))
         await asyncio.gather(*(self._deliver(delivery) for delivery in due))
@@ -82,12 +84,12 @@ class Courier:
         last = delivery.attempts >= len(self.retry_seconds)
         found = self.writer.read(lambda store: store.approval(delivery.approval))
         approval = found[0] if found else None
-        if approval is None or approval.state is not State.REQUESTED:
+        if approval is None or approval.state is not ApprovalState.REQUESTED:
             self._settle(delivery, "failed", delivery.note or "decided before it was sent")
             return
         try:
             mine_until = self.writer.now() + LEASE
-            self.writer.run(lambda step: step.store.move_delivery(delivery, "due", mine_until, "being sent"))
+            self.writer.run(lambda tx: tx.store.move_delivery(delivery, "due", mine_until, "being sent"))
         except LedgerError:
             return  # another process has taken it
         trouble = await _apart(partial(self._send, delivery, approval))
@@ -97,7 +99,7 @@ class Courier:
             self._settle(delivery, "failed" if last else "due", trouble, int(waits * SECOND))
 
     def _settle(self, delivery: Delivery, state: str, note: str, wait: Micros = 0) -> None:
-        self._run(lambda step: step.store.settle_delivery(delivery.id, state, step.now + wait, note))
+        self._run(lambda tx: tx.store.settle_delivery(delivery.id, state, tx.now + wait, note))
 
     def _send(self, delivery: Delivery, approval: Approval) -> str | None:
         """One attempt, off the loop; returns what went wrong."""

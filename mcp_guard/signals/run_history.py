@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import orjson
 
 from mcp_guard.core.model import Instance, Json
-from mcp_guard.ledger.writer import Step, Writer
+from mcp_guard.ledger.writer import Transaction, Writer
 
 SALT = "run_salt"
 
@@ -23,7 +23,7 @@ class Runs:
 
     def salt(self) -> str:
         """This ledger's own salt."""
-        return self.writer.run(lambda step: step.store.remembered(SALT, os.urandom(16).hex()))
+        return self.writer.run(lambda tx: tx.store.remembered(SALT, os.urandom(16).hex()))
 
     def recall(self, agent: str, most: int) -> list[tuple[str, list[Json]]]:
         """The latest runs of an agent by instance."""
@@ -33,10 +33,10 @@ class Runs:
     def keep(self, instance: Instance, acts: list[list[object]], most: int) -> None:
         """An instance has ended: keep what it did, and no more than so many runs of its agent."""
 
-        def op(step: Step) -> None:
+        def op(tx: Transaction) -> None:
             agent = instance.agent.name
-            step.store.keep_run(agent, step.now, instance.id, orjson.dumps(acts))
-            step.store.forget_runs(agent, most)
+            tx.store.keep_run(agent, tx.now, instance.id, orjson.dumps(acts))
+            tx.store.forget_runs(agent, most)
 
         if acts:
             self.writer.run(op)

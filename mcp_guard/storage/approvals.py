@@ -6,9 +6,9 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mcp_guard.core.approval import Approval, Grant, Rule, State, Vote
+from mcp_guard.core.approval import Approval, ApprovalState, Grant, RouteRule, Vote
 from mcp_guard.core.model import Json, Micros
-from mcp_guard.storage.errors import Rows
+from mcp_guard.storage.errors import Queries
 
 HOUR = 3600 * 1_000_000
 LATELY_RECEIPTS = 5000
@@ -46,7 +46,7 @@ class Delivery:
     note: str
 
 
-class ApprovalRows(Rows):
+class ApprovalQueries(Queries):
     """The part of `Store` that speaks of approvals."""
 
     # Approvals
@@ -59,7 +59,7 @@ class ApprovalRows(Rows):
         )  # fmt: skip
         self._run(f"INSERT INTO approval VALUES ({', '.join('?' * 16)})", values)
 
-    def move_approval(self, approval: Approval, to: State, note: str, receipts: Iterable[int]) -> None:
+    def move_approval(self, approval: Approval, to: ApprovalState, note: str, receipts: Iterable[int]) -> None:
         """Compare-and-set the state. Raises: ChangedElsewhere if it is not `approval.state` any more."""
         cursor = self._run(
             "UPDATE approval SET state = ?, note = ?, votes = ?, rules = ?, receipts = ? WHERE id = ? AND state = ?",
@@ -101,7 +101,9 @@ class ApprovalRows(Rows):
         query = "SELECT * FROM approval WHERE instance = ? AND lookup = ? ORDER BY requested DESC"
         return [_read_approval(row)[0] for row in self._run(query, (instance, lookup))]
 
-    def approvals(self, states: Iterable[State] = tuple(State), instance: str | None = None) -> list[Approval]:
+    def approvals(
+        self, states: Iterable[ApprovalState] = tuple(ApprovalState), instance: str | None = None
+    ) -> list[Approval]:
         wanted = [str(state) for state in states]
         query = f"SELECT * FROM approval WHERE state IN ({', '.join('?' * len(wanted))})"
         if instance is not None:
@@ -232,13 +234,13 @@ def _read_approval(row: Row) -> tuple[Approval, list[int]]:
     requested, expires, note, outcome, answered, receipts = rest
     approval = Approval(
         id=id,
-        state=State(state),
+        state=ApprovalState(state),
         instance=instance,
         lookup=lookup,
         request_hash=request_hash,
         decision_hash=decision_hash,
         nonce=nonce,
-        rules=tuple(Rule(**{**rule, "approvers": tuple(rule["approvers"])}) for rule in json.loads(rules)),
+        rules=tuple(RouteRule(**{**rule, "approvers": tuple(rule["approvers"])}) for rule in json.loads(rules)),
         subject=json.loads(subject),
         votes=tuple(Vote(**vote) for vote in json.loads(votes)),
         requested=requested,

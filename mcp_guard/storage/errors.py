@@ -13,7 +13,7 @@ class ChangedElsewhere(Exception):
     """A compare-and-set found another value than expected; the transaction must be rolled back."""
 
 
-class Rows:
+class Queries:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
         self._run = connection.execute

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 
 from mcp_guard.core.model import Agent, Instance, Micros, Task
-from mcp_guard.storage.errors import Rows
+from mcp_guard.storage.errors import Queries
 
 TABLES = """
 CREATE TABLE enrolled_agent (
@@ -21,7 +21,7 @@ CREATE TABLE revocation (kind TEXT, name TEXT, until INTEGER NOT NULL, PRIMARY K
 CREATE TABLE launch (code TEXT PRIMARY KEY, instance TEXT NOT NULL, expires INTEGER NOT NULL) WITHOUT ROWID;
 """
 
-Key = tuple[str, str]
+RevocationKey = tuple[str, str]
 """What is revoked: `instance`, `agent` or `user`, and which."""
 
 
@@ -34,7 +34,7 @@ class InstanceRow:
     ended: Micros | None
 
 
-class IdentityRows(Rows):
+class IdentityQueries(Queries):
     """The part of `Store` that speaks of who may call."""
 
     # Agents enrolled from the command line
@@ -78,21 +78,21 @@ class IdentityRows(Rows):
 
     # Revocation
 
-    def revoke(self, key: Key, until: Micros) -> None:
+    def revoke(self, key: RevocationKey, until: Micros) -> None:
         """Nothing of this that started up to `until` may call any more."""
         self._run("INSERT OR REPLACE INTO revocation VALUES (?, ?, ?)", (*key, until))
 
-    def restore(self, key: Key, until: Micros) -> None:
+    def restore(self, key: RevocationKey, until: Micros) -> None:
         """What starts from now on may call again; what was revoked before stays so."""
         query = "UPDATE revocation SET until = ? WHERE kind = ? AND name = ? AND until > ?"
         self._one_row(self._run(query, (until, *key, until)), f"the revocation of {key[0]} {key[1]}")
 
-    def revocations(self) -> list[tuple[Key, Micros]]:
+    def revocations(self) -> list[tuple[RevocationKey, Micros]]:
         return [
             ((kind, name), until) for kind, name, until in self._run("SELECT * FROM revocation ORDER BY kind, name")
         ]
 
-    def revoked(self, keys: Iterable[Key], started: Micros) -> Key | None:
+    def revoked(self, keys: Iterable[RevocationKey], started: Micros) -> RevocationKey | None:
         """The first of these that is revoked for what started then."""
         keys = list(keys)
         named = " OR ".join(["(kind = ? AND name = ?)"] * len(keys))

@@ -7,20 +7,20 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcp_guard.core.approval import Approval, State
+from mcp_guard.core.approval import Approval, ApprovalState
 from mcp_guard.storage.errors import FAILURES, explain
-from mcp_guard.storage.sqlite import Head, Store
+from mcp_guard.storage.sqlite import Store, TreeHead
 
-MOST_DAMAGE = 5
+MAX_DAMAGE_LINES = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Looked:
+class InspectedLedger:
     """What stands in the file. `damage` is what SQLite finds wrong."""
 
     format: int
     damage: tuple[str, ...]
-    head: Head
+    head: TreeHead
     checkpoint: str
     last_seq: int
     last_time: int
@@ -39,7 +39,7 @@ def _read_only(path: Path) -> Iterator[sqlite3.Connection]:
 
 
 @contextmanager
-def looking_at(path: Path) -> Iterator[Store]:
+def open_read_only(path: Path) -> Iterator[Store]:
     """A store that can only be read. Raises: LedgerError."""
     with _read_only(path) as db:
         yield Store(path, db)
@@ -51,13 +51,13 @@ def read_format(path: Path) -> int:
         return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 
-def look(path: Path, format: int) -> Looked:
+def inspect_ledger(path: Path, format: int) -> InspectedLedger:
     """Everything that a check-up needs, of a file of our own format. Raises: LedgerError."""
     with _read_only(path) as db:
-        found = db.execute(f"PRAGMA quick_check({MOST_DAMAGE})").fetchall()
+        found = db.execute(f"PRAGMA quick_check({MAX_DAMAGE_LINES})").fetchall()
         store = Store(path, db)
         last = db.execute("SELECT seq, at FROM receipt ORDER BY seq DESC LIMIT 1").fetchone() or (-1, 0)
-        return Looked(
+        return InspectedLedger(
             format=format,
             damage=tuple(line for (text,) in found for line in str(text).splitlines() if line != "ok"),
             head=store.head(),
@@ -65,7 +65,7 @@ def look(path: Path, format: int) -> Looked:
             last_seq=last[0],
             last_time=last[1],
             open_calls=tuple(db.execute("SELECT intent, guard FROM open_call ORDER BY intent")),
-            pending=tuple((each, _guard_of(db, each.instance)) for each in store.approvals([State.REQUESTED])),
+            pending=tuple((each, _guard_of(db, each.instance)) for each in store.approvals([ApprovalState.REQUESTED])),
             approvers_with_keys=frozenset(each.approver for each in store.approver_keys() if each.removed is None),
         )
 

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mcp_guard.core.model import Micros
-from mcp_guard.storage.errors import Rows
+from mcp_guard.storage.errors import Queries
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,7 +15,7 @@ class GuardKey:
 
 
 @dataclass(frozen=True, slots=True)
-class Witnessed:
+class WitnessedCheckpoint:
     """The last checkpoint that a witness took, as a note, with its cosignature if it gave one."""
 
     witness: str
@@ -24,7 +24,7 @@ class Witnessed:
     note: str
 
 
-class KeyRows(Rows):
+class KeyQueries(Queries):
     """The part of `Store` that speaks of keys and witnesses."""
 
     def add_guard_key(self, since: int, verifier: str) -> None:
@@ -34,13 +34,16 @@ class KeyRows(Rows):
         """Oldest first; the last one is in force."""
         return [GuardKey(*row) for row in self._run("SELECT since, verifier FROM guard_key ORDER BY id")]
 
-    def set_witnessed(self, seen: Witnessed) -> None:
+    def set_witnessed(self, seen: WitnessedCheckpoint) -> None:
         values = (seen.witness, seen.size, seen.at, seen.note)
         self._run("INSERT OR REPLACE INTO witnessed VALUES (?, ?, ?, ?)", values)
 
-    def witnessed(self) -> dict[str, Witnessed]:
+    def witnessed(self) -> dict[str, WitnessedCheckpoint]:
         """By the name of the witness."""
-        return {row[0]: Witnessed(*row) for row in self._run("SELECT * FROM witnessed ORDER BY size DESC, witness")}
+        return {
+            row[0]: WitnessedCheckpoint(*row)
+            for row in self._run("SELECT * FROM witnessed ORDER BY size DESC, witness")
+        }
 
     def says_more(self, since: int) -> bool:
         """Whether any receipt from this one on says more than that a checkpoint was witnessed."""

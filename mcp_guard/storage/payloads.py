@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mcp_guard.core.model import Micros
-from mcp_guard.storage.errors import Rows
+from mcp_guard.storage.errors import Queries
 
 BUSY_MILLISECONDS = 2000
 
 
 @dataclass(frozen=True, slots=True)
-class Kept:
+class ReceiptWithPayloads:
     """A receipt some of whose payloads are kept."""
 
     seq: int
@@ -22,15 +22,15 @@ class Kept:
     body: bytes
 
 
-class PayloadRows(Rows):
+class PayloadQueries(Queries):
     """The part of `Store` that erases."""
 
-    def kept_after(self, seq: int, count: int) -> list[Kept]:
+    def kept_after(self, seq: int, count: int) -> list[ReceiptWithPayloads]:
         """The next receipts, in order, that have payloads."""
         query = (
             "SELECT seq, kind, at, call, body FROM payload JOIN receipt USING (seq) WHERE seq > ? ORDER BY seq LIMIT ?"
         )
-        return [Kept(*row) for row in self._run(query, (seq, count))]
+        return [ReceiptWithPayloads(*row) for row in self._run(query, (seq, count))]
 
     def needed(self, replies: bool) -> set[int]:
         """Receipts whose payloads something still needs: open requests, calls under way, and with `replies`, outcomes

@@ -3,11 +3,11 @@
 import json
 from typing import Any
 
-from mcp_guard.core.tool_pins import Pin, State, definition_text
-from mcp_guard.storage.errors import Rows
+from mcp_guard.core.tool_pins import Pin, PinState, definition_text
+from mcp_guard.storage.errors import Queries
 
 
-class PinRows(Rows):
+class PinQueries(Queries):
     """The part of `Store` that speaks of pins."""
 
     def pinned_hash(self, upstream: str, tool: str) -> str | None:
@@ -16,10 +16,10 @@ class PinRows(Rows):
         row = self._run(query, (upstream, tool)).fetchone()
         return row[0] if row else None
 
-    def pin_states(self) -> list[tuple[str, str, str, State]]:
+    def pin_states(self) -> list[tuple[str, str, str, PinState]]:
         """Upstream, tool, hash and state of every definition."""
         rows = self._run("SELECT upstream, tool, hash, state FROM pin")
-        return [(upstream, tool, hash, State(state)) for upstream, tool, hash, state in rows]
+        return [(upstream, tool, hash, PinState(state)) for upstream, tool, hash, state in rows]
 
     def pin_upstreams(self) -> set[str]:
         """Upstreams that have listed any tool before."""
@@ -39,7 +39,7 @@ class PinRows(Rows):
         values = (pin.upstream, pin.tool, pin.hash, str(pin.state), text, pin.receipt, pin.why)
         self._run("INSERT INTO pin VALUES (?, ?, ?, ?, ?, ?, ?)", values)
 
-    def move_pin(self, before: Pin, to: State, receipt: int, why: str) -> None:
+    def move_pin(self, before: Pin, to: PinState, receipt: int, why: str) -> None:
         """Compare-and-set. Raises: ChangedElsewhere if it is not in that state any more."""
         query = (
             "UPDATE pin SET state = ?, receipt = ?, why = ? WHERE upstream = ? AND tool = ? AND hash = ? AND state = ?"
@@ -55,4 +55,4 @@ class PinRows(Rows):
 
 def _read(row: tuple[Any, ...]) -> Pin:
     upstream, tool, hash, state, definition, receipt, why = row
-    return Pin(upstream, tool, hash, State(state), json.loads(definition), receipt, why)
+    return Pin(upstream, tool, hash, PinState(state), json.loads(definition), receipt, why)

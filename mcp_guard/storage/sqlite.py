@@ -16,14 +16,14 @@ from pathlib import Path
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.tlog.merkle import HASH_BYTES, TILE_WIDTH
 from mcp_guard.storage import schema
-from mcp_guard.storage.approvals import ApprovalRows
+from mcp_guard.storage.approvals import ApprovalQueries
 from mcp_guard.storage.errors import FAILURES, ChangedElsewhere, explain
-from mcp_guard.storage.identities import IdentityRows
-from mcp_guard.storage.keys import KeyRows
-from mcp_guard.storage.payloads import PayloadRows
-from mcp_guard.storage.pins import PinRows
+from mcp_guard.storage.identities import IdentityQueries
+from mcp_guard.storage.keys import KeyQueries
+from mcp_guard.storage.payloads import PayloadQueries
+from mcp_guard.storage.pins import PinQueries
 
-__all__ = ["FAILURES", "ChangedElsewhere", "Head", "ReceiptRow", "Store", "explain", "open_store", "reading"]
+__all__ = ["FAILURES", "ChangedElsewhere", "ReceiptRow", "Store", "TreeHead", "explain", "open_store", "reading"]
 
 BUSY_SECONDS = 2.0
 CACHE_KIB = 512
@@ -46,7 +46,7 @@ class ReceiptRow:
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class TreeHead:
     """Size and right edge of the tree, and the verifier line of the key in force (none before the first receipt)."""
 
     size: int
@@ -54,7 +54,7 @@ class Head:
     key: str
 
 
-class Store(ApprovalRows, IdentityRows, KeyRows, PayloadRows, PinRows):
+class Store(ApprovalQueries, IdentityQueries, KeyQueries, PayloadQueries, PinQueries):
     """One connection to the ledger file."""
 
     def __init__(self, path: Path, connection: sqlite3.Connection) -> None:
@@ -91,14 +91,14 @@ class Store(ApprovalRows, IdentityRows, KeyRows, PayloadRows, PinRows):
 
     # Receipts
 
-    def head(self) -> Head:
+    def head(self) -> TreeHead:
         row = self._run("SELECT size, edge, key FROM head").fetchone()
         if row is None or not isinstance(row[1], bytes):
             raise sqlite3.DatabaseError("the ledger has no head")
         size, edge, key = row
-        return Head(size, _split_edge(edge), key)
+        return TreeHead(size, _split_edge(edge), key)
 
-    def advance_head(self, before: int, after: Head, checkpoint: str) -> None:
+    def advance_head(self, before: int, after: TreeHead, checkpoint: str) -> None:
         cursor = self._run(
             "UPDATE head SET size = ?, edge = ?, checkpoint = ?, key = ? WHERE one = 0 AND size = ?",
             (after.size, b"".join(after.edge), checkpoint, after.key, before),

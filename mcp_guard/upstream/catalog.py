@@ -36,11 +36,11 @@ def build_catalog(
     catalog: dict[str, Tool] = {}
     left_out: list[str] = []
     for server, definitions in listings:
-        if len(definitions) > tool_pins.TOOLS:
+        if len(definitions) > tool_pins.MAX_TOOLS:
             left_out.append(
-                f"upstream `{server}` lists {len(definitions)} tools, over {tool_pins.TOOLS}: the last ones"
+                f"upstream `{server}` lists {len(definitions)} tools, over {tool_pins.MAX_TOOLS}: the last ones"
             )
-        for definition in definitions[: tool_pins.TOOLS]:
+        for definition in definitions[: tool_pins.MAX_TOOLS]:
             name = definition.get("name")
             if not isinstance(name, str) or not name:
                 left_out.append(f"upstream `{server}` lists a tool without a name")
@@ -51,7 +51,7 @@ def build_catalog(
                 )
                 continue
             listed_as = join(server, name)
-            if (much := tool_pins.beyond_bounds(definition)) is not None:
+            if (much := tool_pins.exceeded_limit(definition)) is not None:
                 left_out.append(f"upstream `{server}` lists `{printable(name[:80])}`: {much}")
             elif listed_as in catalog:
                 left_out.append(f"upstream `{server}` lists `{printable(name[:80])}` twice")

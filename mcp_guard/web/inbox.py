@@ -15,12 +15,12 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from mcp_guard.core.approval import Approval, State, Statement
+from mcp_guard.core.approval import Approval, ApprovalState, VoteStatement
 from mcp_guard.core.errors import ApprovalError, GuardError
 from mcp_guard.core.model import Json
 from mcp_guard.ledger.approvals.approver_keys import enrol
 from mcp_guard.ledger.approvals.sign_in_codes import take_code
-from mcp_guard.ledger.approvals.votes import Ballots, Person, Terms
+from mcp_guard.ledger.approvals.votes import Approver, GrantTerms, Votes
 from mcp_guard.storage.approvals import ApproverKey
 from mcp_guard.web.passkeys import Passkeys, evidence
 from mcp_guard.web.sessions import COOKIE, LIFETIME, Sessions, SignedIn
@@ -47,7 +47,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 class Inbox:
     """The pages over one ledger. `origin` is `http://localhost:PORT`, the only name it answers to."""
 
-    ballots: Ballots
+    votes: Votes
     origin: str
     passkeys: Passkeys
     sessions: Sessions = field(default_factory=Sessions)
@@ -60,7 +60,7 @@ class Inbox:
     # Who asks
 
     def now(self) -> int:
-        return self.ballots.writer.now()
+        return self.votes.writer.now()
 
     def viewer(self, request: Request) -> SignedIn | None:
         return self.sessions.find(request.cookies.get(COOKIE), self.now())
@@ -73,7 +73,7 @@ class Inbox:
         return viewer
 
     def keys(self) -> list[ApproverKey]:
-        return self.ballots.writer.read(lambda store: store.approver_keys())
+        return self.votes.writer.read(lambda store: store.approver_keys())
 
     def passkeys_of(self, viewer: SignedIn) -> list[ApproverKey]:
         """Those in use."""
@@ -83,7 +83,7 @@ class Inbox:
     # Pages
 
     def page(self, name: str, viewer: SignedIn | None, **values: Any) -> HTMLResponse:
-        who = self.ballots.people.get(viewer.approver, viewer.approver) if viewer else ""
+        who = self.votes.people.get(viewer.approver, viewer.approver) if viewer else ""
         return HTMLResponse(self.pages.get_template(name).render(viewer=viewer, who=who, day=day, **values))
 
     def cards(self, viewer: SignedIn, found: list[Approval]) -> list[Card]:
@@ -96,9 +96,9 @@ class Inbox:
     async def show_list(self, request: Request) -> Response:
         if (viewer := self.viewer(request)) is None:
             return RedirectResponse("/sign-in", 303)
-        requested = self.ballots.writer.read(lambda store: store.approvals([State.REQUESTED]))
+        requested = self.votes.writer.read(lambda store: store.approvals([ApprovalState.REQUESTED]))
         cards = [each for each in self.cards(viewer, requested) if each.state == "requested"]
-        grants = self.ballots.writer.read(lambda store: store.grants(state="active"))
+        grants = self.votes.writer.read(lambda store: store.grants(state="active"))
         active = [grant for grant in grants if self.now() < grant.expires]
         bare = request.query_params.get("part") == "list"
         has_passkey = bool(self.passkeys_of(viewer))
@@ -109,14 +109,14 @@ class Inbox:
     async def history(self, request: Request) -> Response:
         if (viewer := self.viewer(request)) is None:
             return RedirectResponse("/sign-in", 303)
-        cards = self.cards(viewer, self.ballots.writer.read(lambda store: store.latest_approvals(HISTORY)))
+        cards = self.cards(viewer, self.votes.writer.read(lambda store: store.latest_approvals(HISTORY)))
         return self.page("history.html", viewer, cards=[each for each in cards if each.state != "requested"])
 
     async def show(self, request: Request) -> Response:
         if (viewer := self.viewer(request)) is None:
             return RedirectResponse("/sign-in", 303)
         approval = self._approval(request)
-        store = self.ballots.writer
+        store = self.votes.writer
         lately = store.read(lambda store: store.lately(approval.id))
         told = store.read(lambda store: store.deliveries(approval.id))
         texts = store.read(lambda store: policy_texts(store, approval))
@@ -126,7 +126,7 @@ class Inbox:
         return self.page("request.html", viewer, plain=plain, **values)
 
     def _approval(self, request: Request) -> Approval:
-        found = self.ballots.writer.read(lambda store: store.approval(request.path_params["id"]))
+        found = self.votes.writer.read(lambda store: store.approval(request.path_params["id"]))
         if found is None:
             raise HTTPException(404, "there is no such request")
         return found[0]
@@ -140,8 +140,8 @@ class Inbox:
 
     async def sign_in_with_code(self, request: Request) -> Response:
         form = parse_qs((await request.body())[:1000].decode(errors="replace"))
-        approver = take_code(self.ballots.writer, form.get("code", [""])[0])
-        if approver is None or approver not in self.ballots.people:
+        approver = take_code(self.votes.writer, form.get("code", [""])[0])
+        if approver is None or approver not in self.votes.people:
             return self.page(
                 "sign_in.html", None, problem="This code is not valid, was used, or is older than ten minutes."
             )
@@ -153,7 +153,7 @@ class Inbox:
     async def sign_in_with_passkey(self, request: Request) -> Response:
         credential = await _json(request)
         key, _, count = self.passkeys.answer(credential, self.keys(), self.now(), "sign in")
-        if key.approver not in self.ballots.people:
+        if key.approver not in self.votes.people:
             raise ApprovalError(f"`{key.approver}` is not an approver any more")
         self._count(key, count)
         return self._welcome(JSONResponse({"go": "/"}), key.approver)
@@ -175,19 +175,19 @@ class Inbox:
 
     async def passkey_options(self, request: Request) -> Response:
         viewer = self.signed_in(request)
-        name = self.ballots.people[viewer.approver]
+        name = self.votes.people[viewer.approver]
         known = [key for key in self.keys() if key.approver == viewer.approver]
         return JSONResponse(self.passkeys.registration(viewer.approver, name, known, self.now()))
 
     async def enrol_passkey(self, request: Request) -> Response:
         viewer = self.signed_in(request)
         new = self.passkeys.register(await _json(request), viewer.approver, self.now())
-        enrol(self.ballots.writer, Person(viewer.approver, self.ballots.people[viewer.approver]), new)
+        enrol(self.votes.writer, Approver(viewer.approver, self.votes.people[viewer.approver]), new)
         return JSONResponse({"go": "/"})
 
     def _count(self, key: ApproverKey, count: int) -> None:
         details = key.details | {"count": count}
-        self.ballots.writer.run(lambda step: step.store.note_key_use(key.id, details))
+        self.votes.writer.run(lambda tx: tx.store.note_key_use(key.id, details))
 
     # Deciding
 
@@ -197,7 +197,7 @@ class Inbox:
         verdict = said.get("verdict")
         if verdict not in ("approve", "deny"):
             raise ApprovalError("a verdict is approve or deny")
-        statement, _ = self.ballots.prepare(
+        statement, _ = self.votes.prepare(
             request.path_params["id"],
             viewer.approver,
             verdict,
@@ -212,18 +212,18 @@ class Inbox:
     async def decide(self, request: Request) -> Response:
         viewer, credential = self.signed_in(request), await _json(request)
         key, statement, count = self.passkeys.answer(credential, self.keys(), self.now(), "decide")
-        about: Statement = statement
+        about: VoteStatement = statement
         if about.approver != viewer.approver or key.approver != viewer.approver:
             raise ApprovalError("that passkey is somebody else's")
         if about.approval != request.path_params["id"]:
             raise ApprovalError("that was signed for another request")
-        approval = self.ballots.cast(about, key.id, evidence(credential))
+        approval = self.votes.cast(about, key.id, evidence(credential))
         self._count(key, count)
         return JSONResponse({"state": str(approval.state), "go": "/"})
 
     async def revoke(self, request: Request) -> Response:
         viewer, said = self.signed_in(request), await _json(request)
-        self.ballots.revoke(request.path_params["id"], viewer.approver, str(said.get("rationale", "")))
+        self.votes.revoke(request.path_params["id"], viewer.approver, str(said.get("rationale", "")))
         return JSONResponse({"go": "/"})
 
     # The application
@@ -279,12 +279,12 @@ class OwnPagesOnly:
         await (refused or self._app)(scope, receive, with_headers)
 
 
-def _terms(said: Any) -> Terms | None:
+def _terms(said: Any) -> GrantTerms | None:
     """Raises: ApprovalError."""
     if said is None:
         return None
     try:
-        return Terms(int(said["more"]), int(said["seconds"]), tuple(str(name) for name in said["free"]))
+        return GrantTerms(int(said["more"]), int(said["seconds"]), tuple(str(name) for name in said["free"]))
     except (KeyError, TypeError, ValueError):
         raise ApprovalError("a grant needs a number of calls, a time, and a list of free arguments") from None
 

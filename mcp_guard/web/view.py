@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from mcp_guard.core.approval import Approval, State, may_decide, say_rule
+from mcp_guard.core.approval import Approval, ApprovalState, describe_rule, may_decide
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.storage.sqlite import Store
 
@@ -42,7 +42,7 @@ def card(approval: Approval, now: Micros, viewer: str) -> Card:
     subject = approval.subject
     wanted, present = subject["arguments"], subject["present"]
     resource = subject["resource"]
-    lapsed = approval.state in (State.REQUESTED, State.APPROVED) and now >= approval.expires
+    lapsed = approval.state in (ApprovalState.REQUESTED, ApprovalState.APPROVED) and now >= approval.expires
     voted = {vote.approver for vote in approval.votes}
     may = any(may_decide(rule, viewer, approval.askers) for rule in approval.rules)
     return Card(
@@ -58,7 +58,7 @@ def card(approval: Approval, now: Micros, viewer: str) -> Card:
         ),
         others=tuple((name, plain(value)) for name, value in wanted.items() if name not in subject["changes"]),
         rules=tuple(_rule(approval, position) for position in range(len(approval.rules))),
-        mine=may and viewer not in voted and approval.state is State.REQUESTED and not lapsed,
+        mine=may and viewer not in voted and approval.state is ApprovalState.REQUESTED and not lapsed,
     )
 
 
@@ -67,7 +67,7 @@ def _rule(approval: Approval, position: int) -> Json:
     yes = [vote for vote in approval.votes if vote.verdict == "approve"]
     given = [vote.name or vote.approver for vote in yes if may_decide(rule, vote.approver, approval.askers)]
     text = approval.subject.get("routes", {}).get(rule.route, "")
-    return {"route": rule.route, "demand": say_rule(rule, approval.askers), "given": given, "text": text}
+    return {"route": rule.route, "demand": describe_rule(rule, approval.askers), "given": given, "text": text}
 
 
 def groups(cards: Iterable[Card]) -> list[tuple[str, list[Card]]]:

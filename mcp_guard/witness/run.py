@@ -11,12 +11,12 @@ from pathlib import Path
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import Draft
-from mcp_guard.ledger.export import Proofs
+from mcp_guard.ledger.export import LedgerProofs
 from mcp_guard.ledger.witness_state import is_due
-from mcp_guard.ledger.writer import Step, Writer
+from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.outbound import Undelivered
 from mcp_guard.settings import WitnessSettings
-from mcp_guard.storage.keys import Witnessed
+from mcp_guard.storage.keys import WitnessedCheckpoint
 from mcp_guard.witness import WITNESSES
 from mcp_guard.witness.submission import Contradicted, Place, Submission, Taken
 
@@ -44,7 +44,7 @@ class Round:
     writer: Writer
     folder: Path
     environment: Mapping[str, str]
-    proofs: Proofs
+    proofs: LedgerProofs
     anew: bool = False
 
     def send(self, name: str, witness: WitnessSettings, only_if_due: bool = False) -> Result:
@@ -61,7 +61,7 @@ class Round:
                 return self._send(name, witness, place, begin(self.writer))  # it may have taken a later head meanwhile
             return result
 
-    def _send(self, name: str, witness: WitnessSettings, place: Place, proofs: Proofs) -> Result:
+    def _send(self, name: str, witness: WitnessSettings, place: Place, proofs: LedgerProofs) -> Result:
         last, keys = self.writer.read(lambda store: (store.witnessed().get(name), store.guard_keys()))
         verifiers = tuple(each.verifier for each in keys)
         submission = Submission(proofs, verifiers, self.writer.now() // MICROS, last, self.anew)
@@ -85,16 +85,16 @@ class Round:
             "evidence": taken.evidence,
         }
 
-        def op(step: Step) -> None:
-            step.add(Draft("checkpoint.witnessed", fields))
-            step.store.set_witnessed(Witnessed(name, head.size, step.now, signed))
+        def op(tx: Transaction) -> None:
+            tx.add(Draft("checkpoint.witnessed", fields))
+            tx.store.set_witnessed(WitnessedCheckpoint(name, head.size, tx.now, signed))
 
         self.writer.run(op)
 
 
-def begin(writer: Writer) -> Proofs:
+def begin(writer: Writer) -> LedgerProofs:
     """The head as it is now. Raises: LedgerError."""
-    return writer.read(Proofs)
+    return writer.read(LedgerProofs)
 
 
 def _older(submission: Submission, taken: Taken) -> str:

@@ -11,9 +11,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from mcp_guard.core.model import Json
 from mcp_guard.core.tlog import merkle, note
 from mcp_guard.core.tlog.note import Checkpoint
-from mcp_guard.ledger.export import Proofs
+from mcp_guard.ledger.export import LedgerProofs
 from mcp_guard.outbound import Options
-from mcp_guard.storage.keys import Witnessed
+from mcp_guard.storage.keys import WitnessedCheckpoint
 
 
 class Contradicted(Exception):
@@ -43,10 +43,10 @@ class Submission:
     `anew` lets a place that has lost everything begin anew. `at` is the time, in Unix seconds.
     """
 
-    proofs: Proofs
+    proofs: LedgerProofs
     keys: tuple[str, ...]
     at: int
-    last: Witnessed | None = None
+    last: WitnessedCheckpoint | None = None
     anew: bool = False
 
     @property

@@ -7,7 +7,7 @@ import pytest
 
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Asked, Json
-from mcp_guard.ledger.approvals.votes import Ballots, Terms
+from mcp_guard.ledger.approvals.votes import GrantTerms, Votes
 from mcp_guard.verifier import verify_ledger
 from tests.promises.house import (
     ALLOW,
@@ -36,7 +36,7 @@ def house(tmp_path: Path) -> House:
     return open_house(tmp_path, f"{ALLOW}\n{GATE}")
 
 
-def granted(house: House, terms: Terms) -> str:
+def granted(house: House, terms: GrantTerms) -> str:
     """Give a grant on the first call, make that call, and return the grant's id."""
     house.approve(pending_id(ask(house)), terms=terms)
     assert text(ask(house)) == "done"
@@ -50,7 +50,7 @@ def verified(house: House) -> str:
 
 
 def test_it_lets_so_many_like_calls_and_no_more(house: House) -> None:
-    id = granted(house, Terms(2, 3600, ("amount",)))
+    id = granted(house, GrantTerms(2, 3600, ("amount",)))
     assert [text(ask(house, amount=n)) for n in (1, 2)] == ["done", "done"]
     assert "pending" in text(ask(house, amount=3))
     assert house.store.grant(id).state == "used up"
@@ -60,7 +60,7 @@ def test_it_lets_so_many_like_calls_and_no_more(house: House) -> None:
 
 
 def test_every_argument_that_is_not_free_is_bound(house: House) -> None:
-    granted(house, Terms(9, 3600, ("amount",)))
+    granted(house, GrantTerms(9, 3600, ("amount",)))
     for changes in ({"stage": "lost"}, {"deal_id": "2"}, {"more": 1}):
         assert "pending" in text(ask(house, **changes))
     assert "pending" in text(ask(house, "run_2"))
@@ -68,44 +68,51 @@ def test_every_argument_that_is_not_free_is_bound(house: House) -> None:
 
 
 def test_a_resource_is_free_only_if_its_argument_is(house: House) -> None:
-    granted(house, Terms(9, 3600, ("deal_id",)))
+    granted(house, GrantTerms(9, 3600, ("deal_id",)))
     assert text(ask(house, deal_id="2")) == "done"
     assert "pending" in text(ask(house, deal_id="2", amount=7))
 
 
 def test_it_ends_in_time(house: House) -> None:
-    granted(house, Terms(9, 60, ("amount",)))
+    granted(house, GrantTerms(9, 60, ("amount",)))
     assert text(ask(house, amount=1)) == "done"
     house.clock.time += 61 * SECOND
     assert "pending" in text(ask(house, amount=2))
 
 
 def test_revoked_it_is_over_at_once(house: House) -> None:
-    id = granted(house, Terms(9, 3600, ("amount",)))
-    Ballots(house.ledger.book.writer, ROUTES, PEOPLE).revoke(id, "alice", "enough")
+    id = granted(house, GrantTerms(9, 3600, ("amount",)))
+    Votes(house.ledger.writer, ROUTES, PEOPLE).revoke(id, "alice", "enough")
     assert "pending" in text(ask(house, amount=1))
     with pytest.raises(ApprovalError, match="is revoked"):
-        Ballots(house.ledger.book.writer, ROUTES, PEOPLE).revoke(id, "alice", "enough")
+        Votes(house.ledger.writer, ROUTES, PEOPLE).revoke(id, "alice", "enough")
     assert verified(house) == ""
 
 
 def test_other_policies_end_it(house: House) -> None:
-    granted(house, Terms(9, 3600, ("amount",)))
+    granted(house, GrantTerms(9, 3600, ("amount",)))
     house.load(f'{ALLOW}\n{GATE}\n@id("x") forbid (principal, action == Action::"crm__purge", resource);')
     assert "pending" in text(ask(house, amount=1))
 
 
 def test_a_hard_forbid_beside_it_still_denies(house: House) -> None:
-    granted(house, Terms(9, 3600, ("amount",)))
+    granted(house, GrantTerms(9, 3600, ("amount",)))
     tool = house.upstream.catalog["crm__update_deal"]
     house.upstream.catalog["crm__update_deal"] = replace(tool, definition_hash="sha256:other")
     assert "pending" in text(ask(house, amount=1))  # another definition is another tool
 
 
 @pytest.mark.parametrize(
-    "terms", [Terms(0, 60), Terms(101, 60), Terms(1, 0), Terms(1, 25 * 3600), Terms(1, 60, ("nonesuch",))]
+    "terms",
+    [
+        GrantTerms(0, 60),
+        GrantTerms(101, 60),
+        GrantTerms(1, 0),
+        GrantTerms(1, 25 * 3600),
+        GrantTerms(1, 60, ("nonesuch",)),
+    ],
 )
-def test_a_grant_without_bounds_is_refused(house: House, terms: Terms) -> None:
+def test_a_grant_without_bounds_is_refused(house: House, terms: GrantTerms) -> None:
     id = pending_id(ask(house))
     with pytest.raises(ApprovalError):
         house.approve(id, terms=terms)
@@ -114,6 +121,6 @@ def test_a_grant_without_bounds_is_refused(house: House, terms: Terms) -> None:
 def test_with_a_quorum_all_must_give_the_same_terms(tmp_path: Path) -> None:
     house = open_house(tmp_path, f"{ALLOW}\n{GATE}", routes={"people": replace(ROUTES["people"], quorum=2)})
     id = pending_id(ask(house))
-    house.approve(id, "alice", terms=Terms(1, 60))
+    house.approve(id, "alice", terms=GrantTerms(1, 60))
     with pytest.raises(ApprovalError, match="on other terms"):
         house.approve(id, "carol")

@@ -14,10 +14,10 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from mcp_guard.core.approval import State
+from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Asked
-from mcp_guard.ledger.approvals.votes import Ballots
+from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.verifier import verify_ledger
 from tests.promises.house import (
     ALLOW,
@@ -49,10 +49,10 @@ class Approvals(RuleBasedStateMachine):
         self.guards = [open_house(self.folder, policies) for _ in range(2)]
         self.clock = self.guards[0].clock
         for guard in self.guards:
-            guard.ledger.book.writer._clock = self.clock  # one time for both
+            guard.ledger.writer._clock = self.clock  # one time for both
             guard.store._run("PRAGMA synchronous = OFF")  # durability is not what is tested here
         self.guards = [self._on_clock(guard) for guard in self.guards]
-        self.model: dict[str, State] = {}
+        self.model: dict[str, ApprovalState] = {}
         self.of: dict[str, str] = {}
         self.expires: dict[str, int] = {}
         self.sent = 0
@@ -73,7 +73,7 @@ class Approvals(RuleBasedStateMachine):
 
     def live(self, call: str) -> str | None:
         """The approval that counts for a call, by the model."""
-        counting = (State.REQUESTED, State.APPROVED, State.DENIED)
+        counting = (ApprovalState.REQUESTED, ApprovalState.APPROVED, ApprovalState.DENIED)
         ids = [id for id, of in self.of.items() if of == call and self.model[id] in counting]
         return next((id for id in reversed(ids) if self.clock.time + 1 < self.expires[id]), None)
 
@@ -82,16 +82,16 @@ class Approvals(RuleBasedStateMachine):
         """An agent makes the call, for the first time or again."""
         house, before = self.guards[guard], self.live(call)
         reply = run(lambda: house.guard.call(INSTANCE, Asked("crm__note", {"text": call})))
-        if before is not None and self.model[before] is State.APPROVED:
+        if before is not None and self.model[before] is ApprovalState.APPROVED:
             assert text(reply) == "done"
-            self.model[before] = State.CONSUMED
+            self.model[before] = ApprovalState.CONSUMED
             self.sent += 1
-        elif before is not None and self.model[before] is State.DENIED:
+        elif before is not None and self.model[before] is ApprovalState.DENIED:
             assert "is denied by" in text(reply)
         else:
             id = pending_id(reply)
             assert before in (None, id)
-            self.model[id], self.of[id] = State.REQUESTED, call
+            self.model[id], self.of[id] = ApprovalState.REQUESTED, call
             self.expires[id] = house.store.approval(id)[0].expires
 
     @precondition(lambda self: self.model)
@@ -101,10 +101,10 @@ class Approvals(RuleBasedStateMachine):
     def vote(self, number: int, verdict: str, who: str, guard: int) -> None:
         id = self.which(number)
         may = who in ("alice", "carol")
-        open_now = self.model[id] is State.REQUESTED and self.clock.time + 1 < self.expires[id]
+        open_now = self.model[id] is ApprovalState.REQUESTED and self.clock.time + 1 < self.expires[id]
         if may and open_now:
             self.guards[guard].approve(id, who, verdict)
-            self.model[id] = State.APPROVED if verdict == "approve" else State.DENIED
+            self.model[id] = ApprovalState.APPROVED if verdict == "approve" else ApprovalState.DENIED
         else:
             with pytest.raises(ApprovalError):
                 self.guards[guard].approve(id, who, verdict)
@@ -113,28 +113,28 @@ class Approvals(RuleBasedStateMachine):
     @rule(number=NUMBERS)
     def revoke(self, number: int) -> None:
         id = self.which(number)
-        ballots = Ballots(self.guards[0].ledger.book.writer, ROUTES, PEOPLE)
-        if self.model[id] is State.APPROVED:
-            ballots.revoke(id, "alice", "on second thoughts")
-            self.model[id] = State.REVOKED
+        votes = Votes(self.guards[0].ledger.writer, ROUTES, PEOPLE)
+        if self.model[id] is ApprovalState.APPROVED:
+            votes.revoke(id, "alice", "on second thoughts")
+            self.model[id] = ApprovalState.REVOKED
         else:
             with pytest.raises(ApprovalError):
-                ballots.revoke(id, "alice", "on second thoughts")
+                votes.revoke(id, "alice", "on second thoughts")
 
     @rule(seconds=st.sampled_from([1, 1800, 3599]))
     def time_goes_on(self, seconds: int) -> None:
         self.clock.time += seconds * SECOND
 
-    @precondition(lambda self: State.REQUESTED in self.model.values())
+    @precondition(lambda self: ApprovalState.REQUESTED in self.model.values())
     @rule(guard=GUARDS)
     def the_instance_ends(self, guard: int) -> None:
         self.guards[guard].end(INSTANCE.id)
         self.expires = dict.fromkeys(self.expires, 0)  # what is settled is not looked for again
         for id, state in self.model.items():
-            if state is State.REQUESTED:
-                self.model[id] = State.WITHDRAWN
-            elif state is State.APPROVED:
-                self.model[id] = State.STALE
+            if state is ApprovalState.REQUESTED:
+                self.model[id] = ApprovalState.WITHDRAWN
+            elif state is ApprovalState.APPROVED:
+                self.model[id] = ApprovalState.STALE
 
     @invariant()
     def the_ledger_says_what_the_model_says(self) -> None:
@@ -144,7 +144,7 @@ class Approvals(RuleBasedStateMachine):
     @invariant()
     def every_send_used_an_approval(self) -> None:
         assert sum(len(guard.upstream.sent) for guard in self.guards) == self.sent
-        assert self.sent == list(self.model.values()).count(State.CONSUMED)
+        assert self.sent == list(self.model.values()).count(ApprovalState.CONSUMED)
 
 
 Approvals.TestCase.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.core.approval import Route, State
+from mcp_guard.core.approval import ApprovalState, Route
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Asked, Json
 from mcp_guard.ports import Intent
@@ -100,19 +100,19 @@ def test_a_held_call_that_is_cancelled_is_withdrawn(house: House) -> None:
 
     async def story() -> None:
         calls = [asyncio.create_task(house.guard.call(make_instance(), ASKED)) for _ in range(2)]
-        while not house.store.approvals([State.REQUESTED]):
+        while not house.store.approvals([ApprovalState.REQUESTED]):
             await asyncio.sleep(0)
-        while sum(house.ledger.requests._waiters.values()) < 2:
+        while sum(house.ledger.approvals._waiters.values()) < 2:
             await asyncio.sleep(0)
         calls[0].cancel()
         await asyncio.gather(calls[0], return_exceptions=True)
-        assert house.store.approvals([State.REQUESTED])  # the other one still waits for it
+        assert house.store.approvals([ApprovalState.REQUESTED])  # the other one still waits for it
         calls[1].cancel()
         await asyncio.gather(calls[1], return_exceptions=True)
 
     run(story)
     [approval] = house.store.approvals()
-    assert (approval.state, approval.note) == (State.WITHDRAWN, "the client cancelled the call")
+    assert (approval.state, approval.note) == (ApprovalState.WITHDRAWN, "the client cancelled the call")
 
 
 def test_an_approval_nobody_gives_expires_while_the_call_waits(house: House) -> None:
@@ -120,7 +120,7 @@ def test_an_approval_nobody_gives_expires_while_the_call_waits(house: House) -> 
 
     async def story() -> Json:
         call = asyncio.create_task(house.guard.call(make_instance(), ASKED))
-        while not house.store.approvals([State.REQUESTED]):
+        while not house.store.approvals([ApprovalState.REQUESTED]):
             await asyncio.sleep(0)
         house.clock.time += 3601 * SECOND
         return await call

@@ -165,7 +165,7 @@ def test_a_mode_is_mended_by_the_command_that_it_names(config: Path) -> None:
 def test_a_clock_before_the_last_receipt(config: Path) -> None:
     house = open_house(config.parent / "future")
     house.clock.time += 100 * 365 * 24 * 3600 * SECOND
-    house.ledger.book.note()
+    house.ledger.ledger.note()
     run(lambda: house.guard.call(make_instance(), asked()))
     house.close()
     shutil.rmtree(ledger(config).parent)

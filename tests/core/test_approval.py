@@ -9,32 +9,39 @@ import rfc8785
 
 from mcp_guard.core.approval import (
     TRANSITIONS,
-    Event,
+    ApprovalEvent,
+    ApprovalState,
     Route,
-    Rule,
-    State,
-    Statement,
+    RouteRule,
     Vote,
+    VoteStatement,
     advance,
     binding,
+    changed_members,
     check_vote,
     decision_hash,
-    escalated,
+    describe_rule,
+    escalate_rule,
     make_rule,
     missing_routes,
-    say_rule,
-    what_moved,
 )
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Agent, Call, Decision, Effect, Facts, Instance, Outcome, Resource, Task, Tool, ToolRule
 from mcp_guard.ledger.approvals.transitions import vote_fields
 from mcp_guard.verifier.signatures import statement
 
-ENDS = {State.DENIED, State.EXPIRED, State.WITHDRAWN, State.STALE, State.CONSUMED, State.REVOKED}
+ENDS = {
+    ApprovalState.DENIED,
+    ApprovalState.EXPIRED,
+    ApprovalState.WITHDRAWN,
+    ApprovalState.STALE,
+    ApprovalState.CONSUMED,
+    ApprovalState.REVOKED,
+}
 
 
-@pytest.mark.parametrize(("state", "event"), list(product(State, Event)))
-def test_the_table_is_all_that_can_happen(state: State, event: Event) -> None:
+@pytest.mark.parametrize(("state", "event"), list(product(ApprovalState, ApprovalEvent)))
+def test_the_table_is_all_that_can_happen(state: ApprovalState, event: ApprovalEvent) -> None:
     if (state, event) in TRANSITIONS:
         assert advance(state, event) is TRANSITIONS[state, event]
     else:
@@ -43,11 +50,20 @@ def test_the_table_is_all_that_can_happen(state: State, event: Event) -> None:
 
 
 def test_the_table_is_the_designs() -> None:
-    reached = {start: {end for (state, _), end in TRANSITIONS.items() if state is start} for start in State}
-    assert reached[State.REQUESTED] == {
-        State.APPROVED, State.DENIED, State.EXPIRED, State.WITHDRAWN, State.STALE,
-    }  # fmt: skip
-    assert reached[State.APPROVED] == {State.CONSUMED, State.EXPIRED, State.STALE, State.REVOKED}
+    reached = {start: {end for (state, _), end in TRANSITIONS.items() if state is start} for start in ApprovalState}
+    assert reached[ApprovalState.REQUESTED] == {
+        ApprovalState.APPROVED,
+        ApprovalState.DENIED,
+        ApprovalState.EXPIRED,
+        ApprovalState.WITHDRAWN,
+        ApprovalState.STALE,
+    }
+    assert reached[ApprovalState.APPROVED] == {
+        ApprovalState.CONSUMED,
+        ApprovalState.EXPIRED,
+        ApprovalState.STALE,
+        ApprovalState.REVOKED,
+    }
     assert all(not reached[end] for end in ENDS)
 
 
@@ -85,14 +101,14 @@ def test_an_approval_is_bound_to_each_of_these(moved: str, call: Call, decision:
     before, after = binding(CALL, DECISION, "n"), binding(call, decision, "n")
     assert decision_hash(before, "n") == decision_hash(binding(CALL, DECISION, "n"), "n")
     assert decision_hash(before, "n") != decision_hash(after, "n")
-    assert what_moved(before, after) == (moved,)
+    assert changed_members(before, after) == (moved,)
 
 
 def test_the_nonce_is_part_of_the_hash() -> None:
     assert decision_hash(binding(CALL, DECISION, "1"), "1") != decision_hash(binding(CALL, DECISION, "1"), "2")
 
 
-PEOPLE = Rule("people", ("alice", "bob"), 1)
+PEOPLE = RouteRule("people", ("alice", "bob"), 1)
 
 
 @pytest.mark.parametrize(
@@ -115,14 +131,14 @@ def yes(*approvers: str) -> list[Vote]:
 
 
 def test_every_route_must_be_satisfied() -> None:
-    security = Rule("security", ("carol", "alice"), 1)
+    security = RouteRule("security", ("carol", "alice"), 1)
     assert missing_routes([PEOPLE, security], yes("bob"), ()) == ("security",)
     assert missing_routes([PEOPLE, security], [*yes("bob"), Vote("carol", "deny", "x", 0)], ()) == ("security",)
     assert missing_routes([PEOPLE, security], yes("alice"), ()) == ()
 
 
 def test_a_quorum_counts_people_not_votes() -> None:
-    three = Rule("people", ("alice", "bob", "carol"), 2)
+    three = RouteRule("people", ("alice", "bob", "carol"), 2)
     assert missing_routes([three], yes("alice"), ()) == ("people",)
     assert missing_routes([three], yes("alice", "alice"), ()) == ("people",)
     assert missing_routes([three], yes("alice", "eve"), ()) == ("people",)
@@ -130,7 +146,7 @@ def test_a_quorum_counts_people_not_votes() -> None:
 
 
 def test_an_owners_vote_counts_only_on_the_routes_that_let_it() -> None:
-    lax, strict = Rule("lax", ("bob",), 1, self_approval=True), Rule("strict", ("bob", "carol"), 1)
+    lax, strict = RouteRule("lax", ("bob",), 1, self_approval=True), RouteRule("strict", ("bob", "carol"), 1)
     assert missing_routes([lax, strict], yes("bob"), ("bob",)) == ("strict",)
     assert missing_routes([lax, strict], yes("bob", "carol"), ("bob",)) == ()
 
@@ -149,21 +165,21 @@ def test_an_owners_vote_counts_only_on_the_routes_that_let_it() -> None:
 def test_who_must_approve_in_words(
     approvers: tuple[str, ...], quorum: int, askers: tuple[str, ...], expected: str
 ) -> None:
-    assert say_rule(Rule("r", approvers, quorum), askers) == expected
+    assert describe_rule(RouteRule("r", approvers, quorum), askers) == expected
 
 
 def test_a_route_escalates_when_its_time_has_come_and_once() -> None:
     people = Route("people", ("alice",), 100, escalate_to="chiefs", escalate_after=10)
     routes = {"people": people, "chiefs": Route("chiefs", ("zoe", "alice"), 100)}
     rule = make_rule(people)
-    assert escalated(rule, routes, 9) is None
-    wider = escalated(rule, routes, 10)
-    assert wider == Rule("people", ("alice", "zoe"), 1)
-    assert escalated(wider, routes, 99) is None
-    assert escalated(make_rule(routes["chiefs"]), routes, 99) is None
+    assert escalate_rule(rule, routes, 9) is None
+    wider = escalate_rule(rule, routes, 10)
+    assert wider == RouteRule("people", ("alice", "zoe"), 1)
+    assert escalate_rule(wider, routes, 99) is None
+    assert escalate_rule(make_rule(routes["chiefs"]), routes, 99) is None
 
 
-STATEMENT = Statement("example.com/l", "ap_1", "sha256:r", "sha256:d", "approve", "alice", "it's fine – ü", 0)
+STATEMENT = VoteStatement("example.com/l", "ap_1", "sha256:r", "sha256:d", "approve", "alice", "it's fine – ü", 0)
 
 
 def test_a_statement_is_canonical_and_says_all_that_is_decided() -> None:

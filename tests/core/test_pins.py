@@ -8,7 +8,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from mcp_guard.core.model import Json
-from mcp_guard.core.tool_pins import BYTES, DEPTH, PROMISED, beyond_bounds, definition_hash, differing
+from mcp_guard.core.tool_pins import (
+    MAX_DEFINITION_BYTES,
+    MAX_DEFINITION_DEPTH,
+    PROMISED,
+    definition_hash,
+    differing_members,
+    exceeded_limit,
+)
 
 SCALARS = st.none() | st.booleans() | st.integers(-5, 5) | st.sampled_from([0.5, 1.0, -0.0]) | st.text(max_size=4)
 VALUES = st.recursive(
@@ -41,7 +48,7 @@ def test_a_mutation_anywhere_changes_the_hash_and_is_named(definition: Json, dat
     assume(repr(changed) != repr(definition))
     same = definition_hash(changed) == definition_hash(definition)
     assert not same or sort_keys(changed) == sort_keys(definition)
-    assert differing(definition, changed) == (() if same else (at[0],))
+    assert differing_members(definition, changed) == (() if same else (at[0],))
 
 
 def sort_keys(value: Any) -> str:
@@ -57,7 +64,7 @@ def test_a_member_that_comes_or_goes_changes_the_hash(definition: Json, data: st
     if member not in definition:
         other = definition | {member: data.draw(VALUES)}
     assert definition_hash(other) != definition_hash(definition)
-    assert differing(definition, other) == (member,)
+    assert differing_members(definition, other) == (member,)
 
 
 @given(DEFINITIONS, st.randoms())
@@ -82,7 +89,7 @@ def test_a_member_the_operator_left_out_does_not(definition: Json, value: Any) -
 
 @pytest.mark.parametrize(("one", "other"), [(1, True), (1, 1.0), ("1", 1), (None, False), ([], {}), ("", None)])
 def test_values_that_python_takes_for_equal_are_told_apart(one: Any, other: Any) -> None:
-    assert differing({"a": one}, {"a": other}) == ("a",)
+    assert differing_members({"a": one}, {"a": other}) == ("a",)
     assert definition_hash({"a": one}) != definition_hash({"a": other})
 
 
@@ -93,11 +100,13 @@ def nested(depth: int) -> Any:
     return value
 
 
-@pytest.mark.parametrize("depth", [DEPTH, 300, 900])
+@pytest.mark.parametrize("depth", [MAX_DEFINITION_DEPTH, 300, 900])
 def test_a_definition_nested_too_deeply_is_out_of_bounds(depth: int) -> None:
-    assert "nested" in str(beyond_bounds({"name": "a", "inputSchema": nested(depth)}))
-    assert beyond_bounds({"name": "a", "inputSchema": nested(DEPTH - 2)}) is None
+    assert "nested" in str(exceeded_limit({"name": "a", "inputSchema": nested(depth)}))
+    assert exceeded_limit({"name": "a", "inputSchema": nested(MAX_DEFINITION_DEPTH - 2)}) is None
 
 
 def test_a_definition_that_is_too_large_is_out_of_bounds() -> None:
-    assert f"over {BYTES}" in str(beyond_bounds({"name": "a", "description": "x" * BYTES}))
+    assert f"over {MAX_DEFINITION_BYTES}" in str(
+        exceeded_limit({"name": "a", "description": "x" * MAX_DEFINITION_BYTES})
+    )

@@ -10,9 +10,9 @@ import rfc8785
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_guard.core.receipt import Draft, Place, attribution, commitment, document, entry, format_time
+from mcp_guard.core.receipt import Draft, ReceiptPosition, attribution, commitment, document, entry, format_time
 
-PLACE = Place("example.com/ledger", 7, "2026-01-31T19:22:00.000001Z", "mcp-guard 0.1.0")
+PLACE = ReceiptPosition("example.com/ledger", 7, "2026-01-31T19:22:00.000001Z", "mcp-guard 0.1.0")
 FIELDS = st.dictionaries(
     st.sampled_from(["agent", "tool", "reasons", "risk", "detail", "rates"]),
     st.recursive(

@@ -54,7 +54,7 @@ def test_a_guard_that_starts_under_a_clock_set_back_is_refused_too(tmp_path: Pat
     call(house)
     house.close()
     with pytest.raises(LedgerError, match="the clock was set back"):
-        open_house(tmp_path).ledger.book.note()
+        open_house(tmp_path).ledger.ledger.note()
     after = open_house(tmp_path)
     assert "the clock was set back" in call(after)
     assert after.upstream.sent == []

@@ -354,7 +354,7 @@ def test_a_write_ahead_log_that_is_cut_or_damaged_leaves_a_whole_ledger_of_fewer
             for name in ("ledger.key", "ledger.pub"):
                 shutil.copy(tmp_path / "state" / name, folder / "state")
             after = open_house(folder)
-            recover(after.ledger.book.writer, folder / "state")
+            recover(after.ledger.writer, folder / "state")
             assert call(after) == "done"
             after.close()
             kept = [row for row in receipts(folder) if row in whole]

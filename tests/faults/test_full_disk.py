@@ -85,7 +85,7 @@ def test_a_guard_that_ends_before_the_disk_has_room_leaves_the_outcome_unknown(t
         house.close()
         filled[0].unlink()
         after = open_house(disk)
-        [intent] = recover(after.ledger.book.writer, disk / "state")
+        [intent] = recover(after.ledger.writer, disk / "state")
         [outcome] = after.receipts("outcome")
         assert (outcome["ending"], outcome["follows"]) == ("unknown", [intent["seq"]])
         after.close()

@@ -21,10 +21,10 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.config import load
-from mcp_guard.core.approval import State
+from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.errors import ApprovalError, LedgerError
 from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol
-from mcp_guard.ledger.approvals.votes import Ballots, Person
+from mcp_guard.ledger.approvals.votes import Approver, Votes
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.verifier import verify_ledger
 from tests.faults.guard_process import Ask, GuardProcess, Json
@@ -290,16 +290,16 @@ class Decider(threading.Thread):
         writer = open_writer(ledger_settings(settings), CLOCK)
         private = Ed25519PrivateKey.generate()
         new = NewKey("ed25519", private.public_key().public_bytes_raw(), {})
-        enrol(writer, Person("alice", "Alice"), new)
-        ballots = Ballots(writer, settings.routes, settings.approvers)
+        enrol(writer, Approver("alice", "Alice"), new)
+        votes = Votes(writer, settings.routes, settings.approvers)
         decided = 0
         while not self.over.wait(0.01):
-            for asked in writer.read(lambda store: store.approvals([State.REQUESTED])):
+            for asked in writer.read(lambda store: store.approvals([ApprovalState.REQUESTED])):
                 decided += 1
                 try:
-                    statement, _ = ballots.prepare(asked.id, "alice", "deny" if decided % 5 == 0 else "approve", "seen")
+                    statement, _ = votes.prepare(asked.id, "alice", "deny" if decided % 5 == 0 else "approve", "seen")
                     signature = base64.b64encode(private.sign(statement.text())).decode()
-                    ballots.cast(statement, new.id, {"signature": signature})
+                    votes.cast(statement, new.id, {"signature": signature})
                 except (ApprovalError, LedgerError):
                     continue  # the next look tells whether it is still open
         writer.store.close()

@@ -22,7 +22,7 @@ from mcp_guard.core.model import Asked, Json
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.export import export
 from mcp_guard.ledger.keys import SigningKey, signing_key
-from mcp_guard.ledger.writer import Step, Writer
+from mcp_guard.ledger.writer import Transaction, Writer
 from tests.ledger.filled import fill, open_filled
 from tests.promises.house import ALLOW, GATE, make_instance, open_house, pending_id, run
 
@@ -60,7 +60,7 @@ def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
         await house.guard.call(make_instance(), Asked("crm__purge", {}))
 
     run(story)
-    writer = house.ledger.book.writer
+    writer = house.ledger.writer
     write(writer, folder / "out", payloads=True)
     fill(writer, 300)
     write(writer, folder / "out", payloads=True)
@@ -205,12 +205,12 @@ def rotated(writer: Writer, possession: bytes | None = None) -> SigningKey:
     new = signing_key(old.origin, private.public_key(), private.sign)
     said: Json = {"old": old.verifier, "new": new.verifier}
 
-    def op(step: Step) -> int:
+    def op(tx: Transaction) -> int:
         seq = writer.store.head().size
         claim = said | {"origin": old.origin, "seq": seq, "type": "mcp-guard/key-rotation/v1"}
         signature = possession or private.sign(canonical.canonicalize(claim))
-        step.add(Draft("key.rotated", said | {"possession": base64.b64encode(signature).decode()}))
-        step.change_key(new)
+        tx.add(Draft("key.rotated", said | {"possession": base64.b64encode(signature).decode()}))
+        tx.change_key(new)
         return seq
 
     writer.run(op)

@@ -4,8 +4,8 @@ from mcp_guard.core.model import Agent
 from mcp_guard.core.tool_pins import FirstUse, PinRule
 from mcp_guard.identity.instances import Charter, Issuer, Launch, start_instance
 from mcp_guard.ledger import registry, tool_pins
-from mcp_guard.ledger.tool_pins import Pins
-from mcp_guard.ledger.writer import Step
+from mcp_guard.ledger.tool_pins import ToolPins
+from mcp_guard.ledger.writer import Transaction
 from mcp_guard.settings import Enrolled
 from mcp_guard.upstream.catalog import make_tool as make_definition
 from tests.promises.house import House
@@ -13,28 +13,28 @@ from tests.promises.house import House
 
 def who_may_call(house: House) -> None:
     """An agent enrolled and enabled again; instances issued, delegated and revoked."""
-    writer = house.ledger.book.writer
+    writer = house.ledger.writer
     agent = Agent("second", "bob", ("workers",))
     issuer = Issuer(writer.key.origin, writer.key.sign, writer.key.public)
     launch = Launch(on_behalf_of="dana")
     parent, bound = start_instance(issuer, Charter(agent, launch, 60, ("crm__*",), None, "jkt"), writer.now())
     child, _ = start_instance(issuer, Charter(agent, launch, 30, (), parent), writer.now())
 
-    def op(step: Step) -> None:
-        registry.enrol_agent(step, Enrolled(agent, "dana"), "operator")
-        registry.issue(step, parent, bound)
-        registry.issue(step, child, {"by": "socket", "uid": 1001, "pid": 4711})
-        registry.revoke(step, ("instance", parent.id), "enough", "operator")
-        registry.revoke(step, ("agent", "second"), "drifts", "operator", registry.FOREVER)
-        registry.enable_agent(step, "second", "mended", "operator")
+    def op(tx: Transaction) -> None:
+        registry.enrol_agent(tx, Enrolled(agent, "dana"), "operator")
+        registry.issue(tx, parent, bound)
+        registry.issue(tx, child, {"by": "socket", "uid": 1001, "pid": 4711})
+        registry.revoke(tx, ("instance", parent.id), "enough", "operator")
+        registry.revoke(tx, ("agent", "second"), "drifts", "operator", registry.FOREVER)
+        registry.enable_agent(tx, "second", "mended", "operator")
 
     writer.run(op)
 
 
 def definitions_of_every_fate(house: House) -> None:
-    writer = house.ledger.book.writer
+    writer = house.ledger.writer
     rules = {use.name.lower(): PinRule(use) for use in FirstUse}
-    judge = Pins(writer, rules, lambda _: None).judge
+    judge = ToolPins(writer, rules, lambda _: None).judge
     new = {name: make_definition(name, {"name": "tool", "description": "adds\u200b"}, {}) for name in rules}
     first = make_definition("pin", {"name": "other"}, {})
     changed = make_definition("pin", {"name": "other", "title": "x"}, {})

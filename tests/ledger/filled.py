@@ -4,7 +4,7 @@ from pathlib import Path
 
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.open import LedgerSettings, open_writer
-from mcp_guard.ledger.writer import Step, Writer
+from mcp_guard.ledger.writer import Transaction, Writer
 
 ORIGIN = "test.example/ledger"
 NOW = 1_790_000_000 * 1_000_000
@@ -27,10 +27,10 @@ def open_filled(folder: Path, count: int, payload: bytes = b'{"a":1}', origin: s
 
 
 def fill(writer: Writer, count: int, payload: bytes = b'{"a":1}') -> None:
-    def op(step: Step) -> None:
+    def op(tx: Transaction) -> None:
         for number in range(count):
             draft = Draft("decision", {"call": f"call_{number}", "reasons": ["filled"]}, {"request": payload})
-            step.add(draft)
+            tx.add(draft)
 
     if count:
         writer.run(op)

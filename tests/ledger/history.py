@@ -4,16 +4,16 @@ import base64
 from functools import partial
 from pathlib import Path
 
-from mcp_guard.core.approval import Event, Route
+from mcp_guard.core.approval import ApprovalEvent, Route
 from mcp_guard.core.model import Asked, Json
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.tlog import note
 from mcp_guard.ledger import key_rotation
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol, remove
-from mcp_guard.ledger.approvals.votes import Ballots, Person, Terms
+from mcp_guard.ledger.approvals.votes import Approver, GrantTerms, Votes
 from mcp_guard.ledger.open import LedgerSettings
-from mcp_guard.ledger.writer import Step
+from mcp_guard.ledger.writer import Transaction
 from tests.ledger.callers import definitions_of_every_fate, who_may_call
 from tests.promises.house import ALLOW, GATE, PEOPLE, SECOND, House, make_instance, open_house, pending_id, run
 
@@ -50,7 +50,7 @@ def reopen(folder: Path) -> House:
 
 def begin(house: House) -> None:
     who: Json = {"agent": "agent", "instance": "run_1", "credential": "cred_run_1"}
-    house.ledger.book.note(
+    house.ledger.ledger.note(
         Draft("guard.started", {"guard": "guard_1"}),
         Draft("instance.started", who),
         Draft("credential.issued", who),
@@ -59,13 +59,15 @@ def begin(house: House) -> None:
 
 
 def end(house: House) -> None:
-    writer = house.ledger.book.writer
-    enrol(writer, Person("dana", "Dana"), NewKey("ed25519", bytes(range(32)), {}))
+    writer = house.ledger.writer
+    enrol(writer, Approver("dana", "Dana"), NewKey("ed25519", bytes(range(32)), {}))
     remove(writer, "dana", NewKey("ed25519", bytes(range(32)), {}).id, "left")
     erase(house, [(2, 9), (20, 20)])
     who_may_call(house)
     definitions_of_every_fate(house)
-    house.ledger.book.note(Draft("instance.ended", {"instance": "run_1"}), Draft("guard.stopped", {"guard": "guard_1"}))
+    house.ledger.ledger.note(
+        Draft("instance.ended", {"instance": "run_1"}), Draft("guard.stopped", {"guard": "guard_1"})
+    )
 
 
 def live(house: House, text: str) -> None:
@@ -74,13 +76,13 @@ def live(house: House, text: str) -> None:
     run(partial(house.guard.call, make_instance(), Asked("crm__nothing", {})))
     approve_and_use(house, text)
     house.approve(ask(house, f"no {text}"), "alice", "deny")
-    for event in (Event.EXPIRE, Event.WITHDRAW, Event.OUTDATE):
+    for event in (ApprovalEvent.EXPIRE, ApprovalEvent.WITHDRAW, ApprovalEvent.OUTDATE):
         settle(house, ask(house, f"{event} {text}"), event)
     revoked = ask(house, f"revoked {text}")
     house.approve(revoked, "carol")
-    ballots = Ballots(house.ledger.book.writer, house.ledger.requests.routes, PEOPLE)
-    ballots.revoke(revoked, "carol", "thought better of it")
-    use_a_grant(house, text, ballots)
+    votes = Votes(house.ledger.writer, house.ledger.approvals.routes, PEOPLE)
+    votes.revoke(revoked, "carol", "thought better of it")
+    use_a_grant(house, text, votes)
     escalated = ask(house, f"late {text}")
     house.clock.time += 601 * SECOND
     house.approve(escalated, "mallory")
@@ -96,18 +98,16 @@ def approve_and_use(house: House, text: str) -> None:
     run(partial(house.guard.call, make_instance(), Asked("crm__note", {"text": text})))
 
 
-def use_a_grant(house: House, text: str, ballots: Ballots) -> None:
-    house.approve(ask(house, f"many {text}"), "carol", terms=Terms(3, 600, ("text",)))
+def use_a_grant(house: House, text: str, votes: Votes) -> None:
+    house.approve(ask(house, f"many {text}"), "carol", terms=GrantTerms(3, 600, ("text",)))
     for each in ("", "a", "b"):
         run(partial(house.guard.call, make_instance(), Asked("crm__note", {"text": f"many {text}{each}"})))
     [grant] = house.store.grants(state="active")
-    ballots.revoke(grant.id, "carol", "enough")
+    votes.revoke(grant.id, "carol", "enough")
 
 
-def settle(house: House, id: str, event: Event) -> None:
-    house.ledger.book.writer.run(
-        lambda step: transitions.move(step, transitions.find(step, id)[0], event, "so it went")
-    )
+def settle(house: House, id: str, event: ApprovalEvent) -> None:
+    house.ledger.writer.run(lambda tx: transitions.move(tx, transitions.find_approval(tx, id)[0], event, "so it went"))
 
 
 def witness(house: House) -> None:
@@ -115,17 +115,17 @@ def witness(house: House) -> None:
     head, _ = note.parse(house.store.checkpoint())
     seen: Json = {"witness": "shelf", "method": "file", "size": head.size, "evidence": {"path": "shelf.txt"}}
     root = base64.b64encode(head.root).decode()
-    house.ledger.book.note(Draft("checkpoint.witnessed", seen | {"root": root}))
+    house.ledger.ledger.note(Draft("checkpoint.witnessed", seen | {"root": root}))
 
 
 def erase(house: House, ranges: list[tuple[int, int]]) -> None:
     """What `ledger forget` does: payloads go, and a receipt says so."""
 
-    def op(step: Step) -> None:
+    def op(tx: Transaction) -> None:
         gone = 0
         for first, last in ranges:
-            gone += step.store._run("DELETE FROM payload WHERE seq BETWEEN ? AND ?", (first, last)).rowcount
+            gone += tx.store._run("DELETE FROM payload WHERE seq BETWEEN ? AND ?", (first, last)).rowcount
         fields: Json = {"reason": "asked to", "by": "alice", "count": gone, "seqs": [list(each) for each in ranges]}
-        step.add(Draft("payload.erased", fields))
+        tx.add(Draft("payload.erased", fields))
 
-    house.ledger.book.writer.run(op)
+    house.ledger.writer.run(op)

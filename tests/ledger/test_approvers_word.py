@@ -13,7 +13,7 @@ import pytest
 
 from mcp_guard.core.model import Asked
 from mcp_guard.ledger.approvals.approver_keys import NewKey, rotate
-from mcp_guard.ledger.approvals.votes import Person, Terms
+from mcp_guard.ledger.approvals.votes import Approver, GrantTerms
 from mcp_guard.verifier import Unusable, verify_ledger
 from tests.ledger.resign import sign_anew
 from tests.promises.house import ALLOW, GATE, KEYS, ROUTES, House, make_instance, open_house, pending_id, run
@@ -28,15 +28,15 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("words")
     house = open_house(folder, f"{ALLOW}\n{GATE}", routes={"people": replace(ROUTES["people"], quorum=2)})
     id = ask(house, "1")
-    house.approve(id, "alice", terms=Terms(3, 600, ("text",)))
-    house.approve(id, "carol", terms=Terms(3, 600, ("text",)))
+    house.approve(id, "alice", terms=GrantTerms(3, 600, ("text",)))
+    house.approve(id, "carol", terms=GrantTerms(3, 600, ("text",)))
     for text in ("1", "2", "3"):
         run(partial(house.guard.call, make_instance(), Asked("crm__note", {"text": text})))
     house.approve(ask(house, "x", "run_2"), "alice", "deny")
     old = KEYS["alice"]
     ids = {key.approver: key.id for key in house.store.approver_keys()}
     new = NewKey("ed25519", bytes(range(32)), {})
-    rotate(house.ledger.book.writer, Person("alice", "Alice"), ids["alice"], new, old.sign)
+    rotate(house.ledger.writer, Approver("alice", "Alice"), ids["alice"], new, old.sign)
     house.close()
     return folder / "state"
 

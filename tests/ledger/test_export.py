@@ -12,14 +12,14 @@ import pytest
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.tlog import merkle, note
-from mcp_guard.ledger.export import Exported, Proofs, export
+from mcp_guard.ledger.export import ExportResult, LedgerProofs, export
 from mcp_guard.ledger.witness_state import cosigned
 from mcp_guard.ledger.writer import Writer
-from mcp_guard.storage.keys import Witnessed
+from mcp_guard.storage.keys import WitnessedCheckpoint
 from tests.ledger.filled import ORIGIN, fill, open_filled
 
 
-def write(writer: Writer, folder: Path, payloads: bool = False) -> Exported:
+def write(writer: Writer, folder: Path, payloads: bool = False) -> ExportResult:
     return export(writer.store, writer.key.verifier + "\n", folder, payloads)
 
 
@@ -82,7 +82,7 @@ def test_repeated_it_adds_what_is_new_and_keeps_the_full_tiles(tmp_path: Path) -
         path: path.stat().st_ino for path in (out / "tile/0/000", out / "tile/entries/000", out / "bundles/000.jsonl")
     }
     fill(writer, 700)
-    assert write(writer, out) == Exported(1000, 700, note_root(out))
+    assert write(writer, out) == ExportResult(1000, 700, note_root(out))
     assert {path: path.stat().st_ino for path in kept} == kept
     write(writer, tmp_path / "anew")
     found, anew = files(out), files(tmp_path / "anew")
@@ -233,12 +233,12 @@ def test_the_newest_cosigned_head_stands_beside_the_present_one_and_proves_what_
     writer = open_filled(tmp_path / "state", 300)
     line = base64.b64encode(bytes(4 + 8 + 64)).decode()
     signed = f"{writer.store.checkpoint()}— witness.example {line}\n"
-    writer.run(lambda step: step.store.set_witnessed(Witnessed("outside", 300, step.now, signed)))
+    writer.run(lambda tx: tx.store.set_witnessed(WitnessedCheckpoint("outside", 300, tx.now, signed)))
     fill(writer, 10)
     write(writer, tmp_path / "out")
     assert (tmp_path / "out/cosigned").read_text() == signed
     assert note.parse((tmp_path / "out/checkpoint").read_text())[0].size == 310
-    bundle = json.loads(Proofs(writer.store, cosigned(writer.store)).prove(7, with_payloads=False))
+    bundle = json.loads(LedgerProofs(writer.store, cosigned(writer.store)).prove(7, with_payloads=False))
     assert bundle["proof"].endswith(signed)
     path = [base64.b64decode(each) for each in bundle["proof"].partition("\n\n")[0].split("\n")[2:]]
     merkle.verify_inclusion(merkle.leaf_hash(bundle["entry"].encode()), 7, 300, path, note.parse(signed)[0].root)

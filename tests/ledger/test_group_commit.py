@@ -7,17 +7,17 @@ import pytest
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import Draft
-from mcp_guard.core.receipt_limits import MOST_ENTRY
+from mcp_guard.core.receipt_limits import MAX_ENTRY_BYTES
 from mcp_guard.ledger.writer import Op
 from tests.promises.house import House, open_house
 
 
 def adding(name: str, size: int = 1) -> Op[int]:
-    return lambda step: step.add(Draft("guard.started", {"guard": name, "evidence": "x" * size}))
+    return lambda tx: tx.add(Draft("guard.started", {"guard": name, "evidence": "x" * size}))
 
 
 async def submit_together(house: House, ops: list[Op[int]]) -> list[int | BaseException]:
-    writer = house.ledger.book.writer
+    writer = house.ledger.writer
     writer.company = len(ops)
     return await asyncio.gather(*(writer.submit(op) for op in ops), return_exceptions=True)
 
@@ -25,7 +25,7 @@ async def submit_together(house: House, ops: list[Op[int]]) -> list[int | BaseEx
 @pytest.mark.parametrize("bad", [{0}, {1}, {3}, {0, 2}, {0, 1, 2, 3}])
 def test_an_op_that_fails_by_itself_fails_nobody_else(tmp_path: Path, bad: set[int]) -> None:
     house = open_house(tmp_path)
-    ops = [adding(f"guard-{at}", MOST_ENTRY if at in bad else 1) for at in range(4)]
+    ops = [adding(f"guard-{at}", MAX_ENTRY_BYTES if at in bad else 1) for at in range(4)]
     before = house.store.head().size
     told = asyncio.run(submit_together(house, ops))
     assert [isinstance(each, LedgerError) for each in told] == [at in bad for at in range(4)]
@@ -59,10 +59,10 @@ def test_calls_that_come_in_the_same_turns_share_one_commit(tmp_path: Path) -> N
     async def late(turns: int) -> int:
         for _ in range(turns):
             await asyncio.sleep(0)
-        return await house.ledger.book.writer.submit(adding(f"after-{turns}"))
+        return await house.ledger.writer.submit(adding(f"after-{turns}"))
 
     async def scenario() -> None:
-        house.ledger.book.writer.company = 4
+        house.ledger.writer.company = 4
         await asyncio.gather(*(late(turns) for turns in reversed(range(4))))
 
     asyncio.run(scenario())

@@ -19,7 +19,7 @@ from mcp_guard.core.tlog import note
 from mcp_guard.ledger import key_rotation
 from mcp_guard.ledger.keys import private_text, signing_key
 from mcp_guard.ledger.open import LedgerSettings, open_writer
-from mcp_guard.ledger.signers import SIGNERS, custody
+from mcp_guard.ledger.signers import SIGNERS, make_ledger_keys
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import SignerSettings
 from mcp_guard.storage.sqlite import open_store
@@ -38,7 +38,7 @@ def settings(folder: Path, *held: SignerSettings) -> LedgerSettings:
 
 
 def write(writer: Writer) -> int:
-    return writer.run(lambda step: step.add(NOTE))
+    return writer.run(lambda tx: tx.add(NOTE))
 
 
 def published(folder: Path) -> list[str]:
@@ -131,7 +131,7 @@ def test_a_guard_that_runs_goes_on_with_the_new_key(tmp_path: Path) -> None:
     for house in (first, second):
         reply = run(lambda: house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "3", "amount": 1})))  # noqa: B023
         assert "error" not in reply
-        assert house.ledger.book.writer.key.verifier == new
+        assert house.ledger.writer.key.verifier == new
         house.close()
     assert len(first.upstream.writes()) == len(second.upstream.writes()) == 2
     assert list(chain(tmp_path / "state", old)) == [old, new]
@@ -337,7 +337,7 @@ def external_like(held: SignerSettings, seconds: float) -> SignerSettings:
 
 def test_a_call_whose_intent_cannot_be_signed_is_not_sent(tmp_path: Path) -> None:
     held = external(tmp_path)
-    house = open_house(tmp_path, signed_by=custody(tmp_path / "state", ORIGIN, [held]).first())
+    house = open_house(tmp_path, signed_by=make_ledger_keys(tmp_path / "state", ORIGIN, [held]).first())
     (tmp_path / "token.mood").write_text("fail")
     reply = run(lambda: house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "1", "amount": 150})))
     assert "exited with status" in str(reply)

@@ -11,10 +11,10 @@ import pytest
 
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json, Tool
-from mcp_guard.core.tool_pins import FirstUse, PinRule, State, definition_hash
+from mcp_guard.core.tool_pins import FirstUse, PinRule, PinState, definition_hash
 from mcp_guard.ledger import tool_pins
 from mcp_guard.ledger.open import LedgerSettings, open_writer
-from mcp_guard.ledger.tool_pins import Pins
+from mcp_guard.ledger.tool_pins import ToolPins
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.upstream.catalog import make_tool
 from tests.promises.house import Clock
@@ -32,7 +32,7 @@ class Desk:
     def __init__(self, folder: Path, first_use: FirstUse = FirstUse.LISTING) -> None:
         self.writer: Writer = open_writer(LedgerSettings(folder, "test.example/ledger"), Clock())
         self.told: list[str] = []
-        self.pins = Pins(self.writer, {"up": PinRule(first_use, ("_meta",))}, self.told.append)
+        self.pins = ToolPins(self.writer, {"up": PinRule(first_use, ("_meta",))}, self.told.append)
 
     def out(self, *tools: Tool) -> dict[str, str]:
         return {name: kept.because for name, kept in self.pins.judge(tools).items()}
@@ -66,8 +66,15 @@ def test_on_first_sight_tools_are_pinned_with_one_receipt(desk: Desk) -> None:
 
 
 def test_a_first_listing_of_any_length_fits_its_receipts(desk: Desk) -> None:
-    assert desk.out(*(tool(f"tool{number}" + "x" * 60) for number in range(2 * tool_pins.PINNED + 1))) == {}
-    assert [len(receipt["definitions"]) for receipt in desk.receipts()] == [tool_pins.PINNED, tool_pins.PINNED, 1]
+    assert (
+        desk.out(*(tool(f"tool{number}" + "x" * 60) for number in range(2 * tool_pins.MAX_PINNED_PER_RECEIPT + 1)))
+        == {}
+    )
+    assert [len(receipt["definitions"]) for receipt in desk.receipts()] == [
+        tool_pins.MAX_PINNED_PER_RECEIPT,
+        tool_pins.MAX_PINNED_PER_RECEIPT,
+        1,
+    ]
 
 
 def test_what_an_upstream_adds_after_its_first_listing_is_asked_for(desk: Desk) -> None:
@@ -99,7 +106,7 @@ def test_refusing_refuses_what_is_not_pinned(tmp_path: Path) -> None:
 
 def test_what_hides_characters_is_quarantined_whatever_first_use_says(desk: Desk) -> None:
     for first_use in (FirstUse.LISTING, FirstUse.PIN):
-        desk.pins = Pins(desk.writer, {"up": PinRule(first_use)}, desk.told.append)
+        desk.pins = ToolPins(desk.writer, {"up": PinRule(first_use)}, desk.told.append)
         assert list(desk.out(tool("a"), tool("b", **HIDING))) == ["up__b"]
     receipt = next(receipt for receipt in desk.receipts() if receipt["kind"] == "catalog.quarantined")
     assert receipt["findings"] == ["hidden_characters: description: U+200B ZERO WIDTH SPACE"]
@@ -163,12 +170,12 @@ def test_what_was_shown_is_what_is_accepted(desk: Desk) -> None:
 
 def test_an_upstream_that_changes_without_end_does_not_fill_the_ledger(desk: Desk) -> None:
     desk.out(tool())
-    for number in range(3 * tool_pins.KEPT):
+    for number in range(3 * tool_pins.MAX_IDLE_DEFINITIONS):
         desk.out(tool(description=str(number)))
     rows = desk.writer.store.pins()
-    assert len(rows) == tool_pins.KEPT + 1
-    assert [row.hash for row in rows if row.state is State.PINNED] == [tool().definition_hash]
-    assert rows[-1].definition["description"] == str(3 * tool_pins.KEPT - 1)
+    assert len(rows) == tool_pins.MAX_IDLE_DEFINITIONS + 1
+    assert [row.hash for row in rows if row.state is PinState.PINNED] == [tool().definition_hash]
+    assert rows[-1].definition["description"] == str(3 * tool_pins.MAX_IDLE_DEFINITIONS - 1)
 
 
 def test_a_member_the_operator_left_out_may_change(desk: Desk) -> None:
@@ -194,7 +201,7 @@ def test_processes_at_once_pin_one_definition_and_quarantine_the_other(tmp_path:
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(listing, range(16)))
     desk = Desk(tmp_path)
-    [pinned] = [row.hash for row in desk.writer.store.pins() if row.state is State.PINNED]
+    [pinned] = [row.hash for row in desk.writer.store.pins() if row.state is PinState.PINNED]
     assert all((out == {}) == (hash == pinned) for hash, out in results)
     assert sorted(desk.kinds()) == ["changed", "pinned"]
     desk.writer.store.close()

@@ -10,7 +10,7 @@ from mcp_guard.core.approval import Route
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Asked, Ending, Execution, Json
 from mcp_guard.core.receipt import Draft, entry
-from mcp_guard.core.receipt_limits import MOST_ENTRY
+from mcp_guard.core.receipt_limits import MAX_ENTRY_BYTES
 from mcp_guard.verifier import verify_ledger
 from tests.ledger.filled import open_filled
 from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id, run, text
@@ -27,7 +27,7 @@ def call(house: House, name: str, arguments: Json) -> Any:
 def check(house: House) -> None:
     """Every entry fits, and the ledger verifies."""
     for row in house.store.receipts_after(-1):
-        assert len(entry(row.body, row.signature)) <= MOST_ENTRY
+        assert len(entry(row.body, row.signature)) <= MAX_ENTRY_BYTES
     report = verify_ledger(house.folder / "state/ledger.sqlite", house.folder / "state/ledger.pub")
     assert report.ok, report.problem
     house.close()
@@ -120,24 +120,24 @@ def test_the_ledger_is_as_it_was_before_a_receipt_that_is_too_large(tmp_path: Pa
     before = writer.store.head(), writer.store.checkpoint()
     too_large = Draft("approver.enrolled", {"public": "x" * 65_535})
     with pytest.raises(LedgerError, match=r"a receipt `approver.enrolled` of \d+ bytes, over the limit of 65535"):
-        writer.run(lambda step: [step.add(Draft("intent", {})), step.add(too_large)])
+        writer.run(lambda tx: [tx.add(Draft("intent", {})), tx.add(too_large)])
     assert (writer.store.head(), writer.store.checkpoint()) == before
-    assert writer.run(lambda step: step.add(Draft("intent", {"call": "next"}))) == 300
+    assert writer.run(lambda tx: tx.add(Draft("intent", {"call": "next"}))) == 300
 
 
 @pytest.mark.parametrize("over", [0, 1])
 def test_the_largest_receipt_is_one_of_65535_bytes(tmp_path: Path, over: int) -> None:
     writer = open_filled(tmp_path, 0)
-    writer.run(lambda step: step.add(Draft("approver.enrolled", {"public": "x"})))
+    writer.run(lambda tx: tx.add(Draft("approver.enrolled", {"public": "x"})))
     row = writer.store.receipt(0)
     assert row is not None
-    room = MOST_ENTRY - len(entry(row.body, row.signature)) + 1
+    room = MAX_ENTRY_BYTES - len(entry(row.body, row.signature)) + 1
     fitting = Draft("approver.enrolled", {"public": "x" * (room + over)})
     if over:
         with pytest.raises(LedgerError):
-            writer.run(lambda step: step.add(fitting))
+            writer.run(lambda tx: tx.add(fitting))
     else:
-        writer.run(lambda step: step.add(fitting))
+        writer.run(lambda tx: tx.add(fitting))
         row = writer.store.receipt(1)
         assert row is not None
-        assert len(entry(row.body, row.signature)) == MOST_ENTRY
+        assert len(entry(row.body, row.signature)) == MAX_ENTRY_BYTES

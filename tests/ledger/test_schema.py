@@ -17,7 +17,7 @@ from mcp_guard.core.receipt import KINDS
 from mcp_guard.ledger import key_rotation
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol, remove, rotate
-from mcp_guard.ledger.approvals.votes import Ballots, Person, Terms
+from mcp_guard.ledger.approvals.votes import Approver, GrantTerms, Votes
 from mcp_guard.ledger.open import LedgerSettings, recover
 from mcp_guard.settings import WitnessSettings
 from mcp_guard.storage.sqlite import open_store
@@ -73,7 +73,7 @@ def live(folder: Path) -> Iterator[Json]:
 
 
 def approvals_of_every_fate(house: House) -> None:
-    ballots = Ballots(house.ledger.book.writer, house.ledger.requests.routes, PEOPLE)
+    votes = Votes(house.ledger.writer, house.ledger.approvals.routes, PEOPLE)
     ask(house, "withdrawn")
     house.approve(ask(house, "stale"))
     house.end()
@@ -83,27 +83,27 @@ def approvals_of_every_fate(house: House) -> None:
     call(house, "crm__note", {"text": "denied"})
     revoked = ask(house, "revoked")
     house.approve(revoked)
-    ballots.revoke(revoked, "carol", "on second thoughts")
-    house.approve(ask(house, "granted"), terms=Terms(2, 3600, ("text",)))
+    votes.revoke(revoked, "carol", "on second thoughts")
+    house.approve(ask(house, "granted"), terms=GrantTerms(2, 3600, ("text",)))
     call(house, "crm__note", {"text": "granted"})
     call(house, "crm__note", {"text": "another"})
     [grant] = house.store.grants("run_1", "active")
-    ballots.revoke(grant.id, "carol", "enough")
+    votes.revoke(grant.id, "carol", "enough")
     waiting = ask(house, "expired")
     house.clock.time += 700 * SECOND
-    house.ledger.book.writer.run(lambda step: transitions.escalate(step, waiting, house.ledger.requests.routes))
+    house.ledger.writer.run(lambda tx: transitions.escalate(tx, waiting, house.ledger.approvals.routes))
     house.clock.time += 3600 * SECOND
     held, _ = house.store.approval(waiting)
-    run(lambda: house.ledger.requests.wait(held, 0, lambda _: None))
+    run(lambda: house.ledger.approvals.wait(held, 0, lambda _: None))
 
 
 def approvers_keys(house: House) -> None:
-    writer, (first, second) = house.ledger.book.writer, (Ed25519PrivateKey.generate() for _ in range(2))
+    writer, (first, second) = house.ledger.writer, (Ed25519PrivateKey.generate() for _ in range(2))
     old, new = (NewKey("ed25519", each.public_key().public_bytes_raw(), {}) for each in (first, second))
-    enrol(writer, Person("dana", "Dana"), old)
-    rotate(writer, Person("dana", "Dana"), old.id, new, first.sign)
+    enrol(writer, Approver("dana", "Dana"), old)
+    rotate(writer, Approver("dana", "Dana"), old.id, new, first.sign)
     remove(writer, "dana", new.id, "left")
-    enrol(writer, Person("dana", "Dana"), NewKey("webauthn", b"der", {"rp_id": "localhost", "count": 0}))
+    enrol(writer, Approver("dana", "Dana"), NewKey("webauthn", b"der", {"rp_id": "localhost", "count": 0}))
 
 
 def calls_of_every_ending(house: House) -> None:
@@ -116,13 +116,13 @@ def calls_of_every_ending(house: House) -> None:
     call(house, "crm__update_deal", arguments)
     house.upstream.reading = lambda: Execution(Ending.UPSTREAM_ERROR, {"error": {}}, "gone")
     call(house, "crm__update_deal", arguments)
-    lost = house.ledger.book.writer
-    lost.run(lambda step: step.store.open_call(house.receipts("intent")[-1]["seq"], "guard_dead"))
+    lost = house.ledger.writer
+    lost.run(lambda tx: tx.store.open_call(house.receipts("intent")[-1]["seq"], "guard_dead"))
     recover(lost, house.folder / "state")
 
 
 def keys_and_witnesses(house: House) -> None:
-    writer, settings = house.ledger.book.writer, LedgerSettings(house.folder / "state", "test.example/ledger")
+    writer, settings = house.ledger.writer, LedgerSettings(house.folder / "state", "test.example/ledger")
     key_rotation.rotate(settings, house.clock, "every year")
     key_rotation.replace(settings, house.clock, "lost")
     witness = WitnessSettings("file", {"path": Path("checkpoints"), "append": True}, house.folder)

@@ -23,7 +23,7 @@ def state(tmp_path: Path) -> Path:
     writer = open_filled(tmp_path, 10)
     head, _ = note.parse(writer.store.checkpoint())
     seen = {"witness": "shelf", "method": "file", "size": 10, "root": base64.b64encode(head.root).decode()}
-    writer.run(lambda step: step.add(Draft("checkpoint.witnessed", seen)))
+    writer.run(lambda tx: tx.add(Draft("checkpoint.witnessed", seen)))
     fill(writer, 9)
     writer.store.close()
     return tmp_path

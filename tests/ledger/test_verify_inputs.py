@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from mcp_guard.core.tlog import merkle
 from mcp_guard.core.tlog import note as notes
-from mcp_guard.ledger.export import Proofs, export
+from mcp_guard.ledger.export import LedgerProofs, export
 from mcp_guard.verifier import FAILED, OK, UNUSABLE, main
 from mcp_guard.verifier import merkle as stored_merkle
 from mcp_guard.verifier import verify_ledger as whole
@@ -39,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "early").write_text(writer.store.checkpoint())
     fill(writer, SIZE - 300)
     export(writer.store, writer.key.verifier + "\n", folder / "out", payloads=True)
-    (folder / "one.json").write_bytes(Proofs(writer.store).prove(77, with_payloads=True))
+    (folder / "one.json").write_bytes(LedgerProofs(writer.store).prove(77, with_payloads=True))
     writer.store.close()
     return folder
 

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.keys import SigningKey, signing_key
-from mcp_guard.ledger.writer import Step, Writer
+from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.storage.sqlite import open_store
 from mcp_guard.verifier import Report
 from mcp_guard.verifier.checkpoints import Demand
@@ -43,13 +43,13 @@ def change_key(
 ) -> None:
     """The receipt and the change, as the guard makes them; `signer` signs for the new key, `more` falsifies."""
 
-    def op(step: Step) -> None:
-        said: Json = {"old": old, "new": new.verifier, "origin": ORIGIN, "seq": step.size}
+    def op(tx: Transaction) -> None:
+        said: Json = {"old": old, "new": new.verifier, "origin": ORIGIN, "seq": tx.size}
         text = json.dumps(said | {"type": "mcp-guard/key-rotation/v1"}, sort_keys=True, separators=(",", ":")).encode()
         possession = base64.b64encode((signer or new).sign(text)).decode()
-        step.add(Draft(kind, {"old": said["old"], "new": new.verifier, "possession": possession} | more))
+        tx.add(Draft(kind, {"old": said["old"], "new": new.verifier, "possession": possession} | more))
         if kind == "key.rotated":
-            step.change_key(new)
+            tx.change_key(new)
 
     old = writer.store.head().key
     if kind == "key.replaced":  # the old one is lost: a writer of the new one, as `rotation.replace` makes it
@@ -145,9 +145,9 @@ def test_the_old_key_signs_nothing_after_it_was_rotated_away(tmp_path: Path) -> 
     fill(writer, 3)
     change_key(writer, TWO)
 
-    def op(step: Step) -> None:
-        step.key = ONE
-        step.add(Draft("decision", {"reasons": ["the old key still signs"]}))
+    def op(tx: Transaction) -> None:
+        tx.key = ONE
+        tx.add(Draft("decision", {"reasons": ["the old key still signs"]}))
 
     writer.run(op)
     writer.store.close()

@@ -10,9 +10,9 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.open import LedgerSettings, open_writer
 from mcp_guard.ledger.witness_state import cosigned, is_due
-from mcp_guard.ledger.writer import Step, Writer
+from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.settings import WitnessSettings
-from mcp_guard.storage.keys import Witnessed
+from mcp_guard.storage.keys import WitnessedCheckpoint
 from tests.ledger.rounds import Witnessing
 from tests.promises.house import SECOND, Clock
 
@@ -28,16 +28,16 @@ def writer(tmp_path: Path, clock: Clock) -> Writer:
     made = open_writer(LedgerSettings(tmp_path / "state", "test.example/ledger"), clock)
     say(made, 3)
 
-    def op(step: Step) -> None:
-        step.add(Draft("checkpoint.witnessed", {"witness": "w", "method": "file"}))
-        step.store.set_witnessed(Witnessed("w", 3, step.now, step.store.checkpoint()))
+    def op(tx: Transaction) -> None:
+        tx.add(Draft("checkpoint.witnessed", {"witness": "w", "method": "file"}))
+        tx.store.set_witnessed(WitnessedCheckpoint("w", 3, tx.now, tx.store.checkpoint()))
 
     made.run(op)
     return made
 
 
 def say(writer: Writer, count: int) -> None:
-    writer.run(lambda step: [step.add(Draft("guard.started", {"guard": "guard_1"})) for _ in range(count)])
+    writer.run(lambda tx: [tx.add(Draft("guard.started", {"guard": "guard_1"})) for _ in range(count)])
 
 
 def witness(seconds: float | None = None, receipts: int | None = None) -> WitnessSettings:

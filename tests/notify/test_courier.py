@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from mcp_guard.core.approval import Route, State
+from mcp_guard.core.approval import ApprovalState, Route
 from mcp_guard.core.model import Asked, Json
 from mcp_guard.ledger.approvals.transitions import notify
 from mcp_guard.notify import NOTIFIERS
@@ -41,7 +41,7 @@ def keep(path: Path, secret: str) -> None:
 
 def courier(house: House, kind: str, **options: Any) -> Courier:
     notifiers = {"one": NotifierSettings(kind, options, house.folder)}
-    return Courier(house.ledger.book.writer, ROUTES, notifiers, INBOX, retry_seconds=(1, 1))
+    return Courier(house.ledger.writer, ROUTES, notifiers, INBOX, retry_seconds=(1, 1))
 
 
 def ask(house: House) -> str:
@@ -49,7 +49,7 @@ def ask(house: House) -> str:
     id = pending_id(run(lambda: house.guard.call(make_instance(), ASKED)))
     approval = house.store.approval(id)[0]
     route = replace(ROUTES["people"], notify=("one",))
-    house.ledger.book.writer.run(lambda step: notify(step, approval, "requested", [route]))
+    house.ledger.writer.run(lambda tx: notify(tx, approval, "requested", [route]))
     return id
 
 
@@ -138,7 +138,7 @@ def test_slack_gets_blocks_and_nothing_becomes_a_mention(house: House) -> None:
         id = pending_id(run(lambda: house.guard.call(make_instance(), asked)))
         approval = house.store.approval(id)[0]
         route = replace(ROUTES["people"], notify=("one",))
-        house.ledger.book.writer.run(lambda step: notify(step, approval, "requested", [route]))
+        house.ledger.writer.run(lambda tx: notify(tx, approval, "requested", [route]))
         assert deliver(house, courier(house, "slack", url=SecretPlace("file", "slack"))).state == "delivered"
     said = json.loads(receiver.posted[0].body)
     assert [block["type"] for block in said["blocks"]] == ["header", "section", "actions"]
@@ -223,7 +223,7 @@ def test_an_open_request_expires_without_any_call_waiting(house: House) -> None:
     id = ask(house)
     house.clock.time += 3601 * SECOND
     asyncio.run(courier(house, "desktop").round())
-    assert house.store.approval(id)[0].state is State.EXPIRED
+    assert house.store.approval(id)[0].state is ApprovalState.EXPIRED
 
 
 def test_an_escalation_tells_the_second_route_once(tmp_path: Path) -> None:
@@ -234,7 +234,7 @@ def test_an_escalation_tells_the_second_route_once(tmp_path: Path) -> None:
         keep(tmp_path / "secret", SECRET)
         options = {"url": f"{receiver.url}/hook", "secret": SecretPlace("file", "secret")}
         notifiers = {"one": NotifierSettings("webhook", options, tmp_path)}
-        carrier = Courier(house.ledger.book.writer, routes, notifiers, INBOX)
+        carrier = Courier(house.ledger.writer, routes, notifiers, INBOX)
         id = pending_id(run(lambda: house.guard.call(make_instance(), ASKED)))
         asyncio.run(carrier.round())
         assert receiver.posted == []

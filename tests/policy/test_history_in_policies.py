@@ -94,7 +94,7 @@ def test_receipts_name_arguments_and_signals_never_values(tmp_path: Path) -> Non
     signals = dict(zip(decision["risk"]["signals"], decision["risk"]["because"], strict=True))
     assert signals["untrusted_destination"] == "`to` first appeared in untrusted content"
     assert EVIL not in json.dumps(house.receipts())
-    shown = house.ledger.requests.get(pending_id(held))
+    shown = house.ledger.approvals.get(pending_id(held))
     assert shown is not None
     assert "untrusted_destination (40): `to` first appeared in untrusted content" in shown.subject["risk"]["signals"]
     house.close()

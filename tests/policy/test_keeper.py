@@ -29,7 +29,7 @@ class Stage:
         self.shadow.write_text(STRICT)
         self.said: list[str] = []
         places = Places(self.policies, self.shadow if shadow else None)
-        self.keeper = Keeper(places, self.house.ledger.book, self.said.append)
+        self.keeper = Keeper(places, self.house.ledger.ledger, self.said.append)
 
     def follow(self, *tools: object, told: Callable[[], None] = lambda: None) -> Follower:
         world = World(tuple(tools))  # type: ignore[arg-type]

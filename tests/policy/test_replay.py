@@ -27,7 +27,7 @@ def call(house: House, name: str, arguments: Json | None = None, **changes: obje
 def past_house(folder: Path, policies: str) -> House:
     house = open_house(folder, policies)
     engine = house.load(policies)
-    house.ledger.book.note(policy=(engine.version, engine.material))
+    house.ledger.ledger.note(policy=(engine.version, engine.material))
     return house
 
 

@@ -30,7 +30,7 @@ def past_house(folder: Path, policies: str, mode: Mode = Mode.ENFORCE) -> House:
     house.policies.mode = mode
     engine = house.load(policies)
     loaded = Draft("policy.loaded", {"policy_version": engine.version})
-    house.ledger.book.note(loaded, policy=(engine.version, engine.material))
+    house.ledger.ledger.note(loaded, policy=(engine.version, engine.material))
     return house
 
 

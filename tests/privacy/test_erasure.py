@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.core.model import Asked, Ending, Execution, Json
-from mcp_guard.ledger.retention import BATCH, DAY, Keeper, Order, erase_some, ranges
+from mcp_guard.ledger.retention import BATCH, DAY, ErasureOrder, RetentionTask, erase_some, sequence_ranges
 from mcp_guard.ports import Intent
 from mcp_guard.verifier import verify_ledger
 from tests.ledger.filled import fill, open_filled
@@ -38,7 +38,7 @@ def update(house: House) -> Json:
 
 
 def keep(house: House, days: int) -> None:
-    run(lambda: Keeper(house.ledger.book.writer, days).round())
+    run(lambda: RetentionTask(house.ledger.writer, days).round())
 
 
 def stored(folder: Path) -> bytes:
@@ -77,7 +77,7 @@ def test_nothing_is_erased_unless_it_is_configured(house: House) -> None:
 
 
 def test_it_goes_in_batches_each_with_its_receipt(house: House) -> None:
-    fill(house.ledger.book.writer, 2 * BATCH + 50)
+    fill(house.ledger.writer, 2 * BATCH + 50)
     house.clock.time += 3 * DAY
     keep(house, 1)
     counts = [receipt["count"] for receipt in house.receipts("payload.erased")]
@@ -89,7 +89,7 @@ def test_it_goes_in_batches_each_with_its_receipt(house: House) -> None:
 def test_an_open_request_keeps_what_it_needs(house: House) -> None:
     id = pending_id(update(house))
     house.clock.time += 1800 * 1_000_000
-    run(lambda: Keeper(house.ledger.book.writer, 0).round())
+    run(lambda: RetentionTask(house.ledger.writer, 0).round())
     cutoff_is_now(house)
     assert house.store.approval(id)[0].subject["arguments"]["stage"] == CANARY
     house.approve(id)
@@ -102,8 +102,8 @@ def test_an_open_request_keeps_what_it_needs(house: House) -> None:
 
 def cutoff_is_now(house: House) -> None:
     """One round of retention as it would be if a day were over for everything but the requests' own expiry."""
-    writer = house.ledger.book.writer
-    writer.run(lambda step: erase_some(step, Order(lambda _: True, "test", "test"), -1))
+    writer = house.ledger.writer
+    writer.run(lambda tx: erase_some(tx, ErasureOrder(lambda _: True, "test", "test"), -1))
     assert house.store.truncate_wal()
 
 
@@ -133,12 +133,12 @@ def test_a_reply_that_was_never_given_is_kept_until_it_is(house: House) -> None:
 
 
 async def conclude(house: House, intent: Intent, execution: Execution) -> None:
-    await house.ledger.book.conclude(intent, execution, answered=False)
+    await house.ledger.ledger.conclude(intent, execution, answered=False)
 
 
 def test_ranges_of_numbers() -> None:
-    assert ranges([]) == []
-    assert ranges([1, 2, 3, 7, 9, 10]) == [[1, 3], [7, 7], [9, 10]]
+    assert sequence_ranges([]) == []
+    assert sequence_ranges([1, 2, 3, 7, 9, 10]) == [[1, 3], [7, 7], [9, 10]]
 
 
 # On the command line

@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 import pytest
 
-from mcp_guard.core.approval import State
+from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.model import Asked, Effect, Ending, Execution, FactsRule, Json
-from mcp_guard.core.redaction import MARK, cut, make_redaction, overlap, scrub
-from mcp_guard.ledger.approvals.votes import Ballots, Terms
+from mcp_guard.core.redaction import MARK, make_redaction, pointers_overlap, redact_pointers, redact_texts
+from mcp_guard.ledger.approvals.votes import GrantTerms, Votes
 from mcp_guard.ledger.retention import tidy
 from mcp_guard.ports import Intent
 from mcp_guard.verifier import verify_ledger
@@ -188,20 +188,20 @@ def test_however_it_ends_nothing_of_it_stays(house: House, fate: str) -> None:
         house.clock.time += 3601 * SECOND
     elif fate == "expired":
         house.clock.time += 3601 * SECOND
-        run(lambda: house.ledger.requests.wait(house.store.approval(id)[0], 1, lambda _: None))
+        run(lambda: house.ledger.approvals.wait(house.store.approval(id)[0], 1, lambda _: None))
     elif fate == "lapsed":
         house.approve(id)
         house.clock.time += 3601 * SECOND
     elif fate == "withdrawn":
         house.end()
     elif fate == "stale":
-        run(lambda: house.ledger.requests.outdate(house.store.approval(id)[0], f"the facts: {NOTE}"))
+        run(lambda: house.ledger.approvals.outdate(house.store.approval(id)[0], f"the facts: {NOTE}"))
     else:
         house.approve(id)
-        Ballots(house.ledger.book.writer, house.ledger.requests.routes, PEOPLE).revoke(id, "alice", "enough")
-    house.ledger.book.writer.run(tidy)
+        Votes(house.ledger.writer, house.ledger.approvals.routes, PEOPLE).revoke(id, "alice", "enough")
+    house.ledger.writer.run(tidy)
     approval = house.store.approval(id)[0]
-    assert approval.state is not State.REQUESTED
+    assert approval.state is not ApprovalState.REQUESTED
     assert (approval.nonce, approval.lookup) == ("", "")
     assert kept(house, *PRIVATE) == []
     assert verified(house)
@@ -213,17 +213,17 @@ def test_a_settled_request_cannot_be_gone_on_with(house: House) -> None:
     house.approve(id, verdict="deny")
     reply = run(lambda: house.guard.call(make_instance(), Asked("guard__await", {"approval": id})))
     assert "its arguments are not kept, so make the call itself again" in text(reply)
-    assert house.store.approvals([State.REQUESTED]) == []
+    assert house.store.approvals([ApprovalState.REQUESTED]) == []
     assert house.upstream.writes() == []
 
 
 def test_a_grant_covers_like_calls_and_its_hash_tells_nothing_afterwards(house: House) -> None:
     id = pending_id(update(house))
-    house.approve(id, terms=Terms(1, 600, ("stage",)))
+    house.approve(id, terms=GrantTerms(1, 600, ("stage",)))
     assert text(update(house)) == "done"
     assert text(update(house, stage="lost")) == "done"
     assert "pending" in text(update(house, stage="lost", notes="another"))
-    house.ledger.book.writer.run(tidy)
+    house.ledger.writer.run(tidy)
     [grant] = house.store.grants()
     assert (grant.state, grant.salt) == ("used up", "")
     assert verified(house)
@@ -286,16 +286,20 @@ def test_arguments_that_are_refused_say_no_value(tmp_path: Path) -> None:
     ],
 )
 def test_pointers(pointer: str, document: Any, expected: Any) -> None:
-    assert cut(document, [pointer]) == (expected, [pointer])
-    assert cut(expected if pointer == "/none" else {"other": 1}, [pointer])[1] == []
+    assert redact_pointers(document, [pointer]) == (expected, [pointer])
+    assert redact_pointers(expected if pointer == "/none" else {"other": 1}, [pointer])[1] == []
 
 
 def test_overlapping_pointers() -> None:
-    assert overlap("/a/b", "/a")
-    assert overlap("/a", "/a/b")
-    assert overlap("/*/b", "/a/b")
-    assert not overlap("/a/b", "/a/c")
+    assert pointers_overlap("/a/b", "/a")
+    assert pointers_overlap("/a", "/a/b")
+    assert pointers_overlap("/*/b", "/a/b")
+    assert not pointers_overlap("/a/b", "/a/c")
 
 
 def test_a_number_that_is_no_part_of_another_goes_as_a_whole() -> None:
-    assert scrub({"n": 48213.75, "m": 4821, "t": "48213.75!"}, ("48213.75",)) == {"n": MARK, "m": 4821, "t": f"{MARK}!"}
+    assert redact_texts({"n": 48213.75, "m": 4821, "t": "48213.75!"}, ("48213.75",)) == {
+        "n": MARK,
+        "m": 4821,
+        "t": f"{MARK}!",
+    }

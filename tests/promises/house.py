@@ -34,14 +34,14 @@ from mcp_guard.core.model import (
 )
 from mcp_guard.core.names import join
 from mcp_guard.core.receipt import Draft
-from mcp_guard.core.tool_pins import Pin, State
+from mcp_guard.core.tool_pins import Pin, PinState
 from mcp_guard.guard import Guard
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol
-from mcp_guard.ledger.approvals.votes import Ballots, Person, Terms
+from mcp_guard.ledger.approvals.votes import Approver, GrantTerms, Votes
 from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ledger.open import LedgerSettings, OpenLedger, open_ledger
-from mcp_guard.ledger.writer import Step
+from mcp_guard.ledger.writer import Transaction
 from mcp_guard.policy.engine import PolicyEngine, World, load_policies
 from mcp_guard.policy.reload import PoliciesInForce
 from mcp_guard.ports import SILENT, Intent, Voice
@@ -145,7 +145,7 @@ class House:
 
     @property
     def store(self) -> Any:
-        return self.ledger.book.writer.store
+        return self.ledger.writer.store
 
     def receipts(self, kind: str | None = None) -> list[Json]:
         found = [json.loads(row.body) for row in self.store.receipts_after(-1)]
@@ -156,11 +156,11 @@ class House:
         draft = path.with_name(f"{path.name}.{os.getpid()}")
         draft.write_text(policies)
         draft.replace(path)  # another process of the same test may be reading it
-        engine = load_policies(path, make_world(self.upstream.catalog, self.ledger.book.settings.counters))
-        book, loaded = self.ledger.book, Draft("policy.loaded", {"policy_version": engine.version})
+        engine = load_policies(path, make_world(self.upstream.catalog, self.ledger.ledger.counters))
+        loaded = Draft("policy.loaded", {"policy_version": engine.version})
         with suppress(LedgerError):  # some tests are about a ledger that takes nothing
-            if book.writer.read(lambda store: store.policy(engine.version)) is None:
-                book.note(loaded, policy=(engine.version, engine.material))
+            if self.ledger.writer.read(lambda store: store.policy(engine.version)) is None:
+                self.ledger.ledger.note(loaded, policy=(engine.version, engine.material))
         self.policies.replace(engine)
         return engine
 
@@ -169,22 +169,22 @@ class House:
         id: str,
         approver: str = "alice",
         verdict: str = "approve",
-        terms: Terms | None = None,
+        terms: GrantTerms | None = None,
         rationale: str = "because",
     ) -> None:
         """One person's signed word; their key is enrolled when they first give it."""
-        writer = self.ledger.book.writer
+        writer = self.ledger.writer
         private = KEYS.setdefault(approver, Ed25519PrivateKey.generate())
         new = NewKey("ed25519", private.public_key().public_bytes_raw(), {})
-        ballots = Ballots(writer, self.ledger.requests.routes, PEOPLE)
-        statement, _ = ballots.prepare(id, approver, verdict, rationale, terms)
+        votes = Votes(writer, self.ledger.approvals.routes, PEOPLE)
+        statement, _ = votes.prepare(id, approver, verdict, rationale, terms)
         if new.id not in {key.id for key in self.store.approver_keys()}:
-            enrol(writer, Person(approver, PEOPLE[approver]), new)
-        ballots.cast(statement, new.id, {"signature": base64.b64encode(private.sign(statement.text())).decode()})
+            enrol(writer, Approver(approver, PEOPLE[approver]), new)
+        votes.cast(statement, new.id, {"signature": base64.b64encode(private.sign(statement.text())).decode()})
 
     def end(self, instance: str = "run_1") -> None:
         """The instance is over."""
-        self.ledger.book.writer.run(lambda step: registry.give_up(step, instance, "the instance has ended"))
+        self.ledger.writer.run(lambda tx: registry.close_requests_of(tx, instance, "the instance has ended"))
 
     def close(self) -> None:
         self.ledger.close()
@@ -214,19 +214,19 @@ def open_house(
     settings = LedgerSettings(folder / "state", "test.example/ledger", routes or ROUTES, counters)
     ledger = open_ledger(settings, clock)
     if signed_by is not None:
-        ledger.book.writer.key = signed_by
+        ledger.writer.key = signed_by
     upstream = Recorder({tool.listed_as: tool for tool in TOOLS})
     pin(ledger, *TOOLS)
     upstream.agree = partial(pin, ledger)
     in_force = PoliciesInForce(counters)
     ids = itertools.count()
-    prefix = ledger.book.settings.guard
+    prefix = ledger.guard
     guard = Guard(
         policies=in_force,
-        ledger=ledger.book,
-        approvals=ledger.requests,
+        ledger=ledger.ledger,
+        approvals=ledger.approvals,
         upstreams=upstream,
-        clock=ledger.book.writer,
+        clock=ledger.writer,
         describe_with=Description(),
         hold_seconds=hold_seconds,
         new_id=lambda: f"call_{prefix}_{next(ids)}",
@@ -238,18 +238,18 @@ def open_house(
 
 def pin(ledger: OpenLedger, *tools: Tool) -> None:
     """Agree to these definitions, without a receipt, in place of those agreed to."""
-    writer = ledger.book.writer
+    writer = ledger.writer
 
     def differing(store: Store) -> list[Tool]:
         return [tool for tool in tools if store.pinned_hash(tool.server, tool.name) != tool.definition_hash]
 
-    def op(step: Step) -> None:
+    def op(tx: Transaction) -> None:
         for tool in moved:
-            for row in step.store.pins(tool.server, tool.name):
-                step.store.move_pin(row, State.RETIRED, 0, "")
-                step.store.drop_pin(row)
-            new = Pin(tool.server, tool.name, tool.definition_hash, State.PINNED, tool.definition, 0)
-            step.store.add_pin(new)
+            for row in tx.store.pins(tool.server, tool.name):
+                tx.store.move_pin(row, PinState.RETIRED, 0, "")
+                tx.store.drop_pin(row)
+            new = Pin(tool.server, tool.name, tool.definition_hash, PinState.PINNED, tool.definition, 0)
+            tx.store.add_pin(new)
 
     with suppress(LedgerError):  # some tests are about a ledger that takes nothing, or is damaged
         if moved := writer.read(differing):

@@ -219,6 +219,6 @@ def test_no_intent_follows_from_anything_but_a_yes(tmp_path: Path) -> None:
         decision = replace(held, outcome=outcome)
         if outcome is not Outcome.ALLOW:
             with pytest.raises(ValueError, match="no intent can follow"):
-                run(partial(house.ledger.book.intend, call, decision, None))
+                run(partial(house.ledger.ledger.intend, call, decision, None))
     assert house.receipts("intent") == []
     house.close()

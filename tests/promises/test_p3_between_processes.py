@@ -8,7 +8,7 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-from mcp_guard.core.approval import Approval, State
+from mcp_guard.core.approval import Approval, ApprovalState
 from mcp_guard.core.describe import describe
 from mcp_guard.core.model import Asked, Call, Decision
 from mcp_guard.ports import SILENT, Intent
@@ -74,7 +74,7 @@ def test_eight_processes_use_each_approval_exactly_once(tmp_path: Path) -> None:
     assert dispatched == list(range(ROUNDS))
     assert sum(won) == ROUNDS
     house = open_house(tmp_path, POLICIES)
-    assert {approval.state for approval in house.store.approvals()} == {State.CONSUMED}
+    assert {approval.state for approval in house.store.approvals()} == {ApprovalState.CONSUMED}
     assert len(house.receipts("approval.consumed")) == len(house.receipts("intent")) == ROUNDS
     house.close()
     report = verify_ledger(tmp_path / "state" / "ledger.sqlite", tmp_path / "state" / "ledger.pub")

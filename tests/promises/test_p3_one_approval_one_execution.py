@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from mcp_guard.core.approval import State
+from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Asked, Json
 from mcp_guard.ports import Intent
@@ -43,7 +43,7 @@ def test_fifty_identical_calls_at_once_are_one_question_and_one_execution(tmp_pa
 
     async def story() -> list[Json]:
         calls = [asyncio.create_task(house.guard.call(make_instance(), ASKED)) for _ in range(50)]
-        while not (requested := house.store.approvals([State.REQUESTED])):
+        while not (requested := house.store.approvals([ApprovalState.REQUESTED])):
             await asyncio.sleep(0)
         house.approve(requested[0].id)
         return await asyncio.gather(*calls)
@@ -143,7 +143,7 @@ def test_facts_that_move_during_the_hold_are_seen_at_dispatch(tmp_path: Path) ->
 
     async def story() -> Json:
         call = asyncio.create_task(house.guard.call(make_instance(), ASKED))
-        while not (requested := house.store.approvals([State.REQUESTED])):
+        while not (requested := house.store.approvals([ApprovalState.REQUESTED])):
             await asyncio.sleep(0)
         facts_move(house)
         house.approve(requested[0].id)
@@ -226,7 +226,7 @@ def test_consumption_and_intent_are_one_transaction(tmp_path: Path) -> None:
     call = replace(ASKED)
     failing = run(lambda: house.guard.call(make_instance(), call))
     assert "Nothing was sent" in text(failing)
-    assert house.store.approval(id)[0].state is State.APPROVED
+    assert house.store.approval(id)[0].state is ApprovalState.APPROVED
     house.store._run("DROP TRIGGER no")
     assert text(ask(house)) == "done"
     house.close()

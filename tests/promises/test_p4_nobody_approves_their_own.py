@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from mcp_guard.core.approval import State
+from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Asked
 from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol, remove, rotate
-from mcp_guard.ledger.approvals.votes import Ballots, Person
+from mcp_guard.ledger.approvals.votes import Approver, Votes
 from tests.live.guarded import ALLOW_ALL, Client, cli, scripted, text, write_config
 from tests.live.guarded import enrol as enrol_live
 from tests.promises.house import ALLOW, GATE, PEOPLE, ROUTES, House, make_instance, open_house, pending_id, run
@@ -32,7 +32,7 @@ def ask(house: House) -> str:
 
 
 def untouched(house: House, id: str) -> None:
-    assert house.store.approval(id)[0].state is State.REQUESTED
+    assert house.store.approval(id)[0].state is ApprovalState.REQUESTED
     assert "pending" in said(run(lambda: house.guard.call(make_instance(), ASKED)))
     assert house.upstream.writes() == []
 
@@ -48,16 +48,16 @@ def test_the_owner_the_user_and_strangers_may_not_decide(house: House, approver:
 
 def forge(house: House, id: str, key: Ed25519PrivateKey, key_id: str, **changes: Any) -> None:
     """Cast alice's word, signed by some key, about some statement."""
-    ballots = Ballots(house.ledger.book.writer, ROUTES, PEOPLE)
-    statement, _ = ballots.prepare(id, "alice", "approve", "because")
+    votes = Votes(house.ledger.writer, ROUTES, PEOPLE)
+    statement, _ = votes.prepare(id, "alice", "approve", "because")
     signature = {"signature": base64.b64encode(key.sign(statement.text())).decode()}
-    ballots.cast(replace(statement, **changes) if changes else statement, key_id, signature)
+    votes.cast(replace(statement, **changes) if changes else statement, key_id, signature)
 
 
 def enrolled(house: House, approver: str) -> tuple[Ed25519PrivateKey, NewKey]:
     key = Ed25519PrivateKey.generate()
     new = NewKey("ed25519", key.public_key().public_bytes_raw(), {})
-    enrol(house.ledger.book.writer, Person(approver, PEOPLE[approver]), new)
+    enrol(house.ledger.writer, Approver(approver, PEOPLE[approver]), new)
     return key, new
 
 
@@ -96,52 +96,52 @@ def test_a_well_signed_statement_about_something_else_is_refused(house: House, c
     """As an approver would sign who was shown another decision, or another ledger's request of the same id."""
     id = ask(house)
     key, new = enrolled(house, "alice")
-    ballots = Ballots(house.ledger.book.writer, ROUTES, PEOPLE)
-    statement = replace(ballots.prepare(id, "alice", "approve", "because")[0], **changes)
+    votes = Votes(house.ledger.writer, ROUTES, PEOPLE)
+    statement = replace(votes.prepare(id, "alice", "approve", "because")[0], **changes)
     signature = {"signature": base64.b64encode(key.sign(statement.text())).decode()}
     with pytest.raises(ApprovalError, match="is not about"):
-        ballots.cast(statement, new.id, signature)
+        votes.cast(statement, new.id, signature)
     untouched(house, id)
 
 
 def test_an_old_signature_is_not_good_for_a_new_request(house: House) -> None:
     id = ask(house)
     key, new = enrolled(house, "alice")
-    ballots = Ballots(house.ledger.book.writer, ROUTES, PEOPLE)
-    old, _ = ballots.prepare(id, "alice", "approve", "because")
+    votes = Votes(house.ledger.writer, ROUTES, PEOPLE)
+    old, _ = votes.prepare(id, "alice", "approve", "because")
     signature = {"signature": base64.b64encode(key.sign(old.text())).decode()}
     house.upstream.facts["amount"] = 7
     other = ask(house)
     assert other != id
     for statement in (old, replace(old, approval=other)):
         with pytest.raises(ApprovalError):
-            ballots.cast(statement, new.id, signature)
+            votes.cast(statement, new.id, signature)
     house.clock.time += 11 * 60 * 1_000_000
-    fresh, _ = ballots.prepare(other, "alice", "approve", "because")
+    fresh, _ = votes.prepare(other, "alice", "approve", "because")
     house.clock.time += 11 * 60 * 1_000_000
     with pytest.raises(ApprovalError, match="not of these last minutes"):
-        ballots.cast(fresh, new.id, {"signature": base64.b64encode(key.sign(fresh.text())).decode()})
+        votes.cast(fresh, new.id, {"signature": base64.b64encode(key.sign(fresh.text())).decode()})
     untouched(house, other)
 
 
 def test_one_key_is_one_persons(house: House) -> None:
     """The owner cannot enrol their key under an approver's name, nor one that was somebody's before."""
     _, bobs = enrolled(house, "bob")
-    writer = house.ledger.book.writer
+    writer = house.ledger.writer
     with pytest.raises(ApprovalError, match="`bob`'s already"):
-        enrol(writer, Person("alice", "Alice"), bobs)
+        enrol(writer, Approver("alice", "Alice"), bobs)
     remove(writer, "bob", bobs.id, "left")
     with pytest.raises(ApprovalError, match="`bob`'s already"):
-        enrol(writer, Person("alice", "Alice"), bobs)
+        enrol(writer, Approver("alice", "Alice"), bobs)
 
 
 def test_a_removed_or_rotated_key_gives_no_word(house: House) -> None:
     id = ask(house)
     key, first = enrolled(house, "alice")
-    writer = house.ledger.book.writer
+    writer = house.ledger.writer
     new = Ed25519PrivateKey.generate()
     second = NewKey("ed25519", new.public_key().public_bytes_raw(), {})
-    rotate(writer, Person("alice", "Alice"), first.id, second, key.sign)
+    rotate(writer, Approver("alice", "Alice"), first.id, second, key.sign)
     with pytest.raises(ApprovalError, match="no such key in use"):
         forge(house, id, key, first.id)
     remove(writer, "alice", second.id, "lost")
@@ -157,9 +157,9 @@ def test_one_person_counts_once(tmp_path: Path) -> None:
     house.approve(id)
     with pytest.raises(ApprovalError, match="already decided"):
         house.approve(id)
-    assert house.store.approval(id)[0].state is State.REQUESTED
+    assert house.store.approval(id)[0].state is ApprovalState.REQUESTED
     house.approve(id, "carol")
-    assert house.store.approval(id)[0].state is State.APPROVED
+    assert house.store.approval(id)[0].state is ApprovalState.APPROVED
 
 
 GATED = ALLOW_ALL + '@id("g") @require_approval("people") forbid (principal, action == Action::"up__echo", resource);'

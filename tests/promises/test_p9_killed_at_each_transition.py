@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from mcp_guard.core.approval import State
+from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.model import Asked, Json
 from mcp_guard.ledger.open import recover
 from mcp_guard.ports import Intent
@@ -78,14 +78,16 @@ def test_killed_at_this_moment_nothing_is_lost_and_nothing_runs_twice(tmp_path: 
     assert dies_at(number, partial(story, folder))
     sent = writes(folder)
     house = open_house(folder, POLICIES)
-    recover(house.ledger.book.writer, folder / "state")
+    recover(house.ledger.writer, folder / "state")
     receipts = check(house)
     intents = {each["seq"] for each in receipts if each["kind"] == "intent" and each.get("purpose") != "facts"}
     outcomes = {each["follows"][0]: each["ending"] for each in receipts if each["kind"] == "outcome"}
     states = [approval.state for approval in house.store.approvals()]
     assert sent <= len(intents)  # what was sent has its intent
     assert intents <= outcomes.keys()  # what has an intent is closed
-    assert states.count(State.CONSUMED) == len(intents)  # an approval is used if and only if its intent is there
+    assert states.count(ApprovalState.CONSUMED) == len(
+        intents
+    )  # an approval is used if and only if its intent is there
 
     async def log_send(intent: Intent) -> None:
         with (folder / "sent").open("a") as log:
@@ -93,7 +95,7 @@ def test_killed_at_this_moment_nothing_is_lost_and_nothing_runs_twice(tmp_path: 
 
     house.upstream.before = log_send
     reply = text(run(lambda: house.guard.call(make_instance(), ASKED)))
-    if State.APPROVED in states:
+    if ApprovalState.APPROVED in states:
         assert reply == "done"
         assert writes(folder) == 1
     elif "unknown" in [outcomes[seq] for seq in intents]:
@@ -102,8 +104,8 @@ def test_killed_at_this_moment_nothing_is_lost_and_nothing_runs_twice(tmp_path: 
     else:
         assert "held by mcp-guard" in reply
         assert writes(folder) == sent
-    if State.CONSUMED in states:
-        await_it = Asked("guard__await", {"approval": house.store.approvals([State.CONSUMED])[0].id})
+    if ApprovalState.CONSUMED in states:
+        await_it = Asked("guard__await", {"approval": house.store.approvals([ApprovalState.CONSUMED])[0].id})
         again = text(run(lambda: house.guard.call(make_instance(), await_it)))
         assert "It may have taken effect" in again or again == "done"
         assert writes(folder) == sent

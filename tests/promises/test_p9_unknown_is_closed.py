@@ -44,7 +44,7 @@ def test_a_living_guard_keeps_its_open_calls(tmp_path: Path) -> None:
 
     async def second_guard_starts(intent: Intent) -> None:
         other = open_house(tmp_path)
-        assert recover(other.ledger.book.writer, tmp_path / "state") == []
+        assert recover(other.ledger.writer, tmp_path / "state") == []
         other.close()
 
     living.upstream.before = second_guard_starts
@@ -67,7 +67,7 @@ def test_a_call_whose_outcome_cannot_be_recorded_is_reported_as_sent(tmp_path: P
     house.store._run("PRAGMA query_only = OFF")
     house.close()
     after = open_house(tmp_path)
-    assert len(recover(after.ledger.book.writer, tmp_path / "state")) == 1
+    assert len(recover(after.ledger.writer, tmp_path / "state")) == 1
     assert [receipt["ending"] for receipt in after.receipts("outcome")] == ["unknown"]
     after.close()
 
@@ -95,23 +95,23 @@ def test_the_operator_is_told_before_it_is_recorded_so_that_a_second_death_leave
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        recover(second.ledger.book.writer, tmp_path / "state", dies)
+        recover(second.ledger.writer, tmp_path / "state", dies)
     assert second.receipts("outcome") == []
     second.close()
     third = open_house(tmp_path)
-    assert [each["seq"] for each in recover(third.ledger.book.writer, tmp_path / "state")] == told
+    assert [each["seq"] for each in recover(third.ledger.writer, tmp_path / "state")] == told
     third.close()
 
 
 def test_guards_that_start_at_once_close_the_calls_of_a_dead_one_together(tmp_path: Path) -> None:
     dies_in_a_call(tmp_path)
     first, second = open_house(tmp_path), open_house(tmp_path)
-    writer = second.ledger.book.writer
+    writer = second.ledger.writer
     read = writer.read
 
     def first_is_faster(query: Any) -> Any:
         found = read(query)
-        assert len(recover(first.ledger.book.writer, tmp_path / "state")) == 1
+        assert len(recover(first.ledger.writer, tmp_path / "state")) == 1
         return found
 
     writer.read = first_is_faster  # type: ignore[method-assign]

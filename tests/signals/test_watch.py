@@ -16,7 +16,7 @@ when { context.risk.signals.contains("unusual_for_agent") };"""
 
 
 def watched(house: House) -> Watch:
-    runs = Runs(house.ledger.book.writer)
+    runs = Runs(house.ledger.writer)
     watch = Watch((), RULE, runs.salt(), runs.recall)
     house.guard = replace(house.guard, signals=watch)
     return watch
@@ -29,7 +29,7 @@ def make_run(house: House, watch: Watch, number: int, *tools: str) -> list[str]:
         arguments = {"text": "x"} if tool == "note" else {"deal_id": "1"}
         said.append(text(run(partial(house.guard.call, instance, Asked(f"crm__{tool}", arguments)))))
     house.clock.time += SECOND
-    Runs(house.ledger.book.writer).keep(instance, watch.end(instance), RULE.runs)
+    Runs(house.ledger.writer).keep(instance, watch.end(instance), RULE.runs)
     return said
 
 

@@ -32,16 +32,18 @@ def names(kind: str, config: Path) -> list[str]:
 
 
 def _in_ledger(kind: str, ledger: Path) -> Iterable[str]:
-    from mcp_guard.core.approval import State
+    from mcp_guard.core.approval import ApprovalState
     from mcp_guard.core.names import join
-    from mcp_guard.storage.inspection import looking_at
+    from mcp_guard.storage.inspection import open_read_only
     from mcp_guard.storage.sqlite import Store
 
     kinds: dict[str, Callable[[Store], Iterable[str]]] = {
         "agents": lambda store: [agent.name for agent, _, _ in store.agents()],
-        "approvals": lambda store: [each.id for each in store.approvals((State.REQUESTED, State.APPROVED))],
+        "approvals": lambda store: [
+            each.id for each in store.approvals((ApprovalState.REQUESTED, ApprovalState.APPROVED))
+        ],
         "instances": lambda store: [each.instance.id for each in store.instances(time.time_ns() // 1000)],
         "tools": lambda store: [join(upstream, tool) for upstream, tool, _, _ in store.pin_states()],
     }
-    with looking_at(ledger) as store:
+    with open_read_only(ledger) as store:
         return kinds[kind](store)

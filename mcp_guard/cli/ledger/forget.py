@@ -12,7 +12,7 @@ from mcp_guard.cli.options import Parser, account, add_config, add_json
 from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.open import open_writer
-from mcp_guard.ledger.retention import Order, Selection, calls_on, erase_some, kept_receipts, tidy
+from mcp_guard.ledger.retention import ErasureOrder, PayloadSelection, calls_on, erase_some, kept_receipts, tidy
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.storage.sqlite import Store
 from mcp_guard.verifier.progress import Progress
@@ -31,7 +31,7 @@ def main(arguments: list[str]) -> int:
         return say(options, {"receipts": count, "needed": needed, "erased": 0})
     if not options.yes:
         confirm(count)
-    order = Order(selection, options.reason, f"operator {account()}", spares_replies=False)
+    order = ErasureOrder(selection, options.reason, f"operator {account()}", spares_replies=False)
     with Progress(quiet=options.json) as progress:
         erased = erase(writer, order, lambda done: progress.tell(done, count))
     emptied = writer.read(lambda store: store.truncate_wal())
@@ -77,12 +77,12 @@ def read_resource(text: str) -> tuple[str, str]:
     return type, id
 
 
-def select(store: Store, options: argparse.Namespace) -> Selection:
+def select(store: Store, options: argparse.Namespace) -> PayloadSelection:
     calls = calls_on(store, *options.resource) if options.resource else None
-    return Selection(options.before, options.call, options.instance, options.user, calls)
+    return PayloadSelection(options.before, options.call, options.instance, options.user, calls)
 
 
-def count_of(store: Store, selection: Selection) -> tuple[int, int]:
+def count_of(store: Store, selection: PayloadSelection) -> tuple[int, int]:
     """How many receipts it fits, and how many more whose payloads something still needs."""
     needed = store.needed(replies=False)
     fitting = [kept.seq in needed for kept in kept_receipts(store) if selection(kept)]
@@ -98,7 +98,7 @@ def confirm(count: int) -> None:
         raise LedgerError("nothing was erased", "count without erasing: --dry-run")
 
 
-def erase(writer: Writer, order: Order, tell: Callable[[int], None]) -> int:
+def erase(writer: Writer, order: ErasureOrder, tell: Callable[[int], None]) -> int:
     total, after = 0, -1
     while True:
         count, following = writer.run(partial(erase_some, order=order, after=after))

@@ -5,7 +5,7 @@ import sys
 from mcp_guard.cli.ledger_reader import open_for_reading, parser
 from mcp_guard.cli.show import find
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.ledger.export import Proofs
+from mcp_guard.ledger.export import LedgerProofs
 from mcp_guard.ledger.witness_state import cosigned
 from mcp_guard.storage.sqlite import Store, reading
 
@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
     options = made.parse_args(arguments)
     store = open_for_reading(options)
     with reading(store.path):
-        proofs = Proofs(store, cosigned_head(store) if options.cosigned else None)
+        proofs = LedgerProofs(store, cosigned_head(store) if options.cosigned else None)
         for seq in wanted(store, options.what, proofs.head.size):
             sys.stdout.buffer.write(proofs.prove(seq, options.payloads) + b"\n")
     sys.stdout.buffer.flush()

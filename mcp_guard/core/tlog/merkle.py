@@ -14,10 +14,10 @@ HASH_BYTES = 32
 EMPTY_ROOT = hashlib.sha256(b"").digest()
 TILE_HEIGHT = 8
 TILE_WIDTH = 1 << TILE_HEIGHT
-KEPT_TILES = 12
+MAX_CACHED_TILES = 12
 """How many tiles a `Tree` keeps at once, about 50 KiB each; a proof in a tree of 2**40 leaves needs ten."""
 
-Completed = Callable[[int, int, bytes], None]
+OnSubtreeComplete = Callable[[int, int, bytes], None]
 """Told the level, the index and the root of each complete subtree of 256**level leaves."""
 ReadTile = Callable[[int, int], Sequence[bytes]]
 """The hashes of tile `n` of a level: `read(level, n)`. It may give more than the tree's size asks for."""
@@ -31,7 +31,9 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
-def append(edge: Sequence[bytes], size: int, leaf: bytes, completed: Completed = lambda *_: None) -> list[bytes]:
+def append(
+    edge: Sequence[bytes], size: int, leaf: bytes, completed: OnSubtreeComplete = lambda *_: None
+) -> list[bytes]:
     """The right edge (largest complete subtrees, left to right) after one more leaf; `size` is the leaves before it."""
     grown = [*edge, leaf]
     height = 0
@@ -170,7 +172,7 @@ class Tree:
             below = heights[-1]
             heights.append([node_hash(below[at], below[at + 1]) for at in range(0, len(below) - 1, 2)])
         self._kept[level, n] = heights
-        if len(self._kept) > KEPT_TILES:
+        if len(self._kept) > MAX_CACHED_TILES:
             self._kept.popitem(last=False)
         return heights
 

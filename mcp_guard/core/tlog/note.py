@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 ED25519 = b"\x01"
-MOST_SIGNATURES = 64
+MAX_SIGNATURES = 64
 COSIGNATURE = b"\x04"
 """Timestamped cosignatures of witnesses (c2sp.org/tlog-cosignature)."""
 
@@ -69,7 +69,7 @@ def parse(note: str) -> tuple[Checkpoint, list[tuple[str, bytes, bytes]]]:
         raise ValueError(f"not a checkpoint: `{parts[1][:40]}` is not a size")
     checkpoint = Checkpoint(parts[0], int(parts[1]), base64.b64decode(parts[2], validate=True))
     signed = lines.removesuffix("\n").split("\n")  # and at nothing else that Unicode calls the end of a line
-    if len(checkpoint.root) != 32 or not lines.endswith("\n") or len(signed) > MOST_SIGNATURES:
+    if len(checkpoint.root) != 32 or not lines.endswith("\n") or len(signed) > MAX_SIGNATURES:
         raise ValueError("not a checkpoint: its root or its signatures are not of the form")
     signatures = []
     for line in signed:

@@ -19,7 +19,7 @@ from mcp_guard.core.model import Instance
 from mcp_guard.identity.bearer import Foreign, OtherIssuer, Own, read_token
 from mcp_guard.identity.dpop import ALGORITHMS, Proofs
 from mcp_guard.identity.instances import Issuer
-from mcp_guard.ledger.token_instances import Callers
+from mcp_guard.ledger.token_instances import TokenInstances
 
 KNOWN_TOKENS = 1000
 
@@ -33,7 +33,7 @@ class Gate:
     origins: frozenset[str]
     own: Issuer
     others: Sequence[OtherIssuer]
-    callers: Callers
+    callers: TokenInstances
     proofs: Proofs = field(default_factory=Proofs)
     known: dict[str, Own] = field(default_factory=dict, repr=False)
     """Tokens of our own whose signature was found good, which it stays. Whether they may be used is asked each time."""

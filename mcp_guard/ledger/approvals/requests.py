@@ -9,20 +9,20 @@ import orjson
 
 from mcp_guard.core import approval as grants
 from mcp_guard.core import approval as rules
-from mcp_guard.core.approval import OPEN, Approval, Event, Grant, Route, State, make_rule
+from mcp_guard.core.approval import OPEN, Approval, ApprovalEvent, ApprovalState, Grant, Route, make_rule
 from mcp_guard.core.describe import ADDED
 from mcp_guard.core.model import Call, Decision, Instance, Json
 from mcp_guard.core.receipt import call_fields, decision_draft
-from mcp_guard.core.redaction import hide_subject, scrub, texts_of_subject
+from mcp_guard.core.redaction import redact_subject, redact_texts, texts_of_subject
 from mcp_guard.ledger.approvals import transitions
-from mcp_guard.ledger.writer import Step, Writer
+from mcp_guard.ledger.writer import Transaction, Writer
 
 POLL_SECONDS = 0.1
 TICK_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Requests:
+class ApprovalRequests:
     """The approvals of one ledger. `on_asked` is told of each new request, so that notifiers need not be waited for."""
 
     writer: Writer
@@ -54,28 +54,28 @@ class Requests:
         routes = [self.routes[name] for name in decision.routes]
         subject = _subject(call, decision, bound) | {"routes": {each.name: each.text for each in routes}}
 
-        def op(step: Step) -> Approval:
-            for open_one in step.store.approvals_for(call.instance.id, call.request_hash):
-                waiting = open_one.state is State.REQUESTED and step.now < open_one.expires
+        def op(tx: Transaction) -> Approval:
+            for open_one in tx.store.approvals_for(call.instance.id, call.request_hash):
+                waiting = open_one.state is ApprovalState.REQUESTED and tx.now < open_one.expires
                 if waiting and open_one.subject["binding"] == rules.binding(call, decision, open_one.nonce):
                     return open_one  # the same call made twice at once is one question to a person
             asked = Approval(
                 id=self.new_id(),
-                state=State.REQUESTED,
+                state=ApprovalState.REQUESTED,
                 instance=call.instance.id,
                 lookup=call.request_hash,
-                request_hash=rules.salted(nonce, call.request_hash.encode()),
+                request_hash=rules.salted_hash(nonce, call.request_hash.encode()),
                 decision_hash=rules.decision_hash(bound, nonce),
                 nonce=nonce,
                 rules=tuple(make_rule(route) for route in routes),
-                requested=step.now,
-                expires=step.now + min(route.expires for route in routes),
+                requested=tx.now,
+                expires=tx.now + min(route.expires for route in routes),
                 subject=subject,
             )
-            kept = replace(asked, subject=hide_subject(call, subject))
+            kept = replace(asked, subject=redact_subject(call, subject))
             if not kept.is_whole:
                 asked = replace(asked, subject=subject | {"redacted": kept.subject["redacted"]})
-            transitions.add(step, asked, kept, step.add(decision_draft(call, decision)), self.routes)
+            transitions.add(tx, asked, kept, tx.add(decision_draft(call, decision)), self.routes)
             return asked
 
         asked = await self.writer.submit(op)
@@ -102,10 +102,10 @@ class Requests:
         started, ticks = loop.time(), 0
         while True:
             current = self.get(approval.id)
-            if current is None or current.state is not State.REQUESTED:
-                return current or replace(approval, state=State.WITHDRAWN)
+            if current is None or current.state is not ApprovalState.REQUESTED:
+                return current or replace(approval, state=ApprovalState.WITHDRAWN)
             if self.writer.now() >= current.expires:
-                return await self.settle(current, Event.EXPIRE, "nobody decided")
+                return await self.settle(current, ApprovalEvent.EXPIRE, "nobody decided")
             waited = loop.time() - started
             if waited >= seconds:
                 return current
@@ -114,32 +114,32 @@ class Requests:
                 on_tick(waited)
             await asyncio.sleep(min(POLL_SECONDS, seconds - waited))
 
-    async def settle(self, approval: Approval, event: Event, note: str) -> Approval:
-        return await self.writer.submit(lambda step: transitions.settle(step, approval, event, note))
+    async def settle(self, approval: Approval, event: ApprovalEvent, note: str) -> Approval:
+        return await self.writer.submit(lambda tx: transitions.settle(tx, approval, event, note))
 
     async def outdate(self, approval: Approval, note: str) -> None:
-        await self.settle(approval, Event.OUTDATE, scrub(note, texts_of_subject(approval.subject)))
+        await self.settle(approval, ApprovalEvent.OUTDATE, redact_texts(note, texts_of_subject(approval.subject)))
 
     async def withdraw(self, approval: Approval, note: str) -> None:
-        await self.settle(approval, Event.WITHDRAW, note)
+        await self.settle(approval, ApprovalEvent.WITHDRAW, note)
 
     async def answer(self, approval: Approval) -> Json | None:
         """The recorded reply of the call that used this approval, from now on given; None if it was not kept."""
         assert approval.outcome is not None
         outcome = approval.outcome
 
-        def op(step: Step) -> Json | None:
-            step.store.note_answered(approval.id)
-            kept = step.store.payloads(outcome).get("response")
+        def op(tx: Transaction) -> Json | None:
+            tx.store.note_answered(approval.id)
+            kept = tx.store.payloads(outcome).get("response")
             return orjson.loads(kept) if kept else None
 
         return await self.writer.submit(op)
 
 
 def _counts(approval: Approval, now: int) -> bool:
-    if approval.state is State.CONSUMED:
+    if approval.state is ApprovalState.CONSUMED:
         return not approval.answered
-    return approval.state in (*OPEN, State.DENIED) and now < approval.expires
+    return approval.state in (*OPEN, ApprovalState.DENIED) and now < approval.expires
 
 
 def _subject(call: Call, decision: Decision, bound: Json) -> Json:

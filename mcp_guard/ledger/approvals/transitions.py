@@ -7,24 +7,24 @@ from dataclasses import replace
 import orjson
 
 from mcp_guard.core import approval as rules
-from mcp_guard.core.approval import Approval, Event, Grant, Route, State, Vote, advance
+from mcp_guard.core.approval import Approval, ApprovalEvent, ApprovalState, Grant, Route, Vote, advance
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json
 from mcp_guard.core.receipt import Draft, format_time
-from mcp_guard.core.receipt_limits import cut
-from mcp_guard.ledger.writer import Step
+from mcp_guard.core.receipt_limits import truncate
+from mcp_guard.ledger.writer import Transaction
 from mcp_guard.ports import Moved
 
 RECEIPT_OF = {
-    State.APPROVED: "approval.granted",
-    State.DENIED: "approval.denied",
-    State.EXPIRED: "approval.expired",
-    State.WITHDRAWN: "approval.withdrawn",
-    State.STALE: "approval.stale",
-    State.CONSUMED: "approval.consumed",
-    State.REVOKED: "approval.revoked",
+    ApprovalState.APPROVED: "approval.granted",
+    ApprovalState.DENIED: "approval.denied",
+    ApprovalState.EXPIRED: "approval.expired",
+    ApprovalState.WITHDRAWN: "approval.withdrawn",
+    ApprovalState.STALE: "approval.stale",
+    ApprovalState.CONSUMED: "approval.consumed",
+    ApprovalState.REVOKED: "approval.revoked",
 }
-MOST_OF_RATIONALE = 800
+MAX_RATIONALE_BYTES = 800
 """Bytes of each approver's rationale that an intent repeats."""
 IDENTIFYING = ("agent", "owner", "instance", "on_behalf_of", "call", "ticket", "upstream", "tool", "resource")
 
@@ -64,52 +64,52 @@ def rule_fields(approval: Approval) -> list[Json]:
     ]
 
 
-def add(step: Step, asked: Approval, kept: Approval, decided: int, routes: Mapping[str, Route]) -> None:
+def add(tx: Transaction, asked: Approval, kept: Approval, decided: int, routes: Mapping[str, Route]) -> None:
     """Put a new request into the ledger, and owe its notifications. `kept` is what stays of it once it is settled."""
     fields = receipt_fields(asked) | {"follows": [decided], "expires": format_time(asked.expires)}
     fields["rules"] = rule_fields(asked)
     fields["redacted"] = kept.subject.get("redacted")
-    seq = step.add(Draft("approval.requested", fields, {"subject": orjson.dumps(kept.subject)}))
-    step.store.add_approval(asked, [decided, seq])
-    notify(step, asked, "requested", [routes[name] for name in asked.routes])
+    seq = tx.add(Draft("approval.requested", fields, {"subject": orjson.dumps(kept.subject)}))
+    tx.store.add_approval(asked, [decided, seq])
+    notify(tx, asked, "requested", [routes[name] for name in asked.routes])
 
 
-def notify(step: Step, approval: Approval, event: str, routes: list[Route]) -> None:
+def notify(tx: Transaction, approval: Approval, event: str, routes: list[Route]) -> None:
     """Owe a message to each notifier of these routes, once."""
     for notifier in dict.fromkeys(name for route in routes for name in route.notify):
-        step.store.add_delivery(approval.id, notifier, event, step.now)
+        tx.store.add_delivery(approval.id, notifier, event, tx.now)
 
 
-def find(step: Step, id: str) -> tuple[Approval, list[int]]:
+def find_approval(tx: Transaction, id: str) -> tuple[Approval, list[int]]:
     """Raises: ApprovalError."""
-    found = step.store.approval(id)
+    found = tx.store.approval(id)
     if found is None:
         raise ApprovalError(f"no approval `{id}`", "mcp-guard approvals list --all")
     return found
 
 
-def move(step: Step, approval: Approval, event: Event, note: str = "", more: Json | None = None) -> Approval:
+def move(
+    tx: Transaction, approval: Approval, event: ApprovalEvent, note: str = "", more: Json | None = None
+) -> Approval:
     """Take one step of the state table, with its receipt. Raises: ApprovalError if the table does not allow it."""
-    current, story = find(step, approval.id)
+    current, story = find_approval(tx, approval.id)
     moved = replace(approval, state=advance(current.state, event), note=note)
     fields = {**receipt_fields(approval), "note": note, "follows": [story[-1]], **(more or {})}
-    seq = step.add(Draft(RECEIPT_OF[moved.state], fields))
-    step.store.move_approval(replace(approval, state=current.state), moved.state, note, [*story, seq])
+    seq = tx.add(Draft(RECEIPT_OF[moved.state], fields))
+    tx.store.move_approval(replace(approval, state=current.state), moved.state, note, [*story, seq])
     if moved.state not in rules.OPEN:
-        _forget_exact(step, moved, story[1])
+        _forget_exact(tx, moved, story[1])
     return moved
 
 
-def _forget_exact(step: Step, settled: Approval, requested: int) -> None:
+def _forget_exact(tx: Transaction, settled: Approval, requested: int) -> None:
     """Erase what only an open request needs. A denial is still found until the request would have expired, a reply that
     was not given until it is."""
     if not settled.is_whole:
-        kept = step.store.payloads(requested).get("subject")
-        step.store.replace_subject(
-            settled.id, kept.decode() if kept else orjson.dumps(erased(settled.subject)).decode()
-        )
-    if settled.state is not State.DENIED:
-        step.store.forget_nonce(settled.id, lookup=settled.state is not State.CONSUMED)
+        kept = tx.store.payloads(requested).get("subject")
+        tx.store.replace_subject(settled.id, kept.decode() if kept else orjson.dumps(erased(settled.subject)).decode())
+    if settled.state is not ApprovalState.DENIED:
+        tx.store.forget_nonce(settled.id, lookup=settled.state is not ApprovalState.CONSUMED)
 
 
 def erased(subject: Json) -> Json:
@@ -120,66 +120,66 @@ def erased(subject: Json) -> Json:
     return subject | gone | {"risk": subject["risk"] | {"signals": signals}}
 
 
-def settle(step: Step, approval: Approval, event: Event, note: str) -> Approval:
+def settle(tx: Transaction, approval: Approval, event: ApprovalEvent, note: str) -> Approval:
     """Take the step if the approval still can; otherwise somebody else was first, and it is returned as it is."""
-    found = step.store.approval(approval.id)
+    found = tx.store.approval(approval.id)
     current = found[0] if found else approval
-    return move(step, current, event, note) if (current.state, event) in rules.TRANSITIONS else current
+    return move(tx, current, event, note) if (current.state, event) in rules.TRANSITIONS else current
 
 
-def escalate(step: Step, id: str, routes: Mapping[str, Route]) -> Approval:
+def escalate(tx: Transaction, id: str, routes: Mapping[str, Route]) -> Approval:
     """Let the routes whose time has come escalate: their further approvers may decide too, and are told."""
-    approval, story = find(step, id)
-    wider = {rule.route: rules.escalated(rule, routes, step.now - approval.requested) for rule in approval.rules}
-    if approval.state is not State.REQUESTED or not any(wider.values()):
+    approval, story = find_approval(tx, id)
+    wider = {rule.route: rules.escalate_rule(rule, routes, tx.now - approval.requested) for rule in approval.rules}
+    if approval.state is not ApprovalState.REQUESTED or not any(wider.values()):
         return approval
     now = replace(approval, rules=tuple(wider[rule.route] or rule for rule in approval.rules))
     told = [routes[str(routes[name].escalate_to)] for name, rule in wider.items() if rule is not None]
     to = [route.name for route in told]
     fields = receipt_fields(now) | {"follows": [story[-1]], "rules": rule_fields(now), "escalated_to": to}
-    seq = step.add(Draft("approval.escalated", fields))
-    step.store.move_approval(now, approval.state, approval.note, [*story, seq])
-    notify(step, now, "escalated", told)
+    seq = tx.add(Draft("approval.escalated", fields))
+    tx.store.move_approval(now, approval.state, approval.note, [*story, seq])
+    notify(tx, now, "escalated", told)
     return now
 
 
-def not_consumable(step: Step, held: Approval | Grant) -> Moved | None:
+def not_consumable(tx: Transaction, held: Approval | Grant) -> Moved | None:
     """Why this cannot be used now. INVARIANT: writes nothing."""
     if isinstance(held, Grant):
-        current = step.store.grant(held.id)
+        current = tx.store.grant(held.id)
         if current is None or current.state != "active" or current.used >= current.uses:
             return Moved(f"grant {held.id} is {current.state if current else 'gone'}")
-        return Moved(f"grant {held.id} has expired") if step.now >= current.expires else None
-    found = step.store.approval(held.id)
-    if found is None or found[0].state is not State.APPROVED:
+        return Moved(f"grant {held.id} has expired") if tx.now >= current.expires else None
+    found = tx.store.approval(held.id)
+    if found is None or found[0].state is not ApprovalState.APPROVED:
         return Moved(f"approval {held.id} is {found[0].state if found else 'gone'} by now; it lets one call happen")
-    if step.now >= found[0].expires:
+    if tx.now >= found[0].expires:
         return Moved(f"approval {held.id} has expired")
     return None
 
 
-def consume(step: Step, held: Approval | Grant) -> Json:
+def consume(tx: Transaction, held: Approval | Grant) -> Json:
     """Use it up; returns what the intent's receipt says of it."""
     if isinstance(held, Grant):
-        return _use(step, held.id)
+        return _use(tx, held.id)
     approvers = [approver_fields(vote) for vote in held.votes if vote.verdict == "approve"]
-    move(step, held, Event.CONSUME, more={"approvers": approvers})
+    move(tx, held, ApprovalEvent.CONSUME, more={"approvers": approvers})
     return {"id": held.id, "decision_hash": held.decision_hash, "approvers": approvers}
 
 
-def _use(step: Step, id: str) -> Json:
+def _use(tx: Transaction, id: str) -> Json:
     """One use of a grant."""
-    grant = step.store.grant(id)
+    grant = tx.store.grant(id)
     assert grant is not None
     used = grant.used + 1
     state = "used up" if used == grant.uses else grant.state
     about = {"grant": grant.id, "approval": grant.approval, "instance": grant.binding["instance"]}
-    step.add(Draft("grant.used", about | {"tool": grant.binding["tool"], "use": used, "uses": grant.uses}))
-    step.store.move_grant(grant, state, used)
+    tx.add(Draft("grant.used", about | {"tool": grant.binding["tool"], "use": used, "uses": grant.uses}))
+    tx.store.move_grant(grant, state, used)
     return {"id": grant.approval, "grant": grant.id, "use": used, "approvers": list(grant.approvers)}
 
 
 def approver_fields(vote: Vote) -> Json:
     """How an intent names who let it happen. Their whole word stands in the receipt in which they gave it."""
-    rationale = cut(vote.rationale, MOST_OF_RATIONALE)
+    rationale = truncate(vote.rationale, MAX_RATIONALE_BYTES)
     return {"approver": vote.approver, "name": vote.name or vote.approver, "rationale": rationale}

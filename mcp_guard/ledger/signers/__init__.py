@@ -19,7 +19,7 @@ SIGNERS: dict[str, str] = {
 """Kind in the configuration: module. Only that of the configured kind is imported."""
 
 
-class Holder(Protocol):
+class KeyStore(Protocol):
     """One way to hold private keys. Everything raises LedgerError."""
 
     def first(self) -> SigningKey:
@@ -36,11 +36,11 @@ class Holder(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Custody:
+class LedgerKeys:
     """Who holds the keys of one ledger: the configured signer, then the next one if there is one."""
 
     origin: str
-    holders: tuple[Holder, ...]
+    holders: tuple[KeyStore, ...]
 
     def first(self) -> SigningKey:
         """Raises: LedgerError."""
@@ -78,7 +78,7 @@ class Custody:
             holder.settle(verifier, earlier)
 
 
-def custody(folder: Path, origin: str, signers: Sequence[SignerSettings]) -> Custody:
+def make_ledger_keys(folder: Path, origin: str, signers: Sequence[SignerSettings]) -> LedgerKeys:
     """`folder` is where the ledger is."""
     holders = tuple(importlib.import_module(SIGNERS[each.kind]).hold(folder, origin, each) for each in signers)
-    return Custody(origin, holders)
+    return LedgerKeys(origin, holders)

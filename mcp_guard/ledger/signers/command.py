@@ -25,7 +25,7 @@ KEPT = ("PATH", "HOME", "LANG", "SSH_AUTH_SOCK")
 
 
 @dataclass(frozen=True, slots=True)
-class Command:
+class CommandKeyStore:
     """Implements `Holder`; it makes no keys and destroys none."""
 
     origin: str
@@ -79,5 +79,5 @@ class Command:
         return signature
 
 
-def hold(_: Path, origin: str, options: SignerSettings) -> Command:
-    return Command(origin, options)
+def hold(_: Path, origin: str, options: SignerSettings) -> CommandKeyStore:
+    return CommandKeyStore(origin, options)

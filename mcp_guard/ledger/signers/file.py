@@ -16,7 +16,7 @@ FILE = "ledger.key"
 
 
 @dataclass(frozen=True, slots=True)
-class KeyFile:
+class FileKeyStore:
     """Implements `Holder`."""
 
     path: Path
@@ -95,8 +95,8 @@ class KeyFile:
         return key
 
 
-def hold(folder: Path, origin: str, _: SignerSettings) -> KeyFile:
-    return KeyFile(folder / FILE, origin)
+def hold(folder: Path, origin: str, _: SignerSettings) -> FileKeyStore:
+    return FileKeyStore(folder / FILE, origin)
 
 
 def _unusable(path: Path, error: Exception) -> LedgerError:

@@ -17,7 +17,7 @@ SERVICE = "mcp-guard"
 
 
 @dataclass(frozen=True, slots=True)
-class Keyring:
+class KeyringKeyStore:
     """Implements `Holder`. `published` are the verifier lines beside the ledger."""
 
     origin: str
@@ -61,14 +61,14 @@ class Keyring:
                     self.library.delete_password(SERVICE, _name(line))
 
 
-def hold(folder: Path, origin: str, _: SignerSettings) -> Keyring:
+def hold(folder: Path, origin: str, _: SignerSettings) -> KeyringKeyStore:
     """Raises: LedgerError without the `keyring` package."""
     try:
         import keyring
     except ImportError:
         hint = "pip install 'mcp-guard[keyring]'"
         raise LedgerError("ledger.signer is `keyring`, but the package is not installed", hint) from None
-    return Keyring(origin, folder / PUBLISHED, keyring)
+    return KeyringKeyStore(origin, folder / PUBLISHED, keyring)
 
 
 def _name(verifier: str) -> str:

@@ -6,14 +6,14 @@ from typing import Any
 
 import rfc8785
 
-from mcp_guard.core.canonical import DEEPEST, Limits, Unacceptable, canonicalize, parse
+from mcp_guard.core.canonical import MAX_MESSAGE_DEPTH, Limits, Unacceptable, canonicalize, parse
 
 SEEDS = (
     b'{"a":[1,-0.0,1e-7,1.5e300,"\\u00e9\\ud83d\\ude00"],"\xc3\xbc":null,"":true}',
     b'{"a":1,"a":2}', b"[NaN]", b'"\\ud800"',
     b"[1e400]", b"9007199254740993", b"[[[[[[]]]]]]", b' {"b" : 1 , "a" : {"10":1,"9":2}}', b"\xef\xbb\xbf{}", b"-0",
 )  # fmt: skip
-LARGE = Limits(1 << 30, DEEPEST)
+LARGE = Limits(1 << 30, MAX_MESSAGE_DEPTH)
 
 
 def check(data: bytes) -> None:
@@ -43,7 +43,7 @@ def is_acceptable(data: bytes) -> bool:
         )
     except (ValueError, RecursionError):
         return False
-    return _is_text(value, DEEPEST)
+    return _is_text(value, MAX_MESSAGE_DEPTH)
 
 
 def _pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
