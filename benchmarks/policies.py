@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mcp_guard.core.describe import Description, describe
 from mcp_guard.core.model import Agent, Asked, Effect, Instance, Task, Tool, ToolRule
-from mcp_guard.core.names import join
+from mcp_guard.core.names import listed_name
 from mcp_guard.policy.engine import PolicyEngine, World, load_policies
 from mcp_guard.upstream.catalog import definition_hash
 
@@ -27,7 +27,7 @@ def make_tool(number: int) -> Tool:
     name = f"tool_{number}"
     definition = {"name": name, "inputSchema": SCHEMA}
     effect = Effect.READ if number % 4 == 0 else Effect.WRITE
-    listed = join("up", name)
+    listed = listed_name("up", name)
     return Tool("up", name, listed, definition, definition_hash(definition), ToolRule(effect=effect), effect)
 
 

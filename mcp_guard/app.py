@@ -20,7 +20,7 @@ from mcp_guard.core.model import Instance, Json, Tool
 from mcp_guard.core.printable import printable
 from mcp_guard.core.tool_pins import Quarantine
 from mcp_guard.downstream.stdio import StdioFront
-from mcp_guard.identity.instances import Charter, Launch, check_credential, sign_again, start_instance
+from mcp_guard.identity.instances import InstanceSpec, Launch, check_credential, reissue_credential, start_instance
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.open import OpenLedger, open_ledger, recover
 from mcp_guard.ledger.writer import Transaction
@@ -71,7 +71,9 @@ def _new(serving: Serving, launch: Launch) -> tuple[Instance, Json | None]:
     agents = registry.all_agents(serving.settings.agents, serving.ledger.writer.store)
     enrolled = registry.find_agent(agents, launch.agent)
     launch = replace(launch, on_behalf_of=launch.on_behalf_of or enrolled.on_behalf_of)
-    return start_instance(serving.issuer, Charter(enrolled.agent, launch, enrolled.credential_seconds), serving.now())
+    return start_instance(
+        serving.issuer, InstanceSpec(enrolled.agent, launch, enrolled.credential_seconds), serving.now()
+    )
 
 
 def _launched(serving: Serving, code: str) -> tuple[Instance, Json | None]:
@@ -85,7 +87,7 @@ def _launched(serving: Serving, code: str) -> tuple[Instance, Json | None]:
     instance = writer.run(op)
     if instance is None:
         raise IdentityError("the launch code is not valid, was used, or is too old", "mcp-guard instances issue …")
-    return sign_again(serving.issuer, instance), None
+    return reissue_credential(serving.issuer, instance), None
 
 
 async def _serve_stdio(
@@ -151,7 +153,7 @@ async def _serve_http(serving: Serving, where: ServeSettings) -> None:
     from mcp_guard.downstream.http.app import HttpFrontDoor
     from mcp_guard.downstream.http.auth import Gate
     from mcp_guard.downstream.http.sessions import Opening, Sessions
-    from mcp_guard.identity.bearer import OtherIssuer
+    from mcp_guard.identity.bearer import TrustedIssuer
     from mcp_guard.ledger.token_instances import TokenInstances
 
     settings, ledger = serving.settings, serving.ledger
@@ -160,7 +162,7 @@ async def _serve_http(serving: Serving, where: ServeSettings) -> None:
     )
     sessions = Sessions(opening, where.most_sessions, where.idle_seconds)
     callers = TokenInstances(ledger.writer, settings.agents, ledger.guard)
-    others = [OtherIssuer(**issuer) for issuer in where.issuers]
+    others = [TrustedIssuer(**issuer) for issuer in where.issuers]
     gate = Gate(where.url, where.hosts, where.origins, serving.issuer, others, callers)
     door = HttpFrontDoor(gate, sessions, urlsplit(where.url).path or "/", settings.message_bytes)
     sockets, local, stopping = [listen(where)], socket_door(serving, where), asyncio.Event()

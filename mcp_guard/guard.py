@@ -17,7 +17,7 @@ from mcp_guard.core.approval import Approval, ApprovalState, Grant
 from mcp_guard.core.describe import NO_SUCH_TOOL, Description, describe, look_up_arguments, read_facts
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Asked, Call, Decision, Effect, Execution, Facts, Instance, Json, Outcome, Tool
-from mcp_guard.core.names import join
+from mcp_guard.core.names import listed_name
 from mcp_guard.core.provenance.history import Memory
 from mcp_guard.core.redaction import for_look_up
 from mcp_guard.core.replies import (
@@ -155,7 +155,7 @@ class Guard:
         assert call.tool is not None
         assert call.tool.rule.facts is not None
         rule = call.tool.rule.facts
-        name = join(call.tool.server, rule.tool)
+        name = listed_name(call.tool.server, rule.tool)
         tool = self.upstreams.find(name)
         if tool is None or tool.effect is not Effect.READ:
             return f"the present state cannot be read: `{name}` is not listed, or not configured with effect = read"

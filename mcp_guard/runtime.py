@@ -37,9 +37,9 @@ from mcp_guard.settings import Server, Settings
 from mcp_guard.signals.run_history import Runs
 from mcp_guard.upstream.connection import Bounds, Connection
 from mcp_guard.upstream.group import UpstreamGroup
-from mcp_guard.upstream.status_file import Board, circuits_path
-from mcp_guard.upstream.stdio import ChildLink, Connector
-from mcp_guard.upstream.transport import Link
+from mcp_guard.upstream.status_file import StatusFile, status_path
+from mcp_guard.upstream.stdio import StdioServerParameters, StdioTransport
+from mcp_guard.upstream.transport import Transport
 
 if TYPE_CHECKING:
     from mcp_guard.policy.engine import World
@@ -67,7 +67,7 @@ def make_upstreams(settings: Settings) -> UpstreamGroup:
     connections = [
         Connection(
             name,
-            make_link(settings, name, server, scrubber),
+            make_transport(settings, name, server, scrubber),
             scrubber,
             Bounds(settings.message_bytes, server.timeout),
         )
@@ -78,15 +78,15 @@ def make_upstreams(settings: Settings) -> UpstreamGroup:
     )
 
 
-def make_link(settings: Settings, name: str, server: Server, scrubber: Scrubber) -> Link:
+def make_transport(settings: Settings, name: str, server: Server, scrubber: Scrubber) -> Transport:
     """How this upstream is reached: the two kinds there are."""
     here = settings.path.parent
     if server.url:
-        from mcp_guard.upstream.http import HttpLink, Remote
+        from mcp_guard.upstream.http import HttpServerParameters, HttpTransport
 
-        return HttpLink(Remote(name, server, here, settings.state_dir, scrubber))
-    return ChildLink(
-        Connector(
+        return HttpTransport(HttpServerParameters(name, server, here, settings.state_dir, scrubber))
+    return StdioTransport(
+        StdioServerParameters(
             name=name,
             argv=server.argv,
             stderr=settings.state_dir / "upstreams" / f"{name}.stderr.log",
@@ -145,7 +145,7 @@ class Serving:
         self._keeper = Keeper(Places(settings.policies, settings.shadow), ledger.ledger, note)
         self._memory = Memory.of(settings.tool_rules)
         self._signals = make_watch(settings, ledger)
-        self._board = Board(circuits_path(ledger.lock_path.parent, ledger.guard), note)
+        self._board = StatusFile(status_path(ledger.lock_path.parent, ledger.guard), note)
 
     def now(self) -> Micros:
         return self.ledger.writer.now()

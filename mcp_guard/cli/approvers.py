@@ -62,11 +62,11 @@ def person(settings: Settings, approver: str) -> Approver:
 
 
 def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
-    from mcp_guard.identity.key_file import create, refuse_to_overwrite
+    from mcp_guard.identity.key_file import create_key_file, refuse_to_overwrite
 
     who, path = person(settings, options.approver), key_path(options, options.approver)
     refuse_to_overwrite(path)  # before a passphrase is asked for
-    key = create(path, ask_passphrase(options, f"a passphrase for {who.id}'s new key", twice=True))
+    key = create_key_file(path, ask_passphrase(options, f"a passphrase for {who.id}'s new key", twice=True))
     try:
         enrolled = approver_keys.enrol(writer, who, NewKey("ed25519", key.public_key().public_bytes_raw(), {}))
     except GuardError:
@@ -95,14 +95,14 @@ def remove(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
 
 
 def rotate(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
-    from mcp_guard.identity.key_file import create
+    from mcp_guard.identity.key_file import create_key_file
 
     who, path = person(settings, options.approver), key_path(options, options.approver)
     old = open_key(options, who.id)
     old_id = NewKey("ed25519", old.public_key().public_bytes_raw(), {}).id
     kept, draft = path.with_name(f"{path.name}.{old_id}.old"), path.with_name(f"{path.name}.new")
     draft.unlink(missing_ok=True)
-    new = create(draft, ask_passphrase(options, f"a passphrase for {who.id}'s new key", twice=True))
+    new = create_key_file(draft, ask_passphrase(options, f"a passphrase for {who.id}'s new key", twice=True))
     enrolled = approver_keys.rotate(
         writer, who, old_id, NewKey("ed25519", new.public_key().public_bytes_raw(), {}), old.sign
     )
@@ -173,12 +173,12 @@ def ask_passphrase(options: argparse.Namespace, prompt: str, twice: bool = False
 
 def open_key(options: argparse.Namespace, approver: str) -> "Ed25519PrivateKey":
     """Raises: ApprovalError."""
-    from mcp_guard.identity.key_file import unseal
+    from mcp_guard.identity.key_file import read_key_file
 
     path = key_path(options, approver)
     if not path.exists():
         raise ApprovalError(f"no approver's key at `{path}`", f"mcp-guard approvers add {approver}, or --key-file FILE")
-    return unseal(path, ask_passphrase(options, f"passphrase of {approver}'s key"))
+    return read_key_file(path, ask_passphrase(options, f"passphrase of {approver}'s key"))
 
 
 def signature_of(key: "Ed25519PrivateKey", text: bytes) -> dict[str, str]:

@@ -15,8 +15,18 @@ from pathlib import Path
 
 from mcp_guard.cli.options import add_json, parser
 from mcp_guard.clients import jsonc
-from mcp_guard.clients.files import File, read
-from mcp_guard.clients.known import CLIENTS, LOCAL, PROJECT, USER, Host, Spot, client_named, spot_of, spots
+from mcp_guard.clients.files import FileSnapshot, read_file
+from mcp_guard.clients.known import (
+    CLIENTS,
+    LOCAL,
+    PROJECT,
+    USER,
+    Host,
+    ServerSection,
+    find_client,
+    section_of_file,
+    server_sections,
+)
 from mcp_guard.clients.server_entries import GuardEntry, guard_entry, is_switched_off, secrets_of
 from mcp_guard.clients.wrap import values_at
 from mcp_guard.core.errors import ConfigError
@@ -45,18 +55,18 @@ def arguments_of(command: str, about: str) -> argparse.ArgumentParser:
 class Found:
     """The servers of a client that are switched on, as they stand, and the guards among its entries."""
 
-    spot: Spot
+    spot: ServerSection
     servers: tuple[str, ...] = ()
     guards: tuple[GuardEntry, ...] = ()
     failure: str = ""
 
 
-def look(spot: Spot) -> Found | None:
+def look(spot: ServerSection) -> Found | None:
     """What is there, or None if nothing is."""
     if not spot.path.is_file():
         return None
     try:
-        servers = values_at(jsonc.value_of(read(spot.path).text, str(spot.path)), spot.key)
+        servers = values_at(jsonc.parse_value(read_file(spot.path).text, str(spot.path)), spot.key)
     except ConfigError as error:
         return Found(spot, failure=error.message)
     if not servers:
@@ -69,7 +79,7 @@ def look(spot: Spot) -> Found | None:
 def client_files(config: Path) -> Iterator[ClientFile]:
     """Every set of servers that is found, as it stands to the guard of this configuration."""
     host = this_host()
-    for spot in (spot for client in CLIENTS for spot in spots(client, host)):
+    for spot in (spot for client in CLIENTS for spot in server_sections(client, host)):
         found = look(spot)
         if found is None:
             continue
@@ -88,18 +98,18 @@ def client_files(config: Path) -> Iterator[ClientFile]:
         )
 
 
-def words_of(spot: Spot, host: Host) -> str:
+def words_of(spot: ServerSection, host: Host) -> str:
     """The client in a command, with the scope if it has servers elsewhere too."""
-    several = sum(look(each) is not None for each in spots(spot.client, host)) > 1
+    several = sum(look(each) is not None for each in server_sections(spot.client, host)) > 1
     return spot.client.id + (f" --scope {spot.scope}" if several else "")
 
 
-def find_spot(options: argparse.Namespace, host: Host) -> Spot:
+def find_spot(options: argparse.Namespace, host: Host) -> ServerSection:
     """The set of servers that is meant: the one named, or the only one that is there. Raises: ConfigError."""
-    client = client_named(options.client) if options.client else None
+    client = find_client(options.client) if options.client else None
     if options.file:
-        return spot_of(Path(os.path.abspath(options.file.expanduser())), client, host)
-    every = [spot for each in ([client] if client else CLIENTS) for spot in spots(each, host)]
+        return section_of_file(Path(os.path.abspath(options.file.expanduser())), client, host)
+    every = [spot for each in ([client] if client else CLIENTS) for spot in server_sections(each, host)]
     every = [spot for spot in every if options.scope in (None, spot.scope)]
     found = [spot for spot in every if look(spot)]
     if len(found) == 1:
@@ -151,7 +161,7 @@ LONG = 8
 class Change:
     """A file as it was read, and what it is to be."""
 
-    file: File
+    file: FileSnapshot
     after: str
     mode: int | None = None
 
@@ -163,7 +173,7 @@ class Change:
 def secrets_in(text: str) -> Iterator[str]:
     """What looks like a secret in JSON or TOML."""
     try:
-        yield from secrets_of(jsonc.value_of(text))
+        yield from secrets_of(jsonc.parse_value(text))
     except ConfigError:
         with suppress(tomllib.TOMLDecodeError):
             yield from secrets_of(tomllib.loads(text))

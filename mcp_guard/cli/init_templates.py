@@ -5,7 +5,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcp_guard.clients.toml_sections import key_of, text_of
+from mcp_guard.clients.toml_sections import toml_key, toml_string
 from mcp_guard.core.errors import ConfigError
 
 POLICIES, FIRST = "policies", "start.cedar"
@@ -107,17 +107,17 @@ policies = "{POLICIES}"                # a folder of *.cedar files
 mode = "{mode}"                     # "observe" decides and records, and blocks nothing; "enforce" also blocks
 
 # The program that calls tools. Its owner answers for it, and can never approve its calls.
-[agents.{key_of(start.agent)}]
-owner = {text_of(start.owner)}
+[agents.{toml_key(start.agent)}]
+owner = {toml_string(start.owner)}
 groups = ["agents"]                  # policies say: principal in Group::"agents"
 
 # A person who decides on calls that wait, with a key of their own: mcp-guard approvers add {start.approver_id}
-[approvers.{key_of(start.approver_id)}]
-name = {text_of(start.approver)}
+[approvers.{toml_key(start.approver_id)}]
+name = {toml_string(start.approver)}
 
 # Where @require_approval("{ROUTE}") in a policy sends a call.
 {alone}[routes.{ROUTE}]
-approvers = [{text_of(start.approver_id)}]
+approvers = [{toml_string(start.approver_id)}]
 {self_approval}unsafe_self_approval = true        # the agent's owner may approve too: nobody else looks
 
 # The MCP servers behind the guard. `mcp-guard wrap` moves those of a client here; or write them:

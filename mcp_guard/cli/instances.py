@@ -8,11 +8,11 @@ from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import Parser, account, add_config, add_json
 from mcp_guard.cli.output import plain, print_table
 from mcp_guard.config import load
-from mcp_guard.core.credential import Invalid
+from mcp_guard.core.credential import InvalidCredential
 from mcp_guard.core.errors import IdentityError
 from mcp_guard.core.model import Instance
 from mcp_guard.core.receipt import format_time
-from mcp_guard.identity.instances import SECOND, Charter, Issuer, Launch, random_text, start_instance
+from mcp_guard.identity.instances import SECOND, InstanceSpec, Issuer, Launch, random_text, start_instance
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Transaction, Writer
@@ -112,7 +112,7 @@ def issue(writer: Writer, settings: Settings, options: argparse.Namespace) -> in
     user = options.on_behalf_of or enrolled.on_behalf_of
     launch = Launch(enrolled.agent.name, options.ticket, options.reason, user)
     tools = tuple(options.tool or ("*",))
-    charter = Charter(
+    charter = InstanceSpec(
         enrolled.agent, launch, options.ttl or enrolled.credential_seconds, tools, None, options.thumbprint,
         settings.audience,
     )  # fmt: skip
@@ -125,14 +125,14 @@ def delegate(writer: Writer, settings: Settings, options: argparse.Namespace) ->
         raise IdentityError(f"instance `{parent.id}` cannot delegate: {why}", "mcp-guard instances list")
     launch = Launch(parent.agent.name, options.ticket or parent.task.ticket, options.reason, parent.on_behalf_of)
     left = (parent.expires - writer.now()) // SECOND
-    charter = Charter(
+    charter = InstanceSpec(
         parent.agent, launch, options.ttl or left, tuple(options.tool or ()), parent, options.thumbprint,
         settings.audience,
     )  # fmt: skip
     return _issue(writer, charter, options)
 
 
-def _issue(writer: Writer, charter: Charter, options: argparse.Namespace) -> int:
+def _issue(writer: Writer, charter: InstanceSpec, options: argparse.Namespace) -> int:
     code = f"launch_{random_text(26)}" if options.launch else ""
     key = writer.key
 
@@ -145,7 +145,7 @@ def _issue(writer: Writer, charter: Charter, options: argparse.Namespace) -> int
 
     try:
         instance = writer.run(op)
-    except Invalid as refused:
+    except InvalidCredential as refused:
         raise IdentityError(str(refused), "mcp-guard instances list") from None
     until = datetime.fromtimestamp(instance.expires / SECOND, UTC)
     if options.json:

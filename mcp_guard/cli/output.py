@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Iterable, Sequence
 
-from mcp_guard.core.definition_diff import Part, marked, shorten
+from mcp_guard.core.definition_diff import DiffPart, format_diff, shorten
 from mcp_guard.core.printable import printable
 
 __all__ = ["print_lines", "print_table", "print_words", "printable", "steps"]
@@ -30,10 +30,10 @@ def print_hint(text: str) -> None:
     print(f"hint: {text}", file=sys.stderr)
 
 
-def print_words(parts: list[Part]) -> None:
+def print_words(parts: list[DiffPart]) -> None:
     """A difference by words: coloured on a terminal, with marks around them elsewhere."""
     if not is_coloured():
-        print(f"    {marked(parts)}")
+        print(f"    {format_diff(parts)}")
         return
     from rich.console import Console
     from rich.padding import Padding

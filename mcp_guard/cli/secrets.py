@@ -12,7 +12,7 @@ from mcp_guard.cli.output import print_table
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.settings import SecretPlace, Settings
-from mcp_guard.upstream.secrets import MOST_BYTES, keep_in_keyring, read_secret, remove_from_keyring, split_entry
+from mcp_guard.upstream.secrets import MAX_BYTES, read_secret, remove_from_keyring, split_entry, store_in_keyring
 
 
 def main(arguments: list[str]) -> int:
@@ -74,11 +74,11 @@ def state(place: SecretPlace, settings: Settings) -> str:
 def put(options: argparse.Namespace) -> int:
     entry(options.entry)
     asked = sys.stdin.isatty()
-    value = getpass.getpass("secret (not shown): ") if asked else sys.stdin.read(MOST_BYTES + 1)
+    value = getpass.getpass("secret (not shown): ") if asked else sys.stdin.read(MAX_BYTES + 1)
     value = value.strip()
-    if not value or len(value) > MOST_BYTES:
+    if not value or len(value) > MAX_BYTES:
         raise ConfigError(f"the secret is {'too long' if value else 'empty'}", "type it, or give it on standard input")
-    keep_in_keyring(options.entry, value)
+    store_in_keyring(options.entry, value)
     print(
         json.dumps({"entry": options.entry}) if options.json else f"kept: {{ keyring = {json.dumps(options.entry)} }}"
     )

@@ -21,7 +21,7 @@ from mcp_guard.diagnostics.state_folder import Examined, examine_folder
 from mcp_guard.ledger.open import GUARDS
 from mcp_guard.storage.inspection import latest_receipts, open_read_only
 from mcp_guard.storage.keys import WitnessedCheckpoint
-from mcp_guard.upstream.status_file import read_circuits
+from mcp_guard.upstream.status_file import read_statuses
 from mcp_guard.verifier import Report
 from mcp_guard.verifier.report import count
 
@@ -91,7 +91,7 @@ def say_pending(pending: Pending, now: int) -> str:
 
 def circuits(path: Path, running: list[str]) -> list[Receipt]:
     """How the upstreams of every session of the running guards stand."""
-    return [{"guard": guard, **row} for guard in running for row in read_circuits(path.parent / GUARDS, guard)]
+    return [{"guard": guard, **row} for guard in running for row in read_statuses(path.parent / GUARDS, guard)]
 
 
 def say_circuits(rows: list[Receipt]) -> list[str]:

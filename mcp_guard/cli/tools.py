@@ -11,11 +11,11 @@ from mcp_guard.cli.output import print_hint, print_lines, print_table, print_wor
 from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.config import load
 from mcp_guard.core import definition_checks, definition_diff
-from mcp_guard.core.definition_checks import Listed
+from mcp_guard.core.definition_checks import ListedTool
 from mcp_guard.core.errors import ApprovalError
-from mcp_guard.core.hidden_characters import Finding
+from mcp_guard.core.hidden_characters import DefinitionFinding
 from mcp_guard.core.model import Json
-from mcp_guard.core.names import join
+from mcp_guard.core.names import listed_name
 from mcp_guard.core.tool_pins import Pin, PinState
 from mcp_guard.ledger import tool_pins
 from mcp_guard.ledger.open import open_writer
@@ -82,7 +82,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 def entries(writer: Writer) -> dict[str, Entry]:
     rows: dict[str, list[Pin]] = {}
     for row in writer.read(lambda store: store.pins()):
-        rows.setdefault(join(row.upstream, row.tool), []).append(row)
+        rows.setdefault(listed_name(row.upstream, row.tool), []).append(row)
     return {name: _entry(name, rows[name]) for name in sorted(rows)}
 
 
@@ -92,11 +92,11 @@ def _entry(name: str, rows: list[Pin]) -> Entry:
     return Entry(name, pinned, waiting, tuple(rows))
 
 
-def findings(known: dict[str, Entry]) -> dict[str, tuple[Finding, ...]]:
+def findings(known: dict[str, Entry]) -> dict[str, tuple[DefinitionFinding, ...]]:
     """What is suspect of each tool's latest definition, beside the others'."""
     latest = {name: entry.latest for name, entry in known.items()}
-    return definition_checks.inspect_all(
-        {name: Listed(pin.upstream, pin.tool, pin.definition) for name, pin in latest.items()}
+    return definition_checks.check_tools(
+        {name: ListedTool(pin.upstream, pin.tool, pin.definition) for name, pin in latest.items()}
     )
 
 
@@ -129,7 +129,7 @@ def show_all(writer: Writer, options: argparse.Namespace) -> int:
     return 0
 
 
-def _as_json(entry: Entry, found: tuple[Finding, ...]) -> Json:
+def _as_json(entry: Entry, found: tuple[DefinitionFinding, ...]) -> Json:
     return {
         "tool": entry.name,
         "state": entry.state,
@@ -155,7 +155,7 @@ def show(writer: Writer, options: argparse.Namespace) -> int:
     return 0
 
 
-def _said(found: tuple[Finding, ...]) -> list[str]:
+def _said(found: tuple[DefinitionFinding, ...]) -> list[str]:
     return [f"! {finding.check}: {finding.where}: {finding.what}" for finding in found]
 
 
@@ -163,7 +163,7 @@ def show_diff(writer: Writer, options: argparse.Namespace) -> int:
     entry, named = find(writer, options.name)
     after = named or entry.latest
     before = entry.pinned
-    differences = definition_diff.compare(before.definition if before else {}, after.definition)
+    differences = definition_diff.compare_definitions(before.definition if before else {}, after.definition)
     found = findings(entries(writer))[entry.name] if after == entry.latest else ()
     if options.json:
         rows = [{"where": each.where, "before": each.before, "after": each.after} for each in differences]
@@ -175,14 +175,14 @@ def show_diff(writer: Writer, options: argparse.Namespace) -> int:
     return 0
 
 
-def print_diff(entry: Entry, after: Pin, found: tuple[Finding, ...]) -> None:
+def print_diff(entry: Entry, after: Pin, found: tuple[DefinitionFinding, ...]) -> None:
     """Everything that an operator must see before they accept."""
     before = entry.pinned.definition if entry.pinned else {}
     since = f"pinned {entry.pinned.hash[SHORT]}" if entry.pinned else "never pinned"
     print_lines([f"{entry.name}@{after.hash[SHORT]}: {after.state}: {after.why} ({since})"])
-    for each in definition_diff.compare(before, after.definition):
+    for each in definition_diff.compare_definitions(before, after.definition):
         print_lines([f"  {each.where}"])
-        print_words(definition_diff.words(each.before or "", each.after or ""))
+        print_words(definition_diff.diff_words(each.before or "", each.after or ""))
     print_lines(_said(found))
 
 

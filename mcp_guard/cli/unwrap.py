@@ -17,10 +17,10 @@ from mcp_guard.cli.client_files import (
     this_host,
 )
 from mcp_guard.cli.output import print_lines
-from mcp_guard.clients.files import File, read, refuse_if_changed, write
-from mcp_guard.clients.known import client_named, spots
-from mcp_guard.clients.records import Record, Records, fill
-from mcp_guard.clients.toml_sections import Block, take_out
+from mcp_guard.clients.files import FileSnapshot, read_file, refuse_if_changed, write_file
+from mcp_guard.clients.known import find_client, server_sections
+from mcp_guard.clients.records import WrapRecord, WrapRecords, restore_secrets
+from mcp_guard.clients.toml_sections import TomlBlock, remove_blocks
 from mcp_guard.clients.unwrap import NotUndone, undo
 from mcp_guard.config import check, load
 from mcp_guard.core.errors import ConfigError
@@ -32,10 +32,10 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     config = which_guard(options)
     settings = load(config)
-    records = Records(settings.state_dir / "clients")
-    job = make_job(options, records, read(config), settings.policies)
+    records = WrapRecords(settings.state_dir / "clients")
+    job = make_job(options, records, read_file(config), settings.policies)
     if not options.json:
-        print_lines([f"{client_named(job.wraps[0].client).title}: {job.wraps[0].path}"])
+        print_lines([f"{find_client(job.wraps[0].client).title}: {job.wraps[0].path}"])
         print_lines([*(f"  {name}: as it was" for name in job.names), *(f"note: {note}" for note in job.notes), ""])
         print_lines(differences(job.changes))
     if options.dry_run:
@@ -65,9 +65,9 @@ class Job:
     """`wraps` are the records that go, `heirs` those that take over sections which they use too."""
 
     options: argparse.Namespace
-    records: Records
-    wraps: tuple[Record, ...]
-    heirs: tuple[Record, ...]
+    records: WrapRecords
+    wraps: tuple[WrapRecord, ...]
+    heirs: tuple[WrapRecord, ...]
     changes: list[Change]
     entries: tuple[str, ...]
     """Entries of the keyring that nothing needs any more."""
@@ -78,7 +78,7 @@ class Job:
         return [name for record in self.wraps for name in record.wrapped]
 
 
-def choose(options: argparse.Namespace, records: Records) -> tuple[tuple[Record, ...], list[Record]]:
+def choose(options: argparse.Namespace, records: WrapRecords) -> tuple[tuple[WrapRecord, ...], list[WrapRecord]]:
     """The wraps of one client's servers, and all others. Raises: ConfigError."""
     standing = records.standing()
     found = {(record.path, record.key): record for record in standing if is_meant(record, options)}
@@ -95,23 +95,23 @@ def choose(options: argparse.Namespace, records: Records) -> tuple[tuple[Record,
     return wraps, [record for record in standing if record not in wraps]
 
 
-def is_meant(record: Record, options: argparse.Namespace) -> bool:
-    if options.client and record.client != client_named(options.client).id:
+def is_meant(record: WrapRecord, options: argparse.Namespace) -> bool:
+    if options.client and record.client != find_client(options.client).id:
         return False
     if options.file and record.path != str(options.file.expanduser().resolve()):
         return False
     if options.scope is None:
         return True
-    every = spots(client_named(record.client), this_host())
+    every = server_sections(find_client(record.client), this_host())
     return any(
         (str(spot.path.resolve()), spot.key, spot.scope) == (record.path, record.key, options.scope) for spot in every
     )
 
 
-def make_job(options: argparse.Namespace, records: Records, config: File, policies: Path) -> Job:
+def make_job(options: argparse.Namespace, records: WrapRecords, config: FileSnapshot, policies: Path) -> Job:
     """Raises: ConfigError."""
     wraps, others = choose(options, records)
-    client = read(Path(wraps[0].path), missing_ok=True)
+    client = read_file(Path(wraps[0].path), missing_ok=True)
     if client.mode is None:
         hint = f"as it was before the wrap it is in {records.backup(wraps[0])}; put that in its place"
         raise ConfigError(f"`{client.path}` is not there any more", hint)
@@ -124,7 +124,7 @@ def make_job(options: argparse.Namespace, records: Records, config: File, polici
     text = client.text
     for record in reversed(wraps):
         try:
-            text = undo(text, record, fill(records.kept(record), record, secret))
+            text = undo(text, record, restore_secrets(records.kept(record), record, secret))
         except NotUndone as why:
             hint = f"put it right by hand; as it was before the wrap it is in {records.backup(record)}"
             raise ConfigError(f"`{client.path}` cannot be unwrapped: {why}", hint) from None
@@ -142,9 +142,9 @@ def make_job(options: argparse.Namespace, records: Records, config: File, polici
     )
 
 
-def share(wraps: Sequence[Record], others: Sequence[Record]) -> tuple[tuple[Record, ...], list[Block]]:
+def share(wraps: Sequence[WrapRecord], others: Sequence[WrapRecord]) -> tuple[tuple[WrapRecord, ...], list[TomlBlock]]:
     """Other records that use a section of these get it; what is left can go."""
-    heirs: dict[str, Record] = {}
+    heirs: dict[str, WrapRecord] = {}
     going = []
     for block in [block for record in wraps for block in record.blocks]:
         users = [record for record in others if block.mentions in [f"{name}__" for name in record.upstreams]]
@@ -156,10 +156,10 @@ def share(wraps: Sequence[Record], others: Sequence[Record]) -> tuple[tuple[Reco
     return tuple(heirs.values()), going
 
 
-def without_sections(config: File, blocks: Sequence[Block], policies: Path) -> tuple[str, tuple[str, ...]]:
+def without_sections(config: FileSnapshot, blocks: Sequence[TomlBlock], policies: Path) -> tuple[str, tuple[str, ...]]:
     """The guard's configuration without these sections, and notes on those that must stay."""
     cedar = sorted(policies.rglob("*.cedar")) if policies.is_dir() else [policies]
-    after, kept = take_out(config.text, blocks, [path.read_text() for path in cedar if path.is_file()])
+    after, kept = remove_blocks(config.text, blocks, [path.read_text() for path in cedar if path.is_file()])
     notes = tuple(f"{section(block)} stays in {config.path}: {why}" for block, why in kept)
     try:
         check(after, config.path)
@@ -170,7 +170,7 @@ def without_sections(config: File, blocks: Sequence[Block], policies: Path) -> t
     return after, notes
 
 
-def section(block: Block) -> str:
+def section(block: TomlBlock) -> str:
     return next(line for line in block.text.splitlines() if line.startswith("["))
 
 
@@ -179,7 +179,7 @@ def put_in_place(job: Job) -> None:
     for change in job.changes:
         refuse_if_changed(change.file)
     for change in job.changes:
-        write(change.file, change.after)
+        write_file(change.file, change.after)
     for heir in job.heirs:
         job.records.change(heir)
     for record in job.wraps:
@@ -203,5 +203,5 @@ def finish(job: Job, written: bool) -> int:
         lines = [f"wrote {change.file.path}" for change in job.changes]
         lines += [f"removed from the keyring: {entry}" for entry in job.entries]
         lines += [f"the guard's configuration, policies and ledger stay in {Path(job.wraps[0].config).parent}"]
-        print_lines([*lines, f"next: restart {client_named(job.wraps[0].client).title}"])
+        print_lines([*lines, f"next: restart {find_client(job.wraps[0].client).title}"])
     return 0

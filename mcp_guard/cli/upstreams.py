@@ -15,7 +15,7 @@ from mcp_guard.ports import Pins
 from mcp_guard.settings import OAuthSettings, Settings
 from mcp_guard.upstream.oauth.authorization_code import sign_in
 from mcp_guard.upstream.oauth.discovery import NoToken
-from mcp_guard.upstream.oauth.token_storage import Keeping
+from mcp_guard.upstream.oauth.token_storage import TokenStorage
 from mcp_guard.upstream.secrets import read_secret
 from mcp_guard.verifier.progress import Progress
 
@@ -45,7 +45,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     return made.parse_args(arguments)
 
 
-def find(settings: Settings, name: str) -> tuple[OAuthSettings, Keeping]:
+def find(settings: Settings, name: str) -> tuple[OAuthSettings, TokenStorage]:
     """Raises: ConfigError."""
     server = settings.servers.get(name)
     if server is None:
@@ -54,10 +54,10 @@ def find(settings: Settings, name: str) -> tuple[OAuthSettings, Keeping]:
     if server.oauth is None or not server.oauth.is_interactive:
         hint = f'[upstreams.{name}.oauth] grant = "authorization_code"'
         raise ConfigError(f"upstream `{name}` is not one that people sign in to", hint)
-    return server.oauth, Keeping(settings.state_dir / "sign-ins", name, server.oauth.in_keyring)
+    return server.oauth, TokenStorage(settings.state_dir / "sign-ins", name, server.oauth.in_keyring)
 
 
-async def login(settings: Settings, options: argparse.Namespace, said: OAuthSettings, keeping: Keeping) -> int:
+async def login(settings: Settings, options: argparse.Namespace, said: OAuthSettings, keeping: TokenStorage) -> int:
     def show(address: str) -> None:
         print(f"sign in here: {address}", file=sys.stderr, flush=True)
         if not options.no_browser:
@@ -76,7 +76,7 @@ async def login(settings: Settings, options: argparse.Namespace, said: OAuthSett
     return 0
 
 
-async def logout(options: argparse.Namespace, keeping: Keeping) -> int:
+async def logout(options: argparse.Namespace, keeping: TokenStorage) -> int:
     async with keeping.locked():
         there = keeping.remove()
     text = f"the sign-in to `{options.name}` is forgotten" if there else f"nobody was signed in to `{options.name}`"

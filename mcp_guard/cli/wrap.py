@@ -18,26 +18,26 @@ from mcp_guard.cli.client_files import (
 )
 from mcp_guard.cli.init_templates import Start, files, os_user, refuse_to_overwrite
 from mcp_guard.cli.output import print_lines, steps
-from mcp_guard.clients.files import PRIVATE, File, read, refuse_if_changed, write
-from mcp_guard.clients.known import PROJECT, Spot
-from mcp_guard.clients.records import Records, make_record
+from mcp_guard.clients.files import PRIVATE, FileSnapshot, read_file, refuse_if_changed, write_file
+from mcp_guard.clients.known import PROJECT, ServerSection
+from mcp_guard.clients.records import WrapRecords, make_record
 from mcp_guard.clients.server_entries import HARMLESS, secret_arguments
-from mcp_guard.clients.wrap import Plan, Wish, make_plan
+from mcp_guard.clients.wrap import WrapPlan, WrapRequest, make_plan
 from mcp_guard.config import check, load
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Mode
 from mcp_guard.diagnostics.checks import OTHERS
 from mcp_guard.settings import Settings
-from mcp_guard.upstream.secrets import keep_in_keyring, opened_keyring, split_entry
+from mcp_guard.upstream.secrets import open_keyring, split_entry, store_in_keyring
 
 
 def main(arguments: list[str]) -> int:
     options = parse(arguments)
     host = this_host()
     spot = find_spot(options, host)
-    client_file = read(spot.path)
+    client_file = read_file(spot.path)
     guard = guard_side(options.config.resolve(), options.agent or spot.client.id)
-    wish = Wish(
+    wish = WrapRequest(
         config=guard.config,
         command=guard_command(),
         owner=os_user(),
@@ -74,9 +74,9 @@ class GuardSide:
     """The guard's files: their texts as they are, or as a new guard's would be, and what is kept beside its state."""
 
     config: Path
-    file: File
+    file: FileSnapshot
     texts: dict[Path, str]
-    records: Records
+    records: WrapRecords
     settings: Settings
 
     @property
@@ -87,9 +87,9 @@ class GuardSide:
 @dataclass(frozen=True, slots=True)
 class Job:
     options: argparse.Namespace
-    spot: Spot
+    spot: ServerSection
     guard: GuardSide
-    plan: Plan
+    plan: WrapPlan
     changes: list[Change]
 
     @property
@@ -100,7 +100,7 @@ class Job:
 
 def guard_side(config: Path, agent: str) -> GuardSide:
     """Raises: ConfigError if there is a configuration that does not load."""
-    file = read(config, missing_ok=True)
+    file = read_file(config, missing_ok=True)
     if file.mode is None:
         refuse_to_overwrite(config)
         user = os_user()
@@ -108,24 +108,26 @@ def guard_side(config: Path, agent: str) -> GuardSide:
         settings = check(texts[config], config)
     else:
         texts, settings = {config: file.text}, load(config)
-    return GuardSide(config, file, texts, Records(settings.state_dir / "clients"), settings)
+    return GuardSide(config, file, texts, WrapRecords(settings.state_dir / "clients"), settings)
 
 
 def free_entry(wanted: str, value: str) -> str:
     """The entry of the keyring for a secret: one that nothing else is in. Raises: ConfigError."""
     number, name = 1, wanted
-    with opened_keyring() as library:
+    with open_keyring() as library:
         while library.get_password(*split_entry(name)) not in (None, value):
             number += 1
             name = f"{wanted}-{number}"
     return name
 
 
-def changes_of(client_file: File, guard: GuardSide, plan: Plan) -> list[Change]:
+def changes_of(client_file: FileSnapshot, guard: GuardSide, plan: WrapPlan) -> list[Change]:
     """The guard's files first: a client never names a configuration that is not there."""
     is_private = not (client_file.mode or 0) & OTHERS or any(server.hides_something for server in plan.wrapped)
     changes = [Change(guard.file, plan.config_text, PRIVATE if is_private else None)]
-    changes += [Change(read(path, missing_ok=True), text) for path, text in guard.texts.items() if path != guard.config]
+    changes += [
+        Change(read_file(path, missing_ok=True), text) for path, text in guard.texts.items() if path != guard.config
+    ]
     return [change for change in (*changes, Change(client_file, plan.client_text)) if change.is_one]
 
 
@@ -162,11 +164,11 @@ def put_in_place(job: Job) -> None:
     *_, client = job.changes
     record, kept = make_record(job.spot, client.file.path, client.file.text, job.plan, job.guard.config)
     for entry, value in job.plan.moved.items():
-        keep_in_keyring(entry, value)
+        store_in_keyring(entry, value)
     job.guard.records.add(record, kept)
     for change in job.changes:
         change.file.path.parent.mkdir(parents=True, exist_ok=True)
-        write(change.file, change.after, change.mode)
+        write_file(change.file, change.after, change.mode)
 
 
 def finish(job: Job, written: bool) -> int:

@@ -12,7 +12,7 @@ PRIVATE = 0o600
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class FileSnapshot:
     """A file as it was read. `path` is the real one, behind links; `mode` is None if there is no file yet."""
 
     path: Path
@@ -20,16 +20,16 @@ class File:
     mode: int | None
 
 
-def read(path: Path, missing_ok: bool = False) -> File:
+def read_file(path: Path, missing_ok: bool = False) -> FileSnapshot:
     """Raises: ConfigError."""
     real = path.resolve()
     try:
         with real.open("rb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            return File(real, file.read().decode(), mode)
+            return FileSnapshot(real, file.read().decode(), mode)
     except FileNotFoundError:
         if missing_ok:
-            return File(real, "", None)
+            return FileSnapshot(real, "", None)
         raise ConfigError(f"there is no `{path}`", "mcp-guard wrap shows what is found") from None
     except UnicodeDecodeError:
         raise ConfigError(f"`{path}` is not text (UTF-8)", "save it as UTF-8 first") from None
@@ -37,13 +37,13 @@ def read(path: Path, missing_ok: bool = False) -> File:
         raise ConfigError(f"cannot read `{path}`: {error.strerror}", "check its permissions") from None
 
 
-def refuse_if_changed(file: File) -> None:
+def refuse_if_changed(file: FileSnapshot) -> None:
     """Raises: ConfigError if the file is not what was read any more."""
-    if read(file.path, missing_ok=file.mode is None).text != file.text:
+    if read_file(file.path, missing_ok=file.mode is None).text != file.text:
         raise ConfigError(f"`{file.path}` was changed by somebody else meanwhile, and stays as it is", "do it again")
 
 
-def write(file: File, text: str, mode: int | None = None) -> None:
+def write_file(file: FileSnapshot, text: str, mode: int | None = None) -> None:
     """Put a new text in the place of the file that was read, if it is still that. The mode stays, if none is said.
 
     Raises: ConfigError.

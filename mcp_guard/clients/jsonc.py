@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from mcp_guard.core.errors import ConfigError
 
-DEEPEST = 200
+MAX_DEPTH = 200
 _TRIVIA = re.compile(r"(?:[ \t\r\n]+|//[^\r\n]*|/\*.*?\*/)*", re.DOTALL)
 _STRING = re.compile(r'"(?:[^"\\\r\n]|\\.)*"')
 _PLAIN = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|false|null")
@@ -49,13 +49,13 @@ class Node:
 def parse(text: str, name: str = "the text") -> Node:
     """The whole text as one value. Raises: ConfigError with line and column."""
     reader = _Reader(text, name)
-    node = reader.value(skip(text, 1 if text.startswith("\ufeff") else 0), 0)
-    if (rest := skip(text, node.end)) != len(text):
+    node = reader.value(skip_trivia(text, 1 if text.startswith("\ufeff") else 0), 0)
+    if (rest := skip_trivia(text, node.end)) != len(text):
         raise reader.wrong(rest, "nothing more")
     return node
 
 
-def value_of(text: str, name: str = "the text") -> object:
+def parse_value(text: str, name: str = "the text") -> object:
     """The whole text as a plain value; fast where it is plain JSON. Raises: ConfigError."""
     try:
         value: object = json.loads(text.removeprefix("\ufeff"))
@@ -64,7 +64,7 @@ def value_of(text: str, name: str = "the text") -> object:
     return value
 
 
-def skip(text: str, at: int) -> int:
+def skip_trivia(text: str, at: int) -> int:
     """Where white space and comments end."""
     found = _TRIVIA.match(text, at)
     assert found is not None
@@ -94,8 +94,8 @@ class _Reader:
         return ConfigError(what, "mend the file; its client cannot read it either")
 
     def value(self, at: int, depth: int) -> Node:
-        if depth > DEEPEST:
-            raise self.wrong(at, f"no more than {DEEPEST} levels")
+        if depth > MAX_DEPTH:
+            raise self.wrong(at, f"no more than {MAX_DEPTH} levels")
         first = self.text[at : at + 1]
         if first == "{":
             return self.object(at, depth)
@@ -119,17 +119,17 @@ class _Reader:
 
     def object(self, at: int, depth: int) -> Node:
         members: list[Member] = []
-        at_start, at = at, skip(self.text, at + 1)
+        at_start, at = at, skip_trivia(self.text, at + 1)
         while self.text[at : at + 1] != "}":
             if members and members[-1].comma is None:
                 raise self.wrong(at, "`,` or `}`")
             if self.text[at : at + 1] != '"':
                 raise self.wrong(at, "a key")
             key = self.string(at)
-            colon = skip(self.text, key.end)
+            colon = skip_trivia(self.text, key.end)
             if self.text[colon : colon + 1] != ":":
                 raise self.wrong(colon, "`:`")
-            node = self.value(skip(self.text, colon + 1), depth + 1)
+            node = self.value(skip_trivia(self.text, colon + 1), depth + 1)
             comma, following = self.comma(node.end)
             members.append(Member(str(key.value), at, node, comma))
             at = following
@@ -137,7 +137,7 @@ class _Reader:
 
     def array(self, at: int, depth: int) -> Node:
         items: list[Node] = []
-        at_start, at, more = at, skip(self.text, at + 1), True
+        at_start, at, more = at, skip_trivia(self.text, at + 1), True
         while self.text[at : at + 1] != "]":
             if not more:
                 raise self.wrong(at, "`,` or `]`")
@@ -148,17 +148,17 @@ class _Reader:
 
     def comma(self, end: int) -> tuple[int | None, int]:
         """Where the comma after a value is, if there is one, and where to go on."""
-        at = skip(self.text, end)
-        return (at, skip(self.text, at + 1)) if self.text[at : at + 1] == "," else (None, at)
+        at = skip_trivia(self.text, end)
+        return (at, skip_trivia(self.text, at + 1)) if self.text[at : at + 1] == "," else (None, at)
 
 
 # Taking members out of a JSON object's text and putting one in, and back. Everything else stays, byte for byte.
 
-Cut = tuple[int, int, str]
+Edit = tuple[int, int, str]
 """From, to, and what stands there instead."""
 
 
-def splice(text: str, cuts: Sequence[Cut]) -> str:
+def apply_edits(text: str, cuts: Sequence[Edit]) -> str:
     """Cuts may touch and overlap, if the ones within others put nothing there."""
     done, at = [], 0
     for start, end, instead in sorted(cuts, key=lambda cut: (cut[0], -cut[1])):
@@ -176,14 +176,14 @@ def replace_members(text: str, servers: Node, names: Collection[str], entry: tup
     style = place if place.key in names else going[0]
     cuts = [(place.start, place.end, f"{json.dumps(name)}: {_written(text, style, value)}")]
     cuts += _removed(text, servers, [member for member in going if member is not place])
-    return splice(text, cuts)
+    return apply_edits(text, cuts)
 
 
-def put_back(text: str, servers: Node, name: str, originals: Sequence[str], separator: str) -> str:
+def restore_members(text: str, servers: Node, name: str, originals: Sequence[str], separator: str) -> str:
     """Put the texts of members where the guard's entry is."""
     place = servers.last(name)
     assert place is not None
-    return splice(text, [(place.start, place.end, ("," + separator).join(originals))])
+    return apply_edits(text, [(place.start, place.end, ("," + separator).join(originals))])
 
 
 def separator_of(text: str, servers: Node) -> str:
@@ -193,9 +193,9 @@ def separator_of(text: str, servers: Node) -> str:
     return before.group() if before else ""
 
 
-def _removed(text: str, servers: Node, members: Sequence[Member]) -> list[Cut]:
+def _removed(text: str, servers: Node, members: Sequence[Member]) -> list[Edit]:
     """Each with its comma, and with the rest of its lines if nothing else stands on them."""
-    cuts: list[Cut] = []
+    cuts: list[Edit] = []
     for member in members:
         start, end = _whole_lines(text, member)
         cuts.append((start, end, ""))

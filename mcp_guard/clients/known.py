@@ -14,7 +14,7 @@ USER, PROJECT, LOCAL = "user", "project", "local"
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class ConfigLocation:
     """A file of a client, and the keys that lead to its servers.
 
     A path begins with `~` (home), `$CONFIG` (where the system keeps settings of applications) or `.` (the project). In
@@ -34,7 +34,7 @@ class Client:
 
     id: str
     title: str
-    places: tuple[Place, ...]
+    places: tuple[ConfigLocation, ...]
     dialect: Dialect = no_variables
     extra: Mapping[str, str] = field(default_factory=dict)
 
@@ -43,15 +43,15 @@ CLIENTS: tuple[Client, ...] = (
     Client(
         "claude-desktop",
         "Claude Desktop",
-        (Place(USER, "$CONFIG/Claude/claude_desktop_config.json", ("mcpServers",)),),
+        (ConfigLocation(USER, "$CONFIG/Claude/claude_desktop_config.json", ("mcpServers",)),),
     ),
     Client(
         "claude-code",
         "Claude Code",
         (
-            Place(PROJECT, "./.mcp.json", ("mcpServers",)),
-            Place(USER, "~/.claude.json", ("mcpServers",)),
-            Place(LOCAL, "~/.claude.json", ("projects", ".", "mcpServers")),
+            ConfigLocation(PROJECT, "./.mcp.json", ("mcpServers",)),
+            ConfigLocation(USER, "~/.claude.json", ("mcpServers",)),
+            ConfigLocation(LOCAL, "~/.claude.json", ("projects", ".", "mcpServers")),
         ),
         braces,
     ),
@@ -59,8 +59,8 @@ CLIENTS: tuple[Client, ...] = (
         "cursor",
         "Cursor",
         (
-            Place(PROJECT, "./.cursor/mcp.json", ("mcpServers",)),
-            Place(USER, "~/.cursor/mcp.json", ("mcpServers",)),
+            ConfigLocation(PROJECT, "./.cursor/mcp.json", ("mcpServers",)),
+            ConfigLocation(USER, "~/.cursor/mcp.json", ("mcpServers",)),
         ),
         editor,
     ),
@@ -68,8 +68,8 @@ CLIENTS: tuple[Client, ...] = (
         "vscode",
         "VS Code",
         (
-            Place(PROJECT, "./.vscode/mcp.json", ("servers",)),
-            Place(USER, "$CONFIG/Code/User/mcp.json", ("servers",)),
+            ConfigLocation(PROJECT, "./.vscode/mcp.json", ("servers",)),
+            ConfigLocation(USER, "$CONFIG/Code/User/mcp.json", ("servers",)),
         ),
         editor,
         {"type": "stdio"},
@@ -77,15 +77,15 @@ CLIENTS: tuple[Client, ...] = (
     Client(
         "windsurf",
         "Windsurf",
-        (Place(USER, "~/.codeium/windsurf/mcp_config.json", ("mcpServers",)),),
+        (ConfigLocation(USER, "~/.codeium/windsurf/mcp_config.json", ("mcpServers",)),),
         windsurf,
     ),
     Client(
         "zed",
         "Zed",
         (
-            Place(PROJECT, "./.zed/settings.json", ("context_servers",)),
-            Place(
+            ConfigLocation(PROJECT, "./.zed/settings.json", ("context_servers",)),
+            ConfigLocation(
                 USER,
                 "~/.config/zed/settings.json",
                 ("context_servers",),
@@ -114,14 +114,14 @@ class Host:
             return Path(self.environment.get("APPDATA") or self.home / "AppData" / "Roaming")
         return Path(self.environment.get("XDG_CONFIG_HOME") or self.home / ".config")
 
-    def find(self, place: Place) -> Path:
+    def find(self, place: ConfigLocation) -> Path:
         said = {"linux": place.linux, "win32": place.windows}.get(self.platform) or place.path
         first, _, rest = said.partition("/")
         return {"~": self.home, "$CONFIG": self.config_folder(), ".": self.project}[first].joinpath(*rest.split("/"))
 
 
 @dataclass(frozen=True, slots=True)
-class Spot:
+class ServerSection:
     """One set of servers: in `path`, below `key`. `folder` is where its client starts them, as far as that is known."""
 
     client: Client
@@ -131,7 +131,7 @@ class Spot:
     folder: Path
 
 
-def client_named(id: str) -> Client:
+def find_client(id: str) -> Client:
     """Raises: ConfigError."""
     for client in CLIENTS:
         if client.id == id:
@@ -139,15 +139,15 @@ def client_named(id: str) -> Client:
     raise ConfigError(f"no client `{id}` is known", f"one of: {', '.join(client.id for client in CLIENTS)}")
 
 
-def spots(client: Client, host: Host) -> Iterator[Spot]:
+def server_sections(client: Client, host: Host) -> Iterator[ServerSection]:
     """Where the client's servers can stand on this machine, whether the file is there or not."""
     for place in client.places:
         key = tuple(str(host.project) if part == "." else part for part in place.key)
         folder = host.home if place.scope == USER else host.project
-        yield Spot(client, place.scope, host.find(place), key, folder)
+        yield ServerSection(client, place.scope, host.find(place), key, folder)
 
 
-def spot_of(path: Path, client: Client | None, host: Host) -> Spot:
+def section_of_file(path: Path, client: Client | None, host: Host) -> ServerSection:
     """The set of servers of a file that was named. Raises: ConfigError if nothing says whose it is."""
     known = [
         (each, place)
@@ -159,7 +159,7 @@ def spot_of(path: Path, client: Client | None, host: Host) -> Spot:
         tail = place.path.split("/")[1:]
         if path == host.find(place) or list(path.parts[-len(tail) :]) == tail:
             folder = path.parents[len(tail) - 1] if place.scope == PROJECT else host.home
-            return Spot(each, place.scope, path, place.key, folder)
+            return ServerSection(each, place.scope, path, place.key, folder)
     if client is None:
         raise ConfigError(f"whose file is `{path}`?", f"name the client: mcp-guard wrap CLIENT --file {path}")
-    return Spot(client, USER, path, client.places[0].key, host.home)
+    return ServerSection(client, USER, path, client.places[0].key, host.home)

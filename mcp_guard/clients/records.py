@@ -14,15 +14,15 @@ from pathlib import Path
 
 from mcp_guard.clients import jsonc
 from mcp_guard.clients.files import PRIVATE
-from mcp_guard.clients.jsonc import splice
-from mcp_guard.clients.known import Spot
-from mcp_guard.clients.toml_sections import Block
-from mcp_guard.clients.wrap import Plan, servers_at
+from mcp_guard.clients.jsonc import apply_edits
+from mcp_guard.clients.known import ServerSection
+from mcp_guard.clients.toml_sections import TomlBlock
+from mcp_guard.clients.wrap import WrapPlan, servers_at
 from mcp_guard.core.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class Hole:
+class MovedSecret:
     """Where a secret stood: characters `start` to `end` of the text that is kept are its place holder."""
 
     entry: str
@@ -32,7 +32,7 @@ class Hole:
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class WrapRecord:
     """One wrap of one file. `before`, `after` and `servers_after` are hashes; `id` names its files."""
 
     id: str
@@ -46,20 +46,20 @@ class Record:
     servers_after: str
     config: str
     upstreams: tuple[str, ...]
-    blocks: tuple[Block, ...]
-    holes: tuple[Hole, ...] = ()
+    blocks: tuple[TomlBlock, ...]
+    holes: tuple[MovedSecret, ...] = ()
 
 
 def fingerprint(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def make_record(spot: Spot, real: Path, before: str, plan: Plan, config: Path) -> tuple[Record, str]:
+def make_record(spot: ServerSection, real: Path, before: str, plan: WrapPlan, config: Path) -> tuple[WrapRecord, str]:
     """The record, and the text to keep: `before` with holes for the secrets that move."""
-    kept, holes = _dig(before, spot, plan)
+    kept, holes = _replace_secrets(before, spot, plan)
     after = servers_at(jsonc.parse(plan.client_text), spot.key)
     assert after is not None
-    return Record(
+    return WrapRecord(
         id=f"{spot.client.id}-{time.time_ns() // 1000}",
         client=spot.client.id,
         path=str(real),
@@ -76,7 +76,7 @@ def make_record(spot: Spot, real: Path, before: str, plan: Plan, config: Path) -
     ), kept
 
 
-def _dig(text: str, spot: Spot, plan: Plan) -> tuple[str, tuple[Hole, ...]]:
+def _replace_secrets(text: str, spot: ServerSection, plan: WrapPlan) -> tuple[str, tuple[MovedSecret, ...]]:
     """Raises: ConfigError for a secret that could not be put back as it was spelt."""
     by_text = {value: entry for entry, value in plan.moved.items()}
     servers = servers_at(jsonc.parse(text), spot.key)
@@ -89,7 +89,7 @@ def _dig(text: str, spot: Spot, plan: Plan) -> tuple[str, tuple[Hole, ...]]:
         for _, node in jsonc.strings(member.node)
         if node.value in by_text
     ]
-    holes: list[Hole] = []
+    holes: list[MovedSecret] = []
     cuts = []
     shift = 0
     for node in found:
@@ -99,36 +99,36 @@ def _dig(text: str, spot: Spot, plan: Plan) -> tuple[str, tuple[Hole, ...]]:
             what = f"a secret in `{spot.path}` is spelt with unusual escapes, and could not be put back as it was"
             raise ConfigError(what, "spell it plainly, or leave out --move-secrets")
         instead = json.dumps(f"in the keyring: {by_text[value]}", ensure_ascii=False)
-        holes.append(Hole(by_text[value], node.start + shift, node.start + shift + len(instead), is_ascii))
+        holes.append(MovedSecret(by_text[value], node.start + shift, node.start + shift + len(instead), is_ascii))
         cuts.append((node.start, node.end, instead))
         shift += len(instead) - len(literal)
-    return splice(text, cuts), tuple(holes)
+    return apply_edits(text, cuts), tuple(holes)
 
 
-def fill(kept: str, record: Record, secret: Callable[[str], str]) -> str:
+def restore_secrets(kept: str, record: WrapRecord, secret: Callable[[str], str]) -> str:
     """The text as it was, with the secrets from the keyring. Raises: ConfigError if it is not what it was."""
     cuts = [(hole.start, hole.end, json.dumps(secret(hole.entry), ensure_ascii=hole.is_ascii)) for hole in record.holes]
-    text = splice(kept, cuts)
+    text = apply_edits(kept, cuts)
     if fingerprint(text) != record.before:
         raise ConfigError(f"what is kept of `{record.path}` is not what it was", "a secret or the copy was changed")
     return text
 
 
 @dataclass(frozen=True, slots=True)
-class Records:
+class WrapRecords:
     """The records below a state folder."""
 
     folder: Path
 
-    def standing(self, path: Path | None = None) -> list[Record]:
+    def standing(self, path: Path | None = None) -> list[WrapRecord]:
         """All, or those of one file, the oldest first. Raises: ConfigError."""
         found = [self._read(each) for each in sorted(self.folder.glob("*.json"), key=_age)]
         return [record for record in found if path is None or record.path == str(path)]
 
-    def backup(self, record: Record) -> Path:
+    def backup(self, record: WrapRecord) -> Path:
         return self.folder / f"{record.id}.before"
 
-    def kept(self, record: Record) -> str:
+    def kept(self, record: WrapRecord) -> str:
         """Raises: ConfigError."""
         try:
             return self.backup(record).read_bytes().decode()
@@ -137,7 +137,7 @@ class Records:
                 f"cannot read `{self.backup(record)}`: {error}", "edit the client's file by hand"
             ) from None
 
-    def add(self, record: Record, kept: str) -> None:
+    def add(self, record: WrapRecord, kept: str) -> None:
         """The text first: a record without it would promise too much. Raises: ConfigError."""
         try:
             self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -149,26 +149,26 @@ class Records:
                 f"cannot keep a copy in `{self.folder}`: {error.strerror}", "nothing was written"
             ) from None
 
-    def change(self, record: Record) -> None:
+    def change(self, record: WrapRecord) -> None:
         draft = self.folder / f"{record.id}.draft"
         _create(draft, json.dumps(asdict(record), indent=2).encode())
         os.replace(draft, self.folder / f"{record.id}.json")
 
-    def remove(self, record: Record) -> None:
+    def remove(self, record: WrapRecord) -> None:
         (self.folder / f"{record.id}.json").unlink()
         self.backup(record).unlink()
 
-    def _read(self, path: Path) -> Record:
+    def _read(self, path: Path) -> WrapRecord:
         try:
             said: Mapping[str, object] = json.loads(path.read_bytes())
-            record = Record(**said)  # type: ignore[arg-type]
+            record = WrapRecord(**said)  # type: ignore[arg-type]
             return replace(
                 record,
                 key=tuple(record.key),
                 wrapped=tuple(record.wrapped),
                 upstreams=tuple(record.upstreams),
-                blocks=tuple(Block(**each) for each in record.blocks),  # type: ignore[arg-type]
-                holes=tuple(Hole(**each) for each in record.holes),  # type: ignore[arg-type]
+                blocks=tuple(TomlBlock(**each) for each in record.blocks),  # type: ignore[arg-type]
+                holes=tuple(MovedSecret(**each) for each in record.holes),  # type: ignore[arg-type]
             )
         except (OSError, ValueError, TypeError) as error:
             raise ConfigError(f"`{path}` is no record of a wrapped file: {error}", "move it away") from None

@@ -8,8 +8,8 @@ from itertools import pairwise
 from pathlib import Path, PurePath
 from urllib.parse import urlsplit
 
-from mcp_guard.clients.known import USER, Host, Spot
-from mcp_guard.clients.variables import ClientsOwn, Unresolved, World, has_variables, resolve
+from mcp_guard.clients.known import USER, Host, ServerSection
+from mcp_guard.clients.variables import ResolvedByClient, Unresolved, VariableScope, has_variables, resolve
 from mcp_guard.core.secret_scrubber import looks_secret, password_of
 
 GUARD = "guard"
@@ -31,8 +31,8 @@ REFUSED = {
 
 
 SWITCHED_OFF = "it is switched off in the client"
-A_GUARD = "it leads to a guard already"
-HARMLESS = (SWITCHED_OFF, A_GUARD)
+ALREADY_GUARDED = "it leads to a guard already"
+HARMLESS = (SWITCHED_OFF, ALREADY_GUARDED)
 """Reasons for which a server may well stay."""
 
 
@@ -41,7 +41,7 @@ class NotWrapped(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
+class ServerValue:
     """A variable or header: its text, or the text that the client resolves to it for the guard."""
 
     text: str
@@ -49,7 +49,7 @@ class Value:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class ClientServer:
     """One server of a client, for the guard's configuration. `command` is empty if it is reached at `url`."""
 
     name: str
@@ -59,7 +59,7 @@ class Server:
     cwd: str = ""
     url: str = ""
     is_sse: bool = False
-    values: Mapping[str, Value] = field(default_factory=dict)
+    values: Mapping[str, ServerValue] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     @property
@@ -68,7 +68,7 @@ class Server:
         return bool(self.secrets) or any(secret_arguments(self.args)) or password_of(self.url) is not None
 
     @property
-    def secrets(self) -> dict[str, Value]:
+    def secrets(self) -> dict[str, ServerValue]:
         """Values that are secrets and stand there as text."""
         return {key: each for key, each in self.values.items() if not each.is_passed and is_secret(key, each.text)}
 
@@ -143,12 +143,12 @@ def numbered(name: str, number: int) -> str:
     return f"{name[: 23 - len(str(number))]}-{number}"
 
 
-def read_server(name: str, value: object, spot: Spot, host: Host) -> Server:
+def read_server(name: str, value: object, spot: ServerSection, host: Host) -> ClientServer:
     """Raises: NotWrapped."""
     if not isinstance(value, dict):
         raise NotWrapped("it is no object")
     if guard_entry(value):
-        raise NotWrapped(A_GUARD)
+        raise NotWrapped(ALREADY_GUARDED)
     if re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False)):
         raise NotWrapped("it holds half of a character (a lone surrogate)")
     if is_switched_off(value):
@@ -158,7 +158,7 @@ def read_server(name: str, value: object, spot: Spot, host: Host) -> Server:
             raise NotWrapped(why)
     unknown = sorted(set(value) - UNDERSTOOD - {"disabled", "enabled"})
     notes = (f"`{', '.join(unknown)}` of `{name}` is for the client alone and was left out",) if unknown else ()
-    world = World(host.environment, host.home, spot.folder if spot.scope != USER else None)
+    world = VariableScope(host.environment, host.home, spot.folder if spot.scope != USER else None)
     try:
         read = _started if value.get("command") else _reached
         return read(name, value, (spot, world), notes)
@@ -166,7 +166,9 @@ def read_server(name: str, value: object, spot: Spot, host: Host) -> Server:
         raise NotWrapped(str(why)) from None
 
 
-def _started(name: str, value: dict[str, object], where: tuple[Spot, World], notes: tuple[str, ...]) -> Server:
+def _started(
+    name: str, value: dict[str, object], where: tuple[ServerSection, VariableScope], notes: tuple[str, ...]
+) -> ClientServer:
     spot, world = where
     command, args, env = value["command"], value.get("args") or [], value.get("env") or {}
     if isinstance(command, dict):  # an older form of Zed's
@@ -177,7 +179,7 @@ def _started(name: str, value: dict[str, object], where: tuple[Spot, World], not
     cwd = value.get("cwd") or ""
     if not isinstance(cwd, str):
         raise NotWrapped("`cwd` must be a text")
-    return Server(
+    return ClientServer(
         name,
         upstream_name(name),
         command=_home(said[0], world.home),
@@ -197,7 +199,9 @@ def _home(text: str, home: Path) -> str:
     return str(home / text[2:]) if text.startswith("~/") else text
 
 
-def _reached(name: str, value: dict[str, object], where: tuple[Spot, World], notes: tuple[str, ...]) -> Server:
+def _reached(
+    name: str, value: dict[str, object], where: tuple[ServerSection, VariableScope], notes: tuple[str, ...]
+) -> ClientServer:
     spot, world = where
     said = next((value[key] for key in ("url", "serverUrl", "httpUrl") if value.get(key)), None)
     if said is None:
@@ -215,10 +219,10 @@ def _reached(name: str, value: dict[str, object], where: tuple[Spot, World], not
     if not values and (urlsplit(url).hostname or "") not in LOOPBACK:
         notes += (f"if `{name}` wants a sign-in, the guard must make it: docs/howto/secrets.md",)
     notes += _resolved(name, (said,), [url])
-    return Server(name, upstream_name(name), url=url, is_sse=is_sse, values=values, notes=notes)
+    return ClientServer(name, upstream_name(name), url=url, is_sse=is_sse, values=values, notes=notes)
 
 
-def _values(said: object, what: str, where: tuple[Spot, World]) -> dict[str, Value]:
+def _values(said: object, what: str, where: tuple[ServerSection, VariableScope]) -> dict[str, ServerValue]:
     """Raises: NotWrapped, Unresolved."""
     if not isinstance(said, dict):
         raise NotWrapped(f"`{what}` must be an object")
@@ -230,13 +234,13 @@ def _values(said: object, what: str, where: tuple[Spot, World]) -> dict[str, Val
     return values
 
 
-def _value(key: str, text: str, where: tuple[Spot, World]) -> Value:
+def _value(key: str, text: str, where: tuple[ServerSection, VariableScope]) -> ServerValue:
     spot, world = where
     if not has_variables(text, spot.client.dialect):
-        return Value(text)
+        return ServerValue(text)
     if is_secret(key, text):
-        return Value(text, is_passed=True)
+        return ServerValue(text, is_passed=True)
     try:
-        return Value(resolve(text, spot.client.dialect, world))
-    except ClientsOwn:
-        return Value(text, is_passed=True)
+        return ServerValue(resolve(text, spot.client.dialect, world))
+    except ResolvedByClient:
+        return ServerValue(text, is_passed=True)

@@ -18,12 +18,12 @@ class Unresolved(Exception):
     """A variable that has no value that can be written down; the message says why."""
 
 
-class ClientsOwn(Unresolved):
+class ResolvedByClient(Unresolved):
     """One that the client can resolve for the guard, in its entry of the guard."""
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class VariableScope:
     """What variables stand for: the environment, the user's home, the folder of the project if the file is one's."""
 
     environment: Mapping[str, str]
@@ -31,22 +31,22 @@ class World:
     project: Path | None
 
 
-Dialect = Callable[[str, World], str]
+Dialect = Callable[[str, VariableScope], str]
 """The value of what stands between `${` and `}`. Raises: Unresolved."""
 
 
-def no_variables(name: str, _: World) -> str:
+def no_variables(name: str, _: VariableScope) -> str:
     """Of a client that has none, what looks like one is text."""
     return f"${{{name}}}"
 
 
-def braces(name: str, world: World) -> str:
+def braces(name: str, world: VariableScope) -> str:
     """`${VAR}` and `${VAR:-default}`."""
     variable, separator, default = name.partition(":-")
     return _environment(variable, world, default if separator else None)
 
 
-def editor(name: str, world: World) -> str:
+def editor(name: str, world: VariableScope) -> str:
     """The variables of VS Code, which Cursor has too."""
     kind, _, rest = name.partition(":")
     if kind == "env":
@@ -59,24 +59,24 @@ def editor(name: str, world: World) -> str:
     if name in fixed:
         return fixed[name]
     if kind == "input":
-        raise ClientsOwn(f"`${{{name}}}` is asked for by the client; the guard can have it in `env` or `headers` only")
-    raise ClientsOwn(f"only the client knows what `${{{name}}}` is")
+        raise ResolvedByClient(f"`${{{name}}}` is asked for by the client; put it in `env` or `headers`")
+    raise ResolvedByClient(f"only the client knows what `${{{name}}}` is")
 
 
-def windsurf(name: str, world: World) -> str:
+def windsurf(name: str, world: VariableScope) -> str:
     """`${env:VAR}` and `${file:PATH}`."""
     kind, _, rest = name.partition(":")
     if kind == "env":
         return _environment(rest, world)
-    raise ClientsOwn(f"only the client knows what `${{{name}}}` is")
+    raise ResolvedByClient(f"only the client knows what `${{{name}}}` is")
 
 
-def _environment(variable: str, world: World, default: str | None = None) -> str:
+def _environment(variable: str, world: VariableScope, default: str | None = None) -> str:
     if looks_secret(variable):
-        raise ClientsOwn(f"`{variable}` is a secret, which the guard keeps in `env` or `headers` only")
+        raise ResolvedByClient(f"`{variable}` is a secret, which the guard keeps in `env` or `headers` only")
     value = world.environment.get(variable) or default
     if value is None:
-        raise ClientsOwn(f"`{variable}` is not set here")
+        raise ResolvedByClient(f"`{variable}` is not set here")
     return value
 
 
@@ -84,6 +84,6 @@ def has_variables(text: str, dialect: Dialect) -> bool:
     return dialect is not no_variables and _VARIABLE.search(text) is not None
 
 
-def resolve(text: str, dialect: Dialect, world: World) -> str:
+def resolve(text: str, dialect: Dialect, world: VariableScope) -> str:
     """The text with the values of its variables. Raises: Unresolved."""
     return _VARIABLE.sub(lambda found: dialect(found.group(1), world), text)

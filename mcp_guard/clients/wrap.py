@@ -8,9 +8,9 @@ from pathlib import Path
 
 from mcp_guard.clients import jsonc
 from mcp_guard.clients.jsonc import Node, replace_members
-from mcp_guard.clients.known import Host, Spot
-from mcp_guard.clients.server_entries import GUARD, NotWrapped, Server, guard_entry, numbered, read_server
-from mcp_guard.clients.toml_sections import Block, agent_block, append, defined, upstream_block
+from mcp_guard.clients.known import Host, ServerSection
+from mcp_guard.clients.server_entries import GUARD, ClientServer, NotWrapped, guard_entry, numbered, read_server
+from mcp_guard.clients.toml_sections import TomlBlock, agent_block, append_blocks, table, upstream_block
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.printable import printable
 
@@ -19,7 +19,7 @@ NameEntry = Callable[[str, str], str]
 
 
 @dataclass(frozen=True, slots=True)
-class Wish:
+class WrapRequest:
     """What is to be done. `command` starts `mcp-guard`; `is_sole`: no other file is wrapped into this configuration."""
 
     config: Path
@@ -32,7 +32,7 @@ class Wish:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class WrapPlan:
     """`left` are servers that stay as they are, with the reason; `reused` are upstreams that were there already.
 
     `is_guarded`: the guard's entry was there already, and `agent` is empty then.
@@ -41,11 +41,11 @@ class Plan:
     entry: str
     agent: str
     is_guarded: bool
-    wrapped: tuple[Server, ...] = ()
+    wrapped: tuple[ClientServer, ...] = ()
     left: tuple[tuple[str, str], ...] = ()
     reused: tuple[str, ...] = ()
     others: tuple[str, ...] = ()
-    blocks: tuple[Block, ...] = ()
+    blocks: tuple[TomlBlock, ...] = ()
     moved: Mapping[str, str] = field(default_factory=dict)
     """Entries of the keyring and what each is to hold."""
     client_text: str = ""
@@ -70,13 +70,13 @@ def values_at(document: object, key: Sequence[str]) -> dict[str, object]:
     return document if isinstance(document, dict) else {}
 
 
-def guards_in(servers: Node, folder: Path) -> dict[str, Path]:
+def find_guards(servers: Node, folder: Path) -> dict[str, Path]:
     """The entries that start a guard with a configuration of this machine, and which."""
     found = {member.key: guard_entry(member.node.value) for member in servers.members}
     return {name: (folder / entry.config).resolve() for name, entry in found.items() if entry and entry.config}
 
 
-def make_plan(spot: Spot, text: str, config_text: str, wish: Wish, host: Host) -> Plan:
+def make_plan(spot: ServerSection, text: str, config_text: str, wish: WrapRequest, host: Host) -> WrapPlan:
     """Raises: ConfigError."""
     document = jsonc.parse(text, str(spot.path))
     servers = servers_at(document, spot.key)
@@ -84,22 +84,22 @@ def make_plan(spot: Spot, text: str, config_text: str, wish: Wish, host: Host) -
         raise ConfigError(
             f"`{spot.path}` has no servers in `{'.'.join(spot.key)}`", "mcp-guard wrap shows what is found"
         )
-    guards = guards_in(servers, spot.folder)
+    guards = find_guards(servers, spot.folder)
     for name, config in guards.items():
         if config != wish.config:
             raise ConfigError(f"`{name}` in `{spot.path}` runs another guard, with `{config}`", f"--config {config}")
-    maker = _Maker(spot, wish, host, tomllib.loads(config_text))
+    maker = _PlanBuilder(spot, wish, host, tomllib.loads(config_text))
     chosen, left = _choose(servers, guards, wish, maker)
     entry = next(iter(guards), None) or _entry_name(servers, {server.name for server in chosen})
     if not chosen:
-        return Plan(entry, "", bool(guards), left=tuple(left), client_text=text, config_text=config_text)
+        return WrapPlan(entry, "", bool(guards), left=tuple(left), client_text=text, config_text=config_text)
     placed = [maker.place(server) for server in chosen]
     member = servers.last(entry) if entry in guards else None
     agent, value = maker.guard(member.node.value if member else None)
-    config_after, blocks = append(config_text, maker.blocks)
+    config_after, blocks = append_blocks(config_text, maker.blocks)
     client_after = replace_members(text, servers, {server.name for server in placed}, (entry, value))
     _verify(document, jsonc.parse(client_after), (spot.key, {server.name for server in placed}, entry, value))
-    return Plan(
+    return WrapPlan(
         entry=entry,
         agent=agent,
         is_guarded=bool(guards),
@@ -115,12 +115,12 @@ def make_plan(spot: Spot, text: str, config_text: str, wish: Wish, host: Host) -
 
 
 def _choose(
-    servers: Node, guards: Collection[str], wish: Wish, maker: "_Maker"
-) -> tuple[list[Server], list[tuple[str, str]]]:
+    servers: Node, guards: Collection[str], wish: WrapRequest, maker: "_PlanBuilder"
+) -> tuple[list[ClientServer], list[tuple[str, str]]]:
     assert isinstance(servers.value, dict)
     if unknown := [name for name in wish.names if name not in servers.value]:
         raise ConfigError(f"no server `{unknown[0]}` in `{maker.spot.path}`", f"there is {', '.join(servers.value)}")
-    chosen: list[Server] = []
+    chosen: list[ClientServer] = []
     left: list[tuple[str, str]] = []
     for name, value in servers.value.items():
         if name in guards or (wish.names and name not in wish.names):
@@ -142,14 +142,14 @@ def _entry_name(servers: Node, going: set[str]) -> str:
 
 
 @dataclass(slots=True)
-class _Maker:
+class _PlanBuilder:
     """Gathers what goes into the guard's configuration and into its entry in the client's file."""
 
-    spot: Spot
-    wish: Wish
+    spot: ServerSection
+    wish: WrapRequest
     host: Host
     data: dict[str, object]
-    blocks: list[Block] = field(default_factory=list)
+    blocks: list[TomlBlock] = field(default_factory=list)
     passed: dict[str, str] = field(default_factory=dict)
     moved: dict[str, str] = field(default_factory=dict)
     reused: list[str] = field(default_factory=list)
@@ -157,9 +157,9 @@ class _Maker:
 
     @property
     def upstreams(self) -> dict[str, object]:
-        return defined(self.data, "upstreams")
+        return table(self.data, "upstreams")
 
-    def place(self, server: Server) -> Server:
+    def place(self, server: ClientServer) -> ClientServer:
         """Under its own name, or one with a number if that is another server's; or as the same one, already there."""
         number, name = 1, server.upstream
         while True:
@@ -180,7 +180,7 @@ class _Maker:
             self.reused.append(name)
         return placed
 
-    def places(self, server: Server) -> dict[str, dict[str, str]]:
+    def places(self, server: ClientServer) -> dict[str, dict[str, str]]:
         """Where the values are that do not stand in the configuration."""
         places = {}
         for key, value in server.values.items():
@@ -192,7 +192,7 @@ class _Maker:
 
     def agent(self) -> str:
         """Which agent the client is; a new one if the configuration has none for it."""
-        agents = defined(self.data, "agents")
+        agents = table(self.data, "agents")
         name = self.wish.agent or self.spot.client.id
         if name in agents:
             return name
@@ -207,7 +207,7 @@ class _Maker:
         value: dict[str, object]
         if isinstance(there, dict):
             agent, value = "", dict(there)
-            passed: dict[str, object] = {**defined(value, "env"), **self.passed}
+            passed: dict[str, object] = {**table(value, "env"), **self.passed}
         else:
             agent = self.agent()
             program, *words = self.wish.command
@@ -223,16 +223,16 @@ def _variable(upstream: str, key: str) -> str:
 def _verify(before: Node, after: Node, change: tuple[Sequence[str], set[str], str, Mapping[str, object]]) -> None:
     """INVARIANT: nothing but the wrapped entries differs, as programs read the file. Raises: ConfigError."""
     key, gone, entry, value = change
-    wanted = without(before.value, key, gone)
+    wanted = without_servers(before.value, key, gone)
     servers = values_at(wanted, key)
     servers[entry] = dict(value)
     if wanted != after.value:
         raise ConfigError("the file cannot be edited without changing more than its servers", "edit it by hand")
 
 
-def without(document: object, key: Sequence[str], names: set[str]) -> dict[str, object]:
+def without_servers(document: object, key: Sequence[str], names: set[str]) -> dict[str, object]:
     """The document with these servers left out."""
     assert isinstance(document, dict)
     if not key:
         return {name: each for name, each in document.items() if name not in names}
-    return {**document, key[0]: without(document[key[0]], key[1:], names)}
+    return {**document, key[0]: without_servers(document[key[0]], key[1:], names)}

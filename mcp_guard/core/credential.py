@@ -12,11 +12,11 @@ from typing import Any
 from mcp_guard.core.model import Instance, Micros
 
 HEADER = {"alg": "EdDSA", "typ": "JWT"}
-DEEPEST = 4
+MAX_DELEGATION_DEPTH = 4
 """How often a credential may be delegated on."""
 
 
-class Invalid(Exception):
+class InvalidCredential(Exception):
     """The credential is not one of ours, or not valid now."""
 
 
@@ -33,15 +33,15 @@ def decode(token: str, verify: Callable[[bytes, bytes], None]) -> dict[str, Any]
     try:
         header, claims, signature = token.split(".")
         if json.loads(_unb64(header)).get("alg") != HEADER["alg"]:  # RFC 8725 §3.1: never take the token's word for it
-            raise Invalid("the credential is not signed with EdDSA")
+            raise InvalidCredential("the credential is not signed with EdDSA")
         verify(_unb64(signature), f"{header}.{claims}".encode())
         decoded = json.loads(_unb64(claims))
-    except Invalid:
+    except InvalidCredential:
         raise
     except Exception as error:
-        raise Invalid(f"the credential is not valid: {type(error).__name__}") from None
+        raise InvalidCredential(f"the credential is not valid: {type(error).__name__}") from None
     if not isinstance(decoded, dict):
-        raise Invalid("the credential holds no claims")
+        raise InvalidCredential("the credential holds no claims")
     return decoded
 
 
@@ -50,7 +50,7 @@ def decode_unverified(token: str) -> dict[str, Any]:
     try:
         claims = json.loads(_unb64(token.split(".")[1]))
     except (ValueError, IndexError, RecursionError):
-        raise Invalid("it is no token") from None
+        raise InvalidCredential("it is no token") from None
     return claims if isinstance(claims, dict) else {}
 
 
@@ -75,11 +75,11 @@ def narrow(parent: Instance, tools: tuple[str, ...], expires: Micros) -> tuple[s
     """
     wanted = tools or parent.tools
     if wider := [each for each in wanted if not may_use(parent.tools, each)]:
-        raise Invalid(f"`{wider[0]}` is more than the delegating instance may use: {', '.join(parent.tools)}")
+        raise InvalidCredential(f"`{wider[0]}` is more than the delegating instance may use: {', '.join(parent.tools)}")
     if expires > parent.expires:
-        raise Invalid("the credential would outlive the one that it is delegated from")
-    if parent.depth >= DEEPEST:
-        raise Invalid(f"it is delegated {DEEPEST} times already, which is the most")
+        raise InvalidCredential("the credential would outlive the one that it is delegated from")
+    if parent.depth >= MAX_DELEGATION_DEPTH:
+        raise InvalidCredential(f"it is delegated {MAX_DELEGATION_DEPTH} times already, which is the most")
     return wanted
 
 

@@ -13,17 +13,17 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from mcp_guard.core.hidden_characters import Finding, find_hidden, is_hidden, texts
+from mcp_guard.core.hidden_characters import DefinitionFinding, find_hidden, is_hidden, texts
 from mcp_guard.core.model import Json
-from mcp_guard.core.names import join
+from mcp_guard.core.names import listed_name
 from mcp_guard.core.printable import printable
 
-QUOTED = 60
+MAX_QUOTED = 60
 """Characters of a definition that a finding quotes."""
 
 
 @dataclass(frozen=True)
-class Listed:
+class ListedTool:
     """A tool, as far as the checks look at it."""
 
     server: str
@@ -37,10 +37,10 @@ class Listed:
 
     @property
     def listed_as(self) -> str:
-        return join(self.server, self.name)
+        return listed_name(self.server, self.name)
 
 
-def hidden_characters(tool: Listed) -> Iterator[Finding]:
+def hidden_characters(tool: ListedTool) -> Iterator[DefinitionFinding]:
     """Zero-width characters, bidirectional controls, tags, variation selectors, escapes and other controls."""
     yield from find_hidden(tool.definition)
 
@@ -74,20 +74,20 @@ INSTRUCTIONS: tuple[tuple[str, re.Pattern[str]], ...] = tuple(
 _BLANKS = re.compile(r"[^\S\n]{60,}|\n{12,}")
 
 
-def instructions(tool: Listed) -> Iterator[Finding]:
+def instructions(tool: ListedTool) -> Iterator[DefinitionFinding]:
     """Text that addresses the model rather than describes the tool. Words only: it misses, and it may be mistaken."""
     for where, text in texts(tool.definition):
         plain = "".join(c for c in unicodedata.normalize("NFKC", text) if not is_hidden(c)).replace("\n", " ")
         for name, pattern in INSTRUCTIONS:
             if match := pattern.search(plain):
-                yield Finding("instructions", where, f"{name}: “{printable(match.group()[:QUOTED])}”")
+                yield DefinitionFinding("instructions", where, f"{name}: “{printable(match.group()[:MAX_QUOTED])}”")
 
 
-def far_text(tool: Listed) -> Iterator[Finding]:
+def far_text(tool: ListedTool) -> Iterator[DefinitionFinding]:
     """Text pushed out of sight by blanks."""
     for where, text in texts(tool.definition):
         if (match := _BLANKS.search(text)) and text[match.end() :].strip():
-            yield Finding("far_text", where, f"{match.end() - match.start()} blanks before more text")
+            yield DefinitionFinding("far_text", where, f"{match.end() - match.start()} blanks before more text")
 
 
 # Names
@@ -121,7 +121,7 @@ _TOGETHER = (
 )
 
 
-def mixed_scripts(tool: Listed) -> Iterator[Finding]:
+def mixed_scripts(tool: ListedTool) -> Iterator[DefinitionFinding]:
     """A name, or an argument's name, with letters of scripts that are not written together."""
     schema = tool.definition.get("inputSchema")
     properties = schema.get("properties") if isinstance(schema, dict) else None
@@ -132,30 +132,30 @@ def mixed_scripts(tool: Listed) -> Iterator[Finding]:
         for word in re.split(r"[\W_]+", name):
             mixed = scripts(word)
             if len(mixed) > 1 and not any(mixed <= together for together in _TOGETHER):
-                what = f"`{printable(name[:QUOTED])}` mixes {' and '.join(sorted(mixed))}"
-                yield Finding("mixed_scripts", where, what)
+                what = f"`{printable(name[:MAX_QUOTED])}` mixes {' and '.join(sorted(mixed))}"
+                yield DefinitionFinding("mixed_scripts", where, what)
 
 
-def look_alike(tool: Listed, other: Listed) -> Iterator[Finding]:
+def look_alike(tool: ListedTool, other: ListedTool) -> Iterator[DefinitionFinding]:
     """A name that another tool's could be read as: confusable letters, case, or separators that a client may change."""
     own, theirs = tool.name, other.name
     if tool.server == other.server and own.casefold() == theirs.casefold():
-        yield Finding("look_alike", "name", f"differs from `{other.listed_as}` only in case")
+        yield DefinitionFinding("look_alike", "name", f"differs from `{other.listed_as}` only in case")
     elif own != theirs and skeleton(own) == skeleton(theirs):
-        yield Finding("look_alike", "name", f"can be read as `{other.listed_as}`")
+        yield DefinitionFinding("look_alike", "name", f"can be read as `{other.listed_as}`")
 
 
-def imitation(tool: Listed, other: Listed) -> Iterator[Finding]:
+def imitation(tool: ListedTool, other: ListedTool) -> Iterator[DefinitionFinding]:
     """A name that says it is another server's tool, or is the same as one of another definition."""
     if tool.server == other.server:
         return
     if skeleton(tool.name) == skeleton(f"{other.server}{other.name}"):
-        yield Finding("imitation", "name", f"is named as if it were `{other.listed_as}`")
+        yield DefinitionFinding("imitation", "name", f"is named as if it were `{other.listed_as}`")
     elif tool.name == other.name and tool.definition != other.definition:
-        yield Finding("same_name", "name", f"`{other.listed_as}` has the same name and another definition")
+        yield DefinitionFinding("same_name", "name", f"`{other.listed_as}` has the same name and another definition")
 
 
-def other_tools(tool: Listed, other: Listed) -> Iterator[Finding]:
+def other_tools(tool: ListedTool, other: ListedTool) -> Iterator[DefinitionFinding]:
     """A text that speaks of another server's tool: it may want to steer how that one is used."""
     if tool.server == other.server or tool.name == other.name or other.name.casefold() not in tool.prose:
         return
@@ -164,7 +164,7 @@ def other_tools(tool: Listed, other: Listed) -> Iterator[Finding]:
     pattern = re.compile(rf"(?<![\w-]){re.escape(other.name)}(?![\w-])", re.IGNORECASE)
     for where, text in texts(tool.definition):
         if len(text) > len(other.name) and pattern.search(text):
-            yield Finding("other_tools", where, f"speaks of `{other.listed_as}`")
+            yield DefinitionFinding("other_tools", where, f"speaks of `{other.listed_as}`")
 
 
 def _is_telling(name: str) -> bool:
@@ -172,11 +172,20 @@ def _is_telling(name: str) -> bool:
     return len(name) >= 6 and any(not c.isalpha() for c in name)
 
 
-CHECKS: tuple[Callable[[Listed], Iterator[Finding]], ...] = (hidden_characters, instructions, far_text, mixed_scripts)
-COMPARISONS: tuple[Callable[[Listed, Listed], Iterator[Finding]], ...] = (look_alike, imitation, other_tools)
+CHECKS: tuple[Callable[[ListedTool], Iterator[DefinitionFinding]], ...] = (
+    hidden_characters,
+    instructions,
+    far_text,
+    mixed_scripts,
+)
+COMPARISONS: tuple[Callable[[ListedTool, ListedTool], Iterator[DefinitionFinding]], ...] = (
+    look_alike,
+    imitation,
+    other_tools,
+)
 
 
-def inspect(tool: Listed, others: Iterable[Listed] = ()) -> tuple[Finding, ...]:
+def check_tool(tool: ListedTool, others: Iterable[ListedTool] = ()) -> tuple[DefinitionFinding, ...]:
     """All findings of one tool beside the others, itself among them or not."""
     alone = [finding for check in CHECKS for finding in check(tool)]
     beside = [
@@ -189,5 +198,5 @@ def inspect(tool: Listed, others: Iterable[Listed] = ()) -> tuple[Finding, ...]:
     return (*alone, *beside)
 
 
-def inspect_all(tools: Mapping[str, Listed]) -> dict[str, tuple[Finding, ...]]:
-    return {name: inspect(tool, tools.values()) for name, tool in tools.items()}
+def check_tools(tools: Mapping[str, ListedTool]) -> dict[str, tuple[DefinitionFinding, ...]]:
+    return {name: check_tool(tool, tools.values()) for name, tool in tools.items()}

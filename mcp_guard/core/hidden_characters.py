@@ -14,7 +14,7 @@ HIDDEN = "hidden_characters"
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DefinitionFinding:
     """One reason to look twice. `where` is the place in the definition, `what` is safe to print."""
 
     check: str
@@ -50,14 +50,14 @@ _JOINING = (
 ZWNJ, ZWJ, EMOJI_STYLE = "\u200c", "\u200d", "\ufe0f"
 
 
-def find_hidden(definition: Json) -> Iterator[Finding]:
+def find_hidden(definition: Json) -> Iterator[DefinitionFinding]:
     """Where a definition holds characters that nobody who looks at it can see."""
     if _is_plain(definition):
         return
     for where, text in texts(definition):
         found = sorted({c for index, c in enumerate(text) if is_hidden(c) and not _is_in_place(text, index)})
         if found:
-            yield Finding(HIDDEN, where, ", ".join(name_character(c) for c in found[:5]))
+            yield DefinitionFinding(HIDDEN, where, ", ".join(name_character(c) for c in found[:5]))
 
 
 def _is_plain(definition: Json) -> bool:

@@ -24,7 +24,7 @@ def _unescape(match: re.Match[str]) -> str:
     return bytes(int(part, 16) for part in re.findall(r"_x([0-9A-F]{2})_", match.group())).decode()
 
 
-def join(server: str, name: str) -> str:
+def listed_name(server: str, name: str) -> str:
     """The listed name of an upstream's tool: `server__tool`, at most 64 characters."""
     listed = f"{server}{SEPARATOR}{_UNSAFE.sub(_escape, name)}"
     if len(listed) <= NAME_LIMIT and not _CUT.search(listed):
@@ -33,7 +33,7 @@ def join(server: str, name: str) -> str:
     return listed[: NAME_LIMIT - len(tail)] + tail
 
 
-def split(listed: str) -> tuple[str, str]:
+def split_listed_name(listed: str) -> tuple[str, str]:
     """The server and the upstream's own name.
 
     Raises: ValueError if it is not such a name, or one that was cut.

@@ -13,9 +13,9 @@ from collections.abc import Iterable
 
 import orjson
 
-SHORTEST = 6
+MIN_SECRET_BYTES = 6
 """Bytes of a secret that can be scrubbed: a shorter one stands in too much by chance."""
-PART = 16
+MIN_PART_LENGTH = 16
 """Characters of a line or word of a secret that is looked for by itself."""
 SECRET_WORDS = frozenset(
     {
@@ -64,7 +64,7 @@ class Scrubber:
 
     def learn(self, name: str, value: str) -> bool:
         """Look for this value from now on. False if it is too short to be looked for."""
-        if len(value.encode()) < SHORTEST:
+        if len(value.encode()) < MIN_SECRET_BYTES:
             return False
         with self._learning:  # some secrets are read in threads
             self._known.setdefault(value, re.sub(r"[^A-Za-z0-9_.-]", "_", name))
@@ -85,7 +85,7 @@ class Scrubber:
                     found.setdefault(form, f"[secret {name}]".encode())
         # The longest first, so that no form leaves a rest of another behind.
         self._marks = tuple(sorted(found.items(), key=lambda item: (-len(item[0]), item)))
-        self._wires = tuple(_least(found))
+        self._wires = tuple(_minimal_forms(found))
         self.longest = len(self._marks[0][0]) if self._marks else 0
 
     def clean(self, line: bytes) -> bytes:
@@ -118,9 +118,9 @@ def _parts(value: str) -> set[str]:
     parts = {value}
     if password := password_of(value):
         parts |= {password, unquote(password)}
-    parts |= {part for part in value.split() if len(part) >= PART}
-    parts |= {line.strip() for line in value.splitlines() if len(line.strip()) >= PART}
-    return {part for part in parts if len(part.encode()) >= SHORTEST}
+    parts |= {part for part in value.split() if len(part) >= MIN_PART_LENGTH}
+    parts |= {line.strip() for line in value.splitlines() if len(line.strip()) >= MIN_PART_LENGTH}
+    return {part for part in parts if len(part.encode()) >= MIN_SECRET_BYTES}
 
 
 def _forms(value: str) -> set[bytes]:
@@ -145,7 +145,7 @@ def _base64(data: bytes) -> Iterable[bytes]:
         yield own.translate(bytes.maketrans(b"+/", b"-_"))
 
 
-def _least(forms: Iterable[bytes]) -> list[bytes]:
+def _minimal_forms(forms: Iterable[bytes]) -> list[bytes]:
     """The forms that hold no other: a line without any of these holds none."""
     kept: list[bytes] = []
     for form in sorted(forms, key=len):

@@ -10,7 +10,7 @@ from mcp_guard.app import CLOCK, policy_world
 from mcp_guard.core.describe import Description
 from mcp_guard.core.errors import GuardError
 from mcp_guard.core.model import Agent, Asked, Effect, Execution, Instance, Json, Task, Tool, ToolRule
-from mcp_guard.core.names import join
+from mcp_guard.core.names import listed_name
 from mcp_guard.diagnostics.checks import Trial
 from mcp_guard.guard import Guard
 from mcp_guard.ledger.open import LedgerSettings, OpenLedger, open_ledger
@@ -52,7 +52,7 @@ def probe() -> Tool:
     """A destructive tool that no configuration names."""
     definition: Json = {"name": "doctor", "inputSchema": {"type": "object", "properties": {}}}
     rule = ToolRule(effect=Effect.DESTRUCTIVE)
-    listed_as = join("guard", "doctor")
+    listed_as = listed_name("guard", "doctor")
     return Tool("guard", "doctor", listed_as, definition, definition_hash(definition), rule, Effect.DESTRUCTIVE)
 
 
@@ -91,7 +91,7 @@ async def _try_all(engine: PolicyEngine, ledger: OpenLedger, upstreams: Nothing)
     now = CLOCK.now()
     stranger = Instance("run_doctor", STRANGER, None, Task(), now, now + HOUR, "", "cred_doctor")
     expired = replace(stranger, started=now - 2 * HOUR, expires=now - HOUR)
-    trials = [("a call of a tool that is not there", stranger, join("guard", "nonesuch"))]
+    trials = [("a call of a tool that is not there", stranger, listed_name("guard", "nonesuch"))]
     known, unpermitted = upstreams.tools(), "a call that nobody permitted"
     open_to_all = [Trial(unpermitted, False, False, "", True) for tool in known[-1:] if engine.may_call(stranger, tool)]
     for tool in known[-1:]:

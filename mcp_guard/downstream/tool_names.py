@@ -6,7 +6,7 @@ Inside (policies, receipts, the configuration) nothing but `server__name` is kno
 import re
 from dataclasses import dataclass
 
-from mcp_guard.core.names import NAME_LIMIT, SEPARATOR, join, split
+from mcp_guard.core.names import NAME_LIMIT, SEPARATOR, listed_name, split_listed_name
 from mcp_guard.core.replies import AWAIT
 
 _LEGAL = re.compile(rf"[A-Za-z0-9_-]{{1,{NAME_LIMIT}}}")
@@ -21,15 +21,15 @@ class Naming:
 
     def show(self, server: str, name: str) -> str:
         """INVARIANT: injective. A name that a client might refuse, or could take for another, keeps its prefix."""
-        return name if self._is_plain(name) else join(server, name)
+        return name if self._is_plain(name) else listed_name(server, name)
 
     def read(self, shown: str) -> str:
         """The name inside that may be shown so; whether it is, only `show` tells."""
-        return join(self.only, shown) if self._is_plain(shown) else shown
+        return listed_name(self.only, shown) if self._is_plain(shown) else shown
 
     def split(self, shown: str) -> tuple[str, str]:
         """The server and its own name. Raises: ValueError if nothing is shown so, or it was cut."""
-        server, name = split(self.read(shown))
+        server, name = split_listed_name(self.read(shown))
         if self.show(server, name) != shown:
             raise ValueError(f"`{shown}` names nothing")
         return server, name

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from mcp_guard.core import credential
-from mcp_guard.core.credential import Invalid
+from mcp_guard.core.credential import InvalidCredential
 from mcp_guard.identity.instances import Issuer
 
 SKEW_SECONDS = 60
@@ -19,7 +19,7 @@ SKEW_SECONDS = 60
 
 
 @dataclass(frozen=True, slots=True)
-class OtherIssuer:
+class TrustedIssuer:
     """An issuer whose tokens are taken. `agent` and `user` are claims; `agents` maps their values to enrolled agents.
 
     Its keys are in `jwks_file`, or fetched from `jwks_url` and kept for a while.
@@ -36,7 +36,7 @@ class OtherIssuer:
 
 
 @dataclass(frozen=True, slots=True)
-class Own:
+class OwnToken:
     """A token that we issued: the instance and credential that it is of, and the key that it is bound to."""
 
     instance: str
@@ -45,7 +45,7 @@ class Own:
 
 
 @dataclass(frozen=True, slots=True)
-class Foreign:
+class ExternalToken:
     """A token of another issuer. `id` is one for each token, so that it is one instance in every process."""
 
     id: str
@@ -56,7 +56,7 @@ class Foreign:
     thumbprint: str
 
 
-def read_token(token: str, own: Issuer, audience: str, others: Sequence[OtherIssuer]) -> Own | Foreign:
+def read_token(token: str, own: Issuer, audience: str, others: Sequence[TrustedIssuer]) -> OwnToken | ExternalToken:
     """Whose the token is. May fetch another issuer's keys, so it is not for the event loop's thread.
 
     Raises: Invalid.
@@ -66,8 +66,8 @@ def read_token(token: str, own: Issuer, audience: str, others: Sequence[OtherIss
         return _read_own(token, own, audience)
     for other in others:
         if issuer == other.issuer:
-            return _read_foreign(token, other)
-    raise Invalid("its issuer is not one whose tokens are taken")
+            return _read_external(token, other)
+    raise InvalidCredential("its issuer is not one whose tokens are taken")
 
 
 def _unverified_issuer(token: str) -> object:
@@ -75,18 +75,18 @@ def _unverified_issuer(token: str) -> object:
     return credential.decode_unverified(token).get("iss")
 
 
-def _read_own(token: str, own: Issuer, audience: str) -> Own:
+def _read_own(token: str, own: Issuer, audience: str) -> OwnToken:
     claims = credential.decode(token, own.public_key.verify)
     said = claims.get("aud")
     if audience and audience not in (said if isinstance(said, list) else [said]):
-        raise Invalid("it was issued for another resource")
+        raise InvalidCredential("it was issued for another resource")
     instance, jti = claims.get("instance"), claims.get("jti")
     if claims.get("iss") != own.origin or not isinstance(instance, str) or not isinstance(jti, str):
-        raise Invalid("it is no credential of an instance")
-    return Own(instance, jti, _thumbprint(claims))
+        raise InvalidCredential("it is no credential of an instance")
+    return OwnToken(instance, jti, _thumbprint(claims))
 
 
-def _read_foreign(token: str, other: OtherIssuer) -> Foreign:
+def _read_external(token: str, other: TrustedIssuer) -> ExternalToken:
     import jwt
 
     required = ["exp", "iat", "iss", "aud"]
@@ -101,21 +101,23 @@ def _read_foreign(token: str, other: OtherIssuer) -> Foreign:
             options={"require": required},
         )
     except (jwt.PyJWTError, OSError, ValueError) as error:
-        raise Invalid(f"{type(error).__name__}: {error}") from None
+        raise InvalidCredential(f"{type(error).__name__}: {error}") from None
     claimed, user = claims.get(other.agent), claims.get(other.user)
     agent = (other.agents or {}).get(str(claimed)) if other.agents is not None else claimed
     if not isinstance(agent, str) or not isinstance(user, str):
-        raise Invalid(f"its claims `{other.agent}` and `{other.user}` do not name an enrolled agent and a user")
+        raise InvalidCredential(
+            f"its claims `{other.agent}` and `{other.user}` do not name an enrolled agent and a user"
+        )
     unique = str(claims.get("jti") or token)
     id = hashlib.sha256(f"{other.issuer}\0{unique}".encode()).hexdigest()
-    return Foreign(id, agent, user, int(claims["exp"]), int(claims["iat"]), _thumbprint(claims))
+    return ExternalToken(id, agent, user, int(claims["exp"]), int(claims["iat"]), _thumbprint(claims))
 
 
-def _signing_key(token: str, other: OtherIssuer) -> Any:
+def _signing_key(token: str, other: TrustedIssuer) -> Any:
     import jwt
 
     if other.jwks_file is None:
-        return _client(other.jwks_url).get_signing_key_from_jwt(token).key
+        return _jwks_client(other.jwks_url).get_signing_key_from_jwt(token).key
     wanted = jwt.get_unverified_header(token).get("kid")
     keys = jwt.PyJWKSet.from_json(other.jwks_file.read_text()).keys
     found = next((key for key in keys if key.key_id == wanted), None)
@@ -124,16 +126,16 @@ def _signing_key(token: str, other: OtherIssuer) -> Any:
     return found.key
 
 
-_CLIENTS: dict[str, Any] = {}
+_JWKS_CLIENTS: dict[str, Any] = {}
 
 
-def _client(url: str) -> Any:
+def _jwks_client(url: str) -> Any:
     """One for each address, because it keeps the keys that it fetched."""
     import jwt
 
-    if url not in _CLIENTS:
-        _CLIENTS[url] = jwt.PyJWKClient(url, cache_keys=True, lifespan=300, timeout=5)
-    return _CLIENTS[url]
+    if url not in _JWKS_CLIENTS:
+        _JWKS_CLIENTS[url] = jwt.PyJWKClient(url, cache_keys=True, lifespan=300, timeout=5)
+    return _JWKS_CLIENTS[url]
 
 
 def _thumbprint(claims: Mapping[str, Any]) -> str:

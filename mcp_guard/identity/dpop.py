@@ -7,24 +7,24 @@ from collections.abc import Mapping
 from typing import Any
 from urllib.parse import urlsplit
 
-from mcp_guard.core.credential import Invalid
+from mcp_guard.core.credential import InvalidCredential
 
 ALGORITHMS = ("EdDSA", "ES256", "ES384", "RS256", "PS256")
-FRESH_SECONDS = 60
-MEMBERS = {"OKP": ("crv", "kty", "x"), "EC": ("crv", "kty", "x", "y"), "RSA": ("e", "kty", "n")}
+MAX_AGE_SECONDS = 60
+THUMBPRINT_MEMBERS = {"OKP": ("crv", "kty", "x"), "EC": ("crv", "kty", "x", "y"), "RSA": ("e", "kty", "n")}
 """What a thumbprint is over (RFC 7638 §3.2)."""
 
 
 def thumbprint(jwk: Mapping[str, Any]) -> str:
     """Raises: Invalid for a key of another kind, or a private one."""
-    names = MEMBERS.get(str(jwk.get("kty")), ())
+    names = THUMBPRINT_MEMBERS.get(str(jwk.get("kty")), ())
     if not names or "d" in jwk or not all(isinstance(jwk.get(name), str) for name in names):
-        raise Invalid("the proof's key is no public key of a known kind")
+        raise InvalidCredential("the proof's key is no public key of a known kind")
     kept = {name: jwk[name] for name in names}
     return _b64(hashlib.sha256(json.dumps(kept, separators=(",", ":"), sort_keys=True).encode()).digest())
 
 
-class Proofs:
+class ProofVerifier:
     """Checks proofs, each good once."""
 
     def __init__(self) -> None:
@@ -37,20 +37,20 @@ class Proofs:
         """
         claims, jwk = _read(proof)
         if thumbprint(jwk) != bound:
-            raise Invalid("the proof is by another key than the token is bound to")
+            raise InvalidCredential("the proof is by another key than the token is bound to")
         if (claims.get("htm"), _place(str(claims.get("htu")))) != (request[0], _place(request[1])):
-            raise Invalid("the proof is for another request")
+            raise InvalidCredential("the proof is for another request")
         if claims.get("ath") != _b64(hashlib.sha256(token.encode()).digest()):
-            raise Invalid("the proof is for another token")
+            raise InvalidCredential("the proof is for another token")
         issued, id = claims.get("iat"), claims.get("jti")
-        if not isinstance(issued, int) or abs(now - issued) > FRESH_SECONDS:
-            raise Invalid("the proof is not of this moment")
+        if not isinstance(issued, int) or abs(now - issued) > MAX_AGE_SECONDS:
+            raise InvalidCredential("the proof is not of this moment")
         self._use(id, now)
 
     def _use(self, id: object, now: int) -> None:
-        self._seen = {id: at for id, at in self._seen.items() if now - at <= 2 * FRESH_SECONDS}
+        self._seen = {id: at for id, at in self._seen.items() if now - at <= 2 * MAX_AGE_SECONDS}
         if not isinstance(id, str) or not id or id in self._seen:
-            raise Invalid("the proof was used before, or has no id")
+            raise InvalidCredential("the proof was used before, or has no id")
         self._seen[id] = now
 
 
@@ -61,12 +61,12 @@ def _read(proof: str) -> tuple[dict[str, Any], dict[str, Any]]:
         header = jwt.get_unverified_header(proof)
         jwk, algorithm = header.get("jwk"), header.get("alg")
         if header.get("typ") != "dpop+jwt" or algorithm not in ALGORITHMS or not isinstance(jwk, dict):
-            raise Invalid("it is no DPoP proof")
+            raise InvalidCredential("it is no DPoP proof")
         key = jwt.PyJWK(jwk, algorithm=algorithm).key
         unbounded = {"verify_aud": False, "verify_exp": False, "verify_iat": False, "verify_nbf": False}
         return jwt.decode(proof, key, algorithms=[algorithm], options=unbounded), jwk  # type: ignore[arg-type]
     except jwt.PyJWTError as error:
-        raise Invalid(f"the proof is not valid: {error}") from None
+        raise InvalidCredential(f"the proof is not valid: {error}") from None
 
 
 def _place(url: str) -> tuple[str, str, str]:

@@ -1,7 +1,7 @@
 """Ed25519 (RFC 8032) by libsodium, for what a running guard signs and verifies: its ledger and its credentials.
 
 Commands, and guards that are configured for more, have cryptography beside it; see docs/decisions/0036. The methods are
-named as there, so that either kind of key will do where a `Private` or a `Public` is asked for.
+named as there, so that either kind of key will do where a `AnyPrivateKey` or a `AnyPublicKey` is asked for.
 """
 
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ class InvalidSignature(ValueError):
     """This key did not sign that."""
 
 
-class Public(Protocol):
+class AnyPublicKey(Protocol):
     """A key that verifies; `verify` raises if it did not sign."""
 
     def public_bytes_raw(self) -> bytes: ...
@@ -23,19 +23,19 @@ class Public(Protocol):
     def verify(self, signature: bytes, data: bytes) -> None: ...
 
 
-class Private(Protocol):
+class AnyPrivateKey(Protocol):
     """A key that signs."""
 
     def private_bytes_raw(self) -> bytes: ...
 
-    def public_key(self) -> Public: ...
+    def public_key(self) -> AnyPublicKey: ...
 
     def sign(self, data: bytes) -> bytes: ...
 
 
 @dataclass(frozen=True, slots=True)
 class PublicKey:
-    """Implements `Public`."""
+    """Implements `AnyPublicKey`."""
 
     raw: bytes
 
@@ -61,7 +61,7 @@ class PublicKey:
 
 @dataclass(frozen=True, slots=True)
 class PrivateKey:
-    """Implements `Private`."""
+    """Implements `AnyPrivateKey`."""
 
     raw: bytes = field(repr=False)
     expanded: bytes = field(repr=False)

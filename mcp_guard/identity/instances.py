@@ -6,11 +6,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from mcp_guard.core import credential
-from mcp_guard.core.credential import Invalid
+from mcp_guard.core.credential import InvalidCredential
 from mcp_guard.core.model import Agent, Instance, Json, Micros, Task
 from mcp_guard.core.names import instance_id
 from mcp_guard.core.receipt import format_time
-from mcp_guard.identity.ed25519 import PrivateKey, Public
+from mcp_guard.identity.ed25519 import AnyPublicKey, PrivateKey
 
 SECOND = 1_000_000
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -29,7 +29,7 @@ class Launch:
 
 
 @dataclass(frozen=True, slots=True)
-class Charter:
+class InstanceSpec:
     """What an instance is to be: all but its id, its key and its times. `seconds` is how long its credential lasts.
 
     `thumbprint` is that of a key which the client holds (RFC 7638); then each request must prove it (RFC 9449).
@@ -51,7 +51,7 @@ class Issuer:
 
     origin: str
     sign: Callable[[bytes], bytes]
-    public_key: Public
+    public_key: AnyPublicKey
 
 
 def random_text(length: int) -> str:
@@ -59,7 +59,7 @@ def random_text(length: int) -> str:
     return "".join(ALPHABET[byte & 31] for byte in os.urandom(length))
 
 
-def start_instance(issuer: Issuer, charter: Charter, now: Micros) -> tuple[Instance, Json]:
+def start_instance(issuer: Issuer, charter: InstanceSpec, now: Micros) -> tuple[Instance, Json]:
     """A new instance with its credential; also what binds that, for the receipt.
 
     Without a key of the client's, a fresh one is bound into the credential (RFC 7800 §3.2, RFC 8037 §2).
@@ -88,7 +88,7 @@ def start_instance(issuer: Issuer, charter: Charter, now: Micros) -> tuple[Insta
     return replace(instance, credential=credential.encode(claims, issuer.sign)), bound
 
 
-def sign_again(issuer: Issuer, instance: Instance) -> Instance:
+def reissue_credential(issuer: Issuer, instance: Instance) -> Instance:
     """The same instance with a credential signed anew: what is stored of an instance holds none."""
     confirmation, _ = _confirm("")
     return replace(
@@ -135,4 +135,4 @@ def check_credential(issuer: Issuer, instance: Instance) -> None:
     claims = credential.decode(instance.credential, issuer.public_key.verify)
     said = (claims.get("iss"), claims.get("sub"), claims.get("instance"), claims.get("jti"))
     if said != (issuer.origin, instance.agent.name, instance.id, instance.credential_id):
-        raise Invalid("the credential belongs to another instance")
+        raise InvalidCredential("the credential belongs to another instance")

@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 from mcp_guard.core.errors import ApprovalError
 
 COST, BLOCK, LANES = 2**15, 8, 1
-SHORTEST_PASSPHRASE = 8
+MIN_PASSPHRASE_LENGTH = 8
 
 
 def _seal(passphrase: str, salt: bytes, cost: int) -> ChaCha20Poly1305:
@@ -31,11 +31,11 @@ def refuse_to_overwrite(path: Path) -> None:
         raise ApprovalError(f"there is a key at `{path}` already", "name another file: --key-file FILE, or rotate it")
 
 
-def create(path: Path, passphrase: str) -> Ed25519PrivateKey:
+def create_key_file(path: Path, passphrase: str) -> Ed25519PrivateKey:
     """Make a key and its file (mode 0600). Raises: ApprovalError if the file is there already, or cannot be written."""
     refuse_to_overwrite(path)
-    if len(passphrase) < SHORTEST_PASSPHRASE:
-        raise ApprovalError(f"a passphrase has at least {SHORTEST_PASSPHRASE} characters", "choose a longer one")
+    if len(passphrase) < MIN_PASSPHRASE_LENGTH:
+        raise ApprovalError(f"a passphrase has at least {MIN_PASSPHRASE_LENGTH} characters", "choose a longer one")
     key, salt, nonce = Ed25519PrivateKey.generate(), os.urandom(16), os.urandom(12)
     public = key.public_key().public_bytes_raw()
     sealed = _seal(passphrase, salt, COST).encrypt(nonce, key.private_bytes_raw(), public)
@@ -55,7 +55,7 @@ def create(path: Path, passphrase: str) -> Ed25519PrivateKey:
     return key
 
 
-def unseal(path: Path, passphrase: str) -> Ed25519PrivateKey:
+def read_key_file(path: Path, passphrase: str) -> Ed25519PrivateKey:
     """Raises: ApprovalError if there is no such file, or the passphrase is wrong."""
     try:
         text = json.loads(path.read_text())

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.tlog import note
-from mcp_guard.identity.ed25519 import Private, PrivateKey, Public
+from mcp_guard.identity.ed25519 import AnyPrivateKey, AnyPublicKey, PrivateKey
 
 PRIVATE = "PRIVATE+KEY+"
 PUBLISHED = "ledger.pub"
@@ -22,18 +22,18 @@ class SigningKey:
     """
 
     origin: str
-    public: Public
+    public: AnyPublicKey
     id: bytes
     verifier: str
     sign: Callable[[bytes], bytes]
 
 
-def signing_key(origin: str, public: Public, sign: Callable[[bytes], bytes]) -> SigningKey:
+def signing_key(origin: str, public: AnyPublicKey, sign: Callable[[bytes], bytes]) -> SigningKey:
     raw = public.public_bytes_raw()
     return SigningKey(origin, public, note.key_id(origin, raw), note.verifier(origin, raw), sign)
 
 
-def private_text(origin: str, private: Private) -> str:
+def private_text(origin: str, private: AnyPrivateKey) -> str:
     """As Go's note package writes it: `PRIVATE+KEY+<origin>+<key id in hex>+<base64 of 0x01 and the seed>`."""
     id = note.key_id(origin, private.public_key().public_bytes_raw()).hex()
     encoded = base64.b64encode(note.ED25519 + private.private_bytes_raw()).decode()

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
-from mcp_guard.core.credential import Invalid
+from mcp_guard.core.credential import InvalidCredential
 from mcp_guard.core.model import Instance, Micros, Task
 from mcp_guard.core.names import instance_id
 from mcp_guard.core.receipt import format_time
-from mcp_guard.identity.bearer import Foreign, Own
+from mcp_guard.identity.bearer import ExternalToken, OwnToken
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.settings import Enrolled
@@ -26,17 +26,17 @@ class TokenInstances:
     def now(self) -> Micros:
         return self.writer.now()
 
-    def own(self, said: Own, token: str) -> Instance:
+    def own(self, said: OwnToken, token: str) -> Instance:
         """Raises: Invalid, LedgerError."""
         row = self.writer.read(lambda store: store.instance(said.instance))
         if row is None or row.instance.credential_id != said.credential_id:
-            raise Invalid("this ledger knows no such credential")
+            raise InvalidCredential("this ledger knows no such credential")
         self._check(row.instance)
         if row.begun is None:
             self.writer.run(lambda tx: registry.begin(tx, row.instance, self.guard))
         return replace(row.instance, credential=token)
 
-    def foreign(self, said: Foreign, token: str) -> Instance:
+    def foreign(self, said: ExternalToken, token: str) -> Instance:
         """Raises: Invalid, IdentityError, LedgerError."""
         started = said.issued * SECOND
         id = instance_id(format_time(started), said.id[:12])
@@ -59,11 +59,11 @@ class TokenInstances:
         self._check(row.instance)
         return replace(row.instance, credential=token)
 
-    def _introduce(self, tx: Transaction, instance: Instance, said: Foreign) -> None:
+    def _introduce(self, tx: Transaction, instance: Instance, said: ExternalToken) -> None:
         if tx.store.instance(instance.id) is None:  # another process may have been first
             registry.issue(tx, instance, {"thumbprint": said.thumbprint, "by": "token"})
             registry.begin(tx, instance, self.guard)
 
     def _check(self, instance: Instance) -> None:
         if why := self.writer.read(lambda store: registry.why_barred(store, instance, self.now())):
-            raise Invalid(why)
+            raise InvalidCredential(why)

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json, Tool
-from mcp_guard.core.names import join
+from mcp_guard.core.names import listed_name
 from mcp_guard.core.printable import printable
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.tool_pins import FirstUse, Pin, PinRule, PinState, Quarantine, differing_members, hashed_members
@@ -64,7 +64,7 @@ class ToolPins:
         for upstream, pins in firsts.items():
             for start in range(0, len(pins), MAX_PINNED_PER_RECEIPT):
                 some = pins[start : start + MAX_PINNED_PER_RECEIPT]
-                hashes = {join(upstream, pin.tool): pin.hash for pin in some}
+                hashes = {listed_name(upstream, pin.tool): pin.hash for pin in some}
                 seq = tx.add(Draft("catalog.pinned", {"upstream": upstream, "definitions": hashes}))
                 for pin in some:
                     tx.store.add_pin(replace(pin, receipt=seq))
@@ -125,12 +125,12 @@ def _keep_out(tx: Transaction, new: Pin, draft: Draft, said: str, retired: Pin |
     for row in idle[:-MAX_IDLE_DEFINITIONS]:
         tx.store.drop_pin(row)
     verb = "diff" if draft.kind == "catalog.changed" else "show"
-    listed_as = join(new.upstream, new.tool)
+    listed_as = listed_name(new.upstream, new.tool)
     return f"`{listed_as}` is {new.state}: {said}\nhint: mcp-guard tools {verb} {listed_as}"
 
 
 def _about(pin: Pin) -> Json:
-    return {"upstream": pin.upstream, "tool": join(pin.upstream, pin.tool), "definition": pin.hash}
+    return {"upstream": pin.upstream, "tool": listed_name(pin.upstream, pin.tool), "definition": pin.hash}
 
 
 def _named(members: Sequence[str]) -> list[str]:
@@ -192,7 +192,7 @@ def _as_shown(tx: Transaction, shown: Pin, verb: str) -> Pin:
     if this is None or this.state is not shown.state:
         state = this.state if this else "forgotten"
         raise ApprovalError(
-            f"`{join(shown.upstream, shown.tool)}`: this definition cannot be {verb}: it is {state} by now",
+            f"`{listed_name(shown.upstream, shown.tool)}`: this definition cannot be {verb}: it is {state} by now",
             "look again: mcp-guard tools list",
         )
     return this

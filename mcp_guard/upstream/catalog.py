@@ -4,7 +4,7 @@ from collections.abc import Collection, Iterable, Mapping
 
 from mcp_guard.core import tool_pins
 from mcp_guard.core.model import Effect, Json, Tool, ToolRule
-from mcp_guard.core.names import join
+from mcp_guard.core.names import listed_name
 from mcp_guard.core.printable import printable
 from mcp_guard.core.tool_pins import definition_hash
 
@@ -50,7 +50,7 @@ def build_catalog(
                     f"upstream `{server}` lists `{name}`, which runs only as a task; tasks are not passed on"
                 )
                 continue
-            listed_as = join(server, name)
+            listed_as = listed_name(server, name)
             if (much := tool_pins.exceeded_limit(definition)) is not None:
                 left_out.append(f"upstream `{server}` lists `{printable(name[:80])}`: {much}")
             elif listed_as in catalog:
@@ -63,7 +63,7 @@ def build_catalog(
 def make_tool(server: str, definition: Json, rules: Mapping[str, ToolRule], unpinned: Collection[str] = ()) -> Tool:
     """The tool that a definition with a name stands for."""
     name = definition["name"]
-    listed_as = join(server, name)
+    listed_as = listed_name(server, name)
     rule = rules.get(listed_as, ToolRule())
     hash, effect = definition_hash(definition, unpinned), resolve_effect(definition, rule)
     return Tool(server, name, listed_as, definition, hash, rule, effect)

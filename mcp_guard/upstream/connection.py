@@ -19,8 +19,8 @@ from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.ports import SILENT, Voice
 from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost
 from mcp_guard.protocol.methods import INITIALIZE, INITIALIZED, LIST_TOOLS, LISTS, PING, TOOLS_CHANGED
-from mcp_guard.upstream.status_file import Circuit
-from mcp_guard.upstream.transport import Link, Speech
+from mcp_guard.upstream.status_file import UpstreamStatus
+from mcp_guard.upstream.transport import ServerProtocol, Transport
 
 BACK_OFF_SECONDS = (0.5, 1, 2, 5, 10, 30)
 HANDSHAKE_SECONDS = 60.0
@@ -29,7 +29,7 @@ LIST_SECONDS = 30.0
 PAGE_LIMIT = 1000
 
 
-class Owner(Protocol):
+class UpstreamListener(Protocol):
     """Whoever keeps the connection; told what the upstream says of its own accord."""
 
     def on_server_request(self, server: str, id: Id, method: str, params: Json) -> None: ...
@@ -62,7 +62,7 @@ def _without_body(message: object) -> object:
 class Connection:
     """`server_info` holds the upstream's `initialize` result once it is ready; `tools` its latest listing."""
 
-    def __init__(self, name: str, link: Link, scrubber: Scrubber, bounds: Bounds) -> None:
+    def __init__(self, name: str, link: Transport, scrubber: Scrubber, bounds: Bounds) -> None:
         self.name = name
         self.timeout = bounds.seconds
         self.server_info: Json | None = None
@@ -71,9 +71,9 @@ class Connection:
         """Set once the first handshake has succeeded or failed."""
         self.settled = asyncio.Event()
         """Set once the first listing has come, or will not come for now."""
-        self.owner: Owner
+        self.owner: UpstreamListener
         self.peer: Peer
-        self.speech: Speech | None = None
+        self.speech: ServerProtocol | None = None
         """None in the handshake era, whose messages go as they are."""
         self.ask_first = False
         """Whether it is asked for the stateless revision before the handshake is tried."""
@@ -83,7 +83,7 @@ class Connection:
         self._down: str | None = "is starting"
         self._scrubber = scrubber
         self.on_circuit: Callable[[], None] = lambda: None
-        self.circuit = Circuit(False, time.time(), "is starting")
+        self.circuit = UpstreamStatus(False, time.time(), "is starting")
 
     def trouble(self) -> str | None:
         return None if self._down is None else f"upstream `{self.name}` {self._down}"
@@ -121,7 +121,7 @@ class Connection:
             )
         while True:
             if await self._begin(hello):
-                self._turn(Circuit(True, time.time()))
+                self._turn(UpstreamStatus(True, time.time()))
                 self.tried.set()
                 await announced.wait()
                 await self._announce()
@@ -138,7 +138,7 @@ class Connection:
             failures += 1
             down = self._down or "did not answer with a listing"
             since = time.time() if self.circuit.is_up else self.circuit.since
-            self._turn(Circuit(False, since, down, time.time() + delay))
+            self._turn(UpstreamStatus(False, since, down, time.time() + delay))
             self._down = f"{self._down}; starting it again in {delay:g} s ({self._link.where})"
             self.owner.note(f"upstream `{self.name}` {self._down}")
             await self._link.close()
@@ -148,7 +148,7 @@ class Connection:
             else:
                 self._start()
 
-    def _turn(self, circuit: Circuit) -> None:
+    def _turn(self, circuit: UpstreamStatus) -> None:
         self.circuit = circuit
         self.on_circuit()
 
@@ -190,9 +190,12 @@ class Connection:
 
     async def _discover(self, hello: Json) -> bool:
         """Whether it speaks the stateless revision; if so, from now on it does. Raises: PeerLost."""
-        from mcp_guard.upstream.stateless import Hearing, StatelessSpeech  # what no upstream speaks is not loaded
+        from mcp_guard.upstream.stateless import (  # what no upstream speaks is not loaded
+            Hearing,
+            StatelessServerProtocol,
+        )
 
-        speech = StatelessSpeech(self.peer, hello, Hearing(self._notified, self.on_oddity))
+        speech = StatelessServerProtocol(self.peer, hello, Hearing(self._notified, self.on_oddity))
         found = await speech.discover()
         if found is None:
             return False

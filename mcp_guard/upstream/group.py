@@ -16,9 +16,9 @@ from mcp_guard.ports import SILENT, Intent, Pins, Voice
 from mcp_guard.protocol.jsonrpc import Id, PeerLost, error
 from mcp_guard.protocol.methods import CALL_TOOL
 from mcp_guard.upstream.catalog import build_catalog, make_tool
-from mcp_guard.upstream.connection import Connection, Owner
-from mcp_guard.upstream.status_file import Circuit
-from mcp_guard.upstream.transport import Rounds, Unanswered
+from mcp_guard.upstream.connection import Connection, UpstreamListener
+from mcp_guard.upstream.status_file import UpstreamStatus
+from mcp_guard.upstream.transport import InputUnavailable, RoundCount
 
 START_SECONDS = 30.0
 
@@ -52,9 +52,9 @@ class UpstreamGroup:
         self._left_out: list[str] = []
         self._announced = asyncio.Event()
         self._supervisors: list[asyncio.Task[None]] = []
-        self._owner: Owner
+        self._owner: UpstreamListener
 
-    def attach(self, owner: Owner) -> None:
+    def attach(self, owner: UpstreamListener) -> None:
         """Say who hears what the upstreams say of their own accord; before `start`."""
         self._owner = owner
         for connection in self.connections.values():
@@ -105,7 +105,7 @@ class UpstreamGroup:
         self.is_closed = True
         self.on_circuit()
 
-    def circuits(self) -> dict[str, Circuit]:
+    def circuits(self) -> dict[str, UpstreamStatus]:
         return {name: connection.circuit for name, connection in self.connections.items()}
 
     def kill(self) -> None:
@@ -198,7 +198,7 @@ class UpstreamGroup:
             return await _outcome(
                 connection, connection.peer.request(CALL_TOOL, params, voice.progress, connection.timeout)
             )
-        rounds = Rounds()
+        rounds = RoundCount()
         work = connection.speech.in_rounds(CALL_TOOL, params, voice, connection.timeout, rounds)
         return replace(await _outcome(connection, work), rounds=rounds.made)
 
@@ -214,7 +214,7 @@ class UpstreamGroup:
             return await self.connections[server].request(method, params, voice)
         except PeerLost as lost:
             return error(-32603, str(lost))
-        except (UpstreamError, Unanswered) as why:
+        except (UpstreamError, InputUnavailable) as why:
             return error(-32603, f"upstream `{server}`: {why}")
 
     async def relay_list(self, server: str, method: str) -> list[Json]:
@@ -247,7 +247,7 @@ async def _outcome(connection: Connection, work: Awaitable[Json]) -> Execution:
         return _may_have_run(Ending.TIMEOUT, f"upstream `{name}` did not answer within {connection.timeout:g} s")
     except UpstreamError as odd:
         return _may_have_run(Ending.UPSTREAM_ERROR, f"upstream `{name}` answered with {odd}")
-    except Unanswered as why:
+    except InputUnavailable as why:
         return _may_have_run(Ending.CANCELLED, f"upstream `{name}` did not finish: {why}")
 
 

@@ -13,15 +13,15 @@ from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.settings import SecretPlace, Server
 from mcp_guard.upstream.secrets import is_slow, make_environment, read_secret
-from mcp_guard.upstream.transport import Ears
+from mcp_guard.upstream.transport import MessageHandler
 
 if TYPE_CHECKING:
-    from mcp_guard.upstream.http_session import HttpWire
-    from mcp_guard.upstream.oauth.tokens import Holder
+    from mcp_guard.upstream.http_session import HttpSession
+    from mcp_guard.upstream.oauth.tokens import OAuthTokenProvider
 
 
 @dataclass(frozen=True, slots=True)
-class Remote:
+class HttpServerParameters:
     """An upstream over HTTP. `here` is the folder that files of secrets are looked for in, `state` where sign-ins are
     kept."""
 
@@ -32,20 +32,20 @@ class Remote:
     scrubber: Scrubber = field(default_factory=Scrubber)
 
 
-class HttpLink:
-    """Implements `link.Link`."""
+class HttpTransport:
+    """Implements `transport.Transport`."""
 
-    def __init__(self, remote: Remote) -> None:
+    def __init__(self, remote: HttpServerParameters) -> None:
         self.where = remote.server.url
         self.unguarded: tuple[str, ...] = ()
         server, self._client_secret = remote.server, ""
         signing_in = server.oauth.client_secret if server.oauth else None
         self.is_slow = is_slow([*server.secrets.values(), server.bearer, signing_in])
         self._remote = remote
-        self._holder: Holder | None = None
+        self._holder: OAuthTokenProvider | None = None
         self._headers: dict[str, str] = {}
         self._is_started = False
-        self._wire: HttpWire | None = None
+        self._wire: HttpSession | None = None
         self._running: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -76,12 +76,12 @@ class HttpLink:
         if said is None:
             return None
         from mcp_guard.upstream.oauth.discovery import NoToken
-        from mcp_guard.upstream.oauth.token_storage import Keeping
-        from mcp_guard.upstream.oauth.tokens import Holder
+        from mcp_guard.upstream.oauth.token_storage import TokenStorage
+        from mcp_guard.upstream.oauth.tokens import OAuthTokenProvider
 
         if self._holder is None:
-            keeping = Keeping(remote.state / "sign-ins", remote.name, said.in_keyring)
-            self._holder = Holder(remote.server.url, said, keeping, remote.scrubber)
+            keeping = TokenStorage(remote.state / "sign-ins", remote.name, said.in_keyring)
+            self._holder = OAuthTokenProvider(remote.server.url, said, keeping, remote.scrubber)
         self._holder.secret = self._client_secret
         try:
             await self._holder.ready()
@@ -89,16 +89,16 @@ class HttpLink:
             return f"cannot be signed in to: {why}"
         return None
 
-    async def open(self, ears: Ears, on_pressure: Callable[[bool], None], limit: int) -> bool:
+    async def open(self, ears: MessageHandler, on_pressure: Callable[[bool], None], limit: int) -> bool:
         if not self._is_started:
             return False
-        from mcp_guard.upstream.http_session import Address, HttpWire
+        from mcp_guard.upstream.http_session import HttpSession, ServerAddress
 
         if why := await self._sign_in():
             ears.on_end(why)
             return False
         server = self._remote.server
-        self._wire = HttpWire(Address(server.url, self._headers, server.old), ears, limit, self._holder)
+        self._wire = HttpSession(ServerAddress(server.url, self._headers, server.old), ears, limit, self._holder)
         opened, ended = asyncio.Event(), asyncio.Event()
         self._running = asyncio.create_task(self._wire.run(opened))
         self._running.add_done_callback(lambda _: ended.set())

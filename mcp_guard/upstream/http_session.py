@@ -20,19 +20,19 @@ from mcp_guard.core.model import Json
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.methods import CANCELLED, INITIALIZE
 from mcp_guard.protocol.versions import is_stateless
-from mcp_guard.upstream.transport import Ears
+from mcp_guard.upstream.transport import MessageHandler
 
 SESSION, VERSION = "mcp-session-id", "mcp-protocol-version"
 CONNECT_SECONDS = 10.0
-AGAIN_SECONDS = 1.0
-LONGEST_RETRY_SECONDS = 30.0
+RETRY_SECONDS = 1.0
+MAX_RETRY_SECONDS = 30.0
 ACCEPT = "application/json, text/event-stream"
-GREETINGS = (INITIALIZE, "server/discover")
-STANDING = "subscriptions/listen"
+OPENING_METHODS = (INITIALIZE, "server/discover")
+LISTEN = "subscriptions/listen"
 
 
 @dataclass(frozen=True, slots=True)
-class Address:
+class ServerAddress:
     """Where an upstream is. `headers` go with each request, secrets included; `old` says that it is HTTP with SSE."""
 
     url: str
@@ -40,7 +40,7 @@ class Address:
     old: bool = False
 
 
-class Authority(Protocol):
+class TokenProvider(Protocol):
     """Whose word lets our requests in, where that changes with time."""
 
     def headers(self) -> dict[str, str]: ...
@@ -52,10 +52,12 @@ class Authority(Protocol):
         """Have others than these, which were refused. Raises: NoToken."""
 
 
-class HttpWire:
+class HttpSession:
     """One session with one upstream."""
 
-    def __init__(self, address: Address, ears: Ears, limit: int, authority: Authority | None = None) -> None:
+    def __init__(
+        self, address: ServerAddress, ears: MessageHandler, limit: int, authority: TokenProvider | None = None
+    ) -> None:
         self._address = address
         self._authority = authority
         self._ears = ears
@@ -82,7 +84,7 @@ class HttpWire:
                     else:
                         opened.set()
                     await self._send_all()
-            except* _Over as over:
+            except* _SessionEnded as over:
                 self._end(str(over.exceptions[0]))
 
     async def _send_all(self) -> None:
@@ -164,9 +166,9 @@ class HttpWire:
             async with self._exchange("POST", frame) as response:
                 status = response.status_code
         except httpx.TransportError as error:
-            raise _Over(_explain(error)) from None
+            raise _SessionEnded(_explain(error)) from None
         if status == 404 and SESSION in self._fixed:
-            raise _Over("has ended its session")
+            raise _SessionEnded("has ended its session")
 
     async def _request(self, frame: bytes, message: Json, mirrored: Mapping[str, str]) -> None:
         try:
@@ -176,14 +178,14 @@ class HttpWire:
                 await self._take(response, message)
         except httpx.TransportError as error:
             away = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-            if message["method"] in GREETINGS or (away and message["method"] == STANDING):
-                raise _Over(_explain(error)) from None
+            if message["method"] in OPENING_METHODS or (away and message["method"] == LISTEN):
+                raise _SessionEnded(_explain(error)) from None
             self._ears.on_lost(message["id"], _explain(error))
 
     async def _take(self, response: httpx.Response, message: Json) -> None:
         """The answer to a request."""
         if response.status_code == 404 and SESSION in self._fixed:
-            raise _Over("has ended its session")
+            raise _SessionEnded("has ended its session")
         kind = response.headers.get("content-type", "")
         if kind.startswith("text/event-stream"):
             await self._follow(response, message["id"])
@@ -208,9 +210,9 @@ class HttpWire:
         if not answered:
             self._ears.on_lost(id, "the stream of its answer ended early")
 
-    async def _hear(self, response: httpx.Response, id: Id) -> tuple["Place", bool]:
+    async def _hear(self, response: httpx.Response, id: Id) -> tuple["StreamPosition", bool]:
         """Hand on what comes; where it ended, and whether the reply was among it."""
-        place, answered = Place(), False
+        place, answered = StreamPosition(), False
         async for data in events(response, self._limit, place):
             self._ears.on_line(data)
             answered = answered or _answers(data, id)
@@ -229,7 +231,7 @@ class HttpWire:
 
         An error under another id, or none, is one too, where it says that the request was refused unread.
         """
-        why, greets = f"answered with HTTP status {status}", message["method"] in GREETINGS
+        why, greets = f"answered with HTTP status {status}", message["method"] in OPENING_METHODS
         if reply := _reply(body or b"", message["id"], any_id=status < 500 or greets):
             self._ears.on_line(reply)
         elif status >= 500 and not greets:
@@ -251,25 +253,25 @@ class HttpWire:
                     async for data in events(response, self._limit):
                         self._ears.on_line(data)
             except httpx.TransportError as error:
-                raise _Over(_explain(error)) from None
-            await asyncio.sleep(AGAIN_SECONDS)
+                raise _SessionEnded(_explain(error)) from None
+            await asyncio.sleep(RETRY_SECONDS)
 
     async def _old_stream(self, opened: asyncio.Event) -> None:
         try:
             async with self._exchange("GET") as response:
                 if response.status_code != 200:
-                    raise _Over(f"answered with HTTP status {response.status_code}")
+                    raise _SessionEnded(f"answered with HTTP status {response.status_code}")
                 async for name, data in named_events(response, self._limit):
                     if name == "endpoint":
                         self._post_to = urljoin(self._address.url, (data or b"").decode(errors="replace"))
                         if _origin(self._post_to) != _origin(self._address.url):
-                            raise _Over("wants its requests sent to another host")
+                            raise _SessionEnded("wants its requests sent to another host")
                         opened.set()
                     else:
                         self._ears.on_line(data)
         except httpx.TransportError as error:
-            raise _Over(_explain(error)) from None
-        raise _Over("closed its stream")
+            raise _SessionEnded(_explain(error)) from None
+        raise _SessionEnded("closed its stream")
 
     def _end(self, why: str) -> None:
         if not self._ended:
@@ -288,7 +290,7 @@ class HttpWire:
             return  # it is gone, or takes none of that: there is no session left either way
 
 
-class _Over(Exception):
+class _SessionEnded(Exception):
     """The session is over."""
 
 
@@ -328,11 +330,11 @@ async def read(response: httpx.Response, limit: int) -> bytes | None:
 
 
 @dataclass(slots=True)
-class Place:
+class StreamPosition:
     """Where a stream of events is: the last id, and how many seconds to wait before coming back."""
 
     id: str = ""
-    retry: float = AGAIN_SECONDS
+    retry: float = RETRY_SECONDS
 
 
 def _answers(data: bytes | None, id: Id) -> bool:
@@ -346,7 +348,9 @@ def _answers(data: bytes | None, id: Id) -> bool:
     return isinstance(message, dict) and "method" not in message and message.get("id") == id
 
 
-async def events(response: httpx.Response, limit: int, place: Place | None = None) -> AsyncIterator[bytes | None]:
+async def events(
+    response: httpx.Response, limit: int, place: StreamPosition | None = None
+) -> AsyncIterator[bytes | None]:
     """The data of each message event; None for one over the limit."""
     async for name, data in named_events(response, limit, place):
         if name == "message" and data != b"":
@@ -354,11 +358,11 @@ async def events(response: httpx.Response, limit: int, place: Place | None = Non
 
 
 async def named_events(
-    response: httpx.Response, limit: int, place: Place | None = None
+    response: httpx.Response, limit: int, place: StreamPosition | None = None
 ) -> AsyncIterator[tuple[str, bytes | None]]:
     """Server-sent events (HTML Living Standard §9.2.6): name and data; data is None if it is over the limit."""
     name, data, size = "message", list[str](), 0
-    place = place or Place()
+    place = place or StreamPosition()
     async for line in response.aiter_lines():
         if not line:
             if data or size:
@@ -372,7 +376,7 @@ async def named_events(
         elif field_name == "id":
             place.id = value
         elif field_name == "retry" and value.isdecimal():
-            place.retry = min(int(value) / 1000, LONGEST_RETRY_SECONDS)
+            place.retry = min(int(value) / 1000, MAX_RETRY_SECONDS)
         elif field_name == "data":
             size += len(value)
             if size <= limit:

@@ -16,9 +16,9 @@ from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.secret_scrubber import Scrubber, looks_secret, password_of
 from mcp_guard.settings import SecretPlace
 
-MOST_BYTES = 64 * 1024
+MAX_BYTES = 64 * 1024
 COMMAND_SECONDS = 10.0
-KEPT = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK")
+INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK")
 """Variables of the environment that a command is given."""
 
 
@@ -35,7 +35,7 @@ def from_file(place: SecretPlace, here: Path, _: Mapping[str, str]) -> str:
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            data = file.read(MOST_BYTES + 1)
+            data = file.read(MAX_BYTES + 1)
     except OSError as error:
         raise ConfigError(f"cannot read `{name}`: {error.strerror}", f"the file is looked for at {path}") from None
     if not stat.S_ISREG(mode) or mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -48,14 +48,14 @@ def _text(data: bytes, what: str) -> str:
         value = data.decode().strip()
     except UnicodeDecodeError:
         raise ConfigError(f"{what} is not text (UTF-8)", "a secret is one text") from None
-    if not value or len(data) > MOST_BYTES:
+    if not value or len(data) > MAX_BYTES:
         raise ConfigError(f"{what} is {'too long' if value else 'empty'}", "a secret is one text")
     return value
 
 
 def from_keyring(place: SecretPlace, *_: object) -> str:
     """A password in the operating system's keyring (Keychain, Secret Service, Credential Locker)."""
-    with opened_keyring() as library:
+    with open_keyring() as library:
         value: str | None = library.get_password(*split_entry(place.name))
     if not value:
         raise ConfigError(f"the keyring holds no `{place.name}`", f"mcp-guard secrets set {place.name}")
@@ -68,10 +68,10 @@ def split_entry(entry: str) -> tuple[str, str]:
     return service, name
 
 
-def keep_in_keyring(entry: str, value: str) -> None:
+def store_in_keyring(entry: str, value: str) -> None:
     """Raises: ConfigError if it is not there afterwards."""
     service, name = split_entry(entry)
-    with opened_keyring() as library:
+    with open_keyring() as library:
         library.set_password(service, name, value)
         kept = library.get_password(service, name)
     if kept != value:
@@ -80,7 +80,7 @@ def keep_in_keyring(entry: str, value: str) -> None:
 
 def remove_from_keyring(entry: str) -> None:
     """Raises: ConfigError."""
-    with opened_keyring() as library:
+    with open_keyring() as library:
         try:
             library.delete_password(*split_entry(entry))
         except library.errors.PasswordDeleteError:
@@ -88,16 +88,16 @@ def remove_from_keyring(entry: str) -> None:
 
 
 @contextmanager
-def opened_keyring() -> Iterator[ModuleType]:
+def open_keyring() -> Iterator[ModuleType]:
     """The system's keyring. Raises: ConfigError, also for what it fails at within."""
-    library = keyring()
+    library = import_keyring()
     try:
         yield library
     except library.errors.KeyringError as error:
         raise ConfigError(f"the keyring cannot be used: {type(error).__name__}", "keyring diagnose") from None
 
 
-def keyring() -> ModuleType:
+def import_keyring() -> ModuleType:
     """Raises: ConfigError without the package."""
     try:
         import keyring as library
@@ -108,7 +108,7 @@ def keyring() -> ModuleType:
 
 
 def from_command(place: SecretPlace, here: Path, environment: Mapping[str, str]) -> str:
-    """What a program prints: no shell, none of our environment but `KEPT`, and nothing it says is in an error."""
+    """What a program prints: no shell, none of our environment but `INHERITED`, and nothing it says is in an error."""
     hint = f"run `{' '.join(place.words)}` by hand"
     try:
         process = subprocess.Popen(
@@ -117,7 +117,7 @@ def from_command(place: SecretPlace, here: Path, environment: Mapping[str, str])
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             cwd=here,
-            env={name: environment[name] for name in KEPT if name in environment},
+            env={name: environment[name] for name in INHERITED if name in environment},
             start_new_session=True,
         )
     except OSError as error:
@@ -140,7 +140,7 @@ SOURCES: Mapping[str, Callable[[SecretPlace, Path, Mapping[str, str]], str]] = {
     "keyring": from_keyring,
     "command": from_command,
 }
-SLOW = ("keyring", "command")
+SLOW_SOURCES = ("keyring", "command")
 """Sources that are read beside the event loop, because they may take seconds."""
 
 
@@ -150,7 +150,7 @@ def read_secret(place: SecretPlace, here: Path, environment: Mapping[str, str]) 
 
 
 def is_slow(places: Iterable[SecretPlace | None]) -> bool:
-    return any(place is not None and place.source in SLOW for place in places)
+    return any(place is not None and place.source in SLOW_SOURCES for place in places)
 
 
 def make_environment(

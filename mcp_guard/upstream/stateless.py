@@ -31,13 +31,13 @@ from mcp_guard.protocol.stateless_server import (
     REVISION,
     ROUNDS,
 )
-from mcp_guard.upstream.transport import Rounds, Unanswered
+from mcp_guard.upstream.transport import InputUnavailable, RoundCount
 
 DISCOVER_SECONDS = 10.0
 LISTEN_SECONDS = 10.0
 """How long an acknowledgement of what we listen for is waited for."""
-AGAIN_SECONDS = 1.0
-MOST_ROUNDS = 10
+RETRY_SECONDS = 1.0
+MAX_ROUNDS = 10
 """How often one request is sent: the official clients give up after as many."""
 PAUSES = (0.05, 0.1, 0.2, 0.25)
 """Before a request goes again to an upstream that only wants more time, in seconds; the last one stays."""
@@ -51,8 +51,8 @@ class Hearing:
     note: Callable[[str], None]
 
 
-class StatelessSpeech:
-    """Implements `connection.Speech`."""
+class StatelessServerProtocol:
+    """Implements `transport.ServerProtocol`."""
 
     def __init__(self, peer: Peer, hello: Json, hearing: Hearing) -> None:
         self._peer = peer
@@ -95,9 +95,11 @@ class StatelessSpeech:
             return {"result": {}}
         if method in (SUBSCRIBE, UNSUBSCRIBE):
             return await self._subscribe(method, str(kept.get("uri")))
-        return await self.in_rounds(method, kept, voice, None, Rounds())
+        return await self.in_rounds(method, kept, voice, None, RoundCount())
 
-    async def in_rounds(self, method: str, params: Json, voice: Voice, seconds: float | None, rounds: Rounds) -> Json:
+    async def in_rounds(
+        self, method: str, params: Json, voice: Voice, seconds: float | None, rounds: RoundCount
+    ) -> Json:
         """Send a request, and again with what the client answers for as long as the upstream asks for something.
 
         Each round has `seconds` at the upstream; a client may take its time. Raises: PeerLost, TimeoutError,
@@ -105,7 +107,7 @@ class StatelessSpeech:
         """
         envelope = {**self._envelope, **voice.envelope} if voice.envelope is not None else self._envelope
         said = stateless_client.dress(params, envelope)
-        while rounds.made < MOST_ROUNDS:
+        while rounds.made < MAX_ROUNDS:
             rounds.made += 1
             reply = await self._peer.request(method, said, voice.progress, seconds)
             required = stateless_client.read_required(reply) if method in ROUNDS else None
@@ -117,7 +119,7 @@ class StatelessSpeech:
                 answers = {}
                 await asyncio.sleep(PAUSES[min(rounds.made, len(PAUSES)) - 1])
             said = stateless_client.go_on(said, required, answers)
-        raise Unanswered(f"it still asked for something after {MOST_ROUNDS} rounds")
+        raise InputUnavailable(f"it still asked for something after {MAX_ROUNDS} rounds")
 
     # What changes
 
@@ -164,7 +166,7 @@ class StatelessSpeech:
                 self._honored = {}
                 self._hearing.note(f"refused `{LISTEN}`: {str(reply['error'].get('message'))[:200]}")
                 return
-            await asyncio.sleep(AGAIN_SECONDS)
+            await asyncio.sleep(RETRY_SECONDS)
 
     def on_request(self, id: Id, method: str) -> None:
         """It must not ask in this way; see `in_rounds`."""
@@ -200,15 +202,17 @@ async def _ask(required: stateless_client.Required, capabilities: Json, voice: V
     asked = ", ".join(f"`{request['method']}`" for request in required.requests.values())
     for request in required.requests.values():
         if (missing := stateless_client.lacking(request, capabilities)) is not None:
-            raise Unanswered(f"it asks the client for `{request['method']}`, and the client did not offer `{missing}`")
+            raise InputUnavailable(
+                f"it asks the client for `{request['method']}`, and the client did not offer `{missing}`"
+            )
     if voice.ask is None:
-        raise Unanswered(f"it asks the client for {asked}, and the guard's own look-ups answer nothing")
+        raise InputUnavailable(f"it asks the client for {asked}, and the guard's own look-ups answer nothing")
     try:
         answers = await voice.ask({key: {"params": {}, **each} for key, each in required.requests.items()})
     except PeerLost:
-        raise Unanswered(f"it asks the client for {asked}, and the client is gone") from None
+        raise InputUnavailable(f"it asks the client for {asked}, and the client is gone") from None
     for key, answer in answers.items():
         if "result" not in answer:
             why = str(answer.get("error", {}).get("message", "neither result nor error"))[:200]
-            raise Unanswered(f"it asks the client for `{required.requests[key]['method']}`, which failed: {why}")
+            raise InputUnavailable(f"it asks the client for `{required.requests[key]['method']}`, which failed: {why}")
     return {key: answer["result"] for key, answer in answers.items()}

@@ -20,7 +20,7 @@ DELAY_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True)
-class Circuit:
+class UpstreamStatus:
     """Of one connection. Times are Unix seconds; `next_try` is when it is started again, if it is down."""
 
     is_up: bool
@@ -29,24 +29,24 @@ class Circuit:
     next_try: float = 0
 
 
-class Watched(Protocol):
+class StatusSource(Protocol):
     """Whoever has connections to upstreams."""
 
     on_circuit: Callable[[], None]
     is_closed: bool
 
-    def circuits(self) -> dict[str, Circuit]: ...
+    def circuits(self) -> dict[str, UpstreamStatus]: ...
 
 
-class Board:
+class StatusFile:
     """The circuits of all sessions of one process. Needs a running loop from the first change on."""
 
     def __init__(self, path: Path, note: Callable[[str], None]) -> None:
         self._path, self._note = path, note
-        self._watched: dict[str, list[Watched]] = {}
+        self._watched: dict[str, list[StatusSource]] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def watch(self, instance: str, group: Watched) -> None:
+    def watch(self, instance: str, group: StatusSource) -> None:
         self._watched.setdefault(instance, []).append(group)
         group.on_circuit = self._changed
 
@@ -80,14 +80,14 @@ class Board:
         self._path.unlink(missing_ok=True)
 
 
-def circuits_path(guards: Path, guard: str) -> Path:
+def status_path(guards: Path, guard: str) -> Path:
     return guards / f"{guard}.upstreams"
 
 
-def read_circuits(guards: Path, guard: str) -> list[Json]:
+def read_statuses(guards: Path, guard: str) -> list[Json]:
     """What this guard wrote last; nothing if it has not, or is of another version."""
     try:
-        rows = orjson.loads(circuits_path(guards, guard).read_bytes())
+        rows = orjson.loads(status_path(guards, guard).read_bytes())
     except (OSError, orjson.JSONDecodeError):
         return []
     wanted = {"instance", "upstream", "is_up", "since", "why", "next_try"}

@@ -20,19 +20,19 @@ from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.stdio import Pipes
 from mcp_guard.settings import SecretPlace
 from mcp_guard.upstream.secrets import is_slow, make_environment
-from mcp_guard.upstream.transport import Ears
+from mcp_guard.upstream.transport import MessageHandler
 
 INHERITED = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER", "SYSTEMROOT")
 """What a child gets of our own environment; all else is named in the config, so that no secret of ours leaks."""
 
 STDERR_LIMIT = 1024 * 1024
 GRACE_SECONDS = 2.0
-LINE = 64 * 1024
+MAX_LINE_BYTES = 64 * 1024
 """Bytes of stderr that are looked at together, if no line ends before."""
 
 
 @dataclass(frozen=True, slots=True)
-class Connector:
+class StdioServerParameters:
     """How one upstream is started. `stderr` is the file that its diagnostics go to."""
 
     name: str
@@ -48,7 +48,7 @@ class Connector:
     cwd: Path | None = None
 
 
-class Child(subprocess.Popen[bytes]):
+class ServerProcess(subprocess.Popen[bytes]):
     """A running upstream. `unguarded` names its secrets that are too short to be scrubbed."""
 
     unguarded: tuple[str, ...] = ()
@@ -56,7 +56,7 @@ class Child(subprocess.Popen[bytes]):
     """Carries its stderr to the file, until it closes it."""
 
 
-def spawn(connector: Connector) -> Child:
+def start_process(connector: StdioServerParameters) -> ServerProcess:
     """Start the child in its own session, so that everything it starts can be ended with it.
 
     Raises: UpstreamError.
@@ -68,7 +68,7 @@ def spawn(connector: Connector) -> Child:
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         small = connector.stderr.exists() and connector.stderr.stat().st_size < STDERR_LIMIT
         with connector.stderr.open("ab" if small else "wb") as stderr:
-            started = Child(
+            started = ServerProcess(
                 connector.argv,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -82,7 +82,7 @@ def spawn(connector: Connector) -> Child:
             if started.stderr is not None:
                 sink = os.fdopen(os.dup(stderr.fileno()), "ab", buffering=0)
                 started.pump = threading.Thread(
-                    target=carry, args=(started.stderr, sink, connector.scrubber), daemon=True
+                    target=copy_stderr, args=(started.stderr, sink, connector.scrubber), daemon=True
                 )
                 started.pump.start()
             return started
@@ -95,7 +95,7 @@ def spawn(connector: Connector) -> Child:
         ) from None
 
 
-def carry(source: IO[bytes], sink: IO[bytes], scrubber: Scrubber) -> None:
+def copy_stderr(source: IO[bytes], sink: IO[bytes], scrubber: Scrubber) -> None:
     """Copy what a child writes to its stderr, without secrets, until it is closed."""
 
     def write(data: bytes) -> None:
@@ -103,19 +103,19 @@ def carry(source: IO[bytes], sink: IO[bytes], scrubber: Scrubber) -> None:
             sink.write(data)
 
     held = b""
-    with open(source.fileno(), "rb", LINE, closefd=False) as lines, source, sink:
-        while piece := lines.readline(LINE):
+    with open(source.fileno(), "rb", MAX_LINE_BYTES, closefd=False) as lines, source, sink:
+        while piece := lines.readline(MAX_LINE_BYTES):
             held = scrubber.clean(held + piece)
             if held.endswith(b"\n"):
                 write(held)
                 held = b""
-            elif len(held) > LINE:  # a line without end: what could be the beginning of a secret waits
+            elif len(held) > MAX_LINE_BYTES:  # a line without end: what could be the beginning of a secret waits
                 write(held[: -scrubber.longest])
                 held = held[-scrubber.longest :]
         write(held)
 
 
-def _finish(process: Child) -> None:
+def _finish(process: ServerProcess) -> None:
     """Reap it, and wait for the last of its stderr; somebody who left its group may hold that open, and is not waited
     for."""
     process.wait()
@@ -123,7 +123,7 @@ def _finish(process: Child) -> None:
         process.pump.join(GRACE_SECONDS / 4)
 
 
-async def stop(process: Child) -> None:
+async def stop_process(process: ServerProcess) -> None:
     """End the child and its whole group: end of input first, then SIGTERM, then SIGKILL; and reap it."""
     if process.stdin is not None:
         process.stdin.close()
@@ -138,7 +138,7 @@ async def stop(process: Child) -> None:
     _finish(process)
 
 
-def kill(process: Child) -> None:
+def kill_process(process: ServerProcess) -> None:
     """End the child and its group at once, and reap it."""
     _signal_group(process.pid, signal.SIGKILL)
     _finish(process)
@@ -153,7 +153,7 @@ def _signal_group(group: int, which: signal.Signals) -> bool:
     return True
 
 
-async def _wait(process: Child, seconds: float) -> bool:
+async def _wait(process: ServerProcess, seconds: float) -> bool:
     deadline = asyncio.get_running_loop().time() + seconds
     while process.poll() is None:
         if asyncio.get_running_loop().time() >= deadline:
@@ -165,23 +165,23 @@ async def _wait(process: Child, seconds: float) -> bool:
 # The link to an upstream that we start: a process on two pipes.
 
 
-class ChildLink:
-    """Implements `link.Link`."""
+class StdioTransport:
+    """Implements `transport.Transport`."""
 
-    def __init__(self, connector: Connector) -> None:
+    def __init__(self, connector: StdioServerParameters) -> None:
         self.where = f"its stderr: {connector.stderr}"
         self.unguarded: tuple[str, ...] = ()
         self.is_slow = is_slow(connector.secrets.values())
         self._connector = connector
-        self._process: Child | None = None
+        self._process: ServerProcess | None = None
         self._pipes: Pipes | None = None
-        self._ears: Ears
+        self._ears: MessageHandler
 
     def start(self) -> None:
-        self._process = spawn(self._connector)
+        self._process = start_process(self._connector)
         self.unguarded = self._process.unguarded
 
-    async def open(self, ears: Ears, on_pressure: Callable[[bool], None], limit: int) -> bool:
+    async def open(self, ears: MessageHandler, on_pressure: Callable[[bool], None], limit: int) -> bool:
         process, self._ears = self._process, ears
         if process is None or process.stdin is None or process.stdout is None:
             return False
@@ -207,8 +207,8 @@ class ChildLink:
             self._pipes.close()
         process, self._process, self._pipes = self._process, None, None
         if process is not None:
-            await stop(process)
+            await stop_process(process)
 
     def kill(self) -> None:
         if self._process is not None:
-            kill(self._process)
+            kill_process(self._process)

@@ -11,18 +11,18 @@ from mcp_guard.protocol.jsonrpc import Id
 # How an upstream of another era than the handshake's is spoken to, as its connection needs it.
 
 
-class Unanswered(Exception):
+class InputUnavailable(Exception):
     """An upstream asks for something before it goes on, and the client cannot or will not say it."""
 
 
 @dataclass(slots=True)
-class Rounds:
+class RoundCount:
     """How often one request has been sent."""
 
     made: int = 0
 
 
-class Speech(Protocol):
+class ServerProtocol(Protocol):
     """How an upstream of another era than the handshake's is spoken to."""
 
     @property
@@ -31,7 +31,7 @@ class Speech(Protocol):
     async def request(self, method: str, params: Json | None, voice: Voice) -> Json: ...
 
     async def in_rounds(
-        self, method: str, params: Json, voice: Voice, seconds: float | None, rounds: Rounds
+        self, method: str, params: Json, voice: Voice, seconds: float | None, rounds: RoundCount
     ) -> Json: ...
 
     async def listen(self) -> None: ...
@@ -43,7 +43,7 @@ class Speech(Protocol):
     def close(self) -> None: ...
 
 
-class Ears(Protocol):
+class MessageHandler(Protocol):
     """Who hears what comes over a link."""
 
     def on_line(self, line: bytes | None) -> None:
@@ -59,7 +59,7 @@ class Ears(Protocol):
         """Nothing comes or goes any more."""
 
 
-class Link(Protocol):
+class Transport(Protocol):
     """One way to reach an upstream; may be started again after each end."""
 
     where: str
@@ -72,7 +72,7 @@ class Link(Protocol):
     def start(self) -> None:
         """Begin to reach it; nothing is awaited, so that it warms up while we do. Raises: UpstreamError."""
 
-    async def open(self, ears: Ears, on_pressure: Callable[[bool], None], limit: int) -> bool:
+    async def open(self, ears: MessageHandler, on_pressure: Callable[[bool], None], limit: int) -> bool:
         """Ready for frames. False if it cannot be had, of which `ears` have heard why, or `start` has said it."""
 
     def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None: ...

@@ -13,7 +13,7 @@ import pytest
 
 from mcp_guard.cli import main
 from mcp_guard.cli.client_files import this_host
-from mcp_guard.clients.known import CLIENTS, Client, Place
+from mcp_guard.clients.known import CLIENTS, Client, ConfigLocation
 from mcp_guard.config import load
 from tests.clients.samples import SAMPLES, Sample
 from tests.faults.disks import fill, small_disk
@@ -72,7 +72,7 @@ PLACES = [(client, place) for client in CLIENTS for place in client.places]
 
 
 @pytest.mark.parametrize(("client", "place"), PLACES, ids=[f"{c.id}-{p.scope}" for c, p in PLACES])
-def test_every_client_there_and_back(here: Path, client: Client, place: Place) -> None:
+def test_every_client_there_and_back(here: Path, client: Client, place: ConfigLocation) -> None:
     path = this_host().find(place)
     path.parent.mkdir(parents=True, exist_ok=True)
     inner: object = {"git": GIT}

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcp_guard.clients.known import CLIENTS, USER, Host, Spot, client_named
+from mcp_guard.clients.known import CLIENTS, USER, Host, ServerSection, find_client
 
 HOST = Host("linux", Path("/home/you"), {"REGION": "eu"}, Path("/home/you/project"))
 CONFIG = Path("/home/you/guard/mcp-guard.toml")
@@ -15,8 +15,8 @@ class Sample:
     text: str
     key: tuple[str, ...] = ("mcpServers",)
 
-    def spot(self) -> Spot:
-        return Spot(client_named(self.client), USER, Path(f"/home/you/{self.client}.json"), self.key, HOST.home)
+    def spot(self) -> ServerSection:
+        return ServerSection(find_client(self.client), USER, Path(f"/home/you/{self.client}.json"), self.key, HOST.home)
 
 
 DESKTOP = Sample(

@@ -9,23 +9,25 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_guard.clients import jsonc
-from mcp_guard.clients.records import fill, make_record
+from mcp_guard.clients.records import make_record, restore_secrets
 from mcp_guard.clients.server_entries import guard_entry
 from mcp_guard.clients.unwrap import NotUndone, undo
-from mcp_guard.clients.wrap import Plan, Wish, make_plan, servers_at
+from mcp_guard.clients.wrap import WrapPlan, WrapRequest, make_plan, servers_at
 from tests.clients.samples import CODE, CONFIG, CURSOR, DESKTOP, HOST, SAMPLES, VSCODE, Sample
 
-WISH = Wish(CONFIG, ("/opt/mcp-guard",), "you")
+WISH = WrapRequest(CONFIG, ("/opt/mcp-guard",), "you")
 Value = dict[str, object]
 
 
-def planned(sample: Sample, wish: Wish = WISH, config: str = "") -> Plan:
+def planned(sample: Sample, wish: WrapRequest = WISH, config: str = "") -> WrapPlan:
     return make_plan(sample.spot(), sample.text, config, wish, HOST)
 
 
-def undone(sample: Sample, plan: Plan, text: str) -> str:
+def undone(sample: Sample, plan: WrapPlan, text: str) -> str:
     record, kept = make_record(sample.spot(), sample.spot().path, sample.text, plan, CONFIG)
-    return undo(text, record, fill(kept, record, {entry: value for entry, value in plan.moved.items()}.__getitem__))
+    return undo(
+        text, record, restore_secrets(kept, record, {entry: value for entry, value in plan.moved.items()}.__getitem__)
+    )
 
 
 def servers(sample: Sample, text: str) -> Value:
@@ -246,7 +248,7 @@ def test_any_document_is_restored(text: str, data: st.DataObject) -> None:
     chosen = data.draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
     if set(chosen) <= {""}:
         return  # a name of which nothing is left
-    plan = planned(sample, Wish(CONFIG, ("/opt/mcp-guard",), "you", names=tuple(chosen)))
+    plan = planned(sample, WrapRequest(CONFIG, ("/opt/mcp-guard",), "you", names=tuple(chosen)))
     assert undone(sample, plan, plan.client_text) == text
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_guard.clients.known import PROJECT, USER, Host, Spot, client_named
+from mcp_guard.clients.known import PROJECT, USER, Host, ServerSection, find_client
 from mcp_guard.clients.server_entries import NotWrapped, guard_entry, numbered, read_server, upstream_name
 from mcp_guard.clients.toml_sections import upstream_block
 from mcp_guard.config.upstreams import UpstreamConfig
@@ -17,9 +17,9 @@ from mcp_guard.config.upstreams import UpstreamConfig
 HOST = Host("linux", Path("/home/you"), {"REGION": "eu", "API_TOKEN": "secret"}, Path("/srv/app"))
 
 
-def spot(client: str, scope: str = PROJECT) -> Spot:
+def spot(client: str, scope: str = PROJECT) -> ServerSection:
     folder = HOST.project if scope == PROJECT else HOST.home
-    return Spot(client_named(client), scope, Path("file.json"), ("x",), folder)
+    return ServerSection(find_client(client), scope, Path("file.json"), ("x",), folder)
 
 
 def section(client: str, value: object, scope: str = PROJECT) -> dict[str, Any]:

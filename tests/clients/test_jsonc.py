@@ -6,11 +6,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_guard.clients.jsonc import DEEPEST, parse, value_of
+from mcp_guard.clients.jsonc import MAX_DEPTH, parse, parse_value
 from mcp_guard.core.errors import ConfigError
 
 values = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
     max_leaves=20,
 )
@@ -30,7 +30,7 @@ def test_every_value_is_where_it_says() -> None:
     assert [text[each.start : each.end] for each in node.members] == ['"a": [1, "x"]', '"b" : {"c": null,}']
     assert [text[item.start : item.end] for item in node.members[0].node.items] == ["1", '"x"']
     assert text[node.members[1].comma or 0] == ","
-    assert value_of(text) == {"a": [1, "x"], "b": {"c": None}}
+    assert parse_value(text) == {"a": [1, "x"], "b": {"c": None}}
 
 
 @pytest.mark.parametrize(
@@ -47,7 +47,7 @@ def test_every_value_is_where_it_says() -> None:
         ("[,]", "a value expected"),
         ("/* {}", "a value expected"),
         ("[NaN]", "a value expected"),
-        ("[" * (DEEPEST + 2), f"no more than {DEEPEST} levels expected"),
+        ("[" * (MAX_DEPTH + 2), f"no more than {MAX_DEPTH} levels expected"),
     ],
 )
 def test_what_is_not_json(text: str, what: str) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.clients.known import CLIENTS, LOCAL, PROJECT, USER, Host, client_named, spot_of, spots
+from mcp_guard.clients.known import CLIENTS, LOCAL, PROJECT, USER, Host, find_client, section_of_file, server_sections
 from mcp_guard.core.errors import ConfigError
 
 HOME, PROJECT_FOLDER = Path("/home/you"), Path("/home/you/project")
@@ -34,15 +34,17 @@ PLACES = {
 @pytest.mark.parametrize(("number", "platform"), list(enumerate(["linux", "darwin", "win32"])))
 def test_the_files_of_each_client(number: int, platform: str) -> None:
     host = Host(platform, HOME, {}, PROJECT_FOLDER)
-    found = {(spot.client.id, spot.scope): spot.path for client in CLIENTS for spot in spots(client, host)}
+    found = {(spot.client.id, spot.scope): spot.path for client in CLIENTS for spot in server_sections(client, host)}
     assert found == {place: HOME / paths[number] for place, paths in PLACES.items()}
 
 
 def test_folders_that_the_environment_names() -> None:
     linux = Host("linux", HOME, {"XDG_CONFIG_HOME": "/etc/you"}, PROJECT_FOLDER)
     windows = Host("win32", HOME, {"APPDATA": "/roaming"}, PROJECT_FOLDER)
-    assert next(spots(client_named("claude-desktop"), linux)).path == Path("/etc/you/Claude/claude_desktop_config.json")
-    assert [spot.path for spot in spots(client_named("zed"), windows)][1] == Path("/roaming/Zed/settings.json")
+    assert next(server_sections(find_client("claude-desktop"), linux)).path == Path(
+        "/etc/you/Claude/claude_desktop_config.json"
+    )
+    assert [spot.path for spot in server_sections(find_client("zed"), windows)][1] == Path("/roaming/Zed/settings.json")
 
 
 @pytest.mark.parametrize(
@@ -61,17 +63,17 @@ def test_whose_a_file_is(path: str, client: str | None, scope: str, folder: Path
     host = Host("linux", HOME, {}, PROJECT_FOLDER)
     if client is None:
         with pytest.raises(ConfigError, match="whose file is"):
-            spot_of(Path(path), None, host)
+            section_of_file(Path(path), None, host)
         return
-    spot = spot_of(Path(path), None, host)
+    spot = section_of_file(Path(path), None, host)
     assert (spot.client.id, spot.scope, spot.folder) == (client, scope, folder)
 
 
 def test_a_file_of_a_client_that_is_named_may_stand_anywhere() -> None:
-    spot = spot_of(Path("/tmp/x.json"), client_named("vscode"), Host("linux", HOME, {}, PROJECT_FOLDER))
+    spot = section_of_file(Path("/tmp/x.json"), find_client("vscode"), Host("linux", HOME, {}, PROJECT_FOLDER))
     assert (spot.key, spot.scope, spot.folder) == (("servers",), USER, HOME)
 
 
 def test_a_client_that_nobody_knows() -> None:
     with pytest.raises(ConfigError, match="no client `emacs` is known"):
-        client_named("emacs")
+        find_client("emacs")

@@ -9,18 +9,18 @@ from jwt.types import Options
 
 from mcp_guard.core import credential
 from mcp_guard.core.model import Agent, Instance
-from mcp_guard.identity.instances import Charter, Issuer, Launch, check_credential, start_instance
+from mcp_guard.identity.instances import InstanceSpec, Issuer, Launch, check_credential, start_instance
 
 SECOND = 1_000_000
 NOW = 1_790_000_000 * SECOND
 KEY = Ed25519PrivateKey.generate()
 ISSUER = Issuer("example.com/ledger", KEY.sign, KEY.public_key())
 AGENT = Agent("deal-update-agent", "bob", ("crm-agents",))
-PLAIN = Charter(AGENT, Launch(), 60)
+PLAIN = InstanceSpec(AGENT, Launch(), 60)
 
 
 def test_an_independent_library_reads_the_credential() -> None:
-    instance, bound = start_instance(ISSUER, Charter(AGENT, Launch(ticket="INC-1", on_behalf_of="dana"), 60), NOW)
+    instance, bound = start_instance(ISSUER, InstanceSpec(AGENT, Launch(ticket="INC-1", on_behalf_of="dana"), 60), NOW)
     now_is_not_then: Options = {"verify_exp": False, "verify_nbf": False, "verify_iat": False}
     claims = jwt.decode(instance.credential, KEY.public_key(), algorithms=["EdDSA"], options=now_is_not_then)
     assert claims["sub"] == "deal-update-agent"
@@ -41,13 +41,13 @@ def test_two_launches_are_two_principals() -> None:
 def test_a_signed_credential_is_taken_in_one_spelling_only(at: int, more: str) -> None:
     parts = start_instance(ISSUER, PLAIN, NOW)[0].credential.split(".")
     parts[at] += more
-    with pytest.raises(credential.Invalid):
+    with pytest.raises(credential.InvalidCredential):
         credential.decode(".".join(parts), ISSUER.public_key.verify)
 
 
 def test_a_credential_that_is_nested_too_deeply_is_no_credential() -> None:
     deep = base64.urlsafe_b64encode(b"[" * 100_000).decode().rstrip("=")
-    with pytest.raises(credential.Invalid):
+    with pytest.raises(credential.InvalidCredential):
         credential.decode_unverified(f"{deep}.{deep}.{deep}")
 
 
@@ -58,7 +58,7 @@ def test_our_own_credential_is_accepted() -> None:
 def test_a_foreign_signature_is_refused() -> None:
     other = Ed25519PrivateKey.generate()
     forged, _ = start_instance(Issuer(ISSUER.origin, other.sign, other.public_key()), PLAIN, NOW)
-    with pytest.raises(credential.Invalid):
+    with pytest.raises(credential.InvalidCredential):
         check_credential(ISSUER, forged)
 
 
@@ -66,13 +66,13 @@ def test_an_unsigned_credential_is_refused() -> None:
     instance, _ = start_instance(ISSUER, PLAIN, NOW)
     header = base64.urlsafe_b64encode(b'{"alg":"none"}').rstrip(b"=").decode()
     token = f"{header}.{instance.credential.split('.')[1]}."
-    with pytest.raises(credential.Invalid, match="not signed with EdDSA"):
+    with pytest.raises(credential.InvalidCredential, match="not signed with EdDSA"):
         credential.decode(token, KEY.public_key().verify)
 
 
 @pytest.mark.parametrize("token", ["", "a.b", "a.b.c", "!.!.!", "e30.e30.e30"])
 def test_garbage_is_refused(token: str) -> None:
-    with pytest.raises(credential.Invalid):
+    with pytest.raises(credential.InvalidCredential):
         credential.decode(token, KEY.public_key().verify)
 
 
@@ -83,31 +83,33 @@ def test_time_is_checked_to_the_second() -> None:
 
 
 def delegate(parent: Instance, *tools: str, seconds: int = 30) -> Instance:
-    return start_instance(ISSUER, Charter(AGENT, Launch(on_behalf_of="dana"), seconds, tools, parent), NOW)[0]
+    return start_instance(ISSUER, InstanceSpec(AGENT, Launch(on_behalf_of="dana"), seconds, tools, parent), NOW)[0]
 
 
 def test_delegation_only_narrows() -> None:
-    parent, _ = start_instance(ISSUER, Charter(AGENT, Launch(on_behalf_of="dana"), 60, ("crm__*", "git__log")), NOW)
+    parent, _ = start_instance(
+        ISSUER, InstanceSpec(AGENT, Launch(on_behalf_of="dana"), 60, ("crm__*", "git__log")), NOW
+    )
     assert delegate(parent).tools == parent.tools
     child = delegate(parent, "crm__get_deal", "git__log")
     assert child.parents == (parent.id,)
     for wider in ("*", "git__*", "c*", "crm*", "mail__send"):
-        with pytest.raises(credential.Invalid, match="more than"):
+        with pytest.raises(credential.InvalidCredential, match="more than"):
             delegate(parent, wider)
-    with pytest.raises(credential.Invalid, match="more than"):
+    with pytest.raises(credential.InvalidCredential, match="more than"):
         delegate(child, "crm__*")
-    with pytest.raises(credential.Invalid, match="outlive"):
+    with pytest.raises(credential.InvalidCredential, match="outlive"):
         delegate(parent, seconds=61)
     deepest = parent
-    for _ in range(credential.DEEPEST):
+    for _ in range(credential.MAX_DELEGATION_DEPTH):
         deepest = delegate(deepest)
-    with pytest.raises(credential.Invalid, match="delegated 4 times"):
+    with pytest.raises(credential.InvalidCredential, match="delegated 4 times"):
         delegate(deepest)
-    assert deepest.depth == credential.DEEPEST
+    assert deepest.depth == credential.MAX_DELEGATION_DEPTH
 
 
 def test_the_chain_of_delegation_is_in_the_credential() -> None:
-    parent, _ = start_instance(ISSUER, Charter(AGENT, Launch(on_behalf_of="dana"), 60), NOW)
+    parent, _ = start_instance(ISSUER, InstanceSpec(AGENT, Launch(on_behalf_of="dana"), 60), NOW)
     child = delegate(delegate(parent))
     claims = credential.decode(child.credential, KEY.public_key().verify)
     assert claims["act"] == {"sub": child.parents[1], "act": {"sub": parent.id, "act": {"sub": "dana"}}}

@@ -5,7 +5,7 @@ from typing import Any
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_guard.core.definition_diff import compare, marked, words
+from mcp_guard.core.definition_diff import compare_definitions, diff_words, format_diff
 from mcp_guard.core.tool_pins import definition_hash
 
 TEXTS = st.text("ab .é\n", max_size=40)
@@ -19,40 +19,40 @@ OBJECTS = st.dictionaries(st.text("ab", max_size=2), VALUES, max_size=4)
 
 @given(TEXTS, TEXTS)
 def test_both_texts_can_be_read_from_the_words(before: str, after: str) -> None:
-    parts = words(before, after)
+    parts = diff_words(before, after)
     assert "".join(text for kind, text in parts if kind != "added") == before
     assert "".join(text for kind, text in parts if kind != "removed") == after
 
 
 def test_a_text_of_many_words_is_replaced_as_a_whole() -> None:
     before, after = " ".join(["a b"] * 2000), " ".join(["b c"] * 2000)
-    kinds = [kind for kind, _ in words(before, after)]
+    kinds = [kind for kind, _ in diff_words(before, after)]
     assert kinds.count("removed") == kinds.count("added") == 1
 
 
 @given(OBJECTS, OBJECTS)
 def test_two_definitions_with_different_hashes_show_a_difference(before: Any, after: Any) -> None:
-    assert bool(compare(before, after)) == (definition_hash(before) != definition_hash(after))
+    assert bool(compare_definitions(before, after)) == (definition_hash(before) != definition_hash(after))
 
 
 def test_a_member_without_a_name_is_seen() -> None:
-    assert compare({}, {"": {}})
+    assert compare_definitions({}, {"": {}})
 
 
 def test_an_array_is_no_object() -> None:
-    assert compare({"a": ["b"]}, {"a": {"0": "b"}})
+    assert compare_definitions({"a": ["b"]}, {"a": {"0": "b"}})
 
 
 def test_a_place_is_named_by_its_pointer() -> None:
     before = {"s": {"a/b": ["x", "y"]}, "gone": 1}
     after = {"s": {"a/b": ["x", True]}, "new": "z"}
-    shown = [(each.where, each.before, each.after) for each in compare(before, after)]
+    shown = [(each.where, each.before, each.after) for each in compare_definitions(before, after)]
     assert shown == [("s/a~1b/1", '"y"', "true"), ("new", None, "z"), ("gone", "1", None)]
 
 
 def test_marks_in_the_text_are_told_from_ours() -> None:
-    assert marked(words("a", "a {+b+} [-c-]")) == "a{+ \\{+b\\+} \\[-c\\-]+}"
+    assert format_diff(diff_words("a", "a {+b+} [-c-]")) == "a{+ \\{+b\\+} \\[-c\\-]+}"
 
 
 def test_no_control_of_an_upstream_reaches_the_terminal() -> None:
-    assert marked(words("a\x1b[31m", "a\u202e\n")).isprintable()
+    assert format_diff(diff_words("a\x1b[31m", "a\u202e\n")).isprintable()

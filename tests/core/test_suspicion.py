@@ -4,13 +4,13 @@ from typing import Any
 
 import pytest
 
-from mcp_guard.core.definition_checks import Listed, inspect, skeleton
+from mcp_guard.core.definition_checks import ListedTool, check_tool, skeleton
 from mcp_guard.core.hidden_characters import HIDDEN
 
 
-def found(definition: Any, *others: Listed, server: str = "up", name: str = "tool") -> set[str]:
-    tool = Listed(server, name, {"name": name} | definition)
-    return {finding.check for finding in inspect(tool, [tool, *others])}
+def found(definition: Any, *others: ListedTool, server: str = "up", name: str = "tool") -> set[str]:
+    tool = ListedTool(server, name, {"name": name} | definition)
+    return {finding.check for finding in check_tool(tool, [tool, *others])}
 
 
 @pytest.mark.parametrize(
@@ -121,21 +121,21 @@ def test_a_name_whose_words_are_of_one_script_is_not(name: str) -> None:
 )  # fmt: skip
 @pytest.mark.parametrize("server", ["up", "other"])
 def test_a_name_that_can_be_read_as_another_is_flagged(name: str, other: str, server: str) -> None:
-    assert "look_alike" in found({}, Listed(server, other, {"name": other}), name=name)
+    assert "look_alike" in found({}, ListedTool(server, other, {"name": other}), name=name)
 
 
 @pytest.mark.parametrize("name", ["crm__get_deal", "crm_get_deal", "crm-get-deal", "CRM.getDeal"])
 def test_a_name_that_says_it_is_another_servers_is_flagged(name: str) -> None:
-    assert "imitation" in found({}, Listed("crm", "get_deal", {"name": "get_deal"}), name=name)
+    assert "imitation" in found({}, ListedTool("crm", "get_deal", {"name": "get_deal"}), name=name)
 
 
 def test_the_same_name_is_flagged_where_the_definition_differs() -> None:
-    assert "same_name" in found({"description": "x"}, Listed("crm", "tool", {"name": "tool"}))
-    assert found({}, Listed("crm", "tool", {"name": "tool"})) == set()
+    assert "same_name" in found({"description": "x"}, ListedTool("crm", "tool", {"name": "tool"}))
+    assert found({}, ListedTool("crm", "tool", {"name": "tool"})) == set()
 
 
 def test_a_text_that_speaks_of_another_servers_tool_is_flagged() -> None:
-    other = Listed("crm", "get_deal", {"name": "get_deal"})
+    other = ListedTool("crm", "get_deal", {"name": "get_deal"})
     assert "other_tools" in found({"description": "Use before GET_DEAL."}, other)
     assert found({"description": "Use before get_deals."}, other) == set()
     assert found({"description": "Use before get_deal."}, other, server="crm") == set()
@@ -148,5 +148,5 @@ def test_names_that_differ_are_not_look_alikes() -> None:
 
 def test_what_is_found_is_safe_to_print() -> None:
     definition = {"name": "a", "des\x1b[31mcription": "<IMPORTANT>\x1b[2J\u202e"}
-    for finding in inspect(Listed("up", "a\x1b[1m", definition)):
+    for finding in check_tool(ListedTool("up", "a\x1b[1m", definition)):
         assert f"{finding.where}{finding.what}".isprintable()

@@ -2,7 +2,7 @@
 
 from mcp_guard.core.model import Agent
 from mcp_guard.core.tool_pins import FirstUse, PinRule
-from mcp_guard.identity.instances import Charter, Issuer, Launch, start_instance
+from mcp_guard.identity.instances import InstanceSpec, Issuer, Launch, start_instance
 from mcp_guard.ledger import registry, tool_pins
 from mcp_guard.ledger.tool_pins import ToolPins
 from mcp_guard.ledger.writer import Transaction
@@ -17,8 +17,8 @@ def who_may_call(house: House) -> None:
     agent = Agent("second", "bob", ("workers",))
     issuer = Issuer(writer.key.origin, writer.key.sign, writer.key.public)
     launch = Launch(on_behalf_of="dana")
-    parent, bound = start_instance(issuer, Charter(agent, launch, 60, ("crm__*",), None, "jkt"), writer.now())
-    child, _ = start_instance(issuer, Charter(agent, launch, 30, (), parent), writer.now())
+    parent, bound = start_instance(issuer, InstanceSpec(agent, launch, 60, ("crm__*",), None, "jkt"), writer.now())
+    child, _ = start_instance(issuer, InstanceSpec(agent, launch, 30, (), parent), writer.now())
 
     def op(tx: Transaction) -> None:
         registry.enrol_agent(tx, Enrolled(agent, "dana"), "operator")

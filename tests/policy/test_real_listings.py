@@ -6,7 +6,7 @@ from pathlib import Path
 
 from mcp_guard.app import listed_tools, policy_world
 from mcp_guard.config import load
-from mcp_guard.core.definition_checks import Listed, inspect_all
+from mcp_guard.core.definition_checks import ListedTool, check_tools
 from mcp_guard.policy.engine import load_policies
 from mcp_guard.policy.shapes import Kind, Shape, input_shape
 from tests.live.guarded import upstream, write_config
@@ -34,5 +34,5 @@ def test_real_servers_declare_nothing_that_policies_cannot_see(tmp_path: Path) -
     assert [name for name, shape in shapes.items() if shape is None or Kind.OPAQUE in kinds(shape)] == []
     edits = json.loads(engine.schema_text)[""]["actions"]["filesystem__edit_file"]["appliesTo"]["context"]
     assert edits["attributes"]["input"]["attributes"]["edits"]["attributes"].keys() == {"oldText", "newText"}
-    found = inspect_all({tool.listed_as: Listed(tool.server, tool.name, tool.definition) for tool in tools})
+    found = check_tools({tool.listed_as: ListedTool(tool.server, tool.name, tool.definition) for tool in tools})
     assert [findings for findings in found.values() if findings] == []

@@ -21,7 +21,7 @@ from mcp_guard.core.model import (
     Tool,
     ToolRule,
 )
-from mcp_guard.core.names import join
+from mcp_guard.core.names import listed_name
 from mcp_guard.policy.engine import PolicyEngine, World, load_policies
 from mcp_guard.upstream.catalog import definition_hash
 
@@ -35,7 +35,7 @@ def make_tool(
 ) -> Tool:
     definition = {"name": name, "inputSchema": schema}
     rule = ToolRule(effect=effect, resource=resource)
-    return Tool("up", name, join("up", name), definition, definition_hash(definition), rule, effect)
+    return Tool("up", name, listed_name("up", name), definition, definition_hash(definition), rule, effect)
 
 
 def object_of(**properties: Any) -> Json:

@@ -32,7 +32,7 @@ from mcp_guard.core.model import (
     Tool,
     ToolRule,
 )
-from mcp_guard.core.names import join
+from mcp_guard.core.names import listed_name
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.tool_pins import Pin, PinState
 from mcp_guard.guard import Guard
@@ -74,7 +74,7 @@ class Clock:
 def make_tool(name: str, properties: Json, effect: Effect = Effect.WRITE, **rule: Any) -> Tool:
     definition = {"name": name, "inputSchema": {"type": "object", "properties": properties}}
     made = ToolRule(effect=effect, **rule)
-    return Tool("crm", name, join("crm", name), definition, definition_hash(definition), made, effect)
+    return Tool("crm", name, listed_name("crm", name), definition, definition_hash(definition), made, effect)
 
 
 FACTS = FactsRule("get_deal", {"deal_id": "/deal_id"}, "")

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mcp_guard.core.describe import Description, describe
 from mcp_guard.core.model import Agent, Asked, Instance, Outcome, Tool
-from mcp_guard.core.names import join
+from mcp_guard.core.names import listed_name
 from mcp_guard.downstream.tool_names import Naming
 from mcp_guard.policy.engine import PolicyEngine, load_policies
 from tests.live.guarded import ALLOW_ALL, Client, Json, log, scripted, seen, write_config
@@ -118,7 +118,7 @@ def test_plain_names_are_never_ambiguous_and_lead_back(names: set[str]) -> None:
     shown = {naming.show("up", name): name for name in names}
     assert len(shown) == len(names)
     for listed, name in shown.items():
-        assert naming.read(listed) == join("up", name)
+        assert naming.read(listed) == listed_name("up", name)
         assert len(listed) <= 64
         assert not listed.startswith("guard__")
 

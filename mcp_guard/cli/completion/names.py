@@ -33,7 +33,7 @@ def names(kind: str, config: Path) -> list[str]:
 
 def _in_ledger(kind: str, ledger: Path) -> Iterable[str]:
     from mcp_guard.core.approval import ApprovalState
-    from mcp_guard.core.names import join
+    from mcp_guard.core.names import listed_name
     from mcp_guard.storage.inspection import open_read_only
     from mcp_guard.storage.sqlite import Store
 
@@ -43,7 +43,7 @@ def _in_ledger(kind: str, ledger: Path) -> Iterable[str]:
             each.id for each in store.approvals((ApprovalState.REQUESTED, ApprovalState.APPROVED))
         ],
         "instances": lambda store: [each.instance.id for each in store.instances(time.time_ns() // 1000)],
-        "tools": lambda store: [join(upstream, tool) for upstream, tool, _, _ in store.pin_states()],
+        "tools": lambda store: [listed_name(upstream, tool) for upstream, tool, _, _ in store.pin_states()],
     }
     with open_read_only(ledger) as store:
         return kinds[kind](store)

@@ -13,11 +13,11 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from mcp_guard.core.credential import Invalid, decode_unverified
+from mcp_guard.core.credential import InvalidCredential, decode_unverified
 from mcp_guard.core.errors import IdentityError
 from mcp_guard.core.model import Instance
-from mcp_guard.identity.bearer import Foreign, OtherIssuer, Own, read_token
-from mcp_guard.identity.dpop import ALGORITHMS, Proofs
+from mcp_guard.identity.bearer import ExternalToken, OwnToken, TrustedIssuer, read_token
+from mcp_guard.identity.dpop import ALGORITHMS, ProofVerifier
 from mcp_guard.identity.instances import Issuer
 from mcp_guard.ledger.token_instances import TokenInstances
 
@@ -32,10 +32,10 @@ class Gate:
     hosts: frozenset[str]
     origins: frozenset[str]
     own: Issuer
-    others: Sequence[OtherIssuer]
+    others: Sequence[TrustedIssuer]
     callers: TokenInstances
-    proofs: Proofs = field(default_factory=Proofs)
-    known: dict[str, Own] = field(default_factory=dict, repr=False)
+    proofs: ProofVerifier = field(default_factory=ProofVerifier)
+    known: dict[str, OwnToken] = field(default_factory=dict, repr=False)
     """Tokens of our own whose signature was found good, which it stays. Whether they may be used is asked each time."""
 
     @property
@@ -66,18 +66,18 @@ class Gate:
         try:
             said = await self._read(token)
             self._check_proof(request, scheme, token, said.thumbprint)
-            return self.callers.own(said, token) if isinstance(said, Own) else self.callers.foreign(said, token)
-        except (Invalid, IdentityError) as refused:
+            return self.callers.own(said, token) if isinstance(said, OwnToken) else self.callers.foreign(said, token)
+        except (InvalidCredential, IdentityError) as refused:
             raise self._unauthorized(refused.message if isinstance(refused, IdentityError) else str(refused)) from None
 
-    async def _read(self, token: str) -> Own | Foreign:
+    async def _read(self, token: str) -> OwnToken | ExternalToken:
         """Our own are checked at once; for others' their keys may have to be fetched. Raises: Invalid."""
         if (known := self.known.get(token)) is not None:
             return known
         if self.others and decode_unverified(token).get("iss") != self.own.origin:
             return await asyncio.to_thread(read_token, token, self.own, self.url, self.others)
         said = read_token(token, self.own, self.url, ())
-        if isinstance(said, Own):
+        if isinstance(said, OwnToken):
             if len(self.known) >= KNOWN_TOKENS:
                 self.known.clear()
             self.known[token] = said
@@ -97,7 +97,9 @@ class Gate:
         if not bound and scheme.lower() == "bearer" and not proofs:
             return
         if not bound or scheme.lower() != "dpop" or len(proofs) != 1:
-            raise Invalid("a token that is bound to a key needs the scheme DPoP and one proof, and no other has them")
+            raise InvalidCredential(
+                "a token that is bound to a key needs the scheme DPoP and one proof, and no other has them"
+            )
         asked = request.method, urljoin(self.url, request.url.path)
         self.proofs.check(proofs[0], asked, token, bound, self.callers.now() // 1_000_000)
 

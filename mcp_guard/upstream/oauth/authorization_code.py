@@ -14,17 +14,17 @@ from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlencode, urlsplit
 
 from mcp_guard.settings import OAuthSettings
-from mcp_guard.upstream.oauth.discovery import Endpoints, NoToken, client, find_endpoints, is_safe
+from mcp_guard.upstream.oauth.discovery import Endpoints, NoToken, discover_endpoints, http_client, is_secure_url
 from mcp_guard.upstream.oauth.token_storage import Tokens
-from mcp_guard.upstream.oauth.tokens import ask
+from mcp_guard.upstream.oauth.tokens import request_tokens
 
-PATIENCE_SECONDS = 300.0
+SIGN_IN_SECONDS = 300.0
 DONE = b"Signed in. This page can be closed."
 REFUSED = b"Not signed in; the terminal says why. This page can be closed."
 
 
 @dataclass(frozen=True, slots=True)
-class Trip:
+class AuthorizationRequest:
     """One journey through the browser."""
 
     redirect: str
@@ -60,12 +60,12 @@ class Trip:
 
 async def sign_in(url: str, said: OAuthSettings, secret: str, show: Callable[[str], None]) -> Tokens:
     """`show` brings a person to the address. Raises: NoToken."""
-    async with client() as http:
-        endpoints = await find_endpoints(http, url, said)
-        if not endpoints.authorization or not is_safe(endpoints.authorization):
+    async with http_client() as http:
+        endpoints = await discover_endpoints(http, url, said)
+        if not endpoints.authorization or not is_secure_url(endpoints.authorization):
             raise NoToken("the authorization server offers no sign-in; set oauth.authorization_url and oauth.token_url")
-        async with _Returning(said.redirect_port) as returning:
-            trip = Trip(f"http://127.0.0.1:{returning.port}/callback")
+        async with _CallbackServer(said.redirect_port) as returning:
+            trip = AuthorizationRequest(f"http://127.0.0.1:{returning.port}/callback")
             show(trip.address(endpoints, said))
             code = await returning.wait(lambda query: trip.code(query, endpoints))
         form = {
@@ -74,10 +74,10 @@ async def sign_in(url: str, said: OAuthSettings, secret: str, show: Callable[[st
             "redirect_uri": trip.redirect,
             "code_verifier": trip.verifier,
         }
-        return await ask(http, endpoints, said, secret, form)
+        return await request_tokens(http, endpoints, said, secret, form)
 
 
-class _Returning:
+class _CallbackServer:
     """Waits on loopback for the browser to come back, once."""
 
     def __init__(self, port: int) -> None:
@@ -85,7 +85,7 @@ class _Returning:
         self._came: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._read: Callable[[dict[str, str]], str]
 
-    async def __aenter__(self) -> "_Returning":
+    async def __aenter__(self) -> "_CallbackServer":
         try:
             self._server = await asyncio.start_server(self._answer, "127.0.0.1", self.port)
         except OSError as error:
@@ -101,10 +101,10 @@ class _Returning:
         """What `read` makes of the query. Raises: NoToken."""
         self._read = read
         try:
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(SIGN_IN_SECONDS):
                 return await self._came
         except TimeoutError:
-            raise NoToken(f"nobody came back from the browser within {PATIENCE_SECONDS:g} s") from None
+            raise NoToken(f"nobody came back from the browser within {SIGN_IN_SECONDS:g} s") from None
 
     async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

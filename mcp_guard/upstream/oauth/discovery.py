@@ -13,8 +13,8 @@ import httpx2 as httpx
 
 from mcp_guard.settings import OAuthSettings
 
-MOST_BYTES = 256 * 1024
-SECONDS = 15.0
+MAX_BYTES = 256 * 1024
+TIMEOUT_SECONDS = 15.0
 RESOURCE = "/.well-known/oauth-protected-resource"
 SERVERS = ("/.well-known/oauth-authorization-server", "/.well-known/openid-configuration")
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
@@ -38,11 +38,11 @@ class Endpoints:
     """Whether the redirect must name the issuer (RFC 9207)."""
 
 
-def client() -> httpx.AsyncClient:
-    return httpx.AsyncClient(timeout=SECONDS, trust_env=False, follow_redirects=False)
+def http_client() -> httpx.AsyncClient:
+    return httpx.AsyncClient(timeout=TIMEOUT_SECONDS, trust_env=False, follow_redirects=False)
 
 
-async def find_endpoints(http: httpx.AsyncClient, url: str, said: OAuthSettings) -> Endpoints:
+async def discover_endpoints(http: httpx.AsyncClient, url: str, said: OAuthSettings) -> Endpoints:
     """Raises: NoToken."""
     resource = said.resource or url
     if said.token_url:
@@ -80,7 +80,7 @@ async def _pointed_at(http: httpx.AsyncClient, url: str) -> list[str]:
 
 def _may_name(place: str, url: str) -> bool:
     """Whether an upstream may have us ask there: it must not reach this machine through us, unless it is on it."""
-    return is_safe(place) and (urlsplit(place).hostname not in LOOPBACK or urlsplit(url).hostname in LOOPBACK)
+    return is_secure_url(place) and (urlsplit(place).hostname not in LOOPBACK or urlsplit(url).hostname in LOOPBACK)
 
 
 def _trust(issuer: str, url: str, said: OAuthSettings) -> str:
@@ -113,7 +113,7 @@ async def _of_server(http: httpx.AsyncClient, issuer: str, resource: str) -> End
     return Endpoints(str(token), str(authorization or ""), str(found["issuer"]), resource, posts, names)
 
 
-def is_safe(url: str) -> bool:
+def is_secure_url(url: str) -> bool:
     """Whether what is sent there can be read by nobody else."""
     parts = urlsplit(url)
     return parts.scheme == "https" or (parts.scheme == "http" and parts.hostname in LOOPBACK)
@@ -136,7 +136,7 @@ async def _first(http: httpx.AsyncClient, places: list[str]) -> dict[str, Any] |
             response = await http.get(place, headers={"accept": "application/json"})
         except httpx.HTTPError as error:
             raise NoToken(f"`{place}` cannot be reached: {type(error).__name__}") from None
-        if response.status_code == 200 and len(response.content) <= MOST_BYTES:
+        if response.status_code == 200 and len(response.content) <= MAX_BYTES:
             try:
                 found = response.json()
             except ValueError:

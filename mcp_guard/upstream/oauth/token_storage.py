@@ -16,7 +16,7 @@ from typing import Any
 
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.upstream.oauth.discovery import NoToken
-from mcp_guard.upstream.secrets import keyring
+from mcp_guard.upstream.secrets import import_keyring
 
 SERVICE = "mcp-guard oauth"
 
@@ -35,7 +35,7 @@ class Tokens:
 
 
 @dataclass(frozen=True, slots=True)
-class Keeping:
+class TokenStorage:
     """The place for one upstream's tokens; `folder` also holds the lock."""
 
     folder: Path
@@ -116,7 +116,7 @@ class Keeping:
 def _keyring() -> Iterator[Any]:
     """Raises: NoToken, for whatever the library raises."""
     try:
-        library = keyring()
+        library = import_keyring()
     except ConfigError as error:
         raise NoToken(error.message) from None
     try:

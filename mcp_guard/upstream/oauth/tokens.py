@@ -15,17 +15,24 @@ import httpx2 as httpx
 
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.settings import OAuthSettings
-from mcp_guard.upstream.oauth.discovery import MOST_BYTES, Endpoints, NoToken, client, find_endpoints, is_safe
-from mcp_guard.upstream.oauth.token_storage import Keeping, Tokens
+from mcp_guard.upstream.oauth.discovery import (
+    MAX_BYTES,
+    Endpoints,
+    NoToken,
+    discover_endpoints,
+    http_client,
+    is_secure_url,
+)
+from mcp_guard.upstream.oauth.token_storage import Tokens, TokenStorage
 
-REMEMBERED = 32
+MAX_SCRUBBED_TOKENS = 32
 """How many tokens of an upstream are scrubbed: those in use and those before them, which have ended by then."""
 
 
-class Holder:
-    """Implements `http.Authority` for one upstream. `secret` is the client secret, or empty."""
+class OAuthTokenProvider:
+    """Implements `http_session.TokenProvider` for one upstream. `secret` is the client secret, or empty."""
 
-    def __init__(self, url: str, said: OAuthSettings, keeping: Keeping, scrubber: Scrubber) -> None:
+    def __init__(self, url: str, said: OAuthSettings, keeping: TokenStorage, scrubber: Scrubber) -> None:
         self.secret = ""
         self._url, self._said, self._keeping = url, said, keeping
         self._scrubber = scrubber
@@ -59,10 +66,10 @@ class Holder:
         return tokens is not None and (not tokens.renew_at or self.clock() < tokens.renew_at)
 
     async def _ask_anew(self) -> Tokens:
-        async with client() as http:
-            self._endpoints = self._endpoints or await find_endpoints(http, self._url, self._said)
+        async with http_client() as http:
+            self._endpoints = self._endpoints or await discover_endpoints(http, self._url, self._said)
             form = {"grant_type": "client_credentials"}
-            return await ask(http, self._endpoints, self._said, self.secret, form)
+            return await request_tokens(http, self._endpoints, self._said, self.secret, form)
 
     async def _refresh(self) -> Tokens:
         """INVARIANT: one refresh at a time over all processes, and what it gave is kept before it is used."""
@@ -77,9 +84,9 @@ class Holder:
                 raise NoToken(f"the sign-in has ended; mcp-guard upstreams login {self._keeping.name}")
             endpoints = Endpoints(kept.token_endpoint, "", "", kept.resource, kept.posts_secret)
             form = {"grant_type": "refresh_token", "refresh_token": kept.refresh}
-            async with client() as http:
+            async with http_client() as http:
                 try:
-                    new = await ask(http, endpoints, self._said, self.secret, form)
+                    new = await request_tokens(http, endpoints, self._said, self.secret, form)
                 except NoToken as error:
                     raise NoToken(f"{error}; mcp-guard upstreams login {self._keeping.name}") from None
             self._learn(new)
@@ -94,20 +101,20 @@ class Holder:
         for what, value in (("access token", tokens.access), ("refresh token", tokens.refresh)):
             if value and value not in self._learnt and self._scrubber.learn(f"{self._keeping.name} {what}", value):
                 self._learnt.append(value)
-        while len(self._learnt) > REMEMBERED:
+        while len(self._learnt) > MAX_SCRUBBED_TOKENS:
             self._scrubber.forget(self._learnt.popleft())
 
 
 # Asking a token endpoint (RFC 6749 §4.4, §4.1.3, §6; RFC 7636; RFC 8707). Nothing is asked twice by itself.
 
-EARLY_SECONDS = 30.0
+RENEWAL_MARGIN_SECONDS = 30.0
 
 
-async def ask(
+async def request_tokens(
     http: httpx.AsyncClient, endpoints: Endpoints, said: OAuthSettings, secret: str, form: dict[str, str]
 ) -> Tokens:
     """One request to the token endpoint. Raises: NoToken, which holds no token and nothing that the server wrote."""
-    if not is_safe(endpoints.token):
+    if not is_secure_url(endpoints.token):
         raise NoToken("the token endpoint is neither https nor on this machine")
     body = {**form, "resource": endpoints.resource, **({"scope": said.scope} if said.scope else {})}
     headers = {"accept": "application/json"}
@@ -120,13 +127,13 @@ async def ask(
         response = await http.post(endpoints.token, data=body, headers=headers)
     except httpx.HTTPError as error:
         raise NoToken(f"the token endpoint cannot be reached: {type(error).__name__}") from None
-    return read(response, endpoints, form.get("refresh_token", ""))
+    return read_tokens(response, endpoints, form.get("refresh_token", ""))
 
 
-def read(response: httpx.Response, endpoints: Endpoints, refresh: str) -> Tokens:
+def read_tokens(response: httpx.Response, endpoints: Endpoints, refresh: str) -> Tokens:
     """The tokens in an answer; `refresh` is the refresh token that stays good if there is no other."""
     try:
-        found = response.json() if len(response.content) <= MOST_BYTES else None
+        found = response.json() if len(response.content) <= MAX_BYTES else None
     except ValueError:
         found = None
     found = found if isinstance(found, dict) else {}
@@ -140,6 +147,6 @@ def read(response: httpx.Response, endpoints: Endpoints, refresh: str) -> Tokens
     lasts, new = found.get("expires_in"), found.get("refresh_token")
     renew_at = 0.0
     if isinstance(lasts, int | float) and lasts > 0:
-        renew_at = time.time() + lasts - min(EARLY_SECONDS, lasts / 4)
+        renew_at = time.time() + lasts - min(RENEWAL_MARGIN_SECONDS, lasts / 4)
     refresh = new if isinstance(new, str) and new else refresh
     return Tokens(access, refresh, renew_at, endpoints.token, endpoints.resource, endpoints.posts_secret)

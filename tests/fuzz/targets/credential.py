@@ -6,10 +6,10 @@ from contextlib import suppress
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.core import credential
-from mcp_guard.core.credential import Invalid
+from mcp_guard.core.credential import InvalidCredential
 from mcp_guard.downstream.request_state import Seal
 from mcp_guard.identity.bearer import read_token
-from mcp_guard.identity.dpop import Proofs
+from mcp_guard.identity.dpop import ProofVerifier
 from mcp_guard.identity.instances import Issuer
 
 KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -37,13 +37,13 @@ def _read(text: str) -> None:
         claims = credential.decode(text, ISSUER.public_key.verify)
         assert text in SIGNED, "a text that was not signed was taken"
         assert isinstance(claims, dict)
-    except Invalid as refused:
+    except InvalidCredential as refused:
         assert str(refused)
-    with suppress(Invalid):
+    with suppress(InvalidCredential):
         json.dumps(credential.decode(text, lambda _signature, _data: None))
-    with suppress(Invalid):
+    with suppress(InvalidCredential):
         credential.decode_unverified(text)
         read_token(text, ISSUER, "a", ())
-    with suppress(Invalid):
-        Proofs().check(text, ("POST", "https://example.com/mcp"), GOOD, "x", 0)
+    with suppress(InvalidCredential):
+        ProofVerifier().check(text, ("POST", "https://example.com/mcp"), GOOD, "x", 0)
     assert SEAL.open(text) in (None, {"a": 1})
