@@ -19,7 +19,7 @@ from mcp_guard.core.errors import ConfigError, IdentityError, LedgerError
 from mcp_guard.core.model import Instance, Json, Tool
 from mcp_guard.core.printable import printable
 from mcp_guard.core.tool_pins import Quarantine
-from mcp_guard.downstream.stdio import StdioFront
+from mcp_guard.downstream.stdio import StdioDownstreamTransport
 from mcp_guard.identity.instances import InstanceSpec, Launch, check_credential, reissue_credential, start_instance
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.open import OpenLedger, open_ledger, recover
@@ -27,14 +27,14 @@ from mcp_guard.ledger.writer import Transaction
 from mcp_guard.ports import Pins
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.methods import LATEST
-from mcp_guard.runtime import CLOCK, Serving, ledger_settings, make_upstreams, policy_world
+from mcp_guard.runtime import CLOCK, Runtime, ledger_settings, make_upstreams, policy_world
 from mcp_guard.settings import ServeSettings, Settings
 from mcp_guard.upstream.group import UpstreamGroup
 
 if TYPE_CHECKING:
     import uvicorn
 
-    from mcp_guard.downstream.unix import SocketDoor
+    from mcp_guard.downstream.unix import UnixSocketServer
 
 __all__ = ["CLOCK", "ledger_settings", "listed_tools", "note", "policy_world", "run_stdio", "serve_http"]
 
@@ -53,32 +53,32 @@ def run_stdio(settings: Settings, launch: Launch, code: str = "") -> None:
     ledger: OpenLedger | None = None
     try:
         ledger = open_ledger(ledger_settings(settings), CLOCK)
-        front = StdioFront(settings.message_bytes)
-        serving = Serving(settings, ledger, front.note)
-        instance, bound = _launched(serving, code) if code else _new(serving, launch)
-        check_credential(serving.issuer, instance)
+        front = StdioDownstreamTransport(settings.message_bytes)
+        runtime = Runtime(settings, ledger, front.note)
+        instance, bound = _launched(runtime, code) if code else _new(runtime, launch)
+        check_credential(runtime.issuer, instance)
         recover(ledger.writer, settings.state_dir, report_unknown)
         front.heed_signals()
-        asyncio.run(_serve_stdio(serving, upstreams, front, (instance, bound)))
+        asyncio.run(_serve_stdio(runtime, upstreams, front, (instance, bound)))
     finally:
         upstreams.kill()
         if ledger is not None:
             ledger.close()
 
 
-def _new(serving: Serving, launch: Launch) -> tuple[Instance, Json | None]:
+def _new(runtime: Runtime, launch: Launch) -> tuple[Instance, Json | None]:
     """A new instance, not yet known to the ledger, and what binds its credential."""
-    agents = registry.all_agents(serving.settings.agents, serving.ledger.writer.store)
+    agents = registry.all_agents(runtime.settings.agents, runtime.ledger.writer.store)
     enrolled = registry.find_agent(agents, launch.agent)
     launch = replace(launch, on_behalf_of=launch.on_behalf_of or enrolled.on_behalf_of)
     return start_instance(
-        serving.issuer, InstanceSpec(enrolled.agent, launch, enrolled.credential_seconds), serving.now()
+        runtime.issuer, InstanceSpec(enrolled.agent, launch, enrolled.credential_seconds), runtime.now()
     )
 
 
-def _launched(serving: Serving, code: str) -> tuple[Instance, Json | None]:
+def _launched(runtime: Runtime, code: str) -> tuple[Instance, Json | None]:
     """The instance that was issued with this code, which is used up. Raises: IdentityError."""
-    writer = serving.ledger.writer
+    writer = runtime.ledger.writer
 
     def op(tx: Transaction) -> Instance | None:
         id = tx.store.take_launch(registry.hash_launch_code(code), tx.now)
@@ -87,23 +87,23 @@ def _launched(serving: Serving, code: str) -> tuple[Instance, Json | None]:
     instance = writer.run(op)
     if instance is None:
         raise IdentityError("the launch code is not valid, was used, or is too old", "mcp-guard instances issue …")
-    return reissue_credential(serving.issuer, instance), None
+    return reissue_credential(runtime.issuer, instance), None
 
 
 async def _serve_stdio(
-    serving: Serving, upstreams: UpstreamGroup, front: StdioFront, launched: tuple[Instance, Json | None]
+    runtime: Runtime, upstreams: UpstreamGroup, front: StdioDownstreamTransport, launched: tuple[Instance, Json | None]
 ) -> None:
     instance, bound = launched
-    issue = [serving.issue(instance, bound)] if bound is not None else []
-    serving.start(*issue, serving.begin(instance))
-    session = serving.session(instance, upstreams, front)
+    issue = [runtime.issue(instance, bound)] if bound is not None else []
+    runtime.start(*issue, runtime.begin(instance))
+    session = runtime.session(instance, upstreams, front)
     async with asyncio.TaskGroup() as tasks:
-        beside = serving.beside(tasks)
+        beside = runtime.beside(tasks)
         await front.serve(session, upstreams)
         for each in beside:
             each.cancel()
-    serving.end(instance)
-    serving.stop(lambda tx: registry.end(tx, instance))
+    runtime.end(instance)
+    runtime.stop(lambda tx: registry.end(tx, instance))
 
 
 def serve_http(settings: Settings) -> None:
@@ -113,25 +113,25 @@ def serve_http(settings: Settings) -> None:
     ledger = open_ledger(ledger_settings(settings), CLOCK)
     try:
         recover(ledger.writer, settings.state_dir, report_unknown)
-        asyncio.run(_serve_http(Serving(settings, ledger, note), settings.serve))
+        asyncio.run(_serve_http(Runtime(settings, ledger, note), settings.serve))
     finally:
         ledger.close()
 
 
-def socket_door(serving: Serving, where: ServeSettings) -> "SocketDoor | None":
+def socket_door(runtime: Runtime, where: ServeSettings) -> "UnixSocketServer | None":
     """The Unix socket, if one is configured; it listens from now on. Raises: ConfigError."""
     if where.socket is None:
         return None
-    from mcp_guard.downstream.unix import Admission, Caller, SocketDoor
+    from mcp_guard.downstream.unix import Admission, Caller, UnixSocketServer
     from mcp_guard.downstream.unix import listen as listen_on
 
-    settings, writer = serving.settings, serving.ledger.writer
+    settings, writer = runtime.settings, runtime.ledger.writer
 
     def issue(agent: str, caller: Caller) -> Instance:
-        instance, bound = _new(serving, Launch(agent))
+        instance, bound = _new(runtime, Launch(agent))
         assert bound is not None
         about = bound | {"by": "socket", "uid": caller.uid, "pid": caller.pid}
-        steps = (serving.issue(instance, about), serving.begin(instance))
+        steps = (runtime.issue(instance, about), runtime.begin(instance))
         writer.run(lambda tx: [each(tx) for each in steps])
         return instance
 
@@ -139,55 +139,55 @@ def socket_door(serving: Serving, where: ServeSettings) -> "SocketDoor | None":
         try:
             writer.run(lambda tx: registry.end(tx, instance))
         except LedgerError as error:  # its credential ends by itself; the others go on
-            serving.note(str(error))
+            runtime.note(str(error))
 
     admission = Admission(
-        where.socket.users, issue, end, lambda: make_upstreams(settings), serving.session, serving.note
+        where.socket.users, issue, end, lambda: make_upstreams(settings), runtime.session, runtime.note
     )  # fmt: skip
-    return SocketDoor(listen_on(where.socket), admission, settings.message_bytes, where.most_sessions)
+    return UnixSocketServer(listen_on(where.socket), admission, settings.message_bytes, where.most_sessions)
 
 
-async def _serve_http(serving: Serving, where: ServeSettings) -> None:
+async def _serve_http(runtime: Runtime, where: ServeSettings) -> None:
     import uvicorn
 
-    from mcp_guard.downstream.http.app import HttpFrontDoor
-    from mcp_guard.downstream.http.auth import Gate
-    from mcp_guard.downstream.http.sessions import Opening, Sessions
+    from mcp_guard.downstream.http.app import HttpApp
+    from mcp_guard.downstream.http.auth import Authenticator
+    from mcp_guard.downstream.http.sessions import HttpSessions, Opening
     from mcp_guard.identity.bearer import TrustedIssuer
     from mcp_guard.ledger.token_instances import TokenInstances
 
-    settings, ledger = serving.settings, serving.ledger
+    settings, ledger = runtime.settings, runtime.ledger
     opening = Opening(
-        lambda: make_upstreams(settings), serving.session, ledger.ledger.why_barred, serving.end, serving.note
+        lambda: make_upstreams(settings), runtime.session, ledger.ledger.why_barred, runtime.end, runtime.note
     )
-    sessions = Sessions(opening, where.most_sessions, where.idle_seconds)
+    sessions = HttpSessions(opening, where.most_sessions, where.idle_seconds)
     callers = TokenInstances(ledger.writer, settings.agents, ledger.guard)
     others = [TrustedIssuer(**issuer) for issuer in where.issuers]
-    gate = Gate(where.url, where.hosts, where.origins, serving.issuer, others, callers)
-    door = HttpFrontDoor(gate, sessions, urlsplit(where.url).path or "/", settings.message_bytes)
-    sockets, local, stopping = [listen(where)], socket_door(serving, where), asyncio.Event()
+    authenticator = Authenticator(where.url, where.hosts, where.origins, runtime.issuer, others, callers)
+    door = HttpApp(authenticator, sessions, urlsplit(where.url).path or "/", settings.message_bytes)
+    sockets, local, stopping = [listen(where)], socket_door(runtime, where), asyncio.Event()
     config = uvicorn.Config(
         door.app(), log_level="warning", access_log=False, server_header=False, date_header=False, lifespan="off",
         timeout_graceful_shutdown=5, timeout_keep_alive=KEEP_ALIVE_SECONDS, http="httptools",
     )  # fmt: skip
     server, started = uvicorn.Server(config), asyncio.Event()
     heed_signals(server)
-    serving.start()
+    runtime.start()
     async with asyncio.TaskGroup() as tasks:
         keeping = tasks.create_task(sessions.run(started))
-        beside = serving.beside(tasks)
+        beside = runtime.beside(tasks)
         await started.wait()
         connected = tasks.create_task(local.serve(stopping)) if local else None
         if where.socket:
-            serving.note(f"listening on `{where.socket.path}` for {len(where.socket.users)} users")
-        serving.note(f"serving {where.url} on {where.host} port {sockets[0].getsockname()[1]}")
+            runtime.note(f"listening on `{where.socket.path}` for {len(where.socket.users)} users")
+        runtime.note(f"serving {where.url} on {where.host} port {sockets[0].getsockname()[1]}")
         await server.serve(sockets=sockets)
         sessions.stop()
         stopping.set()
         await asyncio.gather(keeping, *([connected] if connected else []))
         for each in beside:
             each.cancel()
-    serving.stop()
+    runtime.stop()
 
 
 def heed_signals(server: "uvicorn.Server") -> None:
@@ -226,7 +226,7 @@ class AsListed:
     def judge(self, tools: Sequence[Tool]) -> Mapping[str, Quarantine]:
         return {}
 
-    def moved(self) -> bool:
+    def have_changed(self) -> bool:
         return False
 
 

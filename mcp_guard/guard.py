@@ -35,19 +35,19 @@ from mcp_guard.core.replies import (
     why_not,
 )
 from mcp_guard.ports import (
-    SILENT,
+    SILENT_CHANNEL,
     Approvals,
+    ClientChannel,
     Clock,
+    Conflict,
     Intent,
     Ledger,
-    Moved,
     NoSignals,
     Policies,
     Progress,
     Reply,
     Signals,
     Upstreams,
-    Voice,
 )
 
 ATTEMPTS = 8
@@ -69,19 +69,19 @@ class Guard:
     memory: Memory = field(default_factory=Memory)
     signals: Signals = field(default_factory=NoSignals)
 
-    async def call(self, instance: Instance, asked: Asked, voice: Voice = SILENT) -> Reply:
+    async def call(self, instance: Instance, asked: Asked, channel: ClientChannel = SILENT_CHANNEL) -> Reply:
         """Guard one `tools/call`; returns the `result` or `error` member of the answer."""
-        self.ledger.enter()
+        self.ledger.begin_call()
         try:
-            if asked.name == AWAIT and self.policies.gated:
-                return await self.resume(instance, asked, voice)
-            return await self.tell(instance, asked, voice)
+            if asked.name == AWAIT and self.policies.may_hold:
+                return await self.resume(instance, asked, channel)
+            return await self.handle_call(instance, asked, channel)
         finally:
-            self.ledger.leave()
+            self.ledger.end_call()
 
-    async def tell(self, instance: Instance, asked: Asked, voice: Voice) -> Reply:
+    async def handle_call(self, instance: Instance, asked: Asked, channel: ClientChannel) -> Reply:
         """The story."""
-        call = describe(self.describe_with, self.new_id(), instance, asked, self.upstreams.find(asked.name))
+        call = describe(self.describe_with, self.new_id(), instance, asked, self.upstreams.find_tool(asked.name))
         try:
             call = await self.describe(self.identify(call))
             decision = self.decide(call)
@@ -89,7 +89,7 @@ class Guard:
                 case Outcome.ALLOW:
                     cleared = await self.record_intent(call, decision)
                 case Outcome.REQUIRE_APPROVAL:
-                    cleared = await self.hold(call, decision, voice)
+                    cleared = await self.hold(call, decision, channel)
                 case Outcome.DENY:
                     cleared = await self.refuse(call, decision)
                 case _:
@@ -102,15 +102,15 @@ class Guard:
             raise
         if not isinstance(cleared, Intent):
             return cleared
-        execution = await self.execute(cleared, voice)
+        execution = await self.execute(cleared, channel)
         return await self.record_outcome(cleared, execution)
 
-    async def resume(self, instance: Instance, asked: Asked, voice: Voice) -> Reply:
+    async def resume(self, instance: Instance, asked: Asked, channel: ClientChannel) -> Reply:
         """Go on with a held call of this instance: make it again, on the same path, or give its reply again."""
         id = str(asked.arguments.get("approval", ""))
         try:
             if asked.problem or self.ledger.why_barred(instance):
-                return await self.tell(instance, asked, voice)  # which refuses it, with a receipt
+                return await self.handle_call(instance, asked, channel)  # which refuses it, with a receipt
             held = self.approvals.get(id)
             if held is None or held.instance != instance.id:
                 return tool_error(f"this instance has asked for no approval `{id[:40]}`")
@@ -121,7 +121,7 @@ class Guard:
         if held.state not in approvals_core.OPEN and not held.is_whole:
             return tool_error(f"{why_not(held)}; its arguments are not kept, so make the call itself again")
         again = Asked(held.subject["tool"], held.subject["arguments"] | held.subject["claims"], asked.meta)
-        return await self.tell(instance, again, voice)
+        return await self.handle_call(instance, again, channel)
 
     def identify(self, call: Call) -> Call:
         """Whose call it is: the session's instance, if its time has not run out and it may see the tool.
@@ -131,9 +131,9 @@ class Guard:
         if why := credential.check_time(call.instance.started, call.instance.expires, self.clock.now()):
             return replace(call, problems=(why,))
         if call.tool is None or not self.may_call(call.instance, call.tool):
-            kept_out = self.upstreams.quarantined(call.name)  # promise P6, for the receipt only
+            kept_out = self.upstreams.why_quarantined(call.name)  # promise P6, for the receipt only
             return replace(call, problems=(NO_SUCH_TOOL, *([kept_out] if kept_out else [])))  # P5: not listed, unknown
-        if not call.problems and (why := self.upstreams.trouble(call.tool.server)):
+        if not call.problems and (why := self.upstreams.why_unavailable(call.tool.server)):
             return replace(call, problems=(why,))
         return call
 
@@ -156,7 +156,7 @@ class Guard:
         assert call.tool.rule.facts is not None
         rule = call.tool.rule.facts
         name = listed_name(call.tool.server, rule.tool)
-        tool = self.upstreams.find(name)
+        tool = self.upstreams.find_tool(name)
         if tool is None or tool.effect is not Effect.READ:
             return f"the present state cannot be read: `{name}` is not listed, or not configured with effect = read"
         arguments = look_up_arguments(rule, call.arguments)
@@ -165,9 +165,9 @@ class Guard:
         looked = describe(self.describe_with, call.id, call.instance, Asked(name, arguments), tool)
         kept = for_look_up(call.redaction, rule, looked.redaction)
         intent = await self.ledger.look_up(replace(looked, purpose="facts", redaction=kept))
-        if isinstance(intent, Moved):
+        if isinstance(intent, Conflict):
             return intent.what
-        execution = await self.execute(intent, SILENT)
+        execution = await self.execute(intent, SILENT_CHANNEL)
         await self.ledger.conclude(intent, execution)
         return read_facts(rule, replace(execution, detail="") if kept.result else execution)
 
@@ -184,11 +184,11 @@ class Guard:
             return Decision(Outcome.DENY, self.policies.version, reasons=(str(uncountable),))
         return self.policies.decide(call, counts)
 
-    async def hold(self, call: Call, decision: Decision, voice: Voice) -> Intent | Reply:
+    async def hold(self, call: Call, decision: Decision, channel: ClientChannel) -> Intent | Reply:
         """Wait for a person, as long as the client will."""
         if why := self.ledger.why_barred(call.instance):
             return await self.refuse(call, replace(decision, outcome=Outcome.DENY, reasons=(why,), routes=()))
-        held = self.approvals.find(call.instance, call.request_hash)
+        held = self.approvals.find_approval(call.instance, call.request_hash)
         if held is None or held.state is ApprovalState.REQUESTED:
             grant = self.approvals.grant_for(call, decision)
             if grant is not None:
@@ -196,30 +196,30 @@ class Guard:
         if held is not None and held.state is ApprovalState.CONSUMED:
             return await self.give_again(held)
         if held is not None and (moved := self.moved(held, call, decision)):
-            await self.approvals.outdate(held, moved)
+            await self.approvals.mark_stale(held, moved)
             held = None
         if held is None:
             held = await self.approvals.request(call, decision)
-            voice.point(held)
-        held = await self.approvals.wait(held, self.hold_seconds, waiting(held, voice.progress))
+            channel.on_approval_requested(held)
+        held = await self.approvals.wait(held, self.hold_seconds, waiting(held, channel.progress))
         if held.state is ApprovalState.REQUESTED:
-            voice.leave(held)
+            channel.on_left_pending(held)
             return pending(held)
         if held.state is ApprovalState.DENIED:
             self.memory.note_refused(call)
         if held.state is not ApprovalState.APPROVED:
             return await self.refuse(call, replace(decision, outcome=Outcome.DENY, reasons=(why_not(held),), routes=()))
-        return await self.let_go(call, held, voice)
+        return await self.let_go(call, held, channel)
 
-    async def let_go(self, call: Call, held: Approval, voice: Voice) -> Intent | Reply:
+    async def let_go(self, call: Call, held: Approval, channel: ClientChannel) -> Intent | Reply:
         """Look again: only if all is as it was approved does the call go."""
         call = await self.describe(self.again(call))
         decision = self.decide(call)
         if moved := self.moved(held, call, decision):
-            await self.approvals.outdate(held, moved)
+            await self.approvals.mark_stale(held, moved)
             if decision.outcome is Outcome.REQUIRE_APPROVAL:
                 anew = await self.approvals.request(call, decision)
-                voice.leave(anew)
+                channel.on_left_pending(anew)
                 return pending(anew, moved)
         if decision.outcome is Outcome.DENY:
             return await self.refuse(call, decision)
@@ -228,7 +228,7 @@ class Guard:
     def again(self, call: Call) -> Call:
         """The same call, identified anew after a hold: the credential, the tool and the listing may have changed."""
         asked = Asked(call.name, call.arguments, call.meta)
-        fresh = describe(self.describe_with, call.id, call.instance, asked, self.upstreams.find(call.name))
+        fresh = describe(self.describe_with, call.id, call.instance, asked, self.upstreams.find_tool(call.name))
         return self.identify(replace(fresh, task=call.task))
 
     def moved(self, held: Approval, call: Call, decision: Decision) -> str:
@@ -246,7 +246,7 @@ class Guard:
         """The reply of the call that used this approval. INVARIANT: nothing is run."""
         if held.outcome is None:
             return running(held)
-        reply = await self.approvals.answer(held)
+        reply = await self.approvals.recorded_reply(held)
         return not_kept(held) if reply is None else reply
 
     async def record_intent(
@@ -261,7 +261,7 @@ class Guard:
             decision = self.decide(call)
             if not intent.counters or decision.outcome is not wanted:
                 break
-        assert isinstance(intent, Moved)
+        assert isinstance(intent, Conflict)
         if decision.outcome is Outcome.DENY:
             return await self.refuse(call, decision)
         return await self.refuse(call, replace(decision, outcome=Outcome.DENY, reasons=(intent.what,), routes=()))
@@ -270,10 +270,10 @@ class Guard:
         """Record the refusal, then say so."""
         return refusal(call, decision, await self.ledger.refuse(call, decision))
 
-    async def execute(self, intent: Intent, voice: Voice) -> Execution:
+    async def execute(self, intent: Intent, channel: ClientChannel) -> Execution:
         """Let the upstream run it, once. A client that gives up is recorded too."""
         try:
-            return await self.upstreams.execute(intent, voice)
+            return await self.upstreams.execute(intent, channel)
         except asyncio.CancelledError:
             self.memory.note(intent.call, {})
             gone = cancelled("cancelled by the client while the upstream had it")
@@ -300,8 +300,8 @@ class Guard:
         if self.ledger.why_barred(instance):
             return []
         seen = [tool for tool in self.upstreams.tools() if self.may_call(instance, tool)]
-        listed = [list_tool(tool, self.policies.observes(tool)) for tool in seen]
-        return [*listed, AWAIT_TOOL] if self.policies.gated else listed
+        listed = [list_tool(tool, self.policies.is_observed(tool)) for tool in seen]
+        return [*listed, AWAIT_TOOL] if self.policies.may_hold else listed
 
 
 def waiting(held: Approval, progress: Progress | None) -> Callable[[float], None]:

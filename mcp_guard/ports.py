@@ -16,19 +16,19 @@ Ask = Callable[[Mapping[str, Json]], Awaitable[dict[str, Json]]]
 
 
 @dataclass(frozen=True, slots=True)
-class Voice:
+class ClientChannel:
     """How the client that made a call is spoken to: its progress, where a held call is decided, and that its call is
     still held when the reply must go, for a client that can come back to it. `ask` asks it what an upstream wants to
     know; `envelope` is what its request says of it, where that is not what its session has said."""
 
     progress: Progress | None = None
-    point: Callable[[Approval], None] = lambda _: None
-    leave: Callable[[Approval], None] = lambda _: None
+    on_approval_requested: Callable[[Approval], None] = lambda _: None
+    on_left_pending: Callable[[Approval], None] = lambda _: None
     ask: Ask | None = None
     envelope: Json | None = None
 
 
-SILENT = Voice()
+SILENT_CHANNEL = ClientChannel()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class Intent:
 
 
 @dataclass(frozen=True, slots=True)
-class Moved:
+class Conflict:
     """The world moved between deciding and recording; nothing was written. `what` says what moved."""
 
     what: str
@@ -71,10 +71,10 @@ class Policies(Protocol):
     def counters(self) -> tuple[Counter, ...]: ...
 
     @property
-    def gated(self) -> bool:
+    def may_hold(self) -> bool:
         """Whether some policy may hold a call."""
 
-    def observes(self, tool: Tool | None) -> bool:
+    def is_observed(self, tool: Tool | None) -> bool:
         """Whether calls of this tool are only observed: decided and recorded, and not blocked."""
 
     def may_call(self, instance: Instance, tool: Tool) -> bool:
@@ -107,10 +107,10 @@ class NoSignals:
 class Ledger(Protocol):
     """The receipts, and the state that belongs in the same transaction. All methods raise LedgerError."""
 
-    def enter(self) -> None:
+    def begin_call(self) -> None:
         """A call begins: calls that are under way together share their commits."""
 
-    def leave(self) -> None:
+    def end_call(self) -> None:
         """A call has ended."""
 
     def count(self, call: Call, counters: tuple[Counter, ...], now: Micros) -> Mapping[str, Value]:
@@ -122,10 +122,10 @@ class Ledger(Protocol):
     async def refuse(self, call: Call, decision: Decision) -> int:
         """Record a decision that lets nothing happen. Returns its sequence number, durable."""
 
-    async def intend(self, call: Call, decision: Decision, held: Approval | Grant | None) -> Intent | Moved:
+    async def intend(self, call: Call, decision: Decision, held: Approval | Grant | None) -> Intent | Conflict:
         """Record decision and intent, count the rates and use up what lets it, all in one transaction."""
 
-    async def look_up(self, call: Call) -> Intent | Moved:
+    async def look_up(self, call: Call) -> Intent | Conflict:
         """Record the intent of one of the guard's own look-ups."""
 
     def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> Awaitable[int]:
@@ -138,7 +138,7 @@ class Ledger(Protocol):
 class Approvals(Protocol):
     """Requests for approval, shared with every process on the same ledger. All methods raise LedgerError."""
 
-    def find(self, instance: Instance, request_hash: str) -> Approval | None:
+    def find_approval(self, instance: Instance, request_hash: str) -> Approval | None:
         """The latest request for this very call that still counts: open, denied, or used and never answered."""
 
     def get(self, id: str) -> Approval | None: ...
@@ -152,10 +152,10 @@ class Approvals(Protocol):
     async def wait(self, approval: Approval, seconds: float, on_tick: Callable[[float], None]) -> Approval:
         """Wait until it is decided or the time is over; `on_tick` is told the seconds waited. Returns it as it is."""
 
-    async def outdate(self, approval: Approval, note: str) -> None:
+    async def mark_stale(self, approval: Approval, note: str) -> None:
         """Mark it stale; the note says what moved."""
 
-    async def answer(self, approval: Approval) -> "Reply | None":
+    async def recorded_reply(self, approval: Approval) -> "Reply | None":
         """The recorded reply of the call that used this approval, from now on given; None if it was not kept."""
 
 
@@ -165,26 +165,26 @@ class Pins(Protocol):
     def judge(self, tools: Sequence[Tool]) -> Mapping[str, Quarantine]:
         """Those of the listed tools that must not be used, by listed name. Raises: LedgerError."""
 
-    def moved(self) -> bool:
+    def have_changed(self) -> bool:
         """Whether anything was recorded of any definition since the last judgement. Raises: LedgerError."""
 
 
 class Upstreams(Protocol):
     """The MCP servers behind the guard."""
 
-    def find(self, listed_as: str) -> Tool | None:
+    def find_tool(self, listed_as: str) -> Tool | None:
         """The tool that is listed under this name."""
 
     def tools(self) -> list[Tool]:
         """Every tool of every upstream, in the order of the config and of their listings."""
 
-    def quarantined(self, listed_as: str) -> str | None:
+    def why_quarantined(self, listed_as: str) -> str | None:
         """Why a tool of this name is listed upstream and yet kept from use, or None."""
 
-    def trouble(self, server: str) -> str | None:
+    def why_unavailable(self, server: str) -> str | None:
         """Why the server cannot take calls now, or None."""
 
-    async def execute(self, intent: Intent, voice: Voice = SILENT) -> Execution:
+    async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
         """Send the call of a durable intent to its upstream. The only road on which a tool call gets there."""
 
 

@@ -20,8 +20,8 @@ from mcp_guard.core.model import Instance, Json, Micros, Mode, Tool
 from mcp_guard.core.provenance.history import Memory
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.secret_scrubber import Scrubber
-from mcp_guard.downstream.session import Era, Front, Session, Ways
-from mcp_guard.downstream.tool_names import Naming
+from mcp_guard.downstream.session import DownstreamTransport, ProtocolAdapter, Session, Ways
+from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.guard import Guard
 from mcp_guard.identity.instances import Issuer, random_text
 from mcp_guard.ledger import registry
@@ -133,7 +133,7 @@ def make_watch(settings: Settings, ledger: OpenLedger) -> "Watch | None":
     return Watch(tuple(map(Outside, settings.signals)), settings.drift, salt, runs.recall)
 
 
-class Serving:
+class Runtime:
     """One guard process; `note` tells the operator."""
 
     def __init__(self, settings: Settings, ledger: OpenLedger, note: Callable[[str], None]) -> None:
@@ -184,7 +184,7 @@ class Serving:
     def begin(self, instance: Instance) -> Callable[[Transaction], None]:
         return lambda tx: registry.begin(tx, instance, self.ledger.guard)
 
-    def session(self, instance: Instance, upstreams: UpstreamGroup, front: Front) -> Session:
+    def session(self, instance: Instance, upstreams: UpstreamGroup, front: DownstreamTransport) -> Session:
         """A session of this instance over upstreams of its own."""
         self._board.watch(instance.id, upstreams)
         settings = self.settings
@@ -209,8 +209,8 @@ class Serving:
         )
         if self._signals is not None:
             self._signals.prepare(instance)
-        naming = Naming(next(iter(settings.servers)) if settings.plain_names else "")
-        session = Session(guard, upstreams, instance, front, Ways(settings.inbox, naming, choose_era))
+        naming = ToolNames(next(iter(settings.servers)) if settings.plain_names else "")
+        session = Session(guard, upstreams, instance, front, Ways(settings.inbox, naming, choose_adapter))
         follower.on_changed = session.tell_tools_changed
         self._sessions.add(session)
         return session
@@ -293,12 +293,12 @@ class Serving:
 # Which family of protocol revisions a client speaks. What it does not speak is not loaded.
 
 
-def choose_era(session: Session, method: str, params: Json) -> Era:
+def choose_adapter(session: Session, method: str, params: Json) -> ProtocolAdapter:
     """The era of a session's first request, and so of the session."""
     if is_stateless(method, params):
-        from mcp_guard.downstream.stateless import Stateless
+        from mcp_guard.downstream.stateless import StatelessAdapter
 
-        return Stateless(session)
-    from mcp_guard.downstream.handshake import Handshake
+        return StatelessAdapter(session)
+    from mcp_guard.downstream.handshake import HandshakeAdapter
 
-    return Handshake(session)
+    return HandshakeAdapter(session)

@@ -29,7 +29,7 @@ from mcp_guard.ledger.open import LedgerSettings, open_ledger
 from mcp_guard.ledger.tool_pins import ToolPins
 from mcp_guard.policy.engine import load_policies
 from mcp_guard.policy.reload import PoliciesInForce
-from mcp_guard.ports import SILENT, Intent, Voice
+from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent
 from mcp_guard.upstream.catalog import build_catalog
 
 HERE = Path(__file__).parent
@@ -53,19 +53,19 @@ class SuiteTools:
         self.ran: list[FunctionCall] = []
         self._runtime = FunctionsRuntime(suite.tools)
 
-    def find(self, listed_as: str) -> Tool | None:
+    def find_tool(self, listed_as: str) -> Tool | None:
         return self.catalog.get(listed_as)
 
     def tools(self) -> list[Tool]:
         return list(self.catalog.values())
 
-    def quarantined(self, listed_as: str) -> str | None:
+    def why_quarantined(self, listed_as: str) -> str | None:
         return None
 
-    def trouble(self, server: str) -> str | None:
+    def why_unavailable(self, server: str) -> str | None:
         return None
 
-    async def execute(self, intent: Intent, voice: Voice = SILENT) -> Execution:
+    async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
         assert intent.call.tool is not None
         name, arguments = intent.call.tool.name, orjson.loads(intent.call.canonical)
         self.ran.append(FunctionCall(function=name, args=arguments))

@@ -16,7 +16,7 @@ from mcp_guard.guard import Guard
 from mcp_guard.ledger.open import LedgerSettings, OpenLedger, open_ledger
 from mcp_guard.policy.engine import PolicyEngine, load_policies
 from mcp_guard.policy.reload import PoliciesInForce
-from mcp_guard.ports import SILENT, Intent, Voice
+from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent
 from mcp_guard.settings import Settings
 from mcp_guard.upstream.catalog import definition_hash
 
@@ -31,19 +31,19 @@ class Nothing:
         self.sent: list[str] = []
         self._catalog = {tool.listed_as: tool for tool in catalog}
 
-    def find(self, listed_as: str) -> Tool | None:
+    def find_tool(self, listed_as: str) -> Tool | None:
         return self._catalog.get(listed_as)
 
     def tools(self) -> list[Tool]:
         return list(self._catalog.values())
 
-    def quarantined(self, listed_as: str) -> str | None:
+    def why_quarantined(self, listed_as: str) -> str | None:
         return None
 
-    def trouble(self, server: str) -> str | None:
+    def why_unavailable(self, server: str) -> str | None:
         return None
 
-    async def execute(self, intent: Intent, voice: Voice = SILENT) -> Execution:
+    async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
         self.sent.append(intent.call.name)
         raise AssertionError("a call of the self-test was let through")
 

@@ -9,7 +9,7 @@ from mcp_guard.core.approval import Approval
 from mcp_guard.core.model import Json
 from mcp_guard.downstream.session import Session
 from mcp_guard.identity.instances import random_text
-from mcp_guard.ports import Progress, Voice
+from mcp_guard.ports import ClientChannel, Progress
 from mcp_guard.protocol.jsonrpc import Id, PeerLost, error
 from mcp_guard.protocol.methods import (
     CLIENT_NOTIFICATIONS_FOR_ALL,
@@ -27,19 +27,19 @@ from mcp_guard.protocol.methods import (
     negotiate,
 )
 from mcp_guard.protocol.versions import (
+    approval_elicitation,
+    can_open_urls,
     is_stateless,
     merge_capabilities,
     merge_instructions,
-    opens_urls,
-    where_to_decide,
     withhold,
 )
 
 SHOWN_SECONDS = 600.0
 
 
-class Handshake:
-    """Implements `session.Era`."""
+class HandshakeAdapter:
+    """Implements `session.ProtocolAdapter`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
@@ -56,8 +56,8 @@ class Handshake:
             self._began = True
             self._session.run(("", id), self._session.answer(id, method, self._initialize(params)))
         else:
-            voice = Voice(self._session.progress_to_client(id, params), self._point, ask=self._ask_all)
-            work = self._session.handle(method, params, voice)
+            channel = ClientChannel(self._session.progress_to_client(id, params), self._point, ask=self._ask_all)
+            work = self._session.handle(method, params, channel)
             self._session.run(("", id), self._session.answer(id, method, work))
 
     def _refusal(self, method: str, params: Json) -> Json | None:
@@ -104,7 +104,7 @@ class Handshake:
             "serverInfo": {"name": "mcp-guard", "version": __version__},
             **merge_instructions(answers),
         }
-        self._opens_urls = opens_urls(capabilities) and merged["protocolVersion"] >= URLS_SINCE
+        self._opens_urls = can_open_urls(capabilities) and merged["protocolVersion"] >= URLS_SINCE
         return {"result": merged}
 
     def _point(self, held: Approval) -> None:
@@ -113,7 +113,7 @@ class Handshake:
         Whatever is answered decides nothing: who follows the link must sign in there.
         """
         if self._opens_urls and self._session.inbox:
-            asked = {**where_to_decide(held, self._session.inbox), "elicitationId": held.id}
+            asked = {**approval_elicitation(held, self._session.inbox), "elicitationId": held.id}
             aside = self._session.tasks.create_task(self._show(asked))
             self._asides.add(aside)
             aside.add_done_callback(self._asides.discard)

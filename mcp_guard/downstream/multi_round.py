@@ -20,7 +20,7 @@ ABANDONED_SECONDS = 600.0
 
 
 @dataclass(eq=False, slots=True)
-class Flight:
+class MultiRoundRequest:
     """One request's work. `request` is the id that waits for an answer; None while the client is away."""
 
     key: str
@@ -48,17 +48,17 @@ class Flight:
             self.task.cancel()
 
 
-class Flights:
+class MultiRoundRequests:
     """All flights of one session. `reply` sends an answer, `ask` makes the answer that asks the client first."""
 
-    def __init__(self, reply: Callable[[Id, Json], None], ask: Callable[[Flight], Json]) -> None:
+    def __init__(self, reply: Callable[[Id, Json], None], ask: Callable[[MultiRoundRequest], Json]) -> None:
         self._reply = reply
         self._ask = ask
-        self._flights: dict[str, Flight] = {}
+        self._flights: dict[str, MultiRoundRequest] = {}
         self._count = 0
 
-    def begin(self, binding: str, envelope: Envelope, request: Id) -> Flight:
-        flight = Flight(self._next("f"), binding, envelope, request)
+    def begin(self, binding: str, envelope: Envelope, request: Id) -> MultiRoundRequest:
+        flight = MultiRoundRequest(self._next("f"), binding, envelope, request)
         self._flights[flight.key] = flight
         return flight
 
@@ -66,7 +66,7 @@ class Flights:
         self._count += 1
         return f"{prefix}{self._count}"
 
-    async def fly(self, flight: Flight, work: Coroutine[Any, Any, Json]) -> None:
+    async def fly(self, flight: MultiRoundRequest, work: Coroutine[Any, Any, Json]) -> None:
         """Do the work, and answer with what it returns, now or when the client is back."""
         try:
             reply = await work
@@ -78,11 +78,11 @@ class Flights:
         else:
             self._finish(flight, flight.request, reply)
 
-    def _finish(self, flight: Flight, request: Id, reply: Json) -> None:
+    def _finish(self, flight: MultiRoundRequest, request: Id, reply: Json) -> None:
         self._reply(request, reply)
         self._end(flight)
 
-    def _end(self, flight: Flight) -> None:
+    def _end(self, flight: MultiRoundRequest) -> None:
         self._flights.pop(flight.key, None)
         if flight.timer is not None:
             flight.timer.cancel()
@@ -90,18 +90,18 @@ class Flights:
             if not future.done():
                 future.set_result(error(INTERNAL_ERROR, "the client gave up the request through which it was asked"))
 
-    def find(self, key: object) -> Flight | None:
+    def find(self, key: object) -> MultiRoundRequest | None:
         return self._flights.get(key) if isinstance(key, str) else None
 
-    def waiting(self, request: Id) -> Flight | None:
+    def waiting(self, request: Id) -> MultiRoundRequest | None:
         """The flight that this request waits for."""
         return next((each for each in self._flights.values() if each.request == request), None)
 
-    def latest(self) -> Flight | None:
+    def latest(self) -> MultiRoundRequest | None:
         """The one through which the client can be asked: all of a session's are the same client's."""
         return next(reversed(self._flights.values()), None)
 
-    async def ask(self, flight: Flight, requests: Mapping[str, Json]) -> dict[str, Json]:
+    async def ask(self, flight: MultiRoundRequest, requests: Mapping[str, Json]) -> dict[str, Json]:
         """Ask the client all this through this flight; returns its answers, when it has come back with all of them."""
         loop = asyncio.get_running_loop()
         known = {name: {"result": flight.given.pop(name)} for name in requests if name in flight.given}
@@ -116,31 +116,31 @@ class Flights:
                 flight.answers.pop(key, None)
                 flight.asked.pop(key, None)
 
-    def _key(self, flight: Flight, name: str) -> str:
+    def _key(self, flight: MultiRoundRequest, name: str) -> str:
         """How the client knows a question: by the name that whoever asks gave it, where that is free."""
         key = name
         while not key or key in flight.answers or key in flight.asked:
             key = self._next("q")
         return key
 
-    def show(self, flight: Flight, requests: Json) -> None:
+    def show(self, flight: MultiRoundRequest, requests: Json) -> None:
         """Let the client have these questions, by key; nothing waits for the answers to those that were not asked."""
         flight.asked |= requests
         if flight.request is not None:
             self._leave(flight, flight.request)
 
-    def _leave(self, flight: Flight, request: Id) -> None:
+    def _leave(self, flight: MultiRoundRequest, request: Id) -> None:
         """Answer the request that waits with what is to be asked. The work goes on."""
         self._reply(request, self._ask(flight))
         flight.request = None
         flight.asked = {key: asked for key, asked in flight.asked.items() if key in flight.answers}
         flight.timer = asyncio.get_running_loop().call_later(ABANDONED_SECONDS, self._abandon, flight)
 
-    def _abandon(self, flight: Flight) -> None:
+    def _abandon(self, flight: MultiRoundRequest) -> None:
         flight.give_up()
         self._end(flight)
 
-    def come_back(self, flight: Flight, request: Id, answers: Json) -> None:
+    def come_back(self, flight: MultiRoundRequest, request: Id, answers: Json) -> None:
         """The client makes its request again, with its answers to what it was asked."""
         if flight.timer is not None:
             flight.timer.cancel()

@@ -19,7 +19,7 @@ FORM = b"mcp-guard/request-state/v1\0"
 NONCE_BYTES = 12
 
 
-class Seal:
+class RequestStateCipher:
     def __init__(self, instance: str) -> None:
         self._key = AESGCM(os.urandom(32))
         self._about = FORM + instance.encode()

@@ -9,46 +9,46 @@ from collections.abc import Callable
 
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Json
-from mcp_guard.downstream.tool_names import Naming
-from mcp_guard.ports import Voice
+from mcp_guard.downstream.tool_names import ToolNames
+from mcp_guard.ports import ClientChannel
 from mcp_guard.protocol.jsonrpc import PeerLost, error
-from mcp_guard.protocol.methods import CAPABILITY, CLIENT_REQUESTS, INVALID_PARAMS, LISTS, METHOD_NOT_FOUND, Road
+from mcp_guard.protocol.methods import CAPABILITY, CLIENT_REQUESTS, INVALID_PARAMS, LISTS, METHOD_NOT_FOUND, RoutingRule
 from mcp_guard.upstream.group import UpstreamGroup
 
 RESOURCE_NOT_FOUND = -32002
 
 
-class Roads:
+class Router:
     """Remembers who listed what, for one session."""
 
-    def __init__(self, upstreams: UpstreamGroup, naming: Naming) -> None:
+    def __init__(self, upstreams: UpstreamGroup, naming: ToolNames) -> None:
         self._upstreams = upstreams
         self._naming = naming
         self._prompts: dict[str, tuple[str, str]] = {}
         self._resources: dict[str, str] = {}
         self._templates: dict[str, tuple[re.Pattern[str], str]] = {}
-        self._travel: dict[Road, Callable[[str, Json, list[str]], tuple[str, Json] | Json]] = {
-            Road.BY_PROMPT: self._by_prompt,
-            Road.BY_URI: self._by_uri,
-            Road.BY_REF: self._by_ref,
+        self._travel: dict[RoutingRule, Callable[[str, Json, list[str]], tuple[str, Json] | Json]] = {
+            RoutingRule.BY_PROMPT: self._by_prompt,
+            RoutingRule.BY_URI: self._by_uri,
+            RoutingRule.BY_REF: self._by_ref,
         }
 
-    async def travel(self, method: str, params: Json, voice: Voice) -> Json:
+    async def route(self, method: str, params: Json, channel: ClientChannel) -> Json:
         """Pass the request on; returns the `result` or `error` member of the answer."""
         able = self._upstreams.capable(CAPABILITY[method])
         if not able:
             return error(METHOD_NOT_FOUND, f"no upstream offers `{method}`")
         road = CLIENT_REQUESTS[method]
-        if road is Road.GATHER:
+        if road is RoutingRule.JOIN_LISTS:
             return await self._gather(method, params, able)
-        if road is Road.EVERYWHERE:
-            replies = [await self._upstreams.relay(server, method, params, voice) for server in able]
+        if road is RoutingRule.ALL_CAPABLE:
+            replies = [await self._upstreams.relay(server, method, params, channel) for server in able]
             return next((reply for reply in replies if "error" in reply), replies[0])
         found = self._travel[road](method, params, able)
         if isinstance(found, dict):
             return found
         server, params = found
-        reply = await self._upstreams.relay(server, method, params, voice)
+        reply = await self._upstreams.relay(server, method, params, channel)
         return reply or error(INVALID_PARAMS, f"upstream `{server}` answered `{method}` with neither result nor error")
 
     async def _gather(self, method: str, params: Json, able: list[str]) -> Json:

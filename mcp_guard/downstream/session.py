@@ -15,10 +15,10 @@ import orjson
 from mcp_guard.core.canonical import Unacceptable, parse
 from mcp_guard.core.describe import NO_SUCH_TOOL
 from mcp_guard.core.model import Asked, Instance, Json
-from mcp_guard.downstream.router import Roads
-from mcp_guard.downstream.tool_names import Naming
+from mcp_guard.downstream.router import Router
+from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.guard import Guard
-from mcp_guard.ports import SILENT, Progress, Voice
+from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Progress
 from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost, error
 from mcp_guard.protocol.methods import (
     CALL_TOOL,
@@ -36,7 +36,7 @@ from mcp_guard.upstream.group import UpstreamGroup
 Key = tuple[str, Id]
 
 
-class Front(Protocol):
+class DownstreamTransport(Protocol):
     """The client's end of the wire, and the operator's ear."""
 
     def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
@@ -49,7 +49,7 @@ class Front(Protocol):
         """Tell the operator."""
 
 
-class Era(Protocol):
+class ProtocolAdapter(Protocol):
     """A family of protocol revisions, as one client speaks it."""
 
     def on_request(self, id: Id, method: str, params: Json) -> None: ...
@@ -77,14 +77,16 @@ class Ways:
     """What is said of every session: where the inbox is, how names are shown, and which era a first request is of."""
 
     inbox: str
-    naming: Naming
-    era: Callable[["Session", str, Json], Era]
+    naming: ToolNames
+    era: Callable[["Session", str, Json], ProtocolAdapter]
 
 
 class Session:
     """Relays one client; every task it starts belongs to the group given to `open`."""
 
-    def __init__(self, guard: Guard, upstreams: UpstreamGroup, instance: Instance, front: Front, ways: Ways) -> None:
+    def __init__(
+        self, guard: Guard, upstreams: UpstreamGroup, instance: Instance, front: DownstreamTransport, ways: Ways
+    ) -> None:
         self.guard = guard
         self.instance = instance
         self.inbox = ways.inbox
@@ -93,9 +95,9 @@ class Session:
         self.tasks: asyncio.TaskGroup
         self._front = front
         self._naming = ways.naming
-        self._roads = Roads(upstreams, ways.naming)
+        self._router = Router(upstreams, ways.naming)
         self._choose_era = ways.era
-        self._era: Era | None = None
+        self._era: ProtocolAdapter | None = None
         self._running: dict[Key, asyncio.Task[None]] = {}
         """Requests being answered, by who asked ("" is the client) and the id they gave."""
         self._hellos: list[Json] = []
@@ -152,7 +154,7 @@ class Session:
             self.client.reply(None, error(PARSE_ERROR, refused.reason))
         elif self._era is not None and message.get("method") == CALL_TOOL and isinstance(name, str):
             name = name.encode("utf-8", "replace").decode()
-            work = self.call(Asked(name, {}, problem=refused.reason), SILENT)
+            work = self.call(Asked(name, {}, problem=refused.reason), SILENT_CHANNEL)
             self.run(("", id), self.answer(id, CALL_TOOL, work))
         else:
             self.client.reply(id, error(PARSE_ERROR, refused.reason))
@@ -176,7 +178,7 @@ class Session:
         else:
             self._era.on_notification(method, params)
 
-    def on_oddity(self, what: str) -> None:
+    def on_protocol_violation(self, what: str) -> None:
         self.note(f"client: {what}")
 
     # For the eras
@@ -239,17 +241,17 @@ class Session:
         await self.upstreams.ready()
         self._settled = True
 
-    async def handle(self, method: str, params: Json, voice: Voice) -> Json:
+    async def handle(self, method: str, params: Json, channel: ClientChannel) -> Json:
         """Any request that has a road of its own; returns the `result` or `error` member of its answer."""
         if method == CALL_TOOL:
-            return await self.call_tool(params, voice)
+            return await self.call_tool(params, channel)
         await self.settle()
         if method == LIST_TOOLS:
             await self.upstreams.refresh()
             return {"result": {"tools": [self._show(tool) for tool in self.guard.list_tools(self.instance)]}}
-        return await self._roads.travel(method, params, voice)
+        return await self._router.route(method, params, channel)
 
-    async def call_tool(self, params: Json, voice: Voice) -> Json:
+    async def call_tool(self, params: Json, channel: ClientChannel) -> Json:
         name, arguments = params.get("name"), params.get("arguments", {})
         if not isinstance(name, str) or not isinstance(arguments, dict | None):
             return error(INVALID_PARAMS, "tools/call needs a `name` and an object of `arguments`")
@@ -257,27 +259,27 @@ class Session:
         if meta is not None and not isinstance(meta, dict):
             return error(INVALID_PARAMS, "`_meta` must be an object")
         kept = {key: value for key, value in meta.items() if key != "progressToken"} if meta else None
-        return await self.call(Asked(name, arguments or {}, kept), voice)
+        return await self.call(Asked(name, arguments or {}, kept), channel)
 
     def schema(self, shown: str) -> Json | None:
         """The input schema of a tool by the name that the client has for it, if it is known by now."""
-        tool = self.upstreams.find(self._naming.read(shown))
+        tool = self.upstreams.find_tool(self._naming.read(shown))
         return tool.definition.get("inputSchema") if tool is not None else None
 
     def _show(self, listed: Json) -> Json:
-        tool = self.upstreams.find(listed["name"])
+        tool = self.upstreams.find_tool(listed["name"])
         return listed if tool is None else {**listed, "name": self._naming.show(tool.server, tool.name)}
 
-    async def call(self, asked: Asked, voice: Voice) -> Json:
+    async def call(self, asked: Asked, channel: ClientChannel) -> Json:
         """A call by the name that the client has for its tool; a tool that is listed by another name is unknown."""
         await self.settle()
         name = self._naming.read(asked.name)
-        tool = self.upstreams.find(name)
+        tool = self.upstreams.find_tool(name)
         if tool is not None and self._naming.show(tool.server, tool.name) != asked.name:
             asked = replace(asked, problem=NO_SUCH_TOOL)
         elif name != asked.name:
             asked = replace(asked, name=name)
-        return await self.guard.call(self.instance, asked, voice)
+        return await self.guard.call(self.instance, asked, channel)
 
     def progress_to_client(self, id: Id, params: Json) -> Progress | None:
         token = progress_token(params)
@@ -329,7 +331,7 @@ class Session:
 
     def on_pins(self) -> None:
         """Take up what is agreed to of the tools since. Raises: LedgerError."""
-        stale = self._settled and (self.upstreams.unjudged or self.upstreams.pins.moved())
+        stale = self._settled and (self.upstreams.unjudged or self.upstreams.pins.have_changed())
         if stale and self.upstreams.rebuild() and self._era is not None:
             self._era.tell(TOOLS_CHANGED, {})
 

@@ -11,10 +11,10 @@ from typing import Any
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.model import Asked, Json
 from mcp_guard.core.replies import AWAIT
-from mcp_guard.downstream.multi_round import Flight, Flights
-from mcp_guard.downstream.request_state import Seal
+from mcp_guard.downstream.multi_round import MultiRoundRequest, MultiRoundRequests
+from mcp_guard.downstream.request_state import RequestStateCipher
 from mcp_guard.downstream.session import Session, progress_token
-from mcp_guard.ports import SILENT, Progress, Voice
+from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Progress
 from mcp_guard.protocol import stateless_server as wire
 from mcp_guard.protocol.jsonrpc import Id, error
 from mcp_guard.protocol.methods import (
@@ -30,7 +30,7 @@ from mcp_guard.protocol.methods import (
     UNSUBSCRIBE,
 )
 from mcp_guard.protocol.stateless_server import Envelope
-from mcp_guard.protocol.versions import merge_capabilities, merge_instructions, opens_urls, where_to_decide
+from mcp_guard.protocol.versions import approval_elicitation, can_open_urls, merge_capabilities, merge_instructions
 
 OURS = "(guard)"
 """Who asks where it is none of the peers: no upstream can have this name."""
@@ -39,13 +39,13 @@ LAST_ROUND = 8
 OVER = "this `requestState` does not belong to this request, or what it belongs to is over; make the request without it"
 
 
-class Stateless:
-    """Implements `session.Era`."""
+class StatelessAdapter:
+    """Implements `session.ProtocolAdapter`."""
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._seal = Seal(session.instance.id)
-        self._flights = Flights(self._session.client.reply, self._ask_first)
+        self._seal = RequestStateCipher(session.instance.id)
+        self._flights = MultiRoundRequests(self._session.client.reply, self._ask_first)
         self._greeted = False
         self._listeners: dict[Id, Json] = {}
         self._ended = asyncio.Event()
@@ -56,13 +56,15 @@ class Stateless:
     # From the client
 
     def on_request(self, id: Id, method: str, params: Json) -> None:
-        envelope = wire.unsupported(_revision(params)) if method == INITIALIZE else wire.read_envelope(params)
+        envelope = wire.unsupported_version(_revision(params)) if method == INITIALIZE else wire.read_envelope(params)
         if not isinstance(envelope, Envelope):
             self._session.client.reply(id, envelope)
             return
         if not self._greeted:
             self._greeted = True
-            self._session.run((OURS, "hello"), self._session.greet(wire.hello(envelope, LATEST), stateless=True))
+            self._session.run(
+                (OURS, "hello"), self._session.greet(wire.initialize_params(envelope, LATEST), stateless=True)
+            )
         if self._flights.waiting(id) is not None:
             self._session.client.reply(id, error(INVALID_REQUEST, f"request `{str(id)[:40]}` is already running"))
         elif method in wire.ROUNDS:
@@ -70,7 +72,7 @@ class Stateless:
         elif method == wire.LISTEN:
             self._session.run(("", id), self._listen(id, params))
         elif method == wire.DISCOVER or method in wire.REQUESTS:
-            work = self._handle(id, method, params, Voice(envelope=wire.spoken(envelope)), envelope)
+            work = self._handle(id, method, params, ClientChannel(envelope=wire.client_meta(envelope)), envelope)
             self._session.run(("", id), self._session.answer(id, method, work))
         else:
             self._session.client.reply(id, error(METHOD_NOT_FOUND, f"`{method[:80]}` is not passed on by this guard"))
@@ -83,19 +85,19 @@ class Stateless:
             self._session.cancel(("", id))
 
     def finish(self, method: str, reply: Json) -> Json:
-        return wire.complete(method, reply)
+        return wire.complete_result(method, reply)
 
     def on_close(self) -> None:
         self._ended.set()
         self._flights.close()
 
-    async def _handle(self, id: Id, method: str, params: Json, voice: Voice, envelope: Envelope) -> Json:
+    async def _handle(self, id: Id, method: str, params: Json, channel: ClientChannel, envelope: Envelope) -> Json:
         self._loudness[id] = envelope.log_level
         try:
             if method == wire.DISCOVER:
                 return await self._discover()
             await self._set_loudness(envelope.log_level)
-            return await self._session.handle(method, wire.plain(params), voice)
+            return await self._session.handle(method, wire.without_envelope(params), channel)
         finally:
             self._loudness.pop(id, None)  # another request may have had its id since, and be over
 
@@ -107,17 +109,17 @@ class Stateless:
 
     async def _set_loudness(self, level: str | None) -> None:
         """Let the upstreams know that somebody wants their log messages, if that is news."""
-        if level is None or (self._set_level and wire.is_loud_enough(level, self._set_level)):
+        if level is None or (self._set_level and wire.meets_log_level(level, self._set_level)):
             return
         self._set_level = level
-        await self._session.handle(SET_LEVEL, {"level": level}, SILENT)
+        await self._session.handle(SET_LEVEL, {"level": level}, SILENT_CHANNEL)
 
     # Requests in rounds
 
     def _round(self, id: Id, method: str, params: Json, envelope: Envelope) -> None:
         """A request, or a client that comes back to one with what it was asked."""
         try:
-            binding = wire.bind(method, params)
+            binding = wire.request_binding(method, params)
         except ValueError as refused:
             self._session.client.reply(id, error(INVALID_PARAMS, f"these params cannot be read: {refused}"))
             return
@@ -139,41 +141,41 @@ class Stateless:
             found.envelope, found.token = envelope, progress_token(params)
             self._flights.come_back(found, id, answers)
 
-    async def _work(self, flight: Flight, method: str, params: Json, approval: str | None) -> Json:
+    async def _work(self, flight: MultiRoundRequest, method: str, params: Json, approval: str | None) -> Json:
         assert flight.request is not None
         flight.token = progress_token(params)
         tell: Progress | None = (lambda news: self._tell_progress(flight, news)) if flight.token is not None else None
-        voice = Voice(
+        channel = ClientChannel(
             progress=tell,
-            point=lambda held: self._point(flight, held),
-            leave=lambda held: _leave(flight, held),
+            on_approval_requested=lambda held: self._point(flight, held),
+            on_left_pending=lambda held: _leave(flight, held),
             ask=lambda requests: self._flights.ask(flight, requests),
-            envelope=wire.spoken(flight.envelope),
+            envelope=wire.client_meta(flight.envelope),
         )
-        if approval is not None and self._session.guard.policies.gated:
-            asked = Asked(AWAIT, {"approval": approval}, wire.plain(params).get("_meta"))
-            work = self._session.call(asked, voice)
+        if approval is not None and self._session.guard.policies.may_hold:
+            asked = Asked(AWAIT, {"approval": approval}, wire.without_envelope(params).get("_meta"))
+            work = self._session.call(asked, channel)
         else:
-            work = self._handle(flight.request, method, params, voice, flight.envelope)
+            work = self._handle(flight.request, method, params, channel, flight.envelope)
         reply = await self._session.outcome(work)
         if flight.held is None or flight.round > LAST_ROUND:
-            return wire.complete(method, reply)
+            return wire.complete_result(method, reply)
         state = {"binding": flight.binding, "approval": flight.held.id, "round": flight.round}
         return wire.input_required(self._seal.close(state), {}, reply["result"])
 
-    def _tell_progress(self, flight: Flight, news: Json) -> None:
+    def _tell_progress(self, flight: MultiRoundRequest, news: Json) -> None:
         """To the request by which the client waits now, if it wants to hear of it."""
         if flight.token is not None and flight.request is not None:
             self._session.client.notify(PROGRESS, {"progressToken": flight.token, **news}, flight.request)
 
-    def _ask_first(self, flight: Flight) -> Json:
+    def _ask_first(self, flight: MultiRoundRequest) -> Json:
         state = self._seal.close({"binding": flight.binding, "flight": flight.key})
         return wire.input_required(state, flight.asked)
 
-    def _point(self, flight: Flight, held: Approval) -> None:
+    def _point(self, flight: MultiRoundRequest, held: Approval) -> None:
         """Show a person at the client where the call is decided. Whatever is answered decides nothing."""
-        if self._session.inbox and opens_urls(flight.envelope.capabilities):
-            request = {"method": ELICIT, "params": where_to_decide(held, self._session.inbox)}
+        if self._session.inbox and can_open_urls(flight.envelope.capabilities):
+            request = {"method": ELICIT, "params": approval_elicitation(held, self._session.inbox)}
             self._flights.show(flight, {"approval": request})
 
     # From the upstreams
@@ -192,10 +194,10 @@ class Stateless:
     def tell(self, method: str, params: Json) -> None:
         if method in wire.CHANGES or method == wire.RESOURCE_UPDATED:
             for id, wanted in self._listeners.items():
-                if wire.is_wanted(wanted, method, params):
+                if wire.matches_filter(wanted, method, params):
                     self._session.client.notify(method, self._of_subscription(params, id), id)
         elif method == wire.LOG_MESSAGE:
-            wants = (id for id, wanted in self._loudness.items() if wire.is_loud_enough(params.get("level"), wanted))
+            wants = (id for id, wanted in self._loudness.items() if wire.meets_log_level(params.get("level"), wanted))
             about = next(wants, None)
             if about is not None:
                 self._session.client.notify(method, params, about)
@@ -204,7 +206,7 @@ class Stateless:
 
     async def _listen(self, id: Id, params: Json) -> None:
         """One subscription, until the client cancels it or the session ends."""
-        wanted = wire.honored(params.get("notifications"))
+        wanted = wire.accepted_filter(params.get("notifications"))
         if wanted is None:
             self._session.client.reply(id, error(INVALID_PARAMS, "`notifications` must be an object"))
             return
@@ -215,7 +217,7 @@ class Stateless:
         try:
             self._session.client.notify(wire.ACKNOWLEDGED, self._of_subscription({"notifications": wanted}, id), id)
             await self._ended.wait()
-            self._session.client.reply(id, wire.complete(wire.LISTEN, {"result": self._of_subscription({}, id)}))
+            self._session.client.reply(id, wire.complete_result(wire.LISTEN, {"result": self._of_subscription({}, id)}))
         finally:
             del self._listeners[id]
             still = {uri for other in self._listeners.values() for uri in other.get("resourceSubscriptions", ())}
@@ -228,10 +230,10 @@ class Stateless:
         return {**params, "_meta": {**(meta if isinstance(meta, dict) else {}), wire.SUBSCRIPTION_KEY: theirs}}
 
     async def _subscribe(self, method: str, uri: str) -> bool:
-        return "result" in await self._session.outcome(self._session.handle(method, {"uri": uri}, SILENT))
+        return "result" in await self._session.outcome(self._session.handle(method, {"uri": uri}, SILENT_CHANNEL))
 
 
-def _leave(flight: Flight, held: Approval) -> None:
+def _leave(flight: MultiRoundRequest, held: Approval) -> None:
     flight.held = held
 
 

@@ -15,8 +15,8 @@ GRACE_SECONDS = 5.0
 """How long calls in flight may finish after the client has closed its end."""
 
 
-class StdioFront:
-    """Implements `session.Front`. Standard output belongs to the protocol; notes go to standard error."""
+class StdioDownstreamTransport:
+    """Implements `session.DownstreamTransport`. Standard output belongs to the protocol; notes go to standard error."""
 
     def __init__(self, message_bytes: int) -> None:
         self._limit = message_bytes

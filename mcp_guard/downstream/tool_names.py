@@ -14,7 +14,7 @@ _OURS = AWAIT.partition(SEPARATOR)[0] + SEPARATOR
 
 
 @dataclass(frozen=True, slots=True)
-class Naming:
+class ToolNames:
     """`only` is the one upstream whose names are shown without its prefix; empty, every name keeps its prefix."""
 
     only: str = ""

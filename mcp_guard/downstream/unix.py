@@ -19,9 +19,9 @@ import orjson
 
 from mcp_guard.core.errors import ConfigError, GuardError, IdentityError
 from mcp_guard.core.model import Instance
-from mcp_guard.downstream.session import Front, Session
+from mcp_guard.downstream.session import DownstreamTransport, Session
 from mcp_guard.protocol.jsonrpc import Id, error
-from mcp_guard.protocol.stdio import Lines
+from mcp_guard.protocol.stdio import LineSplitter
 from mcp_guard.settings import SocketSettings
 from mcp_guard.upstream.group import UpstreamGroup
 
@@ -106,15 +106,15 @@ def _clear(path: str) -> None:
     raise ConfigError(f"serve.socket: somebody listens on `{path}` already", "end that guard, or name another path")
 
 
-class SocketFront(asyncio.Protocol):
-    """Implements `session.Front` for one connection."""
+class UnixDownstreamTransport(asyncio.Protocol):
+    """Implements `session.DownstreamTransport` for one connection."""
 
     def __init__(self, limit: int, note: Callable[[str], None]) -> None:
         self.note = note
         self.ended = asyncio.Event()
         self.on_pressure: Callable[[bool], None] = lambda _: None
         self.session: Session
-        self._lines = Lines(limit)
+        self._lines = LineSplitter(limit)
         self._transport: asyncio.Transport | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -164,16 +164,16 @@ class Admission:
     issue: Callable[[str, Caller], Instance]
     end: Callable[[Instance], None]
     upstreams: Callable[[], UpstreamGroup]
-    session: Callable[[Instance, UpstreamGroup, Front], Session]
+    session: Callable[[Instance, UpstreamGroup, DownstreamTransport], Session]
     note: Callable[[str], None]
 
 
-class SocketDoor:
+class UnixSocketServer:
     """All connections of one socket."""
 
     def __init__(self, listener: socket.socket, admission: Admission, limit: int, most: int) -> None:
         self._listener, self._admission, self._limit, self._most = listener, admission, limit, most
-        self._open: set[SocketFront] = set()
+        self._open: set[UnixDownstreamTransport] = set()
 
     async def serve(self, stopping: asyncio.Event) -> None:
         """Serve whoever connects until `stopping`; then end them all."""
@@ -201,7 +201,7 @@ class SocketDoor:
             except (GuardError, OSError) as refused:
                 self._refuse(connection, refused)
                 continue
-            front = SocketFront(self._limit, partial(self._note, instance))
+            front = UnixDownstreamTransport(self._limit, partial(self._note, instance))
             self._open.add(front)
             tasks.create_task(self._keep(connection, instance, front))
 
@@ -227,7 +227,7 @@ class SocketDoor:
             except OSError:
                 return  # it did not wait to hear
 
-    async def _keep(self, connection: socket.socket, instance: Instance, front: SocketFront) -> None:
+    async def _keep(self, connection: socket.socket, instance: Instance, front: UnixDownstreamTransport) -> None:
         upstreams = self._admission.upstreams()
         upstreams.spawn()
         front.on_pressure = upstreams.throttle

@@ -15,7 +15,7 @@ from mcp_guard.core.replies import never_sent
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.writer import Op, Transaction, Writer
-from mcp_guard.ports import Intent, Moved
+from mcp_guard.ports import Conflict, Intent
 from mcp_guard.storage.sqlite import Store
 
 T = TypeVar("T")
@@ -74,11 +74,11 @@ class SqlLedger:
 
         return release
 
-    def enter(self) -> None:
+    def begin_call(self) -> None:
         self.writer.company += 1
         self.catch_up()
 
-    def leave(self) -> None:
+    def end_call(self) -> None:
         self.writer.company -= 1
 
     # Who may call
@@ -92,16 +92,16 @@ class SqlLedger:
     async def refuse(self, call: Call, decision: Decision) -> int:
         return await self.writer.submit(lambda tx: tx.add(decision_draft(call, decision)))
 
-    async def intend(self, call: Call, decision: Decision, held: Approval | Grant | None) -> Intent | Moved:
+    async def intend(self, call: Call, decision: Decision, held: Approval | Grant | None) -> Intent | Conflict:
         if (decision.outcome, held is None) not in LETTING:
             raise ValueError(f"no intent can follow from `{decision.outcome}`{'' if held else ' without an approval'}")
         counted = [use for use in rates.uses(call, self.counters) if use.amount]
         release = self._reserve(counted)
 
-        def op(tx: Transaction) -> Intent | Moved:
+        def op(tx: Transaction) -> Intent | Conflict:
             release()
             if why := registry.why_barred(tx.store, call.instance, tx.now):
-                return Moved(why)
+                return Conflict(why)
             if moved := _definition_moved(tx, call) or _rates_moved(tx, counted, decision):
                 return moved
             if held is not None and (gone := transitions.not_consumable(tx, held)):
@@ -119,10 +119,10 @@ class SqlLedger:
             future.add_done_callback(lambda _: release())
         return await self._unless_cancelled(future)
 
-    async def look_up(self, call: Call) -> Intent | Moved:
-        def op(tx: Transaction) -> Intent | Moved:
+    async def look_up(self, call: Call) -> Intent | Conflict:
+        def op(tx: Transaction) -> Intent | Conflict:
             if why := registry.why_barred(tx.store, call.instance, tx.now):
-                return Moved(why)
+                return Conflict(why)
             seq = tx.add(look_up_draft(call))
             tx.store.open_call(seq, self.guard)
             return Intent(call, seq)
@@ -188,18 +188,18 @@ class SqlLedger:
         return self.writer.run(op)
 
 
-def _definition_moved(tx: Transaction, call: Call) -> Moved | None:
+def _definition_moved(tx: Transaction, call: Call) -> Conflict | None:
     """Promise P6: whatever this process knows, an operator may have refused the definition since, in any other."""
     assert call.tool is not None
     if tx.store.pinned_hash(call.tool.server, call.tool.name) == call.tool.definition_hash:
         return None
-    return Moved(f"the definition of `{call.tool.listed_as}` is not the pinned one any more")
+    return Conflict(f"the definition of `{call.tool.listed_as}` is not the pinned one any more")
 
 
-def _rates_moved(tx: Transaction, counted: list[Use], decision: Decision) -> Moved | None:
+def _rates_moved(tx: Transaction, counted: list[Use], decision: Decision) -> Conflict | None:
     """Whether a rate is higher than decided on; by construction only another process can have raised it."""
     for use in counted:
         used = tx.store.sum_uses(use.counter.name, use.key, tx.now - use.counter.window)
         if use.value(used) > decision.counts.get(use.counter.name, 0):
-            return Moved(f"rate `{use.counter.name}` moved while deciding; repeat the call", counters=True)
+            return Conflict(f"rate `{use.counter.name}` moved while deciding; repeat the call", counters=True)
     return None

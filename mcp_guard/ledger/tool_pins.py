@@ -36,7 +36,7 @@ class ToolPins:
         self._tell = tell
         self._seen: int | None = None
 
-    def moved(self) -> bool:
+    def have_changed(self) -> bool:
         """Whether anything was recorded of any definition since the last judgement. Raises: LedgerError."""
         return self._writer.read(lambda store: store.pin_generation()) != self._seen
 

@@ -77,7 +77,7 @@ class PolicyEngine:
         return self._rules
 
     @property
-    def gated(self) -> bool:
+    def may_hold(self) -> bool:
         return bool(self._rules.gates)
 
     # Deciding

@@ -47,19 +47,19 @@ class PoliciesInForce:
         return self._engine.version if self._engine else "none"
 
     @property
-    def gated(self) -> bool:
-        return self._engine is not None and self._engine.gated
+    def may_hold(self) -> bool:
+        return self._engine is not None and self._engine.may_hold
 
-    def observes(self, tool: Tool | None) -> bool:
+    def is_observed(self, tool: Tool | None) -> bool:
         return ((tool.rule.mode if tool else None) or self.mode) is Mode.OBSERVE
 
     def may_call(self, instance: Instance, tool: Tool) -> bool:
-        return self._engine is not None and self._engine.may_call(instance, tool, self.observes(tool))
+        return self._engine is not None and self._engine.may_call(instance, tool, self.is_observed(tool))
 
     def decide(self, call: Call, counts: Mapping[str, Value]) -> Decision:
         if self._engine is None:
             return Decision(Outcome.DENY, "none", reasons=(self.why_none,), counts=counts)
-        decide = self._engine.observe if self.observes(call.tool) else self._engine.decide
+        decide = self._engine.observe if self.is_observed(call.tool) else self._engine.decide
         decision = decide(call, counts)
         return replace(decision, shadow=self._ask_shadow(call, counts)) if self.shadow else decision
 

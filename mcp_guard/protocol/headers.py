@@ -16,26 +16,36 @@ PLAIN = re.compile(r"(?! )[\x20-\x7e]*(?<! )")
 DEPTH = 16
 
 
-def headers(message: Json, schema_of: Callable[[str], Json | None]) -> dict[str, str]:
+def mirror_headers(message: Json, schema_of: Callable[[str], Json | None]) -> dict[str, str]:
     """The headers of a stateless request; none for any other message."""
     method, params = message.get("method"), message.get("params") or {}
     if not isinstance(method, str) or not is_stateless(method, params):
         return {}
     said = {"mcp-protocol-version": REVISION, "mcp-method": method}
     if method in NAMED_BY:
-        said["mcp-name"] = encode(str(params.get(NAMED_BY[method], "")))
+        said["mcp-name"] = encode_header(str(params.get(NAMED_BY[method], "")))
     name, arguments = params.get("name"), params.get("arguments")
     if method == CALL_TOOL and isinstance(name, str) and isinstance(arguments, dict) and (schema := schema_of(name)):
         for token, value in _marked(schema, arguments, 0):
-            said[f"mcp-param-{token.lower()}"] = encode(value)
+            said[f"mcp-param-{token.lower()}"] = encode_header(value)
     return said
 
 
-def encode(value: str) -> str:
+def encode_header(value: str) -> str:
     """A header's value: as it is, or in base64 where a header cannot hold it."""
     if PLAIN.fullmatch(value) and not (value.startswith("=?base64?") and value.endswith("?=")):
         return value
     return f"=?base64?{base64.b64encode(value.encode('utf-8', 'surrogatepass')).decode()}?="
+
+
+def decode_header(value: str | None) -> str | None:
+    """A header that mirrors a member of the body: as it is, or `=?base64?…?=` for what a header cannot hold."""
+    if value is None or not (value.startswith("=?base64?") and value.endswith("?=")):
+        return value
+    try:
+        return base64.b64decode(value[9:-2], validate=True).decode()
+    except ValueError:
+        return None
 
 
 def _marked(schema: Json, arguments: Json, depth: int) -> Iterator[tuple[str, str]]:

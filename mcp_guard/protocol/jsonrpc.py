@@ -28,7 +28,7 @@ class Handler(Protocol):
 
     def on_notification(self, method: str, params: Json) -> None: ...
 
-    def on_oddity(self, what: str) -> None:
+    def on_protocol_violation(self, what: str) -> None:
         """Something that JSON-RPC does not allow; noted, not fatal."""
 
 
@@ -116,7 +116,7 @@ class Peer:
     def receive(self, message: object) -> None:
         """Take one parsed message from the other side."""
         if not isinstance(message, dict):
-            self._handler.on_oddity("a message that is not an object")
+            self._handler.on_protocol_violation("a message that is not an object")
             if isinstance(message, list):
                 self.reply(None, error(INVALID_REQUEST, "batches are not accepted; send one message a line"))
             return
@@ -135,7 +135,7 @@ class Peer:
     def _settle(self, id: object, message: Json) -> None:
         pending = self._pending.get(id) if type(id) is int else None
         if pending is None or pending.future.done():
-            self._handler.on_oddity(f"a reply to no open request (id {str(id)[:40]})")
+            self._handler.on_protocol_violation(f"a reply to no open request (id {str(id)[:40]})")
         elif isinstance(message.get("error"), dict):
             pending.future.set_result({"error": message["error"]})
         elif "result" in message:

@@ -31,12 +31,12 @@ URLS_SINCE = "2025-11-25"
 TOOLS_CHANGED = "notifications/tools/list_changed"
 
 
-class Road(Enum):
+class RoutingRule(Enum):
     """How a client's request travels."""
 
     GUARD = auto()
     """The guard answers it."""
-    GATHER = auto()
+    JOIN_LISTS = auto()
     """Every capable upstream is asked, and their lists are joined."""
     BY_PROMPT = auto()
     """To the upstream whose prompt it names."""
@@ -44,24 +44,24 @@ class Road(Enum):
     """To the upstream whose resource it names."""
     BY_REF = auto()
     """To the upstream whose prompt or resource template it completes."""
-    EVERYWHERE = auto()
+    ALL_CAPABLE = auto()
     """To every capable upstream; answered once."""
 
 
-CLIENT_REQUESTS: dict[str, Road] = {
-    INITIALIZE: Road.GUARD,
-    PING: Road.GUARD,
-    LIST_TOOLS: Road.GUARD,
-    CALL_TOOL: Road.GUARD,
-    "resources/list": Road.GATHER,
-    "resources/templates/list": Road.GATHER,
-    "prompts/list": Road.GATHER,
-    "prompts/get": Road.BY_PROMPT,
-    "resources/read": Road.BY_URI,
-    "resources/subscribe": Road.BY_URI,
-    "resources/unsubscribe": Road.BY_URI,
-    "completion/complete": Road.BY_REF,
-    "logging/setLevel": Road.EVERYWHERE,
+CLIENT_REQUESTS: dict[str, RoutingRule] = {
+    INITIALIZE: RoutingRule.GUARD,
+    PING: RoutingRule.GUARD,
+    LIST_TOOLS: RoutingRule.GUARD,
+    CALL_TOOL: RoutingRule.GUARD,
+    "resources/list": RoutingRule.JOIN_LISTS,
+    "resources/templates/list": RoutingRule.JOIN_LISTS,
+    "prompts/list": RoutingRule.JOIN_LISTS,
+    "prompts/get": RoutingRule.BY_PROMPT,
+    "resources/read": RoutingRule.BY_URI,
+    "resources/subscribe": RoutingRule.BY_URI,
+    "resources/unsubscribe": RoutingRule.BY_URI,
+    "completion/complete": RoutingRule.BY_REF,
+    "logging/setLevel": RoutingRule.ALL_CAPABLE,
 }
 
 LISTS = {

@@ -26,7 +26,7 @@ from mcp_guard.protocol.versions import VERSION_KEY, withhold
 
 
 @dataclass(frozen=True, slots=True)
-class Required:
+class InputRequired:
     """What a server wants to know before it goes on: `requests` by key, and its own `state` to be given back."""
 
     requests: dict[str, Json]
@@ -45,13 +45,13 @@ def read_discovery(reply: Json) -> Json | None:
     return {**result, "protocolVersion": REVISION, "serverInfo": server if isinstance(server, dict) else {}}
 
 
-def envelope(hello: Json) -> Json:
+def envelope_for(hello: Json) -> Json:
     """The envelope that says what these `initialize` params say of the client."""
     said = {VERSION_KEY: REVISION, CAPABILITIES_KEY: withhold(hello.get("capabilities") or {})}
     return said | ({CLIENT_KEY: hello["clientInfo"]} if isinstance(hello.get("clientInfo"), dict) else {})
 
 
-def dress(params: Json | None, said: Json) -> Json:
+def with_envelope(params: Json | None, said: Json) -> Json:
     """The params with the envelope. What they say of the client themselves does not count."""
     kept = params or {}
     meta = kept.get("_meta")
@@ -59,7 +59,7 @@ def dress(params: Json | None, said: Json) -> Json:
     return {**kept, "_meta": own | said}
 
 
-def settle(reply: Json) -> Json:
+def plain_reply(reply: Json) -> Json:
     """The answer without what only this revision has. Raises: UpstreamError for one that is not complete."""
     result = reply.get("result")
     if not isinstance(result, dict):
@@ -71,7 +71,7 @@ def settle(reply: Json) -> Json:
     return {"result": _without_meta(kept, SERVER_KEY)}
 
 
-def read_required(reply: Json) -> Required | None:
+def read_input_required(reply: Json) -> InputRequired | None:
     """What must be asked before this answer can be had; None if it is one. Raises: UpstreamError."""
     result = reply.get("result")
     if not isinstance(result, dict) or result.get("resultType") != "input_required":
@@ -81,7 +81,7 @@ def read_required(reply: Json) -> Required | None:
         requests = {}
     if not isinstance(requests, dict) or not all(_is_request(each) for each in requests.values()):
         raise UpstreamError("a result of the type `input_required` that asks nothing that can be read")
-    return Required(requests, state)
+    return InputRequired(requests, state)
 
 
 def _is_request(asked: object) -> bool:
@@ -90,14 +90,14 @@ def _is_request(asked: object) -> bool:
     )
 
 
-def go_on(params: Json, required: Required, answers: Mapping[str, Json]) -> Json:
+def next_round_params(params: Json, required: InputRequired, answers: Mapping[str, Json]) -> Json:
     """The same request once more, with the answers and the state that its server gave."""
     fresh = {name: value for name, value in params.items() if name not in ROUND_MEMBERS}
     fresh |= {"inputResponses": dict(answers)} if answers else {}
     return fresh | ({"requestState": required.state} if required.state is not None else {})
 
 
-def lacking(request: Json, capabilities: Json) -> str | None:
+def missing_capability(request: Json, capabilities: Json) -> str | None:
     """The capability that a client would need to be asked this and has not offered; None if it can be asked."""
     method, params = request["method"], request.get("params", {})
     needed = ASKABLE.get(method)
@@ -111,7 +111,7 @@ def lacking(request: Json, capabilities: Json) -> str | None:
     return None
 
 
-def filter_for(capabilities: Json, uris: Collection[str]) -> Json:
+def subscription_filter(capabilities: Json, uris: Collection[str]) -> Json:
     """The filter that asks for every change of which a server with these capabilities can tell."""
 
     def has(name: str, what: str) -> bool:
@@ -124,12 +124,12 @@ def filter_for(capabilities: Json, uris: Collection[str]) -> Json:
     return wanted | ({"resourceSubscriptions": sorted(uris)} if uris else {})
 
 
-def unmark(params: Json) -> Json:
+def without_subscription_id(params: Json) -> Json:
     """A notification's params without the mark of the subscription that it came on."""
     return _without_meta(params, SUBSCRIPTION_KEY)
 
 
-def with_level(said: Json, level: str) -> Json:
+def with_log_level(said: Json, level: str) -> Json:
     return {**said, LOG_LEVEL_KEY: level} if level in LEVELS else said
 
 

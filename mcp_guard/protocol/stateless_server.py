@@ -4,7 +4,6 @@ Source: the schema and "Basic protocol" of that revision. A server never sends a
 with what it wants to know, and the client makes its request again with the answers and the `requestState`.
 """
 
-import base64
 import hashlib
 from dataclasses import dataclass
 from typing import Any
@@ -68,7 +67,7 @@ def read_envelope(params: Json) -> Envelope | Json:
     if not isinstance(meta, dict) or not isinstance(meta.get(VERSION_KEY), str):
         return error(INVALID_PARAMS, f"`_meta` must carry `{VERSION_KEY}` and `{CAPABILITIES_KEY}`")
     if meta[VERSION_KEY] != REVISION:
-        return unsupported(meta[VERSION_KEY])
+        return unsupported_version(meta[VERSION_KEY])
     capabilities, client, level = meta.get(CAPABILITIES_KEY), meta.get(CLIENT_KEY), meta.get(LOG_LEVEL_KEY)
     if not isinstance(capabilities, dict):
         return error(INVALID_PARAMS, f"`_meta` must carry an object `{CAPABILITIES_KEY}`")
@@ -77,12 +76,12 @@ def read_envelope(params: Json) -> Envelope | Json:
     return Envelope(capabilities, client if isinstance(client, dict) else {}, level)
 
 
-def unsupported(requested: object) -> Json:
+def unsupported_version(requested: object) -> Json:
     data = {"supported": [REVISION], "requested": str(requested)[:40]}
     return {"error": {"code": UNSUPPORTED_VERSION, "message": "Unsupported protocol version", "data": data}}
 
 
-def hello(envelope: Envelope, revision: str) -> Json:
+def initialize_params(envelope: Envelope, revision: str) -> Json:
     """The `initialize` params by which an upstream of the handshake era hears of this client."""
     able = {name: value for name, value in envelope.capabilities.items() if name in ASKABLE.values()}
     named = "name" in envelope.client and "version" in envelope.client
@@ -94,21 +93,21 @@ def hello(envelope: Envelope, revision: str) -> Json:
     }
 
 
-def spoken(envelope: Envelope) -> Json:
+def client_meta(envelope: Envelope) -> Json:
     """What an upstream of this revision hears of the client of a request."""
     said: Json = {CAPABILITIES_KEY: withhold(envelope.capabilities)}
     said |= {CLIENT_KEY: envelope.client} if envelope.client else {}
     return said | ({LOG_LEVEL_KEY: envelope.log_level} if envelope.log_level is not None else {})
 
 
-def plain(params: Json) -> Json:
+def without_envelope(params: Json) -> Json:
     """The params without what only this revision has: what an upstream of the handshake era is sent."""
     kept = {name: value for name, value in params.items() if name not in ROUND_MEMBERS}
     meta = {name: value for name, value in params["_meta"].items() if name not in ENVELOPE}
     return (kept | {"_meta": meta}) if meta else without(kept, ("_meta",))
 
 
-def bind(method: str, params: Json) -> str:
+def request_binding(method: str, params: Json) -> str:
     """A hash of what a `requestState` belongs to: the method and everything asked of it. Raises: ValueError."""
     asked = without(params, (*ROUND_MEMBERS, "_meta"))
     try:
@@ -117,7 +116,7 @@ def bind(method: str, params: Json) -> str:
         raise ValueError(str(refused)) from None
 
 
-def complete(method: str, reply: Json) -> Json:
+def complete_result(method: str, reply: Json) -> Json:
     """The reply as this revision has it. What an upstream says of `resultType` is not taken: it may only complete."""
     result = reply.get("result")
     if not isinstance(result, dict):
@@ -140,7 +139,7 @@ def _signed(result: Json) -> Json:
     return {**meta, **ours} if isinstance(meta, dict) else ours
 
 
-def honored(wanted: object) -> Json | None:
+def accepted_filter(wanted: object) -> Json | None:
     """The part of a subscription's filter that can be honored; None if it is no filter."""
     if not isinstance(wanted, dict):
         return None
@@ -151,23 +150,13 @@ def honored(wanted: object) -> Json | None:
     return kept
 
 
-def is_wanted(wanted: Json, method: str, params: Json) -> bool:
+def matches_filter(wanted: Json, method: str, params: Json) -> bool:
     """Whether a subscription carries this notification."""
     if method == RESOURCE_UPDATED:
         return params.get("uri") in wanted.get("resourceSubscriptions", ())
     return wanted.get(CHANGES.get(method, "")) is True
 
 
-def decode_header(value: str | None) -> str | None:
-    """A header that mirrors a member of the body: as it is, or `=?base64?…?=` for what a header cannot hold."""
-    if value is None or not (value.startswith("=?base64?") and value.endswith("?=")):
-        return value
-    try:
-        return base64.b64decode(value[9:-2], validate=True).decode()
-    except ValueError:
-        return None
-
-
-def is_loud_enough(level: object, wanted: str | None) -> bool:
+def meets_log_level(level: object, wanted: str | None) -> bool:
     """Whether a log message of this level is for a request that wants that level."""
     return wanted is not None and level in LEVELS and LEVELS.index(str(level)) >= LEVELS.index(wanted)

@@ -10,7 +10,7 @@ from typing import IO
 # Newline-delimited frames (MCP stdio transport) with a bound on their size. Parses nothing.
 
 
-class Lines:
+class LineSplitter:
     """Splits a byte stream into lines. A line over `limit` bytes is dropped whole and reported as None."""
 
     def __init__(self, limit: int) -> None:
@@ -74,7 +74,9 @@ DRAIN_SECONDS = 0.5
 
 
 class _Reader(asyncio.Protocol):
-    def __init__(self, lines: Lines, on_line: Callable[[bytes | None], None], on_end: Callable[[], None]) -> None:
+    def __init__(
+        self, lines: LineSplitter, on_line: Callable[[bytes | None], None], on_end: Callable[[], None]
+    ) -> None:
         self._lines, self._on_line, self._on_end = lines, on_line, on_end
 
     def data_received(self, data: bytes) -> None:
@@ -130,7 +132,7 @@ class Pipes:
                 lambda: loop.call_later(DRAIN_SECONDS, self._end),
             )
             self._writing, _ = await loop.connect_write_pipe(lambda: writer, sink)
-        reader = _Reader(Lines(limit), self._on_line, self._end)
+        reader = _Reader(LineSplitter(limit), self._on_line, self._end)
         if _is_file(source):
             loop.call_soon(reader.data_received, source.read())
             loop.call_soon(reader.connection_lost, None)

@@ -56,13 +56,13 @@ def merge_instructions(answers: list[Json]) -> Json:
     return {"instructions": "\n\n".join(texts)} if texts else {}
 
 
-def opens_urls(capabilities: object) -> bool:
+def can_open_urls(capabilities: object) -> bool:
     """Whether a client with these capabilities can be asked to open a URL."""
     elicitation = capabilities.get("elicitation") if isinstance(capabilities, Mapping) else None
     return isinstance(elicitation, dict) and isinstance(elicitation.get("url"), dict)
 
 
-def where_to_decide(held: Approval, inbox: str) -> dict[str, Any]:
+def approval_elicitation(held: Approval, inbox: str) -> dict[str, Any]:
     """An elicitation in URL mode that leads to the inbox."""
     message = f"{held.subject['tool']} waits for approval by {', '.join(held.routes)}."
     return {"mode": "url", "url": f"{inbox}/requests/{held.id}", "message": message}

@@ -16,7 +16,7 @@ from mcp_guard.core.canonical import is_too_deep
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Json
 from mcp_guard.core.secret_scrubber import Scrubber
-from mcp_guard.ports import SILENT, Voice
+from mcp_guard.ports import SILENT_CHANNEL, ClientChannel
 from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost
 from mcp_guard.protocol.methods import INITIALIZE, INITIALIZED, LIST_TOOLS, LISTS, PING, TOOLS_CHANGED
 from mcp_guard.upstream.status_file import UpstreamStatus
@@ -85,7 +85,7 @@ class Connection:
         self.on_circuit: Callable[[], None] = lambda: None
         self.circuit = UpstreamStatus(False, time.time(), "is starting")
 
-    def trouble(self) -> str | None:
+    def why_unavailable(self) -> str | None:
         return None if self._down is None else f"upstream `{self.name}` {self._down}"
 
     @property
@@ -195,7 +195,7 @@ class Connection:
             StatelessServerProtocol,
         )
 
-        speech = StatelessServerProtocol(self.peer, hello, Hearing(self._notified, self.on_oddity))
+        speech = StatelessServerProtocol(self.peer, hello, Hearing(self._notified, self.on_protocol_violation))
         found = await speech.discover()
         if found is None:
             return False
@@ -209,14 +209,14 @@ class Connection:
         else:
             await self.speech.listen()
 
-    async def request(self, method: str, params: Json, voice: Voice = SILENT) -> Json:
+    async def request(self, method: str, params: Json, channel: ClientChannel = SILENT_CHANNEL) -> Json:
         """Any request that runs no tool; returns its `result` or `error` member.
 
         Raises: PeerLost, UpstreamError, Unanswered.
         """
         if self.speech is not None:
-            return await self.speech.request(method, params, voice)
-        return await self.peer.request(method, params, voice.progress)
+            return await self.speech.request(method, params, channel)
+        return await self.peer.request(method, params, channel.progress)
 
     async def fetch_tools(self) -> bool:
         """Read the whole tool listing. On failure the last one stays."""
@@ -251,22 +251,22 @@ class Connection:
 
     def on_line(self, line: bytes | None) -> None:
         if line is None:
-            self.on_oddity(f"a message over {self._limit} bytes, dropped")
+            self.on_protocol_violation(f"a message over {self._limit} bytes, dropped")
             return
         if self._scrubber:  # promise P10: nothing of ours sees the line before
             line = self._scrubber.clean(line)
         try:
             message = orjson.loads(line)
         except orjson.JSONDecodeError:
-            self.on_oddity(f"not JSON: {line[:80]!r}")
+            self.on_protocol_violation(f"not JSON: {line[:80]!r}")
             return
         if is_too_deep(line, message):
-            self.on_oddity("a message nested too deeply, dropped")
+            self.on_protocol_violation("a message nested too deeply, dropped")
             message = _without_body(message)
         try:
             self.peer.receive(message)
         except Exception as defect:  # the edge: a defect must cost this message and none after it
-            self.on_oddity(f"internal error: a message was dropped: {type(defect).__name__}: {defect}")
+            self.on_protocol_violation(f"internal error: a message was dropped: {type(defect).__name__}: {defect}")
 
     def on_lost(self, request: Id, why: str) -> None:
         self.peer.lose_one(request, f"upstream `{self.name}`: {self._clean(why)}")
@@ -321,5 +321,5 @@ class Connection:
         else:
             self.owner.on_server_notification(self.name, method, params)
 
-    def on_oddity(self, what: str) -> None:
+    def on_protocol_violation(self, what: str) -> None:
         self.owner.note(f"upstream `{self.name}`: {what}")

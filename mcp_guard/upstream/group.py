@@ -12,7 +12,7 @@ from mcp_guard.core.model import Ending, Execution, Json, Tool, ToolRule
 from mcp_guard.core.names import SEPARATOR
 from mcp_guard.core.replies import tool_error
 from mcp_guard.core.tool_pins import Quarantine
-from mcp_guard.ports import SILENT, Intent, Pins, Voice
+from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent, Pins
 from mcp_guard.protocol.jsonrpc import Id, PeerLost, error
 from mcp_guard.protocol.methods import CALL_TOOL
 from mcp_guard.upstream.catalog import build_catalog, make_tool
@@ -148,20 +148,22 @@ class UpstreamGroup:
     async def refresh(self, only: str | None = None) -> None:
         """Read listings again: of one upstream, or of all that would not tell us when theirs changes."""
         stale = [each for each in self.connections.values() if (each.name == only if only else not each.tells_changes)]
-        await asyncio.gather(*(connection.fetch_tools() for connection in stale if connection.trouble() is None))
+        await asyncio.gather(
+            *(connection.fetch_tools() for connection in stale if connection.why_unavailable() is None)
+        )
         self._on_listed()
 
     def absent(self) -> set[str]:
         """Upstreams that have listed no tools so far."""
         return {each.name for each in self.connections.values() if not each.tools}
 
-    def find(self, listed_as: str) -> Tool | None:
+    def find_tool(self, listed_as: str) -> Tool | None:
         return self._catalog.get(listed_as)
 
     def tools(self) -> list[Tool]:
         return list(self._catalog.values())
 
-    def quarantined(self, listed_as: str) -> str | None:
+    def why_quarantined(self, listed_as: str) -> str | None:
         kept_out = self._quarantine.get(listed_as)
         return kept_out.because if kept_out else None
 
@@ -178,12 +180,12 @@ class UpstreamGroup:
         """Tools that are listed, and of which no definition was ever agreed to."""
         return {name for name, kept_out in self._quarantine.items() if kept_out.pinned is None}
 
-    def trouble(self, server: str) -> str | None:
-        return self.connections[server].trouble()
+    def why_unavailable(self, server: str) -> str | None:
+        return self.connections[server].why_unavailable()
 
     # The only road to a tool
 
-    async def execute(self, intent: Intent, voice: Voice = SILENT) -> Execution:
+    async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
         """Send one call, once; again only to go on with it, when its upstream asks the client something first.
 
         INVARIANT: takes a durable `Intent` and nothing else (promise P1); whatever round it is, the arguments are its.
@@ -196,10 +198,10 @@ class UpstreamGroup:
             params["_meta"] = call.meta
         if connection.speech is None:
             return await _outcome(
-                connection, connection.peer.request(CALL_TOOL, params, voice.progress, connection.timeout)
+                connection, connection.peer.request(CALL_TOOL, params, channel.progress, connection.timeout)
             )
         rounds = RoundCount()
-        work = connection.speech.in_rounds(CALL_TOOL, params, voice, connection.timeout, rounds)
+        work = connection.speech.in_rounds(CALL_TOOL, params, channel, connection.timeout, rounds)
         return replace(await _outcome(connection, work), rounds=rounds.made)
 
     # Everything that is not a tool call
@@ -207,11 +209,11 @@ class UpstreamGroup:
     def capable(self, capability: str) -> list[str]:
         return [each.name for each in self.connections.values() if each.capable(capability)]
 
-    async def relay(self, server: str, method: str, params: Json, voice: Voice = SILENT) -> Json:
+    async def relay(self, server: str, method: str, params: Json, channel: ClientChannel = SILENT_CHANNEL) -> Json:
         """Pass a request on; returns its `result` or `error` member. INVARIANT: never a tool call."""
         assert method != CALL_TOOL
         try:
-            return await self.connections[server].request(method, params, voice)
+            return await self.connections[server].request(method, params, channel)
         except PeerLost as lost:
             return error(-32603, str(lost))
         except (UpstreamError, InputUnavailable) as why:
@@ -224,11 +226,11 @@ class UpstreamGroup:
     def notify(self, server: str, method: str, params: Json) -> None:
         """Pass a notification on, to an upstream whose era has it."""
         connection = self.connections[server]
-        if connection.trouble() is None and connection.speech is None:
+        if connection.why_unavailable() is None and connection.speech is None:
             connection.peer.notify(method, params)
 
     def answer(self, server: str, id: Id, reply: Json) -> None:
-        if self.connections[server].trouble() is None:
+        if self.connections[server].why_unavailable() is None:
             self.connections[server].peer.reply(id, reply)
 
     def throttle(self, slow: bool) -> None:

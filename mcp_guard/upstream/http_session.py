@@ -106,10 +106,10 @@ class HttpSession:
         if not is_stateless(message["method"], message.get("params") or {}) or self._address.old:
             self._tasks.create_task(self._request(frame, message, {}))
             return
-        from mcp_guard.protocol.headers import headers  # of the stateless era only
+        from mcp_guard.protocol.headers import mirror_headers  # of the stateless era only
 
         id = message["id"]
-        task = self._tasks.create_task(self._request(frame, message, headers(message, self._ears.schema)))
+        task = self._tasks.create_task(self._request(frame, message, mirror_headers(message, self._ears.schema)))
         self._stateless[id] = task
         task.add_done_callback(lambda _: self._stateless.pop(id, None))
 

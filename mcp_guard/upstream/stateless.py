@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from mcp_guard.core.model import Json
-from mcp_guard.ports import Voice
+from mcp_guard.ports import ClientChannel
 from mcp_guard.protocol import stateless_client
 from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost, error
 from mcp_guard.protocol.methods import (
@@ -56,7 +56,7 @@ class StatelessServerProtocol:
 
     def __init__(self, peer: Peer, hello: Json, hearing: Hearing) -> None:
         self._peer = peer
-        self._envelope = stateless_client.envelope(hello)
+        self._envelope = stateless_client.envelope_for(hello)
         self._hearing = hearing
         self._capabilities: Json = {}
         self._uris: set[str] = set()
@@ -77,7 +77,7 @@ class StatelessServerProtocol:
         """
         try:
             reply = await self._peer.request(
-                DISCOVER, stateless_client.dress({}, self._envelope), timeout=DISCOVER_SECONDS
+                DISCOVER, stateless_client.with_envelope({}, self._envelope), timeout=DISCOVER_SECONDS
             )
         except TimeoutError:
             return None
@@ -87,45 +87,45 @@ class StatelessServerProtocol:
 
     # Requests
 
-    async def request(self, method: str, params: Json | None, voice: Voice) -> Json:
+    async def request(self, method: str, params: Json | None, channel: ClientChannel) -> Json:
         """Any request that runs no tool. Raises: PeerLost, UpstreamError, Unanswered."""
         kept = params or {}
         if method == SET_LEVEL:
-            self._envelope = stateless_client.with_level(self._envelope, str(kept.get("level")))
+            self._envelope = stateless_client.with_log_level(self._envelope, str(kept.get("level")))
             return {"result": {}}
         if method in (SUBSCRIBE, UNSUBSCRIBE):
             return await self._subscribe(method, str(kept.get("uri")))
-        return await self.in_rounds(method, kept, voice, None, RoundCount())
+        return await self.in_rounds(method, kept, channel, None, RoundCount())
 
     async def in_rounds(
-        self, method: str, params: Json, voice: Voice, seconds: float | None, rounds: RoundCount
+        self, method: str, params: Json, channel: ClientChannel, seconds: float | None, rounds: RoundCount
     ) -> Json:
         """Send a request, and again with what the client answers for as long as the upstream asks for something.
 
         Each round has `seconds` at the upstream; a client may take its time. Raises: PeerLost, TimeoutError,
         UpstreamError, Unanswered.
         """
-        envelope = {**self._envelope, **voice.envelope} if voice.envelope is not None else self._envelope
-        said = stateless_client.dress(params, envelope)
+        envelope = {**self._envelope, **channel.envelope} if channel.envelope is not None else self._envelope
+        said = stateless_client.with_envelope(params, envelope)
         while rounds.made < MAX_ROUNDS:
             rounds.made += 1
-            reply = await self._peer.request(method, said, voice.progress, seconds)
-            required = stateless_client.read_required(reply) if method in ROUNDS else None
+            reply = await self._peer.request(method, said, channel.progress, seconds)
+            required = stateless_client.read_input_required(reply) if method in ROUNDS else None
             if required is None:
-                return stateless_client.settle(reply)
+                return stateless_client.plain_reply(reply)
             if required.requests:
-                answers = await _ask(required, envelope[CAPABILITIES_KEY], voice)
+                answers = await _ask(required, envelope[CAPABILITIES_KEY], channel)
             else:
                 answers = {}
                 await asyncio.sleep(PAUSES[min(rounds.made, len(PAUSES)) - 1])
-            said = stateless_client.go_on(said, required, answers)
+            said = stateless_client.next_round_params(said, required, answers)
         raise InputUnavailable(f"it still asked for something after {MAX_ROUNDS} rounds")
 
     # What changes
 
     async def listen(self) -> None:
         """Hear of every change that it can tell of, from now on."""
-        wanted = stateless_client.filter_for(self._capabilities, self._uris)
+        wanted = stateless_client.subscription_filter(self._capabilities, self._uris)
         if wanted:
             await self._relisten(wanted)
 
@@ -135,7 +135,7 @@ class StatelessServerProtocol:
             before = set(self._uris)
             (self._uris.add if method == SUBSCRIBE else self._uris.discard)(uri)
             if self._uris != before:
-                await self._relisten(stateless_client.filter_for(self._capabilities, self._uris))
+                await self._relisten(stateless_client.subscription_filter(self._capabilities, self._uris))
             if method == UNSUBSCRIBE or uri in self._honored.get("resourceSubscriptions", ()):
                 return {"result": {}}
             self._uris = before
@@ -157,7 +157,7 @@ class StatelessServerProtocol:
         while True:
             try:
                 reply = await self._peer.request(
-                    LISTEN, stateless_client.dress({"notifications": wanted}, self._envelope)
+                    LISTEN, stateless_client.with_envelope({"notifications": wanted}, self._envelope)
                 )
             except PeerLost as lost:
                 reply = {}
@@ -177,7 +177,7 @@ class StatelessServerProtocol:
         if method == CANCELLED:
             self._peer.lose_one(params.get("requestId", ""), "it ended the subscription")
         elif method != ACKNOWLEDGED:
-            self._hearing.notified(method, stateless_client.unmark(params))
+            self._hearing.notified(method, stateless_client.without_subscription_id(params))
         else:
             honored = params.get("notifications")
             self._honored = honored if isinstance(honored, dict) else {}
@@ -197,18 +197,18 @@ class StatelessServerProtocol:
             self._stream.cancel()
 
 
-async def _ask(required: stateless_client.Required, capabilities: Json, voice: Voice) -> dict[str, Json]:
+async def _ask(required: stateless_client.InputRequired, capabilities: Json, channel: ClientChannel) -> dict[str, Json]:
     """The client's answers by key. Raises: Unanswered, if one of them cannot be had."""
     asked = ", ".join(f"`{request['method']}`" for request in required.requests.values())
     for request in required.requests.values():
-        if (missing := stateless_client.lacking(request, capabilities)) is not None:
+        if (missing := stateless_client.missing_capability(request, capabilities)) is not None:
             raise InputUnavailable(
                 f"it asks the client for `{request['method']}`, and the client did not offer `{missing}`"
             )
-    if voice.ask is None:
+    if channel.ask is None:
         raise InputUnavailable(f"it asks the client for {asked}, and the guard's own look-ups answer nothing")
     try:
-        answers = await voice.ask({key: {"params": {}, **each} for key, each in required.requests.items()})
+        answers = await channel.ask({key: {"params": {}, **each} for key, each in required.requests.items()})
     except PeerLost:
         raise InputUnavailable(f"it asks the client for {asked}, and the client is gone") from None
     for key, answer in answers.items():

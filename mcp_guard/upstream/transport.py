@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from mcp_guard.core.model import Json
-from mcp_guard.ports import Voice
+from mcp_guard.ports import ClientChannel
 from mcp_guard.protocol.jsonrpc import Id
 
 # How an upstream of another era than the handshake's is spoken to, as its connection needs it.
@@ -28,10 +28,10 @@ class ServerProtocol(Protocol):
     @property
     def tells_changes(self) -> bool: ...
 
-    async def request(self, method: str, params: Json | None, voice: Voice) -> Json: ...
+    async def request(self, method: str, params: Json | None, channel: ClientChannel) -> Json: ...
 
     async def in_rounds(
-        self, method: str, params: Json, voice: Voice, seconds: float | None, rounds: RoundCount
+        self, method: str, params: Json, channel: ClientChannel, seconds: float | None, rounds: RoundCount
     ) -> Json: ...
 
     async def listen(self) -> None: ...

@@ -4,7 +4,7 @@ import pytest
 
 from mcp_guard.app import note
 from mcp_guard.core.printable import printable
-from mcp_guard.downstream.stdio import StdioFront
+from mcp_guard.downstream.stdio import StdioDownstreamTransport
 
 
 @pytest.mark.parametrize(
@@ -15,6 +15,6 @@ def test_a_control_is_spelt_out(text: object, shown: str) -> None:
 
 
 def test_notes_keep_their_lines_and_no_control(capsys: pytest.CaptureFixture[str]) -> None:
-    for tell in (note, StdioFront(1).note):
+    for tell in (note, StdioDownstreamTransport(1).note):
         tell("notification `\x1b[2J` is new\nhint: look")
         assert capsys.readouterr().err == "mcp-guard: notification `\\x1b[2J` is new\nhint: look\n"

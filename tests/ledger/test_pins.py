@@ -211,9 +211,9 @@ def test_every_word_is_seen_by_the_others(desk: Desk, tmp_path: Path) -> None:
     other = Desk(tmp_path)
 
     def news() -> bool:
-        moved = other.pins.moved()
+        moved = other.pins.have_changed()
         other.out(tool())
-        assert not other.pins.moved()
+        assert not other.pins.have_changed()
         return moved
 
     desk.out(tool())

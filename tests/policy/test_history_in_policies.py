@@ -8,7 +8,7 @@ from typing import Any
 
 from mcp_guard.core.model import Asked, Effect, Ending, Execution, Json, Task, Tool
 from mcp_guard.core.provenance.history import Memory
-from mcp_guard.ports import SILENT, Intent, Voice
+from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent
 from tests.promises.house import House, Recorder, make_instance, make_tool, open_house, pending_id, run, text
 
 GENERAL = (Path(__file__).parents[2] / "policies" / "general" / "general.cedar").read_text()
@@ -29,8 +29,8 @@ class Web(Recorder):
 
     says: dict[str, str] = field(default_factory=dict)
 
-    async def execute(self, intent: Intent, voice: Voice = SILENT) -> Execution:
-        await super().execute(intent, voice)
+    async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
+        await super().execute(intent, channel)
         said = self.says.get(intent.call.name, "done")
         return Execution(Ending.OK, {"result": {"content": [{"type": "text", "text": said}]}})
 

@@ -195,7 +195,7 @@ def test_however_it_ends_nothing_of_it_stays(house: House, fate: str) -> None:
     elif fate == "withdrawn":
         house.end()
     elif fate == "stale":
-        run(lambda: house.ledger.approvals.outdate(house.store.approval(id)[0], f"the facts: {NOTE}"))
+        run(lambda: house.ledger.approvals.mark_stale(house.store.approval(id)[0], f"the facts: {NOTE}"))
     else:
         house.approve(id)
         Votes(house.ledger.writer, house.ledger.approvals.routes, PEOPLE).revoke(id, "alice", "enough")

@@ -44,7 +44,7 @@ from mcp_guard.ledger.open import LedgerSettings, OpenLedger, open_ledger
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.policy.engine import PolicyEngine, World, load_policies
 from mcp_guard.policy.reload import PoliciesInForce
-from mcp_guard.ports import SILENT, Intent, Voice
+from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent
 from mcp_guard.storage.sqlite import Store
 from mcp_guard.upstream.catalog import definition_hash
 
@@ -102,7 +102,7 @@ class Recorder:
     """Agrees to each definition as it is; a test about pins sets another."""
     reading: Callable[[], Execution] | None = None
 
-    def find(self, listed_as: str) -> Tool | None:
+    def find_tool(self, listed_as: str) -> Tool | None:
         tool = self.catalog.get(listed_as)
         if tool is not None:
             self.agree(tool)
@@ -111,13 +111,13 @@ class Recorder:
     def tools(self) -> list[Tool]:
         return list(self.catalog.values())
 
-    def quarantined(self, listed_as: str) -> str | None:
+    def why_quarantined(self, listed_as: str) -> str | None:
         return None
 
-    def trouble(self, server: str) -> str | None:
+    def why_unavailable(self, server: str) -> str | None:
         return self.troubles.get(server)
 
-    async def execute(self, intent: Intent, voice: Voice = SILENT) -> Execution:
+    async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
         if self.before is not None:
             await self.before(intent)
         self.intents.append(intent)

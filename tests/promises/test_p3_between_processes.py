@@ -11,7 +11,7 @@ from typing import Any
 from mcp_guard.core.approval import Approval, ApprovalState
 from mcp_guard.core.describe import describe
 from mcp_guard.core.model import Asked, Call, Decision
-from mcp_guard.ports import SILENT, Intent
+from mcp_guard.ports import SILENT_CHANNEL, Intent
 from mcp_guard.verifier import verify_ledger
 from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id, run
 
@@ -26,7 +26,7 @@ def asked(number: int) -> Asked:
 def ready(house: House, number: int) -> tuple[Call, Decision]:
     """The call as it is just before its approval is used: identified, described and decided."""
     guard, what = house.guard, asked(number)
-    call = describe(guard.describe_with, guard.new_id(), make_instance(), what, house.upstream.find(what.name))
+    call = describe(guard.describe_with, guard.new_id(), make_instance(), what, house.upstream.find_tool(what.name))
     call = guard.describe_with.assess(guard.identify(call), None)
     return call, guard.decide(call)
 
@@ -45,7 +45,7 @@ def race(folder: Path, ids: list[str], barrier: Barrier, wins: Any) -> None:
             intent = await house.guard.record_intent(call, decision, held)
             if isinstance(intent, Intent):
                 os.write(mine, f"{number}\n".encode())
-                await house.guard.record_outcome(intent, await house.guard.execute(intent, SILENT))
+                await house.guard.record_outcome(intent, await house.guard.execute(intent, SILENT_CHANNEL))
 
     asyncio.run(story())
     wins.put(len(house.upstream.sent))

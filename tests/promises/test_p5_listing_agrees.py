@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from mcp_guard.core.describe import Description, describe
 from mcp_guard.core.model import Agent, Asked, Instance, Outcome, Tool
 from mcp_guard.core.names import listed_name
-from mcp_guard.downstream.tool_names import Naming
+from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.policy.engine import PolicyEngine, load_policies
 from tests.live.guarded import ALLOW_ALL, Client, Json, log, scripted, seen, write_config
 from tests.promises.house import TOOLS, make_instance, make_world, open_house, run
@@ -114,7 +114,7 @@ own_names = st.sets(st.lists(st.sampled_from(PARTS), min_size=1, max_size=3).map
 
 @given(own_names)
 def test_plain_names_are_never_ambiguous_and_lead_back(names: set[str]) -> None:
-    naming = Naming("up")
+    naming = ToolNames("up")
     shown = {naming.show("up", name): name for name in names}
     assert len(shown) == len(names)
     for listed, name in shown.items():

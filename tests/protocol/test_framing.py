@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_guard.protocol.stdio import Lines
+from mcp_guard.protocol.stdio import LineSplitter
 
 lines = st.lists(st.binary(min_size=1, max_size=30).filter(lambda b: b"\n" not in b and b.strip()), max_size=10)
 
@@ -11,7 +11,7 @@ lines = st.lists(st.binary(min_size=1, max_size=30).filter(lambda b: b"\n" not i
 @given(lines, st.lists(st.integers(1, 50), max_size=50))
 def test_lines_come_out_whole_however_they_are_cut(sent: list[bytes], cuts: list[int]) -> None:
     stream = b"".join(line + b"\n" for line in sent)
-    splitter, got = Lines(1000), []
+    splitter, got = LineSplitter(1000), []
     for size in [*cuts, len(stream) or 1]:
         chunk, stream = stream[:size], stream[size:]
         got += splitter.feed(chunk)
@@ -20,14 +20,14 @@ def test_lines_come_out_whole_however_they_are_cut(sent: list[bytes], cuts: list
 
 @given(st.integers(1, 40))
 def test_a_line_over_the_limit_is_dropped_and_the_next_one_read(size: int) -> None:
-    splitter = Lines(10)
+    splitter = LineSplitter(10)
     stream = b"x" * 35 + b"\nok\n"
     got = [line for start in range(0, len(stream), size) for line in splitter.feed(stream[start : start + size])]
     assert got == [None, b"ok"]
 
 
 def test_blank_lines_are_left_out_and_nothing_is_kept_of_a_long_one() -> None:
-    splitter = Lines(10)
+    splitter = LineSplitter(10)
     assert splitter.feed(b"\n  \r\n") == []
     assert splitter.feed(b"y" * 10_000_000) == []
     assert len(splitter._buffer) == 0

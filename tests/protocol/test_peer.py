@@ -30,7 +30,7 @@ class Transcript:
     def on_notification(self, method: str, params: Json) -> None:
         self.notifications.append((method, params))
 
-    def on_oddity(self, what: str) -> None:
+    def on_protocol_violation(self, what: str) -> None:
         self.oddities.append(what)
 
 

@@ -17,12 +17,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mcp_guard.core.model import Instance, Json
-from mcp_guard.downstream.http.auth import Gate
-from mcp_guard.downstream.http.sessions import Full, Live, Sessions
-from mcp_guard.downstream.http.streams import STANDING, Answer, Frame, How, Stream, event
-from mcp_guard.protocol import headers
+from mcp_guard.downstream.http.auth import Authenticator
+from mcp_guard.downstream.http.sessions import HttpSession, HttpSessions, SessionLimitReached
+from mcp_guard.downstream.http.streams import STANDING, Frame, How, McpResponse, Stream, event
 from mcp_guard.protocol import stateless_server as wire
-from mcp_guard.protocol.headers import NAMED_BY
+from mcp_guard.protocol.headers import NAMED_BY, decode_header, mirror_headers
 from mcp_guard.protocol.jsonrpc import Id, error
 from mcp_guard.protocol.methods import (
     INITIALIZE,
@@ -46,11 +45,11 @@ STATUS = {
 
 
 @dataclass(frozen=True, slots=True)
-class HttpFrontDoor:
+class HttpApp:
     """The endpoints over all sessions. `path` is that of the one for streamable HTTP."""
 
-    gate: Gate
-    sessions: Sessions
+    authenticator: Authenticator
+    sessions: HttpSessions
     path: str
     limit: int
 
@@ -62,8 +61,8 @@ class HttpFrontDoor:
             Route(self.path, self._guarded(self.delete), methods=["DELETE"]),
             Route("/sse", self._guarded(self.old_stream), methods=["GET"]),
             Route("/messages", self._guarded(self.old_post), methods=["POST"]),
-            Route(well_known, self.gate.metadata),
-            Route(well_known + self.path, self.gate.metadata),
+            Route(well_known, self.authenticator.metadata),
+            Route(well_known + self.path, self.authenticator.metadata),
             Route("/health", self.health),
         ]
         return Starlette(routes=routes, exception_handlers={HTTPException: _refused})
@@ -72,7 +71,7 @@ class HttpFrontDoor:
         self, handle: Callable[[Request, Instance], Awaitable[Response]]
     ) -> Callable[[Request], Awaitable[Response]]:
         async def guarded(request: Request) -> Response:
-            return await handle(request, await self.gate.admit(request))
+            return await handle(request, await self.authenticator.authenticate(request))
 
         return guarded
 
@@ -91,12 +90,12 @@ class HttpFrontDoor:
         _check_version(request)
         try:
             live = await self._session_for(request, instance, method)
-        except Full:
+        except SessionLimitReached:
             raise HTTPException(503, "there are as many sessions as there may be; try again later") from None
         headers = {SESSION: live.id} if method == INITIALIZE else {}
         return self._take(live, request, (body, message), headers)
 
-    async def _session_for(self, request: Request, instance: Instance, method: object) -> Live:
+    async def _session_for(self, request: Request, instance: Instance, method: object) -> HttpSession:
         id = request.headers.get(SESSION)
         if id is None and method == INITIALIZE:
             return await self.sessions.open(instance)
@@ -106,7 +105,7 @@ class HttpFrontDoor:
             raise HTTPException(404, "there is no such session; begin anew with `initialize`")
         return live
 
-    def _take(self, live: Live, request: Request, read: tuple[bytes, Json], headers: dict[str, str]) -> Response:
+    def _take(self, live: HttpSession, request: Request, read: tuple[bytes, Json], headers: dict[str, str]) -> Response:
         """Hand a frame to a session of the handshake era; the response carries what belongs to it."""
         body, message = read
         id = message.get("id")
@@ -119,7 +118,7 @@ class HttpFrontDoor:
         live.session.receive_line(body)
         live.busy += 1
         gone = (lambda: live.front.keep(stream)) if resumable else (lambda: live.front.leave(id))
-        return _Counted(live, Answer(stream, gone, How(headers, resumable=resumable)))
+        return _Counted(live, McpResponse(stream, gone, How(headers, resumable=resumable)))
 
     async def _post_stateless(self, request: Request, instance: Instance, body: bytes, message: Json) -> Response:
         if fault := _fault(request, message):
@@ -131,7 +130,7 @@ class HttpFrontDoor:
             return JSONResponse({"jsonrpc": "2.0", "id": None, **error(INVALID_REQUEST, "not a request")}, 400)
         try:
             live = await self.sessions.shared(instance)
-        except Full:
+        except SessionLimitReached:
             raise HTTPException(503, "there are as many sessions as there may be; try again later") from None
         if params_fault := _params_fault(request, message, live):
             return _error(message, params_fault)
@@ -146,7 +145,7 @@ class HttpFrontDoor:
             live.session.give_up(ours)
             live.session.client.aliases.pop(ours, None)
 
-        return _Counted(live, Answer(stream, gone, How(status=_status)))
+        return _Counted(live, McpResponse(stream, gone, How(status=_status)))
 
     async def listen(self, request: Request, instance: Instance) -> Response:
         """The standing stream of a session, for what upstreams say of their own accord."""
@@ -160,9 +159,9 @@ class HttpFrontDoor:
         stream, after = self._resume(live, request)
         live.busy += 1
         how = How(standing=True, resumable=_is_resumable(request), after=after)
-        return _Counted(live, Answer(stream, lambda: live.front.keep(stream), how))
+        return _Counted(live, McpResponse(stream, lambda: live.front.keep(stream), how))
 
-    def _resume(self, live: Live, request: Request) -> tuple[Stream, int]:
+    def _resume(self, live: HttpSession, request: Request) -> tuple[Stream, int]:
         """The standing stream, or the one that a client comes back to. Raises: HTTPException."""
         event_id = request.headers.get(LAST_EVENT)
         found = live.front.find(event_id) if event_id is not None else None
@@ -186,7 +185,7 @@ class HttpFrontDoor:
         """Opens a session; its first event says where to post."""
         try:
             live = await self.sessions.open(instance)
-        except Full:
+        except SessionLimitReached:
             raise HTTPException(503, "there are as many sessions as there may be; try again later") from None
         live.front.is_single = True
         stream = live.front.stand()
@@ -205,7 +204,7 @@ class HttpFrontDoor:
 class _Counted(Response):
     """A response that keeps its session from being idle while it is open."""
 
-    def __init__(self, live: Live, inner: Response) -> None:
+    def __init__(self, live: HttpSession, inner: Response) -> None:
         self._live = live
         self._inner = inner
 
@@ -217,7 +216,7 @@ class _Counted(Response):
             self._live.used = asyncio.get_running_loop().time()
 
 
-class _OldStream(Answer):
+class _OldStream(McpResponse):
     """The stream of 2024-11-05: everything goes out on it, replies too, until the client leaves."""
 
     def __init__(self, stream: Stream, first: bytes, on_gone: Callable[[], None]) -> None:
@@ -256,7 +255,7 @@ def _is_id(id: object) -> TypeGuard[Id]:
     return isinstance(id, str | int) and not isinstance(id, bool)
 
 
-def _accepted(live: Live, body: bytes) -> Response:
+def _accepted(live: HttpSession, body: bytes) -> Response:
     """A notification, or an answer to what we asked."""
     live.front.stray = None
     live.session.receive_line(body)
@@ -290,7 +289,7 @@ def _fault(request: Request, message: Json) -> Json | None:
         return error(HEADER_MISMATCH, f"`{METHOD}` is not what the request says")
     named = NAMED_BY.get(str(message.get("method")))
     wanted = params.get(named) if named is not None else None
-    if wanted is not None and wire.decode_header(request.headers.get(NAME)) != wanted:
+    if wanted is not None and decode_header(request.headers.get(NAME)) != wanted:
         return error(HEADER_MISMATCH, f"`{NAME}` is not what the request says")
     if message.get("method") == INITIALIZE:
         return error(METHOD_NOT_FOUND, f"revision {wire.REVISION} has no `{INITIALIZE}`")
@@ -303,10 +302,10 @@ def _unread(params: Json) -> Json:
     return found
 
 
-def _params_fault(request: Request, message: Json, live: Live) -> Json | None:
+def _params_fault(request: Request, message: Json, live: HttpSession) -> Json | None:
     """Headers that mirror arguments, where the schema of a tool asks for them; known once the tools are listed."""
-    for name, value in headers.headers(message, live.session.schema).items():
-        if name.startswith("mcp-param-") and wire.decode_header(request.headers.get(name)) != wire.decode_header(value):
+    for name, value in mirror_headers(message, live.session.schema).items():
+        if name.startswith("mcp-param-") and decode_header(request.headers.get(name)) != decode_header(value):
             return error(HEADER_MISMATCH, f"`{name}` is not what the request says")
     return None
 

@@ -25,7 +25,7 @@ KNOWN_TOKENS = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Gate:
+class Authenticator:
     """`url` is the resource that tokens are for; `hosts` and `origins` are all that are answered."""
 
     url: str
@@ -56,7 +56,7 @@ class Gate:
         }
         return JSONResponse(document, headers={"access-control-allow-origin": "*"})
 
-    async def admit(self, request: Request) -> Instance:
+    async def authenticate(self, request: Request) -> Instance:
         """The instance that sends this request, with its credential. Raises: HTTPException."""
         self._check_place(request)
         scheme, _, token = request.headers.get("authorization", "").partition(" ")

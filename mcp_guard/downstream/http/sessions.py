@@ -12,27 +12,27 @@ from dataclasses import dataclass, field
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Instance
-from mcp_guard.downstream.http.streams import HttpFront
-from mcp_guard.downstream.session import Front, Session
+from mcp_guard.downstream.http.streams import HttpDownstreamTransport
+from mcp_guard.downstream.session import DownstreamTransport, Session
 from mcp_guard.upstream.group import UpstreamGroup
 
 REAP_SECONDS = 5.0
 GRACE_SECONDS = 2.0
 
 
-class Full(Exception):
+class SessionLimitReached(Exception):
     """There are as many sessions as there may be."""
 
 
 @dataclass(eq=False)
-class Live:
+class HttpSession:
     """One open session. `used` is the loop's time of its latest request, `busy` how many responses are open."""
 
     id: str
     instance: Instance
     session: Session
     upstreams: UpstreamGroup
-    front: HttpFront
+    front: HttpDownstreamTransport
     used: float
     busy: int = 0
     ready: asyncio.Event = field(default_factory=asyncio.Event)
@@ -45,21 +45,21 @@ class Opening:
     may not call, or None, and `over` is told of one that may not any more."""
 
     upstreams: Callable[[], UpstreamGroup]
-    session: Callable[[Instance, UpstreamGroup, Front], Session]
+    session: Callable[[Instance, UpstreamGroup, DownstreamTransport], Session]
     standing: Callable[[Instance], str | None]
     over: Callable[[Instance], None]
     note: Callable[[str], None]
 
 
-class Sessions:
+class HttpSessions:
     """All of one process. `run` must be running."""
 
     def __init__(self, opening: Opening, most: int, idle_seconds: float) -> None:
         self._opening = opening
         self._most = most
         self._idle = idle_seconds
-        self._named: dict[str, Live] = {}
-        self._shared: dict[str, Live] = {}
+        self._named: dict[str, HttpSession] = {}
+        self._shared: dict[str, HttpSession] = {}
         self._tasks: asyncio.TaskGroup
         self._stopping = asyncio.Event()
 
@@ -80,45 +80,45 @@ class Sessions:
     def stop(self) -> None:
         self._stopping.set()
 
-    def all(self) -> list[Live]:
+    def all(self) -> list[HttpSession]:
         return [*self._named.values(), *self._shared.values()]
 
-    def find(self, id: str, instance: Instance) -> Live | None:
+    def find(self, id: str, instance: Instance) -> HttpSession | None:
         """The session of this id, if it is this instance's: to anybody else it does not exist (promise P7)."""
         live = self._named.get(id)
         return self._use(live) if live is not None and live.instance.id == instance.id else None
 
-    async def shared(self, instance: Instance) -> Live:
-        """The session of all stateless requests of this instance. Raises: Full."""
+    async def shared(self, instance: Instance) -> HttpSession:
+        """The session of all stateless requests of this instance. Raises: SessionLimitReached."""
         live = self._shared.get(instance.id)
         if live is None:
             live = self._shared[instance.id] = self._open(instance, f"stateless:{instance.id}")
         await live.ready.wait()
         return self._use(live)
 
-    async def open(self, instance: Instance) -> Live:
-        """A new session. Raises: Full."""
+    async def open(self, instance: Instance) -> HttpSession:
+        """A new session. Raises: SessionLimitReached."""
         id = secrets.token_urlsafe(24)
         live = self._named[id] = self._open(instance, id)
         await live.ready.wait()
         return live
 
-    def _use(self, live: Live) -> Live:
+    def _use(self, live: HttpSession) -> HttpSession:
         live.used = asyncio.get_running_loop().time()
         return live
 
-    def _open(self, instance: Instance, id: str) -> Live:
+    def _open(self, instance: Instance, id: str) -> HttpSession:
         if len(self._named) + len(self._shared) >= self._most or self._stopping.is_set():
-            raise Full
-        front = HttpFront(lambda text: self._opening.note(f"{instance.id}: {text}"))
+            raise SessionLimitReached
+        front = HttpDownstreamTransport(lambda text: self._opening.note(f"{instance.id}: {text}"))
         upstreams = self._opening.upstreams()
         upstreams.spawn()
         session = self._opening.session(instance, upstreams, front)
-        live = Live(id, instance, session, upstreams, front, asyncio.get_running_loop().time())
+        live = HttpSession(id, instance, session, upstreams, front, asyncio.get_running_loop().time())
         self._tasks.create_task(self._keep(live))
         return live
 
-    async def _keep(self, live: Live) -> None:
+    async def _keep(self, live: HttpSession) -> None:
         try:
             async with asyncio.TaskGroup() as tasks:
                 live.session.open(tasks)
@@ -133,7 +133,7 @@ class Sessions:
             if self._shared.get(live.instance.id) is live:
                 del self._shared[live.instance.id]
 
-    def end(self, live: Live) -> None:
+    def end(self, live: HttpSession) -> None:
         """No request finds it any more."""
         self._named.pop(live.id, None)
         if self._shared.get(live.instance.id) is live:

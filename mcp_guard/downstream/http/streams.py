@@ -91,8 +91,8 @@ class Stream:
         return number, frame, last
 
 
-class HttpFront:
-    """Implements `session.Front`."""
+class HttpDownstreamTransport:
+    """Implements `session.DownstreamTransport`."""
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self.note = note
@@ -177,7 +177,7 @@ class How:
 Frame = tuple[int, bytes, bool]
 
 
-class Answer(Response):
+class McpResponse(Response):
     """The response to one request: a JSON document if its reply comes soon and alone, else a stream of events.
 
     `on_gone` is told if the client leaves before the reply.

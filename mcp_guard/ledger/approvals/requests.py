@@ -31,7 +31,7 @@ class ApprovalRequests:
     on_asked: list[Callable[[], None]] = field(default_factory=list)
     _waiters: dict[str, int] = field(default_factory=dict)
 
-    def find(self, instance: Instance, request_hash: str) -> Approval | None:
+    def find_approval(self, instance: Instance, request_hash: str) -> Approval | None:
         """The latest request for this very call that still counts: open, denied until it would have expired, or used by
         a call whose outcome the agent was never given."""
         now = self.writer.now()
@@ -117,13 +117,13 @@ class ApprovalRequests:
     async def settle(self, approval: Approval, event: ApprovalEvent, note: str) -> Approval:
         return await self.writer.submit(lambda tx: transitions.settle(tx, approval, event, note))
 
-    async def outdate(self, approval: Approval, note: str) -> None:
+    async def mark_stale(self, approval: Approval, note: str) -> None:
         await self.settle(approval, ApprovalEvent.OUTDATE, redact_texts(note, texts_of_subject(approval.subject)))
 
     async def withdraw(self, approval: Approval, note: str) -> None:
         await self.settle(approval, ApprovalEvent.WITHDRAW, note)
 
-    async def answer(self, approval: Approval) -> Json | None:
+    async def recorded_reply(self, approval: Approval) -> Json | None:
         """The recorded reply of the call that used this approval, from now on given; None if it was not kept."""
         assert approval.outcome is not None
         outcome = approval.outcome

@@ -13,7 +13,7 @@ from mcp_guard.core.model import Json
 from mcp_guard.core.receipt import Draft, format_time
 from mcp_guard.core.receipt_limits import truncate
 from mcp_guard.ledger.writer import Transaction
-from mcp_guard.ports import Moved
+from mcp_guard.ports import Conflict
 
 RECEIPT_OF = {
     ApprovalState.APPROVED: "approval.granted",
@@ -143,18 +143,18 @@ def escalate(tx: Transaction, id: str, routes: Mapping[str, Route]) -> Approval:
     return now
 
 
-def not_consumable(tx: Transaction, held: Approval | Grant) -> Moved | None:
+def not_consumable(tx: Transaction, held: Approval | Grant) -> Conflict | None:
     """Why this cannot be used now. INVARIANT: writes nothing."""
     if isinstance(held, Grant):
         current = tx.store.grant(held.id)
         if current is None or current.state != "active" or current.used >= current.uses:
-            return Moved(f"grant {held.id} is {current.state if current else 'gone'}")
-        return Moved(f"grant {held.id} has expired") if tx.now >= current.expires else None
+            return Conflict(f"grant {held.id} is {current.state if current else 'gone'}")
+        return Conflict(f"grant {held.id} has expired") if tx.now >= current.expires else None
     found = tx.store.approval(held.id)
     if found is None or found[0].state is not ApprovalState.APPROVED:
-        return Moved(f"approval {held.id} is {found[0].state if found else 'gone'} by now; it lets one call happen")
+        return Conflict(f"approval {held.id} is {found[0].state if found else 'gone'} by now; it lets one call happen")
     if tx.now >= found[0].expires:
-        return Moved(f"approval {held.id} has expired")
+        return Conflict(f"approval {held.id} has expired")
     return None
 
 

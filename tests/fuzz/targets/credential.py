@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.core import credential
 from mcp_guard.core.credential import InvalidCredential
-from mcp_guard.downstream.request_state import Seal
+from mcp_guard.downstream.request_state import RequestStateCipher
 from mcp_guard.identity.bearer import read_token
 from mcp_guard.identity.dpop import ProofVerifier
 from mcp_guard.identity.instances import Issuer
@@ -16,7 +16,7 @@ KEY = Ed25519PrivateKey.from_private_bytes(bytes(32))
 ISSUER = Issuer("example.com/ledger", KEY.sign, KEY.public_key())
 CLAIMS = {"iss": ISSUER.origin, "instance": "run_1", "jti": "cred_1", "aud": ["a"], "cnf": {"jkt": "x"}}
 GOOD = credential.encode(CLAIMS, KEY.sign)
-SEAL = Seal("run_1")
+SEAL = RequestStateCipher("run_1")
 SEEDS = (
     GOOD.encode(), b"..", b"e30.e30.e30", b"eyJhbGciOiJub25lIn0.e30.", credential.encode([], KEY.sign).encode(),  # type: ignore[arg-type]
     credential.encode({**CLAIMS, "cnf": [], "aud": {}}, KEY.sign).encode(), SEAL.close({"a": 1}).encode(),

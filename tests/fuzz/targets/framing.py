@@ -1,6 +1,6 @@
 """Frames: any way of cutting the bytes gives the same lines, and no more than the limit is kept."""
 
-from mcp_guard.protocol.stdio import Lines
+from mcp_guard.protocol.stdio import LineSplitter
 
 SEEDS = (
     b"\x05\x03one\ntwo\n\n  \nover the limit\nhalf",
@@ -18,8 +18,8 @@ def check(data: bytes) -> None:
     expected = [
         line if len(line) <= limit else None for line in stream.split(b"\n")[:-1] if len(line) > limit or line.strip()
     ]
-    assert Lines(limit).feed(stream) == expected, "in one piece"
-    splitter, got, at = Lines(limit), [], 0
+    assert LineSplitter(limit).feed(stream) == expected, "in one piece"
+    splitter, got, at = LineSplitter(limit), [], 0
     while at < len(stream):
         size = 1 + (stream[at] * step) % (step + 7)
         got += splitter.feed(stream[at : at + size])
