@@ -114,7 +114,7 @@ class Host:
             return Path(self.environment.get("APPDATA") or self.home / "AppData" / "Roaming")
         return Path(self.environment.get("XDG_CONFIG_HOME") or self.home / ".config")
 
-    def find(self, place: ConfigLocation) -> Path:
+    def locate(self, place: ConfigLocation) -> Path:
         said = {"linux": place.linux, "win32": place.windows}.get(self.platform) or place.path
         first, _, rest = said.partition("/")
         return {"~": self.home, "$CONFIG": self.config_folder(), ".": self.project}[first].joinpath(*rest.split("/"))
@@ -144,7 +144,7 @@ def server_sections(client: Client, host: Host) -> Iterator[ServerSection]:
     for place in client.places:
         key = tuple(str(host.project) if part == "." else part for part in place.key)
         folder = host.home if place.scope == USER else host.project
-        yield ServerSection(client, place.scope, host.find(place), key, folder)
+        yield ServerSection(client, place.scope, host.locate(place), key, folder)
 
 
 def section_of_file(path: Path, client: Client | None, host: Host) -> ServerSection:
@@ -152,12 +152,12 @@ def section_of_file(path: Path, client: Client | None, host: Host) -> ServerSect
     known = [
         (each, place)
         for each in ([client] if client else CLIENTS)
-        for place in sorted(each.places, key=lambda place: path != host.find(place))
+        for place in sorted(each.places, key=lambda place: path != host.locate(place))
         if place.scope != LOCAL
     ]
     for each, place in known:
         tail = place.path.split("/")[1:]
-        if path == host.find(place) or list(path.parts[-len(tail) :]) == tail:
+        if path == host.locate(place) or list(path.parts[-len(tail) :]) == tail:
             folder = path.parents[len(tail) - 1] if place.scope == PROJECT else host.home
             return ServerSection(each, place.scope, path, place.key, folder)
     if client is None:

@@ -100,7 +100,7 @@ class Connection:
         return self._down is None and capability in (self.server_info or {}).get("capabilities", {})
 
     def spawn(self) -> None:
-        """Start it now, so that it warms up while we do. A failure shows in `trouble`."""
+        """Start it now, so that it warms up while we do. A failure shows in `why_unavailable`."""
         if not self._link.is_slow:
             self._start()
 
@@ -162,7 +162,7 @@ class Connection:
             raise
 
     async def _begin(self, hello: Json) -> bool:
-        """Open the link and shake hands. False if it cannot be had, with the reason in `trouble`."""
+        """Open the link and shake hands. False if it cannot be had, with the reason in `why_unavailable`."""
         self._gone.clear()
         self.peer, self.speech = Peer(self._link.write, self), None
         if not await self._link.open(self, self.owner.on_pressure, self._limit):

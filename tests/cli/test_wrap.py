@@ -73,7 +73,7 @@ PLACES = [(client, place) for client in CLIENTS for place in client.places]
 
 @pytest.mark.parametrize(("client", "place"), PLACES, ids=[f"{c.id}-{p.scope}" for c, p in PLACES])
 def test_every_client_there_and_back(here: Path, client: Client, place: ConfigLocation) -> None:
-    path = this_host().find(place)
+    path = this_host().locate(place)
     path.parent.mkdir(parents=True, exist_ok=True)
     inner: object = {"git": GIT}
     for part in reversed(place.key):
