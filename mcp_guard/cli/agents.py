@@ -19,16 +19,16 @@ NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments)
+    options = build_parser().parse_args(arguments)
     settings = load(options.config)
     writer = open_writer(ledger_settings(settings), CLOCK)
     verbs = {"add": add, "list": show, "disable": disable, "enable": enable}
     return verbs[options.verb](writer, settings, options)
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    made = Parser(prog="mcp-guard agents", description="The programs that may call.")
-    verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="mcp-guard agents", description="The programs that may call.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     adding = verbs.add_parser("add", help="enrol an agent, as [agents.NAME] in the config would")
     listing = verbs.add_parser("list", help="all agents, with their instances that are alive")
     disabling = verbs.add_parser("disable", help="revoke all its instances, and refuse new ones")
@@ -46,7 +46,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for verb in (adding, listing, disabling, enabling):
         add_config(verb)
         add_json(verb)
-    return made.parse_args(arguments)
+    return parser
 
 
 def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:

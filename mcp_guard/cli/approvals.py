@@ -26,7 +26,7 @@ POLL_SECONDS = 0.5
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments)
+    options = build_parser().parse_args(arguments)
     settings = load(options.config)
     writer = open_writer(ledger_settings(settings), CLOCK, create=False)
     votes = Votes(writer, settings.routes, settings.approvers)
@@ -39,9 +39,9 @@ def main(arguments: list[str]) -> int:
     return verbs.get(options.verb, partial(decide, votes))(options)
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    made = Parser(prog="mcp-guard approvals", description="Decide on calls that wait for a person.")
-    verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="mcp-guard approvals", description="Decide on calls that wait for a person.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     listing = verbs.add_parser("list", help="requests that are open (or all: --all), and active grants")
     listing.add_argument("--all", action="store_true", help="decided ones too")
     watching = verbs.add_parser("watch", help="show each request as it comes; end with Ctrl-C")
@@ -64,7 +64,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for verb in (listing, watching, showing, revoking, *deciding.values()):
         add_config(verb)
         add_json(verb)
-    return made.parse_args(arguments)
+    return parser
 
 
 def list_approvals(writer: Writer, options: argparse.Namespace) -> int:

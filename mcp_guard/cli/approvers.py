@@ -26,16 +26,16 @@ if TYPE_CHECKING:
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments)
+    options = build_parser().parse_args(arguments)
     settings = load(options.config)
     writer = open_writer(ledger_settings(settings), CLOCK)
     verbs = {"add": add, "list": show, "remove": remove, "rotate": rotate, "code": code}
     return verbs[options.verb](writer, settings, options)
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    made = Parser(prog="mcp-guard approvers", description="The keys of the people who approve.")
-    verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="mcp-guard approvers", description="The keys of the people who approve.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     adding = verbs.add_parser("add", help="make a key for an approver, sealed with a passphrase, and enrol it")
     listing = verbs.add_parser("list", help="the enrolled keys; --json is what `verify --approvers` takes")
     removing = verbs.add_parser("remove", help="take a key out of use")
@@ -50,10 +50,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for verb in (adding, listing, removing, rotating, coding):
         add_config(verb)
         add_json(verb)
-    return made.parse_args(arguments)
+    return parser
 
 
-def person(settings: Settings, approver: str) -> Approver:
+def find_approver(settings: Settings, approver: str) -> Approver:
     """Raises: ApprovalError."""
     if approver not in settings.approvers:
         known = ", ".join(settings.approvers) or "nobody yet"
@@ -64,7 +64,7 @@ def person(settings: Settings, approver: str) -> Approver:
 def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     from mcp_guard.identity.key_file import create_key_file, refuse_to_overwrite
 
-    who, path = person(settings, options.approver), key_path(options, options.approver)
+    who, path = find_approver(settings, options.approver), key_path(options, options.approver)
     refuse_to_overwrite(path)  # before a passphrase is asked for
     key = create_key_file(path, ask_passphrase(options, f"a passphrase for {who.id}'s new key", twice=True))
     try:
@@ -97,7 +97,7 @@ def remove(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
 def rotate(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     from mcp_guard.identity.key_file import create_key_file
 
-    who, path = person(settings, options.approver), key_path(options, options.approver)
+    who, path = find_approver(settings, options.approver), key_path(options, options.approver)
     old = open_key(options, who.id)
     old_id = NewKey("ed25519", old.public_key().public_bytes_raw(), {}).id
     kept, draft = path.with_name(f"{path.name}.{old_id}.old"), path.with_name(f"{path.name}.new")
@@ -119,7 +119,7 @@ def rotate(writer: Writer, settings: Settings, options: argparse.Namespace) -> i
 def code(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     from mcp_guard.ledger.approvals.sign_in_codes import make_code
 
-    made = make_code(writer, person(settings, options.approver).id)
+    made = make_code(writer, find_approver(settings, options.approver).id)
     print(
         json.dumps({"code": made})
         if options.json

@@ -3,6 +3,7 @@
 It has no way to an upstream, and nothing here decides: what it asks for takes the path of every other client's calls.
 """
 
+import argparse
 import json
 import re
 import subprocess
@@ -14,7 +15,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from mcp_guard import __version__
-from mcp_guard.cli.options import add_json, add_launch, launch_words, parser
+from mcp_guard.cli.options import add_json, add_launch, launch_words, make_parser
 from mcp_guard.cli.output import print_lines, print_table
 from mcp_guard.config import load
 from mcp_guard.core.model import Json
@@ -126,19 +127,14 @@ OK, NEGATIVE = 0, 1
 
 
 def main(arguments: list[str]) -> int:
-    about = "Make one tool call through the guard, as a new instance of an agent. Without TOOL: what it is offered."
-    made = parser("call", about)
-    made.add_argument("tool", nargs="?", metavar="TOOL", help="a tool as it is listed, such as git__git_status")
-    made.add_argument("arguments", nargs="?", default="{}", metavar="JSON", help="its arguments, a JSON object")
-    add_launch(made)
-    add_json(made)
-    options = made.parse_args(arguments)
+    parser = build_parser()
+    options = parser.parse_args(arguments)
     try:
         wanted = json.loads(options.arguments)
     except ValueError as error:
-        made.error(f"the arguments are no JSON: {error}")
+        parser.error(f"the arguments are no JSON: {error}")
     if not isinstance(wanted, dict):
-        made.error('the arguments are no JSON object: write \'{"name": "value"}\'')
+        parser.error('the arguments are no JSON object: write \'{"name": "value"}\'')
     load(options.config)  # what is wrong with it is said here, and not by a guard that ends
     try:
         with GuardClient(options.config, launch_words(options), say_held) as client:
@@ -147,6 +143,16 @@ def main(arguments: list[str]) -> int:
             return show(client.call(options.tool, wanted), options.json)
     except GuardEnded as ended:
         return ended.code
+
+
+def build_parser() -> argparse.ArgumentParser:
+    description = "Make one tool call through the guard, as a new instance of an agent. Without TOOL: list its tools."
+    parser = make_parser("call", description)
+    parser.add_argument("tool", nargs="?", metavar="TOOL", help="a tool as it is listed, such as git__git_status")
+    parser.add_argument("arguments", nargs="?", default="{}", metavar="JSON", help="its arguments, a JSON object")
+    add_launch(parser)
+    add_json(parser)
+    return parser
 
 
 def say_held(id: str, routes: str) -> None:

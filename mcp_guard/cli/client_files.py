@@ -13,7 +13,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcp_guard.cli.options import add_json, parser
+from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.clients import jsonc
 from mcp_guard.clients.files import FileSnapshot, read_file
 from mcp_guard.clients.known import (
@@ -37,22 +37,22 @@ def this_host() -> Host:
     return Host(sys.platform, Path(os.path.expanduser("~")), os.environ, Path.cwd())
 
 
-def arguments_of(command: str, about: str) -> argparse.ArgumentParser:
-    """What `wrap` and `unwrap` have in common."""
-    made = parser(command, about)
-    made.add_argument("client", nargs="?", metavar="CLIENT", help=", ".join(client.id for client in CLIENTS))
-    made.add_argument("--file", type=Path, metavar="FILE", help="the client's file, if it is not where it usually is")
-    made.add_argument(
+def make_client_parser(command: str, description: str) -> argparse.ArgumentParser:
+    """A parser with the options that `wrap` and `unwrap` share."""
+    parser = make_parser(command, description)
+    parser.add_argument("client", nargs="?", metavar="CLIENT", help=", ".join(client.id for client in CLIENTS))
+    parser.add_argument("--file", type=Path, metavar="FILE", help="the client's file, if it is not where it usually is")
+    parser.add_argument(
         "--scope", choices=(USER, PROJECT, LOCAL), help="the user's servers or those of the project that is this folder"
     )
-    made.add_argument("--dry-run", action="store_true", help="only show what would change")
-    made.add_argument("--yes", action="store_true", help="do not ask")
-    add_json(made)
-    return made
+    parser.add_argument("--dry-run", action="store_true", help="only show what would change")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    add_json(parser)
+    return parser
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ClientServers:
     """The servers of a client that are switched on, as they stand, and the guards among its entries."""
 
     spot: ServerSection
@@ -61,33 +61,33 @@ class Found:
     failure: str = ""
 
 
-def look(spot: ServerSection) -> Found | None:
+def read_servers(spot: ServerSection) -> ClientServers | None:
     """What is there, or None if nothing is."""
     if not spot.path.is_file():
         return None
     try:
         servers = values_at(jsonc.parse_value(read_file(spot.path).text, str(spot.path)), spot.key)
     except ConfigError as error:
-        return Found(spot, failure=error.message)
+        return ClientServers(spot, failure=error.message)
     if not servers:
         return None
     entries = {name: guard_entry(value) for name, value in servers.items()}
     on = tuple(name for name, value in servers.items() if not entries[name] and not is_switched_off(value))
-    return Found(spot, on, tuple(entry for entry in entries.values() if entry))
+    return ClientServers(spot, on, tuple(entry for entry in entries.values() if entry))
 
 
 def client_files(config: Path) -> Iterator[ClientFile]:
     """Every set of servers that is found, as it stands to the guard of this configuration."""
     host = this_host()
     for spot in (spot for client in CLIENTS for spot in server_sections(client, host)):
-        found = look(spot)
+        found = read_servers(spot)
         if found is None:
             continue
         named = [spot.folder / guard.config for guard in found.guards if guard.config]
         commands = [guard.command for guard in found.guards if shutil.which(guard.command) is None]
         yield ClientFile(
             title=spot.client.title,
-            words=words_of(spot, host) + at_config(config),
+            words=client_words(spot, host) + config_option(config),
             path=str(spot.path),
             is_guarded=any(path.resolve() == config for path in named),
             no_program=next(iter(commands), ""),
@@ -98,9 +98,9 @@ def client_files(config: Path) -> Iterator[ClientFile]:
         )
 
 
-def words_of(spot: ServerSection, host: Host) -> str:
+def client_words(spot: ServerSection, host: Host) -> str:
     """The client in a command, with the scope if it has servers elsewhere too."""
-    several = sum(look(each) is not None for each in server_sections(spot.client, host)) > 1
+    several = sum(read_servers(each) is not None for each in server_sections(spot.client, host)) > 1
     return spot.client.id + (f" --scope {spot.scope}" if several else "")
 
 
@@ -111,7 +111,7 @@ def find_spot(options: argparse.Namespace, host: Host) -> ServerSection:
         return section_of_file(Path(os.path.abspath(options.file.expanduser())), client, host)
     every = [spot for each in ([client] if client else CLIENTS) for spot in server_sections(each, host)]
     every = [spot for spot in every if options.scope in (None, spot.scope)]
-    found = [spot for spot in every if look(spot)]
+    found = [spot for spot in every if read_servers(spot)]
     if len(found) == 1:
         return found[0]
     if not found:
@@ -120,11 +120,11 @@ def find_spot(options: argparse.Namespace, host: Host) -> ServerSection:
         raise ConfigError(f"{what}; looked at\n{looked}", "name its file: --file FILE")
     said = "\n".join(f"  {spot.client.id:<15} {spot.scope:<8} {spot.path}" for spot in found)
     raise ConfigError(
-        f"servers stand in several places:\n{said}", f"choose, such as: mcp-guard wrap {words_of(found[0], host)}"
+        f"servers stand in several places:\n{said}", f"choose, such as: mcp-guard wrap {client_words(found[0], host)}"
     )
 
 
-def said_again(command: str, options: argparse.Namespace, found: str = "") -> str:
+def repeat_command(command: str, options: argparse.Namespace, found: str = "") -> str:
     """The command as it was given, to be given again; `found` is the client, if none was named."""
     words = ["mcp-guard", command]
     words += [client] if (client := options.client or found) else []
@@ -134,10 +134,10 @@ def said_again(command: str, options: argparse.Namespace, found: str = "") -> st
         words += [each for name in options.server for each in ("--server", name)]
         words += ["--agent", options.agent] if options.agent else []
         words += ["--move-secrets"] if options.move_secrets else []
-    return shlex.join(words) + at_config(options.config)
+    return shlex.join(words) + config_option(options.config)
 
 
-def at_config(config: Path) -> str:
+def config_option(config: Path) -> str:
     """The option that names a configuration, in a command that a person is to type here."""
     if config.resolve() == Path("mcp-guard.toml").resolve():
         return ""
@@ -153,12 +153,12 @@ def guard_command() -> tuple[str, ...]:
 # Changes to files that are shown before they are made: differences without secrets, and the question.
 
 MASK = "********"
-LONG = 8
+MIN_MASKED_LENGTH = 8
 """Characters of a secret that is masked wherever it stands; a shorter one only where it is a whole value."""
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class FileChange:
     """A file as it was read, and what it is to be."""
 
     file: FileSnapshot
@@ -166,7 +166,7 @@ class Change:
     mode: int | None = None
 
     @property
-    def is_one(self) -> bool:
+    def is_needed(self) -> bool:
         return self.file.text != self.after
 
 
@@ -179,22 +179,24 @@ def secrets_in(text: str) -> Iterator[str]:
             yield from secrets_of(tomllib.loads(text))
 
 
-def masked(text: str, secrets: Iterable[str]) -> str:
+def mask_secrets(text: str, secrets: Iterable[str]) -> str:
     for secret in sorted(set(secrets), key=len, reverse=True):
         for spelt in (json.dumps(secret), json.dumps(secret, ensure_ascii=False), f"'{secret}'"):
             text = text.replace(spelt, f'"{MASK}"')
-            if len(secret) >= LONG:
+            if len(secret) >= MIN_MASKED_LENGTH:
                 text = text.replace(spelt[1:-1], MASK)
     return text
 
 
-def differences(changes: Iterable[Change]) -> list[str]:
+def diff_lines(changes: Iterable[FileChange]) -> list[str]:
     """The unified difference of each, with no secret in it."""
     changes = list(changes)
     secrets = {each for change in changes for text in (change.file.text, change.after) for each in secrets_in(text)}
     lines: list[str] = []
     for change in changes:
-        before, after = (masked(text, secrets).expandtabs(4).splitlines() for text in (change.file.text, change.after))
+        before, after = (
+            mask_secrets(text, secrets).expandtabs(4).splitlines() for text in (change.file.text, change.after)
+        )
         name = str(change.file.path)
         lines += difflib.unified_diff(
             before, after, name if change.file.mode is not None else "(new)", name, lineterm=""
@@ -202,7 +204,7 @@ def differences(changes: Iterable[Change]) -> list[str]:
     return lines
 
 
-def may_write(options: argparse.Namespace, count: int, command: str) -> bool:
+def confirm_write(options: argparse.Namespace, count: int, command: str) -> bool:
     """Whether `--yes` was given, or somebody at a terminal says so. Raises: ConfigError where nobody can be asked."""
     if options.yes:
         return True

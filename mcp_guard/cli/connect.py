@@ -3,6 +3,7 @@
 Knows nothing of MCP and reads no configuration: it carries bytes, and starts as fast as Python does.
 """
 
+import argparse
 import os
 import socket
 import threading
@@ -17,12 +18,10 @@ REFUSED = b'{"jsonrpc":"2.0","id":null,"error":{"code":-32001,'
 
 
 def main(arguments: list[str]) -> int:
-    made = Parser(prog="mcp-guard connect", description="Carry MCP to a guard that serves a socket.")
-    made.add_argument("--socket", metavar="PATH", default=os.environ.get(SOCKET_VARIABLE, ""),
-                      help=f"where the guard listens (default: ${SOCKET_VARIABLE})")  # fmt: skip
-    path = made.parse_args(arguments).socket
+    parser = build_parser()
+    path = parser.parse_args(arguments).socket
     if not path:
-        made.error(f"say where the guard listens: --socket PATH, or ${SOCKET_VARIABLE}")
+        parser.error(f"say where the guard listens: --socket PATH, or ${SOCKET_VARIABLE}")
     guard = socket.socket(socket.AF_UNIX)
     try:
         guard.connect(path)
@@ -35,6 +34,13 @@ def main(arguments: list[str]) -> int:
     if not left.is_set():
         raise UpstreamError(f"the guard at `{path}` has ended the conversation", "see what it says where it runs")
     return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="mcp-guard connect", description="Carry MCP to a guard that serves a socket.")
+    parser.add_argument("--socket", metavar="PATH", default=os.environ.get(SOCKET_VARIABLE, ""),
+                      help=f"where the guard listens (default: ${SOCKET_VARIABLE})")  # fmt: skip
+    return parser
 
 
 def carry_in(guard: socket.socket, left: threading.Event) -> None:

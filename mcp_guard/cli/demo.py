@@ -4,6 +4,7 @@ Makes calls that are allowed, denied and approved, shows the receipts, verifies 
 the verification fails. Exits non-zero at the first thing that is not as it should be. All happens in one folder.
 """
 
+import argparse
 import json
 import os
 import shlex
@@ -38,9 +39,7 @@ class Unexpected(Exception):
 
 
 def main(arguments: list[str]) -> int:
-    made = Parser(prog="mcp-guard demo", description="See the guard at work in front of an example CRM.")
-    made.add_argument("--keep", type=Path, metavar="FOLDER", help="leave everything in this new folder, to go on with")
-    keep = made.parse_args(arguments).keep
+    keep = build_parser().parse_args(arguments).keep
     if keep is not None:
         _make(keep)
     started = time.monotonic()
@@ -54,6 +53,14 @@ def main(arguments: list[str]) -> int:
     if keep is not None:
         print(f"all of it is in {keep}: cd {shlex.quote(str(keep))} && mcp-guard log")
     return OK
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="mcp-guard demo", description="See the guard at work in front of an example CRM.")
+    parser.add_argument(
+        "--keep", type=Path, metavar="FOLDER", help="leave everything in this new folder, to go on with"
+    )
+    return parser
 
 
 def _make(folder: Path) -> None:

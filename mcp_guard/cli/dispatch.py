@@ -1,14 +1,19 @@
-"""A list of commands, one module each, of which only the one that is run is imported."""
+"""A table of commands. Only the module of the command that runs is imported."""
 
 import importlib
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import argparse
 
 Commands = Mapping[str, tuple[str, str]]
-"""Name: handler and help.
+"""Name of a command: its handler and its one-line help.
 
-A handler is a module below `mcp_guard.cli`, and after a colon the name of its function if that is not `main`. The
-function takes the arguments and returns the exit code.
+A handler is a module below `mcp_guard.cli`, followed by a colon and the name of the function if that is not `main`. The
+function takes the arguments and returns the exit code. Its parser is what `build_parser` of the same module returns, or
+`build_tail_parser` for a function called `tail`.
 """
 Handler = Callable[[list[str]], int]
 OK, USAGE = 0, 2
@@ -20,11 +25,23 @@ def usage(prog: str, commands: Commands) -> str:
     return "\n".join([f"usage: {prog} COMMAND …   ({prog} COMMAND --help)", "", *rows])
 
 
+def module_of(handler: str) -> str:
+    return f"mcp_guard.cli.{handler.partition(':')[0]}"
+
+
 def load_handler(commands: Commands, name: str) -> Handler:
-    """Import the module of this command, and of no other."""
-    module, _, function = commands[name][0].partition(":")
-    handler: Handler = getattr(importlib.import_module(f"mcp_guard.cli.{module}"), function or "main")
-    return handler
+    """Import the module of this command, and no other."""
+    handler = commands[name][0]
+    function: Handler = getattr(importlib.import_module(module_of(handler)), handler.partition(":")[2] or "main")
+    return function
+
+
+def load_parser(handler: str) -> "argparse.ArgumentParser":
+    """The parser of the command with this handler, which must not be a group of commands."""
+    function = handler.partition(":")[2]
+    name = f"build_{function}_parser" if function else "build_parser"
+    parser: argparse.ArgumentParser = getattr(importlib.import_module(module_of(handler)), name)()
+    return parser
 
 
 def run(prog: str, commands: Commands, words: Sequence[str]) -> int:
@@ -36,14 +53,14 @@ def run(prog: str, commands: Commands, words: Sequence[str]) -> int:
         print(usage(prog, commands))
         return OK
     if words[0] not in commands:
-        wanted = f"{prog} {words[0]}".removeprefix("mcp-guard ")
-        print(f"mcp-guard: no command `{wanted}`\nhint: {nearest(prog, commands, words[0])}", file=sys.stderr)
+        unknown = f"{prog} {words[0]}".removeprefix("mcp-guard ")
+        print(f"mcp-guard: no command `{unknown}`\nhint: {suggest(prog, commands, words[0])}", file=sys.stderr)
         return USAGE
     return load_handler(commands, words[0])(list(words[1:]))
 
 
-def nearest(prog: str, commands: Commands, word: str) -> str:
+def suggest(prog: str, commands: Commands, word: str) -> str:
     import difflib
 
-    near = difflib.get_close_matches(word, commands, 1)
-    return f"did you mean {prog} {near[0]}? {prog} --help lists them" if near else f"{prog} --help"
+    close = difflib.get_close_matches(word, commands, 1)
+    return f"did you mean {prog} {close[0]}? {prog} --help lists them all" if close else f"{prog} --help"

@@ -7,7 +7,7 @@ import socket
 import sys
 
 from mcp_guard.app import CLOCK, ledger_settings
-from mcp_guard.cli.options import add_json, parser
+from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.ledger.approvals.votes import Votes
@@ -16,17 +16,19 @@ from mcp_guard.settings import Settings
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments)
+    options = build_parser().parse_args(arguments)
     settings = load(options.config)
     asyncio.run(serve(settings, options))
     return 0
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    made = parser("inbox", "Serve the page on which approvers look and decide, on this machine only; end with Ctrl-C.")
-    made.add_argument("--open", action="store_true", help="open it in the browser")
-    add_json(made)
-    return made.parse_args(arguments)
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        "inbox", "Serve the page on which approvers look and decide, on this machine only; end with Ctrl-C."
+    )
+    parser.add_argument("--open", action="store_true", help="open it in the browser")
+    add_json(parser)
+    return parser
 
 
 def listen(port: int) -> list[socket.socket]:

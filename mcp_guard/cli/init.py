@@ -5,8 +5,8 @@ import json
 import sys
 from pathlib import Path
 
-from mcp_guard.cli.client_files import at_config
-from mcp_guard.cli.init_templates import Start, files, os_user, person, refuse_to_overwrite
+from mcp_guard.cli.client_files import config_option
+from mcp_guard.cli.init_templates import InitAnswers, initial_files, os_user, person_id, refuse_to_overwrite
 from mcp_guard.cli.options import Parser, add_json
 from mcp_guard.cli.output import steps
 from mcp_guard.config import check
@@ -17,55 +17,60 @@ def main(arguments: list[str]) -> int:
     options = parse(arguments)
     config = options.folder.resolve() / "mcp-guard.toml"
     refuse_to_overwrite(config)
-    start = ask(options)
-    make(config, start)
+    answers = ask(options)
+    make(config, answers)
     if options.json:
-        print(json.dumps({"config": str(config), "written": [str(path) for path in files(config, start)]}))
+        print(json.dumps({"config": str(config), "written": [str(path) for path in initial_files(config, answers)]}))
     else:
-        print("\n".join(report(config, start)))
+        print("\n".join(report(config, answers)))
     return 0
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    made = Parser(prog="mcp-guard init", description="Make the configuration and the first policies of a new guard.")
-    made.add_argument("folder", nargs="?", type=Path, default=Path(), metavar="DIR", help="where (default: here)")
-    mode = made.add_mutually_exclusive_group()
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="mcp-guard init", description="Make the configuration and the first policies of a new guard.")
+    parser.add_argument("folder", nargs="?", type=Path, default=Path(), metavar="DIR", help="where (default: here)")
+    mode = parser.add_mutually_exclusive_group()
     mode.add_argument("--observe", action="store_true", help="decide and record, block nothing (the default)")
     mode.add_argument("--enforce", action="store_true", help="block what no policy permits, from the first call on")
-    made.add_argument("--owner", metavar="NAME", help="who answers for the agent (default: you)")
-    made.add_argument("--approver", metavar="NAME", help="who decides on calls that wait: somebody else")
-    made.add_argument("--agent", default="my-agent", metavar="NAME", help="the agent's name (default: my-agent)")
-    made.add_argument(
+    parser.add_argument("--owner", metavar="NAME", help="who answers for the agent (default: you)")
+    parser.add_argument("--approver", metavar="NAME", help="who decides on calls that wait: somebody else")
+    parser.add_argument("--agent", default="my-agent", metavar="NAME", help="the agent's name (default: my-agent)")
+    parser.add_argument(
         "--unsafe-self-approval", action="store_true", help="the owner may approve their own agent's calls"
     )
-    made.add_argument("--yes", action="store_true", help="do not ask; take the defaults")
-    add_json(made)
-    options = made.parse_args(arguments)
+    parser.add_argument("--yes", action="store_true", help="do not ask; take the defaults")
+    add_json(parser)
+    return parser
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = build_parser()
+    options = parser.parse_args(arguments)
     for name in ("owner", "approver", "agent"):
-        if getattr(options, name) is not None and not person(getattr(options, name)):
-            made.error(f"--{name} must be a name")
+        if getattr(options, name) is not None and not person_id(getattr(options, name)):
+            parser.error(f"--{name} must be a name")
     return options
 
 
-def ask(options: argparse.Namespace) -> Start:
+def ask(options: argparse.Namespace) -> InitAnswers:
     """What is not said is asked at a terminal; elsewhere, or with --yes, it is the default."""
     asks = sys.stdin.isatty() and not options.yes and not options.json
-    owner = person(
+    owner = person_id(
         options.owner or (asks and answer("who owns the agent, and answers for it?", os_user())) or os_user()
     )
     approver = options.approver or (asks and answer("who approves its calls? best somebody else", owner)) or owner
-    return Start(options.agent, owner, approver.strip(), options.enforce, options.unsafe_self_approval)
+    return InitAnswers(options.agent, owner, approver.strip(), options.enforce, options.unsafe_self_approval)
 
 
 def answer(question: str, default: str) -> str:
     print(f"{question} [{default}] ", end="", flush=True)
     said = sys.stdin.readline().strip()
-    return said if person(said) else default
+    return said if person_id(said) else default
 
 
-def make(config: Path, start: Start) -> None:
+def make(config: Path, answers: InitAnswers) -> None:
     """Write the files. Raises: ConfigError."""
-    texts = files(config, start)
+    texts = initial_files(config, answers)
     check(texts[config], config)
     for path, text in texts.items():
         try:
@@ -76,26 +81,26 @@ def make(config: Path, start: Start) -> None:
             raise ConfigError(f"cannot write `{path}`: {error.strerror}", "check the folder") from None
 
 
-def report(config: Path, start: Start) -> list[str]:
-    at = at_config(config)
-    mode = "enforce: what no policy permits is blocked" if start.enforces else "observe: nothing is blocked"
-    lines = [f"wrote {path}" for path in files(config, start)]
-    lines += [f"agent `{start.agent}`, owned by {start.owner}; approver {start.approver}; mode {mode}"]
-    if start.is_alone and start.unsafe_self_approval:
-        lines += [f"note: {start.owner} owns the agent and approves its calls: nobody else looks at them"]
-    elif start.is_alone:
+def report(config: Path, answers: InitAnswers) -> list[str]:
+    at = config_option(config)
+    mode = "enforce: what no policy permits is blocked" if answers.enforces else "observe: nothing is blocked"
+    lines = [f"wrote {path}" for path in initial_files(config, answers)]
+    lines += [f"agent `{answers.agent}`, owned by {answers.owner}; approver {answers.approver}; mode {mode}"]
+    if answers.is_alone and answers.unsafe_self_approval:
+        lines += [f"note: {answers.owner} owns the agent and approves its calls: nobody else looks at them"]
+    elif answers.is_alone:
         lines += [
-            f"note: {start.owner} owns the agent and is its only approver, and nobody approves what their own agent",
+            f"note: {answers.owner} owns the agent and is its only approver, and nobody approves what their own agent",
             "      asks for: as it stands, a call that waits can only lapse. Before you enforce, name another",
             "      person in [approvers] and [routes], or set unsafe_self_approval = true there and approve your own.",
         ]
-    return [*lines, "next:", *steps(next_steps(start, at))]
+    return [*lines, "next:", *steps(next_steps(answers, at))]
 
 
-def next_steps(start: Start, at: str) -> list[tuple[str, str]]:
+def next_steps(answers: InitAnswers, at: str) -> list[tuple[str, str]]:
     return [
         (f"mcp-guard wrap{at}", "put the servers of an MCP client behind the guard"),
         (f"mcp-guard policy validate{at}", "check the policies against their tools"),
-        (f"mcp-guard approvers add {start.approver_id}{at}", "a key for who approves, sealed with a passphrase"),
+        (f"mcp-guard approvers add {answers.approver_id}{at}", "a key for who approves, sealed with a passphrase"),
         (f"mcp-guard doctor{at}", "look for what is wrong, and what mends it"),
     ]

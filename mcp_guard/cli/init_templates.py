@@ -53,7 +53,7 @@ forbid (
 
 
 @dataclass(frozen=True, slots=True)
-class Start:
+class InitAnswers:
     """The few things that a new guard must be told. `approver` is how receipts print them."""
 
     agent: str
@@ -68,37 +68,37 @@ class Start:
 
     @property
     def approver_id(self) -> str:
-        return person(self.approver)
+        return person_id(self.approver)
 
 
-def person(name: str) -> str:
+def person_id(name: str) -> str:
     """How a person is named in the configuration: the same however they are spelt."""
     return re.sub(r"[^\w.@-]+", "-", name.strip().lower()).strip("-")
 
 
 def os_user() -> str:
     try:
-        return person(getpass.getuser()) or "me"
+        return person_id(getpass.getuser()) or "me"
     except (OSError, KeyError):
         return "me"
 
 
-def files(config: Path, start: Start) -> dict[Path, str]:
+def initial_files(config: Path, answers: InitAnswers) -> dict[Path, str]:
     """The files of a new guard, with their texts."""
-    return {config: config_text(start), config.parent / POLICIES / FIRST: FIRST_POLICIES}
+    return {config: config_text(answers), config.parent / POLICIES / FIRST: FIRST_POLICIES}
 
 
 def refuse_to_overwrite(config: Path) -> None:
     """Raises: ConfigError."""
-    for path in files(config, Start("", "", "")):
+    for path in initial_files(config, InitAnswers("", "", "")):
         if path.exists():
             raise ConfigError(f"`{path}` is there already", "mcp-guard doctor looks at it; or name another folder")
 
 
-def config_text(start: Start) -> str:
-    mode = "enforce" if start.enforces else "observe"
-    self_approval = "" if start.unsafe_self_approval else "# "
-    alone = ALONE if start.is_alone else ""
+def config_text(answers: InitAnswers) -> str:
+    mode = "enforce" if answers.enforces else "observe"
+    self_approval = "" if answers.unsafe_self_approval else "# "
+    alone = ALONE if answers.is_alone else ""
     return f"""\
 # The configuration of a guard. config.example.toml of mcp-guard explains every key.
 
@@ -107,17 +107,17 @@ policies = "{POLICIES}"                # a folder of *.cedar files
 mode = "{mode}"                     # "observe" decides and records, and blocks nothing; "enforce" also blocks
 
 # The program that calls tools. Its owner answers for it, and can never approve its calls.
-[agents.{toml_key(start.agent)}]
-owner = {toml_string(start.owner)}
+[agents.{toml_key(answers.agent)}]
+owner = {toml_string(answers.owner)}
 groups = ["agents"]                  # policies say: principal in Group::"agents"
 
-# A person who decides on calls that wait, with a key of their own: mcp-guard approvers add {start.approver_id}
-[approvers.{toml_key(start.approver_id)}]
-name = {toml_string(start.approver)}
+# A person who decides on calls that wait, with a key of their own: mcp-guard approvers add {answers.approver_id}
+[approvers.{toml_key(answers.approver_id)}]
+name = {toml_string(answers.approver)}
 
 # Where @require_approval("{ROUTE}") in a policy sends a call.
 {alone}[routes.{ROUTE}]
-approvers = [{toml_string(start.approver_id)}]
+approvers = [{toml_string(answers.approver_id)}]
 {self_approval}unsafe_self_approval = true        # the agent's owner may approve too: nobody else looks
 
 # The MCP servers behind the guard. `mcp-guard wrap` moves those of a client here; or write them:

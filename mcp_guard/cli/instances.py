@@ -24,16 +24,16 @@ SCOPES = ("instance", "agent", "user")
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments)
+    options = build_parser().parse_args(arguments)
     settings = load(options.config)
     writer = open_writer(ledger_settings(settings), CLOCK)
     verbs = {"list": show, "issue": issue, "delegate": delegate, "revoke": revoke}
     return verbs[options.verb](writer, settings, options)
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    made = Parser(prog="mcp-guard instances", description="Runs of agents, and their credentials.")
-    verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="mcp-guard instances", description="Runs of agents, and their credentials.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     listing = verbs.add_parser("list", help="the instances that are alive")
     listing.add_argument("--all", action="store_true", help="those that have ended, too")
     issuing = verbs.add_parser("issue", help="a credential for one run; printed, once")
@@ -43,7 +43,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     delegating.add_argument("parent", metavar="INSTANCE")
     for verb in (issuing, delegating):
         verb.add_argument("--ticket", metavar="TICKET", help="the ticket that the run is for")
-        verb.add_argument("--reason", metavar="TEXT", help="why it is made")
+        verb.add_argument("--reason", metavar="TEXT", help="why it is parser")
         verb.add_argument(
             "--ttl", type=_seconds, metavar="TIME", help="how long it lasts: 900, 30m, 1h (default: agent's)"
         )
@@ -62,7 +62,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for verb in (listing, issuing, delegating, revoking):
         add_config(verb)
         add_json(verb)
-    return made.parse_args(arguments)
+    return parser
 
 
 def _seconds(text: str) -> int:

@@ -17,15 +17,15 @@ from mcp_guard.storage.sqlite import open_store, reading
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments)
+    options = build_parser().parse_args(arguments)
     settings = load(options.config)
     verbs = {"list": show, "rotate": rotate, "replace": replace}
     return verbs[options.verb](settings, options)
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    made = Parser(prog="mcp-guard keys", description="The keys that the ledger is signed with.")
-    verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="mcp-guard keys", description="The keys that the ledger is signed with.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     listing = verbs.add_parser("list", help="the keys so far, oldest first, and which receipts each has signed")
     rotating = verbs.add_parser("rotate", help="put a new key in force, for which the old one vouches")
     replacing = verbs.add_parser("replace", help="put a new key in force without the old one's signature")
@@ -35,7 +35,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for verb in (listing, rotating, replacing):
         add_config(verb)
         add_json(verb)
-    return made.parse_args(arguments)
+    return parser
 
 
 def show(settings: Settings, options: argparse.Namespace) -> int:

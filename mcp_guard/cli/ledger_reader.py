@@ -14,7 +14,7 @@ from mcp_guard.storage.sqlite import ReceiptRow, Store, open_store, reading
 Receipt = dict[str, Any]
 
 
-def parser(command: str, about: str) -> argparse.ArgumentParser:
+def make_ledger_parser(command: str, about: str) -> argparse.ArgumentParser:
     """A parser with `--config`, `--ledger` and `--json`."""
     made = Parser(prog=f"mcp-guard {command}", description=about)
     add_config(made)

@@ -1,9 +1,10 @@
 """`mcp-guard log`: list receipts."""
 
+import argparse
 import json
 import time
 
-from mcp_guard.cli.ledger_reader import Receipt, latest, newer, open_for_reading, parser
+from mcp_guard.cli.ledger_reader import Receipt, latest, make_ledger_parser, newer, open_for_reading
 from mcp_guard.cli.output import print_table, printable
 from mcp_guard.core.receipt import KINDS, attribution
 
@@ -11,12 +12,7 @@ HEADINGS = ("seq", "time", "kind", "agent", "tool", "outcome", "what")
 
 
 def main(arguments: list[str]) -> int:
-    made = parser("log", "List the latest receipts, oldest first.")
-    made.add_argument("--last", type=int, default=20, metavar="N", help="how many (default 20)")
-    made.add_argument("--kind", choices=KINDS, metavar="KIND", help="only of this kind, such as intent or decision")
-    for name in ("instance", "call", "agent", "tool"):
-        made.add_argument(f"--{name}", metavar=name.upper(), help=f"only of this {name}")
-    options = made.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     wanted = {n: v for n in ("instance", "call", "kind", "agent", "tool") if (v := getattr(options, n)) is not None}
     receipts = latest(open_for_reading(options), options.last, wanted)
     if options.json:
@@ -24,6 +20,15 @@ def main(arguments: list[str]) -> int:
     else:
         print_table(HEADINGS, map(row, receipts))
     return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_ledger_parser("log", "List the latest receipts, oldest first.")
+    parser.add_argument("--last", type=int, default=20, metavar="N", help="how many (default 20)")
+    parser.add_argument("--kind", choices=KINDS, metavar="KIND", help="only of this kind, such as intent or decision")
+    for name in ("instance", "call", "agent", "tool"):
+        parser.add_argument(f"--{name}", metavar=name.upper(), help=f"only of this {name}")
+    return parser
 
 
 def row(receipt: Receipt) -> list[object]:
@@ -87,10 +92,7 @@ POLL_SECONDS = 0.25
 
 
 def tail(arguments: list[str]) -> int:
-    made = parser("tail", "Print each receipt as it is written; end with Ctrl-C.")
-    made.add_argument("--last", type=int, default=10, metavar="N", help="begin with the last N (default 10)")
-    made.add_argument("--until", choices=KINDS, metavar="KIND", help="end after a receipt of this kind")
-    options = made.parse_args(arguments)
+    options = build_tail_parser().parse_args(arguments)
     store = open_for_reading(options)
     receipts, seq = latest(store, options.last, {}) if options.last else [], -1
     if not options.last:
@@ -105,3 +107,10 @@ def tail(arguments: list[str]) -> int:
         receipts = list(newer(store, seq))
         if not receipts:
             time.sleep(POLL_SECONDS)
+
+
+def build_tail_parser() -> argparse.ArgumentParser:
+    parser = make_ledger_parser("tail", "Print each receipt as it is written; end with Ctrl-C.")
+    parser.add_argument("--last", type=int, default=10, metavar="N", help="begin with the last N (default 10)")
+    parser.add_argument("--until", choices=KINDS, metavar="KIND", help="end after a receipt of this kind")
+    return parser

@@ -16,7 +16,7 @@ class Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {message}\nhint: {self.prog} --help\n")
 
 
-def parser(command: str, about: str) -> argparse.ArgumentParser:
+def make_parser(command: str, about: str) -> argparse.ArgumentParser:
     """A parser with `--config`."""
     made = Parser(prog=f"mcp-guard {command}", description=about)
     add_config(made)

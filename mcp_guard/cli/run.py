@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
 
 def read(arguments: list[str]) -> "tuple[Settings, Words, int | None]":
     """The configuration, what is said of this run, and where a launch code is to be read. Raises: ConfigError."""
-    options = parse(arguments)
+    options = build_parser().parse_args(arguments)
     spare_imports()
     from mcp_guard.config import load
 
@@ -47,13 +47,15 @@ def read(arguments: list[str]) -> "tuple[Settings, Words, int | None]":
     return load(options.config), words, options.launch_fd
 
 
-def parse(arguments: list[str]) -> "argparse.Namespace":
-    from mcp_guard.cli.options import add_launch, parser
+def build_parser() -> "argparse.ArgumentParser":
+    from mcp_guard.cli.options import add_launch, make_parser
 
-    made = parser("run", "Serve one MCP client on stdin and stdout, as a new instance of an enrolled agent.")
-    add_launch(made)
-    made.add_argument("--launch-fd", type=int, metavar="FD", help=f"read a launch code here (else: ${LAUNCH_VARIABLE})")
-    return made.parse_args(arguments)
+    parser = make_parser("run", "Serve one MCP client on stdin and stdout, as a new instance of an enrolled agent.")
+    add_launch(parser)
+    parser.add_argument(
+        "--launch-fd", type=int, metavar="FD", help=f"read a launch code here (else: ${LAUNCH_VARIABLE})"
+    )
+    return parser
 
 
 def spare_imports() -> None:

@@ -16,14 +16,14 @@ from mcp_guard.upstream.secrets import MAX_BYTES, read_secret, remove_from_keyri
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments)
+    options = build_parser().parse_args(arguments)
     verbs = {"list": show, "set": put, "remove": remove}
     return verbs[options.verb](options)
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    made = Parser(prog="mcp-guard secrets", description="Where secrets are; never what they are.")
-    verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="mcp-guard secrets", description="Where secrets are; never what they are.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     listing = verbs.add_parser("list", help="the places that the configuration names, and whether a secret is there")
     add_config(listing)
     setting = verbs.add_parser("set", help="keep a secret in the keyring; it is asked for, or read from standard input")
@@ -32,7 +32,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         verb.add_argument("entry", metavar="SERVICE/NAME")
     for verb in (listing, setting, removing):
         add_json(verb)
-    return made.parse_args(arguments)
+    return parser
 
 
 def places(settings: Settings) -> Iterator[tuple[str, SecretPlace]]:

@@ -1,9 +1,10 @@
 """`mcp-guard show`: the story of one call, from its receipts."""
 
+import argparse
 import json
 from typing import Any
 
-from mcp_guard.cli.ledger_reader import Receipt, open_for_reading, parser, read_receipt
+from mcp_guard.cli.ledger_reader import Receipt, make_ledger_parser, open_for_reading, read_receipt
 from mcp_guard.cli.output import print_lines
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import attribution
@@ -11,20 +12,26 @@ from mcp_guard.storage.sqlite import Store, reading
 
 
 def main(arguments: list[str]) -> int:
-    made = parser("show", "Tell the story of one call: who did what, why, who let them, and what came of it.")
-    made.add_argument(
-        "what", nargs="?", metavar="SEQ|CALL", help="a receipt's number, or a call's id (default: the last)"
-    )
-    options = made.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     store = open_for_reading(options)
     with reading(store.path):
-        receipts = find(store, options.what or last_call(store))
+        receipts = find_receipts(store, options.what or last_call(store))
         payloads = {str(receipt["seq"]): read_payloads(store, receipt["seq"]) for receipt in receipts}
     if options.json:
         print(json.dumps({"receipts": receipts, "payloads": payloads}, indent=2, ensure_ascii=False))
         return 0
     print_lines(story(receipts, payloads))
     return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_ledger_parser(
+        "show", "Tell the story of one call: who did what, why, who let them, and what came of it."
+    )
+    parser.add_argument(
+        "what", nargs="?", metavar="SEQ|CALL", help="a receipt's number, or a call's id (default: the last)"
+    )
+    return parser
 
 
 def last_call(store: Store) -> str:
@@ -35,7 +42,7 @@ def last_call(store: Store) -> str:
     return found
 
 
-def find(store: Store, what: str) -> list[Receipt]:
+def find_receipts(store: Store, what: str) -> list[Receipt]:
     """All receipts of a call and of the approval it asked for or used, or the one receipt that belongs to no call.
 
     Raises: LedgerError.

@@ -1,5 +1,6 @@
 """`mcp-guard status`: the ledger and its head, the policies, who is running, what waits, what was called last."""
 
+import argparse
 import json
 import sys
 import time
@@ -11,13 +12,13 @@ from typing import Any
 
 from mcp_guard.app import CLOCK
 from mcp_guard.cli.approvals import left
-from mcp_guard.cli.ledger_reader import Receipt, ledger_path, parser
+from mcp_guard.cli.ledger_reader import Receipt, ledger_path, make_ledger_parser
 from mcp_guard.cli.log import row as receipt_row
 from mcp_guard.cli.output import print_lines, print_table, printable
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import format_time
-from mcp_guard.diagnostics.checks import Pending
-from mcp_guard.diagnostics.state_folder import Examined, examine_folder
+from mcp_guard.diagnostics.checks import PendingApproval
+from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
 from mcp_guard.ledger.open import GUARDS
 from mcp_guard.storage.inspection import latest_receipts, open_read_only
 from mcp_guard.storage.keys import WitnessedCheckpoint
@@ -31,28 +32,26 @@ BAD_ENDINGS = ("upstream_error", "timeout", "unknown")
 
 
 def main(arguments: list[str]) -> int:
-    made = parser("status", "Say what stands in the ledger, who is running, what waits, and what was called last.")
-    made.add_argument("--last", type=int, default=5, metavar="N", help="how many of the last calls (default 5)")
-    options = made.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     path = ledger_path(options)
-    examined = examine_folder(path.parent)
-    if examined.file is None or examined.contents is None:
+    state = inspect_state_folder(path.parent)
+    if state.file is None or state.contents is None:
         raise LedgerError(
-            examined.failure or f"no ledger at `{path}`", examined.hint or "run the guard once; mcp-guard doctor"
+            state.failure or f"no ledger at `{path}`", state.hint or "run the guard once; mcp-guard doctor"
         )
     receipts = [json.loads(body) for body in latest_receipts(path, LATELY)]
     calls = [each for each in receipts if each["kind"] in ("intent", "decision") and not each.get("purpose")]
     calls = calls[-options.last :] if options.last > 0 else []
     if options.json:
-        print(json.dumps(as_json(path, examined, receipts, calls), indent=2, ensure_ascii=False))
+        print(json.dumps(as_json(path, state, receipts, calls), indent=2, ensure_ascii=False))
         return 0
-    now, running = CLOCK.wall(), [guard for guard, alive in examined.guards if alive]
-    print(say_ledger(path, examined))
-    print_lines(say_head(read_head(path), examined.contents.checkpoint_fits, examined.contents.key_id, now))
+    now, running = CLOCK.wall(), [guard for guard, alive in state.guards if alive]
+    print(say_ledger(path, state))
+    print_lines(say_head(read_head(path), state.contents.checkpoint_fits, state.contents.key_id, now))
     print(say_policies(receipts))
     print(f"guards: {len(running)} running" + (f" ({', '.join(running)})" if running else ""))
-    print(f"approvals: {len(examined.pending)} pending" + (": mcp-guard approvals show ID" if examined.pending else ""))
-    print_lines(f"  {say_pending(each, now)}" for each in examined.pending)
+    print(f"approvals: {len(state.pending)} pending" + (": mcp-guard approvals show ID" if state.pending else ""))
+    print_lines(f"  {say_pending(each, now)}" for each in state.pending)
     for line in say_circuits(circuits(path, running)):
         print(line)
     for server, endings in troubles(receipts).items():
@@ -63,10 +62,18 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def say_ledger(path: Path, examined: Examined) -> str:
-    assert examined.contents is not None
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_ledger_parser(
+        "status", "Say what stands in the ledger, who is running, what waits, and what was called last."
+    )
+    parser.add_argument("--last", type=int, default=5, metavar="N", help="how many of the last calls (default 5)")
+    return parser
+
+
+def say_ledger(path: Path, state: StateFolder) -> str:
+    assert state.contents is not None
     size = path.stat().st_size / (1024 * 1024)
-    return f"ledger: {examined.contents.size} receipts, {size:.1f} MiB, `{path}`"
+    return f"ledger: {state.contents.size} receipts, {size:.1f} MiB, `{path}`"
 
 
 def say_policies(receipts: list[Receipt]) -> str:
@@ -83,7 +90,7 @@ def policies_of(receipts: list[Receipt]) -> tuple[str | None, str | None]:
     return (str(versions[-1]) if versions else None), (str(modes[-1]) if modes else None)
 
 
-def say_pending(pending: Pending, now: int) -> str:
+def say_pending(pending: PendingApproval, now: int) -> str:
     held = pending.approval
     who = f"{held.subject['tool']} by {held.subject['agent']}, on {', '.join(held.routes)}"
     return f"{held.id}: {who}, {left(held.expires, now)} left"
@@ -123,19 +130,19 @@ def troubles(receipts: list[Receipt]) -> Mapping[str, Mapping[str, int]]:
     return found
 
 
-def as_json(path: Path, examined: Examined, receipts: list[Receipt], calls: list[Receipt]) -> Mapping[str, Any]:
-    assert examined.contents is not None
+def as_json(path: Path, state: StateFolder, receipts: list[Receipt], calls: list[Receipt]) -> Mapping[str, Any]:
+    assert state.contents is not None
     return {
         "ledger": str(path),
-        "receipts": examined.contents.size,
+        "receipts": state.contents.size,
         "bytes": path.stat().st_size,
-        "head": head_as_json(read_head(path), examined.contents.checkpoint_fits, examined.contents.key_id),
+        "head": head_as_json(read_head(path), state.contents.checkpoint_fits, state.contents.key_id),
         "policies": dict(zip(("version", "mode"), policies_of(receipts), strict=True)),
-        "guards": [guard for guard, alive in examined.guards if alive],
-        "pending": [each.approval.id for each in examined.pending],
+        "guards": [guard for guard, alive in state.guards if alive],
+        "pending": [each.approval.id for each in state.pending],
         "calls": calls,
         "troubles": troubles(receipts),
-        "upstreams": circuits(path, [guard for guard, alive in examined.guards if alive]),
+        "upstreams": circuits(path, [guard for guard, alive in state.guards if alive]),
     }
 
 
@@ -148,7 +155,7 @@ DAY = 86400 * 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Head:
+class HeadStatus:
     """`key_since` and the times of what was verified and witnessed are microseconds; `verified` is (time, receipts)."""
 
     receipts: int
@@ -157,7 +164,7 @@ class Head:
     witnessed: tuple[WitnessedCheckpoint, ...]
 
 
-def remember(ledger: Path, report: Report) -> None:
+def note_verification(ledger: Path, report: Report) -> None:
     """Note that the whole ledger was verified. Says so if the folder takes no note, and goes on."""
     note = {"at": time.time_ns() // 1000, "receipts": report.receipts}
     try:
@@ -166,13 +173,15 @@ def remember(ledger: Path, report: Report) -> None:
         print(f"mcp-guard: mcp-guard status will not know of this: {error}", file=sys.stderr)
 
 
-def read_head(ledger: Path) -> Head:
+def read_head(ledger: Path) -> HeadStatus:
     """Raises: LedgerError."""
     with open_read_only(ledger) as store:
         keys = store.guard_keys()
         first = store.receipt(keys[-1].since) if keys else None
         since = first.at if first else None
-        return Head(store.head().size, since, _verified(ledger.with_name(NOTE)), tuple(store.witnessed().values()))
+        return HeadStatus(
+            store.head().size, since, _verified(ledger.with_name(NOTE)), tuple(store.witnessed().values())
+        )
 
 
 def _verified(note: Path) -> tuple[int, int] | None:
@@ -183,7 +192,7 @@ def _verified(note: Path) -> tuple[int, int] | None:
         return None
 
 
-def say_head(head: Head, is_signed: bool | None, key: str, now: int) -> list[str]:
+def say_head(head: HeadStatus, is_signed: bool | None, key: str, now: int) -> list[str]:
     said = {None: "no receipt yet", False: "not signed as it stands: mcp-guard doctor", True: f"signed with key {key}"}
     age = f", in force since {_day(head.key_since)} ({_days(now - head.key_since)})" if head.key_since else ""
     verified = "never here: mcp-guard verify"
@@ -199,7 +208,7 @@ def say_head(head: Head, is_signed: bool | None, key: str, now: int) -> list[str
     ]
 
 
-def head_as_json(head: Head, is_signed: bool | None, key: str) -> dict[str, object]:
+def head_as_json(head: HeadStatus, is_signed: bool | None, key: str) -> dict[str, object]:
     verified = {"at": format_time(head.verified[0]), "receipts": head.verified[1]} if head.verified else None
     return {
         "signed": is_signed,

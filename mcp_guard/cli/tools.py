@@ -26,7 +26,7 @@ SHORT = slice(7, 19)
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class ToolEntry:
     """One tool: the definition in force, and the latest that is not, if an operator may decide on it."""
 
     name: str
@@ -46,7 +46,7 @@ class Entry:
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments)
+    options = build_parser().parse_args(arguments)
     settings = load(options.config)
     writer = open_writer(ledger_settings(settings), CLOCK)
     if options.verb == "list" and options.now:
@@ -55,9 +55,9 @@ def main(arguments: list[str]) -> int:
     return verbs[options.verb](writer, options)
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    made = Parser(prog="mcp-guard tools", description="The definitions of the upstreams' tools.")
-    verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="mcp-guard tools", description="The definitions of the upstreams' tools.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     listing = verbs.add_parser("list", help="every tool ever seen, its state, and what is suspect")
     showing = verbs.add_parser("show", help="a tool's definition, the latest or the one of a hash")
     diffing = verbs.add_parser("diff", help="what a tool's definition changed since it was pinned, word by word")
@@ -73,26 +73,26 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     for verb in (listing, showing, diffing, accepting, refusing):
         add_config(verb)
         add_json(verb)
-    return made.parse_args(arguments)
+    return parser
 
 
 # Reading
 
 
-def entries(writer: Writer) -> dict[str, Entry]:
+def entries(writer: Writer) -> dict[str, ToolEntry]:
     rows: dict[str, list[Pin]] = {}
     for row in writer.read(lambda store: store.pins()):
         rows.setdefault(listed_name(row.upstream, row.tool), []).append(row)
     return {name: _entry(name, rows[name]) for name in sorted(rows)}
 
 
-def _entry(name: str, rows: list[Pin]) -> Entry:
+def _entry(name: str, rows: list[Pin]) -> ToolEntry:
     pinned = next((row for row in rows if row.state is PinState.PINNED), None)
     waiting = next((row for row in reversed(rows) if row.state is PinState.QUARANTINED), None)
-    return Entry(name, pinned, waiting, tuple(rows))
+    return ToolEntry(name, pinned, waiting, tuple(rows))
 
 
-def findings(known: dict[str, Entry]) -> dict[str, tuple[DefinitionFinding, ...]]:
+def findings(known: dict[str, ToolEntry]) -> dict[str, tuple[DefinitionFinding, ...]]:
     """What is suspect of each tool's latest definition, beside the others'."""
     latest = {name: entry.latest for name, entry in known.items()}
     return definition_checks.check_tools(
@@ -100,7 +100,7 @@ def findings(known: dict[str, Entry]) -> dict[str, tuple[DefinitionFinding, ...]
     )
 
 
-def find(writer: Writer, word: str) -> tuple[Entry, Pin | None]:
+def find_definition(writer: Writer, word: str) -> tuple[ToolEntry, Pin | None]:
     """The tool, and the definition that the word names by its hash. Raises: ApprovalError."""
     name, _, hash = word.partition("@")
     known = entries(writer)
@@ -129,7 +129,7 @@ def show_all(writer: Writer, options: argparse.Namespace) -> int:
     return 0
 
 
-def _as_json(entry: Entry, found: tuple[DefinitionFinding, ...]) -> Json:
+def _as_json(entry: ToolEntry, found: tuple[DefinitionFinding, ...]) -> Json:
     return {
         "tool": entry.name,
         "state": entry.state,
@@ -142,7 +142,7 @@ def _as_json(entry: Entry, found: tuple[DefinitionFinding, ...]) -> Json:
 
 
 def show(writer: Writer, options: argparse.Namespace) -> int:
-    entry, named = find(writer, options.name)
+    entry, named = find_definition(writer, options.name)
     pin = named or entry.latest
     found = findings(entries(writer))[entry.name] if pin == entry.latest else ()
     if options.json:
@@ -160,7 +160,7 @@ def _said(found: tuple[DefinitionFinding, ...]) -> list[str]:
 
 
 def show_diff(writer: Writer, options: argparse.Namespace) -> int:
-    entry, named = find(writer, options.name)
+    entry, named = find_definition(writer, options.name)
     after = named or entry.latest
     before = entry.pinned
     differences = definition_diff.compare_definitions(before.definition if before else {}, after.definition)
@@ -175,7 +175,7 @@ def show_diff(writer: Writer, options: argparse.Namespace) -> int:
     return 0
 
 
-def print_diff(entry: Entry, after: Pin, found: tuple[DefinitionFinding, ...]) -> None:
+def print_diff(entry: ToolEntry, after: Pin, found: tuple[DefinitionFinding, ...]) -> None:
     """Everything that an operator must see before they accept."""
     before = entry.pinned.definition if entry.pinned else {}
     since = f"pinned {entry.pinned.hash[SHORT]}" if entry.pinned else "never pinned"
@@ -208,17 +208,17 @@ def refuse(writer: Writer, options: argparse.Namespace) -> int:
     return _done(options.names)
 
 
-def _shown(writer: Writer, word: str, wanted: tuple[str, PinState]) -> tuple[Entry, Pin]:
+def _shown(writer: Writer, word: str, wanted: tuple[str, PinState]) -> tuple[ToolEntry, Pin]:
     """The definition that is meant: the one named, else the one that waits, else, to refuse, the one in force."""
     verb, already = wanted
-    entry, named = find(writer, word)
+    entry, named = find_definition(writer, word)
     pin = named or entry.waiting or (entry.pinned if verb == "refuse" else None)
     if pin is None or pin.state is already:
         raise ApprovalError(f"`{entry.name}` has no definition to {verb}: it is {entry.state}", "mcp-guard tools list")
     return entry, pin
 
 
-def _look(unseen: list[tuple[Entry, Pin]], options: argparse.Namespace) -> None:
+def _look(unseen: list[tuple[ToolEntry, Pin]], options: argparse.Namespace) -> None:
     """What is accepted was shown: named by its hash, or shown now. Raises: ApprovalError."""
     if not unseen:
         return
@@ -232,7 +232,7 @@ def _look(unseen: list[tuple[Entry, Pin]], options: argparse.Namespace) -> None:
         raise ApprovalError("nothing was accepted", "mcp-guard tools refuse TOOL, if it must stay out")
 
 
-def _say(options: argparse.Namespace, entry: Entry, pin: Pin, what: str) -> None:
+def _say(options: argparse.Namespace, entry: ToolEntry, pin: Pin, what: str) -> None:
     about = {"tool": entry.name, "hash": pin.hash, "state": str(pin.state), "receipt": pin.receipt}
     print(json.dumps(about) if options.json else f"{entry.name}@{pin.hash[SHORT]} {what} (receipt {pin.receipt})")
 

@@ -7,13 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from mcp_guard.cli.client_files import (
-    Change,
-    arguments_of,
-    differences,
+    FileChange,
+    confirm_write,
+    diff_lines,
     find_spot,
-    look,
-    may_write,
-    said_again,
+    make_client_parser,
+    read_servers,
+    repeat_command,
     this_host,
 )
 from mcp_guard.cli.output import print_lines
@@ -29,46 +29,48 @@ from mcp_guard.upstream.secrets import from_keyring, remove_from_keyring
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments)
-    config = which_guard(options)
+    options = build_parser().parse_args(arguments)
+    config = find_config(options)
     settings = load(config)
     records = WrapRecords(settings.state_dir / "clients")
-    job = make_job(options, records, read_file(config), settings.policies)
+    operation = plan_unwrap(options, records, read_file(config), settings.policies)
     if not options.json:
-        print_lines([f"{find_client(job.wraps[0].client).title}: {job.wraps[0].path}"])
-        print_lines([*(f"  {name}: as it was" for name in job.names), *(f"note: {note}" for note in job.notes), ""])
-        print_lines(differences(job.changes))
+        print_lines([f"{find_client(operation.wraps[0].client).title}: {operation.wraps[0].path}"])
+        print_lines(
+            [*(f"  {name}: as it was" for name in operation.names), *(f"note: {note}" for note in operation.notes), ""]
+        )
+        print_lines(diff_lines(operation.changes))
     if options.dry_run:
-        return finish(job, written=False)
-    if not may_write(options, len(job.changes), said_again("unwrap", options, job.wraps[0].client)):
+        return finish(operation, written=False)
+    if not confirm_write(options, len(operation.changes), repeat_command("unwrap", options, operation.wraps[0].client)):
         return 1
-    put_in_place(job)
-    return finish(job, written=True)
+    put_in_place(operation)
+    return finish(operation, written=True)
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    return arguments_of("unwrap", "Give a client its servers back. Shows what changes, and asks.").parse_args(arguments)
+def build_parser() -> argparse.ArgumentParser:
+    return make_client_parser("unwrap", "Give a client its servers back. Shows what changes, and asks.")
 
 
-def which_guard(options: argparse.Namespace) -> Path:
+def find_config(options: argparse.Namespace) -> Path:
     """The configuration that is named, or is here; else the one that the client's entry of the guard names."""
     config: Path = options.config.resolve()
     if not config.exists() and (options.client or options.file):
-        found = look(find_spot(options, this_host()))
+        found = read_servers(find_spot(options, this_host()))
         named = [found.spot.folder / guard.config for guard in found.guards if guard.config] if found else []
         return named[0].resolve() if named else config
     return config
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class UnwrapOperation:
     """`wraps` are the records that go, `heirs` those that take over sections which they use too."""
 
     options: argparse.Namespace
     records: WrapRecords
     wraps: tuple[WrapRecord, ...]
     heirs: tuple[WrapRecord, ...]
-    changes: list[Change]
+    changes: list[FileChange]
     entries: tuple[str, ...]
     """Entries of the keyring that nothing needs any more."""
     notes: tuple[str, ...]
@@ -78,7 +80,9 @@ class Job:
         return [name for record in self.wraps for name in record.wrapped]
 
 
-def choose(options: argparse.Namespace, records: WrapRecords) -> tuple[tuple[WrapRecord, ...], list[WrapRecord]]:
+def choose_records(
+    options: argparse.Namespace, records: WrapRecords
+) -> tuple[tuple[WrapRecord, ...], list[WrapRecord]]:
     """The wraps of one client's servers, and all others. Raises: ConfigError."""
     standing = records.standing()
     found = {(record.path, record.key): record for record in standing if is_meant(record, options)}
@@ -108,9 +112,11 @@ def is_meant(record: WrapRecord, options: argparse.Namespace) -> bool:
     )
 
 
-def make_job(options: argparse.Namespace, records: WrapRecords, config: FileSnapshot, policies: Path) -> Job:
+def plan_unwrap(
+    options: argparse.Namespace, records: WrapRecords, config: FileSnapshot, policies: Path
+) -> UnwrapOperation:
     """Raises: ConfigError."""
-    wraps, others = choose(options, records)
+    wraps, others = choose_records(options, records)
     client = read_file(Path(wraps[0].path), missing_ok=True)
     if client.mode is None:
         hint = f"as it was before the wrap it is in {records.backup(wraps[0])}; put that in its place"
@@ -131,12 +137,12 @@ def make_job(options: argparse.Namespace, records: WrapRecords, config: FileSnap
     heirs, going = share(wraps, others)
     after, notes = without_sections(config, going, policies)
     needed = {hole.entry for record in others for hole in record.holes}
-    return Job(
+    return UnwrapOperation(
         options=options,
         records=records,
         wraps=wraps,
         heirs=heirs,
-        changes=[change for change in (Change(client, text), Change(config, after)) if change.is_one],
+        changes=[change for change in (FileChange(client, text), FileChange(config, after)) if change.is_needed],
         entries=tuple(entry for entry in known if f'"{entry}"' not in after and entry not in needed),
         notes=notes,
     )
@@ -174,34 +180,34 @@ def section(block: TomlBlock) -> str:
     return next(line for line in block.text.splitlines() if line.startswith("["))
 
 
-def put_in_place(job: Job) -> None:
+def put_in_place(operation: UnwrapOperation) -> None:
     """The client's file first: until it is written, the guard still serves. Raises: ConfigError."""
-    for change in job.changes:
+    for change in operation.changes:
         refuse_if_changed(change.file)
-    for change in job.changes:
+    for change in operation.changes:
         write_file(change.file, change.after)
-    for heir in job.heirs:
-        job.records.change(heir)
-    for record in job.wraps:
-        job.records.remove(record)
-    for entry in job.entries:
+    for heir in operation.heirs:
+        operation.records.change(heir)
+    for record in operation.wraps:
+        operation.records.remove(record)
+    for entry in operation.entries:
         remove_from_keyring(entry)
 
 
-def finish(job: Job, written: bool) -> int:
-    if job.options.json:
+def finish(operation: UnwrapOperation, written: bool) -> int:
+    if operation.options.json:
         said = {
-            "client": job.wraps[0].client,
-            "file": job.wraps[0].path,
-            "restored": job.names,
-            "notes": list(job.notes),
-            "diff": differences(job.changes),
+            "client": operation.wraps[0].client,
+            "file": operation.wraps[0].path,
+            "restored": operation.names,
+            "notes": list(operation.notes),
+            "diff": diff_lines(operation.changes),
             "written": written,
         }
         print(json.dumps(said, indent=2, ensure_ascii=False))
     elif written:
-        lines = [f"wrote {change.file.path}" for change in job.changes]
-        lines += [f"removed from the keyring: {entry}" for entry in job.entries]
-        lines += [f"the guard's configuration, policies and ledger stay in {Path(job.wraps[0].config).parent}"]
-        print_lines([*lines, f"next: restart {find_client(job.wraps[0].client).title}"])
+        lines = [f"wrote {change.file.path}" for change in operation.changes]
+        lines += [f"removed from the keyring: {entry}" for entry in operation.entries]
+        lines += [f"the guard's configuration, policies and ledger stay in {Path(operation.wraps[0].config).parent}"]
+        print_lines([*lines, f"next: restart {find_client(operation.wraps[0].client).title}"])
     return 0

@@ -21,9 +21,9 @@ from mcp_guard.verifier.progress import Progress
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments)
+    options = build_parser().parse_args(arguments)
     settings = load(options.config)
-    said, keeping = find(settings, options.name)
+    said, keeping = find_sign_in(settings, options.name)
     try:
         if options.verb == "logout":
             return asyncio.run(logout(options, keeping))
@@ -32,9 +32,9 @@ def main(arguments: list[str]) -> int:
         raise UpstreamError(f"upstream `{options.name}`: {why}", "docs/howto/secrets.md") from None
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    made = Parser(prog="mcp-guard upstreams", description="Sign in to upstreams, and out again.")
-    verbs = made.add_subparsers(dest="verb", required=True, metavar="VERB")
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(prog="mcp-guard upstreams", description="Sign in to upstreams, and out again.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     signing_in = verbs.add_parser("login", help="sign in with the browser; the tokens are kept for the guard")
     signing_in.add_argument("--no-browser", action="store_true", help="only print the address")
     signing_out = verbs.add_parser("logout", help="forget the tokens; at the upstream they end in their own time")
@@ -42,10 +42,10 @@ def parse(arguments: list[str]) -> argparse.Namespace:
         verb.add_argument("name", metavar="UPSTREAM", help="the upstream, as the configuration names it")
         add_config(verb)
         add_json(verb)
-    return made.parse_args(arguments)
+    return parser
 
 
-def find(settings: Settings, name: str) -> tuple[OAuthSettings, TokenStorage]:
+def find_sign_in(settings: Settings, name: str) -> tuple[OAuthSettings, TokenStorage]:
     """Raises: ConfigError."""
     server = settings.servers.get(name)
     if server is None:

@@ -3,22 +3,18 @@
 `mcp_guard/verifier` does the same alone.
 """
 
+import argparse
 from pathlib import Path
 
-from mcp_guard.cli.ledger_reader import ledger_path, parser
-from mcp_guard.cli.status import remember
+from mcp_guard.cli.ledger_reader import ledger_path, make_ledger_parser
+from mcp_guard.cli.status import note_verification
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.verifier import FAILED, OK, Unusable, add_options, render, verify
 from mcp_guard.verifier.progress import Progress
 
 
 def main(arguments: list[str]) -> int:
-    made = parser("verify", "Verify with public keys; exit 1 at the first thing that cannot be proved.")
-    made.add_argument(
-        "input", type=Path, nargs="?", metavar="LEDGER|EXPORT|BUNDLE", help="what to verify (default: the ledger)"
-    )
-    add_options(made)
-    options = made.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     path = options.input or ledger_path(options)
     try:
         if not path.exists():
@@ -30,6 +26,15 @@ def main(arguments: list[str]) -> int:
     except Unusable as error:
         raise LedgerError(f"cannot verify: {error}", "mcp-guard verify [INPUT --key FILE]; see --help") from None
     if report.ok and report.scope == "ledger" and options.input is None and options.ledger is None:
-        remember(path, report)
+        note_verification(path, report)
     print(render(report, options.json))
     return OK if report.ok else FAILED
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_ledger_parser("verify", "Verify with public keys; exit 1 at the first thing that cannot be proved.")
+    parser.add_argument(
+        "input", type=Path, nargs="?", metavar="LEDGER|EXPORT|BUNDLE", help="what to verify (default: the ledger)"
+    )
+    add_options(parser)
+    return parser

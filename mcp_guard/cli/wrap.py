@@ -6,17 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_guard.cli.client_files import (
-    Change,
-    arguments_of,
-    at_config,
-    differences,
+    FileChange,
+    config_option,
+    confirm_write,
+    diff_lines,
     find_spot,
     guard_command,
-    may_write,
-    said_again,
+    make_client_parser,
+    repeat_command,
     this_host,
 )
-from mcp_guard.cli.init_templates import Start, files, os_user, refuse_to_overwrite
+from mcp_guard.cli.init_templates import InitAnswers, initial_files, os_user, refuse_to_overwrite
 from mcp_guard.cli.output import print_lines, steps
 from mcp_guard.clients.files import PRIVATE, FileSnapshot, read_file, refuse_if_changed, write_file
 from mcp_guard.clients.known import PROJECT, ServerSection
@@ -32,11 +32,11 @@ from mcp_guard.upstream.secrets import open_keyring, split_entry, store_in_keyri
 
 
 def main(arguments: list[str]) -> int:
-    options = parse(arguments)
+    options = build_parser().parse_args(arguments)
     host = this_host()
     spot = find_spot(options, host)
     client_file = read_file(spot.path)
-    guard = guard_side(options.config.resolve(), options.agent or spot.client.id)
+    guard = read_guard_files(options.config.resolve(), options.agent or spot.client.id)
     wish = WrapRequest(
         config=guard.config,
         command=guard_command(),
@@ -47,30 +47,32 @@ def main(arguments: list[str]) -> int:
         keep_secret=free_entry if options.move_secrets else None,
     )
     plan = make_plan(spot, client_file.text, guard.texts[guard.config], wish, host)
-    job = Job(options, spot, guard, plan, changes_of(client_file, guard, plan))
+    operation = WrapOperation(options, spot, guard, plan, changes_of(client_file, guard, plan))
     if not plan.wrapped:
-        return say_nothing_to_do(job)
+        return say_nothing_to_do(operation)
     try:
         check(plan.config_text, guard.config)
     except ConfigError as error:
         raise ConfigError(
             f"`{guard.config}` cannot take these servers: {error.message}", "--server NAME, or edit it"
         ) from None
-    return carry_out(job)
+    return carry_out(operation)
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    made = arguments_of("wrap", "Put the servers of an MCP client behind the guard. Shows what changes, and asks.")
-    made.add_argument("--server", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
-    made.add_argument(
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_client_parser(
+        "wrap", "Put the servers of an MCP client behind the guard. Shows what changes, and asks."
+    )
+    parser.add_argument("--server", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
+    parser.add_argument(
         "--agent", metavar="AGENT", help="which agent the client is (default: the only one, or a new one)"
     )
-    made.add_argument("--move-secrets", action="store_true", help="keep the servers' secrets in the system's keyring")
-    return made.parse_args(arguments)
+    parser.add_argument("--move-secrets", action="store_true", help="keep the servers' secrets in the system's keyring")
+    return parser
 
 
 @dataclass(frozen=True, slots=True)
-class GuardSide:
+class GuardFiles:
     """The guard's files: their texts as they are, or as a new guard's would be, and what is kept beside its state."""
 
     config: Path
@@ -85,12 +87,12 @@ class GuardSide:
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
+class WrapOperation:
     options: argparse.Namespace
     spot: ServerSection
-    guard: GuardSide
+    guard: GuardFiles
     plan: WrapPlan
-    changes: list[Change]
+    changes: list[FileChange]
 
     @property
     def stays_open(self) -> bool:
@@ -98,17 +100,17 @@ class Job:
         return any(why not in HARMLESS or name in self.options.server for name, why in self.plan.left)
 
 
-def guard_side(config: Path, agent: str) -> GuardSide:
+def read_guard_files(config: Path, agent: str) -> GuardFiles:
     """Raises: ConfigError if there is a configuration that does not load."""
     file = read_file(config, missing_ok=True)
     if file.mode is None:
         refuse_to_overwrite(config)
         user = os_user()
-        texts = files(config, Start(agent, user, user))
+        texts = initial_files(config, InitAnswers(agent, user, user))
         settings = check(texts[config], config)
     else:
         texts, settings = {config: file.text}, load(config)
-    return GuardSide(config, file, texts, WrapRecords(settings.state_dir / "clients"), settings)
+    return GuardFiles(config, file, texts, WrapRecords(settings.state_dir / "clients"), settings)
 
 
 def free_entry(wanted: str, value: str) -> str:
@@ -121,84 +123,89 @@ def free_entry(wanted: str, value: str) -> str:
     return name
 
 
-def changes_of(client_file: FileSnapshot, guard: GuardSide, plan: WrapPlan) -> list[Change]:
+def changes_of(client_file: FileSnapshot, guard: GuardFiles, plan: WrapPlan) -> list[FileChange]:
     """The guard's files first: a client never names a configuration that is not there."""
     is_private = not (client_file.mode or 0) & OTHERS or any(server.hides_something for server in plan.wrapped)
-    changes = [Change(guard.file, plan.config_text, PRIVATE if is_private else None)]
+    changes = [FileChange(guard.file, plan.config_text, PRIVATE if is_private else None)]
     changes += [
-        Change(read_file(path, missing_ok=True), text) for path, text in guard.texts.items() if path != guard.config
+        FileChange(read_file(path, missing_ok=True), text) for path, text in guard.texts.items() if path != guard.config
     ]
-    return [change for change in (*changes, Change(client_file, plan.client_text)) if change.is_one]
+    return [change for change in (*changes, FileChange(client_file, plan.client_text)) if change.is_needed]
 
 
-def say_nothing_to_do(job: Job) -> int:
+def say_nothing_to_do(operation: WrapOperation) -> int:
     """All is wrapped, or what is not cannot be."""
-    if job.options.json:
-        print(json.dumps(summary(job, written=False), indent=2, ensure_ascii=False))
-    elif job.stays_open:
-        print_lines([f"nothing of {job.spot.client.title} can be wrapped:", *left_lines(job)])
-    elif job.plan.is_guarded:
-        print_lines([f"already wrapped: `{job.plan.entry}` in {job.spot.path} runs the guard of {job.guard.config}"])
+    if operation.options.json:
+        print(json.dumps(summary(operation, written=False), indent=2, ensure_ascii=False))
+    elif operation.stays_open:
+        print_lines([f"nothing of {operation.spot.client.title} can be wrapped:", *left_lines(operation)])
+    elif operation.plan.is_guarded:
+        entry = f"`{operation.plan.entry}` in {operation.spot.path}"
+        print_lines([f"already wrapped: {entry} runs the guard of {operation.guard.config}"])
     else:
-        print_lines([f"{job.spot.client.title} starts nothing that could be wrapped:", *left_lines(job)])
-    return 1 if job.stays_open else 0
+        print_lines([f"{operation.spot.client.title} starts nothing that could be wrapped:", *left_lines(operation)])
+    return 1 if operation.stays_open else 0
 
 
-def carry_out(job: Job) -> int:
-    options = job.options
+def carry_out(operation: WrapOperation) -> int:
+    options = operation.options
     if not options.json:
-        print_lines(overview(job))
-        print_lines(differences(job.changes))
+        print_lines(overview(operation))
+        print_lines(diff_lines(operation.changes))
     if options.dry_run:
-        return finish(job, written=False)
-    if not may_write(options, len(job.changes), said_again("wrap", options, job.spot.client.id)):
+        return finish(operation, written=False)
+    if not confirm_write(options, len(operation.changes), repeat_command("wrap", options, operation.spot.client.id)):
         return 1
-    put_in_place(job)
-    return finish(job, written=True)
+    put_in_place(operation)
+    return finish(operation, written=True)
 
 
-def put_in_place(job: Job) -> None:
+def put_in_place(operation: WrapOperation) -> None:
     """Secrets, then what undoes it, then the guard's files, then the client's. Raises: ConfigError."""
-    for change in job.changes:
+    for change in operation.changes:
         refuse_if_changed(change.file)
-    *_, client = job.changes
-    record, kept = make_record(job.spot, client.file.path, client.file.text, job.plan, job.guard.config)
-    for entry, value in job.plan.moved.items():
+    *_, client = operation.changes
+    record, kept = make_record(
+        operation.spot, client.file.path, client.file.text, operation.plan, operation.guard.config
+    )
+    for entry, value in operation.plan.moved.items():
         store_in_keyring(entry, value)
-    job.guard.records.add(record, kept)
-    for change in job.changes:
+    operation.guard.records.add(record, kept)
+    for change in operation.changes:
         change.file.path.parent.mkdir(parents=True, exist_ok=True)
         write_file(change.file, change.after, change.mode)
 
 
-def finish(job: Job, written: bool) -> int:
-    if job.options.json:
-        print(json.dumps(summary(job, written), indent=2, ensure_ascii=False))
+def finish(operation: WrapOperation, written: bool) -> int:
+    if operation.options.json:
+        print(json.dumps(summary(operation, written), indent=2, ensure_ascii=False))
     elif written:
-        print_lines(report(job))
-    return 1 if job.stays_open else 0
+        print_lines(report(operation))
+    return 1 if operation.stays_open else 0
 
 
-def overview(job: Job) -> list[str]:
-    lines = [f"{job.spot.client.title}: {job.spot.path}"]
-    for server in job.plan.wrapped:
+def overview(operation: WrapOperation) -> list[str]:
+    lines = [f"{operation.spot.client.title}: {operation.spot.path}"]
+    for server in operation.plan.wrapped:
         named = (
             "" if server.upstream == server.name else f", as `{server.upstream}`: its tools are {server.upstream}__…"
         )
-        there = ", which is in the configuration already" if server.upstream in job.plan.reused else ""
+        there = ", which is in the configuration already" if server.upstream in operation.plan.reused else ""
         lines.append(f"  {server.name}: behind the guard{named}{there}")
-    lines += left_lines(job)
-    if job.guard.is_new:
-        lines.append(f"  there is no {job.guard.config} yet: it is made as `mcp-guard init` makes it, in observe mode")
-    return [*lines, *(f"note: {note}" for note in notes(job)), ""]
+    lines += left_lines(operation)
+    if operation.guard.is_new:
+        lines.append(
+            f"  there is no {operation.guard.config} yet: it is made as `mcp-guard init` makes it, in observe mode"
+        )
+    return [*lines, *(f"note: {note}" for note in notes(operation)), ""]
 
 
-def left_lines(job: Job) -> list[str]:
-    return [f"  {name}: left as it is: {why}" for name, why in job.plan.left]
+def left_lines(operation: WrapOperation) -> list[str]:
+    return [f"  {name}: left as it is: {why}" for name, why in operation.plan.left]
 
 
-def notes(job: Job) -> list[str]:
-    plan, guard = job.plan, job.guard
+def notes(operation: WrapOperation) -> list[str]:
+    plan, guard = operation.plan, operation.guard
     said = [note for server in plan.wrapped for note in server.notes]
     if hiding := [server.name for server in plan.wrapped if server.secrets and not plan.moved]:
         said.append(
@@ -207,10 +214,10 @@ def notes(job: Job) -> list[str]:
         )
     if arguments := [server.name for server in plan.wrapped if any(secret_arguments(server.args))]:
         said.append(f"a secret is among the arguments of {', '.join(arguments)}: it stays there, in {guard.config}")
-    if job.spot.scope == PROJECT:
-        said.append(f"{job.spot.path.name} is the project's: whoever else has it cannot start this guard from it")
+    if operation.spot.scope == PROJECT:
+        said.append(f"{operation.spot.path.name} is the project's: whoever else has it cannot start this guard from it")
     if plan.others:
-        said.append(f"{job.spot.client.title} now has these servers of the guard too: {', '.join(plan.others)}")
+        said.append(f"{operation.spot.client.title} now has these servers of the guard too: {', '.join(plan.others)}")
     if guard.is_new:
         said.append(
             f"{os_user()} owns the agent and is its only approver, and nobody approves what their own agent asks for: "
@@ -221,33 +228,33 @@ def notes(job: Job) -> list[str]:
     return said
 
 
-def report(job: Job) -> list[str]:
-    [record] = job.guard.records.standing(job.changes[-1].file.path)[-1:]
-    at = at_config(job.guard.config)
-    lines = [f"wrote {change.file.path}" for change in job.changes]
-    lines += [f"kept {job.spot.path} as it was in {job.guard.records.backup(record)}"]
-    lines += [f"kept in the keyring: {entry}" for entry in job.plan.moved]
+def report(operation: WrapOperation) -> list[str]:
+    [record] = operation.guard.records.standing(operation.changes[-1].file.path)[-1:]
+    at = config_option(operation.guard.config)
+    lines = [f"wrote {change.file.path}" for change in operation.changes]
+    lines += [f"kept {operation.spot.path} as it was in {operation.guard.records.backup(record)}"]
+    lines += [f"kept in the keyring: {entry}" for entry in operation.plan.moved]
     commands = [
-        (f"restart {job.spot.client.title}", "it reads the file when it starts"),
+        (f"restart {operation.spot.client.title}", "it reads the file when it starts"),
         (f"mcp-guard policy validate{at}", "check the policies against the tools"),
         (f"mcp-guard doctor{at}", "look for what is wrong, and what mends it"),
-        (said_again("unwrap", job.options, job.spot.client.id), "put everything back"),
+        (repeat_command("unwrap", operation.options, operation.spot.client.id), "put everything back"),
     ]
     return [*lines, "next:", *steps(commands)]
 
 
-def summary(job: Job, written: bool) -> dict[str, object]:
-    plan = job.plan
+def summary(operation: WrapOperation, written: bool) -> dict[str, object]:
+    plan = operation.plan
     return {
-        "client": job.spot.client.id,
-        "file": str(job.spot.path),
-        "config": str(job.guard.config),
+        "client": operation.spot.client.id,
+        "file": str(operation.spot.path),
+        "config": str(operation.guard.config),
         "entry": plan.entry,
         "agent": plan.agent,
         "wrapped": [{"server": server.name, "upstream": server.upstream} for server in plan.wrapped],
         "left": [{"server": name, "why": why} for name, why in plan.left],
         "keyring": list(plan.moved),
-        "notes": notes(job),
-        "diff": differences(job.changes),
+        "notes": notes(operation),
+        "diff": diff_lines(operation.changes),
         "written": written,
     }

@@ -26,7 +26,7 @@ class Level(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """`check` is the noun that was looked at; `fix` is a command or edit, empty where all is well."""
 
     check: str
@@ -36,7 +36,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class File:
+class FileInfo:
     """A file or folder as its owner and mode stand; `path` is how it is named in a fix."""
 
     path: str
@@ -45,7 +45,7 @@ class File:
 
 
 @dataclass(frozen=True, slots=True)
-class Disk:
+class DiskInfo:
     """Free space in bytes; how long a small write and its sync took, or why it failed."""
 
     free: int
@@ -54,7 +54,7 @@ class Disk:
 
 
 @dataclass(frozen=True, slots=True)
-class Contents:
+class LedgerContents:
     """What the ledger file says. `checkpoint_fits` is None if there is no head yet; `key_id` is of the key in force.
 
     `damage` is what SQLite finds wrong; `open_calls` are pairs of intent and guard.
@@ -72,7 +72,7 @@ class Contents:
 
 
 @dataclass(frozen=True, slots=True)
-class Pending:
+class PendingApproval:
     """A request that waits for a person; `guard` is the process that holds the call, if it is known."""
 
     approval: Approval
@@ -80,7 +80,7 @@ class Pending:
 
 
 @dataclass(frozen=True, slots=True)
-class Trial:
+class RefusalTest:
     """One call that must be refused, made on a scratch ledger with the configured policies.
 
     `permitted`: the policies let everybody make it, so it was not tried.
@@ -113,22 +113,22 @@ class ClientFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class GuardSnapshot:
     """Everything that was looked at. `failure` and `hint` say why the ledger could not be read, if it could not."""
 
     now: Micros
     user: int
-    folder: File | None
-    disk: Disk | None
-    file: File | None
+    folder: FileInfo | None
+    disk: DiskInfo | None
+    file: FileInfo | None
     failure: str
     hint: str
-    contents: Contents | None
-    key: File | None
+    contents: LedgerContents | None
+    key: FileInfo | None
     key_failure: tuple[str, str] | None
     public_ids: tuple[str, ...]
     guards: tuple[tuple[str, bool], ...]
-    pending: tuple[Pending, ...]
+    pending: tuple[PendingApproval, ...]
     approvers_with_keys: frozenset[str]
     policies_failure: tuple[str, str] | None
     policies_note: str
@@ -137,33 +137,33 @@ class Seen:
     routes: tuple[Route, ...]
     has_upstreams: bool
     absent: tuple[str, ...]
-    trials: tuple[Trial, ...]
+    refusal_tests: tuple[RefusalTest, ...]
     clients: tuple[ClientFile, ...]
 
 
-Findings = list[Finding]
+CheckResults = list[CheckResult]
 
 
-def _ok(check: str, what: str) -> Findings:
-    return [Finding(check, Level.OK, what)]
+def _ok(check: str, what: str) -> CheckResults:
+    return [CheckResult(check, Level.OK, what)]
 
 
-def _warning(check: str, what: str, fix: str) -> Findings:
-    return [Finding(check, Level.WARNING, what, fix)]
+def _warning(check: str, what: str, fix: str) -> CheckResults:
+    return [CheckResult(check, Level.WARNING, what, fix)]
 
 
-def _problem(check: str, what: str, fix: str) -> Findings:
-    return [Finding(check, Level.PROBLEM, what, fix)]
+def _problem(check: str, what: str, fix: str) -> CheckResults:
+    return [CheckResult(check, Level.PROBLEM, what, fix)]
 
 
-def state_folder(seen: Seen) -> Findings:
-    folder = seen.folder
+def state_folder(snapshot: GuardSnapshot) -> CheckResults:
+    folder = snapshot.folder
     if folder is None:
         return _warning("state folder", "there is none yet", "mcp-guard run makes it")
-    return _kept_private("state folder", folder, seen.user, "700") or _ok("state folder", folder.path)
+    return _kept_private("state folder", folder, snapshot.user, "700") or _ok("state folder", folder.path)
 
 
-def _kept_private(check: str, file: File, user: int, mode: str) -> Findings:
+def _kept_private(check: str, file: FileInfo, user: int, mode: str) -> CheckResults:
     if file.owner != user:
         fix = f"chown -R {user} {file.path}, or run as user {file.owner}"
         return _warning(check, f"`{file.path}` belongs to user {file.owner}, and this is user {user}", fix)
@@ -173,111 +173,117 @@ def _kept_private(check: str, file: File, user: int, mode: str) -> Findings:
     return []
 
 
-def disk(seen: Seen) -> Findings:
-    if seen.disk is None:
+def disk(snapshot: GuardSnapshot) -> CheckResults:
+    if snapshot.disk is None:
         return []
-    left = f"{seen.disk.free // MEBIBYTE} MiB free"
-    if seen.disk.free < HARDLY_ANY_SPACE:
+    left = f"{snapshot.disk.free // MEBIBYTE} MiB free"
+    if snapshot.disk.free < HARDLY_ANY_SPACE:
         return _problem("disk", f"{left}: calls will soon be refused", "free space (df -h)")
-    return _warning("disk", left, "free space (df -h)") if seen.disk.free < LITTLE_SPACE else _ok("disk", left)
+    return _warning("disk", left, "free space (df -h)") if snapshot.disk.free < LITTLE_SPACE else _ok("disk", left)
 
 
-def sync(seen: Seen) -> Findings:
-    if seen.disk is None:
+def sync(snapshot: GuardSnapshot) -> CheckResults:
+    if snapshot.disk is None:
         return []
-    if seen.disk.failure:
-        return _problem("sync", f"a write to the state folder fails: {seen.disk.failure}", "see docs/howto/recover.md")
-    took = f"a synced write takes {seen.disk.sync_seconds * 1000:.1f} ms"
-    if seen.disk.sync_seconds > SLOW_SYNC_SECONDS:
+    if snapshot.disk.failure:
+        return _problem(
+            "sync", f"a write to the state folder fails: {snapshot.disk.failure}", "see docs/howto/recover.md"
+        )
+    took = f"a synced write takes {snapshot.disk.sync_seconds * 1000:.1f} ms"
+    if snapshot.disk.sync_seconds > SLOW_SYNC_SECONDS:
         return _warning("sync", f"{took}; each call waits for two", "put guard.state_dir on a faster disk")
     return _ok("sync", took)
 
 
-def ledger_file(seen: Seen) -> Findings:
-    if seen.failure:
-        return _problem("ledger", seen.failure, seen.hint)
-    if seen.file is None or seen.contents is None:
+def ledger_file(snapshot: GuardSnapshot) -> CheckResults:
+    if snapshot.failure:
+        return _problem("ledger", snapshot.failure, snapshot.hint)
+    if snapshot.file is None or snapshot.contents is None:
         return _warning("ledger", "there is none yet", "mcp-guard run makes it")
-    if seen.contents.format != seen.contents.known_format:
-        what = f"it has format {seen.contents.format}; this version reads {seen.contents.known_format}"
+    if snapshot.contents.format != snapshot.contents.known_format:
+        what = f"it has format {snapshot.contents.format}; this version reads {snapshot.contents.known_format}"
         return _problem("ledger", what, "use the version of mcp-guard that wrote it, or update")
-    private = _kept_private("ledger", seen.file, seen.user, "600")
-    return private or _ok("ledger", f"{seen.file.path}, {seen.contents.size} receipts")
+    private = _kept_private("ledger", snapshot.file, snapshot.user, "600")
+    return private or _ok("ledger", f"{snapshot.file.path}, {snapshot.contents.size} receipts")
 
 
-def integrity(seen: Seen) -> Findings:
-    if seen.contents is None:
+def integrity(snapshot: GuardSnapshot) -> CheckResults:
+    if snapshot.contents is None:
         return []
-    if seen.contents.damage:
-        return _problem("integrity", f"the file is damaged: {seen.contents.damage[0]}", "restore it from a copy")
+    if snapshot.contents.damage:
+        return _problem("integrity", f"the file is damaged: {snapshot.contents.damage[0]}", "restore it from a copy")
     return _ok("integrity", "SQLite finds no damage; mcp-guard verify proves the rest")
 
 
-def head(seen: Seen) -> Findings:
-    if seen.contents is None:
+def head(snapshot: GuardSnapshot) -> CheckResults:
+    if snapshot.contents is None:
         return []
-    if seen.contents.last_seq + 1 != seen.contents.size:
-        what = f"the head is of {seen.contents.size} receipts, and the last one is {seen.contents.last_seq}"
+    if snapshot.contents.last_seq + 1 != snapshot.contents.size:
+        what = f"the head is of {snapshot.contents.size} receipts, and the last one is {snapshot.contents.last_seq}"
         return _problem("head", what, "mcp-guard verify; then restore the ledger from a copy")
-    if seen.contents.checkpoint_fits is False:
+    if snapshot.contents.checkpoint_fits is False:
         what = "the checkpoint is not of these receipts, or not signed by the key in force"
         return _problem("head", what, "mcp-guard verify; restore the ledger and its key from copies that fit")
-    return _ok("head", f"signed, and of all {seen.contents.size} receipts") if seen.contents.size else []
+    return _ok("head", f"signed, and of all {snapshot.contents.size} receipts") if snapshot.contents.size else []
 
 
-def key(seen: Seen) -> Findings:
-    if seen.key is not None and (private := _kept_private("key", seen.key, seen.user, "600")):
+def key(snapshot: GuardSnapshot) -> CheckResults:
+    if snapshot.key is not None and (private := _kept_private("key", snapshot.key, snapshot.user, "600")):
         return private
-    if seen.key_failure is not None:
-        what, fix = seen.key_failure
+    if snapshot.key_failure is not None:
+        what, fix = snapshot.key_failure
         return _problem("key", f"{what}: no call is recorded without it", fix)
-    if seen.contents is None or not seen.contents.size:
+    if snapshot.contents is None or not snapshot.contents.size:
         return []
-    if seen.contents.key_id not in seen.public_ids:
-        what = f"ledger.pub does not hold the key in force, {seen.contents.key_id}"
+    if snapshot.contents.key_id not in snapshot.public_ids:
+        what = f"ledger.pub does not hold the key in force, {snapshot.contents.key_id}"
         return _problem("key", what, "move it away, if it is there; the next mcp-guard run writes it anew")
-    return _ok("key", f"{seen.contents.key_id}, at hand and in ledger.pub")
+    return _ok("key", f"{snapshot.contents.key_id}, at hand and in ledger.pub")
 
 
-def clock(seen: Seen) -> Findings:
-    if seen.contents is None or not seen.contents.size:
+def clock(snapshot: GuardSnapshot) -> CheckResults:
+    if snapshot.contents is None or not snapshot.contents.size:
         return []
-    behind = seen.contents.last_time - seen.now
+    behind = snapshot.contents.last_time - snapshot.now
     if behind > CLOCK_TOLERATED:
-        what = f"it says {format_time(seen.now)}, before the last receipt, {format_time(seen.contents.last_time)}"
+        what = (
+            f"it says {format_time(snapshot.now)}, before the last receipt, {format_time(snapshot.contents.last_time)}"
+        )
         return _problem("clock", f"{what}: calls are refused", "set it right: timedatectl")
     return _ok("clock", "not behind the last receipt")
 
 
-def guards(seen: Seen) -> Findings:
-    running = [guard for guard, alive in seen.guards if alive]
-    dead = len(seen.guards) - len(running)
+def guards(snapshot: GuardSnapshot) -> CheckResults:
+    running = [guard for guard, alive in snapshot.guards if alive]
+    dead = len(snapshot.guards) - len(running)
     return _ok("guards", f"{len(running)} running" + (f", {dead} ended without saying so" if dead else ""))
 
 
-def calls_without_outcome(seen: Seen) -> Findings:
-    if seen.contents is None:
+def calls_without_outcome(snapshot: GuardSnapshot) -> CheckResults:
+    if snapshot.contents is None:
         return []
-    running = {guard for guard, alive in seen.guards if alive}
-    lost = [seq for seq, guard in seen.contents.open_calls if guard not in running]
+    running = {guard for guard, alive in snapshot.guards if alive}
+    lost = [seq for seq, guard in snapshot.contents.open_calls if guard not in running]
     if lost:
         what = f"{len(lost)} calls of guards that died have no outcome (intents {_some(lost)})"
         fix = f"mcp-guard show {lost[0]}, look at the resource; the next mcp-guard run records them as unknown"
         return _warning("calls", what, fix)
-    return _ok("calls", f"{len(seen.contents.open_calls)} under way, none without a guard")
+    return _ok("calls", f"{len(snapshot.contents.open_calls)} under way, none without a guard")
 
 
-def approvals(seen: Seen) -> Findings:
-    running = {guard for guard, alive in seen.guards if alive}
-    findings: Findings = []
-    for each in seen.pending:
-        if why := _undecidable(each, running, seen.approvers_with_keys, seen.now):
+def approvals(snapshot: GuardSnapshot) -> CheckResults:
+    running = {guard for guard, alive in snapshot.guards if alive}
+    results: CheckResults = []
+    for each in snapshot.pending:
+        if why := _undecidable(each, running, snapshot.approvers_with_keys, snapshot.now):
             what, fix = why
-            findings += _warning("approvals", f"{each.approval.id} {what}", fix)
-    return findings or _ok("approvals", f"{len(seen.pending)} pending, each can be decided")
+            results += _warning("approvals", f"{each.approval.id} {what}", fix)
+    return results or _ok("approvals", f"{len(snapshot.pending)} pending, each can be decided")
 
 
-def _undecidable(pending: Pending, running: set[str], with_keys: frozenset[str], now: Micros) -> tuple[str, str] | None:
+def _undecidable(
+    pending: PendingApproval, running: set[str], with_keys: frozenset[str], now: Micros
+) -> tuple[str, str] | None:
     """Why deciding on it can come to nothing, and what helps."""
     held = pending.approval
     if now >= held.expires:
@@ -292,94 +298,94 @@ def _undecidable(pending: Pending, running: set[str], with_keys: frozenset[str],
     return None
 
 
-def routes(seen: Seen) -> Findings:
-    findings: Findings = []
-    for name, askers in seen.agents:
-        for route in seen.routes:
+def routes(snapshot: GuardSnapshot) -> CheckResults:
+    results: CheckResults = []
+    for name, askers in snapshot.agents:
+        for route in snapshot.routes:
             able = [who for who in route.approvers if may_decide(make_rule(route), who, askers)]
             if len(able) < route.quorum:
                 what = (
                     f"nobody approves what their own agent asks: {len(able)} may decide on calls of `{name}` on route"
                 )
                 fix = f"name others in routes.{route.name}.approvers, or set unsafe_self_approval = true there"
-                findings += _warning("routes", f"{what} `{route.name}`, which needs {route.quorum}", fix)
-    return findings or _ok("routes", f"{len(seen.routes)} routes, with people who may decide for each agent")
+                results += _warning("routes", f"{what} `{route.name}`, which needs {route.quorum}", fix)
+    return results or _ok("routes", f"{len(snapshot.routes)} routes, with people who may decide for each agent")
 
 
-def policies(seen: Seen) -> Findings:
-    if seen.policies_failure is not None:
-        what, fix = seen.policies_failure
+def policies(snapshot: GuardSnapshot) -> CheckResults:
+    if snapshot.policies_failure is not None:
+        what, fix = snapshot.policies_failure
         return _problem("policies", what, fix)
-    return _ok("policies", seen.policies_note)
+    return _ok("policies", snapshot.policies_note)
 
 
-def upstreams(seen: Seen) -> Findings:
-    if not seen.has_upstreams:
+def upstreams(snapshot: GuardSnapshot) -> CheckResults:
+    if not snapshot.has_upstreams:
         return _warning("upstreams", "no server stands behind the guard", "mcp-guard wrap; or [upstreams.NAME]")
-    if not seen.absent:
+    if not snapshot.absent:
         return []
     fix = "start it by hand; what it says is in upstreams/NAME.stderr.log of the state folder"
-    return _problem("upstreams", f"no tools from {', '.join(seen.absent)}", fix)
+    return _problem("upstreams", f"no tools from {', '.join(snapshot.absent)}", fix)
 
 
-def refusals(seen: Seen) -> Findings:
+def refusals(snapshot: GuardSnapshot) -> CheckResults:
     """INVARIANT: a call that had to be refused and was not is the worst that can be found."""
-    tried = [trial for trial in seen.trials if not trial.permitted]
+    tried = [trial for trial in snapshot.refusal_tests if not trial.permitted]
     for trial in tried:
         if not (trial.refused and trial.receipted):
             what = f"{trial.what} was not refused with a receipt: {trial.said}"
             return _problem("refusals", what, "use no guard that does this, and report it")
-    if len(tried) < len(seen.trials):
+    if len(tried) < len(snapshot.refusal_tests):
         what = "a policy lets every agent call every tool, also those that you have never seen"
         return _warning("refusals", what, "name agents and actions in the policies; mcp-guard policy test")
     refused = ", ".join(trial.what for trial in tried)
     return _ok("refusals", f"refused, with a receipt: {refused}") if tried else []
 
 
-def clients(seen: Seen) -> Findings:
-    findings = [finding for each in seen.clients for finding in _of_client(each)]
-    return findings or _ok("clients", "none with servers was found for this user and folder")
+def clients(snapshot: GuardSnapshot) -> CheckResults:
+    results = [result for each in snapshot.clients for result in _of_client(each)]
+    return results or _ok("clients", "none with servers was found for this user and folder")
 
 
-def _of_client(client: ClientFile) -> Findings:
+def _of_client(client: ClientFile) -> CheckResults:
     if client.failure:
         return _warning("clients", client.failure, "mend the file; its client cannot read it either")
-    findings: Findings = []
+    results: CheckResults = []
     cannot = f"{client.title} cannot start the guard: {client.path} names"
     if client.no_config:
         what = f"{cannot} `{client.no_config}`, which is not there"
-        findings += _problem("clients", what, "restore it, or take the entry out of the client's file")
+        results += _problem("clients", what, "restore it, or take the entry out of the client's file")
     elif client.no_program:
         what = f"{cannot} `{client.no_program}`, which is not there"
-        findings += _problem("clients", what, f"mcp-guard unwrap {client.words}; mcp-guard wrap {client.words}")
+        results += _problem("clients", what, f"mcp-guard unwrap {client.words}; mcp-guard wrap {client.words}")
     for other in client.others:
         what = f"{client.title} runs another guard ({client.path})"
-        findings += _warning(
+        results += _warning(
             "clients", what, f"mcp-guard doctor --config {other}; or unwrap with that, and wrap with this"
         )
     if client.unguarded:
         what = f"{client.title} starts {', '.join(client.unguarded)} beside the guard ({client.path})"
-        findings += _warning("clients", what, f"mcp-guard wrap {client.words}")
-    if client.is_guarded and not findings:
-        findings += _ok("clients", f"{client.title} starts this guard and nothing beside it ({client.path})")
-    return findings
+        results += _warning("clients", what, f"mcp-guard wrap {client.words}")
+    if client.is_guarded and not results:
+        results += _ok("clients", f"{client.title} starts this guard and nothing beside it ({client.path})")
+    return results
 
 
 def _some(numbers: Sequence[int]) -> str:
     return ", ".join(map(str, numbers[:5])) + (", …" if len(numbers) > 5 else "")
 
 
-CHECKS: tuple[Callable[[Seen], Findings], ...] = (
+CHECKS: tuple[Callable[[GuardSnapshot], CheckResults], ...] = (
     state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards, calls_without_outcome, approvals,
     routes, policies, upstreams, refusals, clients,
 )  # fmt: skip
 
 
-def examine(seen: Seen) -> Findings:
+def run_checks(snapshot: GuardSnapshot) -> CheckResults:
     """Every finding, in the order of `CHECKS`."""
-    return [finding for check in CHECKS for finding in check(seen)]
+    return [result for check in CHECKS for result in check(snapshot)]
 
 
-def worst(findings: Findings) -> Level:
+def worst_level(results: CheckResults) -> Level:
     order = list(Level)
-    return max((finding.level for finding in findings), key=order.index, default=Level.OK)
+    return max((result.level for result in results), key=order.index, default=Level.OK)

@@ -11,7 +11,7 @@ from mcp_guard.core.describe import Description
 from mcp_guard.core.errors import GuardError
 from mcp_guard.core.model import Agent, Asked, Effect, Execution, Instance, Json, Task, Tool, ToolRule
 from mcp_guard.core.names import listed_name
-from mcp_guard.diagnostics.checks import Trial
+from mcp_guard.diagnostics.checks import RefusalTest
 from mcp_guard.guard import Guard
 from mcp_guard.ledger.open import LedgerSettings, OpenLedger, open_ledger
 from mcp_guard.policy.engine import PolicyEngine, load_policies
@@ -24,7 +24,7 @@ HOUR = 3600 * 1_000_000
 STRANGER = Agent("mcp-guard-doctor", "nobody", ())
 
 
-class Nothing:
+class InertUpstreams:
     """Implements `ports.Upstreams` with tools that do nothing; `sent` must stay empty."""
 
     def __init__(self, catalog: Collection[Tool]) -> None:
@@ -48,7 +48,7 @@ class Nothing:
         raise AssertionError("a call of the self-test was let through")
 
 
-def probe() -> Tool:
+def make_probe_tool() -> Tool:
     """A destructive tool that no configuration names."""
     definition: Json = {"name": "doctor", "inputSchema": {"type": "object", "properties": {}}}
     rule = ToolRule(effect=Effect.DESTRUCTIVE)
@@ -56,9 +56,9 @@ def probe() -> Tool:
     return Tool("guard", "doctor", listed_as, definition, definition_hash(definition), rule, Effect.DESTRUCTIVE)
 
 
-def try_refusals(settings: Settings, tools: list[Tool], absent: Collection[str]) -> list[Trial]:
+def run_refusal_tests(settings: Settings, tools: list[Tool], absent: Collection[str]) -> list[RefusalTest]:
     """Raises: GuardError if not even a scratch ledger can be had."""
-    catalog = [*tools, probe()]
+    catalog = [*tools, make_probe_tool()]
     try:
         engine = load_policies(settings.policies, policy_world(settings, catalog, absent))
     except GuardError:  # policies that speak of what every tool has do not fit the probe: go on without it
@@ -70,12 +70,12 @@ def try_refusals(settings: Settings, tools: list[Tool], absent: Collection[str])
         )  # and a key of its own
         ledger = open_ledger(scratch, CLOCK)
         try:
-            return asyncio.run(_try_all(engine, ledger, Nothing(catalog)))
+            return asyncio.run(_try_all(engine, ledger, InertUpstreams(catalog)))
         finally:
             ledger.close()
 
 
-async def _try_all(engine: PolicyEngine, ledger: OpenLedger, upstreams: Nothing) -> list[Trial]:
+async def _try_all(engine: PolicyEngine, ledger: OpenLedger, upstreams: InertUpstreams) -> list[RefusalTest]:
     in_force = PoliciesInForce(engine.counters)
     in_force.replace(engine)
     guard = Guard(
@@ -91,16 +91,20 @@ async def _try_all(engine: PolicyEngine, ledger: OpenLedger, upstreams: Nothing)
     now = CLOCK.now()
     stranger = Instance("run_doctor", STRANGER, None, Task(), now, now + HOUR, "", "cred_doctor")
     expired = replace(stranger, started=now - 2 * HOUR, expires=now - HOUR)
-    trials = [("a call of a tool that is not there", stranger, listed_name("guard", "nonesuch"))]
+    refusal_tests = [("a call of a tool that is not there", stranger, listed_name("guard", "nonesuch"))]
     known, unpermitted = upstreams.tools(), "a call that nobody permitted"
-    open_to_all = [Trial(unpermitted, False, False, "", True) for tool in known[-1:] if engine.may_call(stranger, tool)]
+    open_to_all = [
+        RefusalTest(unpermitted, False, False, "", True) for tool in known[-1:] if engine.may_call(stranger, tool)
+    ]
     for tool in known[-1:]:
-        trials.append(("a call with an expired credential", expired, tool.listed_as))
-        trials += [] if open_to_all else [(unpermitted, stranger, tool.listed_as)]
-    return [*open_to_all, *[await _try(guard, ledger, upstreams, *trial) for trial in trials]]
+        refusal_tests.append(("a call with an expired credential", expired, tool.listed_as))
+        refusal_tests += [] if open_to_all else [(unpermitted, stranger, tool.listed_as)]
+    return [*open_to_all, *[await _try(guard, ledger, upstreams, *trial) for trial in refusal_tests]]
 
 
-async def _try(guard: Guard, ledger: OpenLedger, upstreams: Nothing, what: str, instance: Instance, name: str) -> Trial:
+async def _try(
+    guard: Guard, ledger: OpenLedger, upstreams: InertUpstreams, what: str, instance: Instance, name: str
+) -> RefusalTest:
     store = ledger.writer.store
     before = store.head().size
     try:
@@ -110,4 +114,4 @@ async def _try(guard: Guard, ledger: OpenLedger, upstreams: Nothing, what: str, 
     row = store.receipt(before)
     denied = row is not None and row.kind == "decision" and b'"outcome":"deny"' in row.body
     said = str(reply.get("error") or reply.get("result") or "it was let through")[:200]
-    return Trial(what, not upstreams.sent and bool(reply), denied, said)
+    return RefusalTest(what, not upstreams.sent and bool(reply), denied, said)

@@ -9,7 +9,7 @@ from pathlib import Path
 from statistics import median
 
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.diagnostics.checks import Contents, Disk, File, Pending
+from mcp_guard.diagnostics.checks import DiskInfo, FileInfo, LedgerContents, PendingApproval
 from mcp_guard.ledger.open import FILE, GUARDS
 from mcp_guard.ledger.writer import is_signed
 from mcp_guard.storage import schema
@@ -20,29 +20,29 @@ FindKey = Callable[[str], object]
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class StateFolder:
     """A state folder. `failure` and `hint` say why the ledger in it could not be read."""
 
-    folder: File | None = None
-    disk: Disk | None = None
-    file: File | None = None
+    folder: FileInfo | None = None
+    disk: DiskInfo | None = None
+    file: FileInfo | None = None
     failure: str = ""
     hint: str = ""
-    contents: Contents | None = None
-    key: File | None = None
+    contents: LedgerContents | None = None
+    key: FileInfo | None = None
     key_failure: tuple[str, str] | None = None
     public_ids: tuple[str, ...] = ()
     guards: tuple[tuple[str, bool], ...] = ()
-    pending: tuple[Pending, ...] = ()
+    pending: tuple[PendingApproval, ...] = ()
     approvers_with_keys: frozenset[str] = frozenset()
 
 
-def examine_folder(folder: Path, find_key: FindKey = lambda _: None) -> Examined:
+def inspect_state_folder(folder: Path, find_key: FindKey = lambda _: None) -> StateFolder:
     """Never raises for what is wrong: that is what it finds. `find_key` raises if it has no such key."""
-    if (found := see(folder)) is None:
-        return Examined()
+    if (found := file_info(folder)) is None:
+        return StateFolder()
     path, failure, hint, looked = folder / FILE, "", "", None
-    file, contents = see(path), None
+    file, contents = file_info(path), None
     if file is not None:
         try:
             format = read_format(path)
@@ -50,31 +50,31 @@ def examine_folder(folder: Path, find_key: FindKey = lambda _: None) -> Examined
             contents = _contents(looked) if looked else _foreign(format)
         except LedgerError as error:
             failure, hint = error.message, error.hint
-    return Examined(
+    return StateFolder(
         folder=found,
         disk=measure_disk(folder),
         file=file,
         failure=failure,
         hint=hint,
         contents=contents,
-        key=see(folder / "ledger.key"),
+        key=file_info(folder / "ledger.key"),
         key_failure=_try_key(looked.head.key, find_key) if looked and looked.head.key else None,
         public_ids=read_public_ids(folder / "ledger.pub"),
         guards=tuple((path.stem, _is_locked(path)) for path in sorted((folder / GUARDS).glob("*.lock"))),
-        pending=tuple(Pending(*each) for each in looked.pending) if looked else (),
+        pending=tuple(PendingApproval(*each) for each in looked.pending) if looked else (),
         approvers_with_keys=looked.approvers_with_keys if looked else frozenset(),
     )
 
 
-def see(path: Path) -> File | None:
+def file_info(path: Path) -> FileInfo | None:
     try:
         found = path.stat()
     except OSError:
         return None
-    return File(str(path), found.st_mode & 0o7777, found.st_uid)
+    return FileInfo(str(path), found.st_mode & 0o7777, found.st_uid)
 
 
-def measure_disk(folder: Path) -> Disk:
+def measure_disk(folder: Path) -> DiskInfo:
     """A real write and sync of one page in the folder, several times; the median counts."""
     space = os.statvfs(folder)
     path, took = folder / f".doctor.{os.getpid()}", []
@@ -90,8 +90,8 @@ def measure_disk(folder: Path) -> Disk:
             os.close(handle)
             path.unlink()
     except OSError as error:
-        return Disk(space.f_bavail * space.f_frsize, 0, error.strerror or str(error))
-    return Disk(space.f_bavail * space.f_frsize, median(took))
+        return DiskInfo(space.f_bavail * space.f_frsize, 0, error.strerror or str(error))
+    return DiskInfo(space.f_bavail * space.f_frsize, median(took))
 
 
 def read_public_ids(path: Path) -> tuple[str, ...]:
@@ -111,9 +111,9 @@ def _try_key(verifier: str, find_key: FindKey) -> tuple[str, str] | None:
     return None
 
 
-def _contents(looked: InspectedLedger) -> Contents:
+def _contents(looked: InspectedLedger) -> LedgerContents:
     head = looked.head
-    return Contents(
+    return LedgerContents(
         format=looked.format,
         known_format=schema.VERSION,
         size=head.size,
@@ -126,9 +126,9 @@ def _contents(looked: InspectedLedger) -> Contents:
     )
 
 
-def _foreign(format: int) -> Contents:
+def _foreign(format: int) -> LedgerContents:
     """A ledger of another version, of which nothing more is read."""
-    return Contents(format, schema.VERSION, 0, -1, 0, None, "", (), ())
+    return LedgerContents(format, schema.VERSION, 0, -1, 0, None, "", (), ())
 
 
 def _is_locked(path: Path) -> bool:

@@ -11,7 +11,7 @@ import pytest
 from mcp_guard.cli import main
 from mcp_guard.cli.completion import NAMED, SHELLS
 from mcp_guard.cli.completion.names import KINDS, STATE
-from mcp_guard.cli.completion.parsers import commands
+from mcp_guard.cli.completion.parsers import list_commands
 from mcp_guard.config import GuardConfig
 from tests.cli.conftest import Past
 from tests.live.guarded import cli
@@ -47,7 +47,7 @@ def in_bash(scripts: Path, lines: Sequence[str]) -> list[set[str]]:
 
 
 def test_bash_offers_every_command_and_option_that_there_is(scripts: Path) -> None:
-    every = list(commands())
+    every = list(list_commands())
     assert len(every) > 60
     expected = []
     for command in every:

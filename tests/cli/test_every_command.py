@@ -9,17 +9,17 @@ from typing import Any
 import pytest
 
 from mcp_guard.cli import main
-from mcp_guard.cli.completion.parsers import Command, commands
+from mcp_guard.cli.completion.parsers import CliCommand, list_commands
 from tests.cli.conftest import Past
 from tests.live import guarded
 from tests.live.guarded import scripted, write_config
 
 
-def name(command: Command) -> str:
+def name(command: CliCommand) -> str:
     return " ".join(command.words)
 
 
-EVERY = [each for each in commands() if each.words]
+EVERY = [each for each in list_commands() if each.words]
 LEAVES = [each for each in EVERY if each.parser]
 NO_CONFIG = {
     "connect",
@@ -33,7 +33,7 @@ NO_CONFIG = {
 NO_JSON = {"run", "serve", "connect", "completion", "demo"}
 
 
-def required(command: Command, folder: Path) -> list[str]:
+def required(command: CliCommand, folder: Path) -> list[str]:
     """Arguments without which the command line would be wrong."""
     assert command.parser
     words = []
@@ -68,7 +68,7 @@ def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str,
 
 
 @pytest.mark.parametrize("command", EVERY, ids=name)
-def test_it_has_help(command: Command, capfd: pytest.CaptureFixture[str]) -> None:
+def test_it_has_help(command: CliCommand, capfd: pytest.CaptureFixture[str]) -> None:
     code, out, err = run([*command.words, "--help"], capfd)
     assert (code, err) == (0, "")
     assert out.startswith(f"usage: mcp-guard {' '.join(command.words)} ")
@@ -76,7 +76,7 @@ def test_it_has_help(command: Command, capfd: pytest.CaptureFixture[str]) -> Non
 
 @pytest.mark.parametrize("command", EVERY, ids=name)
 def test_an_option_that_it_does_not_know_is_the_command_lines_fault(
-    command: Command, capfd: pytest.CaptureFixture[str]
+    command: CliCommand, capfd: pytest.CaptureFixture[str]
 ) -> None:
     code, out, err = run([*command.words, "--nonesuch"], capfd)
     assert (code, out) == (2, "")
@@ -86,7 +86,7 @@ def test_an_option_that_it_does_not_know_is_the_command_lines_fault(
 
 @pytest.mark.parametrize("command", [each for each in LEAVES if name(each) not in NO_CONFIG], ids=name)
 def test_without_a_configuration_it_says_how_to_get_one(
-    command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    command: CliCommand, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = "agents" if command.words[0] == "completion" else None
     words = [*command.words, *([wanted] if wanted else required(command, tmp_path))]

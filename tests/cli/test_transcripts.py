@@ -269,7 +269,7 @@ def run(*words: str) -> tuple[int, str]:
         ((), 2, "usage: mcp-guard COMMAND"),
         (("--help",), 0, "approvals  list, show, approve, deny and grant held calls"),
         (("--version",), 0, "mcp-guard 0."),
-        (("lgo",), 2, "mcp-guard: no command `lgo`\nhint: did you mean mcp-guard log? mcp-guard --help lists them"),
+        (("lgo",), 2, "mcp-guard: no command `lgo`\nhint: did you mean mcp-guard log? mcp-guard --help lists them all"),
         (("log", "--config", "/none/x.toml"), 3, "mcp-guard: no configuration at `/none/x.toml`\nhint: "),
         (("run", "--config", "/none/x.toml"), 3, "mcp-guard: no configuration at `/none/x.toml`\nhint: "),
         (("log", "--ledger", "/none/x.sqlite"), 5, "mcp-guard: "),

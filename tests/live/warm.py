@@ -14,7 +14,7 @@ import threading
 from typing import Any, NoReturn
 
 from mcp_guard.cli import main
-from mcp_guard.cli.completion.parsers import commands
+from mcp_guard.cli.completion.parsers import list_commands
 
 SECONDS = 60
 _running: list["subprocess.Popen[bytes]"] = []
@@ -53,7 +53,7 @@ def _stop() -> None:
 
 
 def serve() -> None:
-    list(commands())  # each has been imported now
+    list(list_commands())  # each has been imported now
     for line in sys.stdin.buffer:
         child = os.fork()
         if child == 0:

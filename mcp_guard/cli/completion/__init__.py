@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mcp_guard.cli.completion.names import KINDS, names
-from mcp_guard.cli.options import parser
+from mcp_guard.cli.options import make_parser
 
 SHELLS = {"bash": "'\\''", "zsh": "'\\''", "fish": "\\'"}
 """Each with the way it writes a quote within quotes."""
@@ -20,22 +20,26 @@ NAMED = {
 
 
 def main(arguments: list[str]) -> int:
-    made = parser("completion", "Print a script for a shell, or the names that exist now, one a line.")
-    made.add_argument("what", choices=(*SHELLS, *KINDS), metavar="SHELL|NAMES", help=", ".join((*SHELLS, *KINDS)))
-    options = made.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     print(script(options.what) if options.what in SHELLS else "\n".join(names(options.what, options.config)))
     return 0
 
 
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_parser("completion", "Print a script for a shell, or the names that exist now, one a line.")
+    parser.add_argument("what", choices=(*SHELLS, *KINDS), metavar="SHELL|NAMES", help=", ".join((*SHELLS, *KINDS)))
+    return parser
+
+
 def script(shell: str) -> str:
     """The shell's own part, around one case for each command."""
-    from mcp_guard.cli.completion.parsers import Command, commands
+    from mcp_guard.cli.completion.parsers import CliCommand, list_commands
 
-    every = list(commands())
+    every = list(list_commands())
 
-    def row(command: Command) -> str:
+    def row(command: CliCommand) -> str:
         below = [each for each in every if each.words[:-1] == command.words and each.words]
-        lines = [f"{each.words[-1]}|command|{each.about}" for each in below]
+        lines = [f"{each.words[-1]}|command|{each.help}" for each in below]
         lines += [] if command.parser is None else arguments_of(command.parser)
         return case(shell, " ".join(command.words), "\n".join(lines).replace("'", SHELLS[shell]))
 
@@ -47,10 +51,10 @@ def case(shell: str, words: str, rows: str) -> str:
     return f"    case '{words}'\n      echo '{rows}'" if shell == "fish" else f"    '{words}') rows='{rows}' ;;"
 
 
-def arguments_of(parser: argparse.ArgumentParser) -> Iterator[str]:
+def arguments_of(make_parser: argparse.ArgumentParser) -> Iterator[str]:
     """`WORD|TAKES|ABOUT` for each option; for other arguments WORD is the position, or `*` for all that follow."""
     position = 0
-    for action in parser._actions:
+    for action in make_parser._actions:
         about = (action.help or "").replace("%%", "%").replace("\n", " ")
         if not action.option_strings:
             position += 1

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from mcp_guard.cli.ledger_reader import Receipt, latest, ledger_path, newer, open_for_reading, parser
+from mcp_guard.cli.ledger_reader import Receipt, latest, ledger_path, make_ledger_parser, newer, open_for_reading
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.events import FORMATS
 from mcp_guard.events.sender import Cursor, Receiver, TryAgain, check_url, read_headers
@@ -23,14 +23,7 @@ RETRY_SECONDS = (1, 2, 5, 10, 30)
 
 
 def main(arguments: list[str]) -> int:
-    made = parser("ledger events", "Print receipts as events of other systems, one a line, or send them (--to).")
-    made.add_argument("--format", choices=FORMATS, default="cloudevents", help="default: cloudevents")
-    made.add_argument("--follow", action="store_true", help="go on with receipts as they come; end with Ctrl-C")
-    made.add_argument("--after", type=int, metavar="SEQ", help="begin after this receipt (default: where --cursor is)")
-    made.add_argument("--to", metavar="URL", help="send them there by POST, in batches, instead of printing them")
-    made.add_argument("--cursor", type=Path, metavar="FILE", help="remembers what was handed over (default with --to)")
-    made.add_argument("--headers", type=Path, metavar="FILE", help="headers for --to, `Name: value` lines; mode 0600")
-    options = made.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     store = open_for_reading(options)
     shape = importlib.import_module(FORMATS[options.format])
     origin = next((receipt["origin"] for receipt in latest(store, 1, {})), "")
@@ -43,6 +36,23 @@ def main(arguments: list[str]) -> int:
     sent = send_events(store, shape, after, options.follow, (receiver, cursor))
     print(json.dumps({"sent": sent}) if options.json else f"sent {sent} events to {receiver.host}")
     return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_ledger_parser(
+        "ledger events", "Print receipts as events of other systems, one a line, or send them (--to)."
+    )
+    parser.add_argument("--format", choices=FORMATS, default="cloudevents", help="default: cloudevents")
+    parser.add_argument("--follow", action="store_true", help="go on with receipts as they come; end with Ctrl-C")
+    parser.add_argument(
+        "--after", type=int, metavar="SEQ", help="begin after this receipt (default: where --cursor is)"
+    )
+    parser.add_argument("--to", metavar="URL", help="send them there by POST, in batches, instead of printing them")
+    parser.add_argument(
+        "--cursor", type=Path, metavar="FILE", help="remembers what was handed over (default with --to)"
+    )
+    parser.add_argument("--headers", type=Path, metavar="FILE", help="headers for --to, `Name: value` lines; mode 0600")
+    return parser
 
 
 def find_cursor(options: argparse.Namespace) -> Cursor | None:

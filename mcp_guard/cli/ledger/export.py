@@ -1,10 +1,11 @@
 """`mcp-guard ledger export`: write the ledger as files that others can verify."""
 
+import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
 
-from mcp_guard.cli.ledger_reader import ledger_path, parser
+from mcp_guard.cli.ledger_reader import ledger_path, make_ledger_parser
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.export import KEYS, export
 from mcp_guard.storage.sqlite import open_store
@@ -12,10 +13,7 @@ from mcp_guard.verifier.progress import Progress
 
 
 def main(arguments: list[str]) -> int:
-    made = parser("ledger export", "Write the ledger as tiles and bundles; repeated, it adds what is new.")
-    made.add_argument("folder", type=Path, metavar="DIR", help="an empty folder, or an earlier export of this ledger")
-    made.add_argument("--payloads", action="store_true", help="with the payloads still kept: arguments, facts, replies")
-    options = made.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     path = ledger_path(options)
     store = open_store(path, create=False)
     with Progress(quiet=options.json) as progress:
@@ -25,6 +23,17 @@ def main(arguments: list[str]) -> int:
         return 0
     print(f"exported {done.receipts:,} receipts to {options.folder}, {done.new:,} of them new, root {done.root}")
     return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_ledger_parser(
+        "ledger export", "Write the ledger as tiles and bundles; repeated, it adds what is new."
+    )
+    parser.add_argument("folder", type=Path, metavar="DIR", help="an empty folder, or an earlier export of this ledger")
+    parser.add_argument(
+        "--payloads", action="store_true", help="with the payloads still kept: arguments, facts, replies"
+    )
+    return parser
 
 
 def read_keys(path: Path) -> str:

@@ -38,26 +38,31 @@ def main(arguments: list[str]) -> int:
     return say(options, {"receipts": count, "needed": needed, "erased": erased, "wal_emptied": emptied})
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    made = Parser(
+def build_parser() -> argparse.ArgumentParser:
+    parser = Parser(
         prog="mcp-guard ledger forget",
         description="Erase the payloads of receipts that fit all that is said. The receipts and the proof stay.",
     )
-    made.add_argument("--before", type=read_date, metavar="DATE", help="older than this: 2026-01-31, or with a time")
-    made.add_argument("--call", metavar="CALL", help="of this call")
-    made.add_argument("--instance", metavar="INSTANCE", help="of this instance")
-    made.add_argument("--user", metavar="NAME", help="on behalf of this user")
-    made.add_argument("--resource", type=read_resource, metavar="TYPE/ID", help="of calls that touched this resource")
-    made.add_argument("--reason", metavar="TEXT", required=True, help="why; it stands in the receipt for good")
-    made.add_argument("--dry-run", action="store_true", help="only count")
-    made.add_argument("--yes", action="store_true", help="do not ask")
-    add_config(made)
-    add_json(made)
-    options = made.parse_args(arguments)
+    parser.add_argument("--before", type=read_date, metavar="DATE", help="older than this: 2026-01-31, or with a time")
+    parser.add_argument("--call", metavar="CALL", help="of this call")
+    parser.add_argument("--instance", metavar="INSTANCE", help="of this instance")
+    parser.add_argument("--user", metavar="NAME", help="on behalf of this user")
+    parser.add_argument("--resource", type=read_resource, metavar="TYPE/ID", help="of calls that touched this resource")
+    parser.add_argument("--reason", metavar="TEXT", required=True, help="why; it stands in the receipt for good")
+    parser.add_argument("--dry-run", action="store_true", help="only count")
+    parser.add_argument("--yes", action="store_true", help="do not ask")
+    add_config(parser)
+    add_json(parser)
+    return parser
+
+
+def parse(arguments: list[str]) -> argparse.Namespace:
+    parser = build_parser()
+    options = parser.parse_args(arguments)
     if not any(getattr(options, name) is not None for name in SELECTORS):
-        made.error("say what is to be forgotten: " + ", ".join(f"--{name}" for name in SELECTORS))
+        parser.error("say what is to be forgotten: " + ", ".join(f"--{name}" for name in SELECTORS))
     if not options.reason.strip():
-        made.error("--reason must say something")
+        parser.error("--reason must say something")
     return options
 
 

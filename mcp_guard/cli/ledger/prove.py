@@ -1,9 +1,10 @@
 """`mcp-guard ledger prove`: a receipt, or those of a call, each with the proof that it stands in the ledger."""
 
+import argparse
 import sys
 
-from mcp_guard.cli.ledger_reader import open_for_reading, parser
-from mcp_guard.cli.show import find
+from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading
+from mcp_guard.cli.show import find_receipts
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.export import LedgerProofs
 from mcp_guard.ledger.witness_state import cosigned
@@ -11,11 +12,7 @@ from mcp_guard.storage.sqlite import Store, reading
 
 
 def main(arguments: list[str]) -> int:
-    made = parser("ledger prove", "Print bundles, one a line: what convinces somebody who has only the public key.")
-    made.add_argument("what", metavar="SEQ|CALL", help="a receipt's number, or a call's id")
-    made.add_argument("--payloads", action="store_true", help="with the payloads still kept: arguments, facts, replies")
-    made.add_argument("--cosigned", action="store_true", help="under the newest head that outside witnesses cosigned")
-    options = made.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     store = open_for_reading(options)
     with reading(store.path):
         proofs = LedgerProofs(store, cosigned_head(store) if options.cosigned else None)
@@ -23,6 +20,18 @@ def main(arguments: list[str]) -> int:
             sys.stdout.buffer.write(proofs.prove(seq, options.payloads) + b"\n")
     sys.stdout.buffer.flush()
     return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_ledger_parser(
+        "ledger prove", "Print bundles, one a line: what convinces somebody who has only the public key."
+    )
+    parser.add_argument("what", metavar="SEQ|CALL", help="a receipt's number, or a call's id")
+    parser.add_argument(
+        "--payloads", action="store_true", help="with the payloads still kept: arguments, facts, replies"
+    )
+    parser.add_argument("--cosigned", action="store_true", help="under the newest head that outside witnesses cosigned")
+    return parser
 
 
 def cosigned_head(store: Store) -> str:
@@ -36,7 +45,7 @@ def cosigned_head(store: Store) -> str:
 def wanted(store: Store, what: str, size: int) -> list[int]:
     """The receipts that are meant, of a ledger of `size`. Raises: LedgerError."""
     if not what.isdecimal():
-        return [receipt["seq"] for receipt in find(store, what) if receipt["seq"] < size]
+        return [receipt["seq"] for receipt in find_receipts(store, what) if receipt["seq"] < size]
     if int(what) >= size:
         raise LedgerError(f"no receipt {what} in `{store.path}` under a head of {size}", "mcp-guard log")
     return [int(what)]

@@ -1,5 +1,6 @@
 """`mcp-guard ledger witness`: send the checkpoint to the places that the configuration names."""
 
+import argparse
 import json
 import os
 import sys
@@ -7,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 
 from mcp_guard.app import CLOCK, ledger_settings
-from mcp_guard.cli.options import add_json, parser
+from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_table
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError
@@ -19,12 +20,7 @@ OK, NEGATIVE = 0, 1
 
 
 def main(arguments: list[str]) -> int:
-    made = parser("ledger witness", "Send the signed checkpoint to outside witnesses; exit 1 if one did not take it.")
-    made.add_argument("name", nargs="?", metavar="WITNESS", help="one of [witnesses] (default: all)")
-    made.add_argument("--due", action="store_true", help="only where every_seconds or every_receipts asks for it now")
-    made.add_argument("--anew", action="store_true", help="begin anew at a place that has lost every checkpoint")
-    add_json(made)
-    options = made.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     settings = load(options.config)
     chosen = choose(settings, options.name)
     writer = open_writer(ledger_settings(settings), CLOCK, create=False)
@@ -38,6 +34,17 @@ def main(arguments: list[str]) -> int:
     for each in results:
         complain(each)
     return NEGATIVE if any(each.state in ("failed", "contradicted") for each in results) else OK
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        "ledger witness", "Send the signed checkpoint to outside witnesses; exit 1 if one did not take it."
+    )
+    parser.add_argument("name", nargs="?", metavar="WITNESS", help="one of [witnesses] (default: all)")
+    parser.add_argument("--due", action="store_true", help="only where every_seconds or every_receipts asks for it now")
+    parser.add_argument("--anew", action="store_true", help="begin anew at a place that has lost every checkpoint")
+    add_json(parser)
+    return parser
 
 
 def choose(settings: Settings, name: str | None) -> Mapping[str, WitnessSettings]:

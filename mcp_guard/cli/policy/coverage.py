@@ -1,10 +1,11 @@
 """`mcp-guard policy coverage`: which policies no case, and no decision of the ledger, is determined by."""
 
+import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
 
-from mcp_guard.cli.ledger_reader import parser
+from mcp_guard.cli.ledger_reader import make_ledger_parser
 from mcp_guard.cli.output import print_table
 from mcp_guard.cli.policy.inputs import add_span, decisions, live_engine, versions
 from mcp_guard.config import load
@@ -19,10 +20,7 @@ HEADINGS = ("policy", "file", "cases", "decisions", "about it", "")
 
 def main(arguments: list[str]) -> int:
     """Exit codes: 0 every policy has a case, 1 not."""
-    made = parser("policy coverage", "Which policies no case, and no decision of the ledger, is determined by.")
-    made.add_argument("--cases", type=Path, metavar="PATH", help="a cases file or folder (default: the policies)")
-    add_span(made)
-    options = made.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     settings = load(options.config)
     engine, tools = live_engine(settings, options.json)
     path = options.ledger or settings.state_dir / FILE
@@ -42,6 +40,15 @@ def main(arguments: list[str]) -> int:
         print_table(HEADINGS, ([id, files[id], *asdict(each).values(), verdict(each)] for id, each in rows.items()))
         print(f"{len(rows) - len(missed)} of {len(rows)} policies are determined by a case")
     return 1 if missed else 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_ledger_parser(
+        "policy coverage", "Which policies no case, and no decision of the ledger, is determined by."
+    )
+    parser.add_argument("--cases", type=Path, metavar="PATH", help="a cases file or folder (default: the policies)")
+    add_span(parser)
+    return parser
 
 
 def verdict(each: Covered) -> str:

@@ -1,9 +1,10 @@
 """`mcp-guard policy explain`: why a decision of the past came out as it did, and what would have altered it."""
 
+import argparse
 import json
 from typing import Any
 
-from mcp_guard.cli.ledger_reader import open_for_reading, parser
+from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading
 from mcp_guard.cli.output import print_lines
 from mcp_guard.cli.policy.inputs import decision, versions
 from mcp_guard.core.errors import LedgerError
@@ -13,11 +14,9 @@ from mcp_guard.storage.sqlite import Store, reading
 
 
 def main(arguments: list[str]) -> int:
-    made = parser("policy explain", "Say which conditions decided, and the smallest change that would alter it.")
-    made.add_argument("what", metavar="RECEIPT|CALL", help="a receipt's number, or a call's id")
-    options = made.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     store = open_for_reading(options)
-    past = find(store, options.what)
+    past = find_decision(store, options.what)
     version, material = kept(store, past)
     made_again = explain(version, material)
     if options.json:
@@ -30,7 +29,15 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
-def find(store: Store, what: str) -> Past:
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_ledger_parser(
+        "policy explain", "Say which conditions decided, and the smallest change that would alter it."
+    )
+    parser.add_argument("what", metavar="RECEIPT|CALL", help="a receipt's number, or a call's id")
+    return parser
+
+
+def find_decision(store: Store, what: str) -> Past:
     """The decision of a receipt or call; of a call, its last. Raises: LedgerError."""
     with reading(store.path):
         seqs = [int(what)] if what.isdecimal() else [row.seq for row in store.receipts_of(what)]

@@ -1,9 +1,10 @@
 """`mcp-guard policy export`: plain Cedar with its schema, for Cedar's own analysis tools."""
 
+import argparse
 import json
 from pathlib import Path
 
-from mcp_guard.cli.options import add_json, parser
+from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.policy.inputs import known_schema
 from mcp_guard.config import load
 from mcp_guard.core.errors import PolicyError
@@ -15,11 +16,7 @@ POLICIES, SCHEMA = "policies.cedar", "schema.cedarschema"
 
 
 def main(arguments: list[str]) -> int:
-    made = parser("policy export", 'Gates as `unless { context.approvals.contains("route") }`, for Cedar\'s own tools.')
-    made.add_argument("--live", action="store_true", help="start the upstreams, instead of the tools last known")
-    made.add_argument("--out", type=Path, metavar="DIR", help=f"write {POLICIES} and {SCHEMA} there")
-    add_json(made)
-    options = made.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     settings = load(options.config)
     policies = read_policies(settings.policies, tuple(settings.routes)).policies
     schema, source = known_schema(settings, options.live, options.json)
@@ -38,18 +35,21 @@ def main(arguments: list[str]) -> int:
     return 0
 
 
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        "policy export", 'Gates as `unless { context.approvals.contains("route") }`, for Cedar\'s own tools.'
+    )
+    parser.add_argument("--live", action="store_true", help="start the upstreams, instead of the tools last known")
+    parser.add_argument("--out", type=Path, metavar="DIR", help=f"write {POLICIES} and {SCHEMA} there")
+    add_json(parser)
+    return parser
+
+
 # `mcp-guard policy schema`: the schema that the policies are checked against, for people and editors.
 
 
 def schema(arguments: list[str]) -> int:
-    made = parser(
-        "policy schema", "Print the Cedar schema of the tools, in Cedar's syntax, or with --json in its JSON."
-    )
-    made.add_argument("--live", action="store_true", help="start the upstreams, instead of the tools last known")
-    made.add_argument("--plain", action="store_true", help="for exported policies: with context.approvals")
-    made.add_argument("--out", type=Path, metavar="FILE", help="write it to a file (such as policies/mcp.cedarschema)")
-    add_json(made)
-    options = made.parse_args(arguments)
+    options = build_schema_parser().parse_args(arguments)
     schema, _ = known_schema(load(options.config), options.live, options.json)
     if schema is None:
         raise PolicyError("no tools are known yet", "start the upstreams for it: mcp-guard policy schema --live")
@@ -60,3 +60,16 @@ def schema(arguments: list[str]) -> int:
     else:
         print(text, end="")
     return 0
+
+
+def build_schema_parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        "policy schema", "Print the Cedar schema of the tools, in Cedar's syntax, or with --json in its JSON."
+    )
+    parser.add_argument("--live", action="store_true", help="start the upstreams, instead of the tools last known")
+    parser.add_argument("--plain", action="store_true", help="for exported policies: with context.approvals")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="write it to a file (such as policies/mcp.cedarschema)"
+    )
+    add_json(parser)
+    return parser

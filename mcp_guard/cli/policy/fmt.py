@@ -1,10 +1,11 @@
 """`mcp-guard policy fmt`: policies in Cedar's usual form, comments kept."""
 
+import argparse
 import difflib
 import json
 from pathlib import Path
 
-from mcp_guard.cli.options import add_json, parser
+from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.config import load
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.policy.source import read_files
@@ -12,12 +13,7 @@ from mcp_guard.policy.source import read_files
 
 def main(arguments: list[str]) -> int:
     """Exit codes: 0 done, or nothing to do; 1 with --check if a file would change."""
-    made = parser("policy fmt", "Format the policy files in place; comments are kept.")
-    made.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="files or folders (default: the config's)")
-    made.add_argument("--check", action="store_true", help="change nothing, show what would change")
-    made.add_argument("--width", type=int, default=100, metavar="N", help="line width (default 100)")
-    add_json(made)
-    options = made.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     changed = {}
     for place in options.paths or [load(options.config).policies]:
         for name, text in read_files(place).items():
@@ -36,6 +32,15 @@ def main(arguments: list[str]) -> int:
         else:
             print(f"formatted {path}")
     return 1 if options.check and changed else 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_parser("policy fmt", "Format the policy files in place; comments are kept.")
+    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="files or folders (default: the config's)")
+    parser.add_argument("--check", action="store_true", help="change nothing, show what would change")
+    parser.add_argument("--width", type=int, default=100, metavar="N", help="line width (default 100)")
+    add_json(parser)
+    return parser
 
 
 def format_text(path: Path, text: str, width: int) -> str:

@@ -28,10 +28,10 @@ from mcp_guard.verifier.progress import untold
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 
-def add_span(made: argparse.ArgumentParser) -> None:
+def add_span(parser: argparse.ArgumentParser) -> None:
     """`--since` and `--last`: which decisions."""
-    made.add_argument("--since", metavar="TIME", type=read_time, help="from this time (2026-01-31, or 7d, 12h ago)")
-    made.add_argument("--last", metavar="N", type=int, help="only the latest N decisions")
+    parser.add_argument("--since", metavar="TIME", type=read_time, help="from this time (2026-01-31, or 7d, 12h ago)")
+    parser.add_argument("--last", metavar="N", type=int, help="only the latest N decisions")
 
 
 def read_time(text: str) -> str:
@@ -68,7 +68,7 @@ def versions(store: Store) -> Versions:
     """The policy versions of this ledger, each read once."""
 
     @cache
-    def find(version: str) -> Version | None:
+    def read_kept(version: str) -> Version | None:
         with reading(store.path):
             kept = store.policy(version)
         if kept and canonical.digest(kept) != version:
@@ -76,7 +76,7 @@ def versions(store: Store) -> Versions:
             raise LedgerError(f"{what}: `{store.path}`", "mcp-guard verify")
         return read_version(version, kept) if kept else None
 
-    return find
+    return read_kept
 
 
 def latest_version(store: Store) -> Version:

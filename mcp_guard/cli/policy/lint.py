@@ -1,10 +1,11 @@
 """`mcp-guard policy lint`: what is legal and probably not meant."""
 
+import argparse
 import json
 from dataclasses import asdict
 from pathlib import Path
 
-from mcp_guard.cli.options import add_json, parser
+from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_lines
 from mcp_guard.cli.policy.inputs import known_schema, live_engine
 from mcp_guard.config import load
@@ -14,11 +15,7 @@ from mcp_guard.policy.source import read_files
 
 def main(arguments: list[str]) -> int:
     """Exit codes: 0 nothing but notes, 1 an error or a warning."""
-    made = parser("policy lint", "Find what is legal and probably not meant, and what would not load.")
-    made.add_argument("path", nargs="?", type=Path, metavar="PATH", help="a folder or file (default: the config's)")
-    made.add_argument("--live", action="store_true", help="start the upstreams, instead of the tools last known")
-    add_json(made)
-    options = made.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     settings = load(options.config)
     schema, source = known_schema(settings, options.live, options.json)
     agents = {name: enrolled.agent.groups for name, enrolled in settings.agents.items()}
@@ -36,6 +33,14 @@ def main(arguments: list[str]) -> int:
     return 1 if wrong else 0
 
 
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_parser("policy lint", "Find what is legal and probably not meant, and what would not load.")
+    parser.add_argument("path", nargs="?", type=Path, metavar="PATH", help="a folder or file (default: the config's)")
+    parser.add_argument("--live", action="store_true", help="start the upstreams, instead of the tools last known")
+    add_json(parser)
+    return parser
+
+
 def lines(finding: Finding) -> list[str]:
     where = "".join(f"{part}: " for part in (finding.file, finding.policy) if part)
     return [f"{finding.level}: {where}{finding.what}", f"    hint: {finding.fix}"]
@@ -45,12 +50,18 @@ def lines(finding: Finding) -> list[str]:
 
 
 def validate(arguments: list[str]) -> int:
-    made = parser("policy validate", "Load the policies against the tools that are listed now; starts the upstreams.")
-    add_json(made)
-    options = made.parse_args(arguments)
+    options = build_validate_parser().parse_args(arguments)
     engine, tools = live_engine(load(options.config), options.json)
     about = {"version": engine.version, "tools": len(tools), "dormant": list(engine.dormant)}
     print(json.dumps(about) if options.json else f"valid against {len(tools)} tools, version {engine.version}")
     for policy in () if options.json else engine.dormant:
         print(f"  {policy}: waits for tools that are not listed now")
     return 0
+
+
+def build_validate_parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        "policy validate", "Load the policies against the tools that are listed now; starts the upstreams."
+    )
+    add_json(parser)
+    return parser

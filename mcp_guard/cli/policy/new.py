@@ -1,10 +1,11 @@
 """`mcp-guard policy new`: start a policy file and its cases from a tool's schema."""
 
+import argparse
 import difflib
 import json
 from pathlib import Path
 
-from mcp_guard.cli.options import add_json, parser
+from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_hint
 from mcp_guard.cli.policy.inputs import live_world
 from mcp_guard.config import load
@@ -13,13 +14,7 @@ from mcp_guard.policy.authoring.scaffold import start_cases, start_policy
 
 
 def main(arguments: list[str]) -> int:
-    made = parser("policy new", "Start a policy file and its cases from a tool's schema; starts the upstreams.")
-    made.add_argument("tool", metavar="TOOL", help="the tool as it is listed, such as crm__update_deal")
-    made.add_argument("--group", metavar="GROUP", help="the agents that may use it (default: the first agent's group)")
-    made.add_argument("--route", metavar="ROUTE", help="who approves (default: the first route; a read is not gated)")
-    made.add_argument("--out", type=Path, metavar="FILE", help="the policy file (default: TOOL.cedar in the policies)")
-    add_json(made)
-    options = made.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     settings = load(options.config)
     tools = {tool.listed_as: tool for tool in live_world(settings, options.json).tools}
     if options.tool not in tools:
@@ -44,3 +39,17 @@ def main(arguments: list[str]) -> int:
     print(json.dumps({"files": files}) if options.json else "\n".join(f"wrote {each}" for each in files))
     print_hint("edit them, then: mcp-guard policy test")
     return 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_parser("policy new", "Start a policy file and its cases from a tool's schema; starts the upstreams.")
+    parser.add_argument("tool", metavar="TOOL", help="the tool as it is listed, such as crm__update_deal")
+    parser.add_argument(
+        "--group", metavar="GROUP", help="the agents that may use it (default: the first agent's group)"
+    )
+    parser.add_argument("--route", metavar="ROUTE", help="who approves (default: the first route; a read is not gated)")
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="the policy file (default: TOOL.cedar in the policies)"
+    )
+    add_json(parser)
+    return parser

@@ -1,10 +1,11 @@
 """`mcp-guard policy replay`: the ledger's decisions under other policies."""
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
 
-from mcp_guard.cli.ledger_reader import open_for_reading, parser
+from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading
 from mcp_guard.cli.output import print_lines, print_table
 from mcp_guard.cli.policy.inputs import add_span, decisions, latest_version, read_candidate, versions
 from mcp_guard.config import load
@@ -18,10 +19,7 @@ HEADINGS = ("seq", "time", "agent", "tool", "was", "would be", "because of", "")
 
 def main(arguments: list[str]) -> int:
     """Exit codes: 0 never more permissive, 1 more permissive."""
-    made = parser("policy replay", "Run the ledger's decisions again under other policies; nothing is called.")
-    made.add_argument("--candidate", type=Path, required=True, metavar="DIR", help="the policies to try")
-    add_span(made)
-    options = made.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     settings, store = load(options.config), open_for_reading(options)
     candidate = read_candidate(options.candidate, tuple(settings.routes), latest_version(store))
     with Progress("decisions", options.json) as progress:
@@ -32,6 +30,15 @@ def main(arguments: list[str]) -> int:
     else:
         show(done)
     return 0 if done.never_more_permissive else 1
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_ledger_parser(
+        "policy replay", "Run the ledger's decisions again under other policies; nothing is called."
+    )
+    parser.add_argument("--candidate", type=Path, required=True, metavar="DIR", help="the policies to try")
+    add_span(parser)
+    return parser
 
 
 def as_json(done: Replay) -> dict[str, Any]:
@@ -93,9 +100,7 @@ def said(ruling: Ruling) -> str:
 
 def shadow(arguments: list[str]) -> int:
     """Exit codes: 0 never more permissive, 1 more permissive."""
-    made = parser("policy shadow", "Compare what the shadow policies ([guard] shadow) said with what was decided.")
-    add_span(made)
-    options = made.parse_args(arguments)
+    options = build_shadow_parser().parse_args(arguments)
     store = open_for_reading(options)
     with Progress("decisions", options.json) as progress:
         done = shadowed(decisions(store, options.since, options.last, progress.tell), versions(store))
@@ -104,3 +109,11 @@ def shadow(arguments: list[str]) -> int:
     else:
         show(done)
     return 0 if done.never_more_permissive else 1
+
+
+def build_shadow_parser() -> argparse.ArgumentParser:
+    parser = make_ledger_parser(
+        "policy shadow", "Compare what the shadow policies ([guard] shadow) said with what was decided."
+    )
+    add_span(parser)
+    return parser

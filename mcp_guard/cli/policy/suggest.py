@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mcp_guard.cli.ledger_reader import open_for_reading, parser
+from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading
 from mcp_guard.cli.output import print_lines
 from mcp_guard.cli.policy.inputs import add_span, decisions, latest_version, versions
 from mcp_guard.config import load
@@ -22,7 +22,7 @@ REFUSING = {"approval.denied": "denied", "approval.revoked": "took back their ap
 
 def main(arguments: list[str]) -> int:
     """Exit codes: 0 something is suggested, 1 nothing."""
-    options = parse(arguments)
+    options = build_parser().parse_args(arguments)
     settings, store = load(options.config), open_for_reading(options)
     terms = Terms(refused(store), options.least, frozenset(options.free.split(",")) - {""})
     materials = Materials(read_files(settings.policies), tuple(settings.routes), latest_version(store), versions(store))
@@ -39,13 +39,15 @@ def main(arguments: list[str]) -> int:
     return 0 if made.suggestions.made else 1
 
 
-def parse(arguments: list[str]) -> argparse.Namespace:
-    made = parser("policy suggest", "Suggest the narrowest policies for what was always approved, or observed.")
-    made.add_argument("--least", type=int, default=3, metavar="N", help="calls that make a basis (default 3)")
-    made.add_argument("--free", default="", metavar="A,B", help="arguments that are not to be bounded")
-    made.add_argument("--out", type=Path, metavar="DIR", help="write the whole candidate there, with cases")
-    add_span(made)
-    return made.parse_args(arguments)
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_ledger_parser(
+        "policy suggest", "Suggest the narrowest policies for what was always approved, or observed."
+    )
+    parser.add_argument("--least", type=int, default=3, metavar="N", help="calls that make a basis (default 3)")
+    parser.add_argument("--free", default="", metavar="A,B", help="arguments that are not to be bounded")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write the whole candidate there, with cases")
+    add_span(parser)
+    return parser
 
 
 def refused(store: Store) -> dict[Group, str]:

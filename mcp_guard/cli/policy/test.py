@@ -1,11 +1,12 @@
 """`mcp-guard policy test`: the cases beside the policies, on the real engine."""
 
+import argparse
 import json
 import time
 from pathlib import Path
 from typing import Any
 
-from mcp_guard.cli.options import add_json, parser
+from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_lines, print_table
 from mcp_guard.cli.policy.inputs import live_engine
 from mcp_guard.config import load
@@ -17,12 +18,7 @@ HEADINGS = ("file", "case", "expected", "got", "policies", "ms")
 
 def main(arguments: list[str]) -> int:
     """Exit codes: 0 all as expected, 1 not."""
-    made = parser("policy test", "Run the *.cases.toml beside the policies; starts the upstreams to know their tools.")
-    made.add_argument("--cases", type=Path, metavar="PATH", help="a cases file or folder (default: the policies)")
-    made.add_argument("--table", action="store_true", help="list every case, not only those that fail")
-    made.add_argument("--coverage", action="store_true", help="name the policies that determine no case; fail if any")
-    add_json(made)
-    options = made.parse_args(arguments)
+    options = build_parser().parse_args(arguments)
     settings = load(options.config)
     engine, tools = live_engine(settings, options.json)
     where = options.cases or settings.policies
@@ -48,6 +44,17 @@ def main(arguments: list[str]) -> int:
     print_lines(f"no case is determined by `{id}`" for id in missed)
     print(f"{len(results) - len(failed)} of {len(results)} cases as expected")
     return 1 if failed or missed else 0
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = make_parser(
+        "policy test", "Run the *.cases.toml beside the policies; starts the upstreams to know their tools."
+    )
+    parser.add_argument("--cases", type=Path, metavar="PATH", help="a cases file or folder (default: the policies)")
+    parser.add_argument("--table", action="store_true", help="list every case, not only those that fail")
+    parser.add_argument("--coverage", action="store_true", help="name the policies that determine no case; fail if any")
+    add_json(parser)
+    return parser
 
 
 def as_json(result: Result, ms: float) -> dict[str, Any]:
