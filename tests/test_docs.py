@@ -1,4 +1,4 @@
-"""What the documents show is so: their configurations load, their policies fit, their lists are complete."""
+"""The documentation is correct: its lists are complete, its links resolve, and the files and symbols it names exist."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_the_receipt_reference_names_every_kind() -> None:
         assert f"`{kind}`" in text or (f"`{family}." in text and f"`.{name}`" in text), kind
 
 
-def test_links_between_documents_lead_somewhere() -> None:
+def test_links_between_documents_resolve() -> None:
     for document in [ROOT / "README.md", *DOCS.rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             if "://" not in target:
@@ -46,13 +46,13 @@ def test_code_refers_to_decisions_that_exist() -> None:
 ARCHITECTURE = (DOCS / "explanation" / "architecture.md").read_text()
 
 
-def test_the_architecture_speaks_of_files_that_are_there() -> None:
+def test_files_named_in_the_architecture_exist() -> None:
     named = re.findall(r"`((?:mcp_guard|tests|docs|config\.)[\w./-]*)`", ARCHITECTURE)
     assert len(named) > 80
     assert [name for name in named if not (ROOT / name).exists()] == []
 
 
-def test_what_is_to_be_changed_is_in_the_file_that_the_architecture_names() -> None:
+def test_files_named_in_the_architecture_contain_the_symbols_named() -> None:
     answers = ARCHITECTURE.partition("## Where would I change")[2]
     pairs = re.findall(r"`([\w./]+\.py)` \((`\w+`(?:, `\w+`)*)\)", answers)
     assert len(pairs) > 20
@@ -61,6 +61,6 @@ def test_what_is_to_be_changed_is_in_the_file_that_the_architecture_names() -> N
             assert re.search(rf"^(class |def )?{symbol}\b", (ROOT / file).read_text(), re.MULTILINE), (file, symbol)
 
 
-def test_every_room_of_the_house_is_in_the_architecture() -> None:
-    rooms = [path.name for path in (ROOT / "mcp_guard").iterdir() if (path / "__init__.py").exists()]
-    assert [room for room in rooms if f"`mcp_guard/{room}/`" not in ARCHITECTURE] == []
+def test_the_architecture_names_every_package() -> None:
+    packages = [path.name for path in (ROOT / "mcp_guard").iterdir() if (path / "__init__.py").exists()]
+    assert [package for package in packages if f"`mcp_guard/{package}/`" not in ARCHITECTURE] == []
