@@ -17,7 +17,7 @@ import pytest
 from mcp_guard.diagnostics.checks import CHECKS, Level
 from tests.faults.disks import fill, small_disk
 from tests.live.guarded import Client, cli, command, enrol, scripted, seen, write_config
-from tests.promises.house import SECOND, make_instance, open_house, run
+from tests.promises.house import SECOND, make_instance, open_house
 
 POLICIES = """
 @id("echo") permit (principal in Group::"testers", action in [Action::"up__echo", Action::"up__never"], resource);
@@ -162,11 +162,11 @@ def test_a_mode_is_mended_by_the_command_that_it_names(config: Path) -> None:
     assert doctor(config)[0] == 0
 
 
-def test_a_clock_before_the_last_receipt(config: Path) -> None:
+async def test_a_clock_before_the_last_receipt(config: Path) -> None:
     house = open_house(config.parent / "future")
     house.clock.time += 100 * 365 * 24 * 3600 * SECOND
     house.ledger.ledger.note()
-    run(lambda: house.guard.call(make_instance(), asked()))
+    await house.guard.call(make_instance(), asked())
     house.close()
     shutil.rmtree(ledger(config).parent)
     (config.parent / "future" / "state").rename(ledger(config).parent)

@@ -1,13 +1,12 @@
 """The example: the CRM server by itself, whose cases are run in `test_packs.py`."""
 
-import asyncio
 import sys
-from collections.abc import AsyncIterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from mcp import Client, StdioServerParameters
 
 from mcp_guard.app import listed_tools, policy_world
@@ -21,11 +20,11 @@ ROOT = Path(__file__).parent.parent.parent
 POLICIES = ROOT / "policies" / "crm"
 
 
-@pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def world(tmp_path_factory: pytest.TempPathFactory) -> World:
     """What the real server lists, under the example's configuration."""
     settings = load(prepare(tmp_path_factory.mktemp("crm")))
-    tools, absent = asyncio.run(listed_tools(settings))
+    tools, absent = await listed_tools(settings)
     assert not absent
     return policy_world(settings, tools, absent)
 
@@ -45,42 +44,31 @@ def test_high_risk_goes_to_two_of_security() -> None:
     assert load(ROOT / "examples" / "crm" / "high-risk.toml").routes["security-approvals"].quorum == 2
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
-async def crm(tmp_path: Path) -> AsyncIterator[Client]:
-    words = [str(ROOT / "examples" / "crm" / "server.py"), "--database", str(tmp_path / "crm.sqlite")]
-    async with Client(StdioServerParameters(command=sys.executable, args=words)) as client:
-        yield client
-
-
 async def say(client: Client, tool: str, **arguments: Any) -> tuple[bool, Any]:
     """Whether it failed, and the structured result or the text."""
     result = await client.call_tool(tool, arguments)
     return bool(result.is_error), result.structured_content or str(getattr(result.content[0], "text", ""))
 
 
-@pytest.mark.anyio
-async def test_the_server_by_itself(crm: Client) -> None:
-    tools = {tool.name for tool in (await crm.list_tools()).tools}
-    assert tools == {"get_deal", "search_deals", "update_deal", "add_note", "refund", "delete_deal"}
-    failed, found = await say(crm, "update_deal", deal_id="789", amount=1.5, notes="new")
-    assert (failed, found["deal"]["amount"], found["deal"]["notes"]) == (False, 1.5, "new")
-    assert found["deal"]["stage"] == "Negotiation"
-    failed, found = await say(crm, "search_deals", text="Northwind")
-    assert [deal["deal_id"] for deal in found["deals"]] == ["655", "789"]
-    assert (await say(crm, "add_note", deal_id="790", text="x"))[0] is False
-    failed, found = await say(crm, "refund", deal_id="655", amount=200, reason="late")
-    assert found["deal"]["paid"] == 7000
-    assert (await say(crm, "delete_deal", deal_id="791"))[0] is False
-    for tool, arguments, because in (
-        ("get_deal", {"deal_id": "791"}, "there is no deal 791"),
-        ("update_deal", {"deal_id": "789"}, "nothing to change"),
-        ("refund", {"deal_id": "655", "amount": 7000.01, "reason": "x"}, "cannot be refunded"),
-    ):
-        failed, said = await say(crm, tool, **arguments)
-        assert failed
-        assert because in said
+async def test_the_server_by_itself(tmp_path: Path) -> None:
+    words = [str(ROOT / "examples" / "crm" / "server.py"), "--database", str(tmp_path / "crm.sqlite")]
+    async with Client(StdioServerParameters(command=sys.executable, args=words)) as crm:
+        tools = {tool.name for tool in (await crm.list_tools()).tools}
+        assert tools == {"get_deal", "search_deals", "update_deal", "add_note", "refund", "delete_deal"}
+        failed, found = await say(crm, "update_deal", deal_id="789", amount=1.5, notes="new")
+        assert (failed, found["deal"]["amount"], found["deal"]["notes"]) == (False, 1.5, "new")
+        assert found["deal"]["stage"] == "Negotiation"
+        failed, found = await say(crm, "search_deals", text="Northwind")
+        assert [deal["deal_id"] for deal in found["deals"]] == ["655", "789"]
+        assert (await say(crm, "add_note", deal_id="790", text="x"))[0] is False
+        failed, found = await say(crm, "refund", deal_id="655", amount=200, reason="late")
+        assert found["deal"]["paid"] == 7000
+        assert (await say(crm, "delete_deal", deal_id="791"))[0] is False
+        for tool, arguments, because in (
+            ("get_deal", {"deal_id": "791"}, "there is no deal 791"),
+            ("update_deal", {"deal_id": "789"}, "nothing to change"),
+            ("refund", {"deal_id": "655", "amount": 7000.01, "reason": "x"}, "cannot be refunded"),
+        ):
+            failed, said = await say(crm, tool, **arguments)
+            assert failed
+            assert because in said

@@ -1,13 +1,12 @@
 """Every shipped pack of policies: its cases hold, each policy matters to one, and the recorded listings are true."""
 
-import asyncio
 import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
+import pytest_asyncio
 from mcp import Client, StdioServerParameters
 
 from mcp_guard.app import listed_tools, policy_world
@@ -36,13 +35,13 @@ def settings_of(config: Path, state: Path) -> Settings:
     return replace(settings, state_dir=state, servers=servers)
 
 
-@pytest.fixture(scope="module")
-def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, World]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, World]:
     """What each pack's server lists."""
     found = {}
     for config in CONFIGS:
         settings = settings_of(config, tmp_path_factory.mktemp("pack"))
-        tools, absent = asyncio.run(listed_tools(settings))
+        tools, absent = await listed_tools(settings)
         assert not absent, config
         found[config] = policy_world(settings, tools, absent)
     return found
@@ -96,11 +95,9 @@ REAL = {
 
 
 @pytest.mark.parametrize("name", REAL)
-def test_a_recorded_listing_is_what_the_real_server_lists(name: str) -> None:
-    async def ask() -> list[Any]:
-        words = REAL[name]
-        async with Client(StdioServerParameters(command=words[0], args=list(words[1:]))) as client:
-            listed = (await client.list_tools()).tools
-            return [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in listed]
-
-    assert asyncio.run(ask()) == json.loads((PACKS / "listings" / f"{name}.json").read_text())
+async def test_a_recorded_listing_is_what_the_real_server_lists(name: str) -> None:
+    words = REAL[name]
+    async with Client(StdioServerParameters(command=words[0], args=list(words[1:]))) as client:
+        listed = (await client.list_tools()).tools
+    found = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in listed]
+    assert found == json.loads((PACKS / "listings" / f"{name}.json").read_text())

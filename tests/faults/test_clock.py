@@ -8,55 +8,55 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Asked, Counter, Effect
 from mcp_guard.core.receipt import format_time
 from mcp_guard.ledger.clock import TOLERATED, SteadyClock, receipt_time
-from tests.promises.house import ALLOW, GATE, SECOND, House, make_instance, open_house, pending_id, run, text
+from tests.promises.house import ALLOW, GATE, SECOND, House, make_instance, open_house, pending_id, text
 
 NOTE = Asked("crm__note", {"text": "x"})
 HOUR = 3600 * SECOND
 
 
-def call(house: House, asked: Asked = NOTE) -> str:
-    return text(run(lambda: house.guard.call(make_instance(), asked)))
+async def call(house: House, asked: Asked = NOTE) -> str:
+    return text(await house.guard.call(make_instance(), asked))
 
 
 def times(house: House) -> list[str]:
     return [receipt["time"] for receipt in house.receipts()]
 
 
-def test_a_small_step_back_takes_the_time_of_the_last_receipt(tmp_path: Path) -> None:
+async def test_a_small_step_back_takes_the_time_of_the_last_receipt(tmp_path: Path) -> None:
     house = open_house(tmp_path)
-    call(house)
+    await call(house)
     last = times(house)[-1]
     house.clock.time -= 3 * SECOND
-    assert call(house) == "done"
+    assert await call(house) == "done"
     assert times(house)[-2:] == [last, last]
     assert times(house) == sorted(times(house))
     house.close()
 
 
-def test_a_large_step_back_refuses_with_both_times_until_the_clock_is_right(tmp_path: Path) -> None:
+async def test_a_large_step_back_refuses_with_both_times_until_the_clock_is_right(tmp_path: Path) -> None:
     house = open_house(tmp_path)
-    call(house)
+    await call(house)
     last = times(house)[-1]
     house.clock.time -= HOUR
-    reply = call(house)
+    reply = await call(house)
     assert "denied by mcp-guard: the clock was set back: it says " in reply
     assert last in reply
     assert format_time(house.clock.time)[:16] in reply
     assert len(house.upstream.sent) == 1
     house.clock.time += HOUR
-    assert call(house) == "done"
+    assert await call(house) == "done"
     house.close()
 
 
-def test_a_guard_that_starts_under_a_clock_set_back_is_refused_too(tmp_path: Path) -> None:
+async def test_a_guard_that_starts_under_a_clock_set_back_is_refused_too(tmp_path: Path) -> None:
     house = open_house(tmp_path)
     house.clock.time += HOUR
-    call(house)
+    await call(house)
     house.close()
     with pytest.raises(LedgerError, match="the clock was set back"):
         open_house(tmp_path).ledger.ledger.note()
     after = open_house(tmp_path)
-    assert "the clock was set back" in call(after)
+    assert "the clock was set back" in await call(after)
     assert after.upstream.sent == []
     after.close()
 
@@ -100,36 +100,36 @@ def test_a_clock_set_back_is_noticed_without_a_receipt_in_between() -> None:
     assert receipt_time(clock, last) == last + 9 * HOUR
 
 
-def test_an_expired_credential_does_not_come_back_to_life(tmp_path: Path) -> None:
+async def test_an_expired_credential_does_not_come_back_to_life(tmp_path: Path) -> None:
     house = open_house(tmp_path)
     house.clock.time = make_instance().expires - 2 * SECOND
-    assert call(house) == "done"
+    assert await call(house) == "done"
     house.clock.time += 4 * SECOND
-    assert "has expired" in call(house)
+    assert "has expired" in await call(house)
     house.clock.time -= 3 * SECOND  # before it expired, and within what is borne
-    assert "has expired" in call(house)
+    assert "has expired" in await call(house)
     house.close()
 
 
-def test_an_expired_approval_does_not_come_back_to_life(tmp_path: Path) -> None:
+async def test_an_expired_approval_does_not_come_back_to_life(tmp_path: Path) -> None:
     house = open_house(tmp_path, f"{ALLOW}\n{GATE}")
-    id = pending_id(run(lambda: house.guard.call(make_instance(), NOTE)))
+    id = pending_id(await house.guard.call(make_instance(), NOTE))
     house.approve(id)
     house.clock.time += HOUR + SECOND
-    call(house)
+    await call(house)
     house.clock.time -= 2 * SECOND
-    assert "held by mcp-guard" in call(house)  # asked anew
+    assert "held by mcp-guard" in await call(house)  # asked anew
     assert house.upstream.sent == []
     house.close()
 
 
-def test_a_rate_is_not_emptied_by_a_clock_set_back(tmp_path: Path) -> None:
+async def test_a_rate_is_not_emptied_by_a_clock_set_back(tmp_path: Path) -> None:
     counter = Counter("writes", HOUR, ("instance",), (Effect.WRITE,))
     two = '@id("two") permit (principal, action, resource) when { context.rate.writes <= 2 };'
     house = open_house(tmp_path, two, (counter,))
-    assert call(house) == call(house) == "done"
+    assert await call(house) == await call(house) == "done"
     house.clock.time -= 4 * SECOND
-    assert "denied" in call(house)
+    assert "denied" in await call(house)
     house.clock.time -= HOUR
-    assert "the clock was set back" in call(house)
+    assert "the clock was set back" in await call(house)
     house.close()

@@ -17,14 +17,14 @@ from mcp_guard.storage.sqlite import open_store, reading
 from mcp_guard.verifier import Unusable, verify_ledger
 from tests.faults.disks import immutable
 from tests.live.guarded import Client, scripted, seen, text, write_config
-from tests.promises.house import House, make_instance, open_house, run
+from tests.promises.house import House, make_instance, open_house
 from tests.promises.house import text as said
 
 NOBODY = 65534
 
 
-def call(house: House) -> str:
-    return said(run(lambda: house.guard.call(make_instance(), Asked("crm__note", {"text": "x"}))))
+async def call(house: House) -> str:
+    return said(await house.guard.call(make_instance(), Asked("crm__note", {"text": "x"})))
 
 
 def assert_hinted(error: LedgerError) -> None:
@@ -36,10 +36,10 @@ def files(house: House) -> tuple[Path, Path]:
     return path, path.with_name("ledger.sqlite-wal")
 
 
-def refused(house: House, why: str) -> None:
+async def refused(house: House, why: str) -> None:
     """The call is refused for this reason, and nothing was sent."""
     sent = len(house.upstream.sent)
-    reply = call(house)
+    reply = await call(house)
     assert f"denied by mcp-guard: {why}" in reply, reply
     assert len(house.upstream.sent) == sent
 
@@ -115,22 +115,22 @@ def as_nobody(work: Callable[[], None]) -> str:
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_file_that_is_removed_is_missed_at_once_and_the_guard_goes_on_when_it_is_back(
+async def test_a_file_that_is_removed_is_missed_at_once_and_the_guard_goes_on_when_it_is_back(
     tmp_path: Path, which: int
 ) -> None:
     house = open_house(tmp_path)
-    assert call(house) == "done"
+    assert await call(house) == "done"
     path = files(house)[which]
     path.rename(tmp_path / "away")
-    refused(house, "the ledger was removed or replaced while it was in use")
+    await refused(house, "the ledger was removed or replaced while it was in use")
     assert not path.exists()
     (tmp_path / "away").rename(path)
-    assert call(house) == "done"
+    assert await call(house) == "done"
     house.close()
     assert is_verified(tmp_path)
 
 
-def test_a_ledger_that_is_removed_between_the_look_and_the_commit_lets_nothing_run(tmp_path: Path) -> None:
+async def test_a_ledger_that_is_removed_between_the_look_and_the_commit_lets_nothing_run(tmp_path: Path) -> None:
     house = open_house(tmp_path)
     path, _ = files(house)
     look: Callable[[], None] = house.store._check_place
@@ -141,52 +141,52 @@ def test_a_ledger_that_is_removed_between_the_look_and_the_commit_lets_nothing_r
             path.rename(tmp_path / "away")
 
     house.store._check_place = look_then_lose_it
-    refused(house, "the ledger was removed or replaced")
+    await refused(house, "the ledger was removed or replaced")
     assert house.upstream.sent == []
 
 
-def test_a_ledger_that_is_replaced_by_a_copy_is_not_written(tmp_path: Path) -> None:
+async def test_a_ledger_that_is_replaced_by_a_copy_is_not_written(tmp_path: Path) -> None:
     house = open_house(tmp_path)
     path, _ = files(house)
-    call(house)
+    await call(house)
     with closing(sqlite3.connect(path)) as live, closing(sqlite3.connect(tmp_path / "copy")) as copy:
         live.backup(copy)
     os.replace(tmp_path / "copy", path)
-    refused(house, "the ledger was removed or replaced while it was in use")
+    await refused(house, "the ledger was removed or replaced while it was in use")
     house.close()
 
 
-def test_a_ledger_that_is_rolled_back_under_a_running_guard_is_found_at_the_next_call(tmp_path: Path) -> None:
+async def test_a_ledger_that_is_rolled_back_under_a_running_guard_is_found_at_the_next_call(tmp_path: Path) -> None:
     house = open_house(tmp_path)
     path, _ = files(house)
-    call(house)
+    await call(house)
     copied = len(house.receipts())
     with closing(sqlite3.connect(path)) as live, closing(sqlite3.connect(tmp_path / "copy")) as copy:
         live.backup(copy)
-    call(house)
+    await call(house)
     now = len(house.receipts())
     with closing(sqlite3.connect(tmp_path / "copy")) as copy, closing(sqlite3.connect(path)) as live:
         copy.backup(live)
-    refused(house, f"the ledger was rolled back: it had {now} receipts, and has {copied} of another history")
+    await refused(house, f"the ledger was rolled back: it had {now} receipts, and has {copied} of another history")
     house.close()
 
 
-def test_another_history_of_the_same_length_is_not_continued(tmp_path: Path) -> None:
+async def test_another_history_of_the_same_length_is_not_continued(tmp_path: Path) -> None:
     house = open_house(tmp_path)
     path, _ = files(house)
     with closing(sqlite3.connect(path)) as live, closing(sqlite3.connect(tmp_path / "copy")) as copy:
         live.backup(copy)
-    call(house)
+    await call(house)
     (tmp_path / "fork" / "state").mkdir(parents=True)
     (tmp_path / "copy").rename(tmp_path / "fork" / "state" / "ledger.sqlite")
     for name in ("ledger.key", "ledger.pub"):
         shutil.copy(tmp_path / "state" / name, tmp_path / "fork" / "state")
     fork = open_house(tmp_path / "fork")
-    call(fork)
+    await call(fork)
     fork.close()
     with closing(sqlite3.connect(files(fork)[0])) as copy, closing(sqlite3.connect(path)) as live:
         copy.backup(live)
-    refused(house, "the ledger was rolled back")
+    await refused(house, "the ledger was rolled back")
     house.close()
 
 
@@ -199,16 +199,16 @@ CHANGES = (
 
 
 @pytest.mark.parametrize("change", CHANGES)
-def test_a_head_that_is_not_signed_is_not_built_on(tmp_path: Path, change: str) -> None:
+async def test_a_head_that_is_not_signed_is_not_built_on(tmp_path: Path, change: str) -> None:
     house = open_house(tmp_path)
-    call(house)
-    call(house)
+    await call(house)
+    await call(house)
     house.close()
     with closing(sqlite3.connect(files(house)[0])) as db, db:
         db.execute(change)
     before = receipts(tmp_path)
     after = open_house(tmp_path)
-    refused(after, "the head of the ledger is not what its key signed")
+    await refused(after, "the head of the ledger is not what its key signed")
     after.close()
     assert receipts(tmp_path) == before
 
@@ -222,9 +222,9 @@ def other_key(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("lose", [lambda folder: (folder / "state" / "ledger.key").unlink(), other_key])
-def test_a_guard_without_the_ledgers_key_writes_nothing(tmp_path: Path, lose: Callable[[Path], None]) -> None:
+async def test_a_guard_without_the_ledgers_key_writes_nothing(tmp_path: Path, lose: Callable[[Path], None]) -> None:
     house = open_house(tmp_path)
-    call(house)
+    await call(house)
     house.close()
     key = (tmp_path / "state" / "ledger.key").read_bytes()
     public = (tmp_path / "state" / "ledger.pub").read_bytes()
@@ -240,15 +240,15 @@ def test_a_guard_without_the_ledgers_key_writes_nothing(tmp_path: Path, lose: Ca
     (tmp_path / "state" / "ledger.key").chmod(0o600)
     (tmp_path / "state" / "ledger.pub").write_bytes(public)
     again = open_house(tmp_path)
-    assert call(again) == "done"
+    assert await call(again) == "done"
     again.close()
     assert is_verified(tmp_path)
 
 
-def test_a_running_guard_does_not_need_the_key_file(tmp_path: Path) -> None:
+async def test_a_running_guard_does_not_need_the_key_file(tmp_path: Path) -> None:
     house = open_house(tmp_path)
     (tmp_path / "state" / "ledger.key").unlink()
-    assert call(house) == "done"
+    assert await call(house) == "done"
     house.close()
 
 
@@ -260,11 +260,11 @@ def receipts(folder: Path) -> list[Json]:
         return db.execute("SELECT seq, body FROM receipt ORDER BY seq").fetchall()
 
 
-def past(folder: Path) -> int:
+async def past(folder: Path) -> int:
     """A ledger with some calls in it; returns its number of pages."""
     house = open_house(folder)
     for _ in range(8):
-        call(house)
+        await call(house)
     house.close()
     path = files(house)[0]
     shutil.copytree(folder / "state", folder / "safe")
@@ -272,9 +272,9 @@ def past(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("length", [1, 3000])
-def test_damage_anywhere_is_found_and_the_copy_restores_it(tmp_path: Path, length: int) -> None:
+async def test_damage_anywhere_is_found_and_the_copy_restores_it(tmp_path: Path, length: int) -> None:
     """At the call, or by `verify`; what is not in use harms nothing."""
-    pages = past(tmp_path)
+    pages = await past(tmp_path)
     whole, safe = receipts(tmp_path), (tmp_path / "safe" / "ledger.sqlite").read_bytes()
     found: Counter[str] = Counter()
     for at in range(50, pages * 4096, 1013):
@@ -283,22 +283,22 @@ def test_damage_anywhere_is_found_and_the_copy_restores_it(tmp_path: Path, lengt
         path, data = folder / "state" / "ledger.sqlite", bytearray(safe)
         data[at : at + length] = bytes(byte ^ 0xA5 for byte in data[at : at + length])
         path.write_bytes(data)
-        found[what_is_found(folder, whole)] += 1
+        found[await what_is_found(folder, whole)] += 1
     assert found["refused"] > 0, found
     assert found["verify"] > 0, found
     house = open_house(tmp_path)
-    assert call(house) == "done"
+    assert await call(house) == "done"
     house.close()
     assert is_verified(tmp_path)
 
 
-def what_is_found(folder: Path, whole: list[Json]) -> str:
+async def what_is_found(folder: Path, whole: list[Json]) -> str:
     try:
         house = open_house(folder)
     except LedgerError as error:
         assert_hinted(error)
         return "refused"
-    reply = call(house)
+    reply = await call(house)
     house.close()
     if "denied by mcp-guard" in reply:
         assert "Nothing was sent" in reply
@@ -316,8 +316,8 @@ def test_a_damaged_name_that_breaks_the_message_about_it_is_an_error_like_any_ot
 
 
 @pytest.mark.parametrize("part", [0.2, 0.5, 0.9])
-def test_a_ledger_that_was_cut_off_is_not_continued(tmp_path: Path, part: float) -> None:
-    pages = past(tmp_path)
+async def test_a_ledger_that_was_cut_off_is_not_continued(tmp_path: Path, part: float) -> None:
+    pages = await past(tmp_path)
     path = tmp_path / "state" / "ledger.sqlite"
     os.truncate(path, int(pages * part) * 4096)
     cut = path.read_bytes()
@@ -335,11 +335,11 @@ def test_what_is_no_ledger_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "state" / "ledger.sqlite").read_text() == "my notes, " * 1000
 
 
-def test_a_write_ahead_log_that_is_cut_or_damaged_leaves_a_whole_ledger_of_fewer_receipts(tmp_path: Path) -> None:
+async def test_a_write_ahead_log_that_is_cut_or_damaged_leaves_a_whole_ledger_of_fewer_receipts(tmp_path: Path) -> None:
     """At every place: what a machine that lost power may leave. Who kept a checkpoint finds what is missing."""
     house = open_house(tmp_path)
     for _ in range(3):
-        call(house)
+        await call(house)
     path, wal = files(house)
     whole = receipts(tmp_path)
     main, log = path.read_bytes(), wal.read_bytes()
@@ -355,7 +355,7 @@ def test_a_write_ahead_log_that_is_cut_or_damaged_leaves_a_whole_ledger_of_fewer
                 shutil.copy(tmp_path / "state" / name, folder / "state")
             after = open_house(folder)
             recover(after.ledger.writer, folder / "state")
-            assert call(after) == "done"
+            assert await call(after) == "done"
             after.close()
             kept = [row for row in receipts(folder) if row in whole]
             assert kept == whole[: len(kept)]

@@ -10,14 +10,14 @@ from mcp_guard.ports import Intent
 from mcp_guard.verifier import verify_ledger
 from tests.faults.disks import fill, small_disk
 from tests.live.guarded import Client, log, scripted, seen, text, write_config
-from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id, run
+from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id
 from tests.promises.house import text as said
 
 NOTE = Asked("crm__note", {"text": "x"})
 
 
-def call(house: House, asked: Asked = NOTE) -> str:
-    return said(run(lambda: house.guard.call(make_instance(), asked)))
+async def call(house: House, asked: Asked = NOTE) -> str:
+    return said(await house.guard.call(make_instance(), asked))
 
 
 def verified(folder: Path) -> None:
@@ -46,7 +46,7 @@ def test_a_running_guard_refuses_while_the_disk_is_full_and_goes_on_when_it_is_n
         verified(disk)
 
 
-def test_a_disk_that_fills_up_while_a_call_runs_delays_its_outcome_and_loses_nothing(tmp_path: Path) -> None:
+async def test_a_disk_that_fills_up_while_a_call_runs_delays_its_outcome_and_loses_nothing(tmp_path: Path) -> None:
     with small_disk(tmp_path) as disk:
         house = open_house(disk)
         filled: list[Path] = []
@@ -55,13 +55,13 @@ def test_a_disk_that_fills_up_while_a_call_runs_delays_its_outcome_and_loses_not
             filled.append(fill(disk))
 
         house.upstream.before = fills_up
-        reply = call(house)
+        reply = await call(house)
         assert "was sent to its upstream, but the outcome could not be recorded: the disk is full" in reply
         assert "do not repeat it" in reply
         house.upstream.before = None
-        assert "denied by mcp-guard: the disk is full" in call(house)
+        assert "denied by mcp-guard: the disk is full" in await call(house)
         filled[0].unlink()
-        assert call(house) == "done"
+        assert await call(house) == "done"
         assert len(house.upstream.sent) == 2
         first, second = house.receipts("intent")
         assert [(each["follows"], each["ending"]) for each in house.receipts("outcome")] == [
@@ -72,7 +72,7 @@ def test_a_disk_that_fills_up_while_a_call_runs_delays_its_outcome_and_loses_not
         verified(disk / "state")
 
 
-def test_a_guard_that_ends_before_the_disk_has_room_leaves_the_outcome_unknown(tmp_path: Path) -> None:
+async def test_a_guard_that_ends_before_the_disk_has_room_leaves_the_outcome_unknown(tmp_path: Path) -> None:
     with small_disk(tmp_path) as disk:
         house = open_house(disk)
         filled: list[Path] = []
@@ -81,7 +81,7 @@ def test_a_guard_that_ends_before_the_disk_has_room_leaves_the_outcome_unknown(t
             filled.append(fill(disk))
 
         house.upstream.before = fills_up
-        assert "could not be recorded" in call(house)
+        assert "could not be recorded" in await call(house)
         house.close()
         filled[0].unlink()
         after = open_house(disk)
@@ -91,10 +91,10 @@ def test_a_guard_that_ends_before_the_disk_has_room_leaves_the_outcome_unknown(t
         after.close()
 
 
-def test_the_reply_of_an_approved_call_is_given_once_its_outcome_could_be_recorded(tmp_path: Path) -> None:
+async def test_the_reply_of_an_approved_call_is_given_once_its_outcome_could_be_recorded(tmp_path: Path) -> None:
     with small_disk(tmp_path) as disk:
         house = open_house(disk, f"{ALLOW}\n{GATE}")
-        id = pending_id(run(lambda: house.guard.call(make_instance(), NOTE)))
+        id = pending_id(await house.guard.call(make_instance(), NOTE))
         house.approve(id)
         filled: list[Path] = []
 
@@ -102,10 +102,12 @@ def test_the_reply_of_an_approved_call_is_given_once_its_outcome_could_be_record
             filled.append(fill(disk))
 
         house.upstream.before = fills_up
-        assert "could not be recorded: the disk is full" in call(house)
+        assert "could not be recorded: the disk is full" in await call(house)
         filled[0].unlink()
-        assert call(house) == "done"  # the same call again is given what it was not told, and not asked about anew
-        assert call(house, Asked("guard__await", {"approval": id})) == "done"
+        assert (
+            await call(house) == "done"
+        )  # the same call again is given what it was not told, and not asked about anew
+        assert await call(house, Asked("guard__await", {"approval": id})) == "done"
         assert len(house.upstream.sent) == 1
         house.close()
 

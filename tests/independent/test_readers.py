@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from tlog_scales.backend import LocalBackend
 from tlog_scales.reader import TilesReader
@@ -24,7 +25,7 @@ from mcp_guard.ledger.export import export
 from mcp_guard.ledger.keys import SigningKey, signing_key
 from mcp_guard.ledger.writer import Transaction, Writer
 from tests.ledger.filled import fill, open_filled
-from tests.promises.house import ALLOW, GATE, make_instance, open_house, pending_id, run
+from tests.promises.house import ALLOW, GATE, make_instance, open_house, pending_id
 
 NODE = str(Path(sys.executable).with_name("node"))
 VERIFIER = Path(__file__).with_name("verify.mjs")
@@ -44,22 +45,19 @@ def verify(folder: Path, keys: Path | None = None) -> dict[str, Any]:
     return said
 
 
-@pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The export of a ledger in which calls were allowed, held, approved and denied; written in three goes."""
     folder = tmp_path_factory.mktemp("real")
     house = open_house(folder)
     house.load(ALLOW + GATE.replace("action,", 'action == Action::"crm__purge",'))
 
-    async def story() -> None:
-        for number in range(140):
-            await house.guard.call(make_instance(), Asked("crm__note", {"text": f"{number} \u20ac \U0001f600 \x1b"}))
-        await house.guard.call(make_instance(), Asked("nonesuch", {}))
-        held = await house.guard.call(make_instance(), Asked("crm__purge", {}))
-        house.approve(pending_id(held))
-        await house.guard.call(make_instance(), Asked("crm__purge", {}))
-
-    run(story)
+    for number in range(140):
+        await house.guard.call(make_instance(), Asked("crm__note", {"text": f"{number} \u20ac \U0001f600 \x1b"}))
+    await house.guard.call(make_instance(), Asked("nonesuch", {}))
+    held = await house.guard.call(make_instance(), Asked("crm__purge", {}))
+    house.approve(pending_id(held))
+    await house.guard.call(make_instance(), Asked("crm__purge", {}))
     writer = house.ledger.writer
     write(writer, folder / "out", payloads=True)
     fill(writer, 300)

@@ -1,7 +1,6 @@
 """A ledger with a past: about a thousand receipts of every kind, written by the guard's own code."""
 
 import base64
-from functools import partial
 from pathlib import Path
 
 from mcp_guard.core.approval import ApprovalEvent, Route
@@ -15,7 +14,7 @@ from mcp_guard.ledger.approvals.votes import Approver, GrantTerms, Votes
 from mcp_guard.ledger.open import LedgerSettings
 from mcp_guard.ledger.writer import Transaction
 from tests.ledger.callers import definitions_of_every_fate, who_may_call
-from tests.promises.house import ALLOW, GATE, PEOPLE, SECOND, House, make_instance, open_house, pending_id, run
+from tests.promises.house import ALLOW, GATE, PEOPLE, SECOND, House, make_instance, open_house, pending_id
 
 ORIGIN = "test.example/ledger"
 POLICIES = f"{ALLOW}\n{GATE}".replace(
@@ -27,13 +26,13 @@ ROUTES = {"people": PEOPLE_ROUTE, "chiefs": Route("chiefs", ("mallory",), 7200 *
 SIZE = 1000
 
 
-def write_history(folder: Path, size: int = SIZE) -> House:
+async def write_history(folder: Path, size: int = SIZE) -> House:
     """The house is open; its ledger is `folder/state/ledger.sqlite`."""
     house = reopen(folder)
     begin(house)
     rounds = 0
     while house.store.head().size < size:
-        live(house, f"{rounds}")
+        await live(house, f"{rounds}")
         rounds += 1
         if rounds == 3:
             key_rotation.rotate(LedgerSettings(folder / "state", ORIGIN), house.clock, "every year")
@@ -70,38 +69,38 @@ def end(house: House) -> None:
     )
 
 
-def live(house: House, text: str) -> None:
+async def live(house: House, text: str) -> None:
     """One round of all that can become of a call."""
-    run(partial(house.guard.call, make_instance(), Asked("crm__update_deal", {"deal_id": "1", "amount": 5})))
-    run(partial(house.guard.call, make_instance(), Asked("crm__nothing", {})))
-    approve_and_use(house, text)
-    house.approve(ask(house, f"no {text}"), "alice", "deny")
+    await house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "1", "amount": 5}))
+    await house.guard.call(make_instance(), Asked("crm__nothing", {}))
+    await approve_and_use(house, text)
+    house.approve(await ask(house, f"no {text}"), "alice", "deny")
     for event in (ApprovalEvent.EXPIRE, ApprovalEvent.WITHDRAW, ApprovalEvent.OUTDATE):
-        settle(house, ask(house, f"{event} {text}"), event)
-    revoked = ask(house, f"revoked {text}")
+        settle(house, await ask(house, f"{event} {text}"), event)
+    revoked = await ask(house, f"revoked {text}")
     house.approve(revoked, "carol")
     votes = Votes(house.ledger.writer, house.ledger.approvals.routes, PEOPLE)
     votes.revoke(revoked, "carol", "thought better of it")
-    use_a_grant(house, text, votes)
-    escalated = ask(house, f"late {text}")
+    await use_a_grant(house, text, votes)
+    escalated = await ask(house, f"late {text}")
     house.clock.time += 601 * SECOND
     house.approve(escalated, "mallory")
     witness(house)
 
 
-def ask(house: House, text: str) -> str:
-    return pending_id(run(partial(house.guard.call, make_instance(), Asked("crm__note", {"text": text}))))
+async def ask(house: House, text: str) -> str:
+    return pending_id(await house.guard.call(make_instance(), Asked("crm__note", {"text": text})))
 
 
-def approve_and_use(house: House, text: str) -> None:
-    house.approve(ask(house, text))
-    run(partial(house.guard.call, make_instance(), Asked("crm__note", {"text": text})))
+async def approve_and_use(house: House, text: str) -> None:
+    house.approve(await ask(house, text))
+    await house.guard.call(make_instance(), Asked("crm__note", {"text": text}))
 
 
-def use_a_grant(house: House, text: str, votes: Votes) -> None:
-    house.approve(ask(house, f"many {text}"), "carol", terms=GrantTerms(3, 600, ("text",)))
+async def use_a_grant(house: House, text: str, votes: Votes) -> None:
+    house.approve(await ask(house, f"many {text}"), "carol", terms=GrantTerms(3, 600, ("text",)))
     for each in ("", "a", "b"):
-        run(partial(house.guard.call, make_instance(), Asked("crm__note", {"text": f"many {text}{each}"})))
+        await house.guard.call(make_instance(), Asked("crm__note", {"text": f"many {text}{each}"}))
     [grant] = house.store.grants(state="active")
     votes.revoke(grant.id, "carol", "enough")
 

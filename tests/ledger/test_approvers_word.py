@@ -5,34 +5,34 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 from mcp_guard.core.model import Asked
 from mcp_guard.ledger.approvals.approver_keys import NewKey, rotate
 from mcp_guard.ledger.approvals.votes import Approver, GrantTerms
 from mcp_guard.verifier import Unusable, verify_ledger
 from tests.ledger.resign import sign_anew
-from tests.promises.house import ALLOW, GATE, KEYS, ROUTES, House, make_instance, open_house, pending_id, run
+from tests.promises.house import ALLOW, GATE, KEYS, ROUTES, House, make_instance, open_house, pending_id
 
 ORIGIN = "test.example/ledger"
 Change = Callable[[dict[str, Any]], None]
 
 
-@pytest.fixture(scope="module")
-def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ledger with a quorum of two, a grant that was used, a denial, and a rotated key."""
     folder = tmp_path_factory.mktemp("words")
     house = open_house(folder, f"{ALLOW}\n{GATE}", routes={"people": replace(ROUTES["people"], quorum=2)})
-    id = ask(house, "1")
+    id = await ask(house, "1")
     house.approve(id, "alice", terms=GrantTerms(3, 600, ("text",)))
     house.approve(id, "carol", terms=GrantTerms(3, 600, ("text",)))
     for text in ("1", "2", "3"):
-        run(partial(house.guard.call, make_instance(), Asked("crm__note", {"text": text})))
-    house.approve(ask(house, "x", "run_2"), "alice", "deny")
+        await house.guard.call(make_instance(), Asked("crm__note", {"text": text}))
+    house.approve(await ask(house, "x", "run_2"), "alice", "deny")
     old = KEYS["alice"]
     ids = {key.approver: key.id for key in house.store.approver_keys()}
     new = NewKey("ed25519", bytes(range(32)), {})
@@ -41,8 +41,8 @@ def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "state"
 
 
-def ask(house: House, text: str, run_id: str = "run_1") -> str:
-    return pending_id(run(lambda: house.guard.call(make_instance(run_id), Asked("crm__note", {"text": text}))))
+async def ask(house: House, text: str, run_id: str = "run_1") -> str:
+    return pending_id(await house.guard.call(make_instance(run_id), Asked("crm__note", {"text": text})))
 
 
 @pytest.fixture

@@ -23,11 +23,11 @@ async def submit_together(house: House, ops: list[Op[int]]) -> list[int | BaseEx
 
 
 @pytest.mark.parametrize("bad", [{0}, {1}, {3}, {0, 2}, {0, 1, 2, 3}])
-def test_an_op_that_fails_by_itself_fails_nobody_else(tmp_path: Path, bad: set[int]) -> None:
+async def test_an_op_that_fails_by_itself_fails_nobody_else(tmp_path: Path, bad: set[int]) -> None:
     house = open_house(tmp_path)
     ops = [adding(f"guard-{at}", MAX_ENTRY_BYTES if at in bad else 1) for at in range(4)]
     before = house.store.head().size
-    told = asyncio.run(submit_together(house, ops))
+    told = await submit_together(house, ops)
     assert [isinstance(each, LedgerError) for each in told] == [at in bad for at in range(4)]
     kept = [house.store.receipt(seq) for seq in range(before, house.store.head().size)]
     names = [f"guard-{at}" for at in range(4) if at not in bad]
@@ -37,14 +37,14 @@ def test_an_op_that_fails_by_itself_fails_nobody_else(tmp_path: Path, bad: set[i
     assert [each for each in told if isinstance(each, int)] == list(range(before, before + len(names)))
 
 
-def test_a_ledger_that_cannot_be_written_fails_them_all_at_once(tmp_path: Path) -> None:
+async def test_a_ledger_that_cannot_be_written_fails_them_all_at_once(tmp_path: Path) -> None:
     house = open_house(tmp_path)
     house.store._run("CREATE TRIGGER no BEFORE INSERT ON receipt BEGIN SELECT RAISE(ABORT, 'no room'); END")
-    told = asyncio.run(submit_together(house, [adding("a"), adding("b")]))
+    told = await submit_together(house, [adding("a"), adding("b")])
     assert [type(each) for each in told] == [LedgerError, LedgerError]
 
 
-def test_calls_that_come_in_the_same_turns_share_one_commit(tmp_path: Path) -> None:
+async def test_calls_that_come_in_the_same_turns_share_one_commit(tmp_path: Path) -> None:
     house = open_house(tmp_path)
     commits = 0
     commit = house.store.commit
@@ -61,9 +61,6 @@ def test_calls_that_come_in_the_same_turns_share_one_commit(tmp_path: Path) -> N
             await asyncio.sleep(0)
         return await house.ledger.writer.submit(adding(f"after-{turns}"))
 
-    async def scenario() -> None:
-        house.ledger.writer.company = 4
-        await asyncio.gather(*(late(turns) for turns in reversed(range(4))))
-
-    asyncio.run(scenario())
+    house.ledger.writer.company = 4
+    await asyncio.gather(*(late(turns) for turns in reversed(range(4))))
     assert commits == 1

@@ -26,7 +26,7 @@ from mcp_guard.storage.sqlite import open_store
 from mcp_guard.verifier import verify_ledger
 from tests.ledger.rotated import chain, checkpoint, receipts, signers, signs
 from tests.moments import dies_at
-from tests.promises.house import Clock, make_instance, open_house, run
+from tests.promises.house import Clock, make_instance, open_house
 
 ORIGIN = "test.example/ledger"
 SIGNER = Path(__file__).parent.parent / "servers" / "signer.py"
@@ -123,13 +123,13 @@ def test_a_rotation_is_signed_by_both_keys_and_the_old_one_is_gone(tmp_path: Pat
     assert not (tmp_path / "state" / "ledger.key.new").exists()
 
 
-def test_a_guard_that_runs_goes_on_with_the_new_key(tmp_path: Path) -> None:
+async def test_a_guard_that_runs_goes_on_with_the_new_key(tmp_path: Path) -> None:
     first, second = open_house(tmp_path), open_house(tmp_path)
-    run(lambda: first.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "1", "amount": 150})))
-    run(lambda: second.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "2", "amount": 150})))
+    await first.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "1", "amount": 150}))
+    await second.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "2", "amount": 150}))
     old, new = key_rotation.rotate(settings(tmp_path), Clock())
     for house in (first, second):
-        reply = run(lambda: house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "3", "amount": 1})))  # noqa: B023
+        reply = await house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "3", "amount": 1}))
         assert "error" not in reply
         assert house.ledger.writer.key.verifier == new
         house.close()
@@ -335,11 +335,11 @@ def external_like(held: SignerSettings, seconds: float) -> SignerSettings:
     return SignerSettings(held.kind, held.command, held.public, seconds, held.here)
 
 
-def test_a_call_whose_intent_cannot_be_signed_is_not_sent(tmp_path: Path) -> None:
+async def test_a_call_whose_intent_cannot_be_signed_is_not_sent(tmp_path: Path) -> None:
     held = external(tmp_path)
     house = open_house(tmp_path, signed_by=make_ledger_keys(tmp_path / "state", ORIGIN, [held]).first())
     (tmp_path / "token.mood").write_text("fail")
-    reply = run(lambda: house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "1", "amount": 150})))
+    reply = await house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "1", "amount": 150}))
     assert "exited with status" in str(reply)
     assert house.upstream.sent == []
     house.close()

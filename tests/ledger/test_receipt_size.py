@@ -13,15 +13,15 @@ from mcp_guard.core.receipt import Draft, entry
 from mcp_guard.core.receipt_limits import MAX_ENTRY_BYTES
 from mcp_guard.verifier import verify_ledger
 from tests.ledger.filled import open_filled
-from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id, run, text
+from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id, text
 
 HUGE = 900_000
 WORST = "\x01"
 """A control character: six bytes of JSON for one."""
 
 
-def call(house: House, name: str, arguments: Json) -> Any:
-    return run(lambda: house.guard.call(make_instance(), Asked(name, arguments)))
+async def call(house: House, name: str, arguments: Json) -> Any:
+    return await house.guard.call(make_instance(), Asked(name, arguments))
 
 
 def check(house: House) -> None:
@@ -34,20 +34,20 @@ def check(house: House) -> None:
 
 
 @pytest.mark.parametrize("character", ["x", WORST, "\U0001f600"])
-def test_a_huge_tool_name_is_refused_with_a_receipt(tmp_path: Path, character: str) -> None:
+async def test_a_huge_tool_name_is_refused_with_a_receipt(tmp_path: Path, character: str) -> None:
     house = open_house(tmp_path)
-    assert "error" in call(house, character * HUGE, {})
+    assert "error" in await call(house, character * HUGE, {})
     [refused] = house.receipts("decision")
     assert refused["tool"].startswith(character * 300)
     assert f"… [cut from {HUGE} characters, sha256:" in refused["tool"]
     check(house)
 
 
-def test_a_huge_resource_ticket_and_reason_are_cut_and_the_call_goes_on(tmp_path: Path) -> None:
+async def test_a_huge_resource_ticket_and_reason_are_cut_and_the_call_goes_on(tmp_path: Path) -> None:
     house = open_house(tmp_path)
     house.upstream.facts = {f"{WORST}{number}" * 10: 1 for number in range(5000)} | {"amount": 1}
     arguments = {"deal_id": WORST * 150_000, "amount": 2, "guard_ticket": WORST * 500, "guard_reason": WORST * 500}
-    reply = call(house, "crm__update_deal", arguments)
+    reply = await call(house, "crm__update_deal", arguments)
     assert text(reply) == "done"
     [intent] = [each for each in house.receipts("intent") if "purpose" not in each]
     for cut in (intent["resource"]["id"], intent["deed"], intent["reason"]):
@@ -57,44 +57,44 @@ def test_a_huge_resource_ticket_and_reason_are_cut_and_the_call_goes_on(tmp_path
     check(house)
 
 
-def test_a_huge_error_of_the_upstream_is_cut(tmp_path: Path) -> None:
+async def test_a_huge_error_of_the_upstream_is_cut(tmp_path: Path) -> None:
     house = open_house(tmp_path)
     house.upstream.reading = lambda: Execution(Ending.UPSTREAM_ERROR, {"error": {}}, WORST * HUGE)
-    assert "cannot be read" in text(call(house, "crm__update_deal", {"deal_id": "1"}))
+    assert "cannot be read" in text(await call(house, "crm__update_deal", {"deal_id": "1"}))
     [outcome], [decision] = house.receipts("outcome"), house.receipts("decision")
     assert "… [cut from " in outcome["detail"]
     assert "… [cut from " in decision["reasons"][0]
     check(house)
 
 
-def test_thousands_of_changed_fields_are_cut_to_a_few_and_counted(tmp_path: Path) -> None:
+async def test_thousands_of_changed_fields_are_cut_to_a_few_and_counted(tmp_path: Path) -> None:
     house = open_house(tmp_path)
     many = {f"field_{number:05}_{WORST * 20}": number for number in range(4000)}
-    call(house, "crm__update_deal", {"deal_id": "1"} | many)
+    await call(house, "crm__update_deal", {"deal_id": "1"} | many)
     receipts = [each for each in house.receipts() if "changes" in each]
     assert receipts
     assert all(each["changes"][-1].endswith(" more]") for each in receipts)
     check(house)
 
 
-def test_an_approval_and_a_grant_of_a_huge_call_hold(tmp_path: Path) -> None:
+async def test_an_approval_and_a_grant_of_a_huge_call_hold(tmp_path: Path) -> None:
     house = open_house(tmp_path, ALLOW + GATE)
     house.upstream.facts["deal_id"] = WORST * 100_000
     arguments = {"deal_id": WORST * 100_000, "amount": 2}
-    held = call(house, "crm__note", {"text": WORST * 100_000})
+    held = await call(house, "crm__note", {"text": WORST * 100_000})
     house.approve(pending_id(held))
-    assert text(call(house, "crm__note", {"text": WORST * 100_000})) == "done"
-    call(house, "crm__update_deal", arguments)
+    assert text(await call(house, "crm__note", {"text": WORST * 100_000})) == "done"
+    await call(house, "crm__update_deal", arguments)
     check(house)
 
 
-def test_many_long_rationales_stand_whole_where_they_were_given_and_cut_in_the_intent(tmp_path: Path) -> None:
+async def test_many_long_rationales_stand_whole_where_they_were_given_and_cut_in_the_intent(tmp_path: Path) -> None:
     people = ("alice", "carol", "mallory")
     house = open_house(tmp_path, ALLOW + GATE, routes={"people": Route("people", people, 10**12, quorum=3)})
-    held = pending_id(call(house, "crm__note", {"text": "hi"}))
+    held = pending_id(await call(house, "crm__note", {"text": "hi"}))
     for person in people:
         house.approve(held, person, rationale=WORST * 2000)
-    assert text(call(house, "crm__note", {"text": "hi"})) == "done"
+    assert text(await call(house, "crm__note", {"text": "hi"})) == "done"
     assert [each["rationale"] for each in house.receipts("approval.granted")] == [WORST * 2000] * 3
     [intent] = house.receipts("intent")
     repeated = [by["rationale"] for by in intent["approval"]["approvers"]]
@@ -102,16 +102,16 @@ def test_many_long_rationales_stand_whole_where_they_were_given_and_cut_in_the_i
     check(house)
 
 
-def test_a_receipt_that_is_still_too_large_refuses_the_call_and_leaves_no_trace(tmp_path: Path) -> None:
+async def test_a_receipt_that_is_still_too_large_refuses_the_call_and_leaves_no_trace(tmp_path: Path) -> None:
     """Here by the operator's doing: what each route demands must stand whole in the receipt."""
     crowd = tuple(f"approver-{number:05}" for number in range(6000))
     house = open_house(tmp_path, ALLOW + GATE, routes={"people": Route("people", crowd, 10**12)})
-    reply = call(house, "crm__note", {"text": "hi"})
+    reply = await call(house, "crm__note", {"text": "hi"})
     assert "over the limit of 65535. Nothing was sent." in text(reply)
     assert house.upstream.sent == []
     assert house.store.approvals() == []
     house.load(ALLOW)
-    assert text(call(house, "crm__note", {"text": "hi"})) == "done"
+    assert text(await call(house, "crm__note", {"text": "hi"})) == "done"
     check(house)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jsonschema import Draft202012Validator
 
@@ -33,7 +34,6 @@ from tests.promises.house import (
     make_instance,
     open_house,
     pending_id,
-    run,
 )
 
 SCHEMA: Json = json.loads((Path(__file__).parents[2] / "docs/reference/receipt.schema.json").read_text())
@@ -49,12 +49,12 @@ CHIEFS = Route("chiefs", ("dana",), 3600 * SECOND)
 GATED = ALLOW + GATE.replace("action,", 'action in [Action::"crm__note", Action::"crm__update_deal"],')
 
 
-def call(house: House, name: str, arguments: Json) -> Any:
-    return run(lambda: house.guard.call(make_instance(), Asked(name, arguments)))
+async def call(house: House, name: str, arguments: Json) -> Any:
+    return await house.guard.call(make_instance(), Asked(name, arguments))
 
 
-def ask(house: House, words: str) -> str:
-    return pending_id(call(house, "crm__note", {"text": words}))
+async def ask(house: House, words: str) -> str:
+    return pending_id(await call(house, "crm__note", {"text": words}))
 
 
 def live(folder: Path) -> Iterator[Json]:
@@ -72,29 +72,29 @@ def live(folder: Path) -> Iterator[Json]:
     store.close()
 
 
-def approvals_of_every_fate(house: House) -> None:
+async def approvals_of_every_fate(house: House) -> None:
     votes = Votes(house.ledger.writer, house.ledger.approvals.routes, PEOPLE)
-    ask(house, "withdrawn")
-    house.approve(ask(house, "stale"))
+    await ask(house, "withdrawn")
+    house.approve(await ask(house, "stale"))
     house.end()
-    house.approve(ask(house, "consumed"))
-    call(house, "crm__note", {"text": "consumed"})
-    house.approve(ask(house, "denied"), verdict="deny")
-    call(house, "crm__note", {"text": "denied"})
-    revoked = ask(house, "revoked")
+    house.approve(await ask(house, "consumed"))
+    await call(house, "crm__note", {"text": "consumed"})
+    house.approve(await ask(house, "denied"), verdict="deny")
+    await call(house, "crm__note", {"text": "denied"})
+    revoked = await ask(house, "revoked")
     house.approve(revoked)
     votes.revoke(revoked, "carol", "on second thoughts")
-    house.approve(ask(house, "granted"), terms=GrantTerms(2, 3600, ("text",)))
-    call(house, "crm__note", {"text": "granted"})
-    call(house, "crm__note", {"text": "another"})
+    house.approve(await ask(house, "granted"), terms=GrantTerms(2, 3600, ("text",)))
+    await call(house, "crm__note", {"text": "granted"})
+    await call(house, "crm__note", {"text": "another"})
     [grant] = house.store.grants("run_1", "active")
     votes.revoke(grant.id, "carol", "enough")
-    waiting = ask(house, "expired")
+    waiting = await ask(house, "expired")
     house.clock.time += 700 * SECOND
     house.ledger.writer.run(lambda tx: transitions.escalate(tx, waiting, house.ledger.approvals.routes))
     house.clock.time += 3600 * SECOND
     held, _ = house.store.approval(waiting)
-    run(lambda: house.ledger.approvals.wait(held, 0, lambda _: None))
+    await house.ledger.approvals.wait(held, 0, lambda _: None)
 
 
 def approvers_keys(house: House) -> None:
@@ -106,16 +106,16 @@ def approvers_keys(house: House) -> None:
     enrol(writer, Approver("dana", "Dana"), NewKey("webauthn", b"der", {"rp_id": "localhost", "count": 0}))
 
 
-def calls_of_every_ending(house: House) -> None:
-    call(house, "crm__get_deal", {"deal_id": "1"})
-    call(house, "nonesuch", {})
-    call(house, "crm__purge", {})
+async def calls_of_every_ending(house: House) -> None:
+    await call(house, "crm__get_deal", {"deal_id": "1"})
+    await call(house, "nonesuch", {})
+    await call(house, "crm__purge", {})
     house.load(GATED.replace('Action::"crm__note", ', ""))
     arguments = {"deal_id": "1", "amount": 7, "guard_ticket": "INC-2", "guard_reason": "because"}
-    house.approve(pending_id(call(house, "crm__update_deal", arguments)))
-    call(house, "crm__update_deal", arguments)
+    house.approve(pending_id(await call(house, "crm__update_deal", arguments)))
+    await call(house, "crm__update_deal", arguments)
     house.upstream.reading = lambda: Execution(Ending.UPSTREAM_ERROR, {"error": {}}, "gone")
-    call(house, "crm__update_deal", arguments)
+    await call(house, "crm__update_deal", arguments)
     lost = house.ledger.writer
     lost.run(lambda tx: tx.store.open_call(house.receipts("intent")[-1]["seq"], "guard_dead"))
     recover(lost, house.folder / "state")
@@ -129,17 +129,17 @@ def keys_and_witnesses(house: House) -> None:
     assert Round(writer, house.folder / "state", {}, begin(writer)).send("outside", witness).state == "taken"
 
 
-@pytest.fixture(scope="module")
-def receipts(tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def receipts(tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
     folder = tmp_path_factory.mktemp("schema")
     counters = (Counter("writes", 60 * SECOND, ("instance",), (Effect.WRITE,)),)
     house = open_house(folder, GATED, counters, routes={"people": FIRST, "chiefs": CHIEFS})
     read = house.upstream.catalog["crm__get_deal"]
     house.upstream.catalog[read.listed_as] = replace(read, rule=replace(read.rule, returns=("untrusted", "sensitive")))
     house.guard = replace(house.guard, memory=Memory(attentive=True))
-    approvals_of_every_fate(house)
+    await approvals_of_every_fate(house)
     approvers_keys(house)
-    calls_of_every_ending(house)
+    await calls_of_every_ending(house)
     who_may_call(house)
     definitions_of_every_fate(house)
     keys_and_witnesses(house)

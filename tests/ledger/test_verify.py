@@ -9,26 +9,27 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.core.model import Asked
 from mcp_guard.verifier import FAILED, OK, UNUSABLE, Unusable, main, verify_ledger
-from tests.promises.house import ALLOW, GATE, make_instance, open_house, pending_id, run
+from tests.promises.house import ALLOW, GATE, make_instance, open_house, pending_id
 
 Tamper = Callable[[sqlite3.Connection], object]
 
 
-@pytest.fixture(scope="module")
-def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ledger with an allowed, a denied and an approved call."""
     folder = tmp_path_factory.mktemp("ledger")
     gate = GATE.replace("(principal, action, resource)", '(principal, action == Action::"crm__note", resource)')
     house = open_house(folder, f"{ALLOW}\n{gate}")
-    run(lambda: house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "1", "amount": 5})))
-    run(lambda: house.guard.call(make_instance(), Asked("crm__nothing", {})))
-    held = run(lambda: house.guard.call(make_instance(), Asked("crm__note", {"text": "x"})))
+    await house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "1", "amount": 5}))
+    await house.guard.call(make_instance(), Asked("crm__nothing", {}))
+    held = await house.guard.call(make_instance(), Asked("crm__note", {"text": "x"}))
     house.approve(pending_id(held))
-    run(lambda: house.guard.call(make_instance(), Asked("crm__note", {"text": "x"})))
+    await house.guard.call(make_instance(), Asked("crm__note", {"text": "x"}))
     house.close()
     return folder / "state"
 

@@ -5,18 +5,12 @@ import subprocess
 from pathlib import Path
 
 import anyio
-import pytest
 
 from tests.live.guarded import Json, command, log, scripted, text, write_config
 from tests.live.served import Served, free_port, serving
 from tests.live.test_real_servers import BIN, NODE_SERVERS
 
 CLIENT = NODE_SERVERS.parent.parent / "client.mjs"
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
 
 
 def typescript(*args: str) -> Json:
@@ -55,7 +49,6 @@ def test_the_typescript_client_works_over_http(tmp_path: Path) -> None:
     assert {each["instance"] for each in log(config, "--kind", "intent")} == {instance}
 
 
-@pytest.mark.anyio
 async def test_fastmcps_client_works_on_stdio(tmp_path: Path) -> None:
     from fastmcp import Client
     from fastmcp.client.transports import StdioTransport

@@ -34,11 +34,6 @@ ENVELOPE = {"io.modelcontextprotocol/protocolVersion": REVISION, "io.modelcontex
 
 
 @pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
-@pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     port = free_port()
     with Served(write_config(tmp_path, scripted("up", tmp_path), more=serving(port)), port) as guard:
@@ -48,7 +43,6 @@ def served(tmp_path: Path) -> Iterator[Served]:
 # Official clients
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("mode", ["legacy", REVISION, "auto"])
 async def test_the_official_client_works_in_both_eras(served: Served, mode: str) -> None:
     instance, token = served.issue("--on-behalf-of", "dana", "--ticket", "INC-1")
@@ -79,7 +73,6 @@ async def test_the_official_client_works_in_both_eras(served: Served, mode: str)
     }
 
 
-@pytest.mark.anyio
 async def test_the_official_client_of_the_old_transport_works(served: Served) -> None:
     _, token = served.issue()
     old = served.url.replace("/mcp", "/sse")
@@ -89,7 +82,6 @@ async def test_the_official_client_of_the_old_transport_works(served: Served) ->
             assert not (await client.call_tool("up__echo", {"text": "hi"})).is_error
 
 
-@pytest.mark.anyio
 async def test_fastmcps_client_works(served: Served) -> None:
     from fastmcp import Client
     from fastmcp.client.transports import StreamableHttpTransport

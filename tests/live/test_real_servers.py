@@ -20,12 +20,7 @@ from tests.live.guarded import Json, cli, command, log, upstream, write_config
 NODE_SERVERS = Path(__file__).parent.parent / "node" / "node_modules" / "@modelcontextprotocol"
 BIN = Path(sys.executable).parent
 
-pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")]
-
-
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
+pytestmark = pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
 
 
 def node(name: str, *args: str) -> str:

@@ -24,11 +24,6 @@ GATED = f"""{ALLOW_ALL}
 ECHO: Json = {"name": "up__echo", "arguments": {"text": "hi"}}
 
 
-@pytest.fixture
-def anyio_backend() -> str:
-    return "asyncio"
-
-
 def gated(folder: Path, hold: float = 0.1, more: str = "") -> Path:
     return write_config(folder, scripted("up", folder), GATED, guard=f"hold_seconds = {hold}", more=more)
 
@@ -243,7 +238,6 @@ async def official(config: Path, **options: Any) -> AsyncIterator[OfficialClient
             yield client
 
 
-@pytest.mark.anyio
 async def test_the_official_client_waits_for_approval_by_itself(tmp_path: Path) -> None:
     config = gated(tmp_path, hold=5)
     results: list[Any] = []
@@ -258,7 +252,6 @@ async def test_the_official_client_waits_for_approval_by_itself(tmp_path: Path) 
     assert len(seen(tmp_path, "up")) == 1
 
 
-@pytest.mark.anyio
 async def test_the_official_client_is_shown_the_link(tmp_path: Path) -> None:
     config = gated(tmp_path, hold=20)
     shown: list[str] = []

@@ -12,11 +12,10 @@ import pytest
 from mcp import Client, StdioServerParameters
 
 from tests.live.guarded import SERVERS, cli, log
-from tests.live.test_real_servers import BIN, NODE_SERVERS, anyio_backend, text
+from tests.live.test_real_servers import BIN, NODE_SERVERS, text
 
 LEAKY = SERVERS / "leaky.py"
-__all__ = ["anyio_backend"]
-pytestmark = [pytest.mark.anyio, pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")]
+pytestmark = pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
 
 
 async def test_what_the_clients_file_then_says_serves_the_same_servers(

@@ -20,7 +20,7 @@ from mcp_guard.settings import NotifierSettings, SecretPlace
 from mcp_guard.storage.approvals import Delivery
 from tests.live.guarded import ALLOW_ALL, Client, cli, scripted, write_config
 from tests.notify.receivers import Web, smtp, web
-from tests.promises.house import ALLOW, GATE, ROUTES, SECOND, House, make_instance, open_house, pending_id, run
+from tests.promises.house import ALLOW, GATE, ROUTES, SECOND, House, make_instance, open_house, pending_id
 
 ASKED = Asked("crm__update_deal", {"deal_id": "789", "amount": 150, "stage": "a secret argument"})
 INBOX = "http://localhost:8765"
@@ -44,24 +44,21 @@ def courier(house: House, kind: str, **options: Any) -> Courier:
     return Courier(house.ledger.writer, ROUTES, notifiers, INBOX, retry_seconds=(1, 1))
 
 
-def ask(house: House) -> str:
+async def ask(house: House) -> str:
     """A new request, which owes one message to the notifier `one`."""
-    id = pending_id(run(lambda: house.guard.call(make_instance(), ASKED)))
+    id = pending_id(await house.guard.call(make_instance(), ASKED))
     approval = house.store.approval(id)[0]
     route = replace(ROUTES["people"], notify=("one",))
     house.ledger.writer.run(lambda tx: notify(tx, approval, "requested", [route]))
     return id
 
 
-def deliver(house: House, carrier: Courier, rounds: int = 1) -> Delivery:
+async def deliver(house: House, carrier: Courier, rounds: int = 1) -> Delivery:
     """Some rounds, each after all waits are over; the delivery as it is then."""
 
-    async def story() -> None:
-        for _ in range(rounds):
-            await carrier.round()
-            house.clock.time += 2 * SECOND
-
-    asyncio.run(story())
+    for _ in range(rounds):
+        await carrier.round()
+        house.clock.time += 2 * SECOND
     [delivery] = house.store.deliveries(house.store.approvals()[0].id)
     assert isinstance(delivery, Delivery)
     return delivery
@@ -72,10 +69,10 @@ def webhook(house: House, receiver: Web) -> Courier:
     return courier(house, "webhook", url=f"{receiver.url}/hook", secret=SecretPlace("file", "secret"))
 
 
-def test_a_webhook_is_signed_as_standard_webhooks_has_it(house: House) -> None:
+async def test_a_webhook_is_signed_as_standard_webhooks_has_it(house: House) -> None:
     with web() as receiver:
-        id = ask(house)
-        assert deliver(house, webhook(house, receiver)).state == "delivered"
+        id = await ask(house)
+        assert (await deliver(house, webhook(house, receiver))).state == "delivered"
     [posted] = receiver.posted
     headers = posted.headers
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + posted.body
@@ -89,57 +86,54 @@ def test_a_webhook_is_signed_as_standard_webhooks_has_it(house: House) -> None:
     assert b"a secret argument" not in posted.body
 
 
-def test_a_failure_is_shown_and_tried_again_until_it_succeeds(house: House) -> None:
+async def test_a_failure_is_shown_and_tried_again_until_it_succeeds(house: House) -> None:
     with web(500, 302) as receiver:
-        ask(house)
+        await ask(house)
         carrier = webhook(house, receiver)
-        first = deliver(house, carrier)
+        first = await deliver(house, carrier)
         assert (first.state, first.attempts, first.note) == ("due", 1, "it answered HTTP 500")
-        assert deliver(house, carrier).note == "it answered HTTP 302"  # a redirect is not followed
-        last = deliver(house, carrier)
+        assert (await deliver(house, carrier)).note == "it answered HTTP 302"  # a redirect is not followed
+        last = await deliver(house, carrier)
     assert (last.state, last.attempts) == ("delivered", 3)
     assert len({posted.headers["webhook-id"] for posted in receiver.posted}) == 1  # so that a receiver can tell
     assert [posted.path for posted in receiver.posted] == ["/hook"] * 3
 
 
-def test_after_the_last_attempt_it_has_failed(house: House) -> None:
-    ask(house)
+async def test_after_the_last_attempt_it_has_failed(house: House) -> None:
+    await ask(house)
     with web() as receiver:
         dead = webhook(house, receiver)
-    delivery = deliver(house, dead, rounds=4)
+    delivery = await deliver(house, dead, rounds=4)
     assert (delivery.state, delivery.attempts) == ("failed", 3)
     assert delivery.note.startswith("it could not be reached")
     assert "127.0.0.1" not in delivery.note
 
 
-def test_nothing_is_sent_of_what_is_decided_already(house: House) -> None:
+async def test_nothing_is_sent_of_what_is_decided_already(house: House) -> None:
     with web() as receiver:
-        house.approve(ask(house))
-        assert deliver(house, webhook(house, receiver)).note == "decided before it was sent"
+        house.approve(await ask(house))
+        assert (await deliver(house, webhook(house, receiver))).note == "decided before it was sent"
     assert receiver.posted == []
 
 
-def test_two_couriers_deliver_once(house: House) -> None:
+async def test_two_couriers_deliver_once(house: House) -> None:
     with web() as receiver:
-        ask(house)
+        await ask(house)
         first, second = webhook(house, receiver), webhook(house, receiver)
 
-        async def story() -> None:
-            await asyncio.gather(first.round(), second.round())
-
-        asyncio.run(story())
+        await asyncio.gather(first.round(), second.round())
     assert len(receiver.posted) == 1
 
 
-def test_slack_gets_blocks_and_nothing_becomes_a_mention(house: House) -> None:
+async def test_slack_gets_blocks_and_nothing_becomes_a_mention(house: House) -> None:
     with web() as receiver:
         keep(house.folder / "slack", f"{receiver.url}/T0/B0/secret")
         asked = Asked("crm__update_deal", {"deal_id": "<!channel>", "amount": 150})
-        id = pending_id(run(lambda: house.guard.call(make_instance(), asked)))
+        id = pending_id(await house.guard.call(make_instance(), asked))
         approval = house.store.approval(id)[0]
         route = replace(ROUTES["people"], notify=("one",))
         house.ledger.writer.run(lambda tx: notify(tx, approval, "requested", [route]))
-        assert deliver(house, courier(house, "slack", url=SecretPlace("file", "slack"))).state == "delivered"
+        assert (await deliver(house, courier(house, "slack", url=SecretPlace("file", "slack")))).state == "delivered"
     said = json.loads(receiver.posted[0].body)
     assert [block["type"] for block in said["blocks"]] == ["header", "section", "actions"]
     assert said["blocks"][2]["elements"][0]["url"] == f"{INBOX}/requests/{id}"
@@ -154,10 +148,10 @@ def mail_options(port: int) -> Json:
     }  # fmt: skip
 
 
-def test_mail_comes_over_smtp(house: House) -> None:
+async def test_mail_comes_over_smtp(house: House) -> None:
     with smtp() as (port, mail):
-        id = ask(house)
-        assert deliver(house, courier(house, "email", **mail_options(port))).state == "delivered"
+        id = await ask(house)
+        assert (await deliver(house, courier(house, "email", **mail_options(port)))).state == "delivered"
     [message] = mail
     assert message["To"] == "a@example.com, b@example.com"
     assert message["Subject"] == "agent waits for approval: crm__update_deal on Deal 789"
@@ -166,20 +160,20 @@ def test_mail_comes_over_smtp(house: House) -> None:
     assert "a secret argument" not in body
 
 
-def test_mail_to_a_server_without_starttls_is_not_sent_in_the_clear(house: House) -> None:
+async def test_mail_to_a_server_without_starttls_is_not_sent_in_the_clear(house: House) -> None:
     with smtp() as (port, mail):
-        ask(house)
-        delivery = deliver(house, courier(house, "email", **mail_options(port) | {"starttls": True}))
+        await ask(house)
+        delivery = await deliver(house, courier(house, "email", **mail_options(port) | {"starttls": True}))
     assert "SMTPNotSupportedError" in delivery.note
     assert mail == []
 
 
-def test_a_command_gets_json_on_its_input_and_no_environment(house: House) -> None:
+async def test_a_command_gets_json_on_its_input_and_no_environment(house: House) -> None:
     script = house.folder / "notify.sh"
     script.write_text("#!/bin/sh\ncat > got.json\nenv > got.env\n")
     script.chmod(0o700)
-    id = ask(house)
-    assert deliver(house, courier(house, "command", command=("./notify.sh",))).state == "delivered"
+    id = await ask(house)
+    assert (await deliver(house, courier(house, "command", command=("./notify.sh",)))).state == "delivered"
     said = json.loads((house.folder / "got.json").read_text())
     assert said["approval"] == id
     assert "waits for approval" in said["title"]
@@ -197,20 +191,20 @@ def test_a_command_gets_json_on_its_input_and_no_environment(house: House) -> No
         ("slack", {"url": SecretPlace("file", "nonesuch")}, "cannot read `nonesuch`"),
     ],
 )
-def test_what_cannot_be_sent_says_why(house: House, kind: str, options: Json, note: str) -> None:
-    ask(house)
-    assert note in deliver(house, courier(house, kind, **options)).note
+async def test_what_cannot_be_sent_says_why(house: House, kind: str, options: Json, note: str) -> None:
+    await ask(house)
+    assert note in (await deliver(house, courier(house, kind, **options))).note
 
 
-def test_the_desktop_is_told_through_notify_send(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_desktop_is_told_through_notify_send(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command is a script of ours: there is no desktop here."""
     script = house.folder / "notify-send"
     script.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {house.folder}/said\n')
     script.chmod(0o700)
     monkeypatch.setenv("PATH", f"{house.folder}:/usr/bin:/bin")
     monkeypatch.setattr("sys.platform", "linux")
-    ask(house)
-    assert deliver(house, courier(house, "desktop")).state == "delivered"
+    await ask(house)
+    assert (await deliver(house, courier(house, "desktop"))).state == "delivered"
     assert "agent waits for approval: crm__update_deal on Deal 789" in (house.folder / "said").read_text()
 
 
@@ -219,14 +213,14 @@ def test_every_kind_is_tested_above() -> None:
     assert all(f'"{kind}"' in text for kind in NOTIFIERS)
 
 
-def test_an_open_request_expires_without_any_call_waiting(house: House) -> None:
-    id = ask(house)
+async def test_an_open_request_expires_without_any_call_waiting(house: House) -> None:
+    id = await ask(house)
     house.clock.time += 3601 * SECOND
-    asyncio.run(courier(house, "desktop").round())
+    await courier(house, "desktop").round()
     assert house.store.approval(id)[0].state is ApprovalState.EXPIRED
 
 
-def test_an_escalation_tells_the_second_route_once(tmp_path: Path) -> None:
+async def test_an_escalation_tells_the_second_route_once(tmp_path: Path) -> None:
     first = Route("people", ("alice",), 3600 * SECOND, escalate_to="chiefs", escalate_after=600 * SECOND)
     routes = {"people": first, "chiefs": Route("chiefs", ("carol",), 3600 * SECOND, notify=("one",))}
     house = open_house(tmp_path, f"{ALLOW}\n{GATE}", routes=routes)
@@ -235,12 +229,12 @@ def test_an_escalation_tells_the_second_route_once(tmp_path: Path) -> None:
         options = {"url": f"{receiver.url}/hook", "secret": SecretPlace("file", "secret")}
         notifiers = {"one": NotifierSettings("webhook", options, tmp_path)}
         carrier = Courier(house.ledger.writer, routes, notifiers, INBOX)
-        id = pending_id(run(lambda: house.guard.call(make_instance(), ASKED)))
-        asyncio.run(carrier.round())
+        id = pending_id(await house.guard.call(make_instance(), ASKED))
+        await carrier.round()
         assert receiver.posted == []
         house.clock.time += 601 * SECOND
         for _ in range(3):
-            asyncio.run(carrier.round())
+            await carrier.round()
     assert [json.loads(posted.body)["type"] for posted in receiver.posted] == ["approval.escalated"]
     assert house.store.approval(id)[0].rules[0].approvers == ("alice", "carol")
     [receipt] = house.receipts("approval.escalated")

@@ -1,7 +1,8 @@
 """One keeper for all sessions of a process: each is given the policies for its own catalog, and a bad set to none."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -41,41 +42,36 @@ class Stage:
         return len(self.house.receipts(kind)) - self.before.count(kind)
 
 
-def play(folder: Path, story: Callable[[Stage], Awaitable[None]], shadow: bool = False) -> None:
+@asynccontextmanager
+async def watching(folder: Path, shadow: bool = False) -> AsyncIterator[Stage]:
     (folder / "house").mkdir()
-
-    async def main() -> None:
-        stage = Stage(folder, shadow)
-        watching = asyncio.create_task(stage.keeper.watch())
-        try:
-            async with asyncio.timeout(30):
-                await story(stage)
-        finally:
-            watching.cancel()
-            stage.house.close()
-
-    asyncio.run(main())
+    stage = Stage(folder, shadow)
+    task = asyncio.create_task(stage.keeper.watch())
+    try:
+        async with asyncio.timeout(30):
+            yield stage
+    finally:
+        task.cancel()
+        stage.house.close()
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the keeper's thread go on until it is so; `play` bounds it."""
+    """Let the keeper's thread go on until it is so; `watching` bounds it."""
     while not condition():
         await asyncio.sleep(0.01)
 
 
-def test_sessions_with_one_catalog_share_what_was_read(tmp_path: Path) -> None:
-    async def story(stage: Stage) -> None:
+async def test_sessions_with_one_catalog_share_what_was_read(tmp_path: Path) -> None:
+    async with watching(tmp_path) as stage:
         first, second, other = stage.follow(ONE), stage.follow(ONE), stage.follow(TWO)
         assert first.in_force._engine is second.in_force._engine
         assert first.in_force.version != other.in_force.version
         assert stage.receipts("policy.loaded") == 2
 
-    play(tmp_path, story)
-
 
 @pytest.mark.parametrize("asked", [True, False], ids=["asked", "by itself"])
-def test_every_session_is_given_the_changed_policies_for_its_own_catalog(tmp_path: Path, asked: bool) -> None:
-    async def story(stage: Stage) -> None:
+async def test_every_session_is_given_the_changed_policies_for_its_own_catalog(tmp_path: Path, asked: bool) -> None:
+    async with watching(tmp_path) as stage:
         told: list[str] = []
         first = stage.follow(ONE, told=lambda: told.append("first"))
         other = stage.follow(TWO, told=lambda: told.append("other"))
@@ -88,11 +84,9 @@ def test_every_session_is_given_the_changed_policies_for_its_own_catalog(tmp_pat
         assert first.in_force.version not in before
         assert other.in_force.version not in (*before, first.in_force.version)
 
-    play(tmp_path, story)
 
-
-def test_a_bad_set_is_given_to_nobody_and_told_once(tmp_path: Path) -> None:
-    async def story(stage: Stage) -> None:
+async def test_a_bad_set_is_given_to_nobody_and_told_once(tmp_path: Path) -> None:
+    async with watching(tmp_path) as stage:
         first, second = stage.follow(ONE), stage.follow(ONE)
         version = first.in_force.version
         stage.policies.write_text(BAD)
@@ -107,11 +101,9 @@ def test_a_bad_set_is_given_to_nobody_and_told_once(tmp_path: Path) -> None:
         stage.keeper.wake()
         await until(lambda: other.in_force.version != "none")
 
-    play(tmp_path, story)
 
-
-def test_a_bad_shadow_is_none_and_the_policies_stay(tmp_path: Path) -> None:
-    async def story(stage: Stage) -> None:
+async def test_a_bad_shadow_is_none_and_the_policies_stay(tmp_path: Path) -> None:
+    async with watching(tmp_path, shadow=True) as stage:
         session = stage.follow(ONE)
         version = session.in_force.version
         assert session.in_force.shadow is not None
@@ -122,11 +114,9 @@ def test_a_bad_shadow_is_none_and_the_policies_stay(tmp_path: Path) -> None:
         assert stage.said[0].startswith("the shadow policies are not loaded")
         assert stage.house.receipts("policy.rejected")[0]["shadow"] is True
 
-    play(tmp_path, story, shadow=True)
 
-
-def test_no_receipt_no_new_policies(tmp_path: Path) -> None:
-    async def story(stage: Stage) -> None:
+async def test_no_receipt_no_new_policies(tmp_path: Path) -> None:
+    async with watching(tmp_path) as stage:
         session = stage.follow(ONE)
         version = session.in_force.version
 
@@ -143,13 +133,9 @@ def test_no_receipt_no_new_policies(tmp_path: Path) -> None:
         await until(lambda: session.in_force.version != version)
         assert len(stage.said) == 1
 
-    play(tmp_path, story)
 
-
-def test_a_session_that_is_gone_is_followed_no_more(tmp_path: Path) -> None:
-    async def story(stage: Stage) -> None:
+async def test_a_session_that_is_gone_is_followed_no_more(tmp_path: Path) -> None:
+    async with watching(tmp_path) as stage:
         stage.follow(ONE)
         kept = stage.follow(TWO)
         assert list(stage.keeper._followers) == [kept]
-
-    play(tmp_path, story)

@@ -11,7 +11,7 @@ from mcp_guard.policy.ruleset import always_in_force
 from tests.policy.made import TEXTS, requests, ruleset
 from tests.policy.made import Asked as Posed
 from tests.policy.worlds import INSTANCE, PERMIT, load, make_call, make_tool, object_of
-from tests.promises.house import make_instance, open_house, run
+from tests.promises.house import make_instance, open_house
 
 TOOL = make_tool(object_of(n={"type": "integer"}))
 READER = make_tool(object_of(), "read", Effect.READ)
@@ -84,10 +84,10 @@ def test_a_mark_in_the_wrong_place_is_refused(tmp_path: Path, written: str) -> N
         load(tmp_path, written, TOOL)
 
 
-def test_the_receipt_says_what_would_have_happened(tmp_path: Path) -> None:
+async def test_the_receipt_says_what_would_have_happened(tmp_path: Path) -> None:
     house = open_house(tmp_path, '@id("no") @reason("not this") forbid (principal, action, resource);')
     house.policies.mode = Mode.OBSERVE
-    reply = run(lambda: house.guard.call(make_instance(), Asked("crm__note", {"text": "a"})))
+    reply = await house.guard.call(make_instance(), Asked("crm__note", {"text": "a"}))
     assert reply["result"]["content"][0]["text"] == "done"
     receipt = house.receipts("intent")[0]
     assert (receipt["outcome"], receipt["mode"], receipt["would"]["outcome"]) == ("allow", "observe", "deny")
@@ -97,22 +97,22 @@ def test_the_receipt_says_what_would_have_happened(tmp_path: Path) -> None:
     house.close()
 
 
-def test_a_tool_has_a_mode_of_its_own(tmp_path: Path) -> None:
+async def test_a_tool_has_a_mode_of_its_own(tmp_path: Path) -> None:
     from dataclasses import replace
 
     house = open_house(tmp_path, '@id("no") forbid (principal, action, resource);')
     note = house.upstream.catalog["crm__note"]
     house.upstream.catalog["crm__note"] = replace(note, rule=replace(note.rule, mode=Mode.OBSERVE))
     assert [tool["name"] for tool in house.guard.list_tools(make_instance())] == ["crm__note"]
-    assert "result" in run(lambda: house.guard.call(make_instance(), Asked("crm__note", {})))
-    assert "error" in run(lambda: house.guard.call(make_instance(), Asked("crm__purge", {})))
+    assert "result" in await house.guard.call(make_instance(), Asked("crm__note", {}))
+    assert "error" in await house.guard.call(make_instance(), Asked("crm__purge", {}))
     house.policies.mode = Mode.OBSERVE
     house.upstream.catalog["crm__note"] = replace(note, rule=replace(note.rule, mode=Mode.ENFORCE))
     assert "crm__note" not in [tool["name"] for tool in house.guard.list_tools(make_instance())]
     house.close()
 
 
-def test_a_shadow_is_asked_and_not_obeyed(tmp_path: Path) -> None:
+async def test_a_shadow_is_asked_and_not_obeyed(tmp_path: Path) -> None:
     house = open_house(tmp_path)
     (tmp_path / "shadow").mkdir()
     house.policies.shadow = load(
@@ -121,14 +121,12 @@ def test_a_shadow_is_asked_and_not_obeyed(tmp_path: Path) -> None:
         *house.upstream.tools(),
         attributes={"Deal": {"amount": "number", "stage": "string"}},
     )
-    assert "result" in run(lambda: house.guard.call(make_instance(), Asked("crm__note", {"text": "a"})))
+    assert "result" in await house.guard.call(make_instance(), Asked("crm__note", {"text": "a"}))
     shadow = house.receipts("intent")[0]["shadow"]
     assert (shadow["outcome"], shadow["policies"]) == ("deny", ["shade"])
     assert shadow["policy_version"] == house.policies.shadow.version
     house.policies.shadow._attributes = None  # type: ignore[assignment]
     deal = Asked("crm__update_deal", {"deal_id": "1", "amount": 150})
-    assert "isError" not in run(lambda: house.guard.call(make_instance(), deal))["result"], (
-        "a shadow that fails fails alone"
-    )
+    assert "isError" not in (await house.guard.call(make_instance(), deal))["result"], "a shadow that fails fails alone"
     assert house.receipts("intent")[-1]["shadow"]["reasons"] == ["'NoneType' object is not subscriptable"]
     house.close()

@@ -1,6 +1,5 @@
 """The listings of real servers: all of what they declare is typed, and none of their tools is flagged."""
 
-import asyncio
 import json
 from pathlib import Path
 
@@ -18,7 +17,7 @@ def kinds(shape: Shape) -> set[Kind]:
     return {shape.kind, *(kind for each in inner for kind in kinds(each))}
 
 
-def test_real_servers_declare_nothing_that_policies_cannot_see(tmp_path: Path) -> None:
+async def test_real_servers_declare_nothing_that_policies_cannot_see(tmp_path: Path) -> None:
     upstreams = [
         upstream("git", str(BIN / "mcp-server-git")),
         upstream("time", str(BIN / "mcp-server-time"), "--local-timezone", "UTC"),
@@ -26,7 +25,7 @@ def test_real_servers_declare_nothing_that_policies_cannot_see(tmp_path: Path) -
         node("filesystem", str(tmp_path)),
     ]
     settings = load(write_config(tmp_path, "\n".join(upstreams)))
-    tools, absent = asyncio.run(listed_tools(settings))
+    tools, absent = await listed_tools(settings)
     assert absent == set()
     engine = load_policies(settings.policies, policy_world(settings, tools, absent))
     assert "filesystem__edit_file" in engine.schema_text

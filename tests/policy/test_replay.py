@@ -9,7 +9,7 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Asked, Json
 from mcp_guard.policy.authoring.replay import ERASED, NOT_ASKED, Replay, replay
 from tests.policy.made import policies_of
-from tests.promises.house import GATE, House, make_instance, open_house, run
+from tests.promises.house import GATE, House, make_instance, open_house
 
 READ = '@id("read") permit (principal in Group::"workers", action in Action::"read", resource);'
 NOTES = '@id("notes") permit (principal in Group::"workers", action == Action::"crm__note", resource);'
@@ -19,9 +19,9 @@ def again(house: House, candidate: str) -> Replay:
     return replay(decisions(house.store), versions(house.store), policies_of(candidate))
 
 
-def call(house: House, name: str, arguments: Json | None = None, **changes: object) -> None:
+async def call(house: House, name: str, arguments: Json | None = None, **changes: object) -> None:
     instance = make_instance(**changes)  # type: ignore[arg-type]
-    run(lambda: house.guard.call(instance, Asked(name, arguments or {})))
+    await house.guard.call(instance, Asked(name, arguments or {}))
 
 
 def past_house(folder: Path, policies: str) -> House:
@@ -31,11 +31,11 @@ def past_house(folder: Path, policies: str) -> House:
     return house
 
 
-def test_a_call_that_was_refused_as_unknown_counts_if_its_tool_would_be_listed(tmp_path: Path) -> None:
+async def test_a_call_that_was_refused_as_unknown_counts_if_its_tool_would_be_listed(tmp_path: Path) -> None:
     house = past_house(tmp_path, READ)
-    call(house, "crm__get_deal", {"deal_id": "1"})
-    call(house, "crm__purge")
-    call(house, "nonesuch")
+    await call(house, "crm__get_deal", {"deal_id": "1"})
+    await call(house, "crm__purge")
+    await call(house, "nonesuch")
     assert again(house, READ).never_more_permissive
     done = again(
         house, READ + '@id("p") permit (principal in Group::"workers", action == Action::"crm__purge", resource);'
@@ -47,19 +47,19 @@ def test_a_call_that_was_refused_as_unknown_counts_if_its_tool_would_be_listed(t
     house.close()
 
 
-def test_of_an_instance_of_whom_nothing_is_kept_the_worst_is_assumed(tmp_path: Path) -> None:
+async def test_of_an_instance_of_whom_nothing_is_kept_the_worst_is_assumed(tmp_path: Path) -> None:
     house = past_house(tmp_path, READ)
-    call(house, "crm__purge")
+    await call(house, "crm__purge")
     others = READ + '@id("p") permit (principal in Group::"others", action == Action::"crm__purge", resource);'
     assert not again(house, others).never_more_permissive
     house.close()
 
 
-def test_erased_requests_and_unasked_calls_are_left_out_and_counted(tmp_path: Path) -> None:
+async def test_erased_requests_and_unasked_calls_are_left_out_and_counted(tmp_path: Path) -> None:
     house = past_house(tmp_path, READ + NOTES)
-    call(house, "crm__note", {"text": "a"})
-    call(house, "crm__note", {"text": 5})
-    call(house, "crm__note", {"text": "b"})
+    await call(house, "crm__note", {"text": "a"})
+    await call(house, "crm__note", {"text": 5})
+    await call(house, "crm__note", {"text": "b"})
     seq = max(receipt["seq"] for receipt in house.receipts("intent"))
     house.store._db.execute("DELETE FROM payload WHERE seq = ?", (seq,))
     done = again(house, READ)
@@ -68,9 +68,9 @@ def test_erased_requests_and_unasked_calls_are_left_out_and_counted(tmp_path: Pa
     house.close()
 
 
-def test_one_route_less_is_more_permissive(tmp_path: Path) -> None:
+async def test_one_route_less_is_more_permissive(tmp_path: Path) -> None:
     house = past_house(tmp_path, NOTES + GATE)
-    call(house, "crm__note", {"text": "a"})
+    await call(house, "crm__note", {"text": "a"})
     fewer = again(house, NOTES + GATE.replace('"people"', '"others"', 1))
     assert [each.looser for each in fewer.differences] == [True]
     more = again(house, NOTES + GATE.replace('"people"', '"people,others"', 1))
@@ -79,9 +79,9 @@ def test_one_route_less_is_more_permissive(tmp_path: Path) -> None:
     house.close()
 
 
-def test_what_was_recorded_is_what_its_own_policies_give(tmp_path: Path) -> None:
+async def test_what_was_recorded_is_what_its_own_policies_give(tmp_path: Path) -> None:
     house = past_house(tmp_path, NOTES)
-    call(house, "crm__note", {"text": "a"})
+    await call(house, "crm__note", {"text": "a"})
     assert again(house, NOTES).unlike == []
     version = versions(house.store)(house.policies.version)
     assert version is not None
@@ -91,9 +91,9 @@ def test_what_was_recorded_is_what_its_own_policies_give(tmp_path: Path) -> None
     house.close()
 
 
-def test_kept_policies_that_were_changed_are_not_believed(tmp_path: Path) -> None:
+async def test_kept_policies_that_were_changed_are_not_believed(tmp_path: Path) -> None:
     house = past_house(tmp_path, NOTES)
-    call(house, "crm__note", {"text": "a"})
+    await call(house, "crm__note", {"text": "a"})
     changed = "UPDATE policy_version SET material = CAST(replace(material, 'workers', 'nobody') AS BLOB)"
     house.store._db.execute(changed)
     with pytest.raises(LedgerError, match="are not those that it is the hash of"):

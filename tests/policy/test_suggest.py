@@ -16,7 +16,7 @@ from mcp_guard.core.receipt import Draft
 from mcp_guard.policy.authoring.cases import read_cases, run_cases
 from mcp_guard.policy.authoring.suggest import Candidate, Materials, Terms, candidate, with_exception
 from mcp_guard.policy.engine import PolicyEngine, load_policies
-from tests.promises.house import House, make_instance, make_world, open_house, pending_id, run
+from tests.promises.house import House, make_instance, make_world, open_house, pending_id
 
 PERMIT = '@id("work") permit (principal in Group::"workers", action, resource);\n'
 GATE = (
@@ -34,14 +34,14 @@ def past_house(folder: Path, policies: str, mode: Mode = Mode.ENFORCE) -> House:
     return house
 
 
-def call(house: House, arguments: Json, name: str = "crm__update_deal") -> Json:
-    reply: Json = run(lambda: house.guard.call(make_instance(), Asked(name, arguments)))
+async def call(house: House, arguments: Json, name: str = "crm__update_deal") -> Json:
+    reply: Json = await house.guard.call(make_instance(), Asked(name, arguments))
     return reply
 
 
-def approved(house: House, arguments: Json, verdict: str = "approve") -> None:
-    house.approve(pending_id(call(house, arguments)), verdict=verdict)
-    call(house, arguments)
+async def approved(house: House, arguments: Json, verdict: str = "approve") -> None:
+    house.approve(pending_id(await call(house, arguments)), verdict=verdict)
+    await call(house, arguments)
 
 
 def suggested(house: House, policies: str, **terms: Any) -> Candidate:
@@ -54,10 +54,10 @@ def loaded(house: House, made: Candidate, folder: Path) -> PolicyEngine:
     return load_policies(folder, make_world(house.upstream.catalog))
 
 
-def test_a_gate_that_people_always_open_gets_an_exception(tmp_path: Path) -> None:
+async def test_a_gate_that_people_always_open_gets_an_exception(tmp_path: Path) -> None:
     house = past_house(tmp_path, PERMIT + GATE)
     for amount in (110, 120, 150):
-        approved(house, {"deal_id": "1", "amount": amount})
+        await approved(house, {"deal_id": "1", "amount": amount})
     made = suggested(house, PERMIT + GATE)
     text = made.texts["policies.cedar"]
     assert text.startswith(PERMIT + GATE.rstrip(";\n"))
@@ -71,28 +71,28 @@ def test_a_gate_that_people_always_open_gets_an_exception(tmp_path: Path) -> Non
     assert [result.differences for result in results] == [()] * 3
     house.load(PERMIT + GATE)
     house.policies.replace(engine)
-    assert "isError" not in call(house, {"deal_id": "1", "amount": 130})["result"]
+    assert "isError" not in (await call(house, {"deal_id": "1", "amount": 130}))["result"]
     for beyond in ({"deal_id": "1", "amount": 151}, {"deal_id": "2", "amount": 130}, {"deal_id": "1", "stage": "won"}):
-        assert "held by" in call(house, beyond)["result"]["content"][0]["text"], beyond
+        assert "held by" in (await call(house, beyond))["result"]["content"][0]["text"], beyond
     house.close()
 
 
-def test_one_denial_rules_the_group_out(tmp_path: Path) -> None:
+async def test_one_denial_rules_the_group_out(tmp_path: Path) -> None:
     house = past_house(tmp_path, PERMIT + GATE)
     for amount in (110, 120, 150):
-        approved(house, {"deal_id": "1", "amount": amount})
-    approved(house, {"deal_id": "1", "amount": 99999}, "deny")
+        await approved(house, {"deal_id": "1", "amount": amount})
+    await approved(house, {"deal_id": "1", "amount": 99999}, "deny")
     made = suggested(house, PERMIT + GATE)
     assert made.suggestions.made == []
     assert [why.partition(" (")[0] for why in made.suggestions.left.values()] == ["Alice denied such a call"]
     house.close()
 
 
-def test_what_nobody_decided_on_is_not_let_by_the_way(tmp_path: Path) -> None:
+async def test_what_nobody_decided_on_is_not_let_by_the_way(tmp_path: Path) -> None:
     house = past_house(tmp_path, PERMIT + GATE)
     for amount in (110, 150, 120):
-        approved(house, {"deal_id": "1", "amount": amount})
-    call(house, {"deal_id": "1", "amount": 130})
+        await approved(house, {"deal_id": "1", "amount": amount})
+    await call(house, {"deal_id": "1", "amount": 130})
     made = suggested(house, PERMIT + GATE)
     assert made.suggestions.made == []
     assert all("it would also let receipt" in why for why in made.suggestions.left.values())
@@ -100,23 +100,23 @@ def test_what_nobody_decided_on_is_not_let_by_the_way(tmp_path: Path) -> None:
     house.close()
 
 
-def test_too_few_or_too_different_calls_suggest_nothing(tmp_path: Path) -> None:
+async def test_too_few_or_too_different_calls_suggest_nothing(tmp_path: Path) -> None:
     house = past_house(tmp_path, PERMIT + GATE)
-    approved(house, {"deal_id": "1", "stage": "a"})
+    await approved(house, {"deal_id": "1", "stage": "a"})
     assert "too few" in next(iter(suggested(house, PERMIT + GATE).suggestions.left.values()))
     for number in range(21):
-        approved(house, {"deal_id": "1", "stage": f"stage {number}"})
+        await approved(house, {"deal_id": "1", "stage": f"stage {number}"})
     assert "22 different values" in next(iter(suggested(house, PERMIT + GATE).suggestions.left.values()))
     freed = suggested(house, PERMIT + GATE, free=frozenset({"stage"}))
     assert "// context.input.stage: left free" in freed.texts["policies.cedar"]
     house.close()
 
 
-def test_what_was_only_observed_gets_a_permit(tmp_path: Path) -> None:
+async def test_what_was_only_observed_gets_a_permit(tmp_path: Path) -> None:
     policies = '@id("read") permit (principal in Group::"workers", action in Action::"read", resource);\n'
     house = past_house(tmp_path, policies, Mode.OBSERVE)
     for text in ("a", "b", "ü\n\b"):
-        call(house, {"text": text}, "crm__note")
+        await call(house, {"text": text}, "crm__note")
     made = suggested(house, policies)
     assert made.suggestions.made[0].gates == ()
     engine = loaded(house, made, tmp_path / "out")
@@ -124,16 +124,16 @@ def test_what_was_only_observed_gets_a_permit(tmp_path: Path) -> None:
     assert [result.differences for result in results] == [()] * 3
     house.policies.mode = Mode.ENFORCE
     house.policies.replace(engine)
-    assert "isError" not in call(house, {"text": "b"}, "crm__note")["result"]
-    assert "denied by" in call(house, {"text": "c"}, "crm__note")["result"]["content"][0]["text"]
+    assert "isError" not in (await call(house, {"text": "b"}, "crm__note"))["result"]
+    assert "denied by" in (await call(house, {"text": "c"}, "crm__note"))["result"]["content"][0]["text"]
     house.close()
 
 
-def test_what_a_forbid_stands_against_is_left_to_people(tmp_path: Path) -> None:
+async def test_what_a_forbid_stands_against_is_left_to_people(tmp_path: Path) -> None:
     policies = PERMIT + '@id("never") forbid (principal, action in Action::"write", resource);'
     house = past_house(tmp_path, policies, Mode.OBSERVE)
     for text in ("a", "b", "c"):
-        call(house, {"text": text}, "crm__note")
+        await call(house, {"text": text}, "crm__note")
     assert "`never` forbids it" in next(iter(suggested(house, policies).suggestions.left.values()))
     house.close()
 
@@ -146,16 +146,16 @@ ARGUMENTS = st.fixed_dictionaries(
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(ARGUMENTS, min_size=1, max_size=6), st.lists(ARGUMENTS, max_size=3))
-def test_never_more_than_was_let(let: list[Json], held: list[Json]) -> None:
+async def test_never_more_than_was_let(let: list[Json], held: list[Json]) -> None:
     """For whatever was approved and whatever was left undecided beside it."""
     with tempfile.TemporaryDirectory() as folder:
         house = past_house(Path(folder), PERMIT + GATE)
         for arguments in let:
-            if "held by" in str(reply := call(house, arguments)):
+            if "held by" in str(reply := await call(house, arguments)):
                 house.approve(pending_id(reply))
-                call(house, arguments)
+                await call(house, arguments)
         for arguments in held:
-            call(house, arguments)
+            await call(house, arguments)
         made = suggested(house, PERMIT + GATE, least=1)
         requests = {json.dumps(each, sort_keys=True) for each in let}
         for difference in made.replay.differences:

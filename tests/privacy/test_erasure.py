@@ -16,7 +16,7 @@ from mcp_guard.ports import Intent
 from mcp_guard.verifier import verify_ledger
 from tests.ledger.filled import fill, open_filled
 from tests.live.guarded import Client, cli, command, enrol, log, scripted, write_config
-from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id, run, text
+from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id, text
 
 CANARY = "canary-5f1c-personal"
 GATED = ALLOW + GATE.replace("action,", 'action == Action::"crm__update_deal",')
@@ -27,18 +27,18 @@ def house(tmp_path: Path) -> House:
     return open_house(tmp_path, GATED)
 
 
-def note(house: House, run_id: str = "run_1", words: str = CANARY) -> None:
-    run(lambda: house.guard.call(make_instance(run_id), Asked("crm__note", {"text": words})))
+async def note(house: House, run_id: str = "run_1", words: str = CANARY) -> None:
+    await house.guard.call(make_instance(run_id), Asked("crm__note", {"text": words}))
 
 
-def update(house: House) -> Json:
+async def update(house: House) -> Json:
     called = Asked("crm__update_deal", {"deal_id": "1", "stage": CANARY})
-    reply: Json = run(lambda: house.guard.call(make_instance(), called))
+    reply: Json = await house.guard.call(make_instance(), called)
     return reply
 
 
-def keep(house: House, days: int) -> None:
-    run(lambda: RetentionTask(house.ledger.writer, days).round())
+async def keep(house: House, days: int) -> None:
+    await RetentionTask(house.ledger.writer, days).round()
 
 
 def stored(folder: Path) -> bytes:
@@ -51,12 +51,12 @@ def check(house: House) -> None:
     assert report.ok, report.problem
 
 
-def test_payloads_older_than_they_are_kept_are_erased_from_every_file(house: House) -> None:
-    note(house)
+async def test_payloads_older_than_they_are_kept_are_erased_from_every_file(house: House) -> None:
+    await note(house)
     house.clock.time += 3 * DAY
-    note(house, words="of today")
+    await note(house, words="of today")
     assert CANARY.encode() in stored(house.folder / "state")
-    keep(house, 2)
+    await keep(house, 2)
     assert CANARY.encode() not in stored(house.folder / "state")
     assert b"of today" in stored(house.folder / "state")
     [erased] = house.receipts("payload.erased")
@@ -64,36 +64,36 @@ def test_payloads_older_than_they_are_kept_are_erased_from_every_file(house: Hou
     first = house.receipts("intent")[0]["seq"]
     assert erased["seqs"] == [[first, first + 1]]
     check(house)
-    keep(house, 2)
+    await keep(house, 2)
     assert len(house.receipts("payload.erased")) == 1
 
 
-def test_nothing_is_erased_unless_it_is_configured(house: House) -> None:
-    note(house)
+async def test_nothing_is_erased_unless_it_is_configured(house: House) -> None:
+    await note(house)
     house.clock.time += 1000 * DAY
-    keep(house, 0)
+    await keep(house, 0)
     assert house.receipts("payload.erased") == []
     assert CANARY.encode() in stored(house.folder / "state")
 
 
-def test_it_goes_in_batches_each_with_its_receipt(house: House) -> None:
+async def test_it_goes_in_batches_each_with_its_receipt(house: House) -> None:
     fill(house.ledger.writer, 2 * BATCH + 50)
     house.clock.time += 3 * DAY
-    keep(house, 1)
+    await keep(house, 1)
     counts = [receipt["count"] for receipt in house.receipts("payload.erased")]
     assert counts == [BATCH, BATCH, 50]
     assert list(house.store.kept_after(-1, 10)) == []
     check(house)
 
 
-def test_an_open_request_keeps_what_it_needs(house: House) -> None:
-    id = pending_id(update(house))
+async def test_an_open_request_keeps_what_it_needs(house: House) -> None:
+    id = pending_id(await update(house))
     house.clock.time += 1800 * 1_000_000
-    run(lambda: RetentionTask(house.ledger.writer, 0).round())
+    await RetentionTask(house.ledger.writer, 0).round()
     cutoff_is_now(house)
     assert house.store.approval(id)[0].subject["arguments"]["stage"] == CANARY
     house.approve(id)
-    assert text(update(house)) == "done"
+    assert text(await update(house)) == "done"
     cutoff_is_now(house)
     assert CANARY.encode() not in stored(house.folder / "state")
     assert house.store.approval(id)[0].subject["arguments"] == {"stage": "[erased]"}
@@ -107,8 +107,8 @@ def cutoff_is_now(house: House) -> None:
     assert house.store.truncate_wal()
 
 
-def test_a_reply_that_was_never_given_is_kept_until_it_is(house: House) -> None:
-    id = pending_id(update(house))
+async def test_a_reply_that_was_never_given_is_kept_until_it_is(house: House) -> None:
+    id = pending_id(await update(house))
     house.approve(id)
 
     taken: list[Intent] = []
@@ -120,14 +120,14 @@ def test_a_reply_that_was_never_given_is_kept_until_it_is(house: House) -> None:
 
     house.upstream.before = lost
     with pytest.raises(RuntimeError):
-        update(house)
+        await update(house)
     said = Execution(Ending.OK, {"result": {"content": [{"type": "text", "text": "a reply that was lost"}]}})
-    run(lambda: conclude(house, taken[0], said))
+    await conclude(house, taken[0], said)
     house.clock.time += 3 * DAY
-    keep(house, 1)
+    await keep(house, 1)
     assert b"a reply that was lost" in stored(house.folder / "state")
     house.store.note_answered(id)
-    keep(house, 1)
+    await keep(house, 1)
     assert b"a reply that was lost" not in stored(house.folder / "state")
     check(house)
 

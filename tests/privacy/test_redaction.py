@@ -26,7 +26,6 @@ from tests.promises.house import (
     make_tool,
     open_house,
     pending_id,
-    run,
     text,
 )
 
@@ -84,8 +83,8 @@ def make_house(folder: Path, policies: str) -> House:
     return house
 
 
-def update(house: House, **changes: Any) -> Json:
-    reply: Json = run(lambda: house.guard.call(make_instance(), Asked("crm__update_deal", {**ARGUMENTS, **changes})))
+async def update(house: House, **changes: Any) -> Json:
+    reply: Json = await house.guard.call(make_instance(), Asked("crm__update_deal", {**ARGUMENTS, **changes}))
     return reply
 
 
@@ -113,9 +112,9 @@ def verified(house: House) -> bool:
     return report.payloads_checked > 0
 
 
-def test_an_allowed_call_leaves_nothing_of_it(tmp_path: Path) -> None:
+async def test_an_allowed_call_leaves_nothing_of_it(tmp_path: Path) -> None:
     house = make_house(tmp_path, ALLOW)
-    update(house)
+    await update(house)
     [sent] = house.upstream.writes()
     assert orjson.loads(sent)["notes"] == NOTE  # what is decided on is what is sent
     assert kept(house, *PRIVATE) == []
@@ -132,7 +131,7 @@ def test_an_allowed_call_leaves_nothing_of_it(tmp_path: Path) -> None:
     assert intent["reason"] == f"told me: {MARK}"
 
 
-def test_the_upstreams_echo_of_it_is_not_kept_either(tmp_path: Path) -> None:
+async def test_the_upstreams_echo_of_it_is_not_kept_either(tmp_path: Path) -> None:
     house = make_house(tmp_path, ALLOW)
     said = {
         "content": [{"type": "text", "text": f"saved {NOTE} and {json.dumps({'to': NOTE, 'sum': SUM})}"}],
@@ -144,7 +143,7 @@ def test_the_upstreams_echo_of_it_is_not_kept_either(tmp_path: Path) -> None:
     ]
     for reply in replies:
         answers(house, reply)
-        assert update(house) == reply.reply  # the agent is told what was said
+        assert await update(house) == reply.reply  # the agent is told what was said
     assert kept(house, *PRIVATE) == []
     assert [receipt["detail"] for receipt in house.receipts("outcome") if "detail" in receipt] == [f"no {MARK}"]
     assert verified(house)
@@ -162,14 +161,14 @@ def answers(house: House, reply: Execution) -> None:
     object.__setattr__(recorder, "execute", answering)
 
 
-def test_an_open_request_shows_it_and_a_settled_one_does_not(house: House) -> None:
-    id = pending_id(update(house))
+async def test_an_open_request_shows_it_and_a_settled_one_does_not(house: House) -> None:
+    id = pending_id(await update(house))
     shown = house.store.approval(id)[0].subject
     assert (shown["arguments"]["notes"], shown["present"]["customer"]) == (NOTE, {"email": BEFORE})
     [receipt] = house.receipts("approval.requested")
     assert NOTE not in str(house.store.payloads(receipt["seq"])["subject"])
     house.approve(id)
-    assert text(update(house)) == "done"
+    assert text(await update(house)) == "done"
     [sent] = house.upstream.writes()
     assert orjson.loads(sent)["notes"] == NOTE
     settled = house.store.approval(id)[0]
@@ -180,22 +179,22 @@ def test_an_open_request_shows_it_and_a_settled_one_does_not(house: House) -> No
 
 
 @pytest.mark.parametrize("fate", ["denied", "expired", "withdrawn", "stale", "revoked", "lapsed"])
-def test_however_it_ends_nothing_of_it_stays(house: House, fate: str) -> None:
-    id = pending_id(update(house))
+async def test_however_it_ends_nothing_of_it_stays(house: House, fate: str) -> None:
+    id = pending_id(await update(house))
     if fate == "denied":
         house.approve(id, verdict="deny")
-        assert "because" in text(update(house))  # still found, as long as it would have been open
+        assert "because" in text(await update(house))  # still found, as long as it would have been open
         house.clock.time += 3601 * SECOND
     elif fate == "expired":
         house.clock.time += 3601 * SECOND
-        run(lambda: house.ledger.approvals.wait(house.store.approval(id)[0], 1, lambda _: None))
+        await house.ledger.approvals.wait(house.store.approval(id)[0], 1, lambda _: None)
     elif fate == "lapsed":
         house.approve(id)
         house.clock.time += 3601 * SECOND
     elif fate == "withdrawn":
         house.end()
     elif fate == "stale":
-        run(lambda: house.ledger.approvals.mark_stale(house.store.approval(id)[0], f"the facts: {NOTE}"))
+        await house.ledger.approvals.mark_stale(house.store.approval(id)[0], f"the facts: {NOTE}")
     else:
         house.approve(id)
         Votes(house.ledger.writer, house.ledger.approvals.routes, PEOPLE).revoke(id, "alice", "enough")
@@ -207,22 +206,22 @@ def test_however_it_ends_nothing_of_it_stays(house: House, fate: str) -> None:
     assert verified(house)
 
 
-def test_a_settled_request_cannot_be_gone_on_with(house: House) -> None:
+async def test_a_settled_request_cannot_be_gone_on_with(house: House) -> None:
     """Its arguments are gone: what is stored of it must never be taken for the call."""
-    id = pending_id(update(house))
+    id = pending_id(await update(house))
     house.approve(id, verdict="deny")
-    reply = run(lambda: house.guard.call(make_instance(), Asked("guard__await", {"approval": id})))
+    reply = await house.guard.call(make_instance(), Asked("guard__await", {"approval": id}))
     assert "its arguments are not kept, so make the call itself again" in text(reply)
     assert house.store.approvals([ApprovalState.REQUESTED]) == []
     assert house.upstream.writes() == []
 
 
-def test_a_grant_covers_like_calls_and_its_hash_tells_nothing_afterwards(house: House) -> None:
-    id = pending_id(update(house))
+async def test_a_grant_covers_like_calls_and_its_hash_tells_nothing_afterwards(house: House) -> None:
+    id = pending_id(await update(house))
     house.approve(id, terms=GrantTerms(1, 600, ("stage",)))
-    assert text(update(house)) == "done"
-    assert text(update(house, stage="lost")) == "done"
-    assert "pending" in text(update(house, stage="lost", notes="another"))
+    assert text(await update(house)) == "done"
+    assert text(await update(house, stage="lost")) == "done"
+    assert "pending" in text(await update(house, stage="lost", notes="another"))
     house.ledger.writer.run(tidy)
     [grant] = house.store.grants()
     assert (grant.state, grant.salt) == ("used up", "")
@@ -230,16 +229,16 @@ def test_a_grant_covers_like_calls_and_its_hash_tells_nothing_afterwards(house: 
 
 
 @pytest.mark.parametrize("what", ["request_hash", "decision_hash"])
-def test_no_hash_that_stays_is_one_of_a_short_value(house: House, what: str) -> None:
+async def test_no_hash_that_stays_is_one_of_a_short_value(house: House, what: str) -> None:
     """The same request twice has other hashes each time: they are salted, and the salt is gone."""
     for _ in range(2):
-        house.approve(pending_id(update(house)), verdict="deny")
+        house.approve(pending_id(await update(house)), verdict="deny")
         house.clock.time += 3601 * SECOND
     seen = [receipt[what] for receipt in house.receipts("approval.requested")]
     assert len(set(seen)) == 2
 
 
-def test_results_are_redacted_by_pointer_and_what_is_no_json_is_not_kept(tmp_path: Path) -> None:
+async def test_results_are_redacted_by_pointer_and_what_is_no_json_is_not_kept(tmp_path: Path) -> None:
     house = make_house(tmp_path, ALLOW)
     found = {"person": {"email": EMAIL, "id": 7}, "all": [{"email": BEFORE}, {"email": "y"}]}
     blocks = [
@@ -249,29 +248,29 @@ def test_results_are_redacted_by_pointer_and_what_is_no_json_is_not_kept(tmp_pat
     ]
     reply = {"result": {"content": blocks, "structuredContent": found, "_meta": {"who": EMAIL}}}
     answers(house, Execution(Ending.OK, reply))
-    assert run(lambda: house.guard.call(make_instance(), Asked("crm__find", {}))) == reply
+    assert await house.guard.call(make_instance(), Asked("crm__find", {})) == reply
     assert kept(house, *PRIVATE, "Zm9vYmFyYmF6") == []
     [outcome] = house.receipts("outcome")
     assert outcome["redacted"] == ["/response", "/response/all/*/email", "/response/person/email"]
     response = json.loads(house.store.payloads(outcome["seq"])["response"])["result"]
     assert response["structuredContent"]["person"] == {"email": MARK, "id": 7}
     answers(house, Execution(Ending.UPSTREAM_ERROR, {"error": {"code": 5, "message": NOTE, "data": NOTE}}, NOTE))
-    run(lambda: house.guard.call(make_instance(), Asked("crm__find", {})))
+    await house.guard.call(make_instance(), Asked("crm__find", {}))
     assert kept(house, NOTE) == []
     assert verified(house)
 
 
-def test_a_call_without_redaction_is_kept_whole(tmp_path: Path) -> None:
+async def test_a_call_without_redaction_is_kept_whole(tmp_path: Path) -> None:
     house = open_house(tmp_path)
-    run(lambda: house.guard.call(make_instance(), Asked("crm__note", {"text": NOTE})))
+    await house.guard.call(make_instance(), Asked("crm__note", {"text": NOTE}))
     [intent] = house.receipts("intent")
     assert json.loads(house.store.payloads(intent["seq"])["request"]) == {"text": NOTE}
     assert "redacted" not in intent
 
 
-def test_arguments_that_are_refused_say_no_value(tmp_path: Path) -> None:
+async def test_arguments_that_are_refused_say_no_value(tmp_path: Path) -> None:
     house = make_house(tmp_path, ALLOW)
-    update(house, amount=123456789012345678901)
+    await update(house, amount=123456789012345678901)
     assert kept(house, "123456789012345678901") == []
 
 

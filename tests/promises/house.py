@@ -1,6 +1,5 @@
 """A guard in this process for tests that force races: real policies, real ledger file, a recording upstream."""
 
-import asyncio
 import base64
 import itertools
 import json
@@ -254,15 +253,6 @@ def pin(ledger: OpenLedger, *tools: Tool) -> None:
     with suppress(LedgerError):  # some tests are about a ledger that takes nothing, or is damaged
         if moved := writer.read(differing):
             writer.run(op)
-
-
-def run(story: Callable[[], Awaitable[Any]]) -> Any:
-    """Run one async story to its end."""
-
-    async def main() -> Any:
-        return await story()
-
-    return asyncio.run(main())
 
 
 def text(reply: Json) -> str:

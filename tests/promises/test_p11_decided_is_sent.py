@@ -11,7 +11,7 @@ from mcp_guard.core import canonical
 from mcp_guard.core.model import Asked, Json
 from mcp_guard.core.receipt import commitment
 from tests.live.guarded import Client, log, scripted, seen, text, write_config
-from tests.promises.house import ALLOW, House, make_instance, make_tool, open_house, run
+from tests.promises.house import ALLOW, House, make_instance, make_tool, open_house
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6).filter(lambda text: not text.startswith("__"))
 values = st.recursive(
@@ -45,10 +45,10 @@ def kept(house: House, kind: str, name: str) -> list[tuple[str, bytes]]:
     st.dictionaries(texts, values, max_size=4),
     st.sampled_from([{}, {"guard_ticket": "INC-9"}, {"guard_reason": "why"}]),
 )
-def test_the_bytes_sent_are_those_decided_on_and_recorded(arguments: Json, added: Json) -> None:
+async def test_the_bytes_sent_are_those_decided_on_and_recorded(arguments: Json, added: Json) -> None:
     with tempfile.TemporaryDirectory() as folder:
         house = open_free(folder)
-        run(lambda: house.guard.call(make_instance(), Asked("crm__free", arguments | added)))
+        await house.guard.call(make_instance(), Asked("crm__free", arguments | added))
         [(_, sent)] = house.upstream.sent
         expected = {key: value for key, value in arguments.items() if key not in ("guard_ticket", "guard_reason")}
         assert sent == canonical.canonicalize(expected)

@@ -11,7 +11,7 @@ from mcp_guard.core.model import Asked
 from mcp_guard.ports import Intent
 from mcp_guard.storage.sqlite import open_store
 from tests.live.guarded import SERVERS, Client, text, upstream, write_config
-from tests.promises.house import make_instance, open_house, run
+from tests.promises.house import make_instance, open_house
 from tests.promises.house import text as said
 
 
@@ -28,7 +28,7 @@ def test_the_upstream_process_finds_its_intent_in_the_ledger_when_it_is_called(t
             assert found["mine"], f"call {number} arrived before its intent was in the ledger"
 
 
-def test_the_intent_is_committed_when_execute_begins(tmp_path: Path) -> None:
+async def test_the_intent_is_committed_when_execute_begins(tmp_path: Path) -> None:
     """Seen from another connection, which sees committed transactions only."""
     house = open_house(tmp_path)
     seen: list[str] = []
@@ -41,7 +41,7 @@ def test_the_intent_is_committed_when_execute_begins(tmp_path: Path) -> None:
         seen.append(intent.call.name)
 
     house.upstream.before = look
-    run(lambda: house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "1", "amount": 5})))
+    await house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "1", "amount": 5}))
     house.close()
     assert seen == ["crm__get_deal", "crm__update_deal"]  # the guard's own look-up takes the same path
 
@@ -54,7 +54,7 @@ def test_commits_are_flushed_to_the_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["full", "readonly", "locked"])
-def test_what_cannot_be_recorded_is_not_sent(tmp_path: Path, kind: str) -> None:
+async def test_what_cannot_be_recorded_is_not_sent(tmp_path: Path, kind: str) -> None:
     house = open_house(tmp_path)
     other = sqlite3.connect(tmp_path / "state" / "ledger.sqlite", isolation_level=None)
     if kind == "full":
@@ -66,7 +66,7 @@ def test_what_cannot_be_recorded_is_not_sent(tmp_path: Path, kind: str) -> None:
         house.store._run("PRAGMA busy_timeout = 50")
         other.execute("BEGIN IMMEDIATE")
     asked = Asked("crm__note", {"text": "x" * 100_000})
-    reply = run(lambda: house.guard.call(make_instance(), asked))
+    reply = await house.guard.call(make_instance(), asked)
     expected = {"full": "the disk is full", "readonly": "read-only", "locked": "another process holds the ledger"}
     assert expected[kind] in said(reply)
     assert "Nothing was sent" in said(reply)
@@ -79,7 +79,7 @@ def test_what_cannot_be_recorded_is_not_sent(tmp_path: Path, kind: str) -> None:
     else:
         other.execute("ROLLBACK")
     other.close()
-    reply = run(lambda: house.guard.call(make_instance(), asked))
+    reply = await house.guard.call(make_instance(), asked)
     assert said(reply) == "done"
     assert len(house.upstream.sent) == 1
     house.close()

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +23,6 @@ from tests.promises.house import (
     make_instance,
     make_world,
     open_house,
-    run,
     text,
 )
 
@@ -84,10 +82,12 @@ def broken_engine(house: House) -> None:
         (broken_engine, ""),
     ],
 )
-def test_every_failure_denies_with_a_receipt(tmp_path: Path, arrange: Callable[[House], None], reason: str) -> None:
+async def test_every_failure_denies_with_a_receipt(
+    tmp_path: Path, arrange: Callable[[House], None], reason: str
+) -> None:
     house = open_house(tmp_path)
     arrange(house)
-    reply = run(lambda: house.guard.call(make_instance(), UPDATE))
+    reply = await house.guard.call(make_instance(), UPDATE)
     assert "error" in reply or reply["result"]["isError"] is True
     assert house.upstream.writes() == []
     denied = house.receipts("decision")
@@ -96,65 +96,57 @@ def test_every_failure_denies_with_a_receipt(tmp_path: Path, arrange: Callable[[
     house.close()
 
 
-def test_a_policy_that_errors_denies_even_beside_one_that_permits(tmp_path: Path) -> None:
+async def test_a_policy_that_errors_denies_even_beside_one_that_permits(tmp_path: Path) -> None:
     house = open_house(tmp_path, f"{ALLOW}\n{OVERFLOW}")
-    reply = run(lambda: house.guard.call(make_instance(), Asked("crm__purge", {})))
+    reply = await house.guard.call(make_instance(), Asked("crm__purge", {}))
     assert "could not be evaluated" in text(reply)
     assert house.receipts("decision")[0]["errors"]
     assert house.upstream.sent == []
     house.close()
 
 
-def test_a_policy_that_errors_denies_behind_a_gate_too(tmp_path: Path) -> None:
+async def test_a_policy_that_errors_denies_behind_a_gate_too(tmp_path: Path) -> None:
     house = open_house(tmp_path, f"{ALLOW}\n{GATE}\n{OVERFLOW}")
-    reply = run(lambda: house.guard.call(make_instance(), Asked("crm__purge", {})))
+    reply = await house.guard.call(make_instance(), Asked("crm__purge", {}))
     assert reply["result"]["_meta"]["mcp-guard/decision"]["outcome"] == "deny"
     assert house.receipts("approval.requested") == []
     house.close()
 
 
-def test_a_hard_forbid_beside_a_gate_denies(tmp_path: Path) -> None:
+async def test_a_hard_forbid_beside_a_gate_denies(tmp_path: Path) -> None:
     hard = '@id("hard") @reason("never") forbid (principal, action == Action::"crm__purge", resource);'
     house = open_house(tmp_path, f"{ALLOW}\n{GATE}\n{hard}")
     assert house.guard.policies.may_call(make_instance(), TOOLS[3]) is False
-    assert run(lambda: house.guard.call(make_instance(), Asked("crm__purge", {})))["error"]["code"] == -32602
+    assert (await house.guard.call(make_instance(), Asked("crm__purge", {})))["error"]["code"] == -32602
     house.close()
 
 
-def test_rates_are_exact_when_calls_race_in_one_process(tmp_path: Path) -> None:
+async def test_rates_are_exact_when_calls_race_in_one_process(tmp_path: Path) -> None:
     import asyncio
 
     counter = Counter("writes", 3600 * SECOND, ("instance",), (Effect.WRITE,))
     limit = '@id("limit") @reason("enough") forbid (principal, action, resource) when { context.rate.writes > 7 };'
     house = open_house(tmp_path, f"{ALLOW}\n{limit}", (counter,))
 
-    async def story() -> list[Json]:
-        calls = [house.guard.call(make_instance(), Asked("crm__note", {"text": str(n)})) for n in range(30)]
-        return await asyncio.gather(*calls)
-
-    replies = run(story)
+    calls = [house.guard.call(make_instance(), Asked("crm__note", {"text": str(n)})) for n in range(30)]
+    replies = await asyncio.gather(*calls)
     assert [text(reply) for reply in replies].count("done") == 7
     assert len(house.upstream.sent) == 7
     assert [receipt["rates"]["writes"] for receipt in house.receipts("intent")] == [*range(1, 8)]
     house.close()
 
 
-def test_rates_are_exact_across_two_processes_on_one_ledger(tmp_path: Path) -> None:
+async def test_rates_are_exact_across_two_processes_on_one_ledger(tmp_path: Path) -> None:
     import asyncio
 
     counter = Counter("writes", 3600 * SECOND, ("instance",), (Effect.WRITE,))
     limit = '@id("limit") @reason("enough") forbid (principal, action, resource) when { context.rate.writes > 7 };'
     houses = [open_house(tmp_path, f"{ALLOW}\n{limit}", (counter,)) for _ in range(2)]
 
-    async def story() -> list[Json]:
-        calls = [
-            house.guard.call(make_instance(), Asked("crm__note", {"text": str(n)}))
-            for n in range(15)
-            for house in houses
-        ]
-        return await asyncio.gather(*calls)
-
-    replies = run(story)
+    calls = [
+        house.guard.call(make_instance(), Asked("crm__note", {"text": str(n)})) for n in range(15) for house in houses
+    ]
+    replies = await asyncio.gather(*calls)
     assert [text(reply) for reply in replies].count("done") <= 7
     assert sum(len(house.upstream.sent) for house in houses) <= 7
     for house in houses:
@@ -192,7 +184,7 @@ def test_the_same_call_gets_the_same_decision_from_two_engines(policies: str, to
     assert decisions[0].outcome in ("allow", "deny", "require_approval")
 
 
-def test_a_defect_of_the_guard_denies_with_a_receipt_and_is_told(tmp_path: Path) -> None:
+async def test_a_defect_of_the_guard_denies_with_a_receipt_and_is_told(tmp_path: Path) -> None:
     house = open_house(tmp_path)
 
     class Defective(type(house.policies)):  # type: ignore[misc]
@@ -202,14 +194,14 @@ def test_a_defect_of_the_guard_denies_with_a_receipt_and_is_told(tmp_path: Path)
     guard = replace(house.guard, policies=Defective(()))
     guard.policies.replace(house.load(ALLOW))  # type: ignore[attr-defined]
     with pytest.raises(ZeroDivisionError):
-        run(lambda: guard.call(make_instance(), Asked("crm__note", {"text": "x"})))
+        await guard.call(make_instance(), Asked("crm__note", {"text": "x"}))
     assert house.upstream.sent == []
     [receipt] = house.receipts("decision")
     assert (receipt["outcome"], receipt["reasons"]) == ("deny", ["defect: a defect"])
     house.close()
 
 
-def test_no_intent_follows_from_anything_but_a_yes(tmp_path: Path) -> None:
+async def test_no_intent_follows_from_anything_but_a_yes(tmp_path: Path) -> None:
     """The last line: even a defect that asks for one gets none, and nothing is sent."""
     house = open_house(tmp_path, f"{ALLOW}\n{GATE}")
     call = house.guard.identify(describe(Description(), "call_1", make_instance(), UPDATE, TOOLS[1]))
@@ -219,6 +211,6 @@ def test_no_intent_follows_from_anything_but_a_yes(tmp_path: Path) -> None:
         decision = replace(held, outcome=outcome)
         if outcome is not Outcome.ALLOW:
             with pytest.raises(ValueError, match="no intent can follow"):
-                run(partial(house.ledger.ledger.intend, call, decision, None))
+                await house.ledger.ledger.intend(call, decision, None)
     assert house.receipts("intent") == []
     house.close()

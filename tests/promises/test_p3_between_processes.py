@@ -3,7 +3,6 @@
 import asyncio
 import multiprocessing
 import os
-from functools import partial
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,7 @@ from mcp_guard.core.describe import describe
 from mcp_guard.core.model import Asked, Call, Decision
 from mcp_guard.ports import SILENT_CHANNEL, Intent
 from mcp_guard.verifier import verify_ledger
-from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id, run
+from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id
 
 PROCESSES, ROUNDS = 8, 1000
 POLICIES = f"{ALLOW}\n{GATE}"
@@ -53,12 +52,12 @@ def race(folder: Path, ids: list[str], barrier: Barrier, wins: Any) -> None:
     os.close(mine)
 
 
-def test_eight_processes_use_each_approval_exactly_once(tmp_path: Path) -> None:
+async def test_eight_processes_use_each_approval_exactly_once(tmp_path: Path) -> None:
     house = open_house(tmp_path, POLICIES)
     house.store._run("PRAGMA synchronous = OFF")  # only while preparing
     ids = []
     for number in range(ROUNDS):
-        ids.append(pending_id(run(partial(house.guard.call, make_instance(), asked(number)))))
+        ids.append(pending_id(await house.guard.call(make_instance(), asked(number))))
         house.approve(ids[-1])
     house.close()
     context = multiprocessing.get_context("fork")

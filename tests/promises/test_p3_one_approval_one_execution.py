@@ -11,7 +11,7 @@ from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Asked, Json
 from mcp_guard.ports import Intent
-from tests.promises.house import ALLOW, GATE, SECOND, House, make_instance, open_house, pending_id, run, text
+from tests.promises.house import ALLOW, GATE, SECOND, House, make_instance, open_house, pending_id, text
 
 ASKED = Asked("crm__update_deal", {"deal_id": "1", "amount": 150, "stage": "won"})
 ONE_WRITE = [b'{"amount":150,"deal_id":"1","stage":"won"}']
@@ -21,34 +21,31 @@ def gated(folder: Path, **settings: Any) -> House:
     return open_house(folder, f"{ALLOW}\n{GATE}", **settings)
 
 
-def ask(house: House, asked: Asked = ASKED, **instance: Any) -> Json:
-    reply: Json = run(lambda: house.guard.call(make_instance(**instance), asked))
+async def ask(house: House, asked: Asked = ASKED, **instance: Any) -> Json:
+    reply: Json = await house.guard.call(make_instance(**instance), asked)
     return reply
 
 
-def test_approved_it_runs_once_and_never_again(tmp_path: Path) -> None:
+async def test_approved_it_runs_once_and_never_again(tmp_path: Path) -> None:
     house = gated(tmp_path)
-    id = pending_id(ask(house))
+    id = pending_id(await ask(house))
     assert house.upstream.writes() == []
     house.approve(id)
-    assert text(ask(house)) == "done"
-    again = pending_id(ask(house))
+    assert text(await ask(house)) == "done"
+    again = pending_id(await ask(house))
     assert again != id
     assert house.upstream.writes() == ONE_WRITE
     house.close()
 
 
-def test_fifty_identical_calls_at_once_are_one_question_and_one_execution(tmp_path: Path) -> None:
+async def test_fifty_identical_calls_at_once_are_one_question_and_one_execution(tmp_path: Path) -> None:
     house = gated(tmp_path, hold_seconds=20)
 
-    async def story() -> list[Json]:
-        calls = [asyncio.create_task(house.guard.call(make_instance(), ASKED)) for _ in range(50)]
-        while not (requested := house.store.approvals([ApprovalState.REQUESTED])):
-            await asyncio.sleep(0)
-        house.approve(requested[0].id)
-        return await asyncio.gather(*calls)
-
-    replies = run(story)
+    calls = [asyncio.create_task(house.guard.call(make_instance(), ASKED)) for _ in range(50)]
+    while not (requested := house.store.approvals([ApprovalState.REQUESTED])):
+        await asyncio.sleep(0)
+    house.approve(requested[0].id)
+    replies = await asyncio.gather(*calls)
     assert len(house.receipts("approval.requested")) == 1
     assert house.upstream.writes() == ONE_WRITE
     assert [text(reply) for reply in replies].count("done") == 1
@@ -57,19 +54,16 @@ def test_fifty_identical_calls_at_once_are_one_question_and_one_execution(tmp_pa
     house.close()
 
 
-def test_two_guards_on_one_ledger_dispatch_once(tmp_path: Path) -> None:
+async def test_two_guards_on_one_ledger_dispatch_once(tmp_path: Path) -> None:
     """Both have decided and hold the same approval; both try to consume it in the same moment."""
     for round in range(25):
         folder = tmp_path / str(round)
         folder.mkdir()
         first, second = gated(folder), gated(folder)
-        id = pending_id(ask(first))
+        id = pending_id(await ask(first))
         first.approve(id)
 
-        async def story(houses: tuple[House, House] = (first, second)) -> list[Json]:
-            return await asyncio.gather(*(house.guard.call(make_instance(), ASKED) for house in houses))
-
-        replies = run(story)
+        replies = await asyncio.gather(*(house.guard.call(make_instance(), ASKED) for house in (first, second)))
         assert len(first.upstream.writes() + second.upstream.writes()) == 1
         assert [text(reply) for reply in replies].count("done") == 1
         first.close()
@@ -85,19 +79,19 @@ def test_two_guards_on_one_ledger_dispatch_once(tmp_path: Path) -> None:
         {"deal_id": "1", "amount": 150},
     ],
 )
-def test_it_is_no_use_for_other_arguments(tmp_path: Path, other: Json) -> None:
+async def test_it_is_no_use_for_other_arguments(tmp_path: Path, other: Json) -> None:
     house = gated(tmp_path)
-    house.approve(pending_id(ask(house)))
-    assert "pending" in text(ask(house, Asked(ASKED.name, other)))
+    house.approve(pending_id(await ask(house)))
+    assert "pending" in text(await ask(house, Asked(ASKED.name, other)))
     assert house.upstream.writes() == []
     house.close()
 
 
-def test_it_is_no_use_for_another_instance_or_tool(tmp_path: Path) -> None:
+async def test_it_is_no_use_for_another_instance_or_tool(tmp_path: Path) -> None:
     house = gated(tmp_path)
-    house.approve(pending_id(ask(house)))
-    assert "pending" in text(ask(house, id="run_2"))
-    assert "pending" in text(ask(house, Asked("crm__get_deal", ASKED.arguments)))
+    house.approve(pending_id(await ask(house)))
+    assert "pending" in text(await ask(house, id="run_2"))
+    assert "pending" in text(await ask(house, Asked("crm__get_deal", ASKED.arguments)))
     assert house.upstream.writes() == []
     house.close()
 
@@ -116,59 +110,56 @@ def definition_moves(house: House) -> None:
 
 
 @pytest.mark.parametrize(("move", "named"), [(facts_move, "facts"), (policies_move, "policy_version")])
-def test_when_the_world_moves_it_is_stale_and_says_what_moved(tmp_path: Path, move: Any, named: str) -> None:
+async def test_when_the_world_moves_it_is_stale_and_says_what_moved(tmp_path: Path, move: Any, named: str) -> None:
     house = gated(tmp_path)
-    id = pending_id(ask(house))
+    id = pending_id(await ask(house))
     house.approve(id)
     move(house)
-    assert pending_id(ask(house)) != id
+    assert pending_id(await ask(house)) != id
     stale = house.receipts("approval.stale")
     assert [(receipt["approval"], receipt["note"]) for receipt in stale] == [(id, named)]
     assert house.upstream.writes() == []
     house.close()
 
 
-def test_another_definition_of_the_tool_is_another_request(tmp_path: Path) -> None:
+async def test_another_definition_of_the_tool_is_another_request(tmp_path: Path) -> None:
     house = gated(tmp_path)
-    id = pending_id(ask(house))
+    id = pending_id(await ask(house))
     house.approve(id)
     definition_moves(house)
-    assert pending_id(ask(house)) != id
+    assert pending_id(await ask(house)) != id
     assert house.upstream.writes() == []
     house.close()
 
 
-def test_facts_that_move_during_the_hold_are_seen_at_dispatch(tmp_path: Path) -> None:
+async def test_facts_that_move_during_the_hold_are_seen_at_dispatch(tmp_path: Path) -> None:
     house = gated(tmp_path, hold_seconds=20)
 
-    async def story() -> Json:
-        call = asyncio.create_task(house.guard.call(make_instance(), ASKED))
-        while not (requested := house.store.approvals([ApprovalState.REQUESTED])):
-            await asyncio.sleep(0)
-        facts_move(house)
-        house.approve(requested[0].id)
-        return await call
-
-    reply = run(story)
+    call = asyncio.create_task(house.guard.call(make_instance(), ASKED))
+    while not (requested := house.store.approvals([ApprovalState.REQUESTED])):
+        await asyncio.sleep(0)
+    facts_move(house)
+    house.approve(requested[0].id)
+    reply = await call
     assert "changed meanwhile (facts)" in text(reply)
     assert house.upstream.writes() == []
     house.close()
 
 
-def test_another_instance_can_neither_use_nor_spoil_it(tmp_path: Path) -> None:
+async def test_another_instance_can_neither_use_nor_spoil_it(tmp_path: Path) -> None:
     house = gated(tmp_path)
-    id = pending_id(ask(house))
+    id = pending_id(await ask(house))
     house.approve(id)
-    assert pending_id(ask(house, id="run_2")) != id
+    assert pending_id(await ask(house, id="run_2")) != id
     assert house.upstream.writes() == []
-    assert text(ask(house)) == "done"
+    assert text(await ask(house)) == "done"
     house.close()
 
 
-def test_an_approval_that_expires_at_the_last_moment_is_refused(tmp_path: Path) -> None:
+async def test_an_approval_that_expires_at_the_last_moment_is_refused(tmp_path: Path) -> None:
     """After it was found and before it is consumed: the clock moves while the facts are read again."""
     house = gated(tmp_path)
-    house.approve(pending_id(ask(house)))
+    house.approve(pending_id(await ask(house)))
     look_ups = 0
 
     async def dawdle(intent: Intent) -> None:
@@ -178,55 +169,55 @@ def test_an_approval_that_expires_at_the_last_moment_is_refused(tmp_path: Path) 
             house.clock.time += 3601 * SECOND
 
     house.upstream.before = dawdle
-    assert "has expired" in text(ask(house))
+    assert "has expired" in text(await ask(house))
     assert look_ups == 2
     assert house.upstream.writes() == []
     house.close()
 
 
-def test_an_expired_approval_is_refused(tmp_path: Path) -> None:
+async def test_an_expired_approval_is_refused(tmp_path: Path) -> None:
     house = gated(tmp_path)
-    id = pending_id(ask(house))
+    id = pending_id(await ask(house))
     house.approve(id)
     house.clock.time += 3601 * SECOND
-    assert pending_id(ask(house)) != id
+    assert pending_id(await ask(house)) != id
     assert house.upstream.writes() == []
     with pytest.raises(ApprovalError, match="approved"):
         house.approve(id, "carol")
     house.close()
 
 
-def test_a_denial_is_told_with_its_reason_and_not_asked_again(tmp_path: Path) -> None:
+async def test_a_denial_is_told_with_its_reason_and_not_asked_again(tmp_path: Path) -> None:
     house = gated(tmp_path)
-    house.approve(pending_id(ask(house)), verdict="deny")
+    house.approve(pending_id(await ask(house)), verdict="deny")
     for _ in range(2):
-        assert "denied by Alice: because" in text(ask(house))
+        assert "denied by Alice: because" in text(await ask(house))
     assert len(house.receipts("approval.requested")) == 1
     assert house.upstream.writes() == []
     house.close()
 
 
 @pytest.mark.parametrize("approver", ["bob", "dana", "mallory"])
-def test_owner_user_and_strangers_may_not_approve(tmp_path: Path, approver: str) -> None:
+async def test_owner_user_and_strangers_may_not_approve(tmp_path: Path, approver: str) -> None:
     house = gated(tmp_path)
-    id = pending_id(ask(house))
+    id = pending_id(await ask(house))
     with pytest.raises(ApprovalError):
         house.approve(id, approver)
-    assert "pending" in text(ask(house))
+    assert "pending" in text(await ask(house))
     house.close()
 
 
-def test_consumption_and_intent_are_one_transaction(tmp_path: Path) -> None:
+async def test_consumption_and_intent_are_one_transaction(tmp_path: Path) -> None:
     """If the intent cannot be written, the approval is not used up."""
     house = gated(tmp_path)
-    id = pending_id(ask(house))
+    id = pending_id(await ask(house))
     house.approve(id)
     house.store._run("CREATE TRIGGER no BEFORE INSERT ON open_call BEGIN SELECT RAISE(ABORT, 'no room'); END")
     house.upstream.reading = None
     call = replace(ASKED)
-    failing = run(lambda: house.guard.call(make_instance(), call))
+    failing = await house.guard.call(make_instance(), call)
     assert "Nothing was sent" in text(failing)
     assert house.store.approval(id)[0].state is ApprovalState.APPROVED
     house.store._run("DROP TRIGGER no")
-    assert text(ask(house)) == "done"
+    assert text(await ask(house)) == "done"
     house.close()

@@ -16,7 +16,7 @@ from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol, remove, rota
 from mcp_guard.ledger.approvals.votes import Approver, Votes
 from tests.live.guarded import ALLOW_ALL, Client, cli, scripted, text, write_config
 from tests.live.guarded import enrol as enrol_live
-from tests.promises.house import ALLOW, GATE, PEOPLE, ROUTES, House, make_instance, open_house, pending_id, run
+from tests.promises.house import ALLOW, GATE, PEOPLE, ROUTES, House, make_instance, open_house, pending_id
 from tests.promises.house import text as said
 
 ASKED = Asked("crm__update_deal", {"deal_id": "1", "amount": 150, "stage": "won"})
@@ -27,23 +27,23 @@ def house(tmp_path: Path) -> House:
     return open_house(tmp_path, f"{ALLOW}\n{GATE}")
 
 
-def ask(house: House) -> str:
-    return pending_id(run(lambda: house.guard.call(make_instance(), ASKED)))
+async def ask(house: House) -> str:
+    return pending_id(await house.guard.call(make_instance(), ASKED))
 
 
-def untouched(house: House, id: str) -> None:
+async def untouched(house: House, id: str) -> None:
     assert house.store.approval(id)[0].state is ApprovalState.REQUESTED
-    assert "pending" in said(run(lambda: house.guard.call(make_instance(), ASKED)))
+    assert "pending" in said(await house.guard.call(make_instance(), ASKED))
     assert house.upstream.writes() == []
 
 
 @pytest.mark.parametrize("approver", ["bob", "dana", "mallory"])
-def test_the_owner_the_user_and_strangers_may_not_decide(house: House, approver: str) -> None:
-    id = ask(house)
+async def test_the_owner_the_user_and_strangers_may_not_decide(house: House, approver: str) -> None:
+    id = await ask(house)
     for verdict in ("approve", "deny"):
         with pytest.raises(ApprovalError):
             house.approve(id, approver, verdict)
-    untouched(house, id)
+    await untouched(house, id)
 
 
 def forge(house: House, id: str, key: Ed25519PrivateKey, key_id: str, **changes: Any) -> None:
@@ -61,15 +61,15 @@ def enrolled(house: House, approver: str) -> tuple[Ed25519PrivateKey, NewKey]:
     return key, new
 
 
-def test_nobody_gives_anothers_word(house: House) -> None:
+async def test_nobody_gives_anothers_word(house: House) -> None:
     """Not with a key that is not enrolled, not with the owner's own key, not with another's key id."""
-    id = ask(house)
+    id = await ask(house)
     _, alices = enrolled(house, "alice")
     bobs, bobs_public = enrolled(house, "bob")
     for key, key_id in ((Ed25519PrivateKey.generate(), "0" * 16), (bobs, bobs_public.id), (bobs, alices.id)):
         with pytest.raises(ApprovalError):
             forge(house, id, key, key_id)
-    untouched(house, id)
+    await untouched(house, id)
 
 
 @pytest.mark.parametrize(
@@ -81,37 +81,37 @@ def test_nobody_gives_anothers_word(house: House) -> None:
     ],
     ids=str,
 )  # fmt: skip
-def test_a_signature_is_good_for_its_own_statement_only(house: House, changes: dict[str, object]) -> None:
-    id = ask(house)
+async def test_a_signature_is_good_for_its_own_statement_only(house: House, changes: dict[str, object]) -> None:
+    id = await ask(house)
     key, new = enrolled(house, "alice")
     with pytest.raises(ApprovalError):
         forge(house, id, key, new.id, **changes)
-    untouched(house, id)
+    await untouched(house, id)
 
 
 @pytest.mark.parametrize(
     "changes", [{"decision_hash": "sha256:0"}, {"request_hash": "sha256:0"}, {"origin": "other.example"}], ids=str
 )
-def test_a_well_signed_statement_about_something_else_is_refused(house: House, changes: dict[str, Any]) -> None:
+async def test_a_well_signed_statement_about_something_else_is_refused(house: House, changes: dict[str, Any]) -> None:
     """As an approver would sign who was shown another decision, or another ledger's request of the same id."""
-    id = ask(house)
+    id = await ask(house)
     key, new = enrolled(house, "alice")
     votes = Votes(house.ledger.writer, ROUTES, PEOPLE)
     statement = replace(votes.prepare(id, "alice", "approve", "because")[0], **changes)
     signature = {"signature": base64.b64encode(key.sign(statement.text())).decode()}
     with pytest.raises(ApprovalError, match="is not about"):
         votes.cast(statement, new.id, signature)
-    untouched(house, id)
+    await untouched(house, id)
 
 
-def test_an_old_signature_is_not_good_for_a_new_request(house: House) -> None:
-    id = ask(house)
+async def test_an_old_signature_is_not_good_for_a_new_request(house: House) -> None:
+    id = await ask(house)
     key, new = enrolled(house, "alice")
     votes = Votes(house.ledger.writer, ROUTES, PEOPLE)
     old, _ = votes.prepare(id, "alice", "approve", "because")
     signature = {"signature": base64.b64encode(key.sign(old.text())).decode()}
     house.upstream.facts["amount"] = 7
-    other = ask(house)
+    other = await ask(house)
     assert other != id
     for statement in (old, replace(old, approval=other)):
         with pytest.raises(ApprovalError):
@@ -121,7 +121,7 @@ def test_an_old_signature_is_not_good_for_a_new_request(house: House) -> None:
     house.clock.time += 11 * 60 * 1_000_000
     with pytest.raises(ApprovalError, match="not of these last minutes"):
         votes.cast(fresh, new.id, {"signature": base64.b64encode(key.sign(fresh.text())).decode()})
-    untouched(house, other)
+    await untouched(house, other)
 
 
 def test_one_key_is_one_persons(house: House) -> None:
@@ -135,8 +135,8 @@ def test_one_key_is_one_persons(house: House) -> None:
         enrol(writer, Approver("alice", "Alice"), bobs)
 
 
-def test_a_removed_or_rotated_key_gives_no_word(house: House) -> None:
-    id = ask(house)
+async def test_a_removed_or_rotated_key_gives_no_word(house: House) -> None:
+    id = await ask(house)
     key, first = enrolled(house, "alice")
     writer = house.ledger.writer
     new = Ed25519PrivateKey.generate()
@@ -147,13 +147,13 @@ def test_a_removed_or_rotated_key_gives_no_word(house: House) -> None:
     remove(writer, "alice", second.id, "lost")
     with pytest.raises(ApprovalError, match="no such key in use"):
         forge(house, id, new, second.id)
-    untouched(house, id)
+    await untouched(house, id)
 
 
-def test_one_person_counts_once(tmp_path: Path) -> None:
+async def test_one_person_counts_once(tmp_path: Path) -> None:
     routes = {"people": replace(ROUTES["people"], quorum=2)}
     house = open_house(tmp_path, f"{ALLOW}\n{GATE}", routes=routes)
-    id = ask(house)
+    id = await ask(house)
     house.approve(id)
     with pytest.raises(ApprovalError, match="already decided"):
         house.approve(id)

@@ -2,7 +2,6 @@
 
 import tempfile
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from hypothesis import given
@@ -14,7 +13,7 @@ from mcp_guard.core.names import listed_name
 from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.policy.engine import PolicyEngine, load_policies
 from tests.live.guarded import ALLOW_ALL, Client, Json, log, scripted, seen, write_config
-from tests.promises.house import TOOLS, make_instance, make_world, open_house, run
+from tests.promises.house import TOOLS, make_instance, make_world, open_house
 
 ACTIONS = [
     "action", 'action == Action::"crm__note"', 'action == Action::"crm__purge"', 'action in Action::"write"',
@@ -87,14 +86,14 @@ def test_what_scope_and_principal_rule_out_is_not_listed(policies: str, instance
 
 
 @given(policy_sets(WHO + WHAT), instances)
-def test_a_call_of_a_tool_that_is_not_listed_is_unknown(policies: str, instance: Instance) -> None:
+async def test_a_call_of_a_tool_that_is_not_listed_is_unknown(policies: str, instance: Instance) -> None:
     with tempfile.TemporaryDirectory() as folder:
         house = open_house(Path(folder), policies)
         listed = {tool["name"] for tool in house.guard.list_tools(instance)}
         for tool, pool in POOL:
             for arguments in pool:
                 asked = Asked(tool.listed_as, arguments)
-                reply = run(partial(house.guard.call, instance, asked))
+                reply = await house.guard.call(instance, asked)
                 refused_as_unknown = "error" in reply and "unknown tool" in reply["error"]["message"]
                 assert refused_as_unknown == (tool.listed_as not in listed)
         house.close()

@@ -24,11 +24,11 @@ def serve(folder: Path, policies: str = ALLOW_ALL, guard: str = "") -> Served:
     return Served(write_config(folder, scripted("up", folder), policies, more=serving(port), guard=guard), port)
 
 
-def test_two_instances_at_once_are_never_taken_for_one_another(tmp_path: Path) -> None:
+async def test_two_instances_at_once_are_never_taken_for_one_another(tmp_path: Path) -> None:
     """Ten thousand interleaved calls, each saying whose it is: every receipt must agree."""
     with serve(tmp_path, guard="unsafe_skip_fsync = true") as served:
         people = dict(served.issue("--on-behalf-of", user) for user in ("dana", "erin"))
-        asyncio.run(_interleave(served.port, people))
+        await _interleave(served.port, people)
     database = sqlite3.connect(tmp_path / "state" / "ledger.sqlite")
     rows = database.execute(
         "SELECT r.body, p.request FROM receipt r JOIN payload p ON p.seq = r.seq WHERE r.kind = 'intent'"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.ledger.export import export
@@ -23,16 +24,16 @@ WRONG = Ed25519PrivateKey.from_private_bytes(bytes(32))
 Tamper = Callable[[Path], object]
 
 
-@pytest.fixture(scope="module")
-def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the export `out`, exported twice while the ledger grew, and the key `ledger.pub`."""
     folder = tmp_path_factory.mktemp("export")
-    house = write_history(folder, 600)
+    house = await write_history(folder, 600)
     keys = folder / "state" / "ledger.pub"
     export(house.store, keys.read_text(), folder / "out", payloads=True)
     shutil.copytree(folder / "out", folder / "before")
     for number in range(9):
-        live(house, f"more {number}")
+        await live(house, f"more {number}")
     export(house.store, keys.read_text(), folder / "out", payloads=True)
     house.close()
     shutil.copy(keys, folder)
@@ -225,14 +226,14 @@ def test_what_is_done_to_its_files_is_found(
     assert at is None or report.failed_at == at
 
 
-def test_an_older_export_is_found_rolled_back_and_one_of_another_life_split(past: Path, tmp_path: Path) -> None:
+async def test_an_older_export_is_found_rolled_back_and_one_of_another_life_split(past: Path, tmp_path: Path) -> None:
     assert verify(past / "before", past).ok
     assert "rolled back" in verify(past / "before", past, past / "out").problem
     shutil.copytree(past / "state", tmp_path / "state")
     house = reopen(tmp_path)
-    live(house, "the same key, another life")
+    await live(house, "the same key, another life")
     export(house.store, (past / "ledger.pub").read_text(), tmp_path / "fork", payloads=False)
-    live(house, "and it goes on")
+    await live(house, "and it goes on")
     export(house.store, (past / "ledger.pub").read_text(), tmp_path / "longer", payloads=False)
     house.close()
     assert verify(tmp_path / "fork", past, past / "out").ok
@@ -241,8 +242,8 @@ def test_an_older_export_is_found_rolled_back_and_one_of_another_life_split(past
     shutil.rmtree(tmp_path / "state")
     shutil.copytree(past / "state", tmp_path / "state")
     house = reopen(tmp_path)
-    live(house, "a third life")
-    live(house, "of the same key")
+    await live(house, "a third life")
+    await live(house, "of the same key")
     export(house.store, (past / "ledger.pub").read_text(), tmp_path / "third", payloads=False)
     house.close()
     (tmp_path / "kept").write_text(other)

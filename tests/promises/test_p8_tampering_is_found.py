@@ -12,6 +12,7 @@ from contextlib import closing
 from pathlib import Path
 
 import pytest
+import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -31,11 +32,11 @@ Database = sqlite3.Connection
 WRONG = Ed25519PrivateKey.from_private_bytes(bytes(32))
 
 
-@pytest.fixture(scope="module")
-def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The ledger, closed, one file."""
     folder = tmp_path_factory.mktemp("past")
-    house = write_history(folder)
+    house = await write_history(folder)
     house.close()
     return folder / "state"
 
@@ -283,18 +284,18 @@ def test_a_reply_whose_salt_alone_is_left_counts_as_never_kept(scene: Scene) -> 
 # With the guard's key: found by those who remember a checkpoint
 
 
-@pytest.fixture(scope="module")
-def lives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def lives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A ledger early on, what became of it, and another life that was written from the same beginning with its key."""
     folder = tmp_path_factory.mktemp("lives")
-    house = write_history(folder / "early", 300)
+    house = await write_history(folder / "early", 300)
     house.close()
     found = {"early": folder / "early" / "state"}
     for name, rounds in (("later", 2), ("fork", 2), ("longer", 3)):
         shutil.copytree(folder / "early", folder / name)
         house = reopen(folder / name)
         for number in range(rounds):
-            live(house, f"{name} {number}")
+            await live(house, f"{name} {number}")
         house.close()
         found[name] = folder / name / "state"
     return found

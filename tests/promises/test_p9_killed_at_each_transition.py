@@ -1,5 +1,6 @@
 """P3 and P9: kill -9 of the guard at each commit and send of a held call: nothing is lost, nothing runs twice."""
 
+import asyncio
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ from mcp_guard.ledger.open import recover
 from mcp_guard.ports import Intent
 from mcp_guard.verifier import verify_ledger
 from tests.moments import dies_at
-from tests.promises.house import ALLOW, GATE, KEYS, House, make_instance, open_house, pending_id, run, text
+from tests.promises.house import ALLOW, GATE, KEYS, House, make_instance, open_house, pending_id, text
 
 POLICIES = f"{ALLOW}\n{GATE}"
 ASKED = Asked("crm__update_deal", {"deal_id": "1", "amount": 150})
@@ -40,9 +41,9 @@ def story(folder: Path, at: Callable[[str], None]) -> None:
 
     house.store.commit = told_commit
     house.upstream.before = told_send
-    id = pending_id(run(lambda: house.guard.call(make_instance(), ASKED)))
+    id = pending_id(asyncio.run(house.guard.call(make_instance(), ASKED)))
     house.approve(id)
-    run(lambda: house.guard.call(make_instance(), ASKED))
+    asyncio.run(house.guard.call(make_instance(), ASKED))
     at("replied")
     house.close()
 
@@ -73,7 +74,7 @@ def test_there_are_moments_to_die_at(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", range(MOMENTS))
-def test_killed_at_this_moment_nothing_is_lost_and_nothing_runs_twice(tmp_path: Path, number: int) -> None:
+async def test_killed_at_this_moment_nothing_is_lost_and_nothing_runs_twice(tmp_path: Path, number: int) -> None:
     folder = tmp_path
     assert dies_at(number, partial(story, folder))
     sent = writes(folder)
@@ -94,7 +95,7 @@ def test_killed_at_this_moment_nothing_is_lost_and_nothing_runs_twice(tmp_path: 
             log.write(f"{intent.call.purpose}\n")
 
     house.upstream.before = log_send
-    reply = text(run(lambda: house.guard.call(make_instance(), ASKED)))
+    reply = text(await house.guard.call(make_instance(), ASKED))
     if ApprovalState.APPROVED in states:
         assert reply == "done"
         assert writes(folder) == 1
@@ -106,7 +107,7 @@ def test_killed_at_this_moment_nothing_is_lost_and_nothing_runs_twice(tmp_path: 
         assert writes(folder) == sent
     if ApprovalState.CONSUMED in states:
         await_it = Asked("guard__await", {"approval": house.store.approvals([ApprovalState.CONSUMED])[0].id})
-        again = text(run(lambda: house.guard.call(make_instance(), await_it)))
+        again = text(await house.guard.call(make_instance(), await_it))
         assert "It may have taken effect" in again or again == "done"
         assert writes(folder) == sent
     check(house)

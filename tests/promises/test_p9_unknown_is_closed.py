@@ -12,7 +12,7 @@ from mcp_guard.core.model import Asked, Json
 from mcp_guard.ledger.open import recover
 from mcp_guard.ports import Intent
 from tests.live.guarded import Client, cli, log, scripted, seen, write_config
-from tests.promises.house import make_instance, open_house, run
+from tests.promises.house import make_instance, open_house
 
 
 def test_a_call_in_flight_when_the_guard_is_killed_is_unknown_afterwards(tmp_path: Path) -> None:
@@ -39,7 +39,7 @@ def test_a_call_in_flight_when_the_guard_is_killed_is_unknown_afterwards(tmp_pat
     assert json.loads(cli("verify", "--config", str(config), "--json").stdout)["ok"] is True
 
 
-def test_a_living_guard_keeps_its_open_calls(tmp_path: Path) -> None:
+async def test_a_living_guard_keeps_its_open_calls(tmp_path: Path) -> None:
     living = open_house(tmp_path)
 
     async def second_guard_starts(intent: Intent) -> None:
@@ -48,19 +48,19 @@ def test_a_living_guard_keeps_its_open_calls(tmp_path: Path) -> None:
         other.close()
 
     living.upstream.before = second_guard_starts
-    run(lambda: living.guard.call(make_instance(), Asked("crm__note", {"text": "x"})))
+    await living.guard.call(make_instance(), Asked("crm__note", {"text": "x"}))
     assert [receipt["ending"] for receipt in living.receipts("outcome")] == ["ok"]
     living.close()
 
 
-def test_a_call_whose_outcome_cannot_be_recorded_is_reported_as_sent(tmp_path: Path) -> None:
+async def test_a_call_whose_outcome_cannot_be_recorded_is_reported_as_sent(tmp_path: Path) -> None:
     house = open_house(tmp_path)
 
     async def the_disk_fails(intent: Intent) -> None:
         house.store._run("PRAGMA query_only = ON")
 
     house.upstream.before = the_disk_fails
-    reply = run(lambda: house.guard.call(make_instance(), Asked("crm__note", {"text": "x"})))
+    reply = await house.guard.call(make_instance(), Asked("crm__note", {"text": "x"}))
     said = reply["result"]["content"][0]["text"]
     assert "was sent to its upstream, but the outcome could not be recorded" in said
     assert "do not repeat it" in said
@@ -72,7 +72,7 @@ def test_a_call_whose_outcome_cannot_be_recorded_is_reported_as_sent(tmp_path: P
     after.close()
 
 
-def dies_in_a_call(folder: Path) -> None:
+async def dies_in_a_call(folder: Path) -> None:
     """A guard that ends while its upstream has a call."""
     house = open_house(folder)
 
@@ -82,11 +82,13 @@ def dies_in_a_call(folder: Path) -> None:
 
     house.upstream.before = end
     with pytest.raises(BaseException):  # noqa: B017 - however it ends
-        run(lambda: house.guard.call(make_instance(), Asked("crm__note", {"text": "x"})))
+        await house.guard.call(make_instance(), Asked("crm__note", {"text": "x"}))
 
 
-def test_the_operator_is_told_before_it_is_recorded_so_that_a_second_death_leaves_nobody_untold(tmp_path: Path) -> None:
-    dies_in_a_call(tmp_path)
+async def test_the_operator_is_told_before_it_is_recorded_so_that_a_second_death_leaves_nobody_untold(
+    tmp_path: Path,
+) -> None:
+    await dies_in_a_call(tmp_path)
     second = open_house(tmp_path)
     told: list[int] = []
 
@@ -103,8 +105,8 @@ def test_the_operator_is_told_before_it_is_recorded_so_that_a_second_death_leave
     third.close()
 
 
-def test_guards_that_start_at_once_close_the_calls_of_a_dead_one_together(tmp_path: Path) -> None:
-    dies_in_a_call(tmp_path)
+async def test_guards_that_start_at_once_close_the_calls_of_a_dead_one_together(tmp_path: Path) -> None:
+    await dies_in_a_call(tmp_path)
     first, second = open_house(tmp_path), open_house(tmp_path)
     writer = second.ledger.writer
     read = writer.read

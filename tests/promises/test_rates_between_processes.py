@@ -13,7 +13,7 @@ from typing import Any
 
 from mcp_guard.core.model import Asked, Counter, Effect
 from mcp_guard.verifier import verify_ledger
-from tests.promises.house import ALLOW, GATE, SECOND, make_instance, open_house, pending_id, run, text
+from tests.promises.house import ALLOW, GATE, SECOND, make_instance, open_house, pending_id, text
 
 PROCESSES, CALLS = 16, 12
 WRITES = (Effect.WRITE,)
@@ -57,7 +57,7 @@ def race_all(folder: Path) -> list[tuple[int, int]]:
     return found
 
 
-def test_sixteen_processes_never_exceed_a_counter(tmp_path: Path) -> None:
+async def test_sixteen_processes_never_exceed_a_counter(tmp_path: Path) -> None:
     found = race_all(tmp_path)
     assert sum(done for done, _ in found) == sum(writes for _, writes in found) == 40
     house = open_house(tmp_path, ALLOW + LIMITS, (COUNT, SUM))
@@ -65,33 +65,33 @@ def test_sixteen_processes_never_exceed_a_counter(tmp_path: Path) -> None:
     assert [each["writes"] for each in rates] == [*range(1, 41)]
     assert [Decimal(each["paid"]) for each in rates] == [Decimal("2.5") * n for n in range(1, 41)]
     later = partial(house.guard.call, make_instance("later"), Asked("crm__update_deal", {"deal_id": "7", "amount": 1}))
-    assert "enough" in text(run(later))  # a new process on the same ledger goes on counting
+    assert "enough" in text(await later())  # a new process on the same ledger goes on counting
     house.close()
     report = verify_ledger(tmp_path / "state" / "ledger.sqlite", tmp_path / "state" / "ledger.pub")
     assert report.ok, report.problem
 
 
-def test_a_held_call_counts_when_it_goes(tmp_path: Path) -> None:
+async def test_a_held_call_counts_when_it_goes(tmp_path: Path) -> None:
     gate = GATE.replace("forbid (principal, action, resource)", 'forbid (principal, action, resource == Deal::"7")')
     house = open_house(tmp_path, ALLOW + LIMITS + gate, (COUNT, SUM))
     pay = partial(house.guard.call, make_instance())
     held = Asked("crm__update_deal", {"deal_id": "7", "amount": 60})
-    id = pending_id(run(partial(pay, held)))
+    id = pending_id(await pay(held))
     assert house.store.sum_uses("paid", "dana\x1fDeal::7", 0) == 0  # waiting counts for nothing
     other = Asked("crm__update_deal", {"deal_id": "7", "amount": 50})
-    other_id = pending_id(run(partial(pay, other)))
+    other_id = pending_id(await pay(other))
     house.approve(other_id)
-    assert text(run(partial(pay, other))) == "done"
+    assert text(await pay(other)) == "done"
     house.approve(id)
-    assert "enough money" in text(run(partial(pay, held)))  # approved, but by now 110 would be too much
+    assert "enough money" in text(await pay(held))  # approved, but by now 110 would be too much
     assert house.store.sum_uses("paid", "dana\x1fDeal::7", 0) == 500_000
     assert len(house.upstream.writes()) == 1
     house.close()
 
 
-def test_a_call_without_the_amount_that_is_summed_is_denied(tmp_path: Path) -> None:
+async def test_a_call_without_the_amount_that_is_summed_is_denied(tmp_path: Path) -> None:
     house = open_house(tmp_path, ALLOW + LIMITS, (COUNT, SUM))
-    reply = run(partial(house.guard.call, make_instance(), Asked("crm__update_deal", {"deal_id": "7"})))
+    reply = await house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "7"}))
     assert "rate `paid` sums `/amount`, which the call does not have" in text(reply)
     assert house.upstream.writes() == []
     house.close()

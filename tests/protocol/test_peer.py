@@ -1,8 +1,6 @@
 """The JSON-RPC peer: ids are its own, replies go where they belong, cancellation and loss are told."""
 
 import asyncio
-from collections.abc import Callable, Coroutine
-from typing import Any
 
 import orjson
 import pytest
@@ -34,80 +32,65 @@ class Transcript:
         self.oddities.append(what)
 
 
-def play(story: Callable[[Transcript], Coroutine[Any, Any, None]]) -> Transcript:
-    async def run() -> Transcript:
-        transcript = Transcript()
-        await story(transcript)
-        return transcript
-
-    return asyncio.run(run())
-
-
-def test_replies_reach_their_request_in_any_order() -> None:
-    async def story(t: Transcript) -> None:
-        first = asyncio.create_task(t.peer.request("a", {}))
-        second = asyncio.create_task(t.peer.request("b", None))
-        await asyncio.sleep(0)
-        t.peer.receive({"jsonrpc": "2.0", "id": 2, "result": {"of": "b"}})
-        t.peer.receive({"jsonrpc": "2.0", "id": 1, "error": {"code": 1, "message": "a"}})
-        assert await second == {"result": {"of": "b"}}
-        assert await first == {"error": {"code": 1, "message": "a"}}
-
-    assert [message["method"] for message in play(story).sent] == ["a", "b"]
+async def test_replies_reach_their_request_in_any_order() -> None:
+    t = Transcript()
+    first = asyncio.create_task(t.peer.request("a", {}))
+    second = asyncio.create_task(t.peer.request("b", None))
+    await asyncio.sleep(0)
+    t.peer.receive({"jsonrpc": "2.0", "id": 2, "result": {"of": "b"}})
+    t.peer.receive({"jsonrpc": "2.0", "id": 1, "error": {"code": 1, "message": "a"}})
+    assert await second == {"result": {"of": "b"}}
+    assert await first == {"error": {"code": 1, "message": "a"}}
+    assert [message["method"] for message in t.sent] == ["a", "b"]
 
 
-def test_a_second_reply_and_a_reply_to_nothing_are_noted_only() -> None:
-    async def story(t: Transcript) -> None:
-        task = asyncio.create_task(t.peer.request("a", {}))
-        await asyncio.sleep(0)
-        for number in (1, 1, 99, "1", True, None):
-            t.peer.receive({"jsonrpc": "2.0", "id": number, "result": {"number": 1}})
-        assert await task == {"result": {"number": 1}}
+async def test_a_second_reply_and_a_reply_to_nothing_are_noted_only() -> None:
+    t = Transcript()
+    task = asyncio.create_task(t.peer.request("a", {}))
+    await asyncio.sleep(0)
+    for number in (1, 1, 99, "1", True, None):
+        t.peer.receive({"jsonrpc": "2.0", "id": number, "result": {"number": 1}})
+    assert await task == {"result": {"number": 1}}
+    assert len(t.oddities) == 5
 
-    assert len(play(story).oddities) == 5
 
-
-def test_progress_goes_to_the_request_that_asked_for_it() -> None:
+async def test_progress_goes_to_the_request_that_asked_for_it() -> None:
     heard: list[Json] = []
 
-    async def story(t: Transcript) -> None:
-        task = asyncio.create_task(t.peer.request("a", {"_meta": {"kept": 1}}, heard.append))
-        await asyncio.sleep(0)
-        for token in (1, 2, "1"):
-            progress = {"progressToken": token, "progress": 0.5, "message": "half"}
-            t.peer.receive({"jsonrpc": "2.0", "method": "notifications/progress", "params": progress})
-        t.peer.receive({"jsonrpc": "2.0", "id": 1, "result": {}})
-        await task
-
-    transcript = play(story)
-    assert transcript.sent[0]["params"] == {"_meta": {"kept": 1, "progressToken": 1}}
+    t = Transcript()
+    task = asyncio.create_task(t.peer.request("a", {"_meta": {"kept": 1}}, heard.append))
+    await asyncio.sleep(0)
+    for token in (1, 2, "1"):
+        progress = {"progressToken": token, "progress": 0.5, "message": "half"}
+        t.peer.receive({"jsonrpc": "2.0", "method": "notifications/progress", "params": progress})
+    t.peer.receive({"jsonrpc": "2.0", "id": 1, "result": {}})
+    await task
+    assert t.sent[0]["params"] == {"_meta": {"kept": 1, "progressToken": 1}}
     assert heard == [{"progress": 0.5, "message": "half"}]
 
 
-def test_cancelling_tells_the_other_side_which_request() -> None:
-    async def story(t: Transcript) -> None:
-        task = asyncio.create_task(t.peer.request("tools/call", {}))
-        await asyncio.sleep(0)
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-
-    cancelled = play(story).sent[1]
+async def test_cancelling_tells_the_other_side_which_request() -> None:
+    t = Transcript()
+    task = asyncio.create_task(t.peer.request("tools/call", {}))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    cancelled = t.sent[1]
     assert (cancelled["method"], cancelled["params"]["requestId"]) == ("notifications/cancelled", 1)
 
 
-def test_a_lost_peer_fails_what_is_open_and_what_comes_after() -> None:
-    async def story(t: Transcript) -> None:
-        task = asyncio.create_task(t.peer.request("a", {}))
-        await asyncio.sleep(0)
-        t.peer.lose("it is gone")
-        for attempt in (task, t.peer.request("b", {})):
-            with pytest.raises(PeerLost, match="it is gone"):
-                await attempt
-        t.peer.notify("c")
-        t.peer.reply(1, {"result": {}})
-
-    assert len(play(story).sent) == 1
+async def test_a_lost_peer_fails_what_is_open_and_what_comes_after() -> None:
+    t = Transcript()
+    task = asyncio.create_task(t.peer.request("a", {}))
+    await asyncio.sleep(0)
+    t.peer.lose("it is gone")
+    for attempt in (task, t.peer.request("b", {})):
+        with pytest.raises(PeerLost, match="it is gone"):
+            await attempt
+    t.peer.notify("c")
+    t.peer.reply(1, {"result": {}})
+    assert len(t.sent) == 1
 
 
 @pytest.mark.parametrize(
@@ -115,20 +98,16 @@ def test_a_lost_peer_fails_what_is_open_and_what_comes_after() -> None:
     [[], [{"jsonrpc": "2.0", "id": 1, "method": "ping"}], {"id": None, "method": "x"}, {"id": 1.5, "method": "x"},
      {"id": True, "method": "x"}, {"id": 1, "method": 5}, {"id": 1, "method": "x", "params": []}],
 )  # fmt: skip
-def test_what_is_no_request_is_answered_with_an_error(message: object) -> None:
-    async def story(t: Transcript) -> None:
-        t.peer.receive(message)
-
-    transcript = play(story)
-    assert transcript.sent[0]["error"]["code"] == -32600
-    assert transcript.requests == []
+async def test_what_is_no_request_is_answered_with_an_error(message: object) -> None:
+    t = Transcript()
+    t.peer.receive(message)
+    assert t.sent[0]["error"]["code"] == -32600
+    assert t.requests == []
 
 
-def test_unknown_members_of_a_request_are_handed_on() -> None:
-    async def story(t: Transcript) -> None:
-        t.peer.receive({"jsonrpc": "2.0", "id": "é", "method": "x/y", "params": {"new": {"field": [1]}}})
-        t.peer.receive({"jsonrpc": "2.0", "method": "n", "params": None})
-
-    transcript = play(story)
-    assert transcript.requests == [("é", "x/y", {"new": {"field": [1]}})]
-    assert transcript.notifications == [("n", {})]
+async def test_unknown_members_of_a_request_are_handed_on() -> None:
+    t = Transcript()
+    t.peer.receive({"jsonrpc": "2.0", "id": "é", "method": "x/y", "params": {"new": {"field": [1]}}})
+    t.peer.receive({"jsonrpc": "2.0", "method": "n", "params": None})
+    assert t.requests == [("é", "x/y", {"new": {"field": [1]}})]
+    assert t.notifications == [("n", {})]

@@ -14,7 +14,7 @@ from mcp_guard.core.model import Asked, Call, Effect, Signal
 from mcp_guard.settings import OutsideSignal
 from mcp_guard.signals.outside import ANSWER_BYTES, THREADS, Outside
 from mcp_guard.signals.watch import Watch
-from tests.promises.house import ALLOW, make_instance, open_house, run, text
+from tests.promises.house import ALLOW, make_instance, open_house, text
 from tests.signals import asked
 
 RULE = OutsideSignal("fraud", (), "", 40, 25, 5.0, (), (Effect.WRITE,), Path())
@@ -36,8 +36,8 @@ def command(code: str, **changes: Any) -> Outside:
     return Outside(replace(RULE, argv=(sys.executable, "-c", code), **changes))
 
 
-def ask(signal: Outside) -> Signal | None:
-    return asyncio.run(signal.ask(call()))
+async def ask(signal: Outside) -> Signal | None:
+    return await signal.ask(call())
 
 
 READ = "import json, sys; call = json.load(sys.stdin); "
@@ -65,9 +65,9 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("how", ANSWERS)
-def test_an_answer_is_a_signal_or_none_and_anything_else_is_unknown(how: str) -> None:
+async def test_an_answer_is_a_signal_or_none_and_anything_else_is_unknown(how: str) -> None:
     signal, name, because = ANSWERS[how]
-    found = ask(signal)
+    found = await ask(signal)
     if name is None:
         assert found is None
         return
@@ -76,11 +76,11 @@ def test_an_answer_is_a_signal_or_none_and_anything_else_is_unknown(how: str) ->
     assert because in found.because
 
 
-def test_a_command_that_hangs_is_unknown_in_time_and_ended_with_what_it_started(tmp_path: Path) -> None:
+async def test_a_command_that_hangs_is_unknown_in_time_and_ended_with_what_it_started(tmp_path: Path) -> None:
     child = "import pathlib, sys, time; time.sleep(3); pathlib.Path(sys.argv[1]).touch()"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}, {str(tmp_path / 'alive')!r}])"
     started = time.monotonic()
-    found = ask(command(code, timeout=1.0))
+    found = await ask(command(code, timeout=1.0))
     assert time.monotonic() - started < 2.9
     assert found is not None
     assert found.because == "`fraud` is unknown: no answer within 1 s"
@@ -88,35 +88,31 @@ def test_a_command_that_hangs_is_unknown_in_time_and_ended_with_what_it_started(
     assert not (tmp_path / "alive").exists()
 
 
-def test_a_function_that_hangs_holds_up_neither_the_loop_nor_those_behind_it() -> None:
+async def test_a_function_that_hangs_holds_up_neither_the_loop_nor_those_behind_it() -> None:
     signal = python("hangs", timeout=0.2)
 
-    async def story() -> tuple[list[Signal | None], int]:
-        ticks = 0
+    ticks = 0
 
-        async def tick() -> None:
-            nonlocal ticks
-            while True:
-                ticks += 1
-                await asyncio.sleep(0.005)
+    async def tick() -> None:
+        nonlocal ticks
+        while True:
+            ticks += 1
+            await asyncio.sleep(0.005)
 
-        ticking = asyncio.create_task(tick())
-        found = await asyncio.gather(*(signal.ask(call()) for _ in range(THREADS + 2)))
-        ticking.cancel()
-        asked.released.set()
-        return list(found), ticks
-
-    found, ticks = asyncio.run(story())
+    ticking = asyncio.create_task(tick())
+    found = await asyncio.gather(*(signal.ask(call()) for _ in range(THREADS + 2)))
+    ticking.cancel()
+    asked.released.set()
     assert ticks > 3
     because = [each.because for each in found if each is not None]
     assert sum("no answer within 0.2 s" in each for each in because) == THREADS
     assert sum("all its earlier calls are still running" in each for each in because) == 2
 
 
-def test_policies_and_receipts_see_what_is_unknown(tmp_path: Path) -> None:
+async def test_policies_and_receipts_see_what_is_unknown(tmp_path: Path) -> None:
     house = open_house(tmp_path, f'{ALLOW} @id("u") @require_approval("people") {HELD}')
     house.guard = replace(house.guard, signals=Watch((command("raise SystemExit(1)"),)))
-    reply = run(lambda: house.guard.call(make_instance(), Asked("crm__note", {"text": "x"})))
+    reply = await house.guard.call(make_instance(), Asked("crm__note", {"text": "x"}))
     assert "held by mcp-guard" in text(reply)
     risk = house.receipts("decision")[-1]["risk"]
     assert risk["score"] == 35

@@ -1,14 +1,13 @@
 """Runs are learned when they end, and a call unlike them is signalled: to policies, which may ask, and never more."""
 
 from dataclasses import replace
-from functools import partial
 from pathlib import Path
 
 from mcp_guard.core.anomaly import DriftRule
 from mcp_guard.core.model import Asked
 from mcp_guard.signals.run_history import Runs
 from mcp_guard.signals.watch import ACTS, Watch
-from tests.promises.house import ALLOW, SECOND, House, make_instance, open_house, run, text
+from tests.promises.house import ALLOW, SECOND, House, make_instance, open_house, text
 
 RULE = DriftRule(rate=0.1, runs=60)
 GATE = """@id("g") @require_approval("people") forbid (principal, action, resource)
@@ -22,30 +21,30 @@ def watched(house: House) -> Watch:
     return watch
 
 
-def make_run(house: House, watch: Watch, number: int, *tools: str) -> list[str]:
+async def make_run(house: House, watch: Watch, number: int, *tools: str) -> list[str]:
     instance = make_instance(f"run_{number}")
     said = []
     for tool in tools:
         arguments = {"text": "x"} if tool == "note" else {"deal_id": "1"}
-        said.append(text(run(partial(house.guard.call, instance, Asked(f"crm__{tool}", arguments)))))
+        said.append(text(await house.guard.call(instance, Asked(f"crm__{tool}", arguments))))
     house.clock.time += SECOND
     Runs(house.ledger.writer).keep(instance, watch.end(instance), RULE.runs)
     return said
 
 
-def test_an_agent_that_does_what_it_never_did_is_asked_about(tmp_path: Path) -> None:
+async def test_an_agent_that_does_what_it_never_did_is_asked_about(tmp_path: Path) -> None:
     house = open_house(tmp_path, f"{ALLOW} {GATE}")
     watch = watched(house)
     for number in range(60):
-        said = make_run(house, watch, number, "update_deal", "note")
+        said = await make_run(house, watch, number, "update_deal", "note")
         assert said == ["done", "done"]  # learning asks nobody
     house.close()
     then = house.clock.time
     house = open_house(tmp_path, f"{ALLOW} {GATE}")  # another process: what was learned is in the ledger's file
     house.clock.time = then
     watch = watched(house)
-    assert make_run(house, watch, 100, "update_deal", "note") == ["done", "done"]
-    assert "held by mcp-guard" in make_run(house, watch, 101, "update_deal", "purge")[1]
+    assert await make_run(house, watch, 100, "update_deal", "note") == ["done", "done"]
+    assert "held by mcp-guard" in (await make_run(house, watch, 101, "update_deal", "purge"))[1]
     risk = house.receipts("decision")[-1]["risk"]
     assert "unusual_for_agent" in risk["signals"]
     assert any("`crm__purge` after `crm__update_deal`" in because for because in risk["because"])
@@ -53,10 +52,10 @@ def test_an_agent_that_does_what_it_never_did_is_asked_about(tmp_path: Path) -> 
     house.close()
 
 
-def test_nothing_is_kept_of_a_run_that_did_nothing_and_a_long_one_is_bounded(tmp_path: Path) -> None:
+async def test_nothing_is_kept_of_a_run_that_did_nothing_and_a_long_one_is_bounded(tmp_path: Path) -> None:
     house = open_house(tmp_path)
     watch = watched(house)
-    make_run(house, watch, 1)
+    await make_run(house, watch, 1)
     assert house.store.runs("agent", 10) == []
     from tests.core.test_history import SEND, call
 

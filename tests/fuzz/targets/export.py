@@ -1,5 +1,6 @@
 """A damaged export: it is found, or it is the same export; and never a traceback."""
 
+import asyncio
 import tempfile
 from functools import cache
 from pathlib import Path
@@ -19,7 +20,7 @@ SEEDS = (b"\x00\x00\x00\x00x", b"\x03\x00\x40\x01", b"\x04\x01\x00\x02{}", b"\x0
 def past() -> tuple[Path, list[Path], Report]:
     """An export, its files but for the key, and what is proved of it."""
     folder = Path(tempfile.mkdtemp(prefix="mcp-guard-fuzz-"))
-    house = write_history(folder, 60)
+    house = asyncio.run(write_history(folder, 60))
     export(house.store, (folder / "state" / "ledger.pub").read_text(), folder / "out", payloads=True)
     house.close()
     files = sorted(path for path in (folder / "out").rglob("*") if path.is_file() and path.name != "ledger.pub")
