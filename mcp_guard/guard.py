@@ -118,9 +118,9 @@ class Guard:
                 return await self.give_again(held)
         except LedgerError as error:
             return broken_record(error)
-        if held.state not in approvals_core.OPEN and not held.is_whole:
+        if held.state not in approvals_core.OPEN and not held.subject.has_exact_arguments:
             return tool_error(f"{why_not(held)}; its arguments are not kept, so make the call itself again")
-        again = Asked(held.subject["tool"], held.subject["arguments"] | held.subject["claims"], asked.meta)
+        again = Asked(held.subject.tool, held.subject.arguments | held.subject.claims, asked.meta)
         return await self.handle_call(instance, again, channel)
 
     def identify(self, call: Call) -> Call:
@@ -240,7 +240,7 @@ class Guard:
         bound = approvals_core.binding(call, decision, held.nonce)
         if approvals_core.decision_hash(bound, held.nonce) == held.decision_hash:
             return ""
-        return ", ".join(approvals_core.changed_members(held.subject["binding"], bound)) or "the request"
+        return ", ".join(approvals_core.changed_members(held.subject.binding, bound)) or "the request"
 
     async def give_again(self, held: Approval) -> Reply:
         """The reply of the call that used this approval. INVARIANT: nothing is run."""

@@ -3,7 +3,6 @@
 import argparse
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 
@@ -74,7 +73,7 @@ def list_approvals(writer: Writer, options: argparse.Namespace) -> int:
     now = writer.now()
     grants = [grant for grant in grants if options.all or now < grant.expires]
     if options.json:
-        listed = [asdict(each) for each in found] + [asdict(each) for each in grants]
+        listed = [each.to_json() for each in found] + [asdict(each) for each in grants]
         print(json.dumps(listed, indent=2, ensure_ascii=False))
         return 0
     if not found and not grants:
@@ -84,7 +83,7 @@ def list_approvals(writer: Writer, options: argparse.Namespace) -> int:
         (
             each.id,
             _state(each, now),
-            each.subject["agent"],
+            each.subject.agent,
             what(each),
             ", ".join(each.routes),
             left(each.expires, now),
@@ -125,7 +124,7 @@ def print_approval(writer: Writer, approval: Approval, as_json: bool) -> None:
     lately = writer.read(lambda store: store.lately(approval.id))
     if as_json:
         more = {"deliveries": [asdict(each) for each in deliveries], "lately": lately}
-        print(json.dumps(asdict(approval) | more, indent=2, ensure_ascii=False))
+        print(json.dumps(approval.to_json() | more, indent=2, ensure_ascii=False))
         return
     print_lines([*describe(approval, writer.now()), *_lately(lately), *map(_delivery, deliveries)])
 
@@ -142,28 +141,27 @@ def _delivery(delivery: Delivery) -> str:
 
 def describe(approval: Approval, now: int) -> list[str]:
     """Everything that the decision should rest on, in lines."""
-    subject: Mapping[str, object] = approval.subject
-    user = f" on behalf of {subject['on_behalf_of']}" if subject.get("on_behalf_of") else ""
-    claims = [f"  claims reason  {subject['reason']}"] if subject.get("reason") else []
-    risk = approval.subject["risk"]
-    policies = ", ".join(approval.subject["policies"])
+    subject = approval.subject
+    user = f" on behalf of {subject.on_behalf_of}" if subject.on_behalf_of else ""
+    claims = [f"  claims reason  {subject.reason}"] if subject.reason else []
+    policies = ", ".join(subject.policies)
     votes = [
         f"  {vote.verdict:<13}  {vote.name or vote.approver} at {format_time(vote.at)}: {vote.rationale}"
         for vote in approval.votes
     ]
     return [
         f"{approval.id}  {_state(approval, now)}  {left(approval.expires, now)}",
-        f"  who            {subject['agent']}, instance {approval.instance}{user} (owner {subject.get('owner')})",
+        f"  who            {subject.agent}, instance {approval.instance}{user} (owner {subject.owner})",
         f"  what           {what(approval)}",
-        f"  tool           {subject['tool']}",
-        *([f"  ticket         {subject['ticket']}"] if subject.get("ticket") else []),
+        f"  tool           {subject.tool}",
+        *([f"  ticket         {subject.ticket}"] if subject.ticket else []),
         *claims,
-        f"  why asked      {'; '.join(approval.subject['reasons']) or 'a policy asks for it'} (policy {policies})",
-        f"  risk           {risk['score']} {risk['level']}",
-        *(f"                 {signal}" for signal in risk["signals"]),
+        f"  why asked      {'; '.join(subject.reasons) or 'a policy asks for it'} (policy {policies})",
+        f"  risk           {subject.risk.score} {subject.risk.level}",
+        *(f"                 {signal}" for signal in subject.risk.signals),
         "  would change",
         *(f"    {line}" for line in diff(approval)),
-        f"  arguments      {json.dumps(subject['arguments'], ensure_ascii=False)}",
+        f"  arguments      {json.dumps(subject.arguments, ensure_ascii=False)}",
         *(f"  route          {_rule(approval, position)}" for position in range(len(approval.rules))),
         *votes,
         *([f"  note           {approval.note}"] if approval.note else []),
@@ -172,19 +170,19 @@ def describe(approval: Approval, now: int) -> list[str]:
 
 def diff(approval: Approval) -> list[str]:
     """Each changed field: its present value and the one asked for."""
-    present, wanted = approval.subject["present"], approval.subject["arguments"]
+    present, wanted = approval.subject.present, approval.subject.arguments
     known = json.dumps
     return [
         f"{name}: {known(present[name], ensure_ascii=False) if name in present else '(not known)'}"
         f" -> {known(wanted.get(name), ensure_ascii=False)}"
-        for name in approval.subject["changes"]
+        for name in approval.subject.changes
     ] or ["nothing that is known"]
 
 
 def _rule(approval: Approval, position: int) -> str:
     rule = approval.rules[position]
-    text = approval.subject.get("routes", {}).get(rule.route)
-    return f"{rule.route}: {describe_rule(rule, approval.askers)}{f' ({text})' if text else ''}"
+    text = approval.subject.routes.get(rule.route)
+    return f"{rule.route}: {describe_rule(rule, approval.subject.requesters)}{f' ({text})' if text else ''}"
 
 
 def decide(votes: Votes, options: argparse.Namespace) -> int:
@@ -200,7 +198,7 @@ def decide(votes: Votes, options: argparse.Namespace) -> int:
     statement, _ = votes.prepare(options.id, options.approver, verdict, options.rationale, terms)
     approval = votes.cast(statement, id, signature_of(key, statement.text()))
     if options.json:
-        print(json.dumps(asdict(approval), indent=2, ensure_ascii=False))
+        print(json.dumps(approval.to_json(), indent=2, ensure_ascii=False))
     elif approval.state is ApprovalState.REQUESTED:
         print(f"{approval.id}: recorded; more approvals are needed")
     else:
@@ -215,12 +213,11 @@ def revoke(votes: Votes, options: argparse.Namespace) -> int:
 
 
 def what(approval: Approval) -> str:
-    subject = approval.subject
-    resource = subject.get("resource", {})
-    if subject.get("deed"):
-        return f"{subject['deed']} {resource.get('id', '')}"
-    of = f" on {resource['type']} {resource['id']}" if resource.get("type", "Tool") != "Tool" else ""
-    return f"{subject['tool']}{of}"
+    subject, resource = approval.subject, approval.subject.resource
+    if subject.deed:
+        return f"{subject.deed} {resource.id if resource else ''}"
+    of = f" on {resource.type} {resource.id}" if resource and resource.type != "Tool" else ""
+    return f"{subject.tool}{of}"
 
 
 def _state(approval: Approval, now: int) -> str:

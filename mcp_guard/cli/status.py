@@ -92,7 +92,7 @@ def policies_of(receipts: list[Receipt]) -> tuple[str | None, str | None]:
 
 def say_pending(pending: PendingApproval, now: int) -> str:
     held = pending.approval
-    who = f"{held.subject['tool']} by {held.subject['agent']}, on {', '.join(held.routes)}"
+    who = f"{held.subject.tool} by {held.subject.agent}, on {', '.join(held.routes)}"
     return f"{held.id}: {who}, {left(held.expires, now)} left"
 
 

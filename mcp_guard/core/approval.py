@@ -1,13 +1,14 @@
 """Approvals: the state table, what an approval is bound to, who may say yes, and when that is enough. Pure."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from enum import StrEnum
 from typing import Any
 
 import orjson
 
 from mcp_guard.core import canonical
+from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Call, Decision, Json, Micros
 from mcp_guard.core.receipt import format_time
@@ -127,7 +128,7 @@ class Approval:
     rules: tuple[RouteRule, ...]
     requested: Micros
     expires: Micros
-    subject: Json
+    subject: ApprovalSubject
     votes: tuple[Vote, ...] = ()
     note: str = ""
     outcome: int | None = None
@@ -137,15 +138,8 @@ class Approval:
     def routes(self) -> tuple[str, ...]:
         return tuple(rule.route for rule in self.rules)
 
-    @property
-    def is_whole(self) -> bool:
-        """Whether the subject holds the exact arguments; those of a redacted or erased one went when it was settled."""
-        return not (self.subject.get("redacted") or self.subject.get("erased"))
-
-    @property
-    def askers(self) -> tuple[str | None, ...]:
-        """Who asked, and so may not decide: the agent's owner and the user it acts for."""
-        return self.subject.get("owner"), self.subject.get("on_behalf_of")
+    def to_json(self) -> Json:
+        return asdict(self) | {"subject": self.subject.to_json()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -215,24 +209,24 @@ def escalate_rule(rule: RouteRule, routes: Mapping[str, Route], waited: Micros) 
     return RouteRule(rule.route, approvers, rule.quorum, rule.self_approval) if approvers != rule.approvers else None
 
 
-def may_decide(rule: RouteRule, approver: str, askers: Iterable[str | None]) -> bool:
+def may_decide(rule: RouteRule, approver: str, requesters: Iterable[str | None]) -> bool:
     """Promise P4: nobody decides on what they asked for, unless the route says so by an `unsafe_` switch."""
-    return approver in rule.approvers and (rule.self_approval or approver not in askers)
+    return approver in rule.approvers and (rule.self_approval or approver not in requesters)
 
 
-def describe_rule(rule: RouteRule, askers: Iterable[str | None]) -> str:
+def describe_rule(rule: RouteRule, requesters: Iterable[str | None]) -> str:
     """Who must approve, in words."""
-    askers = tuple(askers)
-    able = [approver for approver in rule.approvers if may_decide(rule, approver, askers)]
+    requesters = tuple(requesters)
+    able = [approver for approver in rule.approvers if may_decide(rule, approver, requesters)]
     if len(able) <= 1:
         return able[0] if able and rule.quorum == 1 else "nobody who may"
     return f"{'any' if rule.quorum == 1 else rule.quorum} of {', '.join(able)}"
 
 
-def check_vote(rules: Iterable[RouteRule], approver: str, askers: tuple[str | None, ...]) -> None:
+def check_vote(rules: Iterable[RouteRule], approver: str, requesters: tuple[str | None, ...]) -> None:
     """Raises: ApprovalError if this person may decide on none of the routes."""
     rules = tuple(rules)
-    if any(may_decide(rule, approver, askers) for rule in rules):
+    if any(may_decide(rule, approver, requesters) for rule in rules):
         return
     names = ", ".join(f"`{rule.route}`" for rule in rules)
     if any(approver in rule.approvers for rule in rules):
@@ -245,12 +239,14 @@ def check_vote(rules: Iterable[RouteRule], approver: str, askers: tuple[str | No
 
 
 def missing_routes(
-    rules: Iterable[RouteRule], votes: Iterable[Vote], askers: tuple[str | None, ...]
+    rules: Iterable[RouteRule], votes: Iterable[Vote], requesters: tuple[str | None, ...]
 ) -> tuple[str, ...]:
     """Routes on which fewer people have approved than their quorum. One person counts once on each of their routes."""
     approved = {vote.approver for vote in votes if vote.verdict == "approve"}
     return tuple(
-        rule.route for rule in rules if sum(may_decide(rule, approver, askers) for approver in approved) < rule.quorum
+        rule.route
+        for rule in rules
+        if sum(may_decide(rule, approver, requesters) for approver in approved) < rule.quorum
     )
 
 

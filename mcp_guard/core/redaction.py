@@ -12,6 +12,7 @@ from typing import Any
 import orjson
 
 from mcp_guard.core import canonical
+from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.model import Call, Ending, Execution, FactsRule, Json, Redaction
 
 MARK = "[redacted]"
@@ -79,20 +80,18 @@ def redact_execution(call: Call, execution: Execution) -> tuple[Execution, list[
     return Execution(execution.ending, after, redact_texts(detail, texts)), redacted
 
 
-def redact_subject(call: Call, subject: Json) -> Json:
-    """What an approver was shown, as it may be kept once it is decided and done with."""
+def redact_subject(call: Call, subject: ApprovalSubject) -> ApprovalSubject:
+    """The subject as it may be kept once its approval is settled."""
     if not call.redaction:
         return subject
-    pointers = call.redaction.arguments
-    changed = [join_pointer(["delta", split_pointer(pointer)[0]]) for pointer in pointers]
-    hidden, found = redact_pointers(
-        subject, [*(f"/{part}{p}" for part in ("arguments", "present") for p in pointers), *changed]
-    )
-    shown = ("claims", "arguments", "present", "risk")
-    hidden = redact_fields(hidden, texts_of(call)) | {
-        name: redact_texts(hidden[name], texts_of(call)) for name in shown
-    }
-    return hidden | {"redacted": [f"/subject{pointer}" for pointer in found]}
+    pointers, texts = call.redaction.arguments, texts_of(call)
+    values = [f"/{member}{pointer}" for member in ("arguments", "present") for pointer in pointers]
+    deltas = [join_pointer(["delta", split_pointer(pointer)[0]]) for pointer in pointers]
+    document, redacted = redact_pointers(subject.to_json(), [*values, *deltas])
+    document = redact_fields(document, texts)
+    document |= {name: redact_texts(document[name], texts) for name in ("claims", "arguments", "present")}
+    document["risk"] = {name: redact_texts(value, texts) for name, value in document["risk"].items()}
+    return ApprovalSubject.from_json(document | {"redacted": [f"/subject{pointer}" for pointer in redacted]})
 
 
 def texts_of(call: Call) -> tuple[str, ...]:
@@ -106,10 +105,11 @@ def texts_of(call: Call) -> tuple[str, ...]:
     )
 
 
-def texts_of_subject(subject: Json) -> tuple[str, ...]:
-    """The same, of what an approver is shown while the request is open."""
-    pointers = [pointer.removeprefix("/subject") for pointer in subject.get("redacted", [])]
-    return _texts(value for pointer in pointers for value in values_at(subject, split_pointer(pointer)))
+def texts_of_subject(subject: ApprovalSubject) -> tuple[str, ...]:
+    """The same, from the subject of an open request."""
+    document = subject.to_json()
+    pointers = [pointer.removeprefix("/subject") for pointer in subject.redacted or ()]
+    return _texts(value for pointer in pointers for value in values_at(document, split_pointer(pointer)))
 
 
 def _texts(values: Iterable[Any]) -> tuple[str, ...]:

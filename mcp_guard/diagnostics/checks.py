@@ -291,7 +291,7 @@ def _undecidable(
     if pending.guard is not None and pending.guard not in running:
         return "is of an instance whose guard has ended: nobody will use it", "nothing to do: it lapses by itself"
     for rule in held.rules:
-        able = [who for who in rule.approvers if may_decide(rule, who, held.askers) and who in with_keys]
+        able = [who for who in rule.approvers if may_decide(rule, who, held.subject.requesters) and who in with_keys]
         if len(able) < rule.quorum:
             what = f"needs {rule.quorum} on route `{rule.route}`, and {len(able)} who may decide have a key"
             return what, f"mcp-guard approvers add NAME, for one of: {', '.join(rule.approvers)}"
@@ -300,9 +300,9 @@ def _undecidable(
 
 def routes(snapshot: GuardSnapshot) -> CheckResults:
     results: CheckResults = []
-    for name, askers in snapshot.agents:
+    for name, requesters in snapshot.agents:
         for route in snapshot.routes:
-            able = [who for who in route.approvers if may_decide(make_rule(route), who, askers)]
+            able = [who for who in route.approvers if may_decide(make_rule(route), who, requesters)]
             if len(able) < route.quorum:
                 what = (
                     f"nobody approves what their own agent asks: {len(able)} may decide on calls of `{name}` on route"

@@ -62,8 +62,8 @@ def erase_some(tx: Transaction, order: ErasureOrder, after: int) -> tuple[int, i
 def _erase_subject(tx: Transaction, id: str) -> None:
     found = tx.store.approval(id)
     if found is not None and found[0].state not in OPEN:
-        subject = transitions.erased(found[0].subject)
-        tx.store.replace_subject(id, orjson.dumps(subject).decode())
+        subject = found[0].subject.without_payloads()
+        tx.store.replace_subject(id, orjson.dumps(subject.to_json()).decode())
         tx.store.forget_nonce(id, lookup=True)
 
 

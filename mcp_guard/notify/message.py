@@ -4,10 +4,10 @@ Payloads stay in the ledger; a message names the tool, the resource, who asks an
 inbox.
 """
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 
 from mcp_guard.core.approval import Approval
-from mcp_guard.core.model import Json
+from mcp_guard.core.model import Json, Resource
 from mcp_guard.core.receipt import format_time
 
 
@@ -28,36 +28,37 @@ class Message:
 def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) -> Message:
     """`now` in microseconds; `inbox` is the address of the inbox page."""
     subject = approval.subject
-    what = f"{subject['tool']} on {subject['resource']['type']} {subject['resource']['id']}"
-    user = f", on behalf of {subject['on_behalf_of']}" if subject.get("on_behalf_of") else ""
-    why = "; ".join(subject["reasons"]) or "a policy asks for approval"
+    resource = subject.resource or Resource("Tool", subject.tool)
+    what = f"{subject.tool} on {resource.type} {resource.id}"
+    user = f", on behalf of {subject.on_behalf_of}" if subject.on_behalf_of else ""
+    why = "; ".join(subject.reasons) or "a policy asks for approval"
     link = f"{inbox}/requests/{approval.id}"
     verb = "still waits for" if event == "escalated" else "waits for"
     minutes = max(0, (approval.expires - now) // 60_000_000)
     data = {
         "event": event,
         "approval": approval.id,
-        "agent": subject["agent"],
+        "agent": subject.agent,
         "instance": approval.instance,
-        "on_behalf_of": subject.get("on_behalf_of"),
-        "ticket": subject.get("ticket"),
-        "tool": subject["tool"],
-        "resource": subject["resource"],
-        "reasons": subject["reasons"],
-        "policies": subject["policies"],
+        "on_behalf_of": subject.on_behalf_of,
+        "ticket": subject.ticket,
+        "tool": subject.tool,
+        "resource": asdict(resource),
+        "reasons": list(subject.reasons),
+        "policies": list(subject.policies),
         "routes": list(approval.routes),
-        "risk": subject["risk"],
+        "risk": asdict(subject.risk),
         "expires": format_time(approval.expires),
         "decision_hash": approval.decision_hash,
         "link": link,
     }
     lines = (
-        f"{subject['agent']} ({approval.instance}){user} wants to call {what}.",
-        f"Why you are asked: {why} (risk {subject['risk']['level']}).",
-        *([f"Ticket: {subject['ticket']}"] if subject.get("ticket") else []),
+        f"{subject.agent} ({approval.instance}){user} wants to call {what}.",
+        f"Why you are asked: {why} (risk {subject.risk.level}).",
+        *([f"Ticket: {subject.ticket}"] if subject.ticket else []),
         f"It waits {minutes} more minutes. Decide at {link} or with: mcp-guard approvals show {approval.id}",
     )
-    title = f"{subject['agent']} {verb} approval: {what}"
+    title = f"{subject.agent} {verb} approval: {what}"
     return Message(id, event, _plain(title), tuple(map(_plain, lines)), link, now // 1_000_000, data)
 
 

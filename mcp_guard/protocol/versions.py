@@ -64,5 +64,5 @@ def can_open_urls(capabilities: object) -> bool:
 
 def approval_elicitation(held: Approval, inbox: str) -> dict[str, Any]:
     """An elicitation in URL mode that leads to the inbox."""
-    message = f"{held.subject['tool']} waits for approval by {', '.join(held.routes)}."
+    message = f"{held.subject.tool} waits for approval by {', '.join(held.routes)}."
     return {"mode": "url", "url": f"{inbox}/requests/{held.id}", "message": message}

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from mcp_guard.core.approval import Approval, ApprovalState, Grant, RouteRule, Vote
+from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.storage.errors import Queries
 
@@ -54,7 +55,7 @@ class ApprovalQueries(Queries):
     def add_approval(self, approval: Approval, receipts: Iterable[int]) -> None:
         values = (
             approval.id, str(approval.state), approval.instance, approval.lookup, approval.request_hash,
-            approval.decision_hash, approval.nonce, _dump(approval.rules), json.dumps(approval.subject), "[]",
+            approval.decision_hash, approval.nonce, _dump(approval.rules), json.dumps(approval.subject.to_json()), "[]",
             approval.requested, approval.expires, approval.note, None, 0, json.dumps(list(receipts)),
         )  # fmt: skip
         self._run(f"INSERT INTO approval VALUES ({', '.join('?' * 16)})", values)
@@ -241,7 +242,7 @@ def _read_approval(row: Row) -> tuple[Approval, list[int]]:
         decision_hash=decision_hash,
         nonce=nonce,
         rules=tuple(RouteRule(**{**rule, "approvers": tuple(rule["approvers"])}) for rule in json.loads(rules)),
-        subject=json.loads(subject),
+        subject=ApprovalSubject.from_json(json.loads(subject)),
         votes=tuple(Vote(**vote) for vote in json.loads(votes)),
         requested=requested,
         expires=expires,

@@ -40,23 +40,22 @@ class Card:
 
 def card(approval: Approval, now: Micros, viewer: str) -> Card:
     subject = approval.subject
-    wanted, present = subject["arguments"], subject["present"]
-    resource = subject["resource"]
+    wanted, present, resource = subject.arguments, subject.present, subject.resource
     lapsed = approval.state in (ApprovalState.REQUESTED, ApprovalState.APPROVED) and now >= approval.expires
     voted = {vote.approver for vote in approval.votes}
-    may = any(may_decide(rule, viewer, approval.askers) for rule in approval.rules)
+    may = any(may_decide(rule, viewer, approval.subject.requesters) for rule in approval.rules)
     return Card(
         approval=approval,
         state="expired" if lapsed else str(approval.state),
-        title=subject["tool"].partition("__")[2].replace("_", " ") or subject["tool"],
-        target=f"{resource['type']} {resource['id']}" if resource["type"] != "Tool" else "",
+        title=subject.tool.partition("__")[2].replace("_", " ") or subject.tool,
+        target=f"{resource.type} {resource.id}" if resource and resource.type != "Tool" else "",
         seconds_left=max(0, (approval.expires - now) // 1_000_000),
         asked=day(approval.requested),
         changes=tuple(
             Change(name, plain(present[name]) if name in present else None, plain(wanted.get(name)))
-            for name in subject["changes"]
+            for name in subject.changes
         ),
-        others=tuple((name, plain(value)) for name, value in wanted.items() if name not in subject["changes"]),
+        others=tuple((name, plain(value)) for name, value in wanted.items() if name not in subject.changes),
         rules=tuple(_rule(approval, position) for position in range(len(approval.rules))),
         mine=may and viewer not in voted and approval.state is ApprovalState.REQUESTED and not lapsed,
     )
@@ -65,9 +64,14 @@ def card(approval: Approval, now: Micros, viewer: str) -> Card:
 def _rule(approval: Approval, position: int) -> Json:
     rule = approval.rules[position]
     yes = [vote for vote in approval.votes if vote.verdict == "approve"]
-    given = [vote.name or vote.approver for vote in yes if may_decide(rule, vote.approver, approval.askers)]
-    text = approval.subject.get("routes", {}).get(rule.route, "")
-    return {"route": rule.route, "demand": describe_rule(rule, approval.askers), "given": given, "text": text}
+    given = [vote.name or vote.approver for vote in yes if may_decide(rule, vote.approver, approval.subject.requesters)]
+    text = approval.subject.routes.get(rule.route, "")
+    return {
+        "route": rule.route,
+        "demand": describe_rule(rule, approval.subject.requesters),
+        "given": given,
+        "text": text,
+    }
 
 
 def groups(cards: Iterable[Card]) -> list[tuple[str, list[Card]]]:
@@ -75,16 +79,16 @@ def groups(cards: Iterable[Card]) -> list[tuple[str, list[Card]]]:
     found: dict[tuple[str, ...], list[Card]] = {}
     for each in cards:
         subject = each.approval.subject
-        found.setdefault((subject["agent"], subject["tool"], *subject["reasons"]), []).append(each)
+        found.setdefault((subject.agent, subject.tool, *subject.reasons), []).append(each)
     return [(f"{key[0]}: {key[1]}", members) for key, members in found.items()]
 
 
 def policy_texts(store: Store, approval: Approval) -> list[tuple[str, str]]:
     """The policies that asked, as they were written: id and Cedar text."""
-    kept = store.policy(approval.subject["binding"]["policy_version"])
+    kept = store.policy(approval.subject.binding["policy_version"])
     files: dict[str, str] = json.loads(kept)["policies"] if kept else {}
     texts = []
-    for id in approval.subject["policies"]:
+    for id in approval.subject.policies:
         pattern = re.compile(rf'@id\("{re.escape(id)}"\).*?;\s*$', re.DOTALL | re.MULTILINE)
         found = next((match.group() for text in files.values() if (match := pattern.search(text))), "")
         texts.append((id, found.strip()))

@@ -112,12 +112,12 @@ PEOPLE = RouteRule("people", ("alice", "bob"), 1)
 
 
 @pytest.mark.parametrize(
-    ("approver", "askers", "expected"),
+    ("approver", "requesters", "expected"),
     [("eve", (), "not an approver of route `people`"), ("bob", ("bob", None), "may not approve what they asked for")],
 )
-def test_who_may_not_vote(approver: str, askers: tuple[str | None, ...], expected: str) -> None:
+def test_who_may_not_vote(approver: str, requesters: tuple[str | None, ...], expected: str) -> None:
     with pytest.raises(ApprovalError, match=expected):
-        check_vote([PEOPLE], approver, askers)
+        check_vote([PEOPLE], approver, requesters)
 
 
 def test_who_may_vote() -> None:
@@ -152,7 +152,7 @@ def test_an_owners_vote_counts_only_on_the_routes_that_let_it() -> None:
 
 
 @pytest.mark.parametrize(
-    ("approvers", "quorum", "askers", "expected"),
+    ("approvers", "quorum", "requesters", "expected"),
     [
         (("alice",), 1, (), "alice"),
         (("alice", "bob"), 1, ("bob",), "alice"),
@@ -163,9 +163,9 @@ def test_an_owners_vote_counts_only_on_the_routes_that_let_it() -> None:
     ],
 )
 def test_who_must_approve_in_words(
-    approvers: tuple[str, ...], quorum: int, askers: tuple[str, ...], expected: str
+    approvers: tuple[str, ...], quorum: int, requesters: tuple[str, ...], expected: str
 ) -> None:
-    assert describe_rule(RouteRule("r", approvers, quorum), askers) == expected
+    assert describe_rule(RouteRule("r", approvers, quorum), requesters) == expected
 
 
 def test_a_route_escalates_when_its_time_has_come_and_once() -> None:

@@ -95,7 +95,7 @@ async def test_receipts_name_arguments_and_signals_never_values(tmp_path: Path) 
     assert EVIL not in json.dumps(house.receipts())
     shown = house.ledger.approvals.get(pending_id(held))
     assert shown is not None
-    assert "untrusted_destination (40): `to` first appeared in untrusted content" in shown.subject["risk"]["signals"]
+    assert "untrusted_destination (40): `to` first appeared in untrusted content" in shown.subject.risk.signals
     house.close()
 
 

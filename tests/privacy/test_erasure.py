@@ -91,12 +91,12 @@ async def test_an_open_request_keeps_what_it_needs(house: House) -> None:
     house.clock.time += 1800 * 1_000_000
     await RetentionTask(house.ledger.writer, 0).round()
     cutoff_is_now(house)
-    assert house.store.approval(id)[0].subject["arguments"]["stage"] == CANARY
+    assert house.store.approval(id)[0].subject.arguments["stage"] == CANARY
     house.approve(id)
     assert text(await update(house)) == "done"
     cutoff_is_now(house)
     assert CANARY.encode() not in stored(house.folder / "state")
-    assert house.store.approval(id)[0].subject["arguments"] == {"stage": "[erased]"}
+    assert house.store.approval(id)[0].subject.arguments == {"stage": "[erased]"}
     check(house)
 
 

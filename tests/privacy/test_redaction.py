@@ -164,7 +164,7 @@ def answers(house: House, reply: Execution) -> None:
 async def test_an_open_request_shows_it_and_a_settled_one_does_not(house: House) -> None:
     id = pending_id(await update(house))
     shown = house.store.approval(id)[0].subject
-    assert (shown["arguments"]["notes"], shown["present"]["customer"]) == (NOTE, {"email": BEFORE})
+    assert (shown.arguments["notes"], shown.present["customer"]) == (NOTE, {"email": BEFORE})
     [receipt] = house.receipts("approval.requested")
     assert NOTE not in str(house.store.payloads(receipt["seq"])["subject"])
     house.approve(id)
@@ -172,7 +172,7 @@ async def test_an_open_request_shows_it_and_a_settled_one_does_not(house: House)
     [sent] = house.upstream.writes()
     assert orjson.loads(sent)["notes"] == NOTE
     settled = house.store.approval(id)[0]
-    assert settled.subject["arguments"]["notes"] == MARK
+    assert settled.subject.arguments["notes"] == MARK
     assert (settled.nonce, settled.lookup) == ("", "")
     assert kept(house, *PRIVATE) == []
     assert verified(house)

@@ -10,9 +10,10 @@ import orjson
 from mcp_guard.core import approval as grants
 from mcp_guard.core import approval as rules
 from mcp_guard.core.approval import OPEN, Approval, ApprovalEvent, ApprovalState, Grant, Route, make_rule
+from mcp_guard.core.approval_subject import ApprovalSubject, SubjectRisk
 from mcp_guard.core.describe import ADDED
 from mcp_guard.core.model import Call, Decision, Instance, Json
-from mcp_guard.core.receipt import call_fields, decision_draft
+from mcp_guard.core.receipt import decision_draft
 from mcp_guard.core.redaction import redact_subject, redact_texts, texts_of_subject
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.writer import Transaction, Writer
@@ -52,12 +53,12 @@ class ApprovalRequests:
         nonce = os.urandom(16).hex()
         bound = rules.binding(call, decision, nonce)
         routes = [self.routes[name] for name in decision.routes]
-        subject = _subject(call, decision, bound) | {"routes": {each.name: each.text for each in routes}}
+        subject = _make_subject(call, decision, bound, routes)
 
         def op(tx: Transaction) -> Approval:
             for open_one in tx.store.approvals_for(call.instance.id, call.request_hash):
                 waiting = open_one.state is ApprovalState.REQUESTED and tx.now < open_one.expires
-                if waiting and open_one.subject["binding"] == rules.binding(call, decision, open_one.nonce):
+                if waiting and open_one.subject.binding == rules.binding(call, decision, open_one.nonce):
                     return open_one  # the same call made twice at once is one question to a person
             asked = Approval(
                 id=self.new_id(),
@@ -73,8 +74,8 @@ class ApprovalRequests:
                 subject=subject,
             )
             kept = replace(asked, subject=redact_subject(call, subject))
-            if not kept.is_whole:
-                asked = replace(asked, subject=subject | {"redacted": kept.subject["redacted"]})
+            if not kept.subject.has_exact_arguments:
+                asked = replace(asked, subject=replace(subject, redacted=kept.subject.redacted))
             transitions.add(tx, asked, kept, tx.add(decision_draft(call, decision)), self.routes)
             return asked
 
@@ -142,30 +143,46 @@ def _counts(approval: Approval, now: int) -> bool:
     return approval.state in (*OPEN, ApprovalState.DENIED) and now < approval.expires
 
 
-def _subject(call: Call, decision: Decision, bound: Json) -> Json:
-    """What the approver is shown, and what `guard__await` repeats."""
-    fields: Iterable[str] = call.change.fields
-    names = call.tool.rule.facts.fields if call.tool and call.tool.rule.facts else {}
-    known = call.facts.values if call.facts else {}
-    present = {name: known[names.get(name, name)] for name in fields if names.get(name, name) in known}
-    asks = call.tool.rule.ask if call.tool else ()
-    launched = call.instance.task
-    claims = {ADDED[n]: said for n in asks if (said := getattr(call.task, n)) and said != getattr(launched, n)}
-    return {
-        **{name: value for name, value in call_fields(call).items() if value is not None},
-        "binding": bound,
-        "resource_argument": grants.resource_argument(call),
-        "deed": call.tool.rule.deed if call.tool else None,
-        "arguments": call.arguments,
-        "claims": claims,
-        "present": present,
-        "changes": list(fields),
-        "delta": {name: str(value) for name, value in call.change.delta.items()},
-        "policies": list(decision.policies),
-        "reasons": list(decision.reasons),
-        "risk": {
-            "score": call.risk.score,
-            "level": call.risk.level,
-            "signals": [f"{signal.name} ({signal.weight}): {signal.because}" for signal in call.risk.signals],
+def _make_subject(call: Call, decision: Decision, binding: Json, routes: Iterable[Route]) -> ApprovalSubject:
+    assert call.tool is not None
+    instance, tool = call.instance, call.tool
+    fact_names = tool.rule.facts.fields if tool.rule.facts else {}
+    facts = call.facts.values if call.facts else {}
+    claimed = {name: getattr(call.task, name) for name in tool.rule.ask}
+    return ApprovalSubject(
+        agent=instance.agent.name,
+        owner=instance.agent.owner,
+        instance=instance.id,
+        credential=instance.credential_id,
+        on_behalf_of=instance.on_behalf_of,
+        call=call.id,
+        purpose=None if call.purpose == "call" else call.purpose,
+        ticket=call.task.ticket,
+        reason=call.task.reason,
+        upstream=tool.server,
+        tool=call.name,
+        definition=tool.definition_hash,
+        resource=call.resource if call.resource.id else None,
+        binding=binding,
+        resource_argument=grants.resource_argument(call),
+        deed=tool.rule.deed,
+        arguments=call.arguments,
+        claims={
+            ADDED[name]: value for name, value in claimed.items() if value and value != getattr(instance.task, name)
         },
-    }
+        present={
+            name: facts[fact_names.get(name, name)]
+            for name in call.change.fields
+            if fact_names.get(name, name) in facts
+        },
+        changes=call.change.fields,
+        delta={name: str(value) for name, value in call.change.delta.items()},
+        policies=decision.policies,
+        reasons=decision.reasons,
+        risk=SubjectRisk(
+            score=call.risk.score,
+            level=call.risk.level,
+            signals=tuple(f"{signal.name} ({signal.weight}): {signal.because}" for signal in call.risk.signals),
+        ),
+        routes={route.name: route.text for route in routes},
+    )

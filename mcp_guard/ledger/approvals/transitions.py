@@ -2,7 +2,7 @@
 in the same transaction. The same functions serve the guard that waits and the processes in which people decide."""
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import orjson
 
@@ -26,13 +26,21 @@ RECEIPT_OF = {
 }
 MAX_RATIONALE_BYTES = 800
 """Bytes of each approver's rationale that an intent repeats."""
-IDENTIFYING = ("agent", "owner", "instance", "on_behalf_of", "call", "ticket", "upstream", "tool", "resource")
 
 
 def receipt_fields(approval: Approval) -> Json:
     """What every receipt of one approval says of it."""
-    about = {name: approval.subject.get(name) for name in IDENTIFYING}
-    return about | {
+    subject = approval.subject
+    return {
+        "agent": subject.agent,
+        "owner": subject.owner,
+        "instance": subject.instance,
+        "on_behalf_of": subject.on_behalf_of,
+        "call": subject.call,
+        "ticket": subject.ticket,
+        "upstream": subject.upstream,
+        "tool": subject.tool,
+        "resource": asdict(subject.resource) if subject.resource else None,
         "approval": approval.id,
         "request_hash": approval.request_hash,
         "decision_hash": approval.decision_hash,
@@ -58,7 +66,7 @@ def rule_fields(approval: Approval) -> list[Json]:
         {
             "route": rule.route,
             "quorum": rule.quorum,
-            "approvers": [who for who in rule.approvers if rules.may_decide(rule, who, approval.askers)],
+            "approvers": [who for who in rule.approvers if rules.may_decide(rule, who, approval.subject.requesters)],
         }
         for rule in approval.rules
     ]
@@ -68,8 +76,8 @@ def add(tx: Transaction, asked: Approval, kept: Approval, decided: int, routes: 
     """Put a new request into the ledger, and owe its notifications. `kept` is what stays of it once it is settled."""
     fields = receipt_fields(asked) | {"follows": [decided], "expires": format_time(asked.expires)}
     fields["rules"] = rule_fields(asked)
-    fields["redacted"] = kept.subject.get("redacted")
-    seq = tx.add(Draft("approval.requested", fields, {"subject": orjson.dumps(kept.subject)}))
+    fields["redacted"] = kept.subject.redacted
+    seq = tx.add(Draft("approval.requested", fields, {"subject": orjson.dumps(kept.subject.to_json())}))
     tx.store.add_approval(asked, [decided, seq])
     notify(tx, asked, "requested", [routes[name] for name in asked.routes])
 
@@ -105,19 +113,12 @@ def move(
 def _forget_exact(tx: Transaction, settled: Approval, requested: int) -> None:
     """Erase what only an open request needs. A denial is still found until the request would have expired, a reply that
     was not given until it is."""
-    if not settled.is_whole:
+    if not settled.subject.has_exact_arguments:
         kept = tx.store.payloads(requested).get("subject")
-        tx.store.replace_subject(settled.id, kept.decode() if kept else orjson.dumps(erased(settled.subject)).decode())
+        shown = kept or orjson.dumps(settled.subject.without_payloads().to_json())
+        tx.store.replace_subject(settled.id, shown.decode())
     if settled.state is not ApprovalState.DENIED:
         tx.store.forget_nonce(settled.id, lookup=settled.state is not ApprovalState.CONSUMED)
-
-
-def erased(subject: Json) -> Json:
-    """What an approver was shown, without all that came from payloads; receipts say the rest anyway."""
-    said = {name: "[erased]" for name in subject["changes"]}
-    signals = [signal.partition(":")[0] for signal in subject["risk"]["signals"]]
-    gone = {"arguments": said, "present": {}, "claims": {}, "delta": {}, "erased": True}
-    return subject | gone | {"risk": subject["risk"] | {"signals": signals}}
 
 
 def settle(tx: Transaction, approval: Approval, event: ApprovalEvent, note: str) -> Approval:

@@ -60,7 +60,7 @@ class Votes:
             approval = self._open(tx, id, approver, verdict)
             made = None
             if terms is not None:
-                grants.check_free_arguments(terms.free, approval.subject["arguments"])
+                grants.check_free_arguments(terms.free, approval.subject.arguments)
                 made = grants.make_terms(terms.more, terms.seconds, terms.free)
             statement = VoteStatement(
                 origin=self.writer.key.origin,
@@ -96,7 +96,7 @@ class Votes:
             voted = replace(approval, votes=(*approval.votes, vote))
             if vote.verdict == "deny":
                 return transitions.move(tx, voted, ApprovalEvent.DENY, vote.rationale, vote_fields(vote))
-            missing = rules.missing_routes(voted.rules, voted.votes, voted.askers)
+            missing = rules.missing_routes(voted.rules, voted.votes, voted.subject.requesters)
             if missing:
                 return _record_word(tx, voted, vote, missing)
             approved = transitions.move(tx, voted, ApprovalEvent.APPROVE, vote.rationale, vote_fields(vote))
@@ -136,7 +136,7 @@ class Votes:
         approval = transitions.escalate(tx, id, self.routes)
         if any(given.approver == approver for given in approval.votes):
             raise ApprovalError(f"`{approver}` has already decided on {id}", f"mcp-guard approvals show {id}")
-        rules.check_vote(approval.rules, approver, approval.askers)
+        rules.check_vote(approval.rules, approver, approval.subject.requesters)
         return approval
 
     def _check_person(self, approver: str) -> None:
@@ -202,7 +202,7 @@ def _give_grant(tx: Transaction, approved: Approval) -> None:
         id="gr_" + hashlib.sha256(f"{approved.id}\0{approved.nonce}".encode()).hexdigest()[:10],
         approval=approved.id,
         state="active",
-        binding=grants.bind_grant(subject["binding"], subject["arguments"], subject["resource_argument"], free, salt),
+        binding=grants.bind_grant(subject.binding, subject.arguments, subject.resource_argument, free, salt),
         free=free,
         uses=terms["uses"],
         used=0,

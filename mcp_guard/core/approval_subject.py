@@ -1,0 +1,116 @@
+"""What an approver is shown of a held call, and what `guard__await` repeats once the call is approved. Pure.
+
+The ledger keeps it as JSON, in a column of the approval and as the payload of its receipt. `from_json` reads that
+document and `to_json` writes the same one again, member by member in the same order.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Self
+
+from mcp_guard.core.model import Json, Resource
+
+ERASED = "[erased]"
+NULLABLE = ("resource_argument", "deed")
+"""Members that are written as `null` where there is no value; every other one is left out."""
+
+
+@dataclass(frozen=True, slots=True)
+class SubjectRisk:
+    """The risk of the call as shown; each signal is one line: `name (weight): reason`."""
+
+    score: int
+    level: str
+    signals: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApprovalSubject:
+    """One held call as its approver sees it. INVARIANT: the order of the fields is that of the stored document."""
+
+    agent: str
+    owner: str
+    instance: str
+    credential: str
+    on_behalf_of: str | None = None
+    call: str
+    purpose: str | None = None
+    ticket: str | None = None
+    reason: str | None = None
+    """Why the agent says that it makes the call."""
+    upstream: str
+    tool: str
+    """The name under which the agent is listed the tool."""
+    definition: str
+    """Hash of the tool's definition."""
+    resource: Resource | None = None
+    binding: Json
+    """What the approval is bound to (`core.approval.binding`)."""
+    resource_argument: str | None = None
+    """The argument that names the resource."""
+    deed: str | None = None
+    arguments: Json
+    claims: Json
+    """Arguments that the guard added to the tool, and took out of the call: a ticket, a reason."""
+    present: Json
+    """Present values of the arguments that would change, where they are known."""
+    changes: tuple[str, ...]
+    """Arguments whose value would change."""
+    delta: Mapping[str, str]
+    policies: tuple[str, ...]
+    reasons: tuple[str, ...]
+    risk: SubjectRisk
+    routes: Mapping[str, str]
+    """The text that the configuration has for each route."""
+    redacted: tuple[str, ...] | None = None
+    """JSON pointers to the values that are kept no longer than the request is open; None without redaction."""
+    erased: bool = False
+
+    @property
+    def has_exact_arguments(self) -> bool:
+        """False if arguments are redacted or erased: then they can be shown, and not be sent."""
+        return not (self.redacted or self.erased)
+
+    @property
+    def requesters(self) -> tuple[str | None, ...]:
+        """The people who made the request, and so may not decide on it: the agent's owner and the user it acts for."""
+        return self.owner, self.on_behalf_of
+
+    def without_payloads(self) -> "ApprovalSubject":
+        """The subject without any value that came from a payload; the receipts say the rest anyway."""
+        names_only = tuple(signal.partition(":")[0] for signal in self.risk.signals)
+        return replace(
+            self,
+            arguments=dict.fromkeys(self.changes, ERASED),
+            claims={},
+            present={},
+            delta={},
+            risk=replace(self.risk, signals=names_only),
+            erased=True,
+        )
+
+    def to_json(self) -> Json:
+        members = {
+            **{name: getattr(self, name) for name in self.__slots__},
+            "resource": asdict(self.resource) if self.resource else None,
+            "changes": list(self.changes),
+            "policies": list(self.policies),
+            "reasons": list(self.reasons),
+            "risk": {"score": self.risk.score, "level": self.risk.level, "signals": list(self.risk.signals)},
+            "redacted": None if self.redacted is None else list(self.redacted),
+            "erased": self.erased or None,
+        }
+        return {name: value for name, value in members.items() if value is not None or name in NULLABLE}
+
+    @classmethod
+    def from_json(cls, document: Json) -> Self:
+        """The subject in a document that `to_json` wrote; members that it does not know are ignored."""
+        members = {name: document[name] for name in cls.__slots__ if name in document}
+        for name in ("changes", "policies", "reasons", "redacted"):
+            if name in members:
+                members[name] = tuple(members[name])
+        if "resource" in members:
+            members["resource"] = Resource(**members["resource"])
+        risk = members["risk"]
+        members["risk"] = SubjectRisk(risk["score"], risk["level"], tuple(risk["signals"]))
+        return cls(**members)

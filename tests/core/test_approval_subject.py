@@ -1,0 +1,79 @@
+"""The subject of an approval: the stored document is read and written member by member."""
+
+import json
+from dataclasses import replace
+
+import pytest
+
+from mcp_guard.core.approval_subject import ApprovalSubject
+from mcp_guard.core.model import Json, Resource
+
+STORED: Json = {
+    "agent": "crm-agent",
+    "owner": "dana",
+    "instance": "run_1",
+    "credential": "cred_1",
+    "on_behalf_of": "erin",
+    "call": "call_1",
+    "ticket": "CRM-7",
+    "reason": "asked for",
+    "upstream": "crm",
+    "tool": "crm__update_deal",
+    "definition": "sha256:00",
+    "resource": {"type": "Deal", "id": "789"},
+    "binding": {"instance": "run_1", "routes": ["sales"], "facts": None},
+    "resource_argument": "id",
+    "deed": None,
+    "arguments": {"stage": "won", "id": "789", "amount": 1.5},
+    "claims": {"_reason": "asked for"},
+    "present": {"stage": "open"},
+    "changes": ["stage", "amount"],
+    "delta": {"amount": "0.5"},
+    "policies": ["p1"],
+    "reasons": [],
+    "risk": {"score": 40, "level": "medium", "signals": ["large_change (40): 0.5 more"]},
+    "routes": {"sales": ""},
+}
+
+
+@pytest.mark.parametrize(
+    "document",
+    [
+        STORED,
+        {name: value for name, value in STORED.items() if name not in ("on_behalf_of", "ticket", "reason", "resource")},
+        STORED | {"redacted": []},
+        STORED | {"redacted": ["/subject/arguments/amount"]},
+        STORED | {"redacted": ["/subject/arguments/amount"], "erased": True},
+    ],
+)
+def test_a_stored_document_is_written_again_as_it_was(document: Json) -> None:
+    assert json.dumps(ApprovalSubject.from_json(document).to_json()) == json.dumps(document)
+
+
+def test_members_of_a_later_version_are_ignored() -> None:
+    assert ApprovalSubject.from_json(STORED | {"mood": "calm"}) == ApprovalSubject.from_json(STORED)
+
+
+def test_the_owner_and_the_user_are_the_requesters() -> None:
+    subject = ApprovalSubject.from_json(STORED)
+    assert subject.requesters == ("dana", "erin")
+    assert subject.resource == Resource("Deal", "789")
+
+
+@pytest.mark.parametrize(
+    ("redacted", "erased", "expected"),
+    [(None, False, True), ((), False, True), (("/x",), False, False), (None, True, False)],
+)
+def test_redaction_and_erasure_take_the_exact_arguments(
+    redacted: tuple[str, ...] | None, erased: bool, expected: bool
+) -> None:
+    subject = replace(ApprovalSubject.from_json(STORED), redacted=redacted, erased=erased)
+    assert subject.has_exact_arguments is expected
+
+
+def test_without_payloads_only_names_stay() -> None:
+    erased = ApprovalSubject.from_json(STORED).without_payloads()
+    assert erased.arguments == {"stage": "[erased]", "amount": "[erased]"}
+    assert (erased.claims, erased.present, erased.delta) == ({}, {}, {})
+    assert erased.risk.signals == ("large_change (40)",)
+    assert list(erased.to_json()) == [*STORED, "erased"]
