@@ -144,7 +144,7 @@ def socket_door(runtime: Runtime, where: ServeSettings) -> "UnixSocketServer | N
     admission = Admission(
         where.socket.users, issue, end, lambda: make_upstreams(settings), runtime.session, runtime.note
     )  # fmt: skip
-    return UnixSocketServer(listen_on(where.socket), admission, settings.message_bytes, where.most_sessions)
+    return UnixSocketServer(listen_on(where.socket), admission, settings.message_bytes, where.max_sessions)
 
 
 async def _serve_http(runtime: Runtime, where: ServeSettings) -> None:
@@ -160,7 +160,7 @@ async def _serve_http(runtime: Runtime, where: ServeSettings) -> None:
     opening = Opening(
         lambda: make_upstreams(settings), runtime.session, ledger.ledger.why_barred, runtime.end, runtime.note
     )
-    sessions = HttpSessions(opening, where.most_sessions, where.idle_seconds)
+    sessions = HttpSessions(opening, where.max_sessions, where.idle_seconds)
     callers = TokenInstances(ledger.writer, settings.agents, ledger.guard)
     others = [TrustedIssuer(**issuer) for issuer in where.issuers]
     authenticator = Authenticator(where.url, where.hosts, where.origins, runtime.issuer, others, callers)

@@ -1,4 +1,8 @@
-"""One POST, for notifiers and witnesses that need it. Follows no redirect; an error tells nothing of the address."""
+"""HTTP POST requests that the guard sends on its own account, for notifiers, witnesses and receivers of events.
+
+No redirect is followed, and no error repeats an address or a secret. What is sent, and whether a failed request is
+repeated, is up to the caller.
+"""
 
 import http.client
 import urllib.error
@@ -11,38 +15,44 @@ from typing import Any
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.upstream.secrets import read_secret
 
-SECONDS = 10
-MOST_BYTES = 1 << 20
-"""Of an answer."""
+TIMEOUT_SECONDS = 10
+MAX_RESPONSE_BYTES = 1 << 20
 
 
-class Undelivered(Exception):
-    """The message did not get there. The text says why and never holds an address or a secret."""
+class DeliveryError(Exception):
+    """A message was not delivered. The text says why and never contains an address or a secret."""
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
-    """What the configuration says of one notifier; secrets are read on use."""
+class Destination:
+    """A configured notifier or witness. A secret in `options` is a `SecretReference`, which is read on use.
 
-    values: dict[str, Any]
-    environment: dict[str, str]
-    here: Path
+    `base_dir` is the folder that relative paths are taken from.
+    """
+
+    options: Mapping[str, Any]
+    environment: Mapping[str, str]
+    base_dir: Path
 
     def secret(self, name: str) -> str:
-        """Raises: Undelivered."""
+        """Raises: DeliveryError."""
         try:
-            return read_secret(self.values[name], self.here, self.environment)
+            return read_secret(self.options[name], self.base_dir, self.environment)
         except ConfigError as error:
-            raise Undelivered(f"`{name}`: {error.message}") from None
+            raise DeliveryError(f"`{name}`: {error.message}") from None
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
-    """`type` is the content type without its parameters, in lower case."""
+class HttpResponse:
+    """`content_type` is in lower case, without parameters; `body` is cut off at `MAX_RESPONSE_BYTES`."""
 
     status: int
-    type: str
+    content_type: str
     body: bytes
+
+    @property
+    def is_success(self) -> bool:
+        return 200 <= self.status < 300
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
@@ -50,24 +60,24 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
         return None
 
 
-def post(url: str, body: bytes, headers: Mapping[str, str]) -> None:
-    """Raises: Undelivered unless the answer is a success."""
-    status = exchange(url, body, {"content-type": "application/json", **headers}).status
-    if not 200 <= status < 300:
-        raise Undelivered(f"it answered HTTP {status}")
+def post_json(url: str, body: bytes, headers: Mapping[str, str]) -> None:
+    """Raises: DeliveryError unless the receiver answers with success (2xx)."""
+    response = post(url, body, {"content-type": "application/json", **headers})
+    if not response.is_success:
+        raise DeliveryError(f"the receiver answered HTTP {response.status}")
 
 
-def exchange(url: str, body: bytes, headers: Mapping[str, str]) -> Answer:
-    """Raises: Undelivered unless there is an answer, of whatever status."""
+def post(url: str, body: bytes, headers: Mapping[str, str]) -> HttpResponse:
+    """The response, whatever its status. Raises: DeliveryError if there is none."""
     if not url.startswith(("http://", "https://")):
-        raise Undelivered("its address is neither http nor https")
-    request = urllib.request.Request(url, body, dict(headers))  # noqa: S310
+        raise DeliveryError("the address begins with neither http:// nor https://")
+    request = urllib.request.Request(url, body, dict(headers))  # noqa: S310 - the scheme is checked above
     try:
         try:
-            with urllib.request.build_opener(_NoRedirect).open(request, timeout=SECONDS) as answer:
-                return Answer(answer.status, answer.headers.get_content_type(), answer.read(MOST_BYTES))
+            with urllib.request.build_opener(_NoRedirect).open(request, timeout=TIMEOUT_SECONDS) as answer:
+                return HttpResponse(answer.status, answer.headers.get_content_type(), answer.read(MAX_RESPONSE_BYTES))
         except urllib.error.HTTPError as error:
             with error:
-                return Answer(error.code, error.headers.get_content_type(), error.read(MOST_BYTES))
+                return HttpResponse(error.code, error.headers.get_content_type(), error.read(MAX_RESPONSE_BYTES))
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise Undelivered(f"it could not be reached ({type(error).__name__})") from None
+        raise DeliveryError(f"the receiver could not be reached ({type(error).__name__})") from None

@@ -1,4 +1,4 @@
-"""What the sessions of one guard process share: the ledger, the policies, the courier; and how a session is made.
+"""What the sessions of one guard process share: the ledger, the policies, the dispatcher; and how a session is made.
 
 Knows no transport. Each session has upstream connections of its own, so that what an upstream says or asks can only
 reach the client whose call it belongs to.
@@ -33,7 +33,7 @@ from mcp_guard.policy.reload import Follower, Keeper, Places, PoliciesInForce
 from mcp_guard.ports import NoSignals
 from mcp_guard.protocol.stdio import on_signal
 from mcp_guard.protocol.versions import is_stateless
-from mcp_guard.settings import Server, Settings
+from mcp_guard.settings import Settings, UpstreamSettings
 from mcp_guard.signals.run_history import Runs
 from mcp_guard.upstream.connection import Bounds, Connection
 from mcp_guard.upstream.group import UpstreamGroup
@@ -71,14 +71,14 @@ def make_upstreams(settings: Settings) -> UpstreamGroup:
             scrubber,
             Bounds(settings.message_bytes, server.timeout),
         )
-        for name, server in settings.servers.items()
+        for name, server in settings.upstreams.items()
     ]
     return UpstreamGroup(
         connections, settings.tool_rules, {name: rule.unpinned for name, rule in settings.pin_rules.items()}
     )
 
 
-def make_transport(settings: Settings, name: str, server: Server, scrubber: Scrubber) -> Transport:
+def make_transport(settings: Settings, name: str, server: UpstreamSettings, scrubber: Scrubber) -> Transport:
     """How this upstream is reached: the two kinds there are."""
     here = settings.path.parent
     if server.url:
@@ -94,7 +94,7 @@ def make_transport(settings: Settings, name: str, server: Server, scrubber: Scru
             secrets=server.secrets,
             here=here,
             scrubber=scrubber,
-            is_searched=any(each.secrets or each.bearer or each.oauth for each in settings.servers.values()),
+            is_searched=any(each.secrets or each.bearer or each.oauth for each in settings.upstreams.values()),
             cwd=server.cwd,
         )
     )
@@ -209,7 +209,7 @@ class Runtime:
         )
         if self._signals is not None:
             self._signals.prepare(instance)
-        naming = ToolNames(next(iter(settings.servers)) if settings.plain_names else "")
+        naming = ToolNames(next(iter(settings.upstreams)) if settings.plain_names else "")
         session = Session(guard, upstreams, instance, front, Ways(settings.inbox, naming, choose_adapter))
         follower.on_changed = session.tell_tools_changed
         self._sessions.add(session)
@@ -244,11 +244,11 @@ class Runtime:
 
     async def _attend(self) -> None:
         """Have the ledger witnessed, if the configuration says how often."""
-        often = {name: each for name, each in self.settings.witnesses.items() if each.is_by_itself}
+        often = {name: each for name, each in self.settings.witnesses.items() if each.is_scheduled}
         if often:
-            from mcp_guard.witness.scheduler import Attendant
+            from mcp_guard.witness.scheduler import WitnessScheduler
 
-            await Attendant(self.ledger.writer, often, self.settings.path).run()
+            await WitnessScheduler(self.ledger.writer, often, self.settings.path).run()
 
     async def _carry(self) -> None:
         """Notify, escalate and expire, once there is something to do that for."""
@@ -257,11 +257,11 @@ class Runtime:
             return
         self.ledger.approvals.on_asked.append(asked.set)
         await asked.wait()
-        from mcp_guard.notify.delivery import Courier  # what never holds a call never loads it
+        from mcp_guard.notify.delivery import NotificationDispatcher  # what never holds a call never loads it
 
-        courier = Courier(self.ledger.writer, settings.routes, settings.notifiers, settings.inbox)
-        self.ledger.approvals.on_asked[:] = [courier.wake]
-        await courier.run()
+        dispatcher = NotificationDispatcher(self.ledger.writer, settings.routes, settings.notifiers, settings.inbox)
+        self.ledger.approvals.on_asked[:] = [dispatcher.wake]
+        await dispatcher.run()
 
     def _load_policies(self, follower: Follower) -> None:
         """The policies against the catalog of this session as it is now.

@@ -15,7 +15,7 @@ if TYPE_CHECKING:  # what is not configured is not loaded
 
 
 @dataclass(frozen=True, slots=True)
-class Enrolled:
+class AgentSettings:
     """An agent with the defaults of its instances."""
 
     agent: Agent
@@ -24,7 +24,7 @@ class Enrolled:
 
 
 @dataclass(frozen=True, slots=True)
-class SecretPlace:
+class SecretReference:
     """Where a secret is, never the secret itself: a name in `upstream.secrets.SOURCES`, and which one there.
 
     `words` are the command and its arguments, where a command prints it.
@@ -41,7 +41,7 @@ class OAuthSettings:
     whom the token is for. What is empty is discovered; `resource` is the upstream's address if it is empty."""
 
     client_id: str
-    client_secret: SecretPlace | None = None
+    client_secret: SecretReference | None = None
     is_interactive: bool = False
     token_url: str = ""
     authorization_url: str = ""
@@ -53,7 +53,7 @@ class OAuthSettings:
 
 
 @dataclass(frozen=True, slots=True)
-class Server:
+class UpstreamSettings:
     """How one upstream is started, or with `url`, reached.
 
     `env` and `secrets` are what its environment gains, or what headers each request has; `secrets` are read when it is
@@ -62,29 +62,29 @@ class Server:
 
     argv: tuple[str, ...]
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    secrets: Mapping[str, SecretPlace] = field(default_factory=dict)
+    secrets: Mapping[str, SecretReference] = field(default_factory=dict)
     cwd: Path = Path()
     timeout: float = 300
     url: str = ""
-    bearer: SecretPlace | None = None
-    old: bool = False
+    bearer: SecretReference | None = None
+    is_legacy_sse: bool = False
     oauth: OAuthSettings | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class NotifierSettings:
-    """How one notifier is reached. A secret in `options` is a `SecretPlace`, read when it is used.
+    """How one notifier is reached. A secret in `options` is a `SecretReference`, read when it is used.
 
-    `here` is the folder that relative paths are taken from.
+    `base_dir` is the folder that relative paths are taken from.
     """
 
     kind: str
     options: Mapping[str, Any]
-    here: Path
+    base_dir: Path
 
 
 @dataclass(frozen=True, slots=True)
-class OutsideSignal:
+class SignalSettings:
     """An operator's own signal of risk: a command, or `entry`, a Python function `module:function`.
 
     `weight` is what it adds to the score when raised, `unknown_weight` when it does not answer in `timeout` seconds.
@@ -98,7 +98,7 @@ class OutsideSignal:
     timeout: float
     tools: tuple[str, ...]
     effects: tuple[Effect, ...]
-    here: Path
+    base_dir: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +130,7 @@ class ServeSettings:
     url: str
     hosts: frozenset[str]
     origins: frozenset[str]
-    most_sessions: int
+    max_sessions: int
     idle_seconds: float
     issuers: tuple[Mapping[str, Any], ...] = ()
     socket: SocketSettings | None = None
@@ -140,7 +140,7 @@ class ServeSettings:
 class SignerSettings:
     """How the ledger's private key is held: `file`, `keyring` or `command`, of which alone the rest speaks.
 
-    `public` is the verifier line of the key that the command signs with, `seconds` how long it may take, `here` the
+    `public` is the verifier line of the key that the command signs with, `seconds` how long it may take, `base_dir` the
     folder that it runs in.
     """
 
@@ -148,24 +148,24 @@ class SignerSettings:
     command: tuple[str, ...] = ()
     public: str = ""
     seconds: float = 5
-    here: Path = Path()
+    base_dir: Path = Path()
 
 
 @dataclass(frozen=True, slots=True)
 class WitnessSettings:
     """A place that checkpoints are sent to. `every_seconds` and `every_receipts` say when a guard does so by itself.
 
-    `options`, their secrets and `here` are as in `NotifierSettings`.
+    `options`, their secrets and `base_dir` are as in `NotifierSettings`.
     """
 
     kind: str
     options: Mapping[str, Any]
-    here: Path
+    base_dir: Path
     every_seconds: float | None = None
     every_receipts: int | None = None
 
     @property
-    def is_by_itself(self) -> bool:
+    def is_scheduled(self) -> bool:
         """Whether a running guard sends checkpoints without being told."""
         return self.every_seconds is not None or self.every_receipts is not None
 
@@ -185,8 +185,8 @@ class Settings:
     limits: Limits
     message_bytes: int
     kept_response_bytes: int
-    agents: Mapping[str, Enrolled]
-    servers: Mapping[str, Server]
+    agents: Mapping[str, AgentSettings]
+    upstreams: Mapping[str, UpstreamSettings]
     tool_rules: Mapping[str, ToolRule]
     attributes: Mapping[str, Mapping[str, str]]
     counters: tuple[Counter, ...]
@@ -201,7 +201,7 @@ class Settings:
     keep_payload_days: int = 0
     signers: tuple[SignerSettings, ...] = (SignerSettings(),)
     witnesses: Mapping[str, WitnessSettings] = field(default_factory=dict)
-    signals: tuple[OutsideSignal, ...] = ()
+    signals: tuple[SignalSettings, ...] = ()
     drift: "DriftRule | None" = None
 
     @property

@@ -92,7 +92,7 @@ def test_the_defaults_that_the_example_shows_are_the_defaults() -> None:
 def test_the_least_configuration(tmp_path: Path) -> None:
     settings = read(tmp_path, GOOD)
     assert settings.state_dir == tmp_path / "state"
-    assert settings.servers["crm"].argv == ("crm",)
+    assert settings.upstreams["crm"].argv == ("crm",)
     assert not settings.unsafe_skip_fsync
 
 
@@ -211,7 +211,7 @@ def test_every_kind_of_witness_can_be_configured(tmp_path: Path) -> None:
     )
     hook = '[witnesses.x]\nkind = "webhook"\nurl = "https://w"\nsecret = { env = "S" }\nevery_receipts = 9\n'
     witness = read(tmp_path, GOOD + hook).witnesses["x"]
-    assert (witness.kind, witness.here, witness.every_receipts) == ("webhook", tmp_path, 9)
+    assert (witness.kind, witness.base_dir, witness.every_receipts) == ("webhook", tmp_path, 9)
     assert set(witness.options) == {"url", "secret"}
 
 

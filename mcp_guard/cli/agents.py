@@ -13,7 +13,7 @@ from mcp_guard.core.model import Agent
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Writer
-from mcp_guard.settings import Enrolled, Settings
+from mcp_guard.settings import AgentSettings, Settings
 
 NAME = r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
 
@@ -57,7 +57,7 @@ def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     if options.agent in registry.all_agents(settings.agents, writer.store):
         raise IdentityError(f"agent `{options.agent}` is enrolled already", "mcp-guard agents list")
     agent = Agent(options.agent, options.owner, tuple(options.group))
-    enrolled = Enrolled(agent, options.on_behalf_of, options.ttl)
+    enrolled = AgentSettings(agent, options.on_behalf_of, options.ttl)
     writer.run(lambda tx: registry.enrol_agent(tx, enrolled, account()))
     print(json.dumps({"agent": agent.name}) if options.json else f"enrolled `{agent.name}`, owned by {agent.owner}")
     return 0

@@ -55,7 +55,7 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
     """See everything; what cannot be seen is a finding, never an error of this command."""
     state = inspect_state_folder(settings.state_dir, configured_keys(ledger_settings(settings)).find)
     tools: list[Tool] = []
-    absent, missing = set(settings.servers), set[str]()
+    absent, missing = set(settings.upstreams), set[str]()
     if start_upstreams:
         tools, absent = list_tools(settings, quiet)
         missing = absent
@@ -68,7 +68,7 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         policies_note=note,
         agents=tuple((name, (each.agent.owner, each.on_behalf_of)) for name, each in settings.agents.items()),
         routes=tuple(settings.routes.values()),
-        has_upstreams=bool(settings.servers),
+        has_upstreams=bool(settings.upstreams),
         absent=tuple(sorted(missing)),
         refusal_tests=tuple(refusal_tests),
         clients=tuple(client_files(settings.path)),

@@ -53,7 +53,7 @@ def listen(port: int) -> list[socket.socket]:
 async def serve(settings: Settings, options: argparse.Namespace) -> None:
     import uvicorn
 
-    from mcp_guard.notify.delivery import Courier
+    from mcp_guard.notify.delivery import NotificationDispatcher
     from mcp_guard.web.inbox import Inbox
     from mcp_guard.web.passkeys import Passkeys
 
@@ -66,9 +66,9 @@ async def serve(settings: Settings, options: argparse.Namespace) -> None:
 
         webbrowser.open(settings.inbox)
     config = uvicorn.Config(inbox.app(), log_level="warning", access_log=False, server_header=False, lifespan="off")
-    courier = Courier(writer, settings.routes, settings.notifiers, settings.inbox)
+    dispatcher = NotificationDispatcher(writer, settings.routes, settings.notifiers, settings.inbox)
     async with asyncio.TaskGroup() as tasks:
-        carrying = tasks.create_task(courier.run())
+        carrying = tasks.create_task(dispatcher.run())
         await uvicorn.Server(config).serve(sockets=sockets)
         carrying.cancel()
     print("the inbox is closed", file=sys.stderr)

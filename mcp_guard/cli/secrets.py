@@ -11,7 +11,7 @@ from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.cli.output import print_table
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.settings import SecretPlace, Settings
+from mcp_guard.settings import SecretReference, Settings
 from mcp_guard.upstream.secrets import MAX_BYTES, read_secret, remove_from_keyring, split_entry, store_in_keyring
 
 
@@ -35,9 +35,9 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def places(settings: Settings) -> Iterator[tuple[str, SecretPlace]]:
+def places(settings: Settings) -> Iterator[tuple[str, SecretReference]]:
     """Every secret of the configuration, by its key."""
-    for name, server in settings.servers.items():
+    for name, server in settings.upstreams.items():
         kind = "headers" if server.url else "env"
         yield from ((f"upstreams.{name}.{kind}.{key}", place) for key, place in server.secrets.items())
         if server.bearer:
@@ -46,7 +46,7 @@ def places(settings: Settings) -> Iterator[tuple[str, SecretPlace]]:
             yield f"upstreams.{name}.oauth.client_secret", server.oauth.client_secret
     for section, all_of_it in (("notifiers", settings.notifiers), ("witnesses", settings.witnesses)):
         for name, each in all_of_it.items():
-            found = [(key, value) for key, value in each.options.items() if isinstance(value, SecretPlace)]
+            found = [(key, value) for key, value in each.options.items() if isinstance(value, SecretReference)]
             yield from ((f"{section}.{name}.{key}", place) for key, place in found)
 
 
@@ -61,7 +61,7 @@ def show(options: argparse.Namespace) -> int:
     return 0 if all(state in ("there", "not run") for _, _, state in rows) else 1
 
 
-def state(place: SecretPlace, settings: Settings) -> str:
+def state(place: SecretReference, settings: Settings) -> str:
     if place.source == "command":
         return "not run"
     try:

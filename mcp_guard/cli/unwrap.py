@@ -24,7 +24,7 @@ from mcp_guard.clients.toml_sections import TomlBlock, remove_blocks
 from mcp_guard.clients.unwrap import NotUndone, undo
 from mcp_guard.config import check, load
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.settings import SecretPlace
+from mcp_guard.settings import SecretReference
 from mcp_guard.upstream.secrets import from_keyring, remove_from_keyring
 
 
@@ -124,7 +124,7 @@ def plan_unwrap(
     known: dict[str, str] = {}
 
     def secret(entry: str) -> str:
-        known.setdefault(entry, from_keyring(SecretPlace("keyring", entry)))
+        known.setdefault(entry, from_keyring(SecretReference("keyring", entry)))
         return known[entry]
 
     text = client.text

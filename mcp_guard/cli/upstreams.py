@@ -47,9 +47,9 @@ def build_parser() -> argparse.ArgumentParser:
 
 def find_sign_in(settings: Settings, name: str) -> tuple[OAuthSettings, TokenStorage]:
     """Raises: ConfigError."""
-    server = settings.servers.get(name)
+    server = settings.upstreams.get(name)
     if server is None:
-        known = ", ".join(f"`{each}`" for each in settings.servers)
+        known = ", ".join(f"`{each}`" for each in settings.upstreams)
         raise ConfigError(f"no upstream `{name}` in [upstreams]; there is: {known or 'none'}", "name one of them")
     if server.oauth is None or not server.oauth.is_interactive:
         hint = f'[upstreams.{name}.oauth] grant = "authorization_code"'
@@ -66,7 +66,7 @@ async def login(settings: Settings, options: argparse.Namespace, said: OAuthSett
             webbrowser.open(address)
 
     secret = read_secret(said.client_secret, settings.path.parent, os.environ) if said.client_secret else ""
-    tokens = await sign_in(settings.servers[options.name].url, said, secret, show)
+    tokens = await sign_in(settings.upstreams[options.name].url, said, secret, show)
     async with keeping.locked():
         keeping.write(tokens)
     kept = "in the keyring" if said.in_keyring else f"in {keeping.folder}"
@@ -90,5 +90,5 @@ async def logout(options: argparse.Namespace, keeping: TokenStorage) -> int:
 def list_tools(settings: Settings, quiet: bool, pins: Pins | None = None) -> tuple[list[Tool], set[str]]:
     """As `app.listed_tools`: the tools, and the names of the upstreams that could not be listed."""
     with Progress(quiet=quiet) as progress:
-        progress.say(f"starting {', '.join(f'`{name}`' for name in settings.servers)} …")
+        progress.say(f"starting {', '.join(f'`{name}`' for name in settings.upstreams)} …")
         return asyncio.run(listed_tools(settings, pins))

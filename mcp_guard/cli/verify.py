@@ -9,7 +9,7 @@ from pathlib import Path
 from mcp_guard.cli.ledger_reader import ledger_path, make_ledger_parser
 from mcp_guard.cli.status import note_verification
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.verifier import FAILED, OK, Unusable, add_options, render, verify
+from mcp_guard.verifier import FAILED, OK, UnusableInput, add_options, render, verify
 from mcp_guard.verifier.progress import Progress
 
 
@@ -18,12 +18,12 @@ def main(arguments: list[str]) -> int:
     path = options.input or ledger_path(options)
     try:
         if not path.exists():
-            raise Unusable(f"there is no `{path}`; a guard writes its ledger when it first runs")
+            raise UnusableInput(f"there is no `{path}`; a guard writes its ledger when it first runs")
         if options.input and not options.key:
-            raise Unusable("a key that lies beside the input proves nothing")
+            raise UnusableInput("a key that lies beside the input proves nothing")
         with Progress(quiet=options.json) as progress:
             report = verify(path, options.key or [path.parent / "ledger.pub"], options, progress.tell)
-    except Unusable as error:
+    except UnusableInput as error:
         raise LedgerError(f"cannot verify: {error}", "mcp-guard verify [INPUT --key FILE]; see --help") from None
     if report.ok and report.scope == "ledger" and options.input is None and options.ledger is None:
         note_verification(path, report)

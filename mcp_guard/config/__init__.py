@@ -12,11 +12,11 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
-from mcp_guard.config.errors import say
+from mcp_guard.config.errors import describe_problem
 from mcp_guard.config.ledger import LedgerConfig, WitnessConfig, WitnessName
 from mcp_guard.config.risk import RiskConfig
 from mcp_guard.config.serve import ConnectConfig, IssuerConfig, ServeConfig
-from mcp_guard.config.types import Model, Secret, Url, texts
+from mcp_guard.config.types import Model, SecretConfig, Url, texts
 from mcp_guard.config.upstreams import UpstreamConfig
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
@@ -24,11 +24,11 @@ from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Agent, Counter, Effect, FactsRule, Mode, ResourceRule, ToolRule
 from mcp_guard.core.redaction import make_redaction, pointers_overlap
 from mcp_guard.core.tool_pins import FirstUse
-from mcp_guard.settings import Enrolled, NotifierSettings, ServeSettings, Settings
+from mcp_guard.settings import AgentSettings, NotifierSettings, ServeSettings, Settings
 
 SECOND = 1_000_000
 Pointer = Annotated[str, Field(pattern=r"^(/[^/]*)*$")]
-Place = Annotated[str, Field(pattern=r"^(/[^/]*)+$")]
+NonRootPointer = Annotated[str, Field(pattern=r"^(/[^/]*)+$")]
 """A JSON pointer to something within; `*` is each element of a list."""
 EntityType = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9_]*$")]
 RESERVED_TYPES = ("Agent", "AgentInstance", "Group", "Tool", "Action")
@@ -42,8 +42,8 @@ class AgentConfig(Model):
     on_behalf_of: str | None = None
     credential_seconds: Annotated[int, Field(gt=0)] = 8 * 3600
 
-    def enrolled(self, name: str) -> Enrolled:
-        return Enrolled(Agent(name, self.owner, self.groups), self.on_behalf_of, self.credential_seconds)
+    def enrolled(self, name: str) -> AgentSettings:
+        return AgentSettings(Agent(name, self.owner, self.groups), self.on_behalf_of, self.credential_seconds)
 
 
 class ResourceConfig(Model):
@@ -69,8 +69,8 @@ class ToolConfig(Model):
     returns: tuple[Literal["untrusted", "sensitive"], ...] = ()
     trusted: tuple[Pointer, ...] = ()
     sinks: tuple[str, ...] = ()
-    redact: tuple[Place, ...] = ()
-    redact_result: tuple[Place, ...] = ()
+    redact: tuple[NonRootPointer, ...] = ()
+    redact_result: tuple[NonRootPointer, ...] = ()
 
     @model_validator(mode="after")
     def says_its_resource(self) -> "ToolConfig":
@@ -157,12 +157,12 @@ class DesktopConfig(Model):
 class WebhookConfig(Model):
     kind: Literal["webhook"]
     url: Url
-    secret: Secret
+    secret: SecretConfig
 
 
 class SlackConfig(Model):
     kind: Literal["slack"]
-    url: Secret
+    url: SecretConfig
 
 
 class EmailConfig(Model):
@@ -173,7 +173,7 @@ class EmailConfig(Model):
     to: Annotated[tuple[str, ...], Field(min_length=1)]
     starttls: bool = True
     user: str | None = None
-    password: Secret | None = None
+    password: SecretConfig | None = None
 
 
 class CommandConfig(Model):
@@ -306,11 +306,11 @@ class Config(Model):
 
     def settings(self, path: Path) -> Settings:
         """The same as plain values; relative paths are taken from the file's folder."""
-        here, guard, limits = path.parent, self.guard, self.limits
+        base_dir, guard, limits = path.parent, self.guard, self.limits
         return Settings(
             path=path,
-            state_dir=here / guard.state_dir,
-            policies=here / guard.policies,
+            state_dir=base_dir / guard.state_dir,
+            policies=base_dir / guard.policies,
             origin=guard.origin,
             hold_seconds=guard.hold_seconds,
             ticket_pattern=guard.ticket_pattern,
@@ -320,39 +320,43 @@ class Config(Model):
             message_bytes=limits.message_bytes,
             kept_response_bytes=limits.kept_response_bytes,
             agents={name: agent.enrolled(name) for name, agent in self.agents.items()},
-            servers={name: server.server(here) for name, server in self.upstreams.items()},
+            upstreams={name: upstream.settings(base_dir) for name, upstream in self.upstreams.items()},
             tool_rules={name: tool.rule() for name, tool in self.tools.items()},
             attributes={name: dict(resource.attributes) for name, resource in self.resources.items()},
             counters=tuple(rate.counter(name) for name, rate in self.rates.items()),
             approvers={id: approver.name for id, approver in self.approvers.items()},
             routes={name: route.route(name) for name, route in self.routes.items()},
             notifiers={
-                name: NotifierSettings(notifier.kind, _options(notifier), here)
+                name: NotifierSettings(notifier.kind, _options(notifier), base_dir)
                 for name, notifier in self.notifiers.items()
             },
             inbox_port=self.inbox.port,
             pin_rules={name: server.pin_rule(guard.first_use) for name, server in self.upstreams.items()},
             mode=guard.mode,
-            shadow=here / guard.shadow if guard.shadow else None,
-            signals=tuple(signal.signal(name, here) for name, signal in self.risk.signals.items()),
+            shadow=base_dir / guard.shadow if guard.shadow else None,
+            signals=tuple(signal.signal(name, base_dir) for name, signal in self.risk.signals.items()),
             drift=self.risk.drift.rule() if self.risk.drift else None,
-            serve=self._serve(here),
+            serve=self._serve(base_dir),
             keep_payload_days=self.ledger.keep_payload_days,
-            signers=self.ledger.signers(here),
-            witnesses={name: witness.settings(here) for name, witness in self.witnesses.items()},
+            signers=self.ledger.signers(base_dir),
+            witnesses={name: witness.settings(base_dir) for name, witness in self.witnesses.items()},
         )
 
-    def _serve(self, here: Path) -> ServeSettings | None:
+    def _serve(self, base_dir: Path) -> ServeSettings | None:
         if self.serve is None:
             return None
         url = self.serve.settings(()).url
-        served = self.serve.settings(tuple(issuer.values(here, url) for issuer in self.issuers.values()))
-        return replace(served, socket=self.serve.at_socket(here, self.connect))
+        served = self.serve.settings(tuple(issuer.values(base_dir, url) for issuer in self.issuers.values()))
+        return replace(served, socket=self.serve.at_socket(base_dir, self.connect))
 
 
 def _options(notifier: Model) -> dict[str, object]:
     """What a notifier is given of its section, by key."""
-    return {name: value.place() if isinstance(value, Secret) else value for name, value in notifier if name != "kind"}
+    return {
+        name: value.reference() if isinstance(value, SecretConfig) else value
+        for name, value in notifier
+        if name != "kind"
+    }
 
 
 def load(path: Path) -> Settings:
@@ -388,6 +392,6 @@ def check(text: str, path: Path) -> Settings:
 
 def _explain(path: Path, error: ValidationError) -> list[str]:
     return [
-        f"{path}: {'.'.join(map(str, problem['loc'])) or '(file)'}: {say(problem, Config)}"
+        f"{path}: {'.'.join(map(str, problem['loc'])) or '(file)'}: {describe_problem(problem, Config)}"
         for problem in error.errors(include_url=False)
     ]

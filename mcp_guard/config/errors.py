@@ -17,7 +17,7 @@ WORDS = (
 )
 
 
-def say(problem: "ErrorDetails", whole: type[BaseModel]) -> str:
+def describe_problem(problem: "ErrorDetails", whole: type[BaseModel]) -> str:
     """INVARIANT: no value is repeated but one that had to be among few words; another may be a secret."""
     match problem["type"]:
         case "missing":
@@ -34,13 +34,15 @@ def say(problem: "ErrorDetails", whole: type[BaseModel]) -> str:
 
 def _known(whole: type[BaseModel], path: Sequence[int | str]) -> set[str]:
     """The keys that there are in this place."""
-    here = {whole}
+    base_dir = {whole}
     for part in path:
-        fields = [field for model in here for name, field in model.model_fields.items() if part in (name, field.alias)]
-        here = {
+        fields = [
+            field for model in base_dir for name, field in model.model_fields.items() if part in (name, field.alias)
+        ]
+        base_dir = {
             model for field in fields for model in _models(field.annotation)
-        } or here  # else it is a name of a table
-    return {field.alias or name for model in here for name, field in model.model_fields.items()}
+        } or base_dir  # else it is a name of a table
+    return {field.alias or name for model in base_dir for name, field in model.model_fields.items()}
 
 
 def _models(annotation: Any) -> Iterator[type[BaseModel]]:

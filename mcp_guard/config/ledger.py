@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
-from mcp_guard.config.types import Model, Secret, Url
+from mcp_guard.config.types import Model, SecretConfig, Url
 from mcp_guard.core.tlog import note
 from mcp_guard.settings import SignerSettings, WitnessSettings
 
@@ -35,57 +35,57 @@ class LedgerConfig(Model):
     next_signer: SignerConfig | None = None
     keep_payload_days: Annotated[int, Field(ge=0)] = 0
 
-    def signers(self, here: Path) -> tuple[SignerSettings, ...]:
+    def signers(self, base_dir: Path) -> tuple[SignerSettings, ...]:
         """The one in force, then the one to rotate to."""
         configured = [self.signer] if self.next_signer is None else [self.signer, self.next_signer]
-        return tuple(_signer(each, here) for each in configured)
+        return tuple(_signer(each, base_dir) for each in configured)
 
 
-def _signer(signer: SignerConfig, here: Path) -> SignerSettings:
+def _signer(signer: SignerConfig, base_dir: Path) -> SignerSettings:
     if isinstance(signer, str):
-        return SignerSettings(signer, here=here)
-    return SignerSettings("command", signer.command, signer.public, signer.seconds, here)
+        return SignerSettings(signer, base_dir=base_dir)
+    return SignerSettings("command", signer.command, signer.public, signer.seconds, base_dir)
 
 
-class Witness(Model):
+class WitnessBase(Model):
     """What all kinds have: when a guard sends a checkpoint by itself."""
 
     kind: str
     every_seconds: Annotated[float, Field(ge=1)] | None = None
     every_receipts: Annotated[int, Field(ge=1)] | None = None
 
-    def settings(self, here: Path) -> WitnessSettings:
-        own = {name: value for name, value in self if name not in Witness.model_fields}
-        options = {name: value.place() if isinstance(value, Secret) else value for name, value in own.items()}
-        return WitnessSettings(self.kind, options, here, self.every_seconds, self.every_receipts)
+    def settings(self, base_dir: Path) -> WitnessSettings:
+        own = {name: value for name, value in self if name not in WitnessBase.model_fields}
+        options = {name: value.reference() if isinstance(value, SecretConfig) else value for name, value in own.items()}
+        return WitnessSettings(self.kind, options, base_dir, self.every_seconds, self.every_receipts)
 
 
-class FileWitness(Witness):
+class FileWitnessConfig(WitnessBase):
     kind: Literal["file"]
     path: Path
     append: bool = True
 
 
-class GitWitness(Witness):
+class GitWitnessConfig(WitnessBase):
     kind: Literal["git"]
     remote: Annotated[str, Field(pattern=r"^[^-]")]
     branch: GitName = "main"
     path: GitName = "checkpoint"
 
 
-class WebhookWitness(Witness):
+class WebhookWitnessConfig(WitnessBase):
     kind: Literal["webhook"]
     url: Url
-    secret: Secret
+    secret: SecretConfig
 
 
-class TimestampWitness(Witness):
+class TimestampWitnessConfig(WitnessBase):
     kind: Literal["rfc3161"]
     url: Url
     roots: Path
 
 
-class CosignatureWitness(Witness):
+class CosignatureWitnessConfig(WitnessBase):
     kind: Literal["cosignature"]
     url: Url
     key: str
@@ -98,5 +98,6 @@ class CosignatureWitness(Witness):
 
 
 WitnessConfig = Annotated[
-    FileWitness | GitWitness | WebhookWitness | TimestampWitness | CosignatureWitness, Field(discriminator="kind")
+    FileWitnessConfig | GitWitnessConfig | WebhookWitnessConfig | TimestampWitnessConfig | CosignatureWitnessConfig,
+    Field(discriminator="kind"),
 ]

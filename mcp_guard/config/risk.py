@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 
 from mcp_guard.config.types import Model
 from mcp_guard.core.model import Effect
-from mcp_guard.settings import OutsideSignal
+from mcp_guard.settings import SignalSettings
 
 if TYPE_CHECKING:
     from mcp_guard.core.anomaly import DriftRule
@@ -30,8 +30,8 @@ class SignalConfig(Model):
             raise ValueError('say what to ask: command = ["…"] or python = "module:function"')
         return self
 
-    def signal(self, name: str, here: Path) -> OutsideSignal:
-        return OutsideSignal(
+    def signal(self, name: str, base_dir: Path) -> SignalSettings:
+        return SignalSettings(
             name=name,
             argv=self.command,
             entry=self.python or "",
@@ -40,7 +40,7 @@ class SignalConfig(Model):
             timeout=self.answer_seconds,
             tools=self.tools,
             effects=self.effects,
-            here=here,
+            base_dir=base_dir,
         )
 
 

@@ -9,7 +9,7 @@ from pydantic import Field, field_validator, model_validator
 from mcp_guard.config.types import Model, Url
 from mcp_guard.settings import ServeSettings, SocketSettings
 
-LONGEST_SOCKET = 100
+MAX_SOCKET_PATH_BYTES = 100
 """Bytes of a socket's path; the system takes 107 with the folder of the configuration (unix(7))."""
 
 
@@ -30,14 +30,14 @@ class ServeConfig(Model):
     @field_validator("socket")
     @classmethod
     def fits(cls, socket: Path | None) -> Path | None:
-        if socket is not None and len(os.fsencode(socket)) > LONGEST_SOCKET:
-            raise ValueError(f"the path of a socket has at most {LONGEST_SOCKET} bytes")
+        if socket is not None and len(os.fsencode(socket)) > MAX_SOCKET_PATH_BYTES:
+            raise ValueError(f"the path of a socket has at most {MAX_SOCKET_PATH_BYTES} bytes")
         return socket
 
-    def at_socket(self, here: Path, connect: "ConnectConfig") -> SocketSettings | None:
+    def at_socket(self, base_dir: Path, connect: "ConnectConfig") -> SocketSettings | None:
         if self.socket is None:
             return None
-        return SocketSettings(here / self.socket, int(self.socket_mode, 8), self.socket_group, connect.users)
+        return SocketSettings(base_dir / self.socket, int(self.socket_mode, 8), self.socket_group, connect.users)
 
     def settings(self, issuers: tuple[dict[str, object], ...]) -> ServeSettings:
         url = self.url or f"http://{self.host}:{self.port}/mcp"
@@ -78,7 +78,7 @@ class IssuerConfig(Model):
     user: str = "sub"
     agents: dict[str, str] | None = None
 
-    def values(self, here: Path, url: str) -> dict[str, object]:
+    def values(self, base_dir: Path, url: str) -> dict[str, object]:
         return {
             "issuer": self.issuer,
             "audience": self.audience or url,
@@ -86,6 +86,6 @@ class IssuerConfig(Model):
             "agent": self.agent,
             "user": self.user,
             "agents": self.agents,
-            "jwks_file": here / self.jwks.file if self.jwks.file else None,
+            "jwks_file": base_dir / self.jwks.file if self.jwks.file else None,
             "jwks_url": self.jwks.url or "",
         }

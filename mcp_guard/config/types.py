@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from mcp_guard.settings import SecretPlace
+from mcp_guard.settings import SecretReference
 
 
 class Model(BaseModel):
@@ -24,7 +24,7 @@ def texts(value: object) -> Iterator[str]:
             yield from texts(each)
 
 
-class Secret(Model):
+class SecretConfig(Model):
     """Where a secret is; never the secret itself. Each key is a source of `upstream/secrets.py`."""
 
     env: str | None = None
@@ -33,7 +33,7 @@ class Secret(Model):
     command: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
-    def is_one_place(self) -> "Secret":
+    def is_one_place(self) -> "SecretConfig":
         if len(self.model_fields_set) != 1:
             raise ValueError(
                 'say where the secret is: { env = "NAME" }, { file = "PATH" }, { keyring = "SERVICE/NAME" } or '
@@ -41,11 +41,11 @@ class Secret(Model):
             )
         return self
 
-    def place(self) -> SecretPlace:
+    def reference(self) -> SecretReference:
         [source] = self.model_fields_set
         if self.command:
-            return SecretPlace(source, self.command[0], self.command)
-        return SecretPlace(source, str(getattr(self, source)))
+            return SecretReference(source, self.command[0], self.command)
+        return SecretReference(source, str(getattr(self, source)))
 
 
 Url = Annotated[str, Field(pattern=r"^https?://[^/]+")]

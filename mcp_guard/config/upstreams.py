@@ -6,9 +6,9 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
-from mcp_guard.config.types import Model, Secret, Url
+from mcp_guard.config.types import Model, SecretConfig, Url
 from mcp_guard.core.tool_pins import PROMISED, FirstUse, PinRule
-from mcp_guard.settings import OAuthSettings, Server
+from mcp_guard.settings import OAuthSettings, UpstreamSettings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 HEADER = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
@@ -19,7 +19,7 @@ class OAuthConfig(Model):
 
     grant: Literal["client_credentials", "authorization_code"] = "client_credentials"
     client_id: Annotated[str, Field(min_length=1)]
-    client_secret: Secret | None = None
+    client_secret: SecretConfig | None = None
     issuer: Url | None = None
     token_url: Url | None = None
     authorization_url: Url | None = None
@@ -42,7 +42,7 @@ class OAuthConfig(Model):
     def settings(self) -> OAuthSettings:
         return OAuthSettings(
             client_id=self.client_id,
-            client_secret=self.client_secret.place() if self.client_secret else None,
+            client_secret=self.client_secret.reference() if self.client_secret else None,
             is_interactive=self.grant == "authorization_code",
             token_url=self.token_url or "",
             authorization_url=self.authorization_url or "",
@@ -59,12 +59,12 @@ class UpstreamConfig(Model):
 
     command: str | None = None
     args: tuple[str, ...] = ()
-    env: dict[Annotated[str, Field(pattern=r"^[^=\x00]+$")], str | Secret] = {}
+    env: dict[Annotated[str, Field(pattern=r"^[^=\x00]+$")], str | SecretConfig] = {}
     cwd: Path | None = None
     url: Url | None = None
     transport: Literal["http", "sse"] = "http"
-    headers: dict[Annotated[str, Field(pattern=HEADER)], str | Secret] = {}
-    bearer: Secret | None = None
+    headers: dict[Annotated[str, Field(pattern=HEADER)], str | SecretConfig] = {}
+    bearer: SecretConfig | None = None
     oauth: OAuthConfig | None = None
     timeout_seconds: Annotated[float, Field(gt=0)] = 300
     first_use: FirstUse | None = None
@@ -92,16 +92,16 @@ class UpstreamConfig(Model):
     def pin_rule(self, first_use: FirstUse) -> PinRule:
         return PinRule(self.first_use or first_use, self.unsafe_unpinned)
 
-    def server(self, here: Path) -> Server:
+    def settings(self, base_dir: Path) -> UpstreamSettings:
         said = self.env if self.command is not None else self.headers
-        return Server(
+        return UpstreamSettings(
             argv=(self.command, *self.args) if self.command is not None else (),
             env={name: value for name, value in said.items() if isinstance(value, str)},
-            secrets={name: value.place() for name, value in said.items() if isinstance(value, Secret)},
-            cwd=here / (self.cwd or ""),
+            secrets={name: value.reference() for name, value in said.items() if isinstance(value, SecretConfig)},
+            cwd=base_dir / (self.cwd or ""),
             timeout=self.timeout_seconds,
             url=self.url or "",
-            bearer=self.bearer.place() if self.bearer else None,
-            old=self.transport == "sse",
+            bearer=self.bearer.reference() if self.bearer else None,
+            is_legacy_sse=self.transport == "sse",
             oauth=self.oauth.settings() if self.oauth else None,
         )

@@ -11,14 +11,14 @@ SCHEMA = "urn:mcp-guard:receipt:v1"
 
 
 def event(receipt: Receipt) -> Receipt:
-    """The receipt is the data. `source` and `id` together name the event: the ledger, and the place in it."""
-    about = receipt.get("call") or receipt.get("instance") or receipt.get("approver")
+    """The event, with the receipt as `data`. Together, `source` (ledger) and `id` (sequence number) identify it."""
+    subject = receipt.get("call") or receipt.get("instance") or receipt.get("approver")
     return {
         "specversion": "1.0",
         "id": str(receipt["seq"]),
         "source": f"urn:mcp-guard:{quote(receipt['origin'], safe='/:')}",
         "type": f"mcp-guard.{receipt['kind']}",
-        **({"subject": about} if about else {}),
+        **({"subject": subject} if subject else {}),
         "time": receipt["time"],
         "datacontenttype": "application/json",
         "dataschema": SCHEMA,

@@ -1,13 +1,13 @@
-"""OCSF 1.8.0 (https://schema.ocsf.io). A call is API Activity; what lets calls happen is User Access Management; what
-concerns policies, keys and payloads is Entity Management; a guard and an instance are Application Lifecycle.
+"""OCSF 1.8.0 (https://schema.ocsf.io). Calls are API Activity; approvals and grants are User Access Management;
+policies, keys and payloads are Entity Management; guards and instances are Application Lifecycle.
 
-The whole receipt is in `unmapped`, so nothing is lost.
+The complete receipt is in `unmapped`, so nothing is lost.
 """
 
 import json
 from collections.abc import Iterable
 
-from mcp_guard.events.summary import Receipt, gravity, micros, summary
+from mcp_guard.events.summary import Receipt, severity, summary, time_micros
 
 CONTENT_TYPE = "application/json"
 VERSION = "1.8.0"
@@ -61,7 +61,7 @@ CLASSES: dict[str, tuple[int, int]] = {
     "payload.erased": (ENTITY, 4),
     "checkpoint.witnessed": (ENTITY, OTHER),
 }
-"""Kind: class and activity."""
+"""Kind of receipt: class and activity."""
 SEVERITIES = ((1, "Informational"), (2, "Low"), (3, "Medium"))
 VENDOR = "mcp-guard"
 
@@ -71,7 +71,7 @@ def event(receipt: Receipt) -> Receipt:
     class_uid, activity = CLASSES[kind]
     if class_uid == CALL and receipt.get("purpose") == "facts":
         activity = 2
-    severity_id, severity = SEVERITIES[gravity(receipt)]
+    severity_id, severity_name = SEVERITIES[severity(receipt)]
     status = _status(receipt)
     return {
         "class_uid": class_uid,
@@ -82,10 +82,10 @@ def event(receipt: Receipt) -> Receipt:
         "activity_name": ACTIVITIES.get((class_uid, activity), kind),
         "type_uid": class_uid * 100 + activity,
         "severity_id": severity_id,
-        "severity": severity,
+        "severity": severity_name,
         "status_id": status,
         "status": ("Unknown", "Success", "Failure")[status],
-        "time": micros(receipt) // 1000,
+        "time": time_micros(receipt) // 1000,
         "message": summary(receipt),
         "metadata": _metadata(receipt),
         **SUBJECTS[class_uid](receipt),
@@ -98,7 +98,7 @@ def batch(events: Iterable[Receipt]) -> bytes:
 
 
 def _status(receipt: Receipt) -> int:
-    """0 unknown, 1 success, 2 failure: of the call, or of what the receipt records."""
+    """0 unknown, 1 success, 2 failure: of the call, or of the action that the receipt records."""
     if "ending" in receipt:
         return {"ok": 1, "unknown": 0, "timeout": 0}.get(receipt["ending"], 2)
     return 2 if receipt.get("outcome") == "deny" or receipt["kind"] in ("policy.rejected", "approval.denied") else 1
@@ -143,15 +143,15 @@ def _call(receipt: Receipt) -> Receipt:
 
 
 def _user(receipt: Receipt) -> Receipt:
-    """Whom the call is made for: the user, else who answers for the agent."""
+    """The user that the call is made for, or else the agent's owner or the approver."""
     return {"name": receipt.get("on_behalf_of") or receipt.get("owner") or receipt.get("approver") or "unknown"}
 
 
 def _access(receipt: Receipt) -> Receipt:
     instance = receipt.get("instance", "unknown")
     by = {"actor": {"user": {"name": receipt["name"], "uid": receipt["approver"]}}} if "approver" in receipt else {}
-    what = receipt.get("tool") or receipt.get("binding", {}).get("tool") or "call"
-    return {"user": {"name": receipt.get("agent", instance), "uid": instance}, "privileges": [what], **by}
+    privilege = receipt.get("tool") or receipt.get("binding", {}).get("tool") or "call"
+    return {"user": {"name": receipt.get("agent", instance), "uid": instance}, "privileges": [privilege], **by}
 
 
 def _entity(receipt: Receipt) -> Receipt:
@@ -159,9 +159,9 @@ def _entity(receipt: Receipt) -> Receipt:
     names = ("policy_version", "credential", "key", "new", "witness", "approver", "agent")
     uid = next((str(receipt[name]) for name in names if name in receipt), receipt["origin"])
     by = receipt.get("by") or receipt.get("approver")
-    known = {"type_id": 5} if family == "policy" else {"type_id": OTHER}
+    entity_type = {"type_id": 5} if family == "policy" else {"type_id": OTHER}
     return {
-        "entity": {"name": family, "type": family.capitalize(), "uid": uid, **known},
+        "entity": {"name": family, "type": family.capitalize(), "uid": uid, **entity_type},
         **({"actor": {"user": {"name": by}}} if by else {}),
     }
 

@@ -1,7 +1,7 @@
-"""OpenTelemetry log records in OTLP/JSON (https://opentelemetry.io/docs/specs/otlp/): a line is a whole export request,
-as the file exporter writes it; 64-bit integers are text, ids hexadecimal.
+"""OpenTelemetry log records in OTLP/JSON (https://opentelemetry.io/docs/specs/otlp/). Each line is a complete export
+request, as the file exporter writes it; 64-bit integers are strings, and ids are hexadecimal.
 
-All records of one call have one trace id, made of the call's id.
+All records of a call share a trace id, which is derived from the call's id.
 """
 
 import hashlib
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from itertools import groupby
 from typing import Any
 
-from mcp_guard.events.summary import Receipt, gravity, micros, summary
+from mcp_guard.events.summary import Receipt, severity, summary, time_micros
 
 CONTENT_TYPE = "application/json"
 SEVERITIES = ((9, "INFO"), (13, "WARN"), (17, "ERROR"))
@@ -18,8 +18,8 @@ SCOPE = {"name": "mcp_guard.ledger"}
 
 
 def event(receipt: Receipt) -> Receipt:
-    number, text = SEVERITIES[gravity(receipt)]
-    nanos = str(micros(receipt) * 1000)
+    number, text = SEVERITIES[severity(receipt)]
+    nanos = str(time_micros(receipt) * 1000)
     record = {
         "timeUnixNano": nanos,
         "observedTimeUnixNano": nanos,
@@ -44,7 +44,7 @@ def event(receipt: Receipt) -> Receipt:
 
 
 def any_value(value: Any) -> Receipt:
-    """An `AnyValue` of the protocol."""
+    """The value as an `AnyValue` of the protocol."""
     if isinstance(value, bool):
         return {"boolValue": value}
     if isinstance(value, int):
@@ -52,18 +52,19 @@ def any_value(value: Any) -> Receipt:
     if isinstance(value, float):
         return {"doubleValue": value}
     if isinstance(value, list):
-        return {"arrayValue": {"values": [any_value(each) for each in value]}}
+        return {"arrayValue": {"values": [any_value(element) for element in value]}}
     if isinstance(value, dict):
         return {"kvlistValue": {"values": [{"key": key, "value": any_value(item)} for key, item in value.items()]}}
     return {} if value is None else {"stringValue": str(value)}
 
 
 def batch(events: Iterable[Receipt]) -> bytes:
-    """One export request; records of the same resource stand together."""
-    logs = [each for event in events for each in event["resourceLogs"]]
-    joined = []
-    for _, same in groupby(logs, key=lambda each: json.dumps(each["resource"])):
-        first, *rest = same
-        records = [record for each in (first, *rest) for record in each["scopeLogs"][0]["logRecords"]]
-        joined.append({"resource": first["resource"], "scopeLogs": [{"scope": SCOPE, "logRecords": records}]})
-    return json.dumps({"resourceLogs": joined}, ensure_ascii=False).encode()
+    """One export request, with records of the same resource grouped."""
+    logs = [resource_logs for event in events for resource_logs in event["resourceLogs"]]
+    grouped = []
+    for _, group in groupby(logs, key=lambda resource_logs: json.dumps(resource_logs["resource"])):
+        same_resource = list(group)
+        records = [record for resource_logs in same_resource for record in resource_logs["scopeLogs"][0]["logRecords"]]
+        scope_logs = [{"scope": SCOPE, "logRecords": records}]
+        grouped.append({"resource": same_resource[0]["resource"], "scopeLogs": scope_logs})
+    return json.dumps({"resourceLogs": grouped}, ensure_ascii=False).encode()

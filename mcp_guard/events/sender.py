@@ -1,40 +1,31 @@
-"""Sending events to an HTTP receiver, at least once: the cursor moves when the receiver has said that it took a batch.
+"""Sends events to an HTTP receiver, at least once: the cursor moves after the receiver has accepted a batch.
 
-After a crash between the two that batch is sent again; ledger and sequence number tell that it is the same.
+After a crash between the two, the batch is sent again. A receiver recognizes it by the ledger's origin and the sequence
+numbers.
 """
 
-import http.client
 import json
 import os
 import stat
-import urllib.error
-import urllib.request
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from urllib.parse import urlsplit
 
 from mcp_guard.core.errors import ConfigError, UpstreamError
+from mcp_guard.outbound import DeliveryError, post
 
-SECONDS = 10
-AGAIN = (408, 429, 500, 502, 503, 504)
+RETRYABLE_STATUSES = (408, 429, 500, 502, 503, 504)
 """Statuses after which the same request may succeed later (OTLP/HTTP, "Failures", and what gateways answer)."""
-ANSWER_BYTES = 4096
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-class TryAgain(Exception):
-    """The receiver could not take it now."""
+class RetryableError(Exception):
+    """The receiver did not accept the events this time; a later attempt may succeed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Receiver:
-    """Where events go. `headers` may hold a secret, and so stand in no message."""
+    """Where events are sent. `headers` may contain a secret, so no message repeats them."""
 
     url: str
     content_type: str
@@ -45,41 +36,48 @@ class Receiver:
         return urlsplit(self.url).hostname or "?"
 
     def send(self, body: bytes) -> str:
-        """Returns what the receiver has to say of a part that it did not take. Raises: TryAgain, UpstreamError."""
-        headers = {**self.headers, "content-type": self.content_type}
-        request = urllib.request.Request(self.url, body, headers)  # noqa: S310 - checked in `check_url`
+        """Returns a warning if the receiver dropped some of the events, else an empty string.
+
+        Raises: RetryableError; UpstreamError if the receiver refuses the request.
+        """
         try:
-            with urllib.request.build_opener(_NoRedirect).open(request, timeout=SECONDS) as answer:
-                return _partly(answer.read(ANSWER_BYTES))
-        except urllib.error.HTTPError as error:
-            if error.code in AGAIN:
-                raise TryAgain(f"`{self.host}` answered HTTP {error.code}") from None
-            raise UpstreamError(
-                f"`{self.host}` refused the events: HTTP {error.code}", "check --to, --format and --headers"
-            ) from None
-        except (OSError, http.client.HTTPException) as error:
-            raise TryAgain(f"`{self.host}` cannot be reached ({type(error).__name__})") from None
+            response = post(self.url, body, {**self.headers, "content-type": self.content_type})
+        except DeliveryError as error:
+            raise RetryableError(f"cannot send to `{self.host}`: {error}") from None
+        if response.is_success:
+            return _partial_success_warning(response.body)
+        if response.status in RETRYABLE_STATUSES:
+            raise RetryableError(f"`{self.host}` answered HTTP {response.status}")
+        raise UpstreamError(
+            f"`{self.host}` refused the events: HTTP {response.status}", "check --to, --format and --headers"
+        )
 
 
-def _partly(answer: bytes) -> str:
-    """OTLP says in its answer if it dropped some: `partialSuccess`."""
+def _partial_success_warning(body: bytes) -> str:
+    """OTLP reports in `partialSuccess` that some records were dropped."""
     try:
-        said = json.loads(answer).get("partialSuccess") or {}
+        partial = json.loads(body).get("partialSuccess") or {}
     except (ValueError, AttributeError):
         return ""
-    rejected = said.get("rejectedLogRecords", 0) if isinstance(said, dict) else 0
-    return f"the receiver dropped {rejected} events: {str(said.get('errorMessage', ''))[:200]}" if int(rejected) else ""
+    rejected = partial.get("rejectedLogRecords", 0) if isinstance(partial, dict) else 0
+    if not int(rejected):
+        return ""
+    return f"the receiver dropped {rejected} events: {str(partial.get('errorMessage', ''))[:200]}"
 
 
 def check_url(url: str) -> str:
     """Raises: ConfigError."""
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
-        raise ConfigError("--to needs an address that begins with http:// or https://", "http://localhost:4318/v1/logs")
+        raise ConfigError(
+            f"--to `{url}` is not an address that begins with http:// or https://",
+            "give one such as http://localhost:4318/v1/logs",
+        )
     return url
 
 
 def read_headers(path: Path | None) -> dict[str, str]:
-    """`Name: value`, one a line; such a file often holds a token, so only its owner may have access.
+    """Headers from a file with a line `Name: value` for each. The file often holds a token, so only its owner may have
+    access.
 
     Raises: ConfigError.
     """
@@ -90,35 +88,36 @@ def read_headers(path: Path | None) -> dict[str, str]:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read `{path}`: {error}", "check the path") from None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"`{path}` is open to others (mode {stat.S_IMODE(mode):04o})", f"chmod 600 {path}")
+        raise ConfigError(f"`{path}` is accessible to other users (mode {stat.S_IMODE(mode):04o})", f"chmod 600 {path}")
     pairs = [line.partition(":") for line in text.splitlines() if line.strip()]
-    if bad := [name for name, colon, _ in pairs if not colon]:
-        raise ConfigError(f"`{path}`: line {pairs.index((bad[0], '', '')) + 1} is not `Name: value`", "mend that line")
+    if malformed := [name for name, colon, _ in pairs if not colon]:
+        number = pairs.index((malformed[0], "", "")) + 1
+        raise ConfigError(f"`{path}`: line {number} is not `Name: value`", "fix that line")
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A file that says how far the events of one ledger have been handed over."""
+    """A file that records how far the events of one ledger have been delivered."""
 
     path: Path
 
     def read(self, origin: str) -> int:
-        """The last receipt that was handed over; -1 if none was. Raises: ConfigError."""
+        """The sequence number of the last delivered receipt, or -1. Raises: ConfigError."""
         try:
-            said = json.loads(self.path.read_text())
-            if said["origin"] != origin:
+            cursor = json.loads(self.path.read_text())
+            if cursor["origin"] != origin:
                 raise ConfigError(
-                    f"`{self.path}` is of another ledger, `{said['origin']}`", "name another: --cursor FILE"
+                    f"`{self.path}` belongs to another ledger, `{cursor['origin']}`", "use another file: --cursor FILE"
                 )
-            return int(said["seq"])
+            return int(cursor["seq"])
         except FileNotFoundError:
             return -1
         except (OSError, ValueError, KeyError, TypeError) as error:
-            raise ConfigError(f"cannot read `{self.path}`: {error}", "remove it, or say --after SEQ") from None
+            raise ConfigError(f"cannot read `{self.path}`: {error}", "remove it, or use --after SEQ") from None
 
     def move(self, origin: str, seq: int) -> None:
-        """Durable on return."""
+        """Record the position; durable on return."""
         draft = self.path.with_name(f"{self.path.name}.new")
         with draft.open("w") as file:
             json.dump({"origin": origin, "seq": seq}, file)

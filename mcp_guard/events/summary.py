@@ -1,4 +1,4 @@
-"""What every format says of a receipt: a line for people, how grave it is, and when it was."""
+"""Properties of a receipt that every format needs: a line of text, the severity and the time."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -6,31 +6,33 @@ from typing import Any
 from mcp_guard.core.receipt import attribution
 
 Receipt = dict[str, Any]
-GRAVE = ("unknown", "timeout")
-"""Endings after which nobody knows what happened."""
-KINDS_TO_NOTICE = ("policy.rejected", "key.replaced", "payload.erased", "grant.given", "approver.enrolled")
+UNCERTAIN_ENDINGS = ("unknown", "timeout")
+"""Endings after which nobody knows whether the call was executed."""
+NOTEWORTHY_KINDS = ("policy.rejected", "key.replaced", "payload.erased", "grant.given", "approver.enrolled")
 
 
 def summary(receipt: Receipt) -> str:
-    """One line, for people."""
+    """One line of text for people."""
     kind = receipt["kind"]
     if kind == "intent":
         return attribution(receipt)
-    said = [kind, receipt.get("outcome"), receipt.get("ending"), receipt.get("tool"), receipt.get("approval")]
-    words = " ".join(word for word in said if isinstance(word, str))
-    why = receipt.get("detail") or "; ".join(receipt.get("reasons", [])) or receipt.get("reason") or receipt.get("note")
-    return f"{words}: {why}" if why else words
+    parts = [kind, receipt.get("outcome"), receipt.get("ending"), receipt.get("tool"), receipt.get("approval")]
+    words = " ".join(word for word in parts if isinstance(word, str))
+    reason = (
+        receipt.get("detail") or "; ".join(receipt.get("reasons", [])) or receipt.get("reason") or receipt.get("note")
+    )
+    return f"{words}: {reason}" if reason else words
 
 
-def gravity(receipt: Receipt) -> int:
-    """0: as usual; 1: to be noticed; 2: to be looked at."""
-    if receipt.get("ending") in GRAVE:
+def severity(receipt: Receipt) -> int:
+    """0: normal; 1: noteworthy; 2: needs attention."""
+    if receipt.get("ending") in UNCERTAIN_ENDINGS:
         return 2
-    refused = receipt.get("outcome") == "deny" or receipt["kind"] in KINDS_TO_NOTICE
+    refused = receipt.get("outcome") == "deny" or receipt["kind"] in NOTEWORTHY_KINDS
     return 1 if refused or receipt.get("ending", "ok") != "ok" else 0
 
 
-def micros(receipt: Receipt) -> int:
-    """When, in microseconds since the epoch."""
+def time_micros(receipt: Receipt) -> int:
+    """The receipt's time in microseconds since the epoch."""
     at = datetime.strptime(receipt["time"], "%Y-%m-%dT%H:%M:%S.%fZ").replace(tzinfo=UTC)
     return round((at - datetime(1970, 1, 1, tzinfo=UTC)).total_seconds() * 1_000_000)

@@ -16,7 +16,7 @@ from mcp_guard.core.model import Agent, Instance, Json, Micros
 from mcp_guard.core.receipt import Draft, format_time, instance_fields
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.writer import Transaction
-from mcp_guard.settings import Enrolled
+from mcp_guard.settings import AgentSettings
 from mcp_guard.storage.identities import RevocationKey
 from mcp_guard.storage.sqlite import Store
 
@@ -94,7 +94,7 @@ def revoke(tx: Transaction, key: RevocationKey, note: str, by: str, until: Micro
     return alive
 
 
-def enrol_agent(tx: Transaction, enrolled: Enrolled, by: str) -> None:
+def enrol_agent(tx: Transaction, enrolled: AgentSettings, by: str) -> None:
     agent = enrolled.agent
     tx.store.add_agent(agent, enrolled.on_behalf_of, enrolled.credential_seconds)
     about: Json = {"agent": agent.name, "owner": agent.owner, "groups": list(agent.groups), "by": by}
@@ -110,16 +110,16 @@ def enable_agent(tx: Transaction, name: str, note: str, by: str) -> None:
 # Looking up
 
 
-def all_agents(configured: Mapping[str, Enrolled], store: Store) -> dict[str, Enrolled]:
+def all_agents(configured: Mapping[str, AgentSettings], store: Store) -> dict[str, AgentSettings]:
     """The agents of the configuration, and those enrolled from the command line. The configuration's word is first."""
     enrolled = {
-        agent.name: Enrolled(Agent(agent.name, agent.owner, agent.groups), user, seconds)
+        agent.name: AgentSettings(Agent(agent.name, agent.owner, agent.groups), user, seconds)
         for agent, user, seconds in store.agents()
     }
     return {**enrolled, **configured}
 
 
-def find_agent(agents: Mapping[str, Enrolled], name: str | None) -> Enrolled:
+def find_agent(agents: Mapping[str, AgentSettings], name: str | None) -> AgentSettings:
     """The agent of this name; without a name, the only one. Raises: IdentityError."""
     known = ", ".join(f"`{each}`" for each in agents) or "none"
     if name is None and len(agents) != 1:

@@ -10,7 +10,7 @@ from mcp_guard.core.receipt import format_time
 from mcp_guard.identity.bearer import ExternalToken, OwnToken
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.writer import Transaction, Writer
-from mcp_guard.settings import Enrolled
+from mcp_guard.settings import AgentSettings
 
 SECOND = 1_000_000
 
@@ -20,7 +20,7 @@ class TokenInstances:
     """The callers of one guard process over HTTP; `agents` are those of the configuration."""
 
     writer: Writer
-    agents: Mapping[str, Enrolled]
+    agents: Mapping[str, AgentSettings]
     guard: str
 
     def now(self) -> Micros:

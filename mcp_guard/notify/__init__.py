@@ -1,4 +1,4 @@
-"""Notifiers: how approvers are told. Each is one file with `send(options, message)`, and one line here."""
+"""Notifiers tell approvers of requests. Each is a module with `send(destination, message)`, listed here."""
 
 NOTIFIERS: dict[str, str] = {
     "desktop": "mcp_guard.notify.desktop",
@@ -7,4 +7,4 @@ NOTIFIERS: dict[str, str] = {
     "email": "mcp_guard.notify.email",
     "command": "mcp_guard.notify.command",
 }
-"""Kind in the configuration: module. It is imported when a message is due."""
+"""`kind` in the configuration: the module, which is imported when a message is sent."""

@@ -1,25 +1,29 @@
-"""A command of the operator's: the message as JSON on its standard input, a bare environment."""
+"""Runs a command of the operator's, with the message as JSON on standard input and a minimal environment."""
 
 import json
 import os
 import subprocess
 
 from mcp_guard.notify.message import Message
-from mcp_guard.outbound import Options, Undelivered
+from mcp_guard.outbound import DeliveryError, Destination
 
-SECONDS = 30
+TIMEOUT_SECONDS = 30
+PASSED_VARIABLES = ("PATH", "HOME", "LANG")
 
 
-def send(options: Options, message: Message) -> None:
-    """Raises: Undelivered."""
-    argv = list(options.values["command"])
-    environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
-    said = json.dumps({**message.data, "title": message.title, "text": "\n".join(message.lines)}).encode()
+def send(destination: Destination, message: Message) -> None:
+    """Raises: DeliveryError."""
+    argv = list(destination.options["command"])
+    environment = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
+    document = json.dumps({**message.data, "title": message.title, "text": "\n".join(message.lines)}).encode()
     try:
-        done = subprocess.run(
-            argv, input=said, capture_output=True, timeout=SECONDS, check=False, env=environment, cwd=options.here
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        raise Undelivered(f"`{argv[0]}` did not run, or not in {SECONDS} s") from None
-    if done.returncode:
-        raise Undelivered(f"`{argv[0]}` exited with status {done.returncode}")
+        process = subprocess.run(
+            argv, input=document, capture_output=True, timeout=TIMEOUT_SECONDS, check=False, env=environment,
+            cwd=destination.base_dir,
+        )  # fmt: skip
+    except subprocess.TimeoutExpired:
+        raise DeliveryError(f"`{argv[0]}` did not finish within {TIMEOUT_SECONDS} s") from None
+    except OSError as error:
+        raise DeliveryError(f"cannot run `{argv[0]}`: {error.strerror}") from None
+    if process.returncode:
+        raise DeliveryError(f"`{argv[0]}` exited with status {process.returncode}")

@@ -1,4 +1,4 @@
-"""A notification on this machine's desktop: notify-send (Linux) or osascript (macOS)."""
+"""A notification on this machine's desktop, by notify-send (Linux) or osascript (macOS)."""
 
 import json
 import shutil
@@ -6,20 +6,26 @@ import subprocess
 import sys
 
 from mcp_guard.notify.message import Message
-from mcp_guard.outbound import Options, Undelivered
+from mcp_guard.outbound import DeliveryError, Destination
+
+TIMEOUT_SECONDS = 10
 
 
-def send(_: Options, message: Message) -> None:
-    """Raises: Undelivered."""
-    command = ["notify-send", "--app-name=mcp-guard", "--", message.title, "\n".join(message.lines)]
+def send(_: Destination, message: Message) -> None:
+    """Raises: DeliveryError."""
+    argv = ["notify-send", "--app-name=mcp-guard", "--", message.title, "\n".join(message.lines)]
     if sys.platform == "darwin":
-        said = f"display notification {json.dumps(message.lines[0])} with title {json.dumps(message.title)}"
-        command = ["osascript", "-e", said]
-    if shutil.which(command[0]) is None:
-        raise Undelivered(f"`{command[0]}` is not installed")
+        script = f"display notification {json.dumps(message.lines[0])} with title {json.dumps(message.title)}"
+        argv = ["osascript", "-e", script]
+    if shutil.which(argv[0]) is None:
+        raise DeliveryError(f"`{argv[0]}` is not installed")
     try:
-        done = subprocess.run(command, capture_output=True, timeout=10, check=False, stdin=subprocess.DEVNULL)
-    except (OSError, subprocess.TimeoutExpired):
-        raise Undelivered(f"`{command[0]}` did not run, or not in 10 s") from None
-    if done.returncode:
-        raise Undelivered(f"`{command[0]}` exited with status {done.returncode}; is there a desktop?")
+        process = subprocess.run(
+            argv, capture_output=True, timeout=TIMEOUT_SECONDS, check=False, stdin=subprocess.DEVNULL
+        )
+    except subprocess.TimeoutExpired:
+        raise DeliveryError(f"`{argv[0]}` did not finish within {TIMEOUT_SECONDS} s") from None
+    except OSError as error:
+        raise DeliveryError(f"cannot run `{argv[0]}`: {error.strerror}") from None
+    if process.returncode:
+        raise DeliveryError(f"`{argv[0]}` exited with status {process.returncode}; is a desktop session running?")

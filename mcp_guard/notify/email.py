@@ -1,4 +1,4 @@
-"""Email over SMTP, with STARTTLS unless the configuration says otherwise."""
+"""Email over SMTP, with STARTTLS unless the configuration turns it off."""
 
 import smtplib
 import ssl
@@ -7,28 +7,26 @@ from email.message import EmailMessage
 from email.utils import format_datetime
 
 from mcp_guard.notify.message import Message
-from mcp_guard.outbound import Options, Undelivered
+from mcp_guard.outbound import DeliveryError, Destination
 
-SECONDS = 10
+TIMEOUT_SECONDS = 10
 
 
-def send(options: Options, message: Message) -> None:
-    """Raises: Undelivered."""
-    values, mail = options.values, EmailMessage()
-    mail["From"], mail["To"] = values["sender"], ", ".join(values["to"])
+def send(destination: Destination, message: Message) -> None:
+    """Raises: DeliveryError."""
+    options, mail = destination.options, EmailMessage()
+    mail["From"], mail["To"] = options["sender"], ", ".join(options["to"])
     mail["Subject"] = message.title[:200]
     mail["Date"] = format_datetime(datetime.fromtimestamp(message.at, UTC))
     mail["Message-ID"] = f"<{message.id}@mcp-guard>"
     mail.set_content("\n\n".join(message.lines) + "\n")
     try:
-        with smtplib.SMTP(values["host"], values["port"], timeout=SECONDS) as server:
-            if values["starttls"]:
+        with smtplib.SMTP(options["host"], options["port"], timeout=TIMEOUT_SECONDS) as server:
+            if options["starttls"]:
                 server.starttls(context=ssl.create_default_context())
-            if values["user"] is not None:
-                server.login(values["user"], options.secret("password"))
+            if options["user"] is not None:
+                server.login(options["user"], destination.secret("password"))
             server.send_message(mail)
     except (OSError, smtplib.SMTPException) as error:
-        code = getattr(error, "smtp_code", "")
-        raise Undelivered(
-            f"the mail server did not take it ({type(error).__name__}{f' {code}' if code else ''})"
-        ) from None
+        code = f" {error.smtp_code}" if isinstance(error, smtplib.SMTPResponseException) else ""
+        raise DeliveryError(f"the mail server did not accept it ({type(error).__name__}{code})") from None

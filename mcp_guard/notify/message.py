@@ -1,7 +1,7 @@
-"""What an approver is told of a request: enough to know that it matters, and where to decide. No arguments, no secrets.
+"""The message that notifies an approver of a request: enough to judge its importance, and where to decide.
 
-Payloads stay in the ledger; a message names the tool, the resource, who asks and why a policy asked, and links to the
-inbox.
+It names the tool, the resource, the agent and the policy's reason, and links to the inbox. Arguments and other payloads
+stay in the ledger.
 """
 
 from dataclasses import asdict, dataclass
@@ -13,7 +13,7 @@ from mcp_guard.core.receipt import format_time
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message. `lines` are plain text, `data` the same for machines."""
+    """One message. `lines` are plain text; `data` is the same as a JSON object."""
 
     id: str
     event: str
@@ -26,14 +26,14 @@ class Message:
 
 
 def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) -> Message:
-    """`now` in microseconds; `inbox` is the address of the inbox page."""
+    """`event` is `requested` or `escalated`; `inbox` is the address of the inbox page; `now` is in microseconds."""
     subject = approval.subject
     resource = subject.resource or Resource("Tool", subject.tool)
-    what = f"{subject.tool} on {resource.type} {resource.id}"
+    target = f"{subject.tool} on {resource.type} {resource.id}"
     user = f", on behalf of {subject.on_behalf_of}" if subject.on_behalf_of else ""
-    why = "; ".join(subject.reasons) or "a policy asks for approval"
+    reason = "; ".join(subject.reasons) or "a policy requires approval"
     link = f"{inbox}/requests/{approval.id}"
-    verb = "still waits for" if event == "escalated" else "waits for"
+    verb = "still needs" if event == "escalated" else "needs"
     minutes = max(0, (approval.expires - now) // 60_000_000)
     data = {
         "event": event,
@@ -53,15 +53,15 @@ def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) 
         "link": link,
     }
     lines = (
-        f"{subject.agent} ({approval.instance}){user} wants to call {what}.",
-        f"Why you are asked: {why} (risk {subject.risk.level}).",
+        f"{subject.agent} ({approval.instance}){user} wants to call {target}.",
+        f"Reason: {reason} (risk {subject.risk.level}).",
         *([f"Ticket: {subject.ticket}"] if subject.ticket else []),
-        f"It waits {minutes} more minutes. Decide at {link} or with: mcp-guard approvals show {approval.id}",
+        f"The request expires in {minutes} minutes. Decide at {link} or with: mcp-guard approvals show {approval.id}",
     )
-    title = f"{subject.agent} {verb} approval: {what}"
+    title = f"{subject.agent} {verb} approval: {target}"
     return Message(id, event, _plain(title), tuple(map(_plain, lines)), link, now // 1_000_000, data)
 
 
 def _plain(text: str) -> str:
-    """One line: an agent's text must not make headers, lines or control sequences of its own."""
+    """The text on one line: an agent's text must not add headers, lines or control sequences."""
     return "".join(character if character.isprintable() else " " for character in text)

@@ -1,13 +1,13 @@
-"""Slack, by an incoming webhook (docs.slack.dev: incoming webhooks, Block Kit). The address is the secret."""
+"""Slack, by an incoming webhook whose address is the secret (docs.slack.dev: incoming webhooks, Block Kit)."""
 
 import json
 
 from mcp_guard.notify.message import Message
-from mcp_guard.outbound import Options, post
+from mcp_guard.outbound import Destination, post_json
 
 
-def send(options: Options, message: Message) -> None:
-    """Raises: Undelivered."""
+def send(destination: Destination, message: Message) -> None:
+    """Raises: DeliveryError."""
     fields = [f"*{name}*\n{_escape(str(value))}" for name, value in _facts(message) if value]
     blocks = [
         {"type": "header", "text": {"type": "plain_text", "text": message.title[:150]}},
@@ -15,11 +15,11 @@ def send(options: Options, message: Message) -> None:
         {
             "type": "actions",
             "elements": [
-                {"type": "button", "text": {"type": "plain_text", "text": "Look and decide"}, "url": message.link}
+                {"type": "button", "text": {"type": "plain_text", "text": "Review and decide"}, "url": message.link}
             ],
         },
     ]
-    post(options.secret("url"), json.dumps({"text": _escape(message.title), "blocks": blocks}).encode(), {})
+    post_json(destination.secret("url"), json.dumps({"text": _escape(message.title), "blocks": blocks}).encode(), {})
 
 
 def _facts(message: Message) -> list[tuple[str, object]]:
@@ -35,5 +35,5 @@ def _facts(message: Message) -> list[tuple[str, object]]:
 
 
 def _escape(text: str) -> str:
-    """Slack's three control characters; nothing that an agent wrote becomes a mention or a link."""
+    """Escape Slack's three control characters, so that text from an agent becomes neither a mention nor a link."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -1,4 +1,4 @@
-"""A signed webhook, as standardwebhooks.com has it: HMAC-SHA256 over `id.timestamp.body`."""
+"""A signed webhook (standardwebhooks.com): HMAC-SHA256 over `id.timestamp.body`."""
 
 import base64
 import binascii
@@ -7,19 +7,20 @@ import hmac
 import json
 
 from mcp_guard.notify.message import Message
-from mcp_guard.outbound import Options, Undelivered, post
+from mcp_guard.outbound import DeliveryError, Destination, post_json
 
 
-def send(options: Options, message: Message) -> None:
-    """Raises: Undelivered."""
+def send(destination: Destination, message: Message) -> None:
+    """Raises: DeliveryError."""
     body = json.dumps({"type": f"approval.{message.event}", "timestamp": message.at, "data": message.data}).encode()
-    post(options.values["url"], body, signature_headers(options.secret("secret"), message.id, message.at, body))
+    headers = signature_headers(destination.secret("secret"), message.id, message.at, body)
+    post_json(destination.options["url"], body, headers)
 
 
 def signature_headers(secret: str, id: str, at: int, body: bytes) -> dict[str, str]:
-    """`at` in Unix seconds. Raises: Undelivered if the secret is none."""
+    """The three `webhook-` headers; `at` is in Unix seconds. Raises: DeliveryError for a malformed secret."""
     signed = f"{id}.{at}.".encode() + body
-    signature = hmac.new(_key(secret), signed, hashlib.sha256).digest()
+    signature = hmac.new(_decode_key(secret), signed, hashlib.sha256).digest()
     return {
         "webhook-id": id,
         "webhook-timestamp": str(at),
@@ -27,8 +28,8 @@ def signature_headers(secret: str, id: str, at: int, body: bytes) -> dict[str, s
     }
 
 
-def _key(secret: str) -> bytes:
+def _decode_key(secret: str) -> bytes:
     try:
         return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
     except binascii.Error:
-        raise Undelivered("its secret is not `whsec_` and base64") from None
+        raise DeliveryError("the secret is not base64, with or without the prefix `whsec_`") from None

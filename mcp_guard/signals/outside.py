@@ -19,7 +19,7 @@ from functools import partial
 from typing import Any
 
 from mcp_guard.core.model import Call, Json, Signal
-from mcp_guard.settings import OutsideSignal
+from mcp_guard.settings import SignalSettings
 
 BECAUSE_LIMIT = 200
 ANSWER_BYTES = 64 * 1024
@@ -34,7 +34,7 @@ class NoAnswer(Exception):
 class Outside:
     """One such signal."""
 
-    def __init__(self, rule: OutsideSignal) -> None:
+    def __init__(self, rule: SignalSettings) -> None:
         self.rule = rule
         self._busy = 0
 
@@ -95,7 +95,13 @@ class Outside:
         environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         try:
             process = subprocess.Popen(
-                rule.argv, stdin=pipe, stdout=pipe, stderr=null, env=environment, cwd=rule.here, start_new_session=True
+                rule.argv,
+                stdin=pipe,
+                stdout=pipe,
+                stderr=null,
+                env=environment,
+                cwd=rule.base_dir,
+                start_new_session=True,
             )
         except OSError as error:
             raise NoAnswer(f"`{rule.argv[0]}` does not start: {error.strerror}") from None

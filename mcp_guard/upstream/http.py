@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from mcp_guard.core.errors import ConfigError, UpstreamError
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.protocol.jsonrpc import Id
-from mcp_guard.settings import SecretPlace, Server
+from mcp_guard.settings import SecretReference, UpstreamSettings
 from mcp_guard.upstream.secrets import is_slow, make_environment, read_secret
 from mcp_guard.upstream.transport import MessageHandler
 
@@ -26,7 +26,7 @@ class HttpServerParameters:
     kept."""
 
     name: str
-    server: Server
+    server: UpstreamSettings
     here: Path
     state: Path
     scrubber: Scrubber = field(default_factory=Scrubber)
@@ -64,7 +64,7 @@ class HttpTransport:
             raise UpstreamError(f"upstream `{remote.name}` cannot be reached: {error.message}", error.hint) from None
         self._headers, self.unguarded, self._is_started = headers, tuple(short), True
 
-    def _read(self, name: str, place: SecretPlace, short: list[str]) -> str:
+    def _read(self, name: str, place: SecretReference, short: list[str]) -> str:
         """Raises: ConfigError."""
         value = read_secret(place, self._remote.here, os.environ)
         short += [] if self._remote.scrubber.learn(name, value) else [name]
@@ -98,7 +98,9 @@ class HttpTransport:
             ears.on_end(why)
             return False
         server = self._remote.server
-        self._wire = HttpSession(ServerAddress(server.url, self._headers, server.old), ears, limit, self._holder)
+        self._wire = HttpSession(
+            ServerAddress(server.url, self._headers, server.is_legacy_sse), ears, limit, self._holder
+        )
         opened, ended = asyncio.Event(), asyncio.Event()
         self._running = asyncio.create_task(self._wire.run(opened))
         self._running.add_done_callback(lambda _: ended.set())

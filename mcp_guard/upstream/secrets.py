@@ -14,7 +14,7 @@ from types import ModuleType
 
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.secret_scrubber import Scrubber, looks_secret, password_of
-from mcp_guard.settings import SecretPlace
+from mcp_guard.settings import SecretReference
 
 MAX_BYTES = 64 * 1024
 COMMAND_SECONDS = 10.0
@@ -22,13 +22,13 @@ INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "XDG_RUNTIME_DIR", "DBUS
 """Variables of the environment that a command is given."""
 
 
-def from_environment(place: SecretPlace, _: Path, environment: Mapping[str, str]) -> str:
+def from_environment(place: SecretReference, _: Path, environment: Mapping[str, str]) -> str:
     if not (value := environment.get(place.name)):
         raise ConfigError(f"the environment has no `{place.name}`", "set it where the guard is started")
     return value
 
 
-def from_file(place: SecretPlace, here: Path, _: Mapping[str, str]) -> str:
+def from_file(place: SecretReference, here: Path, _: Mapping[str, str]) -> str:
     """The text of the file without the white space around it. Nobody but its owner may have access to it."""
     name = place.name
     path = here / name
@@ -53,7 +53,7 @@ def _text(data: bytes, what: str) -> str:
     return value
 
 
-def from_keyring(place: SecretPlace, *_: object) -> str:
+def from_keyring(place: SecretReference, *_: object) -> str:
     """A password in the operating system's keyring (Keychain, Secret Service, Credential Locker)."""
     with open_keyring() as library:
         value: str | None = library.get_password(*split_entry(place.name))
@@ -107,7 +107,7 @@ def import_keyring() -> ModuleType:
     return library
 
 
-def from_command(place: SecretPlace, here: Path, environment: Mapping[str, str]) -> str:
+def from_command(place: SecretReference, here: Path, environment: Mapping[str, str]) -> str:
     """What a program prints: no shell, none of our environment but `INHERITED`, and nothing it says is in an error."""
     hint = f"run `{' '.join(place.words)}` by hand"
     try:
@@ -134,7 +134,7 @@ def from_command(place: SecretPlace, here: Path, environment: Mapping[str, str])
     return _text(data, f"what `{place.name}` prints")
 
 
-SOURCES: Mapping[str, Callable[[SecretPlace, Path, Mapping[str, str]], str]] = {
+SOURCES: Mapping[str, Callable[[SecretReference, Path, Mapping[str, str]], str]] = {
     "env": from_environment,
     "file": from_file,
     "keyring": from_keyring,
@@ -144,17 +144,17 @@ SLOW_SOURCES = ("keyring", "command")
 """Sources that are read beside the event loop, because they may take seconds."""
 
 
-def read_secret(place: SecretPlace, here: Path, environment: Mapping[str, str]) -> str:
+def read_secret(place: SecretReference, here: Path, environment: Mapping[str, str]) -> str:
     """Raises: ConfigError, which never holds the secret."""
     return SOURCES[place.source](place, here, environment)
 
 
-def is_slow(places: Iterable[SecretPlace | None]) -> bool:
+def is_slow(places: Iterable[SecretReference | None]) -> bool:
     return any(place is not None and place.source in SLOW_SOURCES for place in places)
 
 
 def make_environment(
-    plain: Mapping[str, str], places: Mapping[str, SecretPlace], here: Path, scrubber: Scrubber
+    plain: Mapping[str, str], places: Mapping[str, SecretReference], here: Path, scrubber: Scrubber
 ) -> tuple[dict[str, str], list[str]]:
     """What the config adds to a child's environment, with every secret in it taught to the scrubber.
 

@@ -18,7 +18,7 @@ from mcp_guard.core.errors import ConfigError, UpstreamError
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.stdio import Pipes
-from mcp_guard.settings import SecretPlace
+from mcp_guard.settings import SecretReference
 from mcp_guard.upstream.secrets import is_slow, make_environment
 from mcp_guard.upstream.transport import MessageHandler
 
@@ -39,7 +39,7 @@ class StdioServerParameters:
     argv: tuple[str, ...]
     stderr: Path
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
-    secrets: Mapping[str, SecretPlace] = field(default_factory=dict)
+    secrets: Mapping[str, SecretReference] = field(default_factory=dict)
     here: Path = Path()
     """The folder that files of secrets are looked for in."""
     scrubber: Scrubber = field(default_factory=Scrubber)

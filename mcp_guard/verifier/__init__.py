@@ -7,22 +7,22 @@ What is proved, check by check: docs/reference/verify.md. It stops at the first 
 
 from pathlib import Path
 
-from .checkpoints import Demand
+from .checkpoints import Requirements
 from .cli import FAILED, OK, UNUSABLE, add_options, main, render, verify
 from .consistency import read_approvers
-from .full import verify_whole
+from .full import verify_full
 from .notes import read_keys
-from .report import Report, Unusable, describe
+from .report import Report, UnusableInput, describe
 from .signatures import check_signature
 from .sources.sqlite import LedgerFile
 
 __all__ = [
-    "FAILED", "OK", "UNUSABLE", "Report", "Unusable", "add_options", "check_signature", "describe", "main", "render",
-    "verify", "verify_ledger",
+    "FAILED", "OK", "UNUSABLE", "Report", "UnusableInput", "add_options", "check_signature", "describe", "main",
+    "render", "verify", "verify_ledger",
 ]  # fmt: skip
 
 
 def verify_ledger(path: Path, key: Path, approvers: Path | None = None) -> Report:
-    """Verify a whole ledger file. Raises: Unusable if there is nothing to verify."""
+    """Verify a whole ledger file. Raises: UnusableInput if there is nothing to verify."""
     trusted = read_approvers(approvers) if approvers else None
-    return verify_whole(LedgerFile(path), Demand(read_keys(key), trusted))
+    return verify_full(LedgerFile(path), Requirements(read_keys(key), trusted))

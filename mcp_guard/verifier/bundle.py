@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from .merkle import leaf_hash, root_from_proof
-from .notes import Checkpoint, parse_checkpoint
+from .notes import SignedCheckpoint, parse_checkpoint
 from .signatures import PAYLOADS
 
 FORM = "mcp-guard/bundle/v1"
@@ -25,7 +25,7 @@ class Bundle:
     signature: bytes
     leaf: bytes
     proof: tuple[bytes, ...]
-    checkpoint: Checkpoint
+    checkpoint: SignedCheckpoint
     cells: Mapping[str, bytes] = field(default_factory=dict)
 
     def check_inclusion(self) -> None:
@@ -57,7 +57,7 @@ def split_entry(entry: bytes) -> tuple[bytes, bytes]:
     return body, base64.b64decode(signature, validate=True)
 
 
-def parse_proof(text: str) -> tuple[int, tuple[bytes, ...], Checkpoint]:
+def parse_proof(text: str) -> tuple[int, tuple[bytes, ...], SignedCheckpoint]:
     """Index, inclusion proof and checkpoint of a tlog-proof. Raises: ValueError."""
     head, separator, note = text.partition("\n\n")
     form, *lines = head.split("\n")

@@ -8,15 +8,15 @@ from dataclasses import asdict
 from pathlib import Path
 from textwrap import dedent
 
-from .checkpoints import Demand, Tell
+from .checkpoints import ProgressCallback, Requirements
 from .consistency import read_approvers
-from .full import verify_whole
-from .notes import COSIGNATURE, Checkpoint, VerifierKey, parse_checkpoint, read_keys
+from .full import verify_full
+from .notes import COSIGNATURE, SignedCheckpoint, VerifierKey, parse_checkpoint, read_keys
 from .progress import Progress
-from .range import verify_part
-from .report import Report, Unusable, describe
+from .range import verify_range
+from .report import Report, UnusableInput, describe
 from .single import verify_bundle
-from .sources.export import Folder
+from .sources.export import ExportFolder
 from .sources.sqlite import LedgerFile
 
 OK, FAILED, UNUSABLE = 0, 1, 2
@@ -58,7 +58,7 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         with Progress(quiet=options.json) as progress:
             report = verify(options.input, options.key, options, progress.tell)
-    except Unusable as error:
+    except UnusableInput as error:
         print(f"cannot verify: {error}", file=sys.stderr)
         return UNUSABLE
     try:
@@ -72,15 +72,15 @@ def render(report: Report, as_json: bool) -> str:
     return json.dumps(asdict(report), indent=2, ensure_ascii=False) if as_json else describe(report)
 
 
-def verify(path: Path, key_files: Sequence[Path], options: argparse.Namespace, tell: Tell) -> Report:
-    """Verify what is at `path`, whatever it is. Raises: Unusable."""
+def verify(path: Path, key_files: Sequence[Path], options: argparse.Namespace, tell: ProgressCallback) -> Report:
+    """Verify what is at `path`, whatever it is. Raises: UnusableInput."""
     keys = _read_all(key_files)
     witnesses = _read_all(options.witness, COSIGNATURE)
     quorum = len(witnesses) if options.quorum is None else options.quorum
     against = [*options.against]
     if witnesses and (path / COSIGNED).is_file():
         against.append(path / COSIGNED)
-    demand = Demand(
+    requirements = Requirements(
         keys=keys,
         approvers=read_approvers(options.approvers) if options.approvers else None,
         against=tuple(read_checkpoint(file) for file in against),
@@ -92,31 +92,31 @@ def verify(path: Path, key_files: Sequence[Path], options: argparse.Namespace, t
     if options.receipt is not None:
         options.first = options.last = options.receipt
     if not path.is_dir() and not _is_ledger(path):
-        return verify_bundle(path, demand)
-    source = Folder(path) if path.is_dir() else LedgerFile(path)
+        return verify_bundle(path, requirements)
+    source = ExportFolder(path) if path.is_dir() else LedgerFile(path)
     if options.first is None and options.last is None:
-        return verify_whole(source, demand)
+        return verify_full(source, requirements)
     if options.first is None or options.last is None:
-        raise Unusable("a range needs both --from and --to")
-    return verify_part(source, demand, options.first, options.last)
+        raise UnusableInput("a range needs both --from and --to")
+    return verify_range(source, requirements, options.first, options.last)
 
 
 def _is_ledger(path: Path) -> bool:
-    """Raises: Unusable if there is nothing."""
+    """Raises: UnusableInput if there is nothing."""
     try:
         with path.open("rb") as file:
             return file.read(len(SQLITE)) == SQLITE
     except OSError as error:
-        raise Unusable(f"cannot read `{path}`: {error.strerror}") from None
+        raise UnusableInput(f"cannot read `{path}`: {error.strerror}") from None
 
 
 def _read_all(files: Sequence[Path], kind: int = 1) -> tuple[VerifierKey, ...]:
     return tuple(dict.fromkeys(key for file in files for key in read_keys(file, kind)))
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
-    """A signed note, perhaps indented as a report prints it. Raises: Unusable."""
+def read_checkpoint(path: Path) -> SignedCheckpoint:
+    """A signed note, perhaps indented as a report prints it. Raises: UnusableInput."""
     try:
         return parse_checkpoint(dedent(path.read_text()))
     except (OSError, ValueError) as error:
-        raise Unusable(f"cannot read the checkpoint `{path}`: {error}") from None
+        raise UnusableInput(f"cannot read the checkpoint `{path}`: {error}") from None

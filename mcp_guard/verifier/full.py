@@ -2,40 +2,40 @@
 
 import base64
 
-from .checkpoints import Demand, check, check_against, check_earlier, check_head, check_witnesses
-from .consistency import Links
-from .merkle import TILE, Span
-from .notes import ROTATED, Signer, VerifierKey, begin, parse_checkpoint
-from .payloads import Erasures, Policies
-from .receipts import EARLIER, NAMED, Result, check_chunk, check_node
-from .report import Failed, Report, say_whole
+from .checkpoints import Requirements, check, check_against, check_earlier, check_head, check_witnesses
+from .consistency import ConsistencyChecker
+from .merkle import TILE, CompactRange
+from .notes import ROTATED, Signer, VerifierKey, find_first_key, parse_checkpoint
+from .payloads import ErasureChecker, PolicyChecker
+from .receipts import EARLIER, NAMED, ChunkResult, check_chunk, check_node
+from .report import Report, VerificationFailed, conclude_full
 from .signatures import Receipt
-from .sources import End, Source
+from .sources import ReceiptSource, TreeEnd
 from .stored_hashes import StoredHashes
 from .workers import CHUNK, Workers, opened
 
 
-def verify_whole(source: Source, demand: Demand) -> Report:
-    """Raises: Unusable if nothing can be said."""
-    check(demand)
-    report = Report(scope=source.scope, origin=demand.origin)
+def verify_full(source: ReceiptSource, requirements: Requirements) -> Report:
+    """Raises: UnusableInput if nothing can be said."""
+    check(requirements)
+    report = Report(scope=source.scope, origin=requirements.origin)
     try:
-        with opened(source, demand.workers) as workers:
-            _Whole(source, workers, demand, report).verify()
-    except Failed as failure:
+        with opened(source, requirements.workers) as workers:
+            _FullVerification(source, workers, requirements, report).verify()
+    except VerificationFailed as failure:
         report.failed_at, report.problem = failure.seq, failure.problem
         return report
     report.ok = True
     return report
 
 
-class _Whole:
-    def __init__(self, source: Source, workers: Workers, demand: Demand, report: Report) -> None:
-        self.source, self.workers, self.demand, self.report = source, workers, demand, report
+class _FullVerification:
+    def __init__(self, source: ReceiptSource, workers: Workers, requirements: Requirements, report: Report) -> None:
+        self.source, self.workers, self.requirements, self.report = source, workers, requirements, report
         self.reader = workers.reader
-        self.links, self.erasures = Links(demand.approvers), Erasures()
-        self.policies = Policies(self.reader)
-        self.span = Span(0, self._on_node)
+        self.links, self.erasures = ConsistencyChecker(requirements.approvers), ErasureChecker()
+        self.policies = PolicyChecker(self.reader)
+        self.span = CompactRange(0, self._on_node)
         self.stored = StoredHashes(self.reader)
         self.witnessed: list[tuple[int, Receipt]] = []
         """Of the present chunk."""
@@ -45,10 +45,10 @@ class _Whole:
         self.signer: Signer
 
     def verify(self) -> None:
-        """Raises: Failed, Unusable."""
+        """Raises: VerificationFailed, UnusableInput."""
         size = self.reader.size()
         if not size:
-            raise Failed(None, "the ledger is empty: there is no checkpoint to hold it against")
+            raise VerificationFailed(None, "the ledger is empty: there is no checkpoint to hold it against")
         self.signer = self._begin()
         self._read_all(size)
         self.links.finish()
@@ -56,14 +56,14 @@ class _Whole:
         self._check_head()
         if self.source.prove_kept_payloads():
             self.erasures.settle(self.reader)
-        say_whole(self.report, self.source.prove_kept_payloads(), bool(self.demand.against))
+        conclude_full(self.report, self.source.prove_kept_payloads(), bool(self.requirements.against))
 
     def _begin(self) -> Signer:
         row = next(iter(self.reader.rows(0, 1)), None)
         if row is None:
-            raise Failed(0, "receipt 0 is missing")
-        given = self.demand.keys
-        key = begin((row.body, row.signature), given, self.reader.key_hints, self.demand.origin)
+            raise VerificationFailed(0, "receipt 0 is missing")
+        given = self.requirements.keys
+        key = find_first_key((row.body, row.signature), given, self.reader.key_hints, self.requirements.origin)
         self._use(0, key, "given" if key in given else "a later key signed that it comes after this one")
         return Signer(key, given)
 
@@ -72,7 +72,7 @@ class _Whole:
         self.report.keys.append({"key": key.line, "since": seq, "by": why})
 
     def _read_all(self, size: int) -> None:
-        given = tuple(key.line for key in self.demand.keys)
+        given = tuple(key.line for key in self.requirements.keys)
         start = 0
         while self.report.receipts < size:
             while start < size and self.workers.has_room():
@@ -82,9 +82,9 @@ class _Whole:
             if result.key != self.signer.key.line:  # the key was changed after this chunk was given out
                 result = check_chunk(self.reader, (first, stop, self.signer.key.line, given))
             self._absorb(result)
-            self.demand.tell(self.report.receipts, size)
+            self.requirements.tell(self.report.receipts, size)
 
-    def _absorb(self, result: Result) -> None:
+    def _absorb(self, result: ChunkResult) -> None:
         report, self.witnessed = self.report, []
         for seq, item in result.items:
             self._step(seq, item)
@@ -97,7 +97,7 @@ class _Whole:
         report.payloads_not_kept += result.unkept
         report.receipts = result.stop
         if result.failure is not None:
-            raise Failed(*result.failure)
+            raise VerificationFailed(*result.failure)
         for seq, receipt in self.witnessed:
             self._check_witnessed(seq, receipt)
 
@@ -119,9 +119,9 @@ class _Whole:
             else:
                 self.links.check(seq, item)
         except KeyError as missing:
-            raise Failed(seq, f"it lacks {missing}") from None
+            raise VerificationFailed(seq, f"it lacks {missing}") from None
         except (TypeError, ValueError, AttributeError, IndexError) as error:
-            raise Failed(seq, f"is not in the form of a receipt: {error}") from None
+            raise VerificationFailed(seq, f"is not in the form of a receipt: {error}") from None
 
     def _on_node(self, height: int, index: int, hash: bytes) -> None:
         if height > TILE:
@@ -131,9 +131,9 @@ class _Whole:
         """What a witness is said to have seen is this tree at that size. Every hash up to here has been checked."""
         size = receipt.get("size")
         if type(size) is not int or not 0 < size <= seq:
-            raise Failed(seq, f"says that a witness saw {size} receipts")
+            raise VerificationFailed(seq, f"says that a witness saw {size} receipts")
         if base64.b64encode(StoredHashes(self.reader).root(size)).decode() != receipt.get("root"):
-            raise Failed(seq, f"says that a witness saw another tree of {size} receipts than this one")
+            raise VerificationFailed(seq, f"says that a witness saw another tree of {size} receipts than this one")
 
     def _sum_up(self) -> None:
         report = self.report
@@ -146,18 +146,18 @@ class _Whole:
 
     def _check_head(self) -> None:
         report, size, root = self.report, self.report.receipts, self.span.root()
-        given = {key.line for key in self.demand.keys}
+        given = {key.line for key in self.requirements.keys}
         if not any(key.line in given for key in self.chain):
-            raise Failed(None, "none of the keys given is one that this ledger was signed with")
+            raise VerificationFailed(None, "none of the keys given is one that this ledger was signed with")
         try:
             head = parse_checkpoint(self.reader.checkpoint())
         except ValueError as error:
-            raise Failed(None, f"the checkpoint cannot be read: {error}") from None
+            raise VerificationFailed(None, f"the checkpoint cannot be read: {error}") from None
         check_head(head, size, root, tuple(self.chain))
         edge, keys = [hash for _, _, hash in self.span.nodes], [key.line for key in self.chain]
-        if stray := self.reader.strays(End(size, edge, keys)):
-            raise Failed(*stray)
+        if stray := self.reader.strays(TreeEnd(size, edge, keys)):
+            raise VerificationFailed(*stray)
         report.checkpoint = head.note
         check_earlier(self.heads, tuple(self.chain), size, self.stored.root)
-        check_witnesses(self.demand, (head, *self.demand.against), report)
-        check_against(self.demand, tuple(self.chain), size, self.stored.root, report)
+        check_witnesses(self.requirements, (head, *self.requirements.against), report)
+        check_against(self.requirements, tuple(self.chain), size, self.stored.root, report)

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 TILE = 8
 """Height of the subtrees whose roots are stored: 256 leaves, 256 × 256 … (c2sp.org/tlog-tiles)."""
-Watch = Callable[[int, int, bytes], None]
+OnSubtree = Callable[[int, int, bytes], None]
 """Takes the height, the index at that height, and the hash of a subtree that has just become complete."""
 
 
@@ -23,10 +23,10 @@ def node_hash(left: bytes, right: bytes) -> bytes:
     return hashlib.sha256(b"\x01" + left + right).digest()
 
 
-class Span:
+class CompactRange:
     """The leaves from `start` to `end` as their largest complete subtrees, left to right."""
 
-    def __init__(self, start: int = 0, watch: Watch | None = None) -> None:
+    def __init__(self, start: int = 0, watch: OnSubtree | None = None) -> None:
         self.start = self.end = start
         self.nodes: list[tuple[int, int, bytes]] = []
         """First leaf, height and hash of each."""
@@ -62,11 +62,11 @@ def fold(edge: Sequence[bytes]) -> bytes:
     return top
 
 
-Stored = Callable[[int, int], bytes]
+ReadStored = Callable[[int, int], bytes]
 """Gives the stored hash at a level of tiles and an index: of the subtree of 256^level leaves."""
 
 
-def subtree(start: int, end: int, stored: Stored, own: Span | None = None) -> bytes:
+def subtree(start: int, end: int, stored: ReadStored, own: CompactRange | None = None) -> bytes:
     """The hash over leaves `start` to `end` (RFC 6962's MTH) from stored hashes, reading as few as can be.
 
     What `own` covers is taken from it and nothing of it from the store, so that equality of a root with a signed one
@@ -85,9 +85,9 @@ def subtree(start: int, end: int, stored: Stored, own: Span | None = None) -> by
     return node_hash(subtree(start, start + half, stored, own), subtree(start + half, end, stored, own))
 
 
-def prefix(size: int, stored: Stored) -> Span:
+def prefix(size: int, stored: ReadStored) -> CompactRange:
     """The first `size` leaves, from stored hashes."""
-    span = Span()
+    span = CompactRange()
     for height in reversed(range(size.bit_length())):
         if size >> height & 1:
             span.add(subtree(span.end, span.end + (1 << height), stored), height)

@@ -13,11 +13,11 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
-from .report import Failed, Unusable
+from .report import UnusableInput, VerificationFailed
 from .signatures import Receipt
 
 ED25519, COSIGNATURE = 1, 4
-MOST_SIGNATURES = 64
+MAX_SIGNATURES = 64
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class VerifierKey:
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class SignedCheckpoint:
     """A ledger's head as it was signed: `text` is what the signatures (name, key id, signature) are over."""
 
     origin: str
@@ -55,7 +55,7 @@ class Checkpoint:
 
 
 @dataclass(frozen=True)
-class Witnessed:
+class Cosignature:
     """A witness's signature on a checkpoint: `at` is the witness's own time, in seconds since the epoch."""
 
     witness: str
@@ -78,7 +78,7 @@ def parse_key(line: str) -> VerifierKey:
 
 
 def read_keys(path: Path, kind: int = ED25519) -> tuple[VerifierKey, ...]:
-    """The verifier keys of a file, one a line. Raises: Unusable."""
+    """The verifier keys of a file, one a line. Raises: UnusableInput."""
     try:
         keys = tuple(parse_key(line) for line in path.read_text().splitlines() if line.strip())
         if not keys:
@@ -86,11 +86,11 @@ def read_keys(path: Path, kind: int = ED25519) -> tuple[VerifierKey, ...]:
         if any(key.kind != kind for key in keys):
             raise ValueError("it is a witness's key" if kind == ED25519 else "it is not a witness's key")
     except (OSError, ValueError, binascii.Error) as error:
-        raise Unusable(f"cannot read the public key `{path}`: {error}") from None
+        raise UnusableInput(f"cannot read the public key `{path}`: {error}") from None
     return keys
 
 
-def parse_checkpoint(note: str) -> Checkpoint:
+def parse_checkpoint(note: str) -> SignedCheckpoint:
     """Raises: ValueError."""
     text, separator, lines = note.partition("\n\n")
     parts = text.split("\n")
@@ -100,10 +100,10 @@ def parse_checkpoint(note: str) -> Checkpoint:
         raise ValueError(f"not a checkpoint: `{parts[1]}` is not a size")
     root = base64.b64decode(parts[2], validate=True)
     signed = lines.removesuffix("\n").split("\n")
-    if len(root) != 32 or not lines.endswith("\n") or len(signed) > MOST_SIGNATURES:
+    if len(root) != 32 or not lines.endswith("\n") or len(signed) > MAX_SIGNATURES:
         raise ValueError("not a checkpoint: its root or its signatures are not of the form")
     signatures = tuple(_parse_signature(line) for line in signed)
-    return Checkpoint(parts[0], int(parts[1]), root, f"{text}\n".encode(), signatures, note)
+    return SignedCheckpoint(parts[0], int(parts[1]), root, f"{text}\n".encode(), signatures, note)
 
 
 def _parse_signature(line: str) -> tuple[str, bytes, bytes]:
@@ -114,7 +114,7 @@ def _parse_signature(line: str) -> tuple[str, bytes, bytes]:
     return name, raw[:4], raw[4:]
 
 
-def signers(checkpoint: Checkpoint, keys: Iterable[VerifierKey]) -> list[VerifierKey]:
+def signers(checkpoint: SignedCheckpoint, keys: Iterable[VerifierKey]) -> list[VerifierKey]:
     """Those of the keys that signed it; lines of other keys are passed over, as signed-note demands.
 
     Raises: ValueError if a line names one of the keys and is not its signature.
@@ -129,9 +129,9 @@ def signers(checkpoint: Checkpoint, keys: Iterable[VerifierKey]) -> list[Verifie
     return found
 
 
-def witnesses(checkpoint: Checkpoint, keys: Iterable[VerifierKey]) -> list[Witnessed]:
+def cosignatures(checkpoint: SignedCheckpoint, keys: Iterable[VerifierKey]) -> list[Cosignature]:
     """Which of these witnesses cosigned it, each once. Raises: ValueError if a line names one and is not its own."""
-    found: dict[VerifierKey, Witnessed] = {}
+    found: dict[VerifierKey, Cosignature] = {}
     for name, id, signature in checkpoint.signatures:
         for key in keys:
             if (key.name, key.id, key.kind) == (name, id, COSIGNATURE):
@@ -139,7 +139,7 @@ def witnesses(checkpoint: Checkpoint, keys: Iterable[VerifierKey]) -> list[Witne
                 said = f"cosignature/v1\ntime {at}\n".encode() + checkpoint.text
                 if len(signature) != 72 or at >= 1 << 63 or not key.verifies(said, signature[8:]):
                     raise ValueError(f"the cosignature of `{name}` is not of that witness")
-                found[key] = Witnessed(name, at)
+                found[key] = Cosignature(name, at)
     return list(found.values())
 
 
@@ -168,7 +168,7 @@ class Signer:
             return False
 
     def after(self, seq: int, receipt: Receipt) -> "Signer":
-        """The signer after a receipt that changes the key. Raises: Failed."""
+        """The signer after a receipt that changes the key. Raises: VerificationFailed."""
         try:
             old, new = receipt["old"], parse_key(receipt["new"])
             if new.kind != ED25519 or new.name != self.key.name or new == self.key:
@@ -182,7 +182,7 @@ class Signer:
                     f"the old key did not sign; give both keys to believe it: {self.key.line} and {new.line}"
                 )
         except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
-            raise Failed(seq, f"the change of the guard's key is not in order: {error}") from None
+            raise VerificationFailed(seq, f"the change of the guard's key is not in order: {error}") from None
         return Signer(new, self.given)
 
 
@@ -192,12 +192,14 @@ def possession(receipt: Receipt) -> bytes:
     return json.dumps(said, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 
-def begin(
+def find_first_key(
     first: tuple[bytes, bytes], given: tuple[VerifierKey, ...], hints: Callable[[], list[str]], origin: str
 ) -> VerifierKey:
     """The key that signed the first receipt: one that was given, or one of which a later given one must come.
 
-    `first` is the document and the signature. Hints are verifier lines that nobody vouches for yet. Raises: Failed.
+    `first` is the document and the signature. Hints are verifier lines that nobody vouches for yet.
+
+    Raises: VerificationFailed.
     """
     for key in given:
         if key.name == origin and key.verifies(*first):
@@ -209,4 +211,4 @@ def begin(
             continue
         if key.name == origin and key.kind == ED25519 and key.verifies(*first):
             return key
-    raise Failed(0, "its signature is not the guard's")
+    raise VerificationFailed(0, "its signature is not the guard's")

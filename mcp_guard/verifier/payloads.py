@@ -3,28 +3,28 @@
 import hashlib
 from bisect import bisect_right
 
-from .report import Failed
+from .report import VerificationFailed
 from .signatures import PAYLOADS, Receipt
-from .sources import Reader
+from .sources import SourceReader
 
 
-class Policies:
+class PolicyChecker:
     """A version is the SHA-256 of its material: policies, schema, tool rules, engine (`policy/engine.py`)."""
 
-    def __init__(self, reader: Reader) -> None:
+    def __init__(self, reader: SourceReader) -> None:
         self._reader = reader
         self.seen: set[str] = set()
 
     def check(self, seq: int, named: Receipt) -> None:
-        """Raises: Failed."""
+        """Raises: VerificationFailed."""
         version = named["policy_version"]
         if version in self.seen:
             return
         material = self._reader.policy(version)
         if material is None:
-            raise Failed(seq, f"the text of its policy version `{version}` is not kept")
+            raise VerificationFailed(seq, f"the text of its policy version `{version}` is not kept")
         if "sha256:" + hashlib.sha256(material).hexdigest() != version:
-            raise Failed(seq, f"the text kept of its policy version `{version}` is another")
+            raise VerificationFailed(seq, f"the text kept of its policy version `{version}` is another")
         self.seen.add(version)
 
 
@@ -33,7 +33,7 @@ class Policies:
 Ranges = list[tuple[int, int]]
 
 
-class Erasures:
+class ErasureChecker:
     """Grows with the number of ranges that are gone or erased, not with the number of receipts."""
 
     def __init__(self) -> None:
@@ -44,10 +44,10 @@ class Erasures:
         self.gone += [(first, last, count) for first, last, count in runs]
 
     def note_erased(self, seq: int, receipt: Receipt) -> None:
-        """Raises: Failed."""
+        """Raises: VerificationFailed."""
         for each in receipt["seqs"]:
             if not (isinstance(each, list) and len(each) == 2 and 0 <= each[0] <= each[1] < seq):
-                raise Failed(seq, f"says that the payloads of {each} were erased, which are not before it")
+                raise VerificationFailed(seq, f"says that the payloads of {each} were erased, which are not before it")
             if self.erased and self.erased[-1][0] <= each[0] == self.erased[-1][1] + 1:
                 self.erased[-1] = self.erased[-1][0], each[1]
             else:
@@ -56,12 +56,15 @@ class Erasures:
     def count(self) -> int:
         return sum(count for _, _, count in self.gone)
 
-    def settle(self, reader: Reader) -> None:
-        """Raises: Failed at the first receipt with a payload that is gone and that no receipt says was erased."""
+    def settle(self, reader: SourceReader) -> None:
+        """
+
+        Raises: VerificationFailed at the first receipt with a payload that is gone and that no receipt says was erased.
+        """
         merged = merge(self.erased)
         for first, last in merged:
             if (seq := reader.kept(first, last)) is not None:
-                raise Failed(seq, "a receipt says that its payloads were erased, and they are still kept")
+                raise VerificationFailed(seq, "a receipt says that its payloads were erased, and they are still kept")
         starts = [first for first, _ in merged]
         for first, last, _ in self.gone:
             at = bisect_right(starts, first) - 1
@@ -80,7 +83,7 @@ def merge(ranges: Ranges) -> Ranges:
     return merged
 
 
-def _settle_one_by_one(reader: Reader, run: tuple[int, int], merged: Ranges, starts: list[int]) -> None:
+def _settle_one_by_one(reader: SourceReader, run: tuple[int, int], merged: Ranges, starts: list[int]) -> None:
     """A run may have receipts in between that never had a payload and that no erasure names."""
     for row in reader.rows(run[0], run[1] + 1):
         at = bisect_right(starts, row.seq) - 1
@@ -88,4 +91,6 @@ def _settle_one_by_one(reader: Reader, run: tuple[int, int], merged: Ranges, sta
             continue
         for name, cell in zip(PAYLOADS, row.cells or (), strict=False):
             if cell is None and f'"{name}":"sha256:'.encode() in row.body:
-                raise Failed(row.seq, f"its payload `{name}` is gone, and no receipt says that it was erased")
+                raise VerificationFailed(
+                    row.seq, f"its payload `{name}` is gone, and no receipt says that it was erased"
+                )

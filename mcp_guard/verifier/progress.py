@@ -44,5 +44,5 @@ class Progress:
         sys.stderr.flush()
 
 
-def untold(done: int, of: int) -> None:
+def no_progress(done: int, of: int) -> None:
     """Nobody is watching."""

@@ -9,11 +9,11 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
-from .merkle import TILE, Span, leaf_of
+from .merkle import TILE, CompactRange, leaf_of
 from .notes import Signer, parse_key
-from .report import Failed
+from .report import VerificationFailed
 from .signatures import PAYLOADS, Receipt
-from .sources import SALT_BYTES, Filed, Reader, Row
+from .sources import SALT_BYTES, IndexColumns, Row, SourceReader
 
 NAMED = "policy.named"
 """An item that is no receipt: the first naming of a policy version within the run."""
@@ -30,7 +30,7 @@ WHOLE = ("approval.", "grant.", "approver.", "key.", "payload.", "checkpoint.")
 
 
 @dataclass
-class Result:
+class ChunkResult:
     """What came of a run: up to `stop`, where it ended or failed. Everything in it can be marshalled."""
 
     stop: int
@@ -48,46 +48,46 @@ class Result:
     failure: tuple[int | None, str] | None = None
 
 
-Task = tuple[int, int, str, tuple[str, ...]]
+ChunkTask = tuple[int, int, str, tuple[str, ...]]
 """First receipt, the one after the last, the key in use (verifier line), the keys given."""
 
 
-def check_chunk(reader: Reader, task: Task) -> Result:
+def check_chunk(reader: SourceReader, task: ChunkTask) -> ChunkResult:
     """Check the receipts of a task, up to the first that fails."""
     first, stop, key, given = task
-    chunk = _Chunk(reader, first, Signer(parse_key(key), tuple(parse_key(line) for line in given)))
+    chunk = _ChunkChecker(reader, first, Signer(parse_key(key), tuple(parse_key(line) for line in given)))
     try:
         for row in reader.rows(first, stop):
             chunk.check(row)
         if chunk.result.stop < stop:
-            raise Failed(chunk.result.stop, f"receipt {chunk.result.stop} is missing")
-    except Failed as failure:
+            raise VerificationFailed(chunk.result.stop, f"receipt {chunk.result.stop} is missing")
+    except VerificationFailed as failure:
         chunk.result.failure = failure.seq, failure.problem
     chunk.result.nodes = chunk.span.nodes
     return chunk.result
 
 
-class _Chunk:
-    def __init__(self, reader: Reader, first: int, signer: Signer) -> None:
+class _ChunkChecker:
+    def __init__(self, reader: SourceReader, first: int, signer: Signer) -> None:
         self.reader = reader
         self.signer = signer
-        self.span = Span(first, self._on_node)
-        self.result = Result(first, signer.key.line)
+        self.span = CompactRange(first, self._on_node)
+        self.result = ChunkResult(first, signer.key.line)
         self._versions: set[str] = set()
         self._heads: set[str] = set()
         self._joined = True
         """Whether no receipt that still has payloads came since the last one whose payloads are gone."""
 
     def check(self, row: Row) -> None:
-        """Raises: Failed."""
+        """Raises: VerificationFailed."""
         seq, result = row.seq, self.result
         if seq != result.stop:
-            raise Failed(result.stop, f"receipt {result.stop} is missing")
+            raise VerificationFailed(result.stop, f"receipt {result.stop} is missing")
         if not self.signer.accepts(row.body, row.signature):
-            raise Failed(seq, "its signature is not the guard's")
+            raise VerificationFailed(seq, "its signature is not the guard's")
         receipt = _read(row, self.signer.key.name)
         if leaf_of(row.body, row.signature) != row.leaf:
-            raise Failed(seq, "its leaf in the tree is not its own")
+            raise VerificationFailed(seq, "its leaf in the tree is not its own")
         kind: str = receipt["kind"]
         self._hand_on(seq, kind, receipt)
         if row.head is not None and row.head not in self._heads:
@@ -104,7 +104,7 @@ class _Chunk:
         version = receipt.get("policy_version")
         if version == NO_POLICIES:
             if (kind, receipt.get("outcome")) != ("decision", "deny"):
-                raise Failed(seq, "lets something happen without policies")
+                raise VerificationFailed(seq, "lets something happen without policies")
         elif version is not None and version not in self._versions:
             self._versions.add(version)
             self.result.items.append((seq, {"kind": NAMED, "policy_version": version}))
@@ -123,15 +123,15 @@ class _Chunk:
             if cell is None:
                 gone += name in receipt
             elif name not in receipt:
-                raise Failed(seq, f"a payload `{name}` that the receipt does not speak of")
+                raise VerificationFailed(seq, f"a payload `{name}` that the receipt does not speak of")
             elif not isinstance(cell, bytes):
-                raise Failed(seq, f"its payload `{name}` is not stored as bytes any more")
+                raise VerificationFailed(seq, f"its payload `{name}` is not stored as bytes any more")
             elif len(cell) <= SALT_BYTES:
                 if name != "response" or len(cell) < SALT_BYTES:
-                    raise Failed(seq, f"its payload `{name}` was taken away, and no receipt says so")
+                    raise VerificationFailed(seq, f"its payload `{name}` was taken away, and no receipt says so")
                 result.unkept += 1
             elif "sha256:" + hashlib.sha256(cell).hexdigest() != receipt[name]:
-                raise Failed(seq, f"its payload `{name}` is not what it commits to")
+                raise VerificationFailed(seq, f"its payload `{name}` is not what it commits to")
             else:
                 result.checked += 1
                 self._joined = False
@@ -150,47 +150,52 @@ class _Chunk:
         check_node(self.reader, height, index, hash)
 
 
-def check_node(reader: Reader, height: int, index: int, hash: bytes) -> None:
-    """A stored node is that of the receipts below it. Raises: Failed at the last of them."""
+def check_node(reader: SourceReader, height: int, index: int, hash: bytes) -> None:
+    """A stored node is that of the receipts below it. Raises: VerificationFailed at the last of them."""
     stored = reader.stored(height // TILE, index, index + 1)
     if stored is not None and stored != [hash]:
-        raise Failed((index + 1 << height) - 1, f"the stored node {index} of level {height // TILE} is not theirs")
+        raise VerificationFailed(
+            (index + 1 << height) - 1, f"the stored node {index} of level {height // TILE} is not theirs"
+        )
 
 
 def _read(row: Row, origin: str) -> Receipt:
-    """The receipt in its document, which is in canonical form, so that nobody can read it otherwise. Raises: Failed."""
+    """The receipt in its document, which is in canonical form, so that nobody can read it otherwise.
+
+    Raises: VerificationFailed.
+    """
     try:
         text = row.body.decode()
         receipt, _ = _DECODE(text)
         canonical = _ENCODE(receipt) == text
     except (ValueError, RecursionError, TypeError):
-        raise Failed(row.seq, "is not JSON") from None
+        raise VerificationFailed(row.seq, "is not JSON") from None
     if not isinstance(receipt, dict) or receipt.get("seq") != row.seq or receipt.get("origin") != origin:
-        raise Failed(row.seq, "does not say its own place or ledger")
+        raise VerificationFailed(row.seq, "does not say its own place or ledger")
     kind, version = receipt.get("kind"), receipt.get("policy_version")
     if not canonical or not isinstance(kind, str) or not isinstance(version, str | None):
-        raise Failed(row.seq, "is not in the form of a receipt")
+        raise VerificationFailed(row.seq, "is not in the form of a receipt")
     if row.filed is not None:
         _check_filed(row, row.filed, receipt)
     if "follows" in receipt:
         follows = receipt["follows"]
         if not isinstance(follows, list) or not all(type(at) is int and 0 <= at < row.seq for at in follows):
-            raise Failed(row.seq, f"follows {follows}, which is not before it")
+            raise VerificationFailed(row.seq, f"follows {follows}, which is not before it")
     return receipt
 
 
-def _check_filed(row: Row, filed: Filed, receipt: Receipt) -> None:
-    """The columns by which it is looked up say the same as it does. Raises: Failed."""
+def _check_filed(row: Row, filed: IndexColumns, receipt: Receipt) -> None:
+    """The columns by which it is looked up say the same as it does. Raises: VerificationFailed."""
     if receipt["kind"] != filed.kind:
-        raise Failed(row.seq, f"is filed as `{filed.kind}` but says `{receipt['kind']}`")
+        raise VerificationFailed(row.seq, f"is filed as `{filed.kind}` but says `{receipt['kind']}`")
     if receipt.get("call") != filed.call:
-        raise Failed(row.seq, f"is filed under call `{filed.call}` but says `{receipt.get('call')}`")
+        raise VerificationFailed(row.seq, f"is filed under call `{filed.call}` but says `{receipt.get('call')}`")
     try:
         at = (datetime.fromisoformat(receipt["time"]) - EPOCH) // MICROSECOND
     except (KeyError, TypeError, ValueError):
-        raise Failed(row.seq, "does not say its time") from None
+        raise VerificationFailed(row.seq, "does not say its time") from None
     if at != filed.at:
-        raise Failed(row.seq, f"is filed at {filed.at} but says `{receipt['time']}`")
+        raise VerificationFailed(row.seq, f"is filed at {filed.at} but says `{receipt['time']}`")
 
 
 EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)

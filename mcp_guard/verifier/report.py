@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 
-class Failed(Exception):
+class VerificationFailed(Exception):
     """Something could not be proved."""
 
     def __init__(self, seq: int | None, problem: str) -> None:
@@ -12,12 +12,12 @@ class Failed(Exception):
         self.problem = problem
 
 
-class Unusable(Exception):
+class UnusableInput(Exception):
     """The input is not what it should be, so nothing can be said."""
 
 
 @dataclass
-class Statement:
+class ReportItem:
     """One thing that is proved, or is not; `check` is its name in docs/reference/verify.md."""
 
     check: str
@@ -52,18 +52,18 @@ class Report:
     against: list[int] = field(default_factory=list)
     """Sizes of the checkpoints that it was held against."""
     witnesses: list[dict[str, object]] = field(default_factory=list)
-    proved: list[Statement] = field(default_factory=list)
-    not_proved: list[Statement] = field(default_factory=list)
+    proved: list[ReportItem] = field(default_factory=list)
+    not_proved: list[ReportItem] = field(default_factory=list)
     receipt: dict[str, object] | None = None
     """Of one receipt: what it says."""
     failed_at: int | None = None
     problem: str = ""
 
     def prove(self, check: str, says: str) -> None:
-        self.proved.append(Statement(check, says))
+        self.proved.append(ReportItem(check, says))
 
     def leave_open(self, check: str, says: str) -> None:
-        self.not_proved.append(Statement(check, says))
+        self.not_proved.append(ReportItem(check, says))
 
 
 NOUNS = {"ledger": "the ledger", "export": "the export", "range": "the range", "receipt": "the receipt"}
@@ -101,7 +101,7 @@ TRUNCATION = "that no later receipt was removed together with its checkpoint; ke
 WHOSE_KEYS = "whose the approvers' keys are; the ledger itself says so. Give what you know: --approvers FILE"
 
 
-def say_whole(report: Report, payloads_here: bool, held_against: bool) -> None:
+def conclude_full(report: Report, payloads_here: bool, held_against: bool) -> None:
     """What a whole ledger or export proves."""
     _say_keys(report)
     report.prove("order", "none of the receipts is missing, changed, inserted or out of order")
@@ -154,7 +154,7 @@ def _say_payloads(report: Report, here: bool) -> None:
         report.leave_open("payloads", "what the payloads that are not kept were")
 
 
-def say_part(report: Report, payloads_here: bool, held_against: bool) -> None:
+def conclude_range(report: Report, payloads_here: bool, held_against: bool) -> None:
     """What a range, or one receipt with the ledger behind it, proves."""
     one = report.first == report.last
     what = "it" if one else "each of them"
@@ -172,7 +172,7 @@ def say_part(report: Report, payloads_here: bool, held_against: bool) -> None:
     say_end(report, held_against)
 
 
-def say_bundle(report: Report, held_against: bool) -> None:
+def conclude_bundle(report: Report, held_against: bool) -> None:
     """What a bundle proves, which is all there is to look at."""
     report.prove("signatures", "it is signed by a guard's key that was given")
     report.prove("tree", f"it is receipt {report.first} of the tree of the signed checkpoint")

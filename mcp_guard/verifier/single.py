@@ -6,71 +6,71 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .bundle import FORM, Bundle, parse_bundle
-from .checkpoints import Demand, check, check_head, check_witnesses
+from .checkpoints import Requirements, check, check_head, check_witnesses
 from .notes import signers
 from .receipts import check_chunk
-from .report import Failed, Report, Unusable, say_bundle
+from .report import Report, UnusableInput, VerificationFailed, conclude_bundle
 from .signatures import PAYLOADS
-from .sources import End, Row
+from .sources import Row, TreeEnd
 
 
-def verify_bundle(path: Path, demand: Demand) -> Report:
-    """Raises: Unusable if it is no bundle."""
-    check(demand)
+def verify_bundle(path: Path, requirements: Requirements) -> Report:
+    """Raises: UnusableInput if it is no bundle."""
+    check(requirements)
     try:
         text = path.read_bytes()
         if json.loads(text)["form"] != FORM:
             raise ValueError(f"its form is not `{FORM}`")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise Unusable(f"cannot read `{path}` as a ledger, an export or a bundle: {error}") from None
-    report = Report(scope="bundle", origin=demand.origin)
+        raise UnusableInput(f"cannot read `{path}` as a ledger, an export or a bundle: {error}") from None
+    report = Report(scope="bundle", origin=requirements.origin)
     try:
-        _verify(text, demand, report)
+        _verify(text, requirements, report)
     except ValueError as error:
         report.problem = str(error)
         return report
-    except Failed as failure:
+    except VerificationFailed as failure:
         report.failed_at, report.problem = failure.seq, failure.problem
         return report
     report.ok = True
     return report
 
 
-def _verify(text: bytes, demand: Demand, report: Report) -> None:
-    """Raises: Failed, ValueError."""
+def _verify(text: bytes, requirements: Requirements, report: Report) -> None:
+    """Raises: VerificationFailed, ValueError."""
     bundle = parse_bundle(text)
     report.first = report.last = report.failed_at = bundle.seq
     bundle.check_inclusion()
-    key = next((key for key in demand.keys if key.verifies(bundle.body, bundle.signature)), None)
+    key = next((key for key in requirements.keys if key.verifies(bundle.body, bundle.signature)), None)
     if key is None:
-        raise Failed(bundle.seq, "it is not signed by a key that was given")
+        raise VerificationFailed(bundle.seq, "it is not signed by a key that was given")
     result = check_chunk(
-        _OneRow(bundle), (bundle.seq, bundle.seq + 1, key.line, tuple(each.line for each in demand.keys))
+        _OneRow(bundle), (bundle.seq, bundle.seq + 1, key.line, tuple(each.line for each in requirements.keys))
     )
     if result.failure is not None:
-        raise Failed(*result.failure)
+        raise VerificationFailed(*result.failure)
     head = bundle.checkpoint
-    signed = signers(head, demand.keys)
-    check_head(head, head.size, head.root, tuple(signed) or demand.keys)
-    check_witnesses(demand, (head,), report)
-    _check_against(demand, bundle, report)
+    signed = signers(head, requirements.keys)
+    check_head(head, head.size, head.root, tuple(signed) or requirements.keys)
+    check_witnesses(requirements, (head,), report)
+    _check_against(requirements, bundle, report)
     report.failed_at, report.receipts, report.kinds = None, 1, result.kinds
     report.receipt, report.checkpoint = json.loads(bundle.body), head.note
     report.root, report.payloads_checked = base64.b64encode(head.root).decode(), result.checked
-    say_bundle(report, bool(report.against))
+    conclude_bundle(report, bool(report.against))
 
 
-def _check_against(demand: Demand, bundle: Bundle, report: Report) -> None:
-    """Only a checkpoint of the same size can be compared. Raises: Failed, Unusable."""
-    for checkpoint in demand.against:
+def _check_against(requirements: Requirements, bundle: Bundle, report: Report) -> None:
+    """Only a checkpoint of the same size can be compared. Raises: VerificationFailed, UnusableInput."""
+    for checkpoint in requirements.against:
         if checkpoint.size != bundle.checkpoint.size:
-            raise Unusable(
+            raise UnusableInput(
                 "a bundle can be held against a checkpoint of its own size only; verify the ledger or export"
             )
-        if not signers(checkpoint, demand.keys):
-            raise Unusable("the checkpoint to hold it against is not signed by a key that was given")
+        if not signers(checkpoint, requirements.keys):
+            raise UnusableInput("the checkpoint to hold it against is not signed by a key that was given")
         if checkpoint.root != bundle.checkpoint.root:
-            raise Failed(None, f"split view: two trees of {checkpoint.size} receipts were signed")
+            raise VerificationFailed(None, f"split view: two trees of {checkpoint.size} receipts were signed")
         report.against.append(checkpoint.size)
 
 
@@ -109,7 +109,7 @@ class _OneRow:
     def key_hints(self) -> list[str]:
         return []
 
-    def strays(self, end: End) -> tuple[int | None, str] | None:
+    def strays(self, end: TreeEnd) -> tuple[int | None, str] | None:
         return None
 
     def close(self) -> None: ...

@@ -17,9 +17,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from .receipts import Result, Task, check_chunk
-from .report import Unusable
-from .sources import Reader, Source
+from .receipts import ChunkResult, ChunkTask, check_chunk
+from .report import UnusableInput
+from .sources import ReceiptSource, SourceReader
 
 CHUNK = 2048
 """Receipts; a power of two and whole tiles. A chunk and what is handed on of it are what a process holds in memory."""
@@ -31,9 +31,9 @@ ATTEMPTS = 1000
 class Workers:
     """Checks chunks: `submit` in order, `collect` in the same order. `reader` is this process's own view."""
 
-    def __init__(self, source: Source, pipes: list[Connection]) -> None:
+    def __init__(self, source: ReceiptSource, pipes: list[Connection]) -> None:
         self._pipes = pipes
-        self._given: deque[Task] = deque()
+        self._given: deque[ChunkTask] = deque()
         self._turn = 0
         self.reader = source.open()
         self._agree()
@@ -41,35 +41,38 @@ class Workers:
     def has_room(self) -> bool:
         return len(self._given) < max(1, AHEAD * len(self._pipes))
 
-    def submit(self, task: Task) -> None:
+    def submit(self, task: ChunkTask) -> None:
         if self._pipes:
             pipe = self._pipes[(self._turn + len(self._given)) % len(self._pipes)]
             pipe.send_bytes(marshal.dumps(task))
         self._given.append(task)
 
-    def collect(self) -> tuple[Task, Result]:
-        """The oldest task and what came of it. Raises: Unusable."""
+    def collect(self) -> tuple[ChunkTask, ChunkResult]:
+        """The oldest task and what came of it. Raises: UnusableInput."""
         task = self._given.popleft()
         if not self._pipes:
             return task, check_chunk(self.reader, task)
         pipe = self._pipes[self._turn % len(self._pipes)]
         self._turn += 1
-        return task, Result(**_receive(pipe))
+        return task, ChunkResult(**_receive(pipe))
 
     def _agree(self) -> None:
-        """Raises: Unusable if guards write so fast that no two processes ever see the same head."""
+        """Raises: UnusableInput if guards write so fast that no two processes ever see the same head."""
         for _ in range(ATTEMPTS):
             for pipe in self._pipes:
                 pipe.send_bytes(marshal.dumps(None))
             seen = {self.reader.snapshot(), *[_receive(pipe) for pipe in self._pipes]}
             if len(seen) == 1:
                 return
-        raise Unusable("the ledger changes too fast for several processes; use --workers 1")
+        raise UnusableInput("the ledger changes too fast for several processes; use --workers 1")
 
 
 @contextmanager
-def opened(source: Source, workers: int | None = None) -> Iterator[Workers]:
-    """Workers on one snapshot. None: one a processor if it is worth it; 1: this process alone. Raises: Unusable."""
+def opened(source: ReceiptSource, workers: int | None = None) -> Iterator[Workers]:
+    """Workers on one snapshot. None: one a processor if it is worth it; 1: this process alone.
+
+    Raises: UnusableInput.
+    """
     pipes: list[Connection] = []
     processes: list[BaseProcess] = []
     made: Workers | None = None
@@ -86,7 +89,7 @@ def opened(source: Source, workers: int | None = None) -> Iterator[Workers]:
         made = Workers(source, pipes)
         yield made
     except (sqlite3.Error, OSError) as error:
-        raise Unusable(f"cannot read it: {error}") from None
+        raise UnusableInput(f"cannot read it: {error}") from None
     finally:
         if made is not None:
             made.reader.close()
@@ -95,7 +98,7 @@ def opened(source: Source, workers: int | None = None) -> Iterator[Workers]:
             process.join()
 
 
-def _useful(source: Source) -> int:
+def _useful(source: ReceiptSource) -> int:
     """How many workers help: none for few receipts, nor where a process with threads cannot be forked."""
     reader = source.open()
     size = reader.size()
@@ -106,20 +109,20 @@ def _useful(source: Source) -> int:
 
 
 def _receive(pipe: Connection) -> Any:
-    """Raises: Unusable."""
+    """Raises: UnusableInput."""
     try:
         kind, answer = marshal.loads(pipe.recv_bytes())  # noqa: S302 from our own child
     except EOFError:
-        raise Unusable("a worker process ended before its time") from None
+        raise UnusableInput("a worker process ended before its time") from None
     if kind == "unusable":
-        raise Unusable(answer)
+        raise UnusableInput(answer)
     return answer
 
 
-def _serve(source: Source, pipe: Connection) -> None:
+def _serve(source: ReceiptSource, pipe: Connection) -> None:
     """A worker's life: answer until the pipe is closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends its workers
-    reader: Reader | None = None
+    reader: SourceReader | None = None
     while True:
         try:
             task = marshal.loads(pipe.recv_bytes())  # noqa: S302 from our own parent
@@ -128,6 +131,6 @@ def _serve(source: Source, pipe: Connection) -> None:
         try:
             reader = reader or source.open()
             answer = ("answer", reader.snapshot() if task is None else vars(check_chunk(reader, task)))
-        except (Unusable, sqlite3.Error, OSError) as error:
+        except (UnusableInput, sqlite3.Error, OSError) as error:
             answer = ("unusable", f"cannot read it: {error}")
         pipe.send_bytes(marshal.dumps(answer))

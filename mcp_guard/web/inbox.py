@@ -23,8 +23,8 @@ from mcp_guard.ledger.approvals.sign_in_codes import take_code
 from mcp_guard.ledger.approvals.votes import Approver, GrantTerms, Votes
 from mcp_guard.storage.approvals import ApproverKey
 from mcp_guard.web.passkeys import Passkeys, evidence
-from mcp_guard.web.sessions import COOKIE, LIFETIME, Sessions, SignedIn
-from mcp_guard.web.view import Card, card, day, groups, plain, policy_texts
+from mcp_guard.web.sessions import COOKIE, LIFETIME, BrowserSession, BrowserSessions
+from mcp_guard.web.view import ApprovalCard, day, groups, make_card, plain, policy_texts
 
 HERE = Path(__file__).parent
 HISTORY = 100
@@ -50,7 +50,7 @@ class Inbox:
     votes: Votes
     origin: str
     passkeys: Passkeys
-    sessions: Sessions = field(default_factory=Sessions)
+    sessions: BrowserSessions = field(default_factory=BrowserSessions)
     pages: jinja2.Environment = field(
         default_factory=lambda: jinja2.Environment(
             loader=jinja2.FileSystemLoader(HERE / "templates"), autoescape=True, undefined=jinja2.StrictUndefined
@@ -62,10 +62,10 @@ class Inbox:
     def now(self) -> int:
         return self.votes.writer.now()
 
-    def viewer(self, request: Request) -> SignedIn | None:
-        return self.sessions.find(request.cookies.get(COOKIE), self.now())
+    def viewer(self, request: Request) -> BrowserSession | None:
+        return self.sessions.find_session(request.cookies.get(COOKIE), self.now())
 
-    def signed_in(self, request: Request) -> SignedIn:
+    def signed_in(self, request: Request) -> BrowserSession:
         """Raises: HTTPException unless a signed-in page of ours sent this change."""
         viewer = self.viewer(request)
         if viewer is None or request.headers.get("x-csrf-token") != viewer.csrf:
@@ -75,20 +75,20 @@ class Inbox:
     def keys(self) -> list[ApproverKey]:
         return self.votes.writer.read(lambda store: store.approver_keys())
 
-    def passkeys_of(self, viewer: SignedIn) -> list[ApproverKey]:
+    def passkeys_of(self, viewer: BrowserSession) -> list[ApproverKey]:
         """Those in use."""
         mine = [key for key in self.keys() if key.approver == viewer.approver and key.method == "webauthn"]
         return [key for key in mine if key.removed is None]
 
     # Pages
 
-    def page(self, name: str, viewer: SignedIn | None, **values: Any) -> HTMLResponse:
+    def page(self, name: str, viewer: BrowserSession | None, **values: Any) -> HTMLResponse:
         who = self.votes.people.get(viewer.approver, viewer.approver) if viewer else ""
         return HTMLResponse(self.pages.get_template(name).render(viewer=viewer, who=who, day=day, **values))
 
-    def cards(self, viewer: SignedIn, found: list[Approval]) -> list[Card]:
+    def cards(self, viewer: BrowserSession, found: list[Approval]) -> list[ApprovalCard]:
         now = self.now()
-        return [card(approval, now, viewer.approver) for approval in found]
+        return [make_card(approval, now, viewer.approver) for approval in found]
 
     async def sign_in_page(self, request: Request) -> Response:
         return RedirectResponse("/", 303) if self.viewer(request) else self.page("sign_in.html", None)
@@ -120,7 +120,7 @@ class Inbox:
         lately = store.read(lambda store: store.lately(approval.id))
         told = store.read(lambda store: store.deliveries(approval.id))
         texts = store.read(lambda store: policy_texts(store, approval))
-        view = card(approval, self.now(), viewer.approver)
+        view = make_card(approval, self.now(), viewer.approver)
         has_passkey = bool(self.passkeys_of(viewer))
         values = {"card": view, "lately": lately, "told": told, "texts": texts, "has_passkey": has_passkey}
         return self.page("request.html", viewer, plain=plain, **values)
@@ -247,11 +247,11 @@ class Inbox:
             Mount("/static", StaticFiles(directory=HERE / "static")),
         ]
         app = Starlette(routes=routes, exception_handlers={GuardError: _refused, HTTPException: _failed})
-        app.add_middleware(OwnPagesOnly, origin=self.origin)
+        app.add_middleware(SameOriginMiddleware, origin=self.origin)
         return app
 
 
-class OwnPagesOnly:
+class SameOriginMiddleware:
     """Answers to one name only (against DNS rebinding), takes changes from its own pages only (against forgery), and
     sends the headers that keep other pages from framing or reading it."""
 

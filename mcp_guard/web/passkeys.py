@@ -28,7 +28,7 @@ from mcp_guard.ledger.approvals.approver_keys import NewKey
 from mcp_guard.storage.approvals import ApproverKey
 
 LIFETIME = 5 * 60 * 1_000_000
-MOST_OPEN = 1000
+MAX_OPEN = 1000
 
 
 @dataclass
@@ -40,7 +40,7 @@ class Challenges:
     def add(self, challenge: bytes, now: Micros, purpose: str, about: Any = None) -> None:
         for old in [each for each, (at, *_) in self.open.items() if now - at > LIFETIME]:
             del self.open[old]
-        if len(self.open) >= MOST_OPEN:
+        if len(self.open) >= MAX_OPEN:
             raise ApprovalError("too many unanswered requests; wait a few minutes")
         self.open[challenge] = (now, purpose, about)
 

@@ -1,4 +1,4 @@
-"""Who is signed in. Sessions live in this process's memory: end the inbox, and everybody is signed out."""
+"""Who is signed in. BrowserSessions live in this process's memory: end the inbox, and everybody is signed out."""
 
 import secrets
 from dataclasses import dataclass, field
@@ -10,7 +10,7 @@ COOKIE = "mcp_guard_inbox"
 
 
 @dataclass(frozen=True, slots=True)
-class SignedIn:
+class BrowserSession:
     """One browser of one approver. `csrf` stands in each page and must come back with each change."""
 
     approver: str
@@ -19,18 +19,18 @@ class SignedIn:
 
 
 @dataclass(frozen=True, slots=True)
-class Sessions:
-    by_token: dict[str, SignedIn] = field(default_factory=dict)
+class BrowserSessions:
+    by_token: dict[str, BrowserSession] = field(default_factory=dict)
 
     def open(self, approver: str, now: Micros) -> str:
         """The token for the cookie."""
         for token in [each for each, found in self.by_token.items() if now - found.since > LIFETIME]:
             del self.by_token[token]
         token = secrets.token_urlsafe(32)
-        self.by_token[token] = SignedIn(approver, secrets.token_urlsafe(32), now)
+        self.by_token[token] = BrowserSession(approver, secrets.token_urlsafe(32), now)
         return token
 
-    def find(self, token: str | None, now: Micros) -> SignedIn | None:
+    def find_session(self, token: str | None, now: Micros) -> BrowserSession | None:
         found = self.by_token.get(token or "")
         return found if found is not None and now - found.since <= LIFETIME else None
 

@@ -13,7 +13,7 @@ from mcp_guard.storage.sqlite import Store
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class FieldChange:
     """One field: its present value, if it is known, and the one asked for."""
 
     name: str
@@ -22,7 +22,7 @@ class Change:
 
 
 @dataclass(frozen=True, slots=True)
-class Card:
+class ApprovalCard:
     """One request, as a card in the list and as a page."""
 
     approval: Approval
@@ -31,20 +31,20 @@ class Card:
     target: str
     seconds_left: int
     asked: str
-    changes: tuple[Change, ...]
+    changes: tuple[FieldChange, ...]
     others: tuple[tuple[str, str], ...]
     rules: tuple[Json, ...]
     mine: bool
     """Whether the person who looks may decide on it now."""
 
 
-def card(approval: Approval, now: Micros, viewer: str) -> Card:
+def make_card(approval: Approval, now: Micros, viewer: str) -> ApprovalCard:
     subject = approval.subject
     wanted, present, resource = subject.arguments, subject.present, subject.resource
     lapsed = approval.state in (ApprovalState.REQUESTED, ApprovalState.APPROVED) and now >= approval.expires
     voted = {vote.approver for vote in approval.votes}
     may = any(may_decide(rule, viewer, approval.subject.requesters) for rule in approval.rules)
-    return Card(
+    return ApprovalCard(
         approval=approval,
         state="expired" if lapsed else str(approval.state),
         title=subject.tool.partition("__")[2].replace("_", " ") or subject.tool,
@@ -52,7 +52,7 @@ def card(approval: Approval, now: Micros, viewer: str) -> Card:
         seconds_left=max(0, (approval.expires - now) // 1_000_000),
         asked=day(approval.requested),
         changes=tuple(
-            Change(name, plain(present[name]) if name in present else None, plain(wanted.get(name)))
+            FieldChange(name, plain(present[name]) if name in present else None, plain(wanted.get(name)))
             for name in subject.changes
         ),
         others=tuple((name, plain(value)) for name, value in wanted.items() if name not in subject.changes),
@@ -74,9 +74,9 @@ def _rule(approval: Approval, position: int) -> Json:
     }
 
 
-def groups(cards: Iterable[Card]) -> list[tuple[str, list[Card]]]:
+def groups(cards: Iterable[ApprovalCard]) -> list[tuple[str, list[ApprovalCard]]]:
     """Like requests together: the same agent, tool and reason, so that one look serves them all."""
-    found: dict[tuple[str, ...], list[Card]] = {}
+    found: dict[tuple[str, ...], list[ApprovalCard]] = {}
     for each in cards:
         subject = each.approval.subject
         found.setdefault((subject.agent, subject.tool, *subject.reasons), []).append(each)

@@ -1,6 +1,7 @@
-"""Witnesses: outside places that remember our checkpoints. Each is a file with `send(place, submission)`, a line here.
+"""Witnesses: outside parties that keep our checkpoints. Each is a module with `send(destination, submission)`, listed.
 
-What it raises says why the checkpoint was not taken: `Undelivered`, or `Contradicted`.
+`send` returns an `Acceptance`. It raises `DeliveryError` if the witness did not accept the checkpoint, and
+`Contradicted` if the witness holds a checkpoint that the ledger does not continue.
 """
 
 WITNESSES: dict[str, str] = {
@@ -10,4 +11,4 @@ WITNESSES: dict[str, str] = {
     "rfc3161": "mcp_guard.witness.rfc3161",
     "cosignature": "mcp_guard.witness.cosignature",
 }
-"""Kind in the configuration: module. It is imported when a checkpoint is sent there."""
+"""`kind` in the configuration: the module, which is imported when a checkpoint is sent."""

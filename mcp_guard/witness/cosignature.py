@@ -1,4 +1,4 @@
-"""A witness that checks that the ledger only grew, and cosigns: the protocol of c2sp.org/tlog-witness."""
+"""A witness that checks that the ledger only grew, and cosigns its checkpoint (c2sp.org/tlog-witness)."""
 
 import base64
 import binascii
@@ -8,54 +8,63 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
 from mcp_guard.core.receipt import format_time
 from mcp_guard.core.tlog import note
-from mcp_guard.outbound import Answer, Undelivered, exchange
-from mcp_guard.witness.submission import Contradicted, Place, Submission, Taken
+from mcp_guard.outbound import DeliveryError, Destination, HttpResponse, post
+from mcp_guard.witness.submission import Acceptance, Contradicted, Submission
 
 SIZE_TYPE = "text/x.tlog.size"
-MOST_PROOF_LINES = 63
+MAX_PROOF_LINES = 63
+REASONS = {403: ": it does not trust this ledger's key", 404: ": it does not know this ledger's origin"}
 
 
-def send(place: Place, submission: Submission) -> Taken:
-    """Raises: Undelivered, Contradicted."""
-    old = min(submission.last.size, submission.head.size) if submission.last else 0
-    answer = _add_checkpoint(place.values["url"], submission, old)
-    if answer.status == 409 and answer.type == SIZE_TYPE and (seen := _size(answer)) != old:
-        old = seen
-        answer = _add_checkpoint(place.values["url"], submission, old)
-        if answer.status == 409 and answer.type == SIZE_TYPE and _size(answer) != old:
-            raise Undelivered("it was sent another checkpoint meanwhile")
-    if answer.status in (409, 422):
-        raise Contradicted(f"it has cosigned {old:,} receipts that are not the first {old:,} of this ledger")
-    if answer.status != 200:
-        unknown = {403: ": it does not trust this ledger's key", 404: ": it does not know this ledger's origin"}
-        raise Undelivered(f"it answered HTTP {answer.status}{unknown.get(answer.status, '')}")
-    line, at = cosignature(place.values["key"], submission.head.text(), answer.body.decode(errors="replace"))
-    evidence = {"cosignature": line, "time": format_time(at * 1_000_000), "continues": old or None}
-    return Taken({name: value for name, value in evidence.items() if value}, f"{line}\n")
+def send(destination: Destination, submission: Submission) -> Acceptance:
+    """Raises: DeliveryError, Contradicted."""
+    url = destination.options["url"]
+    old_size = min(submission.last.size, submission.head.size) if submission.last else 0
+    response = _add_checkpoint(url, submission, old_size)
+    if _is_size_conflict(response) and (witness_size := _read_size(response)) != old_size:
+        old_size = witness_size
+        response = _add_checkpoint(url, submission, old_size)
+        if _is_size_conflict(response) and _read_size(response) != old_size:
+            raise DeliveryError("the witness received another checkpoint at the same time")
+    if response.status in (409, 422):
+        raise Contradicted(
+            f"the witness has cosigned {old_size:,} receipts that differ from the first {old_size:,} of this ledger"
+        )
+    if response.status != 200:
+        raise DeliveryError(f"the witness answered HTTP {response.status}{REASONS.get(response.status, '')}")
+    lines = response.body.decode(errors="replace")
+    line, signed_at = find_cosignature(destination.options["key"], submission.head.text(), lines)
+    evidence = {"cosignature": line, "time": format_time(signed_at * 1_000_000), "continues": old_size or None}
+    return Acceptance({name: value for name, value in evidence.items() if value}, f"{line}\n")
 
 
-def _add_checkpoint(url: str, submission: Submission, old: int) -> Answer:
-    """Raises: Contradicted if the witness has seen more than there is; Undelivered."""
-    proof = [base64.b64encode(hash).decode() for hash in submission.consistency(old)]
-    assert len(proof) <= MOST_PROOF_LINES
-    body = "\n".join([f"old {old}", *proof, "", submission.note])
-    return exchange(f"{url.rstrip('/')}/add-checkpoint", body.encode(), {"content-type": "text/plain"})
+def _is_size_conflict(response: HttpResponse) -> bool:
+    """Whether the witness answered with the size that it holds, because the request named another one."""
+    return response.status == 409 and response.content_type == SIZE_TYPE
 
 
-def _size(answer: Answer) -> int:
-    """Raises: Undelivered."""
-    text = answer.body.decode(errors="replace").strip()
+def _add_checkpoint(url: str, submission: Submission, old_size: int) -> HttpResponse:
+    """Raises: Contradicted if the witness has seen more receipts than the ledger has; DeliveryError."""
+    proof = [base64.b64encode(hash).decode() for hash in submission.consistency(old_size)]
+    assert len(proof) <= MAX_PROOF_LINES
+    body = "\n".join([f"old {old_size}", *proof, "", submission.note])
+    return post(f"{url.rstrip('/')}/add-checkpoint", body.encode(), {"content-type": "text/plain"})
+
+
+def _read_size(response: HttpResponse) -> int:
+    """Raises: DeliveryError."""
+    text = response.body.decode(errors="replace").strip()
     if not text.isdecimal() or len(text) > 19:
-        raise Undelivered("it answered with no size")
+        raise DeliveryError("the witness answered with something other than a size")
     return int(text)
 
 
-def cosignature(key: str, text: str, lines: str) -> tuple[str, int]:
-    """The witness's own line among those that it answered, and when it signed (Unix seconds).
+def find_cosignature(key: str, text: str, lines: str) -> tuple[str, int]:
+    """The witness's cosignature line in its response, and when it signed (Unix seconds).
 
     It is an Ed25519 signature over `cosignature/v1`, the time and the checkpoint (c2sp.org/tlog-cosignature).
 
-    Raises: Undelivered if there is none that verifies.
+    Raises: DeliveryError if no line verifies with `key`, the witness's verifier line.
     """
     name, id, public = note.parse_verifier(key, note.COSIGNATURE)
     for line in lines.splitlines():
@@ -73,4 +82,4 @@ def cosignature(key: str, text: str, lines: str) -> tuple[str, int]:
         except InvalidSignature:
             break
         return line, at
-    raise Undelivered(f"its answer holds no cosignature by `{name}` that verifies")
+    raise DeliveryError(f"the response contains no valid cosignature by `{name}`")

@@ -1,4 +1,4 @@
-"""A file on other storage: checkpoints are appended, each with an empty line after it, or it holds the last one."""
+"""A file on other storage. It collects checkpoints, each followed by an empty line, or holds only the last one."""
 
 import os
 import re
@@ -7,38 +7,41 @@ from pathlib import Path
 
 from mcp_guard.core.tlog import note
 from mcp_guard.ledger.keys import sync_folder, write_durably
-from mcp_guard.outbound import Undelivered
-from mcp_guard.witness.submission import Place, Submission, Taken
+from mcp_guard.outbound import DeliveryError, Destination
+from mcp_guard.witness.submission import Acceptance, Submission
 
 SIGNATURE_BYTES = 64
 TAIL_BYTES = 64 * 1024
 """How much of the end of the file is read back; a checkpoint is far smaller."""
 
 
-def send(place: Place, submission: Submission) -> Taken:
-    """Raises: Undelivered, Contradicted."""
-    path = place.here / place.values["path"]
-    if not path.parent.is_dir():  # never made: it may be where storage should be mounted
-        raise Undelivered(f"there is no folder `{path.parent}`; is its storage mounted?")
+def send(destination: Destination, submission: Submission) -> Acceptance:
+    """Raises: DeliveryError, Contradicted."""
+    path = destination.base_dir / destination.options["path"]
+    if not path.parent.is_dir():  # never created here: it may be the mount point of storage that is not mounted
+        raise DeliveryError(f"the folder `{path.parent}` does not exist; is its storage mounted?")
     try:
-        held = last(path)
+        held = last_checkpoint(path)
         evidence = {"file": path.name} | submission.check(held)
         if held == submission.note:
-            return Taken(evidence)  # sent before, but not recorded
-        if place.values["append"]:
+            return Acceptance(evidence)  # written by an earlier run that ended before it recorded this
+        if destination.options["append"]:
             _append(path, f"{submission.note}\n")
         else:
             write_durably(path, submission.note, 0o644)
     except OSError as error:
-        raise Undelivered(f"`{path}` cannot be written: {error}") from None
-    return Taken(evidence)
+        raise DeliveryError(f"cannot write `{path}`: {error}") from None
+    return Acceptance(evidence)
 
 
-def last(path: Path) -> str | None:
-    """The last checkpoint in the file, passing over what a crash has cut short; None if the file is empty or not there.
+def last_checkpoint(path: Path) -> str | None:
+    """The last complete checkpoint in the file, or None if the file is empty or does not exist.
 
-    Whoever signed it: one by a key that the ledger does not know is what a ledger meets that was rolled back behind a
-    rotation. Raises: OSError.
+    A checkpoint that a crash cut short is skipped. The signer does not matter: a ledger that was rolled back to before
+    a key rotation finds a checkpoint signed by a key that it does not know. A file without any complete checkpoint is
+    returned as it is, so that the caller reports it and does not overwrite it.
+
+    Raises: OSError.
     """
     try:
         with path.open("rb") as file:
@@ -48,28 +51,28 @@ def last(path: Path) -> str | None:
     except FileNotFoundError:
         return None
     blocks = re.split(r"\n\n+", text.strip("\n"))
-    pairs = [f"{body}\n\n{signatures}\n" for body, signatures in pairwise(blocks)]
-    return next(filter(_is_whole, reversed(pairs)), text) or None  # what cannot be read must be told, not written over
+    notes = [f"{body}\n\n{signatures}\n" for body, signatures in pairwise(blocks)]
+    return next(filter(_is_complete, reversed(notes)), text) or None
 
 
-def _is_whole(pair: str) -> bool:
+def _is_complete(signed_note: str) -> bool:
     try:
-        _, signatures = note.parse(pair)
+        _, signatures = note.parse(signed_note)
     except ValueError:
         return False
     return bool(signatures) and all(len(signature) == SIGNATURE_BYTES for _, _, signature in signatures)
 
 
 def _append(path: Path, text: str) -> None:
-    """One write, on disk when it returns. Never cuts off what is there, so the file may be append-only."""
-    handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+    """Append with one write, which is on disk on return. Nothing is truncated, so the file may be append-only."""
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
     try:
-        end = os.lseek(handle, 0, os.SEEK_END)
-        torn = end > 0 and os.pread(handle, 2, max(0, end - 2)) != b"\n\n"
-        data = (b"\n\n" if torn else b"") + text.encode()
-        if os.write(handle, data) != len(data):
+        end = os.lseek(descriptor, 0, os.SEEK_END)
+        is_torn = end > 0 and os.pread(descriptor, 2, max(0, end - 2)) != b"\n\n"
+        data = (b"\n\n" if is_torn else b"") + text.encode()
+        if os.write(descriptor, data) != len(data):
             raise OSError("the disk is full")
-        os.fsync(handle)
+        os.fsync(descriptor)
     finally:
-        os.close(handle)
+        os.close(descriptor)
     sync_folder(path.parent)

@@ -1,44 +1,50 @@
-"""A file in a git repository, pushed to a remote. Never forced: the remote keeps every checkpoint that it was given.
+"""A file in a git repository that is pushed to a remote. Pushes are never forced, so the remote keeps every checkpoint.
 
-Nothing is checked out. A bare repository of our own holds the newest commit of the branch, to which one is added.
+Nothing is checked out. A bare repository in the witness's folder holds the newest commit of the branch, and each
+submission adds one commit to it.
 """
 
 import re
 import subprocess
 
-from mcp_guard.outbound import Undelivered
-from mcp_guard.witness.submission import Place, Submission, Taken
+from mcp_guard.outbound import DeliveryError, Destination
+from mcp_guard.witness.submission import Acceptance, Submission
 
-SECONDS = 60
-OURS = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX")
-"""Variables that would lead git elsewhere."""
+TIMEOUT_SECONDS = 60
+GIT_LOCATION_VARIABLES = (
+    "GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_OBJECT_DIRECTORY", "GIT_COMMON_DIR", "GIT_PREFIX",
+)  # fmt: skip
+"""Variables that would make git work on another repository."""
 
 
-def send(place: Place, submission: Submission) -> Taken:
-    """Raises: Undelivered, Contradicted."""
-    repository = Repository(place)
+def send(destination: Destination, submission: Submission) -> Acceptance:
+    """Raises: DeliveryError, Contradicted."""
+    repository = Repository(destination, submission)
     parent = repository.fetch()
     held = repository.read(parent) if parent else None
     evidence = submission.check(held)
     if held == submission.note:
-        return Taken(evidence | {"commit": parent})  # pushed before, but not recorded
+        return Acceptance(evidence | {"commit": parent})  # pushed by an earlier run that ended before it recorded this
     commit = repository.commit(parent, submission.note, f"Checkpoint of {submission.head.size} receipts")
-    repository.run("push", "--quiet", place.values["remote"], f"{commit}:{repository.branch}")
-    return Taken(evidence | {"commit": commit})
+    repository.run("push", "--quiet", repository.remote, f"{commit}:{repository.branch}")
+    return Acceptance(evidence | {"commit": commit})
 
 
 class Repository:
-    """The bare repository in the witness's own folder."""
+    """The bare repository in the witness's folder."""
 
-    def __init__(self, place: Place) -> None:
-        """Raises: Undelivered."""
-        self.path, self.here = place.work / "repository.git", place.here
-        self.remote, self.file = place.values["remote"], place.values["path"]
-        self.branch = f"refs/heads/{place.values['branch']}"
-        kept = {name: value for name, value in place.environment.items() if name not in OURS}
-        self.environment = kept | {
+    def __init__(self, destination: Destination, submission: Submission) -> None:
+        """Raises: DeliveryError."""
+        work_dir, options = submission.work_dir, destination.options
+        self.path, self.base_dir = work_dir / "repository.git", destination.base_dir
+        self.remote, self.file = options["remote"], options["path"]
+        self.branch = f"refs/heads/{options['branch']}"
+        inherited = {
+            name: value for name, value in destination.environment.items() if name not in GIT_LOCATION_VARIABLES
+        }
+        self.environment = inherited | {
             "GIT_TERMINAL_PROMPT": "0",
-            "GIT_INDEX_FILE": str(place.work / "index"),
+            "GIT_INDEX_FILE": str(work_dir / "index"),
             "GIT_AUTHOR_NAME": "mcp-guard",
             "GIT_AUTHOR_EMAIL": "mcp-guard@localhost",
             "GIT_COMMITTER_NAME": "mcp-guard",
@@ -46,49 +52,53 @@ class Repository:
         }
         self.environment.setdefault("GIT_SSH_COMMAND", "ssh -o BatchMode=yes")
         if not self.path.exists():
-            self.run("init", "--quiet", "--bare", str(self.path), bare=False)
+            self.run("init", "--quiet", "--bare", str(self.path), in_repository=False)
 
     def fetch(self) -> str:
-        """The newest commit of the branch at the remote, brought here; empty if there is no such branch yet."""
-        listed = self.run("ls-remote", self.remote, self.branch)
-        if not listed:
+        """Fetch the newest commit of the branch. Returns its id, or an empty string if there is no such branch."""
+        if not self.run("ls-remote", self.remote, self.branch):
             return ""
         self.run("fetch", "--quiet", "--no-tags", "--depth=1", self.remote, self.branch)
         return self.run("rev-parse", "FETCH_HEAD")
 
     def read(self, commit: str) -> str | None:
-        """The file as it is in a commit."""
+        """The file's content in a commit, or None if the commit does not have it."""
         if not self.run("ls-tree", commit, "--", self.file):
             return None
         return self.run("cat-file", "blob", f"{commit}:{self.file}", strip=False)
 
     def commit(self, parent: str, text: str, message: str) -> str:
-        """A commit on top of `parent`, with the file changed and all others as they were."""
+        """Commit the file on top of `parent`, with all other files unchanged. Returns the commit's id."""
         blob = self.run("hash-object", "-w", "--stdin", input=text)
         self.run("read-tree", parent or "--empty")
         self.run("update-index", "--add", "--cacheinfo", f"100644,{blob},{self.file}")
         tree = self.run("write-tree")
         return self.run("commit-tree", tree, *(["-p", parent] if parent else []), "-m", message)
 
-    def run(self, *words: str, input: str = "", strip: bool = True, bare: bool = True) -> str:
-        """Raises: Undelivered, which tells neither the address nor what is in it."""
-        argv = ["git", *([f"--git-dir={self.path}"] if bare else []), *words]
+    def run(self, *arguments: str, input: str = "", strip: bool = True, in_repository: bool = True) -> str:
+        """Run git and return its output; with `strip`, only the text before the first tab.
+
+        Raises: DeliveryError, which contains neither the remote's address nor credentials in it.
+        """
+        argv = ["git", *([f"--git-dir={self.path}"] if in_repository else []), *arguments]
         try:
-            done = subprocess.run(
-                argv, input=input.encode(), capture_output=True, timeout=SECONDS, check=False, env=self.environment,
-                cwd=self.here,
+            process = subprocess.run(
+                argv, input=input.encode(), capture_output=True, timeout=TIMEOUT_SECONDS, check=False,
+                env=self.environment, cwd=self.base_dir,
             )  # fmt: skip
-        except (OSError, subprocess.TimeoutExpired):
-            raise Undelivered(f"`git {words[0]}` did not run, or not in {SECONDS} s") from None
-        if done.returncode:
-            raise Undelivered(f"`git {words[0]}` failed: {self._reason(done.stderr)}")
-        text = done.stdout.decode(errors="replace")
+        except subprocess.TimeoutExpired:
+            raise DeliveryError(f"`git {arguments[0]}` did not finish within {TIMEOUT_SECONDS} s") from None
+        except OSError as error:
+            raise DeliveryError(f"cannot run `git {arguments[0]}`: {error.strerror}") from None
+        if process.returncode:
+            raise DeliveryError(f"`git {arguments[0]}` failed: {self._reason(process.stderr)}")
+        text = process.stdout.decode(errors="replace")
         return text.split("\t")[0].strip() if strip else text
 
     def _reason(self, stderr: bytes) -> str:
+        """git's error line, with addresses and quoted names replaced by `the remote`."""
         lines = stderr.decode(errors="replace").strip().splitlines()
-        found = next((line for line in lines if line.startswith(("fatal:", "error:", " ! "))), "")
+        reason = next((line for line in lines if line.startswith(("fatal:", "error:", " ! "))), "")
         host = re.match(r"(?:\w+://)?(?:[^@/]*@)?([^:/]+)", self.remote)
         hidden = [re.escape(self.remote), *([rf"\b{re.escape(host[1])}\b"] if host else [])]
-        told = re.sub("|".join([r"'[^']*'", r"\S+://\S+", *hidden]), "the remote", found)
-        return told.strip() or "it said nothing"
+        return re.sub("|".join([r"'[^']*'", r"\S+://\S+", *hidden]), "the remote", reason).strip() or "no error message"

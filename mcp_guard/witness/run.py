@@ -1,4 +1,4 @@
-"""One round: the head as it is now goes to witnesses, and each that takes it is recorded (`checkpoint.witnessed`)."""
+"""Send the current head to witnesses, and record each acceptance as a receipt (`checkpoint.witnessed`)."""
 
 import base64
 import fcntl
@@ -14,18 +14,21 @@ from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.export import LedgerProofs
 from mcp_guard.ledger.witness_state import is_due
 from mcp_guard.ledger.writer import Transaction, Writer
-from mcp_guard.outbound import Undelivered
+from mcp_guard.outbound import DeliveryError, Destination
 from mcp_guard.settings import WitnessSettings
 from mcp_guard.storage.keys import WitnessedCheckpoint
 from mcp_guard.witness import WITNESSES
-from mcp_guard.witness.submission import Contradicted, Place, Submission, Taken
+from mcp_guard.witness.submission import Acceptance, Contradicted, Submission
 
 MICROS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """What came of one witness. `state` is `taken`, `failed`, `contradicted` or `skipped`; `size` is what was sent."""
+class WitnessResult:
+    """The result for one witness. `state` is `taken`, `failed`, `contradicted` or `skipped`.
+
+    `size` is the number of receipts of the checkpoint that was sent.
+    """
 
     witness: str
     method: str
@@ -35,54 +38,64 @@ class Result:
 
 
 @dataclass(frozen=True, slots=True)
-class Round:
-    """One head for all witnesses, so that their cosignatures are of one checkpoint.
+class WitnessRun:
+    """Sends one head to all witnesses, so that their cosignatures are on the same checkpoint.
 
-    With `anew`, a place that has lost its checkpoints begins anew.
+    With `allow_restart`, a witness that has lost its checkpoints may start from this one.
     """
 
     writer: Writer
     folder: Path
     environment: Mapping[str, str]
     proofs: LedgerProofs
-    anew: bool = False
+    allow_restart: bool = False
 
-    def send(self, name: str, witness: WitnessSettings, only_if_due: bool = False) -> Result:
-        """To one witness. Raises: LedgerError if the ledger cannot be read, or what was taken not be recorded."""
-        work = self.folder / "witnesses" / name
-        with _alone(work) as free:
-            if not free:
-                return Result(name, witness.kind, "skipped", 0, "another process is sending it a checkpoint")
+    def send(self, name: str, witness: WitnessSettings, only_if_due: bool = False) -> WitnessResult:
+        """Send the head to one witness.
+
+        Raises: LedgerError if the ledger cannot be read, or the acceptance cannot be recorded.
+        """
+        work_dir = self.folder / "witnesses" / name
+        with _lock(work_dir) as is_locked:
+            if not is_locked:
+                return WitnessResult(name, witness.kind, "skipped", 0, "another process is sending it a checkpoint")
             if only_if_due and not is_due(self.writer, name, witness):
-                return Result(name, witness.kind, "skipped", 0, "nothing is due")
-            place = Place(dict(witness.options), dict(self.environment), witness.here, work)
-            result = self._send(name, witness, place, self.proofs)
+                return WitnessResult(name, witness.kind, "skipped", 0, "nothing is due")
+            result = self._send(name, witness, work_dir, self.proofs)
             if result.state == "contradicted" and self.writer.read(lambda store: store.head().size) > result.size:
-                return self._send(name, witness, place, begin(self.writer))  # it may have taken a later head meanwhile
+                # Another process may have sent it a later head in the meantime.
+                return self._send(name, witness, work_dir, current_head(self.writer))
             return result
 
-    def _send(self, name: str, witness: WitnessSettings, place: Place, proofs: LedgerProofs) -> Result:
+    def _send(self, name: str, witness: WitnessSettings, work_dir: Path, proofs: LedgerProofs) -> WitnessResult:
         last, keys = self.writer.read(lambda store: (store.witnessed().get(name), store.guard_keys()))
-        verifiers = tuple(each.verifier for each in keys)
-        submission = Submission(proofs, verifiers, self.writer.now() // MICROS, last, self.anew)
+        destination = Destination(witness.options, self.environment, witness.base_dir)
+        submission = Submission(
+            proofs=proofs,
+            keys=tuple(key.verifier for key in keys),
+            at=self.writer.now() // MICROS,
+            work_dir=work_dir,
+            last=last,
+            allow_restart=self.allow_restart,
+        )
         size = submission.head.size
         try:
-            taken: Taken = importlib.import_module(WITNESSES[witness.kind]).send(place, submission)
-        except Undelivered as trouble:
-            return Result(name, witness.kind, "failed", size, str(trouble))
-        except Contradicted as trouble:
-            return Result(name, witness.kind, "contradicted", size, str(trouble))
-        self._record(name, witness, submission, taken)
-        return Result(name, witness.kind, "taken", size, _older(submission, taken))
+            acceptance: Acceptance = importlib.import_module(WITNESSES[witness.kind]).send(destination, submission)
+        except DeliveryError as error:
+            return WitnessResult(name, witness.kind, "failed", size, str(error))
+        except Contradicted as error:
+            return WitnessResult(name, witness.kind, "contradicted", size, str(error))
+        self._record(name, witness, submission, acceptance)
+        return WitnessResult(name, witness.kind, "taken", size, _remark(submission, acceptance))
 
-    def _record(self, name: str, witness: WitnessSettings, submission: Submission, taken: Taken) -> None:
-        head, signed = submission.head, submission.note + taken.cosignature
+    def _record(self, name: str, witness: WitnessSettings, submission: Submission, acceptance: Acceptance) -> None:
+        head, signed = submission.head, submission.note + acceptance.cosignature
         fields = {
             "witness": name,
             "method": witness.kind,
             "size": head.size,
             "root": base64.b64encode(head.root).decode(),
-            "evidence": taken.evidence,
+            "evidence": acceptance.evidence,
         }
 
         def op(tx: Transaction) -> None:
@@ -92,27 +105,30 @@ class Round:
         self.writer.run(op)
 
 
-def begin(writer: Writer) -> LedgerProofs:
-    """The head as it is now. Raises: LedgerError."""
+def current_head(writer: Writer) -> LedgerProofs:
+    """The ledger's head at this moment. Raises: LedgerError."""
     return writer.read(LedgerProofs)
 
 
-def _older(submission: Submission, taken: Taken) -> str:
-    """A remark, if the place held less than what it was sent before."""
-    held = taken.evidence.get("continues", submission.head.size)
-    if submission.last is not None and held < submission.last.size:
-        return f"it held {held:,} receipts only, though it had been sent {submission.last.size:,}"
+def _remark(submission: Submission, acceptance: Acceptance) -> str:
+    """A remark if the witness held an older checkpoint than it had been sent."""
+    held_size = acceptance.evidence.get("continues", submission.head.size)
+    if submission.last is not None and held_size < submission.last.size:
+        return f"the witness held only {held_size:,} receipts, although it had been sent {submission.last.size:,}"
     return ""
 
 
 @contextmanager
-def _alone(work: Path) -> Iterator[bool]:
-    """One process at a time for one witness, whose folder is made. Raises: LedgerError."""
+def _lock(work_dir: Path) -> Iterator[bool]:
+    """Create the witness's folder and let one process at a time send to it. Yields whether this process may.
+
+    Raises: LedgerError.
+    """
     try:
-        work.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(work / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        lock = os.open(work_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
     except OSError as error:
-        raise LedgerError(f"cannot lock `{work}`: {error.strerror}", "check the folder's owner and mode") from None
+        raise LedgerError(f"cannot lock `{work_dir}`: {error.strerror}", "check the folder's owner and mode") from None
     try:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,6 +1,7 @@
-"""A running guard's own witnessing: when a checkpoint is due, `mcp-guard ledger witness --due` in a process of its own.
+"""Scheduled witnessing in a running guard: when a checkpoint is due, run `mcp-guard ledger witness --due`.
 
-No call waits for it, and what it needs in memory goes with it. Of several guards on one ledger, one sends.
+The command is a process of its own, so no call waits for it and its memory is freed when it ends. If several guards
+share a ledger, only one of them sends a given checkpoint.
 """
 
 import asyncio
@@ -14,36 +15,36 @@ from mcp_guard.ledger.witness_state import is_due
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import WitnessSettings
 
-ROUND_SECONDS = 1.0
-AFTER_FAILURE_SECONDS = 60.0
-"""Its complaint is on standard error; it is tried again, but not at once."""
+POLL_SECONDS = 1.0
+SECONDS_AFTER_FAILURE = 60.0
+"""Before the next attempt; the command has reported the failure on standard error."""
 
 
 @dataclass(frozen=True, slots=True)
-class Attendant:
-    """`config` is the configuration that the process is started with."""
+class WitnessScheduler:
+    """`config` is the configuration file that the command is started with."""
 
     writer: Writer
     witnesses: Mapping[str, WitnessSettings]
     config: Path
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Run until cancelled."""
         while True:
-            went_well = not self.due() or await self._send()
-            await asyncio.sleep(ROUND_SECONDS if went_well else AFTER_FAILURE_SECONDS)
+            is_settled = not self.is_any_due() or await self._send()
+            await asyncio.sleep(POLL_SECONDS if is_settled else SECONDS_AFTER_FAILURE)
 
-    def due(self) -> bool:
+    def is_any_due(self) -> bool:
         try:
             return any(is_due(self.writer, name, witness) for name, witness in self.witnesses.items())
         except LedgerError:
-            return False  # busy or damaged: calls meet the same and tell it
+            return False  # the ledger is busy or damaged: calls meet the same error and report it
 
     async def _send(self) -> bool:
-        """Whether every witness took what was due."""
-        words = ("-m", "mcp_guard.cli", "ledger", "witness", "--due", "--config", str(self.config))
-        nothing = asyncio.subprocess.DEVNULL
-        process = await asyncio.create_subprocess_exec(sys.executable, *words, stdin=nothing, stdout=nothing)
+        """Whether every witness accepted the checkpoint that was due."""
+        arguments = ("-m", "mcp_guard.cli", "ledger", "witness", "--due", "--config", str(self.config))
+        null = asyncio.subprocess.DEVNULL
+        process = await asyncio.create_subprocess_exec(sys.executable, *arguments, stdin=null, stdout=null)
         try:
             return await process.wait() == 0
         finally:

@@ -1,4 +1,4 @@
-"""What a witness is given: the signed head, and the means to prove that it continues what the witness has seen."""
+"""A checkpoint on its way to one witness: the signed head, and the proof that it continues what the witness holds."""
 
 import base64
 from dataclasses import dataclass, field
@@ -12,45 +12,40 @@ from mcp_guard.core.model import Json
 from mcp_guard.core.tlog import merkle, note
 from mcp_guard.core.tlog.note import Checkpoint
 from mcp_guard.ledger.export import LedgerProofs
-from mcp_guard.outbound import Options
 from mcp_guard.storage.keys import WitnessedCheckpoint
 
 
 class Contradicted(Exception):
-    """What the witness has seen is not what this ledger once was: one of the two was rolled back or changed."""
+    """The ledger does not continue the checkpoint that the witness holds: one of the two was rolled back or changed."""
 
 
 @dataclass(frozen=True, slots=True)
-class Taken:
-    """A witness has taken the checkpoint: the evidence for the receipt, and its cosignature line if it gave one."""
+class Acceptance:
+    """A witness accepted the checkpoint: the evidence for the receipt, and a cosignature line if it returned one."""
 
     evidence: Json = field(default_factory=dict)
     cosignature: str = ""
 
 
 @dataclass(frozen=True, slots=True)
-class Place(Options):
-    """What the configuration says of one witness. `work` is a folder of the guard's, for this witness alone."""
-
-    work: Path
-
-
-@dataclass(frozen=True, slots=True)
 class Submission:
-    """One checkpoint for one witness.
+    """One checkpoint for one witness, sent at `at` (Unix seconds).
 
-    `keys` are all verifier lines of the ledger; `last` is what this witness took last, as far as the ledger knows;
-    `anew` lets a place that has lost everything begin anew. `at` is the time, in Unix seconds.
+    `keys` are all verifier lines of the ledger, and `last` is the checkpoint that this witness accepted last according
+    to the ledger. `work_dir` is a folder of the guard reserved for this witness. With `allow_restart`, a witness that
+    has lost every checkpoint may start from this one.
     """
 
     proofs: LedgerProofs
     keys: tuple[str, ...]
     at: int
+    work_dir: Path
     last: WitnessedCheckpoint | None = None
-    anew: bool = False
+    allow_restart: bool = False
 
     @property
     def note(self) -> str:
+        """The checkpoint as a signed note."""
         return self.proofs.checkpoint
 
     @property
@@ -58,59 +53,66 @@ class Submission:
         return self.proofs.head
 
     def data(self) -> dict[str, Any]:
-        """The checkpoint for machines."""
+        """The checkpoint as a JSON object."""
         root = base64.b64encode(self.head.root).decode()
         return {"origin": self.head.origin, "size": self.head.size, "root": root, "checkpoint": self.note}
 
-    def consistency(self, old: int) -> list[bytes]:
-        """RFC 6962 §2.1.2, from an older size. Raises: Contradicted if the ledger never had, or no more has, that."""
-        try:
-            return [] if old == 0 else self.proofs.tree.consistency(old)
-        except (ValueError, IndexError):
-            raise Contradicted(f"it has seen {old:,} receipts, and the ledger has {self.head.size:,}") from None
+    def consistency(self, old_size: int) -> list[bytes]:
+        """The consistency proof from an older size (RFC 6962 §2.1.2).
 
-    def is_ours(self, held: str) -> bool:
-        """Whether it is a checkpoint that a key of this ledger has signed."""
+        Raises: Contradicted if the ledger is shorter than that, or has lost the nodes of that time.
+        """
+        try:
+            return [] if old_size == 0 else self.proofs.tree.consistency(old_size)
+        except (ValueError, IndexError):
+            raise Contradicted(
+                f"the witness has seen {old_size:,} receipts, but the ledger has {self.head.size:,}"
+            ) from None
+
+    def is_signed_by_ledger(self, held: str) -> bool:
+        """Whether `held` is a checkpoint signed by a key of this ledger."""
         try:
             checkpoint, signatures = note.parse(held)
         except ValueError:
             return False
-        return any(_signed(key, checkpoint.text(), signatures) for key in self.keys)
+        return any(_is_signed_by(key, checkpoint.text(), signatures) for key in self.keys)
 
     def check(self, held: str | None) -> Json:
-        """Prove that what a place holds is what this ledger once was; returns evidence of that, if there is any.
+        """Prove that this ledger continues the checkpoint that the witness holds. Returns the evidence, if any.
 
-        The proof is verified against the root held there, so it does not depend on the stored nodes being right.
+        The proof is verified against the root in `held`, so it does not depend on the stored nodes being right.
 
         Raises: Contradicted.
         """
         if held is None:
-            if self.last is not None and not self.anew:
+            if self.last is not None and not self.allow_restart:
                 raise Contradicted(f"the checkpoint of {self.last.size:,} receipts that was sent there is gone")
             return {}
         try:
             earlier, _ = note.parse(held)
         except ValueError:
-            raise Contradicted("what it holds is no checkpoint") from None
+            raise Contradicted("what the witness holds is not a checkpoint") from None
         if earlier.origin != self.head.origin:
-            raise Contradicted(f"it holds a checkpoint of another ledger, `{earlier.origin}`")
-        if not self.is_ours(held):
-            raise Contradicted(f"its checkpoint of {earlier.size:,} receipts is not signed by a key of this ledger")
-        path = self.consistency(earlier.size)
+            raise Contradicted(f"the witness holds a checkpoint of another ledger, `{earlier.origin}`")
+        described = f"the witness's checkpoint of {earlier.size:,} receipts"
+        if not self.is_signed_by_ledger(held):
+            raise Contradicted(f"{described} is not signed by a key of this ledger")
+        proof = self.consistency(earlier.size)
         try:
-            merkle.verify_consistency((earlier.size, earlier.root), (self.head.size, self.head.root), path)
+            merkle.verify_consistency((earlier.size, earlier.root), (self.head.size, self.head.root), proof)
         except ValueError:
-            about = f"its checkpoint of {earlier.size:,} receipts, which this ledger has signed,"
-            raise Contradicted(f"{about} is of other receipts than the first {earlier.size:,} of the ledger") from None
+            raise Contradicted(
+                f"{described} is signed by this ledger, but differs from the ledger's first {earlier.size:,} receipts"
+            ) from None
         return {"continues": earlier.size}
 
 
-def _signed(verifier: str, text: str, signatures: list[tuple[str, bytes, bytes]]) -> bool:
-    name, id, raw = note.parse_verifier(verifier)
-    for signer, key, signature in signatures:
-        if (signer, key) == (name, id):
+def _is_signed_by(verifier: str, text: str, signatures: list[tuple[str, bytes, bytes]]) -> bool:
+    name, id, public = note.parse_verifier(verifier)
+    for signer, key_id, signature in signatures:
+        if (signer, key_id) == (name, id):
             try:
-                Ed25519PublicKey.from_public_bytes(raw).verify(signature, text.encode())
+                Ed25519PublicKey.from_public_bytes(public).verify(signature, text.encode())
             except InvalidSignature:
                 return False
             return True

@@ -1,16 +1,17 @@
-"""A webhook, signed as those of the notifiers: `ledger.checkpoint`, with the checkpoint as it is."""
+"""A webhook witness: posts `ledger.checkpoint` with the signed checkpoint, signed like the webhooks of notifiers."""
 
 import json
 
 from mcp_guard.notify.webhook import signature_headers
-from mcp_guard.outbound import post
-from mcp_guard.witness.submission import Place, Submission, Taken
+from mcp_guard.outbound import Destination, post_json
+from mcp_guard.witness.submission import Acceptance, Submission
 
 
-def send(place: Place, submission: Submission) -> Taken:
-    """Raises: Undelivered unless the receiver says that it took it."""
+def send(destination: Destination, submission: Submission) -> Acceptance:
+    """Raises: DeliveryError unless the receiver answers with success."""
     id = f"msg_checkpoint_{submission.head.size}_{submission.head.root.hex()[:16]}"
-    said = {"type": "ledger.checkpoint", "timestamp": submission.at, "data": submission.data()}
-    body = json.dumps(said).encode()
-    post(place.values["url"], body, signature_headers(place.secret("secret"), id, submission.at, body))
-    return Taken({"message": id})
+    event = {"type": "ledger.checkpoint", "timestamp": submission.at, "data": submission.data()}
+    body = json.dumps(event).encode()
+    headers = signature_headers(destination.secret("secret"), id, submission.at, body)
+    post_json(destination.options["url"], body, headers)
+    return Acceptance({"message": id})

@@ -82,7 +82,7 @@ def test_every_client_there_and_back(here: Path, client: Client, place: ConfigLo
     assert main(["init", "--yes"]) == 0
     before = all_files(here)
     assert main(["wrap", client.id, "--scope", place.scope, "--yes"]) == 0
-    assert list(load(Path("mcp-guard.toml")).servers) == ["git"]
+    assert list(load(Path("mcp-guard.toml")).upstreams) == ["git"]
     assert b'"guard"' in path.read_bytes()
     assert main(["unwrap", client.id, "--scope", place.scope, "--yes"]) == 0
     assert all_files(here) == before

@@ -21,9 +21,9 @@ IN_ORDER: tuple[type[BaseModel], ...] = (
     config.ResourceTypeConfig, config.RateConfig, config.ApproverConfig, config.RouteConfig, config.WebhookConfig,
     config.SlackConfig, config.EmailConfig, config.CommandConfig, config.InboxConfig, risk.SignalConfig,
     risk.DriftConfig, serve.ServeConfig, serve.ConnectConfig, serve.IssuerConfig,
-    ledger.LedgerConfig, ledger.SignerCommandConfig, ledger.Witness, ledger.FileWitness,
-    ledger.GitWitness, ledger.WebhookWitness, ledger.TimestampWitness,
-    ledger.CosignatureWitness, types.Secret,
+    ledger.LedgerConfig, ledger.SignerCommandConfig, ledger.WitnessBase, ledger.FileWitnessConfig,
+    ledger.GitWitnessConfig, ledger.WebhookWitnessConfig, ledger.TimestampWitnessConfig,
+    ledger.CosignatureWitnessConfig, types.SecretConfig,
 )  # fmt: skip
 """The models whose keys are the tables of the page."""
 PAGE = (ROOT / "docs" / "reference" / "configuration.md").read_text()
@@ -46,8 +46,8 @@ def shown(value: Any) -> str:
 
 def keys(model: type[BaseModel]) -> dict[str, str]:
     """Those that its table has: not those that stand once for all kinds."""
-    for_all = ledger.Witness.model_fields if model is not ledger.Witness else {}
-    inherited = for_all if issubclass(model, ledger.Witness) else {}
+    for_all = ledger.WitnessBase.model_fields if model is not ledger.WitnessBase else {}
+    inherited = for_all if issubclass(model, ledger.WitnessBase) else {}
     own = {name: field for name, field in model.model_fields.items() if name != "kind" and name not in inherited}
     return {name: "required" if field.is_required() else shown(field.default) for name, field in own.items()}
 

@@ -35,7 +35,7 @@ NOT_RUN = {
         "mcp-guard approvers add alice": "paths of the reader's own",
     },
     "docs/howto/slack.md": {
-        "install -m 600 /dev/null slack-webhook": "needs Slack; tests/notify/test_courier.py has a receiver",
+        "install -m 600 /dev/null slack-webhook": "needs Slack; tests/notify/test_delivery.py has a receiver",
         "mcp-guard approvals show": "the same",
     },
     "docs/howto/wrap.md": {"mcp-guard init": WRAPS, "mcp-guard unwrap": WRAPS},

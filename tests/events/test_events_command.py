@@ -105,7 +105,7 @@ def test_a_cursor_of_another_ledger_is_refused(tmp_path: Path) -> None:
     cursor = Cursor(tmp_path / "cursor")
     cursor.move(ORIGIN, 7)
     assert cursor.read(ORIGIN) == 7
-    with pytest.raises(ConfigError, match=r"is of another ledger, `test\.example/ledger`"):
+    with pytest.raises(ConfigError, match=r"belongs to another ledger, `test\.example/ledger`"):
         cursor.read("other")
 
 
@@ -113,7 +113,7 @@ def test_headers_that_others_can_read_are_refused(tmp_path: Path) -> None:
     path = tmp_path / "headers"
     path.write_text("Authorization: x")
     path.chmod(0o644)
-    with pytest.raises(ConfigError, match="is open to others"):
+    with pytest.raises(ConfigError, match="is accessible to other users"):
         read_headers(path)
     path.chmod(0o600)
     path.write_text("no colon")

@@ -31,8 +31,8 @@ NODE = ROOT / "tests" / "node" / "node_modules" / "@modelcontextprotocol"
 def settings_of(config: Path, state: Path) -> Settings:
     """The pack's configuration, its servers run by this Python and its state kept out of the working tree."""
     settings = load(config)
-    servers = {name: replace(each, argv=(sys.executable, *each.argv[1:])) for name, each in settings.servers.items()}
-    return replace(settings, state_dir=state, servers=servers)
+    servers = {name: replace(each, argv=(sys.executable, *each.argv[1:])) for name, each in settings.upstreams.items()}
+    return replace(settings, state_dir=state, upstreams=servers)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

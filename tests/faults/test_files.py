@@ -14,7 +14,7 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Asked, Json
 from mcp_guard.ledger.open import recover
 from mcp_guard.storage.sqlite import open_store, reading
-from mcp_guard.verifier import Unusable, verify_ledger
+from mcp_guard.verifier import UnusableInput, verify_ledger
 from tests.faults.disks import immutable
 from tests.live.guarded import Client, scripted, seen, text, write_config
 from tests.promises.house import House, make_instance, open_house
@@ -47,7 +47,7 @@ async def refused(house: House, why: str) -> None:
 def is_verified(folder: Path) -> bool:
     try:
         return verify_ledger(folder / "state" / "ledger.sqlite", folder / "state" / "ledger.pub").ok
-    except Unusable:
+    except UnusableInput:
         return False
 
 

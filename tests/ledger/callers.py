@@ -6,7 +6,7 @@ from mcp_guard.identity.instances import InstanceSpec, Issuer, Launch, start_ins
 from mcp_guard.ledger import registry, tool_pins
 from mcp_guard.ledger.tool_pins import ToolPins
 from mcp_guard.ledger.writer import Transaction
-from mcp_guard.settings import Enrolled
+from mcp_guard.settings import AgentSettings
 from mcp_guard.upstream.catalog import make_tool as make_definition
 from tests.promises.house import House
 
@@ -21,7 +21,7 @@ def who_may_call(house: House) -> None:
     child, _ = start_instance(issuer, InstanceSpec(agent, launch, 30, (), parent), writer.now())
 
     def op(tx: Transaction) -> None:
-        registry.enrol_agent(tx, Enrolled(agent, "dana"), "operator")
+        registry.enrol_agent(tx, AgentSettings(agent, "dana"), "operator")
         registry.issue(tx, parent, bound)
         registry.issue(tx, child, {"by": "socket", "uid": 1001, "pid": 4711})
         registry.revoke(tx, ("instance", parent.id), "enough", "operator")

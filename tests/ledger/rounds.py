@@ -8,7 +8,7 @@ from typing import Any
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.open import LedgerSettings, open_writer
 from mcp_guard.settings import WitnessSettings
-from mcp_guard.witness.run import Result, Round, begin
+from mcp_guard.witness.run import WitnessResult, WitnessRun, current_head
 from tests.ledger.rotated import receipts
 from tests.promises.house import Clock
 
@@ -41,10 +41,10 @@ class Witnessing:
         writer.run(lambda tx: [tx.add(Draft("guard.started", {"guard": f"{word}_{each}"})) for each in range(count)])
         writer.store.close()
 
-    def send(self, anew: bool = False) -> Result:
+    def send(self, anew: bool = False) -> WitnessResult:
         writer = open_writer(self.settings, Clock())
         witness = WitnessSettings(self.kind, self.options, self.folder)
-        result = Round(writer, self.state, self.environment, begin(writer), anew).send("outside", witness)
+        result = WitnessRun(writer, self.state, self.environment, current_head(writer), anew).send("outside", witness)
         writer.store.close()
         return result
 

@@ -14,7 +14,7 @@ import pytest_asyncio
 from mcp_guard.core.model import Asked
 from mcp_guard.ledger.approvals.approver_keys import NewKey, rotate
 from mcp_guard.ledger.approvals.votes import Approver, GrantTerms
-from mcp_guard.verifier import Unusable, verify_ledger
+from mcp_guard.verifier import UnusableInput, verify_ledger
 from tests.ledger.resign import sign_anew
 from tests.promises.house import ALLOW, GATE, KEYS, ROUTES, House, make_instance, open_house, pending_id
 
@@ -151,5 +151,5 @@ def test_with_the_approvers_keys_given_the_ledgers_word_is_not_taken(copy: Path,
     trusted.write_text(json.dumps(swapped))
     assert "is not among the approvers' keys given" in problem(copy, trusted)
     trusted.write_text("nonsense")
-    with pytest.raises(Unusable):
+    with pytest.raises(UnusableInput):
         problem(copy, trusted)

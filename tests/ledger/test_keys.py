@@ -332,7 +332,7 @@ def test_a_signer_that_fails_refuses_what_it_should_sign(tmp_path: Path, mood: s
 
 
 def external_like(held: SignerSettings, seconds: float) -> SignerSettings:
-    return SignerSettings(held.kind, held.command, held.public, seconds, held.here)
+    return SignerSettings(held.kind, held.command, held.public, seconds, held.base_dir)
 
 
 async def test_a_call_whose_intent_cannot_be_signed_is_not_sent(tmp_path: Path) -> None:

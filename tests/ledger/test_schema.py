@@ -22,7 +22,7 @@ from mcp_guard.ledger.approvals.votes import Approver, GrantTerms, Votes
 from mcp_guard.ledger.open import LedgerSettings, recover
 from mcp_guard.settings import WitnessSettings
 from mcp_guard.storage.sqlite import open_store
-from mcp_guard.witness.run import Round, begin
+from mcp_guard.witness.run import WitnessRun, current_head
 from tests.ledger.callers import definitions_of_every_fate, who_may_call
 from tests.live.guarded import ALLOW_ALL, Client, scripted, write_config
 from tests.promises.house import (
@@ -126,7 +126,9 @@ def keys_and_witnesses(house: House) -> None:
     key_rotation.rotate(settings, house.clock, "every year")
     key_rotation.replace(settings, house.clock, "lost")
     witness = WitnessSettings("file", {"path": Path("checkpoints"), "append": True}, house.folder)
-    assert Round(writer, house.folder / "state", {}, begin(writer)).send("outside", witness).state == "taken"
+    assert (
+        WitnessRun(writer, house.folder / "state", {}, current_head(writer)).send("outside", witness).state == "taken"
+    )
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

@@ -13,7 +13,7 @@ import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.core.model import Asked
-from mcp_guard.verifier import FAILED, OK, UNUSABLE, Unusable, main, verify_ledger
+from mcp_guard.verifier import FAILED, OK, UNUSABLE, UnusableInput, main, verify_ledger
 from tests.promises.house import ALLOW, GATE, make_instance, open_house, pending_id
 
 Tamper = Callable[[sqlite3.Connection], object]
@@ -194,7 +194,7 @@ def test_another_key_verifies_nothing(copy: Path) -> None:
 @pytest.mark.parametrize("key", ["", "x", "a+b+c", "a+00000000+AQ=="])
 def test_a_key_that_is_none_is_unusable(copy: Path, key: str) -> None:
     (copy / "bad.pub").write_text(key)
-    with pytest.raises(Unusable):
+    with pytest.raises(UnusableInput):
         verify_ledger(copy / "ledger.sqlite", copy / "bad.pub")
 
 

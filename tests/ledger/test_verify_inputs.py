@@ -202,17 +202,17 @@ def test_an_earlier_head_that_witnesses_signed_counts_if_the_tree_continues_it(c
     """To record that a head was witnessed makes the ledger longer: the newest head is never the cosigned one."""
     note, line = cosigned((copy / "early").read_text(), "w1.example", Ed25519PrivateKey.from_private_bytes(b"1" * 32))
     (copy / "w1.pub").write_text(line)
-    demand = ("--witness", str(copy / "w1.pub"))
-    assert run(copy, "out", *demand) == FAILED
+    requirements = ("--witness", str(copy / "w1.pub"))
+    assert run(copy, "out", *requirements) == FAILED
     (copy / "out" / "cosigned").write_text(note)
-    assert run(copy, "out", *demand) == OK
+    assert run(copy, "out", *requirements) == OK
     (copy / "seen").write_text(note)
-    assert run(copy, "state/ledger.sqlite", *demand, "--against", str(copy / "seen")) == OK
+    assert run(copy, "state/ledger.sqlite", *requirements, "--against", str(copy / "seen")) == OK
     writer = open_filled(copy / "other", 300)  # another history, that the same witness signed
     forked, _ = cosigned(writer.store.checkpoint(), "w1.example", Ed25519PrivateKey.from_private_bytes(b"1" * 32))
     writer.store.close()
     (copy / "out" / "cosigned").write_text(forked)
-    assert run(copy, "out", *demand) == UNUSABLE  # no key of this ledger signed it
+    assert run(copy, "out", *requirements) == UNUSABLE  # no key of this ledger signed it
 
 
 @pytest.mark.parametrize("note", ["", "nonsense", "a\nb\nc\n\n— x y\n"])
@@ -385,13 +385,13 @@ def test_spans_prefixes_and_proofs_agree_with_the_guards_own_tree(size: int, dat
         edge = merkle.append(edge, at, leaf)
 
     def stored(level: int, index: int) -> bytes:
-        span = stored_merkle.Span(index << 8 * level)
+        span = stored_merkle.CompactRange(index << 8 * level)
         for leaf in leaves[index << 8 * level : index + 1 << 8 * level]:
             span.add(leaf)
         return span.nodes[0][2]
 
     first = data.draw(st.integers(0, size - 1))
-    own = stored_merkle.Span(first)
+    own = stored_merkle.CompactRange(first)
     for leaf in leaves[first : data.draw(st.integers(first + 1, size))]:
         own.add(leaf)
     assert stored_merkle.subtree(0, size, stored, own) == merkle.root(edge)

@@ -13,10 +13,10 @@ from mcp_guard.ledger.keys import SigningKey, signing_key
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.storage.sqlite import open_store
 from mcp_guard.verifier import Report
-from mcp_guard.verifier.checkpoints import Demand
-from mcp_guard.verifier.full import verify_whole
+from mcp_guard.verifier.checkpoints import Requirements
+from mcp_guard.verifier.full import verify_full
 from mcp_guard.verifier.notes import parse_key
-from mcp_guard.verifier.range import verify_part
+from mcp_guard.verifier.range import verify_range
 from mcp_guard.verifier.sources.sqlite import LedgerFile
 from mcp_guard.verifier.workers import CHUNK
 from tests.ledger.filled import ORIGIN, Still, fill
@@ -57,12 +57,12 @@ def change_key(
     writer.run(op)
 
 
-def lines(*keys: SigningKey) -> Demand:
-    return Demand(tuple(parse_key(key.verifier) for key in keys))
+def lines(*keys: SigningKey) -> Requirements:
+    return Requirements(tuple(parse_key(key.verifier) for key in keys))
 
 
 def verify(folder: Path, *keys: SigningKey) -> Report:
-    return verify_whole(LedgerFile(folder / "ledger.sqlite"), lines(*keys))
+    return verify_full(LedgerFile(folder / "ledger.sqlite"), lines(*keys))
 
 
 @pytest.fixture
@@ -85,14 +85,14 @@ def test_any_key_of_the_chain_is_enough(rotated: Path, given: tuple[SigningKey, 
     assert [each["key"] for each in report.keys] == [ONE.verifier, TWO.verifier, THREE.verifier]
     assert [each["since"] for each in report.keys] == [0, 6, 12]
     for first, last in ((0, 16), (5, 5), (6, 6), (8, 13), (16, 16)):
-        part = verify_part(LedgerFile(rotated / "ledger.sqlite"), lines(*given), first, last)
+        part = verify_range(LedgerFile(rotated / "ledger.sqlite"), lines(*given), first, last)
         assert part.ok, part.problem
 
 
 def test_a_key_outside_the_chain_proves_nothing(rotated: Path) -> None:
     other = make_key(9)
     assert "none of the keys given" in verify(rotated, other).problem
-    assert "none of the keys given" in verify_part(LedgerFile(rotated / "ledger.sqlite"), lines(other), 3, 3).problem
+    assert "none of the keys given" in verify_range(LedgerFile(rotated / "ledger.sqlite"), lines(other), 3, 3).problem
 
 
 def test_the_head_right_after_a_rotation_is_believed_with_its_two_signatures(tmp_path: Path) -> None:
@@ -112,8 +112,8 @@ def test_chunks_given_out_before_a_rotation_was_known_are_checked_again(tmp_path
     fill(writer, 4 * CHUNK)
     writer.store.close()
     for workers in (1, 2):
-        demand = Demand((parse_key(ONE.verifier),), workers=workers)
-        report = verify_whole(LedgerFile(tmp_path / "ledger.sqlite"), demand)
+        requirements = Requirements((parse_key(ONE.verifier),), workers=workers)
+        report = verify_full(LedgerFile(tmp_path / "ledger.sqlite"), requirements)
         assert report.ok, report.problem
         assert report.receipts == 5 * CHUNK - 6
 

@@ -9,7 +9,7 @@ from mcp_guard.core.tlog import note
 from mcp_guard.ledger import key_rotation
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.settings import WitnessSettings
-from mcp_guard.witness.run import Round, begin
+from mcp_guard.witness.run import WitnessRun, current_head
 from tests.ledger.rotated import chain, checkpoint
 from tests.ledger.rounds import Witnessing
 from tests.promises.house import Clock
@@ -78,7 +78,7 @@ def test_what_was_sent_but_not_recorded_is_not_sent_twice(place: Witnessing) -> 
 
 def test_a_place_that_was_sent_a_later_head_meanwhile_is_no_contradiction(place: Witnessing) -> None:
     writer = open_writer(place.settings, Clock())
-    round = Round(writer, place.state, place.environment, begin(writer))
+    round = WitnessRun(writer, place.state, place.environment, current_head(writer))
     place.grow(7)
     place.send()
     result = round.send("outside", WitnessSettings(place.kind, place.options, place.folder))
@@ -93,7 +93,7 @@ def test_a_rolled_back_ledger_is_told_and_nothing_overwritten(place: Witnessing)
     place.roll_back()
     result = place.send()
     assert result.state == "contradicted"
-    assert "it has seen 310 receipts, and the ledger has 300" in result.text
+    assert "the witness has seen 310 receipts, but the ledger has 300" in result.text
     assert held(place) == before
     assert place.witnessed() == []
 
@@ -107,7 +107,7 @@ def test_a_forked_ledger_is_told_however_long_it_has_grown(place: Witnessing) ->
     place.grow(400, "another story")
     result = place.send()
     assert result.state == "contradicted"
-    assert "is of other receipts than the first 310" in result.text
+    assert "differs from the ledger's first 310" in result.text
     assert held(place) == before
 
 
@@ -176,7 +176,7 @@ def test_a_place_that_was_rolled_back_is_told(place: Witnessing) -> None:
         (place.folder / "storage" / "checkpoints").write_text(before)
     result = place.send()
     assert result.state == "taken"
-    assert result.text == "it held 300 receipts only, though it had been sent 306"
+    assert result.text == "the witness held only 300 receipts, although it had been sent 306"
 
 
 # A file
@@ -218,7 +218,7 @@ def test_rubbish_is_told_and_left(file: Witnessing) -> None:
     path = file.folder / "storage" / "checkpoints"
     path.write_text("rubbish\n")
     result = file.send()
-    assert (result.state, result.text) == ("contradicted", "what it holds is no checkpoint")
+    assert (result.state, result.text) == ("contradicted", "what the witness holds is not a checkpoint")
     assert path.read_text() == "rubbish\n"
 
 

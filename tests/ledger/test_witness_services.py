@@ -16,11 +16,11 @@ from mcp_guard.ledger import key_rotation
 from mcp_guard.ledger.export import export
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.witness_state import cosigned
-from mcp_guard.settings import SecretPlace, WitnessSettings
+from mcp_guard.settings import SecretReference, WitnessSettings
 from mcp_guard.storage.sqlite import open_store
-from mcp_guard.witness.cosignature import cosignature
-from mcp_guard.witness.rfc3161 import in_order
-from mcp_guard.witness.run import Round, begin
+from mcp_guard.witness.cosignature import find_cosignature
+from mcp_guard.witness.rfc3161 import with_sorted_certificates
+from mcp_guard.witness.run import WitnessRun, current_head
 from tests.ledger.rotated import chain, checkpoint
 from tests.ledger.rounds import ORIGIN, Witnessing
 from tests.ledger.witnesses import Authority, Cosigner, answering
@@ -34,7 +34,7 @@ SECRET = "whsec_" + base64.b64encode(b"a shared secret").decode()
 
 
 def webhook(folder: Path, url: str) -> Witnessing:
-    secret = SecretPlace("env", "HOOK_SECRET")
+    secret = SecretReference("env", "HOOK_SECRET")
     return Witnessing(folder, "webhook", {"url": f"{url}/hook", "secret": secret}, {"HOOK_SECRET": SECRET})
 
 
@@ -60,7 +60,7 @@ def test_a_webhook_that_does_not_take_it_is_no_witness(tmp_path: Path, answer: i
         ledger = webhook(tmp_path, receiver.url)
         ledger.grow(3)
         result = ledger.send()
-    assert (result.state, result.text) == ("failed", f"it answered HTTP {answer}")
+    assert (result.state, result.text) == ("failed", f"the receiver answered HTTP {answer}")
     assert ledger.witnessed() == []
 
 
@@ -107,23 +107,23 @@ def test_certificates_in_any_order_are_read(stamped: Witnessing) -> None:
 
     stamped.send()
     answer = base64.b64decode(stamped.witnessed()[0]["evidence"]["response"])
-    ordered = in_order(answer)
+    ordered = with_sorted_certificates(answer)
     found = rfc3161_client.decode_timestamp_response(ordered).signed_data.certificates
     first, second = sorted(found)
     assert ordered.count(first + second) == 1
     leaf_last = ordered.replace(first + second, second + first)
-    assert {answer, in_order(leaf_last)} <= {ordered, leaf_last}
-    assert in_order(leaf_last) == ordered
+    assert {answer, with_sorted_certificates(leaf_last)} <= {ordered, leaf_last}
+    assert with_sorted_certificates(leaf_last) == ordered
     with pytest.raises(ValueError, match="InvalidSetOrdering"):
         rfc3161_client.decode_timestamp_response(leaf_last)
     for length in range(0, len(answer), 7):  # cut short anywhere: nothing breaks, the library says what is wrong
         with pytest.raises(ValueError):
-            rfc3161_client.decode_timestamp_response(in_order(answer[:length]))
+            rfc3161_client.decode_timestamp_response(with_sorted_certificates(answer[:length]))
 
 
 @pytest.mark.parametrize(
     ("mood", "told"),
-    [("down", "it answered HTTP 503"), ("refuse", "it refused"), ("replay", "Nonce mismatch")],
+    [("down", "the authority answered HTTP 503"), ("refuse", "the authority refused"), ("replay", "Nonce mismatch")],
 )
 def test_an_authority_that_does_not_stamp_this_is_no_witness(
     stamped: Witnessing, tsa: Authority, mood: str, told: str
@@ -145,7 +145,7 @@ def test_an_authority_under_another_root_is_no_witness(stamped: Witnessing, tmp_
 
 def test_roots_that_cannot_be_read_are_told(stamped: Witnessing, tmp_path: Path) -> None:
     stamped.options["roots"] = tmp_path / "nowhere.pem"
-    assert "cannot be read" in stamped.send().text
+    assert "cannot read the root certificates" in stamped.send().text
 
 
 # A cosigner
@@ -179,7 +179,7 @@ def test_the_cosignature_verifies_from_the_receipt_alone(cosigning: Witnessing, 
     cosigning.send()
     [said] = cosigning.witnessed()
     text = f"{said['origin']}\n{said['size']}\n{said['root']}\n"
-    line, _ = cosignature(cosigner.key, text, said["evidence"]["cosignature"])
+    line, _ = find_cosignature(cosigner.key, text, said["evidence"]["cosignature"])
     raw = base64.b64decode(line.split(" ")[2])
     at = int.from_bytes(raw[4:12], "big")
     cosigner.private.public_key().verify(raw[12:], f"cosignature/v1\ntime {at}\n{text}".encode())
@@ -193,7 +193,7 @@ def test_the_cosigned_checkpoint_is_kept_for_exports(cosigning: Witnessing, cosi
     kept = cosigned(store)
     assert kept is not None
     assert kept.startswith(sent)
-    assert cosignature(cosigner.key, kept.partition("\n\n")[0] + "\n", kept)
+    assert find_cosignature(cosigner.key, kept.partition("\n\n")[0] + "\n", kept)
     assert len(note.parse(kept)[1]) == 2
     out = cosigning.folder / "out"
     export(store, f"{cosigning.verifier}\n", out, False)
@@ -204,7 +204,7 @@ def test_a_checkpoint_carries_the_lines_of_all_who_cosigned_it(cosigning: Witnes
     sent, second = checkpoint(cosigning.state), Cosigner([cosigning.verifier], "witness.example/w2")
     first = {"url": cosigning.options["url"], "key": cosigning.options["key"]}
     writer = open_writer(cosigning.settings, Clock())
-    round = Round(writer, cosigning.state, {}, begin(writer))
+    round = WitnessRun(writer, cosigning.state, {}, current_head(writer))
     with answering(second.reply) as url:
         both = {"one": first, "two": {"url": f"{url}/prefix", "key": second.key}}
         for name, options in both.items():
@@ -232,7 +232,7 @@ def test_a_cosigner_finds_a_rollback(cosigning: Witnessing) -> None:
     cosigning.roll_back()
     result = cosigning.send()
     assert result.state == "contradicted"
-    assert "it has seen 305 receipts, and the ledger has 300" in result.text
+    assert "the witness has seen 305 receipts, but the ledger has 300" in result.text
 
 
 @pytest.mark.parametrize("more", [10, 200])
@@ -244,7 +244,7 @@ def test_a_cosigner_finds_a_fork(cosigning: Witnessing, more: int) -> None:
     cosigning.grow(more, "another story")
     result = cosigning.send()
     assert result.state == "contradicted"
-    assert "it has cosigned 310 receipts that are not the first 310 of this ledger" in result.text
+    assert "the witness has cosigned 310 receipts that differ from the first 310 of this ledger" in result.text
     assert cosigning.witnessed() == []
 
 
@@ -261,14 +261,17 @@ def test_a_cosigner_takes_the_rotated_key_once_it_trusts_it(cosigning: Witnessin
 def test_a_cosigner_that_does_not_know_the_ledger_is_told(cosigning: Witnessing, cosigner: Cosigner) -> None:
     cosigner.trusts.clear()
     result = cosigning.send()
-    assert (result.state, result.text) == ("failed", "it answered HTTP 404: it does not know this ledger's origin")
+    assert (result.state, result.text) == (
+        "failed",
+        "the witness answered HTTP 404: it does not know this ledger's origin",
+    )
 
 
 def test_a_signature_that_does_not_verify_is_no_cosignature(cosigning: Witnessing, cosigner: Cosigner) -> None:
     cosigner.spoil = True
     result = cosigning.send()
     assert result.state == "failed"
-    assert "holds no cosignature by `witness.example/w1` that verifies" in result.text
+    assert "contains no valid cosignature by `witness.example/w1`" in result.text
     assert cosigning.witnessed() == []
 
 

@@ -204,13 +204,13 @@ def test_a_command_that_hangs_is_ended_with_all_that_it_started(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from mcp_guard.core.errors import ConfigError
-    from mcp_guard.settings import SecretPlace
+    from mcp_guard.settings import SecretReference
     from mcp_guard.upstream import secrets
 
     monkeypatch.setattr(secrets, "COMMAND_SECONDS", 0.3)
     words = ("sh", "-c", f"sleep 600 & echo $! > {tmp_path}/pid; wait")
     with pytest.raises(ConfigError, match="gave no secret within"):
-        secrets.read_secret(SecretPlace("command", "sh", words), tmp_path, dict(os.environ))
+        secrets.read_secret(SecretReference("command", "sh", words), tmp_path, dict(os.environ))
     with suppress(ProcessLookupError):
         started = os.pidfd_open(int((tmp_path / "pid").read_text()))
         assert select.select([started], [], [], 10)[0], "it still runs"

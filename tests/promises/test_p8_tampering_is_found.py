@@ -21,8 +21,8 @@ from mcp_guard.core.receipt import KINDS
 from mcp_guard.core.tlog import note
 from mcp_guard.ledger.keys import signing_key
 from mcp_guard.verifier import Report
-from mcp_guard.verifier.checkpoints import Demand
-from mcp_guard.verifier.full import verify_whole
+from mcp_guard.verifier.checkpoints import Requirements
+from mcp_guard.verifier.full import verify_full
 from mcp_guard.verifier.notes import parse_checkpoint, read_keys
 from mcp_guard.verifier.sources.sqlite import LedgerFile
 from tests.ledger.history import ORIGIN, live, reopen, write_history
@@ -72,8 +72,8 @@ class Scene:
 
     def verify(self, *against: str) -> Report:
         checkpoints = tuple(parse_checkpoint(each) for each in against)
-        demand = Demand(read_keys(self.past / "ledger.pub"), against=checkpoints, workers=1)
-        return verify_whole(LedgerFile(self.here / "ledger.sqlite"), demand)
+        requirements = Requirements(read_keys(self.past / "ledger.pub"), against=checkpoints, workers=1)
+        return verify_full(LedgerFile(self.here / "ledger.sqlite"), requirements)
 
 
 @pytest.fixture
@@ -308,8 +308,8 @@ def signed_head(state: Path) -> str:
 
 def held_against(state: Path, *others: Path) -> Report:
     checkpoints = tuple(parse_checkpoint(signed_head(other)) for other in others)
-    return verify_whole(
-        LedgerFile(state / "ledger.sqlite"), Demand(read_keys(state / "ledger.pub"), against=checkpoints)
+    return verify_full(
+        LedgerFile(state / "ledger.sqlite"), Requirements(read_keys(state / "ledger.pub"), against=checkpoints)
     )
 
 

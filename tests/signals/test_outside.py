@@ -11,13 +11,13 @@ from typing import Any
 import pytest
 
 from mcp_guard.core.model import Asked, Call, Effect, Signal
-from mcp_guard.settings import OutsideSignal
+from mcp_guard.settings import SignalSettings
 from mcp_guard.signals.outside import ANSWER_BYTES, THREADS, Outside
 from mcp_guard.signals.watch import Watch
 from tests.promises.house import ALLOW, make_instance, open_house, text
 from tests.signals import asked
 
-RULE = OutsideSignal("fraud", (), "", 40, 25, 5.0, (), (Effect.WRITE,), Path())
+RULE = SignalSettings("fraud", (), "", 40, 25, 5.0, (), (Effect.WRITE,), Path())
 HELD = 'forbid (principal, action, resource) when { context.risk.signals.contains("fraud_unknown") };'
 
 

@@ -6,23 +6,22 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.config.types import Secret
+from mcp_guard.config.types import SecretConfig
 from mcp_guard.core.secret_scrubber import Scrubber
-from mcp_guard.outbound import Options, Undelivered
-from mcp_guard.settings import SecretPlace
+from mcp_guard.outbound import DeliveryError, Destination
+from mcp_guard.settings import NotifierSettings, SecretReference, WitnessSettings
 from mcp_guard.upstream.secrets import SOURCES, read_secret
-from mcp_guard.witness.submission import Place
 
 VALUE = "a secret of ours"
 
 
-def place_of(source: str, folder: Path, environment: dict[str, str]) -> SecretPlace:
+def place_of(source: str, folder: Path, environment: dict[str, str]) -> SecretReference:
     """Where `VALUE` is, as the configuration says it."""
     (folder / "secret").touch(0o600)
     (folder / "secret").write_text(f"{VALUE}\n")
     environment["SECRET"] = VALUE
     said = {"env": "SECRET", "file": "secret", "keyring": "mcp-guard/it", "command": ["cat", "secret"]}
-    return Secret.model_validate({source: said[source]}).place()
+    return SecretConfig.model_validate({source: said[source]}).reference()
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +36,7 @@ def filled_keyring(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_every_source_can_be_configured() -> None:
-    assert set(Secret.model_fields) == set(SOURCES)
+    assert set(SecretConfig.model_fields) == set(SOURCES)
 
 
 @pytest.mark.parametrize("source", list(SOURCES))
@@ -45,14 +44,16 @@ def test_servers_notifiers_and_witnesses_have_it_from_every_source(tmp_path: Pat
     environment = dict(os.environ)
     place = place_of(source, tmp_path, environment)
     assert read_secret(place, tmp_path, environment) == VALUE
-    assert Options({"secret": place}, environment, tmp_path).secret("secret") == VALUE
-    assert Place({"secret": place}, environment, tmp_path, tmp_path).secret("secret") == VALUE
+    notifier = NotifierSettings("webhook", {"secret": place}, tmp_path)
+    assert Destination(notifier.options, environment, notifier.base_dir).secret("secret") == VALUE
+    witness = WitnessSettings("webhook", {"secret": place}, tmp_path)
+    assert Destination(witness.options, environment, witness.base_dir).secret("secret") == VALUE
 
 
 def test_a_failure_of_a_notifiers_command_says_nothing_of_what_it_printed(tmp_path: Path) -> None:
-    place = SecretPlace("command", "sh", ("sh", "-c", f"echo '{VALUE}'; echo '{VALUE}' >&2; exit 9"))
-    with pytest.raises(Undelivered) as caught:
-        Options({"secret": place}, dict(os.environ), tmp_path).secret("secret")
+    place = SecretReference("command", "sh", ("sh", "-c", f"echo '{VALUE}'; echo '{VALUE}' >&2; exit 9"))
+    with pytest.raises(DeliveryError) as caught:
+        Destination({"secret": place}, dict(os.environ), tmp_path).secret("secret")
     assert str(caught.value) == "`secret`: the command `sh` exited with status 9"
 
 

@@ -14,7 +14,7 @@ from types import ModuleType
 from mcp_guard.cli.ledger_reader import Receipt, latest, ledger_path, make_ledger_parser, newer, open_for_reading
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.events import FORMATS
-from mcp_guard.events.sender import Cursor, Receiver, TryAgain, check_url, read_headers
+from mcp_guard.events.sender import Cursor, Receiver, RetryableError, check_url, read_headers
 from mcp_guard.storage.sqlite import Store
 
 POLL_SECONDS = 0.25
@@ -103,7 +103,7 @@ def send_one(receiver: Receiver, body: bytes, patient: bool) -> str:
     for attempt in itertools.count():
         try:
             return receiver.send(body)
-        except TryAgain as trouble:
+        except RetryableError as trouble:
             if attempt >= len(RETRY_SECONDS) and not patient:
                 raise UpstreamError(f"{trouble}", "repeat it later: it goes on where it ended") from None
             if attempt == 0:

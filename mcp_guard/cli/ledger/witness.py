@@ -14,7 +14,7 @@ from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.settings import Settings, WitnessSettings
-from mcp_guard.witness.run import Result, Round, begin
+from mcp_guard.witness.run import WitnessResult, WitnessRun, current_head
 
 OK, NEGATIVE = 0, 1
 
@@ -24,8 +24,8 @@ def main(arguments: list[str]) -> int:
     settings = load(options.config)
     chosen = choose(settings, options.name)
     writer = open_writer(ledger_settings(settings), CLOCK, create=False)
-    round = Round(writer, settings.state_dir, os.environ, begin(writer), options.anew)
-    results = [round.send(name, witness, options.due) for name, witness in chosen.items()]
+    run = WitnessRun(writer, settings.state_dir, os.environ, current_head(writer), options.anew)
+    results = [run.send(name, witness, options.due) for name, witness in chosen.items()]
     if options.json:
         print(json.dumps([asdict(each) for each in results], indent=2))
     elif not options.due:
@@ -59,7 +59,7 @@ def choose(settings: Settings, name: str | None) -> Mapping[str, WitnessSettings
     return {name: settings.witnesses[name]}
 
 
-def complain(result: Result) -> None:
+def complain(result: WitnessResult) -> None:
     """What went wrong, for a person, on standard error. A contradiction is never told softly."""
     about = f"witness `{result.witness}` ({result.method})"
     if result.state == "contradicted":

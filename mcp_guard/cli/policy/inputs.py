@@ -22,8 +22,8 @@ from mcp_guard.policy.source import Policy, outside, read_policies, validate
 from mcp_guard.runtime import policy_world
 from mcp_guard.settings import Settings
 from mcp_guard.storage.sqlite import Store, open_store, reading
-from mcp_guard.verifier.checkpoints import Tell
-from mcp_guard.verifier.progress import untold
+from mcp_guard.verifier.checkpoints import ProgressCallback
+from mcp_guard.verifier.progress import no_progress
 
 SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
@@ -43,7 +43,9 @@ def read_time(text: str) -> str:
     return text.replace(" ", "T")
 
 
-def decisions(store: Store, since: str | None = None, last: int | None = None, tell: Tell = untold) -> Iterator[Past]:
+def decisions(
+    store: Store, since: str | None = None, last: int | None = None, tell: ProgressCallback = no_progress
+) -> Iterator[Past]:
     """The decisions of this span, oldest first; payloads are read as they are asked for."""
     wanted: list[int] = []
     with reading(store.path):

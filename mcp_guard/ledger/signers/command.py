@@ -63,7 +63,7 @@ class CommandKeyStore:
         try:
             done = subprocess.run(
                 argv, input=data, capture_output=True, timeout=seconds, check=False, env=environment,
-                cwd=self.options.here,
+                cwd=self.options.base_dir,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise LedgerError(f"the signer `{argv[0]}` did not answer within {seconds:g} s", hint) from None

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Protocol
 SALT_BYTES = 16
 
 
-class Filed(NamedTuple):
+class IndexColumns(NamedTuple):
     """What the table of a ledger says of a receipt beside it, so that it can be found: unsigned copies."""
 
     kind: str
@@ -14,7 +14,7 @@ class Filed(NamedTuple):
     call: str | None
 
 
-class End(NamedTuple):
+class TreeEnd(NamedTuple):
     """What the receipts themselves came to: the tree's size and right edge, and the guard's keys (verifier lines)."""
 
     size: int
@@ -29,7 +29,7 @@ class Row(NamedTuple):
     """
 
     seq: int
-    filed: Filed | None
+    filed: IndexColumns | None
     body: bytes
     signature: bytes
     leaf: bytes
@@ -38,9 +38,11 @@ class Row(NamedTuple):
     """The checkpoint of its bundle, if that is an earlier one."""
 
 
-class Reader(Protocol):
-    """One process's view. Methods raise Failed where what they find cannot be proved, and Unusable if they cannot
-    read."""
+class SourceReader(Protocol):
+    """One process's view of the receipts.
+
+    Methods raise VerificationFailed for contents that cannot be proved, and UnusableInput if reading fails.
+    """
 
     def snapshot(self) -> str:
         """Let go of what was seen before and hold on to what is there now; names it, so that views can be compared."""
@@ -69,18 +71,18 @@ class Reader(Protocol):
     def key_hints(self) -> list[str]:
         """Verifier lines that the first receipt may be signed by; nobody vouches for them."""
 
-    def strays(self, end: End) -> tuple[int | None, str] | None:
+    def strays(self, end: TreeEnd) -> tuple[int | None, str] | None:
         """Something stored beside the receipts that is not of them: where, and what it is."""
 
     def close(self) -> None: ...
 
 
-class Source(Protocol):
+class ReceiptSource(Protocol):
     """Opens readers; made before the workers are forked."""
 
     scope: str
 
-    def open(self) -> Reader: ...
+    def open(self) -> SourceReader: ...
 
     def prove_kept_payloads(self) -> bool:
         """Whether payloads that are gone must be accounted for: the source claims to hold all that were kept."""

@@ -9,26 +9,26 @@ from pathlib import Path
 from ..bundle import Bundle, parse_bundle, read_cells, split_entry
 from ..merkle import TILE
 from ..notes import parse_checkpoint
-from ..report import Failed, Unusable
+from ..report import UnusableInput, VerificationFailed
 from ..signatures import PAYLOADS
-from . import SALT_BYTES, End, Row
+from . import SALT_BYTES, Row, TreeEnd
 
 WIDTH = 1 << TILE
 OF_KEY = re.compile(rb'"kind":"key\.(rotated|replaced)"')
 
 
-class Folder:
-    """An export. Raises: Unusable if it is none."""
+class ExportFolder:
+    """An export. Raises: UnusableInput if it is none."""
 
     scope = "export"
 
     def __init__(self, path: Path) -> None:
         if not (path / "checkpoint").is_file():
-            raise Unusable(f"no export at `{path}`: it has no file `checkpoint`")
+            raise UnusableInput(f"no export at `{path}`: it has no file `checkpoint`")
         self.path = path
 
-    def open(self) -> "FolderReader":
-        return FolderReader(self.path)
+    def open(self) -> "ExportReader":
+        return ExportReader(self.path)
 
     def prove_kept_payloads(self) -> bool:
         return (self.path / "payloads").is_dir()
@@ -65,7 +65,7 @@ def _cells(body: bytes, cells: Mapping[str, bytes] | None) -> list[bytes | None]
     return kept
 
 
-class FolderReader:
+class ExportReader:
     """Nothing here changes while it is read: an export is finished when its checkpoint is written."""
 
     def __init__(self, path: Path) -> None:
@@ -76,7 +76,7 @@ class FolderReader:
         try:
             self._size = parse_checkpoint(self._note).size
         except ValueError as error:
-            raise Unusable(f"cannot read `{path / 'checkpoint'}`: {error}") from None
+            raise UnusableInput(f"cannot read `{path / 'checkpoint'}`: {error}") from None
 
     def snapshot(self) -> str:
         return self._note
@@ -100,7 +100,7 @@ class FolderReader:
         for at, entry in enumerate(entries):
             seq = start + at
             if at >= len(leaves):
-                raise Failed(seq, f"its hash is missing in `{tile_path('tile/0', number, width)}`")
+                raise VerificationFailed(seq, f"its hash is missing in `{tile_path('tile/0', number, width)}`")
             head = None
             try:
                 body, signature = split_entry(entry)
@@ -108,7 +108,7 @@ class FolderReader:
                 if self._has_bundles:
                     head = self._check_bundle(bundles[at] if at < len(bundles) else b"", seq, entry, cells)
             except ValueError as error:
-                raise Failed(seq, f"{error}") from None
+                raise VerificationFailed(seq, f"{error}") from None
             yield Row(seq, None, body, signature, leaves[at], _cells(body, cells), head)
 
     def _entries(self, number: int, width: int) -> list[bytes]:
@@ -119,7 +119,9 @@ class FolderReader:
         while at < len(data):
             stop = at + 2 + int.from_bytes(data[at : at + 2], "big")
             if stop > len(data) or len(found) == width:
-                raise Failed(number * WIDTH + len(found), f"`{name}` is cut off, or holds more than {width} entries")
+                raise VerificationFailed(
+                    number * WIDTH + len(found), f"`{name}` is cut off, or holds more than {width} entries"
+                )
             found.append(data[at + 2 : stop])
             at = stop
         return found
@@ -144,7 +146,7 @@ class FolderReader:
                     raise ValueError(f"payloads of `{seq}`, twice or in the wrong file")
                 found[seq] = read_cells(said)
             except (ValueError, KeyError, AttributeError, TypeError) as error:
-                raise Failed(
+                raise VerificationFailed(
                     number * WIDTH, f"`{lines_path('payloads', number)}` is not in its form: {error}"
                 ) from None
         return found
@@ -156,7 +158,7 @@ class FolderReader:
     def _read(self, name: str, seq: int) -> bytes:
         path = self.path / name
         if not path.is_file():
-            raise Failed(seq, f"`{name}` is missing from the export")
+            raise VerificationFailed(seq, f"`{name}` is missing from the export")
         return path.read_bytes()
 
     def stored(self, level: int, first: int, stop: int) -> list[bytes] | None:
@@ -176,7 +178,7 @@ class FolderReader:
             name = tile_path(f"tile/{level}", number, width)
             data = self._read(name, (number * WIDTH) << TILE * level)
             if len(data) != 32 * width:
-                raise Failed((number * WIDTH) << TILE * level, f"`{name}` does not hold {width} hashes")
+                raise VerificationFailed((number * WIDTH) << TILE * level, f"`{name}` does not hold {width} hashes")
             known = number, [data[at : at + 32] for at in range(0, len(data), 32)]
             self._tiles[level] = known
         return known[1]
@@ -205,7 +207,7 @@ class FolderReader:
         path = self.path / "ledger.pub"
         return path.read_text(errors="replace").splitlines() if path.is_file() else []
 
-    def strays(self, end: End) -> tuple[int | None, str] | None:
+    def strays(self, end: TreeEnd) -> tuple[int | None, str] | None:
         """Files that are of no receipt of this tree."""
         size = end.size
         if self.key_hints() != end.keys:

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from ..merkle import TILE
 from ..notes import REPLACED, ROTATED
-from ..report import Failed, Unusable
+from ..report import UnusableInput, VerificationFailed
 from ..signatures import PAYLOADS
-from . import End, Filed, Row
+from . import IndexColumns, Row, TreeEnd
 
 CELLS = ", ".join(f"payload.{name}" for name in PAYLOADS)
 ROWS = f"""SELECT receipt.seq, kind, at, call, body, signature, leaf, {CELLS} FROM receipt
@@ -16,20 +16,20 @@ LEFT JOIN payload ON payload.seq = receipt.seq WHERE receipt.seq >= ? AND receip
 
 
 class LedgerFile:
-    """A ledger file. Raises: Unusable if there is none."""
+    """A ledger file. Raises: UnusableInput if there is none."""
 
     scope = "ledger"
 
     def __init__(self, path: Path) -> None:
         if not path.is_file():
-            raise Unusable(f"no ledger at `{path}`")
+            raise UnusableInput(f"no ledger at `{path}`")
         self.path = path
 
     def open(self) -> "LedgerReader":
         try:
             return LedgerReader(_connect(self.path))
         except sqlite3.Error as error:
-            raise Unusable(f"cannot read `{self.path}`: {error}") from None
+            raise UnusableInput(f"cannot read `{self.path}`: {error}") from None
 
     def prove_kept_payloads(self) -> bool:
         return True
@@ -74,8 +74,8 @@ class LedgerReader:
     def rows(self, first: int, stop: int) -> Iterator[Row]:
         for seq, kind, at, call, body, signature, leaf, *cells in self._db.execute(ROWS, (first, stop)):
             if not (type(body) is bytes and type(signature) is bytes and type(leaf) is bytes):
-                raise Failed(seq, "is not stored as bytes any more")
-            yield Row(seq, Filed(kind, at, call), body, signature, leaf, cells)
+                raise VerificationFailed(seq, "is not stored as bytes any more")
+            yield Row(seq, IndexColumns(kind, at, call), body, signature, leaf, cells)
 
     def stored(self, level: int, first: int, stop: int) -> list[bytes] | None:
         if level and not self._has_nodes:
@@ -102,7 +102,7 @@ class LedgerReader:
         query = "SELECT json_extract(body, '$.old') FROM receipt WHERE kind IN (?, ?) ORDER BY seq LIMIT 1"
         return [str(row[0]) for row in self._db.execute(query, (ROTATED, REPLACED))]
 
-    def strays(self, end: End) -> tuple[int | None, str] | None:
+    def strays(self, end: TreeEnd) -> tuple[int | None, str] | None:
         """Receipts and payloads outside the numbers, nodes of no subtree, a head or keys of another ledger."""
         size = end.size
         head = self._db.execute("SELECT * FROM head").fetchone()

@@ -6,11 +6,11 @@ from functools import cache
 from pathlib import Path
 
 from mcp_guard.ledger.export import export
-from mcp_guard.verifier import Report, Unusable, describe
-from mcp_guard.verifier.checkpoints import Demand
-from mcp_guard.verifier.full import verify_whole
+from mcp_guard.verifier import Report, UnusableInput, describe
+from mcp_guard.verifier.checkpoints import Requirements
+from mcp_guard.verifier.full import verify_full
 from mcp_guard.verifier.notes import read_keys
-from mcp_guard.verifier.sources.export import Folder
+from mcp_guard.verifier.sources.export import ExportFolder
 from tests.ledger.history import write_history
 
 SEEDS = (b"\x00\x00\x00\x00x", b"\x03\x00\x40\x01", b"\x04\x01\x00\x02{}", b"\x06\x00\x00\x03", b"\x02\x00\x10\x00\xff")
@@ -30,8 +30,8 @@ def past() -> tuple[Path, list[Path], Report]:
 
 
 def verify(folder: Path) -> Report:
-    demand = Demand(read_keys(folder / "state" / "ledger.pub"), workers=1)
-    return verify_whole(Folder(folder / "out"), demand)
+    requirements = Requirements(read_keys(folder / "state" / "ledger.pub"), workers=1)
+    return verify_full(ExportFolder(folder / "out"), requirements)
 
 
 def check(data: bytes) -> None:
@@ -49,7 +49,7 @@ def check(data: bytes) -> None:
         report = verify(folder)
         assert describe(report)
         assert not report.ok or (report.receipts, report.root) == (whole.receipts, whole.root)
-    except Unusable as unusable:
+    except UnusableInput as unusable:
         assert str(unusable)
     finally:
         path.write_bytes(before)

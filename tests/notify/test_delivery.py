@@ -1,4 +1,4 @@
-"""The courier with real receivers: what is sent, that it is signed, retried, once, and never in the way of a call."""
+"""Notifications to real receivers: what is sent, that it is signed, retried, once, and never in the way of a call."""
 
 import asyncio
 import base64
@@ -15,8 +15,8 @@ from mcp_guard.core.approval import ApprovalState, Route
 from mcp_guard.core.model import Asked, Json
 from mcp_guard.ledger.approvals.transitions import notify
 from mcp_guard.notify import NOTIFIERS
-from mcp_guard.notify.delivery import Courier
-from mcp_guard.settings import NotifierSettings, SecretPlace
+from mcp_guard.notify.delivery import NotificationDispatcher
+from mcp_guard.settings import NotifierSettings, SecretReference
 from mcp_guard.storage.approvals import Delivery
 from tests.live.guarded import ALLOW_ALL, Client, cli, scripted, write_config
 from tests.notify.receivers import Web, smtp, web
@@ -39,9 +39,9 @@ def keep(path: Path, secret: str) -> None:
     path.write_text(secret)
 
 
-def courier(house: House, kind: str, **options: Any) -> Courier:
+def dispatcher(house: House, kind: str, **options: Any) -> NotificationDispatcher:
     notifiers = {"one": NotifierSettings(kind, options, house.folder)}
-    return Courier(house.ledger.writer, ROUTES, notifiers, INBOX, retry_seconds=(1, 1))
+    return NotificationDispatcher(house.ledger.writer, ROUTES, notifiers, INBOX, retry_seconds=(1, 1))
 
 
 async def ask(house: House) -> str:
@@ -53,20 +53,20 @@ async def ask(house: House) -> str:
     return id
 
 
-async def deliver(house: House, carrier: Courier, rounds: int = 1) -> Delivery:
+async def deliver(house: House, carrier: NotificationDispatcher, rounds: int = 1) -> Delivery:
     """Some rounds, each after all waits are over; the delivery as it is then."""
 
     for _ in range(rounds):
-        await carrier.round()
+        await carrier.run_once()
         house.clock.time += 2 * SECOND
     [delivery] = house.store.deliveries(house.store.approvals()[0].id)
     assert isinstance(delivery, Delivery)
     return delivery
 
 
-def webhook(house: House, receiver: Web) -> Courier:
+def webhook(house: House, receiver: Web) -> NotificationDispatcher:
     keep(house.folder / "secret", SECRET + "\n")
-    return courier(house, "webhook", url=f"{receiver.url}/hook", secret=SecretPlace("file", "secret"))
+    return dispatcher(house, "webhook", url=f"{receiver.url}/hook", secret=SecretReference("file", "secret"))
 
 
 async def test_a_webhook_is_signed_as_standard_webhooks_has_it(house: House) -> None:
@@ -91,8 +91,8 @@ async def test_a_failure_is_shown_and_tried_again_until_it_succeeds(house: House
         await ask(house)
         carrier = webhook(house, receiver)
         first = await deliver(house, carrier)
-        assert (first.state, first.attempts, first.note) == ("due", 1, "it answered HTTP 500")
-        assert (await deliver(house, carrier)).note == "it answered HTTP 302"  # a redirect is not followed
+        assert (first.state, first.attempts, first.note) == ("due", 1, "the receiver answered HTTP 500")
+        assert (await deliver(house, carrier)).note == "the receiver answered HTTP 302"  # a redirect is not followed
         last = await deliver(house, carrier)
     assert (last.state, last.attempts) == ("delivered", 3)
     assert len({posted.headers["webhook-id"] for posted in receiver.posted}) == 1  # so that a receiver can tell
@@ -105,7 +105,7 @@ async def test_after_the_last_attempt_it_has_failed(house: House) -> None:
         dead = webhook(house, receiver)
     delivery = await deliver(house, dead, rounds=4)
     assert (delivery.state, delivery.attempts) == ("failed", 3)
-    assert delivery.note.startswith("it could not be reached")
+    assert delivery.note.startswith("the receiver could not be reached")
     assert "127.0.0.1" not in delivery.note
 
 
@@ -116,12 +116,12 @@ async def test_nothing_is_sent_of_what_is_decided_already(house: House) -> None:
     assert receiver.posted == []
 
 
-async def test_two_couriers_deliver_once(house: House) -> None:
+async def test_two_dispatchers_deliver_once(house: House) -> None:
     with web() as receiver:
         await ask(house)
         first, second = webhook(house, receiver), webhook(house, receiver)
 
-        await asyncio.gather(first.round(), second.round())
+        await asyncio.gather(first.run_once(), second.run_once())
     assert len(receiver.posted) == 1
 
 
@@ -133,7 +133,9 @@ async def test_slack_gets_blocks_and_nothing_becomes_a_mention(house: House) -> 
         approval = house.store.approval(id)[0]
         route = replace(ROUTES["people"], notify=("one",))
         house.ledger.writer.run(lambda tx: notify(tx, approval, "requested", [route]))
-        assert (await deliver(house, courier(house, "slack", url=SecretPlace("file", "slack")))).state == "delivered"
+        assert (
+            await deliver(house, dispatcher(house, "slack", url=SecretReference("file", "slack")))
+        ).state == "delivered"
     said = json.loads(receiver.posted[0].body)
     assert [block["type"] for block in said["blocks"]] == ["header", "section", "actions"]
     assert said["blocks"][2]["elements"][0]["url"] == f"{INBOX}/requests/{id}"
@@ -151,10 +153,10 @@ def mail_options(port: int) -> Json:
 async def test_mail_comes_over_smtp(house: House) -> None:
     with smtp() as (port, mail):
         id = await ask(house)
-        assert (await deliver(house, courier(house, "email", **mail_options(port)))).state == "delivered"
+        assert (await deliver(house, dispatcher(house, "email", **mail_options(port)))).state == "delivered"
     [message] = mail
     assert message["To"] == "a@example.com, b@example.com"
-    assert message["Subject"] == "agent waits for approval: crm__update_deal on Deal 789"
+    assert message["Subject"] == "agent needs approval: crm__update_deal on Deal 789"
     body = str(message.get_payload(decode=True))
     assert f"{INBOX}/requests/{id}" in body
     assert "a secret argument" not in body
@@ -163,7 +165,7 @@ async def test_mail_comes_over_smtp(house: House) -> None:
 async def test_mail_to_a_server_without_starttls_is_not_sent_in_the_clear(house: House) -> None:
     with smtp() as (port, mail):
         await ask(house)
-        delivery = await deliver(house, courier(house, "email", **mail_options(port) | {"starttls": True}))
+        delivery = await deliver(house, dispatcher(house, "email", **mail_options(port) | {"starttls": True}))
     assert "SMTPNotSupportedError" in delivery.note
     assert mail == []
 
@@ -173,10 +175,10 @@ async def test_a_command_gets_json_on_its_input_and_no_environment(house: House)
     script.write_text("#!/bin/sh\ncat > got.json\nenv > got.env\n")
     script.chmod(0o700)
     id = await ask(house)
-    assert (await deliver(house, courier(house, "command", command=("./notify.sh",)))).state == "delivered"
+    assert (await deliver(house, dispatcher(house, "command", command=("./notify.sh",)))).state == "delivered"
     said = json.loads((house.folder / "got.json").read_text())
     assert said["approval"] == id
-    assert "waits for approval" in said["title"]
+    assert "needs approval" in said["title"]
     assert {line.split("=")[0] for line in (house.folder / "got.env").read_text().splitlines()} <= {
         "PATH", "HOME", "LANG", "PWD", "SHLVL", "_", "OLDPWD",
     }  # fmt: skip
@@ -186,14 +188,14 @@ async def test_a_command_gets_json_on_its_input_and_no_environment(house: House)
     ("kind", "options", "note"),
     [
         ("command", {"command": ("false",)}, "`false` exited with status 1"),
-        ("command", {"command": ("./nonesuch",)}, "`./nonesuch` did not run"),
-        ("webhook", {"url": "http://x", "secret": SecretPlace("env", "NONESUCH")}, "no `NONESUCH`"),
-        ("slack", {"url": SecretPlace("file", "nonesuch")}, "cannot read `nonesuch`"),
+        ("command", {"command": ("./nonesuch",)}, "cannot run `./nonesuch`"),
+        ("webhook", {"url": "http://x", "secret": SecretReference("env", "NONESUCH")}, "no `NONESUCH`"),
+        ("slack", {"url": SecretReference("file", "nonesuch")}, "cannot read `nonesuch`"),
     ],
 )
 async def test_what_cannot_be_sent_says_why(house: House, kind: str, options: Json, note: str) -> None:
     await ask(house)
-    assert note in (await deliver(house, courier(house, kind, **options))).note
+    assert note in (await deliver(house, dispatcher(house, kind, **options))).note
 
 
 async def test_the_desktop_is_told_through_notify_send(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -204,8 +206,8 @@ async def test_the_desktop_is_told_through_notify_send(house: House, monkeypatch
     monkeypatch.setenv("PATH", f"{house.folder}:/usr/bin:/bin")
     monkeypatch.setattr("sys.platform", "linux")
     await ask(house)
-    assert (await deliver(house, courier(house, "desktop"))).state == "delivered"
-    assert "agent waits for approval: crm__update_deal on Deal 789" in (house.folder / "said").read_text()
+    assert (await deliver(house, dispatcher(house, "desktop"))).state == "delivered"
+    assert "agent needs approval: crm__update_deal on Deal 789" in (house.folder / "said").read_text()
 
 
 def test_every_kind_is_tested_above() -> None:
@@ -216,7 +218,7 @@ def test_every_kind_is_tested_above() -> None:
 async def test_an_open_request_expires_without_any_call_waiting(house: House) -> None:
     id = await ask(house)
     house.clock.time += 3601 * SECOND
-    await courier(house, "desktop").round()
+    await dispatcher(house, "desktop").run_once()
     assert house.store.approval(id)[0].state is ApprovalState.EXPIRED
 
 
@@ -226,15 +228,15 @@ async def test_an_escalation_tells_the_second_route_once(tmp_path: Path) -> None
     house = open_house(tmp_path, f"{ALLOW}\n{GATE}", routes=routes)
     with web() as receiver:
         keep(tmp_path / "secret", SECRET)
-        options = {"url": f"{receiver.url}/hook", "secret": SecretPlace("file", "secret")}
+        options = {"url": f"{receiver.url}/hook", "secret": SecretReference("file", "secret")}
         notifiers = {"one": NotifierSettings("webhook", options, tmp_path)}
-        carrier = Courier(house.ledger.writer, routes, notifiers, INBOX)
+        carrier = NotificationDispatcher(house.ledger.writer, routes, notifiers, INBOX)
         id = pending_id(await house.guard.call(make_instance(), ASKED))
-        await carrier.round()
+        await carrier.run_once()
         assert receiver.posted == []
         house.clock.time += 601 * SECOND
         for _ in range(3):
-            await carrier.round()
+            await carrier.run_once()
     assert [json.loads(posted.body)["type"] for posted in receiver.posted] == ["approval.escalated"]
     assert house.store.approval(id)[0].rules[0].approvers == ("alice", "carol")
     [receipt] = house.receipts("approval.escalated")
