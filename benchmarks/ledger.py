@@ -18,20 +18,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from mcp_guard.core.describe import Description, describe
+from mcp_guard.core.describe import DescriptionRules, describe
 from mcp_guard.core.model import (
     Agent,
-    Asked,
     Call,
-    Counter,
     Decision,
     Effect,
-    Ending,
     Execution,
+    ExecutionStatus,
     Instance,
     Outcome,
+    RateCounter,
     Task,
     Tool,
+    ToolCallRequest,
     ToolRule,
 )
 from mcp_guard.core.receipt import intent_draft, outcome_draft
@@ -49,17 +49,17 @@ SIZES = (10_000, 100_000, 1_000_000)
 FRAME_BYTES = 24 + 4096
 MOST_GROWTH = 1.25
 """How much dearer a step may be in the largest ledger than in the smallest."""
-COUNTERS = (Counter("writes", 10 * 1_000_000, ("instance",), (Effect.WRITE,)),)
+COUNTERS = (RateCounter("writes", 10 * 1_000_000, ("instance",), (Effect.WRITE,)),)
 TOOL = Tool("crm", "update_deal", "crm__update_deal", {}, "sha256:" + "0" * 64, ToolRule(), Effect.WRITE)
 INSTANCE = Instance(
     "run_2026_01_31_19_22Z_7f3k", Agent("bench", "bench"), "dana", Task("INC-4451"), 0, 1 << 60, "", "cred_bench"
 )  # fmt: skip
 ARGUMENTS = {"deal_id": "789", "amount": 8000, "stage": "negotiation", "note": "as agreed with the customer today"}
-DONE = Execution(Ending.OK, {"result": {"content": [{"type": "text", "text": "updated deal 789"}]}})
+DONE = Execution(ExecutionStatus.OK, {"result": {"content": [{"type": "text", "text": "updated deal 789"}]}})
 
 
 def make_call() -> Call:
-    return describe(Description(), new_call_id(), INSTANCE, Asked("crm__update_deal", ARGUMENTS), TOOL)
+    return describe(DescriptionRules(), new_call_id(), INSTANCE, ToolCallRequest("crm__update_deal", ARGUMENTS), TOOL)
 
 
 MATERIAL = json.dumps({"request": {"context": ARGUMENTS}, "entities": [str(INSTANCE)]}).encode()

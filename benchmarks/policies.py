@@ -11,10 +11,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from mcp_guard.core.describe import Description, describe
-from mcp_guard.core.model import Agent, Asked, Effect, Instance, Task, Tool, ToolRule
+from mcp_guard.core.describe import DescriptionRules, describe
+from mcp_guard.core.model import Agent, Effect, Instance, Task, Tool, ToolCallRequest, ToolRule
 from mcp_guard.core.names import listed_name
-from mcp_guard.policy.engine import PolicyEngine, World, load_policies
+from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_policies
 from mcp_guard.upstream.catalog import definition_hash
 
 SIZES = (10, 100, 1000, 5000)
@@ -58,8 +58,8 @@ def one_call(tools: list[Tool]) -> tuple[Instance, Callable[[PolicyEngine], obje
     agent = Agent("agent", "bob", ("team-2",))
     instance = Instance("run_1", agent, None, Task(), 0, 2**53, "", "cred_1")
     arguments = {"id": "7", "amount": 1}
-    call = describe(Description(), "call_1", instance, Asked(tools[2].listed_as, arguments), tools[2])
-    call = Description().assess(call, None)
+    call = describe(DescriptionRules(), "call_1", instance, ToolCallRequest(tools[2].listed_as, arguments), tools[2])
+    call = DescriptionRules().assess(call, None)
     return instance, lambda engine: engine.decide(call, {})
 
 
@@ -70,14 +70,14 @@ def measure_size(size: int, tools: list[Tool]) -> tuple[float, ...]:
         path = Path(folder) / "made.cedar"
         path.write_text(make_policies(size))
         begun = time.perf_counter()
-        engine = load_policies(path, World(tuple(tools)))
+        engine = load_policies(path, PolicyEnvironment(tuple(tools)))
         load = (time.perf_counter() - begun) * 1000
     begun = time.perf_counter()
     for tool in tools:
         engine.may_call(instance, tool)
     listing = (time.perf_counter() - begun) * 1000
-    principal = engine._principal(instance)
-    part = engine.rules.slice(tools[2].listed_as, principal.subject)
+    entities = engine._principal_entities(instance)
+    part = engine.rules.slice(tools[2].listed_as, entities.principal)
     p50, p99 = measure(lambda: decide(engine))
     whole = engine.rules.whole()
     engine.rules.slice = lambda *_: whole  # type: ignore[method-assign]

@@ -23,8 +23,8 @@ from mcp_guard.core.model import (
     Call,
     Decision,
     Effect,
-    Ending,
     Execution,
+    ExecutionStatus,
     Instance,
     Outcome,
     Resource,
@@ -94,7 +94,9 @@ def close(writer: Writer) -> None:
 
 
 def add_calls(tx: Transaction, call: Call, decision: Decision, receipts: int) -> None:
-    reply = Execution(Ending.OK, {"result": {"content": [{"type": "text", "text": "Deal D-1042 is updated. " * 20}]}})
+    reply = Execution(
+        ExecutionStatus.OK, {"result": {"content": [{"type": "text", "text": "Deal D-1042 is updated. " * 20}]}}
+    )
     for _ in range((receipts + 1) // 2):
         intent = tx.add(intent_draft(call, decision))
         if receipts > 1:

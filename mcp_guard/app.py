@@ -27,7 +27,7 @@ from mcp_guard.ledger.writer import Transaction
 from mcp_guard.ports import Pins
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.methods import LATEST
-from mcp_guard.runtime import CLOCK, Runtime, ledger_settings, make_upstreams, policy_world
+from mcp_guard.runtime import CLOCK, Runtime, ledger_settings, make_upstreams, policy_environment
 from mcp_guard.settings import ServeSettings, Settings
 from mcp_guard.upstream.group import UpstreamGroup
 
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
     from mcp_guard.downstream.unix import UnixSocketServer
 
-__all__ = ["CLOCK", "ledger_settings", "listed_tools", "note", "policy_world", "run_stdio", "serve_http"]
+__all__ = ["CLOCK", "ledger_settings", "listed_tools", "note", "policy_environment", "run_stdio", "serve_http"]
 
 KEEP_ALIVE_SECONDS = 65
 """Longer than clients keep an idle connection, so that none makes a request on one that we are about to close."""

@@ -14,11 +14,22 @@ from typing import assert_never
 from mcp_guard.core import approval as approvals_core
 from mcp_guard.core import credential, risk
 from mcp_guard.core.approval import Approval, ApprovalState, Grant
-from mcp_guard.core.describe import NO_SUCH_TOOL, Description, describe, look_up_arguments, read_facts
+from mcp_guard.core.describe import NO_SUCH_TOOL, DescriptionRules, describe, facts_arguments, read_facts
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.model import Asked, Call, Decision, Effect, Execution, Facts, Instance, Json, Outcome, Tool
+from mcp_guard.core.model import (
+    Call,
+    Decision,
+    Effect,
+    Execution,
+    Facts,
+    Instance,
+    Json,
+    Outcome,
+    Tool,
+    ToolCallRequest,
+)
 from mcp_guard.core.names import listed_name
-from mcp_guard.core.provenance.history import Memory
+from mcp_guard.core.provenance.history import InstanceHistories
 from mcp_guard.core.redaction import for_look_up
 from mcp_guard.core.replies import (
     AWAIT,
@@ -63,13 +74,13 @@ class Guard:
     approvals: Approvals
     upstreams: Upstreams
     clock: Clock
-    describe_with: Description
+    describe_with: DescriptionRules
     hold_seconds: float
     new_id: Callable[[], str]
-    memory: Memory = field(default_factory=Memory)
+    memory: InstanceHistories = field(default_factory=InstanceHistories)
     signals: Signals = field(default_factory=NoSignals)
 
-    async def call(self, instance: Instance, asked: Asked, channel: ClientChannel = SILENT_CHANNEL) -> Reply:
+    async def call(self, instance: Instance, asked: ToolCallRequest, channel: ClientChannel = SILENT_CHANNEL) -> Reply:
         """Guard one `tools/call`; returns the `result` or `error` member of the answer."""
         self.ledger.begin_call()
         try:
@@ -79,7 +90,7 @@ class Guard:
         finally:
             self.ledger.end_call()
 
-    async def handle_call(self, instance: Instance, asked: Asked, channel: ClientChannel) -> Reply:
+    async def handle_call(self, instance: Instance, asked: ToolCallRequest, channel: ClientChannel) -> Reply:
         """The story."""
         call = describe(self.describe_with, self.new_id(), instance, asked, self.upstreams.find_tool(asked.name))
         try:
@@ -105,7 +116,7 @@ class Guard:
         execution = await self.execute(cleared, channel)
         return await self.record_outcome(cleared, execution)
 
-    async def resume(self, instance: Instance, asked: Asked, channel: ClientChannel) -> Reply:
+    async def resume(self, instance: Instance, asked: ToolCallRequest, channel: ClientChannel) -> Reply:
         """Go on with a held call of this instance: make it again, on the same path, or give its reply again."""
         id = str(asked.arguments.get("approval", ""))
         try:
@@ -120,7 +131,7 @@ class Guard:
             return broken_record(error)
         if held.state not in approvals_core.OPEN and not held.subject.has_exact_arguments:
             return tool_error(f"{why_not(held)}; its arguments are not kept, so make the call itself again")
-        again = Asked(held.subject.tool, held.subject.arguments | held.subject.claims, asked.meta)
+        again = ToolCallRequest(held.subject.tool, held.subject.arguments | held.subject.claims, asked.meta)
         return await self.handle_call(instance, again, channel)
 
     def identify(self, call: Call) -> Call:
@@ -142,13 +153,13 @@ class Guard:
         if call.problems or call.tool is None:
             return call
         rule = call.tool.rule
-        past = self.memory.look(call)
+        history = self.memory.history_for(call)
         facts = None if rule.facts is None else await self.look_up(call)
         if isinstance(facts, str):
-            return replace(call, past=past, problems=(facts,))
-        call = self.describe_with.assess(call, facts, past)
+            return replace(call, history=history, problems=(facts,))
+        call = self.describe_with.assess(call, facts, history)
         more = await self.signals.raised(call)
-        return replace(call, risk=risk.add_up((*call.risk.signals, *more))) if more else call
+        return replace(call, risk=risk.sum_signals((*call.risk.signals, *more))) if more else call
 
     async def look_up(self, call: Call) -> Facts | str:
         """Read the facts through the same path as any call. Returns why, if they cannot be had."""
@@ -159,10 +170,10 @@ class Guard:
         tool = self.upstreams.find_tool(name)
         if tool is None or tool.effect is not Effect.READ:
             return f"the present state cannot be read: `{name}` is not listed, or not configured with effect = read"
-        arguments = look_up_arguments(rule, call.arguments)
+        arguments = facts_arguments(rule, call.arguments)
         if isinstance(arguments, str):
             return arguments
-        looked = describe(self.describe_with, call.id, call.instance, Asked(name, arguments), tool)
+        looked = describe(self.describe_with, call.id, call.instance, ToolCallRequest(name, arguments), tool)
         kept = for_look_up(call.redaction, rule, looked.redaction)
         intent = await self.ledger.look_up(replace(looked, purpose="facts", redaction=kept))
         if isinstance(intent, Conflict):
@@ -227,7 +238,7 @@ class Guard:
 
     def again(self, call: Call) -> Call:
         """The same call, identified anew after a hold: the credential, the tool and the listing may have changed."""
-        asked = Asked(call.name, call.arguments, call.meta)
+        asked = ToolCallRequest(call.name, call.arguments, call.meta)
         fresh = describe(self.describe_with, call.id, call.instance, asked, self.upstreams.find_tool(call.name))
         return self.identify(replace(fresh, task=call.task))
 

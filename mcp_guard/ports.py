@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import Any, Protocol
 
 from mcp_guard.core.approval import Approval, Grant
-from mcp_guard.core.model import Call, Counter, Decision, Execution, Instance, Json, Micros, Signal, Tool
-from mcp_guard.core.rates import Value
+from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros, RateCounter, Signal, Tool
+from mcp_guard.core.rates import RateValue
 from mcp_guard.core.tool_pins import Quarantine
 
 Progress = Callable[[Json], None]
@@ -68,7 +68,7 @@ class Policies(Protocol):
     def version(self) -> str: ...
 
     @property
-    def counters(self) -> tuple[Counter, ...]: ...
+    def counters(self) -> tuple[RateCounter, ...]: ...
 
     @property
     def may_hold(self) -> bool:
@@ -80,7 +80,7 @@ class Policies(Protocol):
     def may_call(self, instance: Instance, tool: Tool) -> bool:
         """Whether some call of this tool could be allowed or held (promise P5). Never raises; unknown is False."""
 
-    def decide(self, call: Call, counts: Mapping[str, Value]) -> Decision:
+    def decide(self, call: Call, counts: Mapping[str, RateValue]) -> Decision:
         """Decide on a described call. Never raises: whatever goes wrong is a deny that says so."""
 
 
@@ -113,7 +113,7 @@ class Ledger(Protocol):
     def end_call(self) -> None:
         """A call has ended."""
 
-    def count(self, call: Call, counters: tuple[Counter, ...], now: Micros) -> Mapping[str, Value]:
+    def count(self, call: Call, counters: tuple[RateCounter, ...], now: Micros) -> Mapping[str, RateValue]:
         """Each counter's value for this call, which is included where it counts. Raises: ValueError if it cannot be."""
 
     def why_barred(self, instance: Instance) -> str | None:

@@ -14,10 +14,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 from weakref import WeakSet
 
-from mcp_guard.core.describe import Description
+from mcp_guard.core.describe import DescriptionRules
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Instance, Json, Micros, Mode, Tool
-from mcp_guard.core.provenance.history import Memory
+from mcp_guard.core.provenance.history import InstanceHistories
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.downstream.session import DownstreamTransport, ProtocolAdapter, Session, Ways
@@ -29,12 +29,12 @@ from mcp_guard.ledger.clock import SteadyClock
 from mcp_guard.ledger.open import LedgerSettings, OpenLedger
 from mcp_guard.ledger.tool_pins import ToolPins
 from mcp_guard.ledger.writer import Transaction
-from mcp_guard.policy.reload import Follower, Keeper, Places, PoliciesInForce
+from mcp_guard.policy.reload import PoliciesInForce, PolicyReloader, SessionPolicies
 from mcp_guard.ports import NoSignals
 from mcp_guard.protocol.stdio import on_signal
 from mcp_guard.protocol.versions import is_stateless
 from mcp_guard.settings import Settings, UpstreamSettings
-from mcp_guard.signals.run_history import Runs
+from mcp_guard.signals.run_history import RunHistory
 from mcp_guard.upstream.connection import Bounds, Connection
 from mcp_guard.upstream.group import UpstreamGroup
 from mcp_guard.upstream.status_file import StatusFile, status_path
@@ -42,8 +42,8 @@ from mcp_guard.upstream.stdio import StdioServerParameters, StdioTransport
 from mcp_guard.upstream.transport import Transport
 
 if TYPE_CHECKING:
-    from mcp_guard.policy.engine import World
-    from mcp_guard.signals.watch import Watch
+    from mcp_guard.policy.engine import PolicyEnvironment
+    from mcp_guard.signals.monitor import RiskMonitor
 
 
 CLOCK = SteadyClock()
@@ -112,25 +112,27 @@ def ledger_settings(settings: Settings) -> LedgerSettings:
     )
 
 
-def policy_world(
+def policy_environment(
     settings: Settings, tools: Iterable[Tool], absent: Collection[str], unagreed: Collection[str] = ()
-) -> "World":
+) -> "PolicyEnvironment":
     """What the policies of this configuration are validated against."""
-    from mcp_guard.policy.engine import World
+    from mcp_guard.policy.engine import PolicyEnvironment
 
-    return World(tuple(tools), settings.attributes, settings.counters, tuple(settings.routes), absent, unagreed)
+    return PolicyEnvironment(
+        tuple(tools), settings.attributes, settings.counters, tuple(settings.routes), absent, unagreed
+    )
 
 
-def make_watch(settings: Settings, ledger: OpenLedger) -> "Watch | None":
+def make_watch(settings: Settings, ledger: OpenLedger) -> "RiskMonitor | None":
     """The signals that are configured; where there are none, their code is not loaded."""
     if not settings.signals and settings.drift is None:
         return None
-    from mcp_guard.signals.outside import Outside
-    from mcp_guard.signals.watch import Watch
+    from mcp_guard.signals.external import ExternalSignal
+    from mcp_guard.signals.monitor import RiskMonitor
 
-    runs = Runs(ledger.writer)
+    runs = RunHistory(ledger.writer)
     salt = runs.salt() if settings.drift is not None else ""
-    return Watch(tuple(map(Outside, settings.signals)), settings.drift, salt, runs.recall)
+    return RiskMonitor(tuple(map(ExternalSignal, settings.signals)), settings.drift, salt, runs.recall)
 
 
 class Runtime:
@@ -142,8 +144,8 @@ class Runtime:
         self.note = note
         ledger.writer.on_trouble = note
         self._sessions: WeakSet[Session] = WeakSet()
-        self._keeper = Keeper(Places(settings.policies, settings.shadow), ledger.ledger, note)
-        self._memory = Memory.of(settings.tool_rules)
+        self._reloader = PolicyReloader(ledger.ledger, note, policies=settings.policies, shadow=settings.shadow)
+        self._memory = InstanceHistories.of(settings.tool_rules)
         self._signals = make_watch(settings, ledger)
         self._board = StatusFile(status_path(ledger.lock_path.parent, ledger.guard), note)
 
@@ -190,10 +192,6 @@ class Runtime:
         settings = self.settings
         in_force = PoliciesInForce(settings.counters, settings.mode)
         upstreams.pins = ToolPins(self.ledger.writer, settings.pin_rules, self.note)
-        follower = Follower(
-            in_force, lambda: policy_world(settings, upstreams.agreed(), upstreams.absent(), upstreams.unagreed())
-        )
-        upstreams.on_catalog = lambda: self._load_policies(follower)
         pattern = settings.ticket_pattern
         guard = Guard(
             policies=in_force,
@@ -201,7 +199,7 @@ class Runtime:
             approvals=self.ledger.approvals,
             upstreams=upstreams,
             clock=self.ledger.writer,
-            describe_with=Description(settings.limits, re.compile(pattern) if pattern else None),
+            describe_with=DescriptionRules(settings.limits, re.compile(pattern) if pattern else None),
             hold_seconds=settings.hold_seconds,
             new_id=new_call_id,
             memory=self._memory,
@@ -211,7 +209,12 @@ class Runtime:
             self._signals.prepare(instance)
         naming = ToolNames(next(iter(settings.upstreams)) if settings.plain_names else "")
         session = Session(guard, upstreams, instance, front, Ways(settings.inbox, naming, choose_adapter))
-        follower.on_changed = session.tell_tools_changed
+        session_policies = SessionPolicies(
+            in_force,
+            lambda: policy_environment(settings, upstreams.agreed(), upstreams.absent(), upstreams.unagreed()),
+            on_changed=session.tell_tools_changed,
+        )
+        upstreams.on_catalog = lambda: self._load_policies(session_policies)
         self._sessions.add(session)
         return session
 
@@ -219,12 +222,12 @@ class Runtime:
         """The instance is over: forget what it has seen, learn from what it did. Raises: LedgerError."""
         self._memory.forget(instance)
         if self._signals is not None and self._signals.drift is not None:
-            Runs(self.ledger.writer).keep(instance, self._signals.end(instance), self._signals.drift.runs)
+            RunHistory(self.ledger.writer).keep(instance, self._signals.end(instance), self._signals.drift.runs)
 
     def beside(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
         """Start what goes on beside the calls; each task runs until it is cancelled. SIGHUP has policies read anew."""
-        on_signal(signal.SIGHUP, self._keeper.wake)
-        work = (self._carry, self._attend, self._keep, self._watch, self._keeper.watch)
+        on_signal(signal.SIGHUP, self._reloader.wake)
+        work = (self._carry, self._attend, self._keep, self._watch, self._reloader.watch)
         return [tasks.create_task(each()) for each in work]
 
     async def _watch(self) -> None:
@@ -263,18 +266,18 @@ class Runtime:
         self.ledger.approvals.on_asked[:] = [dispatcher.wake]
         await dispatcher.run()
 
-    def _load_policies(self, follower: Follower) -> None:
+    def _load_policies(self, session_policies: SessionPolicies) -> None:
         """The policies against the catalog of this session as it is now.
 
         A ledger that cannot record the set now is tried again: it may be good again before the catalog changes.
         """
         try:
-            new = self._keeper.load(follower)
+            new = self._reloader.load(session_policies)
         except LedgerError as error:
-            kept = "the ones in force stay" if follower.in_force.version != "none" else "every call is denied"
-            follower.in_force.why_none = f"the policies could not be loaded: {error.message}"
+            kept = "the ones in force stay" if session_policies.in_force.version != "none" else "every call is denied"
+            session_policies.in_force.why_none = f"the policies could not be loaded: {error.message}"
             self.note(f"the policies are not loaded, {kept}:\n{error}")
-            asyncio.get_running_loop().call_later(LEDGER_AGAIN_SECONDS, self._load_policies, follower)
+            asyncio.get_running_loop().call_later(LEDGER_AGAIN_SECONDS, self._load_policies, session_policies)
             return
         if new:
             gc.freeze()  # what is loaded by now stays: no collection need look at it again

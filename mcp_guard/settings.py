@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
-from mcp_guard.core.model import Agent, Counter, Effect, Mode, ToolRule
+from mcp_guard.core.model import Agent, Effect, Mode, RateCounter, ToolRule
 from mcp_guard.core.tool_pins import PinRule
 
 if TYPE_CHECKING:  # what is not configured is not loaded
@@ -189,7 +189,7 @@ class Settings:
     upstreams: Mapping[str, UpstreamSettings]
     tool_rules: Mapping[str, ToolRule]
     attributes: Mapping[str, Mapping[str, str]]
-    counters: tuple[Counter, ...]
+    counters: tuple[RateCounter, ...]
     approvers: Mapping[str, str]
     routes: Mapping[str, Route]
     notifiers: Mapping[str, NotifierSettings]

@@ -17,11 +17,11 @@ from agentdojo.task_suite.task_suite import TaskSuite
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from pydantic_core import to_jsonable_python
 
-from mcp_guard.app import policy_world
+from mcp_guard.app import policy_environment
 from mcp_guard.config import load
-from mcp_guard.core.describe import Description
-from mcp_guard.core.model import Asked, Ending, Execution, Instance, Json, Task, Tool
-from mcp_guard.core.provenance.history import Memory
+from mcp_guard.core.describe import DescriptionRules
+from mcp_guard.core.model import Execution, ExecutionStatus, Instance, Json, Task, Tool, ToolCallRequest
+from mcp_guard.core.provenance.history import InstanceHistories
 from mcp_guard.guard import Guard
 from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol
 from mcp_guard.ledger.approvals.votes import Approver, Votes
@@ -71,10 +71,12 @@ class SuiteTools:
         self.ran.append(FunctionCall(function=name, args=arguments))
         result, error = self._runtime.run_function(self.environment, name, arguments)
         if error is not None:
-            return Execution(Ending.TOOL_ERROR, {"result": {"content": [_text(error)], "isError": True}})
+            return Execution(ExecutionStatus.TOOL_ERROR, {"result": {"content": [_text(error)], "isError": True}})
         plain = to_jsonable_python(result)
         shown = plain if isinstance(plain, str) else orjson.dumps(plain).decode()
-        return Execution(Ending.OK, {"result": {"content": [_text(shown)], "structuredContent": {"result": plain}}})
+        return Execution(
+            ExecutionStatus.OK, {"result": {"content": [_text(shown)], "structuredContent": {"result": plain}}}
+        )
 
 
 def _text(text: str) -> Json:
@@ -99,7 +101,7 @@ class SuiteHouse:
         kept_out = ToolPins(self.ledger.writer, settings.pin_rules, print).judge(list(catalog.values()))
         assert not kept_out, kept_out
         self.policies = PoliciesInForce(())
-        self.policies.replace(load_policies(settings.policies, policy_world(settings, catalog.values(), ())))
+        self.policies.replace(load_policies(settings.policies, policy_environment(settings, catalog.values(), ())))
         self.questions = 0
         self._ids = itertools.count()
         self._key = Ed25519PrivateKey.generate()
@@ -112,10 +114,10 @@ class SuiteHouse:
             approvals=self.ledger.approvals,
             upstreams=self.upstream,
             clock=Clock(),
-            describe_with=Description(),
+            describe_with=DescriptionRules(),
             hold_seconds=0,
             new_id=lambda: f"call_{next(self._ids)}",
-            memory=Memory.of(settings.tool_rules),
+            memory=InstanceHistories.of(settings.tool_rules),
         )
 
     def instance(self, prompt: str) -> Instance:
@@ -128,7 +130,7 @@ class SuiteHouse:
 
     async def call(self, instance: Instance, wanted: FunctionCall, approver: Judge) -> Json:
         """One call through the guard; if it is held, the approver decides and it is made again."""
-        asked = Asked(f"{self.suite.name}__{wanted.function}", to_jsonable_python(dict(wanted.args)))
+        asked = ToolCallRequest(f"{self.suite.name}__{wanted.function}", to_jsonable_python(dict(wanted.args)))
         reply = await self.guard.call(instance, asked)
         said = reply.get("result", {}).get("_meta", {}).get("mcp-guard/decision", {})
         approval = self.ledger.approvals.get(said["approval"]) if said.get("approval") else None

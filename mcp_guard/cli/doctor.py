@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 
-from mcp_guard.app import CLOCK, ledger_settings, policy_world
+from mcp_guard.app import CLOCK, ledger_settings, policy_environment
 from mcp_guard.cli.client_files import client_files
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_table
@@ -81,7 +81,7 @@ def check_policies(
 ) -> tuple[tuple[str, str] | None, str, list[RefusalTest]]:
     """Why they do not load, or what is to be said of them; and the calls that were tried."""
     try:
-        load_policies(settings.policies, policy_world(settings, tools, absent))
+        load_policies(settings.policies, policy_environment(settings, tools, absent))
         against = f"against {len(tools)} tools" if tools else "as text; --upstreams checks them against the tools"
         return None, f"loaded, {against}", run_refusal_tests(settings, tools, absent)
     except GuardError as error:

@@ -21,7 +21,7 @@ from mcp_guard.config.upstreams import UpstreamConfig
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.core.model import Agent, Counter, Effect, FactsRule, Mode, ResourceRule, ToolRule
+from mcp_guard.core.model import Agent, Effect, FactsRule, Mode, RateCounter, ResourceRule, ToolRule
 from mcp_guard.core.redaction import make_redaction, pointers_overlap
 from mcp_guard.core.tool_pins import FirstUse
 from mcp_guard.settings import AgentSettings, NotifierSettings, ServeSettings, Settings
@@ -117,9 +117,9 @@ class RateConfig(Model):
             raise ValueError('name the tools whose amounts are summed: tools = ["server__tool"]')
         return self
 
-    def counter(self, name: str) -> Counter:
+    def counter(self, name: str) -> RateCounter:
         by = (self.by,) if isinstance(self.by, str) else tuple(dict.fromkeys(self.by))
-        return Counter(name, self.window_seconds * SECOND, by, self.effects, self.tools, self.sum)
+        return RateCounter(name, self.window_seconds * SECOND, by, self.effects, self.tools, self.sum)
 
 
 class ApproverConfig(Model):

@@ -41,7 +41,7 @@ class DriftRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Act:
+class CallFeatures:
     """What is kept of one call: the tool, the names of its arguments, and its sinks' values as salted hashes."""
 
     tool: str
@@ -49,24 +49,24 @@ class Act:
     sinks: tuple[str, ...] = ()
 
 
-def act_of(call: Call, salt: str) -> Act:
+def call_features(call: Call, salt: str) -> CallFeatures:
     assert call.tool is not None
     sinks = call.tool.rule.sinks
     values = sorted({f"{name}\0{plain(text)}" for name, text in texts(call.arguments, sinks) if name in sinks})
-    return Act(call.name, tuple(sorted(call.arguments)), tuple(_hashed(salt, value) for value in values))
+    return CallFeatures(call.name, tuple(sorted(call.arguments)), tuple(_hashed(salt, value) for value in values))
 
 
 def _hashed(salt: str, value: str) -> str:
     return hashlib.sha256(f"{salt}\0{value}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def write_run(acts: Iterable[Act]) -> list[list[object]]:
+def write_run(acts: Iterable[CallFeatures]) -> list[list[object]]:
     """A run as JSON."""
     return [[act.tool, list(act.names), list(act.sinks)] for act in acts]
 
 
-def read_run(said: Sequence[Json | Sequence[object]]) -> tuple[Act, ...]:
-    return tuple(Act(str(tool), tuple(names), tuple(sinks)) for tool, names, sinks in said)  # type: ignore[arg-type]
+def read_run(said: Sequence[Json | Sequence[object]]) -> tuple[CallFeatures, ...]:
+    return tuple(CallFeatures(str(tool), tuple(names), tuple(sinks)) for tool, names, sinks in said)  # type: ignore[arg-type]
 
 
 @dataclass(slots=True)
@@ -80,7 +80,7 @@ class Profile:
     sinks: Counter[str] = field(default_factory=Counter)
     new_sinks: Counter[str] = field(default_factory=Counter)
 
-    def learn(self, run: Iterable[Act]) -> None:
+    def learn(self, run: Iterable[CallFeatures]) -> None:
         before = START
         for act in run:
             self.followed.setdefault(before, Counter())[act.tool] += 1
@@ -92,7 +92,7 @@ class Profile:
                 self.seen.add((act.tool, sink))
             before = act.tool
 
-    def strangeness(self, before: str, act: Act) -> tuple[float, str]:
+    def strangeness(self, before: str, act: CallFeatures) -> tuple[float, str]:
         """In nats: how surprising the step, its arguments and its destinations are together; and what most."""
         after = self.followed.get(before, Counter())
         step = -log((after[act.tool] + HALF) / (after.total() + HALF * (len(after) + 1)))
@@ -111,7 +111,7 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True)
-class Usual:
+class Baseline:
     """An agent's profile and the scores that it is compared with, in order. Never changed while a run goes on."""
 
     rule: DriftRule
@@ -126,7 +126,7 @@ class Usual:
         as_strange = len(self.scores) - bisect_left(self.scores, score)
         return (as_strange + 1) / (len(self.scores) + 1)
 
-    def signal(self, before: str, act: Act) -> Signal | None:
+    def signal(self, before: str, act: CallFeatures) -> Signal | None:
         """Raised for a call that is stranger than the rate allows; never before the warm-up is over."""
         if not self.is_warm:
             return None
@@ -138,19 +138,19 @@ class Usual:
         return Signal(NAME, self.rule.weight, because)
 
 
-def learn(rule: DriftRule, runs: Iterable[tuple[str, Sequence[Act]]]) -> Usual:
+def learn_baseline(rule: DriftRule, runs: Iterable[tuple[str, Sequence[CallFeatures]]]) -> Baseline:
     """From runs by their ids. Which half a run is in follows from its id alone, so it stays there."""
-    halves: tuple[list[Sequence[Act]], list[Sequence[Act]]] = ([], [])
+    halves: tuple[list[Sequence[CallFeatures]], list[Sequence[CallFeatures]]] = ([], [])
     for id, run in runs:
         if run:
             halves[int(digest(id.encode())[-1], 16) & 1].append(run)
     profile = Profile()
     for run in halves[0]:
         profile.learn(run)
-    return Usual(rule, profile, tuple(sorted(strangest(profile, run) for run in halves[1])))
+    return Baseline(rule, profile, tuple(sorted(strangest(profile, run) for run in halves[1])))
 
 
-def strangest(profile: Profile, run: Sequence[Act]) -> float:
+def strangest(profile: Profile, run: Sequence[CallFeatures]) -> float:
     """The score of a run's strangest call."""
     befores = (START, *(act.tool for act in run))
     return max(profile.strangeness(before, act)[0] for before, act in zip(befores, run, strict=False))

@@ -8,11 +8,11 @@ what is allowed, and H whether approval would be enough.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from mcp_guard.core.model import Decision, Opinion, Outcome
+from mcp_guard.core.model import AdvisoryDecision, Decision, Outcome
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class Evaluation:
     """One Cedar evaluation: allowed or not, the determining policies' ids, and evaluation errors."""
 
     allowed: bool
@@ -21,7 +21,7 @@ class Verdict:
 
 
 @dataclass(frozen=True, slots=True)
-class Ruling:
+class PolicyOutcome:
     """The outcome with the policies that determined it."""
 
     outcome: Outcome
@@ -30,29 +30,31 @@ class Ruling:
     errors: tuple[str, ...] = ()
 
 
-def rule(full: Verdict, without_gates: Callable[[], Verdict], gates: Mapping[str, tuple[str, ...]]) -> Ruling:
+def apply_outcome_rule(
+    full: Evaluation, without_gates: Callable[[], Evaluation], gates: Mapping[str, tuple[str, ...]]
+) -> PolicyOutcome:
     """Apply the outcome rule.
 
     `full` is F's verdict, `without_gates` evaluates H (only where it matters), `gates` maps the id of each annotated
     `forbid` to its routes. INVARIANT: an evaluation error on either side denies.
     """
     if full.errors:
-        return Ruling(Outcome.DENY, full.determining, errors=full.errors)
+        return PolicyOutcome(Outcome.DENY, full.determining, errors=full.errors)
     if full.allowed:
-        return Ruling(Outcome.ALLOW, full.determining)
+        return PolicyOutcome(Outcome.ALLOW, full.determining)
     if not full.determining or any(policy not in gates for policy in full.determining):
         hard = tuple(policy for policy in full.determining if policy not in gates)
-        return Ruling(Outcome.DENY, hard)
+        return PolicyOutcome(Outcome.DENY, hard)
     rest = without_gates()
     if rest.errors or not rest.allowed:
-        return Ruling(Outcome.DENY, rest.determining or full.determining, errors=rest.errors)
+        return PolicyOutcome(Outcome.DENY, rest.determining or full.determining, errors=rest.errors)
     routes = sorted({route for policy in full.determining for route in gates[policy]})
-    return Ruling(Outcome.REQUIRE_APPROVAL, full.determining, tuple(routes))
+    return PolicyOutcome(Outcome.REQUIRE_APPROVAL, full.determining, tuple(routes))
 
 
-def opinion(decision: Decision) -> Opinion:
+def as_advisory(decision: Decision) -> AdvisoryDecision:
     """A decision that nobody is bound by."""
-    return Opinion(
+    return AdvisoryDecision(
         decision.outcome,
         decision.policy_version,
         decision.policies,
@@ -61,7 +63,7 @@ def opinion(decision: Decision) -> Opinion:
     )
 
 
-def is_more_permissive(would: Ruling, was: Ruling) -> bool:
+def is_more_permissive(would: PolicyOutcome, was: PolicyOutcome) -> bool:
     """Whether some set of approvals lets the call happen under `would` and not under `was`."""
     if would.outcome is Outcome.DENY or was.outcome is Outcome.ALLOW:
         return False

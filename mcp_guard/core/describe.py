@@ -14,22 +14,22 @@ import orjson
 from mcp_guard.core import canonical, risk
 from mcp_guard.core.canonical import Limits, Unacceptable
 from mcp_guard.core.model import (
-    NO_PAST,
-    Asked,
+    NO_HISTORY,
     Call,
+    CallHistory,
     Change,
-    Ending,
     Execution,
+    ExecutionStatus,
     Facts,
     FactsRule,
     Instance,
     Json,
-    Past,
     Redaction,
     Resource,
     ResourceRule,
     Task,
     Tool,
+    ToolCallRequest,
 )
 
 NO_SUCH_TOOL = "unknown tool"
@@ -40,22 +40,24 @@ CLAIM_LIMIT = 500
 
 
 @dataclass(frozen=True, slots=True)
-class Description:
+class DescriptionRules:
     """The operator's bounds on what is described."""
 
     limits: Limits = field(default_factory=Limits)
     ticket_pattern: re.Pattern[str] | None = None
 
-    def assess(self, call: Call, facts: Facts | None, past: Past = NO_PAST) -> Call:
+    def assess(self, call: Call, facts: Facts | None, history: CallHistory = NO_HISTORY) -> Call:
         """The call with its facts and past, and so its change and risk."""
         assert call.tool is not None
         rule = call.tool.rule
         change = compute_change(call.arguments, facts, rule.resource, rule.facts)
-        seen = risk.Evidence(call.tool, call.arguments, facts, change, call.task, past)
-        return replace(call, facts=facts, past=past, change=change, risk=risk.assess(seen))
+        seen = risk.RiskInput(call.tool, call.arguments, facts, change, call.task, history)
+        return replace(call, facts=facts, history=history, change=change, risk=risk.assess(seen))
 
 
-def describe(operator: Description, id: str, instance: Instance, asked: Asked, tool: Tool | None) -> Call:
+def describe(
+    operator: DescriptionRules, id: str, instance: Instance, asked: ToolCallRequest, tool: Tool | None
+) -> Call:
     """The call as far as the request alone tells; `tool` is None if there is none of that name."""
     problems = [asked.problem] if asked.problem else []
     arguments, task = dict(asked.arguments), instance.task
@@ -91,7 +93,7 @@ def describe(operator: Description, id: str, instance: Instance, asked: Asked, t
     )
 
 
-def _take_claims(operator: Description, tool: Tool, arguments: Json, task: Task) -> tuple[Json, Task, list[str]]:
+def _take_claims(operator: DescriptionRules, tool: Tool, arguments: Json, task: Task) -> tuple[Json, Task, list[str]]:
     """Strip the fields that the guard added to the listing. The launcher's word outranks the agent's claim."""
     problems: list[str] = []
     claims: dict[str, str] = {}
@@ -119,7 +121,7 @@ def _read_id(arguments: Json, pointer: str) -> str | None:
     return str(value)
 
 
-def look_up_arguments(rule: FactsRule, arguments: Json) -> Json | str:
+def facts_arguments(rule: FactsRule, arguments: Json) -> Json | str:
     """Arguments of the read tool, or why they cannot be made."""
     try:
         return {name: canonical.read_pointer(arguments, pointer) for name, pointer in rule.arguments.items()}
@@ -130,8 +132,8 @@ def look_up_arguments(rule: FactsRule, arguments: Json) -> Json | str:
 def read_facts(rule: FactsRule, execution: Execution) -> Facts | str:
     """The facts in the read tool's reply, or why there are none."""
     result = execution.reply.get("result")
-    if execution.ending is not Ending.OK or not isinstance(result, dict):
-        return f"the present state cannot be read with `{rule.tool}`: {execution.detail or execution.ending}"
+    if execution.status is not ExecutionStatus.OK or not isinstance(result, dict):
+        return f"the present state cannot be read with `{rule.tool}`: {execution.detail or execution.status}"
     try:
         values = canonical.read_pointer(_structured(result), rule.result)
         if not isinstance(values, dict):

@@ -38,7 +38,7 @@ class Outcome(StrEnum):
     REQUIRE_APPROVAL = "require_approval"
 
 
-class Ending(StrEnum):
+class ExecutionStatus(StrEnum):
     """What came of a dispatched call; `UNKNOWN` means that nobody can tell whether it ran."""
 
     OK = "ok"
@@ -151,7 +151,7 @@ class ToolRule:
 
 
 @dataclass(frozen=True, slots=True)
-class Counter:
+class RateCounter:
     """A named rate: calls of these effects (and tools, if any are named) within the window, counted together by some of
     `core.rates.BY`. With `sum`, a JSON pointer into the arguments, it is the amounts there that are added up.
     """
@@ -224,7 +224,7 @@ class Origins:
 
 
 @dataclass(frozen=True, slots=True)
-class Past:
+class CallHistory:
     """What an instance has done and seen before a call, and where the call's values come from.
 
     `sinks` are the origins of the arguments that say where something goes, and of addresses that stand in others.
@@ -239,7 +239,7 @@ class Past:
     sinks: Origins = Origins()
 
 
-NO_PAST = Past()
+NO_HISTORY = CallHistory()
 
 
 @dataclass(frozen=True, slots=True)
@@ -261,7 +261,7 @@ class Risk:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ToolCallRequest:
     """A `tools/call` as the client sent it, parsed but not yet trusted."""
 
     name: str
@@ -300,7 +300,7 @@ class Call:
     facts: Facts | None = None
     change: Change = Change()
     risk: Risk = Risk()
-    past: Past = NO_PAST
+    history: CallHistory = NO_HISTORY
     problems: tuple[str, ...] = ()
     purpose: str = "call"
     """`call`, or `facts` for the guard's own look-up."""
@@ -308,7 +308,7 @@ class Call:
 
 
 @dataclass(frozen=True, slots=True)
-class Opinion:
+class AdvisoryDecision:
     """What policies say of a call without having a say in it: all of them in observe mode, or a shadow's."""
 
     outcome: Outcome
@@ -335,8 +335,8 @@ class Decision:
     errors: tuple[str, ...] = ()
     counts: Mapping[str, int | Decimal] = None  # type: ignore[assignment]
     material: bytes = b""
-    would: Opinion | None = None
-    shadow: Opinion | None = None
+    would: AdvisoryDecision | None = None
+    shadow: AdvisoryDecision | None = None
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "counts", dict(self.counts or {}))
@@ -349,7 +349,7 @@ class Execution:
     `rounds` is how often it was sent: once, and once more for each time the upstream asked the client something first.
     """
 
-    ending: Ending
+    status: ExecutionStatus
     reply: Json
     detail: str = ""
     rounds: int = 1

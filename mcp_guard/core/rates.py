@@ -9,38 +9,38 @@ from decimal import Decimal
 from typing import Any
 
 from mcp_guard.core.canonical import read_pointer
-from mcp_guard.core.model import Call, Counter
+from mcp_guard.core.model import Call, RateCounter
 
-DIGITS = 4
-LIMIT = 922_337_203_685_477_5807
+DECIMAL_DIGITS = 4
+MAX_TOTAL = 922_337_203_685_477_5807
 """The greatest sum that a Cedar decimal can hold, in ten-thousandths; SQLite's integers end there too."""
 
-Value = int | Decimal
+RateValue = int | Decimal
 """A counter's value as policies see it: a count, or an exact sum."""
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class RateIncrement:
     """What a call adds to one counter. `amount` is 1, or ten-thousandths of a sum; 0 if the call does not count."""
 
-    counter: Counter
+    counter: RateCounter
     key: str
     amount: int
 
-    def value(self, before: int) -> Value:
+    def value(self, before: int) -> RateValue:
         """The counter's value with this call, after all that was counted before it. Raises: ValueError if too great."""
         total = before + self.amount
-        if total > LIMIT:
+        if total > MAX_TOTAL:
             raise ValueError(f"rate `{self.counter.name}` is beyond what a policy can compare")
-        return Decimal(total).scaleb(-DIGITS) if self.counter.sum is not None else total
+        return Decimal(total).scaleb(-DECIMAL_DIGITS) if self.counter.sum is not None else total
 
 
-def uses(call: Call, counters: Iterable[Counter]) -> list[Use]:
+def rate_increments(call: Call, counters: Iterable[RateCounter]) -> list[RateIncrement]:
     """What the call adds to each counter. Raises: ValueError if an amount that is to be counted cannot be."""
-    return [Use(counter, key(counter, call), amount(counter, call)) for counter in counters]
+    return [RateIncrement(counter, counter_key(counter, call), counted_amount(counter, call)) for counter in counters]
 
 
-def amount(counter: Counter, call: Call) -> int:
+def counted_amount(counter: RateCounter, call: Call) -> int:
     """Raises: ValueError. What has no amount is not taken for zero: the call is denied."""
     assert call.tool is not None
     if call.tool.effect not in counter.effects or (counter.tools and call.tool.listed_as not in counter.tools):
@@ -54,17 +54,17 @@ def amount(counter: Counter, call: Call) -> int:
     return ten_thousandths(counter, found)
 
 
-def ten_thousandths(counter: Counter, found: Any) -> int:
+def ten_thousandths(counter: RateCounter, found: Any) -> int:
     """An amount, by its absolute value: paying a negative amount back does not lower what was paid."""
     if isinstance(found, bool) or not isinstance(found, int | float):
         raise ValueError(f"rate `{counter.name}` sums `{counter.sum}`, which is no number in this call")
-    scaled = abs(Decimal(str(found))).scaleb(DIGITS)
-    if scaled != scaled.to_integral_value() or scaled > LIMIT:
+    scaled = abs(Decimal(str(found))).scaleb(DECIMAL_DIGITS)
+    if scaled != scaled.to_integral_value() or scaled > MAX_TOTAL:
         raise ValueError(f"rate `{counter.name}`: {found} cannot be summed exactly (over four digits, or too great)")
     return int(scaled)
 
 
-def key(counter: Counter, call: Call) -> str:
+def counter_key(counter: RateCounter, call: Call) -> str:
     """Whose uses are counted together: one name for each thing that the counter goes by."""
     return "\x1f".join(_NAMES[each](call) for each in counter.by)
 
@@ -80,9 +80,9 @@ _NAMES: Mapping[str, Callable[[Call], str]] = {
     "tool": lambda call: call.name,
     "resource": lambda call: f"{call.resource.type}::{call.resource.id}",
 }
-BY = tuple(_NAMES)
+COUNTED_BY = tuple(_NAMES)
 
 
-def shown(values: Mapping[str, Value]) -> dict[str, int | str]:
+def counts_as_json(values: Mapping[str, RateValue]) -> dict[str, int | str]:
     """The values as receipts hold them: sums as text, for JSON numbers are no decimals."""
     return {name: value if isinstance(value, int) else f"{value:f}" for name, value in values.items()}

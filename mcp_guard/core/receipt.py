@@ -16,7 +16,18 @@ from typing import Any
 import orjson
 
 from mcp_guard.core import canonical, rates
-from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros, Mode, Opinion, Origins, Past
+from mcp_guard.core.model import (
+    AdvisoryDecision,
+    Call,
+    CallHistory,
+    Decision,
+    Execution,
+    Instance,
+    Json,
+    Micros,
+    Mode,
+    Origins,
+)
 from mcp_guard.core.receipt_limits import MAX_TEXT_BYTES, NEVER_CUT, truncate_texts
 from mcp_guard.core.redaction import redact_execution, redact_fields, redact_receipt, texts_of
 
@@ -150,8 +161,8 @@ def _decision_fields(call: Call, decision: Decision) -> Json:
         "signals": [signal.name for signal in call.risk.signals],
         "because": [signal.because for signal in call.risk.signals],
     }
-    fields["history"] = _past_fields(call.past)
-    fields["rates"] = rates.shown(decision.counts)
+    fields["history"] = _past_fields(call.history)
+    fields["rates"] = rates.counts_as_json(decision.counts)
     fields["changes"] = list(call.change.fields)
     fields["mode"] = str(Mode.OBSERVE) if decision.would else None
     fields["would"] = _opinion_fields(decision.would)
@@ -159,7 +170,7 @@ def _decision_fields(call: Call, decision: Decision) -> Json:
     return fields
 
 
-def _opinion_fields(opinion: Opinion | None) -> Json | None:
+def _opinion_fields(opinion: AdvisoryDecision | None) -> Json | None:
     """What had no effect on the call."""
     if opinion is None:
         return None
@@ -168,7 +179,7 @@ def _opinion_fields(opinion: Opinion | None) -> Json | None:
     return said | {name: list(values) for name, values in lists.items() if values}
 
 
-def _past_fields(past: Past) -> Json:
+def _past_fields(past: CallHistory) -> Json:
     """What the instance had seen, and where the sinks' values came from: by the names of arguments only."""
     sinks = {name: list(found) for name in Origins.__slots__ if (found := getattr(past.sinks, name))}
     said: Json = {name: getattr(past, name) for name in ("untrusted_seen", "sensitive_seen", "orders_seen")}
@@ -193,7 +204,7 @@ def outcome_draft(call: Call, intent: int, execution: Execution) -> Draft:
     response = orjson.dumps(execution.reply)
     fields = {
         **call_fields(call),
-        "ending": str(execution.ending),
+        "ending": str(execution.status),
         "detail": execution.detail,
         "follows": [intent],
         "response_bytes": len(response),

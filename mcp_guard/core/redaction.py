@@ -13,7 +13,7 @@ import orjson
 
 from mcp_guard.core import canonical
 from mcp_guard.core.approval_subject import ApprovalSubject
-from mcp_guard.core.model import Call, Ending, Execution, FactsRule, Json, Redaction
+from mcp_guard.core.model import Call, Execution, ExecutionStatus, FactsRule, Json, Redaction
 
 MARK = "[redacted]"
 MIN_TEXT_LENGTH = 4
@@ -21,7 +21,7 @@ MIN_TEXT_LENGTH = 4
 TEXTS = ("ticket", "reason", "reasons", "errors", "detail", "would", "shadow")
 """Members of a receipt that hold what an agent, a policy or an upstream said."""
 LARGE = canonical.Limits(bytes=1 << 30, depth=256)
-OF_THE_UPSTREAM = (Ending.OK, Ending.TOOL_ERROR, Ending.UPSTREAM_ERROR)
+OF_THE_UPSTREAM = (ExecutionStatus.OK, ExecutionStatus.TOOL_ERROR, ExecutionStatus.UPSTREAM_ERROR)
 
 
 def make_redaction(arguments: tuple[str, ...], result: tuple[str, ...], rule: FactsRule | None) -> Redaction:
@@ -68,8 +68,8 @@ def redact_execution(call: Call, execution: Execution) -> tuple[Execution, list[
     """What came of a call as it may be kept, and what was taken out of the reply."""
     reply, detail = execution.reply, execution.detail
     found: list[str] = []
-    if call.redaction.result and execution.ending in OF_THE_UPSTREAM:
-        if isinstance(result := reply.get("result"), dict) and execution.ending is not Ending.UPSTREAM_ERROR:
+    if call.redaction.result and execution.status in OF_THE_UPSTREAM:
+        if isinstance(result := reply.get("result"), dict) and execution.status is not ExecutionStatus.UPSTREAM_ERROR:
             hidden, found = _hide_result(result, call.redaction.result)
             reply = {"result": hidden}
         elif isinstance(reply.get("error"), dict):
@@ -77,7 +77,7 @@ def redact_execution(call: Call, execution: Execution) -> tuple[Execution, list[
     texts = texts_of(call)
     after = redact_texts(reply, texts)
     redacted = [f"/response{pointer}" for pointer in found] or (["/response"] if after != execution.reply else [])
-    return Execution(execution.ending, after, redact_texts(detail, texts)), redacted
+    return Execution(execution.status, after, redact_texts(detail, texts)), redacted
 
 
 def redact_subject(call: Call, subject: ApprovalSubject) -> ApprovalSubject:

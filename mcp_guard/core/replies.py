@@ -9,7 +9,7 @@ from typing import Any
 from mcp_guard.core.approval import Approval, ApprovalState
 from mcp_guard.core.describe import ADDED, NO_SUCH_TOOL
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.model import Call, Decision, Ending, Execution, Json, Mode, Tool
+from mcp_guard.core.model import Call, Decision, Execution, ExecutionStatus, Json, Mode, Tool
 
 AWAIT = "guard__await"
 AWAIT_TOOL: Json = {
@@ -85,12 +85,14 @@ def not_kept(held: Approval) -> Json:
 def cancelled(detail: str) -> Execution:
     """What is recorded of a call that its client gave up, and given if the client asks for it after all."""
     text = f"{detail}. It may have taken effect: look at the resource before you repeat it."
-    return Execution(Ending.CANCELLED, tool_error(text, outcome=str(Ending.CANCELLED)), detail)
+    return Execution(ExecutionStatus.CANCELLED, tool_error(text, outcome=str(ExecutionStatus.CANCELLED)), detail)
 
 
 def never_sent() -> Execution:
     detail = "cancelled before it was sent to its upstream"
-    return Execution(Ending.CANCELLED, tool_error(f"{detail}; make the call anew", outcome="cancelled"), detail)
+    return Execution(
+        ExecutionStatus.CANCELLED, tool_error(f"{detail}; make the call anew", outcome="cancelled"), detail
+    )
 
 
 def why_not(held: Approval) -> str:

@@ -6,10 +6,10 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from mcp_guard.app import CLOCK, policy_world
-from mcp_guard.core.describe import Description
+from mcp_guard.app import CLOCK, policy_environment
+from mcp_guard.core.describe import DescriptionRules
 from mcp_guard.core.errors import GuardError
-from mcp_guard.core.model import Agent, Asked, Effect, Execution, Instance, Json, Task, Tool, ToolRule
+from mcp_guard.core.model import Agent, Effect, Execution, Instance, Json, Task, Tool, ToolCallRequest, ToolRule
 from mcp_guard.core.names import listed_name
 from mcp_guard.diagnostics.checks import RefusalTest
 from mcp_guard.guard import Guard
@@ -60,10 +60,10 @@ def run_refusal_tests(settings: Settings, tools: list[Tool], absent: Collection[
     """Raises: GuardError if not even a scratch ledger can be had."""
     catalog = [*tools, make_probe_tool()]
     try:
-        engine = load_policies(settings.policies, policy_world(settings, catalog, absent))
+        engine = load_policies(settings.policies, policy_environment(settings, catalog, absent))
     except GuardError:  # policies that speak of what every tool has do not fit the probe: go on without it
         catalog = list(tools)
-        engine = load_policies(settings.policies, policy_world(settings, catalog, absent))
+        engine = load_policies(settings.policies, policy_environment(settings, catalog, absent))
     with tempfile.TemporaryDirectory(prefix="mcp-guard-doctor-") as folder:
         scratch = LedgerSettings(
             Path(folder), settings.origin, settings.routes, settings.counters
@@ -84,7 +84,7 @@ async def _try_all(engine: PolicyEngine, ledger: OpenLedger, upstreams: InertUps
         approvals=ledger.approvals,
         upstreams=upstreams,
         clock=ledger.writer,
-        describe_with=Description(),
+        describe_with=DescriptionRules(),
         hold_seconds=0,
         new_id=lambda: f"call_doctor{len(ledger.writer.store.open_calls())}",
     )
@@ -108,7 +108,7 @@ async def _try(
     store = ledger.writer.store
     before = store.head().size
     try:
-        reply = await guard.call(instance, Asked(name, {}))
+        reply = await guard.call(instance, ToolCallRequest(name, {}))
     except AssertionError:
         reply = {}
     row = store.receipt(before)

@@ -14,7 +14,7 @@ import orjson
 
 from mcp_guard.core.canonical import Unacceptable, parse
 from mcp_guard.core.describe import NO_SUCH_TOOL
-from mcp_guard.core.model import Asked, Instance, Json
+from mcp_guard.core.model import Instance, Json, ToolCallRequest
 from mcp_guard.downstream.router import Router
 from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.guard import Guard
@@ -154,7 +154,7 @@ class Session:
             self.client.reply(None, error(PARSE_ERROR, refused.reason))
         elif self._era is not None and message.get("method") == CALL_TOOL and isinstance(name, str):
             name = name.encode("utf-8", "replace").decode()
-            work = self.call(Asked(name, {}, problem=refused.reason), SILENT_CHANNEL)
+            work = self.call(ToolCallRequest(name, {}, problem=refused.reason), SILENT_CHANNEL)
             self.run(("", id), self.answer(id, CALL_TOOL, work))
         else:
             self.client.reply(id, error(PARSE_ERROR, refused.reason))
@@ -259,7 +259,7 @@ class Session:
         if meta is not None and not isinstance(meta, dict):
             return error(INVALID_PARAMS, "`_meta` must be an object")
         kept = {key: value for key, value in meta.items() if key != "progressToken"} if meta else None
-        return await self.call(Asked(name, arguments or {}, kept), channel)
+        return await self.call(ToolCallRequest(name, arguments or {}, kept), channel)
 
     def schema(self, shown: str) -> Json | None:
         """The input schema of a tool by the name that the client has for it, if it is known by now."""
@@ -270,7 +270,7 @@ class Session:
         tool = self.upstreams.find_tool(listed["name"])
         return listed if tool is None else {**listed, "name": self._naming.show(tool.server, tool.name)}
 
-    async def call(self, asked: Asked, channel: ClientChannel) -> Json:
+    async def call(self, asked: ToolCallRequest, channel: ClientChannel) -> Json:
         """A call by the name that the client has for its tool; a tool that is listed by another name is unknown."""
         await self.settle()
         name = self._naming.read(asked.name)

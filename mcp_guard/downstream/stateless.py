@@ -9,7 +9,7 @@ import asyncio
 from typing import Any
 
 from mcp_guard.core.approval import Approval
-from mcp_guard.core.model import Asked, Json
+from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.core.replies import AWAIT
 from mcp_guard.downstream.multi_round import MultiRoundRequest, MultiRoundRequests
 from mcp_guard.downstream.request_state import RequestStateCipher
@@ -153,7 +153,7 @@ class StatelessAdapter:
             envelope=wire.client_meta(flight.envelope),
         )
         if approval is not None and self._session.guard.policies.may_hold:
-            asked = Asked(AWAIT, {"approval": approval}, wire.without_envelope(params).get("_meta"))
+            asked = ToolCallRequest(AWAIT, {"approval": approval}, wire.without_envelope(params).get("_meta"))
             work = self._session.call(asked, channel)
         else:
             work = self._handle(flight.request, method, params, channel, flight.envelope)

@@ -8,8 +8,8 @@ from typing import TypeVar
 from mcp_guard.core import rates
 from mcp_guard.core.approval import Approval, Grant
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.model import Call, Counter, Decision, Execution, Instance, Micros, Outcome
-from mcp_guard.core.rates import Use, Value
+from mcp_guard.core.model import Call, Decision, Execution, Instance, Micros, Outcome, RateCounter
+from mcp_guard.core.rates import RateIncrement, RateValue
 from mcp_guard.core.receipt import Draft, decision_draft, intent_draft, look_up_draft, outcome_draft
 from mcp_guard.core.replies import never_sent
 from mcp_guard.ledger import registry
@@ -31,7 +31,12 @@ class SqlLedger:
     """
 
     def __init__(
-        self, writer: Writer, guard: str, *, counters: tuple[Counter, ...] = (), kept_response_bytes: int = 64 * 1024
+        self,
+        writer: Writer,
+        guard: str,
+        *,
+        counters: tuple[RateCounter, ...] = (),
+        kept_response_bytes: int = 64 * 1024,
     ) -> None:
         self.writer = writer
         self.guard = guard
@@ -44,13 +49,13 @@ class SqlLedger:
 
     # Rates
 
-    def count(self, call: Call, counters: tuple[Counter, ...], now: Micros) -> Mapping[str, Value]:
+    def count(self, call: Call, counters: tuple[RateCounter, ...], now: Micros) -> Mapping[str, RateValue]:
         """INVARIANT: includes what this process has submitted and not yet committed, so no two calls get one number."""
         if not counters:
             return {}
-        counted = rates.uses(call, counters)
+        counted = rates.rate_increments(call, counters)
 
-        def query(store: Store) -> dict[str, Value]:
+        def query(store: Store) -> dict[str, RateValue]:
             values = {}
             for use in counted:
                 name, key = use.counter.name, use.key
@@ -60,7 +65,7 @@ class SqlLedger:
 
         return self.writer.read(query)
 
-    def _reserve(self, counted: list[Use]) -> Callable[[], None]:
+    def _reserve(self, counted: list[RateIncrement]) -> Callable[[], None]:
         """Count the uses as pending; the function given back releases them, once."""
         held = list(counted)
         for use in held:
@@ -95,7 +100,7 @@ class SqlLedger:
     async def intend(self, call: Call, decision: Decision, held: Approval | Grant | None) -> Intent | Conflict:
         if (decision.outcome, held is None) not in LETTING:
             raise ValueError(f"no intent can follow from `{decision.outcome}`{'' if held else ' without an approval'}")
-        counted = [use for use in rates.uses(call, self.counters) if use.amount]
+        counted = [use for use in rates.rate_increments(call, self.counters) if use.amount]
         release = self._reserve(counted)
 
         def op(tx: Transaction) -> Intent | Conflict:
@@ -196,7 +201,7 @@ def _definition_moved(tx: Transaction, call: Call) -> Conflict | None:
     return Conflict(f"the definition of `{call.tool.listed_as}` is not the pinned one any more")
 
 
-def _rates_moved(tx: Transaction, counted: list[Use], decision: Decision) -> Conflict | None:
+def _rates_moved(tx: Transaction, counted: list[RateIncrement], decision: Decision) -> Conflict | None:
     """Whether a rate is higher than decided on; by construction only another process can have raised it."""
     for use in counted:
         used = tx.store.sum_uses(use.counter.name, use.key, tx.now - use.counter.window)

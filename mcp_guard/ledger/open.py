@@ -10,7 +10,7 @@ import orjson
 
 from mcp_guard.core.approval import Route
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.model import Counter, Ending, Json
+from mcp_guard.core.model import ExecutionStatus, Json, RateCounter
 from mcp_guard.core.receipt import Draft
 from mcp_guard.identity.instances import random_text
 from mcp_guard.ledger.approvals.requests import ApprovalRequests
@@ -38,7 +38,7 @@ class LedgerSettings:
     state_dir: Path
     origin: str
     routes: Mapping[str, Route] = field(default_factory=dict)
-    counters: tuple[Counter, ...] = ()
+    counters: tuple[RateCounter, ...] = ()
     kept_response_bytes: int = 64 * 1024
     unsafe_skip_fsync: bool = False
     signers: tuple[SignerSettings, ...] = (SignerSettings(),)
@@ -137,7 +137,9 @@ def recover(writer: Writer, state_dir: Path, tell: Callable[[list[Json]], None] 
             about = {name: intent.get(name) for name in CARRIED}
             detail = "the guard ended before the outcome was recorded; the call may have taken effect"
             tx.store.close_call(seq)
-            closed = Draft("outcome", about | {"ending": str(Ending.UNKNOWN), "detail": detail, "follows": [seq]})
+            closed = Draft(
+                "outcome", about | {"ending": str(ExecutionStatus.UNKNOWN), "detail": detail, "follows": [seq]}
+            )
             outcome, used = tx.add(closed), intent.get("approval") or {}
             if used and "grant" not in used:
                 tx.store.note_outcome(used["id"], outcome, answered=False)

@@ -14,21 +14,28 @@ import orjson
 from cedarpy import Entities, Schema
 
 from mcp_guard.core import canonical
-from mcp_guard.core.decision import opinion
+from mcp_guard.core.decision import as_advisory
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.core.model import NO_PAST, Call, Counter, Decision, Effect, Instance, Json, Outcome, Tool
+from mcp_guard.core.model import NO_HISTORY, Call, Decision, Effect, Instance, Json, Outcome, RateCounter, Tool
 from mcp_guard.core.names import MANGLING_VERSION
-from mcp_guard.core.rates import Value
-from mcp_guard.policy.request import Inexpressible, build_context, history, narrow, principal_entities, resource_entity
-from mcp_guard.policy.ruleset import PERMIT_ALL, Ruleset, Subject, action_groups, always_in_force, read_subject
+from mcp_guard.core.rates import RateValue
+from mcp_guard.policy.request import (
+    Inexpressible,
+    build_context,
+    history_context,
+    narrow,
+    principal_entities,
+    resource_entity,
+)
+from mcp_guard.policy.ruleset import PERMIT_ALL, Principal, Ruleset, action_groups, always_in_force, read_principal
 from mcp_guard.policy.schema import PRINCIPAL, TOOL, build_schema
-from mcp_guard.policy.source import Policy, Source, Unlisted, is_dormant, read_policies, validate
+from mcp_guard.policy.source import Policy, PolicySource, UnlistedNames, is_dormant, read_policies, validate
 
 ENGINE = f"cedarpy/{getattr(cedarpy, '__version__', '4.12')}"
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class PolicyEnvironment:
     """What policies are validated against: the catalog, the configured entity attributes, counters and routes.
 
     `absent` are upstreams that have listed no tools yet, `unagreed` tools that are listed and quarantined.
@@ -36,24 +43,24 @@ class World:
 
     tools: tuple[Tool, ...]
     attributes: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    counters: tuple[Counter, ...] = ()
+    counters: tuple[RateCounter, ...] = ()
     routes: Collection[str] = ()
     absent: Collection[str] = ()
     unagreed: Collection[str] = ()
 
-    def unlisted(self) -> Unlisted:
+    def unlisted(self) -> UnlistedNames:
         effects = {str(effect) for effect in Effect} - {str(tool.effect) for tool in self.tools}
         used = {tool.rule.resource.type for tool in self.tools if tool.rule.resource}
         if any(tool.effect is Effect.DESTRUCTIVE for tool in self.tools):
             effects.discard(Effect.WRITE)  # its members are members of this too
         groups = effects | {f"server:{server}" for server in self.absent} | set(self.unagreed)
-        return Unlisted(self.absent, groups, self.attributes.keys() - used, not self.tools)
+        return UnlistedNames(self.absent, groups, self.attributes.keys() - used, not self.tools)
 
 
 class PolicyEngine:
     """One loaded set of policies. Made by `load_policies` only."""
 
-    def __init__(self, source: Source, active: Mapping[str, Policy], world: World) -> None:
+    def __init__(self, source: PolicySource, active: Mapping[str, Policy], world: PolicyEnvironment) -> None:
         named = [name for name in world.unagreed if any(f'"{name}"' in text for text in source.texts.values())]
         schema, self._shapes = build_schema(world.tools, world.attributes, world.counters, named)
         self.counters = world.counters
@@ -63,7 +70,7 @@ class PolicyEngine:
         self._rules = Ruleset(active, action_groups(schema))
         self._always = always_in_force(self._rules)
         self._schema = Schema.from_json_str(self.schema_text)
-        self._principals: dict[str, Principal] = {}
+        self._principals: dict[str, RequestEntities] = {}
         self._listed: dict[tuple[str, str, bool], bool] = {}
         rules = {tool.listed_as: repr(tool.rule) for tool in world.tools}
         self.material = orjson.dumps(
@@ -82,22 +89,24 @@ class PolicyEngine:
 
     # Deciding
 
-    def decide(self, call: Call, counts: Mapping[str, Value]) -> Decision:
+    def decide(self, call: Call, counts: Mapping[str, RateValue]) -> Decision:
         try:
             return self._decide(self._rules, call, counts)
         except Exception as error:  # promise P2: whatever goes wrong while deciding denies
             return self._deny(error, counts)
 
-    def observe(self, call: Call, counts: Mapping[str, Value]) -> Decision:
+    def observe(self, call: Call, counts: Mapping[str, RateValue]) -> Decision:
         """The decision in observe mode: only what is always in force holds; what all the policies say is `would`.
 
         A call that cannot be put to the policies is denied only if one that is always in force is about such calls.
         """
         decision = self.decide(call, counts)
-        would = opinion(decision)
+        would = as_advisory(decision)
         if decision.outcome is not Outcome.ALLOW:
             try:
-                if self._always.slice(call.name, self._principal(call.instance).subject).ids == (PERMIT_ALL.id,):
+                if self._always.slice(call.name, self._principal_entities(call.instance).principal).ids == (
+                    PERMIT_ALL.id,
+                ):
                     decision = Decision(Outcome.ALLOW, self.version, counts=counts, material=decision.material)
                 else:
                     decision = self._decide(self._always, call, counts)
@@ -105,28 +114,29 @@ class PolicyEngine:
                 decision = self._deny(error, counts)
         return replace(decision, would=would)
 
-    def _deny(self, error: Exception, counts: Mapping[str, Value]) -> Decision:
+    def _deny(self, error: Exception, counts: Mapping[str, RateValue]) -> Decision:
         reason = str(error) or type(error).__name__
         return Decision(Outcome.DENY, self.version, reasons=(reason,), errors=(reason,), counts=counts)
 
-    def _decide(self, rules: Ruleset, call: Call, counts: Mapping[str, Value]) -> Decision:
+    def _decide(self, rules: Ruleset, call: Call, counts: Mapping[str, RateValue]) -> Decision:
         shape = self._shapes.get(call.name)
         if shape is None:
             raise Inexpressible("this tool has no input schema that a call could be checked against")
-        said = build_context(call, shape, counts)
-        entities, described, subject = self._entities(call)
-        part = rules.slice(call.name, subject)
-        if call.past is not NO_PAST or part.view is None or "history" in part.view:
-            said["history"] = history(call.past)
+        context = build_context(call, shape, counts)
+        request_entities = self._request_entities(call)
+        policy_slice = rules.slice(call.name, request_entities.principal)
+        view = policy_slice.view
+        if call.history is not NO_HISTORY or view is None or "history" in view:
+            context["history"] = history_context(call.history)
         request = {
             "principal": {"type": PRINCIPAL, "id": call.instance.id},
             "action": {"type": "Action", "id": call.name},
             "resource": {"type": call.resource.type, "id": call.resource.id},
-            "context": orjson.dumps(narrow(said, part.view)).decode(),
+            "context": orjson.dumps(narrow(context, view)).decode(),
         }
-        ruling = rules.rule_by(part, request, entities)
+        ruling = rules.decide_slice(policy_slice, request, request_entities.entities)
         policies = tuple(id for id in sorted(ruling.policies) if id != PERMIT_ALL.id)
-        material = {**request, "context": said}
+        material = {**request, "context": context}
         return Decision(
             outcome=ruling.outcome,
             policy_version=self.version,
@@ -135,24 +145,24 @@ class PolicyEngine:
             routes=ruling.routes,
             errors=ruling.errors,
             counts=counts,
-            material=orjson.dumps({"request": material, "entities": described}),
+            material=orjson.dumps({"request": material, "entities": request_entities.described}),
         )
 
-    def _entities(self, call: Call) -> "Principal":
+    def _request_entities(self, call: Call) -> "RequestEntities":
         """Parsed entities for the engine, and the same in JSON for the record."""
-        known = self._principal(call.instance)
+        known = self._principal_entities(call.instance)
         if call.resource.type == TOOL:
             return known
         resource = resource_entity(call, self._attributes[call.resource.type])
         parsed = known.entities.with_added_json_str(orjson.dumps([resource]).decode(), self._schema)
-        return Principal(parsed, [*known.described, resource], known.subject)
+        return RequestEntities(parsed, [*known.described, resource], known.principal)
 
-    def _principal(self, instance: Instance) -> "Principal":
+    def _principal_entities(self, instance: Instance) -> "RequestEntities":
         known = self._principals.get(instance.id)
         if known is None:
             described = principal_entities(instance)
             parsed = Entities.from_json_str(json.dumps(described), self._schema)
-            known = Principal(parsed, described, read_subject(described[0]["uid"], described))
+            known = RequestEntities(parsed, described, read_principal(described[0]["uid"], described))
             self._principals[instance.id] = known
         return known
 
@@ -174,26 +184,26 @@ class PolicyEngine:
             rules = self._always if observing else self._rules
             try:
                 known = observing or tool.listed_as in self._shapes
-                self._listed[key] = known and self._could_be_let(rules, instance, tool)
+                self._listed[key] = known and self._could_be_permitted(rules, instance, tool)
             except Exception:  # promise P5: unknown is not listed
                 self._listed[key] = False
         return self._listed[key]
 
-    def _could_be_let(self, rules: Ruleset, instance: Instance, tool: Tool) -> bool:
-        principal = self._principal(instance)
+    def _could_be_permitted(self, rules: Ruleset, instance: Instance, tool: Tool) -> bool:
+        entities = self._principal_entities(instance)
         resource = None if tool.rule.resource else (TOOL, tool.listed_as)
-        return rules.could_be_let(tool.listed_as, principal.subject, resource, principal.entities)
+        return rules.could_be_permitted(tool.listed_as, entities.principal, resource, entities.entities)
 
 
-class Principal(NamedTuple):
+class RequestEntities(NamedTuple):
     """The entities of a request, parsed and described, and its principal."""
 
     entities: Entities
     described: list[Json]
-    subject: Subject
+    principal: Principal
 
 
-def load_policies(path: Path, world: World) -> PolicyEngine:
+def load_policies(path: Path, world: PolicyEnvironment) -> PolicyEngine:
     """Read, check and parse the policies of a folder or file.
 
     Raises: PolicyError naming every problem.

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
-from mcp_guard.core.model import Call, Change, Instance, Json, Origins, Past
-from mcp_guard.core.rates import Value
+from mcp_guard.core.model import Call, CallHistory, Change, Instance, Json, Origins
+from mcp_guard.core.rates import RateValue
 from mcp_guard.policy.schema import PRINCIPAL, attribute
 from mcp_guard.policy.shapes import TAGS, Kind, Shape
 from mcp_guard.policy.source import Policy
@@ -258,11 +258,11 @@ def _change(change: Change, shape: Shape) -> Json:
     return {"fields": list(change.fields), "delta": delta}
 
 
-def _rate(name: str, value: Value) -> Any:
+def _rate(name: str, value: RateValue) -> Any:
     return value if isinstance(value, int) else decimal(value, f"rate.{name}")
 
 
-def build_context(call: Call, shape: Shape, counts: Mapping[str, Value]) -> Json:
+def build_context(call: Call, shape: Shape, counts: Mapping[str, RateValue]) -> Json:
     """`context` of the request. Raises: Inexpressible."""
     walk = _Input()
     arguments = walk.convert(call.arguments, shape, "")
@@ -279,7 +279,7 @@ def build_context(call: Call, shape: Shape, counts: Mapping[str, Value]) -> Json
     }
 
 
-def history(past: Past) -> Json:
+def history_context(past: CallHistory) -> Json:
     """`context.history`. Apart, because Cedar takes 35 µs to read it: only policies that ask for it are given it."""
     return {
         "tools": past.tools,

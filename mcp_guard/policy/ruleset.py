@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import cedarpy
 from cedarpy import Entities, PolicySet
 
-from mcp_guard.core.decision import Ruling, Verdict, rule
+from mcp_guard.core.decision import Evaluation, PolicyOutcome, apply_outcome_rule
 from mcp_guard.core.model import Json
 from mcp_guard.policy.cedar_text import quoted
 from mcp_guard.policy.request import View, view_of
@@ -21,14 +21,14 @@ Uid = tuple[str, str]
 
 
 @dataclass(frozen=True, slots=True)
-class Subject:
+class Principal:
     """A principal and all it is in, itself included, as far as scopes ask."""
 
-    self: Uid
-    within: frozenset[Uid]
+    uid: Uid
+    ancestors: frozenset[Uid]
 
 
-def read_subject(principal: Mapping[str, str], entities: Iterable[Json]) -> Subject:
+def read_principal(principal: Mapping[str, str], entities: Iterable[Json]) -> Principal:
     """The principal of a request, with its ancestors among the entities (in Cedar's JSON form)."""
     parents = {uid_of(entity["uid"]): [uid_of(parent) for parent in entity["parents"]] for entity in entities}
     found: set[Uid] = set()
@@ -38,7 +38,7 @@ def read_subject(principal: Mapping[str, str], entities: Iterable[Json]) -> Subj
         if uid not in found:
             found.add(uid)
             left += parents.get(uid, [])
-    return Subject(uid_of(principal), frozenset(found))
+    return Principal(uid_of(principal), frozenset(found))
 
 
 def uid_of(written: Mapping[str, str]) -> Uid:
@@ -90,42 +90,42 @@ class Ruleset:
     def groups(self) -> Mapping[str, frozenset[str]]:
         return self._groups
 
-    def rule(self, request: Json, entities: Entities, subject: Subject) -> Ruling:
+    def decide(self, request: Json, entities: Entities, principal: Principal) -> PolicyOutcome:
         """The outcome of one request. Raises what Cedar raises for a request that it cannot read."""
-        part = self.slice(request["action"]["id"], subject)
-        return self.rule_by(part, request, entities)
+        part = self.slice(request["action"]["id"], principal)
+        return self.decide_slice(part, request, entities)
 
-    def rule_by(self, part: Slice, request: Json, entities: Entities) -> Ruling:
+    def decide_slice(self, part: Slice, request: Json, entities: Entities) -> PolicyOutcome:
         full = evaluate(request, part.full, entities)
-        return rule(full, lambda: evaluate(request, part.ungated, entities), self.gates)
+        return apply_outcome_rule(full, lambda: evaluate(request, part.ungated, entities), self.gates)
 
-    def could_be_let(self, action: str, subject: Subject, resource: Uid | None, entities: Entities) -> bool:
+    def could_be_permitted(self, action: str, principal: Principal, resource: Uid | None, entities: Entities) -> bool:
         """Whether some request could be allowed or held: partial evaluation without the gates, the context unknown.
 
         Raises what Cedar raises.
         """
         request = {
-            "principal": entity_text(*subject.self),
+            "principal": entity_text(*principal.uid),
             "action": entity_text("Action", action),
             "resource": entity_text(*resource) if resource else None,
             "context": None,
         }
-        result = cedarpy.is_authorized_partial(request, self.slice(action, subject).ungated, entities)
+        result = cedarpy.is_authorized_partial(request, self.slice(action, principal).ungated, entities)
         undecided = result.decision is cedarpy.Decision.NoDecision and bool(result.residuals)
         return result.allowed or undecided
 
-    def slice(self, action: str, subject: Subject) -> Slice:
+    def slice(self, action: str, principal: Principal) -> Slice:
         """The policies whose scope could match this action and principal, parsed once."""
-        asked = subject.self if subject.self in self._named else subject.self[0]
-        key = action, asked, subject.within & self._named
+        asked = principal.uid if principal.uid in self._named else principal.uid[0]
+        key = action, asked, principal.ancestors & self._named
         if key not in self._slices:
-            about = self.about(action)
+            about = self.policies_for(action)
             self._slices[key] = self._make(
-                id for id in about if _matches_principal(self.policies[id].body["principal"], subject)
+                id for id in about if _matches_principal(self.policies[id].body["principal"], principal)
             )
         return self._slices[key]
 
-    def about(self, action: str) -> set[str]:
+    def policies_for(self, action: str) -> set[str]:
         """Ids of the policies whose scope could match this action, whoever asks."""
         within = self._groups.get(action, frozenset({action}))
         return {id for named in ("", *within) for id in self._by_action.get(named, ())}
@@ -176,20 +176,20 @@ def _actions_of(policy: Policy) -> list[str]:
     return [id for _, id in _entities_of(scope)] if scope["op"] in ("==", "in") else [""]
 
 
-def _matches_principal(scope: Json, subject: Subject) -> bool:
+def _matches_principal(scope: Json, principal: Principal) -> bool:
     named = _entities_of(scope)
     match scope["op"]:
         case "==":
-            return subject.self in named
+            return principal.uid in named
         case "in":
-            return any(uid in subject.within for uid in named)
+            return any(uid in principal.ancestors for uid in named)
         case "is":
-            inside = not named or any(uid in subject.within for uid in named)
-            return bool(scope["entity_type"] == subject.self[0] and inside)
+            inside = not named or any(uid in principal.ancestors for uid in named)
+            return bool(scope["entity_type"] == principal.uid[0] and inside)
     return True
 
 
-def evaluate(request: Json, policies: PolicySet, entities: Entities) -> Verdict:
+def evaluate(request: Json, policies: PolicySet, entities: Entities) -> Evaluation:
     """One evaluation, without the schema: policies were validated against it when they were loaded, and the request is
     built to fit it (docs/decisions/0009; a property test holds the two together).
     """
@@ -197,5 +197,5 @@ def evaluate(request: Json, policies: PolicySet, entities: Entities) -> Verdict:
     diagnostics = result.diagnostics
     errors = tuple(sorted(diagnostics.errors))
     if result.decision is cedarpy.Decision.NoDecision:
-        return Verdict(False, (), errors or ("the policies gave no decision",))
-    return Verdict(result.allowed, tuple(sorted(diagnostics.reasons)), errors)
+        return Evaluation(False, (), errors or ("the policies gave no decision",))
+    return Evaluation(result.allowed, tuple(sorted(diagnostics.reasons)), errors)

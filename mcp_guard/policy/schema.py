@@ -7,7 +7,7 @@ names that mean something in Cedar's JSON format, which get one more underscore 
 import re
 from collections.abc import Iterable, Mapping
 
-from mcp_guard.core.model import Counter, Effect, Json, Origins, Tool
+from mcp_guard.core.model import Effect, Json, Origins, RateCounter, Tool
 from mcp_guard.policy.shapes import TAGS, Kind, Shape, input_shape, read_shape
 
 __all__ = ["PRINCIPAL", "TOOL", "Kind", "Shape", "attribute", "build_schema", "input_shape", "read_shape"]
@@ -84,11 +84,11 @@ HISTORY = record(
 )
 
 
-def _kind(counter: Counter) -> Kind:
+def _kind(counter: RateCounter) -> Kind:
     return Kind.INTEGER if counter.sum is None else Kind.NUMBER
 
 
-def context_type(shape: Shape, counters: Iterable[Counter]) -> Json:
+def context_type(shape: Shape, counters: Iterable[RateCounter]) -> Json:
     """`context` of one action, as DESIGN of the policy language has it."""
     text, count = {"type": "String"}, {"type": "Long"}
     delta = {
@@ -113,7 +113,7 @@ def context_type(shape: Shape, counters: Iterable[Counter]) -> Json:
 def build_schema(
     tools: Iterable[Tool],
     attributes: Mapping[str, Mapping[str, str]],
-    counters: tuple[Counter, ...],
+    counters: tuple[RateCounter, ...],
     unagreed: Iterable[str] = (),
 ) -> tuple[Json, dict[str, Shape]]:
     """The schema in Cedar's JSON form, and the shape of each tool that can be decided on, by listed name.

@@ -81,10 +81,10 @@ def input_shape(tool: Tool) -> Shape | None:
 
 def read_shape(schema: Any, root: Any) -> Shape:
     """Translate one JSON Schema (2020-12, and what of earlier drafts is in use); references point into `root`."""
-    return _Reader(root).read(schema, (), 0)
+    return _SchemaReader(root).read(schema, (), 0)
 
 
-class _Reader:
+class _SchemaReader:
     """Reads the schemas of one tool within the bounds."""
 
     def __init__(self, root: Any) -> None:

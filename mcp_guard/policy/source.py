@@ -29,14 +29,14 @@ class Policy:
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class PolicySource:
     """What the operator wrote: each file's text, and the policies in them by id."""
 
     texts: Mapping[str, str]
     policies: Mapping[str, Policy]
 
 
-def read_policies(path: Path, routes: Collection[str]) -> Source:
+def read_policies(path: Path, routes: Collection[str]) -> PolicySource:
     """Read every `*.cedar` file of a folder, or one file.
 
     Raises: PolicyError naming every problem, by file and policy.
@@ -47,7 +47,7 @@ def read_policies(path: Path, routes: Collection[str]) -> Source:
     return source
 
 
-def parse_texts(texts: Mapping[str, str], routes: Collection[str] | None) -> tuple[Source, list[str]]:
+def parse_texts(texts: Mapping[str, str], routes: Collection[str] | None) -> tuple[PolicySource, list[str]]:
     """The policies of these files, and what is wrong with them; routes are checked unless they are None."""
     problems: list[str] = []
     policies: dict[str, Policy] = {}
@@ -65,7 +65,7 @@ def parse_texts(texts: Mapping[str, str], routes: Collection[str] | None) -> tup
             if policy.id in policies:
                 problems.append(f'{name}: @id("{policy.id}") is already in {policies[policy.id].file}')
             policies[policy.id] = policy
-    return Source(texts, policies), problems
+    return PolicySource(texts, policies), problems
 
 
 def read_files(path: Path) -> dict[str, str]:
@@ -126,7 +126,7 @@ def validate(policies: Mapping[str, Policy], schema: str, path: Path) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Unlisted:
+class UnlistedNames:
     """What a policy may rightly name although no tool that is listed now has it.
 
     `servers` have listed nothing yet; `groups` of actions and resource `types` are empty; `all`: there is no tool.
@@ -138,7 +138,7 @@ class Unlisted:
     all: bool
 
 
-def is_dormant(policy: Policy, unlisted: Unlisted) -> bool:
+def is_dormant(policy: Policy, unlisted: UnlistedNames) -> bool:
     """Whether its scope can match nothing now, without being mistaken: it sleeps until such tools are listed."""
     action, resource = policy.body["action"], policy.body["resource"]
     entities = action.get("entities") or ([action["entity"]] if "entity" in action else [])
@@ -149,7 +149,7 @@ def is_dormant(policy: Policy, unlisted: Unlisted) -> bool:
     return type in unlisted.types or (not named and unlisted.all)
 
 
-def outside(policy: Policy, schema: Json) -> bool:
+def is_outside_schema(policy: Policy, schema: Json) -> bool:
     """Whether its scope names only what this schema does not know, so that it can match nothing there."""
     known = schema[""]
     scope, resource = policy.body["action"], policy.body["resource"]

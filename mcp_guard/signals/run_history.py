@@ -16,7 +16,7 @@ SALT = "run_salt"
 
 
 @dataclass(frozen=True, slots=True)
-class Runs:
+class RunHistory:
     """One guard process's access to them. All methods raise LedgerError."""
 
     writer: Writer

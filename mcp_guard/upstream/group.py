@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 
 from mcp_guard.core.errors import LedgerError, UpstreamError
-from mcp_guard.core.model import Ending, Execution, Json, Tool, ToolRule
+from mcp_guard.core.model import Execution, ExecutionStatus, Json, Tool, ToolRule
 from mcp_guard.core.names import SEPARATOR
 from mcp_guard.core.replies import tool_error
 from mcp_guard.core.tool_pins import Quarantine
@@ -244,16 +244,18 @@ async def _outcome(connection: Connection, work: Awaitable[Json]) -> Execution:
     try:
         return _read_reply(name, await work)
     except PeerLost as lost:
-        return _may_have_run(Ending.UNKNOWN, f"{lost} before it answered")
+        return _may_have_run(ExecutionStatus.UNKNOWN, f"{lost} before it answered")
     except TimeoutError:
-        return _may_have_run(Ending.TIMEOUT, f"upstream `{name}` did not answer within {connection.timeout:g} s")
+        return _may_have_run(
+            ExecutionStatus.TIMEOUT, f"upstream `{name}` did not answer within {connection.timeout:g} s"
+        )
     except UpstreamError as odd:
-        return _may_have_run(Ending.UPSTREAM_ERROR, f"upstream `{name}` answered with {odd}")
+        return _may_have_run(ExecutionStatus.UPSTREAM_ERROR, f"upstream `{name}` answered with {odd}")
     except InputUnavailable as why:
-        return _may_have_run(Ending.CANCELLED, f"upstream `{name}` did not finish: {why}")
+        return _may_have_run(ExecutionStatus.CANCELLED, f"upstream `{name}` did not finish: {why}")
 
 
-def _may_have_run(ending: Ending, detail: str) -> Execution:
+def _may_have_run(ending: ExecutionStatus, detail: str) -> Execution:
     text = f"{detail}. The call may have taken effect: do not repeat it before looking at the resource."
     return Execution(ending, tool_error(text, outcome=str(ending)), detail)
 
@@ -261,8 +263,8 @@ def _may_have_run(ending: Ending, detail: str) -> Execution:
 def _read_reply(server: str, reply: Json) -> Execution:
     result = reply.get("result")
     if isinstance(result, dict):
-        return Execution(Ending.TOOL_ERROR if result.get("isError") is True else Ending.OK, reply)
+        return Execution(ExecutionStatus.TOOL_ERROR if result.get("isError") is True else ExecutionStatus.OK, reply)
     if "error" in reply:
         detail = str(reply["error"].get("message", ""))[:500]
-        return Execution(Ending.UPSTREAM_ERROR, reply, detail)
-    return _may_have_run(Ending.UPSTREAM_ERROR, f"upstream `{server}` answered with neither result nor error")
+        return Execution(ExecutionStatus.UPSTREAM_ERROR, reply, detail)
+    return _may_have_run(ExecutionStatus.UPSTREAM_ERROR, f"upstream `{server}` answered with neither result nor error")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.core.errors import ApprovalError
-from mcp_guard.core.model import Asked, Json
+from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.ledger.approvals.votes import GrantTerms, Votes
 from mcp_guard.verifier import verify_ledger
 from tests.promises.house import (
@@ -26,7 +26,7 @@ DEAL: Json = {"deal_id": "1", "amount": 150, "stage": "won"}
 
 
 async def ask(house: House, run_id: str = "run_1", **changes: object) -> Json:
-    reply: Json = await house.guard.call(make_instance(run_id), Asked("crm__update_deal", DEAL | changes))
+    reply: Json = await house.guard.call(make_instance(run_id), ToolCallRequest("crm__update_deal", DEAL | changes))
     return reply
 
 

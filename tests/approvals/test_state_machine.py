@@ -17,7 +17,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.errors import ApprovalError
-from mcp_guard.core.model import Asked
+from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.verifier import verify_ledger
 from tests.promises.house import (
@@ -82,7 +82,7 @@ class Approvals(RuleBasedStateMachine):
         """An agent makes the call, for the first time or again."""
         house, before = self.guards[guard], self.live(call)
         # Hypothesis calls the rules of a state machine itself, without a loop: pytest-asyncio does not reach them.
-        reply = asyncio.run(house.guard.call(INSTANCE, Asked("crm__note", {"text": call})))
+        reply = asyncio.run(house.guard.call(INSTANCE, ToolCallRequest("crm__note", {"text": call})))
         if before is not None and self.model[before] is ApprovalState.APPROVED:
             assert text(reply) == "done"
             self.model[before] = ApprovalState.CONSUMED

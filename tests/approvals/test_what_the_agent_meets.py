@@ -8,11 +8,11 @@ import pytest
 
 from mcp_guard.core.approval import ApprovalState, Route
 from mcp_guard.core.errors import ApprovalError
-from mcp_guard.core.model import Asked, Json
+from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.ports import Intent
 from tests.promises.house import ALLOW, GATE, SECOND, House, make_instance, open_house, pending_id, text
 
-ASKED = Asked(
+ASKED = ToolCallRequest(
     "crm__update_deal", {"deal_id": "1", "amount": 150, "guard_reason": "they asked", "guard_ticket": "INC-9"}
 )
 
@@ -28,7 +28,7 @@ async def ask(house: House) -> Json:
 
 
 async def wait_for(house: House, id: str, run_id: str = "run_1") -> Json:
-    reply: Json = await house.guard.call(make_instance(run_id), Asked("guard__await", {"approval": id}))
+    reply: Json = await house.guard.call(make_instance(run_id), ToolCallRequest("guard__await", {"approval": id}))
     return reply
 
 
@@ -62,7 +62,7 @@ async def test_guard_await_is_refused_to_an_expired_instance(house: House) -> No
 async def test_without_gates_there_is_no_such_tool(tmp_path: Path) -> None:
     house = open_house(tmp_path, ALLOW)
     assert "guard__await" not in [tool["name"] for tool in house.guard.list_tools(make_instance())]
-    reply = await house.guard.call(make_instance(), Asked("guard__await", {"approval": "x"}))
+    reply = await house.guard.call(make_instance(), ToolCallRequest("guard__await", {"approval": "x"}))
     assert "unknown tool" in reply["error"]["message"]
 
 

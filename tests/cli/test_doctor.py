@@ -176,9 +176,9 @@ async def test_a_clock_before_the_last_receipt(config: Path) -> None:
 
 
 def asked() -> Any:
-    from mcp_guard.core.model import Asked
+    from mcp_guard.core.model import ToolCallRequest
 
-    return Asked("crm__note", {"text": "x"})
+    return ToolCallRequest("crm__note", {"text": "x"})
 
 
 def test_a_full_disk(tmp_path: Path) -> None:

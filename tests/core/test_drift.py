@@ -5,7 +5,18 @@ from statistics import mean
 
 import pytest
 
-from mcp_guard.core.anomaly import START, Act, DriftRule, Profile, Usual, act_of, learn, read_run, strangest, write_run
+from mcp_guard.core.anomaly import (
+    START,
+    Baseline,
+    CallFeatures,
+    DriftRule,
+    Profile,
+    call_features,
+    learn_baseline,
+    read_run,
+    strangest,
+    write_run,
+)
 from tests.core.test_history import EVIL, SEND, call
 
 RULE = DriftRule(rate=0.05, runs=200)
@@ -19,25 +30,25 @@ NEXT = {
 }
 
 
-def ordinary(chance: random.Random) -> tuple[Act, ...]:
+def ordinary(chance: random.Random) -> tuple[CallFeatures, ...]:
     """A run of an agent that does not change: a Markov chain, optional arguments, few destinations and rare ones."""
-    run: list[Act] = []
+    run: list[CallFeatures] = []
     before = START
     while (tool := chance.choice(NEXT[before])) != "stop" or not run:
         if tool == "stop":
             continue
         names = ("id", "text") if chance.random() < 0.2 else ("id",)
         sinks = (f"to{int(chance.expovariate(0.5))}",) if tool == "note" else ()
-        run.append(Act(tool, names, sinks))
+        run.append(CallFeatures(tool, names, sinks))
         before = tool
     return tuple(run)
 
 
-def usual(chance: random.Random, rule: DriftRule = RULE) -> Usual:
-    return learn(rule, [(f"run_{chance.random()}", ordinary(chance)) for _ in range(rule.runs)])
+def usual(chance: random.Random, rule: DriftRule = RULE) -> Baseline:
+    return learn_baseline(rule, [(f"run_{chance.random()}", ordinary(chance)) for _ in range(rule.runs)])
 
 
-def is_flagged(known: Usual, run: tuple[Act, ...]) -> bool:
+def is_flagged(known: Baseline, run: tuple[CallFeatures, ...]) -> bool:
     befores = (START, *(act.tool for act in run))
     return any(known.signal(before, act) for before, act in zip(befores, run, strict=False))
 
@@ -68,9 +79,15 @@ def test_p_values_of_ordinary_runs_are_valid() -> None:
 
 
 STRANGE = {
-    "a step that was never made": (Act("find", ("id",)), Act("purge", ("id",))),
-    "an argument that was never given": (Act("find", ("id",)), Act("update", ("id", "owner", "iban", "role"))),
-    "a known tool at a strange time": (Act("note", ("id",), ("to0",)), Act("note", ("id",), ("to0",))),
+    "a step that was never made": (CallFeatures("find", ("id",)), CallFeatures("purge", ("id",))),
+    "an argument that was never given": (
+        CallFeatures("find", ("id",)),
+        CallFeatures("update", ("id", "owner", "iban", "role")),
+    ),
+    "a known tool at a strange time": (
+        CallFeatures("note", ("id",), ("to0",)),
+        CallFeatures("note", ("id",), ("to0",)),
+    ),
 }
 
 
@@ -88,10 +105,10 @@ def test_what_the_agent_never_did_is_flagged_and_explained(what: str) -> None:
 def test_a_new_destination_is_strange_only_where_destinations_are_few() -> None:
     few, many = Profile(), Profile()
     for n in range(100):
-        few.learn([Act("send", ("to",), ("anna",))])
-        many.learn([Act("send", ("to",), (f"customer {n}",))])
-    new = Act("send", ("to",), ("mallory",))
-    assert few.strangeness(START, new)[0] > few.strangeness(START, Act("send", ("to",), ("anna",)))[0] + 4
+        few.learn([CallFeatures("send", ("to",), ("anna",))])
+        many.learn([CallFeatures("send", ("to",), (f"customer {n}",))])
+    new = CallFeatures("send", ("to",), ("mallory",))
+    assert few.strangeness(START, new)[0] > few.strangeness(START, CallFeatures("send", ("to",), ("anna",)))[0] + 4
     assert many.strangeness(START, new)[0] < 1
     assert "a destination that is new" in few.strangeness(START, new)[1]
 
@@ -99,28 +116,34 @@ def test_a_new_destination_is_strange_only_where_destinations_are_few() -> None:
 def test_nothing_is_said_before_the_warm_up_is_over() -> None:
     rule = DriftRule(rate=0.05)
     assert rule.warm_up == 19
-    known = Usual(rule, Profile(), tuple(float(n) for n in range(18)))
-    assert known.signal("find", Act("purge")) is None
-    assert Usual(rule, Profile(), tuple(float(-n) for n in range(19, 0, -1))).signal("find", Act("purge")) is not None
+    known = Baseline(rule, Profile(), tuple(float(n) for n in range(18)))
+    assert known.signal("find", CallFeatures("purge")) is None
+    assert (
+        Baseline(rule, Profile(), tuple(float(-n) for n in range(19, 0, -1))).signal("find", CallFeatures("purge"))
+        is not None
+    )
 
 
 def test_a_run_stays_in_its_half() -> None:
-    runs = [(f"run_{n}", (Act("a"),)) for n in range(50)]
-    first, more = learn(RULE, runs), learn(RULE, [*runs, *((f"x{n}", (Act("b"),)) for n in range(50))])
+    runs = [(f"run_{n}", (CallFeatures("a"),)) for n in range(50)]
+    first, more = (
+        learn_baseline(RULE, runs),
+        learn_baseline(RULE, [*runs, *((f"x{n}", (CallFeatures("b"),)) for n in range(50))]),
+    )
     assert 10 < len(first.scores) < 40
     assert first.profile.calls["a"] + len(first.scores) == 50
     assert more.profile.calls["a"] == first.profile.calls["a"]
 
 
 def test_what_is_kept_of_a_call_holds_no_values() -> None:
-    act = act_of(call(SEND, to=EVIL, text="secret"), "salt")
+    act = call_features(call(SEND, to=EVIL, text="secret"), "salt")
     assert (act.tool, act.names, len(act.sinks)) == ("crm__send", ("text", "to"), 1)
     assert EVIL not in str(write_run([act]))
-    assert act == act_of(call(SEND, to=EVIL.upper(), text="other"), "salt")
-    assert act != act_of(call(SEND, to=EVIL, text="secret"), "another salt")
+    assert act == call_features(call(SEND, to=EVIL.upper(), text="other"), "salt")
+    assert act != call_features(call(SEND, to=EVIL, text="secret"), "another salt")
     assert read_run(write_run([act])) == (act,)
 
 
 def test_a_p_value_counts_the_run_itself_and_ties_as_strange() -> None:
-    known = Usual(RULE, Profile(), tuple(float(n) for n in range(1, 20)))
+    known = Baseline(RULE, Profile(), tuple(float(n) for n in range(1, 20)))
     assert [known.p_value(score) for score in (100.0, 19.0, 1.0, 0.0)] == [1 / 20, 2 / 20, 1.0, 1.0]

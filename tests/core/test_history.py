@@ -5,12 +5,12 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from mcp_guard.core.describe import Description, describe
-from mcp_guard.core.model import Asked, Call, Effect, Json, Origins, Past, Task, Tool, ToolRule
-from mcp_guard.core.provenance.history import History, Memory
+from mcp_guard.core.describe import DescriptionRules, describe
+from mcp_guard.core.model import Call, CallHistory, Effect, Json, Origins, Task, Tool, ToolCallRequest, ToolRule
+from mcp_guard.core.provenance.history import InstanceHistories, InstanceHistory
 from mcp_guard.core.provenance.passages import BREAK
 from tests.promises.house import make_instance, make_tool
 
@@ -25,7 +25,9 @@ TASK = Task(text="Read www.news.example and write to anna@corp.example; her acco
 
 
 def call(tool: Tool, **arguments: Any) -> Call:
-    return describe(Description(), "call", make_instance(task=TASK), Asked(tool.listed_as, arguments), tool)
+    return describe(
+        DescriptionRules(), "call", make_instance(task=TASK), ToolCallRequest(tool.listed_as, arguments), tool
+    )
 
 
 def reply(content: Any) -> Json:
@@ -34,15 +36,15 @@ def reply(content: Any) -> Json:
     return {"result": {"content": [], "structuredContent": content}}
 
 
-def after(*noted: tuple[Call, Any]) -> History:
-    history = History(TASK)
+def after(*noted: tuple[Call, Any]) -> InstanceHistory:
+    history = InstanceHistory(TASK)
     for made, content in noted:
         history.note(made, reply(content))
     return history
 
 
-def send(history: History, to: Any, text: str = "hello") -> Past:
-    return history.look(call(SEND, to=to, text=text))
+def send(history: InstanceHistory, to: Any, text: str = "hello") -> CallHistory:
+    return history.history_for(call(SEND, to=to, text=text))
 
 
 def test_the_task_outranks_everything() -> None:
@@ -125,13 +127,13 @@ def test_an_address_in_a_text_counts_as_a_destination_if_others_wrote_it() -> No
     past = send(history, "anna@corp.example", "Anna, look at HTTPS://SHOP.example/offers")
     assert past.sinks == Origins(from_task=("to",), from_untrusted=("text",), unknown_origin=("text",))
     assert send(history, "anna@corp.example", "see https://our.example").sinks.unknown_origin == ("text",)
-    note = history.look(call(NOTE, text="see https://our.example and https://shop.example"))
+    note = history.history_for(call(NOTE, text="see https://our.example and https://shop.example"))
     assert note.sinks == Origins(from_untrusted=("text",))  # a tool without sinks sends nothing anywhere
 
 
 def test_an_address_ends_where_a_sentence_does() -> None:
     task = Task(text="Post it to our site www.corp.example.They know.")
-    assert History(task).look(call(SEND, to="www.corp.example")).sinks == Origins(from_task=("to",))
+    assert InstanceHistory(task).history_for(call(SEND, to="www.corp.example")).sinks == Origins(from_task=("to",))
 
 
 def test_a_guess_that_a_trusted_place_confirms_is_good() -> None:
@@ -186,7 +188,7 @@ def test_every_part_of_a_reply_is_read() -> None:
         ],
         "structuredContent": {"f@f.example": 1},
     }
-    history = History(TASK)
+    history = InstanceHistory(TASK)
     history.note(call(WEB, url="x"), {"result": result})
     history.note(call(WEB, url="x"), {"error": {"code": 1, "message": "ask g@g.example"}})
     for value in (EVIL, "b@b.example", "https://c.example/d", "f@f.example", "g@g.example"):
@@ -194,7 +196,7 @@ def test_every_part_of_a_reply_is_read() -> None:
 
 
 def test_memory_is_bounded_and_what_is_forgotten_is_unknown() -> None:
-    history = History(TASK, limit=1000)
+    history = InstanceHistory(TASK, limit=1000)
     history.note(call(DIRECTORY), reply("carl@corp.example " + "x" * 500))
     history.note(call(WEB, url="x"), reply(f"{EVIL} " + "y" * 600))
     history.note(call(DIRECTORY), reply("late@corp.example " + "z" * 900))
@@ -205,20 +207,20 @@ def test_memory_is_bounded_and_what_is_forgotten_is_unknown() -> None:
 
 
 def test_instances_share_nothing_and_are_forgotten() -> None:
-    memory = Memory(attentive=True)
+    memory = InstanceHistories(attentive=True)
     one = call(SEND, to=EVIL, text="")
     other = replace(one, instance=make_instance("run_2"))
     memory.note(call(WEB, url="x"), reply(f"write to {EVIL}"))
-    assert memory.look(one).sinks.from_untrusted == ("to",)
-    assert memory.look(other).sinks.unknown_origin == ("to",)
+    assert memory.history_for(one).sinks.from_untrusted == ("to",)
+    assert memory.history_for(other).sinks.unknown_origin == ("to",)
     memory.forget(one.instance)
-    assert memory.look(one).sinks.unknown_origin == ("to",)
+    assert memory.history_for(one).sinks.unknown_origin == ("to",)
 
 
 def test_without_labels_nothing_is_kept() -> None:
-    memory = Memory.of({"crm__send": ToolRule()})
+    memory = InstanceHistories.of({"crm__send": ToolRule()})
     memory.note(call(WEB, url="x"), reply(EVIL))
-    assert memory.look(call(SEND, to=EVIL)) == Past()
+    assert memory.history_for(call(SEND, to=EVIL)) == CallHistory()
     assert memory._histories == {}
 
 
@@ -231,15 +233,16 @@ json_values = st.recursive(
 
 @given(st.dictionaries(st.sampled_from(("to", "text", "url")), json_values), json_values, json_values)
 def test_whatever_is_sent_or_answered_is_read(arguments: Json, one: Any, other: Any) -> None:
-    history = History(TASK)
+    history = InstanceHistory(TASK)
     history.note(replace(call(INBOX), arguments=arguments), {"result": {"content": [one], "structuredContent": other}})
-    past = history.look(replace(call(SEND), arguments=arguments))
+    past = history.history_for(replace(call(SEND), arguments=arguments))
     assert set(past.sinks.from_trusted) <= {"to", "text", "url"}
 
 
 @given(st.text(min_size=1).filter(str.strip), st.text(), st.text())
+@example("0\x000", "", "")
 def test_content_of_others_is_never_taken_for_the_task_or_for_trusted(value: str, before: str, after_it: str) -> None:
-    history = History(Task())
+    history = InstanceHistory(Task())
     history.note(call(WEB, url="x"), reply(f"{before}{BREAK}{value}{BREAK}{after_it}"))
     past = send(history, value)
     assert past.sinks.from_task == past.sinks.from_trusted == ()

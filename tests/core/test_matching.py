@@ -9,8 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_guard.core.provenance import matching
-from mcp_guard.core.provenance.injection import order_begins
-from mcp_guard.core.provenance.matching import addresses, bare, decodings, is_made_of, plain, squeeze, stands_in
+from mcp_guard.core.provenance.injection import injection_start
+from mcp_guard.core.provenance.matching import (
+    addresses,
+    bare,
+    contains_value,
+    decodings,
+    is_assembled_from,
+    plain,
+    squeeze,
+)
 
 IBAN = "US133000000121212121212"
 
@@ -36,7 +44,7 @@ IBAN = "US133000000121212121212"
     ],
 )
 def test_strictly_a_value_stands_between_words(value: str, text: str, there: bool) -> None:
-    assert stands_in(plain(value), plain(text)) is there
+    assert contains_value(plain(value), plain(text)) is there
 
 
 def test_squeezing_undoes_punctuation_and_spaces() -> None:
@@ -83,9 +91,9 @@ def test_a_bare_address_has_no_scheme() -> None:
 
 def test_a_value_that_was_split_is_put_together() -> None:
     texts = [squeeze(plain("first part us1330000000, second part 12121212; and the last is 1212"))]
-    assert is_made_of(plain(IBAN), texts)
-    assert not is_made_of(plain("GB29NWBK60161331926819"), texts)
-    assert not is_made_of("abcdefgh", ["abcd", "efgh"])  # pieces as short as these are found anywhere
+    assert is_assembled_from(plain(IBAN), texts)
+    assert not is_assembled_from(plain("GB29NWBK60161331926819"), texts)
+    assert not is_assembled_from("abcdefgh", ["abcd", "efgh"])  # pieces as short as these are found anywhere
 
 
 @given(st.text(), st.text())
@@ -94,8 +102,8 @@ def test_nothing_that_is_sent_breaks_it(value: str, text: str) -> None:
         matching.addresses(each)
         matching.decodings(each)
     if plain(value):
-        stands_in(plain(value), plain(text))
-        is_made_of(squeeze(plain(value)), [squeeze(plain(text))])
+        contains_value(plain(value), plain(text))
+        is_assembled_from(squeeze(plain(value)), [squeeze(plain(text))])
 
 
 @pytest.mark.parametrize("text", ["a", "a.", "a-", "1 ", "a@", "%41", "www.", "0x", "US13 ", "https://", "&#6"])
@@ -105,5 +113,5 @@ def test_no_text_takes_long(text: str) -> None:
     for repeated in (text * (200_000 // len(text)), f"{text * (200_000 // len(text))}!"):
         addresses(repeated)
         decodings(repeated)
-        order_begins(plain(repeated))
+        injection_start(plain(repeated))
     assert time.process_time() - started < 5

@@ -7,18 +7,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_guard.core.describe import Description, describe
-from mcp_guard.core.model import Asked, Call, Counter, Effect
-from mcp_guard.core.rates import BY, LIMIT, amount, key, shown, uses
+from mcp_guard.core.describe import DescriptionRules, describe
+from mcp_guard.core.model import Call, Effect, RateCounter, ToolCallRequest
+from mcp_guard.core.rates import COUNTED_BY, MAX_TOTAL, counted_amount, counter_key, counts_as_json, rate_increments
 from tests.promises.house import TOOLS, make_instance
 
 NOTE = next(tool for tool in TOOLS if tool.name == "note")
 UPDATE = next(tool for tool in TOOLS if tool.name == "update_deal")
-SUM = Counter("paid", 1, ("instance",), (Effect.WRITE,), (UPDATE.listed_as,), "/amount")
+SUM = RateCounter("paid", 1, ("instance",), (Effect.WRITE,), (UPDATE.listed_as,), "/amount")
 
 
 def call(tool: Any = UPDATE, **arguments: Any) -> Call:
-    made = describe(Description(), "call", make_instance(), Asked(tool.listed_as, {"deal_id": "1", **arguments}), tool)
+    made = describe(
+        DescriptionRules(),
+        "call",
+        make_instance(),
+        ToolCallRequest(tool.listed_as, {"deal_id": "1", **arguments}),
+        tool,
+    )
     assert not made.problems
     return made
 
@@ -27,13 +33,13 @@ def call(tool: Any = UPDATE, **arguments: Any) -> Call:
 def test_sums_are_exact(amounts: list[int]) -> None:
     total = 0
     for each in amounts:
-        (use,) = uses(call(amount=each / 10_000), [SUM])  # a float, as JSON has it
+        (use,) = rate_increments(call(amount=each / 10_000), [SUM])  # a float, as JSON has it
         total += each
         assert use.value(total - each) == Decimal(total) / 10_000
 
 
 def test_a_negative_amount_counts_like_its_opposite() -> None:
-    assert amount(SUM, call(amount=-12.5)) == amount(SUM, call(amount=12.5)) == 125_000
+    assert counted_amount(SUM, call(amount=-12.5)) == counted_amount(SUM, call(amount=12.5)) == 125_000
 
 
 @pytest.mark.parametrize(
@@ -49,29 +55,29 @@ def test_a_negative_amount_counts_like_its_opposite() -> None:
 )
 def test_what_cannot_be_summed_is_refused(arguments: Any, because: str) -> None:
     with pytest.raises(ValueError, match=because):
-        amount(SUM, call(**arguments))
+        counted_amount(SUM, call(**arguments))
 
 
 def test_a_sum_beyond_a_decimal_is_refused() -> None:
-    (use,) = uses(call(amount=1), [SUM])
+    (use,) = rate_increments(call(amount=1), [SUM])
     with pytest.raises(ValueError, match="beyond what a policy can compare"):
-        use.value(LIMIT)
+        use.value(MAX_TOTAL)
 
 
 def test_other_tools_and_other_effects_do_not_count() -> None:
-    assert amount(SUM, call(NOTE, text="x")) == 0
-    reads = Counter("reads", 1, ("instance",), (Effect.READ,))
-    assert [use.amount for use in uses(call(), [reads])] == [0]
+    assert counted_amount(SUM, call(NOTE, text="x")) == 0
+    reads = RateCounter("reads", 1, ("instance",), (Effect.READ,))
+    assert [use.amount for use in rate_increments(call(), [reads])] == [0]
 
 
 def test_counters_go_by_what_they_name() -> None:
     seen = call()
-    one = {each: key(Counter("n", 1, (each,), ()), seen) for each in BY}
+    one = {each: counter_key(RateCounter("n", 1, (each,), ()), seen) for each in COUNTED_BY}
     assert one == {
         "instance": "run_1", "agent": "agent", "user": "dana", "tool": "crm__update_deal", "resource": "Deal::1",
     }  # fmt: skip
-    assert key(Counter("n", 1, ("user", "resource"), ()), seen) == "dana\x1fDeal::1"
+    assert counter_key(RateCounter("n", 1, ("user", "resource"), ()), seen) == "dana\x1fDeal::1"
 
 
 def test_receipts_hold_sums_as_text() -> None:
-    assert shown({"calls": 3, "paid": Decimal("1250.5000")}) == {"calls": 3, "paid": "1250.5000"}
+    assert counts_as_json({"calls": 3, "paid": Decimal("1250.5000")}) == {"calls": 3, "paid": "1250.5000"}

@@ -4,12 +4,12 @@ from dataclasses import replace
 
 import pytest
 
-from mcp_guard.core.model import Change, Effect, Facts, Origins, Past, Task, Tool, ToolRule
-from mcp_guard.core.risk import SIGNALS, Evidence, assess
+from mcp_guard.core.model import CallHistory, Change, Effect, Facts, Origins, Task, Tool, ToolRule
+from mcp_guard.core.risk import SIGNALS, RiskInput, assess
 
 SCHEMA = {"inputSchema": {"type": "object", "properties": {"stage": {"type": "string"}}}}
 TOOL = Tool("crm", "update", "crm__update", SCHEMA, "sha256:0", ToolRule(sensitive=("iban",)), Effect.WRITE)
-CALM = Evidence(TOOL, {"stage": "x"}, Facts({"stage": "y"}, "sha256:0"), Change(("stage",)), Task(ticket="INC-1"))
+CALM = RiskInput(TOOL, {"stage": "x"}, Facts({"stage": "y"}, "sha256:0"), Change(("stage",)), Task(ticket="INC-1"))
 
 
 ROWS = [
@@ -19,15 +19,15 @@ ROWS = [
     ("many_fields", replace(CALM, change=Change(tuple("abcdef")))),
     ("undeclared_field", replace(CALM, arguments={"stage": "x", "admin": True})),
     ("no_task", replace(CALM, task=Task())),
-    ("untrusted_destination", replace(CALM, past=Past(sinks=Origins(from_untrusted=("stage",))))),
-    ("instructed_destination", replace(CALM, past=Past(sinks=Origins(instructed=("stage",))))),
-    ("unknown_destination", replace(CALM, past=Past(sinks=Origins(unknown_origin=("stage",))))),
-    ("tainted_and_sensitive", replace(CALM, past=Past(untrusted_seen=True, sensitive_seen=True))),
+    ("untrusted_destination", replace(CALM, history=CallHistory(sinks=Origins(from_untrusted=("stage",))))),
+    ("instructed_destination", replace(CALM, history=CallHistory(sinks=Origins(instructed=("stage",))))),
+    ("unknown_destination", replace(CALM, history=CallHistory(sinks=Origins(unknown_origin=("stage",))))),
+    ("tainted_and_sensitive", replace(CALM, history=CallHistory(untrusted_seen=True, sensitive_seen=True))),
 ]
 
 
 @pytest.mark.parametrize(("signal", "seen"), ROWS)
-def test_signal_is_raised_alone(signal: str, seen: Evidence) -> None:
+def test_signal_is_raised_alone(signal: str, seen: RiskInput) -> None:
     risk = assess(seen)
     assert [found.name for found in risk.signals] == [signal]
     assert risk.score == risk.signals[0].weight
@@ -40,5 +40,5 @@ def test_every_signal_has_a_row_above() -> None:
 def test_a_calm_call_scores_nothing_and_the_score_is_capped() -> None:
     assert assess(CALM).score == 0
     tool = replace(TOOL, effect=Effect.DESTRUCTIVE)
-    worst = Evidence(tool, {"admin": 1, "iban": 1}, None, Change(("iban", *"abcdef")), Task())
+    worst = RiskInput(tool, {"admin": 1, "iban": 1}, None, Change(("iban", *"abcdef")), Task())
     assert (assess(worst).score, assess(worst).level) == (100, "high")

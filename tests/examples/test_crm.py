@@ -9,31 +9,31 @@ import pytest
 import pytest_asyncio
 from mcp import Client, StdioServerParameters
 
-from mcp_guard.app import listed_tools, policy_world
+from mcp_guard.app import listed_tools, policy_environment
 from mcp_guard.cli.demo import prepare
 from mcp_guard.config import load
 from mcp_guard.core.model import Tool
 from mcp_guard.policy.authoring.cases import read_cases, run_cases
-from mcp_guard.policy.engine import World, load_policies
+from mcp_guard.policy.engine import PolicyEnvironment, load_policies
 
 ROOT = Path(__file__).parent.parent.parent
 POLICIES = ROOT / "policies" / "crm"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> World:
+async def world(tmp_path_factory: pytest.TempPathFactory) -> PolicyEnvironment:
     """What the real server lists, under the example's configuration."""
     settings = load(prepare(tmp_path_factory.mktemp("crm")))
     tools, absent = await listed_tools(settings)
     assert not absent
-    return policy_world(settings, tools, absent)
+    return policy_environment(settings, tools, absent)
 
 
-def catalog(world: World) -> dict[str, Tool]:
+def catalog(world: PolicyEnvironment) -> dict[str, Tool]:
     return {tool.listed_as: tool for tool in world.tools}
 
 
-def test_a_case_that_expects_something_else_fails(world: World) -> None:
+def test_a_case_that_expects_something_else_fails(world: PolicyEnvironment) -> None:
     engine, case = load_policies(POLICIES, world), read_cases(POLICIES)[0]
     wrong = replace(case, said={**case.said, "outcome": "deny"})
     assert run_cases(engine, catalog(world), [wrong])[0].differences == ("expected deny, got allow",)

@@ -9,10 +9,10 @@ import pytest
 import pytest_asyncio
 from mcp import Client, StdioServerParameters
 
-from mcp_guard.app import listed_tools, policy_world
+from mcp_guard.app import listed_tools, policy_environment
 from mcp_guard.config import load
 from mcp_guard.policy.authoring.cases import read_cases, run_cases
-from mcp_guard.policy.engine import PolicyEngine, World, load_policies
+from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_policies
 from mcp_guard.policy.source import read_policies
 from mcp_guard.settings import Settings
 
@@ -36,18 +36,18 @@ def settings_of(config: Path, state: Path) -> Settings:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, World]:
+async def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, PolicyEnvironment]:
     """What each pack's server lists."""
     found = {}
     for config in CONFIGS:
         settings = settings_of(config, tmp_path_factory.mktemp("pack"))
         tools, absent = await listed_tools(settings)
         assert not absent, config
-        found[config] = policy_world(settings, tools, absent)
+        found[config] = policy_environment(settings, tools, absent)
     return found
 
 
-def failing(engine: PolicyEngine, world: World, cases: Path) -> list[str]:
+def failing(engine: PolicyEngine, world: PolicyEnvironment, cases: Path) -> list[str]:
     catalog = {tool.listed_as: tool for tool in world.tools}
     results = run_cases(engine, catalog, read_cases(cases))
     assert results
@@ -68,13 +68,15 @@ def test_every_folder_of_policies_has_a_configuration() -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_every_case_is_decided_as_written(config: Path, worlds: dict[Path, World]) -> None:
+def test_every_case_is_decided_as_written(config: Path, worlds: dict[Path, PolicyEnvironment]) -> None:
     folder = load(config).policies
     assert failing(load_policies(folder, worlds[config]), worlds[config], folder) == []
 
 
 @pytest.mark.parametrize(("config", "id"), policies(), ids=lambda part: part.stem if isinstance(part, Path) else part)
-def test_without_this_policy_a_case_fails(config: Path, id: str, worlds: dict[Path, World], tmp_path: Path) -> None:
+def test_without_this_policy_a_case_fails(
+    config: Path, id: str, worlds: dict[Path, PolicyEnvironment], tmp_path: Path
+) -> None:
     folder = load(config).policies
     for file in folder.glob("*.cedar"):
         first, *rest = file.read_text().split("\n@id(")
@@ -84,7 +86,7 @@ def test_without_this_policy_a_case_fails(config: Path, id: str, worlds: dict[Pa
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_every_tool_that_is_configured_is_listed(config: Path, worlds: dict[Path, World]) -> None:
+def test_every_tool_that_is_configured_is_listed(config: Path, worlds: dict[Path, PolicyEnvironment]) -> None:
     assert load(config).tool_rules.keys() <= {tool.listed_as for tool in worlds[config].tools}
 
 

@@ -5,16 +5,16 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.model import Asked, Counter, Effect
+from mcp_guard.core.model import Effect, RateCounter, ToolCallRequest
 from mcp_guard.core.receipt import format_time
 from mcp_guard.ledger.clock import TOLERATED, SteadyClock, receipt_time
 from tests.promises.house import ALLOW, GATE, SECOND, House, make_instance, open_house, pending_id, text
 
-NOTE = Asked("crm__note", {"text": "x"})
+NOTE = ToolCallRequest("crm__note", {"text": "x"})
 HOUR = 3600 * SECOND
 
 
-async def call(house: House, asked: Asked = NOTE) -> str:
+async def call(house: House, asked: ToolCallRequest = NOTE) -> str:
     return text(await house.guard.call(make_instance(), asked))
 
 
@@ -124,7 +124,7 @@ async def test_an_expired_approval_does_not_come_back_to_life(tmp_path: Path) ->
 
 
 async def test_a_rate_is_not_emptied_by_a_clock_set_back(tmp_path: Path) -> None:
-    counter = Counter("writes", HOUR, ("instance",), (Effect.WRITE,))
+    counter = RateCounter("writes", HOUR, ("instance",), (Effect.WRITE,))
     two = '@id("two") permit (principal, action, resource) when { context.rate.writes <= 2 };'
     house = open_house(tmp_path, two, (counter,))
     assert await call(house) == await call(house) == "done"

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.model import Asked, Json
+from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.ledger.open import recover
 from mcp_guard.storage.sqlite import open_store, reading
 from mcp_guard.verifier import UnusableInput, verify_ledger
@@ -24,7 +24,7 @@ NOBODY = 65534
 
 
 async def call(house: House) -> str:
-    return said(await house.guard.call(make_instance(), Asked("crm__note", {"text": "x"})))
+    return said(await house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"})))
 
 
 def assert_hinted(error: LedgerError) -> None:

@@ -4,7 +4,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from mcp_guard.core.model import Asked
+from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.ledger.open import recover
 from mcp_guard.ports import Intent
 from mcp_guard.verifier import verify_ledger
@@ -13,10 +13,10 @@ from tests.live.guarded import Client, log, scripted, seen, text, write_config
 from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id
 from tests.promises.house import text as said
 
-NOTE = Asked("crm__note", {"text": "x"})
+NOTE = ToolCallRequest("crm__note", {"text": "x"})
 
 
-async def call(house: House, asked: Asked = NOTE) -> str:
+async def call(house: House, asked: ToolCallRequest = NOTE) -> str:
     return said(await house.guard.call(make_instance(), asked))
 
 
@@ -107,7 +107,7 @@ async def test_the_reply_of_an_approved_call_is_given_once_its_outcome_could_be_
         assert (
             await call(house) == "done"
         )  # the same call again is given what it was not told, and not asked about anew
-        assert await call(house, Asked("guard__await", {"approval": id})) == "done"
+        assert await call(house, ToolCallRequest("guard__await", {"approval": id})) == "done"
         assert len(house.upstream.sent) == 1
         house.close()
 

@@ -19,7 +19,7 @@ from tlog_scales.signing import Vkey
 from tlog_scales.tiles import leaf_hash
 
 from mcp_guard.core import canonical
-from mcp_guard.core.model import Asked, Json
+from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.export import export
 from mcp_guard.ledger.keys import SigningKey, signing_key
@@ -53,11 +53,13 @@ async def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     house.load(ALLOW + GATE.replace("action,", 'action == Action::"crm__purge",'))
 
     for number in range(140):
-        await house.guard.call(make_instance(), Asked("crm__note", {"text": f"{number} \u20ac \U0001f600 \x1b"}))
-    await house.guard.call(make_instance(), Asked("nonesuch", {}))
-    held = await house.guard.call(make_instance(), Asked("crm__purge", {}))
+        await house.guard.call(
+            make_instance(), ToolCallRequest("crm__note", {"text": f"{number} \u20ac \U0001f600 \x1b"})
+        )
+    await house.guard.call(make_instance(), ToolCallRequest("nonesuch", {}))
+    held = await house.guard.call(make_instance(), ToolCallRequest("crm__purge", {}))
     house.approve(pending_id(held))
-    await house.guard.call(make_instance(), Asked("crm__purge", {}))
+    await house.guard.call(make_instance(), ToolCallRequest("crm__purge", {}))
     writer = house.ledger.writer
     write(writer, folder / "out", payloads=True)
     fill(writer, 300)

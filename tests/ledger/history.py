@@ -4,7 +4,7 @@ import base64
 from pathlib import Path
 
 from mcp_guard.core.approval import ApprovalEvent, Route
-from mcp_guard.core.model import Asked, Json
+from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.tlog import note
 from mcp_guard.ledger import key_rotation
@@ -71,8 +71,8 @@ def end(house: House) -> None:
 
 async def live(house: House, text: str) -> None:
     """One round of all that can become of a call."""
-    await house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "1", "amount": 5}))
-    await house.guard.call(make_instance(), Asked("crm__nothing", {}))
+    await house.guard.call(make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 5}))
+    await house.guard.call(make_instance(), ToolCallRequest("crm__nothing", {}))
     await approve_and_use(house, text)
     house.approve(await ask(house, f"no {text}"), "alice", "deny")
     for event in (ApprovalEvent.EXPIRE, ApprovalEvent.WITHDRAW, ApprovalEvent.OUTDATE):
@@ -89,18 +89,18 @@ async def live(house: House, text: str) -> None:
 
 
 async def ask(house: House, text: str) -> str:
-    return pending_id(await house.guard.call(make_instance(), Asked("crm__note", {"text": text})))
+    return pending_id(await house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": text})))
 
 
 async def approve_and_use(house: House, text: str) -> None:
     house.approve(await ask(house, text))
-    await house.guard.call(make_instance(), Asked("crm__note", {"text": text}))
+    await house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": text}))
 
 
 async def use_a_grant(house: House, text: str, votes: Votes) -> None:
     house.approve(await ask(house, f"many {text}"), "carol", terms=GrantTerms(3, 600, ("text",)))
     for each in ("", "a", "b"):
-        await house.guard.call(make_instance(), Asked("crm__note", {"text": f"many {text}{each}"}))
+        await house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": f"many {text}{each}"}))
     [grant] = house.store.grants(state="active")
     votes.revoke(grant.id, "carol", "enough")
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from mcp_guard.core.model import Asked
+from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.ledger.approvals.approver_keys import NewKey, rotate
 from mcp_guard.ledger.approvals.votes import Approver, GrantTerms
 from mcp_guard.verifier import UnusableInput, verify_ledger
@@ -31,7 +31,7 @@ async def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     house.approve(id, "alice", terms=GrantTerms(3, 600, ("text",)))
     house.approve(id, "carol", terms=GrantTerms(3, 600, ("text",)))
     for text in ("1", "2", "3"):
-        await house.guard.call(make_instance(), Asked("crm__note", {"text": text}))
+        await house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": text}))
     house.approve(await ask(house, "x", "run_2"), "alice", "deny")
     old = KEYS["alice"]
     ids = {key.approver: key.id for key in house.store.approver_keys()}
@@ -42,7 +42,7 @@ async def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def ask(house: House, text: str, run_id: str = "run_1") -> str:
-    return pending_id(await house.guard.call(make_instance(run_id), Asked("crm__note", {"text": text})))
+    return pending_id(await house.guard.call(make_instance(run_id), ToolCallRequest("crm__note", {"text": text})))
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.config.ledger import SignerConfig
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.model import Asked
+from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.tlog import note
 from mcp_guard.ledger import key_rotation
@@ -125,11 +125,13 @@ def test_a_rotation_is_signed_by_both_keys_and_the_old_one_is_gone(tmp_path: Pat
 
 async def test_a_guard_that_runs_goes_on_with_the_new_key(tmp_path: Path) -> None:
     first, second = open_house(tmp_path), open_house(tmp_path)
-    await first.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "1", "amount": 150}))
-    await second.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "2", "amount": 150}))
+    await first.guard.call(make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150}))
+    await second.guard.call(make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "2", "amount": 150}))
     old, new = key_rotation.rotate(settings(tmp_path), Clock())
     for house in (first, second):
-        reply = await house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "3", "amount": 1}))
+        reply = await house.guard.call(
+            make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "3", "amount": 1})
+        )
         assert "error" not in reply
         assert house.ledger.writer.key.verifier == new
         house.close()
@@ -339,7 +341,9 @@ async def test_a_call_whose_intent_cannot_be_signed_is_not_sent(tmp_path: Path) 
     held = external(tmp_path)
     house = open_house(tmp_path, signed_by=make_ledger_keys(tmp_path / "state", ORIGIN, [held]).first())
     (tmp_path / "token.mood").write_text("fail")
-    reply = await house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "1", "amount": 150}))
+    reply = await house.guard.call(
+        make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150})
+    )
     assert "exited with status" in str(reply)
     assert house.upstream.sent == []
     house.close()

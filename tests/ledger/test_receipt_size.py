@@ -8,7 +8,7 @@ import pytest
 
 from mcp_guard.core.approval import Route
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.model import Asked, Ending, Execution, Json
+from mcp_guard.core.model import Execution, ExecutionStatus, Json, ToolCallRequest
 from mcp_guard.core.receipt import Draft, entry
 from mcp_guard.core.receipt_limits import MAX_ENTRY_BYTES
 from mcp_guard.verifier import verify_ledger
@@ -21,7 +21,7 @@ WORST = "\x01"
 
 
 async def call(house: House, name: str, arguments: Json) -> Any:
-    return await house.guard.call(make_instance(), Asked(name, arguments))
+    return await house.guard.call(make_instance(), ToolCallRequest(name, arguments))
 
 
 def check(house: House) -> None:
@@ -59,7 +59,7 @@ async def test_a_huge_resource_ticket_and_reason_are_cut_and_the_call_goes_on(tm
 
 async def test_a_huge_error_of_the_upstream_is_cut(tmp_path: Path) -> None:
     house = open_house(tmp_path)
-    house.upstream.reading = lambda: Execution(Ending.UPSTREAM_ERROR, {"error": {}}, WORST * HUGE)
+    house.upstream.reading = lambda: Execution(ExecutionStatus.UPSTREAM_ERROR, {"error": {}}, WORST * HUGE)
     assert "cannot be read" in text(await call(house, "crm__update_deal", {"deal_id": "1"}))
     [outcome], [decision] = house.receipts("outcome"), house.receipts("decision")
     assert "… [cut from " in outcome["detail"]

@@ -12,8 +12,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jsonschema import Draft202012Validator
 
 from mcp_guard.core.approval import Route
-from mcp_guard.core.model import Asked, Counter, Effect, Ending, Execution, Json
-from mcp_guard.core.provenance.history import Memory
+from mcp_guard.core.model import Effect, Execution, ExecutionStatus, Json, RateCounter, ToolCallRequest
+from mcp_guard.core.provenance.history import InstanceHistories
 from mcp_guard.core.receipt import KINDS
 from mcp_guard.ledger import key_rotation
 from mcp_guard.ledger.approvals import transitions
@@ -50,7 +50,7 @@ GATED = ALLOW + GATE.replace("action,", 'action in [Action::"crm__note", Action:
 
 
 async def call(house: House, name: str, arguments: Json) -> Any:
-    return await house.guard.call(make_instance(), Asked(name, arguments))
+    return await house.guard.call(make_instance(), ToolCallRequest(name, arguments))
 
 
 async def ask(house: House, words: str) -> str:
@@ -114,7 +114,7 @@ async def calls_of_every_ending(house: House) -> None:
     arguments = {"deal_id": "1", "amount": 7, "guard_ticket": "INC-2", "guard_reason": "because"}
     house.approve(pending_id(await call(house, "crm__update_deal", arguments)))
     await call(house, "crm__update_deal", arguments)
-    house.upstream.reading = lambda: Execution(Ending.UPSTREAM_ERROR, {"error": {}}, "gone")
+    house.upstream.reading = lambda: Execution(ExecutionStatus.UPSTREAM_ERROR, {"error": {}}, "gone")
     await call(house, "crm__update_deal", arguments)
     lost = house.ledger.writer
     lost.run(lambda tx: tx.store.open_call(house.receipts("intent")[-1]["seq"], "guard_dead"))
@@ -134,11 +134,11 @@ def keys_and_witnesses(house: House) -> None:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def receipts(tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
     folder = tmp_path_factory.mktemp("schema")
-    counters = (Counter("writes", 60 * SECOND, ("instance",), (Effect.WRITE,)),)
+    counters = (RateCounter("writes", 60 * SECOND, ("instance",), (Effect.WRITE,)),)
     house = open_house(folder, GATED, counters, routes={"people": FIRST, "chiefs": CHIEFS})
     read = house.upstream.catalog["crm__get_deal"]
     house.upstream.catalog[read.listed_as] = replace(read, rule=replace(read.rule, returns=("untrusted", "sensitive")))
-    house.guard = replace(house.guard, memory=Memory(attentive=True))
+    house.guard = replace(house.guard, memory=InstanceHistories(attentive=True))
     await approvals_of_every_fate(house)
     approvers_keys(house)
     await calls_of_every_ending(house)

@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from mcp_guard.core.model import Asked
+from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.verifier import FAILED, OK, UNUSABLE, UnusableInput, main, verify_ledger
 from tests.promises.house import ALLOW, GATE, make_instance, open_house, pending_id
 
@@ -25,11 +25,11 @@ async def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("ledger")
     gate = GATE.replace("(principal, action, resource)", '(principal, action == Action::"crm__note", resource)')
     house = open_house(folder, f"{ALLOW}\n{gate}")
-    await house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "1", "amount": 5}))
-    await house.guard.call(make_instance(), Asked("crm__nothing", {}))
-    held = await house.guard.call(make_instance(), Asked("crm__note", {"text": "x"}))
+    await house.guard.call(make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 5}))
+    await house.guard.call(make_instance(), ToolCallRequest("crm__nothing", {}))
+    held = await house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"}))
     house.approve(pending_id(held))
-    await house.guard.call(make_instance(), Asked("crm__note", {"text": "x"}))
+    await house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"}))
     house.close()
     return folder / "state"
 

@@ -18,7 +18,7 @@ HEAVY = (
     "mcp_guard.diagnostics.checks",
     "mcp_guard.core.definition_checks", "mcp_guard.events", "mcp_guard.ledger.retention", "mcp_guard.verifier",
     "mcp_guard.ledger.approvals.votes", "mcp_guard.notify", "mcp_guard.policy.authoring.lint",
-    "mcp_guard.signals.outside", "mcp_guard.signals.watch",
+    "mcp_guard.signals.external", "mcp_guard.signals.monitor",
     "mcp_guard.downstream.http", "mcp_guard.downstream.stateless", "mcp_guard.upstream.http_session",
     "mcp_guard.upstream.oauth", "mcp_guard.web", "mcp_guard.witness",
 )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from mcp_guard.core.approval import ApprovalState, Route
-from mcp_guard.core.model import Asked, Json
+from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.ledger.approvals.transitions import notify
 from mcp_guard.notify import NOTIFIERS
 from mcp_guard.notify.delivery import NotificationDispatcher
@@ -22,7 +22,7 @@ from tests.live.guarded import ALLOW_ALL, Client, cli, scripted, write_config
 from tests.notify.receivers import Web, smtp, web
 from tests.promises.house import ALLOW, GATE, ROUTES, SECOND, House, make_instance, open_house, pending_id
 
-ASKED = Asked("crm__update_deal", {"deal_id": "789", "amount": 150, "stage": "a secret argument"})
+ASKED = ToolCallRequest("crm__update_deal", {"deal_id": "789", "amount": 150, "stage": "a secret argument"})
 INBOX = "http://localhost:8765"
 KEY = b"0123456789abcdef"
 SECRET = "whsec_" + base64.b64encode(KEY).decode()
@@ -128,7 +128,7 @@ async def test_two_dispatchers_deliver_once(house: House) -> None:
 async def test_slack_gets_blocks_and_nothing_becomes_a_mention(house: House) -> None:
     with web() as receiver:
         keep(house.folder / "slack", f"{receiver.url}/T0/B0/secret")
-        asked = Asked("crm__update_deal", {"deal_id": "<!channel>", "amount": 150})
+        asked = ToolCallRequest("crm__update_deal", {"deal_id": "<!channel>", "amount": 150})
         id = pending_id(await house.guard.call(make_instance(), asked))
         approval = house.store.approval(id)[0]
         route = replace(ROUTES["people"], notify=("one",))

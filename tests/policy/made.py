@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from mcp_guard.core.model import Agent, Effect, Json, ResourceRule
 from mcp_guard.policy.request import principal_entities
-from mcp_guard.policy.ruleset import Ruleset, Subject, action_groups, read_subject
+from mcp_guard.policy.ruleset import Principal, Ruleset, action_groups, read_principal
 from mcp_guard.policy.schema import build_schema
 from mcp_guard.policy.source import Policy, parse_texts
 from tests.policy.worlds import INSTANCE, make_tool, object_of
@@ -92,17 +92,17 @@ def ruleset(written: str) -> Ruleset:
     return Ruleset(policies_of(written), GROUPS)
 
 
-class Asked(NamedTuple):
+class GeneratedRequest(NamedTuple):
     """One request as it is recorded (`request`, `entities`) and as it is evaluated."""
 
     recorded: Json
     request: Json
     entities: Entities
-    subject: Subject
+    principal: Principal
 
 
 @st.composite
-def requests(draw: st.DrawFn) -> Asked:
+def requests(draw: st.DrawFn) -> GeneratedRequest:
     tool = draw(st.sampled_from(TOOLS))
     groups = draw(st.sets(st.sampled_from(["g1", "g2"])))
     agent = Agent(draw(st.sampled_from(["a1", "a2"])), draw(st.sampled_from(["bob", "eve"])), tuple(sorted(groups)))
@@ -134,6 +134,6 @@ def requests(draw: st.DrawFn) -> Asked:
         "context": context,
     }
     posed = {**request, "context": json.dumps(context)}
-    subject = read_subject(entities[0]["uid"], entities)
+    principal = read_principal(entities[0]["uid"], entities)
     parsed = Entities.from_json_str(json.dumps(entities), json.dumps(CEDAR))
-    return Asked({"request": request, "entities": entities}, posed, parsed, subject)
+    return GeneratedRequest({"request": request, "entities": entities}, posed, parsed, principal)

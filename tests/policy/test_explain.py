@@ -7,8 +7,8 @@ from hypothesis import given, settings
 
 from mcp_guard.core.model import Json, Outcome
 from mcp_guard.policy.authoring.explain import explain, lines
-from mcp_guard.policy.authoring.recorded import Version
-from tests.policy.made import CEDAR, TEXTS, Asked, policies_of, requests
+from mcp_guard.policy.authoring.recorded import PolicyVersion
+from tests.policy.made import CEDAR, TEXTS, GeneratedRequest, policies_of, requests
 
 LIMIT = (
     '@id("work") permit (principal in Group::"g1", action, resource);'
@@ -54,36 +54,36 @@ def asked(tool: str = "up__look", n: int = 5, groups: tuple[str, ...] = ("g1",),
     ],
 )
 def test_the_smallest_change(material: Json, smallest: str, outcome: Outcome) -> None:
-    found = explain(Version("then", policies_of(LIMIT), CEDAR), material).request[0]
+    found = explain(PolicyVersion("then", policies_of(LIMIT), CEDAR), material).request[0]
     assert found.what.startswith(smallest)
     assert found.ruling.outcome is outcome
 
 
 def test_it_is_said_plainly_if_there_is_none() -> None:
     never = '@id("never") forbid (principal, action, resource);@id("nor") forbid (principal, action, resource);'
-    printed = list(lines(explain(Version("then", policies_of(never), CEDAR), asked())))
+    printed = list(lines(explain(PolicyVersion("then", policies_of(never), CEDAR), asked())))
     assert "no change of a single attribute of the request was found that would alter the outcome" in printed
     assert printed[-1] == "no single condition, and no single policy, makes the difference"
 
 
 def test_a_denial_by_default_reads_the_permits_that_are_about_such_calls() -> None:
-    made = explain(Version("then", policies_of(LIMIT), CEDAR), asked(groups=("g2",)))
+    made = explain(PolicyVersion("then", policies_of(LIMIT), CEDAR), asked(groups=("g2",)))
     assert [(reading.policy.id, reading.in_scope) for reading in made.readings] == [("work", False)]
 
 
 def test_a_policy_that_failed_is_named() -> None:
     failing = '@id("sum") permit (principal, action, resource) when { context.input.n + 9223372036854775807 > 0 };'
-    made = explain(Version("then", policies_of(failing), CEDAR), asked())
+    made = explain(PolicyVersion("then", policies_of(failing), CEDAR), asked())
     assert [part.held for reading in made.readings for part in reading.parts] == [None]
     assert next(iter(lines(made))).startswith("denied, because a policy could not be evaluated")
 
 
 @settings(max_examples=60, deadline=None)
 @given(TEXTS, requests())
-def test_every_decision_can_be_explained(written: str, posed: Asked) -> None:
-    version = Version("then", policies_of(written), CEDAR)
+def test_every_decision_can_be_explained(written: str, posed: GeneratedRequest) -> None:
+    version = PolicyVersion("then", policies_of(written), CEDAR)
     made = explain(version, posed.recorded)
-    assert made.ruling == version.rule(version.pose(posed.recorded))
+    assert made.ruling == version.decide(version.build_request(posed.recorded))
     assert list(lines(made))
     for change in (*made.request, *made.policies):
         assert (change.ruling.outcome, change.ruling.routes) != (made.ruling.outcome, made.ruling.routes)

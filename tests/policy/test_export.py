@@ -5,23 +5,23 @@ from itertools import combinations
 import cedarpy
 from hypothesis import given, settings
 
-from mcp_guard.core.decision import Ruling
+from mcp_guard.core.decision import PolicyOutcome
 from mcp_guard.core.model import Json, Outcome
 from mcp_guard.policy.authoring.export import plain_schema, plain_text
-from tests.policy.made import CEDAR, TEXTS, Asked, requests, ruleset
+from tests.policy.made import CEDAR, TEXTS, GeneratedRequest, requests, ruleset
 
 ROUTES = ("people", "security")
 APPROVALS = [frozenset(some) for size in range(3) for some in combinations(ROUTES, size)]
 
 
-def lets(text: str, asked: Asked, approvals: frozenset[str]) -> bool:
+def lets(text: str, asked: GeneratedRequest, approvals: frozenset[str]) -> bool:
     """What Cedar says of plain policies; a policy that fails denies, as in the guard."""
     context: Json = {**asked.recorded["request"]["context"], "approvals": sorted(approvals)}
     result = cedarpy.is_authorized({**asked.request, "context": context}, text, asked.entities)
     return result.allowed and not result.diagnostics.errors
 
 
-def expected(ruling: Ruling, approvals: frozenset[str]) -> bool:
+def expected(ruling: PolicyOutcome, approvals: frozenset[str]) -> bool:
     if ruling.outcome is Outcome.REQUIRE_APPROVAL:
         return approvals >= set(ruling.routes)
     return ruling.outcome is Outcome.ALLOW
@@ -29,10 +29,10 @@ def expected(ruling: Ruling, approvals: frozenset[str]) -> bool:
 
 @settings(max_examples=500, deadline=None)
 @given(TEXTS, requests())
-def test_the_exported_set_is_equal_to_the_outcome_rule(written: str, asked: Asked) -> None:
+def test_the_exported_set_is_equal_to_the_outcome_rule(written: str, asked: GeneratedRequest) -> None:
     rules = ruleset(written)
     text = plain_text(rules.policies) if rules.policies else ""
-    ruling = rules.rule(asked.request, asked.entities, asked.subject)
+    ruling = rules.decide(asked.request, asked.entities, asked.principal)
     for approvals in APPROVALS:
         assert lets(text, asked, approvals) == expected(ruling, approvals)
 

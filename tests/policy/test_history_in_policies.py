@@ -5,8 +5,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from mcp_guard.core.model import Asked, Effect, Ending, Execution, Json, Task, Tool
-from mcp_guard.core.provenance.history import Memory
+from mcp_guard.core.model import Effect, Execution, ExecutionStatus, Json, Task, Tool, ToolCallRequest
+from mcp_guard.core.provenance.history import InstanceHistories
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent
 from tests.promises.house import House, Recorder, make_instance, make_tool, open_house, pending_id, text
 
@@ -31,20 +31,20 @@ class Web(Recorder):
     async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
         await super().execute(intent, channel)
         said = self.says.get(intent.call.name, "done")
-        return Execution(Ending.OK, {"result": {"content": [{"type": "text", "text": said}]}})
+        return Execution(ExecutionStatus.OK, {"result": {"content": [{"type": "text", "text": said}]}})
 
 
 def open_web(folder: Path, says: dict[str, str], policies: str = GENERAL, tools: tuple[Tool, ...] = TOOLS) -> House:
     house = open_house(folder)
     agree = house.upstream.agree
     house.upstream = Web({tool.listed_as: tool for tool in tools}, says=says, agree=agree)
-    house.guard = replace(house.guard, upstreams=house.upstream, memory=Memory(attentive=True))
+    house.guard = replace(house.guard, upstreams=house.upstream, memory=InstanceHistories(attentive=True))
     house.load(policies)
     return house
 
 
 async def ask(house: House, tool: str, **arguments: Any) -> Json:
-    reply: Json = await house.guard.call(INSTANCE, Asked(f"crm__{tool}", arguments))
+    reply: Json = await house.guard.call(INSTANCE, ToolCallRequest(f"crm__{tool}", arguments))
     return reply
 
 

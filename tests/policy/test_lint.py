@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.core.model import Json
-from mcp_guard.policy.authoring.lint import Finding, lint, read_linted
+from mcp_guard.policy.authoring.lint import LintFinding, lint, read_linted
 from tests.policy.made import CEDAR
 
 ROOT = Path(__file__).parent.parent.parent
@@ -15,7 +15,7 @@ READING = '@id("p") permit (principal in Group::"g1", action in Action::"read", 
 FINE = '@id("work") permit (principal in Group::"g1", action, resource);'
 
 
-def found(text: str, schema: Json | None = CEDAR, level: str = "") -> list[Finding]:
+def found(text: str, schema: Json | None = CEDAR, level: str = "") -> list[LintFinding]:
     made = lint(read_linted({"x.cedar": text}, schema, ("people",), AGENTS))
     return [finding for finding in made if level in ("", finding.level)]
 

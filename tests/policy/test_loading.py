@@ -6,7 +6,7 @@ import pytest
 
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Effect, Outcome, ResourceRule
-from mcp_guard.policy.engine import World, load_policies
+from mcp_guard.policy.engine import PolicyEnvironment, load_policies
 from tests.policy.worlds import PERMIT, load, make_call, make_tool, object_of
 
 TOOL = make_tool(object_of(s={"type": "string"}))
@@ -40,16 +40,16 @@ def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
     (tmp_path / "a.cedar").write_text("permit (principal, action, resource);")
     (tmp_path / "b.cedar").write_text('@id("g") @require_approval("cfo") forbid (principal, action, resource);')
     with pytest.raises(PolicyError) as caught:
-        load_policies(tmp_path, World((TOOL,)))
+        load_policies(tmp_path, PolicyEnvironment((TOOL,)))
     assert "a.cedar: " in caught.value.message
     assert "b.cedar: g: " in caught.value.message
 
 
 def test_a_folder_without_policies_is_refused(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match="no `\\*\\.cedar` file"):
-        load_policies(tmp_path, World((TOOL,)))
+        load_policies(tmp_path, PolicyEnvironment((TOOL,)))
     with pytest.raises(PolicyError, match="cannot read the policies"):
-        load_policies(tmp_path / "none.cedar", World((TOOL,)))
+        load_policies(tmp_path / "none.cedar", PolicyEnvironment((TOOL,)))
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given, settings
 
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.core.model import Asked, Effect, Json, Mode, Outcome
+from mcp_guard.core.model import Effect, Json, Mode, Outcome, ToolCallRequest
 from mcp_guard.policy.ruleset import always_in_force
-from tests.policy.made import TEXTS, requests, ruleset
-from tests.policy.made import Asked as Posed
+from tests.policy.made import TEXTS, GeneratedRequest, requests, ruleset
 from tests.policy.worlds import INSTANCE, PERMIT, load, make_call, make_tool, object_of
 from tests.promises.house import make_instance, open_house
 
@@ -24,12 +23,12 @@ SOFT = '@id("soft") @reason("not that") forbid (principal, action, resource);'
 
 @settings(max_examples=300, deadline=None)
 @given(TEXTS, requests())
-def test_what_is_always_in_force_is_never_stricter_than_everything(written: str, asked: Posed) -> None:
+def test_what_is_always_in_force_is_never_stricter_than_everything(written: str, asked: GeneratedRequest) -> None:
     """And what is blocked or held in observe mode is so by policies that are marked, and by no others."""
     rules = ruleset(written)
     marked = {id for id, policy in rules.policies.items() if policy.always}
     everything, always = (
-        each.rule(asked.request, asked.entities, asked.subject) for each in (rules, always_in_force(rules))
+        each.decide(asked.request, asked.entities, asked.principal) for each in (rules, always_in_force(rules))
     )
     if everything.outcome is Outcome.ALLOW:
         assert always.outcome is Outcome.ALLOW
@@ -87,7 +86,7 @@ def test_a_mark_in_the_wrong_place_is_refused(tmp_path: Path, written: str) -> N
 async def test_the_receipt_says_what_would_have_happened(tmp_path: Path) -> None:
     house = open_house(tmp_path, '@id("no") @reason("not this") forbid (principal, action, resource);')
     house.policies.mode = Mode.OBSERVE
-    reply = await house.guard.call(make_instance(), Asked("crm__note", {"text": "a"}))
+    reply = await house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "a"}))
     assert reply["result"]["content"][0]["text"] == "done"
     receipt = house.receipts("intent")[0]
     assert (receipt["outcome"], receipt["mode"], receipt["would"]["outcome"]) == ("allow", "observe", "deny")
@@ -104,8 +103,8 @@ async def test_a_tool_has_a_mode_of_its_own(tmp_path: Path) -> None:
     note = house.upstream.catalog["crm__note"]
     house.upstream.catalog["crm__note"] = replace(note, rule=replace(note.rule, mode=Mode.OBSERVE))
     assert [tool["name"] for tool in house.guard.list_tools(make_instance())] == ["crm__note"]
-    assert "result" in await house.guard.call(make_instance(), Asked("crm__note", {}))
-    assert "error" in await house.guard.call(make_instance(), Asked("crm__purge", {}))
+    assert "result" in await house.guard.call(make_instance(), ToolCallRequest("crm__note", {}))
+    assert "error" in await house.guard.call(make_instance(), ToolCallRequest("crm__purge", {}))
     house.policies.mode = Mode.OBSERVE
     house.upstream.catalog["crm__note"] = replace(note, rule=replace(note.rule, mode=Mode.ENFORCE))
     assert "crm__note" not in [tool["name"] for tool in house.guard.list_tools(make_instance())]
@@ -121,12 +120,12 @@ async def test_a_shadow_is_asked_and_not_obeyed(tmp_path: Path) -> None:
         *house.upstream.tools(),
         attributes={"Deal": {"amount": "number", "stage": "string"}},
     )
-    assert "result" in await house.guard.call(make_instance(), Asked("crm__note", {"text": "a"}))
+    assert "result" in await house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "a"}))
     shadow = house.receipts("intent")[0]["shadow"]
     assert (shadow["outcome"], shadow["policies"]) == ("deny", ["shade"])
     assert shadow["policy_version"] == house.policies.shadow.version
     house.policies.shadow._attributes = None  # type: ignore[assignment]
-    deal = Asked("crm__update_deal", {"deal_id": "1", "amount": 150})
+    deal = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150})
     assert "isError" not in (await house.guard.call(make_instance(), deal))["result"], "a shadow that fails fails alone"
     assert house.receipts("intent")[-1]["shadow"]["reasons"] == ["'NoneType' object is not subscriptable"]
     house.close()

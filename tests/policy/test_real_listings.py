@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from mcp_guard.app import listed_tools, policy_world
+from mcp_guard.app import listed_tools, policy_environment
 from mcp_guard.config import load
 from mcp_guard.core.definition_checks import ListedTool, check_tools
 from mcp_guard.policy.engine import load_policies
@@ -27,7 +27,7 @@ async def test_real_servers_declare_nothing_that_policies_cannot_see(tmp_path: P
     settings = load(write_config(tmp_path, "\n".join(upstreams)))
     tools, absent = await listed_tools(settings)
     assert absent == set()
-    engine = load_policies(settings.policies, policy_world(settings, tools, absent))
+    engine = load_policies(settings.policies, policy_environment(settings, tools, absent))
     assert "filesystem__edit_file" in engine.schema_text
     shapes = {tool.listed_as: input_shape(tool) for tool in tools}
     assert [name for name, shape in shapes.items() if shape is None or Kind.OPAQUE in kinds(shape)] == []

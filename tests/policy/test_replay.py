@@ -6,8 +6,8 @@ import pytest
 
 from mcp_guard.cli.policy.inputs import decisions, versions
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.model import Asked, Json
-from mcp_guard.policy.authoring.replay import ERASED, NOT_ASKED, Replay, replay
+from mcp_guard.core.model import Json, ToolCallRequest
+from mcp_guard.policy.authoring.replay import ERASED, NOT_ASKED, ReplayReport, replay
 from tests.policy.made import policies_of
 from tests.promises.house import GATE, House, make_instance, open_house
 
@@ -15,13 +15,13 @@ READ = '@id("read") permit (principal in Group::"workers", action in Action::"re
 NOTES = '@id("notes") permit (principal in Group::"workers", action == Action::"crm__note", resource);'
 
 
-def again(house: House, candidate: str) -> Replay:
+def again(house: House, candidate: str) -> ReplayReport:
     return replay(decisions(house.store), versions(house.store), policies_of(candidate))
 
 
 async def call(house: House, name: str, arguments: Json | None = None, **changes: object) -> None:
     instance = make_instance(**changes)  # type: ignore[arg-type]
-    await house.guard.call(instance, Asked(name, arguments or {}))
+    await house.guard.call(instance, ToolCallRequest(name, arguments or {}))
 
 
 def past_house(folder: Path, policies: str) -> House:

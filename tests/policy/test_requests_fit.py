@@ -16,14 +16,14 @@ import orjson
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_guard.core.model import Counter, Effect, Json, Outcome, ResourceRule
-from mcp_guard.policy.request import Inexpressible, build_context, history, resource_entity
+from mcp_guard.core.model import Effect, Json, Outcome, RateCounter, ResourceRule
+from mcp_guard.policy.request import Inexpressible, build_context, history_context, resource_entity
 from mcp_guard.policy.shapes import input_shape
 from tests.policy.schemas import NAMES, SCHEMAS, VALUES, fitting
 from tests.policy.worlds import INSTANCE, PERMIT, load, make_call, make_tool
 
 POLICIES = PERMIT + '@id("h") forbid (principal, action, resource) when { context.history.untrusted_seen };'
-COUNTERS = (Counter("writes", 1, ("instance",), (Effect.WRITE,)),)
+COUNTERS = (RateCounter("writes", 1, ("instance",), (Effect.WRITE,)),)
 ATTRIBUTES = {
     "Deal": {"a": "string", "b": "number", "c": "strings", "type": "integer", "ünï": "boolean", "__entity": "string"}
 }
@@ -48,7 +48,7 @@ def test_cedar_accepts_every_request_that_is_built(data: st.DataObject) -> None:
     decision = engine.decide(call, counts)
     refused = ""
     try:
-        context = build_context(call, shape, counts) | {"history": history(call.past)}
+        context = build_context(call, shape, counts) | {"history": history_context(call.history)}
         if call.resource.type == "Deal":
             resource_entity(call, ATTRIBUTES["Deal"])
     except Inexpressible as why:

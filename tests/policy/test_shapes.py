@@ -9,7 +9,7 @@ import pytest
 
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Json, Outcome
-from mcp_guard.policy.engine import World
+from mcp_guard.policy.engine import PolicyEnvironment
 from mcp_guard.policy.schema import attribute, build_schema, cedar_type
 from mcp_guard.policy.shapes import NODES, Kind, read_shape
 from tests.policy.worlds import PERMIT, decide, load, make_tool, object_of
@@ -167,7 +167,7 @@ def test_the_schema_is_the_same_text_whatever_the_order() -> None:
     def text(dice: random.Random) -> str:
         mixed = [make_tool(shuffled(tool.definition["inputSchema"], dice), tool.name) for tool in tools]
         dice.shuffle(mixed)
-        return json.dumps(build_schema(mixed, shuffled(attributes, dice), World(()).counters, ["up__x"])[0])
+        return json.dumps(build_schema(mixed, shuffled(attributes, dice), PolicyEnvironment(()).counters, ["up__x"])[0])
 
     assert len({text(random.Random(seed)) for seed in range(8)}) == 1
 

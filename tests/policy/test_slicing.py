@@ -3,24 +3,24 @@
 import cedarpy
 from hypothesis import given, settings
 
-from mcp_guard.policy.ruleset import Subject, evaluate
+from mcp_guard.policy.ruleset import Principal, evaluate
 from mcp_guard.policy.source import as_json
-from tests.policy.made import TEXTS, Asked, requests, ruleset
+from tests.policy.made import TEXTS, GeneratedRequest, requests, ruleset
 
 
 @settings(max_examples=600, deadline=None)
 @given(TEXTS, requests())
-def test_a_slice_decides_as_the_whole_set(written: str, asked: Asked) -> None:
+def test_a_slice_decides_as_the_whole_set(written: str, asked: GeneratedRequest) -> None:
     rules = ruleset(written)
-    sliced = rules.rule(asked.request, asked.entities, asked.subject)
-    assert sliced == rules.rule_by(rules.whole(), asked.request, asked.entities)
+    sliced = rules.decide(asked.request, asked.entities, asked.principal)
+    assert sliced == rules.decide_slice(rules.whole(), asked.request, asked.entities)
 
 
 @settings(max_examples=600, deadline=None)
 @given(TEXTS, requests())
-def test_one_evaluation_of_a_slice_is_what_cedar_says_of_all_policies(written: str, asked: Asked) -> None:
+def test_one_evaluation_of_a_slice_is_what_cedar_says_of_all_policies(written: str, asked: GeneratedRequest) -> None:
     rules = ruleset(written)
-    part = rules.slice(asked.request["action"]["id"], asked.subject)
+    part = rules.slice(asked.request["action"]["id"], asked.principal)
     verdict = evaluate(asked.request, part.full, asked.entities)
     every = cedarpy.PolicySet.from_json_str(as_json(rules.policies))
     oracle = cedarpy.is_authorized(asked.request, every, asked.entities)
@@ -36,7 +36,7 @@ def test_what_cannot_match_is_left_out_and_parsed_once() -> None:
         '@id("c") forbid (principal, action in Action::"write", resource);'
     )
     run = ("AgentInstance", "run_1")
-    subject = Subject(run, frozenset({run, ("Group", "g1")}))
+    subject = Principal(run, frozenset({run, ("Group", "g1")}))
     assert rules.slice("up__look", subject).ids == ("a",)
     assert rules.slice("up__purge", subject).ids == ("c",), "a destructive action is a write too"
     assert rules.slice("up__look", subject) is rules.slice("up__look", subject)

@@ -9,8 +9,8 @@ from hypothesis import given, settings
 
 from mcp_guard.core.model import Effect, ResourceRule
 from mcp_guard.policy.authoring.cases import read_cases, run_cases
-from mcp_guard.policy.authoring.scaffold import start_cases, start_policy
-from mcp_guard.policy.engine import World, load_policies
+from mcp_guard.policy.authoring.scaffold import scaffold_cases, scaffold_policy
+from mcp_guard.policy.engine import PolicyEnvironment, load_policies
 from mcp_guard.policy.schema import Kind, input_shape
 from tests.policy.schemas import SCHEMAS
 from tests.policy.worlds import make_tool, object_of
@@ -21,8 +21,8 @@ from tests.policy.worlds import make_tool, object_of
 def test_it_validates_for_any_tool(schema: Any) -> None:
     tool = make_tool(schema)
     with tempfile.TemporaryDirectory() as folder:
-        (Path(folder) / "new.cedar").write_text(start_policy(tool, "workers", "people", ("writes",)))
-        assert load_policies(Path(folder), World((tool,), routes=("people",))).dormant == ()
+        (Path(folder) / "new.cedar").write_text(scaffold_policy(tool, "workers", "people", ("writes",)))
+        assert load_policies(Path(folder), PolicyEnvironment((tool,), routes=("people",))).dormant == ()
 
 
 @pytest.mark.parametrize("effect", list(Effect))
@@ -31,9 +31,9 @@ def test_its_cases_hold(tmp_path: Path, effect: Effect, resource: ResourceRule |
     fields = {"type": "object", "properties": {"b": {"type": "number"}}, "required": ["b"]}
     schema = object_of(id={"type": "string"}, n={"type": "integer"}, inner=fields) | {"required": ["id", "inner"]}
     tool = make_tool(schema, effect=effect, resource=resource)
-    (tmp_path / "new.cedar").write_text(start_policy(tool, 'odd "group"', "people"))
-    (tmp_path / "new.cases.toml").write_text(start_cases(tool, 'odd "group"', "people"))
-    engine = load_policies(tmp_path, World((tool,), {"Deal": {}}, routes=("people",)))
+    (tmp_path / "new.cedar").write_text(scaffold_policy(tool, 'odd "group"', "people"))
+    (tmp_path / "new.cases.toml").write_text(scaffold_cases(tool, 'odd "group"', "people"))
+    engine = load_policies(tmp_path, PolicyEnvironment((tool,), {"Deal": {}}, routes=("people",)))
     results = run_cases(engine, {tool.listed_as: tool}, read_cases(tmp_path))
     assert [result.differences for result in results] == [(), ()]
     shape = input_shape(tool)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from mcp_guard.cli.policy.inputs import decisions, latest_version, versions
 from mcp_guard.cli.policy.suggest import CASES, cases, refused, write
-from mcp_guard.core.model import Asked, Json, Mode, Outcome
+from mcp_guard.core.model import Json, Mode, Outcome, ToolCallRequest
 from mcp_guard.core.receipt import Draft
 from mcp_guard.policy.authoring.cases import read_cases, run_cases
 from mcp_guard.policy.authoring.suggest import Candidate, Materials, Terms, candidate, with_exception
@@ -35,7 +35,7 @@ def past_house(folder: Path, policies: str, mode: Mode = Mode.ENFORCE) -> House:
 
 
 async def call(house: House, arguments: Json, name: str = "crm__update_deal") -> Json:
-    reply: Json = await house.guard.call(make_instance(), Asked(name, arguments))
+    reply: Json = await house.guard.call(make_instance(), ToolCallRequest(name, arguments))
     return reply
 
 

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from mcp_guard.policy.request import narrow, view_of
 from mcp_guard.policy.ruleset import evaluate
-from tests.policy.made import PARTS, Asked, policies_of, requests, ruleset, write
+from tests.policy.made import PARTS, GeneratedRequest, policies_of, requests, ruleset, write
 
 WHOLE = (
     "when { context == context }", "when { context.input == {n: 1} }", "when { [context.input].contains({n: 1}) }",
@@ -22,9 +22,9 @@ TEXTS = st.lists(st.tuples(*map(st.sampled_from, (*PARTS[:-1], (*PARTS[-1], *WHO
 
 @settings(max_examples=400, deadline=None)
 @given(TEXTS, requests())
-def test_what_is_left_out_makes_no_difference(written: str, asked: Asked) -> None:
+def test_what_is_left_out_makes_no_difference(written: str, asked: GeneratedRequest) -> None:
     rules = ruleset(written)
-    part = rules.slice(asked.request["action"]["id"], asked.subject)
+    part = rules.slice(asked.request["action"]["id"], asked.principal)
     seen = narrow(json.loads(asked.request["context"]), part.view)
     narrowed = evaluate({**asked.request, "context": json.dumps(seen)}, part.full, asked.entities)
     assert narrowed == evaluate(asked.request, part.full, asked.entities)

@@ -4,25 +4,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mcp_guard.core.describe import Description, describe
+from mcp_guard.core.describe import DescriptionRules, describe
 from mcp_guard.core.model import (
     Agent,
-    Asked,
     Call,
-    Counter,
     Decision,
     Effect,
     Facts,
     Instance,
     Json,
     Outcome,
+    RateCounter,
     ResourceRule,
     Task,
     Tool,
+    ToolCallRequest,
     ToolRule,
 )
 from mcp_guard.core.names import listed_name
-from mcp_guard.policy.engine import PolicyEngine, World, load_policies
+from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_policies
 from mcp_guard.upstream.catalog import definition_hash
 
 NOW = 1_790_000_000_000_000
@@ -47,18 +47,18 @@ def load(
     policies: str,
     *tools: Tool,
     attributes: Mapping[str, Mapping[str, str]] | None = None,
-    counters: tuple[Counter, ...] = (),
+    counters: tuple[RateCounter, ...] = (),
     absent: tuple[str, ...] = (),
 ) -> PolicyEngine:
     path = folder / "test.cedar"
     path.write_text(policies)
-    return load_policies(path, World(tools, attributes or {}, counters, ("people", "security"), absent))
+    return load_policies(path, PolicyEnvironment(tools, attributes or {}, counters, ("people", "security"), absent))
 
 
 def make_call(tool: Tool, arguments: Json, facts: Json | None = None, instance: Instance = INSTANCE) -> Call:
-    call = describe(Description(), "call_1", instance, Asked(tool.listed_as, arguments), tool)
+    call = describe(DescriptionRules(), "call_1", instance, ToolCallRequest(tool.listed_as, arguments), tool)
     known = Facts(facts, "sha256:0") if facts is not None else None
-    return Description().assess(call, known)
+    return DescriptionRules().assess(call, known)
 
 
 def decide(folder: Path, policies: str, tool: Tool, arguments: Json, facts: Json | None = None) -> Decision:

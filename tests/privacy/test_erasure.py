@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.core.model import Asked, Ending, Execution, Json
+from mcp_guard.core.model import Execution, ExecutionStatus, Json, ToolCallRequest
 from mcp_guard.ledger.retention import BATCH, DAY, ErasureOrder, RetentionTask, erase_some, sequence_ranges
 from mcp_guard.ports import Intent
 from mcp_guard.verifier import verify_ledger
@@ -28,11 +28,11 @@ def house(tmp_path: Path) -> House:
 
 
 async def note(house: House, run_id: str = "run_1", words: str = CANARY) -> None:
-    await house.guard.call(make_instance(run_id), Asked("crm__note", {"text": words}))
+    await house.guard.call(make_instance(run_id), ToolCallRequest("crm__note", {"text": words}))
 
 
 async def update(house: House) -> Json:
-    called = Asked("crm__update_deal", {"deal_id": "1", "stage": CANARY})
+    called = ToolCallRequest("crm__update_deal", {"deal_id": "1", "stage": CANARY})
     reply: Json = await house.guard.call(make_instance(), called)
     return reply
 
@@ -121,7 +121,7 @@ async def test_a_reply_that_was_never_given_is_kept_until_it_is(house: House) ->
     house.upstream.before = lost
     with pytest.raises(RuntimeError):
         await update(house)
-    said = Execution(Ending.OK, {"result": {"content": [{"type": "text", "text": "a reply that was lost"}]}})
+    said = Execution(ExecutionStatus.OK, {"result": {"content": [{"type": "text", "text": "a reply that was lost"}]}})
     await conclude(house, taken[0], said)
     house.clock.time += 3 * DAY
     await keep(house, 1)

@@ -8,7 +8,7 @@ import orjson
 import pytest
 
 from mcp_guard.core.approval import ApprovalState
-from mcp_guard.core.model import Asked, Effect, Ending, Execution, FactsRule, Json
+from mcp_guard.core.model import Effect, Execution, ExecutionStatus, FactsRule, Json, ToolCallRequest
 from mcp_guard.core.redaction import MARK, make_redaction, pointers_overlap, redact_pointers, redact_texts
 from mcp_guard.ledger.approvals.votes import GrantTerms, Votes
 from mcp_guard.ledger.retention import tidy
@@ -84,7 +84,7 @@ def make_house(folder: Path, policies: str) -> House:
 
 
 async def update(house: House, **changes: Any) -> Json:
-    reply: Json = await house.guard.call(make_instance(), Asked("crm__update_deal", {**ARGUMENTS, **changes}))
+    reply: Json = await house.guard.call(make_instance(), ToolCallRequest("crm__update_deal", {**ARGUMENTS, **changes}))
     return reply
 
 
@@ -138,8 +138,8 @@ async def test_the_upstreams_echo_of_it_is_not_kept_either(tmp_path: Path) -> No
         "isError": True,
     }
     replies = [
-        Execution(Ending.TOOL_ERROR, {"result": {**said, "structuredContent": {"deal": dict(ARGUMENTS)}}}),
-        Execution(Ending.UPSTREAM_ERROR, {"error": {"code": 1, "message": f"no {EMAIL}"}}, f"no {EMAIL}"),
+        Execution(ExecutionStatus.TOOL_ERROR, {"result": {**said, "structuredContent": {"deal": dict(ARGUMENTS)}}}),
+        Execution(ExecutionStatus.UPSTREAM_ERROR, {"error": {"code": 1, "message": f"no {EMAIL}"}}, f"no {EMAIL}"),
     ]
     for reply in replies:
         answers(house, reply)
@@ -210,7 +210,7 @@ async def test_a_settled_request_cannot_be_gone_on_with(house: House) -> None:
     """Its arguments are gone: what is stored of it must never be taken for the call."""
     id = pending_id(await update(house))
     house.approve(id, verdict="deny")
-    reply = await house.guard.call(make_instance(), Asked("guard__await", {"approval": id}))
+    reply = await house.guard.call(make_instance(), ToolCallRequest("guard__await", {"approval": id}))
     assert "its arguments are not kept, so make the call itself again" in text(reply)
     assert house.store.approvals([ApprovalState.REQUESTED]) == []
     assert house.upstream.writes() == []
@@ -247,22 +247,24 @@ async def test_results_are_redacted_by_pointer_and_what_is_no_json_is_not_kept(t
         {"type": "image", "data": "Zm9vYmFyYmF6", "mimeType": "image/png"},
     ]
     reply = {"result": {"content": blocks, "structuredContent": found, "_meta": {"who": EMAIL}}}
-    answers(house, Execution(Ending.OK, reply))
-    assert await house.guard.call(make_instance(), Asked("crm__find", {})) == reply
+    answers(house, Execution(ExecutionStatus.OK, reply))
+    assert await house.guard.call(make_instance(), ToolCallRequest("crm__find", {})) == reply
     assert kept(house, *PRIVATE, "Zm9vYmFyYmF6") == []
     [outcome] = house.receipts("outcome")
     assert outcome["redacted"] == ["/response", "/response/all/*/email", "/response/person/email"]
     response = json.loads(house.store.payloads(outcome["seq"])["response"])["result"]
     assert response["structuredContent"]["person"] == {"email": MARK, "id": 7}
-    answers(house, Execution(Ending.UPSTREAM_ERROR, {"error": {"code": 5, "message": NOTE, "data": NOTE}}, NOTE))
-    await house.guard.call(make_instance(), Asked("crm__find", {}))
+    answers(
+        house, Execution(ExecutionStatus.UPSTREAM_ERROR, {"error": {"code": 5, "message": NOTE, "data": NOTE}}, NOTE)
+    )
+    await house.guard.call(make_instance(), ToolCallRequest("crm__find", {}))
     assert kept(house, NOTE) == []
     assert verified(house)
 
 
 async def test_a_call_without_redaction_is_kept_whole(tmp_path: Path) -> None:
     house = open_house(tmp_path)
-    await house.guard.call(make_instance(), Asked("crm__note", {"text": NOTE}))
+    await house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": NOTE}))
     [intent] = house.receipts("intent")
     assert json.loads(house.store.payloads(intent["seq"])["request"]) == {"text": NOTE}
     assert "redacted" not in intent

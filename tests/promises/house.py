@@ -15,17 +15,17 @@ import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.core.approval import Route
-from mcp_guard.core.describe import Description
+from mcp_guard.core.describe import DescriptionRules
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import (
     Agent,
-    Counter,
     Effect,
-    Ending,
     Execution,
+    ExecutionStatus,
     FactsRule,
     Instance,
     Json,
+    RateCounter,
     ResourceRule,
     Task,
     Tool,
@@ -41,7 +41,7 @@ from mcp_guard.ledger.approvals.votes import Approver, GrantTerms, Votes
 from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ledger.open import LedgerSettings, OpenLedger, open_ledger
 from mcp_guard.ledger.writer import Transaction
-from mcp_guard.policy.engine import PolicyEngine, World, load_policies
+from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_policies
 from mcp_guard.policy.reload import PoliciesInForce
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent
 from mcp_guard.storage.sqlite import Store
@@ -124,8 +124,8 @@ class Recorder:
         if intent.call.purpose == "facts":
             if self.reading is not None:
                 return self.reading()
-            return Execution(Ending.OK, {"result": {"structuredContent": dict(self.facts), "content": []}})
-        return Execution(Ending.OK, {"result": {"content": [{"type": "text", "text": "done"}]}})
+            return Execution(ExecutionStatus.OK, {"result": {"structuredContent": dict(self.facts), "content": []}})
+        return Execution(ExecutionStatus.OK, {"result": {"content": [{"type": "text", "text": "done"}]}})
 
     def writes(self) -> list[bytes]:
         return [arguments for name, arguments in self.sent if name != "crm__get_deal"]
@@ -189,9 +189,9 @@ class House:
         self.ledger.close()
 
 
-def make_world(catalog: Mapping[str, Tool], counters: tuple[Counter, ...] = ()) -> World:
+def make_world(catalog: Mapping[str, Tool], counters: tuple[RateCounter, ...] = ()) -> PolicyEnvironment:
     attributes = {"Deal": {"amount": "number", "stage": "string"}}
-    return World(tuple(catalog.values()), attributes, counters, tuple(ROUTES))
+    return PolicyEnvironment(tuple(catalog.values()), attributes, counters, tuple(ROUTES))
 
 
 def make_instance(id: str = "run_1", **changes: Any) -> Instance:
@@ -203,7 +203,7 @@ def make_instance(id: str = "run_1", **changes: Any) -> Instance:
 def open_house(
     folder: Path,
     policies: str = ALLOW,
-    counters: tuple[Counter, ...] = (),
+    counters: tuple[RateCounter, ...] = (),
     hold_seconds: float = 0.0,
     routes: Mapping[str, Route] | None = None,
     signed_by: SigningKey | None = None,
@@ -226,7 +226,7 @@ def open_house(
         approvals=ledger.approvals,
         upstreams=upstream,
         clock=ledger.writer,
-        describe_with=Description(),
+        describe_with=DescriptionRules(),
         hold_seconds=hold_seconds,
         new_id=lambda: f"call_{prefix}_{next(ids)}",
     )

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_guard.core import canonical
-from mcp_guard.core.model import Asked, Json
+from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.core.receipt import commitment
 from tests.live.guarded import Client, log, scripted, seen, text, write_config
 from tests.promises.house import ALLOW, House, make_instance, make_tool, open_house
@@ -48,7 +48,7 @@ def kept(house: House, kind: str, name: str) -> list[tuple[str, bytes]]:
 async def test_the_bytes_sent_are_those_decided_on_and_recorded(arguments: Json, added: Json) -> None:
     with tempfile.TemporaryDirectory() as folder:
         house = open_free(folder)
-        await house.guard.call(make_instance(), Asked("crm__free", arguments | added))
+        await house.guard.call(make_instance(), ToolCallRequest("crm__free", arguments | added))
         [(_, sent)] = house.upstream.sent
         expected = {key: value for key, value in arguments.items() if key not in ("guard_ticket", "guard_reason")}
         assert sent == canonical.canonicalize(expected)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.core.model import Asked
+from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.ports import Intent
 from mcp_guard.storage.sqlite import open_store
 from tests.live.guarded import SERVERS, Client, text, upstream, write_config
@@ -41,7 +41,7 @@ async def test_the_intent_is_committed_when_execute_begins(tmp_path: Path) -> No
         seen.append(intent.call.name)
 
     house.upstream.before = look
-    await house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "1", "amount": 5}))
+    await house.guard.call(make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 5}))
     house.close()
     assert seen == ["crm__get_deal", "crm__update_deal"]  # the guard's own look-up takes the same path
 
@@ -65,7 +65,7 @@ async def test_what_cannot_be_recorded_is_not_sent(tmp_path: Path, kind: str) ->
     else:
         house.store._run("PRAGMA busy_timeout = 50")
         other.execute("BEGIN IMMEDIATE")
-    asked = Asked("crm__note", {"text": "x" * 100_000})
+    asked = ToolCallRequest("crm__note", {"text": "x" * 100_000})
     reply = await house.guard.call(make_instance(), asked)
     expected = {"full": "the disk is full", "readonly": "read-only", "locked": "another process holds the ledger"}
     assert expected[kind] in said(reply)

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mcp_guard.core import canonical
-from mcp_guard.core.describe import Description, describe
-from mcp_guard.core.model import Asked, Counter, Effect, Ending, Execution, Facts, Json, Outcome
+from mcp_guard.core.describe import DescriptionRules, describe
+from mcp_guard.core.model import Effect, Execution, ExecutionStatus, Facts, Json, Outcome, RateCounter, ToolCallRequest
 from mcp_guard.policy.engine import load_policies
 from tests.promises.house import (
     ALLOW,
@@ -26,16 +26,16 @@ from tests.promises.house import (
     text,
 )
 
-UPDATE = Asked("crm__update_deal", {"deal_id": "1", "amount": 150})
+UPDATE = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150})
 OVERFLOW = '@id("overflow") permit (principal, action, resource) when { 9223372036854775807 + context.risk.score > 0 };'
 
 
 def tool_error() -> Execution:
-    return Execution(Ending.TOOL_ERROR, {"result": {"content": [], "isError": True}})
+    return Execution(ExecutionStatus.TOOL_ERROR, {"result": {"content": [], "isError": True}})
 
 
 def result(content: Any) -> Callable[[], Execution]:
-    return lambda: Execution(Ending.OK, {"result": content})
+    return lambda: Execution(ExecutionStatus.OK, {"result": content})
 
 
 def facts(reading: Callable[[], Execution]) -> Callable[[House], None]:
@@ -98,7 +98,7 @@ async def test_every_failure_denies_with_a_receipt(
 
 async def test_a_policy_that_errors_denies_even_beside_one_that_permits(tmp_path: Path) -> None:
     house = open_house(tmp_path, f"{ALLOW}\n{OVERFLOW}")
-    reply = await house.guard.call(make_instance(), Asked("crm__purge", {}))
+    reply = await house.guard.call(make_instance(), ToolCallRequest("crm__purge", {}))
     assert "could not be evaluated" in text(reply)
     assert house.receipts("decision")[0]["errors"]
     assert house.upstream.sent == []
@@ -107,7 +107,7 @@ async def test_a_policy_that_errors_denies_even_beside_one_that_permits(tmp_path
 
 async def test_a_policy_that_errors_denies_behind_a_gate_too(tmp_path: Path) -> None:
     house = open_house(tmp_path, f"{ALLOW}\n{GATE}\n{OVERFLOW}")
-    reply = await house.guard.call(make_instance(), Asked("crm__purge", {}))
+    reply = await house.guard.call(make_instance(), ToolCallRequest("crm__purge", {}))
     assert reply["result"]["_meta"]["mcp-guard/decision"]["outcome"] == "deny"
     assert house.receipts("approval.requested") == []
     house.close()
@@ -117,18 +117,18 @@ async def test_a_hard_forbid_beside_a_gate_denies(tmp_path: Path) -> None:
     hard = '@id("hard") @reason("never") forbid (principal, action == Action::"crm__purge", resource);'
     house = open_house(tmp_path, f"{ALLOW}\n{GATE}\n{hard}")
     assert house.guard.policies.may_call(make_instance(), TOOLS[3]) is False
-    assert (await house.guard.call(make_instance(), Asked("crm__purge", {})))["error"]["code"] == -32602
+    assert (await house.guard.call(make_instance(), ToolCallRequest("crm__purge", {})))["error"]["code"] == -32602
     house.close()
 
 
 async def test_rates_are_exact_when_calls_race_in_one_process(tmp_path: Path) -> None:
     import asyncio
 
-    counter = Counter("writes", 3600 * SECOND, ("instance",), (Effect.WRITE,))
+    counter = RateCounter("writes", 3600 * SECOND, ("instance",), (Effect.WRITE,))
     limit = '@id("limit") @reason("enough") forbid (principal, action, resource) when { context.rate.writes > 7 };'
     house = open_house(tmp_path, f"{ALLOW}\n{limit}", (counter,))
 
-    calls = [house.guard.call(make_instance(), Asked("crm__note", {"text": str(n)})) for n in range(30)]
+    calls = [house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": str(n)})) for n in range(30)]
     replies = await asyncio.gather(*calls)
     assert [text(reply) for reply in replies].count("done") == 7
     assert len(house.upstream.sent) == 7
@@ -139,12 +139,14 @@ async def test_rates_are_exact_when_calls_race_in_one_process(tmp_path: Path) ->
 async def test_rates_are_exact_across_two_processes_on_one_ledger(tmp_path: Path) -> None:
     import asyncio
 
-    counter = Counter("writes", 3600 * SECOND, ("instance",), (Effect.WRITE,))
+    counter = RateCounter("writes", 3600 * SECOND, ("instance",), (Effect.WRITE,))
     limit = '@id("limit") @reason("enough") forbid (principal, action, resource) when { context.rate.writes > 7 };'
     houses = [open_house(tmp_path, f"{ALLOW}\n{limit}", (counter,)) for _ in range(2)]
 
     calls = [
-        house.guard.call(make_instance(), Asked("crm__note", {"text": str(n)})) for n in range(15) for house in houses
+        house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": str(n)}))
+        for n in range(15)
+        for house in houses
     ]
     replies = await asyncio.gather(*calls)
     assert [text(reply) for reply in replies].count("done") <= 7
@@ -172,8 +174,8 @@ SETS = [ALLOW, f"{ALLOW}\n{GATE}", '@id("some") permit (principal, action, resou
 def test_the_same_call_gets_the_same_decision_from_two_engines(policies: str, tool: Any, arguments: Json) -> None:
     import tempfile
 
-    call = describe(Description(), "call_1", make_instance(), Asked(tool.listed_as, arguments), tool)
-    call = Description().assess(call, Facts({"amount": 1}, canonical.digest_json({"amount": 1})))
+    call = describe(DescriptionRules(), "call_1", make_instance(), ToolCallRequest(tool.listed_as, arguments), tool)
+    call = DescriptionRules().assess(call, Facts({"amount": 1}, canonical.digest_json({"amount": 1})))
     with tempfile.NamedTemporaryFile("w", suffix=".cedar") as file:
         file.write(policies)
         file.flush()
@@ -194,7 +196,7 @@ async def test_a_defect_of_the_guard_denies_with_a_receipt_and_is_told(tmp_path:
     guard = replace(house.guard, policies=Defective(()))
     guard.policies.replace(house.load(ALLOW))  # type: ignore[attr-defined]
     with pytest.raises(ZeroDivisionError):
-        await guard.call(make_instance(), Asked("crm__note", {"text": "x"}))
+        await guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"}))
     assert house.upstream.sent == []
     [receipt] = house.receipts("decision")
     assert (receipt["outcome"], receipt["reasons"]) == ("deny", ["defect: a defect"])
@@ -204,8 +206,8 @@ async def test_a_defect_of_the_guard_denies_with_a_receipt_and_is_told(tmp_path:
 async def test_no_intent_follows_from_anything_but_a_yes(tmp_path: Path) -> None:
     """The last line: even a defect that asks for one gets none, and nothing is sent."""
     house = open_house(tmp_path, f"{ALLOW}\n{GATE}")
-    call = house.guard.identify(describe(Description(), "call_1", make_instance(), UPDATE, TOOLS[1]))
-    held = house.guard.decide(Description().assess(call, None))
+    call = house.guard.identify(describe(DescriptionRules(), "call_1", make_instance(), UPDATE, TOOLS[1]))
+    held = house.guard.decide(DescriptionRules().assess(call, None))
     assert held.outcome is Outcome.REQUIRE_APPROVAL
     for outcome in Outcome:
         decision = replace(held, outcome=outcome)

@@ -9,7 +9,7 @@ from typing import Any
 
 from mcp_guard.core.approval import Approval, ApprovalState
 from mcp_guard.core.describe import describe
-from mcp_guard.core.model import Asked, Call, Decision
+from mcp_guard.core.model import Call, Decision, ToolCallRequest
 from mcp_guard.ports import SILENT_CHANNEL, Intent
 from mcp_guard.verifier import verify_ledger
 from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id
@@ -18,8 +18,8 @@ PROCESSES, ROUNDS = 8, 1000
 POLICIES = f"{ALLOW}\n{GATE}"
 
 
-def asked(number: int) -> Asked:
-    return Asked("crm__note", {"text": str(number)})
+def asked(number: int) -> ToolCallRequest:
+    return ToolCallRequest("crm__note", {"text": str(number)})
 
 
 def ready(house: House, number: int) -> tuple[Call, Decision]:

@@ -9,11 +9,11 @@ import pytest
 
 from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.errors import ApprovalError
-from mcp_guard.core.model import Asked, Json
+from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.ports import Intent
 from tests.promises.house import ALLOW, GATE, SECOND, House, make_instance, open_house, pending_id, text
 
-ASKED = Asked("crm__update_deal", {"deal_id": "1", "amount": 150, "stage": "won"})
+ASKED = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150, "stage": "won"})
 ONE_WRITE = [b'{"amount":150,"deal_id":"1","stage":"won"}']
 
 
@@ -21,7 +21,7 @@ def gated(folder: Path, **settings: Any) -> House:
     return open_house(folder, f"{ALLOW}\n{GATE}", **settings)
 
 
-async def ask(house: House, asked: Asked = ASKED, **instance: Any) -> Json:
+async def ask(house: House, asked: ToolCallRequest = ASKED, **instance: Any) -> Json:
     reply: Json = await house.guard.call(make_instance(**instance), asked)
     return reply
 
@@ -82,7 +82,7 @@ async def test_two_guards_on_one_ledger_dispatch_once(tmp_path: Path) -> None:
 async def test_it_is_no_use_for_other_arguments(tmp_path: Path, other: Json) -> None:
     house = gated(tmp_path)
     house.approve(pending_id(await ask(house)))
-    assert "pending" in text(await ask(house, Asked(ASKED.name, other)))
+    assert "pending" in text(await ask(house, ToolCallRequest(ASKED.name, other)))
     assert house.upstream.writes() == []
     house.close()
 
@@ -91,7 +91,7 @@ async def test_it_is_no_use_for_another_instance_or_tool(tmp_path: Path) -> None
     house = gated(tmp_path)
     house.approve(pending_id(await ask(house)))
     assert "pending" in text(await ask(house, id="run_2"))
-    assert "pending" in text(await ask(house, Asked("crm__get_deal", ASKED.arguments)))
+    assert "pending" in text(await ask(house, ToolCallRequest("crm__get_deal", ASKED.arguments)))
     assert house.upstream.writes() == []
     house.close()
 

@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.errors import ApprovalError
-from mcp_guard.core.model import Asked
+from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol, remove, rotate
 from mcp_guard.ledger.approvals.votes import Approver, Votes
 from tests.live.guarded import ALLOW_ALL, Client, cli, scripted, text, write_config
@@ -19,7 +19,7 @@ from tests.live.guarded import enrol as enrol_live
 from tests.promises.house import ALLOW, GATE, PEOPLE, ROUTES, House, make_instance, open_house, pending_id
 from tests.promises.house import text as said
 
-ASKED = Asked("crm__update_deal", {"deal_id": "1", "amount": 150, "stage": "won"})
+ASKED = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150, "stage": "won"})
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mcp_guard.core.describe import Description, describe
-from mcp_guard.core.model import Agent, Asked, Instance, Outcome, Tool
+from mcp_guard.core.describe import DescriptionRules, describe
+from mcp_guard.core.model import Agent, Instance, Outcome, Tool, ToolCallRequest
 from mcp_guard.core.names import listed_name
 from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.policy.engine import PolicyEngine, load_policies
@@ -64,8 +64,8 @@ def load(policies: str) -> PolicyEngine:
 def some_call_goes(engine: PolicyEngine, instance: Instance, tool: Tool, pool: list[dict[str, object]]) -> bool:
     """Whether a call of the pool is allowed or held."""
     for arguments in pool:
-        call = describe(Description(), "call_1", instance, Asked(tool.listed_as, arguments), tool)
-        if engine.decide(Description().assess(call, None), {}).outcome is not Outcome.DENY:
+        call = describe(DescriptionRules(), "call_1", instance, ToolCallRequest(tool.listed_as, arguments), tool)
+        if engine.decide(DescriptionRules().assess(call, None), {}).outcome is not Outcome.DENY:
             return True
     return False
 
@@ -92,7 +92,7 @@ async def test_a_call_of_a_tool_that_is_not_listed_is_unknown(policies: str, ins
         listed = {tool["name"] for tool in house.guard.list_tools(instance)}
         for tool, pool in POOL:
             for arguments in pool:
-                asked = Asked(tool.listed_as, arguments)
+                asked = ToolCallRequest(tool.listed_as, arguments)
                 reply = await house.guard.call(instance, asked)
                 refused_as_unknown = "error" in reply and "unknown tool" in reply["error"]["message"]
                 assert refused_as_unknown == (tool.listed_as not in listed)

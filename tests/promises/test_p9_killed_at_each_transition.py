@@ -9,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.core.approval import ApprovalState
-from mcp_guard.core.model import Asked, Json
+from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.ledger.open import recover
 from mcp_guard.ports import Intent
 from mcp_guard.verifier import verify_ledger
@@ -17,7 +17,7 @@ from tests.moments import dies_at
 from tests.promises.house import ALLOW, GATE, KEYS, House, make_instance, open_house, pending_id, text
 
 POLICIES = f"{ALLOW}\n{GATE}"
-ASKED = Asked("crm__update_deal", {"deal_id": "1", "amount": 150})
+ASKED = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150})
 KEY = Ed25519PrivateKey.generate()
 MOMENTS = 33
 
@@ -106,7 +106,7 @@ async def test_killed_at_this_moment_nothing_is_lost_and_nothing_runs_twice(tmp_
         assert "held by mcp-guard" in reply
         assert writes(folder) == sent
     if ApprovalState.CONSUMED in states:
-        await_it = Asked("guard__await", {"approval": house.store.approvals([ApprovalState.CONSUMED])[0].id})
+        await_it = ToolCallRequest("guard__await", {"approval": house.store.approvals([ApprovalState.CONSUMED])[0].id})
         again = text(await house.guard.call(make_instance(), await_it))
         assert "It may have taken effect" in again or again == "done"
         assert writes(folder) == sent

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from mcp_guard.core.model import Asked, Json
+from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.ledger.open import recover
 from mcp_guard.ports import Intent
 from tests.live.guarded import Client, cli, log, scripted, seen, write_config
@@ -48,7 +48,7 @@ async def test_a_living_guard_keeps_its_open_calls(tmp_path: Path) -> None:
         other.close()
 
     living.upstream.before = second_guard_starts
-    await living.guard.call(make_instance(), Asked("crm__note", {"text": "x"}))
+    await living.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"}))
     assert [receipt["ending"] for receipt in living.receipts("outcome")] == ["ok"]
     living.close()
 
@@ -60,7 +60,7 @@ async def test_a_call_whose_outcome_cannot_be_recorded_is_reported_as_sent(tmp_p
         house.store._run("PRAGMA query_only = ON")
 
     house.upstream.before = the_disk_fails
-    reply = await house.guard.call(make_instance(), Asked("crm__note", {"text": "x"}))
+    reply = await house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"}))
     said = reply["result"]["content"][0]["text"]
     assert "was sent to its upstream, but the outcome could not be recorded" in said
     assert "do not repeat it" in said
@@ -82,7 +82,7 @@ async def dies_in_a_call(folder: Path) -> None:
 
     house.upstream.before = end
     with pytest.raises(BaseException):  # noqa: B017 - however it ends
-        await house.guard.call(make_instance(), Asked("crm__note", {"text": "x"}))
+        await house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"}))
 
 
 async def test_the_operator_is_told_before_it_is_recorded_so_that_a_second_death_leaves_nobody_untold(

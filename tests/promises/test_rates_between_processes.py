@@ -11,14 +11,14 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 from typing import Any
 
-from mcp_guard.core.model import Asked, Counter, Effect
+from mcp_guard.core.model import Effect, RateCounter, ToolCallRequest
 from mcp_guard.verifier import verify_ledger
 from tests.promises.house import ALLOW, GATE, SECOND, make_instance, open_house, pending_id, text
 
 PROCESSES, CALLS = 16, 12
 WRITES = (Effect.WRITE,)
-COUNT = Counter("writes", 3600 * SECOND, ("agent",), WRITES)
-SUM = Counter("paid", 3600 * SECOND, ("user", "resource"), WRITES, ("crm__update_deal",), "/amount")
+COUNT = RateCounter("writes", 3600 * SECOND, ("agent",), WRITES)
+SUM = RateCounter("paid", 3600 * SECOND, ("user", "resource"), WRITES, ("crm__update_deal",), "/amount")
 LIMITS = """
 @id("count") @reason("enough calls") forbid (principal, action, resource) when { context.rate.writes > 40 };
 @id("sum") @reason("enough money") forbid (principal, action, resource)
@@ -35,7 +35,9 @@ def race(folder: Path, number: int, barrier: Barrier, sent: Any) -> None:
         done = 0
         for turn in range(CALLS):
             instance = make_instance(f"run_{number}_{turn}")
-            reply = await house.guard.call(instance, Asked("crm__update_deal", {"deal_id": "7", "amount": 2.5}))
+            reply = await house.guard.call(
+                instance, ToolCallRequest("crm__update_deal", {"deal_id": "7", "amount": 2.5})
+            )
             done += text(reply) == "done"
         return done
 
@@ -64,7 +66,9 @@ async def test_sixteen_processes_never_exceed_a_counter(tmp_path: Path) -> None:
     rates = [receipt["rates"] for receipt in house.receipts("intent") if receipt.get("purpose") != "facts"]
     assert [each["writes"] for each in rates] == [*range(1, 41)]
     assert [Decimal(each["paid"]) for each in rates] == [Decimal("2.5") * n for n in range(1, 41)]
-    later = partial(house.guard.call, make_instance("later"), Asked("crm__update_deal", {"deal_id": "7", "amount": 1}))
+    later = partial(
+        house.guard.call, make_instance("later"), ToolCallRequest("crm__update_deal", {"deal_id": "7", "amount": 1})
+    )
     assert "enough" in text(await later())  # a new process on the same ledger goes on counting
     house.close()
     report = verify_ledger(tmp_path / "state" / "ledger.sqlite", tmp_path / "state" / "ledger.pub")
@@ -75,10 +79,10 @@ async def test_a_held_call_counts_when_it_goes(tmp_path: Path) -> None:
     gate = GATE.replace("forbid (principal, action, resource)", 'forbid (principal, action, resource == Deal::"7")')
     house = open_house(tmp_path, ALLOW + LIMITS + gate, (COUNT, SUM))
     pay = partial(house.guard.call, make_instance())
-    held = Asked("crm__update_deal", {"deal_id": "7", "amount": 60})
+    held = ToolCallRequest("crm__update_deal", {"deal_id": "7", "amount": 60})
     id = pending_id(await pay(held))
     assert house.store.sum_uses("paid", "dana\x1fDeal::7", 0) == 0  # waiting counts for nothing
-    other = Asked("crm__update_deal", {"deal_id": "7", "amount": 50})
+    other = ToolCallRequest("crm__update_deal", {"deal_id": "7", "amount": 50})
     other_id = pending_id(await pay(other))
     house.approve(other_id)
     assert text(await pay(other)) == "done"
@@ -91,7 +95,7 @@ async def test_a_held_call_counts_when_it_goes(tmp_path: Path) -> None:
 
 async def test_a_call_without_the_amount_that_is_summed_is_denied(tmp_path: Path) -> None:
     house = open_house(tmp_path, ALLOW + LIMITS, (COUNT, SUM))
-    reply = await house.guard.call(make_instance(), Asked("crm__update_deal", {"deal_id": "7"}))
+    reply = await house.guard.call(make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "7"}))
     assert "rate `paid` sums `/amount`, which the call does not have" in text(reply)
     assert house.upstream.writes() == []
     house.close()

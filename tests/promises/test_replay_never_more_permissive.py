@@ -9,23 +9,23 @@ from hypothesis import strategies as st
 
 from mcp_guard.core.model import Json
 from mcp_guard.policy.authoring.export import plain_text
-from mcp_guard.policy.authoring.recorded import Past, Version
+from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
 from mcp_guard.policy.authoring.replay import replay
-from tests.policy.made import CEDAR, TEXTS, Asked, policies_of, requests, revisions
+from tests.policy.made import CEDAR, TEXTS, GeneratedRequest, policies_of, requests, revisions
 from tests.policy.test_export import APPROVALS, lets
 
 
-def recorded(asked: list[Asked]) -> Iterator[Past]:
+def recorded(asked: list[GeneratedRequest]) -> Iterator[RecordedDecision]:
     """The receipts of these requests, as far as a replay looks at them."""
     for seq, each in enumerate(asked):
         receipt: Json = {
             "kind": "decision", "seq": seq, "policy_version": "then", "outcome": "deny", "material": "sha256:0",
-            "instance": each.subject.self[1], "tool": each.request["action"]["id"],
+            "instance": each.principal.uid[1], "tool": each.request["action"]["id"],
         }  # fmt: skip
-        yield Past(receipt, each.recorded)
+        yield RecordedDecision(receipt, each.recorded)
 
 
-def oracle(before: str, after: str, asked: list[Asked]) -> set[int]:
+def oracle(before: str, after: str, asked: list[GeneratedRequest]) -> set[int]:
     """The requests that some set of approvals lets happen after, and not before."""
     old, new = (plain_text(policies_of(text)) if text else "" for text in (before, after))
     return {
@@ -37,9 +37,9 @@ def oracle(before: str, after: str, asked: list[Asked]) -> set[int]:
 
 @settings(max_examples=600, deadline=None)
 @given(st.tuples(TEXTS, TEXTS) | revisions(), st.lists(requests(), min_size=1, max_size=5))
-def test_the_answer_is_cedars(sets: tuple[str, str], asked: list[Asked]) -> None:
+def test_the_answer_is_cedars(sets: tuple[str, str], asked: list[GeneratedRequest]) -> None:
     before, after = sets
-    version = Version("then", policies_of(before), CEDAR)
+    version = PolicyVersion("then", policies_of(before), CEDAR)
     done = replay(recorded(asked), lambda _: version, policies_of(after))
     looser = {difference.receipt["seq"] for difference in done.differences if difference.looser}
     assert looser == oracle(before, after, asked)
@@ -49,8 +49,8 @@ def test_the_answer_is_cedars(sets: tuple[str, str], asked: list[Asked]) -> None
 
 @settings(max_examples=100, deadline=None)
 @given(TEXTS, st.lists(requests(), min_size=1, max_size=5))
-def test_the_same_policies_make_no_difference(text: str, asked: list[Asked]) -> None:
-    version = Version("then", policies_of(text), CEDAR)
+def test_the_same_policies_make_no_difference(text: str, asked: list[GeneratedRequest]) -> None:
+    version = PolicyVersion("then", policies_of(text), CEDAR)
     done = replay(recorded(asked), lambda _: version, policies_of(text))
     assert done.never_more_permissive
     assert done.differences == []

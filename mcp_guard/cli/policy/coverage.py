@@ -11,7 +11,7 @@ from mcp_guard.cli.policy.inputs import add_span, decisions, live_engine, versio
 from mcp_guard.config import load
 from mcp_guard.ledger.open import FILE
 from mcp_guard.policy.authoring.cases import read_cases, run_cases
-from mcp_guard.policy.authoring.coverage import Coverage, Covered
+from mcp_guard.policy.authoring.coverage import Coverage, PolicyCoverage
 from mcp_guard.storage.sqlite import open_store
 from mcp_guard.verifier.progress import Progress
 
@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def verdict(each: Covered) -> str:
+def verdict(each: PolicyCoverage) -> str:
     if each.cases:
         return ""
     return "NO CASE" if each.decisions else "NO CASE, NO DECISION"

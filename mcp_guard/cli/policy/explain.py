@@ -9,7 +9,7 @@ from mcp_guard.cli.output import print_lines
 from mcp_guard.cli.policy.inputs import decision, versions
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.policy.authoring.explain import Explanation, explain, lines
-from mcp_guard.policy.authoring.recorded import Past, Version
+from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
 from mcp_guard.storage.sqlite import Store, reading
 
 
@@ -37,7 +37,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def find_decision(store: Store, what: str) -> Past:
+def find_decision(store: Store, what: str) -> RecordedDecision:
     """The decision of a receipt or call; of a call, its last. Raises: LedgerError."""
     with reading(store.path):
         seqs = [int(what)] if what.isdecimal() else [row.seq for row in store.receipts_of(what)]
@@ -49,7 +49,7 @@ def find_decision(store: Store, what: str) -> Past:
     return found[-1]
 
 
-def kept(store: Store, past: Past) -> tuple[Version, dict[str, Any]]:
+def kept(store: Store, past: RecordedDecision) -> tuple[PolicyVersion, dict[str, Any]]:
     """What is needed to run it again. Raises: LedgerError that says what is gone."""
     receipt = past.receipt
     hint = f"its receipt still says what was decided: mcp-guard show {receipt['seq']}"
@@ -65,7 +65,7 @@ def kept(store: Store, past: Past) -> tuple[Version, dict[str, Any]]:
     return version, past.material
 
 
-def said_otherwise(past: Past, made: Explanation) -> list[str]:
+def said_otherwise(past: RecordedDecision, made: Explanation) -> list[str]:
     """Where what happened is not what the policies say: observed, or refused for more than policies."""
     receipt = past.receipt
     if receipt.get("mode") == "observe":
@@ -75,7 +75,7 @@ def said_otherwise(past: Past, made: Explanation) -> list[str]:
     return [f"recorded: {receipt['outcome']}: {'; '.join(receipt.get('reasons', []))}"]
 
 
-def as_json(past: Past, made: Explanation) -> dict[str, Any]:
+def as_json(past: RecordedDecision, made: Explanation) -> dict[str, Any]:
     def changes(found: Any) -> list[dict[str, Any]]:
         return [{"change": c.what, "outcome": c.ruling.outcome, "routes": list(c.ruling.routes)} for c in found]
 

@@ -14,12 +14,12 @@ from mcp_guard.core.errors import LedgerError, PolicyError, UpstreamError
 from mcp_guard.core.model import Json, Tool
 from mcp_guard.core.receipt import format_time
 from mcp_guard.ledger.open import FILE
-from mcp_guard.policy.authoring.recorded import DECIDING, Past, Version, read_past, read_version
-from mcp_guard.policy.authoring.replay import Versions
-from mcp_guard.policy.engine import PolicyEngine, World, load_policies
+from mcp_guard.policy.authoring.recorded import DECIDING, PolicyVersion, RecordedDecision, read_decision, read_version
+from mcp_guard.policy.authoring.replay import FindVersion
+from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_policies
 from mcp_guard.policy.schema import build_schema
-from mcp_guard.policy.source import Policy, outside, read_policies, validate
-from mcp_guard.runtime import policy_world
+from mcp_guard.policy.source import Policy, is_outside_schema, read_policies, validate
+from mcp_guard.runtime import policy_environment
 from mcp_guard.settings import Settings
 from mcp_guard.storage.sqlite import Store, open_store, reading
 from mcp_guard.verifier.checkpoints import ProgressCallback
@@ -45,7 +45,7 @@ def read_time(text: str) -> str:
 
 def decisions(
     store: Store, since: str | None = None, last: int | None = None, tell: ProgressCallback = no_progress
-) -> Iterator[Past]:
+) -> Iterator[RecordedDecision]:
     """The decisions of this span, oldest first; payloads are read as they are asked for."""
     wanted: list[int] = []
     with reading(store.path):
@@ -60,17 +60,17 @@ def decisions(
             yield past
 
 
-def decision(store: Store, seq: int) -> Past | None:
+def decision(store: Store, seq: int) -> RecordedDecision | None:
     with reading(store.path):
         row = store.receipt(seq)
-        return read_past(json.loads(row.body), store.payloads(seq)) if row else None
+        return read_decision(json.loads(row.body), store.payloads(seq)) if row else None
 
 
-def versions(store: Store) -> Versions:
+def versions(store: Store) -> FindVersion:
     """The policy versions of this ledger, each read once."""
 
     @cache
-    def read_kept(version: str) -> Version | None:
+    def read_kept(version: str) -> PolicyVersion | None:
         with reading(store.path):
             kept = store.policy(version)
         if kept and canonical.digest(kept) != version:
@@ -81,7 +81,7 @@ def versions(store: Store) -> Versions:
     return read_kept
 
 
-def latest_version(store: Store) -> Version:
+def latest_version(store: Store) -> PolicyVersion:
     """The version loaded last. Raises: LedgerError if there is none."""
     found = find_latest(store)
     if found is None:
@@ -89,7 +89,7 @@ def latest_version(store: Store) -> Version:
     return found
 
 
-def find_latest(store: Store) -> Version | None:
+def find_latest(store: Store) -> PolicyVersion | None:
     with reading(store.path):
         for row in store.receipts_back():
             if row.kind == "policy.loaded" and "shadow" not in (said := json.loads(row.body)):
@@ -99,12 +99,12 @@ def find_latest(store: Store) -> Version | None:
     return None
 
 
-def read_candidate(path: Path, routes: tuple[str, ...], world: Version) -> dict[str, Policy]:
+def read_candidate(path: Path, routes: tuple[str, ...], world: PolicyVersion) -> dict[str, Policy]:
     """Policies of a folder or file, validated against the schema of a kept version; those on tools that were not listed
     then are taken as they are. Raises: PolicyError.
     """
     policies = dict(read_policies(path, routes).policies)
-    known = {id: policy for id, policy in policies.items() if not outside(policy, world.schema)}
+    known = {id: policy for id, policy in policies.items() if not is_outside_schema(policy, world.schema)}
     try:
         if known:
             validate(known, json.dumps(world.schema), path)
@@ -128,7 +128,7 @@ def known_schema(settings: Settings, live: bool, quiet: bool) -> tuple[Json | No
 # The policies against the tools that are listed now: the upstreams are started for it, and ended.
 
 
-def live_world(settings: Settings, quiet: bool) -> World:
+def live_world(settings: Settings, quiet: bool) -> PolicyEnvironment:
     """The catalog of this moment with the rest of the configuration. Raises: UpstreamError if any has no tools."""
     tools, absent = list_tools(settings, quiet)
     if absent:
@@ -138,7 +138,7 @@ def live_world(settings: Settings, quiet: bool) -> World:
             f"no tools from {names}, so no policy on them can be checked",
             f"start it by hand: is it installed, and on PATH? Its stderr is in {where}",
         )
-    return policy_world(settings, tools, absent)
+    return policy_environment(settings, tools, absent)
 
 
 def live_engine(settings: Settings, quiet: bool) -> tuple[PolicyEngine, dict[str, Tool]]:

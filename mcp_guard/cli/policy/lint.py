@@ -9,7 +9,7 @@ from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_lines
 from mcp_guard.cli.policy.inputs import known_schema, live_engine
 from mcp_guard.config import load
-from mcp_guard.policy.authoring.lint import Finding, lint, read_linted
+from mcp_guard.policy.authoring.lint import LintFinding, lint, read_linted
 from mcp_guard.policy.source import read_files
 
 
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def lines(finding: Finding) -> list[str]:
+def lines(finding: LintFinding) -> list[str]:
     where = "".join(f"{part}: " for part in (finding.file, finding.policy) if part)
     return [f"{finding.level}: {where}{finding.what}", f"    hint: {finding.fix}"]
 

@@ -10,7 +10,7 @@ from mcp_guard.cli.output import print_hint
 from mcp_guard.cli.policy.inputs import live_world
 from mcp_guard.config import load
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.policy.authoring.scaffold import start_cases, start_policy
+from mcp_guard.policy.authoring.scaffold import scaffold_cases, scaffold_policy
 
 
 def main(arguments: list[str]) -> int:
@@ -27,8 +27,8 @@ def main(arguments: list[str]) -> int:
     path = options.out or folder / f"{tool.listed_as}.cedar"
     counters = tuple(counter.name for counter in settings.counters)
     texts = {
-        path: start_policy(tool, group, route, counters),
-        path.with_suffix(".cases.toml"): start_cases(tool, group, route),
+        path: scaffold_policy(tool, group, route, counters),
+        path.with_suffix(".cases.toml"): scaffold_cases(tool, group, route),
     }
     for each in texts:
         if each.exists():

@@ -9,9 +9,9 @@ from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading
 from mcp_guard.cli.output import print_lines, print_table
 from mcp_guard.cli.policy.inputs import add_span, decisions, latest_version, read_candidate, versions
 from mcp_guard.config import load
-from mcp_guard.core.decision import Ruling
+from mcp_guard.core.decision import PolicyOutcome
 from mcp_guard.core.model import Outcome
-from mcp_guard.policy.authoring.replay import Difference, Replay, replay, shadowed
+from mcp_guard.policy.authoring.replay import ReplayDifference, ReplayReport, compare_shadow, replay
 from mcp_guard.verifier.progress import Progress
 
 HEADINGS = ("seq", "time", "agent", "tool", "was", "would be", "because of", "")
@@ -41,7 +41,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def as_json(done: Replay) -> dict[str, Any]:
+def as_json(done: ReplayReport) -> dict[str, Any]:
     return {
         "never_more_permissive": done.never_more_permissive,
         "matrix": [{"was": was, "would": would, "count": count} for (was, would), count in sorted(done.matrix.items())],
@@ -59,11 +59,11 @@ def about(receipt: dict[str, Any]) -> dict[str, Any]:
     return {name: receipt.get(name) for name in ("seq", "time", "call", "agent", "tool")}
 
 
-def side(ruling: Ruling) -> dict[str, Any]:
+def side(ruling: PolicyOutcome) -> dict[str, Any]:
     return {name: getattr(ruling, name) for name in ("outcome", "policies", "routes", "errors")}
 
 
-def show(done: Replay) -> None:
+def show(done: ReplayReport) -> None:
     """The matrix, each difference, what was left out, and the answer."""
     print_table(
         ("was \\ would be", *Outcome), ([was, *(done.matrix[was, would] for would in Outcome)] for was in Outcome)
@@ -83,7 +83,7 @@ def show(done: Replay) -> None:
     print_lines(["", *lines, f"never more permissive: {'yes' if done.never_more_permissive else 'no'}"])
 
 
-def row(difference: Difference) -> list[object]:
+def row(difference: ReplayDifference) -> list[object]:
     """One difference as a line of the table."""
     receipt, would, was = difference.receipt, difference.would, difference.was
     because = ", ".join(would.policies or was.policies) or "; ".join(would.errors)
@@ -91,7 +91,7 @@ def row(difference: Difference) -> list[object]:
     return [receipt["seq"], receipt["time"][:19].replace("T", " "), receipt.get("agent"), receipt.get("tool"), *sides]
 
 
-def said(ruling: Ruling) -> str:
+def said(ruling: PolicyOutcome) -> str:
     return f"{ruling.outcome} ({', '.join(ruling.routes)})" if ruling.routes else str(ruling.outcome)
 
 
@@ -103,7 +103,7 @@ def shadow(arguments: list[str]) -> int:
     options = build_shadow_parser().parse_args(arguments)
     store = open_for_reading(options)
     with Progress("decisions", options.json) as progress:
-        done = shadowed(decisions(store, options.since, options.last, progress.tell), versions(store))
+        done = compare_shadow(decisions(store, options.since, options.last, progress.tell), versions(store))
     if options.json:
         print(json.dumps(as_json(done), indent=2, ensure_ascii=False))
     else:

@@ -11,7 +11,7 @@ from mcp_guard.cli.output import print_lines, print_table
 from mcp_guard.cli.policy.inputs import live_engine
 from mcp_guard.config import load
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.policy.authoring.cases import Result, read_cases, run_cases
+from mcp_guard.policy.authoring.cases import CaseResult, read_cases, run_cases
 
 HEADINGS = ("file", "case", "expected", "got", "policies", "ms")
 
@@ -57,13 +57,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def as_json(result: Result, ms: float) -> dict[str, Any]:
+def as_json(result: CaseResult, ms: float) -> dict[str, Any]:
     got = result.decision
     said = {"case": result.case.name, "differences": list(result.differences), "ms": round(ms, 3)}
     return said | {"outcome": got.outcome if got else None, "policies": list(got.policies) if got else []}
 
 
-def row(result: Result, ms: float) -> list[object]:
+def row(result: CaseResult, ms: float) -> list[object]:
     got = result.decision
     outcome = got.outcome if got else "-"
     mark = "" if not result.differences else "  FAILED"

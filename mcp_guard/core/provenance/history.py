@@ -11,35 +11,35 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from mcp_guard.core.model import NO_PAST, Call, Effect, Instance, Json, Origins, Past, Task, Tool
+from mcp_guard.core.model import NO_HISTORY, Call, CallHistory, Effect, Instance, Json, Origins, Task, Tool
 from mcp_guard.core.provenance import matching
 from mcp_guard.core.provenance.passages import (
     BREAK,
     NOWHERE,
     UNTRUSTED,
-    Found,
     Origin,
     Passage,
+    ValueOrigin,
     read_result,
     sentences,
     texts,
 )
 
 SENSITIVE = "sensitive"
-LIMIT = 1 << 20
+MAX_CHARACTERS = 1 << 20
 """Characters remembered of one instance. Beyond it trusted texts are forgotten first; then nothing more is learned."""
-MOST = 500
+MAX_INSTANCES = 500
 """Instances remembered by one process; the one that has not called for the longest is forgotten first."""
-IDENTIFYING = 12
+MIN_IDENTIFIER = 12
 """From this many letters and digits on, half of them digits, the task's own spacing of a number is ignored."""
 
 
 @dataclass(slots=True)
-class History:
-    """One instance's. Calls and results are noted as they happen; `look` says what that means for a call."""
+class InstanceHistory:
+    """One instance's. Calls and results are noted as they happen; `history_for` says what that means for a call."""
 
     task: Task
-    limit: int = LIMIT
+    limit: int = MAX_CHARACTERS
     _tools: dict[str, None] = field(default_factory=dict)
     _labels: set[str] = field(default_factory=set)
     _passages: list[Passage] = field(default_factory=list)
@@ -72,7 +72,7 @@ class History:
         for call, reply in waiting:
             assert call.tool is not None
             values = [matching.plain(text) for _, text in texts(call.arguments)]
-            found = [self.find(value) for value in values]
+            found = [self.find_origin(value) for value in values]
             if call.tool.effect is not Effect.READ:
                 self._said = BREAK.join((self._said, *values))[: self.limit]
             own = [value for value, origin in zip(values, found, strict=True) if origin is None]
@@ -95,7 +95,7 @@ class History:
 
     # What it means
 
-    def look(self, call: Call) -> Past:
+    def history_for(self, call: Call) -> CallHistory:
         """The past as the decision on this call may see it."""
         assert call.tool is not None
         self._learn()
@@ -106,7 +106,7 @@ class History:
                 sinks.add(name, origins)
                 if matching.bare(matching.plain(value)) in self._refused:
                     sinks.say("refused", name)
-        return Past(
+        return CallHistory(
             tools=tuple(self._tools),
             untrusted_seen=UNTRUSTED in self._labels,
             sensitive_seen=SENSITIVE in self._labels,
@@ -115,7 +115,7 @@ class History:
             sinks=sinks.sorted(),
         )
 
-    def _looked_up(self, call: Call) -> Iterator[tuple[str, str, list[Found], list[tuple[str, Found]]]]:
+    def _looked_up(self, call: Call) -> Iterator[tuple[str, str, list[ValueOrigin], list[tuple[str, ValueOrigin]]]]:
         """Each text of the arguments: whose it is, where it comes from, and where the addresses in it do."""
         assert call.tool is not None
         for name, text in texts(call.arguments, call.tool.rule.sinks):
@@ -124,8 +124,8 @@ class History:
             yield name, text, self.origins(text, decoded, [found for _, found in inside]), inside
 
     def _sinks(
-        self, tool: Tool, name: str, whole: tuple[str, list[Found]], inside: list[tuple[str, Found]]
-    ) -> Iterator[tuple[str, list[Found]]]:
+        self, tool: Tool, name: str, whole: tuple[str, list[ValueOrigin]], inside: list[tuple[str, ValueOrigin]]
+    ) -> Iterator[tuple[str, list[ValueOrigin]]]:
         """Where this text sends the call: itself if it is a sink, else addresses in it that untrusted content gave; in
         what a tool with sinks sends, those that stand nowhere too."""
         if name in tool.rule.sinks:
@@ -136,52 +136,54 @@ class History:
             if found.origin in wanted:
                 yield address, [found]
 
-    def origins(self, text: str, decoded: list[str], inside: list[Found]) -> list[Found]:
+    def origins(self, text: str, decoded: list[str], inside: list[ValueOrigin]) -> list[ValueOrigin]:
         """Where a value comes from; where its parts do, if it is not known as a whole."""
         value = matching.plain(text)
         for form in dict.fromkeys((value, matching.bare(value), *map(matching.plain, decoded))):
-            if form and (found := self.find(form)) is not None:
+            if form and (found := self.find_origin(form)) is not None:
                 return [found]
         if matching.is_one_word(text) and not any(each.origin is Origin.UNTRUSTED for each in inside):
             untrusted = [each for each in self._passages if each.origin is Origin.UNTRUSTED]
             tight = matching.squeeze(value)
-            if len(tight) >= matching.SQUEEZED and matching.is_made_of(tight, [each.squeezed for each in untrusted]):
-                return [Found(Origin.UNTRUSTED)]
+            if len(tight) >= matching.MIN_SQUEEZED and matching.is_assembled_from(
+                tight, [each.squeezed for each in untrusted]
+            ):
+                return [ValueOrigin(Origin.UNTRUSTED)]
         return [NOWHERE, *inside]
 
-    def _inside(self, forms: Iterable[str]) -> Iterator[tuple[str, Found]]:
+    def _inside(self, forms: Iterable[str]) -> Iterator[tuple[str, ValueOrigin]]:
         """The addresses in a text and in its encoded parts, and where they come from."""
         for each in forms:
             for address in matching.addresses(each):
                 plain = matching.plain(address)
-                yield address, self.find(plain) or self.find(matching.bare(plain)) or NOWHERE
+                yield address, self.find_origin(plain) or self.find_origin(matching.bare(plain)) or NOWHERE
 
-    def find(self, value: str) -> Found | None:
+    def find_origin(self, value: str) -> ValueOrigin | None:
         """The first place of a plain value, or None if it has none."""
         if not value:
             return None
         if self._known is None:
             given = (self.task.text, self.task.reason, self.task.ticket)
             self._known = BREAK.join(map(matching.plain, sentences(each for each in given if each)))
-        if matching.stands_in(value, self._known) or self._spaced_by_task(value):
-            return Found(Origin.TASK)
+        if matching.contains_value(value, self._known) or self._spaced_by_task(value):
+            return ValueOrigin(Origin.TASK)
         first = next((each for each in self._passages if each.holds(value)), None)
         if first is None:
             return None
         if first.origin is not Origin.TRUSTED and self._is_given(value):
-            return Found(Origin.TRUSTED)
+            return ValueOrigin(Origin.TRUSTED)
         return first.found(value)
 
     def _is_given(self, value: str) -> bool:
         """Whether a trusted place gives it as a whole, and not because this run has written it there."""
-        if len(self._said) >= self.limit or matching.stands_in(value, self._said):
+        if len(self._said) >= self.limit or matching.contains_value(value, self._said):
             return False
         return any(value in each.whole for each in self._passages)
 
     def _spaced_by_task(self, value: str) -> bool:
         """Whether the task has this long number in groups, as people write accounts."""
         tight = matching.squeeze(value)
-        many = len(tight) >= IDENTIFYING and sum(map(str.isdigit, tight)) * 2 >= len(tight)
+        many = len(tight) >= MIN_IDENTIFIER and sum(map(str.isdigit, tight)) * 2 >= len(tight)
         return many and tight in matching.squeeze(self._known or "")
 
 
@@ -191,7 +193,7 @@ class _Sorter:
     def __init__(self) -> None:
         self.names: dict[str, dict[str, None]] = {}
 
-    def add(self, name: str, found: Iterable[Found]) -> None:
+    def add(self, name: str, found: Iterable[ValueOrigin]) -> None:
         for each in found:
             self.say(each.origin, name)
             if each.named:
@@ -207,20 +209,20 @@ class _Sorter:
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
+class InstanceHistories:
     """The histories of the instances of one guard process. With no labelled tool there is nothing to remember."""
 
     attentive: bool = False
-    limit: int = LIMIT
-    _histories: dict[str, History] = field(default_factory=dict)
+    limit: int = MAX_CHARACTERS
+    _histories: dict[str, InstanceHistory] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, rules: Mapping[str, Any], limit: int = LIMIT) -> "Memory":
+    def of(cls, rules: Mapping[str, Any], limit: int = MAX_CHARACTERS) -> "InstanceHistories":
         """Attentive if the configuration labels any tool."""
         return cls(any(rule.returns or rule.trusted or rule.sinks for rule in rules.values()), limit)
 
-    def look(self, call: Call) -> Past:
-        return self._of(call.instance).look(call) if self.attentive and call.tool is not None else NO_PAST
+    def history_for(self, call: Call) -> CallHistory:
+        return self._of(call.instance).history_for(call) if self.attentive and call.tool is not None else NO_HISTORY
 
     def note(self, call: Call, reply: Json) -> None:
         if self.attentive:
@@ -234,9 +236,9 @@ class Memory:
         """The instance has ended."""
         self._histories.pop(instance.id, None)
 
-    def _of(self, instance: Instance) -> History:
-        known = self._histories.pop(instance.id, None) or History(instance.task, self.limit)
+    def _of(self, instance: Instance) -> InstanceHistory:
+        known = self._histories.pop(instance.id, None) or InstanceHistory(instance.task, self.limit)
         self._histories[instance.id] = known  # the last one used is the last
-        if len(self._histories) > MOST:
+        if len(self._histories) > MAX_INSTANCES:
             del self._histories[next(iter(self._histories))]
         return known

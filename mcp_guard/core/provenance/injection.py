@@ -56,7 +56,7 @@ MARKS: tuple[tuple[tuple[str, ...], str], ...] = (
 _MARKS = tuple((words, re.compile(rf"(?<!\w){mark}", re.DOTALL)) for words, mark in MARKS)
 
 
-def order_begins(plain: str) -> int | None:
+def injection_start(plain: str) -> int | None:
     """Where a plain text (`matching.plain`) begins to give orders, or None: at a tag, or with a mark's sentence."""
     found = [mark.search(plain) for words, mark in _MARKS if any(word in plain for word in words)]
     at = min((match.start() for match in found if match is not None), default=None)

@@ -11,14 +11,14 @@ import re
 import unicodedata
 from urllib.parse import unquote
 
-PIECE = 5
+MIN_PIECE = 5
 """A part of a split value is at least this long, so that no word is made up of chance finds."""
-PIECES = 4
-LONGEST = 500
+MAX_PIECES = 4
+MAX_SPLIT_LENGTH = 500
 """A longer value is not looked for in pieces."""
-SQUEEZED = 8
+MIN_SQUEEZED = 8
 """From this length on punctuation is ignored; a shorter value is found by chance."""
-DEPTH = 2
+MAX_DECODING_DEPTH = 2
 """How many encodings inside each other are undone."""
 
 _HIDDEN = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")
@@ -56,7 +56,7 @@ def squeeze(text: str) -> str:
     return _NOT_WORD.sub("", text)
 
 
-def decodings(text: str, depth: int = DEPTH) -> list[str]:
+def decodings(text: str, depth: int = MAX_DECODING_DEPTH) -> list[str]:
     """What the text says when it is decoded; nothing if it is not encoded."""
     if not depth:
         return []
@@ -82,7 +82,7 @@ def _from_base64(run: str) -> str | None:
     return text if text.isprintable() else None
 
 
-def stands_in(value: str, text: str) -> bool:
+def contains_value(value: str, text: str) -> bool:
     """Strictly: both plain, and the value neither begins nor ends within a word, or within an address if it is one."""
     within = "@._+-" if "@" in value or "." in value else ""
     at = text.find(value)
@@ -125,14 +125,14 @@ def is_one_word(value: str) -> bool:
     return not any(character.isspace() for character in value)
 
 
-def is_made_of(value: str, texts: list[str]) -> bool:
+def is_assembled_from(value: str, texts: list[str]) -> bool:
     """Whether a squeezed value is a few pieces that all stand in squeezed texts: one that was split to hide it."""
     at = 0
-    if len(value) > LONGEST:
+    if len(value) > MAX_SPLIT_LENGTH:
         return False
-    for _ in range(PIECES):
+    for _ in range(MAX_PIECES):
         length = max((_longest(value, at, text) for text in texts), default=0)
-        if length < PIECE and at + length < len(value):
+        if length < MIN_PIECE and at + length < len(value):
             return False
         at += length
         if at >= len(value):

@@ -12,7 +12,7 @@ import orjson
 
 from mcp_guard.core.model import Json, Tool
 from mcp_guard.core.provenance import matching
-from mcp_guard.core.provenance.injection import order_begins
+from mcp_guard.core.provenance.injection import injection_start
 
 UNTRUSTED = "untrusted"
 BREAK, NAME = "\0", "\0name"
@@ -26,7 +26,7 @@ class Origin(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class ValueOrigin:
     """Where a value comes from; the last two are said of untrusted texts only."""
 
     origin: Origin
@@ -34,7 +34,7 @@ class Found:
     instructs: bool = False
 
 
-NOWHERE = Found(Origin.UNKNOWN)
+NOWHERE = ValueOrigin(Origin.UNKNOWN)
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Passage:
     @cached_property
     def gives_orders(self) -> bool:
         """Of a tool that is labelled as untrusted."""
-        return self.labelled and any(order_begins(each) is not None for each in (self.text, self.decoded))
+        return self.labelled and any(injection_start(each) is not None for each in (self.text, self.decoded))
 
     @cached_property
     def squeezed(self) -> str:
@@ -66,29 +66,32 @@ class Passage:
         return BREAK.join(map(matching.squeeze, f"{self.text}{BREAK}{self.decoded}".split(BREAK)))
 
     def holds(self, value: str) -> bool:
-        if value in self.whole or matching.stands_in(value, self.text):
+        if value in self.whole or matching.contains_value(value, self.text):
             return True
         if self.origin is not Origin.UNTRUSTED:
             return False
         tight = matching.squeeze(value)
-        long_enough = len(tight) >= matching.SQUEEZED
-        return matching.stands_in(value, self.decoded) or (long_enough and tight in self.squeezed)
+        long_enough = len(tight) >= matching.MIN_SQUEEZED
+        return matching.contains_value(value, self.decoded) or (long_enough and tight in self.squeezed)
 
-    def found(self, value: str) -> Found:
+    def found(self, value: str) -> ValueOrigin:
         """What it means that the value stands here."""
         if self.origin is not Origin.UNTRUSTED:
-            return Found(self.origin)
+            return ValueOrigin(self.origin)
         text = self._around(value)
-        begins = order_begins(text)
+        begins = injection_start(text)
         ordered = begins is not None and (value not in text[:begins] or value in text[begins:])
-        return Found(self.origin, self.named, ordered)
+        return ValueOrigin(self.origin, self.named, ordered)
 
     def _around(self, value: str) -> str:
-        """The one text in which the value stands, however it is written there; of several, one that gives orders."""
-        tight, all_texts = matching.squeeze(value), f"{self.text}{BREAK}{self.decoded}".split(BREAK)
-        squeezed = self.squeezed.split(BREAK)
-        there = [text for text, bare in zip(all_texts, squeezed, strict=True) if value in text or tight in bare]
-        return next((text for text in there if order_begins(text) is not None), there[0])
+        """The text that contains the value, plain or squeezed; of several, one with instructions to agents.
+
+        A value that itself contains the separator (a NUL character) is in no single text: then all of them count.
+        """
+        joined, squeezed_value = f"{self.text}{BREAK}{self.decoded}", matching.squeeze(value)
+        pairs = zip(joined.split(BREAK), self.squeezed.split(BREAK), strict=True)
+        containing = [text for text, squeezed in pairs if value in text or squeezed_value in squeezed] or [joined]
+        return next((text for text in containing if injection_start(text) is not None), containing[0])
 
 
 _RUN_ON = re.compile(r"(?<=[a-z0-9])\.(?=[A-Z][a-z])")

@@ -30,9 +30,20 @@ from decimal import Decimal
 from pathlib import Path
 
 from mcp_guard.core import canonical, rates
-from mcp_guard.core.describe import Description, describe
+from mcp_guard.core.describe import DescriptionRules, describe
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.core.model import Agent, Asked, Decision, Facts, Instance, Json, Origins, Past, Task, Tool
+from mcp_guard.core.model import (
+    Agent,
+    CallHistory,
+    Decision,
+    Facts,
+    Instance,
+    Json,
+    Origins,
+    Task,
+    Tool,
+    ToolCallRequest,
+)
 from mcp_guard.policy.engine import PolicyEngine
 
 KEYS = frozenset(
@@ -53,7 +64,7 @@ class Case:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class CaseResult:
     """What was decided, and how it differs from what must be (empty: as expected)."""
 
     case: Case
@@ -87,42 +98,44 @@ def read_cases(path: Path) -> list[Case]:
 
 
 def run_cases(
-    engine: PolicyEngine, tools: Mapping[str, Tool], cases: Iterable[Case], operator: Description | None = None
-) -> list[Result]:
+    engine: PolicyEngine, tools: Mapping[str, Tool], cases: Iterable[Case], operator: DescriptionRules | None = None
+) -> list[CaseResult]:
     """Decide each case; `tools` is the catalog by listed name."""
-    return [_run(engine, tools, case, operator or Description()) for case in cases]
+    return [_run(engine, tools, case, operator or DescriptionRules()) for case in cases]
 
 
-def _run(engine: PolicyEngine, tools: Mapping[str, Tool], case: Case, operator: Description) -> Result:
+def _run(engine: PolicyEngine, tools: Mapping[str, Tool], case: Case, operator: DescriptionRules) -> CaseResult:
     said = case.said
     tool = tools.get(said["tool"])
     if tool is None:
-        return Result(case, None, (f"no tool `{said['tool']}` is listed",))
+        return CaseResult(case, None, (f"no tool `{said['tool']}` is listed",))
     instance = _instance(said)
-    call = describe(operator, "call_case", instance, Asked(tool.listed_as, said.get("arguments", {})), tool)
+    call = describe(operator, "call_case", instance, ToolCallRequest(tool.listed_as, said.get("arguments", {})), tool)
     if call.problems:
-        return Result(case, None, tuple(call.problems))
+        return CaseResult(case, None, tuple(call.problems))
     values = said.get("facts")
     facts = Facts(values, canonical.digest_json(values)) if values is not None else None
     call = operator.assess(call, facts, _past(said.get("history", {})))
     try:
-        counts = {use.counter.name: _rate(use, said.get("rates", {})) for use in rates.uses(call, engine.counters)}
+        counts = {
+            use.counter.name: _rate(use, said.get("rates", {})) for use in rates.rate_increments(call, engine.counters)
+        }
     except ValueError as uncountable:
-        return Result(case, None, (str(uncountable),))
+        return CaseResult(case, None, (str(uncountable),))
     decision = engine.decide(call, counts)
-    return Result(case, decision, tuple(_differences(said, decision)))
+    return CaseResult(case, decision, tuple(_differences(said, decision)))
 
 
-def _past(said: Json) -> Past:
+def _past(said: Json) -> CallHistory:
     """`context.history` as the case gives it."""
     provenance, sinks = (
         Origins(**{origin: tuple(names) for origin, names in said.get(name, {}).items()}) for name in ORIGINS
     )
     labels = {name: value for name, value in said.items() if name not in (*ORIGINS, "tools")}
-    return Past(tuple(said.get("tools", ())), provenance=provenance, sinks=sinks, **labels)
+    return CallHistory(tuple(said.get("tools", ())), provenance=provenance, sinks=sinks, **labels)
 
 
-def _rate(use: rates.Use, said: Json) -> rates.Value:
+def _rate(use: rates.RateIncrement, said: Json) -> rates.RateValue:
     """The value that the case gives, or what the call alone adds."""
     given = said.get(use.counter.name)
     if given is None:

@@ -11,9 +11,9 @@ from dataclasses import dataclass, replace
 from decimal import Decimal
 from typing import Any
 
-from mcp_guard.core.decision import Ruling
+from mcp_guard.core.decision import PolicyOutcome
 from mcp_guard.core.model import Json
-from mcp_guard.policy.authoring.recorded import Version
+from mcp_guard.policy.authoring.recorded import PolicyVersion
 from mcp_guard.policy.cedar_text import Path, conjunction, conjuncts, expression, literals, paths, walk
 from mcp_guard.policy.ruleset import entity_text
 from mcp_guard.policy.source import Policy
@@ -23,11 +23,11 @@ ABSENT: Any = object()
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class Counterfactual:
     """One change and what it would lead to. Of two, the one of lower `cost` is the smaller."""
 
     what: str
-    ruling: Ruling
+    ruling: PolicyOutcome
     cost: float
 
 
@@ -52,44 +52,44 @@ def shown(value: Any) -> str:
     return expression({"Value": value}) if not isinstance(value, dict) else "{…}"
 
 
-def request_changes(version: Version, material: Json, was: Ruling) -> list[Change]:
+def request_changes(version: PolicyVersion, material: Json, was: PolicyOutcome) -> list[Counterfactual]:
     """Changes of one attribute of the request that alter the outcome, the smallest first, one for each attribute and
     outcome.
     """
     action = material["request"]["action"]["id"]
-    policies = [version.rules.policies[id] for id in sorted(version.rules.about(action))]
-    found: list[Change] = []
+    policies = [version.rules.policies[id] for id in sorted(version.rules.policies_for(action))]
+    found: list[Counterfactual] = []
     for what, cost, changed in (*_attributes(version, material, policies), *_memberships(material, policies)):
         try:
-            ruling = version.rule(version.pose(changed))
+            ruling = version.decide(version.build_request(changed))
         except ValueError:
             continue  # no request that the schema allows
         if differs(ruling, was):
-            found.append(Change(what, ruling, cost))
+            found.append(Counterfactual(what, ruling, cost))
     return _best(found)
 
 
-def policy_changes(version: Version, material: Json, was: Ruling) -> list[Change]:
+def policy_changes(version: PolicyVersion, material: Json, was: PolicyOutcome) -> list[Counterfactual]:
     """Conditions of one policy without which, and policies without which, the outcome would be another one."""
-    posed, found = version.pose(material), []
+    posed, found = version.build_request(material), []
     policies = version.rules.policies
-    for id in sorted(version.rules.about(material["request"]["action"]["id"])):
+    for id in sorted(version.rules.policies_for(material["request"]["action"]["id"])):
         rest = {other: policy for other, policy in policies.items() if other != id}
         trials: list[tuple[str, Mapping[str, Policy]]] = [(f"without `{id}`", rest)]
         trials += [(what, {**rest, id: policy}) for what, policy in _loosened(policies[id])]
         for cost, (what, trial) in enumerate(trials):
-            ruling = version.under(trial).rule(posed)
+            ruling = version.under(trial).decide(posed)
             if differs(ruling, was):
-                found.append(Change(what, ruling, cost))
+                found.append(Counterfactual(what, ruling, cost))
     return sorted(found, key=lambda change: change.cost)
 
 
-def differs(ruling: Ruling, was: Ruling) -> bool:
+def differs(ruling: PolicyOutcome, was: PolicyOutcome) -> bool:
     return (ruling.outcome, ruling.routes) != (was.outcome, was.routes)
 
 
-def _best(found: list[Change]) -> list[Change]:
-    best: dict[tuple[str, object], Change] = {}
+def _best(found: list[Counterfactual]) -> list[Counterfactual]:
+    best: dict[tuple[str, object], Counterfactual] = {}
     for change in sorted(found, key=lambda each: each.cost):
         best.setdefault((change.what.split(" ", 1)[0], change.ruling.outcome), change)
     return list(best.values())
@@ -107,7 +107,7 @@ def _loosened(policy: Policy) -> Iterator[tuple[str, Policy]]:
             yield f"`{policy.id}` without `{condition['kind']} {expression(part)}`", replace(policy, body=body)
 
 
-def _attributes(version: Version, material: Json, policies: list[Policy]) -> Iterator[tuple[str, float, Json]]:
+def _attributes(version: PolicyVersion, material: Json, policies: list[Policy]) -> Iterator[tuple[str, float, Json]]:
     """Trials: what, cost, the changed material."""
     bodies = [condition["body"] for policy in policies for condition in policy.body["conditions"]]
     named = [literal for body in bodies for literal in literals(body)]

@@ -5,17 +5,17 @@ from dataclasses import dataclass
 
 from cedarpy import PolicySet
 
-from mcp_guard.core.decision import Ruling
+from mcp_guard.core.decision import PolicyOutcome
 from mcp_guard.core.model import Json, Outcome
-from mcp_guard.policy.authoring.counterfactual import Change, policy_changes, request_changes, shown, value_at
-from mcp_guard.policy.authoring.recorded import Posed, Version
+from mcp_guard.policy.authoring.counterfactual import Counterfactual, policy_changes, request_changes, shown, value_at
+from mcp_guard.policy.authoring.recorded import CedarRequest, PolicyVersion
 from mcp_guard.policy.cedar_text import conjuncts, expression, paths, scope
 from mcp_guard.policy.ruleset import PERMIT_ALL, evaluate
 from mcp_guard.policy.source import Policy, as_json
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ConditionPart:
     """One part of a condition: its text, whether it held (None: it could not be evaluated), and what it looked at.
 
     `stops` is whether it keeps the policy from being satisfied: a false part of a `when`, all parts of a true `unless`.
@@ -29,29 +29,29 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Reading:
+class PolicyReading:
     """One policy, read against one request."""
 
     policy: Policy
     scope: str
     in_scope: bool
-    parts: tuple[Part, ...]
+    parts: tuple[ConditionPart, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class Explanation:
     """`readings` are the determining policies; where none determined, those that might have permitted."""
 
-    ruling: Ruling
-    readings: tuple[Reading, ...]
-    request: tuple[Change, ...]
-    policies: tuple[Change, ...]
+    ruling: PolicyOutcome
+    readings: tuple[PolicyReading, ...]
+    request: tuple[Counterfactual, ...]
+    policies: tuple[Counterfactual, ...]
 
 
-def explain(version: Version, material: Json) -> Explanation:
+def explain(version: PolicyVersion, material: Json) -> Explanation:
     """Run the decision again and say why it is so. Raises: ValueError if the request does not fit the schema."""
-    posed = version.pose(material)
-    ruling = version.rule(posed)
+    posed = version.build_request(material)
+    ruling = version.decide(posed)
     changes = request_changes(version, material, ruling)
     return Explanation(
         ruling,
@@ -61,36 +61,36 @@ def explain(version: Version, material: Json) -> Explanation:
     )
 
 
-def _worth_reading(version: Version, ruling: Ruling, material: Json) -> Iterator[str]:
+def _worth_reading(version: PolicyVersion, ruling: PolicyOutcome, material: Json) -> Iterator[str]:
     if ruling.policies or ruling.errors:
         failed = [id for id in version.rules.policies if any(f"`{id}`" in error for error in ruling.errors)]
         yield from dict.fromkeys([*ruling.policies, *failed])
         return
-    for id in sorted(version.rules.about(material["request"]["action"]["id"])):
+    for id in sorted(version.rules.policies_for(material["request"]["action"]["id"])):
         if version.rules.policies[id].body["effect"] == "permit":
             yield id
 
 
-def _read(version: Version, id: str, posed: Posed, material: Json) -> Reading:
+def _read(version: PolicyVersion, id: str, posed: CedarRequest, material: Json) -> PolicyReading:
     policy = version.rules.policies[id]
     parts = [part for condition in policy.body["conditions"] for part in _parts(condition, posed, material)]
     bare = {**policy.body, "effect": "permit", "conditions": []}
-    return Reading(policy, scope(policy.body), _permits(bare, posed) is True, tuple(parts))
+    return PolicyReading(policy, scope(policy.body), _permits(bare, posed) is True, tuple(parts))
 
 
-def _parts(condition: Json, posed: Posed, material: Json) -> Iterator[Part]:
+def _parts(condition: Json, posed: CedarRequest, material: Json) -> Iterator[ConditionPart]:
     kind, parts = condition["kind"], conjuncts(condition["body"])
     held = [_holds(part, posed) for part in parts]
     for part, holds in zip(parts, held, strict=True):
         stops = holds is not True if kind == "when" else all(held)
-        yield Part(kind, expression(part), holds, stops, tuple(_seen(part, material)))
+        yield ConditionPart(kind, expression(part), holds, stops, tuple(_seen(part, material)))
 
 
-def _holds(part: Json, posed: Posed) -> bool | None:
+def _holds(part: Json, posed: CedarRequest) -> bool | None:
     return _permits({**PERMIT_ALL.body, "conditions": [{"kind": "when", "body": part}]}, posed)
 
 
-def _permits(body: Json, posed: Posed) -> bool | None:
+def _permits(body: Json, posed: CedarRequest) -> bool | None:
     asked = PolicySet.from_json_str(as_json({"asked": Policy("asked", "", body)}))
     verdict = evaluate(posed.request, asked, posed.entities)
     return None if verdict.errors else verdict.allowed
@@ -131,7 +131,7 @@ def _and(ids: tuple[str, ...]) -> str:
     return " and ".join(f"`{id}`" for id in ids)
 
 
-def _reading(reading: Reading) -> Iterator[str]:
+def _reading(reading: PolicyReading) -> Iterator[str]:
     policy = reading.policy
     said = f": {policy.reason}" if policy.reason else ""
     yield f"{policy.file}: {policy.id} ({'gate' if policy.routes else policy.body['effect']}){said}"
@@ -156,6 +156,6 @@ def _changes(explanation: Explanation) -> Iterator[str]:
         yield "no single condition, and no single policy, makes the difference"
 
 
-def _change(change: Change) -> str:
+def _change(change: Counterfactual) -> str:
     routes = f" ({', '.join(change.ruling.routes)})" if change.ruling.routes else ""
     return f"{change.what} → {change.ruling.outcome}{routes}"

@@ -12,7 +12,7 @@ from typing import Any
 from mcp_guard.core.model import Json
 from mcp_guard.policy.cedar_text import is_plain, quoted
 
-MOST_VALUES = 20
+MAX_VALUES = 20
 """Texts beyond which an argument counts as free, and is not bounded by a set."""
 
 LESS_IS_SAFER = ("context.rate.", "context.risk.score", "principal.depth")
@@ -96,7 +96,7 @@ def _decimal(value: Json) -> Decimal:
 
 
 def _texts(at: str, values: list[str]) -> Condition:
-    if len(values) > MOST_VALUES:
+    if len(values) > MAX_VALUES:
         raise Unbounded(f"`{at}` had {len(values)} different values")
     written = ", ".join(quoted(value) for value in values)
     text = f"{at} == {written}" if len(values) == 1 else f"[{written}].contains({at})"
@@ -108,7 +108,7 @@ def _sets(at: str, values: list[list[Any]]) -> Condition:
     every = sorted({quoted(item) if isinstance(item, str) else json.dumps(item) for item in items})
     if any(isinstance(item, dict | list) for item in items):
         raise Unbounded(f"`{at}` is of a kind that no condition bounds")
-    if len(every) > MOST_VALUES:
+    if len(every) > MAX_VALUES:
         raise Unbounded(f"`{at}` had {len(every)} different members")
     if not every:
         return Condition(f"{at}.isEmpty()", f"{at}: always empty")

@@ -14,14 +14,14 @@ from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Effect, Json
 from mcp_guard.policy.cedar_text import expression, path_of, walk
 from mcp_guard.policy.ruleset import Ruleset, action_groups
-from mcp_guard.policy.source import Policy, outside, parse_texts, validate
+from mcp_guard.policy.source import Policy, is_outside_schema, parse_texts, validate
 
 OPTIONAL = (("context", "task", "ticket"), ("context", "task", "reason"), ("principal", "on_behalf_of"))
 """Optional whatever the tools are; so is every attribute of a typed resource, and each delta."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class LintFinding:
     """`file` and `policy` are empty where the whole set is meant. A `note` may well be meant so."""
 
     file: str
@@ -33,7 +33,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Linted:
+class LintInput:
     """What the checks look at. `schema` is None if no catalog is known; the rest is from the configuration."""
 
     texts: Mapping[str, str]
@@ -55,32 +55,32 @@ class Linted:
 
 def read_linted(
     texts: Mapping[str, str], schema: Json | None, routes: Collection[str], agents: Mapping[str, Collection[str]]
-) -> Linted:
+) -> LintInput:
     """`agents` are the enrolled ones with their groups."""
     source, problems = parse_texts(texts, routes)
     groups = {group for each in agents.values() for group in each}
-    return Linted(texts, source.policies, tuple(problems), schema, routes, groups, agents.keys())
+    return LintInput(texts, source.policies, tuple(problems), schema, routes, groups, agents.keys())
 
 
-def lint(linted: Linted) -> list[Finding]:
+def lint(linted: LintInput) -> list[LintFinding]:
     return list(dict.fromkeys(finding for check in CHECKS for finding in check(linted)))
 
 
-def unreadable(linted: Linted) -> Iterator[Finding]:
+def unreadable(linted: LintInput) -> Iterator[LintFinding]:
     """What loading refuses, whatever the tools are."""
     for problem in linted.problems:
         file, _, rest = problem.partition(": ")
         policy, _, what = rest.partition(": ")
         named = policy in linted.policies or policy.startswith("policy")
         fix = "the set is not loaded until this is mended"
-        yield Finding(file, policy if named else "", what if named else rest, fix, "error")
+        yield LintFinding(file, policy if named else "", what if named else rest, fix, "error")
 
 
-def unfit(linted: Linted) -> Iterator[Finding]:
+def unfit(linted: LintInput) -> Iterator[LintFinding]:
     """What Cedar refuses under the schema, of policies on tools that are known."""
     if linted.schema is None or linted.problems:
         return
-    known = {id: policy for id, policy in linted.policies.items() if not outside(policy, linted.schema)}
+    known = {id: policy for id, policy in linted.policies.items() if not is_outside_schema(policy, linted.schema)}
     try:
         if known:
             validate(known, json.dumps(linted.schema), Path())
@@ -89,7 +89,7 @@ def unfit(linted: Linted) -> Iterator[Finding]:
         for line in reversed(alike.values()):  # a mistake is found once for each tool: say it once
             file, _, rest = line.partition(": ")
             policy, _, what = rest.partition(": ")
-            yield Finding(file, policy, what, _mend(what), "error")
+            yield LintFinding(file, policy, what, _mend(what), "error")
 
 
 def _mend(what: str) -> str:
@@ -98,7 +98,7 @@ def _mend(what: str) -> str:
     return "compare with the schema: mcp-guard policy schema"
 
 
-def unknown_tools(linted: Linted) -> Iterator[Finding]:
+def unknown_tools(linted: LintInput) -> Iterator[LintFinding]:
     if linted.schema is None:
         return
     known = linted.schema[""]["actions"]
@@ -106,10 +106,10 @@ def unknown_tools(linted: Linted) -> Iterator[Finding]:
         for name in sorted(set(_entities(policy.body["action"])) - known.keys()):
             near = difflib.get_close_matches(name, known, 1)
             hint = f"did you mean `{near[0]}`?" if near else "mcp-guard policy schema lists what there is"
-            yield Finding(policy.file, policy.id, f"no tool or group of tools is called `{name}` now", hint)
+            yield LintFinding(policy.file, policy.id, f"no tool or group of tools is called `{name}` now", hint)
 
 
-def optional_without_has(linted: Linted) -> Iterator[Finding]:
+def optional_without_has(linted: LintInput) -> Iterator[LintFinding]:
     """Where no schema is known; with one, Cedar finds these."""
     for policy in linted.policies.values() if linted.schema is None else ():
         asked, read = set(), {}
@@ -122,7 +122,7 @@ def optional_without_has(linted: Linted) -> Iterator[Finding]:
                     read[path] = each
         for path in read.keys() - asked:
             where = f"{'.'.join(path[:-1])} has {path[-1]}"
-            yield Finding(policy.file, policy.id, f"`{'.'.join(path)}` may be absent", f"ask `{where} &&` first")
+            yield LintFinding(policy.file, policy.id, f"`{'.'.join(path)}` may be absent", f"ask `{where} &&` first")
 
 
 def _is_optional(path: tuple[str, ...]) -> bool:
@@ -130,19 +130,21 @@ def _is_optional(path: tuple[str, ...]) -> bool:
     return path in OPTIONAL or delta or (path[0] == "resource" and len(path) == 2)
 
 
-def gate_without_reason(linted: Linted) -> Iterator[Finding]:
+def gate_without_reason(linted: LintInput) -> Iterator[LintFinding]:
     for policy in linted.policies.values():
         if policy.body["effect"] == "forbid" and not policy.reason:
             who = "the approver and the agent read" if policy.routes else "the agent reads"
             fix = f'add @reason("…"): it is what {who}'
-            yield Finding(policy.file, policy.id, f"{'a gate' if policy.routes else 'a forbid'} without a reason", fix)
+            yield LintFinding(
+                policy.file, policy.id, f"{'a gate' if policy.routes else 'a forbid'} without a reason", fix
+            )
 
 
-def permits_everything(linted: Linted) -> Iterator[Finding]:
+def permits_everything(linted: LintInput) -> Iterator[LintFinding]:
     for policy in linted.policies.values():
         if policy.body["effect"] == "permit" and _is_unconditional(policy):
             fix = 'name whom or what it is for: principal in Group::"…", action in […]'
-            yield Finding(policy.file, policy.id, "allows everything, to every agent, on every tool", fix)
+            yield LintFinding(policy.file, policy.id, "allows everything, to every agent, on every tool", fix)
 
 
 def _is_unconditional(policy: Policy) -> bool:
@@ -150,7 +152,7 @@ def _is_unconditional(policy: Policy) -> bool:
     return all(op == "All" for op in scopes) and not policy.body["conditions"]
 
 
-def never_matters(linted: Linted) -> Iterator[Finding]:
+def never_matters(linted: LintInput) -> Iterator[LintFinding]:
     """Forbids that change nothing: nothing is permitted there, another says the same, or it can never hold."""
     seen: dict[str, str] = {}
     rules = linted.rules()
@@ -159,12 +161,16 @@ def never_matters(linted: Linted) -> Iterator[Finding]:
         body = {**policy.body, "annotations": None}
         same = seen.setdefault(json.dumps(body, sort_keys=True) + str(policy.routes), id)
         if same != id:
-            yield Finding(policy.file, id, f"says the same as `{same}`", "remove one of them")
+            yield LintFinding(policy.file, id, f"says the same as `{same}`", "remove one of them")
         if any(_is_never(condition) for condition in policy.body["conditions"]):
-            yield Finding(policy.file, id, "its condition can never hold", "remove it, or mend the condition")
-        reach = [name for name in linted.tools() if id in rules.about(name)]
-        if policy.body["effect"] == "forbid" and reach and not any(rules.about(name) & permits for name in reach):
-            yield Finding(
+            yield LintFinding(policy.file, id, "its condition can never hold", "remove it, or mend the condition")
+        reach = [name for name in linted.tools() if id in rules.policies_for(name)]
+        if (
+            policy.body["effect"] == "forbid"
+            and reach
+            and not any(rules.policies_for(name) & permits for name in reach)
+        ):
+            yield LintFinding(
                 policy.file, id, "no policy permits what it forbids", "what is not permitted is denied without it"
             )
 
@@ -174,7 +180,7 @@ def _is_never(condition: Json) -> bool:
     return text == ("false" if condition["kind"] == "when" else "true")
 
 
-def uncovered_effects(linted: Linted) -> Iterator[Finding]:
+def uncovered_effects(linted: LintInput) -> Iterator[LintFinding]:
     """Effects that no permit reaches, and destructive tools that only permits are about."""
     rules = linted.rules()
     effects = {effect: [n for n, about in linted.tools().items() if _is_in(about, effect)] for effect in Effect}
@@ -182,11 +188,13 @@ def uncovered_effects(linted: Linted) -> Iterator[Finding]:
         permitted = [name for name in tools if _kinds(rules, name, "permit")]
         if tools and not permitted:
             fix = "nobody is listed these tools; if that is meant, all is well"
-            yield Finding("", "", f"no permit is about any `{effect}` tool ({len(tools)} listed)", fix, "note")
+            yield LintFinding("", "", f"no permit is about any `{effect}` tool ({len(tools)} listed)", fix, "note")
         bare = [name for name in permitted if effect is Effect.DESTRUCTIVE and not _kinds(rules, name, "forbid")]
         if bare:
             fix = 'add a gate: @require_approval("…") forbid (principal, action in Action::"destructive", resource);'
-            yield Finding("", "", f"permitted and destructive, with no forbid or gate: {', '.join(sorted(bare))}", fix)
+            yield LintFinding(
+                "", "", f"permitted and destructive, with no forbid or gate: {', '.join(sorted(bare))}", fix
+            )
 
 
 def _is_in(about: Json, effect: Effect) -> bool:
@@ -194,10 +202,10 @@ def _is_in(about: Json, effect: Effect) -> bool:
 
 
 def _kinds(rules: Ruleset, action: str, effect: str) -> list[str]:
-    return [id for id in rules.about(action) if rules.policies[id].body["effect"] == effect]
+    return [id for id in rules.policies_for(action) if rules.policies[id].body["effect"] == effect]
 
 
-def unknown_principals(linted: Linted) -> Iterator[Finding]:
+def unknown_principals(linted: LintInput) -> Iterator[LintFinding]:
     known = {"Group": linted.groups, "Agent": linted.agents}
     for policy in linted.policies.values():
         scope = policy.body["principal"]
@@ -205,20 +213,20 @@ def unknown_principals(linted: Linted) -> Iterator[Finding]:
         if entity["type"] in known and entity["id"] not in known[entity["type"]]:
             what = "no enrolled agent is in the group" if entity["type"] == "Group" else "no agent is enrolled as"
             fix = "check the name against [agents] in the config"
-            yield Finding(policy.file, policy.id, f"{what} `{entity['id']}`", fix)
+            yield LintFinding(policy.file, policy.id, f"{what} `{entity['id']}`", fix)
 
 
-def unused_routes(linted: Linted) -> Iterator[Finding]:
+def unused_routes(linted: LintInput) -> Iterator[LintFinding]:
     used = {route for policy in linted.policies.values() for route in policy.routes}
     for route in sorted(set(linted.routes) - used):
-        yield Finding("", "", f"no policy uses the route `{route}`", "a gate or an escalation may name it", "note")
+        yield LintFinding("", "", f"no policy uses the route `{route}`", "a gate or an escalation may name it", "note")
 
 
 def _entities(scope: Json) -> list[str]:
     return [entity["id"] for entity in [*scope.get("entities", []), scope.get("entity")] if entity]
 
 
-CHECKS: tuple[Callable[[Linted], Iterator[Finding]], ...] = (
+CHECKS: tuple[Callable[[LintInput], Iterator[LintFinding]], ...] = (
     unreadable,
     unfit,
     unknown_tools,

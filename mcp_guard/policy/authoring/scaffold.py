@@ -8,7 +8,7 @@ from mcp_guard.policy.cedar_text import is_plain
 from mcp_guard.policy.schema import Kind, Shape, input_shape
 
 
-def start_policy(tool: Tool, group: str, route: str | None, counters: tuple[str, ...] = ()) -> str:
+def scaffold_policy(tool: Tool, group: str, route: str | None, counters: tuple[str, ...] = ()) -> str:
     """A policy file that validates as it stands: it permits the tool to one group, and gates what is not a read."""
     lines = [
         f"// {tool.listed_as}: {' '.join(str(tool.definition.get('description', '')).split())[:200]}",
@@ -58,7 +58,7 @@ def _at_hand(tool: Tool, counters: tuple[str, ...]) -> Iterator[str]:
         yield f"resource is {tool.rule.resource.type}, with the attributes of [resources] in the config"
 
 
-def start_cases(tool: Tool, group: str, route: str | None) -> str:
+def scaffold_cases(tool: Tool, group: str, route: str | None) -> str:
     """Cases for the policy file: they hold as they stand, if no other policy is about the tool."""
     shape = input_shape(tool)
     arguments = _inline(_example(shape) if shape else {})

@@ -14,11 +14,11 @@ from typing import Any
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Json, Outcome
 from mcp_guard.policy.authoring.generalize import Condition, Unbounded, record_conditions
-from mcp_guard.policy.authoring.recorded import Past, Version
-from mcp_guard.policy.authoring.replay import Replay, Versions, replay
+from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
+from mcp_guard.policy.authoring.replay import FindVersion, ReplayReport, replay
 from mcp_guard.policy.cedar_text import is_plain, quoted
 from mcp_guard.policy.ruleset import entity_text
-from mcp_guard.policy.source import Policy, outside, parse_texts, validate
+from mcp_guard.policy.source import Policy, is_outside_schema, parse_texts, validate
 
 Group = tuple[str, str, str]
 """Agent, tool, and type of resource."""
@@ -33,7 +33,7 @@ class Suggestion:
     group: Group
     gates: tuple[str, ...]
     conditions: tuple[Condition, ...]
-    basis: tuple[Past, ...]
+    basis: tuple[RecordedDecision, ...]
 
     def exception(self) -> str:
         """The condition that a gate gets, between the braces of an `unless`."""
@@ -88,8 +88,8 @@ class Terms:
     free: frozenset[str] = frozenset()
 
 
-def suggest(decisions: Iterable[Past], version: Version, terms: Terms) -> Suggestions:
-    made, found = Suggestions(), defaultdict[Group, list[Past]](list)
+def suggest(decisions: Iterable[RecordedDecision], version: PolicyVersion, terms: Terms) -> Suggestions:
+    made, found = Suggestions(), defaultdict[Group, list[RecordedDecision]](list)
     for past in decisions:
         if _is_basis(past):
             found[group_of(past.receipt)].append(past)
@@ -101,7 +101,7 @@ def suggest(decisions: Iterable[Past], version: Version, terms: Terms) -> Sugges
     return made
 
 
-def _is_basis(past: Past) -> bool:
+def _is_basis(past: RecordedDecision) -> bool:
     """Calls that ran, and only because a person or observe mode let them."""
     receipt = past.receipt
     if receipt["kind"] != "intent" or past.material is None:
@@ -109,7 +109,7 @@ def _is_basis(past: Past) -> bool:
     return bool(receipt.get("would", receipt)["outcome"] != Outcome.ALLOW)
 
 
-def _one(id: str, group: Group, basis: list[Past], version: Version, terms: Terms) -> Suggestion:
+def _one(id: str, group: Group, basis: list[RecordedDecision], version: PolicyVersion, terms: Terms) -> Suggestion:
     """Raises: Unbounded, with why nothing is suggested."""
     if group in terms.refused:
         raise Unbounded(terms.refused[group])
@@ -125,7 +125,9 @@ def _one(id: str, group: Group, basis: list[Past], version: Version, terms: Term
     return Suggestion(id, group, tuple(sorted(gates)), conditions, tuple(basis))
 
 
-def _conditions(group: Group, basis: list[Past], version: Version, free: frozenset[str]) -> Iterator[Condition]:
+def _conditions(
+    group: Group, basis: list[RecordedDecision], version: PolicyVersion, free: frozenset[str]
+) -> Iterator[Condition]:
     """What holds of every basis, attribute by attribute, from the types of the schema."""
     _, tool, type = group
     contexts = [past.material["request"]["context"] for past in basis if past.material]
@@ -174,7 +176,7 @@ def _task(values: list[Json]) -> Iterator[Condition]:
             yield Condition(f"context.task has {name}", f"each call had a {name}")
 
 
-def attributes_of(past: Past, variable: str) -> Json:
+def attributes_of(past: RecordedDecision, variable: str) -> Json:
     """The attributes of the principal or resource of a request."""
     assert past.material is not None
     uid = past.material["request"][variable]
@@ -205,7 +207,7 @@ def _end_of_policy(text: str, at: int) -> int:
     return at
 
 
-def case_of(past: Past, request: Json, facts: Json | None) -> Iterator[str]:
+def case_of(past: RecordedDecision, request: Json, facts: Json | None) -> Iterator[str]:
     """A case that expects what is suggested, in the form of `policy/authoring/cases.py`."""
     assert past.material is not None
     receipt, context = past.receipt, past.material["request"]["context"]
@@ -253,8 +255,8 @@ class Materials:
 
     texts: Mapping[str, str]
     routes: Collection[str]
-    latest: Version
-    versions: Versions
+    latest: PolicyVersion
+    versions: FindVersion
 
 
 @dataclass(frozen=True, slots=True)
@@ -263,10 +265,10 @@ class Candidate:
 
     texts: dict[str, str]
     suggestions: Suggestions
-    replay: Replay
+    replay: ReplayReport
 
 
-def candidate(past: list[Past], materials: Materials, terms: Terms, permits: str) -> Candidate:
+def candidate(past: list[RecordedDecision], materials: Materials, terms: Terms, permits: str) -> Candidate:
     """`permits` names the file that new permits go to."""
     made = suggest(past, materials.latest, terms)
     while True:
@@ -312,12 +314,14 @@ def _write(made: list[Suggestion], materials: Materials, permits: str) -> tuple[
     source, problems = parse_texts(texts, materials.routes)
     if problems:
         raise PolicyError("; ".join(problems))
-    known = {id: policy for id, policy in source.policies.items() if not outside(policy, materials.latest.schema)}
+    known = {
+        id: policy for id, policy in source.policies.items() if not is_outside_schema(policy, materials.latest.schema)
+    }
     validate(known, json.dumps(materials.latest.schema), Path())
     return texts, dict(source.policies)
 
 
-def _beyond(done: Replay, past: list[Past], made: list[Suggestion]) -> dict[Group, int]:
+def _beyond(done: ReplayReport, past: list[RecordedDecision], made: list[Suggestion]) -> dict[Group, int]:
     """Groups of which more would be let than was let before, with one receipt of it."""
     let = {_request(each) for suggestion in made for each in suggestion.basis}
     asked = {each.receipt["seq"]: _request(each) for each in past if each.material is not None}
@@ -325,7 +329,7 @@ def _beyond(done: Replay, past: list[Past], made: list[Suggestion]) -> dict[Grou
     return {group_of(receipt): receipt["seq"] for receipt in [*looser, *done.listed]}
 
 
-def _request(past: Past) -> str:
+def _request(past: RecordedDecision) -> str:
     """What makes two requests the same for a person who approves: who, what, on what, with which arguments."""
     material: Json = past.material or {}
     request = material["request"]

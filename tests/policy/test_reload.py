@@ -1,4 +1,4 @@
-"""One keeper for all sessions of a process: each is given the policies for its own catalog, and a bad set to none."""
+"""One reloader for all sessions of a process: each is given the policies for its own catalog, and a bad set to none."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -9,8 +9,8 @@ import pytest
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import Draft
-from mcp_guard.policy.engine import World
-from mcp_guard.policy.reload import Follower, Keeper, Places, PoliciesInForce
+from mcp_guard.policy.engine import PolicyEnvironment
+from mcp_guard.policy.reload import PoliciesInForce, PolicyReloader, SessionPolicies
 from tests.policy.worlds import PERMIT, make_tool, object_of
 from tests.promises.house import House, open_house
 
@@ -20,7 +20,7 @@ BAD = "permit ("
 
 
 class Stage:
-    """A keeper over a real ledger, and what it said."""
+    """A reloader over a real ledger, and what it said."""
 
     def __init__(self, folder: Path, shadow: bool = False) -> None:
         self.house: House = open_house(folder / "house")
@@ -29,14 +29,15 @@ class Stage:
         self.policies.write_text(PERMIT)
         self.shadow.write_text(STRICT)
         self.said: list[str] = []
-        places = Places(self.policies, self.shadow if shadow else None)
-        self.keeper = Keeper(places, self.house.ledger.ledger, self.said.append)
+        self.reloader = PolicyReloader(
+            self.house.ledger.ledger, self.said.append, policies=self.policies, shadow=self.shadow if shadow else None
+        )
 
-    def follow(self, *tools: object, told: Callable[[], None] = lambda: None) -> Follower:
-        world = World(tuple(tools))  # type: ignore[arg-type]
-        follower = Follower(PoliciesInForce(()), lambda: world, told)
-        self.keeper.load(follower)
-        return follower
+    def follow(self, *tools: object, told: Callable[[], None] = lambda: None) -> SessionPolicies:
+        environment = PolicyEnvironment(tuple(tools))  # type: ignore[arg-type]
+        session_policies = SessionPolicies(PoliciesInForce(()), lambda: environment, told)
+        self.reloader.load(session_policies)
+        return session_policies
 
     def receipts(self, kind: str) -> int:
         return len(self.house.receipts(kind)) - self.before.count(kind)
@@ -46,7 +47,7 @@ class Stage:
 async def watching(folder: Path, shadow: bool = False) -> AsyncIterator[Stage]:
     (folder / "house").mkdir()
     stage = Stage(folder, shadow)
-    task = asyncio.create_task(stage.keeper.watch())
+    task = asyncio.create_task(stage.reloader.watch())
     try:
         async with asyncio.timeout(30):
             yield stage
@@ -78,7 +79,7 @@ async def test_every_session_is_given_the_changed_policies_for_its_own_catalog(t
         before = first.in_force.version, other.in_force.version
         stage.policies.write_text(STRICT)
         if asked:
-            stage.keeper.wake()
+            stage.reloader.wake()
         await until(lambda: len(told) == 2)
         assert sorted(told) == ["first", "other"]
         assert first.in_force.version not in before
@@ -90,7 +91,7 @@ async def test_a_bad_set_is_given_to_nobody_and_told_once(tmp_path: Path) -> Non
         first, second = stage.follow(ONE), stage.follow(ONE)
         version = first.in_force.version
         stage.policies.write_text(BAD)
-        stage.keeper.wake()
+        stage.reloader.wake()
         await until(lambda: stage.receipts("policy.rejected") == 1)
         third, other = stage.follow(ONE), stage.follow(TWO)
         assert {each.in_force.version for each in (first, second, third)} == {version}
@@ -98,7 +99,7 @@ async def test_a_bad_set_is_given_to_nobody_and_told_once(tmp_path: Path) -> Non
         assert {text.splitlines()[0] for text in stage.said} == {"the policies are not loaded, the ones in force stay:"}
         assert len(stage.said) == stage.receipts("policy.rejected") == 2, "once for each catalog"
         stage.policies.write_text(PERMIT)
-        stage.keeper.wake()
+        stage.reloader.wake()
         await until(lambda: other.in_force.version != "none")
 
 
@@ -108,7 +109,7 @@ async def test_a_bad_shadow_is_none_and_the_policies_stay(tmp_path: Path) -> Non
         version = session.in_force.version
         assert session.in_force.shadow is not None
         stage.shadow.write_text(BAD)
-        stage.keeper.wake()
+        stage.reloader.wake()
         await until(lambda: session.in_force.shadow is None)
         assert session.in_force.version == version
         assert stage.said[0].startswith("the shadow policies are not loaded")
@@ -123,13 +124,13 @@ async def test_no_receipt_no_new_policies(tmp_path: Path) -> None:
         def full(*drafts: Draft, policy: tuple[str, bytes] | None = None) -> list[int]:
             raise LedgerError("the disk is full")
 
-        records, stage.keeper._records = stage.keeper._records, type("Full", (), {"note": staticmethod(full)})()
+        records, stage.reloader._receipts = stage.reloader._receipts, type("Full", (), {"note": staticmethod(full)})()
         stage.policies.write_text(STRICT)
-        stage.keeper.wake()
+        stage.reloader.wake()
         await until(lambda: bool(stage.said))
         assert session.in_force.version == version
         assert "not reloaded, the ones in force stay: the disk is full" in stage.said[0]
-        stage.keeper._records = records
+        stage.reloader._receipts = records
         await until(lambda: session.in_force.version != version)
         assert len(stage.said) == 1
 
@@ -138,4 +139,4 @@ async def test_a_session_that_is_gone_is_followed_no_more(tmp_path: Path) -> Non
     async with watching(tmp_path) as stage:
         stage.follow(ONE)
         kept = stage.follow(TWO)
-        assert list(stage.keeper._followers) == [kept]
+        assert list(stage.reloader._sessions) == [kept]

@@ -4,9 +4,18 @@ import asyncio
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-from mcp_guard.core.anomaly import START, Act, DriftRule, Usual, act_of, learn, read_run, write_run
+from mcp_guard.core.anomaly import (
+    START,
+    Baseline,
+    CallFeatures,
+    DriftRule,
+    call_features,
+    learn_baseline,
+    read_run,
+    write_run,
+)
 from mcp_guard.core.model import Call, Instance, Json, Signal
-from mcp_guard.signals.outside import Outside
+from mcp_guard.signals.external import ExternalSignal
 
 ACTS = 100
 """Calls remembered of one run; what comes later is compared, but not learned from."""
@@ -16,18 +25,18 @@ RUNS = 1000
 
 
 @dataclass(slots=True)
-class Watch:
+class RiskMonitor:
     """`recall` gives an agent's earlier runs by id; it is asked once for each agent, at its first call if not before.
 
     Without a drift rule nothing is compared and nothing is remembered.
     """
 
-    outside: tuple[Outside, ...] = ()
+    outside: tuple[ExternalSignal, ...] = ()
     drift: DriftRule | None = None
     salt: str = ""
     recall: Callable[[str, int], Iterable[tuple[str, list[Json]]]] = lambda *_: ()
-    _usual: dict[str, Usual] = field(default_factory=dict)
-    _runs: dict[str, list[Act]] = field(default_factory=dict)
+    _usual: dict[str, Baseline] = field(default_factory=dict)
+    _runs: dict[str, list[CallFeatures]] = field(default_factory=dict)
 
     async def raised(self, call: Call) -> tuple[Signal, ...]:
         """The signals of this call. Never raises."""
@@ -39,19 +48,19 @@ class Watch:
 
     def _unusual(self, call: Call) -> Signal | None:
         run = self._runs.get(call.instance.id)
-        return self._of(call.instance).signal(run[-1].tool if run else START, act_of(call, self.salt))
+        return self._of(call.instance).signal(run[-1].tool if run else START, call_features(call, self.salt))
 
     def prepare(self, instance: Instance) -> None:
         """Learn what is usual for the agent now, so that no call need wait for it."""
         if self.drift is not None:
             self._of(instance)
 
-    def _of(self, instance: Instance) -> Usual:
+    def _of(self, instance: Instance) -> Baseline:
         assert self.drift is not None
         agent = instance.agent.name
         if agent not in self._usual:
             runs = ((id, read_run(said)) for id, said in self.recall(agent, self.drift.runs))
-            self._usual[agent] = learn(self.drift, runs)
+            self._usual[agent] = learn_baseline(self.drift, runs)
         return self._usual[agent]
 
     def note(self, call: Call) -> None:
@@ -61,9 +70,9 @@ class Watch:
             if len(self._runs) > RUNS:
                 del self._runs[next(iter(self._runs))]
             if len(run) < ACTS:
-                run.append(act_of(call, self.salt))
+                run.append(call_features(call, self.salt))
             else:
-                run[-1] = act_of(call, self.salt)
+                run[-1] = call_features(call, self.salt)
 
     def end(self, instance: Instance) -> list[list[object]]:
         """The instance has ended: what it did, to be kept with the ledger; empty if nothing is to be learned."""

@@ -31,7 +31,7 @@ class NoAnswer(Exception):
     """Why a signal is unknown."""
 
 
-class Outside:
+class ExternalSignal:
     """One such signal."""
 
     def __init__(self, rule: SignalSettings) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 
-from mcp_guard.core.model import Asked, Call, Effect, Signal
+from mcp_guard.core.model import Call, Effect, Signal, ToolCallRequest
 from mcp_guard.settings import SignalSettings
-from mcp_guard.signals.outside import ANSWER_BYTES, THREADS, Outside
-from mcp_guard.signals.watch import Watch
+from mcp_guard.signals.external import ANSWER_BYTES, THREADS, ExternalSignal
+from mcp_guard.signals.monitor import RiskMonitor
 from tests.promises.house import ALLOW, make_instance, open_house, text
 from tests.signals import asked
 
@@ -28,15 +28,15 @@ def call() -> Call:
     return make(SEND, to="x", text="y")
 
 
-def python(name: str, **changes: Any) -> Outside:
-    return Outside(replace(RULE, entry=f"tests.signals.asked:{name}", **changes))
+def python(name: str, **changes: Any) -> ExternalSignal:
+    return ExternalSignal(replace(RULE, entry=f"tests.signals.asked:{name}", **changes))
 
 
-def command(code: str, **changes: Any) -> Outside:
-    return Outside(replace(RULE, argv=(sys.executable, "-c", code), **changes))
+def command(code: str, **changes: Any) -> ExternalSignal:
+    return ExternalSignal(replace(RULE, argv=(sys.executable, "-c", code), **changes))
 
 
-async def ask(signal: Outside) -> Signal | None:
+async def ask(signal: ExternalSignal) -> Signal | None:
     return await signal.ask(call())
 
 
@@ -59,7 +59,7 @@ ANSWERS = {
         command(f'print("x" * {4 * ANSWER_BYTES})'), "fraud_unknown", "`fraud` is unknown",
     ),
     "a command that is not there": (
-        Outside(replace(RULE, argv=("/nowhere/signal",))), "fraud_unknown", "does not start: No such file",
+        ExternalSignal(replace(RULE, argv=("/nowhere/signal",))), "fraud_unknown", "does not start: No such file",
     ),
 }  # fmt: skip
 
@@ -111,8 +111,8 @@ async def test_a_function_that_hangs_holds_up_neither_the_loop_nor_those_behind_
 
 async def test_policies_and_receipts_see_what_is_unknown(tmp_path: Path) -> None:
     house = open_house(tmp_path, f'{ALLOW} @id("u") @require_approval("people") {HELD}')
-    house.guard = replace(house.guard, signals=Watch((command("raise SystemExit(1)"),)))
-    reply = await house.guard.call(make_instance(), Asked("crm__note", {"text": "x"}))
+    house.guard = replace(house.guard, signals=RiskMonitor((command("raise SystemExit(1)"),)))
+    reply = await house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"}))
     assert "held by mcp-guard" in text(reply)
     risk = house.receipts("decision")[-1]["risk"]
     assert risk["score"] == 35
@@ -122,15 +122,15 @@ async def test_policies_and_receipts_see_what_is_unknown(tmp_path: Path) -> None
 
 
 def test_only_the_calls_that_it_is_for_are_asked_about() -> None:
-    assert Outside(RULE).concerns(call())
-    assert not Outside(replace(RULE, tools=("crm__other",))).concerns(call())
-    assert not Outside(replace(RULE, effects=(Effect.READ,))).concerns(call())
+    assert ExternalSignal(RULE).concerns(call())
+    assert not ExternalSignal(replace(RULE, tools=("crm__other",))).concerns(call())
+    assert not ExternalSignal(replace(RULE, effects=(Effect.READ,))).concerns(call())
 
 
 def test_a_function_that_hangs_does_not_keep_the_guard_from_ending() -> None:
     code = """
 import asyncio
-from tests.signals.test_outside import call, python
+from tests.signals.test_external import call, python
 print(asyncio.run(python("hangs", timeout=0.1).ask(call())).name)
 """
     words = [sys.executable, "-c", code]

@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from mcp_guard.core.anomaly import DriftRule
-from mcp_guard.core.model import Asked
-from mcp_guard.signals.run_history import Runs
-from mcp_guard.signals.watch import ACTS, Watch
+from mcp_guard.core.model import ToolCallRequest
+from mcp_guard.signals.monitor import ACTS, RiskMonitor
+from mcp_guard.signals.run_history import RunHistory
 from tests.promises.house import ALLOW, SECOND, House, make_instance, open_house, text
 
 RULE = DriftRule(rate=0.1, runs=60)
@@ -14,21 +14,21 @@ GATE = """@id("g") @require_approval("people") forbid (principal, action, resour
 when { context.risk.signals.contains("unusual_for_agent") };"""
 
 
-def watched(house: House) -> Watch:
-    runs = Runs(house.ledger.writer)
-    watch = Watch((), RULE, runs.salt(), runs.recall)
+def watched(house: House) -> RiskMonitor:
+    runs = RunHistory(house.ledger.writer)
+    watch = RiskMonitor((), RULE, runs.salt(), runs.recall)
     house.guard = replace(house.guard, signals=watch)
     return watch
 
 
-async def make_run(house: House, watch: Watch, number: int, *tools: str) -> list[str]:
+async def make_run(house: House, watch: RiskMonitor, number: int, *tools: str) -> list[str]:
     instance = make_instance(f"run_{number}")
     said = []
     for tool in tools:
         arguments = {"text": "x"} if tool == "note" else {"deal_id": "1"}
-        said.append(text(await house.guard.call(instance, Asked(f"crm__{tool}", arguments))))
+        said.append(text(await house.guard.call(instance, ToolCallRequest(f"crm__{tool}", arguments))))
     house.clock.time += SECOND
-    Runs(house.ledger.writer).keep(instance, watch.end(instance), RULE.runs)
+    RunHistory(house.ledger.writer).keep(instance, watch.end(instance), RULE.runs)
     return said
 
 
