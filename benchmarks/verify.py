@@ -107,7 +107,7 @@ def add_calls(tx: Transaction, call: Call, decision: Decision, receipts: int) ->
 def make_call() -> Call:
     agent = Agent("deal-update-agent", "alice", ("crm-agents",))
     instance = Instance("run_2026_01_31_19_22Z_7f3k", agent, "dana", Task("INC-4451"), 0, 0, "", "cred_7f3k2m9q")
-    rule = ToolRule(Effect.WRITE, deed="updated deal")
+    rule = ToolRule(Effect.WRITE, verb="updated deal")
     tool = Tool("crm", "update_deal", "crm__update_deal", {}, "sha256:" + "5" * 64, rule, Effect.WRITE)
     arguments = {"deal_id": "D-1042", "amount": 12500, "stage": "negotiation", "notes": "agreed by phone " * 8}
     text = canonical.canonicalize(arguments)

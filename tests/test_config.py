@@ -218,3 +218,28 @@ def test_every_kind_of_witness_can_be_configured(tmp_path: Path) -> None:
 def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
     message = refused(tmp_path, "[guard]\nx = 1\ny = 2\n")
     assert len(message.splitlines()) == 4  # x, y, policies, and the hint
+
+
+OLD_VERB = '[tools."crm__update_deal"]\ndeed = "updated deal"\n[tools."crm__add_note"]\ndeed = "added a note"\n'
+
+
+def test_the_old_key_of_verb_still_works_and_is_reported_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rules = read(tmp_path, GOOD + OLD_VERB).tool_rules
+    assert rules["crm__update_deal"].verb == "updated deal"
+    load(tmp_path / "mcp-guard.toml")
+    assert capsys.readouterr().err == (
+        f"mcp-guard: {tmp_path / 'mcp-guard.toml'}: `deed` is deprecated\nhint: rename `deed` to `verb` in [tools]\n"
+    )
+
+
+def test_verb_is_read_without_a_notice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    rules = read(tmp_path, GOOD + OLD_VERB.replace("deed", "verb")).tool_rules
+    assert rules["crm__add_note"].verb == "added a note"
+    assert capsys.readouterr().err == ""
+
+
+def test_verb_and_its_old_key_together_are_refused(tmp_path: Path) -> None:
+    text = GOOD + '[tools."crm__update_deal"]\nverb = "updated deal"\ndeed = "updated deal"\n'
+    assert "`deed` is the old name of `verb`: remove `deed` and keep `verb`" in refused(tmp_path, text)

@@ -5,10 +5,12 @@ the guard, so a guard that is to run reads its configuration with `load_apart`; 
 """
 
 import re
+import sys
 import tomllib
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 
@@ -33,6 +35,8 @@ NonRootPointer = Annotated[str, Field(pattern=r"^(/[^/]*)+$")]
 EntityType = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9_]*$")]
 RESERVED_TYPES = ("Agent", "AgentInstance", "Group", "Tool", "Action")
 CountedBy = Literal["instance", "agent", "user", "tool", "resource"]
+OLD_VERB = "deed"
+"""The name of `verb` in `[tools."…"]` until 2026-11. Still accepted, with a notice."""
 AttributeKind = Literal["string", "integer", "number", "boolean", "strings"]
 
 
@@ -64,13 +68,22 @@ class ToolConfig(Model):
     facts: FactsConfig | None = None
     ask: tuple[Literal["ticket", "reason"], ...] = ()
     sensitive: tuple[str, ...] = ()
-    deed: str | None = None
+    verb: str | None = None
     mode: Mode | None = None
     returns: tuple[Literal["untrusted", "sensitive"], ...] = ()
     trusted: tuple[Pointer, ...] = ()
     sinks: tuple[str, ...] = ()
     redact: tuple[NonRootPointer, ...] = ()
     redact_result: tuple[NonRootPointer, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def accepts_the_old_name_of_verb(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or OLD_VERB not in data:
+            return data
+        if "verb" in data:
+            raise ValueError(f"`{OLD_VERB}` is the old name of `verb`: remove `{OLD_VERB}` and keep `verb`")
+        return {("verb" if key == OLD_VERB else key): value for key, value in data.items()}
 
     @model_validator(mode="after")
     def says_its_resource(self) -> "ToolConfig":
@@ -88,7 +101,7 @@ class ToolConfig(Model):
             redaction=make_redaction(self.redact, self.redact_result, facts),
             ask=self.ask,
             sensitive=self.sensitive,
-            deed=self.deed,
+            verb=self.verb,
             mode=self.mode,
             returns=self.returns,
             trusted=self.trusted,
@@ -372,7 +385,22 @@ def load(path: Path) -> Settings:
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read `{path}`: {error}", "check the path and its permissions") from None
-    return check(text, path)
+    settings = check(text, path)
+    if OLD_VERB in text and uses_old_verb(text):
+        _report_old_verb(path)
+    return settings
+
+
+def uses_old_verb(text: str) -> bool:
+    """Whether a valid configuration names a tool's verb by its old key."""
+    return any(OLD_VERB in tool for tool in tomllib.loads(text).get("tools", {}).values())
+
+
+@cache
+def _report_old_verb(path: Path) -> None:
+    """Once per process and file."""
+    sys.stderr.write(f"mcp-guard: {path}: `{OLD_VERB}` is deprecated\nhint: rename `{OLD_VERB}` to `verb` in [tools]\n")
+    sys.stderr.flush()  # a guard reads its configuration in a child that ends without closing its files
 
 
 def check(text: str, path: Path) -> Settings:

@@ -137,7 +137,7 @@ class ToolRule:
     ask: tuple[str, ...] = ()
     """Fields of `Task` that the agent is asked for: `ticket`, `reason`."""
     sensitive: tuple[str, ...] = ()
-    deed: str | None = None
+    verb: str | None = None
     """How the attribution sentence names what the tool does: `updated deal`."""
     mode: Mode | None = None
     """Overrides the mode of the guard for this tool."""

@@ -137,7 +137,7 @@ def intent_draft(call: Call, decision: Decision, approval: Json | None = None) -
     """The intent to run a call, with the decision that lets it: they are one thing that becomes durable at once."""
     assert call.tool is not None
     fields = _decision_fields(call, decision)
-    fields["deed"] = f"{call.tool.rule.deed} {call.resource.id}" if call.tool.rule.deed else None
+    fields["deed"] = f"{call.tool.rule.verb} {call.resource.id}" if call.tool.rule.verb else None
     fields["approval"] = approval
     return Draft("intent", *redact_receipt(call, fields, _decision_payloads(call, decision)))
 

@@ -5,7 +5,7 @@ Implements `ports.Policies`. Nothing here raises once loaded: whatever goes wron
 
 import json
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,7 +16,18 @@ from cedarpy import Entities, Schema
 from mcp_guard.core import canonical
 from mcp_guard.core.decision import as_advisory
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.core.model import NO_HISTORY, Call, Decision, Effect, Instance, Json, Outcome, RateCounter, Tool
+from mcp_guard.core.model import (
+    NO_HISTORY,
+    Call,
+    Decision,
+    Effect,
+    Instance,
+    Json,
+    Outcome,
+    RateCounter,
+    Tool,
+    ToolRule,
+)
 from mcp_guard.core.names import MANGLING_VERSION
 from mcp_guard.core.rates import RateValue
 from mcp_guard.policy.request import (
@@ -57,6 +68,19 @@ class PolicyEnvironment:
         return UnlistedNames(self.absent, groups, self.attributes.keys() - used, not self.tools)
 
 
+HASHED_NAMES = {"verb": "deed"}
+"""Fields of `ToolRule` under the names that policy versions have always been hashed with."""
+
+
+def rule_text(rule: ToolRule) -> str:
+    """A tool's configuration as it enters the hash of a policy version.
+
+    INVARIANT: the same bytes in every release, or an upgrade would make every pending approval stale.
+    """
+    members = ((HASHED_NAMES.get(member.name, member.name), getattr(rule, member.name)) for member in fields(rule))
+    return f"ToolRule({', '.join(f'{name}={value!r}' for name, value in members)})"
+
+
 class PolicyEngine:
     """One loaded set of policies. Made by `load_policies` only."""
 
@@ -72,7 +96,7 @@ class PolicyEngine:
         self._schema = Schema.from_json_str(self.schema_text)
         self._principals: dict[str, RequestEntities] = {}
         self._listed: dict[tuple[str, str, bool], bool] = {}
-        rules = {tool.listed_as: repr(tool.rule) for tool in world.tools}
+        rules = {tool.listed_as: rule_text(tool.rule) for tool in world.tools}
         self.material = orjson.dumps(
             {"policies": dict(source.texts), "schema": schema, "rules": rules, "engine": ENGINE,
              "mangling": MANGLING_VERSION, "dormant": self.dormant}, option=orjson.OPT_SORT_KEYS

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.core.model import Effect, Outcome, ResourceRule
-from mcp_guard.policy.engine import PolicyEnvironment, load_policies
+from mcp_guard.core.model import Effect, FactsRule, Mode, Outcome, Redaction, ResourceRule, ToolRule
+from mcp_guard.policy.engine import PolicyEnvironment, load_policies, rule_text
 from tests.policy.worlds import PERMIT, load, make_call, make_tool, object_of
 
 TOOL = make_tool(object_of(s={"type": "string"}))
@@ -98,3 +98,27 @@ def test_the_version_names_everything_a_decision_depends_on(tmp_path: Path) -> N
         load(tmp_path, PERMIT, TOOL, attributes={"Deal": {"a": "string"}}),
     ]
     assert len({base, *(engine.version for engine in others)}) == 5
+
+
+def test_the_hashed_text_of_a_tools_configuration_never_changes() -> None:
+    """Policy versions of earlier releases stay what they were, so that no pending approval goes stale by an upgrade."""
+    rule = ToolRule(
+        effect=Effect.WRITE,
+        resource=ResourceRule("Deal", "/deal_id"),
+        facts=FactsRule("crm__get", {"id": "/deal_id"}, "/deal", {"a": "b"}),
+        ask=("ticket",),
+        sensitive=("amount",),
+        verb="updated deal",
+        mode=Mode.OBSERVE,
+        returns=("untrusted",),
+        trusted=("/a/*",),
+        sinks=("to",),
+        redaction=Redaction(("/a",), ("/b",), ("/c",)),
+    )
+    assert rule_text(rule) == (
+        "ToolRule(effect=<Effect.WRITE: 'write'>, resource=ResourceRule(type='Deal', id='/deal_id'), "
+        "facts=FactsRule(tool='crm__get', arguments={'id': '/deal_id'}, result='/deal', fields={'a': 'b'}), "
+        "ask=('ticket',), sensitive=('amount',), deed='updated deal', mode=<Mode.OBSERVE: 'observe'>, "
+        "returns=('untrusted',), trusted=('/a/*',), sinks=('to',), "
+        "redaction=Redaction(arguments=('/a',), facts=('/b',), result=('/c',)))"
+    )

@@ -81,7 +81,7 @@ DEAL = ResourceRule("Deal", "/deal_id")
 PROPERTIES: Json = {"deal_id": {"type": "string"}, "amount": {"type": "number"}, "stage": {"type": "string"}}
 TOOLS = (
     make_tool("get_deal", PROPERTIES, Effect.READ),
-    make_tool("update_deal", PROPERTIES, resource=DEAL, facts=FACTS, ask=("ticket", "reason"), deed="updated deal"),
+    make_tool("update_deal", PROPERTIES, resource=DEAL, facts=FACTS, ask=("ticket", "reason"), verb="updated deal"),
     make_tool("note", {"text": {"type": "string"}}),
     make_tool("purge", {}, Effect.DESTRUCTIVE),
 )

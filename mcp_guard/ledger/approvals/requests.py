@@ -165,7 +165,7 @@ def _make_subject(call: Call, decision: Decision, binding: Json, routes: Iterabl
         resource=call.resource if call.resource.id else None,
         binding=binding,
         resource_argument=grants.resource_argument(call),
-        deed=tool.rule.deed,
+        deed=tool.rule.verb,
         arguments=call.arguments,
         claims={
             ADDED[name]: value for name, value in claimed.items() if value and value != getattr(instance.task, name)
