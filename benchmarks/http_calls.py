@@ -23,7 +23,7 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent))
 
 from benchmarks.bench import MEMORY_FILE_SYSTEMS, SHARED, file_system, write_guard  # noqa: E402
-from tests.live.served import Served, Wire, free_port, serving  # noqa: E402
+from tests.live.http_guard import Served, Wire, free_port, serving  # noqa: E402
 
 Call = Callable[[], Awaitable[object]]
 ARGUMENTS = {"id": "D-1", "amount": 5, "stage": "open", "notes": "x" * 40}

@@ -1,4 +1,4 @@
-"""The sizes that keep the house readable, and what must not stand in it."""
+"""The sizes that keep the harness readable, and what must not stand in it."""
 
 import ast
 import re

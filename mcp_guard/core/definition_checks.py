@@ -1,8 +1,9 @@
 """What makes a tool's definition suspect: a visible, ordered list of checks. Pure.
 
 To add a check: one function here, its line in `CHECKS` (one definition) or `COMPARISONS` (one beside the others), one
-row in `tests/core/test_suspicion.py`. A finding decides nothing but this: a tool with hidden characters is quarantined
-at its first use, whatever `first_use` says, because nobody who looked at its text has seen it. `tools list` shows all.
+row in `tests/core/test_definition_checks.py`. A finding decides nothing but this: a tool with hidden characters is
+quarantined at its first use, whatever `first_use` says, because nobody who looked at its text has seen it. `tools
+list` shows all.
 
 Confusable letters: a short table in the manner of Unicode TR 39, for names only, applied after NFKC and case folding.
 """

@@ -9,15 +9,15 @@ from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.ledger.approvals.votes import GrantTerms, Votes
 from mcp_guard.verifier import verify_ledger
-from tests.promises.house import (
+from tests.promises.harness import (
     ALLOW,
     GATE,
     PEOPLE,
     ROUTES,
     SECOND,
-    House,
+    Harness,
     make_instance,
-    open_house,
+    open_harness,
     pending_id,
     text,
 )
@@ -25,80 +25,80 @@ from tests.promises.house import (
 DEAL: Json = {"deal_id": "1", "amount": 150, "stage": "won"}
 
 
-async def ask(house: House, run_id: str = "run_1", **changes: object) -> Json:
-    reply: Json = await house.guard.call(make_instance(run_id), ToolCallRequest("crm__update_deal", DEAL | changes))
+async def ask(harness: Harness, run_id: str = "run_1", **changes: object) -> Json:
+    reply: Json = await harness.guard.call(make_instance(run_id), ToolCallRequest("crm__update_deal", DEAL | changes))
     return reply
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    return open_house(tmp_path, f"{ALLOW}\n{GATE}")
+def harness(tmp_path: Path) -> Harness:
+    return open_harness(tmp_path, f"{ALLOW}\n{GATE}")
 
 
-async def granted(house: House, terms: GrantTerms) -> str:
+async def granted(harness: Harness, terms: GrantTerms) -> str:
     """Give a grant on the first call, make that call, and return the grant's id."""
-    house.approve(pending_id(await ask(house)), terms=terms)
-    assert text(await ask(house)) == "done"
-    [grant] = house.store.grants()
+    harness.approve(pending_id(await ask(harness)), terms=terms)
+    assert text(await ask(harness)) == "done"
+    [grant] = harness.store.grants()
     return str(grant.id)
 
 
-def verified(house: House) -> str:
+def verified(harness: Harness) -> str:
     """What cannot be proved of its ledger."""
-    return verify_ledger(house.folder / "state" / "ledger.sqlite", house.folder / "state" / "ledger.pub").problem
+    return verify_ledger(harness.folder / "state" / "ledger.sqlite", harness.folder / "state" / "ledger.pub").problem
 
 
-async def test_it_lets_so_many_like_calls_and_no_more(house: House) -> None:
-    id = await granted(house, GrantTerms(2, 3600, ("amount",)))
-    assert [text(await ask(house, amount=n)) for n in (1, 2)] == ["done", "done"]
-    assert "pending" in text(await ask(house, amount=3))
-    assert house.store.grant(id).state == "used up"
-    assert [receipt["use"] for receipt in house.receipts("grant.used")] == [1, 2]
-    assert len(house.upstream.writes()) == 3
-    assert verified(house) == ""
+async def test_it_lets_so_many_like_calls_and_no_more(harness: Harness) -> None:
+    id = await granted(harness, GrantTerms(2, 3600, ("amount",)))
+    assert [text(await ask(harness, amount=n)) for n in (1, 2)] == ["done", "done"]
+    assert "pending" in text(await ask(harness, amount=3))
+    assert harness.store.grant(id).state == "used up"
+    assert [receipt["use"] for receipt in harness.receipts("grant.used")] == [1, 2]
+    assert len(harness.upstream.writes()) == 3
+    assert verified(harness) == ""
 
 
-async def test_every_argument_that_is_not_free_is_bound(house: House) -> None:
-    await granted(house, GrantTerms(9, 3600, ("amount",)))
+async def test_every_argument_that_is_not_free_is_bound(harness: Harness) -> None:
+    await granted(harness, GrantTerms(9, 3600, ("amount",)))
     for changes in ({"stage": "lost"}, {"deal_id": "2"}, {"more": 1}):
-        assert "pending" in text(await ask(house, **changes))
-    assert "pending" in text(await ask(house, "run_2"))
-    assert text(await ask(house, amount=7)) == "done"
+        assert "pending" in text(await ask(harness, **changes))
+    assert "pending" in text(await ask(harness, "run_2"))
+    assert text(await ask(harness, amount=7)) == "done"
 
 
-async def test_a_resource_is_free_only_if_its_argument_is(house: House) -> None:
-    await granted(house, GrantTerms(9, 3600, ("deal_id",)))
-    assert text(await ask(house, deal_id="2")) == "done"
-    assert "pending" in text(await ask(house, deal_id="2", amount=7))
+async def test_a_resource_is_free_only_if_its_argument_is(harness: Harness) -> None:
+    await granted(harness, GrantTerms(9, 3600, ("deal_id",)))
+    assert text(await ask(harness, deal_id="2")) == "done"
+    assert "pending" in text(await ask(harness, deal_id="2", amount=7))
 
 
-async def test_it_ends_in_time(house: House) -> None:
-    await granted(house, GrantTerms(9, 60, ("amount",)))
-    assert text(await ask(house, amount=1)) == "done"
-    house.clock.time += 61 * SECOND
-    assert "pending" in text(await ask(house, amount=2))
+async def test_it_ends_in_time(harness: Harness) -> None:
+    await granted(harness, GrantTerms(9, 60, ("amount",)))
+    assert text(await ask(harness, amount=1)) == "done"
+    harness.clock.time += 61 * SECOND
+    assert "pending" in text(await ask(harness, amount=2))
 
 
-async def test_revoked_it_is_over_at_once(house: House) -> None:
-    id = await granted(house, GrantTerms(9, 3600, ("amount",)))
-    Votes(house.ledger.writer, ROUTES, PEOPLE).revoke(id, "alice", "enough")
-    assert "pending" in text(await ask(house, amount=1))
+async def test_revoked_it_is_over_at_once(harness: Harness) -> None:
+    id = await granted(harness, GrantTerms(9, 3600, ("amount",)))
+    Votes(harness.ledger.writer, ROUTES, PEOPLE).revoke(id, "alice", "enough")
+    assert "pending" in text(await ask(harness, amount=1))
     with pytest.raises(ApprovalError, match="is revoked"):
-        Votes(house.ledger.writer, ROUTES, PEOPLE).revoke(id, "alice", "enough")
-    assert verified(house) == ""
+        Votes(harness.ledger.writer, ROUTES, PEOPLE).revoke(id, "alice", "enough")
+    assert verified(harness) == ""
 
 
-async def test_other_policies_end_it(house: House) -> None:
-    await granted(house, GrantTerms(9, 3600, ("amount",)))
-    house.load(f'{ALLOW}\n{GATE}\n@id("x") forbid (principal, action == Action::"crm__purge", resource);')
-    assert "pending" in text(await ask(house, amount=1))
+async def test_other_policies_end_it(harness: Harness) -> None:
+    await granted(harness, GrantTerms(9, 3600, ("amount",)))
+    harness.load(f'{ALLOW}\n{GATE}\n@id("x") forbid (principal, action == Action::"crm__purge", resource);')
+    assert "pending" in text(await ask(harness, amount=1))
 
 
-async def test_a_hard_forbid_beside_it_still_denies(house: House) -> None:
-    await granted(house, GrantTerms(9, 3600, ("amount",)))
-    tool = house.upstream.catalog["crm__update_deal"]
-    house.upstream.catalog["crm__update_deal"] = replace(tool, definition_hash="sha256:other")
-    assert "pending" in text(await ask(house, amount=1))  # another definition is another tool
+async def test_a_hard_forbid_beside_it_still_denies(harness: Harness) -> None:
+    await granted(harness, GrantTerms(9, 3600, ("amount",)))
+    tool = harness.upstream.catalog["crm__update_deal"]
+    harness.upstream.catalog["crm__update_deal"] = replace(tool, definition_hash="sha256:other")
+    assert "pending" in text(await ask(harness, amount=1))  # another definition is another tool
 
 
 @pytest.mark.parametrize(
@@ -111,15 +111,15 @@ async def test_a_hard_forbid_beside_it_still_denies(house: House) -> None:
         GrantTerms(1, 60, ("nonesuch",)),
     ],
 )
-async def test_a_grant_without_bounds_is_refused(house: House, terms: GrantTerms) -> None:
-    id = pending_id(await ask(house))
+async def test_a_grant_without_bounds_is_refused(harness: Harness, terms: GrantTerms) -> None:
+    id = pending_id(await ask(harness))
     with pytest.raises(ApprovalError):
-        house.approve(id, terms=terms)
+        harness.approve(id, terms=terms)
 
 
 async def test_with_a_quorum_all_must_give_the_same_terms(tmp_path: Path) -> None:
-    house = open_house(tmp_path, f"{ALLOW}\n{GATE}", routes={"people": replace(ROUTES["people"], quorum=2)})
-    id = pending_id(await ask(house))
-    house.approve(id, "alice", terms=GrantTerms(1, 60))
+    harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}", routes={"people": replace(ROUTES["people"], quorum=2)})
+    id = pending_id(await ask(harness))
+    harness.approve(id, "alice", terms=GrantTerms(1, 60))
     with pytest.raises(ApprovalError, match="on other terms"):
-        house.approve(id, "carol")
+        harness.approve(id, "carol")

@@ -20,16 +20,16 @@ from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.verifier import verify_ledger
-from tests.promises.house import (
+from tests.promises.harness import (
     ALLOW,
     GATE,
     NOW,
     PEOPLE,
     ROUTES,
     SECOND,
-    House,
+    Harness,
     make_instance,
-    open_house,
+    open_harness,
     pending_id,
     text,
 )
@@ -46,7 +46,7 @@ class Approvals(RuleBasedStateMachine):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
         policies = f"{ALLOW}\n{GATE}"
-        self.guards = [open_house(self.folder, policies) for _ in range(2)]
+        self.guards = [open_harness(self.folder, policies) for _ in range(2)]
         self.clock = self.guards[0].clock
         for guard in self.guards:
             guard.ledger.writer._clock = self.clock  # one time for both
@@ -57,8 +57,8 @@ class Approvals(RuleBasedStateMachine):
         self.expires: dict[str, int] = {}
         self.sent = 0
 
-    def _on_clock(self, house: House) -> House:
-        return replace(house, guard=replace(house.guard, clock=self.clock))
+    def _on_clock(self, harness: Harness) -> Harness:
+        return replace(harness, guard=replace(harness.guard, clock=self.clock))
 
     def teardown(self) -> None:
         for guard in self.guards:
@@ -80,9 +80,9 @@ class Approvals(RuleBasedStateMachine):
     @rule(call=CALLS, guard=GUARDS)
     def ask(self, call: str, guard: int) -> None:
         """An agent makes the call, for the first time or again."""
-        house, before = self.guards[guard], self.live(call)
+        harness, before = self.guards[guard], self.live(call)
         # Hypothesis calls the rules of a state machine itself, without a loop: pytest-asyncio does not reach them.
-        reply = asyncio.run(house.guard.call(INSTANCE, ToolCallRequest("crm__note", {"text": call})))
+        reply = asyncio.run(harness.guard.call(INSTANCE, ToolCallRequest("crm__note", {"text": call})))
         if before is not None and self.model[before] is ApprovalState.APPROVED:
             assert text(reply) == "done"
             self.model[before] = ApprovalState.CONSUMED
@@ -93,7 +93,7 @@ class Approvals(RuleBasedStateMachine):
             id = pending_id(reply)
             assert before in (None, id)
             self.model[id], self.of[id] = ApprovalState.REQUESTED, call
-            self.expires[id] = house.store.approval(id)[0].expires
+            self.expires[id] = harness.store.approval(id)[0].expires
 
     @precondition(lambda self: self.model)
     @rule(

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.guarded import ALLOW_ALL, Client, cli, enrol, scripted, write_config
+from tests.live.running_guard import ALLOW_ALL, Client, cli, enrol, scripted, write_config
 
 POLICIES = (
     ALLOW_ALL

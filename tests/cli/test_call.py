@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.cli.client import show
-from tests.live.guarded import cli, command, enrol, scripted, seen, write_config
+from tests.live.running_guard import cli, command, enrol, scripted, seen, write_config
 
 POLICIES = """
 @id("may") permit (principal, action == Action::"up__echo", resource);

@@ -14,7 +14,7 @@ from mcp_guard.cli.completion.names import KINDS, STATE
 from mcp_guard.cli.completion.parsers import list_commands
 from mcp_guard.config import GuardConfig
 from tests.cli.conftest import Past
-from tests.live.guarded import cli
+from tests.live.running_guard import cli
 
 ASK_BASH = """
 complete() { :; }

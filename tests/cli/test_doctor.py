@@ -16,8 +16,8 @@ import pytest
 
 from mcp_guard.diagnostics.checks import CHECKS, Level
 from tests.faults.disks import fill, small_disk
-from tests.live.guarded import Client, cli, command, enrol, scripted, seen, write_config
-from tests.promises.house import SECOND, make_instance, open_house
+from tests.live.running_guard import Client, cli, command, enrol, scripted, seen, write_config
+from tests.promises.harness import SECOND, make_instance, open_harness
 
 POLICIES = """
 @id("echo") permit (principal in Group::"testers", action in [Action::"up__echo", Action::"up__never"], resource);
@@ -123,7 +123,7 @@ def set_format(path: Path) -> None:
 
 
 def other_key(path: Path) -> None:
-    open_house(path.parent / "other").close()
+    open_harness(path.parent / "other").close()
     shutil.copy(path.parent / "other" / "state" / "ledger.key", path.with_name("ledger.key"))
     shutil.rmtree(path.parent / "other")
 
@@ -163,11 +163,11 @@ def test_a_mode_is_mended_by_the_command_that_it_names(config: Path) -> None:
 
 
 async def test_a_clock_before_the_last_receipt(config: Path) -> None:
-    house = open_house(config.parent / "future")
-    house.clock.time += 100 * 365 * 24 * 3600 * SECOND
-    house.ledger.ledger.note()
-    await house.guard.call(make_instance(), asked())
-    house.close()
+    harness = open_harness(config.parent / "future")
+    harness.clock.time += 100 * 365 * 24 * 3600 * SECOND
+    harness.ledger.ledger.note()
+    await harness.guard.call(make_instance(), asked())
+    harness.close()
     shutil.rmtree(ledger(config).parent)
     (config.parent / "future" / "state").rename(ledger(config).parent)
     code, found = doctor(config)

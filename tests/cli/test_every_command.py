@@ -11,8 +11,8 @@ import pytest
 from mcp_guard.cli import main
 from mcp_guard.cli.completion.parsers import CliCommand, list_commands
 from tests.cli.conftest import Past
-from tests.live import guarded
-from tests.live.guarded import scripted, write_config
+from tests.live import running_guard
+from tests.live.running_guard import scripted, write_config
 
 
 def name(command: CliCommand) -> str:
@@ -57,7 +57,7 @@ def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str,
     it switches the collector of garbage off, and imports late.
     """
     if words[0] == "run":
-        done = subprocess.run(guarded.command(*words), capture_output=True, text=True, timeout=60)
+        done = subprocess.run(running_guard.command(*words), capture_output=True, text=True, timeout=60)
         return done.returncode, done.stdout, done.stderr
     try:
         code = main(words)

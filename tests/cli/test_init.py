@@ -11,8 +11,8 @@ import pytest
 from mcp_guard.cli import main
 from mcp_guard.config import load
 from mcp_guard.core.model import Mode
-from tests.live.guarded import Client as Raw
-from tests.live.guarded import command, log, scripted, text
+from tests.live.running_guard import Client as Raw
+from tests.live.running_guard import command, log, scripted, text
 
 
 @pytest.fixture(autouse=True)

@@ -3,8 +3,8 @@
 import json
 from pathlib import Path
 
-from tests.ledger.rotated import chain, receipts
-from tests.live.guarded import Client, cli, log, scripted, text, write_config
+from tests.ledger.rotation_checks import chain, receipts
+from tests.live.running_guard import Client, cli, log, scripted, text, write_config
 
 
 def test_a_rotation_within_a_run_disturbs_nothing(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Past
-from tests.live.guarded import cli
+from tests.live.running_guard import cli
 
 
 def test_without_a_subcommand_it_says_what_there_is() -> None:

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.core.tlog import note
-from tests.ledger.rotated import checkpoint, receipts
-from tests.live.guarded import Client, cli, scripted, write_config
+from tests.ledger.rotation_checks import checkpoint, receipts
+from tests.live.running_guard import Client, cli, scripted, write_config
 
 FILE = """
 [witnesses.storage]

@@ -6,9 +6,9 @@ from pathlib import Path
 
 from tests.cli.conftest import Past
 from tests.cli.test_transcripts import KINDS
-from tests.ledger.filled import open_filled
-from tests.live.guarded import Client, cli, scripted, upstream, write_config
-from tests.live.served import free_port
+from tests.ledger.sized_ledger import open_filled
+from tests.live.http_guard import free_port
+from tests.live.running_guard import Client, cli, scripted, upstream, write_config
 from tests.live.test_session import eventually
 
 

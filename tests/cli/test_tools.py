@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.guarded import Json, cli, command, log
+from tests.live.running_guard import Json, cli, command, log
 from tests.promises.test_p6_rug_pull import ECHO, Stage, put
 
 WAITING = {"name": "fresh", "description": "ad\u200bds", "inputSchema": {"type": "object"}}

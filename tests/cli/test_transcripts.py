@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.conftest import Past
-from tests.live.guarded import cli
+from tests.live.running_guard import cli
 
 KINDS = (
     (r"ap_\w{10}\b", "APPROVAL"),

@@ -17,7 +17,7 @@ from mcp_guard.clients.known import CLIENTS, Client, ConfigLocation
 from mcp_guard.config import load
 from tests.clients.samples import SAMPLES, Sample
 from tests.faults.disks import fill, small_disk
-from tests.live.guarded import command
+from tests.live.running_guard import command
 
 SECRET = "ghp_0123456789abcdef"
 GIT = {"command": "mcp-server-git", "args": ["--repository", "/home/you/project"], "env": {"GITHUB_TOKEN": SECRET}}

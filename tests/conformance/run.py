@@ -16,8 +16,8 @@ from pathlib import Path
 
 from tests.conformance.bearer import Bearer
 from tests.conformance.everything import everything
-from tests.live.guarded import ALLOW_ALL, write_config
-from tests.live.served import Served, free_port, serving
+from tests.live.http_guard import Served, free_port, serving
+from tests.live.running_guard import ALLOW_ALL, write_config
 
 REVISIONS = ("2025-11-25", "2026-07-28")
 PACKAGE = Path(__file__).parent / "node_modules" / "@modelcontextprotocol" / "conformance"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from mcp_guard.core.describe import DescriptionRules, describe
 from mcp_guard.core.model import Call, Effect, RateCounter, ToolCallRequest
 from mcp_guard.core.rates import COUNTED_BY, MAX_TOTAL, counted_amount, counter_key, counts_as_json, rate_increments
-from tests.promises.house import TOOLS, make_instance
+from tests.promises.harness import TOOLS, make_instance
 
 NOTE = next(tool for tool in TOOLS if tool.name == "note")
 UPDATE = next(tool for tool in TOOLS if tool.name == "update_deal")

@@ -14,7 +14,7 @@ import pytest
 from mcp_guard.cli import COMMANDS
 from mcp_guard.cli.dispatch import load_handler
 from tests.docs.page import ROOT, blocks, fences, fits, run
-from tests.live.guarded import cli
+from tests.live.running_guard import cli
 
 FOREVER = "serves or follows until it is ended; tests/live, tests/web and tests/events do so"
 WRAPS = "asks, and changes files of a client; tests/live/test_wrapped.py does so"
@@ -27,7 +27,7 @@ NOT_RUN = {
     "docs/tutorial/first-guard.md": {"python3 -m venv ~/guarded-tutorial/venv": "installs; tests/packaging does so"},
     "docs/howto/another-user.md": {"useradd --system": "needs a machine of its own"},
     "docs/howto/approvals.md": {
-        'mcp-guard approvals deny "$ID"': "each takes a request of its own; tests/cli/test_deciding.py makes them",
+        'mcp-guard approvals deny "$ID"': "each takes a request of its own; tests/cli/test_approvals.py makes them",
         "mcp-guard inbox --open": FOREVER,
     },
     "docs/howto/claude-desktop.md": {

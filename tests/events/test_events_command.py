@@ -8,8 +8,8 @@ import pytest
 
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.events.sender import Cursor, read_headers
-from tests.ledger.filled import ORIGIN, fill, open_filled
-from tests.live.guarded import Json, cli, command
+from tests.ledger.sized_ledger import ORIGIN, fill, open_filled
+from tests.live.running_guard import Json, cli, command
 from tests.notify.receivers import web
 
 

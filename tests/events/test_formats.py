@@ -13,7 +13,7 @@ from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsSer
 
 from mcp_guard.core.receipt import KINDS
 from mcp_guard.events import FORMATS, cloudevents, ocsf, otel
-from tests.ledger.test_schema import receipts  # noqa: F401
+from tests.ledger.test_receipt_schema import receipts  # noqa: F401
 
 Json = dict[str, Any]
 ABOUT: Json = {

@@ -11,7 +11,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-from tests.faults.world import Result, live
+from tests.faults.two_guards import Result, live
 
 A_WORLD = 10
 """How many guards die in one world, at least."""

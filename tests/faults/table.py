@@ -21,8 +21,8 @@ import pytest
 from tests.faults.disks import fill
 from tests.faults.guard_process import Ask
 from tests.faults.preload import STOP_AFTER, STOP_BEFORE, STOP_OUTPUT
-from tests.faults.stage import TIMEOUT, Stage, open_stage
-from tests.faults.world import require
+from tests.faults.single_fault import TIMEOUT, Stage, open_stage
+from tests.faults.two_guards import require
 
 SLOW_MS = 900
 """Longer than the upstream's time-out."""

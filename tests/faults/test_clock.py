@@ -8,54 +8,54 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Effect, RateCounter, ToolCallRequest
 from mcp_guard.core.receipt import format_time
 from mcp_guard.ledger.clock import TOLERATED, SteadyClock, receipt_time
-from tests.promises.house import ALLOW, GATE, SECOND, House, make_instance, open_house, pending_id, text
+from tests.promises.harness import ALLOW, GATE, SECOND, Harness, make_instance, open_harness, pending_id, text
 
 NOTE = ToolCallRequest("crm__note", {"text": "x"})
 HOUR = 3600 * SECOND
 
 
-async def call(house: House, asked: ToolCallRequest = NOTE) -> str:
-    return text(await house.guard.call(make_instance(), asked))
+async def call(harness: Harness, asked: ToolCallRequest = NOTE) -> str:
+    return text(await harness.guard.call(make_instance(), asked))
 
 
-def times(house: House) -> list[str]:
-    return [receipt["time"] for receipt in house.receipts()]
+def times(harness: Harness) -> list[str]:
+    return [receipt["time"] for receipt in harness.receipts()]
 
 
 async def test_a_small_step_back_takes_the_time_of_the_last_receipt(tmp_path: Path) -> None:
-    house = open_house(tmp_path)
-    await call(house)
-    last = times(house)[-1]
-    house.clock.time -= 3 * SECOND
-    assert await call(house) == "done"
-    assert times(house)[-2:] == [last, last]
-    assert times(house) == sorted(times(house))
-    house.close()
+    harness = open_harness(tmp_path)
+    await call(harness)
+    last = times(harness)[-1]
+    harness.clock.time -= 3 * SECOND
+    assert await call(harness) == "done"
+    assert times(harness)[-2:] == [last, last]
+    assert times(harness) == sorted(times(harness))
+    harness.close()
 
 
 async def test_a_large_step_back_refuses_with_both_times_until_the_clock_is_right(tmp_path: Path) -> None:
-    house = open_house(tmp_path)
-    await call(house)
-    last = times(house)[-1]
-    house.clock.time -= HOUR
-    reply = await call(house)
+    harness = open_harness(tmp_path)
+    await call(harness)
+    last = times(harness)[-1]
+    harness.clock.time -= HOUR
+    reply = await call(harness)
     assert "denied by mcp-guard: the clock was set back: it says " in reply
     assert last in reply
-    assert format_time(house.clock.time)[:16] in reply
-    assert len(house.upstream.sent) == 1
-    house.clock.time += HOUR
-    assert await call(house) == "done"
-    house.close()
+    assert format_time(harness.clock.time)[:16] in reply
+    assert len(harness.upstream.sent) == 1
+    harness.clock.time += HOUR
+    assert await call(harness) == "done"
+    harness.close()
 
 
 async def test_a_guard_that_starts_under_a_clock_set_back_is_refused_too(tmp_path: Path) -> None:
-    house = open_house(tmp_path)
-    house.clock.time += HOUR
-    await call(house)
-    house.close()
+    harness = open_harness(tmp_path)
+    harness.clock.time += HOUR
+    await call(harness)
+    harness.close()
     with pytest.raises(LedgerError, match="the clock was set back"):
-        open_house(tmp_path).ledger.ledger.note()
-    after = open_house(tmp_path)
+        open_harness(tmp_path).ledger.ledger.note()
+    after = open_harness(tmp_path)
     assert "the clock was set back" in await call(after)
     assert after.upstream.sent == []
     after.close()
@@ -101,35 +101,35 @@ def test_a_clock_set_back_is_noticed_without_a_receipt_in_between() -> None:
 
 
 async def test_an_expired_credential_does_not_come_back_to_life(tmp_path: Path) -> None:
-    house = open_house(tmp_path)
-    house.clock.time = make_instance().expires - 2 * SECOND
-    assert await call(house) == "done"
-    house.clock.time += 4 * SECOND
-    assert "has expired" in await call(house)
-    house.clock.time -= 3 * SECOND  # before it expired, and within what is borne
-    assert "has expired" in await call(house)
-    house.close()
+    harness = open_harness(tmp_path)
+    harness.clock.time = make_instance().expires - 2 * SECOND
+    assert await call(harness) == "done"
+    harness.clock.time += 4 * SECOND
+    assert "has expired" in await call(harness)
+    harness.clock.time -= 3 * SECOND  # before it expired, and within what is borne
+    assert "has expired" in await call(harness)
+    harness.close()
 
 
 async def test_an_expired_approval_does_not_come_back_to_life(tmp_path: Path) -> None:
-    house = open_house(tmp_path, f"{ALLOW}\n{GATE}")
-    id = pending_id(await house.guard.call(make_instance(), NOTE))
-    house.approve(id)
-    house.clock.time += HOUR + SECOND
-    await call(house)
-    house.clock.time -= 2 * SECOND
-    assert "held by mcp-guard" in await call(house)  # asked anew
-    assert house.upstream.sent == []
-    house.close()
+    harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}")
+    id = pending_id(await harness.guard.call(make_instance(), NOTE))
+    harness.approve(id)
+    harness.clock.time += HOUR + SECOND
+    await call(harness)
+    harness.clock.time -= 2 * SECOND
+    assert "held by mcp-guard" in await call(harness)  # asked anew
+    assert harness.upstream.sent == []
+    harness.close()
 
 
 async def test_a_rate_is_not_emptied_by_a_clock_set_back(tmp_path: Path) -> None:
     counter = RateCounter("writes", HOUR, ("instance",), (Effect.WRITE,))
     two = '@id("two") permit (principal, action, resource) when { context.rate.writes <= 2 };'
-    house = open_house(tmp_path, two, (counter,))
-    assert await call(house) == await call(house) == "done"
-    house.clock.time -= 4 * SECOND
-    assert "denied" in await call(house)
-    house.clock.time -= HOUR
-    assert "the clock was set back" in await call(house)
-    house.close()
+    harness = open_harness(tmp_path, two, (counter,))
+    assert await call(harness) == await call(harness) == "done"
+    harness.clock.time -= 4 * SECOND
+    assert "denied" in await call(harness)
+    harness.clock.time -= HOUR
+    assert "the clock was set back" in await call(harness)
+    harness.close()

@@ -16,32 +16,32 @@ from mcp_guard.ledger.open import recover
 from mcp_guard.storage.sqlite import open_store, reading
 from mcp_guard.verifier import UnusableInput, verify_ledger
 from tests.faults.disks import immutable
-from tests.live.guarded import Client, scripted, seen, text, write_config
-from tests.promises.house import House, make_instance, open_house
-from tests.promises.house import text as said
+from tests.live.running_guard import Client, scripted, seen, text, write_config
+from tests.promises.harness import Harness, make_instance, open_harness
+from tests.promises.harness import text as said
 
 NOBODY = 65534
 
 
-async def call(house: House) -> str:
-    return said(await house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"})))
+async def call(harness: Harness) -> str:
+    return said(await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"})))
 
 
 def assert_hinted(error: LedgerError) -> None:
     assert error.hint
 
 
-def files(house: House) -> tuple[Path, Path]:
-    path = house.folder / "state" / "ledger.sqlite"
+def files(harness: Harness) -> tuple[Path, Path]:
+    path = harness.folder / "state" / "ledger.sqlite"
     return path, path.with_name("ledger.sqlite-wal")
 
 
-async def refused(house: House, why: str) -> None:
+async def refused(harness: Harness, why: str) -> None:
     """The call is refused for this reason, and nothing was sent."""
-    sent = len(house.upstream.sent)
-    reply = await call(house)
+    sent = len(harness.upstream.sent)
+    reply = await call(harness)
     assert f"denied by mcp-guard: {why}" in reply, reply
-    assert len(house.upstream.sent) == sent
+    assert len(harness.upstream.sent) == sent
 
 
 def is_verified(folder: Path) -> bool:
@@ -74,7 +74,7 @@ def test_no_guard_starts_on_a_ledger_that_it_may_not_write(tmp_path: Path, what:
     """As a user who owns nothing there."""
     if os.getuid() != 0:
         pytest.skip("only root can be somebody else")
-    open_house(tmp_path).close()
+    open_harness(tmp_path).close()
     state = tmp_path / "state"
     for path in (tmp_path, *tmp_path.parents[:2], state, *state.rglob("*")):
         path.chmod(0o755 if path.is_dir() else 0o644)
@@ -118,76 +118,76 @@ def as_nobody(work: Callable[[], None]) -> str:
 async def test_a_file_that_is_removed_is_missed_at_once_and_the_guard_goes_on_when_it_is_back(
     tmp_path: Path, which: int
 ) -> None:
-    house = open_house(tmp_path)
-    assert await call(house) == "done"
-    path = files(house)[which]
+    harness = open_harness(tmp_path)
+    assert await call(harness) == "done"
+    path = files(harness)[which]
     path.rename(tmp_path / "away")
-    await refused(house, "the ledger was removed or replaced while it was in use")
+    await refused(harness, "the ledger was removed or replaced while it was in use")
     assert not path.exists()
     (tmp_path / "away").rename(path)
-    assert await call(house) == "done"
-    house.close()
+    assert await call(harness) == "done"
+    harness.close()
     assert is_verified(tmp_path)
 
 
 async def test_a_ledger_that_is_removed_between_the_look_and_the_commit_lets_nothing_run(tmp_path: Path) -> None:
-    house = open_house(tmp_path)
-    path, _ = files(house)
-    look: Callable[[], None] = house.store._check_place
+    harness = open_harness(tmp_path)
+    path, _ = files(harness)
+    look: Callable[[], None] = harness.store._check_place
 
     def look_then_lose_it() -> None:
         look()
         if path.exists():
             path.rename(tmp_path / "away")
 
-    house.store._check_place = look_then_lose_it
-    await refused(house, "the ledger was removed or replaced")
-    assert house.upstream.sent == []
+    harness.store._check_place = look_then_lose_it
+    await refused(harness, "the ledger was removed or replaced")
+    assert harness.upstream.sent == []
 
 
 async def test_a_ledger_that_is_replaced_by_a_copy_is_not_written(tmp_path: Path) -> None:
-    house = open_house(tmp_path)
-    path, _ = files(house)
-    await call(house)
+    harness = open_harness(tmp_path)
+    path, _ = files(harness)
+    await call(harness)
     with closing(sqlite3.connect(path)) as live, closing(sqlite3.connect(tmp_path / "copy")) as copy:
         live.backup(copy)
     os.replace(tmp_path / "copy", path)
-    await refused(house, "the ledger was removed or replaced while it was in use")
-    house.close()
+    await refused(harness, "the ledger was removed or replaced while it was in use")
+    harness.close()
 
 
 async def test_a_ledger_that_is_rolled_back_under_a_running_guard_is_found_at_the_next_call(tmp_path: Path) -> None:
-    house = open_house(tmp_path)
-    path, _ = files(house)
-    await call(house)
-    copied = len(house.receipts())
+    harness = open_harness(tmp_path)
+    path, _ = files(harness)
+    await call(harness)
+    copied = len(harness.receipts())
     with closing(sqlite3.connect(path)) as live, closing(sqlite3.connect(tmp_path / "copy")) as copy:
         live.backup(copy)
-    await call(house)
-    now = len(house.receipts())
+    await call(harness)
+    now = len(harness.receipts())
     with closing(sqlite3.connect(tmp_path / "copy")) as copy, closing(sqlite3.connect(path)) as live:
         copy.backup(live)
-    await refused(house, f"the ledger was rolled back: it had {now} receipts, and has {copied} of another history")
-    house.close()
+    await refused(harness, f"the ledger was rolled back: it had {now} receipts, and has {copied} of another history")
+    harness.close()
 
 
 async def test_another_history_of_the_same_length_is_not_continued(tmp_path: Path) -> None:
-    house = open_house(tmp_path)
-    path, _ = files(house)
+    harness = open_harness(tmp_path)
+    path, _ = files(harness)
     with closing(sqlite3.connect(path)) as live, closing(sqlite3.connect(tmp_path / "copy")) as copy:
         live.backup(copy)
-    await call(house)
+    await call(harness)
     (tmp_path / "fork" / "state").mkdir(parents=True)
     (tmp_path / "copy").rename(tmp_path / "fork" / "state" / "ledger.sqlite")
     for name in ("ledger.key", "ledger.pub"):
         shutil.copy(tmp_path / "state" / name, tmp_path / "fork" / "state")
-    fork = open_house(tmp_path / "fork")
+    fork = open_harness(tmp_path / "fork")
     await call(fork)
     fork.close()
     with closing(sqlite3.connect(files(fork)[0])) as copy, closing(sqlite3.connect(path)) as live:
         copy.backup(live)
-    await refused(house, "the ledger was rolled back")
-    house.close()
+    await refused(harness, "the ledger was rolled back")
+    harness.close()
 
 
 CHANGES = (
@@ -200,14 +200,14 @@ CHANGES = (
 
 @pytest.mark.parametrize("change", CHANGES)
 async def test_a_head_that_is_not_signed_is_not_built_on(tmp_path: Path, change: str) -> None:
-    house = open_house(tmp_path)
-    await call(house)
-    await call(house)
-    house.close()
-    with closing(sqlite3.connect(files(house)[0])) as db, db:
+    harness = open_harness(tmp_path)
+    await call(harness)
+    await call(harness)
+    harness.close()
+    with closing(sqlite3.connect(files(harness)[0])) as db, db:
         db.execute(change)
     before = receipts(tmp_path)
-    after = open_house(tmp_path)
+    after = open_harness(tmp_path)
     await refused(after, "the head of the ledger is not what its key signed")
     after.close()
     assert receipts(tmp_path) == before
@@ -217,15 +217,15 @@ async def test_a_head_that_is_not_signed_is_not_built_on(tmp_path: Path, change:
 
 
 def other_key(folder: Path) -> None:
-    open_house(folder / "other").close()
+    open_harness(folder / "other").close()
     shutil.copy(folder / "other" / "state" / "ledger.key", folder / "state" / "ledger.key")
 
 
 @pytest.mark.parametrize("lose", [lambda folder: (folder / "state" / "ledger.key").unlink(), other_key])
 async def test_a_guard_without_the_ledgers_key_writes_nothing(tmp_path: Path, lose: Callable[[Path], None]) -> None:
-    house = open_house(tmp_path)
-    await call(house)
-    house.close()
+    harness = open_harness(tmp_path)
+    await call(harness)
+    harness.close()
     key = (tmp_path / "state" / "ledger.key").read_bytes()
     public = (tmp_path / "state" / "ledger.pub").read_bytes()
     lose(tmp_path)
@@ -233,23 +233,23 @@ async def test_a_guard_without_the_ledgers_key_writes_nothing(tmp_path: Path, lo
     with pytest.raises(
         LedgerError, match=r"the private key in force, .* is not where the configuration says"
     ) as refusal:
-        open_house(tmp_path)
+        open_harness(tmp_path)
     assert_hinted(refusal.value)
     assert receipts(tmp_path) == before
     (tmp_path / "state" / "ledger.key").write_bytes(key)
     (tmp_path / "state" / "ledger.key").chmod(0o600)
     (tmp_path / "state" / "ledger.pub").write_bytes(public)
-    again = open_house(tmp_path)
+    again = open_harness(tmp_path)
     assert await call(again) == "done"
     again.close()
     assert is_verified(tmp_path)
 
 
 async def test_a_running_guard_does_not_need_the_key_file(tmp_path: Path) -> None:
-    house = open_house(tmp_path)
+    harness = open_harness(tmp_path)
     (tmp_path / "state" / "ledger.key").unlink()
-    assert await call(house) == "done"
-    house.close()
+    assert await call(harness) == "done"
+    harness.close()
 
 
 # Damage
@@ -262,11 +262,11 @@ def receipts(folder: Path) -> list[Json]:
 
 async def past(folder: Path) -> int:
     """A ledger with some calls in it; returns its number of pages."""
-    house = open_house(folder)
+    harness = open_harness(folder)
     for _ in range(8):
-        await call(house)
-    house.close()
-    path = files(house)[0]
+        await call(harness)
+    harness.close()
+    path = files(harness)[0]
     shutil.copytree(folder / "state", folder / "safe")
     return path.stat().st_size // 4096
 
@@ -286,20 +286,20 @@ async def test_damage_anywhere_is_found_and_the_copy_restores_it(tmp_path: Path,
         found[await what_is_found(folder, whole)] += 1
     assert found["refused"] > 0, found
     assert found["verify"] > 0, found
-    house = open_house(tmp_path)
-    assert await call(house) == "done"
-    house.close()
+    harness = open_harness(tmp_path)
+    assert await call(harness) == "done"
+    harness.close()
     assert is_verified(tmp_path)
 
 
 async def what_is_found(folder: Path, whole: list[Json]) -> str:
     try:
-        house = open_house(folder)
+        harness = open_harness(folder)
     except LedgerError as error:
         assert_hinted(error)
         return "refused"
-    reply = await call(house)
-    house.close()
+    reply = await call(harness)
+    harness.close()
     if "denied by mcp-guard" in reply:
         assert "Nothing was sent" in reply
         return "refused"
@@ -322,7 +322,7 @@ async def test_a_ledger_that_was_cut_off_is_not_continued(tmp_path: Path, part: 
     os.truncate(path, int(pages * part) * 4096)
     cut = path.read_bytes()
     with pytest.raises(LedgerError, match="the ledger file is damaged") as refusal:
-        open_house(tmp_path)
+        open_harness(tmp_path)
     assert "mcp-guard doctor" in refusal.value.hint
     assert path.read_bytes()[: len(cut)] == cut
 
@@ -331,19 +331,19 @@ def test_what_is_no_ledger_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "ledger.sqlite").write_text("my notes, " * 1000)
     with pytest.raises(LedgerError, match="the file is no ledger"):
-        open_house(tmp_path)
+        open_harness(tmp_path)
     assert (tmp_path / "state" / "ledger.sqlite").read_text() == "my notes, " * 1000
 
 
 async def test_a_write_ahead_log_that_is_cut_or_damaged_leaves_a_whole_ledger_of_fewer_receipts(tmp_path: Path) -> None:
     """At every place: what a machine that lost power may leave. Who kept a checkpoint finds what is missing."""
-    house = open_house(tmp_path)
+    harness = open_harness(tmp_path)
     for _ in range(3):
-        await call(house)
-    path, wal = files(house)
+        await call(harness)
+    path, wal = files(harness)
     whole = receipts(tmp_path)
     main, log = path.read_bytes(), wal.read_bytes()
-    house.close()
+    harness.close()
     lengths = set()
     for at in range(4096, len(log), 4096 * 3):
         for torn in (log[:at], log[:at] + bytes(byte ^ 0xFF for byte in log[at : at + 64]) + log[at + 64 :]):
@@ -353,7 +353,7 @@ async def test_a_write_ahead_log_that_is_cut_or_damaged_leaves_a_whole_ledger_of
             (folder / "state" / "ledger.sqlite-wal").write_bytes(torn)
             for name in ("ledger.key", "ledger.pub"):
                 shutil.copy(tmp_path / "state" / name, folder / "state")
-            after = open_house(folder)
+            after = open_harness(folder)
             recover(after.ledger.writer, folder / "state")
             assert await call(after) == "done"
             after.close()

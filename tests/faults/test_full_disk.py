@@ -9,15 +9,15 @@ from mcp_guard.ledger.open import recover
 from mcp_guard.ports import Intent
 from mcp_guard.verifier import verify_ledger
 from tests.faults.disks import fill, small_disk
-from tests.live.guarded import Client, log, scripted, seen, text, write_config
-from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id
-from tests.promises.house import text as said
+from tests.live.running_guard import Client, log, scripted, seen, text, write_config
+from tests.promises.harness import ALLOW, GATE, Harness, make_instance, open_harness, pending_id
+from tests.promises.harness import text as said
 
 NOTE = ToolCallRequest("crm__note", {"text": "x"})
 
 
-async def call(house: House, asked: ToolCallRequest = NOTE) -> str:
-    return said(await house.guard.call(make_instance(), asked))
+async def call(harness: Harness, asked: ToolCallRequest = NOTE) -> str:
+    return said(await harness.guard.call(make_instance(), asked))
 
 
 def verified(folder: Path) -> None:
@@ -48,43 +48,43 @@ def test_a_running_guard_refuses_while_the_disk_is_full_and_goes_on_when_it_is_n
 
 async def test_a_disk_that_fills_up_while_a_call_runs_delays_its_outcome_and_loses_nothing(tmp_path: Path) -> None:
     with small_disk(tmp_path) as disk:
-        house = open_house(disk)
+        harness = open_harness(disk)
         filled: list[Path] = []
 
         async def fills_up(intent: Intent) -> None:
             filled.append(fill(disk))
 
-        house.upstream.before = fills_up
-        reply = await call(house)
+        harness.upstream.before = fills_up
+        reply = await call(harness)
         assert "was sent to its upstream, but the outcome could not be recorded: the disk is full" in reply
         assert "do not repeat it" in reply
-        house.upstream.before = None
-        assert "denied by mcp-guard: the disk is full" in await call(house)
+        harness.upstream.before = None
+        assert "denied by mcp-guard: the disk is full" in await call(harness)
         filled[0].unlink()
-        assert await call(house) == "done"
-        assert len(house.upstream.sent) == 2
-        first, second = house.receipts("intent")
-        assert [(each["follows"], each["ending"]) for each in house.receipts("outcome")] == [
+        assert await call(harness) == "done"
+        assert len(harness.upstream.sent) == 2
+        first, second = harness.receipts("intent")
+        assert [(each["follows"], each["ending"]) for each in harness.receipts("outcome")] == [
             ([first["seq"]], "ok"),
             ([second["seq"]], "ok"),
         ]
-        house.close()
+        harness.close()
         verified(disk / "state")
 
 
 async def test_a_guard_that_ends_before_the_disk_has_room_leaves_the_outcome_unknown(tmp_path: Path) -> None:
     with small_disk(tmp_path) as disk:
-        house = open_house(disk)
+        harness = open_harness(disk)
         filled: list[Path] = []
 
         async def fills_up(intent: Intent) -> None:
             filled.append(fill(disk))
 
-        house.upstream.before = fills_up
-        assert "could not be recorded" in await call(house)
-        house.close()
+        harness.upstream.before = fills_up
+        assert "could not be recorded" in await call(harness)
+        harness.close()
         filled[0].unlink()
-        after = open_house(disk)
+        after = open_harness(disk)
         [intent] = recover(after.ledger.writer, disk / "state")
         [outcome] = after.receipts("outcome")
         assert (outcome["ending"], outcome["follows"]) == ("unknown", [intent["seq"]])
@@ -93,23 +93,23 @@ async def test_a_guard_that_ends_before_the_disk_has_room_leaves_the_outcome_unk
 
 async def test_the_reply_of_an_approved_call_is_given_once_its_outcome_could_be_recorded(tmp_path: Path) -> None:
     with small_disk(tmp_path) as disk:
-        house = open_house(disk, f"{ALLOW}\n{GATE}")
-        id = pending_id(await house.guard.call(make_instance(), NOTE))
-        house.approve(id)
+        harness = open_harness(disk, f"{ALLOW}\n{GATE}")
+        id = pending_id(await harness.guard.call(make_instance(), NOTE))
+        harness.approve(id)
         filled: list[Path] = []
 
         async def fills_up(intent: Intent) -> None:
             filled.append(fill(disk))
 
-        house.upstream.before = fills_up
-        assert "could not be recorded: the disk is full" in await call(house)
+        harness.upstream.before = fills_up
+        assert "could not be recorded: the disk is full" in await call(harness)
         filled[0].unlink()
         assert (
-            await call(house) == "done"
+            await call(harness) == "done"
         )  # the same call again is given what it was not told, and not asked about anew
-        assert await call(house, ToolCallRequest("guard__await", {"approval": id})) == "done"
-        assert len(house.upstream.sent) == 1
-        house.close()
+        assert await call(harness, ToolCallRequest("guard__await", {"approval": id})) == "done"
+        assert len(harness.upstream.sent) == 1
+        harness.close()
 
 
 def test_no_guard_starts_on_a_full_disk_and_it_says_so(tmp_path: Path) -> None:

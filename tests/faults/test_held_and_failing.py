@@ -10,7 +10,7 @@ import pytest
 
 from mcp_guard.verifier import verify_ledger
 from tests.faults.preload import SYNC_FAILS, Page, library
-from tests.live.guarded import Client, log, scripted, seen, text, write_config
+from tests.live.running_guard import Client, log, scripted, seen, text, write_config
 
 HOLD = """
 import sqlite3, sys

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.faults.preload import library
-from tests.faults.world import live
+from tests.faults.two_guards import live
 
 DEATHS = 7
 

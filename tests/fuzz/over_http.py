@@ -11,8 +11,8 @@ from pathlib import Path
 from mcp_guard.verifier import verify_ledger
 from tests.fuzz.mutate import METHODS, mutate, recorded
 from tests.fuzz.session import DEFECT, ENVELOPE, FIRST_GOOD, config
-from tests.live.guarded import Json
-from tests.live.served import REVISION, Headers, Served, Wire, free_port, serving
+from tests.live.http_guard import REVISION, Headers, Served, Wire, free_port, serving
+from tests.live.running_guard import Json
 
 PATIENCE = 15.0
 HEADERS = {

@@ -14,14 +14,14 @@ import anyio
 import mcp_types as types
 from mcp import Client, StdioServerParameters
 
-from tests.live.guarded import command, upstream, write_config
+from tests.live.running_guard import command, upstream, write_config
 
 HERE = Path(__file__).parent
 FRAMES = HERE / "frames.json"
 ERAS = {"handshake": ("legacy", "old"), "stateless": ("2026-07-28", "modern")}
 """How the client and the server are told which era to speak."""
 TEE = [sys.executable, str(HERE / "tee.py")]
-SERVER = str(HERE.parent / "servers" / "eras.py")
+SERVER = str(HERE.parent / "servers" / "protocol_versions.py")
 
 
 async def answer(_: Any, params: Any) -> types.ElicitResult:

@@ -18,9 +18,9 @@ from hypothesis import HealthCheck, Phase, given, seed, settings
 from hypothesis import strategies as st
 
 from tests.fuzz.greeting import greet
-from tests.fuzz.made import lines
 from tests.fuzz.over_http import serve
 from tests.fuzz.session import Session
+from tests.fuzz.strategies import lines
 
 A_ROUND, BETWEEN, A_GUARD = 2500, 20, 100
 """Frames that one guard gets, those between two good calls, and those for which a guard is started to greet."""

@@ -15,7 +15,7 @@ from mcp_guard.verifier import verify_ledger
 from tests.faults.guard_process import GuardProcess, Json
 from tests.fuzz.mutate import LIMIT, mutate, recorded
 from tests.fuzz.upstream import OPEN
-from tests.live.guarded import upstream, write_config
+from tests.live.running_guard import upstream, write_config
 
 UPSTREAM = Path(__file__).with_name("upstream.py")
 META = "io.modelcontextprotocol/"

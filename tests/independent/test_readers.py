@@ -24,8 +24,8 @@ from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.export import export
 from mcp_guard.ledger.keys import SigningKey, signing_key
 from mcp_guard.ledger.writer import Transaction, Writer
-from tests.ledger.filled import fill, open_filled
-from tests.promises.house import ALLOW, GATE, make_instance, open_house, pending_id
+from tests.ledger.sized_ledger import fill, open_filled
+from tests.promises.harness import ALLOW, GATE, make_instance, open_harness, pending_id
 
 NODE = str(Path(sys.executable).with_name("node"))
 VERIFIER = Path(__file__).with_name("verify.mjs")
@@ -49,22 +49,22 @@ def verify(folder: Path, keys: Path | None = None) -> dict[str, Any]:
 async def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The export of a ledger in which calls were allowed, held, approved and denied; written in three goes."""
     folder = tmp_path_factory.mktemp("real")
-    house = open_house(folder)
-    house.load(ALLOW + GATE.replace("action,", 'action == Action::"crm__purge",'))
+    harness = open_harness(folder)
+    harness.load(ALLOW + GATE.replace("action,", 'action == Action::"crm__purge",'))
 
     for number in range(140):
-        await house.guard.call(
+        await harness.guard.call(
             make_instance(), ToolCallRequest("crm__note", {"text": f"{number} \u20ac \U0001f600 \x1b"})
         )
-    await house.guard.call(make_instance(), ToolCallRequest("nonesuch", {}))
-    held = await house.guard.call(make_instance(), ToolCallRequest("crm__purge", {}))
-    house.approve(pending_id(held))
-    await house.guard.call(make_instance(), ToolCallRequest("crm__purge", {}))
-    writer = house.ledger.writer
+    await harness.guard.call(make_instance(), ToolCallRequest("nonesuch", {}))
+    held = await harness.guard.call(make_instance(), ToolCallRequest("crm__purge", {}))
+    harness.approve(pending_id(held))
+    await harness.guard.call(make_instance(), ToolCallRequest("crm__purge", {}))
+    writer = harness.ledger.writer
     write(writer, folder / "out", payloads=True)
     fill(writer, 300)
     write(writer, folder / "out", payloads=True)
-    house.close()
+    harness.close()
     return folder / "out"
 
 

@@ -16,7 +16,7 @@ from mcp_guard.ledger.export import ExportResult, LedgerProofs, export
 from mcp_guard.ledger.witness_state import cosigned
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.storage.keys import WitnessedCheckpoint
-from tests.ledger.filled import ORIGIN, fill, open_filled
+from tests.ledger.sized_ledger import ORIGIN, fill, open_filled
 
 
 def write(writer: Writer, folder: Path, payloads: bool = False) -> ExportResult:

@@ -9,27 +9,27 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.receipt_limits import MAX_ENTRY_BYTES
 from mcp_guard.ledger.writer import Op
-from tests.promises.house import House, open_house
+from tests.promises.harness import Harness, open_harness
 
 
 def adding(name: str, size: int = 1) -> Op[int]:
     return lambda tx: tx.add(Draft("guard.started", {"guard": name, "evidence": "x" * size}))
 
 
-async def submit_together(house: House, ops: list[Op[int]]) -> list[int | BaseException]:
-    writer = house.ledger.writer
+async def submit_together(harness: Harness, ops: list[Op[int]]) -> list[int | BaseException]:
+    writer = harness.ledger.writer
     writer.company = len(ops)
     return await asyncio.gather(*(writer.submit(op) for op in ops), return_exceptions=True)
 
 
 @pytest.mark.parametrize("bad", [{0}, {1}, {3}, {0, 2}, {0, 1, 2, 3}])
 async def test_an_op_that_fails_by_itself_fails_nobody_else(tmp_path: Path, bad: set[int]) -> None:
-    house = open_house(tmp_path)
+    harness = open_harness(tmp_path)
     ops = [adding(f"guard-{at}", MAX_ENTRY_BYTES if at in bad else 1) for at in range(4)]
-    before = house.store.head().size
-    told = await submit_together(house, ops)
+    before = harness.store.head().size
+    told = await submit_together(harness, ops)
     assert [isinstance(each, LedgerError) for each in told] == [at in bad for at in range(4)]
-    kept = [house.store.receipt(seq) for seq in range(before, house.store.head().size)]
+    kept = [harness.store.receipt(seq) for seq in range(before, harness.store.head().size)]
     names = [f"guard-{at}" for at in range(4) if at not in bad]
     assert [row and f'"guard":"{name}"'.encode() in row.body for row, name in zip(kept, names, strict=True)] == [
         True for _ in names
@@ -38,29 +38,29 @@ async def test_an_op_that_fails_by_itself_fails_nobody_else(tmp_path: Path, bad:
 
 
 async def test_a_ledger_that_cannot_be_written_fails_them_all_at_once(tmp_path: Path) -> None:
-    house = open_house(tmp_path)
-    house.store._run("CREATE TRIGGER no BEFORE INSERT ON receipt BEGIN SELECT RAISE(ABORT, 'no room'); END")
-    told = await submit_together(house, [adding("a"), adding("b")])
+    harness = open_harness(tmp_path)
+    harness.store._run("CREATE TRIGGER no BEFORE INSERT ON receipt BEGIN SELECT RAISE(ABORT, 'no room'); END")
+    told = await submit_together(harness, [adding("a"), adding("b")])
     assert [type(each) for each in told] == [LedgerError, LedgerError]
 
 
 async def test_calls_that_come_in_the_same_turns_share_one_commit(tmp_path: Path) -> None:
-    house = open_house(tmp_path)
+    harness = open_harness(tmp_path)
     commits = 0
-    commit = house.store.commit
+    commit = harness.store.commit
 
     def count() -> None:
         nonlocal commits
         commits += 1
         commit()
 
-    house.store.commit = count
+    harness.store.commit = count
 
     async def late(turns: int) -> int:
         for _ in range(turns):
             await asyncio.sleep(0)
-        return await house.ledger.writer.submit(adding(f"after-{turns}"))
+        return await harness.ledger.writer.submit(adding(f"after-{turns}"))
 
-    house.ledger.writer.company = 4
+    harness.ledger.writer.company = 4
     await asyncio.gather(*(late(turns) for turns in reversed(range(4))))
     assert commits == 1

@@ -24,9 +24,9 @@ from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import SignerSettings
 from mcp_guard.storage.sqlite import open_store
 from mcp_guard.verifier import verify_ledger
-from tests.ledger.rotated import chain, checkpoint, receipts, signers, signs
-from tests.moments import dies_at
-from tests.promises.house import Clock, make_instance, open_house
+from tests.kill_points import dies_at
+from tests.ledger.rotation_checks import chain, checkpoint, receipts, signers, signs
+from tests.promises.harness import Clock, make_instance, open_harness
 
 ORIGIN = "test.example/ledger"
 SIGNER = Path(__file__).parent.parent / "servers" / "signer.py"
@@ -124,17 +124,17 @@ def test_a_rotation_is_signed_by_both_keys_and_the_old_one_is_gone(tmp_path: Pat
 
 
 async def test_a_guard_that_runs_goes_on_with_the_new_key(tmp_path: Path) -> None:
-    first, second = open_house(tmp_path), open_house(tmp_path)
+    first, second = open_harness(tmp_path), open_harness(tmp_path)
     await first.guard.call(make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150}))
     await second.guard.call(make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "2", "amount": 150}))
     old, new = key_rotation.rotate(settings(tmp_path), Clock())
-    for house in (first, second):
-        reply = await house.guard.call(
+    for harness in (first, second):
+        reply = await harness.guard.call(
             make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "3", "amount": 1})
         )
         assert "error" not in reply
-        assert house.ledger.writer.key.verifier == new
-        house.close()
+        assert harness.ledger.writer.key.verifier == new
+        harness.close()
     assert len(first.upstream.writes()) == len(second.upstream.writes()) == 2
     assert list(chain(tmp_path / "state", old)) == [old, new]
 
@@ -339,14 +339,14 @@ def external_like(held: SignerSettings, seconds: float) -> SignerSettings:
 
 async def test_a_call_whose_intent_cannot_be_signed_is_not_sent(tmp_path: Path) -> None:
     held = external(tmp_path)
-    house = open_house(tmp_path, signed_by=make_ledger_keys(tmp_path / "state", ORIGIN, [held]).first())
+    harness = open_harness(tmp_path, signed_by=make_ledger_keys(tmp_path / "state", ORIGIN, [held]).first())
     (tmp_path / "token.mood").write_text("fail")
-    reply = await house.guard.call(
+    reply = await harness.guard.call(
         make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150})
     )
     assert "exited with status" in str(reply)
-    assert house.upstream.sent == []
-    house.close()
+    assert harness.upstream.sent == []
+    harness.close()
 
 
 def test_a_rotation_from_a_file_to_a_command_and_who_does_not_know_it_refuses(tmp_path: Path) -> None:

@@ -12,107 +12,107 @@ from mcp_guard.core.model import Execution, ExecutionStatus, Json, ToolCallReque
 from mcp_guard.core.receipt import Draft, entry
 from mcp_guard.core.receipt_limits import MAX_ENTRY_BYTES
 from mcp_guard.verifier import verify_ledger
-from tests.ledger.filled import open_filled
-from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id, text
+from tests.ledger.sized_ledger import open_filled
+from tests.promises.harness import ALLOW, GATE, Harness, make_instance, open_harness, pending_id, text
 
 HUGE = 900_000
 WORST = "\x01"
 """A control character: six bytes of JSON for one."""
 
 
-async def call(house: House, name: str, arguments: Json) -> Any:
-    return await house.guard.call(make_instance(), ToolCallRequest(name, arguments))
+async def call(harness: Harness, name: str, arguments: Json) -> Any:
+    return await harness.guard.call(make_instance(), ToolCallRequest(name, arguments))
 
 
-def check(house: House) -> None:
+def check(harness: Harness) -> None:
     """Every entry fits, and the ledger verifies."""
-    for row in house.store.receipts_after(-1):
+    for row in harness.store.receipts_after(-1):
         assert len(entry(row.body, row.signature)) <= MAX_ENTRY_BYTES
-    report = verify_ledger(house.folder / "state/ledger.sqlite", house.folder / "state/ledger.pub")
+    report = verify_ledger(harness.folder / "state/ledger.sqlite", harness.folder / "state/ledger.pub")
     assert report.ok, report.problem
-    house.close()
+    harness.close()
 
 
 @pytest.mark.parametrize("character", ["x", WORST, "\U0001f600"])
 async def test_a_huge_tool_name_is_refused_with_a_receipt(tmp_path: Path, character: str) -> None:
-    house = open_house(tmp_path)
-    assert "error" in await call(house, character * HUGE, {})
-    [refused] = house.receipts("decision")
+    harness = open_harness(tmp_path)
+    assert "error" in await call(harness, character * HUGE, {})
+    [refused] = harness.receipts("decision")
     assert refused["tool"].startswith(character * 300)
     assert f"… [cut from {HUGE} characters, sha256:" in refused["tool"]
-    check(house)
+    check(harness)
 
 
 async def test_a_huge_resource_ticket_and_reason_are_cut_and_the_call_goes_on(tmp_path: Path) -> None:
-    house = open_house(tmp_path)
-    house.upstream.facts = {f"{WORST}{number}" * 10: 1 for number in range(5000)} | {"amount": 1}
+    harness = open_harness(tmp_path)
+    harness.upstream.facts = {f"{WORST}{number}" * 10: 1 for number in range(5000)} | {"amount": 1}
     arguments = {"deal_id": WORST * 150_000, "amount": 2, "guard_ticket": WORST * 500, "guard_reason": WORST * 500}
-    reply = await call(house, "crm__update_deal", arguments)
+    reply = await call(harness, "crm__update_deal", arguments)
     assert text(reply) == "done"
-    [intent] = [each for each in house.receipts("intent") if "purpose" not in each]
+    [intent] = [each for each in harness.receipts("intent") if "purpose" not in each]
     for cut in (intent["resource"]["id"], intent["deed"], intent["reason"]):
         assert "… [cut from " in cut
-    assert house.upstream.writes(), "what is sent is not cut"
-    assert len(house.upstream.writes()[0]) > 150_000
-    check(house)
+    assert harness.upstream.writes(), "what is sent is not cut"
+    assert len(harness.upstream.writes()[0]) > 150_000
+    check(harness)
 
 
 async def test_a_huge_error_of_the_upstream_is_cut(tmp_path: Path) -> None:
-    house = open_house(tmp_path)
-    house.upstream.reading = lambda: Execution(ExecutionStatus.UPSTREAM_ERROR, {"error": {}}, WORST * HUGE)
-    assert "cannot be read" in text(await call(house, "crm__update_deal", {"deal_id": "1"}))
-    [outcome], [decision] = house.receipts("outcome"), house.receipts("decision")
+    harness = open_harness(tmp_path)
+    harness.upstream.reading = lambda: Execution(ExecutionStatus.UPSTREAM_ERROR, {"error": {}}, WORST * HUGE)
+    assert "cannot be read" in text(await call(harness, "crm__update_deal", {"deal_id": "1"}))
+    [outcome], [decision] = harness.receipts("outcome"), harness.receipts("decision")
     assert "… [cut from " in outcome["detail"]
     assert "… [cut from " in decision["reasons"][0]
-    check(house)
+    check(harness)
 
 
 async def test_thousands_of_changed_fields_are_cut_to_a_few_and_counted(tmp_path: Path) -> None:
-    house = open_house(tmp_path)
+    harness = open_harness(tmp_path)
     many = {f"field_{number:05}_{WORST * 20}": number for number in range(4000)}
-    await call(house, "crm__update_deal", {"deal_id": "1"} | many)
-    receipts = [each for each in house.receipts() if "changes" in each]
+    await call(harness, "crm__update_deal", {"deal_id": "1"} | many)
+    receipts = [each for each in harness.receipts() if "changes" in each]
     assert receipts
     assert all(each["changes"][-1].endswith(" more]") for each in receipts)
-    check(house)
+    check(harness)
 
 
 async def test_an_approval_and_a_grant_of_a_huge_call_hold(tmp_path: Path) -> None:
-    house = open_house(tmp_path, ALLOW + GATE)
-    house.upstream.facts["deal_id"] = WORST * 100_000
+    harness = open_harness(tmp_path, ALLOW + GATE)
+    harness.upstream.facts["deal_id"] = WORST * 100_000
     arguments = {"deal_id": WORST * 100_000, "amount": 2}
-    held = await call(house, "crm__note", {"text": WORST * 100_000})
-    house.approve(pending_id(held))
-    assert text(await call(house, "crm__note", {"text": WORST * 100_000})) == "done"
-    await call(house, "crm__update_deal", arguments)
-    check(house)
+    held = await call(harness, "crm__note", {"text": WORST * 100_000})
+    harness.approve(pending_id(held))
+    assert text(await call(harness, "crm__note", {"text": WORST * 100_000})) == "done"
+    await call(harness, "crm__update_deal", arguments)
+    check(harness)
 
 
 async def test_many_long_rationales_stand_whole_where_they_were_given_and_cut_in_the_intent(tmp_path: Path) -> None:
     people = ("alice", "carol", "mallory")
-    house = open_house(tmp_path, ALLOW + GATE, routes={"people": Route("people", people, 10**12, quorum=3)})
-    held = pending_id(await call(house, "crm__note", {"text": "hi"}))
+    harness = open_harness(tmp_path, ALLOW + GATE, routes={"people": Route("people", people, 10**12, quorum=3)})
+    held = pending_id(await call(harness, "crm__note", {"text": "hi"}))
     for person in people:
-        house.approve(held, person, rationale=WORST * 2000)
-    assert text(await call(house, "crm__note", {"text": "hi"})) == "done"
-    assert [each["rationale"] for each in house.receipts("approval.granted")] == [WORST * 2000] * 3
-    [intent] = house.receipts("intent")
+        harness.approve(held, person, rationale=WORST * 2000)
+    assert text(await call(harness, "crm__note", {"text": "hi"})) == "done"
+    assert [each["rationale"] for each in harness.receipts("approval.granted")] == [WORST * 2000] * 3
+    [intent] = harness.receipts("intent")
     repeated = [by["rationale"] for by in intent["approval"]["approvers"]]
     assert all("… [cut from 2000" in each and len(json.dumps(each)) < 1000 for each in repeated)
-    check(house)
+    check(harness)
 
 
 async def test_a_receipt_that_is_still_too_large_refuses_the_call_and_leaves_no_trace(tmp_path: Path) -> None:
     """Here by the operator's doing: what each route demands must stand whole in the receipt."""
     crowd = tuple(f"approver-{number:05}" for number in range(6000))
-    house = open_house(tmp_path, ALLOW + GATE, routes={"people": Route("people", crowd, 10**12)})
-    reply = await call(house, "crm__note", {"text": "hi"})
+    harness = open_harness(tmp_path, ALLOW + GATE, routes={"people": Route("people", crowd, 10**12)})
+    reply = await call(harness, "crm__note", {"text": "hi"})
     assert "over the limit of 65535. Nothing was sent." in text(reply)
-    assert house.upstream.sent == []
-    assert house.store.approvals() == []
-    house.load(ALLOW)
-    assert text(await call(house, "crm__note", {"text": "hi"})) == "done"
-    check(house)
+    assert harness.upstream.sent == []
+    assert harness.store.approvals() == []
+    harness.load(ALLOW)
+    assert text(await call(harness, "crm__note", {"text": "hi"})) == "done"
+    check(harness)
 
 
 def test_the_ledger_is_as_it_was_before_a_receipt_that_is_too_large(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.guarded import Client, Json, log, scripted, seen, text, write_config
+from tests.live.running_guard import Client, Json, log, scripted, seen, text, write_config
 
 
 @pytest.fixture

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import anyio
 
-from tests.live.guarded import Json, command, log, scripted, text, write_config
-from tests.live.served import Served, free_port, serving
+from tests.live.http_guard import Served, free_port, serving
+from tests.live.running_guard import Json, command, log, scripted, text, write_config
 from tests.live.test_real_servers import BIN, NODE_SERVERS
 
 CLIENT = NODE_SERVERS.parent.parent / "client.mjs"

@@ -17,8 +17,8 @@ from typing import Self
 
 import pytest
 
-from tests.live.guarded import Client, cli, log, scripted, seen, text, write_config
-from tests.live.served import Served, free_port, serving
+from tests.live.http_guard import Served, free_port, serving
+from tests.live.running_guard import Client, cli, log, scripted, seen, text, write_config
 
 ANN, BEN, EVE = 41001, 41002, 41003
 AGENTS = '[agents.other]\nowner = "bob"\n'

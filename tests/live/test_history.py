@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from tests.live.guarded import Client, cli, log, scripted, text, write_config
+from tests.live.running_guard import Client, cli, log, scripted, text, write_config
 
 EVIL = "evil@attacker.example"
 LABELS = """

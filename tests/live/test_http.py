@@ -21,8 +21,8 @@ from mcp.client.sse import sse_client
 from mcp.client.streamable_http import streamable_http_client
 
 from mcp_guard.identity.dpop import thumbprint
-from tests.live.guarded import ALLOW_ALL, Json, cli, enrol, log, scripted, seen, text, write_config
-from tests.live.served import REVISION, Served, free_port, reply, serving
+from tests.live.http_guard import REVISION, Served, free_port, reply, serving
+from tests.live.running_guard import ALLOW_ALL, Json, cli, enrol, log, scripted, seen, text, write_config
 from tests.live.test_session import alive, children, eventually, held
 
 GATED = f"""{ALLOW_ALL}

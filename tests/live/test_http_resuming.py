@@ -7,8 +7,8 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from tests.live.guarded import Json, cli, enrol, scripted, seen, write_config
-from tests.live.served import Raw, Served, free_port, reply, serving
+from tests.live.http_guard import Raw, Served, free_port, reply, serving
+from tests.live.running_guard import Json, cli, enrol, scripted, seen, write_config
 from tests.live.test_http import GATED
 from tests.live.test_session import held
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.guarded import SERVERS, Client, Json, cli, log, text, write_config
-from tests.live.served import await_answer, free_port
+from tests.live.http_guard import await_answer, free_port
+from tests.live.running_guard import SERVERS, Client, Json, cli, log, text, write_config
 from tests.live.test_session import eventually
 
 TOKEN = "canary-7f3a9c1e5b"

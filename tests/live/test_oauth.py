@@ -9,8 +9,8 @@ from pathlib import Path
 import httpx2 as httpx
 import pytest
 
-from tests.live.authorized import Authority
-from tests.live.guarded import Client, cli, command, log, text, write_config
+from tests.live.authorization_server import Authority
+from tests.live.running_guard import Client, cli, command, log, text, write_config
 from tests.live.test_session import eventually
 
 SECRET = "canary-client/secret+1"

@@ -15,7 +15,7 @@ import pytest
 from mcp import Client, StdioServerParameters
 from mcp.client.subscriptions import ResourceUpdated
 
-from tests.live.guarded import Json, cli, command, log, upstream, write_config
+from tests.live.running_guard import Json, cli, command, log, upstream, write_config
 
 NODE_SERVERS = Path(__file__).parent.parent / "node" / "node_modules" / "@modelcontextprotocol"
 BIN = Path(sys.executable).parent

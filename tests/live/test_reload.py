@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.guarded import ALLOW_ALL, Client, cli, log, scripted, text, write_config
+from tests.live.running_guard import ALLOW_ALL, Client, cli, log, scripted, text, write_config
 
 NO_ECHO = ALLOW_ALL + '@id("quiet") @reason("quiet now") forbid (principal, action == Action::"up__echo", resource);'
 NO_HI = ALLOW_ALL + (

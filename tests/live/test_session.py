@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from mcp_guard.config import load
-from tests.live.guarded import (
+from tests.live.running_guard import (
     ALLOW_ALL,
     Client,
     Json,

@@ -13,7 +13,19 @@ import pytest
 from mcp import Client as OfficialClient
 from mcp import StdioServerParameters
 
-from tests.live.guarded import ALLOW_ALL, Client, Json, cli, command, enrol, log, scripted, seen, text, write_config
+from tests.live.running_guard import (
+    ALLOW_ALL,
+    Client,
+    Json,
+    cli,
+    command,
+    enrol,
+    log,
+    scripted,
+    seen,
+    text,
+    write_config,
+)
 from tests.live.test_session import eventually, held
 
 REVISION = "2026-07-28"

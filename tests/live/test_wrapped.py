@@ -11,7 +11,7 @@ import anyio
 import pytest
 from mcp import Client, StdioServerParameters
 
-from tests.live.guarded import SERVERS, cli, log
+from tests.live.running_guard import SERVERS, cli, log
 from tests.live.test_real_servers import BIN, NODE_SERVERS, text
 
 LEAKY = SERVERS / "leaky.py"

@@ -18,9 +18,9 @@ from mcp_guard.notify import NOTIFIERS
 from mcp_guard.notify.delivery import NotificationDispatcher
 from mcp_guard.settings import NotifierSettings, SecretReference
 from mcp_guard.storage.approvals import Delivery
-from tests.live.guarded import ALLOW_ALL, Client, cli, scripted, write_config
+from tests.live.running_guard import ALLOW_ALL, Client, cli, scripted, write_config
 from tests.notify.receivers import Web, smtp, web
-from tests.promises.house import ALLOW, GATE, ROUTES, SECOND, House, make_instance, open_house, pending_id
+from tests.promises.harness import ALLOW, GATE, ROUTES, SECOND, Harness, make_instance, open_harness, pending_id
 
 ASKED = ToolCallRequest("crm__update_deal", {"deal_id": "789", "amount": 150, "stage": "a secret argument"})
 INBOX = "http://localhost:8765"
@@ -29,8 +29,8 @@ SECRET = "whsec_" + base64.b64encode(KEY).decode()
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    return open_house(tmp_path, f"{ALLOW}\n{GATE}")
+def harness(tmp_path: Path) -> Harness:
+    return open_harness(tmp_path, f"{ALLOW}\n{GATE}")
 
 
 def keep(path: Path, secret: str) -> None:
@@ -39,40 +39,40 @@ def keep(path: Path, secret: str) -> None:
     path.write_text(secret)
 
 
-def dispatcher(house: House, kind: str, **options: Any) -> NotificationDispatcher:
-    notifiers = {"one": NotifierSettings(kind, options, house.folder)}
-    return NotificationDispatcher(house.ledger.writer, ROUTES, notifiers, INBOX, retry_seconds=(1, 1))
+def dispatcher(harness: Harness, kind: str, **options: Any) -> NotificationDispatcher:
+    notifiers = {"one": NotifierSettings(kind, options, harness.folder)}
+    return NotificationDispatcher(harness.ledger.writer, ROUTES, notifiers, INBOX, retry_seconds=(1, 1))
 
 
-async def ask(house: House) -> str:
+async def ask(harness: Harness) -> str:
     """A new request, which owes one message to the notifier `one`."""
-    id = pending_id(await house.guard.call(make_instance(), ASKED))
-    approval = house.store.approval(id)[0]
+    id = pending_id(await harness.guard.call(make_instance(), ASKED))
+    approval = harness.store.approval(id)[0]
     route = replace(ROUTES["people"], notify=("one",))
-    house.ledger.writer.run(lambda tx: notify(tx, approval, "requested", [route]))
+    harness.ledger.writer.run(lambda tx: notify(tx, approval, "requested", [route]))
     return id
 
 
-async def deliver(house: House, carrier: NotificationDispatcher, rounds: int = 1) -> Delivery:
+async def deliver(harness: Harness, carrier: NotificationDispatcher, rounds: int = 1) -> Delivery:
     """Some rounds, each after all waits are over; the delivery as it is then."""
 
     for _ in range(rounds):
         await carrier.run_once()
-        house.clock.time += 2 * SECOND
-    [delivery] = house.store.deliveries(house.store.approvals()[0].id)
+        harness.clock.time += 2 * SECOND
+    [delivery] = harness.store.deliveries(harness.store.approvals()[0].id)
     assert isinstance(delivery, Delivery)
     return delivery
 
 
-def webhook(house: House, receiver: Web) -> NotificationDispatcher:
-    keep(house.folder / "secret", SECRET + "\n")
-    return dispatcher(house, "webhook", url=f"{receiver.url}/hook", secret=SecretReference("file", "secret"))
+def webhook(harness: Harness, receiver: Web) -> NotificationDispatcher:
+    keep(harness.folder / "secret", SECRET + "\n")
+    return dispatcher(harness, "webhook", url=f"{receiver.url}/hook", secret=SecretReference("file", "secret"))
 
 
-async def test_a_webhook_is_signed_as_standard_webhooks_has_it(house: House) -> None:
+async def test_a_webhook_is_signed_as_standard_webhooks_has_it(harness: Harness) -> None:
     with web() as receiver:
-        id = await ask(house)
-        assert (await deliver(house, webhook(house, receiver))).state == "delivered"
+        id = await ask(harness)
+        assert (await deliver(harness, webhook(harness, receiver))).state == "delivered"
     [posted] = receiver.posted
     headers = posted.headers
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + posted.body
@@ -86,55 +86,55 @@ async def test_a_webhook_is_signed_as_standard_webhooks_has_it(house: House) -> 
     assert b"a secret argument" not in posted.body
 
 
-async def test_a_failure_is_shown_and_tried_again_until_it_succeeds(house: House) -> None:
+async def test_a_failure_is_shown_and_tried_again_until_it_succeeds(harness: Harness) -> None:
     with web(500, 302) as receiver:
-        await ask(house)
-        carrier = webhook(house, receiver)
-        first = await deliver(house, carrier)
+        await ask(harness)
+        carrier = webhook(harness, receiver)
+        first = await deliver(harness, carrier)
         assert (first.state, first.attempts, first.note) == ("due", 1, "the receiver answered HTTP 500")
-        assert (await deliver(house, carrier)).note == "the receiver answered HTTP 302"  # a redirect is not followed
-        last = await deliver(house, carrier)
+        assert (await deliver(harness, carrier)).note == "the receiver answered HTTP 302"  # a redirect is not followed
+        last = await deliver(harness, carrier)
     assert (last.state, last.attempts) == ("delivered", 3)
     assert len({posted.headers["webhook-id"] for posted in receiver.posted}) == 1  # so that a receiver can tell
     assert [posted.path for posted in receiver.posted] == ["/hook"] * 3
 
 
-async def test_after_the_last_attempt_it_has_failed(house: House) -> None:
-    await ask(house)
+async def test_after_the_last_attempt_it_has_failed(harness: Harness) -> None:
+    await ask(harness)
     with web() as receiver:
-        dead = webhook(house, receiver)
-    delivery = await deliver(house, dead, rounds=4)
+        dead = webhook(harness, receiver)
+    delivery = await deliver(harness, dead, rounds=4)
     assert (delivery.state, delivery.attempts) == ("failed", 3)
     assert delivery.note.startswith("the receiver could not be reached")
     assert "127.0.0.1" not in delivery.note
 
 
-async def test_nothing_is_sent_of_what_is_decided_already(house: House) -> None:
+async def test_nothing_is_sent_of_what_is_decided_already(harness: Harness) -> None:
     with web() as receiver:
-        house.approve(await ask(house))
-        assert (await deliver(house, webhook(house, receiver))).note == "decided before it was sent"
+        harness.approve(await ask(harness))
+        assert (await deliver(harness, webhook(harness, receiver))).note == "decided before it was sent"
     assert receiver.posted == []
 
 
-async def test_two_dispatchers_deliver_once(house: House) -> None:
+async def test_two_dispatchers_deliver_once(harness: Harness) -> None:
     with web() as receiver:
-        await ask(house)
-        first, second = webhook(house, receiver), webhook(house, receiver)
+        await ask(harness)
+        first, second = webhook(harness, receiver), webhook(harness, receiver)
 
         await asyncio.gather(first.run_once(), second.run_once())
     assert len(receiver.posted) == 1
 
 
-async def test_slack_gets_blocks_and_nothing_becomes_a_mention(house: House) -> None:
+async def test_slack_gets_blocks_and_nothing_becomes_a_mention(harness: Harness) -> None:
     with web() as receiver:
-        keep(house.folder / "slack", f"{receiver.url}/T0/B0/secret")
+        keep(harness.folder / "slack", f"{receiver.url}/T0/B0/secret")
         asked = ToolCallRequest("crm__update_deal", {"deal_id": "<!channel>", "amount": 150})
-        id = pending_id(await house.guard.call(make_instance(), asked))
-        approval = house.store.approval(id)[0]
+        id = pending_id(await harness.guard.call(make_instance(), asked))
+        approval = harness.store.approval(id)[0]
         route = replace(ROUTES["people"], notify=("one",))
-        house.ledger.writer.run(lambda tx: notify(tx, approval, "requested", [route]))
+        harness.ledger.writer.run(lambda tx: notify(tx, approval, "requested", [route]))
         assert (
-            await deliver(house, dispatcher(house, "slack", url=SecretReference("file", "slack")))
+            await deliver(harness, dispatcher(harness, "slack", url=SecretReference("file", "slack")))
         ).state == "delivered"
     said = json.loads(receiver.posted[0].body)
     assert [block["type"] for block in said["blocks"]] == ["header", "section", "actions"]
@@ -150,10 +150,10 @@ def mail_options(port: int) -> Json:
     }  # fmt: skip
 
 
-async def test_mail_comes_over_smtp(house: House) -> None:
+async def test_mail_comes_over_smtp(harness: Harness) -> None:
     with smtp() as (port, mail):
-        id = await ask(house)
-        assert (await deliver(house, dispatcher(house, "email", **mail_options(port)))).state == "delivered"
+        id = await ask(harness)
+        assert (await deliver(harness, dispatcher(harness, "email", **mail_options(port)))).state == "delivered"
     [message] = mail
     assert message["To"] == "a@example.com, b@example.com"
     assert message["Subject"] == "agent needs approval: crm__update_deal on Deal 789"
@@ -162,24 +162,24 @@ async def test_mail_comes_over_smtp(house: House) -> None:
     assert "a secret argument" not in body
 
 
-async def test_mail_to_a_server_without_starttls_is_not_sent_in_the_clear(house: House) -> None:
+async def test_mail_to_a_server_without_starttls_is_not_sent_in_the_clear(harness: Harness) -> None:
     with smtp() as (port, mail):
-        await ask(house)
-        delivery = await deliver(house, dispatcher(house, "email", **mail_options(port) | {"starttls": True}))
+        await ask(harness)
+        delivery = await deliver(harness, dispatcher(harness, "email", **mail_options(port) | {"starttls": True}))
     assert "SMTPNotSupportedError" in delivery.note
     assert mail == []
 
 
-async def test_a_command_gets_json_on_its_input_and_no_environment(house: House) -> None:
-    script = house.folder / "notify.sh"
+async def test_a_command_gets_json_on_its_input_and_no_environment(harness: Harness) -> None:
+    script = harness.folder / "notify.sh"
     script.write_text("#!/bin/sh\ncat > got.json\nenv > got.env\n")
     script.chmod(0o700)
-    id = await ask(house)
-    assert (await deliver(house, dispatcher(house, "command", command=("./notify.sh",)))).state == "delivered"
-    said = json.loads((house.folder / "got.json").read_text())
+    id = await ask(harness)
+    assert (await deliver(harness, dispatcher(harness, "command", command=("./notify.sh",)))).state == "delivered"
+    said = json.loads((harness.folder / "got.json").read_text())
     assert said["approval"] == id
     assert "needs approval" in said["title"]
-    assert {line.split("=")[0] for line in (house.folder / "got.env").read_text().splitlines()} <= {
+    assert {line.split("=")[0] for line in (harness.folder / "got.env").read_text().splitlines()} <= {
         "PATH", "HOME", "LANG", "PWD", "SHLVL", "_", "OLDPWD",
     }  # fmt: skip
 
@@ -193,21 +193,21 @@ async def test_a_command_gets_json_on_its_input_and_no_environment(house: House)
         ("slack", {"url": SecretReference("file", "nonesuch")}, "cannot read `nonesuch`"),
     ],
 )
-async def test_what_cannot_be_sent_says_why(house: House, kind: str, options: Json, note: str) -> None:
-    await ask(house)
-    assert note in (await deliver(house, dispatcher(house, kind, **options))).note
+async def test_what_cannot_be_sent_says_why(harness: Harness, kind: str, options: Json, note: str) -> None:
+    await ask(harness)
+    assert note in (await deliver(harness, dispatcher(harness, kind, **options))).note
 
 
-async def test_the_desktop_is_told_through_notify_send(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_desktop_is_told_through_notify_send(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command is a script of ours: there is no desktop here."""
-    script = house.folder / "notify-send"
-    script.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {house.folder}/said\n')
+    script = harness.folder / "notify-send"
+    script.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {harness.folder}/said\n')
     script.chmod(0o700)
-    monkeypatch.setenv("PATH", f"{house.folder}:/usr/bin:/bin")
+    monkeypatch.setenv("PATH", f"{harness.folder}:/usr/bin:/bin")
     monkeypatch.setattr("sys.platform", "linux")
-    await ask(house)
-    assert (await deliver(house, dispatcher(house, "desktop"))).state == "delivered"
-    assert "agent needs approval: crm__update_deal on Deal 789" in (house.folder / "said").read_text()
+    await ask(harness)
+    assert (await deliver(harness, dispatcher(harness, "desktop"))).state == "delivered"
+    assert "agent needs approval: crm__update_deal on Deal 789" in (harness.folder / "said").read_text()
 
 
 def test_every_kind_is_tested_above() -> None:
@@ -215,31 +215,31 @@ def test_every_kind_is_tested_above() -> None:
     assert all(f'"{kind}"' in text for kind in NOTIFIERS)
 
 
-async def test_an_open_request_expires_without_any_call_waiting(house: House) -> None:
-    id = await ask(house)
-    house.clock.time += 3601 * SECOND
-    await dispatcher(house, "desktop").run_once()
-    assert house.store.approval(id)[0].state is ApprovalState.EXPIRED
+async def test_an_open_request_expires_without_any_call_waiting(harness: Harness) -> None:
+    id = await ask(harness)
+    harness.clock.time += 3601 * SECOND
+    await dispatcher(harness, "desktop").run_once()
+    assert harness.store.approval(id)[0].state is ApprovalState.EXPIRED
 
 
 async def test_an_escalation_tells_the_second_route_once(tmp_path: Path) -> None:
     first = Route("people", ("alice",), 3600 * SECOND, escalate_to="chiefs", escalate_after=600 * SECOND)
     routes = {"people": first, "chiefs": Route("chiefs", ("carol",), 3600 * SECOND, notify=("one",))}
-    house = open_house(tmp_path, f"{ALLOW}\n{GATE}", routes=routes)
+    harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}", routes=routes)
     with web() as receiver:
         keep(tmp_path / "secret", SECRET)
         options = {"url": f"{receiver.url}/hook", "secret": SecretReference("file", "secret")}
         notifiers = {"one": NotifierSettings("webhook", options, tmp_path)}
-        carrier = NotificationDispatcher(house.ledger.writer, routes, notifiers, INBOX)
-        id = pending_id(await house.guard.call(make_instance(), ASKED))
+        carrier = NotificationDispatcher(harness.ledger.writer, routes, notifiers, INBOX)
+        id = pending_id(await harness.guard.call(make_instance(), ASKED))
         await carrier.run_once()
         assert receiver.posted == []
-        house.clock.time += 601 * SECOND
+        harness.clock.time += 601 * SECOND
         for _ in range(3):
             await carrier.run_once()
     assert [json.loads(posted.body)["type"] for posted in receiver.posted] == ["approval.escalated"]
-    assert house.store.approval(id)[0].rules[0].approvers == ("alice", "carol")
-    [receipt] = house.receipts("approval.escalated")
+    assert harness.store.approval(id)[0].rules[0].approvers == ("alice", "carol")
+    [receipt] = harness.receipts("approval.escalated")
     assert receipt["rules"] == [{"approvers": ["alice", "carol"], "quorum": 1, "route": "people"}]
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.cli import COMMANDS
-from tests.live.guarded import command, scripted, write_config
+from tests.live.running_guard import command, scripted, write_config
 from tests.packaging.test_distributions import ROOT, UV
 
 TEXT = re.sub(r"\\\n", "", (ROOT / "Containerfile").read_text())

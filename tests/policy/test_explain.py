@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from mcp_guard.core.model import Json, Outcome
 from mcp_guard.policy.authoring.explain import explain, lines
 from mcp_guard.policy.authoring.recorded import PolicyVersion
-from tests.policy.made import CEDAR, TEXTS, GeneratedRequest, policies_of, requests
+from tests.policy.strategies import CEDAR, TEXTS, GeneratedRequest, policies_of, requests
 
 LIMIT = (
     '@id("work") permit (principal in Group::"g1", action, resource);'

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from mcp_guard.core.decision import PolicyOutcome
 from mcp_guard.core.model import Json, Outcome
 from mcp_guard.policy.authoring.export import plain_schema, plain_text
-from tests.policy.made import CEDAR, TEXTS, GeneratedRequest, requests, ruleset
+from tests.policy.strategies import CEDAR, TEXTS, GeneratedRequest, requests, ruleset
 
 ROUTES = ("people", "security")
 APPROVALS = [frozenset(some) for size in range(3) for some in combinations(ROUTES, size)]

@@ -6,7 +6,7 @@ import pytest
 
 from mcp_guard.core.model import Json
 from mcp_guard.policy.authoring.lint import LintFinding, lint, read_linted
-from tests.policy.made import CEDAR
+from tests.policy.strategies import CEDAR
 
 ROOT = Path(__file__).parent.parent.parent
 AGENTS = {"a1": ("g1",)}

@@ -7,7 +7,7 @@ import pytest
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Effect, FactsRule, Mode, Outcome, Redaction, ResourceRule, ToolRule
 from mcp_guard.policy.engine import PolicyEnvironment, load_policies, rule_text
-from tests.policy.worlds import PERMIT, load, make_call, make_tool, object_of
+from tests.policy.fixtures import PERMIT, load, make_call, make_tool, object_of
 
 TOOL = make_tool(object_of(s={"type": "string"}))
 

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Effect, Json, Mode, Outcome, ToolCallRequest
 from mcp_guard.policy.ruleset import always_in_force
-from tests.policy.made import TEXTS, GeneratedRequest, requests, ruleset
-from tests.policy.worlds import INSTANCE, PERMIT, load, make_call, make_tool, object_of
-from tests.promises.house import make_instance, open_house
+from tests.policy.fixtures import INSTANCE, PERMIT, load, make_call, make_tool, object_of
+from tests.policy.strategies import TEXTS, GeneratedRequest, requests, ruleset
+from tests.promises.harness import make_instance, open_harness
 
 TOOL = make_tool(object_of(n={"type": "integer"}))
 READER = make_tool(object_of(), "read", Effect.READ)
@@ -84,48 +84,50 @@ def test_a_mark_in_the_wrong_place_is_refused(tmp_path: Path, written: str) -> N
 
 
 async def test_the_receipt_says_what_would_have_happened(tmp_path: Path) -> None:
-    house = open_house(tmp_path, '@id("no") @reason("not this") forbid (principal, action, resource);')
-    house.policies.mode = Mode.OBSERVE
-    reply = await house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "a"}))
+    harness = open_harness(tmp_path, '@id("no") @reason("not this") forbid (principal, action, resource);')
+    harness.policies.mode = Mode.OBSERVE
+    reply = await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "a"}))
     assert reply["result"]["content"][0]["text"] == "done"
-    receipt = house.receipts("intent")[0]
+    receipt = harness.receipts("intent")[0]
     assert (receipt["outcome"], receipt["mode"], receipt["would"]["outcome"]) == ("allow", "observe", "deny")
     assert receipt["would"]["policies"] == ["no"]
     assert receipt["would"]["reasons"] == ["not this"]
-    assert {tool["_meta"]["mcp-guard/mode"] for tool in house.guard.list_tools(make_instance())} == {"observe"}
-    house.close()
+    assert {tool["_meta"]["mcp-guard/mode"] for tool in harness.guard.list_tools(make_instance())} == {"observe"}
+    harness.close()
 
 
 async def test_a_tool_has_a_mode_of_its_own(tmp_path: Path) -> None:
     from dataclasses import replace
 
-    house = open_house(tmp_path, '@id("no") forbid (principal, action, resource);')
-    note = house.upstream.catalog["crm__note"]
-    house.upstream.catalog["crm__note"] = replace(note, rule=replace(note.rule, mode=Mode.OBSERVE))
-    assert [tool["name"] for tool in house.guard.list_tools(make_instance())] == ["crm__note"]
-    assert "result" in await house.guard.call(make_instance(), ToolCallRequest("crm__note", {}))
-    assert "error" in await house.guard.call(make_instance(), ToolCallRequest("crm__purge", {}))
-    house.policies.mode = Mode.OBSERVE
-    house.upstream.catalog["crm__note"] = replace(note, rule=replace(note.rule, mode=Mode.ENFORCE))
-    assert "crm__note" not in [tool["name"] for tool in house.guard.list_tools(make_instance())]
-    house.close()
+    harness = open_harness(tmp_path, '@id("no") forbid (principal, action, resource);')
+    note = harness.upstream.catalog["crm__note"]
+    harness.upstream.catalog["crm__note"] = replace(note, rule=replace(note.rule, mode=Mode.OBSERVE))
+    assert [tool["name"] for tool in harness.guard.list_tools(make_instance())] == ["crm__note"]
+    assert "result" in await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {}))
+    assert "error" in await harness.guard.call(make_instance(), ToolCallRequest("crm__purge", {}))
+    harness.policies.mode = Mode.OBSERVE
+    harness.upstream.catalog["crm__note"] = replace(note, rule=replace(note.rule, mode=Mode.ENFORCE))
+    assert "crm__note" not in [tool["name"] for tool in harness.guard.list_tools(make_instance())]
+    harness.close()
 
 
 async def test_a_shadow_is_asked_and_not_obeyed(tmp_path: Path) -> None:
-    house = open_house(tmp_path)
+    harness = open_harness(tmp_path)
     (tmp_path / "shadow").mkdir()
-    house.policies.shadow = load(
+    harness.policies.shadow = load(
         tmp_path / "shadow",
         '@id("shade") forbid (principal, action, resource);',
-        *house.upstream.tools(),
+        *harness.upstream.tools(),
         attributes={"Deal": {"amount": "number", "stage": "string"}},
     )
-    assert "result" in await house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "a"}))
-    shadow = house.receipts("intent")[0]["shadow"]
+    assert "result" in await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "a"}))
+    shadow = harness.receipts("intent")[0]["shadow"]
     assert (shadow["outcome"], shadow["policies"]) == ("deny", ["shade"])
-    assert shadow["policy_version"] == house.policies.shadow.version
-    house.policies.shadow._attributes = None  # type: ignore[assignment]
+    assert shadow["policy_version"] == harness.policies.shadow.version
+    harness.policies.shadow._attributes = None  # type: ignore[assignment]
     deal = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150})
-    assert "isError" not in (await house.guard.call(make_instance(), deal))["result"], "a shadow that fails fails alone"
-    assert house.receipts("intent")[-1]["shadow"]["reasons"] == ["'NoneType' object is not subscriptable"]
-    house.close()
+    assert "isError" not in (await harness.guard.call(make_instance(), deal))["result"], (
+        "a shadow that fails fails alone"
+    )
+    assert harness.receipts("intent")[-1]["shadow"]["reasons"] == ["'NoneType' object is not subscriptable"]
+    harness.close()

@@ -8,7 +8,7 @@ from mcp_guard.config import load
 from mcp_guard.core.definition_checks import ListedTool, check_tools
 from mcp_guard.policy.engine import load_policies
 from mcp_guard.policy.shapes import Kind, Shape, input_shape
-from tests.live.guarded import upstream, write_config
+from tests.live.running_guard import upstream, write_config
 from tests.live.test_real_servers import BIN, node
 
 

@@ -11,8 +11,8 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import Draft
 from mcp_guard.policy.engine import PolicyEnvironment
 from mcp_guard.policy.reload import PoliciesInForce, PolicyReloader, SessionPolicies
-from tests.policy.worlds import PERMIT, make_tool, object_of
-from tests.promises.house import House, open_house
+from tests.policy.fixtures import PERMIT, make_tool, object_of
+from tests.promises.harness import Harness, open_harness
 
 ONE, TWO = make_tool(object_of(a={"type": "string"}), "one"), make_tool(object_of(a={"type": "string"}), "two")
 STRICT = '@id("none") forbid (principal, action, resource);'
@@ -23,14 +23,14 @@ class Stage:
     """A reloader over a real ledger, and what it said."""
 
     def __init__(self, folder: Path, shadow: bool = False) -> None:
-        self.house: House = open_house(folder / "house")
-        self.before = [receipt["kind"] for receipt in self.house.receipts()]
+        self.harness: Harness = open_harness(folder / "harness")
+        self.before = [receipt["kind"] for receipt in self.harness.receipts()]
         self.policies, self.shadow = folder / "policies.cedar", folder / "shadow.cedar"
         self.policies.write_text(PERMIT)
         self.shadow.write_text(STRICT)
         self.said: list[str] = []
         self.reloader = PolicyReloader(
-            self.house.ledger.ledger, self.said.append, policies=self.policies, shadow=self.shadow if shadow else None
+            self.harness.ledger.ledger, self.said.append, policies=self.policies, shadow=self.shadow if shadow else None
         )
 
     def follow(self, *tools: object, told: Callable[[], None] = lambda: None) -> SessionPolicies:
@@ -40,12 +40,12 @@ class Stage:
         return session_policies
 
     def receipts(self, kind: str) -> int:
-        return len(self.house.receipts(kind)) - self.before.count(kind)
+        return len(self.harness.receipts(kind)) - self.before.count(kind)
 
 
 @asynccontextmanager
 async def watching(folder: Path, shadow: bool = False) -> AsyncIterator[Stage]:
-    (folder / "house").mkdir()
+    (folder / "harness").mkdir()
     stage = Stage(folder, shadow)
     task = asyncio.create_task(stage.reloader.watch())
     try:
@@ -53,7 +53,7 @@ async def watching(folder: Path, shadow: bool = False) -> AsyncIterator[Stage]:
             yield stage
     finally:
         task.cancel()
-        stage.house.close()
+        stage.harness.close()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -113,7 +113,7 @@ async def test_a_bad_shadow_is_none_and_the_policies_stay(tmp_path: Path) -> Non
         await until(lambda: session.in_force.shadow is None)
         assert session.in_force.version == version
         assert stage.said[0].startswith("the shadow policies are not loaded")
-        assert stage.house.receipts("policy.rejected")[0]["shadow"] is True
+        assert stage.harness.receipts("policy.rejected")[0]["shadow"] is True
 
 
 async def test_no_receipt_no_new_policies(tmp_path: Path) -> None:

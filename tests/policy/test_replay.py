@@ -8,94 +8,94 @@ from mcp_guard.cli.policy.inputs import decisions, versions
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.policy.authoring.replay import ERASED, NOT_ASKED, ReplayReport, replay
-from tests.policy.made import policies_of
-from tests.promises.house import GATE, House, make_instance, open_house
+from tests.policy.strategies import policies_of
+from tests.promises.harness import GATE, Harness, make_instance, open_harness
 
 READ = '@id("read") permit (principal in Group::"workers", action in Action::"read", resource);'
 NOTES = '@id("notes") permit (principal in Group::"workers", action == Action::"crm__note", resource);'
 
 
-def again(house: House, candidate: str) -> ReplayReport:
-    return replay(decisions(house.store), versions(house.store), policies_of(candidate))
+def again(harness: Harness, candidate: str) -> ReplayReport:
+    return replay(decisions(harness.store), versions(harness.store), policies_of(candidate))
 
 
-async def call(house: House, name: str, arguments: Json | None = None, **changes: object) -> None:
+async def call(harness: Harness, name: str, arguments: Json | None = None, **changes: object) -> None:
     instance = make_instance(**changes)  # type: ignore[arg-type]
-    await house.guard.call(instance, ToolCallRequest(name, arguments or {}))
+    await harness.guard.call(instance, ToolCallRequest(name, arguments or {}))
 
 
-def past_house(folder: Path, policies: str) -> House:
-    house = open_house(folder, policies)
-    engine = house.load(policies)
-    house.ledger.ledger.note(policy=(engine.version, engine.material))
-    return house
+def past_house(folder: Path, policies: str) -> Harness:
+    harness = open_harness(folder, policies)
+    engine = harness.load(policies)
+    harness.ledger.ledger.note(policy=(engine.version, engine.material))
+    return harness
 
 
 async def test_a_call_that_was_refused_as_unknown_counts_if_its_tool_would_be_listed(tmp_path: Path) -> None:
-    house = past_house(tmp_path, READ)
-    await call(house, "crm__get_deal", {"deal_id": "1"})
-    await call(house, "crm__purge")
-    await call(house, "nonesuch")
-    assert again(house, READ).never_more_permissive
+    harness = past_house(tmp_path, READ)
+    await call(harness, "crm__get_deal", {"deal_id": "1"})
+    await call(harness, "crm__purge")
+    await call(harness, "nonesuch")
+    assert again(harness, READ).never_more_permissive
     done = again(
-        house, READ + '@id("p") permit (principal in Group::"workers", action == Action::"crm__purge", resource);'
+        harness, READ + '@id("p") permit (principal in Group::"workers", action == Action::"crm__purge", resource);'
     )
     assert [receipt["tool"] for receipt in done.listed] == ["crm__purge"]
     assert not done.never_more_permissive
     others = READ + '@id("p") permit (principal in Group::"others", action == Action::"crm__purge", resource);'
-    assert again(house, others).never_more_permissive, "this instance is in no such group"
-    house.close()
+    assert again(harness, others).never_more_permissive, "this instance is in no such group"
+    harness.close()
 
 
 async def test_of_an_instance_of_whom_nothing_is_kept_the_worst_is_assumed(tmp_path: Path) -> None:
-    house = past_house(tmp_path, READ)
-    await call(house, "crm__purge")
+    harness = past_house(tmp_path, READ)
+    await call(harness, "crm__purge")
     others = READ + '@id("p") permit (principal in Group::"others", action == Action::"crm__purge", resource);'
-    assert not again(house, others).never_more_permissive
-    house.close()
+    assert not again(harness, others).never_more_permissive
+    harness.close()
 
 
 async def test_erased_requests_and_unasked_calls_are_left_out_and_counted(tmp_path: Path) -> None:
-    house = past_house(tmp_path, READ + NOTES)
-    await call(house, "crm__note", {"text": "a"})
-    await call(house, "crm__note", {"text": 5})
-    await call(house, "crm__note", {"text": "b"})
-    seq = max(receipt["seq"] for receipt in house.receipts("intent"))
-    house.store._db.execute("DELETE FROM payload WHERE seq = ?", (seq,))
-    done = again(house, READ)
+    harness = past_house(tmp_path, READ + NOTES)
+    await call(harness, "crm__note", {"text": "a"})
+    await call(harness, "crm__note", {"text": 5})
+    await call(harness, "crm__note", {"text": "b"})
+    seq = max(receipt["seq"] for receipt in harness.receipts("intent"))
+    harness.store._db.execute("DELETE FROM payload WHERE seq = ?", (seq,))
+    done = again(harness, READ)
     assert dict(done.left_out) == {ERASED: 1, NOT_ASKED: 1}
     assert [(each.was.outcome, each.would.outcome) for each in done.differences] == [("allow", "deny")]
-    house.close()
+    harness.close()
 
 
 async def test_one_route_less_is_more_permissive(tmp_path: Path) -> None:
-    house = past_house(tmp_path, NOTES + GATE)
-    await call(house, "crm__note", {"text": "a"})
-    fewer = again(house, NOTES + GATE.replace('"people"', '"others"', 1))
+    harness = past_house(tmp_path, NOTES + GATE)
+    await call(harness, "crm__note", {"text": "a"})
+    fewer = again(harness, NOTES + GATE.replace('"people"', '"others"', 1))
     assert [each.looser for each in fewer.differences] == [True]
-    more = again(house, NOTES + GATE.replace('"people"', '"people,others"', 1))
+    more = again(harness, NOTES + GATE.replace('"people"', '"people,others"', 1))
     assert [each.looser for each in more.differences] == [False]
     assert more.never_more_permissive
-    house.close()
+    harness.close()
 
 
 async def test_what_was_recorded_is_what_its_own_policies_give(tmp_path: Path) -> None:
-    house = past_house(tmp_path, NOTES)
-    await call(house, "crm__note", {"text": "a"})
-    assert again(house, NOTES).unlike == []
-    version = versions(house.store)(house.policies.version)
+    harness = past_house(tmp_path, NOTES)
+    await call(harness, "crm__note", {"text": "a"})
+    assert again(harness, NOTES).unlike == []
+    version = versions(harness.store)(harness.policies.version)
     assert version is not None
     other = version.under(policies_of(READ))
-    done = replay(decisions(house.store), lambda _: other, policies_of(NOTES))
+    done = replay(decisions(harness.store), lambda _: other, policies_of(NOTES))
     assert [receipt["tool"] for receipt in done.unlike] == ["crm__note"]
-    house.close()
+    harness.close()
 
 
 async def test_kept_policies_that_were_changed_are_not_believed(tmp_path: Path) -> None:
-    house = past_house(tmp_path, NOTES)
-    await call(house, "crm__note", {"text": "a"})
+    harness = past_house(tmp_path, NOTES)
+    await call(harness, "crm__note", {"text": "a"})
     changed = "UPDATE policy_version SET material = CAST(replace(material, 'workers', 'nobody') AS BLOB)"
-    house.store._db.execute(changed)
+    harness.store._db.execute(changed)
     with pytest.raises(LedgerError, match="are not those that it is the hash of"):
-        again(house, NOTES)
-    house.close()
+        again(harness, NOTES)
+    harness.close()

@@ -19,8 +19,8 @@ from hypothesis import strategies as st
 from mcp_guard.core.model import Effect, Json, Outcome, RateCounter, ResourceRule
 from mcp_guard.policy.request import Inexpressible, build_context, history_context, resource_entity
 from mcp_guard.policy.shapes import input_shape
+from tests.policy.fixtures import INSTANCE, PERMIT, load, make_call, make_tool
 from tests.policy.schemas import NAMES, SCHEMAS, VALUES, fitting
-from tests.policy.worlds import INSTANCE, PERMIT, load, make_call, make_tool
 
 POLICIES = PERMIT + '@id("h") forbid (principal, action, resource) when { context.history.untrusted_seen };'
 COUNTERS = (RateCounter("writes", 1, ("instance",), (Effect.WRITE,)),)

@@ -9,10 +9,10 @@ from mcp_guard.core.model import ResourceRule
 from mcp_guard.policy.authoring.export import plain_schema
 from mcp_guard.policy.authoring.schema_text import canonical_json, human
 from mcp_guard.policy.schema import build_schema
-from tests.policy.made import CEDAR, TEXTS, TOOLS
+from tests.policy.fixtures import PERMIT, make_tool
 from tests.policy.schemas import SCHEMAS
+from tests.policy.strategies import CEDAR, TEXTS, TOOLS
 from tests.policy.test_requests_fit import ATTRIBUTES, COUNTERS
-from tests.policy.worlds import PERMIT, make_tool
 
 
 @settings(max_examples=150, deadline=None)

@@ -12,7 +12,7 @@ from mcp_guard.core.model import Json, Outcome
 from mcp_guard.policy.engine import PolicyEnvironment
 from mcp_guard.policy.schema import attribute, build_schema, cedar_type
 from mcp_guard.policy.shapes import NODES, Kind, read_shape
-from tests.policy.worlds import PERMIT, decide, load, make_tool, object_of
+from tests.policy.fixtures import PERMIT, decide, load, make_tool, object_of
 
 STRING, INTEGER, NUMBER, NULL = {"type": "string"}, {"type": "integer"}, {"type": "number"}, {"type": "null"}
 PAIR = {**object_of(to=STRING, amount=INTEGER), "required": ["to"]}

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 
 from mcp_guard.policy.ruleset import Principal, evaluate
 from mcp_guard.policy.source import as_json
-from tests.policy.made import TEXTS, GeneratedRequest, requests, ruleset
+from tests.policy.strategies import TEXTS, GeneratedRequest, requests, ruleset
 
 
 @settings(max_examples=600, deadline=None)

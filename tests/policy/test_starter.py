@@ -12,8 +12,8 @@ from mcp_guard.policy.authoring.cases import read_cases, run_cases
 from mcp_guard.policy.authoring.scaffold import scaffold_cases, scaffold_policy
 from mcp_guard.policy.engine import PolicyEnvironment, load_policies
 from mcp_guard.policy.schema import Kind, input_shape
+from tests.policy.fixtures import make_tool, object_of
 from tests.policy.schemas import SCHEMAS
-from tests.policy.worlds import make_tool, object_of
 
 
 @settings(max_examples=100, deadline=None)

@@ -16,7 +16,7 @@ from mcp_guard.core.receipt import Draft
 from mcp_guard.policy.authoring.cases import read_cases, run_cases
 from mcp_guard.policy.authoring.suggest import Candidate, Materials, Terms, candidate, with_exception
 from mcp_guard.policy.engine import PolicyEngine, load_policies
-from tests.promises.house import House, make_instance, make_world, open_house, pending_id
+from tests.promises.harness import Harness, make_instance, make_world, open_harness, pending_id
 
 PERMIT = '@id("work") permit (principal in Group::"workers", action, resource);\n'
 GATE = (
@@ -25,117 +25,121 @@ GATE = (
 )
 
 
-def past_house(folder: Path, policies: str, mode: Mode = Mode.ENFORCE) -> House:
-    house = open_house(folder, policies)
-    house.policies.mode = mode
-    engine = house.load(policies)
+def recorded_guard(folder: Path, policies: str, mode: Mode = Mode.ENFORCE) -> Harness:
+    harness = open_harness(folder, policies)
+    harness.policies.mode = mode
+    engine = harness.load(policies)
     loaded = Draft("policy.loaded", {"policy_version": engine.version})
-    house.ledger.ledger.note(loaded, policy=(engine.version, engine.material))
-    return house
+    harness.ledger.ledger.note(loaded, policy=(engine.version, engine.material))
+    return harness
 
 
-async def call(house: House, arguments: Json, name: str = "crm__update_deal") -> Json:
-    reply: Json = await house.guard.call(make_instance(), ToolCallRequest(name, arguments))
+async def call(harness: Harness, arguments: Json, name: str = "crm__update_deal") -> Json:
+    reply: Json = await harness.guard.call(make_instance(), ToolCallRequest(name, arguments))
     return reply
 
 
-async def approved(house: House, arguments: Json, verdict: str = "approve") -> None:
-    house.approve(pending_id(await call(house, arguments)), verdict=verdict)
-    await call(house, arguments)
+async def approved(harness: Harness, arguments: Json, verdict: str = "approve") -> None:
+    harness.approve(pending_id(await call(harness, arguments)), verdict=verdict)
+    await call(harness, arguments)
 
 
-def suggested(house: House, policies: str, **terms: Any) -> Candidate:
-    materials = Materials({"policies.cedar": policies}, ("people",), latest_version(house.store), versions(house.store))
-    return candidate(list(decisions(house.store)), materials, Terms(refused(house.store), **terms), "suggested.cedar")
+def suggested(harness: Harness, policies: str, **terms: Any) -> Candidate:
+    materials = Materials(
+        {"policies.cedar": policies}, ("people",), latest_version(harness.store), versions(harness.store)
+    )
+    return candidate(
+        list(decisions(harness.store)), materials, Terms(refused(harness.store), **terms), "suggested.cedar"
+    )
 
 
-def loaded(house: House, made: Candidate, folder: Path) -> PolicyEngine:
-    write(folder, made, cases(house.store, made))
-    return load_policies(folder, make_world(house.upstream.catalog))
+def loaded(harness: Harness, made: Candidate, folder: Path) -> PolicyEngine:
+    write(folder, made, cases(harness.store, made))
+    return load_policies(folder, make_world(harness.upstream.catalog))
 
 
 async def test_a_gate_that_people_always_open_gets_an_exception(tmp_path: Path) -> None:
-    house = past_house(tmp_path, PERMIT + GATE)
+    harness = recorded_guard(tmp_path, PERMIT + GATE)
     for amount in (110, 120, 150):
-        await approved(house, {"deal_id": "1", "amount": amount})
-    made = suggested(house, PERMIT + GATE)
+        await approved(harness, {"deal_id": "1", "amount": amount})
+    made = suggested(harness, PERMIT + GATE)
     text = made.texts["policies.cedar"]
     assert text.startswith(PERMIT + GATE.rstrip(";\n"))
     assert "// context.input.amount: from 110.0 to 150.0" in text
     assert 'context.input.deal_id == "1"' in text
     assert "!(context.input has stage)" in text
     assert made.replay.never_more_permissive is False
-    engine = loaded(house, made, tmp_path / "out")
-    tools = house.upstream.catalog
+    engine = loaded(harness, made, tmp_path / "out")
+    tools = harness.upstream.catalog
     results = run_cases(engine, tools, read_cases(tmp_path / "out" / CASES))
     assert [result.differences for result in results] == [()] * 3
-    house.load(PERMIT + GATE)
-    house.policies.replace(engine)
-    assert "isError" not in (await call(house, {"deal_id": "1", "amount": 130}))["result"]
+    harness.load(PERMIT + GATE)
+    harness.policies.replace(engine)
+    assert "isError" not in (await call(harness, {"deal_id": "1", "amount": 130}))["result"]
     for beyond in ({"deal_id": "1", "amount": 151}, {"deal_id": "2", "amount": 130}, {"deal_id": "1", "stage": "won"}):
-        assert "held by" in (await call(house, beyond))["result"]["content"][0]["text"], beyond
-    house.close()
+        assert "held by" in (await call(harness, beyond))["result"]["content"][0]["text"], beyond
+    harness.close()
 
 
 async def test_one_denial_rules_the_group_out(tmp_path: Path) -> None:
-    house = past_house(tmp_path, PERMIT + GATE)
+    harness = recorded_guard(tmp_path, PERMIT + GATE)
     for amount in (110, 120, 150):
-        await approved(house, {"deal_id": "1", "amount": amount})
-    await approved(house, {"deal_id": "1", "amount": 99999}, "deny")
-    made = suggested(house, PERMIT + GATE)
+        await approved(harness, {"deal_id": "1", "amount": amount})
+    await approved(harness, {"deal_id": "1", "amount": 99999}, "deny")
+    made = suggested(harness, PERMIT + GATE)
     assert made.suggestions.made == []
     assert [why.partition(" (")[0] for why in made.suggestions.left.values()] == ["Alice denied such a call"]
-    house.close()
+    harness.close()
 
 
 async def test_what_nobody_decided_on_is_not_let_by_the_way(tmp_path: Path) -> None:
-    house = past_house(tmp_path, PERMIT + GATE)
+    harness = recorded_guard(tmp_path, PERMIT + GATE)
     for amount in (110, 150, 120):
-        await approved(house, {"deal_id": "1", "amount": amount})
-    await call(house, {"deal_id": "1", "amount": 130})
-    made = suggested(house, PERMIT + GATE)
+        await approved(harness, {"deal_id": "1", "amount": amount})
+    await call(harness, {"deal_id": "1", "amount": 130})
+    made = suggested(harness, PERMIT + GATE)
     assert made.suggestions.made == []
     assert all("it would also let receipt" in why for why in made.suggestions.left.values())
     assert made.texts["policies.cedar"] == PERMIT + GATE
-    house.close()
+    harness.close()
 
 
 async def test_too_few_or_too_different_calls_suggest_nothing(tmp_path: Path) -> None:
-    house = past_house(tmp_path, PERMIT + GATE)
-    await approved(house, {"deal_id": "1", "stage": "a"})
-    assert "too few" in next(iter(suggested(house, PERMIT + GATE).suggestions.left.values()))
+    harness = recorded_guard(tmp_path, PERMIT + GATE)
+    await approved(harness, {"deal_id": "1", "stage": "a"})
+    assert "too few" in next(iter(suggested(harness, PERMIT + GATE).suggestions.left.values()))
     for number in range(21):
-        await approved(house, {"deal_id": "1", "stage": f"stage {number}"})
-    assert "22 different values" in next(iter(suggested(house, PERMIT + GATE).suggestions.left.values()))
-    freed = suggested(house, PERMIT + GATE, free=frozenset({"stage"}))
+        await approved(harness, {"deal_id": "1", "stage": f"stage {number}"})
+    assert "22 different values" in next(iter(suggested(harness, PERMIT + GATE).suggestions.left.values()))
+    freed = suggested(harness, PERMIT + GATE, free=frozenset({"stage"}))
     assert "// context.input.stage: left free" in freed.texts["policies.cedar"]
-    house.close()
+    harness.close()
 
 
 async def test_what_was_only_observed_gets_a_permit(tmp_path: Path) -> None:
     policies = '@id("read") permit (principal in Group::"workers", action in Action::"read", resource);\n'
-    house = past_house(tmp_path, policies, Mode.OBSERVE)
+    harness = recorded_guard(tmp_path, policies, Mode.OBSERVE)
     for text in ("a", "b", "ü\n\b"):
-        await call(house, {"text": text}, "crm__note")
-    made = suggested(house, policies)
+        await call(harness, {"text": text}, "crm__note")
+    made = suggested(harness, policies)
     assert made.suggestions.made[0].gates == ()
-    engine = loaded(house, made, tmp_path / "out")
-    results = run_cases(engine, house.upstream.catalog, read_cases(tmp_path / "out" / CASES))
+    engine = loaded(harness, made, tmp_path / "out")
+    results = run_cases(engine, harness.upstream.catalog, read_cases(tmp_path / "out" / CASES))
     assert [result.differences for result in results] == [()] * 3
-    house.policies.mode = Mode.ENFORCE
-    house.policies.replace(engine)
-    assert "isError" not in (await call(house, {"text": "b"}, "crm__note"))["result"]
-    assert "denied by" in (await call(house, {"text": "c"}, "crm__note"))["result"]["content"][0]["text"]
-    house.close()
+    harness.policies.mode = Mode.ENFORCE
+    harness.policies.replace(engine)
+    assert "isError" not in (await call(harness, {"text": "b"}, "crm__note"))["result"]
+    assert "denied by" in (await call(harness, {"text": "c"}, "crm__note"))["result"]["content"][0]["text"]
+    harness.close()
 
 
 async def test_what_a_forbid_stands_against_is_left_to_people(tmp_path: Path) -> None:
     policies = PERMIT + '@id("never") forbid (principal, action in Action::"write", resource);'
-    house = past_house(tmp_path, policies, Mode.OBSERVE)
+    harness = recorded_guard(tmp_path, policies, Mode.OBSERVE)
     for text in ("a", "b", "c"):
-        await call(house, {"text": text}, "crm__note")
-    assert "`never` forbids it" in next(iter(suggested(house, policies).suggestions.left.values()))
-    house.close()
+        await call(harness, {"text": text}, "crm__note")
+    assert "`never` forbids it" in next(iter(suggested(harness, policies).suggestions.left.values()))
+    harness.close()
 
 
 ARGUMENTS = st.fixed_dictionaries(
@@ -149,22 +153,22 @@ ARGUMENTS = st.fixed_dictionaries(
 async def test_never_more_than_was_let(let: list[Json], held: list[Json]) -> None:
     """For whatever was approved and whatever was left undecided beside it."""
     with tempfile.TemporaryDirectory() as folder:
-        house = past_house(Path(folder), PERMIT + GATE)
+        harness = recorded_guard(Path(folder), PERMIT + GATE)
         for arguments in let:
-            if "held by" in str(reply := await call(house, arguments)):
-                house.approve(pending_id(reply))
-                await call(house, arguments)
+            if "held by" in str(reply := await call(harness, arguments)):
+                harness.approve(pending_id(reply))
+                await call(harness, arguments)
         for arguments in held:
-            await call(house, arguments)
-        made = suggested(house, PERMIT + GATE, least=1)
+            await call(harness, arguments)
+        made = suggested(harness, PERMIT + GATE, least=1)
         requests = {json.dumps(each, sort_keys=True) for each in let}
         for difference in made.replay.differences:
             assert difference.was.outcome is Outcome.REQUIRE_APPROVAL
-            asked = json.loads(house.store.payloads(difference.receipt["seq"])["request"])
+            asked = json.loads(harness.store.payloads(difference.receipt["seq"])["request"])
             assert json.dumps(asked, sort_keys=True) in {
                 json.dumps(json.loads(each), sort_keys=True) for each in requests
             }
-        house.close()
+        harness.close()
 
 
 @pytest.mark.parametrize("before", ["", '@id("a") permit (principal, action, resource);\n'])

@@ -14,102 +14,102 @@ from mcp_guard.core.model import Execution, ExecutionStatus, Json, ToolCallReque
 from mcp_guard.ledger.retention import BATCH, DAY, ErasureOrder, RetentionTask, erase_some, sequence_ranges
 from mcp_guard.ports import Intent
 from mcp_guard.verifier import verify_ledger
-from tests.ledger.filled import fill, open_filled
-from tests.live.guarded import Client, cli, command, enrol, log, scripted, write_config
-from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id, text
+from tests.ledger.sized_ledger import fill, open_filled
+from tests.live.running_guard import Client, cli, command, enrol, log, scripted, write_config
+from tests.promises.harness import ALLOW, GATE, Harness, make_instance, open_harness, pending_id, text
 
 CANARY = "canary-5f1c-personal"
 GATED = ALLOW + GATE.replace("action,", 'action == Action::"crm__update_deal",')
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    return open_house(tmp_path, GATED)
+def harness(tmp_path: Path) -> Harness:
+    return open_harness(tmp_path, GATED)
 
 
-async def note(house: House, run_id: str = "run_1", words: str = CANARY) -> None:
-    await house.guard.call(make_instance(run_id), ToolCallRequest("crm__note", {"text": words}))
+async def note(harness: Harness, run_id: str = "run_1", words: str = CANARY) -> None:
+    await harness.guard.call(make_instance(run_id), ToolCallRequest("crm__note", {"text": words}))
 
 
-async def update(house: House) -> Json:
+async def update(harness: Harness) -> Json:
     called = ToolCallRequest("crm__update_deal", {"deal_id": "1", "stage": CANARY})
-    reply: Json = await house.guard.call(make_instance(), called)
+    reply: Json = await harness.guard.call(make_instance(), called)
     return reply
 
 
-async def keep(house: House, days: int) -> None:
-    await RetentionTask(house.ledger.writer, days).round()
+async def keep(harness: Harness, days: int) -> None:
+    await RetentionTask(harness.ledger.writer, days).round()
 
 
 def stored(folder: Path) -> bytes:
     return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
 
 
-def check(house: House) -> None:
-    folder = house.folder / "state"
+def check(harness: Harness) -> None:
+    folder = harness.folder / "state"
     report = verify_ledger(folder / "ledger.sqlite", folder / "ledger.pub")
     assert report.ok, report.problem
 
 
-async def test_payloads_older_than_they_are_kept_are_erased_from_every_file(house: House) -> None:
-    await note(house)
-    house.clock.time += 3 * DAY
-    await note(house, words="of today")
-    assert CANARY.encode() in stored(house.folder / "state")
-    await keep(house, 2)
-    assert CANARY.encode() not in stored(house.folder / "state")
-    assert b"of today" in stored(house.folder / "state")
-    [erased] = house.receipts("payload.erased")
+async def test_payloads_older_than_they_are_kept_are_erased_from_every_file(harness: Harness) -> None:
+    await note(harness)
+    harness.clock.time += 3 * DAY
+    await note(harness, words="of today")
+    assert CANARY.encode() in stored(harness.folder / "state")
+    await keep(harness, 2)
+    assert CANARY.encode() not in stored(harness.folder / "state")
+    assert b"of today" in stored(harness.folder / "state")
+    [erased] = harness.receipts("payload.erased")
     assert (erased["reason"], erased["by"], erased["count"]) == ("kept for 2 days", "retention", 2)
-    first = house.receipts("intent")[0]["seq"]
+    first = harness.receipts("intent")[0]["seq"]
     assert erased["seqs"] == [[first, first + 1]]
-    check(house)
-    await keep(house, 2)
-    assert len(house.receipts("payload.erased")) == 1
+    check(harness)
+    await keep(harness, 2)
+    assert len(harness.receipts("payload.erased")) == 1
 
 
-async def test_nothing_is_erased_unless_it_is_configured(house: House) -> None:
-    await note(house)
-    house.clock.time += 1000 * DAY
-    await keep(house, 0)
-    assert house.receipts("payload.erased") == []
-    assert CANARY.encode() in stored(house.folder / "state")
+async def test_nothing_is_erased_unless_it_is_configured(harness: Harness) -> None:
+    await note(harness)
+    harness.clock.time += 1000 * DAY
+    await keep(harness, 0)
+    assert harness.receipts("payload.erased") == []
+    assert CANARY.encode() in stored(harness.folder / "state")
 
 
-async def test_it_goes_in_batches_each_with_its_receipt(house: House) -> None:
-    fill(house.ledger.writer, 2 * BATCH + 50)
-    house.clock.time += 3 * DAY
-    await keep(house, 1)
-    counts = [receipt["count"] for receipt in house.receipts("payload.erased")]
+async def test_it_goes_in_batches_each_with_its_receipt(harness: Harness) -> None:
+    fill(harness.ledger.writer, 2 * BATCH + 50)
+    harness.clock.time += 3 * DAY
+    await keep(harness, 1)
+    counts = [receipt["count"] for receipt in harness.receipts("payload.erased")]
     assert counts == [BATCH, BATCH, 50]
-    assert list(house.store.kept_after(-1, 10)) == []
-    check(house)
+    assert list(harness.store.kept_after(-1, 10)) == []
+    check(harness)
 
 
-async def test_an_open_request_keeps_what_it_needs(house: House) -> None:
-    id = pending_id(await update(house))
-    house.clock.time += 1800 * 1_000_000
-    await RetentionTask(house.ledger.writer, 0).round()
-    cutoff_is_now(house)
-    assert house.store.approval(id)[0].subject.arguments["stage"] == CANARY
-    house.approve(id)
-    assert text(await update(house)) == "done"
-    cutoff_is_now(house)
-    assert CANARY.encode() not in stored(house.folder / "state")
-    assert house.store.approval(id)[0].subject.arguments == {"stage": "[erased]"}
-    check(house)
+async def test_an_open_request_keeps_what_it_needs(harness: Harness) -> None:
+    id = pending_id(await update(harness))
+    harness.clock.time += 1800 * 1_000_000
+    await RetentionTask(harness.ledger.writer, 0).round()
+    cutoff_is_now(harness)
+    assert harness.store.approval(id)[0].subject.arguments["stage"] == CANARY
+    harness.approve(id)
+    assert text(await update(harness)) == "done"
+    cutoff_is_now(harness)
+    assert CANARY.encode() not in stored(harness.folder / "state")
+    assert harness.store.approval(id)[0].subject.arguments == {"stage": "[erased]"}
+    check(harness)
 
 
-def cutoff_is_now(house: House) -> None:
+def cutoff_is_now(harness: Harness) -> None:
     """One round of retention as it would be if a day were over for everything but the requests' own expiry."""
-    writer = house.ledger.writer
+    writer = harness.ledger.writer
     writer.run(lambda tx: erase_some(tx, ErasureOrder(lambda _: True, "test", "test"), -1))
-    assert house.store.truncate_wal()
+    assert harness.store.truncate_wal()
 
 
-async def test_a_reply_that_was_never_given_is_kept_until_it_is(house: House) -> None:
-    id = pending_id(await update(house))
-    house.approve(id)
+async def test_a_reply_that_was_never_given_is_kept_until_it_is(harness: Harness) -> None:
+    id = pending_id(await update(harness))
+    harness.approve(id)
 
     taken: list[Intent] = []
 
@@ -118,22 +118,22 @@ async def test_a_reply_that_was_never_given_is_kept_until_it_is(house: House) ->
             taken.append(intent)
             raise RuntimeError("the agent is gone")
 
-    house.upstream.before = lost
+    harness.upstream.before = lost
     with pytest.raises(RuntimeError):
-        await update(house)
+        await update(harness)
     said = Execution(ExecutionStatus.OK, {"result": {"content": [{"type": "text", "text": "a reply that was lost"}]}})
-    await conclude(house, taken[0], said)
-    house.clock.time += 3 * DAY
-    await keep(house, 1)
-    assert b"a reply that was lost" in stored(house.folder / "state")
-    house.store.note_answered(id)
-    await keep(house, 1)
-    assert b"a reply that was lost" not in stored(house.folder / "state")
-    check(house)
+    await conclude(harness, taken[0], said)
+    harness.clock.time += 3 * DAY
+    await keep(harness, 1)
+    assert b"a reply that was lost" in stored(harness.folder / "state")
+    harness.store.note_answered(id)
+    await keep(harness, 1)
+    assert b"a reply that was lost" not in stored(harness.folder / "state")
+    check(harness)
 
 
-async def conclude(house: House, intent: Intent, execution: Execution) -> None:
-    await house.ledger.ledger.conclude(intent, execution, answered=False)
+async def conclude(harness: Harness, intent: Intent, execution: Execution) -> None:
+    await harness.ledger.ledger.conclude(intent, execution, answered=False)
 
 
 def test_ranges_of_numbers() -> None:

@@ -14,17 +14,17 @@ from mcp_guard.ledger.approvals.votes import GrantTerms, Votes
 from mcp_guard.ledger.retention import tidy
 from mcp_guard.ports import Intent
 from mcp_guard.verifier import verify_ledger
-from tests.ledger.test_schema import errors
-from tests.promises.house import (
+from tests.ledger.test_receipt_schema import errors
+from tests.promises.harness import (
     ALLOW,
     DEAL,
     GATE,
     PEOPLE,
     SECOND,
-    House,
+    Harness,
     make_instance,
     make_tool,
-    open_house,
+    open_harness,
     pending_id,
     text,
 )
@@ -57,41 +57,43 @@ LOOK_UP = {**PROPERTIES, "hint": {"type": "string"}}
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
+def harness(tmp_path: Path) -> Harness:
     return make_house(tmp_path, f"{ALLOW}\n{GATE}")
 
 
-def make_house(folder: Path, policies: str) -> House:
-    house = open_house(folder, ALLOW)
+def make_house(folder: Path, policies: str) -> Harness:
+    harness = open_harness(folder, ALLOW)
     redaction = make_redaction(POINTERS, (), FACTS)
     updating = make_tool(
         "update_deal", PROPERTIES, resource=DEAL, facts=FACTS, ask=("ticket", "reason"), redaction=redaction
     )
-    house.upstream.catalog["crm__update_deal"] = updating
-    house.upstream.catalog["crm__get_deal"] = make_tool("get_deal", LOOK_UP, Effect.READ)
-    house.upstream.catalog["crm__find"] = make_tool(
+    harness.upstream.catalog["crm__update_deal"] = updating
+    harness.upstream.catalog["crm__get_deal"] = make_tool("get_deal", LOOK_UP, Effect.READ)
+    harness.upstream.catalog["crm__find"] = make_tool(
         "find", {}, Effect.READ, redaction=make_redaction((), ("/person/email", "/all/*/email"), None)
     )
-    house.upstream.facts = {
+    harness.upstream.facts = {
         "deal_id": "1",
         "stage": "open",
         "remarks": BEFORE,
         "amount": 17.0,
         "customer": {"email": BEFORE},
     }
-    house.load(policies)
-    return house
+    harness.load(policies)
+    return harness
 
 
-async def update(house: House, **changes: Any) -> Json:
-    reply: Json = await house.guard.call(make_instance(), ToolCallRequest("crm__update_deal", {**ARGUMENTS, **changes}))
+async def update(harness: Harness, **changes: Any) -> Json:
+    reply: Json = await harness.guard.call(
+        make_instance(), ToolCallRequest("crm__update_deal", {**ARGUMENTS, **changes})
+    )
     return reply
 
 
-def stored(house: House) -> bytes:
+def stored(harness: Harness) -> bytes:
     """Every byte of every file that the guard keeps, with the log of changes moved into the file."""
-    assert house.store.truncate_wal()
-    return b"".join(path.read_bytes() for path in (house.folder / "state").rglob("*") if path.is_file())
+    assert harness.store.truncate_wal()
+    return b"".join(path.read_bytes() for path in (harness.folder / "state").rglob("*") if path.is_file())
 
 
 def spelt(value: str) -> list[bytes]:
@@ -99,32 +101,32 @@ def spelt(value: str) -> list[bytes]:
                                        orjson.dumps(value).decode()[1:-1]}]  # fmt: skip
 
 
-def kept(house: House, *values: str) -> list[bytes]:
-    data = stored(house)
+def kept(harness: Harness, *values: str) -> list[bytes]:
+    data = stored(harness)
     return [form for value in values for form in spelt(value) if form in data]
 
 
-def verified(house: House) -> bool:
-    folder = house.folder / "state"
+def verified(harness: Harness) -> bool:
+    folder = harness.folder / "state"
     report = verify_ledger(folder / "ledger.sqlite", folder / "ledger.pub")
     assert report.ok, report.problem
-    assert [problem for receipt in house.receipts() for problem in errors(receipt)] == []
+    assert [problem for receipt in harness.receipts() for problem in errors(receipt)] == []
     return report.payloads_checked > 0
 
 
 async def test_an_allowed_call_leaves_nothing_of_it(tmp_path: Path) -> None:
-    house = make_house(tmp_path, ALLOW)
-    await update(house)
-    [sent] = house.upstream.writes()
+    harness = make_house(tmp_path, ALLOW)
+    await update(harness)
+    [sent] = harness.upstream.writes()
     assert orjson.loads(sent)["notes"] == NOTE  # what is decided on is what is sent
-    assert kept(house, *PRIVATE) == []
-    assert verified(house)
-    [_, intent] = house.receipts("intent")
+    assert kept(harness, *PRIVATE) == []
+    assert verified(harness)
+    [_, intent] = harness.receipts("intent")
     assert {"/request/notes", "/request/customer/email", "/request/people/*/mail", "/facts/remarks"} <= set(
         intent["redacted"]
     )
     assert "/request/nothing" not in intent["redacted"]
-    request = json.loads(house.store.payloads(intent["seq"])["request"])
+    request = json.loads(harness.store.payloads(intent["seq"])["request"])
     assert request["customer"] == {"email": MARK, "name": "kept"}
     assert request["people"] == [{"mail": MARK}, {"mail": MARK}]
     assert request["stage"] == "won"
@@ -132,7 +134,7 @@ async def test_an_allowed_call_leaves_nothing_of_it(tmp_path: Path) -> None:
 
 
 async def test_the_upstreams_echo_of_it_is_not_kept_either(tmp_path: Path) -> None:
-    house = make_house(tmp_path, ALLOW)
+    harness = make_house(tmp_path, ALLOW)
     said = {
         "content": [{"type": "text", "text": f"saved {NOTE} and {json.dumps({'to': NOTE, 'sum': SUM})}"}],
         "isError": True,
@@ -142,16 +144,16 @@ async def test_the_upstreams_echo_of_it_is_not_kept_either(tmp_path: Path) -> No
         Execution(ExecutionStatus.UPSTREAM_ERROR, {"error": {"code": 1, "message": f"no {EMAIL}"}}, f"no {EMAIL}"),
     ]
     for reply in replies:
-        answers(house, reply)
-        assert await update(house) == reply.reply  # the agent is told what was said
-    assert kept(house, *PRIVATE) == []
-    assert [receipt["detail"] for receipt in house.receipts("outcome") if "detail" in receipt] == [f"no {MARK}"]
-    assert verified(house)
+        answers(harness, reply)
+        assert await update(harness) == reply.reply  # the agent is told what was said
+    assert kept(harness, *PRIVATE) == []
+    assert [receipt["detail"] for receipt in harness.receipts("outcome") if "detail" in receipt] == [f"no {MARK}"]
+    assert verified(harness)
 
 
-def answers(house: House, reply: Execution) -> None:
+def answers(harness: Harness, reply: Execution) -> None:
     """The upstream answers every call but the look-up so."""
-    recorder = house.upstream
+    recorder = harness.upstream
     execute = type(recorder).execute
 
     async def answering(intent: Intent, progress: Any = None) -> Execution:
@@ -161,85 +163,85 @@ def answers(house: House, reply: Execution) -> None:
     object.__setattr__(recorder, "execute", answering)
 
 
-async def test_an_open_request_shows_it_and_a_settled_one_does_not(house: House) -> None:
-    id = pending_id(await update(house))
-    shown = house.store.approval(id)[0].subject
+async def test_an_open_request_shows_it_and_a_settled_one_does_not(harness: Harness) -> None:
+    id = pending_id(await update(harness))
+    shown = harness.store.approval(id)[0].subject
     assert (shown.arguments["notes"], shown.present["customer"]) == (NOTE, {"email": BEFORE})
-    [receipt] = house.receipts("approval.requested")
-    assert NOTE not in str(house.store.payloads(receipt["seq"])["subject"])
-    house.approve(id)
-    assert text(await update(house)) == "done"
-    [sent] = house.upstream.writes()
+    [receipt] = harness.receipts("approval.requested")
+    assert NOTE not in str(harness.store.payloads(receipt["seq"])["subject"])
+    harness.approve(id)
+    assert text(await update(harness)) == "done"
+    [sent] = harness.upstream.writes()
     assert orjson.loads(sent)["notes"] == NOTE
-    settled = house.store.approval(id)[0]
+    settled = harness.store.approval(id)[0]
     assert settled.subject.arguments["notes"] == MARK
     assert (settled.nonce, settled.lookup) == ("", "")
-    assert kept(house, *PRIVATE) == []
-    assert verified(house)
+    assert kept(harness, *PRIVATE) == []
+    assert verified(harness)
 
 
 @pytest.mark.parametrize("fate", ["denied", "expired", "withdrawn", "stale", "revoked", "lapsed"])
-async def test_however_it_ends_nothing_of_it_stays(house: House, fate: str) -> None:
-    id = pending_id(await update(house))
+async def test_however_it_ends_nothing_of_it_stays(harness: Harness, fate: str) -> None:
+    id = pending_id(await update(harness))
     if fate == "denied":
-        house.approve(id, verdict="deny")
-        assert "because" in text(await update(house))  # still found, as long as it would have been open
-        house.clock.time += 3601 * SECOND
+        harness.approve(id, verdict="deny")
+        assert "because" in text(await update(harness))  # still found, as long as it would have been open
+        harness.clock.time += 3601 * SECOND
     elif fate == "expired":
-        house.clock.time += 3601 * SECOND
-        await house.ledger.approvals.wait(house.store.approval(id)[0], 1, lambda _: None)
+        harness.clock.time += 3601 * SECOND
+        await harness.ledger.approvals.wait(harness.store.approval(id)[0], 1, lambda _: None)
     elif fate == "lapsed":
-        house.approve(id)
-        house.clock.time += 3601 * SECOND
+        harness.approve(id)
+        harness.clock.time += 3601 * SECOND
     elif fate == "withdrawn":
-        house.end()
+        harness.end()
     elif fate == "stale":
-        await house.ledger.approvals.mark_stale(house.store.approval(id)[0], f"the facts: {NOTE}")
+        await harness.ledger.approvals.mark_stale(harness.store.approval(id)[0], f"the facts: {NOTE}")
     else:
-        house.approve(id)
-        Votes(house.ledger.writer, house.ledger.approvals.routes, PEOPLE).revoke(id, "alice", "enough")
-    house.ledger.writer.run(tidy)
-    approval = house.store.approval(id)[0]
+        harness.approve(id)
+        Votes(harness.ledger.writer, harness.ledger.approvals.routes, PEOPLE).revoke(id, "alice", "enough")
+    harness.ledger.writer.run(tidy)
+    approval = harness.store.approval(id)[0]
     assert approval.state is not ApprovalState.REQUESTED
     assert (approval.nonce, approval.lookup) == ("", "")
-    assert kept(house, *PRIVATE) == []
-    assert verified(house)
+    assert kept(harness, *PRIVATE) == []
+    assert verified(harness)
 
 
-async def test_a_settled_request_cannot_be_gone_on_with(house: House) -> None:
+async def test_a_settled_request_cannot_be_gone_on_with(harness: Harness) -> None:
     """Its arguments are gone: what is stored of it must never be taken for the call."""
-    id = pending_id(await update(house))
-    house.approve(id, verdict="deny")
-    reply = await house.guard.call(make_instance(), ToolCallRequest("guard__await", {"approval": id}))
+    id = pending_id(await update(harness))
+    harness.approve(id, verdict="deny")
+    reply = await harness.guard.call(make_instance(), ToolCallRequest("guard__await", {"approval": id}))
     assert "its arguments are not kept, so make the call itself again" in text(reply)
-    assert house.store.approvals([ApprovalState.REQUESTED]) == []
-    assert house.upstream.writes() == []
+    assert harness.store.approvals([ApprovalState.REQUESTED]) == []
+    assert harness.upstream.writes() == []
 
 
-async def test_a_grant_covers_like_calls_and_its_hash_tells_nothing_afterwards(house: House) -> None:
-    id = pending_id(await update(house))
-    house.approve(id, terms=GrantTerms(1, 600, ("stage",)))
-    assert text(await update(house)) == "done"
-    assert text(await update(house, stage="lost")) == "done"
-    assert "pending" in text(await update(house, stage="lost", notes="another"))
-    house.ledger.writer.run(tidy)
-    [grant] = house.store.grants()
+async def test_a_grant_covers_like_calls_and_its_hash_tells_nothing_afterwards(harness: Harness) -> None:
+    id = pending_id(await update(harness))
+    harness.approve(id, terms=GrantTerms(1, 600, ("stage",)))
+    assert text(await update(harness)) == "done"
+    assert text(await update(harness, stage="lost")) == "done"
+    assert "pending" in text(await update(harness, stage="lost", notes="another"))
+    harness.ledger.writer.run(tidy)
+    [grant] = harness.store.grants()
     assert (grant.state, grant.salt) == ("used up", "")
-    assert verified(house)
+    assert verified(harness)
 
 
 @pytest.mark.parametrize("what", ["request_hash", "decision_hash"])
-async def test_no_hash_that_stays_is_one_of_a_short_value(house: House, what: str) -> None:
+async def test_no_hash_that_stays_is_one_of_a_short_value(harness: Harness, what: str) -> None:
     """The same request twice has other hashes each time: they are salted, and the salt is gone."""
     for _ in range(2):
-        house.approve(pending_id(await update(house)), verdict="deny")
-        house.clock.time += 3601 * SECOND
-    seen = [receipt[what] for receipt in house.receipts("approval.requested")]
+        harness.approve(pending_id(await update(harness)), verdict="deny")
+        harness.clock.time += 3601 * SECOND
+    seen = [receipt[what] for receipt in harness.receipts("approval.requested")]
     assert len(set(seen)) == 2
 
 
 async def test_results_are_redacted_by_pointer_and_what_is_no_json_is_not_kept(tmp_path: Path) -> None:
-    house = make_house(tmp_path, ALLOW)
+    harness = make_house(tmp_path, ALLOW)
     found = {"person": {"email": EMAIL, "id": 7}, "all": [{"email": BEFORE}, {"email": "y"}]}
     blocks = [
         {"type": "text", "text": json.dumps(found)},
@@ -247,33 +249,33 @@ async def test_results_are_redacted_by_pointer_and_what_is_no_json_is_not_kept(t
         {"type": "image", "data": "Zm9vYmFyYmF6", "mimeType": "image/png"},
     ]
     reply = {"result": {"content": blocks, "structuredContent": found, "_meta": {"who": EMAIL}}}
-    answers(house, Execution(ExecutionStatus.OK, reply))
-    assert await house.guard.call(make_instance(), ToolCallRequest("crm__find", {})) == reply
-    assert kept(house, *PRIVATE, "Zm9vYmFyYmF6") == []
-    [outcome] = house.receipts("outcome")
+    answers(harness, Execution(ExecutionStatus.OK, reply))
+    assert await harness.guard.call(make_instance(), ToolCallRequest("crm__find", {})) == reply
+    assert kept(harness, *PRIVATE, "Zm9vYmFyYmF6") == []
+    [outcome] = harness.receipts("outcome")
     assert outcome["redacted"] == ["/response", "/response/all/*/email", "/response/person/email"]
-    response = json.loads(house.store.payloads(outcome["seq"])["response"])["result"]
+    response = json.loads(harness.store.payloads(outcome["seq"])["response"])["result"]
     assert response["structuredContent"]["person"] == {"email": MARK, "id": 7}
     answers(
-        house, Execution(ExecutionStatus.UPSTREAM_ERROR, {"error": {"code": 5, "message": NOTE, "data": NOTE}}, NOTE)
+        harness, Execution(ExecutionStatus.UPSTREAM_ERROR, {"error": {"code": 5, "message": NOTE, "data": NOTE}}, NOTE)
     )
-    await house.guard.call(make_instance(), ToolCallRequest("crm__find", {}))
-    assert kept(house, NOTE) == []
-    assert verified(house)
+    await harness.guard.call(make_instance(), ToolCallRequest("crm__find", {}))
+    assert kept(harness, NOTE) == []
+    assert verified(harness)
 
 
 async def test_a_call_without_redaction_is_kept_whole(tmp_path: Path) -> None:
-    house = open_house(tmp_path)
-    await house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": NOTE}))
-    [intent] = house.receipts("intent")
-    assert json.loads(house.store.payloads(intent["seq"])["request"]) == {"text": NOTE}
+    harness = open_harness(tmp_path)
+    await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": NOTE}))
+    [intent] = harness.receipts("intent")
+    assert json.loads(harness.store.payloads(intent["seq"])["request"]) == {"text": NOTE}
     assert "redacted" not in intent
 
 
 async def test_arguments_that_are_refused_say_no_value(tmp_path: Path) -> None:
-    house = make_house(tmp_path, ALLOW)
-    await update(house, amount=123456789012345678901)
-    assert kept(house, "123456789012345678901") == []
+    harness = make_house(tmp_path, ALLOW)
+    await update(harness, amount=123456789012345678901)
+    assert kept(harness, "123456789012345678901") == []
 
 
 @pytest.mark.parametrize(

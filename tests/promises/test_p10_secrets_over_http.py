@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.authorized import Authority
-from tests.live.guarded import ALLOW_ALL, SERVERS, cli, command, upstream, write_config
-from tests.live.served import free_port
+from tests.live.authorization_server import Authority
+from tests.live.http_guard import free_port
+from tests.live.running_guard import ALLOW_ALL, SERVERS, cli, command, upstream, write_config
 from tests.live.test_oauth import sign_in
 from tests.promises.test_p10_secrets_stay import GATE, KEYRING, Listener, find, inbox_pages
 

@@ -16,8 +16,8 @@ from urllib.parse import quote, urlsplit
 
 import pytest
 
-from tests.live.guarded import ALLOW_ALL, SERVERS, Client, Json, cli, log, upstream, write_config
-from tests.web.stage import free_port, inbox
+from tests.live.running_guard import ALLOW_ALL, SERVERS, Client, Json, cli, log, upstream, write_config
+from tests.web.inbox_process import free_port, inbox
 
 PYTHON = sys.executable
 KEYRING = "tests.ledger.file_keyring.FileKeyring"

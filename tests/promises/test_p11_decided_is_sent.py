@@ -10,8 +10,8 @@ from hypothesis import strategies as st
 from mcp_guard.core import canonical
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.core.receipt import commitment
-from tests.live.guarded import Client, log, scripted, seen, text, write_config
-from tests.promises.house import ALLOW, House, make_instance, make_tool, open_house
+from tests.live.running_guard import Client, log, scripted, seen, text, write_config
+from tests.promises.harness import ALLOW, Harness, make_instance, make_tool, open_harness
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=6).filter(lambda text: not text.startswith("__"))
 values = st.recursive(
@@ -22,20 +22,20 @@ values = st.recursive(
 )  # fmt: skip
 
 
-def open_free(folder: str) -> House:
+def open_free(folder: str) -> Harness:
     """A guard with one tool that takes anything."""
-    house = open_house(Path(folder))
+    harness = open_harness(Path(folder))
     tool = make_tool("free", {}, ask=("ticket", "reason"))
-    house.upstream.catalog["crm__free"] = tool
-    house.load(ALLOW)
-    return house
+    harness.upstream.catalog["crm__free"] = tool
+    harness.load(ALLOW)
+    return harness
 
 
-def kept(house: House, kind: str, name: str) -> list[tuple[str, bytes]]:
+def kept(harness: Harness, kind: str, name: str) -> list[tuple[str, bytes]]:
     """The commitment in each receipt of this kind, and the payload it was made of (checked)."""
     found = []
-    for receipt in house.receipts(kind):
-        [cell] = house.store._run(f"SELECT {name} FROM payload WHERE seq = ?", (receipt["seq"],)).fetchone()
+    for receipt in harness.receipts(kind):
+        [cell] = harness.store._run(f"SELECT {name} FROM payload WHERE seq = ?", (receipt["seq"],)).fetchone()
         assert commitment(cell[:16], cell[16:]) == receipt[name]
         found.append((receipt[name], cell[16:]))
     return found
@@ -47,13 +47,13 @@ def kept(house: House, kind: str, name: str) -> list[tuple[str, bytes]]:
 )
 async def test_the_bytes_sent_are_those_decided_on_and_recorded(arguments: Json, added: Json) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        house = open_free(folder)
-        await house.guard.call(make_instance(), ToolCallRequest("crm__free", arguments | added))
-        [(_, sent)] = house.upstream.sent
+        harness = open_free(folder)
+        await harness.guard.call(make_instance(), ToolCallRequest("crm__free", arguments | added))
+        [(_, sent)] = harness.upstream.sent
         expected = {key: value for key, value in arguments.items() if key not in ("guard_ticket", "guard_reason")}
         assert sent == canonical.canonicalize(expected)
-        assert [data for _, data in kept(house, "intent", "request")] == [sent]
-        house.close()
+        assert [data for _, data in kept(harness, "intent", "request")] == [sent]
+        harness.close()
 
 
 def test_over_the_wire_the_upstream_gets_the_canonical_arguments_alone(tmp_path: Path) -> None:

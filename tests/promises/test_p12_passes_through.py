@@ -12,7 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.live.guarded import SERVERS, Client, Json, log, upstream, write_config
+from tests.live.running_guard import SERVERS, Client, Json, log, upstream, write_config
 from tests.live.test_session import eventually
 from tests.live.test_stateless import PREFIX, Stateless
 
@@ -49,7 +49,7 @@ ASKS: dict[str, tuple[Json, Json]] = {
 
 
 @dataclass
-class House:
+class Proxy:
     """A running guard between a client and an upstream, each of its era."""
 
     client: Client
@@ -102,7 +102,7 @@ def plain(result: Json) -> Json:
     params=[(client, upstream) for client in (Client, Stateless) for upstream in ("handshake", "stateless")],
     ids=lambda both: f"{both[0].__name__}-{both[1]}",
 )
-def house(request: pytest.FixtureRequest) -> Iterator[House]:
+def proxy(request: pytest.FixtureRequest) -> Iterator[Proxy]:
     kind, era = request.param
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
@@ -111,151 +111,151 @@ def house(request: pytest.FixtureRequest) -> Iterator[House]:
         with kind(config) as client:
             if kind is Client:
                 client.start("2025-11-25", **ABLE)
-            yield House(client, folder, era)
+            yield Proxy(client, folder, era)
 
 
 @pytest.mark.parametrize("method", REQUESTS)
 @EXAMPLES
 @given(odd=ODD, meta=KEYED, said=ODD, about=KEYED)
 def test_unknown_members_pass_in_requests_and_results(
-    house: House, method: str, odd: Json, meta: Json, said: Json, about: Json
+    proxy: Proxy, method: str, odd: Json, meta: Json, said: Json, about: Json
 ) -> None:
     client, upstream, result = REQUESTS[method]
     members = {"arguments": odd} if method == "tools/call" else odd
-    house.script(result={**result, **said, "_meta": about})
-    reply = house.ask(method, {**client, **members, "_meta": meta})["result"]
-    assert house.last(method) == {**upstream, **members, "_meta": meta}
+    proxy.script(result={**result, **said, "_meta": about})
+    reply = proxy.ask(method, {**client, **members, "_meta": meta})["result"]
+    assert proxy.last(method) == {**upstream, **members, "_meta": meta}
     assert plain(reply) == {**result, **said, "_meta": about}
 
 
 @pytest.mark.parametrize("method", REQUESTS)
 @EXAMPLES
 @given(code=st.integers(-32099, -32000) | st.integers(1, 999), data=VALUE, odd=ODD)
-def test_errors_pass(house: House, method: str, code: int, data: Any, odd: Json) -> None:
+def test_errors_pass(proxy: Proxy, method: str, code: int, data: Any, odd: Json) -> None:
     failed = {"code": code, "message": "no", "data": data, **odd}
-    house.script(error=failed)
-    assert house.ask(method, REQUESTS[method][0])["error"] == failed
+    proxy.script(error=failed)
+    assert proxy.ask(method, REQUESTS[method][0])["error"] == failed
 
 
 @pytest.mark.parametrize("asked", ASKS)
 @EXAMPLES
 @given(odd=ODD, meta=KEYED, said=ODD)
 def test_what_an_upstream_asks_passes_and_so_do_the_answers(
-    house: House, asked: str, odd: Json, meta: Json, said: Json
+    proxy: Proxy, asked: str, odd: Json, meta: Json, said: Json
 ) -> None:
     params, answer = ASKS[asked]
     question = {"method": asked, "params": {**params, **odd, "_meta": meta}}
-    house.script(asks=[question], result=REQUESTS["tools/call"][2])
+    proxy.script(asks=[question], result=REQUESTS["tools/call"][2])
     call: Json = {"name": "up__any", "arguments": {}}
-    if house.is_stateless:
-        first = house.ask("tools/call", call)["result"]
+    if proxy.is_stateless:
+        first = proxy.ask("tools/call", call)["result"]
         [(key, put)] = first["inputRequests"].items()
         back = {"requestState": first["requestState"], "inputResponses": {key: {**answer, **said}}}
-        assert "error" not in house.ask("tools/call", {**call, **back})
+        assert "error" not in proxy.ask("tools/call", {**call, **back})
     else:
-        id = house.send("tools/call", call)
-        put = house.heard(asked)
+        id = proxy.send("tools/call", call)
+        put = proxy.heard(asked)
         reply = {"jsonrpc": "2.0", "id": put["id"], "result": {**answer, **said}}
-        house.client.write(json.dumps(reply).encode())
-        assert "error" not in house.client.wait(id)
+        proxy.client.write(json.dumps(reply).encode())
+        assert "error" not in proxy.client.wait(id)
     assert {"method": put["method"], "params": put["params"]} == question
-    assert answered(house) == {**answer, **said}
+    assert answered(proxy) == {**answer, **said}
 
 
-def answered(house: House) -> Any:
-    if house.upstream == "stateless":
-        return house.last("tools/call")["inputResponses"]["k0"]
-    return next(each for each in reversed(house.seen()) if "method" not in each)["result"]
+def answered(proxy: Proxy) -> Any:
+    if proxy.upstream == "stateless":
+        return proxy.last("tools/call")["inputResponses"]["k0"]
+    return next(each for each in reversed(proxy.seen()) if "method" not in each)["result"]
 
 
-def test_urls_are_led_to_and_several_questions_are_one_round(house: House) -> None:
+def test_urls_are_led_to_and_several_questions_are_one_round(proxy: Proxy) -> None:
     url: Json = {"method": "elicitation/create", "params": {"mode": "url", "url": "https://x/", "message": "m"}}
-    if house.upstream == "handshake":
+    if proxy.upstream == "handshake":
         url["params"]["elicitationId"] = "e"
-    house.script(asks=[url], result={"content": []})
+    proxy.script(asks=[url], result={"content": []})
     call: Json = {"name": "up__any", "arguments": {}}
-    if house.is_stateless:
-        first = house.ask("tools/call", call)["result"]
+    if proxy.is_stateless:
+        first = proxy.ask("tools/call", call)["result"]
         [(key, put)] = first["inputRequests"].items()
         answers = {key: {"action": "accept"}}
-        house.ask("tools/call", {**call, "requestState": first["requestState"], "inputResponses": answers})
+        proxy.ask("tools/call", {**call, "requestState": first["requestState"], "inputResponses": answers})
     else:
-        id = house.send("tools/call", call)
-        put = house.heard("elicitation/create")
+        id = proxy.send("tools/call", call)
+        put = proxy.heard("elicitation/create")
         reply = {"jsonrpc": "2.0", "id": put["id"], "result": {"action": "accept"}}
-        house.client.write(json.dumps(reply).encode())
-        house.client.wait(id)
+        proxy.client.write(json.dumps(reply).encode())
+        proxy.client.wait(id)
         assert put["params"]["elicitationId"]
     assert put["params"]["url"] == "https://x/"
-    assert answered(house) == {"action": "accept"}
+    assert answered(proxy) == {"action": "accept"}
 
 
 @EXAMPLES
 @given(odd=ODD, meta=KEYED)
-def test_progress_passes(house: House, odd: Json, meta: Json) -> None:
+def test_progress_passes(proxy: Proxy, odd: Json, meta: Json) -> None:
     news = {"progress": 1, "message": "m", **odd, "_meta": meta}
     for method in ROUNDS:
-        house.script(says=[{"method": "notifications/progress", "params": news}], result=REQUESTS[method][2])
-        house.ask(method, {**REQUESTS[method][0], "_meta": {"progressToken": "mine"}})
-        assert house.heard("notifications/progress")["params"] == {**news, "progressToken": "mine"}
+        proxy.script(says=[{"method": "notifications/progress", "params": news}], result=REQUESTS[method][2])
+        proxy.ask(method, {**REQUESTS[method][0], "_meta": {"progressToken": "mine"}})
+        assert proxy.heard("notifications/progress")["params"] == {**news, "progressToken": "mine"}
 
 
 @EXAMPLES
 @given(odd=ODD, meta=KEYED)
-def test_log_messages_pass_to_who_wants_them(house: House, odd: Json, meta: Json) -> None:
+def test_log_messages_pass_to_who_wants_them(proxy: Proxy, odd: Json, meta: Json) -> None:
     said = {"level": "warning", "data": {"d": [1]}, **odd, "_meta": meta}
-    house.script(says=[{"method": "notifications/message", "params": said}], result={"content": []})
-    wanted: Json = {"_meta": {f"{PREFIX}logLevel": "info"}} if house.is_stateless else {}
-    if not house.is_stateless:
-        assert house.ask("logging/setLevel", {"level": "info"})["result"] == {}
-    house.ask("tools/call", {"name": "up__any", "arguments": {}, **wanted})
-    assert house.heard("notifications/message")["params"] == said
-    if house.upstream == "stateless":
-        call = next(each for each in reversed(house.seen()) if each.get("method") == "tools/call")
+    proxy.script(says=[{"method": "notifications/message", "params": said}], result={"content": []})
+    wanted: Json = {"_meta": {f"{PREFIX}logLevel": "info"}} if proxy.is_stateless else {}
+    if not proxy.is_stateless:
+        assert proxy.ask("logging/setLevel", {"level": "info"})["result"] == {}
+    proxy.ask("tools/call", {"name": "up__any", "arguments": {}, **wanted})
+    assert proxy.heard("notifications/message")["params"] == said
+    if proxy.upstream == "stateless":
+        call = next(each for each in reversed(proxy.seen()) if each.get("method") == "tools/call")
         assert call["params"]["_meta"][f"{PREFIX}logLevel"] == "info"
     else:
-        assert house.last("logging/setLevel") == {"level": "info"}
+        assert proxy.last("logging/setLevel") == {"level": "info"}
 
 
-def test_nobody_but_the_guard_says_what_the_envelope_says(house: House) -> None:
-    if house.is_stateless or house.upstream == "handshake":
+def test_nobody_but_the_guard_says_what_the_envelope_says(proxy: Proxy) -> None:
+    if proxy.is_stateless or proxy.upstream == "handshake":
         pytest.skip("a stateless client says it itself, and the handshake revisions have none")
-    house.script(result={"content": []})
+    proxy.script(result={"content": []})
     said = {f"{PREFIX}logLevel": "emergency", f"{PREFIX}clientCapabilities": {"x": 1}, "x/y": 1}
-    house.ask("tools/call", {"name": "up__any", "arguments": {}, "_meta": said})
-    meta = _meta(next(each for each in reversed(house.seen()) if each.get("method") == "tools/call"))
+    proxy.ask("tools/call", {"name": "up__any", "arguments": {}, "_meta": said})
+    meta = _meta(next(each for each in reversed(proxy.seen()) if each.get("method") == "tools/call"))
     assert meta["x/y"] == 1
     assert meta[f"{PREFIX}clientCapabilities"] == ABLE
     assert meta.get(f"{PREFIX}logLevel") != "emergency"
 
 
-def test_changes_are_told(house: House) -> None:
+def test_changes_are_told(proxy: Proxy) -> None:
     kinds = ("prompts", "resources", "tools")
     says = [{"method": f"notifications/{kind}/list_changed", "params": {"_meta": {"x/y": 1}}} for kind in kinds]
     updated = {"uri": "mem://one", "x-odd": 1, "_meta": {"x/y": 1}}
     says.append({"method": "notifications/resources/updated", "params": updated})
-    house.script(says=says, result={"content": []})
+    proxy.script(says=says, result={"content": []})
     marks: set[str] = set()
-    if house.is_stateless:
+    if proxy.is_stateless:
         wanted: Json = {f"{kind}ListChanged": True for kind in kinds} | {"resourceSubscriptions": ["mem://one"]}
-        house.send("subscriptions/listen", {"notifications": wanted})
-        house.heard("notifications/subscriptions/acknowledged")
+        proxy.send("subscriptions/listen", {"notifications": wanted})
+        proxy.heard("notifications/subscriptions/acknowledged")
         marks = {f"{PREFIX}subscriptionId"}
     else:
-        assert house.ask("resources/subscribe", {"uri": "mem://one"})["result"] == {}
-    house.ask("tools/call", {"name": "up__any", "arguments": {}})
-    assert without_meta(house.heard("notifications/resources/updated")["params"], marks) == updated
+        assert proxy.ask("resources/subscribe", {"uri": "mem://one"})["result"] == {}
+    proxy.ask("tools/call", {"name": "up__any", "arguments": {}})
+    assert without_meta(proxy.heard("notifications/resources/updated")["params"], marks) == updated
     for kind in ("prompts", "resources"):
-        told = house.heard(f"notifications/{kind}/list_changed")["params"]
+        told = proxy.heard(f"notifications/{kind}/list_changed")["params"]
         assert without_meta(told, marks) == {"_meta": {"x/y": 1}}
-    house.heard("notifications/tools/list_changed")
-    if house.upstream == "stateless":
-        assert house.last("subscriptions/listen")["notifications"]["resourceSubscriptions"] == ["mem://one"]
+    proxy.heard("notifications/tools/list_changed")
+    if proxy.upstream == "stateless":
+        assert proxy.last("subscriptions/listen")["notifications"]["resourceSubscriptions"] == ["mem://one"]
     else:
-        assert house.last("resources/subscribe") == {"uri": "mem://one"}
+        assert proxy.last("resources/subscribe") == {"uri": "mem://one"}
 
 
-def test_lists_pass_with_all_that_their_items_say(house: House) -> None:
+def test_lists_pass_with_all_that_their_items_say(proxy: Proxy) -> None:
     odd = {"x-odd": {"kept": [1, None, "ü"]}, "_meta": {"x/odd": True}}
     for method, name, known in (
         ("tools/list", "tools", {"name": "up__any"}),
@@ -263,78 +263,78 @@ def test_lists_pass_with_all_that_their_items_say(house: House) -> None:
         ("resources/list", "resources", {"uri": "mem://one"}),
         ("resources/templates/list", "resourceTemplates", {"uriTemplate": "mem://{x}"}),
     ):
-        [item] = house.ask(method, {})["result"][name]
+        [item] = proxy.ask(method, {})["result"][name]
         assert item | known | odd == item
 
 
-def test_a_call_that_its_client_gives_up_is_given_up_at_the_upstream(house: House) -> None:
-    house.script(silent=True)
+def test_a_call_that_its_client_gives_up_is_given_up_at_the_upstream(proxy: Proxy) -> None:
+    proxy.script(silent=True)
     for method in ROUNDS:
         marked = {"x.y/marked": method}
-        id = house.send(method, {**REQUESTS[method][0], "_meta": marked})
-        eventually(lambda marked=marked: any(marked.items() <= _meta(each).items() for each in house.seen()))  # type: ignore[misc]
-        before = len(cancelled(house))
-        house.client.notify("notifications/cancelled", {"requestId": id})
-        eventually(lambda before=before: len(cancelled(house)) > before)  # type: ignore[misc]
+        id = proxy.send(method, {**REQUESTS[method][0], "_meta": marked})
+        eventually(lambda marked=marked: any(marked.items() <= _meta(each).items() for each in proxy.seen()))  # type: ignore[misc]
+        before = len(cancelled(proxy))
+        proxy.client.notify("notifications/cancelled", {"requestId": id})
+        eventually(lambda before=before: len(cancelled(proxy)) > before)  # type: ignore[misc]
 
 
 def _meta(message: Json) -> Json:
     return dict(message.get("params", {}).get("_meta", {}))
 
 
-def cancelled(house: House) -> list[Json]:
-    return [each for each in house.seen() if each.get("method") == "notifications/cancelled"]
+def cancelled(proxy: Proxy) -> list[Json]:
+    return [each for each in proxy.seen() if each.get("method") == "notifications/cancelled"]
 
 
-def test_roots_that_change_are_told_where_that_can_be_said(house: House) -> None:
-    if house.is_stateless:
+def test_roots_that_change_are_told_where_that_can_be_said(proxy: Proxy) -> None:
+    if proxy.is_stateless:
         pytest.skip("the stateless revision has no such notification: roots are asked for anew")
-    house.client.notify("notifications/roots/list_changed", {"_meta": {"x/y": 1}})
-    house.script(result={"content": []})
-    house.ask("tools/call", {"name": "up__any", "arguments": {}})
-    told = [each for each in house.seen() if each.get("method") == "notifications/roots/list_changed"]
-    assert len(told) == (1 if house.upstream == "handshake" else 0)
+    proxy.client.notify("notifications/roots/list_changed", {"_meta": {"x/y": 1}})
+    proxy.script(result={"content": []})
+    proxy.ask("tools/call", {"name": "up__any", "arguments": {}})
+    told = [each for each in proxy.seen() if each.get("method") == "notifications/roots/list_changed"]
+    assert len(told) == (1 if proxy.upstream == "handshake" else 0)
 
 
 # An MCP method that executes a tool by another road takes the same path, or none.
 
 
 @pytest.mark.parametrize("method", ["tasks/get", "tasks/result", "tasks/list", "tasks/cancel", "tasks/update"])
-def test_no_method_of_tasks_is_passed_on(house: House, method: str) -> None:
-    assert house.ask(method, {"taskId": "t"})["error"]["code"] == -32601
-    assert not any(str(each.get("method")).startswith("tasks/") for each in house.seen())
+def test_no_method_of_tasks_is_passed_on(proxy: Proxy, method: str) -> None:
+    assert proxy.ask(method, {"taskId": "t"})["error"]["code"] == -32601
+    assert not any(str(each.get("method")).startswith("tasks/") for each in proxy.seen())
 
 
-def test_a_call_is_never_made_as_a_task(house: House) -> None:
+def test_a_call_is_never_made_as_a_task(proxy: Proxy) -> None:
     """What asks for a task is left out, as the specification has it for who does not offer tasks."""
-    house.script(result={"content": []})
-    house.ask("tools/call", {"name": "up__any", "arguments": {}, "task": {"ttl": 1}, "x-odd": 1})
-    assert house.last("tools/call") == {"name": "any", "arguments": {}}
+    proxy.script(result={"content": []})
+    proxy.ask("tools/call", {"name": "up__any", "arguments": {}, "task": {"ttl": 1}, "x-odd": 1})
+    assert proxy.last("tools/call") == {"name": "any", "arguments": {}}
 
 
-def test_a_tool_that_runs_only_as_a_task_is_not_offered_and_not_known(house: House) -> None:
-    assert [tool["name"] for tool in house.ask("tools/list", {})["result"]["tools"]] == ["up__any"]
-    refused = house.ask("tools/call", {"name": "up__tasked", "arguments": {}, "task": {}})
+def test_a_tool_that_runs_only_as_a_task_is_not_offered_and_not_known(proxy: Proxy) -> None:
+    assert [tool["name"] for tool in proxy.ask("tools/list", {})["result"]["tools"]] == ["up__any"]
+    refused = proxy.ask("tools/call", {"name": "up__tasked", "arguments": {}, "task": {}})
     assert refused["error"]["message"] == "unknown tool: up__tasked"
-    assert not any(each.get("params", {}).get("name") == "tasked" for each in house.seen())
+    assert not any(each.get("params", {}).get("name") == "tasked" for each in proxy.seen())
 
 
-def test_a_task_that_was_not_asked_for_is_no_result(house: House) -> None:
-    if house.upstream != "stateless":
+def test_a_task_that_was_not_asked_for_is_no_result(proxy: Proxy) -> None:
+    if proxy.upstream != "stateless":
         pytest.skip("the handshake revisions have no type of result")
-    house.script(result={"resultType": "task", "taskId": "t", "status": "working"})
-    reply = house.ask("tools/call", {"name": "up__any", "arguments": {}})["result"]
+    proxy.script(result={"resultType": "task", "taskId": "t", "status": "working"})
+    reply = proxy.ask("tools/call", {"name": "up__any", "arguments": {}})["result"]
     assert reply["isError"] is True
     assert "`task`" in reply["content"][0]["text"]
-    last = log(house.folder / "mcp-guard.toml", "--kind", "outcome")[-1]
+    last = log(proxy.folder / "mcp-guard.toml", "--kind", "outcome")[-1]
     assert last["ending"] == "upstream_error"
 
 
-def test_neither_side_hears_that_the_other_could_run_tasks(house: House) -> None:
-    [greeting] = [each for each in house.seen() if each.get("method") in ("initialize", "server/discover")][-1:]
+def test_neither_side_hears_that_the_other_could_run_tasks(proxy: Proxy) -> None:
+    [greeting] = [each for each in proxy.seen() if each.get("method") in ("initialize", "server/discover")][-1:]
     assert "tasks" not in json.dumps(greeting)
-    if house.is_stateless:
-        offered = house.ask("server/discover", {})["result"]["capabilities"]
+    if proxy.is_stateless:
+        offered = proxy.ask("server/discover", {})["result"]["capabilities"]
         assert "tasks" not in json.dumps(offered)
         assert offered["extensions"] == {"x.odd/extension": {"kept": 1}}
         assert offered["experimental"] == {"x-odd": {"kept": 1}}

@@ -10,9 +10,9 @@ import pytest
 from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.ports import Intent
 from mcp_guard.storage.sqlite import open_store
-from tests.live.guarded import SERVERS, Client, text, upstream, write_config
-from tests.promises.house import make_instance, open_house
-from tests.promises.house import text as said
+from tests.live.running_guard import SERVERS, Client, text, upstream, write_config
+from tests.promises.harness import make_instance, open_harness
+from tests.promises.harness import text as said
 
 
 def test_the_upstream_process_finds_its_intent_in_the_ledger_when_it_is_called(tmp_path: Path) -> None:
@@ -30,7 +30,7 @@ def test_the_upstream_process_finds_its_intent_in_the_ledger_when_it_is_called(t
 
 async def test_the_intent_is_committed_when_execute_begins(tmp_path: Path) -> None:
     """Seen from another connection, which sees committed transactions only."""
-    house = open_house(tmp_path)
+    harness = open_harness(tmp_path)
     seen: list[str] = []
 
     async def look(intent: Intent) -> None:
@@ -40,9 +40,9 @@ async def test_the_intent_is_committed_when_execute_begins(tmp_path: Path) -> No
         assert row == ("intent", intent.call.id)
         seen.append(intent.call.name)
 
-    house.upstream.before = look
-    await house.guard.call(make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 5}))
-    house.close()
+    harness.upstream.before = look
+    await harness.guard.call(make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 5}))
+    harness.close()
     assert seen == ["crm__get_deal", "crm__update_deal"]  # the guard's own look-up takes the same path
 
 
@@ -55,31 +55,31 @@ def test_commits_are_flushed_to_the_disk(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("kind", ["full", "readonly", "locked"])
 async def test_what_cannot_be_recorded_is_not_sent(tmp_path: Path, kind: str) -> None:
-    house = open_house(tmp_path)
+    harness = open_harness(tmp_path)
     other = sqlite3.connect(tmp_path / "state" / "ledger.sqlite", isolation_level=None)
     if kind == "full":
-        pages = house.store._run("PRAGMA page_count").fetchone()[0]
-        house.store._run(f"PRAGMA max_page_count = {pages}")
+        pages = harness.store._run("PRAGMA page_count").fetchone()[0]
+        harness.store._run(f"PRAGMA max_page_count = {pages}")
     elif kind == "readonly":
-        house.store._run("PRAGMA query_only = ON")
+        harness.store._run("PRAGMA query_only = ON")
     else:
-        house.store._run("PRAGMA busy_timeout = 50")
+        harness.store._run("PRAGMA busy_timeout = 50")
         other.execute("BEGIN IMMEDIATE")
     asked = ToolCallRequest("crm__note", {"text": "x" * 100_000})
-    reply = await house.guard.call(make_instance(), asked)
+    reply = await harness.guard.call(make_instance(), asked)
     expected = {"full": "the disk is full", "readonly": "read-only", "locked": "another process holds the ledger"}
     assert expected[kind] in said(reply)
     assert "Nothing was sent" in said(reply)
-    assert house.upstream.sent == []
+    assert harness.upstream.sent == []
 
     if kind == "full":
-        house.store._run("PRAGMA max_page_count = 1000000")
+        harness.store._run("PRAGMA max_page_count = 1000000")
     elif kind == "readonly":
-        house.store._run("PRAGMA query_only = OFF")
+        harness.store._run("PRAGMA query_only = OFF")
     else:
         other.execute("ROLLBACK")
     other.close()
-    reply = await house.guard.call(make_instance(), asked)
+    reply = await harness.guard.call(make_instance(), asked)
     assert said(reply) == "done"
-    assert len(house.upstream.sent) == 1
-    house.close()
+    assert len(harness.upstream.sent) == 1
+    harness.close()

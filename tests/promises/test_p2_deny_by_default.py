@@ -13,16 +13,16 @@ from mcp_guard.core import canonical
 from mcp_guard.core.describe import DescriptionRules, describe
 from mcp_guard.core.model import Effect, Execution, ExecutionStatus, Facts, Json, Outcome, RateCounter, ToolCallRequest
 from mcp_guard.policy.engine import load_policies
-from tests.promises.house import (
+from tests.promises.harness import (
     ALLOW,
     GATE,
     NOW,
     SECOND,
     TOOLS,
-    House,
+    Harness,
     make_instance,
     make_world,
-    open_house,
+    open_harness,
     text,
 )
 
@@ -38,32 +38,32 @@ def result(content: Any) -> Callable[[], Execution]:
     return lambda: Execution(ExecutionStatus.OK, {"result": content})
 
 
-def facts(reading: Callable[[], Execution]) -> Callable[[House], None]:
-    def arrange(house: House) -> None:
-        house.upstream.reading = reading
+def facts(reading: Callable[[], Execution]) -> Callable[[Harness], None]:
+    def arrange(harness: Harness) -> None:
+        harness.upstream.reading = reading
 
     return arrange
 
 
-def no_facts_tool(house: House) -> None:
-    del house.upstream.catalog["crm__get_deal"]
+def no_facts_tool(harness: Harness) -> None:
+    del harness.upstream.catalog["crm__get_deal"]
 
 
-def dead_upstream(house: House) -> None:
-    house.upstream.troubles["crm"] = "upstream `crm` exited with status 1"
+def dead_upstream(harness: Harness) -> None:
+    harness.upstream.troubles["crm"] = "upstream `crm` exited with status 1"
 
 
-def time_is_up(house: House) -> None:
-    house.clock.time = NOW + 9 * 3600 * SECOND
+def time_is_up(harness: Harness) -> None:
+    harness.clock.time = NOW + 9 * 3600 * SECOND
 
 
-def no_policies(house: House) -> None:
-    house.policies._engine = None
+def no_policies(harness: Harness) -> None:
+    harness.policies._engine = None
 
 
-def broken_engine(house: House) -> None:
-    assert house.policies._engine is not None
-    house.policies._engine._attributes = None  # type: ignore[assignment]
+def broken_engine(harness: Harness) -> None:
+    assert harness.policies._engine is not None
+    harness.policies._engine._attributes = None  # type: ignore[assignment]
 
 
 @pytest.mark.parametrize(
@@ -83,42 +83,42 @@ def broken_engine(house: House) -> None:
     ],
 )
 async def test_every_failure_denies_with_a_receipt(
-    tmp_path: Path, arrange: Callable[[House], None], reason: str
+    tmp_path: Path, arrange: Callable[[Harness], None], reason: str
 ) -> None:
-    house = open_house(tmp_path)
-    arrange(house)
-    reply = await house.guard.call(make_instance(), UPDATE)
+    harness = open_harness(tmp_path)
+    arrange(harness)
+    reply = await harness.guard.call(make_instance(), UPDATE)
     assert "error" in reply or reply["result"]["isError"] is True
-    assert house.upstream.writes() == []
-    denied = house.receipts("decision")
+    assert harness.upstream.writes() == []
+    denied = harness.receipts("decision")
     assert [receipt["outcome"] for receipt in denied] == ["deny"]
     assert any(reason in each for each in denied[0]["reasons"])
-    house.close()
+    harness.close()
 
 
 async def test_a_policy_that_errors_denies_even_beside_one_that_permits(tmp_path: Path) -> None:
-    house = open_house(tmp_path, f"{ALLOW}\n{OVERFLOW}")
-    reply = await house.guard.call(make_instance(), ToolCallRequest("crm__purge", {}))
+    harness = open_harness(tmp_path, f"{ALLOW}\n{OVERFLOW}")
+    reply = await harness.guard.call(make_instance(), ToolCallRequest("crm__purge", {}))
     assert "could not be evaluated" in text(reply)
-    assert house.receipts("decision")[0]["errors"]
-    assert house.upstream.sent == []
-    house.close()
+    assert harness.receipts("decision")[0]["errors"]
+    assert harness.upstream.sent == []
+    harness.close()
 
 
 async def test_a_policy_that_errors_denies_behind_a_gate_too(tmp_path: Path) -> None:
-    house = open_house(tmp_path, f"{ALLOW}\n{GATE}\n{OVERFLOW}")
-    reply = await house.guard.call(make_instance(), ToolCallRequest("crm__purge", {}))
+    harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}\n{OVERFLOW}")
+    reply = await harness.guard.call(make_instance(), ToolCallRequest("crm__purge", {}))
     assert reply["result"]["_meta"]["mcp-guard/decision"]["outcome"] == "deny"
-    assert house.receipts("approval.requested") == []
-    house.close()
+    assert harness.receipts("approval.requested") == []
+    harness.close()
 
 
 async def test_a_hard_forbid_beside_a_gate_denies(tmp_path: Path) -> None:
     hard = '@id("hard") @reason("never") forbid (principal, action == Action::"crm__purge", resource);'
-    house = open_house(tmp_path, f"{ALLOW}\n{GATE}\n{hard}")
-    assert house.guard.policies.may_call(make_instance(), TOOLS[3]) is False
-    assert (await house.guard.call(make_instance(), ToolCallRequest("crm__purge", {})))["error"]["code"] == -32602
-    house.close()
+    harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}\n{hard}")
+    assert harness.guard.policies.may_call(make_instance(), TOOLS[3]) is False
+    assert (await harness.guard.call(make_instance(), ToolCallRequest("crm__purge", {})))["error"]["code"] == -32602
+    harness.close()
 
 
 async def test_rates_are_exact_when_calls_race_in_one_process(tmp_path: Path) -> None:
@@ -126,14 +126,14 @@ async def test_rates_are_exact_when_calls_race_in_one_process(tmp_path: Path) ->
 
     counter = RateCounter("writes", 3600 * SECOND, ("instance",), (Effect.WRITE,))
     limit = '@id("limit") @reason("enough") forbid (principal, action, resource) when { context.rate.writes > 7 };'
-    house = open_house(tmp_path, f"{ALLOW}\n{limit}", (counter,))
+    harness = open_harness(tmp_path, f"{ALLOW}\n{limit}", (counter,))
 
-    calls = [house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": str(n)})) for n in range(30)]
+    calls = [harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": str(n)})) for n in range(30)]
     replies = await asyncio.gather(*calls)
     assert [text(reply) for reply in replies].count("done") == 7
-    assert len(house.upstream.sent) == 7
-    assert [receipt["rates"]["writes"] for receipt in house.receipts("intent")] == [*range(1, 8)]
-    house.close()
+    assert len(harness.upstream.sent) == 7
+    assert [receipt["rates"]["writes"] for receipt in harness.receipts("intent")] == [*range(1, 8)]
+    harness.close()
 
 
 async def test_rates_are_exact_across_two_processes_on_one_ledger(tmp_path: Path) -> None:
@@ -141,18 +141,18 @@ async def test_rates_are_exact_across_two_processes_on_one_ledger(tmp_path: Path
 
     counter = RateCounter("writes", 3600 * SECOND, ("instance",), (Effect.WRITE,))
     limit = '@id("limit") @reason("enough") forbid (principal, action, resource) when { context.rate.writes > 7 };'
-    houses = [open_house(tmp_path, f"{ALLOW}\n{limit}", (counter,)) for _ in range(2)]
+    harnesses = [open_harness(tmp_path, f"{ALLOW}\n{limit}", (counter,)) for _ in range(2)]
 
     calls = [
-        house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": str(n)}))
+        harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": str(n)}))
         for n in range(15)
-        for house in houses
+        for harness in harnesses
     ]
     replies = await asyncio.gather(*calls)
     assert [text(reply) for reply in replies].count("done") <= 7
-    assert sum(len(house.upstream.sent) for house in houses) <= 7
-    for house in houses:
-        house.close()
+    assert sum(len(harness.upstream.sent) for harness in harnesses) <= 7
+    for harness in harnesses:
+        harness.close()
 
 
 SETS = [ALLOW, f"{ALLOW}\n{GATE}", '@id("some") permit (principal, action, resource) when { context.risk.score < 20 };']
@@ -187,32 +187,32 @@ def test_the_same_call_gets_the_same_decision_from_two_engines(policies: str, to
 
 
 async def test_a_defect_of_the_guard_denies_with_a_receipt_and_is_told(tmp_path: Path) -> None:
-    house = open_house(tmp_path)
+    harness = open_harness(tmp_path)
 
-    class Defective(type(house.policies)):  # type: ignore[misc]
+    class Defective(type(harness.policies)):  # type: ignore[misc]
         def decide(self, call: Any, counts: Any) -> Any:
             raise ZeroDivisionError("a defect")
 
-    guard = replace(house.guard, policies=Defective(()))
-    guard.policies.replace(house.load(ALLOW))  # type: ignore[attr-defined]
+    guard = replace(harness.guard, policies=Defective(()))
+    guard.policies.replace(harness.load(ALLOW))  # type: ignore[attr-defined]
     with pytest.raises(ZeroDivisionError):
         await guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"}))
-    assert house.upstream.sent == []
-    [receipt] = house.receipts("decision")
+    assert harness.upstream.sent == []
+    [receipt] = harness.receipts("decision")
     assert (receipt["outcome"], receipt["reasons"]) == ("deny", ["defect: a defect"])
-    house.close()
+    harness.close()
 
 
 async def test_no_intent_follows_from_anything_but_a_yes(tmp_path: Path) -> None:
     """The last line: even a defect that asks for one gets none, and nothing is sent."""
-    house = open_house(tmp_path, f"{ALLOW}\n{GATE}")
-    call = house.guard.identify(describe(DescriptionRules(), "call_1", make_instance(), UPDATE, TOOLS[1]))
-    held = house.guard.decide(DescriptionRules().assess(call, None))
+    harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}")
+    call = harness.guard.identify(describe(DescriptionRules(), "call_1", make_instance(), UPDATE, TOOLS[1]))
+    held = harness.guard.decide(DescriptionRules().assess(call, None))
     assert held.outcome is Outcome.REQUIRE_APPROVAL
     for outcome in Outcome:
         decision = replace(held, outcome=outcome)
         if outcome is not Outcome.ALLOW:
             with pytest.raises(ValueError, match="no intent can follow"):
-                await house.ledger.ledger.intend(call, decision, None)
-    assert house.receipts("intent") == []
-    house.close()
+                await harness.ledger.ledger.intend(call, decision, None)
+    assert harness.receipts("intent") == []
+    harness.close()

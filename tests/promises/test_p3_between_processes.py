@@ -12,7 +12,7 @@ from mcp_guard.core.describe import describe
 from mcp_guard.core.model import Call, Decision, ToolCallRequest
 from mcp_guard.ports import SILENT_CHANNEL, Intent
 from mcp_guard.verifier import verify_ledger
-from tests.promises.house import ALLOW, GATE, House, make_instance, open_house, pending_id
+from tests.promises.harness import ALLOW, GATE, Harness, make_instance, open_harness, pending_id
 
 PROCESSES, ROUNDS = 8, 1000
 POLICIES = f"{ALLOW}\n{GATE}"
@@ -22,44 +22,44 @@ def asked(number: int) -> ToolCallRequest:
     return ToolCallRequest("crm__note", {"text": str(number)})
 
 
-def ready(house: House, number: int) -> tuple[Call, Decision]:
+def ready(harness: Harness, number: int) -> tuple[Call, Decision]:
     """The call as it is just before its approval is used: identified, described and decided."""
-    guard, what = house.guard, asked(number)
-    call = describe(guard.describe_with, guard.new_id(), make_instance(), what, house.upstream.find_tool(what.name))
+    guard, what = harness.guard, asked(number)
+    call = describe(guard.describe_with, guard.new_id(), make_instance(), what, harness.upstream.find_tool(what.name))
     call = guard.describe_with.assess(guard.identify(call), None)
     return call, guard.decide(call)
 
 
 def race(folder: Path, ids: list[str], barrier: Barrier, wins: Any) -> None:
     """One process: at the same moment as all others, use up each approval and dispatch."""
-    house = open_house(folder, POLICIES)
+    harness = open_harness(folder, POLICIES)
     mine = os.open(folder / f"dispatched-{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     async def story() -> None:
         for number, id in enumerate(ids):
-            call, decision = ready(house, number)
-            found = house.store.approval(id)
+            call, decision = ready(harness, number)
+            found = harness.store.approval(id)
             barrier.wait(60)
             held: Approval = found[0]
-            intent = await house.guard.record_intent(call, decision, held)
+            intent = await harness.guard.record_intent(call, decision, held)
             if isinstance(intent, Intent):
                 os.write(mine, f"{number}\n".encode())
-                await house.guard.record_outcome(intent, await house.guard.execute(intent, SILENT_CHANNEL))
+                await harness.guard.record_outcome(intent, await harness.guard.execute(intent, SILENT_CHANNEL))
 
     asyncio.run(story())
-    wins.put(len(house.upstream.sent))
-    house.close()
+    wins.put(len(harness.upstream.sent))
+    harness.close()
     os.close(mine)
 
 
 async def test_eight_processes_use_each_approval_exactly_once(tmp_path: Path) -> None:
-    house = open_house(tmp_path, POLICIES)
-    house.store._run("PRAGMA synchronous = OFF")  # only while preparing
+    harness = open_harness(tmp_path, POLICIES)
+    harness.store._run("PRAGMA synchronous = OFF")  # only while preparing
     ids = []
     for number in range(ROUNDS):
-        ids.append(pending_id(await house.guard.call(make_instance(), asked(number))))
-        house.approve(ids[-1])
-    house.close()
+        ids.append(pending_id(await harness.guard.call(make_instance(), asked(number))))
+        harness.approve(ids[-1])
+    harness.close()
     context = multiprocessing.get_context("fork")
     barrier, wins = context.Barrier(PROCESSES), context.Queue()
     racers = [context.Process(target=race, args=(tmp_path, ids, barrier, wins)) for _ in range(PROCESSES)]
@@ -72,9 +72,9 @@ async def test_eight_processes_use_each_approval_exactly_once(tmp_path: Path) ->
     dispatched = sorted(int(line) for file in tmp_path.glob("dispatched-*") for line in file.read_text().split())
     assert dispatched == list(range(ROUNDS))
     assert sum(won) == ROUNDS
-    house = open_house(tmp_path, POLICIES)
-    assert {approval.state for approval in house.store.approvals()} == {ApprovalState.CONSUMED}
-    assert len(house.receipts("approval.consumed")) == len(house.receipts("intent")) == ROUNDS
-    house.close()
+    harness = open_harness(tmp_path, POLICIES)
+    assert {approval.state for approval in harness.store.approvals()} == {ApprovalState.CONSUMED}
+    assert len(harness.receipts("approval.consumed")) == len(harness.receipts("intent")) == ROUNDS
+    harness.close()
     report = verify_ledger(tmp_path / "state" / "ledger.sqlite", tmp_path / "state" / "ledger.pub")
     assert report.ok, report.problem

@@ -11,47 +11,47 @@ from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.ports import Intent
-from tests.promises.house import ALLOW, GATE, SECOND, House, make_instance, open_house, pending_id, text
+from tests.promises.harness import ALLOW, GATE, SECOND, Harness, make_instance, open_harness, pending_id, text
 
 ASKED = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150, "stage": "won"})
 ONE_WRITE = [b'{"amount":150,"deal_id":"1","stage":"won"}']
 
 
-def gated(folder: Path, **settings: Any) -> House:
-    return open_house(folder, f"{ALLOW}\n{GATE}", **settings)
+def gated(folder: Path, **settings: Any) -> Harness:
+    return open_harness(folder, f"{ALLOW}\n{GATE}", **settings)
 
 
-async def ask(house: House, asked: ToolCallRequest = ASKED, **instance: Any) -> Json:
-    reply: Json = await house.guard.call(make_instance(**instance), asked)
+async def ask(harness: Harness, asked: ToolCallRequest = ASKED, **instance: Any) -> Json:
+    reply: Json = await harness.guard.call(make_instance(**instance), asked)
     return reply
 
 
 async def test_approved_it_runs_once_and_never_again(tmp_path: Path) -> None:
-    house = gated(tmp_path)
-    id = pending_id(await ask(house))
-    assert house.upstream.writes() == []
-    house.approve(id)
-    assert text(await ask(house)) == "done"
-    again = pending_id(await ask(house))
+    harness = gated(tmp_path)
+    id = pending_id(await ask(harness))
+    assert harness.upstream.writes() == []
+    harness.approve(id)
+    assert text(await ask(harness)) == "done"
+    again = pending_id(await ask(harness))
     assert again != id
-    assert house.upstream.writes() == ONE_WRITE
-    house.close()
+    assert harness.upstream.writes() == ONE_WRITE
+    harness.close()
 
 
 async def test_fifty_identical_calls_at_once_are_one_question_and_one_execution(tmp_path: Path) -> None:
-    house = gated(tmp_path, hold_seconds=20)
+    harness = gated(tmp_path, hold_seconds=20)
 
-    calls = [asyncio.create_task(house.guard.call(make_instance(), ASKED)) for _ in range(50)]
-    while not (requested := house.store.approvals([ApprovalState.REQUESTED])):
+    calls = [asyncio.create_task(harness.guard.call(make_instance(), ASKED)) for _ in range(50)]
+    while not (requested := harness.store.approvals([ApprovalState.REQUESTED])):
         await asyncio.sleep(0)
-    house.approve(requested[0].id)
+    harness.approve(requested[0].id)
     replies = await asyncio.gather(*calls)
-    assert len(house.receipts("approval.requested")) == 1
-    assert house.upstream.writes() == ONE_WRITE
+    assert len(harness.receipts("approval.requested")) == 1
+    assert harness.upstream.writes() == ONE_WRITE
     assert [text(reply) for reply in replies].count("done") == 1
     assert sum("lets one call happen" in text(reply) for reply in replies) == 49
-    assert [each["outcome"] for each in house.receipts("decision")] == ["require_approval"] + ["deny"] * 49
-    house.close()
+    assert [each["outcome"] for each in harness.receipts("decision")] == ["require_approval"] + ["deny"] * 49
+    harness.close()
 
 
 async def test_two_guards_on_one_ledger_dispatch_once(tmp_path: Path) -> None:
@@ -63,7 +63,7 @@ async def test_two_guards_on_one_ledger_dispatch_once(tmp_path: Path) -> None:
         id = pending_id(await ask(first))
         first.approve(id)
 
-        replies = await asyncio.gather(*(house.guard.call(make_instance(), ASKED) for house in (first, second)))
+        replies = await asyncio.gather(*(harness.guard.call(make_instance(), ASKED) for harness in (first, second)))
         assert len(first.upstream.writes() + second.upstream.writes()) == 1
         assert [text(reply) for reply in replies].count("done") == 1
         first.close()
@@ -80,144 +80,144 @@ async def test_two_guards_on_one_ledger_dispatch_once(tmp_path: Path) -> None:
     ],
 )
 async def test_it_is_no_use_for_other_arguments(tmp_path: Path, other: Json) -> None:
-    house = gated(tmp_path)
-    house.approve(pending_id(await ask(house)))
-    assert "pending" in text(await ask(house, ToolCallRequest(ASKED.name, other)))
-    assert house.upstream.writes() == []
-    house.close()
+    harness = gated(tmp_path)
+    harness.approve(pending_id(await ask(harness)))
+    assert "pending" in text(await ask(harness, ToolCallRequest(ASKED.name, other)))
+    assert harness.upstream.writes() == []
+    harness.close()
 
 
 async def test_it_is_no_use_for_another_instance_or_tool(tmp_path: Path) -> None:
-    house = gated(tmp_path)
-    house.approve(pending_id(await ask(house)))
-    assert "pending" in text(await ask(house, id="run_2"))
-    assert "pending" in text(await ask(house, ToolCallRequest("crm__get_deal", ASKED.arguments)))
-    assert house.upstream.writes() == []
-    house.close()
+    harness = gated(tmp_path)
+    harness.approve(pending_id(await ask(harness)))
+    assert "pending" in text(await ask(harness, id="run_2"))
+    assert "pending" in text(await ask(harness, ToolCallRequest("crm__get_deal", ASKED.arguments)))
+    assert harness.upstream.writes() == []
+    harness.close()
 
 
-def facts_move(house: House) -> None:
-    house.upstream.facts["amount"] = 101
+def facts_move(harness: Harness) -> None:
+    harness.upstream.facts["amount"] = 101
 
 
-def policies_move(house: House) -> None:
-    house.load(f'{ALLOW}\n{GATE}\n@id("more") forbid (principal, action == Action::"crm__purge", resource);')
+def policies_move(harness: Harness) -> None:
+    harness.load(f'{ALLOW}\n{GATE}\n@id("more") forbid (principal, action == Action::"crm__purge", resource);')
 
 
-def definition_moves(house: House) -> None:
-    tool = house.upstream.catalog["crm__update_deal"]
-    house.upstream.catalog["crm__update_deal"] = replace(tool, definition_hash="sha256:other")
+def definition_moves(harness: Harness) -> None:
+    tool = harness.upstream.catalog["crm__update_deal"]
+    harness.upstream.catalog["crm__update_deal"] = replace(tool, definition_hash="sha256:other")
 
 
 @pytest.mark.parametrize(("move", "named"), [(facts_move, "facts"), (policies_move, "policy_version")])
 async def test_when_the_world_moves_it_is_stale_and_says_what_moved(tmp_path: Path, move: Any, named: str) -> None:
-    house = gated(tmp_path)
-    id = pending_id(await ask(house))
-    house.approve(id)
-    move(house)
-    assert pending_id(await ask(house)) != id
-    stale = house.receipts("approval.stale")
+    harness = gated(tmp_path)
+    id = pending_id(await ask(harness))
+    harness.approve(id)
+    move(harness)
+    assert pending_id(await ask(harness)) != id
+    stale = harness.receipts("approval.stale")
     assert [(receipt["approval"], receipt["note"]) for receipt in stale] == [(id, named)]
-    assert house.upstream.writes() == []
-    house.close()
+    assert harness.upstream.writes() == []
+    harness.close()
 
 
 async def test_another_definition_of_the_tool_is_another_request(tmp_path: Path) -> None:
-    house = gated(tmp_path)
-    id = pending_id(await ask(house))
-    house.approve(id)
-    definition_moves(house)
-    assert pending_id(await ask(house)) != id
-    assert house.upstream.writes() == []
-    house.close()
+    harness = gated(tmp_path)
+    id = pending_id(await ask(harness))
+    harness.approve(id)
+    definition_moves(harness)
+    assert pending_id(await ask(harness)) != id
+    assert harness.upstream.writes() == []
+    harness.close()
 
 
 async def test_facts_that_move_during_the_hold_are_seen_at_dispatch(tmp_path: Path) -> None:
-    house = gated(tmp_path, hold_seconds=20)
+    harness = gated(tmp_path, hold_seconds=20)
 
-    call = asyncio.create_task(house.guard.call(make_instance(), ASKED))
-    while not (requested := house.store.approvals([ApprovalState.REQUESTED])):
+    call = asyncio.create_task(harness.guard.call(make_instance(), ASKED))
+    while not (requested := harness.store.approvals([ApprovalState.REQUESTED])):
         await asyncio.sleep(0)
-    facts_move(house)
-    house.approve(requested[0].id)
+    facts_move(harness)
+    harness.approve(requested[0].id)
     reply = await call
     assert "changed meanwhile (facts)" in text(reply)
-    assert house.upstream.writes() == []
-    house.close()
+    assert harness.upstream.writes() == []
+    harness.close()
 
 
 async def test_another_instance_can_neither_use_nor_spoil_it(tmp_path: Path) -> None:
-    house = gated(tmp_path)
-    id = pending_id(await ask(house))
-    house.approve(id)
-    assert pending_id(await ask(house, id="run_2")) != id
-    assert house.upstream.writes() == []
-    assert text(await ask(house)) == "done"
-    house.close()
+    harness = gated(tmp_path)
+    id = pending_id(await ask(harness))
+    harness.approve(id)
+    assert pending_id(await ask(harness, id="run_2")) != id
+    assert harness.upstream.writes() == []
+    assert text(await ask(harness)) == "done"
+    harness.close()
 
 
 async def test_an_approval_that_expires_at_the_last_moment_is_refused(tmp_path: Path) -> None:
     """After it was found and before it is consumed: the clock moves while the facts are read again."""
-    house = gated(tmp_path)
-    house.approve(pending_id(await ask(house)))
+    harness = gated(tmp_path)
+    harness.approve(pending_id(await ask(harness)))
     look_ups = 0
 
     async def dawdle(intent: Intent) -> None:
         nonlocal look_ups
         look_ups += intent.call.purpose == "facts"
         if look_ups == 2:
-            house.clock.time += 3601 * SECOND
+            harness.clock.time += 3601 * SECOND
 
-    house.upstream.before = dawdle
-    assert "has expired" in text(await ask(house))
+    harness.upstream.before = dawdle
+    assert "has expired" in text(await ask(harness))
     assert look_ups == 2
-    assert house.upstream.writes() == []
-    house.close()
+    assert harness.upstream.writes() == []
+    harness.close()
 
 
 async def test_an_expired_approval_is_refused(tmp_path: Path) -> None:
-    house = gated(tmp_path)
-    id = pending_id(await ask(house))
-    house.approve(id)
-    house.clock.time += 3601 * SECOND
-    assert pending_id(await ask(house)) != id
-    assert house.upstream.writes() == []
+    harness = gated(tmp_path)
+    id = pending_id(await ask(harness))
+    harness.approve(id)
+    harness.clock.time += 3601 * SECOND
+    assert pending_id(await ask(harness)) != id
+    assert harness.upstream.writes() == []
     with pytest.raises(ApprovalError, match="approved"):
-        house.approve(id, "carol")
-    house.close()
+        harness.approve(id, "carol")
+    harness.close()
 
 
 async def test_a_denial_is_told_with_its_reason_and_not_asked_again(tmp_path: Path) -> None:
-    house = gated(tmp_path)
-    house.approve(pending_id(await ask(house)), verdict="deny")
+    harness = gated(tmp_path)
+    harness.approve(pending_id(await ask(harness)), verdict="deny")
     for _ in range(2):
-        assert "denied by Alice: because" in text(await ask(house))
-    assert len(house.receipts("approval.requested")) == 1
-    assert house.upstream.writes() == []
-    house.close()
+        assert "denied by Alice: because" in text(await ask(harness))
+    assert len(harness.receipts("approval.requested")) == 1
+    assert harness.upstream.writes() == []
+    harness.close()
 
 
 @pytest.mark.parametrize("approver", ["bob", "dana", "mallory"])
 async def test_owner_user_and_strangers_may_not_approve(tmp_path: Path, approver: str) -> None:
-    house = gated(tmp_path)
-    id = pending_id(await ask(house))
+    harness = gated(tmp_path)
+    id = pending_id(await ask(harness))
     with pytest.raises(ApprovalError):
-        house.approve(id, approver)
-    assert "pending" in text(await ask(house))
-    house.close()
+        harness.approve(id, approver)
+    assert "pending" in text(await ask(harness))
+    harness.close()
 
 
 async def test_consumption_and_intent_are_one_transaction(tmp_path: Path) -> None:
     """If the intent cannot be written, the approval is not used up."""
-    house = gated(tmp_path)
-    id = pending_id(await ask(house))
-    house.approve(id)
-    house.store._run("CREATE TRIGGER no BEFORE INSERT ON open_call BEGIN SELECT RAISE(ABORT, 'no room'); END")
-    house.upstream.reading = None
+    harness = gated(tmp_path)
+    id = pending_id(await ask(harness))
+    harness.approve(id)
+    harness.store._run("CREATE TRIGGER no BEFORE INSERT ON open_call BEGIN SELECT RAISE(ABORT, 'no room'); END")
+    harness.upstream.reading = None
     call = replace(ASKED)
-    failing = await house.guard.call(make_instance(), call)
+    failing = await harness.guard.call(make_instance(), call)
     assert "Nothing was sent" in text(failing)
-    assert house.store.approval(id)[0].state is ApprovalState.APPROVED
-    house.store._run("DROP TRIGGER no")
-    assert text(await ask(house)) == "done"
-    house.close()
+    assert harness.store.approval(id)[0].state is ApprovalState.APPROVED
+    harness.store._run("DROP TRIGGER no")
+    assert text(await ask(harness)) == "done"
+    harness.close()

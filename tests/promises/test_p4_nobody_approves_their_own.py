@@ -14,62 +14,62 @@ from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol, remove, rotate
 from mcp_guard.ledger.approvals.votes import Approver, Votes
-from tests.live.guarded import ALLOW_ALL, Client, cli, scripted, text, write_config
-from tests.live.guarded import enrol as enrol_live
-from tests.promises.house import ALLOW, GATE, PEOPLE, ROUTES, House, make_instance, open_house, pending_id
-from tests.promises.house import text as said
+from tests.live.running_guard import ALLOW_ALL, Client, cli, scripted, text, write_config
+from tests.live.running_guard import enrol as enrol_live
+from tests.promises.harness import ALLOW, GATE, PEOPLE, ROUTES, Harness, make_instance, open_harness, pending_id
+from tests.promises.harness import text as said
 
 ASKED = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150, "stage": "won"})
 
 
 @pytest.fixture
-def house(tmp_path: Path) -> House:
-    return open_house(tmp_path, f"{ALLOW}\n{GATE}")
+def harness(tmp_path: Path) -> Harness:
+    return open_harness(tmp_path, f"{ALLOW}\n{GATE}")
 
 
-async def ask(house: House) -> str:
-    return pending_id(await house.guard.call(make_instance(), ASKED))
+async def ask(harness: Harness) -> str:
+    return pending_id(await harness.guard.call(make_instance(), ASKED))
 
 
-async def untouched(house: House, id: str) -> None:
-    assert house.store.approval(id)[0].state is ApprovalState.REQUESTED
-    assert "pending" in said(await house.guard.call(make_instance(), ASKED))
-    assert house.upstream.writes() == []
+async def untouched(harness: Harness, id: str) -> None:
+    assert harness.store.approval(id)[0].state is ApprovalState.REQUESTED
+    assert "pending" in said(await harness.guard.call(make_instance(), ASKED))
+    assert harness.upstream.writes() == []
 
 
 @pytest.mark.parametrize("approver", ["bob", "dana", "mallory"])
-async def test_the_owner_the_user_and_strangers_may_not_decide(house: House, approver: str) -> None:
-    id = await ask(house)
+async def test_the_owner_the_user_and_strangers_may_not_decide(harness: Harness, approver: str) -> None:
+    id = await ask(harness)
     for verdict in ("approve", "deny"):
         with pytest.raises(ApprovalError):
-            house.approve(id, approver, verdict)
-    await untouched(house, id)
+            harness.approve(id, approver, verdict)
+    await untouched(harness, id)
 
 
-def forge(house: House, id: str, key: Ed25519PrivateKey, key_id: str, **changes: Any) -> None:
+def forge(harness: Harness, id: str, key: Ed25519PrivateKey, key_id: str, **changes: Any) -> None:
     """Cast alice's word, signed by some key, about some statement."""
-    votes = Votes(house.ledger.writer, ROUTES, PEOPLE)
+    votes = Votes(harness.ledger.writer, ROUTES, PEOPLE)
     statement, _ = votes.prepare(id, "alice", "approve", "because")
     signature = {"signature": base64.b64encode(key.sign(statement.text())).decode()}
     votes.cast(replace(statement, **changes) if changes else statement, key_id, signature)
 
 
-def enrolled(house: House, approver: str) -> tuple[Ed25519PrivateKey, NewKey]:
+def enrolled(harness: Harness, approver: str) -> tuple[Ed25519PrivateKey, NewKey]:
     key = Ed25519PrivateKey.generate()
     new = NewKey("ed25519", key.public_key().public_bytes_raw(), {})
-    enrol(house.ledger.writer, Approver(approver, PEOPLE[approver]), new)
+    enrol(harness.ledger.writer, Approver(approver, PEOPLE[approver]), new)
     return key, new
 
 
-async def test_nobody_gives_anothers_word(house: House) -> None:
+async def test_nobody_gives_anothers_word(harness: Harness) -> None:
     """Not with a key that is not enrolled, not with the owner's own key, not with another's key id."""
-    id = await ask(house)
-    _, alices = enrolled(house, "alice")
-    bobs, bobs_public = enrolled(house, "bob")
+    id = await ask(harness)
+    _, alices = enrolled(harness, "alice")
+    bobs, bobs_public = enrolled(harness, "bob")
     for key, key_id in ((Ed25519PrivateKey.generate(), "0" * 16), (bobs, bobs_public.id), (bobs, alices.id)):
         with pytest.raises(ApprovalError):
-            forge(house, id, key, key_id)
-    await untouched(house, id)
+            forge(harness, id, key, key_id)
+    await untouched(harness, id)
 
 
 @pytest.mark.parametrize(
@@ -81,53 +81,55 @@ async def test_nobody_gives_anothers_word(house: House) -> None:
     ],
     ids=str,
 )  # fmt: skip
-async def test_a_signature_is_good_for_its_own_statement_only(house: House, changes: dict[str, object]) -> None:
-    id = await ask(house)
-    key, new = enrolled(house, "alice")
+async def test_a_signature_is_good_for_its_own_statement_only(harness: Harness, changes: dict[str, object]) -> None:
+    id = await ask(harness)
+    key, new = enrolled(harness, "alice")
     with pytest.raises(ApprovalError):
-        forge(house, id, key, new.id, **changes)
-    await untouched(house, id)
+        forge(harness, id, key, new.id, **changes)
+    await untouched(harness, id)
 
 
 @pytest.mark.parametrize(
     "changes", [{"decision_hash": "sha256:0"}, {"request_hash": "sha256:0"}, {"origin": "other.example"}], ids=str
 )
-async def test_a_well_signed_statement_about_something_else_is_refused(house: House, changes: dict[str, Any]) -> None:
+async def test_a_well_signed_statement_about_something_else_is_refused(
+    harness: Harness, changes: dict[str, Any]
+) -> None:
     """As an approver would sign who was shown another decision, or another ledger's request of the same id."""
-    id = await ask(house)
-    key, new = enrolled(house, "alice")
-    votes = Votes(house.ledger.writer, ROUTES, PEOPLE)
+    id = await ask(harness)
+    key, new = enrolled(harness, "alice")
+    votes = Votes(harness.ledger.writer, ROUTES, PEOPLE)
     statement = replace(votes.prepare(id, "alice", "approve", "because")[0], **changes)
     signature = {"signature": base64.b64encode(key.sign(statement.text())).decode()}
     with pytest.raises(ApprovalError, match="is not about"):
         votes.cast(statement, new.id, signature)
-    await untouched(house, id)
+    await untouched(harness, id)
 
 
-async def test_an_old_signature_is_not_good_for_a_new_request(house: House) -> None:
-    id = await ask(house)
-    key, new = enrolled(house, "alice")
-    votes = Votes(house.ledger.writer, ROUTES, PEOPLE)
+async def test_an_old_signature_is_not_good_for_a_new_request(harness: Harness) -> None:
+    id = await ask(harness)
+    key, new = enrolled(harness, "alice")
+    votes = Votes(harness.ledger.writer, ROUTES, PEOPLE)
     old, _ = votes.prepare(id, "alice", "approve", "because")
     signature = {"signature": base64.b64encode(key.sign(old.text())).decode()}
-    house.upstream.facts["amount"] = 7
-    other = await ask(house)
+    harness.upstream.facts["amount"] = 7
+    other = await ask(harness)
     assert other != id
     for statement in (old, replace(old, approval=other)):
         with pytest.raises(ApprovalError):
             votes.cast(statement, new.id, signature)
-    house.clock.time += 11 * 60 * 1_000_000
+    harness.clock.time += 11 * 60 * 1_000_000
     fresh, _ = votes.prepare(other, "alice", "approve", "because")
-    house.clock.time += 11 * 60 * 1_000_000
+    harness.clock.time += 11 * 60 * 1_000_000
     with pytest.raises(ApprovalError, match="not of these last minutes"):
         votes.cast(fresh, new.id, {"signature": base64.b64encode(key.sign(fresh.text())).decode()})
-    await untouched(house, other)
+    await untouched(harness, other)
 
 
-def test_one_key_is_one_persons(house: House) -> None:
+def test_one_key_is_one_persons(harness: Harness) -> None:
     """The owner cannot enrol their key under an approver's name, nor one that was somebody's before."""
-    _, bobs = enrolled(house, "bob")
-    writer = house.ledger.writer
+    _, bobs = enrolled(harness, "bob")
+    writer = harness.ledger.writer
     with pytest.raises(ApprovalError, match="`bob`'s already"):
         enrol(writer, Approver("alice", "Alice"), bobs)
     remove(writer, "bob", bobs.id, "left")
@@ -135,31 +137,31 @@ def test_one_key_is_one_persons(house: House) -> None:
         enrol(writer, Approver("alice", "Alice"), bobs)
 
 
-async def test_a_removed_or_rotated_key_gives_no_word(house: House) -> None:
-    id = await ask(house)
-    key, first = enrolled(house, "alice")
-    writer = house.ledger.writer
+async def test_a_removed_or_rotated_key_gives_no_word(harness: Harness) -> None:
+    id = await ask(harness)
+    key, first = enrolled(harness, "alice")
+    writer = harness.ledger.writer
     new = Ed25519PrivateKey.generate()
     second = NewKey("ed25519", new.public_key().public_bytes_raw(), {})
     rotate(writer, Approver("alice", "Alice"), first.id, second, key.sign)
     with pytest.raises(ApprovalError, match="no such key in use"):
-        forge(house, id, key, first.id)
+        forge(harness, id, key, first.id)
     remove(writer, "alice", second.id, "lost")
     with pytest.raises(ApprovalError, match="no such key in use"):
-        forge(house, id, new, second.id)
-    await untouched(house, id)
+        forge(harness, id, new, second.id)
+    await untouched(harness, id)
 
 
 async def test_one_person_counts_once(tmp_path: Path) -> None:
     routes = {"people": replace(ROUTES["people"], quorum=2)}
-    house = open_house(tmp_path, f"{ALLOW}\n{GATE}", routes=routes)
-    id = await ask(house)
-    house.approve(id)
+    harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}", routes=routes)
+    id = await ask(harness)
+    harness.approve(id)
     with pytest.raises(ApprovalError, match="already decided"):
-        house.approve(id)
-    assert house.store.approval(id)[0].state is ApprovalState.REQUESTED
-    house.approve(id, "carol")
-    assert house.store.approval(id)[0].state is ApprovalState.APPROVED
+        harness.approve(id)
+    assert harness.store.approval(id)[0].state is ApprovalState.REQUESTED
+    harness.approve(id, "carol")
+    assert harness.store.approval(id)[0].state is ApprovalState.APPROVED
 
 
 GATED = ALLOW_ALL + '@id("g") @require_approval("people") forbid (principal, action == Action::"up__echo", resource);'

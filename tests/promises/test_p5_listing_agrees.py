@@ -12,8 +12,8 @@ from mcp_guard.core.model import Agent, Instance, Outcome, Tool, ToolCallRequest
 from mcp_guard.core.names import listed_name
 from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.policy.engine import PolicyEngine, load_policies
-from tests.live.guarded import ALLOW_ALL, Client, Json, log, scripted, seen, write_config
-from tests.promises.house import TOOLS, make_instance, make_world, open_house
+from tests.live.running_guard import ALLOW_ALL, Client, Json, log, scripted, seen, write_config
+from tests.promises.harness import TOOLS, make_instance, make_world, open_harness
 
 ACTIONS = [
     "action", 'action == Action::"crm__note"', 'action == Action::"crm__purge"', 'action in Action::"write"',
@@ -88,23 +88,23 @@ def test_what_scope_and_principal_rule_out_is_not_listed(policies: str, instance
 @given(policy_sets(WHO + WHAT), instances)
 async def test_a_call_of_a_tool_that_is_not_listed_is_unknown(policies: str, instance: Instance) -> None:
     with tempfile.TemporaryDirectory() as folder:
-        house = open_house(Path(folder), policies)
-        listed = {tool["name"] for tool in house.guard.list_tools(instance)}
+        harness = open_harness(Path(folder), policies)
+        listed = {tool["name"] for tool in harness.guard.list_tools(instance)}
         for tool, pool in POOL:
             for arguments in pool:
                 asked = ToolCallRequest(tool.listed_as, arguments)
-                reply = await house.guard.call(instance, asked)
+                reply = await harness.guard.call(instance, asked)
                 refused_as_unknown = "error" in reply and "unknown tool" in reply["error"]["message"]
                 assert refused_as_unknown == (tool.listed_as not in listed)
-        house.close()
+        harness.close()
 
 
 def test_an_expired_instance_is_shown_nothing(tmp_path: Path) -> None:
-    house = open_house(tmp_path)
+    harness = open_harness(tmp_path)
     instance = make_instance()
-    assert len(house.guard.list_tools(instance)) == len(TOOLS)
-    assert house.guard.list_tools(replace(instance, expires=instance.started)) == []
-    house.close()
+    assert len(harness.guard.list_tools(instance)) == len(TOOLS)
+    assert harness.guard.list_tools(replace(instance, expires=instance.started)) == []
+    harness.close()
 
 
 PARTS = ["echo", "a.b", "a_x2E_b", "up__", "guard__", "__", "x" * 70, "é"]

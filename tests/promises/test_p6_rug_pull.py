@@ -1,7 +1,7 @@
 """P6: a tool whose definition differs from its pin is quarantined until an operator accepts the shown diff.
 
 Against a real upstream process that lists something else than before: while a client is served, while a call is held,
-and from one run to the next. That any mutation changes the hash is in `tests/core/test_pins.py`.
+and from one run to the next. That any mutation changes the hash is in `tests/core/test_tool_pins.py`.
 """
 
 import json
@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from tests.live.guarded import ALLOW_ALL, Client, Json, cli, enrol, log, scripted, seen, text, write_config
+from tests.live.running_guard import ALLOW_ALL, Client, Json, cli, enrol, log, scripted, seen, text, write_config
 from tests.live.test_session import eventually
 
 ECHO: Json = {

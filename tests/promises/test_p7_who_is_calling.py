@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.live.guarded import ALLOW_ALL, Client, Json, cli, log, scripted, seen, text, write_config
-from tests.live.served import Raw, Served, Wire, free_port, reply, serving
+from tests.live.http_guard import Raw, Served, Wire, free_port, reply, serving
+from tests.live.running_guard import ALLOW_ALL, Client, Json, cli, log, scripted, seen, text, write_config
 from tests.live.test_session import eventually, held
 
 CALLS, CONNECTIONS = 10_000, 8

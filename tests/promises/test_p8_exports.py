@@ -18,7 +18,7 @@ from mcp_guard.verifier.full import verify_full
 from mcp_guard.verifier.merkle import leaf_hash
 from mcp_guard.verifier.notes import parse_checkpoint, read_keys
 from mcp_guard.verifier.sources.export import ExportFolder
-from tests.ledger.history import live, reopen, write_history
+from tests.ledger.sample_ledger import live, reopen, write_history
 
 WRONG = Ed25519PrivateKey.from_private_bytes(bytes(32))
 Tamper = Callable[[Path], object]
@@ -28,14 +28,14 @@ Tamper = Callable[[Path], object]
 async def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the export `out`, exported twice while the ledger grew, and the key `ledger.pub`."""
     folder = tmp_path_factory.mktemp("export")
-    house = await write_history(folder, 600)
+    harness = await write_history(folder, 600)
     keys = folder / "state" / "ledger.pub"
-    export(house.store, keys.read_text(), folder / "out", payloads=True)
+    export(harness.store, keys.read_text(), folder / "out", payloads=True)
     shutil.copytree(folder / "out", folder / "before")
     for number in range(9):
-        await live(house, f"more {number}")
-    export(house.store, keys.read_text(), folder / "out", payloads=True)
-    house.close()
+        await live(harness, f"more {number}")
+    export(harness.store, keys.read_text(), folder / "out", payloads=True)
+    harness.close()
     shutil.copy(keys, folder)
     return folder
 
@@ -230,22 +230,22 @@ async def test_an_older_export_is_found_rolled_back_and_one_of_another_life_spli
     assert verify(past / "before", past).ok
     assert "rolled back" in verify(past / "before", past, past / "out").problem
     shutil.copytree(past / "state", tmp_path / "state")
-    house = reopen(tmp_path)
-    await live(house, "the same key, another life")
-    export(house.store, (past / "ledger.pub").read_text(), tmp_path / "fork", payloads=False)
-    await live(house, "and it goes on")
-    export(house.store, (past / "ledger.pub").read_text(), tmp_path / "longer", payloads=False)
-    house.close()
+    harness = reopen(tmp_path)
+    await live(harness, "the same key, another life")
+    export(harness.store, (past / "ledger.pub").read_text(), tmp_path / "fork", payloads=False)
+    await live(harness, "and it goes on")
+    export(harness.store, (past / "ledger.pub").read_text(), tmp_path / "longer", payloads=False)
+    harness.close()
     assert verify(tmp_path / "fork", past, past / "out").ok
     assert verify(tmp_path / "longer", past, tmp_path / "fork").ok
     other = (tmp_path / "fork" / "checkpoint").read_text()
     shutil.rmtree(tmp_path / "state")
     shutil.copytree(past / "state", tmp_path / "state")
-    house = reopen(tmp_path)
-    await live(house, "a third life")
-    await live(house, "of the same key")
-    export(house.store, (past / "ledger.pub").read_text(), tmp_path / "third", payloads=False)
-    house.close()
+    harness = reopen(tmp_path)
+    await live(harness, "a third life")
+    await live(harness, "of the same key")
+    export(harness.store, (past / "ledger.pub").read_text(), tmp_path / "third", payloads=False)
+    harness.close()
     (tmp_path / "kept").write_text(other)
     words = [str(tmp_path / "third"), "--key", str(past / "ledger.pub")]
     assert main(words) == OK

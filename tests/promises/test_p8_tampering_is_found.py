@@ -25,8 +25,8 @@ from mcp_guard.verifier.checkpoints import Requirements
 from mcp_guard.verifier.full import verify_full
 from mcp_guard.verifier.notes import parse_checkpoint, read_keys
 from mcp_guard.verifier.sources.sqlite import LedgerFile
-from tests.ledger.history import ORIGIN, live, reopen, write_history
-from tests.ledger.resign import sign_anew
+from tests.ledger.sample_ledger import ORIGIN, live, reopen, write_history
+from tests.verifier.resign import sign_anew
 
 Database = sqlite3.Connection
 WRONG = Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -36,8 +36,8 @@ WRONG = Ed25519PrivateKey.from_private_bytes(bytes(32))
 async def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The ledger, closed, one file."""
     folder = tmp_path_factory.mktemp("past")
-    house = await write_history(folder)
-    house.close()
+    harness = await write_history(folder)
+    harness.close()
     return folder / "state"
 
 
@@ -288,15 +288,15 @@ def test_a_reply_whose_salt_alone_is_left_counts_as_never_kept(scene: Scene) -> 
 async def lives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """A ledger early on, what became of it, and another life that was written from the same beginning with its key."""
     folder = tmp_path_factory.mktemp("lives")
-    house = await write_history(folder / "early", 300)
-    house.close()
+    harness = await write_history(folder / "early", 300)
+    harness.close()
     found = {"early": folder / "early" / "state"}
     for name, rounds in (("later", 2), ("fork", 2), ("longer", 3)):
         shutil.copytree(folder / "early", folder / name)
-        house = reopen(folder / name)
+        harness = reopen(folder / name)
         for number in range(rounds):
-            await live(house, f"{name} {number}")
-        house.close()
+            await live(harness, f"{name} {number}")
+        harness.close()
         found[name] = folder / name / "state"
     return found
 

@@ -13,8 +13,8 @@ from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.ledger.open import recover
 from mcp_guard.ports import Intent
 from mcp_guard.verifier import verify_ledger
-from tests.moments import dies_at
-from tests.promises.house import ALLOW, GATE, KEYS, House, make_instance, open_house, pending_id, text
+from tests.kill_points import dies_at
+from tests.promises.harness import ALLOW, GATE, KEYS, Harness, make_instance, open_harness, pending_id, text
 
 POLICIES = f"{ALLOW}\n{GATE}"
 ASKED = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150})
@@ -25,8 +25,8 @@ MOMENTS = 33
 def story(folder: Path, at: Callable[[str], None]) -> None:
     """Ask, approve, use: `at` is told of each moment at which a process may die."""
     KEYS["alice"] = KEY
-    house = open_house(folder, POLICIES)
-    commit = house.store.commit
+    harness = open_harness(folder, POLICIES)
+    commit = harness.store.commit
 
     def told_commit() -> None:
         at("before commit")
@@ -39,13 +39,13 @@ def story(folder: Path, at: Callable[[str], None]) -> None:
             log.write(f"{intent.call.purpose}\n")
         at("after send")
 
-    house.store.commit = told_commit
-    house.upstream.before = told_send
-    id = pending_id(asyncio.run(house.guard.call(make_instance(), ASKED)))
-    house.approve(id)
-    asyncio.run(house.guard.call(make_instance(), ASKED))
+    harness.store.commit = told_commit
+    harness.upstream.before = told_send
+    id = pending_id(asyncio.run(harness.guard.call(make_instance(), ASKED)))
+    harness.approve(id)
+    asyncio.run(harness.guard.call(make_instance(), ASKED))
     at("replied")
-    house.close()
+    harness.close()
 
 
 def moments(folder: Path) -> list[str]:
@@ -59,11 +59,11 @@ def writes(folder: Path) -> int:
     return log.read_text().split().count("call") if log.exists() else 0
 
 
-def check(house: House) -> list[Json]:
+def check(harness: Harness) -> list[Json]:
     """Every receipt, verified."""
-    receipts = house.receipts()
+    receipts = harness.receipts()
     if receipts:
-        report = verify_ledger(house.folder / "state" / "ledger.sqlite", house.folder / "state" / "ledger.pub")
+        report = verify_ledger(harness.folder / "state" / "ledger.sqlite", harness.folder / "state" / "ledger.pub")
         assert report.ok, report.problem
         assert report.calls_without_outcome == 0
     return receipts
@@ -78,12 +78,12 @@ async def test_killed_at_this_moment_nothing_is_lost_and_nothing_runs_twice(tmp_
     folder = tmp_path
     assert dies_at(number, partial(story, folder))
     sent = writes(folder)
-    house = open_house(folder, POLICIES)
-    recover(house.ledger.writer, folder / "state")
-    receipts = check(house)
+    harness = open_harness(folder, POLICIES)
+    recover(harness.ledger.writer, folder / "state")
+    receipts = check(harness)
     intents = {each["seq"] for each in receipts if each["kind"] == "intent" and each.get("purpose") != "facts"}
     outcomes = {each["follows"][0]: each["ending"] for each in receipts if each["kind"] == "outcome"}
-    states = [approval.state for approval in house.store.approvals()]
+    states = [approval.state for approval in harness.store.approvals()]
     assert sent <= len(intents)  # what was sent has its intent
     assert intents <= outcomes.keys()  # what has an intent is closed
     assert states.count(ApprovalState.CONSUMED) == len(
@@ -94,8 +94,8 @@ async def test_killed_at_this_moment_nothing_is_lost_and_nothing_runs_twice(tmp_
         with (folder / "sent").open("a") as log:
             log.write(f"{intent.call.purpose}\n")
 
-    house.upstream.before = log_send
-    reply = text(await house.guard.call(make_instance(), ASKED))
+    harness.upstream.before = log_send
+    reply = text(await harness.guard.call(make_instance(), ASKED))
     if ApprovalState.APPROVED in states:
         assert reply == "done"
         assert writes(folder) == 1
@@ -106,9 +106,11 @@ async def test_killed_at_this_moment_nothing_is_lost_and_nothing_runs_twice(tmp_
         assert "held by mcp-guard" in reply
         assert writes(folder) == sent
     if ApprovalState.CONSUMED in states:
-        await_it = ToolCallRequest("guard__await", {"approval": house.store.approvals([ApprovalState.CONSUMED])[0].id})
-        again = text(await house.guard.call(make_instance(), await_it))
+        await_it = ToolCallRequest(
+            "guard__await", {"approval": harness.store.approvals([ApprovalState.CONSUMED])[0].id}
+        )
+        again = text(await harness.guard.call(make_instance(), await_it))
         assert "It may have taken effect" in again or again == "done"
         assert writes(folder) == sent
-    check(house)
-    house.close()
+    check(harness)
+    harness.close()

@@ -11,8 +11,8 @@ import pytest
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.ledger.open import recover
 from mcp_guard.ports import Intent
-from tests.live.guarded import Client, cli, log, scripted, seen, write_config
-from tests.promises.house import make_instance, open_house
+from tests.live.running_guard import Client, cli, log, scripted, seen, write_config
+from tests.promises.harness import make_instance, open_harness
 
 
 def test_a_call_in_flight_when_the_guard_is_killed_is_unknown_afterwards(tmp_path: Path) -> None:
@@ -40,10 +40,10 @@ def test_a_call_in_flight_when_the_guard_is_killed_is_unknown_afterwards(tmp_pat
 
 
 async def test_a_living_guard_keeps_its_open_calls(tmp_path: Path) -> None:
-    living = open_house(tmp_path)
+    living = open_harness(tmp_path)
 
     async def second_guard_starts(intent: Intent) -> None:
-        other = open_house(tmp_path)
+        other = open_harness(tmp_path)
         assert recover(other.ledger.writer, tmp_path / "state") == []
         other.close()
 
@@ -54,19 +54,19 @@ async def test_a_living_guard_keeps_its_open_calls(tmp_path: Path) -> None:
 
 
 async def test_a_call_whose_outcome_cannot_be_recorded_is_reported_as_sent(tmp_path: Path) -> None:
-    house = open_house(tmp_path)
+    harness = open_harness(tmp_path)
 
     async def the_disk_fails(intent: Intent) -> None:
-        house.store._run("PRAGMA query_only = ON")
+        harness.store._run("PRAGMA query_only = ON")
 
-    house.upstream.before = the_disk_fails
-    reply = await house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"}))
+    harness.upstream.before = the_disk_fails
+    reply = await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"}))
     said = reply["result"]["content"][0]["text"]
     assert "was sent to its upstream, but the outcome could not be recorded" in said
     assert "do not repeat it" in said
-    house.store._run("PRAGMA query_only = OFF")
-    house.close()
-    after = open_house(tmp_path)
+    harness.store._run("PRAGMA query_only = OFF")
+    harness.close()
+    after = open_harness(tmp_path)
     assert len(recover(after.ledger.writer, tmp_path / "state")) == 1
     assert [receipt["ending"] for receipt in after.receipts("outcome")] == ["unknown"]
     after.close()
@@ -74,22 +74,22 @@ async def test_a_call_whose_outcome_cannot_be_recorded_is_reported_as_sent(tmp_p
 
 async def dies_in_a_call(folder: Path) -> None:
     """A guard that ends while its upstream has a call."""
-    house = open_house(folder)
+    harness = open_harness(folder)
 
     async def end(intent: Intent) -> None:
-        house.close()
+        harness.close()
         raise asyncio.CancelledError
 
-    house.upstream.before = end
+    harness.upstream.before = end
     with pytest.raises(BaseException):  # noqa: B017 - however it ends
-        await house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"}))
+        await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"}))
 
 
 async def test_the_operator_is_told_before_it_is_recorded_so_that_a_second_death_leaves_nobody_untold(
     tmp_path: Path,
 ) -> None:
     await dies_in_a_call(tmp_path)
-    second = open_house(tmp_path)
+    second = open_harness(tmp_path)
     told: list[int] = []
 
     def dies(intents: list[Json]) -> None:
@@ -100,14 +100,14 @@ async def test_the_operator_is_told_before_it_is_recorded_so_that_a_second_death
         recover(second.ledger.writer, tmp_path / "state", dies)
     assert second.receipts("outcome") == []
     second.close()
-    third = open_house(tmp_path)
+    third = open_harness(tmp_path)
     assert [each["seq"] for each in recover(third.ledger.writer, tmp_path / "state")] == told
     third.close()
 
 
 async def test_guards_that_start_at_once_close_the_calls_of_a_dead_one_together(tmp_path: Path) -> None:
     await dies_in_a_call(tmp_path)
-    first, second = open_house(tmp_path), open_house(tmp_path)
+    first, second = open_harness(tmp_path), open_harness(tmp_path)
     writer = second.ledger.writer
     read = writer.read
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from mcp_guard.core.model import Effect, RateCounter, ToolCallRequest
 from mcp_guard.verifier import verify_ledger
-from tests.promises.house import ALLOW, GATE, SECOND, make_instance, open_house, pending_id, text
+from tests.promises.harness import ALLOW, GATE, SECOND, make_instance, open_harness, pending_id, text
 
 PROCESSES, CALLS = 16, 12
 WRITES = (Effect.WRITE,)
@@ -28,25 +28,25 @@ when { context.rate.paid.greaterThan(decimal("100.0")) };
 
 def race(folder: Path, number: int, barrier: Barrier, sent: Any) -> None:
     """One process: at the same moment as all others, pay 2.50 until it is told that it is enough."""
-    house = open_house(folder, ALLOW + LIMITS, (COUNT, SUM))
+    harness = open_harness(folder, ALLOW + LIMITS, (COUNT, SUM))
 
     async def story() -> int:
         barrier.wait(60)
         done = 0
         for turn in range(CALLS):
             instance = make_instance(f"run_{number}_{turn}")
-            reply = await house.guard.call(
+            reply = await harness.guard.call(
                 instance, ToolCallRequest("crm__update_deal", {"deal_id": "7", "amount": 2.5})
             )
             done += text(reply) == "done"
         return done
 
-    sent.put((asyncio.run(story()), len(house.upstream.writes())))
-    house.close()
+    sent.put((asyncio.run(story()), len(harness.upstream.writes())))
+    harness.close()
 
 
 def race_all(folder: Path) -> list[tuple[int, int]]:
-    open_house(folder, ALLOW + LIMITS, (COUNT, SUM)).close()
+    open_harness(folder, ALLOW + LIMITS, (COUNT, SUM)).close()
     context = multiprocessing.get_context("fork")
     barrier, sent = context.Barrier(PROCESSES), context.Queue()
     racers = [context.Process(target=race, args=(folder, n, barrier, sent)) for n in range(PROCESSES)]
@@ -62,40 +62,40 @@ def race_all(folder: Path) -> list[tuple[int, int]]:
 async def test_sixteen_processes_never_exceed_a_counter(tmp_path: Path) -> None:
     found = race_all(tmp_path)
     assert sum(done for done, _ in found) == sum(writes for _, writes in found) == 40
-    house = open_house(tmp_path, ALLOW + LIMITS, (COUNT, SUM))
-    rates = [receipt["rates"] for receipt in house.receipts("intent") if receipt.get("purpose") != "facts"]
+    harness = open_harness(tmp_path, ALLOW + LIMITS, (COUNT, SUM))
+    rates = [receipt["rates"] for receipt in harness.receipts("intent") if receipt.get("purpose") != "facts"]
     assert [each["writes"] for each in rates] == [*range(1, 41)]
     assert [Decimal(each["paid"]) for each in rates] == [Decimal("2.5") * n for n in range(1, 41)]
     later = partial(
-        house.guard.call, make_instance("later"), ToolCallRequest("crm__update_deal", {"deal_id": "7", "amount": 1})
+        harness.guard.call, make_instance("later"), ToolCallRequest("crm__update_deal", {"deal_id": "7", "amount": 1})
     )
     assert "enough" in text(await later())  # a new process on the same ledger goes on counting
-    house.close()
+    harness.close()
     report = verify_ledger(tmp_path / "state" / "ledger.sqlite", tmp_path / "state" / "ledger.pub")
     assert report.ok, report.problem
 
 
 async def test_a_held_call_counts_when_it_goes(tmp_path: Path) -> None:
     gate = GATE.replace("forbid (principal, action, resource)", 'forbid (principal, action, resource == Deal::"7")')
-    house = open_house(tmp_path, ALLOW + LIMITS + gate, (COUNT, SUM))
-    pay = partial(house.guard.call, make_instance())
+    harness = open_harness(tmp_path, ALLOW + LIMITS + gate, (COUNT, SUM))
+    pay = partial(harness.guard.call, make_instance())
     held = ToolCallRequest("crm__update_deal", {"deal_id": "7", "amount": 60})
     id = pending_id(await pay(held))
-    assert house.store.sum_uses("paid", "dana\x1fDeal::7", 0) == 0  # waiting counts for nothing
+    assert harness.store.sum_uses("paid", "dana\x1fDeal::7", 0) == 0  # waiting counts for nothing
     other = ToolCallRequest("crm__update_deal", {"deal_id": "7", "amount": 50})
     other_id = pending_id(await pay(other))
-    house.approve(other_id)
+    harness.approve(other_id)
     assert text(await pay(other)) == "done"
-    house.approve(id)
+    harness.approve(id)
     assert "enough money" in text(await pay(held))  # approved, but by now 110 would be too much
-    assert house.store.sum_uses("paid", "dana\x1fDeal::7", 0) == 500_000
-    assert len(house.upstream.writes()) == 1
-    house.close()
+    assert harness.store.sum_uses("paid", "dana\x1fDeal::7", 0) == 500_000
+    assert len(harness.upstream.writes()) == 1
+    harness.close()
 
 
 async def test_a_call_without_the_amount_that_is_summed_is_denied(tmp_path: Path) -> None:
-    house = open_house(tmp_path, ALLOW + LIMITS, (COUNT, SUM))
-    reply = await house.guard.call(make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "7"}))
+    harness = open_harness(tmp_path, ALLOW + LIMITS, (COUNT, SUM))
+    reply = await harness.guard.call(make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "7"}))
     assert "rate `paid` sums `/amount`, which the call does not have" in text(reply)
-    assert house.upstream.writes() == []
-    house.close()
+    assert harness.upstream.writes() == []
+    harness.close()

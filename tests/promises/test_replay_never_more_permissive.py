@@ -11,7 +11,7 @@ from mcp_guard.core.model import Json
 from mcp_guard.policy.authoring.export import plain_text
 from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
 from mcp_guard.policy.authoring.replay import replay
-from tests.policy.made import CEDAR, TEXTS, GeneratedRequest, policies_of, requests, revisions
+from tests.policy.strategies import CEDAR, TEXTS, GeneratedRequest, policies_of, requests, revisions
 from tests.policy.test_export import APPROVALS, lets
 
 

@@ -14,22 +14,22 @@ from mcp_guard.core.model import Call, Effect, Signal, ToolCallRequest
 from mcp_guard.settings import SignalSettings
 from mcp_guard.signals.external import ANSWER_BYTES, THREADS, ExternalSignal
 from mcp_guard.signals.monitor import RiskMonitor
-from tests.promises.house import ALLOW, make_instance, open_house, text
-from tests.signals import asked
+from tests.promises.harness import ALLOW, make_instance, open_harness, text
+from tests.signals import sample_signals
 
 RULE = SignalSettings("fraud", (), "", 40, 25, 5.0, (), (Effect.WRITE,), Path())
 HELD = 'forbid (principal, action, resource) when { context.risk.signals.contains("fraud_unknown") };'
 
 
 def call() -> Call:
-    from tests.core.test_history import SEND
-    from tests.core.test_history import call as make
+    from tests.core.provenance.test_history import SEND
+    from tests.core.provenance.test_history import call as make
 
     return make(SEND, to="x", text="y")
 
 
 def python(name: str, **changes: Any) -> ExternalSignal:
-    return ExternalSignal(replace(RULE, entry=f"tests.signals.asked:{name}", **changes))
+    return ExternalSignal(replace(RULE, entry=f"tests.signals.sample_signals:{name}", **changes))
 
 
 def command(code: str, **changes: Any) -> ExternalSignal:
@@ -102,7 +102,7 @@ async def test_a_function_that_hangs_holds_up_neither_the_loop_nor_those_behind_
     ticking = asyncio.create_task(tick())
     found = await asyncio.gather(*(signal.ask(call()) for _ in range(THREADS + 2)))
     ticking.cancel()
-    asked.released.set()
+    sample_signals.released.set()
     assert ticks > 3
     because = [each.because for each in found if each is not None]
     assert sum("no answer within 0.2 s" in each for each in because) == THREADS
@@ -110,15 +110,15 @@ async def test_a_function_that_hangs_holds_up_neither_the_loop_nor_those_behind_
 
 
 async def test_policies_and_receipts_see_what_is_unknown(tmp_path: Path) -> None:
-    house = open_house(tmp_path, f'{ALLOW} @id("u") @require_approval("people") {HELD}')
-    house.guard = replace(house.guard, signals=RiskMonitor((command("raise SystemExit(1)"),)))
-    reply = await house.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"}))
+    harness = open_harness(tmp_path, f'{ALLOW} @id("u") @require_approval("people") {HELD}')
+    harness.guard = replace(harness.guard, signals=RiskMonitor((command("raise SystemExit(1)"),)))
+    reply = await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"}))
     assert "held by mcp-guard" in text(reply)
-    risk = house.receipts("decision")[-1]["risk"]
+    risk = harness.receipts("decision")[-1]["risk"]
     assert risk["score"] == 35
     assert risk["signals"] == ["blind_write", "fraud_unknown"]
     assert "exited with status 1" in risk["because"][1]
-    house.close()
+    harness.close()
 
 
 def test_only_the_calls_that_it_is_for_are_asked_about() -> None:

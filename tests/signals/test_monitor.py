@@ -7,59 +7,59 @@ from mcp_guard.core.anomaly import DriftRule
 from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.signals.monitor import ACTS, RiskMonitor
 from mcp_guard.signals.run_history import RunHistory
-from tests.promises.house import ALLOW, SECOND, House, make_instance, open_house, text
+from tests.promises.harness import ALLOW, SECOND, Harness, make_instance, open_harness, text
 
 RULE = DriftRule(rate=0.1, runs=60)
 GATE = """@id("g") @require_approval("people") forbid (principal, action, resource)
 when { context.risk.signals.contains("unusual_for_agent") };"""
 
 
-def watched(house: House) -> RiskMonitor:
-    runs = RunHistory(house.ledger.writer)
+def watched(harness: Harness) -> RiskMonitor:
+    runs = RunHistory(harness.ledger.writer)
     watch = RiskMonitor((), RULE, runs.salt(), runs.recall)
-    house.guard = replace(house.guard, signals=watch)
+    harness.guard = replace(harness.guard, signals=watch)
     return watch
 
 
-async def make_run(house: House, watch: RiskMonitor, number: int, *tools: str) -> list[str]:
+async def make_run(harness: Harness, watch: RiskMonitor, number: int, *tools: str) -> list[str]:
     instance = make_instance(f"run_{number}")
     said = []
     for tool in tools:
         arguments = {"text": "x"} if tool == "note" else {"deal_id": "1"}
-        said.append(text(await house.guard.call(instance, ToolCallRequest(f"crm__{tool}", arguments))))
-    house.clock.time += SECOND
-    RunHistory(house.ledger.writer).keep(instance, watch.end(instance), RULE.runs)
+        said.append(text(await harness.guard.call(instance, ToolCallRequest(f"crm__{tool}", arguments))))
+    harness.clock.time += SECOND
+    RunHistory(harness.ledger.writer).keep(instance, watch.end(instance), RULE.runs)
     return said
 
 
 async def test_an_agent_that_does_what_it_never_did_is_asked_about(tmp_path: Path) -> None:
-    house = open_house(tmp_path, f"{ALLOW} {GATE}")
-    watch = watched(house)
+    harness = open_harness(tmp_path, f"{ALLOW} {GATE}")
+    watch = watched(harness)
     for number in range(60):
-        said = await make_run(house, watch, number, "update_deal", "note")
+        said = await make_run(harness, watch, number, "update_deal", "note")
         assert said == ["done", "done"]  # learning asks nobody
-    house.close()
-    then = house.clock.time
-    house = open_house(tmp_path, f"{ALLOW} {GATE}")  # another process: what was learned is in the ledger's file
-    house.clock.time = then
-    watch = watched(house)
-    assert await make_run(house, watch, 100, "update_deal", "note") == ["done", "done"]
-    assert "held by mcp-guard" in (await make_run(house, watch, 101, "update_deal", "purge"))[1]
-    risk = house.receipts("decision")[-1]["risk"]
+    harness.close()
+    then = harness.clock.time
+    harness = open_harness(tmp_path, f"{ALLOW} {GATE}")  # another process: what was learned is in the ledger's file
+    harness.clock.time = then
+    watch = watched(harness)
+    assert await make_run(harness, watch, 100, "update_deal", "note") == ["done", "done"]
+    assert "held by mcp-guard" in (await make_run(harness, watch, 101, "update_deal", "purge"))[1]
+    risk = harness.receipts("decision")[-1]["risk"]
     assert "unusual_for_agent" in risk["signals"]
     assert any("`crm__purge` after `crm__update_deal`" in because for because in risk["because"])
-    assert len(house.store.runs("agent", 1000)) == RULE.runs  # no more are kept than are asked for
-    house.close()
+    assert len(harness.store.runs("agent", 1000)) == RULE.runs  # no more are kept than are asked for
+    harness.close()
 
 
 async def test_nothing_is_kept_of_a_run_that_did_nothing_and_a_long_one_is_bounded(tmp_path: Path) -> None:
-    house = open_house(tmp_path)
-    watch = watched(house)
-    await make_run(house, watch, 1)
-    assert house.store.runs("agent", 10) == []
-    from tests.core.test_history import SEND, call
+    harness = open_harness(tmp_path)
+    watch = watched(harness)
+    await make_run(harness, watch, 1)
+    assert harness.store.runs("agent", 10) == []
+    from tests.core.provenance.test_history import SEND, call
 
     for _ in range(ACTS + 5):
         watch.note(call(SEND, to="x", text="y"))
     assert len(watch.end(call(SEND, to="x").instance)) == ACTS
-    house.close()
+    harness.close()

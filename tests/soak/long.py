@@ -20,8 +20,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tests.faults.guard_process import Ask, GuardProcess, Json
-from tests.faults.world import CONFIG, POLICIES, UPSTREAM, Decider
-from tests.live.served import Served, Wire, free_port, serving
+from tests.faults.two_guards import CONFIG, POLICIES, UPSTREAM, Decider
+from tests.live.http_guard import Served, Wire, free_port, serving
 from tests.live.test_session import children, eventually
 
 AT_ONCE = 16

@@ -4,7 +4,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.web.stage import Stage, add_passkeys, browser, enrol, sign_in, stage
+from tests.web.inbox_process import Stage, add_passkeys, browser, enrol, sign_in, stage
 
 TARGET = Path(__file__).parent.parent.parent / "docs" / "images"
 LOOKS: dict[str, dict[str, Any]] = {

@@ -14,9 +14,9 @@ import pytest
 from playwright.sync_api import Browser, BrowserContext, Page, expect
 
 from mcp_guard.verifier import verify_ledger
-from tests.ledger.resign import sign_anew
-from tests.live.guarded import cli, log, text
-from tests.web.stage import Stage, add_passkeys, browser, enrol, sign_in, stage
+from tests.live.running_guard import cli, log, text
+from tests.verifier.resign import sign_anew
+from tests.web.inbox_process import Stage, add_passkeys, browser, enrol, sign_in, stage
 
 ORIGIN = "crm-example.local/ledger"
 

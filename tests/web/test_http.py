@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.live.guarded import cli
-from tests.web.stage import Stage, stage
+from tests.live.running_guard import cli
+from tests.web.inbox_process import Stage, stage
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from mcp_guard.verifier.checkpoints import Requirements
 from mcp_guard.verifier.full import verify_full
 from mcp_guard.verifier.notes import read_keys
 from mcp_guard.verifier.sources.export import ExportFolder
-from tests.ledger.history import write_history
+from tests.ledger.sample_ledger import write_history
 
 SEEDS = (b"\x00\x00\x00\x00x", b"\x03\x00\x40\x01", b"\x04\x01\x00\x02{}", b"\x06\x00\x00\x03", b"\x02\x00\x10\x00\xff")
 
@@ -20,9 +20,9 @@ SEEDS = (b"\x00\x00\x00\x00x", b"\x03\x00\x40\x01", b"\x04\x01\x00\x02{}", b"\x0
 def past() -> tuple[Path, list[Path], Report]:
     """An export, its files but for the key, and what is proved of it."""
     folder = Path(tempfile.mkdtemp(prefix="mcp-guard-fuzz-"))
-    house = asyncio.run(write_history(folder, 60))
-    export(house.store, (folder / "state" / "ledger.pub").read_text(), folder / "out", payloads=True)
-    house.close()
+    harness = asyncio.run(write_history(folder, 60))
+    export(harness.store, (folder / "state" / "ledger.pub").read_text(), folder / "out", payloads=True)
+    harness.close()
     files = sorted(path for path in (folder / "out").rglob("*") if path.is_file() and path.name != "ledger.pub")
     whole = verify(folder)
     assert whole.ok, whole.problem

@@ -10,7 +10,7 @@ from mcp_guard.core.model import Outcome
 from mcp_guard.policy.engine import PolicyEngine
 from mcp_guard.policy.request import Inexpressible, build_context
 from mcp_guard.policy.shapes import input_shape
-from tests.policy.worlds import PERMIT, load, make_call, make_tool
+from tests.policy.fixtures import PERMIT, load, make_call, make_tool
 
 KINDS: dict[str, Any] = {name: {"type": name} for name in ("string", "integer", "number", "boolean")}
 SCHEMA = {

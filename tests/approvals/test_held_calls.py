@@ -1,0 +1,139 @@
+"""Held calls as the agent meets them: waiting again, a lost reply given again, cancelled, escalated, expired."""
+
+import asyncio
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.core.approval import ApprovalState, Route
+from mcp_guard.core.errors import ApprovalError
+from mcp_guard.core.model import Json, ToolCallRequest
+from mcp_guard.ports import Intent
+from tests.promises.harness import ALLOW, GATE, SECOND, Harness, make_instance, open_harness, pending_id, text
+
+ASKED = ToolCallRequest(
+    "crm__update_deal", {"deal_id": "1", "amount": 150, "guard_reason": "they asked", "guard_ticket": "INC-9"}
+)
+
+
+@pytest.fixture
+def harness(tmp_path: Path) -> Harness:
+    return open_harness(tmp_path, f"{ALLOW}\n{GATE}")
+
+
+async def ask(harness: Harness) -> Json:
+    reply: Json = await harness.guard.call(make_instance(), ASKED)
+    return reply
+
+
+async def wait_for(harness: Harness, id: str, run_id: str = "run_1") -> Json:
+    reply: Json = await harness.guard.call(make_instance(run_id), ToolCallRequest("guard__await", {"approval": id}))
+    return reply
+
+
+async def test_guard_await_makes_the_held_call_once_and_gives_its_reply_ever_after(harness: Harness) -> None:
+    id = pending_id(await ask(harness))
+    assert id in text(await wait_for(harness, id))
+    harness.approve(id)
+    assert text(await wait_for(harness, id)) == "done"
+    assert text(await wait_for(harness, id)) == "done"
+    assert len(harness.upstream.writes()) == 1
+    [receipt] = [each for each in harness.receipts("intent") if each.get("purpose") != "facts"]
+    assert (receipt["reason"], receipt["ticket"]) == ("they asked", "INC-1")  # the launcher's ticket outranks the claim
+
+
+async def test_guard_await_knows_its_own_instances_approvals_only(harness: Harness) -> None:
+    id = pending_id(await ask(harness))
+    harness.approve(id)
+    for other in (
+        await wait_for(harness, id, "run_2"),
+        await wait_for(harness, "ap_none"),
+        await wait_for(harness, ""),
+    ):
+        assert "this instance has asked for no approval" in text(other)
+    assert harness.upstream.writes() == []
+
+
+async def test_guard_await_is_refused_to_an_expired_instance(harness: Harness) -> None:
+    id = pending_id(await ask(harness))
+    harness.approve(id)
+    harness.clock.time += 9 * 3600 * SECOND
+    assert "expired" in text(await wait_for(harness, id))
+    assert harness.receipts("decision")[-1]["outcome"] == "deny"
+
+
+async def test_without_gates_there_is_no_such_tool(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path, ALLOW)
+    assert "guard__await" not in [tool["name"] for tool in harness.guard.list_tools(make_instance())]
+    reply = await harness.guard.call(make_instance(), ToolCallRequest("guard__await", {"approval": "x"}))
+    assert "unknown tool" in reply["error"]["message"]
+
+
+async def cancelled_while_it_runs(harness: Harness) -> None:
+
+    arrived = asyncio.Event()
+
+    async def hang(intent: Intent) -> None:
+        if intent.call.purpose == "call":
+            arrived.set()
+            await asyncio.Event().wait()
+
+    harness.upstream.before = hang
+    call = asyncio.create_task(harness.guard.call(make_instance(), ASKED))
+    await arrived.wait()
+    again = await harness.guard.call(make_instance(), ASKED)
+    assert "its call is running" in text(again)
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+    harness.upstream.before = None
+
+
+async def test_a_call_cancelled_while_it_ran_is_told_so_and_not_run_again(harness: Harness) -> None:
+    harness.approve(pending_id(await ask(harness)))
+    await cancelled_while_it_runs(harness)
+    assert "It may have taken effect" in text(await ask(harness))
+    assert harness.upstream.writes() == []
+    assert "pending" in text(await ask(harness))  # told once; from now on it is a new question
+
+
+async def test_a_held_call_that_is_cancelled_is_withdrawn(harness: Harness) -> None:
+    harness = replace(harness, guard=replace(harness.guard, hold_seconds=20))
+
+    calls = [asyncio.create_task(harness.guard.call(make_instance(), ASKED)) for _ in range(2)]
+    while not harness.store.approvals([ApprovalState.REQUESTED]):
+        await asyncio.sleep(0)
+    while sum(harness.ledger.approvals._waiters.values()) < 2:
+        await asyncio.sleep(0)
+    calls[0].cancel()
+    await asyncio.gather(calls[0], return_exceptions=True)
+    assert harness.store.approvals([ApprovalState.REQUESTED])  # the other one still waits for it
+    calls[1].cancel()
+    await asyncio.gather(calls[1], return_exceptions=True)
+    [approval] = harness.store.approvals()
+    assert (approval.state, approval.note) == (ApprovalState.WITHDRAWN, "the client cancelled the call")
+
+
+async def test_an_approval_nobody_gives_expires_while_the_call_waits(harness: Harness) -> None:
+    harness = replace(harness, guard=replace(harness.guard, hold_seconds=20))
+
+    call = asyncio.create_task(harness.guard.call(make_instance(), ASKED))
+    while not harness.store.approvals([ApprovalState.REQUESTED]):
+        await asyncio.sleep(0)
+    harness.clock.time += 3601 * SECOND
+    assert "is expired" in text(await call)
+    assert len(harness.receipts("approval.expired")) == 1
+
+
+async def test_a_request_that_waits_too_long_escalates(tmp_path: Path) -> None:
+    people = Route("people", ("alice",), 3600 * SECOND, escalate_to="chiefs", escalate_after=600 * SECOND)
+    routes = {"people": people, "chiefs": Route("chiefs", ("carol",), 3600 * SECOND)}
+    harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}", routes=routes)
+    id = pending_id(await ask(harness))
+    with pytest.raises(ApprovalError, match="`carol` is not an approver of route"):
+        harness.approve(id, "carol")
+    harness.clock.time += 601 * SECOND
+    harness.approve(id, "carol")
+    assert text(await ask(harness)) == "done"
+    [receipt] = harness.receipts("approval.escalated")
+    assert receipt["escalated_to"] == ["chiefs"]

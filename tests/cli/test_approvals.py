@@ -1,0 +1,108 @@
+"""Deciding on the command line, from the request to the last use of a grant."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.live.running_guard import ALLOW_ALL, Client, Json, cli, enrol, scripted, text, write_config
+
+GATE = '@id("g") @require_approval("people") forbid (principal, action == Action::"up__update_deal", resource);'
+
+
+@pytest.fixture
+def config(tmp_path: Path) -> Path:
+    return write_config(tmp_path, scripted("up", tmp_path), ALLOW_ALL + GATE, guard="hold_seconds = 0")
+
+
+def ask(client: Client, amount: int) -> Json:
+    return client.call("up__update_deal", {"id": "1", "amount": amount})
+
+
+def held(reply: Json) -> str:
+    return str(reply["result"]["_meta"]["mcp-guard/decision"]["approval"])
+
+
+def run(config: Path, *words: str, code: int = 0) -> str:
+    done = cli("approvals", *words, *(() if "--as" in words else ("--config", str(config))), check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return (done.stdout + done.stderr).strip()
+
+
+def test_watch_shows_what_show_shows(config: Path) -> None:
+    with Client(config) as client:
+        client.start()
+        id = held(ask(client, 1))
+        watched = run(config, "watch", "--until", "1").splitlines()
+        shown = run(config, "show", id).splitlines()
+        assert watched[1:] == shown[1:]
+        assert json.loads(run(config, "watch", "--until", "1", "--json"))["id"] == id
+
+
+def test_a_grant_from_giving_to_revoking(config: Path) -> None:
+    alice = enrol(config)
+    with Client(config) as client:
+        client.start()
+        id = held(ask(client, 1))
+        giving = ("grant", id, *alice, "--rationale", "a batch", "--more", "2", "--for", "600", "--free")
+        assert "has no argument `amuont` to leave free\nhint: its arguments: id, amount" in run(
+            config, *giving, "amuont", code=7
+        )
+        assert run(config, *giving, "amount") == f"{id}: approved: up__update_deal"
+        [grant] = [each for each in json.loads(run(config, "list", "--json")) if each["id"].startswith("gr_")]
+        assert json.loads(text(ask(client, 1)))["arguments"]["amount"] == 1
+        assert json.loads(text(ask(client, 2)))["arguments"]["amount"] == 2
+        listed = run(config, "list").splitlines()[1].split("\t")
+        assert (listed[0], listed[1], listed[3]) == (grant["id"], "active: 1 of 2", "up__update_deal")
+        assert run(config, "revoke", grant["id"], *alice[:4], "--rationale", "enough") == f"{grant['id']}: revoked"
+        assert "grant" in run(config, "revoke", grant["id"], *alice[:4], "--rationale", "enough", code=7)
+        assert held(ask(client, 3)) != id
+    cli("verify", "--config", str(config))
+    said = [
+        line.split("\t")[-1] for line in cli("log", "--config", str(config)).stdout.splitlines() if "\tgrant." in line
+    ]
+    assert said == [f"{grant['id']}: 2", f"{grant['id']}: use 1 of 2", f"{grant['id']}: enough"]
+    enrolled = cli("log", "--config", str(config), "--kind", "approver.enrolled").stdout
+    assert "alice: key " in enrolled
+
+
+def test_an_approval_not_used_yet_is_revoked(config: Path) -> None:
+    alice = enrol(config)
+    with Client(config) as client:
+        client.start()
+        id = held(ask(client, 1))
+        run(config, "approve", id, *alice, "--rationale", "yes")
+        assert run(config, "revoke", id, *alice[:4], "--rationale", "no") == f"{id}: revoked"
+        assert held(ask(client, 1)) != id
+
+
+def test_the_wrong_passphrase_and_the_wrong_key_sign_nothing(config: Path, tmp_path: Path) -> None:
+    alice, carol = enrol(config), enrol(config, "carol")
+    with Client(config) as client:
+        client.start()
+        id = held(ask(client, 1))
+        (tmp_path / "other").write_text("not the passphrase")
+        wrong = [*alice[:-1], str(tmp_path / "other")]
+        assert "the passphrase does not open" in run(config, "approve", id, *wrong, "--rationale", "x", code=7)
+        swapped = [*alice[:5], carol[5], *alice[6:]]
+        assert "`alice` has no such key in use" in run(config, "approve", id, *swapped, "--rationale", "x", code=7)
+        nobody = [*alice[:5], str(tmp_path / "none.key"), *alice[6:]]
+        assert "no approver's key at" in run(config, "approve", id, *nobody, "--rationale", "x", code=7)
+        assert "there is no terminal to ask for the passphrase" in run(
+            config, "approve", id, *alice[:6], "--rationale", "x", code=7
+        )
+        assert [each["state"] for each in json.loads(run(config, "list", "--json"))] == ["requested"]
+
+
+def test_the_key_file_is_sealed_and_its_owners_alone(config: Path, tmp_path: Path) -> None:
+    enrol(config)
+    path = tmp_path / "alice.key"
+    assert path.stat().st_mode & 0o077 == 0
+    kept = json.loads(path.read_text())
+    assert set(kept) == {"form", "scrypt", "salt", "nonce", "sealed", "public"}
+    path.write_text(json.dumps(kept | {"public": "AAAA"}))
+    with Client(config) as client:
+        client.start()
+        words = enrol(config)
+        id = held(ask(client, 1))
+        assert "the passphrase does not open" in run(config, "approve", id, *words, "--rationale", "x", code=7)

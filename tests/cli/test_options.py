@@ -1,0 +1,29 @@
+"""Who runs a command is the system's word; an account without a name or a home, as in a container, runs it too."""
+
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.cli.client_files import this_host
+from mcp_guard.cli.options import account
+from tests.live.running_guard import cli, scripted, write_config
+
+
+def test_the_environment_does_not_say_who_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = str(write_config(tmp_path, scripted("up", tmp_path)))
+    for name in ("USER", "LOGNAME", "LNAME", "USERNAME"):
+        monkeypatch.setenv(name, "mallory")
+    cli("instances", "issue", "--config", config)
+    cli("agents", "add", "helper", "--owner", "bob", "--config", config)
+    receipts = json.loads(cli("log", "--json", "--config", config).stdout)
+    assert [receipt["by"] for receipt in receipts if "by" in receipt] == [account(), account()]
+    assert account() != "mallory"
+
+
+def test_an_account_without_a_name_or_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "getuid", lambda: 4_294_967)
+    monkeypatch.delenv("HOME")
+    assert account() == "4294967"
+    assert not this_host().home.exists()

@@ -1,0 +1,79 @@
+"""What a terminal is shown beside the results: colours where they are wanted, and how far long work is."""
+
+import os
+import pty
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from mcp_guard.cli.output import is_coloured
+from mcp_guard.verifier.progress import Progress
+from tests.cli.conftest import Past
+from tests.ledger.sized_ledger import open_filled
+from tests.live.running_guard import command
+
+
+def on_terminal(*words: str, stdout: bool = False, **env: str) -> str:
+    """What a command shows on a terminal that is its standard error, and its standard output if wanted."""
+    reading, writing = pty.openpty()
+    subprocess.run(
+        command(*words), stderr=writing, stdout=writing if stdout else subprocess.DEVNULL, check=True,
+        env={**os.environ, "TERM": "xterm", "COLUMNS": "200", **env},
+    )  # fmt: skip
+    os.write(writing, b"END")  # so that there is something to read
+    os.close(writing)
+    shown = b""
+    while not shown.endswith(b"END"):
+        shown += os.read(reading, 100_000)
+    os.close(reading)
+    return shown.decode().removesuffix("END").replace("\r\n", "\n")
+
+
+def test_progress_is_shown_and_gone_in_the_end(tmp_path: Path) -> None:
+    open_filled(tmp_path / "state", 1000).store.close()
+    ledger = ("--ledger", str(tmp_path / "state/ledger.sqlite"))
+    shown = on_terminal("ledger", "export", str(tmp_path / "out"), *ledger)
+    assert "\r\x1b[K256 of 1,000 receipts, 25 %" in shown
+    assert shown.endswith("\r\x1b[K")
+    assert on_terminal("ledger", "export", str(tmp_path / "other"), "--json", *ledger) == ""
+    assert on_terminal("verify", *ledger, TERM="dumb") == ""
+
+
+def test_the_start_of_the_upstreams_is_told(past: Past) -> None:
+    shown = on_terminal("policy", "validate", "--config", str(past.config))
+    assert shown == "\r\x1b[Kstarting `up` …\r\r\x1b[K"
+
+
+@pytest.mark.parametrize(
+    ("env", "escapes"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False), ({"NO_COLOR": ""}, True)]
+)
+def test_a_table_has_escape_codes_only_where_they_are_wanted(past: Past, env: dict[str, str], escapes: bool) -> None:
+    shown = on_terminal("keys", "list", "--config", str(past.config), stdout=True, **env)
+    assert "in force" in shown
+    assert ("\x1b" in shown) is escapes
+
+
+@pytest.mark.parametrize(
+    ("env", "coloured"),
+    [
+        ({}, False),
+        ({"FORCE_COLOR": "1"}, True),
+        ({"CLICOLOR_FORCE": "1"}, True),
+        ({"CLICOLOR_FORCE": "0"}, False),
+        ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
+    ],
+)
+def test_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], coloured: bool) -> None:
+    for name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in env.items():
+        monkeypatch.setenv(name, value)
+    assert is_coloured() is coloured
+
+
+def test_progress_where_nobody_watches_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+    with Progress() as progress:
+        progress.say("starting")
+        progress.tell(1, 2)
+    assert capsys.readouterr() == ("", "")

@@ -1,0 +1,175 @@
+"""The verbs of `mcp-guard policy` that look back, on the ledger of all transcripts."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import cedarpy
+
+from tests.cli.conftest import POLICIES, Past
+from tests.cli.test_transcripts import transcript
+from tests.live.running_guard import cli
+
+OPEN = '@id("all") permit (principal, action, resource);'
+
+
+def candidate(folder: Path, text: str) -> str:
+    (folder / "candidate.cedar").write_text(text)
+    return str(folder)
+
+
+def test_replay_of_the_policies_in_force_makes_no_difference(past: Past, tmp_path: Path) -> None:
+    printed = transcript(past, "policy", "replay", "--candidate", candidate(tmp_path, POLICIES))
+    assert printed.splitlines()[0] == "was \\ would be  allow  deny  require_approval"
+    assert printed.endswith("not run again: 1, refused before any policy was asked\nnever more permissive: yes")
+    assert "seq" not in printed
+
+
+def test_replay_names_each_difference_and_fails_if_more_is_let(past: Past, tmp_path: Path) -> None:
+    where = candidate(tmp_path, OPEN)
+    printed = transcript(past, "policy", "replay", "--candidate", where, code=1)
+    assert "14  TIME  tester  up__echo  deny  allow  all  MORE PERMISSIVE" in printed.splitlines()
+    assert printed.endswith("never more permissive: no")
+
+
+def test_replay_of_stricter_policies(past: Past, tmp_path: Path) -> None:
+    nothing = '@id("none") forbid (principal, action, resource);'
+    report = as_json(past, "policy", "replay", "--candidate", candidate(tmp_path, nothing), "--last", "2")
+    assert report["never_more_permissive"] is True
+    assert [each["more_permissive"] for each in report["differences"]] == [False]
+    assert sum(each["count"] for each in report["matrix"]) == 1
+    assert report["unlike_recorded"] == []
+
+
+def test_replay_refuses_a_candidate_that_does_not_fit_the_tools(past: Past, tmp_path: Path) -> None:
+    wrong = '@id("w") permit (principal, action == Action::"up__echo", resource) when { context.input.txt == "x" };'
+    printed = transcript(past, "policy", "replay", "--candidate", candidate(tmp_path, wrong), code=4)
+    assert "candidate.cedar: w: " in printed
+
+
+def test_explain_a_denial(past: Past) -> None:
+    assert (
+        transcript(past, "policy", "explain", "14")
+        == """\
+receipt 14: tester asked for up__echo at TIME
+denied, because of `quiet`:
+
+test.cedar: quiet (forbid): nobody may shout
+  is about it: principal, action == Action::"up__echo", resource
+    when context.input has text: true  (context.input.text = "hi!")
+    when context.input.text like "*!": true  (context.input.text = "hi!")
+
+the smallest change of the request: context.input.text "hi" instead of "hi!" → allow
+  or context.input.text "something else" instead of "hi!" → require_approval (people)
+of the policies:
+  without `quiet` → allow"""
+    )
+
+
+def test_explain_a_held_call_by_the_call(past: Past) -> None:
+    printed = transcript(past, "policy", "explain", "9")
+    assert printed.startswith("receipt 8: tester asked for up__echo at TIME\nheld for people, because gates stand")
+    assert '    unless context.input.text like "hi*": false  (context.input.text = "gated")' in printed
+    assert 'the smallest change of the request: context.input.text "hi" instead of "gated" → allow' in printed
+    report = as_json(past, "policy", "explain", "9")
+    assert report["outcome"] == "require_approval"
+    assert {"change": "without `gate`", "outcome": "allow", "routes": []} in report["policy_changes"]
+
+
+def test_explain_what_people_denied(past: Past) -> None:
+    lines = transcript(past, "policy", "explain", "18").splitlines()
+    assert lines[1] == "recorded: deny: approval APPROVAL is denied by Alice: not twice"
+    assert lines[2].startswith("held for people")
+
+
+def test_explain_where_no_policy_was_asked(past: Past) -> None:
+    printed = transcript(past, "policy", "explain", "19", code=5)
+    assert printed.startswith("mcp-guard: no policy was asked in receipt 19: unknown tool\nhint: ")
+    assert "no decision in receipt or call" in transcript(past, "policy", "explain", "0", code=5)
+
+
+def as_json(past: Past, *words: str, code: int = 0) -> Any:
+    done = cli(*words, "--json", "--config", str(past.config), check=False)
+    assert done.returncode == code, done.stdout + done.stderr
+    return json.loads(done.stdout)
+
+
+def test_lint(past: Past) -> None:
+    assert (
+        transcript(past, "policy", "lint", code=1)
+        == """\
+warning: test.cedar: allow-all: allows everything, to every agent, on every tool
+    hint: name whom or what it is for: principal in Group::"…", action in […]
+3 policies, 1 findings, 0 notes; checked against the tools that were listed last"""
+    )
+    assert as_json(past, "policy", "lint", code=1)["findings"][0]["policy"] == "allow-all"
+
+
+def test_schema_is_the_same_live_and_from_the_ledger(past: Past) -> None:
+    kept = transcript(past, "policy", "schema")
+    assert 'action "up__echo" in ["server:up", "write"] appliesTo {' in kept.splitlines()
+    assert transcript(past, "policy", "schema", "--live") == kept
+    assert as_json(past, "policy", "schema")[""]["entityTypes"].keys() >= {"Agent", "AgentInstance", "Group", "Tool"}
+    assert "approvals: Set<String>," in transcript(past, "policy", "schema", "--plain")
+
+
+def test_export(past: Past, tmp_path: Path) -> None:
+    out = tmp_path / "plain"
+    assert transcript(past, "policy", "export", "--out", str(out)).startswith("3 policies in ")
+    text, schema = (out / "policies.cedar").read_text(), (out / "schema.cedarschema").read_text()
+    assert cedarpy.validate_policies(text, schema).validation_passed
+    assert '.contains("people")' in text
+    assert transcript(past, "policy", "export") == text.rstrip()
+
+
+def test_fmt_checks_and_formats_and_keeps_comments(past: Past, tmp_path: Path) -> None:
+    path = tmp_path / "a.cedar"
+    path.write_text('// why\n@id("a") permit(principal,action,resource)when{context.risk.score<5 // low\n};')
+    assert "+permit (principal, action, resource)" in transcript(past, "policy", "fmt", "--check", str(path), code=1)
+    assert transcript(past, "policy", "fmt", str(path)) == f"formatted {path}"
+    assert path.read_text().startswith("// why\n@id")
+    assert "// low" in path.read_text()
+    assert transcript(past, "policy", "fmt", "--check", str(tmp_path)) == ""
+    path.write_text("permit (")
+    assert transcript(past, "policy", "fmt", str(path), code=4).startswith(f"mcp-guard: {path}: ")
+
+
+def test_coverage(past: Past, tmp_path: Path) -> None:
+    (tmp_path / "a.cases.toml").write_text(
+        '[[case]]\ntool = "up__echo"\narguments = { text = "hi" }\noutcome = "allow"\npolicies = ["allow-all"]\n'
+    )
+    printed = transcript(past, "policy", "coverage", "--cases", str(tmp_path), code=1).splitlines()
+    assert printed[0] == "policy  file  cases  decisions  about it  "
+    assert printed[1].startswith("allow-all  test.cedar  1  ")
+    assert printed[2].startswith("gate  test.cedar  0  ")
+    assert printed[2].endswith("NO CASE")
+    assert printed[-1] == "1 of 3 policies are determined by a case"
+
+
+def test_new_starts_a_policy_that_passes_its_own_cases(past: Past, tmp_path: Path) -> None:
+    out = tmp_path / "update.cedar"
+    words = ("policy", "new", "up__update_deal", "--out", str(out))
+    assert transcript(past, *words).splitlines()[0] == f"wrote {out}"
+    assert 'principal in Group::"testers"' in out.read_text()
+    assert "is there already" in transcript(past, *words, code=4)
+    config = past.config.read_text().replace('policies = "policies"', f'policies = "{tmp_path}"')
+    (tmp_path / "guard.toml").write_text(config)
+    done = cli("policy", "test", "--coverage", "--table", "--config", str(tmp_path / "guard.toml"), check=False)
+    assert "2 of 2 cases as expected" in done.stdout, done.stdout
+    assert "no case is determined by `up__update_deal-permit`" in done.stdout
+    assert done.returncode == 1
+    assert "did you mean" not in transcript(past, "policy", "new", "up__nonesuch", code=4)
+
+
+def test_a_verb_that_is_none(past: Past) -> None:
+    assert cli("policy", "lnt", check=False).returncode == 2
+    assert "explain" in cli("policy", "--help").stdout
+
+
+def test_suggest_says_why_there_is_nothing(past: Past) -> None:
+    assert (
+        transcript(past, "policy", "suggest", code=1)
+        == """\
+nothing for tester, up__echo on Tool: Alice denied such a call (receipt 17)
+nothing is suggested"""
+    )

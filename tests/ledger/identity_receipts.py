@@ -1,0 +1,44 @@
+"""Receipts of who may call and what may be called, for tests that want one of every kind."""
+
+from mcp_guard.core.model import Agent
+from mcp_guard.core.tool_pins import FirstUse, PinRule
+from mcp_guard.identity.instances import InstanceSpec, Issuer, Launch, start_instance
+from mcp_guard.ledger import registry, tool_pins
+from mcp_guard.ledger.tool_pins import ToolPins
+from mcp_guard.ledger.writer import Transaction
+from mcp_guard.settings import AgentSettings
+from mcp_guard.upstream.catalog import make_tool as make_definition
+from tests.promises.harness import Harness
+
+
+def who_may_call(harness: Harness) -> None:
+    """An agent enrolled and enabled again; instances issued, delegated and revoked."""
+    writer = harness.ledger.writer
+    agent = Agent("second", "bob", ("workers",))
+    issuer = Issuer(writer.key.origin, writer.key.sign, writer.key.public)
+    launch = Launch(on_behalf_of="dana")
+    parent, bound = start_instance(issuer, InstanceSpec(agent, launch, 60, ("crm__*",), None, "jkt"), writer.now())
+    child, _ = start_instance(issuer, InstanceSpec(agent, launch, 30, (), parent), writer.now())
+
+    def op(tx: Transaction) -> None:
+        registry.enrol_agent(tx, AgentSettings(agent, "dana"), "operator")
+        registry.issue(tx, parent, bound)
+        registry.issue(tx, child, {"by": "socket", "uid": 1001, "pid": 4711})
+        registry.revoke(tx, ("instance", parent.id), "enough", "operator")
+        registry.revoke(tx, ("agent", "second"), "drifts", "operator", registry.FOREVER)
+        registry.enable_agent(tx, "second", "mended", "operator")
+
+    writer.run(op)
+
+
+def definitions_of_every_fate(harness: Harness) -> None:
+    writer = harness.ledger.writer
+    rules = {use.name.lower(): PinRule(use) for use in FirstUse}
+    judge = ToolPins(writer, rules, lambda _: None).judge
+    new = {name: make_definition(name, {"name": "tool", "description": "adds\u200b"}, {}) for name in rules}
+    first = make_definition("pin", {"name": "other"}, {})
+    changed = make_definition("pin", {"name": "other", "title": "x"}, {})
+    judge([*new.values(), first])
+    judge([changed])
+    shown = writer.store.pins("pin", "other")[-1]
+    tool_pins.refuse(writer, tool_pins.accept(writer, shown, "root", "read it"), "root", "on second thoughts")

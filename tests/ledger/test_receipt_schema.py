@@ -1,0 +1,204 @@
+"""Receipts of every kind, made by the guard itself, held against the published schema."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from jsonschema import Draft202012Validator
+
+from mcp_guard.core.approval import Route
+from mcp_guard.core.model import Effect, Execution, ExecutionStatus, Json, RateCounter, ToolCallRequest
+from mcp_guard.core.provenance.history import InstanceHistories
+from mcp_guard.core.receipt import KINDS
+from mcp_guard.ledger import key_rotation
+from mcp_guard.ledger.approvals import transitions
+from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol, remove, rotate
+from mcp_guard.ledger.approvals.votes import Approver, GrantTerms, Votes
+from mcp_guard.ledger.open import LedgerSettings, recover
+from mcp_guard.settings import WitnessSettings
+from mcp_guard.storage.sqlite import open_store
+from mcp_guard.witness.run import WitnessRun, current_head
+from tests.ledger.identity_receipts import definitions_of_every_fate, who_may_call
+from tests.live.running_guard import ALLOW_ALL, Client, scripted, write_config
+from tests.promises.harness import (
+    ALLOW,
+    GATE,
+    PEOPLE,
+    SECOND,
+    Harness,
+    make_instance,
+    open_harness,
+    pending_id,
+)
+
+SCHEMA: Json = json.loads((Path(__file__).parents[2] / "docs/reference/receipt.schema.json").read_text())
+VALIDATOR = Draft202012Validator(SCHEMA)
+PLACE = {"v": 1, "seq": 1, "time": "2026-01-31T19:22:00.000001Z", "origin": "o", "software": "s"}
+FORMS: list[Json] = [
+    {"kind": "payload.erased", "reason": "asked to", "by": "alice", "count": 3, "seqs": [[1, 2], [7, 7]]},
+]
+"""Kinds whose form is fixed."""
+VOTERS = ("alice", "carol", "mallory")
+FIRST = Route("people", VOTERS, 3600 * SECOND, escalate_to="chiefs", escalate_after=600 * SECOND)
+CHIEFS = Route("chiefs", ("dana",), 3600 * SECOND)
+GATED = ALLOW + GATE.replace("action,", 'action in [Action::"crm__note", Action::"crm__update_deal"],')
+
+
+async def call(harness: Harness, name: str, arguments: Json) -> Any:
+    return await harness.guard.call(make_instance(), ToolCallRequest(name, arguments))
+
+
+async def ask(harness: Harness, words: str) -> str:
+    return pending_id(await call(harness, "crm__note", {"text": words}))
+
+
+def live(folder: Path) -> Iterator[Json]:
+    """A guard as it is run, observing and with a shadow, with policies, and without ones that load."""
+    (folder / "shadow").mkdir()
+    config = write_config(folder, scripted("up", folder), guard='mode = "observe"\nshadow = "shadow"')
+    for policies in (ALLOW_ALL, "permit (nobody"):
+        for place in ("policies", "shadow"):
+            (folder / place / "test.cedar").write_text(policies)
+        with Client(config, ("--ticket", "INC-7", "--reason", "nightly", "--on-behalf-of", "dana")) as client:
+            client.start()
+            client.call("up__echo", {"text": "hi"})
+    store = open_store(folder / "state/ledger.sqlite", create=False)
+    yield from (json.loads(row.body) for row in store.receipts_after(-1))
+    store.close()
+
+
+async def approvals_of_every_fate(harness: Harness) -> None:
+    votes = Votes(harness.ledger.writer, harness.ledger.approvals.routes, PEOPLE)
+    await ask(harness, "withdrawn")
+    harness.approve(await ask(harness, "stale"))
+    harness.end()
+    harness.approve(await ask(harness, "consumed"))
+    await call(harness, "crm__note", {"text": "consumed"})
+    harness.approve(await ask(harness, "denied"), verdict="deny")
+    await call(harness, "crm__note", {"text": "denied"})
+    revoked = await ask(harness, "revoked")
+    harness.approve(revoked)
+    votes.revoke(revoked, "carol", "on second thoughts")
+    harness.approve(await ask(harness, "granted"), terms=GrantTerms(2, 3600, ("text",)))
+    await call(harness, "crm__note", {"text": "granted"})
+    await call(harness, "crm__note", {"text": "another"})
+    [grant] = harness.store.grants("run_1", "active")
+    votes.revoke(grant.id, "carol", "enough")
+    waiting = await ask(harness, "expired")
+    harness.clock.time += 700 * SECOND
+    harness.ledger.writer.run(lambda tx: transitions.escalate(tx, waiting, harness.ledger.approvals.routes))
+    harness.clock.time += 3600 * SECOND
+    held, _ = harness.store.approval(waiting)
+    await harness.ledger.approvals.wait(held, 0, lambda _: None)
+
+
+def approvers_keys(harness: Harness) -> None:
+    writer, (first, second) = harness.ledger.writer, (Ed25519PrivateKey.generate() for _ in range(2))
+    old, new = (NewKey("ed25519", each.public_key().public_bytes_raw(), {}) for each in (first, second))
+    enrol(writer, Approver("dana", "Dana"), old)
+    rotate(writer, Approver("dana", "Dana"), old.id, new, first.sign)
+    remove(writer, "dana", new.id, "left")
+    enrol(writer, Approver("dana", "Dana"), NewKey("webauthn", b"der", {"rp_id": "localhost", "count": 0}))
+
+
+async def calls_of_every_ending(harness: Harness) -> None:
+    await call(harness, "crm__get_deal", {"deal_id": "1"})
+    await call(harness, "nonesuch", {})
+    await call(harness, "crm__purge", {})
+    harness.load(GATED.replace('Action::"crm__note", ', ""))
+    arguments = {"deal_id": "1", "amount": 7, "guard_ticket": "INC-2", "guard_reason": "because"}
+    harness.approve(pending_id(await call(harness, "crm__update_deal", arguments)))
+    await call(harness, "crm__update_deal", arguments)
+    harness.upstream.reading = lambda: Execution(ExecutionStatus.UPSTREAM_ERROR, {"error": {}}, "gone")
+    await call(harness, "crm__update_deal", arguments)
+    lost = harness.ledger.writer
+    lost.run(lambda tx: tx.store.open_call(harness.receipts("intent")[-1]["seq"], "guard_dead"))
+    recover(lost, harness.folder / "state")
+
+
+def keys_and_witnesses(harness: Harness) -> None:
+    writer, settings = harness.ledger.writer, LedgerSettings(harness.folder / "state", "test.example/ledger")
+    key_rotation.rotate(settings, harness.clock, "every year")
+    key_rotation.replace(settings, harness.clock, "lost")
+    witness = WitnessSettings("file", {"path": Path("checkpoints"), "append": True}, harness.folder)
+    assert (
+        WitnessRun(writer, harness.folder / "state", {}, current_head(writer)).send("outside", witness).state == "taken"
+    )
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def receipts(tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
+    folder = tmp_path_factory.mktemp("schema")
+    counters = (RateCounter("writes", 60 * SECOND, ("instance",), (Effect.WRITE,)),)
+    harness = open_harness(folder, GATED, counters, routes={"people": FIRST, "chiefs": CHIEFS})
+    read = harness.upstream.catalog["crm__get_deal"]
+    harness.upstream.catalog[read.listed_as] = replace(
+        read, rule=replace(read.rule, returns=("untrusted", "sensitive"))
+    )
+    harness.guard = replace(harness.guard, memory=InstanceHistories(attentive=True))
+    await approvals_of_every_fate(harness)
+    approvers_keys(harness)
+    await calls_of_every_ending(harness)
+    who_may_call(harness)
+    definitions_of_every_fate(harness)
+    keys_and_witnesses(harness)
+    found = harness.receipts()
+    harness.close()
+    (folder / "live").mkdir()
+    return found + list(live(folder / "live"))
+
+
+def errors(receipt: Json) -> list[str]:
+    """What is wrong with it by the definition of its kind, which says more than `oneOf` does."""
+    of_kind = VALIDATOR.evolve(schema={"$ref": f"urn:mcp-guard:receipt:v1#/$defs/{receipt['kind']}"})
+    return [error.message for error in of_kind.iter_errors(receipt)]
+
+
+def test_the_schema_is_one() -> None:
+    Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_the_kinds_of_the_schema_are_those_of_the_guard() -> None:
+    assert {each["$ref"].removeprefix("#/$defs/") for each in SCHEMA["oneOf"]} == set(KINDS)
+    assert all(SCHEMA["$defs"][kind]["properties"]["kind"] == {"const": kind} for kind in KINDS)
+
+
+def test_every_receipt_of_the_guard_fits(receipts: list[Json]) -> None:
+    for receipt in receipts:
+        assert errors(receipt) == [], receipt
+        assert VALIDATOR.is_valid(receipt), receipt
+
+
+def test_every_kind_was_there(receipts: list[Json]) -> None:
+    assert {receipt["kind"] for receipt in receipts} | {form["kind"] for form in FORMS} == set(KINDS)
+
+
+@pytest.mark.parametrize("form", FORMS, ids=[form["kind"] for form in FORMS])
+def test_the_fixed_forms_fit(form: Json) -> None:
+    assert errors(PLACE | form) == []
+
+
+def test_every_member_of_the_schema_is_described_and_used(receipts: list[Json]) -> None:
+    for kind in KINDS:
+        assert SCHEMA["$defs"][kind]["description"].endswith(".")
+    members = {name.removeprefix("m.") for name in SCHEMA["$defs"] if name.startswith("m.")}
+    seen = {name for receipt in [*receipts, *FORMS] for name in receipt}
+    assert members - seen <= {"redacted", "missing", "errors", "dormant"}, "members that no receipt of this test has"
+    for name in members:
+        assert SCHEMA["$defs"][f"m.{name}"]["description"].endswith("."), name
+
+
+def test_what_a_receipt_must_not_be_is_refused(receipts: list[Json]) -> None:
+    by_kind = {receipt["kind"]: receipt for receipt in receipts}
+    for kind, receipt in by_kind.items():
+        for name in SCHEMA["$defs"][kind]["required"]:
+            if name != "kind":
+                assert errors({each: value for each, value in receipt.items() if each != name}), (kind, name)
+        assert errors(receipt | {"extra": 1})
+        assert errors(receipt | {"seq": -1})
+        assert errors(receipt | {"time": "yesterday"})

@@ -1,0 +1,228 @@
+"""Pins in the ledger: what a listing makes of them, in several processes, and what an operator makes of them."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from mcp_guard.core.errors import ApprovalError
+from mcp_guard.core.model import Json, Tool
+from mcp_guard.core.tool_pins import FirstUse, PinRule, PinState, definition_hash
+from mcp_guard.ledger import tool_pins
+from mcp_guard.ledger.open import LedgerSettings, open_writer
+from mcp_guard.ledger.tool_pins import ToolPins
+from mcp_guard.ledger.writer import Writer
+from mcp_guard.upstream.catalog import make_tool
+from tests.promises.harness import Clock
+
+HIDING = {"description": "adds\u200b"}
+
+
+def tool(name: str = "add", **members: Any) -> Tool:
+    return make_tool("up", {"name": name, "inputSchema": {"type": "object"}} | members, {})
+
+
+class Desk:
+    """One process's pins, on the ledger of a folder."""
+
+    def __init__(self, folder: Path, first_use: FirstUse = FirstUse.LISTING) -> None:
+        self.writer: Writer = open_writer(LedgerSettings(folder, "test.example/ledger"), Clock())
+        self.told: list[str] = []
+        self.pins = ToolPins(self.writer, {"up": PinRule(first_use, ("_meta",))}, self.told.append)
+
+    def out(self, *tools: Tool) -> dict[str, str]:
+        return {name: kept.because for name, kept in self.pins.judge(tools).items()}
+
+    def receipts(self) -> list[Json]:
+        found = [json.loads(row.body) for row in self.writer.store.receipts_after(-1)]
+        return [receipt for receipt in found if receipt["kind"].startswith("catalog.")]
+
+    def kinds(self) -> list[str]:
+        return [receipt["kind"].partition(".")[2] for receipt in self.receipts()]
+
+    def pin(self, hash: str) -> Any:
+        return next(row for row in self.writer.store.pins() if row.hash == hash)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    made = Desk(tmp_path)
+    yield made
+    made.writer.store.close()
+
+
+def test_on_first_sight_tools_are_pinned_with_one_receipt(desk: Desk) -> None:
+    assert desk.out(tool("a"), tool("b")) == {}
+    [receipt] = desk.receipts()
+    assert receipt["kind"] == "catalog.pinned"
+    assert receipt["definitions"] == {"up__a": tool("a").definition_hash, "up__b": tool("b").definition_hash}
+    assert desk.out(tool("a"), tool("b")) == {}
+    assert len(desk.receipts()) == 1
+    assert desk.told == []
+
+
+def test_a_first_listing_of_any_length_fits_its_receipts(desk: Desk) -> None:
+    assert (
+        desk.out(*(tool(f"tool{number}" + "x" * 60) for number in range(2 * tool_pins.MAX_PINNED_PER_RECEIPT + 1)))
+        == {}
+    )
+    assert [len(receipt["definitions"]) for receipt in desk.receipts()] == [
+        tool_pins.MAX_PINNED_PER_RECEIPT,
+        tool_pins.MAX_PINNED_PER_RECEIPT,
+        1,
+    ]
+
+
+def test_what_an_upstream_adds_after_its_first_listing_is_asked_for(desk: Desk) -> None:
+    assert desk.out(tool("a")) == {}
+    assert desk.out(tool("a"), tool("b")) == {"up__b": "quarantined: it is new"}
+
+
+def test_pinning_takes_additions_too(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, FirstUse.PIN)
+    assert desk.out(tool("a")) == {}
+    assert desk.out(tool("a"), tool("b")) == {}
+    assert desk.kinds() == ["pinned", "pinned"]
+
+
+def test_asking_quarantines_what_is_new_and_tells_the_operator_once(tmp_path: Path) -> None:
+    desk = Desk(tmp_path, FirstUse.ASK)
+    for _ in range(2):
+        assert desk.out(tool()) == {"up__add": "quarantined: it is new"}
+    assert desk.kinds() == ["quarantined"]
+    assert desk.told == ["`up__add` is quarantined: it is new\nhint: mcp-guard tools show up__add"]
+
+
+def test_refusing_refuses_what_is_not_pinned(tmp_path: Path) -> None:
+    assert Desk(tmp_path).out(tool("old")) == {}
+    desk = Desk(tmp_path, FirstUse.REFUSE)
+    assert desk.out(tool("old"), tool("new")) == {"up__new": "refused: it is new, and first_use is `refuse`"}
+    assert desk.kinds() == ["pinned", "refused"]
+
+
+def test_what_hides_characters_is_quarantined_whatever_first_use_says(desk: Desk) -> None:
+    for first_use in (FirstUse.LISTING, FirstUse.PIN):
+        desk.pins = ToolPins(desk.writer, {"up": PinRule(first_use)}, desk.told.append)
+        assert list(desk.out(tool("a"), tool("b", **HIDING))) == ["up__b"]
+    receipt = next(receipt for receipt in desk.receipts() if receipt["kind"] == "catalog.quarantined")
+    assert receipt["findings"] == ["hidden_characters: description: U+200B ZERO WIDTH SPACE"]
+
+
+def test_a_change_is_quarantined_with_both_hashes_and_what_differs(desk: Desk) -> None:
+    desk.out(tool())
+    changed = tool(description="x", title="y")
+    assert desk.out(changed) == {"up__add": "quarantined: its description, title changed since it was pinned"}
+    receipt = desk.receipts()[-1]
+    assert (receipt["kind"], receipt["pinned"]) == ("catalog.changed", tool().definition_hash)
+    assert (receipt["definition"], receipt["members"]) == (changed.definition_hash, ["description", "title"])
+    assert desk.out(tool()) == {}, "as it was pinned, it may be used"
+    desk.out(changed)
+    assert desk.kinds() == ["pinned", "changed"], "the same change is no news"
+
+
+def test_the_operators_word_pins_it_and_retires_the_other(desk: Desk) -> None:
+    desk.out(tool())
+    changed = tool(description="x")
+    desk.out(changed)
+    tool_pins.accept(desk.writer, desk.pin(changed.definition_hash), "root", "read it")
+    assert desk.out(changed) == {}
+    assert list(desk.out(tool())) == ["up__add"], "the way back is a change too"
+    assert desk.kinds() == ["pinned", "changed", "accepted", "changed"]
+    accepted = desk.receipts()[2]
+    assert (accepted["by"], accepted["note"]) == ("root", "read it")
+    assert (accepted["pinned"], accepted["members"]) == (tool().definition_hash, ["description"])
+
+
+def test_what_was_refused_is_not_new_again_because_its_text_changed(desk: Desk) -> None:
+    desk.out(tool())
+    tool_pins.refuse(desk.writer, desk.pin(tool().definition_hash), "root", "no")
+    assert desk.out(tool()) == {"up__add": "refused: refused by root: no"}
+    assert list(desk.out(tool(description="better"))) == ["up__add"]
+    assert desk.kinds() == ["pinned", "refused", "changed"]
+
+
+def test_what_hid_characters_is_not_let_in_by_dropping_them(desk: Desk) -> None:
+    assert list(desk.out(tool(**HIDING))) == ["up__add"]
+    assert list(desk.out(tool(description="adds"))) == ["up__add"]
+
+
+def test_a_tool_that_disappears_and_comes_back_changed_is_quarantined(desk: Desk) -> None:
+    desk.out(tool("a"), tool("b"))
+    desk.out(tool("a"))
+    assert list(desk.out(tool("a"), tool("b", description="x"))) == ["up__b"]
+    assert desk.out(tool("a"), tool("b")) == {}
+
+
+def test_what_was_shown_is_what_is_accepted(desk: Desk) -> None:
+    desk.out(tool())
+    desk.out(tool(description="x"))
+    shown = desk.pin(tool(description="x").definition_hash)
+    tool_pins.refuse(desk.writer, shown, "root", "no")
+    with pytest.raises(ApprovalError, match="it is refused by now"):
+        tool_pins.accept(desk.writer, shown, "root", "yes")
+    with pytest.raises(ApprovalError, match="it is forgotten by now"):
+        tool_pins.accept(desk.writer, replace(shown, hash="sha256:none"), "root", "yes")
+
+
+def test_an_upstream_that_changes_without_end_does_not_fill_the_ledger(desk: Desk) -> None:
+    desk.out(tool())
+    for number in range(3 * tool_pins.MAX_IDLE_DEFINITIONS):
+        desk.out(tool(description=str(number)))
+    rows = desk.writer.store.pins()
+    assert len(rows) == tool_pins.MAX_IDLE_DEFINITIONS + 1
+    assert [row.hash for row in rows if row.state is PinState.PINNED] == [tool().definition_hash]
+    assert rows[-1].definition["description"] == str(3 * tool_pins.MAX_IDLE_DEFINITIONS - 1)
+
+
+def test_a_member_the_operator_left_out_may_change(desk: Desk) -> None:
+    def listed(at: str) -> Tool:
+        return make_tool("up", {"name": "add", "_meta": {"at": at}}, {}, ("_meta",))
+
+    assert desk.out(listed("noon")) == {}
+    assert desk.out(listed("night")) == {}
+    [row] = desk.writer.store.pins()
+    assert row.hash == definition_hash(row.definition)
+
+
+def test_processes_at_once_pin_one_definition_and_quarantine_the_other(tmp_path: Path) -> None:
+    Desk(tmp_path).writer.store.close()
+
+    def listing(number: int) -> tuple[str, dict[str, str]]:
+        desk = Desk(tmp_path)  # a connection of its own, as in another process
+        seen = tool(description=str(number % 2))
+        out = desk.out(seen)
+        desk.writer.store.close()
+        return seen.definition_hash, out
+
+    with ThreadPoolExecutor(8) as pool:
+        results = list(pool.map(listing, range(16)))
+    desk = Desk(tmp_path)
+    [pinned] = [row.hash for row in desk.writer.store.pins() if row.state is PinState.PINNED]
+    assert all((out == {}) == (hash == pinned) for hash, out in results)
+    assert sorted(desk.kinds()) == ["changed", "pinned"]
+    desk.writer.store.close()
+
+
+def test_every_word_is_seen_by_the_others(desk: Desk, tmp_path: Path) -> None:
+    other = Desk(tmp_path)
+
+    def news() -> bool:
+        moved = other.pins.have_changed()
+        other.out(tool())
+        assert not other.pins.have_changed()
+        return moved
+
+    desk.out(tool())
+    assert news()
+    assert not news()
+    desk.out(tool(description="x"))
+    assert news()
+    tool_pins.accept(desk.writer, desk.pin(tool(description="x").definition_hash), "root", "yes")
+    assert news()
+    tool_pins.refuse(desk.writer, desk.pin(tool(description="x").definition_hash), "root", "no")
+    assert news()
+    other.writer.store.close()

@@ -1,0 +1,56 @@
+"""The authorization server of `tests/servers/authority.py`, run for a test, and configurations that use it."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx2 as httpx
+
+from tests.live.http_guard import await_answer, free_port
+from tests.live.running_guard import SERVERS, Json
+
+
+class Authority:
+    """Runs in `folder`; `behave` changes how it answers from now on."""
+
+    def __init__(self, folder: Path, **how: object) -> None:
+        self.folder, self.port, self._how = folder, free_port(), how
+        self.behave()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def behave(self, **how: object) -> None:
+        self._how |= how
+        (self.folder / "authority.json").write_text(json.dumps(self._how))
+
+    def __enter__(self) -> Self:
+        words = [sys.executable, str(SERVERS / "authority.py"), str(self.port), str(self.folder)]
+        self.process = subprocess.Popen(words, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        await_answer(f"{self.url}/mcp")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def drop(self) -> None:
+        """Every access token ends now, though it was said to last."""
+        httpx.post(f"{self.url}/drop", trust_env=False)
+
+    def asked(self, what: str) -> list[Json]:
+        path = self.folder / "asked.jsonl"
+        lines = path.read_text().splitlines() if path.exists() else []
+        return [each for each in map(json.loads, lines) if each["what"] == what]
+
+    def section(self, secret: str, grant: str = "client_credentials", more: str = "") -> str:
+        """The TOML of the upstream `far`; `secret` is the TOML of its place, or empty."""
+        said = f"client_secret = {secret}" if secret else ""
+        return (
+            f'[upstreams.far]\nurl = "{self.url}/mcp"\n[upstreams.far.oauth]\ngrant = "{grant}"\n'
+            f'client_id = "guard & co"\n{said}\n{more}\n'
+        )

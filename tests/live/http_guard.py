@@ -1,0 +1,206 @@
+"""A guard that serves HTTP, for tests: the real command, tokens issued by the real command, a raw client."""
+
+import asyncio
+import json
+import socket
+import subprocess
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import httpx2 as httpx
+
+from tests.live.running_guard import Json, cli, command
+
+REVISION = "2026-07-28"
+Headers = Mapping[str, str]
+PREFIX = "io.modelcontextprotocol/"
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def await_answer(url: str) -> None:
+    """Until the server that was just started answers, whatever it says."""
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            httpx.get(url, trust_env=False)
+            return
+        except httpx.TransportError:
+            assert time.monotonic() < deadline, f"nothing answers at {url}"
+            time.sleep(0.05)
+
+
+def serving(port: int, more: str = "") -> str:
+    """The TOML of a guard that serves on this port."""
+    return f"[serve]\nport = {port}\n{more}\n"
+
+
+@dataclass
+class Served:
+    """`mcp-guard serve` for a configuration with `[serve]` on `port`."""
+
+    config: Path
+    port: int
+    notes: str = ""
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}/mcp"
+
+    def __enter__(self) -> Self:
+        words = command("serve", "--config", str(self.config))
+        self.process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
+        assert self.process.stderr is not None
+        for note in self.process.stderr:
+            self.notes += note
+            if "serving " in note:
+                return self
+        raise AssertionError(self.notes)
+
+    def __exit__(self, kind: type[BaseException] | None, e: BaseException | None, trace: TracebackType | None) -> None:
+        self.process.terminate()
+        try:
+            _, rest = self.process.communicate(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        self.notes += rest
+
+    def issue(self, *options: str) -> tuple[str, str]:
+        """A new instance and its token."""
+        given = json.loads(cli("instances", "issue", "--config", str(self.config), "--json", *options).stdout)
+        return given["instance"], given["token"]
+
+    def health(self) -> Json:
+        answer = httpx.get(self.url.replace("/mcp", "/health"), trust_env=False).json()
+        return dict(answer)
+
+    def revoke(self, *which: str) -> None:
+        cli("instances", "revoke", "--config", str(self.config), "--why", "enough", *which)
+
+    def raw(self, token: str, patience: float = 60) -> "Raw":
+        return Raw(self.url, token, patience)
+
+
+@dataclass
+class Raw:
+    """A client that says exactly what it is told to."""
+
+    url: str
+    token: str
+    patience: float = 60
+    session: str | None = None
+    last: int = 0
+
+    def send(self, body: Json | bytes, headers: Headers | None = None) -> httpx.Response:
+        content = body if isinstance(body, bytes) else json.dumps(body).encode()
+        return self.ask("POST", self.url, content, {"content-type": "application/json", **(headers or {})})
+
+    def ask(self, method: str, url: str, content: bytes = b"", headers: Headers | None = None) -> httpx.Response:
+        fixed = {"authorization": f"Bearer {self.token}", "accept": "application/json, text/event-stream"}
+        said = {**fixed, "mcp-session-id": self.session or "", **(headers or {})}
+        with httpx.Client(timeout=self.patience, trust_env=False) as http:
+            return http.request(method, url, content=content, headers={k: v for k, v in said.items() if v})
+
+    def request(self, method: str, params: Json | None = None, headers: Headers | None = None) -> httpx.Response:
+        self.last += 1
+        return self.send({"jsonrpc": "2.0", "id": self.last, "method": method, "params": params or {}}, headers)
+
+    def start(self) -> None:
+        hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "raw", "version": "1"}}
+        done = self.request("initialize", hello)
+        assert done.status_code == 200, done.text
+        self.session = done.headers["mcp-session-id"]
+        assert self.send({"jsonrpc": "2.0", "method": "notifications/initialized"}).status_code == 202
+
+    def call(self, name: str, arguments: Json | None = None) -> Json:
+        return reply(self.request("tools/call", {"name": name, "arguments": arguments or {}}))
+
+    def stateless(self, method: str, params: Json | None = None, headers: Headers | None = None) -> httpx.Response:
+        """A request of revision 2026-07-28, with the headers that mirror it."""
+        meta = {f"{PREFIX}protocolVersion": REVISION, f"{PREFIX}clientCapabilities": {}}
+        said = {**(params or {}), "_meta": meta}
+        mirrored = {"mcp-protocol-version": REVISION, "mcp-method": method, "mcp-name": str(said.get("name", ""))}
+        return self.request(method, said, {**mirrored, **(headers or {})})
+
+
+def reply(response: httpx.Response) -> Json:
+    """The JSON-RPC reply of a response, whether it is a document or the last event of a stream."""
+    if response.headers["content-type"].startswith("text/event-stream"):
+        data = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: ")]
+        found: Json = json.loads(data[-1])
+    else:
+        found = response.json()
+    return found
+
+
+class Wire:
+    """A lean HTTP/1.1 connection for many calls: no library, one request at a time."""
+
+    def __init__(self, port: int, token: str, version: str = "") -> None:
+        """With `version`, every request says which revision it is of, as newer clients do."""
+        self._port, self._token, self._version = port, token, version
+        self.session = ""
+
+    async def open(self) -> None:
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+
+    async def start(self) -> None:
+        version = self._version or "2025-11-25"
+        hello = {"protocolVersion": version, "capabilities": {}, "clientInfo": {"name": "wire", "version": "1"}}
+        await self.post({"id": "hello", "method": "initialize", "params": hello})
+        await self.post({"method": "notifications/initialized"})
+
+    async def post(self, message: Json) -> tuple[int, Json]:
+        return await self.post_bytes(json.dumps({"jsonrpc": "2.0", **message}).encode())
+
+    async def post_bytes(self, body: bytes, headers: Headers | None = None) -> tuple[int, Json]:
+        session = f"mcp-session-id: {self.session}\r\n" if self.session else ""
+        session += f"mcp-protocol-version: {self._version}\r\n" if self._version else ""
+        session += "".join(f"{name}: {value}\r\n" for name, value in (headers or {}).items())
+        head = (
+            f"POST /mcp HTTP/1.1\r\nhost: 127.0.0.1:{self._port}\r\nauthorization: Bearer {self._token}\r\n{session}"
+            f"accept: application/json, text/event-stream\r\ncontent-type: application/json\r\n"
+            f"content-length: {len(body)}\r\n\r\n"
+        )
+        self._writer.write(head.encode() + body)
+        return await self._read()
+
+    async def delete(self) -> int:
+        """End the session; returns the HTTP status."""
+        self._writer.write(
+            f"DELETE /mcp HTTP/1.1\r\nhost: 127.0.0.1:{self._port}\r\nauthorization: Bearer {self._token}\r\n"
+            f"mcp-session-id: {self.session}\r\n\r\n".encode()
+        )
+        status, _ = await self._read()
+        return status
+
+    async def _read(self) -> tuple[int, Json]:
+        head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
+        status = int(head.split(" ")[1])
+        if "mcp-session-id: " in head:
+            self.session = head.partition("mcp-session-id: ")[2].split("\r\n")[0]
+        data = b""
+        head = head.lower()
+        if "transfer-encoding: chunked" in head:
+            while size := int(await self._reader.readuntil(b"\r\n"), 16):
+                data += await self._reader.readexactly(size)
+                await self._reader.readexactly(2)
+            await self._reader.readexactly(2)
+        elif "content-length: " in head:
+            data = await self._reader.readexactly(int(head.partition("content-length: ")[2].split("\r\n")[0]))
+        lines = [line[6:] for line in data.decode().splitlines() if line.startswith("data: ")]
+        text = lines[-1] if lines else data.decode()
+        return status, json.loads(text) if text else {}
+
+    async def close(self) -> None:
+        self._writer.close()
+        await self._writer.wait_closed()

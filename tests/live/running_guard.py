@@ -1,0 +1,193 @@
+"""A running guard for tests: the real command, a real configuration, real upstream processes, a raw JSON-RPC client."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+from tests.live.preloaded_cli import run_warm
+
+SERVERS = Path(__file__).parent.parent / "servers"
+Json = dict[str, Any]
+
+ALLOW_ALL = """
+@id("allow-all")
+permit (principal, action, resource);
+"""
+
+
+def write_config(folder: Path, upstreams: str, policies: str = ALLOW_ALL, more: str = "", guard: str = "") -> Path:
+    """A configuration with one agent, one approver (`alice`) and one route (`people`)."""
+    (folder / "policies").mkdir(exist_ok=True)
+    (folder / "policies" / "test.cedar").write_text(policies)
+    path = folder / "mcp-guard.toml"
+    path.write_text(
+        f"""
+[guard]
+policies = "policies"
+{guard}
+
+[agents.tester]
+owner = "bob"
+groups = ["testers"]
+
+[approvers.alice]
+name = "Alice"
+
+[approvers.bob]
+name = "Bob"
+
+[approvers.carol]
+name = "Carol"
+
+[routes.people]
+approvers = ["alice", "bob"]
+
+{upstreams}
+{more}
+"""
+    )
+    return path
+
+
+def upstream(name: str, *argv: str, **env: str) -> str:
+    """The TOML of one upstream."""
+    lines = [f"[upstreams.{name}]", f"command = {json.dumps(argv[0])}", f"args = {json.dumps(argv[1:])}"]
+    return "\n".join([*lines, f"env = {{ {', '.join(f'{k} = {json.dumps(v)}' for k, v in env.items())} }}", ""])
+
+
+def scripted(name: str, folder: Path, **env: str) -> str:
+    """The TOML of the misbehaving server, which logs the calls it sees to `folder/NAME.log`."""
+    return upstream(name, sys.executable, str(SERVERS / "scripted.py"), str(folder / f"{name}.log"), **env)
+
+
+def seen(folder: Path, name: str) -> list[Json]:
+    """The params of every call that the scripted server saw."""
+    log = folder / f"{name}.log"
+    return [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+
+
+def command(*args: str) -> list[str]:
+    return [sys.executable, "-m", "mcp_guard.cli", *args]
+
+
+def cli(*args: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
+    """Run the command line in a second process."""
+    done = run_warm(args)
+    if check and done.returncode != 0:
+        raise AssertionError(f"{args} exited {done.returncode}:\n{done.stdout}\n{done.stderr}")
+    return done
+
+
+@dataclass
+class Client:
+    """A raw client of `mcp-guard run`; reads one message at a time, keeps what it was not waiting for."""
+
+    config: Path
+    arguments: tuple[str, ...] = ()
+    env: dict[str, str] = field(default_factory=dict)
+    others: list[Json] = field(default_factory=list)
+    last_id: int = 0
+
+    def __enter__(self) -> Self:
+        self.process = subprocess.Popen(
+            command("run", "--config", str(self.config), *self.arguments),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            env={**os.environ, **self.env},
+        )
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, trace: TracebackType | None) -> None:
+        assert self.process.stdin
+        assert self.process.stdout
+        assert self.process.stderr
+        self.process.stdin.close()
+        try:
+            self.process.wait(20)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
+        finally:
+            self.stderr = self.process.stderr.read().decode()
+            self.process.stdout.close()
+            self.process.stderr.close()
+
+    def write(self, line: bytes) -> None:
+        assert self.process.stdin
+        self.process.stdin.write(line + b"\n")
+        self.process.stdin.flush()
+
+    def send(self, method: str, params: Json | None = None) -> int:
+        """Send a request without waiting; returns its id."""
+        self.last_id += 1
+        message = {"jsonrpc": "2.0", "id": self.last_id, "method": method, "params": params or {}}
+        self.write(json.dumps(message).encode())
+        return self.last_id
+
+    def notify(self, method: str, params: Json | None = None) -> None:
+        self.write(json.dumps({"jsonrpc": "2.0", "method": method, "params": params or {}}).encode())
+
+    def read(self) -> Json:
+        assert self.process.stdout
+        assert self.process.stderr
+        line = self.process.stdout.readline()
+        if not line:
+            raise AssertionError(f"the guard closed its output: {self.process.stderr.read().decode()}")
+        message: Json = json.loads(line)
+        return message
+
+    def wait(self, id: int | str | None) -> Json:
+        """The reply to this request; answers pings, keeps everything else in `others`."""
+        for number, message in enumerate(self.others):
+            if message.get("id") == id and "method" not in message:
+                return self.others.pop(number)
+        while True:
+            message = self.read()
+            if message.get("id") == id and "method" not in message:
+                return message
+            self.others.append(message)
+
+    def request(self, method: str, params: Json | None = None) -> Json:
+        return self.wait(self.send(method, params))
+
+    def start(self, version: str = "2025-06-18", **capabilities: Json) -> Json:
+        """The handshake; returns the `initialize` result."""
+        info = {"name": "test", "version": "1"}
+        hello = {"protocolVersion": version, "capabilities": capabilities, "clientInfo": info}
+        result: Json = self.request("initialize", hello)["result"]
+        self.notify("notifications/initialized")
+        return result
+
+    def call(self, name: str, arguments: Json | None = None) -> Json:
+        return self.request("tools/call", {"name": name, "arguments": arguments or {}})
+
+    def tools(self) -> dict[str, Json]:
+        return {tool["name"]: tool for tool in self.request("tools/list")["result"]["tools"]}
+
+
+def enrol(config: Path, approver: str = "alice") -> tuple[str, ...]:
+    """Enrol a key for the approver, once; returns the options by which they then decide."""
+    folder = config.parent
+    (folder / "passphrase").write_text("correct horse battery")
+    key = ("--key-file", str(folder / f"{approver}.key"), "--passphrase-file", str(folder / "passphrase"))
+    if not (folder / f"{approver}.key").exists():
+        cli("approvers", "add", approver, "--config", str(config), *key)
+    return ("--as", approver, "--config", str(config), *key)
+
+
+def text(reply: Json) -> str:
+    """The text of a tool result."""
+    return str(reply["result"]["content"][0]["text"])
+
+
+def log(config: Path, *args: str) -> list[Json]:
+    """The receipts, by `mcp-guard log --json`."""
+    output = cli("log", "--config", str(config), "--last", "1000", "--json", *args).stdout
+    receipts: list[Json] = json.loads(output)
+    return receipts

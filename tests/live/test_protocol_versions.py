@@ -1,0 +1,348 @@
+"""Upstreams of either era behind clients of either era: official servers, four combinations, on stdio and over HTTP."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.live.http_guard import await_answer, free_port
+from tests.live.running_guard import ALLOW_ALL, SERVERS, Client, Json, cli, log, text, upstream, write_config
+from tests.live.test_session import eventually, held
+from tests.live.test_stateless import PREFIX, REVISION, Stateless, approve
+
+ROOTS: Json = {"roots": [{"uri": "file:///x"}]}
+NAMED: Json = {"action": "accept", "content": {"name": "Ada"}}
+ABLE: Json = {"elicitation": {}, "roots": {}}
+
+
+@dataclass
+class Eras:
+    """One official server of an era, and the configuration of a guard in front of it."""
+
+    folder: Path
+    era: str
+    over_http: bool = False
+    policies: str = ALLOW_ALL
+    more: str = ""
+    guard: str = 'first_use = "pin"'
+
+    def __post_init__(self) -> None:
+        self.log = self.folder / "up.jsonl"
+        words = [sys.executable, str(SERVERS / "protocol_versions.py"), self.era, str(self.log)]
+        self.process: subprocess.Popen[bytes] | None = None
+        if not self.over_http:
+            self.config = write_config(self.folder, upstream("up", *words), self.policies, self.more, self.guard)
+            return
+        port = free_port()
+        self.process = subprocess.Popen([*words, str(port)], stderr=subprocess.DEVNULL)
+        await_answer(f"http://127.0.0.1:{port}/mcp")
+        self.config = write_config(
+            self.folder, f'[upstreams.up]\nurl = "http://127.0.0.1:{port}/mcp"\n', guard=self.guard
+        )
+
+    def seen(self, what: str) -> list[Json]:
+        said = [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
+        return [each for each in said if each["what"] == what]
+
+    def outcomes(self) -> list[Json]:
+        return log(self.config, "--kind", "outcome")
+
+
+@pytest.fixture(params=["stdio", "http"])
+def modern(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Eras]:
+    yield from serving(Eras(tmp_path, "modern", request.param == "http"))
+
+
+def serving(eras: Eras) -> Iterator[Eras]:
+    yield eras
+    if eras.process is not None:
+        eras.process.kill()
+        eras.process.wait()
+
+
+def answer(client: Client, **answers: Json) -> None:
+    """Answer the guard's next requests of the client, by method; in whichever order they come."""
+    waiting = dict(answers)
+    while waiting:
+        message = next((each for each in client.others if each.get("method") in waiting and "id" in each), None)
+        if message is not None:
+            client.others.remove(message)
+        else:
+            message = client.read()
+        if message.get("method") in waiting:
+            body = waiting.pop(message["method"])
+            client.write(json.dumps({"jsonrpc": "2.0", "id": message["id"], **body}).encode())
+        else:
+            client.others.append(message)
+
+
+def heard(client: Client, method: str) -> Json:
+    """The next notification of this kind."""
+    while True:
+        for number, message in enumerate(client.others):
+            if message.get("method") == method:
+                return dict(client.others.pop(number)["params"])
+        client.others.append(client.read())
+
+
+def test_a_handshake_client_is_served_by_an_upstream_that_knows_no_handshake(modern: Eras) -> None:
+    with Client(modern.config) as client:
+        hello = client.start(elicitation={})
+        assert hello["instructions"] == "be kind"
+        assert {"up__echo", "up__greet"} <= client.tools().keys()
+        reply = client.call("up__echo", {"text": "hi"})
+        assert text(reply) == "hi"
+        assert "resultType" not in reply["result"]
+        params = {"name": "up__steps", "arguments": {}, "_meta": {"progressToken": "p"}}
+        assert text(client.request("tools/call", params)) == "done"
+        news = [each["params"] for each in client.others if each.get("method") == "notifications/progress"]
+        assert [(each["progressToken"], each["progress"]) for each in news] == [("p", 1), ("p", 2), ("p", 3)]
+        assert not any(each.get("method") == "notifications/message" for each in client.others)
+        said = client.request("prompts/get", {"name": "up__hello", "arguments": {"name": "Ada"}})["result"]
+        assert said["messages"][0]["content"]["text"] == "say hello to Ada"
+        assert client.request("resources/read", {"uri": "mem://one"})["result"]["contents"][0]["text"] == "the resource"
+    assert modern.seen("echo")[0] | {"text": ""} == {
+        "what": "echo", "text": "", "era": REVISION, "capabilities": {"elicitation": {}}
+    }  # fmt: skip
+    assert [each["method"] for each in modern.seen("greeting")][:2] == ["initialize", "server/discover"]
+    cli("verify", "--config", str(modern.config))
+
+
+def test_a_log_level_that_was_set_is_asked_for_with_each_request(modern: Eras) -> None:
+    with Client(modern.config) as client:
+        client.start()
+        if "error" in client.request("logging/setLevel", {"level": "info"}):
+            pytest.skip("the SDK's server offers no logging in this era")
+        client.call("up__steps")
+        assert heard(client, "notifications/message")["data"] == "a word"
+
+
+def test_what_it_asks_is_asked_of_a_handshake_client_within_the_same_call(modern: Eras) -> None:
+    with Client(modern.config) as client:
+        client.start(**ABLE)
+        id = client.send("tools/call", {"name": "up__greet", "arguments": {"times": 2}})
+        for _ in range(2):
+            answer(client, **{"elicitation/create": {"result": NAMED}, "roots/list": {"result": ROOTS}})
+        assert text(client.wait(id)) == "hello Ada"
+    assert [each["answers"] for each in modern.seen("greet")] == [[], ["where", "who"], ["where", "who"]]
+    [outcome] = modern.outcomes()
+    assert (outcome["ending"], outcome["rounds"]) == ("ok", 3)
+    assert len(log(modern.config, "--kind", "intent")) == 1
+    cli("verify", "--config", str(modern.config))
+
+
+def test_what_it_asks_is_passed_on_to_a_stateless_client_with_our_own_state(modern: Eras) -> None:
+    call: Json = {"name": "up__greet", "arguments": {}}
+    with Stateless(modern.config) as client:
+        first = client.ask("tools/call", call, **ABLE)["result"]
+        asked = {each["method"]: key for key, each in first["inputRequests"].items()}
+        assert asked.keys() == {"elicitation/create", "roots/list"}
+        back = {**call, "requestState": first["requestState"]}
+        forged = {**call, "requestState": "1", "inputResponses": {"who": NAMED}}
+        assert client.ask("tools/call", forged, **ABLE)["error"]["code"] == -32602
+        other = {**back, "arguments": {"times": 7}, "inputResponses": {asked["roots/list"]: ROOTS}}
+        assert client.ask("tools/call", other, **ABLE)["error"]["code"] == -32602
+        answers = {asked["elicitation/create"]: NAMED, asked["roots/list"]: ROOTS}
+        done = client.ask("tools/call", {**back, "inputResponses": answers}, **ABLE)
+        assert text(done) == "hello Ada"
+        assert client.ask("tools/call", {**back, "inputResponses": answers}, **ABLE)["error"]["code"] == -32602
+    assert len(modern.seen("greet")) == 2
+    [outcome] = modern.outcomes()
+    assert outcome["rounds"] == 2
+
+
+def test_what_a_client_cannot_be_asked_is_named_and_the_call_ends(modern: Eras) -> None:
+    with Client(modern.config) as client:
+        client.start(elicitation={})
+        reply = client.call("up__greet")
+        assert reply["result"]["isError"] is True
+        assert "`roots/list`, and the client did not offer `roots`" in text(reply)
+    with Stateless(modern.config) as other:
+        reply = other.ask("tools/call", {"name": "up__greet", "arguments": {}}, roots={})
+        assert "`elicitation/create`, and the client did not offer `elicitation`" in text(reply)
+    assert [each["ending"] for each in modern.outcomes()] == ["cancelled", "cancelled"]
+    assert len(modern.seen("greet")) == 2
+
+
+def test_a_client_that_refuses_to_answer_ends_the_call(modern: Eras) -> None:
+    with Client(modern.config) as client:
+        client.start(**ABLE)
+        id = client.send("tools/call", {"name": "up__greet", "arguments": {}})
+        no = {"error": {"code": -1, "message": "not today"}}
+        answer(client, **{"elicitation/create": no, "roots/list": {"result": ROOTS}})
+        assert "not today" in text(client.wait(id))
+    assert [each["ending"] for each in modern.outcomes()] == ["cancelled"]
+
+
+def test_an_upstream_that_never_has_enough_is_given_up(modern: Eras) -> None:
+    with Client(modern.config) as client:
+        client.start(**ABLE)
+        id = client.send("tools/call", {"name": "up__greet", "arguments": {"times": 99}})
+        for _ in range(10):
+            answer(client, **{"elicitation/create": {"result": NAMED}, "roots/list": {"result": ROOTS}})
+        assert "after 10 rounds" in text(client.wait(id))
+    assert len(modern.seen("greet")) == 10
+    assert [(each["ending"], each["rounds"]) for each in modern.outcomes()] == [("cancelled", 10)]
+
+
+def test_a_call_whose_guard_dies_between_two_rounds_is_unknown_and_does_not_go_on(modern: Eras) -> None:
+    with Client(modern.config) as client:
+        client.start(**ABLE)
+        client.send("tools/call", {"name": "up__greet", "arguments": {}})
+        heard(client, "elicitation/create")
+        client.process.kill()
+    with Client(modern.config) as client:
+        client.start(**ABLE)
+        client.tools()
+    assert [each["ending"] for each in modern.outcomes()] == ["unknown"]
+    assert len(modern.seen("greet")) == 1
+
+
+def test_a_call_that_was_approved_goes_through_its_rounds_under_one_intent(tmp_path: Path) -> None:
+    gate = '@id("gate") @require_approval("people") forbid (principal, action == Action::"up__greet", resource);'
+    modern = Eras(tmp_path, "modern", policies=ALLOW_ALL + gate, guard="hold_seconds = 0.1")
+    call: Json = {"name": "up__greet", "arguments": {}}
+    with Stateless(modern.config) as client:
+        first = client.ask("tools/call", call, **ABLE)["result"]
+        assert not modern.seen("greet")
+        approve(modern.config, held(modern.config))
+        asked = client.ask("tools/call", {**call, "requestState": first["requestState"]}, **ABLE)["result"]
+        keys = {each["method"]: key for key, each in asked["inputRequests"].items()}
+        answers = {keys["elicitation/create"]: NAMED, keys["roots/list"]: ROOTS}
+        back = {**call, "requestState": asked["requestState"], "inputResponses": answers}
+        assert text(client.ask("tools/call", back, **ABLE)) == "hello Ada"
+    assert len(log(modern.config, "--kind", "intent")) == 1
+    assert [each["rounds"] for each in modern.outcomes()] == [2]
+    cli("verify", "--config", str(modern.config))
+
+
+def test_facts_that_must_be_asked_for_are_not_had_and_so_the_call_is_denied(tmp_path: Path) -> None:
+    facts = """
+[tools.up__echo.facts]
+tool = "greet"
+arguments = {}
+
+[tools.up__greet]
+effect = "read"
+"""
+    modern = Eras(tmp_path, "modern", more=facts)
+    with Client(modern.config) as client:
+        client.start(**ABLE)
+        assert client.call("up__echo", {"text": "hi"})["result"]["isError"] is True
+    assert len(modern.seen("greet")) == 1
+    assert not modern.seen("echo")
+    assert [each["outcome"] for each in log(modern.config, "--kind", "decision")] == ["deny"]
+
+
+@pytest.mark.parametrize("era", ["old", "modern"])
+def test_the_stateless_era_is_loaded_only_for_an_upstream_that_speaks_it(tmp_path: Path, era: str) -> None:
+    with Client(Eras(tmp_path, era).config, env={"PYTHONPROFILEIMPORTTIME": "1"}) as client:
+        client.start()
+        client.call("up__echo", {"text": "hi"})
+    modules = ("upstream.stateless", "protocol.stateless_server", "protocol.stateless_client")
+    assert [f"mcp_guard.{name}" in client.stderr for name in modules] == [era == "modern"] * 3
+    assert "mcp_guard.protocol.headers" not in client.stderr
+
+
+def test_one_that_only_wants_more_time_gets_it(modern: Eras) -> None:
+    with Client(modern.config) as client:
+        client.start()
+        assert text(client.call("up__wait")) == "waited"
+    assert [each["state"] for each in modern.seen("wait")] == [None, "soon"]
+
+
+@pytest.mark.parametrize("kind", [Client, Stateless])
+def test_a_client_that_goes_between_two_rounds_leaves_a_cancelled_call(modern: Eras, kind: type[Client]) -> None:
+    with kind(modern.config) as client:
+        if kind is Client:
+            client.start(**ABLE)
+            client.send("tools/call", {"name": "up__greet", "arguments": {}})
+            heard(client, "elicitation/create")
+        else:
+            assert isinstance(client, Stateless)
+            client.ask("tools/call", {"name": "up__greet", "arguments": {}}, **ABLE)
+    assert [each["ending"] for each in modern.outcomes()] == ["cancelled"]
+    assert len(modern.seen("greet")) == 1
+    cli("verify", "--config", str(modern.config))
+
+
+@pytest.mark.parametrize("kind", [Client, Stateless])
+def test_a_cancelled_call_is_cancelled_at_the_upstream(modern: Eras, kind: type[Client]) -> None:
+    with kind(modern.config) as client:
+        if kind is Client:
+            client.start()
+        id = client.send("tools/call", {"name": "up__slow", "arguments": {}})
+        eventually(lambda: modern.seen("slow"))
+        client.notify("notifications/cancelled", {"requestId": id})
+        eventually(lambda: modern.seen("slow is cancelled"))
+        eventually(lambda: [each["ending"] for each in modern.outcomes()] == ["cancelled"])
+
+
+def test_a_handshake_client_hears_of_changes(modern: Eras) -> None:
+    with Client(modern.config) as client:
+        client.start()
+        assert "up__later" not in client.tools()
+        assert client.request("resources/subscribe", {"uri": "mem://one"})["result"] == {}
+        client.call("up__change")
+        assert heard(client, "notifications/resources/updated") == {"uri": "mem://one"}
+        heard(client, "notifications/tools/list_changed")
+        assert "up__later" in client.tools()
+        assert client.request("resources/unsubscribe", {"uri": "mem://one"})["result"] == {}
+
+
+def test_a_stateless_client_hears_of_changes_through_its_own_subscription(modern: Eras) -> None:
+    with Stateless(modern.config) as client:
+        wanted = {"toolsListChanged": True, "resourceSubscriptions": ["mem://one"]}
+        id = client.send("subscriptions/listen", {"notifications": wanted})
+        marked = {f"{PREFIX}subscriptionId": id}
+        assert heard(client, "notifications/subscriptions/acknowledged")["notifications"] == wanted
+        client.ask("tools/call", {"name": "up__change", "arguments": {}})
+        assert heard(client, "notifications/resources/updated") == {"uri": "mem://one", "_meta": marked}
+        assert heard(client, "notifications/tools/list_changed")["_meta"] == marked
+
+
+def test_one_that_speaks_both_is_spoken_to_as_its_client_speaks(tmp_path: Path) -> None:
+    dual = Eras(tmp_path, "dual")
+    with Client(dual.config) as client:
+        client.start()
+        client.call("up__echo", {"text": "a"})
+    with Stateless(dual.config) as client:
+        client.ask("tools/call", {"name": "up__echo", "arguments": {"text": "b"}})
+    assert [each["era"] for each in dual.seen("echo")] == ["2025-06-18", REVISION]
+    assert [each["method"] for each in dual.seen("greeting")][:2] == ["initialize", "server/discover"]
+
+
+@pytest.mark.parametrize("over_http", [False, True], ids=["stdio", "http"])
+def test_one_that_knows_only_the_handshake_is_spoken_to_in_it(tmp_path: Path, over_http: bool) -> None:
+    for old in serving(Eras(tmp_path, "old", over_http)):
+        with Stateless(old.config) as client:
+            reply = client.ask("tools/call", {"name": "up__echo", "arguments": {"text": "a"}})
+            assert text(reply) == "a"
+            assert reply["result"]["resultType"] == "complete"
+        assert [each["era"] for each in old.seen("echo")] == ["2025-11-25"]
+        assert [each["method"] for each in old.seen("greeting")] == ["server/discover", "initialize"]
+
+
+def test_arguments_that_a_schema_marks_are_mirrored_in_headers(tmp_path: Path) -> None:
+    for modern in serving(Eras(tmp_path, "modern", over_http=True)):
+        with Client(modern.config) as client:
+            client.start()
+            assert text(client.call("up__routed", {"region": "Zürich"})) == "Zürich"
+        [routed] = modern.seen("routed")
+        assert routed == {"what": "routed", "header": "=?base64?WsO8cmljaA==?=", "name": "routed"}
+
+
+def test_an_upstream_that_is_gone_and_back_is_found_again(tmp_path: Path) -> None:
+    modern = Eras(tmp_path, "modern")
+    with Client(modern.config) as client:
+        client.start()
+        client.call("up__echo", {"text": "a"})
+        os.kill(modern.seen("started")[0]["pid"], signal.SIGKILL)
+        eventually(lambda: "upstream `up`" not in str(client.call("up__echo", {"text": "b"})))
+    assert modern.seen("echo")[-1]["text"] == "b"

@@ -1,0 +1,155 @@
+"""An approver's signature convinces without trusting the guard: whoever has the guard's key cannot make up a word."""
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from mcp_guard.core.model import ToolCallRequest
+from mcp_guard.ledger.approvals.approver_keys import NewKey, rotate
+from mcp_guard.ledger.approvals.votes import Approver, GrantTerms
+from mcp_guard.verifier import UnusableInput, verify_ledger
+from tests.promises.harness import ALLOW, GATE, KEYS, ROUTES, Harness, make_instance, open_harness, pending_id
+from tests.verifier.resign import sign_anew
+
+ORIGIN = "test.example/ledger"
+Change = Callable[[dict[str, Any]], None]
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger with a quorum of two, a grant that was used, a denial, and a rotated key."""
+    folder = tmp_path_factory.mktemp("words")
+    harness = open_harness(folder, f"{ALLOW}\n{GATE}", routes={"people": replace(ROUTES["people"], quorum=2)})
+    id = await ask(harness, "1")
+    harness.approve(id, "alice", terms=GrantTerms(3, 600, ("text",)))
+    harness.approve(id, "carol", terms=GrantTerms(3, 600, ("text",)))
+    for text in ("1", "2", "3"):
+        await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": text}))
+    harness.approve(await ask(harness, "x", "run_2"), "alice", "deny")
+    old = KEYS["alice"]
+    ids = {key.approver: key.id for key in harness.store.approver_keys()}
+    new = NewKey("ed25519", bytes(range(32)), {})
+    rotate(harness.ledger.writer, Approver("alice", "Alice"), ids["alice"], new, old.sign)
+    harness.close()
+    return folder / "state"
+
+
+async def ask(harness: Harness, text: str, run_id: str = "run_1") -> str:
+    return pending_id(await harness.guard.call(make_instance(run_id), ToolCallRequest("crm__note", {"text": text})))
+
+
+@pytest.fixture
+def copy(ledger: Path, tmp_path: Path) -> Path:
+    shutil.copytree(ledger, tmp_path / "state")
+    return tmp_path / "state"
+
+
+def problem(copy: Path, approvers: Path | None = None) -> str:
+    return verify_ledger(copy / "ledger.sqlite", copy / "ledger.pub", approvers).problem
+
+
+def test_it_verifies_and_counts_the_words(copy: Path) -> None:
+    report = verify_ledger(copy / "ledger.sqlite", copy / "ledger.pub")
+    assert report.ok, report.problem
+    assert report.approvers_words == 3
+    sign_anew(copy, ORIGIN, lambda receipt: None)
+    assert problem(copy) == ""  # signing anew what is unchanged is no forgery: the harness is sound
+
+
+def only(kind: str, **changes: Any) -> Change:
+    def change(receipt: dict[str, Any]) -> None:
+        if receipt["kind"] == kind:
+            receipt.update(changes)
+
+    return change
+
+
+def one_byte_of_the_rationale(receipt: dict[str, Any]) -> None:
+    if receipt["kind"] == "approval.granted":
+        receipt["rationale"] = receipt["rationale"].replace("b", "c", 1)
+
+
+def a_made_up_key(receipt: dict[str, Any]) -> None:
+    if receipt["kind"] == "approver.enrolled" and receipt["approver"] == "carol":
+        receipt["approver"] = "mallory"
+
+
+def a_smaller_quorum_after_the_fact(receipt: dict[str, Any]) -> None:
+    if receipt["kind"] == "approval.granted" and receipt.get("missing"):
+        del receipt["missing"]
+
+
+def a_second_yes(receipt: dict[str, Any]) -> None:
+    a_smaller_quorum_after_the_fact(receipt)
+    if receipt["kind"] == "approval.requested":
+        receipt["rules"][0]["quorum"] = 1
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        (one_byte_of_the_rationale, "the word of `alice` is not signed by them"),
+        (only("approval.granted", verdict="deny"), "is not signed by them"),
+        (only("approval.granted", terms={"uses": 99, "seconds": 600, "free": ["text"]}), "is not signed by them"),
+        (only("approval.denied", verdict="approve"), "is not signed by them"),
+        (only("approval.granted", approver="bob"), "`bob` had no key"),
+        (only("approval.granted", at="2026-01-01T00:00:00.000000Z"), "is not signed by them"),
+        (only("approval.granted", decision_hash="sha256:0"), "was asked for another decision"),
+        (a_made_up_key, "`carol` had no key"),
+        (a_smaller_quorum_after_the_fact, "counts as granted, though its routes demand more"),
+        (only("grant.used", use=1), "is used beyond what was granted"),
+        (only("grant.given", uses=99), "is another than its approvers signed"),
+        (only("grant.given", free=["text", "more"]), "is another than its approvers signed"),
+        (only("grant.given", until="2030-01-01T00:00:00.000000Z"), "is another than its approvers signed"),
+        (only("grant.used", time="2030-01-01T00:00:00.000000Z"), "is used beyond what was granted"),
+        (only("intent", tool="crm__purge"), "was for another tool"),
+        (only("approval.granted", follows=[0]), "does not follow the receipt of approval"),
+        (only("decision", outcome="deny"), "is asked for without a decision that demands it"),
+        (only("intent", outcome="allow"), "and no intent for it follows"),
+        (only("intent", policy_version="none"), "lets something happen without policies"),
+        (a_second_yes, "is granted a second time"),
+        (only("intent", instance="run_9"), "was for another instance"),
+    ],
+)
+def test_what_the_guards_key_can_forge_the_approvers_cannot_be_made_to_say(
+    copy: Path, change: Change, expected: str
+) -> None:
+    sign_anew(copy, ORIGIN, change)
+    assert expected in problem(copy)
+
+
+def test_a_rotated_key_needs_the_old_ones_signature(copy: Path) -> None:
+    def change(receipt: dict[str, Any]) -> None:
+        if "vouched_by" in receipt:
+            receipt["vouched_by"]["signature"] = receipt["vouched_by"]["signature"][::-1]
+
+    sign_anew(copy, ORIGIN, change)
+    assert "no earlier key of `alice` vouches for this one" in problem(copy)
+
+
+def keys_of(copy: Path) -> list[dict[str, Any]]:
+    with sqlite3.connect(copy / "ledger.sqlite") as db:
+        rows = db.execute("SELECT id, approver, method, public FROM approver_key").fetchall()
+    db.close()
+    return [dict(zip(("key", "approver", "method", "public"), row, strict=True)) for row in rows]
+
+
+def test_with_the_approvers_keys_given_the_ledgers_word_is_not_taken(copy: Path, tmp_path: Path) -> None:
+    trusted = tmp_path / "approvers.json"
+    trusted.write_text(json.dumps(keys_of(copy)))
+    assert problem(copy, trusted) == ""
+    trusted.write_text(json.dumps([key for key in keys_of(copy) if key["approver"] != "carol"]))
+    assert "of `carol` is not among the approvers' keys given" in problem(copy, trusted)
+    swapped = [key | {"public": "AAAA"} for key in keys_of(copy)]
+    trusted.write_text(json.dumps(swapped))
+    assert "is not among the approvers' keys given" in problem(copy, trusted)
+    trusted.write_text("nonsense")
+    with pytest.raises(UnusableInput):
+        problem(copy, trusted)

@@ -1,0 +1,114 @@
+"""A stage for the inbox: the example CRM behind a real guard, a real inbox process, a real browser with a passkey."""
+
+import json
+import shutil
+import socket
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from playwright.sync_api import Browser, BrowserContext, CDPSession, Page, sync_playwright
+
+from mcp_guard.cli.demo import prepare
+from tests.live.running_guard import Client, Json, cli, command
+
+CLOSING: Json = {
+    "deal_id": "789",
+    "stage": "Closed Won",
+    "amount": 50000.0,
+    "guard_reason": "The customer signed this morning.",
+}
+CHROMIUM = shutil.which("chromium") or "/usr/bin/chromium"
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+         "--disable-component-update", "--disable-sync"]  # fmt: skip
+
+
+def free_port() -> int:
+    with socket.socket() as made:
+        made.bind(("127.0.0.1", 0))
+        return int(made.getsockname()[1])
+
+
+@dataclass
+class Stage:
+    """A guard with an agent's client, and an inbox."""
+
+    config: Path
+    url: str
+    client: Client
+    held: list[int] = field(default_factory=list)
+
+    def hold(self, **changes: Any) -> int:
+        """Make a call that is held; returns its request id. It is there when this returns."""
+        before = len(self.requests())
+        arguments = {**CLOSING, **changes}
+        id = self.client.send("tools/call", {"name": "crm__update_deal", "arguments": arguments})
+        while len(self.requests()) == before:
+            pass
+        self.held.append(id)
+        return id
+
+    def requests(self) -> list[Json]:
+        listed: list[Json] = json.loads(cli("approvals", "list", "--json", "--config", str(self.config)).stdout)
+        return listed
+
+    def code(self, approver: str = "alice") -> str:
+        made = json.loads(cli("approvers", "code", approver, "--json", "--config", str(self.config)).stdout)
+        return str(made["code"])
+
+
+@contextmanager
+def stage(folder: Path) -> Iterator[Stage]:
+    config, port = prepare(folder), free_port()
+    config.write_text(f"{config.read_text()}\n[inbox]\nport = {port}\n")
+    with inbox(config) as url, Client(config, ("--ticket", "INC-4451")) as client:
+        client.start()
+        client.tools()
+        yield Stage(config, url, client)
+
+
+@contextmanager
+def inbox(config: Path) -> Iterator[str]:
+    """The inbox of this configuration, in a process of its own; gives its address."""
+    process = subprocess.Popen(command("inbox", "--config", str(config), "--json"), stdout=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        yield str(json.loads(process.stdout.readline())["url"])
+    finally:
+        process.terminate()
+        process.communicate(timeout=10)
+
+
+@contextmanager
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        launched = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield launched
+        launched.close()
+
+
+def add_passkeys(context: BrowserContext, page: Page) -> CDPSession:
+    """Give the page a platform authenticator that verifies its user."""
+    session = context.new_cdp_session(page)
+    session.send("WebAuthn.enable")
+    options = {
+        "protocol": "ctap2", "transport": "internal", "hasResidentKey": True, "hasUserVerification": True,
+        "isUserVerified": True, "automaticPresenceSimulation": True,
+    }  # fmt: skip
+    session.send("WebAuthn.addVirtualAuthenticator", {"options": options})
+    return session
+
+
+def sign_in(page: Page, on: Stage) -> None:
+    page.goto(f"{on.url}/sign-in")
+    page.get_by_label("One-time code").fill(on.code())
+    page.get_by_role("button", name="Sign in with the code").click()
+    page.wait_for_url(f"{on.url}/")
+
+
+def enrol(page: Page) -> None:
+    page.get_by_role("button", name="Enrol a passkey").click()
+    page.get_by_role("button", name="Enrol a passkey").wait_for(state="detached")
