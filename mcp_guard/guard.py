@@ -36,6 +36,7 @@ from mcp_guard.core.replies import (
     AWAIT_TOOL,
     broken_record,
     cancelled,
+    held_meta,
     list_tool,
     lost_outcome,
     not_kept,
@@ -321,6 +322,6 @@ def waiting(held: Approval, progress: Progress | None) -> Callable[[float], None
     def tick(seconds: float) -> None:
         if progress is not None:
             message = f"waiting for approval {held.id} on {', '.join(held.routes)} ({seconds:.0f} s)"
-            progress({"progress": seconds * 1e-6, "message": message})
+            progress({"progress": seconds * 1e-6, "message": message, "_meta": held_meta(held)})
 
     return tick

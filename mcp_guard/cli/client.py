@@ -1,11 +1,11 @@
-"""A small MCP client of `mcp-guard run`, for `call` and `demo`: it starts the guard as any client does.
+"""`mcp-guard call`: make one tool call as an agent would. `demo` uses its client as well.
 
-It has no way to an upstream, and nothing here decides: what it asks for takes the path of every other client's calls.
+The client starts `mcp-guard run` as any MCP client does and has no other way to an upstream: its calls are decided and
+recorded like those of every other client.
 """
 
 import argparse
 import json
-import re
 import subprocess
 import sys
 import time
@@ -16,20 +16,19 @@ from typing import Any, Self
 
 from mcp_guard import __version__
 from mcp_guard.cli.options import add_json, add_launch, launch_words, make_parser
-from mcp_guard.cli.output import print_lines, print_table
+from mcp_guard.cli.output import print_lines, print_table, printable
 from mcp_guard.config import load
+from mcp_guard.core import replies
 from mcp_guard.core.model import Json
-from mcp_guard.core.replies import AWAIT, META
 from mcp_guard.protocol.methods import LATEST
 
-HELD = re.compile(r"waiting for approval (\w+) on (.+) \(")
-"""How the progress of a held call begins (`guard.waiting`)."""
-AGAIN_SECONDS = 0.5
+POLL_SECONDS = 0.5
 METHOD_NOT_FOUND = -32601
+OK, NEGATIVE = 0, 1
 
 
 class GuardEnded(Exception):
-    """The guard ended without an answer; why, it has said on standard error."""
+    """The guard exited without an answer; it has printed the reason on standard error."""
 
     def __init__(self, code: int) -> None:
         super().__init__(f"mcp-guard run exited with {code}")
@@ -37,7 +36,10 @@ class GuardEnded(Exception):
 
 
 class GuardClient:
-    """One client of a new guard; `on_held` is told of each approval that a call waits for, once, with its routes."""
+    """The only client of a new guard process.
+
+    `on_held` is called once for each approval that a call waits for, with its id and the names of its routes.
+    """
 
     def __init__(self, config: Path, launch: Sequence[str], on_held: Callable[[str, str], None]) -> None:
         self._argv = [sys.executable, "-m", "mcp_guard.cli", "run", "--config", str(config), *launch]
@@ -47,50 +49,52 @@ class GuardClient:
 
     def __enter__(self) -> Self:
         self._guard = subprocess.Popen(self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        about = {"name": "mcp-guard call", "version": __version__}
-        self.request("initialize", {"protocolVersion": LATEST, "capabilities": {}, "clientInfo": about})
+        client_info = {"name": "mcp-guard call", "version": __version__}
+        self.request("initialize", {"protocolVersion": LATEST, "capabilities": {}, "clientInfo": client_info})
         self._write({"method": "notifications/initialized"})
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, trace: TracebackType | None) -> None:
-        self._guard.communicate()  # closes its input, upon which it ends
+        self._guard.communicate()  # closes its standard input, at which the guard exits
 
     def tools(self) -> list[Json]:
-        """What this agent is offered."""
-        found: list[Json] = []
+        """The tools that are listed for this agent."""
+        tools: list[Json] = []
         page: Json = {}
         while True:
             result = self.request("tools/list", page).get("result", {})
-            found += result.get("tools", [])
+            tools += result.get("tools", [])
             if not result.get("nextCursor"):
-                return found
+                return tools
             page = {"cursor": result["nextCursor"]}
 
     def call(self, tool: str, arguments: Json) -> Json:
-        """The `result` or `error` member of the answer. A held call is waited for, as long as its request is open."""
+        """Returns the `result` or `error` member of the answer; waits for a held call while its approval is pending."""
         answer = self._call(tool, arguments)
-        while id := held_as(answer):
-            self._announce(id, ", ".join(answer["result"]["_meta"][META]["routes"]))
-            time.sleep(AGAIN_SECONDS)
-            answer = self._call(AWAIT, {"approval": id})
+        while approval := held_approval(answer.get("result", {})):
+            self._announce(*approval)
+            time.sleep(POLL_SECONDS)
+            answer = self._call(replies.AWAIT, {"approval": approval[0]})
         return answer
 
     def _call(self, tool: str, arguments: Json) -> Json:
         return self.request("tools/call", {"name": tool, "arguments": arguments, "_meta": {"progressToken": tool}})
 
     def request(self, method: str, params: Json) -> Json:
-        """Raises: GuardEnded."""
+        """Returns the `result` or `error` member of the answer. Raises: GuardEnded."""
         self._last_id += 1
         self._write({"id": self._last_id, "method": method, "params": params})
         while True:
             message = self._read()
             match message:
-                case {"method": "notifications/progress", "params": {"message": str(said)}}:
-                    if found := HELD.match(said):
-                        self._announce(found[1], found[2])
-                case {"method": str(asked), "id": id}:
-                    unable = {"code": METHOD_NOT_FOUND, "message": f"`{asked}`: there is nobody to ask"}
-                    self._write({"id": id, "result": {}} if asked == "ping" else {"id": id, "error": unable})
+                case {"method": "notifications/progress", "params": progress}:
+                    if approval := held_approval(progress):
+                        self._announce(*approval)
+                case {"method": "ping", "id": id}:
+                    self._write({"id": id, "result": {}})
+                case {"method": str(method), "id": id}:
+                    error = {"code": METHOD_NOT_FOUND, "message": f"`{method}` needs a user, and this client has none"}
+                    self._write({"id": id, "error": error})
                 case {"id": self._last_id}:
                     return {name: message[name] for name in ("result", "error") if name in message}
 
@@ -115,49 +119,46 @@ class GuardClient:
         return json.loads(line)
 
 
-def held_as(answer: Json) -> str | None:
-    """The approval that this answer says is still waited for."""
-    about = answer.get("result", {}).get("_meta", {}).get(META, {})
-    return about.get("approval") if about.get("outcome") == "require_approval" else None
-
-
-# `mcp-guard call`: make one call as an agent would, and see what becomes of it.
-
-OK, NEGATIVE = 0, 1
+def held_approval(message: Any) -> tuple[str, str] | None:
+    """Id and routes of the approval that a result or a progress notification waits for (`core.replies.held_meta`)."""
+    match message:
+        case {"_meta": {replies.META: {"outcome": "require_approval", "approval": str(id), "routes": list(routes)}}}:
+            return id, ", ".join(map(str, routes))
+    return None
 
 
 def main(arguments: list[str]) -> int:
     parser = build_parser()
     options = parser.parse_args(arguments)
     try:
-        wanted = json.loads(options.arguments)
+        call_arguments = json.loads(options.arguments)
     except ValueError as error:
-        parser.error(f"the arguments are no JSON: {error}")
-    if not isinstance(wanted, dict):
-        parser.error('the arguments are no JSON object: write \'{"name": "value"}\'')
-    load(options.config)  # what is wrong with it is said here, and not by a guard that ends
+        parser.error(f"the arguments are not JSON: {error}")
+    if not isinstance(call_arguments, dict):
+        parser.error('the arguments are not a JSON object; write \'{"name": "value"}\'')
+    load(options.config)  # reports its errors here; otherwise the guard that we start would report them and exit
     try:
-        with GuardClient(options.config, launch_words(options), say_held) as client:
+        with GuardClient(options.config, launch_words(options), print_held) as client:
             if options.tool is None:
                 return show_tools(client.tools(), options.json)
-            return show(client.call(options.tool, wanted), options.json)
+            return show(client.call(options.tool, call_arguments), options.json)
     except GuardEnded as ended:
         return ended.code
 
 
 def build_parser() -> argparse.ArgumentParser:
-    description = "Make one tool call through the guard, as a new instance of an agent. Without TOOL: list its tools."
+    description = "Make one tool call through the guard, as a new instance of an agent. Without TOOL, list the tools."
     parser = make_parser("call", description)
-    parser.add_argument("tool", nargs="?", metavar="TOOL", help="a tool as it is listed, such as git__git_status")
-    parser.add_argument("arguments", nargs="?", default="{}", metavar="JSON", help="its arguments, a JSON object")
+    parser.add_argument("tool", nargs="?", metavar="TOOL", help="the listed name of the tool, such as git__git_status")
+    parser.add_argument("arguments", nargs="?", default="{}", metavar="JSON", help="its arguments, as a JSON object")
     add_launch(parser)
     add_json(parser)
     return parser
 
 
-def say_held(id: str, routes: str) -> None:
-    print(f"held: approval {id} is asked of {routes}; waiting", file=sys.stderr)
-    print(f"hint: in another terminal: mcp-guard approvals show {id}", file=sys.stderr, flush=True)
+def print_held(id: str, routes: str) -> None:
+    print(printable(f"held: approval {id} is pending on {routes}; waiting"), file=sys.stderr)
+    print(printable(f"hint: in another terminal: mcp-guard approvals show {id}"), file=sys.stderr, flush=True)
 
 
 def show_tools(tools: list[Json], as_json: bool) -> int:
@@ -170,7 +171,7 @@ def show_tools(tools: list[Json], as_json: bool) -> int:
 
 
 def show(answer: Json, as_json: bool) -> int:
-    """Print the answer; what stands in it was written by an upstream."""
+    """Print the answer, whose content comes from an upstream."""
     error, result = answer.get("error"), answer.get("result", {})
     if as_json:
         print(json.dumps(error or result, indent=2, ensure_ascii=False))

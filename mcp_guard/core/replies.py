@@ -56,6 +56,11 @@ def refusal(call: Call, decision: Decision, receipt: int) -> Json:
     return tool_error(text, outcome=str(decision.outcome), policies=list(decision.policies), receipt=receipt)
 
 
+def held_meta(held: Approval) -> Json:
+    """The `_meta` member of a result or progress notification about a call that waits for this approval."""
+    return {META: {"outcome": "require_approval", "approval": held.id, "routes": list(held.routes)}}
+
+
 def pending(held: Approval, moved: str = "") -> Json:
     """The answer to a call that waits for a person beyond the client's patience."""
     again = f"What had been approved changed meanwhile ({moved}), so it must be approved anew. " if moved else ""
@@ -64,7 +69,7 @@ def pending(held: Approval, moved: str = "") -> Json:
         f"Repeat exactly the same call later, or call `{AWAIT}` with this id: once approved, it runs once and returns "
         "its result."
     )
-    return tool_error(text, outcome="require_approval", approval=held.id, routes=list(held.routes))
+    return tool_error(text, **held_meta(held)[META])
 
 
 def running(held: Approval) -> Json:

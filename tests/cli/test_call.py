@@ -70,8 +70,8 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["up__echo", '{"text": "hi!"}'], 1, "denied by mcp-guard: nobody may shout"),
         (["up__get_deal"], 1, "error -32602: unknown tool: up__get_deal"),
         ([], 0, "tool\tdescription\nup__echo\t"),
-        (["up__echo", "{"], 2, "the arguments are no JSON: "),
-        (["up__echo", "3"], 2, "the arguments are no JSON object"),
+        (["up__echo", "{"], 2, "the arguments are not JSON: "),
+        (["up__echo", "3"], 2, "the arguments are not a JSON object"),
         (["up__echo", "--agent", "nobody"], 8, "nobody"),
     ],
 )

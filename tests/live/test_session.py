@@ -105,6 +105,9 @@ def test_a_held_call_tells_its_progress_and_completes_when_approved(tmp_path: Pa
     assert news
     assert all(each["progressToken"] == "mine" for each in news)
     assert "waiting for approval" in news[0]["message"]
+    decision = news[0]["_meta"]["mcp-guard/decision"]
+    assert (decision["outcome"], decision["routes"]) == ("require_approval", ["people"])
+    assert decision["approval"] in news[0]["message"]
     assert [each["progress"] for each in news] == sorted(each["progress"] for each in news)
 
 
