@@ -147,7 +147,7 @@ class Runtime:
         self._reloader = PolicyReloader(ledger.ledger, note, policies=settings.policies, shadow=settings.shadow)
         self._memory = InstanceHistories.of(settings.tool_rules)
         self._signals = make_watch(settings, ledger)
-        self._board = StatusFile(status_path(ledger.lock_path.parent, ledger.guard), note)
+        self._board = StatusFile(status_path(ledger.lock.path.parent, ledger.guard), note)
 
     def now(self) -> Micros:
         return self.ledger.writer.now()

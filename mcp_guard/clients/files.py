@@ -2,11 +2,11 @@
 
 import os
 import stat
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_guard.core.errors import ConfigError
+from mcp_guard.files import replace_file
 
 PRIVATE = 0o600
 
@@ -62,21 +62,7 @@ def _umask() -> int:
 
 
 def _replace(path: Path, data: bytes, mode: int) -> None:
-    handle, draft = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            if path.exists() and path.stat().st_uid != os.geteuid():
-                os.fchown(file.fileno(), path.stat().st_uid, path.stat().st_gid)
-            os.fchmod(file.fileno(), mode)
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(draft, path)
-    except BaseException:
-        Path(draft).unlink(missing_ok=True)
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    """The mode is set exactly, and the owner stays, also if another user (root) edits the file."""
+    before = path.stat() if path.exists() else None
+    owner = (before.st_uid, before.st_gid) if before is not None and before.st_uid != os.geteuid() else None
+    replace_file(path, data, mode, exact_mode=True, owner=owner)

@@ -6,19 +6,18 @@ where it stood is remembered, and filled again from the keyring.
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from mcp_guard.clients import jsonc
-from mcp_guard.clients.files import PRIVATE
 from mcp_guard.clients.jsonc import apply_edits
 from mcp_guard.clients.known import ServerSection
 from mcp_guard.clients.toml_sections import TomlBlock
 from mcp_guard.clients.wrap import WrapPlan, servers_at
 from mcp_guard.core.errors import ConfigError
+from mcp_guard.files import create_file, replace_file
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,17 +141,15 @@ class WrapRecords:
         try:
             self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.folder.mkdir(mode=0o700, exist_ok=True)
-            _create(self.backup(record), kept.encode())
-            _create(self.folder / f"{record.id}.json", json.dumps(asdict(record), indent=2).encode())
+            create_file(self.backup(record), kept.encode())
+            create_file(self.folder / f"{record.id}.json", json.dumps(asdict(record), indent=2).encode())
         except OSError as error:
             raise ConfigError(
                 f"cannot keep a copy in `{self.folder}`: {error.strerror}", "nothing was written"
             ) from None
 
     def change(self, record: WrapRecord) -> None:
-        draft = self.folder / f"{record.id}.draft"
-        _create(draft, json.dumps(asdict(record), indent=2).encode())
-        os.replace(draft, self.folder / f"{record.id}.json")
+        replace_file(self.folder / f"{record.id}.json", json.dumps(asdict(record), indent=2).encode())
 
     def remove(self, record: WrapRecord) -> None:
         (self.folder / f"{record.id}.json").unlink()
@@ -176,10 +173,3 @@ class WrapRecords:
 
 def _age(path: Path) -> int:
     return int(path.stem.rpartition("-")[2]) if path.stem.rpartition("-")[2].isdecimal() else 0
-
-
-def _create(path: Path, data: bytes) -> None:
-    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, PRIVATE), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())

@@ -1,6 +1,5 @@
 """What can be seen of a state folder from outside: files, disk, locks, keys, the ledger. Changes nothing that stays."""
 
-import fcntl
 import os
 import time
 from collections.abc import Callable
@@ -10,6 +9,7 @@ from statistics import median
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.diagnostics.checks import DiskInfo, FileInfo, LedgerContents, PendingApproval
+from mcp_guard.files import is_locked
 from mcp_guard.ledger.open import FILE, GUARDS
 from mcp_guard.ledger.writer import is_signed
 from mcp_guard.storage import schema
@@ -60,7 +60,7 @@ def inspect_state_folder(folder: Path, find_key: FindKey = lambda _: None) -> St
         key=file_info(folder / "ledger.key"),
         key_failure=_try_key(looked.head.key, find_key) if looked and looked.head.key else None,
         public_ids=read_public_ids(folder / "ledger.pub"),
-        guards=tuple((path.stem, _is_locked(path)) for path in sorted((folder / GUARDS).glob("*.lock"))),
+        guards=tuple((path.stem, _is_held(path)) for path in sorted((folder / GUARDS).glob("*.lock"))),
         pending=tuple(PendingApproval(*each) for each in looked.pending) if looked else (),
         approvers_with_keys=looked.approvers_with_keys if looked else frozenset(),
     )
@@ -131,16 +131,9 @@ def _foreign(format: int) -> LedgerContents:
     return LedgerContents(format, schema.VERSION, 0, -1, 0, None, "", (), ())
 
 
-def _is_locked(path: Path) -> bool:
-    """Whether a running guard holds it. Nothing is removed."""
+def _is_held(path: Path) -> bool:
+    """Whether a running guard holds this lock."""
     try:
-        lock = os.open(path, os.O_RDONLY)
+        return is_locked(path)
     except OSError:
         return False
-    try:
-        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except OSError:
-        return True
-    finally:
-        os.close(lock)
-    return False

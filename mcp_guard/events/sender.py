@@ -5,7 +5,6 @@ numbers.
 """
 
 import json
-import os
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from mcp_guard.core.errors import ConfigError, UpstreamError
+from mcp_guard.files import replace_file
 from mcp_guard.outbound import DeliveryError, post
 
 RETRYABLE_STATUSES = (408, 429, 500, 502, 503, 504)
@@ -118,9 +118,4 @@ class Cursor:
 
     def move(self, origin: str, seq: int) -> None:
         """Record the position; durable on return."""
-        draft = self.path.with_name(f"{self.path.name}.new")
-        with draft.open("w") as file:
-            json.dump({"origin": origin, "seq": seq}, file)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self.path)
+        replace_file(self.path, json.dumps({"origin": origin, "seq": seq}).encode(), 0o666)

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.ciphers.aead import ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.scrypt import Scrypt
 
 from mcp_guard.core.errors import ApprovalError
+from mcp_guard.files import create_file
 
 COST, BLOCK, LANES = 2**15, 8, 1
 MIN_PASSPHRASE_LENGTH = 8
@@ -45,11 +46,7 @@ def create_key_file(path: Path, passphrase: str) -> Ed25519PrivateKey:
     }
     try:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump(text, file, indent=2)
-            file.write("\n")
-            file.flush()
-            os.fsync(file.fileno())
+        create_file(path, f"{json.dumps(text, indent=2)}\n".encode())
     except OSError as error:
         raise ApprovalError(f"cannot write `{path}`: {error.strerror}", "name another file: --key-file FILE") from None
     return key

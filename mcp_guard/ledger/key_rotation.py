@@ -5,8 +5,6 @@ whoever dies in between leaves a ledger that works with one of the two (docs/dec
 """
 
 import base64
-import fcntl
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,6 +12,7 @@ from pathlib import Path
 from mcp_guard.core import canonical
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import Draft
+from mcp_guard.files import FileLock
 from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ledger.open import FILE, LedgerSettings, configured_keys, open_writer, publish_keys
 from mcp_guard.ledger.writer import Transaction, Writer
@@ -85,14 +84,10 @@ def _alone(folder: Path) -> Iterator[None]:
     if not (folder / FILE).exists():
         raise LedgerError(f"no ledger at `{folder / FILE}`", "run the guard once")
     try:
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        lock = FileLock(path, wait=False)
+    except BlockingIOError:
+        raise LedgerError("another process is changing the key just now", "mcp-guard keys list") from None
     except OSError as error:
         raise LedgerError(f"cannot lock `{path}`: {error.strerror}", "check the folder's owner and mode") from None
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LedgerError("another process is changing the key just now", "mcp-guard keys list") from None
+    with lock:
         yield
-    finally:
-        os.close(lock)

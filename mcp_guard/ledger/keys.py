@@ -1,13 +1,13 @@
 """The guard's Ed25519 key as the ledger uses it: it signs, and others verify by its line. `signers/` holds it."""
 
 import base64
-import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.tlog import note
+from mcp_guard.files import replace_file
 from mcp_guard.identity.ed25519 import AnyPrivateKey, AnyPublicKey, PrivateKey
 
 PRIVATE = "PRIVATE+KEY+"
@@ -59,27 +59,6 @@ def publish(folder: Path, verifiers: Iterable[str]) -> None:
     try:
         if path.exists() and path.read_text() == text:
             return
-        write_durably(path, text, 0o644)
+        replace_file(path, text.encode(), 0o644)
     except OSError as error:
         raise LedgerError(f"cannot write `{path}`: {error.strerror}", "check the folder's owner and mode") from None
-
-
-def write_durably(path: Path, text: str, mode: int) -> None:
-    """Write the file whole or not at all; on disk when it returns. Raises: OSError."""
-    draft = path.with_name(f".{path.name}.{os.getpid()}")
-    draft.unlink(missing_ok=True)
-    with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(draft, path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make renames and removals in it durable. Raises: OSError."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -1,7 +1,5 @@
 """Opening the ledger: key, file, this process's lock, and the calls that a process before us left without outcome."""
 
-import fcntl
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +10,7 @@ from mcp_guard.core.approval import Route
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import ExecutionStatus, Json, RateCounter
 from mcp_guard.core.receipt import Draft
+from mcp_guard.files import FileLock, is_locked
 from mcp_guard.identity.instances import random_text
 from mcp_guard.ledger.approvals.requests import ApprovalRequests
 from mcp_guard.ledger.keys import SigningKey, publish
@@ -84,8 +83,7 @@ class OpenLedger:
 
     ledger: SqlLedger
     approvals: ApprovalRequests
-    lock: int
-    lock_path: Path
+    lock: FileLock
 
     @property
     def writer(self) -> Writer:
@@ -98,8 +96,8 @@ class OpenLedger:
 
     def close(self) -> None:
         self.writer.store.close()
-        self.lock_path.unlink(missing_ok=True)
-        os.close(self.lock)
+        self.lock.path.unlink(missing_ok=True)
+        self.lock.release()
 
 
 def open_ledger(settings: LedgerSettings, clock: Clock) -> OpenLedger:
@@ -109,12 +107,11 @@ def open_ledger(settings: LedgerSettings, clock: Clock) -> OpenLedger:
     path = settings.state_dir / GUARDS / f"{guard}.lock"
     try:
         path.parent.mkdir(mode=0o700, exist_ok=True)
-        lock = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        lock = FileLock(path)
     except OSError as error:
         raise LedgerError(f"cannot lock `{path}`: {error.strerror}", "check the folder's owner and mode") from None
     ledger = SqlLedger(writer, guard, counters=settings.counters, kept_response_bytes=settings.kept_response_bytes)
-    return OpenLedger(ledger, ApprovalRequests(writer, settings.routes, lambda: f"ap_{random_text(10)}"), lock, path)
+    return OpenLedger(ledger, ApprovalRequests(writer, settings.routes, lambda: f"ap_{random_text(10)}"), lock)
 
 
 def recover(writer: Writer, state_dir: Path, tell: Callable[[list[Json]], None] = lambda _: None) -> list[Json]:
@@ -153,15 +150,10 @@ def recover(writer: Writer, state_dir: Path, tell: Callable[[list[Json]], None] 
 def is_dead(path: Path) -> bool:
     """Whether the guard of this lock has ended; its lock is removed."""
     try:
-        lock = os.open(path, os.O_RDWR)
+        if is_locked(path):
+            return False
     except FileNotFoundError:
         return True
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    finally:
-        os.close(lock)
     path.unlink(missing_ok=True)
     path.with_suffix(".upstreams").unlink(missing_ok=True)
     return True

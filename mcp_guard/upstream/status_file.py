@@ -5,7 +5,6 @@ docs/decisions/0033. It is written a moment after a change, and never while a ca
 """
 
 import asyncio
-import os
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Protocol
 import orjson
 
 from mcp_guard.core.model import Json
+from mcp_guard.files import replace_file
 
 DELAY_SECONDS = 0.1
 """Changes of one moment are written together."""
@@ -66,11 +66,8 @@ class StatusFile:
             for group in groups
             for name, circuit in group.circuits().items()
         ]
-        draft = self._path.with_suffix(".draft")
         try:
-            with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(orjson.dumps(rows))
-            draft.replace(self._path)
+            replace_file(self._path, orjson.dumps(rows), durable=False)
         except OSError as error:  # nobody's call depends on it
             self._note(f"cannot write `{self._path}`: {error.strerror}")
 

@@ -6,7 +6,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from mcp_guard.core.tlog import note
-from mcp_guard.ledger.keys import sync_folder, write_durably
+from mcp_guard.files import replace_file, sync_folder
 from mcp_guard.outbound import DeliveryError, Destination
 from mcp_guard.witness.submission import Acceptance, Submission
 
@@ -28,7 +28,7 @@ def send(destination: Destination, submission: Submission) -> Acceptance:
         if destination.options["append"]:
             _append(path, f"{submission.note}\n")
         else:
-            write_durably(path, submission.note, 0o644)
+            replace_file(path, submission.note.encode(), 0o644)
     except OSError as error:
         raise DeliveryError(f"cannot write `{path}`: {error}") from None
     return Acceptance(evidence)

@@ -1,9 +1,7 @@
 """Send the current head to witnesses, and record each acceptance as a receipt (`checkpoint.witnessed`)."""
 
 import base64
-import fcntl
 import importlib
-import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -11,6 +9,7 @@ from pathlib import Path
 
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import Draft
+from mcp_guard.files import FileLock
 from mcp_guard.ledger.export import LedgerProofs
 from mcp_guard.ledger.witness_state import is_due
 from mcp_guard.ledger.writer import Transaction, Writer
@@ -126,15 +125,11 @@ def _lock(work_dir: Path) -> Iterator[bool]:
     """
     try:
         work_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
-        lock = os.open(work_dir / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+        lock = FileLock(work_dir / "lock", wait=False)
+    except BlockingIOError:
+        yield False
+        return
     except OSError as error:
         raise LedgerError(f"cannot lock `{work_dir}`: {error.strerror}", "check the folder's owner and mode") from None
-    try:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(lock)
+    with lock:
+        yield True

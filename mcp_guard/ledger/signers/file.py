@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.identity.ed25519 import PrivateKey
-from mcp_guard.ledger.keys import SigningKey, parse_private, private_text, sync_folder, write_durably
+from mcp_guard.files import create_file, replace_file, sync_folder
+from mcp_guard.identity.ed25519 import AnyPrivateKey, PrivateKey
+from mcp_guard.ledger.keys import SigningKey, parse_private, private_text
 from mcp_guard.settings import SignerSettings
 
 FILE = "ledger.key"
@@ -31,8 +32,8 @@ class FileKeyStore:
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not self.path.exists():
-                draft = self.path.with_name(f"{FILE}.{os.getpid()}")
-                write_durably(draft, private_text(self.origin, PrivateKey.generate()) + "\n", 0o600)
+                draft = self.path.with_name(f"{FILE}.{os.urandom(4).hex()}")
+                create_file(draft, _key_file_text(self.origin, PrivateKey.generate()))
                 with suppress(FileExistsError):
                     os.link(draft, self.path)
                 draft.unlink()
@@ -53,7 +54,7 @@ class FileKeyStore:
     def make(self) -> SigningKey:
         private = PrivateKey.generate()
         try:
-            write_durably(self.next, private_text(self.origin, private) + "\n", 0o600)
+            replace_file(self.next, _key_file_text(self.origin, private))
         except OSError as error:
             raise _unusable(self.next, error) from None
         return parse_private(private_text(self.origin, private))
@@ -93,6 +94,10 @@ class FileKeyStore:
             hint = "set guard.origin back, or begin a new ledger in another state_dir"
             raise LedgerError(f"the key `{path}` is for the origin `{key.origin}`, not `{self.origin}`", hint)
         return key
+
+
+def _key_file_text(origin: str, private: AnyPrivateKey) -> bytes:
+    return f"{private_text(origin, private)}\n".encode()
 
 
 def hold(folder: Path, origin: str, _: SignerSettings) -> FileKeyStore:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mcp_guard.core.errors import ConfigError
+from mcp_guard.files import replace_file
 from mcp_guard.upstream.oauth.discovery import NoToken
 from mcp_guard.upstream.secrets import import_keyring
 
@@ -89,12 +90,7 @@ class TokenStorage:
 
     def _to_file(self, text: str) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = self._path.with_suffix(f".{os.getpid()}")
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        draft.replace(self._path)
+        replace_file(self._path, text.encode())
 
     def remove(self) -> bool:
         """Whether there was one. Raises: NoToken."""
