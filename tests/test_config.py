@@ -55,13 +55,13 @@ def models(model: type[BaseModel]) -> list[type[BaseModel]]:
     return found
 
 
-def test_the_example_loads() -> None:
+def test_example_configuration_loads() -> None:
     settings = load(EXAMPLE)
     assert settings.policies == EXAMPLE.parent / "policies" / "crm"
     assert settings.tool_rules["crm__update_deal"].facts is not None
 
 
-def test_the_example_names_every_key() -> None:
+def test_example_configuration_has_every_key() -> None:
     text = EXAMPLE.read_text()
     for model in models(Config):
         for name in model.model_fields:
@@ -70,7 +70,7 @@ def test_the_example_names_every_key() -> None:
             )
 
 
-def test_the_defaults_that_the_example_shows_are_the_defaults() -> None:
+def test_example_configuration_shows_the_real_defaults() -> None:
     """Each commented-out key stands there with its default."""
     shown = [line.removeprefix("# ") for line in EXAMPLE.read_text().splitlines() if line.startswith("# ")]
     keys = [line for line in shown if line.partition(" = ")[0].isidentifier() and " = " in line]
@@ -89,14 +89,14 @@ def test_the_defaults_that_the_example_shows_are_the_defaults() -> None:
     assert checked == len(PLAIN)
 
 
-def test_the_least_configuration(tmp_path: Path) -> None:
+def test_minimal_configuration_loads(tmp_path: Path) -> None:
     settings = read(tmp_path, GOOD)
     assert settings.state_dir == tmp_path / "state"
     assert settings.upstreams["crm"].argv == ("crm",)
     assert not settings.unsafe_skip_fsync
 
 
-def test_what_is_pinned_is_chosen_for_all_or_for_one_upstream(tmp_path: Path) -> None:
+def test_pinned_members_are_configurable_globally_and_per_upstream(tmp_path: Path) -> None:
     text = GOOD.replace("[guard]", '[guard]\nfirst_use = "ask"')
     assert read(tmp_path, GOOD).pin_rules["crm"] == PinRule(FirstUse.LISTING)
     assert read(tmp_path, text).pin_rules["crm"] == PinRule(FirstUse.ASK)
@@ -104,7 +104,7 @@ def test_what_is_pinned_is_chosen_for_all_or_for_one_upstream(tmp_path: Path) ->
     assert read(tmp_path, text.replace("[upstreams.crm]", own)).pin_rules["crm"] == PinRule(FirstUse.PIN, ("_meta",))
 
 
-def test_a_missing_file_is_named_with_a_way_on(tmp_path: Path) -> None:
+def test_missing_file_is_named_with_a_hint(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as caught:
         load(tmp_path / "none.toml")
     assert f"no configuration at `{tmp_path / 'none.toml'}`" in str(caught.value)
@@ -188,14 +188,14 @@ def test_an_error_names_the_key(tmp_path: Path, text: str, expected: str) -> Non
         ('[guard]\npolicies = "p"\nticket_pattern = "a{99999999999}"\n[upstreams.up]\ncommand = "x"', "regular expr"),
     ],
 )
-def test_what_no_reader_can_hold_is_refused_with_a_way_on(tmp_path: Path, text: str, expected: str) -> None:
+def test_unrepresentable_value_is_refused_with_a_hint(tmp_path: Path, text: str, expected: str) -> None:
     (tmp_path / "c.toml").write_text(text)
     with pytest.raises(ConfigError, match=expected) as refused:
         load(tmp_path / "c.toml")
     assert refused.value.hint
 
 
-def test_the_signers_are_the_one_and_the_next(tmp_path: Path) -> None:
+def test_signers_are_the_current_and_the_next(tmp_path: Path) -> None:
     line = note.verifier("mcp-guard.local/ledger", bytes(32))
     command = f'{{ command = ["sign", "slot 9c"], public = "{line}" }}'
     settings = read(tmp_path, GOOD + f'[ledger]\nsigner = "keyring"\nnext_signer = {command}\n')
@@ -215,7 +215,7 @@ def test_every_kind_of_witness_can_be_configured(tmp_path: Path) -> None:
     assert set(witness.options) == {"url", "secret"}
 
 
-def test_all_errors_are_told_at_once(tmp_path: Path) -> None:
+def test_all_errors_are_reported_together(tmp_path: Path) -> None:
     message = refused(tmp_path, "[guard]\nx = 1\ny = 2\n")
     assert len(message.splitlines()) == 4  # x, y, policies, and the hint
 

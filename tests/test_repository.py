@@ -26,7 +26,7 @@ def functions(path: Path) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
             yield node
 
 
-def test_there_is_something_to_measure() -> None:
+def test_python_files_are_found() -> None:
     assert len(PYTHON) > 80
 
 
@@ -43,13 +43,13 @@ def test_no_function_is_too_long() -> None:
             assert length <= FUNCTION_LINES, f"{path}: {function.name} has {length} lines"
 
 
-def test_every_module_says_its_job() -> None:
+def test_every_module_has_a_docstring() -> None:
     for path in PYTHON:
         if "tests" not in path.parts or path.name != "__init__.py":
             assert ast.get_docstring(ast.parse(path.read_text())), path
 
 
-def test_sql_stands_in_one_folder() -> None:
+def test_sql_is_only_in_the_storage_package() -> None:
     """And in the verifier, which stands alone."""
     for path in tracked("mcp_guard/*.py"):
         speaks = re.search(r"\b(SELECT|INSERT INTO|UPDATE \w+ SET|DELETE FROM|CREATE TABLE|PRAGMA)\b", path.read_text())
@@ -61,7 +61,7 @@ def test_sql_stands_in_one_folder() -> None:
     "forbidden",
     [r"/work/", r"/root/", r"/home/(?!you\b)", r"\bTODO\b", r"\bFIXME\b", r"registry\.npmjs", r"pypi\.org/simple"],
 )
-def test_nothing_of_the_machine_stands_in_the_repository(forbidden: str) -> None:
+def test_repository_contains_no_machine_paths(forbidden: str) -> None:
     for path in tracked():
         if path.name == "test_repository.py" or path.suffix in (".png", ".sqlite"):
             continue
@@ -69,12 +69,12 @@ def test_nothing_of_the_machine_stands_in_the_repository(forbidden: str) -> None
         assert found is None, f"{path}: {found}"
 
 
-def test_sabotage_switches_are_named_so() -> None:
+def test_unsafe_switches_are_named_unsafe() -> None:
     """A switch that weakens a guarantee begins with `unsafe_`; none does so by another name."""
     text = "".join(path.read_text() for path in (ROOT / "mcp_guard" / "config").glob("*.py"))
     assert not re.search(r"^\s+(skip|disable|insecure|no)_\w+:", text, re.MULTILINE)
 
 
-def test_every_promise_kept_so_far_has_its_file() -> None:
+def test_every_promise_has_a_test_file() -> None:
     kept = {path.name.split("_")[1] for path in (ROOT / "tests" / "promises").glob("test_p*.py")}
     assert {"p1", "p2", "p3", "p5", "p6", "p9", "p10", "p11"} <= kept

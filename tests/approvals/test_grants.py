@@ -48,7 +48,7 @@ def verified(harness: Harness) -> str:
     return verify_ledger(harness.folder / "state" / "ledger.sqlite", harness.folder / "state" / "ledger.pub").problem
 
 
-async def test_it_lets_so_many_like_calls_and_no_more(harness: Harness) -> None:
+async def test_grant_allows_its_limit_of_matching_calls_and_no_more(harness: Harness) -> None:
     id = await granted(harness, GrantTerms(2, 3600, ("amount",)))
     assert [text(await ask(harness, amount=n)) for n in (1, 2)] == ["done", "done"]
     assert "pending" in text(await ask(harness, amount=3))
@@ -58,7 +58,7 @@ async def test_it_lets_so_many_like_calls_and_no_more(harness: Harness) -> None:
     assert verified(harness) == ""
 
 
-async def test_every_argument_that_is_not_free_is_bound(harness: Harness) -> None:
+async def test_arguments_that_are_not_free_must_match_the_grant(harness: Harness) -> None:
     await granted(harness, GrantTerms(9, 3600, ("amount",)))
     for changes in ({"stage": "lost"}, {"deal_id": "2"}, {"more": 1}):
         assert "pending" in text(await ask(harness, **changes))
@@ -66,20 +66,20 @@ async def test_every_argument_that_is_not_free_is_bound(harness: Harness) -> Non
     assert text(await ask(harness, amount=7)) == "done"
 
 
-async def test_a_resource_is_free_only_if_its_argument_is(harness: Harness) -> None:
+async def test_resource_is_free_only_if_its_argument_is_free(harness: Harness) -> None:
     await granted(harness, GrantTerms(9, 3600, ("deal_id",)))
     assert text(await ask(harness, deal_id="2")) == "done"
     assert "pending" in text(await ask(harness, deal_id="2", amount=7))
 
 
-async def test_it_ends_in_time(harness: Harness) -> None:
+async def test_grant_expires(harness: Harness) -> None:
     await granted(harness, GrantTerms(9, 60, ("amount",)))
     assert text(await ask(harness, amount=1)) == "done"
     harness.clock.time += 61 * SECOND
     assert "pending" in text(await ask(harness, amount=2))
 
 
-async def test_revoked_it_is_over_at_once(harness: Harness) -> None:
+async def test_revoked_grant_ends_at_once(harness: Harness) -> None:
     id = await granted(harness, GrantTerms(9, 3600, ("amount",)))
     Votes(harness.ledger.writer, ROUTES, PEOPLE).revoke(id, "alice", "enough")
     assert "pending" in text(await ask(harness, amount=1))
@@ -88,13 +88,13 @@ async def test_revoked_it_is_over_at_once(harness: Harness) -> None:
     assert verified(harness) == ""
 
 
-async def test_other_policies_end_it(harness: Harness) -> None:
+async def test_changed_policies_end_the_grant(harness: Harness) -> None:
     await granted(harness, GrantTerms(9, 3600, ("amount",)))
     harness.load(f'{ALLOW}\n{GATE}\n@id("x") forbid (principal, action == Action::"crm__purge", resource);')
     assert "pending" in text(await ask(harness, amount=1))
 
 
-async def test_a_hard_forbid_beside_it_still_denies(harness: Harness) -> None:
+async def test_hard_forbid_denies_despite_the_grant(harness: Harness) -> None:
     await granted(harness, GrantTerms(9, 3600, ("amount",)))
     tool = harness.upstream.catalog["crm__update_deal"]
     harness.upstream.catalog["crm__update_deal"] = replace(tool, definition_hash="sha256:other")
@@ -111,13 +111,13 @@ async def test_a_hard_forbid_beside_it_still_denies(harness: Harness) -> None:
         GrantTerms(1, 60, ("nonesuch",)),
     ],
 )
-async def test_a_grant_without_bounds_is_refused(harness: Harness, terms: GrantTerms) -> None:
+async def test_grant_without_limits_is_refused(harness: Harness, terms: GrantTerms) -> None:
     id = pending_id(await ask(harness))
     with pytest.raises(ApprovalError):
         harness.approve(id, terms=terms)
 
 
-async def test_with_a_quorum_all_must_give_the_same_terms(tmp_path: Path) -> None:
+async def test_all_votes_of_a_quorum_must_sign_the_same_grant_terms(tmp_path: Path) -> None:
     harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}", routes={"people": replace(ROUTES["people"], quorum=2)})
     id = pending_id(await ask(harness))
     harness.approve(id, "alice", terms=GrantTerms(1, 60))

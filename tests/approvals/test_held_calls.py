@@ -32,7 +32,7 @@ async def wait_for(harness: Harness, id: str, run_id: str = "run_1") -> Json:
     return reply
 
 
-async def test_guard_await_makes_the_held_call_once_and_gives_its_reply_ever_after(harness: Harness) -> None:
+async def test_guard_await_runs_the_held_call_once_and_then_repeats_its_reply(harness: Harness) -> None:
     id = pending_id(await ask(harness))
     assert id in text(await wait_for(harness, id))
     harness.approve(id)
@@ -43,7 +43,7 @@ async def test_guard_await_makes_the_held_call_once_and_gives_its_reply_ever_aft
     assert (receipt["reason"], receipt["ticket"]) == ("they asked", "INC-1")  # the launcher's ticket outranks the claim
 
 
-async def test_guard_await_knows_its_own_instances_approvals_only(harness: Harness) -> None:
+async def test_guard_await_finds_only_approvals_of_the_calling_instance(harness: Harness) -> None:
     id = pending_id(await ask(harness))
     harness.approve(id)
     for other in (
@@ -55,7 +55,7 @@ async def test_guard_await_knows_its_own_instances_approvals_only(harness: Harne
     assert harness.upstream.writes() == []
 
 
-async def test_guard_await_is_refused_to_an_expired_instance(harness: Harness) -> None:
+async def test_guard_await_refuses_an_expired_instance(harness: Harness) -> None:
     id = pending_id(await ask(harness))
     harness.approve(id)
     harness.clock.time += 9 * 3600 * SECOND
@@ -63,7 +63,7 @@ async def test_guard_await_is_refused_to_an_expired_instance(harness: Harness) -
     assert harness.receipts("decision")[-1]["outcome"] == "deny"
 
 
-async def test_without_gates_there_is_no_such_tool(tmp_path: Path) -> None:
+async def test_guard_await_is_not_listed_without_approval_policies(tmp_path: Path) -> None:
     harness = open_harness(tmp_path, ALLOW)
     assert "guard__await" not in [tool["name"] for tool in harness.guard.list_tools(make_instance())]
     reply = await harness.guard.call(make_instance(), ToolCallRequest("guard__await", {"approval": "x"}))
@@ -89,7 +89,7 @@ async def cancelled_while_it_runs(harness: Harness) -> None:
     harness.upstream.before = None
 
 
-async def test_a_call_cancelled_while_it_ran_is_told_so_and_not_run_again(harness: Harness) -> None:
+async def test_call_cancelled_while_running_is_reported_as_unknown_and_not_repeated(harness: Harness) -> None:
     harness.approve(pending_id(await ask(harness)))
     await cancelled_while_it_runs(harness)
     assert "It may have taken effect" in text(await ask(harness))
@@ -97,7 +97,7 @@ async def test_a_call_cancelled_while_it_ran_is_told_so_and_not_run_again(harnes
     assert "pending" in text(await ask(harness))  # told once; from now on it is a new question
 
 
-async def test_a_held_call_that_is_cancelled_is_withdrawn(harness: Harness) -> None:
+async def test_cancelled_held_call_withdraws_its_approval_request(harness: Harness) -> None:
     harness = replace(harness, guard=replace(harness.guard, hold_seconds=20))
 
     calls = [asyncio.create_task(harness.guard.call(make_instance(), ASKED)) for _ in range(2)]
@@ -114,7 +114,7 @@ async def test_a_held_call_that_is_cancelled_is_withdrawn(harness: Harness) -> N
     assert (approval.state, approval.note) == (ApprovalState.WITHDRAWN, "the client cancelled the call")
 
 
-async def test_an_approval_nobody_gives_expires_while_the_call_waits(harness: Harness) -> None:
+async def test_approval_request_expires_while_the_call_waits(harness: Harness) -> None:
     harness = replace(harness, guard=replace(harness.guard, hold_seconds=20))
 
     call = asyncio.create_task(harness.guard.call(make_instance(), ASKED))
@@ -125,7 +125,7 @@ async def test_an_approval_nobody_gives_expires_while_the_call_waits(harness: Ha
     assert len(harness.receipts("approval.expired")) == 1
 
 
-async def test_a_request_that_waits_too_long_escalates(tmp_path: Path) -> None:
+async def test_overdue_approval_request_escalates(tmp_path: Path) -> None:
     people = Route("people", ("alice",), 3600 * SECOND, escalate_to="chiefs", escalate_after=600 * SECOND)
     routes = {"people": people, "chiefs": Route("chiefs", ("carol",), 3600 * SECOND)}
     harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}", routes=routes)

@@ -29,7 +29,7 @@ def run(config: Path, *words: str, code: int = 0) -> str:
     return (done.stdout + done.stderr).strip()
 
 
-def test_watch_shows_what_show_shows(config: Path) -> None:
+def test_watch_prints_the_same_details_as_show(config: Path) -> None:
     with Client(config) as client:
         client.start()
         id = held(ask(client, 1))
@@ -39,7 +39,7 @@ def test_watch_shows_what_show_shows(config: Path) -> None:
         assert json.loads(run(config, "watch", "--until", "1", "--json"))["id"] == id
 
 
-def test_a_grant_from_giving_to_revoking(config: Path) -> None:
+def test_grant_is_given_listed_and_revoked(config: Path) -> None:
     alice = enrol(config)
     with Client(config) as client:
         client.start()
@@ -66,7 +66,7 @@ def test_a_grant_from_giving_to_revoking(config: Path) -> None:
     assert "alice: key " in enrolled
 
 
-def test_an_approval_not_used_yet_is_revoked(config: Path) -> None:
+def test_unused_approval_is_revoked(config: Path) -> None:
     alice = enrol(config)
     with Client(config) as client:
         client.start()
@@ -76,7 +76,7 @@ def test_an_approval_not_used_yet_is_revoked(config: Path) -> None:
         assert held(ask(client, 1)) != id
 
 
-def test_the_wrong_passphrase_and_the_wrong_key_sign_nothing(config: Path, tmp_path: Path) -> None:
+def test_wrong_passphrase_or_key_signs_nothing(config: Path, tmp_path: Path) -> None:
     alice, carol = enrol(config), enrol(config, "carol")
     with Client(config) as client:
         client.start()
@@ -94,7 +94,7 @@ def test_the_wrong_passphrase_and_the_wrong_key_sign_nothing(config: Path, tmp_p
         assert [each["state"] for each in json.loads(run(config, "list", "--json"))] == ["requested"]
 
 
-def test_the_key_file_is_sealed_and_its_owners_alone(config: Path, tmp_path: Path) -> None:
+def test_approver_key_file_is_encrypted_and_private(config: Path, tmp_path: Path) -> None:
     enrol(config)
     path = tmp_path / "alice.key"
     assert path.stat().st_mode & 0o077 == 0

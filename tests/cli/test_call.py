@@ -42,14 +42,14 @@ def approval(held: "subprocess.Popen[str]") -> str:
 
 
 @pytest.mark.parametrize("config", [0, 30], ids=["told to come back", "waits"], indirect=True)
-def test_a_held_call_is_waited_for(config: Path, held: "subprocess.Popen[str]") -> None:
+def test_call_waits_for_an_approval(config: Path, held: "subprocess.Popen[str]") -> None:
     alice = enrol(config)
     cli("approvals", "approve", approval(held), *alice, "--rationale", "ok")
     assert ("please" in held.communicate()[0], held.returncode) == (True, 0)
     assert len(seen(config.parent, "up")) == 1
 
 
-def test_a_denial_ends_it(config: Path, held: "subprocess.Popen[str]") -> None:
+def test_denial_ends_the_wait(config: Path, held: "subprocess.Popen[str]") -> None:
     alice = enrol(config)
     cli("approvals", "deny", approval(held), *alice, "--rationale", "not today")
     said = held.communicate()[0]
@@ -75,25 +75,25 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (["up__echo", "--agent", "nobody"], 8, "nobody"),
     ],
 )
-def test_one_call(quick: Path, words: list[str], code: int, said: str) -> None:
+def test_single_call_prints_its_result(quick: Path, words: list[str], code: int, said: str) -> None:
     done = cli("call", *words, "--config", str(quick), check=False)
     assert done.returncode == code, done.stdout + done.stderr
     assert said in done.stdout + done.stderr
 
 
-def test_what_a_server_says_reaches_the_terminal_as_text(capsys: pytest.CaptureFixture[str]) -> None:
+def test_server_output_is_escaped_for_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     blocks = [{"type": "text", "text": "one\ntwo\x1b[2K"}, {"type": "image", "data": "…"}]
     assert show({"result": {"content": blocks}}, as_json=False) == 0
     assert capsys.readouterr().out == "one\ntwo\\x1b[2K\n(image)\n"
 
 
-def test_a_configuration_that_is_wrong_is_said(tmp_path: Path) -> None:
+def test_invalid_configuration_is_reported(tmp_path: Path) -> None:
     done = cli("call", "--config", str(tmp_path / "none.toml"), check=False)
     assert (done.returncode, done.stdout) == (3, "")
     assert "no configuration at" in done.stderr
 
 
-def test_what_it_was_launched_with_is_in_the_receipt(quick: Path) -> None:
+def test_launch_details_are_in_the_receipt(quick: Path) -> None:
     words = ["--ticket", "INC-7", "--reason=-because", "--on-behalf-of", "dana", "--json"]
     done = cli("call", "up__echo", '{"text": "hi"}', *words, "--config", str(quick))
     assert json.loads(done.stdout)["isError"] is False

@@ -46,7 +46,7 @@ def in_bash(scripts: Path, lines: Sequence[str]) -> list[set[str]]:
     return [set(line.split()) for line in done.stdout.split("\n")[:-1]]
 
 
-def test_bash_offers_every_command_and_option_that_there_is(scripts: Path) -> None:
+def test_bash_completes_every_command_and_option(scripts: Path) -> None:
     every = list(list_commands())
     assert len(every) > 60
     expected = []
@@ -61,7 +61,7 @@ def test_bash_offers_every_command_and_option_that_there_is(scripts: Path) -> No
     assert in_bash(scripts, [f"{line} ''" for line, _ in leading]) == [below for _, below in leading]
 
 
-def test_bash_offers_what_an_argument_takes(scripts: Path, past: Past) -> None:
+def test_bash_completes_argument_values(scripts: Path, past: Past) -> None:
     config = f"--config {past.config}"
     lines = {
         "mcp-guard log --kind approval.g": {"approval.granted"},
@@ -83,7 +83,7 @@ def test_bash_offers_what_an_argument_takes(scripts: Path, past: Past) -> None:
 
 
 @pytest.mark.skipif(shutil.which("fish") is None, reason="there is no fish")
-def test_fish_offers_the_same(scripts: Path) -> None:
+def test_fish_completes_the_same_words(scripts: Path) -> None:
     asked = [f"complete -C 'mcp-guard {words}'" for words in ("approvals approve --a", "log --kind=approval.g", "sec")]
     done = subprocess.run(
         ["fish", "-N", "-c", "; ".join([f"source {scripts / 'fish'}", *asked])],
@@ -96,7 +96,7 @@ def test_fish_offers_the_same(scripts: Path) -> None:
 
 
 @pytest.mark.skipif(shutil.which("zsh") is None, reason="there is no zsh")
-def test_zsh_offers_the_same(scripts: Path) -> None:
+def test_zsh_completes_the_same_words(scripts: Path) -> None:
     program = f"""
 zmodload zsh/zpty; zpty z zsh -f -i
 zpty -w z 'PS1=; fpath=({scripts} $fpath); autoload -Uz compinit; compinit -u -D; print $((6 * 7))nd'
@@ -108,7 +108,7 @@ done"""
     assert done.stdout.splitlines() == ["found"] * 3, done.stdout + done.stderr
 
 
-def test_a_tab_imports_nothing_heavy(past: Past) -> None:
+def test_completion_imports_no_heavy_module(past: Past) -> None:
     watching = f"""
 import sys
 from mcp_guard.cli import main
@@ -118,14 +118,14 @@ print({{"pydantic", "cedarpy", "cryptography", "rich", "asyncio"}} & sys.modules
     assert done.stdout.splitlines() == [past.pending, "set()"]
 
 
-def test_the_default_of_the_state_folder_is_the_configurations() -> None:
+def test_completion_uses_the_default_state_folder_of_the_configuration() -> None:
     assert GuardConfig.model_fields["state_dir"].default == Path(STATE)
 
 
-def test_names_that_are_completed_can_be_had() -> None:
+def test_completed_names_exist() -> None:
     assert set(NAMED.values()) <= set(KINDS)
 
 
-def test_names_without_a_configuration(capsys: pytest.CaptureFixture[str]) -> None:
+def test_completing_names_without_a_configuration_fails(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["completion", "agents", "--config", "/none/x.toml"]) == 3
     assert capsys.readouterr().err.startswith("mcp-guard: cannot read `/none/x.toml`: ")

@@ -60,7 +60,7 @@ def ledger(config: Path) -> Path:
     return config.parent / "state" / "ledger.sqlite"
 
 
-def test_a_guard_that_is_well(config: Path) -> None:
+def test_healthy_guard_has_no_findings(config: Path) -> None:
     code, found = doctor(config)
     assert {finding["level"] for finding in found.values()} == {"ok"}, found
     assert code == 0
@@ -72,26 +72,26 @@ def test_a_guard_that_is_well(config: Path) -> None:
     assert "--upstreams checks them" in found["policies"]["what"]
 
 
-def test_it_changes_nothing(config: Path) -> None:
+def test_doctor_changes_no_file(config: Path) -> None:
     before = ledger(config).read_bytes()
     doctor(config)
     assert ledger(config).read_bytes() == before
     assert not list(ledger(config).parent.glob(".doctor*"))
 
 
-def test_with_the_upstreams_policies_are_checked_on_their_tools(config: Path) -> None:
+def test_policies_are_checked_against_listed_tools(config: Path) -> None:
     code, found = doctor(config, "--upstreams")
     assert (code, found["policies"]["what"]) == (0, "loaded, against 17 tools")
 
 
-def test_an_upstream_that_does_not_start(tmp_path: Path) -> None:
+def test_upstream_that_does_not_start_is_reported(tmp_path: Path) -> None:
     path = write_config(tmp_path, '[upstreams.gone]\ncommand = "no-such-command"\n')
     code, found = doctor(path, "--upstreams")
     assert (code, found["upstreams"]["level"]) == (2, "problem")
     assert "no tools from gone" in found["upstreams"]["what"]
 
 
-def test_before_the_first_run(tmp_path: Path) -> None:
+def test_doctor_works_before_the_first_run(tmp_path: Path) -> None:
     path = write_config(tmp_path, scripted("up", tmp_path), POLICIES)
     code, found = doctor(path)
     assert code == 1
@@ -145,7 +145,7 @@ BROKEN: list[tuple[Callable[[Path], object], str, str, str]] = [
 
 
 @pytest.mark.parametrize(("break_it", "check", "what", "fix"), BROKEN)
-def test_what_is_broken_is_found(
+def test_broken_state_is_found(
     config: Path, break_it: Callable[[Path], object], check: str, what: str, fix: str
 ) -> None:
     break_it(ledger(config))
@@ -155,14 +155,14 @@ def test_what_is_broken_is_found(
     assert fix in found[check]["fix"]
 
 
-def test_a_mode_is_mended_by_the_command_that_it_names(config: Path) -> None:
+def test_suggested_command_fixes_the_file_mode(config: Path) -> None:
     ledger(config).parent.chmod(0o777)
     _, found = doctor(config)
     subprocess.run(found["state folder"]["fix"], shell=True, check=True)
     assert doctor(config)[0] == 0
 
 
-async def test_a_clock_before_the_last_receipt(config: Path) -> None:
+async def test_clock_behind_the_last_receipt_is_reported(config: Path) -> None:
     harness = open_harness(config.parent / "future")
     harness.clock.time += 100 * 365 * 24 * 3600 * SECOND
     harness.ledger.ledger.note()
@@ -181,7 +181,7 @@ def asked() -> Any:
     return ToolCallRequest("crm__note", {"text": "x"})
 
 
-def test_a_full_disk(tmp_path: Path) -> None:
+def test_full_disk_is_reported(tmp_path: Path) -> None:
     with small_disk(tmp_path) as disk:
         path = write_config(tmp_path, scripted("up", tmp_path), POLICIES, guard=f'state_dir = "{disk}"')
         disk.chmod(0o700)
@@ -191,7 +191,7 @@ def test_a_full_disk(tmp_path: Path) -> None:
         assert found["sync"]["what"] == "a write to the state folder fails: No space left on device"
 
 
-def test_guards_and_the_calls_of_a_dead_one(config: Path) -> None:
+def test_running_guards_and_open_calls_of_a_dead_guard_are_reported(config: Path) -> None:
     with Client(config) as client:
         client.start()
         client.send("tools/call", {"name": "up__never", "arguments": {}})
@@ -211,7 +211,7 @@ def test_guards_and_the_calls_of_a_dead_one(config: Path) -> None:
     assert doctor(config)[0] == 0
 
 
-def test_requests_that_nobody_can_decide(config: Path) -> None:
+def test_approval_requests_without_an_approver_are_reported(config: Path) -> None:
     with Client(config) as client:
         client.start()
         client.call("up__echo", {"text": "gated"})
@@ -231,21 +231,21 @@ def test_requests_that_nobody_can_decide(config: Path) -> None:
     assert "expired at 1970-01-01" in doctor(config)[1]["approvals"]["what"]
 
 
-def test_policies_that_do_not_load(config: Path) -> None:
+def test_policies_that_do_not_load_are_reported(config: Path) -> None:
     (config.parent / "policies" / "test.cedar").write_text("permit (principal, action")
     code, found = doctor(config)
     assert (code, found["policies"]["level"]) == (2, "problem")
     assert "test.cedar" in found["policies"]["what"]
 
 
-def test_policies_that_let_everybody_do_everything(config: Path) -> None:
+def test_policies_that_permit_everything_are_reported(config: Path) -> None:
     (config.parent / "policies" / "test.cedar").write_text('@id("all") permit (principal, action, resource);')
     code, found = doctor(config)
     assert (code, found["refusals"]["level"]) == (1, "warning")
     assert "every agent" in found["refusals"]["what"]
 
 
-def test_a_table_on_a_terminal_and_lines_elsewhere(config: Path) -> None:
+def test_table_on_a_terminal_and_plain_lines_elsewhere(config: Path) -> None:
     plain = cli("doctor", "--config", str(config)).stdout.splitlines()
     assert plain[0] == "check\t\twhat\tfix"
     assert plain[-1] == "0 problems, 0 warnings"
@@ -262,6 +262,6 @@ def test_a_table_on_a_terminal_and_lines_elsewhere(config: Path) -> None:
     assert "\x1b[3" not in text
 
 
-def test_every_check_finds_something_on_a_running_state(config: Path) -> None:
+def test_every_check_reports_something_for_a_running_guard(config: Path) -> None:
     """But for the upstreams, which are only started when asked, and only named when they fail."""
     assert len(doctor(config)[1]) == len(CHECKS) - 1

@@ -42,14 +42,14 @@ def fix(finding: Finding) -> None:
         assert main([*shlex.split(line.removeprefix("mcp-guard ")), "--yes"]) == 0
 
 
-def test_a_guard_without_servers(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_guard_without_servers_is_reported(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     main(["doctor", "--json"])
     [finding] = [each for each in json.loads(capsys.readouterr().out) if each["check"] == "upstreams"]
     assert (finding["level"], finding["what"]) == ("warning", "no server stands behind the guard")
 
 
-def test_an_owner_who_is_the_only_approver(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_owner_as_only_approver_is_reported(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def routes() -> Finding:
         capsys.readouterr()
         main(["doctor", "--json"])
@@ -67,14 +67,14 @@ def test_an_owner_who_is_the_only_approver(home: Path, capsys: pytest.CaptureFix
     assert routes()["level"] == "ok"
 
 
-def test_no_client(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_client_found_is_ok(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [finding] = clients(capsys)
     assert finding == {
         "check": "clients", "level": "ok", "what": "none with servers was found for this user and folder", "fix": "",
     }  # fmt: skip
 
 
-def test_servers_beside_the_guard(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unguarded_servers_are_reported(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = cursor(home, "git", "time")
     [finding] = clients(capsys)
     assert finding["level"] == "warning"
@@ -86,7 +86,7 @@ def test_servers_beside_the_guard(home: Path, capsys: pytest.CaptureFixture[str]
     assert finding["what"] == f"Cursor starts this guard and nothing beside it ({path})"
 
 
-def test_two_files_of_one_client(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_files_of_one_client_are_both_checked(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cursor(home, "git")
     Path(".cursor").mkdir()
     Path(".cursor/mcp.json").write_text('{"mcpServers": {"here": {"command": "here"}}}')
@@ -99,7 +99,7 @@ def test_two_files_of_one_client(home: Path, capsys: pytest.CaptureFixture[str])
     assert [each["level"] for each in clients(capsys)] == ["ok", "ok"]
 
 
-def test_a_command_that_is_not_there(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_command_is_reported(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = cursor(home, "git")
     assert main(["wrap", "--yes"]) == 0
     text = json.loads(path.read_text())
@@ -113,7 +113,7 @@ def test_a_command_that_is_not_there(home: Path, capsys: pytest.CaptureFixture[s
     assert [each["level"] for each in clients(capsys)] == ["ok"]
 
 
-def test_a_configuration_that_is_not_there(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_configuration_is_reported(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cursor(home, guard={"command": "sh", "args": ["run", "--config", "/gone.toml"]})
     assert [each["level"] for each in clients(capsys)] == ["warning"]  # `sh` starts no guard
     (home / "mcp-guard").touch(0o755)
@@ -122,7 +122,7 @@ def test_a_configuration_that_is_not_there(home: Path, capsys: pytest.CaptureFix
     assert (finding["level"], "`/gone.toml`, which is not there" in finding["what"]) == ("problem", True)
 
 
-def test_another_guard(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_client_that_starts_another_guard_is_reported(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cursor(home, "git")
     other = home / "other.toml"
     assert main(["wrap", "--config", str(other), "--yes"]) == 0
@@ -131,14 +131,14 @@ def test_another_guard(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert f"mcp-guard doctor --config {other}" in finding["fix"]
 
 
-def test_a_file_that_is_not_read(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_client_file_is_reported(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cursor(home).write_text('{"mcpServers": ')
     [finding] = clients(capsys)
     assert finding["level"] == "warning"
     assert "a value expected, and there is the end" in finding["what"]
 
 
-def test_what_is_switched_off_is_no_finding(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_disabled_servers_are_not_reported(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = cursor(home, "git")
     assert main(["wrap", "--yes"]) == 0
     text = json.loads(path.read_text())

@@ -68,16 +68,14 @@ def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str,
 
 
 @pytest.mark.parametrize("command", EVERY, ids=name)
-def test_it_has_help(command: CliCommand, capfd: pytest.CaptureFixture[str]) -> None:
+def test_every_command_prints_help(command: CliCommand, capfd: pytest.CaptureFixture[str]) -> None:
     code, out, err = run([*command.words, "--help"], capfd)
     assert (code, err) == (0, "")
     assert out.startswith(f"usage: mcp-guard {' '.join(command.words)} ")
 
 
 @pytest.mark.parametrize("command", EVERY, ids=name)
-def test_an_option_that_it_does_not_know_is_the_command_lines_fault(
-    command: CliCommand, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_unknown_option_is_a_usage_error(command: CliCommand, capfd: pytest.CaptureFixture[str]) -> None:
     code, out, err = run([*command.words, "--nonesuch"], capfd)
     assert (code, out) == (2, "")
     assert "--nonesuch" in err or "required" in err
@@ -85,7 +83,7 @@ def test_an_option_that_it_does_not_know_is_the_command_lines_fault(
 
 
 @pytest.mark.parametrize("command", [each for each in LEAVES if name(each) not in NO_CONFIG], ids=name)
-def test_without_a_configuration_it_says_how_to_get_one(
+def test_missing_configuration_error_says_how_to_create_one(
     command: CliCommand, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     wanted = "agents" if command.words[0] == "completion" else None
@@ -96,7 +94,7 @@ def test_without_a_configuration_it_says_how_to_get_one(
     assert "\nhint: " in err
 
 
-def test_json_is_an_option_of_every_command_that_promises_it() -> None:
+def test_documented_json_option_exists_for_every_command() -> None:
     have = {name(each) for each in LEAVES if each.parser and "--json" in each.parser.format_help()}
     assert have == {name(each) for each in LEAVES} - NO_JSON
 
@@ -113,7 +111,7 @@ LINES = ("tail", "ledger prove", "ledger events")
 
 
 @pytest.mark.parametrize("words", READING)
-def test_json_is_all_that_is_printed(words: str, past: Past, capsys: pytest.CaptureFixture[str]) -> None:
+def test_json_output_is_only_json(words: str, past: Past, capsys: pytest.CaptureFixture[str]) -> None:
     code, out, _ = run([*words.split(), "--json", "--config", str(past.config)], capsys)
     assert code in (0, 1), out
     documents = out.splitlines() if words.startswith(LINES) else [out]
@@ -122,9 +120,7 @@ def test_json_is_all_that_is_printed(words: str, past: Past, capsys: pytest.Capt
         json.loads(each)
 
 
-def test_json_is_all_that_is_printed_by_commands_that_change_something(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_json_output_of_changing_commands_is_only_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
     (tmp_path / "phrase").write_text("correct horse battery")
     key = f"--key-file {tmp_path}/alice.key --passphrase-file {tmp_path}/phrase"
@@ -165,14 +161,14 @@ def test_json_is_all_that_is_printed_by_commands_that_change_something(
         ("instances issue --ttl 9x", "`9x` is no time; write 900, 30m, 1h or 2d"),
     ],
 )
-def test_what_cannot_be_read_is_said_with_the_form_it_has(
+def test_unparsable_argument_error_shows_the_expected_form(
     words: str, message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     code, _, err = run(words.split(), capsys)
     assert (code, message in err) == (2, True), err
 
 
-def test_a_ledger_without_receipts_has_no_keys_yet(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_empty_ledger_lists_no_keys(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     at = ["--json", "--config", str(write_config(tmp_path, scripted("up", tmp_path)))]
     assert run(["agents", "list", *at], capsys)[0] == 0
     assert run(["keys", "list", *at], capsys) == (0, "[]\n", "")

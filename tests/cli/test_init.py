@@ -22,7 +22,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_what_it_writes_loads(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_written_configuration_loads(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "team", "--owner", "Bob", "--approver", "Alice Smith", "--agent", "bot"]) == 0
     settings = load(here / "team" / "mcp-guard.toml")
     assert settings.mode is Mode.OBSERVE
@@ -38,12 +38,14 @@ def test_what_it_writes_loads(here: Path, capsys: pytest.CaptureFixture[str]) ->
         assert main([*words, "--config", "team/mcp-guard.toml"]) == 0
 
 
-def test_its_commands_need_no_option_where_it_was_run(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_commands_work_without_options_in_the_same_folder(
+    here: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     assert main(["init", "--yes"]) == 0
     assert "\n  mcp-guard doctor   " in capsys.readouterr().out
 
 
-def test_who_is_alone_is_told_so_and_in_the_file_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_sole_approver_is_warned_on_screen_and_in_the_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "--yes"]) == 0
     said = capsys.readouterr().out
     assert "note: dana owns the agent and is its only approver, and nobody approves what their own agent" in said
@@ -54,12 +56,12 @@ def test_who_is_alone_is_told_so_and_in_the_file_too(here: Path, capsys: pytest.
     assert load(Path("mcp-guard.toml")).routes["reviewers"].unsafe_self_approval
 
 
-def test_the_same_person_spelt_otherwise_is_still_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_sole_approver_is_recognised_in_other_spellings(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "--owner", "dana", "--approver", " Dana "]) == 0
     assert "its only approver" in capsys.readouterr().out
 
 
-def test_self_approval_is_on_only_where_it_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
+def test_self_approval_is_enabled_only_on_request(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "--yes", "--enforce", "--unsafe-self-approval"]) == 0
     settings = load(Path("mcp-guard.toml"))
     assert settings.routes["reviewers"].unsafe_self_approval
@@ -68,7 +70,7 @@ def test_self_approval_is_on_only_where_it_is_asked_for(capsys: pytest.CaptureFi
 
 
 @pytest.mark.parametrize("there", ["mcp-guard.toml", "policies/start.cedar"])
-def test_it_overwrites_nothing(here: Path, there: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_overwrites_no_file(here: Path, there: str, capsys: pytest.CaptureFixture[str]) -> None:
     Path(there).parent.mkdir(exist_ok=True)
     Path(there).write_text("mine")
     assert main(["init", "--yes"]) == 3
@@ -76,19 +78,19 @@ def test_it_overwrites_nothing(here: Path, there: str, capsys: pytest.CaptureFix
     assert [path.read_text() for path in here.rglob("*") if path.is_file()] == ["mine"]
 
 
-def test_it_writes_into_no_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_refuses_a_file_as_folder(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     Path("file").write_text("")
     assert main(["init", "file", "--yes"]) == 3
     assert "cannot write" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("words", [["--owner", "  "], ["--agent", ""], ["--observe", "--enforce"]])
-def test_what_is_no_name(words: list[str]) -> None:
+def test_invalid_names_are_refused(words: list[str]) -> None:
     with pytest.raises(SystemExit):
         main(["init", *words])
 
 
-def test_it_asks_at_a_terminal(here: Path) -> None:
+def test_init_asks_on_a_terminal(here: Path) -> None:
     terminal, end = pty.openpty()
     os.write(terminal, b"Bob\nAlice\n")
     done = subprocess.run(command("init"), stdin=end, capture_output=True, text=True, timeout=60)
@@ -104,7 +106,7 @@ def test_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert [Path(path).name for path in said["written"]] == ["mcp-guard.toml", "start.cedar"]
 
 
-def test_the_first_policies_observe_and_then_enforce(here: Path) -> None:
+def test_first_policies_observe_and_then_enforce(here: Path) -> None:
     """Reads go and writes wait for a person: as receipts say while it observes, then for real."""
     assert main(["init", "--yes", "--approver", "alice"]) == 0
     config = here / "mcp-guard.toml"

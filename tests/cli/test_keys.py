@@ -7,7 +7,7 @@ from tests.ledger.rotation_checks import chain, receipts
 from tests.live.running_guard import Client, cli, log, scripted, text, write_config
 
 
-def test_a_rotation_within_a_run_disturbs_nothing(tmp_path: Path) -> None:
+def test_key_rotation_does_not_disturb_a_running_guard(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
     at = ("--config", str(config))
     with Client(config) as client, Client(config) as other:
@@ -34,7 +34,7 @@ def test_a_rotation_within_a_run_disturbs_nothing(tmp_path: Path) -> None:
     assert "every year" in cli("log", "--kind", "key.rotated", *at).stdout
 
 
-def test_a_lost_key_stops_the_guard_until_it_is_replaced(tmp_path: Path) -> None:
+def test_lost_key_stops_the_guard_until_it_is_replaced(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
     at = ("--config", str(config))
     with Client(config) as client:
@@ -57,7 +57,7 @@ def test_a_lost_key_stops_the_guard_until_it_is_replaced(tmp_path: Path) -> None
     assert cli("verify", *at).returncode == 0  # `ledger.pub` has both
 
 
-def test_there_is_no_key_to_change_without_a_ledger(tmp_path: Path) -> None:
+def test_rotation_without_a_ledger_is_refused(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
     for words in (("list",), ("rotate",), ("replace", "--lost")):
         refused = cli("keys", *words, "--config", str(config), check=False)

@@ -76,10 +76,10 @@ def write_certificate(path: Path) -> None:
     path.write_bytes(private + made.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
 
 
-def test_threads_that_ask_at_once_get_it_whole() -> None:
+def test_concurrent_threads_get_a_complete_module() -> None:
     assert run(THREADS) == "module 'ssl' has no attribute 'no_such_name'"
 
 
-def test_asyncio_speaks_tls(tmp_path: Path) -> None:
+def test_asyncio_supports_tls_after_late_loading(tmp_path: Path) -> None:
     write_certificate(tmp_path / "cert.pem")
     assert run(TLS, str(tmp_path)) == "OVER TLS"

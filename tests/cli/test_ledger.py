@@ -9,7 +9,7 @@ from tests.cli.conftest import Past
 from tests.live.running_guard import cli
 
 
-def test_without_a_subcommand_it_says_what_there_is() -> None:
+def test_missing_subcommand_lists_the_subcommands() -> None:
     done = cli("ledger", check=False)
     assert done.returncode == 2
     assert "export" in done.stderr
@@ -20,7 +20,7 @@ def test_without_a_subcommand_it_says_what_there_is() -> None:
     assert wrong.stderr == "mcp-guard: no command `ledger destroy`\nhint: mcp-guard ledger --help\n"
 
 
-def test_an_export_says_what_it_did_and_its_repetition_that_nothing_was_new(past: Past, tmp_path: Path) -> None:
+def test_repeated_export_reports_nothing_new(past: Past, tmp_path: Path) -> None:
     at = (str(tmp_path / "out"), "--config", str(past.config))
     done = cli("ledger", "export", *at)
     assert done.returncode == 0, done.stderr
@@ -33,14 +33,14 @@ def test_an_export_says_what_it_did_and_its_repetition_that_nothing_was_new(past
     assert [json.loads(path.read_text())["mangling"] for path in policies] == [1]
 
 
-def test_a_foreign_folder_is_refused_with_its_exit_code(past: Past, tmp_path: Path) -> None:
+def test_export_to_a_foreign_folder_is_refused(past: Past, tmp_path: Path) -> None:
     (tmp_path / "notes.txt").write_text("mine")
     done = cli("ledger", "export", str(tmp_path), "--config", str(past.config), check=False)
     assert done.returncode == 5
     assert done.stderr.startswith(f"mcp-guard: `{tmp_path}` is not empty, and no export of this ledger\nhint: ")
 
 
-def test_prove_prints_one_bundle_for_a_receipt_and_one_for_each_of_a_call(past: Past) -> None:
+def test_prove_prints_one_bundle_per_receipt(past: Past) -> None:
     at = ("--config", str(past.config))
     shown = json.loads(cli("show", "--json", call_of(past, "outcome"), *at).stdout)["receipts"]
     done = cli("ledger", "prove", call_of(past, "outcome"), *at)
@@ -58,14 +58,14 @@ def call_of(past: Past, kind: str) -> str:
 
 
 @pytest.mark.parametrize("what", ["100000", "call_nonesuch"])
-def test_what_is_not_there_cannot_be_proved(past: Past, what: str) -> None:
+def test_missing_receipt_cannot_be_proved(past: Past, what: str) -> None:
     done = cli("ledger", "prove", what, "--config", str(past.config), check=False)
     assert done.returncode == 5
     assert f"`{what}`" in done.stderr or f"no receipt {what}" in done.stderr
     assert "hint: mcp-guard log" in done.stderr
 
 
-def test_nothing_is_proved_under_a_cosigned_head_that_there_is_not(past: Past) -> None:
+def test_proof_needs_an_existing_cosigned_head(past: Past) -> None:
     done = cli("ledger", "prove", "0", "--cosigned", "--config", str(past.config), check=False)
     assert done.returncode == 5
     assert done.stderr.endswith("is cosigned\nhint: mcp-guard ledger witness\n")

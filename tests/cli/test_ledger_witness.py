@@ -30,7 +30,7 @@ def call(config: Path) -> None:
         client.call("up__echo", {"text": "hi"})
 
 
-def test_a_checkpoint_goes_to_every_witness(config: Path) -> None:
+def test_checkpoint_is_sent_to_every_witness(config: Path) -> None:
     call(config)
     sent = checkpoint(config.parent / "state")
     _, said = cli("ledger", "witness", "--config", str(config)).stdout.splitlines()
@@ -42,7 +42,7 @@ def test_a_checkpoint_goes_to_every_witness(config: Path) -> None:
     assert cli("verify", "--config", str(config)).returncode == 0
 
 
-def test_a_rolled_back_ledger_is_told_loudly(config: Path) -> None:
+def test_rolled_back_ledger_is_reported(config: Path) -> None:
     call(config)
     shutil.copytree(config.parent / "state", config.parent / "before")
     call(config)
@@ -55,7 +55,7 @@ def test_a_rolled_back_ledger_is_told_loudly(config: Path) -> None:
     assert "Nothing was sent there." in found.stderr
 
 
-def test_one_that_fails_does_not_keep_the_others_from_it(config: Path) -> None:
+def test_failing_witness_does_not_stop_the_others(config: Path) -> None:
     broken = '[witnesses.broken]\nkind = "file"\npath = "nowhere/checkpoints"\n'
     config.write_text(config.read_text().replace("[witnesses.storage]", f"{broken}\n[witnesses.storage]"))
     call(config)
@@ -65,7 +65,7 @@ def test_one_that_fails_does_not_keep_the_others_from_it(config: Path) -> None:
     assert "is its storage mounted?" in found.stderr
 
 
-def test_what_is_not_configured_is_told(config: Path, tmp_path: Path) -> None:
+def test_unknown_witness_is_reported(config: Path, tmp_path: Path) -> None:
     call(config)
     found = cli("ledger", "witness", "nobody", "--config", str(config), check=False)
     assert (found.returncode, "configured: `storage`" in found.stderr) == (3, True)
@@ -73,7 +73,7 @@ def test_what_is_not_configured_is_told(config: Path, tmp_path: Path) -> None:
     assert "no witness is configured" in cli("ledger", "witness", "--config", str(config), check=False).stderr
 
 
-def test_only_what_is_due_is_sent_and_a_ledger_at_rest_stays_at_rest(config: Path) -> None:
+def test_only_due_checkpoints_are_sent_and_an_idle_ledger_sends_none(config: Path) -> None:
     config.write_text(config.read_text() + "every_receipts = 1\n")
     call(config)
     due = ("ledger", "witness", "--due", "--json", "--config", str(config))
@@ -87,7 +87,7 @@ def test_only_what_is_due_is_sent_and_a_ledger_at_rest_stays_at_rest(config: Pat
 
 
 @pytest.mark.parametrize("often", ["every_seconds = 1", "every_receipts = 2"])
-def test_a_guard_that_runs_has_its_ledger_witnessed(config: Path, often: str) -> None:
+def test_running_guard_sends_checkpoints_to_witnesses(config: Path, often: str) -> None:
     config.write_text(config.read_text() + often + "\n")
     with Client(config) as client:
         client.start()
@@ -100,7 +100,7 @@ def test_a_guard_that_runs_has_its_ledger_witnessed(config: Path, often: str) ->
     assert all(f"\n{said['size']}\n{said['root']}\n" in held for said in witnessed)
 
 
-def test_a_witness_that_fails_disturbs_no_call_and_is_told(config: Path) -> None:
+def test_failing_witness_is_reported_and_disturbs_no_call(config: Path) -> None:
     config.write_text(config.read_text().replace("storage/checkpoints", "nowhere/checkpoints") + "every_receipts = 1\n")
     with Client(config) as client:
         client.start()

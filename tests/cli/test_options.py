@@ -11,7 +11,7 @@ from mcp_guard.cli.options import account
 from tests.live.running_guard import cli, scripted, write_config
 
 
-def test_the_environment_does_not_say_who_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_user_is_not_taken_from_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = str(write_config(tmp_path, scripted("up", tmp_path)))
     for name in ("USER", "LOGNAME", "LNAME", "USERNAME"):
         monkeypatch.setenv(name, "mallory")
@@ -22,7 +22,7 @@ def test_the_environment_does_not_say_who_it_was(tmp_path: Path, monkeypatch: py
     assert account() != "mallory"
 
 
-def test_an_account_without_a_name_or_a_home(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_account_without_name_or_home_is_supported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "getuid", lambda: 4_294_967)
     monkeypatch.delenv("HOME")
     assert account() == "4294967"

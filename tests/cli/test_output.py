@@ -30,7 +30,7 @@ def on_terminal(*words: str, stdout: bool = False, **env: str) -> str:
     return shown.decode().removesuffix("END").replace("\r\n", "\n")
 
 
-def test_progress_is_shown_and_gone_in_the_end(tmp_path: Path) -> None:
+def test_progress_is_shown_and_then_cleared(tmp_path: Path) -> None:
     open_filled(tmp_path / "state", 1000).store.close()
     ledger = ("--ledger", str(tmp_path / "state/ledger.sqlite"))
     shown = on_terminal("ledger", "export", str(tmp_path / "out"), *ledger)
@@ -40,7 +40,7 @@ def test_progress_is_shown_and_gone_in_the_end(tmp_path: Path) -> None:
     assert on_terminal("verify", *ledger, TERM="dumb") == ""
 
 
-def test_the_start_of_the_upstreams_is_told(past: Past) -> None:
+def test_upstream_start_is_reported(past: Past) -> None:
     shown = on_terminal("policy", "validate", "--config", str(past.config))
     assert shown == "\r\x1b[Kstarting `up` …\r\r\x1b[K"
 
@@ -48,7 +48,7 @@ def test_the_start_of_the_upstreams_is_told(past: Past) -> None:
 @pytest.mark.parametrize(
     ("env", "escapes"), [({}, True), ({"NO_COLOR": "1"}, False), ({"TERM": "dumb"}, False), ({"NO_COLOR": ""}, True)]
 )
-def test_a_table_has_escape_codes_only_where_they_are_wanted(past: Past, env: dict[str, str], escapes: bool) -> None:
+def test_table_has_colour_only_where_supported(past: Past, env: dict[str, str], escapes: bool) -> None:
     shown = on_terminal("keys", "list", "--config", str(past.config), stdout=True, **env)
     assert "in force" in shown
     assert ("\x1b" in shown) is escapes
@@ -64,7 +64,9 @@ def test_a_table_has_escape_codes_only_where_they_are_wanted(past: Past, env: di
         ({"FORCE_COLOR": "1", "NO_COLOR": "1"}, False),
     ],
 )
-def test_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch, env: dict[str, str], coloured: bool) -> None:
+def test_colour_without_a_terminal_follows_the_environment(
+    monkeypatch: pytest.MonkeyPatch, env: dict[str, str], coloured: bool
+) -> None:
     for name in ("NO_COLOR", "FORCE_COLOR", "CLICOLOR_FORCE"):
         monkeypatch.delenv(name, raising=False)
     for name, value in env.items():
@@ -72,7 +74,7 @@ def test_where_there_is_no_terminal(monkeypatch: pytest.MonkeyPatch, env: dict[s
     assert is_coloured() is coloured
 
 
-def test_progress_where_nobody_watches_writes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
+def test_progress_without_a_terminal_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress() as progress:
         progress.say("starting")
         progress.tell(1, 2)

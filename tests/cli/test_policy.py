@@ -18,21 +18,21 @@ def candidate(folder: Path, text: str) -> str:
     return str(folder)
 
 
-def test_replay_of_the_policies_in_force_makes_no_difference(past: Past, tmp_path: Path) -> None:
+def test_replay_of_the_active_policies_shows_no_difference(past: Past, tmp_path: Path) -> None:
     printed = transcript(past, "policy", "replay", "--candidate", candidate(tmp_path, POLICIES))
     assert printed.splitlines()[0] == "was \\ would be  allow  deny  require_approval"
     assert printed.endswith("not run again: 1, refused before any policy was asked\nnever more permissive: yes")
     assert "seq" not in printed
 
 
-def test_replay_names_each_difference_and_fails_if_more_is_let(past: Past, tmp_path: Path) -> None:
+def test_replay_lists_differences_and_fails_if_more_is_allowed(past: Past, tmp_path: Path) -> None:
     where = candidate(tmp_path, OPEN)
     printed = transcript(past, "policy", "replay", "--candidate", where, code=1)
     assert "14  TIME  tester  up__echo  deny  allow  all  MORE PERMISSIVE" in printed.splitlines()
     assert printed.endswith("never more permissive: no")
 
 
-def test_replay_of_stricter_policies(past: Past, tmp_path: Path) -> None:
+def test_replay_of_stricter_policies_succeeds(past: Past, tmp_path: Path) -> None:
     nothing = '@id("none") forbid (principal, action, resource);'
     report = as_json(past, "policy", "replay", "--candidate", candidate(tmp_path, nothing), "--last", "2")
     assert report["never_more_permissive"] is True
@@ -41,13 +41,13 @@ def test_replay_of_stricter_policies(past: Past, tmp_path: Path) -> None:
     assert report["unlike_recorded"] == []
 
 
-def test_replay_refuses_a_candidate_that_does_not_fit_the_tools(past: Past, tmp_path: Path) -> None:
+def test_replay_refuses_a_candidate_that_does_not_match_the_tools(past: Past, tmp_path: Path) -> None:
     wrong = '@id("w") permit (principal, action == Action::"up__echo", resource) when { context.input.txt == "x" };'
     printed = transcript(past, "policy", "replay", "--candidate", candidate(tmp_path, wrong), code=4)
     assert "candidate.cedar: w: " in printed
 
 
-def test_explain_a_denial(past: Past) -> None:
+def test_explain_describes_a_denial(past: Past) -> None:
     assert (
         transcript(past, "policy", "explain", "14")
         == """\
@@ -66,7 +66,7 @@ of the policies:
     )
 
 
-def test_explain_a_held_call_by_the_call(past: Past) -> None:
+def test_explain_describes_a_held_call(past: Past) -> None:
     printed = transcript(past, "policy", "explain", "9")
     assert printed.startswith("receipt 8: tester asked for up__echo at TIME\nheld for people, because gates stand")
     assert '    unless context.input.text like "hi*": false  (context.input.text = "gated")' in printed
@@ -76,13 +76,13 @@ def test_explain_a_held_call_by_the_call(past: Past) -> None:
     assert {"change": "without `gate`", "outcome": "allow", "routes": []} in report["policy_changes"]
 
 
-def test_explain_what_people_denied(past: Past) -> None:
+def test_explain_describes_a_denial_by_an_approver(past: Past) -> None:
     lines = transcript(past, "policy", "explain", "18").splitlines()
     assert lines[1] == "recorded: deny: approval APPROVAL is denied by Alice: not twice"
     assert lines[2].startswith("held for people")
 
 
-def test_explain_where_no_policy_was_asked(past: Past) -> None:
+def test_explain_says_when_no_policy_was_evaluated(past: Past) -> None:
     printed = transcript(past, "policy", "explain", "19", code=5)
     assert printed.startswith("mcp-guard: no policy was asked in receipt 19: unknown tool\nhint: ")
     assert "no decision in receipt or call" in transcript(past, "policy", "explain", "0", code=5)
@@ -105,7 +105,7 @@ warning: test.cedar: allow-all: allows everything, to every agent, on every tool
     assert as_json(past, "policy", "lint", code=1)["findings"][0]["policy"] == "allow-all"
 
 
-def test_schema_is_the_same_live_and_from_the_ledger(past: Past) -> None:
+def test_schema_from_the_ledger_equals_the_live_schema(past: Past) -> None:
     kept = transcript(past, "policy", "schema")
     assert 'action "up__echo" in ["server:up", "write"] appliesTo {' in kept.splitlines()
     assert transcript(past, "policy", "schema", "--live") == kept
@@ -122,7 +122,7 @@ def test_export(past: Past, tmp_path: Path) -> None:
     assert transcript(past, "policy", "export") == text.rstrip()
 
 
-def test_fmt_checks_and_formats_and_keeps_comments(past: Past, tmp_path: Path) -> None:
+def test_fmt_checks_formats_and_keeps_comments(past: Past, tmp_path: Path) -> None:
     path = tmp_path / "a.cedar"
     path.write_text('// why\n@id("a") permit(principal,action,resource)when{context.risk.score<5 // low\n};')
     assert "+permit (principal, action, resource)" in transcript(past, "policy", "fmt", "--check", str(path), code=1)
@@ -146,7 +146,7 @@ def test_coverage(past: Past, tmp_path: Path) -> None:
     assert printed[-1] == "1 of 3 policies are determined by a case"
 
 
-def test_new_starts_a_policy_that_passes_its_own_cases(past: Past, tmp_path: Path) -> None:
+def test_new_creates_a_policy_that_passes_its_cases(past: Past, tmp_path: Path) -> None:
     out = tmp_path / "update.cedar"
     words = ("policy", "new", "up__update_deal", "--out", str(out))
     assert transcript(past, *words).splitlines()[0] == f"wrote {out}"
@@ -161,12 +161,12 @@ def test_new_starts_a_policy_that_passes_its_own_cases(past: Past, tmp_path: Pat
     assert "did you mean" not in transcript(past, "policy", "new", "up__nonesuch", code=4)
 
 
-def test_a_verb_that_is_none(past: Past) -> None:
+def test_unknown_verb_is_a_usage_error(past: Past) -> None:
     assert cli("policy", "lnt", check=False).returncode == 2
     assert "explain" in cli("policy", "--help").stdout
 
 
-def test_suggest_says_why_there_is_nothing(past: Past) -> None:
+def test_suggest_explains_an_empty_result(past: Past) -> None:
     assert (
         transcript(past, "policy", "suggest", code=1)
         == """\

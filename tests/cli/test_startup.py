@@ -13,7 +13,7 @@ def refuse() -> None:
     raise ConfigError("this is wrong", "mend it")
 
 
-def test_the_result_comes_over_and_nothing_else_of_the_other_process() -> None:
+def test_only_the_result_comes_back_from_the_child_process() -> None:
     here: list[int] = []
 
     def work() -> tuple[int, list[int]]:
@@ -24,19 +24,19 @@ def test_the_result_comes_over_and_nothing_else_of_the_other_process() -> None:
     assert (pid == os.getpid(), there, here) == (False, [1], [])
 
 
-def test_its_error_is_raised_here_with_its_hint() -> None:
+def test_child_error_is_raised_in_the_parent_with_its_hint() -> None:
     with pytest.raises(ConfigError, match=r"this is wrong\nhint: mend it"):
         begin_apart(refuse)()
 
 
 @pytest.mark.parametrize("code", [0, 2])
-def test_where_argparse_ends_it_this_one_ends_too(code: int) -> None:
+def test_usage_error_in_the_child_ends_the_parent(code: int) -> None:
     with pytest.raises(SystemExit) as ended:
         begin_apart(lambda: sys.exit(code))()
     assert ended.value.code == code
 
 
 @pytest.mark.parametrize("code", [1, 3, -9])
-def test_its_death_is_an_error(code: int) -> None:
+def test_death_of_the_child_is_an_error(code: int) -> None:
     with pytest.raises(ConfigError, match="died"):
         begin_apart(lambda: os.kill(os.getpid(), 9) if code < 0 else os._exit(code))()

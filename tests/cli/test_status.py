@@ -17,7 +17,7 @@ def receipts(past: Past) -> int:
     return int(json.loads(cli("log", "--last", "1", "--json", "--config", str(past.config)).stdout)[0]["seq"]) + 1
 
 
-def test_status_beside_a_running_guard(past: Past) -> None:
+def test_status_shows_a_running_guard(past: Past) -> None:
     cli("verify", "--config", str(past.config))
     text = cli("status", "--config", str(past.config)).stdout.replace("\t", "  ")
     for pattern, name in KINDS:
@@ -38,7 +38,7 @@ def test_status_beside_a_running_guard(past: Past) -> None:
     assert len(lines) == 14
 
 
-def test_status_as_json(past: Past) -> None:
+def test_status_prints_json(past: Past) -> None:
     found = json.loads(cli("status", "--json", "--last", "2", "--config", str(past.config)).stdout)
     assert (found["receipts"], found["pending"], len(found["guards"])) == (receipts(past), [past.pending], 1)
     assert [each["seq"] for each in found["calls"]] == [19, 26]
@@ -47,7 +47,7 @@ def test_status_as_json(past: Past) -> None:
     assert found["policies"]["mode"] == "enforce"
 
 
-def test_status_says_that_more_was_verified_than_there_is(tmp_path: Path) -> None:
+def test_status_reports_a_ledger_shorter_than_verified(tmp_path: Path) -> None:
     open_filled(tmp_path / "state", 10).store.close()
     at = ("--config", str(write_config(tmp_path, scripted("up", tmp_path))))
     assert "verified: never here: mcp-guard verify\n" in cli("status", *at).stdout
@@ -60,7 +60,7 @@ def test_status_says_that_more_was_verified_than_there_is(tmp_path: Path) -> Non
     assert "verified: never here" in cli("status", *at).stdout
 
 
-def test_status_names_upstreams_that_failed(tmp_path: Path) -> None:
+def test_status_names_failed_upstreams(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
     with Client(config) as client:
         client.start()
@@ -69,7 +69,7 @@ def test_status_names_upstreams_that_failed(tmp_path: Path) -> None:
     assert "upstream up: 1 unknown" in cli("status", "--config", str(config)).stdout
 
 
-def test_status_says_which_upstreams_of_a_running_guard_are_down_and_why(tmp_path: Path) -> None:
+def test_status_says_which_upstreams_are_down_and_why(tmp_path: Path) -> None:
     far = f'[upstreams.far]\nurl = "http://127.0.0.1:{free_port()}/mcp"\n'
     guards = tmp_path / "state" / "guards"
     config = write_config(tmp_path, scripted("up", tmp_path) + far + upstream("gone", "/nonexistent"))
@@ -95,7 +95,7 @@ def test_status_says_which_upstreams_of_a_running_guard_are_down_and_why(tmp_pat
     assert "session" not in cli("status", "--config", str(config)).stdout
 
 
-def test_status_of_nothing(tmp_path: Path) -> None:
+def test_status_without_a_ledger(tmp_path: Path) -> None:
     done = cli("status", "--config", str(write_config(tmp_path, scripted("up", tmp_path))), check=False)
     assert done.returncode == 5
     assert "no ledger at" in done.stderr

@@ -62,14 +62,14 @@ def test_diff(stage: Stage) -> None:
     assert [each["where"] for each in differences["differences"]] == ["description"]
 
 
-def test_show_of_what_is_new(stage: Stage) -> None:
+def test_show_prints_a_new_tool(stage: Stage) -> None:
     said = shown(stage, "show", "up__fresh")
     assert said.startswith("up__fresh@HASH: quarantined: it hides characters")
     assert '  "description": "ad\\u200bds",' in said
     assert said.endswith("! hidden_characters: description: U+200B ZERO WIDTH SPACE\n")
 
 
-def test_what_was_not_seen_cannot_be_accepted(stage: Stage) -> None:
+def test_definition_that_was_not_shown_cannot_be_accepted(stage: Stage) -> None:
     assert shown(stage, "accept", "up__echo", "--why", "x", code=7) == (
         "mcp-guard: say which definition you have seen\n"
         'hint: mcp-guard tools accept up__echo@HASH --why "…"\n'
@@ -97,12 +97,12 @@ def test_accept_and_refuse(stage: Stage) -> None:
         (("accept", "up__count", "--why", "x"), "`up__count` has no definition to accept: it is pinned"),
     ],
 )
-def test_what_is_not_there_is_named(stage: Stage, words: tuple[str, ...], message: str) -> None:
+def test_unknown_tool_is_named(stage: Stage, words: tuple[str, ...], message: str) -> None:
     assert f"mcp-guard: {message}" in shown(stage, *words, code=7)
 
 
 @pytest.mark.parametrize(("answer", "code"), [("y", 0), ("n", 7)])
-def test_on_a_terminal_it_is_shown_in_colour_and_asked(stage: Stage, answer: str, code: int) -> None:
+def test_accept_shows_colours_and_asks_on_a_terminal(stage: Stage, answer: str, code: int) -> None:
     ours, theirs = pty.openpty()
     words = command("tools", "accept", "up__echo", "--why", "seen", "--config", str(stage.config))
     process = subprocess.Popen(words, stdin=theirs, stdout=theirs, stderr=theirs, env={**os.environ, "TERM": "xterm"})

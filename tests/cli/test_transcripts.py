@@ -57,7 +57,7 @@ seq  time  kind  agent  tool  outcome  what
     )
 
 
-def test_log_by_kind_and_count(past: Past) -> None:
+def test_log_filters_by_kind_and_count(past: Past) -> None:
     assert (
         transcript(past, "log", "--last", "1", "--kind", "policy.loaded")
         == """\
@@ -66,7 +66,7 @@ seq  time  kind  agent  tool  outcome  what
     )
 
 
-def test_show_tells_the_whole_story_of_an_approved_call(past: Past) -> None:
+def test_show_prints_every_step_of_an_approved_call(past: Past) -> None:
     story = transcript(past, "show", "11")
     assert story.startswith(
         "tester, instance RUN, called up__echo on behalf of dana due to ticket INC-7, approved by Alice, "
@@ -97,13 +97,13 @@ def test_show_tells_the_whole_story_of_an_approved_call(past: Past) -> None:
     )
 
 
-def test_show_of_what_was_denied(past: Past) -> None:
+def test_show_prints_a_denied_call(past: Past) -> None:
     lines = transcript(past, "show", "14").splitlines()
     assert lines[0] == "tester, instance RUN: asked for up__echo; nothing was sent."
     assert '    policies        ["quiet"]' in lines
 
 
-def test_show_of_nothing(past: Past) -> None:
+def test_show_of_an_unknown_call_fails(past: Past) -> None:
     assert (
         transcript(past, "show", "4711", code=5)
         == """\
@@ -150,7 +150,7 @@ APPROVAL  requested  tester  up__get_deal  people  LEFT"""
     ]  # fmt: skip
 
 
-def test_approvals_show_spells_out_what_an_agent_wrote_for_the_terminal(past: Past) -> None:
+def test_approvals_show_escapes_text_written_by_the_agent(past: Past) -> None:
     assert (
         transcript(past, "approvals", "show", past.pending)
         == r"""
@@ -184,13 +184,13 @@ APPROVAL  requested  LEFT
         ),
     ],
 )
-def test_approvals_that_cannot_be_given(past: Past, words: tuple[str, ...], code: int, expected: str) -> None:
+def test_impossible_approvals_are_refused(past: Past, words: tuple[str, ...], code: int, expected: str) -> None:
     ids = {"CONSUMED": past.approved, "DENIED": past.denied, "PENDING": past.pending}
     named = [ids.get(word, word) for word in words]
     assert transcript(past, "approvals", *named, "--rationale", "x", code=code).startswith(f"mcp-guard: {expected}")
 
 
-def test_a_rationale_is_required(past: Past) -> None:
+def test_rationale_is_required(past: Past) -> None:
     words = ("approvals", "deny", past.pending, "--as", "alice")
     assert "the following arguments are required: --rationale" in transcript(past, *words, code=2)
     assert "a rationale is required" in transcript(past, *words, "--rationale", " ", code=7)
@@ -283,7 +283,7 @@ def test_exit_codes(words: tuple[str, ...], code: int, expected: str) -> None:
     assert "Traceback" not in text
 
 
-def test_run_names_the_agents_there_are(past: Past) -> None:
+def test_run_with_an_unknown_agent_lists_the_agents(past: Past) -> None:
     code, text = run("run", "--config", str(past.config), "--agent", "nobody")
     assert code == 8
     assert "`nobody`" in text

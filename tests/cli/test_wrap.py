@@ -72,7 +72,7 @@ PLACES = [(client, place) for client in CLIENTS for place in client.places]
 
 
 @pytest.mark.parametrize(("client", "place"), PLACES, ids=[f"{c.id}-{p.scope}" for c, p in PLACES])
-def test_every_client_there_and_back(here: Path, client: Client, place: ConfigLocation) -> None:
+def test_wrap_and_unwrap_restore_the_file_of_every_client(here: Path, client: Client, place: ConfigLocation) -> None:
     path = this_host().locate(place)
     path.parent.mkdir(parents=True, exist_ok=True)
     inner: object = {"git": GIT}
@@ -89,7 +89,7 @@ def test_every_client_there_and_back(here: Path, client: Client, place: ConfigLo
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: str(sample.client))
-def test_odd_files_there_and_back(here: Path, sample: Sample) -> None:
+def test_wrap_and_unwrap_restore_unusual_files(here: Path, sample: Sample) -> None:
     path = here / "odd.json"
     path.write_bytes(sample.text.encode())
     path.chmod(0o640)
@@ -101,7 +101,7 @@ def test_odd_files_there_and_back(here: Path, sample: Sample) -> None:
     assert path.stat().st_mode & 0o777 == 0o640
 
 
-def test_without_a_configuration_one_is_made_for_the_client(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_missing_configuration_is_created_for_the_client(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = desktop(here)
     assert main(["wrap", "--yes"]) == 0
     settings = load(Path("mcp-guard.toml"))
@@ -114,7 +114,7 @@ def test_without_a_configuration_one_is_made_for_the_client(here: Path, capsys: 
     assert main(["policy", "lint"]) == 0
 
 
-def test_first_policies_of_ones_own_are_not_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_existing_policies_are_not_overwritten(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     desktop(here)
     Path("policies").mkdir()
     Path("policies/start.cedar").write_text("// mine")
@@ -124,7 +124,7 @@ def test_first_policies_of_ones_own_are_not_overwritten(here: Path, capsys: pyte
     assert all_files(here) == before
 
 
-def test_what_is_said_and_kept_of_a_secret(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_secrets_are_moved_and_reported_without_their_values(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     desktop(here)
     assert main(["init", "--yes"]) == 0
     assert main(["wrap", "--yes"]) == 0
@@ -141,7 +141,7 @@ def test_what_is_said_and_kept_of_a_secret(here: Path, capsys: pytest.CaptureFix
     assert SECRET not in capsys.readouterr().out
 
 
-def test_no_secret_is_shown_wherever_it_stands(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_no_secret_is_printed_wherever_it_is_in_the_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     arguments = ["--token", "tok-1", "--api-key=key-2", "postgresql://me:pass-3@db/x", "--verbose"]
     path = desktop(here, a={"command": "a", "args": arguments, "env": {"PIN_TOKEN": "0429"}}, b={"command": "b"})
     path.chmod(0o600)
@@ -153,14 +153,14 @@ def test_no_secret_is_shown_wherever_it_stands(here: Path, capsys: pytest.Captur
         assert secret not in said
 
 
-def test_a_configuration_is_no_more_open_than_the_clients_file(here: Path) -> None:
+def test_configuration_is_no_more_readable_than_the_client_file(here: Path) -> None:
     path = desktop(here, a={"command": "a"})
     path.chmod(0o600)
     assert main(["wrap", "--yes"]) == 0
     assert Path("mcp-guard.toml").stat().st_mode & 0o777 == 0o600
 
 
-def test_unwrap_finds_the_guard_by_the_clients_entry(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unwrap_finds_the_guard_through_the_client_entry(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = desktop(here)
     assert main(["wrap", "--yes"]) == 0
     monkeypatch.chdir(here)
@@ -168,7 +168,7 @@ def test_unwrap_finds_the_guard_by_the_clients_entry(here: Path, monkeypatch: py
     assert list(servers(path)) == ["git"]
 
 
-def test_secrets_go_to_the_keyring_and_come_back(
+def test_secrets_move_to_the_keyring_and_back(
     here: Path, kept: Callable[[], dict[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = desktop(
@@ -190,9 +190,7 @@ def test_secrets_go_to_the_keyring_and_come_back(
     assert kept() == {}
 
 
-def test_an_entry_of_the_keyring_that_holds_something_else_is_left_alone(
-    here: Path, kept: Callable[[], dict[str, str]]
-) -> None:
+def test_foreign_keyring_entry_is_not_touched(here: Path, kept: Callable[[], dict[str, str]]) -> None:
     Path(os.environ["TEST_KEYRING"]).write_text('{"mcp-guard/git.GITHUB_TOKEN": "another"}')
     desktop(here)
     assert main(["wrap", "--move-secrets", "--yes"]) == 0
@@ -201,7 +199,7 @@ def test_an_entry_of_the_keyring_that_holds_something_else_is_left_alone(
     assert kept() == {"mcp-guard/git.GITHUB_TOKEN": "another"}
 
 
-def test_a_secret_that_is_gone_from_the_keyring_stops_the_undoing(
+def test_secret_missing_from_the_keyring_stops_unwrap(
     here: Path, kept: Callable[[], dict[str, str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = desktop(here)
@@ -213,7 +211,7 @@ def test_a_secret_that_is_gone_from_the_keyring_stops_the_undoing(
     assert path.read_bytes() == wrapped
 
 
-def test_nothing_is_written_without_a_yes(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_nothing_is_written_without_confirmation(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     desktop(here)
     before = all_files(here)
     for words in (["wrap"], ["wrap", "--json"]):
@@ -224,7 +222,7 @@ def test_nothing_is_written_without_a_yes(here: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize(("answer", "code"), [(b"y\n", 0), (b"\n", 1)])
-def test_the_question_at_a_terminal(here: Path, answer: bytes, code: int) -> None:
+def test_wrap_asks_for_confirmation_on_a_terminal(here: Path, answer: bytes, code: int) -> None:
     path = desktop(here)
     before = path.read_bytes()
     terminal, end = pty.openpty()
@@ -238,7 +236,7 @@ def test_the_question_at_a_terminal(here: Path, answer: bytes, code: int) -> Non
 
 
 @pytest.mark.parametrize("verb", ["wrap", "unwrap"])
-def test_a_file_that_changes_while_it_is_asked_about_stays(here: Path, verb: str) -> None:
+def test_file_changed_during_confirmation_is_not_overwritten(here: Path, verb: str) -> None:
     path = desktop(here)
     if verb == "unwrap":
         assert main(["wrap", "--yes"]) == 0
@@ -261,7 +259,7 @@ def test_a_file_that_changes_while_it_is_asked_about_stays(here: Path, verb: str
     assert all_files(here / "guard") == files
 
 
-def test_a_wrap_that_breaks_off_is_undone_or_done_again(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_interrupted_wrap_can_be_undone_or_repeated(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The disk of the client's file is full, when the guard's own files are written already."""
     with small_disk(here) as disk:
         path = disk / "mcp.json"
@@ -287,7 +285,7 @@ def test_a_wrap_that_breaks_off_is_undone_or_done_again(here: Path, capsys: pyte
         assert not list(Path("state/clients").iterdir())
 
 
-def test_a_second_wrap_says_so_and_changes_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_repeated_wrap_changes_nothing(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     desktop(here, git=GIT, off={"command": "x", "disabled": True})
     assert main(["wrap", "--yes"]) == 0
     before = all_files(here)
@@ -296,7 +294,7 @@ def test_a_second_wrap_says_so_and_changes_nothing(here: Path, capsys: pytest.Ca
     assert all_files(here) == before
 
 
-def test_entries_that_need_no_guard(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_entries_that_need_no_guard_are_left_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One that leads to a guard of another user, and one that is off."""
     shim = {"command": "mcp-guard", "args": ["connect", "--socket", "/run/guard"]}
     path = desktop(here, shim=shim, off={"command": "x", "disabled": True})
@@ -309,7 +307,7 @@ def test_entries_that_need_no_guard(here: Path, capsys: pytest.CaptureFixture[st
     assert main(["wrap", "--server", "off", "--yes"]) == 1
 
 
-def test_an_entry_that_was_written_by_hand(here: Path) -> None:
+def test_guard_entry_written_by_hand_is_recognised(here: Path) -> None:
     """It names the configuration as people do, and stays as it is but for the variables that it must pass on."""
     assert main(["init", "--yes"]) == 0
     (here / "link.toml").symlink_to(here / "guard" / "mcp-guard.toml")
@@ -327,14 +325,14 @@ def test_an_entry_that_was_written_by_hand(here: Path) -> None:
     assert path.read_bytes() == before
 
 
-def test_what_cannot_be_wrapped_stays_and_is_said(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_servers_that_cannot_be_wrapped_stay_and_are_reported(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = desktop(here, git=GIT, odd={"command": "x", "envFile": ".env"})
     assert main(["wrap", "--yes"]) == 1
     assert "odd: left as it is: the guard reads no `envFile`" in capsys.readouterr().out
     assert list(servers(path)) == ["guard", "odd"]
 
 
-def test_servers_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_servers_are_selected_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = desktop(here, a={"command": "a"}, b={"command": "b"}, c={"command": "c"})
     assert main(["wrap", "--server", "c", "--server", "a", "--yes", "--json"]) == 0
     said = json.loads(capsys.readouterr().out)
@@ -344,7 +342,7 @@ def test_servers_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert "no server `z`" in capsys.readouterr().err
 
 
-def test_the_agent_that_is_named(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrap_enrols_the_named_agent(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = desktop(here)
     assert main(["init", "--yes"]) == 0
     before = Path("mcp-guard.toml").read_bytes()
@@ -358,7 +356,7 @@ def test_the_agent_that_is_named(here: Path, capsys: pytest.CaptureFixture[str])
     assert Path("mcp-guard.toml").read_bytes() == before
 
 
-def test_a_link_is_followed_to_the_file(here: Path) -> None:
+def test_symbolic_link_is_followed_to_the_file(here: Path) -> None:
     path = desktop(here)
     real = here / "dotfiles.json"
     path.rename(real)
@@ -378,7 +376,7 @@ def cursor(here: Path, **servers: object) -> Path:
     return path
 
 
-def test_two_clients_of_one_guard(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_two_clients_share_one_guard(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Each is an agent of its own; the same server is one upstream, another of that name gets a number."""
     assert main(["init", "--yes", "--owner", "Dana"]) == 0
     one = desktop(here, git=GIT, same={"command": "s"})
@@ -405,7 +403,7 @@ def test_two_clients_of_one_guard(here: Path, capsys: pytest.CaptureFixture[str]
     assert not list(Path("state/clients").iterdir())
 
 
-def test_a_server_that_was_added_later(here: Path) -> None:
+def test_server_added_later_is_wrapped_by_a_second_run(here: Path) -> None:
     path = desktop(here)
     assert main(["init", "--yes"]) == 0
     assert main(["wrap", "--yes"]) == 0
@@ -421,7 +419,7 @@ def test_a_server_that_was_added_later(here: Path) -> None:
     assert upstreams() == {}
 
 
-def test_comments_of_the_configuration_stay(here: Path) -> None:
+def test_comments_in_the_configuration_are_kept(here: Path) -> None:
     assert main(["init", "--yes"]) == 0
     config = Path("mcp-guard.toml")
     config.write_bytes(config.read_bytes().replace(b"\n", b"\r\n") + b"# mine, without an end of line")
@@ -434,7 +432,7 @@ def test_comments_of_the_configuration_stay(here: Path) -> None:
     assert config.read_bytes() == before
 
 
-def test_a_section_that_policies_speak_of_stays(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_section_named_by_policies_is_kept(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = desktop(here, git=GIT, my={"command": "x"})
     assert main(["wrap", "--yes"]) == 0
     Path("policies/git.cedar").write_text('@id("x") permit (principal, action == Action::"git__status", resource);')
@@ -444,7 +442,7 @@ def test_a_section_that_policies_speak_of_stays(here: Path, capsys: pytest.Captu
     assert list(servers(path)) == ["git", "my"]
 
 
-def test_a_section_that_was_changed_stays(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_edited_section_is_kept(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     desktop(here, a={"command": "a"}, b={"command": "b"}, c={"command": "c"})
     assert main(["wrap", "--yes"]) == 0
     config = Path("mcp-guard.toml")
@@ -458,7 +456,7 @@ def test_a_section_that_was_changed_stays(here: Path, capsys: pytest.CaptureFixt
 
 
 @pytest.mark.parametrize("spelt", ["\\u0067hp_0123456789", "ghp\\/0123456789"])
-def test_a_secret_that_is_spelt_oddly_is_not_moved(
+def test_secret_in_an_unusual_spelling_is_not_moved(
     here: Path, kept: Callable[[], dict[str, str]], spelt: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = desktop(here, git={"command": "git", "env": {"TOKEN": "SPELT"}})
@@ -472,7 +470,7 @@ def test_a_secret_that_is_spelt_oddly_is_not_moved(
     assert path.read_bytes() == before[path]
 
 
-def test_a_copy_that_was_tampered_with_is_not_put_back(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_altered_backup_is_not_restored(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = desktop(here)
     assert main(["wrap", "--yes"]) == 0
     wrapped = path.read_bytes()
@@ -483,14 +481,14 @@ def test_a_copy_that_was_tampered_with_is_not_put_back(here: Path, capsys: pytes
     assert path.read_bytes() == wrapped
 
 
-def test_a_guard_that_enforces_says_what_that_means(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_enforcing_guard_prints_a_warning(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     desktop(here)
     assert main(["init", "--enforce", "--yes"]) == 0
     assert main(["wrap", "--dry-run"]) == 0
     assert "tools that no policy permits are not listed" in capsys.readouterr().out
 
 
-def test_what_cannot_be_undone_names_the_copy(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_failed_unwrap_names_the_backup(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = desktop(here)
     before = path.read_text()
     assert main(["wrap", "--yes"]) == 0
@@ -522,7 +520,9 @@ BROKEN: list[Broken] = [
 
 
 @pytest.mark.parametrize(("text", "what"), BROKEN)
-def test_files_that_cannot_be_wrapped(here: Path, text: str, what: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_files_that_cannot_be_wrapped_are_refused(
+    here: Path, text: str, what: str, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = desktop(here)
     path.write_text(text)
     words = ["--server", "c"] if '"c"' in text else []
@@ -532,7 +532,7 @@ def test_files_that_cannot_be_wrapped(here: Path, text: str, what: str, capsys: 
     assert not Path("state").exists()
 
 
-def test_commands_with_nothing_to_work_on(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrap_and_unwrap_with_nothing_to_do_explain_why(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, what in (
         (["wrap"], "no client with servers was found; looked at"),
         (["wrap", "zed"], "Zed has no servers; looked at"),
@@ -548,7 +548,7 @@ def test_commands_with_nothing_to_work_on(here: Path, capsys: pytest.CaptureFixt
     assert "this guard has wrapped nothing" in capsys.readouterr().err
 
 
-def test_a_configuration_that_does_not_load_is_not_added_to(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_invalid_configuration_is_not_extended(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = desktop(here)
     before = path.read_bytes()
     Path("mcp-guard.toml").write_text('upstreams = {}\n[guard]\npolicies = "policies"\n')

@@ -17,14 +17,16 @@ values = st.recursive(
 
 
 @given(values, st.sampled_from([None, 1, "\t"]), st.booleans())
-def test_plain_json_is_read_as_python_reads_it(value: object, indent: int | str | None, ascii_only: bool) -> None:
+def test_plain_json_is_parsed_like_the_standard_library(
+    value: object, indent: int | str | None, ascii_only: bool
+) -> None:
     text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
     node = parse(text)
     assert node.value == value
     assert (node.start, node.end) == (0, len(text))
 
 
-def test_every_value_is_where_it_says() -> None:
+def test_every_value_has_the_right_position() -> None:
     text = '/**/ {"a": [1, "x"], // c\n "b" : {"c": null,}, }'
     node = parse(text)
     assert [text[each.start : each.end] for each in node.members] == ['"a": [1, "x"]', '"b" : {"c": null,}']
@@ -50,7 +52,7 @@ def test_every_value_is_where_it_says() -> None:
         ("[" * (MAX_DEPTH + 2), f"no more than {MAX_DEPTH} levels expected"),
     ],
 )
-def test_what_is_not_json(text: str, what: str) -> None:
+def test_invalid_json_is_refused(text: str, what: str) -> None:
     with pytest.raises(ConfigError) as caught:
         parse(text, "file")
     assert what in str(caught.value)

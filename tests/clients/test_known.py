@@ -32,13 +32,13 @@ PLACES = {
 
 
 @pytest.mark.parametrize(("number", "platform"), list(enumerate(["linux", "darwin", "win32"])))
-def test_the_files_of_each_client(number: int, platform: str) -> None:
+def test_default_files_of_each_client(number: int, platform: str) -> None:
     host = Host(platform, HOME, {}, PROJECT_FOLDER)
     found = {(spot.client.id, spot.scope): spot.path for client in CLIENTS for spot in server_sections(client, host)}
     assert found == {place: HOME / paths[number] for place, paths in PLACES.items()}
 
 
-def test_folders_that_the_environment_names() -> None:
+def test_folders_from_environment_variables() -> None:
     linux = Host("linux", HOME, {"XDG_CONFIG_HOME": "/etc/you"}, PROJECT_FOLDER)
     windows = Host("win32", HOME, {"APPDATA": "/roaming"}, PROJECT_FOLDER)
     assert next(server_sections(find_client("claude-desktop"), linux)).path == Path(
@@ -59,7 +59,7 @@ def test_folders_that_the_environment_names() -> None:
         ("/copy/.claude.json", "claude-code", USER, HOME),
     ],
 )
-def test_whose_a_file_is(path: str, client: str | None, scope: str, folder: Path) -> None:
+def test_client_of_a_file_is_recognised(path: str, client: str | None, scope: str, folder: Path) -> None:
     host = Host("linux", HOME, {}, PROJECT_FOLDER)
     if client is None:
         with pytest.raises(ConfigError, match="whose file is"):
@@ -69,11 +69,11 @@ def test_whose_a_file_is(path: str, client: str | None, scope: str, folder: Path
     assert (spot.client.id, spot.scope, spot.folder) == (client, scope, folder)
 
 
-def test_a_file_of_a_client_that_is_named_may_stand_anywhere() -> None:
+def test_file_of_a_named_client_may_be_anywhere() -> None:
     spot = section_of_file(Path("/tmp/x.json"), find_client("vscode"), Host("linux", HOME, {}, PROJECT_FOLDER))
     assert (spot.key, spot.scope, spot.folder) == (("servers",), USER, HOME)
 
 
-def test_a_client_that_nobody_knows() -> None:
+def test_unknown_client_is_refused() -> None:
     with pytest.raises(ConfigError, match="no client `emacs` is known"):
         find_client("emacs")

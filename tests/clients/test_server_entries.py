@@ -55,7 +55,7 @@ TAKEN: list[tuple[str, object, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("client", "value", "expected"), TAKEN)
-def test_what_an_entry_becomes(client: str, value: object, expected: dict[str, Any]) -> None:
+def test_entry_becomes_a_guarded_server(client: str, value: object, expected: dict[str, Any]) -> None:
     default = {} if "url" in expected else {"cwd": "/srv/app"}
     assert section(client, value) == {**default, **expected}
 
@@ -88,7 +88,7 @@ REFUSED: list[tuple[str, object, str]] = [
 
 
 @pytest.mark.parametrize(("client", "value", "why"), REFUSED)
-def test_what_stays_as_it_is(client: str, value: object, why: str) -> None:
+def test_unsupported_entries_stay_unchanged(client: str, value: object, why: str) -> None:
     with pytest.raises(NotWrapped, match=why):
         read_server("it", value, spot(client), HOST)
 
@@ -102,19 +102,19 @@ keys = st.sampled_from(["command", "args", "env", "cwd", "url", "headers", "type
 
 
 @given(st.dictionaries(keys, json_values | st.sampled_from(["a", ["b"], {"C": "${input:d}"}, "https://x"]), max_size=5))
-def test_any_entry_is_taken_or_left(value: dict[str, object]) -> None:
+def test_every_entry_is_either_wrapped_or_left_alone(value: dict[str, object]) -> None:
     with suppress(NotWrapped):
         section("vscode", value)
 
 
-def test_the_folder_of_a_workspace_is_no_one_folder_in_a_users_file() -> None:
+def test_workspace_variable_is_refused_in_a_user_file() -> None:
     for value in ({"command": "${workspaceFolder}/x"}, {"command": "a", "env": {"ROOT": "${workspaceFolder}"}}):
         with pytest.raises(NotWrapped, match="another folder each time"):
             read_server("it", value, spot("vscode", USER), HOST)
     assert section("vscode", {"command": "a"}, USER)["cwd"] == "/home/you"
 
 
-def test_what_is_left_out_or_fixed_is_said() -> None:
+def test_omitted_and_corrected_settings_are_reported() -> None:
     value = {"command": "a", "args": ["${REGION}"], "alwaysAllow": ["x"], "timeout": 5}
     notes = read_server("it", value, spot("claude-code"), HOST).notes
     assert notes == (
@@ -128,7 +128,7 @@ def test_what_is_left_out_or_fixed_is_said() -> None:
     [("git", "git"), ("My Server!", "my-server"), ("a__b", "a_b"), ("guard", "guard-server"), ("x" * 40, "x" * 24),
      ("ünï", "n"), ("@scope/pkg.name", "scope-pkg-name"), ("-_-", None), ("…", None)],
 )  # fmt: skip
-def test_a_name_that_can_prefix_tools(name: str, expected: str | None) -> None:
+def test_server_name_becomes_a_valid_tool_prefix(name: str, expected: str | None) -> None:
     if expected is None:
         with pytest.raises(NotWrapped, match="nothing of its name"):
             upstream_name(name)
@@ -136,7 +136,7 @@ def test_a_name_that_can_prefix_tools(name: str, expected: str | None) -> None:
         assert upstream_name(name) == expected
 
 
-def test_a_name_with_a_number_is_no_longer_than_names_may_be() -> None:
+def test_numbered_name_stays_within_the_length_limit() -> None:
     assert numbered("x" * 24, 12) == "x" * 21 + "-12"
 
 
@@ -152,6 +152,6 @@ def test_a_name_with_a_number_is_no_longer_than_names_may_be() -> None:
         ("text", None),
     ],
 )
-def test_an_entry_that_starts_a_guard(value: object, config: str | None) -> None:
+def test_entry_that_starts_a_guard_is_recognised(value: object, config: str | None) -> None:
     entry = guard_entry(value)
     assert (entry.config if entry else None) == config

@@ -38,7 +38,7 @@ def servers(sample: Sample, text: str) -> Value:
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: str(sample.client))
-def test_what_is_wrapped_is_gone_and_the_guard_is_there(sample: Sample) -> None:
+def test_wrapped_servers_are_replaced_by_the_guard(sample: Sample) -> None:
     plan = planned(sample)
     after = servers(sample, plan.client_text)
     assert plan.wrapped
@@ -50,7 +50,7 @@ def test_what_is_wrapped_is_gone_and_the_guard_is_there(sample: Sample) -> None:
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: str(sample.client))
-def test_what_stands_outside_the_entries_stays_as_it_is(sample: Sample) -> None:
+def test_text_outside_the_entries_is_unchanged(sample: Sample) -> None:
     """Each line that is not of a wrapped entry is there afterwards, in its order."""
     plan = planned(sample)
     document = servers_at(jsonc.parse(sample.text), sample.key)
@@ -80,14 +80,14 @@ def test_wrapping_and_unwrapping_restores_every_byte(sample: Sample) -> None:
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: str(sample.client))
-def test_an_edit_elsewhere_stays_and_the_servers_are_restored_as_they_were(sample: Sample) -> None:
+def test_unwrap_keeps_other_edits_and_restores_the_servers(sample: Sample) -> None:
     plan = planned(sample)
     edited = plan.client_text.replace("{", '{ /* mine */ "added": [1, 2],', 1)
     assert undone(sample, plan, edited) == sample.text.replace("{", '{ /* mine */ "added": [1, 2],', 1)
 
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: str(sample.client))
-def test_a_file_that_its_client_wrote_anew_gets_its_servers_back(sample: Sample) -> None:
+def test_file_rewritten_by_its_client_gets_its_servers_back(sample: Sample) -> None:
     """Another layout, without the comments, with another server: as some clients do whenever they end."""
     plan = planned(sample)
     value = jsonc.parse(plan.client_text).value
@@ -132,7 +132,7 @@ def doubled(text: str) -> str:
     st.sampled_from(SAMPLES),
     st.lists(st.sampled_from([crlf, with_mark, endless, tabbed, minified, doubled]), max_size=5),
 )
-def test_every_sample_in_every_guise(sample: Sample, guises: list[Callable[[str], str]]) -> None:
+def test_every_sample_is_restored_in_every_layout(sample: Sample, guises: list[Callable[[str], str]]) -> None:
     """There and back byte for byte; and with an edit in between, that edit and nothing else."""
     text = sample.text
     for guise in guises:
@@ -145,24 +145,24 @@ def test_every_sample_in_every_guise(sample: Sample, guises: list[Callable[[str]
     assert servers(guised, beside) == {**servers(guised, text), "new": {"command": "new"}}
 
 
-def test_what_is_there_again_is_not_overwritten() -> None:
+def test_server_added_again_by_hand_is_not_overwritten() -> None:
     plan = planned(DESKTOP)
     edited = plan.client_text.replace('"guard": {', '"git": {"command": "mine"},\n    "guard": {')
     with pytest.raises(NotUndone, match="a server `git` is there again"):
         undone(DESKTOP, plan, edited)
 
 
-def test_without_the_guards_entry_nothing_is_put_back() -> None:
+def test_unwrap_without_a_guard_entry_restores_nothing() -> None:
     plan = planned(DESKTOP)
     with pytest.raises(NotUndone, match="the entry `guard` is not there"):
         undone(DESKTOP, plan, plan.client_text.replace('"guard": {', '"renamed": {'))
 
 
-def test_a_file_put_back_by_hand_is_left_alone() -> None:
+def test_file_restored_by_hand_is_left_alone() -> None:
     assert undone(DESKTOP, planned(DESKTOP), DESKTOP.text) == DESKTOP.text
 
 
-def test_servers_added_later_are_wrapped_too_and_both_wraps_undone() -> None:
+def test_two_wraps_of_one_file_are_both_undone() -> None:
     first = planned(DESKTOP)
     text = first.client_text.replace('"guard": {', '"late": {"command": "late"}, "guard": {')
     later = Sample("claude-desktop", text)
@@ -178,20 +178,20 @@ def test_servers_added_later_are_wrapped_too_and_both_wraps_undone() -> None:
     }
 
 
-def test_a_project_of_claude_code_is_another_than_its_neighbour() -> None:
+def test_claude_code_projects_are_kept_apart() -> None:
     plan = planned(CODE)
     assert [server.name for server in plan.wrapped] == ["a", "b"]
     assert '"/home/you/other":{"mcpServers":{"a":{"command":"other"}}}' in plan.client_text
 
 
-def test_crlf_tabs_and_a_byte_order_mark_stay() -> None:
+def test_crlf_tabs_and_byte_order_mark_are_kept() -> None:
     text = planned(CURSOR).client_text
     assert text.startswith("\ufeff{\r\n\t")
     assert "\n" not in text.replace("\r\n", "")
     assert not text.endswith("\n")
 
 
-def test_what_the_client_asks_for_it_goes_on_asking_for() -> None:
+def test_client_prompts_keep_working() -> None:
     plan = planned(VSCODE)
     entry = servers(VSCODE, plan.client_text)["guard"]
     assert isinstance(entry, dict)
@@ -268,7 +268,7 @@ def written_anew(text: str) -> str:
 
 
 @given(documents(), st.sampled_from([added_outside, added_beside, written_anew]))
-def test_any_foreign_edit_stays(text: str, edit: Callable[[str], str]) -> None:
+def test_any_edit_by_others_is_kept(text: str, edit: Callable[[str], str]) -> None:
     sample = Sample("claude-code", text)
     if set(servers(sample, text)) <= {""}:
         return

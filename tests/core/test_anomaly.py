@@ -92,7 +92,7 @@ STRANGE = {
 
 
 @pytest.mark.parametrize("what", STRANGE)
-def test_what_the_agent_never_did_is_flagged_and_explained(what: str) -> None:
+def test_new_behaviour_is_flagged_and_explained(what: str) -> None:
     known = usual(random.Random(1))
     *_, before, act = STRANGE[what]
     signal = known.signal(before.tool, act)
@@ -102,7 +102,7 @@ def test_what_the_agent_never_did_is_flagged_and_explained(what: str) -> None:
     assert f"`{act.tool}`" in signal.because
 
 
-def test_a_new_destination_is_strange_only_where_destinations_are_few() -> None:
+def test_new_destination_is_unusual_only_if_destinations_rarely_vary() -> None:
     few, many = Profile(), Profile()
     for n in range(100):
         few.learn([CallFeatures("send", ("to",), ("anna",))])
@@ -113,7 +113,7 @@ def test_a_new_destination_is_strange_only_where_destinations_are_few() -> None:
     assert "a destination that is new" in few.strangeness(START, new)[1]
 
 
-def test_nothing_is_said_before_the_warm_up_is_over() -> None:
+def test_nothing_is_flagged_during_warm_up() -> None:
     rule = DriftRule(rate=0.05)
     assert rule.warm_up == 19
     known = Baseline(rule, Profile(), tuple(float(n) for n in range(18)))
@@ -124,7 +124,7 @@ def test_nothing_is_said_before_the_warm_up_is_over() -> None:
     )
 
 
-def test_a_run_stays_in_its_half() -> None:
+def test_run_stays_in_its_half_of_the_sample() -> None:
     runs = [(f"run_{n}", (CallFeatures("a"),)) for n in range(50)]
     first, more = (
         learn_baseline(RULE, runs),
@@ -135,7 +135,7 @@ def test_a_run_stays_in_its_half() -> None:
     assert more.profile.calls["a"] == first.profile.calls["a"]
 
 
-def test_what_is_kept_of_a_call_holds_no_values() -> None:
+def test_call_features_contain_no_argument_values() -> None:
     act = call_features(call(SEND, to=EVIL, text="secret"), "salt")
     assert (act.tool, act.names, len(act.sinks)) == ("crm__send", ("text", "to"), 1)
     assert EVIL not in str(write_run([act]))
@@ -144,6 +144,6 @@ def test_what_is_kept_of_a_call_holds_no_values() -> None:
     assert read_run(write_run([act])) == (act,)
 
 
-def test_a_p_value_counts_the_run_itself_and_ties_as_strange() -> None:
+def test_p_value_counts_the_run_itself_and_ties() -> None:
     known = Baseline(RULE, Profile(), tuple(float(n) for n in range(1, 20)))
     assert [known.p_value(score) for score in (100.0, 19.0, 1.0, 0.0)] == [1 / 20, 2 / 20, 1.0, 1.0]

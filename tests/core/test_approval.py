@@ -41,7 +41,7 @@ ENDS = {
 
 
 @pytest.mark.parametrize(("state", "event"), list(product(ApprovalState, ApprovalEvent)))
-def test_the_table_is_all_that_can_happen(state: ApprovalState, event: ApprovalEvent) -> None:
+def test_transitions_outside_the_table_raise(state: ApprovalState, event: ApprovalEvent) -> None:
     if (state, event) in TRANSITIONS:
         assert advance(state, event) is TRANSITIONS[state, event]
     else:
@@ -49,7 +49,7 @@ def test_the_table_is_all_that_can_happen(state: ApprovalState, event: ApprovalE
             advance(state, event)
 
 
-def test_the_table_is_the_designs() -> None:
+def test_transition_table_matches_the_design() -> None:
     reached = {start: {end for (state, _), end in TRANSITIONS.items() if state is start} for start in ApprovalState}
     assert reached[ApprovalState.REQUESTED] == {
         ApprovalState.APPROVED,
@@ -97,7 +97,7 @@ DECISION = Decision(Outcome.REQUIRE_APPROVAL, "sha256:p", routes=("people",))
         ("routes", CALL, replace(DECISION, routes=("people", "security"))),
     ],
 )
-def test_an_approval_is_bound_to_each_of_these(moved: str, call: Call, decision: Decision) -> None:
+def test_decision_hash_covers_every_bound_field(moved: str, call: Call, decision: Decision) -> None:
     before, after = binding(CALL, DECISION, "n"), binding(call, decision, "n")
     assert decision_hash(before, "n") == decision_hash(binding(CALL, DECISION, "n"), "n")
     assert decision_hash(before, "n") != decision_hash(after, "n")
@@ -115,12 +115,12 @@ PEOPLE = RouteRule("people", ("alice", "bob"), 1)
     ("approver", "requesters", "expected"),
     [("eve", (), "not an approver of route `people`"), ("bob", ("bob", None), "may not approve what they asked for")],
 )
-def test_who_may_not_vote(approver: str, requesters: tuple[str | None, ...], expected: str) -> None:
+def test_ineligible_approvers_may_not_vote(approver: str, requesters: tuple[str | None, ...], expected: str) -> None:
     with pytest.raises(ApprovalError, match=expected):
         check_vote([PEOPLE], approver, requesters)
 
 
-def test_who_may_vote() -> None:
+def test_eligible_approvers_may_vote() -> None:
     check_vote([PEOPLE], "alice", ("bob", "dana"))
     check_vote([replace(PEOPLE, self_approval=True)], "bob", ("bob",))
     check_vote([PEOPLE, replace(PEOPLE, self_approval=True)], "bob", ("bob",))
@@ -145,7 +145,7 @@ def test_a_quorum_counts_people_not_votes() -> None:
     assert missing_routes([three], yes("alice", "carol"), ()) == ()
 
 
-def test_an_owners_vote_counts_only_on_the_routes_that_let_it() -> None:
+def test_owner_vote_counts_only_on_routes_that_allow_it() -> None:
     lax, strict = RouteRule("lax", ("bob",), 1, self_approval=True), RouteRule("strict", ("bob", "carol"), 1)
     assert missing_routes([lax, strict], yes("bob"), ("bob",)) == ("strict",)
     assert missing_routes([lax, strict], yes("bob", "carol"), ("bob",)) == ()
@@ -162,13 +162,13 @@ def test_an_owners_vote_counts_only_on_the_routes_that_let_it() -> None:
         (("alice", "bob"), 2, ("bob",), "nobody who may"),
     ],
 )
-def test_who_must_approve_in_words(
+def test_missing_approvals_are_described_in_words(
     approvers: tuple[str, ...], quorum: int, requesters: tuple[str, ...], expected: str
 ) -> None:
     assert describe_rule(RouteRule("r", approvers, quorum), requesters) == expected
 
 
-def test_a_route_escalates_when_its_time_has_come_and_once() -> None:
+def test_route_escalates_once_when_due() -> None:
     people = Route("people", ("alice",), 100, escalate_to="chiefs", escalate_after=10)
     routes = {"people": people, "chiefs": Route("chiefs", ("zoe", "alice"), 100)}
     rule = make_rule(people)
@@ -182,7 +182,7 @@ def test_a_route_escalates_when_its_time_has_come_and_once() -> None:
 STATEMENT = VoteStatement("example.com/l", "ap_1", "sha256:r", "sha256:d", "approve", "alice", "it's fine – ü", 0)
 
 
-def test_a_statement_is_canonical_and_says_all_that_is_decided() -> None:
+def test_statement_is_canonical_and_complete() -> None:
     assert STATEMENT.text() == rfc8785.dumps(orjson.loads(STATEMENT.text()))
     texts = {STATEMENT.text()}
     for changes in (

@@ -46,7 +46,7 @@ STORED: Json = {
         STORED | {"redacted": ["/subject/arguments/amount"], "erased": True},
     ],
 )
-def test_a_stored_document_is_written_again_as_it_was(document: Json) -> None:
+def test_stored_document_round_trips(document: Json) -> None:
     assert json.dumps(ApprovalSubject.from_json(document).to_json()) == json.dumps(document)
 
 
@@ -64,14 +64,14 @@ def test_the_owner_and_the_user_are_the_requesters() -> None:
     ("redacted", "erased", "expected"),
     [(None, False, True), ((), False, True), (("/x",), False, False), (None, True, False)],
 )
-def test_redaction_and_erasure_take_the_exact_arguments(
+def test_redaction_and_erasure_remove_the_exact_arguments(
     redacted: tuple[str, ...] | None, erased: bool, expected: bool
 ) -> None:
     subject = replace(ApprovalSubject.from_json(STORED), redacted=redacted, erased=erased)
     assert subject.has_exact_arguments is expected
 
 
-def test_without_payloads_only_names_stay() -> None:
+def test_only_names_remain_without_payloads() -> None:
     erased = ApprovalSubject.from_json(STORED).without_payloads()
     assert erased.arguments == {"stage": "[erased]", "amount": "[erased]"}
     assert (erased.claims, erased.present, erased.delta) == ({}, {}, {})

@@ -59,12 +59,12 @@ def test_any_spelling_of_the_same_value_gives_the_same_bytes(value: dict[str, ob
         (b"hello", "not JSON"),
     ],
 )
-def test_what_two_parsers_could_read_differently_is_refused(line: bytes, reason: str) -> None:
+def test_ambiguous_json_is_refused(line: bytes, reason: str) -> None:
     with pytest.raises(Unacceptable, match=reason):
         parse(line)
 
 
-def test_a_refused_line_still_says_which_request_it_was() -> None:
+def test_refused_line_still_yields_its_request_id() -> None:
     with pytest.raises(Unacceptable) as refused:
         parse(b'{"id": 7, "method": "tools/call", "params": {"name": "x", "arguments": {"n": NaN}}}')
     assert refused.value.message["id"] == 7

@@ -38,14 +38,14 @@ def test_two_launches_are_two_principals() -> None:
 
 @pytest.mark.parametrize("at", [0, 1, 2])
 @pytest.mark.parametrize("more", ["=", "====", "\x06" * 4, "~~~~", "\n" * 4])
-def test_a_signed_credential_is_taken_in_one_spelling_only(at: int, more: str) -> None:
+def test_only_the_canonical_encoding_of_a_credential_is_accepted(at: int, more: str) -> None:
     parts = start_instance(ISSUER, PLAIN, NOW)[0].credential.split(".")
     parts[at] += more
     with pytest.raises(credential.InvalidCredential):
         credential.decode(".".join(parts), ISSUER.public_key.verify)
 
 
-def test_a_credential_that_is_nested_too_deeply_is_no_credential() -> None:
+def test_deeply_nested_credential_is_refused() -> None:
     deep = base64.urlsafe_b64encode(b"[" * 100_000).decode().rstrip("=")
     with pytest.raises(credential.InvalidCredential):
         credential.decode_unverified(f"{deep}.{deep}.{deep}")
@@ -108,7 +108,7 @@ def test_delegation_only_narrows() -> None:
     assert deepest.depth == credential.MAX_DELEGATION_DEPTH
 
 
-def test_the_chain_of_delegation_is_in_the_credential() -> None:
+def test_credential_contains_the_delegation_chain() -> None:
     parent, _ = start_instance(ISSUER, InstanceSpec(AGENT, Launch(on_behalf_of="dana"), 60), NOW)
     child = delegate(delegate(parent))
     claims = credential.decode(child.credential, KEY.public_key().verify)
@@ -126,5 +126,5 @@ def test_the_chain_of_delegation_is_in_the_credential() -> None:
         ((), "crm__get", False),
     ],
 )
-def test_no_tools_means_none(tools: tuple[str, ...], name: str, may: bool) -> None:
+def test_empty_tool_list_allows_no_tool(tools: tuple[str, ...], name: str, may: bool) -> None:
     assert credential.may_use(tools, name) is may

@@ -52,7 +52,7 @@ def test_hidden_characters_are_found_in_the_name() -> None:
         "👨‍👩‍👧 family ❤️ ☀️ 1️⃣ 👍🏽", "می‌خواهم", "क्‍ष", "🏳️‍🌈", "a\u00a0b",
     ],
 )  # fmt: skip
-def test_what_writing_needs_is_not_hidden(text: str) -> None:
+def test_characters_needed_by_scripts_are_not_hidden(text: str) -> None:
     assert HIDDEN not in found({"description": text})
 
 
@@ -90,7 +90,7 @@ def test_text_that_addresses_the_model_is_flagged(text: str) -> None:
         "Shows the working tree status",
     ],
 )
-def test_plain_descriptions_are_not(text: str) -> None:
+def test_plain_descriptions_are_not_flagged(text: str) -> None:
     assert found({"description": text}) == set()
 
 
@@ -107,7 +107,7 @@ def test_a_name_of_mixed_scripts_is_flagged(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["get_deal", "сделка", "取得_deal", "データtool", "größe", "get_сделка"])
-def test_a_name_whose_words_are_of_one_script_is_not(name: str) -> None:
+def test_name_with_one_script_per_word_is_not_flagged(name: str) -> None:
     assert "mixed_scripts" not in found({}, name=name)
 
 
@@ -125,7 +125,7 @@ def test_a_name_that_can_be_read_as_another_is_flagged(name: str, other: str, se
 
 
 @pytest.mark.parametrize("name", ["crm__get_deal", "crm_get_deal", "crm-get-deal", "CRM.getDeal"])
-def test_a_name_that_says_it_is_another_servers_is_flagged(name: str) -> None:
+def test_name_that_claims_another_server_is_flagged(name: str) -> None:
     assert "imitation" in found({}, ListedTool("crm", "get_deal", {"name": "get_deal"}), name=name)
 
 
@@ -134,7 +134,7 @@ def test_the_same_name_is_flagged_where_the_definition_differs() -> None:
     assert found({}, ListedTool("crm", "tool", {"name": "tool"})) == set()
 
 
-def test_a_text_that_speaks_of_another_servers_tool_is_flagged() -> None:
+def test_description_that_mentions_another_servers_tool_is_flagged() -> None:
     other = ListedTool("crm", "get_deal", {"name": "get_deal"})
     assert "other_tools" in found({"description": "Use before GET_DEAL."}, other)
     assert found({"description": "Use before get_deals."}, other) == set()
@@ -146,7 +146,7 @@ def test_names_that_differ_are_not_look_alikes() -> None:
     assert len({skeleton(name) for name in names}) == len(names)
 
 
-def test_what_is_found_is_safe_to_print() -> None:
+def test_findings_are_safe_to_print() -> None:
     definition = {"name": "a", "des\x1b[31mcription": "<IMPORTANT>\x1b[2J\u202e"}
     for finding in check_tool(ListedTool("up", "a\x1b[1m", definition)):
         assert f"{finding.where}{finding.what}".isprintable()

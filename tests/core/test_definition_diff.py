@@ -18,7 +18,7 @@ OBJECTS = st.dictionaries(st.text("ab", max_size=2), VALUES, max_size=4)
 
 
 @given(TEXTS, TEXTS)
-def test_both_texts_can_be_read_from_the_words(before: str, after: str) -> None:
+def test_word_diff_contains_both_texts(before: str, after: str) -> None:
     parts = diff_words(before, after)
     assert "".join(text for kind, text in parts if kind != "added") == before
     assert "".join(text for kind, text in parts if kind != "removed") == after
@@ -35,24 +35,24 @@ def test_two_definitions_with_different_hashes_show_a_difference(before: Any, af
     assert bool(compare_definitions(before, after)) == (definition_hash(before) != definition_hash(after))
 
 
-def test_a_member_without_a_name_is_seen() -> None:
+def test_member_with_an_empty_name_is_shown() -> None:
     assert compare_definitions({}, {"": {}})
 
 
-def test_an_array_is_no_object() -> None:
+def test_array_and_object_differ() -> None:
     assert compare_definitions({"a": ["b"]}, {"a": {"0": "b"}})
 
 
-def test_a_place_is_named_by_its_pointer() -> None:
+def test_differences_are_named_by_json_pointer() -> None:
     before = {"s": {"a/b": ["x", "y"]}, "gone": 1}
     after = {"s": {"a/b": ["x", True]}, "new": "z"}
     shown = [(each.where, each.before, each.after) for each in compare_definitions(before, after)]
     assert shown == [("s/a~1b/1", '"y"', "true"), ("new", None, "z"), ("gone", "1", None)]
 
 
-def test_marks_in_the_text_are_told_from_ours() -> None:
+def test_diff_markers_in_the_text_are_escaped() -> None:
     assert format_diff(diff_words("a", "a {+b+} [-c-]")) == "a{+ \\{+b\\+} \\[-c\\-]+}"
 
 
-def test_no_control_of_an_upstream_reaches_the_terminal() -> None:
+def test_upstream_control_characters_never_reach_the_terminal() -> None:
     assert format_diff(diff_words("a\x1b[31m", "a\u202e\n")).isprintable()

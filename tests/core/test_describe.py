@@ -43,7 +43,7 @@ def test_a_number_whose_present_value_is_unknown_has_no_delta() -> None:
     assert change.delta == {}
 
 
-def test_identifying_arguments_are_no_change_and_names_may_differ() -> None:
+def test_identifying_arguments_are_not_a_change() -> None:
     rule = FactsRule("get", {"id": "/deal_id"}, "", {"status": "stage"})
     change = compute_change({"deal_id": "7", "status": "Proposal"}, DEAL, ResourceRule("Deal", "/deal_id"), rule)
     assert change.fields == ()

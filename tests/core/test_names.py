@@ -29,10 +29,10 @@ def test_two_tools_never_share_a_name(server: str, tools: list[str]) -> None:
     assert len({listed_name(server, tool) for tool in tools}) == len(tools)
 
 
-def test_a_name_that_was_cut_is_not_guessed_at() -> None:
+def test_shortened_name_is_not_reversed_by_guess() -> None:
     with pytest.raises(ValueError, match="not a reversible"):
         split_listed_name(listed_name("crm", "a" * 100))
 
 
-def test_instance_ids_read_as_a_time() -> None:
+def test_instance_ids_contain_their_start_time() -> None:
     assert instance_id("2026-01-31T19:22:05.123456Z", "7f3k") == "run_2026_01_31_19_22Z_7f3k"

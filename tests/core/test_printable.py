@@ -10,11 +10,11 @@ from mcp_guard.downstream.stdio import StdioDownstreamTransport
 @pytest.mark.parametrize(
     ("text", "shown"), [("a\x1b[2J", "a\\x1b[2J"), ("a\nb", "a\\nb"), ("\u202eb", "\\u202eb"), (None, ""), (5, "5")]
 )
-def test_a_control_is_spelt_out(text: object, shown: str) -> None:
+def test_control_characters_are_escaped(text: object, shown: str) -> None:
     assert printable(text) == shown
 
 
-def test_notes_keep_their_lines_and_no_control(capsys: pytest.CaptureFixture[str]) -> None:
+def test_notes_keep_line_breaks_and_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
     for tell in (note, StdioDownstreamTransport(1).note):
         tell("notification `\x1b[2J` is new\nhint: look")
         assert capsys.readouterr().err == "mcp-guard: notification `\\x1b[2J` is new\nhint: look\n"

@@ -70,7 +70,7 @@ def test_other_tools_and_other_effects_do_not_count() -> None:
     assert [use.amount for use in rate_increments(call(), [reads])] == [0]
 
 
-def test_counters_go_by_what_they_name() -> None:
+def test_counters_are_grouped_by_their_keys() -> None:
     seen = call()
     one = {each: counter_key(RateCounter("n", 1, (each,), ()), seen) for each in COUNTED_BY}
     assert one == {

@@ -29,7 +29,7 @@ def test_a_receipt_is_an_rfc_8785_document(fields: dict[str, object]) -> None:
     assert body == rfc8785.dumps(orjson.loads(body))
 
 
-def test_it_says_where_it_stands_and_leaves_out_what_is_not_there() -> None:
+def test_receipt_has_its_position_and_omits_absent_fields() -> None:
     body = document(Draft("decision", {"agent": "a", "ticket": None, "reasons": [], "score": 0}), PLACE, {})
     assert orjson.loads(body) == {
         "agent": "a", "score": 0, "kind": "decision", "seq": 7, "time": PLACE.time, "v": 1,
@@ -80,6 +80,6 @@ def test_the_attribution_sentence(more: dict[str, object], sentence: str) -> Non
     assert attribution({**INTENT, **more}) == sentence
 
 
-def test_a_look_up_is_the_guards_own() -> None:
+def test_facts_lookup_is_attributed_to_the_guard() -> None:
     said = attribution({**INTENT, "purpose": "facts", "tool": "crm__get_deal"})
     assert said.startswith("the guard read the present state on Deal 789 with crm__get_deal to decide a call of")

@@ -17,14 +17,14 @@ def size(value: object) -> int:
 
 
 @given(st.text(max_size=MAX_TEXT_BYTES // 6))
-def test_what_is_short_stays_as_it_is(text: str) -> None:
+def test_short_text_is_unchanged(text: str) -> None:
     assert truncate_texts(text) == text
     assert truncate_texts({"a": [text, 1, None, True]}) == {"a": [text, 1, None, True]}
 
 
 @pytest.mark.parametrize("character", WIDE)
 @pytest.mark.parametrize("length", [MAX_TEXT_BYTES // 6, MAX_TEXT_BYTES, MAX_TEXT_BYTES + 1, 1_000_000])
-def test_a_text_takes_no_more_than_its_bytes_and_says_what_was_cut(character: str, length: int) -> None:
+def test_long_text_is_cut_to_its_limit_and_says_so(character: str, length: int) -> None:
     text = character * length
     kept = truncate(text)
     assert size(kept) - 2 <= MAX_TEXT_BYTES
@@ -38,7 +38,7 @@ def test_a_text_takes_no_more_than_its_bytes_and_says_what_was_cut(character: st
 
 
 @given(st.lists(st.sampled_from(WIDE).flatmap(lambda c: st.integers(0, 3000).map(lambda n: c * n)), max_size=40))
-def test_a_list_takes_no_more_than_its_bytes_and_says_how_many_are_missing(texts: list[str]) -> None:
+def test_long_list_is_cut_to_its_limit_and_counts_the_rest(texts: list[str]) -> None:
     kept = truncate_texts(texts)
     assert sum(size(text) - 2 for text in kept) <= MAX_LIST_BYTES + 40
     if len(kept) < len(texts) or kept[-1:] != [truncate_texts(text) for text in texts[-1:]]:

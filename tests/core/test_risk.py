@@ -37,7 +37,7 @@ def test_every_signal_has_a_row_above() -> None:
     assert {signal.__name__ for signal in SIGNALS} == {name for name, _ in ROWS}
 
 
-def test_a_calm_call_scores_nothing_and_the_score_is_capped() -> None:
+def test_ordinary_call_scores_zero_and_the_score_is_capped() -> None:
     assert assess(CALM).score == 0
     tool = replace(TOOL, effect=Effect.DESTRUCTIVE)
     worst = RiskInput(tool, {"admin": 1, "iban": 1}, None, Change(("iban", *"abcdef")), Task())

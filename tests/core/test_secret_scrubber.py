@@ -20,7 +20,7 @@ def scrubber(value: str, name: str = "TOKEN") -> Scrubber:
 
 
 @given(SECRETS, st.text(max_size=20), st.booleans())
-def test_no_json_text_keeps_the_secret(secret: str, around: str, ascii: bool) -> None:
+def test_secret_is_removed_from_any_json_text(secret: str, around: str, ascii: bool) -> None:
     assume(secret not in "[secret TOKEN]")
     line = json.dumps({"text": around + secret + around}, ensure_ascii=ascii).encode("utf-8", "surrogatepass")
     cleaned = json.loads(scrubber(secret).clean(line))
@@ -29,45 +29,45 @@ def test_no_json_text_keeps_the_secret(secret: str, around: str, ascii: bool) ->
 
 
 @given(SECRETS, st.binary(max_size=5), st.binary(max_size=5))
-def test_no_base64_around_it_keeps_the_secret(secret: str, before: bytes, after: bytes) -> None:
+def test_secret_is_removed_inside_base64(secret: str, before: bytes, after: bytes) -> None:
     line = base64.b64encode(before + secret.encode() + after)
     assert b"[secret TOKEN]" in scrubber(secret).clean(line)
 
 
 @given(SECRETS)
-def test_no_address_keeps_the_secret(secret: str) -> None:
+def test_secret_is_removed_from_urls(secret: str) -> None:
     assert b"[secret TOKEN]" in scrubber(secret).clean(f"https://x/?t={quote(secret, safe='')}&b=1".encode())
 
 
 @given(st.binary(max_size=200))
-def test_a_line_without_the_secret_is_the_very_same(line: bytes) -> None:
+def test_line_without_the_secret_is_unchanged(line: bytes) -> None:
     assert scrubber("correct-horse").clean(line) is line
 
 
-def test_spelling_is_kept_where_nothing_is_found() -> None:
+def test_escapes_are_kept_where_nothing_is_found() -> None:
     line = rb'{"a": "\u00e4\/", "b": 1.0}'
     assert scrubber("correct-horse").clean(line) is line
 
 
-def test_the_password_in_an_address_is_looked_for_by_itself() -> None:
+def test_password_in_a_url_is_also_scrubbed_alone() -> None:
     made = scrubber("postgres://app:p%40ssw0rd!@db/x")
     assert made.clean(b"password p%40ssw0rd! for app") == b"password [secret TOKEN] for app"
     assert made.clean(b"password p@ssw0rd! for app") == b"password [secret TOKEN] for app"
     assert password_of("https://example.com/a:b@c") is None
 
 
-def test_the_lines_of_a_key_are_looked_for_one_by_one() -> None:
+def test_each_line_of_a_key_is_scrubbed() -> None:
     made = scrubber("-----BEGIN KEY-----\nMIGHAgEAMBMGByqGSM49\nAgEGCCqGSM49AwEHBG0wawIB\n-----END KEY-----")
     assert made.clean(b"bad line: AgEGCCqGSM49AwEHBG0wawIB") == b"bad line: [secret TOKEN]"
 
 
-def test_of_two_secrets_the_longer_is_taken_out_whole() -> None:
+def test_longer_of_two_overlapping_secrets_is_removed_whole() -> None:
     made = scrubber("abcdef", "SHORT")
     made.learn("LONG", "abcdefghij")
     assert made.clean(b"x abcdefghij y abcdef") == b"x [secret LONG] y [secret SHORT]"
 
 
-def test_a_short_value_is_not_looked_for() -> None:
+def test_short_value_is_not_scrubbed() -> None:
     made = Scrubber()
     assert not made.learn("PIN", "12345")
     assert not made
@@ -77,10 +77,10 @@ def test_a_short_value_is_not_looked_for() -> None:
 @pytest.mark.parametrize(
     "name", ["CRM_TOKEN", "apiKey", "API_KEY", "DB_PASSWORD", "PGPASSFILE_SECRET", "GH_PAT", "auth"]
 )
-def test_names_that_say_secret(name: str) -> None:
+def test_names_of_secrets_are_recognised(name: str) -> None:
     assert looks_secret(name)
 
 
 @pytest.mark.parametrize("name", ["PATH", "AUTHOR", "LOG_LEVEL", "KEYBOARD", "TOKENIZER", "PASSIVE", "PWD"])
-def test_names_that_do_not(name: str) -> None:
+def test_ordinary_names_are_not_taken_for_secrets(name: str) -> None:
     assert not looks_secret(name)

@@ -42,7 +42,7 @@ def put(value: Any, at: tuple[Any, ...], new: Any) -> Any:
 
 
 @given(DEFINITIONS, st.data())
-def test_a_mutation_anywhere_changes_the_hash_and_is_named(definition: Json, data: st.DataObject) -> None:
+def test_any_change_of_a_definition_changes_the_hash_and_is_named(definition: Json, data: st.DataObject) -> None:
     at = data.draw(st.sampled_from([place for place in places(definition) if place]))
     changed = put(definition, at, data.draw(VALUES))
     assume(repr(changed) != repr(definition))
@@ -58,7 +58,7 @@ def sort_keys(value: Any) -> str:
 
 
 @given(DEFINITIONS, st.data())
-def test_a_member_that_comes_or_goes_changes_the_hash(definition: Json, data: st.DataObject) -> None:
+def test_added_or_removed_member_changes_the_hash(definition: Json, data: st.DataObject) -> None:
     member = data.draw(MEMBERS)
     other = {name: value for name, value in definition.items() if name != member}
     if member not in definition:
@@ -68,7 +68,7 @@ def test_a_member_that_comes_or_goes_changes_the_hash(definition: Json, data: st
 
 
 @given(DEFINITIONS, st.randoms())
-def test_the_order_of_members_does_not(definition: Json, random: Any) -> None:
+def test_member_order_does_not_change_the_hash(definition: Json, random: Any) -> None:
     def shuffle(value: Any) -> Any:
         if isinstance(value, list):
             return [shuffle(inner) for inner in value]
@@ -82,13 +82,13 @@ def test_the_order_of_members_does_not(definition: Json, random: Any) -> None:
 
 
 @given(DEFINITIONS, VALUES)
-def test_a_member_the_operator_left_out_does_not(definition: Json, value: Any) -> None:
+def test_excluded_member_does_not_change_the_hash(definition: Json, value: Any) -> None:
     changed = definition | {"_meta": value}
     assert definition_hash(changed, ("_meta",)) == definition_hash(definition, ("_meta",))
 
 
 @pytest.mark.parametrize(("one", "other"), [(1, True), (1, 1.0), ("1", 1), (None, False), ([], {}), ("", None)])
-def test_values_that_python_takes_for_equal_are_told_apart(one: Any, other: Any) -> None:
+def test_values_equal_in_python_but_not_in_json_hash_differently(one: Any, other: Any) -> None:
     assert differing_members({"a": one}, {"a": other}) == ("a",)
     assert definition_hash({"a": one}) != definition_hash({"a": other})
 
@@ -101,12 +101,12 @@ def nested(depth: int) -> Any:
 
 
 @pytest.mark.parametrize("depth", [MAX_DEFINITION_DEPTH, 300, 900])
-def test_a_definition_nested_too_deeply_is_out_of_bounds(depth: int) -> None:
+def test_deeply_nested_definition_is_refused(depth: int) -> None:
     assert "nested" in str(exceeded_limit({"name": "a", "inputSchema": nested(depth)}))
     assert exceeded_limit({"name": "a", "inputSchema": nested(MAX_DEFINITION_DEPTH - 2)}) is None
 
 
-def test_a_definition_that_is_too_large_is_out_of_bounds() -> None:
+def test_oversized_definition_is_refused() -> None:
     assert f"over {MAX_DEFINITION_BYTES}" in str(
         exceeded_limit({"name": "a", "description": "x" * MAX_DEFINITION_BYTES})
     )

@@ -52,7 +52,7 @@ def keys(model: type[BaseModel]) -> dict[str, str]:
     return {name: "required" if field.is_required() else shown(field.default) for name, field in own.items()}
 
 
-def test_every_model_is_in_order() -> None:
+def test_every_configuration_model_is_checked() -> None:
     assert set(models(config.Config)) - NO_KEY_OF_THEIR_OWN <= set(IN_ORDER)
 
 
@@ -67,7 +67,7 @@ ELSEWHERE = ("missing", "value_error")
 """Errors of a part of a configuration that the whole would not have: what it needs or refers to is not shown."""
 
 
-def test_every_part_of_a_configuration_in_the_documents_could_stand_in_one() -> None:
+def test_every_configuration_fragment_in_the_documents_is_valid() -> None:
     parts = [
         (document, tomllib.loads(text))
         for document in [ROOT / "README.md", *(ROOT / "docs").rglob("*.md")]

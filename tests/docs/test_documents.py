@@ -116,7 +116,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def test_the_readme(example: Path, tmp_path: Path) -> None:
+def test_commands_of_the_readme_run_as_printed(example: Path, tmp_path: Path) -> None:
     shutil.copytree(example, tmp_path / "crm")
     check(ROOT / "README.md", tmp_path / "crm", tmp_path)
 
@@ -128,19 +128,19 @@ def test_the_policies_that_the_readme_shows_are_those_of_the_example() -> None:
         assert policy in kept
 
 
-def test_the_tutorial(tmp_path: Path) -> None:
+def test_commands_of_the_tutorial_run_as_printed(tmp_path: Path) -> None:
     (tmp_path / "folder").mkdir()
     check(ROOT / "docs" / "tutorial" / "first-guard.md", tmp_path / "folder", tmp_path)
 
 
 @pytest.mark.parametrize("document", IN_THE_EXAMPLE, ids=name)
-def test_what_begins_in_the_example(document: Path, example: Path, tmp_path: Path) -> None:
+def test_commands_that_start_from_the_example_run_as_printed(document: Path, example: Path, tmp_path: Path) -> None:
     shutil.copytree(example, tmp_path / "crm")
     (tmp_path / "crm" / "mcp-guard").symlink_to(ROOT)  # "take the folder from its source"
     check(document, tmp_path / "crm", tmp_path)
 
 
-def test_no_document_is_forgotten() -> None:
+def test_every_document_is_tested() -> None:
     run_here = {ROOT / "README.md", ROOT / "docs" / "tutorial" / "first-guard.md", *IN_THE_EXAMPLE}
     typed = {document for document in DOCUMENTS if blocks(document)}
     assert typed - run_here == {ROOT / name for name in NONE_RUN}
@@ -151,7 +151,7 @@ class Understood(Exception):
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
-def test_every_command_that_it_names_is_understood(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_command_in_a_code_block_parses(document: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     parse = argparse.ArgumentParser.parse_args
 
     def parse_only(parser: argparse.ArgumentParser, words: list[str]) -> NoReturn:
@@ -167,7 +167,7 @@ def test_every_command_that_it_names_is_understood(document: Path, monkeypatch: 
                 load_handler(COMMANDS, words[1])(words[2:])
 
 
-def test_every_command_in_a_sentence_exists(capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_command_mentioned_in_text_exists(capsys: pytest.CaptureFixture[str]) -> None:
     """With its verb, where it has one."""
     text = "".join(document.read_text() for document in DOCUMENTS if "decisions" not in document.parts)
     named = set(re.findall(r"`mcp-guard ([a-z]+)(?: ([a-z]+)\b)?", text))
@@ -179,7 +179,7 @@ def test_every_command_in_a_sentence_exists(capsys: pytest.CaptureFixture[str]) 
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
-def test_every_block_says_what_it_is(document: Path) -> None:
+def test_every_code_block_has_a_language(document: Path) -> None:
     """So no commands are taken for something that is not to be run."""
     assert {language for language, _ in fences(document)} <= {"sh", "text", "toml", "cedar", "json", "ini"}
 
@@ -194,5 +194,5 @@ def test_every_block_says_what_it_is(document: Path) -> None:
         ("a.c", "abc", False),
     ],
 )
-def test_what_fits(shown: str, printed: str, fit: bool) -> None:
+def test_output_matcher_accepts_placeholders(shown: str, printed: str, fit: bool) -> None:
     assert fits(shown, printed) is fit

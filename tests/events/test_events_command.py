@@ -27,14 +27,14 @@ def lines(text: str) -> list[Json]:
     return [json.loads(line) for line in text.splitlines()]
 
 
-def test_lines_in_order_from_where_it_is_told(ledger: Path) -> None:
+def test_events_are_printed_in_order_from_the_given_position(ledger: Path) -> None:
     assert [event["id"] for event in lines(events(ledger).stdout)] == [str(seq) for seq in range(250)]
     assert [event["id"] for event in lines(events(ledger, "--after", "247").stdout)] == ["248", "249"]
     [event, _] = lines(events(ledger, "--after", "247", "--format", "ocsf").stdout)
     assert event["class_uid"] == 6003
 
 
-def test_a_cursor_goes_on_where_it_ended(ledger: Path, tmp_path: Path) -> None:
+def test_cursor_resumes_where_it_stopped(ledger: Path, tmp_path: Path) -> None:
     cursor = ("--cursor", str(tmp_path / "here"))
     assert len(lines(events(ledger, *cursor).stdout)) == 250
     assert events(ledger, *cursor).stdout == ""
@@ -42,7 +42,7 @@ def test_a_cursor_goes_on_where_it_ended(ledger: Path, tmp_path: Path) -> None:
     assert [event["id"] for event in lines(events(ledger, *cursor).stdout)] == ["250", "251", "252"]
 
 
-def test_a_receiver_gets_everything_once_in_batches(ledger: Path, tmp_path: Path) -> None:
+def test_receiver_gets_every_event_once_in_batches(ledger: Path, tmp_path: Path) -> None:
     (tmp_path / "headers").touch(0o600)
     (tmp_path / "headers").write_text("Authorization: Bearer of-the-receiver\n")
     with web() as receiver:
@@ -60,7 +60,7 @@ def records(body: bytes) -> list[Json]:
     return found
 
 
-def test_a_busy_receiver_is_tried_again_with_the_same_batch(ledger: Path) -> None:
+def test_busy_receiver_gets_the_same_batch_again(ledger: Path) -> None:
     with web(503, 429) as receiver:
         done = events(ledger, "--after", "239", "--to", receiver.url)
         bodies = [post.body for post in receiver.posted]
@@ -70,7 +70,7 @@ def test_a_busy_receiver_is_tried_again_with_the_same_batch(ledger: Path) -> Non
     assert "answered HTTP 503; trying again" in done.stderr
 
 
-def test_a_receiver_that_refuses_moves_no_cursor(ledger: Path) -> None:
+def test_refused_batch_does_not_move_the_cursor(ledger: Path) -> None:
     with web(200, 401) as receiver:
         refused = events(ledger, "--to", receiver.url, check=False)
         assert refused.returncode == 6
@@ -87,7 +87,7 @@ def test_a_redirect_is_not_followed(ledger: Path) -> None:
     assert len(receiver.posted) == 1
 
 
-def test_following_gives_what_comes(ledger: Path, tmp_path: Path) -> None:
+def test_follow_prints_new_events(ledger: Path, tmp_path: Path) -> None:
     following = subprocess.Popen(
         command("ledger", "events", "--ledger", str(ledger), "--after", "248", "--follow"), stdout=subprocess.PIPE
     )
@@ -109,7 +109,7 @@ def test_a_cursor_of_another_ledger_is_refused(tmp_path: Path) -> None:
         cursor.read("other")
 
 
-def test_headers_that_others_can_read_are_refused(tmp_path: Path) -> None:
+def test_header_file_readable_by_others_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "headers"
     path.write_text("Authorization: x")
     path.chmod(0o644)
@@ -121,5 +121,5 @@ def test_headers_that_others_can_read_are_refused(tmp_path: Path) -> None:
         read_headers(path)
 
 
-def test_an_address_must_be_one_of_the_web(ledger: Path) -> None:
+def test_receiver_must_be_an_http_url(ledger: Path) -> None:
     assert events(ledger, "--to", "file:///etc/passwd", check=False).returncode == 3

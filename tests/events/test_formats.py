@@ -62,7 +62,7 @@ def test_cloudevents_has_what_version_1_0_requires(made: Json) -> None:
     assert event.get("subject") != ""
 
 
-def test_cloudevents_of_one_ledger_are_told_apart() -> None:
+def test_cloudevents_ids_are_unique_within_a_ledger() -> None:
     events = [cloudevents.event({**ABOUT, "kind": "intent", "seq": seq}) for seq in range(3)]
     assert len({(event["source"], event["id"]) for event in events}) == 3
 
@@ -99,14 +99,14 @@ def test_ocsf_times_are_milliseconds() -> None:
     assert ocsf.event(receipt("intent"))["time"] == 1769887320123
 
 
-def test_ocsf_says_whether_a_call_was_let() -> None:
+def test_ocsf_says_whether_a_call_was_allowed() -> None:
     names = [ocsf.event(made).get("action") for made in SPECIAL[:3]]
     assert names == ["Denied", "Held", "Allowed"]
     assert [ocsf.event(made)["status"] for made in SPECIAL[3:5]] == ["Success", "Unknown"]
 
 
 @each
-def test_otel_is_what_the_protocol_buffers_read(made: Json) -> None:
+def test_otel_records_parse_as_protocol_buffers(made: Json) -> None:
     """OTLP/JSON is the JSON mapping of Protocol Buffers, but for ids, which are hexadecimal."""
     line = otel.event(made)
     read = json_format.Parse(json.dumps(with_base64_ids(line)), ExportLogsServiceRequest())

@@ -39,7 +39,7 @@ def test_a_case_that_expects_something_else_fails(world: PolicyEnvironment) -> N
     assert run_cases(engine, catalog(world), [wrong])[0].differences == ("expected deny, got allow",)
 
 
-def test_high_risk_goes_to_two_of_security() -> None:
+def test_high_risk_calls_need_two_security_approvers() -> None:
     """The second example."""
     assert load(ROOT / "examples" / "crm" / "high-risk.toml").routes["security-approvals"].quorum == 2
 
@@ -50,7 +50,7 @@ async def say(client: Client, tool: str, **arguments: Any) -> tuple[bool, Any]:
     return bool(result.is_error), result.structured_content or str(getattr(result.content[0], "text", ""))
 
 
-async def test_the_server_by_itself(tmp_path: Path) -> None:
+async def test_crm_server_works_without_the_guard(tmp_path: Path) -> None:
     words = [str(ROOT / "examples" / "crm" / "server.py"), "--database", str(tmp_path / "crm.sqlite")]
     async with Client(StdioServerParameters(command=sys.executable, args=words)) as crm:
         tools = {tool.name for tool in (await crm.list_tools()).tools}

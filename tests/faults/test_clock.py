@@ -22,7 +22,7 @@ def times(harness: Harness) -> list[str]:
     return [receipt["time"] for receipt in harness.receipts()]
 
 
-async def test_a_small_step_back_takes_the_time_of_the_last_receipt(tmp_path: Path) -> None:
+async def test_small_clock_step_back_uses_the_time_of_the_last_receipt(tmp_path: Path) -> None:
     harness = open_harness(tmp_path)
     await call(harness)
     last = times(harness)[-1]
@@ -33,7 +33,7 @@ async def test_a_small_step_back_takes_the_time_of_the_last_receipt(tmp_path: Pa
     harness.close()
 
 
-async def test_a_large_step_back_refuses_with_both_times_until_the_clock_is_right(tmp_path: Path) -> None:
+async def test_large_clock_step_back_is_refused_until_corrected(tmp_path: Path) -> None:
     harness = open_harness(tmp_path)
     await call(harness)
     last = times(harness)[-1]
@@ -48,7 +48,7 @@ async def test_a_large_step_back_refuses_with_both_times_until_the_clock_is_righ
     harness.close()
 
 
-async def test_a_guard_that_starts_under_a_clock_set_back_is_refused_too(tmp_path: Path) -> None:
+async def test_guard_does_not_start_with_a_clock_set_back(tmp_path: Path) -> None:
     harness = open_harness(tmp_path)
     harness.clock.time += HOUR
     await call(harness)
@@ -71,7 +71,7 @@ class Machine:
         return SteadyClock(lambda: self.wall, lambda: self.ticks)
 
 
-def test_time_goes_on_in_a_process_whose_clock_is_set_back() -> None:
+def test_time_advances_in_a_process_whose_clock_is_set_back() -> None:
     machine = Machine()
     clock = machine.clock()
     before = clock.now()
@@ -100,7 +100,7 @@ def test_a_clock_set_back_is_noticed_without_a_receipt_in_between() -> None:
     assert receipt_time(clock, last) == last + 9 * HOUR
 
 
-async def test_an_expired_credential_does_not_come_back_to_life(tmp_path: Path) -> None:
+async def test_expired_credential_stays_expired(tmp_path: Path) -> None:
     harness = open_harness(tmp_path)
     harness.clock.time = make_instance().expires - 2 * SECOND
     assert await call(harness) == "done"
@@ -111,7 +111,7 @@ async def test_an_expired_credential_does_not_come_back_to_life(tmp_path: Path) 
     harness.close()
 
 
-async def test_an_expired_approval_does_not_come_back_to_life(tmp_path: Path) -> None:
+async def test_expired_approval_stays_expired(tmp_path: Path) -> None:
     harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}")
     id = pending_id(await harness.guard.call(make_instance(), NOTE))
     harness.approve(id)
@@ -123,7 +123,7 @@ async def test_an_expired_approval_does_not_come_back_to_life(tmp_path: Path) ->
     harness.close()
 
 
-async def test_a_rate_is_not_emptied_by_a_clock_set_back(tmp_path: Path) -> None:
+async def test_clock_set_back_does_not_reset_rates(tmp_path: Path) -> None:
     counter = RateCounter("writes", HOUR, ("instance",), (Effect.WRITE,))
     two = '@id("two") permit (principal, action, resource) when { context.rate.writes <= 2 };'
     harness = open_harness(tmp_path, two, (counter,))

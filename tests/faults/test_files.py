@@ -54,7 +54,7 @@ def is_verified(folder: Path) -> bool:
 # Read-only
 
 
-def test_a_running_guard_refuses_while_its_files_cannot_be_written_and_then_goes_on(tmp_path: Path) -> None:
+def test_guard_refuses_calls_while_its_files_are_read_only(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
     wal = tmp_path / "state" / "ledger.sqlite-wal"
     with Client(config) as client:
@@ -70,7 +70,7 @@ def test_a_running_guard_refuses_while_its_files_cannot_be_written_and_then_goes
 
 
 @pytest.mark.parametrize("what", ["ledger.sqlite", "."])
-def test_no_guard_starts_on_a_ledger_that_it_may_not_write(tmp_path: Path, what: str) -> None:
+def test_guard_does_not_start_on_a_read_only_ledger(tmp_path: Path, what: str) -> None:
     """As a user who owns nothing there."""
     if os.getuid() != 0:
         pytest.skip("only root can be somebody else")
@@ -115,9 +115,7 @@ def as_nobody(work: Callable[[], None]) -> str:
 
 
 @pytest.mark.parametrize("which", [0, 1])
-async def test_a_file_that_is_removed_is_missed_at_once_and_the_guard_goes_on_when_it_is_back(
-    tmp_path: Path, which: int
-) -> None:
+async def test_removed_file_is_noticed_at_once_and_recovered_when_restored(tmp_path: Path, which: int) -> None:
     harness = open_harness(tmp_path)
     assert await call(harness) == "done"
     path = files(harness)[which]
@@ -130,7 +128,7 @@ async def test_a_file_that_is_removed_is_missed_at_once_and_the_guard_goes_on_wh
     assert is_verified(tmp_path)
 
 
-async def test_a_ledger_that_is_removed_between_the_look_and_the_commit_lets_nothing_run(tmp_path: Path) -> None:
+async def test_ledger_removed_between_check_and_commit_runs_nothing(tmp_path: Path) -> None:
     harness = open_harness(tmp_path)
     path, _ = files(harness)
     look: Callable[[], None] = harness.store._check_place
@@ -156,7 +154,7 @@ async def test_a_ledger_that_is_replaced_by_a_copy_is_not_written(tmp_path: Path
     harness.close()
 
 
-async def test_a_ledger_that_is_rolled_back_under_a_running_guard_is_found_at_the_next_call(tmp_path: Path) -> None:
+async def test_rollback_under_a_running_guard_is_found_at_the_next_call(tmp_path: Path) -> None:
     harness = open_harness(tmp_path)
     path, _ = files(harness)
     await call(harness)
@@ -199,7 +197,7 @@ CHANGES = (
 
 
 @pytest.mark.parametrize("change", CHANGES)
-async def test_a_head_that_is_not_signed_is_not_built_on(tmp_path: Path, change: str) -> None:
+async def test_unsigned_head_is_not_continued(tmp_path: Path, change: str) -> None:
     harness = open_harness(tmp_path)
     await call(harness)
     await call(harness)
@@ -222,7 +220,7 @@ def other_key(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("lose", [lambda folder: (folder / "state" / "ledger.key").unlink(), other_key])
-async def test_a_guard_without_the_ledgers_key_writes_nothing(tmp_path: Path, lose: Callable[[Path], None]) -> None:
+async def test_guard_without_the_ledger_key_writes_nothing(tmp_path: Path, lose: Callable[[Path], None]) -> None:
     harness = open_harness(tmp_path)
     await call(harness)
     harness.close()
@@ -272,7 +270,7 @@ async def past(folder: Path) -> int:
 
 
 @pytest.mark.parametrize("length", [1, 3000])
-async def test_damage_anywhere_is_found_and_the_copy_restores_it(tmp_path: Path, length: int) -> None:
+async def test_damage_anywhere_is_found_and_a_copy_restores_the_ledger(tmp_path: Path, length: int) -> None:
     """At the call, or by `verify`; what is not in use harms nothing."""
     pages = await past(tmp_path)
     whole, safe = receipts(tmp_path), (tmp_path / "safe" / "ledger.sqlite").read_bytes()
@@ -309,14 +307,14 @@ async def what_is_found(folder: Path, whole: list[Json]) -> str:
     return "harmless"
 
 
-def test_a_damaged_name_that_breaks_the_message_about_it_is_an_error_like_any_other(tmp_path: Path) -> None:
+def test_undecodable_damaged_name_is_still_reported(tmp_path: Path) -> None:
     """sqlite3 raises UnicodeDecodeError then, as it did for a byte of the schema that was flipped."""
     with pytest.raises(LedgerError, match="the ledger file is damaged"), reading(tmp_path / "ledger.sqlite"):
         raise UnicodeDecodeError("utf-8", b"\xd5", 0, 1, "invalid continuation byte")
 
 
 @pytest.mark.parametrize("part", [0.2, 0.5, 0.9])
-async def test_a_ledger_that_was_cut_off_is_not_continued(tmp_path: Path, part: float) -> None:
+async def test_truncated_ledger_is_not_continued(tmp_path: Path, part: float) -> None:
     pages = await past(tmp_path)
     path = tmp_path / "state" / "ledger.sqlite"
     os.truncate(path, int(pages * part) * 4096)
@@ -327,7 +325,7 @@ async def test_a_ledger_that_was_cut_off_is_not_continued(tmp_path: Path, part: 
     assert path.read_bytes()[: len(cut)] == cut
 
 
-def test_what_is_no_ledger_is_not_overwritten(tmp_path: Path) -> None:
+def test_foreign_file_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "ledger.sqlite").write_text("my notes, " * 1000)
     with pytest.raises(LedgerError, match="the file is no ledger"):
@@ -335,7 +333,7 @@ def test_what_is_no_ledger_is_not_overwritten(tmp_path: Path) -> None:
     assert (tmp_path / "state" / "ledger.sqlite").read_text() == "my notes, " * 1000
 
 
-async def test_a_write_ahead_log_that_is_cut_or_damaged_leaves_a_whole_ledger_of_fewer_receipts(tmp_path: Path) -> None:
+async def test_damaged_write_ahead_log_leaves_a_valid_shorter_ledger(tmp_path: Path) -> None:
     """At every place: what a machine that lost power may leave. Who kept a checkpoint finds what is missing."""
     harness = open_harness(tmp_path)
     for _ in range(3):

@@ -25,7 +25,7 @@ def verified(folder: Path) -> None:
     assert report.ok, report.problem
 
 
-def test_a_running_guard_refuses_while_the_disk_is_full_and_goes_on_when_it_is_not(tmp_path: Path) -> None:
+def test_guard_refuses_calls_while_the_disk_is_full(tmp_path: Path) -> None:
     with small_disk(tmp_path) as disk:
         config = write_config(tmp_path, scripted("up", tmp_path), guard=f'state_dir = "{disk}"')
         with Client(config) as client:
@@ -46,7 +46,7 @@ def test_a_running_guard_refuses_while_the_disk_is_full_and_goes_on_when_it_is_n
         verified(disk)
 
 
-async def test_a_disk_that_fills_up_while_a_call_runs_delays_its_outcome_and_loses_nothing(tmp_path: Path) -> None:
+async def test_disk_filled_during_a_call_delays_its_outcome_and_loses_nothing(tmp_path: Path) -> None:
     with small_disk(tmp_path) as disk:
         harness = open_harness(disk)
         filled: list[Path] = []
@@ -72,7 +72,7 @@ async def test_a_disk_that_fills_up_while_a_call_runs_delays_its_outcome_and_los
         verified(disk / "state")
 
 
-async def test_a_guard_that_ends_before_the_disk_has_room_leaves_the_outcome_unknown(tmp_path: Path) -> None:
+async def test_guard_stopped_on_a_full_disk_leaves_the_outcome_unknown(tmp_path: Path) -> None:
     with small_disk(tmp_path) as disk:
         harness = open_harness(disk)
         filled: list[Path] = []
@@ -91,7 +91,7 @@ async def test_a_guard_that_ends_before_the_disk_has_room_leaves_the_outcome_unk
         after.close()
 
 
-async def test_the_reply_of_an_approved_call_is_given_once_its_outcome_could_be_recorded(tmp_path: Path) -> None:
+async def test_reply_of_an_approved_call_is_given_after_its_outcome_is_recorded(tmp_path: Path) -> None:
     with small_disk(tmp_path) as disk:
         harness = open_harness(disk, f"{ALLOW}\n{GATE}")
         id = pending_id(await harness.guard.call(make_instance(), NOTE))
@@ -112,7 +112,7 @@ async def test_the_reply_of_an_approved_call_is_given_once_its_outcome_could_be_
         harness.close()
 
 
-def test_no_guard_starts_on_a_full_disk_and_it_says_so(tmp_path: Path) -> None:
+def test_guard_does_not_start_on_a_full_disk_and_says_so(tmp_path: Path) -> None:
     with small_disk(tmp_path, 16) as disk:
         fill(disk)
         config = write_config(tmp_path, scripted("up", tmp_path), guard=f'state_dir = "{disk}/state"')
@@ -125,7 +125,7 @@ def test_no_guard_starts_on_a_full_disk_and_it_says_so(tmp_path: Path) -> None:
         assert "hint: free space" in done.stderr
 
 
-def test_policies_that_came_while_the_disk_was_full_are_in_force_once_it_is_not(tmp_path: Path) -> None:
+def test_policies_changed_on_a_full_disk_take_effect_once_there_is_space(tmp_path: Path) -> None:
     with small_disk(tmp_path) as disk:
         more = tmp_path / "more"
         upstream = scripted("up", tmp_path, MORE_TOOLS_IF=str(more))

@@ -21,7 +21,7 @@ sys.stdin.readline()
 """
 
 
-def test_a_ledger_held_by_another_process_refuses_and_then_goes_on(tmp_path: Path) -> None:
+def test_locked_ledger_refuses_calls_until_released(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
     with Client(config) as client:
         client.start()
@@ -41,7 +41,7 @@ def test_a_ledger_held_by_another_process_refuses_and_then_goes_on(tmp_path: Pat
     assert "hint: find it with `fuser" in client.stderr
 
 
-def test_a_sync_that_fails_lets_nothing_run_and_is_not_taken_for_done_later(tmp_path: Path) -> None:
+def test_failed_sync_runs_nothing_and_is_not_treated_as_done(tmp_path: Path) -> None:
     if library() is None:
         pytest.skip("no C compiler: no failing syncs")
     config = write_config(tmp_path, scripted("up", tmp_path))
@@ -63,7 +63,7 @@ def test_a_sync_that_fails_lets_nothing_run_and_is_not_taken_for_done_later(tmp_
     assert verify_ledger(state / "ledger.sqlite", state / "ledger.pub").ok
 
 
-def test_a_guard_killed_after_a_failed_sync_leaves_no_call_that_ran_without_intent(tmp_path: Path) -> None:
+def test_guard_killed_after_a_failed_sync_ran_no_call_without_intent(tmp_path: Path) -> None:
     """What was refused may turn up as an intent, closed as unknown: never the other way round."""
     if library() is None:
         pytest.skip("no C compiler: no failing syncs")

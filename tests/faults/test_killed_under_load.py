@@ -16,6 +16,6 @@ def test_guards_killed_under_load_lose_nothing_and_run_nothing_twice(seed: int) 
     assert result.endings["ok"] > 0
 
 
-def test_deaths_at_system_calls_are_among_them() -> None:
+def test_kills_at_system_calls_are_included() -> None:
     if library() is None:
         pytest.skip("no C compiler: nothing is killed at a system call")

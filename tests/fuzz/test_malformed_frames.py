@@ -8,7 +8,7 @@ FRAMES = 300
 
 
 @pytest.mark.parametrize("kind", KINDS[:6] + KINDS[-6:], ids=" ".join)
-def test_malformed_frames_harm_no_call_beside_them(kind: tuple[str, str, str]) -> None:
+def test_malformed_frames_do_not_affect_other_calls(kind: tuple[str, str, str]) -> None:
     done = play(KINDS.index(kind), FRAMES, kind)
     assert not done.problem, f"{done.problem}\nafter {str(done.latest)[:2000]}"
     assert done.frames > 1

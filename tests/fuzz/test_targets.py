@@ -29,7 +29,7 @@ def changed(seeds: tuple[bytes, ...]) -> st.SearchStrategy[bytes]:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_whatever_is_read_is_read_rightly_or_refused(name: str) -> None:
+def test_fuzzed_input_is_parsed_correctly_or_refused(name: str) -> None:
     target = load(name)
     for seed in target.SEEDS:
         target.check(seed)
@@ -42,7 +42,7 @@ def test_whatever_is_read_is_read_rightly_or_refused(name: str) -> None:
     holds()
 
 
-def test_frames_of_real_sessions_are_read_rightly_or_refused() -> None:
+def test_recorded_frames_are_parsed_correctly_or_refused() -> None:
     """The mutator's frames, for the strict reader and its independent oracle."""
     check, luck = load("canonical").check, random.Random(1)
     for number in range(1000):

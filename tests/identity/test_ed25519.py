@@ -16,7 +16,7 @@ RFC_8032 = (  # §7.1, test 2: seed, public key, message, signature
 )
 
 
-def test_the_example_of_the_rfc() -> None:
+def test_rfc_8032_example_verifies() -> None:
     seed, public, message, signature = map(bytes.fromhex, RFC_8032)
     key = PrivateKey.from_private_bytes(seed)
     assert (key.public_key().public_bytes_raw(), key.sign(message)) == (public, signature)
@@ -24,14 +24,14 @@ def test_the_example_of_the_rfc() -> None:
 
 
 @given(st.binary(min_size=32, max_size=32), st.binary(max_size=2000))
-def test_both_libraries_sign_alike(seed: bytes, data: bytes) -> None:
+def test_both_libraries_produce_the_same_signature(seed: bytes, data: bytes) -> None:
     ours, theirs = PrivateKey.from_private_bytes(seed), Ed25519PrivateKey.from_private_bytes(seed)
     assert ours.public_key().public_bytes_raw() == theirs.public_key().public_bytes_raw()
     assert ours.sign(data) == theirs.sign(data)
     ours.public_key().verify(theirs.sign(data), data)
 
 
-def test_what_was_not_signed_does_not_verify() -> None:
+def test_altered_message_does_not_verify() -> None:
     key, other = PrivateKey.generate(), PrivateKey.generate()
     signature = key.sign(b"data")
     public = key.public_key()
@@ -53,6 +53,6 @@ def test_keys_of_other_lengths_are_refused(length: int) -> None:
         PrivateKey.from_private_bytes(bytes(length))
 
 
-def test_a_key_does_not_show_itself() -> None:
+def test_repr_does_not_show_the_key() -> None:
     key = PrivateKey.generate()
     assert repr(key) == "PrivateKey()"

@@ -78,7 +78,7 @@ def test_the_second_verifier_accepts_a_real_export(real: Path) -> None:
 
 
 @pytest.mark.parametrize("size", SIZES)
-def test_both_readers_accept_an_export_of_any_size(tmp_path: Path, size: int) -> None:
+def test_both_verifiers_accept_an_export_of_any_size(tmp_path: Path, size: int) -> None:
     folder = write(open_filled(tmp_path / "state", size), tmp_path / "out")
     said = verify(folder)
     assert said["ok"], said
@@ -171,7 +171,7 @@ TAMPERED: list[tuple[str, Callable[[Path], None], str]] = [
 
 
 @pytest.mark.parametrize(("what", "tamper", "problem"), TAMPERED, ids=[what for what, _, _ in TAMPERED])
-def test_the_second_verifier_finds_what_was_changed(
+def test_second_verifier_detects_changes(
     tmp_path: Path, real: Path, what: str, tamper: Callable[[Path], None], problem: str
 ) -> None:
     folder = tmp_path / "out"
@@ -182,12 +182,12 @@ def test_the_second_verifier_finds_what_was_changed(
     assert re.search(problem, said["problem"]), said
 
 
-def test_the_second_verifier_does_not_take_another_key(tmp_path: Path, real: Path) -> None:
+def test_second_verifier_refuses_another_key(tmp_path: Path, real: Path) -> None:
     other = write(open_filled(tmp_path / "other", 1), tmp_path / "out")
     assert not verify(real, other / "ledger.pub")["ok"]
 
 
-def test_a_bundle_of_another_history_is_found(tmp_path: Path) -> None:
+def test_bundle_of_another_history_is_refused(tmp_path: Path) -> None:
     """Signed by the same key, of a receipt that both histories share, but in a tree that this one never was."""
     open_filled(tmp_path / "state", 10).store.close()
     shutil.copytree(tmp_path / "state", tmp_path / "second")
@@ -229,7 +229,7 @@ def test_a_ledger_whose_key_was_rotated_is_accepted_with_its_first_key(tmp_path:
     assert said["kinds"] == {"decision": 305, "key.rotated": 1}
 
 
-def test_a_rotation_that_the_new_key_did_not_sign_is_found(tmp_path: Path) -> None:
+def test_rotation_not_signed_by_the_new_key_is_refused(tmp_path: Path) -> None:
     writer = open_filled(tmp_path / "state", 3)
     (tmp_path / "first.pub").write_text(writer.key.verifier + "\n")
     rotated(writer, bytes(64))

@@ -42,7 +42,7 @@ def change(writer: Writer, sql: str, *values: object) -> None:
     db.close()
 
 
-def test_it_has_the_files_of_a_tiled_log(tmp_path: Path) -> None:
+def test_export_has_the_files_of_a_tiled_log(tmp_path: Path) -> None:
     done = write(open_filled(tmp_path / "state", 600), tmp_path / "out")
     found = files(tmp_path / "out")
     assert set(found) == {
@@ -75,7 +75,7 @@ def test_each_bundle_proves_its_receipt(tmp_path: Path) -> None:
         merkle.verify_inclusion(leaf, seq, parsed.size, [base64.b64decode(each) for each in path], parsed.root)
 
 
-def test_repeated_it_adds_what_is_new_and_keeps_the_full_tiles(tmp_path: Path) -> None:
+def test_repeated_export_adds_new_receipts_and_keeps_full_tiles(tmp_path: Path) -> None:
     writer, out = open_filled(tmp_path / "state", 300), tmp_path / "out"
     write(writer, out)
     kept = {
@@ -96,7 +96,7 @@ def note_root(folder: Path) -> str:
     return (folder / "checkpoint").read_text().split("\n")[2]
 
 
-def test_what_guards_write_meanwhile_is_left_to_the_next_export(tmp_path: Path) -> None:
+def test_receipts_written_during_an_export_are_left_to_the_next(tmp_path: Path) -> None:
     writer, out = open_filled(tmp_path / "state", 300), tmp_path / "out"
     export(writer.store, writer.key.verifier + "\n", out, False, lambda done, of: fill(writer, 10))
     found = files(out)
@@ -141,7 +141,7 @@ def test_the_export_of_another_ledger_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("more", [5, 10, 20])
-def test_a_ledger_that_was_rolled_back_is_found(tmp_path: Path, more: int) -> None:
+def test_export_detects_a_rolled_back_ledger(tmp_path: Path, more: int) -> None:
     """Shorter than the export, as long, or longer: it is not what the export has become."""
     writer, out = open_filled(tmp_path / "state", 300), tmp_path / "out"
     shutil.copytree(tmp_path / "state", tmp_path / "old")
@@ -153,7 +153,7 @@ def test_a_ledger_that_was_rolled_back_is_found(tmp_path: Path, more: int) -> No
     assert files(out) == before
 
 
-def test_payloads_are_written_only_when_asked_for_and_go_when_they_are_erased(tmp_path: Path) -> None:
+def test_payloads_are_exported_on_request_and_removed_after_erasure(tmp_path: Path) -> None:
     writer, out = open_filled(tmp_path / "state", 300), tmp_path / "out"
     write(writer, tmp_path / "without")
     assert not (tmp_path / "without/payloads").exists()
@@ -183,7 +183,7 @@ def test_payloads_are_written_only_when_asked_for_and_go_when_they_are_erased(tm
         ("UPDATE node SET hash = zeroblob(32)", "does not have the root"),
     ],
 )
-def test_a_ledger_that_does_not_fit_its_checkpoint_is_not_exported(tmp_path: Path, sql: str, problem: str) -> None:
+def test_ledger_that_contradicts_its_checkpoint_is_not_exported(tmp_path: Path, sql: str, problem: str) -> None:
     writer = open_filled(tmp_path / "state", 300)
     change(writer, sql)
     with pytest.raises(LedgerError, match=problem):
@@ -196,7 +196,7 @@ def test_an_empty_ledger_has_nothing_to_export(tmp_path: Path) -> None:
         write(open_filled(tmp_path / "state", 0), tmp_path / "out")
 
 
-def test_a_folder_that_cannot_be_written_is_told(tmp_path: Path) -> None:
+def test_unwritable_folder_is_reported(tmp_path: Path) -> None:
     (tmp_path / "out").write_text("a file")
     with pytest.raises(LedgerError, match="cannot write the export"):
         write(open_filled(tmp_path / "state", 3), tmp_path / "out")
@@ -224,12 +224,12 @@ def test_memory_does_not_grow_with_the_payloads(tmp_path: Path) -> None:
     assert peak < 50_000_000
 
 
-def test_a_folder_that_it_makes_is_its_owners_alone(tmp_path: Path) -> None:
+def test_created_folder_is_private(tmp_path: Path) -> None:
     write(open_filled(tmp_path / "state", 1), tmp_path / "out")
     assert (tmp_path / "out").stat().st_mode & 0o077 == 0
 
 
-def test_the_newest_cosigned_head_stands_beside_the_present_one_and_proves_what_is_under_it(tmp_path: Path) -> None:
+def test_newest_cosigned_head_is_exported_and_proves_its_receipts(tmp_path: Path) -> None:
     writer = open_filled(tmp_path / "state", 300)
     line = base64.b64encode(bytes(4 + 8 + 64)).decode()
     signed = f"{writer.store.checkpoint()}— witness.example {line}\n"

@@ -23,7 +23,7 @@ async def submit_together(harness: Harness, ops: list[Op[int]]) -> list[int | Ba
 
 
 @pytest.mark.parametrize("bad", [{0}, {1}, {3}, {0, 2}, {0, 1, 2, 3}])
-async def test_an_op_that_fails_by_itself_fails_nobody_else(tmp_path: Path, bad: set[int]) -> None:
+async def test_failing_operation_does_not_fail_the_others(tmp_path: Path, bad: set[int]) -> None:
     harness = open_harness(tmp_path)
     ops = [adding(f"guard-{at}", MAX_ENTRY_BYTES if at in bad else 1) for at in range(4)]
     before = harness.store.head().size
@@ -37,14 +37,14 @@ async def test_an_op_that_fails_by_itself_fails_nobody_else(tmp_path: Path, bad:
     assert [each for each in told if isinstance(each, int)] == list(range(before, before + len(names)))
 
 
-async def test_a_ledger_that_cannot_be_written_fails_them_all_at_once(tmp_path: Path) -> None:
+async def test_unwritable_ledger_fails_all_operations_at_once(tmp_path: Path) -> None:
     harness = open_harness(tmp_path)
     harness.store._run("CREATE TRIGGER no BEFORE INSERT ON receipt BEGIN SELECT RAISE(ABORT, 'no room'); END")
     told = await submit_together(harness, [adding("a"), adding("b")])
     assert [type(each) for each in told] == [LedgerError, LedgerError]
 
 
-async def test_calls_that_come_in_the_same_turns_share_one_commit(tmp_path: Path) -> None:
+async def test_concurrent_calls_share_one_commit(tmp_path: Path) -> None:
     harness = open_harness(tmp_path)
     commits = 0
     commit = harness.store.commit

@@ -75,7 +75,7 @@ def test_every_way_to_hold_the_key_can_be_configured() -> None:
 # A file
 
 
-def test_the_key_file_is_its_owners_alone(tmp_path: Path) -> None:
+def test_ledger_key_file_is_private(tmp_path: Path) -> None:
     write(open_writer(settings(tmp_path), Clock()))
     path = tmp_path / "state" / "ledger.key"
     assert path.stat().st_mode & 0o777 == 0o600
@@ -93,7 +93,7 @@ def test_a_new_key_is_never_made_for_a_ledger_that_has_one(tmp_path: Path) -> No
     assert not (tmp_path / "state" / "ledger.key").exists()
 
 
-def test_a_torn_key_file_is_told_and_not_overwritten(tmp_path: Path) -> None:
+def test_truncated_key_file_is_reported_and_not_overwritten(tmp_path: Path) -> None:
     write(open_writer(settings(tmp_path), Clock()))
     path = tmp_path / "state" / "ledger.key"
     path.write_text(path.read_text()[:40])
@@ -105,7 +105,7 @@ def test_a_torn_key_file_is_told_and_not_overwritten(tmp_path: Path) -> None:
 # Rotation
 
 
-def test_a_rotation_is_signed_by_both_keys_and_the_old_one_is_gone(tmp_path: Path) -> None:
+def test_rotation_is_signed_by_both_keys_and_removes_the_old_one(tmp_path: Path) -> None:
     writer = open_writer(settings(tmp_path), Clock())
     write(writer)
     before = (tmp_path / "state" / "ledger.key").read_text()
@@ -123,7 +123,7 @@ def test_a_rotation_is_signed_by_both_keys_and_the_old_one_is_gone(tmp_path: Pat
     assert not (tmp_path / "state" / "ledger.key.new").exists()
 
 
-async def test_a_guard_that_runs_goes_on_with_the_new_key(tmp_path: Path) -> None:
+async def test_running_guard_continues_with_the_new_key(tmp_path: Path) -> None:
     first, second = open_harness(tmp_path), open_harness(tmp_path)
     await first.guard.call(make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150}))
     await second.guard.call(make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "2", "amount": 150}))
@@ -139,7 +139,7 @@ async def test_a_guard_that_runs_goes_on_with_the_new_key(tmp_path: Path) -> Non
     assert list(chain(tmp_path / "state", old)) == [old, new]
 
 
-def test_keys_can_follow_one_another(tmp_path: Path) -> None:
+def test_key_can_be_rotated_repeatedly(tmp_path: Path) -> None:
     writer = open_writer(settings(tmp_path), Clock())
     write(writer)
     keys = [writer.key.verifier]
@@ -155,7 +155,7 @@ def test_a_ledger_that_was_never_rotated_verifies(tmp_path: Path) -> None:
     assert verify_ledger(tmp_path / "state" / "ledger.sqlite", tmp_path / "state" / "ledger.pub").ok
 
 
-def test_two_do_not_change_the_key_at_once(tmp_path: Path) -> None:
+def test_concurrent_rotations_are_refused(tmp_path: Path) -> None:
     write(open_writer(settings(tmp_path), Clock()))
     lock = os.open(tmp_path / "state" / "rotation.lock", os.O_RDWR | os.O_CREAT)
     fcntl.flock(lock, fcntl.LOCK_EX)
@@ -206,7 +206,7 @@ def rotate_until(folder: Path, at: Callable[[str], None]) -> None:
         listening.clear()
 
 
-def test_killed_at_any_step_the_ledger_works_with_one_of_the_keys(tmp_path: Path) -> None:
+def test_rotation_killed_at_any_step_leaves_a_working_key(tmp_path: Path) -> None:
     number, died = 0, True
     while died:
         folder = tmp_path / str(number)
@@ -232,7 +232,7 @@ def test_killed_at_any_step_the_ledger_works_with_one_of_the_keys(tmp_path: Path
 # Lost
 
 
-def test_a_lost_key_is_replaced_and_the_receipt_says_that_nobody_vouched(tmp_path: Path) -> None:
+def test_replacement_of_a_lost_key_is_recorded_as_unsigned(tmp_path: Path) -> None:
     write(open_writer(settings(tmp_path), Clock()))
     (tmp_path / "state" / "ledger.key").unlink()
     old, new = key_rotation.replace(settings(tmp_path), Clock(), "the disk died")
@@ -261,7 +261,7 @@ def test_a_damaged_key_is_replaced_by_one_of_another_signer(tmp_path: Path) -> N
     assert (tmp_path / "state" / "ledger.key").read_text() == "PRIVATE+KEY+rubbish\n"  # whatever it is, it stays
 
 
-def test_there_is_nothing_to_replace_without_receipts(tmp_path: Path) -> None:
+def test_replacing_a_key_needs_receipts(tmp_path: Path) -> None:
     open_writer(settings(tmp_path), Clock())
     with pytest.raises(LedgerError, match="no receipts"):
         key_rotation.replace(settings(tmp_path), Clock())
@@ -270,7 +270,7 @@ def test_there_is_nothing_to_replace_without_receipts(tmp_path: Path) -> None:
 # The keyring
 
 
-def test_the_keyring_holds_the_key_and_no_file_does(tmp_path: Path, keyring_file: Path) -> None:
+def test_keyring_holds_the_key_and_no_file_does(tmp_path: Path, keyring_file: Path) -> None:
     held = settings(tmp_path, SignerSettings("keyring"))
     first = open_writer(held, Clock())
     write(first)
@@ -292,7 +292,7 @@ def test_two_ledgers_of_one_origin_share_no_key_in_the_keyring(tmp_path: Path, k
     assert len(set(made)) == 2
 
 
-def test_a_keyring_that_forgot_the_key_is_told(tmp_path: Path, keyring_file: Path) -> None:
+def test_key_missing_from_the_keyring_is_reported(tmp_path: Path, keyring_file: Path) -> None:
     held = settings(tmp_path, SignerSettings("keyring"))
     write(open_writer(held, Clock()))
     keyring_file.unlink()
@@ -303,7 +303,7 @@ def test_a_keyring_that_forgot_the_key_is_told(tmp_path: Path, keyring_file: Pat
 # A command
 
 
-def test_a_command_signs(tmp_path: Path) -> None:
+def test_command_signer_signs(tmp_path: Path) -> None:
     held = external(tmp_path)
     writer = open_writer(settings(tmp_path, held), Clock())
     write(writer)
@@ -320,7 +320,7 @@ def test_a_command_signs(tmp_path: Path) -> None:
         ("other", "did not sign with its `public` key"),
     ],
 )
-def test_a_signer_that_fails_refuses_what_it_should_sign(tmp_path: Path, mood: str, told: str) -> None:
+def test_failing_signer_refuses_the_write(tmp_path: Path, mood: str, told: str) -> None:
     held = external(tmp_path, seconds=20)
     writer = open_writer(settings(tmp_path, held), Clock())
     write(writer)
@@ -349,7 +349,7 @@ async def test_a_call_whose_intent_cannot_be_signed_is_not_sent(tmp_path: Path) 
     harness.close()
 
 
-def test_a_rotation_from_a_file_to_a_command_and_who_does_not_know_it_refuses(tmp_path: Path) -> None:
+def test_guard_not_configured_for_the_new_signer_refuses_after_rotation(tmp_path: Path) -> None:
     held = external(tmp_path)
     knowing, unknowing = settings(tmp_path, SignerSettings(), held), settings(tmp_path)
     writers = [open_writer(knowing, Clock()), open_writer(unknowing, Clock())]
@@ -364,7 +364,7 @@ def test_a_rotation_from_a_file_to_a_command_and_who_does_not_know_it_refuses(tm
     assert open_writer(settings(tmp_path, held), Clock()).key.verifier == new
 
 
-def test_a_signer_that_does_not_sign_is_not_rotated_to(tmp_path: Path) -> None:
+def test_rotation_to_a_failing_signer_is_refused(tmp_path: Path) -> None:
     held = external(tmp_path)
     knowing = settings(tmp_path, SignerSettings(), held)
     writer = open_writer(knowing, Clock())
@@ -375,14 +375,14 @@ def test_a_signer_that_does_not_sign_is_not_rotated_to(tmp_path: Path) -> None:
     assert write(writer) == 1
 
 
-def test_a_command_does_not_rotate_to_itself(tmp_path: Path) -> None:
+def test_command_signer_does_not_rotate_to_itself(tmp_path: Path) -> None:
     held = external(tmp_path)
     write(open_writer(settings(tmp_path, held), Clock()))
     with pytest.raises(LedgerError, match="in force already"):
         key_rotation.rotate(settings(tmp_path, held), Clock())
 
 
-def test_a_key_and_its_text_are_one() -> None:
+def test_key_round_trips_through_its_text() -> None:
     private = Ed25519PrivateKey.generate()
     key = signing_key(ORIGIN, private.public_key(), private.sign)
     assert private_text(ORIGIN, private).startswith(f"PRIVATE+KEY+{ORIGIN}+{key.id.hex()}+")

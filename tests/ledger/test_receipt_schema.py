@@ -159,27 +159,27 @@ def errors(receipt: Json) -> list[str]:
     return [error.message for error in of_kind.iter_errors(receipt)]
 
 
-def test_the_schema_is_one() -> None:
+def test_receipt_schema_is_valid_json_schema() -> None:
     Draft202012Validator.check_schema(SCHEMA)
 
 
-def test_the_kinds_of_the_schema_are_those_of_the_guard() -> None:
+def test_schema_has_exactly_the_kinds_of_the_guard() -> None:
     assert {each["$ref"].removeprefix("#/$defs/") for each in SCHEMA["oneOf"]} == set(KINDS)
     assert all(SCHEMA["$defs"][kind]["properties"]["kind"] == {"const": kind} for kind in KINDS)
 
 
-def test_every_receipt_of_the_guard_fits(receipts: list[Json]) -> None:
+def test_every_receipt_of_the_guard_matches_the_schema(receipts: list[Json]) -> None:
     for receipt in receipts:
         assert errors(receipt) == [], receipt
         assert VALIDATOR.is_valid(receipt), receipt
 
 
-def test_every_kind_was_there(receipts: list[Json]) -> None:
+def test_every_kind_of_receipt_is_covered(receipts: list[Json]) -> None:
     assert {receipt["kind"] for receipt in receipts} | {form["kind"] for form in FORMS} == set(KINDS)
 
 
 @pytest.mark.parametrize("form", FORMS, ids=[form["kind"] for form in FORMS])
-def test_the_fixed_forms_fit(form: Json) -> None:
+def test_fixed_samples_match_the_schema(form: Json) -> None:
     assert errors(PLACE | form) == []
 
 
@@ -193,7 +193,7 @@ def test_every_member_of_the_schema_is_described_and_used(receipts: list[Json]) 
         assert SCHEMA["$defs"][f"m.{name}"]["description"].endswith("."), name
 
 
-def test_what_a_receipt_must_not_be_is_refused(receipts: list[Json]) -> None:
+def test_invalid_receipts_are_refused_by_the_schema(receipts: list[Json]) -> None:
     by_kind = {receipt["kind"]: receipt for receipt in receipts}
     for kind, receipt in by_kind.items():
         for name in SCHEMA["$defs"][kind]["required"]:

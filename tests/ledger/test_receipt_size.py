@@ -43,7 +43,7 @@ async def test_a_huge_tool_name_is_refused_with_a_receipt(tmp_path: Path, charac
     check(harness)
 
 
-async def test_a_huge_resource_ticket_and_reason_are_cut_and_the_call_goes_on(tmp_path: Path) -> None:
+async def test_huge_resource_ticket_and_reason_are_cut_and_the_call_runs(tmp_path: Path) -> None:
     harness = open_harness(tmp_path)
     harness.upstream.facts = {f"{WORST}{number}" * 10: 1 for number in range(5000)} | {"amount": 1}
     arguments = {"deal_id": WORST * 150_000, "amount": 2, "guard_ticket": WORST * 500, "guard_reason": WORST * 500}
@@ -57,7 +57,7 @@ async def test_a_huge_resource_ticket_and_reason_are_cut_and_the_call_goes_on(tm
     check(harness)
 
 
-async def test_a_huge_error_of_the_upstream_is_cut(tmp_path: Path) -> None:
+async def test_huge_upstream_error_is_cut(tmp_path: Path) -> None:
     harness = open_harness(tmp_path)
     harness.upstream.reading = lambda: Execution(ExecutionStatus.UPSTREAM_ERROR, {"error": {}}, WORST * HUGE)
     assert "cannot be read" in text(await call(harness, "crm__update_deal", {"deal_id": "1"}))
@@ -77,7 +77,7 @@ async def test_thousands_of_changed_fields_are_cut_to_a_few_and_counted(tmp_path
     check(harness)
 
 
-async def test_an_approval_and_a_grant_of_a_huge_call_hold(tmp_path: Path) -> None:
+async def test_approval_and_grant_work_for_a_huge_call(tmp_path: Path) -> None:
     harness = open_harness(tmp_path, ALLOW + GATE)
     harness.upstream.facts["deal_id"] = WORST * 100_000
     arguments = {"deal_id": WORST * 100_000, "amount": 2}
@@ -88,7 +88,7 @@ async def test_an_approval_and_a_grant_of_a_huge_call_hold(tmp_path: Path) -> No
     check(harness)
 
 
-async def test_many_long_rationales_stand_whole_where_they_were_given_and_cut_in_the_intent(tmp_path: Path) -> None:
+async def test_long_rationales_are_whole_in_votes_and_cut_in_the_intent(tmp_path: Path) -> None:
     people = ("alice", "carol", "mallory")
     harness = open_harness(tmp_path, ALLOW + GATE, routes={"people": Route("people", people, 10**12, quorum=3)})
     held = pending_id(await call(harness, "crm__note", {"text": "hi"}))
@@ -102,7 +102,7 @@ async def test_many_long_rationales_stand_whole_where_they_were_given_and_cut_in
     check(harness)
 
 
-async def test_a_receipt_that_is_still_too_large_refuses_the_call_and_leaves_no_trace(tmp_path: Path) -> None:
+async def test_oversized_receipt_refuses_the_call_and_writes_nothing(tmp_path: Path) -> None:
     """Here by the operator's doing: what each route demands must stand whole in the receipt."""
     crowd = tuple(f"approver-{number:05}" for number in range(6000))
     harness = open_harness(tmp_path, ALLOW + GATE, routes={"people": Route("people", crowd, 10**12)})
@@ -115,7 +115,7 @@ async def test_a_receipt_that_is_still_too_large_refuses_the_call_and_leaves_no_
     check(harness)
 
 
-def test_the_ledger_is_as_it_was_before_a_receipt_that_is_too_large(tmp_path: Path) -> None:
+def test_oversized_receipt_leaves_the_ledger_unchanged(tmp_path: Path) -> None:
     writer = open_filled(tmp_path, 300)
     before = writer.store.head(), writer.store.checkpoint()
     too_large = Draft("approver.enrolled", {"public": "x" * 65_535})
@@ -126,7 +126,7 @@ def test_the_ledger_is_as_it_was_before_a_receipt_that_is_too_large(tmp_path: Pa
 
 
 @pytest.mark.parametrize("over", [0, 1])
-def test_the_largest_receipt_is_one_of_65535_bytes(tmp_path: Path, over: int) -> None:
+def test_largest_receipt_has_65535_bytes(tmp_path: Path, over: int) -> None:
     writer = open_filled(tmp_path, 0)
     writer.run(lambda tx: tx.add(Draft("approver.enrolled", {"public": "x"})))
     row = writer.store.receipt(0)

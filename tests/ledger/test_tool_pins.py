@@ -55,7 +55,7 @@ def desk(tmp_path: Path) -> Iterator[Desk]:
     made.writer.store.close()
 
 
-def test_on_first_sight_tools_are_pinned_with_one_receipt(desk: Desk) -> None:
+def test_first_listing_pins_all_tools_with_one_receipt(desk: Desk) -> None:
     assert desk.out(tool("a"), tool("b")) == {}
     [receipt] = desk.receipts()
     assert receipt["kind"] == "catalog.pinned"
@@ -77,19 +77,19 @@ def test_a_first_listing_of_any_length_fits_its_receipts(desk: Desk) -> None:
     ]
 
 
-def test_what_an_upstream_adds_after_its_first_listing_is_asked_for(desk: Desk) -> None:
+def test_tools_added_after_the_first_listing_need_acceptance(desk: Desk) -> None:
     assert desk.out(tool("a")) == {}
     assert desk.out(tool("a"), tool("b")) == {"up__b": "quarantined: it is new"}
 
 
-def test_pinning_takes_additions_too(tmp_path: Path) -> None:
+def test_first_use_pin_also_accepts_later_tools(tmp_path: Path) -> None:
     desk = Desk(tmp_path, FirstUse.PIN)
     assert desk.out(tool("a")) == {}
     assert desk.out(tool("a"), tool("b")) == {}
     assert desk.kinds() == ["pinned", "pinned"]
 
 
-def test_asking_quarantines_what_is_new_and_tells_the_operator_once(tmp_path: Path) -> None:
+def test_first_use_ask_quarantines_new_tools_and_reports_once(tmp_path: Path) -> None:
     desk = Desk(tmp_path, FirstUse.ASK)
     for _ in range(2):
         assert desk.out(tool()) == {"up__add": "quarantined: it is new"}
@@ -97,14 +97,14 @@ def test_asking_quarantines_what_is_new_and_tells_the_operator_once(tmp_path: Pa
     assert desk.told == ["`up__add` is quarantined: it is new\nhint: mcp-guard tools show up__add"]
 
 
-def test_refusing_refuses_what_is_not_pinned(tmp_path: Path) -> None:
+def test_first_use_refuse_refuses_unpinned_tools(tmp_path: Path) -> None:
     assert Desk(tmp_path).out(tool("old")) == {}
     desk = Desk(tmp_path, FirstUse.REFUSE)
     assert desk.out(tool("old"), tool("new")) == {"up__new": "refused: it is new, and first_use is `refuse`"}
     assert desk.kinds() == ["pinned", "refused"]
 
 
-def test_what_hides_characters_is_quarantined_whatever_first_use_says(desk: Desk) -> None:
+def test_tool_with_hidden_characters_is_always_quarantined(desk: Desk) -> None:
     for first_use in (FirstUse.LISTING, FirstUse.PIN):
         desk.pins = ToolPins(desk.writer, {"up": PinRule(first_use)}, desk.told.append)
         assert list(desk.out(tool("a"), tool("b", **HIDING))) == ["up__b"]
@@ -112,7 +112,7 @@ def test_what_hides_characters_is_quarantined_whatever_first_use_says(desk: Desk
     assert receipt["findings"] == ["hidden_characters: description: U+200B ZERO WIDTH SPACE"]
 
 
-def test_a_change_is_quarantined_with_both_hashes_and_what_differs(desk: Desk) -> None:
+def test_changed_definition_is_quarantined_with_both_hashes_and_the_difference(desk: Desk) -> None:
     desk.out(tool())
     changed = tool(description="x", title="y")
     assert desk.out(changed) == {"up__add": "quarantined: its description, title changed since it was pinned"}
@@ -124,7 +124,7 @@ def test_a_change_is_quarantined_with_both_hashes_and_what_differs(desk: Desk) -
     assert desk.kinds() == ["pinned", "changed"], "the same change is no news"
 
 
-def test_the_operators_word_pins_it_and_retires_the_other(desk: Desk) -> None:
+def test_operator_acceptance_pins_the_definition_and_retires_the_old_one(desk: Desk) -> None:
     desk.out(tool())
     changed = tool(description="x")
     desk.out(changed)
@@ -137,7 +137,7 @@ def test_the_operators_word_pins_it_and_retires_the_other(desk: Desk) -> None:
     assert (accepted["pinned"], accepted["members"]) == (tool().definition_hash, ["description"])
 
 
-def test_what_was_refused_is_not_new_again_because_its_text_changed(desk: Desk) -> None:
+def test_refused_tool_stays_refused_after_a_text_change(desk: Desk) -> None:
     desk.out(tool())
     tool_pins.refuse(desk.writer, desk.pin(tool().definition_hash), "root", "no")
     assert desk.out(tool()) == {"up__add": "refused: refused by root: no"}
@@ -145,7 +145,7 @@ def test_what_was_refused_is_not_new_again_because_its_text_changed(desk: Desk) 
     assert desk.kinds() == ["pinned", "refused", "changed"]
 
 
-def test_what_hid_characters_is_not_let_in_by_dropping_them(desk: Desk) -> None:
+def test_tool_stays_quarantined_after_removing_hidden_characters(desk: Desk) -> None:
     assert list(desk.out(tool(**HIDING))) == ["up__add"]
     assert list(desk.out(tool(description="adds"))) == ["up__add"]
 
@@ -157,7 +157,7 @@ def test_a_tool_that_disappears_and_comes_back_changed_is_quarantined(desk: Desk
     assert desk.out(tool("a"), tool("b")) == {}
 
 
-def test_what_was_shown_is_what_is_accepted(desk: Desk) -> None:
+def test_only_the_definition_shown_is_accepted(desk: Desk) -> None:
     desk.out(tool())
     desk.out(tool(description="x"))
     shown = desk.pin(tool(description="x").definition_hash)
@@ -168,7 +168,7 @@ def test_what_was_shown_is_what_is_accepted(desk: Desk) -> None:
         tool_pins.accept(desk.writer, replace(shown, hash="sha256:none"), "root", "yes")
 
 
-def test_an_upstream_that_changes_without_end_does_not_fill_the_ledger(desk: Desk) -> None:
+def test_endless_definition_changes_do_not_fill_the_ledger(desk: Desk) -> None:
     desk.out(tool())
     for number in range(3 * tool_pins.MAX_IDLE_DEFINITIONS):
         desk.out(tool(description=str(number)))
@@ -178,7 +178,7 @@ def test_an_upstream_that_changes_without_end_does_not_fill_the_ledger(desk: Des
     assert rows[-1].definition["description"] == str(3 * tool_pins.MAX_IDLE_DEFINITIONS - 1)
 
 
-def test_a_member_the_operator_left_out_may_change(desk: Desk) -> None:
+def test_excluded_member_may_change(desk: Desk) -> None:
     def listed(at: str) -> Tool:
         return make_tool("up", {"name": "add", "_meta": {"at": at}}, {}, ("_meta",))
 
@@ -188,7 +188,7 @@ def test_a_member_the_operator_left_out_may_change(desk: Desk) -> None:
     assert row.hash == definition_hash(row.definition)
 
 
-def test_processes_at_once_pin_one_definition_and_quarantine_the_other(tmp_path: Path) -> None:
+def test_concurrent_processes_pin_one_definition_and_quarantine_the_other(tmp_path: Path) -> None:
     Desk(tmp_path).writer.store.close()
 
     def listing(number: int) -> tuple[str, dict[str, str]]:
@@ -207,7 +207,7 @@ def test_processes_at_once_pin_one_definition_and_quarantine_the_other(tmp_path:
     desk.writer.store.close()
 
 
-def test_every_word_is_seen_by_the_others(desk: Desk, tmp_path: Path) -> None:
+def test_operator_decisions_are_seen_by_other_processes(desk: Desk, tmp_path: Path) -> None:
     other = Desk(tmp_path)
 
     def news() -> bool:

@@ -86,13 +86,13 @@ def test_unacceptable_arguments_are_denied_with_a_receipt(
         b"[" * 300 + b"]" * 300,
     ],
 )
-def test_a_frame_that_cannot_be_handled_costs_no_frame_beside_it(client: Client, line: bytes) -> None:
+def test_failing_frame_does_not_affect_others(client: Client, line: bytes) -> None:
     """What comes in the same read is answered."""
     client.write(line + b'\n{"jsonrpc":"2.0","id":77,"method":"ping"}')
     assert client.wait(77)["result"] == {}
 
 
-def test_an_answer_deeper_than_can_be_passed_on_harms_no_other_call(client: Client, config: Path) -> None:
+def test_too_deeply_nested_answer_does_not_affect_other_calls(client: Client, config: Path) -> None:
     assert "The call may have taken effect" in text(client.call("up__deep"))
     still_alive(client)
     assert log(config, "--kind", "outcome")[0]["ending"] == "upstream_error"
@@ -142,7 +142,7 @@ def test_wrong_types_are_denied_with_the_path(client: Client, folder: Path, argu
 @pytest.mark.parametrize(
     "params", [{}, {"name": 5}, {"name": "up__echo", "arguments": []}, {"name": "up__echo", "_meta": 1}]
 )
-def test_a_call_that_is_no_call_is_a_protocol_error(client: Client, params: Json) -> None:
+def test_malformed_call_is_a_protocol_error(client: Client, params: Json) -> None:
     assert client.request("tools/call", params)["error"]["code"] == -32602
 
 
@@ -161,13 +161,13 @@ def test_garbage_from_an_upstream_does_not_hide_its_answer(client: Client, folde
     assert len(seen(folder, "up")) == 1
 
 
-def test_an_upstream_that_answers_twice_is_heard_once(client: Client, config: Path) -> None:
+def test_second_answer_of_an_upstream_is_ignored(client: Client, config: Path) -> None:
     assert text(client.call("up__twice")) == "first"
     still_alive(client)
     assert len(log(config, "--kind", "outcome", "--tool", "up__twice")) == 1
 
 
-def test_an_answer_with_neither_result_nor_error_may_have_run(client: Client, config: Path) -> None:
+def test_answer_without_result_or_error_is_an_upstream_error(client: Client, config: Path) -> None:
     assert "neither result nor error" in text(client.call("up__neither"))
     assert log(config, "--kind", "outcome")[-1]["ending"] == "upstream_error"
 
@@ -179,7 +179,7 @@ def test_errors_of_tool_and_upstream_pass_through(client: Client, config: Path) 
     assert [each["ending"] for each in log(config, "--kind", "outcome")] == ["tool_error", "upstream_error"]
 
 
-def test_a_dead_upstream_fails_its_own_calls_and_comes_back(folder: Path) -> None:
+def test_dead_upstream_fails_its_own_calls_and_is_restarted(folder: Path) -> None:
     config = write_config(folder, scripted("up", folder) + scripted("other", folder))
     with Client(config) as client:
         client.start()
@@ -197,7 +197,7 @@ def test_a_dead_upstream_fails_its_own_calls_and_comes_back(folder: Path) -> Non
     assert [call["arguments"] for call in seen(folder, "up")][-1] == {"text": "back"}
 
 
-def test_an_upstream_that_cannot_be_started_is_blamed(folder: Path) -> None:
+def test_upstream_that_cannot_be_started_is_named(folder: Path) -> None:
     config = write_config(folder, '[upstreams.gone]\ncommand = "/no/such/program"\n' + scripted("up", folder))
     with Client(config) as client:
         client.start()
@@ -207,7 +207,7 @@ def test_an_upstream_that_cannot_be_started_is_blamed(folder: Path) -> None:
     assert "cannot be started" in client.stderr
 
 
-def test_an_upstream_that_does_not_answer_a_listing_hides_no_other_upstream(folder: Path) -> None:
+def test_upstream_without_a_listing_hides_no_other_upstream(folder: Path) -> None:
     silent = scripted("up", folder, SILENT_IF=str(folder / "silent")).replace("env =", "timeout_seconds = 0.5\nenv =")
     config = write_config(folder, silent + scripted("other", folder))
     with Client(config) as client:

@@ -72,7 +72,7 @@ def guard(tmp_path: Path, place: Path) -> Iterator[Served]:
         yield served
 
 
-def test_a_user_calls_as_the_agent_that_the_operator_gave_them(guard: Served, place: Path) -> None:
+def test_user_calls_as_the_configured_agent(guard: Served, place: Path) -> None:
     with ExitStack() as stack:
         ann = stack.enter_context(Connected(place / "socket", uid=ANN))
         ann.start()
@@ -92,7 +92,7 @@ def test_a_user_calls_as_the_agent_that_the_operator_gave_them(guard: Served, pl
     cli("verify", "--config", str(guard.config))
 
 
-def test_users_at_once_are_never_confused(guard: Served, place: Path) -> None:
+def test_concurrent_users_are_never_confused(guard: Served, place: Path) -> None:
     with ExitStack() as stack:
         clients = [stack.enter_context(Connected(place / "socket", uid=uid)) for uid in (ANN, BEN) * 3]
 
@@ -121,7 +121,7 @@ def test_users_at_once_are_never_confused(guard: Served, place: Path) -> None:
     assert len(set.union(*instances.values())) == 6
 
 
-def test_a_user_who_is_not_listed_is_refused_and_told(guard: Served, place: Path) -> None:
+def test_unlisted_user_is_refused_with_a_reason(guard: Served, place: Path) -> None:
     with Connected(place / "socket", uid=EVE) as eve:
         assert eve.process.stdout is not None
         assert eve.process.stdout.read() == b""
@@ -130,7 +130,7 @@ def test_a_user_who_is_not_listed_is_refused_and_told(guard: Served, place: Path
     assert log(guard.config, "--kind", "credential.issued") == []
 
 
-def test_what_a_client_says_of_itself_changes_nothing(guard: Served, place: Path) -> None:
+def test_client_claims_about_itself_are_ignored(guard: Served, place: Path) -> None:
     with Connected(place / "socket", uid=BEN) as ben:
         info = {"name": "tester", "version": "1"}
         meta = {"agent": "tester", "uid": 0, "on_behalf_of": "alice"}
@@ -156,7 +156,7 @@ def test_a_revoked_instance_is_refused_at_its_next_call(guard: Served, place: Pa
     assert "agent `tester` is revoked" in ann.stderr
 
 
-def test_calls_in_flight_are_answered_after_the_client_has_closed_its_end(guard: Served, place: Path) -> None:
+def test_calls_in_flight_are_answered_after_the_client_closes_its_input(guard: Served, place: Path) -> None:
     with Connected(place / "socket", uid=ANN) as ann:
         ann.start()
         sent = ann.send("tools/call", {"name": "up__echo", "arguments": {"text": "late"}})
@@ -165,13 +165,13 @@ def test_calls_in_flight_are_answered_after_the_client_has_closed_its_end(guard:
         assert "result" in ann.wait(sent)
 
 
-def test_large_messages_get_through_both_ways(guard: Served, place: Path) -> None:
+def test_large_messages_pass_in_both_directions(guard: Served, place: Path) -> None:
     with Connected(place / "socket", uid=ANN) as ann:
         ann.start()
         assert "result" in ann.call("up__echo", {"text": "x" * 900_000})
 
 
-def test_the_end_of_the_guard_is_the_end_of_the_shim(tmp_path: Path, place: Path) -> None:
+def test_connect_ends_when_the_guard_ends(tmp_path: Path, place: Path) -> None:
     port = free_port()
     with Served(configure(tmp_path, place, port), port) as served:
         with Connected(place / "socket", uid=ANN) as ann:
@@ -185,14 +185,14 @@ def test_the_end_of_the_guard_is_the_end_of_the_shim(tmp_path: Path, place: Path
     assert kinds[-2:] == ["instance.ended", "guard.stopped"]
 
 
-def test_no_guard_is_told(place: Path) -> None:
+def test_missing_guard_is_reported(place: Path) -> None:
     with Connected(place / "socket", uid=ANN) as ann:
         pass
     assert ann.process.returncode == 6
     assert "no guard at" in ann.stderr
 
 
-def test_a_socket_that_a_killed_guard_left_is_taken_over_and_a_living_ones_is_not(tmp_path: Path, place: Path) -> None:
+def test_socket_of_a_killed_guard_is_reused_and_of_a_live_guard_is_not(tmp_path: Path, place: Path) -> None:
     port = free_port()
     config = configure(tmp_path, place, port)
     with Served(config, port) as first:
@@ -205,7 +205,7 @@ def test_a_socket_that_a_killed_guard_left_is_taken_over_and_a_living_ones_is_no
 
 
 @pytest.mark.parametrize(("mode", "uid", "connects"), [("0660", EVE, False), ("0660", ANN, True), ("0600", ANN, False)])
-def test_mode_and_group_of_the_socket_are_as_configured(
+def test_socket_has_the_configured_mode_and_group(
     tmp_path: Path, place: Path, mode: str, uid: int, connects: bool
 ) -> None:
     port = free_port()
@@ -221,7 +221,7 @@ def test_mode_and_group_of_the_socket_are_as_configured(
         assert ("Permission denied" in client.stderr) is not connects
 
 
-def test_users_without_a_socket_are_a_mistake(tmp_path: Path) -> None:
+def test_users_without_a_socket_are_refused(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path), more=serving(free_port()) + USERS)
     refused = cli("policy", "validate", "--config", str(config), check=False)
     assert (refused.returncode, "without serve.socket" in refused.stderr) == (3, True)
@@ -236,7 +236,7 @@ def test_a_user_with_two_agents_is_refused(tmp_path: Path, place: Path) -> None:
         assert "has 2 agents" in json.loads(raw.recv(4096))["error"]["message"]
 
 
-def test_the_shim_loads_nothing_of_the_guard_but_the_list_of_commands_their_options_and_its_errors() -> None:
+def test_connect_loads_only_commands_options_and_errors() -> None:
     code = "import sys, mcp_guard.cli.connect; print([m for m in sys.modules if m.startswith('mcp_guard')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = {"mcp_guard", "mcp_guard.core", "mcp_guard.core.errors"}

@@ -25,7 +25,7 @@ unless { context.history.sinks.from_untrusted.isEmpty() };
 """
 
 
-def test_a_destination_counts_by_where_the_run_first_saw_it(tmp_path: Path) -> None:
+def test_destination_is_judged_by_its_first_source(tmp_path: Path) -> None:
     (tmp_path / "deals.json").write_text(json.dumps({"7": {"contact": EVIL}}))
     up = scripted("up", tmp_path, DEALS=str(tmp_path / "deals.json"))
     config = write_config(tmp_path, up, POLICIES, LABELS)
@@ -48,7 +48,7 @@ def test_a_destination_counts_by_where_the_run_first_saw_it(tmp_path: Path) -> N
     assert "verified" in cli("verify", "--config", str(config)).stdout
 
 
-def test_a_run_is_learned_when_it_ends_and_a_task_that_is_not_there_is_told(tmp_path: Path) -> None:
+def test_run_is_learned_at_its_end_and_a_missing_task_is_reported(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path), POLICIES, LABELS)
     with Client(config, ("--task", "look up 7")) as client:
         client.start()

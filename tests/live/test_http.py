@@ -44,7 +44,7 @@ def served(tmp_path: Path) -> Iterator[Served]:
 
 
 @pytest.mark.parametrize("mode", ["legacy", REVISION, "auto"])
-async def test_the_official_client_works_in_both_eras(served: Served, mode: str) -> None:
+async def test_official_client_works_with_both_protocol_versions(served: Served, mode: str) -> None:
     instance, token = served.issue("--on-behalf-of", "dana", "--ticket", "INC-1")
     asked: list[str] = []
     steps: list[float] = []
@@ -98,7 +98,7 @@ async def test_fastmcps_client_works(served: Served) -> None:
 # Who may come in
 
 
-def test_without_a_good_token_nobody_comes_in(served: Served) -> None:
+def test_request_without_a_valid_token_is_refused(served: Served) -> None:
     _, token = served.issue()
     header, claims, signature = token.split(".")
     forged = json.loads(base64.urlsafe_b64decode(claims + "=="))
@@ -128,12 +128,12 @@ def test_a_token_for_another_resource_is_refused(served: Served, tmp_path: Path)
 @pytest.mark.parametrize(
     ("header", "value", "status"), [("host", "evil.example", 421), ("origin", "https://evil", 403)]
 )
-def test_other_names_and_origins_are_not_answered(served: Served, header: str, value: str, status: int) -> None:
+def test_other_hosts_and_origins_are_refused(served: Served, header: str, value: str, status: int) -> None:
     _, token = served.issue()
     assert served.raw(token).request("initialize", headers={header: value}).status_code == status
 
 
-def test_a_session_is_its_instances_alone(served: Served) -> None:
+def test_session_belongs_to_one_instance(served: Served) -> None:
     (_, alices), (_, bobs) = served.issue(), served.issue()
     alice, bob = served.raw(alices), served.raw(bobs)
     alice.start()
@@ -143,7 +143,7 @@ def test_a_session_is_its_instances_alone(served: Served) -> None:
     assert "result" in reply(alice.request("tools/list"))
 
 
-def test_a_credential_for_some_tools_lists_and_calls_those_alone(served: Served) -> None:
+def test_credential_limited_to_tools_lists_and_calls_only_those(served: Served) -> None:
     _, token = served.issue("--tool", "up__echo", "--tool", "up__t*")
     client = served.raw(token)
     client.start()
@@ -156,7 +156,7 @@ def test_a_credential_for_some_tools_lists_and_calls_those_alone(served: Served)
 # Sessions
 
 
-def test_a_session_that_is_ended_takes_its_upstreams_with_it(served: Served) -> None:
+def test_ended_session_stops_its_upstreams(served: Served) -> None:
     client = served.raw(served.issue()[1])
     client.start()
     client.call("up__echo", {"text": "x"})
@@ -166,7 +166,7 @@ def test_a_session_that_is_ended_takes_its_upstreams_with_it(served: Served) -> 
     assert client.request("tools/list").status_code == 404
 
 
-def test_a_session_that_nobody_uses_ends(tmp_path: Path) -> None:
+def test_idle_session_ends(tmp_path: Path) -> None:
     port = free_port()
     config = write_config(tmp_path, scripted("up", tmp_path), more=serving(port, "idle_seconds = 0.1"))
     with Served(config, port) as served:
@@ -176,7 +176,7 @@ def test_a_session_that_nobody_uses_ends(tmp_path: Path) -> None:
         assert client.request("tools/list").status_code == 404
 
 
-def test_there_are_no_more_sessions_than_may_be(tmp_path: Path) -> None:
+def test_session_limit_is_enforced(tmp_path: Path) -> None:
     port = free_port()
     config = write_config(tmp_path, scripted("up", tmp_path), more=serving(port, "max_sessions = 1"))
     with Served(config, port) as served:
@@ -220,7 +220,7 @@ def test_a_held_call_is_answered_when_it_is_approved(tmp_path: Path) -> None:
         assert reply(response)["result"]["isError"] is False
 
 
-def test_a_stateless_client_that_hangs_up_gives_up_its_call(tmp_path: Path) -> None:
+def test_stateless_client_that_disconnects_cancels_its_call(tmp_path: Path) -> None:
     port = free_port()
     with Served(write_config(tmp_path, scripted("up", tmp_path), GATED, more=serving(port)), port) as served:
         client = served.raw(served.issue()[1], patience=3)
@@ -233,7 +233,7 @@ def test_a_stateless_client_that_hangs_up_gives_up_its_call(tmp_path: Path) -> N
 # Hostile requests
 
 
-def test_what_cannot_be_read_is_refused(served: Served) -> None:
+def test_unparsable_body_is_refused(served: Served) -> None:
     client = served.raw(served.issue()[1])
     client.start()
     assert client.send(b"not json").status_code == 400
@@ -255,7 +255,7 @@ def test_what_cannot_be_read_is_refused(served: Served) -> None:
         {"id": [[[[]]]], "method": "tools/call", "params": {"name": "up__echo", "arguments": 7}},
     ],
 )
-def test_what_is_no_request_is_refused_and_the_next_one_answered(served: Served, message: Json) -> None:
+def test_invalid_request_is_refused_and_the_next_is_answered(served: Served, message: Json) -> None:
     client = served.raw(served.issue()[1])
     client.start()
     assert client.send({"jsonrpc": "2.0", **message}).status_code < 500
@@ -272,7 +272,7 @@ def test_a_message_over_the_limit_is_not_read(tmp_path: Path) -> None:
         assert served.raw(served.issue()[1]).send(b"x" * 1001).status_code == 413
 
 
-def test_a_body_that_two_parsers_could_read_differently_is_refused_with_a_receipt(served: Served) -> None:
+def test_ambiguous_body_is_refused_with_a_receipt(served: Served) -> None:
     client = served.raw(served.issue()[1])
     client.start()
     two = b'{"jsonrpc":"2.0","id":9,"method":"tools/call","params":{"name":"up__echo","name":"up__die"}}'
@@ -291,7 +291,7 @@ def test_headers_that_differ_from_the_body_are_refused(served: Served, header: s
     assert client.stateless("no/such").status_code == 404
 
 
-def test_what_the_stateless_revision_does_not_have_is_refused_as_it_says(served: Served) -> None:
+def test_methods_absent_from_the_stateless_revision_are_refused(served: Served) -> None:
     client = served.raw(served.issue()[1])
     greeting = client.stateless("initialize")
     assert (greeting.status_code, greeting.json()["error"]["code"]) == (404, -32601)

@@ -59,7 +59,7 @@ def message() -> Json:
     return dict(call)
 
 
-def test_a_lost_response_is_gone_on_with_and_the_call_runs_once(served: Served, tmp_path: Path) -> None:
+def test_lost_response_is_resumed_and_the_call_runs_once(served: Served, tmp_path: Path) -> None:
     client = started(served)
     event = lose(client, message())
     cli("approvals", "approve", held(served.config), "--rationale", "fine", *enrol(served.config))
@@ -69,14 +69,14 @@ def test_a_lost_response_is_gone_on_with_and_the_call_runs_once(served: Served, 
     assert len(seen(tmp_path, "up")) == 1
 
 
-def test_what_belongs_to_another_session_cannot_be_resumed(served: Served) -> None:
+def test_stream_of_another_session_cannot_be_resumed(served: Served) -> None:
     client, other = started(served), started(served)
     event = lose(client, message())
     for wrong in (event, "no-such", "9-0", "standing-x"):
         assert resume(other, wrong).status_code == 400
 
 
-def test_clients_of_older_revisions_get_no_events_without_data(served: Served) -> None:
+def test_older_clients_get_no_events_without_data(served: Served) -> None:
     client = started(served)
     response = client.request("tools/list", headers={"mcp-protocol-version": "2025-06-18"})
     assert response.headers["content-type"] == "application/json"

@@ -53,7 +53,7 @@ def config_for(folder: Path, remote: Remote, transport: str = "http", token: str
     return write_config(folder, section)
 
 
-def test_a_response_that_ends_before_its_answer_is_come_back_to(tmp_path: Path, remote: Remote) -> None:
+def test_interrupted_response_is_resumed(tmp_path: Path, remote: Remote) -> None:
     config = config_for(tmp_path, remote)
     with Client(config) as client:
         client.start("2025-11-25")
@@ -63,7 +63,9 @@ def test_a_response_that_ends_before_its_answer_is_come_back_to(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("transport", ["http", "sse"])
-def test_calls_reach_it_and_its_progress_reaches_the_client(tmp_path: Path, remote: Remote, transport: str) -> None:
+def test_calls_reach_the_upstream_and_progress_reaches_the_client(
+    tmp_path: Path, remote: Remote, transport: str
+) -> None:
     config = config_for(tmp_path, remote, transport)
     with Client(config) as client:
         client.start()
@@ -101,7 +103,7 @@ def test_a_call_whose_answer_is_lost_is_unknown_and_not_sent_again(tmp_path: Pat
     cli("verify", "--config", str(config))
 
 
-def test_a_token_that_it_does_not_take_is_told(tmp_path: Path, remote: Remote) -> None:
+def test_refused_token_is_reported(tmp_path: Path, remote: Remote) -> None:
     config = config_for(tmp_path, remote, token="another-token-123")
     with Client(config) as client:
         client.start()
@@ -112,7 +114,7 @@ def test_a_token_that_it_does_not_take_is_told(tmp_path: Path, remote: Remote) -
     assert "another-token-123" not in client.stderr
 
 
-def test_one_that_is_not_there_fails_its_own_calls_only(tmp_path: Path) -> None:
+def test_unreachable_upstream_fails_only_its_own_calls(tmp_path: Path) -> None:
     section = f'[upstreams.far]\nurl = "http://127.0.0.1:{free_port()}/mcp"\n'
     with Client(write_config(tmp_path, section)) as client:
         client.start()
@@ -129,7 +131,7 @@ def test_one_that_is_not_there_fails_its_own_calls_only(tmp_path: Path) -> None:
         ('[upstreams.far]\ncommand = "x"\nbearer = { env = "Y" }\n', "`bearer` does not go with `command`"),
     ],
 )
-def test_a_section_that_says_neither_or_both_is_refused(tmp_path: Path, section: str, why: str) -> None:
+def test_section_with_both_or_neither_of_command_and_url_is_refused(tmp_path: Path, section: str, why: str) -> None:
     refused = cli("policy", "validate", "--config", str(write_config(tmp_path, section)), check=False)
     assert refused.returncode == 3
     assert why in refused.stderr

@@ -52,11 +52,11 @@ class Telling(Client):
         return set(line.split()[1:])
 
 
-def test_what_must_not_be_loaded_exists() -> None:
+def test_forbidden_modules_exist() -> None:
     assert [name for name in HEAVY if importlib.util.find_spec(name) is None] == []
 
 
-def test_a_guard_has_loaded_nothing_heavy_when_it_has_carried_a_call(tmp_path: Path) -> None:
+def test_no_heavy_module_is_loaded_after_a_call(tmp_path: Path) -> None:
     with Telling(write_config(tmp_path, scripted("up", tmp_path))) as client:
         client.start()
         assert "up__echo" in client.tools()

@@ -36,7 +36,7 @@ def sign_in(config: Path) -> "subprocess.CompletedProcess[str]":
     return subprocess.CompletedProcess(words, process.returncode, output, said + rest)
 
 
-def test_the_guard_has_a_token_of_its_own_from_the_server_that_the_upstream_names(tmp_path: Path) -> None:
+def test_guard_obtains_its_own_token_from_the_announced_server(tmp_path: Path) -> None:
     with (
         Authority(tmp_path, secret=SECRET) as authority,
         Client(configure(tmp_path, authority.section(PLACE, more='scope = "a b"'))) as client,
@@ -48,7 +48,7 @@ def test_the_guard_has_a_token_of_its_own_from_the_server_that_the_upstream_name
         assert asked["resource"] == f"{authority.url}/mcp"
 
 
-def test_a_token_is_renewed_before_it_ends(tmp_path: Path) -> None:
+def test_token_is_renewed_before_it_expires(tmp_path: Path) -> None:
     with (
         Authority(tmp_path, secret=SECRET, lasts=0.4) as authority,
         Client(configure(tmp_path, authority.section(PLACE))) as client,
@@ -95,7 +95,7 @@ def test_a_call_that_may_have_run_is_never_sent_again(tmp_path: Path) -> None:
     assert endings == ["unknown", "upstream_error", "upstream_error", "unknown"]
 
 
-def test_a_person_signs_in_and_the_guard_goes_on_with_refresh_tokens_that_rotate(tmp_path: Path) -> None:
+def test_sign_in_by_a_user_continues_with_rotating_refresh_tokens(tmp_path: Path) -> None:
     with Authority(tmp_path, lasts=0.4) as authority:
         config = configure(tmp_path, authority.section("", "authorization_code"))
         done = sign_in(config)
@@ -119,7 +119,7 @@ def test_a_person_signs_in_and_the_guard_goes_on_with_refresh_tokens_that_rotate
         assert json.loads(kept.read_text())["refresh"] == authority.asked("gave")[-1]["refresh"]
 
 
-def test_without_a_sign_in_the_upstream_is_down_and_says_what_to_do(tmp_path: Path) -> None:
+def test_upstream_without_sign_in_is_down_and_says_what_to_do(tmp_path: Path) -> None:
     with Authority(tmp_path) as authority:
         config = configure(tmp_path, authority.section("", "authorization_code"))
         with Client(config) as client:
@@ -132,7 +132,7 @@ def test_without_a_sign_in_the_upstream_is_down_and_says_what_to_do(tmp_path: Pa
         assert not (tmp_path / "state" / "sign-ins" / "far.json").exists()
 
 
-def test_requests_are_not_sent_to_another_host_that_an_upstream_names(tmp_path: Path) -> None:
+def test_requests_are_not_sent_to_a_host_named_by_the_upstream(tmp_path: Path) -> None:
     with Authority(tmp_path) as authority:
         section = f'[upstreams.far]\nurl = "{authority.url}/old"\ntransport = "sse"\nbearer = {PLACE}\n'
         with Client(configure(tmp_path, section)) as client:
@@ -141,7 +141,7 @@ def test_requests_are_not_sent_to_another_host_that_an_upstream_names(tmp_path: 
         assert "wants its requests sent to another host" in client.stderr
 
 
-def test_the_metadata_is_found_where_a_refusal_points_to(tmp_path: Path) -> None:
+def test_metadata_is_read_from_the_url_in_the_challenge(tmp_path: Path) -> None:
     with Authority(tmp_path, secret=SECRET, pointed=True) as authority:
         authority.behave(metadata={"issuer": authority.url})
         with Client(configure(tmp_path, authority.section(PLACE))) as client:
@@ -157,7 +157,7 @@ def test_the_metadata_is_found_where_a_refusal_points_to(tmp_path: Path) -> None
         ({"token_endpoint": None}, "names no token endpoint"),
     ],
 )
-def test_metadata_that_cannot_be_trusted_gets_no_secret(tmp_path: Path, metadata: object, why: str) -> None:
+def test_untrusted_metadata_receives_no_secret(tmp_path: Path, metadata: object, why: str) -> None:
     with Authority(tmp_path, secret=SECRET, metadata=metadata) as authority:
         with Client(configure(tmp_path, authority.section(PLACE))) as client:
             client.start()
@@ -166,9 +166,7 @@ def test_metadata_that_cannot_be_trusted_gets_no_secret(tmp_path: Path, metadata
         assert authority.asked("token") == []
 
 
-def test_a_sign_in_in_the_keyring_with_a_secret_in_the_body_is_refreshed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sign_in_stored_in_the_keyring_is_refreshed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHON_KEYRING_BACKEND", "tests.ledger.file_keyring.FileKeyring")
     monkeypatch.setenv("TEST_KEYRING", str(tmp_path / "keyring.json"))
     body = {"token_endpoint_auth_methods_supported": ["client_secret_post"]}
@@ -187,7 +185,7 @@ def test_a_sign_in_in_the_keyring_with_a_secret_in_the_body_is_refreshed(
         assert authority.asked("gave")[-1]["refresh"] in (tmp_path / "keyring.json").read_text()
 
 
-def test_a_client_that_leaves_during_a_refresh_does_not_lose_the_sign_in(tmp_path: Path) -> None:
+def test_client_leaving_during_a_refresh_does_not_lose_the_sign_in(tmp_path: Path) -> None:
     with Authority(tmp_path) as authority:
         config = configure(tmp_path, authority.section("", "authorization_code"))
         sign_in(config)
@@ -210,7 +208,7 @@ def test_a_client_that_leaves_during_a_refresh_does_not_lose_the_sign_in(tmp_pat
     ("back", "why"),
     [({"state": "another"}, "another state"), ({"iss": "https://evil.example"}, "another issuer")],
 )
-def test_a_redirect_that_is_not_the_answer_to_ours_signs_nobody_in(tmp_path: Path, back: object, why: str) -> None:
+def test_redirect_with_a_foreign_state_is_refused(tmp_path: Path, back: object, why: str) -> None:
     with Authority(tmp_path, back=back) as authority:
         done = sign_in(configure(tmp_path, authority.section("", "authorization_code")))
         assert done.returncode == 6
@@ -218,7 +216,7 @@ def test_a_redirect_that_is_not_the_answer_to_ours_signs_nobody_in(tmp_path: Pat
         assert authority.asked("token") == []
 
 
-def test_a_client_secret_is_not_sent_to_whom_only_the_upstream_names(tmp_path: Path) -> None:
+def test_client_secret_is_not_sent_to_a_server_named_only_by_the_upstream(tmp_path: Path) -> None:
     other = tmp_path / "other"
     other.mkdir()
     with Authority(other) as stranger, Authority(tmp_path, issuer=stranger.url, secret=SECRET) as authority:
@@ -237,7 +235,7 @@ def test_a_client_secret_is_not_sent_to_whom_only_the_upstream_names(tmp_path: P
         ("", "needs a `client_secret`"),
     ],
 )
-def test_a_section_that_cannot_work_is_refused(tmp_path: Path, more: str, why: str) -> None:
+def test_invalid_oauth_section_is_refused(tmp_path: Path, more: str, why: str) -> None:
     section = f'[upstreams.far]\nurl = "https://x.example"\n[upstreams.far.oauth]\nclient_id = "x"\n{more}\n'
     if "https only" in why:
         section += 'client_secret = { env = "X" }\n'

@@ -91,7 +91,7 @@ def heard(client: Client, method: str) -> Json:
         client.others.append(client.read())
 
 
-def test_a_handshake_client_is_served_by_an_upstream_that_knows_no_handshake(modern: Eras) -> None:
+def test_handshake_client_works_with_a_stateless_upstream(modern: Eras) -> None:
     with Client(modern.config) as client:
         hello = client.start(elicitation={})
         assert hello["instructions"] == "be kind"
@@ -114,7 +114,7 @@ def test_a_handshake_client_is_served_by_an_upstream_that_knows_no_handshake(mod
     cli("verify", "--config", str(modern.config))
 
 
-def test_a_log_level_that_was_set_is_asked_for_with_each_request(modern: Eras) -> None:
+def test_log_level_is_sent_with_each_stateless_request(modern: Eras) -> None:
     with Client(modern.config) as client:
         client.start()
         if "error" in client.request("logging/setLevel", {"level": "info"}):
@@ -123,7 +123,7 @@ def test_a_log_level_that_was_set_is_asked_for_with_each_request(modern: Eras) -
         assert heard(client, "notifications/message")["data"] == "a word"
 
 
-def test_what_it_asks_is_asked_of_a_handshake_client_within_the_same_call(modern: Eras) -> None:
+def test_upstream_questions_reach_a_handshake_client_within_the_call(modern: Eras) -> None:
     with Client(modern.config) as client:
         client.start(**ABLE)
         id = client.send("tools/call", {"name": "up__greet", "arguments": {"times": 2}})
@@ -137,7 +137,7 @@ def test_what_it_asks_is_asked_of_a_handshake_client_within_the_same_call(modern
     cli("verify", "--config", str(modern.config))
 
 
-def test_what_it_asks_is_passed_on_to_a_stateless_client_with_our_own_state(modern: Eras) -> None:
+def test_upstream_questions_reach_a_stateless_client_with_the_guards_state(modern: Eras) -> None:
     call: Json = {"name": "up__greet", "arguments": {}}
     with Stateless(modern.config) as client:
         first = client.ask("tools/call", call, **ABLE)["result"]
@@ -157,7 +157,7 @@ def test_what_it_asks_is_passed_on_to_a_stateless_client_with_our_own_state(mode
     assert outcome["rounds"] == 2
 
 
-def test_what_a_client_cannot_be_asked_is_named_and_the_call_ends(modern: Eras) -> None:
+def test_question_unsupported_by_the_client_is_named_and_ends_the_call(modern: Eras) -> None:
     with Client(modern.config) as client:
         client.start(elicitation={})
         reply = client.call("up__greet")
@@ -170,7 +170,7 @@ def test_what_a_client_cannot_be_asked_is_named_and_the_call_ends(modern: Eras) 
     assert len(modern.seen("greet")) == 2
 
 
-def test_a_client_that_refuses_to_answer_ends_the_call(modern: Eras) -> None:
+def test_client_refusal_to_answer_ends_the_call(modern: Eras) -> None:
     with Client(modern.config) as client:
         client.start(**ABLE)
         id = client.send("tools/call", {"name": "up__greet", "arguments": {}})
@@ -180,7 +180,7 @@ def test_a_client_that_refuses_to_answer_ends_the_call(modern: Eras) -> None:
     assert [each["ending"] for each in modern.outcomes()] == ["cancelled"]
 
 
-def test_an_upstream_that_never_has_enough_is_given_up(modern: Eras) -> None:
+def test_endless_questions_are_cut_off(modern: Eras) -> None:
     with Client(modern.config) as client:
         client.start(**ABLE)
         id = client.send("tools/call", {"name": "up__greet", "arguments": {"times": 99}})
@@ -191,7 +191,7 @@ def test_an_upstream_that_never_has_enough_is_given_up(modern: Eras) -> None:
     assert [(each["ending"], each["rounds"]) for each in modern.outcomes()] == [("cancelled", 10)]
 
 
-def test_a_call_whose_guard_dies_between_two_rounds_is_unknown_and_does_not_go_on(modern: Eras) -> None:
+def test_call_whose_guard_dies_between_rounds_is_unknown_and_not_resumed(modern: Eras) -> None:
     with Client(modern.config) as client:
         client.start(**ABLE)
         client.send("tools/call", {"name": "up__greet", "arguments": {}})
@@ -204,7 +204,7 @@ def test_a_call_whose_guard_dies_between_two_rounds_is_unknown_and_does_not_go_o
     assert len(modern.seen("greet")) == 1
 
 
-def test_a_call_that_was_approved_goes_through_its_rounds_under_one_intent(tmp_path: Path) -> None:
+def test_approved_call_with_several_rounds_has_one_intent(tmp_path: Path) -> None:
     gate = '@id("gate") @require_approval("people") forbid (principal, action == Action::"up__greet", resource);'
     modern = Eras(tmp_path, "modern", policies=ALLOW_ALL + gate, guard="hold_seconds = 0.1")
     call: Json = {"name": "up__greet", "arguments": {}}
@@ -222,7 +222,7 @@ def test_a_call_that_was_approved_goes_through_its_rounds_under_one_intent(tmp_p
     cli("verify", "--config", str(modern.config))
 
 
-def test_facts_that_must_be_asked_for_are_not_had_and_so_the_call_is_denied(tmp_path: Path) -> None:
+def test_facts_that_need_user_input_deny_the_call(tmp_path: Path) -> None:
     facts = """
 [tools.up__echo.facts]
 tool = "greet"
@@ -241,7 +241,7 @@ effect = "read"
 
 
 @pytest.mark.parametrize("era", ["old", "modern"])
-def test_the_stateless_era_is_loaded_only_for_an_upstream_that_speaks_it(tmp_path: Path, era: str) -> None:
+def test_stateless_client_module_is_loaded_only_for_stateless_upstreams(tmp_path: Path, era: str) -> None:
     with Client(Eras(tmp_path, era).config, env={"PYTHONPROFILEIMPORTTIME": "1"}) as client:
         client.start()
         client.call("up__echo", {"text": "hi"})
@@ -250,7 +250,7 @@ def test_the_stateless_era_is_loaded_only_for_an_upstream_that_speaks_it(tmp_pat
     assert "mcp_guard.protocol.headers" not in client.stderr
 
 
-def test_one_that_only_wants_more_time_gets_it(modern: Eras) -> None:
+def test_upstream_that_only_asks_for_time_is_retried(modern: Eras) -> None:
     with Client(modern.config) as client:
         client.start()
         assert text(client.call("up__wait")) == "waited"
@@ -258,7 +258,7 @@ def test_one_that_only_wants_more_time_gets_it(modern: Eras) -> None:
 
 
 @pytest.mark.parametrize("kind", [Client, Stateless])
-def test_a_client_that_goes_between_two_rounds_leaves_a_cancelled_call(modern: Eras, kind: type[Client]) -> None:
+def test_client_leaving_between_rounds_cancels_the_call(modern: Eras, kind: type[Client]) -> None:
     with kind(modern.config) as client:
         if kind is Client:
             client.start(**ABLE)
@@ -284,7 +284,7 @@ def test_a_cancelled_call_is_cancelled_at_the_upstream(modern: Eras, kind: type[
         eventually(lambda: [each["ending"] for each in modern.outcomes()] == ["cancelled"])
 
 
-def test_a_handshake_client_hears_of_changes(modern: Eras) -> None:
+def test_handshake_client_receives_change_notifications(modern: Eras) -> None:
     with Client(modern.config) as client:
         client.start()
         assert "up__later" not in client.tools()
@@ -296,7 +296,7 @@ def test_a_handshake_client_hears_of_changes(modern: Eras) -> None:
         assert client.request("resources/unsubscribe", {"uri": "mem://one"})["result"] == {}
 
 
-def test_a_stateless_client_hears_of_changes_through_its_own_subscription(modern: Eras) -> None:
+def test_stateless_client_receives_change_notifications_by_subscription(modern: Eras) -> None:
     with Stateless(modern.config) as client:
         wanted = {"toolsListChanged": True, "resourceSubscriptions": ["mem://one"]}
         id = client.send("subscriptions/listen", {"notifications": wanted})
@@ -307,7 +307,7 @@ def test_a_stateless_client_hears_of_changes_through_its_own_subscription(modern
         assert heard(client, "notifications/tools/list_changed")["_meta"] == marked
 
 
-def test_one_that_speaks_both_is_spoken_to_as_its_client_speaks(tmp_path: Path) -> None:
+def test_upstream_with_both_versions_gets_the_version_of_its_client(tmp_path: Path) -> None:
     dual = Eras(tmp_path, "dual")
     with Client(dual.config) as client:
         client.start()
@@ -319,7 +319,7 @@ def test_one_that_speaks_both_is_spoken_to_as_its_client_speaks(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("over_http", [False, True], ids=["stdio", "http"])
-def test_one_that_knows_only_the_handshake_is_spoken_to_in_it(tmp_path: Path, over_http: bool) -> None:
+def test_handshake_only_upstream_gets_the_handshake(tmp_path: Path, over_http: bool) -> None:
     for old in serving(Eras(tmp_path, "old", over_http)):
         with Stateless(old.config) as client:
             reply = client.ask("tools/call", {"name": "up__echo", "arguments": {"text": "a"}})
@@ -329,7 +329,7 @@ def test_one_that_knows_only_the_handshake_is_spoken_to_in_it(tmp_path: Path, ov
         assert [each["method"] for each in old.seen("greeting")] == ["server/discover", "initialize"]
 
 
-def test_arguments_that_a_schema_marks_are_mirrored_in_headers(tmp_path: Path) -> None:
+def test_arguments_marked_in_the_schema_are_sent_as_headers(tmp_path: Path) -> None:
     for modern in serving(Eras(tmp_path, "modern", over_http=True)):
         with Client(modern.config) as client:
             client.start()
@@ -338,7 +338,7 @@ def test_arguments_that_a_schema_marks_are_mirrored_in_headers(tmp_path: Path) -
         assert routed == {"what": "routed", "header": "=?base64?WsO8cmljaA==?=", "name": "routed"}
 
 
-def test_an_upstream_that_is_gone_and_back_is_found_again(tmp_path: Path) -> None:
+def test_upstream_that_returns_is_reconnected(tmp_path: Path) -> None:
     modern = Eras(tmp_path, "modern")
     with Client(modern.config) as client:
         client.start()

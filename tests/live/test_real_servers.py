@@ -48,7 +48,7 @@ async def names(client: Client) -> set[str]:
     return {tool.name for tool in (await client.list_tools()).tools}
 
 
-async def test_mcp_server_time(tmp_path: Path) -> None:
+async def test_mcp_server_time_works_behind_the_guard(tmp_path: Path) -> None:
     config = write_config(tmp_path, upstream("time", str(BIN / "mcp-server-time"), "--local-timezone", "UTC"))
     async with guarded(config) as client:
         assert await names(client) == {"time__get_current_time", "time__convert_time"}
@@ -60,7 +60,7 @@ async def test_mcp_server_time(tmp_path: Path) -> None:
     assert [each["ending"] for each in log(config, "--kind", "outcome")] == ["ok"]
 
 
-async def test_mcp_server_git(tmp_path: Path) -> None:
+async def test_mcp_server_git_works_behind_the_guard(tmp_path: Path) -> None:
     repository = tmp_path / "repository"
     subprocess.run(["git", "init", "-q", str(repository)], check=True)
     (repository / "file.txt").write_text("hello")
@@ -81,7 +81,7 @@ async def test_mcp_server_git(tmp_path: Path) -> None:
     assert json.loads(cli("verify", "--config", str(config), "--json").stdout)["ok"] is True
 
 
-async def test_server_filesystem_with_the_clients_roots(tmp_path: Path) -> None:
+async def test_server_filesystem_uses_the_roots_of_the_client(tmp_path: Path) -> None:
     """Writes only where a policy says so; the roots come from the client, through the guard."""
     work = tmp_path / "work"
     work.mkdir()
@@ -159,7 +159,7 @@ async def test_server_everything_passes_everything_through(tmp_path: Path, mode:
                 await client.call_tool("everything__trigger-long-running-operation", {"duration": 1, "steps": 4})
 
 
-async def test_completion_and_subscription_reach_their_upstream(tmp_path: Path) -> None:
+async def test_completion_and_subscription_reach_the_right_upstream(tmp_path: Path) -> None:
     config = write_config(tmp_path, node("everything", "stdio"))
     async with guarded(config, mode="legacy") as client:
         ref = types.PromptReference(type="ref/prompt", name="everything__completable-prompt")
@@ -170,7 +170,7 @@ async def test_completion_and_subscription_reach_their_upstream(tmp_path: Path) 
         await client.unsubscribe_resource(uri)
 
 
-async def test_a_stateless_client_listens_for_changes_of_a_resource(tmp_path: Path) -> None:
+async def test_stateless_client_is_notified_of_resource_changes(tmp_path: Path) -> None:
     config = write_config(tmp_path, node("everything", "stdio"))
     async with guarded(config, mode="2026-07-28") as client:
         uri = (await client.list_resources()).resources[0].uri
@@ -183,7 +183,7 @@ async def test_a_stateless_client_listens_for_changes_of_a_resource(tmp_path: Pa
             assert str(event.uri) == str(uri)
 
 
-async def test_several_upstreams_in_one_listing(tmp_path: Path) -> None:
+async def test_several_upstreams_share_one_listing(tmp_path: Path) -> None:
     servers = upstream("time", str(BIN / "mcp-server-time"), "--local-timezone", "UTC") + node("everything", "stdio")
     config = write_config(tmp_path, servers)
     async with guarded(config) as client:

@@ -30,7 +30,7 @@ def write(config: Path, policies: str) -> None:
 
 
 @pytest.mark.parametrize("hurry", [True, False], ids=["by SIGHUP", "by itself"])
-def test_changed_policies_take_over_within_the_session(tmp_path: Path, hurry: bool) -> None:
+def test_changed_policies_apply_within_the_session(tmp_path: Path, hurry: bool) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
     with Client(config) as client:
         client.start()
@@ -50,7 +50,7 @@ def test_changed_policies_take_over_within_the_session(tmp_path: Path, hurry: bo
     assert len(log(config, "--kind", "instance.started")) == 1
 
 
-def test_a_bad_set_never_replaces_a_good_one(tmp_path: Path) -> None:
+def test_invalid_policies_never_replace_valid_ones(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path), NO_HI)
     with Client(config) as client:
         client.start()

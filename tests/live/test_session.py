@@ -60,7 +60,7 @@ def alive(pid: int) -> bool:
         return False
 
 
-def test_a_cancelled_call_is_recorded_and_the_upstream_told(tmp_path: Path) -> None:
+def test_cancelled_call_is_recorded_and_cancelled_upstream(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
     with Client(config) as client:
         client.start()
@@ -74,7 +74,7 @@ def test_a_cancelled_call_is_recorded_and_the_upstream_told(tmp_path: Path) -> N
     cli("verify", "--config", str(config))
 
 
-def test_a_client_that_goes_while_a_call_runs_leaves_an_outcome(tmp_path: Path) -> None:
+def test_client_leaving_during_a_call_leaves_an_outcome(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
     with Client(config) as client:
         client.start()
@@ -85,7 +85,7 @@ def test_a_client_that_goes_while_a_call_runs_leaves_an_outcome(tmp_path: Path) 
     assert client.process.returncode == 0
 
 
-def test_a_held_call_tells_its_progress_and_completes_when_approved(tmp_path: Path) -> None:
+def test_held_call_reports_progress_and_completes_when_approved(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path), GATED, guard="hold_seconds = 30")
 
     def approve() -> None:
@@ -125,7 +125,7 @@ def test_a_call_cancelled_while_held_is_never_sent(tmp_path: Path) -> None:
     assert [call["name"] for call in seen(tmp_path, "up")] == ["tool_error"]
 
 
-def test_a_client_that_opens_urls_is_pointed_to_the_inbox_and_its_answer_decides_nothing(tmp_path: Path) -> None:
+def test_url_elicitation_points_to_the_inbox_and_its_answer_decides_nothing(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path), GATED, guard="hold_seconds = 0")
     with Client(config) as client:
         client.start("2025-11-25", elicitation={"form": {}, "url": {}})
@@ -209,7 +209,7 @@ def family(guard: int, folder: Path) -> list[int]:
     return found
 
 
-def test_every_process_is_gone_when_the_client_goes(tmp_path: Path) -> None:
+def test_all_processes_end_with_the_client(tmp_path: Path) -> None:
     with Client(write_config(tmp_path, breeding(tmp_path))) as client:
         client.start()
         assert client.tools()
@@ -217,7 +217,7 @@ def test_every_process_is_gone_when_the_client_goes(tmp_path: Path) -> None:
     assert not [pid for pid in started if alive(pid)]
 
 
-def test_every_process_is_gone_after_kill_9_of_the_client(tmp_path: Path) -> None:
+def test_all_processes_end_when_the_client_is_killed(tmp_path: Path) -> None:
     """A client that is killed closes no session; the guard sees the end of its input."""
     config = write_config(tmp_path, breeding(tmp_path))
     program = f"""
@@ -240,7 +240,7 @@ time.sleep(1000)
     assert log(config, "--kind", "guard.stopped")
 
 
-def test_a_guard_killed_with_9_leaves_no_upstream_behind(tmp_path: Path) -> None:
+def test_killed_guard_leaves_no_upstream_running(tmp_path: Path) -> None:
     """The upstream's pipes close; one that heeds the end of its input ends."""
     with Client(write_config(tmp_path, scripted("up", tmp_path))) as client:
         client.start()
@@ -250,7 +250,7 @@ def test_a_guard_killed_with_9_leaves_no_upstream_behind(tmp_path: Path) -> None
         eventually(lambda: not [pid for pid in started if alive(pid)])
 
 
-def test_a_listing_that_changes_is_told_and_listed_anew(tmp_path: Path) -> None:
+def test_changed_listing_is_announced_and_refreshed(tmp_path: Path) -> None:
     flag = tmp_path / "more"
     config = write_config(tmp_path, scripted("up", tmp_path, MORE_TOOLS_IF=str(flag)), guard='first_use = "pin"')
     with Client(config) as client:
@@ -265,7 +265,7 @@ def test_a_listing_that_changes_is_told_and_listed_anew(tmp_path: Path) -> None:
     assert len({each["policy_version"] for each in log(config, "--kind", "policy.loaded")}) == 2
 
 
-def test_it_starts_as_a_desktop_clients_config_says(tmp_path: Path) -> None:
+def test_guard_starts_from_a_desktop_client_configuration(tmp_path: Path) -> None:
     """The entry that docs/howto/claude-desktop.md gives, started from another folder with a bare environment."""
     config = write_config(tmp_path, scripted("up", tmp_path))
     binary = str(Path(sys.executable).with_name("mcp-guard"))

@@ -60,7 +60,7 @@ def state_of(reply: Json) -> str:
     return str(reply["result"]["requestState"])
 
 
-def test_a_request_without_any_handshake_is_served(tmp_path: Path) -> None:
+def test_request_without_handshake_is_served(tmp_path: Path) -> None:
     with Stateless(write_config(tmp_path, scripted("up", tmp_path))) as client:
         reply = client.ask("tools/call", ECHO)["result"]
         assert json.loads(reply["content"][0]["text"])["arguments"] == {"text": "hi"}
@@ -81,13 +81,13 @@ def test_a_request_without_any_handshake_is_served(tmp_path: Path) -> None:
         ({f"{PREFIX}logLevel": "shouting"}, -32602),
     ],
 )
-def test_an_envelope_that_cannot_be_read_is_refused(tmp_path: Path, meta: Json, code: int) -> None:
+def test_invalid_envelope_is_refused(tmp_path: Path, meta: Json, code: int) -> None:
     with Stateless(write_config(tmp_path, scripted("up", tmp_path))) as client:
         assert client.ask("tools/call", {**ECHO, "_meta": meta})["error"]["code"] == code
     assert not seen(tmp_path, "up")
 
 
-def test_a_connection_stays_in_the_era_in_which_it_began(tmp_path: Path) -> None:
+def test_connection_keeps_its_protocol_version(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
     with Stateless(config) as client:
         client.ask("server/discover")
@@ -102,7 +102,7 @@ def test_a_connection_stays_in_the_era_in_which_it_began(tmp_path: Path) -> None
         assert client.ask("tools/call", ECHO)["error"]["code"] == -32600
 
 
-def test_a_frame_that_two_parsers_could_read_differently_is_refused_with_a_receipt(tmp_path: Path) -> None:
+def test_ambiguous_frame_is_refused_with_a_receipt(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
     with Stateless(config) as client:
         client.ask("server/discover")
@@ -113,7 +113,7 @@ def test_a_frame_that_two_parsers_could_read_differently_is_refused_with_a_recei
     assert [each["outcome"] for each in log(config, "--kind", "decision")] == ["deny"]
 
 
-def test_a_held_call_goes_on_by_its_sealed_state(tmp_path: Path) -> None:
+def test_held_call_resumes_with_its_request_state(tmp_path: Path) -> None:
     config = gated(tmp_path)
     with Stateless(config) as client:
         first = client.ask("tools/call", ECHO)
@@ -129,7 +129,7 @@ def test_a_held_call_goes_on_by_its_sealed_state(tmp_path: Path) -> None:
     cli("verify", "--config", str(config))
 
 
-def test_a_denial_ends_the_rounds(tmp_path: Path) -> None:
+def test_denial_ends_the_retries(tmp_path: Path) -> None:
     config = gated(tmp_path)
     with Stateless(config) as client:
         state = state_of(client.ask("tools/call", ECHO))
@@ -138,7 +138,7 @@ def test_a_denial_ends_the_rounds(tmp_path: Path) -> None:
     assert not seen(tmp_path, "up")
 
 
-def test_a_state_opens_only_the_request_that_it_was_given_for(tmp_path: Path) -> None:
+def test_request_state_is_valid_only_for_its_own_request(tmp_path: Path) -> None:
     config = gated(tmp_path)
     with Stateless(config) as client:
         state = state_of(client.ask("tools/call", ECHO))
@@ -158,14 +158,14 @@ def test_a_state_opens_only_the_request_that_it_was_given_for(tmp_path: Path) ->
     assert not seen(tmp_path, "up")
 
 
-def test_a_state_of_another_session_does_not_open(tmp_path: Path) -> None:
+def test_request_state_of_another_session_is_refused(tmp_path: Path) -> None:
     config = gated(tmp_path)
     with Stateless(config) as one, Stateless(config) as other:
         state = state_of(one.ask("tools/call", ECHO))
         assert other.ask("tools/call", {**ECHO, "requestState": state})["error"]["code"] == -32602
 
 
-def test_a_client_that_never_tires_is_told_in_words_at_last(tmp_path: Path) -> None:
+def test_endless_retries_end_with_a_text_reply(tmp_path: Path) -> None:
     with Stateless(gated(tmp_path, hold=0.01)) as client:
         reply = client.ask("tools/call", ECHO)
         rounds = 1
@@ -176,7 +176,7 @@ def test_a_client_that_never_tires_is_told_in_words_at_last(tmp_path: Path) -> N
         assert "is pending on people" in text(reply)
 
 
-def test_a_cancelled_round_withdraws_the_request(tmp_path: Path) -> None:
+def test_cancelled_retry_withdraws_the_approval_request(tmp_path: Path) -> None:
     config = gated(tmp_path, hold=60)
     with Stateless(config) as client:
         id = client.send("tools/call", ECHO)
@@ -185,7 +185,7 @@ def test_a_cancelled_round_withdraws_the_request(tmp_path: Path) -> None:
         eventually(lambda: log(config, "--kind", "approval.withdrawn"))
 
 
-def test_who_can_open_urls_is_led_to_the_inbox_and_waited_for(tmp_path: Path) -> None:
+def test_client_with_url_elicitation_is_sent_to_the_inbox(tmp_path: Path) -> None:
     """The call goes on while the client shows the link; what it is answered decides nothing."""
     config = gated(tmp_path, hold=60)
     urls: Json = {"url": {}}
@@ -206,7 +206,7 @@ def test_who_can_open_urls_is_led_to_the_inbox_and_waited_for(tmp_path: Path) ->
     assert len(seen(tmp_path, "up")) == 1
 
 
-def test_a_call_that_ends_while_its_client_is_away_is_answered_when_it_is_back(tmp_path: Path) -> None:
+def test_call_finished_while_its_client_was_away_is_answered_on_return(tmp_path: Path) -> None:
     config = gated(tmp_path, hold=60)
     with Stateless(config) as client:
         first = client.ask("tools/call", ECHO, elicitation={"url": {}})["result"]
@@ -217,7 +217,7 @@ def test_a_call_that_ends_while_its_client_is_away_is_answered_when_it_is_back(t
     assert len(seen(tmp_path, "up")) == 1
 
 
-def test_a_client_that_goes_between_two_rounds_leaves_nothing_waiting(tmp_path: Path) -> None:
+def test_client_leaving_between_retries_leaves_nothing_pending(tmp_path: Path) -> None:
     config = gated(tmp_path, hold=60)
     with Stateless(config) as client:
         client.ask("tools/call", ECHO, elicitation={"url": {}})
@@ -225,7 +225,7 @@ def test_a_client_that_goes_between_two_rounds_leaves_nothing_waiting(tmp_path: 
     assert not seen(tmp_path, "up")
 
 
-def test_an_upstreams_question_is_a_round_of_the_call_under_way(tmp_path: Path) -> None:
+def test_upstream_question_is_a_round_of_the_running_call(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
     call: Json = {"name": "up__ask_client", "arguments": {}}
     with Stateless(config) as client:
@@ -250,7 +250,7 @@ async def official(config: Path, **options: Any) -> AsyncIterator[OfficialClient
             yield client
 
 
-async def test_the_official_client_waits_for_approval_by_itself(tmp_path: Path) -> None:
+async def test_official_client_waits_for_approval_automatically(tmp_path: Path) -> None:
     config = gated(tmp_path, hold=5)
     results: list[Any] = []
 
@@ -264,7 +264,7 @@ async def test_the_official_client_waits_for_approval_by_itself(tmp_path: Path) 
     assert len(seen(tmp_path, "up")) == 1
 
 
-async def test_the_official_client_is_shown_the_link(tmp_path: Path) -> None:
+async def test_official_client_shows_the_approval_link(tmp_path: Path) -> None:
     config = gated(tmp_path, hold=20)
     shown: list[str] = []
 

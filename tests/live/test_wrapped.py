@@ -18,9 +18,7 @@ LEAKY = SERVERS / "leaky.py"
 pytestmark = pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprecationWarning")
 
 
-async def test_what_the_clients_file_then_says_serves_the_same_servers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_wrapped_client_file_serves_the_same_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A call through each of two servers; and after `unwrap` the file is what it was."""
     repository, files = tmp_path / "repository", tmp_path / "files"
     subprocess.run(["git", "init", "-q", str(repository)], check=True)
@@ -69,7 +67,7 @@ async def test_what_the_clients_file_then_says_serves_the_same_servers(
     assert client_file.read_bytes() == before
 
 
-async def test_a_secret_that_the_client_resolves_reaches_the_server_and_nobody_else(
+async def test_secret_resolved_by_the_client_reaches_only_its_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It stands in no file: the client puts it into the guard's environment, and the guard into the server's."""

@@ -69,7 +69,7 @@ def webhook(harness: Harness, receiver: Web) -> NotificationDispatcher:
     return dispatcher(harness, "webhook", url=f"{receiver.url}/hook", secret=SecretReference("file", "secret"))
 
 
-async def test_a_webhook_is_signed_as_standard_webhooks_has_it(harness: Harness) -> None:
+async def test_webhook_is_signed_per_standard_webhooks(harness: Harness) -> None:
     with web() as receiver:
         id = await ask(harness)
         assert (await deliver(harness, webhook(harness, receiver))).state == "delivered"
@@ -86,7 +86,7 @@ async def test_a_webhook_is_signed_as_standard_webhooks_has_it(harness: Harness)
     assert b"a secret argument" not in posted.body
 
 
-async def test_a_failure_is_shown_and_tried_again_until_it_succeeds(harness: Harness) -> None:
+async def test_failed_delivery_is_shown_and_retried(harness: Harness) -> None:
     with web(500, 302) as receiver:
         await ask(harness)
         carrier = webhook(harness, receiver)
@@ -99,7 +99,7 @@ async def test_a_failure_is_shown_and_tried_again_until_it_succeeds(harness: Har
     assert [posted.path for posted in receiver.posted] == ["/hook"] * 3
 
 
-async def test_after_the_last_attempt_it_has_failed(harness: Harness) -> None:
+async def test_delivery_fails_after_the_last_attempt(harness: Harness) -> None:
     await ask(harness)
     with web() as receiver:
         dead = webhook(harness, receiver)
@@ -109,7 +109,7 @@ async def test_after_the_last_attempt_it_has_failed(harness: Harness) -> None:
     assert "127.0.0.1" not in delivery.note
 
 
-async def test_nothing_is_sent_of_what_is_decided_already(harness: Harness) -> None:
+async def test_decided_request_is_not_notified(harness: Harness) -> None:
     with web() as receiver:
         harness.approve(await ask(harness))
         assert (await deliver(harness, webhook(harness, receiver))).note == "decided before it was sent"
@@ -125,7 +125,7 @@ async def test_two_dispatchers_deliver_once(harness: Harness) -> None:
     assert len(receiver.posted) == 1
 
 
-async def test_slack_gets_blocks_and_nothing_becomes_a_mention(harness: Harness) -> None:
+async def test_slack_message_has_blocks_and_no_mentions(harness: Harness) -> None:
     with web() as receiver:
         keep(harness.folder / "slack", f"{receiver.url}/T0/B0/secret")
         asked = ToolCallRequest("crm__update_deal", {"deal_id": "<!channel>", "amount": 150})
@@ -150,7 +150,7 @@ def mail_options(port: int) -> Json:
     }  # fmt: skip
 
 
-async def test_mail_comes_over_smtp(harness: Harness) -> None:
+async def test_email_is_sent_by_smtp(harness: Harness) -> None:
     with smtp() as (port, mail):
         id = await ask(harness)
         assert (await deliver(harness, dispatcher(harness, "email", **mail_options(port)))).state == "delivered"
@@ -162,7 +162,7 @@ async def test_mail_comes_over_smtp(harness: Harness) -> None:
     assert "a secret argument" not in body
 
 
-async def test_mail_to_a_server_without_starttls_is_not_sent_in_the_clear(harness: Harness) -> None:
+async def test_email_is_not_sent_without_starttls(harness: Harness) -> None:
     with smtp() as (port, mail):
         await ask(harness)
         delivery = await deliver(harness, dispatcher(harness, "email", **mail_options(port) | {"starttls": True}))
@@ -170,7 +170,7 @@ async def test_mail_to_a_server_without_starttls_is_not_sent_in_the_clear(harnes
     assert mail == []
 
 
-async def test_a_command_gets_json_on_its_input_and_no_environment(harness: Harness) -> None:
+async def test_command_gets_json_on_stdin_and_no_environment(harness: Harness) -> None:
     script = harness.folder / "notify.sh"
     script.write_text("#!/bin/sh\ncat > got.json\nenv > got.env\n")
     script.chmod(0o700)
@@ -193,12 +193,12 @@ async def test_a_command_gets_json_on_its_input_and_no_environment(harness: Harn
         ("slack", {"url": SecretReference("file", "nonesuch")}, "cannot read `nonesuch`"),
     ],
 )
-async def test_what_cannot_be_sent_says_why(harness: Harness, kind: str, options: Json, note: str) -> None:
+async def test_failed_delivery_says_why(harness: Harness, kind: str, options: Json, note: str) -> None:
     await ask(harness)
     assert note in (await deliver(harness, dispatcher(harness, kind, **options))).note
 
 
-async def test_the_desktop_is_told_through_notify_send(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_desktop_notification_uses_notify_send(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
     """The command is a script of ours: there is no desktop here."""
     script = harness.folder / "notify-send"
     script.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {harness.folder}/said\n')
@@ -210,19 +210,19 @@ async def test_the_desktop_is_told_through_notify_send(harness: Harness, monkeyp
     assert "agent needs approval: crm__update_deal on Deal 789" in (harness.folder / "said").read_text()
 
 
-def test_every_kind_is_tested_above() -> None:
+def test_every_notifier_is_tested() -> None:
     text = Path(__file__).read_text()
     assert all(f'"{kind}"' in text for kind in NOTIFIERS)
 
 
-async def test_an_open_request_expires_without_any_call_waiting(harness: Harness) -> None:
+async def test_pending_request_expires_without_a_waiting_call(harness: Harness) -> None:
     id = await ask(harness)
     harness.clock.time += 3601 * SECOND
     await dispatcher(harness, "desktop").run_once()
     assert harness.store.approval(id)[0].state is ApprovalState.EXPIRED
 
 
-async def test_an_escalation_tells_the_second_route_once(tmp_path: Path) -> None:
+async def test_escalation_notifies_the_second_route_once(tmp_path: Path) -> None:
     first = Route("people", ("alice",), 3600 * SECOND, escalate_to="chiefs", escalate_after=600 * SECOND)
     routes = {"people": first, "chiefs": Route("chiefs", ("carol",), 3600 * SECOND, notify=("one",))}
     harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}", routes=routes)
@@ -243,7 +243,7 @@ async def test_an_escalation_tells_the_second_route_once(tmp_path: Path) -> None
     assert receipt["rules"] == [{"approvers": ["alice", "carol"], "quorum": 1, "route": "people"}]
 
 
-def test_a_running_guard_tells_at_once_and_a_dead_notifier_holds_up_nothing(tmp_path: Path) -> None:
+def test_guard_notifies_at_once_and_a_dead_notifier_delays_nothing(tmp_path: Path) -> None:
     with web() as receiver:
         keep(tmp_path / "secret", SECRET)
         more = f"""

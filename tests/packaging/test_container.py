@@ -26,7 +26,7 @@ def only(word: str) -> str:
     return found
 
 
-def test_what_it_copies_is_there_and_enough_to_build_from(tmp_path: Path) -> None:
+def test_copied_files_exist_and_suffice_for_the_build(tmp_path: Path) -> None:
     left_out = [line.removeprefix("**/") for line in (ROOT / ".dockerignore").read_text().splitlines()]
     for copied in [rest.split() for word, rest in LINES if word == "COPY" and "--from" not in rest]:
         *sources, target = copied
@@ -43,12 +43,12 @@ def test_what_it_copies_is_there_and_enough_to_build_from(tmp_path: Path) -> Non
     assert packed == {re.sub(r"^(examples|policies)/", r"mcp_guard/shipped/\1/", name) for name in listed.split()}
 
 
-def test_it_installs_what_is_locked() -> None:
+def test_image_installs_locked_dependencies() -> None:
     installs = [rest for word, rest in LINES if word == "RUN" and "pip install" in rest]
     assert all("--require-hashes -r requirements.lock" in each or "--no-deps ." in each for each in installs)
 
 
-def test_it_is_no_root_and_keeps_its_state_on_the_volume() -> None:
+def test_image_runs_unprivileged_with_state_on_a_volume() -> None:
     assert only("USER") == "10001"
     made = next(rest for word, rest in LINES if word == "RUN" and "useradd" in rest)
     assert "--uid 10001" in made
@@ -71,7 +71,7 @@ def served(tmp_path: Path) -> Iterator[int]:
         process.terminate()
 
 
-def test_its_health_is_whether_it_is_served(served: int) -> None:
+def test_health_check_asks_the_server(served: int) -> None:
     program, *words = json.loads(only("HEALTHCHECK").removeprefix("CMD "))
     assert program == "python"
     assert only("EXPOSE") in words[-1]

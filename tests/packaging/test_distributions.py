@@ -61,7 +61,7 @@ def kept(installed: Installed) -> Path:
     return installed.home / "crm"
 
 
-def test_the_source_distribution_has_all_that_is_tracked(dist: Path) -> None:
+def test_source_distribution_has_every_tracked_file(dist: Path) -> None:
     """So it can be built, tested and read as the repository can."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     [path] = dist.glob("*.tar.gz")
@@ -70,7 +70,7 @@ def test_the_source_distribution_has_all_that_is_tracked(dist: Path) -> None:
     assert {name for name in tracked.splitlines() if (ROOT / name).exists()} - packed == set()
 
 
-def test_the_wheel_has_more_than_code(dist: Path) -> None:
+def test_wheel_contains_data_files(dist: Path) -> None:
     [path] = dist.glob("*.whl")
     packed = set(zipfile.ZipFile(path).namelist())
     data = [each for each in (ROOT / "mcp_guard").rglob("*") if each.is_file() and each.suffix not in (".py", ".pyc")]
@@ -83,13 +83,13 @@ def test_the_wheel_has_more_than_code(dist: Path) -> None:
 @pytest.mark.parametrize(
     ("words", "said"), [(["--version"], f"mcp-guard {__version__}"), (["--help"], "usage: mcp-guard COMMAND")]
 )
-def test_the_command_is_there(installed: Installed, words: list[str], said: str) -> None:
+def test_command_is_installed(installed: Installed, words: list[str], said: str) -> None:
     done = installed.run("mcp-guard", *words)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(said)
 
 
-def test_it_needs_no_sdk(installed: Installed, kept: Path) -> None:
+def test_package_works_without_the_mcp_sdk(installed: Installed, kept: Path) -> None:
     """And still makes a guarded call."""
     assert installed.run("python", "-c", "import mcp").returncode == 1
     done = installed.run("mcp-guard", "call", "crm__get_deal", '{"deal_id": "789"}', cwd=kept)

@@ -43,7 +43,7 @@ def read(text: str) -> Json:
 
 @settings(max_examples=400, deadline=None)
 @given(EXPRESSIONS)
-def test_cedar_reads_the_text_back(written: str) -> None:
+def test_cedar_parses_the_text_to_the_same_policy(written: str) -> None:
     try:
         body = read(written)["conditions"][0]["body"]
     except ValueError:
@@ -51,7 +51,7 @@ def test_cedar_reads_the_text_back(written: str) -> None:
     assert read(expression(body))["conditions"][0]["body"] == body
 
 
-def test_no_more_brackets_than_it_needs() -> None:
+def test_text_has_only_necessary_parentheses() -> None:
     text = 'context.input has n && (context.input.n > 1 || principal.owner == "bob") && !context.x.contains("y")'
     body = read(text)["conditions"][0]["body"]
     assert expression(body) == text
@@ -67,6 +67,6 @@ def test_no_more_brackets_than_it_needs() -> None:
         'principal is A in Group::"g", action in [Action::"a", Action::"b"], resource == Deal::"1"',
     ],
 )
-def test_a_scope_is_written_as_it_was(text: str) -> None:
+def test_scope_is_written_unchanged(text: str) -> None:
     parsed = json.loads(cedarpy.policies_to_json_str(f"permit ({text});"))
     assert scope(next(iter(parsed["staticPolicies"].values()))) == text

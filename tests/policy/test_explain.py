@@ -53,25 +53,25 @@ def asked(tool: str = "up__look", n: int = 5, groups: tuple[str, ...] = ("g1",),
         (asked(groups=()), 'principal in Group::"g1"', Outcome.ALLOW),
     ],
 )
-def test_the_smallest_change(material: Json, smallest: str, outcome: Outcome) -> None:
+def test_smallest_change_of_the_request_is_found(material: Json, smallest: str, outcome: Outcome) -> None:
     found = explain(PolicyVersion("then", policies_of(LIMIT), CEDAR), material).request[0]
     assert found.what.startswith(smallest)
     assert found.ruling.outcome is outcome
 
 
-def test_it_is_said_plainly_if_there_is_none() -> None:
+def test_absence_of_a_change_is_stated() -> None:
     never = '@id("never") forbid (principal, action, resource);@id("nor") forbid (principal, action, resource);'
     printed = list(lines(explain(PolicyVersion("then", policies_of(never), CEDAR), asked())))
     assert "no change of a single attribute of the request was found that would alter the outcome" in printed
     assert printed[-1] == "no single condition, and no single policy, makes the difference"
 
 
-def test_a_denial_by_default_reads_the_permits_that_are_about_such_calls() -> None:
+def test_denial_by_default_explains_the_relevant_permits() -> None:
     made = explain(PolicyVersion("then", policies_of(LIMIT), CEDAR), asked(groups=("g2",)))
     assert [(reading.policy.id, reading.in_scope) for reading in made.readings] == [("work", False)]
 
 
-def test_a_policy_that_failed_is_named() -> None:
+def test_failed_policy_is_named() -> None:
     failing = '@id("sum") permit (principal, action, resource) when { context.input.n + 9223372036854775807 > 0 };'
     made = explain(PolicyVersion("then", policies_of(failing), CEDAR), asked())
     assert [part.held for reading in made.readings for part in reading.parts] == [None]

@@ -37,7 +37,7 @@ def test_the_exported_set_is_equal_to_the_outcome_rule(written: str, asked: Gene
         assert lets(text, asked, approvals) == expected(ruling, approvals)
 
 
-def test_what_is_exported_validates_against_the_exported_schema() -> None:
+def test_exported_policies_validate_against_the_exported_schema() -> None:
     text = plain_text(
         ruleset('@id("g") @require_approval("people,security") forbid (principal, action, resource);').policies
     )

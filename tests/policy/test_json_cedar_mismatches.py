@@ -30,7 +30,7 @@ RESERVED_VALUE = {"type": "Group", "id": "admins"}
 
 @pytest.mark.parametrize("key", ["__entity", "__extn", "__expr"])
 @pytest.mark.parametrize("wrap", [lambda inner: inner, lambda inner: {"o": [inner]}], ids=["top", "nested"])
-def test_a_reserved_key_that_is_not_declared_is_never_put_to_cedar(tmp_path: Path, key: str, wrap: Any) -> None:
+def test_undeclared_reserved_key_is_never_passed_to_cedar(tmp_path: Path, key: str, wrap: Any) -> None:
     """Cedar's JSON would read it as an entity or a function call."""
     arguments = wrap({key: RESERVED_VALUE})
     tool = make_tool({"type": "object"})
@@ -39,7 +39,7 @@ def test_a_reserved_key_that_is_not_declared_is_never_put_to_cedar(tmp_path: Pat
 
 
 @pytest.mark.parametrize("key", ["__entity", "__extn", "__expr"])
-def test_a_reserved_key_that_is_declared_has_one_underscore_more(tmp_path: Path, key: str) -> None:
+def test_declared_reserved_key_gets_an_extra_underscore(tmp_path: Path, key: str) -> None:
     tool = make_tool(object_of(**{key: object_of(type=STRING, id=STRING), f"_{key}": STRING}))
     condition = f"""context.input has _{key} && context.input._{key} has id && context.input._{key}.id == "admins" &&
         context.input has __{key} && context.input.__{key} == "x" """
@@ -48,7 +48,7 @@ def test_a_reserved_key_that_is_declared_has_one_underscore_more(tmp_path: Path,
 
 
 @pytest.mark.parametrize("value", [2**53 + 1, 2**63, -(2**63) - 1, 10**30])
-def test_an_integer_that_json_does_not_carry_exactly_is_refused(tmp_path: Path, value: int) -> None:
+def test_inexact_json_integer_is_refused(tmp_path: Path, value: int) -> None:
     """Canonical JSON has the integers of a double, which are fewer than Cedar's 64 bits."""
     assert_denied(decide(tmp_path, PERMIT, make_tool(ANY), {"i": value}), "outside what JSON carries exactly")
 
@@ -60,7 +60,7 @@ def test_an_integer_outside_64_bits_is_refused_by_the_request_too(value: int) ->
 
 
 @pytest.mark.parametrize("value", [2**53 - 1, -(2**53) + 1, 0, 5.0])
-def test_an_integer_is_seen_exactly(tmp_path: Path, value: float) -> None:
+def test_integer_is_passed_exactly(tmp_path: Path, value: float) -> None:
     condition = f"context.input has i && context.input.i == {int(value)}"
     assert decide(tmp_path, when(condition), make_tool(ANY), {"i": value}).outcome is Outcome.ALLOW
 
@@ -71,14 +71,14 @@ def test_a_decimal_of_over_four_digits_is_refused_and_not_rounded(tmp_path: Path
 
 
 @pytest.mark.parametrize("value", [922337203685478, -922337203685478, 922337203685477.9])
-def test_a_decimal_beyond_cedars_is_refused(tmp_path: Path, value: float) -> None:
+def test_decimal_outside_the_cedar_range_is_refused(tmp_path: Path, value: float) -> None:
     assert_denied(decide(tmp_path, PERMIT, make_tool(ANY), {"n": value}), "beyond what a policy can compare")
 
 
 @pytest.mark.parametrize(
     ("value", "literal"), [(0.1, "0.1"), (10000, "10000.0"), (-0.5, "-0.5"), (922337203685477.5, "922337203685477.5")]
 )
-def test_a_decimal_is_seen_exactly(tmp_path: Path, value: float, literal: str) -> None:
+def test_decimal_is_passed_exactly(tmp_path: Path, value: float, literal: str) -> None:
     condition = f'context.input has n && context.input.n == decimal("{literal}")'
     assert decide(tmp_path, when(condition), make_tool(ANY), {"n": value}).outcome is Outcome.ALLOW
 
@@ -128,7 +128,7 @@ def test_a_null_is_absent_from_the_input_and_named_in_input_null(tmp_path: Path,
     ],
     ids=str,
 )
-def test_what_cedar_has_no_type_for_is_visible_as_unknown(tmp_path: Path, schema: Any) -> None:
+def test_value_without_a_cedar_type_is_marked_unknown(tmp_path: Path, schema: Any) -> None:
     """A policy that wants to see every byte that is sent denies when `input_unknown` is not empty."""
     tool = make_tool(object_of(x=schema, s=STRING))
     closed = PERMIT + '@id("seen") forbid (principal, action, resource) unless { context.input_unknown.isEmpty() };'
@@ -161,7 +161,7 @@ def test_a_recursive_reference_ends(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("schema", [None, True, False, {"type": "string"}, [], {"anyOf": [{"type": "object"}]}])
-def test_a_tool_without_a_schema_of_an_object_can_neither_be_listed_nor_called(tmp_path: Path, schema: Any) -> None:
+def test_tool_without_an_object_schema_is_neither_listed_nor_callable(tmp_path: Path, schema: Any) -> None:
     good, bad = make_tool(ANY, "good"), make_tool(schema, "bad")
     engine = load(tmp_path, PERMIT, good, bad)
     call = make_call(bad, {})
@@ -182,7 +182,7 @@ def test_a_tool_without_a_schema_of_an_object_can_neither_be_listed_nor_called(t
     ],
     ids=str,
 )
-def test_what_narrows_an_object_leaves_its_properties_as_they_are(tmp_path: Path, more: Json) -> None:
+def test_narrowing_keywords_leave_object_properties_unchanged(tmp_path: Path, more: Json) -> None:
     """And what only the narrowing names is unknown."""
     tool = make_tool({**object_of(s=STRING), **more})
     condition = 'context.input has s && context.input.s == "x" && context.input_unknown.contains("t")'
@@ -196,7 +196,7 @@ def test_a_required_argument_that_is_missing_is_refused(tmp_path: Path) -> None:
     assert decide(tmp_path, when('context.input.s == "x"'), tool, {"s": "x"}).outcome is Outcome.ALLOW
 
 
-def test_an_optional_argument_without_has_is_refused_at_load(tmp_path: Path) -> None:
+def test_unguarded_optional_argument_is_refused_at_load(tmp_path: Path) -> None:
     with pytest.raises(PolicyError, match=r"test\.cedar: p: .*optional attribute"):
         load(tmp_path, when('context.input.s == "x"'), make_tool(ANY))
 
@@ -219,7 +219,7 @@ def test_facts_that_do_not_fit_the_configured_attributes_deny(tmp_path: Path) ->
     assert engine.decide(fitting, {}).outcome is Outcome.ALLOW
 
 
-def test_the_unknown_effect_is_a_write_and_destructive_is_one_too(tmp_path: Path) -> None:
+def test_unknown_and_destructive_effects_count_as_writes(tmp_path: Path) -> None:
     policies = PERMIT + '@id("ro") forbid (principal, action in Action::"write", resource);'
     tools = {effect: make_tool(ANY, str(effect), effect) for effect in Effect}
     engine = load(tmp_path, policies, *tools.values())

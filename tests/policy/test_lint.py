@@ -46,21 +46,21 @@ def found(text: str, schema: Json | None = CEDAR, level: str = "") -> list[LintF
         (FINE.replace("Group", "Agent"), "work", "no agent is enrolled as `g1`"),
     ],
 )
-def test_it_is_found(policies: str, policy: str, what: str) -> None:
+def test_each_problem_is_found(policies: str, policy: str, what: str) -> None:
     hits = [finding for finding in found(policies) if what in finding.what]
     assert [finding.policy for finding in hits] == [policy], found(policies)
     assert hits[0].fix
     assert hits[0].level != "note"
 
 
-def test_without_a_schema_optional_attributes_are_found_by_their_names() -> None:
+def test_optional_attributes_are_found_by_name_without_a_schema() -> None:
     text = '@id("a") permit (principal, action in Action::"read", resource) when { context.task.ticket == "x" };'
     assert "`context.task.ticket` may be absent" in [finding.what for finding in found(text, None)]
     asked = text.replace('context.task.ticket == "x"', 'context.task has ticket && context.task.ticket == "x"')
     assert "`context.task.ticket` may be absent" not in [finding.what for finding in found(asked, None)]
 
 
-def test_what_may_be_meant_is_a_note() -> None:
+def test_possibly_intended_patterns_are_notes() -> None:
     assert [finding.what for finding in found(READING, level="note")] == [
         "no permit is about any `write` tool (1 listed)",
         "no permit is about any `destructive` tool (1 listed)",
@@ -72,7 +72,7 @@ def test_what_may_be_meant_is_a_note() -> None:
 @pytest.mark.parametrize(
     "pack", [folder.name for folder in (ROOT / "policies").iterdir() if list(folder.glob("*.cedar"))]
 )
-def test_the_shipped_policies_have_nothing_wrong(pack: str) -> None:
+def test_shipped_policies_have_no_findings(pack: str) -> None:
     texts = {path.name: path.read_text() for path in (ROOT / "policies" / pack).glob("*.cedar")}
     routes = ("crm-approvers", "security-approvals")
     made = lint(read_linted(texts, None, routes, {"deal-update-agent": ("crm-agents",)}))

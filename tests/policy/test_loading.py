@@ -29,14 +29,14 @@ TOOL = make_tool(object_of(s={"type": "string"}))
         ('@id("t") permit (principal, action, resource) when { context.rate.writes > 5 };', "t: "),
     ],
 )
-def test_a_mistake_is_named(tmp_path: Path, policies: str, expected: str) -> None:
+def test_mistake_is_named(tmp_path: Path, policies: str, expected: str) -> None:
     with pytest.raises(PolicyError) as caught:
         load(tmp_path, policies, TOOL)
     assert expected in caught.value.message
     assert caught.value.hint
 
 
-def test_all_mistakes_are_named_at_once(tmp_path: Path) -> None:
+def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
     (tmp_path / "a.cedar").write_text("permit (principal, action, resource);")
     (tmp_path / "b.cedar").write_text('@id("g") @require_approval("cfo") forbid (principal, action, resource);')
     with pytest.raises(PolicyError) as caught:
@@ -64,7 +64,7 @@ def test_a_folder_without_policies_is_refused(tmp_path: Path) -> None:
         'principal, action, resource == Deal::"7"',
     ],
 )
-def test_a_policy_on_what_is_not_listed_now_sleeps_and_harms_no_other(tmp_path: Path, scope: str) -> None:
+def test_policy_for_an_unlisted_tool_is_dormant_and_harmless(tmp_path: Path, scope: str) -> None:
     """A dead upstream fails its own calls and nobody else's."""
     attributes = {"Deal": {"amount": "number"}}
     engine = load(tmp_path, f'{PERMIT} @id("later") forbid ({scope});', TOOL, attributes=attributes, absent=("gone",))
@@ -72,7 +72,7 @@ def test_a_policy_on_what_is_not_listed_now_sleeps_and_harms_no_other(tmp_path: 
     assert engine.decide(make_call(TOOL, {}), {}).outcome is Outcome.ALLOW
 
 
-def test_it_wakes_when_such_tools_are_listed(tmp_path: Path) -> None:
+def test_dormant_policy_applies_once_its_tools_are_listed(tmp_path: Path) -> None:
     policies = f'{PERMIT} @id("later") forbid (principal, action in Action::"read", resource is Deal);'
     attributes = {"Deal": {"amount": "number"}}
     reader = make_tool(object_of(id={"type": "string"}), "get", Effect.READ, ResourceRule("Deal", "/id"))
@@ -82,7 +82,7 @@ def test_it_wakes_when_such_tools_are_listed(tmp_path: Path) -> None:
     assert engine.decide(make_call(reader, {"id": "1"}), {}).policies == ("later",)
 
 
-def test_with_no_tools_at_all_every_policy_sleeps(tmp_path: Path) -> None:
+def test_every_policy_is_dormant_without_tools(tmp_path: Path) -> None:
     assert load(tmp_path, PERMIT, absent=("gone",)).dormant == ("all",)
 
 

@@ -22,7 +22,7 @@ TEXTS = st.lists(st.tuples(*map(st.sampled_from, (*PARTS[:-1], (*PARTS[-1], *WHO
 
 @settings(max_examples=400, deadline=None)
 @given(TEXTS, requests())
-def test_what_is_left_out_makes_no_difference(written: str, asked: GeneratedRequest) -> None:
+def test_omitted_context_does_not_change_the_decision(written: str, asked: GeneratedRequest) -> None:
     rules = ruleset(written)
     part = rules.slice(asked.request["action"]["id"], asked.principal)
     seen = narrow(json.loads(asked.request["context"]), part.view)
@@ -47,12 +47,12 @@ def test_what_is_left_out_makes_no_difference(written: str, asked: GeneratedRequ
         ("{Var: \"context\", a: context.risk} has Var", {"risk": None}),
     ],
 )  # fmt: skip
-def test_a_view_is_what_conditions_name(condition: str, seen: Any) -> None:
+def test_view_contains_the_attributes_named_in_conditions(condition: str, seen: Any) -> None:
     text = f'@id("a") permit (principal, action, resource) when {{ {condition} }};'
     assert view_of(policies_of(text).values()) == seen
 
 
-def test_of_a_value_only_what_is_viewed_is_given() -> None:
+def test_only_viewed_parts_of_a_value_are_passed() -> None:
     value: Any = {"input": {"a": {"__extn": {"fn": "decimal", "arg": "1.0"}}, "b": [1]}, "risk": {"score": 1}}
     assert narrow(value, None) == value
     assert narrow(value, {"input": {"a": None, "z": None}}) == {"input": {"a": value["input"]["a"]}}

@@ -23,7 +23,7 @@ SOFT = '@id("soft") @reason("not that") forbid (principal, action, resource);'
 
 @settings(max_examples=300, deadline=None)
 @given(TEXTS, requests())
-def test_what_is_always_in_force_is_never_stricter_than_everything(written: str, asked: GeneratedRequest) -> None:
+def test_always_enforced_policies_are_never_stricter_than_all_policies(written: str, asked: GeneratedRequest) -> None:
     """And what is blocked or held in observe mode is so by policies that are marked, and by no others."""
     rules = ruleset(written)
     marked = {id for id, policy in rules.policies.items() if policy.always}
@@ -51,7 +51,7 @@ def test_what_is_always_in_force_is_never_stricter_than_everything(written: str,
          Outcome.REQUIRE_APPROVAL, Outcome.REQUIRE_APPROVAL),
     ],
 )  # fmt: skip
-def test_the_outcome_and_what_it_would_have_been(
+def test_observed_outcome_and_enforced_outcome_are_both_given(
     tmp_path: Path, policies: str, arguments: Json, outcome: Outcome, would: Outcome
 ) -> None:
     decision = load(tmp_path, policies, TOOL).observe(make_call(TOOL, arguments), {})
@@ -60,14 +60,14 @@ def test_the_outcome_and_what_it_would_have_been(
     assert "(all)" not in decision.policies
 
 
-def test_a_failing_policy_that_is_always_in_force_denies(tmp_path: Path) -> None:
+def test_failing_always_enforced_policy_denies(tmp_path: Path) -> None:
     failing = HARD.replace("context.input has n", "context.risk.score + 9223372036854775807 > 0")
     decision = load(tmp_path, PERMIT + failing, TOOL).observe(make_call(TOOL, {}), {})
     assert decision.outcome is Outcome.DENY
     assert decision.errors
 
 
-def test_every_tool_is_listed_but_those_that_are_always_forbidden(tmp_path: Path) -> None:
+def test_all_tools_except_always_forbidden_ones_are_listed(tmp_path: Path) -> None:
     never = '@id("never") @enforce("always") forbid (principal, action in Action::"read", resource);'
     engine = load(tmp_path, never, TOOL, READER)
     assert not engine.may_call(INSTANCE, TOOL)
@@ -78,12 +78,12 @@ def test_every_tool_is_listed_but_those_that_are_always_forbidden(tmp_path: Path
 @pytest.mark.parametrize(
     "written", [HARD.replace("always", "sometimes"), PERMIT.replace("permit", '@enforce("always") permit')]
 )
-def test_a_mark_in_the_wrong_place_is_refused(tmp_path: Path, written: str) -> None:
+def test_misplaced_enforce_annotation_is_refused(tmp_path: Path, written: str) -> None:
     with pytest.raises(PolicyError, match="only on a forbid"):
         load(tmp_path, written, TOOL)
 
 
-async def test_the_receipt_says_what_would_have_happened(tmp_path: Path) -> None:
+async def test_receipt_records_the_enforced_outcome(tmp_path: Path) -> None:
     harness = open_harness(tmp_path, '@id("no") @reason("not this") forbid (principal, action, resource);')
     harness.policies.mode = Mode.OBSERVE
     reply = await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "a"}))
@@ -96,7 +96,7 @@ async def test_the_receipt_says_what_would_have_happened(tmp_path: Path) -> None
     harness.close()
 
 
-async def test_a_tool_has_a_mode_of_its_own(tmp_path: Path) -> None:
+async def test_tool_can_have_its_own_mode(tmp_path: Path) -> None:
     from dataclasses import replace
 
     harness = open_harness(tmp_path, '@id("no") forbid (principal, action, resource);')
@@ -111,7 +111,7 @@ async def test_a_tool_has_a_mode_of_its_own(tmp_path: Path) -> None:
     harness.close()
 
 
-async def test_a_shadow_is_asked_and_not_obeyed(tmp_path: Path) -> None:
+async def test_shadow_policies_are_evaluated_but_not_enforced(tmp_path: Path) -> None:
     harness = open_harness(tmp_path)
     (tmp_path / "shadow").mkdir()
     harness.policies.shadow = load(

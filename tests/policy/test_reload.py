@@ -62,7 +62,7 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.01)
 
 
-async def test_sessions_with_one_catalog_share_what_was_read(tmp_path: Path) -> None:
+async def test_sessions_with_the_same_catalog_share_loaded_policies(tmp_path: Path) -> None:
     async with watching(tmp_path) as stage:
         first, second, other = stage.follow(ONE), stage.follow(ONE), stage.follow(TWO)
         assert first.in_force._engine is second.in_force._engine
@@ -71,7 +71,7 @@ async def test_sessions_with_one_catalog_share_what_was_read(tmp_path: Path) -> 
 
 
 @pytest.mark.parametrize("asked", [True, False], ids=["asked", "by itself"])
-async def test_every_session_is_given_the_changed_policies_for_its_own_catalog(tmp_path: Path, asked: bool) -> None:
+async def test_every_session_gets_changed_policies_for_its_own_catalog(tmp_path: Path, asked: bool) -> None:
     async with watching(tmp_path) as stage:
         told: list[str] = []
         first = stage.follow(ONE, told=lambda: told.append("first"))
@@ -86,7 +86,7 @@ async def test_every_session_is_given_the_changed_policies_for_its_own_catalog(t
         assert other.in_force.version not in (*before, first.in_force.version)
 
 
-async def test_a_bad_set_is_given_to_nobody_and_told_once(tmp_path: Path) -> None:
+async def test_invalid_policies_are_not_applied_and_reported_once(tmp_path: Path) -> None:
     async with watching(tmp_path) as stage:
         first, second = stage.follow(ONE), stage.follow(ONE)
         version = first.in_force.version
@@ -103,7 +103,7 @@ async def test_a_bad_set_is_given_to_nobody_and_told_once(tmp_path: Path) -> Non
         await until(lambda: other.in_force.version != "none")
 
 
-async def test_a_bad_shadow_is_none_and_the_policies_stay(tmp_path: Path) -> None:
+async def test_invalid_shadow_policies_are_dropped_and_active_policies_stay(tmp_path: Path) -> None:
     async with watching(tmp_path, shadow=True) as stage:
         session = stage.follow(ONE)
         version = session.in_force.version
@@ -116,7 +116,7 @@ async def test_a_bad_shadow_is_none_and_the_policies_stay(tmp_path: Path) -> Non
         assert stage.harness.receipts("policy.rejected")[0]["shadow"] is True
 
 
-async def test_no_receipt_no_new_policies(tmp_path: Path) -> None:
+async def test_new_policies_are_not_applied_without_a_receipt(tmp_path: Path) -> None:
     async with watching(tmp_path) as stage:
         session = stage.follow(ONE)
         version = session.in_force.version
@@ -135,7 +135,7 @@ async def test_no_receipt_no_new_policies(tmp_path: Path) -> None:
         assert len(stage.said) == 1
 
 
-async def test_a_session_that_is_gone_is_followed_no_more(tmp_path: Path) -> None:
+async def test_ended_session_is_no_longer_updated(tmp_path: Path) -> None:
     async with watching(tmp_path) as stage:
         stage.follow(ONE)
         kept = stage.follow(TWO)

@@ -31,7 +31,7 @@ def past_house(folder: Path, policies: str) -> Harness:
     return harness
 
 
-async def test_a_call_that_was_refused_as_unknown_counts_if_its_tool_would_be_listed(tmp_path: Path) -> None:
+async def test_unknown_tool_call_counts_if_its_tool_would_be_listed(tmp_path: Path) -> None:
     harness = past_house(tmp_path, READ)
     await call(harness, "crm__get_deal", {"deal_id": "1"})
     await call(harness, "crm__purge")
@@ -47,7 +47,7 @@ async def test_a_call_that_was_refused_as_unknown_counts_if_its_tool_would_be_li
     harness.close()
 
 
-async def test_of_an_instance_of_whom_nothing_is_kept_the_worst_is_assumed(tmp_path: Path) -> None:
+async def test_worst_case_is_assumed_for_an_unrecorded_instance(tmp_path: Path) -> None:
     harness = past_house(tmp_path, READ)
     await call(harness, "crm__purge")
     others = READ + '@id("p") permit (principal in Group::"others", action == Action::"crm__purge", resource);'
@@ -55,7 +55,7 @@ async def test_of_an_instance_of_whom_nothing_is_kept_the_worst_is_assumed(tmp_p
     harness.close()
 
 
-async def test_erased_requests_and_unasked_calls_are_left_out_and_counted(tmp_path: Path) -> None:
+async def test_erased_and_unevaluated_calls_are_skipped_and_counted(tmp_path: Path) -> None:
     harness = past_house(tmp_path, READ + NOTES)
     await call(harness, "crm__note", {"text": "a"})
     await call(harness, "crm__note", {"text": 5})
@@ -68,7 +68,7 @@ async def test_erased_requests_and_unasked_calls_are_left_out_and_counted(tmp_pa
     harness.close()
 
 
-async def test_one_route_less_is_more_permissive(tmp_path: Path) -> None:
+async def test_missing_route_counts_as_more_permissive(tmp_path: Path) -> None:
     harness = past_house(tmp_path, NOTES + GATE)
     await call(harness, "crm__note", {"text": "a"})
     fewer = again(harness, NOTES + GATE.replace('"people"', '"others"', 1))
@@ -79,7 +79,7 @@ async def test_one_route_less_is_more_permissive(tmp_path: Path) -> None:
     harness.close()
 
 
-async def test_what_was_recorded_is_what_its_own_policies_give(tmp_path: Path) -> None:
+async def test_recorded_policies_reproduce_the_recorded_outcome(tmp_path: Path) -> None:
     harness = past_house(tmp_path, NOTES)
     await call(harness, "crm__note", {"text": "a"})
     assert again(harness, NOTES).unlike == []
@@ -91,7 +91,7 @@ async def test_what_was_recorded_is_what_its_own_policies_give(tmp_path: Path) -
     harness.close()
 
 
-async def test_kept_policies_that_were_changed_are_not_believed(tmp_path: Path) -> None:
+async def test_altered_recorded_policies_are_refused(tmp_path: Path) -> None:
     harness = past_house(tmp_path, NOTES)
     await call(harness, "crm__note", {"text": "a"})
     changed = "UPDATE policy_version SET material = CAST(replace(material, 'workers', 'nobody') AS BLOB)"

@@ -31,7 +31,7 @@ ATTRIBUTES = {
 
 @settings(max_examples=500)
 @given(st.data())
-def test_cedar_accepts_every_request_that_is_built(data: st.DataObject) -> None:
+def test_cedar_accepts_every_built_request(data: st.DataObject) -> None:
     schema = data.draw(SCHEMAS)
     shape = input_shape(make_tool(schema))
     if shape is None:
@@ -78,7 +78,7 @@ EXCUSES = (
 
 @settings(max_examples=500)
 @given(st.data())
-def test_what_a_schema_accepts_is_let_through(data: st.DataObject) -> None:
+def test_arguments_accepted_by_the_schema_are_passed(data: st.DataObject) -> None:
     """The validator of the schema's own language is the oracle. Alternatives are stricter: see test_shapes.py."""
     schema = data.draw(
         SCHEMAS.filter(lambda schema: not re.search("anyOf|oneOf|#anchor|https:|file|additionalItems", str(schema)))

@@ -17,7 +17,7 @@ from tests.policy.test_requests_fit import ATTRIBUTES, COUNTERS
 
 @settings(max_examples=150, deadline=None)
 @given(SCHEMAS)
-def test_cedar_reads_the_text_of_any_schema(schema: Any) -> None:
+def test_cedar_parses_the_text_of_any_schema(schema: Any) -> None:
     tool = make_tool(schema, resource=ResourceRule("Deal", "/a"))
     made, _ = build_schema([tool], ATTRIBUTES, COUNTERS)
     for each in (made, plain_schema(made)):
@@ -26,14 +26,14 @@ def test_cedar_reads_the_text_of_any_schema(schema: Any) -> None:
 
 @settings(max_examples=150, deadline=None)
 @given(TEXTS)
-def test_policies_that_fit_one_fit_the_other(written: str) -> None:
+def test_policies_validate_alike_against_both_schemas(written: str) -> None:
     by_json = cedarpy.validate_policies(written, CEDAR)
     by_text = cedarpy.validate_policies(written, human(CEDAR))
     assert by_json.validation_passed == by_text.validation_passed
     assert sorted(error.error for error in by_json.errors) == sorted(error.error for error in by_text.errors)
 
 
-def test_the_order_of_tools_and_fields_makes_no_difference() -> None:
+def test_order_of_tools_and_fields_does_not_change_the_schema() -> None:
     attributes = {"Deal": {"owner": "string", "paid": "integer"}}
     turned = {"Deal": dict(reversed(attributes["Deal"].items()))}
     one, _ = build_schema(TOOLS, attributes, ())
@@ -42,7 +42,7 @@ def test_the_order_of_tools_and_fields_makes_no_difference() -> None:
     assert canonical_json(one) == canonical_json(other)
 
 
-def test_it_reads_well() -> None:
+def test_schema_text_is_readable() -> None:
     assert """\
 entity Deal = {
   owner?: String,

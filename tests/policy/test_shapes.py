@@ -87,7 +87,7 @@ def seen(tmp_path: Path, schema: Any, value: Any, condition: str) -> bool:
     ],
     ids=str,
 )  # fmt: skip
-def test_what_a_policy_sees(tmp_path: Path, schema: Any, value: Any, condition: str) -> None:
+def test_schema_determines_what_policies_see(tmp_path: Path, schema: Any, value: Any, condition: str) -> None:
     guarded = condition if condition.startswith("context") else f"context.input has x && {condition}"
     assert seen(tmp_path, schema, value, guarded)
     assert not seen(tmp_path, schema, value, f"!({guarded})")
@@ -115,7 +115,7 @@ def test_what_a_policy_sees(tmp_path: Path, schema: Any, value: Any, condition: 
     ],
     ids=str,
 )  # fmt: skip
-def test_what_the_schema_does_not_accept_is_refused(tmp_path: Path, schema: Any, value: Any, because: str) -> None:
+def test_arguments_outside_the_schema_are_refused(tmp_path: Path, schema: Any, value: Any, because: str) -> None:
     tool = make_tool({**object_of(x=schema), "$defs": {"node": NODE, "pair": PAIR}})
     decision = decide(tmp_path, PERMIT, tool, {"x": value})
     assert decision.outcome is Outcome.DENY
@@ -125,7 +125,7 @@ def test_what_the_schema_does_not_accept_is_refused(tmp_path: Path, schema: Any,
 @pytest.mark.parametrize(
     "name", ["if", "in", "has", "a-b", "a.b", "a/b", "ünï", "", " ", "数", "\n", "__cedar", "a\\b"]
 )
-def test_an_argument_may_be_called_anything(tmp_path: Path, name: str) -> None:
+def test_any_argument_name_is_supported(tmp_path: Path, name: str) -> None:
     key = json.dumps(name, ensure_ascii=False)
     policy = f'@id("p") permit (principal, action, resource) when {{ context.input[{key}] == "a" }};'
     tool = make_tool({**object_of(**{name: STRING}), "required": [name]})
@@ -133,7 +133,7 @@ def test_an_argument_may_be_called_anything(tmp_path: Path, name: str) -> None:
     assert decide(tmp_path, policy, tool, {name: "b"}).outcome is Outcome.DENY
 
 
-def test_an_argument_that_may_be_null_needs_has_although_it_is_required(tmp_path: Path) -> None:
+def test_nullable_required_argument_still_needs_has(tmp_path: Path) -> None:
     tool = make_tool({**object_of(x={"type": ["string", "null"]}), "required": ["x"]})
     with pytest.raises(PolicyError, match="optional attribute"):
         load(tmp_path, '@id("p") permit (principal, action, resource) when { context.input.x == "a" };', tool)
@@ -146,7 +146,7 @@ def test_attributes_are_reversible() -> None:
 
 
 @pytest.mark.parametrize("schema", [{}, {"type": "object"}, {"anyOf": [{"required": ["a"]}]}, {"allOf": [PAIR]}, PAIR])
-def test_arguments_are_an_object_whether_the_schema_says_so_or_not(tmp_path: Path, schema: Json) -> None:
+def test_arguments_are_an_object_even_without_a_type(tmp_path: Path, schema: Json) -> None:
     assert decide(tmp_path, PERMIT, make_tool(schema), {"to": "a"}).outcome is Outcome.ALLOW
 
 
@@ -172,7 +172,7 @@ def test_the_schema_is_the_same_text_whatever_the_order() -> None:
     assert len({text(random.Random(seed)) for seed in range(8)}) == 1
 
 
-def test_a_schema_that_multiplies_is_cut_short() -> None:
+def test_exponentially_growing_schema_is_cut() -> None:
     """Forty definitions, each naming the next one twice, are a million million properties."""
     doubling = {
         f"d{number}": object_of(p={"$ref": f"#/$defs/d{number + 1}"}, q={"$ref": f"#/$defs/d{number + 1}"})
@@ -184,7 +184,7 @@ def test_a_schema_that_multiplies_is_cut_short() -> None:
     assert len(json.dumps(cedar_type(shape))) < 100 * NODES
 
 
-def test_a_schema_that_is_nested_too_deeply_is_cut_short(tmp_path: Path) -> None:
+def test_deeply_nested_schema_is_cut(tmp_path: Path) -> None:
     schema: Json = STRING
     arguments: Any = "a"
     for _ in range(50):

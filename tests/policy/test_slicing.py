@@ -10,7 +10,7 @@ from tests.policy.strategies import TEXTS, GeneratedRequest, requests, ruleset
 
 @settings(max_examples=600, deadline=None)
 @given(TEXTS, requests())
-def test_a_slice_decides_as_the_whole_set(written: str, asked: GeneratedRequest) -> None:
+def test_slice_decides_like_the_whole_set(written: str, asked: GeneratedRequest) -> None:
     rules = ruleset(written)
     sliced = rules.decide(asked.request, asked.entities, asked.principal)
     assert sliced == rules.decide_slice(rules.whole(), asked.request, asked.entities)
@@ -18,7 +18,7 @@ def test_a_slice_decides_as_the_whole_set(written: str, asked: GeneratedRequest)
 
 @settings(max_examples=600, deadline=None)
 @given(TEXTS, requests())
-def test_one_evaluation_of_a_slice_is_what_cedar_says_of_all_policies(written: str, asked: GeneratedRequest) -> None:
+def test_evaluating_a_slice_equals_evaluating_all_policies(written: str, asked: GeneratedRequest) -> None:
     rules = ruleset(written)
     part = rules.slice(asked.request["action"]["id"], asked.principal)
     verdict = evaluate(asked.request, part.full, asked.entities)
@@ -29,7 +29,7 @@ def test_one_evaluation_of_a_slice_is_what_cedar_says_of_all_policies(written: s
     assert sorted(verdict.errors) == sorted(oracle.diagnostics.errors)
 
 
-def test_what_cannot_match_is_left_out_and_parsed_once() -> None:
+def test_policies_that_cannot_match_are_skipped_and_parsed_once() -> None:
     rules = ruleset(
         '@id("a") permit (principal in Group::"g1", action == Action::"up__look", resource);'
         '@id("b") permit (principal in Group::"g2", action, resource);'

@@ -18,7 +18,7 @@ from tests.policy.schemas import SCHEMAS
 
 @settings(max_examples=100, deadline=None)
 @given(SCHEMAS)
-def test_it_validates_for_any_tool(schema: Any) -> None:
+def test_starter_policy_validates_for_any_tool(schema: Any) -> None:
     tool = make_tool(schema)
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "new.cedar").write_text(scaffold_policy(tool, "workers", "people", ("writes",)))
@@ -27,7 +27,7 @@ def test_it_validates_for_any_tool(schema: Any) -> None:
 
 @pytest.mark.parametrize("effect", list(Effect))
 @pytest.mark.parametrize("resource", [None, ResourceRule("Deal", "/id")])
-def test_its_cases_hold(tmp_path: Path, effect: Effect, resource: ResourceRule | None) -> None:
+def test_starter_policy_cases_pass(tmp_path: Path, effect: Effect, resource: ResourceRule | None) -> None:
     fields = {"type": "object", "properties": {"b": {"type": "number"}}, "required": ["b"]}
     schema = object_of(id={"type": "string"}, n={"type": "integer"}, inner=fields) | {"required": ["id", "inner"]}
     tool = make_tool(schema, effect=effect, resource=resource)

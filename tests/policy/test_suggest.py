@@ -58,7 +58,7 @@ def loaded(harness: Harness, made: Candidate, folder: Path) -> PolicyEngine:
     return load_policies(folder, make_world(harness.upstream.catalog))
 
 
-async def test_a_gate_that_people_always_open_gets_an_exception(tmp_path: Path) -> None:
+async def test_always_approved_calls_get_an_exception(tmp_path: Path) -> None:
     harness = recorded_guard(tmp_path, PERMIT + GATE)
     for amount in (110, 120, 150):
         await approved(harness, {"deal_id": "1", "amount": amount})
@@ -81,7 +81,7 @@ async def test_a_gate_that_people_always_open_gets_an_exception(tmp_path: Path) 
     harness.close()
 
 
-async def test_one_denial_rules_the_group_out(tmp_path: Path) -> None:
+async def test_one_denial_excludes_the_group(tmp_path: Path) -> None:
     harness = recorded_guard(tmp_path, PERMIT + GATE)
     for amount in (110, 120, 150):
         await approved(harness, {"deal_id": "1", "amount": amount})
@@ -92,7 +92,7 @@ async def test_one_denial_rules_the_group_out(tmp_path: Path) -> None:
     harness.close()
 
 
-async def test_what_nobody_decided_on_is_not_let_by_the_way(tmp_path: Path) -> None:
+async def test_calls_nobody_decided_are_not_permitted(tmp_path: Path) -> None:
     harness = recorded_guard(tmp_path, PERMIT + GATE)
     for amount in (110, 150, 120):
         await approved(harness, {"deal_id": "1", "amount": amount})
@@ -116,7 +116,7 @@ async def test_too_few_or_too_different_calls_suggest_nothing(tmp_path: Path) ->
     harness.close()
 
 
-async def test_what_was_only_observed_gets_a_permit(tmp_path: Path) -> None:
+async def test_observed_calls_get_a_permit(tmp_path: Path) -> None:
     policies = '@id("read") permit (principal in Group::"workers", action in Action::"read", resource);\n'
     harness = recorded_guard(tmp_path, policies, Mode.OBSERVE)
     for text in ("a", "b", "ü\n\b"):
@@ -133,7 +133,7 @@ async def test_what_was_only_observed_gets_a_permit(tmp_path: Path) -> None:
     harness.close()
 
 
-async def test_what_a_forbid_stands_against_is_left_to_people(tmp_path: Path) -> None:
+async def test_forbidden_calls_get_no_suggestion(tmp_path: Path) -> None:
     policies = PERMIT + '@id("never") forbid (principal, action in Action::"write", resource);'
     harness = recorded_guard(tmp_path, policies, Mode.OBSERVE)
     for text in ("a", "b", "c"):
@@ -150,7 +150,7 @@ ARGUMENTS = st.fixed_dictionaries(
 
 @settings(max_examples=15, deadline=None)
 @given(st.lists(ARGUMENTS, min_size=1, max_size=6), st.lists(ARGUMENTS, max_size=3))
-async def test_never_more_than_was_let(let: list[Json], held: list[Json]) -> None:
+async def test_suggestion_allows_no_more_than_was_allowed(let: list[Json], held: list[Json]) -> None:
     """For whatever was approved and whatever was left undecided beside it."""
     with tempfile.TemporaryDirectory() as folder:
         harness = recorded_guard(Path(folder), PERMIT + GATE)
@@ -172,7 +172,7 @@ async def test_never_more_than_was_let(let: list[Json], held: list[Json]) -> Non
 
 
 @pytest.mark.parametrize("before", ["", '@id("a") permit (principal, action, resource);\n'])
-def test_an_exception_is_written_past_strings_and_comments(before: str) -> None:
+def test_exception_is_inserted_despite_strings_and_comments(before: str) -> None:
     text = before + GATE + '@id("z") permit (principal, action, resource);'
     written = with_exception(text, "gate", "  true")
     assert written.replace("\nunless {\n  true\n}", "") == text

@@ -51,7 +51,7 @@ def check(harness: Harness) -> None:
     assert report.ok, report.problem
 
 
-async def test_payloads_older_than_they_are_kept_are_erased_from_every_file(harness: Harness) -> None:
+async def test_payloads_past_retention_are_erased_from_every_file(harness: Harness) -> None:
     await note(harness)
     harness.clock.time += 3 * DAY
     await note(harness, words="of today")
@@ -76,7 +76,7 @@ async def test_nothing_is_erased_unless_it_is_configured(harness: Harness) -> No
     assert CANARY.encode() in stored(harness.folder / "state")
 
 
-async def test_it_goes_in_batches_each_with_its_receipt(harness: Harness) -> None:
+async def test_erasure_works_in_batches_with_a_receipt_each(harness: Harness) -> None:
     fill(harness.ledger.writer, 2 * BATCH + 50)
     harness.clock.time += 3 * DAY
     await keep(harness, 1)
@@ -86,7 +86,7 @@ async def test_it_goes_in_batches_each_with_its_receipt(harness: Harness) -> Non
     check(harness)
 
 
-async def test_an_open_request_keeps_what_it_needs(harness: Harness) -> None:
+async def test_pending_request_keeps_its_payload(harness: Harness) -> None:
     id = pending_id(await update(harness))
     harness.clock.time += 1800 * 1_000_000
     await RetentionTask(harness.ledger.writer, 0).round()
@@ -107,7 +107,7 @@ def cutoff_is_now(harness: Harness) -> None:
     assert harness.store.truncate_wal()
 
 
-async def test_a_reply_that_was_never_given_is_kept_until_it_is(harness: Harness) -> None:
+async def test_undelivered_reply_is_kept_until_delivered(harness: Harness) -> None:
     id = pending_id(await update(harness))
     harness.approve(id)
 
@@ -136,7 +136,7 @@ async def conclude(harness: Harness, intent: Intent, execution: Execution) -> No
     await harness.ledger.ledger.conclude(intent, execution, answered=False)
 
 
-def test_ranges_of_numbers() -> None:
+def test_ranges_of_sequence_numbers_are_parsed() -> None:
     assert sequence_ranges([]) == []
     assert sequence_ranges([1, 2, 3, 7, 9, 10]) == [[1, 3], [7, 7], [9, 10]]
 
@@ -182,7 +182,7 @@ def verified(config: Path) -> bool:
     ],
     ids=str,
 )
-def test_what_is_selected_is_forgotten_and_nothing_else(
+def test_only_selected_payloads_are_erased(
     config: Path, selectors: tuple[str, ...], receipts: int, gone: bytes, stays: bytes
 ) -> None:
     payloads = config.parent / "state" / "ledger.sqlite"
@@ -203,7 +203,7 @@ def test_what_is_selected_is_forgotten_and_nothing_else(
     assert (erased["reason"], erased["count"]) == ("asked to", receipts)
 
 
-def test_a_running_guard_is_no_obstacle(config: Path) -> None:
+def test_payloads_are_erased_beside_a_running_guard(config: Path) -> None:
     with Client(config, ("--on-behalf-of", "dana")) as client:
         client.start()
         client.call("up__echo", {"text": f"{CANARY} while it runs"})
@@ -214,7 +214,7 @@ def test_a_running_guard_is_no_obstacle(config: Path) -> None:
     assert verified(config)
 
 
-def test_a_running_guard_erases_what_is_kept_too_long(tmp_path: Path) -> None:
+def test_running_guard_erases_payloads_past_retention(tmp_path: Path) -> None:
     old = open_filled(tmp_path / "state", 5, b'{"text":"of long ago"}', "mcp-guard.local/ledger")
     old.store.close()
     config = write_config(tmp_path, scripted("up", tmp_path), more="[ledger]\nkeep_payload_days = 1\n")
@@ -230,14 +230,14 @@ def test_a_running_guard_erases_what_is_kept_too_long(tmp_path: Path) -> None:
     assert verified(config)
 
 
-def test_by_call_and_by_instance(config: Path) -> None:
+def test_payloads_are_selected_by_call_and_instance(config: Path) -> None:
     [first, *_] = log(config, "--kind", "intent")
     assert forget(config, "--call", first["call"], "--yes")["erased"] == 2
     assert forget(config, "--instance", first["instance"], "--yes")["erased"] == 2
     assert verified(config)
 
 
-def test_it_is_not_done_without_a_reason_a_selector_or_a_yes(config: Path) -> None:
+def test_erasure_needs_a_reason_a_selector_and_confirmation(config: Path) -> None:
     base = ("ledger", "forget", "--config", str(config))
     assert cli(*base, "--user", "dana", check=False).returncode == 2
     assert cli(*base, "--reason", "x", check=False).returncode == 2
@@ -249,7 +249,7 @@ def test_it_is_not_done_without_a_reason_a_selector_or_a_yes(config: Path) -> No
 
 
 @pytest.mark.parametrize(("said", "code", "erased"), [(b"y\n", 0, 1), (b"\n", 5, 0), (b"\x04", 5, 0)])
-def test_on_a_terminal_it_asks(config: Path, said: bytes, code: int, erased: int) -> None:
+def test_erasure_asks_on_a_terminal(config: Path, said: bytes, code: int, erased: int) -> None:
     ours, theirs = pty.openpty()
     asked = command("ledger", "forget", "--config", str(config), "--user", "dana", "--reason", "asked to")
     running = subprocess.Popen(asked, stdin=theirs, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
@@ -262,7 +262,7 @@ def test_on_a_terminal_it_asks(config: Path, said: bytes, code: int, erased: int
     assert len(log(config, "--kind", "payload.erased")) == erased
 
 
-def test_what_an_approver_was_shown_is_forgotten_too(tmp_path: Path) -> None:
+def test_approval_subject_is_erased_too(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path), ALLOW + GATE, guard="hold_seconds = 0")
     who = enrol(config)
     with Client(config) as client:

@@ -114,7 +114,7 @@ def verified(harness: Harness) -> bool:
     return report.payloads_checked > 0
 
 
-async def test_an_allowed_call_leaves_nothing_of_it(tmp_path: Path) -> None:
+async def test_allowed_call_stores_no_redacted_value(tmp_path: Path) -> None:
     harness = make_house(tmp_path, ALLOW)
     await update(harness)
     [sent] = harness.upstream.writes()
@@ -133,7 +133,7 @@ async def test_an_allowed_call_leaves_nothing_of_it(tmp_path: Path) -> None:
     assert intent["reason"] == f"told me: {MARK}"
 
 
-async def test_the_upstreams_echo_of_it_is_not_kept_either(tmp_path: Path) -> None:
+async def test_redacted_value_echoed_by_the_upstream_is_not_stored(tmp_path: Path) -> None:
     harness = make_house(tmp_path, ALLOW)
     said = {
         "content": [{"type": "text", "text": f"saved {NOTE} and {json.dumps({'to': NOTE, 'sum': SUM})}"}],
@@ -163,7 +163,7 @@ def answers(harness: Harness, reply: Execution) -> None:
     object.__setattr__(recorder, "execute", answering)
 
 
-async def test_an_open_request_shows_it_and_a_settled_one_does_not(harness: Harness) -> None:
+async def test_pending_request_shows_the_value_and_a_decided_one_does_not(harness: Harness) -> None:
     id = pending_id(await update(harness))
     shown = harness.store.approval(id)[0].subject
     assert (shown.arguments["notes"], shown.present["customer"]) == (NOTE, {"email": BEFORE})
@@ -181,7 +181,7 @@ async def test_an_open_request_shows_it_and_a_settled_one_does_not(harness: Harn
 
 
 @pytest.mark.parametrize("fate", ["denied", "expired", "withdrawn", "stale", "revoked", "lapsed"])
-async def test_however_it_ends_nothing_of_it_stays(harness: Harness, fate: str) -> None:
+async def test_no_redacted_value_remains_after_any_ending(harness: Harness, fate: str) -> None:
     id = pending_id(await update(harness))
     if fate == "denied":
         harness.approve(id, verdict="deny")
@@ -208,7 +208,7 @@ async def test_however_it_ends_nothing_of_it_stays(harness: Harness, fate: str) 
     assert verified(harness)
 
 
-async def test_a_settled_request_cannot_be_gone_on_with(harness: Harness) -> None:
+async def test_decided_redacted_request_cannot_be_resumed(harness: Harness) -> None:
     """Its arguments are gone: what is stored of it must never be taken for the call."""
     id = pending_id(await update(harness))
     harness.approve(id, verdict="deny")
@@ -218,7 +218,7 @@ async def test_a_settled_request_cannot_be_gone_on_with(harness: Harness) -> Non
     assert harness.upstream.writes() == []
 
 
-async def test_a_grant_covers_like_calls_and_its_hash_tells_nothing_afterwards(harness: Harness) -> None:
+async def test_grant_covers_matching_calls_and_its_hash_reveals_nothing(harness: Harness) -> None:
     id = pending_id(await update(harness))
     harness.approve(id, terms=GrantTerms(1, 600, ("stage",)))
     assert text(await update(harness)) == "done"
@@ -231,7 +231,7 @@ async def test_a_grant_covers_like_calls_and_its_hash_tells_nothing_afterwards(h
 
 
 @pytest.mark.parametrize("what", ["request_hash", "decision_hash"])
-async def test_no_hash_that_stays_is_one_of_a_short_value(harness: Harness, what: str) -> None:
+async def test_no_stored_hash_covers_a_short_value_alone(harness: Harness, what: str) -> None:
     """The same request twice has other hashes each time: they are salted, and the salt is gone."""
     for _ in range(2):
         harness.approve(pending_id(await update(harness)), verdict="deny")
@@ -240,7 +240,7 @@ async def test_no_hash_that_stays_is_one_of_a_short_value(harness: Harness, what
     assert len(set(seen)) == 2
 
 
-async def test_results_are_redacted_by_pointer_and_what_is_no_json_is_not_kept(tmp_path: Path) -> None:
+async def test_results_are_redacted_by_pointer_and_other_text_is_dropped(tmp_path: Path) -> None:
     harness = make_house(tmp_path, ALLOW)
     found = {"person": {"email": EMAIL, "id": 7}, "all": [{"email": BEFORE}, {"email": "y"}]}
     blocks = [
@@ -264,7 +264,7 @@ async def test_results_are_redacted_by_pointer_and_what_is_no_json_is_not_kept(t
     assert verified(harness)
 
 
-async def test_a_call_without_redaction_is_kept_whole(tmp_path: Path) -> None:
+async def test_call_without_redaction_is_stored_whole(tmp_path: Path) -> None:
     harness = open_harness(tmp_path)
     await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": NOTE}))
     [intent] = harness.receipts("intent")
@@ -272,7 +272,7 @@ async def test_a_call_without_redaction_is_kept_whole(tmp_path: Path) -> None:
     assert "redacted" not in intent
 
 
-async def test_arguments_that_are_refused_say_no_value(tmp_path: Path) -> None:
+async def test_refused_arguments_are_reported_without_values(tmp_path: Path) -> None:
     harness = make_house(tmp_path, ALLOW)
     await update(harness, amount=123456789012345678901)
     assert kept(harness, "123456789012345678901") == []
@@ -288,19 +288,19 @@ async def test_arguments_that_are_refused_say_no_value(tmp_path: Path) -> None:
         ("/a", {"a": {"whole": 1}}, {"a": MARK}),
     ],
 )
-def test_pointers(pointer: str, document: Any, expected: Any) -> None:
+def test_redaction_pointers_select_values(pointer: str, document: Any, expected: Any) -> None:
     assert redact_pointers(document, [pointer]) == (expected, [pointer])
     assert redact_pointers(expected if pointer == "/none" else {"other": 1}, [pointer])[1] == []
 
 
-def test_overlapping_pointers() -> None:
+def test_overlapping_pointers_are_handled() -> None:
     assert pointers_overlap("/a/b", "/a")
     assert pointers_overlap("/a", "/a/b")
     assert pointers_overlap("/*/b", "/a/b")
     assert not pointers_overlap("/a/b", "/a/c")
 
 
-def test_a_number_that_is_no_part_of_another_goes_as_a_whole() -> None:
+def test_number_is_redacted_only_as_a_whole() -> None:
     assert redact_texts({"n": 48213.75, "m": 4821, "t": "48213.75!"}, ("48213.75",)) == {
         "n": MARK,
         "m": 4821,

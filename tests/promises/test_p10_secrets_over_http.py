@@ -106,7 +106,7 @@ def configure(folder: Path, section: str) -> Search:
 
 @pytest.mark.parametrize("source", ["env", "file", "keyring", "command"])
 @pytest.mark.parametrize("kind", ["bearer", "header"])
-def test_a_header_that_is_leaked_in_every_way_is_found_nowhere(tmp_path: Path, kind: str, source: str) -> None:
+def test_leaked_header_is_found_nowhere(tmp_path: Path, kind: str, source: str) -> None:
     toml, env = place(tmp_path, source, CANARY)
     with Authority(tmp_path, leak=True, header="authorization" if kind == "bearer" else "x-key") as remote:
         said = f"bearer = {toml}" if kind == "bearer" else f"headers = {{ X-Key = {toml} }}"
@@ -118,7 +118,7 @@ def test_a_header_that_is_leaked_in_every_way_is_found_nowhere(tmp_path: Path, k
 
 
 @pytest.mark.parametrize("source", ["env", "file", "keyring", "command"])
-def test_a_client_secret_and_each_token_that_it_got_are_found_nowhere(tmp_path: Path, source: str) -> None:
+def test_client_secret_and_its_tokens_are_found_nowhere(tmp_path: Path, source: str) -> None:
     toml, env = place(tmp_path, source, CANARY)
     with Authority(tmp_path, leak=True, secret=CANARY) as remote:
         search = configure(tmp_path, remote.section(toml))
@@ -142,7 +142,7 @@ def test_a_client_secret_that_is_refused_is_not_in_the_error(tmp_path: Path) -> 
     search.expect_nowhere(CANARY)
 
 
-def test_what_a_person_signed_in_for_is_found_nowhere_but_where_it_is_kept(tmp_path: Path) -> None:
+def test_sign_in_tokens_are_found_only_in_their_storage(tmp_path: Path) -> None:
     with Authority(tmp_path, leak=True) as remote:
         search = configure(tmp_path, remote.section("", "authorization_code"))
         done = sign_in(search.config)
@@ -155,7 +155,7 @@ def test_what_a_person_signed_in_for_is_found_nowhere_but_where_it_is_kept(tmp_p
     search.expect_nowhere(*tokens)
 
 
-def test_a_header_that_cannot_be_sent_is_not_repeated(tmp_path: Path) -> None:
+def test_invalid_header_is_not_repeated_in_the_error(tmp_path: Path) -> None:
     toml, env = place(tmp_path, "file", f"{CANARY}\nsecond line of it")
     with Authority(tmp_path) as remote:
         search = configure(tmp_path, f'[upstreams.far]\nurl = "{remote.url}/mcp"\nbearer = {toml}\n')
@@ -176,7 +176,7 @@ def test_a_header_that_cannot_be_sent_is_not_repeated(tmp_path: Path) -> None:
         (["sh", "-c", "printf 'canary\\377'"], "is not text"),
     ],
 )
-def test_a_command_that_fails_says_so_without_what_it_printed(tmp_path: Path, words: list[str], why: str) -> None:
+def test_failing_secret_command_is_reported_without_its_output(tmp_path: Path, words: list[str], why: str) -> None:
     server = (
         f"[upstreams.up]\ncommand = {json.dumps(sys.executable)}\nargs = [{json.dumps(str(SERVERS / 'leaky.py'))}]\n"
     )
@@ -189,7 +189,7 @@ def test_a_command_that_fails_says_so_without_what_it_printed(tmp_path: Path, wo
     assert "ÿ" not in client.stderr
 
 
-def test_a_command_is_given_none_of_our_environment(tmp_path: Path) -> None:
+def test_secret_command_gets_no_environment(tmp_path: Path) -> None:
     (tmp_path / "look").write_text(f"#!/bin/sh\nenv > {tmp_path}/seen\necho some-secret\n")
     (tmp_path / "look").chmod(0o700)
     section = upstream("up", sys.executable, "-c", "pass").replace("{  }", '{ T = { command = ["./look"] } }')
@@ -200,9 +200,7 @@ def test_a_command_is_given_none_of_our_environment(tmp_path: Path) -> None:
     assert not {"OTHER_SECRET", "MCP_GUARD_CONFIG"} & seen
 
 
-def test_a_command_that_hangs_is_ended_with_all_that_it_started(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_hanging_secret_command_is_killed_with_its_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from mcp_guard.core.errors import ConfigError
     from mcp_guard.settings import SecretReference
     from mcp_guard.upstream import secrets
@@ -217,7 +215,7 @@ def test_a_command_that_hangs_is_ended_with_all_that_it_started(
         os.close(started)
 
 
-def test_entries_of_the_keyring_are_kept_listed_and_removed(tmp_path: Path) -> None:
+def test_keyring_entries_are_stored_listed_and_removed(tmp_path: Path) -> None:
     toml, env = place(tmp_path, "keyring", "unused")
     (tmp_path / "keyring.json").unlink()
     config = write_config(tmp_path, f'[upstreams.far]\nurl = "https://x.example/mcp"\nbearer = {toml}\n')

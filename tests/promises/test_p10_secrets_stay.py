@@ -83,7 +83,7 @@ def configure(folder: Path, source: str, secret: str) -> tuple[Path, dict[str, s
 
 @pytest.mark.parametrize("secret", [PLAIN, ODD], ids=["plain", "odd"])
 @pytest.mark.parametrize("source", ["env", "file", "plain", "keyring", "command"])
-def test_a_secret_that_is_leaked_in_every_way_is_found_nowhere(tmp_path: Path, source: str, secret: str) -> None:
+def test_leaked_secret_is_found_nowhere(tmp_path: Path, source: str, secret: str) -> None:
     config, env = configure(tmp_path, source, secret)
     client = Listener(config, env=env)
     with client:
@@ -145,7 +145,7 @@ def inbox_pages(config: Path) -> Iterator[bytes]:
                 yield connection.getresponse().read()
 
 
-def test_a_secret_in_a_file_that_others_can_read_starts_nothing(tmp_path: Path) -> None:
+def test_secret_file_readable_by_others_prevents_start(tmp_path: Path) -> None:
     config, _ = configure(tmp_path, "file", PLAIN)
     (tmp_path / "token").chmod(0o640)
     with Client(config) as client:
@@ -154,7 +154,7 @@ def test_a_secret_in_a_file_that_others_can_read_starts_nothing(tmp_path: Path) 
     assert "upstream `leaky` cannot be started: `token` is open to others (mode 0640)" in client.stderr
 
 
-def test_a_secret_that_is_not_there_is_named_by_its_place(tmp_path: Path) -> None:
+def test_missing_secret_is_named_by_its_source(tmp_path: Path) -> None:
     config, _ = configure(tmp_path, "env", PLAIN)
     with Client(config) as client:
         client.start()
@@ -162,7 +162,7 @@ def test_a_secret_that_is_not_there_is_named_by_its_place(tmp_path: Path) -> Non
     assert "cannot be started: the environment has no `GUARD_HAS_IT`" in client.stderr
 
 
-def test_a_secret_too_short_to_be_scrubbed_is_told(tmp_path: Path) -> None:
+def test_secret_too_short_to_scrub_is_reported(tmp_path: Path) -> None:
     config, _ = configure(tmp_path, "plain", "abc12")
     with Client(config) as client:
         client.start()
@@ -171,7 +171,7 @@ def test_a_secret_too_short_to_be_scrubbed_is_told(tmp_path: Path) -> None:
     assert "abc12" not in client.stderr
 
 
-def test_a_child_gets_none_of_our_own_environment_but_what_it_needs(tmp_path: Path) -> None:
+def test_child_process_gets_only_the_environment_it_needs(tmp_path: Path) -> None:
     script = tmp_path / "env.py"
     script.write_text(f"import os\nopen({str(tmp_path / 'seen')!r}, 'w').write(chr(10).join(os.environ))\n")
     toml = upstream("up", PYTHON, str(script)).replace("env = {  }", 'env = { UP_TOKEN = { env = "GUARD_HAS_IT" } }')

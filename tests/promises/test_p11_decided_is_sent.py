@@ -45,7 +45,7 @@ def kept(harness: Harness, kind: str, name: str) -> list[tuple[str, bytes]]:
     st.dictionaries(texts, values, max_size=4),
     st.sampled_from([{}, {"guard_ticket": "INC-9"}, {"guard_reason": "why"}]),
 )
-async def test_the_bytes_sent_are_those_decided_on_and_recorded(arguments: Json, added: Json) -> None:
+async def test_bytes_sent_are_the_bytes_decided_and_recorded(arguments: Json, added: Json) -> None:
     with tempfile.TemporaryDirectory() as folder:
         harness = open_free(folder)
         await harness.guard.call(make_instance(), ToolCallRequest("crm__free", arguments | added))
@@ -56,7 +56,7 @@ async def test_the_bytes_sent_are_those_decided_on_and_recorded(arguments: Json,
         harness.close()
 
 
-def test_over_the_wire_the_upstream_gets_the_canonical_arguments_alone(tmp_path: Path) -> None:
+def test_upstream_receives_only_the_canonical_arguments(tmp_path: Path) -> None:
     more = '[tools."up__free"]\nask = ["ticket", "reason"]\n'
     config = write_config(tmp_path, scripted("up", tmp_path), more=more)
     with Client(config) as client:
@@ -86,7 +86,7 @@ def test_over_the_wire_the_upstream_gets_the_canonical_arguments_alone(tmp_path:
         b'{"a":' * 65 + b"1" + b"}" * 65,
     ],
 )
-def test_what_two_readers_could_read_differently_is_never_sent(tmp_path: Path, arguments: bytes) -> None:
+def test_ambiguous_arguments_are_never_sent(tmp_path: Path, arguments: bytes) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
     call = b'{"jsonrpc":"2.0","id":77,"method":"tools/call","params":{"name":"up__free","arguments":%s}}'
     with Client(config) as client:

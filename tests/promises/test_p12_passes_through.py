@@ -131,7 +131,7 @@ def test_unknown_members_pass_in_requests_and_results(
 @pytest.mark.parametrize("method", REQUESTS)
 @EXAMPLES
 @given(code=st.integers(-32099, -32000) | st.integers(1, 999), data=VALUE, odd=ODD)
-def test_errors_pass(proxy: Proxy, method: str, code: int, data: Any, odd: Json) -> None:
+def test_errors_pass_through(proxy: Proxy, method: str, code: int, data: Any, odd: Json) -> None:
     failed = {"code": code, "message": "no", "data": data, **odd}
     proxy.script(error=failed)
     assert proxy.ask(method, REQUESTS[method][0])["error"] == failed
@@ -140,7 +140,7 @@ def test_errors_pass(proxy: Proxy, method: str, code: int, data: Any, odd: Json)
 @pytest.mark.parametrize("asked", ASKS)
 @EXAMPLES
 @given(odd=ODD, meta=KEYED, said=ODD)
-def test_what_an_upstream_asks_passes_and_so_do_the_answers(
+def test_upstream_requests_and_their_answers_pass_through(
     proxy: Proxy, asked: str, odd: Json, meta: Json, said: Json
 ) -> None:
     params, answer = ASKS[asked]
@@ -168,7 +168,7 @@ def answered(proxy: Proxy) -> Any:
     return next(each for each in reversed(proxy.seen()) if "method" not in each)["result"]
 
 
-def test_urls_are_led_to_and_several_questions_are_one_round(proxy: Proxy) -> None:
+def test_url_and_several_questions_share_one_round(proxy: Proxy) -> None:
     url: Json = {"method": "elicitation/create", "params": {"mode": "url", "url": "https://x/", "message": "m"}}
     if proxy.upstream == "handshake":
         url["params"]["elicitationId"] = "e"
@@ -192,7 +192,7 @@ def test_urls_are_led_to_and_several_questions_are_one_round(proxy: Proxy) -> No
 
 @EXAMPLES
 @given(odd=ODD, meta=KEYED)
-def test_progress_passes(proxy: Proxy, odd: Json, meta: Json) -> None:
+def test_progress_passes_through(proxy: Proxy, odd: Json, meta: Json) -> None:
     news = {"progress": 1, "message": "m", **odd, "_meta": meta}
     for method in ROUNDS:
         proxy.script(says=[{"method": "notifications/progress", "params": news}], result=REQUESTS[method][2])
@@ -202,7 +202,7 @@ def test_progress_passes(proxy: Proxy, odd: Json, meta: Json) -> None:
 
 @EXAMPLES
 @given(odd=ODD, meta=KEYED)
-def test_log_messages_pass_to_who_wants_them(proxy: Proxy, odd: Json, meta: Json) -> None:
+def test_log_messages_pass_at_the_requested_level(proxy: Proxy, odd: Json, meta: Json) -> None:
     said = {"level": "warning", "data": {"d": [1]}, **odd, "_meta": meta}
     proxy.script(says=[{"method": "notifications/message", "params": said}], result={"content": []})
     wanted: Json = {"_meta": {f"{PREFIX}logLevel": "info"}} if proxy.is_stateless else {}
@@ -217,7 +217,7 @@ def test_log_messages_pass_to_who_wants_them(proxy: Proxy, odd: Json, meta: Json
         assert proxy.last("logging/setLevel") == {"level": "info"}
 
 
-def test_nobody_but_the_guard_says_what_the_envelope_says(proxy: Proxy) -> None:
+def test_envelope_fields_come_only_from_the_guard(proxy: Proxy) -> None:
     if proxy.is_stateless or proxy.upstream == "handshake":
         pytest.skip("a stateless client says it itself, and the handshake revisions have none")
     proxy.script(result={"content": []})
@@ -229,7 +229,7 @@ def test_nobody_but_the_guard_says_what_the_envelope_says(proxy: Proxy) -> None:
     assert meta.get(f"{PREFIX}logLevel") != "emergency"
 
 
-def test_changes_are_told(proxy: Proxy) -> None:
+def test_change_notifications_pass_through(proxy: Proxy) -> None:
     kinds = ("prompts", "resources", "tools")
     says = [{"method": f"notifications/{kind}/list_changed", "params": {"_meta": {"x/y": 1}}} for kind in kinds]
     updated = {"uri": "mem://one", "x-odd": 1, "_meta": {"x/y": 1}}
@@ -255,7 +255,7 @@ def test_changes_are_told(proxy: Proxy) -> None:
         assert proxy.last("resources/subscribe") == {"uri": "mem://one"}
 
 
-def test_lists_pass_with_all_that_their_items_say(proxy: Proxy) -> None:
+def test_listings_pass_with_every_member(proxy: Proxy) -> None:
     odd = {"x-odd": {"kept": [1, None, "ü"]}, "_meta": {"x/odd": True}}
     for method, name, known in (
         ("tools/list", "tools", {"name": "up__any"}),
@@ -267,7 +267,7 @@ def test_lists_pass_with_all_that_their_items_say(proxy: Proxy) -> None:
         assert item | known | odd == item
 
 
-def test_a_call_that_its_client_gives_up_is_given_up_at_the_upstream(proxy: Proxy) -> None:
+def test_cancellation_reaches_the_upstream(proxy: Proxy) -> None:
     proxy.script(silent=True)
     for method in ROUNDS:
         marked = {"x.y/marked": method}
@@ -286,7 +286,7 @@ def cancelled(proxy: Proxy) -> list[Json]:
     return [each for each in proxy.seen() if each.get("method") == "notifications/cancelled"]
 
 
-def test_roots_that_change_are_told_where_that_can_be_said(proxy: Proxy) -> None:
+def test_changed_roots_are_announced_where_supported(proxy: Proxy) -> None:
     if proxy.is_stateless:
         pytest.skip("the stateless revision has no such notification: roots are asked for anew")
     proxy.client.notify("notifications/roots/list_changed", {"_meta": {"x/y": 1}})
@@ -312,14 +312,14 @@ def test_a_call_is_never_made_as_a_task(proxy: Proxy) -> None:
     assert proxy.last("tools/call") == {"name": "any", "arguments": {}}
 
 
-def test_a_tool_that_runs_only_as_a_task_is_not_offered_and_not_known(proxy: Proxy) -> None:
+def test_task_only_tool_is_neither_listed_nor_callable(proxy: Proxy) -> None:
     assert [tool["name"] for tool in proxy.ask("tools/list", {})["result"]["tools"]] == ["up__any"]
     refused = proxy.ask("tools/call", {"name": "up__tasked", "arguments": {}, "task": {}})
     assert refused["error"]["message"] == "unknown tool: up__tasked"
     assert not any(each.get("params", {}).get("name") == "tasked" for each in proxy.seen())
 
 
-def test_a_task_that_was_not_asked_for_is_no_result(proxy: Proxy) -> None:
+def test_unrequested_task_is_not_a_result(proxy: Proxy) -> None:
     if proxy.upstream != "stateless":
         pytest.skip("the handshake revisions have no type of result")
     proxy.script(result={"resultType": "task", "taskId": "t", "status": "working"})
@@ -330,7 +330,7 @@ def test_a_task_that_was_not_asked_for_is_no_result(proxy: Proxy) -> None:
     assert last["ending"] == "upstream_error"
 
 
-def test_neither_side_hears_that_the_other_could_run_tasks(proxy: Proxy) -> None:
+def test_task_capability_is_advertised_to_neither_side(proxy: Proxy) -> None:
     [greeting] = [each for each in proxy.seen() if each.get("method") in ("initialize", "server/discover")][-1:]
     assert "tasks" not in json.dumps(greeting)
     if proxy.is_stateless:

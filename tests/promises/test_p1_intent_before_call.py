@@ -15,7 +15,7 @@ from tests.promises.harness import make_instance, open_harness
 from tests.promises.harness import text as said
 
 
-def test_the_upstream_process_finds_its_intent_in_the_ledger_when_it_is_called(tmp_path: Path) -> None:
+def test_intent_is_in_the_ledger_when_the_upstream_is_called(tmp_path: Path) -> None:
     """The upstream itself opens the ledger file, from its own process, before it answers."""
     ledger = tmp_path / "state" / "ledger.sqlite"
     config = write_config(tmp_path, upstream("witness", sys.executable, str(SERVERS / "witness.py"), str(ledger)))
@@ -28,7 +28,7 @@ def test_the_upstream_process_finds_its_intent_in_the_ledger_when_it_is_called(t
             assert found["mine"], f"call {number} arrived before its intent was in the ledger"
 
 
-async def test_the_intent_is_committed_when_execute_begins(tmp_path: Path) -> None:
+async def test_intent_is_committed_before_execute(tmp_path: Path) -> None:
     """Seen from another connection, which sees committed transactions only."""
     harness = open_harness(tmp_path)
     seen: list[str] = []
@@ -54,7 +54,7 @@ def test_commits_are_flushed_to_the_disk(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["full", "readonly", "locked"])
-async def test_what_cannot_be_recorded_is_not_sent(tmp_path: Path, kind: str) -> None:
+async def test_call_that_cannot_be_recorded_is_not_sent(tmp_path: Path, kind: str) -> None:
     harness = open_harness(tmp_path)
     other = sqlite3.connect(tmp_path / "state" / "ledger.sqlite", isolation_level=None)
     if kind == "full":

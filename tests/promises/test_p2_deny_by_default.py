@@ -96,7 +96,7 @@ async def test_every_failure_denies_with_a_receipt(
     harness.close()
 
 
-async def test_a_policy_that_errors_denies_even_beside_one_that_permits(tmp_path: Path) -> None:
+async def test_policy_error_denies_even_if_another_policy_permits(tmp_path: Path) -> None:
     harness = open_harness(tmp_path, f"{ALLOW}\n{OVERFLOW}")
     reply = await harness.guard.call(make_instance(), ToolCallRequest("crm__purge", {}))
     assert "could not be evaluated" in text(reply)
@@ -105,7 +105,7 @@ async def test_a_policy_that_errors_denies_even_beside_one_that_permits(tmp_path
     harness.close()
 
 
-async def test_a_policy_that_errors_denies_behind_a_gate_too(tmp_path: Path) -> None:
+async def test_policy_error_denies_despite_an_approval_policy(tmp_path: Path) -> None:
     harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}\n{OVERFLOW}")
     reply = await harness.guard.call(make_instance(), ToolCallRequest("crm__purge", {}))
     assert reply["result"]["_meta"]["mcp-guard/decision"]["outcome"] == "deny"
@@ -113,7 +113,7 @@ async def test_a_policy_that_errors_denies_behind_a_gate_too(tmp_path: Path) -> 
     harness.close()
 
 
-async def test_a_hard_forbid_beside_a_gate_denies(tmp_path: Path) -> None:
+async def test_hard_forbid_denies_despite_an_approval_policy(tmp_path: Path) -> None:
     hard = '@id("hard") @reason("never") forbid (principal, action == Action::"crm__purge", resource);'
     harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}\n{hard}")
     assert harness.guard.policies.may_call(make_instance(), TOOLS[3]) is False
@@ -186,7 +186,7 @@ def test_the_same_call_gets_the_same_decision_from_two_engines(policies: str, to
     assert decisions[0].outcome in ("allow", "deny", "require_approval")
 
 
-async def test_a_defect_of_the_guard_denies_with_a_receipt_and_is_told(tmp_path: Path) -> None:
+async def test_defect_in_the_guard_denies_with_a_receipt_and_is_raised(tmp_path: Path) -> None:
     harness = open_harness(tmp_path)
 
     class Defective(type(harness.policies)):  # type: ignore[misc]
@@ -203,7 +203,7 @@ async def test_a_defect_of_the_guard_denies_with_a_receipt_and_is_told(tmp_path:
     harness.close()
 
 
-async def test_no_intent_follows_from_anything_but_a_yes(tmp_path: Path) -> None:
+async def test_intent_follows_only_from_allow(tmp_path: Path) -> None:
     """The last line: even a defect that asks for one gets none, and nothing is sent."""
     harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}")
     call = harness.guard.identify(describe(DescriptionRules(), "call_1", make_instance(), UPDATE, TOOLS[1]))

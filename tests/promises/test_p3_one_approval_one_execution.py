@@ -26,7 +26,7 @@ async def ask(harness: Harness, asked: ToolCallRequest = ASKED, **instance: Any)
     return reply
 
 
-async def test_approved_it_runs_once_and_never_again(tmp_path: Path) -> None:
+async def test_approved_call_runs_exactly_once(tmp_path: Path) -> None:
     harness = gated(tmp_path)
     id = pending_id(await ask(harness))
     assert harness.upstream.writes() == []
@@ -38,7 +38,7 @@ async def test_approved_it_runs_once_and_never_again(tmp_path: Path) -> None:
     harness.close()
 
 
-async def test_fifty_identical_calls_at_once_are_one_question_and_one_execution(tmp_path: Path) -> None:
+async def test_fifty_identical_calls_make_one_request_and_one_execution(tmp_path: Path) -> None:
     harness = gated(tmp_path, hold_seconds=20)
 
     calls = [asyncio.create_task(harness.guard.call(make_instance(), ASKED)) for _ in range(50)]
@@ -79,7 +79,7 @@ async def test_two_guards_on_one_ledger_dispatch_once(tmp_path: Path) -> None:
         {"deal_id": "1", "amount": 150},
     ],
 )
-async def test_it_is_no_use_for_other_arguments(tmp_path: Path, other: Json) -> None:
+async def test_approval_does_not_cover_other_arguments(tmp_path: Path, other: Json) -> None:
     harness = gated(tmp_path)
     harness.approve(pending_id(await ask(harness)))
     assert "pending" in text(await ask(harness, ToolCallRequest(ASKED.name, other)))
@@ -87,7 +87,7 @@ async def test_it_is_no_use_for_other_arguments(tmp_path: Path, other: Json) -> 
     harness.close()
 
 
-async def test_it_is_no_use_for_another_instance_or_tool(tmp_path: Path) -> None:
+async def test_approval_does_not_cover_another_instance_or_tool(tmp_path: Path) -> None:
     harness = gated(tmp_path)
     harness.approve(pending_id(await ask(harness)))
     assert "pending" in text(await ask(harness, id="run_2"))
@@ -110,7 +110,7 @@ def definition_moves(harness: Harness) -> None:
 
 
 @pytest.mark.parametrize(("move", "named"), [(facts_move, "facts"), (policies_move, "policy_version")])
-async def test_when_the_world_moves_it_is_stale_and_says_what_moved(tmp_path: Path, move: Any, named: str) -> None:
+async def test_changed_facts_or_policies_make_the_approval_stale(tmp_path: Path, move: Any, named: str) -> None:
     harness = gated(tmp_path)
     id = pending_id(await ask(harness))
     harness.approve(id)
@@ -122,7 +122,7 @@ async def test_when_the_world_moves_it_is_stale_and_says_what_moved(tmp_path: Pa
     harness.close()
 
 
-async def test_another_definition_of_the_tool_is_another_request(tmp_path: Path) -> None:
+async def test_changed_tool_definition_needs_a_new_approval(tmp_path: Path) -> None:
     harness = gated(tmp_path)
     id = pending_id(await ask(harness))
     harness.approve(id)
@@ -132,7 +132,7 @@ async def test_another_definition_of_the_tool_is_another_request(tmp_path: Path)
     harness.close()
 
 
-async def test_facts_that_move_during_the_hold_are_seen_at_dispatch(tmp_path: Path) -> None:
+async def test_facts_changed_during_the_hold_are_noticed_at_dispatch(tmp_path: Path) -> None:
     harness = gated(tmp_path, hold_seconds=20)
 
     call = asyncio.create_task(harness.guard.call(make_instance(), ASKED))
@@ -146,7 +146,7 @@ async def test_facts_that_move_during_the_hold_are_seen_at_dispatch(tmp_path: Pa
     harness.close()
 
 
-async def test_another_instance_can_neither_use_nor_spoil_it(tmp_path: Path) -> None:
+async def test_another_instance_can_neither_use_nor_invalidate_the_approval(tmp_path: Path) -> None:
     harness = gated(tmp_path)
     id = pending_id(await ask(harness))
     harness.approve(id)
@@ -187,7 +187,7 @@ async def test_an_expired_approval_is_refused(tmp_path: Path) -> None:
     harness.close()
 
 
-async def test_a_denial_is_told_with_its_reason_and_not_asked_again(tmp_path: Path) -> None:
+async def test_denial_is_returned_with_its_reason_and_not_requested_again(tmp_path: Path) -> None:
     harness = gated(tmp_path)
     harness.approve(pending_id(await ask(harness)), verdict="deny")
     for _ in range(2):

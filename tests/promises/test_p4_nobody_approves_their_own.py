@@ -38,7 +38,7 @@ async def untouched(harness: Harness, id: str) -> None:
 
 
 @pytest.mark.parametrize("approver", ["bob", "dana", "mallory"])
-async def test_the_owner_the_user_and_strangers_may_not_decide(harness: Harness, approver: str) -> None:
+async def test_owner_user_and_strangers_may_not_decide(harness: Harness, approver: str) -> None:
     id = await ask(harness)
     for verdict in ("approve", "deny"):
         with pytest.raises(ApprovalError):
@@ -61,7 +61,7 @@ def enrolled(harness: Harness, approver: str) -> tuple[Ed25519PrivateKey, NewKey
     return key, new
 
 
-async def test_nobody_gives_anothers_word(harness: Harness) -> None:
+async def test_approver_cannot_vote_for_another(harness: Harness) -> None:
     """Not with a key that is not enrolled, not with the owner's own key, not with another's key id."""
     id = await ask(harness)
     _, alices = enrolled(harness, "alice")
@@ -81,7 +81,7 @@ async def test_nobody_gives_anothers_word(harness: Harness) -> None:
     ],
     ids=str,
 )  # fmt: skip
-async def test_a_signature_is_good_for_its_own_statement_only(harness: Harness, changes: dict[str, object]) -> None:
+async def test_signature_is_valid_only_for_its_own_statement(harness: Harness, changes: dict[str, object]) -> None:
     id = await ask(harness)
     key, new = enrolled(harness, "alice")
     with pytest.raises(ApprovalError):
@@ -106,7 +106,7 @@ async def test_a_well_signed_statement_about_something_else_is_refused(
     await untouched(harness, id)
 
 
-async def test_an_old_signature_is_not_good_for_a_new_request(harness: Harness) -> None:
+async def test_old_signature_is_invalid_for_a_new_request(harness: Harness) -> None:
     id = await ask(harness)
     key, new = enrolled(harness, "alice")
     votes = Votes(harness.ledger.writer, ROUTES, PEOPLE)
@@ -126,7 +126,7 @@ async def test_an_old_signature_is_not_good_for_a_new_request(harness: Harness) 
     await untouched(harness, other)
 
 
-def test_one_key_is_one_persons(harness: Harness) -> None:
+def test_key_belongs_to_one_approver(harness: Harness) -> None:
     """The owner cannot enrol their key under an approver's name, nor one that was somebody's before."""
     _, bobs = enrolled(harness, "bob")
     writer = harness.ledger.writer
@@ -137,7 +137,7 @@ def test_one_key_is_one_persons(harness: Harness) -> None:
         enrol(writer, Approver("alice", "Alice"), bobs)
 
 
-async def test_a_removed_or_rotated_key_gives_no_word(harness: Harness) -> None:
+async def test_removed_or_rotated_key_cannot_vote(harness: Harness) -> None:
     id = await ask(harness)
     key, first = enrolled(harness, "alice")
     writer = harness.ledger.writer
@@ -152,7 +152,7 @@ async def test_a_removed_or_rotated_key_gives_no_word(harness: Harness) -> None:
     await untouched(harness, id)
 
 
-async def test_one_person_counts_once(tmp_path: Path) -> None:
+async def test_approver_counts_once(tmp_path: Path) -> None:
     routes = {"people": replace(ROUTES["people"], quorum=2)}
     harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}", routes=routes)
     id = await ask(harness)

@@ -71,7 +71,7 @@ def some_call_goes(engine: PolicyEngine, instance: Instance, tool: Tool, pool: l
 
 
 @given(policy_sets(WHO + WHAT), instances)
-def test_what_can_be_allowed_or_held_is_listed(policies: str, instance: Instance) -> None:
+def test_tools_that_can_be_allowed_or_held_are_listed(policies: str, instance: Instance) -> None:
     engine = load(policies)
     for tool, pool in POOL:
         if some_call_goes(engine, instance, tool, pool):
@@ -79,7 +79,7 @@ def test_what_can_be_allowed_or_held_is_listed(policies: str, instance: Instance
 
 
 @given(policy_sets(WHO), instances)
-def test_what_scope_and_principal_rule_out_is_not_listed(policies: str, instance: Instance) -> None:
+def test_tools_ruled_out_by_scope_or_principal_are_not_listed(policies: str, instance: Instance) -> None:
     engine = load(policies)
     for tool, pool in POOL:
         assert engine.may_call(instance, tool) == some_call_goes(engine, instance, tool, pool)
@@ -99,7 +99,7 @@ async def test_a_call_of_a_tool_that_is_not_listed_is_unknown(policies: str, ins
         harness.close()
 
 
-def test_an_expired_instance_is_shown_nothing(tmp_path: Path) -> None:
+def test_expired_instance_sees_no_tools(tmp_path: Path) -> None:
     harness = open_harness(tmp_path)
     instance = make_instance()
     assert len(harness.guard.list_tools(instance)) == len(TOOLS)
@@ -112,7 +112,7 @@ own_names = st.sets(st.lists(st.sampled_from(PARTS), min_size=1, max_size=3).map
 
 
 @given(own_names)
-def test_plain_names_are_never_ambiguous_and_lead_back(names: set[str]) -> None:
+def test_plain_names_are_unambiguous_and_reversible(names: set[str]) -> None:
     naming = ToolNames("up")
     shown = {naming.show("up", name): name for name in names}
     assert len(shown) == len(names)
@@ -126,7 +126,7 @@ def unknown(reply: Json) -> bool:
     return "error" in reply and "unknown tool" in reply["error"]["message"]
 
 
-def test_with_plain_names_a_tool_goes_by_the_name_it_is_listed_by_and_no_other(tmp_path: Path) -> None:
+def test_with_plain_names_only_the_listed_name_is_callable(tmp_path: Path) -> None:
     only_echo = """@id("echo") permit (principal, action == Action::"up__echo", resource);"""
     config = write_config(tmp_path, scripted("up", tmp_path), only_echo, guard="plain_names = true")
     with Client(config) as client:
@@ -139,7 +139,7 @@ def test_with_plain_names_a_tool_goes_by_the_name_it_is_listed_by_and_no_other(t
     assert [each["tool"] for each in log(config, "--kind", "intent")] == ["up__echo"]
 
 
-def test_with_plain_names_the_guards_own_tool_stays(tmp_path: Path) -> None:
+def test_plain_names_keep_the_guard_await_tool(tmp_path: Path) -> None:
     gated = f"""{ALLOW_ALL} @id("gate") @require_approval("people") forbid (principal, action, resource);"""
     guard = "plain_names = true\nhold_seconds = 0.1"
     with Client(write_config(tmp_path, scripted("up", tmp_path), gated, guard=guard)) as client:

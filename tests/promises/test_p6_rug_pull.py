@@ -123,7 +123,7 @@ def test_a_change_of_any_field_is_quarantined(tmp_path: Path) -> None:
     assert [each["name"] for each in seen(tmp_path, "up")].count("echo") == 1
 
 
-def test_a_change_between_runs_is_quarantined_and_told(tmp_path: Path) -> None:
+def test_change_between_runs_is_quarantined_and_reported(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     with stage.run() as client:
         client.start()
@@ -138,7 +138,7 @@ def test_a_change_between_runs_is_quarantined_and_told(tmp_path: Path) -> None:
     assert seen(tmp_path, "up") == []
 
 
-def test_another_name_is_a_tool_that_was_never_agreed_to(tmp_path: Path) -> None:
+def test_renamed_tool_is_a_new_unaccepted_tool(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     with stage.run() as client:
         client.start()
@@ -187,7 +187,7 @@ def test_a_change_while_a_call_is_held_makes_its_approval_stale(tmp_path: Path) 
     assert [each["name"] for each in seen(tmp_path, "up")] == ["relist"]
 
 
-def test_an_approval_of_one_definition_is_none_of_another_that_was_accepted_since(tmp_path: Path) -> None:
+def test_approval_does_not_cover_a_definition_accepted_later(tmp_path: Path) -> None:
     stage = Stage(tmp_path, GATE, "hold_seconds = 0")
     with stage.run() as client:
         client.start()
@@ -203,7 +203,7 @@ def test_an_approval_of_one_definition_is_none_of_another_that_was_accepted_sinc
     assert [each["name"] for each in seen(tmp_path, "up")] == ["relist"]
 
 
-def test_an_operators_refusal_holds_from_the_next_call_on(tmp_path: Path) -> None:
+def test_operator_refusal_applies_from_the_next_call(tmp_path: Path) -> None:
     """Whatever the running guard knows: the transaction that would record the intent looks."""
     stage = Stage(tmp_path)
     with stage.run() as client:
@@ -216,7 +216,7 @@ def test_an_operators_refusal_holds_from_the_next_call_on(tmp_path: Path) -> Non
     assert len(seen(tmp_path, "up")) == 1
 
 
-def test_a_tool_that_goes_and_comes_back_changed_is_quarantined(tmp_path: Path) -> None:
+def test_removed_tool_that_returns_changed_is_quarantined(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     with stage.run() as client:
         client.start()
@@ -231,7 +231,7 @@ def test_a_tool_that_goes_and_comes_back_changed_is_quarantined(tmp_path: Path) 
 
 
 @pytest.mark.parametrize("first_use", ["ask", "refuse"])
-def test_with_nothing_agreed_to_nothing_is_listed_and_policies_wait(tmp_path: Path, first_use: str) -> None:
+def test_without_accepted_tools_nothing_is_listed(tmp_path: Path, first_use: str) -> None:
     stage = Stage(tmp_path, GATE, f'first_use = "{first_use}"\nhold_seconds = 0')
     with stage.run() as client:
         client.start()
@@ -242,7 +242,7 @@ def test_with_nothing_agreed_to_nothing_is_listed_and_policies_wait(tmp_path: Pa
     assert log(stage.config, "--kind", "policy.rejected") == []
 
 
-def test_a_quarantined_tool_takes_no_policy_with_it(tmp_path: Path) -> None:
+def test_quarantined_tool_does_not_disable_policies(tmp_path: Path) -> None:
     """A policy on the pinned definition stays in force, and so does its version: others' approvals do not go stale."""
     policies = ALLOW_ALL + '@id("t") forbid (principal, action == Action::"up__echo", resource) '
     stage = Stage(tmp_path, policies + 'when { context.input.text == "b" };')
@@ -257,7 +257,7 @@ def test_a_quarantined_tool_takes_no_policy_with_it(tmp_path: Path) -> None:
     assert log(stage.config, "--kind", "policy.rejected") == []
 
 
-def test_two_guards_on_one_ledger_agree(tmp_path: Path) -> None:
+def test_two_guards_on_one_ledger_quarantine_alike(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     with stage.run() as one, stage.run() as other:
         one.start()
@@ -272,7 +272,7 @@ def test_two_guards_on_one_ledger_agree(tmp_path: Path) -> None:
     assert stage.kinds() == ["catalog.pinned", "catalog.changed", "catalog.accepted"]
 
 
-def test_what_an_upstream_wrote_reaches_no_terminal_as_a_control(tmp_path: Path) -> None:
+def test_upstream_text_reaches_the_terminal_without_control_characters(tmp_path: Path) -> None:
     stage = Stage(tmp_path)
     with stage.run() as client:
         client.start()

@@ -24,7 +24,7 @@ def serve(folder: Path, policies: str = ALLOW_ALL, guard: str = "") -> Served:
     return Served(write_config(folder, scripted("up", folder), policies, more=serving(port), guard=guard), port)
 
 
-async def test_two_instances_at_once_are_never_taken_for_one_another(tmp_path: Path) -> None:
+async def test_concurrent_instances_are_never_confused(tmp_path: Path) -> None:
     """Ten thousand interleaved calls, each saying whose it is: every receipt must agree."""
     with serve(tmp_path, guard="unsafe_skip_fsync = true") as served:
         people = dict(served.issue("--on-behalf-of", user) for user in ("dana", "erin"))
@@ -63,7 +63,7 @@ async def _interleave(port: int, people: dict[str, str]) -> None:
 
 
 @pytest.mark.parametrize("scope", ["instance", "agent", "user"])
-def test_a_revoked_credentials_next_call_is_refused(tmp_path: Path, scope: str) -> None:
+def test_revoked_credential_is_refused_at_the_next_call(tmp_path: Path, scope: str) -> None:
     with serve(tmp_path) as served:
         instance, token = served.issue("--on-behalf-of", "dana")
         client = served.raw(token)
@@ -75,7 +75,7 @@ def test_a_revoked_credentials_next_call_is_refused(tmp_path: Path, scope: str) 
     assert len(seen(tmp_path, "up")) == 1
 
 
-def test_a_revoked_credentials_held_call_is_refused(tmp_path: Path) -> None:
+def test_held_call_of_a_revoked_credential_is_refused(tmp_path: Path) -> None:
     """It is revoked by another process than the one that holds the call."""
     with serve(tmp_path, GATED) as served:
         instance, token = served.issue()
@@ -93,7 +93,7 @@ def test_a_revoked_credentials_held_call_is_refused(tmp_path: Path) -> None:
     assert not seen(tmp_path, "up")
 
 
-def test_on_stdio_too_the_next_call_is_refused(tmp_path: Path) -> None:
+def test_revoked_credential_is_refused_on_stdio_too(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
     with Client(config) as client:
         client.start()
@@ -141,7 +141,7 @@ def test_an_expired_credential_is_refused(tmp_path: Path) -> None:
         eventually(lambda: served.raw(token).stateless("tools/list").status_code == 401)
 
 
-def test_a_launch_code_is_good_once(tmp_path: Path) -> None:
+def test_launch_code_works_once(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
     code = cli("instances", "issue", "--launch", "--ticket", "INC-7", "--config", str(config)).stdout.strip()
     with Client(config, env={"MCP_GUARD_LAUNCH": code}) as client:

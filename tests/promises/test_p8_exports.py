@@ -216,7 +216,7 @@ def misname(out: Path) -> None:
         (shorten, None, "is missing from the export"),
     ],
 )  # fmt: skip
-def test_what_is_done_to_its_files_is_found(
+def test_changes_to_export_files_are_found(
     past: Path, out: Path, tamper: Tamper, at: int | None, expected: str | None
 ) -> None:
     tamper(out)
@@ -226,7 +226,7 @@ def test_what_is_done_to_its_files_is_found(
     assert at is None or report.failed_at == at
 
 
-async def test_an_older_export_is_found_rolled_back_and_one_of_another_life_split(past: Path, tmp_path: Path) -> None:
+async def test_older_export_is_a_rollback_and_a_forked_one_a_split(past: Path, tmp_path: Path) -> None:
     assert verify(past / "before", past).ok
     assert "rolled back" in verify(past / "before", past, past / "out").problem
     shutil.copytree(past / "state", tmp_path / "state")
@@ -255,7 +255,7 @@ async def test_an_older_export_is_found_rolled_back_and_one_of_another_life_spli
     assert (report.failed_at, report.problem) == (0, "the checkpoint of its bundle is of another tree")
 
 
-def test_an_export_without_payloads_says_that_they_are_not_there(past: Path, out: Path) -> None:
+def test_export_without_payloads_says_so(past: Path, out: Path) -> None:
     shutil.rmtree(out / "payloads")
     report = verify(out, past)
     assert report.ok, report.problem

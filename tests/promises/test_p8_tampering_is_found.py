@@ -81,7 +81,7 @@ def scene(past: Path, tmp_path: Path) -> Scene:
     return Scene(past, tmp_path / "state")
 
 
-def test_the_ledger_is_whole_and_has_every_kind(scene: Scene) -> None:
+def test_sample_ledger_verifies_and_has_every_kind(scene: Scene) -> None:
     report = scene.verify()
     assert report.ok, report.problem
     assert report.receipts >= 1000
@@ -190,7 +190,7 @@ def shift(db: Database, after: int, by: int) -> None:
         truncate_with_the_head,
     ],
 )  # fmt: skip
-def test_it_is_found_at_every_kind_of_position(
+def test_tampering_is_found_at_every_kind_of_position(
     scene: Scene, positions: list[int], tamper: Callable[[Database, int, int], int | None]
 ) -> None:
     for seq in positions:
@@ -200,7 +200,7 @@ def test_it_is_found_at_every_kind_of_position(
         assert report.failed_at == where[0], (seq, report.problem)
 
 
-def test_everything_signed_anew_with_a_wrong_key_is_found_where_it_begins(scene: Scene, positions: list[int]) -> None:
+def test_resigning_with_a_wrong_key_is_found_where_it_begins(scene: Scene, positions: list[int]) -> None:
     wrong = signing_key(ORIGIN, WRONG.public_key(), WRONG.sign)
     for seq in positions[::6]:
         scene.restore()
@@ -210,7 +210,7 @@ def test_everything_signed_anew_with_a_wrong_key_is_found_where_it_begins(scene:
 
 @given(data=st.data())
 @settings(max_examples=25, deadline=None, derandomize=True)
-def test_any_bit_of_any_receipt_is_found(
+def test_any_flipped_bit_of_a_receipt_is_found(
     past: Path, tmp_path_factory: pytest.TempPathFactory, data: st.DataObject
 ) -> None:
     scene = Scene(past, tmp_path_factory.mktemp("bit"))
@@ -266,12 +266,12 @@ def beside() -> Iterator[tuple[str, str]]:
 
 
 @pytest.mark.parametrize(("statement", "expected"), tuple(beside()))
-def test_what_stands_beside_the_receipts_is_proved_too(scene: Scene, statement: str, expected: str) -> None:
+def test_data_beside_the_receipts_is_verified_too(scene: Scene, statement: str, expected: str) -> None:
     report = scene.after(lambda db: db.execute(statement))
     assert expected in report.problem
 
 
-def test_a_reply_whose_salt_alone_is_left_counts_as_never_kept(scene: Scene) -> None:
+def test_reply_with_only_its_salt_left_counts_as_not_kept(scene: Scene) -> None:
     """Replies over a limit are not kept, so that this cannot be told from tampering: the report says what it lacks."""
     report = scene.after(
         lambda db: db.execute("UPDATE payload SET response = substr(response, 1, 16) WHERE response IS NOT NULL")
@@ -313,7 +313,7 @@ def held_against(state: Path, *others: Path) -> Report:
     )
 
 
-def test_each_life_is_whole_by_itself_and_goes_on_from_the_beginning(lives: dict[str, Path]) -> None:
+def test_each_forked_ledger_verifies_on_its_own(lives: dict[str, Path]) -> None:
     for name in ("later", "fork", "longer"):
         report = held_against(lives[name], lives["early"], lives[name])
         assert report.ok, report.problem

@@ -69,12 +69,12 @@ def check(harness: Harness) -> list[Json]:
     return receipts
 
 
-def test_there_are_moments_to_die_at(tmp_path: Path) -> None:
+def test_every_kill_point_is_reached(tmp_path: Path) -> None:
     assert len(moments(tmp_path)) == MOMENTS
 
 
 @pytest.mark.parametrize("number", range(MOMENTS))
-async def test_killed_at_this_moment_nothing_is_lost_and_nothing_runs_twice(tmp_path: Path, number: int) -> None:
+async def test_guard_killed_at_any_point_loses_nothing_and_runs_nothing_twice(tmp_path: Path, number: int) -> None:
     folder = tmp_path
     assert dies_at(number, partial(story, folder))
     sent = writes(folder)

@@ -15,7 +15,7 @@ from tests.live.running_guard import Client, cli, log, scripted, seen, write_con
 from tests.promises.harness import make_instance, open_harness
 
 
-def test_a_call_in_flight_when_the_guard_is_killed_is_unknown_afterwards(tmp_path: Path) -> None:
+def test_call_in_flight_when_the_guard_is_killed_becomes_unknown(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
     with Client(config) as client:
         client.start()
@@ -85,7 +85,7 @@ async def dies_in_a_call(folder: Path) -> None:
         await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"}))
 
 
-async def test_the_operator_is_told_before_it_is_recorded_so_that_a_second_death_leaves_nobody_untold(
+async def test_unknown_outcomes_are_reported_before_they_are_recorded(
     tmp_path: Path,
 ) -> None:
     await dies_in_a_call(tmp_path)
@@ -105,7 +105,7 @@ async def test_the_operator_is_told_before_it_is_recorded_so_that_a_second_death
     third.close()
 
 
-async def test_guards_that_start_at_once_close_the_calls_of_a_dead_one_together(tmp_path: Path) -> None:
+async def test_guards_starting_together_close_open_calls_once(tmp_path: Path) -> None:
     await dies_in_a_call(tmp_path)
     first, second = open_harness(tmp_path), open_harness(tmp_path)
     writer = second.ledger.writer

@@ -75,7 +75,7 @@ async def test_sixteen_processes_never_exceed_a_counter(tmp_path: Path) -> None:
     assert report.ok, report.problem
 
 
-async def test_a_held_call_counts_when_it_goes(tmp_path: Path) -> None:
+async def test_held_call_counts_when_it_is_sent(tmp_path: Path) -> None:
     gate = GATE.replace("forbid (principal, action, resource)", 'forbid (principal, action, resource == Deal::"7")')
     harness = open_harness(tmp_path, ALLOW + LIMITS + gate, (COUNT, SUM))
     pay = partial(harness.guard.call, make_instance())
@@ -93,7 +93,7 @@ async def test_a_held_call_counts_when_it_goes(tmp_path: Path) -> None:
     harness.close()
 
 
-async def test_a_call_without_the_amount_that_is_summed_is_denied(tmp_path: Path) -> None:
+async def test_call_without_the_summed_amount_is_denied(tmp_path: Path) -> None:
     harness = open_harness(tmp_path, ALLOW + LIMITS, (COUNT, SUM))
     reply = await harness.guard.call(make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "7"}))
     assert "rate `paid` sums `/amount`, which the call does not have" in text(reply)

@@ -37,7 +37,7 @@ def oracle(before: str, after: str, asked: list[GeneratedRequest]) -> set[int]:
 
 @settings(max_examples=600, deadline=None)
 @given(st.tuples(TEXTS, TEXTS) | revisions(), st.lists(requests(), min_size=1, max_size=5))
-def test_the_answer_is_cedars(sets: tuple[str, str], asked: list[GeneratedRequest]) -> None:
+def test_replay_verdict_agrees_with_cedar(sets: tuple[str, str], asked: list[GeneratedRequest]) -> None:
     before, after = sets
     version = PolicyVersion("then", policies_of(before), CEDAR)
     done = replay(recorded(asked), lambda _: version, policies_of(after))
@@ -49,7 +49,7 @@ def test_the_answer_is_cedars(sets: tuple[str, str], asked: list[GeneratedReques
 
 @settings(max_examples=100, deadline=None)
 @given(TEXTS, st.lists(requests(), min_size=1, max_size=5))
-def test_the_same_policies_make_no_difference(text: str, asked: list[GeneratedRequest]) -> None:
+def test_replay_of_the_same_policies_shows_no_difference(text: str, asked: list[GeneratedRequest]) -> None:
     version = PolicyVersion("then", policies_of(text), CEDAR)
     done = replay(recorded(asked), lambda _: version, policies_of(text))
     assert done.never_more_permissive

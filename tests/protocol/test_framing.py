@@ -9,7 +9,7 @@ lines = st.lists(st.binary(min_size=1, max_size=30).filter(lambda b: b"\n" not i
 
 
 @given(lines, st.lists(st.integers(1, 50), max_size=50))
-def test_lines_come_out_whole_however_they_are_cut(sent: list[bytes], cuts: list[int]) -> None:
+def test_lines_are_reassembled_from_any_chunks(sent: list[bytes], cuts: list[int]) -> None:
     stream = b"".join(line + b"\n" for line in sent)
     splitter, got = LineSplitter(1000), []
     for size in [*cuts, len(stream) or 1]:
@@ -26,7 +26,7 @@ def test_a_line_over_the_limit_is_dropped_and_the_next_one_read(size: int) -> No
     assert got == [None, b"ok"]
 
 
-def test_blank_lines_are_left_out_and_nothing_is_kept_of_a_long_one() -> None:
+def test_blank_lines_are_skipped_and_a_long_line_is_not_buffered() -> None:
     splitter = LineSplitter(10)
     assert splitter.feed(b"\n  \r\n") == []
     assert splitter.feed(b"y" * 10_000_000) == []

@@ -44,7 +44,7 @@ async def test_replies_reach_their_request_in_any_order() -> None:
     assert [message["method"] for message in t.sent] == ["a", "b"]
 
 
-async def test_a_second_reply_and_a_reply_to_nothing_are_noted_only() -> None:
+async def test_unexpected_replies_are_only_reported() -> None:
     t = Transcript()
     task = asyncio.create_task(t.peer.request("a", {}))
     await asyncio.sleep(0)
@@ -69,7 +69,7 @@ async def test_progress_goes_to_the_request_that_asked_for_it() -> None:
     assert heard == [{"progress": 0.5, "message": "half"}]
 
 
-async def test_cancelling_tells_the_other_side_which_request() -> None:
+async def test_cancellation_names_its_request() -> None:
     t = Transcript()
     task = asyncio.create_task(t.peer.request("tools/call", {}))
     await asyncio.sleep(0)
@@ -80,7 +80,7 @@ async def test_cancelling_tells_the_other_side_which_request() -> None:
     assert (cancelled["method"], cancelled["params"]["requestId"]) == ("notifications/cancelled", 1)
 
 
-async def test_a_lost_peer_fails_what_is_open_and_what_comes_after() -> None:
+async def test_lost_peer_fails_open_and_later_requests() -> None:
     t = Transcript()
     task = asyncio.create_task(t.peer.request("a", {}))
     await asyncio.sleep(0)
@@ -98,14 +98,14 @@ async def test_a_lost_peer_fails_what_is_open_and_what_comes_after() -> None:
     [[], [{"jsonrpc": "2.0", "id": 1, "method": "ping"}], {"id": None, "method": "x"}, {"id": 1.5, "method": "x"},
      {"id": True, "method": "x"}, {"id": 1, "method": 5}, {"id": 1, "method": "x", "params": []}],
 )  # fmt: skip
-async def test_what_is_no_request_is_answered_with_an_error(message: object) -> None:
+async def test_invalid_request_is_answered_with_an_error(message: object) -> None:
     t = Transcript()
     t.peer.receive(message)
     assert t.sent[0]["error"]["code"] == -32600
     assert t.requests == []
 
 
-async def test_unknown_members_of_a_request_are_handed_on() -> None:
+async def test_unknown_request_members_are_passed_on() -> None:
     t = Transcript()
     t.peer.receive({"jsonrpc": "2.0", "id": "é", "method": "x/y", "params": {"new": {"field": [1]}}})
     t.peer.receive({"jsonrpc": "2.0", "method": "n", "params": None})

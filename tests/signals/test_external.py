@@ -65,7 +65,7 @@ ANSWERS = {
 
 
 @pytest.mark.parametrize("how", ANSWERS)
-async def test_an_answer_is_a_signal_or_none_and_anything_else_is_unknown(how: str) -> None:
+async def test_invalid_signal_answers_become_unknown_signals(how: str) -> None:
     signal, name, because = ANSWERS[how]
     found = await ask(signal)
     if name is None:
@@ -76,7 +76,7 @@ async def test_an_answer_is_a_signal_or_none_and_anything_else_is_unknown(how: s
     assert because in found.because
 
 
-async def test_a_command_that_hangs_is_unknown_in_time_and_ended_with_what_it_started(tmp_path: Path) -> None:
+async def test_hanging_signal_command_times_out_and_is_killed_with_its_children(tmp_path: Path) -> None:
     child = "import pathlib, sys, time; time.sleep(3); pathlib.Path(sys.argv[1]).touch()"
     code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}, {str(tmp_path / 'alive')!r}])"
     started = time.monotonic()
@@ -88,7 +88,7 @@ async def test_a_command_that_hangs_is_unknown_in_time_and_ended_with_what_it_st
     assert not (tmp_path / "alive").exists()
 
 
-async def test_a_function_that_hangs_holds_up_neither_the_loop_nor_those_behind_it() -> None:
+async def test_hanging_signal_function_blocks_neither_the_loop_nor_other_calls() -> None:
     signal = python("hangs", timeout=0.2)
 
     ticks = 0
@@ -109,7 +109,7 @@ async def test_a_function_that_hangs_holds_up_neither_the_loop_nor_those_behind_
     assert sum("all its earlier calls are still running" in each for each in because) == 2
 
 
-async def test_policies_and_receipts_see_what_is_unknown(tmp_path: Path) -> None:
+async def test_unknown_signal_is_seen_by_policies_and_receipts(tmp_path: Path) -> None:
     harness = open_harness(tmp_path, f'{ALLOW} @id("u") @require_approval("people") {HELD}')
     harness.guard = replace(harness.guard, signals=RiskMonitor((command("raise SystemExit(1)"),)))
     reply = await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"}))
@@ -121,13 +121,13 @@ async def test_policies_and_receipts_see_what_is_unknown(tmp_path: Path) -> None
     harness.close()
 
 
-def test_only_the_calls_that_it_is_for_are_asked_about() -> None:
+def test_signal_is_evaluated_only_for_its_calls() -> None:
     assert ExternalSignal(RULE).concerns(call())
     assert not ExternalSignal(replace(RULE, tools=("crm__other",))).concerns(call())
     assert not ExternalSignal(replace(RULE, effects=(Effect.READ,))).concerns(call())
 
 
-def test_a_function_that_hangs_does_not_keep_the_guard_from_ending() -> None:
+def test_hanging_signal_function_does_not_block_shutdown() -> None:
     code = """
 import asyncio
 from tests.signals.test_external import call, python

@@ -32,7 +32,7 @@ async def make_run(harness: Harness, watch: RiskMonitor, number: int, *tools: st
     return said
 
 
-async def test_an_agent_that_does_what_it_never_did_is_asked_about(tmp_path: Path) -> None:
+async def test_unusual_behaviour_of_an_agent_is_held(tmp_path: Path) -> None:
     harness = open_harness(tmp_path, f"{ALLOW} {GATE}")
     watch = watched(harness)
     for number in range(60):
@@ -52,7 +52,7 @@ async def test_an_agent_that_does_what_it_never_did_is_asked_about(tmp_path: Pat
     harness.close()
 
 
-async def test_nothing_is_kept_of_a_run_that_did_nothing_and_a_long_one_is_bounded(tmp_path: Path) -> None:
+async def test_empty_run_is_not_stored_and_a_long_run_is_bounded(tmp_path: Path) -> None:
     harness = open_harness(tmp_path)
     watch = watched(harness)
     await make_run(harness, watch, 1)

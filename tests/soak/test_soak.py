@@ -9,20 +9,20 @@ from tests.soak.long import FRONTS, SAMPLES, Sample, growth
 from tests.soak.run import leaks, soak
 
 
-def test_many_sessions_at_once_leave_nothing_behind(tmp_path: Path) -> None:
+def test_many_concurrent_sessions_leak_nothing(tmp_path: Path) -> None:
     base, last = soak(tmp_path, sessions=30, calls=20)
     assert not leaks(base, last)
 
 
 @pytest.mark.parametrize("front", FRONTS)
-def test_many_calls_for_one_guard_leave_nothing_behind(tmp_path: Path, front: str) -> None:
+def test_many_calls_on_one_guard_leak_nothing(tmp_path: Path, front: str) -> None:
     samples, load = FRONTS[front](tmp_path, 2000)
     assert not growth(samples)
     assert load.replies["done"] > 500
     assert load.replies["held and done"]
 
 
-def test_what_grows_is_found() -> None:
+def test_growth_is_detected() -> None:
     flat = [Sample(number, 50, 20, 12, 2, 1, 40) for number in range(SAMPLES)]
     assert not growth(flat)
     for name, more in (("mib", 0.5), ("descriptors", 1), ("threads", 1), ("children", 1), ("tasks", 1)):

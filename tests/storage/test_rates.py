@@ -17,7 +17,7 @@ STEPS = st.lists(
 
 @settings(max_examples=60, deadline=None)
 @given(STEPS)
-def test_the_sum_of_a_window_is_that_of_its_uses(steps: list[tuple[str, int, int, int]]) -> None:
+def test_window_sum_equals_the_sum_of_its_uses(steps: list[tuple[str, int, int, int]]) -> None:
     """Each step: a key, how much later it is, an amount, and how far back is kept. Times repeat."""
     kept: dict[str, list[tuple[int, int]]] = {"a": [], "b": [], "c": []}
     now = 0
@@ -51,7 +51,7 @@ def instructions(store: Store) -> int:
     return counted
 
 
-def test_a_sum_takes_as_long_with_ten_thousand_uses_as_with_ten(tmp_path: Path) -> None:
+def test_summing_ten_thousand_uses_costs_no_more_than_ten(tmp_path: Path) -> None:
     store = open_store(tmp_path / "ledger.sqlite", unsafe_skip_fsync=True)
     store.begin()
     for at in range(10):

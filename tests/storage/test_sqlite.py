@@ -21,7 +21,7 @@ def open_each(folder: Path, together: Barrier, failures: "multiprocessing.Queue[
     failures.put(failed)
 
 
-def test_a_new_ledger_can_be_opened_by_several_at_once(tmp_path: Path) -> None:
+def test_new_ledger_can_be_opened_concurrently(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     together, failures = context.Barrier(PROCESSES), context.Queue()
     racing = [context.Process(target=open_each, args=(tmp_path, together, failures)) for _ in range(PROCESSES)]

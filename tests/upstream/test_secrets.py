@@ -40,7 +40,7 @@ def test_every_source_can_be_configured() -> None:
 
 
 @pytest.mark.parametrize("source", list(SOURCES))
-def test_servers_notifiers_and_witnesses_have_it_from_every_source(tmp_path: Path, source: str) -> None:
+def test_servers_notifiers_and_witnesses_read_secrets_from_every_source(tmp_path: Path, source: str) -> None:
     environment = dict(os.environ)
     place = place_of(source, tmp_path, environment)
     assert read_secret(place, tmp_path, environment) == VALUE
@@ -50,14 +50,14 @@ def test_servers_notifiers_and_witnesses_have_it_from_every_source(tmp_path: Pat
     assert Destination(witness.options, environment, witness.base_dir).secret("secret") == VALUE
 
 
-def test_a_failure_of_a_notifiers_command_says_nothing_of_what_it_printed(tmp_path: Path) -> None:
+def test_failing_notifier_command_is_reported_without_its_output(tmp_path: Path) -> None:
     place = SecretReference("command", "sh", ("sh", "-c", f"echo '{VALUE}'; echo '{VALUE}' >&2; exit 9"))
     with pytest.raises(DeliveryError) as caught:
         Destination({"secret": place}, dict(os.environ), tmp_path).secret("secret")
     assert str(caught.value) == "`secret`: the command `sh` exited with status 9"
 
 
-def test_a_forgotten_secret_is_looked_for_no_more_and_the_others_still_are() -> None:
+def test_forgotten_secret_is_no_longer_scrubbed_and_others_are() -> None:
     scrubber = Scrubber()
     scrubber.learn("old", "old-token-1")
     scrubber.learn("new", "new-token-2")

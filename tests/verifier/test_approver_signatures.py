@@ -55,7 +55,7 @@ def problem(copy: Path, approvers: Path | None = None) -> str:
     return verify_ledger(copy / "ledger.sqlite", copy / "ledger.pub", approvers).problem
 
 
-def test_it_verifies_and_counts_the_words(copy: Path) -> None:
+def test_signed_votes_are_verified_and_counted(copy: Path) -> None:
     report = verify_ledger(copy / "ledger.sqlite", copy / "ledger.pub")
     assert report.ok, report.problem
     assert report.approvers_words == 3
@@ -118,14 +118,12 @@ def a_second_yes(receipt: dict[str, Any]) -> None:
         (only("intent", instance="run_9"), "was for another instance"),
     ],
 )
-def test_what_the_guards_key_can_forge_the_approvers_cannot_be_made_to_say(
-    copy: Path, change: Change, expected: str
-) -> None:
+def test_guard_key_cannot_forge_approver_votes(copy: Path, change: Change, expected: str) -> None:
     sign_anew(copy, ORIGIN, change)
     assert expected in problem(copy)
 
 
-def test_a_rotated_key_needs_the_old_ones_signature(copy: Path) -> None:
+def test_rotated_approver_key_needs_a_signature_by_the_old_key(copy: Path) -> None:
     def change(receipt: dict[str, Any]) -> None:
         if "vouched_by" in receipt:
             receipt["vouched_by"]["signature"] = receipt["vouched_by"]["signature"][::-1]
@@ -141,7 +139,7 @@ def keys_of(copy: Path) -> list[dict[str, Any]]:
     return [dict(zip(("key", "approver", "method", "public"), row, strict=True)) for row in rows]
 
 
-def test_with_the_approvers_keys_given_the_ledgers_word_is_not_taken(copy: Path, tmp_path: Path) -> None:
+def test_given_approver_keys_override_keys_in_the_ledger(copy: Path, tmp_path: Path) -> None:
     trusted = tmp_path / "approvers.json"
     trusted.write_text(json.dumps(keys_of(copy)))
     assert problem(copy, trusted) == ""

@@ -46,7 +46,7 @@ def written_as(write: Callable[[str], str]) -> Change:
     return change
 
 
-def test_it_verifies_as_it_is_and_signed_anew(state: Path) -> None:
+def test_unchanged_ledger_verifies_after_resigning(state: Path) -> None:
     report = verify_ledger(state / "ledger.sqlite", state / "ledger.pub")
     assert report.ok, report.problem
     sign_anew(state, ORIGIN)
@@ -81,7 +81,7 @@ def test_it_verifies_as_it_is_and_signed_anew(state: Path) -> None:
         (at_ten(kind="key.rotated"), "the change of the guard's key is not in order"),
     ],
 )
-def test_what_is_no_receipt_of_this_ledger_is_found(state: Path, change: Change, expected: str) -> None:
+def test_forged_receipts_are_found(state: Path, change: Change, expected: str) -> None:
     sign_anew(state, ORIGIN, change)
     report = verify_ledger(state / "ledger.sqlite", state / "ledger.pub")
     assert not report.ok

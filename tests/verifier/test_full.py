@@ -82,7 +82,7 @@ def test_one_changed_byte_of_any_receipt_is_found(copy: Path) -> None:
     assert verify_ledger(copy / "ledger.sqlite", copy / "ledger.pub").ok
 
 
-def test_any_removed_receipt_is_found_and_any_renumbering(copy: Path) -> None:
+def test_removed_and_renumbered_receipts_are_found(copy: Path) -> None:
     for seq in range(size(copy)):
         other = copy / "other"
         other.mkdir(exist_ok=True)
@@ -172,7 +172,7 @@ def test_tampering_is_found_and_named(copy: Path, tamper: Tamper, problem: str) 
     assert problem in found
 
 
-def test_a_changed_payload_is_found_and_a_reply_never_kept_is_counted(copy: Path) -> None:
+def test_changed_payload_is_found_and_missing_reply_is_counted(copy: Path) -> None:
     db = sqlite3.connect(copy / "ledger.sqlite")
     db.execute("UPDATE payload SET response = substr(response, 1, 16)")
     db.commit()
@@ -185,20 +185,20 @@ def test_a_changed_payload_is_found_and_a_reply_never_kept_is_counted(copy: Path
     assert "is not what it commits to" in verify_ledger(copy / "ledger.sqlite", copy / "ledger.pub").problem
 
 
-def test_another_key_verifies_nothing(copy: Path) -> None:
+def test_ledger_does_not_verify_with_another_key(copy: Path) -> None:
     harness = open_harness(copy / "elsewhere")
     harness.close()
     assert verify_ledger(copy / "ledger.sqlite", copy / "elsewhere" / "state" / "ledger.pub").failed_at == 0
 
 
 @pytest.mark.parametrize("key", ["", "x", "a+b+c", "a+00000000+AQ=="])
-def test_a_key_that_is_none_is_unusable(copy: Path, key: str) -> None:
+def test_invalid_key_is_unusable(copy: Path, key: str) -> None:
     (copy / "bad.pub").write_text(key)
     with pytest.raises(UnusableInput):
         verify_ledger(copy / "ledger.sqlite", copy / "bad.pub")
 
 
-def test_it_runs_alone_with_exit_codes(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verifier_runs_standalone_with_exit_codes(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ledger, key = str(copy / "ledger.sqlite"), str(copy / "ledger.pub")
     assert main([ledger, "--key", key]) == OK
     assert "verified:" in capsys.readouterr().out
@@ -209,7 +209,7 @@ def test_it_runs_alone_with_exit_codes(copy: Path, capsys: pytest.CaptureFixture
     assert json.loads(capsys.readouterr().out)["ok"] is False
 
 
-def test_it_imports_nothing_of_the_guard(copy: Path) -> None:
+def test_verifier_imports_nothing_of_the_guard(copy: Path) -> None:
     """Copied out of the package, it still verifies."""
     shutil.copytree(Path(verify_ledger.__code__.co_filename).parent, copy / "alone")
     program = """if True:

@@ -67,7 +67,7 @@ def change(ledger: Path, sql: str) -> None:
 @pytest.mark.parametrize(
     ("first", "last"), [(0, 0), (0, 699), (1, 698), (255, 256), (256, 511), (300, 300), (511, 699), (699, 699)]
 )
-def test_a_range_is_proved_to_stand_in_the_tree(
+def test_range_is_proved_to_be_in_the_tree(
     made: Path, what: str, first: int, last: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run(made, what, "--from", str(first), "--to", str(last), "--json", "--against", str(made / "early")) == OK
@@ -85,7 +85,7 @@ def test_one_receipt_is_printed_with_its_proof(made: Path, what: str, capsys: py
 
 
 @pytest.mark.parametrize("words", [("--receipt", "700"), ("--from", "5"), ("--from", "9", "--to", "5"), ("--to", "5")])
-def test_a_range_that_is_none_is_unusable(made: Path, words: tuple[str, ...]) -> None:
+def test_invalid_range_is_unusable(made: Path, words: tuple[str, ...]) -> None:
     assert run(made, "state/ledger.sqlite", *words) == UNUSABLE
 
 
@@ -101,7 +101,7 @@ def test_a_range_that_is_none_is_unusable(made: Path, words: tuple[str, ...]) ->
         "UPDATE head SET checkpoint = (SELECT replace(checkpoint, '700', '701') FROM head)",
     ],
 )
-def test_what_is_wrong_with_a_range_or_its_tree_is_found(copy: Path, statement: str) -> None:
+def test_errors_in_a_range_or_its_tree_are_found(copy: Path, statement: str) -> None:
     """Of the rest of the ledger, only what the proof needs: a whole verification looks at all of it."""
     change(copy / "state" / "ledger.sqlite", statement)
     code = run(copy, "state/ledger.sqlite", "--from", "256", "--to", "400")
@@ -109,7 +109,7 @@ def test_what_is_wrong_with_a_range_or_its_tree_is_found(copy: Path, statement: 
     assert run(copy, "state/ledger.sqlite") == FAILED
 
 
-def test_a_ledger_that_stores_no_nodes_is_proved_from_its_leaves(copy: Path) -> None:
+def test_ledger_without_stored_nodes_is_proved_from_its_leaves(copy: Path) -> None:
     change(copy / "state" / "ledger.sqlite", "DROP TABLE node")
     assert run(copy, "state/ledger.sqlite", "--receipt", "5", "--against", str(copy / "early")) == OK
     assert run(copy, "state/ledger.sqlite", "--against", str(copy / "early")) == OK
@@ -118,7 +118,7 @@ def test_a_ledger_that_stores_no_nodes_is_proved_from_its_leaves(copy: Path) -> 
 # One bundle
 
 
-def test_a_bundle_convinces_by_itself(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_bundle_verifies_on_its_own(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(made, "one.json", "--json") == OK
     report = json.loads(capsys.readouterr().out)
     assert (report["scope"], report["first"], report["payloads_checked"]) == ("bundle", 77, 1)
@@ -140,7 +140,7 @@ def spoil(bundle: dict[str, str], name: str, old: str, new: str) -> None:
         ("proof", "tlog-proof@v1", "tlog-proof@v9", "not a proof in the form of tlog-proof"),
     ],
 )
-def test_what_is_changed_in_a_bundle_is_found(
+def test_changes_in_a_bundle_are_found(
     copy: Path, name: str, old: str, new: str, expected: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bundle = json.loads((copy / "one.json").read_text())
@@ -150,7 +150,7 @@ def test_what_is_changed_in_a_bundle_is_found(
     assert expected in capsys.readouterr().out
 
 
-def test_a_bundle_with_another_payload_or_none_of_our_keys_is_found(copy: Path) -> None:
+def test_bundle_with_another_payload_or_unknown_key_is_refused(copy: Path) -> None:
     bundle = json.loads((copy / "one.json").read_text())
     bundle["payloads"]["request"]["payload"] = base64.b64encode(b"other").decode()
     (copy / "other.json").write_text(json.dumps(bundle))
@@ -171,7 +171,7 @@ def cosigned(note: str, name: str, private: Ed25519PrivateKey, at: int = 1_790_0
     return note + line + ("" if line.endswith("\n") else "\n"), notes.verifier(name, public, b"\x04")
 
 
-def test_witnesses_are_counted_and_a_quorum_is_demanded(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_witness_quorum_is_enforced(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     note = (copy / "out" / "checkpoint").read_text()
     for number, name in enumerate(("w1.example", "w2.example"), 1):
         note, line = cosigned(note, name, Ed25519PrivateKey.from_private_bytes(bytes([number]) * 32))
@@ -198,7 +198,7 @@ def test_witnesses_are_counted_and_a_quorum_is_demanded(copy: Path, capsys: pyte
     assert run(copy, "out", *one) == FAILED
 
 
-def test_an_earlier_head_that_witnesses_signed_counts_if_the_tree_continues_it(copy: Path) -> None:
+def test_earlier_witnessed_head_counts_if_the_tree_extends_it(copy: Path) -> None:
     """To record that a head was witnessed makes the ledger longer: the newest head is never the cosigned one."""
     note, line = cosigned((copy / "early").read_text(), "w1.example", Ed25519PrivateKey.from_private_bytes(b"1" * 32))
     (copy / "w1.pub").write_text(line)
@@ -216,19 +216,19 @@ def test_an_earlier_head_that_witnesses_signed_counts_if_the_tree_continues_it(c
 
 
 @pytest.mark.parametrize("note", ["", "nonsense", "a\nb\nc\n\n— x y\n"])
-def test_a_checkpoint_that_is_none_is_unusable(copy: Path, note: str) -> None:
+def test_invalid_checkpoint_is_unusable(copy: Path, note: str) -> None:
     (copy / "bad").write_text(note)
     assert run(copy, "out", "--against", str(copy / "bad")) == UNUSABLE
 
 
-def test_a_checkpoint_as_it_was_printed_is_read(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_printed_checkpoint_is_accepted(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(copy, "state/ledger.sqlite") == OK
     printed = capsys.readouterr().out.partition("keep this one elsewhere:\n")[2]
     (copy / "kept").write_text(printed)
     assert run(copy, "out", "--against", str(copy / "kept")) == OK
 
 
-def test_a_checkpoint_of_another_ledger_or_key_says_nothing(copy: Path) -> None:
+def test_checkpoint_of_another_ledger_or_key_is_unusable(copy: Path) -> None:
     for origin in ("other.example/ledger", ORIGIN):
         writer = open_filled(copy / origin, 5, origin=origin)
         (copy / "other").write_text(writer.store.checkpoint())
@@ -238,7 +238,7 @@ def test_a_checkpoint_of_another_ledger_or_key_says_nothing(copy: Path) -> None:
 # While guards write; alone; where nothing can be written
 
 
-def test_it_is_one_snapshot_while_a_guard_writes(tmp_path: Path) -> None:
+def test_verification_uses_one_snapshot_while_a_guard_writes(tmp_path: Path) -> None:
     writer = open_filled(tmp_path, 4 * CHUNK + 10)
     writer.store.close()
     program = """if True:
@@ -269,7 +269,7 @@ def test_it_is_one_snapshot_while_a_guard_writes(tmp_path: Path) -> None:
     assert 4 * CHUNK < reports[0]["receipts"] < reports[1]["receipts"]
 
 
-def test_workers_and_one_process_say_the_same(tmp_path: Path) -> None:
+def test_workers_and_single_process_agree(tmp_path: Path) -> None:
     writer = open_filled(tmp_path, 2 * CHUNK + 300)
     writer.store.close()
     change(
@@ -303,13 +303,13 @@ class Restless:
     def close(self) -> None: ...
 
 
-def test_all_processes_look_at_one_head() -> None:
+def test_all_workers_verify_the_same_head() -> None:
     source = Restless()
     with opened(source, 2):  # type: ignore[arg-type]
         assert source.seen == 4
 
 
-def test_with_threads_it_does_not_fork(made: Path) -> None:
+def test_verifier_does_not_fork_a_process_with_threads(made: Path) -> None:
     seen: list[bool] = []
     ledger = made / "state" / "ledger.sqlite"
     thread = threading.Thread(target=lambda: seen.append(whole(ledger, made / "state" / "ledger.pub").ok))
@@ -319,7 +319,7 @@ def test_with_threads_it_does_not_fork(made: Path) -> None:
 
 
 @pytest.mark.parametrize("what", ["state/ledger.sqlite", "out", "one.json"])
-def test_copied_elsewhere_it_needs_python_and_cryptography_alone(copy: Path, what: str) -> None:
+def test_copied_verifier_needs_only_python_and_cryptography(copy: Path, what: str) -> None:
     """In a zip file, isolated (`-I`), with nothing on the path but it, the standard library and cryptography."""
     source = Path(stored_merkle.__file__).parent
     with zipfile.ZipFile(copy / "verify.zip", "w") as archive:
@@ -345,7 +345,7 @@ def test_copied_elsewhere_it_needs_python_and_cryptography_alone(copy: Path, wha
     assert done.stdout.startswith("verified: ")
 
 
-def test_by_its_long_name_it_loads_nothing_of_the_guard_either(made: Path) -> None:
+def test_verifier_module_loads_nothing_of_the_guard(made: Path) -> None:
     program = """if True:
         import runpy, sys
         try:
@@ -359,7 +359,7 @@ def test_by_its_long_name_it_loads_nothing_of_the_guard_either(made: Path) -> No
     assert done.stdout.splitlines()[-2:] == ["['mcp_guard']", "[]"], done.stderr
 
 
-def test_a_copy_where_nothing_can_be_written_is_read(copy: Path) -> None:
+def test_read_only_copy_is_verified(copy: Path) -> None:
     ledger = copy / "state" / "ledger.sqlite"
     for name in ("ledger.sqlite-wal", "ledger.sqlite-shm"):
         (copy / "state" / name).unlink(missing_ok=True)
@@ -378,7 +378,7 @@ def test_a_copy_where_nothing_can_be_written_is_read(copy: Path) -> None:
 
 @given(size=st.integers(1, 300), data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_spans_prefixes_and_proofs_agree_with_the_guards_own_tree(size: int, data: st.DataObject) -> None:
+def test_verifier_tree_agrees_with_the_guards_tree(size: int, data: st.DataObject) -> None:
     leaves = [merkle.leaf_hash(bytes([at % 256, at // 256])) for at in range(size)]
     edge: list[bytes] = []
     for at, leaf in enumerate(leaves):
@@ -398,7 +398,7 @@ def test_spans_prefixes_and_proofs_agree_with_the_guards_own_tree(size: int, dat
     assert stored_merkle.prefix(size, stored).root() == merkle.root(edge)
 
 
-def test_a_missing_stored_hash_is_told(made: Path) -> None:
+def test_missing_stored_hash_is_reported(made: Path) -> None:
     class Nothing:
         def stored(self, level: int, first: int, stop: int) -> list[bytes]:
             return []

@@ -79,7 +79,7 @@ def rotated(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("given", [(ONE,), (TWO,), (THREE,), (ONE, THREE), (THREE, TWO, ONE)])
-def test_any_key_of_the_chain_is_enough(rotated: Path, given: tuple[SigningKey, ...]) -> None:
+def test_any_key_of_the_chain_verifies(rotated: Path, given: tuple[SigningKey, ...]) -> None:
     report = verify(rotated, *given)
     assert report.ok, report.problem
     assert [each["key"] for each in report.keys] == [ONE.verifier, TWO.verifier, THREE.verifier]
@@ -95,7 +95,7 @@ def test_a_key_outside_the_chain_proves_nothing(rotated: Path) -> None:
     assert "none of the keys given" in verify_range(LedgerFile(rotated / "ledger.sqlite"), lines(other), 3, 3).problem
 
 
-def test_the_head_right_after_a_rotation_is_believed_with_its_two_signatures(tmp_path: Path) -> None:
+def test_head_after_a_rotation_verifies_with_both_signatures(tmp_path: Path) -> None:
     writer = open_writer(tmp_path)
     fill(writer, 3)
     change_key(writer, TWO)
@@ -105,7 +105,7 @@ def test_the_head_right_after_a_rotation_is_believed_with_its_two_signatures(tmp
         assert verify(tmp_path, key).ok
 
 
-def test_chunks_given_out_before_a_rotation_was_known_are_checked_again(tmp_path: Path) -> None:
+def test_chunks_assigned_before_a_rotation_are_checked_again(tmp_path: Path) -> None:
     writer = open_writer(tmp_path)
     fill(writer, CHUNK - 7)
     change_key(writer, TWO)
@@ -128,9 +128,7 @@ def test_chunks_given_out_before_a_rotation_was_known_are_checked_again(tmp_path
         (lambda writer: change_key(writer, TWO, possession="x"), "is not in order"),
     ],
 )  # fmt: skip
-def test_a_change_of_key_that_is_not_in_order_is_found(
-    tmp_path: Path, spoil: Callable[[Writer], None], expected: str
-) -> None:
+def test_invalid_key_change_is_found(tmp_path: Path, spoil: Callable[[Writer], None], expected: str) -> None:
     writer = open_writer(tmp_path)
     fill(writer, 3)
     spoil(writer)
@@ -140,7 +138,7 @@ def test_a_change_of_key_that_is_not_in_order_is_found(
     assert expected in report.problem
 
 
-def test_the_old_key_signs_nothing_after_it_was_rotated_away(tmp_path: Path) -> None:
+def test_receipts_signed_by_a_retired_key_are_refused(tmp_path: Path) -> None:
     writer = open_writer(tmp_path)
     fill(writer, 3)
     change_key(writer, TWO)
@@ -155,7 +153,7 @@ def test_the_old_key_signs_nothing_after_it_was_rotated_away(tmp_path: Path) -> 
     assert (report.failed_at, report.problem) == (4, "its signature is not the guard's")
 
 
-def test_a_lost_key_is_replaced_only_where_both_keys_are_given(tmp_path: Path) -> None:
+def test_replaced_key_verifies_only_with_both_keys_given(tmp_path: Path) -> None:
     writer = open_writer(tmp_path)
     fill(writer, 3)
     change_key(writer, TWO, "key.replaced")

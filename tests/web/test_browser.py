@@ -109,7 +109,7 @@ def test_scenario_b_is_approved_with_a_passkey_and_proved(
     assert "the word of `alice` is not signed by them: the passkey signed another statement" in report.problem
 
 
-def test_keyboard_only_on_a_phone_in_the_dark(on: Stage, chromium: Browser) -> None:
+def test_inbox_works_by_keyboard_on_a_phone_in_dark_mode(on: Stage, chromium: Browser) -> None:
     """Sign in, enrol, find the request, deny it: with keys alone, 360 pixels wide, nothing beyond the edge."""
     look: Any = {"viewport": {"width": 360, "height": 740}, "color_scheme": "dark"}
     context = chromium.new_context(**look)
@@ -143,7 +143,7 @@ def test_keyboard_only_on_a_phone_in_the_dark(on: Stage, chromium: Browser) -> N
     context.close()
 
 
-def test_a_grant_by_click_is_used_shown_and_revoked(on: Stage, context: BrowserContext, page: Page) -> None:
+def test_grant_is_given_used_shown_and_revoked_in_the_inbox(on: Stage, context: BrowserContext, page: Page) -> None:
     add_passkeys(context, page)
     sign_in(page, on)
     enrol(page)
@@ -170,7 +170,7 @@ def test_a_grant_by_click_is_used_shown_and_revoked(on: Stage, context: BrowserC
     expect(page.get_by_text("the client cancelled the call")).to_be_visible()
 
 
-def test_signing_out_and_in_again_with_the_passkey(on: Stage, context: BrowserContext, page: Page) -> None:
+def test_user_signs_out_and_in_again_with_a_passkey(on: Stage, context: BrowserContext, page: Page) -> None:
     add_passkeys(context, page)
     sign_in(page, on)
     enrol(page)
@@ -183,7 +183,7 @@ def test_signing_out_and_in_again_with_the_passkey(on: Stage, context: BrowserCo
     expect(page.get_by_text("Alice")).to_be_visible()
 
 
-def test_without_the_passkey_nothing_is_decided(on: Stage, context: BrowserContext, page: Page) -> None:
+def test_nothing_is_decided_without_the_passkey(on: Stage, context: BrowserContext, page: Page) -> None:
     session = add_passkeys(context, page)
     sign_in(page, on)
     enrol(page)

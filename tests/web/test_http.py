@@ -75,12 +75,12 @@ def test_every_page_has_the_strict_headers(on: Stage) -> None:
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1:80", "localhost"])
-def test_another_name_is_not_answered(on: Stage, host: str) -> None:
+def test_other_host_is_refused(on: Stage, host: str) -> None:
     assert ask(on, "GET", "/sign-in", host=host).status == 421
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "", "http://localhost:1"])
-def test_a_change_from_another_page_is_refused(on: Stage, origin: str) -> None:
+def test_cross_site_change_is_refused(on: Stage, origin: str) -> None:
     session, token = cookie(on)
     id = on.requests()[0]["id"]
     body = json.dumps({"verdict": "approve", "rationale": "x"})
@@ -93,7 +93,7 @@ CHANGES = ("/sign-out", "/passkeys/options", "/passkeys", "/requests/ID/options"
 
 
 @pytest.mark.parametrize("path", CHANGES)
-def test_a_change_needs_a_session_and_its_pages_token(on: Stage, path: str) -> None:
+def test_change_needs_a_session_and_its_csrf_token(on: Stage, path: str) -> None:
     session, token = cookie(on)
     path = path.replace("ID", on.requests()[0]["id"])
     assert ask(on, "POST", path, "{}").status == 403
@@ -109,7 +109,7 @@ def test_pages_need_a_session(on: Stage) -> None:
     assert ask(on, "GET", f"/requests/{on.requests()[0]['id']}/state").status == 403
 
 
-def test_a_code_is_good_once(on: Stage) -> None:
+def test_sign_in_code_works_once(on: Stage) -> None:
     code = on.code()
     assert ask(on, "POST", "/sign-in", f"code={code.lower()}").status == 303
     again = ask(on, "POST", "/sign-in", f"code={code}")
@@ -119,7 +119,7 @@ def test_a_code_is_good_once(on: Stage) -> None:
         assert ask(on, "POST", "/sign-in", wrong).status == 200
 
 
-def test_a_code_alone_decides_nothing(on: Stage) -> None:
+def test_sign_in_code_alone_decides_nothing(on: Stage) -> None:
     session, token = cookie(on)
     id = on.requests()[0]["id"]
     headers = {"cookie": session, "x_csrf_token": token}
@@ -138,7 +138,7 @@ def test_a_code_alone_decides_nothing(on: Stage) -> None:
     assert [each["state"] for each in on.requests()] == ["requested"]
 
 
-def test_unknown_requests_and_junk_are_answered(on: Stage) -> None:
+def test_unknown_and_malformed_requests_are_answered(on: Stage) -> None:
     session, token = cookie(on)
     assert ask(on, "GET", "/requests/ap_none", cookie=session).status == 404
     headers = {"cookie": session, "x_csrf_token": token}
@@ -146,7 +146,7 @@ def test_unknown_requests_and_junk_are_answered(on: Stage) -> None:
     assert "no approval `ap_none`" in reply.problem
 
 
-def test_what_an_agent_writes_is_text_and_not_markup(on: Stage) -> None:
+def test_agent_text_is_escaped(on: Stage) -> None:
     on.hold(deal_id="790", guard_reason='<img src=x onerror="alert(1)">\u202e', amount=12500.0)
     session, _ = cookie(on)
     [id] = [each["id"] for each in on.requests() if each["subject"]["resource"]["id"] == "790"]
@@ -156,14 +156,14 @@ def test_what_an_agent_writes_is_text_and_not_markup(on: Stage) -> None:
     assert "\u202e" not in text
 
 
-def test_a_port_in_use_is_named(on: Stage) -> None:
+def test_port_in_use_is_named(on: Stage) -> None:
     done = cli("inbox", "--config", str(on.config), check=False)
     assert done.returncode == 3
     assert "cannot listen on port" in done.stderr
     assert "hint: set inbox.port to another" in done.stderr
 
 
-def test_it_listens_on_loopback_only(on: Stage, tmp_path: Path) -> None:
+def test_inbox_listens_only_on_loopback(on: Stage, tmp_path: Path) -> None:
     port = urlsplit(on.url).port
     listening = [
         line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]

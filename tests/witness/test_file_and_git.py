@@ -43,7 +43,7 @@ def held(place: Witnessing) -> str:
     return (place.folder / "storage" / "checkpoints").read_text()
 
 
-def test_the_checkpoint_is_there_and_a_receipt_says_so(place: Witnessing) -> None:
+def test_checkpoint_is_stored_and_recorded(place: Witnessing) -> None:
     sent = checkpoint(place.state)
     assert place.send().state == "taken"
     assert held(place).strip("\n") == sent.strip("\n")
@@ -54,7 +54,7 @@ def test_the_checkpoint_is_there_and_a_receipt_says_so(place: Witnessing) -> Non
     list(chain(place.state, place.verifier))
 
 
-def test_the_next_one_continues_the_last(place: Witnessing) -> None:
+def test_next_checkpoint_extends_the_last(place: Witnessing) -> None:
     place.send()
     for count in (1, 255, 700):
         place.grow(count)
@@ -66,7 +66,7 @@ def test_the_next_one_continues_the_last(place: Witnessing) -> None:
     assert kept == (4 if place.options.get("append") else 1)
 
 
-def test_what_was_sent_but_not_recorded_is_not_sent_twice(place: Witnessing) -> None:
+def test_unrecorded_checkpoint_is_not_sent_twice(place: Witnessing) -> None:
     place.keep()
     place.send()
     before = held(place)
@@ -76,7 +76,7 @@ def test_what_was_sent_but_not_recorded_is_not_sent_twice(place: Witnessing) -> 
     assert len(place.witnessed()) == 1
 
 
-def test_a_place_that_was_sent_a_later_head_meanwhile_is_no_contradiction(place: Witnessing) -> None:
+def test_witness_with_a_later_head_is_not_a_contradiction(place: Witnessing) -> None:
     writer = open_writer(place.settings, Clock())
     round = WitnessRun(writer, place.state, place.environment, current_head(writer))
     place.grow(7)
@@ -85,7 +85,7 @@ def test_a_place_that_was_sent_a_later_head_meanwhile_is_no_contradiction(place:
     assert (result.state, result.size) == ("taken", 308)
 
 
-def test_a_rolled_back_ledger_is_told_and_nothing_overwritten(place: Witnessing) -> None:
+def test_rolled_back_ledger_is_reported_and_nothing_is_overwritten(place: Witnessing) -> None:
     place.keep()
     place.grow(10)
     place.send()
@@ -98,7 +98,7 @@ def test_a_rolled_back_ledger_is_told_and_nothing_overwritten(place: Witnessing)
     assert place.witnessed() == []
 
 
-def test_a_forked_ledger_is_told_however_long_it_has_grown(place: Witnessing) -> None:
+def test_forked_ledger_is_reported_at_any_size(place: Witnessing) -> None:
     place.keep()
     place.grow(10)
     place.send()
@@ -111,7 +111,7 @@ def test_a_forked_ledger_is_told_however_long_it_has_grown(place: Witnessing) ->
     assert held(place) == before
 
 
-def test_a_ledger_that_was_rolled_back_behind_a_rotation_is_told(place: Witnessing) -> None:
+def test_ledger_rolled_back_before_a_rotation_is_reported(place: Witnessing) -> None:
     """It does not know the key that signed what the place holds last."""
     place.send()
     place.keep()
@@ -150,7 +150,7 @@ def test_a_rotation_changes_nothing_for_the_witness(place: Witnessing) -> None:
     assert place.send().state == "taken"
 
 
-def test_a_place_that_lost_everything_begins_anew_only_if_told(place: Witnessing) -> None:
+def test_emptied_witness_restarts_only_on_request(place: Witnessing) -> None:
     place.send()
     if place.kind == "git":
         git("update-ref", "-d", "refs/heads/main", cwd=place.folder / "remote.git")
@@ -164,7 +164,7 @@ def test_a_place_that_lost_everything_begins_anew_only_if_told(place: Witnessing
     assert "\n302\n" in held(place)
 
 
-def test_a_place_that_was_rolled_back_is_told(place: Witnessing) -> None:
+def test_rolled_back_witness_is_reported(place: Witnessing) -> None:
     place.send()
     before = held(place)
     commit = git("rev-parse", "main", cwd=place.folder / "remote.git").strip() if place.kind == "git" else ""
@@ -191,7 +191,7 @@ def file(tmp_path: Path) -> Witnessing:
     return made
 
 
-def test_a_folder_that_is_not_mounted_is_not_made(file: Witnessing) -> None:
+def test_unmounted_folder_is_not_created(file: Witnessing) -> None:
     (file.folder / "storage" / "checkpoints").unlink()
     (file.folder / "storage").rmdir()
     result = file.send()
@@ -201,7 +201,7 @@ def test_a_folder_that_is_not_mounted_is_not_made(file: Witnessing) -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 2, 30, 90, 120, 160])
-def test_a_checkpoint_that_a_crash_cut_short_is_passed_over(file: Witnessing, cut: int) -> None:
+def test_truncated_checkpoint_is_skipped(file: Witnessing, cut: int) -> None:
     path = file.folder / "storage" / "checkpoints"
     whole = path.read_text()
     file.grow(1)
@@ -214,7 +214,7 @@ def test_a_checkpoint_that_a_crash_cut_short_is_passed_over(file: Witnessing, cu
     assert path.read_text().startswith(whole)
 
 
-def test_rubbish_is_told_and_left(file: Witnessing) -> None:
+def test_invalid_content_is_reported_and_left_alone(file: Witnessing) -> None:
     path = file.folder / "storage" / "checkpoints"
     path.write_text("rubbish\n")
     result = file.send()
@@ -234,7 +234,7 @@ def remote(tmp_path: Path) -> Witnessing:
     return made
 
 
-def test_every_checkpoint_is_a_commit_and_other_files_stay(remote: Witnessing) -> None:
+def test_every_checkpoint_is_a_commit_and_other_files_are_kept(remote: Witnessing) -> None:
     remote.send()
     git("clone", "--quiet", "--branch", "main", "remote.git", "clone", cwd=remote.folder)
     clone = remote.folder / "clone"
@@ -251,7 +251,7 @@ def test_every_checkpoint_is_a_commit_and_other_files_stay(remote: Witnessing) -
     assert [said["evidence"]["commit"] for said in remote.witnessed()] == [commits[2], commits[0]]
 
 
-def test_a_remote_that_is_not_there_is_told_without_its_address(remote: Witnessing) -> None:
+def test_missing_remote_is_reported_without_its_address(remote: Witnessing) -> None:
     remote.options["remote"] = "https://user:s3cret@127.0.0.1:1/ledger.git"
     result = remote.send()
     assert result.state == "failed"
@@ -261,7 +261,7 @@ def test_a_remote_that_is_not_there_is_told_without_its_address(remote: Witnessi
     assert remote.witnessed() == []
 
 
-def test_a_remote_that_refuses_the_push_is_told(remote: Witnessing) -> None:
+def test_refused_push_is_reported(remote: Witnessing) -> None:
     hook = remote.folder / "remote.git" / "hooks" / "pre-receive"
     hook.write_text("#!/bin/sh\nexit 1\n")
     hook.chmod(0o755)

@@ -44,7 +44,7 @@ def witness(seconds: float | None = None, receipts: int | None = None) -> Witnes
     return WitnessSettings("file", {}, Path(), seconds, receipts)
 
 
-def test_it_is_due_after_so_much_time_if_anything_happened(writer: Writer, clock: Clock) -> None:
+def test_checkpoint_is_due_after_an_interval_with_new_receipts(writer: Writer, clock: Clock) -> None:
     clock.time += 100 * SECOND
     assert not is_due(writer, "w", witness(seconds=60))
     say(writer, 1)
@@ -53,14 +53,14 @@ def test_it_is_due_after_so_much_time_if_anything_happened(writer: Writer, clock
     assert not is_due(writer, "w", witness())
 
 
-def test_it_is_due_after_so_many_receipts(writer: Writer) -> None:
+def test_checkpoint_is_due_after_a_number_of_receipts(writer: Writer) -> None:
     assert not is_due(writer, "w", witness(receipts=1))
     say(writer, 8)
     assert is_due(writer, "w", witness(receipts=9))
     assert not is_due(writer, "w", witness(receipts=10))
 
 
-def test_one_that_never_saw_anything_is_due_at_once(writer: Writer) -> None:
+def test_new_witness_is_due_at_once(writer: Writer) -> None:
     assert is_due(writer, "new", witness(seconds=3600))
 
 
@@ -68,7 +68,7 @@ def test_without_cosignatures_there_is_no_cosigned_checkpoint(writer: Writer) ->
     assert cosigned(writer.store) is None
 
 
-def test_two_do_not_send_to_one_witness_at_once(tmp_path: Path) -> None:
+def test_concurrent_sending_to_one_witness_is_refused(tmp_path: Path) -> None:
     ledger = Witnessing(tmp_path, "file", {"path": Path("checkpoints"), "append": True}, {})
     ledger.grow(3)
     (ledger.state / "witnesses" / "outside").mkdir(parents=True)

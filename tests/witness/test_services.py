@@ -38,7 +38,7 @@ def webhook(folder: Path, url: str) -> Witnessing:
     return Witnessing(folder, "webhook", {"url": f"{url}/hook", "secret": secret}, {"HOOK_SECRET": SECRET})
 
 
-def test_a_webhook_gets_the_checkpoint_signed(tmp_path: Path) -> None:
+def test_webhook_receives_the_signed_checkpoint(tmp_path: Path) -> None:
     with web() as receiver:
         ledger = webhook(tmp_path, receiver.url)
         ledger.grow(3)
@@ -55,7 +55,7 @@ def test_a_webhook_gets_the_checkpoint_signed(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("answer", [302, 400, 500])
-def test_a_webhook_that_does_not_take_it_is_no_witness(tmp_path: Path, answer: int) -> None:
+def test_refusing_webhook_is_not_a_witness(tmp_path: Path, answer: int) -> None:
     with web(answer) as receiver:
         ledger = webhook(tmp_path, receiver.url)
         ledger.grow(3)
@@ -64,7 +64,7 @@ def test_a_webhook_that_does_not_take_it_is_no_witness(tmp_path: Path, answer: i
     assert ledger.witnessed() == []
 
 
-def test_a_webhook_that_is_not_there_is_told_without_its_address(tmp_path: Path) -> None:
+def test_missing_webhook_is_reported_without_its_address(tmp_path: Path) -> None:
     ledger = webhook(tmp_path, "http://127.0.0.1:1")
     ledger.grow(3)
     result = ledger.send()
@@ -89,7 +89,7 @@ def stamped(tmp_path: Path, tsa: Authority) -> Iterator[Witnessing]:
         yield made
 
 
-def test_a_time_stamp_is_kept_and_openssl_verifies_it(stamped: Witnessing, tsa: Authority, tmp_path: Path) -> None:
+def test_time_stamp_is_stored_and_verifies_with_openssl(stamped: Witnessing, tsa: Authority, tmp_path: Path) -> None:
     assert stamped.send().state == "taken"
     [said] = stamped.witnessed()
     assert said["evidence"]["time"].endswith("Z")
@@ -102,7 +102,7 @@ def test_a_time_stamp_is_kept_and_openssl_verifies_it(stamped: Witnessing, tsa: 
     assert subprocess.run(("openssl", *words), cwd=tmp_path, capture_output=True).returncode != 0
 
 
-def test_certificates_in_any_order_are_read(stamped: Witnessing) -> None:
+def test_certificates_are_accepted_in_any_order(stamped: Witnessing) -> None:
     import rfc3161_client
 
     stamped.send()
@@ -125,9 +125,7 @@ def test_certificates_in_any_order_are_read(stamped: Witnessing) -> None:
     ("mood", "told"),
     [("down", "the authority answered HTTP 503"), ("refuse", "the authority refused"), ("replay", "Nonce mismatch")],
 )
-def test_an_authority_that_does_not_stamp_this_is_no_witness(
-    stamped: Witnessing, tsa: Authority, mood: str, told: str
-) -> None:
+def test_time_stamp_of_other_data_is_refused(stamped: Witnessing, tsa: Authority, mood: str, told: str) -> None:
     stamped.send()
     tsa.mood = mood
     result = stamped.send()
@@ -136,14 +134,14 @@ def test_an_authority_that_does_not_stamp_this_is_no_witness(
     assert len(stamped.witnessed()) == 1
 
 
-def test_an_authority_under_another_root_is_no_witness(stamped: Witnessing, tmp_path: Path) -> None:
+def test_time_stamp_under_another_root_is_refused(stamped: Witnessing, tmp_path: Path) -> None:
     stamped.options["roots"] = Authority(tmp_path / "stranger").folder / "root.pem"
     result = stamped.send()
     assert result.state == "failed"
     assert "does not verify" in result.text
 
 
-def test_roots_that_cannot_be_read_are_told(stamped: Witnessing, tmp_path: Path) -> None:
+def test_unreadable_roots_are_reported(stamped: Witnessing, tmp_path: Path) -> None:
     stamped.options["roots"] = tmp_path / "nowhere.pem"
     assert "cannot read the root certificates" in stamped.send().text
 
@@ -165,7 +163,7 @@ def cosigning(tmp_path: Path, cosigner: Cosigner) -> Iterator[Witnessing]:
         yield made
 
 
-def test_a_cosigner_is_proved_that_the_ledger_only_grew(cosigning: Witnessing, cosigner: Cosigner) -> None:
+def test_cosigner_gets_a_consistency_proof(cosigning: Witnessing, cosigner: Cosigner) -> None:
     for count in (0, 1, 255, 700):
         cosigning.grow(count) if count else None
         head, _ = note.parse(checkpoint(cosigning.state))
@@ -175,7 +173,7 @@ def test_a_cosigner_is_proved_that_the_ledger_only_grew(cosigning: Witnessing, c
     list(chain(cosigning.state, cosigning.verifier))
 
 
-def test_the_cosignature_verifies_from_the_receipt_alone(cosigning: Witnessing, cosigner: Cosigner) -> None:
+def test_cosignature_verifies_from_the_receipt_alone(cosigning: Witnessing, cosigner: Cosigner) -> None:
     cosigning.send()
     [said] = cosigning.witnessed()
     text = f"{said['origin']}\n{said['size']}\n{said['root']}\n"
@@ -216,7 +214,7 @@ def test_a_checkpoint_carries_the_lines_of_all_who_cosigned_it(cosigning: Witnes
     assert {name for name, _, _ in note.parse(kept)[1]} == {ORIGIN, "witness.example/w1", "witness.example/w2"}
 
 
-def test_a_guard_that_forgot_asks_the_cosigner_what_it_saw(cosigning: Witnessing, cosigner: Cosigner) -> None:
+def test_lost_cosigner_state_is_recovered_from_the_cosigner(cosigning: Witnessing, cosigner: Cosigner) -> None:
     cosigning.keep()
     cosigning.send()
     cosigning.roll_back()  # as if the guard had died before recording it
@@ -248,7 +246,7 @@ def test_a_cosigner_finds_a_fork(cosigning: Witnessing, more: int) -> None:
     assert cosigning.witnessed() == []
 
 
-def test_a_cosigner_takes_the_rotated_key_once_it_trusts_it(cosigning: Witnessing, cosigner: Cosigner) -> None:
+def test_cosigner_accepts_a_rotated_key_once_trusted(cosigning: Witnessing, cosigner: Cosigner) -> None:
     cosigning.send()
     key_rotation.rotate(cosigning.settings, Clock())
     assert cosigning.send().state == "taken"  # the checkpoint of the rotation is signed by both
@@ -258,7 +256,7 @@ def test_a_cosigner_takes_the_rotated_key_once_it_trusts_it(cosigning: Witnessin
     assert cosigning.send().state == "taken"
 
 
-def test_a_cosigner_that_does_not_know_the_ledger_is_told(cosigning: Witnessing, cosigner: Cosigner) -> None:
+def test_cosigner_that_does_not_know_the_ledger_is_reported(cosigning: Witnessing, cosigner: Cosigner) -> None:
     cosigner.trusts.clear()
     result = cosigning.send()
     assert (result.state, result.text) == (
@@ -267,7 +265,7 @@ def test_a_cosigner_that_does_not_know_the_ledger_is_told(cosigning: Witnessing,
     )
 
 
-def test_a_signature_that_does_not_verify_is_no_cosignature(cosigning: Witnessing, cosigner: Cosigner) -> None:
+def test_invalid_cosignature_is_refused(cosigning: Witnessing, cosigner: Cosigner) -> None:
     cosigner.spoil = True
     result = cosigning.send()
     assert result.state == "failed"
@@ -275,7 +273,7 @@ def test_a_signature_that_does_not_verify_is_no_cosignature(cosigning: Witnessin
     assert cosigning.witnessed() == []
 
 
-def test_a_cosignature_by_another_key_of_that_name_is_none(cosigning: Witnessing) -> None:
+def test_cosignature_by_another_key_of_the_same_name_is_refused(cosigning: Witnessing) -> None:
     other = Ed25519PrivateKey.generate().public_key().public_bytes_raw()
     cosigning.options["key"] = note.verifier("witness.example/w1", other, note.COSIGNATURE)
     assert cosigning.send().state == "failed"

@@ -43,16 +43,16 @@ IBAN = "US133000000121212121212"
         ("-5", "by -5 degrees", True),
     ],
 )
-def test_strictly_a_value_stands_between_words(value: str, text: str, there: bool) -> None:
+def test_strict_matching_needs_word_boundaries(value: str, text: str, there: bool) -> None:
     assert contains_value(plain(value), plain(text)) is there
 
 
-def test_squeezing_undoes_punctuation_and_spaces() -> None:
+def test_normalisation_ignores_punctuation_and_spaces() -> None:
     assert squeeze(plain("US13 3000-0001.2121 2121_212")) == plain(IBAN)
 
 
 @given(st.text(st.characters(codec="ascii", categories=("L", "N", "P")), min_size=12, max_size=60))
-def test_what_was_encoded_is_read(text: str) -> None:
+def test_encoded_values_are_found(text: str) -> None:
     hidden = base64.b64encode(text.encode()).decode()
     assert text in decodings(hidden)
     assert text in decodings(base64.urlsafe_b64encode(text.encode()).decode().rstrip("="))
@@ -89,7 +89,7 @@ def test_a_bare_address_has_no_scheme() -> None:
     assert bare("https://evil.example/") == bare("evil.example.") == "evil.example"
 
 
-def test_a_value_that_was_split_is_put_together() -> None:
+def test_split_value_is_found() -> None:
     texts = [squeeze(plain("first part us1330000000, second part 12121212; and the last is 1212"))]
     assert is_assembled_from(plain(IBAN), texts)
     assert not is_assembled_from(plain("GB29NWBK60161331926819"), texts)
@@ -97,7 +97,7 @@ def test_a_value_that_was_split_is_put_together() -> None:
 
 
 @given(st.text(), st.text())
-def test_nothing_that_is_sent_breaks_it(value: str, text: str) -> None:
+def test_matching_accepts_any_input(value: str, text: str) -> None:
     for each in (value, text):
         matching.addresses(each)
         matching.decodings(each)
@@ -107,7 +107,7 @@ def test_nothing_that_is_sent_breaks_it(value: str, text: str) -> None:
 
 
 @pytest.mark.parametrize("text", ["a", "a.", "a-", "1 ", "a@", "%41", "www.", "0x", "US13 ", "https://", "&#6"])
-def test_no_text_takes_long(text: str) -> None:
+def test_matching_time_is_bounded(text: str) -> None:
     """Each of these, repeated, would take a careless pattern hours."""
     started = time.process_time()
     for repeated in (text * (200_000 // len(text)), f"{text * (200_000 // len(text))}!"):

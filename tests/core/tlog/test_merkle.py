@@ -134,7 +134,7 @@ def test_a_wrong_consistency_proof_is_refused(data: st.DataObject, size: int) ->
             merkle.verify_consistency(*each)
 
 
-def test_what_is_not_in_the_tree_cannot_be_proved() -> None:
+def test_leaf_outside_the_tree_cannot_be_proved() -> None:
     tree = merkle.Tree(5, STORED.read)
     for index in (-1, 5):
         with pytest.raises(ValueError):
@@ -144,7 +144,7 @@ def test_what_is_not_in_the_tree_cannot_be_proved() -> None:
             tree.consistency(old)
 
 
-def test_nothing_follows_from_an_empty_tree_or_from_what_is_no_hash() -> None:
+def test_empty_tree_or_invalid_hash_proves_nothing() -> None:
     empty = (0, merkle.EMPTY_ROOT)
     merkle.verify_consistency(empty, empty, [])
     garbage = (0, LEAVES[0])
@@ -165,7 +165,7 @@ def test_nodes_are_captured_once_for_each_full_tile_of_every_level() -> None:
     assert merkle.Tree(65_537, stored.read).root() == merkle.root(stored.edge)
 
 
-def test_a_proof_reads_a_few_tiles_of_a_large_tree() -> None:
+def test_proof_in_a_large_tree_reads_few_tiles() -> None:
     leaf = merkle.leaf_hash(b"")
     stored = Stored((leaf,) * 70_000)
     tree = merkle.Tree(70_000, stored.read)
@@ -187,7 +187,7 @@ def test_a_tree_of_70000_has_the_tiles_that_the_specification_counts() -> None:
     ("n", "path"),
     [(0, "000"), (7, "007"), (999, "999"), (1000, "x001/000"), (1234067, "x001/x234/067"), (10**6, "x001/x000/000")],
 )
-def test_a_tiles_number_is_written_as_the_specification_says(n: int, path: str) -> None:
+def test_tile_numbers_are_written_as_specified(n: int, path: str) -> None:
     assert merkle.tile_number(n) == path
 
 

@@ -21,7 +21,7 @@ def test_the_published_note_verifies_with_the_published_key() -> None:
     assert written == f"{text}\n— {name} {line}\n"
 
 
-def test_the_published_checkpoint_reads_as_it_says() -> None:
+def test_published_checkpoint_is_parsed() -> None:
     """The example of C2SP tlog-checkpoint; the specification does not name its key."""
     line = "Az3grlgtzPICa5OS8npVmf1Myq/5IZniMp+ZJurmRDeOoRDe4URYN7u5/Zhcyv2q1gGzGku9nTo+zyWE+xeMcTOAYQ8="
     text = "example.com/behind-the-sofa\n20852163\nCsUYapGGPo4dkMgIAUqom/Xajj7h2fB2MPA3j2jxq2I=\n"
@@ -43,6 +43,6 @@ def test_a_checkpoint_reads_back_and_its_signature_verifies() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "x\n", "a\nb\nAA==\n\n— x AAAAAAAA\n", "a\n1\nAA==\n\n- x AAAAAAAA\n"])
-def test_what_is_no_checkpoint_is_refused(text: str) -> None:
+def test_invalid_checkpoint_is_refused(text: str) -> None:
     with pytest.raises(ValueError):
         note.parse(text)
