@@ -27,9 +27,9 @@ from mcp_guard.ledger.writer import Transaction
 from mcp_guard.ports import Pins
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.methods import LATEST
-from mcp_guard.runtime import CLOCK, Runtime, ledger_settings, make_upstreams, policy_environment
+from mcp_guard.runtime import CLOCK, Runtime, ledger_settings, make_upstream_group, policy_environment, start_upstreams
 from mcp_guard.settings import ServeSettings, Settings
-from mcp_guard.upstream.group import UpstreamGroup
+from mcp_guard.upstream.connection import Upstream
 
 if TYPE_CHECKING:
     import uvicorn
@@ -48,8 +48,7 @@ def run_stdio(settings: Settings, launch: Launch, code: str = "") -> None:
 
     Raises: ConfigError, IdentityError, LedgerError.
     """
-    upstreams = make_upstreams(settings)
-    upstreams.spawn()
+    upstreams = start_upstreams(settings)
     ledger: OpenLedger | None = None
     try:
         ledger = open_ledger(ledger_settings(settings), CLOCK)
@@ -61,7 +60,8 @@ def run_stdio(settings: Settings, launch: Launch, code: str = "") -> None:
         front.heed_signals()
         asyncio.run(_serve_stdio(runtime, upstreams, front, (instance, bound)))
     finally:
-        upstreams.kill()
+        for upstream in upstreams:
+            upstream.transport.kill()
         if ledger is not None:
             ledger.close()
 
@@ -91,15 +91,18 @@ def _launched(runtime: Runtime, code: str) -> tuple[Instance, Json | None]:
 
 
 async def _serve_stdio(
-    runtime: Runtime, upstreams: UpstreamGroup, front: StdioDownstreamTransport, launched: tuple[Instance, Json | None]
+    runtime: Runtime,
+    upstreams: Sequence[Upstream],
+    front: StdioDownstreamTransport,
+    launched: tuple[Instance, Json | None],
 ) -> None:
     instance, bound = launched
     issue = [runtime.issue(instance, bound)] if bound is not None else []
     runtime.start(*issue, runtime.begin(instance))
-    session = runtime.session(instance, upstreams, front)
+    session = runtime.session(instance, front, upstreams)
     async with asyncio.TaskGroup() as tasks:
         beside = runtime.beside(tasks)
-        await front.serve(session, upstreams)
+        await front.serve(session)
         for each in beside:
             each.cancel()
     runtime.end(instance)
@@ -141,9 +144,7 @@ def socket_door(runtime: Runtime, where: ServeSettings) -> "UnixSocketServer | N
         except LedgerError as error:  # its credential ends by itself; the others go on
             runtime.note(str(error))
 
-    admission = Admission(
-        where.socket.users, issue, end, lambda: make_upstreams(settings), runtime.session, runtime.note
-    )  # fmt: skip
+    admission = Admission(where.socket.users, issue, end, runtime.session, runtime.note)
     return UnixSocketServer(listen_on(where.socket), admission, settings.message_bytes, where.max_sessions)
 
 
@@ -157,9 +158,7 @@ async def _serve_http(runtime: Runtime, where: ServeSettings) -> None:
     from mcp_guard.ledger.token_instances import TokenInstances
 
     settings, ledger = runtime.settings, runtime.ledger
-    opening = Opening(
-        lambda: make_upstreams(settings), runtime.session, ledger.ledger.why_barred, runtime.end, runtime.note
-    )
+    opening = Opening(runtime.session, ledger.ledger.why_barred, runtime.end, runtime.note)
     sessions = HttpSessions(opening, where.max_sessions, where.idle_seconds)
     callers = TokenInstances(ledger.writer, settings.agents, ledger.guard)
     others = [TrustedIssuer(**issuer) for issuer in where.issuers]
@@ -235,21 +234,18 @@ async def listed_tools(settings: Settings, pins: Pins | None = None) -> tuple[li
 
     Also gives the names of those that could not be listed. Without `pins` every tool is given as it is listed.
     """
-    upstreams = make_upstreams(settings)
-    upstreams.pins = pins or AsListed()
-    upstreams.attach(Bystander())
-    upstreams.spawn()
+    upstreams = make_upstream_group(settings, start_upstreams(settings), pins or AsListed())
     hello = {"protocolVersion": LATEST, "capabilities": {}, "clientInfo": {"name": "mcp-guard", "version": __version__}}
     async with asyncio.TaskGroup() as tasks:
-        await upstreams.start(hello, tasks)
+        await upstreams.start(hello, tasks, OperatorListener())
         upstreams.announce()
         await upstreams.ready()
         await upstreams.close()
     return upstreams.tools(), upstreams.absent()
 
 
-class Bystander:
-    """Implements `connection.Owner` where there is no client: passes nothing on, tells the operator."""
+class OperatorListener:
+    """Implements `connection.UpstreamListener` where there is no client: only the operator hears of the upstreams."""
 
     def on_server_request(self, server: str, id: Id, method: str, params: Json) -> None:
         self.note(f"upstream `{server}` asked for `{method}`; there is no client to ask")

@@ -9,7 +9,7 @@ import gc
 import os
 import re
 import signal
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 from weakref import WeakSet
@@ -30,12 +30,12 @@ from mcp_guard.ledger.open import LedgerSettings, OpenLedger
 from mcp_guard.ledger.tool_pins import ToolPins
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.policy.reload import PoliciesInForce, PolicyReloader, SessionPolicies
-from mcp_guard.ports import NoSignals
+from mcp_guard.ports import NoSignals, Pins
 from mcp_guard.protocol.stdio import on_signal
 from mcp_guard.protocol.versions import is_stateless
 from mcp_guard.settings import Settings, UpstreamSettings
 from mcp_guard.signals.run_history import RunHistory
-from mcp_guard.upstream.connection import Bounds, Connection
+from mcp_guard.upstream.connection import Upstream
 from mcp_guard.upstream.group import UpstreamGroup
 from mcp_guard.upstream.status_file import StatusFile, status_path
 from mcp_guard.upstream.stdio import StdioServerParameters, StdioTransport
@@ -61,20 +61,31 @@ def new_call_id() -> str:
     return f"call_{CLOCK.now():x}{random_text(4)}"
 
 
-def make_upstreams(settings: Settings) -> UpstreamGroup:
-    """The upstreams of the config, not yet started."""
+def start_upstreams(settings: Settings) -> list[Upstream]:
+    """The upstreams of the configuration, starting up while the caller goes on."""
     scrubber = Scrubber()  # one for all: an upstream can get at the files of another
-    connections = [
-        Connection(
-            name,
-            make_transport(settings, name, server, scrubber),
-            scrubber,
-            Bounds(settings.message_bytes, server.timeout),
+    upstreams = [
+        Upstream(
+            name, make_transport(settings, name, server, scrubber), scrubber, settings.message_bytes, server.timeout
         )
         for name, server in settings.upstreams.items()
     ]
+    for upstream in upstreams:
+        upstream.start()
+    return upstreams
+
+
+def make_upstream_group(
+    settings: Settings,
+    upstreams: Sequence[Upstream],
+    pins: Pins,
+    *,
+    on_catalog: Callable[[], None] = lambda: None,
+    on_status: Callable[[], None] = lambda: None,
+) -> UpstreamGroup:
+    unpinned = {name: rule.unpinned for name, rule in settings.pin_rules.items()}
     return UpstreamGroup(
-        connections, settings.tool_rules, {name: rule.unpinned for name, rule in settings.pin_rules.items()}
+        upstreams, settings.tool_rules, pins, unpinned=unpinned, on_catalog=on_catalog, on_status=on_status
     )
 
 
@@ -94,7 +105,7 @@ def make_transport(settings: Settings, name: str, server: UpstreamSettings, scru
             secrets=server.secrets,
             here=here,
             scrubber=scrubber,
-            is_searched=any(each.secrets or each.bearer or each.oauth for each in settings.upstreams.values()),
+            scrubs_later_secrets=any(each.secrets or each.bearer or each.oauth for each in settings.upstreams.values()),
             cwd=server.cwd,
         )
     )
@@ -147,7 +158,7 @@ class Runtime:
         self._reloader = PolicyReloader(ledger.ledger, note, policies=settings.policies, shadow=settings.shadow)
         self._memory = InstanceHistories.of(settings.tool_rules)
         self._signals = make_watch(settings, ledger)
-        self._board = StatusFile(status_path(ledger.lock.path.parent, ledger.guard), note)
+        self._status_file = StatusFile(status_path(ledger.lock.path.parent, ledger.guard), note)
 
     def now(self) -> Micros:
         return self.ledger.writer.now()
@@ -170,7 +181,7 @@ class Runtime:
         asyncio.get_running_loop().call_later(COLLECT_AFTER_SECONDS, gc.enable)  # also if no policies can be loaded
 
     def stop(self, *work: Callable[[Transaction], None]) -> None:
-        self._board.close()
+        self._status_file.close()
         self.ledger.ledger.catch_up()
 
         def op(tx: Transaction) -> None:
@@ -186,12 +197,20 @@ class Runtime:
     def begin(self, instance: Instance) -> Callable[[Transaction], None]:
         return lambda tx: registry.begin(tx, instance, self.ledger.guard)
 
-    def session(self, instance: Instance, upstreams: UpstreamGroup, front: DownstreamTransport) -> Session:
-        """A session of this instance over upstreams of its own."""
-        self._board.watch(instance.id, upstreams)
+    def session(
+        self, instance: Instance, front: DownstreamTransport, started: Sequence[Upstream] | None = None
+    ) -> Session:
+        """A session of this instance over upstreams of its own: those `started` for it already, or new ones."""
         settings = self.settings
         in_force = PoliciesInForce(settings.counters, settings.mode)
-        upstreams.pins = ToolPins(self.ledger.writer, settings.pin_rules, self.note)
+        upstreams = make_upstream_group(
+            settings,
+            started if started is not None else start_upstreams(settings),
+            ToolPins(self.ledger.writer, settings.pin_rules, self.note),
+            on_catalog=lambda: self._load_policies(session_policies),
+            on_status=self._status_file.on_change,
+        )
+        self._status_file.add(instance.id, upstreams)
         pattern = settings.ticket_pattern
         guard = Guard(
             policies=in_force,
@@ -214,7 +233,6 @@ class Runtime:
             lambda: policy_environment(settings, upstreams.agreed(), upstreams.absent(), upstreams.unagreed()),
             on_changed=session.tell_tools_changed,
         )
-        upstreams.on_catalog = lambda: self._load_policies(session_policies)
         self._sessions.add(session)
         return session
 

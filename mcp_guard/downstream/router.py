@@ -35,7 +35,7 @@ class Router:
 
     async def route(self, method: str, params: Json, channel: ClientChannel) -> Json:
         """Pass the request on; returns the `result` or `error` member of the answer."""
-        able = self._upstreams.capable(CAPABILITY[method])
+        able = self._upstreams.with_capability(CAPABILITY[method])
         if not able:
             return error(METHOD_NOT_FOUND, f"no upstream offers `{method}`")
         road = CLIENT_REQUESTS[method]

@@ -107,7 +107,6 @@ class Session:
 
     def open(self, tasks: asyncio.TaskGroup) -> None:
         self.tasks = tasks
-        self.upstreams.attach(self)
 
     async def close(self, grace: float) -> None:
         """Let what is running finish within `grace` seconds, then cancel it."""
@@ -218,7 +217,7 @@ class Session:
 
     async def greet(self, hello: Json, stateless: bool = False) -> None:
         """Greet the upstreams; with `stateless`, in the stateless revision those that speak it."""
-        self._hellos = await self.upstreams.start(hello, self.tasks, stateless)
+        self._hellos = await self.upstreams.start(hello, self.tasks, self, stateless)
         self._greeted.set()
 
     async def hellos(self) -> list[Json]:
@@ -331,7 +330,7 @@ class Session:
 
     def on_pins(self) -> None:
         """Take up what is agreed to of the tools since. Raises: LedgerError."""
-        stale = self._settled and (self.upstreams.unjudged or self.upstreams.pins.have_changed())
+        stale = self._settled and (self.upstreams.pins_failed or self.upstreams.pins.have_changed())
         if stale and self.upstreams.rebuild() and self._era is not None:
             self._era.tell(TOOLS_CHANGED, {})
 

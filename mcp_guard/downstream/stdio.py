@@ -9,7 +9,6 @@ from mcp_guard.core.printable import printable
 from mcp_guard.downstream.session import Session
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.stdio import Pipes, on_signal
-from mcp_guard.upstream.group import UpstreamGroup
 
 GRACE_SECONDS = 5.0
 """How long calls in flight may finish after the client has closed its end."""
@@ -46,17 +45,15 @@ class StdioDownstreamTransport:
         self._hurried = True
         self._ended.set()
 
-    async def serve(
-        self, session: Session, upstreams: UpstreamGroup, streams: tuple[IO[bytes], IO[bytes]] | None = None
-    ) -> None:
+    async def serve(self, session: Session, streams: tuple[IO[bytes], IO[bytes]] | None = None) -> None:
         """Serve one session; returns when the client is gone, or on a signal, with every upstream ended."""
         self._session = session
-        self._pipes.on_pressure = upstreams.throttle
+        self._pipes.on_pressure = session.upstreams.throttle
         source, sink = streams or (sys.stdin.buffer, sys.stdout.buffer)
         async with asyncio.TaskGroup() as tasks:
             session.open(tasks)
             await self._pipes.open(source, sink, self._limit)
             await self._ended.wait()
             await session.close(0 if self._hurried else GRACE_SECONDS)
-            await upstreams.close()
+            await session.upstreams.close()
             self._pipes.close(flush=True)

@@ -23,7 +23,6 @@ from mcp_guard.downstream.session import DownstreamTransport, Session
 from mcp_guard.protocol.jsonrpc import Id, error
 from mcp_guard.protocol.stdio import LineSplitter
 from mcp_guard.settings import SocketSettings
-from mcp_guard.upstream.group import UpstreamGroup
 
 NOT_ADMITTED = -32001
 """The code of the one message that somebody gets who is refused; it answers no request."""
@@ -158,13 +157,12 @@ class UnixDownstreamTransport(asyncio.Protocol):
 @dataclass(frozen=True, slots=True)
 class Admission:
     """How somebody is let in: `issue` makes an instance of this agent, known to the ledger (raises GuardError), and
-    `end` says that it is over; `upstreams` and `session` are as for HTTP."""
+    `end` says that it is over; `session` is as for HTTP."""
 
     users: Mapping[str, str]
     issue: Callable[[str, Caller], Instance]
     end: Callable[[Instance], None]
-    upstreams: Callable[[], UpstreamGroup]
-    session: Callable[[Instance, UpstreamGroup, DownstreamTransport], Session]
+    session: Callable[[Instance, DownstreamTransport], Session]
     note: Callable[[str], None]
 
 
@@ -228,10 +226,9 @@ class UnixSocketServer:
                 return  # it did not wait to hear
 
     async def _keep(self, connection: socket.socket, instance: Instance, front: UnixDownstreamTransport) -> None:
-        upstreams = self._admission.upstreams()
-        upstreams.spawn()
+        front.session = self._admission.session(instance, front)
+        upstreams = front.session.upstreams
         front.on_pressure = upstreams.throttle
-        front.session = self._admission.session(instance, upstreams, front)
         try:
             async with asyncio.TaskGroup() as tasks:
                 front.session.open(tasks)

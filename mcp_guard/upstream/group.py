@@ -1,7 +1,7 @@
-"""All upstreams together: one catalog, relayed requests, and the only function that runs a tool."""
+"""All upstreams of a session: their tools as one catalog, relayed requests, and the only function that runs a tool."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent, Pins
 from mcp_guard.protocol.jsonrpc import Id, PeerLost, error
 from mcp_guard.protocol.methods import CALL_TOOL
 from mcp_guard.upstream.catalog import build_catalog, make_tool
-from mcp_guard.upstream.connection import Connection, UpstreamListener
+from mcp_guard.upstream.connection import Connection, NoListener, Upstream, UpstreamListener
 from mcp_guard.upstream.status_file import UpstreamStatus
 from mcp_guard.upstream.transport import InputUnavailable, RoundCount
 
@@ -24,68 +24,76 @@ START_SECONDS = 30.0
 
 
 class UpstreamGroup:
-    """Implements `ports.Upstreams`. `on_catalog` is told whenever the catalog is another one.
+    """Implements `ports.Upstreams`: all upstreams of one session.
 
-    INVARIANT: the catalog holds only what `pins` lets in (promise P6); `pins` is set before `start`.
+    `on_catalog` is called when the catalog has changed, `on_status` when an upstream went up or down or the group
+    closed.
+
+    INVARIANT: the catalog holds only tools that `pins` accepts (promise P6).
     """
 
     def __init__(
         self,
-        connections: list[Connection],
+        upstreams: Iterable[Upstream],
         rules: Mapping[str, ToolRule],
+        pins: Pins,
+        *,
         unpinned: Mapping[str, Collection[str]] = {},
+        on_catalog: Callable[[], None] = lambda: None,
+        on_status: Callable[[], None] = lambda: None,
     ) -> None:
-        self.connections = {connection.name: connection for connection in connections}
-        self.on_catalog: Callable[[], None] = lambda: None
-        self.pins: Pins
-        self.unjudged = False
-        """Whether the ledger could not be asked the last time."""
+        self.connections = {upstream.name: Connection(upstream, on_status) for upstream in upstreams}
+        self.pins = pins
+        self.pins_failed = False
+        """Whether the ledger could not be read when the pins were last checked."""
         self.is_closed = False
-        self.on_circuit: Callable[[], None] = lambda: None
-        """Told whenever an upstream is up or down anew."""
-        for connection in connections:
-            connection.on_circuit = lambda: self.on_circuit()  # noqa: PLW0108 - it is set later
         self._rules = rules
         self._unpinned = unpinned
+        self._on_catalog = on_catalog
+        self._on_status = on_status
+        self._listener: UpstreamListener = NoListener()
         self._catalog: dict[str, Tool] = {}
         self._quarantine: Mapping[str, Quarantine] = {}
         self._left_out: list[str] = []
-        self._announced = asyncio.Event()
+        self._client_is_ready = asyncio.Event()
         self._supervisors: list[asyncio.Task[None]] = []
-        self._owner: UpstreamListener
 
-    def attach(self, owner: UpstreamListener) -> None:
-        """Say who hears what the upstreams say of their own accord; before `start`."""
-        self._owner = owner
-        for connection in self.connections.values():
-            connection.owner = owner
+    async def start(
+        self,
+        initialize_params: Json,
+        tasks: asyncio.TaskGroup,
+        listener: UpstreamListener,
+        prefer_stateless: bool = False,
+    ) -> list[Json]:
+        """Connect to every upstream; returns the `initialize` results of those that answered in time.
 
-    def spawn(self) -> None:
-        """Start every process; nothing is awaited, so that they warm up while we do."""
-        for connection in self.connections.values():
-            connection.spawn()
-
-    async def start(self, hello: Json, tasks: asyncio.TaskGroup, stateless: bool = False) -> list[Json]:
-        """Greet all; returns the `initialize` results of those that answered in time.
-
-        With `stateless`, those that speak the stateless revision are spoken to in it, even if they know the other.
+        `listener` receives what they send without being asked. With `prefer_stateless`, the stateless revision is
+        used with every upstream that speaks it, even if it also supports the handshake.
         """
-        for connection in self.connections.values():
-            connection.ask_first = stateless
+        self._listener = listener
         self._supervisors = [
-            tasks.create_task(connection.supervise(hello, self._announced, self._on_listed))
+            tasks.create_task(
+                connection.supervise(
+                    initialize_params,
+                    listener,
+                    prefer_stateless=prefer_stateless,
+                    client_is_ready=self._client_is_ready,
+                    on_listed=self._on_listed,
+                )
+            )
             for connection in self.connections.values()
         ]
-        await self._wait_for([connection.tried for connection in self.connections.values()])
-        return [each.server_info for each in self.connections.values() if each.server_info is not None]
+        await self._wait_for([connection.handshake_tried for connection in self.connections.values()])
+        results = (connection.initialize_result for connection in self.connections.values())
+        return [result for result in results if result is not None]
 
     def announce(self) -> None:
-        """The client is initialized: tell the upstreams, which may then be listed."""
-        self._announced.set()
+        """The client is initialized: tell the upstreams, and list their tools."""
+        self._client_is_ready.set()
 
     async def ready(self) -> None:
-        """Wait until every upstream's first listing has come or failed."""
-        await self._wait_for([connection.settled for connection in self.connections.values()])
+        """Wait until every upstream's first listing has succeeded or failed."""
+        await self._wait_for([connection.listing_tried for connection in self.connections.values()])
 
     async def _wait_for(self, events: list[asyncio.Event]) -> None:
         try:
@@ -93,69 +101,74 @@ class UpstreamGroup:
                 for event in events:
                     await event.wait()
         except TimeoutError:
-            slow = [each.name for each in self.connections.values() if not each.settled.is_set()]
-            self._owner.note(f"going on without {', '.join(f'`{name}`' for name in slow)}, still starting")
+            slow = [name for name, connection in self.connections.items() if not connection.listing_tried.is_set()]
+            names = ", ".join(f"`{name}`" for name in slow)
+            self._listener.note(f"continuing without {names}: still starting")
 
     async def close(self) -> None:
-        """End every upstream, with everything it started."""
+        """End every upstream, with every process that it started."""
         for supervisor in self._supervisors:
             supervisor.cancel()
         await asyncio.gather(*self._supervisors, return_exceptions=True)
         await asyncio.gather(*(connection.close() for connection in self.connections.values()))
         self.is_closed = True
-        self.on_circuit()
+        self._on_status()
 
-    def circuits(self) -> dict[str, UpstreamStatus]:
-        return {name: connection.circuit for name, connection in self.connections.items()}
+    def statuses(self) -> dict[str, UpstreamStatus]:
+        return {name: connection.status for name, connection in self.connections.items()}
 
     def kill(self) -> None:
-        """End whatever is left of the processes at once, with no event loop: the last thing before we go."""
+        """End the remaining processes at once, without an event loop: for the exit of the guard."""
         for connection in self.connections.values():
             connection.kill()
 
     # The catalog
 
     def _on_listed(self) -> None:
-        if all(connection.settled.is_set() for connection in self.connections.values()):
+        if all(connection.listing_tried.is_set() for connection in self.connections.values()):
             self.rebuild()
 
     def rebuild(self) -> bool:
-        """Make the catalog of the latest listings and the pins; whether it differs, which `on_catalog` is told too."""
-        listings = [(each.name, each.tools) for each in self.connections.values() if each.tools is not None]
+        """Make the catalog from the latest listings and the pins. Returns whether it changed."""
+        listings = [
+            (name, connection.tools) for name, connection in self.connections.items() if connection.tools is not None
+        ]
         listed, left_out = build_catalog(listings, self._rules, self._unpinned)
-        for what in left_out:
-            if what not in self._left_out:
-                self._owner.note(f"left out of the listing: {what}")
+        for reason in left_out:
+            if reason not in self._left_out:
+                self._listener.note(f"left out of the listing: {reason}")
         self._left_out = left_out
         quarantine = self._judge(list(listed.values()))
         catalog = {name: tool for name, tool in listed.items() if name not in quarantine}
         differs = catalog != self._catalog or quarantine != self._quarantine
         if differs or not self._catalog:
             self._catalog, self._quarantine = catalog, quarantine
-            self.on_catalog()
+            self._on_catalog()
         return differs
 
     def _judge(self, tools: list[Tool]) -> Mapping[str, Quarantine]:
-        """What must not be used. Without the ledger's word nothing may."""
-        self.unjudged = False
+        """The tools that must not be used, by listed name: all of them if the ledger cannot be read."""
+        self.pins_failed = False
         try:
             return self.pins.judge(tools)
         except LedgerError as error:
-            self.unjudged = True
-            self._owner.note(f"every tool is quarantined: {error}")
+            self.pins_failed = True
+            self._listener.note(f"every tool is quarantined: {error}")
             return {tool.listed_as: Quarantine(f"quarantined: {error.message}") for tool in tools}
 
     async def refresh(self, only: str | None = None) -> None:
-        """Read listings again: of one upstream, or of all that would not tell us when theirs changes."""
-        stale = [each for each in self.connections.values() if (each.name == only if only else not each.tells_changes)]
-        await asyncio.gather(
-            *(connection.fetch_tools() for connection in stale if connection.why_unavailable() is None)
-        )
+        """Read listings again: of the upstream `only`, or of all that do not report changes."""
+        stale = [
+            connection
+            for name, connection in self.connections.items()
+            if (name == only if only else not connection.reports_tool_changes) and connection.why_unavailable() is None
+        ]
+        await asyncio.gather(*(connection.fetch_tools() for connection in stale))
         self._on_listed()
 
     def absent(self) -> set[str]:
         """Upstreams that have listed no tools so far."""
-        return {each.name for each in self.connections.values() if not each.tools}
+        return {name for name, connection in self.connections.items() if not connection.tools}
 
     def find_tool(self, listed_as: str) -> Tool | None:
         return self._catalog.get(listed_as)
@@ -164,31 +177,32 @@ class UpstreamGroup:
         return list(self._catalog.values())
 
     def why_quarantined(self, listed_as: str) -> str | None:
-        kept_out = self._quarantine.get(listed_as)
-        return kept_out.because if kept_out else None
+        quarantine = self._quarantine.get(listed_as)
+        return quarantine.because if quarantine else None
 
     def agreed(self) -> list[Tool]:
-        """Every tool by the definition agreed to, the one in the listing or not: what policies can speak of."""
-        known = {
-            name: make_tool(name.partition(SEPARATOR)[0], kept_out.pinned, self._rules)
-            for name, kept_out in self._quarantine.items()
-            if kept_out.pinned is not None
-        }
-        return [*self._catalog.values(), *known.values()]
+        """Every tool by its accepted definition, listed now or not: the tools that policies can name."""
+        quarantined = [
+            make_tool(name.partition(SEPARATOR)[0], quarantine.pinned, self._rules)
+            for name, quarantine in self._quarantine.items()
+            if quarantine.pinned is not None
+        ]
+        return [*self._catalog.values(), *quarantined]
 
     def unagreed(self) -> set[str]:
-        """Tools that are listed, and of which no definition was ever agreed to."""
-        return {name for name, kept_out in self._quarantine.items() if kept_out.pinned is None}
+        """Listed tools of which no definition was ever accepted."""
+        return {name for name, quarantine in self._quarantine.items() if quarantine.pinned is None}
 
     def why_unavailable(self, server: str) -> str | None:
         return self.connections[server].why_unavailable()
 
-    # The only road to a tool
+    # Calls
 
     async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
-        """Send one call, once; again only to go on with it, when its upstream asks the client something first.
+        """Send one call, once. Only an upstream that first needs input from the client gets it again, with the input.
 
-        INVARIANT: takes a durable `Intent` and nothing else (promise P1); whatever round it is, the arguments are its.
+        INVARIANT: nothing else sends a tool call, and it takes a durable `Intent` (promise P1). Every round carries
+        the arguments of that intent.
         """
         call = intent.call
         assert call.tool is not None
@@ -196,18 +210,19 @@ class UpstreamGroup:
         params: dict[str, Any] = {"name": call.tool.name, "arguments": orjson.Fragment(call.canonical)}
         if call.meta:
             params["_meta"] = call.meta
-        if connection.speech is None:
+        if connection.protocol is None:
             return await _outcome(
-                connection, connection.peer.request(CALL_TOOL, params, channel.progress, connection.timeout)
+                connection, connection.peer.request(CALL_TOOL, params, channel.progress, connection.call_seconds)
             )
         rounds = RoundCount()
-        work = connection.speech.in_rounds(CALL_TOOL, params, channel, connection.timeout, rounds)
-        return replace(await _outcome(connection, work), rounds=rounds.made)
+        work = connection.protocol.request_until_complete(CALL_TOOL, params, channel, connection.call_seconds, rounds)
+        return replace(await _outcome(connection, work), rounds=rounds.sent)
 
     # Everything that is not a tool call
 
-    def capable(self, capability: str) -> list[str]:
-        return [each.name for each in self.connections.values() if each.capable(capability)]
+    def with_capability(self, capability: str) -> list[str]:
+        """The names of the upstreams that have it now, in the order of the configuration."""
+        return [name for name, connection in self.connections.items() if connection.has_capability(capability)]
 
     async def relay(self, server: str, method: str, params: Json, channel: ClientChannel = SILENT_CHANNEL) -> Json:
         """Pass a request on; returns its `result` or `error` member. INVARIANT: never a tool call."""
@@ -216,17 +231,17 @@ class UpstreamGroup:
             return await self.connections[server].request(method, params, channel)
         except PeerLost as lost:
             return error(-32603, str(lost))
-        except (UpstreamError, InputUnavailable) as why:
-            return error(-32603, f"upstream `{server}`: {why}")
+        except (UpstreamError, InputUnavailable) as failure:
+            return error(-32603, f"upstream `{server}`: {failure}")
 
     async def relay_list(self, server: str, method: str) -> list[Json]:
         """Every page of one upstream's list. Raises: PeerLost, UpstreamError."""
         return await self.connections[server].fetch_list(method)
 
     def notify(self, server: str, method: str, params: Json) -> None:
-        """Pass a notification on, to an upstream whose era has it."""
+        """Pass a notification on, unless the upstream's protocol has none from clients."""
         connection = self.connections[server]
-        if connection.why_unavailable() is None and connection.speech is None:
+        if connection.why_unavailable() is None and connection.protocol is None:
             connection.peer.notify(method, params)
 
     def answer(self, server: str, id: Id, reply: Json) -> None:
@@ -239,7 +254,7 @@ class UpstreamGroup:
 
 
 async def _outcome(connection: Connection, work: Awaitable[Json]) -> Execution:
-    """What came of a call that is under way."""
+    """The outcome of a call that was sent."""
     name = connection.name
     try:
         return _read_reply(name, await work)
@@ -247,17 +262,17 @@ async def _outcome(connection: Connection, work: Awaitable[Json]) -> Execution:
         return _may_have_run(ExecutionStatus.UNKNOWN, f"{lost} before it answered")
     except TimeoutError:
         return _may_have_run(
-            ExecutionStatus.TIMEOUT, f"upstream `{name}` did not answer within {connection.timeout:g} s"
+            ExecutionStatus.TIMEOUT, f"upstream `{name}` did not answer within {connection.call_seconds:g} s"
         )
-    except UpstreamError as odd:
-        return _may_have_run(ExecutionStatus.UPSTREAM_ERROR, f"upstream `{name}` answered with {odd}")
-    except InputUnavailable as why:
-        return _may_have_run(ExecutionStatus.CANCELLED, f"upstream `{name}` did not finish: {why}")
+    except UpstreamError as failure:
+        return _may_have_run(ExecutionStatus.UPSTREAM_ERROR, f"upstream `{name}` answered with {failure}")
+    except InputUnavailable as failure:
+        return _may_have_run(ExecutionStatus.CANCELLED, f"upstream `{name}` did not finish: {failure}")
 
 
-def _may_have_run(ending: ExecutionStatus, detail: str) -> Execution:
-    text = f"{detail}. The call may have taken effect: do not repeat it before looking at the resource."
-    return Execution(ending, tool_error(text, outcome=str(ending)), detail)
+def _may_have_run(status: ExecutionStatus, detail: str) -> Execution:
+    text = f"{detail}. The call may have taken effect: check the resource before you repeat it."
+    return Execution(status, tool_error(text, outcome=str(status)), detail)
 
 
 def _read_reply(server: str, reply: Json) -> Execution:

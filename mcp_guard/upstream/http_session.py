@@ -1,8 +1,8 @@
-"""The wire to an upstream over HTTP: streamable HTTP (2025-03-26 on, 2026-07-28 too) and HTTP with SSE (2024-11-05).
+"""A session with an upstream over HTTP: streamable HTTP (2025-03-26 on, 2026-07-28 too) or HTTP with SSE (2024-11-05).
 
-Frames go out in the order in which they were written; a request's answer may be a document or a stream of events.
-Nothing is sent twice: a request whose answer is lost is lost, and whoever made it is told so. A request with the
-envelope of 2026-07-28 has headers that mirror it and no session; to give it up is to close the stream of its answer.
+Frames are sent in the order in which they were written; the answer to a request is a document or a stream of events.
+No request is sent twice: if its answer is lost, whoever made it is told so. A request with the envelope of 2026-07-28
+has headers that mirror it and belongs to no session; it is cancelled by closing the stream of its answer.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from urllib.parse import urljoin, urlsplit
 import httpx2 as httpx
 import orjson
 
+from mcp_guard.core.bounded import join_bounded
 from mcp_guard.core.model import Json
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.methods import CANCELLED, INITIALIZE
@@ -29,11 +30,12 @@ MAX_RETRY_SECONDS = 30.0
 ACCEPT = "application/json, text/event-stream"
 OPENING_METHODS = (INITIALIZE, "server/discover")
 LISTEN = "subscriptions/listen"
+NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
 class ServerAddress:
-    """Where an upstream is. `headers` go with each request, secrets included; `old` says that it is HTTP with SSE."""
+    """Where an upstream is. `headers` are sent with each request, secrets included; `old` means HTTP with SSE."""
 
     url: str
     headers: Mapping[str, str] = field(repr=False)
@@ -41,257 +43,269 @@ class ServerAddress:
 
 
 class TokenProvider(Protocol):
-    """Whose word lets our requests in, where that changes with time."""
+    """Supplies the headers of an access token that changes with time."""
 
     def headers(self) -> dict[str, str]: ...
 
     async def ready(self) -> None:
-        """Have headers that are good for a while. Raises: NoToken."""
+        """Make sure that the token is valid for a while. Raises: NoToken."""
 
     async def renew(self, refused: dict[str, str]) -> None:
-        """Have others than these, which were refused. Raises: NoToken."""
+        """Replace the token in these headers, which was refused. Raises: NoToken."""
 
 
-class HttpSession:
-    """One session with one upstream."""
+class UpstreamHttpSession:
+    """One session with one upstream. `handler` receives what arrives, and that the session ended."""
 
     def __init__(
-        self, address: ServerAddress, ears: MessageHandler, limit: int, authority: TokenProvider | None = None
+        self,
+        address: ServerAddress,
+        handler: MessageHandler,
+        max_message_bytes: int,
+        token_provider: TokenProvider | None = None,
     ) -> None:
         self._address = address
-        self._authority = authority
-        self._ears = ears
-        self._limit = limit
-        self._out: asyncio.Queue[bytes] = asyncio.Queue()
-        self._fixed: dict[str, str] = {}
-        self._post_to = address.url
-        self._ended = False
+        self._handler = handler
+        self._max_message_bytes = max_message_bytes
+        self._token_provider = token_provider
+        self._http = httpx.AsyncClient(
+            timeout=httpx.Timeout(CONNECT_SECONDS, read=None, pool=None),
+            limits=httpx.Limits(max_connections=None),
+            trust_env=False,
+        )
+        self._tasks = asyncio.TaskGroup()
+        self._outgoing: asyncio.Queue[bytes] = asyncio.Queue()
+        self._session_headers: dict[str, str] = {}
+        self._post_url = address.url
+        self._is_over = False
         self._stateless: dict[Id, asyncio.Task[None]] = {}
-        """Requests under way that are given up by closing their streams."""
+        """Open requests that are cancelled by closing their streams."""
 
-    def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
-        self._out.put_nowait(frame)
+    def write(self, frame: bytes) -> None:
+        self._outgoing.put_nowait(frame)
 
     async def run(self, opened: asyncio.Event) -> None:
-        """Carry frames until cancelled or until the session is over."""
-        timeout = httpx.Timeout(CONNECT_SECONDS, read=None, pool=None)
-        limits = httpx.Limits(max_connections=None)
-        async with httpx.AsyncClient(timeout=timeout, limits=limits, trust_env=False) as self._http:
+        """Send frames until cancelled or until the session is over; `opened` is set once they can be sent."""
+        async with self._http:
             try:
-                async with asyncio.TaskGroup() as self._tasks:
+                async with self._tasks:
                     if self._address.old:
-                        self._tasks.create_task(self._old_stream(opened))
+                        self._tasks.create_task(self._read_old_stream(opened))
                     else:
                         opened.set()
                     await self._send_all()
-            except* _SessionEnded as over:
-                self._end(str(over.exceptions[0]))
+            except* _SessionEnded as endings:
+                if not self._is_over:
+                    self._is_over = True
+                    self._handler.on_closed(str(endings.exceptions[0]))
 
     async def _send_all(self) -> None:
         while True:
-            frame = await self._out.get()
+            frame = await self._outgoing.get()
             message = orjson.loads(frame)
             is_request = "method" in message and "id" in message
-            if message.get("method") == CANCELLED and self._give_up(message):
+            if message.get("method") == CANCELLED and self._cancel(message):
                 continue
-            if why := await self._no_token():
+            if failure := await self._sign_in():
                 if is_request:
-                    self._refuse(message, why)
+                    self._reject(message, failure)
             elif is_request:
-                self._begin(frame, message)
+                self._begin_request(frame, message)
             else:
-                await self._say(frame)
+                await self._send_one_way(frame)
 
-    def _begin(self, frame: bytes, message: Json) -> None:
+    def _begin_request(self, frame: bytes, message: Json) -> None:
         if not is_stateless(message["method"], message.get("params") or {}) or self._address.old:
             self._tasks.create_task(self._request(frame, message, {}))
             return
-        from mcp_guard.protocol.headers import mirror_headers  # of the stateless era only
+        from mcp_guard.protocol.headers import mirror_headers  # needed by the stateless revision only
 
         id = message["id"]
-        task = self._tasks.create_task(self._request(frame, message, mirror_headers(message, self._ears.schema)))
+        headers = mirror_headers(message, self._handler.input_schema)
+        task = self._tasks.create_task(self._request(frame, message, headers))
         self._stateless[id] = task
         task.add_done_callback(lambda _: self._stateless.pop(id, None))
 
-    def _give_up(self, cancelled: Json) -> bool:
-        """True if that is all there is to say: to an upstream that was not greeted with `initialize`, it is."""
-        task = self._stateless.get(cancelled["params"]["requestId"])
+    def _cancel(self, notification: Json) -> bool:
+        """Cancel a stateless request. False if the notification must be sent: the upstream had a handshake."""
+        task = self._stateless.get(notification["params"]["requestId"])
         if task is not None:
             task.cancel()
-        return task is not None or (VERSION not in self._fixed and not self._address.old)
+        return task is not None or (VERSION not in self._session_headers and not self._address.old)
 
-    async def _no_token(self) -> str | None:
-        """Have a token before anything goes, where one is needed. Returns why there is none."""
-        if self._authority is None:
+    async def _sign_in(self) -> str | None:
+        """Make sure of a token, if one is needed. Returns why there is none, or None."""
+        if self._token_provider is None:
             return None
         from mcp_guard.upstream.oauth.discovery import NoToken
 
         try:
-            await self._authority.ready()
-        except NoToken as why:
-            return f"cannot be signed in to: {why}"
+            await self._token_provider.ready()
+        except NoToken as failure:
+            return f"sign-in failed: {failure}"
         return None
 
     @asynccontextmanager
     async def _exchange(
-        self, method: str, frame: bytes | None = None, more: Mapping[str, str] = MappingProxyType({})
+        self, method: str, frame: bytes | None = None, extra: Mapping[str, str] = NO_HEADERS
     ) -> AsyncIterator[httpx.Response]:
-        """One request and its response. INVARIANT: it goes a second time only after status 401, which says that it was
-        not acted on, and only with another token."""
-        url, accept = (self._post_to, ACCEPT) if method == "POST" else (self._address.url, "text/event-stream")
-        for is_last in (self._authority is None, True):
-            token = self._authority.headers() if self._authority else {}
-            headers = {"accept": accept, **self._headers(more), **token}
+        """One request and its response.
+
+        INVARIANT: it is sent a second time only after status 401, which means that it was not acted on, and only with
+        another token.
+        """
+        url, accept = (self._post_url, ACCEPT) if method == "POST" else (self._address.url, "text/event-stream")
+        for is_last in (self._token_provider is None, True):
+            token = self._token_provider.headers() if self._token_provider else {}
+            headers = {"accept": accept, **self._headers(extra), **token}
             async with self._http.stream(method, url, content=frame, headers=headers) as response:
-                if is_last or response.status_code != 401 or not await self._renewed(token):
+                if is_last or response.status_code != 401 or not await self._renew_token(token):
                     yield response
                     return
 
-    async def _renewed(self, refused: dict[str, str]) -> bool:
+    async def _renew_token(self, refused: dict[str, str]) -> bool:
         from mcp_guard.upstream.oauth.discovery import NoToken
 
-        assert self._authority is not None
+        assert self._token_provider is not None
         try:
-            await self._authority.renew(refused)
+            await self._token_provider.renew(refused)
         except NoToken:
-            return False  # the refusal stands
+            return False  # the answer with status 401 stays
         return True
 
-    def _headers(self, more: Mapping[str, str] = MappingProxyType({})) -> dict[str, str]:
-        return {"content-type": "application/json", **self._fixed, **more, **self._address.headers}
+    def _headers(self, extra: Mapping[str, str] = NO_HEADERS) -> dict[str, str]:
+        return {"content-type": "application/json", **self._session_headers, **extra, **self._address.headers}
 
-    async def _say(self, frame: bytes) -> None:
-        """A notification, or an answer."""
+    async def _send_one_way(self, frame: bytes) -> None:
+        """Send a notification or a reply."""
         try:
             async with self._exchange("POST", frame) as response:
                 status = response.status_code
         except httpx.TransportError as error:
             raise _SessionEnded(_explain(error)) from None
-        if status == 404 and SESSION in self._fixed:
+        if status == 404 and SESSION in self._session_headers:
             raise _SessionEnded("has ended its session")
 
     async def _request(self, frame: bytes, message: Json, mirrored: Mapping[str, str]) -> None:
         try:
             async with self._exchange("POST", frame, mirrored) as response:
                 if self._address.old and response.status_code < 300:
-                    return  # the answer comes on the standing stream
-                await self._take(response, message)
+                    return  # the answer arrives on the stream that was opened first
+                await self._read_answer(response, message)
         except httpx.TransportError as error:
-            away = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
-            if message["method"] in OPENING_METHODS or (away and message["method"] == LISTEN):
+            not_connected = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
+            if message["method"] in OPENING_METHODS or (not_connected and message["method"] == LISTEN):
                 raise _SessionEnded(_explain(error)) from None
-            self._ears.on_lost(message["id"], _explain(error))
+            self._handler.on_request_lost(message["id"], _explain(error))
 
-    async def _take(self, response: httpx.Response, message: Json) -> None:
-        """The answer to a request."""
-        if response.status_code == 404 and SESSION in self._fixed:
+    async def _read_answer(self, response: httpx.Response, message: Json) -> None:
+        if response.status_code == 404 and SESSION in self._session_headers:
             raise _SessionEnded("has ended its session")
-        kind = response.headers.get("content-type", "")
-        if kind.startswith("text/event-stream"):
-            await self._follow(response, message["id"])
+        content_type = response.headers.get("content-type", "")
+        if content_type.startswith("text/event-stream"):
+            await self._read_answer_stream(response, message["id"])
         elif response.status_code >= 300:
-            self._fail(message, response.status_code, await read(response, self._limit))
+            self._read_error_answer(message, response.status_code, await self._read_body(response))
         else:
-            self._ears.on_line(await read(response, self._limit))
-            self._ears.on_lost(message["id"], "answered, but not this request")
-        self._learn(response, message)
+            self._handler.on_message(await self._read_body(response))
+            self._handler.on_request_lost(message["id"], "answered, but not this request")
+        self._adopt_session(response, message)
 
-    async def _follow(self, response: httpx.Response, id: Id) -> None:
-        """The stream of an answer, and where it went on if it ended before that (2025-11-25, "Resumability")."""
-        place, answered = await self._hear(response, id)
-        while not answered and place.id and SESSION in self._fixed:
-            await asyncio.sleep(place.retry)
-            async with self._exchange("GET", more={"last-event-id": place.id}) as more:
-                if more.status_code != 200:
+    async def _read_body(self, response: httpx.Response) -> bytes | None:
+        return await join_bounded(response.aiter_bytes(), self._max_message_bytes)
+
+    async def _read_answer_stream(self, response: httpx.Response, id: Id) -> None:
+        """Read the stream of an answer, and its continuation if it ends early (2025-11-25, "Resumability")."""
+        position, answered = await self._read_until_end(response, id)
+        while not answered and position.id and SESSION in self._session_headers:
+            await asyncio.sleep(position.retry)
+            async with self._exchange("GET", extra={"last-event-id": position.id}) as continuation:
+                if continuation.status_code != 200:
                     break
-                before, (place, answered) = place, await self._hear(more, id)
-            if place == before and not answered:
-                break  # nothing came: it will not
+                before, (position, answered) = position, await self._read_until_end(continuation, id)
+            if position == before and not answered:
+                break  # nothing new arrived, and nothing will
         if not answered:
-            self._ears.on_lost(id, "the stream of its answer ended early")
+            self._handler.on_request_lost(id, "the stream of its answer ended early")
 
-    async def _hear(self, response: httpx.Response, id: Id) -> tuple["StreamPosition", bool]:
-        """Hand on what comes; where it ended, and whether the reply was among it."""
-        place, answered = StreamPosition(), False
-        async for data in events(response, self._limit, place):
-            self._ears.on_line(data)
-            answered = answered or _answers(data, id)
-        return place, answered
+    async def _read_until_end(self, response: httpx.Response, id: Id) -> tuple["StreamPosition", bool]:
+        """Pass on each message; returns where the stream ended, and whether the reply to `id` was among them."""
+        position, answered = StreamPosition(), False
+        async for data in events(response, self._max_message_bytes, position):
+            self._handler.on_message(data)
+            answered = answered or _is_reply_to(data, id)
+        return position, answered
 
-    def _learn(self, response: httpx.Response, message: Json) -> None:
-        """What `initialize` settles for all that follows."""
+    def _adopt_session(self, response: httpx.Response, message: Json) -> None:
+        """Send the session id and the version with all requests after `initialize`."""
         if message["method"] == INITIALIZE and response.status_code < 300:
             if id := response.headers.get(SESSION):
-                self._fixed[SESSION] = id
-            self._fixed[VERSION] = message["params"]["protocolVersion"]
-            self._tasks.create_task(self._stand())
+                self._session_headers[SESSION] = id
+            self._session_headers[VERSION] = message["params"]["protocolVersion"]
+            self._tasks.create_task(self._listen())
 
-    def _fail(self, message: Json, status: int, body: bytes | None) -> None:
-        """A reply may come with any status. Without one, only the status is told: the rest is a stranger's.
+    def _read_error_answer(self, message: Json, status: int, body: bytes | None) -> None:
+        """A reply can have any status. Without one, only the status is reported: the body may hold anything.
 
-        An error under another id, or none, is one too, where it says that the request was refused unread.
+        An error under another id, or none, counts as the reply where it means that the request was refused unread.
         """
-        why, greets = f"answered with HTTP status {status}", message["method"] in OPENING_METHODS
-        if reply := _reply(body or b"", message["id"], any_id=status < 500 or greets):
-            self._ears.on_line(reply)
-        elif status >= 500 and not greets:
-            self._ears.on_lost(message["id"], why)  # it may have run
+        reason, is_opening = f"answered with HTTP status {status}", message["method"] in OPENING_METHODS
+        if reply := _reply_in(body or b"", message["id"], any_id=status < 500 or is_opening):
+            self._handler.on_message(reply)
+        elif status >= 500 and not is_opening:
+            self._handler.on_request_lost(message["id"], reason)  # it may have run
         else:
-            self._refuse(message, why)
+            self._reject(message, reason)
 
-    def _refuse(self, message: Json, why: str) -> None:
-        error = {"code": -32000, "message": f"the upstream {why}"}
-        self._ears.on_line(orjson.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error}))
+    def _reject(self, message: Json, reason: str) -> None:
+        error = {"code": -32000, "message": f"the upstream {reason}"}
+        self._handler.on_message(orjson.dumps({"jsonrpc": "2.0", "id": message["id"], "error": error}))
 
-    async def _stand(self) -> None:
-        """The standing stream, for what the upstream says of its own accord; not every upstream has one."""
+    async def _listen(self) -> None:
+        """Read the stream of what the upstream sends without being asked; not every upstream has one."""
         while True:
             try:
                 async with self._exchange("GET") as response:
                     if response.status_code != 200:
                         return
-                    async for data in events(response, self._limit):
-                        self._ears.on_line(data)
+                    async for data in events(response, self._max_message_bytes):
+                        self._handler.on_message(data)
             except httpx.TransportError as error:
                 raise _SessionEnded(_explain(error)) from None
             await asyncio.sleep(RETRY_SECONDS)
 
-    async def _old_stream(self, opened: asyncio.Event) -> None:
+    async def _read_old_stream(self, opened: asyncio.Event) -> None:
+        """The one stream of HTTP with SSE: first the URL for requests, then all messages."""
         try:
             async with self._exchange("GET") as response:
                 if response.status_code != 200:
                     raise _SessionEnded(f"answered with HTTP status {response.status_code}")
-                async for name, data in named_events(response, self._limit):
+                async for name, data in named_events(response, self._max_message_bytes):
                     if name == "endpoint":
-                        self._post_to = urljoin(self._address.url, (data or b"").decode(errors="replace"))
-                        if _origin(self._post_to) != _origin(self._address.url):
+                        self._post_url = urljoin(self._address.url, (data or b"").decode(errors="replace"))
+                        if _origin(self._post_url) != _origin(self._address.url):
                             raise _SessionEnded("wants its requests sent to another host")
                         opened.set()
                     else:
-                        self._ears.on_line(data)
+                        self._handler.on_message(data)
         except httpx.TransportError as error:
             raise _SessionEnded(_explain(error)) from None
         raise _SessionEnded("closed its stream")
 
-    def _end(self, why: str) -> None:
-        if not self._ended:
-            self._ended = True
-            self._ears.on_end(why)
-
-    async def leave(self) -> None:
-        """End the session at the upstream, if it has one that can be ended."""
-        if SESSION not in self._fixed:
+    async def delete(self) -> None:
+        """End the session at the upstream, if it has one."""
+        if SESSION not in self._session_headers:
             return
         try:
             async with httpx.AsyncClient(timeout=2, trust_env=False) as http:
-                token = self._authority.headers() if self._authority else {}
+                token = self._token_provider.headers() if self._token_provider else {}
                 await http.delete(self._address.url, headers={**self._headers(), **token})
         except httpx.HTTPError:
-            return  # it is gone, or takes none of that: there is no session left either way
+            return  # unreachable, or it does not support this: either way the session is of no use any more
 
 
 class _SessionEnded(Exception):
-    """The session is over."""
+    """The session is over; the message says why."""
 
 
 def _origin(url: str) -> tuple[str, str]:
@@ -299,18 +313,18 @@ def _origin(url: str) -> tuple[str, str]:
     return parts.scheme, parts.netloc
 
 
-def _reply(body: bytes, id: Id, any_id: bool) -> bytes | None:
-    """The reply to this request that a body holds; an error may be under `any_id`."""
+def _reply_in(body: bytes, id: Id, any_id: bool) -> bytes | None:
+    """The reply to this request in a body; with `any_id`, also an error under another id, with the id corrected."""
     try:
-        found = orjson.loads(body)
+        message = orjson.loads(body)
     except orjson.JSONDecodeError:
         return None
-    if not isinstance(found, dict):
+    if not isinstance(message, dict):
         return None
-    if found.get("id") == id and ("error" in found or "result" in found):
+    if message.get("id") == id and ("error" in message or "result" in message):
         return body
-    if any_id and isinstance(found.get("error"), dict):
-        return orjson.dumps({"jsonrpc": "2.0", "id": id, "error": found["error"]})
+    if any_id and isinstance(message.get("error"), dict):
+        return orjson.dumps({"jsonrpc": "2.0", "id": id, "error": message["error"]})
     return None
 
 
@@ -318,27 +332,16 @@ def _explain(error: httpx.TransportError) -> str:
     return f"cannot be reached: {type(error).__name__}{f': {error}' if str(error) else ''}"
 
 
-async def read(response: httpx.Response, limit: int) -> bytes | None:
-    """The body; None if it is over the limit."""
-    parts, size = [], 0
-    async for part in response.aiter_bytes():
-        parts.append(part)
-        size += len(part)
-        if size > limit:
-            return None
-    return b"".join(parts)
-
-
 @dataclass(slots=True)
 class StreamPosition:
-    """Where a stream of events is: the last id, and how many seconds to wait before coming back."""
+    """How far a stream of events was read: the last event id, and the seconds to wait before resuming."""
 
     id: str = ""
     retry: float = RETRY_SECONDS
 
 
-def _answers(data: bytes | None, id: Id) -> bool:
-    """Whether this frame is the reply; one that is too large to tell may be it."""
+def _is_reply_to(data: bytes | None, id: Id) -> bool:
+    """Whether this frame is the reply. One over the size limit counts, because it may be."""
     if data is None:
         return True
     try:
@@ -349,24 +352,27 @@ def _answers(data: bytes | None, id: Id) -> bool:
 
 
 async def events(
-    response: httpx.Response, limit: int, place: StreamPosition | None = None
+    response: httpx.Response, max_bytes: int, position: StreamPosition | None = None
 ) -> AsyncIterator[bytes | None]:
     """The data of each message event; None for one over the limit."""
-    async for name, data in named_events(response, limit, place):
+    async for name, data in named_events(response, max_bytes, position):
         if name == "message" and data != b"":
             yield data
 
 
 async def named_events(
-    response: httpx.Response, limit: int, place: StreamPosition | None = None
+    response: httpx.Response, max_bytes: int, position: StreamPosition | None = None
 ) -> AsyncIterator[tuple[str, bytes | None]]:
-    """Server-sent events (HTML Living Standard §9.2.6): name and data; data is None if it is over the limit."""
+    """Server-sent events (HTML Living Standard §9.2.6): name and data; data is None if it is over the limit.
+
+    `position` is kept up to date while they are read.
+    """
     name, data, size = "message", list[str](), 0
-    place = place or StreamPosition()
+    position = position or StreamPosition()
     async for line in response.aiter_lines():
         if not line:
             if data or size:
-                yield name, "\n".join(data).encode() if size <= limit else None
+                yield name, "\n".join(data).encode() if size <= max_bytes else None
             name, data, size = "message", [], 0
             continue
         field_name, _, value = line.partition(":")
@@ -374,10 +380,10 @@ async def named_events(
         if field_name == "event":
             name = value
         elif field_name == "id":
-            place.id = value
+            position.id = value
         elif field_name == "retry" and value.isdecimal():
-            place.retry = min(int(value) / 1000, MAX_RETRY_SECONDS)
+            position.retry = min(int(value) / 1000, MAX_RETRY_SECONDS)
         elif field_name == "data":
             size += len(value)
-            if size <= limit:
+            if size <= max_bytes:
                 data.append(value)

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 
+from mcp_guard.core.bounded import read_bounded
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.secret_scrubber import Scrubber, looks_secret, password_of
 from mcp_guard.settings import SecretReference
@@ -35,7 +36,7 @@ def from_file(place: SecretReference, here: Path, _: Mapping[str, str]) -> str:
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
-            data = file.read(MAX_BYTES + 1)
+            data = read_bounded(file, MAX_BYTES)
     except OSError as error:
         raise ConfigError(f"cannot read `{name}`: {error.strerror}", f"the file is looked for at {path}") from None
     if not stat.S_ISREG(mode) or mode & (stat.S_IRWXG | stat.S_IRWXO):
@@ -43,13 +44,17 @@ def from_file(place: SecretReference, here: Path, _: Mapping[str, str]) -> str:
     return _text(data, f"`{name}`")
 
 
-def _text(data: bytes, what: str) -> str:
+def _text(data: bytes | None, origin: str) -> str:
+    """The secret in these bytes; None means over the limit. Raises: ConfigError."""
+    hint = "a secret is one text"
+    if data is None or len(data) > MAX_BYTES:
+        raise ConfigError(f"{origin} is too long", hint)
     try:
         value = data.decode().strip()
     except UnicodeDecodeError:
-        raise ConfigError(f"{what} is not text (UTF-8)", "a secret is one text") from None
-    if not value or len(data) > MAX_BYTES:
-        raise ConfigError(f"{what} is {'too long' if value else 'empty'}", "a secret is one text")
+        raise ConfigError(f"{origin} is not text (UTF-8)", hint) from None
+    if not value:
+        raise ConfigError(f"{origin} is empty", hint)
     return value
 
 

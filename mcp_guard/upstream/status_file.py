@@ -1,7 +1,7 @@
-"""How this process's upstreams stand, in a small file beside its lock, for `mcp-guard status` to read.
+"""The state of this process's upstreams in a small file beside its lock, for `mcp-guard status` to read.
 
-A file and not the ledger: that an upstream comes and goes is no evidence, and must not cost a receipt; see
-docs/decisions/0033. It is written a moment after a change, and never while a call waits for it.
+It is a file and not the ledger because an upstream that comes and goes is no evidence, and must not cost a receipt; see
+docs/decisions/0033. It is written shortly after a change, and never while a call waits for it.
 """
 
 import asyncio
@@ -16,12 +16,12 @@ from mcp_guard.core.model import Json
 from mcp_guard.files import replace_file
 
 DELAY_SECONDS = 0.1
-"""Changes of one moment are written together."""
+"""Changes within this time are written together."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpstreamStatus:
-    """Of one connection. Times are Unix seconds; `next_try` is when it is started again, if it is down."""
+    """Of one connection. Times are Unix seconds; `next_try` is the time of the next restart of one that is down."""
 
     is_up: bool
     since: float
@@ -30,45 +30,46 @@ class UpstreamStatus:
 
 
 class StatusSource(Protocol):
-    """Whoever has connections to upstreams."""
+    """The upstreams of one session."""
 
-    on_circuit: Callable[[], None]
     is_closed: bool
 
-    def circuits(self) -> dict[str, UpstreamStatus]: ...
+    def statuses(self) -> dict[str, UpstreamStatus]: ...
 
 
 class StatusFile:
-    """The circuits of all sessions of one process. Needs a running loop from the first change on."""
+    """The upstreams of all sessions of one process. Needs a running event loop from the first change on."""
 
     def __init__(self, path: Path, note: Callable[[str], None]) -> None:
         self._path, self._note = path, note
-        self._watched: dict[str, list[StatusSource]] = {}
+        self._sources: dict[str, list[StatusSource]] = {}
+        """By instance."""
         self._timer: asyncio.TimerHandle | None = None
 
-    def watch(self, instance: str, group: StatusSource) -> None:
-        self._watched.setdefault(instance, []).append(group)
-        group.on_circuit = self._changed
+    def add(self, instance: str, source: StatusSource) -> None:
+        """Include these upstreams until they are closed. `on_change` must be called when their status changes."""
+        self._sources.setdefault(instance, []).append(source)
 
-    def _changed(self) -> None:
+    def on_change(self) -> None:
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(DELAY_SECONDS, self._write)
 
     def _write(self) -> None:
         self._timer = None
-        open_ones = {
-            instance: [each for each in groups if not each.is_closed] for instance, groups in self._watched.items()
+        open_sources = {
+            instance: [source for source in sources if not source.is_closed]
+            for instance, sources in self._sources.items()
         }
-        self._watched = {instance: groups for instance, groups in open_ones.items() if groups}
+        self._sources = {instance: sources for instance, sources in open_sources.items() if sources}
         rows = [
-            {"instance": instance, "upstream": name, **asdict(circuit)}
-            for instance, groups in self._watched.items()
-            for group in groups
-            for name, circuit in group.circuits().items()
+            {"instance": instance, "upstream": name, **asdict(status)}
+            for instance, sources in self._sources.items()
+            for source in sources
+            for name, status in source.statuses().items()
         ]
         try:
             replace_file(self._path, orjson.dumps(rows), durable=False)
-        except OSError as error:  # nobody's call depends on it
+        except OSError as error:  # no call depends on it
             self._note(f"cannot write `{self._path}`: {error.strerror}")
 
     def close(self) -> None:
@@ -82,10 +83,10 @@ def status_path(guards: Path, guard: str) -> Path:
 
 
 def read_statuses(guards: Path, guard: str) -> list[Json]:
-    """What this guard wrote last; nothing if it has not, or is of another version."""
+    """The rows that this guard wrote last; empty if there are none, or another version wrote them."""
     try:
         rows = orjson.loads(status_path(guards, guard).read_bytes())
     except (OSError, orjson.JSONDecodeError):
         return []
-    wanted = {"instance", "upstream", "is_up", "since", "why", "next_try"}
-    return [row for row in rows if isinstance(row, dict) and wanted <= row.keys()] if isinstance(rows, list) else []
+    members = {"instance", "upstream", "is_up", "since", "why", "next_try"}
+    return [row for row in rows if isinstance(row, dict) and members <= row.keys()] if isinstance(rows, list) else []

@@ -1,6 +1,6 @@
-"""An upstream's process: its own process group, a minimal environment, its stderr in a file of its own.
+"""The stdio transport: an upstream as a process of its own group, with a minimal environment and its stderr in a file.
 
-Where secrets are configured, what it writes to stderr passes through us, so that none of them gets into that file.
+Where secrets are configured, its stderr passes through the guard, so that none of them gets into that file.
 """
 
 import asyncio
@@ -23,12 +23,14 @@ from mcp_guard.upstream.secrets import is_slow, make_environment
 from mcp_guard.upstream.transport import MessageHandler
 
 INHERITED = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER", "SYSTEMROOT")
-"""What a child gets of our own environment; all else is named in the config, so that no secret of ours leaks."""
+"""The variables of the guard's environment that an upstream inherits. The configuration adds others by name, so that no
+secret of the guard leaks."""
 
-STDERR_LIMIT = 1024 * 1024
+MAX_STDERR_FILE_BYTES = 1024 * 1024
+"""A larger file is emptied before the process starts."""
 GRACE_SECONDS = 2.0
 MAX_LINE_BYTES = 64 * 1024
-"""Bytes of stderr that are looked at together, if no line ends before."""
+"""Bytes of stderr that are scrubbed together if no line ends before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,113 +43,117 @@ class StdioServerParameters:
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
     secrets: Mapping[str, SecretReference] = field(default_factory=dict)
     here: Path = Path()
-    """The folder that files of secrets are looked for in."""
+    """The folder that relative paths of secrets start from."""
     scrubber: Scrubber = field(default_factory=Scrubber)
-    is_searched: bool = False
-    """Whether its stderr passes through us even while the scrubber knows no secret: some become known later."""
+    scrubs_later_secrets: bool = False
+    """Whether its stderr passes through the guard even while the scrubber knows no secret, as it may learn some."""
     cwd: Path | None = None
 
 
-class ServerProcess(subprocess.Popen[bytes]):
-    """A running upstream. `unguarded` names its secrets that are too short to be scrubbed."""
+@dataclass(frozen=True, slots=True)
+class ServerProcess:
+    """A running upstream."""
 
-    unguarded: tuple[str, ...] = ()
-    pump: threading.Thread | None = None
-    """Carries its stderr to the file, until it closes it."""
+    popen: subprocess.Popen[bytes]
+    stdin: IO[bytes]
+    stdout: IO[bytes]
+    unscrubbed_secrets: tuple[str, ...]
+    """Names of its secrets that are too short to be scrubbed."""
+    stderr_thread: threading.Thread | None
+    """Copies its stderr to the file until the process closes it."""
 
 
-def start_process(connector: StdioServerParameters) -> ServerProcess:
-    """Start the child in its own session, so that everything it starts can be ended with it.
+def start_process(parameters: StdioServerParameters) -> ServerProcess:
+    """Start the process in a session of its own, so that everything it starts can be ended with it.
 
-    Raises: UpstreamError.
+    Raises: UpstreamError; the message does not name the upstream.
     """
-    environment = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
     try:
-        added, unguarded = make_environment(connector.env, connector.secrets, connector.here, connector.scrubber)
-        for folder in (connector.stderr.parent.parent, connector.stderr.parent):  # what a server logs is nobody else's
+        added, unscrubbed = make_environment(parameters.env, parameters.secrets, parameters.here, parameters.scrubber)
+        for folder in (parameters.stderr.parent.parent, parameters.stderr.parent):  # only the owner may read the logs
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        small = connector.stderr.exists() and connector.stderr.stat().st_size < STDERR_LIMIT
-        with connector.stderr.open("ab" if small else "wb") as stderr:
-            started = ServerProcess(
-                connector.argv,
+        is_small = parameters.stderr.exists() and parameters.stderr.stat().st_size < MAX_STDERR_FILE_BYTES
+        with parameters.stderr.open("ab" if is_small else "wb") as stderr:
+            popen = subprocess.Popen(
+                parameters.argv,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE if connector.scrubber or connector.is_searched else stderr,
-                env={**environment, **added},
-                cwd=connector.cwd,
+                stderr=subprocess.PIPE if parameters.scrubber or parameters.scrubs_later_secrets else stderr,
+                env={**inherited, **added},
+                cwd=parameters.cwd,
                 start_new_session=True,
                 bufsize=0,
             )
-            started.unguarded = tuple(unguarded)
-            if started.stderr is not None:
-                sink = os.fdopen(os.dup(stderr.fileno()), "ab", buffering=0)
-                started.pump = threading.Thread(
-                    target=copy_stderr, args=(started.stderr, sink, connector.scrubber), daemon=True
+            thread = None
+            if popen.stderr is not None:
+                file = os.fdopen(os.dup(stderr.fileno()), "ab", buffering=0)
+                thread = threading.Thread(
+                    target=copy_stderr, args=(popen.stderr, file, parameters.scrubber), daemon=True
                 )
-                started.pump.start()
-            return started
+                thread.start()
     except ConfigError as error:
-        raise UpstreamError(f"upstream `{connector.name}` cannot be started: {error.message}", error.hint) from None
+        raise UpstreamError(f"cannot be started: {error.message}", error.hint) from None
     except OSError as error:
         raise UpstreamError(
-            f"upstream `{connector.name}` cannot be started: `{connector.argv[0]}`: {error.strerror}",
-            f"check upstreams.{connector.name}.command in the config; is it on PATH?",
+            f"cannot be started: `{parameters.argv[0]}`: {error.strerror}",
+            f"check upstreams.{parameters.name}.command in the config; is it on PATH?",
         ) from None
+    assert popen.stdin is not None
+    assert popen.stdout is not None
+    return ServerProcess(popen, popen.stdin, popen.stdout, tuple(unscrubbed), thread)
 
 
-def copy_stderr(source: IO[bytes], sink: IO[bytes], scrubber: Scrubber) -> None:
-    """Copy what a child writes to its stderr, without secrets, until it is closed."""
+def copy_stderr(source: IO[bytes], file: IO[bytes], scrubber: Scrubber) -> None:
+    """Copy what a process writes to its stderr, without secrets, until it is closed."""
 
     def write(data: bytes) -> None:
-        with suppress(OSError):  # a full disk loses diagnostics; reading goes on, or the child would hang on its stderr
-            sink.write(data)
+        with suppress(OSError):  # with a full disk diagnostics are lost, but the process must not block on its stderr
+            file.write(data)
 
     held = b""
-    with open(source.fileno(), "rb", MAX_LINE_BYTES, closefd=False) as lines, source, sink:
+    with open(source.fileno(), "rb", MAX_LINE_BYTES, closefd=False) as lines, source, file:
         while piece := lines.readline(MAX_LINE_BYTES):
             held = scrubber.clean(held + piece)
             if held.endswith(b"\n"):
                 write(held)
                 held = b""
-            elif len(held) > MAX_LINE_BYTES:  # a line without end: what could be the beginning of a secret waits
+            elif len(held) > MAX_LINE_BYTES:  # a line without end: hold back what could be the beginning of a secret
                 write(held[: -scrubber.longest])
                 held = held[-scrubber.longest :]
         write(held)
 
 
-def _finish(process: ServerProcess) -> None:
-    """Reap it, and wait for the last of its stderr; somebody who left its group may hold that open, and is not waited
-    for."""
-    process.wait()
-    if process.pump is not None:
-        process.pump.join(GRACE_SECONDS / 4)
+def _reap(process: ServerProcess) -> None:
+    """Wait for its exit and for the last of its stderr; not long, because a process that left the group may hold it."""
+    process.popen.wait()
+    if process.stderr_thread is not None:
+        process.stderr_thread.join(GRACE_SECONDS / 4)
 
 
 async def stop_process(process: ServerProcess) -> None:
-    """End the child and its whole group: end of input first, then SIGTERM, then SIGKILL; and reap it."""
-    if process.stdin is not None:
-        process.stdin.close()
+    """End the process and its group: end of input first, then SIGTERM, then SIGKILL; and reap it."""
+    process.stdin.close()
     exited = await _wait(process, GRACE_SECONDS)
-    for name in (signal.SIGTERM, signal.SIGKILL):
-        if not _signal_group(process.pid, name):
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        if not _signal_group(process.popen.pid, number):
             break
         if not exited:
             exited = await _wait(process, GRACE_SECONDS)
-    if process.stdout is not None:
-        process.stdout.close()
-    _finish(process)
+    process.stdout.close()
+    _reap(process)
 
 
 def kill_process(process: ServerProcess) -> None:
-    """End the child and its group at once, and reap it."""
-    _signal_group(process.pid, signal.SIGKILL)
-    _finish(process)
+    """End the process and its group at once, and reap it."""
+    _signal_group(process.popen.pid, signal.SIGKILL)
+    _reap(process)
 
 
-def _signal_group(group: int, which: signal.Signals) -> bool:
-    """Whether anything of the group was still there to be told."""
+def _signal_group(group: int, number: signal.Signals) -> bool:
+    """Whether the group still had a process."""
     try:
-        os.killpg(group, which)
+        os.killpg(group, number)
     except (ProcessLookupError, PermissionError):
         return False
     return True
@@ -155,44 +161,49 @@ def _signal_group(group: int, which: signal.Signals) -> bool:
 
 async def _wait(process: ServerProcess, seconds: float) -> bool:
     deadline = asyncio.get_running_loop().time() + seconds
-    while process.poll() is None:
+    while process.popen.poll() is None:
         if asyncio.get_running_loop().time() >= deadline:
             return False
         await asyncio.sleep(0.01)
     return True
 
 
-# The link to an upstream that we start: a process on two pipes.
-
-
 class StdioTransport:
     """Implements `transport.Transport`."""
 
-    def __init__(self, connector: StdioServerParameters) -> None:
-        self.where = f"its stderr: {connector.stderr}"
-        self.unguarded: tuple[str, ...] = ()
-        self.is_slow = is_slow(connector.secrets.values())
-        self._connector = connector
+    def __init__(self, parameters: StdioServerParameters) -> None:
+        self.diagnostics = f"its stderr: {parameters.stderr}"
+        self.unscrubbed_secrets: tuple[str, ...] = ()
+        self.starts_slowly = is_slow(parameters.secrets.values())
+        self._parameters = parameters
         self._process: ServerProcess | None = None
+        self._start_failure = "is not started"
         self._pipes: Pipes | None = None
-        self._ears: MessageHandler
 
     def start(self) -> None:
-        self._process = start_process(self._connector)
-        self.unguarded = self._process.unguarded
+        try:
+            self._process = start_process(self._parameters)
+        except UpstreamError as error:
+            self._start_failure = error.message
+        else:
+            self.unscrubbed_secrets = self._process.unscrubbed_secrets
 
-    async def open(self, ears: MessageHandler, on_pressure: Callable[[bool], None], limit: int) -> bool:
-        process, self._ears = self._process, ears
-        if process is None or process.stdin is None or process.stdout is None:
+    async def open(self, handler: MessageHandler, on_pressure: Callable[[bool], None], max_message_bytes: int) -> bool:
+        process = self._process
+        if process is None:
+            handler.on_closed(self._start_failure)
             return False
-        self._pipes = Pipes(ears.on_line, self._on_end)
-        self._pipes.on_pressure = on_pressure
-        await self._pipes.open(process.stdout, process.stdin, limit)
-        return True
 
-    def _on_end(self) -> None:
-        code = self._process.poll() if self._process else None
-        self._ears.on_end(f"exited with status {code}" if code is not None else "closed its output or its input")
+        def on_end() -> None:
+            status = process.popen.poll()
+            handler.on_closed(
+                f"exited with status {status}" if status is not None else "closed its output or its input"
+            )
+
+        self._pipes = Pipes(handler.on_message, on_end)
+        self._pipes.on_pressure = on_pressure
+        await self._pipes.open(process.stdout, process.stdin, max_message_bytes)
+        return True
 
     def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
         if self._pipes is not None:

@@ -1,4 +1,7 @@
-"""The link to one upstream: how frames get there and back. What they mean is the business of `connection.py`."""
+"""What a connection needs of a transport, and of an upstream's protocol when that is not the handshake's.
+
+A transport moves frames between the guard and one upstream. `connection.py` decides what they mean.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,29 +11,72 @@ from mcp_guard.core.model import Json
 from mcp_guard.ports import ClientChannel
 from mcp_guard.protocol.jsonrpc import Id
 
-# How an upstream of another era than the handshake's is spoken to, as its connection needs it.
+
+class MessageHandler(Protocol):
+    """Receives what arrives over a transport."""
+
+    def on_message(self, frame: bytes | None) -> None:
+        """A frame, or None for one over the size limit."""
+
+    def on_request_lost(self, request: Id, reason: str) -> None:
+        """The answer to this request will not come; the request may have run. Ignored if it was answered already."""
+
+    def input_schema(self, tool: str) -> Json | None:
+        """The input schema in the latest listing of the upstream's tool of this name."""
+
+    def on_closed(self, reason: str) -> None:
+        """The transport failed to open, or closed; no more frames arrive or leave."""
+
+
+class Transport(Protocol):
+    """One way to reach an upstream. It can be started again after each end."""
+
+    diagnostics: str
+    """Where an operator should look for the cause of a failure."""
+    unscrubbed_secrets: tuple[str, ...]
+    """Names of its secrets that are too short to be scrubbed."""
+    starts_slowly: bool
+    """Whether `start` may take seconds because of where its secrets are; it then runs in a thread."""
+
+    def start(self) -> None:
+        """Begin to reach the upstream without waiting for it. A failure is reported by `open`."""
+
+    async def open(self, handler: MessageHandler, on_pressure: Callable[[bool], None], max_message_bytes: int) -> bool:
+        """Make it ready for frames. False if that failed; then `handler.on_closed` was called with the reason."""
+
+    def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
+        """Send a frame. Frames leave in the order of the calls."""
+
+    def throttle(self, slow: bool) -> None:
+        """Stop reading while the client is slow, or resume."""
+
+    async def close(self) -> None:
+        """End it, with every process that it started."""
+
+    def kill(self) -> None:
+        """End it at once, without an event loop."""
 
 
 class InputUnavailable(Exception):
-    """An upstream asks for something before it goes on, and the client cannot or will not say it."""
+    """The upstream needs input before it can finish, and the client cannot or will not give it."""
 
 
 @dataclass(slots=True)
 class RoundCount:
-    """How often one request has been sent."""
+    """How often one request has been sent; counted even if the request fails."""
 
-    made: int = 0
+    sent: int = 0
 
 
 class ServerProtocol(Protocol):
-    """How an upstream of another era than the handshake's is spoken to."""
+    """How requests, subscriptions and notifications work with an upstream that does not use the handshake."""
 
     @property
-    def tells_changes(self) -> bool: ...
+    def reports_tool_changes(self) -> bool: ...
 
     async def request(self, method: str, params: Json | None, channel: ClientChannel) -> Json: ...
 
-    async def in_rounds(
+    async def request_until_complete(
         self, method: str, params: Json, channel: ClientChannel, seconds: float | None, rounds: RoundCount
     ) -> Json: ...
 
@@ -41,47 +87,3 @@ class ServerProtocol(Protocol):
     def on_notification(self, method: str, params: Json) -> None: ...
 
     def close(self) -> None: ...
-
-
-class MessageHandler(Protocol):
-    """Who hears what comes over a link."""
-
-    def on_line(self, line: bytes | None) -> None:
-        """A frame; None for one that was too large to read."""
-
-    def on_lost(self, request: Id, why: str) -> None:
-        """The answer to this request will not come; it may have run."""
-
-    def schema(self, tool: str) -> Json | None:
-        """The input schema that it last listed for a tool of this name."""
-
-    def on_end(self, why: str) -> None:
-        """Nothing comes or goes any more."""
-
-
-class Transport(Protocol):
-    """One way to reach an upstream; may be started again after each end."""
-
-    where: str
-    """Where somebody who looks for the cause of a failure should look."""
-    unguarded: tuple[str, ...]
-    """Names of its secrets that are too short to be scrubbed."""
-    is_slow: bool
-    """Whether `start` may take seconds, because of where its secrets are: then it is called in a thread."""
-
-    def start(self) -> None:
-        """Begin to reach it; nothing is awaited, so that it warms up while we do. Raises: UpstreamError."""
-
-    async def open(self, ears: MessageHandler, on_pressure: Callable[[bool], None], limit: int) -> bool:
-        """Ready for frames. False if it cannot be had, of which `ears` have heard why, or `start` has said it."""
-
-    def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None: ...
-
-    def throttle(self, slow: bool) -> None:
-        """Stop or resume reading, while those that we pass it on to are slow."""
-
-    async def close(self) -> None:
-        """End it, with everything that it started."""
-
-    def kill(self) -> None:
-        """End it at once, with no event loop."""

@@ -16,6 +16,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from mcp_guard.core.bounded import join_bounded
 from mcp_guard.core.model import Instance, Json
 from mcp_guard.downstream.http.auth import Authenticator
 from mcp_guard.downstream.http.sessions import HttpSession, HttpSessions, SessionLimitReached
@@ -231,13 +232,10 @@ class _OldStream(McpResponse):
 
 async def read_body(request: Request, limit: int) -> bytes:
     """Raises: HTTPException for a body over the limit."""
-    parts, size = [], 0
-    async for part in request.stream():
-        parts.append(part)
-        size += len(part)
-        if size > limit:
-            raise HTTPException(413, f"the message is over {limit} bytes")
-    return b"".join(parts)
+    body = await join_bounded(request.stream(), limit)
+    if body is None:
+        raise HTTPException(413, f"the message is over {limit} bytes")
+    return body
 
 
 def _peek(body: bytes) -> Json:

@@ -14,7 +14,6 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Instance
 from mcp_guard.downstream.http.streams import HttpDownstreamTransport
 from mcp_guard.downstream.session import DownstreamTransport, Session
-from mcp_guard.upstream.group import UpstreamGroup
 
 REAP_SECONDS = 5.0
 GRACE_SECONDS = 2.0
@@ -31,7 +30,6 @@ class HttpSession:
     id: str
     instance: Instance
     session: Session
-    upstreams: UpstreamGroup
     front: HttpDownstreamTransport
     used: float
     busy: int = 0
@@ -41,11 +39,10 @@ class HttpSession:
 
 @dataclass(frozen=True, slots=True)
 class Opening:
-    """How a session is made: upstreams, not yet started, and the session over them; `standing` says why an instance
+    """How a session is made, with upstreams of its own; `standing` says why an instance
     may not call, or None, and `over` is told of one that may not any more."""
 
-    upstreams: Callable[[], UpstreamGroup]
-    session: Callable[[Instance, UpstreamGroup, DownstreamTransport], Session]
+    session: Callable[[Instance, DownstreamTransport], Session]
     standing: Callable[[Instance], str | None]
     over: Callable[[Instance], None]
     note: Callable[[str], None]
@@ -111,10 +108,8 @@ class HttpSessions:
         if len(self._named) + len(self._shared) >= self._most or self._stopping.is_set():
             raise SessionLimitReached
         front = HttpDownstreamTransport(lambda text: self._opening.note(f"{instance.id}: {text}"))
-        upstreams = self._opening.upstreams()
-        upstreams.spawn()
-        session = self._opening.session(instance, upstreams, front)
-        live = HttpSession(id, instance, session, upstreams, front, asyncio.get_running_loop().time())
+        session = self._opening.session(instance, front)
+        live = HttpSession(id, instance, session, front, asyncio.get_running_loop().time())
         self._tasks.create_task(self._keep(live))
         return live
 
@@ -125,10 +120,10 @@ class HttpSessions:
                 live.ready.set()
                 await live.ended.wait()
                 await live.session.close(GRACE_SECONDS)
-                await live.upstreams.close()
+                await live.session.upstreams.close()
         finally:
             live.front.close()
-            live.upstreams.kill()
+            live.session.upstreams.kill()
             self._named.pop(live.id, None)
             if self._shared.get(live.instance.id) is live:
                 del self._shared[live.instance.id]

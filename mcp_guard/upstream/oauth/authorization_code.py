@@ -1,7 +1,7 @@
-"""A person signs in to an upstream: authorization code with PKCE over a loopback redirect (RFC 8252, RFC 7636).
+"""Interactive sign-in to an upstream: authorization code with PKCE over a loopback redirect (RFC 8252, RFC 7636).
 
-The browser comes back to a port of this machine that is open for one answer; the code in it is worth nothing without
-the verifier, which never leaves this process but for the token endpoint.
+The browser returns to a port of this machine that accepts one answer. The code in it is worthless without the verifier,
+which is sent to the token endpoint and nowhere else.
 """
 
 import asyncio
@@ -9,6 +9,7 @@ import base64
 import hashlib
 import hmac
 import secrets
+import socket
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlencode, urlsplit
@@ -25,29 +26,30 @@ REFUSED = b"Not signed in; the terminal says why. This page can be closed."
 
 @dataclass(frozen=True, slots=True)
 class AuthorizationRequest:
-    """One journey through the browser."""
+    """One request to the authorization server through the browser."""
 
     redirect: str
     state: str = field(default_factory=lambda: secrets.token_urlsafe(24))
     verifier: str = field(default_factory=lambda: secrets.token_urlsafe(48), repr=False)
 
-    def address(self, endpoints: Endpoints, said: OAuthSettings) -> str:
+    def url(self, endpoints: Endpoints, settings: OAuthSettings) -> str:
+        """The URL that the user opens."""
         challenge = base64.urlsafe_b64encode(hashlib.sha256(self.verifier.encode()).digest()).rstrip(b"=").decode()
         query = {
             "response_type": "code",
-            "client_id": said.client_id,
+            "client_id": settings.client_id,
             "redirect_uri": self.redirect,
             "state": self.state,
             "code_challenge": challenge,
             "code_challenge_method": "S256",
             "resource": endpoints.resource,
-            **({"scope": said.scope} if said.scope else {}),
+            **({"scope": settings.scope} if settings.scope else {}),
         }
-        mark = "&" if urlsplit(endpoints.authorization).query else "?"
-        return f"{endpoints.authorization}{mark}{urlencode(query)}"
+        separator = "&" if urlsplit(endpoints.authorization).query else "?"
+        return f"{endpoints.authorization}{separator}{urlencode(query)}"
 
-    def code(self, query: dict[str, str], endpoints: Endpoints) -> str:
-        """The code in what the browser brought back. Raises: NoToken."""
+    def read_code(self, query: dict[str, str], endpoints: Endpoints) -> str:
+        """The code in the query of the redirect. Raises: NoToken."""
         if not hmac.compare_digest(query.get("state", ""), self.state):
             raise NoToken("the browser came back with another state than it left with")
         issuer = query.get("iss")
@@ -58,77 +60,74 @@ class AuthorizationRequest:
         return query["code"]
 
 
-async def sign_in(url: str, said: OAuthSettings, secret: str, show: Callable[[str], None]) -> Tokens:
-    """`show` brings a person to the address. Raises: NoToken."""
+async def sign_in(url: str, settings: OAuthSettings, client_secret: str, show: Callable[[str], None]) -> Tokens:
+    """Sign in to the upstream at `url`. `show` brings the user to a URL. Raises: NoToken."""
     async with http_client() as http:
-        endpoints = await discover_endpoints(http, url, said)
+        endpoints = await discover_endpoints(http, url, settings)
         if not endpoints.authorization or not is_secure_url(endpoints.authorization):
             raise NoToken("the authorization server offers no sign-in; set oauth.authorization_url and oauth.token_url")
-        async with _CallbackServer(said.redirect_port) as returning:
-            trip = AuthorizationRequest(f"http://127.0.0.1:{returning.port}/callback")
-            show(trip.address(endpoints, said))
-            code = await returning.wait(lambda query: trip.code(query, endpoints))
+        listener = _listen(settings.redirect_port)
+        request = AuthorizationRequest(f"http://127.0.0.1:{listener.getsockname()[1]}/callback")
+        callback = _Callback(lambda query: request.read_code(query, endpoints))
+        async with await asyncio.start_server(callback.on_connection, sock=listener):
+            show(request.url(endpoints, settings))
+            code = await callback.wait()
         form = {
             "grant_type": "authorization_code",
             "code": code,
-            "redirect_uri": trip.redirect,
-            "code_verifier": trip.verifier,
+            "redirect_uri": request.redirect,
+            "code_verifier": request.verifier,
         }
-        return await request_tokens(http, endpoints, said, secret, form)
+        return await request_tokens(http, endpoints, settings, client_secret, form)
 
 
-class _CallbackServer:
-    """Waits on loopback for the browser to come back, once."""
+def _listen(port: int) -> socket.socket:
+    """A socket on loopback; port 0 takes any free one. Raises: NoToken."""
+    try:
+        return socket.create_server(("127.0.0.1", port))
+    except OSError as error:
+        raise NoToken(f"cannot listen on port {port}: {error.strerror}") from None
 
-    def __init__(self, port: int) -> None:
-        self.port = port
-        self._came: asyncio.Future[str] = asyncio.get_running_loop().create_future()
-        self._read: Callable[[dict[str, str]], str]
 
-    async def __aenter__(self) -> "_CallbackServer":
-        try:
-            self._server = await asyncio.start_server(self._answer, "127.0.0.1", self.port)
-        except OSError as error:
-            raise NoToken(f"cannot listen on port {self.port}: {error.strerror}") from None
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
+class _Callback:
+    """Answers the redirect of the browser, once. `read_code` returns the code in its query, or raises NoToken."""
 
-    async def __aexit__(self, *_: object) -> None:
-        self._server.close()
-        await self._server.wait_closed()
+    def __init__(self, read_code: Callable[[dict[str, str]], str]) -> None:
+        self._read_code = read_code
+        self._code: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
-    async def wait(self, read: Callable[[dict[str, str]], str]) -> str:
-        """What `read` makes of the query. Raises: NoToken."""
-        self._read = read
+    async def wait(self) -> str:
+        """The code. Raises: NoToken."""
         try:
             async with asyncio.timeout(SIGN_IN_SECONDS):
-                return await self._came
+                return await self._code
         except TimeoutError:
-            raise NoToken(f"nobody came back from the browser within {SIGN_IN_SECONDS:g} s") from None
+            raise NoToken(f"the browser did not come back within {SIGN_IN_SECONDS:g} s") from None
 
-    async def _answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
-            line = (await reader.readline()).decode("latin-1").split(" ")
+            words = (await reader.readline()).decode("latin-1").split(" ")
             while (await reader.readline()).strip():
                 pass
-            target = urlsplit(line[1] if len(line) > 1 else "")
-            text, status = self._take(target.path, target.query)
+            target = urlsplit(words[1] if len(words) > 1 else "")
+            text, status = self._answer(target.path, target.query)
             head = (
                 f"HTTP/1.1 {status}\r\ncontent-type: text/plain\r\ncontent-length: {len(text)}\r\nconnection: close\r\n"
             )
             writer.write(f"{head}cache-control: no-store\r\n\r\n".encode() + text)
             await writer.drain()
         except (OSError, ValueError):
-            pass  # a stranger at the port, or a browser that left: whoever signs in comes again
+            pass  # a stranger at the port, or a browser that left: the user can open the URL again
         finally:
             writer.close()
 
-    def _take(self, path: str, query: str) -> tuple[bytes, str]:
-        if path != "/callback" or self._came.done():
+    def _answer(self, path: str, query: str) -> tuple[bytes, str]:
+        """Text and status line of the page that the browser shows."""
+        if path != "/callback" or self._code.done():
             return b"", "404 Not Found"
         try:
-            self._came.set_result(self._read({name: found[-1] for name, found in parse_qs(query).items()}))
-        except NoToken as why:
-            self._came.set_exception(why)
+            self._code.set_result(self._read_code({name: values[-1] for name, values in parse_qs(query).items()}))
+        except NoToken as failure:
+            self._code.set_exception(failure)
             return REFUSED, "400 Bad Request"
         return DONE, "200 OK"

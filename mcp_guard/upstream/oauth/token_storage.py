@@ -1,7 +1,7 @@
-"""What is kept of a person's sign-in, between runs: the tokens of one upstream, in a file of ours or in the keyring.
+"""Storage of a user's sign-in between runs: the tokens of one upstream, in a private file or in the keyring.
 
-Several guards may use one sign-in at once, and a refresh token is often good only once: whoever refreshes holds the
-lock, and what is written is on the disk before it is used.
+Several guards may use one sign-in at once, and a refresh token often works only once: whoever refreshes holds the lock,
+and the new tokens are on disk before they are used.
 """
 
 import asyncio
@@ -24,20 +24,20 @@ SERVICE = "mcp-guard oauth"
 
 @dataclass(frozen=True, slots=True)
 class Tokens:
-    """`renew_at` is in Unix seconds: from then on there should be another; 0 if nobody said how long it lasts."""
+    """`renew_at` is the time, in Unix seconds, from which they should be renewed; 0 if the server named no lifetime."""
 
     access: str
     refresh: str = ""
     renew_at: float = 0
     token_endpoint: str = ""
-    """Where the refresh token is from, and may be sent to; and how, as `Endpoints` has it."""
+    """Where the refresh token comes from, and the only place it may be sent to. The others are as in `Endpoints`."""
     resource: str = ""
     posts_secret: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class TokenStorage:
-    """The place for one upstream's tokens; `folder` also holds the lock."""
+    """Stores one upstream's tokens. `folder` also holds the lock."""
 
     folder: Path
     name: str
@@ -45,7 +45,7 @@ class TokenStorage:
 
     @asynccontextmanager
     async def locked(self) -> AsyncIterator[None]:
-        """Between guards and commands; the system releases it with its holder."""
+        """Excludes other guards and commands; the system releases the lock if its process dies."""
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         lock = os.open(self.folder / f"{self.name}.lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
@@ -60,18 +60,18 @@ class TokenStorage:
             text = self._from_keyring() if self.in_keyring else self._from_file()
             return Tokens(**json.loads(text)) if text else None
         except (OSError, ValueError, TypeError) as error:
-            raise NoToken(f"the kept sign-in cannot be read: {type(error).__name__}") from None
+            raise NoToken(f"the stored sign-in cannot be read: {type(error).__name__}") from None
 
     def _from_keyring(self) -> str | None:
         with _keyring() as library:
-            found: str | None = library.get_password(SERVICE, self.name)
-        return found
+            text: str | None = library.get_password(SERVICE, self.name)
+        return text
 
     def _from_file(self) -> str | None:
         try:
             with self._path.open() as file:
                 if os.fstat(file.fileno()).st_mode & 0o077:
-                    raise NoToken(f"`{self._path}` is open to others; chmod 600 it")
+                    raise NoToken(f"other users can read `{self._path}`; chmod 600 it")
                 return file.read()
         except FileNotFoundError:
             return None
@@ -86,14 +86,14 @@ class TokenStorage:
         try:
             self._to_file(text)
         except OSError as error:
-            raise NoToken(f"the sign-in cannot be kept: {error.strerror}") from None
+            raise NoToken(f"the sign-in cannot be stored: {error.strerror}") from None
 
     def _to_file(self, text: str) -> None:
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         replace_file(self._path, text.encode())
 
     def remove(self) -> bool:
-        """Whether there was one. Raises: NoToken."""
+        """Returns whether there was a sign-in. Raises: NoToken."""
         if self.read() is None:
             return False
         if self.in_keyring:

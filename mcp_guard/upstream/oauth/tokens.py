@@ -1,10 +1,11 @@
-"""The token that requests to one upstream carry: had when it is needed, renewed before it ends and once it is refused.
+"""The access token for requests to one upstream: requested when needed, renewed before it expires and if refused.
 
-Every token, old and new, is taught to the scrubber before it is used.
+Every token, old and new, is registered with the scrubber before it is used.
 """
 
 import asyncio
 import base64
+import json
 import re
 import time
 from collections import deque
@@ -13,10 +14,11 @@ from urllib.parse import quote
 
 import httpx2 as httpx
 
+from mcp_guard.core.bounded import join_bounded
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.settings import OAuthSettings
 from mcp_guard.upstream.oauth.discovery import (
-    MAX_BYTES,
+    MAX_METADATA_BYTES,
     Endpoints,
     NoToken,
     discover_endpoints,
@@ -26,127 +28,139 @@ from mcp_guard.upstream.oauth.discovery import (
 from mcp_guard.upstream.oauth.token_storage import Tokens, TokenStorage
 
 MAX_SCRUBBED_TOKENS = 32
-"""How many tokens of an upstream are scrubbed: those in use and those before them, which have ended by then."""
+"""How many tokens of an upstream are scrubbed: those in use and their predecessors, which have expired by then."""
+RENEWAL_MARGIN_SECONDS = 30.0
 
 
 class OAuthTokenProvider:
-    """Implements `http_session.TokenProvider` for one upstream. `secret` is the client secret, or empty."""
+    """Implements `http_session.TokenProvider` for one upstream. `client_secret` returns the secret, or empty text."""
 
-    def __init__(self, url: str, said: OAuthSettings, keeping: TokenStorage, scrubber: Scrubber) -> None:
-        self.secret = ""
-        self._url, self._said, self._keeping = url, said, keeping
+    def __init__(
+        self,
+        url: str,
+        settings: OAuthSettings,
+        client_secret: Callable[[], str],
+        storage: TokenStorage,
+        scrubber: Scrubber,
+    ) -> None:
+        self._url, self._settings, self._client_secret = url, settings, client_secret
+        self._storage = storage
         self._scrubber = scrubber
-        self._learnt: deque[str] = deque()
+        self._scrubbed: deque[str] = deque()
         self._tokens: Tokens | None = None
         self._endpoints: Endpoints | None = None
-        self._one = asyncio.Lock()
-        self.clock: Callable[[], float] = time.time
+        self._renewing = asyncio.Lock()
 
     def headers(self) -> dict[str, str]:
         return {"authorization": f"Bearer {self._tokens.access}"} if self._tokens else {}
 
     async def ready(self) -> None:
-        """Have a token that lasts a while. Raises: NoToken."""
-        if not self._is_good(self._tokens):
+        """Make sure that the token is valid for a while. Raises: NoToken."""
+        if self._tokens is None or _is_due(self._tokens):
             await self.renew(self.headers())
 
     async def renew(self, refused: dict[str, str]) -> None:
-        """Have another token than the one in these headers. Raises: NoToken."""
-        async with self._one:
+        """Replace the token in these headers. Raises: NoToken."""
+        async with self._renewing:
             if self.headers() != refused:
-                return  # somebody else had the same thought
-            asking = asyncio.ensure_future(self._refresh() if self._said.is_interactive else self._ask_anew())
+                return  # another request has renewed it
+            renewal = asyncio.ensure_future(self._refresh() if self._settings.is_interactive else self._request_new())
             try:
-                self._take(await asyncio.shield(asking))
+                tokens = await asyncio.shield(renewal)
             except asyncio.CancelledError:
-                await asyncio.gather(asking, return_exceptions=True)  # a refresh token may be spent: keep the next one
+                await asyncio.gather(renewal, return_exceptions=True)  # the refresh token may be spent: store the next
                 raise
+            self._scrub(tokens)
+            self._tokens = tokens
 
-    def _is_good(self, tokens: Tokens | None) -> bool:
-        return tokens is not None and (not tokens.renew_at or self.clock() < tokens.renew_at)
-
-    async def _ask_anew(self) -> Tokens:
+    async def _request_new(self) -> Tokens:
         async with http_client() as http:
-            self._endpoints = self._endpoints or await discover_endpoints(http, self._url, self._said)
+            self._endpoints = self._endpoints or await discover_endpoints(http, self._url, self._settings)
             form = {"grant_type": "client_credentials"}
-            return await request_tokens(http, self._endpoints, self._said, self.secret, form)
+            return await request_tokens(http, self._endpoints, self._settings, self._client_secret(), form)
 
     async def _refresh(self) -> Tokens:
-        """INVARIANT: one refresh at a time over all processes, and what it gave is kept before it is used."""
-        async with self._keeping.locked():
-            kept = await asyncio.to_thread(self._keeping.read)
-            if kept is None:
-                raise NoToken(f"nobody has signed in; mcp-guard upstreams login {self._keeping.name}")
-            self._learn(kept)
-            if self._is_good(kept) and (self._tokens is None or kept.access != self._tokens.access):
-                return kept  # another process has refreshed it
-            if not kept.refresh:
-                raise NoToken(f"the sign-in has ended; mcp-guard upstreams login {self._keeping.name}")
-            endpoints = Endpoints(kept.token_endpoint, "", "", kept.resource, kept.posts_secret)
-            form = {"grant_type": "refresh_token", "refresh_token": kept.refresh}
+        """INVARIANT: one refresh at a time over all processes, and new tokens are stored before they are used."""
+        login = f"mcp-guard upstreams login {self._storage.name}"
+        async with self._storage.locked():
+            stored = await asyncio.to_thread(self._storage.read)
+            if stored is None:
+                raise NoToken(f"nobody has signed in; {login}")
+            self._scrub(stored)
+            if not _is_due(stored) and (self._tokens is None or stored.access != self._tokens.access):
+                return stored  # another process has refreshed it
+            if not stored.refresh:
+                raise NoToken(f"the sign-in has expired; {login}")
+            endpoints = Endpoints(stored.token_endpoint, "", "", stored.resource, stored.posts_secret)
+            form = {"grant_type": "refresh_token", "refresh_token": stored.refresh}
             async with http_client() as http:
                 try:
-                    new = await request_tokens(http, endpoints, self._said, self.secret, form)
+                    tokens = await request_tokens(http, endpoints, self._settings, self._client_secret(), form)
                 except NoToken as error:
-                    raise NoToken(f"{error}; mcp-guard upstreams login {self._keeping.name}") from None
-            self._learn(new)
-            await asyncio.to_thread(self._keeping.write, new)
-            return new
+                    raise NoToken(f"{error}; {login}") from None
+            self._scrub(tokens)
+            await asyncio.to_thread(self._storage.write, tokens)
+            return tokens
 
-    def _take(self, tokens: Tokens) -> None:
-        self._learn(tokens)
-        self._tokens = tokens
-
-    def _learn(self, tokens: Tokens) -> None:
-        for what, value in (("access token", tokens.access), ("refresh token", tokens.refresh)):
-            if value and value not in self._learnt and self._scrubber.learn(f"{self._keeping.name} {what}", value):
-                self._learnt.append(value)
-        while len(self._learnt) > MAX_SCRUBBED_TOKENS:
-            self._scrubber.forget(self._learnt.popleft())
+    def _scrub(self, tokens: Tokens) -> None:
+        for kind, value in (("access token", tokens.access), ("refresh token", tokens.refresh)):
+            if value and value not in self._scrubbed and self._scrubber.learn(f"{self._storage.name} {kind}", value):
+                self._scrubbed.append(value)
+        while len(self._scrubbed) > MAX_SCRUBBED_TOKENS:
+            self._scrubber.forget(self._scrubbed.popleft())
 
 
-# Asking a token endpoint (RFC 6749 §4.4, §4.1.3, §6; RFC 7636; RFC 8707). Nothing is asked twice by itself.
-
-RENEWAL_MARGIN_SECONDS = 30.0
+def _is_due(tokens: Tokens) -> bool:
+    """Whether it is time to renew them."""
+    return bool(tokens.renew_at) and time.time() >= tokens.renew_at
 
 
 async def request_tokens(
-    http: httpx.AsyncClient, endpoints: Endpoints, said: OAuthSettings, secret: str, form: dict[str, str]
+    http: httpx.AsyncClient, endpoints: Endpoints, settings: OAuthSettings, client_secret: str, form: dict[str, str]
 ) -> Tokens:
-    """One request to the token endpoint. Raises: NoToken, which holds no token and nothing that the server wrote."""
+    """Send one request to the token endpoint (RFC 6749 §4.1.3, §4.4, §6; RFC 7636; RFC 8707). It is not repeated.
+
+    Raises: NoToken; its message has no token and nothing that the server wrote but the error code.
+    """
     if not is_secure_url(endpoints.token):
         raise NoToken("the token endpoint is neither https nor on this machine")
-    body = {**form, "resource": endpoints.resource, **({"scope": said.scope} if said.scope else {})}
+    body = {**form, "resource": endpoints.resource, **({"scope": settings.scope} if settings.scope else {})}
     headers = {"accept": "application/json"}
-    if secret and not endpoints.posts_secret:
-        pair = f"{quote(said.client_id, safe='')}:{quote(secret, safe='')}"
+    if client_secret and not endpoints.posts_secret:
+        pair = f"{quote(settings.client_id, safe='')}:{quote(client_secret, safe='')}"
         headers["authorization"] = f"Basic {base64.b64encode(pair.encode()).decode()}"
     else:
-        body |= {"client_id": said.client_id} | ({"client_secret": secret} if secret else {})
+        body |= {"client_id": settings.client_id} | ({"client_secret": client_secret} if client_secret else {})
     try:
-        response = await http.post(endpoints.token, data=body, headers=headers)
+        async with http.stream("POST", endpoints.token, data=body, headers=headers) as response:
+            answer = await join_bounded(response.aiter_bytes(), MAX_METADATA_BYTES)
     except httpx.HTTPError as error:
         raise NoToken(f"the token endpoint cannot be reached: {type(error).__name__}") from None
-    return read_tokens(response, endpoints, form.get("refresh_token", ""))
+    return _read_tokens(response.status_code, answer, endpoints, form.get("refresh_token", ""))
 
 
-def read_tokens(response: httpx.Response, endpoints: Endpoints, refresh: str) -> Tokens:
-    """The tokens in an answer; `refresh` is the refresh token that stays good if there is no other."""
+def _read_tokens(status: int, body: bytes | None, endpoints: Endpoints, refresh: str) -> Tokens:
+    """The tokens in an answer. `refresh` is the refresh token that stays valid unless the answer has another.
+
+    Raises: NoToken.
+    """
     try:
-        found = response.json() if len(response.content) <= MAX_BYTES else None
-    except ValueError:
-        found = None
-    found = found if isinstance(found, dict) else {}
-    if response.status_code != 200:
-        said = str(found.get("error", ""))
-        code = f" (`{said}`)" if re.fullmatch(r"[a-z_]{1,40}", said) else ""
-        raise NoToken(f"the token endpoint answered with HTTP status {response.status_code}{code}")
-    access, kind = found.get("access_token"), str(found.get("token_type", "")).lower()
+        answer = json.loads(body) if body is not None else None
+    except (ValueError, RecursionError):
+        answer = None
+    if not isinstance(answer, dict):
+        answer = {}
+    if status != 200:
+        code = str(answer.get("error", ""))
+        shown = f" (`{code}`)" if re.fullmatch(r"[a-z_]{1,40}", code) else ""
+        raise NoToken(f"the token endpoint answered with HTTP status {status}{shown}")
+    access, kind = answer.get("access_token"), str(answer.get("token_type", "")).lower()
     if not isinstance(access, str) or not re.fullmatch(r"[\x21-\x7e]+", access) or kind != "bearer":
         raise NoToken("the token endpoint gave no bearer token")
-    lasts, new = found.get("expires_in"), found.get("refresh_token")
+    expires_in, new_refresh = answer.get("expires_in"), answer.get("refresh_token")
     renew_at = 0.0
-    if isinstance(lasts, int | float) and lasts > 0:
-        renew_at = time.time() + lasts - min(RENEWAL_MARGIN_SECONDS, lasts / 4)
-    refresh = new if isinstance(new, str) and new else refresh
+    if isinstance(expires_in, int | float) and expires_in > 0:
+        renew_at = time.time() + expires_in - min(RENEWAL_MARGIN_SECONDS, expires_in / 4)
+    if isinstance(new_refresh, str) and new_refresh:
+        refresh = new_refresh
     return Tokens(access, refresh, renew_at, endpoints.token, endpoints.resource, endpoints.posts_secret)
