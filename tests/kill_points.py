@@ -1,4 +1,4 @@
-"""Dying at one of the moments that a piece of work tells of, in a process of its own."""
+"""Kills a child process at a chosen one of the points that its work reports."""
 
 import os
 import signal
@@ -7,7 +7,7 @@ from collections.abc import Callable
 Tell = Callable[[str], None]
 
 
-def dies_at(number: int, work: Callable[[Tell], object]) -> bool:
+def killed_at(number: int, work: Callable[[Tell], object]) -> bool:
     """Whether the work came as far as the moment of this number, at which it is killed; it must not fail before."""
     child = os.fork()
     if child == 0:

@@ -1,4 +1,4 @@
-"""The configuration: the example explains every key, and every error names the file, the key and a way on."""
+"""The configuration: the example explains every key, and every error names the file, the key and a fix."""
 
 import tomllib
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""The sizes that keep the harness readable, and what must not stand in it."""
+"""Limits that keep the repository readable, and content that must not be in it."""
 
 import ast
 import re

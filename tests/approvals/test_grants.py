@@ -1,4 +1,4 @@
-"""Grants: bounded in number and time, bound in every argument that is not named free, revocable at once."""
+"""Grants: limited in number and time, bound to every argument not declared free, revocable at once."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -11,7 +11,7 @@ from mcp_guard.ledger.approvals.votes import GrantTerms, Votes
 from mcp_guard.verifier import verify_ledger
 from tests.promises.harness import (
     ALLOW,
-    GATE,
+    HOLD,
     PEOPLE,
     ROUTES,
     SECOND,
@@ -32,7 +32,7 @@ async def ask(harness: Harness, run_id: str = "run_1", **changes: object) -> Jso
 
 @pytest.fixture
 def harness(tmp_path: Path) -> Harness:
-    return open_harness(tmp_path, f"{ALLOW}\n{GATE}")
+    return open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
 
 
 async def granted(harness: Harness, terms: GrantTerms) -> str:
@@ -90,7 +90,7 @@ async def test_revoked_grant_ends_at_once(harness: Harness) -> None:
 
 async def test_changed_policies_end_the_grant(harness: Harness) -> None:
     await granted(harness, GrantTerms(9, 3600, ("amount",)))
-    harness.load(f'{ALLOW}\n{GATE}\n@id("x") forbid (principal, action == Action::"crm__purge", resource);')
+    harness.load(f'{ALLOW}\n{HOLD}\n@id("x") forbid (principal, action == Action::"crm__purge", resource);')
     assert "pending" in text(await ask(harness, amount=1))
 
 
@@ -118,7 +118,7 @@ async def test_grant_without_limits_is_refused(harness: Harness, terms: GrantTer
 
 
 async def test_all_votes_of_a_quorum_must_sign_the_same_grant_terms(tmp_path: Path) -> None:
-    harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}", routes={"people": replace(ROUTES["people"], quorum=2)})
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", routes={"people": replace(ROUTES["people"], quorum=2)})
     id = pending_id(await ask(harness))
     harness.approve(id, "alice", terms=GrantTerms(1, 60))
     with pytest.raises(ApprovalError, match="on other terms"):

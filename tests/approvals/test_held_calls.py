@@ -1,4 +1,4 @@
-"""Held calls as the agent meets them: waiting again, a lost reply given again, cancelled, escalated, expired."""
+"""Held calls as the agent sees them: waiting again, repeating a lost reply, cancelled, escalated, expired."""
 
 import asyncio
 from dataclasses import replace
@@ -10,7 +10,7 @@ from mcp_guard.core.approval import ApprovalState, Route
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.ports import Intent
-from tests.promises.harness import ALLOW, GATE, SECOND, Harness, make_instance, open_harness, pending_id, text
+from tests.promises.harness import ALLOW, HOLD, SECOND, Harness, make_instance, open_harness, pending_id, text
 
 ASKED = ToolCallRequest(
     "crm__update_deal", {"deal_id": "1", "amount": 150, "guard_reason": "they asked", "guard_ticket": "INC-9"}
@@ -19,7 +19,7 @@ ASKED = ToolCallRequest(
 
 @pytest.fixture
 def harness(tmp_path: Path) -> Harness:
-    return open_harness(tmp_path, f"{ALLOW}\n{GATE}")
+    return open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
 
 
 async def ask(harness: Harness) -> Json:
@@ -128,7 +128,7 @@ async def test_approval_request_expires_while_the_call_waits(harness: Harness) -
 async def test_overdue_approval_request_escalates(tmp_path: Path) -> None:
     people = Route("people", ("alice",), 3600 * SECOND, escalate_to="chiefs", escalate_after=600 * SECOND)
     routes = {"people": people, "chiefs": Route("chiefs", ("carol",), 3600 * SECOND)}
-    harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}", routes=routes)
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", routes=routes)
     id = pending_id(await ask(harness))
     with pytest.raises(ApprovalError, match="`carol` is not an approver of route"):
         harness.approve(id, "carol")

@@ -1,4 +1,4 @@
-"""The life of approvals, walked at random: two guards on one ledger, people, time, and a model that is the state table.
+"""Random walks through the approval lifecycle: two guards on one ledger, checked against a model of the state table.
 
 Whatever the order of steps: the model and the ledger agree on every state, no call is sent without an approval that
 was granted for it and not used, none is used twice, and the ledger verifies.
@@ -22,7 +22,7 @@ from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.verifier import verify_ledger
 from tests.promises.harness import (
     ALLOW,
-    GATE,
+    HOLD,
     NOW,
     PEOPLE,
     ROUTES,
@@ -45,7 +45,7 @@ class Approvals(RuleBasedStateMachine):
     def __init__(self) -> None:
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
-        policies = f"{ALLOW}\n{GATE}"
+        policies = f"{ALLOW}\n{HOLD}"
         self.guards = [open_harness(self.folder, policies) for _ in range(2)]
         self.clock = self.guards[0].clock
         for guard in self.guards:

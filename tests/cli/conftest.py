@@ -1,4 +1,4 @@
-"""One ledger for all transcripts: a run with an allowed, an approved, a denied and an unknown call in it."""
+"""One ledger for all transcripts: a run with an allowed, an approved, a denied and an unknown call."""
 
 import json
 from collections.abc import Iterator

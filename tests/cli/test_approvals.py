@@ -7,12 +7,12 @@ import pytest
 
 from tests.live.running_guard import ALLOW_ALL, Client, Json, cli, enrol, scripted, text, write_config
 
-GATE = '@id("g") @require_approval("people") forbid (principal, action == Action::"up__update_deal", resource);'
+HOLD = '@id("g") @require_approval("people") forbid (principal, action == Action::"up__update_deal", resource);'
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    return write_config(tmp_path, scripted("up", tmp_path), ALLOW_ALL + GATE, guard="hold_seconds = 0")
+    return write_config(tmp_path, scripted("up", tmp_path), ALLOW_ALL + HOLD, guard="hold_seconds = 0")
 
 
 def ask(client: Client, amount: int) -> Json:

@@ -1,4 +1,4 @@
-"""`mcp-guard completion` in the shells themselves: bash always, zsh and fish where they are."""
+"""`mcp-guard completion` in real shells: bash always, zsh and fish where installed."""
 
 import shutil
 import subprocess

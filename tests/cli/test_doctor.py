@@ -1,4 +1,4 @@
-"""`mcp-guard doctor` on states that are really broken: each is found, at its level, with a fix that is true."""
+"""`mcp-guard doctor` on really broken states: each problem is found at its level, with a fix that works."""
 
 import json
 import os

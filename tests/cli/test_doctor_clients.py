@@ -1,4 +1,4 @@
-"""What `mcp-guard doctor` says of a new guard and of the clients it finds: each finding with the fix that mends it."""
+"""`mcp-guard doctor` on a new guard and on MCP clients: each finding and the fix it suggests."""
 
 import json
 import shlex

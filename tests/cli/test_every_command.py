@@ -1,4 +1,4 @@
-"""What every command keeps, by its own parser: help, exit codes, where it prints, and JSON where it is promised."""
+"""What holds for every command: help, exit codes, output streams, and JSON where documented."""
 
 import argparse
 import json

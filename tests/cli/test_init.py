@@ -1,4 +1,4 @@
-"""`mcp-guard init`: what it writes loads and is a start, what it says is so, and it overwrites nothing."""
+"""`mcp-guard init`: the files it writes load, its messages are true, and it overwrites nothing."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""`mcp-guard keys` against a guard that runs: a rotation disturbs no session, and the commands say what they did."""
+"""`mcp-guard keys` beside a running guard: a rotation disturbs no session, and the commands report what they did."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""What is loaded late is whole when it is asked for, by whomever, and asyncio speaks TLS with it."""
+"""Lazily loaded modules are complete on first use, from any thread, and asyncio can use TLS with them."""
 
 import datetime
 import subprocess

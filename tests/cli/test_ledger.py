@@ -1,4 +1,4 @@
-"""`mcp-guard ledger`: exporting and proving as a person does it."""
+"""`mcp-guard ledger`: exporting and proving on the command line."""
 
 import json
 from pathlib import Path

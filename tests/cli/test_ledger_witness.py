@@ -1,4 +1,4 @@
-"""`mcp-guard ledger witness`: by hand, when due, and by a guard that runs; what it says and how it ends."""
+"""`mcp-guard ledger witness`: by hand, when due, and by a running guard; its output and exit codes."""
 
 import json
 import shutil

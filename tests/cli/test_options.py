@@ -1,4 +1,4 @@
-"""Who runs a command is the system's word; an account without a name or a home, as in a container, runs it too."""
+"""The user of a command comes from the system, not the environment; accounts without name or home work too."""
 
 import json
 import os

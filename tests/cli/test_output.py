@@ -1,4 +1,4 @@
-"""What a terminal is shown beside the results: colours where they are wanted, and how far long work is."""
+"""Terminal output beside the results: colours where supported, and progress of long work."""
 
 import os
 import pty

@@ -1,4 +1,4 @@
-"""The verbs of `mcp-guard policy` that look back, on the ledger of all transcripts."""
+"""The subcommands of `mcp-guard policy` that read past calls, on the shared transcript ledger."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Work in a process of its own: its result, its error, its end."""
+"""Work in a child process: its result, its error and its end reach the parent."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""`mcp-guard status` beside a running guard with a request that waits, and where there is nothing."""
+"""`mcp-guard status` beside a running guard with a pending request, and without any guard."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""One transcript a command. Ids, times and hashes are replaced by names of their kind."""
+"""One transcript per command. Ids, times and hashes are replaced by placeholders."""
 
 import json
 import re
@@ -67,12 +67,12 @@ seq  time  kind  agent  tool  outcome  what
 
 
 def test_show_prints_every_step_of_an_approved_call(past: Past) -> None:
-    story = transcript(past, "show", "11")
-    assert story.startswith(
+    printed = transcript(past, "show", "11")
+    assert printed.startswith(
         "tester, instance RUN, called up__echo on behalf of dana due to ticket INC-7, approved by Alice, "
         "under policy version HASH.\n\n8  TIME  decision\n"
     )
-    receipts = [paragraph.splitlines() for paragraph in story.split("\n\n")[1:]]
+    receipts = [paragraph.splitlines() for paragraph in printed.split("\n\n")[1:]]
     assert [lines[0].split()[-1] for lines in receipts] == [
         "decision", "approval.requested", "approval.granted", "approval.consumed", "intent", "outcome",
     ]  # fmt: skip

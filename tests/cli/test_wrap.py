@@ -1,4 +1,4 @@
-"""`mcp-guard wrap` and `unwrap` on real files: what is written, what is kept, what is refused, and what is said."""
+"""`mcp-guard wrap` and `unwrap` on real files: what they write, keep, refuse and print."""
 
 import json
 import os

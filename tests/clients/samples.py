@@ -1,4 +1,4 @@
-"""A file of each client as people have them: comments, keys that nobody knows, odd layouts."""
+"""A sample configuration file per client as found in practice: comments, unknown keys, unusual layouts."""
 
 from dataclasses import dataclass
 from pathlib import Path

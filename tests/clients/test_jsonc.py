@@ -1,4 +1,4 @@
-"""Reading JSON with comments: what it is, where it stands, and what it is not."""
+"""Parsing JSON with comments: values, their positions, and invalid input."""
 
 import json
 

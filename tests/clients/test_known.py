@@ -1,4 +1,4 @@
-"""Where clients keep their servers, on each system, and whose a file is that is named."""
+"""Where each client keeps its servers on each system, and which client a given file belongs to."""
 
 from pathlib import Path
 

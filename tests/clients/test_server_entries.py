@@ -1,4 +1,4 @@
-"""What a server's entry becomes, and which entries stay as they are."""
+"""What a client's server entry becomes, and which entries stay unchanged."""
 
 import tomllib
 from contextlib import suppress

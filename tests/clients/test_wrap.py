@@ -1,4 +1,4 @@
-"""Wrapping and unwrapping as texts: everything else stays, and the undoing is exact."""
+"""Wrapping and unwrapping as text edits: all other text is unchanged, and unwrapping is exact."""
 
 import json
 import tomllib

@@ -1,4 +1,4 @@
-"""A reverse proxy on the loopback that adds a bearer token to every request, for clients that cannot send one.
+"""A reverse proxy on loopback that adds a bearer token to every request, for clients that cannot send one.
 
 HTTP/1.1, bodies of known length only. Requests are passed on as they are but for that header, answers as bytes.
 """

@@ -1,4 +1,4 @@
-"""What is unusual is seen, and ordinary runs are flagged no more often than was said beforehand."""
+"""Unusual behaviour is flagged, and ordinary runs are flagged no more often than the configured rate."""
 
 import random
 from statistics import mean

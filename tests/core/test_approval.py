@@ -1,4 +1,4 @@
-"""The state table, whole; what an approval is bound to; who may say yes."""
+"""The whole state table, what an approval is bound to, and who may approve."""
 
 from dataclasses import replace
 from itertools import product

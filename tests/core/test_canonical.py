@@ -1,4 +1,4 @@
-"""Strict parsing and RFC 8785 bytes: what is hashed is what is sent, whatever a client writes."""
+"""Strict parsing and RFC 8785 bytes: the guard sends the bytes it hashed, whatever a client writes."""
 
 import json
 import math

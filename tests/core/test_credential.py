@@ -1,4 +1,4 @@
-"""Instance credentials: readable by any JOSE library, and by nobody's key but ours."""
+"""Instance credentials: readable by any JOSE library, accepted only with our own key."""
 
 import base64
 

@@ -1,4 +1,4 @@
-"""What makes a definition suspect: one row a check, and what must not be."""
+"""Suspicious tool definitions: one row per check, and harmless definitions that must not be flagged."""
 
 from typing import Any
 

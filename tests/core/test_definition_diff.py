@@ -1,4 +1,4 @@
-"""The shown diff: it holds all of both sides, and nothing in it can pass for a mark of ours."""
+"""The displayed diff contains both versions completely, and its markers cannot be forged."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a call would change against the facts."""
+"""The change that a call would make to the facts."""
 
 from decimal import Decimal
 

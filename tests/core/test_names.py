@@ -1,4 +1,4 @@
-"""Listed names: within every client's limits, and never the same for two tools."""
+"""Listed tool names fit every client's limits and never collide."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""What others wrote, made fit for a terminal; and that the operator is told in no other way."""
+"""Text from others is made safe to print on a terminal."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What a call adds to a counter: exactly, or it is said why not."""
+"""What a call adds to a counter: an exact amount, or an error with the reason."""
 
 from decimal import Decimal
 from typing import Any

@@ -1,4 +1,4 @@
-"""Receipts: their exact bytes, and the sentence that says who did what."""
+"""Receipts: their exact bytes, and the sentence that attributes the action."""
 
 import base64
 import hashlib

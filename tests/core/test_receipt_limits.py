@@ -1,4 +1,4 @@
-"""No text that somebody else chooses makes a receipt larger than an entry may be."""
+"""No externally chosen text makes a receipt larger than a ledger entry may be."""
 
 import hashlib
 

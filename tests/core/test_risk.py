@@ -1,4 +1,4 @@
-"""Each signal, and the score they add up to."""
+"""Each risk signal, and the score they add up to."""
 
 from dataclasses import replace
 

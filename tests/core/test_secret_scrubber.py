@@ -1,4 +1,4 @@
-"""Scrubbing: whatever a secret looks like and wherever it stands, it is taken out; all else stays as it was."""
+"""Scrubbing removes a secret in every encoding and place, and leaves all other text unchanged."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The hash of a definition: whatever the agent could be shown otherwise changes it, and nothing else does."""
+"""The hash of a tool definition covers everything an agent could be shown, and nothing else."""
 
 import copy
 from typing import Any

@@ -1,4 +1,4 @@
-"""The reference of the configuration has every key of every model, with its default, and no other."""
+"""The configuration reference has every key of every model with its default, and no other key."""
 
 import re
 import tomllib

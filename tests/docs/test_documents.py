@@ -1,4 +1,4 @@
-"""What the documents tell a reader to type works, in order, and prints what they show."""
+"""The commands that the documents tell a reader to type work in order and print what the documents show."""
 
 import argparse
 import json

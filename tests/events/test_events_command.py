@@ -1,4 +1,4 @@
-"""`mcp-guard ledger events`: lines, a real receiver, and going on where it ended."""
+"""`mcp-guard ledger events`: lines, a real receiver, and resuming from a cursor."""
 
 import json
 import subprocess

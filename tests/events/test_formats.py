@@ -1,4 +1,4 @@
-"""Every kind of receipt in every format, held against what the formats demand."""
+"""Every kind of receipt in every event format, checked against the format's requirements."""
 
 import base64
 import importlib

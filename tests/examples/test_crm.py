@@ -1,4 +1,4 @@
-"""The example: the CRM server by itself, whose cases are run in `test_packs.py`."""
+"""The CRM example's server without the guard; its policy cases run in `test_packs.py`."""
 
 import sys
 from dataclasses import replace
@@ -21,7 +21,7 @@ POLICIES = ROOT / "policies" / "crm"
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def world(tmp_path_factory: pytest.TempPathFactory) -> PolicyEnvironment:
+async def environment(tmp_path_factory: pytest.TempPathFactory) -> PolicyEnvironment:
     """What the real server lists, under the example's configuration."""
     settings = load(prepare(tmp_path_factory.mktemp("crm")))
     tools, absent = await listed_tools(settings)
@@ -29,14 +29,14 @@ async def world(tmp_path_factory: pytest.TempPathFactory) -> PolicyEnvironment:
     return policy_environment(settings, tools, absent)
 
 
-def catalog(world: PolicyEnvironment) -> dict[str, Tool]:
-    return {tool.listed_as: tool for tool in world.tools}
+def catalog(environment: PolicyEnvironment) -> dict[str, Tool]:
+    return {tool.listed_as: tool for tool in environment.tools}
 
 
-def test_a_case_that_expects_something_else_fails(world: PolicyEnvironment) -> None:
-    engine, case = load_policies(POLICIES, world), read_cases(POLICIES)[0]
+def test_a_case_that_expects_something_else_fails(environment: PolicyEnvironment) -> None:
+    engine, case = load_policies(POLICIES, environment), read_cases(POLICIES)[0]
     wrong = replace(case, said={**case.said, "outcome": "deny"})
-    assert run_cases(engine, catalog(world), [wrong])[0].differences == ("expected deny, got allow",)
+    assert run_cases(engine, catalog(environment), [wrong])[0].differences == ("expected deny, got allow",)
 
 
 def test_high_risk_calls_need_two_security_approvers() -> None:

@@ -1,4 +1,4 @@
-"""Every shipped pack of policies: its cases hold, each policy matters to one, and the recorded listings are true."""
+"""Every shipped policy pack: its cases pass, each policy matters to a case, and the recorded listings are current."""
 
 import json
 import sys
@@ -36,7 +36,7 @@ def settings_of(config: Path, state: Path) -> Settings:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, PolicyEnvironment]:
+async def environments(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, PolicyEnvironment]:
     """What each pack's server lists."""
     found = {}
     for config in CONFIGS:
@@ -47,8 +47,8 @@ async def worlds(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, PolicyE
     return found
 
 
-def failing(engine: PolicyEngine, world: PolicyEnvironment, cases: Path) -> list[str]:
-    catalog = {tool.listed_as: tool for tool in world.tools}
+def failing(engine: PolicyEngine, environment: PolicyEnvironment, cases: Path) -> list[str]:
+    catalog = {tool.listed_as: tool for tool in environment.tools}
     results = run_cases(engine, catalog, read_cases(cases))
     assert results
     return [f"{each.case.name}: {each.differences}" for each in results if each.differences]
@@ -68,26 +68,26 @@ def test_every_folder_of_policies_has_a_configuration() -> None:
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_every_case_is_decided_as_written(config: Path, worlds: dict[Path, PolicyEnvironment]) -> None:
+def test_every_case_is_decided_as_written(config: Path, environments: dict[Path, PolicyEnvironment]) -> None:
     folder = load(config).policies
-    assert failing(load_policies(folder, worlds[config]), worlds[config], folder) == []
+    assert failing(load_policies(folder, environments[config]), environments[config], folder) == []
 
 
 @pytest.mark.parametrize(("config", "id"), policies(), ids=lambda part: part.stem if isinstance(part, Path) else part)
 def test_without_this_policy_a_case_fails(
-    config: Path, id: str, worlds: dict[Path, PolicyEnvironment], tmp_path: Path
+    config: Path, id: str, environments: dict[Path, PolicyEnvironment], tmp_path: Path
 ) -> None:
     folder = load(config).policies
     for file in folder.glob("*.cedar"):
         first, *rest = file.read_text().split("\n@id(")
         (tmp_path / file.name).write_text(first + "".join(f"\n@id({each}" for each in rest if f'"{id}")' not in each))
-    assert id not in read_policies(tmp_path, worlds[config].routes).policies
-    assert failing(load_policies(tmp_path, worlds[config]), worlds[config], folder)
+    assert id not in read_policies(tmp_path, environments[config].routes).policies
+    assert failing(load_policies(tmp_path, environments[config]), environments[config], folder)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_every_tool_that_is_configured_is_listed(config: Path, worlds: dict[Path, PolicyEnvironment]) -> None:
-    assert load(config).tool_rules.keys() <= {tool.listed_as for tool in worlds[config].tools}
+def test_every_tool_that_is_configured_is_listed(config: Path, environments: dict[Path, PolicyEnvironment]) -> None:
+    assert load(config).tool_rules.keys() <= {tool.listed_as for tool in environments[config].tools}
 
 
 REAL = {

@@ -1,4 +1,4 @@
-"""Real disks for faults: a small one that fills up, files that nobody can write. Skipped where that is not allowed."""
+"""Real disks for faults: a small one that fills up, and files that nobody can write. Skipped where not permitted."""
 
 import shutil
 import subprocess

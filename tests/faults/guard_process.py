@@ -1,4 +1,4 @@
-"""One guard process under load: started for real, spoken to over its pipes, killed without warning."""
+"""One guard process under load: really started, driven over its pipes, killed without warning."""
 
 import fcntl
 import json

@@ -1,4 +1,4 @@
-"""Ways to kill a guard at a random point. Each is armed before the load and strikes by itself."""
+"""Ways to kill a guard at a random point. Each is armed before the load and then triggers on its own."""
 
 import ctypes
 import os

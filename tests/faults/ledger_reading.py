@@ -1,4 +1,4 @@
-"""What a ledger file says of calls, read past all of the guard's own code."""
+"""Reads what a ledger file says about calls without any of the guard's own code."""
 
 import json
 import sqlite3

@@ -1,4 +1,4 @@
-"""Faults inside a guard's own system calls, by a small preloaded library, built with the C compiler if there is one."""
+"""Faults inside a guard's own system calls, by a small preloaded library, built with a C compiler if there is one."""
 
 import mmap
 import os

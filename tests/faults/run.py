@@ -1,4 +1,4 @@
-"""Kill guards under load, as often as told: `make faults RUNS=1000`. Prints how to repeat what failed.
+"""Kill guards under load, any number of times: `make faults RUNS=1000`. Prints how to repeat a failure.
 
 A seed gives the same load and the same plan of deaths; what the machine makes of the plan differs from run to run.
 """
@@ -13,27 +13,29 @@ from pathlib import Path
 
 from tests.faults.two_guards import Result, live
 
-A_WORLD = 10
-"""How many guards die in one world, at least."""
+DEATHS_PER_RUN = 10
+"""How many guards die in one pair, at least."""
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make faults", description="Kill guards under load and check promise P9.")
     parser.add_argument("--runs", type=int, default=100, metavar="N", help="how many guards are killed, at least")
-    parser.add_argument("--seed", type=int, default=1, metavar="N", help="of the first world; the next ones follow")
-    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="worlds at the same time")
+    parser.add_argument(
+        "--seed", type=int, default=1, metavar="N", help="of the first pair of guards; the next ones follow"
+    )
+    parser.add_argument("--jobs", type=int, default=2, metavar="N", help="pairs of guards at the same time")
     options = parser.parse_args()
-    worlds = -(-options.runs // A_WORLD)
+    pairs = -(-options.runs // DEATHS_PER_RUN)
     began, done, failed = time.monotonic(), list[Result](), list[Result]()
     with ProcessPoolExecutor(options.jobs, multiprocessing.get_context("spawn")) as pool:
-        futures = [pool.submit(live, options.seed + number, A_WORLD) for number in range(worlds)]
+        futures = [pool.submit(live, options.seed + number, DEATHS_PER_RUN) for number in range(pairs)]
         for future in as_completed(futures):
             result = future.result()
             done.append(result)
             if result.problem:
                 failed.append(result)
                 print(f"seed {result.seed}: {result.problem}", flush=True)
-                print(f"repeat it with: make faults RUNS={A_WORLD} SEED={result.seed}", flush=True)
+                print(f"repeat it with: make faults RUNS={DEATHS_PER_RUN} SEED={result.seed}", flush=True)
             deaths = sum(each.deaths.total() - each.idle for each in done)
             print(f"{deaths} of {options.runs} deaths, {len(failed)} failures", file=sys.stderr, flush=True)
     print_sums(done, time.monotonic() - began)
@@ -48,7 +50,7 @@ def print_sums(done: list[Result], seconds: float) -> None:
         endings += result.endings
     calls, ran, receipts = (sum(getattr(each, name) for each in done) for name in ("calls", "ran", "receipts"))
     idle = sum(each.idle for each in done)
-    print(f"{deaths.total() - idle} guards killed under load in {len(done)} worlds, and {idle} idle; {seconds:.0f} s")
+    print(f"{deaths.total() - idle} guards killed under load in {len(done)} pairs, and {idle} idle; {seconds:.0f} s")
     for name, count in deaths.most_common():
         print(f"  {count:6} {name}")
     print(f"{calls} calls asked; {ran} dispatched with their look-ups; {receipts} receipts")

@@ -1,7 +1,7 @@
-"""A world for one fault at a time: the step that it strikes is known, and nothing else goes on.
+"""A setup for one fault at a time: the step at which it occurs is known, and nothing else is going on.
 
 Guard 0 has an upstream that does what it is told, and another beside it; guard 1 shares its ledger. Each step of the
-story of a call can be stopped at: see `tests/faults/table.py`.
+life of a call can be stopped at: see `tests/faults/table.py`.
 """
 
 import json
@@ -18,7 +18,7 @@ from pathlib import Path
 from tests.faults.disks import small_disk
 from tests.faults.guard_process import Ask, GuardProcess, Json
 from tests.faults.ledger_reading import Said, key_of, read_effects
-from tests.faults.two_guards import CONFIG, UPSTREAM, Decider, World, require
+from tests.faults.two_guards import CONFIG, UPSTREAM, Decider, GuardPair, require
 
 TIMEOUT = 0.5
 """How long the upstream that is told what to do has for a call, in seconds."""
@@ -78,7 +78,7 @@ class Upstream:
         self.connection.close()
 
 
-class Stage(World):
+class FaultScenario(GuardPair):
     """`said` is what the client was told of the call that the fault is for, in a word."""
 
     def __init__(self, folder: Path, disk: Path | None) -> None:
@@ -151,7 +151,7 @@ class Stage(World):
 
     # The end
 
-    def story(self, ask: Ask) -> str:
+    def summary(self, ask: Ask) -> str:
         """What the client was told of the call; what the ledger says of it; how often it ran."""
         key, said = key_of(ask.tool, ask.arguments), self.read()
         endings = [said.endings.get(intent["seq"], "open") for intent in said.intents.get(key, [])]
@@ -237,12 +237,12 @@ def eventually(is_so: Callable[[], bool], otherwise: str) -> None:
 
 
 @contextmanager
-def open_stage(folder: Path, on_small_disk: bool) -> Iterator[Stage]:
+def open_scenario(folder: Path, on_small_disk: bool) -> Iterator[FaultScenario]:
     with small_disk(folder, 2048) if on_small_disk else nullcontext() as disk:
-        stage = Stage(folder, disk)
+        scenario = FaultScenario(folder, disk)
         try:
-            stage.begin()
-            with stage.stack:
-                yield stage
+            scenario.begin()
+            with scenario.stack:
+                yield scenario
         finally:
-            stage.close()
+            scenario.close()

@@ -1,7 +1,7 @@
-"""Every fault at every step of the story of one call: `make fault-table`. Each cell is a real run of two real guards.
+"""Every fault at every step of one call: `make fault-table`. Each cell is a real run of two real guards.
 
-A cell stops the story at its step, lets the fault happen, and goes on; what must hold afterwards is read past the
-guard's own code (`world.check`, `stage.finish`). See docs/reference/faults.md.
+A cell stops the call at its step, lets the fault happen, and goes on; what must hold afterwards is read without the
+guard's own code (`pair.check`, `scenario.finish`). See docs/reference/faults.md.
 """
 
 import argparse
@@ -21,7 +21,7 @@ import pytest
 from tests.faults.disks import fill
 from tests.faults.guard_process import Ask
 from tests.faults.preload import STOP_AFTER, STOP_BEFORE, STOP_OUTPUT
-from tests.faults.single_fault import TIMEOUT, Stage, open_stage
+from tests.faults.single_fault import TIMEOUT, FaultScenario, open_scenario
 from tests.faults.two_guards import require
 
 SLOW_MS = 900
@@ -36,51 +36,51 @@ class Step:
     """
 
     name: str
-    stop: Callable[[Stage, Ask], None]
-    go: Callable[[Stage], None]
+    stop: Callable[[FaultScenario, Ask], None]
+    go: Callable[[FaultScenario], None]
     sync: int = 0
     held: bool = False
 
 
-def stopped(stage: Stage, ask: Ask) -> None:
+def stopped(scenario: FaultScenario, ask: Ask) -> None:
     """Not even read."""
-    os.kill(stage.guard.pid, signal.SIGSTOP)
-    stage.await_stop()
-    stage.guard.send([ask])
+    os.kill(scenario.guard.pid, signal.SIGSTOP)
+    scenario.await_stop()
+    scenario.guard.send([ask])
 
 
-def at_call(mode: int, number: int) -> Callable[[Stage, Ask], None]:
-    def stop(stage: Stage, ask: Ask) -> None:
-        stage.pages[0].arm(stage.guard.pid, mode, number)
-        stage.guard.send([ask])
-        stage.await_stop()
-
-    return stop
-
-
-def at_upstream(tool: str, moment: str) -> Callable[[Stage, Ask], None]:
-    def stop(stage: Stage, ask: Ask) -> None:
-        stage.upstream.order("plan", [tool, moment])
-        stage.guard.send([ask])
-        stage.await_upstream(tool, moment)
+def at_call(mode: int, number: int) -> Callable[[FaultScenario, Ask], None]:
+    def stop(scenario: FaultScenario, ask: Ask) -> None:
+        scenario.pages[0].arm(scenario.guard.pid, mode, number)
+        scenario.guard.send([ask])
+        scenario.await_stop()
 
     return stop
 
 
-def held(stage: Stage, ask: Ask) -> None:
-    stage.guard.send([ask])
-    stage.await_hold()
+def at_upstream(tool: str, moment: str) -> Callable[[FaultScenario, Ask], None]:
+    def stop(scenario: FaultScenario, ask: Ask) -> None:
+        scenario.upstream.order("plan", [tool, moment])
+        scenario.guard.send([ask])
+        scenario.await_upstream(tool, moment)
+
+    return stop
 
 
-def go_on(stage: Stage) -> None:
-    if stage.guard.process.poll() is None:
-        os.kill(stage.guard.pid, signal.SIGCONT)
+def held(scenario: FaultScenario, ask: Ask) -> None:
+    scenario.guard.send([ask])
+    scenario.await_hold()
 
 
-def answer(stage: Stage) -> None:
-    stage.upstream.connection.setblocking(True)
+def go_on(scenario: FaultScenario) -> None:
+    if scenario.guard.process.poll() is None:
+        os.kill(scenario.guard.pid, signal.SIGCONT)
+
+
+def answer(scenario: FaultScenario) -> None:
+    scenario.upstream.connection.setblocking(True)
     try:
-        stage.upstream.connection.sendall(b'{"go": 0}\n')
+        scenario.upstream.connection.sendall(b'{"go": 0}\n')
     except OSError:
         return  # the upstream is dead
 
@@ -89,7 +89,7 @@ STEPS = (
     Step("identify", stopped, go_on),
     Step("describe", at_upstream("get", "received"), answer, sync=1),
     Step("decide", at_call(STOP_AFTER, 2), go_on),
-    Step("hold", held, Stage.decide, sync=3, held=True),
+    Step("hold", held, FaultScenario.decide, sync=3, held=True),
     Step("record intent", at_call(STOP_BEFORE, 3), go_on, sync=3),
     Step("execute: received", at_upstream("update", "received"), answer),
     Step("execute: ran", at_upstream("update", "ran"), answer),
@@ -100,40 +100,40 @@ STEPS = (
 # Faults
 
 
-def kill(stage: Stage) -> None:
-    os.kill(stage.guard.pid, signal.SIGKILL)
+def kill(scenario: FaultScenario) -> None:
+    os.kill(scenario.guard.pid, signal.SIGKILL)
 
 
-def pause(stage: Stage) -> None:
+def pause(scenario: FaultScenario) -> None:
     """The guard, for longer than its upstream's time-out."""
-    os.kill(stage.guard.pid, signal.SIGSTOP)
-    stage.await_stop()
+    os.kill(scenario.guard.pid, signal.SIGSTOP)
+    scenario.await_stop()
     threading.Event().wait(2 * TIMEOUT)
-    os.kill(stage.guard.pid, signal.SIGCONT)
+    os.kill(scenario.guard.pid, signal.SIGCONT)
 
 
-def pause_upstream(stage: Stage) -> None:
+def pause_upstream(scenario: FaultScenario) -> None:
     """Until the call is answered, or a while if it is not."""
-    os.kill(stage.upstream.pid, signal.SIGSTOP)
-    stage.when_healed.append(lambda: os.kill(stage.upstream.pid, signal.SIGCONT))
+    os.kill(scenario.upstream.pid, signal.SIGSTOP)
+    scenario.when_healed.append(lambda: os.kill(scenario.upstream.pid, signal.SIGCONT))
 
 
-def fill_disk(stage: Stage) -> None:
-    assert stage.disk is not None
-    stage.when_healed.append(fill(stage.disk).unlink)
+def fill_disk(scenario: FaultScenario) -> None:
+    assert scenario.disk is not None
+    scenario.when_healed.append(fill(scenario.disk).unlink)
 
 
-def client_leaves(stage: Stage) -> None:
-    stage.guard.leave()
-    stage.ends_by_itself = True
+def client_leaves(scenario: FaultScenario) -> None:
+    scenario.guard.leave()
+    scenario.ends_by_itself = True
 
 
-def client_leaves_mid_line(stage: Stage) -> None:
+def client_leaves_mid_line(scenario: FaultScenario) -> None:
     """Its output is still read."""
-    assert stage.guard.process.stdin
-    stage.guard.write_bytes(b'{"jsonrpc":"2.0","id":9,"method":"tools/ca')
-    stage.guard.process.stdin.close()
-    stage.ends_by_itself = True
+    assert scenario.guard.process.stdin
+    scenario.guard.write_bytes(b'{"jsonrpc":"2.0","id":9,"method":"tools/ca')
+    scenario.guard.process.stdin.close()
+    scenario.ends_by_itself = True
 
 
 CLIENT_GARBAGE = (
@@ -152,32 +152,32 @@ UPSTREAM_GARBAGE = (
 """Not JSON, not UTF-8, cut off, answers to others and to nothing, twice, mixed, too long, too deep, and no ids."""
 
 
-def client_garbage(stage: Stage) -> None:
-    stage.guard.write_bytes(b"\n".join(CLIENT_GARBAGE) + b"\n")
+def client_garbage(scenario: FaultScenario) -> None:
+    scenario.guard.write_bytes(b"\n".join(CLIENT_GARBAGE) + b"\n")
 
 
-def upstream_garbage(stage: Stage) -> None:
-    stage.upstream.order("say", (b"\n".join(UPSTREAM_GARBAGE) + b"\n").decode("latin-1"))
+def upstream_garbage(scenario: FaultScenario) -> None:
+    scenario.upstream.order("say", (b"\n".join(UPSTREAM_GARBAGE) + b"\n").decode("latin-1"))
 
 
-def close_input(stage: Stage) -> None:
-    stage.upstream.order("close", 0)
+def close_input(scenario: FaultScenario) -> None:
+    scenario.upstream.order("close", 0)
 
 
-def close_output(stage: Stage) -> None:
-    stage.upstream.order("close", 1)
+def close_output(scenario: FaultScenario) -> None:
+    scenario.upstream.order("close", 1)
 
 
-def half_a_line(stage: Stage) -> None:
-    stage.upstream.order("say", '{"jsonrpc":"2.0","id":3,"result":{"cont')
-    stage.upstream.order("die")
+def half_a_line(scenario: FaultScenario) -> None:
+    scenario.upstream.order("say", '{"jsonrpc":"2.0","id":3,"result":{"cont')
+    scenario.upstream.order("die")
 
 
-def restart_upstream(stage: Stage) -> None:
-    stage.upstream.order("die")
+def restart_upstream(scenario: FaultScenario) -> None:
+    scenario.upstream.order("die")
 
 
-FAULTS: dict[str, Callable[[Stage], None] | None] = {
+FAULTS: dict[str, Callable[[FaultScenario], None] | None] = {
     "guard killed": kill,
     "guard paused": pause,
     "upstream paused": pause_upstream,
@@ -202,16 +202,16 @@ def run(step: Step, fault: str) -> str:
     try:
         with (
             tempfile.TemporaryDirectory(prefix="mcp-guard-fault-") as made,
-            open_stage(Path(made), fault == "disk full") as stage,
+            open_scenario(Path(made), fault == "disk full") as scenario,
         ):
-            ask = stage.name("update", id="held 1" if step.held else "")
-            beside = Beside(stage, stage.name("note", "side"), stage.name("note"))
+            ask = scenario.name("update", id="held 1" if step.held else "")
+            beside = Beside(scenario, scenario.name("note", "side"), scenario.name("note"))
             if fault == "slow sync":
                 slow(step, ask, beside)
             else:
                 strike(step, fault, ask, beside)
-            stage.finish()
-            return stage.story(ask)
+            scenario.finish()
+            return scenario.summary(ask)
     except pytest.skip.Exception as missing:
         return f"({missing})"
 
@@ -220,43 +220,43 @@ def run(step: Step, fault: str) -> str:
 class Beside:
     """What else is asked of the guards: a call to the other upstream of guard 0, and one of guard 1."""
 
-    stage: Stage
+    scenario: FaultScenario
     same: Ask
     other: Ask
 
     def send(self) -> None:
-        self.stage.guards[0].send([self.same])
-        self.stage.guards[1].send([self.other])
+        self.scenario.guards[0].send([self.same])
+        self.scenario.guards[1].send([self.other])
 
 
 def strike(step: Step, fault: str, ask: Ask, beside: Beside) -> None:
-    stage, act = beside.stage, FAULTS[fault]
+    scenario, act = beside.scenario, FAULTS[fault]
     assert act is not None
-    step.stop(stage, ask)
-    act(stage)
+    step.stop(scenario, ask)
+    act(scenario)
     beside.send()
-    step.go(stage)
+    step.go(scenario)
 
 
 def slow(step: Step, ask: Ask, beside: Beside) -> None:
     """What belongs to the sync happens once it has returned, and not before."""
-    stage = beside.stage
-    stage.pages[0].slow(stage.guard.pid, step.sync, SLOW_MS)
+    scenario = beside.scenario
+    scenario.pages[0].slow(scenario.guard.pid, step.sync, SLOW_MS)
     tool = {1: "get", 3: "update"}.get(step.sync)
     if tool is not None and not step.held:
-        stage.upstream.order("plan", [tool, "received"])
-    stage.guard.send([ask])
+        scenario.upstream.order("plan", [tool, "received"])
+    scenario.guard.send([ask])
     if step.held:
-        stage.await_hold()
-        stage.decide()
+        scenario.await_hold()
+        scenario.decide()
     elif tool is not None:
-        news = stage.upstream.hear()
+        news = scenario.upstream.hear()
         require(news.get("at") == [tool, "received"], f"the upstream is at {news}")
-        require(0 < stage.pages[0].returned < news["time"], "it was dispatched before the sync returned")
-        answer(stage)
-    stage.guard.settle()
+        require(0 < scenario.pages[0].returned < news["time"], "it was dispatched before the sync returned")
+        answer(scenario)
+    scenario.guard.settle()
     beside.send()
-    require(0 < stage.pages[0].returned < time.monotonic_ns(), "it was answered before the sync returned")
+    require(0 < scenario.pages[0].returned < time.monotonic_ns(), "it was answered before the sync returned")
 
 
 def main() -> int:

@@ -1,4 +1,4 @@
-"""A clock set back: receipts' times never go back, small steps are borne, large ones refuse until it is right."""
+"""A clock set back: receipt times never decrease, small steps are tolerated, large ones refuse calls."""
 
 from pathlib import Path
 
@@ -8,7 +8,7 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Effect, RateCounter, ToolCallRequest
 from mcp_guard.core.receipt import format_time
 from mcp_guard.ledger.clock import TOLERATED, SteadyClock, receipt_time
-from tests.promises.harness import ALLOW, GATE, SECOND, Harness, make_instance, open_harness, pending_id, text
+from tests.promises.harness import ALLOW, HOLD, SECOND, Harness, make_instance, open_harness, pending_id, text
 
 NOTE = ToolCallRequest("crm__note", {"text": "x"})
 HOUR = 3600 * SECOND
@@ -112,7 +112,7 @@ async def test_expired_credential_stays_expired(tmp_path: Path) -> None:
 
 
 async def test_expired_approval_stays_expired(tmp_path: Path) -> None:
-    harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}")
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
     id = pending_id(await harness.guard.call(make_instance(), NOTE))
     harness.approve(id)
     harness.clock.time += HOUR + SECOND

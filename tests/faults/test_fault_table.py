@@ -28,6 +28,6 @@ def test_a_fault_at_its_worst_step_loses_nothing_and_runs_nothing_twice(fault: s
     if library() is None:
         pytest.skip("no C compiler: the guard cannot be stopped at a sync")
     [step] = [step for step in STEPS if step.name == SAMPLE[fault]]
-    if (story := run(step, fault)).startswith("("):
-        pytest.skip(story)
-    assert story.endswith(("ran 0", "ran 1"))
+    if (summary := run(step, fault)).startswith("("):
+        pytest.skip(summary)
+    assert summary.endswith(("ran 0", "ran 1"))

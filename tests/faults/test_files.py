@@ -1,4 +1,4 @@
-"""Ledger files that are read-only, gone, replaced, rolled back or damaged: refused, told, and never written over."""
+"""Ledger files that are read-only, missing, replaced, rolled back or damaged: refused, reported, never overwritten."""
 
 import os
 import shutil

@@ -1,4 +1,4 @@
-"""A full disk: calls are refused and say why, one that ran is never said to be refused, the guard goes on by itself."""
+"""A full disk: calls are refused with the reason, no call that ran is reported as refused, the guard recovers."""
 
 import subprocess
 import sys
@@ -10,7 +10,7 @@ from mcp_guard.ports import Intent
 from mcp_guard.verifier import verify_ledger
 from tests.faults.disks import fill, small_disk
 from tests.live.running_guard import Client, log, scripted, seen, text, write_config
-from tests.promises.harness import ALLOW, GATE, Harness, make_instance, open_harness, pending_id
+from tests.promises.harness import ALLOW, HOLD, Harness, make_instance, open_harness, pending_id
 from tests.promises.harness import text as said
 
 NOTE = ToolCallRequest("crm__note", {"text": "x"})
@@ -93,7 +93,7 @@ async def test_guard_stopped_on_a_full_disk_leaves_the_outcome_unknown(tmp_path:
 
 async def test_reply_of_an_approved_call_is_given_after_its_outcome_is_recorded(tmp_path: Path) -> None:
     with small_disk(tmp_path) as disk:
-        harness = open_harness(disk, f"{ALLOW}\n{GATE}")
+        harness = open_harness(disk, f"{ALLOW}\n{HOLD}")
         id = pending_id(await harness.guard.call(make_instance(), NOTE))
         harness.approve(id)
         filled: list[Path] = []

@@ -1,4 +1,4 @@
-"""Another process that holds the ledger for long, and a disk whose syncs fail: refused, told, and then on it goes."""
+"""A ledger locked for long by another process, and a disk whose syncs fail: calls are refused until it recovers."""
 
 import sqlite3
 import subprocess

@@ -1,4 +1,4 @@
-"""P9 under load: a sample of `make faults`, which kills as many guards as one likes. See docs/reference/faults.md."""
+"""P9 under load: a sample of `make faults`, which kills any number of guards. See docs/reference/faults.md."""
 
 import pytest
 

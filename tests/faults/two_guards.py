@@ -1,4 +1,4 @@
-"""A world of two guards on one ledger, with a person who decides; the guards are killed under load again and again.
+"""Two guards on one ledger and a person who decides; the guards are killed under load again and again.
 
 After each death everything that promise P9 says is checked against what the upstreams really ran and what the clients
 were told.
@@ -78,7 +78,7 @@ class Broken(Exception):
 
 @dataclass
 class Result:
-    """What one world saw."""
+    """What one pair of guards saw."""
 
     seed: int
     deaths: "Counter[str]" = field(default_factory=Counter)
@@ -97,7 +97,7 @@ def require(condition: object, what: str) -> None:
         raise Broken(what)
 
 
-class World:
+class GuardPair:
     """One ledger, its guards, and everything that was ever asked of them."""
 
     def __init__(self, folder: Path, seed: int) -> None:
@@ -282,7 +282,7 @@ class Decider(threading.Thread):
     def run(self) -> None:
         try:
             self.decide_all()
-        except Exception as error:  # shown by the world, which then fails
+        except Exception as error:  # shown by the pair, which then fails
             self.trouble = error
 
     def decide_all(self) -> None:
@@ -306,32 +306,32 @@ class Decider(threading.Thread):
 
 
 @contextmanager
-def open_world(seed: int) -> Iterator[World]:
-    folder = Path(tempfile.mkdtemp(prefix="mcp-guard-world-"))
-    world = World(folder, seed)
+def open_pair(seed: int) -> Iterator[GuardPair]:
+    folder = Path(tempfile.mkdtemp(prefix="mcp-guard-pair-"))
+    pair = GuardPair(folder, seed)
     try:
-        world.begin()
+        pair.begin()
         decider = Decider(folder / "0.toml")
         decider.start()
-        yield world
+        yield pair
         decider.over.set()
         decider.join(10)
         require(decider.trouble is None, f"the approver met {decider.trouble!r}")
     finally:
-        for guard in world.guards:
+        for guard in pair.guards:
             guard.kill()
         shutil.rmtree(folder, ignore_errors=True)
 
 
 def live(seed: int, deaths: int) -> Result:
-    """One world until so many guards have died in it under load, or a promise is broken."""
+    """Run one pair of guards until so many have died under load, or a promise is broken."""
     result = Result(seed)
     try:
-        with open_world(seed) as world:
-            result = world.result
+        with open_pair(seed) as pair:
+            result = pair.result
             while result.deaths.total() - result.idle < deaths:
-                world.round()
-            world.check()
+                pair.round()
+            pair.check()
     except (Broken, AssertionError) as broken:
         result.problem = str(broken)
     except Exception as error:

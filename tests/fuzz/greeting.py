@@ -1,4 +1,4 @@
-"""Upstreams that answer the greeting and the lists with something else than they should, beside one that does not."""
+"""Upstreams that answer the greeting and the listings with malformed values, beside one that works."""
 
 from pathlib import Path
 

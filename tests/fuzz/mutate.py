@@ -1,4 +1,4 @@
-"""Malformed frames: recorded ones, changed as JSON and as bytes."""
+"""Malformed frames: recorded ones, mutated as JSON and as bytes."""
 
 import copy
 import json

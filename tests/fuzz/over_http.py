@@ -1,4 +1,4 @@
-"""Malformed bodies and headers for a guard that serves HTTP: each is answered, and good calls between them rightly."""
+"""Malformed bodies and headers for a guard that serves HTTP: each is answered, and valid calls in between succeed."""
 
 import asyncio
 import json

@@ -1,4 +1,5 @@
-"""Writes `frames.json` anew: what the official client and server of both eras say, on either side of a guard.
+"""Regenerates `frames.json`: what the official client and server send in both protocol versions, on either side of a
+guard.
 
 .venv/bin/python -m tests.fuzz.record
 """

@@ -1,5 +1,5 @@
-"""A real guard between a client and an upstream, one of which says malformed things; good calls between them must be
-answered rightly."""
+"""A real guard between a client and an upstream, one of which sends malformed frames; valid calls in between must
+succeed."""
 
 import json
 import random

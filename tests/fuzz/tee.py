@@ -1,4 +1,4 @@
-"""Runs a server on stdio and writes down every frame of the conversation: tee.py LOG COMMAND…"""
+"""Runs a server on stdio and records every frame of the conversation: tee.py LOG COMMAND…"""
 
 import json
 import subprocess

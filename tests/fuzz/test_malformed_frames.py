@@ -1,4 +1,4 @@
-"""A sample of `make fuzz`: malformed frames for real guards, and good calls between them."""
+"""A sample of `make fuzz`: malformed frames for real guards, with valid calls in between."""
 
 import pytest
 

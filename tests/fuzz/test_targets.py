@@ -1,4 +1,4 @@
-"""Properties of the readers of what others write, for bytes made from what they usually see. See `make fuzz-cover`."""
+"""Properties of parsers of external input, on bytes derived from what they usually see. See `make fuzz-cover`."""
 
 import random
 

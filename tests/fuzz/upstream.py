@@ -1,4 +1,4 @@
-"""A lean MCP server of either era that says whatever a call tells it to: upstream.py ERA LOG [SEED].
+"""A lean MCP server of either protocol version that sends whatever a call tells it to: upstream.py ERA LOG [SEED].
 
 The tool `say` writes the bytes of a file that its argument names before it answers; in them `OPEN` stands for the id of
 the call itself. LOG gets a line for each call of `echo`. With SEED, the answers to a greeting and to lists are garbled.

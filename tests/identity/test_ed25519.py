@@ -1,4 +1,4 @@
-"""Keys of libsodium and keys of cryptography are the same keys; what was not signed does not verify."""
+"""Keys of libsodium and of cryptography are interchangeable, and unsigned data does not verify."""
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey

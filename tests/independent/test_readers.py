@@ -1,4 +1,4 @@
-"""Exports held against readers that share no code with the guard: tlog-scales, and a verifier in JavaScript."""
+"""Exports checked by verifiers that share no code with the guard: tlog-scales, and one in JavaScript."""
 
 import base64
 import json
@@ -25,7 +25,7 @@ from mcp_guard.ledger.export import export
 from mcp_guard.ledger.keys import SigningKey, signing_key
 from mcp_guard.ledger.writer import Transaction, Writer
 from tests.ledger.sized_ledger import fill, open_filled
-from tests.promises.harness import ALLOW, GATE, make_instance, open_harness, pending_id
+from tests.promises.harness import ALLOW, HOLD, make_instance, open_harness, pending_id
 
 NODE = str(Path(sys.executable).with_name("node"))
 VERIFIER = Path(__file__).with_name("verify.mjs")
@@ -50,7 +50,7 @@ async def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The export of a ledger in which calls were allowed, held, approved and denied; written in three goes."""
     folder = tmp_path_factory.mktemp("real")
     harness = open_harness(folder)
-    harness.load(ALLOW + GATE.replace("action,", 'action == Action::"crm__purge",'))
+    harness.load(ALLOW + HOLD.replace("action,", 'action == Action::"crm__purge",'))
 
     for number in range(140):
         await harness.guard.call(

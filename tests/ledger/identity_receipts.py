@@ -1,4 +1,4 @@
-"""Receipts of who may call and what may be called, for tests that want one of every kind."""
+"""Receipts about identities and tools, for tests that need one of every kind."""
 
 from mcp_guard.core.model import Agent
 from mcp_guard.core.tool_pins import FirstUse, PinRule

@@ -1,4 +1,4 @@
-"""What a rotated ledger looks like, checked step by step and apart from `verify`: which key signed what."""
+"""Checks of a rotated ledger, independent of `verify`: which key signed what."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""A ledger with a past: about a thousand receipts of every kind, written by the guard's own code."""
+"""A sample ledger: about a thousand receipts of every kind, written by the guard's own code."""
 
 import base64
 from pathlib import Path
@@ -14,10 +14,10 @@ from mcp_guard.ledger.approvals.votes import Approver, GrantTerms, Votes
 from mcp_guard.ledger.open import LedgerSettings
 from mcp_guard.ledger.writer import Transaction
 from tests.ledger.identity_receipts import definitions_of_every_fate, who_may_call
-from tests.promises.harness import ALLOW, GATE, PEOPLE, SECOND, Harness, make_instance, open_harness, pending_id
+from tests.promises.harness import ALLOW, HOLD, PEOPLE, SECOND, Harness, make_instance, open_harness, pending_id
 
 ORIGIN = "test.example/ledger"
-POLICIES = f"{ALLOW}\n{GATE}".replace(
+POLICIES = f"{ALLOW}\n{HOLD}".replace(
     "forbid (principal, action, resource)", 'forbid (principal, action == Action::"crm__note", resource)'
 )
 PEOPLE_ROUTE = Route("people", ("alice", "bob", "carol", "dana"), 7200 * SECOND, escalate_to="chiefs",

@@ -1,4 +1,4 @@
-"""Ledgers of any size for tests of what is done with them: real key, real file, receipts of no story."""
+"""Ledgers of any size with a real key and file; their receipts carry no meaning."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ ORIGIN = "test.example/ledger"
 NOW = 1_790_000_000 * 1_000_000
 
 
-class Still:
+class FrozenClock:
     """A clock that stands still."""
 
     def now(self) -> int:
@@ -21,7 +21,7 @@ class Still:
 
 def open_filled(folder: Path, count: int, payload: bytes = b'{"a":1}', origin: str = ORIGIN) -> Writer:
     """The ledger in `folder`, with so many receipts more."""
-    writer = open_writer(LedgerSettings(folder, origin, unsafe_skip_fsync=True), Still())
+    writer = open_writer(LedgerSettings(folder, origin, unsafe_skip_fsync=True), FrozenClock())
     fill(writer, count, payload)
     return writer
 

@@ -1,4 +1,4 @@
-"""An export: the files of a tlog-tiles log, of one head, added to and never to what is not its own."""
+"""Exports: the files of a tlog-tiles log for one head, extended later, and never written into a foreign folder."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""Calls that are under way together share a commit; what is wrong with one is no matter of the others."""
+"""Concurrent calls share a commit, and a failing one does not affect the others."""
 
 import asyncio
 from pathlib import Path

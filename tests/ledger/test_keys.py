@@ -1,4 +1,4 @@
-"""The ledger's key: how it is held, rotated and replaced, and that no moment of a rotation loses the ledger."""
+"""The ledger's key: storage, rotation and replacement, and crashes at every point of a rotation."""
 
 import fcntl
 import os
@@ -24,7 +24,7 @@ from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import SignerSettings
 from mcp_guard.storage.sqlite import open_store
 from mcp_guard.verifier import verify_ledger
-from tests.kill_points import dies_at
+from tests.kill_points import killed_at
 from tests.ledger.rotation_checks import chain, checkpoint, receipts, signers, signs
 from tests.promises.harness import Clock, make_instance, open_harness
 
@@ -213,7 +213,7 @@ def test_rotation_killed_at_any_step_leaves_a_working_key(tmp_path: Path) -> Non
         folder.mkdir()
         old = open_writer(settings(folder), Clock())
         write(old)
-        died = dies_at(number, partial(rotate_until, folder))
+        died = killed_at(number, partial(rotate_until, folder))
         after = open_writer(settings(folder), Clock())
         write(after)
         write(old)  # a guard that ran all the while

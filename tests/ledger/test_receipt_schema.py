@@ -1,4 +1,4 @@
-"""Receipts of every kind, made by the guard itself, held against the published schema."""
+"""Receipts of every kind, written by the guard itself, checked against the published schema."""
 
 import json
 from collections.abc import Iterator
@@ -27,7 +27,7 @@ from tests.ledger.identity_receipts import definitions_of_every_fate, who_may_ca
 from tests.live.running_guard import ALLOW_ALL, Client, scripted, write_config
 from tests.promises.harness import (
     ALLOW,
-    GATE,
+    HOLD,
     PEOPLE,
     SECOND,
     Harness,
@@ -46,7 +46,7 @@ FORMS: list[Json] = [
 VOTERS = ("alice", "carol", "mallory")
 FIRST = Route("people", VOTERS, 3600 * SECOND, escalate_to="chiefs", escalate_after=600 * SECOND)
 CHIEFS = Route("chiefs", ("dana",), 3600 * SECOND)
-GATED = ALLOW + GATE.replace("action,", 'action in [Action::"crm__note", Action::"crm__update_deal"],')
+HOLD_POLICIES = ALLOW + HOLD.replace("action,", 'action in [Action::"crm__note", Action::"crm__update_deal"],')
 
 
 async def call(harness: Harness, name: str, arguments: Json) -> Any:
@@ -110,7 +110,7 @@ async def calls_of_every_ending(harness: Harness) -> None:
     await call(harness, "crm__get_deal", {"deal_id": "1"})
     await call(harness, "nonesuch", {})
     await call(harness, "crm__purge", {})
-    harness.load(GATED.replace('Action::"crm__note", ', ""))
+    harness.load(HOLD_POLICIES.replace('Action::"crm__note", ', ""))
     arguments = {"deal_id": "1", "amount": 7, "guard_ticket": "INC-2", "guard_reason": "because"}
     harness.approve(pending_id(await call(harness, "crm__update_deal", arguments)))
     await call(harness, "crm__update_deal", arguments)
@@ -135,7 +135,7 @@ def keys_and_witnesses(harness: Harness) -> None:
 async def receipts(tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
     folder = tmp_path_factory.mktemp("schema")
     counters = (RateCounter("writes", 60 * SECOND, ("instance",), (Effect.WRITE,)),)
-    harness = open_harness(folder, GATED, counters, routes={"people": FIRST, "chiefs": CHIEFS})
+    harness = open_harness(folder, HOLD_POLICIES, counters, routes={"people": FIRST, "chiefs": CHIEFS})
     read = harness.upstream.catalog["crm__get_deal"]
     harness.upstream.catalog[read.listed_as] = replace(
         read, rule=replace(read.rule, returns=("untrusted", "sensitive"))

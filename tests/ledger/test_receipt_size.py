@@ -1,4 +1,4 @@
-"""Hostile sizes: whatever an agent or an upstream chooses, each receipt fits an entry, and the story goes on."""
+"""Hostile sizes: whatever an agent or an upstream chooses, each receipt fits an entry and calls go on."""
 
 import json
 from pathlib import Path
@@ -13,7 +13,7 @@ from mcp_guard.core.receipt import Draft, entry
 from mcp_guard.core.receipt_limits import MAX_ENTRY_BYTES
 from mcp_guard.verifier import verify_ledger
 from tests.ledger.sized_ledger import open_filled
-from tests.promises.harness import ALLOW, GATE, Harness, make_instance, open_harness, pending_id, text
+from tests.promises.harness import ALLOW, HOLD, Harness, make_instance, open_harness, pending_id, text
 
 HUGE = 900_000
 WORST = "\x01"
@@ -78,7 +78,7 @@ async def test_thousands_of_changed_fields_are_cut_to_a_few_and_counted(tmp_path
 
 
 async def test_approval_and_grant_work_for_a_huge_call(tmp_path: Path) -> None:
-    harness = open_harness(tmp_path, ALLOW + GATE)
+    harness = open_harness(tmp_path, ALLOW + HOLD)
     harness.upstream.facts["deal_id"] = WORST * 100_000
     arguments = {"deal_id": WORST * 100_000, "amount": 2}
     held = await call(harness, "crm__note", {"text": WORST * 100_000})
@@ -90,7 +90,7 @@ async def test_approval_and_grant_work_for_a_huge_call(tmp_path: Path) -> None:
 
 async def test_long_rationales_are_whole_in_votes_and_cut_in_the_intent(tmp_path: Path) -> None:
     people = ("alice", "carol", "mallory")
-    harness = open_harness(tmp_path, ALLOW + GATE, routes={"people": Route("people", people, 10**12, quorum=3)})
+    harness = open_harness(tmp_path, ALLOW + HOLD, routes={"people": Route("people", people, 10**12, quorum=3)})
     held = pending_id(await call(harness, "crm__note", {"text": "hi"}))
     for person in people:
         harness.approve(held, person, rationale=WORST * 2000)
@@ -105,7 +105,7 @@ async def test_long_rationales_are_whole_in_votes_and_cut_in_the_intent(tmp_path
 async def test_oversized_receipt_refuses_the_call_and_writes_nothing(tmp_path: Path) -> None:
     """Here by the operator's doing: what each route demands must stand whole in the receipt."""
     crowd = tuple(f"approver-{number:05}" for number in range(6000))
-    harness = open_harness(tmp_path, ALLOW + GATE, routes={"people": Route("people", crowd, 10**12)})
+    harness = open_harness(tmp_path, ALLOW + HOLD, routes={"people": Route("people", crowd, 10**12)})
     reply = await call(harness, "crm__note", {"text": "hi"})
     assert "over the limit of 65535. Nothing was sent." in text(reply)
     assert harness.upstream.sent == []

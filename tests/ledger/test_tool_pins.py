@@ -1,4 +1,4 @@
-"""Pins in the ledger: what a listing makes of them, in several processes, and what an operator makes of them."""
+"""Tool pins in the ledger: the effect of listings in several processes, and of operator decisions."""
 
 import json
 from collections.abc import Iterator
@@ -26,7 +26,7 @@ def tool(name: str = "add", **members: Any) -> Tool:
     return make_tool("up", {"name": name, "inputSchema": {"type": "object"}} | members, {})
 
 
-class Desk:
+class PinSession:
     """One process's pins, on the ledger of a folder."""
 
     def __init__(self, folder: Path, first_use: FirstUse = FirstUse.LISTING) -> None:
@@ -49,166 +49,166 @@ class Desk:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
-    made = Desk(tmp_path)
+def session(tmp_path: Path) -> Iterator[PinSession]:
+    made = PinSession(tmp_path)
     yield made
     made.writer.store.close()
 
 
-def test_first_listing_pins_all_tools_with_one_receipt(desk: Desk) -> None:
-    assert desk.out(tool("a"), tool("b")) == {}
-    [receipt] = desk.receipts()
+def test_first_listing_pins_all_tools_with_one_receipt(session: PinSession) -> None:
+    assert session.out(tool("a"), tool("b")) == {}
+    [receipt] = session.receipts()
     assert receipt["kind"] == "catalog.pinned"
     assert receipt["definitions"] == {"up__a": tool("a").definition_hash, "up__b": tool("b").definition_hash}
-    assert desk.out(tool("a"), tool("b")) == {}
-    assert len(desk.receipts()) == 1
-    assert desk.told == []
+    assert session.out(tool("a"), tool("b")) == {}
+    assert len(session.receipts()) == 1
+    assert session.told == []
 
 
-def test_a_first_listing_of_any_length_fits_its_receipts(desk: Desk) -> None:
+def test_a_first_listing_of_any_length_fits_its_receipts(session: PinSession) -> None:
     assert (
-        desk.out(*(tool(f"tool{number}" + "x" * 60) for number in range(2 * tool_pins.MAX_PINNED_PER_RECEIPT + 1)))
+        session.out(*(tool(f"tool{number}" + "x" * 60) for number in range(2 * tool_pins.MAX_PINNED_PER_RECEIPT + 1)))
         == {}
     )
-    assert [len(receipt["definitions"]) for receipt in desk.receipts()] == [
+    assert [len(receipt["definitions"]) for receipt in session.receipts()] == [
         tool_pins.MAX_PINNED_PER_RECEIPT,
         tool_pins.MAX_PINNED_PER_RECEIPT,
         1,
     ]
 
 
-def test_tools_added_after_the_first_listing_need_acceptance(desk: Desk) -> None:
-    assert desk.out(tool("a")) == {}
-    assert desk.out(tool("a"), tool("b")) == {"up__b": "quarantined: it is new"}
+def test_tools_added_after_the_first_listing_need_acceptance(session: PinSession) -> None:
+    assert session.out(tool("a")) == {}
+    assert session.out(tool("a"), tool("b")) == {"up__b": "quarantined: it is new"}
 
 
 def test_first_use_pin_also_accepts_later_tools(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, FirstUse.PIN)
-    assert desk.out(tool("a")) == {}
-    assert desk.out(tool("a"), tool("b")) == {}
-    assert desk.kinds() == ["pinned", "pinned"]
+    session = PinSession(tmp_path, FirstUse.PIN)
+    assert session.out(tool("a")) == {}
+    assert session.out(tool("a"), tool("b")) == {}
+    assert session.kinds() == ["pinned", "pinned"]
 
 
 def test_first_use_ask_quarantines_new_tools_and_reports_once(tmp_path: Path) -> None:
-    desk = Desk(tmp_path, FirstUse.ASK)
+    session = PinSession(tmp_path, FirstUse.ASK)
     for _ in range(2):
-        assert desk.out(tool()) == {"up__add": "quarantined: it is new"}
-    assert desk.kinds() == ["quarantined"]
-    assert desk.told == ["`up__add` is quarantined: it is new\nhint: mcp-guard tools show up__add"]
+        assert session.out(tool()) == {"up__add": "quarantined: it is new"}
+    assert session.kinds() == ["quarantined"]
+    assert session.told == ["`up__add` is quarantined: it is new\nhint: mcp-guard tools show up__add"]
 
 
 def test_first_use_refuse_refuses_unpinned_tools(tmp_path: Path) -> None:
-    assert Desk(tmp_path).out(tool("old")) == {}
-    desk = Desk(tmp_path, FirstUse.REFUSE)
-    assert desk.out(tool("old"), tool("new")) == {"up__new": "refused: it is new, and first_use is `refuse`"}
-    assert desk.kinds() == ["pinned", "refused"]
+    assert PinSession(tmp_path).out(tool("old")) == {}
+    session = PinSession(tmp_path, FirstUse.REFUSE)
+    assert session.out(tool("old"), tool("new")) == {"up__new": "refused: it is new, and first_use is `refuse`"}
+    assert session.kinds() == ["pinned", "refused"]
 
 
-def test_tool_with_hidden_characters_is_always_quarantined(desk: Desk) -> None:
+def test_tool_with_hidden_characters_is_always_quarantined(session: PinSession) -> None:
     for first_use in (FirstUse.LISTING, FirstUse.PIN):
-        desk.pins = ToolPins(desk.writer, {"up": PinRule(first_use)}, desk.told.append)
-        assert list(desk.out(tool("a"), tool("b", **HIDING))) == ["up__b"]
-    receipt = next(receipt for receipt in desk.receipts() if receipt["kind"] == "catalog.quarantined")
+        session.pins = ToolPins(session.writer, {"up": PinRule(first_use)}, session.told.append)
+        assert list(session.out(tool("a"), tool("b", **HIDING))) == ["up__b"]
+    receipt = next(receipt for receipt in session.receipts() if receipt["kind"] == "catalog.quarantined")
     assert receipt["findings"] == ["hidden_characters: description: U+200B ZERO WIDTH SPACE"]
 
 
-def test_changed_definition_is_quarantined_with_both_hashes_and_the_difference(desk: Desk) -> None:
-    desk.out(tool())
+def test_changed_definition_is_quarantined_with_both_hashes_and_the_difference(session: PinSession) -> None:
+    session.out(tool())
     changed = tool(description="x", title="y")
-    assert desk.out(changed) == {"up__add": "quarantined: its description, title changed since it was pinned"}
-    receipt = desk.receipts()[-1]
+    assert session.out(changed) == {"up__add": "quarantined: its description, title changed since it was pinned"}
+    receipt = session.receipts()[-1]
     assert (receipt["kind"], receipt["pinned"]) == ("catalog.changed", tool().definition_hash)
     assert (receipt["definition"], receipt["members"]) == (changed.definition_hash, ["description", "title"])
-    assert desk.out(tool()) == {}, "as it was pinned, it may be used"
-    desk.out(changed)
-    assert desk.kinds() == ["pinned", "changed"], "the same change is no news"
+    assert session.out(tool()) == {}, "as it was pinned, it may be used"
+    session.out(changed)
+    assert session.kinds() == ["pinned", "changed"], "the same change is no news"
 
 
-def test_operator_acceptance_pins_the_definition_and_retires_the_old_one(desk: Desk) -> None:
-    desk.out(tool())
+def test_operator_acceptance_pins_the_definition_and_retires_the_old_one(session: PinSession) -> None:
+    session.out(tool())
     changed = tool(description="x")
-    desk.out(changed)
-    tool_pins.accept(desk.writer, desk.pin(changed.definition_hash), "root", "read it")
-    assert desk.out(changed) == {}
-    assert list(desk.out(tool())) == ["up__add"], "the way back is a change too"
-    assert desk.kinds() == ["pinned", "changed", "accepted", "changed"]
-    accepted = desk.receipts()[2]
+    session.out(changed)
+    tool_pins.accept(session.writer, session.pin(changed.definition_hash), "root", "read it")
+    assert session.out(changed) == {}
+    assert list(session.out(tool())) == ["up__add"], "the way back is a change too"
+    assert session.kinds() == ["pinned", "changed", "accepted", "changed"]
+    accepted = session.receipts()[2]
     assert (accepted["by"], accepted["note"]) == ("root", "read it")
     assert (accepted["pinned"], accepted["members"]) == (tool().definition_hash, ["description"])
 
 
-def test_refused_tool_stays_refused_after_a_text_change(desk: Desk) -> None:
-    desk.out(tool())
-    tool_pins.refuse(desk.writer, desk.pin(tool().definition_hash), "root", "no")
-    assert desk.out(tool()) == {"up__add": "refused: refused by root: no"}
-    assert list(desk.out(tool(description="better"))) == ["up__add"]
-    assert desk.kinds() == ["pinned", "refused", "changed"]
+def test_refused_tool_stays_refused_after_a_text_change(session: PinSession) -> None:
+    session.out(tool())
+    tool_pins.refuse(session.writer, session.pin(tool().definition_hash), "root", "no")
+    assert session.out(tool()) == {"up__add": "refused: refused by root: no"}
+    assert list(session.out(tool(description="better"))) == ["up__add"]
+    assert session.kinds() == ["pinned", "refused", "changed"]
 
 
-def test_tool_stays_quarantined_after_removing_hidden_characters(desk: Desk) -> None:
-    assert list(desk.out(tool(**HIDING))) == ["up__add"]
-    assert list(desk.out(tool(description="adds"))) == ["up__add"]
+def test_tool_stays_quarantined_after_removing_hidden_characters(session: PinSession) -> None:
+    assert list(session.out(tool(**HIDING))) == ["up__add"]
+    assert list(session.out(tool(description="adds"))) == ["up__add"]
 
 
-def test_a_tool_that_disappears_and_comes_back_changed_is_quarantined(desk: Desk) -> None:
-    desk.out(tool("a"), tool("b"))
-    desk.out(tool("a"))
-    assert list(desk.out(tool("a"), tool("b", description="x"))) == ["up__b"]
-    assert desk.out(tool("a"), tool("b")) == {}
+def test_a_tool_that_disappears_and_comes_back_changed_is_quarantined(session: PinSession) -> None:
+    session.out(tool("a"), tool("b"))
+    session.out(tool("a"))
+    assert list(session.out(tool("a"), tool("b", description="x"))) == ["up__b"]
+    assert session.out(tool("a"), tool("b")) == {}
 
 
-def test_only_the_definition_shown_is_accepted(desk: Desk) -> None:
-    desk.out(tool())
-    desk.out(tool(description="x"))
-    shown = desk.pin(tool(description="x").definition_hash)
-    tool_pins.refuse(desk.writer, shown, "root", "no")
+def test_only_the_definition_shown_is_accepted(session: PinSession) -> None:
+    session.out(tool())
+    session.out(tool(description="x"))
+    shown = session.pin(tool(description="x").definition_hash)
+    tool_pins.refuse(session.writer, shown, "root", "no")
     with pytest.raises(ApprovalError, match="it is refused by now"):
-        tool_pins.accept(desk.writer, shown, "root", "yes")
+        tool_pins.accept(session.writer, shown, "root", "yes")
     with pytest.raises(ApprovalError, match="it is forgotten by now"):
-        tool_pins.accept(desk.writer, replace(shown, hash="sha256:none"), "root", "yes")
+        tool_pins.accept(session.writer, replace(shown, hash="sha256:none"), "root", "yes")
 
 
-def test_endless_definition_changes_do_not_fill_the_ledger(desk: Desk) -> None:
-    desk.out(tool())
+def test_endless_definition_changes_do_not_fill_the_ledger(session: PinSession) -> None:
+    session.out(tool())
     for number in range(3 * tool_pins.MAX_IDLE_DEFINITIONS):
-        desk.out(tool(description=str(number)))
-    rows = desk.writer.store.pins()
+        session.out(tool(description=str(number)))
+    rows = session.writer.store.pins()
     assert len(rows) == tool_pins.MAX_IDLE_DEFINITIONS + 1
     assert [row.hash for row in rows if row.state is PinState.PINNED] == [tool().definition_hash]
     assert rows[-1].definition["description"] == str(3 * tool_pins.MAX_IDLE_DEFINITIONS - 1)
 
 
-def test_excluded_member_may_change(desk: Desk) -> None:
+def test_excluded_member_may_change(session: PinSession) -> None:
     def listed(at: str) -> Tool:
         return make_tool("up", {"name": "add", "_meta": {"at": at}}, {}, ("_meta",))
 
-    assert desk.out(listed("noon")) == {}
-    assert desk.out(listed("night")) == {}
-    [row] = desk.writer.store.pins()
+    assert session.out(listed("noon")) == {}
+    assert session.out(listed("night")) == {}
+    [row] = session.writer.store.pins()
     assert row.hash == definition_hash(row.definition)
 
 
 def test_concurrent_processes_pin_one_definition_and_quarantine_the_other(tmp_path: Path) -> None:
-    Desk(tmp_path).writer.store.close()
+    PinSession(tmp_path).writer.store.close()
 
     def listing(number: int) -> tuple[str, dict[str, str]]:
-        desk = Desk(tmp_path)  # a connection of its own, as in another process
+        session = PinSession(tmp_path)  # a connection of its own, as in another process
         seen = tool(description=str(number % 2))
-        out = desk.out(seen)
-        desk.writer.store.close()
+        out = session.out(seen)
+        session.writer.store.close()
         return seen.definition_hash, out
 
     with ThreadPoolExecutor(8) as pool:
         results = list(pool.map(listing, range(16)))
-    desk = Desk(tmp_path)
-    [pinned] = [row.hash for row in desk.writer.store.pins() if row.state is PinState.PINNED]
+    session = PinSession(tmp_path)
+    [pinned] = [row.hash for row in session.writer.store.pins() if row.state is PinState.PINNED]
     assert all((out == {}) == (hash == pinned) for hash, out in results)
-    assert sorted(desk.kinds()) == ["changed", "pinned"]
-    desk.writer.store.close()
+    assert sorted(session.kinds()) == ["changed", "pinned"]
+    session.writer.store.close()
 
 
-def test_operator_decisions_are_seen_by_other_processes(desk: Desk, tmp_path: Path) -> None:
-    other = Desk(tmp_path)
+def test_operator_decisions_are_seen_by_other_processes(session: PinSession, tmp_path: Path) -> None:
+    other = PinSession(tmp_path)
 
     def news() -> bool:
         moved = other.pins.have_changed()
@@ -216,13 +216,13 @@ def test_operator_decisions_are_seen_by_other_processes(desk: Desk, tmp_path: Pa
         assert not other.pins.have_changed()
         return moved
 
-    desk.out(tool())
+    session.out(tool())
     assert news()
     assert not news()
-    desk.out(tool(description="x"))
+    session.out(tool(description="x"))
     assert news()
-    tool_pins.accept(desk.writer, desk.pin(tool(description="x").definition_hash), "root", "yes")
+    tool_pins.accept(session.writer, session.pin(tool(description="x").definition_hash), "root", "yes")
     assert news()
-    tool_pins.refuse(desk.writer, desk.pin(tool(description="x").definition_hash), "root", "no")
+    tool_pins.refuse(session.writer, session.pin(tool(description="x").definition_hash), "root", "no")
     assert news()
     other.writer.store.close()

@@ -1,4 +1,4 @@
-"""The authorization server of `tests/servers/authority.py`, run for a test, and configurations that use it."""
+"""Runs the authorization server of `tests/servers/authority.py` for a test, with configurations that use it."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""A process that has imported the command line and forks for each command: a process of its own in 20 ms, not 300.
+"""A process with the command line imported that forks for each command: a new process in 20 ms, not 300.
 
 Only for commands that come and go; guards, and what is tested of a start itself, are started as users start them.
 """

@@ -1,4 +1,4 @@
-"""Bad input gets an answer with a reason, a receipt where a decision was asked for, and the session lives on."""
+"""Bad input gets an answer with a reason, a receipt where a decision was asked for, and the session continues."""
 
 import json
 import time

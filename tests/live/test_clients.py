@@ -1,4 +1,4 @@
-"""The official TypeScript SDK's client and FastMCP's, against both fronts; the Python SDK's is in the other files."""
+"""The official TypeScript SDK's client and FastMCP's, on stdio and HTTP; the Python SDK's is in the other files."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""A guard on a Unix socket: the kernel says who connects, and each user is the agent that the operator gave them."""
+"""A guard on a Unix socket: the kernel identifies the user, and the configuration maps each user to an agent."""
 
 import json
 import os
@@ -96,12 +96,12 @@ def test_concurrent_users_are_never_confused(guard: Served, place: Path) -> None
     with ExitStack() as stack:
         clients = [stack.enter_context(Connected(place / "socket", uid=uid)) for uid in (ANN, BEN) * 3]
 
-        def story(number: int) -> None:
+        def make_calls(number: int) -> None:
             clients[number].start()
             for count in range(10):
                 clients[number].call("up__echo", {"text": f"{number}:{clients[number].uid}:{count}"})
 
-        threads = [threading.Thread(target=story, args=(number,)) for number in range(len(clients))]
+        threads = [threading.Thread(target=make_calls, args=(number,)) for number in range(len(clients))]
         for thread in threads:
             thread.start()
         for thread in threads:

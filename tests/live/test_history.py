@@ -1,4 +1,4 @@
-"""History and drift with the real command: the task given at launch, what was read, and what is learned at the end."""
+"""Provenance and anomaly detection with the real command: the launch task, content read, and learning at the end."""
 
 import json
 from pathlib import Path
@@ -42,8 +42,8 @@ def test_destination_is_judged_by_its_first_source(tmp_path: Path) -> None:
     assert "anna" not in json.dumps(receipts)
     denied = next(each for each in receipts if each["kind"] == "decision")
     assert denied["history"] == {"untrusted_seen": True, "sinks": {"from_untrusted": ["text"]}}
-    story = cli("show", str(denied["seq"]), "--config", str(config)).stdout
-    assert "untrusted content was read; text from untrusted" in story
+    printed = cli("show", str(denied["seq"]), "--config", str(config)).stdout
+    assert "untrusted content was read; text from untrusted" in printed
     assert "Look up anna@corp.example" in cli("show", str(started["seq"]), "--config", str(config)).stdout
     assert "verified" in cli("verify", "--config", str(config)).stdout
 

@@ -1,4 +1,4 @@
-"""The HTTP front: official clients of both eras, tokens, proofs, other issuers, hostile requests."""
+"""The HTTP server: official clients of both protocol versions, tokens, proofs, other issuers, hostile requests."""
 
 import base64
 import hashlib
@@ -25,7 +25,7 @@ from tests.live.http_guard import REVISION, Served, free_port, reply, serving
 from tests.live.running_guard import ALLOW_ALL, Json, cli, enrol, log, scripted, seen, text, write_config
 from tests.live.test_session import alive, children, eventually, held
 
-GATED = f"""{ALLOW_ALL}
+HOLD_POLICIES = f"""{ALLOW_ALL}
 @id("gate") @require_approval("people") forbid (principal, action == Action::"up__echo", resource);
 """
 
@@ -206,7 +206,7 @@ def test_two_stateless_clients_of_one_instance_may_use_the_same_ids(served: Serv
 
 def test_a_held_call_is_answered_when_it_is_approved(tmp_path: Path) -> None:
     port = free_port()
-    with Served(write_config(tmp_path, scripted("up", tmp_path), GATED, more=serving(port)), port) as served:
+    with Served(write_config(tmp_path, scripted("up", tmp_path), HOLD_POLICIES, more=serving(port)), port) as served:
         client = served.raw(served.issue()[1])
         client.start()
         person = threading.Thread(
@@ -222,7 +222,7 @@ def test_a_held_call_is_answered_when_it_is_approved(tmp_path: Path) -> None:
 
 def test_stateless_client_that_disconnects_cancels_its_call(tmp_path: Path) -> None:
     port = free_port()
-    with Served(write_config(tmp_path, scripted("up", tmp_path), GATED, more=serving(port)), port) as served:
+    with Served(write_config(tmp_path, scripted("up", tmp_path), HOLD_POLICIES, more=serving(port)), port) as served:
         client = served.raw(served.issue()[1], patience=3)
         with pytest.raises(httpx.TimeoutException):
             client.stateless("tools/call", {"name": "up__echo", "arguments": {"text": "x"}})

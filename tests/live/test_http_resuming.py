@@ -1,4 +1,4 @@
-"""A response that a client lost is gone on with by the id of its last event (2025-11-25, "Resumability")."""
+"""A client resumes a lost response by the id of its last event (2025-11-25, "Resumability")."""
 
 import json
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ import pytest
 
 from tests.live.http_guard import Raw, Served, free_port, reply, serving
 from tests.live.running_guard import Json, cli, enrol, scripted, seen, write_config
-from tests.live.test_http import GATED
+from tests.live.test_http import HOLD_POLICIES
 from tests.live.test_session import held
 
 NEW = {"mcp-protocol-version": "2025-11-25"}
@@ -19,7 +19,7 @@ ECHO: Json = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": {"nam
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[Served]:
     port = free_port()
-    with Served(write_config(tmp_path, scripted("up", tmp_path), GATED, more=serving(port)), port) as guard:
+    with Served(write_config(tmp_path, scripted("up", tmp_path), HOLD_POLICIES, more=serving(port)), port) as guard:
         yield guard
 
 

@@ -1,4 +1,4 @@
-"""Upstreams over HTTP: both transports, tokens that stay, ends and comebacks."""
+"""Upstreams over HTTP: both transports, static tokens, disconnects and reconnects."""
 
 import json
 import subprocess

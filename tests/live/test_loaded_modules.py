@@ -1,4 +1,4 @@
-"""What a running guard holds in memory: none of what a session like this one has no use for (docs/decisions/0036)."""
+"""A running guard has no module in memory that its session does not need (docs/decisions/0036)."""
 
 import importlib.util
 import json

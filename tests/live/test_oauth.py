@@ -1,4 +1,4 @@
-"""Upstreams over HTTP that take OAuth tokens: had, renewed, refused, and never a call sent twice that may have run."""
+"""Upstreams over HTTP with OAuth: tokens are obtained, renewed and refused, and no call that may have run is resent."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""Upstreams of either era behind clients of either era: official servers, four combinations, on stdio and over HTTP."""
+"""Upstreams and clients of both protocol versions: official servers, four combinations, on stdio and over HTTP."""
 
 import json
 import os
@@ -205,8 +205,8 @@ def test_call_whose_guard_dies_between_rounds_is_unknown_and_not_resumed(modern:
 
 
 def test_approved_call_with_several_rounds_has_one_intent(tmp_path: Path) -> None:
-    gate = '@id("gate") @require_approval("people") forbid (principal, action == Action::"up__greet", resource);'
-    modern = Eras(tmp_path, "modern", policies=ALLOW_ALL + gate, guard="hold_seconds = 0.1")
+    hold = '@id("gate") @require_approval("people") forbid (principal, action == Action::"up__greet", resource);'
+    modern = Eras(tmp_path, "modern", policies=ALLOW_ALL + hold, guard="hold_seconds = 0.1")
     call: Json = {"name": "up__greet", "arguments": {}}
     with Stateless(modern.config) as client:
         first = client.ask("tools/call", call, **ABLE)["result"]

@@ -1,4 +1,4 @@
-"""Real upstreams, unmodified, behind the real command, driven by the official SDK's client."""
+"""Real, unmodified upstreams behind the real command, driven by the official SDK's client."""
 
 import json
 import os

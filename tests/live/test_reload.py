@@ -1,4 +1,4 @@
-"""Policies change while a session goes on: a good set takes over, a bad one never does."""
+"""Policies change during a session: valid ones take effect, invalid ones never do."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""A session with the real command: cancelling, progress while held, ids that collide, processes that must not stay."""
+"""A session with the real command: cancellation, progress while held, colliding ids, processes that must end."""
 
 import json
 import os
@@ -28,7 +28,7 @@ from tests.live.running_guard import (
 )
 
 T = TypeVar("T")
-GATED = f"""{ALLOW_ALL}
+HOLD_POLICIES = f"""{ALLOW_ALL}
 @id("gate") @require_approval("people") forbid (principal, action == Action::"up__echo", resource);
 """
 
@@ -86,7 +86,7 @@ def test_client_leaving_during_a_call_leaves_an_outcome(tmp_path: Path) -> None:
 
 
 def test_held_call_reports_progress_and_completes_when_approved(tmp_path: Path) -> None:
-    config = write_config(tmp_path, scripted("up", tmp_path), GATED, guard="hold_seconds = 30")
+    config = write_config(tmp_path, scripted("up", tmp_path), HOLD_POLICIES, guard="hold_seconds = 30")
 
     def approve() -> None:
         id = held(config)
@@ -112,7 +112,7 @@ def test_held_call_reports_progress_and_completes_when_approved(tmp_path: Path) 
 
 
 def test_a_call_cancelled_while_held_is_never_sent(tmp_path: Path) -> None:
-    config = write_config(tmp_path, scripted("up", tmp_path), GATED, guard="hold_seconds = 30")
+    config = write_config(tmp_path, scripted("up", tmp_path), HOLD_POLICIES, guard="hold_seconds = 30")
     with Client(config) as client:
         client.start()
         id = client.send("tools/call", {"name": "up__echo", "arguments": {"text": "x"}})
@@ -126,7 +126,7 @@ def test_a_call_cancelled_while_held_is_never_sent(tmp_path: Path) -> None:
 
 
 def test_url_elicitation_points_to_the_inbox_and_its_answer_decides_nothing(tmp_path: Path) -> None:
-    config = write_config(tmp_path, scripted("up", tmp_path), GATED, guard="hold_seconds = 0")
+    config = write_config(tmp_path, scripted("up", tmp_path), HOLD_POLICIES, guard="hold_seconds = 0")
     with Client(config) as client:
         client.start("2025-11-25", elicitation={"form": {}, "url": {}})
         reply = client.call("up__echo", {"text": "x"})

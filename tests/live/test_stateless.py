@@ -1,4 +1,4 @@
-"""Clients of the stateless revision 2026-07-28: held calls in rounds, sealed states, questions of the upstreams."""
+"""Clients of the stateless revision 2026-07-28: held calls with request state, and questions from upstreams."""
 
 import json
 import os
@@ -30,14 +30,14 @@ from tests.live.test_session import eventually, held
 
 REVISION = "2026-07-28"
 PREFIX = "io.modelcontextprotocol/"
-GATED = f"""{ALLOW_ALL}
+HOLD_POLICIES = f"""{ALLOW_ALL}
 @id("gate") @require_approval("people") forbid (principal, action == Action::"up__echo", resource);
 """
 ECHO: Json = {"name": "up__echo", "arguments": {"text": "hi"}}
 
 
-def gated(folder: Path, hold: float = 0.1, more: str = "") -> Path:
-    return write_config(folder, scripted("up", folder), GATED, guard=f"hold_seconds = {hold}", more=more)
+def holding(folder: Path, hold: float = 0.1, more: str = "") -> Path:
+    return write_config(folder, scripted("up", folder), HOLD_POLICIES, guard=f"hold_seconds = {hold}", more=more)
 
 
 class Stateless(Client):
@@ -114,7 +114,7 @@ def test_ambiguous_frame_is_refused_with_a_receipt(tmp_path: Path) -> None:
 
 
 def test_held_call_resumes_with_its_request_state(tmp_path: Path) -> None:
-    config = gated(tmp_path)
+    config = holding(tmp_path)
     with Stateless(config) as client:
         first = client.ask("tools/call", ECHO)
         again = client.ask("tools/call", {**ECHO, "requestState": state_of(first)})
@@ -130,7 +130,7 @@ def test_held_call_resumes_with_its_request_state(tmp_path: Path) -> None:
 
 
 def test_denial_ends_the_retries(tmp_path: Path) -> None:
-    config = gated(tmp_path)
+    config = holding(tmp_path)
     with Stateless(config) as client:
         state = state_of(client.ask("tools/call", ECHO))
         approve(config, held(config), "deny")
@@ -139,7 +139,7 @@ def test_denial_ends_the_retries(tmp_path: Path) -> None:
 
 
 def test_request_state_is_valid_only_for_its_own_request(tmp_path: Path) -> None:
-    config = gated(tmp_path)
+    config = holding(tmp_path)
     with Stateless(config) as client:
         state = state_of(client.ask("tools/call", ECHO))
         approve(config, held(config))
@@ -159,14 +159,14 @@ def test_request_state_is_valid_only_for_its_own_request(tmp_path: Path) -> None
 
 
 def test_request_state_of_another_session_is_refused(tmp_path: Path) -> None:
-    config = gated(tmp_path)
+    config = holding(tmp_path)
     with Stateless(config) as one, Stateless(config) as other:
         state = state_of(one.ask("tools/call", ECHO))
         assert other.ask("tools/call", {**ECHO, "requestState": state})["error"]["code"] == -32602
 
 
 def test_endless_retries_end_with_a_text_reply(tmp_path: Path) -> None:
-    with Stateless(gated(tmp_path, hold=0.01)) as client:
+    with Stateless(holding(tmp_path, hold=0.01)) as client:
         reply = client.ask("tools/call", ECHO)
         rounds = 1
         while reply["result"]["resultType"] == "input_required":
@@ -177,7 +177,7 @@ def test_endless_retries_end_with_a_text_reply(tmp_path: Path) -> None:
 
 
 def test_cancelled_retry_withdraws_the_approval_request(tmp_path: Path) -> None:
-    config = gated(tmp_path, hold=60)
+    config = holding(tmp_path, hold=60)
     with Stateless(config) as client:
         id = client.send("tools/call", ECHO)
         held(config)
@@ -187,7 +187,7 @@ def test_cancelled_retry_withdraws_the_approval_request(tmp_path: Path) -> None:
 
 def test_client_with_url_elicitation_is_sent_to_the_inbox(tmp_path: Path) -> None:
     """The call goes on while the client shows the link; what it is answered decides nothing."""
-    config = gated(tmp_path, hold=60)
+    config = holding(tmp_path, hold=60)
     urls: Json = {"url": {}}
     with Stateless(config) as client:
         first = client.ask("tools/call", ECHO, elicitation=urls)["result"]
@@ -207,7 +207,7 @@ def test_client_with_url_elicitation_is_sent_to_the_inbox(tmp_path: Path) -> Non
 
 
 def test_call_finished_while_its_client_was_away_is_answered_on_return(tmp_path: Path) -> None:
-    config = gated(tmp_path, hold=60)
+    config = holding(tmp_path, hold=60)
     with Stateless(config) as client:
         first = client.ask("tools/call", ECHO, elicitation={"url": {}})["result"]
         approve(config, held(config))
@@ -218,7 +218,7 @@ def test_call_finished_while_its_client_was_away_is_answered_on_return(tmp_path:
 
 
 def test_client_leaving_between_retries_leaves_nothing_pending(tmp_path: Path) -> None:
-    config = gated(tmp_path, hold=60)
+    config = holding(tmp_path, hold=60)
     with Stateless(config) as client:
         client.ask("tools/call", ECHO, elicitation={"url": {}})
     assert len(log(config, "--kind", "approval.withdrawn")) == 1
@@ -251,7 +251,7 @@ async def official(config: Path, **options: Any) -> AsyncIterator[OfficialClient
 
 
 async def test_official_client_waits_for_approval_automatically(tmp_path: Path) -> None:
-    config = gated(tmp_path, hold=5)
+    config = holding(tmp_path, hold=5)
     results: list[Any] = []
 
     async def call(client: OfficialClient) -> None:
@@ -265,7 +265,7 @@ async def test_official_client_waits_for_approval_automatically(tmp_path: Path) 
 
 
 async def test_official_client_shows_the_approval_link(tmp_path: Path) -> None:
-    config = gated(tmp_path, hold=20)
+    config = holding(tmp_path, hold=20)
     shown: list[str] = []
 
     async def open_url(_: Any, params: types.ElicitRequestURLParams) -> types.ElicitResult:

@@ -1,4 +1,4 @@
-"""Real servers out of a client's file, put behind the guard by the real command, and started as its client would."""
+"""Real servers from a client's file, wrapped by the real command and started as its client would start them."""
 
 import json
 import os

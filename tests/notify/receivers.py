@@ -1,4 +1,4 @@
-"""Real receivers on loopback: an HTTP server that keeps what it is posted, and an SMTP server that keeps its mail."""
+"""Real receivers on loopback: an HTTP server that stores the requests it gets, and an SMTP server that stores mail."""
 
 import socketserver
 import threading

@@ -1,4 +1,4 @@
-"""Notifications to real receivers: what is sent, that it is signed, retried, once, and never in the way of a call."""
+"""Notifications to real receivers: their content, signatures and retries, sent once and never delaying a call."""
 
 import asyncio
 import base64
@@ -20,7 +20,7 @@ from mcp_guard.settings import NotifierSettings, SecretReference
 from mcp_guard.storage.approvals import Delivery
 from tests.live.running_guard import ALLOW_ALL, Client, cli, scripted, write_config
 from tests.notify.receivers import Web, smtp, web
-from tests.promises.harness import ALLOW, GATE, ROUTES, SECOND, Harness, make_instance, open_harness, pending_id
+from tests.promises.harness import ALLOW, HOLD, ROUTES, SECOND, Harness, make_instance, open_harness, pending_id
 
 ASKED = ToolCallRequest("crm__update_deal", {"deal_id": "789", "amount": 150, "stage": "a secret argument"})
 INBOX = "http://localhost:8765"
@@ -30,7 +30,7 @@ SECRET = "whsec_" + base64.b64encode(KEY).decode()
 
 @pytest.fixture
 def harness(tmp_path: Path) -> Harness:
-    return open_harness(tmp_path, f"{ALLOW}\n{GATE}")
+    return open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
 
 
 def keep(path: Path, secret: str) -> None:
@@ -225,7 +225,7 @@ async def test_pending_request_expires_without_a_waiting_call(harness: Harness) 
 async def test_escalation_notifies_the_second_route_once(tmp_path: Path) -> None:
     first = Route("people", ("alice",), 3600 * SECOND, escalate_to="chiefs", escalate_after=600 * SECOND)
     routes = {"people": first, "chiefs": Route("chiefs", ("carol",), 3600 * SECOND, notify=("one",))}
-    harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}", routes=routes)
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", routes=routes)
     with web() as receiver:
         keep(tmp_path / "secret", SECRET)
         options = {"url": f"{receiver.url}/hook", "secret": SecretReference("file", "secret")}
@@ -255,8 +255,8 @@ secret = {{ file = "secret" }}
 kind = "command"
 command = ["sleep", "60"]
 """
-        gate = '@id("g") @require_approval("people") forbid (principal, action == Action::"up__echo", resource);'
-        config = write_config(tmp_path, scripted("up", tmp_path), ALLOW_ALL + gate, more, guard="hold_seconds = 0")
+        hold = '@id("g") @require_approval("people") forbid (principal, action == Action::"up__echo", resource);'
+        config = write_config(tmp_path, scripted("up", tmp_path), ALLOW_ALL + hold, more, guard="hold_seconds = 0")
         text = config.read_text().replace(
             'approvers = ["alice", "bob"]', 'approvers = ["alice"]\nnotify = ["hook", "dead"]'
         )

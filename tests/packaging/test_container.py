@@ -1,4 +1,4 @@
-"""The Containerfile, as far as it can be held without an image: what it copies, installs and runs."""
+"""The Containerfile, as far as it can be tested without building: what it copies, installs and runs."""
 
 import json
 import re

@@ -1,4 +1,4 @@
-"""What is handed out: the source distribution, and the wheel, installed where nothing else is and run by a stranger."""
+"""The source distribution and the wheel, installed and run in a clean environment."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""Small worlds for tests of the policy engine: tools from JSON schemas, policies from text, one decision."""
+"""Small setups for policy engine tests: tools from JSON schemas, policies from text, one decision."""
 
 from collections.abc import Mapping
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""JSON Schemas of every form, and values that fit them, for property tests."""
+"""JSON Schemas of every form, and values that match them, for property tests."""
 
 from collections.abc import Container
 from typing import Any

@@ -1,4 +1,4 @@
-"""Policies and requests that Hypothesis makes, over a small world: three tools, two agents, two groups, two routes.
+"""Policies and requests that Hypothesis generates over three tools, two agents, two groups and two routes.
 
 Some conditions fail when they are evaluated (an attribute that is not there, an overflow), because policies that fail
 must be treated alike wherever they are evaluated.

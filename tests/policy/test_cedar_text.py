@@ -1,4 +1,4 @@
-"""Expressions as text mean what they meant: Cedar reads the text back to the same policy."""
+"""Expressions written as text keep their meaning: Cedar parses them to the same policy."""
 
 import json
 

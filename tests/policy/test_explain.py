@@ -1,4 +1,4 @@
-"""The smallest change is found where there is one, and it is Cedar that says that it alters the outcome."""
+"""The smallest change that alters an outcome is found if there is one, and Cedar confirms it."""
 
 from typing import Any
 

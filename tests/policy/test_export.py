@@ -1,4 +1,4 @@
-"""Exported policies say in plain Cedar what the outcome rule says: Cedar is asked with every set of approvals."""
+"""Exported policies express the outcome rule in plain Cedar, checked with every set of approvals."""
 
 from itertools import combinations
 

@@ -1,4 +1,4 @@
-"""`context.history` in a real guard: policies see where values come from, receipts name arguments and never values."""
+"""`context.history` in a real guard: policies see the source of values; receipts name arguments but never values."""
 
 import json
 from dataclasses import dataclass, field, replace

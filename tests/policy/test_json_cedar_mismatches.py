@@ -1,4 +1,4 @@
-"""The traps between JSON and Cedar: what cannot be put to a policy exactly is never rounded, guessed or let through."""
+"""Differences between JSON and Cedar: a value that Cedar cannot hold exactly is never rounded, guessed or ignored."""
 
 from dataclasses import replace
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Each check finds what it is for, and nothing in the policies that are shipped."""
+"""Each lint check finds its problem, and none is in the shipped policies."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ from tests.policy.strategies import CEDAR
 
 ROOT = Path(__file__).parent.parent.parent
 AGENTS = {"a1": ("g1",)}
-GATE = '@id("g") @require_approval("people") forbid (principal, action, resource);'
+HOLD = '@id("g") @require_approval("people") forbid (principal, action, resource);'
 READING = '@id("p") permit (principal in Group::"g1", action in Action::"read", resource);'
 FINE = '@id("work") permit (principal in Group::"g1", action, resource);'
 
@@ -25,13 +25,13 @@ def found(text: str, schema: Json | None = CEDAR, level: str = "") -> list[LintF
     [
         ("permit (principal, action, resource) when { 1 };", "policy0", "every policy needs an @id"),
         (FINE + FINE, "", "is already in x.cedar"),
-        (GATE.replace("forbid", "permit"), "g", "belongs on a forbid"),
-        (GATE.replace("people", "cfo"), "g", "route `cfo` is not in"),
+        (HOLD.replace("forbid", "permit"), "g", "belongs on a forbid"),
+        (HOLD.replace("people", "cfo"), "g", "route `cfo` is not in"),
         ('@id("g") @enforce("now") forbid (principal, action, resource);', "g", 'write @enforce("always")'),
         ('@id("a") permit (principal, action == Action::"up__lok", resource);', "a", "called `up__lok`"),
         ('@id("a") permit (principal, action, resource) when { context.task.ticket == "x" };', "a", "optional"),
         ('@id("a") permit (principal, action, resource) when { context.inptu.n == 1 };', "a", "inptu"),
-        (GATE, "g", "a gate without a reason"),
+        (HOLD, "g", "a gate without a reason"),
         (FINE + '@id("f") forbid (principal, action, resource) when {context.input has n};', "f", "a forbid without"),
         ('@id("all") permit (principal, action, resource);', "all", "allows everything"),
         (FINE + FINE.replace("work", "again"), "again", "says the same as `work`"),

@@ -1,4 +1,4 @@
-"""Loading policies: every mistake is named by file and policy before anything is in force."""
+"""Loading policies: every mistake is reported by file and policy before anything takes effect."""
 
 from pathlib import Path
 

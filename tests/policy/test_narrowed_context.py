@@ -1,4 +1,4 @@
-"""Cedar says the same of a request whose context is narrowed to what the policies can look at."""
+"""Cedar decides alike when the context is narrowed to the attributes that policies use."""
 
 import json
 from typing import Any

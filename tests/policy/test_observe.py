@@ -1,4 +1,4 @@
-"""Observe mode: everything is decided and recorded, and only what is always in force is blocked."""
+"""Observe mode: everything is decided and recorded, and only always-enforced policies block."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The listings of real servers: all of what they declare is typed, and none of their tools is flagged."""
+"""Listings of real servers: everything they declare is typed, and no tool is flagged."""
 
 import json
 from pathlib import Path

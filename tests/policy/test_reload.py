@@ -1,4 +1,4 @@
-"""One reloader for all sessions of a process: each is given the policies for its own catalog, and a bad set to none."""
+"""One reloader for all sessions of a process: each gets the policies for its own catalog, and none an invalid set."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -19,7 +19,7 @@ STRICT = '@id("none") forbid (principal, action, resource);'
 BAD = "permit ("
 
 
-class Stage:
+class ReloadScenario:
     """A reloader over a real ledger, and what it said."""
 
     def __init__(self, folder: Path, shadow: bool = False) -> None:
@@ -44,16 +44,16 @@ class Stage:
 
 
 @asynccontextmanager
-async def watching(folder: Path, shadow: bool = False) -> AsyncIterator[Stage]:
+async def watching(folder: Path, shadow: bool = False) -> AsyncIterator[ReloadScenario]:
     (folder / "harness").mkdir()
-    stage = Stage(folder, shadow)
-    task = asyncio.create_task(stage.reloader.watch())
+    scenario = ReloadScenario(folder, shadow)
+    task = asyncio.create_task(scenario.reloader.watch())
     try:
         async with asyncio.timeout(30):
-            yield stage
+            yield scenario
     finally:
         task.cancel()
-        stage.harness.close()
+        scenario.harness.close()
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -63,23 +63,23 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def test_sessions_with_the_same_catalog_share_loaded_policies(tmp_path: Path) -> None:
-    async with watching(tmp_path) as stage:
-        first, second, other = stage.follow(ONE), stage.follow(ONE), stage.follow(TWO)
+    async with watching(tmp_path) as scenario:
+        first, second, other = scenario.follow(ONE), scenario.follow(ONE), scenario.follow(TWO)
         assert first.in_force._engine is second.in_force._engine
         assert first.in_force.version != other.in_force.version
-        assert stage.receipts("policy.loaded") == 2
+        assert scenario.receipts("policy.loaded") == 2
 
 
 @pytest.mark.parametrize("asked", [True, False], ids=["asked", "by itself"])
 async def test_every_session_gets_changed_policies_for_its_own_catalog(tmp_path: Path, asked: bool) -> None:
-    async with watching(tmp_path) as stage:
+    async with watching(tmp_path) as scenario:
         told: list[str] = []
-        first = stage.follow(ONE, told=lambda: told.append("first"))
-        other = stage.follow(TWO, told=lambda: told.append("other"))
+        first = scenario.follow(ONE, told=lambda: told.append("first"))
+        other = scenario.follow(TWO, told=lambda: told.append("other"))
         before = first.in_force.version, other.in_force.version
-        stage.policies.write_text(STRICT)
+        scenario.policies.write_text(STRICT)
         if asked:
-            stage.reloader.wake()
+            scenario.reloader.wake()
         await until(lambda: len(told) == 2)
         assert sorted(told) == ["first", "other"]
         assert first.in_force.version not in before
@@ -87,56 +87,61 @@ async def test_every_session_gets_changed_policies_for_its_own_catalog(tmp_path:
 
 
 async def test_invalid_policies_are_not_applied_and_reported_once(tmp_path: Path) -> None:
-    async with watching(tmp_path) as stage:
-        first, second = stage.follow(ONE), stage.follow(ONE)
+    async with watching(tmp_path) as scenario:
+        first, second = scenario.follow(ONE), scenario.follow(ONE)
         version = first.in_force.version
-        stage.policies.write_text(BAD)
-        stage.reloader.wake()
-        await until(lambda: stage.receipts("policy.rejected") == 1)
-        third, other = stage.follow(ONE), stage.follow(TWO)
+        scenario.policies.write_text(BAD)
+        scenario.reloader.wake()
+        await until(lambda: scenario.receipts("policy.rejected") == 1)
+        third, other = scenario.follow(ONE), scenario.follow(TWO)
         assert {each.in_force.version for each in (first, second, third)} == {version}
         assert other.in_force.version == "none", "of its catalog there is no good set"
-        assert {text.splitlines()[0] for text in stage.said} == {"the policies are not loaded, the ones in force stay:"}
-        assert len(stage.said) == stage.receipts("policy.rejected") == 2, "once for each catalog"
-        stage.policies.write_text(PERMIT)
-        stage.reloader.wake()
+        assert {text.splitlines()[0] for text in scenario.said} == {
+            "the policies are not loaded, the ones in force stay:"
+        }
+        assert len(scenario.said) == scenario.receipts("policy.rejected") == 2, "once for each catalog"
+        scenario.policies.write_text(PERMIT)
+        scenario.reloader.wake()
         await until(lambda: other.in_force.version != "none")
 
 
 async def test_invalid_shadow_policies_are_dropped_and_active_policies_stay(tmp_path: Path) -> None:
-    async with watching(tmp_path, shadow=True) as stage:
-        session = stage.follow(ONE)
+    async with watching(tmp_path, shadow=True) as scenario:
+        session = scenario.follow(ONE)
         version = session.in_force.version
         assert session.in_force.shadow is not None
-        stage.shadow.write_text(BAD)
-        stage.reloader.wake()
+        scenario.shadow.write_text(BAD)
+        scenario.reloader.wake()
         await until(lambda: session.in_force.shadow is None)
         assert session.in_force.version == version
-        assert stage.said[0].startswith("the shadow policies are not loaded")
-        assert stage.harness.receipts("policy.rejected")[0]["shadow"] is True
+        assert scenario.said[0].startswith("the shadow policies are not loaded")
+        assert scenario.harness.receipts("policy.rejected")[0]["shadow"] is True
 
 
 async def test_new_policies_are_not_applied_without_a_receipt(tmp_path: Path) -> None:
-    async with watching(tmp_path) as stage:
-        session = stage.follow(ONE)
+    async with watching(tmp_path) as scenario:
+        session = scenario.follow(ONE)
         version = session.in_force.version
 
         def full(*drafts: Draft, policy: tuple[str, bytes] | None = None) -> list[int]:
             raise LedgerError("the disk is full")
 
-        records, stage.reloader._receipts = stage.reloader._receipts, type("Full", (), {"note": staticmethod(full)})()
-        stage.policies.write_text(STRICT)
-        stage.reloader.wake()
-        await until(lambda: bool(stage.said))
+        records, scenario.reloader._receipts = (
+            scenario.reloader._receipts,
+            type("Full", (), {"note": staticmethod(full)})(),
+        )
+        scenario.policies.write_text(STRICT)
+        scenario.reloader.wake()
+        await until(lambda: bool(scenario.said))
         assert session.in_force.version == version
-        assert "not reloaded, the ones in force stay: the disk is full" in stage.said[0]
-        stage.reloader._receipts = records
+        assert "not reloaded, the ones in force stay: the disk is full" in scenario.said[0]
+        scenario.reloader._receipts = records
         await until(lambda: session.in_force.version != version)
-        assert len(stage.said) == 1
+        assert len(scenario.said) == 1
 
 
 async def test_ended_session_is_no_longer_updated(tmp_path: Path) -> None:
-    async with watching(tmp_path) as stage:
-        stage.follow(ONE)
-        kept = stage.follow(TWO)
-        assert list(stage.reloader._sessions) == [kept]
+    async with watching(tmp_path) as scenario:
+        scenario.follow(ONE)
+        kept = scenario.follow(TWO)
+        assert list(scenario.reloader._sessions) == [kept]

@@ -1,4 +1,4 @@
-"""Replay over a real ledger: what can be run again, and what is said of the rest."""
+"""Replay over a real ledger: which calls can be evaluated again, and what is reported about the rest."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.policy.authoring.replay import ERASED, NOT_ASKED, ReplayReport, replay
 from tests.policy.strategies import policies_of
-from tests.promises.harness import GATE, Harness, make_instance, open_harness
+from tests.promises.harness import HOLD, Harness, make_instance, open_harness
 
 READ = '@id("read") permit (principal in Group::"workers", action in Action::"read", resource);'
 NOTES = '@id("notes") permit (principal in Group::"workers", action == Action::"crm__note", resource);'
@@ -24,7 +24,7 @@ async def call(harness: Harness, name: str, arguments: Json | None = None, **cha
     await harness.guard.call(instance, ToolCallRequest(name, arguments or {}))
 
 
-def past_house(folder: Path, policies: str) -> Harness:
+def recorded_guard(folder: Path, policies: str) -> Harness:
     harness = open_harness(folder, policies)
     engine = harness.load(policies)
     harness.ledger.ledger.note(policy=(engine.version, engine.material))
@@ -32,7 +32,7 @@ def past_house(folder: Path, policies: str) -> Harness:
 
 
 async def test_unknown_tool_call_counts_if_its_tool_would_be_listed(tmp_path: Path) -> None:
-    harness = past_house(tmp_path, READ)
+    harness = recorded_guard(tmp_path, READ)
     await call(harness, "crm__get_deal", {"deal_id": "1"})
     await call(harness, "crm__purge")
     await call(harness, "nonesuch")
@@ -48,7 +48,7 @@ async def test_unknown_tool_call_counts_if_its_tool_would_be_listed(tmp_path: Pa
 
 
 async def test_worst_case_is_assumed_for_an_unrecorded_instance(tmp_path: Path) -> None:
-    harness = past_house(tmp_path, READ)
+    harness = recorded_guard(tmp_path, READ)
     await call(harness, "crm__purge")
     others = READ + '@id("p") permit (principal in Group::"others", action == Action::"crm__purge", resource);'
     assert not again(harness, others).never_more_permissive
@@ -56,7 +56,7 @@ async def test_worst_case_is_assumed_for_an_unrecorded_instance(tmp_path: Path) 
 
 
 async def test_erased_and_unevaluated_calls_are_skipped_and_counted(tmp_path: Path) -> None:
-    harness = past_house(tmp_path, READ + NOTES)
+    harness = recorded_guard(tmp_path, READ + NOTES)
     await call(harness, "crm__note", {"text": "a"})
     await call(harness, "crm__note", {"text": 5})
     await call(harness, "crm__note", {"text": "b"})
@@ -69,18 +69,18 @@ async def test_erased_and_unevaluated_calls_are_skipped_and_counted(tmp_path: Pa
 
 
 async def test_missing_route_counts_as_more_permissive(tmp_path: Path) -> None:
-    harness = past_house(tmp_path, NOTES + GATE)
+    harness = recorded_guard(tmp_path, NOTES + HOLD)
     await call(harness, "crm__note", {"text": "a"})
-    fewer = again(harness, NOTES + GATE.replace('"people"', '"others"', 1))
+    fewer = again(harness, NOTES + HOLD.replace('"people"', '"others"', 1))
     assert [each.looser for each in fewer.differences] == [True]
-    more = again(harness, NOTES + GATE.replace('"people"', '"people,others"', 1))
+    more = again(harness, NOTES + HOLD.replace('"people"', '"people,others"', 1))
     assert [each.looser for each in more.differences] == [False]
     assert more.never_more_permissive
     harness.close()
 
 
 async def test_recorded_policies_reproduce_the_recorded_outcome(tmp_path: Path) -> None:
-    harness = past_house(tmp_path, NOTES)
+    harness = recorded_guard(tmp_path, NOTES)
     await call(harness, "crm__note", {"text": "a"})
     assert again(harness, NOTES).unlike == []
     version = versions(harness.store)(harness.policies.version)
@@ -92,7 +92,7 @@ async def test_recorded_policies_reproduce_the_recorded_outcome(tmp_path: Path) 
 
 
 async def test_altered_recorded_policies_are_refused(tmp_path: Path) -> None:
-    harness = past_house(tmp_path, NOTES)
+    harness = recorded_guard(tmp_path, NOTES)
     await call(harness, "crm__note", {"text": "a"})
     changed = "UPDATE policy_version SET material = CAST(replace(material, 'workers', 'nobody') AS BLOB)"
     harness.store._db.execute(changed)

@@ -1,4 +1,4 @@
-"""Every request that is built fits the schema that the policies were validated against.
+"""Every request that is built matches the schema that the policies were validated against.
 
 Requests are evaluated without checking them against the schema (docs/decisions/0009), so this property is what makes
 validation at load mean anything: Cedar itself, asked to check, must accept every request, for any tool definition and

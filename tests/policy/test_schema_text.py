@@ -1,4 +1,4 @@
-"""The schema as Cedar text means what its JSON means, for any tool definition; and it is the same on every run."""
+"""The schema as Cedar text equals its JSON form for any tool definition, and is the same on every run."""
 
 from typing import Any
 

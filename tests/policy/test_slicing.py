@@ -1,4 +1,4 @@
-"""A slice decides as the whole set does: same outcome, same determining policies, same errors."""
+"""A slice decides like the whole policy set: same outcome, same determining policies, same errors."""
 
 import cedarpy
 from hypothesis import given, settings

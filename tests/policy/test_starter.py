@@ -1,4 +1,4 @@
-"""What `policy new` writes validates as it stands, and its cases hold."""
+"""The policy that `policy new` writes validates unchanged, and its cases pass."""
 
 import tempfile
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Suggestions cover what people always let, and no more: they validate, and replay shows it."""
+"""Suggestions cover what people always allowed and no more: they validate, and replay confirms it."""
 
 import json
 import tempfile
@@ -19,7 +19,7 @@ from mcp_guard.policy.engine import PolicyEngine, load_policies
 from tests.promises.harness import Harness, make_instance, make_world, open_harness, pending_id
 
 PERMIT = '@id("work") permit (principal in Group::"workers", action, resource);\n'
-GATE = (
+HOLD = (
     '// people look at writes\n@id("gate") @require_approval("people") @reason("a; \\"write\\"") // why; really\n'
     'forbid (principal, action in Action::"write", resource);\n'
 )
@@ -59,12 +59,12 @@ def loaded(harness: Harness, made: Candidate, folder: Path) -> PolicyEngine:
 
 
 async def test_always_approved_calls_get_an_exception(tmp_path: Path) -> None:
-    harness = recorded_guard(tmp_path, PERMIT + GATE)
+    harness = recorded_guard(tmp_path, PERMIT + HOLD)
     for amount in (110, 120, 150):
         await approved(harness, {"deal_id": "1", "amount": amount})
-    made = suggested(harness, PERMIT + GATE)
+    made = suggested(harness, PERMIT + HOLD)
     text = made.texts["policies.cedar"]
-    assert text.startswith(PERMIT + GATE.rstrip(";\n"))
+    assert text.startswith(PERMIT + HOLD.rstrip(";\n"))
     assert "// context.input.amount: from 110.0 to 150.0" in text
     assert 'context.input.deal_id == "1"' in text
     assert "!(context.input has stage)" in text
@@ -73,7 +73,7 @@ async def test_always_approved_calls_get_an_exception(tmp_path: Path) -> None:
     tools = harness.upstream.catalog
     results = run_cases(engine, tools, read_cases(tmp_path / "out" / CASES))
     assert [result.differences for result in results] == [()] * 3
-    harness.load(PERMIT + GATE)
+    harness.load(PERMIT + HOLD)
     harness.policies.replace(engine)
     assert "isError" not in (await call(harness, {"deal_id": "1", "amount": 130}))["result"]
     for beyond in ({"deal_id": "1", "amount": 151}, {"deal_id": "2", "amount": 130}, {"deal_id": "1", "stage": "won"}):
@@ -82,36 +82,36 @@ async def test_always_approved_calls_get_an_exception(tmp_path: Path) -> None:
 
 
 async def test_one_denial_excludes_the_group(tmp_path: Path) -> None:
-    harness = recorded_guard(tmp_path, PERMIT + GATE)
+    harness = recorded_guard(tmp_path, PERMIT + HOLD)
     for amount in (110, 120, 150):
         await approved(harness, {"deal_id": "1", "amount": amount})
     await approved(harness, {"deal_id": "1", "amount": 99999}, "deny")
-    made = suggested(harness, PERMIT + GATE)
+    made = suggested(harness, PERMIT + HOLD)
     assert made.suggestions.made == []
     assert [why.partition(" (")[0] for why in made.suggestions.left.values()] == ["Alice denied such a call"]
     harness.close()
 
 
 async def test_calls_nobody_decided_are_not_permitted(tmp_path: Path) -> None:
-    harness = recorded_guard(tmp_path, PERMIT + GATE)
+    harness = recorded_guard(tmp_path, PERMIT + HOLD)
     for amount in (110, 150, 120):
         await approved(harness, {"deal_id": "1", "amount": amount})
     await call(harness, {"deal_id": "1", "amount": 130})
-    made = suggested(harness, PERMIT + GATE)
+    made = suggested(harness, PERMIT + HOLD)
     assert made.suggestions.made == []
     assert all("it would also let receipt" in why for why in made.suggestions.left.values())
-    assert made.texts["policies.cedar"] == PERMIT + GATE
+    assert made.texts["policies.cedar"] == PERMIT + HOLD
     harness.close()
 
 
 async def test_too_few_or_too_different_calls_suggest_nothing(tmp_path: Path) -> None:
-    harness = recorded_guard(tmp_path, PERMIT + GATE)
+    harness = recorded_guard(tmp_path, PERMIT + HOLD)
     await approved(harness, {"deal_id": "1", "stage": "a"})
-    assert "too few" in next(iter(suggested(harness, PERMIT + GATE).suggestions.left.values()))
+    assert "too few" in next(iter(suggested(harness, PERMIT + HOLD).suggestions.left.values()))
     for number in range(21):
         await approved(harness, {"deal_id": "1", "stage": f"stage {number}"})
-    assert "22 different values" in next(iter(suggested(harness, PERMIT + GATE).suggestions.left.values()))
-    freed = suggested(harness, PERMIT + GATE, free=frozenset({"stage"}))
+    assert "22 different values" in next(iter(suggested(harness, PERMIT + HOLD).suggestions.left.values()))
+    freed = suggested(harness, PERMIT + HOLD, free=frozenset({"stage"}))
     assert "// context.input.stage: left free" in freed.texts["policies.cedar"]
     harness.close()
 
@@ -153,14 +153,14 @@ ARGUMENTS = st.fixed_dictionaries(
 async def test_suggestion_allows_no_more_than_was_allowed(let: list[Json], held: list[Json]) -> None:
     """For whatever was approved and whatever was left undecided beside it."""
     with tempfile.TemporaryDirectory() as folder:
-        harness = recorded_guard(Path(folder), PERMIT + GATE)
+        harness = recorded_guard(Path(folder), PERMIT + HOLD)
         for arguments in let:
             if "held by" in str(reply := await call(harness, arguments)):
                 harness.approve(pending_id(reply))
                 await call(harness, arguments)
         for arguments in held:
             await call(harness, arguments)
-        made = suggested(harness, PERMIT + GATE, least=1)
+        made = suggested(harness, PERMIT + HOLD, least=1)
         requests = {json.dumps(each, sort_keys=True) for each in let}
         for difference in made.replay.differences:
             assert difference.was.outcome is Outcome.REQUIRE_APPROVAL
@@ -173,7 +173,7 @@ async def test_suggestion_allows_no_more_than_was_allowed(let: list[Json], held:
 
 @pytest.mark.parametrize("before", ["", '@id("a") permit (principal, action, resource);\n'])
 def test_exception_is_inserted_despite_strings_and_comments(before: str) -> None:
-    text = before + GATE + '@id("z") permit (principal, action, resource);'
+    text = before + HOLD + '@id("z") permit (principal, action, resource);'
     written = with_exception(text, "gate", "  true")
     assert written.replace("\nunless {\n  true\n}", "") == text
     assert "resource)\nunless {\n  true\n};" in written

@@ -1,4 +1,4 @@
-"""Erasing payloads: when their time is over, and when an operator says so. What is gone is gone from the files."""
+"""Erasing payloads after their retention and on request. Erased data is gone from the files."""
 
 import json
 import os
@@ -16,15 +16,15 @@ from mcp_guard.ports import Intent
 from mcp_guard.verifier import verify_ledger
 from tests.ledger.sized_ledger import fill, open_filled
 from tests.live.running_guard import Client, cli, command, enrol, log, scripted, write_config
-from tests.promises.harness import ALLOW, GATE, Harness, make_instance, open_harness, pending_id, text
+from tests.promises.harness import ALLOW, HOLD, Harness, make_instance, open_harness, pending_id, text
 
 CANARY = "canary-5f1c-personal"
-GATED = ALLOW + GATE.replace("action,", 'action == Action::"crm__update_deal",')
+HOLD_POLICIES = ALLOW + HOLD.replace("action,", 'action == Action::"crm__update_deal",')
 
 
 @pytest.fixture
 def harness(tmp_path: Path) -> Harness:
-    return open_harness(tmp_path, GATED)
+    return open_harness(tmp_path, HOLD_POLICIES)
 
 
 async def note(harness: Harness, run_id: str = "run_1", words: str = CANARY) -> None:
@@ -263,7 +263,7 @@ def test_erasure_asks_on_a_terminal(config: Path, said: bytes, code: int, erased
 
 
 def test_approval_subject_is_erased_too(tmp_path: Path) -> None:
-    config = write_config(tmp_path, scripted("up", tmp_path), ALLOW + GATE, guard="hold_seconds = 0")
+    config = write_config(tmp_path, scripted("up", tmp_path), ALLOW + HOLD, guard="hold_seconds = 0")
     who = enrol(config)
     with Client(config) as client:
         client.start()

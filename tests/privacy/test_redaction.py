@@ -1,4 +1,4 @@
-"""What is configured to be redacted is in no file of the ledger, and everything else works as before."""
+"""Redacted values are in no file of the ledger, and everything else works as before."""
 
 import json
 from pathlib import Path
@@ -18,7 +18,7 @@ from tests.ledger.test_receipt_schema import errors
 from tests.promises.harness import (
     ALLOW,
     DEAL,
-    GATE,
+    HOLD,
     PEOPLE,
     SECOND,
     Harness,
@@ -58,10 +58,10 @@ LOOK_UP = {**PROPERTIES, "hint": {"type": "string"}}
 
 @pytest.fixture
 def harness(tmp_path: Path) -> Harness:
-    return make_house(tmp_path, f"{ALLOW}\n{GATE}")
+    return make_harness(tmp_path, f"{ALLOW}\n{HOLD}")
 
 
-def make_house(folder: Path, policies: str) -> Harness:
+def make_harness(folder: Path, policies: str) -> Harness:
     harness = open_harness(folder, ALLOW)
     redaction = make_redaction(POINTERS, (), FACTS)
     updating = make_tool(
@@ -115,7 +115,7 @@ def verified(harness: Harness) -> bool:
 
 
 async def test_allowed_call_stores_no_redacted_value(tmp_path: Path) -> None:
-    harness = make_house(tmp_path, ALLOW)
+    harness = make_harness(tmp_path, ALLOW)
     await update(harness)
     [sent] = harness.upstream.writes()
     assert orjson.loads(sent)["notes"] == NOTE  # what is decided on is what is sent
@@ -134,7 +134,7 @@ async def test_allowed_call_stores_no_redacted_value(tmp_path: Path) -> None:
 
 
 async def test_redacted_value_echoed_by_the_upstream_is_not_stored(tmp_path: Path) -> None:
-    harness = make_house(tmp_path, ALLOW)
+    harness = make_harness(tmp_path, ALLOW)
     said = {
         "content": [{"type": "text", "text": f"saved {NOTE} and {json.dumps({'to': NOTE, 'sum': SUM})}"}],
         "isError": True,
@@ -241,7 +241,7 @@ async def test_no_stored_hash_covers_a_short_value_alone(harness: Harness, what:
 
 
 async def test_results_are_redacted_by_pointer_and_other_text_is_dropped(tmp_path: Path) -> None:
-    harness = make_house(tmp_path, ALLOW)
+    harness = make_harness(tmp_path, ALLOW)
     found = {"person": {"email": EMAIL, "id": 7}, "all": [{"email": BEFORE}, {"email": "y"}]}
     blocks = [
         {"type": "text", "text": json.dumps(found)},
@@ -273,7 +273,7 @@ async def test_call_without_redaction_is_stored_whole(tmp_path: Path) -> None:
 
 
 async def test_refused_arguments_are_reported_without_values(tmp_path: Path) -> None:
-    harness = make_house(tmp_path, ALLOW)
+    harness = make_harness(tmp_path, ALLOW)
     await update(harness, amount=123456789012345678901)
     assert kept(harness, "123456789012345678901") == []
 

@@ -52,7 +52,7 @@ NOW = 1_790_000_000 * SECOND
 ROUTES = {"people": Route("people", ("alice", "bob", "carol", "dana"), 3600 * SECOND)}
 PEOPLE = {name: name.title() for name in ("alice", "bob", "carol", "dana", "mallory")}
 KEYS: dict[str, Ed25519PrivateKey] = {}
-GATE = '@id("gate") @require_approval("people") @reason("people decide") forbid (principal, action, resource);'
+HOLD = '@id("gate") @require_approval("people") @reason("people decide") forbid (principal, action, resource);'
 ALLOW = '@id("all") permit (principal, action, resource);'
 
 

@@ -20,7 +20,7 @@ from tests.live.authorization_server import Authority
 from tests.live.http_guard import free_port
 from tests.live.running_guard import ALLOW_ALL, SERVERS, cli, command, upstream, write_config
 from tests.live.test_oauth import sign_in
-from tests.promises.test_p10_secrets_stay import GATE, KEYRING, Listener, find, inbox_pages
+from tests.promises.test_p10_secrets_stay import HOLD, KEYRING, Listener, find, inbox_pages
 
 CANARY = "canary/Q2x+Lm9 Vt&Rb4"
 TOOLS = ("echo", "status", "redirect", "error", "html", "unauthorized", "progress", "held")
@@ -45,7 +45,7 @@ def place(folder: Path, source: str, secret: str) -> tuple[str, dict[str, str]]:
 
 @dataclass
 class Search:
-    """Everything that a guard of this configuration gave out and wrote, for one story."""
+    """Everything that a guard of this configuration gave out and wrote during one scenario."""
 
     config: Path
     said: bytes = b""
@@ -99,7 +99,7 @@ def tell_all(search: Search, env: dict[str, str], between: Callable[[], None] = 
 
 
 def configure(folder: Path, section: str) -> Search:
-    policies = ALLOW_ALL + GATE.replace("leaky__", "far__")
+    policies = ALLOW_ALL + HOLD.replace("leaky__", "far__")
     more = f"[inbox]\nport = {free_port()}"
     return Search(write_config(folder, section, policies, more, guard="hold_seconds = 0"))
 

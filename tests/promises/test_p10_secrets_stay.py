@@ -27,7 +27,7 @@ WAYS = (
     "plain", "base64", "basic_auth", "jwt_like", "url", "json_in_text", "json_in_json_in_text", "hex", "structured",
     "error", "tool_error", "progress", "log", "escaped", "unescaped", "garbage", "ask",
 )  # fmt: skip
-GATE = '@id("gate") @require_approval("people") forbid (principal, action == Action::"leaky__held", resource);'
+HOLD = '@id("gate") @require_approval("people") forbid (principal, action == Action::"leaky__held", resource);'
 
 
 def traces(secret: str) -> list[bytes]:
@@ -76,7 +76,7 @@ def configure(folder: Path, source: str, secret: str) -> tuple[Path, dict[str, s
     }[source]
     toml = server.replace("env = {  }", f"env = {{ UP_TOKEN = {place} }}")
     port = free_port()
-    config = write_config(folder, toml, ALLOW_ALL + GATE, f"[inbox]\nport = {port}", guard="hold_seconds = 0")
+    config = write_config(folder, toml, ALLOW_ALL + HOLD, f"[inbox]\nport = {port}", guard="hold_seconds = 0")
     backend = {"PYTHON_KEYRING_BACKEND": KEYRING, "TEST_KEYRING": str(folder / "keyring.json")}
     return config, {"env": {"GUARD_HAS_IT": secret}, "keyring": backend}.get(source, {})
 

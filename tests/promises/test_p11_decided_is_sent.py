@@ -1,4 +1,4 @@
-"""P11: what is decided on is what is sent: the canonical bytes that were hashed, without what the guard added."""
+"""P11: the guard sends the canonical bytes that it hashed and decided on, without the fields that it added."""
 
 import tempfile
 from pathlib import Path

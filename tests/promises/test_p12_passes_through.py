@@ -1,4 +1,4 @@
-"""P12. Everything else of MCP passes through unharmed, in both directions, whichever era each side speaks."""
+"""P12: everything else of MCP passes through unharmed in both directions, whichever protocol version each side uses."""
 
 import json
 import sys

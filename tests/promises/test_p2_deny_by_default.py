@@ -1,4 +1,4 @@
-"""P2: whatever goes wrong while deciding denies, with a receipt; and the same call gets the same decision."""
+"""P2: any failure while deciding denies, with a receipt; and the same call gets the same decision."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -15,7 +15,7 @@ from mcp_guard.core.model import Effect, Execution, ExecutionStatus, Facts, Json
 from mcp_guard.policy.engine import load_policies
 from tests.promises.harness import (
     ALLOW,
-    GATE,
+    HOLD,
     NOW,
     SECOND,
     TOOLS,
@@ -106,7 +106,7 @@ async def test_policy_error_denies_even_if_another_policy_permits(tmp_path: Path
 
 
 async def test_policy_error_denies_despite_an_approval_policy(tmp_path: Path) -> None:
-    harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}\n{OVERFLOW}")
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}\n{OVERFLOW}")
     reply = await harness.guard.call(make_instance(), ToolCallRequest("crm__purge", {}))
     assert reply["result"]["_meta"]["mcp-guard/decision"]["outcome"] == "deny"
     assert harness.receipts("approval.requested") == []
@@ -115,7 +115,7 @@ async def test_policy_error_denies_despite_an_approval_policy(tmp_path: Path) ->
 
 async def test_hard_forbid_denies_despite_an_approval_policy(tmp_path: Path) -> None:
     hard = '@id("hard") @reason("never") forbid (principal, action == Action::"crm__purge", resource);'
-    harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}\n{hard}")
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}\n{hard}")
     assert harness.guard.policies.may_call(make_instance(), TOOLS[3]) is False
     assert (await harness.guard.call(make_instance(), ToolCallRequest("crm__purge", {})))["error"]["code"] == -32602
     harness.close()
@@ -155,7 +155,7 @@ async def test_rates_are_exact_across_two_processes_on_one_ledger(tmp_path: Path
         harness.close()
 
 
-SETS = [ALLOW, f"{ALLOW}\n{GATE}", '@id("some") permit (principal, action, resource) when { context.risk.score < 20 };']
+SETS = [ALLOW, f"{ALLOW}\n{HOLD}", '@id("some") permit (principal, action, resource) when { context.risk.score < 20 };']
 
 
 @given(
@@ -179,8 +179,8 @@ def test_the_same_call_gets_the_same_decision_from_two_engines(policies: str, to
     with tempfile.NamedTemporaryFile("w", suffix=".cedar") as file:
         file.write(policies)
         file.flush()
-        world = make_world({each.listed_as: each for each in TOOLS})
-        decisions = [load_policies(Path(file.name), world).decide(call, {}) for _ in range(2)]
+        environment = make_world({each.listed_as: each for each in TOOLS})
+        decisions = [load_policies(Path(file.name), environment).decide(call, {}) for _ in range(2)]
     assert decisions[0] == decisions[1]
     assert decisions[0] == replace(decisions[1])
     assert decisions[0].outcome in ("allow", "deny", "require_approval")
@@ -205,7 +205,7 @@ async def test_defect_in_the_guard_denies_with_a_receipt_and_is_raised(tmp_path:
 
 async def test_intent_follows_only_from_allow(tmp_path: Path) -> None:
     """The last line: even a defect that asks for one gets none, and nothing is sent."""
-    harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}")
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
     call = harness.guard.identify(describe(DescriptionRules(), "call_1", make_instance(), UPDATE, TOOLS[1]))
     held = harness.guard.decide(DescriptionRules().assess(call, None))
     assert held.outcome is Outcome.REQUIRE_APPROVAL

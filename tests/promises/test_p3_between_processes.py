@@ -12,10 +12,10 @@ from mcp_guard.core.describe import describe
 from mcp_guard.core.model import Call, Decision, ToolCallRequest
 from mcp_guard.ports import SILENT_CHANNEL, Intent
 from mcp_guard.verifier import verify_ledger
-from tests.promises.harness import ALLOW, GATE, Harness, make_instance, open_harness, pending_id
+from tests.promises.harness import ALLOW, HOLD, Harness, make_instance, open_harness, pending_id
 
 PROCESSES, ROUNDS = 8, 1000
-POLICIES = f"{ALLOW}\n{GATE}"
+POLICIES = f"{ALLOW}\n{HOLD}"
 
 
 def asked(number: int) -> ToolCallRequest:
@@ -35,7 +35,7 @@ def race(folder: Path, ids: list[str], barrier: Barrier, wins: Any) -> None:
     harness = open_harness(folder, POLICIES)
     mine = os.open(folder / f"dispatched-{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
-    async def story() -> None:
+    async def use_approvals() -> None:
         for number, id in enumerate(ids):
             call, decision = ready(harness, number)
             found = harness.store.approval(id)
@@ -46,7 +46,7 @@ def race(folder: Path, ids: list[str], barrier: Barrier, wins: Any) -> None:
                 os.write(mine, f"{number}\n".encode())
                 await harness.guard.record_outcome(intent, await harness.guard.execute(intent, SILENT_CHANNEL))
 
-    asyncio.run(story())
+    asyncio.run(use_approvals())
     wins.put(len(harness.upstream.sent))
     harness.close()
     os.close(mine)

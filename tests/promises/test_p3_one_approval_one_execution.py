@@ -1,4 +1,4 @@
-"""P3: one approval lets exactly one execution of exactly one request happen."""
+"""P3: one approval permits exactly one execution of exactly one request."""
 
 import asyncio
 from dataclasses import replace
@@ -11,14 +11,14 @@ from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.ports import Intent
-from tests.promises.harness import ALLOW, GATE, SECOND, Harness, make_instance, open_harness, pending_id, text
+from tests.promises.harness import ALLOW, HOLD, SECOND, Harness, make_instance, open_harness, pending_id, text
 
 ASKED = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150, "stage": "won"})
 ONE_WRITE = [b'{"amount":150,"deal_id":"1","stage":"won"}']
 
 
-def gated(folder: Path, **settings: Any) -> Harness:
-    return open_harness(folder, f"{ALLOW}\n{GATE}", **settings)
+def holding(folder: Path, **settings: Any) -> Harness:
+    return open_harness(folder, f"{ALLOW}\n{HOLD}", **settings)
 
 
 async def ask(harness: Harness, asked: ToolCallRequest = ASKED, **instance: Any) -> Json:
@@ -27,7 +27,7 @@ async def ask(harness: Harness, asked: ToolCallRequest = ASKED, **instance: Any)
 
 
 async def test_approved_call_runs_exactly_once(tmp_path: Path) -> None:
-    harness = gated(tmp_path)
+    harness = holding(tmp_path)
     id = pending_id(await ask(harness))
     assert harness.upstream.writes() == []
     harness.approve(id)
@@ -39,7 +39,7 @@ async def test_approved_call_runs_exactly_once(tmp_path: Path) -> None:
 
 
 async def test_fifty_identical_calls_make_one_request_and_one_execution(tmp_path: Path) -> None:
-    harness = gated(tmp_path, hold_seconds=20)
+    harness = holding(tmp_path, hold_seconds=20)
 
     calls = [asyncio.create_task(harness.guard.call(make_instance(), ASKED)) for _ in range(50)]
     while not (requested := harness.store.approvals([ApprovalState.REQUESTED])):
@@ -59,7 +59,7 @@ async def test_two_guards_on_one_ledger_dispatch_once(tmp_path: Path) -> None:
     for round in range(25):
         folder = tmp_path / str(round)
         folder.mkdir()
-        first, second = gated(folder), gated(folder)
+        first, second = holding(folder), holding(folder)
         id = pending_id(await ask(first))
         first.approve(id)
 
@@ -80,7 +80,7 @@ async def test_two_guards_on_one_ledger_dispatch_once(tmp_path: Path) -> None:
     ],
 )
 async def test_approval_does_not_cover_other_arguments(tmp_path: Path, other: Json) -> None:
-    harness = gated(tmp_path)
+    harness = holding(tmp_path)
     harness.approve(pending_id(await ask(harness)))
     assert "pending" in text(await ask(harness, ToolCallRequest(ASKED.name, other)))
     assert harness.upstream.writes() == []
@@ -88,7 +88,7 @@ async def test_approval_does_not_cover_other_arguments(tmp_path: Path, other: Js
 
 
 async def test_approval_does_not_cover_another_instance_or_tool(tmp_path: Path) -> None:
-    harness = gated(tmp_path)
+    harness = holding(tmp_path)
     harness.approve(pending_id(await ask(harness)))
     assert "pending" in text(await ask(harness, id="run_2"))
     assert "pending" in text(await ask(harness, ToolCallRequest("crm__get_deal", ASKED.arguments)))
@@ -101,7 +101,7 @@ def facts_move(harness: Harness) -> None:
 
 
 def policies_move(harness: Harness) -> None:
-    harness.load(f'{ALLOW}\n{GATE}\n@id("more") forbid (principal, action == Action::"crm__purge", resource);')
+    harness.load(f'{ALLOW}\n{HOLD}\n@id("more") forbid (principal, action == Action::"crm__purge", resource);')
 
 
 def definition_moves(harness: Harness) -> None:
@@ -111,7 +111,7 @@ def definition_moves(harness: Harness) -> None:
 
 @pytest.mark.parametrize(("move", "named"), [(facts_move, "facts"), (policies_move, "policy_version")])
 async def test_changed_facts_or_policies_make_the_approval_stale(tmp_path: Path, move: Any, named: str) -> None:
-    harness = gated(tmp_path)
+    harness = holding(tmp_path)
     id = pending_id(await ask(harness))
     harness.approve(id)
     move(harness)
@@ -123,7 +123,7 @@ async def test_changed_facts_or_policies_make_the_approval_stale(tmp_path: Path,
 
 
 async def test_changed_tool_definition_needs_a_new_approval(tmp_path: Path) -> None:
-    harness = gated(tmp_path)
+    harness = holding(tmp_path)
     id = pending_id(await ask(harness))
     harness.approve(id)
     definition_moves(harness)
@@ -133,7 +133,7 @@ async def test_changed_tool_definition_needs_a_new_approval(tmp_path: Path) -> N
 
 
 async def test_facts_changed_during_the_hold_are_noticed_at_dispatch(tmp_path: Path) -> None:
-    harness = gated(tmp_path, hold_seconds=20)
+    harness = holding(tmp_path, hold_seconds=20)
 
     call = asyncio.create_task(harness.guard.call(make_instance(), ASKED))
     while not (requested := harness.store.approvals([ApprovalState.REQUESTED])):
@@ -147,7 +147,7 @@ async def test_facts_changed_during_the_hold_are_noticed_at_dispatch(tmp_path: P
 
 
 async def test_another_instance_can_neither_use_nor_invalidate_the_approval(tmp_path: Path) -> None:
-    harness = gated(tmp_path)
+    harness = holding(tmp_path)
     id = pending_id(await ask(harness))
     harness.approve(id)
     assert pending_id(await ask(harness, id="run_2")) != id
@@ -158,7 +158,7 @@ async def test_another_instance_can_neither_use_nor_invalidate_the_approval(tmp_
 
 async def test_an_approval_that_expires_at_the_last_moment_is_refused(tmp_path: Path) -> None:
     """After it was found and before it is consumed: the clock moves while the facts are read again."""
-    harness = gated(tmp_path)
+    harness = holding(tmp_path)
     harness.approve(pending_id(await ask(harness)))
     look_ups = 0
 
@@ -176,7 +176,7 @@ async def test_an_approval_that_expires_at_the_last_moment_is_refused(tmp_path: 
 
 
 async def test_an_expired_approval_is_refused(tmp_path: Path) -> None:
-    harness = gated(tmp_path)
+    harness = holding(tmp_path)
     id = pending_id(await ask(harness))
     harness.approve(id)
     harness.clock.time += 3601 * SECOND
@@ -188,7 +188,7 @@ async def test_an_expired_approval_is_refused(tmp_path: Path) -> None:
 
 
 async def test_denial_is_returned_with_its_reason_and_not_requested_again(tmp_path: Path) -> None:
-    harness = gated(tmp_path)
+    harness = holding(tmp_path)
     harness.approve(pending_id(await ask(harness)), verdict="deny")
     for _ in range(2):
         assert "denied by Alice: because" in text(await ask(harness))
@@ -199,7 +199,7 @@ async def test_denial_is_returned_with_its_reason_and_not_requested_again(tmp_pa
 
 @pytest.mark.parametrize("approver", ["bob", "dana", "mallory"])
 async def test_owner_user_and_strangers_may_not_approve(tmp_path: Path, approver: str) -> None:
-    harness = gated(tmp_path)
+    harness = holding(tmp_path)
     id = pending_id(await ask(harness))
     with pytest.raises(ApprovalError):
         harness.approve(id, approver)
@@ -209,7 +209,7 @@ async def test_owner_user_and_strangers_may_not_approve(tmp_path: Path, approver
 
 async def test_consumption_and_intent_are_one_transaction(tmp_path: Path) -> None:
     """If the intent cannot be written, the approval is not used up."""
-    harness = gated(tmp_path)
+    harness = holding(tmp_path)
     id = pending_id(await ask(harness))
     harness.approve(id)
     harness.store._run("CREATE TRIGGER no BEFORE INSERT ON open_call BEGIN SELECT RAISE(ABORT, 'no room'); END")

@@ -1,4 +1,4 @@
-"""P4: nobody approves what they asked for: not the agent, not the user it acts for, not a key they control."""
+"""P4: nobody approves their own request: not the agent, not the user it acts for, not a key they control."""
 
 import base64
 import json
@@ -16,7 +16,7 @@ from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol, remove, rota
 from mcp_guard.ledger.approvals.votes import Approver, Votes
 from tests.live.running_guard import ALLOW_ALL, Client, cli, scripted, text, write_config
 from tests.live.running_guard import enrol as enrol_live
-from tests.promises.harness import ALLOW, GATE, PEOPLE, ROUTES, Harness, make_instance, open_harness, pending_id
+from tests.promises.harness import ALLOW, HOLD, PEOPLE, ROUTES, Harness, make_instance, open_harness, pending_id
 from tests.promises.harness import text as said
 
 ASKED = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150, "stage": "won"})
@@ -24,7 +24,7 @@ ASKED = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150, "sta
 
 @pytest.fixture
 def harness(tmp_path: Path) -> Harness:
-    return open_harness(tmp_path, f"{ALLOW}\n{GATE}")
+    return open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
 
 
 async def ask(harness: Harness) -> str:
@@ -154,7 +154,7 @@ async def test_removed_or_rotated_key_cannot_vote(harness: Harness) -> None:
 
 async def test_approver_counts_once(tmp_path: Path) -> None:
     routes = {"people": replace(ROUTES["people"], quorum=2)}
-    harness = open_harness(tmp_path, f"{ALLOW}\n{GATE}", routes=routes)
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", routes=routes)
     id = await ask(harness)
     harness.approve(id)
     with pytest.raises(ApprovalError, match="already decided"):
@@ -164,12 +164,14 @@ async def test_approver_counts_once(tmp_path: Path) -> None:
     assert harness.store.approval(id)[0].state is ApprovalState.APPROVED
 
 
-GATED = ALLOW_ALL + '@id("g") @require_approval("people") forbid (principal, action == Action::"up__echo", resource);'
+HOLD_POLICIES = (
+    ALLOW_ALL + '@id("g") @require_approval("people") forbid (principal, action == Action::"up__echo", resource);'
+)
 
 
 def test_an_agent_with_every_tool_of_the_guard_cannot_approve(tmp_path: Path) -> None:
     """It calls each tool that it is offered, with everything it knows of the request, and asks for more."""
-    config = write_config(tmp_path, scripted("up", tmp_path), GATED, guard="hold_seconds = 0")
+    config = write_config(tmp_path, scripted("up", tmp_path), HOLD_POLICIES, guard="hold_seconds = 0")
     with Client(config) as client:
         client.start()
         listed = client.tools()

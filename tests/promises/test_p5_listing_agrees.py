@@ -140,9 +140,9 @@ def test_with_plain_names_only_the_listed_name_is_callable(tmp_path: Path) -> No
 
 
 def test_plain_names_keep_the_guard_await_tool(tmp_path: Path) -> None:
-    gated = f"""{ALLOW_ALL} @id("gate") @require_approval("people") forbid (principal, action, resource);"""
+    holding = f"""{ALLOW_ALL} @id("gate") @require_approval("people") forbid (principal, action, resource);"""
     guard = "plain_names = true\nhold_seconds = 0.1"
-    with Client(write_config(tmp_path, scripted("up", tmp_path), gated, guard=guard)) as client:
+    with Client(write_config(tmp_path, scripted("up", tmp_path), holding, guard=guard)) as client:
         client.start()
         assert "guard__await" in client.tools()
         held = client.call("echo", {"text": "x"})["result"]

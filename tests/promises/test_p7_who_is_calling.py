@@ -1,4 +1,4 @@
-"""P7: who is calling comes from a credential, is never shared, and ends with the very next call when it is revoked."""
+"""P7: the caller's identity comes from a credential, is never shared, and ends with the next call after revocation."""
 
 import asyncio
 import json
@@ -13,7 +13,7 @@ from tests.live.running_guard import ALLOW_ALL, Client, Json, cli, log, scripted
 from tests.live.test_session import eventually, held
 
 CALLS, CONNECTIONS = 10_000, 8
-GATED = f"""{ALLOW_ALL}
+HOLD_POLICIES = f"""{ALLOW_ALL}
 @id("gate") @require_approval("people") forbid (principal, action == Action::"up__echo", resource);
 """
 ECHO: Json = {"name": "up__echo", "arguments": {"text": "x"}}
@@ -77,7 +77,7 @@ def test_revoked_credential_is_refused_at_the_next_call(tmp_path: Path, scope: s
 
 def test_held_call_of_a_revoked_credential_is_refused(tmp_path: Path) -> None:
     """It is revoked by another process than the one that holds the call."""
-    with serve(tmp_path, GATED) as served:
+    with serve(tmp_path, HOLD_POLICIES) as served:
         instance, token = served.issue()
         client = served.raw(token)
         client.start()

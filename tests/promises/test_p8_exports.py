@@ -1,4 +1,4 @@
-"""P8 for an export: what is done to its files is found with the guard's public keys alone."""
+"""P8 for exports: changes to the files are detected with the guard's public keys alone."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""P3 and P9: kill -9 of the guard at each commit and send of a held call: nothing is lost, nothing runs twice."""
+"""P3 and P9: kill -9 of the guard at each commit and send of a held call loses nothing and runs nothing twice."""
 
 import asyncio
 from collections.abc import Callable
@@ -13,16 +13,16 @@ from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.ledger.open import recover
 from mcp_guard.ports import Intent
 from mcp_guard.verifier import verify_ledger
-from tests.kill_points import dies_at
-from tests.promises.harness import ALLOW, GATE, KEYS, Harness, make_instance, open_harness, pending_id, text
+from tests.kill_points import killed_at
+from tests.promises.harness import ALLOW, HOLD, KEYS, Harness, make_instance, open_harness, pending_id, text
 
-POLICIES = f"{ALLOW}\n{GATE}"
+POLICIES = f"{ALLOW}\n{HOLD}"
 ASKED = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150})
 KEY = Ed25519PrivateKey.generate()
 MOMENTS = 33
 
 
-def story(folder: Path, at: Callable[[str], None]) -> None:
+def ask_approve_use(folder: Path, at: Callable[[str], None]) -> None:
     """Ask, approve, use: `at` is told of each moment at which a process may die."""
     KEYS["alice"] = KEY
     harness = open_harness(folder, POLICIES)
@@ -50,7 +50,7 @@ def story(folder: Path, at: Callable[[str], None]) -> None:
 
 def moments(folder: Path) -> list[str]:
     seen: list[str] = []
-    story(folder, seen.append)
+    ask_approve_use(folder, seen.append)
     return seen
 
 
@@ -76,7 +76,7 @@ def test_every_kill_point_is_reached(tmp_path: Path) -> None:
 @pytest.mark.parametrize("number", range(MOMENTS))
 async def test_guard_killed_at_any_point_loses_nothing_and_runs_nothing_twice(tmp_path: Path, number: int) -> None:
     folder = tmp_path
-    assert dies_at(number, partial(story, folder))
+    assert killed_at(number, partial(ask_approve_use, folder))
     sent = writes(folder)
     harness = open_harness(folder, POLICIES)
     recover(harness.ledger.writer, folder / "state")

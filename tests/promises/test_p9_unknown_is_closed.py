@@ -1,4 +1,4 @@
-"""P9: after a crash, every intent without outcome is closed as `unknown` on the next start, told, and not run again."""
+"""P9: after a crash, the next start closes each open intent as `unknown`, reports it and never repeats it."""
 
 import asyncio
 import json

@@ -1,4 +1,4 @@
-"""Sixteen guards on one ledger race for one counter: what its policy lets through is never exceeded, in counts or sums.
+"""Sixteen guards on one ledger race for one counter, and never exceed its limit, in counts or sums.
 
 Held calls count when they go, not when they wait; a restart forgets nothing.
 """
@@ -13,7 +13,7 @@ from typing import Any
 
 from mcp_guard.core.model import Effect, RateCounter, ToolCallRequest
 from mcp_guard.verifier import verify_ledger
-from tests.promises.harness import ALLOW, GATE, SECOND, make_instance, open_harness, pending_id, text
+from tests.promises.harness import ALLOW, HOLD, SECOND, make_instance, open_harness, pending_id, text
 
 PROCESSES, CALLS = 16, 12
 WRITES = (Effect.WRITE,)
@@ -30,7 +30,7 @@ def race(folder: Path, number: int, barrier: Barrier, sent: Any) -> None:
     """One process: at the same moment as all others, pay 2.50 until it is told that it is enough."""
     harness = open_harness(folder, ALLOW + LIMITS, (COUNT, SUM))
 
-    async def story() -> int:
+    async def pay_repeatedly() -> int:
         barrier.wait(60)
         done = 0
         for turn in range(CALLS):
@@ -41,7 +41,7 @@ def race(folder: Path, number: int, barrier: Barrier, sent: Any) -> None:
             done += text(reply) == "done"
         return done
 
-    sent.put((asyncio.run(story()), len(harness.upstream.writes())))
+    sent.put((asyncio.run(pay_repeatedly()), len(harness.upstream.writes())))
     harness.close()
 
 
@@ -76,8 +76,8 @@ async def test_sixteen_processes_never_exceed_a_counter(tmp_path: Path) -> None:
 
 
 async def test_held_call_counts_when_it_is_sent(tmp_path: Path) -> None:
-    gate = GATE.replace("forbid (principal, action, resource)", 'forbid (principal, action, resource == Deal::"7")')
-    harness = open_harness(tmp_path, ALLOW + LIMITS + gate, (COUNT, SUM))
+    hold = HOLD.replace("forbid (principal, action, resource)", 'forbid (principal, action, resource == Deal::"7")')
+    harness = open_harness(tmp_path, ALLOW + LIMITS + hold, (COUNT, SUM))
     pay = partial(harness.guard.call, make_instance())
     held = ToolCallRequest("crm__update_deal", {"deal_id": "7", "amount": 60})
     id = pending_id(await pay(held))

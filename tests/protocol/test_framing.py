@@ -1,4 +1,4 @@
-"""Frames survive every way in which a pipe may cut them."""
+"""Frames are read correctly however a pipe splits them."""
 
 from hypothesis import given
 from hypothesis import strategies as st

@@ -1,4 +1,4 @@
-"""The JSON-RPC peer: ids are its own, replies go where they belong, cancellation and loss are told."""
+"""The JSON-RPC peer: its own ids, replies matched to requests, cancellation and a lost connection."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""A lean MCP server of either era on stdio, for what must pass through unharmed: it says what a file tells it to say.
+"""A lean MCP server of either protocol version on stdio, for pass-through tests: it answers what a file tells it to.
 
 Usage: mirror.py ERA LOG SCRIPT. ERA is `handshake` or `stateless`. Every message that it gets is appended to LOG.
 SCRIPT is read with each request that is none of the greeting or the lists: `result` or `error` is its answer, `says`

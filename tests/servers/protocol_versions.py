@@ -1,7 +1,8 @@
-"""An MCP server of either era for tests, on the official SDK.
+"""An MCP server of either protocol version for tests, on the official SDK.
 
-Usage: eras.py ERA LOG [PORT]. ERA is `modern` (2026-07-28 only), `old` (handshake revisions only) or `dual`; with
-PORT it serves HTTP at /mcp, else stdio. Each call, each greeting and each cancellation is appended to LOG.
+Usage: protocol_versions.py ERA LOG [PORT]. ERA is `modern` (2026-07-28 only),
+`old` (handshake revisions only) or `dual`; with PORT it serves HTTP at /mcp, else stdio. Each call, each greeting and
+each cancellation is appended to LOG.
 """
 
 import asyncio

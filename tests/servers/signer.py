@@ -1,4 +1,4 @@
-"""An external signer for tests: signs its input with the seed (hex) in a file, or does what `SEED.mood` says."""
+"""An external signer for tests: signs its input with the seed (hex) in a file, or misbehaves as `SEED.mood` says."""
 
 import base64
 import sys

@@ -1,4 +1,4 @@
-"""Signals as an operator would write them, for `python = "…"`; each function is one way to answer, or not to."""
+"""Sample signals for `python = "…"`, as an operator would write them: one function per way to answer or to fail."""
 
 import threading
 from typing import Any

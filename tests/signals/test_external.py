@@ -1,4 +1,4 @@
-"""An operator's own signal answers, or is unknown: late, broken, dead or talking nonsense, it never blocks the loop."""
+"""An operator's own signal answers or is unknown: late, broken, dead or invalid, it never blocks the loop."""
 
 import asyncio
 import subprocess

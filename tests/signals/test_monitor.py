@@ -1,4 +1,4 @@
-"""Runs are learned when they end, and a call unlike them is signalled: to policies, which may ask, and never more."""
+"""Runs are learned when they end, and an unusual call raises a signal that policies can use."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -10,7 +10,7 @@ from mcp_guard.signals.run_history import RunHistory
 from tests.promises.harness import ALLOW, SECOND, Harness, make_instance, open_harness, text
 
 RULE = DriftRule(rate=0.1, runs=60)
-GATE = """@id("g") @require_approval("people") forbid (principal, action, resource)
+HOLD = """@id("g") @require_approval("people") forbid (principal, action, resource)
 when { context.risk.signals.contains("unusual_for_agent") };"""
 
 
@@ -33,14 +33,14 @@ async def make_run(harness: Harness, watch: RiskMonitor, number: int, *tools: st
 
 
 async def test_unusual_behaviour_of_an_agent_is_held(tmp_path: Path) -> None:
-    harness = open_harness(tmp_path, f"{ALLOW} {GATE}")
+    harness = open_harness(tmp_path, f"{ALLOW} {HOLD}")
     watch = watched(harness)
     for number in range(60):
         said = await make_run(harness, watch, number, "update_deal", "note")
         assert said == ["done", "done"]  # learning asks nobody
     harness.close()
     then = harness.clock.time
-    harness = open_harness(tmp_path, f"{ALLOW} {GATE}")  # another process: what was learned is in the ledger's file
+    harness = open_harness(tmp_path, f"{ALLOW} {HOLD}")  # another process: what was learned is in the ledger's file
     harness.clock.time = then
     watch = watched(harness)
     assert await make_run(harness, watch, 100, "update_deal", "note") == ["done", "done"]

@@ -94,7 +94,7 @@ class Load:
 
 
 def configure(folder: Path, more: str = "") -> Path:
-    """The world of `make faults`, with one guard, and a rate that soon forgets what it counted."""
+    """The setup of `make faults` with one guard and a rate with a short window."""
     (folder / "policies.cedar").write_text(POLICIES)
     args = [str(UPSTREAM), str(folder / "0.ran"), str(folder / "0.lock")]
     config = folder / "0.toml"
@@ -175,21 +175,21 @@ async def keep_calling(wire: Wire, load: Load, until: int) -> None:
         load.note(ask, reply)
 
 
-FRONTS: dict[str, Callable[[Path, int], tuple[list[Sample], Load]]] = {"stdio": on_stdio, "http": over_http}
+TRANSPORTS: dict[str, Callable[[Path, int], tuple[list[Sample], Load]]] = {"stdio": on_stdio, "http": over_http}
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make soak", description="Many calls for one guard.")
     parser.add_argument("--calls", type=int, default=100_000)
-    parser.add_argument("--front", choices=FRONTS, action="append")
+    parser.add_argument("--transport", choices=TRANSPORTS, action="append")
     options = parser.parse_args()
     failed = False
-    for front in options.front or FRONTS:
+    for transport in options.transport or TRANSPORTS:
         with tempfile.TemporaryDirectory(prefix="soak-") as made:
             began = time.monotonic()
-            samples, load = FRONTS[front](Path(made), options.calls)
+            samples, load = TRANSPORTS[transport](Path(made), options.calls)
             seconds = time.monotonic() - began
-        print(f"{front}: {load.asked} calls in {seconds:.0f} s: {dict(load.replies)}")
+        print(f"{transport}: {load.asked} calls in {seconds:.0f} s: {dict(load.replies)}")
         print(
             f"{'calls':>8} {'MiB':>6} {'anonymous':>9} {'descriptors':>11} {'threads':>7} {'children':>8} {'tasks':>5}"
         )

@@ -1,11 +1,11 @@
-"""The soak in small: `make soak` runs it in full."""
+"""A short version of the soak test: `make soak` runs it in full."""
 
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from tests.soak.long import FRONTS, SAMPLES, Sample, growth
+from tests.soak.long import SAMPLES, TRANSPORTS, Sample, growth
 from tests.soak.run import leaks, soak
 
 
@@ -14,9 +14,9 @@ def test_many_concurrent_sessions_leak_nothing(tmp_path: Path) -> None:
     assert not leaks(base, last)
 
 
-@pytest.mark.parametrize("front", FRONTS)
-def test_many_calls_on_one_guard_leak_nothing(tmp_path: Path, front: str) -> None:
-    samples, load = FRONTS[front](tmp_path, 2000)
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_many_calls_on_one_guard_leak_nothing(tmp_path: Path, transport: str) -> None:
+    samples, load = TRANSPORTS[transport](tmp_path, 2000)
     assert not growth(samples)
     assert load.replies["done"] > 500
     assert load.replies["held and done"]

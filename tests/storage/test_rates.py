@@ -1,4 +1,4 @@
-"""The uses of a rate: a window's sum is right whatever came and went, and costs the same however many uses it has."""
+"""The uses of a rate: the sum of a window is always right, and its cost does not grow with the number of uses."""
 
 import tempfile
 from pathlib import Path

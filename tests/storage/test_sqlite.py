@@ -1,4 +1,4 @@
-"""Guards that start at the same moment make one ledger, and all have it."""
+"""Guards that start at the same moment create one ledger and all open it."""
 
 import multiprocessing
 from multiprocessing.synchronize import Barrier

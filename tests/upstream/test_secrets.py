@@ -1,4 +1,4 @@
-"""Secrets from each source, for whoever needs one: servers, notifiers, witnesses."""
+"""Secrets from each source, for servers, notifiers and witnesses."""
 
 import json
 import os

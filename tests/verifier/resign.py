@@ -1,4 +1,4 @@
-"""What somebody with a key could do: change receipts and sign everything anew, so that all hashes fit."""
+"""What somebody with the key could do: change receipts and sign everything again, so that all hashes match."""
 
 import json
 import sqlite3

@@ -1,4 +1,4 @@
-"""An approver's signature convinces without trusting the guard: whoever has the guard's key cannot make up a word."""
+"""An approver's signature convinces without trust in the guard: the guard's key cannot forge a vote."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.ledger.approvals.approver_keys import NewKey, rotate
 from mcp_guard.ledger.approvals.votes import Approver, GrantTerms
 from mcp_guard.verifier import UnusableInput, verify_ledger
-from tests.promises.harness import ALLOW, GATE, KEYS, ROUTES, Harness, make_instance, open_harness, pending_id
+from tests.promises.harness import ALLOW, HOLD, KEYS, ROUTES, Harness, make_instance, open_harness, pending_id
 from tests.verifier.resign import sign_anew
 
 ORIGIN = "test.example/ledger"
@@ -26,7 +26,7 @@ Change = Callable[[dict[str, Any]], None]
 async def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ledger with a quorum of two, a grant that was used, a denial, and a rotated key."""
     folder = tmp_path_factory.mktemp("words")
-    harness = open_harness(folder, f"{ALLOW}\n{GATE}", routes={"people": replace(ROUTES["people"], quorum=2)})
+    harness = open_harness(folder, f"{ALLOW}\n{HOLD}", routes={"people": replace(ROUTES["people"], quorum=2)})
     id = await ask(harness, "1")
     harness.approve(id, "alice", terms=GrantTerms(3, 600, ("text",)))
     harness.approve(id, "carol", terms=GrantTerms(3, 600, ("text",)))

@@ -1,4 +1,4 @@
-"""What somebody with the guard's key could write, and verify does not take for a receipt."""
+"""Receipts that somebody with the guard's key could write, and that `verify` refuses."""
 
 import base64
 import json

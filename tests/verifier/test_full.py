@@ -1,4 +1,4 @@
-"""P8: changing, removing, inserting, reordering or truncating receipts is found with the public key alone."""
+"""P8: changing, removing, inserting, reordering or truncating receipts is detected with the public key alone."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.core.model import ToolCallRequest
 from mcp_guard.verifier import FAILED, OK, UNUSABLE, UnusableInput, main, verify_ledger
-from tests.promises.harness import ALLOW, GATE, make_instance, open_harness, pending_id
+from tests.promises.harness import ALLOW, HOLD, make_instance, open_harness, pending_id
 
 Tamper = Callable[[sqlite3.Connection], object]
 
@@ -23,7 +23,7 @@ Tamper = Callable[[sqlite3.Connection], object]
 async def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ledger with an allowed, a denied and an approved call."""
     folder = tmp_path_factory.mktemp("ledger")
-    gate = GATE.replace("(principal, action, resource)", '(principal, action == Action::"crm__note", resource)')
+    gate = HOLD.replace("(principal, action, resource)", '(principal, action == Action::"crm__note", resource)')
     harness = open_harness(folder, f"{ALLOW}\n{gate}")
     await harness.guard.call(make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 5}))
     await harness.guard.call(make_instance(), ToolCallRequest("crm__nothing", {}))

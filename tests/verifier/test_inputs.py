@@ -1,4 +1,4 @@
-"""What can be verified and how: a range, a receipt, a bundle, an export; against checkpoints, with witnesses; alone."""
+"""What can be verified: a range, a receipt, a bundle, an export; against checkpoints, with witnesses, standalone."""
 
 import base64
 import contextlib

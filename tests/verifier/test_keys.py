@@ -1,4 +1,4 @@
-"""Whose signature counts when: across rotations, from any one key of the chain, and never without proof."""
+"""Which signatures count: across rotations, from any key of the chain, and never without proof."""
 
 import base64
 import json
@@ -19,7 +19,7 @@ from mcp_guard.verifier.notes import parse_key
 from mcp_guard.verifier.range import verify_range
 from mcp_guard.verifier.sources.sqlite import LedgerFile
 from mcp_guard.verifier.workers import CHUNK
-from tests.ledger.sized_ledger import ORIGIN, Still, fill
+from tests.ledger.sized_ledger import ORIGIN, FrozenClock, fill
 
 Json = dict[str, object]
 
@@ -35,7 +35,7 @@ ONE, TWO, THREE, FOREIGN = make_key(1), make_key(2), make_key(3), make_key(4, "o
 def open_writer(folder: Path) -> Writer:
     keys = {key.verifier: key for key in (ONE, TWO, THREE, FOREIGN)}
     folder.mkdir(exist_ok=True)
-    return Writer(open_store(folder / "ledger.sqlite", True), ONE, Still(), find_key=lambda line: keys[line])
+    return Writer(open_store(folder / "ledger.sqlite", True), ONE, FrozenClock(), find_key=lambda line: keys[line])
 
 
 def change_key(
@@ -53,7 +53,7 @@ def change_key(
 
     old = writer.store.head().key
     if kind == "key.replaced":  # the old one is lost: a writer of the new one, as `rotation.replace` makes it
-        writer = Writer(writer.store, new, Still(), find_key=lambda _: new)
+        writer = Writer(writer.store, new, FrozenClock(), find_key=lambda _: new)
     writer.run(op)
 
 

@@ -1,4 +1,4 @@
-"""A stage for the inbox: the example CRM behind a real guard, a real inbox process, a real browser with a passkey."""
+"""A setup for inbox tests: the example CRM behind a real guard, a real inbox process, a real browser with a passkey."""
 
 import json
 import shutil
@@ -33,7 +33,7 @@ def free_port() -> int:
 
 
 @dataclass
-class Stage:
+class InboxScenario:
     """A guard with an agent's client, and an inbox."""
 
     config: Path
@@ -61,13 +61,13 @@ class Stage:
 
 
 @contextmanager
-def stage(folder: Path) -> Iterator[Stage]:
+def inbox_scenario(folder: Path) -> Iterator[InboxScenario]:
     config, port = prepare(folder), free_port()
     config.write_text(f"{config.read_text()}\n[inbox]\nport = {port}\n")
     with inbox(config) as url, Client(config, ("--ticket", "INC-4451")) as client:
         client.start()
         client.tools()
-        yield Stage(config, url, client)
+        yield InboxScenario(config, url, client)
 
 
 @contextmanager
@@ -102,7 +102,7 @@ def add_passkeys(context: BrowserContext, page: Page) -> CDPSession:
     return session
 
 
-def sign_in(page: Page, on: Stage) -> None:
+def sign_in(page: Page, on: InboxScenario) -> None:
     page.goto(f"{on.url}/sign-in")
     page.get_by_label("One-time code").fill(on.code())
     page.get_by_role("button", name="Sign in with the code").click()

@@ -1,10 +1,10 @@
-"""Pictures of the inbox for the documents: `make screenshots` writes them to docs/images."""
+"""Screenshots of the inbox for the documents: `make screenshots` writes them to docs/images."""
 
 import tempfile
 from pathlib import Path
 from typing import Any
 
-from tests.web.inbox_process import Stage, add_passkeys, browser, enrol, sign_in, stage
+from tests.web.inbox_process import InboxScenario, add_passkeys, browser, enrol, inbox_scenario, sign_in
 
 TARGET = Path(__file__).parent.parent.parent / "docs" / "images"
 LOOKS: dict[str, dict[str, Any]] = {
@@ -14,7 +14,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 }
 
 
-def fill(on: Stage) -> None:
+def fill(on: InboxScenario) -> None:
     """Some requests that a person would meet."""
     on.hold()
     on.hold(deal_id="790", amount=12500.0, stage="Closed Lost", guard_reason="They chose another supplier.")
@@ -26,7 +26,7 @@ def fill(on: Stage) -> None:
 
 def main() -> None:
     TARGET.mkdir(exist_ok=True)
-    with tempfile.TemporaryDirectory() as folder, stage(Path(folder)) as on, browser() as launched:
+    with tempfile.TemporaryDirectory() as folder, inbox_scenario(Path(folder)) as on, browser() as launched:
         fill(on)
         for name, look in LOOKS.items():
             context = launched.new_context(**look)

@@ -1,4 +1,4 @@
-"""The inbox in a real browser: a passkey is enrolled, scenario B approved with it, and the receipt convinces alone."""
+"""The inbox in a real browser: a passkey is enrolled, scenario B is approved with it, and the receipt proves it."""
 
 import json
 import re
@@ -16,7 +16,7 @@ from playwright.sync_api import Browser, BrowserContext, Page, expect
 from mcp_guard.verifier import verify_ledger
 from tests.live.running_guard import cli, log, text
 from tests.verifier.resign import sign_anew
-from tests.web.inbox_process import Stage, add_passkeys, browser, enrol, sign_in, stage
+from tests.web.inbox_process import InboxScenario, add_passkeys, browser, enrol, inbox_scenario, sign_in
 
 ORIGIN = "crm-example.local/ledger"
 
@@ -28,8 +28,8 @@ def chromium() -> Iterator[Browser]:
 
 
 @pytest.fixture
-def on(tmp_path: Path) -> Iterator[Stage]:
-    with stage(tmp_path) as made:
+def on(tmp_path: Path) -> Iterator[InboxScenario]:
+    with inbox_scenario(tmp_path) as made:
         yield made
 
 
@@ -50,7 +50,7 @@ def page(context: BrowserContext) -> Page:
     return made
 
 
-def copy_of(on: Stage, folder: Path, private: bool) -> Path:
+def copy_of(on: InboxScenario, folder: Path, private: bool) -> Path:
     """The ledger, its public key and, if asked for, the guard's private one, somewhere else."""
     folder.mkdir()
     state = on.config.parent / "state"
@@ -64,7 +64,7 @@ def copy_of(on: Stage, folder: Path, private: bool) -> Path:
 
 
 def test_scenario_b_is_approved_with_a_passkey_and_proved(
-    on: Stage, context: BrowserContext, page: Page, tmp_path: Path
+    on: InboxScenario, context: BrowserContext, page: Page, tmp_path: Path
 ) -> None:
     add_passkeys(context, page)
     sign_in(page, on)
@@ -109,7 +109,7 @@ def test_scenario_b_is_approved_with_a_passkey_and_proved(
     assert "the word of `alice` is not signed by them: the passkey signed another statement" in report.problem
 
 
-def test_inbox_works_by_keyboard_on_a_phone_in_dark_mode(on: Stage, chromium: Browser) -> None:
+def test_inbox_works_by_keyboard_on_a_phone_in_dark_mode(on: InboxScenario, chromium: Browser) -> None:
     """Sign in, enrol, find the request, deny it: with keys alone, 360 pixels wide, nothing beyond the edge."""
     look: Any = {"viewport": {"width": 360, "height": 740}, "color_scheme": "dark"}
     context = chromium.new_context(**look)
@@ -143,7 +143,9 @@ def test_inbox_works_by_keyboard_on_a_phone_in_dark_mode(on: Stage, chromium: Br
     context.close()
 
 
-def test_grant_is_given_used_shown_and_revoked_in_the_inbox(on: Stage, context: BrowserContext, page: Page) -> None:
+def test_grant_is_given_used_shown_and_revoked_in_the_inbox(
+    on: InboxScenario, context: BrowserContext, page: Page
+) -> None:
     add_passkeys(context, page)
     sign_in(page, on)
     enrol(page)
@@ -160,7 +162,7 @@ def test_grant_is_given_used_shown_and_revoked_in_the_inbox(on: Stage, context: 
     expect(page.get_by_text("0 of 2 used")).to_be_visible()
     again = {"deal_id": "789", "stage": "Closed Lost", "amount": 50000.0}
     held = on.client.send("tools/call", {"name": "crm__update_deal", "arguments": again})
-    expect(page.locator("a.card")).to_be_visible()  # another stage is another call
+    expect(page.locator("a.card")).to_be_visible()  # other arguments are another call
     page.on("dialog", lambda dialog: dialog.accept("plans changed"))
     page.get_by_role("button", name="Revoke").click()
     expect(page.get_by_text("0 of 2 used")).to_have_count(0)
@@ -170,7 +172,7 @@ def test_grant_is_given_used_shown_and_revoked_in_the_inbox(on: Stage, context: 
     expect(page.get_by_text("the client cancelled the call")).to_be_visible()
 
 
-def test_user_signs_out_and_in_again_with_a_passkey(on: Stage, context: BrowserContext, page: Page) -> None:
+def test_user_signs_out_and_in_again_with_a_passkey(on: InboxScenario, context: BrowserContext, page: Page) -> None:
     add_passkeys(context, page)
     sign_in(page, on)
     enrol(page)
@@ -183,7 +185,7 @@ def test_user_signs_out_and_in_again_with_a_passkey(on: Stage, context: BrowserC
     expect(page.get_by_text("Alice")).to_be_visible()
 
 
-def test_nothing_is_decided_without_the_passkey(on: Stage, context: BrowserContext, page: Page) -> None:
+def test_nothing_is_decided_without_the_passkey(on: InboxScenario, context: BrowserContext, page: Page) -> None:
     session = add_passkeys(context, page)
     sign_in(page, on)
     enrol(page)

@@ -1,4 +1,4 @@
-"""The inbox over plain HTTP, as somebody who means it harm would speak to it."""
+"""The inbox over plain HTTP, as an attacker would address it."""
 
 import http.client
 import json
@@ -11,12 +11,12 @@ from urllib.parse import urlsplit
 import pytest
 
 from tests.live.running_guard import cli
-from tests.web.inbox_process import Stage, stage
+from tests.web.inbox_process import InboxScenario, inbox_scenario
 
 
 @pytest.fixture(scope="module")
-def on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stage]:
-    with stage(tmp_path_factory.mktemp("inbox")) as made:
+def on(tmp_path_factory: pytest.TempPathFactory) -> Iterator[InboxScenario]:
+    with inbox_scenario(tmp_path_factory.mktemp("inbox")) as made:
         made.hold()
         yield made
 
@@ -36,7 +36,7 @@ class Reply:
         return str(json.loads(self.body)["problem"])
 
 
-def ask(on: Stage, method: str, path: str, body: str | None = None, **headers: str) -> Reply:
+def ask(on: InboxScenario, method: str, path: str, body: str | None = None, **headers: str) -> Reply:
     """One request; a header given as empty text is left out."""
     host = urlsplit(on.url).netloc
     said = {"host": host, **({"origin": on.url} if method == "POST" else {})}
@@ -47,7 +47,7 @@ def ask(on: Stage, method: str, path: str, body: str | None = None, **headers: s
             return Reply(reply.status, {n.lower(): v for n, v in reply.getheaders()}, reply.read())
 
 
-def cookie(on: Stage, approver: str = "alice") -> tuple[str, str]:
+def cookie(on: InboxScenario, approver: str = "alice") -> tuple[str, str]:
     """A session's cookie and its page's token."""
     reply = ask(on, "POST", "/sign-in", f"code={on.code(approver)}")
     assert reply.status == 303
@@ -59,7 +59,7 @@ def cookie(on: Stage, approver: str = "alice") -> tuple[str, str]:
     return session, page.split('name="csrf" content="')[1].split('"')[0]
 
 
-def test_every_page_has_the_strict_headers(on: Stage) -> None:
+def test_every_page_has_the_strict_headers(on: InboxScenario) -> None:
     session, _ = cookie(on)
     for path in ("/sign-in", "/", "/history", f"/requests/{on.requests()[0]['id']}", "/static/app.js", "/nonesuch"):
         reply = ask(on, "GET", path, cookie=session)
@@ -75,12 +75,12 @@ def test_every_page_has_the_strict_headers(on: Stage) -> None:
 
 
 @pytest.mark.parametrize("host", ["evil.example", "127.0.0.1:80", "localhost"])
-def test_other_host_is_refused(on: Stage, host: str) -> None:
+def test_other_host_is_refused(on: InboxScenario, host: str) -> None:
     assert ask(on, "GET", "/sign-in", host=host).status == 421
 
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "", "http://localhost:1"])
-def test_cross_site_change_is_refused(on: Stage, origin: str) -> None:
+def test_cross_site_change_is_refused(on: InboxScenario, origin: str) -> None:
     session, token = cookie(on)
     id = on.requests()[0]["id"]
     body = json.dumps({"verdict": "approve", "rationale": "x"})
@@ -93,7 +93,7 @@ CHANGES = ("/sign-out", "/passkeys/options", "/passkeys", "/requests/ID/options"
 
 
 @pytest.mark.parametrize("path", CHANGES)
-def test_change_needs_a_session_and_its_csrf_token(on: Stage, path: str) -> None:
+def test_change_needs_a_session_and_its_csrf_token(on: InboxScenario, path: str) -> None:
     session, token = cookie(on)
     path = path.replace("ID", on.requests()[0]["id"])
     assert ask(on, "POST", path, "{}").status == 403
@@ -102,14 +102,14 @@ def test_change_needs_a_session_and_its_csrf_token(on: Stage, path: str) -> None
     assert ask(on, "POST", path, "{}", x_csrf_token=token).status == 403
 
 
-def test_pages_need_a_session(on: Stage) -> None:
+def test_pages_need_a_session(on: InboxScenario) -> None:
     for path in ("/", "/history", f"/requests/{on.requests()[0]['id']}"):
         reply = ask(on, "GET", path)
         assert (reply.status, reply.headers["location"]) == (303, "/sign-in")
     assert ask(on, "GET", f"/requests/{on.requests()[0]['id']}/state").status == 403
 
 
-def test_sign_in_code_works_once(on: Stage) -> None:
+def test_sign_in_code_works_once(on: InboxScenario) -> None:
     code = on.code()
     assert ask(on, "POST", "/sign-in", f"code={code.lower()}").status == 303
     again = ask(on, "POST", "/sign-in", f"code={code}")
@@ -119,7 +119,7 @@ def test_sign_in_code_works_once(on: Stage) -> None:
         assert ask(on, "POST", "/sign-in", wrong).status == 200
 
 
-def test_sign_in_code_alone_decides_nothing(on: Stage) -> None:
+def test_sign_in_code_alone_decides_nothing(on: InboxScenario) -> None:
     session, token = cookie(on)
     id = on.requests()[0]["id"]
     headers = {"cookie": session, "x_csrf_token": token}
@@ -138,7 +138,7 @@ def test_sign_in_code_alone_decides_nothing(on: Stage) -> None:
     assert [each["state"] for each in on.requests()] == ["requested"]
 
 
-def test_unknown_and_malformed_requests_are_answered(on: Stage) -> None:
+def test_unknown_and_malformed_requests_are_answered(on: InboxScenario) -> None:
     session, token = cookie(on)
     assert ask(on, "GET", "/requests/ap_none", cookie=session).status == 404
     headers = {"cookie": session, "x_csrf_token": token}
@@ -146,7 +146,7 @@ def test_unknown_and_malformed_requests_are_answered(on: Stage) -> None:
     assert "no approval `ap_none`" in reply.problem
 
 
-def test_agent_text_is_escaped(on: Stage) -> None:
+def test_agent_text_is_escaped(on: InboxScenario) -> None:
     on.hold(deal_id="790", guard_reason='<img src=x onerror="alert(1)">\u202e', amount=12500.0)
     session, _ = cookie(on)
     [id] = [each["id"] for each in on.requests() if each["subject"]["resource"]["id"] == "790"]
@@ -156,14 +156,14 @@ def test_agent_text_is_escaped(on: Stage) -> None:
     assert "\u202e" not in text
 
 
-def test_port_in_use_is_named(on: Stage) -> None:
+def test_port_in_use_is_named(on: InboxScenario) -> None:
     done = cli("inbox", "--config", str(on.config), check=False)
     assert done.returncode == 3
     assert "cannot listen on port" in done.stderr
     assert "hint: set inbox.port to another" in done.stderr
 
 
-def test_inbox_listens_only_on_loopback(on: Stage, tmp_path: Path) -> None:
+def test_inbox_listens_only_on_loopback(on: InboxScenario, tmp_path: Path) -> None:
     port = urlsplit(on.url).port
     listening = [
         line.split() for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]

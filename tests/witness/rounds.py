@@ -1,4 +1,4 @@
-"""A ledger in a folder, and one round of witnessing over it: for the tests of witnesses."""
+"""A ledger in a folder and one round of witnessing over it, for tests of witnesses."""
 
 import shutil
 from dataclasses import dataclass

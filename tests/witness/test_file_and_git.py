@@ -1,4 +1,4 @@
-"""Witnesses that can be read back, a file and a git repository: what they hold must be what the ledger once was."""
+"""Witnesses that can be read back, a file and a git repository: they must hold an earlier state of the ledger."""
 
 import subprocess
 from pathlib import Path

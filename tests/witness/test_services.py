@@ -1,4 +1,4 @@
-"""Witnesses that answer: a webhook, a time-stamp authority, a cosigner. The answer is checked, and is the evidence."""
+"""Witnesses that answer: a webhook, a time-stamp authority, a cosigner. The answer is checked and kept as evidence."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""Real witnesses on loopback: a cosigner of C2SP tlog-witness, and a time-stamp authority run by OpenSSL."""
+"""Real witnesses on loopback: a C2SP tlog-witness cosigner, and a time-stamp authority run by OpenSSL."""
 
 import base64
 import subprocess

@@ -1,4 +1,4 @@
-"""Where values come from: the task, trusted results, content of others, or nowhere; and what does not fool it."""
+"""Where argument values come from: the task, trusted results, untrusted content or nowhere; and attempts to hide it."""
 
 import base64
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Texts that give orders to agents are told from texts that do not, and from where on they do."""
+"""Instructions to an agent inside a text are detected, with the position where they begin."""
 
 import pytest
 

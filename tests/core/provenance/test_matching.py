@@ -1,4 +1,4 @@
-"""A value is found in a text however it was dressed up; strictly, it must stand there as it is."""
+"""A value is found in a text despite reformatting; strict matching needs it exactly as it is."""
 
 import base64
 import time

@@ -1,4 +1,4 @@
-"""Bundles and the text of a proof, as C2SP tlog-proof has it."""
+"""Bundles, and the text form of a proof per C2SP tlog-proof."""
 
 import base64
 import json

@@ -1,4 +1,4 @@
-"""The tree against a naive one, proofs of every size to 300, and the published vectors of RFC 6962."""
+"""The Merkle tree against a naive one, proofs of every size up to 300, and the published vectors of RFC 6962."""
 
 from functools import cache
 

@@ -1,4 +1,4 @@
-"""Strict reading and canonical bytes: what is read, and written, is what an independent reader and writer say."""
+"""Strict parsing and canonical bytes agree with an independent parser and writer."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Configuration: any file either loads, or is refused with what to do about it."""
+"""Configuration: any file either loads, or is refused with a hint."""
 
 import tempfile
 import warnings

@@ -1,4 +1,4 @@
-"""Credentials, proofs and sealed states: no text but what was signed is taken, and any other is refused in words."""
+"""Credentials, proofs and request states: only signed text is accepted; any other is refused with a reason."""
 
 import json
 from contextlib import suppress

@@ -1,4 +1,4 @@
-"""A damaged export: it is found, or it is the same export; and never a traceback."""
+"""A damaged export is detected or equivalent, and never causes a traceback."""
 
 import asyncio
 import tempfile

@@ -1,4 +1,4 @@
-"""Frames: any way of cutting the bytes gives the same lines, and no more than the limit is kept."""
+"""Frames: any chunking of the bytes gives the same lines, and no more than the limit is buffered."""
 
 from mcp_guard.protocol.stdio import LineSplitter
 

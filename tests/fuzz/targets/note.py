@@ -1,4 +1,4 @@
-"""Checkpoints: the two readers (the guard's, and the verifier's, which shares no code with it) never disagree."""
+"""Checkpoints: the guard's parser and the verifier's, which share no code, never disagree."""
 
 import base64
 import hashlib

@@ -1,4 +1,4 @@
-"""Cedar requests: any arguments are put to Cedar exactly, and decided without an error; or denied for a reason."""
+"""Cedar requests: any arguments are passed to Cedar exactly and decided without an error, or denied with a reason."""
 
 import tempfile
 from functools import cache
