@@ -90,5 +90,5 @@ async def logout(options: argparse.Namespace, keeping: TokenStorage) -> int:
 def list_tools(settings: Settings, quiet: bool, pins: Pins | None = None) -> tuple[list[Tool], set[str]]:
     """As `app.listed_tools`: the tools, and the names of the upstreams that could not be listed."""
     with Progress(quiet=quiet) as progress:
-        progress.say(f"starting {', '.join(f'`{name}`' for name in settings.upstreams)} …")
+        progress.show(f"starting {', '.join(f'`{name}`' for name in settings.upstreams)} …")
         return asyncio.run(listed_tools(settings, pins))

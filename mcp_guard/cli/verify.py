@@ -22,7 +22,7 @@ def main(arguments: list[str]) -> int:
         if options.input and not options.key:
             raise UnusableInput("a key that lies beside the input proves nothing")
         with Progress(quiet=options.json) as progress:
-            report = verify(path, options.key or [path.parent / "ledger.pub"], options, progress.tell)
+            report = verify(path, options.key or [path.parent / "ledger.pub"], options, progress.update)
     except UnusableInput as error:
         raise LedgerError(f"cannot verify: {error}", "mcp-guard verify [INPUT --key FILE]; see --help") from None
     if report.ok and report.scope == "ledger" and options.input is None and options.ledger is None:

@@ -1,8 +1,8 @@
-"""Verifying a ledger with public keys alone. This folder stands by itself: Python and `cryptography` are all it needs.
+"""Verifies a ledger with public keys alone. This folder is stand-alone: it needs only Python and `cryptography`.
 
     python -m mcp_guard.verifier LEDGER|EXPORT|BUNDLE --key ledger.pub
 
-What is proved, check by check: docs/reference/verify.md. It stops at the first thing that it could not prove.
+docs/reference/verify.md says what each check proves. Verification stops at the first thing that cannot be proved.
 """
 
 from pathlib import Path
@@ -23,6 +23,6 @@ __all__ = [
 
 
 def verify_ledger(path: Path, key: Path, approvers: Path | None = None) -> Report:
-    """Verify a whole ledger file. Raises: UnusableInput if there is nothing to verify."""
+    """Verify a whole ledger file. Raises: UnusableInput if a file cannot be read."""
     trusted = read_approvers(approvers) if approvers else None
     return verify_full(LedgerFile(path), Requirements(read_keys(key), trusted))

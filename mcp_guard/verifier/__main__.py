@@ -1,4 +1,4 @@
-"""`python -m` of this folder, wherever it was copied to."""
+"""`python -m` of this folder, wherever it has been copied to."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What is to be proved, and against what."""
+"""What must be proved and which keys are trusted, and the checks of checkpoints against a verified tree."""
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,13 +9,16 @@ from .report import Report, UnusableInput, VerificationFailed, count
 from .signatures import Receipt
 
 ProgressCallback = Callable[[int, int], None]
-"""Told how many receipts are done, and of how many."""
+"""Called with the number of receipts done, and of all."""
 
 
 @dataclass(frozen=True)
 class Requirements:
-    """`keys` are the guard's keys that are trusted, of one origin; `quorum` is how many of `witnesses` must have signed
-    the checkpoint. `workers` None: as many as help."""
+    """What the caller trusts and asks for.
+
+    `keys` are the guard's trusted keys, all of one origin. `against` are earlier checkpoints that the tree must
+    continue. At least `quorum` of `witnesses` must have cosigned the checkpoint. `workers` None means as many as help.
+    """
 
     keys: tuple[VerifierKey, ...]
     approvers: Mapping[str, Receipt] | None = None
@@ -23,44 +26,44 @@ class Requirements:
     witnesses: tuple[VerifierKey, ...] = ()
     quorum: int = 0
     workers: int | None = None
-    tell: ProgressCallback = no_progress
+    progress: ProgressCallback = no_progress
 
     @property
     def origin(self) -> str:
         return self.keys[0].name
 
 
-def check(requirements: Requirements) -> None:
-    """Raises: UnusableInput for requirements that nothing could meet."""
+def check_requirements(requirements: Requirements) -> None:
+    """Raises: UnusableInput for requirements that no input can meet."""
     if len({key.name for key in requirements.keys}) != 1:
-        raise UnusableInput("the keys given are of several ledgers")
+        raise UnusableInput("the given keys belong to several ledgers")
     for checkpoint in requirements.against:
         if checkpoint.origin != requirements.origin:
-            raise UnusableInput(f"the checkpoint of `{checkpoint.origin}` says nothing about `{requirements.origin}`")
+            raise UnusableInput(
+                f"the checkpoint given with --against is of `{checkpoint.origin}`, not of `{requirements.origin}`"
+            )
     if requirements.quorum > len(requirements.witnesses):
-        raise UnusableInput(
-            f"a quorum of {requirements.quorum} needs as many witnesses' keys; given: {len(requirements.witnesses)}"
-        )
+        given = count(len(requirements.witnesses), "witness key")
+        raise UnusableInput(f"quorum {requirements.quorum} exceeds the {given} given with --witness")
 
 
 def check_head(head: SignedCheckpoint, size: int, root: bytes, keys: tuple[VerifierKey, ...]) -> None:
-    """The head is signed by the last of the keys, and of exactly this tree. Raises: VerificationFailed."""
+    """Check that the head is of exactly this tree, and signed by the last of the keys. Raises: VerificationFailed."""
     try:
         if keys[-1] not in signers(head, keys):
-            raise VerificationFailed(None, "the checkpoint is not signed by this key")
+            raise VerificationFailed(None, "the checkpoint is not signed by the guard's key")
     except ValueError as error:
-        raise VerificationFailed(None, f"the checkpoint is not signed by this key: {error}") from None
+        raise VerificationFailed(None, f"the checkpoint is not signed by the guard's key: {error}") from None
     expected = (keys[0].name, size, root)
     if (head.origin, head.size, head.root) != expected or head.text.count(b"\n") != 3:
-        raise VerificationFailed(
-            None, f"the signed checkpoint is of {head.size} receipts and another tree than these {size}"
-        )
+        problem = f"the signed checkpoint of {head.size} receipts does not match the tree of these {size} receipts"
+        raise VerificationFailed(None, problem)
 
 
 def check_earlier(
     heads: Mapping[str, int], keys: tuple[VerifierKey, ...], size: int, root_of: Callable[[int], bytes]
 ) -> None:
-    """The earlier checkpoints of bundles (by the first receipt that has them) are of this tree.
+    """Check that earlier checkpoints of bundles are of this tree; `heads` maps each to the first receipt that has it.
 
     Raises: VerificationFailed.
     """
@@ -70,34 +73,35 @@ def check_earlier(
             if not signers(head, keys):
                 raise ValueError("it is not signed by a key of this ledger")
         except ValueError as error:
-            raise VerificationFailed(seq, f"the checkpoint of its bundle does not hold: {error}") from None
+            raise VerificationFailed(seq, f"the checkpoint of its bundle is invalid: {error}") from None
         if not seq < head.size <= size or (head.origin, head.root) != (keys[0].name, root_of(head.size)):
-            raise VerificationFailed(seq, "the checkpoint of its bundle is of another tree")
+            raise VerificationFailed(seq, "the checkpoint of its bundle belongs to another tree")
 
 
 def check_witnesses(requirements: Requirements, heads: Sequence[SignedCheckpoint], report: Report) -> None:
-    """Enough of the witnesses given have signed one of these heads of the tree. Raises: VerificationFailed.
+    """Check that enough of the given witnesses have cosigned one of these heads of the tree.
 
-    To record that a head was witnessed makes the ledger longer, so it is usually an earlier one that they signed.
+    A receipt that records a witness makes the ledger longer, so the cosigned head is usually an earlier one.
+
+    Raises: VerificationFailed.
     """
-    found: list[Cosignature] = []
+    best: list[Cosignature] = []
     size = 0
     for head in heads:
         try:
-            signed = cosignatures(head, requirements.witnesses)
+            found = cosignatures(head, requirements.witnesses)
         except ValueError as error:
-            raise VerificationFailed(None, f"the checkpoint is not cosigned: {error}") from None
-        if len(signed) > len(found):
-            found, size = signed, head.size
-    report.witnesses = [{"witness": each.witness, "at": each.at} for each in found]
-    if len(found) < requirements.quorum:
-        raise VerificationFailed(
-            None, f"{len(found)} of the witnesses given signed the checkpoint; the quorum is {requirements.quorum}"
-        )
+            raise VerificationFailed(None, f"the checkpoint has an invalid cosignature: {error}") from None
+        if len(found) > len(best):
+            best, size = found, head.size
+    report.witnesses = [{"witness": cosignature.witness, "at": cosignature.at} for cosignature in best]
+    if len(best) < requirements.quorum:
+        problem = f"{len(best)} of the given witnesses cosigned the checkpoint; the quorum is {requirements.quorum}"
+        raise VerificationFailed(None, problem)
     if requirements.witnesses:
-        names = ", ".join(each.witness for each in found)
-        what = f"the checkpoint of {size} receipts is cosigned by {count(len(found), 'witness key')}: {names}"
-        report.prove("witnesses", what)
+        names = ", ".join(cosignature.witness for cosignature in best)
+        keys = count(len(best), "witness key")
+        report.prove("witnesses", f"the checkpoint of {size} receipts is cosigned by {keys}: {names}")
 
 
 def check_against(
@@ -107,26 +111,25 @@ def check_against(
     root_of: Callable[[int], bytes],
     report: Report,
 ) -> None:
-    """The tree continues each of the checkpoints.
+    """Check that the tree continues each of the earlier checkpoints.
 
-    Raises: VerificationFailed; UnusableInput for one that no key of the ledger signed.
+    Raises: VerificationFailed; UnusableInput for a checkpoint that no key of the ledger signed.
     """
     for checkpoint in requirements.against:
+        described = f"the earlier checkpoint of {checkpoint.size} receipts"
         try:
-            signed = signers(checkpoint, keys)
+            is_signed = bool(signers(checkpoint, keys))
         except ValueError as error:
-            raise UnusableInput(f"the checkpoint of {checkpoint.size} receipts: {error}") from None
-        if not signed:
-            raise UnusableInput(f"the checkpoint of {checkpoint.size} receipts is not signed by a key of this ledger")
+            raise UnusableInput(f"{described}: {error}") from None
+        if not is_signed:
+            raise UnusableInput(f"{described} is not signed by a key of this ledger")
         if size < checkpoint.size:
-            raise VerificationFailed(
-                None, f"rolled back: a checkpoint of {checkpoint.size} receipts was signed, here are {size}"
-            )
+            problem = f"rolled back: a checkpoint of {checkpoint.size} receipts was signed, but only {size} are here"
+            raise VerificationFailed(None, problem)
         if root_of(checkpoint.size) != checkpoint.root:
-            raise VerificationFailed(
-                None, f"split view: the first {checkpoint.size} receipts are others than those that were signed before"
-            )
+            problem = f"split view: the first {checkpoint.size} receipts differ from those that were signed earlier"
+            raise VerificationFailed(None, problem)
         report.against.append(checkpoint.size)
     if requirements.against:
-        sizes = ", ".join(str(each) for each in report.against)
-        report.prove("against", f"it continues what was signed before: the checkpoints of {sizes} receipts")
+        sizes = ", ".join(str(size) for size in report.against)
+        report.prove("against", f"the tree continues the earlier checkpoints of {sizes} receipts")

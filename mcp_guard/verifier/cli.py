@@ -1,4 +1,4 @@
-"""The command line of verifying, for `python -m` of this folder and for `mcp-guard verify`. Prints; exits 0, 1 or 2."""
+"""The command line of `python -m`, which exits 0, 1 or 2; `mcp-guard verify` shares its options and output."""
 
 import argparse
 import json
@@ -21,25 +21,25 @@ from .sources.sqlite import LedgerFile
 
 OK, FAILED, UNUSABLE = 0, 1, 2
 COSIGNED = "cosigned"
-"""The file of an export that holds the newest head which outside witnesses have signed."""
+"""The file of an export with the newest head that outside witnesses have cosigned."""
 SQLITE = b"SQLite format 3\x00"
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Everything but the input and `--json`."""
+    """Add all options except the input and `--json`."""
     add = parser.add_argument
     add("--key", type=Path, action="append", metavar="FILE", help="the guard's verifier keys; repeatable")
-    add("--approvers", type=Path, metavar="FILE", help="approvers' keys you trust (approvers list --json)")
-    add("--receipt", type=int, metavar="SEQ", help="verify one receipt, and print it with --json")
-    add("--from", dest="first", type=int, metavar="SEQ", help="verify a range: its first receipt")
-    add("--to", dest="last", type=int, metavar="SEQ", help="and its last")
+    add("--approvers", type=Path, metavar="FILE", help="approvers' keys that you trust (from approvers list --json)")
+    add("--receipt", type=int, metavar="SEQ", help="verify one receipt; --json prints it")
+    add("--from", dest="first", type=int, metavar="SEQ", help="verify a range that begins with this receipt")
+    add("--to", dest="last", type=int, metavar="SEQ", help="the last receipt of the range")
     add("--against", type=Path, action="append", default=[], metavar="CHECKPOINT",
-        help="a checkpoint kept from before; finds rollback and split views; repeatable")  # fmt: skip
+        help="an earlier checkpoint, to detect rollback and split views; repeatable")  # fmt: skip
     add(
         "--witness", type=Path, action="append", default=[], metavar="FILE", help="witnesses' verifier keys; repeatable"
     )
-    add("--quorum", type=int, metavar="N", help="how many of the witnesses must have cosigned (default: all given)")
-    add("--workers", type=int, metavar="N", help="processes to check signatures in (default: one a processor)")
+    add("--quorum", type=int, metavar="N", help="how many of the given witnesses must have cosigned (default: all)")
+    add("--workers", type=int, metavar="N", help="number of worker processes (default: one per processor)")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -47,23 +47,23 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog="python -m mcp_guard.verifier",
         description="Verify a ledger file, an export or a bundle with public keys alone.",
-        epilog="exit codes: 0 proved; 1 something could not be proved; 2 nothing can be said of the input",
+        epilog="exit codes: 0 proved; 1 something could not be proved; 2 the input cannot be verified",
     )
     parser.add_argument("input", type=Path, metavar="LEDGER|EXPORT|BUNDLE")
     add_options(parser)
     parser.add_argument("--json", action="store_true", help="print the report as JSON")
     options = parser.parse_args(arguments)
     if not options.key:
-        parser.error("--key FILE is required: a key that lies beside the input proves nothing")
+        parser.error("--key FILE is required: a key that comes with the input proves nothing")
     try:
         with Progress(quiet=options.json) as progress:
-            report = verify(options.input, options.key, options, progress.tell)
+            report = verify(options.input, options.key, options, progress.update)
     except UnusableInput as error:
         print(f"cannot verify: {error}", file=sys.stderr)
         return UNUSABLE
     try:
         print(render(report, options.json), flush=True)
-    except BrokenPipeError:  # whoever reads has seen enough
+    except BrokenPipeError:  # the reader, such as `head`, has closed the pipe
         sys.stdout = None
     return OK if report.ok else FAILED
 
@@ -72,8 +72,8 @@ def render(report: Report, as_json: bool) -> str:
     return json.dumps(asdict(report), indent=2, ensure_ascii=False) if as_json else describe(report)
 
 
-def verify(path: Path, key_files: Sequence[Path], options: argparse.Namespace, tell: ProgressCallback) -> Report:
-    """Verify what is at `path`, whatever it is. Raises: UnusableInput."""
+def verify(path: Path, key_files: Sequence[Path], options: argparse.Namespace, progress: ProgressCallback) -> Report:
+    """Verify the ledger, export or bundle at `path`. Raises: UnusableInput."""
     keys = _read_all(key_files)
     witnesses = _read_all(options.witness, COSIGNATURE)
     quorum = len(witnesses) if options.quorum is None else options.quorum
@@ -87,7 +87,7 @@ def verify(path: Path, key_files: Sequence[Path], options: argparse.Namespace, t
         witnesses=witnesses,
         quorum=quorum,
         workers=options.workers,
-        tell=tell,
+        progress=progress,
     )
     if options.receipt is not None:
         options.first = options.last = options.receipt
@@ -97,12 +97,12 @@ def verify(path: Path, key_files: Sequence[Path], options: argparse.Namespace, t
     if options.first is None and options.last is None:
         return verify_full(source, requirements)
     if options.first is None or options.last is None:
-        raise UnusableInput("a range needs both --from and --to")
+        raise UnusableInput("--from and --to must be given together")
     return verify_range(source, requirements, options.first, options.last)
 
 
 def _is_ledger(path: Path) -> bool:
-    """Raises: UnusableInput if there is nothing."""
+    """Whether the file is a SQLite database. Raises: UnusableInput if it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(len(SQLITE)) == SQLITE
@@ -115,7 +115,7 @@ def _read_all(files: Sequence[Path], kind: int = 1) -> tuple[VerifierKey, ...]:
 
 
 def read_checkpoint(path: Path) -> SignedCheckpoint:
-    """A signed note, perhaps indented as a report prints it. Raises: UnusableInput."""
+    """A signed note, which may be indented as in a printed report. Raises: UnusableInput."""
     try:
         return parse_checkpoint(dedent(path.read_text()))
     except (OSError, ValueError) as error:

@@ -1,27 +1,37 @@
-"""Verifying a whole ledger or export: the chunks in order, and what holds between receipts."""
+"""Verifies a whole ledger or export: all chunks in order, and the consistency between receipts."""
 
 import base64
 
-from .checkpoints import Requirements, check, check_against, check_earlier, check_head, check_witnesses
+from .checkpoints import (
+    Requirements,
+    check_against,
+    check_earlier,
+    check_head,
+    check_requirements,
+    check_witnesses,
+)
 from .consistency import ConsistencyChecker
 from .merkle import TILE, CompactRange
 from .notes import ROTATED, Signer, VerifierKey, find_first_key, parse_checkpoint
 from .payloads import ErasureChecker, PolicyChecker
-from .receipts import EARLIER, NAMED, ChunkResult, check_chunk, check_node
-from .report import Report, VerificationFailed, conclude_full
+from .receipts import EARLIER_HEAD, POLICY_REFERENCE, ChunkResult, check_chunk, check_node
+from .report import GIVEN, Report, VerificationFailed, conclude_full
 from .signatures import Receipt
 from .sources import ReceiptSource, TreeEnd
 from .stored_hashes import StoredHashes
-from .workers import CHUNK, Workers, opened
+from .workers import CHUNK, Workers, open_workers
 
 
 def verify_full(source: ReceiptSource, requirements: Requirements) -> Report:
     """Raises: UnusableInput if nothing can be said."""
-    check(requirements)
+    check_requirements(requirements)
     report = Report(scope=source.scope, origin=requirements.origin)
     try:
-        with opened(source, requirements.workers) as workers:
-            _FullVerification(source, workers, requirements, report).verify()
+        with open_workers(source, requirements.workers) as workers:
+            size = workers.reader.size()
+            if not size:
+                raise VerificationFailed(None, "the ledger is empty: it has no checkpoint to verify")
+            _FullVerification(source, workers, requirements, report).verify(size)
     except VerificationFailed as failure:
         report.failed_at, report.problem = failure.seq, failure.problem
         return report
@@ -31,47 +41,44 @@ def verify_full(source: ReceiptSource, requirements: Requirements) -> Report:
 
 class _FullVerification:
     def __init__(self, source: ReceiptSource, workers: Workers, requirements: Requirements, report: Report) -> None:
+        """Raises: VerificationFailed if no trusted key signed the first receipt."""
         self.source, self.workers, self.requirements, self.report = source, workers, requirements, report
         self.reader = workers.reader
-        self.links, self.erasures = ConsistencyChecker(requirements.approvers), ErasureChecker()
+        self.consistency, self.erasures = ConsistencyChecker(requirements.approvers), ErasureChecker()
         self.policies = PolicyChecker(self.reader)
-        self.span = CompactRange(0, self._on_node)
+        self.leaves = CompactRange(0, self._on_subtree)
         self.stored = StoredHashes(self.reader)
-        self.witnessed: list[tuple[int, Receipt]] = []
-        """Of the present chunk."""
         self.heads: dict[str, int] = {}
-        """Earlier checkpoints, and the first receipt whose bundle has one."""
+        """Earlier checkpoints in bundles, and the first receipt whose bundle has each."""
         self.chain: list[VerifierKey] = []
-        self.signer: Signer
+        """The guard's keys so far."""
+        self.signer = self._first_signer()
 
-    def verify(self) -> None:
+    def verify(self, size: int) -> None:
         """Raises: VerificationFailed, UnusableInput."""
-        size = self.reader.size()
-        if not size:
-            raise VerificationFailed(None, "the ledger is empty: there is no checkpoint to hold it against")
-        self.signer = self._begin()
-        self._read_all(size)
-        self.links.finish()
-        self._sum_up()
-        self._check_head()
-        if self.source.prove_kept_payloads():
-            self.erasures.settle(self.reader)
-        conclude_full(self.report, self.source.prove_kept_payloads(), bool(self.requirements.against))
+        self._check_chunks(size)
+        self.consistency.finish()
+        self._summarize()
+        self._check_checkpoints()
+        holds_payloads = self.source.holds_payloads()
+        if holds_payloads:
+            self.erasures.finish(self.reader)
+        conclude_full(self.report, holds_payloads, bool(self.requirements.against))
 
-    def _begin(self) -> Signer:
+    def _first_signer(self) -> Signer:
         row = next(iter(self.reader.rows(0, 1)), None)
         if row is None:
             raise VerificationFailed(0, "receipt 0 is missing")
         given = self.requirements.keys
         key = find_first_key((row.body, row.signature), given, self.reader.key_hints, self.requirements.origin)
-        self._use(0, key, "given" if key in given else "a later key signed that it comes after this one")
+        self._note_key(0, key, GIVEN if key in given else "it is succeeded by a key that was given")
         return Signer(key, given)
 
-    def _use(self, seq: int, key: VerifierKey, why: str) -> None:
+    def _note_key(self, seq: int, key: VerifierKey, reason: str) -> None:
         self.chain.append(key)
-        self.report.keys.append({"key": key.line, "since": seq, "by": why})
+        self.report.keys.append({"key": key.line, "since": seq, "by": reason})
 
-    def _read_all(self, size: int) -> None:
+    def _check_chunks(self, size: int) -> None:
         given = tuple(key.line for key in self.requirements.keys)
         start = 0
         while self.report.receipts < size:
@@ -79,85 +86,96 @@ class _FullVerification:
                 self.workers.submit((start, min(start + CHUNK, size), self.signer.key.line, given))
                 start += CHUNK
             (first, stop, _, _), result = self.workers.collect()
-            if result.key != self.signer.key.line:  # the key was changed after this chunk was given out
+            if result.key != self.signer.key.line:  # the key changed after this chunk had been submitted
                 result = check_chunk(self.reader, (first, stop, self.signer.key.line, given))
-            self._absorb(result)
-            self.requirements.tell(self.report.receipts, size)
+            self._add_result(result)
+            self.requirements.progress(self.report.receipts, size)
 
-    def _absorb(self, result: ChunkResult) -> None:
-        report, self.witnessed = self.report, []
+    def _add_result(self, result: ChunkResult) -> None:
+        report = self.report
+        witnessed: list[tuple[int, Receipt]] = []
         for seq, item in result.items:
-            self._step(seq, item)
+            if item["kind"] == "checkpoint.witnessed":
+                witnessed.append((seq, item))
+            else:
+                self._check_item(seq, item)
         for _, height, hash in result.nodes:
-            self.span.add(hash, height)
+            self.leaves.add(hash, height)
         for kind, number in result.kinds.items():
             report.kinds[kind] = report.kinds.get(kind, 0) + number
-        self.erasures.note_gone(result.gone)
-        report.payloads_checked += result.checked
-        report.payloads_not_kept += result.unkept
+        self.erasures.note_missing(result.missing)
+        report.payloads_checked += result.payloads_checked
+        report.payloads_not_kept += result.payloads_not_kept
         report.receipts = result.stop
         if result.failure is not None:
             raise VerificationFailed(*result.failure)
-        for seq, receipt in self.witnessed:
+        for seq, receipt in witnessed:
             self._check_witnessed(seq, receipt)
 
-    def _step(self, seq: int, item: Receipt) -> None:
+    def _check_item(self, seq: int, item: Receipt) -> None:
         kind = item["kind"]
         try:
-            if kind == NAMED:
+            if kind == POLICY_REFERENCE:
                 self.policies.check(seq, item)
             elif kind.startswith("key."):
-                self.signer = self.signer.after(seq, item)
-                why = "the key before it signed" if kind == ROTATED else "both were given; the key before did not sign"
-                self._use(seq + 1 if kind == ROTATED else seq, self.signer.key, why)
-            elif kind == EARLIER:
+                self._change_key(seq, item)
+            elif kind == EARLIER_HEAD:
                 self.heads.setdefault(item["note"], seq)
             elif kind == "payload.erased":
                 self.erasures.note_erased(seq, item)
-            elif kind == "checkpoint.witnessed":
-                self.witnessed.append((seq, item))
             else:
-                self.links.check(seq, item)
+                self.consistency.check(seq, item)
         except KeyError as missing:
-            raise VerificationFailed(seq, f"it lacks {missing}") from None
+            raise VerificationFailed(seq, f"member {missing} is missing") from None
         except (TypeError, ValueError, AttributeError, IndexError) as error:
-            raise VerificationFailed(seq, f"is not in the form of a receipt: {error}") from None
+            raise VerificationFailed(seq, f"not a valid receipt: {error}") from None
 
-    def _on_node(self, height: int, index: int, hash: bytes) -> None:
+    def _change_key(self, seq: int, receipt: Receipt) -> None:
+        self.signer = self.signer.after(seq, receipt)
+        if receipt["kind"] == ROTATED:
+            self._note_key(seq + 1, self.signer.key, "the previous key signed the change")
+        else:
+            reason = "both keys were given; the previous key did not sign the change"
+            self._note_key(seq, self.signer.key, reason)
+
+    def _on_subtree(self, height: int, index: int, hash: bytes) -> None:
         if height > TILE:
             check_node(self.reader, height, index, hash)
 
     def _check_witnessed(self, seq: int, receipt: Receipt) -> None:
-        """What a witness is said to have seen is this tree at that size. Every hash up to here has been checked."""
+        """The recorded checkpoint is of this tree at that size. All hashes up to this receipt have been checked."""
         size = receipt.get("size")
         if type(size) is not int or not 0 < size <= seq:
-            raise VerificationFailed(seq, f"says that a witness saw {size} receipts")
+            raise VerificationFailed(seq, f"records a witnessed checkpoint of invalid size `{size}`")
         if base64.b64encode(StoredHashes(self.reader).root(size)).decode() != receipt.get("root"):
-            raise VerificationFailed(seq, f"says that a witness saw another tree of {size} receipts than this one")
+            raise VerificationFailed(seq, f"records a witnessed checkpoint of {size} receipts of another tree")
 
-    def _sum_up(self) -> None:
+    def _summarize(self) -> None:
         report = self.report
-        report.payloads_erased = self.erasures.count()
-        report.root = base64.b64encode(self.span.root()).decode()
+        report.payloads_erased = self.erasures.count_missing()
+        report.root = base64.b64encode(self.leaves.root()).decode()
         report.last = report.receipts - 1
-        report.calls_without_outcome = len(self.links.intents)
-        report.approvers_words, report.approvers_keys_given = self.links.words, self.links.trusted is not None
-        report.policies = len(self.policies.seen)
+        report.calls_without_outcome = len(self.consistency.intents)
+        report.approvers_words, report.approvers_keys_given = (
+            self.consistency.votes, self.consistency.trusted is not None,
+        )  # fmt: skip
+        report.policies = len(self.policies.versions)
 
-    def _check_head(self) -> None:
-        report, size, root = self.report, self.report.receipts, self.span.root()
+    def _check_checkpoints(self) -> None:
+        report, size, root = self.report, self.report.receipts, self.leaves.root()
+        chain = tuple(self.chain)
         given = {key.line for key in self.requirements.keys}
-        if not any(key.line in given for key in self.chain):
-            raise VerificationFailed(None, "none of the keys given is one that this ledger was signed with")
+        if not any(key.line in given for key in chain):
+            raise VerificationFailed(None, "none of the given keys has signed this ledger")
         try:
             head = parse_checkpoint(self.reader.checkpoint())
         except ValueError as error:
-            raise VerificationFailed(None, f"the checkpoint cannot be read: {error}") from None
-        check_head(head, size, root, tuple(self.chain))
-        edge, keys = [hash for _, _, hash in self.span.nodes], [key.line for key in self.chain]
-        if stray := self.reader.strays(TreeEnd(size, edge, keys)):
+            raise VerificationFailed(None, f"cannot read the checkpoint: {error}") from None
+        check_head(head, size, root, chain)
+        edge = [hash for _, _, hash in self.leaves.nodes]
+        if stray := self.reader.strays(TreeEnd(size, edge, [key.line for key in chain])):
             raise VerificationFailed(*stray)
         report.checkpoint = head.note
-        check_earlier(self.heads, tuple(self.chain), size, self.stored.root)
+        check_earlier(self.heads, chain, size, self.stored.root)
         check_witnesses(self.requirements, (head, *self.requirements.against), report)
-        check_against(self.requirements, tuple(self.chain), size, self.stored.root, report)
+        check_against(self.requirements, chain, size, self.stored.root, report)

@@ -1,5 +1,9 @@
-"""C2SP formats: verifier keys and signed notes (c2sp.org/signed-note), checkpoints (tlog-checkpoint) and their
-cosignatures (tlog-cosignature, the Ed25519 kind `cosignature/v1`)."""
+"""Signed notes and the keys that sign them, in the formats of C2SP.
+
+Verifier keys and notes are c2sp.org/signed-note, checkpoints tlog-checkpoint, and cosignatures tlog-cosignature (the
+Ed25519 kind, `cosignature/v1`). `Signer` follows the guard's key from one to the next, through the receipts that change
+it.
+"""
 
 import base64
 import binascii
@@ -18,6 +22,7 @@ from .signatures import Receipt
 
 ED25519, COSIGNATURE = 1, 4
 MAX_SIGNATURES = 64
+ROTATED, REPLACED = "key.rotated", "key.replaced"
 
 
 @dataclass(frozen=True)
@@ -44,7 +49,7 @@ class VerifierKey:
 
 @dataclass(frozen=True)
 class SignedCheckpoint:
-    """A ledger's head as it was signed: `text` is what the signatures (name, key id, signature) are over."""
+    """A signed head of a ledger. `text` is signed by `signatures`: name, key id and signature of each."""
 
     origin: str
     size: int
@@ -56,7 +61,7 @@ class SignedCheckpoint:
 
 @dataclass(frozen=True)
 class Cosignature:
-    """A witness's signature on a checkpoint: `at` is the witness's own time, in seconds since the epoch."""
+    """A witness's signature on a checkpoint. `at` is the witness's own time, in seconds since the epoch."""
 
     witness: str
     at: int
@@ -73,16 +78,16 @@ def parse_key(line: str) -> VerifierKey:
         raise ValueError("not an Ed25519 key")
     expected = hashlib.sha256(name.encode() + b"\n" + raw).digest()[:4]
     if expected.hex() != id:
-        raise ValueError("the key id does not belong to the key")
+        raise ValueError("the key id does not match the key")
     return VerifierKey(name, expected, raw[0], raw[1:], line.strip())
 
 
 def read_keys(path: Path, kind: int = ED25519) -> tuple[VerifierKey, ...]:
-    """The verifier keys of a file, one a line. Raises: UnusableInput."""
+    """The verifier keys of a file, one per line. Raises: UnusableInput."""
     try:
         keys = tuple(parse_key(line) for line in path.read_text().splitlines() if line.strip())
         if not keys:
-            raise ValueError("it holds no key")
+            raise ValueError("the file contains no key")
         if any(key.kind != kind for key in keys):
             raise ValueError("it is a witness's key" if kind == ED25519 else "it is not a witness's key")
     except (OSError, ValueError, binascii.Error) as error:
@@ -99,10 +104,10 @@ def parse_checkpoint(note: str) -> SignedCheckpoint:
     if not (parts[1].isascii() and parts[1].isdecimal()) or parts[1] != str(int(parts[1])):
         raise ValueError(f"not a checkpoint: `{parts[1]}` is not a size")
     root = base64.b64decode(parts[2], validate=True)
-    signed = lines.removesuffix("\n").split("\n")
-    if len(root) != 32 or not lines.endswith("\n") or len(signed) > MAX_SIGNATURES:
-        raise ValueError("not a checkpoint: its root or its signatures are not of the form")
-    signatures = tuple(_parse_signature(line) for line in signed)
+    signature_lines = lines.removesuffix("\n").split("\n")
+    if len(root) != 32 or not lines.endswith("\n") or len(signature_lines) > MAX_SIGNATURES:
+        raise ValueError("not a checkpoint: malformed root hash or signatures")
+    signatures = tuple(_parse_signature(line) for line in signature_lines)
     return SignedCheckpoint(parts[0], int(parts[1]), root, f"{text}\n".encode(), signatures, note)
 
 
@@ -115,48 +120,47 @@ def _parse_signature(line: str) -> tuple[str, bytes, bytes]:
 
 
 def signers(checkpoint: SignedCheckpoint, keys: Iterable[VerifierKey]) -> list[VerifierKey]:
-    """Those of the keys that signed it; lines of other keys are passed over, as signed-note demands.
+    """Those of the keys that signed the checkpoint. Lines of unknown keys are ignored, as signed-note requires.
 
-    Raises: ValueError if a line names one of the keys and is not its signature.
+    Raises: ValueError if a line names one of the keys and its signature does not verify.
     """
     found = []
     for name, id, signature in checkpoint.signatures:
         for key in keys:
             if (key.name, key.id, key.kind) == (name, id, ED25519):
                 if not key.verifies(checkpoint.text, signature):
-                    raise ValueError(f"a signature under the name of `{name}` is not of that key")
+                    raise ValueError(f"the signature of `{name}` does not verify")
                 found.append(key)
     return found
 
 
-def cosignatures(checkpoint: SignedCheckpoint, keys: Iterable[VerifierKey]) -> list[Cosignature]:
-    """Which of these witnesses cosigned it, each once. Raises: ValueError if a line names one and is not its own."""
+def cosignatures(checkpoint: SignedCheckpoint, witnesses: Iterable[VerifierKey]) -> list[Cosignature]:
+    """The cosignatures of these witnesses, one for each.
+
+    Raises: ValueError if a line names one of the witnesses and its cosignature does not verify.
+    """
     found: dict[VerifierKey, Cosignature] = {}
     for name, id, signature in checkpoint.signatures:
-        for key in keys:
+        for key in witnesses:
             if (key.name, key.id, key.kind) == (name, id, COSIGNATURE):
                 at = int.from_bytes(signature[:8], "big")
-                said = f"cosignature/v1\ntime {at}\n".encode() + checkpoint.text
-                if len(signature) != 72 or at >= 1 << 63 or not key.verifies(said, signature[8:]):
-                    raise ValueError(f"the cosignature of `{name}` is not of that witness")
+                signed = f"cosignature/v1\ntime {at}\n".encode() + checkpoint.text
+                if len(signature) != 72 or at >= 1 << 63 or not key.verifies(signed, signature[8:]):
+                    raise ValueError(f"the cosignature of `{name}` does not verify")
                 found[key] = Cosignature(name, at)
     return list(found.values())
 
 
-# Whose signature counts when: the guard's keys, from one to the next by the receipts that say so.
-
-ROTATED, REPLACED = "key.rotated", "key.replaced"
-
-
 @dataclass(frozen=True)
 class Signer:
-    """The key in use, and those that were given: the only ones between which a replacement is believed."""
+    """The guard's key in use, and the keys given to the verifier. A key that was replaced without its own signature is
+    accepted only between given keys."""
 
     key: VerifierKey
     given: tuple[VerifierKey, ...]
 
     def accepts(self, body: bytes, signature: bytes) -> bool:
-        """Whether the receipt is signed by the key in use, or is the replacement of a lost key by its successor."""
+        """Whether the key in use signed the receipt, or its successor if the receipt replaces a lost key."""
         if self.key.verifies(body, signature):
             return True
         if b'"kind":"key.replaced"' not in body:
@@ -172,32 +176,32 @@ class Signer:
         try:
             old, new = receipt["old"], parse_key(receipt["new"])
             if new.kind != ED25519 or new.name != self.key.name or new == self.key:
-                raise ValueError("the new key is not one for this ledger")
+                raise ValueError("the new key is not a key for this ledger")
             if old != self.key.line:
-                raise ValueError("the old key is not the one in use")
+                raise ValueError("the old key is not the key in use")
             if not new.verifies(possession(receipt), base64.b64decode(receipt["possession"], validate=True)):
-                raise ValueError("the new key did not sign for itself")
+                raise ValueError("the new key did not sign its own introduction")
             if receipt["kind"] == REPLACED and not {self.key, new} <= set(self.given):
                 raise ValueError(
-                    f"the old key did not sign; give both keys to believe it: {self.key.line} and {new.line}"
+                    f"the old key did not sign; to accept the change, give both keys: {self.key.line} and {new.line}"
                 )
         except (ValueError, KeyError, TypeError, AttributeError, binascii.Error) as error:
-            raise VerificationFailed(seq, f"the change of the guard's key is not in order: {error}") from None
+            raise VerificationFailed(seq, f"invalid change of the guard's key: {error}") from None
         return Signer(new, self.given)
 
 
 def possession(receipt: Receipt) -> bytes:
-    """What the new key signs of itself (RFC 8785)."""
-    said = {name: receipt[name] for name in ("new", "old", "origin", "seq")} | {"type": "mcp-guard/key-rotation/v1"}
-    return json.dumps(said, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    """The text that a new key signs to prove possession of its private key (RFC 8785)."""
+    claim = {name: receipt[name] for name in ("new", "old", "origin", "seq")} | {"type": "mcp-guard/key-rotation/v1"}
+    return json.dumps(claim, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def find_first_key(
     first: tuple[bytes, bytes], given: tuple[VerifierKey, ...], hints: Callable[[], list[str]], origin: str
 ) -> VerifierKey:
-    """The key that signed the first receipt: one that was given, or one of which a later given one must come.
+    """The key that signed the first receipt: a given one, or one that a given key must be shown to succeed.
 
-    `first` is the document and the signature. Hints are verifier lines that nobody vouches for yet.
+    `first` is the document and the signature. `hints` returns verifier lines that nobody has vouched for yet.
 
     Raises: VerificationFailed.
     """
@@ -211,4 +215,4 @@ def find_first_key(
             continue
         if key.name == origin and key.kind == ED25519 and key.verifies(*first):
             return key
-    raise VerificationFailed(0, "its signature is not the guard's")
+    raise VerificationFailed(0, "not signed by the guard's key")

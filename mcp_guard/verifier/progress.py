@@ -1,43 +1,44 @@
-"""How far long work is: one line of a terminal, on standard error, gone in the end. Elsewhere silent, and at no cost.
+"""The progress of long work on one line of a terminal (standard error), which is cleared at the end. Without a terminal
+nothing is shown, and it costs nothing.
 
-It stands here because the verifier, which stands alone, shows it too.
+The module is in this folder because the stand-alone verifier uses it, too.
 """
 
 import os
 import sys
 import time
 
-SHOWN_EVERY_SECONDS = 0.1
+UPDATE_SECONDS = 0.1
 CLEAR = "\r\x1b[K"
 
 
 class Progress:
-    """Within it, `tell` how many are done and of how many, or `say` what is done now."""
+    """A context manager. `update` shows how many of how many are done, `show` any other text."""
 
-    def __init__(self, what: str = "receipts", quiet: bool = False) -> None:
-        self._what = what
+    def __init__(self, noun: str = "receipts", quiet: bool = False) -> None:
+        self._noun = noun
         self._is_on = not quiet and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
         self._began = time.monotonic()
-        self._due = 0.0
+        self._next_update = 0.0
 
     def __enter__(self) -> "Progress":
         return self
 
     def __exit__(self, *_: object) -> None:
-        if self._due:
+        if self._next_update:
             self._write(CLEAR)
 
-    def tell(self, done: int, of: int) -> None:
-        if not self._is_on or done <= 0 or (now := time.monotonic()) < self._due:
+    def update(self, done: int, of: int) -> None:
+        if not self._is_on or done <= 0 or (now := time.monotonic()) < self._next_update:
             return
-        left = (of - done) * (now - self._began) / done
-        ends = f", about {left:.0f} s left" if left >= 1 else ""
-        self.say(f"{done:,} of {of:,} {self._what}, {100 * done // of} %{ends}")
+        seconds_left = (of - done) * (now - self._began) / done
+        remaining = f", about {seconds_left:.0f} s left" if seconds_left >= 1 else ""
+        self.show(f"{done:,} of {of:,} {self._noun}, {100 * done // of} %{remaining}")
 
-    def say(self, text: str) -> None:
+    def show(self, text: str) -> None:
         if self._is_on:
-            self._due = time.monotonic() + SHOWN_EVERY_SECONDS
-            self._write(f"{CLEAR}{text}\r")  # whatever else is written begins where this does
+            self._next_update = time.monotonic() + UPDATE_SECONDS
+            self._write(f"{CLEAR}{text}\r")  # the carriage return lets other output overwrite this line
 
     def _write(self, text: str) -> None:
         sys.stderr.write(text)
@@ -45,4 +46,4 @@ class Progress:
 
 
 def no_progress(done: int, of: int) -> None:
-    """Nobody is watching."""
+    """Shows nothing."""

@@ -1,34 +1,41 @@
-"""Verifying a range of a ledger or export: signatures, places, payloads, and that it stands in the signed tree."""
+"""Verifies a range of a ledger or export: signatures, order and payloads, and that it is in the signed tree."""
 
 import base64
 import json
 from collections.abc import Iterator
 
-from .checkpoints import Requirements, check, check_against, check_earlier, check_head, check_witnesses
+from .checkpoints import (
+    Requirements,
+    check_against,
+    check_earlier,
+    check_head,
+    check_requirements,
+    check_witnesses,
+)
 from .merkle import CompactRange, leaf_of
 from .notes import ROTATED, SignedCheckpoint, Signer, find_first_key, parse_checkpoint
 from .payloads import PolicyChecker
-from .receipts import EARLIER, NAMED, ChunkResult
+from .receipts import EARLIER_HEAD, POLICY_REFERENCE, ChunkResult, ChunkTask
 from .report import Report, UnusableInput, VerificationFailed, conclude_range
 from .sources import ReceiptSource, Row, SourceReader
 from .stored_hashes import StoredHashes
-from .workers import CHUNK, Workers, opened
+from .workers import CHUNK, Workers, open_workers
 
 
 def verify_range(source: ReceiptSource, requirements: Requirements, first: int, last: int) -> Report:
     """Verify the receipts from `first` to `last`.
 
-    Raises: UnusableInput if they are not there, or nothing can be said.
+    Raises: UnusableInput if they do not exist, or nothing can be said.
     """
-    check(requirements)
+    check_requirements(requirements)
     scope = "receipt" if first == last else "range"
     report = Report(scope=scope, origin=requirements.origin, first=first, last=last)
     try:
-        with opened(source, requirements.workers if last - first > 4 * CHUNK else 1) as workers:
+        with open_workers(source, requirements.workers if last - first > 4 * CHUNK else 1) as workers:
             size = workers.reader.size()
             if not 0 <= first <= last < size:
-                raise UnusableInput(f"no receipts {first} to {last}: there are {size}")
-            _RangeVerification(workers, requirements, report).verify(source.prove_kept_payloads())
+                raise UnusableInput(f"no receipts {first} to {last}: the ledger has {size}, numbered from 0")
+            _RangeVerification(workers, requirements, report).verify(source.holds_payloads())
     except VerificationFailed as failure:
         report.failed_at, report.problem = failure.seq, failure.problem
         return report
@@ -41,76 +48,80 @@ class _RangeVerification:
         self.workers, self.requirements, self.report = workers, requirements, report
         self.reader = workers.reader
         self.stored, self.policies = StoredHashes(self.reader), PolicyChecker(self.reader)
-        self.span = CompactRange(report.first)
+        self.leaves = CompactRange(report.first)
         self.heads: dict[str, int] = {}
+        """Earlier checkpoints in bundles, and the first receipt whose bundle has each."""
 
-    def verify(self, payloads_here: bool) -> None:
+    def verify(self, holds_payloads: bool) -> None:
         """Raises: VerificationFailed."""
         report, size = self.report, self.reader.size()
-        signers = self._signers()
+        signers = self._find_signers()
         chain = tuple(signer.key for _, signer in signers)
         try:
             head = parse_checkpoint(self.reader.checkpoint())
         except ValueError as error:
-            raise VerificationFailed(None, f"the checkpoint cannot be read: {error}") from None
-        self._read_all(signers)
-        root = self.stored.root(size, self.span)
+            raise VerificationFailed(None, f"cannot read the checkpoint: {error}") from None
+        self._check_chunks(signers)
+        root = self.stored.root(size, self.leaves)
         check_head(head, size, root, chain)
-        self._check_changes(signers, size, head)
+        self._check_key_receipts(size, head)
         report.checkpoint, report.root = head.note, base64.b64encode(root).decode()
-        report.receipts, report.policies = report.last - report.first + 1, len(self.policies.seen)
+        report.receipts, report.policies = report.last - report.first + 1, len(self.policies.versions)
         if report.scope == "receipt":
-            report.receipt = json.loads(_row(self.reader, report.first).body)
+            report.receipt = json.loads(_read_row(self.reader, report.first).body)
         check_witnesses(self.requirements, (head, *self.requirements.against), report)
 
-        def root_of(earlier: int) -> bytes:
-            return self.stored.earlier_root(earlier, size, root)
+        def root_of(earlier_size: int) -> bytes:
+            return self.stored.earlier_root(earlier_size, size, root)
 
         check_earlier(self.heads, chain, size, root_of)
         check_against(self.requirements, chain, size, root_of, report)
-        conclude_range(report, payloads_here, bool(self.requirements.against))
+        conclude_range(report, holds_payloads, bool(self.requirements.against))
 
-    def _signers(self) -> list[tuple[int, Signer]]:
-        """Who signs from which receipt on, by the receipts that change the key. Raises: VerificationFailed."""
-        first, given = _row(self.reader, 0), self.requirements.keys
-        signer = Signer(
-            find_first_key((first.body, first.signature), given, self.reader.key_hints, self.requirements.origin), given
-        )
-        found = [(0, signer)]
+    def _find_signers(self) -> list[tuple[int, Signer]]:
+        """The signers and the first receipt of each, according to the receipts that change the key.
+
+        Raises: VerificationFailed.
+        """
+        first, given = _read_row(self.reader, 0), self.requirements.keys
+        key = find_first_key((first.body, first.signature), given, self.reader.key_hints, self.requirements.origin)
+        signer = Signer(key, given)
+        signers = [(0, signer)]
         for seq in self.reader.key_receipts():
-            row = _row(self.reader, seq)
+            row = _read_row(self.reader, seq)
             if not signer.accepts(row.body, row.signature):
-                raise VerificationFailed(seq, "its signature is not the guard's")
+                raise VerificationFailed(seq, "not signed by the guard's key")
             receipt = json.loads(row.body)
             signer = signer.after(seq, receipt)
-            found.append((seq + 1 if receipt["kind"] == ROTATED else seq, signer))
-        if not any(signer.key in given for _, signer in found):
-            raise VerificationFailed(None, "none of the keys given is one that this ledger was signed with")
-        self.report.keys = [{"key": each.key.line, "since": seq, "by": ""} for seq, each in found]
-        return found
+            signers.append((seq + 1 if receipt["kind"] == ROTATED else seq, signer))
+        if not any(signer.key in given for _, signer in signers):
+            raise VerificationFailed(None, "none of the given keys has signed this ledger")
+        self.report.keys = [{"key": signer.key.line, "since": seq, "by": ""} for seq, signer in signers]
+        return signers
 
-    def _check_changes(self, signers: list[tuple[int, Signer]], size: int, head: SignedCheckpoint) -> None:
-        """The receipts that change the key stand in the tree, too. Raises: VerificationFailed."""
+    def _check_key_receipts(self, size: int, head: SignedCheckpoint) -> None:
+        """The receipts that change the key are in the tree, too. Raises: VerificationFailed."""
         for seq in self.reader.key_receipts():
-            row, own = _row(self.reader, seq), CompactRange(seq)
-            own.add(leaf_of(row.body, row.signature))
-            if self.stored.root(size, own) != head.root:
-                raise VerificationFailed(seq, "does not stand in the tree of the checkpoint")
+            row, leaf = _read_row(self.reader, seq), CompactRange(seq)
+            leaf.add(leaf_of(row.body, row.signature))
+            if self.stored.root(size, leaf) != head.root:
+                raise VerificationFailed(seq, "not in the tree of the signed checkpoint")
 
-    def _read_all(self, signers: list[tuple[int, Signer]]) -> None:
+    def _check_chunks(self, signers: list[tuple[int, Signer]]) -> None:
         tasks = self._tasks(signers)
         task = next(tasks, None)
+        total = self.report.last - self.report.first + 1
         done = 0
-        while done < self.report.last - self.report.first + 1:
+        while done < total:
             while task is not None and self.workers.has_room():
                 self.workers.submit(task)
                 task = next(tasks, None)
             (start, stop, _, _), result = self.workers.collect()
-            self._absorb(result)
+            self._add_result(result)
             done += stop - start
-            self.requirements.tell(done, self.report.last - self.report.first + 1)
+            self.requirements.progress(done, total)
 
-    def _tasks(self, signers: list[tuple[int, Signer]]) -> Iterator[tuple[int, int, str, tuple[str, ...]]]:
+    def _tasks(self, signers: list[tuple[int, Signer]]) -> Iterator[ChunkTask]:
         given, start, end = tuple(key.line for key in self.requirements.keys), self.report.first, self.report.last + 1
         while start < end:
             stop = min((start // CHUNK + 1) * CHUNK, end)
@@ -118,25 +129,25 @@ class _RangeVerification:
             yield start, stop, signer.key.line, given
             start = stop
 
-    def _absorb(self, result: ChunkResult) -> None:
+    def _add_result(self, result: ChunkResult) -> None:
         report = self.report
         for seq, item in result.items:
-            if item["kind"] == NAMED:
+            if item["kind"] == POLICY_REFERENCE:
                 self.policies.check(seq, item)
-            elif item["kind"] == EARLIER:
+            elif item["kind"] == EARLIER_HEAD:
                 self.heads.setdefault(item["note"], seq)
         if result.failure is not None:
             raise VerificationFailed(*result.failure)
         for _, height, hash in result.nodes:
-            self.span.add(hash, height)
+            self.leaves.add(hash, height)
         for kind, number in result.kinds.items():
             report.kinds[kind] = report.kinds.get(kind, 0) + number
-        report.payloads_checked += result.checked
-        report.payloads_not_kept += result.unkept
-        report.payloads_erased += sum(count for _, _, count in result.gone)
+        report.payloads_checked += result.payloads_checked
+        report.payloads_not_kept += result.payloads_not_kept
+        report.payloads_erased += sum(count for _, _, count in result.missing)
 
 
-def _row(reader: SourceReader, seq: int) -> Row:
+def _read_row(reader: SourceReader, seq: int) -> Row:
     """Raises: VerificationFailed."""
     for row in reader.rows(seq, seq + 1):
         return row

@@ -1,4 +1,7 @@
-"""Approvers' signatures: what they are over, and whether they are theirs. Asked when a vote is cast, and ever after."""
+"""Approvers' signatures: the statements that they sign, and whether a signature verifies.
+
+Used when a vote is cast, and in every later verification.
+"""
 
 import base64
 import binascii
@@ -20,23 +23,27 @@ USER_PRESENT_AND_VERIFIED = 0x05
 
 
 def statement(receipt: Receipt) -> bytes:
-    """What an approver signed, rebuilt from the receipt that records their word (RFC 8785: text and integers only)."""
-    said = {name: receipt[name] for name in SIGNED} | {"type": "mcp-guard/approval/v1"}
+    """The statement that an approver signed, rebuilt from the receipt of the vote (RFC 8785; text and integers)."""
+    signed = {name: receipt[name] for name in SIGNED} | {"type": "mcp-guard/approval/v1"}
     if receipt.get("terms"):
-        said["terms"] = receipt["terms"]
-    return json.dumps(said, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+        signed["terms"] = receipt["terms"]
+    return json.dumps(signed, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def voucher(receipt: Receipt) -> bytes:
-    """What an approver's old key signed of the new one that is enrolled here."""
-    said = {name: receipt[name] for name in ("origin", "approver", "key", "method", "public")}
-    said["type"] = "mcp-guard/approver-key/v1"
-    return json.dumps(said, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
+    """The text that an approver's old key signed about the new key that this receipt enrols."""
+    signed = {name: receipt[name] for name in ("origin", "approver", "key", "method", "public")}
+    signed["type"] = "mcp-guard/approver-key/v1"
+    return json.dumps(signed, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 
 def check_signature(method: str, public: str, details: Receipt, text: bytes, signature: Receipt) -> None:
-    """Check an approver's signature. A passkey signs a challenge, which must be the SHA-256 of the statement
-    (WebAuthn level 3, §7.2). Raises: ValueError."""
+    """Check an approver's signature over `text`.
+
+    A passkey signs a challenge, which must be the SHA-256 of the text (WebAuthn level 3, §7.2).
+
+    Raises: ValueError.
+    """
     try:
         raw, signed = base64.b64decode(public, validate=True), _decode(signature, "signature")
         if method == "ed25519":
@@ -46,7 +53,7 @@ def check_signature(method: str, public: str, details: Receipt, text: bytes, sig
         else:
             raise ValueError(f"unknown method `{method}`")
     except (InvalidSignature, KeyError, TypeError, binascii.Error) as error:
-        raise ValueError(f"it does not fit the statement and the key ({type(error).__name__})") from None
+        raise ValueError(f"the signature does not match the statement and the key ({type(error).__name__})") from None
 
 
 def _decode(signature: Receipt, name: str) -> bytes:
@@ -54,19 +61,19 @@ def _decode(signature: Receipt, name: str) -> bytes:
 
 
 def _check_assertion(public: bytes, details: Receipt, text: bytes, signature: Receipt) -> None:
-    client, authenticator = _decode(signature, "client_data"), _decode(signature, "authenticator_data")
-    said = json.loads(client)
+    client_data, authenticator_data = _decode(signature, "client_data"), _decode(signature, "authenticator_data")
+    client = json.loads(client_data)
     challenge = base64.urlsafe_b64encode(hashlib.sha256(text).digest()).rstrip(b"=").decode()
-    if said.get("type") != "webauthn.get" or said.get("challenge") != challenge:
+    if client.get("type") != "webauthn.get" or client.get("challenge") != challenge:
         raise ValueError("the passkey signed another statement")
-    if said.get("origin") != details["origin"] or said.get("crossOrigin"):
-        raise ValueError(f"the passkey signed for another page, `{said.get('origin')}`")
-    if authenticator[:32] != hashlib.sha256(details["rp_id"].encode()).digest():
+    if client.get("origin") != details["origin"] or client.get("crossOrigin"):
+        raise ValueError(f"the passkey signed for another page, `{client.get('origin')}`")
+    if authenticator_data[:32] != hashlib.sha256(details["rp_id"].encode()).digest():
         raise ValueError("the passkey signed for another relying party")
-    if authenticator[32] & USER_PRESENT_AND_VERIFIED != USER_PRESENT_AND_VERIFIED:
+    if authenticator_data[32] & USER_PRESENT_AND_VERIFIED != USER_PRESENT_AND_VERIFIED:
         raise ValueError("the passkey did not verify its user")
     key, signed = load_der_public_key(public), _decode(signature, "signature")
-    message = authenticator + hashlib.sha256(client).digest()
+    message = authenticator_data + hashlib.sha256(client_data).digest()
     if isinstance(key, ec.EllipticCurvePublicKey):
         key.verify(signed, message, ec.ECDSA(hashes.SHA256()))
     elif isinstance(key, rsa.RSAPublicKey):
@@ -74,4 +81,4 @@ def _check_assertion(public: bytes, details: Receipt, text: bytes, signature: Re
     elif isinstance(key, Ed25519PublicKey):
         key.verify(signed, message)
     else:
-        raise ValueError("a passkey of an unknown kind")
+        raise ValueError("the passkey's key is of an unsupported type")

@@ -1,4 +1,4 @@
-"""Verifies one bundle: a receipt, its inclusion proof and its checkpoint, with nothing else at hand."""
+"""Verifies one bundle: a receipt, its inclusion proof and its checkpoint, without the ledger that they are from."""
 
 import base64
 import json
@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from .bundle import FORM, Bundle, parse_bundle
-from .checkpoints import Requirements, check, check_head, check_witnesses
+from .checkpoints import Requirements, check_head, check_requirements, check_witnesses
 from .notes import signers
 from .receipts import check_chunk
 from .report import Report, UnusableInput, VerificationFailed, conclude_bundle
@@ -15,14 +15,14 @@ from .sources import Row, TreeEnd
 
 
 def verify_bundle(path: Path, requirements: Requirements) -> Report:
-    """Raises: UnusableInput if it is no bundle."""
-    check(requirements)
+    """Raises: UnusableInput if the file is not a bundle."""
+    check_requirements(requirements)
     try:
         text = path.read_bytes()
         if json.loads(text)["form"] != FORM:
-            raise ValueError(f"its form is not `{FORM}`")
+            raise ValueError(f"`form` is not `{FORM}`")
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UnusableInput(f"cannot read `{path}` as a ledger, an export or a bundle: {error}") from None
+        raise UnusableInput(f"`{path}` is not a ledger, an export or a bundle: {error}") from None
     report = Report(scope="bundle", origin=requirements.origin)
     try:
         _verify(text, requirements, report)
@@ -37,53 +37,54 @@ def verify_bundle(path: Path, requirements: Requirements) -> Report:
 
 
 def _verify(text: bytes, requirements: Requirements, report: Report) -> None:
-    """Raises: VerificationFailed, ValueError."""
+    """Raises: VerificationFailed, ValueError, UnusableInput."""
     bundle = parse_bundle(text)
     report.first = report.last = report.failed_at = bundle.seq
     bundle.check_inclusion()
     key = next((key for key in requirements.keys if key.verifies(bundle.body, bundle.signature)), None)
     if key is None:
-        raise VerificationFailed(bundle.seq, "it is not signed by a key that was given")
-    result = check_chunk(
-        _OneRow(bundle), (bundle.seq, bundle.seq + 1, key.line, tuple(each.line for each in requirements.keys))
-    )
+        raise VerificationFailed(bundle.seq, "not signed by any of the given keys")
+    given = tuple(given.line for given in requirements.keys)
+    result = check_chunk(_BundleReader(bundle), (bundle.seq, bundle.seq + 1, key.line, given))
     if result.failure is not None:
         raise VerificationFailed(*result.failure)
     head = bundle.checkpoint
-    signed = signers(head, requirements.keys)
-    check_head(head, head.size, head.root, tuple(signed) or requirements.keys)
+    check_head(head, head.size, head.root, tuple(signers(head, requirements.keys)) or requirements.keys)
     check_witnesses(requirements, (head,), report)
     _check_against(requirements, bundle, report)
     report.failed_at, report.receipts, report.kinds = None, 1, result.kinds
     report.receipt, report.checkpoint = json.loads(bundle.body), head.note
-    report.root, report.payloads_checked = base64.b64encode(head.root).decode(), result.checked
+    report.root, report.payloads_checked = base64.b64encode(head.root).decode(), result.payloads_checked
     conclude_bundle(report, bool(report.against))
 
 
 def _check_against(requirements: Requirements, bundle: Bundle, report: Report) -> None:
-    """Only a checkpoint of the same size can be compared. Raises: VerificationFailed, UnusableInput."""
+    """Without the tree, only checkpoints of the same size can be compared.
+
+    Raises: VerificationFailed, UnusableInput.
+    """
     for checkpoint in requirements.against:
         if checkpoint.size != bundle.checkpoint.size:
             raise UnusableInput(
-                "a bundle can be held against a checkpoint of its own size only; verify the ledger or export"
+                "a bundle can be compared only with a checkpoint of the same size; verify the ledger or an export"
             )
         if not signers(checkpoint, requirements.keys):
-            raise UnusableInput("the checkpoint to hold it against is not signed by a key that was given")
+            raise UnusableInput("the checkpoint given with --against is not signed by any of the given keys")
         if checkpoint.root != bundle.checkpoint.root:
             raise VerificationFailed(None, f"split view: two trees of {checkpoint.size} receipts were signed")
         report.against.append(checkpoint.size)
 
 
-class _OneRow:
-    """The source of one receipt."""
+class _BundleReader:
+    """A `SourceReader` of the one receipt of a bundle."""
 
     def __init__(self, bundle: Bundle) -> None:
         self.bundle = bundle
 
     def rows(self, first: int, stop: int) -> Iterator[Row]:
         bundle = self.bundle
-        cells = tuple(bundle.cells.get(name) for name in PAYLOADS)
-        yield Row(bundle.seq, None, bundle.body, bundle.signature, bundle.leaf, cells)
+        payloads = tuple(bundle.payloads.get(name) for name in PAYLOADS)
+        yield Row(bundle.seq, None, bundle.body, bundle.signature, bundle.leaf, payloads)
 
     def snapshot(self) -> str:
         return ""
@@ -97,7 +98,7 @@ class _OneRow:
     def stored(self, level: int, first: int, stop: int) -> list[bytes] | None:
         return None
 
-    def kept(self, first: int, last: int) -> int | None:
+    def first_with_payload(self, first: int, last: int) -> int | None:
         return None
 
     def policy(self, version: str) -> bytes | None:

@@ -76,6 +76,6 @@ def test_colour_without_a_terminal_follows_the_environment(
 
 def test_progress_without_a_terminal_prints_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     with Progress() as progress:
-        progress.say("starting")
-        progress.tell(1, 2)
+        progress.show("starting")
+        progress.update(1, 2)
     assert capsys.readouterr() == ("", "")

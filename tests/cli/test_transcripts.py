@@ -125,16 +125,16 @@ def test_tail(past: Past) -> None:
 def test_verify(past: Past) -> None:
     assert transcript(past, "verify").startswith("""\
 verified: 28 receipts of mcp-guard.local/ledger
-  every signature is the guard's, by the key that was in use
-  none of the receipts is missing, changed, inserted or out of order
-  each receipt is a leaf of the tree of the signed checkpoint, and the stored hashes are theirs
-  every outcome has its intent, every intent its decision, every approval used was granted and used once
-  approvers: 2 words, each signed by the approver's own key
-  policies: 1 version named, the text of each is kept
+  every receipt is signed by the guard's key that was in use at the time
+  no receipt is missing, changed, inserted or out of order
+  every receipt is a leaf of the tree in the signed checkpoint, and all stored hashes match
+  every outcome has its intent, every intent its decision; every approval used was granted, and used once
+  approvers: 2 votes, each signed with the approver's own key
+  policies: 1 version referenced, the text of each is stored
   payloads: 20 match their commitments, 0 not kept
   root ROOT
-not proved: whose the approvers' keys are; the ledger itself says so. Give what you know: --approvers FILE
-not proved: that no later receipt was removed together with its checkpoint; keep this one elsewhere:
+not proved: who owns the approvers' keys: only the ledger itself says so. Give the keys you know: --approvers FILE
+not proved: that no later receipts were removed together with their checkpoint; keep this checkpoint elsewhere:
 """)
 
 

@@ -153,19 +153,27 @@ TAMPERED: list[tuple[str, Callable[[Path], None], str]] = [
     (
         "a length",
         lambda folder: flip(folder / "tile/entries/001", 0),
-        "cut off|JSON|not base64|not signed|entries, not",
+        "truncated|JSON|not base64|not signed|entries, not",
     ),
-    ("a leaf in its tile", lambda folder: flip(folder / "tile/0/000", 40), "the tile does not hold the leaf"),
-    ("a hash of level 1", lambda folder: flip(folder / "tile/1/000.p/2", 0), "of level 1 is not that of the entries"),
+    ("a leaf in its tile", lambda folder: flip(folder / "tile/0/000", 40), "leaf hash mismatch"),
+    (
+        "a hash of level 1",
+        lambda folder: flip(folder / "tile/1/000.p/2", 0),
+        "of level 1 does not match the receipts below it",
+    ),
     ("the root", lambda folder: flip(folder / "checkpoint", -120), "not signed|not base64|signature line|no key"),
     ("the size", resize, "not 254|hashes|ENOENT|no such file"),
-    ("an older checkpoint", say_less, "ENOENT|no such file|bytes|holds"),
-    ("a receipt dropped", drop_receipt, "holds 255 entries"),
-    ("bundles swapped", swap_bundles, "bundle 256 holds another entry"),
+    ("an older checkpoint", say_less, "ENOENT|no such file|bytes|contains"),
+    ("a receipt dropped", drop_receipt, "contains 255 entries"),
+    ("bundles swapped", swap_bundles, "bundle 256 contains another entry"),
     ("a bundle's entry", lambda folder: edit(folder / "bundles/000.jsonl", "crm__note", "crm__nose"), "another entry"),
     ("a bundle's index", lambda folder: edit(folder / "bundles/000.jsonl", "index 0\\n", "index 9\\n"), "proves some"),
-    ("a policy", forge_policy, "are not those of that hash"),
-    ("a payload", lambda folder: edit(folder / "payloads/000.jsonl", '"payload":"e', '"payload":"f'), "commits to"),
+    ("a policy", forge_policy, "is not the policy version of that name"),
+    (
+        "a payload",
+        lambda folder: edit(folder / "payloads/000.jsonl", '"payload":"e', '"payload":"f'),
+        "does not match its commitment",
+    ),
     ("the key", lambda folder: edit(folder / "ledger.pub", "+A", "+B"), "key id|verifier line"),
 ]
 
@@ -196,7 +204,7 @@ def test_bundle_of_another_history_is_refused(tmp_path: Path) -> None:
     _, *rest = (folder / "bundles/000.jsonl").read_text().splitlines(keepends=True)
     first, *_ = (other / "bundles/000.jsonl").read_text().splitlines(keepends=True)
     (folder / "bundles/000.jsonl").write_text("".join([first, *rest]))
-    assert "that this one never was" in verify(folder)["problem"]
+    assert "belongs to another tree" in verify(folder)["problem"]
 
 
 def rotated(writer: Writer, possession: bytes | None = None) -> SigningKey:
@@ -234,4 +242,4 @@ def test_rotation_not_signed_by_the_new_key_is_refused(tmp_path: Path) -> None:
     (tmp_path / "first.pub").write_text(writer.key.verifier + "\n")
     rotated(writer, bytes(64))
     said = verify(write(writer, tmp_path / "out"), tmp_path / "first.pub")
-    assert said["problem"] == "receipt 3: the new key has not signed"
+    assert said["problem"] == "receipt 3: the new key did not sign its own introduction"

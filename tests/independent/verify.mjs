@@ -1,10 +1,10 @@
-// A second verifier of exports, in another language, that shares no line with the guard. It was written from RFC 6962,
+// A second verifier of exports, in another language, that shares no code with the guard. It was written from RFC 6962,
 // RFC 9162, RFC 8785, C2SP signed-note, tlog-checkpoint, tlog-tiles and tlog-proof, and docs/reference/export.md.
-// Node's standard library is all it needs:
+// It needs only Node's standard library:
 //
 //     node verify.mjs EXPORT KEYS
 //
-// KEYS holds C2SP verifier lines, oldest first. Exit code 0: everything was proved; 1: something was not.
+// KEYS contains C2SP verifier lines, oldest first. Exit code 0: everything was proved; 1: something was not.
 
 import { createHash, createPublicKey, verify as check } from 'node:crypto';
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
@@ -13,7 +13,7 @@ import { join } from 'node:path';
 const PAYLOADS = ['request', 'facts', 'material', 'response', 'subject'];
 const WIDTH = 256;
 
-function demand(condition, problem) {
+function ensure(condition, problem) {
   if (!condition) throw new Error(problem);
 }
 
@@ -23,7 +23,7 @@ const nodeHash = (left, right) => sha256(Buffer.of(1), left, right);
 
 function fromBase64(text) {
   const bytes = Buffer.from(text, 'base64');
-  demand(bytes.toString('base64') === text, `not base64: ${text}`);
+  ensure(bytes.toString('base64') === text, `not base64: ${text}`);
   return bytes;
 }
 
@@ -32,8 +32,8 @@ function fromBase64(text) {
 function parseKey(line) {
   const [name, id, ...rest] = line.split('+');
   const encoded = fromBase64(rest.join('+'));
-  demand(encoded[0] === 1 && encoded.length === 33, `not an Ed25519 verifier line: ${line}`);
-  demand(sha256(name, '\n', encoded).subarray(0, 4).toString('hex') === id, `the key id does not belong to: ${line}`);
+  ensure(encoded[0] === 1 && encoded.length === 33, `not an Ed25519 verifier line: ${line}`);
+  ensure(sha256(name, '\n', encoded).subarray(0, 4).toString('hex') === id, `the key id does not match the key: ${line}`);
   const prefix = Buffer.from('302a300506032b6570032100', 'hex'); // SubjectPublicKeyInfo of Ed25519, RFC 8410
   const key = createPublicKey({ key: Buffer.concat([prefix, encoded.subarray(1)]), format: 'der', type: 'spki' });
   return { line, name, id, verifies: (bytes, signature) => check(null, bytes, key, signature) };
@@ -41,28 +41,28 @@ function parseKey(line) {
 
 function parseCheckpoint(note) {
   const end = note.lastIndexOf('\n\n');
-  demand(end > 0 && note.endsWith('\n'), 'the checkpoint is not a signed note');
+  ensure(end > 0 && note.endsWith('\n'), 'the checkpoint is not a signed note');
   const text = note.slice(0, end + 1);
   const signatures = note.slice(end + 2, -1).split('\n').map((line) => {
     const [dash, name, encoded, ...more] = line.split(' ');
-    demand(dash === '\u2014' && encoded && more.length === 0, `not a signature line: ${line}`);
+    ensure(dash === '\u2014' && encoded && more.length === 0, `not a signature line: ${line}`);
     const raw = fromBase64(encoded);
     return { name, id: raw.subarray(0, 4).toString('hex'), signature: raw.subarray(4) };
   });
   const [origin, size, root] = text.split('\n');
-  demand(/^(0|[1-9][0-9]*)$/.test(size), `not a size: ${size}`);
+  ensure(/^(0|[1-9][0-9]*)$/.test(size), `not a size: ${size}`);
   return { text, signatures, origin, size: Number(size), root: fromBase64(root) };
 }
 
 function checkSignature(checkpoint, keys) {
-  let found = 0;
+  let signatures = 0;
   for (const { name, id, signature } of checkpoint.signatures) {
     const known = keys.find((key) => key.name === name && key.id === id);
     if (!known) continue; // signed-note: signatures of unknown keys are ignored
-    demand(known.verifies(Buffer.from(checkpoint.text), signature), 'the checkpoint is not signed by its key');
-    found += 1;
+    ensure(known.verifies(Buffer.from(checkpoint.text), signature), 'the checkpoint is not signed by its key');
+    signatures += 1;
   }
-  demand(found > 0, 'no key of this ledger has signed the checkpoint');
+  ensure(signatures > 0, 'no key of this ledger has signed the checkpoint');
 }
 
 // The tree (RFC 6962 §2.1, C2SP tlog-tiles)
@@ -87,7 +87,7 @@ class Tiles {
     if (!this.cache.has(at)) {
       const width = Math.min(WIDTH, Math.floor(this.size / WIDTH ** level) - n * WIDTH);
       const data = readFileSync(join(this.folder, tilePath(level, n, width)));
-      demand(data.length === 32 * width, `tile ${at} has ${data.length} bytes, not ${width} hashes`);
+      ensure(data.length === 32 * width, `tile ${at} has ${data.length} bytes, not ${width} hashes`);
       if (this.cache.size > 64) this.cache.clear();
       this.cache.set(at, data);
     }
@@ -110,8 +110,8 @@ class Tiles {
   }
 }
 
-// The root of leaves that come one by one; roots of full subtrees are told as they are complete.
-class Growing {
+// The root of leaves that are added one by one; `onFull` is called with the root of each full subtree.
+class GrowingTree {
   constructor(onFull) {
     this.size = 0;
     this.stack = []; // of [height, hash]
@@ -138,11 +138,11 @@ class Growing {
 
 // RFC 9162 §2.1.3.2
 function rootOfInclusion(leaf, index, size, path) {
-  demand(index < size, `entry ${index} in a tree of ${size}`);
+  ensure(index < size, `entry ${index} in a tree of ${size}`);
   let [fn, sn, hash] = [index, size - 1, leaf];
   const half = (number) => Math.floor(number / 2);
   for (const sibling of path) {
-    demand(sn > 0, `the proof of ${index} is too long`);
+    ensure(sn > 0, `the proof of ${index} is too long`);
     if (fn % 2 === 1 || fn === sn) {
       hash = nodeHash(sibling, hash);
       while (fn % 2 === 0 && fn !== 0) [fn, sn] = [half(fn), half(sn)];
@@ -151,7 +151,7 @@ function rootOfInclusion(leaf, index, size, path) {
     }
     [fn, sn] = [half(fn), half(sn)];
   }
-  demand(sn === 0, `the proof of ${index} is too short`);
+  ensure(sn === 0, `the proof of ${index} is too short`);
   return hash;
 }
 
@@ -161,14 +161,14 @@ function splitBundle(data) {
   const entries = [];
   for (let at = 0; at < data.length; ) {
     const length = data.readUInt16BE(at);
-    demand(at + 2 + length <= data.length, 'an entry bundle is cut off');
+    ensure(at + 2 + length <= data.length, 'an entry bundle is truncated');
     entries.push(data.subarray(at + 2, at + 2 + length));
     at += 2 + length;
   }
   return entries;
 }
 
-// RFC 8785: what JSON.stringify writes, with the members in the order of their UTF-16 code units.
+// RFC 8785: the output of JSON.stringify, with the members in the order of their UTF-16 code units.
 function canonical(value) {
   if (Array.isArray(value)) return `[${value.map(canonical).join(',')}]`;
   if (value === null || typeof value !== 'object') return JSON.stringify(value);
@@ -186,25 +186,25 @@ class Signers {
     const end = entry.lastIndexOf('\n');
     const body = entry.subarray(0, end);
     const receipt = JSON.parse(body);
-    demand(Buffer.from(canonical(receipt)).equals(body), `receipt ${seq} is not an RFC 8785 document`);
-    demand(receipt.seq === seq && receipt.origin === origin, `receipt ${seq} does not say its own place`);
+    ensure(Buffer.from(canonical(receipt)).equals(body), `receipt ${seq} is not an RFC 8785 document`);
+    ensure(receipt.seq === seq && receipt.origin === origin, `receipt ${seq}: its seq or origin does not match its place in this ledger`);
     if (receipt.kind === 'key.replaced') {
       const next = this.known.find((key) => key.line === receipt.new);
-      demand(next, `receipt ${seq}: a lost key was replaced by one that was not given`);
+      ensure(next, `receipt ${seq}: a lost key was replaced by a key that was not given`);
       this.now = next;
     }
     const signature = fromBase64(entry.subarray(end + 1).toString());
-    demand(this.now.verifies(body, signature), `receipt ${seq} is not signed by the ledger's key`);
+    ensure(this.now.verifies(body, signature), `receipt ${seq} is not signed by the guard's key`);
     if (receipt.kind === 'key.rotated') this.rotate(receipt, seq, origin);
     return receipt;
   }
 
   rotate(receipt, seq, origin) {
     const next = parseKey(receipt.new);
-    demand(receipt.old === this.now.line, `receipt ${seq} rotates a key that is not in use`);
-    const said = { new: receipt.new, old: receipt.old, origin, seq, type: 'mcp-guard/key-rotation/v1' };
+    ensure(receipt.old === this.now.line, `receipt ${seq}: the old key is not the key in use`);
+    const claim = { new: receipt.new, old: receipt.old, origin, seq, type: 'mcp-guard/key-rotation/v1' };
     const possession = fromBase64(receipt.possession);
-    demand(next.verifies(Buffer.from(canonical(said)), possession), `receipt ${seq}: the new key has not signed`);
+    ensure(next.verifies(Buffer.from(canonical(claim)), possession), `receipt ${seq}: the new key did not sign its own introduction`);
     this.now = next;
     if (!this.known.some((key) => key.line === next.line)) this.known.push(next);
   }
@@ -212,21 +212,21 @@ class Signers {
 
 function checkLine(line, seq, entry, heads) {
   const bundle = JSON.parse(line);
-  demand(bundle.form === 'mcp-guard/bundle/v1', `bundle ${seq} is of another form`);
-  demand(Buffer.from(bundle.entry).equals(entry), `bundle ${seq} holds another entry`);
+  ensure(bundle.form === 'mcp-guard/bundle/v1', `bundle ${seq} has another form`);
+  ensure(Buffer.from(bundle.entry).equals(entry), `bundle ${seq} contains another entry`);
   const split = bundle.proof.indexOf('\n\n');
   const [form, index, ...path] = bundle.proof.slice(0, split).split('\n');
-  demand(form === 'c2sp.org/tlog-proof@v1' && index === `index ${seq}`, `bundle ${seq} proves something else`);
+  ensure(form === 'c2sp.org/tlog-proof@v1' && index === `index ${seq}`, `bundle ${seq} proves something else`);
   const note = bundle.proof.slice(split + 2);
   if (!heads.has(note)) heads.set(note, parseCheckpoint(note));
   const { size, root } = heads.get(note);
-  const found = rootOfInclusion(leafHash(entry), seq, size, path.map(fromBase64));
-  demand(found.equals(root), `the proof of bundle ${seq} does not lead to its checkpoint`);
+  const proved = rootOfInclusion(leafHash(entry), seq, size, path.map(fromBase64));
+  ensure(proved.equals(root), `the inclusion proof of bundle ${seq} does not lead to the root of its checkpoint`);
 }
 
 function readLines(path) {
   const lines = readFileSync(path, 'utf8').split('\n');
-  demand(lines.pop() === '', `${path} is cut off`);
+  ensure(lines.pop() === '', `${path} is truncated`);
   return lines;
 }
 
@@ -236,8 +236,8 @@ function checkPayloads(path, first, receipts) {
     const receipt = receipts[seq - first];
     for (const [name, { salt, payload }] of Object.entries(cells)) {
       const commitment = `sha256:${sha256(fromBase64(salt), fromBase64(payload)).toString('hex')}`;
-      demand(PAYLOADS.includes(name), `receipt ${seq}: an unknown payload \`${name}\``);
-      demand(receipt[name] === commitment, `receipt ${seq}: the payload \`${name}\` is not what it commits to`);
+      ensure(PAYLOADS.includes(name), `receipt ${seq}: unknown payload name \`${name}\``);
+      ensure(receipt[name] === commitment, `receipt ${seq}: its payload \`${name}\` does not match its commitment`);
     }
   }
 }
@@ -245,29 +245,29 @@ function checkPayloads(path, first, receipts) {
 function checkExport(folder, keyFile) {
   const keys = readFileSync(keyFile, 'utf8').trim().split('\n').map(parseKey);
   const signers = new Signers(keys);
-  // A head of a ledger whose key was rotated is signed by a key that only receipts tell: signatures are checked last.
+  // After a rotation, the head is signed by a key that only the receipts name, so its signature is checked last.
   const head = parseCheckpoint(readFileSync(join(folder, 'checkpoint'), 'utf8'));
   const { size, origin } = head;
   const tiles = new Tiles(folder, size);
-  const growing = new Growing((level, index, hash) => {
+  const tree = new GrowingTree((level, index, hash) => {
     const stored = tiles.read(level, Math.floor(index / WIDTH)).subarray(32 * (index % WIDTH), 32 * (index % WIDTH) + 32);
-    demand(stored.equals(hash), `tile hash ${index} of level ${level} is not that of the entries`);
+    ensure(stored.equals(hash), `the stored node ${index} of level ${level} does not match the receipts below it`);
   });
   const [heads, kinds] = [new Map(), {}];
   for (let n = 0; n * WIDTH < size; n += 1) {
     const width = Math.min(WIDTH, size - n * WIDTH);
     const entries = splitBundle(readFileSync(join(folder, tilePath('entries', n, width))));
-    demand(entries.length === width, `entry bundle ${n} holds ${entries.length} entries, not ${width}`);
+    ensure(entries.length === width, `entry bundle ${n} contains ${entries.length} entries, not ${width}`);
     const level0 = tiles.read(0, n);
     const number = tilePath('entries', n, WIDTH).slice('tile/entries/'.length);
     const lines = readLines(join(folder, 'bundles', `${number}.jsonl`));
-    demand(lines.length === width, `there are ${lines.length} bundles in file ${number}, not ${width}`);
+    ensure(lines.length === width, `there are ${lines.length} bundles in file ${number}, not ${width}`);
     const receipts = entries.map((entry, at) => {
       const seq = n * WIDTH + at;
       const receipt = signers.checkReceipt(seq, entry, origin);
       const leaf = leafHash(entry);
-      demand(level0.subarray(32 * at, 32 * at + 32).equals(leaf), `the tile does not hold the leaf of receipt ${seq}`);
-      growing.add(leaf);
+      ensure(level0.subarray(32 * at, 32 * at + 32).equals(leaf), `receipt ${seq}: leaf hash mismatch`);
+      tree.add(leaf);
       checkLine(lines[at], seq, entry, heads);
       kinds[receipt.kind] = (kinds[receipt.kind] ?? 0) + 1;
       return receipt;
@@ -276,19 +276,19 @@ function checkExport(folder, keyFile) {
     if (existsSync(payloads)) checkPayloads(payloads, n * WIDTH, receipts);
   }
   checkSignature(head, [signers.now]);
-  demand(growing.root().equals(head.root), 'the entries do not have the root that the checkpoint signs');
-  demand(size > 0 && tiles.hash(0, size).equals(head.root), 'the tiles do not have the root that the checkpoint signs');
+  ensure(tree.root().equals(head.root), 'the root of the entries is not the root of the signed checkpoint');
+  ensure(size > 0 && tiles.hash(0, size).equals(head.root), 'the root of the tiles is not the root of the signed checkpoint');
   const cosigned = join(folder, 'cosigned');
   if (existsSync(cosigned)) heads.set('cosigned', parseCheckpoint(readFileSync(cosigned, 'utf8')));
   for (const earlier of heads.values()) {
     checkSignature(earlier, signers.known);
     const same = earlier.size <= size && tiles.hash(0, earlier.size).equals(earlier.root);
-    demand(earlier.origin === origin && same, `a proof or cosigned head is of a tree of ${earlier.size} that this one never was`);
+    ensure(earlier.origin === origin && same, `a checkpoint of ${earlier.size} receipts, in a bundle or cosigned, belongs to another tree`);
   }
   const policies = existsSync(join(folder, 'policies')) ? readdirSync(join(folder, 'policies')) : [];
   for (const name of policies) {
     const hash = sha256(readFileSync(join(folder, 'policies', name))).toString('hex');
-    demand(name === `${hash}.json`, `the policies ${name} are not those of that hash`);
+    ensure(name === `${hash}.json`, `the file policies/${name} is not the policy version of that name`);
   }
   return { receipts: size, root: head.root.toString('base64'), kinds, policies: policies.length, heads: heads.size };
 }

@@ -234,34 +234,46 @@ def beside() -> Iterator[tuple[str, str]]:
     kept = "(SELECT min(seq) FROM payload WHERE length({0}) > 16 AND seq > 30)"
     for name in ("request", "facts", "material", "response", "subject"):
         at = kept.format(name)
-        yield f"UPDATE payload SET {name} = CAST({name} || 'x' AS BLOB) WHERE seq = {at}", "is not what it commits to"
-        yield f"UPDATE payload SET {name} = NULL WHERE seq = {at}", "no receipt says that it was erased"
+        yield (
+            f"UPDATE payload SET {name} = CAST({name} || 'x' AS BLOB) WHERE seq = {at}",
+            "does not match its commitment",
+        )
+        yield f"UPDATE payload SET {name} = NULL WHERE seq = {at}", "no receipt records that it was erased"
         if name != "response":
-            yield f"UPDATE payload SET {name} = substr({name}, 1, 16) WHERE seq = {at}", "was taken away"
+            yield f"UPDATE payload SET {name} = substr({name}, 1, 16) WHERE seq = {at}", "was emptied"
     asked = kept.format("request")
-    yield f"UPDATE payload SET request = substr(request, 1, 9) WHERE seq = {asked}", "was taken away"
-    yield f"UPDATE payload SET subject = request WHERE seq = {asked}", "that the receipt does not speak of"
-    yield f"UPDATE payload SET request = 'text' WHERE seq = {asked}", "is not stored as bytes any more"
-    yield "INSERT INTO payload (seq) VALUES (9)", "and they are still kept"
-    yield "DELETE FROM payload WHERE seq = 999", "no receipt says that it was erased"
-    yield "DELETE FROM payload WHERE seq >= 1000", "no receipt says that it was erased"
+    yield f"UPDATE payload SET request = substr(request, 1, 9) WHERE seq = {asked}", "was emptied"
+    yield f"UPDATE payload SET subject = request WHERE seq = {asked}", "that the receipt does not commit to"
+    yield f"UPDATE payload SET request = 'text' WHERE seq = {asked}", "not stored as bytes"
+    yield "INSERT INTO payload (seq) VALUES (9)", "but they are stored"
+    yield "DELETE FROM payload WHERE seq = 999", "no receipt records that it was erased"
+    yield "DELETE FROM payload WHERE seq >= 1000", "no receipt records that it was erased"
     yield "INSERT INTO payload (seq, request) VALUES (5000, x'00')", "belongs to no receipt"
     yield "INSERT INTO payload (seq, request) VALUES (-5, x'00')", "belongs to no receipt"
     yield "UPDATE policy_version SET material = CAST(material || ' ' AS BLOB)", "of its policy version"
-    yield "DELETE FROM policy_version", "is not kept"
-    yield "UPDATE node SET hash = zeroblob(32) WHERE idx = 2", "the stored node 2 of level 1 is not theirs"
-    yield "DELETE FROM node WHERE idx = 1", "the stored node 1 of level 1 is not theirs"
+    yield "DELETE FROM policy_version", "is not stored"
+    yield (
+        "UPDATE node SET hash = zeroblob(32) WHERE idx = 2",
+        "the stored node 2 of level 1 does not match the receipts below it",
+    )
+    yield "DELETE FROM node WHERE idx = 1", "the stored node 1 of level 1 does not match the receipts below it"
     yield "INSERT INTO node VALUES (1, 77, zeroblob(32))", "the stored nodes are"
     yield "INSERT INTO node VALUES (2, 0, zeroblob(32))", "the stored nodes are"
-    yield "UPDATE head SET edge = zeroblob(length(edge))", "the head that the next receipt would be appended to"
-    yield "UPDATE head SET size = size - 1", "the head that the next receipt would be appended to"
-    yield "UPDATE head SET key = 'another'", "the head names another key"
+    yield (
+        "UPDATE head SET edge = zeroblob(length(edge))",
+        "the stored head, to which the next receipt would be appended",
+    )
+    yield "UPDATE head SET size = size - 1", "the stored head, to which the next receipt would be appended"
+    yield "UPDATE head SET key = 'another'", "the stored head names another key"
     yield "DELETE FROM guard_key WHERE id = 1", "the table of the guard's keys"
-    yield "UPDATE head SET checkpoint = replace(checkpoint, '— ', '— x')", "the checkpoint is not signed by this key"
-    yield "UPDATE head SET checkpoint = substr(checkpoint, 1, 60)", "the checkpoint cannot be read"
-    yield "UPDATE head SET checkpoint = ''", "the checkpoint cannot be read"
-    yield "DELETE FROM head", "the checkpoint cannot be read"
-    yield "UPDATE receipt SET body = 'text' WHERE seq = 7", "is not stored as bytes any more"
+    yield (
+        "UPDATE head SET checkpoint = replace(checkpoint, '— ', '— x')",
+        "the checkpoint is not signed by the guard's key",
+    )
+    yield "UPDATE head SET checkpoint = substr(checkpoint, 1, 60)", "cannot read the checkpoint"
+    yield "UPDATE head SET checkpoint = ''", "cannot read the checkpoint"
+    yield "DELETE FROM head", "cannot read the checkpoint"
+    yield "UPDATE receipt SET body = 'text' WHERE seq = 7", "not stored as bytes"
     yield "UPDATE receipt SET seq = -3 WHERE seq = 0", "receipt 0 is missing"
 
 

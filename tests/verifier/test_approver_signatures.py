@@ -95,27 +95,27 @@ def a_second_yes(receipt: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("change", "expected"),
     [
-        (one_byte_of_the_rationale, "the word of `alice` is not signed by them"),
+        (one_byte_of_the_rationale, "the vote of `alice` is not signed by them"),
         (only("approval.granted", verdict="deny"), "is not signed by them"),
         (only("approval.granted", terms={"uses": 99, "seconds": 600, "free": ["text"]}), "is not signed by them"),
         (only("approval.denied", verdict="approve"), "is not signed by them"),
-        (only("approval.granted", approver="bob"), "`bob` had no key"),
+        (only("approval.granted", approver="bob"), "`bob` has no key"),
         (only("approval.granted", at="2026-01-01T00:00:00.000000Z"), "is not signed by them"),
-        (only("approval.granted", decision_hash="sha256:0"), "was asked for another decision"),
-        (a_made_up_key, "`carol` had no key"),
-        (a_smaller_quorum_after_the_fact, "counts as granted, though its routes demand more"),
-        (only("grant.used", use=1), "is used beyond what was granted"),
-        (only("grant.given", uses=99), "is another than its approvers signed"),
-        (only("grant.given", free=["text", "more"]), "is another than its approvers signed"),
-        (only("grant.given", until="2030-01-01T00:00:00.000000Z"), "is another than its approvers signed"),
-        (only("grant.used", time="2030-01-01T00:00:00.000000Z"), "is used beyond what was granted"),
+        (only("approval.granted", decision_hash="sha256:0"), "was requested for another decision"),
+        (a_made_up_key, "`carol` has no key"),
+        (a_smaller_quorum_after_the_fact, "is recorded as granted, but its routes require more approvals"),
+        (only("grant.used", use=1), "is used beyond its limits"),
+        (only("grant.given", uses=99), "differs from the terms that its approvers signed"),
+        (only("grant.given", free=["text", "more"]), "differs from the terms that its approvers signed"),
+        (only("grant.given", until="2030-01-01T00:00:00.000000Z"), "differs from the terms that its approvers signed"),
+        (only("grant.used", time="2030-01-01T00:00:00.000000Z"), "is used beyond its limits"),
         (only("intent", tool="crm__purge"), "was for another tool"),
-        (only("approval.granted", follows=[0]), "does not follow the receipt of approval"),
-        (only("decision", outcome="deny"), "is asked for without a decision that demands it"),
-        (only("intent", outcome="allow"), "and no intent for it follows"),
-        (only("intent", policy_version="none"), "lets something happen without policies"),
-        (a_second_yes, "is granted a second time"),
-        (only("intent", instance="run_9"), "was for another instance"),
+        (only("approval.granted", follows=[0]), "the previous one of approval"),
+        (only("decision", outcome="deny"), "is requested without a decision that requires it"),
+        (only("intent", outcome="allow"), "but no intent for it follows"),
+        (only("intent", policy_version="none"), "permits something although no policies were loaded"),
+        (a_second_yes, "is granted twice"),
+        (only("intent", instance="run_9"), "is for another instance"),
     ],
 )
 def test_guard_key_cannot_forge_approver_votes(copy: Path, change: Change, expected: str) -> None:
@@ -129,7 +129,7 @@ def test_rotated_approver_key_needs_a_signature_by_the_old_key(copy: Path) -> No
             receipt["vouched_by"]["signature"] = receipt["vouched_by"]["signature"][::-1]
 
     sign_anew(copy, ORIGIN, change)
-    assert "no earlier key of `alice` vouches for this one" in problem(copy)
+    assert "no earlier key of `alice` vouches for the new key" in problem(copy)
 
 
 def keys_of(copy: Path) -> list[dict[str, Any]]:

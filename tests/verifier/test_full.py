@@ -155,14 +155,14 @@ def empty(db: sqlite3.Connection) -> None:
 @pytest.mark.parametrize(
     ("tamper", "problem"),
     [
-        (swap, "does not say its own place"),
-        (insert, "does not say its own place"),
-        (resign, "signature is not the guard's"),
-        (other_leaf, "leaf in the tree is not its own"),
-        (other_kind, "is filed as `decision`"),
-        (truncate, "the signed checkpoint is of"),
-        (truncate_with_head, "the signed checkpoint is of"),
-        (forge_checkpoint, "the checkpoint is not signed by this key"),
+        (swap, "does not match its place in this ledger"),
+        (insert, "does not match its place in this ledger"),
+        (resign, "not signed by the guard's key"),
+        (other_leaf, "leaf hash mismatch"),
+        (other_kind, "column `kind` is `decision`"),
+        (truncate, "the signed checkpoint of"),
+        (truncate_with_head, "the signed checkpoint of"),
+        (forge_checkpoint, "the checkpoint is not signed by the guard's key"),
         (empty, "the ledger is empty"),
     ],
 )
@@ -182,7 +182,7 @@ def test_changed_payload_is_found_and_missing_reply_is_counted(copy: Path) -> No
     db.execute("UPDATE payload SET material = CAST(material || 'x' AS BLOB) WHERE material IS NOT NULL")
     db.commit()
     db.close()
-    assert "is not what it commits to" in verify_ledger(copy / "ledger.sqlite", copy / "ledger.pub").problem
+    assert "does not match its commitment" in verify_ledger(copy / "ledger.sqlite", copy / "ledger.pub").problem
 
 
 def test_ledger_does_not_verify_with_another_key(copy: Path) -> None:

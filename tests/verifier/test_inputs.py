@@ -25,7 +25,7 @@ from mcp_guard.verifier import FAILED, OK, UNUSABLE, main
 from mcp_guard.verifier import merkle as stored_merkle
 from mcp_guard.verifier import verify_ledger as whole
 from mcp_guard.verifier.stored_hashes import StoredHashes
-from mcp_guard.verifier.workers import CHUNK, opened
+from mcp_guard.verifier.workers import CHUNK, open_workers
 from tests.ledger.sized_ledger import ORIGIN, fill, open_filled
 
 SIZE = 700
@@ -134,10 +134,10 @@ def spoil(bundle: dict[str, str], name: str, old: str, new: str) -> None:
     [
         ("entry", '"filled"', '"Filled"', "does not lead to the root"),
         ("proof", "index 77", "index 76", "does not lead to the root"),
-        ("proof", "index 77", "index 7700", "its index is not within the tree"),
+        ("proof", "index 77", "index 7700", "the index of the proof is not within the tree"),
         ("proof", "\n700\n", "\n701\n", ""),
-        ("proof", f"— {ORIGIN} ", f"— {ORIGIN}x ", "the checkpoint is not signed by this key"),
-        ("proof", "tlog-proof@v1", "tlog-proof@v9", "not a proof in the form of tlog-proof"),
+        ("proof", f"— {ORIGIN} ", f"— {ORIGIN}x ", "the checkpoint is not signed by the guard's key"),
+        ("proof", "tlog-proof@v1", "tlog-proof@v9", "not a tlog-proof"),
     ],
 )
 def test_changes_in_a_bundle_are_found(
@@ -223,7 +223,7 @@ def test_invalid_checkpoint_is_unusable(copy: Path, note: str) -> None:
 
 def test_printed_checkpoint_is_accepted(copy: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run(copy, "state/ledger.sqlite") == OK
-    printed = capsys.readouterr().out.partition("keep this one elsewhere:\n")[2]
+    printed = capsys.readouterr().out.partition("keep this checkpoint elsewhere:\n")[2]
     (copy / "kept").write_text(printed)
     assert run(copy, "out", "--against", str(copy / "kept")) == OK
 
@@ -305,7 +305,7 @@ class Restless:
 
 def test_all_workers_verify_the_same_head() -> None:
     source = Restless()
-    with opened(source, 2):  # type: ignore[arg-type]
+    with open_workers(source, 2):  # type: ignore[arg-type]
         assert source.seen == 4
 
 

@@ -91,8 +91,8 @@ def test_any_key_of_the_chain_verifies(rotated: Path, given: tuple[SigningKey, .
 
 def test_a_key_outside_the_chain_proves_nothing(rotated: Path) -> None:
     other = make_key(9)
-    assert "none of the keys given" in verify(rotated, other).problem
-    assert "none of the keys given" in verify_range(LedgerFile(rotated / "ledger.sqlite"), lines(other), 3, 3).problem
+    assert "none of the given keys" in verify(rotated, other).problem
+    assert "none of the given keys" in verify_range(LedgerFile(rotated / "ledger.sqlite"), lines(other), 3, 3).problem
 
 
 def test_head_after_a_rotation_verifies_with_both_signatures(tmp_path: Path) -> None:
@@ -121,11 +121,11 @@ def test_chunks_assigned_before_a_rotation_are_checked_again(tmp_path: Path) -> 
 @pytest.mark.parametrize(
     ("spoil", "expected"),
     [
-        (lambda writer: change_key(writer, TWO, signer=THREE), "the new key did not sign for itself"),
-        (lambda writer: change_key(writer, TWO, old=THREE.verifier), "the old key is not the one in use"),
-        (lambda writer: change_key(writer, FOREIGN), "the new key is not one for this ledger"),
-        (lambda writer: change_key(writer, ONE), "the new key is not one for this ledger"),
-        (lambda writer: change_key(writer, TWO, possession="x"), "is not in order"),
+        (lambda writer: change_key(writer, TWO, signer=THREE), "the new key did not sign its own introduction"),
+        (lambda writer: change_key(writer, TWO, old=THREE.verifier), "the old key is not the key in use"),
+        (lambda writer: change_key(writer, FOREIGN), "the new key is not a key for this ledger"),
+        (lambda writer: change_key(writer, ONE), "the new key is not a key for this ledger"),
+        (lambda writer: change_key(writer, TWO, possession="x"), "invalid change of the guard's key"),
     ],
 )  # fmt: skip
 def test_invalid_key_change_is_found(tmp_path: Path, spoil: Callable[[Writer], None], expected: str) -> None:
@@ -150,7 +150,7 @@ def test_receipts_signed_by_a_retired_key_are_refused(tmp_path: Path) -> None:
     writer.run(op)
     writer.store.close()
     report = verify(tmp_path, ONE, TWO)
-    assert (report.failed_at, report.problem) == (4, "its signature is not the guard's")
+    assert (report.failed_at, report.problem) == (4, "not signed by the guard's key")
 
 
 def test_replaced_key_verifies_only_with_both_keys_given(tmp_path: Path) -> None:
@@ -162,8 +162,8 @@ def test_replaced_key_verifies_only_with_both_keys_given(tmp_path: Path) -> None
     for key in (ONE, TWO):
         report = verify(tmp_path, key)
         assert report.failed_at == 3
-        assert "give both keys to believe it" in report.problem
+        assert "to accept the change, give both keys" in report.problem
     report = verify(tmp_path, ONE, TWO)
     assert report.ok, report.problem
-    assert "the key before did not sign" in str(report.keys[1]["by"])
+    assert "the previous key did not sign the change" in str(report.keys[1]["by"])
     assert report.keys[1]["since"] == 3

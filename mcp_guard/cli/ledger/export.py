@@ -17,7 +17,7 @@ def main(arguments: list[str]) -> int:
     path = ledger_path(options)
     store = open_store(path, create=False)
     with Progress(quiet=options.json) as progress:
-        done = export(store, read_keys(path.with_name(KEYS)), options.folder, options.payloads, progress.tell)
+        done = export(store, read_keys(path.with_name(KEYS)), options.folder, options.payloads, progress.update)
     if options.json:
         print(json.dumps({"folder": str(options.folder), **asdict(done)}))
         return 0

@@ -33,7 +33,7 @@ def main(arguments: list[str]) -> int:
         confirm(count)
     order = ErasureOrder(selection, options.reason, f"operator {account()}", spares_replies=False)
     with Progress(quiet=options.json) as progress:
-        erased = erase(writer, order, lambda done: progress.tell(done, count))
+        erased = erase(writer, order, lambda done: progress.update(done, count))
     emptied = writer.read(lambda store: store.truncate_wal())
     return say(options, {"receipts": count, "needed": needed, "erased": erased, "wal_emptied": emptied})
 

@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
     if path.exists():
         store = open_store(path, create=False)
         with Progress("decisions", options.json) as progress:
-            past = decisions(store, options.since, options.last, progress.tell)
+            past = decisions(store, options.since, options.last, progress.update)
             covered.add_decisions(past, versions(store))
     rows = covered.policies
     missed = [id for id, each in rows.items() if not each.cases]

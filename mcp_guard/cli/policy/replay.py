@@ -23,7 +23,7 @@ def main(arguments: list[str]) -> int:
     settings, store = load(options.config), open_for_reading(options)
     candidate = read_candidate(options.candidate, tuple(settings.routes), latest_version(store))
     with Progress("decisions", options.json) as progress:
-        past = decisions(store, options.since, options.last, progress.tell)
+        past = decisions(store, options.since, options.last, progress.update)
         done = replay(past, versions(store), candidate)
     if options.json:
         print(json.dumps(as_json(done), indent=2, ensure_ascii=False))
@@ -103,7 +103,7 @@ def shadow(arguments: list[str]) -> int:
     options = build_shadow_parser().parse_args(arguments)
     store = open_for_reading(options)
     with Progress("decisions", options.json) as progress:
-        done = compare_shadow(decisions(store, options.since, options.last, progress.tell), versions(store))
+        done = compare_shadow(decisions(store, options.since, options.last, progress.update), versions(store))
     if options.json:
         print(json.dumps(as_json(done), indent=2, ensure_ascii=False))
     else:

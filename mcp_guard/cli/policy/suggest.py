@@ -27,8 +27,8 @@ def main(arguments: list[str]) -> int:
     terms = Terms(refused(store), options.least, frozenset(options.free.split(",")) - {""})
     materials = Materials(read_files(settings.policies), tuple(settings.routes), latest_version(store), versions(store))
     with Progress("decisions", options.json) as progress:
-        past = list(decisions(store, options.since, options.last, progress.tell))
-        progress.say(f"trying what they suggest on {len(past):,} decisions …")
+        past = list(decisions(store, options.since, options.last, progress.update))
+        progress.show(f"trying what they suggest on {len(past):,} decisions …")
         made = candidate(past, materials, terms, PERMITS)
     if options.out and made.suggestions.made:
         write(options.out, made, cases(store, made))

@@ -1,13 +1,13 @@
-"""What verifying reads from: a ledger file or an export, each process for itself, all of them the same snapshot."""
+"""The inputs that are verified: a ledger file or an export. Each process reads for itself, all of them one snapshot."""
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 SALT_BYTES = 16
 
 
 class IndexColumns(NamedTuple):
-    """What the table of a ledger says of a receipt beside it, so that it can be found: unsigned copies."""
+    """Unsigned copies of a receipt's members, in columns of the ledger's table by which receipts are looked up."""
 
     kind: str
     at: int
@@ -15,7 +15,7 @@ class IndexColumns(NamedTuple):
 
 
 class TreeEnd(NamedTuple):
-    """What the receipts themselves came to: the tree's size and right edge, and the guard's keys (verifier lines)."""
+    """The result of reading all receipts: the tree's size and right edge, and the guard's keys (verifier lines)."""
 
     size: int
     edge: list[bytes]
@@ -23,19 +23,20 @@ class TreeEnd(NamedTuple):
 
 
 class Row(NamedTuple):
-    """One receipt as it is stored. What a source does not hold is None: how it is filed, its payloads.
+    """One receipt as it is stored. Members that a source does not have are None.
 
-    Payload cells are in the order of `PAYLOADS`: salt and payload; a salt alone for one that was never kept.
+    `payloads` are in the order of `PAYLOADS`: None if there is none, salt and payload, or the salt alone for a payload
+    that was never kept.
     """
 
     seq: int
-    filed: IndexColumns | None
+    columns: IndexColumns | None
     body: bytes
     signature: bytes
     leaf: bytes
-    cells: Sequence[bytes | None] | None
+    payloads: Sequence[bytes | None] | None
     head: str | None = None
-    """The checkpoint of its bundle, if that is an earlier one."""
+    """The checkpoint of the receipt's bundle, if that is an earlier one."""
 
 
 class SourceReader(Protocol):
@@ -45,22 +46,22 @@ class SourceReader(Protocol):
     """
 
     def snapshot(self) -> str:
-        """Let go of what was seen before and hold on to what is there now; names it, so that views can be compared."""
+        """Begin a new snapshot. Returns text that is equal for equal snapshots, so that processes can compare them."""
 
     def size(self) -> int:
-        """How many receipts there are to look at."""
+        """The number of receipts."""
 
     def checkpoint(self) -> str:
         """The signed note of the head."""
 
     def rows(self, first: int, stop: int) -> Iterator[Row]:
-        """In order; a missing one is left out."""
+        """The receipts from `first` up to `stop` in order; missing ones are left out."""
 
     def stored(self, level: int, first: int, stop: int) -> list[bytes] | None:
-        """Hashes at a level of tiles, a missing one left out; None if this source stores none at all."""
+        """Hashes at a level of tiles; missing ones are left out. None if the source does not store this level."""
 
-    def kept(self, first: int, last: int) -> int | None:
-        """The first receipt of these of which a payload is kept."""
+    def first_with_payload(self, first: int, last: int) -> int | None:
+        """The first receipt of this range that has a payload."""
 
     def policy(self, version: str) -> bytes | None:
         """The material of a policy version."""
@@ -69,23 +70,20 @@ class SourceReader(Protocol):
         """The receipts that change the guard's key."""
 
     def key_hints(self) -> list[str]:
-        """Verifier lines that the first receipt may be signed by; nobody vouches for them."""
+        """Verifier lines of keys that may have signed the first receipt; nobody has vouched for them."""
 
     def strays(self, end: TreeEnd) -> tuple[int | None, str] | None:
-        """Something stored beside the receipts that is not of them: where, and what it is."""
+        """Something stored beside the receipts that does not belong to them: at which receipt, and the problem."""
 
     def close(self) -> None: ...
 
 
 class ReceiptSource(Protocol):
-    """Opens readers; made before the workers are forked."""
+    """Opens readers. It is created before the worker processes are forked."""
 
     scope: str
 
     def open(self) -> SourceReader: ...
 
-    def prove_kept_payloads(self) -> bool:
-        """Whether payloads that are gone must be accounted for: the source claims to hold all that were kept."""
-
-
-Json = dict[str, Any]
+    def holds_payloads(self) -> bool:
+        """Whether the source claims to hold all payloads that were kept, so that missing ones must be accounted for."""

@@ -1,4 +1,4 @@
-"""Reading an export: a folder of entry bundles and hash tiles (c2sp.org/tlog-tiles), bundles, payloads and policies."""
+"""Reads an export: a folder with entry bundles and hash tiles (c2sp.org/tlog-tiles), bundles, payloads and policies."""
 
 import hashlib
 import json
@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from ..bundle import Bundle, parse_bundle, read_cells, split_entry
+from ..bundle import parse_bundle, read_payloads, split_entry
 from ..merkle import TILE
 from ..notes import parse_checkpoint
 from ..report import UnusableInput, VerificationFailed
@@ -14,23 +14,23 @@ from ..signatures import PAYLOADS
 from . import SALT_BYTES, Row, TreeEnd
 
 WIDTH = 1 << TILE
-OF_KEY = re.compile(rb'"kind":"key\.(rotated|replaced)"')
+KEY_CHANGE = re.compile(rb'"kind":"key\.(rotated|replaced)"')
 
 
 class ExportFolder:
-    """An export. Raises: UnusableInput if it is none."""
+    """An export. Raises: UnusableInput if the folder is not one."""
 
     scope = "export"
 
     def __init__(self, path: Path) -> None:
         if not (path / "checkpoint").is_file():
-            raise UnusableInput(f"no export at `{path}`: it has no file `checkpoint`")
+            raise UnusableInput(f"no export at `{path}`: the file `checkpoint` is missing")
         self.path = path
 
     def open(self) -> "ExportReader":
         return ExportReader(self.path)
 
-    def prove_kept_payloads(self) -> bool:
+    def holds_payloads(self) -> bool:
         return (self.path / "payloads").is_dir()
 
 
@@ -50,23 +50,26 @@ def _digits(number: int) -> str:
 
 
 def widths(total: int) -> Iterator[tuple[int, int]]:
-    """Number and width of the tiles that hold so many hashes."""
+    """Number and width of each tile that is needed for `total` hashes."""
     yield from ((number, min(WIDTH, total - number * WIDTH)) for number in range(-(-total // WIDTH)))
 
 
-def _cells(body: bytes, cells: Mapping[str, bytes] | None) -> list[bytes | None] | None:
-    """In their order. An export holds no salt of a reply that was never kept: such a one is taken for that."""
-    if cells is None:
+def _in_order(body: bytes, payloads: Mapping[str, bytes] | None) -> list[bytes | None] | None:
+    """The payloads in the order of `PAYLOADS`.
+
+    An export has no salt for a response that was never kept, so a missing response is taken for one of those.
+    """
+    if payloads is None:
         return None
-    kept = [cells.get(name) for name in PAYLOADS]
+    ordered = [payloads.get(name) for name in PAYLOADS]
     at = PAYLOADS.index("response")
-    if kept[at] is None and b'"response":"sha256:' in body:
-        kept[at] = bytes(SALT_BYTES)
-    return kept
+    if ordered[at] is None and b'"response":"sha256:' in body:
+        ordered[at] = bytes(SALT_BYTES)
+    return ordered
 
 
 class ExportReader:
-    """Nothing here changes while it is read: an export is finished when its checkpoint is written."""
+    """Reads a finished export, whose files do not change: the checkpoint is written last."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -100,56 +103,56 @@ class ExportReader:
         for at, entry in enumerate(entries):
             seq = start + at
             if at >= len(leaves):
-                raise VerificationFailed(seq, f"its hash is missing in `{tile_path('tile/0', number, width)}`")
+                raise VerificationFailed(seq, f"its leaf hash is missing from `{tile_path('tile/0', number, width)}`")
             head = None
             try:
                 body, signature = split_entry(entry)
-                cells = payloads.get(seq, {}) if self._has_payloads else None
+                own_payloads = payloads.get(seq, {}) if self._has_payloads else None
                 if self._has_bundles:
-                    head = self._check_bundle(bundles[at] if at < len(bundles) else b"", seq, entry, cells)
+                    head = self._check_bundle(bundles[at] if at < len(bundles) else b"", seq, entry, own_payloads)
             except ValueError as error:
                 raise VerificationFailed(seq, f"{error}") from None
-            yield Row(seq, None, body, signature, leaves[at], _cells(body, cells), head)
+            yield Row(seq, None, body, signature, leaves[at], _in_order(body, own_payloads), head)
 
     def _entries(self, number: int, width: int) -> list[bytes]:
-        """The entries of a bundle: before each its length, 16 bits, big-endian."""
+        """The entries of an entry bundle, each preceded by its length (16 bits, big-endian)."""
         name = tile_path("tile/entries", number, width)
         data, at = self._read(name, number * WIDTH), 0
-        found: list[bytes] = []
+        entries: list[bytes] = []
         while at < len(data):
             stop = at + 2 + int.from_bytes(data[at : at + 2], "big")
-            if stop > len(data) or len(found) == width:
+            if stop > len(data) or len(entries) == width:
                 raise VerificationFailed(
-                    number * WIDTH + len(found), f"`{name}` is cut off, or holds more than {width} entries"
+                    number * WIDTH + len(entries), f"`{name}` is truncated, or holds more than {width} entries"
                 )
-            found.append(data[at + 2 : stop])
+            entries.append(data[at + 2 : stop])
             at = stop
-        return found
+        return entries
 
-    def _check_bundle(self, line: bytes, seq: int, entry: bytes, cells: Mapping[str, bytes] | None) -> str | None:
-        """Its checkpoint, if it is of an earlier export. Raises: ValueError."""
-        bundle: Bundle = parse_bundle(line)
+    def _check_bundle(self, line: bytes, seq: int, entry: bytes, payloads: Mapping[str, bytes] | None) -> str | None:
+        """Check a line of bundles. Returns its checkpoint if that is of an earlier export. Raises: ValueError."""
+        bundle = parse_bundle(line)
         if bundle.seq != seq or bundle.leaf != hashlib.sha256(b"\x00" + entry).digest():
-            raise ValueError("its bundle is of another receipt")
-        if cells is not None and not bundle.cells.items() <= cells.items():
-            raise ValueError("its bundle has other payloads than the export")
+            raise ValueError("its bundle belongs to another receipt")
+        if payloads is not None and not bundle.payloads.items() <= payloads.items():
+            raise ValueError("its bundle and the export have different payloads")
         bundle.check_inclusion()
         return None if bundle.checkpoint.note == self._note else bundle.checkpoint.note
 
     def _payloads(self, number: int, stop: int) -> dict[int, dict[str, bytes]]:
-        found: dict[int, dict[str, bytes]] = {}
+        payloads: dict[int, dict[str, bytes]] = {}
         for line in self._lines("payloads", number):
             try:
-                said = json.loads(line)
-                seq = said.pop("seq")
-                if type(seq) is not int or seq in found or not number * WIDTH <= seq < stop:
-                    raise ValueError(f"payloads of `{seq}`, twice or in the wrong file")
-                found[seq] = read_cells(said)
+                document = json.loads(line)
+                seq = document.pop("seq")
+                if type(seq) is not int or seq in payloads or not number * WIDTH <= seq < stop:
+                    raise ValueError(f"payloads of receipt `{seq}` appear twice or in the wrong file")
+                payloads[seq] = read_payloads(document)
             except (ValueError, KeyError, AttributeError, TypeError) as error:
                 raise VerificationFailed(
-                    number * WIDTH, f"`{lines_path('payloads', number)}` is not in its form: {error}"
+                    number * WIDTH, f"`{lines_path('payloads', number)}` is malformed: {error}"
                 ) from None
-        return found
+        return payloads
 
     def _lines(self, kind: str, number: int) -> list[bytes]:
         path = self.path / lines_path(kind, number)
@@ -163,30 +166,30 @@ class ExportReader:
 
     def stored(self, level: int, first: int, stop: int) -> list[bytes] | None:
         total = self._size >> TILE * level
-        found: list[bytes] = []
+        collected: list[bytes] = []
         for number in range(first // WIDTH, -(-stop // WIDTH)):
             start = number * WIDTH
             if start < total:
                 hashes = self._tile(level, number, min(WIDTH, total - start))
-                found += hashes[max(first - start, 0) : stop - start]
-        return found
+                collected += hashes[max(first - start, 0) : stop - start]
+        return collected
 
     def _tile(self, level: int, number: int, width: int) -> list[bytes]:
-        """The tile last read of each level is kept."""
-        known = self._tiles.get(level)
-        if known is None or known[0] != number:
+        """The hashes of a tile. The last tile of each level is cached."""
+        cached = self._tiles.get(level)
+        if cached is None or cached[0] != number:
             name = tile_path(f"tile/{level}", number, width)
             data = self._read(name, (number * WIDTH) << TILE * level)
             if len(data) != 32 * width:
                 raise VerificationFailed((number * WIDTH) << TILE * level, f"`{name}` does not hold {width} hashes")
-            known = number, [data[at : at + 32] for at in range(0, len(data), 32)]
-            self._tiles[level] = known
-        return known[1]
+            cached = number, [data[at : at + 32] for at in range(0, len(data), 32)]
+            self._tiles[level] = cached
+        return cached[1]
 
-    def kept(self, first: int, last: int) -> int | None:
+    def first_with_payload(self, first: int, last: int) -> int | None:
         for number in range(first // WIDTH, last // WIDTH + 1):
-            found = self._payloads(number, min((number + 1) * WIDTH, self._size))
-            if seqs := [seq for seq, cells in found.items() if cells and first <= seq <= last]:
+            payloads = self._payloads(number, min((number + 1) * WIDTH, self._size))
+            if seqs := [seq for seq, present in payloads.items() if present and first <= seq <= last]:
                 return min(seqs)
         return None
 
@@ -196,25 +199,25 @@ class ExportReader:
         return path.read_bytes() if name.isalnum() and path.is_file() else None
 
     def key_receipts(self) -> list[int]:
-        found = []
+        seqs = []
         for number, width in widths(self._size):
-            if OF_KEY.search(self._read(tile_path("tile/entries", number, width), number * WIDTH)):
+            if KEY_CHANGE.search(self._read(tile_path("tile/entries", number, width), number * WIDTH)):
                 entries = enumerate(self._entries(number, width))
-                found += [number * WIDTH + at for at, entry in entries if OF_KEY.search(entry)]
-        return found
+                seqs += [number * WIDTH + at for at, entry in entries if KEY_CHANGE.search(entry)]
+        return seqs
 
     def key_hints(self) -> list[str]:
         path = self.path / "ledger.pub"
         return path.read_text(errors="replace").splitlines() if path.is_file() else []
 
     def strays(self, end: TreeEnd) -> tuple[int | None, str] | None:
-        """Files that are of no receipt of this tree."""
+        """Files that belong to no receipt of this tree."""
         size = end.size
         if self.key_hints() != end.keys:
-            return None, "`ledger.pub` holds other keys than those that signed the receipts"
-        expected = {tile_path("tile/entries", *each) for each in widths(size)}
+            return None, "`ledger.pub` does not list the keys that signed the receipts"
+        expected = {tile_path("tile/entries", number, width) for number, width in widths(size)}
         for level in range(-(-size.bit_length() // TILE) + 1):
-            expected |= {tile_path(f"tile/{level}", *each) for each in widths(size >> TILE * level)}
+            expected |= {tile_path(f"tile/{level}", number, width) for number, width in widths(size >> TILE * level)}
         for kind in ("bundles", "payloads"):
             expected |= {lines_path(kind, number) for number, _ in widths(size)}
         for path in sorted(path for kind in ("tile", "bundles", "payloads") for path in (self.path / kind).rglob("*")):
@@ -222,7 +225,7 @@ class ExportReader:
                 return None, f"the file `{path.relative_to(self.path)}` belongs to no receipt of the tree"
         for path in sorted((self.path / "policies").rglob("*")):
             if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() + ".json" != path.name:
-                return None, f"the file `policies/{path.name}` is not the policy version that it is named after"
+                return None, f"the file `policies/{path.name}` is not the policy version of that name"
         for number, width in widths(size):
             if self._has_bundles and len(self._lines("bundles", number)) != width:
                 return number * WIDTH, f"`{lines_path('bundles', number)}` does not hold a bundle for each receipt"

@@ -1,4 +1,4 @@
-"""Reading a ledger file (SQLite), without ever writing to it, while guards may be writing."""
+"""Reads a ledger file (SQLite). It never writes to it, and guards may go on writing meanwhile."""
 
 import sqlite3
 from collections.abc import Iterator
@@ -10,13 +10,13 @@ from ..report import UnusableInput, VerificationFailed
 from ..signatures import PAYLOADS
 from . import IndexColumns, Row, TreeEnd
 
-CELLS = ", ".join(f"payload.{name}" for name in PAYLOADS)
-ROWS = f"""SELECT receipt.seq, kind, at, call, body, signature, leaf, {CELLS} FROM receipt
+PAYLOAD_COLUMNS = ", ".join(f"payload.{name}" for name in PAYLOADS)
+ROWS = f"""SELECT receipt.seq, kind, at, call, body, signature, leaf, {PAYLOAD_COLUMNS} FROM receipt
 LEFT JOIN payload ON payload.seq = receipt.seq WHERE receipt.seq >= ? AND receipt.seq < ? ORDER BY receipt.seq"""
 
 
 class LedgerFile:
-    """A ledger file. Raises: UnusableInput if there is none."""
+    """A ledger file. Raises: UnusableInput if it does not exist."""
 
     scope = "ledger"
 
@@ -31,12 +31,12 @@ class LedgerFile:
         except sqlite3.Error as error:
             raise UnusableInput(f"cannot read `{self.path}`: {error}") from None
 
-    def prove_kept_payloads(self) -> bool:
+    def holds_payloads(self) -> bool:
         return True
 
 
 def _connect(path: Path) -> sqlite3.Connection:
-    """Read-only. A copy on a medium that nothing can be written to is read as one that nobody changes."""
+    """Connect read-only. On a read-only medium SQLite must be told that the file cannot change (`immutable`)."""
     address = path.absolute().as_uri()
     try:
         db = sqlite3.connect(f"{address}?mode=ro", uri=True, isolation_level=None)
@@ -50,7 +50,7 @@ def _connect(path: Path) -> sqlite3.Connection:
 
 
 class LedgerReader:
-    """One read transaction: what guards append meanwhile is not seen."""
+    """Reads in one transaction, so that receipts appended meanwhile are not seen."""
 
     def __init__(self, db: sqlite3.Connection) -> None:
         self._db = db
@@ -72,10 +72,10 @@ class LedgerReader:
         return str(row[0]) if row else ""
 
     def rows(self, first: int, stop: int) -> Iterator[Row]:
-        for seq, kind, at, call, body, signature, leaf, *cells in self._db.execute(ROWS, (first, stop)):
+        for seq, kind, at, call, body, signature, leaf, *payloads in self._db.execute(ROWS, (first, stop)):
             if not (type(body) is bytes and type(signature) is bytes and type(leaf) is bytes):
-                raise VerificationFailed(seq, "is not stored as bytes any more")
-            yield Row(seq, IndexColumns(kind, at, call), body, signature, leaf, cells)
+                raise VerificationFailed(seq, "not stored as bytes")
+            yield Row(seq, IndexColumns(kind, at, call), body, signature, leaf, payloads)
 
     def stored(self, level: int, first: int, stop: int) -> list[bytes] | None:
         if level and not self._has_nodes:
@@ -85,7 +85,7 @@ class LedgerReader:
             query = "SELECT idx, hash FROM node WHERE level = ?1 AND idx >= ?2 AND idx < ?3 ORDER BY idx"
         return [hash for _, hash in self._db.execute(query, (level, first, stop))]
 
-    def kept(self, first: int, last: int) -> int | None:
+    def first_with_payload(self, first: int, last: int) -> int | None:
         row = self._db.execute("SELECT min(seq) FROM payload WHERE seq BETWEEN ? AND ?", (first, last)).fetchone()
         return None if row[0] is None else int(row[0])
 
@@ -98,32 +98,32 @@ class LedgerReader:
         return [int(row[0]) for row in self._db.execute(query, (ROTATED, REPLACED))]
 
     def key_hints(self) -> list[str]:
-        """The old key of the first change."""
+        """The old key of the first change of keys."""
         query = "SELECT json_extract(body, '$.old') FROM receipt WHERE kind IN (?, ?) ORDER BY seq LIMIT 1"
         return [str(row[0]) for row in self._db.execute(query, (ROTATED, REPLACED))]
 
     def strays(self, end: TreeEnd) -> tuple[int | None, str] | None:
-        """Receipts and payloads outside the numbers, nodes of no subtree, a head or keys of another ledger."""
+        """Rows outside the range of receipts, surplus or missing nodes, or a head or keys that do not match."""
         size = end.size
         head = self._db.execute("SELECT * FROM head").fetchone()
         if tuple(head)[1:3] != (size, b"".join(end.edge)):
-            return None, "the head that the next receipt would be appended to is of another tree"
+            return None, "the stored head, to which the next receipt would be appended, belongs to another tree"
         if len(head) > 4 and head[4] != end.keys[-1]:
-            return None, "the head names another key as the one in use"
+            return None, "the stored head names another key than the one in use"
         if self._has_keys:
             keys = [line for (line,) in self._db.execute("SELECT verifier FROM guard_key ORDER BY id")]
             if keys != end.keys:
-                return None, "the table of the guard's keys is not that of those that signed the receipts"
+                return None, "the table of the guard's keys does not list the keys that signed the receipts"
         for table in ("receipt", "payload"):
             query = f"SELECT seq FROM {table} WHERE seq < 0 OR seq >= ? LIMIT 1"
             if row := self._db.execute(query, (size,)).fetchone():
-                return row[0], f"a row of the table `{table}` that belongs to no receipt of the tree"
+                return row[0], f"a row of table `{table}` belongs to no receipt of the tree"
         if self._has_nodes:
             levels = range(1, (size.bit_length() + TILE - 1) // TILE + 1)
             expected = {level: size >> TILE * level for level in levels if size >> TILE * level}
-            found = dict(self._db.execute("SELECT level, count(*) FROM node GROUP BY level").fetchall())
-            if found != expected:
-                return None, f"the stored nodes are {found} (level: count), and this tree has {expected}"
+            counts = dict(self._db.execute("SELECT level, count(*) FROM node GROUP BY level").fetchall())
+            if counts != expected:
+                return None, f"the stored nodes are {counts} (level: count), but this tree has {expected}"
         return None
 
     def close(self) -> None:
