@@ -1,7 +1,7 @@
-"""The configuration: one TOML file, checked by pydantic, read once into `Settings`. Nothing else reads it.
+"""The configuration: one TOML file, checked by pydantic and read once into `Settings`. Nothing else reads it.
 
-Every error names the file, the key and what to do. pydantic takes more memory and start-up time than all the rest of
-the guard, so a guard that is to run reads its configuration with `load_apart`; see docs/decisions/0008.
+Every error names the file, the key and what to do. pydantic takes more memory and start-up time than the rest of the
+guard, so `mcp-guard run` reads its configuration in a process of its own; see docs/decisions/0008.
 """
 
 import re
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
+from pydantic_core import ErrorDetails
 
 from mcp_guard.config.errors import describe_problem
 from mcp_guard.config.ledger import LedgerConfig, WitnessConfig, WitnessName
@@ -31,7 +32,7 @@ from mcp_guard.settings import AgentSettings, NotifierSettings, ServeSettings, S
 SECOND = 1_000_000
 Pointer = Annotated[str, Field(pattern=r"^(/[^/]*)*$")]
 NonRootPointer = Annotated[str, Field(pattern=r"^(/[^/]*)+$")]
-"""A JSON pointer to something within; `*` is each element of a list."""
+"""A JSON pointer to a part of the document; `*` stands for each element of a list."""
 EntityType = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9_]*$")]
 RESERVED_TYPES = ("Agent", "AgentInstance", "Group", "Tool", "Action")
 CountedBy = Literal["instance", "agent", "user", "tool", "resource"]
@@ -86,10 +87,12 @@ class ToolConfig(Model):
         return {("verb" if key == OLD_VERB else key): value for key, value in data.items()}
 
     @model_validator(mode="after")
-    def says_its_resource(self) -> "ToolConfig":
+    def keeps_the_resource_visible(self) -> "ToolConfig":
         for pointer in self.redact:
             if self.resource and pointers_overlap(pointer, self.resource.id):
-                raise ValueError(f"redact: `{pointer}` says which resource is meant, which every receipt names")
+                raise ValueError(
+                    f"`redact` must not contain `{pointer}`: it identifies the resource, which every receipt names"
+                )
         return self
 
     def rule(self) -> ToolRule:
@@ -110,13 +113,13 @@ class ToolConfig(Model):
 
 
 class ResourceTypeConfig(Model):
-    """The attributes (facts) that policies may read of an entity type; all are optional in the Cedar schema."""
+    """The attributes (facts) of an entity type that policies may read; all are optional in the Cedar schema."""
 
     attributes: dict[str, AttributeKind]
 
 
 class RateConfig(Model):
-    """A counter. One that sums names its tools: a call of theirs without that amount is denied."""
+    """A counter. One that sums must name its tools, and their calls are denied if they lack the amount."""
 
     window_seconds: Annotated[int, Field(gt=0)]
     by: CountedBy | Annotated[tuple[CountedBy, ...], Field(min_length=1)] = "instance"
@@ -125,9 +128,9 @@ class RateConfig(Model):
     sum: Pointer | None = None
 
     @model_validator(mode="after")
-    def sums_of_named_tools(self) -> "RateConfig":
+    def names_its_tools(self) -> "RateConfig":
         if self.sum is not None and not self.tools:
-            raise ValueError('name the tools whose amounts are summed: tools = ["server__tool"]')
+            raise ValueError('`sum` requires the tools whose amounts are summed: tools = ["server__tool"]')
         return self
 
     def counter(self, name: str) -> RateCounter:
@@ -221,14 +224,14 @@ class GuardConfig(Model):
         try:
             re.compile(pattern or "")
         except (re.error, OverflowError, RecursionError) as error:
-            raise ValueError(f"`{pattern}` is not a regular expression: {error}") from None
+            raise ValueError(f"`{pattern}` is not a valid regular expression: {error}") from None
         return pattern
 
     @field_validator("origin")
     @classmethod
     def is_origin(cls, origin: str) -> str:
         if not re.fullmatch(r"[^\s+]+", origin):
-            raise ValueError("a checkpoint origin has neither spaces nor `+`")
+            raise ValueError(f"`{origin}` contains a space or `+`, which a checkpoint origin must not")
         return origin
 
 
@@ -262,9 +265,9 @@ class Config(Model):
 
     @model_validator(mode="before")
     @classmethod
-    def no_text_holds_null(cls, data: object) -> object:
+    def has_no_null_characters(cls, data: object) -> object:
         if any("\0" in text for text in texts(data)):
-            raise ValueError("a text holds the character U+0000, which no path and no command can")
+            raise ValueError("a value contains the character U+0000, which no path or command can contain")
         return data
 
     @field_validator("upstreams")
@@ -285,40 +288,57 @@ class Config(Model):
         for name, route in self.routes.items():
             self._check_route(name, route)
         for name, tool in self.tools.items():
-            if name.partition("__")[0] not in self.upstreams:
-                raise ValueError(f"tools.{name}: no upstream `{name.partition('__')[0]}` in [upstreams]")
+            upstream = name.partition("__")[0]
+            if upstream not in self.upstreams:
+                raise ValueError(f"tools.{name}: upstream `{upstream}` is not configured; add [upstreams.{upstream}]")
             if tool.resource and tool.resource.type not in self.resources:
-                raise ValueError(f"tools.{name}.resource.type: `{tool.resource.type}` is not among [resources]")
+                type = tool.resource.type
+                raise ValueError(
+                    f"tools.{name}.resource.type: type `{type}` is not configured; add [resources.{type}.attributes]"
+                )
         for name, rate in self.rates.items():
             if unknown := [tool for tool in rate.tools if tool.partition("__")[0] not in self.upstreams]:
-                raise ValueError(f"rates.{name}.tools: no upstream of `{unknown[0]}` in [upstreams]")
+                upstream = unknown[0].partition("__")[0]
+                raise ValueError(
+                    f"rates.{name}.tools: the upstream of `{unknown[0]}` is not configured; add [upstreams.{upstream}]"
+                )
         for name in self.resources:
             if name in RESERVED_TYPES:
-                raise ValueError(f"resources.{name}: the guard uses this type itself; choose another name")
+                raise ValueError(f"resources.{name}: this type is reserved for the guard; choose another name")
         if self.guard.plain_names and len(self.upstreams) > 1:
-            raise ValueError("guard.plain_names: names without a prefix need exactly one upstream; there are several")
+            raise ValueError(
+                f"guard.plain_names: plain names require exactly one upstream, but {len(self.upstreams)} are configured"
+            )
         return self
 
     @model_validator(mode="after")
-    def users_have_a_socket(self) -> "Config":
+    def users_can_connect(self) -> "Config":
         if self.connect.users and (self.serve is None or self.serve.socket is None):
-            raise ValueError("connect.users: nobody can connect without serve.socket")
+            raise ValueError("connect.users: users connect to the socket, so set serve.socket")
         return self
 
     def _check_route(self, name: str, route: RouteConfig) -> None:
         for approver in route.approvers:
             if approver not in self.approvers:
-                raise ValueError(f"routes.{name}.approvers: `{approver}` is not among [approvers]")
-        if route.quorum > len(set(route.approvers)):
-            raise ValueError(f"routes.{name}.quorum: {route.quorum} of {len(set(route.approvers))} approvers cannot be")
+                raise ValueError(
+                    f"routes.{name}.approvers: approver `{approver}` is not configured; add [approvers.{approver}]"
+                )
+        number = len(set(route.approvers))
+        if route.quorum > number:
+            approvers = f"{number} approver{'' if number == 1 else 's'}"
+            raise ValueError(f"routes.{name}.quorum: quorum {route.quorum} exceeds the route's {approvers}")
         if route.escalate_to is not None and (route.escalate_to not in self.routes or route.escalate_to == name):
-            raise ValueError(f"routes.{name}.escalate_to: no other route `{route.escalate_to}`")
+            raise ValueError(
+                f"routes.{name}.escalate_to: `{route.escalate_to}` is not another route; add it to [routes]"
+            )
         for notifier in route.notify:
             if notifier not in self.notifiers:
-                raise ValueError(f"routes.{name}.notify: `{notifier}` is not among [notifiers]")
+                raise ValueError(
+                    f"routes.{name}.notify: notifier `{notifier}` is not configured; add [notifiers.{notifier}]"
+                )
 
     def settings(self, path: Path) -> Settings:
-        """The same as plain values; relative paths are taken from the file's folder."""
+        """The configuration as plain values. Relative paths are resolved against the folder of `path`."""
         base_dir, guard, limits = path.parent, self.guard, self.limits
         return Settings(
             path=path,
@@ -360,11 +380,11 @@ class Config(Model):
             return None
         url = self.serve.settings(()).url
         served = self.serve.settings(tuple(issuer.values(base_dir, url) for issuer in self.issuers.values()))
-        return replace(served, socket=self.serve.at_socket(base_dir, self.connect))
+        return replace(served, socket=self.serve.socket_settings(base_dir, self.connect))
 
 
 def _options(notifier: Model) -> dict[str, object]:
-    """What a notifier is given of its section, by key."""
+    """The notifier's options by key, with references to secrets."""
     return {
         name: value.reference() if isinstance(value, SecretConfig) else value
         for name, value in notifier
@@ -381,7 +401,7 @@ def load(path: Path) -> Settings:
         text = path.read_text()
     except FileNotFoundError:
         raise ConfigError(
-            f"no configuration at `{path}`", "mcp-guard init makes one; or name a file: --config FILE"
+            f"no configuration at `{path}`", "create one with `mcp-guard init`, or name another file: --config FILE"
         ) from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read `{path}`: {error}", "check the path and its permissions") from None
@@ -404,14 +424,14 @@ def _report_old_verb(path: Path) -> None:
 
 
 def check(text: str, path: Path) -> Settings:
-    """The settings that a configuration at this path would give, with this text.
+    """The settings of a configuration with this text, as if it were at `path`.
 
     Raises: ConfigError.
     """
     try:
         data = tomllib.loads(text)
-    except (ValueError, RecursionError) as error:  # a number too long and arrays too deep are no `TOMLDecodeError`
-        raise ConfigError(f"{path}: not TOML: {error}", "mend that line; config.example.toml shows the form") from None
+    except (ValueError, RecursionError) as error:  # overlong numbers and deep arrays raise no `TOMLDecodeError`
+        raise ConfigError(f"{path}: not TOML: {error}", "fix that line; config.example.toml shows the format") from None
     try:
         return Config.model_validate(data).settings(path.resolve())
     except ValidationError as error:
@@ -419,7 +439,12 @@ def check(text: str, path: Path) -> Settings:
 
 
 def _explain(path: Path, error: ValidationError) -> list[str]:
+    """One line for each problem: the file, the key and the description. Checks of the whole file name the key."""
+    problems = error.errors(include_url=False)
     return [
-        f"{path}: {'.'.join(map(str, problem['loc'])) or '(file)'}: {describe_problem(problem, Config)}"
-        for problem in error.errors(include_url=False)
+        ": ".join(filter(None, (str(path), _key(problem), describe_problem(problem, Config)))) for problem in problems
     ]
+
+
+def _key(problem: ErrorDetails) -> str:
+    return ".".join(map(str, problem["loc"]))

@@ -1,4 +1,4 @@
-"""What is wrong with a value of the configuration, in the words of TOML and of its user."""
+"""Describes a rejected value of the configuration in terms of TOML and its keys."""
 
 import difflib
 from collections.abc import Iterator, Sequence
@@ -9,45 +9,66 @@ from pydantic import BaseModel
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
-WORDS = (
-    ("Value error, ", ""),
-    ("Input should be", "it should be"),
-    ("a valid tuple", "a list: […]"),
-    ("a valid dictionary", "a table"),
-)
+MESSAGES = {
+    "missing": "this key is required",
+    "string_type": 'must be text: "…"',
+    "path_type": 'must be a path: "…"',
+    "tuple_type": "must be a list: […]",
+    "dict_type": "must be a table",
+    "model_type": "must be a table",
+    "model_attributes_type": "must be a table",
+    "bool_type": "must be true or false",
+    "bool_parsing": "must be true or false",
+    "int_type": "must be a whole number",
+    "int_parsing": "must be a whole number",
+    "int_from_float": "must be a whole number",
+    "float_type": "must be a number",
+    "float_parsing": "must be a number",
+    "string_too_short": "must have at least {min_length} characters",
+    "too_short": "must have at least {min_length} elements",
+    "string_pattern_mismatch": "must match the pattern {pattern}",
+    "greater_than": "must be greater than {gt}",
+    "greater_than_equal": "must be at least {ge}",
+    "less_than": "must be less than {lt}",
+    "less_than_equal": "must be at most {le}",
+    "union_tag_not_found": "the key {discriminator} is required",
+    "union_tag_invalid": "{discriminator} must be one of {expected_tags}, not `{tag}`",
+}
+"""By pydantic's type of error, with the members of its context."""
 
 
-def describe_problem(problem: "ErrorDetails", whole: type[BaseModel]) -> str:
-    """INVARIANT: no value is repeated but one that had to be among few words; another may be a secret."""
-    match problem["type"]:
-        case "missing":
-            return "this key is required"
-        case "extra_forbidden":
-            near = difflib.get_close_matches(str(problem["loc"][-1]), sorted(_known(whole, problem["loc"][:-1])), 1)
-            return f"unknown key; did you mean `{near[0]}`?" if near else "unknown key"
-    message = problem["msg"]
-    for pydantics, ours in WORDS:
-        message = message.replace(pydantics, ours)
-    is_word = problem["type"] in ("enum", "literal_error") and isinstance(problem["input"], str)
-    return f"{message}, not `{problem['input']}`" if is_word else message
+def describe_problem(problem: "ErrorDetails", model: type[BaseModel]) -> str:
+    """What is wrong with a value; `model` is the model of the whole file.
+
+    INVARIANT: a rejected value is repeated only if it should have been one of a few words; others may be secrets.
+    """
+    code, context = problem["type"], problem.get("ctx", {})
+    if code == "value_error":
+        return str(context["error"])
+    if code == "extra_forbidden":
+        known = sorted(_known_keys(model, problem["loc"][:-1]))
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1)
+        return f"unknown key; did you mean `{near[0]}`?" if near else "unknown key"
+    if code in ("enum", "literal_error"):
+        value = problem["input"]
+        return f"must be {context['expected']}" + (f", not `{value}`" if isinstance(value, str) else "")
+    return MESSAGES[code].format_map(context) if code in MESSAGES else problem["msg"]
 
 
-def _known(whole: type[BaseModel], path: Sequence[int | str]) -> set[str]:
-    """The keys that there are in this place."""
-    base_dir = {whole}
+def _known_keys(model: type[BaseModel], path: Sequence[int | str]) -> set[str]:
+    """The keys that the configuration may have at this path."""
+    models = {model}
     for part in path:
         fields = [
-            field for model in base_dir for name, field in model.model_fields.items() if part in (name, field.alias)
+            field for model in models for name, field in model.model_fields.items() if part in (name, field.alias)
         ]
-        base_dir = {
-            model for field in fields for model in _models(field.annotation)
-        } or base_dir  # else it is a name of a table
-    return {field.alias or name for model in base_dir for name, field in model.model_fields.items()}
+        models = {inner for field in fields for inner in _models_in(field.annotation)} or models  # else a table's name
+    return {field.alias or name for model in models for name, field in model.model_fields.items()}
 
 
-def _models(annotation: Any) -> Iterator[type[BaseModel]]:
-    """The models that a type speaks of."""
+def _models_in(annotation: Any) -> Iterator[type[BaseModel]]:
+    """The models that occur in a type."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         yield annotation
     for part in get_args(annotation):
-        yield from _models(part)
+        yield from _models_in(part)

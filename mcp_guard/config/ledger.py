@@ -1,4 +1,4 @@
-"""The sections `[ledger]` and `[witnesses.NAME]` of the configuration: who signs, and who is told of it."""
+"""The sections `[ledger]` and `[witnesses.NAME]`: the ledger's signer, and the witnesses of its checkpoints."""
 
 from pathlib import Path
 from typing import Annotated, Literal
@@ -14,7 +14,7 @@ GitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
 
 
 class SignerCommandConfig(Model):
-    """A program that signs; `public` is the C2SP verifier line of its key."""
+    """A program that signs. `public` is the C2SP verifier line of its key."""
 
     command: Annotated[tuple[str, ...], Field(min_length=1)]
     public: str
@@ -36,9 +36,9 @@ class LedgerConfig(Model):
     keep_payload_days: Annotated[int, Field(ge=0)] = 0
 
     def signers(self, base_dir: Path) -> tuple[SignerSettings, ...]:
-        """The one in force, then the one to rotate to."""
+        """The signer in use, then the signer to rotate to, if there is one."""
         configured = [self.signer] if self.next_signer is None else [self.signer, self.next_signer]
-        return tuple(_signer(each, base_dir) for each in configured)
+        return tuple(_signer(signer, base_dir) for signer in configured)
 
 
 def _signer(signer: SignerConfig, base_dir: Path) -> SignerSettings:
@@ -48,7 +48,7 @@ def _signer(signer: SignerConfig, base_dir: Path) -> SignerSettings:
 
 
 class WitnessBase(Model):
-    """What all kinds have: when a guard sends a checkpoint by itself."""
+    """Keys of all kinds of witnesses: how often a running guard sends a checkpoint."""
 
     kind: str
     every_seconds: Annotated[float, Field(ge=1)] | None = None

@@ -1,4 +1,4 @@
-"""The `[risk]` part of the configuration: the operator's own signals, and what is unusual for an agent."""
+"""The section `[risk]`: the operator's own signals, and the detection of unusual behaviour of an agent."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class SignalConfig(Model):
-    """An operator's own signal of risk."""
+    """A risk signal of the operator's: a command or a Python function."""
 
     command: tuple[str, ...] = ()
     python: Annotated[str, Field(pattern=r"^[\w.]+:\w+$")] | None = None
@@ -25,9 +25,9 @@ class SignalConfig(Model):
     effects: tuple[Effect, ...] = (Effect.WRITE, Effect.DESTRUCTIVE)
 
     @model_validator(mode="after")
-    def is_one_thing(self) -> "SignalConfig":
+    def has_one_source(self) -> "SignalConfig":
         if bool(self.command) == (self.python is not None):
-            raise ValueError('say what to ask: command = ["…"] or python = "module:function"')
+            raise ValueError('set either command = ["…"] or python = "module:function"')
         return self
 
     def signal(self, name: str, base_dir: Path) -> SignalSettings:
@@ -45,20 +45,22 @@ class SignalConfig(Model):
 
 
 class DriftConfig(Model):
-    """What is unusual for an agent, learned from its earlier runs."""
+    """Detection of what is unusual for an agent, learned from its earlier runs."""
 
     false_alarm_rate: Annotated[float, Field(ge=0.002, le=0.5)] = 0.02
     weight: Annotated[int, Field(ge=0, le=100)] = 30
     runs: Annotated[int, Field(ge=10, le=10_000)] = 400
 
     @model_validator(mode="after")
-    def can_get_warm(self) -> "DriftConfig":
+    def can_warm_up(self) -> "DriftConfig":
         if self.runs < 3 * self.rule().warm_up:
-            raise ValueError(f"runs: a rate of {self.false_alarm_rate} needs at least {3 * self.rule().warm_up} runs")
+            raise ValueError(
+                f"a `false_alarm_rate` of {self.false_alarm_rate} requires `runs` of at least {3 * self.rule().warm_up}"
+            )
         return self
 
     def rule(self) -> "DriftRule":
-        from mcp_guard.core.anomaly import DriftRule  # what is not configured is not loaded
+        from mcp_guard.core.anomaly import DriftRule  # loaded only if it is configured
 
         return DriftRule(self.false_alarm_rate, self.weight, self.runs)
 

@@ -1,4 +1,4 @@
-"""The sections `[serve]` and `[issuers]`: where HTTP is served, and whose tokens are taken there beside our own."""
+"""The sections `[serve]`, `[connect]` and `[issuers]`: where the guard listens, and whose tokens it accepts there."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from mcp_guard.config.types import Model, Url
 from mcp_guard.settings import ServeSettings, SocketSettings
 
 MAX_SOCKET_PATH_BYTES = 100
-"""Bytes of a socket's path; the system takes 107 with the folder of the configuration (unix(7))."""
+"""The system accepts 107 bytes, including the folder of the configuration (unix(7))."""
 
 
 class ServeConfig(Model):
@@ -29,27 +29,27 @@ class ServeConfig(Model):
 
     @field_validator("socket")
     @classmethod
-    def fits(cls, socket: Path | None) -> Path | None:
+    def has_a_short_path(cls, socket: Path | None) -> Path | None:
         if socket is not None and len(os.fsencode(socket)) > MAX_SOCKET_PATH_BYTES:
-            raise ValueError(f"the path of a socket has at most {MAX_SOCKET_PATH_BYTES} bytes")
+            raise ValueError(f"a socket path must have at most {MAX_SOCKET_PATH_BYTES} bytes")
         return socket
 
-    def at_socket(self, base_dir: Path, connect: "ConnectConfig") -> SocketSettings | None:
+    def socket_settings(self, base_dir: Path, connect: "ConnectConfig") -> SocketSettings | None:
         if self.socket is None:
             return None
         return SocketSettings(base_dir / self.socket, int(self.socket_mode, 8), self.socket_group, connect.users)
 
     def settings(self, issuers: tuple[dict[str, object], ...]) -> ServeSettings:
         url = self.url or f"http://{self.host}:{self.port}/mcp"
-        named = {url.split("/")[2], *self.hosts, *(f"{name}:{self.port}" for name in ("localhost", "127.0.0.1"))}
+        host_names = {url.split("/")[2], *self.hosts, *(f"{name}:{self.port}" for name in ("localhost", "127.0.0.1"))}
         return ServeSettings(
-            self.host, self.port, url, frozenset(named), frozenset(self.origins), self.max_sessions,
+            self.host, self.port, url, frozenset(host_names), frozenset(self.origins), self.max_sessions,
             self.idle_seconds, issuers,
         )  # fmt: skip
 
 
 class ConnectConfig(Model):
-    """Which users of this machine may connect to the socket, by uid or name, and as which agent each calls."""
+    """The users of this machine, by uid or name, who may connect to the socket, and the agent that each calls as."""
 
     users: dict[Annotated[str, Field(min_length=1)], str] = {}
 
@@ -59,14 +59,14 @@ class JwksConfig(Model):
     url: Annotated[str, Field(pattern=r"^https?://[^/]+")] | None = None
 
     @model_validator(mode="after")
-    def is_one_place(self) -> "JwksConfig":
+    def has_one_source(self) -> "JwksConfig":
         if (self.file is None) == (self.url is None):
-            raise ValueError('say where its keys are: { file = "PATH" } or { url = "https://…" }')
+            raise ValueError('give one source of the keys: { file = "PATH" } or { url = "https://…" }')
         return self
 
 
 class IssuerConfig(Model):
-    """Another issuer whose tokens are taken, and which of its claims name the agent and the user."""
+    """Another issuer whose tokens are accepted, and the claims that name the agent and the user."""
 
     issuer: str
     jwks: JwksConfig

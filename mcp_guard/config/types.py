@@ -1,4 +1,4 @@
-"""What several sections of the configuration are made of."""
+"""Types that several sections of the configuration share."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,22 +10,22 @@ from mcp_guard.settings import SecretReference
 
 
 class Model(BaseModel):
-    """Strict and frozen: an unknown key is an error, never ignored."""
+    """The base of all sections. It is frozen, and an unknown key is an error."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 def texts(value: object) -> Iterator[str]:
-    """Every text in a value of TOML, keys too."""
+    """All strings in a TOML value, including keys."""
     if isinstance(value, str):
         yield value
     elif isinstance(value, dict | list):
-        for each in [*value, *value.values()] if isinstance(value, dict) else value:
-            yield from texts(each)
+        for element in [*value, *value.values()] if isinstance(value, dict) else value:
+            yield from texts(element)
 
 
 class SecretConfig(Model):
-    """Where a secret is; never the secret itself. Each key is a source of `upstream/secrets.py`."""
+    """A reference to a secret, never the secret itself. Each key is one of the `SOURCES` in `upstream/secrets.py`."""
 
     env: str | None = None
     file: Path | None = None
@@ -33,10 +33,10 @@ class SecretConfig(Model):
     command: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
 
     @model_validator(mode="after")
-    def is_one_place(self) -> "SecretConfig":
+    def has_one_source(self) -> "SecretConfig":
         if len(self.model_fields_set) != 1:
             raise ValueError(
-                'say where the secret is: { env = "NAME" }, { file = "PATH" }, { keyring = "SERVICE/NAME" } or '
+                'give one source of the secret: { env = "NAME" }, { file = "PATH" }, { keyring = "SERVICE/NAME" } or '
                 '{ command = ["PROGRAM", …] }'
             )
         return self

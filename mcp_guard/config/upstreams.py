@@ -1,4 +1,4 @@
-"""The section `[upstreams]`: MCP servers behind the guard, started by it or reached over HTTP."""
+"""The section `[upstreams]`: MCP servers that the guard starts, or reaches over HTTP."""
 
 from pathlib import Path
 from typing import Annotated, Literal, Self
@@ -15,7 +15,7 @@ HEADER = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
 
 
 class OAuthConfig(Model):
-    """Tokens by OAuth 2.1: of the guard itself, or of a person who signs in (`mcp-guard upstreams login`)."""
+    """OAuth 2.1 tokens, of the guard itself or of a user who signs in (`mcp-guard upstreams login`)."""
 
     grant: Literal["client_credentials", "authorization_code"] = "client_credentials"
     client_id: Annotated[str, Field(min_length=1)]
@@ -29,14 +29,14 @@ class OAuthConfig(Model):
     keep: Literal["file", "keyring"] = "file"
 
     @model_validator(mode="after")
-    def can_be_asked(self) -> Self:
+    def is_complete(self) -> Self:
         if self.grant == "client_credentials" and self.client_secret is None:
-            raise ValueError("`client_credentials` needs a `client_secret`")
+            raise ValueError("grant `client_credentials` requires `client_secret`")
         if self.grant == "authorization_code" and (self.token_url is None) != (self.authorization_url is None):
-            raise ValueError("`token_url` and `authorization_url` go together; without both they are discovered")
+            raise ValueError("set both `token_url` and `authorization_url`, or neither to have them discovered")
         for url in (self.issuer, self.token_url, self.authorization_url):
             if url and url.startswith("http://") and (urlsplit(url).hostname or "") not in LOOPBACK:
-                raise ValueError(f"`{url}`: secrets are sent over https only")
+                raise ValueError(f"`{url}` must use https, because secrets are sent to it")
         return self
 
     def settings(self) -> OAuthSettings:
@@ -55,7 +55,7 @@ class OAuthConfig(Model):
 
 
 class UpstreamConfig(Model):
-    """A server on stdio (`command`), or over HTTP (`url`)."""
+    """A server on stdio (`command`) or over HTTP (`url`)."""
 
     command: str | None = None
     args: tuple[str, ...] = ()
@@ -72,32 +72,35 @@ class UpstreamConfig(Model):
 
     @field_validator("unsafe_unpinned")
     @classmethod
-    def keeps_the_promise(cls, members: tuple[str, ...]) -> tuple[str, ...]:
+    def leaves_promised_members_pinned(cls, members: tuple[str, ...]) -> tuple[str, ...]:
         for member in members:
             if member in PROMISED:
-                raise ValueError(f"`{member}` is always pinned; others may be left out, such as `_meta` or `icons`")
+                raise ValueError(
+                    f"`{member}` is always pinned; only other members, such as `_meta` or `icons`, may be unpinned"
+                )
         return members
 
     @model_validator(mode="after")
-    def is_of_one_kind(self) -> Self:
+    def is_local_or_remote(self) -> Self:
         if (self.command is None) == (self.url is None):
-            raise ValueError("say how it is reached: `command` starts it, `url` is where it is")
+            raise ValueError("set either `command`, which starts the server, or `url`, its address")
         local, remote = {"args", "env", "cwd"}, {"transport", "headers", "bearer", "oauth"}
-        if wrong := self.model_fields_set & (remote if self.command is not None else local):
-            raise ValueError(f"`{min(wrong)}` does not go with `{'command' if self.command is not None else 'url'}`")
+        if misplaced := self.model_fields_set & (remote if self.command is not None else local):
+            other = "command" if self.command is not None else "url"
+            raise ValueError(f"`{min(misplaced)}` cannot be combined with `{other}`")
         if self.bearer is not None and self.oauth is not None:
-            raise ValueError("`bearer` and `oauth` do not go together: either is the token")
+            raise ValueError("`bearer` and `oauth` cannot be combined: each of them sets the token")
         return self
 
     def pin_rule(self, first_use: FirstUse) -> PinRule:
         return PinRule(self.first_use or first_use, self.unsafe_unpinned)
 
     def settings(self, base_dir: Path) -> UpstreamSettings:
-        said = self.env if self.command is not None else self.headers
+        variables = self.env if self.command is not None else self.headers
         return UpstreamSettings(
             argv=(self.command, *self.args) if self.command is not None else (),
-            env={name: value for name, value in said.items() if isinstance(value, str)},
-            secrets={name: value.reference() for name, value in said.items() if isinstance(value, SecretConfig)},
+            env={name: value for name, value in variables.items() if isinstance(value, str)},
+            secrets={name: value.reference() for name, value in variables.items() if isinstance(value, SecretConfig)},
             cwd=base_dir / (self.cwd or ""),
             timeout=self.timeout_seconds,
             url=self.url or "",

@@ -126,9 +126,12 @@ def test_unreachable_upstream_fails_only_its_own_calls(tmp_path: Path) -> None:
     ("section", "why"),
     [
         ('[upstreams.far]\nurl = "ftp://x"\n', "upstreams.far.url"),
-        ('[upstreams.far]\nurl = "http://x"\ncommand = "y"\n', "`command` starts it, `url` is where it is"),
-        ('[upstreams.far]\nurl = "http://x"\nargs = ["y"]\n', "`args` does not go with `url`"),
-        ('[upstreams.far]\ncommand = "x"\nbearer = { env = "Y" }\n', "`bearer` does not go with `command`"),
+        (
+            '[upstreams.far]\nurl = "http://x"\ncommand = "y"\n',
+            "set either `command`, which starts the server, or `url`, its address",
+        ),
+        ('[upstreams.far]\nurl = "http://x"\nargs = ["y"]\n', "`args` cannot be combined with `url`"),
+        ('[upstreams.far]\ncommand = "x"\nbearer = { env = "Y" }\n', "`bearer` cannot be combined with `command`"),
     ],
 )
 def test_section_with_both_or_neither_of_command_and_url_is_refused(tmp_path: Path, section: str, why: str) -> None:

@@ -230,14 +230,17 @@ def test_client_secret_is_not_sent_to_a_server_named_only_by_the_upstream(tmp_pa
 @pytest.mark.parametrize(
     ("more", "why"),
     [
-        ('token_url = "http://login.example.com/t"', "secrets are sent over https only"),
-        ('grant = "authorization_code"\ntoken_url = "https://x.example/t"', "go together"),
-        ("", "needs a `client_secret`"),
+        ('token_url = "http://login.example.com/t"', "must use https, because secrets are sent to it"),
+        (
+            'grant = "authorization_code"\ntoken_url = "https://x.example/t"',
+            "set both `token_url` and `authorization_url`",
+        ),
+        ("", "requires `client_secret`"),
     ],
 )
 def test_invalid_oauth_section_is_refused(tmp_path: Path, more: str, why: str) -> None:
     section = f'[upstreams.far]\nurl = "https://x.example"\n[upstreams.far.oauth]\nclient_id = "x"\n{more}\n'
-    if "https only" in why:
+    if "must use https" in why:
         section += 'client_secret = { env = "X" }\n'
     refused = cli("policy", "validate", "--config", str(write_config(tmp_path, section)), check=False)
     assert refused.returncode == 3
