@@ -1,4 +1,7 @@
-"""The inbox as a Starlette application. A change needs a signed-in approver, their page's token, and our own origin."""
+"""The inbox as a Starlette application.
+
+Every change requires a signed-in approver, the token of their page, and the inbox's own origin.
+"""
 
 import hashlib
 from collections.abc import Awaitable, Callable
@@ -24,10 +27,10 @@ from mcp_guard.ledger.approvals.votes import Approver, GrantTerms, Votes
 from mcp_guard.storage.approvals import ApproverKey
 from mcp_guard.web.passkeys import Passkeys, evidence
 from mcp_guard.web.sessions import COOKIE, LIFETIME, BrowserSession, BrowserSessions
-from mcp_guard.web.view import ApprovalCard, day, groups, make_card, plain, policy_texts
+from mcp_guard.web.view import ApprovalCard, format_minute, group_cards, make_card, plain, policy_texts
 
 HERE = Path(__file__).parent
-HISTORY = 100
+HISTORY_LENGTH = 100
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
@@ -45,7 +48,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 @dataclass(frozen=True, slots=True)
 class Inbox:
-    """The pages over one ledger. `origin` is `http://localhost:PORT`, the only name it answers to."""
+    """The pages of one ledger. `origin` is `http://localhost:PORT`, the only host it answers for."""
 
     votes: Votes
     origin: str
@@ -57,7 +60,7 @@ class Inbox:
         )
     )
 
-    # Who asks
+    # The viewer
 
     def now(self) -> int:
         return self.votes.writer.now()
@@ -66,7 +69,7 @@ class Inbox:
         return self.sessions.find_session(request.cookies.get(COOKIE), self.now())
 
     def signed_in(self, request: Request) -> BrowserSession:
-        """Raises: HTTPException unless a signed-in page of ours sent this change."""
+        """Raises: HTTPException unless the request comes from a page of a signed-in viewer."""
         viewer = self.viewer(request)
         if viewer is None or request.headers.get("x-csrf-token") != viewer.csrf:
             raise HTTPException(403, "sign in again")
@@ -76,19 +79,21 @@ class Inbox:
         return self.votes.writer.read(lambda store: store.approver_keys())
 
     def passkeys_of(self, viewer: BrowserSession) -> list[ApproverKey]:
-        """Those in use."""
-        mine = [key for key in self.keys() if key.approver == viewer.approver and key.method == "webauthn"]
-        return [key for key in mine if key.removed is None]
+        """The viewer's passkeys in use."""
+        own = [key for key in self.keys() if key.approver == viewer.approver and key.method == "webauthn"]
+        return [key for key in own if key.removed is None]
 
     # Pages
 
     def page(self, name: str, viewer: BrowserSession | None, **values: Any) -> HTMLResponse:
         who = self.votes.people.get(viewer.approver, viewer.approver) if viewer else ""
-        return HTMLResponse(self.pages.get_template(name).render(viewer=viewer, who=who, day=day, **values))
+        return HTMLResponse(
+            self.pages.get_template(name).render(viewer=viewer, who=who, format_minute=format_minute, **values)
+        )
 
-    def cards(self, viewer: BrowserSession, found: list[Approval]) -> list[ApprovalCard]:
+    def cards(self, viewer: BrowserSession, approvals: list[Approval]) -> list[ApprovalCard]:
         now = self.now()
-        return [make_card(approval, now, viewer.approver) for approval in found]
+        return [make_card(approval, now, viewer.approver) for approval in approvals]
 
     async def sign_in_page(self, request: Request) -> Response:
         return RedirectResponse("/", 303) if self.viewer(request) else self.page("sign_in.html", None)
@@ -97,53 +102,56 @@ class Inbox:
         if (viewer := self.viewer(request)) is None:
             return RedirectResponse("/sign-in", 303)
         requested = self.votes.writer.read(lambda store: store.approvals([ApprovalState.REQUESTED]))
-        cards = [each for each in self.cards(viewer, requested) if each.state == "requested"]
+        cards = [card for card in self.cards(viewer, requested) if card.state == "requested"]
         grants = self.votes.writer.read(lambda store: store.grants(state="active"))
         active = [grant for grant in grants if self.now() < grant.expires]
-        bare = request.query_params.get("part") == "list"
+        is_partial = request.query_params.get("part") == "list"
         has_passkey = bool(self.passkeys_of(viewer))
-        template = "list_part.html" if bare else "list.html"
-        values = {"groups": groups(cards), "count": len(cards), "grants": active, "has_passkey": has_passkey}
+        template = "list_part.html" if is_partial else "list.html"
+        values = {"groups": group_cards(cards), "count": len(cards), "grants": active, "has_passkey": has_passkey}
         return self.page(template, viewer, **values)
 
-    async def history(self, request: Request) -> Response:
+    async def show_history(self, request: Request) -> Response:
         if (viewer := self.viewer(request)) is None:
             return RedirectResponse("/sign-in", 303)
-        cards = self.cards(viewer, self.votes.writer.read(lambda store: store.latest_approvals(HISTORY)))
-        return self.page("history.html", viewer, cards=[each for each in cards if each.state != "requested"])
+        cards = self.cards(viewer, self.votes.writer.read(lambda store: store.latest_approvals(HISTORY_LENGTH)))
+        return self.page("history.html", viewer, cards=[card for card in cards if card.state != "requested"])
 
-    async def show(self, request: Request) -> Response:
+    async def show_request(self, request: Request) -> Response:
         if (viewer := self.viewer(request)) is None:
             return RedirectResponse("/sign-in", 303)
-        approval = self._approval(request)
-        store = self.votes.writer
-        lately = store.read(lambda store: store.lately(approval.id))
-        told = store.read(lambda store: store.deliveries(approval.id))
-        texts = store.read(lambda store: policy_texts(store, approval))
-        view = make_card(approval, self.now(), viewer.approver)
-        has_passkey = bool(self.passkeys_of(viewer))
-        values = {"card": view, "lately": lately, "told": told, "texts": texts, "has_passkey": has_passkey}
-        return self.page("request.html", viewer, plain=plain, **values)
+        approval = self._find_approval(request)
+        read = self.votes.writer.read
+        return self.page(
+            "request.html",
+            viewer,
+            card=make_card(approval, self.now(), viewer.approver),
+            recent_calls=read(lambda store: store.lately(approval.id)),
+            deliveries=read(lambda store: store.deliveries(approval.id)),
+            texts=read(lambda store: policy_texts(store, approval)),
+            has_passkey=bool(self.passkeys_of(viewer)),
+            plain=plain,
+        )
 
-    def _approval(self, request: Request) -> Approval:
-        found = self.votes.writer.read(lambda store: store.approval(request.path_params["id"]))
-        if found is None:
-            raise HTTPException(404, "there is no such request")
-        return found[0]
+    def _find_approval(self, request: Request) -> Approval:
+        row = self.votes.writer.read(lambda store: store.approval(request.path_params["id"]))
+        if row is None:
+            raise HTTPException(404, "no such request")
+        return row[0]
 
     async def state(self, request: Request) -> Response:
         if self.viewer(request) is None:
             raise HTTPException(403, "sign in again")
-        return JSONResponse({"state": str(self._approval(request).state)})
+        return JSONResponse({"state": str(self._find_approval(request).state)})
 
-    # Signing in and out
+    # Sign-in and sign-out
 
     async def sign_in_with_code(self, request: Request) -> Response:
         form = parse_qs((await request.body())[:1000].decode(errors="replace"))
         approver = take_code(self.votes.writer, form.get("code", [""])[0])
         if approver is None or approver not in self.votes.people:
             return self.page(
-                "sign_in.html", None, problem="This code is not valid, was used, or is older than ten minutes."
+                "sign_in.html", None, problem="This code is invalid, already used, or older than ten minutes."
             )
         return self._welcome(RedirectResponse("/", 303), approver)
 
@@ -154,8 +162,8 @@ class Inbox:
         credential = await _json(request)
         key, _, count = self.passkeys.answer(credential, self.keys(), self.now(), "sign in")
         if key.approver not in self.votes.people:
-            raise ApprovalError(f"`{key.approver}` is not an approver any more")
-        self._count(key, count)
+            raise ApprovalError(f"`{key.approver}` is no longer an approver")
+        self._record_use(key, count)
         return self._welcome(JSONResponse({"go": "/"}), key.approver)
 
     def _welcome(self, response: Response, approver: str) -> Response:
@@ -176,8 +184,8 @@ class Inbox:
     async def passkey_options(self, request: Request) -> Response:
         viewer = self.signed_in(request)
         name = self.votes.people[viewer.approver]
-        known = [key for key in self.keys() if key.approver == viewer.approver]
-        return JSONResponse(self.passkeys.registration(viewer.approver, name, known, self.now()))
+        existing = [key for key in self.keys() if key.approver == viewer.approver]
+        return JSONResponse(self.passkeys.registration(viewer.approver, name, existing, self.now()))
 
     async def enrol_passkey(self, request: Request) -> Response:
         viewer = self.signed_in(request)
@@ -185,45 +193,45 @@ class Inbox:
         enrol(self.votes.writer, Approver(viewer.approver, self.votes.people[viewer.approver]), new)
         return JSONResponse({"go": "/"})
 
-    def _count(self, key: ApproverKey, count: int) -> None:
+    def _record_use(self, key: ApproverKey, count: int) -> None:
         details = key.details | {"count": count}
         self.votes.writer.run(lambda tx: tx.store.note_key_use(key.id, details))
 
-    # Deciding
+    # Decisions
 
     async def decide_options(self, request: Request) -> Response:
-        """A statement to sign: its SHA-256 is the passkey's challenge."""
-        viewer, said = self.signed_in(request), await _json(request)
-        verdict = said.get("verdict")
+        """Prepare the statement to sign. Its SHA-256 is the passkey's challenge."""
+        viewer, body = self.signed_in(request), await _json(request)
+        verdict = body.get("verdict")
         if verdict not in ("approve", "deny"):
-            raise ApprovalError("a verdict is approve or deny")
+            raise ApprovalError("`verdict` must be approve or deny")
         statement, _ = self.votes.prepare(
             request.path_params["id"],
             viewer.approver,
             verdict,
-            str(said.get("rationale", "")),
-            _terms(said.get("terms")),
+            str(body.get("rationale", "")),
+            _read_terms(body.get("terms")),
         )
-        if not (mine := self.passkeys_of(viewer)):
+        if not (passkeys := self.passkeys_of(viewer)):
             raise ApprovalError("you have no passkey yet", "enrol one first")
         challenge = hashlib.sha256(statement.text()).digest()
-        return JSONResponse(self.passkeys.ask(challenge, mine, self.now(), "decide", statement))
+        return JSONResponse(self.passkeys.ask(challenge, passkeys, self.now(), "decide", statement))
 
     async def decide(self, request: Request) -> Response:
         viewer, credential = self.signed_in(request), await _json(request)
-        key, statement, count = self.passkeys.answer(credential, self.keys(), self.now(), "decide")
-        about: VoteStatement = statement
-        if about.approver != viewer.approver or key.approver != viewer.approver:
-            raise ApprovalError("that passkey is somebody else's")
-        if about.approval != request.path_params["id"]:
-            raise ApprovalError("that was signed for another request")
-        approval = self.votes.cast(about, key.id, evidence(credential))
-        self._count(key, count)
+        key, subject, count = self.passkeys.answer(credential, self.keys(), self.now(), "decide")
+        statement: VoteStatement = subject
+        if statement.approver != viewer.approver or key.approver != viewer.approver:
+            raise ApprovalError("the passkey belongs to another approver")
+        if statement.approval != request.path_params["id"]:
+            raise ApprovalError("the passkey signed for another request")
+        approval = self.votes.cast(statement, key.id, evidence(credential))
+        self._record_use(key, count)
         return JSONResponse({"state": str(approval.state), "go": "/"})
 
     async def revoke(self, request: Request) -> Response:
-        viewer, said = self.signed_in(request), await _json(request)
-        self.votes.revoke(request.path_params["id"], viewer.approver, str(said.get("rationale", "")))
+        viewer, body = self.signed_in(request), await _json(request)
+        self.votes.revoke(request.path_params["id"], viewer.approver, str(body.get("rationale", "")))
         return JSONResponse({"go": "/"})
 
     # The application
@@ -231,7 +239,7 @@ class Inbox:
     def app(self) -> Starlette:
         routes = [
             Route("/", self.show_list),
-            Route("/history", self.history),
+            Route("/history", self.show_history),
             Route("/sign-in", self.sign_in_page),
             Route("/sign-in", self.sign_in_with_code, methods=["POST"]),
             Route("/sign-in/options", self.sign_in_options, methods=["POST"]),
@@ -239,21 +247,23 @@ class Inbox:
             Route("/sign-out", self.sign_out, methods=["POST"]),
             Route("/passkeys/options", self.passkey_options, methods=["POST"]),
             Route("/passkeys", self.enrol_passkey, methods=["POST"]),
-            Route("/requests/{id}", self.show),
+            Route("/requests/{id}", self.show_request),
             Route("/requests/{id}/state", self.state),
             Route("/requests/{id}/options", self.decide_options, methods=["POST"]),
             Route("/requests/{id}/decide", self.decide, methods=["POST"]),
             Route("/revoke/{id}", self.revoke, methods=["POST"]),
             Mount("/static", StaticFiles(directory=HERE / "static")),
         ]
-        app = Starlette(routes=routes, exception_handlers={GuardError: _refused, HTTPException: _failed})
+        app = Starlette(
+            routes=routes, exception_handlers={GuardError: _answer_guard_error, HTTPException: _answer_http_error}
+        )
         app.add_middleware(SameOriginMiddleware, origin=self.origin)
         return app
 
 
 class SameOriginMiddleware:
-    """Answers to one name only (against DNS rebinding), takes changes from its own pages only (against forgery), and
-    sends the headers that keep other pages from framing or reading it."""
+    """Protects the pages: it answers for one host only (against DNS rebinding), accepts changes only from the pages
+    themselves (against cross-site request forgery), and forbids other pages to frame or read them."""
 
     def __init__(self, app: Any, origin: str) -> None:
         self._app = app
@@ -273,39 +283,39 @@ class SameOriginMiddleware:
 
         refused: Response | None = None
         if headers.get(b"host") != self._host:
-            refused = Response(f"this is {self._origin.decode()}", 421)
+            refused = Response(f"host not allowed; this is {self._origin.decode()}", 421)
         elif scope["method"] not in ("GET", "HEAD") and headers.get(b"origin") != self._origin:
-            refused = Response("this change did not come from one of our pages", 403)
+            refused = Response("origin not allowed: this change did not come from a page of the inbox", 403)
         await (refused or self._app)(scope, receive, with_headers)
 
 
-def _terms(said: Any) -> GrantTerms | None:
+def _read_terms(terms: Any) -> GrantTerms | None:
     """Raises: ApprovalError."""
-    if said is None:
+    if terms is None:
         return None
     try:
-        return GrantTerms(int(said["more"]), int(said["seconds"]), tuple(str(name) for name in said["free"]))
+        return GrantTerms(int(terms["more"]), int(terms["seconds"]), tuple(str(name) for name in terms["free"]))
     except (KeyError, TypeError, ValueError):
-        raise ApprovalError("a grant needs a number of calls, a time, and a list of free arguments") from None
+        raise ApprovalError("a grant requires a number of calls, a time limit and a list of free arguments") from None
 
 
 async def _json(request: Request) -> Json:
     """Raises: HTTPException."""
     try:
-        said = await request.json()
+        body = await request.json()
     except ValueError:
-        said = None
-    if not isinstance(said, dict):
-        raise HTTPException(400, "an object was expected")
-    return said
+        body = None
+    if not isinstance(body, dict):
+        raise HTTPException(400, "the body must be a JSON object")
+    return body
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def _answer_guard_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, GuardError)
     return JSONResponse({"problem": error.message, "hint": error.hint}, 409)
 
 
-async def _failed(request: Request, error: Exception) -> Response:
+async def _answer_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
         return Response(error.detail, error.status_code)

@@ -1,7 +1,7 @@
-"""Passkeys: enrolling one, signing in with one, and signing a statement with one (WebAuthn, by the `webauthn` package).
+"""Passkeys (WebAuthn, by the `webauthn` package): enrolment, sign-in, and signing a statement.
 
-A challenge is good once, for a few minutes, for what it was made for. The challenge of a decision is the SHA-256 of the
-statement, so the assertion is the approver's signature over it and is kept as such.
+A challenge can be answered once, within a few minutes, and only for its purpose. The challenge of a decision is the
+SHA-256 of the statement, so the assertion is the approver's signature over the statement and is recorded as such.
 """
 
 import base64
@@ -33,41 +33,41 @@ MAX_OPEN = 1000
 
 @dataclass
 class Challenges:
-    """What was asked of passkeys and not answered yet, by challenge."""
+    """Challenges that have not been answered yet, each with its time, purpose and subject."""
 
     open: dict[bytes, tuple[Micros, str, Any]] = field(default_factory=dict)
 
-    def add(self, challenge: bytes, now: Micros, purpose: str, about: Any = None) -> None:
-        for old in [each for each, (at, *_) in self.open.items() if now - at > LIFETIME]:
-            del self.open[old]
+    def add(self, challenge: bytes, now: Micros, purpose: str, subject: Any = None) -> None:
+        for expired in [challenge for challenge, (at, *_) in self.open.items() if now - at > LIFETIME]:
+            del self.open[expired]
         if len(self.open) >= MAX_OPEN:
-            raise ApprovalError("too many unanswered requests; wait a few minutes")
-        self.open[challenge] = (now, purpose, about)
+            raise ApprovalError("too many unanswered challenges", "wait a few minutes")
+        self.open[challenge] = (now, purpose, subject)
 
     def take(self, credential: Json, now: Micros, purpose: str) -> tuple[bytes, Any]:
-        """The challenge that this answers, once. Raises: ApprovalError."""
+        """Take out the challenge that this answers, with its subject. Raises: ApprovalError."""
         try:
             client = json.loads(helpers.base64url_to_bytes(credential["response"]["clientDataJSON"]))
             challenge = helpers.base64url_to_bytes(client["challenge"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ApprovalError(f"that is no answer of a passkey: {type(error).__name__}") from None
-        at, meant, about = self.open.pop(challenge, (0, "", None))
-        if meant != purpose or now - at > LIFETIME:
-            raise ApprovalError("that was asked too long ago, or answered already", "try again")
-        return challenge, about
+            raise ApprovalError(f"not a passkey's answer: {type(error).__name__}") from None
+        at, expected_purpose, subject = self.open.pop(challenge, (0, "", None))
+        if expected_purpose != purpose or now - at > LIFETIME:
+            raise ApprovalError("the challenge has expired or was already answered", "try again")
+        return challenge, subject
 
 
 @dataclass(frozen=True, slots=True)
 class Passkeys:
-    """Passkeys for one page: `origin` is `http://localhost:PORT`, the relying party is its host."""
+    """Passkeys for one page. `origin` is `http://localhost:PORT`; the relying party is its host."""
 
     origin: str
     challenges: Challenges = field(default_factory=Challenges)
     rp_id: str = "localhost"
 
-    # Enrolling
+    # Enrolment
 
-    def registration(self, approver: str, name: str, known: list[ApproverKey], now: Micros) -> Json:
+    def registration(self, approver: str, name: str, existing: list[ApproverKey], now: Micros) -> Json:
         """Options for `navigator.credentials.create`."""
         options = webauthn.generate_registration_options(
             rp_id=self.rp_id,
@@ -75,7 +75,7 @@ class Passkeys:
             user_name=approver,
             user_display_name=name,
             user_id=hashlib.sha256(approver.encode()).digest(),
-            exclude_credentials=_descriptors(known),
+            exclude_credentials=_descriptors(existing),
             authenticator_selection=AuthenticatorSelectionCriteria(
                 resident_key=ResidentKeyRequirement.REQUIRED, user_verification=UserVerificationRequirement.REQUIRED
             ),
@@ -85,11 +85,11 @@ class Passkeys:
 
     def register(self, credential: Json, approver: str, now: Micros) -> NewKey:
         """The key of a new passkey. Raises: ApprovalError."""
-        challenge, about = self.challenges.take(credential, now, "enrol")
-        if about != approver:
-            raise ApprovalError("that passkey was made for somebody else")
+        challenge, subject = self.challenges.take(credential, now, "enrol")
+        if subject != approver:
+            raise ApprovalError("the passkey was created for another approver")
         try:
-            made = webauthn.verify_registration_response(
+            registration = webauthn.verify_registration_response(
                 credential=credential,
                 expected_challenge=challenge,
                 expected_rp_id=self.rp_id,
@@ -98,28 +98,28 @@ class Passkeys:
             )
         except WebAuthnException as error:
             raise ApprovalError(f"the passkey was not accepted: {error}") from None
-        cose = helpers.decode_credential_public_key(made.credential_public_key)
+        cose = helpers.decode_credential_public_key(registration.credential_public_key)
         public = helpers.decoded_public_key_to_cryptography(cose)
         details = {
             "rp_id": self.rp_id,
             "origin": self.origin,
-            "credential": helpers.bytes_to_base64url(made.credential_id),
-            "cose": base64.b64encode(made.credential_public_key).decode(),
-            "count": made.sign_count,
+            "credential": helpers.bytes_to_base64url(registration.credential_id),
+            "cose": base64.b64encode(registration.credential_public_key).decode(),
+            "count": registration.sign_count,
         }
         return NewKey("webauthn", public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo), details)
 
-    # Answering a challenge
+    # Sign-in and decisions
 
-    def ask(self, challenge: bytes, keys: list[ApproverKey], now: Micros, purpose: str, about: Any = None) -> Json:
-        """Options for `navigator.credentials.get`; without keys, the browser offers what it has for this page."""
+    def ask(self, challenge: bytes, keys: list[ApproverKey], now: Micros, purpose: str, subject: Any = None) -> Json:
+        """Options for `navigator.credentials.get`. Without keys, the browser offers its passkeys for this page."""
         options = webauthn.generate_authentication_options(
             rp_id=self.rp_id,
             challenge=challenge,
             allow_credentials=_descriptors(keys),
             user_verification=UserVerificationRequirement.REQUIRED,
         )
-        self.challenges.add(challenge, now, purpose, about)
+        self.challenges.add(challenge, now, purpose, subject)
         return _as_json(options)
 
     def sign_in_options(self, now: Micros) -> Json:
@@ -128,11 +128,11 @@ class Passkeys:
     def answer(
         self, credential: Json, keys: list[ApproverKey], now: Micros, purpose: str
     ) -> tuple[ApproverKey, Any, int]:
-        """Whose passkey answered, what the challenge was about, and its new signature count. Raises: ApprovalError."""
-        challenge, about = self.challenges.take(credential, now, purpose)
-        key = next((each for each in keys if each.details.get("credential") == credential.get("id")), None)
+        """The key that answered, the challenge's subject, and the key's new signature count. Raises: ApprovalError."""
+        challenge, subject = self.challenges.take(credential, now, purpose)
+        key = next((key for key in keys if key.details.get("credential") == credential.get("id")), None)
         if key is None or key.removed is not None:
-            raise ApprovalError("this passkey is not enrolled here", "sign in with a code, and enrol it")
+            raise ApprovalError("this passkey is not enrolled here", "sign in with a code and enrol it")
         try:
             verified = webauthn.verify_authentication_response(
                 credential=credential,
@@ -145,14 +145,16 @@ class Passkeys:
             )
         except WebAuthnException as error:
             raise ApprovalError(f"the passkey was not accepted: {error}") from None
-        return key, about, verified.new_sign_count
+        return key, subject, verified.new_sign_count
 
 
 def evidence(credential: Json) -> Json:
-    """An assertion as it stands in a receipt, in plain base64."""
+    """The assertion in the form that receipts record: plain base64."""
     response = credential["response"]
     parts = {"signature": "signature", "authenticator_data": "authenticatorData", "client_data": "clientDataJSON"}
-    return {n: base64.b64encode(helpers.base64url_to_bytes(response[m])).decode() for n, m in parts.items()}
+    return {
+        name: base64.b64encode(helpers.base64url_to_bytes(response[member])).decode() for name, member in parts.items()
+    }
 
 
 def _descriptors(keys: list[ApproverKey]) -> list[PublicKeyCredentialDescriptor]:

@@ -39,7 +39,7 @@ def main() -> None:
             page.screenshot(path=TARGET / f"inbox-{name}.png")
             page.locator("a.card").first.click()
             page.locator("article").wait_for()
-            page.get_by_label("Why?").fill("Signed contract seen.")
+            page.get_by_label("Rationale").fill("Signed contract seen.")
             page.screenshot(path=TARGET / f"request-{name}.png")
             context.close()
 

@@ -114,7 +114,7 @@ def test_sign_in_code_works_once(on: InboxScenario) -> None:
     assert ask(on, "POST", "/sign-in", f"code={code.lower()}").status == 303
     again = ask(on, "POST", "/sign-in", f"code={code}")
     assert again.status == 200
-    assert "was used" in again.text
+    assert "already used" in again.text
     for wrong in ("", "code=", "code=AAAAA-AAAAA", "x" * 5000):
         assert ask(on, "POST", "/sign-in", wrong).status == 200
 
@@ -126,7 +126,7 @@ def test_sign_in_code_alone_decides_nothing(on: InboxScenario) -> None:
     for body, problem in (
         ({"verdict": "approve", "rationale": "x"}, "you have no passkey yet"),
         ({"verdict": "approve", "rationale": " "}, "a rationale is required"),
-        ({"verdict": "maybe", "rationale": "x"}, "a verdict is approve or deny"),
+        ({"verdict": "maybe", "rationale": "x"}, "`verdict` must be approve or deny"),
         ({"verdict": "approve", "rationale": "x", "terms": {"more": 0}}, "a grant needs"),
     ):
         reply = ask(on, "POST", f"/requests/{id}/options", json.dumps(body), **headers)

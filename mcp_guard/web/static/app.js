@@ -1,5 +1,5 @@
 "use strict";
-// The inbox page: live list, passkeys, keys. Everything is decided on the server; this only asks and shows.
+// The inbox: the live list, passkeys and keyboard shortcuts. The server makes all decisions; this script only sends and shows.
 
 const page = document.body.dataset.page;
 const csrf = document.querySelector('meta[name="csrf"]')?.content ?? "";
@@ -7,7 +7,7 @@ const problem = document.getElementById("problem");
 const toBytes = (text) => Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0));
 const toText = (bytes) => btoa(String.fromCharCode(...new Uint8Array(bytes))).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
 
-function tell(text) {
+function showProblem(text) {
   problem.textContent = text;
   problem.hidden = !text;
   if (text) problem.scrollIntoView({ block: "nearest" });
@@ -16,32 +16,32 @@ function tell(text) {
 async function post(path, body = {}) {
   const headers = { "content-type": "application/json", "x-csrf-token": csrf };
   const reply = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
-  const said = await reply.json().catch(() => ({ problem: `the inbox answered ${reply.status}`, hint: "" }));
-  if (!reply.ok) throw new Error(said.problem + (said.hint ? ` (${said.hint})` : ""));
-  return said;
+  const answer = await reply.json().catch(() => ({ problem: `the inbox answered ${reply.status}`, hint: "" }));
+  if (!reply.ok) throw new Error(answer.problem + (answer.hint ? ` (${answer.hint})` : ""));
+  return answer;
 }
 
 async function attempt(work) {
-  tell("");
+  showProblem("");
   try {
-    const said = await work();
-    if (said?.go) location.assign(said.go);
+    const answer = await work();
+    if (answer?.go) location.assign(answer.go);
   } catch (error) {
-    tell(error.name === "NotAllowedError" ? "The passkey was not used. Nothing was decided." : error.message);
+    showProblem(error.name === "NotAllowedError" ? "The passkey was not used. No decision was made." : error.message);
   }
 }
 
-const descriptors = (list) => (list ?? []).map((each) => ({ ...each, id: toBytes(each.id) }));
+const descriptors = (list) => (list ?? []).map((descriptor) => ({ ...descriptor, id: toBytes(descriptor.id) }));
 
 async function assertion(options) {
   const publicKey = { ...options, challenge: toBytes(options.challenge), allowCredentials: descriptors(options.allowCredentials) };
-  const found = await navigator.credentials.get({ publicKey });
-  const r = found.response;
+  const credential = await navigator.credentials.get({ publicKey });
+  const response = credential.response;
   return {
-    id: found.id, rawId: toText(found.rawId), type: found.type,
+    id: credential.id, rawId: toText(credential.rawId), type: credential.type,
     response: {
-      clientDataJSON: toText(r.clientDataJSON), authenticatorData: toText(r.authenticatorData), signature: toText(r.signature),
-      userHandle: r.userHandle ? toText(r.userHandle) : null,
+      clientDataJSON: toText(response.clientDataJSON), authenticatorData: toText(response.authenticatorData), signature: toText(response.signature),
+      userHandle: response.userHandle ? toText(response.userHandle) : null,
     },
   };
 }
@@ -52,10 +52,10 @@ async function enrol() {
     ...options, challenge: toBytes(options.challenge), user: { ...options.user, id: toBytes(options.user.id) },
     excludeCredentials: descriptors(options.excludeCredentials),
   };
-  const made = await navigator.credentials.create({ publicKey });
+  const credential = await navigator.credentials.create({ publicKey });
   await post("/passkeys", {
-    id: made.id, rawId: toText(made.rawId), type: made.type,
-    response: { clientDataJSON: toText(made.response.clientDataJSON), attestationObject: toText(made.response.attestationObject) },
+    id: credential.id, rawId: toText(credential.rawId), type: credential.type,
+    response: { clientDataJSON: toText(credential.response.clientDataJSON), attestationObject: toText(credential.response.attestationObject) },
   });
   location.reload();
 }
@@ -71,24 +71,24 @@ async function decide(verdict) {
   }
   if (!rationale.value.trim()) {
     rationale.focus();
-    throw new Error("Say why: a rationale is required.");
+    throw new Error("Enter a rationale: it is required.");
   }
   const free = [...form.querySelectorAll('input[name="free"]:checked')].map((box) => box.value);
   const more = Number(document.getElementById("more").value);
   const seconds = Number(document.getElementById("seconds").value);
   const id = document.querySelector("article").dataset.id;
-  const said = { verdict: verdict === "deny" ? "deny" : "approve", rationale: rationale.value };
-  const options = await post(`/requests/${id}/options`, verdict === "grant" ? { ...said, terms: { more, seconds, free } } : said);
+  const decision = { verdict: verdict === "deny" ? "deny" : "approve", rationale: rationale.value };
+  const options = await post(`/requests/${id}/options`, verdict === "grant" ? { ...decision, terms: { more, seconds, free } } : decision);
   return post(`/requests/${id}/decide`, await assertion(options));
 }
 
 function tick() {
-  for (const each of document.querySelectorAll("[data-left]")) {
-    const left = Math.max(0, Number(each.dataset.left));
-    each.textContent = left >= 3600 ? `${Math.floor(left / 3600)} h ${Math.floor((left % 3600) / 60)} min left`
+  for (const counter of document.querySelectorAll("[data-left]")) {
+    const left = Math.max(0, Number(counter.dataset.left));
+    counter.textContent = left >= 3600 ? `${Math.floor(left / 3600)} h ${Math.floor((left % 3600) / 60)} min left`
       : left >= 60 ? `${Math.floor(left / 60)} min left` : `${left} s left`;
-    each.classList.toggle("soon", left < 120);
-    each.dataset.left = left - 1;
+    counter.classList.toggle("soon", left < 120);
+    counter.dataset.left = left - 1;
   }
 }
 
@@ -147,7 +147,7 @@ document.addEventListener("click", (event) => {
     event.preventDefault();
     attempt(() => decide(button.dataset.verdict));
   } else if (button.dataset.revoke) {
-    const rationale = prompt("Why do you take it back? This is recorded.");
+    const rationale = prompt("Why do you revoke this grant? Your reason is recorded.");
     if (rationale) attempt(() => post(`/revoke/${button.dataset.revoke}`, { rationale }));
   }
 });
