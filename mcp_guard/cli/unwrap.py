@@ -84,7 +84,7 @@ def choose_records(
     options: argparse.Namespace, records: WrapRecords
 ) -> tuple[tuple[WrapRecord, ...], list[WrapRecord]]:
     """The wraps of one client's servers, and all others. Raises: ConfigError."""
-    standing = records.standing()
+    standing = records.list()
     found = {(record.path, record.key): record for record in standing if is_meant(record, options)}
     if not found:
         what = f"this guard has wrapped nothing{f' of {options.client}' if options.client else ''}"
@@ -119,7 +119,7 @@ def plan_unwrap(
     wraps, others = choose_records(options, records)
     client = read_file(Path(wraps[0].path), missing_ok=True)
     if client.mode is None:
-        hint = f"as it was before the wrap it is in {records.backup(wraps[0])}; put that in its place"
+        hint = f"as it was before the wrap it is in {records.backup_path(wraps[0])}; put that in its place"
         raise ConfigError(f"`{client.path}` is not there any more", hint)
     known: dict[str, str] = {}
 
@@ -130,9 +130,9 @@ def plan_unwrap(
     text = client.text
     for record in reversed(wraps):
         try:
-            text = undo(text, record, restore_secrets(records.kept(record), record, secret))
+            text = undo(text, record, restore_secrets(records.read_backup(record), record, secret))
         except NotUndone as why:
-            hint = f"put it right by hand; as it was before the wrap it is in {records.backup(record)}"
+            hint = f"put it right by hand; as it was before the wrap it is in {records.backup_path(record)}"
             raise ConfigError(f"`{client.path}` cannot be unwrapped: {why}", hint) from None
     heirs, going = share(wraps, others)
     after, notes = without_sections(config, going, policies)
@@ -187,7 +187,7 @@ def put_in_place(operation: UnwrapOperation) -> None:
     for change in operation.changes:
         write_file(change.file, change.after)
     for heir in operation.heirs:
-        operation.records.change(heir)
+        operation.records.replace(heir)
     for record in operation.wraps:
         operation.records.remove(record)
     for entry in operation.entries:

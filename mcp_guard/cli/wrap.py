@@ -21,7 +21,7 @@ from mcp_guard.cli.output import print_lines, steps
 from mcp_guard.clients.files import PRIVATE, FileSnapshot, read_file, refuse_if_changed, write_file
 from mcp_guard.clients.known import PROJECT, ServerSection
 from mcp_guard.clients.records import WrapRecords, make_record
-from mcp_guard.clients.server_entries import HARMLESS, secret_arguments
+from mcp_guard.clients.server_entries import secret_arguments
 from mcp_guard.clients.wrap import WrapPlan, WrapRequest, make_plan
 from mcp_guard.config import check, load
 from mcp_guard.core.errors import ConfigError
@@ -43,8 +43,8 @@ def main(arguments: list[str]) -> int:
         owner=os_user(),
         names=tuple(options.server),
         agent=options.agent or "",
-        is_sole=not guard.records.standing(),
-        keep_secret=free_entry if options.move_secrets else None,
+        is_sole=not guard.records.list(),
+        keyring_entry=free_entry if options.move_secrets else None,
     )
     plan = make_plan(spot, client_file.text, guard.texts[guard.config], wish, host)
     operation = WrapOperation(options, spot, guard, plan, changes_of(client_file, guard, plan))
@@ -97,7 +97,7 @@ class WrapOperation:
     @property
     def stays_open(self) -> bool:
         """Whether servers that are switched on, and were meant, stay beside the guard."""
-        return any(why not in HARMLESS or name in self.options.server for name, why in self.plan.left)
+        return any(not left.is_harmless or left.name in self.options.server for left in self.plan.left)
 
 
 def read_guard_files(config: Path, agent: str) -> GuardFiles:
@@ -201,7 +201,7 @@ def overview(operation: WrapOperation) -> list[str]:
 
 
 def left_lines(operation: WrapOperation) -> list[str]:
-    return [f"  {name}: left as it is: {why}" for name, why in operation.plan.left]
+    return [f"  {left.name}: left as it is: {left.reason}" for left in operation.plan.left]
 
 
 def notes(operation: WrapOperation) -> list[str]:
@@ -229,10 +229,10 @@ def notes(operation: WrapOperation) -> list[str]:
 
 
 def report(operation: WrapOperation) -> list[str]:
-    [record] = operation.guard.records.standing(operation.changes[-1].file.path)[-1:]
+    [record] = operation.guard.records.list(operation.changes[-1].file.path)[-1:]
     at = config_option(operation.guard.config)
     lines = [f"wrote {change.file.path}" for change in operation.changes]
-    lines += [f"kept {operation.spot.path} as it was in {operation.guard.records.backup(record)}"]
+    lines += [f"kept {operation.spot.path} as it was in {operation.guard.records.backup_path(record)}"]
     lines += [f"kept in the keyring: {entry}" for entry in operation.plan.moved]
     commands = [
         (f"restart {operation.spot.client.title}", "it reads the file when it starts"),
@@ -252,7 +252,7 @@ def summary(operation: WrapOperation, written: bool) -> dict[str, object]:
         "entry": plan.entry,
         "agent": plan.agent,
         "wrapped": [{"server": server.name, "upstream": server.upstream} for server in plan.wrapped],
-        "left": [{"server": name, "why": why} for name, why in plan.left],
+        "left": [{"server": left.name, "why": left.reason} for left in plan.left],
         "keyring": list(plan.moved),
         "notes": notes(operation),
         "diff": diff_lines(operation.changes),

@@ -1,5 +1,5 @@
-"""The MCP clients whose configuration files the guard can edit, and the editing. `known.CLIENTS` is the whole list.
+"""Edits the configuration files of MCP clients (`known.CLIENTS`): puts their servers behind the guard, and back.
 
-Files are edited by splicing spans of their text, so that everything outside the wrapped entries stays as it was; see
-docs/decisions/0035. Nothing here reads the guard's own configuration but as text and plain TOML.
+Only spans of the text are replaced, so that everything outside the wrapped entries stays as it was; see
+docs/decisions/0035. The guard's own configuration is read as text and plain TOML only.
 """

@@ -1,4 +1,4 @@
-"""Reading a file to edit it, and putting the edited one in its place: whole or not at all."""
+"""Reads a file to be edited, and replaces it by the edited one: whole or not at all."""
 
 import os
 import stat
@@ -13,7 +13,7 @@ PRIVATE = 0o600
 
 @dataclass(frozen=True, slots=True)
 class FileSnapshot:
-    """A file as it was read. `path` is the real one, behind links; `mode` is None if there is no file yet."""
+    """A file as it was read. `path` has its links resolved; `mode` is None if there is no file yet."""
 
     path: Path
     text: str
@@ -30,7 +30,7 @@ def read_file(path: Path, missing_ok: bool = False) -> FileSnapshot:
     except FileNotFoundError:
         if missing_ok:
             return FileSnapshot(real, "", None)
-        raise ConfigError(f"there is no `{path}`", "mcp-guard wrap shows what is found") from None
+        raise ConfigError(f"there is no `{path}`", "mcp-guard wrap lists the files that it finds") from None
     except UnicodeDecodeError:
         raise ConfigError(f"`{path}` is not text (UTF-8)", "save it as UTF-8 first") from None
     except OSError as error:
@@ -38,9 +38,9 @@ def read_file(path: Path, missing_ok: bool = False) -> FileSnapshot:
 
 
 def refuse_if_changed(file: FileSnapshot) -> None:
-    """Raises: ConfigError if the file is not what was read any more."""
+    """Raises: ConfigError if the file has changed since it was read."""
     if read_file(file.path, missing_ok=file.mode is None).text != file.text:
-        raise ConfigError(f"`{file.path}` was changed by somebody else meanwhile, and stays as it is", "do it again")
+        raise ConfigError(f"`{file.path}` was changed by another program, and was not written", "run the command again")
 
 
 def write_file(file: FileSnapshot, text: str, mode: int | None = None) -> None:

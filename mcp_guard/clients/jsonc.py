@@ -1,7 +1,7 @@
-"""JSON with comments, read with the place of everything in the text: what is needed to edit it by splicing.
+"""JSON with comments: a parser that knows the position of every value, and edits of an object's members in the text.
 
-Takes what the editors take: `//` and `/* */` comments, trailing commas, a byte order mark, keys that stand twice (the
-last one counts). It does not write.
+It accepts what editors accept: `//` and `/* */` comments, trailing commas, a byte order mark, and duplicate keys (the
+last one counts). An edit leaves the rest of the text as it is, byte for byte.
 """
 
 import json
@@ -19,7 +19,7 @@ _PLAIN = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?|true|
 
 @dataclass(frozen=True, slots=True)
 class Member:
-    """`"key": value` in an object. `start` is where the key begins, `comma` where the comma after it is, if any."""
+    """`"key": value` in an object. `start` is the offset of the key, `comma` that of the comma after it, if any."""
 
     key: str
     start: int
@@ -42,16 +42,16 @@ class Node:
     items: tuple["Node", ...] = ()
 
     def last(self, key: str) -> Member | None:
-        """The member that counts for this key."""
+        """The member that counts for this key, or None."""
         return next((member for member in reversed(self.members) if member.key == key), None)
 
 
 def parse(text: str, name: str = "the text") -> Node:
-    """The whole text as one value. Raises: ConfigError with line and column."""
+    """The whole text as one value. `name` is how errors call it. Raises: ConfigError with line and column."""
     reader = _Reader(text, name)
     node = reader.value(skip_trivia(text, 1 if text.startswith("\ufeff") else 0), 0)
     if (rest := skip_trivia(text, node.end)) != len(text):
-        raise reader.wrong(rest, "nothing more")
+        raise reader.error(rest, "the end of the text")
     return node
 
 
@@ -65,14 +65,14 @@ def parse_value(text: str, name: str = "the text") -> object:
 
 
 def skip_trivia(text: str, at: int) -> int:
-    """Where white space and comments end."""
-    found = _TRIVIA.match(text, at)
-    assert found is not None
-    return found.end()
+    """The offset after white space and comments."""
+    match = _TRIVIA.match(text, at)
+    assert match is not None
+    return match.end()
 
 
 def strings(node: Node, key: str = "") -> Iterator[tuple[str, Node]]:
-    """Every text in it, with the nearest key above it."""
+    """Every string value in it, with the nearest key above it."""
     if isinstance(node.value, str):
         yield key, node
     for member in node.members:
@@ -86,16 +86,16 @@ class _Reader:
     text: str
     name: str
 
-    def wrong(self, at: int, wanted: str) -> ConfigError:
+    def error(self, at: int, expected: str) -> ConfigError:
         line = self.text.count("\n", 0, at) + 1
         column = at - self.text.rfind("\n", 0, at)
-        there = repr(self.text[at]) if at < len(self.text) else "the end"
-        what = f"{self.name}: line {line}, column {column}: {wanted} expected, and there is {there}"
-        return ConfigError(what, "mend the file; its client cannot read it either")
+        actual = repr(self.text[at]) if at < len(self.text) else "the end"
+        problem = f"{self.name}: line {line}, column {column}: expected {expected}, found {actual}"
+        return ConfigError(problem, "fix the file; its client cannot read it either")
 
     def value(self, at: int, depth: int) -> Node:
         if depth > MAX_DEPTH:
-            raise self.wrong(at, f"no more than {MAX_DEPTH} levels")
+            raise self.error(at, f"no more than {MAX_DEPTH} levels")
         first = self.text[at : at + 1]
         if first == "{":
             return self.object(at, depth)
@@ -103,110 +103,110 @@ class _Reader:
             return self.array(at, depth)
         if first == '"':
             return self.string(at)
-        found = _PLAIN.match(self.text, at)
-        if found is None:
-            raise self.wrong(at, "a value")
-        return Node(at, found.end(), json.loads(found.group()))
+        match = _PLAIN.match(self.text, at)
+        if match is None:
+            raise self.error(at, "a value")
+        return Node(at, match.end(), json.loads(match.group()))
 
     def string(self, at: int) -> Node:
-        found = _STRING.match(self.text, at)
-        if found is None:
-            raise self.wrong(at, "a string on one line")
+        match = _STRING.match(self.text, at)
+        if match is None:
+            raise self.error(at, "a string on one line")
         try:
-            return Node(at, found.end(), json.loads(found.group(), strict=False))
+            return Node(at, match.end(), json.loads(match.group(), strict=False))
         except ValueError:
-            raise self.wrong(at, "a string with valid escapes") from None
+            raise self.error(at, "a string with valid escapes") from None
 
     def object(self, at: int, depth: int) -> Node:
         members: list[Member] = []
-        at_start, at = at, skip_trivia(self.text, at + 1)
+        start, at = at, skip_trivia(self.text, at + 1)
         while self.text[at : at + 1] != "}":
             if members and members[-1].comma is None:
-                raise self.wrong(at, "`,` or `}`")
+                raise self.error(at, "`,` or `}`")
             if self.text[at : at + 1] != '"':
-                raise self.wrong(at, "a key")
+                raise self.error(at, "a key")
             key = self.string(at)
             colon = skip_trivia(self.text, key.end)
             if self.text[colon : colon + 1] != ":":
-                raise self.wrong(colon, "`:`")
+                raise self.error(colon, "`:`")
             node = self.value(skip_trivia(self.text, colon + 1), depth + 1)
             comma, following = self.comma(node.end)
             members.append(Member(str(key.value), at, node, comma))
             at = following
-        return Node(at_start, at + 1, {each.key: each.node.value for each in members}, members=tuple(members))
+        return Node(start, at + 1, {member.key: member.node.value for member in members}, members=tuple(members))
 
     def array(self, at: int, depth: int) -> Node:
         items: list[Node] = []
-        at_start, at, more = at, skip_trivia(self.text, at + 1), True
+        start, at, more = at, skip_trivia(self.text, at + 1), True
         while self.text[at : at + 1] != "]":
             if not more:
-                raise self.wrong(at, "`,` or `]`")
+                raise self.error(at, "`,` or `]`")
             items.append(self.value(at, depth + 1))
             comma, at = self.comma(items[-1].end)
             more = comma is not None
-        return Node(at_start, at + 1, [item.value for item in items], items=tuple(items))
+        return Node(start, at + 1, [item.value for item in items], items=tuple(items))
 
     def comma(self, end: int) -> tuple[int | None, int]:
-        """Where the comma after a value is, if there is one, and where to go on."""
+        """The offset of the comma after a value, or None, and that of what follows."""
         at = skip_trivia(self.text, end)
         return (at, skip_trivia(self.text, at + 1)) if self.text[at : at + 1] == "," else (None, at)
 
 
-# Taking members out of a JSON object's text and putting one in, and back. Everything else stays, byte for byte.
+# Edits
 
 Edit = tuple[int, int, str]
-"""From, to, and what stands there instead."""
+"""Start, end, and the text that replaces what is between them."""
 
 
-def apply_edits(text: str, cuts: Sequence[Edit]) -> str:
-    """Cuts may touch and overlap, if the ones within others put nothing there."""
-    done, at = [], 0
-    for start, end, instead in sorted(cuts, key=lambda cut: (cut[0], -cut[1])):
+def apply_edits(text: str, edits: Sequence[Edit]) -> str:
+    """The text after the edits. They may overlap if those inside others insert nothing."""
+    parts, at = [], 0
+    for start, end, replacement in sorted(edits, key=lambda edit: (edit[0], -edit[1])):
         if start >= at:
-            done.append(text[at:start] + instead)
+            parts.append(text[at:start] + replacement)
         at = max(at, end)
-    return "".join(done) + text[at:]
+    return "".join(parts) + text[at:]
 
 
 def replace_members(text: str, servers: Node, names: Collection[str], entry: tuple[str, Mapping[str, object]]) -> str:
-    """Take out the members with these names. The guard's entry takes the place of itself, or of the first of them."""
+    """The text without the members of these names. `entry` replaces its previous version, or else the first of them."""
     name, value = entry
-    going = [member for member in servers.members if member.key in names]
-    place = servers.last(name) or going[0]
-    style = place if place.key in names else going[0]
-    cuts = [(place.start, place.end, f"{json.dumps(name)}: {_written(text, style, value)}")]
-    cuts += _removed(text, servers, [member for member in going if member is not place])
-    return apply_edits(text, cuts)
+    removed = [member for member in servers.members if member.key in names]
+    replaced = servers.last(name) or removed[0]
+    style = replaced if replaced.key in names else removed[0]
+    edits = [(replaced.start, replaced.end, f"{json.dumps(name)}: {_format_like(text, style, value)}")]
+    edits += _removals(text, servers, [member for member in removed if member is not replaced])
+    return apply_edits(text, edits)
 
 
 def restore_members(text: str, servers: Node, name: str, originals: Sequence[str], separator: str) -> str:
-    """Put the texts of members where the guard's entry is."""
-    place = servers.last(name)
-    assert place is not None
-    return apply_edits(text, [(place.start, place.end, ("," + separator).join(originals))])
+    """Replace the member of this name, the guard's entry, by the texts of the original members."""
+    entry = servers.last(name)
+    assert entry is not None
+    return apply_edits(text, [(entry.start, entry.end, ("," + separator).join(originals))])
 
 
 def separator_of(text: str, servers: Node) -> str:
-    """The white space before a member of this object: what stands between two."""
+    """The white space between two members of this object."""
     first = servers.members[0]
     before = re.search(r"(\r?\n)?[ \t]*$", text[servers.start + 1 : first.start])
     return before.group() if before else ""
 
 
-def _removed(text: str, servers: Node, members: Sequence[Member]) -> list[Edit]:
-    """Each with its comma, and with the rest of its lines if nothing else stands on them."""
-    cuts: list[Edit] = []
+def _removals(text: str, servers: Node, members: Sequence[Member]) -> list[Edit]:
+    """Remove each member with its comma, and its lines if nothing else is on them."""
+    edits: list[Edit] = []
     for member in members:
         start, end = _whole_lines(text, member)
-        cuts.append((start, end, ""))
+        edits.append((start, end, ""))
         if member.comma is not None and member.comma >= end:
-            cuts.append((member.comma, member.comma + 1, ""))
+            edits.append((member.comma, member.comma + 1, ""))
     last = servers.members[-1]
-    if last in members and last.comma is None:  # the last that stays had a comma, and must not have one
-        stays = [member for member in servers.members if member not in members][-1]
-        assert stays.comma is not None
-        cuts.append((stays.comma, stays.comma + 1, ""))
-    return cuts
+    if last in members and last.comma is None:  # the new last member has a comma, and must not
+        new_last = [member for member in servers.members if member not in members][-1]
+        assert new_last.comma is not None
+        edits.append((new_last.comma, new_last.comma + 1, ""))
+    return edits
 
 
 def _whole_lines(text: str, member: Member) -> tuple[int, int]:
@@ -220,8 +220,8 @@ def _whole_lines(text: str, member: Member) -> tuple[int, int]:
     return start if text[start - 1] == "," else member.start, end
 
 
-def _written(text: str, like: Member, value: Mapping[str, object]) -> str:
-    """A value as JSON, laid out as that member is."""
+def _format_like(text: str, like: Member, value: Mapping[str, object]) -> str:
+    """The value as JSON, in the layout of that member."""
     node = like.node
     if "\n" not in text[node.start : node.end]:
         return json.dumps(value, ensure_ascii=False, separators=(",", ":") if text[node.start - 1] == ":" else None)
@@ -233,7 +233,7 @@ def _written(text: str, like: Member, value: Mapping[str, object]) -> str:
     if args and "\n" in text[args.node.start : args.node.end]:
         lines = json.dumps(value, ensure_ascii=False, indent=step).split("\n")
     else:
-        pairs = [f"{step}{json.dumps(key)}: {json.dumps(each, ensure_ascii=False)}" for key, each in value.items()]
+        pairs = [f"{step}{json.dumps(key)}: {json.dumps(item, ensure_ascii=False)}" for key, item in value.items()]
         lines = ["{", *(pair + "," for pair in pairs[:-1]), pairs[-1], "}"]
     return (newline + outer).join(lines)
 

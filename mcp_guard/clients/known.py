@@ -1,6 +1,6 @@
-"""The clients that are known, and where their configuration is. To add one: its row in `CLIENTS`.
+"""The MCP clients that can be wrapped, and where their configuration is. To add one, add its row to `CLIENTS`.
 
-Where the paths and forms come from stands in docs/howto/wrap.md.
+docs/howto/wrap.md names the sources of the paths and formats.
 """
 
 from collections.abc import Iterator, Mapping
@@ -17,8 +17,8 @@ USER, PROJECT, LOCAL = "user", "project", "local"
 class ConfigLocation:
     """A file of a client, and the keys that lead to its servers.
 
-    A path begins with `~` (home), `$CONFIG` (where the system keeps settings of applications) or `.` (the project). In
-    `key`, `.` is the project's path.
+    A path begins with `~` (home), `$CONFIG` (the system's folder for settings of applications) or `.` (the project).
+    In `key`, `.` stands for the project's path.
     """
 
     scope: str
@@ -30,11 +30,11 @@ class ConfigLocation:
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """`extra` is what the client wants in the entry of a server that it starts, beside `command` and `args`."""
+    """`extra` are members that the client requires in the entry of a server beside `command` and `args`."""
 
     id: str
     title: str
-    places: tuple[ConfigLocation, ...]
+    locations: tuple[ConfigLocation, ...]
     dialect: Dialect = no_variables
     extra: Mapping[str, str] = field(default_factory=dict)
 
@@ -100,7 +100,7 @@ CLIENTS: tuple[Client, ...] = (
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The machine: `platform` as Python names it, the user's home, the environment, the folder that is the project."""
+    """The machine and the user. `platform` is as in `sys.platform`; `project` is the folder of the project."""
 
     platform: str
     home: Path
@@ -114,15 +114,15 @@ class Host:
             return Path(self.environment.get("APPDATA") or self.home / "AppData" / "Roaming")
         return Path(self.environment.get("XDG_CONFIG_HOME") or self.home / ".config")
 
-    def locate(self, place: ConfigLocation) -> Path:
-        said = {"linux": place.linux, "win32": place.windows}.get(self.platform) or place.path
-        first, _, rest = said.partition("/")
+    def locate(self, location: ConfigLocation) -> Path:
+        path = {"linux": location.linux, "win32": location.windows}.get(self.platform) or location.path
+        first, _, rest = path.partition("/")
         return {"~": self.home, "$CONFIG": self.config_folder(), ".": self.project}[first].joinpath(*rest.split("/"))
 
 
 @dataclass(frozen=True, slots=True)
 class ServerSection:
-    """One set of servers: in `path`, below `key`. `folder` is where its client starts them, as far as that is known."""
+    """The object in a file that lists servers, under these keys. `folder` is where its client starts them, if known."""
 
     client: Client
     scope: str
@@ -136,30 +136,30 @@ def find_client(id: str) -> Client:
     for client in CLIENTS:
         if client.id == id:
             return client
-    raise ConfigError(f"no client `{id}` is known", f"one of: {', '.join(client.id for client in CLIENTS)}")
+    raise ConfigError(f"unknown client `{id}`", f"one of: {', '.join(client.id for client in CLIENTS)}")
 
 
 def server_sections(client: Client, host: Host) -> Iterator[ServerSection]:
-    """Where the client's servers can stand on this machine, whether the file is there or not."""
-    for place in client.places:
-        key = tuple(str(host.project) if part == "." else part for part in place.key)
-        folder = host.home if place.scope == USER else host.project
-        yield ServerSection(client, place.scope, host.locate(place), key, folder)
+    """Every place where the client can have servers on this machine, whether the file exists or not."""
+    for location in client.locations:
+        key = tuple(str(host.project) if part == "." else part for part in location.key)
+        folder = host.home if location.scope == USER else host.project
+        yield ServerSection(client, location.scope, host.locate(location), key, folder)
 
 
 def section_of_file(path: Path, client: Client | None, host: Host) -> ServerSection:
-    """The set of servers of a file that was named. Raises: ConfigError if nothing says whose it is."""
-    known = [
-        (each, place)
-        for each in ([client] if client else CLIENTS)
-        for place in sorted(each.places, key=lambda place: path != host.locate(place))
-        if place.scope != LOCAL
+    """The servers in a file that the user named. Raises: ConfigError if its client is not known."""
+    candidates = [
+        (candidate, location)
+        for candidate in ([client] if client else CLIENTS)
+        for location in sorted(candidate.locations, key=lambda location: path != host.locate(location))
+        if location.scope != LOCAL
     ]
-    for each, place in known:
-        tail = place.path.split("/")[1:]
-        if path == host.locate(place) or list(path.parts[-len(tail) :]) == tail:
-            folder = path.parents[len(tail) - 1] if place.scope == PROJECT else host.home
-            return ServerSection(each, place.scope, path, place.key, folder)
+    for candidate, location in candidates:
+        tail = location.path.split("/")[1:]
+        if path == host.locate(location) or list(path.parts[-len(tail) :]) == tail:
+            folder = path.parents[len(tail) - 1] if location.scope == PROJECT else host.home
+            return ServerSection(candidate, location.scope, path, location.key, folder)
     if client is None:
-        raise ConfigError(f"whose file is `{path}`?", f"name the client: mcp-guard wrap CLIENT --file {path}")
-    return ServerSection(client, USER, path, client.places[0].key, host.home)
+        raise ConfigError(f"unknown client of `{path}`", f"name the client: mcp-guard wrap CLIENT --file {path}")
+    return ServerSection(client, USER, path, client.locations[0].key, host.home)

@@ -1,13 +1,13 @@
-"""What was wrapped, kept beside the guard's state to be undone: of each wrap, a record and the file as it was.
+"""Records of wraps, stored with the guard's state so that they can be undone: a record and a backup of the file.
 
-Both may hold secrets, so they are their owner's alone. A secret that went to the keyring is not in them: the place
-where it stood is remembered, and filled again from the keyring.
+Both may contain secrets, so only their owner can read them. A secret that moved to the keyring is not in them: the
+backup has a placeholder for it, which is replaced when the file is restored.
 """
 
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from mcp_guard.files import create_file, replace_file
 
 @dataclass(frozen=True, slots=True)
 class MovedSecret:
-    """Where a secret stood: characters `start` to `end` of the text that is kept are its place holder."""
+    """A secret in the keyring. Characters `start` to `end` of the backup are its placeholder."""
 
     entry: str
     start: int
@@ -32,7 +32,7 @@ class MovedSecret:
 
 @dataclass(frozen=True, slots=True)
 class WrapRecord:
-    """One wrap of one file. `before`, `after` and `servers_after` are hashes; `id` names its files."""
+    """One wrap of one file. `before`, `after` and `servers_after` are hashes; `id` is the stem of its file names."""
 
     id: str
     client: str
@@ -47,22 +47,28 @@ class WrapRecord:
     upstreams: tuple[str, ...]
     blocks: tuple[TomlBlock, ...]
     holes: tuple[MovedSecret, ...] = ()
+    """Their placeholders in the backup."""
 
 
 def fingerprint(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def make_record(spot: ServerSection, real: Path, before: str, plan: WrapPlan, config: Path) -> tuple[WrapRecord, str]:
-    """The record, and the text to keep: `before` with holes for the secrets that move."""
-    kept, holes = _replace_secrets(before, spot, plan)
-    after = servers_at(jsonc.parse(plan.client_text), spot.key)
+def make_record(
+    section: ServerSection, real: Path, before: str, plan: WrapPlan, config: Path
+) -> tuple[WrapRecord, str]:
+    """The record, and the backup: the text `before` with placeholders for the secrets that move.
+
+    Raises: ConfigError.
+    """
+    backup, holes = _replace_secrets(before, section, plan)
+    after = servers_at(jsonc.parse(plan.client_text), section.key)
     assert after is not None
     return WrapRecord(
-        id=f"{spot.client.id}-{time.time_ns() // 1000}",
-        client=spot.client.id,
+        id=f"{section.client.id}-{time.time_ns() // 1000}",
+        client=section.client.id,
         path=str(real),
-        key=spot.key,
+        key=section.key,
         entry=plan.entry,
         wrapped=tuple(server.name for server in plan.wrapped),
         before=fingerprint(before),
@@ -72,16 +78,16 @@ def make_record(spot: ServerSection, real: Path, before: str, plan: WrapPlan, co
         upstreams=tuple(server.upstream for server in plan.wrapped),
         blocks=plan.blocks,
         holes=holes,
-    ), kept
+    ), backup
 
 
-def _replace_secrets(text: str, spot: ServerSection, plan: WrapPlan) -> tuple[str, tuple[MovedSecret, ...]]:
-    """Raises: ConfigError for a secret that could not be put back as it was spelt."""
+def _replace_secrets(text: str, section: ServerSection, plan: WrapPlan) -> tuple[str, tuple[MovedSecret, ...]]:
+    """Raises: ConfigError for a secret that could not be restored exactly as it is written."""
     by_text = {value: entry for entry, value in plan.moved.items()}
-    servers = servers_at(jsonc.parse(text), spot.key)
+    servers = servers_at(jsonc.parse(text), section.key)
     assert servers is not None
     names = {server.name for server in plan.wrapped}
-    found = [
+    secrets = [
         node
         for member in servers.members
         if member.key in names
@@ -89,86 +95,90 @@ def _replace_secrets(text: str, spot: ServerSection, plan: WrapPlan) -> tuple[st
         if node.value in by_text
     ]
     holes: list[MovedSecret] = []
-    cuts = []
+    edits = []
     shift = 0
-    for node in found:
+    for node in secrets:
         value, literal = str(node.value), text[node.start : node.end]
         is_ascii = literal != json.dumps(value, ensure_ascii=False)
         if is_ascii and literal != json.dumps(value):
-            what = f"a secret in `{spot.path}` is spelt with unusual escapes, and could not be put back as it was"
-            raise ConfigError(what, "spell it plainly, or leave out --move-secrets")
-        instead = json.dumps(f"in the keyring: {by_text[value]}", ensure_ascii=False)
-        holes.append(MovedSecret(by_text[value], node.start + shift, node.start + shift + len(instead), is_ascii))
-        cuts.append((node.start, node.end, instead))
-        shift += len(instead) - len(literal)
-    return apply_edits(text, cuts), tuple(holes)
+            problem = f"a secret in `{section.path}` has unusual escapes, which could not be restored"
+            raise ConfigError(problem, "write it without escapes, or omit --move-secrets")
+        placeholder = json.dumps(f"in the keyring: {by_text[value]}", ensure_ascii=False)
+        holes.append(MovedSecret(by_text[value], node.start + shift, node.start + shift + len(placeholder), is_ascii))
+        edits.append((node.start, node.end, placeholder))
+        shift += len(placeholder) - len(literal)
+    return apply_edits(text, edits), tuple(holes)
 
 
-def restore_secrets(kept: str, record: WrapRecord, secret: Callable[[str], str]) -> str:
-    """The text as it was, with the secrets from the keyring. Raises: ConfigError if it is not what it was."""
-    cuts = [(hole.start, hole.end, json.dumps(secret(hole.entry), ensure_ascii=hole.is_ascii)) for hole in record.holes]
-    text = apply_edits(kept, cuts)
+def restore_secrets(backup: str, record: WrapRecord, secret: Callable[[str], str]) -> str:
+    """The original text: the backup with its secrets. Raises: ConfigError if it is not what it was."""
+    edits = [
+        (hole.start, hole.end, json.dumps(secret(hole.entry), ensure_ascii=hole.is_ascii)) for hole in record.holes
+    ]
+    text = apply_edits(backup, edits)
     if fingerprint(text) != record.before:
-        raise ConfigError(f"what is kept of `{record.path}` is not what it was", "a secret or the copy was changed")
+        raise ConfigError(
+            f"the backup of `{record.path}` has changed", "restore the backup, or its secrets in the keyring"
+        )
     return text
 
 
 @dataclass(frozen=True, slots=True)
 class WrapRecords:
-    """The records below a state folder."""
+    """The records in a folder below the state folder."""
 
     folder: Path
 
-    def standing(self, path: Path | None = None) -> list[WrapRecord]:
-        """All, or those of one file, the oldest first. Raises: ConfigError."""
-        found = [self._read(each) for each in sorted(self.folder.glob("*.json"), key=_age)]
-        return [record for record in found if path is None or record.path == str(path)]
+    def list(self, path: Path | None = None) -> Sequence[WrapRecord]:
+        """All records, or those of one file, oldest first. Raises: ConfigError."""
+        records = [self._read(file) for file in sorted(self.folder.glob("*.json"), key=_age)]
+        return [record for record in records if path is None or record.path == str(path)]
 
-    def backup(self, record: WrapRecord) -> Path:
+    def backup_path(self, record: WrapRecord) -> Path:
         return self.folder / f"{record.id}.before"
 
-    def kept(self, record: WrapRecord) -> str:
-        """Raises: ConfigError."""
+    def read_backup(self, record: WrapRecord) -> str:
+        """The text of the file before the wrap, with placeholders for moved secrets. Raises: ConfigError."""
         try:
-            return self.backup(record).read_bytes().decode()
+            return self.backup_path(record).read_bytes().decode()
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
-                f"cannot read `{self.backup(record)}`: {error}", "edit the client's file by hand"
+                f"cannot read `{self.backup_path(record)}`: {error}", "edit the client's file by hand"
             ) from None
 
-    def add(self, record: WrapRecord, kept: str) -> None:
-        """The text first: a record without it would promise too much. Raises: ConfigError."""
+    def add(self, record: WrapRecord, backup: str) -> None:
+        """Store the backup first: a record without one could not be undone. Raises: ConfigError."""
         try:
             self.folder.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.folder.mkdir(mode=0o700, exist_ok=True)
-            create_file(self.backup(record), kept.encode())
+            create_file(self.backup_path(record), backup.encode())
             create_file(self.folder / f"{record.id}.json", json.dumps(asdict(record), indent=2).encode())
         except OSError as error:
             raise ConfigError(
-                f"cannot keep a copy in `{self.folder}`: {error.strerror}", "nothing was written"
+                f"cannot write a backup into `{self.folder}`: {error.strerror}", "nothing was written"
             ) from None
 
-    def change(self, record: WrapRecord) -> None:
+    def replace(self, record: WrapRecord) -> None:
         replace_file(self.folder / f"{record.id}.json", json.dumps(asdict(record), indent=2).encode())
 
     def remove(self, record: WrapRecord) -> None:
         (self.folder / f"{record.id}.json").unlink()
-        self.backup(record).unlink()
+        self.backup_path(record).unlink()
 
     def _read(self, path: Path) -> WrapRecord:
         try:
-            said: Mapping[str, object] = json.loads(path.read_bytes())
-            record = WrapRecord(**said)  # type: ignore[arg-type]
+            members: Mapping[str, object] = json.loads(path.read_bytes())
+            record = WrapRecord(**members)  # type: ignore[arg-type]
             return replace(
                 record,
                 key=tuple(record.key),
                 wrapped=tuple(record.wrapped),
                 upstreams=tuple(record.upstreams),
-                blocks=tuple(TomlBlock(**each) for each in record.blocks),  # type: ignore[arg-type]
-                holes=tuple(MovedSecret(**each) for each in record.holes),  # type: ignore[arg-type]
+                blocks=tuple(TomlBlock(**block) for block in record.blocks),  # type: ignore[arg-type]
+                holes=tuple(MovedSecret(**hole) for hole in record.holes),  # type: ignore[arg-type]
             )
         except (OSError, ValueError, TypeError) as error:
-            raise ConfigError(f"`{path}` is no record of a wrapped file: {error}", "move it away") from None
+            raise ConfigError(f"`{path}` is not a wrap record: {error}", "move it away") from None
 
 
 def _age(path: Path) -> int:

@@ -1,4 +1,4 @@
-"""What stands in a client's file for a server, read into what the guard's configuration needs to start or reach it."""
+"""Reads a server's entry in a client's file into what the guard's configuration needs to start or reach the server."""
 
 import json
 import re
@@ -27,22 +27,20 @@ REFUSED = {
     "auth": "the client signs in to it (`auth`): configure the guard's own sign-in, docs/howto/secrets.md",
     "headersHelper": "a program of the client makes its headers (`headersHelper`)",
 }
-"""Keys without which the server would be another one behind the guard; and why that is so."""
-
-
-SWITCHED_OFF = "it is switched off in the client"
-ALREADY_GUARDED = "it leads to a guard already"
-HARMLESS = (SWITCHED_OFF, ALREADY_GUARDED)
-"""Reasons for which a server may well stay."""
+"""Keys that change what a server does, and that the guard cannot take over; each with the reason."""
 
 
 class NotWrapped(Exception):
-    """A server that stays as it is; the message says why."""
+    """A server that stays as it is; the message says why. `is_harmless` if it may well stay beside the guard."""
+
+    def __init__(self, reason: str, is_harmless: bool = False) -> None:
+        super().__init__(reason)
+        self.is_harmless = is_harmless
 
 
 @dataclass(frozen=True, slots=True)
 class ServerValue:
-    """A variable or header: its text, or the text that the client resolves to it for the guard."""
+    """A variable or header. If it `is_passed`, the client resolves the text in its entry of the guard."""
 
     text: str
     is_passed: bool = False
@@ -50,7 +48,7 @@ class ServerValue:
 
 @dataclass(frozen=True, slots=True)
 class ClientServer:
-    """One server of a client, for the guard's configuration. `command` is empty if it is reached at `url`."""
+    """One server of a client, as the guard's configuration describes it. `command` is empty if it has a `url`."""
 
     name: str
     upstream: str
@@ -64,13 +62,13 @@ class ClientServer:
 
     @property
     def hides_something(self) -> bool:
-        """Whether what is written down of it holds a secret."""
+        """Whether its section in the guard's configuration contains a secret."""
         return bool(self.secrets) or any(secret_arguments(self.args)) or password_of(self.url) is not None
 
     @property
     def secrets(self) -> dict[str, ServerValue]:
-        """Values that are secrets and stand there as text."""
-        return {key: each for key, each in self.values.items() if not each.is_passed and is_secret(key, each.text)}
+        """Values that are secrets in plain text."""
+        return {key: value for key, value in self.values.items() if not value.is_passed and is_secret(key, value.text)}
 
 
 def is_switched_off(value: object) -> bool:
@@ -82,12 +80,14 @@ def is_secret(key: str, text: str) -> bool:
 
 
 def secret_arguments(args: Sequence[str]) -> Iterator[str]:
-    """The arguments of a command that hold what looks like a secret: after or in `--token`, or in an address."""
+    """The arguments of a command that look like a secret: in or after an option such as `--token`, or in a URL."""
     for before, arg in pairwise(["", *args]):
         flag, _, value = arg.partition("=")
-        in_itself = bool(value) and flag.startswith("-") and looks_secret(flag)
-        after_flag = before.startswith("-") and "=" not in before and looks_secret(before) and not arg.startswith("-")
-        if in_itself or after_flag or password_of(arg) or password_of(value):
+        is_in_flag = bool(value) and flag.startswith("-") and looks_secret(flag)
+        is_after_flag = (
+            before.startswith("-") and "=" not in before and looks_secret(before) and not arg.startswith("-")
+        )
+        if is_in_flag or is_after_flag or password_of(arg) or password_of(value):
             yield arg
 
 
@@ -96,24 +96,24 @@ def secrets_of(data: object, key: str = "") -> Iterator[str]:
     if isinstance(data, str) and is_secret(key, data) and not VARIABLES_ALONE.fullmatch(data):
         yield data
     elif isinstance(data, dict):
-        for name, each in data.items():
-            yield from secrets_of(each, str(name))
+        for name, value in data.items():
+            yield from secrets_of(value, str(name))
     elif isinstance(data, list):
-        yield from secret_arguments([each for each in data if isinstance(each, str)])
-        for each in data:
-            yield from secrets_of(each, key)
+        yield from secret_arguments([item for item in data if isinstance(item, str)])
+        for item in data:
+            yield from secrets_of(item, key)
 
 
 @dataclass(frozen=True, slots=True)
 class GuardEntry:
-    """An entry that starts a guard; `config` is empty where it does not say which."""
+    """An entry that starts a guard. `config` is empty if the entry names no configuration."""
 
     command: str
     config: str
 
 
 def guard_entry(value: object) -> GuardEntry | None:
-    """What an entry says if it starts a guard, else None."""
+    """The entry if it starts a guard, else None."""
     if not isinstance(value, dict):
         return None
     command, args = value.get("command"), value.get("args") or []
@@ -131,11 +131,11 @@ def guard_entry(value: object) -> GuardEntry | None:
 
 
 def upstream_name(name: str) -> str:
-    """The nearest name that can prefix tools. Raises: NotWrapped if nothing is left of it."""
+    """The nearest name that can prefix tool names. Raises: NotWrapped if nothing is left of it."""
     plain = re.sub(r"_{2,}", "_", re.sub(r"[^a-z0-9_-]+", "-", name.lower()))
     plain = re.sub(r"-{2,}", "-", plain)[:24].strip("-_")
     if not plain:
-        raise NotWrapped("nothing of its name can prefix tools; give it a name with letters or digits")
+        raise NotWrapped("its name has no character that can prefix tool names; use letters or digits")
     return "guard-server" if plain == GUARD else plain
 
 
@@ -143,104 +143,104 @@ def numbered(name: str, number: int) -> str:
     return f"{name[: 23 - len(str(number))]}-{number}"
 
 
-def read_server(name: str, value: object, spot: ServerSection, host: Host) -> ClientServer:
-    """Raises: NotWrapped."""
+def read_server(name: str, value: object, section: ServerSection, host: Host) -> ClientServer:
+    """The server with this entry. Raises: NotWrapped."""
     if not isinstance(value, dict):
-        raise NotWrapped("it is no object")
+        raise NotWrapped("it is not an object")
     if guard_entry(value):
-        raise NotWrapped(ALREADY_GUARDED)
+        raise NotWrapped("it leads to a guard already", is_harmless=True)
     if re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False)):
-        raise NotWrapped("it holds half of a character (a lone surrogate)")
+        raise NotWrapped("it contains a lone surrogate")
     if is_switched_off(value):
-        raise NotWrapped(SWITCHED_OFF)
-    for key, why in REFUSED.items():
+        raise NotWrapped("it is switched off in the client", is_harmless=True)
+    for key, reason in REFUSED.items():
         if value.get(key):
-            raise NotWrapped(why)
+            raise NotWrapped(reason)
     unknown = sorted(set(value) - UNDERSTOOD - {"disabled", "enabled"})
-    notes = (f"`{', '.join(unknown)}` of `{name}` is for the client alone and was left out",) if unknown else ()
-    world = VariableScope(host.environment, host.home, spot.folder if spot.scope != USER else None)
+    notes = (f"`{', '.join(unknown)}` of `{name}` was left out: only the client uses it",) if unknown else ()
+    scope = VariableScope(host.environment, host.home, section.folder if section.scope != USER else None)
     try:
-        read = _started if value.get("command") else _reached
-        return read(name, value, (spot, world), notes)
-    except Unresolved as why:
-        raise NotWrapped(str(why)) from None
+        read = _read_command if value.get("command") else _read_url
+        return read(name, value, (section, scope), notes)
+    except Unresolved as failure:
+        raise NotWrapped(str(failure)) from None
 
 
-def _started(
+def _read_command(
     name: str, value: dict[str, object], where: tuple[ServerSection, VariableScope], notes: tuple[str, ...]
 ) -> ClientServer:
-    spot, world = where
+    section, scope = where
     command, args, env = value["command"], value.get("args") or [], value.get("env") or {}
-    if isinstance(command, dict):  # an older form of Zed's
+    if isinstance(command, dict):  # an older form, of Zed
         args, env, command = command.get("args") or [], command.get("env") or {}, command.get("path")
     if not isinstance(command, str) or not isinstance(args, list) or not all(isinstance(arg, str) for arg in args):
         raise NotWrapped("`command` must be a text and `args` a list of texts")
-    said = [resolve(text, spot.client.dialect, world) for text in (command, *args)]
+    resolved = [resolve(text, section.client.dialect, scope) for text in (command, *args)]
     cwd = value.get("cwd") or ""
     if not isinstance(cwd, str):
         raise NotWrapped("`cwd` must be a text")
     return ClientServer(
         name,
         upstream_name(name),
-        command=_home(said[0], world.home),
-        args=tuple(said[1:]),
-        cwd=str(spot.folder / _home(resolve(cwd, spot.client.dialect, world), world.home)),
+        command=_expand_home(resolved[0], scope.home),
+        args=tuple(resolved[1:]),
+        cwd=str(section.folder / _expand_home(resolve(cwd, section.client.dialect, scope), scope.home)),
         values=_values(env, "env", where),
-        notes=notes + _resolved(name, (command, *args), said),
+        notes=notes + _note_resolved(name, (command, *args), resolved),
     )
 
 
-def _resolved(name: str, texts: tuple[str, ...], said: list[str]) -> tuple[str, ...]:
-    changed = [f"`{text}`" for text, now in zip(texts, said, strict=True) if text != now]
-    return (f"{', '.join(changed)} of `{name}` is written with the value of today",) if changed else ()
+def _note_resolved(name: str, texts: tuple[str, ...], resolved: list[str]) -> tuple[str, ...]:
+    changed = [f"`{text}`" for text, value in zip(texts, resolved, strict=True) if text != value]
+    return (f"{', '.join(changed)} of `{name}` is written with its present value",) if changed else ()
 
 
-def _home(text: str, home: Path) -> str:
+def _expand_home(text: str, home: Path) -> str:
     return str(home / text[2:]) if text.startswith("~/") else text
 
 
-def _reached(
+def _read_url(
     name: str, value: dict[str, object], where: tuple[ServerSection, VariableScope], notes: tuple[str, ...]
 ) -> ClientServer:
-    spot, world = where
-    said = next((value[key] for key in ("url", "serverUrl", "httpUrl") if value.get(key)), None)
-    if said is None:
+    section, scope = where
+    written = next((value[key] for key in ("url", "serverUrl", "httpUrl") if value.get(key)), None)
+    if written is None:
         raise NotWrapped("it has neither `command` nor `url`: the client gets it from elsewhere, such as an extension")
-    if not isinstance(said, str):
+    if not isinstance(written, str):
         raise NotWrapped("`url` must be a text")
-    url = resolve(said, spot.client.dialect, world)
+    url = resolve(written, section.client.dialect, scope)
     if not re.match(r"https?://[^/]+", url):
         raise NotWrapped("its `url` is not http or https")
     values = _values(value.get("headers") or {}, "headers", where)
-    if bad := [key for key in values if not HEADER.fullmatch(key)]:
-        raise NotWrapped(f"`{bad[0]}` is no name of a header")
+    if invalid := [key for key in values if not HEADER.fullmatch(key)]:
+        raise NotWrapped(f"`{invalid[0]}` is not a header name")
     kind = str(value.get("type") or value.get("transport") or "")
     is_sse = kind == "sse" or (not kind and urlsplit(url).path.rstrip("/").endswith("/sse"))
     if not values and (urlsplit(url).hostname or "") not in LOOPBACK:
-        notes += (f"if `{name}` wants a sign-in, the guard must make it: docs/howto/secrets.md",)
-    notes += _resolved(name, (said,), [url])
+        notes += (f"if `{name}` requires a sign-in, configure the guard's own: docs/howto/secrets.md",)
+    notes += _note_resolved(name, (written,), [url])
     return ClientServer(name, upstream_name(name), url=url, is_sse=is_sse, values=values, notes=notes)
 
 
-def _values(said: object, what: str, where: tuple[ServerSection, VariableScope]) -> dict[str, ServerValue]:
-    """Raises: NotWrapped, Unresolved."""
-    if not isinstance(said, dict):
-        raise NotWrapped(f"`{what}` must be an object")
+def _values(entries: object, member: str, where: tuple[ServerSection, VariableScope]) -> dict[str, ServerValue]:
+    """The variables or headers in this member of an entry. Raises: NotWrapped, Unresolved."""
+    if not isinstance(entries, dict):
+        raise NotWrapped(f"`{member}` must be an object")
     values = {}
-    for key, value in said.items():
+    for key, value in entries.items():
         if not isinstance(value, str) or not key or "=" in key or "\0" in key:
-            raise NotWrapped(f"`{key}` in `{what}` must be a text")
+            raise NotWrapped(f"`{key}` in `{member}` must be a text")
         values[key] = _value(key, value, where)
     return values
 
 
 def _value(key: str, text: str, where: tuple[ServerSection, VariableScope]) -> ServerValue:
-    spot, world = where
-    if not has_variables(text, spot.client.dialect):
+    section, scope = where
+    if not has_variables(text, section.client.dialect):
         return ServerValue(text)
     if is_secret(key, text):
         return ServerValue(text, is_passed=True)
     try:
-        return ServerValue(resolve(text, spot.client.dialect, world))
+        return ServerValue(resolve(text, section.client.dialect, scope))
     except ResolvedByClient:
         return ServerValue(text, is_passed=True)

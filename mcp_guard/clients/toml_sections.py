@@ -1,4 +1,4 @@
-"""The sections that wrapped servers are in the guard's configuration, as text: written, and taken out again."""
+"""Sections of the guard's configuration for wrapped servers, as text: writes them, and removes them again."""
 
 import json
 import re
@@ -10,14 +10,14 @@ from mcp_guard.clients.server_entries import ClientServer, ServerValue
 
 @dataclass(frozen=True, slots=True)
 class TomlBlock:
-    """Text that was appended. `mentions` is how the rest of the configuration and policies speak of what it defines."""
+    """Text that was appended. `mentions` is how policies and other sections refer to what it defines."""
 
     text: str
     mentions: str
 
 
 def toml_string(value: str) -> str:
-    """A TOML string."""
+    """The text as a TOML string."""
     return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007F")
 
 
@@ -26,8 +26,8 @@ def toml_key(name: str) -> str:
 
 
 def upstream_block(server: ClientServer, places: Mapping[str, Mapping[str, str]], from_where: str) -> TomlBlock:
-    """`places` says of variables and headers that are not written down where their values are."""
-    values = ", ".join(f"{toml_key(key)} = {_written(places.get(key), each)}" for key, each in server.values.items())
+    """The section of this server. For values that are only referred to, `places` has the source and the name there."""
+    pairs = [f"{toml_key(key)} = {_toml_value(places.get(key), value)}" for key, value in server.values.items()]
     kind = "headers" if server.url else "env"
     lines = ["", f"# From {from_where}.", f"[upstreams.{server.upstream}]"]
     if server.url:
@@ -36,11 +36,11 @@ def upstream_block(server: ClientServer, places: Mapping[str, Mapping[str, str]]
         lines += [f"command = {toml_string(server.command)}"]
         lines += [f"args = [{', '.join(map(toml_string, server.args))}]"] if server.args else []
         lines += [f"cwd = {toml_string(server.cwd)}"]
-    lines += [f"{kind} = {{ {values} }}"] if values else []
+    lines += [f"{kind} = {{ {', '.join(pairs)} }}"] if pairs else []
     return TomlBlock("\n".join([*lines, ""]), f"{server.upstream}__")
 
 
-def _written(place: Mapping[str, str] | None, value: ServerValue) -> str:
+def _toml_value(place: Mapping[str, str] | None, value: ServerValue) -> str:
     if place is None:
         return toml_string(value.text)
     [(source, name)] = place.items()
@@ -60,7 +60,7 @@ def agent_block(name: str, owner: str, title: str) -> TomlBlock:
 
 
 def append_blocks(text: str, blocks: Sequence[TomlBlock]) -> tuple[str, list[TomlBlock]]:
-    """The text with the blocks at its end, and the blocks exactly as they stand there."""
+    """The text with the blocks at its end, and the blocks exactly as they were written."""
     newline = "\r\n" if "\r\n" in text else "\n"
     lead = "" if not text or text.endswith("\n") else newline
     exact = []
@@ -71,22 +71,23 @@ def append_blocks(text: str, blocks: Sequence[TomlBlock]) -> tuple[str, list[Tom
 
 
 def remove_blocks(
-    text: str, blocks: Sequence[TomlBlock], speakers: Sequence[str]
+    text: str, blocks: Sequence[TomlBlock], policies: Sequence[str]
 ) -> tuple[str, list[tuple[TomlBlock, str]]]:
-    """The text without the blocks, and those that must stay, each with the reason. `speakers` are texts of policies."""
+    """The text without the blocks, and the blocks that must stay, each with the reason."""
     kept = []
     for block in blocks:
         if text.count(block.text) != 1:
-            kept.append((block, "it was changed since"))
+            kept.append((block, "it has been edited"))
             continue
         without = text.replace(block.text, "")
-        if any(re.search(rf"(?<![\w-]){re.escape(block.mentions)}", each) for each in (without, *speakers)):
-            kept.append((block, "policies or other sections speak of it"))
+        if any(re.search(rf"(?<![\w-]){re.escape(block.mentions)}", other) for other in (without, *policies)):
+            kept.append((block, "policies or other sections refer to it"))
         else:
             text = without
     return text, kept
 
 
 def table(data: Mapping[str, object], section: str) -> dict[str, object]:
-    found = data.get(section)
-    return dict(found) if isinstance(found, dict) else {}
+    """A copy of the table in this section; empty if there is none."""
+    value = data.get(section)
+    return dict(value) if isinstance(value, dict) else {}

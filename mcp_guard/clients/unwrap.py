@@ -1,4 +1,4 @@
-"""Putting back what a wrap took out: byte for byte if nothing changed since, else the entries alone."""
+"""Undoes a wrap in a client's file: byte for byte if nothing has changed since, else entry by entry."""
 
 from mcp_guard.clients import jsonc
 from mcp_guard.clients.jsonc import Node, apply_edits, restore_members, separator_of
@@ -8,11 +8,14 @@ from mcp_guard.clients.wrap import servers_at, without_servers
 
 
 class NotUndone(Exception):
-    """The file has changed so that the entries cannot be put back; the message says how."""
+    """The file has changed in a way that the entries cannot be restored; the message says how."""
 
 
 def undo(text: str, record: WrapRecord, before: str) -> str:
-    """The text of the file with the wrap undone. Raises: NotUndone; ConfigError if it is not JSON any more."""
+    """The text of the file without the wrap, given its text `before` the wrap.
+
+    Raises: NotUndone; ConfigError if it is not JSON.
+    """
     if fingerprint(text) in (record.after, record.before):
         return before
     document = jsonc.parse(text, record.path)
@@ -20,36 +23,36 @@ def undo(text: str, record: WrapRecord, before: str) -> str:
     original = servers_at(jsonc.parse(before), record.key)
     assert original is not None
     if servers is None:
-        raise NotUndone(f"`{'.'.join(record.key)}` is not there any more")
+        raise NotUndone(f"`{'.'.join(record.key)}` is missing")
     if fingerprint(text[servers.start : servers.end]) == record.servers_after:
         return apply_edits(text, [(servers.start, servers.end, before[original.start : original.end])])
-    after = _put_back(text, servers, record, before)
+    after = _restore_entries(text, servers, record, before)
     _verify(document, jsonc.parse(after), original, record)
     return after
 
 
-def _put_back(text: str, servers: Node, record: WrapRecord, before: str) -> str:
-    member = servers.last(record.entry)
-    if member is None or guard_entry(member.node.value) is None:
-        raise NotUndone(f"the entry `{record.entry}` is not there any more")
+def _restore_entries(text: str, servers: Node, record: WrapRecord, before: str) -> str:
+    entry = servers.last(record.entry)
+    if entry is None or guard_entry(entry.node.value) is None:
+        raise NotUndone(f"the entry `{record.entry}` is missing")
     original = servers_at(jsonc.parse(before), record.key)
     assert original is not None
-    back = [each for each in original.members if each.key in (*record.wrapped, record.entry)]
-    for each in back:
-        if each.key != record.entry and servers.last(each.key):
-            raise NotUndone(f"a server `{each.key}` is there again")
-    texts = [before[each.start : each.end] for each in back]
+    restored = [member for member in original.members if member.key in (*record.wrapped, record.entry)]
+    for member in restored:
+        if member.key != record.entry and servers.last(member.key):
+            raise NotUndone(f"there is a new server `{member.key}`")
+    texts = [before[member.start : member.end] for member in restored]
     return restore_members(text, servers, record.entry, texts, separator_of(before, original))
 
 
 def _verify(now: Node, after: Node, original: Node, record: WrapRecord) -> None:
-    """INVARIANT: but for the guard's entry, all that is there stays; and the entries are what they were."""
+    """INVARIANT: the wrapped entries are as they were, the guard's entry is gone, and nothing else has changed."""
     names = {*record.wrapped, record.entry}
     servers = servers_at(after, record.key)
     assert servers is not None
     assert isinstance(servers.value, dict)
     assert isinstance(original.value, dict)
-    rest_stays = without_servers(now.value, record.key, names) == without_servers(after.value, record.key, names)
-    is_back = all(servers.value.get(name) == original.value.get(name) for name in names)
-    if not (rest_stays and is_back):
-        raise NotUndone("putting the entries back would change more than them")
+    rest_is_same = without_servers(now.value, record.key, names) == without_servers(after.value, record.key, names)
+    is_restored = all(servers.value.get(name) == original.value.get(name) for name in names)
+    if not (rest_is_same and is_restored):
+        raise NotUndone("restoring the entries would change others")

@@ -1,7 +1,8 @@
 """The variables that clients put into their configuration: `${VAR}`, `${env:VAR}`, `${workspaceFolder}`, `${input:id}`.
 
-What can be written down is resolved now. A secret, or what only the client knows, is not: in `env` or `headers` it goes
-to the client's entry of the guard as it is written, so that the client still resolves it, each time.
+They are resolved once, when the file is wrapped, unless they stand for a secret or for something that only the client
+knows. Such a one is copied as it is into `env` or `headers` of the client's entry of the guard, and the client still
+resolves it at each start.
 """
 
 import re
@@ -15,16 +16,16 @@ _VARIABLE = re.compile(r"\$\{([^{}]+)\}")
 
 
 class Unresolved(Exception):
-    """A variable that has no value that can be written down; the message says why."""
+    """A variable whose value cannot be written into the configuration; the message says why."""
 
 
 class ResolvedByClient(Unresolved):
-    """One that the client can resolve for the guard, in its entry of the guard."""
+    """A variable that the client can resolve in its entry of the guard."""
 
 
 @dataclass(frozen=True, slots=True)
 class VariableScope:
-    """What variables stand for: the environment, the user's home, the folder of the project if the file is one's."""
+    """Where values of variables come from. `project` is None if the file belongs to no project."""
 
     environment: Mapping[str, str]
     home: Path
@@ -32,30 +33,30 @@ class VariableScope:
 
 
 Dialect = Callable[[str, VariableScope], str]
-"""The value of what stands between `${` and `}`. Raises: Unresolved."""
+"""Returns the value of the text between `${` and `}`. Raises: Unresolved."""
 
 
 def no_variables(name: str, _: VariableScope) -> str:
-    """Of a client that has none, what looks like one is text."""
+    """For a client without variables: the text stays as it is."""
     return f"${{{name}}}"
 
 
-def braces(name: str, world: VariableScope) -> str:
+def braces(name: str, scope: VariableScope) -> str:
     """`${VAR}` and `${VAR:-default}`."""
     variable, separator, default = name.partition(":-")
-    return _environment(variable, world, default if separator else None)
+    return _environment(variable, scope, default if separator else None)
 
 
-def editor(name: str, world: VariableScope) -> str:
-    """The variables of VS Code, which Cursor has too."""
+def editor(name: str, scope: VariableScope) -> str:
+    """The variables of VS Code, which Cursor shares."""
     kind, _, rest = name.partition(":")
     if kind == "env":
-        return _environment(rest, world)
+        return _environment(rest, scope)
     if name in ("workspaceFolder", "workspaceFolderBasename"):
-        if world.project is None:
-            raise Unresolved(f"`${{{name}}}` is another folder each time")
-        return str(world.project) if name == "workspaceFolder" else world.project.name
-    fixed = {"userHome": str(world.home), "pathSeparator": "/", "/": "/"}
+        if scope.project is None:
+            raise Unresolved(f"`${{{name}}}` is a different folder each time")
+        return str(scope.project) if name == "workspaceFolder" else scope.project.name
+    fixed = {"userHome": str(scope.home), "pathSeparator": "/", "/": "/"}
     if name in fixed:
         return fixed[name]
     if kind == "input":
@@ -63,18 +64,18 @@ def editor(name: str, world: VariableScope) -> str:
     raise ResolvedByClient(f"only the client knows what `${{{name}}}` is")
 
 
-def windsurf(name: str, world: VariableScope) -> str:
+def windsurf(name: str, scope: VariableScope) -> str:
     """`${env:VAR}` and `${file:PATH}`."""
     kind, _, rest = name.partition(":")
     if kind == "env":
-        return _environment(rest, world)
+        return _environment(rest, scope)
     raise ResolvedByClient(f"only the client knows what `${{{name}}}` is")
 
 
-def _environment(variable: str, world: VariableScope, default: str | None = None) -> str:
+def _environment(variable: str, scope: VariableScope, default: str | None = None) -> str:
     if looks_secret(variable):
-        raise ResolvedByClient(f"`{variable}` is a secret, which the guard keeps in `env` or `headers` only")
-    value = world.environment.get(variable) or default
+        raise ResolvedByClient(f"`{variable}` is a secret, which the guard takes in `env` or `headers` only")
+    value = scope.environment.get(variable) or default
     if value is None:
         raise ResolvedByClient(f"`{variable}` is not set here")
     return value
@@ -84,6 +85,6 @@ def has_variables(text: str, dialect: Dialect) -> bool:
     return dialect is not no_variables and _VARIABLE.search(text) is not None
 
 
-def resolve(text: str, dialect: Dialect, world: VariableScope) -> str:
+def resolve(text: str, dialect: Dialect, scope: VariableScope) -> str:
     """The text with the values of its variables. Raises: Unresolved."""
-    return _VARIABLE.sub(lambda found: dialect(found.group(1), world), text)
+    return _VARIABLE.sub(lambda match: dialect(match.group(1), scope), text)

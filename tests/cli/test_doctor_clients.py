@@ -135,7 +135,7 @@ def test_invalid_client_file_is_reported(home: Path, capsys: pytest.CaptureFixtu
     cursor(home).write_text('{"mcpServers": ')
     [finding] = clients(capsys)
     assert finding["level"] == "warning"
-    assert "a value expected, and there is the end" in finding["what"]
+    assert "expected a value, found the end" in finding["what"]
 
 
 def test_disabled_servers_are_not_reported(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -68,7 +68,7 @@ def all_files(*folders: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for folder in folders for path in folder.rglob("*") if path.is_file()}
 
 
-PLACES = [(client, place) for client in CLIENTS for place in client.places]
+PLACES = [(client, place) for client in CLIENTS for place in client.locations]
 
 
 @pytest.mark.parametrize(("client", "place"), PLACES, ids=[f"{c.id}-{p.scope}" for c, p in PLACES])
@@ -252,7 +252,7 @@ def test_file_changed_during_confirmation_is_not_overwritten(here: Path, verb: s
         path.write_text("{}")
         os.write(terminal, b"y\n")
         assert asking.wait(60) == 3
-        assert "was changed by somebody else meanwhile, and stays as it is" in asking.stderr.read()
+        assert "was changed by another program, and was not written" in asking.stderr.read()
     os.close(end)
     os.close(terminal)
     assert path.read_text() == "{}"
@@ -451,7 +451,7 @@ def test_edited_section_is_kept(here: Path, capsys: pytest.CaptureFixture[str]) 
     assert main(["unwrap", "--yes"]) == 0
     said = capsys.readouterr().out
     assert "[upstreams.a] stays in" in said
-    assert "it was changed since" in said
+    assert "it has been edited" in said
     assert list(upstreams()) == ["a", "b"]
 
 
@@ -463,7 +463,7 @@ def test_secret_in_an_unusual_spelling_is_not_moved(
     path.write_text(path.read_text().replace("SPELT", spelt))
     before = all_files(here)
     assert main(["wrap", "--move-secrets", "--yes"]) == 3
-    assert "is spelt with unusual escapes" in capsys.readouterr().err
+    assert "has unusual escapes" in capsys.readouterr().err
     assert all_files(here) == before
     assert main(["wrap", "--yes"]) == 0
     assert main(["unwrap", "--yes"]) == 0
@@ -477,7 +477,9 @@ def test_altered_backup_is_not_restored(here: Path, capsys: pytest.CaptureFixtur
     [copy] = Path("state/clients").glob("*.before")
     copy.write_text(copy.read_text().replace("mcp-server-git", "evil"))
     assert main(["unwrap", "--yes"]) == 3
-    assert "is not what it was" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "the backup of `" in said
+    assert "has changed" in said
     assert path.read_bytes() == wrapped
 
 
@@ -495,7 +497,7 @@ def test_failed_unwrap_names_the_backup(here: Path, capsys: pytest.CaptureFixtur
     path.write_text('{"mcpServers": {}}')
     assert main(["unwrap", "--yes"]) == 3
     said = capsys.readouterr().err
-    assert "cannot be unwrapped: the entry `guard` is not there any more" in said
+    assert "cannot be unwrapped: the entry `guard` is missing" in said
     copy = Path(said.rsplit(" ", 1)[1].strip())
     assert copy.read_text() == before
     path.unlink()
@@ -505,9 +507,9 @@ def test_failed_unwrap_names_the_backup(here: Path, capsys: pytest.CaptureFixtur
 
 Broken = tuple[str, str]
 BROKEN: list[Broken] = [
-    ('{"mcpServers": {"a": }}', "line 1, column 22: a value expected"),
-    ('{"mcpServers": {"a": {}} "b"', "`,` or `}` expected"),
-    ("", "a value expected, and there is the end"),
+    ('{"mcpServers": {"a": }}', "line 1, column 22: expected a value"),
+    ('{"mcpServers": {"a": {}} "b"', "expected `,` or `}`"),
+    ("", "expected a value, found the end"),
     ("{}", "has no servers in `mcpServers`"),
     ('{"mcpServers": []}', "has no servers in `mcpServers`"),
     (
@@ -536,8 +538,8 @@ def test_wrap_and_unwrap_with_nothing_to_do_explain_why(here: Path, capsys: pyte
     for words, what in (
         (["wrap"], "no client with servers was found; looked at"),
         (["wrap", "zed"], "Zed has no servers; looked at"),
-        (["wrap", "emacs"], "no client `emacs` is known"),
-        (["wrap", "--file", "none.json"], "whose file is"),
+        (["wrap", "emacs"], "unknown client `emacs`"),
+        (["wrap", "--file", "none.json"], "unknown client of `"),
         (["wrap", "zed", "--file", "none.json"], "there is no"),
         (["unwrap"], "no configuration at"),
     ):

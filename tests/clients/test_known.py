@@ -62,7 +62,7 @@ def test_folders_from_environment_variables() -> None:
 def test_client_of_a_file_is_recognised(path: str, client: str | None, scope: str, folder: Path) -> None:
     host = Host("linux", HOME, {}, PROJECT_FOLDER)
     if client is None:
-        with pytest.raises(ConfigError, match="whose file is"):
+        with pytest.raises(ConfigError, match="unknown client of `"):
             section_of_file(Path(path), None, host)
         return
     spot = section_of_file(Path(path), None, host)
@@ -75,5 +75,5 @@ def test_file_of_a_named_client_may_be_anywhere() -> None:
 
 
 def test_unknown_client_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no client `emacs` is known"):
+    with pytest.raises(ConfigError, match="unknown client `emacs`"):
         find_client("emacs")

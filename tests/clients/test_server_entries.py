@@ -61,7 +61,7 @@ def test_entry_becomes_a_guarded_server(client: str, value: object, expected: di
 
 
 REFUSED: list[tuple[str, object, str]] = [
-    ("claude-desktop", "text", "no object"),
+    ("claude-desktop", "text", "not an object"),
     ("claude-desktop", {"command": "a", "disabled": True}, "switched off"),
     ("zed", {"command": "a", "enabled": False}, "switched off"),
     ("zed", {"settings": {}}, "neither `command` nor `url`"),
@@ -76,9 +76,9 @@ REFUSED: list[tuple[str, object, str]] = [
     ("claude-desktop", {"command": "a", "env": {"A": 5}}, "`A` in `env` must be a text"),
     ("claude-desktop", {"command": "a", "args": {}, "env": {"": "x"}}, "``"),
     ("claude-desktop", {"command": "a", "cwd": 1}, "`cwd`"),
-    ("vscode", {"command": "a", "args": ["\ud800"]}, "half of a character"),
+    ("vscode", {"command": "a", "args": ["\ud800"]}, "a lone surrogate"),
     ("vscode", {"url": "unix:///run/x.sock"}, "not http"),
-    ("vscode", {"url": "https://x", "headers": {"a b": "c"}}, "no name of a header"),
+    ("vscode", {"url": "https://x", "headers": {"a b": "c"}}, "not a header name"),
     ("vscode", {"command": "a", "args": ["${input:id}"]}, "asked for by the client"),
     ("vscode", {"command": "a", "args": ["${command:x.y}"]}, "only the client knows"),
     ("claude-code", {"command": "a", "args": ["${API_TOKEN}"]}, "`API_TOKEN` is a secret"),
@@ -109,7 +109,7 @@ def test_every_entry_is_either_wrapped_or_left_alone(value: dict[str, object]) -
 
 def test_workspace_variable_is_refused_in_a_user_file() -> None:
     for value in ({"command": "${workspaceFolder}/x"}, {"command": "a", "env": {"ROOT": "${workspaceFolder}"}}):
-        with pytest.raises(NotWrapped, match="another folder each time"):
+        with pytest.raises(NotWrapped, match="a different folder each time"):
             read_server("it", value, spot("vscode", USER), HOST)
     assert section("vscode", {"command": "a"}, USER)["cwd"] == "/home/you"
 
@@ -118,8 +118,8 @@ def test_omitted_and_corrected_settings_are_reported() -> None:
     value = {"command": "a", "args": ["${REGION}"], "alwaysAllow": ["x"], "timeout": 5}
     notes = read_server("it", value, spot("claude-code"), HOST).notes
     assert notes == (
-        "`alwaysAllow, timeout` of `it` is for the client alone and was left out",
-        "`${REGION}` of `it` is written with the value of today",
+        "`alwaysAllow, timeout` of `it` was left out: only the client uses it",
+        "`${REGION}` of `it` is written with its present value",
     )
 
 
@@ -130,7 +130,7 @@ def test_omitted_and_corrected_settings_are_reported() -> None:
 )  # fmt: skip
 def test_server_name_becomes_a_valid_tool_prefix(name: str, expected: str | None) -> None:
     if expected is None:
-        with pytest.raises(NotWrapped, match="nothing of its name"):
+        with pytest.raises(NotWrapped, match="its name has no character"):
             upstream_name(name)
     else:
         assert upstream_name(name) == expected

@@ -148,13 +148,13 @@ def test_every_sample_is_restored_in_every_layout(sample: Sample, guises: list[C
 def test_server_added_again_by_hand_is_not_overwritten() -> None:
     plan = planned(DESKTOP)
     edited = plan.client_text.replace('"guard": {', '"git": {"command": "mine"},\n    "guard": {')
-    with pytest.raises(NotUndone, match="a server `git` is there again"):
+    with pytest.raises(NotUndone, match="there is a new server `git`"):
         undone(DESKTOP, plan, edited)
 
 
 def test_unwrap_without_a_guard_entry_restores_nothing() -> None:
     plan = planned(DESKTOP)
-    with pytest.raises(NotUndone, match="the entry `guard` is not there"):
+    with pytest.raises(NotUndone, match="the entry `guard` is missing"):
         undone(DESKTOP, plan, plan.client_text.replace('"guard": {', '"renamed": {'))
 
 
