@@ -8,7 +8,7 @@ Tell = Callable[[str], None]
 
 
 def killed_at(number: int, work: Callable[[Tell], object]) -> bool:
-    """Whether the work came as far as the moment of this number, at which it is killed; it must not fail before."""
+    """Run `work` in a child that is killed at the point of this number; whether it got that far. It must not fail."""
     child = os.fork()
     if child == 0:
         left = number

@@ -71,7 +71,7 @@ def test_example_configuration_has_every_key() -> None:
 
 
 def test_example_configuration_shows_the_real_defaults() -> None:
-    """Each commented-out key stands there with its default."""
+    """Each commented-out key is shown with its default."""
     shown = [line.removeprefix("# ") for line in EXAMPLE.read_text().splitlines() if line.startswith("# ")]
     keys = [line for line in shown if line.partition(" = ")[0].isidentifier() and " = " in line]
     defaults = {

@@ -118,4 +118,4 @@ def test_a_lock_ends_with_its_process(tmp_path: Path) -> None:
         assert is_locked(path)
         process.kill()
         process.wait()
-    FileLock(path)  # waits no longer than the process lives
+    FileLock(path)  # the lock ends with its process

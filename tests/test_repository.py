@@ -50,7 +50,7 @@ def test_every_module_has_a_docstring() -> None:
 
 
 def test_sql_is_only_in_the_storage_package() -> None:
-    """And in the verifier, which stands alone."""
+    """And in the stand-alone verifier."""
     for path in tracked("mcp_guard/*.py"):
         speaks = re.search(r"\b(SELECT|INSERT INTO|UPDATE \w+ SET|DELETE FROM|CREATE TABLE|PRAGMA)\b", path.read_text())
         if speaks and path.parent.name != "storage":
@@ -70,7 +70,7 @@ def test_repository_contains_no_machine_paths(forbidden: str) -> None:
 
 
 def test_unsafe_switches_are_named_unsafe() -> None:
-    """A switch that weakens a guarantee begins with `unsafe_`; none does so by another name."""
+    """A switch that weakens a guarantee starts with `unsafe_`, and has no other name."""
     text = "".join(path.read_text() for path in (ROOT / "mcp_guard" / "config").glob("*.py"))
     assert not re.search(r"^\s+(skip|disable|insecure|no)_\w+:", text, re.MULTILINE)
 

@@ -44,7 +44,7 @@ async def granted(harness: Harness, terms: GrantTerms) -> str:
 
 
 def verified(harness: Harness) -> str:
-    """What cannot be proved of its ledger."""
+    """What cannot be verified of the harness's ledger."""
     return verify_ledger(harness.folder / "state" / "ledger.sqlite", harness.folder / "state" / "ledger.pub").problem
 
 
@@ -98,7 +98,7 @@ async def test_hard_forbid_denies_despite_the_grant(harness: Harness) -> None:
     await granted(harness, GrantTerms(9, 3600, ("amount",)))
     tool = harness.upstream.catalog["crm__update_deal"]
     harness.upstream.catalog["crm__update_deal"] = replace(tool, definition_hash="sha256:other")
-    assert "pending" in text(await ask(harness, amount=1))  # another definition is another tool
+    assert "pending" in text(await ask(harness, amount=1))  # another definition counts as another tool
 
 
 @pytest.mark.parametrize(

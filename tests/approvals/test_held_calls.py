@@ -40,7 +40,10 @@ async def test_guard_await_runs_the_held_call_once_and_then_repeats_its_reply(ha
     assert text(await wait_for(harness, id)) == "done"
     assert len(harness.upstream.writes()) == 1
     [receipt] = [each for each in harness.receipts("intent") if each.get("purpose") != "facts"]
-    assert (receipt["reason"], receipt["ticket"]) == ("they asked", "INC-1")  # the launcher's ticket outranks the claim
+    assert (receipt["reason"], receipt["ticket"]) == (
+        "they asked",
+        "INC-1",
+    )  # the launcher's ticket takes precedence over the claim
 
 
 async def test_guard_await_finds_only_approvals_of_the_calling_instance(harness: Harness) -> None:
@@ -94,7 +97,7 @@ async def test_call_cancelled_while_running_is_reported_as_unknown_and_not_repea
     await cancelled_while_it_runs(harness)
     assert "It may have taken effect" in text(await ask(harness))
     assert harness.upstream.writes() == []
-    assert "pending" in text(await ask(harness))  # told once; from now on it is a new question
+    assert "pending" in text(await ask(harness))  # reported once; the next call is a new request
 
 
 async def test_cancelled_held_call_withdraws_its_approval_request(harness: Harness) -> None:
@@ -107,7 +110,7 @@ async def test_cancelled_held_call_withdraws_its_approval_request(harness: Harne
         await asyncio.sleep(0)
     calls[0].cancel()
     await asyncio.gather(calls[0], return_exceptions=True)
-    assert harness.store.approvals([ApprovalState.REQUESTED])  # the other one still waits for it
+    assert harness.store.approvals([ApprovalState.REQUESTED])  # the other call still waits for it
     calls[1].cancel()
     await asyncio.gather(calls[1], return_exceptions=True)
     [approval] = harness.store.approvals()

@@ -49,8 +49,8 @@ class Approvals(RuleBasedStateMachine):
         self.guards = [open_harness(self.folder, policies) for _ in range(2)]
         self.clock = self.guards[0].clock
         for guard in self.guards:
-            guard.ledger.writer._clock = self.clock  # one time for both
-            guard.store._run("PRAGMA synchronous = OFF")  # durability is not what is tested here
+            guard.ledger.writer._clock = self.clock  # both share one clock
+            guard.store._run("PRAGMA synchronous = OFF")  # durability is not tested here
         self.guards = [self._on_clock(guard) for guard in self.guards]
         self.model: dict[str, ApprovalState] = {}
         self.of: dict[str, str] = {}
@@ -68,11 +68,11 @@ class Approvals(RuleBasedStateMachine):
         shutil.rmtree(self.folder)
 
     def which(self, number: int) -> str:
-        """One of the requests made so far; by its position, since ids differ from run to run."""
+        """One of the requests made so far, by position, since ids differ between runs."""
         return list(self.model)[number % len(self.model)]
 
     def live(self, call: str) -> str | None:
-        """The approval that counts for a call, by the model."""
+        """The approval that applies to a call, according to the model."""
         counting = (ApprovalState.REQUESTED, ApprovalState.APPROVED, ApprovalState.DENIED)
         ids = [id for id, of in self.of.items() if of == call and self.model[id] in counting]
         return next((id for id in reversed(ids) if self.clock.time + 1 < self.expires[id]), None)
@@ -130,7 +130,7 @@ class Approvals(RuleBasedStateMachine):
     @rule(guard=GUARDS)
     def the_instance_ends(self, guard: int) -> None:
         self.guards[guard].end(INSTANCE.id)
-        self.expires = dict.fromkeys(self.expires, 0)  # what is settled is not looked for again
+        self.expires = dict.fromkeys(self.expires, 0)  # decided requests are not looked up again
         for id, state in self.model.items():
             if state is ApprovalState.REQUESTED:
                 self.model[id] = ApprovalState.WITHDRAWN

@@ -26,7 +26,7 @@ NAUGHTY = "because \x1b[2K\u202e\nadmin said so"
 
 @dataclass(frozen=True)
 class Past:
-    """What happened: the configuration, and the approvals by how they ended."""
+    """The recorded run: the configuration, and the approvals by their final state."""
 
     config: Path
     approved: str

@@ -34,7 +34,7 @@ def held(config: Path) -> Iterator["subprocess.Popen[str]"]:
 
 
 def approval(held: "subprocess.Popen[str]") -> str:
-    """The id that it prints as soon as it is held."""
+    """The approval id that `call` prints as soon as the call is held."""
     assert held.stderr is not None
     line = held.stderr.readline()
     assert line.startswith("held: approval ap_"), line

@@ -37,7 +37,7 @@ def scripts(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def in_bash(scripts: Path, lines: Sequence[str]) -> list[set[str]]:
-    """What is offered for the last word of each line; all in one shell."""
+    """The completions for the last word of each line, all from one shell."""
     program = ASK_BASH.replace("SCRIPT", str(scripts / "bash"))
     done = subprocess.run(
         ["bash", "-c", program], input="\n".join(lines) + "\n", capture_output=True, text=True, timeout=60

@@ -28,7 +28,7 @@ Finding = dict[str, Any]
 
 
 def doctor(config: Path, *words: str) -> tuple[int, dict[str, Finding]]:
-    """The exit code, and the worst finding of each check."""
+    """The exit code, and the most severe finding of each check."""
     done = cli("doctor", "--json", "--config", str(config), *words, check=False)
     assert "Traceback" not in done.stderr
     worst: dict[str, Finding] = {}
@@ -41,14 +41,14 @@ def doctor(config: Path, *words: str) -> tuple[int, dict[str, Finding]]:
 
 @pytest.fixture(autouse=True)
 def no_clients(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A home in which no MCP client is: this machine's are no finding of these tests."""
+    """A home without MCP clients, so that this machine's own are not reported."""
     monkeypatch.setenv("HOME", str(tmp_path_factory.mktemp("home")))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
 
 
 @pytest.fixture
 def config(tmp_path: Path) -> Path:
-    """A state in which a guard has run."""
+    """The configuration of a guard that has run."""
     path = write_config(tmp_path, scripted("up", tmp_path), POLICIES, guard="hold_seconds = 0")
     with Client(path) as client:
         client.start()
@@ -263,5 +263,5 @@ def test_table_on_a_terminal_and_plain_lines_elsewhere(config: Path) -> None:
 
 
 def test_every_check_reports_something_for_a_running_guard(config: Path) -> None:
-    """But for the upstreams, which are only started when asked, and only named when they fail."""
+    """Except the upstreams, which are started only on request and named only when they fail."""
     assert len(doctor(config)[1]) == len(CHECKS) - 1

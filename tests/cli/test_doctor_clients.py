@@ -37,7 +37,7 @@ def clients(capsys: pytest.CaptureFixture[str]) -> list[Finding]:
 
 
 def fix(finding: Finding) -> None:
-    """Does what the finding says, word for word."""
+    """Run the suggested fix exactly as printed."""
     for line in finding["fix"].split("; "):
         assert main([*shlex.split(line.removeprefix("mcp-guard ")), "--yes"]) == 0
 

@@ -29,12 +29,12 @@ NO_CONFIG = {
     "wrap",
     "unwrap",
     "demo",
-}  # the last four make one, or need none
+}  # the last four create one or need none
 NO_JSON = {"run", "serve", "connect", "completion", "demo"}
 
 
 def required(command: CliCommand, folder: Path) -> list[str]:
-    """Arguments without which the command line would be wrong."""
+    """Arguments without which the command line would be invalid."""
     assert command.parser
     words = []
     groups = [group._group_actions[0] for group in command.parser._mutually_exclusive_groups if group.required]

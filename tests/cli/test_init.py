@@ -107,7 +107,7 @@ def test_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_first_policies_observe_and_then_enforce(here: Path) -> None:
-    """Reads go and writes wait for a person: as receipts say while it observes, then for real."""
+    """Reads are allowed and writes are held: in the receipts while observing, then for real."""
     assert main(["init", "--yes", "--approver", "alice"]) == 0
     config = here / "mcp-guard.toml"
     tools = '[tools."up__get_deal"]\neffect = "read"\n[tools."up__never"]\neffect = "destructive"\n'

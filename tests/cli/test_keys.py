@@ -26,7 +26,7 @@ def test_key_rotation_does_not_disturb_a_running_guard(tmp_path: Path) -> None:
     after = [said for said, _, _ in receipts(tmp_path / "state")][keys[1]["since"] :]
     assert [each["kind"] for each in after].count("outcome") == 2
     credentials = {each["credential"] for each in log(config) if each["kind"] in ("intent", "credential.issued")}
-    assert len(credentials) == 2  # each run went on with the one it had
+    assert len(credentials) == 2  # each run continued with the key it had
     table = cli("keys", "list", *at).stdout
     assert "in force" in table
     assert f"0 to {keys[0]['until']}" in table
@@ -44,7 +44,7 @@ def test_lost_key_stops_the_guard_until_it_is_replaced(tmp_path: Path) -> None:
     refused = cli("keys", "rotate", *at, check=False)
     assert refused.returncode == 5
     assert "hint: restore it from a copy" in refused.stderr
-    assert cli("keys", "replace", *at, check=False).returncode == 2  # it must be said that it is lost
+    assert cli("keys", "replace", *at, check=False).returncode == 2  # `--lost` is required
     said = json.loads(cli("keys", "replace", "--lost", "--why", "the disk died", "--json", *at).stdout)
     with Client(config) as client:
         client.start()

@@ -59,14 +59,14 @@ asyncio.run(main(sys.argv[1]))
 
 
 def run(code: str, *arguments: str) -> str:
-    """In an interpreter of its own, without what coverage loads."""
+    """Run the code in its own interpreter, without the modules that coverage loads."""
     done = subprocess.run([sys.executable, "-c", BEGINS + code, *arguments], env={}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
 
 def write_certificate(path: Path) -> None:
-    """A key and its certificate for `localhost`, signed by itself."""
+    """A key and its self-signed certificate for `localhost`."""
     key, now = ec.generate_private_key(ec.SECP256R1()), datetime.datetime.now(datetime.UTC)
     name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
     made = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())

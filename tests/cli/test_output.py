@@ -15,13 +15,13 @@ from tests.live.running_guard import command
 
 
 def on_terminal(*words: str, stdout: bool = False, **env: str) -> str:
-    """What a command shows on a terminal that is its standard error, and its standard output if wanted."""
+    """What a command prints on a terminal connected to standard error and, if wanted, standard output."""
     reading, writing = pty.openpty()
     subprocess.run(
         command(*words), stderr=writing, stdout=writing if stdout else subprocess.DEVNULL, check=True,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "200", **env},
     )  # fmt: skip
-    os.write(writing, b"END")  # so that there is something to read
+    os.write(writing, b"END")  # so that the reader gets at least one byte
     os.close(writing)
     shown = b""
     while not shown.endswith(b"END"):

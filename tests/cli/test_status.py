@@ -13,7 +13,7 @@ from tests.live.test_session import eventually
 
 
 def receipts(past: Past) -> int:
-    """How many there are by now: other tests look at the same ledger."""
+    """The number of receipts so far: other tests use the same ledger."""
     return int(json.loads(cli("log", "--last", "1", "--json", "--config", str(past.config)).stdout)[0]["seq"]) + 1
 
 
@@ -81,7 +81,7 @@ def test_status_says_which_upstreams_are_down_and_why(tmp_path: Path) -> None:
         assert file.stat().st_mode & 0o777 == 0o600
         lines = cli("status", "--config", str(config)).stdout.splitlines()
         rows = json.loads(cli("status", "--json", "--config", str(config)).stdout)["upstreams"]
-        # what was up is down, and up again; the first time so soon that it need not be written
+        # up, down and up again; the first change may come too soon to be written
         eventually(lambda: client.call("up__die") and b"exited with status" in file.read_bytes())
         eventually(lambda: "upstream up: up since" in cli("status", "--config", str(config)).stdout)
     when = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"

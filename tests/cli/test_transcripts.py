@@ -26,7 +26,7 @@ KINDS = (
 
 
 def transcript(past: Past, *words: str, code: int = 0) -> str:
-    """What a command prints, with what differs from run to run replaced."""
+    """What a command prints, with everything that differs between runs replaced."""
     done = cli(*words, "--config", str(past.config), check=False)
     assert done.returncode == code, done.stdout + done.stderr
     text = (done.stdout + done.stderr).rstrip()

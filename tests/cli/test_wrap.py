@@ -25,7 +25,7 @@ GIT = {"command": "mcp-server-git", "args": ["--repository", "/home/you/project"
 
 @pytest.fixture
 def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A user's home with a folder for the guard, which is the one that commands are given in."""
+    """A user's home with a folder for the guard, in which the commands run."""
     (tmp_path / "guard").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.delenv("XDG_CONFIG_HOME", raising=False)
@@ -36,7 +36,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], dict[str, str]]:
-    """What is in the keyring."""
+    """The contents of the keyring."""
     import keyring
 
     from tests.ledger.file_keyring import FileKeyring
@@ -247,7 +247,7 @@ def test_file_changed_during_confirmation_is_not_overwritten(here: Path, verb: s
     ) as asking:
         assert asking.stdout
         assert asking.stderr
-        while asking.stdout.read(1) != "?":  # the question is the only thing that it says with one
+        while asking.stdout.read(1) != "?":  # with a terminal it prints only the question
             assert asking.poll() is None
         path.write_text("{}")
         os.write(terminal, b"y\n")
@@ -260,7 +260,7 @@ def test_file_changed_during_confirmation_is_not_overwritten(here: Path, verb: s
 
 
 def test_interrupted_wrap_can_be_undone_or_repeated(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The disk of the client's file is full, when the guard's own files are written already."""
+    """The client file's disk is full after the guard's own files have been written."""
     with small_disk(here) as disk:
         path = disk / "mcp.json"
         text = json.dumps({"mcpServers": {"git": GIT}})
@@ -295,7 +295,7 @@ def test_repeated_wrap_changes_nothing(here: Path, capsys: pytest.CaptureFixture
 
 
 def test_entries_that_need_no_guard_are_left_alone(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """One that leads to a guard of another user, and one that is off."""
+    """An entry for another user's guard, and a disabled one."""
     shim = {"command": "mcp-guard", "args": ["connect", "--socket", "/run/guard"]}
     path = desktop(here, shim=shim, off={"command": "x", "disabled": True})
     before = path.read_bytes()
@@ -308,7 +308,7 @@ def test_entries_that_need_no_guard_are_left_alone(here: Path, capsys: pytest.Ca
 
 
 def test_guard_entry_written_by_hand_is_recognised(here: Path) -> None:
-    """It names the configuration as people do, and stays as it is but for the variables that it must pass on."""
+    """It names the configuration as people would; only the variables that it must pass on are added."""
     assert main(["init", "--yes"]) == 0
     (here / "link.toml").symlink_to(here / "guard" / "mcp-guard.toml")
     mine = {"command": "mcp-guard", "args": ["run", "--config", "link.toml"], "mine": 1, "env": {"A": "b"}}
@@ -377,7 +377,7 @@ def cursor(here: Path, **servers: object) -> Path:
 
 
 def test_two_clients_share_one_guard(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Each is an agent of its own; the same server is one upstream, another of that name gets a number."""
+    """Each client is its own agent; a shared server is one upstream, another of the same name gets a number."""
     assert main(["init", "--yes", "--owner", "Dana"]) == 0
     one = desktop(here, git=GIT, same={"command": "s"})
     two = cursor(here, git={"command": "another-git"}, same={"command": "s"})

@@ -23,7 +23,7 @@ def spot(client: str, scope: str = PROJECT) -> ServerSection:
 
 
 def section(client: str, value: object, scope: str = PROJECT) -> dict[str, Any]:
-    """The section that it becomes, which the configuration takes."""
+    """The configuration section that the entry becomes; it must load."""
     server = read_server("it", value, spot(client, scope), HOST)
     places = {key: {"env": f"V_{key}"} for key, each in server.values.items() if each.is_passed}
     read: dict[str, Any] = tomllib.loads(upstream_block(server, places, "here").text)["upstreams"]["it"]

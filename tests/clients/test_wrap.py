@@ -51,7 +51,7 @@ def test_wrapped_servers_are_replaced_by_the_guard(sample: Sample) -> None:
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: str(sample.client))
 def test_text_outside_the_entries_is_unchanged(sample: Sample) -> None:
-    """Each line that is not of a wrapped entry is there afterwards, in its order."""
+    """Every line outside wrapped entries is still there, in order."""
     plan = planned(sample)
     document = servers_at(jsonc.parse(sample.text), sample.key)
     assert document is not None
@@ -88,7 +88,7 @@ def test_unwrap_keeps_other_edits_and_restores_the_servers(sample: Sample) -> No
 
 @pytest.mark.parametrize("sample", SAMPLES, ids=lambda sample: str(sample.client))
 def test_file_rewritten_by_its_client_gets_its_servers_back(sample: Sample) -> None:
-    """Another layout, without the comments, with another server: as some clients do whenever they end."""
+    """Other layout, no comments, another server: some clients rewrite the file whenever they exit."""
     plan = planned(sample)
     value = jsonc.parse(plan.client_text).value
     assert isinstance(value, dict)
@@ -121,7 +121,7 @@ def minified(text: str) -> str:
 
 
 def doubled(text: str) -> str:
-    """Each set of servers has two members of one name, and then two of another; the last ones count."""
+    """Duplicate members in each set of servers; the last ones count."""
     twins = '"twin": {"command": "no"}, "twin" :{"command": "yes"} ,/**/"n": 1, "n" : {"command":"n"},'
     for key in ('"mcpServers":', '"servers":', '"context_servers":'):
         text = text.replace(f"{key} {{", f"{key} {{{twins}").replace(f"{key}{{", f"{key}{{{twins}")
@@ -133,7 +133,7 @@ def doubled(text: str) -> str:
     st.lists(st.sampled_from([crlf, with_mark, endless, tabbed, minified, doubled]), max_size=5),
 )
 def test_every_sample_is_restored_in_every_layout(sample: Sample, guises: list[Callable[[str], str]]) -> None:
-    """There and back byte for byte; and with an edit in between, that edit and nothing else."""
+    """Restored byte for byte; with an edit in between, only that edit remains."""
     text = sample.text
     for guise in guises:
         text = guise(text)
@@ -204,7 +204,7 @@ def test_client_prompts_keep_working() -> None:
     assert upstreams["db"]["args"] == ["--home", "/home/you"]
 
 
-# Documents that nobody would write, made of everything that may stand in one.
+# Unlikely documents, made of everything that is allowed in one.
 
 space = st.sampled_from(["", " ", "\n", "\r\n", "\n  ", "\n\t", " // c, }\n", "/* c: { */", "\n// x\n    "])
 words = st.sampled_from(["git", "a b", "ünï", "", 'q"q', "x\\y", "guard", "zz"])
@@ -212,7 +212,7 @@ words = st.sampled_from(["git", "a b", "ünï", "", 'q"q', "x\\y", "guard", "zz"
 
 @st.composite
 def objects(draw: st.DrawFn, members: st.SearchStrategy[list[tuple[str, str]]]) -> str:
-    """An object of members whose values are texts already, laid out at random."""
+    """An object whose member values are already text, laid out at random."""
     parts = []
     pairs = draw(members)
     for number, (key, value) in enumerate(pairs):
@@ -247,7 +247,7 @@ def test_any_document_is_restored(text: str, data: st.DataObject) -> None:
     names = list(servers(sample, text))
     chosen = data.draw(st.lists(st.sampled_from(names), min_size=1, unique=True))
     if set(chosen) <= {""}:
-        return  # a name of which nothing is left
+        return  # no character of the name remains
     plan = planned(sample, WrapRequest(CONFIG, ("/opt/mcp-guard",), "you", names=tuple(chosen)))
     assert undone(sample, plan, plan.client_text) == text
 

@@ -13,7 +13,7 @@ Writer = asyncio.StreamWriter
 
 
 class Bearer:
-    """Listens on `port` in a thread of its own while the block runs."""
+    """Listens on `port` in its own thread while the block runs."""
 
     def __init__(self, port: int, upstream: int, token: str) -> None:
         self._port, self._upstream = port, upstream

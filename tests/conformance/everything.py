@@ -36,7 +36,7 @@ def unpack() -> Path:
 
 @contextmanager
 def everything(port: int) -> Iterator[str]:
-    """The server on this port of the loopback; gives its address."""
+    """Runs the server on this loopback port; yields its URL."""
     words = [sys.executable, "-m", "mcp_everything_server", "--port", str(port), "--log-level", "ERROR"]
     process = subprocess.Popen(
         words, env={**os.environ, "PYTHONPATH": str(unpack())}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL

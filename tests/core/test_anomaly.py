@@ -31,7 +31,7 @@ NEXT = {
 
 
 def ordinary(chance: random.Random) -> tuple[CallFeatures, ...]:
-    """A run of an agent that does not change: a Markov chain, optional arguments, few destinations and rare ones."""
+    """A run of an agent that does not change: a Markov chain, optional arguments, few and rare destinations."""
     run: list[CallFeatures] = []
     before = START
     while (tool := chance.choice(NEXT[before])) != "stop" or not run:
@@ -55,7 +55,7 @@ def is_flagged(known: Baseline, run: tuple[CallFeatures, ...]) -> bool:
 
 @pytest.mark.parametrize("rate", [0.02, 0.05, 0.2])
 def test_ordinary_runs_are_flagged_no_more_often_than_the_rate(rate: float) -> None:
-    """Over sixty agents, each with a history of its own; the seed is fixed."""
+    """Over sixty agents, each with its own history; the seed is fixed."""
     chance = random.Random(20260101)
     rule = DriftRule(rate=rate, runs=400)
     found = []
@@ -64,7 +64,7 @@ def test_ordinary_runs_are_flagged_no_more_often_than_the_rate(rate: float) -> N
         assert known.is_warm
         found.append(mean(is_flagged(known, ordinary(chance)) for _ in range(100)))
     assert mean(found) <= rate
-    assert mean(found) > rate / 20  # and it does say something
+    assert mean(found) > rate / 20  # and it does flag something
 
 
 def test_p_values_of_ordinary_runs_are_valid() -> None:

@@ -28,7 +28,7 @@ DEFINITIONS = st.dictionaries(MEMBERS, VALUES, min_size=1)
 
 
 def places(value: Any, at: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
-    """The way to everything in it."""
+    """The path to every value in it."""
     inner = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     return [at, *(place for key, each in inner for place in places(each, (*at, key)))]
 

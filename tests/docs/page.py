@@ -24,19 +24,19 @@ MARK = "-- block "
 
 @dataclass(frozen=True)
 class Block:
-    """Commands, and what the document says that they print."""
+    """Commands, and the output that the document shows for them."""
 
     commands: str
     prints: str | None
 
     @property
     def name(self) -> str:
-        """Its first line that is a command."""
+        """The first line of the block that is a command."""
         return next(line for line in self.commands.splitlines() if not line.startswith("#"))
 
 
 def fences(path: Path) -> list[tuple[str, str]]:
-    """Language and text of each."""
+    """Language and text of each code block."""
     return [(found[1], found[2]) for found in FENCE.finditer(path.read_text())]
 
 
@@ -50,7 +50,7 @@ def blocks(path: Path) -> list[Block]:
 
 
 def run(wanted: list[Block], folder: Path, home: Path) -> list[str]:
-    """What each block prints. They share a shell, and a terminal for passphrases; the first failure ends it."""
+    """The output of each block. Blocks share a shell, and a terminal for passphrases; the first failure stops."""
     script = home / "document.sh"
     lines = ["set -e", *(f"printf '\\n{MARK}{n}\\n'\n{block.commands}" for n, block in enumerate(wanted))]
     script.write_text("\n".join(lines))
@@ -72,7 +72,7 @@ def run(wanted: list[Block], folder: Path, home: Path) -> list[str]:
 
 
 def give_passphrases(terminal: int) -> None:
-    """Type it whenever something asks on the terminal."""
+    """Type the passphrase whenever something asks for it on the terminal."""
     with suppress(OSError):  # the terminal ends with its last process
         while asked := os.read(terminal, 1024):
             if b"passphrase" in asked or b"once more" in asked:
@@ -81,7 +81,7 @@ def give_passphrases(terminal: int) -> None:
 
 
 def fits(shown: str, printed: str) -> bool:
-    """Whether this was printed, and nothing else."""
+    """Whether the printed text matches the shown text completely."""
     pattern = ""
     for line in shown.strip().splitlines():
         if line.strip() == "…":

@@ -18,7 +18,7 @@ UNFETCHED = re.sub(r"@font-face \{\{.*?\}\}", "", CONSOLE_SVG_FORMAT, flags=re.D
 
 
 def session() -> list[tuple[str, str]]:
-    """Each command from the first call on, with what it prints."""
+    """Each command from the first call on, with its output."""
     lines = [Block(f"{line}\n", None) for block in blocks(ROOT / "README.md") for line in block.commands.splitlines()]
     first = next(n for n, line in enumerate(lines) if line.commands.startswith("mcp-guard demo"))
     last = next(n for n, line in enumerate(lines) if line.commands.startswith("mcp-guard verify"))

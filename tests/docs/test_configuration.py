@@ -30,7 +30,7 @@ PAGE = (ROOT / "docs" / "reference" / "configuration.md").read_text()
 
 
 def shown(value: Any) -> str:
-    """A default as the page has it."""
+    """A default value as the page prints it."""
     match value:
         case None | () | "" | {}:
             return "–"
@@ -45,7 +45,7 @@ def shown(value: Any) -> str:
 
 
 def keys(model: type[BaseModel]) -> dict[str, str]:
-    """Those that its table has: not those that stand once for all kinds."""
+    """The keys in its own table, without those documented once for all kinds."""
     for_all = ledger.WitnessBase.model_fields if model is not ledger.WitnessBase else {}
     inherited = for_all if issubclass(model, ledger.WitnessBase) else {}
     own = {name: field for name, field in model.model_fields.items() if name != "kind" and name not in inherited}

@@ -100,7 +100,7 @@ def test_every_policy_in_the_documents_is_cedar() -> None:
 
 @pytest.fixture(scope="module")
 def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What they begin with, which the demo shows and leaves."""
+    """The folder that the demo creates, with which these documents start."""
     folder = tmp_path_factory.mktemp("example") / "crm"
     shown = cli("demo", "--keep", str(folder)).stdout
     for expected in (
@@ -147,7 +147,7 @@ def test_every_document_is_tested() -> None:
 
 
 class Understood(Exception):
-    """The command line was."""
+    """The command line was parsed."""
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
@@ -168,7 +168,7 @@ def test_every_command_in_a_code_block_parses(document: Path, monkeypatch: pytes
 
 
 def test_every_command_mentioned_in_text_exists(capsys: pytest.CaptureFixture[str]) -> None:
-    """With its verb, where it has one."""
+    """With its subcommand, where it has one."""
     text = "".join(document.read_text() for document in DOCUMENTS if "decisions" not in document.parts)
     named = set(re.findall(r"`mcp-guard ([a-z]+)(?: ([a-z]+)\b)?", text))
     assert len(named) > 30
@@ -180,7 +180,7 @@ def test_every_command_mentioned_in_text_exists(capsys: pytest.CaptureFixture[st
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name)
 def test_every_code_block_has_a_language(document: Path) -> None:
-    """So no commands are taken for something that is not to be run."""
+    """So that no commands are mistaken for text that is not run."""
     assert {language for language, _ in fences(document)} <= {"sh", "text", "toml", "cedar", "json", "ini"}
 
 

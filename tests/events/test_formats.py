@@ -27,7 +27,7 @@ CALL: Json = {
 
 
 def receipt(kind: str, **more: Any) -> Json:
-    """The least of a receipt of this kind that the formats look at."""
+    """The smallest receipt of this kind with the fields that the formats read."""
     family = kind.partition(".")[0]
     about = {} if family in ("guard", "policy", "key", "payload", "checkpoint") else ABOUT
     placed = {name: ABOUT[name] for name in ("v", "seq", "time", "origin", "software")}
@@ -89,7 +89,7 @@ def test_ocsf_has_what_its_class_requires(made: Json) -> None:
     assert event["unmapped"] == made
     if event["class_uid"] == 6003:
         assert event["api"]["operation"]
-        assert {"user", "app_name"} & event["actor"].keys()  # at least one of the object's attributes
+        assert {"user", "app_name"} & event["actor"].keys()  # at least one attribute of the object
         assert {"name", "instance_uid"} & event["src_endpoint"].keys()
     if event["class_uid"] == 3004:
         assert {"name", "uid"} & event["entity"].keys()
@@ -107,7 +107,7 @@ def test_ocsf_says_whether_a_call_was_allowed() -> None:
 
 @each
 def test_otel_records_parse_as_protocol_buffers(made: Json) -> None:
-    """OTLP/JSON is the JSON mapping of Protocol Buffers, but for ids, which are hexadecimal."""
+    """OTLP/JSON is the JSON mapping of Protocol Buffers, except for ids, which are hexadecimal."""
     line = otel.event(made)
     read = json_format.Parse(json.dumps(with_base64_ids(line)), ExportLogsServiceRequest())
     [record] = read.resource_logs[0].scope_logs[0].log_records

@@ -22,7 +22,7 @@ POLICIES = ROOT / "policies" / "crm"
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def environment(tmp_path_factory: pytest.TempPathFactory) -> PolicyEnvironment:
-    """What the real server lists, under the example's configuration."""
+    """What the real server lists under the example's configuration."""
     settings = load(prepare(tmp_path_factory.mktemp("crm")))
     tools, absent = await listed_tools(settings)
     assert not absent
@@ -45,7 +45,7 @@ def test_high_risk_calls_need_two_security_approvers() -> None:
 
 
 async def say(client: Client, tool: str, **arguments: Any) -> tuple[bool, Any]:
-    """Whether it failed, and the structured result or the text."""
+    """Whether the call failed, and the structured result or the text."""
     result = await client.call_tool(tool, arguments)
     return bool(result.is_error), result.structured_content or str(getattr(result.content[0], "text", ""))
 

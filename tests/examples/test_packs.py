@@ -29,7 +29,7 @@ NODE = ROOT / "tests" / "node" / "node_modules" / "@modelcontextprotocol"
 
 
 def settings_of(config: Path, state: Path) -> Settings:
-    """The pack's configuration, its servers run by this Python and its state kept out of the working tree."""
+    """The pack's configuration, with servers run by this Python and state outside the working tree."""
     settings = load(config)
     servers = {name: replace(each, argv=(sys.executable, *each.argv[1:])) for name, each in settings.upstreams.items()}
     return replace(settings, state_dir=state, upstreams=servers)
@@ -55,7 +55,7 @@ def failing(engine: PolicyEngine, environment: PolicyEnvironment, cases: Path) -
 
 
 def policies() -> list[tuple[Path, str]]:
-    """Each policy of each pack, with the configuration that it is tested under."""
+    """Each policy of each pack, with the configuration it is tested under."""
     found = []
     for config in CONFIGS:
         settings = load(config)

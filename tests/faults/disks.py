@@ -17,7 +17,7 @@ def _try(*command: str) -> None:
 
 @contextmanager
 def small_disk(folder: Path, kibibytes: int = 1024) -> Iterator[Path]:
-    """A file system of its own in memory."""
+    """A separate file system in memory."""
     disk = folder / "disk"
     disk.mkdir()
     _try("mount", "-t", "tmpfs", "-o", f"size={kibibytes}k", "tmpfs", str(disk))
@@ -28,7 +28,7 @@ def small_disk(folder: Path, kibibytes: int = 1024) -> Iterator[Path]:
 
 
 def fill(disk: Path) -> Path:
-    """Write until nothing more fits; the file is to be removed."""
+    """Write until the disk is full; the caller removes the file."""
     filler = disk / "filler"
     with filler.open("wb", buffering=0) as file:
         try:
@@ -40,7 +40,7 @@ def fill(disk: Path) -> Path:
 
 @contextmanager
 def immutable(*files: Path) -> Iterator[None]:
-    """Nobody can write to them, not even root."""
+    """Nobody can write to these files, not even root."""
     if shutil.which("chattr") is None:
         pytest.skip("no chattr here")
     try:

@@ -21,7 +21,7 @@ HELLO = {"protocolVersion": "2025-06-18", "capabilities": {}, "clientInfo": {"na
 
 @dataclass(frozen=True)
 class Ask:
-    """One call of the load, and what it was sent as."""
+    """One call of the load, and the request it was sent as."""
 
     id: int
     tool: str
@@ -55,7 +55,7 @@ class GuardProcess:
         return self
 
     def launch(self) -> None:
-        """Start it, and say nothing yet."""
+        """Start the guard without sending anything yet."""
         with self.stderr.open("ab") as stderr:
             self.process = subprocess.Popen(
                 [sys.executable, "-m", "mcp_guard.cli", "run", "--config", str(self.config)],
@@ -83,23 +83,23 @@ class GuardProcess:
         return self.wait_for([-1])
 
     def send(self, asks: list[Ask]) -> None:
-        """Send them at once; a guard that is dead by now has not got them."""
+        """Send them at once; a guard that is already dead has not received them."""
         self.asked |= {ask.id: ask for ask in asks}
         self.write(*(ask.message() for ask in asks))
 
     def settle(self) -> bool:
-        """Wait until everything asked is answered; False if the guard died before."""
+        """Wait until every request is answered; False if the guard died before."""
         return self.wait_for(list(self.asked))
 
     def leave(self) -> None:
-        """The client is gone: nothing is said to the guard or read of it any more."""
+        """The client is gone: nothing more is sent to the guard or read from it."""
         assert self.process.stdin
         self.process.stdin.close()
         self._leave.close()
         self.reader.join(PATIENCE)
 
     def kill(self) -> None:
-        """SIGKILL, and nothing of it left: its output read to the end, its upstream gone."""
+        """SIGKILL the guard; afterwards its output is read to the end and its upstream is gone."""
         if self.process.poll() is None:
             os.kill(self.pid, signal.SIGKILL)
         self.process.wait(PATIENCE)
@@ -107,10 +107,10 @@ class GuardProcess:
         assert self.process.stdin
         self.process.stdin.close()
         with self.config.with_suffix(".lock").open("ab") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # the upstream held it until it had read the end of its input
+            fcntl.flock(lock, fcntl.LOCK_EX)  # the upstream held the lock until the end of its input
 
     def end(self) -> int:
-        """Close its input, and wait until it has ended by itself; returns its exit status."""
+        """Close its input and wait until it exits; returns its exit status."""
         assert self.process.stdin
         self.process.stdin.close()
         status = self.process.wait(PATIENCE)

@@ -19,7 +19,7 @@ LIBC = ctypes.CDLL(None, use_errno=True)
 
 @dataclass
 class Victim:
-    """A guard that is to die, with the files that its death may hang on. Once spared, no plan that was made strikes."""
+    """A guard to kill, with the files that the kill depends on. Once spared, no planned kill takes effect."""
 
     guard: GuardProcess
     page: Page
@@ -47,7 +47,7 @@ def at_a_time(victim: Victim, luck: random.Random) -> None:
 
 
 def at_a_byte(victim: Victim, luck: random.Random) -> None:
-    """As soon as it has written so many bytes to its client."""
+    """As soon as it has written this many bytes to its client."""
     limit = luck.randrange(12_000)
 
     def on_bytes(total: int) -> None:
@@ -58,7 +58,7 @@ def at_a_byte(victim: Victim, luck: random.Random) -> None:
 
 
 def at_a_write_to_the_wal(victim: Victim, luck: random.Random) -> None:
-    """As soon as so many writes to the write-ahead log were seen, by whichever guard."""
+    """As soon as this many writes to the write-ahead log were seen, from any guard."""
     events = LIBC.inotify_init1(os.O_CLOEXEC)
     if LIBC.inotify_add_watch(events, str(victim.wal).encode(), IN_MODIFY) < 0:
         os.close(events)
@@ -78,7 +78,7 @@ def at_a_write_to_the_wal(victim: Victim, luck: random.Random) -> None:
 
 
 def at_a_system_call(victim: Victim, luck: random.Random) -> None:
-    """Before, halfway through, or after one of its own writes or syncs: a write cut in half is a torn page."""
+    """Before, halfway through, or after one of its own writes or syncs; half a write leaves a torn page."""
     victim.page.arm(victim.guard.pid, luck.choice((DIE_BEFORE, DIE_HALFWAY, DIE_AFTER)), luck.randrange(1, 900))
 
 
@@ -89,6 +89,6 @@ KILLS: tuple[Callable[[Victim, random.Random], None], ...] = (
 
 
 def choose(luck: random.Random) -> Callable[[Victim, random.Random], None]:
-    """System calls twice as often: they reach the most points."""
+    """System calls are twice as likely: they reach the most points."""
     known = [kill for kill in KILLS if kill is not at_a_system_call or library() is not None]
     return luck.choice([*known, known[-1]])

@@ -19,7 +19,7 @@ def key_of(tool: str, arguments: Json) -> Key:
 
 @dataclass
 class Said:
-    """`intents` are the receipts of calls that were to be sent, `endings` what came of each, `open` those without."""
+    """`intents` are the receipts of calls to be sent, `endings` their outcomes, `open` those without one."""
 
     receipts: list[Json]
     intents: dict[Key, list[Json]] = field(default_factory=dict)
@@ -45,7 +45,7 @@ def read_ledger(path: Path) -> Said:
 
 
 def read_effects(folder: Path) -> "Counter[Key]":
-    """What the upstreams really ran."""
+    """The calls that the upstreams really ran."""
     ran: Counter[Key] = Counter()
     for log in folder.glob("*.ran"):
         for line in log.read_text().splitlines():

@@ -15,7 +15,7 @@ DIE_BEFORE, DIE_HALFWAY, DIE_AFTER, SYNC_FAILS, STOP_BEFORE, STOP_AFTER, SYNC_SL
 
 @cache
 def library() -> Path | None:
-    """The library, built once a process; None where there is no C compiler."""
+    """The library, built once per process; None without a C compiler."""
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None or os.uname().sysname != "Linux":
         return None
@@ -25,7 +25,7 @@ def library() -> Path | None:
 
 
 class Page:
-    """The page that tells the library in one process what to do."""
+    """The shared page that controls the library in one process."""
 
     def __init__(self, path: Path) -> None:
         path.write_bytes(b"\0" * mmap.PAGESIZE)
@@ -38,12 +38,12 @@ class Page:
         return {"LD_PRELOAD": str(library()), "FAULT_PAGE": str(self.path)}
 
     def arm(self, pid: int, mode: int, after: int = 1) -> None:
-        """From now on: at the call of this number, counted from here."""
+        """Arm it for the call of this number, counted from now."""
         self._page[0:24] = struct.pack("3l", 0, mode, after)
         self._page[0:8] = struct.pack("l", pid)
 
     def slow(self, pid: int, after: int, milliseconds: int) -> None:
-        """The sync of this number, counted from here, takes so much longer."""
+        """Make the sync of this number, counted from now, take this much longer."""
         self._page[32:48] = struct.pack("2l", milliseconds, 0)
         self.arm(pid, SYNC_SLOW, after)
 

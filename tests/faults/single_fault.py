@@ -35,7 +35,7 @@ message_bytes = 16384
 
 
 class Upstream:
-    """The upstream of guard 0 by the socket on which it takes orders; another process after each start."""
+    """The upstream of guard 0, by the socket on which it takes orders; a new process after each start."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -46,7 +46,7 @@ class Upstream:
         self.server.settimeout(PATIENCE)
 
     def meet(self) -> None:
-        """The one that was started last."""
+        """Connect to the process that was started last."""
         self.connection, _ = self.server.accept()
         self.connection.settimeout(PATIENCE)
         self.lines = self.connection.makefile("r")
@@ -57,7 +57,7 @@ class Upstream:
         return news
 
     def order(self, name: str, value: object = 0) -> None:
-        """Have it done, and wait until it is; one that dies of it, or is dead already, says nothing."""
+        """Have it done and wait for the answer; a process that dies of it, or is already dead, gives none."""
         try:
             self.connection.sendall(json.dumps({name: value}).encode() + b"\n")
             while (line := self.lines.readline()) and json.loads(line).get("done") != name:
@@ -73,13 +73,13 @@ class Upstream:
         self.server.close()
 
     def leave(self) -> None:
-        """It ends when nobody tells it anything any more, even if it has closed its input."""
+        """Without a controlling connection it ends even if it has closed its input."""
         self.lines.close()
         self.connection.close()
 
 
 class FaultScenario(GuardPair):
-    """`said` is what the client was told of the call that the fault is for, in a word."""
+    """`said` is what the client was told about the faulted call, in one word."""
 
     def __init__(self, folder: Path, disk: Path | None) -> None:
         super().__init__(folder, 0)
@@ -114,7 +114,7 @@ class FaultScenario(GuardPair):
         return guard
 
     def kill_while_starting(self, numbers: list[int]) -> None:
-        """Not here."""
+        """Not used in this setup."""
 
     @property
     def guard(self) -> GuardProcess:
@@ -143,7 +143,7 @@ class FaultScenario(GuardPair):
         eventually(is_held, "nothing is held")
 
     def decide(self) -> None:
-        """The person does."""
+        """The approver decides."""
         decider = Decider(self.folder / "0.toml")
         decider.start()
         self.stack.callback(decider.join, PATIENCE)
@@ -152,13 +152,13 @@ class FaultScenario(GuardPair):
     # The end
 
     def summary(self, ask: Ask) -> str:
-        """What the client was told of the call; what the ledger says of it; how often it ran."""
+        """What the client was told about the call, what the ledger says, and how often it ran."""
         key, said = key_of(ask.tool, ask.arguments), self.read()
         endings = [said.endings.get(intent["seq"], "open") for intent in said.intents.get(key, [])]
         return f"{self.said}; {endings[0] if endings else 'no intent'}; ran {read_effects(self.folder)[key]}"
 
     def finish(self) -> None:
-        """Whatever happened: what was said is true, nothing is lost or run twice, and everybody goes on."""
+        """Whatever happened: all replies were true, nothing is lost or ran twice, and everyone can continue."""
         if self.ends_by_itself:
             require(self.guard.process.wait(PATIENCE) == 0, f"guard 0 ended with {self.guard.process.returncode}")
             self.guard.reader.join(PATIENCE)
@@ -193,7 +193,7 @@ class FaultScenario(GuardPair):
             guard.asked.clear()
 
     def go_on(self) -> None:
-        """Everybody's next calls are done, as soon as the upstream is there again."""
+        """The next calls of every client succeed as soon as the upstream is available again."""
         for number, server in ((1, "up"), (0, "side"), (0, "up")):
             end = time.monotonic() + PATIENCE
             while True:
@@ -207,7 +207,7 @@ class FaultScenario(GuardPair):
                 require(time.monotonic() < end, f"guard {number} does not go on with `{server}`: {reply}")
 
     def check_reply(self, said: Said, ask: Ask, reply: Json) -> None:
-        """Besides what may be said under load: that a call may have run, or that the ledger cannot be written."""
+        """In addition to the replies allowed under load: the call may have run, or the ledger cannot be written."""
         text, intents = json.dumps(reply), said.intents.get(key_of(ask.tool, ask.arguments), [])
         if "may have taken effect" in text:
             require(len(intents) == 1, f"{ask} was said to be sent, with {len(intents)} intents")

@@ -43,7 +43,7 @@ class Step:
 
 
 def stopped(scenario: FaultScenario, ask: Ask) -> None:
-    """Not even read."""
+    """The guard is stopped before it reads the call."""
     os.kill(scenario.guard.pid, signal.SIGSTOP)
     scenario.await_stop()
     scenario.guard.send([ask])
@@ -105,7 +105,7 @@ def kill(scenario: FaultScenario) -> None:
 
 
 def pause(scenario: FaultScenario) -> None:
-    """The guard, for longer than its upstream's time-out."""
+    """Pause the guard for longer than its upstream's time-out."""
     os.kill(scenario.guard.pid, signal.SIGSTOP)
     scenario.await_stop()
     threading.Event().wait(2 * TIMEOUT)
@@ -113,7 +113,7 @@ def pause(scenario: FaultScenario) -> None:
 
 
 def pause_upstream(scenario: FaultScenario) -> None:
-    """Until the call is answered, or a while if it is not."""
+    """Pause the upstream until the call is answered, or for a while if it is not."""
     os.kill(scenario.upstream.pid, signal.SIGSTOP)
     scenario.when_healed.append(lambda: os.kill(scenario.upstream.pid, signal.SIGCONT))
 
@@ -129,7 +129,7 @@ def client_leaves(scenario: FaultScenario) -> None:
 
 
 def client_leaves_mid_line(scenario: FaultScenario) -> None:
-    """Its output is still read."""
+    """The guard's output is still read."""
     assert scenario.guard.process.stdin
     scenario.guard.write_bytes(b'{"jsonrpc":"2.0","id":9,"method":"tools/ca')
     scenario.guard.process.stdin.close()
@@ -196,7 +196,9 @@ NO_SYNC = "no sync belongs to this step"
 
 
 def run(step: Step, fault: str) -> str:
-    """One cell: what the client was told of its call, or in brackets why the cell has no meaning. Raises: Broken."""
+    """Run one cell: what the client was told about its call, or in brackets why the cell has no meaning. Raises:
+    Broken.
+    """
     if fault == "slow sync" and not step.sync:
         return f"({NO_SYNC})"
     try:
@@ -218,7 +220,7 @@ def run(step: Step, fault: str) -> str:
 
 @dataclass(frozen=True)
 class Beside:
-    """What else is asked of the guards: a call to the other upstream of guard 0, and one of guard 1."""
+    """Other requests in progress: a call to the other upstream of guard 0, and one of guard 1."""
 
     scenario: FaultScenario
     same: Ask
@@ -239,7 +241,7 @@ def strike(step: Step, fault: str, ask: Ask, beside: Beside) -> None:
 
 
 def slow(step: Step, ask: Ask, beside: Beside) -> None:
-    """What belongs to the sync happens once it has returned, and not before."""
+    """Whatever depends on the sync happens after it has returned, and not before."""
     scenario = beside.scenario
     scenario.pages[0].slow(scenario.guard.pid, step.sync, SLOW_MS)
     tool = {1: "get", 3: "update"}.get(step.sync)

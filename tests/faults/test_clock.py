@@ -106,7 +106,7 @@ async def test_expired_credential_stays_expired(tmp_path: Path) -> None:
     assert await call(harness) == "done"
     harness.clock.time += 4 * SECOND
     assert "has expired" in await call(harness)
-    harness.clock.time -= 3 * SECOND  # before it expired, and within what is borne
+    harness.clock.time -= 3 * SECOND  # before its expiry, and within the tolerated step
     assert "has expired" in await call(harness)
     harness.close()
 
@@ -118,7 +118,7 @@ async def test_expired_approval_stays_expired(tmp_path: Path) -> None:
     harness.clock.time += HOUR + SECOND
     await call(harness)
     harness.clock.time -= 2 * SECOND
-    assert "held by mcp-guard" in await call(harness)  # asked anew
+    assert "held by mcp-guard" in await call(harness)  # requested again
     assert harness.upstream.sent == []
     harness.close()
 

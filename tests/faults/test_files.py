@@ -71,7 +71,7 @@ def test_guard_refuses_calls_while_its_files_are_read_only(tmp_path: Path) -> No
 
 @pytest.mark.parametrize("what", ["ledger.sqlite", "."])
 def test_guard_does_not_start_on_a_read_only_ledger(tmp_path: Path, what: str) -> None:
-    """As a user who owns nothing there."""
+    """As a user who owns none of the files."""
     if os.getuid() != 0:
         pytest.skip("only root can be somebody else")
     open_harness(tmp_path).close()
@@ -92,7 +92,7 @@ def test_guard_does_not_start_on_a_read_only_ledger(tmp_path: Path, what: str) -
 
 
 def as_nobody(work: Callable[[], None]) -> str:
-    """The error that it meets in a process of a user who owns nothing."""
+    """The error in a process of a user who owns none of the files."""
     reading, writing = os.pipe()
     if os.fork() == 0:
         try:
@@ -271,7 +271,7 @@ async def past(folder: Path) -> int:
 
 @pytest.mark.parametrize("length", [1, 3000])
 async def test_damage_anywhere_is_found_and_a_copy_restores_the_ledger(tmp_path: Path, length: int) -> None:
-    """At the call, or by `verify`; what is not in use harms nothing."""
+    """At the call or by `verify`; damage to unused pages is harmless."""
     pages = await past(tmp_path)
     whole, safe = receipts(tmp_path), (tmp_path / "safe" / "ledger.sqlite").read_bytes()
     found: Counter[str] = Counter()
@@ -334,7 +334,7 @@ def test_foreign_file_is_not_overwritten(tmp_path: Path) -> None:
 
 
 async def test_damaged_write_ahead_log_leaves_a_valid_shorter_ledger(tmp_path: Path) -> None:
-    """At every place: what a machine that lost power may leave. Who kept a checkpoint finds what is missing."""
+    """At every position, as after a power loss. A kept checkpoint reveals what is missing."""
     harness = open_harness(tmp_path)
     for _ in range(3):
         await call(harness)

@@ -64,7 +64,7 @@ def test_failed_sync_runs_nothing_and_is_not_treated_as_done(tmp_path: Path) -> 
 
 
 def test_guard_killed_after_a_failed_sync_ran_no_call_without_intent(tmp_path: Path) -> None:
-    """What was refused may turn up as an intent, closed as unknown: never the other way round."""
+    """A refused call may leave an intent that is closed as unknown, but no call runs without one."""
     if library() is None:
         pytest.skip("no C compiler: no failing syncs")
     config = write_config(tmp_path, scripted("up", tmp_path))

@@ -98,7 +98,7 @@ def require(condition: object, what: str) -> None:
 
 
 class GuardPair:
-    """One ledger, its guards, and everything that was ever asked of them."""
+    """One ledger, its guards, and all requests they ever got."""
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.folder = folder
@@ -120,7 +120,7 @@ class GuardPair:
     # Guards
 
     def launch(self, number: int, may_kill: bool = True) -> GuardProcess:
-        """Start the guard of this number; some are given an upstream that will kill them."""
+        """Start the guard of this number; some get an upstream that will kill them."""
         doomed = may_kill and self.luck.random() < 0.2
         self.upstream_kills[number] = doomed
         at = [str(self.luck.randrange(1, 20)), self.luck.choice(("received", "ran", "answered"))] if doomed else []
@@ -137,7 +137,7 @@ class GuardPair:
             require(guard.is_ready(), f"a guard did not start: {guard.stderr.read_text()[-500:]}")
 
     def restart(self, numbers: list[int]) -> None:
-        """Start those that died, at the same time; some die again while they start."""
+        """Restart the dead ones at the same time; some die again while starting."""
         before = self.read().open
         told = {number: self.folder.joinpath(f"{number}.stderr").stat().st_size for number in numbers}
         for number in numbers:
@@ -197,7 +197,7 @@ class GuardPair:
             ]
             guard.asked.clear()
         self.check()
-        self.restart(victims)  # what it leaves is checked after the next death, or at the end
+        self.restart(victims)  # its remains are checked after the next kill, or at the end
 
     def load(self) -> None:
         """Calls of every kind to every guard, in bursts, so that they share commits."""
@@ -219,7 +219,7 @@ class GuardPair:
             return Ask(self.last_id, "note", {"text": f"no {name}" if kind == "forbidden" else name})
         return Ask(self.last_id, "update", {"id": f"held {name}" if kind == "held" else name, "amount": 2})
 
-    # What must hold
+    # Invariants
 
     def read(self) -> Said:
         return read_ledger(self.state / "ledger.sqlite")
@@ -247,7 +247,7 @@ class GuardPair:
         self.result.endings = Counter(said.endings.values())
 
     def check_reply(self, said: Said, ask: Ask, reply: Json) -> None:
-        """What a client was told stands in the ledger."""
+        """What a client was told agrees with the ledger."""
         key = key_of(ask.tool, ask.arguments)
         about = reply.get("result", {}).get("_meta", {}).get("mcp-guard/decision", {})
         if "result" in reply and not reply["result"].get("isError"):
@@ -301,7 +301,7 @@ class Decider(threading.Thread):
                     signature = base64.b64encode(private.sign(statement.text())).decode()
                     votes.cast(statement, new.id, {"signature": signature})
                 except (ApprovalError, LedgerError):
-                    continue  # the next look tells whether it is still open
+                    continue  # the next poll shows whether it is still open
         writer.store.close()
 
 

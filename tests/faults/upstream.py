@@ -57,7 +57,7 @@ class Orders:
                 pass
 
     def obey(self) -> str:
-        """Do the next thing; returns what it was."""
+        """Carry out the next order; returns its name."""
         name, value = next(iter(json.loads(self.lines.readline() or '{"die": 0}').items()))
         if name == "plan":
             self.plan = value
@@ -72,7 +72,7 @@ class Orders:
         return str(name)
 
     def input(self) -> Iterator[str]:
-        """The lines of standard input, with orders between them."""
+        """The lines of standard input, with orders handled in between."""
         rest = b""
         while True:
             sources: list[Any] = [self.socket] if self.ends else [self.socket, 0]

@@ -26,7 +26,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="mcp-guard-corpus-") as corpus:
         for number, seed in enumerate(target.SEEDS):
             (Path(corpus) / str(number)).write_bytes(seed)
-            target.check(seed)  # what is imported and made once, is made now
+            target.check(seed)  # do one-time imports and setup now
         words = [
             sys.argv[0], corpus, f"-max_total_time={options.seconds}", f"-seed={options.seed}", "-print_final_stats=1",
             "-verbosity=0", "-max_len=4096", "-timeout=10", f"-artifact_prefix={options.findings}/{options.target}-",

@@ -52,14 +52,14 @@ def recorded(era: str, side: str) -> list[Any]:
 
 
 class Raw:
-    """A text that is put in as it is."""
+    """Text that is inserted unchanged."""
 
     def __init__(self, text: str) -> None:
         self.text = text
 
 
 def write(value: Any) -> str:
-    """JSON, but for what is raw and for keys that come twice."""
+    """JSON, except for raw text and duplicate keys."""
     if isinstance(value, Raw):
         return value.text
     if isinstance(value, dict):
@@ -96,7 +96,7 @@ def add(frame: Any, luck: random.Random) -> None:
 
 
 def swap(frame: Any, luck: random.Random) -> None:
-    """Two values change places; one may stand in the other."""
+    """Two values change places; one may be inside the other."""
     (first, one), (second, other) = luck.choices(list(places(frame)), k=2)
     first[one], second[other] = copy.deepcopy((second[other], first[one]))
 
@@ -162,7 +162,7 @@ def lengthen(data: bytes, luck: random.Random) -> bytes:
 
 
 def half(data: bytes, luck: random.Random) -> bytes:
-    """Two lines that no newline was meant to part."""
+    """Two lines split where no newline belongs."""
     at = luck.randrange(len(data) + 1)
     return data[:at] + b"\n" + data[at:]
 
@@ -171,7 +171,7 @@ BYTES: tuple[Callable[[bytes, random.Random], bytes], ...] = (cut, flip, flip, i
 
 
 def mutate(frames: list[Any], id: int, luck: random.Random) -> bytes:
-    """One line that is malformed, or at least unlikely. A request gets this id before it is changed."""
+    """One malformed, or at least unlikely, line. A request gets this id before it is changed."""
     frame = json.loads(json.dumps(luck.choice(frames)))
     if "method" in frame and "id" in frame:
         frame["id"] = id
@@ -187,7 +187,7 @@ def mutate(frames: list[Any], id: int, luck: random.Random) -> bytes:
 
 
 def garble(value: Any, luck: random.Random) -> Any:
-    """The value with one or two changes, and JSON still, so that whoever asked hears of it."""
+    """The value with one or two changes, still valid JSON, so that the requester receives it."""
     changed = {"": copy.deepcopy(value)}
     for _ in range(luck.choice((1, 1, 2))):
         if changed:

@@ -70,7 +70,7 @@ class HttpSession:
         self.wire.session = session  # a second one may have been opened
 
     def _headers(self, body: bytes) -> Headers:
-        """Those that fit, or not."""
+        """Headers that match the body, or not."""
         if self.luck.random() < 0.2:
             name = self.luck.choice(list(HEADERS))
             return {name: self.luck.choice(HEADERS[name])}
@@ -103,7 +103,7 @@ def stateless(method: str, name: str) -> Headers:
 
 @contextmanager
 def serve(folder: Path, era: str, seed: int) -> Iterator[HttpSession]:
-    """A guard that serves; on leaving, what must hold of it at its end."""
+    """Serve HTTP; on exit, check what must hold at the end."""
     port = free_port()
     with Served(config(folder, era, serving(port)), port) as served:
         session = HttpSession(served, era, seed, served.issue()[1])

@@ -55,7 +55,7 @@ async def converse(folder: Path, mode: str, era: str) -> None:
 
 
 async def heard(progress: float, total: float | None, message: str | None) -> None:
-    """Progress is wanted, so that it is asked for."""
+    """Passing a callback makes the client request progress."""
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ KINDS = [(era, who, how) for who, how in WAYS for era in ERAS]
 
 @dataclass
 class Round:
-    """What one guard got. `problem` says what did not hold; `latest` are the frames before that."""
+    """What one guard was sent. `problem` says which property failed; `latest` are the frames before that."""
 
     frames: int = 0
     good: int = 0
@@ -43,7 +43,7 @@ class Round:
 
 
 def play(number: int, frames: int, kind: tuple[str, str, str]) -> Round:
-    """The round of this number, of so many frames."""
+    """Run the round of this number with this many frames."""
     era, who, how = kind
     with tempfile.TemporaryDirectory(prefix="mcp-guard-fuzz-") as made:
         done = Round()
@@ -71,7 +71,7 @@ def play(number: int, frames: int, kind: tuple[str, str, str]) -> Round:
 
 
 def speak(session: Session, who: str, how: str, frames: int) -> None:
-    """So many frames, with good calls between them. Raises: AssertionError."""
+    """Send this many frames with valid calls in between. Raises: AssertionError."""
     say = session.from_client if who == "client" else session.from_upstream
 
     def some(these: list[bytes]) -> None:

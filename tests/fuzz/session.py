@@ -29,7 +29,7 @@ DEFECT = re.compile(r"Traceback|[Ii]nternal error|defect|Exception in|never retr
 
 
 def config(folder: Path, era: str, more: str = "", garbled: int | None = None) -> Path:
-    """With `garbled`, there is another upstream whose greeting and lists are garbled by this seed."""
+    """With `garbled`, another upstream garbles its greeting and lists with this seed."""
     server = upstream("up", sys.executable, str(UPSTREAM), era, str(folder / "ran"))
     if garbled is not None:
         server += upstream("odd", sys.executable, str(UPSTREAM), era, str(folder / "odd"), str(garbled))
@@ -38,7 +38,7 @@ def config(folder: Path, era: str, more: str = "", garbled: int | None = None) -
 
 @dataclass
 class Session:
-    """One guard, in one era on both sides. `open` are the malformed frames that must be answered, by id."""
+    """One guard with one protocol version on both sides. `open` are the malformed frames to be answered, by id."""
 
     folder: Path
     era: str
@@ -65,7 +65,7 @@ class Session:
         self.guard.kill()
 
     def _refuse(self, message: Json) -> None:
-        """What the upstream asks of the client."""
+        """Refuse what the upstream asks of the client."""
         if "id" in message:
             self.guard.write({"jsonrpc": "2.0", "id": message["id"], "error": {"code": -1, "message": "not now"}})
 
@@ -80,7 +80,7 @@ class Session:
         self.guard.write_bytes(b"\n".join(self.latest) + b"\n")
 
     def from_upstream(self, lines: Iterable[bytes]) -> None:
-        """The upstream says all this during a call, which is answered once in any case."""
+        """The upstream sends all this during a call, which is answered exactly once."""
         self.latest = list(lines)
         self.frames += len(self.latest)
         said = self.folder / "said"
@@ -106,7 +106,7 @@ class Session:
         return id
 
     def call(self) -> None:
-        """A good call, which is answered with what it said."""
+        """A valid call; its answer must echo its text."""
         arguments = {"good": self.good, "seed": self.seed}
         id = self.ask("echo", arguments)
         self.wait_for(id)
@@ -128,7 +128,7 @@ class Session:
         return self.guard.stderr.read_text(errors="replace")
 
     def finish(self) -> None:
-        """All is answered, the guard ends by itself, found nothing wrong with itself, and its ledger verifies."""
+        """Everything is answered, the guard exits, reports no defect, and its ledger verifies."""
         self.wait_for(*self.open)
         status = self.guard.end()
         found = DEFECT.search(self.stderr)
@@ -143,7 +143,7 @@ class Session:
 
 
 def frames_of(era: str, side: str) -> list[Any]:
-    """The recorded frames; an upstream's answers and progress belong to whatever is being called."""
+    """The recorded frames; an upstream's answers and progress are addressed to the call in progress."""
     frames = json.loads(json.dumps(recorded(era, side)))
     for frame in frames if side == "upstream" else ():
         if "method" not in frame:
@@ -154,7 +154,7 @@ def frames_of(era: str, side: str) -> list[Any]:
 
 
 def must_be_answered(line: bytes) -> int | None:
-    """The id of a frame that is a whole request with an id of ours, however odd it is otherwise."""
+    """The id of a frame that is a complete request with one of our ids, however odd otherwise."""
     try:
         message = json.loads(line)
     except (ValueError, RecursionError):

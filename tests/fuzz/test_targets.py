@@ -43,7 +43,7 @@ def test_fuzzed_input_is_parsed_correctly_or_refused(name: str) -> None:
 
 
 def test_recorded_frames_are_parsed_correctly_or_refused() -> None:
-    """The mutator's frames, for the strict reader and its independent oracle."""
+    """Frames from the mutator, for the strict parser and its independent oracle."""
     check, luck = load("canonical").check, random.Random(1)
     for number in range(1000):
         era = luck.choice(("handshake", "stateless"))

@@ -47,7 +47,7 @@ def verify(folder: Path, keys: Path | None = None) -> dict[str, Any]:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The export of a ledger in which calls were allowed, held, approved and denied; written in three goes."""
+    """An export of a ledger with allowed, held, approved and denied calls, written in three steps."""
     folder = tmp_path_factory.mktemp("real")
     harness = open_harness(folder)
     harness.load(ALLOW + HOLD.replace("action,", 'action == Action::"crm__purge",'))
@@ -87,7 +87,7 @@ def test_both_verifiers_accept_an_export_of_any_size(tmp_path: Path, size: int) 
 
 
 def read_with_tlog_scales(folder: Path) -> None:
-    """Its signature, its root from the tiles, and every entry's inclusion."""
+    """Checks its signature, its root from the tiles, and the inclusion of every entry."""
     reader = TilesReader(LocalBackend(folder))
     head = reader.get_checkpoint()
     head.verify(Vkey.from_string((folder / "ledger.pub").read_text().strip()))
@@ -132,7 +132,7 @@ def swap_bundles(folder: Path) -> None:
 
 
 def say_less(folder: Path) -> None:
-    """A checkpoint of fewer receipts, as it was signed once, over the files of now."""
+    """An older signed checkpoint of fewer receipts over the current files."""
     bundle = json.loads((folder / "bundles/000.jsonl").read_text().splitlines()[0])
     (folder / "checkpoint").write_text(bundle["proof"].partition("\n\n")[2])
 
@@ -196,7 +196,7 @@ def test_second_verifier_refuses_another_key(tmp_path: Path, real: Path) -> None
 
 
 def test_bundle_of_another_history_is_refused(tmp_path: Path) -> None:
-    """Signed by the same key, of a receipt that both histories share, but in a tree that this one never was."""
+    """Signed by the same key, for a receipt that both histories share, but in a tree that this one never had."""
     open_filled(tmp_path / "state", 10).store.close()
     shutil.copytree(tmp_path / "state", tmp_path / "second")
     folder = write(open_filled(tmp_path / "state", 300), tmp_path / "out")
@@ -208,7 +208,7 @@ def test_bundle_of_another_history_is_refused(tmp_path: Path) -> None:
 
 
 def rotated(writer: Writer, possession: bytes | None = None) -> SigningKey:
-    """Hand the ledger on to a new key, as receipts say it; the old key signs that receipt, the new one all later."""
+    """Rotate to a new key: the old key signs the rotation receipt, the new one all later receipts."""
     old, private = writer.key, Ed25519PrivateKey.generate()
     new = signing_key(old.origin, private.public_key(), private.sign)
     said: Json = {"old": old.verifier, "new": new.verifier}

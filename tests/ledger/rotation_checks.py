@@ -23,7 +23,7 @@ def public(verifier: str) -> Ed25519PublicKey:
 
 
 def receipts(folder: Path) -> list[tuple[Json, bytes, bytes]]:
-    """Document, its bytes, its signature."""
+    """Each receipt's document, bytes and signature."""
     with closing(sqlite3.connect(folder / "ledger.sqlite")) as db:
         rows = db.execute("SELECT body, signature FROM receipt ORDER BY seq").fetchall()
     return [(json.loads(body), body, signature) for body, signature in rows]
@@ -40,7 +40,7 @@ def signers(note_text: str) -> list[str]:
 
 
 def chain(folder: Path, first: str) -> Iterator[str]:
-    """Every receipt against the key that must have signed it; yields each key as it comes into force."""
+    """Checks every receipt against the key that must have signed it; yields each key as it becomes active."""
     key, edge = first, []  # type: ignore[var-annotated]
     yield key
     for seq, (said, body, signature) in enumerate(receipts(folder)):

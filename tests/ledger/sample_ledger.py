@@ -27,7 +27,7 @@ SIZE = 1000
 
 
 async def write_history(folder: Path, size: int = SIZE) -> Harness:
-    """The harness is open; its ledger is `folder/state/ledger.sqlite`."""
+    """Write receipts until there are `size`. The harness stays open; its ledger is `folder/state/ledger.sqlite`."""
     harness = reopen(folder)
     begin(harness)
     rounds = 0
@@ -70,7 +70,7 @@ def end(harness: Harness) -> None:
 
 
 async def live(harness: Harness, text: str) -> None:
-    """One round of all that can become of a call."""
+    """One round of every possible course of a call."""
     await harness.guard.call(make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 5}))
     await harness.guard.call(make_instance(), ToolCallRequest("crm__nothing", {}))
     await approve_and_use(harness, text)
@@ -120,7 +120,7 @@ def witness(harness: Harness) -> None:
 
 
 def erase(harness: Harness, ranges: list[tuple[int, int]]) -> None:
-    """What `ledger forget` does: payloads go, and a receipt says so."""
+    """What `ledger forget` does: payloads are deleted and a receipt records it."""
 
     def op(tx: Transaction) -> None:
         gone = 0

@@ -11,7 +11,7 @@ NOW = 1_790_000_000 * 1_000_000
 
 
 class FrozenClock:
-    """A clock that stands still."""
+    """A clock that never advances."""
 
     def now(self) -> int:
         return NOW
@@ -20,7 +20,7 @@ class FrozenClock:
 
 
 def open_filled(folder: Path, count: int, payload: bytes = b'{"a":1}', origin: str = ORIGIN) -> Writer:
-    """The ledger in `folder`, with so many receipts more."""
+    """The ledger in `folder`, extended by this many receipts."""
     writer = open_writer(LedgerSettings(folder, origin, unsafe_skip_fsync=True), FrozenClock())
     fill(writer, count, payload)
     return writer

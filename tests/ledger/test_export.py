@@ -142,7 +142,7 @@ def test_the_export_of_another_ledger_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("more", [5, 10, 20])
 def test_export_detects_a_rolled_back_ledger(tmp_path: Path, more: int) -> None:
-    """Shorter than the export, as long, or longer: it is not what the export has become."""
+    """Shorter than the export, as long, or longer: it does not extend the export."""
     writer, out = open_filled(tmp_path / "state", 300), tmp_path / "out"
     shutil.copytree(tmp_path / "state", tmp_path / "old")
     fill(writer, 10)
@@ -206,7 +206,7 @@ def test_memory_does_not_grow_with_the_ledger(tmp_path: Path) -> None:
     writer, peaks = open_filled(tmp_path / "state", 4000), []
     for count in (0, 12000):
         fill(writer, count)
-        write(writer, tmp_path / f"warm{count}")  # what is imported and cached once does not count
+        write(writer, tmp_path / f"warm{count}")  # one-time imports and caches do not count
         tracemalloc.start()
         write(writer, tmp_path / f"out{count}")
         peaks.append(tracemalloc.get_traced_memory()[1])

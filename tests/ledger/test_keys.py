@@ -46,7 +46,7 @@ def published(folder: Path) -> list[str]:
 
 
 def external(folder: Path, name: str = "token", seconds: float = 20) -> SignerSettings:
-    """A command signer with a key of its own, and its verifier line."""
+    """A command signer with its own key, and its verifier line."""
     private = Ed25519PrivateKey.generate()
     (folder / name).write_text(private.private_bytes_raw().hex())
     verifier = note.verifier(ORIGIN, private.public_key().public_bytes_raw())
@@ -181,7 +181,7 @@ def test_a_rotation_that_cannot_be_recorded_changes_nothing(tmp_path: Path) -> N
 
 
 def rotate_until(folder: Path, at: Callable[[str], None]) -> None:
-    """Rotate; `at` is told of every file in the folder that is opened, moved or removed, and of the commit."""
+    """Rotate; `at` is called for every file opened, moved or removed in the folder, and for the commit."""
 
     def heard(event: str, arguments: tuple[object, ...]) -> None:
         about = str(arguments[0]) if arguments else ""
@@ -216,7 +216,7 @@ def test_rotation_killed_at_any_step_leaves_a_working_key(tmp_path: Path) -> Non
         died = killed_at(number, partial(rotate_until, folder))
         after = open_writer(settings(folder), Clock())
         write(after)
-        write(old)  # a guard that ran all the while
+        write(old)  # a guard that ran throughout
         keys = list(chain(folder / "state", published(folder)[0]))
         assert keys == published(folder), number
         assert after.key.verifier == old.key.verifier == keys[-1]
@@ -258,7 +258,7 @@ def test_a_damaged_key_is_replaced_by_one_of_another_signer(tmp_path: Path) -> N
     both = settings(tmp_path, SignerSettings(), held)
     assert key_rotation.replace(both, Clock())[1] == held.public
     assert open_writer(both, Clock()).key.verifier == held.public
-    assert (tmp_path / "state" / "ledger.key").read_text() == "PRIVATE+KEY+rubbish\n"  # whatever it is, it stays
+    assert (tmp_path / "state" / "ledger.key").read_text() == "PRIVATE+KEY+rubbish\n"  # any content is left alone
 
 
 def test_replacing_a_key_needs_receipts(tmp_path: Path) -> None:
@@ -330,7 +330,7 @@ def test_failing_signer_refuses_the_write(tmp_path: Path, mood: str, told: str) 
         write(impatient)
     assert "calls are refused" in caught.value.hint
     (tmp_path / "token.mood").unlink()
-    assert write(writer) == 1  # nothing was written meanwhile
+    assert write(writer) == 1  # nothing was written in between
 
 
 def external_like(held: SignerSettings, seconds: float) -> SignerSettings:

@@ -58,7 +58,7 @@ async def ask(harness: Harness, words: str) -> str:
 
 
 def live(folder: Path) -> Iterator[Json]:
-    """A guard as it is run, observing and with a shadow, with policies, and without ones that load."""
+    """A guard in normal use: observing, with a shadow, with valid and with invalid policies."""
     (folder / "shadow").mkdir()
     config = write_config(folder, scripted("up", folder), guard='mode = "observe"\nshadow = "shadow"')
     for policies in (ALLOW_ALL, "permit (nobody"):
@@ -154,7 +154,7 @@ async def receipts(tmp_path_factory: pytest.TempPathFactory) -> list[Json]:
 
 
 def errors(receipt: Json) -> list[str]:
-    """What is wrong with it by the definition of its kind, which says more than `oneOf` does."""
+    """Errors by the definition of its kind, which are more specific than those of `oneOf`."""
     of_kind = VALIDATOR.evolve(schema={"$ref": f"urn:mcp-guard:receipt:v1#/$defs/{receipt['kind']}"})
     return [error.message for error in of_kind.iter_errors(receipt)]
 

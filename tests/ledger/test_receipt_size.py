@@ -103,7 +103,7 @@ async def test_long_rationales_are_whole_in_votes_and_cut_in_the_intent(tmp_path
 
 
 async def test_oversized_receipt_refuses_the_call_and_writes_nothing(tmp_path: Path) -> None:
-    """Here by the operator's doing: what each route demands must stand whole in the receipt."""
+    """Caused by the operator here: what each route demands must be complete in the receipt."""
     crowd = tuple(f"approver-{number:05}" for number in range(6000))
     harness = open_harness(tmp_path, ALLOW + HOLD, routes={"people": Route("people", crowd, 10**12)})
     reply = await call(harness, "crm__note", {"text": "hi"})

@@ -192,7 +192,7 @@ def test_concurrent_processes_pin_one_definition_and_quarantine_the_other(tmp_pa
     PinSession(tmp_path).writer.store.close()
 
     def listing(number: int) -> tuple[str, dict[str, str]]:
-        session = PinSession(tmp_path)  # a connection of its own, as in another process
+        session = PinSession(tmp_path)  # its own connection, as in another process
         seen = tool(description=str(number % 2))
         out = session.out(seen)
         session.writer.store.close()

@@ -14,7 +14,7 @@ from tests.live.running_guard import SERVERS, Json
 
 
 class Authority:
-    """Runs in `folder`; `behave` changes how it answers from now on."""
+    """Runs in `folder`; `behave` changes how it answers from then on."""
 
     def __init__(self, folder: Path, **how: object) -> None:
         self.folder, self.port, self._how = folder, free_port(), how
@@ -39,7 +39,7 @@ class Authority:
         self.process.wait()
 
     def drop(self) -> None:
-        """Every access token ends now, though it was said to last."""
+        """Expire every access token now, before its announced lifetime."""
         httpx.post(f"{self.url}/drop", trust_env=False)
 
     def asked(self, what: str) -> list[Json]:
@@ -48,7 +48,7 @@ class Authority:
         return [each for each in map(json.loads, lines) if each["what"] == what]
 
     def section(self, secret: str, grant: str = "client_credentials", more: str = "") -> str:
-        """The TOML of the upstream `far`; `secret` is the TOML of its place, or empty."""
+        """The TOML of the upstream `far`; `secret` is the TOML of the secret's source, or empty."""
         said = f"client_secret = {secret}" if secret else ""
         return (
             f'[upstreams.far]\nurl = "{self.url}/mcp"\n[upstreams.far.oauth]\ngrant = "{grant}"\n'

@@ -27,7 +27,7 @@ def free_port() -> int:
 
 
 def await_answer(url: str) -> None:
-    """Until the server that was just started answers, whatever it says."""
+    """Wait until the server that was just started answers anything."""
     deadline = time.monotonic() + 30
     while True:
         try:
@@ -92,7 +92,7 @@ class Served:
 
 @dataclass
 class Raw:
-    """A client that says exactly what it is told to."""
+    """A client that sends exactly what it is given."""
 
     url: str
     token: str
@@ -146,7 +146,7 @@ class Wire:
     """A lean HTTP/1.1 connection for many calls: no library, one request at a time."""
 
     def __init__(self, port: int, token: str, version: str = "") -> None:
-        """With `version`, every request says which revision it is of, as newer clients do."""
+        """With `version`, every request names its revision, as newer clients do."""
         self._port, self._token, self._version = port, token, version
         self.session = ""
 

@@ -22,7 +22,7 @@ _one_at_a_time = threading.Lock()
 
 
 def run_warm(words: tuple[str, ...]) -> "subprocess.CompletedProcess[str]":
-    """A command with our environment and folder, no input; what it printed and its exit code."""
+    """Run a command with our environment and folder and no input; returns its output and exit code."""
     with _one_at_a_time, tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         server = _server()
         assert server.stdin
@@ -53,7 +53,7 @@ def _stop() -> None:
 
 
 def serve() -> None:
-    list(list_commands())  # each has been imported now
+    list(list_commands())  # every command is imported by now
     for line in sys.stdin.buffer:
         child = os.fork()
         if child == 0:
@@ -63,12 +63,12 @@ def serve() -> None:
 
 
 def _become(asked: dict[str, Any]) -> NoReturn:
-    """The command, to its end, or to the alarm."""
+    """Become the command, until it ends or the alarm goes off."""
     code = 1
     signal.alarm(SECONDS)
     measured = sys.modules["coverage"].Coverage.current() if "coverage" in sys.modules else None
     if measured:
-        measured._collector.data.clear()  # what was measured while importing, the server itself saves in the end
+        measured._collector.data.clear()  # the server itself saves the coverage of the imports
     try:
         for number, file in enumerate(("/dev/null", *asked["files"])):
             os.dup2(os.open(file, os.O_RDWR), number)

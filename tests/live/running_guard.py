@@ -85,7 +85,7 @@ def cli(*args: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
 
 @dataclass
 class Client:
-    """A raw client of `mcp-guard run`; reads one message at a time, keeps what it was not waiting for."""
+    """A raw client of `mcp-guard run`; reads one message at a time and keeps those it was not waiting for."""
 
     config: Path
     arguments: tuple[str, ...] = ()
@@ -172,7 +172,7 @@ class Client:
 
 
 def enrol(config: Path, approver: str = "alice") -> tuple[str, ...]:
-    """Enrol a key for the approver, once; returns the options by which they then decide."""
+    """Enrol a key for the approver once; returns the options for deciding with it."""
     folder = config.parent
     (folder / "passphrase").write_text("correct horse battery")
     key = ("--key-file", str(folder / f"{approver}.key"), "--passphrase-file", str(folder / "passphrase"))

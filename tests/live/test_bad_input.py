@@ -44,7 +44,7 @@ def raw_call(id: int, arguments: str) -> bytes:
 def test_malformed_json_is_answered_without_an_id(client: Client, line: bytes) -> None:
     client.write(line)
     if line in (b'"text"', b"12", b"null"):
-        return  # JSON, but no message: noted on standard error, nothing to answer
+        return  # JSON but not a message: reported on standard error, not answered
     assert client.wait(None)["error"]["code"] in (-32700, -32600)
 
 
@@ -87,7 +87,7 @@ def test_unacceptable_arguments_are_denied_with_a_receipt(
     ],
 )
 def test_failing_frame_does_not_affect_others(client: Client, line: bytes) -> None:
-    """What comes in the same read is answered."""
+    """Other frames from the same read are answered."""
     client.write(line + b'\n{"jsonrpc":"2.0","id":77,"method":"ping"}')
     assert client.wait(77)["result"] == {}
 
@@ -214,7 +214,7 @@ def test_upstream_without_a_listing_hides_no_other_upstream(folder: Path) -> Non
         client.start()
         before = client.tools().keys()
         (folder / "silent").touch()
-        assert client.tools().keys() == before  # the last listing stays
+        assert client.tools().keys() == before  # the last listing is kept
         assert text(client.call("other__tool_error")) == "the tool says no"
     assert "upstream `up`: no tool listing: `tools/list` was not answered" in client.stderr
 

@@ -14,7 +14,7 @@ CLIENT = NODE_SERVERS.parent.parent / "client.mjs"
 
 
 def typescript(*args: str) -> Json:
-    """What the client got, run with the node that the environment brings."""
+    """The result that the TypeScript client got, run with the node of the environment."""
     assert NODE_SERVERS.exists(), "run `make test`, which installs the npm packages"
     done = subprocess.run([str(BIN / "node"), str(CLIENT), *args], capture_output=True, text=True, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -27,7 +27,7 @@ def assert_all_works(got: Json) -> None:
     assert json.loads(text({"result": got["echo"]}))["arguments"] == {"text": "hi"}
     heard = got["steps"]
     assert heard
-    assert heard == [1, 2, 3][: len(heard)]  # the SDK drops what it reads together with the answer
+    assert heard == [1, 2, 3][: len(heard)]  # the SDK drops frames read together with the answer
     assert "file:///x" in text({"result": got["asked"]})
     assert got["refused"]["isError"] is True
     assert got["unknown"] == {"code": -32602}

@@ -38,7 +38,7 @@ pytestmark = pytest.mark.skipif(os.getuid() != 0, reason="only root can be other
 
 @pytest.fixture
 def place() -> Iterator[Path]:
-    """A folder that everybody may look into."""
+    """A folder that every user can read."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o755)
         yield Path(folder)

@@ -38,7 +38,7 @@ def test_destination_is_judged_by_its_first_source(tmp_path: Path) -> None:
         assert "anna" in text(client.call("up__echo", {"text": "anna@corp.example"}))
     receipts = log(config)
     started = next(each for each in receipts if each["kind"] == "instance.started")
-    assert started["request"].startswith("sha256:")  # the task's text is committed to, and kept beside
+    assert started["request"].startswith("sha256:")  # the receipt commits to the task text, which is stored beside it
     assert "anna" not in json.dumps(receipts)
     denied = next(each for each in receipts if each["kind"] == "decision")
     assert denied["history"] == {"untrusted_seen": True, "sinks": {"from_untrusted": ["text"]}}

@@ -95,7 +95,7 @@ async def test_fastmcps_client_works(served: Served) -> None:
     assert not result.is_error
 
 
-# Who may come in
+# Authentication
 
 
 def test_request_without_a_valid_token_is_refused(served: Served) -> None:
@@ -324,7 +324,7 @@ def test_a_token_bound_to_a_key_needs_a_fresh_proof_of_it(served: Served) -> Non
 
     good = _proof(key, token, served.url)
     assert status(good) == 200
-    assert status(good) == 401  # a proof is good once
+    assert status(good) == 401  # a proof is valid once
     assert status(None) == 401
     assert status(None, "Bearer") == 401
     assert status(_proof(key, token, served.url), "Bearer") == 401

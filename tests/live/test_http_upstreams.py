@@ -16,7 +16,7 @@ TOKEN = "canary-7f3a9c1e5b"
 
 
 class Remote:
-    """A real server over HTTP, that can be ended and started again."""
+    """A real server over HTTP that can be stopped and restarted."""
 
     def __init__(self, folder: Path) -> None:
         self.port, self.log = free_port(), folder / "remote.jsonl"

@@ -38,7 +38,7 @@ sys.exit(main())
 
 
 class Telling(Client):
-    """A guard that tells at its end which modules it has; not measured for coverage, which loads many."""
+    """A guard that reports its loaded modules at exit; without coverage, which loads many."""
 
     def __enter__(self) -> "Telling":
         env = {name: value for name, value in os.environ.items() if not name.startswith("COVERAGE")}

@@ -24,7 +24,7 @@ def configure(folder: Path, section: str) -> Path:
 
 
 def sign_in(config: Path) -> "subprocess.CompletedProcess[str]":
-    """`upstreams login`, and a browser that follows the address."""
+    """Run `upstreams login` with a browser that follows the URL."""
     words = command("upstreams", "login", "far", "--no-browser", "--config", str(config))
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
@@ -110,12 +110,12 @@ def test_sign_in_by_a_user_continues_with_rotating_refresh_tokens(tmp_path: Path
             two.tools()
             authority.behave(slow=0.2, lasts=1)
             for _ in range(5):
-                authority.drop()  # so that both find out at once
+                authority.drop()  # so that both notice at the same time
                 sent = [each.send("tools/call", {"name": "far__echo", "arguments": {}}) for each in (one, two)]
                 assert [text(each.wait(id)) for each, id in zip((one, two), sent, strict=True)] == ["done", "done"]
         refreshes = [each for each in authority.asked("token") if each["grant_type"] == "refresh_token"]
         assert len(refreshes) >= 3
-        assert len({each["refresh_token"] for each in refreshes}) == len(refreshes)  # none was used twice
+        assert len({each["refresh_token"] for each in refreshes}) == len(refreshes)  # no refresh token was used twice
         assert json.loads(kept.read_text())["refresh"] == authority.asked("gave")[-1]["refresh"]
 
 

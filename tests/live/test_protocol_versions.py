@@ -23,7 +23,7 @@ ABLE: Json = {"elicitation": {}, "roots": {}}
 
 @dataclass
 class Eras:
-    """One official server of an era, and the configuration of a guard in front of it."""
+    """One official server of a protocol version, and the configuration of a guard in front of it."""
 
     folder: Path
     era: str
@@ -67,7 +67,7 @@ def serving(eras: Eras) -> Iterator[Eras]:
 
 
 def answer(client: Client, **answers: Json) -> None:
-    """Answer the guard's next requests of the client, by method; in whichever order they come."""
+    """Answer the guard's next requests to the client by method, in any order."""
     waiting = dict(answers)
     while waiting:
         message = next((each for each in client.others if each.get("method") in waiting and "id" in each), None)

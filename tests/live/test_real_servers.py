@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprec
 
 
 def node(name: str, *args: str) -> str:
-    """The TOML of an npm server, run with the node that the environment brings."""
+    """The TOML of an npm server, run with the node of the environment."""
     entry = NODE_SERVERS / f"server-{name}" / "dist" / "index.js"
     assert entry.exists(), "run `make test`, which installs the npm servers"
     return upstream(name, str(BIN / "node"), str(entry), *args)
@@ -32,7 +32,7 @@ def node(name: str, *args: str) -> str:
 
 @asynccontextmanager
 async def guarded(config: Path, **callbacks: Any) -> AsyncIterator[Client]:
-    """The official client, in front of the guard."""
+    """The official client, connected to the guard."""
     words = command("run", "--config", str(config))
     with anyio.fail_after(60):
         server = StdioServerParameters(command=words[0], args=words[1:], env=dict(os.environ))
@@ -82,7 +82,7 @@ async def test_mcp_server_git_works_behind_the_guard(tmp_path: Path) -> None:
 
 
 async def test_server_filesystem_uses_the_roots_of_the_client(tmp_path: Path) -> None:
-    """Writes only where a policy says so; the roots come from the client, through the guard."""
+    """It writes only where a policy allows it; the roots come from the client through the guard."""
     work = tmp_path / "work"
     work.mkdir()
     policies = f"""
@@ -155,7 +155,7 @@ async def test_server_everything_passes_everything_through(tmp_path: Path, mode:
             await client.set_logging_level("debug")
         await client.call_tool("everything__toggle-simulated-logging", {})
         with anyio.fail_after(20):
-            while not heard:  # a stateless client hears of it while a request of its own is under way
+            while not heard:  # a stateless client is notified while one of its requests is open
                 await client.call_tool("everything__trigger-long-running-operation", {"duration": 1, "steps": 4})
 
 

@@ -16,7 +16,7 @@ NO_HI = ALLOW_ALL + (
 
 
 def wait_for_new_tools(client: Client) -> None:
-    """Read until the client is told that tools have changed, which is when the new policies are in force."""
+    """Read until the client is notified of changed tools, which is when the new policies apply."""
     if not any(message.get("method") == "notifications/tools/list_changed" for message in client.others):
         while client.read().get("method") != "notifications/tools/list_changed":
             pass

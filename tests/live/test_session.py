@@ -34,7 +34,7 @@ HOLD_POLICIES = f"""{ALLOW_ALL}
 
 
 def eventually(what: Callable[[], T], seconds: float = 40) -> T:
-    """Wait for another process; there is nothing of ours to be told by."""
+    """Wait for another process, which cannot signal an event to us."""
     deadline = time.monotonic() + seconds
     while not (found := what()):
         assert time.monotonic() < deadline, "it did not come to pass"
@@ -43,7 +43,7 @@ def eventually(what: Callable[[], T], seconds: float = 40) -> T:
 
 
 def held(config: Path) -> str:
-    """The id of the request that a call is waiting for."""
+    """The id of the approval that a call is waiting for."""
     listing = ("approvals", "list", "--config", str(config), "--json")
     return str(eventually(lambda: json.loads(cli(*listing, check=False).stdout or "[]"))[0]["id"])
 
@@ -68,7 +68,9 @@ def test_cancelled_call_is_recorded_and_cancelled_upstream(tmp_path: Path) -> No
         eventually(lambda: seen(tmp_path, "up"))
         client.notify("notifications/cancelled", {"requestId": id, "reason": "changed my mind"})
         assert json.loads(text(client.call("up__echo", {"text": "next"})))["tool"] == "echo"
-        assert not [message for message in client.others if message.get("id") == id]  # no reply to what was cancelled
+        assert not [
+            message for message in client.others if message.get("id") == id
+        ]  # a cancelled request gets no reply
     endings = {each["tool"]: each["ending"] for each in log(config, "--kind", "outcome")}
     assert endings == {"up__never": "cancelled", "up__echo": "ok"}
     cli("verify", "--config", str(config))
@@ -218,7 +220,7 @@ def test_all_processes_end_with_the_client(tmp_path: Path) -> None:
 
 
 def test_all_processes_end_when_the_client_is_killed(tmp_path: Path) -> None:
-    """A client that is killed closes no session; the guard sees the end of its input."""
+    """A killed client closes no session; the guard sees the end of its input."""
     config = write_config(tmp_path, breeding(tmp_path))
     program = f"""
 import subprocess, sys, time
@@ -241,7 +243,7 @@ time.sleep(1000)
 
 
 def test_killed_guard_leaves_no_upstream_running(tmp_path: Path) -> None:
-    """The upstream's pipes close; one that heeds the end of its input ends."""
+    """The upstream's pipes close; an upstream that respects the end of its input exits."""
     with Client(write_config(tmp_path, scripted("up", tmp_path))) as client:
         client.start()
         assert client.tools()

@@ -41,7 +41,7 @@ def holding(folder: Path, hold: float = 0.1, more: str = "") -> Path:
 
 
 class Stateless(Client):
-    """A raw client that puts the envelope on every request."""
+    """A raw client that adds the envelope to every request."""
 
     def send(self, method: str, params: Json | None = None, **capabilities: Json) -> int:
         meta = {f"{PREFIX}protocolVersion": REVISION, f"{PREFIX}clientCapabilities": capabilities}
@@ -69,7 +69,7 @@ def test_request_without_handshake_is_served(tmp_path: Path) -> None:
         assert found["supportedVersions"] == [REVISION]
         assert found["_meta"][f"{PREFIX}serverInfo"]["name"] == "mcp-guard"
         assert {"ttlMs", "cacheScope"} <= client.ask("tools/list")["result"].keys()
-    assert "_meta" not in seen(tmp_path, "up")[0]  # the envelope is between the client and the guard
+    assert "_meta" not in seen(tmp_path, "up")[0]  # the envelope is for the guard only
 
 
 @pytest.mark.parametrize(
@@ -186,7 +186,7 @@ def test_cancelled_retry_withdraws_the_approval_request(tmp_path: Path) -> None:
 
 
 def test_client_with_url_elicitation_is_sent_to_the_inbox(tmp_path: Path) -> None:
-    """The call goes on while the client shows the link; what it is answered decides nothing."""
+    """The call continues while the client shows the link; the client's answer decides nothing."""
     config = holding(tmp_path, hold=60)
     urls: Json = {"url": {}}
     with Stateless(config) as client:
@@ -198,7 +198,7 @@ def test_client_with_url_elicitation_is_sent_to_the_inbox(tmp_path: Path) -> Non
         assert request["params"]["url"].endswith(f"/requests/{id}")
         back = {**ECHO, "requestState": first["requestState"], "inputResponses": {key: {"action": "accept"}}}
         waiting = client.send("tools/call", back, elicitation=urls)
-        assert client.ask("tools/call", back)["error"]["code"] == -32602  # one request waits already
+        assert client.ask("tools/call", back)["error"]["code"] == -32602  # one request is pending already
         assert not seen(tmp_path, "up")
         approve(config, id)
         assert client.wait(waiting)["result"]["resultType"] == "complete"
@@ -233,11 +233,11 @@ def test_upstream_question_is_a_round_of_the_running_call(tmp_path: Path) -> Non
         [(key, request)] = first["inputRequests"].items()
         assert request["method"] == "roots/list"
         silent = client.ask("tools/call", {**call, "requestState": first["requestState"]}, roots={})["result"]
-        assert silent["inputRequests"] == {key: request}  # who comes back without an answer is asked again
+        assert silent["inputRequests"] == {key: request}  # a client that returns without an answer is asked again
         answer = {"roots": [{"uri": "file:///x"}]}
         back = {**call, "requestState": silent["requestState"], "inputResponses": {key: answer}}
         assert json.loads(text(client.ask("tools/call", back, roots={}))) == answer
-        assert json.loads(text(client.ask("tools/call", call))) is None  # who offers no roots is not asked
+        assert json.loads(text(client.ask("tools/call", call))) is None  # a client without roots is not asked
     assert len(seen(tmp_path, "up")) == 2
 
 

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::mcp.shared.exceptions.MCPDeprec
 
 
 async def test_wrapped_client_file_serves_the_same_servers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A call through each of two servers; and after `unwrap` the file is what it was."""
+    """A call through each of two servers; after `unwrap` the file is as before."""
     repository, files = tmp_path / "repository", tmp_path / "files"
     subprocess.run(["git", "init", "-q", str(repository)], check=True)
     files.mkdir()
@@ -47,7 +47,7 @@ async def test_wrapped_client_file_serves_the_same_servers(tmp_path: Path, monke
     cli("wrap", *words)
     [(name, server)] = read(client_file)["mcpServers"].items()
     assert name == "guard"
-    monkeypatch.setenv("PATH", os.defpath)  # the entry says where everything is
+    monkeypatch.setenv("PATH", os.defpath)  # the entry has all paths
     with anyio.fail_after(60):
         parameters = StdioServerParameters(command=server["command"], args=server["args"], cwd="/")
         async with Client(parameters) as client:
@@ -70,7 +70,7 @@ async def test_wrapped_client_file_serves_the_same_servers(tmp_path: Path, monke
 async def test_secret_resolved_by_the_client_reaches_only_its_server(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It stands in no file: the client puts it into the guard's environment, and the guard into the server's."""
+    """It is in no file: the client puts it into the guard's environment, and the guard into the server's."""
     secret = "a-secret-of-the-client"
     entry = {"command": sys.executable, "args": [str(LEAKY), "LEAKY_TOKEN"], "env": {"LEAKY_TOKEN": "${input:token}"}}
     client_file = tmp_path / ".vscode" / "mcp.json"

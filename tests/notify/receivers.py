@@ -19,7 +19,7 @@ class Posted:
 
 @dataclass
 class Web:
-    """`answers` are the status codes to give, in order; afterwards 200."""
+    """`answers` are the status codes to return, in order; then 200."""
 
     url: str
     answers: list[int] = field(default_factory=list)
@@ -49,7 +49,7 @@ def web(*answers: int) -> Iterator[Web]:
 
 @contextmanager
 def smtp() -> Iterator[tuple[int, list[Message]]]:
-    """The port, and the mail that came."""
+    """The port, and the mail received."""
     mail: list[Message] = []
 
     class Handler(socketserver.StreamRequestHandler):

@@ -34,7 +34,7 @@ def harness(tmp_path: Path) -> Harness:
 
 
 def keep(path: Path, secret: str) -> None:
-    """A secret in a file of its owner's alone."""
+    """Write a secret to a private file."""
     path.touch(0o600)
     path.write_text(secret)
 
@@ -45,7 +45,7 @@ def dispatcher(harness: Harness, kind: str, **options: Any) -> NotificationDispa
 
 
 async def ask(harness: Harness) -> str:
-    """A new request, which owes one message to the notifier `one`."""
+    """Make a new request with one message due for the notifier `one`."""
     id = pending_id(await harness.guard.call(make_instance(), ASKED))
     approval = harness.store.approval(id)[0]
     route = replace(ROUTES["people"], notify=("one",))
@@ -54,7 +54,7 @@ async def ask(harness: Harness) -> str:
 
 
 async def deliver(harness: Harness, carrier: NotificationDispatcher, rounds: int = 1) -> Delivery:
-    """Some rounds, each after all waits are over; the delivery as it is then."""
+    """Run some rounds, each after all retry delays; returns the delivery."""
 
     for _ in range(rounds):
         await carrier.run_once()
@@ -199,7 +199,7 @@ async def test_failed_delivery_says_why(harness: Harness, kind: str, options: Js
 
 
 async def test_desktop_notification_uses_notify_send(harness: Harness, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The command is a script of ours: there is no desktop here."""
+    """The command is our own script: there is no desktop here."""
     script = harness.folder / "notify-send"
     script.write_text(f'#!/bin/sh\nprintf "%s\\n" "$@" > {harness.folder}/said\n')
     script.chmod(0o700)

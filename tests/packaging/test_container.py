@@ -57,7 +57,7 @@ def test_image_runs_unprivileged_with_state_on_a_volume() -> None:
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[int]:
-    """Its command, on a port that is free, as it is served: gives the port."""
+    """Runs its command on a free port; yields the port."""
     words = [*json.loads(only("ENTRYPOINT")), *json.loads(only("CMD"))]
     assert (words[0], words[1] in COMMANDS) == ("mcp-guard", True)
     config = write_config(tmp_path, scripted("up", tmp_path), more='[serve]\nhost = "0.0.0.0"\nport = 0\n')

@@ -18,7 +18,7 @@ UV = str(Path(sys.executable).with_name("uv"))
 
 @dataclass(frozen=True)
 class Installed:
-    """A new environment with the wheel and the locked dependencies; `run` has nothing of ours in its environment."""
+    """A new environment with the wheel and the locked dependencies; `run` gets none of our environment."""
 
     bin: Path
     home: Path
@@ -53,7 +53,7 @@ def installed(dist: Path, tmp_path_factory: pytest.TempPathFactory) -> Installed
 
 @pytest.fixture(scope="module")
 def kept(installed: Installed) -> Path:
-    """What the demo leaves."""
+    """The folder that the demo creates."""
     done = installed.run("mcp-guard", "demo", "--keep", "crm")
     assert done.returncode == 0, done.stdout + done.stderr
     for expected in ("amount 48,500", "denied by mcp-guard", "approved by Alice", "verified: 25", "NOT VERIFIED: "):
@@ -62,7 +62,7 @@ def kept(installed: Installed) -> Path:
 
 
 def test_source_distribution_has_every_tracked_file(dist: Path) -> None:
-    """So it can be built, tested and read as the repository can."""
+    """So that it can be built, tested and read like the repository."""
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     [path] = dist.glob("*.tar.gz")
     with tarfile.open(path) as archive:

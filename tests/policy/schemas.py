@@ -82,7 +82,7 @@ SCHEMAS = st.builds(lambda schema: {**schema, "$defs": DEFS}, objects(INNER) | c
 
 
 def fitting(shape: Shape) -> st.SearchStrategy[Any]:
-    """Values that fit a shape."""
+    """Values that match a shape."""
     null = st.none() if shape.nullable else st.nothing()
     if shape.kind is Kind.OPAQUE:
         return VALUES

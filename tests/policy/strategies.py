@@ -67,7 +67,7 @@ TEXTS = SETS.map(write)
 
 @st.composite
 def revisions(draw: st.DrawFn) -> tuple[str, str]:
-    """A set of policies, and the same with one part of one policy written anew: near enough to differ in details."""
+    """A policy set, and the same set with one part of one policy regenerated, so that they differ in details."""
     before = draw(SETS.filter(bool))
     at, part = draw(st.integers(0, len(before) - 1)), draw(st.integers(0, len(PARTS) - 1))
     changed = list(before[at])
@@ -93,7 +93,7 @@ def ruleset(written: str) -> Ruleset:
 
 
 class GeneratedRequest(NamedTuple):
-    """One request as it is recorded (`request`, `entities`) and as it is evaluated."""
+    """One request as recorded (`request`, `entities`) and as evaluated."""
 
     recorded: Json
     request: Json

@@ -15,7 +15,7 @@ APPROVALS = [frozenset(some) for size in range(3) for some in combinations(ROUTE
 
 
 def lets(text: str, asked: GeneratedRequest, approvals: frozenset[str]) -> bool:
-    """What Cedar says of plain policies; a policy that fails denies, as in the guard."""
+    """Cedar's answer for plain policies; a policy that fails denies, as in the guard."""
     context: Json = {**asked.recorded["request"]["context"], "approvals": sorted(approvals)}
     result = cedarpy.is_authorized({**asked.request, "context": context}, text, asked.entities)
     return result.allowed and not result.diagnostics.errors

@@ -121,7 +121,7 @@ async def test_destructive_call_is_held_after_untrusted_content(tmp_path: Path) 
 
 
 async def test_history_is_recorded_even_if_no_policy_uses_it(tmp_path: Path) -> None:
-    """So that the decision can be run again under policies that do."""
+    """So that the decision can be replayed under policies that use it."""
     harness = open_web(tmp_path, {"crm__web": "x"}, '@id("all") permit (principal, action, resource);')
     await ask(harness, "web", url="www.news.example")
     intent = harness.receipts("intent")[-1]

@@ -49,7 +49,7 @@ def test_declared_reserved_key_gets_an_extra_underscore(tmp_path: Path, key: str
 
 @pytest.mark.parametrize("value", [2**53 + 1, 2**63, -(2**63) - 1, 10**30])
 def test_inexact_json_integer_is_refused(tmp_path: Path, value: int) -> None:
-    """Canonical JSON has the integers of a double, which are fewer than Cedar's 64 bits."""
+    """Canonical JSON has only the integers of a double, fewer than Cedar's 64 bits."""
     assert_denied(decide(tmp_path, PERMIT, make_tool(ANY), {"i": value}), "outside what JSON carries exactly")
 
 
@@ -129,7 +129,7 @@ def test_a_null_is_absent_from_the_input_and_named_in_input_null(tmp_path: Path,
     ids=str,
 )
 def test_value_without_a_cedar_type_is_marked_unknown(tmp_path: Path, schema: Any) -> None:
-    """A policy that wants to see every byte that is sent denies when `input_unknown` is not empty."""
+    """A policy that must see every byte denies when `input_unknown` is not empty."""
     tool = make_tool(object_of(x=schema, s=STRING))
     closed = PERMIT + '@id("seen") forbid (principal, action, resource) unless { context.input_unknown.isEmpty() };'
     seen = decide(tmp_path, closed, tool, {"x": ["anything"], "s": "y"})
@@ -183,7 +183,7 @@ def test_tool_without_an_object_schema_is_neither_listed_nor_callable(tmp_path: 
     ids=str,
 )
 def test_narrowing_keywords_leave_object_properties_unchanged(tmp_path: Path, more: Json) -> None:
-    """And what only the narrowing names is unknown."""
+    """Properties named only by the narrowing are unknown."""
     tool = make_tool({**object_of(s=STRING), **more})
     condition = 'context.input has s && context.input.s == "x" && context.input_unknown.contains("t")'
     assert decide(tmp_path, when(condition), tool, {"s": "x", "t": "y"}).outcome is Outcome.ALLOW

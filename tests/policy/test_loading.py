@@ -101,7 +101,7 @@ def test_the_version_names_everything_a_decision_depends_on(tmp_path: Path) -> N
 
 
 def test_the_hashed_text_of_a_tools_configuration_never_changes() -> None:
-    """Policy versions of earlier releases stay what they were, so that no pending approval goes stale by an upgrade."""
+    """Policy versions of earlier releases stay the same, so that an upgrade makes no pending approval stale."""
     rule = ToolRule(
         effect=Effect.WRITE,
         resource=ResourceRule("Deal", "/deal_id"),

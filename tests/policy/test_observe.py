@@ -24,7 +24,7 @@ SOFT = '@id("soft") @reason("not that") forbid (principal, action, resource);'
 @settings(max_examples=300, deadline=None)
 @given(TEXTS, requests())
 def test_always_enforced_policies_are_never_stricter_than_all_policies(written: str, asked: GeneratedRequest) -> None:
-    """And what is blocked or held in observe mode is so by policies that are marked, and by no others."""
+    """In observe mode only annotated policies block or hold a call."""
     rules = ruleset(written)
     marked = {id for id, policy in rules.policies.items() if policy.always}
     everything, always = (

@@ -20,7 +20,7 @@ BAD = "permit ("
 
 
 class ReloadScenario:
-    """A reloader over a real ledger, and what it said."""
+    """A reloader over a real ledger, and its messages."""
 
     def __init__(self, folder: Path, shadow: bool = False) -> None:
         self.harness: Harness = open_harness(folder / "harness")
@@ -57,7 +57,7 @@ async def watching(folder: Path, shadow: bool = False) -> AsyncIterator[ReloadSc
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    """Let the keeper's thread go on until it is so; `watching` bounds it."""
+    """Let the reloader's thread run until the condition holds; `watching` limits the time."""
     while not condition():
         await asyncio.sleep(0.01)
 

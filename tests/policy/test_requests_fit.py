@@ -41,7 +41,7 @@ def test_cedar_accepts_every_built_request(data: st.DataObject) -> None:
     tool = make_tool(schema, resource=ResourceRule("Deal", "/a") if data.draw(st.booleans()) else None)
     call = make_call(tool, arguments if isinstance(arguments, dict) else {}, facts)
     if call.problems:
-        return  # refused before any policy is asked
+        return  # refused before any policy is evaluated
     counts = {"writes": 1}
     with tempfile.TemporaryDirectory() as folder:
         engine = load(Path(folder), POLICIES, tool, attributes=ATTRIBUTES, counters=COUNTERS)
@@ -72,14 +72,14 @@ def test_cedar_accepts_every_built_request(data: st.DataObject) -> None:
 
 EXCUSES = (
     "digits after the point", "beyond what a policy can compare", "outside 64 bits",  # Cedar cannot hold them
-    "must be an object", "must be an array",  # a schema that describes members or elements, and does not say of what
+    "must be an object", "must be an array",  # describes members or elements without a type
 )  # fmt: skip
 
 
 @settings(max_examples=500)
 @given(st.data())
 def test_arguments_accepted_by_the_schema_are_passed(data: st.DataObject) -> None:
-    """The validator of the schema's own language is the oracle. Alternatives are stricter: see test_shapes.py."""
+    """A JSON Schema validator is the oracle. Alternatives are stricter: see test_shapes.py."""
     schema = data.draw(
         SCHEMAS.filter(lambda schema: not re.search("anyOf|oneOf|#anchor|https:|file|additionalItems", str(schema)))
     )
@@ -99,5 +99,5 @@ def test_arguments_accepted_by_the_schema_are_passed(data: st.DataObject) -> Non
 def _accepts(schema: Json, arguments: Json) -> bool:
     try:
         return bool(jsonschema.Draft202012Validator(schema).is_valid(arguments))
-    except (jsonschema.exceptions._WrappedReferencingError, RecursionError):  # a reference that leads nowhere
+    except (jsonschema.exceptions._WrappedReferencingError, RecursionError):  # a dangling reference
         return False

@@ -81,7 +81,7 @@ def seen(tmp_path: Path, schema: Any, value: Any, condition: str) -> bool:
         ({"allOf": [NUMBER, INTEGER]}, 5, "$x == 5"),
         ({"allOf": [{"type": ["string", "integer"]}, {"type": ["integer", "boolean"]}]}, 5, "$x == 5"),
         ({"type": "string", "not": {"const": "b"}, "if": {"const": "a"}}, "a", '$x == "a"'),
-        # what comes back to itself
+        # recursion
         ({"$ref": "#/$defs/node"}, {"name": "a", "child": {"name": "b"}},
          '$x has name && $x.name == "a" && context.input_unknown == ["x/child"]'),
     ],
@@ -173,7 +173,7 @@ def test_the_schema_is_the_same_text_whatever_the_order() -> None:
 
 
 def test_exponentially_growing_schema_is_cut() -> None:
-    """Forty definitions, each naming the next one twice, are a million million properties."""
+    """Forty definitions that each reference the next one twice make a trillion properties."""
     doubling = {
         f"d{number}": object_of(p={"$ref": f"#/$defs/d{number + 1}"}, q={"$ref": f"#/$defs/d{number + 1}"})
         for number in range(40)

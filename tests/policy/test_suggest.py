@@ -151,7 +151,7 @@ ARGUMENTS = st.fixed_dictionaries(
 @settings(max_examples=15, deadline=None)
 @given(st.lists(ARGUMENTS, min_size=1, max_size=6), st.lists(ARGUMENTS, max_size=3))
 async def test_suggestion_allows_no_more_than_was_allowed(let: list[Json], held: list[Json]) -> None:
-    """For whatever was approved and whatever was left undecided beside it."""
+    """For any approved calls and any undecided calls beside them."""
     with tempfile.TemporaryDirectory() as folder:
         harness = recorded_guard(Path(folder), PERMIT + HOLD)
         for arguments in let:

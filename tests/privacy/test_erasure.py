@@ -101,7 +101,7 @@ async def test_pending_request_keeps_its_payload(harness: Harness) -> None:
 
 
 def cutoff_is_now(harness: Harness) -> None:
-    """One round of retention as it would be if a day were over for everything but the requests' own expiry."""
+    """One round of retention as if a day had passed, except for the expiry of requests."""
     writer = harness.ledger.writer
     writer.run(lambda tx: erase_some(tx, ErasureOrder(lambda _: True, "test", "test"), -1))
     assert harness.store.truncate_wal()
@@ -223,7 +223,7 @@ def test_running_guard_erases_payloads_past_retention(tmp_path: Path) -> None:
         client.call("up__echo", {"text": "of today"})
         while not (erased := log(config, "--kind", "payload.erased")):
             assert client.process.poll() is None
-        while b"of long ago" in stored(tmp_path / "state"):  # the log of changes is emptied next
+        while b"of long ago" in stored(tmp_path / "state"):  # the write-ahead log is emptied next
             assert client.process.poll() is None
         assert b"of today" in stored(tmp_path / "state")
     assert (erased[0]["count"], erased[0]["seqs"]) == (5, [[0, 4]])

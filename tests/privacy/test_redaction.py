@@ -91,7 +91,7 @@ async def update(harness: Harness, **changes: Any) -> Json:
 
 
 def stored(harness: Harness) -> bytes:
-    """Every byte of every file that the guard keeps, with the log of changes moved into the file."""
+    """Every byte of every file that the guard keeps, after a checkpoint of the write-ahead log."""
     assert harness.store.truncate_wal()
     return b"".join(path.read_bytes() for path in (harness.folder / "state").rglob("*") if path.is_file())
 
@@ -118,7 +118,7 @@ async def test_allowed_call_stores_no_redacted_value(tmp_path: Path) -> None:
     harness = make_harness(tmp_path, ALLOW)
     await update(harness)
     [sent] = harness.upstream.writes()
-    assert orjson.loads(sent)["notes"] == NOTE  # what is decided on is what is sent
+    assert orjson.loads(sent)["notes"] == NOTE  # the bytes decided on are the bytes sent
     assert kept(harness, *PRIVATE) == []
     assert verified(harness)
     [_, intent] = harness.receipts("intent")
@@ -145,14 +145,14 @@ async def test_redacted_value_echoed_by_the_upstream_is_not_stored(tmp_path: Pat
     ]
     for reply in replies:
         answers(harness, reply)
-        assert await update(harness) == reply.reply  # the agent is told what was said
+        assert await update(harness) == reply.reply  # the agent gets the answer
     assert kept(harness, *PRIVATE) == []
     assert [receipt["detail"] for receipt in harness.receipts("outcome") if "detail" in receipt] == [f"no {MARK}"]
     assert verified(harness)
 
 
 def answers(harness: Harness, reply: Execution) -> None:
-    """The upstream answers every call but the look-up so."""
+    """The upstream gives this answer to every call except the facts lookup."""
     recorder = harness.upstream
     execute = type(recorder).execute
 
@@ -185,7 +185,7 @@ async def test_no_redacted_value_remains_after_any_ending(harness: Harness, fate
     id = pending_id(await update(harness))
     if fate == "denied":
         harness.approve(id, verdict="deny")
-        assert "because" in text(await update(harness))  # still found, as long as it would have been open
+        assert "because" in text(await update(harness))  # still found for as long as it would have been pending
         harness.clock.time += 3601 * SECOND
     elif fate == "expired":
         harness.clock.time += 3601 * SECOND
@@ -209,7 +209,7 @@ async def test_no_redacted_value_remains_after_any_ending(harness: Harness, fate
 
 
 async def test_decided_redacted_request_cannot_be_resumed(harness: Harness) -> None:
-    """Its arguments are gone: what is stored of it must never be taken for the call."""
+    """Its arguments are gone; the stored remainder must never be mistaken for the call."""
     id = pending_id(await update(harness))
     harness.approve(id, verdict="deny")
     reply = await harness.guard.call(make_instance(), ToolCallRequest("guard__await", {"approval": id}))
@@ -232,7 +232,7 @@ async def test_grant_covers_matching_calls_and_its_hash_reveals_nothing(harness:
 
 @pytest.mark.parametrize("what", ["request_hash", "decision_hash"])
 async def test_no_stored_hash_covers_a_short_value_alone(harness: Harness, what: str) -> None:
-    """The same request twice has other hashes each time: they are salted, and the salt is gone."""
+    """The same request gets different hashes each time: they are salted, and the salt is gone."""
     for _ in range(2):
         harness.approve(pending_id(await update(harness)), verdict="deny")
         harness.clock.time += 3601 * SECOND

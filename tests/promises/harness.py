@@ -57,7 +57,7 @@ ALLOW = '@id("all") permit (principal, action, resource);'
 
 
 class Clock:
-    """A clock that stands still until it is moved."""
+    """A clock that advances only when a test moves it."""
 
     def __init__(self) -> None:
         self.time = NOW
@@ -89,7 +89,7 @@ TOOLS = (
 
 @dataclass
 class Recorder:
-    """An upstream in memory. `sent` is what it was given; `before` runs first, to look around or to force a race."""
+    """An in-memory upstream. `sent` is what it received; `before` runs first, to inspect or to force a race."""
 
     catalog: dict[str, Tool]
     facts: Json = field(default_factory=lambda: {"deal_id": "1", "amount": 100, "stage": "open"})
@@ -157,7 +157,7 @@ class Harness:
         draft.replace(path)  # another process of the same test may be reading it
         engine = load_policies(path, make_world(self.upstream.catalog, self.ledger.ledger.counters))
         loaded = Draft("policy.loaded", {"policy_version": engine.version})
-        with suppress(LedgerError):  # some tests are about a ledger that takes nothing
+        with suppress(LedgerError):  # some tests use a read-only ledger
             if self.ledger.writer.read(lambda store: store.policy(engine.version)) is None:
                 self.ledger.ledger.note(loaded, policy=(engine.version, engine.material))
         self.policies.replace(engine)
@@ -171,7 +171,7 @@ class Harness:
         terms: GrantTerms | None = None,
         rationale: str = "because",
     ) -> None:
-        """One person's signed word; their key is enrolled when they first give it."""
+        """Cast one person's signed vote; their key is enrolled at their first vote."""
         writer = self.ledger.writer
         private = KEYS.setdefault(approver, Ed25519PrivateKey.generate())
         new = NewKey("ed25519", private.public_key().public_bytes_raw(), {})
@@ -182,7 +182,7 @@ class Harness:
         votes.cast(statement, new.id, {"signature": base64.b64encode(private.sign(statement.text())).decode()})
 
     def end(self, instance: str = "run_1") -> None:
-        """The instance is over."""
+        """End the instance."""
         self.ledger.writer.run(lambda tx: registry.close_requests_of(tx, instance, "the instance has ended"))
 
     def close(self) -> None:
@@ -208,7 +208,7 @@ def open_harness(
     routes: Mapping[str, Route] | None = None,
     signed_by: SigningKey | None = None,
 ) -> Harness:
-    """A guard on a new or shared ledger in `folder`; `signed_by` is the key that a new one begins with."""
+    """A guard on a new or shared ledger in `folder`; `signed_by` is the first key of a new one."""
     clock = Clock()
     settings = LedgerSettings(folder / "state", "test.example/ledger", routes or ROUTES, counters)
     ledger = open_ledger(settings, clock)
@@ -236,7 +236,7 @@ def open_harness(
 
 
 def pin(ledger: OpenLedger, *tools: Tool) -> None:
-    """Agree to these definitions, without a receipt, in place of those agreed to."""
+    """Accept these definitions without a receipt, replacing those accepted before."""
     writer = ledger.writer
 
     def differing(store: Store) -> list[Tool]:
@@ -250,7 +250,7 @@ def pin(ledger: OpenLedger, *tools: Tool) -> None:
             new = Pin(tool.server, tool.name, tool.definition_hash, PinState.PINNED, tool.definition, 0)
             tx.store.add_pin(new)
 
-    with suppress(LedgerError):  # some tests are about a ledger that takes nothing, or is damaged
+    with suppress(LedgerError):  # some tests use a read-only or damaged ledger
         if moved := writer.read(differing):
             writer.run(op)
 

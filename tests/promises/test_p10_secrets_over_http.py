@@ -29,7 +29,7 @@ KEPT = ("sign-ins",)
 
 
 def place(folder: Path, source: str, secret: str) -> tuple[str, dict[str, str]]:
-    """The TOML of a secret in this source, and our environment for it."""
+    """The TOML of a secret in this source, and the environment it needs."""
     (folder / "secret").touch(0o600)
     (folder / "secret").write_text(secret)
     (folder / "keyring.json").write_text(json.dumps({"mcp-guard/far": secret}))
@@ -83,7 +83,7 @@ class Search:
 
 
 def tell_all(search: Search, env: dict[str, str], between: Callable[[], None] = lambda: None) -> None:
-    """Call every tool of `far` while it is told on, and look at the inbox with a call that waits."""
+    """Call every tool of `far`, then view the inbox while a call is held."""
     client = Listener(search.config, env=env)
     with client:
         client.start()

@@ -31,11 +31,11 @@ HOLD = '@id("gate") @require_approval("people") forbid (principal, action == Act
 
 
 def traces(secret: str) -> list[bytes]:
-    """What must be nowhere: the secret as it is, and as it was spelt."""
+    """All forms of the secret that must appear nowhere."""
     escaped, data = json.dumps(secret)[1:-1], secret.encode()
     thrice = [secret, escaped, json.dumps(secret, ensure_ascii=False)[1:-1], json.dumps(escaped)[1:-1]]
     wrapped = [data, b"user:" + data, b'{"key":"' + data + b'"}']
-    # Cut to whole groups of the secret's own characters, wherever it began.
+    # Cut to whole base64 groups of the secret's characters, at any offset.
     cores = [base64.b64encode(each)[-(len(data) // 3 * 4) + 4 : -8] for each in wrapped]
     cores += [core.translate(bytes.maketrans(b"+/", b"-_")) for core in cores]
     return [*(text.encode() for text in thrice), quote(secret, safe="").encode(), data.hex().encode(), *cores]
@@ -47,7 +47,7 @@ def find(data: bytes, secret: str) -> list[bytes]:
 
 @dataclass
 class Listener(Client):
-    """A client that keeps every byte it was sent, and does not do what it is asked."""
+    """A client that stores every byte it receives and ignores requests."""
 
     heard: list[bytes] = field(default_factory=list)
 
@@ -56,13 +56,13 @@ class Listener(Client):
         line = self.process.stdout.readline()
         self.heard.append(line)
         message: Json = json.loads(line)
-        if "method" in message and "id" in message:  # or the guard waits for the answer when we go
+        if "method" in message and "id" in message:  # otherwise the guard waits for the answer at exit
             self.write(b'{"jsonrpc":"2.0","id":%d,"error":{"code":-1,"message":"no"}}' % message["id"])
         return message
 
 
 def configure(folder: Path, source: str, secret: str) -> tuple[Path, dict[str, str]]:
-    """A guard in front of the leaky server, which has its secret from this source; and our own environment for it."""
+    """A guard in front of the leaky server with its secret from this source, and the environment it needs."""
     server = upstream("leaky", PYTHON, str(SERVERS / "leaky.py"), "UP_TOKEN")
     (folder / "token").touch(0o600)
     (folder / "token").write_text(secret + "\n")
@@ -131,7 +131,7 @@ def everything_leaks(client: Listener) -> None:
 
 
 def inbox_pages(config: Path) -> Iterator[bytes]:
-    """The pages of the inbox: the list, the history, and the request that waits."""
+    """The pages of the inbox: the list, the history, and the pending request."""
     with inbox(config) as url:
         code = json.loads(cli("approvers", "code", "alice", "--json", "--config", str(config)).stdout)["code"]
         host = urlsplit(url).netloc

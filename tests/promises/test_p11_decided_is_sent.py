@@ -23,7 +23,7 @@ values = st.recursive(
 
 
 def open_free(folder: str) -> Harness:
-    """A guard with one tool that takes anything."""
+    """A guard with one tool that accepts anything."""
     harness = open_harness(Path(folder))
     tool = make_tool("free", {}, ask=("ticket", "reason"))
     harness.upstream.catalog["crm__free"] = tool
@@ -32,7 +32,7 @@ def open_free(folder: str) -> Harness:
 
 
 def kept(harness: Harness, kind: str, name: str) -> list[tuple[str, bytes]]:
-    """The commitment in each receipt of this kind, and the payload it was made of (checked)."""
+    """The commitment in each receipt of this kind, and the payload it commits to (checked)."""
     found = []
     for receipt in harness.receipts(kind):
         [cell] = harness.store._run(f"SELECT {name} FROM payload WHERE seq = ?", (receipt["seq"],)).fetchone()

@@ -50,7 +50,7 @@ ASKS: dict[str, tuple[Json, Json]] = {
 
 @dataclass
 class Proxy:
-    """A running guard between a client and an upstream, each of its era."""
+    """A running guard between a client and an upstream, each with its protocol version."""
 
     client: Client
     folder: Path
@@ -81,7 +81,7 @@ class Proxy:
             self.client.others.append(self.client.read())
 
     def last(self, method: str) -> Json:
-        """The params of the last message of this method that the upstream saw, without the envelope of its era."""
+        """The params of the last message of this method at the upstream, without the envelope."""
         params = next(each for each in reversed(self.seen()) if each.get("method") == method).get("params", {})
         return without_meta(params, {*ENVELOPE, "progressToken"})
 
@@ -93,7 +93,7 @@ def without_meta(holder: Json, names: set[str]) -> Json:
 
 
 def plain(result: Json) -> Json:
-    """A result without what belongs to the client's own era."""
+    """A result without the fields of the client's protocol version."""
     return without_meta({k: v for k, v in result.items() if k not in ERA_MEMBERS}, {f"{PREFIX}serverInfo"})
 
 
@@ -296,7 +296,7 @@ def test_changed_roots_are_announced_where_supported(proxy: Proxy) -> None:
     assert len(told) == (1 if proxy.upstream == "handshake" else 0)
 
 
-# An MCP method that executes a tool by another road takes the same path, or none.
+# An MCP method that executes a tool another way is guarded too, or refused.
 
 
 @pytest.mark.parametrize("method", ["tasks/get", "tasks/result", "tasks/list", "tasks/cancel", "tasks/update"])
@@ -306,7 +306,7 @@ def test_no_method_of_tasks_is_passed_on(proxy: Proxy, method: str) -> None:
 
 
 def test_a_call_is_never_made_as_a_task(proxy: Proxy) -> None:
-    """What asks for a task is left out, as the specification has it for who does not offer tasks."""
+    """Task requests are dropped, as specified for servers that do not offer tasks."""
     proxy.script(result={"content": []})
     proxy.ask("tools/call", {"name": "up__any", "arguments": {}, "task": {"ttl": 1}, "x-odd": 1})
     assert proxy.last("tools/call") == {"name": "any", "arguments": {}}

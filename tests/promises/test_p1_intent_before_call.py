@@ -29,7 +29,7 @@ def test_intent_is_in_the_ledger_when_the_upstream_is_called(tmp_path: Path) -> 
 
 
 async def test_intent_is_committed_before_execute(tmp_path: Path) -> None:
-    """Seen from another connection, which sees committed transactions only."""
+    """Read by another connection, which sees only committed transactions."""
     harness = open_harness(tmp_path)
     seen: list[str] = []
 
@@ -43,7 +43,7 @@ async def test_intent_is_committed_before_execute(tmp_path: Path) -> None:
     harness.upstream.before = look
     await harness.guard.call(make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 5}))
     harness.close()
-    assert seen == ["crm__get_deal", "crm__update_deal"]  # the guard's own look-up takes the same path
+    assert seen == ["crm__get_deal", "crm__update_deal"]  # the guard's own facts lookup takes the same path
 
 
 def test_commits_are_flushed_to_the_disk(tmp_path: Path) -> None:

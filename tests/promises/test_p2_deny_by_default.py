@@ -204,7 +204,7 @@ async def test_defect_in_the_guard_denies_with_a_receipt_and_is_raised(tmp_path:
 
 
 async def test_intent_follows_only_from_allow(tmp_path: Path) -> None:
-    """The last line: even a defect that asks for one gets none, and nothing is sent."""
+    """The last check: even a defect that asks for an intent gets none, and nothing is sent."""
     harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
     call = harness.guard.identify(describe(DescriptionRules(), "call_1", make_instance(), UPDATE, TOOLS[1]))
     held = harness.guard.decide(DescriptionRules().assess(call, None))

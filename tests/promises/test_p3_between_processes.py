@@ -23,7 +23,7 @@ def asked(number: int) -> ToolCallRequest:
 
 
 def ready(harness: Harness, number: int) -> tuple[Call, Decision]:
-    """The call as it is just before its approval is used: identified, described and decided."""
+    """The call just before its approval is consumed: identified, described and decided."""
     guard, what = harness.guard, asked(number)
     call = describe(guard.describe_with, guard.new_id(), make_instance(), what, harness.upstream.find_tool(what.name))
     call = guard.describe_with.assess(guard.identify(call), None)
@@ -31,7 +31,7 @@ def ready(harness: Harness, number: int) -> tuple[Call, Decision]:
 
 
 def race(folder: Path, ids: list[str], barrier: Barrier, wins: Any) -> None:
-    """One process: at the same moment as all others, use up each approval and dispatch."""
+    """One process: consume each approval and dispatch at the same moment as all others."""
     harness = open_harness(folder, POLICIES)
     mine = os.open(folder / f"dispatched-{os.getpid()}", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 

@@ -55,7 +55,7 @@ async def test_fifty_identical_calls_make_one_request_and_one_execution(tmp_path
 
 
 async def test_two_guards_on_one_ledger_dispatch_once(tmp_path: Path) -> None:
-    """Both have decided and hold the same approval; both try to consume it in the same moment."""
+    """Both have decided and hold the same approval; both try to consume it at the same moment."""
     for round in range(25):
         folder = tmp_path / str(round)
         folder.mkdir()
@@ -157,7 +157,7 @@ async def test_another_instance_can_neither_use_nor_invalidate_the_approval(tmp_
 
 
 async def test_an_approval_that_expires_at_the_last_moment_is_refused(tmp_path: Path) -> None:
-    """After it was found and before it is consumed: the clock moves while the facts are read again."""
+    """It expires after lookup and before consumption: the clock moves while the facts are read again."""
     harness = holding(tmp_path)
     harness.approve(pending_id(await ask(harness)))
     look_ups = 0
@@ -208,7 +208,7 @@ async def test_owner_user_and_strangers_may_not_approve(tmp_path: Path, approver
 
 
 async def test_consumption_and_intent_are_one_transaction(tmp_path: Path) -> None:
-    """If the intent cannot be written, the approval is not used up."""
+    """If the intent cannot be written, the approval is not consumed."""
     harness = holding(tmp_path)
     id = pending_id(await ask(harness))
     harness.approve(id)

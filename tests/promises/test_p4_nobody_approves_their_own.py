@@ -47,7 +47,7 @@ async def test_owner_user_and_strangers_may_not_decide(harness: Harness, approve
 
 
 def forge(harness: Harness, id: str, key: Ed25519PrivateKey, key_id: str, **changes: Any) -> None:
-    """Cast alice's word, signed by some key, about some statement."""
+    """Cast a vote for alice, signed with some key, over some statement."""
     votes = Votes(harness.ledger.writer, ROUTES, PEOPLE)
     statement, _ = votes.prepare(id, "alice", "approve", "because")
     signature = {"signature": base64.b64encode(key.sign(statement.text())).decode()}
@@ -62,7 +62,7 @@ def enrolled(harness: Harness, approver: str) -> tuple[Ed25519PrivateKey, NewKey
 
 
 async def test_approver_cannot_vote_for_another(harness: Harness) -> None:
-    """Not with a key that is not enrolled, not with the owner's own key, not with another's key id."""
+    """Not with an unenrolled key, not with the owner's own key, not with another's key id."""
     id = await ask(harness)
     _, alices = enrolled(harness, "alice")
     bobs, bobs_public = enrolled(harness, "bob")
@@ -95,7 +95,7 @@ async def test_signature_is_valid_only_for_its_own_statement(harness: Harness, c
 async def test_a_well_signed_statement_about_something_else_is_refused(
     harness: Harness, changes: dict[str, Any]
 ) -> None:
-    """As an approver would sign who was shown another decision, or another ledger's request of the same id."""
+    """As signed by an approver who was shown another decision, or a request with the same id in another ledger."""
     id = await ask(harness)
     key, new = enrolled(harness, "alice")
     votes = Votes(harness.ledger.writer, ROUTES, PEOPLE)
@@ -127,7 +127,7 @@ async def test_old_signature_is_invalid_for_a_new_request(harness: Harness) -> N
 
 
 def test_key_belongs_to_one_approver(harness: Harness) -> None:
-    """The owner cannot enrol their key under an approver's name, nor one that was somebody's before."""
+    """The owner cannot enrol their key under an approver's name, nor a key that somebody else had before."""
     _, bobs = enrolled(harness, "bob")
     writer = harness.ledger.writer
     with pytest.raises(ApprovalError, match="`bob`'s already"):
@@ -170,7 +170,7 @@ HOLD_POLICIES = (
 
 
 def test_an_agent_with_every_tool_of_the_guard_cannot_approve(tmp_path: Path) -> None:
-    """It calls each tool that it is offered, with everything it knows of the request, and asks for more."""
+    """It calls each tool it is offered with everything it knows about the request."""
     config = write_config(tmp_path, scripted("up", tmp_path), HOLD_POLICIES, guard="hold_seconds = 0")
     with Client(config) as client:
         client.start()

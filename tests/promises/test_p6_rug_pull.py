@@ -34,7 +34,7 @@ HOLD = ALLOW_ALL + '@id("g") @require_approval("people") forbid (principal, acti
 
 
 def put(definition: Json, pointer: str, value: Any) -> Json:
-    """The definition with another value in one place; None takes it out."""
+    """The definition with another value at one path; None removes it."""
     changed: Json = json.loads(json.dumps(definition))
     *way, last = (name.replace("~1", "/") for name in pointer.split("/"))
     place: Any = changed
@@ -72,7 +72,7 @@ PULLS: list[tuple[str, Any]] = [
 
 
 class ChangingUpstream:
-    """A guard whose upstream lists what is put in its file."""
+    """A guard whose upstream lists the definitions in a file."""
 
     def __init__(self, folder: Path, policies: str = ALLOW_ALL, guard: str = "") -> None:
         self.folder, self.file = folder, folder / "listing.json"
@@ -204,7 +204,7 @@ def test_approval_does_not_cover_a_definition_accepted_later(tmp_path: Path) -> 
 
 
 def test_operator_refusal_applies_from_the_next_call(tmp_path: Path) -> None:
-    """Whatever the running guard knows: the transaction that would record the intent looks."""
+    """The transaction that records the intent checks, whatever the running guard has cached."""
     changing = ChangingUpstream(tmp_path)
     with changing.run() as client:
         client.start()
@@ -243,7 +243,7 @@ def test_without_accepted_tools_nothing_is_listed(tmp_path: Path, first_use: str
 
 
 def test_quarantined_tool_does_not_disable_policies(tmp_path: Path) -> None:
-    """A policy on the pinned definition stays in force, and so does its version: others' approvals do not go stale."""
+    """A policy on the pinned definition stays active with the same version, so other approvals do not go stale."""
     policies = ALLOW_ALL + '@id("t") forbid (principal, action == Action::"up__echo", resource) '
     changing = ChangingUpstream(tmp_path, policies + 'when { context.input.text == "b" };')
     with changing.run() as client:

@@ -25,7 +25,7 @@ def serve(folder: Path, policies: str = ALLOW_ALL, guard: str = "") -> Served:
 
 
 async def test_concurrent_instances_are_never_confused(tmp_path: Path) -> None:
-    """Ten thousand interleaved calls, each saying whose it is: every receipt must agree."""
+    """Ten thousand interleaved calls that each name their instance: every receipt must agree."""
     with serve(tmp_path, guard="unsafe_skip_fsync = true") as served:
         people = dict(served.issue("--on-behalf-of", user) for user in ("dana", "erin"))
         await _interleave(served.port, people)
@@ -76,7 +76,7 @@ def test_revoked_credential_is_refused_at_the_next_call(tmp_path: Path, scope: s
 
 
 def test_held_call_of_a_revoked_credential_is_refused(tmp_path: Path) -> None:
-    """It is revoked by another process than the one that holds the call."""
+    """Another process than the one holding the call revokes it."""
     with serve(tmp_path, HOLD_POLICIES) as served:
         instance, token = served.issue()
         client = served.raw(token)
@@ -131,7 +131,7 @@ def test_a_disabled_agent_gets_no_new_instance_until_it_is_enabled(tmp_path: Pat
         assert served.raw(token).stateless("tools/list").status_code == 401
         assert cli("instances", "issue", *config, check=False).returncode == 8
         cli("agents", "enable", "tester", *why, *config)
-        assert served.raw(token).stateless("tools/list").status_code == 401  # what was revoked stays so
+        assert served.raw(token).stateless("tools/list").status_code == 401  # revoked stays revoked
         assert served.raw(served.issue()[1]).stateless("tools/list").status_code == 200
 
 

@@ -86,7 +86,7 @@ def of_entries(change: Callable[[list[bytes]], object], tile: int = 1, leaves: b
         found = entries(path)
         change(found)
         write_entries(path, found)
-        shutil.rmtree(out / "bundles")  # which would tell at once
+        shutil.rmtree(out / "bundles")  # which would be noticed at once
         if leaves:
             (out / f"tile/0/{tile:03}").write_bytes(b"".join(map(leaf_hash, found))[: 256 * 32].ljust(256 * 32, b"\0"))
 
@@ -157,7 +157,7 @@ def drop_key(out: Path) -> None:
 
 
 def shorten(out: Path) -> None:
-    """As if there had been only 512 receipts, but for the signature."""
+    """As if there had been only 512 receipts, except for the signature."""
     lines = (out / "checkpoint").read_text().split("\n")
     (out / "checkpoint").write_text("\n".join([lines[0], "512", *lines[2:]]))
 

@@ -43,7 +43,7 @@ async def past(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def positions(past: Path) -> list[int]:
-    """The first receipt, the last, and the first of each kind after the key was rotated or before."""
+    """The first receipt, the last, and the first of each kind before and after the rotation."""
     with closing(sqlite3.connect(past / "ledger.sqlite")) as db:
         first = db.execute("SELECT min(seq) FROM receipt GROUP BY kind").fetchall()
         (last,) = db.execute("SELECT max(seq) FROM receipt").fetchone()
@@ -51,7 +51,7 @@ def positions(past: Path) -> list[int]:
 
 
 class Scene:
-    """A copy of the ledger that can be tampered with again and again."""
+    """A copy of the ledger that can be tampered with repeatedly."""
 
     def __init__(self, past: Path, here: Path) -> None:
         self.past, self.here = past, here
@@ -63,7 +63,7 @@ class Scene:
         shutil.copyfile(self.past / "ledger.sqlite", self.here / "ledger.sqlite")
 
     def after(self, tamper: Callable[[Database], object]) -> Report:
-        """What verifying says after this was done to the untouched ledger."""
+        """The verification report after this change to the untouched ledger."""
         self.restore()
         with closing(sqlite3.connect(self.here / "ledger.sqlite")) as db:
             tamper(db)
@@ -176,7 +176,7 @@ def truncate_with_the_head(db: Database, seq: int, last: int) -> int | None:
 
 
 def shift(db: Database, after: int, by: int) -> None:
-    """Renumber the receipts that come after one, with their payloads."""
+    """Renumber the receipts after this one, with their payloads."""
     for table in ("receipt", "payload"):
         db.execute(f"UPDATE {table} SET seq = -seq - 2 WHERE seq > ?", (after,))
         db.execute(f"UPDATE {table} SET seq = -seq - 2 + ? WHERE seq < 0", (by,))
@@ -230,7 +230,7 @@ def test_any_flipped_bit_of_a_receipt_is_found(
 
 
 def beside() -> Iterator[tuple[str, str]]:
-    """A statement, and what is said of it."""
+    """A SQL statement, and the expected report."""
     kept = "(SELECT min(seq) FROM payload WHERE length({0}) > 16 AND seq > 30)"
     for name in ("request", "facts", "material", "response", "subject"):
         at = kept.format(name)
@@ -284,7 +284,7 @@ def test_data_beside_the_receipts_is_verified_too(scene: Scene, statement: str, 
 
 
 def test_reply_with_only_its_salt_left_counts_as_not_kept(scene: Scene) -> None:
-    """Replies over a limit are not kept, so that this cannot be told from tampering: the report says what it lacks."""
+    """Replies over a limit are not stored, so this looks the same as tampering; the report says what is missing."""
     report = scene.after(
         lambda db: db.execute("UPDATE payload SET response = substr(response, 1, 16) WHERE response IS NOT NULL")
     )
@@ -298,7 +298,7 @@ def test_reply_with_only_its_salt_left_counts_as_not_kept(scene: Scene) -> None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def lives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """A ledger early on, what became of it, and another life that was written from the same beginning with its key."""
+    """An early ledger, its continuation, and another continuation signed with the same key."""
     folder = tmp_path_factory.mktemp("lives")
     harness = await write_history(folder / "early", 300)
     harness.close()

@@ -23,7 +23,7 @@ MOMENTS = 33
 
 
 def ask_approve_use(folder: Path, at: Callable[[str], None]) -> None:
-    """Ask, approve, use: `at` is told of each moment at which a process may die."""
+    """Ask, approve, use; `at` is called at each point at which the process may die."""
     KEYS["alice"] = KEY
     harness = open_harness(folder, POLICIES)
     commit = harness.store.commit
@@ -60,7 +60,7 @@ def writes(folder: Path) -> int:
 
 
 def check(harness: Harness) -> list[Json]:
-    """Every receipt, verified."""
+    """Verify every receipt and return them."""
     receipts = harness.receipts()
     if receipts:
         report = verify_ledger(harness.folder / "state" / "ledger.sqlite", harness.folder / "state" / "ledger.pub")
@@ -84,11 +84,11 @@ async def test_guard_killed_at_any_point_loses_nothing_and_runs_nothing_twice(tm
     intents = {each["seq"] for each in receipts if each["kind"] == "intent" and each.get("purpose") != "facts"}
     outcomes = {each["follows"][0]: each["ending"] for each in receipts if each["kind"] == "outcome"}
     states = [approval.state for approval in harness.store.approvals()]
-    assert sent <= len(intents)  # what was sent has its intent
-    assert intents <= outcomes.keys()  # what has an intent is closed
+    assert sent <= len(intents)  # every sent call has an intent
+    assert intents <= outcomes.keys()  # every intent has an outcome
     assert states.count(ApprovalState.CONSUMED) == len(
         intents
-    )  # an approval is used if and only if its intent is there
+    )  # an approval is consumed if and only if its intent exists
 
     async def log_send(intent: Intent) -> None:
         with (folder / "sent").open("a") as log:

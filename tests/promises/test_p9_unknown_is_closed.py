@@ -73,7 +73,7 @@ async def test_a_call_whose_outcome_cannot_be_recorded_is_reported_as_sent(tmp_p
 
 
 async def dies_in_a_call(folder: Path) -> None:
-    """A guard that ends while its upstream has a call."""
+    """A guard that ends while its upstream runs a call."""
     harness = open_harness(folder)
 
     async def end(intent: Intent) -> None:

@@ -27,7 +27,7 @@ when { context.rate.paid.greaterThan(decimal("100.0")) };
 
 
 def race(folder: Path, number: int, barrier: Barrier, sent: Any) -> None:
-    """One process: at the same moment as all others, pay 2.50 until it is told that it is enough."""
+    """One process: at the same moment as all others, pay 2.50 until refused."""
     harness = open_harness(folder, ALLOW + LIMITS, (COUNT, SUM))
 
     async def pay_repeatedly() -> int:
@@ -81,7 +81,7 @@ async def test_held_call_counts_when_it_is_sent(tmp_path: Path) -> None:
     pay = partial(harness.guard.call, make_instance())
     held = ToolCallRequest("crm__update_deal", {"deal_id": "7", "amount": 60})
     id = pending_id(await pay(held))
-    assert harness.store.sum_uses("paid", "dana\x1fDeal::7", 0) == 0  # waiting counts for nothing
+    assert harness.store.sum_uses("paid", "dana\x1fDeal::7", 0) == 0  # a waiting call does not count
     other = ToolCallRequest("crm__update_deal", {"deal_id": "7", "amount": 50})
     other_id = pending_id(await pay(other))
     harness.approve(other_id)

@@ -16,7 +16,7 @@ from tests.policy.test_export import APPROVALS, lets
 
 
 def recorded(asked: list[GeneratedRequest]) -> Iterator[RecordedDecision]:
-    """The receipts of these requests, as far as a replay looks at them."""
+    """The receipts of these requests, with the fields that a replay reads."""
     for seq, each in enumerate(asked):
         receipt: Json = {
             "kind": "decision", "seq": seq, "policy_version": "then", "outcome": "deny", "material": "sha256:0",
@@ -26,7 +26,7 @@ def recorded(asked: list[GeneratedRequest]) -> Iterator[RecordedDecision]:
 
 
 def oracle(before: str, after: str, asked: list[GeneratedRequest]) -> set[int]:
-    """The requests that some set of approvals lets happen after, and not before."""
+    """The requests that some set of approvals allows with the new policies and not with the old."""
     old, new = (plain_text(policies_of(text)) if text else "" for text in (before, after))
     return {
         seq

@@ -10,7 +10,7 @@ from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost
 
 
 class Transcript:
-    """Records what a peer hands on and what it writes."""
+    """Records what a peer passes on and what it writes."""
 
     def __init__(self) -> None:
         self.sent: list[Json] = []

@@ -100,13 +100,13 @@ async def token(request: Request) -> Response:
 
 
 async def drop(request: Request) -> Response:
-    """Every access token ends now, though it was said to last."""
+    """Expire every access token now, before its announced lifetime."""
     GOOD.clear()
     return JSONResponse({})
 
 
 async def elsewhere(request: Request) -> Response:
-    """HTTP with SSE that has requests sent to somebody else."""
+    """HTTP with SSE that directs requests to another host."""
     return PlainTextResponse("event: endpoint\ndata: http://127.0.0.1:1/messages\n\n", media_type="text/event-stream")
 
 
@@ -114,7 +114,7 @@ async def mcp(request: Request) -> Response:
     behaviour = how()
     header = request.headers.get(behaviour["header"] or "authorization", "")
     given = header.removeprefix("Bearer ")
-    if behaviour["header"]:  # a fixed one, whatever it is
+    if behaviour["header"]:  # a fixed value
         note("heard", header=header)
         ALL.append(given)
     elif GOOD.get(given, 0) < time.time():

@@ -73,7 +73,7 @@ def greet(id: object, method: str, params: dict[str, Any]) -> None:
 
 
 def mark(said: dict[str, Any]) -> dict[str, Any]:
-    """The notification as this era has it."""
+    """The notification in the form of this protocol version."""
     params = said.get("params", {})
     if STATELESS and (said["method"] in CHANGES or said["method"] == "notifications/resources/updated"):
         params = {**params, "_meta": {**params.get("_meta", {}), f"{PREFIX}subscriptionId": subscriptions[-1]}}

@@ -39,7 +39,7 @@ async def steps(ctx: Context) -> str:
 
 
 class Kept(EventStore):
-    """Every event of this process, so that a client can come back to a response."""
+    """Stores every event of this process, so that a client can resume a response."""
 
     def __init__(self) -> None:
         self.events: list[tuple[str, Any]] = []
@@ -59,7 +59,7 @@ class Kept(EventStore):
 
 @server.tool()
 async def polled(ctx: Context) -> str:
-    """Ends its response before it answers; whoever wants the answer comes back for it."""
+    """Ends its response before answering; the client must resume to get the answer."""
     note("polled")
     await ctx.close_sse_stream()
     return "come back"

@@ -73,7 +73,7 @@ async def slow() -> str:
 
 @server.tool()
 async def greet(ctx: Context, times: int = 1) -> types.CallToolResult | types.InputRequiredResult:
-    """Asks for a name as often as it is told to."""
+    """Asks for a name as often as requested."""
     said = ctx.input_responses
     note("greet", state=ctx.request_state, answers=sorted(said or {}))
     if ctx.protocol_version != REVISION:
@@ -93,7 +93,7 @@ async def greet(ctx: Context, times: int = 1) -> types.CallToolResult | types.In
 
 @server.tool()
 async def wait(ctx: Context) -> types.CallToolResult | types.InputRequiredResult:
-    """Wants more time, once."""
+    """Asks for more time, once."""
     note("wait", state=ctx.request_state)
     if ctx.request_state is None:
         return types.InputRequiredResult(request_state="soon")
@@ -102,7 +102,7 @@ async def wait(ctx: Context) -> types.CallToolResult | types.InputRequiredResult
 
 @server.tool()
 async def change(ctx: Context) -> str:
-    """Adds a tool, and says that things have changed."""
+    """Adds a tool and announces the change."""
     note("change")
     server.add_tool(later)
     await ctx.notify_tools_changed()
@@ -125,7 +125,7 @@ def hello(name: str) -> str:
 
 
 def refusal(message: dict[str, Any]) -> dict[str, Any] | None:
-    """What a server of one era says to a request of the other."""
+    """How a server of one protocol version refuses a request of the other."""
     enveloped = "io.modelcontextprotocol/protocolVersion" in (message.get("params") or {}).get("_meta", {})
     if message.get("method") == "initialize" or enveloped:
         note("greeting", method=message["method"])
@@ -139,7 +139,7 @@ def refusal(message: dict[str, Any]) -> dict[str, Any] | None:
 
 
 class Lines:
-    """Standard input, without what is refused."""
+    """Standard input without the refused lines."""
 
     def __init__(self) -> None:
         self.stdin = anyio.wrap_file(sys.stdin)

@@ -38,7 +38,7 @@ TOOLS = [
 
 
 def rewritten(tools: list[dict]) -> list[dict]:
-    """The listing with the tools in the file `$LISTING` in place of their namesakes; one that is `gone` is left out."""
+    """The listing with tools replaced by those in the file `$LISTING`; one marked `gone` is removed."""
     path = os.environ.get("LISTING", "")
     if not os.path.exists(path):
         return tools
@@ -67,7 +67,7 @@ SCRIPTED: dict[str, list[dict]] = {
 
 
 def call(id: object, name: str, arguments: dict, meta: dict) -> None:
-    """Answer one call, or do what its name says."""
+    """Answer one call, or misbehave as its name says."""
     plain = {"result": text_result(json.dumps({"tool": name, "arguments": arguments}, sort_keys=True))}
     if name in SCRIPTED:
         for message in SCRIPTED[name]:

@@ -37,7 +37,7 @@ async def test_unusual_behaviour_of_an_agent_is_held(tmp_path: Path) -> None:
     watch = watched(harness)
     for number in range(60):
         said = await make_run(harness, watch, number, "update_deal", "note")
-        assert said == ["done", "done"]  # learning asks nobody
+        assert said == ["done", "done"]  # nothing is held while learning
     harness.close()
     then = harness.clock.time
     harness = open_harness(tmp_path, f"{ALLOW} {HOLD}")  # another process: what was learned is in the ledger's file
@@ -48,7 +48,7 @@ async def test_unusual_behaviour_of_an_agent_is_held(tmp_path: Path) -> None:
     risk = harness.receipts("decision")[-1]["risk"]
     assert "unusual_for_agent" in risk["signals"]
     assert any("`crm__purge` after `crm__update_deal`" in because for because in risk["because"])
-    assert len(harness.store.runs("agent", 1000)) == RULE.runs  # no more are kept than are asked for
+    assert len(harness.store.runs("agent", 1000)) == RULE.runs  # no more runs are kept than configured
     harness.close()
 
 

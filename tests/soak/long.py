@@ -34,7 +34,7 @@ RESTARTS = 10
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """`anonymous` is the part of `mib` that is no file's; `tasks` are asyncio's, 0 where they cannot be asked for."""
+    """`anonymous` is the part of `mib` that is not file-backed; `tasks` are asyncio's, 0 if unavailable."""
 
     calls: int
     mib: float
@@ -53,7 +53,7 @@ def take(pid: int, calls: int, tasks: int) -> Sample:
 
 
 def growth(samples: list[Sample]) -> list[str]:
-    """What the last quarter needs beyond the second."""
+    """What the last quarter uses beyond the second."""
     quarter = len(samples) // 4
     base, last = samples[quarter : 2 * quarter], samples[-quarter:]
 
@@ -62,14 +62,16 @@ def growth(samples: list[Sample]) -> list[str]:
 
     grown = [] if mean(last) <= mean(base) + GROWTH_MIB else [f"MiB: {mean(last):.1f} after {mean(base):.1f}"]
     for name in ("descriptors", "threads", "children", "tasks"):
-        before, after = (min(getattr(sample, name) for sample in some) for some in (base, last))  # one may be closing
+        before, after = (
+            min(getattr(sample, name) for sample in some) for some in (base, last)
+        )  # one may still be closing
         grown += [f"{name}: {after} after {before}"] if after > before else []
     return grown
 
 
 @dataclass
 class Load:
-    """What is asked, and what came of it. One in a thousand calls is held, one in twenty is denied."""
+    """The calls made and their results. One in a thousand calls is held, one in twenty is denied."""
 
     luck: random.Random
     asked: int = 0
@@ -78,7 +80,7 @@ class Load:
     def next(self) -> Ask:
         self.asked += 1
         name = str(self.asked)
-        if self.asked % 1000 == 100:  # the first one while caches still fill: what waits for people is begun then
+        if self.asked % 1000 == 100:  # the first one early, while caches still fill
             return Ask(self.asked, "update", {"id": f"held {name}", "amount": 2})
         return Ask(self.asked, "note", {"text": f"no {name}" if self.luck.random() < 0.05 else name})
 
@@ -127,7 +129,7 @@ def on_stdio(folder: Path, calls: int) -> tuple[list[Sample], Load]:
 
 
 def restart(pid: int, number: int) -> None:
-    """Kill one of its upstreams, so many times in all; go on when another was started."""
+    """Kill one of its upstreams this many times, waiting for each replacement."""
     if number % (SAMPLES // RESTARTS) == 1:
         before = children(pid)
         os.kill(before[0], signal.SIGKILL)

@@ -28,7 +28,7 @@ GROWTH_MIB = 8.0
 
 @dataclass(frozen=True, slots=True)
 class Left:
-    """What a guard holds while nobody uses it. `tasks` are those of asyncio."""
+    """What an idle guard holds. `tasks` are those of asyncio."""
 
     children: int
     descriptors: int
@@ -44,7 +44,7 @@ def look(served: Served) -> Left:
 
 
 def settle(served: Served, base: Left | None) -> Left:
-    """What is left once all sessions are gone, and what ends after them has had its time."""
+    """What is left once all sessions are gone and delayed cleanup is done."""
     end = time.monotonic() + SETTLE_SECONDS
     while served.health()["sessions"]:
         assert time.monotonic() < end, f"sessions that do not end: {served.health()}"
@@ -55,7 +55,7 @@ def settle(served: Served, base: Left | None) -> Left:
 
 
 async def one(port: int, token: str, number: int, calls: int) -> list[str]:
-    """One session; returns what went wrong."""
+    """Run one session; returns what failed."""
     wire, wrong = Wire(port, token), []
     await wire.open()
     await wire.start()
@@ -79,7 +79,7 @@ async def burst(port: int, tokens: list[str], calls: int) -> list[str]:
 
 
 def soak(folder: Path, sessions: int, calls: int, rounds: int = WARM_UP + 1) -> tuple[Left, Left]:
-    """What was left after the warm-up, and after the last round. Raises: AssertionError where a call went wrong."""
+    """What was left after the warm-up and after the last round. Raises: AssertionError if a call fails."""
     port = free_port()
     with Served(write_config(folder, scripted("up", folder), ALLOW_ALL, serving(port)), port) as served:
         tokens = [served.issue()[1] for _ in range(min(sessions, 10))]
@@ -97,7 +97,7 @@ def soak(folder: Path, sessions: int, calls: int, rounds: int = WARM_UP + 1) -> 
 
 
 def leaks(base: Left, last: Left) -> list[str]:
-    """What is left behind beyond the base."""
+    """What is left beyond the baseline."""
     return [
         f"{name}: {after} after {before}"
         for name, before, after, more in (

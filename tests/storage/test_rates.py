@@ -18,7 +18,7 @@ STEPS = st.lists(
 @settings(max_examples=60, deadline=None)
 @given(STEPS)
 def test_window_sum_equals_the_sum_of_its_uses(steps: list[tuple[str, int, int, int]]) -> None:
-    """Each step: a key, how much later it is, an amount, and how far back is kept. Times repeat."""
+    """Each step: a key, a time increment, an amount, and how far back uses are kept. Times repeat."""
     kept: dict[str, list[tuple[int, int]]] = {"a": [], "b": [], "c": []}
     now = 0
     with tempfile.TemporaryDirectory() as folder:
@@ -37,7 +37,7 @@ def test_window_sum_equals_the_sum_of_its_uses(steps: list[tuple[str, int, int, 
 
 
 def instructions(store: Store) -> int:
-    """How many of SQLite's own a sum takes."""
+    """The number of SQLite VM instructions for a sum."""
     counted = 0
 
     def count() -> int:

@@ -16,7 +16,7 @@ VALUE = "a secret of ours"
 
 
 def place_of(source: str, folder: Path, environment: dict[str, str]) -> SecretReference:
-    """Where `VALUE` is, as the configuration says it."""
+    """The configuration of a secret `VALUE` in this source."""
     (folder / "secret").touch(0o600)
     (folder / "secret").write_text(f"{VALUE}\n")
     environment["SECRET"] = VALUE

@@ -47,7 +47,7 @@ def sign_anew(
 
 
 def _sign(db: sqlite3.Connection, seq: int, body: bytes, change: Change, key: SigningKey) -> bytes:
-    """The leaf of the receipt as it is now."""
+    """The leaf of the receipt after the change."""
     receipt = json.loads(body)
     change(receipt)
     new = (

@@ -24,7 +24,7 @@ Change = Callable[[dict[str, Any]], None]
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A ledger with a quorum of two, a grant that was used, a denial, and a rotated key."""
+    """A ledger with a quorum of two, a used grant, a denial, and a rotated key."""
     folder = tmp_path_factory.mktemp("words")
     harness = open_harness(folder, f"{ALLOW}\n{HOLD}", routes={"people": replace(ROUTES["people"], quorum=2)})
     id = await ask(harness, "1")
@@ -60,7 +60,7 @@ def test_signed_votes_are_verified_and_counted(copy: Path) -> None:
     assert report.ok, report.problem
     assert report.approvers_words == 3
     sign_anew(copy, ORIGIN, lambda receipt: None)
-    assert problem(copy) == ""  # signing anew what is unchanged is no forgery: the harness is sound
+    assert problem(copy) == ""  # re-signing unchanged receipts is valid, so the test setup is sound
 
 
 def only(kind: str, **changes: Any) -> Change:

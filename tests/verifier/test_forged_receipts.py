@@ -19,7 +19,7 @@ Change = Callable[[dict[str, Any]], None]
 
 @pytest.fixture
 def state(tmp_path: Path) -> Path:
-    """Twenty receipts; number 10 says that a witness saw the first ten."""
+    """Twenty receipts; number 10 records that a witness saw the first ten."""
     writer = open_filled(tmp_path, 10)
     head, _ = note.parse(writer.store.checkpoint())
     seen = {"witness": "shelf", "method": "file", "size": 10, "root": base64.b64encode(head.root).decode()}

@@ -102,7 +102,7 @@ def test_invalid_range_is_unusable(made: Path, words: tuple[str, ...]) -> None:
     ],
 )
 def test_errors_in_a_range_or_its_tree_are_found(copy: Path, statement: str) -> None:
-    """Of the rest of the ledger, only what the proof needs: a whole verification looks at all of it."""
+    """Outside the range only what the proof needs is checked; a full verification checks everything."""
     change(copy / "state" / "ledger.sqlite", statement)
     code = run(copy, "state/ledger.sqlite", "--from", "256", "--to", "400")
     assert code == (OK if statement.endswith("seq = 2") else FAILED)
@@ -199,7 +199,7 @@ def test_witness_quorum_is_enforced(copy: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_earlier_witnessed_head_counts_if_the_tree_extends_it(copy: Path) -> None:
-    """To record that a head was witnessed makes the ledger longer: the newest head is never the cosigned one."""
+    """Recording a witnessed head extends the ledger, so the newest head is never the cosigned one."""
     note, line = cosigned((copy / "early").read_text(), "w1.example", Ed25519PrivateKey.from_private_bytes(b"1" * 32))
     (copy / "w1.pub").write_text(line)
     requirements = ("--witness", str(copy / "w1.pub"))
@@ -235,7 +235,7 @@ def test_checkpoint_of_another_ledger_or_key_is_unusable(copy: Path) -> None:
         assert run(copy, "state/ledger.sqlite", "--against", str(copy / "other")) == UNUSABLE
 
 
-# While guards write; alone; where nothing can be written
+# Concurrent writers, standalone use, read-only places
 
 
 def test_verification_uses_one_snapshot_while_a_guard_writes(tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_workers_and_single_process_agree(tmp_path: Path) -> None:
 
 
 class Restless:
-    """A source whose head, as this process sees it, changes three times before it is what the workers see."""
+    """A source whose head changes three times in this process before the workers see the final one."""
 
     scope = "ledger"
 
@@ -320,7 +320,7 @@ def test_verifier_does_not_fork_a_process_with_threads(made: Path) -> None:
 
 @pytest.mark.parametrize("what", ["state/ledger.sqlite", "out", "one.json"])
 def test_copied_verifier_needs_only_python_and_cryptography(copy: Path, what: str) -> None:
-    """In a zip file, isolated (`-I`), with nothing on the path but it, the standard library and cryptography."""
+    """In a zip file, isolated (`-I`), with only the standard library and cryptography on the path."""
     source = Path(stored_merkle.__file__).parent
     with zipfile.ZipFile(copy / "verify.zip", "w") as archive:
         for path in sorted(source.rglob("*.py")):

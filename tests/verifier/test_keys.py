@@ -41,7 +41,7 @@ def open_writer(folder: Path) -> Writer:
 def change_key(
     writer: Writer, new: SigningKey, kind: str = "key.rotated", signer: SigningKey | None = None, **more: object
 ) -> None:
-    """The receipt and the change, as the guard makes them; `signer` signs for the new key, `more` falsifies."""
+    """The receipt and the key change as the guard writes them; `signer` signs for the new key, `more` falsifies."""
 
     def op(tx: Transaction) -> None:
         said: Json = {"old": old, "new": new.verifier, "origin": ORIGIN, "seq": tx.size}

@@ -42,7 +42,7 @@ class InboxScenario:
     held: list[int] = field(default_factory=list)
 
     def hold(self, **changes: Any) -> int:
-        """Make a call that is held; returns its request id. It is there when this returns."""
+        """Make a call that is held; returns its request id once it is pending."""
         before = len(self.requests())
         arguments = {**CLOSING, **changes}
         id = self.client.send("tools/call", {"name": "crm__update_deal", "arguments": arguments})
@@ -72,7 +72,7 @@ def inbox_scenario(folder: Path) -> Iterator[InboxScenario]:
 
 @contextmanager
 def inbox(config: Path) -> Iterator[str]:
-    """The inbox of this configuration, in a process of its own; gives its address."""
+    """Runs the inbox of this configuration in its own process; yields its URL."""
     process = subprocess.Popen(command("inbox", "--config", str(config), "--json"), stdout=subprocess.PIPE, text=True)
     try:
         assert process.stdout is not None

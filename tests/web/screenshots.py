@@ -15,7 +15,7 @@ LOOKS: dict[str, dict[str, Any]] = {
 
 
 def fill(on: InboxScenario) -> None:
-    """Some requests that a person would meet."""
+    """Some typical requests for the inbox."""
     on.hold()
     on.hold(deal_id="790", amount=12500.0, stage="Closed Lost", guard_reason="They chose another supplier.")
     arguments = {"deal_id": "655", "amount": 1200.0, "reason": "double charge", "guard_reason": "Billing asked for it."}

@@ -42,7 +42,7 @@ def context(chromium: Browser) -> Iterator[BrowserContext]:
 
 @pytest.fixture
 def page(context: BrowserContext) -> Page:
-    """A page whose console must stay empty: the strict policy breaks nothing of ours."""
+    """A page whose console must stay empty: the content security policy breaks nothing of ours."""
     made = context.new_page()
     made.set_default_timeout(10_000)
     made.on("pageerror", lambda error: pytest.fail(str(error)))
@@ -51,7 +51,7 @@ def page(context: BrowserContext) -> Page:
 
 
 def copy_of(on: InboxScenario, folder: Path, private: bool) -> Path:
-    """The ledger, its public key and, if asked for, the guard's private one, somewhere else."""
+    """A copy of the ledger, its public key and, if wanted, the guard's private key."""
     folder.mkdir()
     state = on.config.parent / "state"
     with sqlite3.connect(state / "ledger.sqlite") as original, sqlite3.connect(folder / "ledger.sqlite") as other:
@@ -110,7 +110,7 @@ def test_scenario_b_is_approved_with_a_passkey_and_proved(
 
 
 def test_inbox_works_by_keyboard_on_a_phone_in_dark_mode(on: InboxScenario, chromium: Browser) -> None:
-    """Sign in, enrol, find the request, deny it: with keys alone, 360 pixels wide, nothing beyond the edge."""
+    """Sign in, enrol, find the request, deny it: by keyboard only, 360 pixels wide, without overflow."""
     look: Any = {"viewport": {"width": 360, "height": 740}, "color_scheme": "dark"}
     context = chromium.new_context(**look)
     page = context.new_page()

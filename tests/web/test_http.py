@@ -48,7 +48,7 @@ def ask(on: InboxScenario, method: str, path: str, body: str | None = None, **he
 
 
 def cookie(on: InboxScenario, approver: str = "alice") -> tuple[str, str]:
-    """A session's cookie and its page's token."""
+    """A session cookie and the CSRF token of its page."""
     reply = ask(on, "POST", "/sign-in", f"code={on.code(approver)}")
     assert reply.status == 303
     value = reply.headers["set-cookie"]

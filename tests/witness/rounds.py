@@ -52,11 +52,11 @@ class Witnessing:
         return [said for said, _, _ in receipts(self.state) if said["kind"] == "checkpoint.witnessed"]
 
     def keep(self) -> None:
-        """Copy the ledger as it is now."""
+        """Copy the current ledger."""
         shutil.rmtree(self.folder / "kept", ignore_errors=True)
         shutil.copytree(self.state, self.folder / "kept")
 
     def roll_back(self) -> None:
-        """To the copy, with what the guard keeps of witnesses, as somebody with the machine in their hands would."""
+        """Restore the copy, including the guard's witness state, as somebody with access to the machine could."""
         shutil.rmtree(self.state)
         shutil.copytree(self.folder / "kept", self.state)

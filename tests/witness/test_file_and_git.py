@@ -23,7 +23,7 @@ def git(*words: str, cwd: Path) -> str:
 
 @pytest.fixture(params=["file", "one file", "git"])
 def place(request: pytest.FixtureRequest, tmp_path: Path) -> Witnessing:
-    """A ledger of 300 receipts, and a place outside."""
+    """A ledger of 300 receipts, and an external witness."""
     if request.param == "git":
         git("init", "--quiet", "--bare", "remote.git", cwd=tmp_path)
         options = {"remote": "remote.git", "branch": "main", "path": "ledgers/checkpoint"}
@@ -37,7 +37,7 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Witnessing:
 
 
 def held(place: Witnessing) -> str:
-    """What is there, as it is."""
+    """The content stored at the witness."""
     if place.kind == "git":
         return git("show", "main:ledgers/checkpoint", cwd=place.folder / "remote.git")
     return (place.folder / "storage" / "checkpoints").read_text()
@@ -112,7 +112,7 @@ def test_forked_ledger_is_reported_at_any_size(place: Witnessing) -> None:
 
 
 def test_ledger_rolled_back_before_a_rotation_is_reported(place: Witnessing) -> None:
-    """It does not know the key that signed what the place holds last."""
+    """The rolled-back ledger does not know the key of the newest stored checkpoint."""
     place.send()
     place.keep()
     key_rotation.rotate(place.settings, Clock())

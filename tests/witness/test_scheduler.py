@@ -24,7 +24,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def writer(tmp_path: Path, clock: Clock) -> Writer:
-    """A ledger that was witnessed when it had three receipts."""
+    """A ledger that was witnessed at three receipts."""
     made = open_writer(LedgerSettings(tmp_path / "state", "test.example/ledger"), clock)
     say(made, 3)
 

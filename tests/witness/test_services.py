@@ -116,7 +116,7 @@ def test_certificates_are_accepted_in_any_order(stamped: Witnessing) -> None:
     assert with_sorted_certificates(leaf_last) == ordered
     with pytest.raises(ValueError, match="InvalidSetOrdering"):
         rfc3161_client.decode_timestamp_response(leaf_last)
-    for length in range(0, len(answer), 7):  # cut short anywhere: nothing breaks, the library says what is wrong
+    for length in range(0, len(answer), 7):  # truncated anywhere: the library's error is reported
         with pytest.raises(ValueError):
             rfc3161_client.decode_timestamp_response(with_sorted_certificates(answer[:length]))
 

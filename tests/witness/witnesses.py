@@ -41,7 +41,7 @@ def answering(reply: Callable[[str, bytes], Answer]) -> Iterator[str]:
 
 @dataclass
 class Cosigner:
-    """A witness as c2sp.org/tlog-witness has it, for ledgers whose verifier lines it `trusts`."""
+    """A witness per c2sp.org/tlog-witness, for ledgers whose verifier lines it `trusts`."""
 
     trusts: list[str]
     name: str = "witness.example/w1"
@@ -75,7 +75,7 @@ class Cosigner:
             return 409, "text/plain", b""
         try:
             path_ = [base64.b64decode(line) for line in proof]
-            if known[0] or path_:  # nothing is proved of a first checkpoint
+            if known[0] or path_:  # a first checkpoint needs no proof
                 merkle.verify_consistency(known, (checkpoint.size, checkpoint.root), path_)
         except ValueError:
             return 422, "text/plain", b""
@@ -95,7 +95,7 @@ class Cosigner:
         return note.signature_line(self.name, note.parse_verifier(self.key, note.COSIGNATURE)[1], raw)
 
     def _other(self) -> str:
-        """A line of an unknown key, which a client must pass over."""
+        """A signature line of an unknown key, which a client must ignore."""
         return note.signature_line("witness.example/other", b"abcd", bytes(72))
 
 
@@ -114,7 +114,7 @@ ess_cert_id_alg = sha256
 
 @dataclass
 class Authority:
-    """A time-stamp authority in a folder; `root.pem` is its root certificate. `reply` may be told what to do wrong."""
+    """A time-stamp authority in a folder; `root.pem` is its root certificate. `reply` can make it misbehave."""
 
     folder: Path
     mood: str = ""

@@ -98,14 +98,14 @@ def test_first_source_counts_even_if_a_trusted_source_repeats_it() -> None:
 
 
 def test_mention_in_content_does_not_taint_a_value_from_a_trusted_lookup() -> None:
-    """Otherwise whoever may write anything could take any contact away from the agent."""
+    """Otherwise anyone who can write content could make any contact unusable for the agent."""
     inbox = {"sender": "carl@corp.example", "body": "x"}
     history = after((call(WEB, url="x"), "I know carl@corp.example"), (call(INBOX), [inbox]))
     assert send(history, "carl@corp.example").sinks == Origins(from_trusted=("to",))
 
 
 def test_trusted_server_does_not_launder_untrusted_values() -> None:
-    """What the agent wrote comes back from a trusted place: it stays what it was."""
+    """Text that the agent wrote keeps its origin when a trusted server returns it."""
     invite = (call(SEND, to=EVIL), "invited")
     known_as = (call(INBOX), [{"sender": EVIL, "body": ""}])
     tainted = after((call(WEB, url="x"), f"invite {EVIL}"), invite, known_as)
@@ -128,7 +128,7 @@ def test_address_in_untrusted_text_counts_as_a_destination() -> None:
     assert past.sinks == Origins(from_task=("to",), from_untrusted=("text",), unknown_origin=("text",))
     assert send(history, "anna@corp.example", "see https://our.example").sinks.unknown_origin == ("text",)
     note = history.history_for(call(NOTE, text="see https://our.example and https://shop.example"))
-    assert note.sinks == Origins(from_untrusted=("text",))  # a tool without sinks sends nothing anywhere
+    assert note.sinks == Origins(from_untrusted=("text",))  # a tool without sinks sends nothing
 
 
 def test_address_ends_before_sentence_punctuation() -> None:
@@ -201,7 +201,7 @@ def test_memory_is_bounded_and_forgotten_values_are_unknown() -> None:
     history.note(call(WEB, url="x"), reply(f"{EVIL} " + "y" * 600))
     history.note(call(DIRECTORY), reply("late@corp.example " + "z" * 900))
     assert send(history, "carl@corp.example").sinks == Origins(unknown_origin=("to",))
-    assert send(history, EVIL).sinks.from_untrusted == ("to",)  # the content of others is kept
+    assert send(history, EVIL).sinks.from_untrusted == ("to",)  # content of others is stored
     assert send(history, "late@corp.example").sinks == Origins(unknown_origin=("to",))
     assert history._size <= 1000
 

@@ -93,7 +93,7 @@ def test_split_value_is_found() -> None:
     texts = [squeeze(plain("first part us1330000000, second part 12121212; and the last is 1212"))]
     assert is_assembled_from(plain(IBAN), texts)
     assert not is_assembled_from(plain("GB29NWBK60161331926819"), texts)
-    assert not is_assembled_from("abcdefgh", ["abcd", "efgh"])  # pieces as short as these are found anywhere
+    assert not is_assembled_from("abcdefgh", ["abcd", "efgh"])  # such short pieces occur everywhere
 
 
 @given(st.text(), st.text())

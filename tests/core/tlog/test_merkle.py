@@ -52,7 +52,7 @@ def naive_proof(old: int, start: int, end: int, whole: bool) -> list[bytes]:
 
 
 class Stored:
-    """What a ledger stores: leaves, the nodes that were captured while appending, and the right edge."""
+    """What a ledger stores: leaves, nodes captured while appending, and the right edge."""
 
     def __init__(self, leaves: tuple[bytes, ...]) -> None:
         self.rows: dict[tuple[int, int], bytes] = {}

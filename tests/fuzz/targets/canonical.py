@@ -36,7 +36,7 @@ def check(data: bytes) -> None:
 
 
 def is_acceptable(data: bytes) -> bool:
-    """By Python's own reader, told to be strict: RFC 8259 in UTF-8, RFC 7493 §2.1 to §2.3, and so deep."""
+    """Per Python's own strict parser: RFC 8259 in UTF-8, RFC 7493 §2.1 to §2.3, with this depth limit."""
     try:
         value = json.loads(
             data.decode(), object_pairs_hook=_pairs, parse_constant=_refuse, parse_float=_float, parse_int=_int
@@ -78,7 +78,7 @@ def _is_text(value: Any, depth: int) -> bool:
 
 
 def is_exact(value: Any) -> bool:
-    """Whether every number is one that a double holds exactly, as RFC 7493 §2.2 has it."""
+    """Whether every number is exactly representable as a double (RFC 7493 §2.2)."""
     if isinstance(value, bool | str) or value is None:
         return True
     if isinstance(value, int | float):

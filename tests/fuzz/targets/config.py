@@ -49,7 +49,7 @@ SEEDS = (
 def check(data: bytes) -> None:
     FILE.write_bytes(data)
     try:
-        with warnings.catch_warnings():  # of regular expressions that will mean something else one day
+        with warnings.catch_warnings():  # about regular expressions whose meaning will change
             warnings.simplefilter("ignore")
             loaded = load(FILE)
     except ConfigError as refused:

@@ -28,7 +28,7 @@ def check(data: bytes) -> None:
     text = data.decode("latin-1")
     for taken in (text, data.decode("utf-8", "replace")):
         _read(taken)
-    said = {"iss": ISSUER.origin, "jti": data.decode("utf-8", "replace")}  # signed, it is read back as it was
+    said = {"iss": ISSUER.origin, "jti": data.decode("utf-8", "replace")}  # a signed one is read back unchanged
     assert credential.decode(credential.encode(said, KEY.sign), ISSUER.public_key.verify) == said
 
 

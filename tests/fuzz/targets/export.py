@@ -18,7 +18,7 @@ SEEDS = (b"\x00\x00\x00\x00x", b"\x03\x00\x40\x01", b"\x04\x01\x00\x02{}", b"\x0
 
 @cache
 def past() -> tuple[Path, list[Path], Report]:
-    """An export, its files but for the key, and what is proved of it."""
+    """An export, its files except the key, and its verification report."""
     folder = Path(tempfile.mkdtemp(prefix="mcp-guard-fuzz-"))
     harness = asyncio.run(write_history(folder, 60))
     export(harness.store, (folder / "state" / "ledger.pub").read_text(), folder / "out", payloads=True)
@@ -35,7 +35,7 @@ def verify(folder: Path) -> Report:
 
 
 def check(data: bytes) -> None:
-    """Which file, where in it, and how: written over, put in, cut off, or taken out; with the rest."""
+    """The bytes choose a file, a position and how to damage it: overwrite, insert, truncate or delete."""
     if len(data) < 4:
         return
     folder, files, whole = past()

@@ -11,7 +11,7 @@ SEEDS = (
 
 
 def check(data: bytes) -> None:
-    """The first byte is the limit, the second and each that follows say where it is cut."""
+    """The first byte is the limit; each following byte is a position to cut at."""
     if len(data) < 3:
         return
     limit, step, stream = data[0], data[1] or 1, data[2:]
