@@ -23,8 +23,8 @@ from mcp_guard.core.describe import DescriptionRules
 from mcp_guard.core.model import Execution, ExecutionStatus, Instance, Json, Task, Tool, ToolCallRequest
 from mcp_guard.core.provenance.history import InstanceHistories
 from mcp_guard.guard import Guard
-from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol
-from mcp_guard.ledger.approvals.votes import Approver, Votes
+from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol
+from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.open import LedgerSettings, open_ledger
 from mcp_guard.ledger.tool_pins import ToolPins
 from mcp_guard.policy.engine import load_policies
@@ -143,6 +143,6 @@ class SuiteHouse:
     def _vote(self, id: str, verdict: str) -> None:
         names = {"user": "The user"}
         votes = Votes(self.ledger.writer, self.settings.routes, names)
-        statement, _ = votes.prepare(id, "user", verdict, "this is what I asked for, or it is not")
+        statement = votes.prepare(id, "user", verdict, "this is what I asked for, or it is not")
         signature = base64.b64encode(self._key.sign(statement.text())).decode()
-        votes.cast(statement, self._key_id, {"signature": signature})
+        votes.record(statement, self._key_id, {"signature": signature})

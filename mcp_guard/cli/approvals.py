@@ -11,11 +11,11 @@ from mcp_guard.cli.approvers import add_key_options, open_key, signature_of
 from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.cli.output import print_lines, print_table, printable
 from mcp_guard.config import load
-from mcp_guard.core.approval import Approval, ApprovalState, describe_rule
+from mcp_guard.core.approval import Approval, ApprovalState, GrantTerms, describe_rule
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.receipt import format_time
-from mcp_guard.ledger.approvals.approver_keys import NewKey
-from mcp_guard.ledger.approvals.votes import GrantTerms, Votes, usable_key
+from mcp_guard.ledger.approvals.approver_keys import NewKey, usable_key
+from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.storage.approvals import Delivery
@@ -195,8 +195,8 @@ def decide(votes: Votes, options: argparse.Namespace) -> int:
     key = open_key(options, options.approver)
     id = NewKey("ed25519", key.public_key().public_bytes_raw(), {}).id
     usable_key(votes.writer.read(lambda store: store.approver_keys()), id, options.approver)
-    statement, _ = votes.prepare(options.id, options.approver, verdict, options.rationale, terms)
-    approval = votes.cast(statement, id, signature_of(key, statement.text()))
+    statement = votes.prepare(options.id, options.approver, verdict, options.rationale, terms)
+    approval = votes.record(statement, id, signature_of(key, statement.text()))
     if options.json:
         print(json.dumps(approval.to_json(), indent=2, ensure_ascii=False))
     elif approval.state is ApprovalState.REQUESTED:

@@ -14,8 +14,7 @@ from mcp_guard.cli.output import print_table
 from mcp_guard.config import load
 from mcp_guard.core.errors import ApprovalError, GuardError
 from mcp_guard.ledger.approvals import approver_keys
-from mcp_guard.ledger.approvals.approver_keys import NewKey
-from mcp_guard.ledger.approvals.votes import Approver
+from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import Settings

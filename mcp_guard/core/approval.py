@@ -1,7 +1,11 @@
-"""Approvals: the state table, what an approval is bound to, who may say yes, and when that is enough. Pure."""
+"""Approvals: the state table, what an approval is bound to, who may vote, and when the votes suffice; grants. Pure.
+
+A grant is an approval for several similar calls. It is limited in number and time, and everything that its terms do not
+leave free is bound.
+"""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from enum import StrEnum
 from typing import Any
 
@@ -14,6 +18,13 @@ from mcp_guard.core.model import Call, Decision, Json, Micros
 from mcp_guard.core.receipt import format_time
 
 STATEMENT_TYPE = "mcp-guard/approval/v1"
+SECOND: Micros = 1_000_000
+MAX_STATEMENT_AGE = 10 * 60 * SECOND
+"""Time that may pass between preparing a statement and recording it."""
+MAX_GRANT_USES = 100
+MAX_GRANT_DURATION = 24 * 3600 * SECOND
+UNLIMITED = canonical.Limits(bytes=1 << 30, depth=256)
+"""For arguments that were held to the operator's limits when the call was described."""
 
 
 class ApprovalState(StrEnum):
@@ -49,6 +60,7 @@ TRANSITIONS: Mapping[tuple[ApprovalState, ApprovalEvent], ApprovalState] = {
     (ApprovalState.APPROVED, ApprovalEvent.REVOKE): ApprovalState.REVOKED,
 }
 OPEN = (ApprovalState.REQUESTED, ApprovalState.APPROVED)
+VERDICTS = {"approve": ApprovalEvent.APPROVE, "deny": ApprovalEvent.DENY}
 
 
 def advance(state: ApprovalState, event: ApprovalEvent) -> ApprovalState:
@@ -59,16 +71,16 @@ def advance(state: ApprovalState, event: ApprovalEvent) -> ApprovalState:
     try:
         return TRANSITIONS[state, event]
     except KeyError:
-        hint = "mcp-guard approvals list: what is open"
-        raise ApprovalError(f"an approval that is `{state}` cannot take `{event}`", hint) from None
+        hint = "mcp-guard approvals list"
+        raise ApprovalError(f"cannot {event} an approval that is `{state}`", hint) from None
 
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Where a gated call goes, as configured now. Times are microseconds.
+    """Where a held call goes, as configured now. Times are microseconds.
 
-    `escalate_to` names a route whose approvers may decide too, and are told, once a request has waited for
-    `escalate_after`. `notify` names notifiers; `text` is what the approver reads about this route.
+    `escalate_to` names a route whose approvers may decide too, and are notified, once a request has waited for
+    `escalate_after`. `notify` names notifiers; `text` is shown to the approver.
     """
 
     name: str
@@ -84,7 +96,7 @@ class Route:
 
 @dataclass(frozen=True, slots=True)
 class RouteRule:
-    """What one route demands of one request, fixed and receipted when it is made."""
+    """What one route demands of one request: fixed when the request is made, and written into its receipt."""
 
     route: str
     approvers: tuple[str, ...]
@@ -93,8 +105,27 @@ class RouteRule:
 
 
 @dataclass(frozen=True, slots=True)
+class GrantTerms:
+    """A grant that an approval gives: how many more calls, for how many seconds, and which arguments may differ.
+
+    The time runs from the moment when the grant is given.
+    """
+
+    uses: int
+    seconds: int
+    free: tuple[str, ...] = ()
+
+    def to_json(self) -> Json:
+        return {"uses": self.uses, "seconds": self.seconds, "free": list(self.free)}
+
+    @classmethod
+    def from_json(cls, document: Json) -> "GrantTerms":
+        return cls(document["uses"], document["seconds"], tuple(document["free"]))
+
+
+@dataclass(frozen=True, slots=True)
 class Vote:
-    """One person's word on one request, with the evidence that it is theirs (see `VoteStatement`)."""
+    """One approver's verdict on one request, with the evidence that it is theirs (see `VoteStatement`)."""
 
     approver: str
     verdict: str
@@ -102,9 +133,8 @@ class Vote:
     rationale: str
     at: Micros
     name: str = ""
-    """How the approver is called in the attribution sentence."""
-    terms: Json | None = None
-    """Of a grant, if the vote gives one."""
+    """The approver's name in the attribution sentence."""
+    terms: GrantTerms | None = None
     key: str = ""
     signature: Json | None = None
 
@@ -113,9 +143,10 @@ class Vote:
 class Approval:
     """One request for approval of one exact call, as stored. `subject` is what the approver is shown.
 
-    `request_hash` and `decision_hash` are salted with the `nonce`; `lookup` finds the same request again. Nonce and
-    lookup are erased when nothing needs them any more, so that the hashes that stay tell nothing. `outcome` is the
-    receipt of what came of the call that used it; it is `answered` once the agent has been given that, or cannot be.
+    `request_hash` and `decision_hash` are salted with the `nonce`; the same request is found again by `lookup`. Nonce
+    and lookup are erased as soon as nothing needs them, so that the remaining hashes reveal nothing. `outcome` is the
+    receipt of the outcome of the call that used the approval. `answered` means that the agent has been given that
+    outcome, or can no longer be given it.
     """
 
     id: str
@@ -138,13 +169,21 @@ class Approval:
     def routes(self) -> tuple[str, ...]:
         return tuple(rule.route for rule in self.rules)
 
+    @property
+    def missing_routes(self) -> tuple[str, ...]:
+        """Routes on which fewer people have approved than their quorum demands."""
+        return missing_routes(self.rules, self.votes, self.subject.requesters)
+
+    def with_vote(self, vote: Vote) -> "Approval":
+        return replace(self, votes=(*self.votes, vote))
+
     def to_json(self) -> Json:
         return asdict(self) | {"subject": self.subject.to_json()}
 
 
 @dataclass(frozen=True, slots=True)
 class VoteStatement:
-    """What an approver signs: their own key over these bytes, or a passkey with their SHA-256 as its challenge."""
+    """What an approver signs: their own key signs these bytes, or a passkey takes their SHA-256 as its challenge."""
 
     origin: str
     approval: str
@@ -154,21 +193,27 @@ class VoteStatement:
     approver: str
     rationale: str
     at: Micros
-    terms: Json | None = None
+    terms: GrantTerms | None = None
 
     def text(self) -> bytes:
-        """An RFC 8785 document. `ledger/verify.py` rebuilds the same bytes from the receipt."""
-        said = {name: getattr(self, name) for name in self.__slots__ if name != "terms" or self.terms}
-        return orjson.dumps(said | {"at": format_time(self.at), "type": STATEMENT_TYPE}, option=orjson.OPT_SORT_KEYS)
+        """An RFC 8785 document. `verifier/signatures.py` rebuilds the same bytes from the receipt."""
+        members: Json = {name: getattr(self, name) for name in self.__slots__ if name != "terms"}
+        members |= {"at": format_time(self.at), "type": STATEMENT_TYPE}
+        if self.terms:
+            members["terms"] = self.terms.to_json()
+        return orjson.dumps(members, option=orjson.OPT_SORT_KEYS)
+
+
+# Binding
 
 
 def salted_hash(nonce: str, data: bytes) -> str:
-    """A hash that tells nothing of the data, even if that is one of few, to whoever does not have the nonce."""
+    """A hash that reveals nothing to anyone without the nonce, even if the data is one of few possible values."""
     return canonical.digest(nonce.encode() + b"\0" + data)
 
 
 def binding(call: Call, decision: Decision, nonce: str) -> dict[str, Any]:
-    """What one approval stands for, member by member, so that a difference can be named."""
+    """What one approval is valid for, member by member, so that a difference can be named."""
     assert call.tool is not None
     return {
         "instance": call.instance.id,
@@ -183,16 +228,16 @@ def binding(call: Call, decision: Decision, nonce: str) -> dict[str, Any]:
 
 
 def decision_hash(bound: Mapping[str, Any], nonce: str) -> str:
-    """Hash of a binding; the nonce keeps the hash from telling anything once it is erased."""
+    """Hash of a binding. Once the nonce is erased, the hash reveals nothing."""
     return canonical.digest_json({**bound, "nonce": nonce})
 
 
 def changed_members(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[str, ...]:
-    """Names of the members that differ."""
+    """Names of the members of a binding that differ."""
     return tuple(name for name in before if before[name] != after.get(name))
 
 
-# Who may decide
+# Who may vote, and when the votes suffice
 
 
 def make_rule(route: Route) -> RouteRule:
@@ -200,42 +245,27 @@ def make_rule(route: Route) -> RouteRule:
 
 
 def escalate_rule(rule: RouteRule, routes: Mapping[str, Route], waited: Micros) -> RouteRule | None:
-    """The rule as it is once its route has escalated, or None if that is not due or already so."""
+    """The rule after its route has escalated, or None if escalation is not due or has already happened."""
     route = routes.get(rule.route)
-    further = routes.get(route.escalate_to) if route is not None and route.escalate_to else None
-    if route is None or further is None or waited < route.escalate_after:
+    next_route = routes.get(route.escalate_to) if route is not None and route.escalate_to else None
+    if route is None or next_route is None or waited < route.escalate_after:
         return None
-    approvers = (*rule.approvers, *(each for each in further.approvers if each not in rule.approvers))
+    approvers = (*rule.approvers, *(name for name in next_route.approvers if name not in rule.approvers))
     return RouteRule(rule.route, approvers, rule.quorum, rule.self_approval) if approvers != rule.approvers else None
 
 
 def may_decide(rule: RouteRule, approver: str, requesters: Iterable[str | None]) -> bool:
-    """Promise P4: nobody decides on what they asked for, unless the route says so by an `unsafe_` switch."""
+    """Promise P4: nobody decides on their own request, unless the route allows it by an `unsafe_` switch."""
     return approver in rule.approvers and (rule.self_approval or approver not in requesters)
 
 
 def describe_rule(rule: RouteRule, requesters: Iterable[str | None]) -> str:
     """Who must approve, in words."""
     requesters = tuple(requesters)
-    able = [approver for approver in rule.approvers if may_decide(rule, approver, requesters)]
-    if len(able) <= 1:
-        return able[0] if able and rule.quorum == 1 else "nobody who may"
-    return f"{'any' if rule.quorum == 1 else rule.quorum} of {', '.join(able)}"
-
-
-def check_vote(rules: Iterable[RouteRule], approver: str, requesters: tuple[str | None, ...]) -> None:
-    """Raises: ApprovalError if this person may decide on none of the routes."""
-    rules = tuple(rules)
-    if any(may_decide(rule, approver, requesters) for rule in rules):
-        return
-    names = ", ".join(f"`{rule.route}`" for rule in rules)
-    if any(approver in rule.approvers for rule in rules):
-        raise ApprovalError(
-            f"`{approver}` may not approve what they asked for",
-            f"another approver of {names} must decide, or the route sets unsafe_self_approval = true",
-        )
-    known = ", ".join(sorted({each for rule in rules for each in rule.approvers}))
-    raise ApprovalError(f"`{approver}` is not an approver of route {names}", f"its approvers: {known}")
+    eligible = [approver for approver in rule.approvers if may_decide(rule, approver, requesters)]
+    if len(eligible) <= 1:
+        return eligible[0] if eligible and rule.quorum == 1 else "nobody who may"
+    return f"{'any' if rule.quorum == 1 else rule.quorum} of {', '.join(eligible)}"
 
 
 def missing_routes(
@@ -250,18 +280,60 @@ def missing_routes(
     )
 
 
-# Grants: an approval for several like calls, bounded in number and time, binding all that is not named free. Pure.
+def check_approver(rules: Iterable[RouteRule], approver: str, requesters: tuple[str | None, ...]) -> None:
+    """Raises: ApprovalError if this person may decide on none of the routes (promise P4)."""
+    rules = tuple(rules)
+    if any(may_decide(rule, approver, requesters) for rule in rules):
+        return
+    names = ", ".join(f"`{rule.route}`" for rule in rules)
+    if any(approver in rule.approvers for rule in rules):
+        raise ApprovalError(
+            f"`{approver}` may not approve their own request",
+            f"another approver of {names} must decide, or set unsafe_self_approval = true on the route",
+        )
+    approvers = ", ".join(sorted({name for rule in rules for name in rule.approvers}))
+    raise ApprovalError(f"`{approver}` is not an approver of route {names}", f"approvers of the route: {approvers}")
 
-SECOND = 1_000_000
-MAX_GRANT_USES = 100
-MAX_GRANT_DURATION = 24 * 3600 * SECOND
-UNLIMITED = canonical.Limits(bytes=1 << 30, depth=256)
-"""The arguments were held to the operator's limits when they were described."""
+
+def check_vote(approval: Approval, approver: str, verdict: str, now: Micros) -> None:
+    """Raises: ApprovalError if this person cannot vote on the request now.
+
+    The request is settled or has expired, they have voted already, or they may not decide on it.
+    """
+    advance(approval.state, VERDICTS[verdict])
+    if now >= approval.expires:
+        raise ApprovalError(f"approval {approval.id} has expired", "the agent must repeat its call")
+    if any(vote.approver == approver for vote in approval.votes):
+        raise ApprovalError(
+            f"`{approver}` has already voted on {approval.id}", f"mcp-guard approvals show {approval.id}"
+        )
+    check_approver(approval.rules, approver, approval.subject.requesters)
+
+
+def check_statement(statement: VoteStatement, approval: Approval, origin: str, now: Micros) -> None:
+    """Raises: ApprovalError unless the statement is recent, about exactly this request, and on the terms of the earlier
+    votes.
+    """
+    expected = approval.id, approval.request_hash, approval.decision_hash, origin
+    if (statement.approval, statement.request_hash, statement.decision_hash, statement.origin) != expected:
+        raise ApprovalError(
+            f"the statement does not match approval {approval.id}",
+            f"mcp-guard approvals show {approval.id}",
+        )
+    if not approval.requested <= statement.at <= now or now - statement.at > MAX_STATEMENT_AGE:
+        raise ApprovalError("the statement has expired", "decide again")
+    if statement.verdict == "approve" and any(vote.terms != statement.terms for vote in approval.votes):
+        raise ApprovalError(
+            "earlier votes signed different grant terms", "use the same --more, --for and --free, or none of them"
+        )
+
+
+# Grants
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """`binding` is what stays the same from call to call; `free` are the arguments that may differ."""
+    """`binding` stays the same from call to call; the arguments in `free` may differ."""
 
     id: str
     approval: str
@@ -274,20 +346,29 @@ class Grant:
     expires: Micros
     approvers: tuple[Json, ...]
     salt: str = ""
-    """Of the hash of the arguments that are bound; erased when the grant is over."""
+    """Salt of the hash of the bound arguments; erased when the grant is over."""
 
 
-def make_terms(uses: int, seconds: int, free: tuple[str, ...]) -> Json:
-    """What an approver signs of a grant; its time runs from when it is given. Raises: ApprovalError."""
-    if not 1 <= uses <= MAX_GRANT_USES:
-        raise ApprovalError(f"a grant is for 1 to {MAX_GRANT_USES} more calls, not {uses}", "--more 5")
-    if not 1 <= seconds * SECOND <= MAX_GRANT_DURATION:
-        raise ApprovalError(f"a grant lasts up to {MAX_GRANT_DURATION // SECOND} seconds, not {seconds}", "--for 3600")
-    return {"uses": uses, "seconds": seconds, "free": sorted(set(free))}
+def make_terms(terms: GrantTerms, arguments: Mapping[str, Any]) -> GrantTerms:
+    """The terms as an approver signs them, for a call with these arguments.
+
+    Raises: ApprovalError if they exceed the limits, or name an argument that the call does not have.
+    """
+    for name in terms.free:
+        if name not in arguments:
+            raise ApprovalError(
+                f"the call has no argument `{name}` to leave free", f"its arguments: {', '.join(arguments) or 'none'}"
+            )
+    if not 1 <= terms.uses <= MAX_GRANT_USES:
+        raise ApprovalError(f"a grant is for 1 to {MAX_GRANT_USES} more calls, not {terms.uses}", "--more 5")
+    if not 1 <= terms.seconds * SECOND <= MAX_GRANT_DURATION:
+        seconds = MAX_GRANT_DURATION // SECOND
+        raise ApprovalError(f"a grant lasts up to {seconds} seconds, not {terms.seconds}", "--for 3600")
+    return replace(terms, free=tuple(sorted(set(terms.free))))
 
 
 def resource_argument(call: Call) -> str | None:
-    """The argument that says which resource is meant."""
+    """Name of the argument that identifies the resource."""
     rule = call.tool.rule.resource if call.tool else None
     return rule.id.strip("/").split("/")[0] if rule else None
 
@@ -295,27 +376,20 @@ def resource_argument(call: Call) -> str | None:
 def bind_grant(
     bound: Mapping[str, Any], arguments: Json, names_resource: str | None, free: tuple[str, ...], salt: str
 ) -> Json:
-    """What a grant binds, of what an approval binds. The resource is free only if the argument that names it is.
+    """The binding of a grant, from that of its approval. The resource is free only if the argument that names it is.
 
-    Facts are not bound: they are what such calls change, and the policies look at them anew each time.
+    Facts are not bound: such calls change them, and the policies look at them again each time.
     """
-    kept = {name: bound[name] for name in ("instance", "definition", "tool", "policy_version", "routes")}
-    rest = {name: value for name, value in arguments.items() if name not in free}
+    members = {name: bound[name] for name in ("instance", "definition", "tool", "policy_version", "routes")}
+    bound_arguments = {name: value for name, value in arguments.items() if name not in free}
     resource = None if names_resource in free else bound["resource"]
-    return kept | {"resource": resource, "arguments": salted_hash(salt, canonical.canonicalize(rest, UNLIMITED))}
+    hash = salted_hash(salt, canonical.canonicalize(bound_arguments, UNLIMITED))
+    return members | {"resource": resource, "arguments": hash}
 
 
 def covers(grant: Grant, call: Call, decision: Decision, now: Micros) -> bool:
-    """Whether this call is one of those that were granted."""
+    """Whether the grant allows this call now."""
     if grant.state != "active" or grant.used >= grant.uses or now >= grant.expires:
         return False
     bound = binding(call, decision, grant.salt)
     return bind_grant(bound, call.arguments, resource_argument(call), grant.free, grant.salt) == dict(grant.binding)
-
-
-def check_free_arguments(free: tuple[str, ...], arguments: Mapping[str, Any]) -> None:
-    """Raises: ApprovalError for a name that the call does not have: most likely a slip."""
-    for name in free:
-        if name not in arguments:
-            known = ", ".join(arguments) or "none"
-            raise ApprovalError(f"the call has no argument `{name}` to leave free", f"its arguments: {known}")

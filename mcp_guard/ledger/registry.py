@@ -15,6 +15,7 @@ from mcp_guard.core.errors import IdentityError
 from mcp_guard.core.model import Agent, Instance, Json, Micros
 from mcp_guard.core.receipt import Draft, format_time, instance_fields
 from mcp_guard.ledger.approvals import transitions
+from mcp_guard.ledger.approvals.grants import revoke_grant
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.settings import AgentSettings
 from mcp_guard.storage.identities import RevocationKey
@@ -76,9 +77,7 @@ def close_requests_of(tx: Transaction, instance: str, note: str) -> None:
         event = ApprovalEvent.WITHDRAW if approval.state is ApprovalState.REQUESTED else ApprovalEvent.OUTDATE
         transitions.move(tx, approval, event, note)
     for grant in tx.store.grants(instance, "active"):
-        about = {"grant": grant.id, "approval": grant.approval, "instance": instance, "note": note}
-        tx.add(Draft("grant.revoked", about))
-        tx.store.move_grant(grant, "revoked", grant.used)
+        revoke_grant(tx, grant, note)
     tx.store.close_approvals_of(instance)
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from mcp_guard.core.approval import Approval, ApprovalState, Grant, RouteRule, Vote
+from mcp_guard.core.approval import Approval, ApprovalState, Grant, GrantTerms, RouteRule, Vote
 from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.storage.errors import Queries
@@ -230,6 +230,10 @@ def _read_grant(row: Row) -> Grant:
     return Grant(id, approval, state, binding, tuple(free), uses, used, expires, tuple(approvers), salt)
 
 
+def _read_vote(vote: Json) -> Vote:
+    return Vote(**vote | {"terms": GrantTerms.from_json(vote["terms"]) if vote["terms"] else None})
+
+
 def _read_approval(row: Row) -> tuple[Approval, list[int]]:
     id, state, instance, lookup, request_hash, decision_hash, nonce, rules, subject, votes, *rest = row
     requested, expires, note, outcome, answered, receipts = rest
@@ -243,7 +247,7 @@ def _read_approval(row: Row) -> tuple[Approval, list[int]]:
         nonce=nonce,
         rules=tuple(RouteRule(**{**rule, "approvers": tuple(rule["approvers"])}) for rule in json.loads(rules)),
         subject=ApprovalSubject.from_json(json.loads(subject)),
-        votes=tuple(Vote(**vote) for vote in json.loads(votes)),
+        votes=tuple(_read_vote(vote) for vote in json.loads(votes)),
         requested=requested,
         expires=expires,
         note=note,

@@ -18,12 +18,12 @@ from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Re
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
-from mcp_guard.core.approval import Approval, ApprovalState, VoteStatement
+from mcp_guard.core.approval import Approval, ApprovalState, GrantTerms, VoteStatement
 from mcp_guard.core.errors import ApprovalError, GuardError
 from mcp_guard.core.model import Json
-from mcp_guard.ledger.approvals.approver_keys import enrol
+from mcp_guard.ledger.approvals.approver_keys import Approver, enrol
 from mcp_guard.ledger.approvals.sign_in_codes import take_code
-from mcp_guard.ledger.approvals.votes import Approver, GrantTerms, Votes
+from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.storage.approvals import ApproverKey
 from mcp_guard.web.passkeys import Passkeys, evidence
 from mcp_guard.web.sessions import COOKIE, LIFETIME, BrowserSession, BrowserSessions
@@ -205,7 +205,7 @@ class Inbox:
         verdict = body.get("verdict")
         if verdict not in ("approve", "deny"):
             raise ApprovalError("`verdict` must be approve or deny")
-        statement, _ = self.votes.prepare(
+        statement = self.votes.prepare(
             request.path_params["id"],
             viewer.approver,
             verdict,
@@ -225,7 +225,7 @@ class Inbox:
             raise ApprovalError("the passkey belongs to another approver")
         if statement.approval != request.path_params["id"]:
             raise ApprovalError("the passkey signed for another request")
-        approval = self.votes.cast(statement, key.id, evidence(credential))
+        approval = self.votes.record(statement, key.id, evidence(credential))
         self._record_use(key, count)
         return JSONResponse({"state": str(approval.state), "go": "/"})
 

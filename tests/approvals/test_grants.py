@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from mcp_guard.core.approval import GrantTerms
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json, ToolCallRequest
-from mcp_guard.ledger.approvals.votes import GrantTerms, Votes
+from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.verifier import verify_ledger
 from tests.promises.harness import (
     ALLOW,
@@ -121,5 +122,5 @@ async def test_all_votes_of_a_quorum_must_sign_the_same_grant_terms(tmp_path: Pa
     harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", routes={"people": replace(ROUTES["people"], quorum=2)})
     id = pending_id(await ask(harness))
     harness.approve(id, "alice", terms=GrantTerms(1, 60))
-    with pytest.raises(ApprovalError, match="on other terms"):
+    with pytest.raises(ApprovalError, match="different grant terms"):
         harness.approve(id, "carol")

@@ -174,9 +174,9 @@ APPROVAL  requested  LEFT
     ("words", "code", "expected"),
     [
         (("approve", "ap_none", "--as", "alice"), 7, "no approval `ap_none`\nhint: mcp-guard approvals list"),
-        (("approve", "CONSUMED", "--as", "alice"), 7, "an approval that is `consumed` cannot take `approve`"),
-        (("deny", "DENIED", "--as", "alice"), 7, "an approval that is `denied` cannot take `deny`"),
-        (("approve", "PENDING", "--as", "bob"), 7, "`bob` may not approve what they asked for\nhint: another approver"),
+        (("approve", "CONSUMED", "--as", "alice"), 7, "cannot approve an approval that is `consumed`"),
+        (("deny", "DENIED", "--as", "alice"), 7, "cannot deny an approval that is `denied`"),
+        (("approve", "PENDING", "--as", "bob"), 7, "`bob` may not approve their own request\nhint: another approver"),
         (
             ("approve", "PENDING", "--as", "eve"),
             7,

@@ -11,6 +11,7 @@ from mcp_guard.core.approval import (
     TRANSITIONS,
     ApprovalEvent,
     ApprovalState,
+    GrantTerms,
     Route,
     RouteRule,
     Vote,
@@ -18,7 +19,7 @@ from mcp_guard.core.approval import (
     advance,
     binding,
     changed_members,
-    check_vote,
+    check_approver,
     decision_hash,
     describe_rule,
     escalate_rule,
@@ -45,7 +46,7 @@ def test_transitions_outside_the_table_raise(state: ApprovalState, event: Approv
     if (state, event) in TRANSITIONS:
         assert advance(state, event) is TRANSITIONS[state, event]
     else:
-        with pytest.raises(ApprovalError, match=f"`{state}` cannot take `{event}`"):
+        with pytest.raises(ApprovalError, match=f"cannot {event} an approval that is `{state}`"):
             advance(state, event)
 
 
@@ -113,17 +114,17 @@ PEOPLE = RouteRule("people", ("alice", "bob"), 1)
 
 @pytest.mark.parametrize(
     ("approver", "requesters", "expected"),
-    [("eve", (), "not an approver of route `people`"), ("bob", ("bob", None), "may not approve what they asked for")],
+    [("eve", (), "not an approver of route `people`"), ("bob", ("bob", None), "may not approve their own request")],
 )
 def test_ineligible_approvers_may_not_vote(approver: str, requesters: tuple[str | None, ...], expected: str) -> None:
     with pytest.raises(ApprovalError, match=expected):
-        check_vote([PEOPLE], approver, requesters)
+        check_approver([PEOPLE], approver, requesters)
 
 
 def test_eligible_approvers_may_vote() -> None:
-    check_vote([PEOPLE], "alice", ("bob", "dana"))
-    check_vote([replace(PEOPLE, self_approval=True)], "bob", ("bob",))
-    check_vote([PEOPLE, replace(PEOPLE, self_approval=True)], "bob", ("bob",))
+    check_approver([PEOPLE], "alice", ("bob", "dana"))
+    check_approver([replace(PEOPLE, self_approval=True)], "bob", ("bob",))
+    check_approver([PEOPLE, replace(PEOPLE, self_approval=True)], "bob", ("bob",))
 
 
 def yes(*approvers: str) -> list[Vote]:
@@ -187,14 +188,14 @@ def test_statement_is_canonical_and_complete() -> None:
     texts = {STATEMENT.text()}
     for changes in (
         {"origin": "x"}, {"approval": "x"}, {"request_hash": "x"}, {"decision_hash": "x"}, {"verdict": "deny"},
-        {"approver": "x"}, {"rationale": "x"}, {"at": 1}, {"terms": {"uses": 1, "seconds": 5, "free": []}},
+        {"approver": "x"}, {"rationale": "x"}, {"at": 1}, {"terms": GrantTerms(1, 5)},
     ):  # fmt: skip
         texts.add(replace(STATEMENT, **changes).text())
     assert len(texts) == 10
 
 
 def test_the_verifier_rebuilds_the_statement_from_the_receipt() -> None:
-    for each in (STATEMENT, replace(STATEMENT, terms={"uses": 1, "seconds": 60, "free": ["a"]})):
+    for each in (STATEMENT, replace(STATEMENT, terms=GrantTerms(1, 60, ("a",)))):
         vote = Vote(each.approver, each.verdict, each.rationale, each.at, "Alice", each.terms, "key", {})
         receipt = vote_fields(vote) | {
             "origin": each.origin, "approval": each.approval, "request_hash": each.request_hash,

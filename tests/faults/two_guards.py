@@ -23,8 +23,8 @@ from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.config import load
 from mcp_guard.core.approval import ApprovalState
 from mcp_guard.core.errors import ApprovalError, LedgerError
-from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol
-from mcp_guard.ledger.approvals.votes import Approver, Votes
+from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol
+from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.verifier import verify_ledger
 from tests.faults.guard_process import Ask, GuardProcess, Json
@@ -297,9 +297,9 @@ class Decider(threading.Thread):
             for asked in writer.read(lambda store: store.approvals([ApprovalState.REQUESTED])):
                 decided += 1
                 try:
-                    statement, _ = votes.prepare(asked.id, "alice", "deny" if decided % 5 == 0 else "approve", "seen")
+                    statement = votes.prepare(asked.id, "alice", "deny" if decided % 5 == 0 else "approve", "seen")
                     signature = base64.b64encode(private.sign(statement.text())).decode()
-                    votes.cast(statement, new.id, {"signature": signature})
+                    votes.record(statement, new.id, {"signature": signature})
                 except (ApprovalError, LedgerError):
                     continue  # the next poll shows whether it is still open
         writer.store.close()

@@ -3,14 +3,14 @@
 import base64
 from pathlib import Path
 
-from mcp_guard.core.approval import ApprovalEvent, Route
+from mcp_guard.core.approval import ApprovalEvent, GrantTerms, Route
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.tlog import note
 from mcp_guard.ledger import key_rotation
 from mcp_guard.ledger.approvals import transitions
-from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol, remove
-from mcp_guard.ledger.approvals.votes import Approver, GrantTerms, Votes
+from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol, remove
+from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.open import LedgerSettings
 from mcp_guard.ledger.writer import Transaction
 from tests.ledger.identity_receipts import definitions_of_every_fate, who_may_call

@@ -11,14 +11,14 @@ import pytest_asyncio
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from jsonschema import Draft202012Validator
 
-from mcp_guard.core.approval import Route
+from mcp_guard.core.approval import GrantTerms, Route
 from mcp_guard.core.model import Effect, Execution, ExecutionStatus, Json, RateCounter, ToolCallRequest
 from mcp_guard.core.provenance.history import InstanceHistories
 from mcp_guard.core.receipt import KINDS
 from mcp_guard.ledger import key_rotation
 from mcp_guard.ledger.approvals import transitions
-from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol, remove, rotate
-from mcp_guard.ledger.approvals.votes import Approver, GrantTerms, Votes
+from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol, remove, rotate
+from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.open import LedgerSettings, recover
 from mcp_guard.settings import WitnessSettings
 from mcp_guard.storage.sqlite import open_store

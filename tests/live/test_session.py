@@ -123,7 +123,7 @@ def test_a_call_cancelled_while_held_is_never_sent(tmp_path: Path) -> None:
         client.notify("notifications/cancelled", {"requestId": id})
         client.call("up__tool_error")
         done = cli("approvals", "approve", approval, *alice, "--rationale", "x", check=False)
-        assert "an approval that is `withdrawn` cannot take `approve`" in done.stderr
+        assert "cannot approve an approval that is `withdrawn`" in done.stderr
     assert [call["name"] for call in seen(tmp_path, "up")] == ["tool_error"]
 
 

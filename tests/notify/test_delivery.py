@@ -13,7 +13,7 @@ import pytest
 
 from mcp_guard.core.approval import ApprovalState, Route
 from mcp_guard.core.model import Json, ToolCallRequest
-from mcp_guard.ledger.approvals.transitions import notify
+from mcp_guard.ledger.approvals.transitions import queue_notifications
 from mcp_guard.notify import NOTIFIERS
 from mcp_guard.notify.delivery import NotificationDispatcher
 from mcp_guard.settings import NotifierSettings, SecretReference
@@ -49,7 +49,7 @@ async def ask(harness: Harness) -> str:
     id = pending_id(await harness.guard.call(make_instance(), ASKED))
     approval = harness.store.approval(id)[0]
     route = replace(ROUTES["people"], notify=("one",))
-    harness.ledger.writer.run(lambda tx: notify(tx, approval, "requested", [route]))
+    harness.ledger.writer.run(lambda tx: queue_notifications(tx, approval, "requested", [route]))
     return id
 
 
@@ -132,7 +132,7 @@ async def test_slack_message_has_blocks_and_no_mentions(harness: Harness) -> Non
         id = pending_id(await harness.guard.call(make_instance(), asked))
         approval = harness.store.approval(id)[0]
         route = replace(ROUTES["people"], notify=("one",))
-        harness.ledger.writer.run(lambda tx: notify(tx, approval, "requested", [route]))
+        harness.ledger.writer.run(lambda tx: queue_notifications(tx, approval, "requested", [route]))
         assert (
             await deliver(harness, dispatcher(harness, "slack", url=SecretReference("file", "slack")))
         ).state == "delivered"

@@ -7,10 +7,10 @@ from typing import Any
 import orjson
 import pytest
 
-from mcp_guard.core.approval import ApprovalState
+from mcp_guard.core.approval import ApprovalState, GrantTerms
 from mcp_guard.core.model import Effect, Execution, ExecutionStatus, FactsRule, Json, ToolCallRequest
 from mcp_guard.core.redaction import MARK, make_redaction, pointers_overlap, redact_pointers, redact_texts
-from mcp_guard.ledger.approvals.votes import GrantTerms, Votes
+from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.retention import tidy
 from mcp_guard.ports import Intent
 from mcp_guard.verifier import verify_ledger

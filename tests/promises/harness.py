@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from mcp_guard.core.approval import Route
+from mcp_guard.core.approval import GrantTerms, Route
 from mcp_guard.core.describe import DescriptionRules
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import (
@@ -36,8 +36,8 @@ from mcp_guard.core.receipt import Draft
 from mcp_guard.core.tool_pins import Pin, PinState
 from mcp_guard.guard import Guard
 from mcp_guard.ledger import registry
-from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol
-from mcp_guard.ledger.approvals.votes import Approver, GrantTerms, Votes
+from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol
+from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.ledger.open import LedgerSettings, OpenLedger, open_ledger
 from mcp_guard.ledger.writer import Transaction
@@ -176,10 +176,10 @@ class Harness:
         private = KEYS.setdefault(approver, Ed25519PrivateKey.generate())
         new = NewKey("ed25519", private.public_key().public_bytes_raw(), {})
         votes = Votes(writer, self.ledger.approvals.routes, PEOPLE)
-        statement, _ = votes.prepare(id, approver, verdict, rationale, terms)
+        statement = votes.prepare(id, approver, verdict, rationale, terms)
         if new.id not in {key.id for key in self.store.approver_keys()}:
             enrol(writer, Approver(approver, PEOPLE[approver]), new)
-        votes.cast(statement, new.id, {"signature": base64.b64encode(private.sign(statement.text())).decode()})
+        votes.record(statement, new.id, {"signature": base64.b64encode(private.sign(statement.text())).decode()})
 
     def end(self, instance: str = "run_1") -> None:
         """End the instance."""

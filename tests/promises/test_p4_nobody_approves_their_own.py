@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from mcp_guard.core.approval import ApprovalState
+from mcp_guard.core.approval import ApprovalState, GrantTerms
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import ToolCallRequest
-from mcp_guard.ledger.approvals.approver_keys import NewKey, enrol, remove, rotate
-from mcp_guard.ledger.approvals.votes import Approver, Votes
+from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol, remove, rotate
+from mcp_guard.ledger.approvals.votes import Votes
 from tests.live.running_guard import ALLOW_ALL, Client, cli, scripted, text, write_config
 from tests.live.running_guard import enrol as enrol_live
 from tests.promises.harness import ALLOW, HOLD, PEOPLE, ROUTES, Harness, make_instance, open_harness, pending_id
@@ -49,9 +49,9 @@ async def test_owner_user_and_strangers_may_not_decide(harness: Harness, approve
 def forge(harness: Harness, id: str, key: Ed25519PrivateKey, key_id: str, **changes: Any) -> None:
     """Cast a vote for alice, signed with some key, over some statement."""
     votes = Votes(harness.ledger.writer, ROUTES, PEOPLE)
-    statement, _ = votes.prepare(id, "alice", "approve", "because")
+    statement = votes.prepare(id, "alice", "approve", "because")
     signature = {"signature": base64.b64encode(key.sign(statement.text())).decode()}
-    votes.cast(replace(statement, **changes) if changes else statement, key_id, signature)
+    votes.record(replace(statement, **changes) if changes else statement, key_id, signature)
 
 
 def enrolled(harness: Harness, approver: str) -> tuple[Ed25519PrivateKey, NewKey]:
@@ -76,7 +76,7 @@ async def test_approver_cannot_vote_for_another(harness: Harness) -> None:
     "changes",
     [
         {"rationale": "other"}, {"verdict": "deny"}, {"decision_hash": "sha256:0"}, {"request_hash": "sha256:0"},
-        {"origin": "other.example"}, {"at": 1}, {"terms": {"uses": 100, "seconds": 60, "free": []}},
+        {"origin": "other.example"}, {"at": 1}, {"terms": GrantTerms(100, 60)},
         {"approver": "carol"},
     ],
     ids=str,
@@ -99,10 +99,10 @@ async def test_a_well_signed_statement_about_something_else_is_refused(
     id = await ask(harness)
     key, new = enrolled(harness, "alice")
     votes = Votes(harness.ledger.writer, ROUTES, PEOPLE)
-    statement = replace(votes.prepare(id, "alice", "approve", "because")[0], **changes)
+    statement = replace(votes.prepare(id, "alice", "approve", "because"), **changes)
     signature = {"signature": base64.b64encode(key.sign(statement.text())).decode()}
-    with pytest.raises(ApprovalError, match="is not about"):
-        votes.cast(statement, new.id, signature)
+    with pytest.raises(ApprovalError, match="does not match approval"):
+        votes.record(statement, new.id, signature)
     await untouched(harness, id)
 
 
@@ -110,19 +110,19 @@ async def test_old_signature_is_invalid_for_a_new_request(harness: Harness) -> N
     id = await ask(harness)
     key, new = enrolled(harness, "alice")
     votes = Votes(harness.ledger.writer, ROUTES, PEOPLE)
-    old, _ = votes.prepare(id, "alice", "approve", "because")
+    old = votes.prepare(id, "alice", "approve", "because")
     signature = {"signature": base64.b64encode(key.sign(old.text())).decode()}
     harness.upstream.facts["amount"] = 7
     other = await ask(harness)
     assert other != id
     for statement in (old, replace(old, approval=other)):
         with pytest.raises(ApprovalError):
-            votes.cast(statement, new.id, signature)
+            votes.record(statement, new.id, signature)
     harness.clock.time += 11 * 60 * 1_000_000
-    fresh, _ = votes.prepare(other, "alice", "approve", "because")
+    fresh = votes.prepare(other, "alice", "approve", "because")
     harness.clock.time += 11 * 60 * 1_000_000
-    with pytest.raises(ApprovalError, match="not of these last minutes"):
-        votes.cast(fresh, new.id, {"signature": base64.b64encode(key.sign(fresh.text())).decode()})
+    with pytest.raises(ApprovalError, match="the statement has expired"):
+        votes.record(fresh, new.id, {"signature": base64.b64encode(key.sign(fresh.text())).decode()})
     await untouched(harness, other)
 
 
@@ -130,10 +130,10 @@ def test_key_belongs_to_one_approver(harness: Harness) -> None:
     """The owner cannot enrol their key under an approver's name, nor a key that somebody else had before."""
     _, bobs = enrolled(harness, "bob")
     writer = harness.ledger.writer
-    with pytest.raises(ApprovalError, match="`bob`'s already"):
+    with pytest.raises(ApprovalError, match="already enrolled for `bob`"):
         enrol(writer, Approver("alice", "Alice"), bobs)
     remove(writer, "bob", bobs.id, "left")
-    with pytest.raises(ApprovalError, match="`bob`'s already"):
+    with pytest.raises(ApprovalError, match="already enrolled for `bob`"):
         enrol(writer, Approver("alice", "Alice"), bobs)
 
 
@@ -157,7 +157,7 @@ async def test_approver_counts_once(tmp_path: Path) -> None:
     harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", routes=routes)
     id = await ask(harness)
     harness.approve(id)
-    with pytest.raises(ApprovalError, match="already decided"):
+    with pytest.raises(ApprovalError, match="already voted"):
         harness.approve(id)
     assert harness.store.approval(id)[0].state is ApprovalState.REQUESTED
     harness.approve(id, "carol")

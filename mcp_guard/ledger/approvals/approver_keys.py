@@ -1,17 +1,24 @@
-"""Approvers' keys: enrolled, removed and rotated, each with a receipt, so that `verify` knows whose word is whose."""
+"""Approvers' keys: enrolled, rotated and removed, each with a receipt, so that `verify` knows which key is whose."""
 
 import base64
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from mcp_guard.core import canonical
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json
 from mcp_guard.core.receipt import Draft
-from mcp_guard.ledger.approvals.votes import Approver, usable_key
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.storage.approvals import ApproverKey
+
+
+@dataclass(frozen=True, slots=True)
+class Approver:
+    """An approver as configured: id, and name as receipts print it."""
+
+    id: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,45 +38,57 @@ class NewKey:
         return base64.b64encode(self.public).decode()
 
 
-def enrol(writer: Writer, person: Approver, new: NewKey) -> ApproverKey:
-    """Enrol a key. Raises: ApprovalError if it was ever anybody's: one key, one person, one enrolment."""
-    return writer.run(lambda tx: _enrol(tx, person, new, {}))
+def enrol(writer: Writer, approver: Approver, new: NewKey) -> ApproverKey:
+    """Enrol a key. Raises: ApprovalError if it was ever enrolled, by anybody; LedgerError."""
+    return writer.run(lambda tx: _enrol(tx, approver, new, {}))
 
 
 def remove(writer: Writer, approver: str, key: str, why: str) -> None:
-    """Take a key out of use. Raises: ApprovalError."""
+    """Take a key out of use. Raises: ApprovalError, LedgerError."""
     writer.run(lambda tx: _remove(tx, usable_key(tx.store.approver_keys(), key, approver), why))
 
 
-def rotate(writer: Writer, person: Approver, old: str, new: NewKey, sign: Callable[[bytes], bytes]) -> ApproverKey:
-    """Replace a key by another for which the old one vouches: its signature over `voucher` is in the receipt."""
-    signature = base64.b64encode(sign(voucher(writer.key.origin, person.id, new))).decode()
+def rotate(writer: Writer, approver: Approver, old: str, new: NewKey, sign: Callable[[bytes], bytes]) -> ApproverKey:
+    """Replace a key by a new one that the old one vouches for: its signature over `voucher` is in the receipt.
+
+    `old` is the id of the old key, and `sign` signs with it. Raises: ApprovalError, LedgerError.
+    """
+    signature = base64.b64encode(sign(voucher(writer.key.origin, approver.id, new))).decode()
 
     def op(tx: Transaction) -> ApproverKey:
-        current = usable_key(tx.store.approver_keys(), old, person.id)
-        made = _enrol(tx, person, new, {"vouched_by": {"key": old, "signature": signature}})
-        _remove(tx, current, "rotated")
-        return made
+        old_key = usable_key(tx.store.approver_keys(), old, approver.id)
+        new_key = _enrol(tx, approver, new, {"vouched_by": {"key": old, "signature": signature}})
+        _remove(tx, old_key, "rotated")
+        return new_key
 
     return writer.run(op)
 
 
 def voucher(origin: str, approver: str, new: NewKey) -> bytes:
-    """What the old key signs of the new one."""
-    said = {"type": "mcp-guard/approver-key/v1", "origin": origin, "approver": approver}
-    return canonical.canonicalize(said | {"key": new.id, "method": new.method, "public": new.text})
+    """What the old key signs to vouch for the new one (RFC 8785)."""
+    members = {"type": "mcp-guard/approver-key/v1", "origin": origin, "approver": approver}
+    return canonical.canonicalize(members | {"key": new.id, "method": new.method, "public": new.text})
 
 
-def _enrol(tx: Transaction, person: Approver, new: NewKey, more: Json) -> ApproverKey:
-    for known in tx.store.approver_keys():
-        if known.id == new.id:
-            state = "was" if known.removed is not None else "is"
+def usable_key(keys: Iterable[ApproverKey], id: str, approver: str) -> ApproverKey:
+    """The key of this approver with this id. Raises: ApprovalError if there is none in use."""
+    for key in keys:
+        if key.id == id and key.approver == approver and key.removed is None:
+            return key
+    raise ApprovalError(f"`{approver}` has no such key in use", f"mcp-guard approvers add {approver}")
+
+
+def _enrol(tx: Transaction, approver: Approver, new: NewKey, more: Json) -> ApproverKey:
+    for key in tx.store.approver_keys():
+        if key.id == new.id:
+            verb = "was" if key.removed is not None else "is"
             raise ApprovalError(
-                f"this key {state} `{known.approver}`'s already", "make a new one; a key is one person's"
+                f"this key {verb} already enrolled for `{key.approver}`",
+                "create a new key; each key belongs to one person and is enrolled once",
             )
-    about = {"approver": person.id, "name": person.name, "key": new.id, "method": new.method, "public": new.text}
-    seq = tx.add(Draft("approver.enrolled", about | {"details": new.details} | more))
-    key = ApproverKey(new.id, person.id, new.method, new.text, new.details, seq)
+    fields = {"approver": approver.id, "name": approver.name, "key": new.id, "method": new.method, "public": new.text}
+    seq = tx.add(Draft("approver.enrolled", fields | {"details": new.details} | more))
+    key = ApproverKey(new.id, approver.id, new.method, new.text, new.details, seq)
     tx.store.add_approver_key(key)
     return key
 

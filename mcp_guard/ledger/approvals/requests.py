@@ -76,7 +76,7 @@ class ApprovalRequests:
             kept = replace(asked, subject=redact_subject(call, subject))
             if not kept.subject.has_exact_arguments:
                 asked = replace(asked, subject=replace(subject, redacted=kept.subject.redacted))
-            transitions.add(tx, asked, kept, tx.add(decision_draft(call, decision)), self.routes)
+            transitions.add_request(tx, asked, kept, tx.add(decision_draft(call, decision)), self.routes)
             return asked
 
         asked = await self.writer.submit(op)

@@ -1,0 +1,73 @@
+"""Grants in the ledger: given by the last vote of an approval, used by calls, revoked. Each step is receipted in the
+same transaction."""
+
+import hashlib
+import secrets
+
+from mcp_guard.core.approval import SECOND, Approval, Grant, GrantTerms, Vote, bind_grant
+from mcp_guard.core.model import Json
+from mcp_guard.core.receipt import Draft, format_time
+from mcp_guard.core.receipt_limits import truncate
+from mcp_guard.ledger.writer import Transaction
+from mcp_guard.ports import Conflict
+
+MAX_RATIONALE_BYTES = 800
+"""Bytes of each approver's rationale that an intent repeats."""
+
+
+def give_grant(tx: Transaction, approval: Approval, terms: GrantTerms, fields: Json) -> None:
+    """Record the grant of an approval that was just approved. `fields` are those of every receipt of the approval."""
+    subject, salt = approval.subject, secrets.token_hex(16)
+    grant = Grant(
+        id="gr_" + hashlib.sha256(f"{approval.id}\0{approval.nonce}".encode()).hexdigest()[:10],
+        approval=approval.id,
+        state="active",
+        binding=bind_grant(subject.binding, subject.arguments, subject.resource_argument, terms.free, salt),
+        free=terms.free,
+        uses=terms.uses,
+        used=0,
+        expires=tx.now + terms.seconds * SECOND,
+        approvers=approver_fields(approval),
+        salt=salt,
+    )
+    fields = fields | {"grant": grant.id, "uses": grant.uses, "until": format_time(grant.expires)}
+    tx.add(Draft("grant.given", fields | {"free": list(terms.free), "binding": grant.binding}))
+    tx.store.add_grant(grant, approval.instance)
+
+
+def check_grant(tx: Transaction, id: str) -> Conflict | None:
+    """Why this grant cannot be used now, or None. INVARIANT: writes nothing."""
+    grant = tx.store.grant(id)
+    if grant is None or grant.state != "active" or grant.used >= grant.uses:
+        return Conflict(f"grant {id} is {grant.state if grant else 'gone'}")
+    return Conflict(f"grant {id} has expired") if tx.now >= grant.expires else None
+
+
+def use_grant(tx: Transaction, id: str) -> Json:
+    """Record one use; returns the `approval` member of the intent's receipt."""
+    grant = tx.store.grant(id)
+    assert grant is not None
+    use = grant.used + 1
+    tx.add(Draft("grant.used", _grant_fields(grant) | {"tool": grant.binding["tool"], "use": use, "uses": grant.uses}))
+    tx.store.move_grant(grant, "used up" if use == grant.uses else grant.state, use)
+    return {"id": grant.approval, "grant": grant.id, "use": use, "approvers": list(grant.approvers)}
+
+
+def revoke_grant(tx: Transaction, grant: Grant, note: str, by: Json | None = None) -> None:
+    """Revoke an active grant. `by` are the receipt fields that name the approver who revokes it."""
+    tx.add(Draft("grant.revoked", _grant_fields(grant) | {"note": note} | (by or {})))
+    tx.store.move_grant(grant, "revoked", grant.used)
+
+
+def approver_fields(approval: Approval) -> tuple[Json, ...]:
+    """The approvers as the receipt of an intent names them. The receipts of their votes have the whole rationale."""
+    return tuple(_approver_fields(vote) for vote in approval.votes if vote.verdict == "approve")
+
+
+def _approver_fields(vote: Vote) -> Json:
+    rationale = truncate(vote.rationale, MAX_RATIONALE_BYTES)
+    return {"approver": vote.approver, "name": vote.name or vote.approver, "rationale": rationale}
+
+
+def _grant_fields(grant: Grant) -> Json:
+    return {"grant": grant.id, "approval": grant.approval, "instance": grant.binding["instance"]}
