@@ -1,4 +1,4 @@
-"""What the operator configured, as plain values: the only form in which the configuration travels."""
+"""The operator's configuration as plain values, which is the only form in which it is passed on."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ from mcp_guard.core.canonical import Limits
 from mcp_guard.core.model import Agent, Effect, Mode, RateCounter, ToolRule
 from mcp_guard.core.tool_pins import PinRule
 
-if TYPE_CHECKING:  # what is not configured is not loaded
+if TYPE_CHECKING:  # loaded only if it is configured
     from mcp_guard.core.anomaly import DriftRule
 
 
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
-    """An agent with the defaults of its instances."""
+    """An enrolled agent, with defaults for its instances."""
 
     agent: Agent
     on_behalf_of: str | None = None
@@ -25,9 +25,9 @@ class AgentSettings:
 
 @dataclass(frozen=True, slots=True)
 class SecretReference:
-    """Where a secret is, never the secret itself: a name in `upstream.secrets.SOURCES`, and which one there.
+    """A reference to a secret, never the secret itself. `source` is a key of `upstream.secrets.SOURCES`.
 
-    `words` are the command and its arguments, where a command prints it.
+    `words` are the command and its arguments, if a command prints the secret.
     """
 
     source: str
@@ -37,8 +37,11 @@ class SecretReference:
 
 @dataclass(frozen=True, slots=True)
 class OAuthSettings:
-    """How tokens for one upstream are had. With `is_interactive` a person has signed in; else the client is itself
-    whom the token is for. What is empty is discovered; `resource` is the upstream's address if it is empty."""
+    """How the guard obtains tokens for one upstream.
+
+    With `is_interactive`, a user signs in; otherwise tokens are for the guard itself (client credentials). Empty
+    addresses are discovered. An empty `resource` means the upstream's address.
+    """
 
     client_id: str
     client_secret: SecretReference | None = None
@@ -56,8 +59,8 @@ class OAuthSettings:
 class UpstreamSettings:
     """How one upstream is started, or with `url`, reached.
 
-    `env` and `secrets` are what its environment gains, or what headers each request has; `secrets` are read when it is
-    started, and so is `bearer`, a token. `old` says that it speaks HTTP with SSE, of 2024-11-05.
+    `env` and `secrets` are added to its environment, or to the headers of each request. `secrets` and `bearer`, a
+    token, are read when it is started. `is_legacy_sse`: it speaks HTTP with SSE (revision 2024-11-05).
     """
 
     argv: tuple[str, ...]
@@ -73,9 +76,9 @@ class UpstreamSettings:
 
 @dataclass(frozen=True, slots=True)
 class NotifierSettings:
-    """How one notifier is reached. A secret in `options` is a `SecretReference`, read when it is used.
+    """One notifier. A secret in `options` is a `SecretReference`, which is read when it is used.
 
-    `base_dir` is the folder that relative paths are taken from.
+    Relative paths are resolved against `base_dir`.
     """
 
     kind: str
@@ -85,9 +88,9 @@ class NotifierSettings:
 
 @dataclass(frozen=True, slots=True)
 class SignalSettings:
-    """An operator's own signal of risk: a command, or `entry`, a Python function `module:function`.
+    """A risk signal of the operator's: a command, or `entry`, a Python function `module:function`.
 
-    `weight` is what it adds to the score when raised, `unknown_weight` when it does not answer in `timeout` seconds.
+    It adds `weight` to the risk score when raised, and `unknown_weight` if it does not answer in `timeout` seconds.
     """
 
     name: str
@@ -103,7 +106,7 @@ class SignalSettings:
 
 @dataclass(frozen=True, slots=True)
 class SocketSettings:
-    """A Unix socket, who may open it, and as which agent each user calls, by uid or name."""
+    """A Unix socket, its permissions, and the agent that each user (uid or name) calls as."""
 
     path: Path
     mode: int = 0o600
@@ -111,7 +114,7 @@ class SocketSettings:
     users: Mapping[str, str] = field(default_factory=dict)
 
     def group_id(self) -> int:
-        """Raises: OSError."""
+        """The id of the group. Raises: OSError if it does not exist."""
         import grp
 
         try:
@@ -122,8 +125,10 @@ class SocketSettings:
 
 @dataclass(frozen=True, slots=True)
 class ServeSettings:
-    """Where HTTP is served. `url` is how clients reach it, and the resource that tokens are for; `issuers` are kept as
-    keyword arguments of `identity.bearer.OtherIssuer`, which only a guard that serves HTTP loads."""
+    """Where HTTP is served. `url` is the address that clients use and the resource that tokens are for.
+
+    `issuers` are keyword arguments of `identity.bearer.OtherIssuer`, which only a guard that serves HTTP loads.
+    """
 
     host: str
     port: int
@@ -138,10 +143,10 @@ class ServeSettings:
 
 @dataclass(frozen=True, slots=True)
 class SignerSettings:
-    """How the ledger's private key is held: `file`, `keyring` or `command`, of which alone the rest speaks.
+    """The holder of the ledger's private key: `kind` is `file`, `keyring` or `command`.
 
-    `public` is the verifier line of the key that the command signs with, `seconds` how long it may take, `base_dir` the
-    folder that it runs in.
+    The other members are for a command: `public` is the verifier line of its key, `seconds` its time limit, and
+    `base_dir` its working directory.
     """
 
     kind: str = "file"
@@ -153,7 +158,7 @@ class SignerSettings:
 
 @dataclass(frozen=True, slots=True)
 class WitnessSettings:
-    """A place that checkpoints are sent to. `every_seconds` and `every_receipts` say when a guard does so by itself.
+    """An outside witness of checkpoints. `every_seconds` and `every_receipts` are how often a running guard sends one.
 
     `options`, their secrets and `base_dir` are as in `NotifierSettings`.
     """
@@ -166,13 +171,13 @@ class WitnessSettings:
 
     @property
     def is_scheduled(self) -> bool:
-        """Whether a running guard sends checkpoints without being told."""
+        """Whether a running guard sends checkpoints automatically."""
         return self.every_seconds is not None or self.every_receipts is not None
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The whole configuration. Paths are absolute; `approvers` maps ids to names, `pin_rules` are by upstream."""
+    """The whole configuration. Paths are absolute, `approvers` maps ids to names, and `pin_rules` are by upstream."""
 
     path: Path
     state_dir: Path
@@ -206,10 +211,10 @@ class Settings:
 
     @property
     def audience(self) -> str:
-        """The resource that issued credentials are good for: where the guard serves HTTP, if it does."""
+        """The resource that issued credentials are valid for: the HTTP address, or an empty string without HTTP."""
         return self.serve.url if self.serve else ""
 
     @property
     def inbox(self) -> str:
-        """The address of the inbox page. A passkey needs a name, so it is not 127.0.0.1."""
+        """The address of the inbox page. It uses a host name, because passkeys do not work with an IP address."""
         return f"http://localhost:{self.inbox_port}"

@@ -57,7 +57,7 @@ def test_every_configuration_model_is_checked() -> None:
 
 
 def test_each_table_has_the_keys_and_defaults_of_its_model() -> None:
-    tables = PAGE.split("| Key | Default | Means |\n|---|---|---|\n")[1:]
+    tables = PAGE.split("| Key | Default | Meaning |\n|---|---|---|\n")[1:]
     for model, table in zip(IN_ORDER, tables, strict=True):
         rows = re.findall(r"^\| `(\w+)` \| (.+?) \| .*\|$", table, re.MULTILINE)
         assert dict(rows) == keys(model), model.__name__
