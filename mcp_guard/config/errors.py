@@ -46,8 +46,8 @@ def describe_problem(problem: "ErrorDetails", model: type[BaseModel]) -> str:
     if code == "value_error":
         return str(context["error"])
     if code == "extra_forbidden":
-        known = sorted(_known_keys(model, problem["loc"][:-1]))
-        near = difflib.get_close_matches(str(problem["loc"][-1]), known, 1)
+        known_keys = sorted(_known_keys(model, problem["loc"][:-1]))
+        near = difflib.get_close_matches(str(problem["loc"][-1]), known_keys, 1)
         return f"unknown key; did you mean `{near[0]}`?" if near else "unknown key"
     if code in ("enum", "literal_error"):
         value = problem["input"]

@@ -14,7 +14,7 @@ from .full import verify_full
 from .notes import read_keys
 from .report import Report, UnusableInput, describe
 from .signatures import check_signature
-from .sources.sqlite import LedgerFile
+from .sources.sqlite import LedgerSource
 
 __all__ = [
     "FAILED", "OK", "UNUSABLE", "Report", "UnusableInput", "add_options", "check_signature", "describe", "main",
@@ -25,4 +25,4 @@ __all__ = [
 def verify_ledger(path: Path, key: Path, approvers: Path | None = None) -> Report:
     """Verify a whole ledger file. Raises: UnusableInput if a file cannot be read."""
     trusted = read_approvers(approvers) if approvers else None
-    return verify_full(LedgerFile(path), Requirements(read_keys(key), trusted))
+    return verify_full(LedgerSource(path), Requirements(read_keys(key), trusted))

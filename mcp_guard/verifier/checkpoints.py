@@ -89,11 +89,11 @@ def check_witnesses(requirements: Requirements, heads: Sequence[SignedCheckpoint
     size = 0
     for head in heads:
         try:
-            found = cosignatures(head, requirements.witnesses)
+            verified = cosignatures(head, requirements.witnesses)
         except ValueError as error:
             raise VerificationFailed(None, f"the checkpoint has an invalid cosignature: {error}") from None
-        if len(found) > len(best):
-            best, size = found, head.size
+        if len(verified) > len(best):
+            best, size = verified, head.size
     report.witnesses = [{"witness": cosignature.witness, "at": cosignature.at} for cosignature in best]
     if len(best) < requirements.quorum:
         problem = f"{len(best)} of the given witnesses cosigned the checkpoint; the quorum is {requirements.quorum}"

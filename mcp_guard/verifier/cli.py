@@ -16,8 +16,8 @@ from .progress import Progress
 from .range import verify_range
 from .report import Report, UnusableInput, describe
 from .single import verify_bundle
-from .sources.export import ExportFolder
-from .sources.sqlite import LedgerFile
+from .sources.export import ExportSource
+from .sources.sqlite import LedgerSource
 
 OK, FAILED, UNUSABLE = 0, 1, 2
 COSIGNED = "cosigned"
@@ -93,7 +93,7 @@ def verify(path: Path, key_files: Sequence[Path], options: argparse.Namespace, p
         options.first = options.last = options.receipt
     if not path.is_dir() and not _is_ledger(path):
         return verify_bundle(path, requirements)
-    source = ExportFolder(path) if path.is_dir() else LedgerFile(path)
+    source = ExportSource(path) if path.is_dir() else LedgerSource(path)
     if options.first is None and options.last is None:
         return verify_full(source, requirements)
     if options.first is None or options.last is None:

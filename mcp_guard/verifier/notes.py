@@ -124,14 +124,14 @@ def signers(checkpoint: SignedCheckpoint, keys: Iterable[VerifierKey]) -> list[V
 
     Raises: ValueError if a line names one of the keys and its signature does not verify.
     """
-    found = []
+    signing_keys = []
     for name, id, signature in checkpoint.signatures:
         for key in keys:
             if (key.name, key.id, key.kind) == (name, id, ED25519):
                 if not key.verifies(checkpoint.text, signature):
                     raise ValueError(f"the signature of `{name}` does not verify")
-                found.append(key)
-    return found
+                signing_keys.append(key)
+    return signing_keys
 
 
 def cosignatures(checkpoint: SignedCheckpoint, witnesses: Iterable[VerifierKey]) -> list[Cosignature]:
@@ -139,7 +139,7 @@ def cosignatures(checkpoint: SignedCheckpoint, witnesses: Iterable[VerifierKey])
 
     Raises: ValueError if a line names one of the witnesses and its cosignature does not verify.
     """
-    found: dict[VerifierKey, Cosignature] = {}
+    by_key: dict[VerifierKey, Cosignature] = {}
     for name, id, signature in checkpoint.signatures:
         for key in witnesses:
             if (key.name, key.id, key.kind) == (name, id, COSIGNATURE):
@@ -147,8 +147,8 @@ def cosignatures(checkpoint: SignedCheckpoint, witnesses: Iterable[VerifierKey])
                 signed = f"cosignature/v1\ntime {at}\n".encode() + checkpoint.text
                 if len(signature) != 72 or at >= 1 << 63 or not key.verifies(signed, signature[8:]):
                     raise ValueError(f"the cosignature of `{name}` does not verify")
-                found[key] = Cosignature(name, at)
-    return list(found.values())
+                by_key[key] = Cosignature(name, at)
+    return list(by_key.values())
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from mcp_guard.verifier.checkpoints import Requirements
 from mcp_guard.verifier.full import verify_full
 from mcp_guard.verifier.merkle import leaf_hash
 from mcp_guard.verifier.notes import parse_checkpoint, read_keys
-from mcp_guard.verifier.sources.export import ExportFolder
+from mcp_guard.verifier.sources.export import ExportSource
 from tests.ledger.sample_ledger import live, reopen, write_history
 
 WRONG = Ed25519PrivateKey.from_private_bytes(bytes(32))
@@ -48,7 +48,7 @@ def out(past: Path, tmp_path: Path) -> Path:
 
 def verify(out: Path, past: Path, *against: Path) -> Report:
     checkpoints = tuple(parse_checkpoint((each / "checkpoint").read_text()) for each in against)
-    return verify_full(ExportFolder(out), Requirements(read_keys(past / "ledger.pub"), against=checkpoints, workers=1))
+    return verify_full(ExportSource(out), Requirements(read_keys(past / "ledger.pub"), against=checkpoints, workers=1))
 
 
 def test_an_export_is_proved_with_its_earlier_heads_and_payloads(past: Path, out: Path) -> None:

@@ -24,7 +24,7 @@ from mcp_guard.verifier import Report
 from mcp_guard.verifier.checkpoints import Requirements
 from mcp_guard.verifier.full import verify_full
 from mcp_guard.verifier.notes import parse_checkpoint, read_keys
-from mcp_guard.verifier.sources.sqlite import LedgerFile
+from mcp_guard.verifier.sources.sqlite import LedgerSource
 from tests.ledger.sample_ledger import ORIGIN, live, reopen, write_history
 from tests.verifier.resign import sign_anew
 
@@ -73,7 +73,7 @@ class Scene:
     def verify(self, *against: str) -> Report:
         checkpoints = tuple(parse_checkpoint(each) for each in against)
         requirements = Requirements(read_keys(self.past / "ledger.pub"), against=checkpoints, workers=1)
-        return verify_full(LedgerFile(self.here / "ledger.sqlite"), requirements)
+        return verify_full(LedgerSource(self.here / "ledger.sqlite"), requirements)
 
 
 @pytest.fixture
@@ -321,7 +321,7 @@ def signed_head(state: Path) -> str:
 def held_against(state: Path, *others: Path) -> Report:
     checkpoints = tuple(parse_checkpoint(signed_head(other)) for other in others)
     return verify_full(
-        LedgerFile(state / "ledger.sqlite"), Requirements(read_keys(state / "ledger.pub"), against=checkpoints)
+        LedgerSource(state / "ledger.sqlite"), Requirements(read_keys(state / "ledger.pub"), against=checkpoints)
     )
 
 

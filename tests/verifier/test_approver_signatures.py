@@ -109,7 +109,7 @@ def a_second_yes(receipt: dict[str, Any]) -> None:
         (only("grant.given", free=["text", "more"]), "differs from the terms that its approvers signed"),
         (only("grant.given", until="2030-01-01T00:00:00.000000Z"), "differs from the terms that its approvers signed"),
         (only("grant.used", time="2030-01-01T00:00:00.000000Z"), "is used beyond its limits"),
-        (only("intent", tool="crm__purge"), "was for another tool"),
+        (only("intent", tool="crm__purge"), "is for another tool"),
         (only("approval.granted", follows=[0]), "the previous one of approval"),
         (only("decision", outcome="deny"), "is requested without a decision that requires it"),
         (only("intent", outcome="allow"), "but no intent for it follows"),

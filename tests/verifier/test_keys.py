@@ -17,7 +17,7 @@ from mcp_guard.verifier.checkpoints import Requirements
 from mcp_guard.verifier.full import verify_full
 from mcp_guard.verifier.notes import parse_key
 from mcp_guard.verifier.range import verify_range
-from mcp_guard.verifier.sources.sqlite import LedgerFile
+from mcp_guard.verifier.sources.sqlite import LedgerSource
 from mcp_guard.verifier.workers import CHUNK
 from tests.ledger.sized_ledger import ORIGIN, FrozenClock, fill
 
@@ -62,7 +62,7 @@ def lines(*keys: SigningKey) -> Requirements:
 
 
 def verify(folder: Path, *keys: SigningKey) -> Report:
-    return verify_full(LedgerFile(folder / "ledger.sqlite"), lines(*keys))
+    return verify_full(LedgerSource(folder / "ledger.sqlite"), lines(*keys))
 
 
 @pytest.fixture
@@ -85,14 +85,14 @@ def test_any_key_of_the_chain_verifies(rotated: Path, given: tuple[SigningKey, .
     assert [each["key"] for each in report.keys] == [ONE.verifier, TWO.verifier, THREE.verifier]
     assert [each["since"] for each in report.keys] == [0, 6, 12]
     for first, last in ((0, 16), (5, 5), (6, 6), (8, 13), (16, 16)):
-        part = verify_range(LedgerFile(rotated / "ledger.sqlite"), lines(*given), first, last)
+        part = verify_range(LedgerSource(rotated / "ledger.sqlite"), lines(*given), first, last)
         assert part.ok, part.problem
 
 
 def test_a_key_outside_the_chain_proves_nothing(rotated: Path) -> None:
     other = make_key(9)
     assert "none of the given keys" in verify(rotated, other).problem
-    assert "none of the given keys" in verify_range(LedgerFile(rotated / "ledger.sqlite"), lines(other), 3, 3).problem
+    assert "none of the given keys" in verify_range(LedgerSource(rotated / "ledger.sqlite"), lines(other), 3, 3).problem
 
 
 def test_head_after_a_rotation_verifies_with_both_signatures(tmp_path: Path) -> None:
@@ -113,7 +113,7 @@ def test_chunks_assigned_before_a_rotation_are_checked_again(tmp_path: Path) -> 
     writer.store.close()
     for workers in (1, 2):
         requirements = Requirements((parse_key(ONE.verifier),), workers=workers)
-        report = verify_full(LedgerFile(tmp_path / "ledger.sqlite"), requirements)
+        report = verify_full(LedgerSource(tmp_path / "ledger.sqlite"), requirements)
         assert report.ok, report.problem
         assert report.receipts == 5 * CHUNK - 6
 

@@ -106,7 +106,7 @@ def test_scenario_b_is_approved_with_a_passkey_and_proved(
     sign_anew(forged, ORIGIN, one_byte)
     report = verify_ledger(forged / "ledger.sqlite", forged / "ledger.pub")
     assert not report.ok
-    assert "the word of `alice` is not signed by them: the passkey signed another statement" in report.problem
+    assert "the vote of `alice` is not signed by them: the passkey signed another statement" in report.problem
 
 
 def test_inbox_works_by_keyboard_on_a_phone_in_dark_mode(on: InboxScenario, chromium: Browser) -> None:

@@ -127,7 +127,7 @@ def test_sign_in_code_alone_decides_nothing(on: InboxScenario) -> None:
         ({"verdict": "approve", "rationale": "x"}, "you have no passkey yet"),
         ({"verdict": "approve", "rationale": " "}, "a rationale is required"),
         ({"verdict": "maybe", "rationale": "x"}, "`verdict` must be approve or deny"),
-        ({"verdict": "approve", "rationale": "x", "terms": {"more": 0}}, "a grant needs"),
+        ({"verdict": "approve", "rationale": "x", "terms": {"more": 0}}, "a grant requires"),
     ):
         reply = ask(on, "POST", f"/requests/{id}/options", json.dumps(body), **headers)
         assert reply.status == 409

@@ -17,7 +17,7 @@ WIDTH = 1 << TILE
 KEY_CHANGE = re.compile(rb'"kind":"key\.(rotated|replaced)"')
 
 
-class ExportFolder:
+class ExportSource:
     """An export. Raises: UnusableInput if the folder is not one."""
 
     scope = "export"

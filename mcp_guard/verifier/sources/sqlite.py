@@ -15,7 +15,7 @@ ROWS = f"""SELECT receipt.seq, kind, at, call, body, signature, leaf, {PAYLOAD_C
 LEFT JOIN payload ON payload.seq = receipt.seq WHERE receipt.seq >= ? AND receipt.seq < ? ORDER BY receipt.seq"""
 
 
-class LedgerFile:
+class LedgerSource:
     """A ledger file. Raises: UnusableInput if it does not exist."""
 
     scope = "ledger"

@@ -10,7 +10,7 @@ from mcp_guard.verifier import Report, UnusableInput, describe
 from mcp_guard.verifier.checkpoints import Requirements
 from mcp_guard.verifier.full import verify_full
 from mcp_guard.verifier.notes import read_keys
-from mcp_guard.verifier.sources.export import ExportFolder
+from mcp_guard.verifier.sources.export import ExportSource
 from tests.ledger.sample_ledger import write_history
 
 SEEDS = (b"\x00\x00\x00\x00x", b"\x03\x00\x40\x01", b"\x04\x01\x00\x02{}", b"\x06\x00\x00\x03", b"\x02\x00\x10\x00\xff")
@@ -31,7 +31,7 @@ def past() -> tuple[Path, list[Path], Report]:
 
 def verify(folder: Path) -> Report:
     requirements = Requirements(read_keys(folder / "state" / "ledger.pub"), workers=1)
-    return verify_full(ExportFolder(folder / "out"), requirements)
+    return verify_full(ExportSource(folder / "out"), requirements)
 
 
 def check(data: bytes) -> None:
