@@ -124,17 +124,17 @@ def ledger_settings(settings: Settings) -> LedgerSettings:
 
 
 def policy_environment(
-    settings: Settings, tools: Iterable[Tool], absent: Collection[str], unagreed: Collection[str] = ()
+    settings: Settings, tools: Iterable[Tool], absent: Collection[str], quarantined: Collection[str] = ()
 ) -> "PolicyEnvironment":
     """What the policies of this configuration are validated against."""
     from mcp_guard.policy.engine import PolicyEnvironment
 
     return PolicyEnvironment(
-        tuple(tools), settings.attributes, settings.counters, tuple(settings.routes), absent, unagreed
+        tuple(tools), settings.attributes, settings.counters, tuple(settings.routes), absent, quarantined
     )
 
 
-def make_watch(settings: Settings, ledger: OpenLedger) -> "RiskMonitor | None":
+def make_risk_monitor(settings: Settings, ledger: OpenLedger) -> "RiskMonitor | None":
     """The signals that are configured; where there are none, their code is not loaded."""
     if not settings.signals and settings.drift is None:
         return None
@@ -157,7 +157,7 @@ class Runtime:
         self._sessions: WeakSet[Session] = WeakSet()
         self._reloader = PolicyReloader(ledger.ledger, note, policies=settings.policies, shadow=settings.shadow)
         self._memory = InstanceHistories.of(settings.tool_rules)
-        self._signals = make_watch(settings, ledger)
+        self._signals = make_risk_monitor(settings, ledger)
         self._status_file = StatusFile(status_path(ledger.lock.path.parent, ledger.guard), note)
 
     def now(self) -> Micros:

@@ -1,11 +1,12 @@
-"""How unusual a call is for its agent, with a false-alarm rate that can be said beforehand. Pure.
+"""How unusual a call is for its agent, with a false-alarm rate that is known in advance. Pure.
 
-A profile counts what the agent's earlier runs did: which tool followed which, which arguments each tool was given, and
-whether the values of its sinks were new. From that comes a score of strangeness, for which any formula would do. What
-makes it mean something is the comparison: runs are split in two halves, one makes the profile, the other is scored with
-it, and a call's p-value is the share of those scored runs whose *strangest* call was at least as strange (inductive
-conformal prediction: Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World, 2005, §4.1). As long as runs are
-exchangeable (this one is of the same kind as those), the chance that any call of a run has p <= rate is at most `rate`.
+A profile counts what the agent's earlier runs did: which tool followed which, which arguments each tool received, and
+whether the values of its sinks were new. These counts give each call a strangeness score; the formula is not critical.
+The guarantee comes from calibration: one half of the runs builds the profile, the other half is scored with it, and a
+call's p-value is the share of scored runs whose *strangest* call was at least as strange (inductive conformal
+prediction: Vovk, Gammerman, Shafer, Algorithmic Learning in a Random World, 2005, §4.1). As long as runs are
+exchangeable (this run is of the same kind as the earlier ones), the probability that any call of a run has p <= `rate`
+is at most `rate`.
 """
 
 import hashlib
@@ -27,8 +28,11 @@ HALF = 0.5
 
 @dataclass(frozen=True, slots=True)
 class DriftRule:
-    """What the operator configures. `rate` is of runs, not of calls: how many of a hundred ordinary runs may be flagged
-    falsely. `runs` is how many are remembered of an agent."""
+    """The operator's configuration (`[risk.drift]`).
+
+    `rate` is the share of ordinary runs (not calls) that may be flagged falsely; `runs` is how many runs are kept per
+    agent.
+    """
 
     rate: float = 0.02
     weight: int = 30
@@ -36,13 +40,13 @@ class DriftRule:
 
     @property
     def warm_up(self) -> int:
-        """Runs that must be there to compare with: with fewer no p-value could be as small as the rate."""
+        """The least number of scored runs: with fewer, no p-value could be as small as `rate`."""
         return ceil(1 / self.rate) - 1
 
 
 @dataclass(frozen=True, slots=True)
 class CallFeatures:
-    """What is kept of one call: the tool, the names of its arguments, and its sinks' values as salted hashes."""
+    """What the profile keeps of one call: the tool, its argument names, and salted hashes of its sinks' values."""
 
     tool: str
     names: tuple[str, ...] = ()
@@ -60,18 +64,22 @@ def _hashed(salt: str, value: str) -> str:
     return hashlib.sha256(f"{salt}\0{value}".encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def write_run(acts: Iterable[CallFeatures]) -> list[list[object]]:
+def write_run(run: Iterable[CallFeatures]) -> list[list[object]]:
     """A run as JSON."""
-    return [[act.tool, list(act.names), list(act.sinks)] for act in acts]
+    return [[call.tool, list(call.names), list(call.sinks)] for call in run]
 
 
-def read_run(said: Sequence[Json | Sequence[object]]) -> tuple[CallFeatures, ...]:
-    return tuple(CallFeatures(str(tool), tuple(names), tuple(sinks)) for tool, names, sinks in said)  # type: ignore[arg-type]
+def read_run(run: Sequence[Json | Sequence[object]]) -> tuple[CallFeatures, ...]:
+    return tuple(CallFeatures(str(tool), tuple(names), tuple(sinks)) for tool, names, sinks in run)  # type: ignore[arg-type]
 
 
 @dataclass(slots=True)
 class Profile:
-    """What some runs did, counted."""
+    """Counts over a set of runs.
+
+    `followed` maps a tool (or `START`) to the tools called next; `given` maps a tool to its argument names; `seen`
+    holds (tool, sink hash) pairs; `new_sinks` counts sinks that were new when they were used.
+    """
 
     followed: dict[str, Counter[str]] = field(default_factory=dict)
     given: dict[str, Counter[str]] = field(default_factory=dict)
@@ -82,37 +90,37 @@ class Profile:
 
     def learn(self, run: Iterable[CallFeatures]) -> None:
         before = START
-        for act in run:
-            self.followed.setdefault(before, Counter())[act.tool] += 1
-            self.given.setdefault(act.tool, Counter()).update(act.names)
-            self.calls[act.tool] += 1
-            for sink in act.sinks:
-                self.sinks[act.tool] += 1
-                self.new_sinks[act.tool] += (act.tool, sink) not in self.seen
-                self.seen.add((act.tool, sink))
-            before = act.tool
+        for call in run:
+            self.followed.setdefault(before, Counter())[call.tool] += 1
+            self.given.setdefault(call.tool, Counter()).update(call.names)
+            self.calls[call.tool] += 1
+            for sink in call.sinks:
+                self.sinks[call.tool] += 1
+                self.new_sinks[call.tool] += (call.tool, sink) not in self.seen
+                self.seen.add((call.tool, sink))
+            before = call.tool
 
-    def strangeness(self, before: str, act: CallFeatures) -> tuple[float, str]:
-        """In nats: how surprising the step, its arguments and its destinations are together; and what most."""
+    def strangeness(self, before: str, call: CallFeatures) -> tuple[float, str]:
+        """The surprise of the step, its arguments and its destinations together (in nats), and its main cause."""
         after = self.followed.get(before, Counter())
-        step = -log((after[act.tool] + HALF) / (after.total() + HALF * (len(after) + 1)))
-        times = self.calls[act.tool]
-        new = [name for name in act.names if not self.given.get(act.tool, Counter())[name]]
-        names = len(new) * -log(HALF / (times + 1)) if times else 0.0
-        fresh = sum((act.tool, sink) not in self.seen for sink in act.sinks)
-        share = (self.new_sinks[act.tool] + HALF) / (self.sinks[act.tool] + 1)
-        sinks = fresh * -log(share) if times else 0.0
+        step = -log((after[call.tool] + HALF) / (after.total() + HALF * (len(after) + 1)))
+        times = self.calls[call.tool]
+        new_names = [name for name in call.names if not self.given.get(call.tool, Counter())[name]]
+        names = len(new_names) * -log(HALF / (times + 1)) if times else 0.0
+        new_sinks = sum((call.tool, sink) not in self.seen for sink in call.sinks)
+        share = (self.new_sinks[call.tool] + HALF) / (self.sinks[call.tool] + 1)
+        sinks = new_sinks * -log(share) if times else 0.0
         parts = (
-            (step, f"`{act.tool}` after {f'`{before}`' if before else 'nothing'}"),
-            (names, f"`{act.tool}` with {', '.join(f'`{name}`' for name in new)}"),
-            (sinks, f"`{act.tool}` to a destination that is new"),
+            (step, f"`{call.tool}` after {f'`{before}`' if before else 'nothing'}"),
+            (names, f"`{call.tool}` with {', '.join(f'`{name}`' for name in new_names)}"),
+            (sinks, f"`{call.tool}` to a new destination"),
         )
         return step + names + sinks, max(parts)[1]
 
 
 @dataclass(frozen=True, slots=True)
 class Baseline:
-    """An agent's profile and the scores that it is compared with, in order. Never changed while a run goes on."""
+    """An agent's profile and the sorted calibration scores. It does not change during a run."""
 
     rule: DriftRule
     profile: Profile
@@ -126,20 +134,20 @@ class Baseline:
         as_strange = len(self.scores) - bisect_left(self.scores, score)
         return (as_strange + 1) / (len(self.scores) + 1)
 
-    def signal(self, before: str, act: CallFeatures) -> Signal | None:
-        """Raised for a call that is stranger than the rate allows; never before the warm-up is over."""
+    def signal(self, before: str, call: CallFeatures) -> Signal | None:
+        """The signal for a call with p <= rate, else None; always None before the warm-up is complete."""
         if not self.is_warm:
             return None
-        score, most = self.profile.strangeness(before, act)
+        score, cause = self.profile.strangeness(before, call)
         p = self.p_value(score)
         if p > self.rule.rate:
             return None
-        because = f"unlike {len(self.scores)} earlier runs of this agent (p = {p:.3f}): {most}"
+        because = f"unlike {len(self.scores)} earlier runs of this agent (p = {p:.3f}): {cause}"
         return Signal(NAME, self.rule.weight, because)
 
 
 def learn_baseline(rule: DriftRule, runs: Iterable[tuple[str, Sequence[CallFeatures]]]) -> Baseline:
-    """From runs by their ids. Which half a run is in follows from its id alone, so it stays there."""
+    """The baseline from runs by instance id. A hash of the id assigns each run to its half, so the split is stable."""
     halves: tuple[list[Sequence[CallFeatures]], list[Sequence[CallFeatures]]] = ([], [])
     for id, run in runs:
         if run:
@@ -151,6 +159,6 @@ def learn_baseline(rule: DriftRule, runs: Iterable[tuple[str, Sequence[CallFeatu
 
 
 def strangest(profile: Profile, run: Sequence[CallFeatures]) -> float:
-    """The score of a run's strangest call."""
-    befores = (START, *(act.tool for act in run))
-    return max(profile.strangeness(before, act)[0] for before, act in zip(befores, run, strict=False))
+    """The score of the run's strangest call."""
+    previous = (START, *(call.tool for call in run))
+    return max(profile.strangeness(before, call)[0] for before, call in zip(previous, run, strict=False))

@@ -1,8 +1,8 @@
 """The outcome rule: how two Cedar evaluations become allow, deny or require_approval.
 
-Let F be all policies and H be F without the `forbid`s that carry `@require_approval`. Reading the annotation off an
-ordinary evaluation would be unsound: a hard `forbid` or an erroring policy beside it would be skipped. So F decides
-what is allowed, and H whether approval would be enough.
+Let F be all policies and H be F without the gates, that is, the `forbid`s annotated `@require_approval`. Reading the
+annotation off a single evaluation would be unsound: it would overlook a hard `forbid` or a failing policy beside the
+gate. So F determines whether the call is allowed, and H whether approval would be enough.
 """
 
 from collections.abc import Callable, Mapping
@@ -35,8 +35,8 @@ def apply_outcome_rule(
 ) -> PolicyOutcome:
     """Apply the outcome rule.
 
-    `full` is F's verdict, `without_gates` evaluates H (only where it matters), `gates` maps the id of each annotated
-    `forbid` to its routes. INVARIANT: an evaluation error on either side denies.
+    `full` is the evaluation of F; `without_gates` evaluates H and is called only if needed; `gates` maps the id of each
+    gate to its routes. INVARIANT: an evaluation error on either side denies.
     """
     if full.errors:
         return PolicyOutcome(Outcome.DENY, full.determining, errors=full.errors)
@@ -45,15 +45,15 @@ def apply_outcome_rule(
     if not full.determining or any(policy not in gates for policy in full.determining):
         hard = tuple(policy for policy in full.determining if policy not in gates)
         return PolicyOutcome(Outcome.DENY, hard)
-    rest = without_gates()
-    if rest.errors or not rest.allowed:
-        return PolicyOutcome(Outcome.DENY, rest.determining or full.determining, errors=rest.errors)
+    ungated = without_gates()
+    if ungated.errors or not ungated.allowed:
+        return PolicyOutcome(Outcome.DENY, ungated.determining or full.determining, errors=ungated.errors)
     routes = sorted({route for policy in full.determining for route in gates[policy]})
     return PolicyOutcome(Outcome.REQUIRE_APPROVAL, full.determining, tuple(routes))
 
 
 def as_advisory(decision: Decision) -> AdvisoryDecision:
-    """A decision that nobody is bound by."""
+    """The same decision as one without effect."""
     return AdvisoryDecision(
         decision.outcome,
         decision.policy_version,
@@ -64,7 +64,7 @@ def as_advisory(decision: Decision) -> AdvisoryDecision:
 
 
 def is_more_permissive(would: PolicyOutcome, was: PolicyOutcome) -> bool:
-    """Whether some set of approvals lets the call happen under `would` and not under `was`."""
+    """Whether some set of approvals lets the call happen under `would` but not under `was`."""
     if would.outcome is Outcome.DENY or was.outcome is Outcome.ALLOW:
         return False
     if would.outcome is Outcome.ALLOW or was.outcome is Outcome.DENY:

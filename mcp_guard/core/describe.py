@@ -1,6 +1,6 @@
-"""Describing a call: exact arguments, resource, task, and, once the facts are known, change and risk. Pure.
+"""Describes a call: exact arguments, resource and task; once the facts are known, change and risk. Pure.
 
-Whatever is wrong with a call is noted in its `problems`, in words for the agent; a call with problems is denied.
+Anything wrong with a call is added to its `problems`, worded for the agent; a call with problems is denied.
 """
 
 import re
@@ -41,60 +41,58 @@ CLAIM_LIMIT = 500
 
 @dataclass(frozen=True, slots=True)
 class DescriptionRules:
-    """The operator's bounds on what is described."""
+    """The operator's limits on arguments and the pattern that tickets must match."""
 
     limits: Limits = field(default_factory=Limits)
     ticket_pattern: re.Pattern[str] | None = None
 
     def assess(self, call: Call, facts: Facts | None, history: CallHistory = NO_HISTORY) -> Call:
-        """The call with its facts and past, and so its change and risk."""
+        """The call with its facts and history, and the change and risk that follow from them."""
         assert call.tool is not None
         rule = call.tool.rule
         change = compute_change(call.arguments, facts, rule.resource, rule.facts)
-        seen = risk.RiskInput(call.tool, call.arguments, facts, change, call.task, history)
-        return replace(call, facts=facts, history=history, change=change, risk=risk.assess(seen))
+        risk_input = risk.RiskInput(call.tool, call.arguments, facts, change, call.task, history)
+        return replace(call, facts=facts, history=history, change=change, risk=risk.assess(risk_input))
 
 
-def describe(
-    operator: DescriptionRules, id: str, instance: Instance, asked: ToolCallRequest, tool: Tool | None
-) -> Call:
-    """The call as far as the request alone tells; `tool` is None if there is none of that name."""
-    problems = [asked.problem] if asked.problem else []
-    arguments, task = dict(asked.arguments), instance.task
+def describe(rules: DescriptionRules, id: str, instance: Instance, request: ToolCallRequest, tool: Tool | None) -> Call:
+    """The call as far as the request alone determines it; `tool` is None if no tool has that name."""
+    problems = [request.problem] if request.problem else []
+    arguments, task = dict(request.arguments), instance.task
     if tool is not None and tool.rule.ask:
-        arguments, task, claimed = _take_claims(operator, tool, arguments, task)
+        arguments, task, claimed = _take_claims(rules, tool, arguments, task)
         problems += claimed
     try:
-        exact = b"{}" if asked.problem else canonical.canonicalize(arguments, operator.limits)
+        exact = b"{}" if request.problem else canonical.canonicalize(arguments, rules.limits)
     except Unacceptable as error:
         exact, arguments = b"{}", {}
-        known = tool is not None and tool.rule.redaction
-        problems.append(f"the arguments were refused: {'not exact JSON' if known else error.reason}")
-    resource = Resource("Tool", asked.name)
+        is_redacted = tool is not None and tool.rule.redaction
+        problems.append(f"the arguments were refused: {'not exact JSON' if is_redacted else error.reason}")
+    resource = Resource("Tool", request.name)
     if tool is not None and tool.rule.resource is not None and not problems:
-        found = _read_id(arguments, tool.rule.resource.id)
-        resource = Resource(tool.rule.resource.type, found or "")
-        if found is None:
-            problems.append(f"the arguments do not say which {resource.type}: `{tool.rule.resource.id}` is missing")
+        resource_id = _read_id(arguments, tool.rule.resource.id)
+        resource = Resource(tool.rule.resource.type, resource_id or "")
+        if resource_id is None:
+            problems.append(f"the arguments do not identify the {resource.type}: `{tool.rule.resource.id}` is missing")
     definition = tool.definition_hash if tool else ""
     return Call(
         id=id,
         instance=instance,
-        name=asked.name,
+        name=request.name,
         tool=tool,
         arguments=arguments,
         canonical=exact,
-        request_hash=canonical.digest(f"{asked.name}\0{definition}\0".encode() + exact),
+        request_hash=canonical.digest(f"{request.name}\0{definition}\0".encode() + exact),
         resource=resource,
         task=task,
-        meta=asked.meta,
+        meta=request.meta,
         problems=tuple(problems),
         redaction=tool.rule.redaction if tool else Redaction(),
     )
 
 
-def _take_claims(operator: DescriptionRules, tool: Tool, arguments: Json, task: Task) -> tuple[Json, Task, list[str]]:
-    """Strip the fields that the guard added to the listing. The launcher's word outranks the agent's claim."""
+def _take_claims(rules: DescriptionRules, tool: Tool, arguments: Json, task: Task) -> tuple[Json, Task, list[str]]:
+    """Strip the fields that the guard added to the listing. A ticket from the launcher outranks one from the agent."""
     problems: list[str] = []
     claims: dict[str, str] = {}
     for name in tool.rule.ask:
@@ -103,8 +101,8 @@ def _take_claims(operator: DescriptionRules, tool: Tool, arguments: Json, task: 
             continue
         if not isinstance(claim, str) or len(claim) > CLAIM_LIMIT:
             problems.append(f"`{ADDED[name]}` must be text of at most {CLAIM_LIMIT} characters")
-        elif name == "ticket" and operator.ticket_pattern and not operator.ticket_pattern.fullmatch(claim):
-            problems.append(f"`{TICKET}` does not look like a ticket (pattern `{operator.ticket_pattern.pattern}`)")
+        elif name == "ticket" and rules.ticket_pattern and not rules.ticket_pattern.fullmatch(claim):
+            problems.append(f"`{TICKET}` does not look like a ticket (pattern `{rules.ticket_pattern.pattern}`)")
         else:
             claims[name] = claim
     task = replace(task, ticket=task.ticket or claims.get("ticket"), reason=claims.get("reason") or task.reason)
@@ -122,7 +120,7 @@ def _read_id(arguments: Json, pointer: str) -> str | None:
 
 
 def facts_arguments(rule: FactsRule, arguments: Json) -> Json | str:
-    """Arguments of the read tool, or why they cannot be made."""
+    """The arguments of the read tool, or the reason why they cannot be built."""
     try:
         return {name: canonical.read_pointer(arguments, pointer) for name, pointer in rule.arguments.items()}
     except KeyError as missing:
@@ -130,7 +128,7 @@ def facts_arguments(rule: FactsRule, arguments: Json) -> Json | str:
 
 
 def read_facts(rule: FactsRule, execution: Execution) -> Facts | str:
-    """The facts in the read tool's reply, or why there are none."""
+    """The facts in the read tool's reply, or the reason why there are none."""
     result = execution.reply.get("result")
     if execution.status is not ExecutionStatus.OK or not isinstance(result, dict):
         return f"the present state cannot be read with `{rule.tool}`: {execution.detail or execution.status}"
@@ -153,16 +151,16 @@ def _structured(result: Json) -> Any:
     return orjson.loads(texts[0])
 
 
-# What a call would change: its arguments against the present state of the resource.
+# Change
 
 
 def compute_change(
     arguments: Json, facts: Facts | None, resource: ResourceRule | None = None, rule: FactsRule | None = None
 ) -> Change:
-    """Compare each argument with the fact of the same name (or the one that `rule.fields` maps it to).
+    """Compare each argument with the fact of the same name, or with the one that `rule.fields` maps it to.
 
-    Arguments that only identify the resource are left out. INVARIANT: an argument whose present value is not known
-    counts as a change, so that a missing fact can never hide one.
+    Arguments that only identify the resource are left out. INVARIANT: an argument without a fact counts as a change, so
+    that a missing fact can never hide one.
     """
     identifying = set(_top_level(rule.arguments.values() if rule else ())) | set(
         _top_level((resource.id,) if resource else ())
@@ -173,11 +171,11 @@ def compute_change(
     for name, wanted in arguments.items():
         if name in identifying:
             continue
-        known = facts is not None and names.get(name, name) in facts.values
-        present = facts.values[names.get(name, name)] if facts is not None and known else None
-        if not known or not _same(present, wanted):
+        has_fact = facts is not None and names.get(name, name) in facts.values
+        present = facts.values[names.get(name, name)] if facts is not None and has_fact else None
+        if not has_fact or not _same(present, wanted):
             fields.append(name)
-        if known and _is_number(present) and _is_number(wanted):
+        if has_fact and _is_number(present) and _is_number(wanted):
             delta[name] = abs(Decimal(str(wanted)) - Decimal(str(present)))
     return Change(tuple(sorted(fields)), delta)
 

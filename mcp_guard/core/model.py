@@ -1,12 +1,12 @@
-"""The words of the guard as values: who calls, what is called, what is decided, what came of it.
+"""The guard's values: the caller, the call, the decision and the result of the execution.
 
-Everything here is frozen; dictionaries of JSON appear only as the payloads they are. Times are microseconds since the
-epoch (UTC), hashes are `sha256:<hex>` strings.
+Everything here is frozen; dictionaries hold JSON payloads only. Times are microseconds since the epoch (UTC), hashes
+are `sha256:<hex>` strings.
 """
 
 from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from enum import StrEnum
 from typing import Any
@@ -16,7 +16,7 @@ Micros = int
 
 
 class Effect(StrEnum):
-    """What a tool does to the world, from the operator's config first; unknown means `WRITE`."""
+    """What a tool does, by configuration or else by its annotations; unknown means `WRITE`."""
 
     READ = "read"
     WRITE = "write"
@@ -24,14 +24,14 @@ class Effect(StrEnum):
 
 
 class Mode(StrEnum):
-    """What decisions do: `OBSERVE` records them and blocks only what is marked to be always in force."""
+    """`OBSERVE` records decisions and blocks only on policies marked `@enforce("always")`."""
 
     ENFORCE = "enforce"
     OBSERVE = "observe"
 
 
 class Outcome(StrEnum):
-    """What is decided of a call."""
+    """The outcome of a decision."""
 
     ALLOW = "allow"
     DENY = "deny"
@@ -39,7 +39,7 @@ class Outcome(StrEnum):
 
 
 class ExecutionStatus(StrEnum):
-    """What came of a dispatched call; `UNKNOWN` means that nobody can tell whether it ran."""
+    """How a dispatched call ended; `UNKNOWN` means that nobody can tell whether it ran. Receipts name it `ending`."""
 
     OK = "ok"
     TOOL_ERROR = "tool_error"
@@ -60,9 +60,9 @@ class Agent:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """Why the call is made. A ticket from the launch is the launcher's word, one from the call the agent's claim.
+    """Why the call is made. A ticket given at launch comes from the launcher; one in the call is the agent's claim.
 
-    `text` is what the user asked for, in the launcher's words; no call can set it.
+    `text` is the user's request as the launcher passed it on; no call can set it.
     """
 
     ticket: str | None = None
@@ -85,14 +85,14 @@ class Instance:
     credential_id: str
     depth: int = 0
     tools: tuple[str, ...] = ("*",)
-    """What it may use at most: listed names, `server__*`, or `*`; the policies still decide."""
+    """Upper bound on the tools it may use: listed names, `server__*`, or `*`; policies decide within it."""
     parents: tuple[str, ...] = ()
-    """The instances that delegated to it, the nearest last; with any of them revoked, it is."""
+    """The chain of instances that delegated to it, nearest last. Revoking any of them revokes it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResourceRule:
-    """How a call names the thing it touches: an entity type and the argument (JSON pointer) that is its id."""
+    """How to find the resource of a call: its entity type and the argument (JSON pointer) that holds its id."""
 
     type: str
     id: str
@@ -100,24 +100,21 @@ class ResourceRule:
 
 @dataclass(frozen=True, slots=True)
 class FactsRule:
-    """How the present state of the resource is read: a read tool of the same upstream.
+    """How to read the present state of the resource: with a read tool of the same upstream.
 
-    `arguments` maps its argument names to JSON pointers into the call's arguments; `result` points into the read
-    tool's structured result (or its one JSON text block); `fields` maps argument names to fact names that differ.
+    `arguments` maps the read tool's argument names to JSON pointers into the call's arguments; `result` points into its
+    structured result (or its single JSON text block); `fields` maps argument names to fact names where they differ.
     """
 
     tool: str
     arguments: Mapping[str, str]
     result: str = ""
-    fields: Mapping[str, str] = None  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "fields", dict(self.fields or {}))
+    fields: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Redaction:
-    """JSON pointers to what is not kept of a call: in its arguments, in its facts, in its result. See `redaction`."""
+    """JSON pointers to values that are not stored, in the arguments, facts and result. See `redaction`."""
 
     arguments: tuple[str, ...] = ()
     facts: tuple[str, ...] = ()
@@ -129,31 +126,33 @@ class Redaction:
 
 @dataclass(frozen=True, slots=True)
 class ToolRule:
-    """What the operator's config says of one tool."""
+    """The operator's configuration of one tool."""
 
     effect: Effect | None = None
     resource: ResourceRule | None = None
     facts: FactsRule | None = None
     ask: tuple[str, ...] = ()
-    """Fields of `Task` that the agent is asked for: `ticket`, `reason`."""
+    """Fields of `Task` that the agent must supply: `ticket`, `reason`."""
     sensitive: tuple[str, ...] = ()
     verb: str | None = None
-    """How the attribution sentence names what the tool does: `updated deal`."""
+    """What the tool does, in the attribution sentence: `updated deal`."""
     mode: Mode | None = None
-    """Overrides the mode of the guard for this tool."""
+    """Overrides the guard's mode for this tool."""
     returns: tuple[str, ...] = ()
-    """What stands in its results: `untrusted` (others than the user and the operator write it), `sensitive`."""
+    """Labels of its results: `untrusted` (written by others than the user and the operator), `sensitive`."""
     trusted: tuple[str, ...] = ()
-    """Pointers into its result, with `*` for any member: values there are the server's word, taken whole."""
+    """JSON pointers into its result, `*` for any member: values there are trusted, each as a whole."""
     sinks: tuple[str, ...] = ()
-    """Arguments that say where something goes or who gets it: recipient, address, account, channel, password."""
+    """Arguments that name a destination or recipient: address, account, channel, password."""
     redaction: Redaction = Redaction()
 
 
 @dataclass(frozen=True, slots=True)
 class RateCounter:
-    """A named rate: calls of these effects (and tools, if any are named) within the window, counted together by some of
-    `core.rates.BY`. With `sum`, a JSON pointer into the arguments, it is the amounts there that are added up.
+    """A named rate: calls with these effects (and of these tools, if any are named) within the window.
+
+    `by` lists what calls are grouped by (`core.rates.COUNTED_BY`). With `sum`, a JSON pointer into the arguments, the
+    counter adds up the amounts found there instead of counting calls.
     """
 
     name: str
@@ -166,7 +165,7 @@ class RateCounter:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """One tool of one upstream, as it is listed now."""
+    """One tool of one upstream, as currently listed."""
 
     server: str
     name: str
@@ -177,7 +176,7 @@ class Tool:
     effect: Effect
 
     def declared(self) -> AbstractSet[str]:
-        """The arguments that its input schema names. An upstream may list anything, so nothing is assumed of it."""
+        """The arguments named in its input schema; empty if the upstream listed a malformed schema."""
         schema = self.definition.get("inputSchema")
         properties = schema.get("properties") if isinstance(schema, dict) else None
         return properties.keys() if isinstance(properties, dict) else frozenset()
@@ -193,25 +192,23 @@ class Facts:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What the call would change against the facts.
+    """What the call would change, compared with the facts.
 
-    `fields` are argument names whose value would differ, or whose present value is not known; `delta` is the absolute
-    difference of those that are numbers on both sides.
+    `fields` are the arguments whose value differs from the fact, or for which there is no fact; `delta` is the absolute
+    difference for those that are numbers on both sides.
     """
 
     fields: tuple[str, ...] = ()
-    delta: Mapping[str, Decimal] = None  # type: ignore[assignment]
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "delta", dict(self.delta or {}))
+    delta: Mapping[str, Decimal] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Origins:
-    """Names of arguments, by where their values come from; one may stand under several, for its parts.
+    """Names of arguments by the origin of their values; a value with several parts may appear under several origins.
 
-    `named_by_task` and `instructed` are among `from_untrusted`: the text that a value first appeared in was fetched by
-    what the task names, or gives orders to agents. `refused` are sinks whose value a person has refused in this run.
+    `named_by_task` and `instructed` are subsets of `from_untrusted`: the text in which the value first appeared was
+    fetched from a place that the task names, or contains instructions to agents. `refused` are sinks whose value an
+    approver has refused in this run.
     """
 
     from_task: tuple[str, ...] = ()
@@ -225,16 +222,17 @@ class Origins:
 
 @dataclass(frozen=True, slots=True)
 class CallHistory:
-    """What an instance has done and seen before a call, and where the call's values come from.
+    """What an instance has done and seen before a call, and where the call's values come from (`context.history`).
 
-    `sinks` are the origins of the arguments that say where something goes, and of addresses that stand in others.
+    `provenance` covers all arguments; `sinks` covers destinations: arguments configured as sinks, and addresses found
+    in other arguments.
     """
 
     tools: tuple[str, ...] = ()
     untrusted_seen: bool = False
     sensitive_seen: bool = False
     orders_seen: bool = False
-    """Whether an untrusted text gave orders to agents. Said of writes only: nothing else is worth looking for it."""
+    """Whether an untrusted text contained instructions to agents. Computed for writes only."""
     provenance: Origins = Origins()
     sinks: Origins = Origins()
 
@@ -253,7 +251,7 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Risk:
-    """A deterministic score (0 to 100) with the signals it is the sum of."""
+    """A deterministic score (0 to 100) and the signals that add up to it."""
 
     score: int = 0
     level: str = "low"
@@ -268,7 +266,7 @@ class ToolCallRequest:
     arguments: Json
     meta: Json | None = None
     problem: str | None = None
-    """Why the payload was refused before deciding (duplicate keys, NaN, depth, size); such a call is only denied."""
+    """Why the payload is unusable (duplicate keys, NaN, depth, size). Such a call is denied without evaluation."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,10 +279,10 @@ class Resource:
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call, described: everything that the decision may look at.
+    """One call, described: everything that the decision may depend on.
 
-    `canonical` are the exact argument bytes that are hashed, decided on and sent. A call with `problems` is denied.
-    `request_hash` says that two requests are the same; unsalted, it stands in nothing that outlives the request.
+    `canonical` holds the exact argument bytes that are hashed, evaluated and sent. A call with `problems` is denied.
+    `request_hash` identifies equal requests; it is unsalted, so it is stored in nothing that outlives the request.
     """
 
     id: str
@@ -303,13 +301,13 @@ class Call:
     history: CallHistory = NO_HISTORY
     problems: tuple[str, ...] = ()
     purpose: str = "call"
-    """`call`, or `facts` for the guard's own look-up."""
+    """`call`, or `facts` for the guard's own look-up of the present state."""
     redaction: Redaction = Redaction()
 
 
 @dataclass(frozen=True, slots=True)
 class AdvisoryDecision:
-    """What policies say of a call without having a say in it: all of them in observe mode, or a shadow's."""
+    """A decision without effect on the call: of all policies in observe mode, or of the shadow policies."""
 
     outcome: Outcome
     policy_version: str
@@ -320,11 +318,12 @@ class AdvisoryDecision:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """What is decided and why. `policies` are the ids of the determining policies, `routes` whom to ask.
+    """The decision on a call, with its reasons.
 
-    `counts` are the rates that the decision looked at (present call included; sums are decimals); `material` is the
-    complete Cedar request, so that the decision can be run again. `would` is what would be decided if the call were
-    not only observed, `shadow` what the candidate policies beside say.
+    `policies` are the ids of the determining policies, `routes` the approval routes to ask. `counts` are the rates at
+    the time of the decision (this call included; sums are decimals). `material` is the complete Cedar request as JSON,
+    so that the decision can be replayed. `would` is the decision that enforce mode would have made, if the call is only
+    observed; `shadow` is the decision of the shadow policies, if there are any.
     """
 
     outcome: Outcome
@@ -333,20 +332,18 @@ class Decision:
     reasons: tuple[str, ...] = ()
     routes: tuple[str, ...] = ()
     errors: tuple[str, ...] = ()
-    counts: Mapping[str, int | Decimal] = None  # type: ignore[assignment]
+    counts: Mapping[str, int | Decimal] = field(default_factory=dict)
     material: bytes = b""
     would: AdvisoryDecision | None = None
     shadow: AdvisoryDecision | None = None
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "counts", dict(self.counts or {}))
-
 
 @dataclass(frozen=True, slots=True)
 class Execution:
-    """What the upstream said: the ending, and the reply for the client (`result` or `error` of JSON-RPC).
+    """The result of a dispatched call: its status, and the reply for the client (`result` or `error` of JSON-RPC).
 
-    `rounds` is how often it was sent: once, and once more for each time the upstream asked the client something first.
+    `rounds` is how often the request was sent: once, plus once for each time the upstream first asked the client for
+    input.
     """
 
     status: ExecutionStatus

@@ -1,7 +1,7 @@
-"""The risk score: a visible, ordered list of signals with fixed weights. The same call always scores the same.
+"""The risk score: an ordered list of signals with fixed weights. The same call always gets the same score.
 
-To add a signal: one function here, its line in `SIGNALS`, one row in `tests/core/test_risk.py`. A signal raises the
-score that policies may look at; it decides nothing by itself.
+To add a signal, write one function here, add it to `SIGNALS`, and add a row to `tests/core/test_risk.py`. A signal
+raises the score that policies can read; it decides nothing on its own.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,7 +15,7 @@ MEDIUM, HIGH = 30, 60
 
 @dataclass(frozen=True, slots=True)
 class RiskInput:
-    """What a signal may look at."""
+    """Everything that a signal may depend on."""
 
     tool: Tool
     arguments: Json
@@ -25,60 +25,62 @@ class RiskInput:
     history: CallHistory = NO_HISTORY
 
 
-def destructive_tool(seen: RiskInput) -> Signal | None:
-    if seen.tool.effect is not Effect.DESTRUCTIVE:
+def destructive_tool(call: RiskInput) -> Signal | None:
+    if call.tool.effect is not Effect.DESTRUCTIVE:
         return None
-    return Signal("destructive_tool", 40, f"`{seen.tool.listed_as}` destroys what it touches")
+    return Signal("destructive_tool", 40, f"`{call.tool.listed_as}` is a destructive tool")
 
 
-def sensitive_field(seen: RiskInput) -> Signal | None:
-    touched = [name for name in seen.tool.rule.sensitive if name in seen.change.fields]
+def sensitive_field(call: RiskInput) -> Signal | None:
+    touched = [name for name in call.tool.rule.sensitive if name in call.change.fields]
     return Signal("sensitive_field", 30, f"changes {_list(touched)}") if touched else None
 
 
-def blind_write(seen: RiskInput) -> Signal | None:
-    if seen.tool.effect is Effect.READ or seen.facts is not None:
+def blind_write(call: RiskInput) -> Signal | None:
+    if call.tool.effect is Effect.READ or call.facts is not None:
         return None
-    return Signal("blind_write", 10, "the present state of what it changes is not known")
+    return Signal("blind_write", 10, "the present state of the resource is unknown")
 
 
-def many_fields(seen: RiskInput) -> Signal | None:
-    count = len(seen.change.fields)
+def many_fields(call: RiskInput) -> Signal | None:
+    count = len(call.change.fields)
     return Signal("many_fields", 10, f"changes {count} fields at once") if count > MANY_FIELDS else None
 
 
-def undeclared_field(seen: RiskInput) -> Signal | None:
-    extra = sorted(seen.arguments.keys() - seen.tool.declared())
-    return Signal("undeclared_field", 20, f"sends undeclared {_list(extra)}") if extra else None
+def undeclared_field(call: RiskInput) -> Signal | None:
+    extra = sorted(call.arguments.keys() - call.tool.declared())
+    return Signal("undeclared_field", 20, f"sends undeclared arguments: {_list(extra)}") if extra else None
 
 
-def no_task(seen: RiskInput) -> Signal | None:
-    if seen.tool.effect is Effect.READ or seen.task.ticket or seen.task.reason:
+def no_task(call: RiskInput) -> Signal | None:
+    if call.tool.effect is Effect.READ or call.task.ticket or call.task.reason:
         return None
     return Signal("no_task", 10, "a write with neither ticket nor reason")
 
 
-def untrusted_destination(seen: RiskInput) -> Signal | None:
-    names = seen.history.sinks.from_untrusted
+def untrusted_destination(call: RiskInput) -> Signal | None:
+    names = call.history.sinks.from_untrusted
     return Signal("untrusted_destination", 40, f"{_list(names)} first appeared in untrusted content") if names else None
 
 
-def instructed_destination(seen: RiskInput) -> Signal | None:
-    names = seen.history.sinks.instructed
+def instructed_destination(call: RiskInput) -> Signal | None:
+    names = call.history.sinks.instructed
     return (
-        Signal("instructed_destination", 30, f"{_list(names)}: that content gives orders to agents") if names else None
+        Signal("instructed_destination", 30, f"{_list(names)}: that content contains instructions to agents")
+        if names
+        else None
     )
 
 
-def unknown_destination(seen: RiskInput) -> Signal | None:
-    names = seen.history.sinks.unknown_origin
-    because = f"{_list(names)} stands neither in the task nor in anything that was read"
+def unknown_destination(call: RiskInput) -> Signal | None:
+    names = call.history.sinks.unknown_origin
+    because = f"{_list(names)} appears neither in the task nor in anything the instance has read"
     return Signal("unknown_destination", 20, because) if names else None
 
 
-def tainted_and_sensitive(seen: RiskInput) -> Signal | None:
-    both = seen.history.untrusted_seen and seen.history.sensitive_seen and seen.tool.effect is not Effect.READ
-    because = "a write, after both untrusted and sensitive content were read"
+def tainted_and_sensitive(call: RiskInput) -> Signal | None:
+    both = call.history.untrusted_seen and call.history.sensitive_seen and call.tool.effect is not Effect.READ
+    because = "a write after the instance has read both untrusted and sensitive content"
     return Signal("tainted_and_sensitive", 20, because) if both else None
 
 
@@ -100,13 +102,13 @@ SIGNALS: tuple[Callable[[RiskInput], Signal | None], ...] = (
 )
 
 
-def assess(seen: RiskInput) -> Risk:
-    """Sum the signals, capped at 100. Levels: below 30 `low`, below 60 `medium`, else `high`."""
-    return sum_signals(tuple(found for signal in SIGNALS if (found := signal(seen)) is not None))
+def assess(call: RiskInput) -> Risk:
+    """The risk of a call. Levels: below 30 `low`, below 60 `medium`, else `high`."""
+    return sum_signals(tuple(raised for signal in SIGNALS if (raised := signal(call)) is not None))
 
 
 def sum_signals(signals: tuple[Signal, ...]) -> Risk:
-    """The risk of these signals, whoever raised them."""
+    """The sum of these signals' weights, capped at 100."""
     score = min(100, sum(signal.weight for signal in signals))
     level = "low" if score < MEDIUM else "medium" if score < HIGH else "high"
     return Risk(score, level, signals)

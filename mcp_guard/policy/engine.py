@@ -1,6 +1,6 @@
-"""Deciding with Cedar: policies and schema parsed once, validated before they are used, evaluated per call.
+"""Decides calls with Cedar: policies and schema are parsed and validated once, then evaluated for each call.
 
-Implements `ports.Policies`. Nothing here raises once loaded: whatever goes wrong while deciding is a deny that says so.
+Implements `ports.Policies`. A loaded engine never raises: any failure while deciding is a deny with the reason.
 """
 
 import json
@@ -49,7 +49,7 @@ ENGINE = f"cedarpy/{getattr(cedarpy, '__version__', '4.12')}"
 class PolicyEnvironment:
     """What policies are validated against: the catalog, the configured entity attributes, counters and routes.
 
-    `absent` are upstreams that have listed no tools yet, `unagreed` tools that are listed and quarantined.
+    `absent` are upstreams that have listed no tools yet, `quarantined` tools that are listed but not accepted.
     """
 
     tools: tuple[Tool, ...]
@@ -57,14 +57,14 @@ class PolicyEnvironment:
     counters: tuple[RateCounter, ...] = ()
     routes: Collection[str] = ()
     absent: Collection[str] = ()
-    unagreed: Collection[str] = ()
+    quarantined: Collection[str] = ()
 
     def unlisted(self) -> UnlistedNames:
         effects = {str(effect) for effect in Effect} - {str(tool.effect) for tool in self.tools}
         used = {tool.rule.resource.type for tool in self.tools if tool.rule.resource}
         if any(tool.effect is Effect.DESTRUCTIVE for tool in self.tools):
-            effects.discard(Effect.WRITE)  # its members are members of this too
-        groups = effects | {f"server:{server}" for server in self.absent} | set(self.unagreed)
+            effects.discard(Effect.WRITE)  # a destructive tool is in the group `write` as well
+        groups = effects | {f"server:{server}" for server in self.absent} | set(self.quarantined)
         return UnlistedNames(self.absent, groups, self.attributes.keys() - used, not self.tools)
 
 
@@ -82,21 +82,21 @@ def rule_text(rule: ToolRule) -> str:
 
 
 class PolicyEngine:
-    """One loaded set of policies. Made by `load_policies` only."""
+    """One loaded set of policies. Created by `load_policies` only."""
 
-    def __init__(self, source: PolicySource, active: Mapping[str, Policy], world: PolicyEnvironment) -> None:
-        named = [name for name in world.unagreed if any(f'"{name}"' in text for text in source.texts.values())]
-        schema, self._shapes = build_schema(world.tools, world.attributes, world.counters, named)
-        self.counters = world.counters
+    def __init__(self, source: PolicySource, active: Mapping[str, Policy], environment: PolicyEnvironment) -> None:
+        named = [name for name in environment.quarantined if any(f'"{name}"' in text for text in source.texts.values())]
+        schema, self._shapes = build_schema(environment.tools, environment.attributes, environment.counters, named)
+        self.counters = environment.counters
         self.dormant = tuple(sorted(source.policies.keys() - active.keys()))
         self.schema_text = json.dumps(schema)
-        self._attributes = world.attributes
+        self._attributes = environment.attributes
         self._rules = Ruleset(active, action_groups(schema))
         self._always = always_in_force(self._rules)
         self._schema = Schema.from_json_str(self.schema_text)
         self._principals: dict[str, RequestEntities] = {}
         self._listed: dict[tuple[str, str, bool], bool] = {}
-        rules = {tool.listed_as: rule_text(tool.rule) for tool in world.tools}
+        rules = {tool.listed_as: rule_text(tool.rule) for tool in environment.tools}
         self.material = orjson.dumps(
             {"policies": dict(source.texts), "schema": schema, "rules": rules, "engine": ENGINE,
              "mangling": MANGLING_VERSION, "dormant": self.dormant}, option=orjson.OPT_SORT_KEYS
@@ -116,13 +116,13 @@ class PolicyEngine:
     def decide(self, call: Call, counts: Mapping[str, RateValue]) -> Decision:
         try:
             return self._decide(self._rules, call, counts)
-        except Exception as error:  # promise P2: whatever goes wrong while deciding denies
+        except Exception as error:  # promise P2: any failure while deciding denies
             return self._deny(error, counts)
 
     def observe(self, call: Call, counts: Mapping[str, RateValue]) -> Decision:
-        """The decision in observe mode: only what is always in force holds; what all the policies say is `would`.
+        """The decision in observe mode: only policies marked `@enforce("always")` apply; `would` is the full decision.
 
-        A call that cannot be put to the policies is denied only if one that is always in force is about such calls.
+        A call that cannot be expressed in Cedar is denied only if a policy marked so could match it.
         """
         decision = self.decide(call, counts)
         would = as_advisory(decision)
@@ -145,7 +145,7 @@ class PolicyEngine:
     def _decide(self, rules: Ruleset, call: Call, counts: Mapping[str, RateValue]) -> Decision:
         shape = self._shapes.get(call.name)
         if shape is None:
-            raise Inexpressible("this tool has no input schema that a call could be checked against")
+            raise Inexpressible("this tool has no input schema to check the arguments against")
         context = build_context(call, shape, counts)
         request_entities = self._request_entities(call)
         policy_slice = rules.slice(call.name, request_entities.principal)
@@ -173,13 +173,13 @@ class PolicyEngine:
         )
 
     def _request_entities(self, call: Call) -> "RequestEntities":
-        """Parsed entities for the engine, and the same in JSON for the record."""
-        known = self._principal_entities(call.instance)
+        """The principal's entities and the resource, parsed and as JSON for the receipt."""
+        principal = self._principal_entities(call.instance)
         if call.resource.type == TOOL:
-            return known
+            return principal
         resource = resource_entity(call, self._attributes[call.resource.type])
-        parsed = known.entities.with_added_json_str(orjson.dumps([resource]).decode(), self._schema)
-        return RequestEntities(parsed, [*known.described, resource], known.principal)
+        parsed = principal.entities.with_added_json_str(orjson.dumps([resource]).decode(), self._schema)
+        return RequestEntities(parsed, [*principal.described, resource], principal.principal)
 
     def _principal_entities(self, instance: Instance) -> "RequestEntities":
         known = self._principals.get(instance.id)
@@ -197,8 +197,8 @@ class PolicyEngine:
             return tuple(f"a policy could not be evaluated: {error}" for error in errors)
         if outcome is Outcome.DENY and not policies:
             return (f"no policy permits `{call.name}` for agent `{call.instance.agent.name}` with these arguments",)
-        known = self._rules.policies
-        return tuple(known[id].reason for id in policies if known[id].reason)
+        by_id = self._rules.policies
+        return tuple(by_id[id].reason for id in policies if by_id[id].reason)
 
     # Listing
 
@@ -207,9 +207,9 @@ class PolicyEngine:
         if key not in self._listed:
             rules = self._always if observing else self._rules
             try:
-                known = observing or tool.listed_as in self._shapes
-                self._listed[key] = known and self._could_be_permitted(rules, instance, tool)
-            except Exception:  # promise P5: unknown is not listed
+                has_shape = observing or tool.listed_as in self._shapes
+                self._listed[key] = has_shape and self._could_be_permitted(rules, instance, tool)
+            except Exception:  # promise P5: a tool that cannot be evaluated is not listed
                 self._listed[key] = False
         return self._listed[key]
 
@@ -220,25 +220,22 @@ class PolicyEngine:
 
 
 class RequestEntities(NamedTuple):
-    """The entities of a request, parsed and described, and its principal."""
+    """The entities of a request: parsed, in Cedar's JSON form (`described`), and the principal among them."""
 
     entities: Entities
     described: list[Json]
     principal: Principal
 
 
-def load_policies(path: Path, world: PolicyEnvironment) -> PolicyEngine:
-    """Read, check and parse the policies of a folder or file.
-
-    Raises: PolicyError naming every problem.
-    """
-    source = read_policies(path, world.routes)
-    unlisted = world.unlisted()
+def load_policies(path: Path, environment: PolicyEnvironment) -> PolicyEngine:
+    """Read, check and parse the policies of a folder or file. Raises: PolicyError naming every problem."""
+    source = read_policies(path, environment.routes)
+    unlisted = environment.unlisted()
     active = {id: policy for id, policy in source.policies.items() if not is_dormant(policy, unlisted)}
     try:
-        engine = PolicyEngine(source, active, world)
+        engine = PolicyEngine(source, active, environment)
         if active:
             validate(active, engine.schema_text, path)
     except ValueError as error:
-        raise PolicyError(f"{path}: {error}", "check the tools' config and the policies") from None
+        raise PolicyError(f"{path}: {error}", "check [tools] in the configuration, and the policies") from None
     return engine

@@ -1,8 +1,8 @@
-"""Keeps the policies of one process up to date: read when a session's catalog is another one, and when files change.
+"""The policies in force: loaded for the catalog of each session, and reloaded when the files change.
 
-A bad set never replaces a good one: it is receipted, told to the operator, and the one in force stays. Files are looked
-at by their times and sizes, off the path of a call; a set that has changed is read and validated in a thread. Sessions
-with the same catalog share what was read.
+An invalid set never replaces a valid one: the rejection is receipted and reported to the operator, and the set in
+force stays. Files are polled by modification time and size, outside the path of a call; a changed set is read and
+validated in a thread, then replaces the old one as a whole. Sessions with the same catalog share one loaded set.
 """
 
 import asyncio
@@ -18,18 +18,15 @@ from mcp_guard.core.model import AdvisoryDecision, Call, Decision, Instance, Mod
 from mcp_guard.core.rates import RateValue
 from mcp_guard.core.receipt import Draft
 
-if TYPE_CHECKING:  # Cedar is loaded while the upstreams answer, not before
+if TYPE_CHECKING:  # Cedar is imported with the first policies, while the upstreams start
     from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment
-if TYPE_CHECKING:  # so that Cedar is loaded with the first policies, not before
-    from mcp_guard.policy.engine import PolicyEngine
-
-# The policies in force: replaced whole or not at all, while sessions go on; observed instead where so configured.
 
 
 class PoliciesInForce:
-    """Implements `ports.Policies` by the latest good set. Until there is one, everything is denied, with the reason.
+    """Implements `ports.Policies` with the last valid set. Until there is one, every call is denied, for `why_none`.
 
-    `mode` is that of every tool without one of its own. `shadow` is a candidate set that is asked and not obeyed.
+    `mode` applies to every tool without a mode of its own. `shadow` is a set whose decisions are recorded but not
+    enforced.
     """
 
     def __init__(self, counters: tuple[RateCounter, ...], mode: Mode = Mode.ENFORCE) -> None:
@@ -64,20 +61,20 @@ class PoliciesInForce:
         return replace(decision, shadow=self._ask_shadow(call, counts)) if self.shadow else decision
 
     def _ask_shadow(self, call: Call, counts: Mapping[str, RateValue]) -> AdvisoryDecision | None:
-        """INVARIANT: what the shadow says, or fails to say, changes nothing for the call."""
+        """INVARIANT: the shadow's decision, or its failure, has no effect on the call."""
         assert self.shadow is not None
         return as_advisory(self.shadow.decide(call, counts))
 
 
 POLL_SECONDS = 1.0
-"""How often files are looked at. What changed is read once it has been left alone for as long."""
+"""How often the files are polled. A change is read once the files have stayed the same for as long."""
 Stamp = tuple[tuple[str, int, int, int], ...]
 Key = tuple[Path, Stamp, frozenset[object]]
-"""What was read: where, of which files, against which catalog."""
+"""Identifies a loaded set: its path, the state of its files, and the catalog it was validated against."""
 
 
 class PolicyReceipts(Protocol):
-    """Where loading is receipted; a policy version's text is kept with it. Raises: LedgerError."""
+    """Where loading is receipted. `policy` is a version and its text, stored with the receipt. Raises: LedgerError."""
 
     def note(self, *drafts: Draft, policy: tuple[str, bytes] | None = None) -> list[int]: ...
 
@@ -109,52 +106,52 @@ class PolicyReloader:
         self._tell = tell
         self._sessions: weakref.WeakSet[SessionPolicies] = weakref.WeakSet()
         self._loaded: dict[Key, PolicyEngine | GuardError] = {}
-        self._noted: dict[Path, str] = {}
-        self._good: tuple[frozenset[object], PolicyEngine] | None = None
-        """The latest good policies and their catalog, for a session that begins while the files are bad."""
+        self._receipted: dict[Path, str] = {}
+        self._last_valid: tuple[frozenset[object], PolicyEngine] | None = None
+        """The last valid set and its catalog, for a session that starts while the files are invalid."""
         self._stamp: Stamp = ()
-        self._trouble = ""
+        self._last_error = ""
         self._wake = asyncio.Event()
 
     def load(self, session: SessionPolicies) -> bool:
-        """Give a session the policies against its catalog as it is now. Returns whether any had to be read."""
+        """Give a session the policies for its current catalog. Returns whether any had to be read from the files."""
         self._sessions.add(session)
-        self._stamp = self._look()
+        self._stamp = self._file_state()
         environment, new = session.environment(), False
         for place in self._paths():
             key = self._key(place, environment)
             if key not in self._loaded:
                 new = True
-                self._remember(key, _read(place, environment))
-        self._give(session, environment)
+                self._record(key, _read(place, environment))
+        self._apply(session, environment)
         return new
 
     def wake(self) -> None:
-        """Read the files now, whether or not they seem to have changed."""
+        """Read the files at the next opportunity, even if they seem unchanged."""
         self._wake.set()
 
     async def watch(self) -> None:
         """Reload whenever the files have changed, until cancelled."""
-        seen: Stamp = ()
+        previous: Stamp = ()
         while True:
-            asked = await self._is_asked()
-            stamp = self._look()
-            if self._sessions and (asked or (stamp != self._stamp and stamp == seen)):
-                await self._try_reload(stamp)
-            seen = stamp
+            woken = await self._is_woken()
+            stamp = self._file_state()
+            if self._sessions and (woken or (stamp != self._stamp and stamp == previous)):
+                await self._reload_or_report(stamp)
+            previous = stamp
 
-    async def _try_reload(self, stamp: Stamp) -> None:
-        """A reload that fails, however it does, ends no session. It is tried again, and told once."""
+    async def _reload_or_report(self, stamp: Stamp) -> None:
+        """Reload; a failure of any kind ends no session, is retried, and is reported once."""
         try:
             await self._reload(stamp)
-            self._trouble = ""
+            self._last_error = ""
         except Exception as error:
             self._stamp = ()
-            if str(error) != self._trouble:
-                self._trouble = str(error)
-                self._tell(f"the policies were not reloaded, the ones in force stay: {error}")
+            if str(error) != self._last_error:
+                self._last_error = str(error)
+                self._tell(f"the policies were not reloaded; the ones in force stay: {error}")
 
-    async def _is_asked(self) -> bool:
+    async def _is_woken(self) -> bool:
         try:
             async with asyncio.timeout(POLL_SECONDS):
                 await self._wake.wait()
@@ -164,7 +161,7 @@ class PolicyReloader:
         return True
 
     async def _reload(self, stamp: Stamp) -> None:
-        """Read in a thread, then give every session its own. One whose catalog changed meanwhile has loaded anew."""
+        """Read in a thread, then update every session whose catalog has not changed meanwhile."""
         self._stamp = stamp
         self._loaded.clear()
         for session in list(self._sessions):
@@ -174,10 +171,10 @@ class PolicyReloader:
                 if key not in self._loaded:
                     read = await asyncio.to_thread(_read, place, environment)
                     if key not in self._loaded:
-                        self._remember(key, read)
+                        self._record(key, read)
             if [self._key(place, session.environment()) for place, _ in keys] == [key for _, key in keys]:
                 version = session.in_force.version
-                self._give(session, environment)
+                self._apply(session, environment)
                 if session.in_force.version != version:
                     session.on_changed()
 
@@ -191,57 +188,57 @@ class PolicyReloader:
         return (
             place,
             self._stamp,
-            tools | frozenset(environment.absent) | frozenset(("unagreed", n) for n in environment.unagreed),
+            tools | frozenset(environment.absent) | frozenset(("quarantined", n) for n in environment.quarantined),
         )
 
-    def _remember(self, key: Key, read: "PolicyEngine | GuardError") -> None:
-        """Receipt what was read, tell the operator, and keep it: one catalog for each place, as they rarely differ."""
+    def _record(self, key: Key, read: "PolicyEngine | GuardError") -> None:
+        """Receipt a loaded or rejected set, tell the operator, and cache it (one catalog per path)."""
         place = key[0]
         shadow = {"shadow": True} if place == self._shadow else {}
         if isinstance(read, GuardError):
             self._reject(read, shadow)
-        elif self._noted.get(place) != read.version:
+        elif self._receipted.get(place) != read.version:
             loaded = Draft("policy.loaded", {"policy_version": read.version, "dormant": list(read.dormant), **shadow})
             self._receipts.note(loaded, policy=(read.version, read.material))
-            self._noted[place] = read.version
+            self._receipted[place] = read.version
             if read.dormant and not shadow:
-                self._tell(f"waiting for tools not listed yet: {', '.join(read.dormant)}")
-        self._loaded = {other: kept for other, kept in self._loaded.items() if other[0] != place}
+                self._tell(f"policies waiting for tools that are not listed yet: {', '.join(read.dormant)}")
+        self._loaded = {other: loaded for other, loaded in self._loaded.items() if other[0] != place}
         self._loaded[key] = read
 
     def _reject(self, why: GuardError, shadow: dict[str, bool]) -> None:
-        kept = "the ones in force stay" if self._noted.get(self._policies) else "every call is denied"
+        kept = "the ones in force stay" if self._receipted.get(self._policies) else "every call is denied"
         what = "the shadow policies are not loaded" if shadow else f"the policies are not loaded, {kept}"
         self._tell(f"{what}:\n{why}")
         if isinstance(why, PolicyError):
             self._receipts.note(Draft("policy.rejected", {"reasons": why.message.splitlines(), **shadow}))
 
-    def _give(self, session: SessionPolicies, environment: "PolicyEnvironment") -> None:
+    def _apply(self, session: SessionPolicies, environment: "PolicyEnvironment") -> None:
         in_force = session.in_force
         read = self._loaded.get(self._key(self._policies, environment))
         catalog = self._key(self._policies, environment)[2]
         if isinstance(read, GuardError):
             in_force.why_none = f"the policies could not be loaded: {read.message}"
-            if in_force.version == "none" and self._good is not None and self._good[0] == catalog:
-                in_force.replace(self._good[1])
+            if in_force.version == "none" and self._last_valid is not None and self._last_valid[0] == catalog:
+                in_force.replace(self._last_valid[1])
         elif read is not None:
             in_force.replace(read)
-            self._good = catalog, read
-        if self._shadow is not None:  # one that cannot be loaded is none: no call is the worse for it
+            self._last_valid = catalog, read
+        if self._shadow is not None:  # an invalid shadow counts as none: it must not affect any call
             beside = self._loaded.get(self._key(self._shadow, environment))
             in_force.shadow = None if beside is None or isinstance(beside, GuardError) else beside
 
-    def _look(self) -> Stamp:
-        """Names, times, sizes and inodes of the files, as far as they can be seen."""
-        found = []
+    def _file_state(self) -> Stamp:
+        """Names, modification times, sizes and inodes of the files that exist."""
+        files = []
         for place in self._paths():
             for path in sorted(place.glob("*.cedar")) if place.is_dir() else [place]:
                 try:
-                    about = path.stat()
+                    status = path.stat()
                 except OSError:
-                    continue  # gone while we look: that is a change, which reading will explain
-                found.append((str(path), about.st_mtime_ns, about.st_size, about.st_ino))
-        return tuple(found)
+                    continue  # deleted meanwhile: a change that reading will report
+                files.append((str(path), status.st_mtime_ns, status.st_size, status.st_ino))
+        return tuple(files)
 
 
 def _read(path: Path, environment: "PolicyEnvironment") -> "PolicyEngine | GuardError":

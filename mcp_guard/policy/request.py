@@ -1,6 +1,10 @@
-"""From a described call to a Cedar request. A value that Cedar cannot hold exactly is never rounded: it denies.
+"""Builds a Cedar request from a described call, and narrows its context to what the policies read.
 
-Booleans are checked before integers (in Python a boolean is one), and an integral number is an integer to JSON Schema.
+A value that Cedar cannot represent exactly is never rounded: the call is denied. Booleans are checked before integers
+(in Python a boolean is an integer), and a number without a fraction is an integer, as in JSON Schema.
+
+Cedar parses the context for every call, which takes longer than deciding. So it gets only the part that the policies in
+question can read (docs/decisions/0029).
 """
 
 from collections.abc import Iterable, Mapping
@@ -13,46 +17,43 @@ from mcp_guard.policy.schema import PRINCIPAL, attribute
 from mcp_guard.policy.shapes import TAGS, Kind, Shape
 from mcp_guard.policy.source import Policy
 
-# How much of a request's context a set of policies can look at. Cedar reads the context anew for each call, and takes
-# longer for that than for deciding; so it is given this much (docs/decisions/0029).
-
 View = Mapping[str, "View | None"]
-"""The attributes that are looked at, each with what is looked at of it; None stands for all of it."""
+"""The attributes that are read, each with the view of its value; None means all of it."""
 
 CONTEXT = {"Var": "context"}
 
 
 def view_of(policies: Iterable[Policy]) -> View | None:
-    """What conditions of these policies name. INVARIANT: what is left out can make no difference to any of them.
+    """The part of the context that these policies read. INVARIANT: what is left out cannot affect any of them.
 
-    An attribute is left out only where each mention of the record that holds it takes another attribute of it (`.`) or
-    asks whether there is one (`has`), in Cedar's JSON form; a record that is used in any other way is there whole.
+    An attribute is left out only if every use of its record in Cedar's JSON form accesses another attribute (`.`) or
+    tests for one (`has`); a record that is used in any other way is included as a whole.
     """
     seen: dict[str, Any] = {}
-    left: list[Any] = [policy.body.get("conditions", []) for policy in policies]
-    while left:
-        node = left.pop()
+    pending: list[Any] = [policy.body.get("conditions", []) for policy in policies]
+    while pending:
+        node = pending.pop()
         path = _path(node)
         if path == []:
             return None
         if path is not None:
             _note(seen, path)
         elif isinstance(node, dict):
-            left += node.values()
+            pending += node.values()
         elif isinstance(node, list):
-            left += node
+            pending += node
     return seen
 
 
 def narrow(value: Any, view: View | None) -> Any:
-    """As much of a value as the view has."""
+    """The part of a value that the view covers."""
     if view is None or not isinstance(value, dict):
         return value
     return {name: narrow(value[name], inner) for name, inner in view.items() if name in value}
 
 
 def _path(node: Any) -> list[str] | None:
-    """The attributes that an expression goes through from the context, itself [], or None for any other expression."""
+    """The attributes that an expression reads from `context` ([] for the context itself), or None if it reads none."""
     path: list[str] = []
     while node != CONTEXT:
         step = isinstance(node, dict) and len(node) == 1 and (node.get(".") or node.get("has"))
@@ -79,17 +80,19 @@ DECIMAL_LIMIT = Decimal("922337203685477.5807")
 
 
 class Inexpressible(Exception):
-    """The call cannot be put to Cedar exactly, and so is denied for this reason."""
+    """The call cannot be expressed in Cedar exactly, and is denied for this reason."""
 
 
 def decimal(value: float | Decimal, path: str) -> Json:
     """A Cedar decimal: at most four digits after the point. Raises: Inexpressible."""
     exact = value if isinstance(value, Decimal) else Decimal(str(value))
     if abs(exact) > DECIMAL_LIMIT:
-        raise Inexpressible(f"`{path}`: {value} is beyond what a policy can compare (a decimal of 64 bits)")
+        raise Inexpressible(f"`{path}`: {value} exceeds the range that policies can compare (a 64-bit decimal)")
     scaled = exact.scaleb(DECIMAL_DIGITS)
     if scaled != scaled.to_integral_value():
-        raise Inexpressible(f"`{path}`: {value} has over {DECIMAL_DIGITS} digits after the point; it is not rounded")
+        raise Inexpressible(
+            f"`{path}`: {value} has more than {DECIMAL_DIGITS} digits after the point, and is not rounded"
+        )
     text = f"{exact:f}"
     return {"__extn": {"fn": "decimal", "arg": text if "." in text else f"{text}.0"}}
 
@@ -102,8 +105,8 @@ Item = tuple[Any, str]
 """A value and its path."""
 
 
-class _Input:
-    """Walks the arguments along their shape, noting the paths that policies cannot see and those that are null."""
+class _InputConverter:
+    """Converts arguments along their shape, and collects the paths that policies cannot see and those that are null."""
 
     def __init__(self) -> None:
         self.unknown: list[str] = []
@@ -123,7 +126,7 @@ class _Input:
         return _scalar(value, shape, path)
 
     def _column(self, items: list[Item], shape: Shape) -> Any:
-        """All elements of an array at once: for each scalar in them, all its values."""
+        """All elements of an array at once: for each scalar inside them, all its values."""
         items = [(value, path) for value, path in items if not self._is_null(value, shape, path)]
         if shape.kind is Kind.UNION:
             groups: dict[Kind, list[Item]] = {option.kind: [] for option in shape.options}
@@ -132,7 +135,7 @@ class _Input:
             return {TAGS[option.kind]: self._column(groups[option.kind], option) for option in shape.options}
         if shape.kind is Kind.SET:
             assert shape.element is not None
-            inner = [each for value, path in items for each in _elements(_expect(list, value, shape, path), path)]
+            inner = [element for value, path in items for element in _elements(_expect(list, value, shape, path), path)]
             return self._column(inner, shape.element)
         if shape.kind is Kind.RECORD:
             columns: dict[str, list[Item]] = {name: [] for name, inner in shape.fields.items() if inner.typed}
@@ -143,7 +146,7 @@ class _Input:
         return [_scalar(value, shape, path) for value, path in items]
 
     def _members(self, value: Json, shape: Shape, path: str) -> list[tuple[str, Any, str]]:
-        """The members that policies see, each with its path; the others are noted. Raises: Inexpressible."""
+        """The members that policies see, each with its path; the others are collected. Raises: Inexpressible."""
         if missing := shape.required - value.keys():
             raise Inexpressible(f"`{_join(path, min(missing))}` is required")
         seen, fields = [], shape.fields
@@ -157,7 +160,7 @@ class _Input:
             elif (inner is None and shape.open) or (inner is not None and inner.kind is Kind.OPAQUE):
                 self.unknown.append(at)
             elif inner is not None and self._is_null(item, inner, at):
-                pass  # nothing but null is accepted
+                pass  # the schema accepts null only
             else:
                 raise Inexpressible(f"`{at}` is not an argument of this tool")
         return seen
@@ -207,7 +210,7 @@ def _fits(value: Any, kind: Kind) -> bool:
 
 
 def _option(value: Any, shape: Shape, path: str) -> Shape:
-    """The alternative of a union that a value is. Raises: Inexpressible."""
+    """The alternative of a union that fits the value. Raises: Inexpressible."""
     for option in shape.options:
         if _fits(value, option.kind):
             return option
@@ -264,14 +267,14 @@ def _rate(name: str, value: RateValue) -> Any:
 
 def build_context(call: Call, shape: Shape, counts: Mapping[str, RateValue]) -> Json:
     """`context` of the request. Raises: Inexpressible."""
-    walk = _Input()
-    arguments = walk.convert(call.arguments, shape, "")
+    converter = _InputConverter()
+    arguments = converter.convert(call.arguments, shape, "")
     task = {"ticket": call.task.ticket, "reason": call.task.reason}
     risk = call.risk
     return {
         "input": arguments,
-        "input_unknown": walk.unknown,
-        "input_null": walk.null,
+        "input_unknown": converter.unknown,
+        "input_null": converter.null,
         "change": _change(call.change, shape),
         "task": {name: value for name, value in task.items() if value},
         "rate": {name: _rate(name, value) for name, value in counts.items()},
@@ -279,15 +282,15 @@ def build_context(call: Call, shape: Shape, counts: Mapping[str, RateValue]) -> 
     }
 
 
-def history_context(past: CallHistory) -> Json:
-    """`context.history`. Apart, because Cedar takes 35 µs to read it: only policies that ask for it are given it."""
+def history_context(history: CallHistory) -> Json:
+    """`context.history`. Built separately: parsing it costs Cedar 35 µs, so it is sent only if a policy reads it."""
     return {
-        "tools": past.tools,
-        "untrusted_seen": past.untrusted_seen,
-        "sensitive_seen": past.sensitive_seen,
-        "orders_seen": past.orders_seen,
-        "provenance": _origins(past.provenance),
-        "sinks": _origins(past.sinks),
+        "tools": history.tools,
+        "untrusted_seen": history.untrusted_seen,
+        "sensitive_seen": history.sensitive_seen,
+        "orders_seen": history.orders_seen,
+        "provenance": _origins(history.provenance),
+        "sinks": _origins(history.sinks),
     }
 
 
@@ -296,7 +299,7 @@ def _origins(origins: Origins) -> Json:
 
 
 def resource_entity(call: Call, kinds: Mapping[str, str]) -> Json:
-    """The resource with its facts as attributes; facts that are not declared are left out. Raises: Inexpressible."""
+    """The resource with its facts as attributes; undeclared facts are left out. Raises: Inexpressible."""
     attributes = {}
     facts = call.facts.values if call.facts else {}
     for name, kind in kinds.items():
@@ -308,9 +311,9 @@ def resource_entity(call: Call, kinds: Mapping[str, str]) -> Json:
 def _fact(value: Any, kind: str, path: str) -> Any:
     shape = Shape(Kind.SET, element=Shape(Kind.STRING)) if kind == "strings" else Shape(Kind(kind))
     try:
-        return _Input().convert(value, shape, path)
+        return _InputConverter().convert(value, shape, path)
     except Inexpressible as error:
-        raise Inexpressible(f"the present state does not fit the configured attributes: {error}") from None
+        raise Inexpressible(f"the present state does not match the configured attributes: {error}") from None
 
 
 def principal_entities(instance: Instance) -> list[Json]:

@@ -1,7 +1,7 @@
-"""Policies under the outcome rule: for each request, only those are evaluated whose scope could match it.
+"""Evaluates a set of policies under the outcome rule, restricted to the policies whose scope could match the request.
 
-INVARIANT: a slice holds every policy whose scope matches the request. Cedar evaluates a policy's conditions only if its
-scope matches, so what is left out can neither determine a decision nor fail in one (docs/decisions/0020).
+INVARIANT: a slice contains every policy whose scope matches the request. Cedar evaluates a policy's conditions only if
+its scope matches, so the policies left out can neither determine the outcome nor fail (docs/decisions/0020).
 """
 
 from collections.abc import Iterable, Mapping
@@ -22,31 +22,31 @@ Uid = tuple[str, str]
 
 @dataclass(frozen=True, slots=True)
 class Principal:
-    """A principal and all it is in, itself included, as far as scopes ask."""
+    """A principal with its ancestors (agent and groups), itself included."""
 
     uid: Uid
     ancestors: frozenset[Uid]
 
 
 def read_principal(principal: Mapping[str, str], entities: Iterable[Json]) -> Principal:
-    """The principal of a request, with its ancestors among the entities (in Cedar's JSON form)."""
+    """The principal of a request, with its ancestors among the entities (Cedar's JSON form)."""
     parents = {uid_of(entity["uid"]): [uid_of(parent) for parent in entity["parents"]] for entity in entities}
-    found: set[Uid] = set()
-    left = [uid_of(principal)]
-    while left:
-        uid = left.pop()
-        if uid not in found:
-            found.add(uid)
-            left += parents.get(uid, [])
-    return Principal(uid_of(principal), frozenset(found))
+    ancestors: set[Uid] = set()
+    pending = [uid_of(principal)]
+    while pending:
+        uid = pending.pop()
+        if uid not in ancestors:
+            ancestors.add(uid)
+            pending += parents.get(uid, [])
+    return Principal(uid_of(principal), frozenset(ancestors))
 
 
-def uid_of(written: Mapping[str, str]) -> Uid:
-    return written["type"], written["id"]
+def uid_of(entity: Mapping[str, str]) -> Uid:
+    return entity["type"], entity["id"]
 
 
 def action_groups(schema: Json) -> dict[str, frozenset[str]]:
-    """Each action of a schema (JSON form) with the actions that it is in, itself included."""
+    """Each action of a schema (JSON form) with all groups it belongs to, itself included."""
     actions: Json = schema.get("", {}).get("actions", {})
 
     def above(name: str, seen: frozenset[str] = frozenset()) -> frozenset[str]:
@@ -60,17 +60,17 @@ def action_groups(schema: Json) -> dict[str, frozenset[str]]:
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """The policies that could match, with and without the gates among them."""
+    """The policies that could match a request, with gates (`full`) and without them (`ungated`)."""
 
     ids: tuple[str, ...]
     full: PolicySet
     ungated: PolicySet
     view: View | None
-    """How much of the context they can look at."""
+    """The part of the context that they read."""
 
 
 class Ruleset:
-    """A set of policies. `groups` says which actions each action is in."""
+    """A set of policies. `groups` maps each action to the groups it belongs to, itself included."""
 
     def __init__(self, policies: Mapping[str, Policy], groups: Mapping[str, frozenset[str]]) -> None:
         self.policies = policies
@@ -79,7 +79,7 @@ class Ruleset:
         scopes = [policy.body["principal"] for policy in policies.values()]
         self._named = frozenset(uid for scope in scopes for uid in _entities_of(scope))
         self._by_action: dict[str, list[str]] = {}
-        """Ids of the policies whose scope names this action, or (under "") any."""
+        """Ids of policies by the action that their scope names; under "" those that name none."""
         for id, policy in policies.items():
             for action in _actions_of(policy):
                 self._by_action.setdefault(action, []).append(id)
@@ -91,18 +91,18 @@ class Ruleset:
         return self._groups
 
     def decide(self, request: Json, entities: Entities, principal: Principal) -> PolicyOutcome:
-        """The outcome of one request. Raises what Cedar raises for a request that it cannot read."""
-        part = self.slice(request["action"]["id"], principal)
-        return self.decide_slice(part, request, entities)
+        """The outcome of one request. Raises: ValueError from Cedar if it cannot parse the request."""
+        policy_slice = self.slice(request["action"]["id"], principal)
+        return self.decide_slice(policy_slice, request, entities)
 
-    def decide_slice(self, part: Slice, request: Json, entities: Entities) -> PolicyOutcome:
-        full = evaluate(request, part.full, entities)
-        return apply_outcome_rule(full, lambda: evaluate(request, part.ungated, entities), self.gates)
+    def decide_slice(self, policy_slice: Slice, request: Json, entities: Entities) -> PolicyOutcome:
+        full = evaluate(request, policy_slice.full, entities)
+        return apply_outcome_rule(full, lambda: evaluate(request, policy_slice.ungated, entities), self.gates)
 
     def could_be_permitted(self, action: str, principal: Principal, resource: Uid | None, entities: Entities) -> bool:
-        """Whether some request could be allowed or held: partial evaluation without the gates, the context unknown.
+        """Whether some request could be allowed or held: partial evaluation without gates, with an unknown context.
 
-        Raises what Cedar raises.
+        Raises: ValueError from Cedar if it cannot parse the request.
         """
         request = {
             "principal": entity_text(*principal.uid),
@@ -116,29 +116,29 @@ class Ruleset:
 
     def slice(self, action: str, principal: Principal) -> Slice:
         """The policies whose scope could match this action and principal, parsed once."""
-        asked = principal.uid if principal.uid in self._named else principal.uid[0]
-        key = action, asked, principal.ancestors & self._named
+        key_principal = principal.uid if principal.uid in self._named else principal.uid[0]
+        key = action, key_principal, principal.ancestors & self._named
         if key not in self._slices:
-            about = self.policies_for(action)
+            candidates = self.policies_for(action)
             self._slices[key] = self._make(
-                id for id in about if _matches_principal(self.policies[id].body["principal"], principal)
+                id for id in candidates if _matches_principal(self.policies[id].body["principal"], principal)
             )
         return self._slices[key]
 
     def policies_for(self, action: str) -> set[str]:
-        """Ids of the policies whose scope could match this action, whoever asks."""
+        """Ids of the policies whose scope could match this action, for any principal."""
         within = self._groups.get(action, frozenset({action}))
         return {id for named in ("", *within) for id in self._by_action.get(named, ())}
 
     def whole(self) -> Slice:
-        """All policies, whatever the request: what a slice must be equal to."""
+        """All policies, for any request. Deciding with a slice must give the same result."""
         return self._make(self.policies)
 
     def _make(self, ids: Iterable[str]) -> Slice:
-        every = tuple(sorted(ids))
-        ungated = tuple(id for id in every if id not in self.gates)
-        view = view_of(self.policies[id] for id in every)
-        return Slice(every, self._parse(every), self._parse(ungated), view)
+        all_ids = tuple(sorted(ids))
+        ungated = tuple(id for id in all_ids if id not in self.gates)
+        view = view_of(self.policies[id] for id in all_ids)
+        return Slice(all_ids, self._parse(all_ids), self._parse(ungated), view)
 
     def _parse(self, ids: tuple[str, ...]) -> PolicySet:
         if ids not in self._parsed:
@@ -159,7 +159,7 @@ PERMIT_ALL = Policy(
 
 
 def always_in_force(rules: Ruleset) -> Ruleset:
-    """What holds in observe mode: everything is permitted but what the forbids marked `@enforce("always")` say."""
+    """The rules of observe mode: permit everything except what a `forbid` marked `@enforce("always")` forbids."""
     marked = {id: policy for id, policy in rules.policies.items() if policy.always}
     return Ruleset({**marked, PERMIT_ALL.id: PERMIT_ALL}, rules.groups)
 
@@ -171,7 +171,7 @@ def _entities_of(scope: Json) -> list[Uid]:
 
 
 def _actions_of(policy: Policy) -> list[str]:
-    """The actions that its scope names; "" if it names none."""
+    """The actions that the policy's scope names; [""] if it names none."""
     scope = policy.body["action"]
     return [id for _, id in _entities_of(scope)] if scope["op"] in ("==", "in") else [""]
 
@@ -190,8 +190,8 @@ def _matches_principal(scope: Json, principal: Principal) -> bool:
 
 
 def evaluate(request: Json, policies: PolicySet, entities: Entities) -> Evaluation:
-    """One evaluation, without the schema: policies were validated against it when they were loaded, and the request is
-    built to fit it (docs/decisions/0009; a property test holds the two together).
+    """One evaluation, without the schema: policies were validated against it when loaded, and requests are built to
+    match it (docs/decisions/0009; a property test checks that they do).
     """
     result = cedarpy.is_authorized(request, policies, entities)
     diagnostics = result.diagnostics

@@ -1,7 +1,7 @@
-"""From the shapes of tools to a Cedar schema. Pure, and the same text for the same tools in whatever order.
+"""Builds the Cedar schema from the shapes of tools. Pure; the order of the tools does not change the result.
 
-Names are Cedar's own wherever they can be: an attribute may be called anything (`context.input["if"]`), but for three
-names that mean something in Cedar's JSON format, which get one more underscore in front.
+Attributes keep the names of the arguments: Cedar accepts any name (`context.input["if"]`). The exceptions are three
+names that have a meaning in Cedar's JSON format; they get one more leading underscore.
 """
 
 import re
@@ -26,7 +26,7 @@ _RESERVED = re.compile(r"__+(entity|extn|expr)")
 
 
 def attribute(name: str) -> str:
-    """The name of a member as an attribute. Reversible: one of this form is the member's with one underscore more."""
+    """The attribute for a member of this name. Reversible: removing one underscore gives the name back."""
     return f"_{name}" if name[:2] == "__" and _RESERVED.fullmatch(name) else name
 
 
@@ -34,7 +34,7 @@ def attribute(name: str) -> str:
 
 
 def cedar_type(shape: Shape) -> Json:
-    """The Cedar type (JSON form) of a shape that is typed."""
+    """The Cedar type (JSON form) of a typed shape."""
     if shape.kind is Kind.SET:
         assert shape.element is not None
         return _column(shape.element)
@@ -52,7 +52,7 @@ def cedar_type(shape: Shape) -> Json:
 
 
 def _column(shape: Shape) -> Json:
-    """What of all elements of an array is seen: for each scalar in them, the set of its values."""
+    """The type of an array: for each scalar inside its elements, the set of all its values."""
     if shape.kind is Kind.SET:
         assert shape.element is not None
         return _column(shape.element)
@@ -89,7 +89,7 @@ def _kind(counter: RateCounter) -> Kind:
 
 
 def context_type(shape: Shape, counters: Iterable[RateCounter]) -> Json:
-    """`context` of one action, as DESIGN of the policy language has it."""
+    """The type of `context` for one action."""
     text, count = {"type": "String"}, {"type": "Long"}
     delta = {
         attribute(name): _optional(CEDAR_TYPES[inner.kind])
@@ -103,7 +103,12 @@ def context_type(shape: Shape, counters: Iterable[RateCounter]) -> Json:
             "input_null": STRINGS,
             "change": record({"fields": STRINGS, "delta": record(delta)}),
             "task": record({"ticket": _optional(text), "reason": _optional(text)}),
-            "rate": record({each.name: CEDAR_TYPES[_kind(each)] for each in sorted(counters, key=lambda c: c.name)}),
+            "rate": record(
+                {
+                    counter.name: CEDAR_TYPES[_kind(counter)]
+                    for counter in sorted(counters, key=lambda counter: counter.name)
+                }
+            ),
             "risk": record({"score": count, "level": text, "signals": STRINGS}),
             "history": HISTORY,
         }
@@ -114,11 +119,11 @@ def build_schema(
     tools: Iterable[Tool],
     attributes: Mapping[str, Mapping[str, str]],
     counters: tuple[RateCounter, ...],
-    unagreed: Iterable[str] = (),
+    quarantined: Iterable[str] = (),
 ) -> tuple[Json, dict[str, Shape]]:
-    """The schema in Cedar's JSON form, and the shape of each tool that can be decided on, by listed name.
+    """The schema in Cedar's JSON form, and the input shape of each tool that has one, by listed name.
 
-    Tools that are `unagreed` are actions that apply to nothing: policies may name them beside others.
+    `quarantined` tools become actions that apply to nothing, so that policies may still name them.
     """
     text, count = {"type": "String"}, {"type": "Long"}
     entities: Json = {
@@ -154,6 +159,6 @@ def build_schema(
                 "context": context_type(shape, counters),
             },
         }
-    for name in sorted(unagreed):
+    for name in sorted(quarantined):
         actions.setdefault(name, {})
     return {"": {"entityTypes": entities, "actions": actions}}, shapes

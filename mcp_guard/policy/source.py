@@ -1,4 +1,7 @@
-"""Reading policies: files to policies with ids, gates and reasons; all problems of a set are named at once."""
+"""Reads policy files: parses them, checks the guard's annotations, and validates them against a schema.
+
+All problems of a set are reported together.
+"""
 
 import json
 import re
@@ -18,7 +21,11 @@ ALWAYS = "always"
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """One policy in Cedar's JSON form. `routes` are a gate's; with `always` it holds in observe mode too."""
+    """One policy in Cedar's JSON form.
+
+    `routes` are the routes of `@require_approval`; a policy that has any is a gate. With `always` the policy also holds
+    in observe mode.
+    """
 
     id: str
     file: str
@@ -30,74 +37,88 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class PolicySource:
-    """What the operator wrote: each file's text, and the policies in them by id."""
+    """Policy files as written: the text of each file, and all policies by id."""
 
     texts: Mapping[str, str]
     policies: Mapping[str, Policy]
 
 
-def read_policies(path: Path, routes: Collection[str]) -> PolicySource:
-    """Read every `*.cedar` file of a folder, or one file.
+@dataclass(frozen=True, slots=True)
+class PolicyProblem:
+    """Why a set cannot be loaded. `policy` is an id or Cedar's `policy0`, and empty if the whole file is meant."""
 
-    Raises: PolicyError naming every problem, by file and policy.
-    """
+    file: str
+    policy: str
+    text: str
+
+    def __str__(self) -> str:
+        return ": ".join(part for part in (self.file, self.policy, self.text) if part)
+
+
+def read_policies(path: Path, routes: Collection[str]) -> PolicySource:
+    """Read every `*.cedar` file of a folder, or one file. Raises: PolicyError naming every problem."""
     source, problems = parse_texts(read_files(path), routes)
     if problems:
-        raise PolicyError("\n".join(problems), f"mend the policies in `{path}`")
+        raise PolicyError("\n".join(map(str, problems)), f"fix the policies in `{path}`")
     return source
 
 
-def parse_texts(texts: Mapping[str, str], routes: Collection[str] | None) -> tuple[PolicySource, list[str]]:
-    """The policies of these files, and what is wrong with them; routes are checked unless they are None."""
-    problems: list[str] = []
+def parse_texts(texts: Mapping[str, str], routes: Collection[str] | None) -> tuple[PolicySource, list[PolicyProblem]]:
+    """The policies in these files, and their problems. Route names are checked unless `routes` is None."""
+    problems: list[PolicyProblem] = []
     policies: dict[str, Policy] = {}
-    for name, text in texts.items():
+    for file, text in texts.items():
         try:
             bodies = json.loads(cedarpy.policies_to_json_str(text))
         except ValueError as error:
-            problems.append(f"{name}: {error}")
+            problems.append(PolicyProblem(file, "", str(error)))
             continue
         if bodies["templates"]:
-            problems.append(f"{name}: templates are not supported; write policies without slots")
+            problems.append(PolicyProblem(file, "", "templates are not supported; write policies without slots"))
         for position, body in bodies["staticPolicies"].items():
-            policy, wrong = _read_policy(name, position, body, routes)
-            problems += wrong
+            policy, policy_problems = _read_policy(file, position, body, routes)
+            problems += policy_problems
             if policy.id in policies:
-                problems.append(f'{name}: @id("{policy.id}") is already in {policies[policy.id].file}')
+                duplicate = f'@id("{policy.id}") is already in {policies[policy.id].file}'
+                problems.append(PolicyProblem(file, "", duplicate))
             policies[policy.id] = policy
     return PolicySource(texts, policies), problems
 
 
 def read_files(path: Path) -> dict[str, str]:
-    """Each file's text by name. Raises: PolicyError."""
+    """The text of each file by name. Raises: PolicyError."""
     try:
         files = sorted(path.glob("*.cedar")) if path.is_dir() else [path]
         if not files:
-            raise PolicyError(f"no `*.cedar` file in `{path}`", "without a policy every call is denied; write one")
+            hint = "without a policy every call is denied; mcp-guard policy new TOOL starts a file"
+            raise PolicyError(f"no `*.cedar` file in `{path}`", hint)
         return {file.name: file.read_text() for file in files}
     except (OSError, UnicodeDecodeError) as error:
-        why = error.strerror if isinstance(error, OSError) and error.strerror else error
-        hint = "make it, or check guard.policies in the configuration; mcp-guard policy new TOOL starts a file"
-        raise PolicyError(f"cannot read the policies in `{path}`: {why}", hint) from None
+        cause = error.strerror if isinstance(error, OSError) and error.strerror else error
+        hint = "create it, or check guard.policies in the configuration; mcp-guard policy new TOOL starts a file"
+        raise PolicyError(f"cannot read the policies in `{path}`: {cause}", hint) from None
 
 
-def _read_policy(file: str, position: str, body: Json, known: Collection[str] | None) -> tuple[Policy, list[str]]:
-    notes = body.get("annotations", {})
-    id, forbids = notes.get(ID), body["effect"] == "forbid"
-    where = f"{file}: {id or position}"
-    problems = [] if id else [f'{where}: every policy needs an @id("…"): receipts name it']
-    routes = tuple(route.strip() for route in (notes.get(GATE) or "").split(",") if route.strip())
-    if GATE in notes:
-        if not forbids:
-            problems.append(f"{where}: @require_approval belongs on a forbid: it holds what the others permit")
-        if not routes:
-            problems.append(f'{where}: @require_approval names no route; write @require_approval("route")')
-    if ENFORCE in notes and (notes[ENFORCE] != ALWAYS or not forbids):
-        problems.append(f'{where}: write @enforce("{ALWAYS}"), and only on a forbid: it then holds in observe mode too')
-    unknown = [route for route in routes if known is not None and route not in known]
-    problems += [f"{where}: route `{route}` is not in [routes] of the config" for route in unknown]
-    name = id or f"{file}#{position}"
-    return Policy(name, file, body, routes, notes.get(REASON) or "", ENFORCE in notes), problems
+def _read_policy(
+    file: str, position: str, body: Json, routes: Collection[str] | None
+) -> tuple[Policy, list[PolicyProblem]]:
+    annotations = body.get("annotations", {})
+    id, is_forbid = annotations.get(ID), body["effect"] == "forbid"
+    problems = [] if id else ['every policy needs an @id("…"): receipts refer to it']
+    gate_routes = tuple(route.strip() for route in (annotations.get(GATE) or "").split(",") if route.strip())
+    if GATE in annotations:
+        if not is_forbid:
+            problems.append("@require_approval belongs on a forbid: it holds a call that other policies permit")
+        if not gate_routes:
+            problems.append('@require_approval names no route; write @require_approval("route")')
+    if ENFORCE in annotations and (annotations[ENFORCE] != ALWAYS or not is_forbid):
+        problems.append(f'write @enforce("{ALWAYS}"), and only on a forbid, which then also holds in observe mode')
+    unknown = [route for route in gate_routes if routes is not None and route not in routes]
+    problems += [f"route `{route}` is not in [routes] of the configuration" for route in unknown]
+    policy = Policy(
+        id or f"{file}#{position}", file, body, gate_routes, annotations.get(REASON) or "", ENFORCE in annotations
+    )
+    return policy, [PolicyProblem(file, id or position, text) for text in problems]
 
 
 def as_json(policies: Mapping[str, Policy]) -> str:
@@ -107,29 +128,35 @@ def as_json(policies: Mapping[str, Policy]) -> str:
 
 
 _POSITION = re.compile(r"^for policy `[^`]*`, ")
-"""How Cedar names a policy that was given to it without its id."""
+"""How Cedar's messages name a policy that was passed without its id."""
 
 
 def validate(policies: Mapping[str, Policy], schema: str, path: Path) -> None:
+    """Validate the policies against a schema (JSON text). Raises: PolicyError naming every problem."""
+    if problems := find_validation_problems(policies, schema, path.name):
+        hint = "actions are the tools as listed; attributes are declared in [resources] of the configuration"
+        raise PolicyError("\n".join(map(str, problems)), hint)
+
+
+def find_validation_problems(policies: Mapping[str, Policy], schema: str, file: str = "") -> list[PolicyProblem]:
+    """What Cedar's validator reports; `file` is named where it reports no policy of the set."""
     result = cedarpy.validate_policies(cedarpy.policies_from_json_str(as_json(policies)), schema, release_gil=True)
     if result.validation_passed:
-        return
-    names = result.id_annotations_by_policy_id
-    lines = []
+        return []
+    ids = result.id_annotations_by_policy_id
+    problems = []
     for error in result.errors:
-        id = names.get(error.policy_id, error.policy_id)
-        file = policies[id].file if id in policies else path.name
-        lines.append(f"{file}: {id}: {_POSITION.sub('', error.error)}")
-    raise PolicyError(
-        "\n".join(lines), "actions are the tools as they are listed; attributes are those of [resources] in the config"
-    )
+        id = ids.get(error.policy_id, error.policy_id)
+        policy_file = policies[id].file if id in policies else file
+        problems.append(PolicyProblem(policy_file, id, _POSITION.sub("", error.error)))
+    return problems
 
 
 @dataclass(frozen=True, slots=True)
 class UnlistedNames:
-    """What a policy may rightly name although no tool that is listed now has it.
+    """What a policy may legitimately name although no tool has it at present.
 
-    `servers` have listed nothing yet; `groups` of actions and resource `types` are empty; `all`: there is no tool.
+    `servers` have listed nothing yet; action `groups` and resource `types` are empty; `all`: no tool is listed at all.
     """
 
     servers: Collection[str]
@@ -139,22 +166,24 @@ class UnlistedNames:
 
 
 def is_dormant(policy: Policy, unlisted: UnlistedNames) -> bool:
-    """Whether its scope can match nothing now, without being mistaken: it sleeps until such tools are listed."""
-    action, resource = policy.body["action"], policy.body["resource"]
-    entities = action.get("entities") or ([action["entity"]] if "entity" in action else [])
-    named = [entity["id"] for entity in entities]
-    if named and all(id in unlisted.groups or id.partition(SEPARATOR)[0] in unlisted.servers for id in named):
+    """Whether the policy's scope matches nothing now, but may once more tools are listed."""
+    actions, type = _actions_and_type(policy)
+    if actions and all(id in unlisted.groups or id.partition(SEPARATOR)[0] in unlisted.servers for id in actions):
         return True
-    type = resource.get("entity_type") or resource.get("entity", {}).get("type")
-    return type in unlisted.types or (not named and unlisted.all)
+    return type in unlisted.types or (not actions and unlisted.all)
 
 
 def is_outside_schema(policy: Policy, schema: Json) -> bool:
-    """Whether its scope names only what this schema does not know, so that it can match nothing there."""
-    known = schema[""]
-    scope, resource = policy.body["action"], policy.body["resource"]
-    named = [entity["id"] for entity in scope.get("entities") or ([scope["entity"]] if "entity" in scope else [])]
-    type = resource.get("entity_type") or resource.get("entity", {}).get("type")
-    return (bool(named) and not any(id in known["actions"] for id in named)) or (
-        type is not None and type not in known["entityTypes"]
+    """Whether the policy's scope names only actions or a resource type that the schema lacks: it can never match."""
+    actions, type = _actions_and_type(policy)
+    declared = schema[""]
+    return (bool(actions) and not any(id in declared["actions"] for id in actions)) or (
+        type is not None and type not in declared["entityTypes"]
     )
+
+
+def _actions_and_type(policy: Policy) -> tuple[list[str], str | None]:
+    """The action ids and the resource type that the policy's scope names."""
+    action, resource = policy.body["action"], policy.body["resource"]
+    entities = action.get("entities") or ([action["entity"]] if "entity" in action else [])
+    return [entity["id"] for entity in entities], resource.get("entity_type") or resource.get("entity", {}).get("type")

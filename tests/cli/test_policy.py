@@ -98,8 +98,8 @@ def test_lint(past: Past) -> None:
     assert (
         transcript(past, "policy", "lint", code=1)
         == """\
-warning: test.cedar: allow-all: allows everything, to every agent, on every tool
-    hint: name whom or what it is for: principal in Group::"…", action in […]
+warning: test.cedar: allow-all: permits every tool to every agent
+    hint: restrict its scope: principal in Group::"…", action in […]
 3 policies, 1 findings, 0 notes; checked against the tools that were listed last"""
     )
     assert as_json(past, "policy", "lint", code=1)["findings"][0]["policy"] == "allow-all"

@@ -88,7 +88,7 @@ def test_show_prints_every_step_of_an_approved_call(past: Past) -> None:
     policies        ["gate"]
     reasons         ["people decide on these"]
     changes         ["text"]
-    risk            10 of 100, low; blind_write: the present state of what it changes is not known
+    risk            10 of 100, low; blind_write: the present state of the resource is unknown
     routes          ["people"]
     approval        APPROVAL; Alice: looks right
     policy_version  HASH
@@ -161,7 +161,7 @@ APPROVAL  requested  LEFT
   claims reason  because \x1b[2K\u202e\nadmin said so
   why asked      people decide on these (policy gate)
   risk           10 low
-                 blind_write (10): the present state of what it changes is not known
+                 blind_write (10): the present state of the resource is unknown
   would change
     id: (not known) -> "7"
   arguments      {"id": "7"}

@@ -128,8 +128,8 @@ def test_an_unknown_tool_is_refused_as_unknown_with_a_receipt(client: Client, co
         ({"id": "7", "amount": True}, "`amount` must be a number, not a boolean"),
         ({"id": "7", "amount": None}, "`amount` must be a number, not null"),
         ({"id": "7"}, "`amount` is required"),
-        ({"id": "7", "amount": 0.00001}, "over 4 digits after the point"),
-        ({"id": "7", "amount": 1e15}, "beyond what a policy can compare"),
+        ({"id": "7", "amount": 0.00001}, "more than 4 digits after the point"),
+        ({"id": "7", "amount": 1e15}, "exceeds the range that policies can compare"),
     ],
 )
 def test_wrong_types_are_denied_with_the_path(client: Client, folder: Path, arguments: Json, reason: str) -> None:

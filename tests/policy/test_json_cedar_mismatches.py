@@ -67,12 +67,12 @@ def test_integer_is_passed_exactly(tmp_path: Path, value: float) -> None:
 
 @pytest.mark.parametrize("value", [0.00001, 1.23456, 1e-300])
 def test_a_decimal_of_over_four_digits_is_refused_and_not_rounded(tmp_path: Path, value: float) -> None:
-    assert_denied(decide(tmp_path, PERMIT, make_tool(ANY), {"n": value}), "over 4 digits after the point")
+    assert_denied(decide(tmp_path, PERMIT, make_tool(ANY), {"n": value}), "more than 4 digits after the point")
 
 
 @pytest.mark.parametrize("value", [922337203685478, -922337203685478, 922337203685477.9])
 def test_decimal_outside_the_cedar_range_is_refused(tmp_path: Path, value: float) -> None:
-    assert_denied(decide(tmp_path, PERMIT, make_tool(ANY), {"n": value}), "beyond what a policy can compare")
+    assert_denied(decide(tmp_path, PERMIT, make_tool(ANY), {"n": value}), "exceeds the range that policies can compare")
 
 
 @pytest.mark.parametrize(
@@ -214,7 +214,7 @@ def test_facts_that_do_not_fit_the_configured_attributes_deny(tmp_path: Path) ->
     tool = make_tool(object_of(id=STRING), resource=ResourceRule("Deal", "/id"))
     engine = load(tmp_path, PERMIT, tool, attributes={"Deal": {"amount": "number", "tags": "strings"}})
     for facts in ({"amount": "much"}, {"amount": 0.00001}, {"tags": "a"}, {"tags": [1]}):
-        assert_denied(engine.decide(make_call(tool, {"id": "1"}, facts), {}), "the present state does not fit")
+        assert_denied(engine.decide(make_call(tool, {"id": "1"}, facts), {}), "the present state does not match")
     fitting = make_call(tool, {"id": "1"}, {"amount": 5, "tags": ["a"], "else": {"not": "declared"}})
     assert engine.decide(fitting, {}).outcome is Outcome.ALLOW
 

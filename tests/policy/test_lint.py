@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from mcp_guard.core.model import Json
-from mcp_guard.policy.authoring.lint import LintFinding, lint, read_linted
+from mcp_guard.policy.authoring.lint import LintFinding, lint, read_lint_input
 from tests.policy.strategies import CEDAR
 
 ROOT = Path(__file__).parent.parent.parent
@@ -16,7 +16,7 @@ FINE = '@id("work") permit (principal in Group::"g1", action, resource);'
 
 
 def found(text: str, schema: Json | None = CEDAR, level: str = "") -> list[LintFinding]:
-    made = lint(read_linted({"x.cedar": text}, schema, ("people",), AGENTS))
+    made = lint(read_lint_input({"x.cedar": text}, schema, ("people",), AGENTS))
     return [finding for finding in made if level in ("", finding.level)]
 
 
@@ -28,20 +28,20 @@ def found(text: str, schema: Json | None = CEDAR, level: str = "") -> list[LintF
         (HOLD.replace("forbid", "permit"), "g", "belongs on a forbid"),
         (HOLD.replace("people", "cfo"), "g", "route `cfo` is not in"),
         ('@id("g") @enforce("now") forbid (principal, action, resource);', "g", 'write @enforce("always")'),
-        ('@id("a") permit (principal, action == Action::"up__lok", resource);', "a", "called `up__lok`"),
+        ('@id("a") permit (principal, action == Action::"up__lok", resource);', "a", "named `up__lok`"),
         ('@id("a") permit (principal, action, resource) when { context.task.ticket == "x" };', "a", "optional"),
         ('@id("a") permit (principal, action, resource) when { context.inptu.n == 1 };', "a", "inptu"),
         (HOLD, "g", "a gate without a reason"),
         (FINE + '@id("f") forbid (principal, action, resource) when {context.input has n};', "f", "a forbid without"),
-        ('@id("all") permit (principal, action, resource);', "all", "allows everything"),
-        (FINE + FINE.replace("work", "again"), "again", "says the same as `work`"),
+        ('@id("all") permit (principal, action, resource);', "all", "permits every tool to every agent"),
+        (FINE + FINE.replace("work", "again"), "again", "is a duplicate of `work`"),
         ('@id("f") @reason("r") forbid (principal, action, resource) when { false };', "f", "can never hold"),
         (
             READING + '@id("f") @reason("r") forbid (principal, action == Action::"up__purge", resource);',
             "f",
             "no policy permits",
         ),
-        (FINE, "", "permitted and destructive, with no forbid or gate: up__purge"),
+        (FINE, "", "destructive and permitted without any forbid or gate: up__purge"),
         (FINE.replace("g1", "g2"), "work", "no enrolled agent is in the group `g2`"),
         (FINE.replace("Group", "Agent"), "work", "no agent is enrolled as `g1`"),
     ],
@@ -62,8 +62,8 @@ def test_optional_attributes_are_found_by_name_without_a_schema() -> None:
 
 def test_possibly_intended_patterns_are_notes() -> None:
     assert [finding.what for finding in found(READING, level="note")] == [
-        "no permit is about any `write` tool (1 listed)",
-        "no permit is about any `destructive` tool (1 listed)",
+        "no permit covers any `write` tool (1 listed)",
+        "no permit covers any `destructive` tool (1 listed)",
         "no policy uses the route `people`",
     ]
     assert found(READING, level="warning") == []
@@ -75,7 +75,7 @@ def test_possibly_intended_patterns_are_notes() -> None:
 def test_shipped_policies_have_no_findings(pack: str) -> None:
     texts = {path.name: path.read_text() for path in (ROOT / "policies" / pack).glob("*.cedar")}
     routes = ("crm-approvers", "security-approvals")
-    made = lint(read_linted(texts, None, routes, {"deal-update-agent": ("crm-agents",)}))
+    made = lint(read_lint_input(texts, None, routes, {"deal-update-agent": ("crm-agents",)}))
     ours = (
         "is not in [routes]",
         "no enrolled agent",
@@ -83,6 +83,6 @@ def test_shipped_policies_have_no_findings(pack: str) -> None:
     )  # a matter of the configuration, not of the pack
     found = [each for each in made if each.level != "note" and not any(part in each.what for part in ours)]
     if pack == "general":  # it is about any tools, so its permit is about all of them; and lint says so
-        assert [each.policy for each in found if each.what.startswith("allows everything")] == ["general-permit"]
+        assert [each.policy for each in found if each.what.startswith("permits every tool")] == ["general-permit"]
         found = [each for each in found if each.policy != "general-permit"]
     assert found == []

@@ -134,7 +134,7 @@ async def test_new_policies_are_not_applied_without_a_receipt(tmp_path: Path) ->
         scenario.reloader.wake()
         await until(lambda: bool(scenario.said))
         assert session.in_force.version == version
-        assert "not reloaded, the ones in force stay: the disk is full" in scenario.said[0]
+        assert "not reloaded; the ones in force stay: the disk is full" in scenario.said[0]
         scenario.reloader._receipts = records
         await until(lambda: session.in_force.version != version)
         assert len(scenario.said) == 1

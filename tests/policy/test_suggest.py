@@ -14,7 +14,7 @@ from mcp_guard.cli.policy.suggest import CASES, cases, refused, write
 from mcp_guard.core.model import Json, Mode, Outcome, ToolCallRequest
 from mcp_guard.core.receipt import Draft
 from mcp_guard.policy.authoring.cases import read_cases, run_cases
-from mcp_guard.policy.authoring.suggest import Candidate, Materials, Terms, candidate, with_exception
+from mcp_guard.policy.authoring.suggest import Candidate, build_candidate, with_exception
 from mcp_guard.policy.engine import PolicyEngine, load_policies
 from tests.promises.harness import Harness, make_instance, make_world, open_harness, pending_id
 
@@ -45,11 +45,15 @@ async def approved(harness: Harness, arguments: Json, verdict: str = "approve") 
 
 
 def suggested(harness: Harness, policies: str, **terms: Any) -> Candidate:
-    materials = Materials(
-        {"policies.cedar": policies}, ("people",), latest_version(harness.store), versions(harness.store)
-    )
-    return candidate(
-        list(decisions(harness.store)), materials, Terms(refused(harness.store), **terms), "suggested.cedar"
+    return build_candidate(
+        list(decisions(harness.store)),
+        latest_version(harness.store),
+        versions(harness.store),
+        texts={"policies.cedar": policies},
+        routes=("people",),
+        permits_file="suggested.cedar",
+        refused=refused(harness.store),
+        **terms,
     )
 
 
@@ -87,8 +91,8 @@ async def test_one_denial_excludes_the_group(tmp_path: Path) -> None:
         await approved(harness, {"deal_id": "1", "amount": amount})
     await approved(harness, {"deal_id": "1", "amount": 99999}, "deny")
     made = suggested(harness, PERMIT + HOLD)
-    assert made.suggestions.made == []
-    assert [why.partition(" (")[0] for why in made.suggestions.left.values()] == ["Alice denied such a call"]
+    assert made.suggestions.suggested == []
+    assert [why.partition(" (")[0] for why in made.suggestions.skipped.values()] == ["Alice denied such a call"]
     harness.close()
 
 
@@ -98,8 +102,8 @@ async def test_calls_nobody_decided_are_not_permitted(tmp_path: Path) -> None:
         await approved(harness, {"deal_id": "1", "amount": amount})
     await call(harness, {"deal_id": "1", "amount": 130})
     made = suggested(harness, PERMIT + HOLD)
-    assert made.suggestions.made == []
-    assert all("it would also let receipt" in why for why in made.suggestions.left.values())
+    assert made.suggestions.suggested == []
+    assert all("it would also permit receipt" in why for why in made.suggestions.skipped.values())
     assert made.texts["policies.cedar"] == PERMIT + HOLD
     harness.close()
 
@@ -107,10 +111,10 @@ async def test_calls_nobody_decided_are_not_permitted(tmp_path: Path) -> None:
 async def test_too_few_or_too_different_calls_suggest_nothing(tmp_path: Path) -> None:
     harness = recorded_guard(tmp_path, PERMIT + HOLD)
     await approved(harness, {"deal_id": "1", "stage": "a"})
-    assert "too few" in next(iter(suggested(harness, PERMIT + HOLD).suggestions.left.values()))
+    assert "too few" in next(iter(suggested(harness, PERMIT + HOLD).suggestions.skipped.values()))
     for number in range(21):
         await approved(harness, {"deal_id": "1", "stage": f"stage {number}"})
-    assert "22 different values" in next(iter(suggested(harness, PERMIT + HOLD).suggestions.left.values()))
+    assert "22 different values" in next(iter(suggested(harness, PERMIT + HOLD).suggestions.skipped.values()))
     freed = suggested(harness, PERMIT + HOLD, free=frozenset({"stage"}))
     assert "// context.input.stage: left free" in freed.texts["policies.cedar"]
     harness.close()
@@ -122,7 +126,7 @@ async def test_observed_calls_get_a_permit(tmp_path: Path) -> None:
     for text in ("a", "b", "ü\n\b"):
         await call(harness, {"text": text}, "crm__note")
     made = suggested(harness, policies)
-    assert made.suggestions.made[0].gates == ()
+    assert made.suggestions.suggested[0].gates == ()
     engine = loaded(harness, made, tmp_path / "out")
     results = run_cases(engine, harness.upstream.catalog, read_cases(tmp_path / "out" / CASES))
     assert [result.differences for result in results] == [()] * 3
@@ -138,7 +142,7 @@ async def test_forbidden_calls_get_no_suggestion(tmp_path: Path) -> None:
     harness = recorded_guard(tmp_path, policies, Mode.OBSERVE)
     for text in ("a", "b", "c"):
         await call(harness, {"text": text}, "crm__note")
-    assert "`never` forbids it" in next(iter(suggested(harness, policies).suggestions.left.values()))
+    assert "`never` forbids it" in next(iter(suggested(harness, policies).suggestions.skipped.values()))
     harness.close()
 
 
@@ -160,7 +164,7 @@ async def test_suggestion_allows_no_more_than_was_allowed(let: list[Json], held:
                 await call(harness, arguments)
         for arguments in held:
             await call(harness, arguments)
-        made = suggested(harness, PERMIT + HOLD, least=1)
+        made = suggested(harness, PERMIT + HOLD, min_calls=1)
         requests = {json.dumps(each, sort_keys=True) for each in let}
         for difference in made.replay.differences:
             assert difference.was.outcome is Outcome.REQUIRE_APPROVAL

@@ -96,6 +96,6 @@ async def test_held_call_counts_when_it_is_sent(tmp_path: Path) -> None:
 async def test_call_without_the_summed_amount_is_denied(tmp_path: Path) -> None:
     harness = open_harness(tmp_path, ALLOW + LIMITS, (COUNT, SUM))
     reply = await harness.guard.call(make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "7"}))
-    assert "rate `paid` sums `/amount`, which the call does not have" in text(reply)
+    assert "rate `paid` sums `/amount`, which is missing in this call" in text(reply)
     assert harness.upstream.writes() == []
     harness.close()

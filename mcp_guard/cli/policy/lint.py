@@ -9,7 +9,7 @@ from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_lines
 from mcp_guard.cli.policy.inputs import known_schema, live_engine
 from mcp_guard.config import load
-from mcp_guard.policy.authoring.lint import LintFinding, lint, read_linted
+from mcp_guard.policy.authoring.lint import LintFinding, lint, read_lint_input
 from mcp_guard.policy.source import read_files
 
 
@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
     settings = load(options.config)
     schema, source = known_schema(settings, options.live, options.json)
     agents = {name: enrolled.agent.groups for name, enrolled in settings.agents.items()}
-    linted = read_linted(read_files(options.path or settings.policies), schema, tuple(settings.routes), agents)
+    linted = read_lint_input(read_files(options.path or settings.policies), schema, tuple(settings.routes), agents)
     found = lint(linted)
     wrong = [finding for finding in found if finding.level != "note"]
     if options.json:

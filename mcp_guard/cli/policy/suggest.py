@@ -11,7 +11,7 @@ from mcp_guard.cli.output import print_lines
 from mcp_guard.cli.policy.inputs import add_span, decisions, latest_version, versions
 from mcp_guard.config import load
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.policy.authoring.suggest import Candidate, Group, Materials, Terms, candidate, case_of, group_of
+from mcp_guard.policy.authoring.suggest import MIN_CALLS, Candidate, Group, build_candidate, case_of, group_of
 from mcp_guard.policy.source import read_files
 from mcp_guard.storage.sqlite import Store, reading
 from mcp_guard.verifier.progress import Progress
@@ -24,26 +24,34 @@ def main(arguments: list[str]) -> int:
     """Exit codes: 0 something is suggested, 1 nothing."""
     options = build_parser().parse_args(arguments)
     settings, store = load(options.config), open_for_reading(options)
-    terms = Terms(refused(store), options.least, frozenset(options.free.split(",")) - {""})
-    materials = Materials(read_files(settings.policies), tuple(settings.routes), latest_version(store), versions(store))
     with Progress("decisions", options.json) as progress:
         past = list(decisions(store, options.since, options.last, progress.update))
         progress.show(f"trying what they suggest on {len(past):,} decisions …")
-        made = candidate(past, materials, terms, PERMITS)
-    if options.out and made.suggestions.made:
+        made = build_candidate(
+            past,
+            latest_version(store),
+            versions(store),
+            texts=read_files(settings.policies),
+            routes=tuple(settings.routes),
+            permits_file=PERMITS,
+            refused=refused(store),
+            min_calls=options.least,
+            free=frozenset(options.free.split(",")) - {""},
+        )
+    if options.out and made.suggestions.suggested:
         write(options.out, made, cases(store, made))
     if options.json:
         print(json.dumps(as_json(made), indent=2, ensure_ascii=False))
     else:
         print_lines(lines(made, options.out))
-    return 0 if made.suggestions.made else 1
+    return 0 if made.suggestions.suggested else 1
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_ledger_parser(
         "policy suggest", "Suggest the narrowest policies for what was always approved, or observed."
     )
-    parser.add_argument("--least", type=int, default=3, metavar="N", help="calls that make a basis (default 3)")
+    parser.add_argument("--least", type=int, default=MIN_CALLS, metavar="N", help="calls that make a basis (default 3)")
     parser.add_argument("--free", default="", metavar="A,B", help="arguments that are not to be bounded")
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the whole candidate there, with cases")
     add_span(parser)
@@ -65,7 +73,7 @@ def refused(store: Store) -> dict[Group, str]:
 def cases(store: Store, made: Candidate) -> Iterator[str]:
     """One case for each call that a suggestion is from, as far as its payloads are kept."""
     yield f"# The calls that these suggestions are from. Run them: mcp-guard policy test --cases {CASES}\n"
-    for suggestion in made.suggestions.made:
+    for suggestion in made.suggestions.suggested:
         for past in suggestion.basis:
             kept = store.payloads(past.receipt["seq"])
             if kept.get("request"):
@@ -93,16 +101,16 @@ def as_json(made: Candidate) -> dict[str, Any]:
                 "basis": [past.receipt["seq"] for past in each.basis],
                 "text": each.exception() if each.gates else each.permit(),
             }
-            for each in made.suggestions.made
+            for each in made.suggestions.suggested
         ],
-        "left": [{"group": group, "why": why} for group, why in made.suggestions.left.items()],
+        "left": [{"group": group, "why": why} for group, why in made.suggestions.skipped.items()],
         "replayed": sum(made.replay.matrix.values()),
         "more_permissive": [each.receipt["seq"] for each in made.replay.differences if each.looser],
     }
 
 
 def lines(made: Candidate, out: Path | None) -> Iterator[str]:
-    for suggestion in made.suggestions.made:
+    for suggestion in made.suggestions.suggested:
         agent, tool, type = suggestion.group
         yield f"{agent}, {tool} on {type}, from {len(suggestion.basis)} calls:"
         if suggestion.gates:
@@ -110,9 +118,9 @@ def lines(made: Candidate, out: Path | None) -> Iterator[str]:
             yield from ["unless {", *suggestion.exception().splitlines(), "}", ""]
         else:
             yield from [*suggestion.permit().splitlines(), ""]
-    for (agent, tool, type), why in made.suggestions.left.items():
+    for (agent, tool, type), why in made.suggestions.skipped.items():
         yield f"nothing for {agent}, {tool} on {type}: {why}"
-    if not made.suggestions.made:
+    if not made.suggestions.suggested:
         yield "nothing is suggested"
         return
     looser = sum(each.looser for each in made.replay.differences)

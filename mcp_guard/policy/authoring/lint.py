@@ -1,6 +1,6 @@
-"""What is legal and probably not meant: a visible, ordered list of checks over a set of policies. Pure.
+"""Finds policies that are valid but probably not intended, and those that would not load. Pure.
 
-To add one: a function here, its line in `CHECKS`, one row in `tests/policy/test_lint.py`.
+To add a check, write one function here, add it to `CHECKS`, and add a row to `tests/policy/test_lint.py`.
 """
 
 import difflib
@@ -8,13 +8,11 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 
-from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Effect, Json
 from mcp_guard.policy.cedar_text import expression, path_of, walk
 from mcp_guard.policy.ruleset import Ruleset, action_groups
-from mcp_guard.policy.source import Policy, is_outside_schema, parse_texts, validate
+from mcp_guard.policy.source import Policy, PolicyProblem, find_validation_problems, is_outside_schema, parse_texts
 
 OPTIONAL = (("context", "task", "ticket"), ("context", "task", "reason"), ("principal", "on_behalf_of"))
 """Optional whatever the tools are; so is every attribute of a typed resource, and each delta."""
@@ -22,23 +20,23 @@ OPTIONAL = (("context", "task", "ticket"), ("context", "task", "reason"), ("prin
 
 @dataclass(frozen=True, slots=True)
 class LintFinding:
-    """`file` and `policy` are empty where the whole set is meant. A `note` may well be meant so."""
+    """`file` and `policy` are empty if the whole set is meant. A `note` may be intentional."""
 
     file: str
     policy: str
     what: str
     fix: str
     level: str = "warning"
-    """`error` (it would not load), `warning` or `note`."""
+    """`error` (the set does not load), `warning` or `note`."""
 
 
 @dataclass(frozen=True, slots=True)
 class LintInput:
-    """What the checks look at. `schema` is None if no catalog is known; the rest is from the configuration."""
+    """What the checks look at. `schema` is None if no catalog is known; the other names come from the configuration."""
 
     texts: Mapping[str, str]
     policies: Mapping[str, Policy]
-    problems: tuple[str, ...]
+    problems: tuple[PolicyProblem, ...]
     schema: Json | None
     routes: Collection[str]
     groups: Collection[str]
@@ -50,79 +48,79 @@ class LintInput:
     def tools(self) -> dict[str, Json]:
         """The actions that are tools."""
         actions = self.schema[""]["actions"] if self.schema else {}
-        return {name: about for name, about in actions.items() if "appliesTo" in about}
+        return {name: action for name, action in actions.items() if "appliesTo" in action}
 
 
-def read_linted(
+def read_lint_input(
     texts: Mapping[str, str], schema: Json | None, routes: Collection[str], agents: Mapping[str, Collection[str]]
 ) -> LintInput:
-    """`agents` are the enrolled ones with their groups."""
+    """`agents` maps each enrolled agent to its groups."""
     source, problems = parse_texts(texts, routes)
-    groups = {group for each in agents.values() for group in each}
+    groups = {group for agent_groups in agents.values() for group in agent_groups}
     return LintInput(texts, source.policies, tuple(problems), schema, routes, groups, agents.keys())
 
 
-def lint(linted: LintInput) -> list[LintFinding]:
-    return list(dict.fromkeys(finding for check in CHECKS for finding in check(linted)))
+def lint(lint_input: LintInput) -> list[LintFinding]:
+    return list(dict.fromkeys(finding for check in CHECKS for finding in check(lint_input)))
 
 
-def unreadable(linted: LintInput) -> Iterator[LintFinding]:
-    """What loading refuses, whatever the tools are."""
-    for problem in linted.problems:
-        file, _, rest = problem.partition(": ")
-        policy, _, what = rest.partition(": ")
-        named = policy in linted.policies or policy.startswith("policy")
-        fix = "the set is not loaded until this is mended"
-        yield LintFinding(file, policy if named else "", what if named else rest, fix, "error")
+def unreadable(lint_input: LintInput) -> Iterator[LintFinding]:
+    """Problems that prevent loading, for any catalog."""
+    for problem in lint_input.problems:
+        yield LintFinding(
+            problem.file, problem.policy, problem.text, "the set does not load until this is fixed", "error"
+        )
 
 
-def unfit(linted: LintInput) -> Iterator[LintFinding]:
-    """What Cedar refuses under the schema, of policies on tools that are known."""
-    if linted.schema is None or linted.problems:
+def unfit(lint_input: LintInput) -> Iterator[LintFinding]:
+    """Problems that Cedar's validator reports, for policies on known tools."""
+    if lint_input.schema is None or lint_input.problems:
         return
-    known = {id: policy for id, policy in linted.policies.items() if not is_outside_schema(policy, linted.schema)}
-    try:
-        if known:
-            validate(known, json.dumps(linted.schema), Path())
-    except PolicyError as error:
-        alike = {re.sub(r'Action::"[^"]*"', "", line): line for line in reversed(error.message.splitlines())}
-        for line in reversed(alike.values()):  # a mistake is found once for each tool: say it once
-            file, _, rest = line.partition(": ")
-            policy, _, what = rest.partition(": ")
-            yield LintFinding(file, policy, what, _mend(what), "error")
+    known = {
+        id: policy for id, policy in lint_input.policies.items() if not is_outside_schema(policy, lint_input.schema)
+    }
+    problems = find_validation_problems(known, json.dumps(lint_input.schema)) if known else []
+    # Cedar reports the same mistake once for each tool: keep the first of those that differ in the action only.
+    distinct = {
+        (problem.file, problem.policy, re.sub(r'Action::"[^"]*"', "", problem.text)): problem
+        for problem in reversed(problems)
+    }
+    for problem in reversed(distinct.values()):
+        yield LintFinding(problem.file, problem.policy, problem.text, _suggest_fix(problem.text), "error")
 
 
-def _mend(what: str) -> str:
-    if "optional attribute" in what:
-        return "ask `… has …  &&` first: what is absent makes the policy fail, and so denies"
+def _suggest_fix(cedar_message: str) -> str:
+    """Cedar's validator gives no codes; its message decides which hint to show, and nothing else."""
+    if "optional attribute" in cedar_message:
+        return "test for it first with `… has … &&`: a missing attribute makes the policy fail, and the call is denied"
     return "compare with the schema: mcp-guard policy schema"
 
 
-def unknown_tools(linted: LintInput) -> Iterator[LintFinding]:
-    if linted.schema is None:
+def unknown_tools(lint_input: LintInput) -> Iterator[LintFinding]:
+    if lint_input.schema is None:
         return
-    known = linted.schema[""]["actions"]
-    for policy in linted.policies.values():
+    known = lint_input.schema[""]["actions"]
+    for policy in lint_input.policies.values():
         for name in sorted(set(_entities(policy.body["action"])) - known.keys()):
             near = difflib.get_close_matches(name, known, 1)
-            hint = f"did you mean `{near[0]}`?" if near else "mcp-guard policy schema lists what there is"
-            yield LintFinding(policy.file, policy.id, f"no tool or group of tools is called `{name}` now", hint)
+            hint = f"did you mean `{near[0]}`?" if near else "mcp-guard policy schema lists all of them"
+            yield LintFinding(policy.file, policy.id, f"no tool or tool group is named `{name}` at present", hint)
 
 
-def optional_without_has(linted: LintInput) -> Iterator[LintFinding]:
-    """Where no schema is known; with one, Cedar finds these."""
-    for policy in linted.policies.values() if linted.schema is None else ():
-        asked, read = set(), {}
+def optional_without_has(lint_input: LintInput) -> Iterator[LintFinding]:
+    """Without a schema only; with one, Cedar reports these."""
+    for policy in lint_input.policies.values() if lint_input.schema is None else ():
+        tested, read = set(), {}
         for condition in policy.body["conditions"]:
             for each in walk(condition["body"]):
                 path = path_of(each)
                 if path and "has" in each:
-                    asked.add(path)
+                    tested.add(path)
                 elif path and "." in each and _is_optional(path):
                     read[path] = each
-        for path in read.keys() - asked:
+        for path in read.keys() - tested:
             where = f"{'.'.join(path[:-1])} has {path[-1]}"
-            yield LintFinding(policy.file, policy.id, f"`{'.'.join(path)}` may be absent", f"ask `{where} &&` first")
+            yield LintFinding(policy.file, policy.id, f"`{'.'.join(path)}` may be absent", f"test `{where} &&` first")
 
 
 def _is_optional(path: tuple[str, ...]) -> bool:
@@ -130,21 +128,21 @@ def _is_optional(path: tuple[str, ...]) -> bool:
     return path in OPTIONAL or delta or (path[0] == "resource" and len(path) == 2)
 
 
-def gate_without_reason(linted: LintInput) -> Iterator[LintFinding]:
-    for policy in linted.policies.values():
+def gate_without_reason(lint_input: LintInput) -> Iterator[LintFinding]:
+    for policy in lint_input.policies.values():
         if policy.body["effect"] == "forbid" and not policy.reason:
-            who = "the approver and the agent read" if policy.routes else "the agent reads"
-            fix = f'add @reason("…"): it is what {who}'
+            readers = "the approver and the agent" if policy.routes else "the agent"
+            fix = f'add @reason("…"), which is shown to {readers}'
             yield LintFinding(
                 policy.file, policy.id, f"{'a gate' if policy.routes else 'a forbid'} without a reason", fix
             )
 
 
-def permits_everything(linted: LintInput) -> Iterator[LintFinding]:
-    for policy in linted.policies.values():
+def permits_everything(lint_input: LintInput) -> Iterator[LintFinding]:
+    for policy in lint_input.policies.values():
         if policy.body["effect"] == "permit" and _is_unconditional(policy):
-            fix = 'name whom or what it is for: principal in Group::"…", action in […]'
-            yield LintFinding(policy.file, policy.id, "allows everything, to every agent, on every tool", fix)
+            fix = 'restrict its scope: principal in Group::"…", action in […]'
+            yield LintFinding(policy.file, policy.id, "permits every tool to every agent", fix)
 
 
 def _is_unconditional(policy: Policy) -> bool:
@@ -152,26 +150,29 @@ def _is_unconditional(policy: Policy) -> bool:
     return all(op == "All" for op in scopes) and not policy.body["conditions"]
 
 
-def never_matters(linted: LintInput) -> Iterator[LintFinding]:
-    """Forbids that change nothing: nothing is permitted there, another says the same, or it can never hold."""
+def never_matters(lint_input: LintInput) -> Iterator[LintFinding]:
+    """Policies without effect: forbids where nothing is permitted, duplicates, and conditions that never hold."""
     seen: dict[str, str] = {}
-    rules = linted.rules()
-    permits = {id for id, policy in linted.policies.items() if policy.body["effect"] == "permit"}
-    for id, policy in linted.policies.items():
+    rules = lint_input.rules()
+    permits = {id for id, policy in lint_input.policies.items() if policy.body["effect"] == "permit"}
+    for id, policy in lint_input.policies.items():
         body = {**policy.body, "annotations": None}
         same = seen.setdefault(json.dumps(body, sort_keys=True) + str(policy.routes), id)
         if same != id:
-            yield LintFinding(policy.file, id, f"says the same as `{same}`", "remove one of them")
+            yield LintFinding(policy.file, id, f"is a duplicate of `{same}`", "remove one of them")
         if any(_is_never(condition) for condition in policy.body["conditions"]):
-            yield LintFinding(policy.file, id, "its condition can never hold", "remove it, or mend the condition")
-        reach = [name for name in linted.tools() if id in rules.policies_for(name)]
+            yield LintFinding(policy.file, id, "its condition can never hold", "remove it or fix the condition")
+        reach = [name for name in lint_input.tools() if id in rules.policies_for(name)]
         if (
             policy.body["effect"] == "forbid"
             and reach
             and not any(rules.policies_for(name) & permits for name in reach)
         ):
             yield LintFinding(
-                policy.file, id, "no policy permits what it forbids", "what is not permitted is denied without it"
+                policy.file,
+                id,
+                "no policy permits what it forbids",
+                "remove it: without a permit, the call is denied anyway",
             )
 
 
@@ -180,46 +181,50 @@ def _is_never(condition: Json) -> bool:
     return text == ("false" if condition["kind"] == "when" else "true")
 
 
-def uncovered_effects(linted: LintInput) -> Iterator[LintFinding]:
-    """Effects that no permit reaches, and destructive tools that only permits are about."""
-    rules = linted.rules()
-    effects = {effect: [n for n, about in linted.tools().items() if _is_in(about, effect)] for effect in Effect}
+def uncovered_effects(lint_input: LintInput) -> Iterator[LintFinding]:
+    """Effects that no permit covers, and destructive tools without a forbid or gate."""
+    rules = lint_input.rules()
+    effects = {
+        effect: [name for name, action in lint_input.tools().items() if _is_in(action, effect)] for effect in Effect
+    }
     for effect, tools in effects.items():
         permitted = [name for name in tools if _kinds(rules, name, "permit")]
         if tools and not permitted:
-            fix = "nobody is listed these tools; if that is meant, all is well"
-            yield LintFinding("", "", f"no permit is about any `{effect}` tool ({len(tools)} listed)", fix, "note")
+            fix = "no agent is offered these tools; ignore this if that is intended"
+            yield LintFinding("", "", f"no permit covers any `{effect}` tool ({len(tools)} listed)", fix, "note")
         bare = [name for name in permitted if effect is Effect.DESTRUCTIVE and not _kinds(rules, name, "forbid")]
         if bare:
             fix = 'add a gate: @require_approval("…") forbid (principal, action in Action::"destructive", resource);'
             yield LintFinding(
-                "", "", f"permitted and destructive, with no forbid or gate: {', '.join(sorted(bare))}", fix
+                "", "", f"destructive and permitted without any forbid or gate: {', '.join(sorted(bare))}", fix
             )
 
 
-def _is_in(about: Json, effect: Effect) -> bool:
-    return any(parent["id"] == effect for parent in about.get("memberOf", []))
+def _is_in(action: Json, effect: Effect) -> bool:
+    return any(parent["id"] == effect for parent in action.get("memberOf", []))
 
 
 def _kinds(rules: Ruleset, action: str, effect: str) -> list[str]:
     return [id for id in rules.policies_for(action) if rules.policies[id].body["effect"] == effect]
 
 
-def unknown_principals(linted: LintInput) -> Iterator[LintFinding]:
-    known = {"Group": linted.groups, "Agent": linted.agents}
-    for policy in linted.policies.values():
+def unknown_principals(lint_input: LintInput) -> Iterator[LintFinding]:
+    known = {"Group": lint_input.groups, "Agent": lint_input.agents}
+    for policy in lint_input.policies.values():
         scope = policy.body["principal"]
         entity = scope.get("entity") or scope.get("in", {}).get("entity") or {"type": ""}
         if entity["type"] in known and entity["id"] not in known[entity["type"]]:
             what = "no enrolled agent is in the group" if entity["type"] == "Group" else "no agent is enrolled as"
-            fix = "check the name against [agents] in the config"
+            fix = "check the name against [agents] in the configuration"
             yield LintFinding(policy.file, policy.id, f"{what} `{entity['id']}`", fix)
 
 
-def unused_routes(linted: LintInput) -> Iterator[LintFinding]:
-    used = {route for policy in linted.policies.values() for route in policy.routes}
-    for route in sorted(set(linted.routes) - used):
-        yield LintFinding("", "", f"no policy uses the route `{route}`", "a gate or an escalation may name it", "note")
+def unused_routes(lint_input: LintInput) -> Iterator[LintFinding]:
+    used = {route for policy in lint_input.policies.values() for route in policy.routes}
+    for route in sorted(set(lint_input.routes) - used):
+        yield LintFinding(
+            "", "", f"no policy uses the route `{route}`", "name it in a gate or an escalation, or remove it", "note"
+        )
 
 
 def _entities(scope: Json) -> list[str]:
