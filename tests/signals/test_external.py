@@ -1,6 +1,8 @@
 """An operator's own signal answers or is unknown: late, broken, dead or invalid, it never blocks the loop."""
 
 import asyncio
+import os
+import select
 import subprocess
 import sys
 import time
@@ -77,14 +79,18 @@ async def test_invalid_signal_answers_become_unknown_signals(how: str) -> None:
 
 
 async def test_hanging_signal_command_times_out_and_is_killed_with_its_children(tmp_path: Path) -> None:
-    child = "import pathlib, sys, time; time.sleep(3); pathlib.Path(sys.argv[1]).touch()"
-    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}, {str(tmp_path / 'alive')!r}])"
+    child = "import pathlib, sys, time; held = open(sys.argv[1], 'w'); time.sleep(3); pathlib.Path(sys.argv[2]).touch()"
+    words = [str(tmp_path / "pipe"), str(tmp_path / "alive")]
+    code = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {child!r}, *{words!r}])"
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     started = time.monotonic()
     found = await ask(command(code, timeout=1.0))
     assert time.monotonic() - started < 2.9
     assert found is not None
     assert found.because == "`fraud` is unknown: no answer within 1 s"
-    time.sleep(max(0.0, 3.5 - (time.monotonic() - started)))  # the time at which the child would have written
+    select.select([reader], [], [], 10)  # the end of file comes when the child is gone
+    os.close(reader)
     assert not (tmp_path / "alive").exists()
 
 
