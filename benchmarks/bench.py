@@ -94,8 +94,8 @@ def judge(report: dict) -> list[Budget]:
         Budget(f"added p50 (+{added:.2f} ms; rounds {between}) over `durable`'s", latency, 2.2, 1.5, "x"),
         Budget("added p50 over `sdk`'s", added / (sdk["p50_ms"] - direct["p50_ms"]), math.inf, 1.0, "x"),
         Budget(f"calls a second ({guard['calls_per_s']:.0f}) over `sdk`'s", throughput, 1.5, 3.0, "x", True),
-        Budget("added start-up, handshake done", start, 200, 150, " ms"),
-        Budget("resident memory", resident, 50, 40, " MiB"),
+        Budget("added start-up, handshake done", start, 250, 250, " ms"),
+        Budget("resident memory", resident, 56, 56, " MiB"),
     ]
 
 

@@ -53,8 +53,8 @@ def value_of(action: argparse.Action, folder: Path) -> str:
 
 
 def run(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str, str]:
-    """In this process: what is imported once serves all of them. But for `run`, which readies its process for a guard:
-    it switches the collector of garbage off, and imports late.
+    """In this process, where modules are imported once for all commands; except for `run`, which turns the garbage
+    collector off.
     """
     if words[0] == "run":
         done = subprocess.run(running_guard.command(*words), capture_output=True, text=True, timeout=60)

@@ -51,7 +51,7 @@ def test_rolled_back_ledger_is_reported(config: Path) -> None:
     shutil.copytree(config.parent / "before", config.parent / "state")
     found = cli("ledger", "witness", "--config", str(config), check=False)
     assert found.returncode == 1
-    assert "THE LEDGER AND witness `storage` (file) CONTRADICT EACH OTHER: it has seen" in found.stderr
+    assert "THE LEDGER AND witness `storage` (file) CONTRADICT EACH OTHER: the witness has seen" in found.stderr
     assert "Nothing was sent there." in found.stderr
 
 
