@@ -44,15 +44,15 @@ def refused(folder: Path, text: str) -> str:
 
 def models(model: type[BaseModel]) -> list[type[BaseModel]]:
     """The model and every model in its fields."""
-    found = [model]
+    results = [model]
     for field in model.model_fields.values():
         pending = [field.annotation]
         while pending:
             each = pending.pop()
             pending += get_args(each)
             if isinstance(each, type) and issubclass(each, BaseModel):
-                found += models(each)
-    return found
+                results += models(each)
+    return results
 
 
 def test_example_configuration_loads() -> None:
@@ -202,13 +202,13 @@ def test_signers_are_the_current_and_the_next(tmp_path: Path) -> None:
     first, second = settings.signers
     assert first.kind == "keyring"
     assert second == SignerSettings("command", ("sign", "slot 9c"), line, 5, tmp_path)
-    assert [each.kind for each in read(tmp_path, GOOD).signers] == ["file"]
+    assert [signer.kind for signer in read(tmp_path, GOOD).signers] == ["file"]
 
 
 def test_every_kind_of_witness_can_be_configured(tmp_path: Path) -> None:
-    assert {get_args(each.model_fields["kind"].annotation)[0] for each in get_args(get_args(WitnessConfig)[0])} == set(
-        WITNESSES
-    )
+    assert {
+        get_args(model.model_fields["kind"].annotation)[0] for model in get_args(get_args(WitnessConfig)[0])
+    } == set(WITNESSES)
     hook = '[witnesses.x]\nkind = "webhook"\nurl = "https://w"\nsecret = { env = "S" }\nevery_receipts = 9\n'
     witness = read(tmp_path, GOOD + hook).witnesses["x"]
     assert (witness.kind, witness.base_dir, witness.every_receipts) == ("webhook", tmp_path, 9)

@@ -65,8 +65,8 @@ def test_repository_contains_no_machine_paths(forbidden: str) -> None:
     for path in tracked():
         if path.name == "test_repository.py" or path.suffix in (".png", ".sqlite"):
             continue
-        found = re.search(forbidden, path.read_text(errors="replace"))
-        assert found is None, f"{path}: {found}"
+        result = re.search(forbidden, path.read_text(errors="replace"))
+        assert result is None, f"{path}: {result}"
 
 
 def test_unsafe_switches_are_named_unsafe() -> None:

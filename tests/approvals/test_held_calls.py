@@ -39,7 +39,7 @@ async def test_guard_await_runs_the_held_call_once_and_then_repeats_its_reply(ha
     assert text(await wait_for(harness, id)) == "done"
     assert text(await wait_for(harness, id)) == "done"
     assert len(harness.upstream.writes()) == 1
-    [receipt] = [each for each in harness.receipts("intent") if each.get("purpose") != "facts"]
+    [receipt] = [item for item in harness.receipts("intent") if item.get("purpose") != "facts"]
     assert (receipt["reason"], receipt["ticket"]) == (
         "they asked",
         "INC-1",

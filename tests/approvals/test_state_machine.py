@@ -139,8 +139,8 @@ class Approvals(RuleBasedStateMachine):
 
     @invariant()
     def the_ledger_says_what_the_model_says(self) -> None:
-        found = {approval.id: approval.state for approval in self.guards[0].store.approvals()}
-        assert found == self.model
+        result = {approval.id: approval.state for approval in self.guards[0].store.approvals()}
+        assert result == self.model
 
     @invariant()
     def every_send_used_an_approval(self) -> None:

@@ -37,7 +37,7 @@ class Past:
 def pending(config: Path) -> str:
     """The id of the newest request."""
     listed = json.loads(cli("approvals", "list", "--json", "--config", str(config)).stdout)
-    return str([each["id"] for each in listed if each["state"] == "requested"][-1])
+    return str([item["id"] for item in listed if item["state"] == "requested"][-1])
 
 
 @pytest.fixture(scope="session")

@@ -49,7 +49,9 @@ def test_grant_is_given_listed_and_revoked(config: Path) -> None:
             config, *giving, "amuont", code=7
         )
         assert run(config, *giving, "amount") == f"{id}: approved: up__update_deal"
-        [grant] = [each for each in json.loads(run(config, "list", "--json")) if each["id"].startswith("gr_")]
+        [grant] = [
+            approval for approval in json.loads(run(config, "list", "--json")) if approval["id"].startswith("gr_")
+        ]
         assert json.loads(text(ask(client, 1)))["arguments"]["amount"] == 1
         assert json.loads(text(ask(client, 2)))["arguments"]["amount"] == 2
         listed = run(config, "list").splitlines()[1].split("\t")
@@ -58,10 +60,10 @@ def test_grant_is_given_listed_and_revoked(config: Path) -> None:
         assert "grant" in run(config, "revoke", grant["id"], *alice[:4], "--rationale", "enough", code=7)
         assert held(ask(client, 3)) != id
     cli("verify", "--config", str(config))
-    said = [
+    messages = [
         line.split("\t")[-1] for line in cli("log", "--config", str(config)).stdout.splitlines() if "\tgrant." in line
     ]
-    assert said == [f"{grant['id']}: 2", f"{grant['id']}: use 1 of 2", f"{grant['id']}: enough"]
+    assert messages == [f"{grant['id']}: 2", f"{grant['id']}: use 1 of 2", f"{grant['id']}: enough"]
     enrolled = cli("log", "--config", str(config), "--kind", "approver.enrolled").stdout
     assert "alice: key " in enrolled
 
@@ -91,7 +93,7 @@ def test_wrong_passphrase_or_key_signs_nothing(config: Path, tmp_path: Path) -> 
         assert "there is no terminal to ask for the passphrase" in run(
             config, "approve", id, *alice[:6], "--rationale", "x", code=7
         )
-        assert [each["state"] for each in json.loads(run(config, "list", "--json"))] == ["requested"]
+        assert [approval["state"] for approval in json.loads(run(config, "list", "--json"))] == ["requested"]
 
 
 def test_approver_key_file_is_encrypted_and_private(config: Path, tmp_path: Path) -> None:

@@ -51,9 +51,11 @@ def test_bash_completes_every_command_and_option(scripts: Path) -> None:
     assert len(every) > 60
     expected = []
     for command in every:
-        below = {each.words[-1] for each in every if each.words and each.words[:-1] == command.words}
+        below = {item.words[-1] for item in every if item.words and item.words[:-1] == command.words}
         actions = command.parser._actions if command.parser else ()
-        expected.append((below, {word for each in actions for word in each.option_strings if word.startswith("--")}))
+        expected.append(
+            (below, {word for action in actions for word in action.option_strings if word.startswith("--")})
+        )
     lines = [f"mcp-guard {' '.join(command.words)}" for command in every]
     options = in_bash(scripts, [f"{line} -" for line in lines])
     assert dict(zip(lines, options, strict=True)) == dict(zip(lines, [each for _, each in expected], strict=True))

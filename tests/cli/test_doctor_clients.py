@@ -45,7 +45,7 @@ def fix(finding: Finding) -> None:
 def test_guard_without_servers_is_reported(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
     main(["doctor", "--json"])
-    [finding] = [each for each in json.loads(capsys.readouterr().out) if each["check"] == "upstreams"]
+    [finding] = [entry for entry in json.loads(capsys.readouterr().out) if entry["check"] == "upstreams"]
     assert (finding["level"], finding["what"]) == ("warning", "no server stands behind the guard")
 
 
@@ -53,7 +53,7 @@ def test_owner_as_only_approver_is_reported(home: Path, capsys: pytest.CaptureFi
     def routes() -> Finding:
         capsys.readouterr()
         main(["doctor", "--json"])
-        [found] = [each for each in json.loads(capsys.readouterr().out) if each["check"] == "routes"]
+        [found] = [entry for entry in json.loads(capsys.readouterr().out) if entry["check"] == "routes"]
         return {name: str(value) for name, value in found.items()}
 
     assert routes()["level"] == "warning"
@@ -90,13 +90,13 @@ def test_two_files_of_one_client_are_both_checked(home: Path, capsys: pytest.Cap
     cursor(home, "git")
     Path(".cursor").mkdir()
     Path(".cursor/mcp.json").write_text('{"mcpServers": {"here": {"command": "here"}}}')
-    assert [each["fix"] for each in clients(capsys)] == [
+    assert [finding["fix"] for finding in clients(capsys)] == [
         "mcp-guard wrap cursor --scope project",
         "mcp-guard wrap cursor --scope user",
     ]
     for finding in clients(capsys):
         fix(finding)
-    assert [each["level"] for each in clients(capsys)] == ["ok", "ok"]
+    assert [finding["level"] for finding in clients(capsys)] == ["ok", "ok"]
 
 
 def test_missing_command_is_reported(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -110,12 +110,12 @@ def test_missing_command_is_reported(home: Path, capsys: pytest.CaptureFixture[s
     assert "cannot start the guard" in finding["what"]
     assert "`/gone/mcp-guard`, which is not there" in finding["what"]
     fix(finding)
-    assert [each["level"] for each in clients(capsys)] == ["ok"]
+    assert [finding["level"] for finding in clients(capsys)] == ["ok"]
 
 
 def test_missing_configuration_is_reported(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cursor(home, guard={"command": "sh", "args": ["run", "--config", "/gone.toml"]})
-    assert [each["level"] for each in clients(capsys)] == ["warning"]  # `sh` starts no guard
+    assert [finding["level"] for finding in clients(capsys)] == ["warning"]  # `sh` starts no guard
     (home / "mcp-guard").touch(0o755)
     cursor(home, guard={"command": str(home / "mcp-guard"), "args": ["run", "--config", "/gone.toml"]})
     [finding] = clients(capsys)
@@ -144,4 +144,4 @@ def test_disabled_servers_are_not_reported(home: Path, capsys: pytest.CaptureFix
     text = json.loads(path.read_text())
     text["mcpServers"]["off"] = {"command": "off", "disabled": True}
     path.write_text(json.dumps(text))
-    assert [each["level"] for each in clients(capsys)] == ["ok"]
+    assert [finding["level"] for finding in clients(capsys)] == ["ok"]

@@ -82,7 +82,7 @@ def test_unknown_option_is_a_usage_error(command: CliCommand, capfd: pytest.Capt
     assert err.splitlines()[-1].startswith("hint: ")
 
 
-@pytest.mark.parametrize("command", [each for each in LEAVES if name(each) not in NO_CONFIG], ids=name)
+@pytest.mark.parametrize("command", [item for item in LEAVES if name(item) not in NO_CONFIG], ids=name)
 def test_missing_configuration_error_says_how_to_create_one(
     command: CliCommand, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -95,8 +95,8 @@ def test_missing_configuration_error_says_how_to_create_one(
 
 
 def test_documented_json_option_exists_for_every_command() -> None:
-    have = {name(each) for each in LEAVES if each.parser and "--json" in each.parser.format_help()}
-    assert have == {name(each) for each in LEAVES} - NO_JSON
+    have = {name(item) for item in LEAVES if item.parser and "--json" in item.parser.format_help()}
+    assert have == {name(item) for item in LEAVES} - NO_JSON
 
 
 READING = (
@@ -116,8 +116,8 @@ def test_json_output_is_only_json(words: str, past: Past, capsys: pytest.Capture
     assert code in (0, 1), out
     documents = out.splitlines() if words.startswith(LINES) else [out]
     assert documents
-    for each in documents:
-        json.loads(each)
+    for document in documents:
+        json.loads(document)
 
 
 def test_json_output_of_changing_commands_is_only_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -142,7 +142,7 @@ def test_json_output_of_changing_commands_is_only_json(tmp_path: Path, capsys: p
     assert done("approvers code alice")["code"]
     assert done(f"approvers remove alice {new} --why y") == {"approver": "alice", "key": new}
     assert done("keys rotate").keys() == {"old", "new"}
-    tools = {each["tool"]: each["pinned"] for each in done("tools list --now")}
+    tools = {item["tool"]: item["pinned"] for item in done("tools list --now")}
     assert done("tools refuse up__echo --why y")["state"] == "refused"
     assert done(f"tools accept up__echo@{tools['up__echo'][7:19]} --why y")["state"] == "pinned"
     assert done("policy new up__get_deal")["files"] == [

@@ -29,11 +29,11 @@ def test_written_configuration_loads(here: Path, capsys: pytest.CaptureFixture[s
     assert settings.agents["bot"].agent.owner == "bob"
     assert settings.approvers == {"alice-smith": "Alice Smith"}
     assert settings.routes["reviewers"].approvers == ("alice-smith",)
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     at = f"--config {here}/team/mcp-guard.toml"
-    assert f"mcp-guard wrap {at} " in said
-    assert f"mcp-guard approvers add alice-smith {at} " in said
-    assert "nobody approves" not in said
+    assert f"mcp-guard wrap {at} " in output
+    assert f"mcp-guard approvers add alice-smith {at} " in output
+    assert "nobody approves" not in output
     for words in (["policy", "validate"], ["policy", "lint"], ["policy", "fmt", "--check"]):
         assert main([*words, "--config", "team/mcp-guard.toml"]) == 0
 
@@ -47,8 +47,8 @@ def test_printed_commands_work_without_options_in_the_same_folder(
 
 def test_sole_approver_is_warned_on_screen_and_in_the_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "--yes"]) == 0
-    said = capsys.readouterr().out
-    assert "note: dana owns the agent and is its only approver, and nobody approves what their own agent" in said
+    output = capsys.readouterr().out
+    assert "note: dana owns the agent and is its only approver, and nobody approves what their own agent" in output
     written = Path("mcp-guard.toml").read_text()
     assert "# The agent's owner is the only approver" in written
     assert not load(Path("mcp-guard.toml")).routes["reviewers"].unsafe_self_approval
@@ -102,8 +102,8 @@ def test_init_asks_on_a_terminal(here: Path) -> None:
 
 def test_json(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert [Path(path).name for path in said["written"]] == ["mcp-guard.toml", "start.cedar"]
+    document = json.loads(capsys.readouterr().out)
+    assert [Path(path).name for path in document["written"]] == ["mcp-guard.toml", "start.cedar"]
 
 
 def test_first_policies_observe_and_then_enforce(here: Path) -> None:

@@ -11,21 +11,23 @@ def test_key_rotation_does_not_disturb_a_running_guard(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
     at = ("--config", str(config))
     with Client(config) as client, Client(config) as other:
-        for each in (client, other):
-            each.start()
-            assert "before" in text(each.call("up__echo", {"text": "before"}))
+        for item in (client, other):
+            item.start()
+            assert "before" in text(item.call("up__echo", {"text": "before"}))
         [first] = json.loads(cli("keys", "list", "--json", *at).stdout)
-        said = cli("keys", "rotate", "--why", "every year", *at).stdout
-        for each in (client, other):
-            assert "after" in text(each.call("up__echo", {"text": "after"}))
+        output = cli("keys", "rotate", "--why", "every year", *at).stdout
+        for item in (client, other):
+            assert "after" in text(item.call("up__echo", {"text": "after"}))
     keys = json.loads(cli("keys", "list", "--json", *at).stdout)
     assert [key["verifier"] for key in keys] == list(chain(tmp_path / "state", first["verifier"]))
     assert keys[0]["until"] + 1 == keys[1]["since"]
-    assert keys[1]["verifier"] in said
-    assert "has vouched for it" in said
-    after = [said for said, _, _ in receipts(tmp_path / "state")][keys[1]["since"] :]
-    assert [each["kind"] for each in after].count("outcome") == 2
-    credentials = {each["credential"] for each in log(config) if each["kind"] in ("intent", "credential.issued")}
+    assert keys[1]["verifier"] in output
+    assert "has vouched for it" in output
+    after = [output for output, _, _ in receipts(tmp_path / "state")][keys[1]["since"] :]
+    assert [item["kind"] for item in after].count("outcome") == 2
+    credentials = {
+        receipt["credential"] for receipt in log(config) if receipt["kind"] in ("intent", "credential.issued")
+    }
     assert len(credentials) == 2  # each run continued with the key it had
     table = cli("keys", "list", *at).stdout
     assert "in force" in table
@@ -45,12 +47,12 @@ def test_lost_key_stops_the_guard_until_it_is_replaced(tmp_path: Path) -> None:
     assert refused.returncode == 5
     assert "hint: restore it from a copy" in refused.stderr
     assert cli("keys", "replace", *at, check=False).returncode == 2  # `--lost` is required
-    said = json.loads(cli("keys", "replace", "--lost", "--why", "the disk died", "--json", *at).stdout)
+    document = json.loads(cli("keys", "replace", "--lost", "--why", "the disk died", "--json", *at).stdout)
     with Client(config) as client:
         client.start()
         assert "after" in text(client.call("up__echo", {"text": "after"}))
-    assert list(chain(tmp_path / "state", said["old"])) == [said["old"], said["new"]]
-    (tmp_path / "new.pub").write_text(said["new"] + "\n")
+    assert list(chain(tmp_path / "state", document["old"])) == [document["old"], document["new"]]
+    (tmp_path / "new.pub").write_text(document["new"] + "\n")
     refused = cli("verify", "--key", str(tmp_path / "new.pub"), *at, check=False)
     assert refused.returncode == 1
     assert "the old key did not sign; give both keys to believe it" in refused.stdout

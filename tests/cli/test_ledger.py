@@ -45,8 +45,8 @@ def test_prove_prints_one_bundle_per_receipt(past: Past) -> None:
     shown = json.loads(cli("show", "--json", call_of(past, "outcome"), *at).stdout)["receipts"]
     done = cli("ledger", "prove", call_of(past, "outcome"), *at)
     bundles = [json.loads(line) for line in done.stdout.splitlines()]
-    assert [json.loads(each["entry"].partition("\n")[0]) for each in bundles] == shown
-    assert all("payloads" not in each for each in bundles)
+    assert [json.loads(bundle["entry"].partition("\n")[0]) for bundle in bundles] == shown
+    assert all("payloads" not in bundle for bundle in bundles)
     alone = cli("ledger", "prove", str(shown[-1]["seq"]), *at, "--payloads").stdout.splitlines()
     assert len(alone) == 1
     assert set(json.loads(alone[0])["payloads"]) == {"response"}

@@ -49,26 +49,26 @@ def test_rolled_back_ledger_is_reported(config: Path) -> None:
     cli("ledger", "witness", "--config", str(config))
     shutil.rmtree(config.parent / "state")
     shutil.copytree(config.parent / "before", config.parent / "state")
-    found = cli("ledger", "witness", "--config", str(config), check=False)
-    assert found.returncode == 1
-    assert "THE LEDGER AND witness `storage` (file) CONTRADICT EACH OTHER: the witness has seen" in found.stderr
-    assert "Nothing was sent there." in found.stderr
+    done = cli("ledger", "witness", "--config", str(config), check=False)
+    assert done.returncode == 1
+    assert "THE LEDGER AND witness `storage` (file) CONTRADICT EACH OTHER: the witness has seen" in done.stderr
+    assert "Nothing was sent there." in done.stderr
 
 
 def test_failing_witness_does_not_stop_the_others(config: Path) -> None:
     broken = '[witnesses.broken]\nkind = "file"\npath = "nowhere/checkpoints"\n'
     config.write_text(config.read_text().replace("[witnesses.storage]", f"{broken}\n[witnesses.storage]"))
     call(config)
-    found = cli("ledger", "witness", "--json", "--config", str(config), check=False)
-    assert found.returncode == 1
-    assert [each["state"] for each in json.loads(found.stdout)] == ["failed", "taken"]
-    assert "is its storage mounted?" in found.stderr
+    done = cli("ledger", "witness", "--json", "--config", str(config), check=False)
+    assert done.returncode == 1
+    assert [entry["state"] for entry in json.loads(done.stdout)] == ["failed", "taken"]
+    assert "is its storage mounted?" in done.stderr
 
 
 def test_unknown_witness_is_reported(config: Path, tmp_path: Path) -> None:
     call(config)
-    found = cli("ledger", "witness", "nobody", "--config", str(config), check=False)
-    assert (found.returncode, "configured: `storage`" in found.stderr) == (3, True)
+    done = cli("ledger", "witness", "nobody", "--config", str(config), check=False)
+    assert (done.returncode, "configured: `storage`" in done.stderr) == (3, True)
     config.write_text(config.read_text().partition("[witnesses.storage]")[0])
     assert "no witness is configured" in cli("ledger", "witness", "--config", str(config), check=False).stderr
 
@@ -97,7 +97,7 @@ def test_running_guard_sends_checkpoints_to_witnesses(config: Path, often: str) 
     witnessed = [said for said, _, _ in receipts(config.parent / "state") if said["kind"] == "checkpoint.witnessed"]
     held = (config.parent / "storage" / "checkpoints").read_text()
     assert witnessed
-    assert all(f"\n{said['size']}\n{said['root']}\n" in held for said in witnessed)
+    assert all(f"\n{item['size']}\n{item['root']}\n" in held for item in witnessed)
 
 
 def test_failing_witness_is_reported_and_disturbs_no_call(config: Path) -> None:

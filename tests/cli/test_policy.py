@@ -36,8 +36,8 @@ def test_replay_of_stricter_policies_succeeds(past: Past, tmp_path: Path) -> Non
     nothing = '@id("none") forbid (principal, action, resource);'
     report = as_json(past, "policy", "replay", "--candidate", candidate(tmp_path, nothing), "--last", "2")
     assert report["never_more_permissive"] is True
-    assert [each["more_permissive"] for each in report["differences"]] == [False]
-    assert sum(each["count"] for each in report["matrix"]) == 1
+    assert [difference["more_permissive"] for difference in report["differences"]] == [False]
+    assert sum(item["count"] for item in report["matrix"]) == 1
     assert report["unlike_recorded"] == []
 
 

@@ -39,12 +39,12 @@ def test_status_shows_a_running_guard(past: Past) -> None:
 
 
 def test_status_prints_json(past: Past) -> None:
-    found = json.loads(cli("status", "--json", "--last", "2", "--config", str(past.config)).stdout)
-    assert (found["receipts"], found["pending"], len(found["guards"])) == (receipts(past), [past.pending], 1)
-    assert [each["seq"] for each in found["calls"]] == [19, 26]
-    assert found["troubles"] == {}
-    assert found["head"]["signed"] is True
-    assert found["policies"]["mode"] == "enforce"
+    report = json.loads(cli("status", "--json", "--last", "2", "--config", str(past.config)).stdout)
+    assert (report["receipts"], report["pending"], len(report["guards"])) == (receipts(past), [past.pending], 1)
+    assert [call["seq"] for call in report["calls"]] == [19, 26]
+    assert report["troubles"] == {}
+    assert report["head"]["signed"] is True
+    assert report["policies"]["mode"] == "enforce"
 
 
 def test_status_reports_a_ledger_shorter_than_verified(tmp_path: Path) -> None:
@@ -76,7 +76,7 @@ def test_status_says_which_upstreams_are_down_and_why(tmp_path: Path) -> None:
     with Client(config) as client:
         client.start()
         client.tools()
-        eventually(lambda: b'"is_up":true' in b"".join(each.read_bytes() for each in guards.glob("*.upstreams")))
+        eventually(lambda: b'"is_up":true' in b"".join(path.read_bytes() for path in guards.glob("*.upstreams")))
         [file] = guards.glob("*.upstreams")
         assert file.stat().st_mode & 0o777 == 0o600
         lines = cli("status", "--config", str(config)).stdout.splitlines()
@@ -85,11 +85,11 @@ def test_status_says_which_upstreams_are_down_and_why(tmp_path: Path) -> None:
         eventually(lambda: client.call("up__die") and b"exited with status" in file.read_bytes())
         eventually(lambda: "upstream up: up since" in cli("status", "--config", str(config)).stdout)
     when = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d"
-    said = [line for line in lines if line.startswith("upstream ")]
+    messages = [line for line in lines if line.startswith("upstream ")]
     down = rf"upstream far: down since {when}, next try {when} \(1 session\): cannot be reached: ConnectError: .*"
-    assert re.fullmatch(down, said[0])
-    assert re.fullmatch(r"upstream gone: down since .*: cannot be started: `/nonexistent`: No such file.*", said[1])
-    assert re.fullmatch(rf"upstream up: up since {when} \(1 session\)", said[2])
+    assert re.fullmatch(down, messages[0])
+    assert re.fullmatch(r"upstream gone: down since .*: cannot be started: `/nonexistent`: No such file.*", messages[1])
+    assert re.fullmatch(rf"upstream up: up since {when} \(1 session\)", messages[2])
     assert {row["upstream"]: row["is_up"] for row in rows} == {"up": True, "far": False, "gone": False}
     assert not list(guards.iterdir())
     assert "session" not in cli("status", "--config", str(config)).stdout

@@ -128,11 +128,11 @@ def test_secrets_are_moved_and_reported_without_their_values(here: Path, capsys:
     desktop(here)
     assert main(["init", "--yes"]) == 0
     assert main(["wrap", "--yes"]) == 0
-    said = capsys.readouterr().out
-    assert SECRET not in said
-    assert 'env = { GITHUB_TOKEN = "********" }' in said
-    assert "note: secrets of git go into" in said
-    assert "--move-secrets" in said
+    output = capsys.readouterr().out
+    assert SECRET not in output
+    assert 'env = { GITHUB_TOKEN = "********" }' in output
+    assert "note: secrets of git go into" in output
+    assert "--move-secrets" in output
     assert upstreams()["git"]["env"] == {"GITHUB_TOKEN": SECRET}
     assert Path("mcp-guard.toml").stat().st_mode & 0o777 == 0o600
     for path in Path("state/clients").iterdir():
@@ -147,10 +147,10 @@ def test_no_secret_is_printed_wherever_it_is_in_the_file(here: Path, capsys: pyt
     path.chmod(0o600)
     assert main(["wrap", "--yes"]) == 0
     assert main(["unwrap", "--yes"]) == 0
-    said = capsys.readouterr().out
-    assert "a secret is among the arguments of a" in said
+    output = capsys.readouterr().out
+    assert "a secret is among the arguments of a" in output
     for secret in ("tok-1", "key-2", "pass-3", '"0429"'):
-        assert secret not in said
+        assert secret not in output
 
 
 def test_configuration_is_no_more_readable_than_the_client_file(here: Path) -> None:
@@ -300,9 +300,9 @@ def test_entries_that_need_no_guard_are_left_alone(here: Path, capsys: pytest.Ca
     path = desktop(here, shim=shim, off={"command": "x", "disabled": True})
     before = path.read_bytes()
     assert main(["wrap", "--yes"]) == 0
-    said = capsys.readouterr().out
-    assert "starts nothing that could be wrapped" in said
-    assert "shim: left as it is: it leads to a guard already" in said
+    output = capsys.readouterr().out
+    assert "starts nothing that could be wrapped" in output
+    assert "shim: left as it is: it leads to a guard already" in output
     assert path.read_bytes() == before
     assert main(["wrap", "--server", "off", "--yes"]) == 1
 
@@ -335,8 +335,8 @@ def test_servers_that_cannot_be_wrapped_stay_and_are_reported(here: Path, capsys
 def test_servers_are_selected_by_name(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = desktop(here, a={"command": "a"}, b={"command": "b"}, c={"command": "c"})
     assert main(["wrap", "--server", "c", "--server", "a", "--yes", "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert [each["server"] for each in said["wrapped"]] == ["a", "c"]
+    document = json.loads(capsys.readouterr().out)
+    assert [item["server"] for item in document["wrapped"]] == ["a", "c"]
     assert list(servers(path)) == ["guard", "b"]
     assert main(["wrap", "--server", "z", "--yes"]) == 3
     assert "no server `z`" in capsys.readouterr().err
@@ -351,8 +351,8 @@ def test_wrap_enrols_the_named_agent(here: Path, capsys: pytest.CaptureFixture[s
     assert list(load(Path("mcp-guard.toml")).agents) == ["my-agent", "team bot"]
     capsys.readouterr()
     assert main(["unwrap", "--yes", "--json"]) == 0
-    said = json.loads(capsys.readouterr().out)
-    assert (said["client"], said["restored"], said["written"]) == ("claude-desktop", ["git"], True)
+    document = json.loads(capsys.readouterr().out)
+    assert (document["client"], document["restored"], document["written"]) == ("claude-desktop", ["git"], True)
     assert Path("mcp-guard.toml").read_bytes() == before
 
 
@@ -386,10 +386,10 @@ def test_two_clients_share_one_guard(here: Path, capsys: pytest.CaptureFixture[s
     assert "servers stand in several places" in capsys.readouterr().err
     assert main(["wrap", "claude-desktop", "--yes"]) == 0
     assert main(["wrap", "cursor", "--yes"]) == 0
-    said = capsys.readouterr().out
-    assert "git: behind the guard, as `git-2`" in said
-    assert "same: behind the guard, which is in the configuration already" in said
-    assert "Cursor now has these servers of the guard too: git" in said
+    output = capsys.readouterr().out
+    assert "git: behind the guard, as `git-2`" in output
+    assert "same: behind the guard, which is in the configuration already" in output
+    assert "Cursor now has these servers of the guard too: git" in output
     assert list(upstreams()) == ["git", "same", "git-2"]
     agents = load(Path("mcp-guard.toml")).agents
     assert {name: each.agent.owner for name, each in agents.items()} == {"my-agent": "dana", "cursor": "dana"}
@@ -449,9 +449,9 @@ def test_edited_section_is_kept(here: Path, capsys: pytest.CaptureFixture[str]) 
     text = config.read_text().replace('command = "a"\n', 'command = "a"\ntimeout_seconds = 5\n')
     config.write_text(text + '[tools."b__x"]\neffect = "read"\n')
     assert main(["unwrap", "--yes"]) == 0
-    said = capsys.readouterr().out
-    assert "[upstreams.a] stays in" in said
-    assert "it has been edited" in said
+    output = capsys.readouterr().out
+    assert "[upstreams.a] stays in" in output
+    assert "it has been edited" in output
     assert list(upstreams()) == ["a", "b"]
 
 
@@ -477,9 +477,9 @@ def test_altered_backup_is_not_restored(here: Path, capsys: pytest.CaptureFixtur
     [copy] = Path("state/clients").glob("*.before")
     copy.write_text(copy.read_text().replace("mcp-server-git", "evil"))
     assert main(["unwrap", "--yes"]) == 3
-    said = capsys.readouterr().err
-    assert "the backup of `" in said
-    assert "has changed" in said
+    output = capsys.readouterr().err
+    assert "the backup of `" in output
+    assert "has changed" in output
     assert path.read_bytes() == wrapped
 
 
@@ -496,9 +496,9 @@ def test_failed_unwrap_names_the_backup(here: Path, capsys: pytest.CaptureFixtur
     assert main(["wrap", "--yes"]) == 0
     path.write_text('{"mcpServers": {}}')
     assert main(["unwrap", "--yes"]) == 3
-    said = capsys.readouterr().err
-    assert "cannot be unwrapped: the entry `guard` is missing" in said
-    copy = Path(said.rsplit(" ", 1)[1].strip())
+    output = capsys.readouterr().err
+    assert "cannot be unwrapped: the entry `guard` is missing" in output
+    copy = Path(output.rsplit(" ", 1)[1].strip())
     assert copy.read_text() == before
     path.unlink()
     assert main(["unwrap", "--yes"]) == 3

@@ -29,7 +29,7 @@ def test_plain_json_is_parsed_like_the_standard_library(
 def test_every_value_has_the_right_position() -> None:
     text = '/**/ {"a": [1, "x"], // c\n "b" : {"c": null,}, }'
     node = parse(text)
-    assert [text[each.start : each.end] for each in node.members] == ['"a": [1, "x"]', '"b" : {"c": null,}']
+    assert [text[member.start : member.end] for member in node.members] == ['"a": [1, "x"]', '"b" : {"c": null,}']
     assert [text[item.start : item.end] for item in node.members[0].node.items] == ["1", '"x"']
     assert text[node.members[1].comma or 0] == ","
     assert parse_value(text) == {"a": [1, "x"], "b": {"c": None}}

@@ -34,8 +34,8 @@ PLACES = {
 @pytest.mark.parametrize(("number", "platform"), list(enumerate(["linux", "darwin", "win32"])))
 def test_default_files_of_each_client(number: int, platform: str) -> None:
     host = Host(platform, HOME, {}, PROJECT_FOLDER)
-    found = {(spot.client.id, spot.scope): spot.path for client in CLIENTS for spot in server_sections(client, host)}
-    assert found == {place: HOME / paths[number] for place, paths in PLACES.items()}
+    result = {(spot.client.id, spot.scope): spot.path for client in CLIENTS for spot in server_sections(client, host)}
+    assert result == {place: HOME / paths[number] for place, paths in PLACES.items()}
 
 
 def test_folders_from_environment_variables() -> None:

@@ -45,8 +45,8 @@ class Bearer:
         there, back = await asyncio.open_connection("127.0.0.1", self._upstream)
         both = {asyncio.create_task(self._forth(reader, back)), asyncio.create_task(_copy(there, writer))}
         await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
-        for each in both:
-            each.cancel()
+        for item in both:
+            item.cancel()
         for end in (writer, back):
             end.close()
 

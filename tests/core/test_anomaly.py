@@ -58,13 +58,13 @@ def test_ordinary_runs_are_flagged_no_more_often_than_the_rate(rate: float) -> N
     """Over sixty agents, each with its own history; the seed is fixed."""
     chance = random.Random(20260101)
     rule = DriftRule(rate=rate, runs=400)
-    found = []
+    results = []
     for _ in range(60):
         known = usual(chance, rule)
         assert known.is_warm
-        found.append(mean(is_flagged(known, ordinary(chance)) for _ in range(100)))
-    assert mean(found) <= rate
-    assert mean(found) > rate / 20  # and it does flag something
+        results.append(mean(is_flagged(known, ordinary(chance)) for _ in range(100)))
+    assert mean(results) <= rate
+    assert mean(results) > rate / 20  # and it does flag something
 
 
 def test_p_values_of_ordinary_runs_are_valid() -> None:

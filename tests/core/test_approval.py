@@ -195,10 +195,10 @@ def test_statement_is_canonical_and_complete() -> None:
 
 
 def test_the_verifier_rebuilds_the_statement_from_the_receipt() -> None:
-    for each in (STATEMENT, replace(STATEMENT, terms=GrantTerms(1, 60, ("a",)))):
-        vote = Vote(each.approver, each.verdict, each.rationale, each.at, "Alice", each.terms, "key", {})
+    for item in (STATEMENT, replace(STATEMENT, terms=GrantTerms(1, 60, ("a",)))):
+        vote = Vote(item.approver, item.verdict, item.rationale, item.at, "Alice", item.terms, "key", {})
         receipt = vote_fields(vote) | {
-            "origin": each.origin, "approval": each.approval, "request_hash": each.request_hash,
-            "decision_hash": each.decision_hash,
+            "origin": item.origin, "approval": item.approval, "request_hash": item.request_hash,
+            "decision_hash": item.decision_hash,
         }  # fmt: skip
-        assert statement(receipt) == each.text()
+        assert statement(receipt) == item.text()

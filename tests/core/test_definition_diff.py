@@ -46,7 +46,9 @@ def test_array_and_object_differ() -> None:
 def test_differences_are_named_by_json_pointer() -> None:
     before = {"s": {"a/b": ["x", "y"]}, "gone": 1}
     after = {"s": {"a/b": ["x", True]}, "new": "z"}
-    shown = [(each.where, each.before, each.after) for each in compare_definitions(before, after)]
+    shown = [
+        (difference.where, difference.before, difference.after) for difference in compare_definitions(before, after)
+    ]
     assert shown == [("s/a~1b/1", '"y"', "true"), ("new", None, "z"), ("gone", "1", None)]
 
 

@@ -32,10 +32,10 @@ def call(tool: Any = UPDATE, **arguments: Any) -> Call:
 @given(st.lists(st.integers(0, 100_000_000), max_size=50))
 def test_sums_are_exact(amounts: list[int]) -> None:
     total = 0
-    for each in amounts:
-        (use,) = rate_increments(call(amount=each / 10_000), [SUM])  # a float, as JSON has it
-        total += each
-        assert use.value(total - each) == Decimal(total) / 10_000
+    for amount in amounts:
+        (use,) = rate_increments(call(amount=amount / 10_000), [SUM])  # a float, as JSON has it
+        total += amount
+        assert use.value(total - amount) == Decimal(total) / 10_000
 
 
 def test_a_negative_amount_counts_like_its_opposite() -> None:
@@ -72,7 +72,7 @@ def test_other_tools_and_other_effects_do_not_count() -> None:
 
 def test_counters_are_grouped_by_their_keys() -> None:
     seen = call()
-    one = {each: counter_key(RateCounter("n", 1, (each,), ()), seen) for each in COUNTED_BY}
+    one = {item: counter_key(RateCounter("n", 1, (item,), ()), seen) for item in COUNTED_BY}
     assert one == {
         "instance": "run_1", "agent": "agent", "user": "dana", "tool": "crm__update_deal", "resource": "Deal::1",
     }  # fmt: skip

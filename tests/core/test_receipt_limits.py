@@ -47,5 +47,5 @@ def test_long_list_is_cut_to_its_limit_and_counts_the_rest(texts: list[str]) -> 
 
 
 def test_nested_texts_are_bounded_too() -> None:
-    found = truncate_texts({"resource": {"type": "Deal", "id": "x" * 10**6}, "approvers": [{"name": "y" * 10**6}]})
-    assert size(found) < 3 * MAX_TEXT_BYTES
+    result = truncate_texts({"resource": {"type": "Deal", "id": "x" * 10**6}, "approvers": [{"name": "y" * 10**6}]})
+    assert size(result) < 3 * MAX_TEXT_BYTES

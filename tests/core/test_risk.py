@@ -29,7 +29,7 @@ ROWS = [
 @pytest.mark.parametrize(("signal", "seen"), ROWS)
 def test_signal_is_raised_alone(signal: str, seen: RiskInput) -> None:
     risk = assess(seen)
-    assert [found.name for found in risk.signals] == [signal]
+    assert [item.name for item in risk.signals] == [signal]
     assert risk.score == risk.signals[0].weight
 
 

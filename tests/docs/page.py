@@ -37,7 +37,7 @@ class Block:
 
 def fences(path: Path) -> list[tuple[str, str]]:
     """Language and text of each code block."""
-    return [(found[1], found[2]) for found in FENCE.finditer(path.read_text())]
+    return [(item[1], item[2]) for item in FENCE.finditer(path.read_text())]
 
 
 def blocks(path: Path) -> list[Block]:
@@ -68,7 +68,7 @@ def run(wanted: list[Block], folder: Path, home: Path) -> list[str]:
             os.killpg(shell.pid, signal.SIGKILL)
             raise
     assert shell.returncode == 0, printed
-    return [each.partition("\n")[2] for each in re.split(rf"^{MARK}", printed, flags=re.MULTILINE)[1:]]
+    return [item.partition("\n")[2] for item in re.split(rf"^{MARK}", printed, flags=re.MULTILINE)[1:]]
 
 
 def give_passphrases(terminal: int) -> None:

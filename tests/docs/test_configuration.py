@@ -83,5 +83,5 @@ def wrong(part: dict[str, Any]) -> list[Any]:
     try:
         config.Config.model_validate(part)
     except ValidationError as error:
-        return [each for each in error.errors() if each["type"] not in ELSEWHERE]
+        return [item for item in error.errors() if item["type"] not in ELSEWHERE]
     return []

@@ -80,10 +80,10 @@ def name(document: Path) -> str:
 
 def check(document: Path, folder: Path, home: Path) -> None:
     excused = NOT_RUN.get(name(document), {})
-    found = blocks(document)
+    result = blocks(document)
     for start in excused:
-        assert sum(block.name.startswith(start) for block in found) == 1, f"{document}: not there, or twice: {start}"
-    wanted = [block for block in found if not block.name.startswith(tuple(excused))]
+        assert sum(block.name.startswith(start) for block in result) == 1, f"{document}: not there, or twice: {start}"
+    wanted = [block for block in result if not block.name.startswith(tuple(excused))]
     printed = run(wanted, folder, home) if wanted else []
     assert len(printed) == len(wanted)
     for block, said in zip(wanted, printed, strict=True):

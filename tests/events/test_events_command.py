@@ -56,8 +56,8 @@ def test_receiver_gets_every_event_once_in_batches(ledger: Path, tmp_path: Path)
 
 
 def records(body: bytes) -> list[Json]:
-    found: list[Json] = json.loads(body)["resourceLogs"][0]["scopeLogs"][0]["logRecords"]
-    return found
+    report: list[Json] = json.loads(body)["resourceLogs"][0]["scopeLogs"][0]["logRecords"]
+    return report
 
 
 def test_busy_receiver_gets_the_same_batch_again(ledger: Path) -> None:

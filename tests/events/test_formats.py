@@ -100,9 +100,9 @@ def test_ocsf_times_are_milliseconds() -> None:
 
 
 def test_ocsf_says_whether_a_call_was_allowed() -> None:
-    names = [ocsf.event(made).get("action") for made in SPECIAL[:3]]
+    names = [ocsf.event(item).get("action") for item in SPECIAL[:3]]
     assert names == ["Denied", "Held", "Allowed"]
-    assert [ocsf.event(made)["status"] for made in SPECIAL[3:5]] == ["Success", "Unknown"]
+    assert [ocsf.event(item)["status"] for item in SPECIAL[3:5]] == ["Success", "Unknown"]
 
 
 @each
@@ -135,12 +135,12 @@ def test_an_otel_batch_is_one_request_with_every_record() -> None:
     body = json.loads(otel.batch(map(otel.event, ALL)))
     read = json_format.Parse(json.dumps(with_base64_ids(body)), ExportLogsServiceRequest())
     records = [record for logs in read.resource_logs for scope in logs.scope_logs for record in scope.log_records]
-    assert [record.event_name.removeprefix("mcp_guard.") for record in records] == [made["kind"] for made in ALL]
+    assert [record.event_name.removeprefix("mcp_guard.") for record in records] == [item["kind"] for item in ALL]
     assert len(read.resource_logs) == 1
 
 
 def test_all_records_of_a_call_share_a_trace() -> None:
-    ids = {otel.event(made)["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0]["traceId"] for made in SPECIAL[:5]}
+    ids = {otel.event(item)["resourceLogs"][0]["scopeLogs"][0]["logRecords"][0]["traceId"] for item in SPECIAL[:5]}
     assert len(ids) == 1
 
 

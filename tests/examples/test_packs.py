@@ -38,29 +38,29 @@ def settings_of(config: Path, state: Path) -> Settings:
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def environments(tmp_path_factory: pytest.TempPathFactory) -> dict[Path, PolicyEnvironment]:
     """What each pack's server lists."""
-    found = {}
+    result = {}
     for config in CONFIGS:
         settings = settings_of(config, tmp_path_factory.mktemp("pack"))
         tools, absent = await listed_tools(settings)
         assert not absent, config
-        found[config] = policy_environment(settings, tools, absent)
-    return found
+        result[config] = policy_environment(settings, tools, absent)
+    return result
 
 
 def failing(engine: PolicyEngine, environment: PolicyEnvironment, cases: Path) -> list[str]:
     catalog = {tool.listed_as: tool for tool in environment.tools}
     results = run_cases(engine, catalog, read_cases(cases))
     assert results
-    return [f"{each.case.name}: {each.differences}" for each in results if each.differences]
+    return [f"{result.case.name}: {result.differences}" for result in results if result.differences]
 
 
 def policies() -> list[tuple[Path, str]]:
     """Each policy of each pack, with the configuration it is tested under."""
-    found = []
+    results = []
     for config in CONFIGS:
         settings = load(config)
-        found += [(config, id) for id in read_policies(settings.policies, settings.routes).policies]
-    return found
+        results += [(config, id) for id in read_policies(settings.policies, settings.routes).policies]
+    return results
 
 
 def test_every_folder_of_policies_has_a_configuration() -> None:
@@ -80,7 +80,7 @@ def test_without_this_policy_a_case_fails(
     folder = load(config).policies
     for file in folder.glob("*.cedar"):
         first, *rest = file.read_text().split("\n@id(")
-        (tmp_path / file.name).write_text(first + "".join(f"\n@id({each}" for each in rest if f'"{id}")' not in each))
+        (tmp_path / file.name).write_text(first + "".join(f"\n@id({item}" for item in rest if f'"{id}")' not in item))
     assert id not in read_policies(tmp_path, environments[config].routes).policies
     assert failing(load_policies(tmp_path, environments[config]), environments[config], folder)
 
@@ -101,5 +101,5 @@ async def test_a_recorded_listing_is_what_the_real_server_lists(name: str) -> No
     words = REAL[name]
     async with Client(StdioServerParameters(command=words[0], args=list(words[1:]))) as client:
         listed = (await client.list_tools()).tools
-    found = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in listed]
-    assert found == json.loads((PACKS / "listings" / f"{name}.json").read_text())
+    results = [tool.model_dump(mode="json", by_alias=True, exclude_none=True) for tool in listed]
+    assert results == json.loads((PACKS / "listings" / f"{name}.json").read_text())

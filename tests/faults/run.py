@@ -36,7 +36,7 @@ def main() -> int:
                 failed.append(result)
                 print(f"seed {result.seed}: {result.problem}", flush=True)
                 print(f"repeat it with: make faults RUNS={DEATHS_PER_RUN} SEED={result.seed}", flush=True)
-            deaths = sum(each.deaths.total() - each.idle for each in done)
+            deaths = sum(item.deaths.total() - item.idle for item in done)
             print(f"{deaths} of {options.runs} deaths, {len(failed)} failures", file=sys.stderr, flush=True)
     print_sums(done, time.monotonic() - began)
     return 1 if failed else 0
@@ -48,8 +48,8 @@ def print_sums(done: list[Result], seconds: float) -> None:
         deaths += result.deaths
         replies += result.replies
         endings += result.endings
-    calls, ran, receipts = (sum(getattr(each, name) for each in done) for name in ("calls", "ran", "receipts"))
-    idle = sum(each.idle for each in done)
+    calls, ran, receipts = (sum(getattr(item, name) for item in done) for name in ("calls", "ran", "receipts"))
+    idle = sum(item.idle for item in done)
     print(f"{deaths.total() - idle} guards killed under load in {len(done)} pairs, and {idle} idle; {seconds:.0f} s")
     for name, count in deaths.most_common():
         print(f"  {count:6} {name}")

@@ -273,11 +273,11 @@ def main() -> int:
                 continue
             began = time.monotonic()
             try:
-                said = run(step, fault)
+                done = run(step, fault)
             except Exception as broken:
-                said, failed = f"BROKEN: {broken!r}", failed + 1
-            counts[said.split(":")[0]] += 1
-            print(f"{step.name:18} {fault:27} {said}  ({time.monotonic() - began:.1f} s)", flush=True)
+                done, failed = f"BROKEN: {broken!r}", failed + 1
+            counts[done.split(":")[0]] += 1
+            print(f"{step.name:18} {fault:27} {done}  ({time.monotonic() - began:.1f} s)", flush=True)
     print(f"{counts.total()} cells: {dict(counts)}; {failed} failures")
     return 1 if failed else 0
 

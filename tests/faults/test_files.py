@@ -64,7 +64,7 @@ def test_guard_refuses_calls_while_its_files_are_read_only(tmp_path: Path) -> No
             reply = text(client.call("up__echo", {"text": "two"}))
         assert "Nothing was sent" in reply
         assert "three" in text(client.call("up__echo", {"text": "three"}))
-    assert [each["arguments"]["text"] for each in seen(tmp_path, "up")] == ["one", "three"]
+    assert [item["arguments"]["text"] for item in seen(tmp_path, "up")] == ["one", "three"]
     assert "the disk does not take what is written" in client.stderr
     assert is_verified(tmp_path)
 

@@ -36,13 +36,13 @@ def test_guard_refuses_calls_while_the_disk_is_full(tmp_path: Path) -> None:
                 reply = text(client.call("up__echo", {"text": "two"}))
                 assert "denied by mcp-guard: the disk is full" in reply
                 assert "Nothing was sent" in reply
-            assert [each["arguments"]["text"] for each in seen(tmp_path, "up")] == ["one"]
+            assert [item["arguments"]["text"] for item in seen(tmp_path, "up")] == ["one"]
             filler.unlink()
             assert "three" in text(client.call("up__echo", {"text": "three"}))
         assert client.stderr.count("calls are refused: the disk is full") == 1
         assert "hint: free space on the disk" in client.stderr
         assert "the ledger can be written again" in client.stderr
-        assert [each["ending"] for each in log(config, "--kind", "outcome")] == ["ok", "ok"]
+        assert [receipt["ending"] for receipt in log(config, "--kind", "outcome")] == ["ok", "ok"]
         verified(disk)
 
 
@@ -64,7 +64,7 @@ async def test_disk_filled_during_a_call_delays_its_outcome_and_loses_nothing(tm
         assert await call(harness) == "done"
         assert len(harness.upstream.sent) == 2
         first, second = harness.receipts("intent")
-        assert [(each["follows"], each["ending"]) for each in harness.receipts("outcome")] == [
+        assert [(receipt["follows"], receipt["ending"]) for receipt in harness.receipts("outcome")] == [
             ([first["seq"]], "ok"),
             ([second["seq"]], "ok"),
         ]

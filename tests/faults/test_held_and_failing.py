@@ -37,7 +37,7 @@ def test_locked_ledger_refuses_calls_until_released(tmp_path: Path) -> None:
             assert "denied by mcp-guard: another process holds the ledger" in reply
             holder.communicate("\n")
         assert "three" in text(client.call("up__echo", {"text": "three"}))
-    assert [each["arguments"]["text"] for each in seen(tmp_path, "up")] == ["one", "three"]
+    assert [call["arguments"]["text"] for call in seen(tmp_path, "up")] == ["one", "three"]
     assert "hint: find it with `fuser" in client.stderr
 
 
@@ -56,7 +56,7 @@ def test_failed_sync_runs_nothing_and_is_not_treated_as_done(tmp_path: Path) -> 
             assert "SQLITE_IOERR_FSYNC" in reply
         page.disarm()
         assert "three" in text(client.call("up__echo", {"text": "three"}))
-    assert [each["arguments"]["text"] for each in seen(tmp_path, "up")] == ["one", "three"]
+    assert [call["arguments"]["text"] for call in seen(tmp_path, "up")] == ["one", "three"]
     assert "hint: see the system's log" in client.stderr
     assert len(log(config, "--kind", "intent")) == 2
     state = tmp_path / "state"
@@ -81,5 +81,5 @@ def test_guard_killed_after_a_failed_sync_ran_no_call_without_intent(tmp_path: P
     assert len(seen(tmp_path, "up")) == 1
     with closing(sqlite3.connect(tmp_path / "state" / "ledger.sqlite")) as db:
         assert db.execute("SELECT count(*) FROM open_call").fetchone() == (0,)
-    assert {each["ending"] for each in log(config, "--kind", "outcome")} <= {"ok", "unknown"}
+    assert {receipt["ending"] for receipt in log(config, "--kind", "outcome")} <= {"ok", "unknown"}
     assert verify_ledger(tmp_path / "state" / "ledger.sqlite", tmp_path / "state" / "ledger.pub").ok

@@ -47,8 +47,8 @@ KEYS = (
 @cache
 def recorded(era: str, side: str) -> list[Any]:
     """What the official `client` or `upstream` of this era said, in order."""
-    said = json.loads(Path(__file__).with_name("frames.json").read_text())
-    return [json.loads(frame) for frame in said[era][side]]
+    document = json.loads(Path(__file__).with_name("frames.json").read_text())
+    return [json.loads(frame) for frame in document[era][side]]
 
 
 class Raw:

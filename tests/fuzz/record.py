@@ -59,17 +59,17 @@ async def heard(progress: float, total: float | None, message: str | None) -> No
 
 
 def main() -> None:
-    found: dict[str, dict[str, list[str]]] = {}
+    result: dict[str, dict[str, list[str]]] = {}
     for name, (mode, era) in ERAS.items():
         with tempfile.TemporaryDirectory() as made:
             anyio.run(converse, Path(made), mode, era)
             lines = {side: (Path(made) / side).read_text().splitlines() for side in ("client", "upstream")}
         said = {side: [json.loads(line) for line in these] for side, these in lines.items()}
-        found[name] = {
+        result[name] = {
             "client": list(dict.fromkeys(frame for who, frame in said["client"] if who == "client")),
             "upstream": list(dict.fromkeys(frame for who, frame in said["upstream"] if who == "server")),
         }
-    FRAMES.write_text(json.dumps(found, indent=1) + "\n")
+    FRAMES.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -88,11 +88,11 @@ class Session:
         self.wait_for(self.ask("say", {"file": str(said)}))
 
     def mutated(self, side: str, count: int) -> list[bytes]:
-        made = []
+        results = []
         for _ in range(count):
             self.last_id += 1
-            made.append(mutate(frames_of(self.era, side), self.last_id, self.luck))
-        return made
+            results.append(mutate(frames_of(self.era, side), self.last_id, self.luck))
+        return results
 
     # Good calls
 
@@ -131,8 +131,8 @@ class Session:
         """Everything is answered, the guard exits, reports no defect, and its ledger verifies."""
         self.wait_for(*self.open)
         status = self.guard.end()
-        found = DEFECT.search(self.stderr)
-        assert found is None, self.stderr[max(0, found.start() - 300) : found.end() + 1500]
+        result = DEFECT.search(self.stderr)
+        assert result is None, self.stderr[max(0, result.start() - 300) : result.end() + 1500]
         assert status == 0, f"it ended with status {status}: {self.stderr[-2000:]}"
         state = self.folder / "state"
         report = verify_ledger(state / "ledger.sqlite", state / "ledger.pub")

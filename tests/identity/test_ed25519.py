@@ -40,9 +40,9 @@ def test_altered_message_does_not_verify() -> None:
         (signature, b"date"), (other.sign(b"data"), b"data"), (signature[::-1], b"data"), (bytes(64), b"data"),
         (b"", signature + b"data"), (signature[:-1], signature[-1:] + b"data"), (signature + b"da", b"ta"),
     ]  # fmt: skip
-    for each in forged:
+    for item in forged:
         with pytest.raises(InvalidSignature):
-            public.verify(*each)
+            public.verify(*item)
 
 
 @pytest.mark.parametrize("length", [0, 31, 33, 64])

@@ -40,9 +40,9 @@ def write(writer: Writer, folder: Path, payloads: bool = False) -> Path:
 def verify(folder: Path, keys: Path | None = None) -> dict[str, Any]:
     command = [NODE, str(VERIFIER), str(folder), str(keys or folder / "ledger.pub")]
     done = subprocess.run(command, capture_output=True, text=True)
-    said: dict[str, Any] = json.loads(done.stdout)
-    assert done.returncode == (0 if said["ok"] else 1), done.stderr
-    return said
+    document: dict[str, Any] = json.loads(done.stdout)
+    assert done.returncode == (0 if document["ok"] else 1), done.stderr
+    return document
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -69,20 +69,20 @@ async def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_the_second_verifier_accepts_a_real_export(real: Path) -> None:
-    said = verify(real)
-    assert said["ok"], said
-    assert said["receipts"] > 512
-    assert said["heads"] == 2
-    assert said["policies"] == 2
-    assert {"intent", "outcome", "decision", "approval.granted", "approver.enrolled"} <= set(said["kinds"])
+    report = verify(real)
+    assert report["ok"], report
+    assert report["receipts"] > 512
+    assert report["heads"] == 2
+    assert report["policies"] == 2
+    assert {"intent", "outcome", "decision", "approval.granted", "approver.enrolled"} <= set(report["kinds"])
 
 
 @pytest.mark.parametrize("size", SIZES)
 def test_both_verifiers_accept_an_export_of_any_size(tmp_path: Path, size: int) -> None:
     folder = write(open_filled(tmp_path / "state", size), tmp_path / "out")
-    said = verify(folder)
-    assert said["ok"], said
-    assert said["receipts"] == size
+    report = verify(folder)
+    assert report["ok"], report
+    assert report["receipts"] == size
     read_with_tlog_scales(folder)
 
 
@@ -185,9 +185,9 @@ def test_second_verifier_detects_changes(
     folder = tmp_path / "out"
     shutil.copytree(real, folder)
     tamper(folder)
-    said = verify(folder)
-    assert not said["ok"], what
-    assert re.search(problem, said["problem"]), said
+    report = verify(folder)
+    assert not report["ok"], what
+    assert re.search(problem, report["problem"]), report
 
 
 def test_second_verifier_refuses_another_key(tmp_path: Path, real: Path) -> None:
@@ -232,14 +232,14 @@ def test_a_ledger_whose_key_was_rotated_is_accepted_with_its_first_key(tmp_path:
     (tmp_path / "first.pub").write_text(writer.key.verifier + "\n")
     rotated(writer)
     folder = write(writer, tmp_path / "out")
-    said = verify(folder, tmp_path / "first.pub")
-    assert said["ok"], said
-    assert said["kinds"] == {"decision": 305, "key.rotated": 1}
+    report = verify(folder, tmp_path / "first.pub")
+    assert report["ok"], report
+    assert report["kinds"] == {"decision": 305, "key.rotated": 1}
 
 
 def test_rotation_not_signed_by_the_new_key_is_refused(tmp_path: Path) -> None:
     writer = open_filled(tmp_path / "state", 3)
     (tmp_path / "first.pub").write_text(writer.key.verifier + "\n")
     rotated(writer, bytes(64))
-    said = verify(write(writer, tmp_path / "out"), tmp_path / "first.pub")
-    assert said["problem"] == "receipt 3: the new key did not sign its own introduction"
+    report = verify(write(writer, tmp_path / "out"), tmp_path / "first.pub")
+    assert report["problem"] == "receipt 3: the new key did not sign its own introduction"

@@ -99,8 +99,8 @@ async def approve_and_use(harness: Harness, text: str) -> None:
 
 async def use_a_grant(harness: Harness, text: str, votes: Votes) -> None:
     harness.approve(await ask(harness, f"many {text}"), "carol", terms=GrantTerms(3, 600, ("text",)))
-    for each in ("", "a", "b"):
-        await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": f"many {text}{each}"}))
+    for item in ("", "a", "b"):
+        await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": f"many {text}{item}"}))
     [grant] = harness.store.grants(state="active")
     votes.revoke(grant.id, "carol", "enough")
 
@@ -126,7 +126,7 @@ def erase(harness: Harness, ranges: list[tuple[int, int]]) -> None:
         gone = 0
         for first, last in ranges:
             gone += tx.store._run("DELETE FROM payload WHERE seq BETWEEN ? AND ?", (first, last)).rowcount
-        fields: Json = {"reason": "asked to", "by": "alice", "count": gone, "seqs": [list(each) for each in ranges]}
+        fields: Json = {"reason": "asked to", "by": "alice", "count": gone, "seqs": [list(item) for item in ranges]}
         tx.add(Draft("payload.erased", fields))
 
     harness.ledger.writer.run(op)

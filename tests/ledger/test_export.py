@@ -44,17 +44,17 @@ def change(writer: Writer, sql: str, *values: object) -> None:
 
 def test_export_has_the_files_of_a_tiled_log(tmp_path: Path) -> None:
     done = write(open_filled(tmp_path / "state", 600), tmp_path / "out")
-    found = files(tmp_path / "out")
-    assert set(found) == {
+    result = files(tmp_path / "out")
+    assert set(result) == {
         "checkpoint", "ledger.pub", "tile/0/000", "tile/0/001", "tile/0/002.p/88", "tile/1/000.p/2",
         "tile/entries/000", "tile/entries/001", "tile/entries/002.p/88",
         "bundles/000.jsonl", "bundles/001.jsonl", "bundles/002.jsonl",
     }  # fmt: skip
-    leaves = b"".join(found[name] for name in ("tile/0/000", "tile/0/001", "tile/0/002.p/88"))
-    read = [each for name in sorted(found) if "entries" in name for each in entries(found[name])]
-    assert [merkle.leaf_hash(each) for each in read] == [leaves[at : at + 32] for at in range(0, len(leaves), 32)]
+    leaves = b"".join(result[name] for name in ("tile/0/000", "tile/0/001", "tile/0/002.p/88"))
+    read = [entry for name in sorted(result) if "entries" in name for entry in entries(result[name])]
+    assert [merkle.leaf_hash(item) for item in read] == [leaves[at : at + 32] for at in range(0, len(leaves), 32)]
     assert (done.receipts, done.new) == (len(read), 600)
-    head, _ = note.parse(found["checkpoint"].decode())
+    head, _ = note.parse(result["checkpoint"].decode())
     assert (head.origin, head.size, base64.b64encode(head.root).decode()) == (ORIGIN, 600, done.root)
 
 
@@ -72,7 +72,7 @@ def test_each_bundle_proves_its_receipt(tmp_path: Path) -> None:
         parsed, [(_, _, signature)] = note.parse(checkpoint)
         writer.key.public.verify(signature, parsed.text().encode())
         leaf = merkle.leaf_hash(bundle["entry"].encode())
-        merkle.verify_inclusion(leaf, seq, parsed.size, [base64.b64decode(each) for each in path], parsed.root)
+        merkle.verify_inclusion(leaf, seq, parsed.size, [base64.b64decode(item) for item in path], parsed.root)
 
 
 def test_repeated_export_adds_new_receipts_and_keeps_full_tiles(tmp_path: Path) -> None:
@@ -99,9 +99,9 @@ def note_root(folder: Path) -> str:
 def test_receipts_written_during_an_export_are_left_to_the_next(tmp_path: Path) -> None:
     writer, out = open_filled(tmp_path / "state", 300), tmp_path / "out"
     export(writer.store, writer.key.verifier + "\n", out, False, lambda done, of: fill(writer, 10))
-    found = files(out)
-    assert note.parse(found["checkpoint"].decode())[0].size == 300
-    assert len(entries(found["tile/entries/001.p/44"])) == 44
+    result = files(out)
+    assert note.parse(result["checkpoint"].decode())[0].size == 300
+    assert len(entries(result["tile/entries/001.p/44"])) == 44
     assert write(writer, out).receipts == 320
 
 
@@ -159,7 +159,7 @@ def test_payloads_are_exported_on_request_and_removed_after_erasure(tmp_path: Pa
     assert not (tmp_path / "without/payloads").exists()
     write(writer, out, payloads=True)
     rows = [json.loads(line) for line in (out / "payloads/000.jsonl").read_text().splitlines()]
-    receipts = [json.loads(each.split(b"\n")[0]) for each in entries((out / "tile/entries/000").read_bytes())]
+    receipts = [json.loads(entry.split(b"\n")[0]) for entry in entries((out / "tile/entries/000").read_bytes())]
     assert [row["seq"] for row in rows] == list(range(256))
     for row, receipt in zip(rows, receipts, strict=True):
         salt, payload = (base64.b64decode(row["request"][name]) for name in ("salt", "payload"))
@@ -240,5 +240,5 @@ def test_newest_cosigned_head_is_exported_and_proves_its_receipts(tmp_path: Path
     assert note.parse((tmp_path / "out/checkpoint").read_text())[0].size == 310
     bundle = json.loads(LedgerProofs(writer.store, cosigned(writer.store)).prove(7, with_payloads=False))
     assert bundle["proof"].endswith(signed)
-    path = [base64.b64decode(each) for each in bundle["proof"].partition("\n\n")[0].split("\n")[2:]]
+    path = [base64.b64decode(item) for item in bundle["proof"].partition("\n\n")[0].split("\n")[2:]]
     merkle.verify_inclusion(merkle.leaf_hash(bundle["entry"].encode()), 7, 300, path, note.parse(signed)[0].root)

@@ -28,20 +28,20 @@ async def test_failing_operation_does_not_fail_the_others(tmp_path: Path, bad: s
     ops = [adding(f"guard-{at}", MAX_ENTRY_BYTES if at in bad else 1) for at in range(4)]
     before = harness.store.head().size
     told = await submit_together(harness, ops)
-    assert [isinstance(each, LedgerError) for each in told] == [at in bad for at in range(4)]
+    assert [isinstance(item, LedgerError) for item in told] == [at in bad for at in range(4)]
     kept = [harness.store.receipt(seq) for seq in range(before, harness.store.head().size)]
     names = [f"guard-{at}" for at in range(4) if at not in bad]
     assert [row and f'"guard":"{name}"'.encode() in row.body for row, name in zip(kept, names, strict=True)] == [
         True for _ in names
     ]
-    assert [each for each in told if isinstance(each, int)] == list(range(before, before + len(names)))
+    assert [item for item in told if isinstance(item, int)] == list(range(before, before + len(names)))
 
 
 async def test_unwritable_ledger_fails_all_operations_at_once(tmp_path: Path) -> None:
     harness = open_harness(tmp_path)
     harness.store._run("CREATE TRIGGER no BEFORE INSERT ON receipt BEGIN SELECT RAISE(ABORT, 'no room'); END")
     told = await submit_together(harness, [adding("a"), adding("b")])
-    assert [type(each) for each in told] == [LedgerError, LedgerError]
+    assert [type(item) for item in told] == [LedgerError, LedgerError]
 
 
 async def test_concurrent_calls_share_one_commit(tmp_path: Path) -> None:

@@ -147,7 +147,7 @@ def test_key_can_be_rotated_repeatedly(tmp_path: Path) -> None:
         keys.append(key_rotation.rotate(settings(tmp_path), Clock())[1])
         write(writer)
     assert list(chain(tmp_path / "state", keys[0])) == keys == published(tmp_path)
-    assert [each.since for each in writer.store.guard_keys()] == [0, 2, 4, 6]
+    assert [key.since for key in writer.store.guard_keys()] == [0, 2, 4, 6]
 
 
 def test_a_ledger_that_was_never_rotated_verifies(tmp_path: Path) -> None:
@@ -284,12 +284,12 @@ def test_keyring_holds_the_key_and_no_file_does(tmp_path: Path, keyring_file: Pa
 
 
 def test_two_ledgers_of_one_origin_share_no_key_in_the_keyring(tmp_path: Path, keyring_file: Path) -> None:
-    made = []
+    results = []
     for name in ("a", "b"):
         writer = open_writer(LedgerSettings(tmp_path / name, ORIGIN, signers=(SignerSettings("keyring"),)), Clock())
         write(writer)
-        made.append(writer.key.verifier)
-    assert len(set(made)) == 2
+        results.append(writer.key.verifier)
+    assert len(set(results)) == 2
 
 
 def test_key_missing_from_the_keyring_is_reported(tmp_path: Path, keyring_file: Path) -> None:

@@ -99,7 +99,7 @@ async def approvals_of_every_fate(harness: Harness) -> None:
 
 def approvers_keys(harness: Harness) -> None:
     writer, (first, second) = harness.ledger.writer, (Ed25519PrivateKey.generate() for _ in range(2))
-    old, new = (NewKey("ed25519", each.public_key().public_bytes_raw(), {}) for each in (first, second))
+    old, new = (NewKey("ed25519", item.public_key().public_bytes_raw(), {}) for item in (first, second))
     enrol(writer, Approver("dana", "Dana"), old)
     rotate(writer, Approver("dana", "Dana"), old.id, new, first.sign)
     remove(writer, "dana", new.id, "left")
@@ -164,7 +164,7 @@ def test_receipt_schema_is_valid_json_schema() -> None:
 
 
 def test_schema_has_exactly_the_kinds_of_the_guard() -> None:
-    assert {each["$ref"].removeprefix("#/$defs/") for each in SCHEMA["oneOf"]} == set(KINDS)
+    assert {item["$ref"].removeprefix("#/$defs/") for item in SCHEMA["oneOf"]} == set(KINDS)
     assert all(SCHEMA["$defs"][kind]["properties"]["kind"] == {"const": kind} for kind in KINDS)
 
 

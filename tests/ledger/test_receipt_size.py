@@ -49,7 +49,7 @@ async def test_huge_resource_ticket_and_reason_are_cut_and_the_call_runs(tmp_pat
     arguments = {"deal_id": WORST * 150_000, "amount": 2, "guard_ticket": WORST * 500, "guard_reason": WORST * 500}
     reply = await call(harness, "crm__update_deal", arguments)
     assert text(reply) == "done"
-    [intent] = [each for each in harness.receipts("intent") if "purpose" not in each]
+    [intent] = [receipt for receipt in harness.receipts("intent") if "purpose" not in receipt]
     for cut in (intent["resource"]["id"], intent["deed"], intent["reason"]):
         assert "… [cut from " in cut
     assert harness.upstream.writes(), "what is sent is not cut"
@@ -71,9 +71,9 @@ async def test_thousands_of_changed_fields_are_cut_to_a_few_and_counted(tmp_path
     harness = open_harness(tmp_path)
     many = {f"field_{number:05}_{WORST * 20}": number for number in range(4000)}
     await call(harness, "crm__update_deal", {"deal_id": "1"} | many)
-    receipts = [each for each in harness.receipts() if "changes" in each]
+    receipts = [receipt for receipt in harness.receipts() if "changes" in receipt]
     assert receipts
-    assert all(each["changes"][-1].endswith(" more]") for each in receipts)
+    assert all(receipt["changes"][-1].endswith(" more]") for receipt in receipts)
     check(harness)
 
 
@@ -95,10 +95,10 @@ async def test_long_rationales_are_whole_in_votes_and_cut_in_the_intent(tmp_path
     for person in people:
         harness.approve(held, person, rationale=WORST * 2000)
     assert text(await call(harness, "crm__note", {"text": "hi"})) == "done"
-    assert [each["rationale"] for each in harness.receipts("approval.granted")] == [WORST * 2000] * 3
+    assert [receipt["rationale"] for receipt in harness.receipts("approval.granted")] == [WORST * 2000] * 3
     [intent] = harness.receipts("intent")
     repeated = [by["rationale"] for by in intent["approval"]["approvers"]]
-    assert all("… [cut from 2000" in each and len(json.dumps(each)) < 1000 for each in repeated)
+    assert all("… [cut from 2000" in item and len(json.dumps(item)) < 1000 for item in repeated)
     check(harness)
 
 

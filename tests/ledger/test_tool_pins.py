@@ -38,8 +38,8 @@ class PinSession:
         return {name: kept.because for name, kept in self.pins.judge(tools).items()}
 
     def receipts(self) -> list[Json]:
-        found = [json.loads(row.body) for row in self.writer.store.receipts_after(-1)]
-        return [receipt for receipt in found if receipt["kind"].startswith("catalog.")]
+        receipts = [json.loads(row.body) for row in self.writer.store.receipts_after(-1)]
+        return [receipt for receipt in receipts if receipt["kind"].startswith("catalog.")]
 
     def kinds(self) -> list[str]:
         return [receipt["kind"].partition(".")[2] for receipt in self.receipts()]

@@ -45,7 +45,7 @@ class Authority:
     def asked(self, what: str) -> list[Json]:
         path = self.folder / "asked.jsonl"
         lines = path.read_text().splitlines() if path.exists() else []
-        return [each for each in map(json.loads, lines) if each["what"] == what]
+        return [item for item in map(json.loads, lines) if item["what"] == what]
 
     def section(self, secret: str, grant: str = "client_credentials", more: str = "") -> str:
         """The TOML of the upstream `far`; `secret` is the TOML of the secret's source, or empty."""

@@ -136,10 +136,10 @@ def reply(response: httpx.Response) -> Json:
     """The JSON-RPC reply of a response, whether it is a document or the last event of a stream."""
     if response.headers["content-type"].startswith("text/event-stream"):
         data = [line.removeprefix("data: ") for line in response.text.splitlines() if line.startswith("data: ")]
-        found: Json = json.loads(data[-1])
+        report: Json = json.loads(data[-1])
     else:
-        found = response.json()
-    return found
+        report = response.json()
+    return report
 
 
 class Wire:

@@ -27,12 +27,12 @@ def run_warm(words: tuple[str, ...]) -> "subprocess.CompletedProcess[str]":
         server = _server()
         assert server.stdin
         assert server.stdout
-        files = [f"/proc/{os.getpid()}/fd/{each.fileno()}" for each in (out, err)]
+        files = [f"/proc/{os.getpid()}/fd/{item.fileno()}" for item in (out, err)]
         asked = {"words": words, "files": files, "cwd": os.getcwd(), "env": dict(os.environ)}
         server.stdin.write(json.dumps(asked).encode() + b"\n")
         server.stdin.flush()
         code = int(server.stdout.readline())
-        return subprocess.CompletedProcess(words, code, *(_read(each.fileno()) for each in (out, err)))
+        return subprocess.CompletedProcess(words, code, *(_read(item.fileno()) for item in (out, err)))
 
 
 def _read(file: int) -> str:

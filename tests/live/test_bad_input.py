@@ -72,7 +72,7 @@ def test_unacceptable_arguments_are_denied_with_a_receipt(
     assert "Nothing was sent" in text(reply)
     denied = log(config, "--kind", "decision")[-1]
     assert (denied["outcome"], denied["tool"]) == ("deny", "up__free")
-    assert any(reason in each for each in denied["reasons"])
+    assert any(reason in item for item in denied["reasons"])
     assert seen(folder, "up") == []
 
 
@@ -176,7 +176,7 @@ def test_errors_of_tool_and_upstream_pass_through(client: Client, config: Path) 
     assert text(client.call("up__tool_error")) == "the tool says no"
     expected = {"code": -32050, "message": "upstream says no", "data": {"kept": True}}
     assert client.call("up__protocol_error")["error"] == expected
-    assert [each["ending"] for each in log(config, "--kind", "outcome")] == ["tool_error", "upstream_error"]
+    assert [receipt["ending"] for receipt in log(config, "--kind", "outcome")] == ["tool_error", "upstream_error"]
 
 
 def test_dead_upstream_fails_its_own_calls_and_is_restarted(folder: Path) -> None:
@@ -193,7 +193,7 @@ def test_dead_upstream_fails_its_own_calls_and_is_restarted(folder: Path) -> Non
         deadline = time.monotonic() + 20
         while client.call("up__echo", {"text": "back"})["result"].get("isError"):
             assert time.monotonic() < deadline, "the upstream was not started again"
-    assert [each["ending"] for each in log(config, "--kind", "outcome", "--tool", "up__die")] == ["unknown"]
+    assert [receipt["ending"] for receipt in log(config, "--kind", "outcome", "--tool", "up__die")] == ["unknown"]
     assert [call["arguments"] for call in seen(folder, "up")][-1] == {"text": "back"}
 
 

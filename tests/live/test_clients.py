@@ -36,7 +36,7 @@ def assert_all_works(got: Json) -> None:
 def test_the_typescript_client_works_on_stdio(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
     assert_all_works(typescript("stdio", *command("run", "--config", str(config))))
-    assert [each["ending"] for each in log(config, "--kind", "outcome")] == ["ok", "ok", "ok", "tool_error"]
+    assert [receipt["ending"] for receipt in log(config, "--kind", "outcome")] == ["ok", "ok", "ok", "tool_error"]
 
 
 def test_the_typescript_client_works_over_http(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_the_typescript_client_works_over_http(tmp_path: Path) -> None:
         instance, token = served.issue()
         assert_all_works(typescript("http", served.url, token))
         assert served.health()["sessions"] == 0
-    assert {each["instance"] for each in log(config, "--kind", "intent")} == {instance}
+    assert {receipt["instance"] for receipt in log(config, "--kind", "intent")} == {instance}
 
 
 async def test_fastmcps_client_works_on_stdio(tmp_path: Path) -> None:

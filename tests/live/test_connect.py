@@ -81,14 +81,14 @@ def test_user_calls_as_the_configured_agent(guard: Served, place: Path) -> None:
         assert text(ann.call("up__echo", {"text": "from ann"}))
         assert text(ben.call("up__echo", {"text": "from ben"}))
     assert (ann.process.returncode, ben.process.returncode) == (0, 0)
-    issued = [each for each in log(guard.config, "--kind", "credential.issued")]
-    assert [(each["agent"], each["by"], each["uid"]) for each in issued] == [
+    issued = [receipt for receipt in log(guard.config, "--kind", "credential.issued")]
+    assert [(item["agent"], item["by"], item["uid"]) for item in issued] == [
         ("tester", "socket", ANN), ("other", "socket", BEN),
     ]  # fmt: skip
-    assert [each["pid"] for each in issued] == [ann.process.pid, ben.process.pid]
-    called = {each["instance"]: each["agent"] for each in log(guard.config, "--kind", "intent")}
-    assert called == {each["instance"]: each["agent"] for each in issued}
-    assert {each["instance"] for each in log(guard.config, "--kind", "instance.ended")} == set(called)
+    assert [item["pid"] for item in issued] == [ann.process.pid, ben.process.pid]
+    called = {receipt["instance"]: receipt["agent"] for receipt in log(guard.config, "--kind", "intent")}
+    assert called == {item["instance"]: item["agent"] for item in issued}
+    assert {receipt["instance"] for receipt in log(guard.config, "--kind", "instance.ended")} == set(called)
     cli("verify", "--config", str(guard.config))
 
 
@@ -117,7 +117,7 @@ def test_concurrent_users_are_never_confused(guard: Served, place: Path) -> None
         number, uid, _ = requests[seq]["text"].split(":")
         assert receipt["agent"] == agents[int(uid)]
         instances.setdefault(number, set()).add(receipt["instance"])
-    assert all(len(each) == 1 for each in instances.values())
+    assert all(len(item) == 1 for item in instances.values())
     assert len(set.union(*instances.values())) == 6
 
 
@@ -138,14 +138,14 @@ def test_client_claims_about_itself_are_ignored(guard: Served, place: Path) -> N
         ben.request("initialize", hello)
         ben.notify("notifications/initialized")
         ben.request("tools/call", {"name": "up__echo", "arguments": {"text": "x"}, "_meta": meta})
-    assert {each["agent"] for each in log(guard.config, "--kind", "intent")} == {"other"}
+    assert {receipt["agent"] for receipt in log(guard.config, "--kind", "intent")} == {"other"}
 
 
 def test_a_revoked_instance_is_refused_at_its_next_call(guard: Served, place: Path, tmp_path: Path) -> None:
     with Connected(place / "socket", uid=ANN) as ann:
         ann.start()
         ann.call("up__echo", {"text": "before"})
-        [instance] = [each["instance"] for each in log(guard.config, "--kind", "credential.issued")]
+        [instance] = [receipt["instance"] for receipt in log(guard.config, "--kind", "credential.issued")]
         guard.revoke("--instance", instance)
         assert "revoked" in text(ann.call("up__echo", {"text": "after"}))
     assert len(seen(tmp_path, "up")) == 1
@@ -181,7 +181,7 @@ def test_connect_ends_when_the_guard_ends(tmp_path: Path, place: Path) -> None:
             assert served.process.wait(20) == 0
         assert "has ended the conversation" in ann.stderr
     assert not (place / "socket").exists()
-    kinds = [each["kind"] for each in log(served.config)]
+    kinds = [receipt["kind"] for receipt in log(served.config)]
     assert kinds[-2:] == ["instance.ended", "guard.stopped"]
 
 
@@ -212,8 +212,8 @@ def test_socket_has_the_configured_mode_and_group(
     serve = serving(port, f'socket = "{place}/socket"\nsocket_mode = "{mode}"\nsocket_group = "{ANN}"')
     config = write_config(tmp_path, scripted("up", tmp_path), more=AGENTS + serve + USERS)
     with Served(config, port):
-        found = (place / "socket").stat()
-        assert (oct(found.st_mode & 0o777), found.st_gid) == (oct(int(mode, 8)), ANN)
+        result = (place / "socket").stat()
+        assert (oct(result.st_mode & 0o777), result.st_gid) == (oct(int(mode, 8)), ANN)
         with Connected(place / "socket", uid=uid) as client:
             if connects:
                 client.start()

@@ -37,10 +37,10 @@ def test_destination_is_judged_by_its_first_source(tmp_path: Path) -> None:
         assert "not from what others wrote" in text(client.call("up__echo", {"text": EVIL.upper()}))
         assert "anna" in text(client.call("up__echo", {"text": "anna@corp.example"}))
     receipts = log(config)
-    started = next(each for each in receipts if each["kind"] == "instance.started")
+    started = next(receipt for receipt in receipts if receipt["kind"] == "instance.started")
     assert started["request"].startswith("sha256:")  # the receipt commits to the task text, which is stored beside it
     assert "anna" not in json.dumps(receipts)
-    denied = next(each for each in receipts if each["kind"] == "decision")
+    denied = next(receipt for receipt in receipts if receipt["kind"] == "decision")
     assert denied["history"] == {"untrusted_seen": True, "sinks": {"from_untrusted": ["text"]}}
     printed = cli("show", str(denied["seq"]), "--config", str(config)).stdout
     assert "untrusted content was read; text from untrusted" in printed

@@ -68,7 +68,7 @@ async def test_official_client_works_with_both_protocol_versions(served: Served,
     assert "file:///x" in str(answered.content[0])
     assert steps == [1, 2, 3]
     intents = log(served.config, "--kind", "intent")
-    assert {(each["instance"], each["on_behalf_of"], each["ticket"]) for each in intents} == {
+    assert {(intent["instance"], intent["on_behalf_of"], intent["ticket"]) for intent in intents} == {
         (instance, "dana", "INC-1")
     }
 
@@ -277,7 +277,7 @@ def test_ambiguous_body_is_refused_with_a_receipt(served: Served) -> None:
     client.start()
     two = b'{"jsonrpc":"2.0","id":9,"method":"tools/call","params":{"name":"up__echo","name":"up__die"}}'
     assert reply(client.send(two))["result"]["isError"] is True
-    assert [each["outcome"] for each in log(served.config, "--kind", "decision")] == ["deny"]
+    assert [receipt["outcome"] for receipt in log(served.config, "--kind", "decision")] == ["deny"]
 
 
 @pytest.mark.parametrize("header", ["mcp-protocol-version", "mcp-method", "mcp-name"])
@@ -303,8 +303,8 @@ def test_methods_absent_from_the_stateless_revision_are_refused(served: Served) 
 
 
 def _jwk(key: EllipticCurvePrivateKey) -> Json:
-    made: Json = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(key.public_key()))
-    return made
+    document: Json = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(key.public_key()))
+    return document
 
 
 def _proof(key: EllipticCurvePrivateKey, token: str, url: str, **changes: Any) -> str:
@@ -378,8 +378,8 @@ def test_tokens_of_another_issuer_are_mapped_to_agent_and_user(tmp_path: Path) -
         ):
             assert served.raw(bad).stateless("tools/list").status_code == 401
         intents = log(served.config, "--kind", "intent")
-        assert {(each["agent"], each["on_behalf_of"]) for each in intents} == {("tester", "dana")}
-        assert len({each["instance"] for each in intents}) == 1  # one token is one instance
+        assert {(intent["agent"], intent["on_behalf_of"]) for intent in intents} == {("tester", "dana")}
+        assert len({intent["instance"] for intent in intents}) == 1  # one token is one instance
         served.revoke("--user", "dana")
         assert served.raw(good).stateless("tools/list").status_code == 401
         assert len(log(served.config, "--kind", "instance.started")) == 1

@@ -64,8 +64,8 @@ def test_lost_response_is_resumed_and_the_call_runs_once(served: Served, tmp_pat
     event = lose(client, message())
     cli("approvals", "approve", held(served.config), "--rationale", "fine", *enrol(served.config))
     for _ in range(2):  # a client that loses it again may resume again
-        found = reply(resume(client, event))
-        assert (found["id"], found["result"]["isError"]) == (7, False)
+        result = reply(resume(client, event))
+        assert (result["id"], result["result"]["isError"]) == (7, False)
     assert len(seen(tmp_path, "up")) == 1
 
 

@@ -58,8 +58,8 @@ def test_interrupted_response_is_resumed(tmp_path: Path, remote: Remote) -> None
     with Client(config) as client:
         client.start("2025-11-25")
         assert text(client.call("far__polled")) == "come back"
-    assert [each["tool"] for each in remote.calls()] == ["polled"]
-    assert [each["ending"] for each in log(config, "--kind", "outcome")] == ["ok"]
+    assert [call["tool"] for call in remote.calls()] == ["polled"]
+    assert [receipt["ending"] for receipt in log(config, "--kind", "outcome")] == ["ok"]
 
 
 @pytest.mark.parametrize("transport", ["http", "sse"])
@@ -73,10 +73,10 @@ def test_calls_reach_the_upstream_and_progress_reaches_the_client(
         assert text(client.call("far__echo", {"text": "hi"})) == "hi"
         params = {"name": "far__steps", "arguments": {}, "_meta": {"progressToken": "p"}}
         assert text(client.request("tools/call", params)) == "done"
-        news = [each["params"] for each in client.others if each.get("method") == "notifications/progress"]
-        assert [(each["progressToken"], each["progress"]) for each in news] == [("p", 1), ("p", 2), ("p", 3)]
-    assert [each["ending"] for each in log(config, "--kind", "outcome")] == ["ok", "ok"]
-    assert [each["tool"] for each in remote.calls()] == ["echo", "steps"]
+        news = [message["params"] for message in client.others if message.get("method") == "notifications/progress"]
+        assert [(item["progressToken"], item["progress"]) for item in news] == [("p", 1), ("p", 2), ("p", 3)]
+    assert [receipt["ending"] for receipt in log(config, "--kind", "outcome")] == ["ok", "ok"]
+    assert [call["tool"] for call in remote.calls()] == ["echo", "steps"]
     for file in (tmp_path / "state").rglob("*"):
         assert file.is_dir() or TOKEN.encode() not in file.read_bytes()
     assert TOKEN not in client.stderr
@@ -98,8 +98,8 @@ def test_a_call_whose_answer_is_lost_is_unknown_and_not_sent_again(tmp_path: Pat
                 and text(client.call("far__echo", {"text": "again"})) == "again"
             )
         )
-    assert [each["tool"] for each in remote.calls()].count("die") == 1
-    assert [each["ending"] for each in log(config, "--kind", "outcome", "--tool", "far__die")] == ["unknown"]
+    assert [call["tool"] for call in remote.calls()].count("die") == 1
+    assert [receipt["ending"] for receipt in log(config, "--kind", "outcome", "--tool", "far__die")] == ["unknown"]
     cli("verify", "--config", str(config))
 
 

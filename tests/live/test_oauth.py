@@ -89,9 +89,9 @@ def test_a_call_that_may_have_run_is_never_sent_again(tmp_path: Path) -> None:
         assert "307" in client.call("far__redirect")["error"]["message"]
         assert "403" in client.call("far__error")["error"]["message"]
         assert "may have taken effect" in text(client.call("far__html"))
-        assert [each["tool"] for each in authority.asked("call")] == ["status", "redirect", "error", "html"]
+        assert [item["tool"] for item in authority.asked("call")] == ["status", "redirect", "error", "html"]
         assert len(authority.asked("token")) == 1
-    endings = [each["ending"] for each in log(config, "--kind", "outcome")]
+    endings = [receipt["ending"] for receipt in log(config, "--kind", "outcome")]
     assert endings == ["unknown", "upstream_error", "upstream_error", "unknown"]
 
 
@@ -111,11 +111,13 @@ def test_sign_in_by_a_user_continues_with_rotating_refresh_tokens(tmp_path: Path
             authority.behave(slow=0.2, lasts=1)
             for _ in range(5):
                 authority.drop()  # so that both notice at the same time
-                sent = [each.send("tools/call", {"name": "far__echo", "arguments": {}}) for each in (one, two)]
+                sent = [item.send("tools/call", {"name": "far__echo", "arguments": {}}) for item in (one, two)]
                 assert [text(each.wait(id)) for each, id in zip((one, two), sent, strict=True)] == ["done", "done"]
-        refreshes = [each for each in authority.asked("token") if each["grant_type"] == "refresh_token"]
+        refreshes = [item for item in authority.asked("token") if item["grant_type"] == "refresh_token"]
         assert len(refreshes) >= 3
-        assert len({each["refresh_token"] for each in refreshes}) == len(refreshes)  # no refresh token was used twice
+        assert len({refresh["refresh_token"] for refresh in refreshes}) == len(
+            refreshes
+        )  # no refresh token was used twice
         assert json.loads(kept.read_text())["refresh"] == authority.asked("gave")[-1]["refresh"]
 
 
@@ -180,8 +182,8 @@ def test_sign_in_stored_in_the_keyring_is_refreshed(tmp_path: Path, monkeypatch:
             authority.drop()
             assert text(client.call("far__echo")) == "done"
         asked = authority.asked("token")
-        assert [each["grant_type"] for each in asked] == ["authorization_code", "refresh_token"]
-        assert all(each["client_secret"] == SECRET for each in asked)
+        assert [item["grant_type"] for item in asked] == ["authorization_code", "refresh_token"]
+        assert all(item["client_secret"] == SECRET for item in asked)
         assert authority.asked("gave")[-1]["refresh"] in (tmp_path / "keyring.json").read_text()
 
 

@@ -47,8 +47,8 @@ class Eras:
         )
 
     def seen(self, what: str) -> list[Json]:
-        said = [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
-        return [each for each in said if each["what"] == what]
+        document = [json.loads(line) for line in self.log.read_text().splitlines()] if self.log.exists() else []
+        return [item for item in document if item["what"] == what]
 
     def outcomes(self) -> list[Json]:
         return log(self.config, "--kind", "outcome")
@@ -70,7 +70,7 @@ def answer(client: Client, **answers: Json) -> None:
     """Answer the guard's next requests to the client by method, in any order."""
     waiting = dict(answers)
     while waiting:
-        message = next((each for each in client.others if each.get("method") in waiting and "id" in each), None)
+        message = next((item for item in client.others if item.get("method") in waiting and "id" in item), None)
         if message is not None:
             client.others.remove(message)
         else:
@@ -101,16 +101,16 @@ def test_handshake_client_works_with_a_stateless_upstream(modern: Eras) -> None:
         assert "resultType" not in reply["result"]
         params = {"name": "up__steps", "arguments": {}, "_meta": {"progressToken": "p"}}
         assert text(client.request("tools/call", params)) == "done"
-        news = [each["params"] for each in client.others if each.get("method") == "notifications/progress"]
-        assert [(each["progressToken"], each["progress"]) for each in news] == [("p", 1), ("p", 2), ("p", 3)]
-        assert not any(each.get("method") == "notifications/message" for each in client.others)
+        news = [message["params"] for message in client.others if message.get("method") == "notifications/progress"]
+        assert [(item["progressToken"], item["progress"]) for item in news] == [("p", 1), ("p", 2), ("p", 3)]
+        assert not any(message.get("method") == "notifications/message" for message in client.others)
         said = client.request("prompts/get", {"name": "up__hello", "arguments": {"name": "Ada"}})["result"]
         assert said["messages"][0]["content"]["text"] == "say hello to Ada"
         assert client.request("resources/read", {"uri": "mem://one"})["result"]["contents"][0]["text"] == "the resource"
     assert modern.seen("echo")[0] | {"text": ""} == {
         "what": "echo", "text": "", "era": REVISION, "capabilities": {"elicitation": {}}
     }  # fmt: skip
-    assert [each["method"] for each in modern.seen("greeting")][:2] == ["initialize", "server/discover"]
+    assert [entry["method"] for entry in modern.seen("greeting")][:2] == ["initialize", "server/discover"]
     cli("verify", "--config", str(modern.config))
 
 
@@ -130,7 +130,7 @@ def test_upstream_questions_reach_a_handshake_client_within_the_call(modern: Era
         for _ in range(2):
             answer(client, **{"elicitation/create": {"result": NAMED}, "roots/list": {"result": ROOTS}})
         assert text(client.wait(id)) == "hello Ada"
-    assert [each["answers"] for each in modern.seen("greet")] == [[], ["where", "who"], ["where", "who"]]
+    assert [entry["answers"] for entry in modern.seen("greet")] == [[], ["where", "who"], ["where", "who"]]
     [outcome] = modern.outcomes()
     assert (outcome["ending"], outcome["rounds"]) == ("ok", 3)
     assert len(log(modern.config, "--kind", "intent")) == 1
@@ -166,7 +166,7 @@ def test_question_unsupported_by_the_client_is_named_and_ends_the_call(modern: E
     with Stateless(modern.config) as other:
         reply = other.ask("tools/call", {"name": "up__greet", "arguments": {}}, roots={})
         assert "`elicitation/create`, and the client did not offer `elicitation`" in text(reply)
-    assert [each["ending"] for each in modern.outcomes()] == ["cancelled", "cancelled"]
+    assert [outcome["ending"] for outcome in modern.outcomes()] == ["cancelled", "cancelled"]
     assert len(modern.seen("greet")) == 2
 
 
@@ -177,7 +177,7 @@ def test_client_refusal_to_answer_ends_the_call(modern: Eras) -> None:
         no = {"error": {"code": -1, "message": "not today"}}
         answer(client, **{"elicitation/create": no, "roots/list": {"result": ROOTS}})
         assert "not today" in text(client.wait(id))
-    assert [each["ending"] for each in modern.outcomes()] == ["cancelled"]
+    assert [outcome["ending"] for outcome in modern.outcomes()] == ["cancelled"]
 
 
 def test_endless_questions_are_cut_off(modern: Eras) -> None:
@@ -188,7 +188,7 @@ def test_endless_questions_are_cut_off(modern: Eras) -> None:
             answer(client, **{"elicitation/create": {"result": NAMED}, "roots/list": {"result": ROOTS}})
         assert "after 10 rounds" in text(client.wait(id))
     assert len(modern.seen("greet")) == 10
-    assert [(each["ending"], each["rounds"]) for each in modern.outcomes()] == [("cancelled", 10)]
+    assert [(outcome["ending"], outcome["rounds"]) for outcome in modern.outcomes()] == [("cancelled", 10)]
 
 
 def test_call_whose_guard_dies_between_rounds_is_unknown_and_not_resumed(modern: Eras) -> None:
@@ -200,7 +200,7 @@ def test_call_whose_guard_dies_between_rounds_is_unknown_and_not_resumed(modern:
     with Client(modern.config) as client:
         client.start(**ABLE)
         client.tools()
-    assert [each["ending"] for each in modern.outcomes()] == ["unknown"]
+    assert [outcome["ending"] for outcome in modern.outcomes()] == ["unknown"]
     assert len(modern.seen("greet")) == 1
 
 
@@ -218,7 +218,7 @@ def test_approved_call_with_several_rounds_has_one_intent(tmp_path: Path) -> Non
         back = {**call, "requestState": asked["requestState"], "inputResponses": answers}
         assert text(client.ask("tools/call", back, **ABLE)) == "hello Ada"
     assert len(log(modern.config, "--kind", "intent")) == 1
-    assert [each["rounds"] for each in modern.outcomes()] == [2]
+    assert [outcome["rounds"] for outcome in modern.outcomes()] == [2]
     cli("verify", "--config", str(modern.config))
 
 
@@ -237,7 +237,7 @@ effect = "read"
         assert client.call("up__echo", {"text": "hi"})["result"]["isError"] is True
     assert len(modern.seen("greet")) == 1
     assert not modern.seen("echo")
-    assert [each["outcome"] for each in log(modern.config, "--kind", "decision")] == ["deny"]
+    assert [receipt["outcome"] for receipt in log(modern.config, "--kind", "decision")] == ["deny"]
 
 
 @pytest.mark.parametrize("era", ["old", "modern"])
@@ -254,7 +254,7 @@ def test_upstream_that_only_asks_for_time_is_retried(modern: Eras) -> None:
     with Client(modern.config) as client:
         client.start()
         assert text(client.call("up__wait")) == "waited"
-    assert [each["state"] for each in modern.seen("wait")] == [None, "soon"]
+    assert [entry["state"] for entry in modern.seen("wait")] == [None, "soon"]
 
 
 @pytest.mark.parametrize("kind", [Client, Stateless])
@@ -267,7 +267,7 @@ def test_client_leaving_between_rounds_cancels_the_call(modern: Eras, kind: type
         else:
             assert isinstance(client, Stateless)
             client.ask("tools/call", {"name": "up__greet", "arguments": {}}, **ABLE)
-    assert [each["ending"] for each in modern.outcomes()] == ["cancelled"]
+    assert [outcome["ending"] for outcome in modern.outcomes()] == ["cancelled"]
     assert len(modern.seen("greet")) == 1
     cli("verify", "--config", str(modern.config))
 
@@ -281,7 +281,7 @@ def test_a_cancelled_call_is_cancelled_at_the_upstream(modern: Eras, kind: type[
         eventually(lambda: modern.seen("slow"))
         client.notify("notifications/cancelled", {"requestId": id})
         eventually(lambda: modern.seen("slow is cancelled"))
-        eventually(lambda: [each["ending"] for each in modern.outcomes()] == ["cancelled"])
+        eventually(lambda: [outcome["ending"] for outcome in modern.outcomes()] == ["cancelled"])
 
 
 def test_handshake_client_receives_change_notifications(modern: Eras) -> None:
@@ -314,8 +314,8 @@ def test_upstream_with_both_versions_gets_the_version_of_its_client(tmp_path: Pa
         client.call("up__echo", {"text": "a"})
     with Stateless(dual.config) as client:
         client.ask("tools/call", {"name": "up__echo", "arguments": {"text": "b"}})
-    assert [each["era"] for each in dual.seen("echo")] == ["2025-06-18", REVISION]
-    assert [each["method"] for each in dual.seen("greeting")][:2] == ["initialize", "server/discover"]
+    assert [entry["era"] for entry in dual.seen("echo")] == ["2025-06-18", REVISION]
+    assert [entry["method"] for entry in dual.seen("greeting")][:2] == ["initialize", "server/discover"]
 
 
 @pytest.mark.parametrize("over_http", [False, True], ids=["stdio", "http"])
@@ -325,8 +325,8 @@ def test_handshake_only_upstream_gets_the_handshake(tmp_path: Path, over_http: b
             reply = client.ask("tools/call", {"name": "up__echo", "arguments": {"text": "a"}})
             assert text(reply) == "a"
             assert reply["result"]["resultType"] == "complete"
-        assert [each["era"] for each in old.seen("echo")] == ["2025-11-25"]
-        assert [each["method"] for each in old.seen("greeting")] == ["server/discover", "initialize"]
+        assert [entry["era"] for entry in old.seen("echo")] == ["2025-11-25"]
+        assert [entry["method"] for entry in old.seen("greeting")] == ["server/discover", "initialize"]
 
 
 def test_arguments_marked_in_the_schema_are_sent_as_headers(tmp_path: Path) -> None:

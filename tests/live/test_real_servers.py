@@ -57,7 +57,7 @@ async def test_mcp_server_time_works_behind_the_guard(tmp_path: Path) -> None:
         refused = await client.call_tool("time__get_current_time", {"timezone": 5})
         assert refused.is_error
         assert "`timezone` must be a string" in text(refused)
-    assert [each["ending"] for each in log(config, "--kind", "outcome")] == ["ok"]
+    assert [receipt["ending"] for receipt in log(config, "--kind", "outcome")] == ["ok"]
 
 
 async def test_mcp_server_git_works_behind_the_guard(tmp_path: Path) -> None:

@@ -88,7 +88,7 @@ def test_observe_mode_blocks_nothing_and_says_so(tmp_path: Path) -> None:
     assert intent["shadow"]["outcome"] == "deny"
     assert "\tallow (observed; would be deny)\t" in cli("log", "--config", str(config)).stdout
     assert log(config, "--kind", "guard.started")[0]["mode"] == "observe"
-    assert [each.get("shadow") for each in log(config, "--kind", "policy.loaded")] == [None, True]
+    assert [receipt.get("shadow") for receipt in log(config, "--kind", "policy.loaded")] == [None, True]
     report = json.loads(cli("policy", "shadow", "--json", "--config", str(config)).stdout)
     assert report["never_more_permissive"]
     assert report["matrix"] == [{"was": "deny", "would": "deny", "count": 1}]

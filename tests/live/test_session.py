@@ -71,7 +71,7 @@ def test_cancelled_call_is_recorded_and_cancelled_upstream(tmp_path: Path) -> No
         assert not [
             message for message in client.others if message.get("id") == id
         ]  # a cancelled request gets no reply
-    endings = {each["tool"]: each["ending"] for each in log(config, "--kind", "outcome")}
+    endings = {receipt["tool"]: receipt["ending"] for receipt in log(config, "--kind", "outcome")}
     assert endings == {"up__never": "cancelled", "up__echo": "ok"}
     cli("verify", "--config", str(config))
 
@@ -83,7 +83,7 @@ def test_client_leaving_during_a_call_leaves_an_outcome(tmp_path: Path) -> None:
         client.send("tools/call", {"name": "up__never", "arguments": {}})
         eventually(lambda: seen(tmp_path, "up"))
         client.process.send_signal(signal.SIGTERM)
-    assert [each["ending"] for each in log(config, "--kind", "outcome")] == ["cancelled"]
+    assert [receipt["ending"] for receipt in log(config, "--kind", "outcome")] == ["cancelled"]
     assert client.process.returncode == 0
 
 
@@ -105,12 +105,12 @@ def test_held_call_reports_progress_and_completes_when_approved(tmp_path: Path) 
     assert json.loads(text(reply))["tool"] == "echo"
     news = [message["params"] for message in client.others if message.get("method") == "notifications/progress"]
     assert news
-    assert all(each["progressToken"] == "mine" for each in news)
+    assert all(item["progressToken"] == "mine" for item in news)
     assert "waiting for approval" in news[0]["message"]
     decision = news[0]["_meta"]["mcp-guard/decision"]
     assert (decision["outcome"], decision["routes"]) == ("require_approval", ["people"])
     assert decision["approval"] in news[0]["message"]
-    assert [each["progress"] for each in news] == sorted(each["progress"] for each in news)
+    assert [item["progress"] for item in news] == sorted(item["progress"] for item in news)
 
 
 def test_a_call_cancelled_while_held_is_never_sent(tmp_path: Path) -> None:
@@ -134,7 +134,7 @@ def test_url_elicitation_points_to_the_inbox_and_its_answer_decides_nothing(tmp_
         reply = client.call("up__echo", {"text": "x"})
         approval = reply["result"]["_meta"]["mcp-guard/decision"]["approval"]
         client.request("ping")
-        [asked] = [each for each in client.others if each.get("method") == "elicitation/create"]
+        [asked] = [message for message in client.others if message.get("method") == "elicitation/create"]
         assert asked["params"]["mode"] == "url"
         assert asked["params"]["url"] == f"http://localhost:8765/requests/{approval}"
         accepted = {"jsonrpc": "2.0", "id": asked["id"], "result": {"action": "accept", "content": {"approve": True}}}
@@ -143,7 +143,7 @@ def test_url_elicitation_points_to_the_inbox_and_its_answer_decides_nothing(tmp_
     with Client(config) as client:
         client.start("2025-06-18", elicitation={})
         client.call("up__echo", {"text": "x"})
-        assert not [each for each in client.others if each.get("method") == "elicitation/create"]
+        assert not [message for message in client.others if message.get("method") == "elicitation/create"]
     assert seen(tmp_path, "up") == []
 
 
@@ -168,8 +168,8 @@ def test_upstreams_that_use_the_same_ids_and_tokens_are_not_confused(tmp_path: P
         for up, token in (("one", "same"), ("two", "same"), ("one", 7)):
             reply = client.request("tools/call", {"name": f"{up}__count", "_meta": {"progressToken": token}})
             assert "result" in reply
-            news = [each["params"] for each in client.others if each.get("method") == "notifications/progress"]
-            assert [(each["progressToken"], each["progress"]) for each in news] == [(token, n) for n in (1, 2, 3)]
+            news = [item["params"] for item in client.others if item.get("method") == "notifications/progress"]
+            assert [(item["progressToken"], item["progress"]) for item in news] == [(token, n) for n in (1, 2, 3)]
             client.others.clear()
 
 
@@ -205,10 +205,10 @@ def family(guard: int, folder: Path) -> list[int]:
     """The upstream's process and the one it started."""
     note = folder / "grandchild"
     grandchild = int(str(eventually(lambda: note.exists() and note.read_text())))
-    found = [*children(guard), grandchild]
-    assert all(alive(pid) for pid in found)
-    assert len(found) >= 2
-    return found
+    results = [*children(guard), grandchild]
+    assert all(alive(pid) for pid in results)
+    assert len(results) >= 2
+    return results
 
 
 def test_all_processes_end_with_the_client(tmp_path: Path) -> None:
@@ -264,7 +264,7 @@ def test_changed_listing_is_announced_and_refreshed(tmp_path: Path) -> None:
         eventually(lambda: client.tools() and [m for m in client.others if "list_changed" in str(m.get("method"))])
         assert "up__later" in client.tools()
         assert json.loads(text(client.call("up__later")))["tool"] == "later"
-    assert len({each["policy_version"] for each in log(config, "--kind", "policy.loaded")}) == 2
+    assert len({receipt["policy_version"] for receipt in log(config, "--kind", "policy.loaded")}) == 2
 
 
 def test_guard_starts_from_a_desktop_client_configuration(tmp_path: Path) -> None:
@@ -283,11 +283,11 @@ def test_guard_starts_from_a_desktop_client_configuration(tmp_path: Path) -> Non
         {"jsonrpc": "2.0", "id": 2, "method": "tools/call", "params": call},
     ]
     done = subprocess.run(
-        [server["command"], *server["args"]], input="".join(json.dumps(each) + "\n" for each in messages),
+        [server["command"], *server["args"]], input="".join(json.dumps(message) + "\n" for message in messages),
         capture_output=True, text=True, cwd="/", env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}, timeout=30,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    replies = {each["id"]: each["result"] for each in map(json.loads, done.stdout.splitlines()) if "id" in each}
+    replies = {item["id"]: item["result"] for item in map(json.loads, done.stdout.splitlines()) if "id" in item}
     assert replies[0]["protocolVersion"] == "2025-11-25"
     assert "up__echo" in [tool["name"] for tool in replies[1]["tools"]]
     assert json.loads(replies[2]["content"][0]["text"])["arguments"] == {"text": "hi"}

@@ -65,9 +65,9 @@ def test_request_without_handshake_is_served(tmp_path: Path) -> None:
         reply = client.ask("tools/call", ECHO)["result"]
         assert json.loads(reply["content"][0]["text"])["arguments"] == {"text": "hi"}
         assert reply["resultType"] == "complete"
-        found = client.ask("server/discover")["result"]
-        assert found["supportedVersions"] == [REVISION]
-        assert found["_meta"][f"{PREFIX}serverInfo"]["name"] == "mcp-guard"
+        result = client.ask("server/discover")["result"]
+        assert result["supportedVersions"] == [REVISION]
+        assert result["_meta"][f"{PREFIX}serverInfo"]["name"] == "mcp-guard"
         assert {"ttlMs", "cacheScope"} <= client.ask("tools/list")["result"].keys()
     assert "_meta" not in seen(tmp_path, "up")[0]  # the envelope is for the guard only
 
@@ -110,7 +110,7 @@ def test_ambiguous_frame_is_refused_with_a_receipt(tmp_path: Path) -> None:
         reply = client.wait("d")["result"]
         assert reply["isError"] is True
         assert reply["resultType"] == "complete"
-    assert [each["outcome"] for each in log(config, "--kind", "decision")] == ["deny"]
+    assert [receipt["outcome"] for receipt in log(config, "--kind", "decision")] == ["deny"]
 
 
 def test_held_call_resumes_with_its_request_state(tmp_path: Path) -> None:

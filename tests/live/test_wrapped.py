@@ -58,7 +58,7 @@ async def test_wrapped_client_file_serves_the_same_servers(tmp_path: Path, monke
             path = str(files / "note.txt")
             assert text(await client.call_tool("my-files__read_text_file", {"path": path})) == "hello"
     intents = log(config, "--kind", "intent")
-    assert [(each["agent"], each["tool"], each["mode"]) for each in intents] == [
+    assert [(intent["agent"], intent["tool"], intent["mode"]) for intent in intents] == [
         ("cursor", "git__git_status", "observe"),
         ("cursor", "my-files__read_text_file", "observe"),
     ]

@@ -78,11 +78,11 @@ async def test_webhook_is_signed_per_standard_webhooks(harness: Harness) -> None
     signed = f"{headers['webhook-id']}.{headers['webhook-timestamp']}.".encode() + posted.body
     expected = base64.b64encode(hmac.new(KEY, signed, hashlib.sha256).digest()).decode()
     assert headers["webhook-signature"] == f"v1,{expected}"
-    said = json.loads(posted.body)
-    assert said["type"] == "approval.requested"
-    assert said["data"]["approval"] == id
-    assert said["data"]["link"] == f"{INBOX}/requests/{id}"
-    assert said["data"]["reasons"] == ["people decide"]
+    document = json.loads(posted.body)
+    assert document["type"] == "approval.requested"
+    assert document["data"]["approval"] == id
+    assert document["data"]["link"] == f"{INBOX}/requests/{id}"
+    assert document["data"]["reasons"] == ["people decide"]
     assert b"a secret argument" not in posted.body
 
 
@@ -136,11 +136,11 @@ async def test_slack_message_has_blocks_and_no_mentions(harness: Harness) -> Non
         assert (
             await deliver(harness, dispatcher(harness, "slack", url=SecretReference("file", "slack")))
         ).state == "delivered"
-    said = json.loads(receiver.posted[0].body)
-    assert [block["type"] for block in said["blocks"]] == ["header", "section", "actions"]
-    assert said["blocks"][2]["elements"][0]["url"] == f"{INBOX}/requests/{id}"
-    assert "<!channel>" not in said["text"]
-    assert "&lt;!channel&gt;" in said["text"]
+    document = json.loads(receiver.posted[0].body)
+    assert [block["type"] for block in document["blocks"]] == ["header", "section", "actions"]
+    assert document["blocks"][2]["elements"][0]["url"] == f"{INBOX}/requests/{id}"
+    assert "<!channel>" not in document["text"]
+    assert "&lt;!channel&gt;" in document["text"]
 
 
 def mail_options(port: int) -> Json:
@@ -176,9 +176,9 @@ async def test_command_gets_json_on_stdin_and_no_environment(harness: Harness) -
     script.chmod(0o700)
     id = await ask(harness)
     assert (await deliver(harness, dispatcher(harness, "command", command=("./notify.sh",)))).state == "delivered"
-    said = json.loads((harness.folder / "got.json").read_text())
-    assert said["approval"] == id
-    assert "needs approval" in said["title"]
+    document = json.loads((harness.folder / "got.json").read_text())
+    assert document["approval"] == id
+    assert "needs approval" in document["title"]
     assert {line.split("=")[0] for line in (harness.folder / "got.env").read_text().splitlines()} <= {
         "PATH", "HOME", "LANG", "PWD", "SHLVL", "_", "OLDPWD",
     }  # fmt: skip

@@ -73,8 +73,8 @@ def test_source_distribution_has_every_tracked_file(dist: Path) -> None:
 def test_wheel_contains_data_files(dist: Path) -> None:
     [path] = dist.glob("*.whl")
     packed = set(zipfile.ZipFile(path).namelist())
-    data = [each for each in (ROOT / "mcp_guard").rglob("*") if each.is_file() and each.suffix not in (".py", ".pyc")]
-    assert {str(each.relative_to(ROOT)) for each in data} - packed == set()
+    data = [item for item in (ROOT / "mcp_guard").rglob("*") if item.is_file() and item.suffix not in (".py", ".pyc")]
+    assert {str(item.relative_to(ROOT)) for item in data} - packed == set()
     assert "mcp_guard/py.typed" in packed
     assert "mcp_guard/shipped/policies/crm/closing.cedar" in packed
     assert not [name for name in packed if name.startswith(("tests/", "docs/", "benchmarks/"))]

@@ -54,9 +54,9 @@ def asked(tool: str = "up__look", n: int = 5, groups: tuple[str, ...] = ("g1",),
     ],
 )
 def test_smallest_change_of_the_request_is_found(material: Json, smallest: str, outcome: Outcome) -> None:
-    found = explain(PolicyVersion("then", policies_of(LIMIT), CEDAR), material).request[0]
-    assert found.what.startswith(smallest)
-    assert found.ruling.outcome is outcome
+    result = explain(PolicyVersion("then", policies_of(LIMIT), CEDAR), material).request[0]
+    assert result.what.startswith(smallest)
+    assert result.ruling.outcome is outcome
 
 
 def test_absence_of_a_change_is_stated() -> None:

@@ -81,8 +81,8 @@ def test_shipped_policies_have_no_findings(pack: str) -> None:
         "no enrolled agent",
         "no agent is enrolled",
     )  # a matter of the configuration, not of the pack
-    found = [each for each in made if each.level != "note" and not any(part in each.what for part in ours)]
+    results = [item for item in made if item.level != "note" and not any(part in item.what for part in ours)]
     if pack == "general":  # it is about any tools, so its permit is about all of them; and lint says so
-        assert [each.policy for each in found if each.what.startswith("permits every tool")] == ["general-permit"]
-        found = [each for each in found if each.policy != "general-permit"]
-    assert found == []
+        assert [item.policy for item in results if item.what.startswith("permits every tool")] == ["general-permit"]
+        results = [item for item in results if item.policy != "general-permit"]
+    assert results == []

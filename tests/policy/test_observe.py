@@ -28,7 +28,7 @@ def test_always_enforced_policies_are_never_stricter_than_all_policies(written: 
     rules = ruleset(written)
     marked = {id for id, policy in rules.policies.items() if policy.always}
     everything, always = (
-        each.decide(asked.request, asked.entities, asked.principal) for each in (rules, always_in_force(rules))
+        item.decide(asked.request, asked.entities, asked.principal) for item in (rules, always_in_force(rules))
     )
     if everything.outcome is Outcome.ALLOW:
         assert always.outcome is Outcome.ALLOW

@@ -14,7 +14,7 @@ from tests.live.test_real_servers import BIN, node
 
 def kinds(shape: Shape) -> set[Kind]:
     inner = [*shape.fields.values(), *shape.options, *([shape.element] if shape.element else [])]
-    return {shape.kind, *(kind for each in inner for kind in kinds(each))}
+    return {shape.kind, *(kind for item in inner for kind in kinds(item))}
 
 
 async def test_real_servers_declare_nothing_that_policies_cannot_see(tmp_path: Path) -> None:
@@ -33,5 +33,5 @@ async def test_real_servers_declare_nothing_that_policies_cannot_see(tmp_path: P
     assert [name for name, shape in shapes.items() if shape is None or Kind.OPAQUE in kinds(shape)] == []
     edits = json.loads(engine.schema_text)[""]["actions"]["filesystem__edit_file"]["appliesTo"]["context"]
     assert edits["attributes"]["input"]["attributes"]["edits"]["attributes"].keys() == {"oldText", "newText"}
-    found = check_tools({tool.listed_as: ListedTool(tool.server, tool.name, tool.definition) for tool in tools})
-    assert [findings for findings in found.values() if findings] == []
+    result = check_tools({tool.listed_as: ListedTool(tool.server, tool.name, tool.definition) for tool in tools})
+    assert [findings for findings in result.values() if findings] == []

@@ -94,7 +94,7 @@ async def test_invalid_policies_are_not_applied_and_reported_once(tmp_path: Path
         scenario.reloader.wake()
         await until(lambda: scenario.receipts("policy.rejected") == 1)
         third, other = scenario.follow(ONE), scenario.follow(TWO)
-        assert {each.in_force.version for each in (first, second, third)} == {version}
+        assert {item.in_force.version for item in (first, second, third)} == {version}
         assert other.in_force.version == "none", "of its catalog there is no good set"
         assert {text.splitlines()[0] for text in scenario.said} == {
             "the policies are not loaded, the ones in force stay:"

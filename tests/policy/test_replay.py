@@ -64,7 +64,9 @@ async def test_erased_and_unevaluated_calls_are_skipped_and_counted(tmp_path: Pa
     harness.store._db.execute("DELETE FROM payload WHERE seq = ?", (seq,))
     done = again(harness, READ)
     assert dict(done.left_out) == {ERASED: 1, NOT_ASKED: 1}
-    assert [(each.was.outcome, each.would.outcome) for each in done.differences] == [("allow", "deny")]
+    assert [(difference.was.outcome, difference.would.outcome) for difference in done.differences] == [
+        ("allow", "deny")
+    ]
     harness.close()
 
 
@@ -72,9 +74,9 @@ async def test_missing_route_counts_as_more_permissive(tmp_path: Path) -> None:
     harness = recorded_guard(tmp_path, NOTES + HOLD)
     await call(harness, "crm__note", {"text": "a"})
     fewer = again(harness, NOTES + HOLD.replace('"people"', '"others"', 1))
-    assert [each.looser for each in fewer.differences] == [True]
+    assert [difference.looser for difference in fewer.differences] == [True]
     more = again(harness, NOTES + HOLD.replace('"people"', '"people,others"', 1))
-    assert [each.looser for each in more.differences] == [False]
+    assert [difference.looser for difference in more.differences] == [False]
     assert more.never_more_permissive
     harness.close()
 

@@ -20,8 +20,8 @@ from tests.policy.test_requests_fit import ATTRIBUTES, COUNTERS
 def test_cedar_parses_the_text_of_any_schema(schema: Any) -> None:
     tool = make_tool(schema, resource=ResourceRule("Deal", "/a"))
     made, _ = build_schema([tool], ATTRIBUTES, COUNTERS)
-    for each in (made, plain_schema(made)):
-        assert cedarpy.validate_policies(PERMIT, human(each)).validation_passed
+    for item in (made, plain_schema(made)):
+        assert cedarpy.validate_policies(PERMIT, human(item)).validation_passed
 
 
 @settings(max_examples=150, deadline=None)

@@ -152,7 +152,7 @@ def test_arguments_are_an_object_even_without_a_type(tmp_path: Path, schema: Jso
 
 def shuffled(value: Any, dice: random.Random) -> Any:
     if isinstance(value, list):
-        return [shuffled(each, dice) for each in value]
+        return [shuffled(item, dice) for item in value]
     if not isinstance(value, dict):
         return value
     names = list(value)

@@ -165,12 +165,12 @@ async def test_suggestion_allows_no_more_than_was_allowed(let: list[Json], held:
         for arguments in held:
             await call(harness, arguments)
         made = suggested(harness, PERMIT + HOLD, min_calls=1)
-        requests = {json.dumps(each, sort_keys=True) for each in let}
+        requests = {json.dumps(item, sort_keys=True) for item in let}
         for difference in made.replay.differences:
             assert difference.was.outcome is Outcome.REQUIRE_APPROVAL
             asked = json.loads(harness.store.payloads(difference.receipt["seq"])["request"])
             assert json.dumps(asked, sort_keys=True) in {
-                json.dumps(json.loads(each), sort_keys=True) for each in requests
+                json.dumps(json.loads(request), sort_keys=True) for request in requests
             }
         harness.close()
 

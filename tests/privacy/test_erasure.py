@@ -164,8 +164,8 @@ resource = { type = "Deal", id = "/id" }
 
 def forget(config: Path, *selectors: str, check: bool = True) -> Json:
     done = cli("ledger", "forget", "--config", str(config), "--reason", "asked to", "--json", *selectors, check=check)
-    found: Json = json.loads(done.stdout)
-    return found
+    report: Json = json.loads(done.stdout)
+    return report
 
 
 def verified(config: Path) -> bool:

@@ -242,13 +242,13 @@ async def test_no_stored_hash_covers_a_short_value_alone(harness: Harness, what:
 
 async def test_results_are_redacted_by_pointer_and_other_text_is_dropped(tmp_path: Path) -> None:
     harness = make_harness(tmp_path, ALLOW)
-    found = {"person": {"email": EMAIL, "id": 7}, "all": [{"email": BEFORE}, {"email": "y"}]}
+    result = {"person": {"email": EMAIL, "id": 7}, "all": [{"email": BEFORE}, {"email": "y"}]}
     blocks = [
-        {"type": "text", "text": json.dumps(found)},
+        {"type": "text", "text": json.dumps(result)},
         {"type": "text", "text": f"mail: {NOTE}"},
         {"type": "image", "data": "Zm9vYmFyYmF6", "mimeType": "image/png"},
     ]
-    reply = {"result": {"content": blocks, "structuredContent": found, "_meta": {"who": EMAIL}}}
+    reply = {"result": {"content": blocks, "structuredContent": result, "_meta": {"who": EMAIL}}}
     answers(harness, Execution(ExecutionStatus.OK, reply))
     assert await harness.guard.call(make_instance(), ToolCallRequest("crm__find", {})) == reply
     assert kept(harness, *PRIVATE, "Zm9vYmFyYmF6") == []

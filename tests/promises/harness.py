@@ -147,8 +147,8 @@ class Harness:
         return self.ledger.writer.store
 
     def receipts(self, kind: str | None = None) -> list[Json]:
-        found = [json.loads(row.body) for row in self.store.receipts_after(-1)]
-        return [receipt for receipt in found if kind in (None, receipt["kind"])]
+        receipts = [json.loads(row.body) for row in self.store.receipts_after(-1)]
+        return [receipt for receipt in receipts if kind in (None, receipt["kind"])]
 
     def load(self, policies: str) -> PolicyEngine:
         path = self.folder / "policies.cedar"
@@ -196,8 +196,8 @@ def make_world(catalog: Mapping[str, Tool], counters: tuple[RateCounter, ...] = 
 
 def make_instance(id: str = "run_1", **changes: Any) -> Instance:
     agent = Agent("agent", "bob", ("workers",))
-    made = Instance(id, agent, "dana", Task("INC-1"), NOW - SECOND, NOW + 8 * 3600 * SECOND, "", f"cred_{id}")
-    return replace(made, **changes)
+    instance = Instance(id, agent, "dana", Task("INC-1"), NOW - SECOND, NOW + 8 * 3600 * SECOND, "", f"cred_{id}")
+    return replace(instance, **changes)
 
 
 def open_harness(

@@ -55,11 +55,11 @@ class Search:
         self.said = b"".join(client.heard)
 
     def written(self) -> dict[str, bytes]:
-        found = {}
+        result = {}
         for path in (self.config.parent / "state").rglob("*"):
             if path.is_file() and path.parent.name not in KEPT:
-                found[str(path)] = path.read_bytes()
-        return found
+                result[str(path)] = path.read_bytes()
+        return result
 
     def commands(self) -> dict[str, bytes]:
         """What is shown of it afterwards."""
@@ -67,9 +67,9 @@ class Search:
         words = (["status"], ["status", "--json"], ["log", "--last", "1000", "--json"],
                  ["ledger", "events", "--format", "ocsf"],
                  ["ledger", "export", str(self.config.parent / "export"), "--payloads"])  # fmt: skip
-        for each in words:
-            done = cli(*each, "--config", str(self.config))
-            shown[" ".join(each[:3])] = (done.stdout + done.stderr).encode()
+        for word in words:
+            done = cli(*word, "--config", str(self.config))
+            shown[" ".join(word[:3])] = (done.stdout + done.stderr).encode()
         for path in (self.config.parent / "export").rglob("*"):
             if path.is_file():
                 shown[str(path)] = path.read_bytes()
@@ -123,7 +123,7 @@ def test_client_secret_and_its_tokens_are_found_nowhere(tmp_path: Path, source: 
     with Authority(tmp_path, leak=True, secret=CANARY) as remote:
         search = configure(tmp_path, remote.section(toml))
         tell_all(search, env, remote.drop)
-        tokens = [each["access"] for each in remote.asked("gave")]
+        tokens = [item["access"] for item in remote.asked("gave")]
     assert len(tokens) > 1
     assert b"[secret client_secret]" in search.said
     assert b"[secret far_access_token]" in search.said
@@ -148,7 +148,7 @@ def test_sign_in_tokens_are_found_only_in_their_storage(tmp_path: Path) -> None:
         done = sign_in(search.config)
         assert done.returncode == 0
         tell_all(search, {}, remote.drop)
-        tokens = [each[kind] for each in remote.asked("gave") for kind in ("access", "refresh")]
+        tokens = [item[kind] for item in remote.asked("gave") for kind in ("access", "refresh")]
     assert len(tokens) >= 4
     assert b"[secret far_refresh_token]" in search.said
     search.stderr += done.stdout.encode() + done.stderr.encode()

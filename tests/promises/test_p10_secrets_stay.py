@@ -36,7 +36,7 @@ def traces(secret: str) -> list[bytes]:
     thrice = [secret, escaped, json.dumps(secret, ensure_ascii=False)[1:-1], json.dumps(escaped)[1:-1]]
     wrapped = [data, b"user:" + data, b'{"key":"' + data + b'"}']
     # Cut to whole base64 groups of the secret's characters, at any offset.
-    cores = [base64.b64encode(each)[-(len(data) // 3 * 4) + 4 : -8] for each in wrapped]
+    cores = [base64.b64encode(item)[-(len(data) // 3 * 4) + 4 : -8] for item in wrapped]
     cores += [core.translate(bytes.maketrans(b"+/", b"-_")) for core in cores]
     return [*(text.encode() for text in thrice), quote(secret, safe="").encode(), data.hex().encode(), *cores]
 

@@ -33,12 +33,12 @@ def open_free(folder: str) -> Harness:
 
 def kept(harness: Harness, kind: str, name: str) -> list[tuple[str, bytes]]:
     """The commitment in each receipt of this kind, and the payload it commits to (checked)."""
-    found = []
+    results = []
     for receipt in harness.receipts(kind):
         [cell] = harness.store._run(f"SELECT {name} FROM payload WHERE seq = ?", (receipt["seq"],)).fetchone()
         assert commitment(cell[:16], cell[16:]) == receipt[name]
-        found.append((receipt[name], cell[16:]))
-    return found
+        results.append((receipt[name], cell[16:]))
+    return results
 
 
 @given(

@@ -82,7 +82,7 @@ class Proxy:
 
     def last(self, method: str) -> Json:
         """The params of the last message of this method at the upstream, without the envelope."""
-        params = next(each for each in reversed(self.seen()) if each.get("method") == method).get("params", {})
+        params = next(message for message in reversed(self.seen()) if message.get("method") == method).get("params", {})
         return without_meta(params, {*ENVELOPE, "progressToken"})
 
 
@@ -165,7 +165,7 @@ def test_upstream_requests_and_their_answers_pass_through(
 def answered(proxy: Proxy) -> Any:
     if proxy.upstream == "stateless":
         return proxy.last("tools/call")["inputResponses"]["k0"]
-    return next(each for each in reversed(proxy.seen()) if "method" not in each)["result"]
+    return next(message for message in reversed(proxy.seen()) if "method" not in message)["result"]
 
 
 def test_url_and_several_questions_share_one_round(proxy: Proxy) -> None:
@@ -211,7 +211,7 @@ def test_log_messages_pass_at_the_requested_level(proxy: Proxy, odd: Json, meta:
     proxy.ask("tools/call", {"name": "up__any", "arguments": {}, **wanted})
     assert proxy.heard("notifications/message")["params"] == said
     if proxy.upstream == "stateless":
-        call = next(each for each in reversed(proxy.seen()) if each.get("method") == "tools/call")
+        call = next(message for message in reversed(proxy.seen()) if message.get("method") == "tools/call")
         assert call["params"]["_meta"][f"{PREFIX}logLevel"] == "info"
     else:
         assert proxy.last("logging/setLevel") == {"level": "info"}
@@ -223,7 +223,7 @@ def test_envelope_fields_come_only_from_the_guard(proxy: Proxy) -> None:
     proxy.script(result={"content": []})
     said = {f"{PREFIX}logLevel": "emergency", f"{PREFIX}clientCapabilities": {"x": 1}, "x/y": 1}
     proxy.ask("tools/call", {"name": "up__any", "arguments": {}, "_meta": said})
-    meta = _meta(next(each for each in reversed(proxy.seen()) if each.get("method") == "tools/call"))
+    meta = _meta(next(message for message in reversed(proxy.seen()) if message.get("method") == "tools/call"))
     assert meta["x/y"] == 1
     assert meta[f"{PREFIX}clientCapabilities"] == ABLE
     assert meta.get(f"{PREFIX}logLevel") != "emergency"
@@ -272,7 +272,7 @@ def test_cancellation_reaches_the_upstream(proxy: Proxy) -> None:
     for method in ROUNDS:
         marked = {"x.y/marked": method}
         id = proxy.send(method, {**REQUESTS[method][0], "_meta": marked})
-        eventually(lambda marked=marked: any(marked.items() <= _meta(each).items() for each in proxy.seen()))  # type: ignore[misc]
+        eventually(lambda marked=marked: any(marked.items() <= _meta(message).items() for message in proxy.seen()))  # type: ignore[misc]
         before = len(cancelled(proxy))
         proxy.client.notify("notifications/cancelled", {"requestId": id})
         eventually(lambda before=before: len(cancelled(proxy)) > before)  # type: ignore[misc]
@@ -283,7 +283,7 @@ def _meta(message: Json) -> Json:
 
 
 def cancelled(proxy: Proxy) -> list[Json]:
-    return [each for each in proxy.seen() if each.get("method") == "notifications/cancelled"]
+    return [message for message in proxy.seen() if message.get("method") == "notifications/cancelled"]
 
 
 def test_changed_roots_are_announced_where_supported(proxy: Proxy) -> None:
@@ -292,7 +292,7 @@ def test_changed_roots_are_announced_where_supported(proxy: Proxy) -> None:
     proxy.client.notify("notifications/roots/list_changed", {"_meta": {"x/y": 1}})
     proxy.script(result={"content": []})
     proxy.ask("tools/call", {"name": "up__any", "arguments": {}})
-    told = [each for each in proxy.seen() if each.get("method") == "notifications/roots/list_changed"]
+    told = [message for message in proxy.seen() if message.get("method") == "notifications/roots/list_changed"]
     assert len(told) == (1 if proxy.upstream == "handshake" else 0)
 
 
@@ -302,7 +302,7 @@ def test_changed_roots_are_announced_where_supported(proxy: Proxy) -> None:
 @pytest.mark.parametrize("method", ["tasks/get", "tasks/result", "tasks/list", "tasks/cancel", "tasks/update"])
 def test_no_method_of_tasks_is_passed_on(proxy: Proxy, method: str) -> None:
     assert proxy.ask(method, {"taskId": "t"})["error"]["code"] == -32601
-    assert not any(str(each.get("method")).startswith("tasks/") for each in proxy.seen())
+    assert not any(str(message.get("method")).startswith("tasks/") for message in proxy.seen())
 
 
 def test_a_call_is_never_made_as_a_task(proxy: Proxy) -> None:
@@ -316,7 +316,7 @@ def test_task_only_tool_is_neither_listed_nor_callable(proxy: Proxy) -> None:
     assert [tool["name"] for tool in proxy.ask("tools/list", {})["result"]["tools"]] == ["up__any"]
     refused = proxy.ask("tools/call", {"name": "up__tasked", "arguments": {}, "task": {}})
     assert refused["error"]["message"] == "unknown tool: up__tasked"
-    assert not any(each.get("params", {}).get("name") == "tasked" for each in proxy.seen())
+    assert not any(message.get("params", {}).get("name") == "tasked" for message in proxy.seen())
 
 
 def test_unrequested_task_is_not_a_result(proxy: Proxy) -> None:
@@ -331,7 +331,9 @@ def test_unrequested_task_is_not_a_result(proxy: Proxy) -> None:
 
 
 def test_task_capability_is_advertised_to_neither_side(proxy: Proxy) -> None:
-    [greeting] = [each for each in proxy.seen() if each.get("method") in ("initialize", "server/discover")][-1:]
+    [greeting] = [message for message in proxy.seen() if message.get("method") in ("initialize", "server/discover")][
+        -1:
+    ]
     assert "tasks" not in json.dumps(greeting)
     if proxy.is_stateless:
         offered = proxy.ask("server/discover", {})["result"]["capabilities"]

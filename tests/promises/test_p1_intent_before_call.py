@@ -23,9 +23,9 @@ def test_intent_is_in_the_ledger_when_the_upstream_is_called(tmp_path: Path) -> 
         client.start()
         ids = [client.send("tools/call", {"name": "witness__look", "arguments": {"n": n}}) for n in range(40)]
         for number, id in enumerate(ids):
-            found = json.loads(text(client.wait(id)))
-            assert found["intents"] >= number + 1
-            assert found["mine"], f"call {number} arrived before its intent was in the ledger"
+            report = json.loads(text(client.wait(id)))
+            assert report["intents"] >= number + 1
+            assert report["mine"], f"call {number} arrived before its intent was in the ledger"
 
 
 async def test_intent_is_committed_before_execute(tmp_path: Path) -> None:

@@ -92,7 +92,7 @@ async def test_every_failure_denies_with_a_receipt(
     assert harness.upstream.writes() == []
     denied = harness.receipts("decision")
     assert [receipt["outcome"] for receipt in denied] == ["deny"]
-    assert any(reason in each for each in denied[0]["reasons"])
+    assert any(reason in item for item in denied[0]["reasons"])
     harness.close()
 
 
@@ -179,7 +179,7 @@ def test_the_same_call_gets_the_same_decision_from_two_engines(policies: str, to
     with tempfile.NamedTemporaryFile("w", suffix=".cedar") as file:
         file.write(policies)
         file.flush()
-        environment = make_world({each.listed_as: each for each in TOOLS})
+        environment = make_world({item.listed_as: item for item in TOOLS})
         decisions = [load_policies(Path(file.name), environment).decide(call, {}) for _ in range(2)]
     assert decisions[0] == decisions[1]
     assert decisions[0] == replace(decisions[1])

@@ -38,9 +38,9 @@ def race(folder: Path, ids: list[str], barrier: Barrier, wins: Any) -> None:
     async def use_approvals() -> None:
         for number, id in enumerate(ids):
             call, decision = ready(harness, number)
-            found = harness.store.approval(id)
+            result = harness.store.approval(id)
             barrier.wait(60)
-            held: Approval = found[0]
+            held: Approval = result[0]
             intent = await harness.guard.record_intent(call, decision, held)
             if isinstance(intent, Intent):
                 os.write(mine, f"{number}\n".encode())

@@ -50,7 +50,7 @@ async def test_fifty_identical_calls_make_one_request_and_one_execution(tmp_path
     assert harness.upstream.writes() == ONE_WRITE
     assert [text(reply) for reply in replies].count("done") == 1
     assert sum("lets one call happen" in text(reply) for reply in replies) == 49
-    assert [each["outcome"] for each in harness.receipts("decision")] == ["require_approval"] + ["deny"] * 49
+    assert [receipt["outcome"] for receipt in harness.receipts("decision")] == ["require_approval"] + ["deny"] * 49
     harness.close()
 
 

@@ -136,7 +136,7 @@ def test_with_plain_names_only_the_listed_name_is_callable(tmp_path: Path) -> No
         for other in ("up__echo", "up__up__echo", "die", "guard__await", "e.cho"):
             assert unknown(client.call(other, {"text": "x"})), other
     assert [call["name"] for call in seen(tmp_path, "up")] == ["echo"]
-    assert [each["tool"] for each in log(config, "--kind", "intent")] == ["up__echo"]
+    assert [receipt["tool"] for receipt in log(config, "--kind", "intent")] == ["up__echo"]
 
 
 def test_plain_names_keep_the_guard_await_tool(tmp_path: Path) -> None:

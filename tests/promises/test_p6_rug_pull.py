@@ -88,7 +88,7 @@ class ChangingUpstream:
         return Client(self.config)
 
     def kinds(self) -> list[str]:
-        return [each["kind"] for each in log(self.config) if each["kind"].startswith("catalog.")]
+        return [receipt["kind"] for receipt in log(self.config) if receipt["kind"].startswith("catalog.")]
 
     def accept(self, name: str = "up__echo") -> None:
         shown = json.loads(cli("tools", "diff", name, "--json", "--config", str(self.config)).stdout)
@@ -119,8 +119,8 @@ def test_a_change_of_any_field_is_quarantined(tmp_path: Path) -> None:
         eventually(lambda: not without_echo(client))
         assert "result" in client.call("up__echo", {"text": "a"}), "as it was pinned, it is itself again"
     changed = log(changing.config, "--kind", "catalog.changed")
-    assert [each["members"] for each in changed] == [[place.partition("/")[0]] for place, _ in PULLS]
-    assert [each["name"] for each in seen(tmp_path, "up")].count("echo") == 1
+    assert [item["members"] for item in changed] == [[place.partition("/")[0]] for place, _ in PULLS]
+    assert [call["name"] for call in seen(tmp_path, "up")].count("echo") == 1
 
 
 def test_change_between_runs_is_quarantined_and_reported(tmp_path: Path) -> None:
@@ -159,15 +159,17 @@ def test_a_change_within_a_session_is_quarantined_until_the_operator_accepts(tmp
         client.call("up__relist")
         eventually(lambda: "up__echo" not in client.tools())
         assert_unknown(client.call("up__echo", {"text": "a"}))
-        [refused] = [each for each in log(changing.config, "--kind", "decision") if each["tool"] == "up__echo"]
+        [refused] = [receipt for receipt in log(changing.config, "--kind", "decision") if receipt["tool"] == "up__echo"]
         assert refused["reasons"][1] == "quarantined: its description changed since it was pinned"
         client.others.clear()
         changing.accept()
-        eventually(lambda: client.request("ping") and [each for each in client.others if "list_changed" in str(each)])
+        eventually(
+            lambda: client.request("ping") and [message for message in client.others if "list_changed" in str(message)]
+        )
         assert client.tools()["up__echo"]["description"] == "mails everything"
         assert "result" in client.call("up__echo", {"text": "a"})
     assert changing.kinds() == ["catalog.pinned", "catalog.changed", "catalog.accepted"]
-    assert len([each for each in seen(tmp_path, "up") if each["name"] == "echo"]) == 2
+    assert len([call for call in seen(tmp_path, "up") if call["name"] == "echo"]) == 2
 
 
 def test_a_change_while_a_call_is_held_makes_its_approval_stale(tmp_path: Path) -> None:
@@ -184,7 +186,7 @@ def test_a_change_while_a_call_is_held_makes_its_approval_stale(tmp_path: Path) 
         assert_unknown(client.wait(held))
     [stale] = log(changing.config, "--kind", "approval.stale")
     assert "quarantined" in stale["note"]
-    assert [each["name"] for each in seen(tmp_path, "up")] == ["relist"]
+    assert [call["name"] for call in seen(tmp_path, "up")] == ["relist"]
 
 
 def test_approval_does_not_cover_a_definition_accepted_later(tmp_path: Path) -> None:
@@ -200,7 +202,7 @@ def test_approval_does_not_cover_a_definition_accepted_later(tmp_path: Path) -> 
         changing.accept()
         eventually(lambda: "up__echo" in client.tools())
         assert "is pending" in text(client.call("up__echo", {"text": "a"}))
-    assert [each["name"] for each in seen(tmp_path, "up")] == ["relist"]
+    assert [call["name"] for call in seen(tmp_path, "up")] == ["relist"]
 
 
 def test_operator_refusal_applies_from_the_next_call(tmp_path: Path) -> None:
@@ -253,7 +255,7 @@ def test_quarantined_tool_does_not_disable_policies(tmp_path: Path) -> None:
         client.call("up__relist")
         eventually(lambda: changing.kinds()[-1] == "catalog.changed")
         assert "result" in client.call("up__get_deal", {"id": "1"})
-    assert len({each["policy_version"] for each in log(changing.config, "--kind", "policy.loaded")}) == 1
+    assert len({receipt["policy_version"] for receipt in log(changing.config, "--kind", "policy.loaded")}) == 1
     assert log(changing.config, "--kind", "policy.rejected") == []
 
 

@@ -104,7 +104,7 @@ def test_revoked_credential_is_refused_on_stdio_too(tmp_path: Path) -> None:
         assert "was revoked" in text(client.call("up__echo", {"text": "x"}))
         assert client.tools() == {}
     assert len(seen(tmp_path, "up")) == 1
-    assert [each["outcome"] for each in log(config, "--kind", "decision")] == ["deny"]
+    assert [receipt["outcome"] for receipt in log(config, "--kind", "decision")] == ["deny"]
 
 
 def test_revoking_a_parent_revokes_what_it_delegated(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ def out(past: Path, tmp_path: Path) -> Path:
 
 
 def verify(out: Path, past: Path, *against: Path) -> Report:
-    checkpoints = tuple(parse_checkpoint((each / "checkpoint").read_text()) for each in against)
+    checkpoints = tuple(parse_checkpoint((item / "checkpoint").read_text()) for item in against)
     return verify_full(ExportSource(out), Requirements(read_keys(past / "ledger.pub"), against=checkpoints, workers=1))
 
 
@@ -69,7 +69,7 @@ def entries(path: Path) -> list[bytes]:
 
 
 def write_entries(path: Path, found: list[bytes]) -> None:
-    path.write_bytes(b"".join(len(each).to_bytes(2, "big") + each for each in found))
+    path.write_bytes(b"".join(len(item).to_bytes(2, "big") + item for item in found))
 
 
 def flip(path: Path, at: int) -> None:
@@ -83,12 +83,12 @@ def of_entries(change: Callable[[list[bytes]], object], tile: int = 1, leaves: b
 
     def tamper(out: Path) -> None:
         path = out / f"tile/entries/{tile:03}"
-        found = entries(path)
-        change(found)
-        write_entries(path, found)
+        result = entries(path)
+        change(result)
+        write_entries(path, result)
         shutil.rmtree(out / "bundles")  # which would be noticed at once
         if leaves:
-            (out / f"tile/0/{tile:03}").write_bytes(b"".join(map(leaf_hash, found))[: 256 * 32].ljust(256 * 32, b"\0"))
+            (out / f"tile/0/{tile:03}").write_bytes(b"".join(map(leaf_hash, result))[: 256 * 32].ljust(256 * 32, b"\0"))
 
     return tamper
 
@@ -118,18 +118,18 @@ def of_lines(name: str, change: Callable[[list[str]], object]) -> Tamper:
 def forget_payload(name: str) -> Callable[[list[str]], object]:
     def change(lines: list[str]) -> None:
         at = next(at for at, line in enumerate(lines) if name in json.loads(line))
-        said = json.loads(lines[at])
-        del said[name]
-        lines[at] = json.dumps(said)
+        document = json.loads(lines[at])
+        del document[name]
+        lines[at] = json.dumps(document)
 
     return change
 
 
 def alter_payload(lines: list[str]) -> None:
-    said = json.loads(lines[0])
-    name = next(each for each in said if each != "seq")
-    said[name]["payload"] = base64.b64encode(b"other").decode()
-    lines[0] = json.dumps(said)
+    document = json.loads(lines[0])
+    name = next(item for item in document if item != "seq")
+    document[name]["payload"] = base64.b64encode(b"other").decode()
+    lines[0] = json.dumps(document)
 
 
 def other_entry(lines: list[str]) -> None:
@@ -259,4 +259,4 @@ def test_export_without_payloads_says_so(past: Path, out: Path) -> None:
     shutil.rmtree(out / "payloads")
     report = verify(out, past)
     assert report.ok, report.problem
-    assert any(each.check == "payloads" for each in report.not_proved)
+    assert any(item.check == "payloads" for item in report.not_proved)

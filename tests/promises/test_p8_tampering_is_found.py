@@ -71,7 +71,7 @@ class Scene:
         return self.verify()
 
     def verify(self, *against: str) -> Report:
-        checkpoints = tuple(parse_checkpoint(each) for each in against)
+        checkpoints = tuple(parse_checkpoint(item) for item in against)
         requirements = Requirements(read_keys(self.past / "ledger.pub"), against=checkpoints, workers=1)
         return verify_full(LedgerSource(self.here / "ledger.sqlite"), requirements)
 
@@ -290,7 +290,7 @@ def test_reply_with_only_its_salt_left_counts_as_not_kept(scene: Scene) -> None:
     )
     assert report.ok
     assert report.payloads_not_kept > 100
-    assert any(each.check == "payloads" for each in report.not_proved)
+    assert any(item.check == "payloads" for item in report.not_proved)
 
 
 # With the guard's key: found by those who remember a checkpoint
@@ -302,15 +302,15 @@ async def lives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("lives")
     harness = await write_history(folder / "early", 300)
     harness.close()
-    found = {"early": folder / "early" / "state"}
+    result = {"early": folder / "early" / "state"}
     for name, rounds in (("later", 2), ("fork", 2), ("longer", 3)):
         shutil.copytree(folder / "early", folder / name)
         harness = reopen(folder / name)
         for number in range(rounds):
             await live(harness, f"{name} {number}")
         harness.close()
-        found[name] = folder / name / "state"
-    return found
+        result[name] = folder / name / "state"
+    return result
 
 
 def signed_head(state: Path) -> str:

@@ -81,8 +81,10 @@ async def test_guard_killed_at_any_point_loses_nothing_and_runs_nothing_twice(tm
     harness = open_harness(folder, POLICIES)
     recover(harness.ledger.writer, folder / "state")
     receipts = check(harness)
-    intents = {each["seq"] for each in receipts if each["kind"] == "intent" and each.get("purpose") != "facts"}
-    outcomes = {each["follows"][0]: each["ending"] for each in receipts if each["kind"] == "outcome"}
+    intents = {
+        receipt["seq"] for receipt in receipts if receipt["kind"] == "intent" and receipt.get("purpose") != "facts"
+    }
+    outcomes = {receipt["follows"][0]: receipt["ending"] for receipt in receipts if receipt["kind"] == "outcome"}
     states = [approval.state for approval in harness.store.approvals()]
     assert sent <= len(intents)  # every sent call has an intent
     assert intents <= outcomes.keys()  # every intent has an outcome

@@ -93,7 +93,7 @@ async def test_unknown_outcomes_are_reported_before_they_are_recorded(
     told: list[int] = []
 
     def dies(intents: list[Json]) -> None:
-        told.extend(each["seq"] for each in intents)
+        told.extend(intent["seq"] for intent in intents)
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
@@ -101,7 +101,7 @@ async def test_unknown_outcomes_are_reported_before_they_are_recorded(
     assert second.receipts("outcome") == []
     second.close()
     third = open_harness(tmp_path)
-    assert [each["seq"] for each in recover(third.ledger.writer, tmp_path / "state")] == told
+    assert [item["seq"] for item in recover(third.ledger.writer, tmp_path / "state")] == told
     third.close()
 
 
@@ -112,12 +112,12 @@ async def test_guards_starting_together_close_open_calls_once(tmp_path: Path) ->
     read = writer.read
 
     def first_is_faster(query: Any) -> Any:
-        found = read(query)
+        result = read(query)
         assert len(recover(first.ledger.writer, tmp_path / "state")) == 1
-        return found
+        return result
 
     writer.read = first_is_faster  # type: ignore[method-assign]
     assert recover(writer, tmp_path / "state") == []
-    assert [each["ending"] for each in second.receipts("outcome")] == ["unknown"]
+    assert [receipt["ending"] for receipt in second.receipts("outcome")] == ["unknown"]
     first.close()
     second.close()

@@ -52,20 +52,20 @@ def race_all(folder: Path) -> list[tuple[int, int]]:
     racers = [context.Process(target=race, args=(folder, n, barrier, sent)) for n in range(PROCESSES)]
     for racer in racers:
         racer.start()
-    found = [sent.get(timeout=120) for _ in racers]
+    results = [sent.get(timeout=120) for _ in racers]
     for racer in racers:
         racer.join(60)
     assert [racer.exitcode for racer in racers] == [0] * PROCESSES
-    return found
+    return results
 
 
 async def test_sixteen_processes_never_exceed_a_counter(tmp_path: Path) -> None:
-    found = race_all(tmp_path)
-    assert sum(done for done, _ in found) == sum(writes for _, writes in found) == 40
+    result = race_all(tmp_path)
+    assert sum(done for done, _ in result) == sum(writes for _, writes in result) == 40
     harness = open_harness(tmp_path, ALLOW + LIMITS, (COUNT, SUM))
     rates = [receipt["rates"] for receipt in harness.receipts("intent") if receipt.get("purpose") != "facts"]
-    assert [each["writes"] for each in rates] == [*range(1, 41)]
-    assert [Decimal(each["paid"]) for each in rates] == [Decimal("2.5") * n for n in range(1, 41)]
+    assert [rate["writes"] for rate in rates] == [*range(1, 41)]
+    assert [Decimal(rate["paid"]) for rate in rates] == [Decimal("2.5") * n for n in range(1, 41)]
     later = partial(
         harness.guard.call, make_instance("later"), ToolCallRequest("crm__update_deal", {"deal_id": "7", "amount": 1})
     )

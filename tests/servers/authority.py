@@ -133,7 +133,7 @@ async def mcp(request: Request) -> Response:
 def answer(message: dict, given: str, behaviour: dict) -> Response:
     method, leak = message["method"], behaviour["leak"]
     known = [behaviour["secret"], given, *ALL] if leak else []
-    told = " ".join(dict.fromkeys(each for each in known if each))
+    told = " ".join(dict.fromkeys(item for item in known if item))
     if method == "initialize":
         capabilities: dict[str, Any] = {"tools": {}}
         info = {"name": "tracker", "version": "1"}
@@ -157,7 +157,7 @@ def stream(id: object, told: str) -> str:
     news = {"method": "notifications/progress", "params": {"progressToken": id, "progress": 1, "message": told}}
     log = {"method": "notifications/message", "params": {"level": "info", "data": told}}
     last = {"id": id, "error": {"code": -32000, "message": told, "data": {"t": told}}}
-    return "".join(f"data: {json.dumps({'jsonrpc': '2.0', **each})}\n\n" for each in (news, log, last))
+    return "".join(f"data: {json.dumps({'jsonrpc': '2.0', **item})}\n\n" for item in (news, log, last))
 
 
 OTHERWISE: dict[str, Callable[[object, str], Response]] = {

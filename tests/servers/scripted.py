@@ -42,9 +42,9 @@ def rewritten(tools: list[dict]) -> list[dict]:
     path = os.environ.get("LISTING", "")
     if not os.path.exists(path):
         return tools
-    others = {each["name"]: each for each in json.loads(open(path).read())}
-    kept = [others.pop(each["name"], each) for each in tools]
-    return [each for each in [*kept, *others.values()] if not each.get("gone")]
+    others = {tool["name"]: tool for tool in json.loads(open(path).read())}
+    kept = [others.pop(item["name"], item) for item in tools]
+    return [item for item in [*kept, *others.values()] if not item.get("gone")]
 
 
 def send(message: dict) -> None:
@@ -90,8 +90,8 @@ def call(id: object, name: str, arguments: dict, meta: dict) -> None:
     elif name == "get_deal":
         path = os.environ.get("DEALS")
         deals = json.loads(open(path).read()) if path else {}
-        found = deals.get(arguments.get("id"))
-        plain = {"result": text_result(json.dumps(found), error=found is None)}
+        result = deals.get(arguments.get("id"))
+        plain = {"result": text_result(json.dumps(result), error=result is None)}
     send({"id": id, **plain})
 
 

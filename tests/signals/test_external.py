@@ -69,13 +69,13 @@ ANSWERS = {
 @pytest.mark.parametrize("how", ANSWERS)
 async def test_invalid_signal_answers_become_unknown_signals(how: str) -> None:
     signal, name, because = ANSWERS[how]
-    found = await ask(signal)
+    result = await ask(signal)
     if name is None:
-        assert found is None
+        assert result is None
         return
-    assert found is not None
-    assert (found.name, found.weight) == (name, 40 if name == "fraud" else 25)
-    assert because in found.because
+    assert result is not None
+    assert (result.name, result.weight) == (name, 40 if name == "fraud" else 25)
+    assert because in result.because
 
 
 async def test_hanging_signal_command_times_out_and_is_killed_with_its_children(tmp_path: Path) -> None:
@@ -85,10 +85,10 @@ async def test_hanging_signal_command_times_out_and_is_killed_with_its_children(
     os.mkfifo(tmp_path / "pipe")
     reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
     started = time.monotonic()
-    found = await ask(command(code, timeout=1.0))
+    result = await ask(command(code, timeout=1.0))
     assert time.monotonic() - started < 2.9
-    assert found is not None
-    assert found.because == "`fraud` is unknown: no answer within 1 s"
+    assert result is not None
+    assert result.because == "`fraud` is unknown: no answer within 1 s"
     select.select([reader], [], [], 10)  # the end of file comes when the child is gone
     os.close(reader)
     assert not (tmp_path / "alive").exists()
@@ -106,13 +106,13 @@ async def test_hanging_signal_function_blocks_neither_the_loop_nor_other_calls()
             await asyncio.sleep(0.005)
 
     ticking = asyncio.create_task(tick())
-    found = await asyncio.gather(*(signal.ask(call()) for _ in range(THREADS + 2)))
+    result = await asyncio.gather(*(signal.ask(call()) for _ in range(THREADS + 2)))
     ticking.cancel()
     sample_signals.released.set()
     assert ticks > 3
-    because = [each.because for each in found if each is not None]
-    assert sum("no answer within 0.2 s" in each for each in because) == THREADS
-    assert sum("all its earlier calls are still running" in each for each in because) == 2
+    because = [item.because for item in result if item is not None]
+    assert sum("no answer within 0.2 s" in item for item in because) == THREADS
+    assert sum("all its earlier calls are still running" in item for item in because) == 2
 
 
 async def test_unknown_signal_is_seen_by_policies_and_receipts(tmp_path: Path) -> None:

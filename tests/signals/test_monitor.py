@@ -23,13 +23,13 @@ def watched(harness: Harness) -> RiskMonitor:
 
 async def make_run(harness: Harness, watch: RiskMonitor, number: int, *tools: str) -> list[str]:
     instance = make_instance(f"run_{number}")
-    said = []
+    messages = []
     for tool in tools:
         arguments = {"text": "x"} if tool == "note" else {"deal_id": "1"}
-        said.append(text(await harness.guard.call(instance, ToolCallRequest(f"crm__{tool}", arguments))))
+        messages.append(text(await harness.guard.call(instance, ToolCallRequest(f"crm__{tool}", arguments))))
     harness.clock.time += SECOND
     RunHistory(harness.ledger.writer).keep(instance, watch.end(instance), RULE.runs)
-    return said
+    return messages
 
 
 async def test_unusual_behaviour_of_an_agent_is_held(tmp_path: Path) -> None:

@@ -195,10 +195,10 @@ def main() -> int:
         print(
             f"{'calls':>8} {'MiB':>6} {'anonymous':>9} {'descriptors':>11} {'threads':>7} {'children':>8} {'tasks':>5}"
         )
-        for each in samples[3 :: max(1, SAMPLES // 10)]:
+        for sample in samples[3 :: max(1, SAMPLES // 10)]:
             print(
-                f"{each.calls:8} {each.mib:6.1f} {each.anonymous:9.1f} {each.descriptors:11} {each.threads:7} "
-                f"{each.children:8} {each.tasks:5}"
+                f"{sample.calls:8} {sample.mib:6.1f} {sample.anonymous:9.1f} {sample.descriptors:11} "
+                f"{sample.threads:7} {sample.children:8} {sample.tasks:5}"
             )
         grown = growth(samples)
         failed |= bool(grown)

@@ -116,11 +116,11 @@ def main() -> int:
     options = parser.parse_args()
     folder = Path(tempfile.mkdtemp(prefix="soak-"))
     try:
-        found = leaks(*soak(folder, options.sessions, options.calls, options.rounds))
+        result = leaks(*soak(folder, options.sessions, options.calls, options.rounds))
     finally:
         shutil.rmtree(folder)
-    print("\n".join(found) or "nothing was left behind")
-    return 1 if found else 0
+    print("\n".join(result) or "nothing was left behind")
+    return 1 if result else 0
 
 
 if __name__ == "__main__":

@@ -26,4 +26,4 @@ def test_growth_is_detected() -> None:
     flat = [Sample(number, 50, 20, 12, 2, 1, 40) for number in range(SAMPLES)]
     assert not growth(flat)
     for name, more in (("mib", 0.5), ("descriptors", 1), ("threads", 1), ("children", 1), ("tasks", 1)):
-        assert growth([replace(each, **{name: getattr(each, name) + more * each.calls}) for each in flat])
+        assert growth([replace(item, **{name: getattr(item, name) + more * item.calls}) for item in flat])

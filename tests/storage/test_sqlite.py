@@ -25,9 +25,9 @@ def test_new_ledger_can_be_opened_concurrently(tmp_path: Path) -> None:
     context = multiprocessing.get_context("spawn")
     together, failures = context.Barrier(PROCESSES), context.Queue()
     racing = [context.Process(target=open_each, args=(tmp_path, together, failures)) for _ in range(PROCESSES)]
-    for each in racing:
-        each.start()
+    for item in racing:
+        item.start()
     failed = [failures.get(timeout=60) for _ in racing]
-    for each in racing:
-        each.join(30)
+    for item in racing:
+        item.join(30)
     assert failed == [[]] * PROCESSES

@@ -74,8 +74,8 @@ def test_range_is_proved_to_be_in_the_tree(
     report = json.loads(capsys.readouterr().out)
     assert report["receipts"] == report["payloads_checked"] == last - first + 1
     assert report["against"] == [300]
-    assert {"signatures", "tree", "against"} <= {each["check"] for each in report["proved"]}
-    assert {"links", "truncation"} <= {each["check"] for each in report["not_proved"]}
+    assert {"signatures", "tree", "against"} <= {item["check"] for item in report["proved"]}
+    assert {"links", "truncation"} <= {item["check"] for item in report["not_proved"]}
 
 
 @pytest.mark.parametrize("what", ["state/ledger.sqlite", "out"])
@@ -264,8 +264,8 @@ def test_verification_uses_one_snapshot_while_a_guard_writes(tmp_path: Path) -> 
             ]  # fmt: skip
         finally:
             guard.kill()
-    reports = [json.loads(each.stdout or each.stderr) for each in done]
-    assert [each["problem"] for each in reports] == ["", ""]
+    reports = [json.loads(item.stdout or item.stderr) for item in done]
+    assert [report["problem"] for report in reports] == ["", ""]
     assert 4 * CHUNK < reports[0]["receipts"] < reports[1]["receipts"]
 
 
@@ -275,14 +275,14 @@ def test_workers_and_single_process_agree(tmp_path: Path) -> None:
     change(
         tmp_path / "ledger.sqlite", f"UPDATE receipt SET leaf = zeroblob(32) WHERE seq IN ({CHUNK + 9}, {CHUNK + 5})"
     )
-    found = []
+    results = []
     for workers in ("1", "2", "3"):
         words = [str(tmp_path / "ledger.sqlite"), "--key", str(tmp_path / "ledger.pub"), "--workers", workers, "--json"]
         done = subprocess.run([sys.executable, "-m", "mcp_guard.verifier", *words], capture_output=True, text=True)
         assert done.returncode == FAILED
-        found.append(json.loads(done.stdout))
-    assert found[0]["failed_at"] == CHUNK + 5
-    assert found[0] == found[1] == found[2]
+        results.append(json.loads(done.stdout))
+    assert results[0]["failed_at"] == CHUNK + 5
+    assert results[0] == results[1] == results[2]
 
 
 class Restless:

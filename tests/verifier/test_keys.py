@@ -82,8 +82,8 @@ def rotated(tmp_path: Path) -> Path:
 def test_any_key_of_the_chain_verifies(rotated: Path, given: tuple[SigningKey, ...]) -> None:
     report = verify(rotated, *given)
     assert report.ok, report.problem
-    assert [each["key"] for each in report.keys] == [ONE.verifier, TWO.verifier, THREE.verifier]
-    assert [each["since"] for each in report.keys] == [0, 6, 12]
+    assert [item["key"] for item in report.keys] == [ONE.verifier, TWO.verifier, THREE.verifier]
+    assert [item["since"] for item in report.keys] == [0, 6, 12]
     for first, last in ((0, 16), (5, 5), (6, 6), (8, 13), (16, 16)):
         part = verify_range(LedgerSource(rotated / "ledger.sqlite"), lines(*given), first, last)
         assert part.ok, part.problem

@@ -56,8 +56,8 @@ class InboxScenario:
         return listed
 
     def code(self, approver: str = "alice") -> str:
-        made = json.loads(cli("approvers", "code", approver, "--json", "--config", str(self.config)).stdout)
-        return str(made["code"])
+        document = json.loads(cli("approvers", "code", approver, "--json", "--config", str(self.config)).stdout)
+        return str(document["code"])
 
 
 @contextmanager

@@ -196,4 +196,4 @@ def test_nothing_is_decided_without_the_passkey(on: InboxScenario, context: Brow
     page.evaluate("() => { navigator.credentials.get = async () => { throw new DOMException('', 'NotAllowedError') } }")
     page.get_by_role("button", name="Approve").click()
     expect(page.get_by_role("alert")).to_have_text("The passkey was not used. No decision was made.")
-    assert [each["state"] for each in on.requests()] == ["requested"]
+    assert [request["state"] for request in on.requests()] == ["requested"]

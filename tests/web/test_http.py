@@ -135,7 +135,7 @@ def test_sign_in_code_alone_decides_nothing(on: InboxScenario) -> None:
     for junk in ({}, {"response": {"clientDataJSON": "e30"}}, {"id": "x", "response": {"clientDataJSON": "%%"}}):
         assert ask(on, "POST", f"/requests/{id}/decide", json.dumps(junk), **headers).status == 409
     assert ask(on, "POST", f"/requests/{id}/decide", "[]", **headers).status == 400
-    assert [each["state"] for each in on.requests()] == ["requested"]
+    assert [request["state"] for request in on.requests()] == ["requested"]
 
 
 def test_unknown_and_malformed_requests_are_answered(on: InboxScenario) -> None:
@@ -149,7 +149,7 @@ def test_unknown_and_malformed_requests_are_answered(on: InboxScenario) -> None:
 def test_agent_text_is_escaped(on: InboxScenario) -> None:
     on.hold(deal_id="790", guard_reason='<img src=x onerror="alert(1)">\u202e', amount=12500.0)
     session, _ = cookie(on)
-    [id] = [each["id"] for each in on.requests() if each["subject"]["resource"]["id"] == "790"]
+    [id] = [request["id"] for request in on.requests() if request["subject"]["resource"]["id"] == "790"]
     text = ask(on, "GET", f"/requests/{id}", cookie=session).text
     assert "<img src=x" not in text
     assert "&lt;img src=x" in text

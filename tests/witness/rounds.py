@@ -38,7 +38,9 @@ class Witnessing:
 
     def grow(self, count: int, word: str = "guard_1") -> None:
         writer = open_writer(self.settings, Clock())
-        writer.run(lambda tx: [tx.add(Draft("guard.started", {"guard": f"{word}_{each}"})) for each in range(count)])
+        writer.run(
+            lambda tx: [tx.add(Draft("guard.started", {"guard": f"{word}_{number}"})) for number in range(count)]
+        )
         writer.store.close()
 
     def send(self, anew: bool = False) -> WitnessResult:

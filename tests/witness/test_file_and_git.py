@@ -27,13 +27,13 @@ def place(request: pytest.FixtureRequest, tmp_path: Path) -> Witnessing:
     if request.param == "git":
         git("init", "--quiet", "--bare", "remote.git", cwd=tmp_path)
         options = {"remote": "remote.git", "branch": "main", "path": "ledgers/checkpoint"}
-        made = Witnessing(tmp_path, "git", options, PATH | {"HOME": str(tmp_path)})
+        witnessing = Witnessing(tmp_path, "git", options, PATH | {"HOME": str(tmp_path)})
     else:
         (tmp_path / "storage").mkdir()
         options = {"path": Path("storage/checkpoints"), "append": request.param == "file"}  # type: ignore[dict-item]
-        made = Witnessing(tmp_path, "file", options, PATH)
-    made.grow(300)
-    return made
+        witnessing = Witnessing(tmp_path, "file", options, PATH)
+    witnessing.grow(300)
+    return witnessing
 
 
 def held(place: Witnessing) -> str:
@@ -59,9 +59,9 @@ def test_next_checkpoint_extends_the_last(place: Witnessing) -> None:
     for count in (1, 255, 700):
         place.grow(count)
         assert place.send().state == "taken"
-    sizes = [said["size"] for said in place.witnessed()]
+    sizes = [item["size"] for item in place.witnessed()]
     assert sizes == [300, 302, 558, 1259]
-    assert [said["evidence"].get("continues") for said in place.witnessed()] == [None, *sizes[:-1]]
+    assert [item["evidence"].get("continues") for item in place.witnessed()] == [None, *sizes[:-1]]
     kept = held(place).count("test.example/ledger\n")
     assert kept == (4 if place.options.get("append") else 1)
 
@@ -185,10 +185,10 @@ def test_rolled_back_witness_is_reported(place: Witnessing) -> None:
 @pytest.fixture
 def file(tmp_path: Path) -> Witnessing:
     (tmp_path / "storage").mkdir()
-    made = Witnessing(tmp_path, "file", {"path": Path("storage/checkpoints"), "append": True}, PATH)
-    made.grow(3)
-    made.send()
-    return made
+    witnessing = Witnessing(tmp_path, "file", {"path": Path("storage/checkpoints"), "append": True}, PATH)
+    witnessing.grow(3)
+    witnessing.send()
+    return witnessing
 
 
 def test_unmounted_folder_is_not_created(file: Witnessing) -> None:
@@ -229,9 +229,9 @@ def test_invalid_content_is_reported_and_left_alone(file: Witnessing) -> None:
 def remote(tmp_path: Path) -> Witnessing:
     git("init", "--quiet", "--bare", "remote.git", cwd=tmp_path)
     options = {"remote": str(tmp_path / "remote.git"), "branch": "main", "path": "checkpoint"}
-    made = Witnessing(tmp_path, "git", options, PATH | {"HOME": str(tmp_path)})
-    made.grow(3)
-    return made
+    witnessing = Witnessing(tmp_path, "git", options, PATH | {"HOME": str(tmp_path)})
+    witnessing.grow(3)
+    return witnessing
 
 
 def test_every_checkpoint_is_a_commit_and_other_files_are_kept(remote: Witnessing) -> None:
@@ -248,7 +248,7 @@ def test_every_checkpoint_is_a_commit_and_other_files_are_kept(remote: Witnessin
     log = git("log", "--format=%an %s", "main", cwd=remote.folder / "remote.git").splitlines()
     assert log == ["mcp-guard Checkpoint of 5 receipts", "a a file", "mcp-guard Checkpoint of 3 receipts"]
     commits = git("log", "--format=%H", "main", cwd=remote.folder / "remote.git").split()
-    assert [said["evidence"]["commit"] for said in remote.witnessed()] == [commits[2], commits[0]]
+    assert [item["evidence"]["commit"] for item in remote.witnessed()] == [commits[2], commits[0]]
 
 
 def test_missing_remote_is_reported_without_its_address(remote: Witnessing) -> None:

@@ -45,9 +45,9 @@ def test_webhook_receives_the_signed_checkpoint(tmp_path: Path) -> None:
         sent = checkpoint(ledger.state)
         assert ledger.send().state == "taken"
         [posted] = receiver.posted
-    said = json.loads(posted.body)
-    assert said["type"] == "ledger.checkpoint"
-    assert (said["data"]["origin"], said["data"]["size"], said["data"]["checkpoint"]) == (ORIGIN, 3, sent)
+    document = json.loads(posted.body)
+    assert document["type"] == "ledger.checkpoint"
+    assert (document["data"]["origin"], document["data"]["size"], document["data"]["checkpoint"]) == (ORIGIN, 3, sent)
     signed = f"{posted.headers['webhook-id']}.{posted.headers['webhook-timestamp']}.".encode() + posted.body
     expected = base64.b64encode(hmac.digest(b"a shared secret", signed, hashlib.sha256)).decode()
     assert posted.headers["webhook-signature"] == f"v1,{expected}"
@@ -84,9 +84,9 @@ def tsa(tmp_path_factory: pytest.TempPathFactory) -> Authority:
 def stamped(tmp_path: Path, tsa: Authority) -> Iterator[Witnessing]:
     tsa.mood = ""
     with answering(tsa.reply) as url:
-        made = Witnessing(tmp_path, "rfc3161", {"url": url, "roots": tsa.folder / "root.pem"}, {})
-        made.grow(3)
-        yield made
+        witnessing = Witnessing(tmp_path, "rfc3161", {"url": url, "roots": tsa.folder / "root.pem"}, {})
+        witnessing.grow(3)
+        yield witnessing
 
 
 def test_time_stamp_is_stored_and_verifies_with_openssl(stamped: Witnessing, tsa: Authority, tmp_path: Path) -> None:
@@ -108,8 +108,8 @@ def test_certificates_are_accepted_in_any_order(stamped: Witnessing) -> None:
     stamped.send()
     answer = base64.b64decode(stamped.witnessed()[0]["evidence"]["response"])
     ordered = with_sorted_certificates(answer)
-    found = rfc3161_client.decode_timestamp_response(ordered).signed_data.certificates
-    first, second = sorted(found)
+    result = rfc3161_client.decode_timestamp_response(ordered).signed_data.certificates
+    first, second = sorted(result)
     assert ordered.count(first + second) == 1
     leaf_last = ordered.replace(first + second, second + first)
     assert {answer, with_sorted_certificates(leaf_last)} <= {ordered, leaf_last}
@@ -157,10 +157,10 @@ def cosigner() -> Cosigner:
 @pytest.fixture
 def cosigning(tmp_path: Path, cosigner: Cosigner) -> Iterator[Witnessing]:
     with answering(cosigner.reply) as url:
-        made = Witnessing(tmp_path, "cosignature", {"url": f"{url}/prefix", "key": cosigner.key}, {})
-        made.grow(300)
-        cosigner.trusts.append(made.verifier)
-        yield made
+        witnessing = Witnessing(tmp_path, "cosignature", {"url": f"{url}/prefix", "key": cosigner.key}, {})
+        witnessing.grow(300)
+        cosigner.trusts.append(witnessing.verifier)
+        yield witnessing
 
 
 def test_cosigner_gets_a_consistency_proof(cosigning: Witnessing, cosigner: Cosigner) -> None:

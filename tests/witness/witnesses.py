@@ -83,10 +83,10 @@ class Cosigner:
         return 200, "text/plain", (self._other() + self._line(checkpoint)).encode()
 
     def _signed(self, key: str, checkpoint: note.Checkpoint, signatures: list[tuple[str, bytes, bytes]]) -> bool:
-        found = [signature for _, id, signature in signatures if id == note.parse_verifier(key)[1]]
-        for signature in found:
+        results = [signature for _, id, signature in signatures if id == note.parse_verifier(key)[1]]
+        for signature in results:
             public(key).verify(signature, checkpoint.text().encode())
-        return bool(found)
+        return bool(results)
 
     def _line(self, checkpoint: note.Checkpoint) -> str:
         at = int(time.time())

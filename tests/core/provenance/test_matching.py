@@ -98,9 +98,9 @@ def test_split_value_is_found() -> None:
 
 @given(st.text(), st.text())
 def test_matching_accepts_any_input(value: str, text: str) -> None:
-    for each in (value, text):
-        matching.addresses(each)
-        matching.decodings(each)
+    for item in (value, text):
+        matching.addresses(item)
+        matching.decodings(item)
     if plain(value):
         contains_value(plain(value), plain(text))
         is_assembled_from(squeeze(plain(value)), [squeeze(plain(text))])

@@ -20,7 +20,7 @@ sFodV/vSp5O8n9a8QpW6PRY97tfOSW5bsc2Xl/EQi08=
 
 def test_a_proof_has_the_form_of_the_published_example() -> None:
     """The example of C2SP tlog-proof, without its optional `extra` line and with fewer hashes."""
-    text = proof_text(73894, [base64.b64decode(each) for each in HASHES], CHECKPOINT)
+    text = proof_text(73894, [base64.b64decode(item) for item in HASHES], CHECKPOINT)
     assert text == "c2sp.org/tlog-proof@v1\nindex 73894\n" + "\n".join(HASHES) + "\n\n" + CHECKPOINT
 
 

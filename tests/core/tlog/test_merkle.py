@@ -25,10 +25,10 @@ def naive_root(start: int, end: int) -> bytes:
 
 
 def half(size: int) -> int:
-    found = 1
-    while found * 2 < size:
-        found *= 2
-    return found
+    result = 1
+    while result * 2 < size:
+        result *= 2
+    return result
 
 
 def naive_path(index: int, start: int, end: int) -> list[bytes]:
@@ -68,9 +68,9 @@ class Stored:
 
     def read(self, level: int, n: int) -> list[bytes]:
         wanted = ((level, n * 256 + at) for at in range(256))
-        found = [self.rows[each] for each in wanted if each in self.rows]
-        self.reads += len(found)
-        return found
+        results = [self.rows[item] for item in wanted if item in self.rows]
+        self.reads += len(results)
+        return results
 
 
 STORED = Stored(LEAVES)
@@ -114,9 +114,9 @@ def test_a_wrong_inclusion_proof_is_refused(data: st.DataObject, size: int) -> N
         at = data.draw(st.integers(0, len(path) - 1))
         wrong += [(LEAVES[index], index, size, [*path[:at], other, *path[at + 1 :]], root)]
         wrong += [(LEAVES[index], index, size, [*path[:at], *path[at + 1 :]], root)]
-    for each in wrong:
+    for item in wrong:
         with pytest.raises(ValueError):
-            merkle.verify_inclusion(*each)
+            merkle.verify_inclusion(*item)
 
 
 @given(st.data(), st.integers(1, MOST))
@@ -129,9 +129,9 @@ def test_a_wrong_consistency_proof_is_refused(data: st.DataObject, size: int) ->
     if path:
         at = data.draw(st.integers(0, len(path) - 1))
         wrong += [(before, after, [*path[:at], other, *path[at + 1 :]]), (before, after, [*path[:at], *path[at + 1 :]])]
-    for each in wrong:
+    for item in wrong:
         with pytest.raises(ValueError):
-            merkle.verify_consistency(*each)
+            merkle.verify_consistency(*item)
 
 
 def test_leaf_outside_the_tree_cannot_be_proved() -> None:
@@ -175,10 +175,10 @@ def test_proof_in_a_large_tree_reads_few_tiles() -> None:
 
 def test_a_tree_of_70000_has_the_tiles_that_the_specification_counts() -> None:
     """The example of C2SP tlog-tiles."""
-    found = list(merkle.tiles(70_000))
-    partial = [(tile.level, tile.n, tile.width) for tile in found if not tile.is_full]
+    result = list(merkle.tiles(70_000))
+    partial = [(tile.level, tile.n, tile.width) for tile in result if not tile.is_full]
     assert partial == [(0, 273, 112), (1, 1, 17), (2, 0, 1)]
-    assert [sum(tile.is_full and tile.level == level for tile in found) for level in (0, 1, 2)] == [273, 1, 0]
+    assert [sum(tile.is_full and tile.level == level for tile in result) for level in (0, 1, 2)] == [273, 1, 0]
     assert [(tile.level, tile.width) for tile in merkle.tiles(256)] == [(0, 256), (1, 1)]
     assert list(merkle.tiles(0)) == []
 
@@ -215,7 +215,7 @@ REFERENCE = Stored(tuple(merkle.leaf_hash(bytes.fromhex(text)) for text in INPUT
 
 
 def as_hex(hashes: list[bytes]) -> list[str]:
-    return [each.hex() for each in hashes]
+    return [item.hex() for item in hashes]
 
 
 @pytest.mark.parametrize("size", range(9))
@@ -236,7 +236,7 @@ def test_the_reference_tree_has_its_published_roots(size: int) -> None:
 def test_the_reference_tree_has_its_published_inclusion_paths(index: int, size: int, path: list[str]) -> None:
     assert as_hex(merkle.Tree(size, REFERENCE.read).inclusion(index)) == path
     leaf = merkle.leaf_hash(bytes.fromhex(INPUTS[index]))
-    merkle.verify_inclusion(leaf, index, size, [bytes.fromhex(each) for each in path], bytes.fromhex(ROOTS[size]))
+    merkle.verify_inclusion(leaf, index, size, [bytes.fromhex(item) for item in path], bytes.fromhex(ROOTS[size]))
 
 
 @pytest.mark.parametrize(
@@ -251,4 +251,4 @@ def test_the_reference_tree_has_its_published_inclusion_paths(index: int, size: 
 def test_the_reference_tree_has_its_published_consistency_proofs(old: int, size: int, path: list[str]) -> None:
     assert as_hex(merkle.Tree(size, REFERENCE.read).consistency(old)) == path
     before, after = (old, bytes.fromhex(ROOTS[old])), (size, bytes.fromhex(ROOTS[size]))
-    merkle.verify_consistency(before, after, [bytes.fromhex(each) for each in path])
+    merkle.verify_consistency(before, after, [bytes.fromhex(item) for item in path])

@@ -47,10 +47,10 @@ def is_acceptable(data: bytes) -> bool:
 
 
 def _pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(items)
-    if len(found) != len(items):
+    result = dict(items)
+    if len(result) != len(items):
         raise ValueError("twice")
-    return found
+    return result
 
 
 def _refuse(name: str) -> float:
@@ -74,7 +74,7 @@ def _is_text(value: Any, depth: int) -> bool:
         return not any("\ud800" <= char <= "\udfff" for char in value)
     if isinstance(value, dict):
         return depth > 0 and all(_is_text(key, 0) and _is_text(each, depth - 1) for key, each in value.items())
-    return not isinstance(value, list) or (depth > 0 and all(_is_text(each, depth - 1) for each in value))
+    return not isinstance(value, list) or (depth > 0 and all(_is_text(item, depth - 1) for item in value))
 
 
 def is_exact(value: Any) -> bool:
