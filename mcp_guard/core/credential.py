@@ -1,7 +1,7 @@
 """Instance credentials: compact JWS (RFC 7515) with EdDSA (RFC 8037) over JWT claims (RFC 7519).
 
-Signing and verifying are passed in, so this module knows the format alone. It is written out here, and not taken from
-a JOSE library, because each of them costs more start-up time than the rest of the guard (docs/decisions/0004).
+Signing and verifying are passed in, so this module knows only the format. It does not use a JOSE library, because each
+of them adds more to the start-up time than the rest of the guard takes (docs/decisions/0004).
 """
 
 import base64
@@ -13,14 +13,15 @@ from mcp_guard.core.model import Instance, Micros
 
 HEADER = {"alg": "EdDSA", "typ": "JWT"}
 MAX_DELEGATION_DEPTH = 4
-"""How often a credential may be delegated on."""
+"""How often a credential can be delegated further."""
 
 
 class InvalidCredential(Exception):
-    """The credential is not one of ours, or not valid now."""
+    """The credential was not issued by the guard, or is not valid now."""
 
 
 def encode(claims: Mapping[str, Any], sign: Callable[[bytes], bytes]) -> str:
+    """The token with these claims."""
     signed = f"{_pack(HEADER)}.{_pack(claims)}"
     return f"{signed}.{_b64(sign(signed.encode()))}"
 
@@ -28,11 +29,11 @@ def encode(claims: Mapping[str, Any], sign: Callable[[bytes], bytes]) -> str:
 def decode(token: str, verify: Callable[[bytes, bytes], None]) -> dict[str, Any]:
     """The claims of a token whose signature `verify(signature, data)` accepts; it raises when it does not.
 
-    Raises: Invalid.
+    Raises: InvalidCredential.
     """
     try:
         header, claims, signature = token.split(".")
-        if json.loads(_unb64(header)).get("alg") != HEADER["alg"]:  # RFC 8725 §3.1: never take the token's word for it
+        if json.loads(_unb64(header)).get("alg") != HEADER["alg"]:  # RFC 8725 §3.1: do not let the token choose
             raise InvalidCredential("the credential is not signed with EdDSA")
         verify(_unb64(signature), f"{header}.{claims}".encode())
         decoded = json.loads(_unb64(claims))
@@ -41,16 +42,16 @@ def decode(token: str, verify: Callable[[bytes, bytes], None]) -> dict[str, Any]
     except Exception as error:
         raise InvalidCredential(f"the credential is not valid: {type(error).__name__}") from None
     if not isinstance(decoded, dict):
-        raise InvalidCredential("the credential holds no claims")
+        raise InvalidCredential("the credential has no claims")
     return decoded
 
 
 def decode_unverified(token: str) -> dict[str, Any]:
-    """What a token claims to be. Nobody has checked it. Raises: Invalid."""
+    """The claims of a token whose signature has not been verified. Raises: InvalidCredential."""
     try:
         claims = json.loads(_unb64(token.split(".")[1]))
     except (ValueError, IndexError, RecursionError):
-        raise InvalidCredential("it is no token") from None
+        raise InvalidCredential("it is not a token") from None
     return claims if isinstance(claims, dict) else {}
 
 
@@ -64,22 +65,24 @@ def check_time(started: Micros, expires: Micros, now: Micros) -> str | None:
 
 
 def may_use(tools: Iterable[str], name: str) -> bool:
-    """Whether a credential for these tools is one for the tool of this listed name."""
-    return any(name.startswith(each[:-1]) if each.endswith("*") else name == each for each in tools)
+    """Whether a credential for these tools covers the tool of this listed name. A `*` at the end matches any rest."""
+    return any(name.startswith(tool[:-1]) if tool.endswith("*") else name == tool for tool in tools)
 
 
 def narrow(parent: Instance, tools: tuple[str, ...], expires: Micros) -> tuple[str, ...]:
-    """The tools of a child credential. Delegation only narrows: in tools, in time, and in how deep it goes.
+    """The tools of a delegated credential. Delegation can only narrow: the tools, the time and the depth.
 
-    Raises: Invalid.
+    Raises: InvalidCredential.
     """
     wanted = tools or parent.tools
-    if wider := [each for each in wanted if not may_use(parent.tools, each)]:
-        raise InvalidCredential(f"`{wider[0]}` is more than the delegating instance may use: {', '.join(parent.tools)}")
+    if wider := [tool for tool in wanted if not may_use(parent.tools, tool)]:
+        raise InvalidCredential(
+            f"`{wider[0]}` is not among the tools of the delegating instance: {', '.join(parent.tools)}"
+        )
     if expires > parent.expires:
-        raise InvalidCredential("the credential would outlive the one that it is delegated from")
+        raise InvalidCredential("the credential would outlive the one it is delegated from")
     if parent.depth >= MAX_DELEGATION_DEPTH:
-        raise InvalidCredential(f"it is delegated {MAX_DELEGATION_DEPTH} times already, which is the most")
+        raise InvalidCredential(f"maximum delegation depth is {MAX_DELEGATION_DEPTH}")
     return wanted
 
 
@@ -92,7 +95,7 @@ def _b64(data: bytes) -> str:
 
 
 def _unb64(text: str) -> bytes:
-    """RFC 7515 §2: the one way to write it. A lenient decoder would take a signed token in many spellings."""
+    """Strict base64url (RFC 7515 §2): a lenient decoder would accept many spellings of one signed token."""
     raw = base64.b64decode(text + "=" * (-len(text) % 4), altchars=b"-_", validate=True)
     if _b64(raw) != text:
         raise ValueError("not base64url without padding")

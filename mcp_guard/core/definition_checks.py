@@ -1,11 +1,11 @@
-"""What makes a tool's definition suspect: a visible, ordered list of checks. Pure.
+"""Checks that find suspicious tool definitions, in one ordered list. Pure.
 
 To add a check: one function here, its line in `CHECKS` (one definition) or `COMPARISONS` (one beside the others), one
-row in `tests/core/test_definition_checks.py`. A finding decides nothing but this: a tool with hidden characters is
-quarantined at its first use, whatever `first_use` says, because nobody who looked at its text has seen it. `tools
-list` shows all.
+row in `tests/core/test_definition_checks.py`. `tools list` shows the findings. They
+decide only one thing: a tool with hidden characters is quarantined at its first use, whatever `first_use` says, because
+nobody who read its text has seen them.
 
-Confusable letters: a short table in the manner of Unicode TR 39, for names only, applied after NFKC and case folding.
+Confusable letters are a short table in the manner of Unicode TR 39, for names only, after NFKC and case folding.
 """
 
 import re
@@ -20,12 +20,12 @@ from mcp_guard.core.names import listed_name
 from mcp_guard.core.printable import printable
 
 MAX_QUOTED = 60
-"""Characters of a definition that a finding quotes."""
+"""The most characters of a definition that a finding quotes."""
 
 
 @dataclass(frozen=True)
 class ListedTool:
-    """A tool, as far as the checks look at it."""
+    """What the checks need of a tool."""
 
     server: str
     name: str
@@ -33,7 +33,7 @@ class ListedTool:
 
     @cached_property
     def prose(self) -> str:
-        """All its text, in small letters."""
+        """All its text, case-folded."""
         return "\n".join(text for _, text in texts(self.definition)).casefold()
 
     @property
@@ -46,7 +46,7 @@ def hidden_characters(tool: ListedTool) -> Iterator[DefinitionFinding]:
     yield from find_hidden(tool.definition)
 
 
-# Text that speaks to the model
+# Text that addresses the model
 
 _PATTERNS = (
     ("sets earlier instructions aside",
@@ -76,7 +76,7 @@ _BLANKS = re.compile(r"[^\S\n]{60,}|\n{12,}")
 
 
 def instructions(tool: ListedTool) -> Iterator[DefinitionFinding]:
-    """Text that addresses the model rather than describes the tool. Words only: it misses, and it may be mistaken."""
+    """Text that addresses the model instead of describing the tool. A word search, so neither complete nor certain."""
     for where, text in texts(tool.definition):
         plain = "".join(c for c in unicodedata.normalize("NFKC", text) if not is_hidden(c)).replace("\n", " ")
         for name, pattern in INSTRUCTIONS:
@@ -85,7 +85,7 @@ def instructions(tool: ListedTool) -> Iterator[DefinitionFinding]:
 
 
 def far_text(tool: ListedTool) -> Iterator[DefinitionFinding]:
-    """Text pushed out of sight by blanks."""
+    """Text that blanks push out of sight."""
     for where, text in texts(tool.definition):
         if (match := _BLANKS.search(text)) and text[match.end() :].strip():
             yield DefinitionFinding("far_text", where, f"{match.end() - match.start()} blanks before more text")
@@ -102,7 +102,7 @@ _PAIRS = (("rn", "m"), ("vv", "w"), ("cl", "d"))
 
 @lru_cache(4096)
 def skeleton(name: str) -> str:
-    """The name as a hasty reader sees it: two names with the same one can be taken for each other."""
+    """The name as a hasty reader sees it: two names with equal skeletons can be confused."""
     folded = unicodedata.normalize("NFKD", unicodedata.normalize("NFKC", name).casefold()).translate(_CONFUSABLE)
     letters = "".join(c for c in folded if c.isalnum())
     for pair, single in _PAIRS:
@@ -116,14 +116,14 @@ def scripts(text: str) -> set[str]:
     return named - {"", "MODIFIER", "MASCULINE", "FEMININE"}
 
 
-_TOGETHER = (
+_MIXABLE_SCRIPTS = (
     frozenset({"CJK", "HIRAGANA", "KATAKANA", "KATAKANA-HIRAGANA", "LATIN"}),
     frozenset({"CJK", "HANGUL", "LATIN"}),
 )
 
 
 def mixed_scripts(tool: ListedTool) -> Iterator[DefinitionFinding]:
-    """A name, or an argument's name, with letters of scripts that are not written together."""
+    """A name of the tool or an argument, with letters of scripts that are not used together."""
     schema = tool.definition.get("inputSchema")
     properties = schema.get("properties") if isinstance(schema, dict) else None
     names = [("name", tool.name)]
@@ -132,13 +132,13 @@ def mixed_scripts(tool: ListedTool) -> Iterator[DefinitionFinding]:
     for where, name in names:
         for word in re.split(r"[\W_]+", name):
             mixed = scripts(word)
-            if len(mixed) > 1 and not any(mixed <= together for together in _TOGETHER):
-                what = f"`{printable(name[:MAX_QUOTED])}` mixes {' and '.join(sorted(mixed))}"
-                yield DefinitionFinding("mixed_scripts", where, what)
+            if len(mixed) > 1 and not any(mixed <= together for together in _MIXABLE_SCRIPTS):
+                text = f"`{printable(name[:MAX_QUOTED])}` mixes {' and '.join(sorted(mixed))}"
+                yield DefinitionFinding("mixed_scripts", where, text)
 
 
 def look_alike(tool: ListedTool, other: ListedTool) -> Iterator[DefinitionFinding]:
-    """A name that another tool's could be read as: confusable letters, case, or separators that a client may change."""
+    """A name that can be mistaken for another tool's: by confusable letters, case or separators."""
     own, theirs = tool.name, other.name
     if tool.server == other.server and own.casefold() == theirs.casefold():
         yield DefinitionFinding("look_alike", "name", f"differs from `{other.listed_as}` only in case")
@@ -147,7 +147,7 @@ def look_alike(tool: ListedTool, other: ListedTool) -> Iterator[DefinitionFindin
 
 
 def imitation(tool: ListedTool, other: ListedTool) -> Iterator[DefinitionFinding]:
-    """A name that says it is another server's tool, or is the same as one of another definition."""
+    """A name that pretends to be another server's tool, or is the same but for another definition."""
     if tool.server == other.server:
         return
     if skeleton(tool.name) == skeleton(f"{other.server}{other.name}"):
@@ -157,10 +157,10 @@ def imitation(tool: ListedTool, other: ListedTool) -> Iterator[DefinitionFinding
 
 
 def other_tools(tool: ListedTool, other: ListedTool) -> Iterator[DefinitionFinding]:
-    """A text that speaks of another server's tool: it may want to steer how that one is used."""
+    """Text that mentions another server's tool: it may try to change how that one is used."""
     if tool.server == other.server or tool.name == other.name or other.name.casefold() not in tool.prose:
         return
-    if not _is_telling(other.name):
+    if not _is_distinctive(other.name):
         return
     pattern = re.compile(rf"(?<![\w-]){re.escape(other.name)}(?![\w-])", re.IGNORECASE)
     for where, text in texts(tool.definition):
@@ -168,8 +168,8 @@ def other_tools(tool: ListedTool, other: ListedTool) -> Iterator[DefinitionFindi
             yield DefinitionFinding("other_tools", where, f"speaks of `{other.listed_as}`")
 
 
-def _is_telling(name: str) -> bool:
-    """Whether a name can be told from a word of prose."""
+def _is_distinctive(name: str) -> bool:
+    """Whether a name cannot be an ordinary word."""
     return len(name) >= 6 and any(not c.isalpha() for c in name)
 
 
@@ -187,16 +187,16 @@ COMPARISONS: tuple[Callable[[ListedTool, ListedTool], Iterator[DefinitionFinding
 
 
 def check_tool(tool: ListedTool, others: Iterable[ListedTool] = ()) -> tuple[DefinitionFinding, ...]:
-    """All findings of one tool beside the others, itself among them or not."""
-    alone = [finding for check in CHECKS for finding in check(tool)]
-    beside = [
+    """All findings of one tool. `others` are compared with it, and may include the tool itself."""
+    own = [finding for check in CHECKS for finding in check(tool)]
+    compared = [
         finding
         for other in others
         if (other.server, other.name) != (tool.server, tool.name)
         for compare in COMPARISONS
         for finding in compare(tool, other)
     ]
-    return (*alone, *beside)
+    return (*own, *compared)
 
 
 def check_tools(tools: Mapping[str, ListedTool]) -> dict[str, tuple[DefinitionFinding, ...]]:

@@ -1,4 +1,4 @@
-"""What differs between two definitions: place by place, and word by word. Pure."""
+"""The differences between two definitions, by JSON pointer, and between two texts, by word. Pure."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -13,20 +13,20 @@ from mcp_guard.core.model import Json
 from mcp_guard.core.printable import printable
 
 MAX_MATCHED_WORDS = 3000
-"""Beyond this many words in between, two texts are shown as one replaced by the other: matching them is quadratic."""
+"""Longer changed stretches, in words, are shown as one replacement, because matching them is quadratic."""
 
 DiffPart = tuple[Literal["same", "removed", "added"], str]
 
 
-Path = tuple[str | int, ...]
-"""The names and indexes that lead to a place: an array's first element is not an object's member `0`."""
+JsonPath = tuple[str | int, ...]
+"""Member names and array indexes that lead to a value. An array's first element differs from an object's member `0`."""
 
 
 @dataclass(frozen=True, slots=True)
 class DefinitionDifference:
-    """One place of a definition, by its JSON pointer without the first slash.
+    """One changed value. `where` is its JSON pointer (RFC 6901) without the first slash.
 
-    `before` or `after` is None where there is nothing. Texts are as they are, unsafe to print; other values are JSON.
+    `before` or `after` is None if there is no value. Strings are raw, so unsafe to print; other values are JSON.
     """
 
     where: str
@@ -35,18 +35,18 @@ class DefinitionDifference:
 
 
 def compare_definitions(before: Json, after: Json) -> tuple[DefinitionDifference, ...]:
-    """The places that differ, in the order of the later definition, then those that are gone."""
+    """The values that differ, in the order of the later definition, then those that it lacks."""
     old, new = dict(_leaves(before)), dict(_leaves(after))
-    places = [*new, *(way for way in old if way not in new)]
+    paths = [*new, *(path for path in old if path not in new)]
     absent = object()
-    pairs = [(way, old.get(way, absent), new.get(way, absent)) for way in places]
-    return tuple(_difference(*pair, absent) for pair in pairs if _text(pair[1]) != _text(pair[2]))
+    values = [(path, old.get(path, absent), new.get(path, absent)) for path in paths]
+    return tuple(_difference(*value, absent) for value in values if _text(value[1]) != _text(value[2]))
 
 
-def _difference(way: Path, before: Any, after: Any, absent: object) -> DefinitionDifference:
+def _difference(path: JsonPath, before: Any, after: Any, absent: object) -> DefinitionDifference:
     plain = all(isinstance(value, str) for value in (before, after) if value is not absent)
     shown = [None if value is absent else value if plain else _text(value) for value in (before, after)]
-    where = "/".join(str(name).replace("~", "~0").replace("/", "~1") for name in way)
+    where = "/".join(str(name).replace("~", "~0").replace("/", "~1") for name in path)
     return DefinitionDifference(where, shown[0], shown[1])
 
 
@@ -54,21 +54,21 @@ def _text(value: Any) -> str:
     return "" if type(value) is object else orjson.dumps(value).decode()
 
 
-def _leaves(value: Any, way: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Every value that holds no other."""
+def _leaves(value: Any, path: JsonPath = ()) -> Iterator[tuple[JsonPath, Any]]:
+    """Every value that contains no other, with its path."""
     members: Iterable[tuple[str | int, Any]] = ()
     if isinstance(value, dict):
         members = value.items()
     elif isinstance(value, list):
         members = enumerate(value)
     if not isinstance(value, dict | list) or not value:
-        yield way, value
+        yield path, value
     for name, inner in members:
-        yield from _leaves(inner, (*way, name))
+        yield from _leaves(inner, (*path, name))
 
 
 def diff_words(before: str, after: str) -> list[DiffPart]:
-    """The later text with what was taken out and put in, by words."""
+    """The later text with the removed and added parts, by word."""
     old, new = re.findall(r"\w+|\s+|[^\w\s]", before), re.findall(r"\w+|\s+|[^\w\s]", after)
     start = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(old, new, strict=False)))
     rest = min(len(old), len(new)) - start
@@ -97,12 +97,12 @@ CONTEXT = 60
 
 
 def shorten(text: str) -> str:
-    """A long stretch that is the same on both sides, by its ends."""
+    """The ends of a long unchanged stretch."""
     return text if len(text) <= 3 * CONTEXT else f"{text[:CONTEXT]} … {text[-CONTEXT:]}"
 
 
 def format_diff(parts: list[DiffPart]) -> str:
-    """One line of text, safe to print, in which marks of the text's own are told from ours by a backslash."""
+    """One line, safe to print. A backslash precedes whatever in the text itself looks like a mark."""
     out = []
     for kind, text in parts:
         opening, closing = DIFF_MARKS[kind]

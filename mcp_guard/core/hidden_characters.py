@@ -1,4 +1,4 @@
-"""Characters that show nothing, in the text of a tool's definition. Pure, and light: new tools meet it at start-up."""
+"""Finds invisible characters in the text of a tool's definition. Pure, and quick to import: it is used at start-up."""
 
 import unicodedata
 from collections.abc import Iterator
@@ -15,35 +15,32 @@ HIDDEN = "hidden_characters"
 
 @dataclass(frozen=True, slots=True)
 class DefinitionFinding:
-    """One reason to look twice. `where` is the place in the definition, `what` is safe to print."""
+    """One suspicious place. `where` is its JSON pointer without the first slash; `what` is safe to print."""
 
     check: str
     where: str
     what: str
 
 
-# The texts of a definition
-
-
 def texts(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
-    """Every string in it, names of members too, each with its place as a JSON pointer without the first slash."""
-    waiting: list[tuple[str, Any]] = [(where, value)]
-    while waiting:
-        where, value = waiting.pop()
+    """Every string in it, including member names, each with its JSON pointer without the first slash."""
+    pending: list[tuple[str, Any]] = [(where, value)]
+    while pending:
+        where, value = pending.pop()
         if isinstance(value, str):
             yield where, value
         elif isinstance(value, dict):
             for name, inner in reversed(value.items()):
-                at = f"{where}/{printable(name)}" if where else printable(name)
-                yield at, name
-                waiting.append((at, inner))
+                pointer = f"{where}/{printable(name)}" if where else printable(name)
+                yield pointer, name
+                pending.append((pointer, inner))
         elif isinstance(value, list):
-            waiting += [(f"{where}/{index}", inner) for index, inner in reversed(list(enumerate(value)))]
+            pending += [(f"{where}/{index}", inner) for index, inner in reversed(list(enumerate(value)))]
 
 
 _HIDDEN_CATEGORIES = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
 _FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\u2800")
-"""Characters of other categories that show nothing: joiners, fillers, the empty Braille pattern."""
+"""Invisible characters of other categories: joiners, fillers, the empty Braille pattern."""
 _JOINING = (
     "ARABIC", "BENGALI", "DEVANAGARI", "GUJARATI", "GURMUKHI", "KANNADA", "MALAYALAM", "SINHALA", "TAMIL", "TELUGU",
 )  # fmt: skip
@@ -51,19 +48,19 @@ ZWNJ, ZWJ, EMOJI_STYLE = "\u200c", "\u200d", "\ufe0f"
 
 
 def find_hidden(definition: Json) -> Iterator[DefinitionFinding]:
-    """Where a definition holds characters that nobody who looks at it can see."""
+    """The strings of a definition that contain invisible characters."""
     if _is_plain(definition):
         return
     for where, text in texts(definition):
-        found = sorted({c for index, c in enumerate(text) if is_hidden(c) and not _is_in_place(text, index)})
-        if found:
-            yield DefinitionFinding(HIDDEN, where, ", ".join(name_character(c) for c in found[:5]))
+        hidden = sorted({c for index, c in enumerate(text) if is_hidden(c) and not _is_legitimate(text, index)})
+        if hidden:
+            yield DefinitionFinding(HIDDEN, where, ", ".join(name_character(c) for c in hidden[:5]))
 
 
 def _is_plain(definition: Json) -> bool:
-    """Whether it is visible ASCII with blanks only, as most are; then no text need be looked at."""
+    """Whether it is only visible ASCII and blanks, as most are; then no string has to be searched."""
     data = orjson.dumps(definition)
-    return data.isascii() and not any(sign in data for sign in (b"\\u", b"\\b", b"\\f", b"\x7f"))
+    return data.isascii() and not any(escape in data for escape in (b"\\u", b"\\b", b"\\f", b"\x7f"))
 
 
 def is_hidden(character: str) -> bool:
@@ -77,8 +74,8 @@ def is_hidden(character: str) -> bool:
     )
 
 
-def _is_in_place(text: str, index: int) -> bool:
-    """Where writing needs it: joined emoji, the emoji style of one symbol, and joiners in scripts that join letters."""
+def _is_legitimate(text: str, index: int) -> bool:
+    """Whether normal text needs it there: in joined emoji, after an emoji-style symbol, in scripts with joiners."""
     character, before = text[index], text[index - 1 : index]
     after = text[index + 1 : index + 2]
     if character == EMOJI_STYLE:

@@ -1,8 +1,8 @@
-"""Names: how an upstream's tool is listed to the client, reversibly, and how new ids look.
+"""Names: how an upstream's tool is listed to the client, reversibly, and the form of instance ids.
 
-A client may restrict tool names to 64 characters of `[A-Za-z0-9_-]`, while an upstream may use any. `join` is
-injective: other characters become `_xHH_` per UTF-8 byte, and an `_xHH_` that is already there is escaped itself. A
-name that gets too long is cut and ends in a hash; only the catalog can undo that, which is why `split` refuses it.
+A client may restrict tool names to 64 characters of `[A-Za-z0-9_-]`, while an upstream may use any. `listed_name` is
+injective: other characters become `_xHH_` per UTF-8 byte, and an existing `_xHH_` is escaped itself. A name that gets
+too long is cut and ends in a hash; only the catalog can reverse that, so `split_listed_name` refuses such a name.
 """
 
 import hashlib
@@ -34,9 +34,9 @@ def listed_name(server: str, name: str) -> str:
 
 
 def split_listed_name(listed: str) -> tuple[str, str]:
-    """The server and the upstream's own name.
+    """The server, and the upstream's own name of the tool.
 
-    Raises: ValueError if it is not such a name, or one that was cut.
+    Raises: ValueError if this is not a listed name, or one that was cut.
     """
     server, separator, rest = listed.partition(SEPARATOR)
     if not separator or not server or not rest or _CUT.search(listed):

@@ -1,8 +1,8 @@
-"""Scrubbing: the values of secrets are taken out of what an upstream says, as bytes, before anything looks at it. Pure.
+"""Removes the values of secrets from what an upstream sends, as bytes, before anything else looks at it. Pure.
 
-A value is looked for as it is and in the forms in which programs usually print one: escaped for JSON (once and twice),
-for a URL, in base64 (wherever it stands in what was encoded), in hexadecimal. It cannot find a value that was split,
-compressed or encrypted; see docs/explanation/threat-model.md.
+A value is searched for as it is, and in the forms in which programs usually print it: escaped for JSON (once and
+twice), for a URL, in base64 (at any offset of what was encoded), in hexadecimal. A value that was split, compressed or
+encrypted is not found; see docs/explanation/threat-model.md.
 """
 
 import base64
@@ -14,9 +14,9 @@ from collections.abc import Iterable
 import orjson
 
 MIN_SECRET_BYTES = 6
-"""Bytes of a secret that can be scrubbed: a shorter one stands in too much by chance."""
+"""A shorter secret is not scrubbed, because its bytes occur by chance too often."""
 MIN_PART_LENGTH = 16
-"""Characters of a line or word of a secret that is looked for by itself."""
+"""A line or word of a secret of this length is also searched for on its own."""
 SECRET_WORDS = frozenset(
     {
         "AUTH",
@@ -43,67 +43,67 @@ def looks_secret(name: str) -> bool:
 
 
 def password_of(value: str) -> str | None:
-    """The password of an address such as `postgres://user:password@host/`."""
-    found = _PASSWORD_IN_URL.match(value)
-    return found.group(1) if found else None
+    """The password in a URL such as `postgres://user:password@host/`, or None."""
+    match = _PASSWORD_IN_URL.match(value)
+    return match.group(1) if match else None
 
 
 class Scrubber:
-    """Everything that must not get past, each with the mark that takes its place. False while there is nothing."""
+    """The known secrets, and the mark that replaces each. It is false while there are none."""
 
     def __init__(self) -> None:
         self._marks: tuple[tuple[bytes, bytes], ...] = ()
-        self._wires: tuple[bytes, ...] = ()
-        self._known: dict[str, str] = {}
-        self._learning = threading.Lock()
+        self._minimal: tuple[bytes, ...] = ()
+        self._values: dict[str, str] = {}
+        self._lock = threading.Lock()
         self.longest = 0
-        """Bytes of the longest form."""
+        """Length of the longest form in bytes."""
 
     def __bool__(self) -> bool:
-        return bool(self._wires)
+        return bool(self._minimal)
 
     def learn(self, name: str, value: str) -> bool:
-        """Look for this value from now on. False if it is too short to be looked for."""
+        """Scrub this value from now on. Returns False if it is too short for that."""
         if len(value.encode()) < MIN_SECRET_BYTES:
             return False
-        with self._learning:  # some secrets are read in threads
-            self._known.setdefault(value, re.sub(r"[^A-Za-z0-9_.-]", "_", name))
-            self._look_for_known()
+        with self._lock:  # some secrets are read in threads
+            self._values.setdefault(value, re.sub(r"[^A-Za-z0-9_.-]", "_", name))
+            self._rebuild()
         return True
 
     def forget(self, value: str) -> None:
-        """A value that is no secret any more, such as a token that ended long ago."""
-        with self._learning:
-            if self._known.pop(value, None) is not None:
-                self._look_for_known()
+        """Stop scrubbing a value that is no longer a secret, such as a token that expired long ago."""
+        with self._lock:
+            if self._values.pop(value, None) is not None:
+                self._rebuild()
 
-    def _look_for_known(self) -> None:
-        found: dict[bytes, bytes] = {}
-        for value, name in self._known.items():
+    def _rebuild(self) -> None:
+        marks: dict[bytes, bytes] = {}
+        for value, name in self._values.items():
             for part in _parts(value):
                 for form in _forms(part):
-                    found.setdefault(form, f"[secret {name}]".encode())
-        # The longest first, so that no form leaves a rest of another behind.
-        self._marks = tuple(sorted(found.items(), key=lambda item: (-len(item[0]), item)))
-        self._wires = tuple(_minimal_forms(found))
+                    marks.setdefault(form, f"[secret {name}]".encode())
+        # Longest first, so that replacing one form leaves no part of another behind.
+        self._marks = tuple(sorted(marks.items(), key=lambda item: (-len(item[0]), item)))
+        self._minimal = tuple(_minimal_forms(marks))
         self.longest = len(self._marks[0][0]) if self._marks else 0
 
     def clean(self, line: bytes) -> bytes:
-        """The line without secrets; the very same bytes if there was none in it."""
-        for wire in self._wires:
-            if wire in line:
+        """The line without secrets; the same bytes if it has none."""
+        for form in self._minimal:
+            if form in line:
                 return self._replace(line)
         if b"\\u" in line or b"\\/" in line:
-            return self._clean_spelt(line)
+            return self._clean_escaped(line)
         return line
 
-    def _clean_spelt(self, line: bytes) -> bytes:
-        """JSON may spell any character as an escape; what it means is looked at, if it is JSON."""
+    def _clean_escaped(self, line: bytes) -> bytes:
+        """JSON can write any character as an escape, so the decoded text is searched, if the line is JSON."""
         try:
-            meant = orjson.dumps(orjson.loads(line))
+            decoded = orjson.dumps(orjson.loads(line))
         except orjson.JSONDecodeError:
             return line
-        return self._replace(meant) if any(wire in meant for wire in self._wires) else line
+        return self._replace(decoded) if any(form in decoded for form in self._minimal) else line
 
     def _replace(self, line: bytes) -> bytes:
         for form, mark in self._marks:
@@ -112,8 +112,8 @@ class Scrubber:
 
 
 def _parts(value: str) -> set[str]:
-    """The value, the password in it if it is an address, and its long lines and words."""
-    from urllib.parse import unquote  # where no secret is, nothing is loaded
+    """The value, the password in it if it is a URL, and its long lines and words."""
+    from urllib.parse import unquote  # not loaded unless there is a secret
 
     parts = {value}
     if password := password_of(value):
@@ -136,7 +136,7 @@ def _forms(value: str) -> set[bytes]:
 
 
 def _base64(data: bytes) -> Iterable[bytes]:
-    """The characters that are all of the value's own, at each of the three places that it can have in base64."""
+    """For each of the three offsets in base64: the characters that depend on the value alone."""
     for before in range(3):
         encoded = base64.b64encode(bytes(before) + data)
         mixed = (0, 3, 2)[(before + len(data)) % 3]
@@ -146,9 +146,9 @@ def _base64(data: bytes) -> Iterable[bytes]:
 
 
 def _minimal_forms(forms: Iterable[bytes]) -> list[bytes]:
-    """The forms that hold no other: a line without any of these holds none."""
-    kept: list[bytes] = []
+    """The forms that contain no other: a line without any of these contains none of the forms."""
+    minimal: list[bytes] = []
     for form in sorted(forms, key=len):
-        if not any(shorter in form for shorter in kept):
-            kept.append(form)
-    return kept
+        if not any(shorter in form for shorter in minimal):
+            minimal.append(form)
+    return minimal

@@ -1,7 +1,7 @@
-"""Bearer tokens over HTTP: our own credentials, and those of other issuers (RFC 6750, RFC 7519, RFC 8725).
+"""Verifies bearer tokens over HTTP: the guard's own credentials, and tokens of trusted issuers (RFC 6750, 7519, 8725).
 
-Says whose a token is; whether that instance may call is asked with every call. PyJWT is imported here alone, for other
-issuers' algorithms and key sets.
+It says whose a token is; whether that instance may call is checked with every call. Only this module and `dpop.py`
+import PyJWT, for the algorithms and key sets of other issuers.
 """
 
 import hashlib
@@ -15,14 +15,15 @@ from mcp_guard.core.credential import InvalidCredential
 from mcp_guard.identity.instances import Issuer
 
 SKEW_SECONDS = 60
-"""How far another issuer's clock may be from ours."""
+"""How far a trusted issuer's clock may be from the guard's."""
 
 
 @dataclass(frozen=True, slots=True)
 class TrustedIssuer:
-    """An issuer whose tokens are taken. `agent` and `user` are claims; `agents` maps their values to enrolled agents.
+    """Another issuer whose tokens are accepted.
 
-    Its keys are in `jwks_file`, or fetched from `jwks_url` and kept for a while.
+    `agent` and `user` are the names of claims; `agents` maps values of the former to enrolled agents, and None means
+    that the value is the agent's name. The keys are in `jwks_file`, or are fetched from `jwks_url` and cached.
     """
 
     issuer: str
@@ -37,7 +38,7 @@ class TrustedIssuer:
 
 @dataclass(frozen=True, slots=True)
 class OwnToken:
-    """A token that we issued: the instance and credential that it is of, and the key that it is bound to."""
+    """A token that the guard issued. `thumbprint` is that of the key that it is bound to, or empty."""
 
     instance: str
     credential_id: str
@@ -46,7 +47,7 @@ class OwnToken:
 
 @dataclass(frozen=True, slots=True)
 class ExternalToken:
-    """A token of another issuer. `id` is one for each token, so that it is one instance in every process."""
+    """A token of a trusted issuer. `id` identifies the token, so that it is the same instance in every process."""
 
     id: str
     agent: str
@@ -57,80 +58,80 @@ class ExternalToken:
 
 
 def read_token(token: str, own: Issuer, audience: str, others: Sequence[TrustedIssuer]) -> OwnToken | ExternalToken:
-    """Whose the token is. May fetch another issuer's keys, so it is not for the event loop's thread.
+    """Verify the token and return what it claims. `audience` is that of own tokens; empty accepts any.
 
-    Raises: Invalid.
+    It may fetch an issuer's keys, so it must not run in the event loop's thread. Raises: InvalidCredential.
     """
     issuer = _unverified_issuer(token)
     if issuer == own.origin:
         return _read_own(token, own, audience)
-    for other in others:
-        if issuer == other.issuer:
-            return _read_external(token, other)
-    raise InvalidCredential("its issuer is not one whose tokens are taken")
+    for trusted in others:
+        if issuer == trusted.issuer:
+            return _read_external(token, trusted)
+    raise InvalidCredential("its issuer is not trusted")
 
 
 def _unverified_issuer(token: str) -> object:
-    """Only to choose whose keys to check it with."""
+    """Only to choose the keys to verify the token with."""
     return credential.decode_unverified(token).get("iss")
 
 
 def _read_own(token: str, own: Issuer, audience: str) -> OwnToken:
     claims = credential.decode(token, own.public_key.verify)
-    said = claims.get("aud")
-    if audience and audience not in (said if isinstance(said, list) else [said]):
+    audiences = claims.get("aud")
+    if audience and audience not in (audiences if isinstance(audiences, list) else [audiences]):
         raise InvalidCredential("it was issued for another resource")
     instance, jti = claims.get("instance"), claims.get("jti")
     if claims.get("iss") != own.origin or not isinstance(instance, str) or not isinstance(jti, str):
-        raise InvalidCredential("it is no credential of an instance")
+        raise InvalidCredential("it is not the credential of an instance")
     return OwnToken(instance, jti, _thumbprint(claims))
 
 
-def _read_external(token: str, other: TrustedIssuer) -> ExternalToken:
+def _read_external(token: str, trusted: TrustedIssuer) -> ExternalToken:
     import jwt
 
     required = ["exp", "iat", "iss", "aud"]
     try:
         claims: dict[str, Any] = jwt.decode(
             token,
-            _signing_key(token, other),
-            algorithms=list(other.algorithms),
-            audience=other.audience,
-            issuer=other.issuer,
+            _signing_key(token, trusted),
+            algorithms=list(trusted.algorithms),
+            audience=trusted.audience,
+            issuer=trusted.issuer,
             leeway=SKEW_SECONDS,
             options={"require": required},
         )
     except (jwt.PyJWTError, OSError, ValueError) as error:
         raise InvalidCredential(f"{type(error).__name__}: {error}") from None
-    claimed, user = claims.get(other.agent), claims.get(other.user)
-    agent = (other.agents or {}).get(str(claimed)) if other.agents is not None else claimed
+    claimed, user = claims.get(trusted.agent), claims.get(trusted.user)
+    agent = (trusted.agents or {}).get(str(claimed)) if trusted.agents is not None else claimed
     if not isinstance(agent, str) or not isinstance(user, str):
         raise InvalidCredential(
-            f"its claims `{other.agent}` and `{other.user}` do not name an enrolled agent and a user"
+            f"its claims `{trusted.agent}` and `{trusted.user}` do not name an enrolled agent and a user"
         )
     unique = str(claims.get("jti") or token)
-    id = hashlib.sha256(f"{other.issuer}\0{unique}".encode()).hexdigest()
+    id = hashlib.sha256(f"{trusted.issuer}\0{unique}".encode()).hexdigest()
     return ExternalToken(id, agent, user, int(claims["exp"]), int(claims["iat"]), _thumbprint(claims))
 
 
-def _signing_key(token: str, other: TrustedIssuer) -> Any:
+def _signing_key(token: str, trusted: TrustedIssuer) -> Any:
     import jwt
 
-    if other.jwks_file is None:
-        return _jwks_client(other.jwks_url).get_signing_key_from_jwt(token).key
-    wanted = jwt.get_unverified_header(token).get("kid")
-    keys = jwt.PyJWKSet.from_json(other.jwks_file.read_text()).keys
-    found = next((key for key in keys if key.key_id == wanted), None)
-    if found is None:
-        raise ValueError(f"no key `{wanted}` in `{other.jwks_file.name}`")
-    return found.key
+    if trusted.jwks_file is None:
+        return _jwks_client(trusted.jwks_url).get_signing_key_from_jwt(token).key
+    id = jwt.get_unverified_header(token).get("kid")
+    keys = jwt.PyJWKSet.from_json(trusted.jwks_file.read_text()).keys
+    key = next((key for key in keys if key.key_id == id), None)
+    if key is None:
+        raise ValueError(f"no key `{id}` in `{trusted.jwks_file.name}`")
+    return key.key
 
 
 _JWKS_CLIENTS: dict[str, Any] = {}
 
 
 def _jwks_client(url: str) -> Any:
-    """One for each address, because it keeps the keys that it fetched."""
+    """One client for each URL, because it caches the keys."""
     import jwt
 
     if url not in _JWKS_CLIENTS:
@@ -140,5 +141,5 @@ def _jwks_client(url: str) -> Any:
 
 def _thumbprint(claims: Mapping[str, Any]) -> str:
     confirmation = claims.get("cnf")
-    found = confirmation.get("jkt") if isinstance(confirmation, dict) else None
-    return found if isinstance(found, str) else ""
+    thumbprint = confirmation.get("jkt") if isinstance(confirmation, dict) else None
+    return thumbprint if isinstance(thumbprint, str) else ""

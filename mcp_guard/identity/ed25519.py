@@ -1,7 +1,7 @@
 """Ed25519 (RFC 8032) by libsodium, for what a running guard signs and verifies: its ledger and its credentials.
 
-Commands, and guards that are configured for more, have cryptography beside it; see docs/decisions/0036. The methods are
-named as there, so that either kind of key will do where a `AnyPrivateKey` or a `AnyPublicKey` is asked for.
+Commands, and guards with more features configured, also load the package `cryptography`; see docs/decisions/0036. The
+methods have the names used there, so that keys of both packages are an `AnyPrivateKey` or an `AnyPublicKey`.
 """
 
 from dataclasses import dataclass, field
@@ -12,11 +12,11 @@ from nacl.exceptions import BadSignatureError
 
 
 class InvalidSignature(ValueError):
-    """This key did not sign that."""
+    """The signature is not by this key over this data."""
 
 
 class AnyPublicKey(Protocol):
-    """A key that verifies; `verify` raises if it did not sign."""
+    """A key that verifies. `verify` raises if the signature is not by this key."""
 
     def public_bytes_raw(self) -> bytes: ...
 
@@ -51,7 +51,7 @@ class PublicKey:
 
     def verify(self, signature: bytes, data: bytes) -> None:
         """Raises: InvalidSignature."""
-        if len(signature) != sodium.crypto_sign_BYTES:  # INVARIANT: libsodium takes the two in one piece
+        if len(signature) != sodium.crypto_sign_BYTES:  # INVARIANT: libsodium takes signature and data joined
             raise InvalidSignature("an Ed25519 signature is 64 bytes long")
         try:
             sodium.crypto_sign_open(signature + data, self.raw)

@@ -1,4 +1,4 @@
-"""Instances: each launch of an agent is a principal of its own, with its own key and a short-lived credential."""
+"""Starts instances: each run of an agent is a principal of its own, with its own key and a short-lived credential."""
 
 import base64
 import os
@@ -18,22 +18,22 @@ ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """What the launcher says of this run; its word, not the agent's."""
+    """What the launcher states about this run. It is the launcher's statement, not the agent's."""
 
     agent: str | None = None
     ticket: str | None = None
     reason: str | None = None
     on_behalf_of: str | None = None
     task: str | None = None
-    """What the user asked for, in full: what the task names, a call may use."""
+    """The user's request in full. Calls may use data that it contains."""
 
 
 @dataclass(frozen=True, slots=True)
 class InstanceSpec:
-    """What an instance is to be: all but its id, its key and its times. `seconds` is how long its credential lasts.
+    """A new instance, without its id, key and times. `seconds` is the lifetime of its credential.
 
-    `thumbprint` is that of a key which the client holds (RFC 7638); then each request must prove it (RFC 9449).
-    `audience` is the resource that the credential is good for; empty for a guard on stdio.
+    `thumbprint` is that of a key which the client holds (RFC 7638); then each request must prove possession (RFC 9449).
+    `audience` is the resource that the credential is for; empty for a guard on stdio.
     """
 
     agent: Agent
@@ -47,7 +47,7 @@ class InstanceSpec:
 
 @dataclass(frozen=True, slots=True)
 class Issuer:
-    """Who signs credentials: the guard, under its ledger's origin."""
+    """The guard as the issuer of credentials, under its ledger's origin."""
 
     origin: str
     sign: Callable[[bytes], bytes]
@@ -55,41 +55,41 @@ class Issuer:
 
 
 def random_text(length: int) -> str:
-    """Unguessable text, five bits a character."""
+    """Random text with five bits per character, from the system's secure source."""
     return "".join(ALPHABET[byte & 31] for byte in os.urandom(length))
 
 
-def start_instance(issuer: Issuer, charter: InstanceSpec, now: Micros) -> tuple[Instance, Json]:
-    """A new instance with its credential; also what binds that, for the receipt.
+def start_instance(issuer: Issuer, spec: InstanceSpec, now: Micros) -> tuple[Instance, Json]:
+    """A new instance with its credential, and the key that this is bound to, as the receipt records it.
 
-    Without a key of the client's, a fresh one is bound into the credential (RFC 7800 §3.2, RFC 8037 §2).
+    Without a key of the client's, the credential is bound to a new one (RFC 7800 §3.2, RFC 8037 §2).
 
-    Raises: Invalid, if it would be more than what it is delegated from.
+    Raises: InvalidCredential, if it would permit more than the parent's.
     """
-    launch, parent = charter.launch, charter.parent
+    launch, parent = spec.launch, spec.parent
     id, credential_id = instance_id(format_time(now), random_text(6)), f"cred_{random_text(12)}"
     instance = Instance(
         id=id,
-        agent=charter.agent,
+        agent=spec.agent,
         on_behalf_of=launch.on_behalf_of,
         task=Task(launch.ticket, launch.reason, launch.task),
         started=now,
-        expires=now + charter.seconds * SECOND,
+        expires=now + spec.seconds * SECOND,
         credential="",
         credential_id=credential_id,
         depth=parent.depth + 1 if parent else 0,
-        tools=charter.tools,
+        tools=spec.tools,
         parents=(*parent.parents, parent.id) if parent else (),
     )
     if parent is not None:
-        instance = replace(instance, tools=credential.narrow(parent, charter.tools, instance.expires))
-    confirmation, bound = _confirm(charter.thumbprint)
-    claims = _claims(issuer, instance, charter.audience) | {"cnf": confirmation}
+        instance = replace(instance, tools=credential.narrow(parent, spec.tools, instance.expires))
+    confirmation, bound = _confirm(spec.thumbprint)
+    claims = _claims(issuer, instance, spec.audience) | {"cnf": confirmation}
     return replace(instance, credential=credential.encode(claims, issuer.sign)), bound
 
 
 def reissue_credential(issuer: Issuer, instance: Instance) -> Instance:
-    """The same instance with a credential signed anew: what is stored of an instance holds none."""
+    """The same instance with a new credential, because the stored form of an instance has none."""
     confirmation, _ = _confirm("")
     return replace(
         instance, credential=credential.encode(_claims(issuer, instance, "") | {"cnf": confirmation}, issuer.sign)
@@ -97,7 +97,7 @@ def reissue_credential(issuer: Issuer, instance: Instance) -> Instance:
 
 
 def _confirm(thumbprint: str) -> tuple[Json, Json]:
-    """The confirmation claim, and what the receipt says of it."""
+    """The confirmation claim, and the members that record it in the receipt."""
     if thumbprint:
         return {"jkt": thumbprint}, {"thumbprint": thumbprint}
     public = PrivateKey.generate().public_key().public_bytes_raw()
@@ -106,7 +106,7 @@ def _confirm(thumbprint: str) -> tuple[Json, Json]:
 
 
 def _claims(issuer: Issuer, instance: Instance, audience: str) -> Json:
-    """`act` names the user on whose behalf it runs, and within, whoever delegated (RFC 8693 §4.1)."""
+    """`act` names the user on whose behalf it runs, and nested in it the delegating instances (RFC 8693 §4.1)."""
     claims: Json = {
         "iss": issuer.origin,
         "sub": instance.agent.name,
@@ -127,12 +127,11 @@ def _claims(issuer: Issuer, instance: Instance, audience: str) -> Json:
 
 
 def check_credential(issuer: Issuer, instance: Instance) -> None:
-    """Verify the signature and that the credential is this instance's; its time is checked on every call.
+    """Verify the signature, and that the credential is this instance's. Its time is checked with every call.
 
-    Raises: Invalid.
+    Raises: InvalidCredential.
     """
-
     claims = credential.decode(instance.credential, issuer.public_key.verify)
-    said = (claims.get("iss"), claims.get("sub"), claims.get("instance"), claims.get("jti"))
-    if said != (issuer.origin, instance.agent.name, instance.id, instance.credential_id):
+    claimed = (claims.get("iss"), claims.get("sub"), claims.get("instance"), claims.get("jti"))
+    if claimed != (issuer.origin, instance.agent.name, instance.id, instance.credential_id):
         raise InvalidCredential("the credential belongs to another instance")

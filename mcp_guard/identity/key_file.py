@@ -1,7 +1,7 @@
-"""An approver's private key in a file of their own, sealed with a passphrase. The guard never sees it.
+"""An approver's private key in a file of their own, encrypted with a passphrase. The guard never sees it.
 
-The file is JSON: scrypt (RFC 7914) makes a key of the passphrase, ChaCha20-Poly1305 (RFC 8439) seals the 32-byte
-Ed25519 seed, and the public key is bound as associated data.
+The file is JSON: scrypt (RFC 7914) derives a key from the passphrase, ChaCha20-Poly1305 (RFC 8439) encrypts the 32-byte
+Ed25519 seed, and the public key is the associated data.
 """
 
 import base64
@@ -22,24 +22,26 @@ COST, BLOCK, LANES = 2**15, 8, 1
 MIN_PASSPHRASE_LENGTH = 8
 
 
-def _seal(passphrase: str, salt: bytes, cost: int) -> ChaCha20Poly1305:
+def _cipher(passphrase: str, salt: bytes, cost: int) -> ChaCha20Poly1305:
     return ChaCha20Poly1305(Scrypt(salt, 32, cost, BLOCK, LANES).derive(passphrase.encode()))
 
 
 def refuse_to_overwrite(path: Path) -> None:
-    """Raises: ApprovalError if there is a file already."""
+    """Raises: ApprovalError if the file exists."""
     if path.exists():
-        raise ApprovalError(f"there is a key at `{path}` already", "name another file: --key-file FILE, or rotate it")
+        raise ApprovalError(
+            f"there is a key at `{path}` already", "choose another with --key-file FILE, or rotate the key"
+        )
 
 
 def create_key_file(path: Path, passphrase: str) -> Ed25519PrivateKey:
-    """Make a key and its file (mode 0600). Raises: ApprovalError if the file is there already, or cannot be written."""
+    """Create a key and its file (mode 0600). Raises: ApprovalError if the file exists or cannot be written."""
     refuse_to_overwrite(path)
     if len(passphrase) < MIN_PASSPHRASE_LENGTH:
         raise ApprovalError(f"a passphrase has at least {MIN_PASSPHRASE_LENGTH} characters", "choose a longer one")
     key, salt, nonce = Ed25519PrivateKey.generate(), os.urandom(16), os.urandom(12)
     public = key.public_key().public_bytes_raw()
-    sealed = _seal(passphrase, salt, COST).encrypt(nonce, key.private_bytes_raw(), public)
+    sealed = _cipher(passphrase, salt, COST).encrypt(nonce, key.private_bytes_raw(), public)
     parts = {"salt": salt, "nonce": nonce, "sealed": sealed, "public": public}
     text = {"form": "mcp-guard approver key 1", "scrypt": COST} | {
         n: base64.b64encode(p).decode() for n, p in parts.items()
@@ -48,17 +50,17 @@ def create_key_file(path: Path, passphrase: str) -> Ed25519PrivateKey:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         create_file(path, f"{json.dumps(text, indent=2)}\n".encode())
     except OSError as error:
-        raise ApprovalError(f"cannot write `{path}`: {error.strerror}", "name another file: --key-file FILE") from None
+        raise ApprovalError(f"cannot write `{path}`: {error.strerror}", "choose another with --key-file FILE") from None
     return key
 
 
 def read_key_file(path: Path, passphrase: str) -> Ed25519PrivateKey:
-    """Raises: ApprovalError if there is no such file, or the passphrase is wrong."""
+    """The key in this file. Raises: ApprovalError if there is no such file, or the passphrase is wrong."""
     try:
         text = json.loads(path.read_text())
         salt, nonce, sealed, public = (base64.b64decode(text[name]) for name in ("salt", "nonce", "sealed", "public"))
         return Ed25519PrivateKey.from_private_bytes(
-            _seal(passphrase, salt, text["scrypt"]).decrypt(nonce, sealed, public)
+            _cipher(passphrase, salt, text["scrypt"]).decrypt(nonce, sealed, public)
         )
     except FileNotFoundError:
         raise ApprovalError(
@@ -67,4 +69,6 @@ def read_key_file(path: Path, passphrase: str) -> Ed25519PrivateKey:
     except InvalidTag:
         raise ApprovalError(f"the passphrase does not open `{path}`", "try again") from None
     except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
-        raise ApprovalError(f"`{path}` is no approver's key: {error}", "restore it from a copy, or rotate") from None
+        raise ApprovalError(
+            f"`{path}` is not an approver's key file: {error}", "restore a copy, or rotate the key"
+        ) from None

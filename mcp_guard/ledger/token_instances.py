@@ -27,7 +27,7 @@ class TokenInstances:
         return self.writer.now()
 
     def own(self, said: OwnToken, token: str) -> Instance:
-        """Raises: Invalid, LedgerError."""
+        """Raises: InvalidCredential, LedgerError."""
         row = self.writer.read(lambda store: store.instance(said.instance))
         if row is None or row.instance.credential_id != said.credential_id:
             raise InvalidCredential("this ledger knows no such credential")
@@ -37,7 +37,7 @@ class TokenInstances:
         return replace(row.instance, credential=token)
 
     def foreign(self, said: ExternalToken, token: str) -> Instance:
-        """Raises: Invalid, IdentityError, LedgerError."""
+        """Raises: InvalidCredential, IdentityError, LedgerError."""
         started = said.issued * SECOND
         id = instance_id(format_time(started), said.id[:12])
         row = self.writer.read(lambda store: store.instance(id))

@@ -1,4 +1,4 @@
-"""The catalog: every tool of every upstream under the name it is listed by. Pure."""
+"""The catalog: every tool of every upstream, by the name that clients see. Pure."""
 
 from collections.abc import Collection, Iterable, Mapping
 
@@ -12,7 +12,7 @@ __all__ = ["build_catalog", "definition_hash", "make_tool", "resolve_effect"]
 
 
 def resolve_effect(definition: Json, rule: ToolRule) -> Effect:
-    """The operator's word first. An upstream's annotation is a hint, and may only make us more careful."""
+    """The effect that the operator configured, else a write. An upstream's annotation can only make it destructive."""
     if rule.effect is not None:
         return rule.effect
     annotations = definition.get("annotations")
@@ -22,7 +22,7 @@ def resolve_effect(definition: Json, rule: ToolRule) -> Effect:
 
 
 def runs_as_task(definition: Json) -> bool:
-    """Whether it can only be called as a task (2025-11-25), a road that is not guarded (promise P12)."""
+    """Whether it can only be called as a task (2025-11-25), which the guard does not pass on (promise P12)."""
     execution = definition.get("execution")
     return isinstance(execution, dict) and execution.get("taskSupport") == "required"
 
@@ -32,13 +32,13 @@ def build_catalog(
     rules: Mapping[str, ToolRule],
     unpinned: Mapping[str, Collection[str]] = {},
 ) -> tuple[dict[str, Tool], list[str]]:
-    """The tools by listed name, and what was left out and why; `unpinned` members, by server, are not hashed."""
+    """The tools by listed name, and a line for each left out. `unpinned` members, by server, are not hashed."""
     catalog: dict[str, Tool] = {}
     left_out: list[str] = []
     for server, definitions in listings:
         if len(definitions) > tool_pins.MAX_TOOLS:
             left_out.append(
-                f"upstream `{server}` lists {len(definitions)} tools, over {tool_pins.MAX_TOOLS}: the last ones"
+                f"the tools of upstream `{server}` beyond {tool_pins.MAX_TOOLS} (it lists {len(definitions)})"
             )
         for definition in definitions[: tool_pins.MAX_TOOLS]:
             name = definition.get("name")
@@ -47,12 +47,12 @@ def build_catalog(
                 continue
             if runs_as_task(definition):
                 left_out.append(
-                    f"upstream `{server}` lists `{name}`, which runs only as a task; tasks are not passed on"
+                    f"upstream `{server}` lists `{name}`, which only runs as a task; the guard does not support tasks"
                 )
                 continue
             listed_as = listed_name(server, name)
-            if (much := tool_pins.exceeded_limit(definition)) is not None:
-                left_out.append(f"upstream `{server}` lists `{printable(name[:80])}`: {much}")
+            if (excess := tool_pins.exceeded_limit(definition)) is not None:
+                left_out.append(f"upstream `{server}` lists `{printable(name[:80])}`: {excess}")
             elif listed_as in catalog:
                 left_out.append(f"upstream `{server}` lists `{printable(name[:80])}` twice")
             else:
@@ -61,7 +61,7 @@ def build_catalog(
 
 
 def make_tool(server: str, definition: Json, rules: Mapping[str, ToolRule], unpinned: Collection[str] = ()) -> Tool:
-    """The tool that a definition with a name stands for."""
+    """The tool with this definition, which must have a name."""
     name = definition["name"]
     listed_as = listed_name(server, name)
     rule = rules.get(listed_as, ToolRule())

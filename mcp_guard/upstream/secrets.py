@@ -1,6 +1,6 @@
-"""Where secrets come from. The configuration says the place; the value is read when it is used, and kept nowhere else.
+"""Reads secrets. The configuration only refers to them; a value is read when it is used, and stored nowhere else.
 
-To add a source: one function and its line in `SOURCES`, and its key in `Secret` in `config.py`.
+To add a source, add a function and its line in `SOURCES`, and its key in `SecretConfig` (`config/types.py`).
 """
 
 import os
@@ -20,25 +20,25 @@ from mcp_guard.settings import SecretReference
 MAX_BYTES = 64 * 1024
 COMMAND_SECONDS = 10.0
 INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK")
-"""Variables of the environment that a command is given."""
+"""The variables of the guard's environment that a command inherits."""
 
 
-def from_environment(place: SecretReference, _: Path, environment: Mapping[str, str]) -> str:
-    if not (value := environment.get(place.name)):
-        raise ConfigError(f"the environment has no `{place.name}`", "set it where the guard is started")
+def from_environment(reference: SecretReference, _: Path, environment: Mapping[str, str]) -> str:
+    if not (value := environment.get(reference.name)):
+        raise ConfigError(f"the environment has no `{reference.name}`", "set it where the guard is started")
     return value
 
 
-def from_file(place: SecretReference, here: Path, _: Mapping[str, str]) -> str:
-    """The text of the file without the white space around it. Nobody but its owner may have access to it."""
-    name = place.name
+def from_file(reference: SecretReference, here: Path, _: Mapping[str, str]) -> str:
+    """The text of the file without surrounding white space. Only its owner may have access to it."""
+    name = reference.name
     path = here / name
     try:
         with path.open("rb") as file:
             mode = os.fstat(file.fileno()).st_mode
             data = read_bounded(file, MAX_BYTES)
     except OSError as error:
-        raise ConfigError(f"cannot read `{name}`: {error.strerror}", f"the file is looked for at {path}") from None
+        raise ConfigError(f"cannot read `{name}`: {error.strerror}", f"the path is {path}") from None
     if not stat.S_ISREG(mode) or mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(f"`{name}` is open to others (mode {stat.S_IMODE(mode):04o})", f"chmod 600 {path}")
     return _text(data, f"`{name}`")
@@ -58,29 +58,29 @@ def _text(data: bytes | None, origin: str) -> str:
     return value
 
 
-def from_keyring(place: SecretReference, *_: object) -> str:
+def from_keyring(reference: SecretReference, *_: object) -> str:
     """A password in the operating system's keyring (Keychain, Secret Service, Credential Locker)."""
     with open_keyring() as library:
-        value: str | None = library.get_password(*split_entry(place.name))
+        value: str | None = library.get_password(*split_entry(reference.name))
     if not value:
-        raise ConfigError(f"the keyring holds no `{place.name}`", f"mcp-guard secrets set {place.name}")
+        raise ConfigError(f"the keyring holds no `{reference.name}`", f"mcp-guard secrets set {reference.name}")
     return value
 
 
 def split_entry(entry: str) -> tuple[str, str]:
-    """Service and name of an entry in the keyring."""
+    """The service and the name of an entry in the keyring."""
     service, _, name = entry.partition("/")
     return service, name
 
 
 def store_in_keyring(entry: str, value: str) -> None:
-    """Raises: ConfigError if it is not there afterwards."""
+    """Raises: ConfigError if the keyring does not have it afterwards."""
     service, name = split_entry(entry)
     with open_keyring() as library:
         library.set_password(service, name, value)
-        kept = library.get_password(service, name)
-    if kept != value:
-        raise ConfigError("the keyring did not keep the secret", "keyring diagnose")
+        stored = library.get_password(service, name)
+    if stored != value:
+        raise ConfigError("the keyring did not store the secret", "keyring diagnose")
 
 
 def remove_from_keyring(entry: str) -> None:
@@ -94,7 +94,7 @@ def remove_from_keyring(entry: str) -> None:
 
 @contextmanager
 def open_keyring() -> Iterator[ModuleType]:
-    """The system's keyring. Raises: ConfigError, also for what it fails at within."""
+    """The system's keyring. Raises: ConfigError, also for failures of the keyring in the `with` block."""
     library = import_keyring()
     try:
         yield library
@@ -103,7 +103,7 @@ def open_keyring() -> Iterator[ModuleType]:
 
 
 def import_keyring() -> ModuleType:
-    """Raises: ConfigError without the package."""
+    """The package `keyring`. Raises: ConfigError if it is not installed."""
     try:
         import keyring as library
     except ImportError:
@@ -112,12 +112,12 @@ def import_keyring() -> ModuleType:
     return library
 
 
-def from_command(place: SecretReference, here: Path, environment: Mapping[str, str]) -> str:
-    """What a program prints: no shell, none of our environment but `INHERITED`, and nothing it says is in an error."""
-    hint = f"run `{' '.join(place.words)}` by hand"
+def from_command(reference: SecretReference, here: Path, environment: Mapping[str, str]) -> str:
+    """The output of a program, run without a shell. It inherits only `INHERITED`, and errors never quote its output."""
+    hint = f"run `{' '.join(reference.words)}` by hand"
     try:
         process = subprocess.Popen(
-            place.words,
+            reference.words,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
@@ -126,17 +126,17 @@ def from_command(place: SecretReference, here: Path, environment: Mapping[str, s
             start_new_session=True,
         )
     except OSError as error:
-        raise ConfigError(f"the command `{place.name}` cannot be run: {error.strerror}", hint) from None
+        raise ConfigError(f"the command `{reference.name}` cannot be run: {error.strerror}", hint) from None
     with process:
         try:
             data, _ = process.communicate(timeout=COMMAND_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            what = f"the command `{place.name}` gave no secret within {COMMAND_SECONDS:g} s"
-            raise ConfigError(what, hint) from None
+            problem = f"the command `{reference.name}` gave no secret within {COMMAND_SECONDS:g} s"
+            raise ConfigError(problem, hint) from None
     if process.returncode:
-        raise ConfigError(f"the command `{place.name}` exited with status {process.returncode}", hint)
-    return _text(data, f"what `{place.name}` prints")
+        raise ConfigError(f"the command `{reference.name}` exited with status {process.returncode}", hint)
+    return _text(data, f"the output of `{reference.name}`")
 
 
 SOURCES: Mapping[str, Callable[[SecretReference, Path, Mapping[str, str]], str]] = {
@@ -146,26 +146,27 @@ SOURCES: Mapping[str, Callable[[SecretReference, Path, Mapping[str, str]], str]]
     "command": from_command,
 }
 SLOW_SOURCES = ("keyring", "command")
-"""Sources that are read beside the event loop, because they may take seconds."""
+"""Sources that are read in a thread, because they may take seconds."""
 
 
-def read_secret(place: SecretReference, here: Path, environment: Mapping[str, str]) -> str:
-    """Raises: ConfigError, which never holds the secret."""
-    return SOURCES[place.source](place, here, environment)
+def read_secret(reference: SecretReference, here: Path, environment: Mapping[str, str]) -> str:
+    """The secret. Raises: ConfigError, whose message never contains it."""
+    return SOURCES[reference.source](reference, here, environment)
 
 
-def is_slow(places: Iterable[SecretReference | None]) -> bool:
-    return any(place is not None and place.source in SLOW_SOURCES for place in places)
+def is_slow(references: Iterable[SecretReference | None]) -> bool:
+    """Whether reading one of them may take seconds."""
+    return any(reference is not None and reference.source in SLOW_SOURCES for reference in references)
 
 
 def make_environment(
-    plain: Mapping[str, str], places: Mapping[str, SecretReference], here: Path, scrubber: Scrubber
+    plain: Mapping[str, str], references: Mapping[str, SecretReference], here: Path, scrubber: Scrubber
 ) -> tuple[dict[str, str], list[str]]:
-    """What the config adds to a child's environment, with every secret in it taught to the scrubber.
+    """The variables (or headers) of an upstream, with every secret among them registered with the scrubber.
 
-    Also gives the names of secrets that are too short to be scrubbed. Raises: ConfigError.
+    Also returns the names of secrets that are too short to be scrubbed. Raises: ConfigError.
     """
-    read = {name: read_secret(place, here, os.environ) for name, place in places.items()}
+    read = {name: read_secret(reference, here, os.environ) for name, reference in references.items()}
     secret = {
         name: part for name, value in plain.items() if (part := value if looks_secret(name) else password_of(value))
     }

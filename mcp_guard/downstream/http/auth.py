@@ -71,7 +71,7 @@ class Authenticator:
             raise self._unauthorized(refused.message if isinstance(refused, IdentityError) else str(refused)) from None
 
     async def _read(self, token: str) -> OwnToken | ExternalToken:
-        """Our own are checked at once; for others' their keys may have to be fetched. Raises: Invalid."""
+        """Our own are checked at once; for others' their keys may have to be fetched. Raises: InvalidCredential."""
         if (known := self.known.get(token)) is not None:
             return known
         if self.others and decode_unverified(token).get("iss") != self.own.origin:
