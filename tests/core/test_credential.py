@@ -103,7 +103,7 @@ def test_delegation_only_narrows() -> None:
     deepest = parent
     for _ in range(credential.MAX_DELEGATION_DEPTH):
         deepest = delegate(deepest)
-    with pytest.raises(credential.InvalidCredential, match="delegated 4 times"):
+    with pytest.raises(credential.InvalidCredential, match="maximum delegation depth is 4"):
         delegate(deepest)
     assert deepest.depth == credential.MAX_DELEGATION_DEPTH
 
