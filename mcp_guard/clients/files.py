@@ -44,7 +44,7 @@ def refuse_if_changed(file: FileSnapshot) -> None:
 
 
 def write_file(file: FileSnapshot, text: str, mode: int | None = None) -> None:
-    """Put a new text in the place of the file that was read, if it is still that. The mode stays, if none is said.
+    """Replace the file by one with this text, unless it has changed since it was read. `mode` None keeps its mode.
 
     Raises: ConfigError.
     """

@@ -74,17 +74,17 @@ def remove_blocks(
     text: str, blocks: Sequence[TomlBlock], policies: Sequence[str]
 ) -> tuple[str, list[tuple[TomlBlock, str]]]:
     """The text without the blocks, and the blocks that must stay, each with the reason."""
-    kept = []
+    remaining = []
     for block in blocks:
         if text.count(block.text) != 1:
-            kept.append((block, "it has been edited"))
+            remaining.append((block, "it has been edited"))
             continue
         without = text.replace(block.text, "")
         if any(re.search(rf"(?<![\w-]){re.escape(block.mentions)}", other) for other in (without, *policies)):
-            kept.append((block, "policies or other sections refer to it"))
+            remaining.append((block, "policies or other sections refer to it"))
         else:
             text = without
-    return text, kept
+    return text, remaining
 
 
 def table(data: Mapping[str, object], section: str) -> dict[str, object]:

@@ -49,22 +49,22 @@ def hidden_characters(tool: ListedTool) -> Iterator[DefinitionFinding]:
 # Text that addresses the model
 
 _PATTERNS = (
-    ("sets earlier instructions aside",
+    ("overrides earlier instructions",
      r"\b(ignore|disregard|forget|override|bypass)\b.{0,30}\b(previous|prior|above|earlier|other|all|any|system|safety)"
      r"\b.{0,30}\b(instruction|prompt|rule|message|guideline|polic|direction|context)"),
-    ("a tag that marks orders",
+    ("instruction tag",
      r"<\s*/?\s*(important|system|instructions?|assistant|secret|admin|critical)\s*>"),
-    ("a chat template's mark",
+    ("chat template marker",
      r"<\|\s*(im_start|im_end|system|user|assistant|endoftext)\s*\|>|\[/?INST\]|<</?SYS>>"),
-    ("asks for silence towards the user",
+    ("asks to hide something from the user",
      r"\b(do not|don't|never|without|avoid)\b.{0,25}\b(tell|inform|mention|notify|show|alert|ask|reveal)\w*\b"
      r".{0,25}\b(user|human|person|anyone)"),
-    ("orders a step before or instead of the tool",
+    ("demands a step before or instead of the tool",
      r"\b(before|prior to|instead of|whenever|each time|every time)\b.{0,40}\b(using|calling|invoking|running)\b"
      r".{0,30}\btools?\b.{0,80}\b(must|always|first|read|call|send|include|pass)\b"),
-    ("speaks of the system prompt",
+    ("mentions the system prompt",
      r"\bsystem prompt\b|\bdeveloper message\b"),
-    ("gives the model another part",
+    ("gives the model another role",
      r"\byou are (now|no longer)\b|\bact as (an?|the) (admin|root|system|unrestricted)"),
     ("names secrets to read",
      r"~/\.(ssh|aws|config|cursor|kube)\b|\bid_rsa\b|\.env\b.{0,30}\b(read|content|send)|/etc/passwd"),
@@ -151,7 +151,7 @@ def imitation(tool: ListedTool, other: ListedTool) -> Iterator[DefinitionFinding
     if tool.server == other.server:
         return
     if skeleton(tool.name) == skeleton(f"{other.server}{other.name}"):
-        yield DefinitionFinding("imitation", "name", f"is named as if it were `{other.listed_as}`")
+        yield DefinitionFinding("imitation", "name", f"poses as `{other.listed_as}`")
     elif tool.name == other.name and tool.definition != other.definition:
         yield DefinitionFinding("same_name", "name", f"`{other.listed_as}` has the same name and another definition")
 
@@ -165,7 +165,7 @@ def other_tools(tool: ListedTool, other: ListedTool) -> Iterator[DefinitionFindi
     pattern = re.compile(rf"(?<![\w-]){re.escape(other.name)}(?![\w-])", re.IGNORECASE)
     for where, text in texts(tool.definition):
         if len(text) > len(other.name) and pattern.search(text):
-            yield DefinitionFinding("other_tools", where, f"speaks of `{other.listed_as}`")
+            yield DefinitionFinding("other_tools", where, f"mentions `{other.listed_as}`")
 
 
 def _is_distinctive(name: str) -> bool:

@@ -1,1 +1,1 @@
-"""Who is calling: instances, their keys and credentials."""
+"""Who is calling: instances, their keys and credentials, and bearer tokens."""

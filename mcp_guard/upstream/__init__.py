@@ -1,1 +1,1 @@
-"""Connectors: how the guard reaches the MCP servers behind it."""
+"""How the guard reaches the MCP servers behind it."""

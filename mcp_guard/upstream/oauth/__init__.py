@@ -1,1 +1,1 @@
-"""Signing in to upstreams over HTTP with OAuth 2.1: whom to ask, for what, and what is kept. Loaded where used."""
+"""Sign-in to upstreams over HTTP with OAuth 2.1: discovery, tokens and their storage. Loaded only where it is used."""
