@@ -1,7 +1,7 @@
 """The configuration: one TOML file, checked by pydantic and read once into `Settings`. Nothing else reads it.
 
 Every error names the file, the key and what to do. pydantic takes more memory and start-up time than the rest of the
-guard, so `mcp-guard run` reads its configuration in a process of its own; see docs/decisions/0008.
+guard together, and is imported only here; see docs/decisions/0008.
 """
 
 import re
