@@ -1,13 +1,10 @@
-"""Wires the guard together for one run: config in, served clients out. The only place that knows every part.
+"""Composes a guard for one run: settings in, served clients out. The only module that knows every part.
 
-Order matters for the start-up: the upstreams' processes are started first and warm up while the rest is imported; the
-policies are read when the first tool listings are in, because they are validated against them.
+Start-up order matters: the upstreams' processes are started first and warm up while the rest is imported; the policies
+are read after the first tool listings, because they are validated against them.
 """
 
 import asyncio
-import contextlib
-import signal
-import socket
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -32,14 +29,11 @@ from mcp_guard.settings import ServeSettings, Settings
 from mcp_guard.upstream.connection import Upstream
 
 if TYPE_CHECKING:
-    import uvicorn
-
+    from mcp_guard.downstream.http.app import HttpApp
+    from mcp_guard.downstream.http.sessions import HttpSessions
     from mcp_guard.downstream.unix import UnixSocketServer
 
 __all__ = ["CLOCK", "ledger_settings", "listed_tools", "note", "policy_environment", "run_stdio", "serve_http"]
-
-KEEP_ALIVE_SECONDS = 65
-"""Longer than clients keep an idle connection, so that none makes a request on one that we are about to close."""
 
 
 def run_stdio(settings: Settings, launch: Launch, code: str = "") -> None:
@@ -52,13 +46,13 @@ def run_stdio(settings: Settings, launch: Launch, code: str = "") -> None:
     ledger: OpenLedger | None = None
     try:
         ledger = open_ledger(ledger_settings(settings), CLOCK)
-        front = StdioDownstreamTransport(settings.message_bytes)
-        runtime = Runtime(settings, ledger, front.note)
-        instance, bound = _launched(runtime, code) if code else _new(runtime, launch)
+        transport = StdioDownstreamTransport(settings.message_bytes, note)
+        runtime = Runtime(settings, ledger, note)
+        instance, bound = _redeem_launch_code(runtime, code) if code else _new_instance(runtime, launch)
         check_credential(runtime.issuer, instance)
         recover(ledger.writer, settings.state_dir, report_unknown)
-        front.heed_signals()
-        asyncio.run(_serve_stdio(runtime, upstreams, front, (instance, bound)))
+        transport.stop_on_signals()
+        asyncio.run(_serve_stdio(runtime, upstreams, transport, instance, bound))
     finally:
         for upstream in upstreams:
             upstream.transport.kill()
@@ -66,8 +60,8 @@ def run_stdio(settings: Settings, launch: Launch, code: str = "") -> None:
             ledger.close()
 
 
-def _new(runtime: Runtime, launch: Launch) -> tuple[Instance, Json | None]:
-    """A new instance, not yet known to the ledger, and what binds its credential."""
+def _new_instance(runtime: Runtime, launch: Launch) -> tuple[Instance, Json | None]:
+    """A new instance, not in the ledger yet, and what binds its credential."""
     agents = registry.all_agents(runtime.settings.agents, runtime.ledger.writer.store)
     enrolled = registry.find_agent(agents, launch.agent)
     launch = replace(launch, on_behalf_of=launch.on_behalf_of or enrolled.on_behalf_of)
@@ -76,7 +70,7 @@ def _new(runtime: Runtime, launch: Launch) -> tuple[Instance, Json | None]:
     )
 
 
-def _launched(runtime: Runtime, code: str) -> tuple[Instance, Json | None]:
+def _redeem_launch_code(runtime: Runtime, code: str) -> tuple[Instance, Json | None]:
     """The instance that was issued with this code, which is used up. Raises: IdentityError."""
     writer = runtime.ledger.writer
 
@@ -86,25 +80,28 @@ def _launched(runtime: Runtime, code: str) -> tuple[Instance, Json | None]:
 
     instance = writer.run(op)
     if instance is None:
-        raise IdentityError("the launch code is not valid, was used, or is too old", "mcp-guard instances issue …")
+        raise IdentityError(
+            "the launch code is not valid, was used already, or has expired", "mcp-guard instances issue …"
+        )
     return reissue_credential(runtime.issuer, instance), None
 
 
 async def _serve_stdio(
     runtime: Runtime,
     upstreams: Sequence[Upstream],
-    front: StdioDownstreamTransport,
-    launched: tuple[Instance, Json | None],
+    transport: StdioDownstreamTransport,
+    instance: Instance,
+    bound: Json | None,
 ) -> None:
-    instance, bound = launched
+    """`bound` is what binds the credential of an instance that is not in the ledger yet."""
     issue = [runtime.issue(instance, bound)] if bound is not None else []
     runtime.start(*issue, runtime.begin(instance))
-    session = runtime.session(instance, front, upstreams)
+    session = runtime.make_session(instance, transport, upstreams)
     async with asyncio.TaskGroup() as tasks:
-        beside = runtime.beside(tasks)
-        await front.serve(session)
-        for each in beside:
-            each.cancel()
+        background = runtime.start_background(tasks)
+        await transport.serve(session)
+        for task in background:
+            task.cancel()
     runtime.end(instance)
     runtime.stop(lambda tx: registry.end(tx, instance))
 
@@ -112,7 +109,7 @@ async def _serve_stdio(
 def serve_http(settings: Settings) -> None:
     """Serve many clients over HTTP until interrupted. Raises: ConfigError, LedgerError."""
     if settings.serve is None:
-        raise ConfigError(f"{settings.path}: it has no [serve]", "add one: config.example.toml shows the form")
+        raise ConfigError(f"{settings.path}: missing `[serve]` section", "add one as in config.example.toml")
     ledger = open_ledger(ledger_settings(settings), CLOCK)
     try:
         recover(ledger.writer, settings.state_dir, report_unknown)
@@ -121,106 +118,103 @@ def serve_http(settings: Settings) -> None:
         ledger.close()
 
 
-def socket_door(runtime: Runtime, where: ServeSettings) -> "UnixSocketServer | None":
+async def _serve_http(runtime: Runtime, serve: ServeSettings) -> None:
+    from mcp_guard.downstream.http.server import HttpServer, listen
+
+    sessions = _http_sessions(runtime, serve)
+    listener, unix_server, stopping = listen(serve), _unix_server(runtime, serve), asyncio.Event()
+    server, started = HttpServer(_http_app(runtime, serve, sessions).make_starlette()), asyncio.Event()
+    server.stop_on_signals()
+    runtime.start()
+    async with asyncio.TaskGroup() as tasks:
+        serving = [tasks.create_task(sessions.run(started))]
+        background = runtime.start_background(tasks)
+        await started.wait()
+        if unix_server is not None and serve.socket is not None:
+            serving.append(tasks.create_task(unix_server.serve(stopping)))
+            runtime.note(f"listening on `{serve.socket.path}` for {len(serve.socket.users)} users")
+        runtime.note(f"serving {serve.url} on {serve.host} port {listener.getsockname()[1]}")
+        await server.serve(sockets=[listener])
+        sessions.stop()
+        stopping.set()
+        await asyncio.gather(*serving)
+        for task in background:
+            task.cancel()
+    runtime.stop()
+
+
+def _http_sessions(runtime: Runtime, serve: ServeSettings) -> "HttpSessions":
+    from mcp_guard.downstream.http.sessions import HttpSessions
+
+    return HttpSessions(
+        make_session=runtime.make_session,
+        why_barred=runtime.ledger.ledger.why_barred,
+        on_barred=runtime.end,
+        note=runtime.note,
+        max_sessions=serve.max_sessions,
+        idle_seconds=serve.idle_seconds,
+    )
+
+
+def _http_app(runtime: Runtime, serve: ServeSettings, sessions: "HttpSessions") -> "HttpApp":
+    from mcp_guard.downstream.http.app import HttpApp
+    from mcp_guard.downstream.http.auth import Authenticator
+    from mcp_guard.identity.bearer import TrustedIssuer
+    from mcp_guard.ledger.token_instances import TokenInstances
+
+    settings, ledger = runtime.settings, runtime.ledger
+    authenticator = Authenticator(
+        url=serve.url,
+        hosts=serve.hosts,
+        origins=serve.origins,
+        own_issuer=runtime.issuer,
+        trusted_issuers=[TrustedIssuer(**issuer) for issuer in serve.issuers],
+        instances=TokenInstances(ledger.writer, settings.agents, ledger.guard),
+    )
+    return HttpApp(authenticator, sessions, urlsplit(serve.url).path or "/", settings.message_bytes)
+
+
+def _unix_server(runtime: Runtime, serve: ServeSettings) -> "UnixSocketServer | None":
     """The Unix socket, if one is configured; it listens from now on. Raises: ConfigError."""
-    if where.socket is None:
+    if serve.socket is None:
         return None
-    from mcp_guard.downstream.unix import Admission, Caller, UnixSocketServer
-    from mcp_guard.downstream.unix import listen as listen_on
+    from mcp_guard.downstream.unix import UnixPeer, UnixSocketServer, listen
 
-    settings, writer = runtime.settings, runtime.ledger.writer
+    writer = runtime.ledger.writer
 
-    def issue(agent: str, caller: Caller) -> Instance:
-        instance, bound = _new(runtime, Launch(agent))
+    def issue(agent: str, peer: UnixPeer) -> Instance:
+        instance, bound = _new_instance(runtime, Launch(agent))
         assert bound is not None
-        about = bound | {"by": "socket", "uid": caller.uid, "pid": caller.pid}
-        steps = (runtime.issue(instance, about), runtime.begin(instance))
-        writer.run(lambda tx: [each(tx) for each in steps])
+        bound = bound | {"by": "socket", "uid": peer.uid, "pid": peer.pid}
+        steps = (runtime.issue(instance, bound), runtime.begin(instance))
+        writer.run(lambda tx: [step(tx) for step in steps])
         return instance
 
     def end(instance: Instance) -> None:
         try:
             writer.run(lambda tx: registry.end(tx, instance))
-        except LedgerError as error:  # its credential ends by itself; the others go on
+        except LedgerError as error:  # the credential expires anyway; the other sessions go on
             runtime.note(str(error))
 
-    admission = Admission(where.socket.users, issue, end, runtime.session, runtime.note)
-    return UnixSocketServer(listen_on(where.socket), admission, settings.message_bytes, where.max_sessions)
-
-
-async def _serve_http(runtime: Runtime, where: ServeSettings) -> None:
-    import uvicorn
-
-    from mcp_guard.downstream.http.app import HttpApp
-    from mcp_guard.downstream.http.auth import Authenticator
-    from mcp_guard.downstream.http.sessions import HttpSessions, Opening
-    from mcp_guard.identity.bearer import TrustedIssuer
-    from mcp_guard.ledger.token_instances import TokenInstances
-
-    settings, ledger = runtime.settings, runtime.ledger
-    opening = Opening(runtime.session, ledger.ledger.why_barred, runtime.end, runtime.note)
-    sessions = HttpSessions(opening, where.max_sessions, where.idle_seconds)
-    callers = TokenInstances(ledger.writer, settings.agents, ledger.guard)
-    others = [TrustedIssuer(**issuer) for issuer in where.issuers]
-    authenticator = Authenticator(where.url, where.hosts, where.origins, runtime.issuer, others, callers)
-    door = HttpApp(authenticator, sessions, urlsplit(where.url).path or "/", settings.message_bytes)
-    sockets, local, stopping = [listen(where)], socket_door(runtime, where), asyncio.Event()
-    config = uvicorn.Config(
-        door.app(), log_level="warning", access_log=False, server_header=False, date_header=False, lifespan="off",
-        timeout_graceful_shutdown=5, timeout_keep_alive=KEEP_ALIVE_SECONDS, http="httptools",
-    )  # fmt: skip
-    server, started = uvicorn.Server(config), asyncio.Event()
-    heed_signals(server)
-    runtime.start()
-    async with asyncio.TaskGroup() as tasks:
-        keeping = tasks.create_task(sessions.run(started))
-        beside = runtime.beside(tasks)
-        await started.wait()
-        connected = tasks.create_task(local.serve(stopping)) if local else None
-        if where.socket:
-            runtime.note(f"listening on `{where.socket.path}` for {len(where.socket.users)} users")
-        runtime.note(f"serving {where.url} on {where.host} port {sockets[0].getsockname()[1]}")
-        await server.serve(sockets=sockets)
-        sessions.stop()
-        stopping.set()
-        await asyncio.gather(keeping, *([connected] if connected else []))
-        for each in beside:
-            each.cancel()
-    runtime.stop()
-
-
-def heed_signals(server: "uvicorn.Server") -> None:
-    """Let it end what it serves, and us after it. By itself it would raise the signal anew when it is done, and end the
-    process before the sessions' upstreams have ended and the ledger says so."""
-    server.capture_signals = contextlib.nullcontext  # type: ignore[method-assign, assignment]
-    for name in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(name, server.handle_exit, name, None)
-
-
-def listen(where: ServeSettings) -> socket.socket:
-    """Raises: ConfigError."""
-    family = socket.AF_INET6 if ":" in where.host else socket.AF_INET
-    listener = socket.socket(
-        family, socket.SOCK_STREAM, socket.IPPROTO_TCP
-    )  # asyncio sends at once only if TCP is named
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((where.host, where.port))
-        listener.listen(512)
-    except OSError as error:
-        listener.close()
-        what = f"cannot listen on {where.host} port {where.port}: {error.strerror}"
-        raise ConfigError(what, "end what listens there, or set serve.port") from None
-    return listener
+    return UnixSocketServer(
+        listen(serve.socket),
+        users=serve.socket.users,
+        issue=issue,
+        end=end,
+        make_session=runtime.make_session,
+        note=runtime.note,
+        message_bytes=runtime.settings.message_bytes,
+        max_sessions=serve.max_sessions,
+    )
 
 
 def note(text: str) -> None:
-    """Tell the operator. INVARIANT: what an upstream wrote in it reaches no terminal as a control."""
+    """Print a message for the operator. INVARIANT: control characters in it are escaped."""
     print("\n".join(map(printable, f"mcp-guard: {text}".splitlines())), file=sys.stderr, flush=True)
 
 
-class AsListed:
-    """Implements `ports.Pins` for commands that look at what is listed now, and let nothing be called."""
+class NoPins:
+    """Implements `ports.Pins` for commands that read the current listings and call nothing: quarantines no tool."""
 
     def judge(self, tools: Sequence[Tool]) -> Mapping[str, Quarantine]:
         return {}
@@ -230,22 +224,23 @@ class AsListed:
 
 
 async def listed_tools(settings: Settings, pins: Pins | None = None) -> tuple[list[Tool], set[str]]:
-    """Start the upstreams, read their listings, end them: for commands that need the catalog without a client.
+    """Start the upstreams, read their listings and end them, for commands that need the catalog without a client.
 
-    Also gives the names of those that could not be listed. Without `pins` every tool is given as it is listed.
+    Returns the tools, and the names of the upstreams that listed none. Without `pins` no tool is quarantined.
     """
-    upstreams = make_upstream_group(settings, start_upstreams(settings), pins or AsListed())
-    hello = {"protocolVersion": LATEST, "capabilities": {}, "clientInfo": {"name": "mcp-guard", "version": __version__}}
+    upstreams = make_upstream_group(settings, start_upstreams(settings), pins or NoPins())
+    client = {"name": "mcp-guard", "version": __version__}
+    params = {"protocolVersion": LATEST, "capabilities": {}, "clientInfo": client}
     async with asyncio.TaskGroup() as tasks:
-        await upstreams.start(hello, tasks, OperatorListener())
+        await upstreams.start(params, tasks, NoClient())
         upstreams.announce()
         await upstreams.ready()
         await upstreams.close()
     return upstreams.tools(), upstreams.absent()
 
 
-class OperatorListener:
-    """Implements `connection.UpstreamListener` where there is no client: only the operator hears of the upstreams."""
+class NoClient:
+    """Implements `connection.UpstreamListener` where there is no client: prints requests and drops notifications."""
 
     def on_server_request(self, server: str, id: Id, method: str, params: Json) -> None:
         self.note(f"upstream `{server}` asked for `{method}`; there is no client to ask")
@@ -264,7 +259,7 @@ class OperatorListener:
 
 
 def report_unknown(intents: list[Json]) -> None:
-    """Tell the operator of calls whose outcome nobody knows."""
+    """Print the calls whose outcome is unknown, for the operator."""
     for intent in intents:
         what = f"{intent.get('tool')} (receipt {intent.get('seq')}, call {intent.get('call')})"
         print(f"mcp-guard: the outcome of {what} is unknown: a guard ended before recording it", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""The story of one call.
+"""The path of one call.
 
 The guard identifies the instance that calls, describes the call, decides with Cedar, holds it if a person must
 approve, records a durable intent, executes it at the upstream, records the outcome, and replies. There is no other way
@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import assert_never
 
-from mcp_guard.core import approval as approvals_core
+from mcp_guard.core import approval as approval_rules
 from mcp_guard.core import credential, risk
 from mcp_guard.core.approval import Approval, ApprovalState, Grant
 from mcp_guard.core.describe import NO_SUCH_TOOL, DescriptionRules, describe, facts_arguments, read_facts
@@ -34,17 +34,17 @@ from mcp_guard.core.redaction import for_look_up
 from mcp_guard.core.replies import (
     AWAIT,
     AWAIT_TOOL,
-    broken_record,
-    cancelled,
+    approval_pending,
+    call_running,
+    cancelled_execution,
     held_meta,
-    list_tool,
-    lost_outcome,
-    not_kept,
-    pending,
+    ledger_failed,
+    listed_definition,
+    outcome_not_recorded,
     refusal,
-    running,
+    reply_not_kept,
     tool_error,
-    why_not,
+    why_not_approved,
 )
 from mcp_guard.ports import (
     SILENT_CHANNEL,
@@ -62,13 +62,17 @@ from mcp_guard.ports import (
     Upstreams,
 )
 
-ATTEMPTS = 8
-"""How often a call is decided again because other processes keep moving its rate counters."""
+MAX_ATTEMPTS = 8
+"""How often a call is decided again because other processes keep changing its rate counters."""
 
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """One guard process; `describe_with` holds the operator's limits and ticket pattern, `new_id` makes call ids."""
+    """Guards the calls of one session.
+
+    `describe_with` holds the operator's limits and ticket pattern. `hold_seconds` is how long a client waits for an
+    approval before it is told how to come back. `new_id` makes call ids.
+    """
 
     policies: Policies
     ledger: Ledger
@@ -81,19 +85,22 @@ class Guard:
     memory: InstanceHistories = field(default_factory=InstanceHistories)
     signals: Signals = field(default_factory=NoSignals)
 
-    async def call(self, instance: Instance, asked: ToolCallRequest, channel: ClientChannel = SILENT_CHANNEL) -> Reply:
-        """Guard one `tools/call`; returns the `result` or `error` member of the answer."""
+    async def call(
+        self, instance: Instance, request: ToolCallRequest, channel: ClientChannel = SILENT_CHANNEL
+    ) -> Reply:
+        """Guard one `tools/call`. Returns the `result` or `error` member of the reply."""
         self.ledger.begin_call()
         try:
-            if asked.name == AWAIT and self.policies.may_hold:
-                return await self.resume(instance, asked, channel)
-            return await self.handle_call(instance, asked, channel)
+            if request.name == AWAIT and self.policies.may_hold:
+                return await self.resume(instance, request, channel)
+            return await self.handle_call(instance, request, channel)
         finally:
             self.ledger.end_call()
 
-    async def handle_call(self, instance: Instance, asked: ToolCallRequest, channel: ClientChannel) -> Reply:
-        """The story."""
-        call = describe(self.describe_with, self.new_id(), instance, asked, self.upstreams.find_tool(asked.name))
+    async def handle_call(self, instance: Instance, request: ToolCallRequest, channel: ClientChannel) -> Reply:
+        """Identify, describe, decide, hold, record the intent, execute, record the outcome, reply."""
+        tool = self.upstreams.find_tool(request.name)
+        call = describe(self.describe_with, self.new_id(), instance, request, tool)
         try:
             call = await self.describe(self.identify(call))
             decision = self.decide(call)
@@ -107,8 +114,8 @@ class Guard:
                 case _:
                     assert_never(decision.outcome)
         except LedgerError as error:
-            return broken_record(error)
-        except Exception as defect:  # promise P2: a defect of ours denies too, with a receipt, and is told
+            return ledger_failed(error)
+        except Exception as defect:  # promise P2: a defect of ours denies too, with a receipt, and is reported
             decision = Decision(Outcome.DENY, self.policies.version, reasons=(f"defect: {defect}",))
             await self.ledger.refuse(call, decision)
             raise
@@ -117,53 +124,56 @@ class Guard:
         execution = await self.execute(cleared, channel)
         return await self.record_outcome(cleared, execution)
 
-    async def resume(self, instance: Instance, asked: ToolCallRequest, channel: ClientChannel) -> Reply:
-        """Go on with a held call of this instance: make it again, on the same path, or give its reply again."""
-        id = str(asked.arguments.get("approval", ""))
+    async def resume(self, instance: Instance, request: ToolCallRequest, channel: ClientChannel) -> Reply:
+        """Resume a held call of this instance: make it again, by the same path, or repeat its reply."""
+        id = str(request.arguments.get("approval", ""))
         try:
-            if asked.problem or self.ledger.why_barred(instance):
-                return await self.handle_call(instance, asked, channel)  # which refuses it, with a receipt
-            held = self.approvals.get(id)
-            if held is None or held.instance != instance.id:
-                return tool_error(f"this instance has asked for no approval `{id[:40]}`")
-            if held.state is ApprovalState.CONSUMED:
-                return await self.give_again(held)
+            if request.problem or self.ledger.why_barred(instance):
+                return await self.handle_call(instance, request, channel)  # it refuses the request, with a receipt
+            approval = self.approvals.get(id)
+            if approval is None or approval.instance != instance.id:
+                return tool_error(f"this instance has requested no approval `{id[:40]}`")
+            if approval.state is ApprovalState.CONSUMED:
+                return await self.repeat_reply(approval)
         except LedgerError as error:
-            return broken_record(error)
-        if held.state not in approvals_core.OPEN and not held.subject.has_exact_arguments:
-            return tool_error(f"{why_not(held)}; its arguments are not kept, so make the call itself again")
-        again = ToolCallRequest(held.subject.tool, held.subject.arguments | held.subject.claims, asked.meta)
-        return await self.handle_call(instance, again, channel)
+            return ledger_failed(error)
+        subject = approval.subject
+        if approval.state not in approval_rules.OPEN and not subject.has_exact_arguments:
+            return tool_error(
+                f"{why_not_approved(approval)}; its arguments are not kept, so make the call itself again"
+            )
+        held_call = ToolCallRequest(subject.tool, subject.arguments | subject.claims, request.meta)
+        return await self.handle_call(instance, held_call, channel)
 
     def identify(self, call: Call) -> Call:
-        """Whose call it is: the session's instance, if its time has not run out and it may see the tool.
+        """Check that the instance's credential has not expired and that it may see the tool.
 
-        INVARIANT: whether it was revoked is looked up in the transaction that lets it do anything (promise P7).
+        INVARIANT: revocation is checked in the transaction that lets the call do anything (promise P7).
         """
-        if why := credential.check_time(call.instance.started, call.instance.expires, self.clock.now()):
-            return replace(call, problems=(why,))
+        if reason := credential.check_time(call.instance.started, call.instance.expires, self.clock.now()):
+            return replace(call, problems=(reason,))
         if call.tool is None or not self.may_call(call.instance, call.tool):
-            kept_out = self.upstreams.why_quarantined(call.name)  # promise P6, for the receipt only
-            return replace(call, problems=(NO_SUCH_TOOL, *([kept_out] if kept_out else [])))  # P5: not listed, unknown
-        if not call.problems and (why := self.upstreams.why_unavailable(call.tool.server)):
-            return replace(call, problems=(why,))
+            quarantine = self.upstreams.why_quarantined(call.name)  # promise P6, for the receipt only
+            problems = (NO_SUCH_TOOL, quarantine) if quarantine else (NO_SUCH_TOOL,)
+            return replace(call, problems=problems)  # promise P5: what is not listed is unknown
+        if not call.problems and (reason := self.upstreams.why_unavailable(call.tool.server)):
+            return replace(call, problems=(reason,))
         return call
 
     async def describe(self, call: Call) -> Call:
-        """Add what this instance has seen, and the present state of the resource; and so the change and the risk."""
+        """Add the instance's history and the present state of the resource, and derive the change and the risk."""
         if call.problems or call.tool is None:
             return call
-        rule = call.tool.rule
         history = self.memory.history_for(call)
-        facts = None if rule.facts is None else await self.look_up(call)
+        facts = None if call.tool.rule.facts is None else await self.look_up(call)
         if isinstance(facts, str):
             return replace(call, history=history, problems=(facts,))
         call = self.describe_with.assess(call, facts, history)
-        more = await self.signals.raised(call)
-        return replace(call, risk=risk.sum_signals((*call.risk.signals, *more))) if more else call
+        signals = await self.signals.raised(call)
+        return replace(call, risk=risk.sum_signals((*call.risk.signals, *signals))) if signals else call
 
     async def look_up(self, call: Call) -> Facts | str:
-        """Read the facts through the same path as any call. Returns why, if they cannot be had."""
+        """Read the facts by the same path as any call. Returns why, if they cannot be read."""
         assert call.tool is not None
         assert call.tool.rule.facts is not None
         rule = call.tool.rule.facts
@@ -174,17 +184,17 @@ class Guard:
         arguments = facts_arguments(rule, call.arguments)
         if isinstance(arguments, str):
             return arguments
-        looked = describe(self.describe_with, call.id, call.instance, ToolCallRequest(name, arguments), tool)
-        kept = for_look_up(call.redaction, rule, looked.redaction)
-        intent = await self.ledger.look_up(replace(looked, purpose="facts", redaction=kept))
+        read = describe(self.describe_with, call.id, call.instance, ToolCallRequest(name, arguments), tool)
+        redaction = for_look_up(call.redaction, rule, read.redaction)
+        intent = await self.ledger.look_up(replace(read, purpose="facts", redaction=redaction))
         if isinstance(intent, Conflict):
-            return intent.what
+            return intent.reason
         execution = await self.execute(intent, SILENT_CHANNEL)
         await self.ledger.conclude(intent, execution)
-        return read_facts(rule, replace(execution, detail="") if kept.result else execution)
+        return read_facts(rule, replace(execution, detail="") if redaction.result else execution)
 
     def decide(self, call: Call) -> Decision:
-        """Ask the policies; a call with problems is not worth asking about.
+        """Ask the policies. A call with problems is denied without asking.
 
         INVARIANT: no await between this and submitting the intent, so that no rate is counted twice.
         """
@@ -197,100 +207,106 @@ class Guard:
         return self.policies.decide(call, counts)
 
     async def hold(self, call: Call, decision: Decision, channel: ClientChannel) -> Intent | Reply:
-        """Wait for a person, as long as the client will."""
-        if why := self.ledger.why_barred(call.instance):
-            return await self.refuse(call, replace(decision, outcome=Outcome.DENY, reasons=(why,), routes=()))
-        held = self.approvals.find_approval(call.instance, call.request_hash)
-        if held is None or held.state is ApprovalState.REQUESTED:
+        """Wait for a person to decide, for as long as the client waits."""
+        if reason := self.ledger.why_barred(call.instance):
+            return await self.deny(call, decision, reason)
+        approval = self.approvals.find_approval(call.instance, call.request_hash)
+        if approval is None or approval.state is ApprovalState.REQUESTED:
             grant = self.approvals.grant_for(call, decision)
             if grant is not None:
                 return await self.record_intent(call, decision, grant)
-        if held is not None and held.state is ApprovalState.CONSUMED:
-            return await self.give_again(held)
-        if held is not None and (moved := self.moved(held, call, decision)):
-            await self.approvals.mark_stale(held, moved)
-            held = None
-        if held is None:
-            held = await self.approvals.request(call, decision)
-            channel.on_approval_requested(held)
-        held = await self.approvals.wait(held, self.hold_seconds, waiting(held, channel.progress))
-        if held.state is ApprovalState.REQUESTED:
-            channel.on_left_pending(held)
-            return pending(held)
-        if held.state is ApprovalState.DENIED:
+        if approval is not None and approval.state is ApprovalState.CONSUMED:
+            return await self.repeat_reply(approval)
+        if approval is not None and (difference := self.difference(approval, call, decision)):
+            await self.approvals.mark_stale(approval, difference)
+            approval = None
+        if approval is None:
+            approval = await self.approvals.request(call, decision)
+            channel.on_approval_requested(approval)
+        approval = await self.approvals.wait(approval, self.hold_seconds, report_waiting(approval, channel.progress))
+        if approval.state is ApprovalState.REQUESTED:
+            channel.on_left_pending(approval)
+            return approval_pending(approval)
+        if approval.state is ApprovalState.DENIED:
             self.memory.note_refused(call)
-        if held.state is not ApprovalState.APPROVED:
-            return await self.refuse(call, replace(decision, outcome=Outcome.DENY, reasons=(why_not(held),), routes=()))
-        return await self.let_go(call, held, channel)
+        if approval.state is not ApprovalState.APPROVED:
+            return await self.deny(call, decision, why_not_approved(approval))
+        return await self.consume(call, approval, channel)
 
-    async def let_go(self, call: Call, held: Approval, channel: ClientChannel) -> Intent | Reply:
-        """Look again: only if all is as it was approved does the call go."""
-        call = await self.describe(self.again(call))
+    async def consume(self, call: Call, approval: Approval, channel: ClientChannel) -> Intent | Reply:
+        """Describe and decide again: the call goes ahead only if everything is as it was approved."""
+        call = await self.describe(self.identify_again(call))
         decision = self.decide(call)
-        if moved := self.moved(held, call, decision):
-            await self.approvals.mark_stale(held, moved)
+        difference = self.difference(approval, call, decision)
+        if difference:
+            await self.approvals.mark_stale(approval, difference)
             if decision.outcome is Outcome.REQUIRE_APPROVAL:
-                anew = await self.approvals.request(call, decision)
-                channel.on_left_pending(anew)
-                return pending(anew, moved)
+                new_approval = await self.approvals.request(call, decision)
+                channel.on_left_pending(new_approval)
+                return approval_pending(new_approval, difference)
         if decision.outcome is Outcome.DENY:
             return await self.refuse(call, decision)
-        return await self.record_intent(call, decision, None if moved else held)
+        return await self.record_intent(call, decision, None if difference else approval)
 
-    def again(self, call: Call) -> Call:
-        """The same call, identified anew after a hold: the credential, the tool and the listing may have changed."""
-        asked = ToolCallRequest(call.name, call.arguments, call.meta)
-        fresh = describe(self.describe_with, call.id, call.instance, asked, self.upstreams.find_tool(call.name))
+    def identify_again(self, call: Call) -> Call:
+        """The same call after a hold: the credential, the tool and the listing may have changed."""
+        request = ToolCallRequest(call.name, call.arguments, call.meta)
+        tool = self.upstreams.find_tool(call.name)
+        fresh = describe(self.describe_with, call.id, call.instance, request, tool)
         return self.identify(replace(fresh, task=call.task))
 
-    def moved(self, held: Approval, call: Call, decision: Decision) -> str:
-        """What an approval was bound to and is no longer so; empty if it still stands for exactly this."""
+    def difference(self, approval: Approval, call: Call, decision: Decision) -> str:
+        """What differs between this call and the one that the approval is bound to; empty if nothing does."""
         if call.problems:
             return "; ".join(call.problems)
         if decision.outcome is not Outcome.REQUIRE_APPROVAL:
             return f"the policies now say {decision.outcome}"
-        bound = approvals_core.binding(call, decision, held.nonce)
-        if approvals_core.decision_hash(bound, held.nonce) == held.decision_hash:
+        binding = approval_rules.binding(call, decision, approval.nonce)
+        if approval_rules.decision_hash(binding, approval.nonce) == approval.decision_hash:
             return ""
-        return ", ".join(approvals_core.changed_members(held.subject.binding, bound)) or "the request"
+        return ", ".join(approval_rules.changed_members(approval.subject.binding, binding)) or "the request"
 
-    async def give_again(self, held: Approval) -> Reply:
-        """The reply of the call that used this approval. INVARIANT: nothing is run."""
-        if held.outcome is None:
-            return running(held)
-        reply = await self.approvals.recorded_reply(held)
-        return not_kept(held) if reply is None else reply
+    async def repeat_reply(self, approval: Approval) -> Reply:
+        """The reply of the call that consumed this approval. INVARIANT: nothing is executed."""
+        if approval.outcome is None:
+            return call_running(approval)
+        reply = await self.approvals.recorded_reply(approval)
+        return reply_not_kept(approval) if reply is None else reply
 
     async def record_intent(
         self, call: Call, decision: Decision, held: Approval | Grant | None = None
     ) -> Intent | Reply:
-        """Make the intent durable, using up what lets it; decide again if the rates have moved meanwhile."""
-        wanted = decision.outcome
-        for _ in range(ATTEMPTS):
+        """Make the intent durable, consuming the approval or grant. Decides again if a rate has changed meanwhile."""
+        expected = decision.outcome
+        for _ in range(MAX_ATTEMPTS):
             intent = await self.ledger.intend(call, decision, held)
             if isinstance(intent, Intent):
                 return intent
             decision = self.decide(call)
-            if not intent.counters or decision.outcome is not wanted:
+            if not intent.rates_only or decision.outcome is not expected:
                 break
         assert isinstance(intent, Conflict)
         if decision.outcome is Outcome.DENY:
             return await self.refuse(call, decision)
-        return await self.refuse(call, replace(decision, outcome=Outcome.DENY, reasons=(intent.what,), routes=()))
+        return await self.deny(call, decision, intent.reason)
+
+    async def deny(self, call: Call, decision: Decision, reason: str) -> Reply:
+        """Refuse a call that the policies would not."""
+        return await self.refuse(call, replace(decision, outcome=Outcome.DENY, reasons=(reason,), routes=()))
 
     async def refuse(self, call: Call, decision: Decision) -> Reply:
-        """Record the refusal, then say so."""
+        """Record the refusal, then reply with it."""
         return refusal(call, decision, await self.ledger.refuse(call, decision))
 
     async def execute(self, intent: Intent, channel: ClientChannel) -> Execution:
-        """Let the upstream run it, once. A client that gives up is recorded too."""
+        """Let the upstream execute the call, once. A cancellation by the client is an outcome too, and recorded."""
         try:
             return await self.upstreams.execute(intent, channel)
         except asyncio.CancelledError:
             self.memory.note(intent.call, {})
-            gone = cancelled("cancelled by the client while the upstream had it")
-            with suppress(LedgerError):  # the ledger keeps it, and records it as soon as it can
-                await asyncio.shield(self.ledger.conclude(intent, gone, answered=False))
+            execution = cancelled_execution("cancelled by the client while the upstream had it")
+            with suppress(LedgerError):  # the ledger keeps the outcome, and records it as soon as it can
+                await asyncio.shield(self.ledger.conclude(intent, execution, answered=False))
             raise
 
     async def record_outcome(self, intent: Intent, execution: Execution) -> Reply:
@@ -300,28 +316,28 @@ class Guard:
         try:
             await asyncio.shield(self.ledger.conclude(intent, execution))
         except LedgerError as error:
-            return lost_outcome(intent.call, error)
+            return outcome_not_recorded(intent.call, error)
         return execution.reply
 
     def may_call(self, instance: Instance, tool: Tool) -> bool:
-        """Whether some call of this tool could be let: its credential is for it, and so are the policies."""
+        """Whether the credential covers this tool and the policies might let some call of it happen."""
         return credential.may_use(instance.tools, tool.listed_as) and self.policies.may_call(instance, tool)
 
     def list_tools(self, instance: Instance) -> list[Json]:
-        """The tools that this instance could call, as it should see them (promise P5). Raises: LedgerError."""
+        """The definitions of the tools that this instance could call (promise P5). Raises: LedgerError."""
         if self.ledger.why_barred(instance):
             return []
-        seen = [tool for tool in self.upstreams.tools() if self.may_call(instance, tool)]
-        listed = [list_tool(tool, self.policies.is_observed(tool)) for tool in seen]
+        callable_tools = [tool for tool in self.upstreams.tools() if self.may_call(instance, tool)]
+        listed = [listed_definition(tool, self.policies.is_observed(tool)) for tool in callable_tools]
         return [*listed, AWAIT_TOOL] if self.policies.may_hold else listed
 
 
-def waiting(held: Approval, progress: Progress | None) -> Callable[[float], None]:
-    """Progress for a client that waits. The numbers stay tiny, so that the upstream's own can only be greater."""
+def report_waiting(approval: Approval, progress: Progress | None) -> Callable[[float], None]:
+    """Sends progress to a client that waits. The numbers stay tiny, so that the upstream's own can only be greater."""
 
-    def tick(seconds: float) -> None:
+    def report(seconds: float) -> None:
         if progress is not None:
-            message = f"waiting for approval {held.id} on {', '.join(held.routes)} ({seconds:.0f} s)"
-            progress({"progress": seconds * 1e-6, "message": message, "_meta": held_meta(held)})
+            message = f"waiting for approval {approval.id} on {', '.join(approval.routes)} ({seconds:.0f} s)"
+            progress({"progress": seconds * 1e-6, "message": message, "_meta": held_meta(approval)})
 
-    return tick
+    return report

@@ -1,4 +1,9 @@
-"""What the guard needs from the world, as Protocols. Adapters implement them; `guard.py` knows nothing else."""
+"""The Protocols that `guard.py` needs, each with its full contract. Adapters implement them; `guard.py` knows no other.
+
+Everything here runs on one event loop. Methods that are not `async` return without waiting for other tasks; they may
+read a local file. Unless a method says otherwise it is safe to call from several tasks at once, and a cancelled
+`async` method has either happened completely or not at all.
+"""
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,25 +15,33 @@ from mcp_guard.core.rates import RateValue
 from mcp_guard.core.tool_pins import Quarantine
 
 Progress = Callable[[Json], None]
-"""Takes the params of a progress notification, without its token."""
+"""Sends a progress notification. Takes its params without the token. Never raises, never blocks."""
 Ask = Callable[[Mapping[str, Json]], Awaitable[dict[str, Json]]]
-"""Asks the client: requests (`method`, `params`) by key, giving the `result` or `error` member of each answer."""
+"""Asks the client. Takes requests (`method`, `params`) by key; returns the `result` or `error` member of each answer
+by the same key, once all have come. A client that leaves is an `error`, not an exception."""
 
 
 @dataclass(frozen=True, slots=True)
 class ClientChannel:
-    """How the client that made a call is spoken to: its progress, where a held call is decided, and that its call is
-    still held when the reply must go, for a client that can come back to it. `ask` asks it what an upstream wants to
-    know; `envelope` is what its request says of it, where that is not what its session has said."""
+    """How to reach the client that made one call, while the call runs."""
 
     progress: Progress | None = None
+    """None if the client asked for no progress."""
     on_approval_requested: Callable[[Approval], None] = lambda _: None
+    """Called when a person has been asked to decide, so that the client can show where."""
     on_left_pending: Callable[[Approval], None] = lambda _: None
+    """Called when the reply is sent although the call is still held, for a client that can come back to it."""
     ask: Ask | None = None
+    """Asks the client what an upstream wants to know; None if the client cannot be asked."""
     envelope: Json | None = None
+    """What this request says of its client, where that differs from what its session has said (2026-07-28)."""
 
 
 SILENT_CHANNEL = ClientChannel()
+"""For calls that no client waits for: nothing is sent."""
+
+Reply = dict[str, Any]
+"""The `result` or `error` member of the reply to a `tools/call`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,58 +53,71 @@ class Intent:
 
     call: Call
     seq: int
+    """The sequence number of its receipt."""
     approval: str | None = None
-    """The approval that it used up, whose outcome is kept for the agent until it has been given."""
+    """The id of the approval that it consumed, whose outcome is kept until the agent has been given it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """The world moved between deciding and recording; nothing was written. `what` says what moved."""
+    """The state that the decision was based on changed before the intent was recorded; nothing was written."""
 
-    what: str
-    counters: bool = False
-    """True if only rate counters moved, so that deciding again may help."""
+    reason: str
+    """What changed, in words for the agent."""
+    rates_only: bool = False
+    """Whether only rate counters changed, so that deciding again may help."""
 
 
 class Clock(Protocol):
+    """Time in microseconds since the epoch, UTC. Never raises."""
+
     def now(self) -> Micros:
-        """Microseconds since the epoch, UTC. Never goes back."""
+        """Never less than an earlier value in this process or the time of the latest receipt that it knows."""
 
     def wall(self) -> Micros:
-        """The same by the machine's clock, which may have been set back."""
+        """The machine's clock, which may have been set back."""
 
 
 class Policies(Protocol):
-    """The Cedar policies in force, with the schema of the catalog in force."""
+    """The policies in force for one session, validated against the session's catalog.
+
+    They are replaced as a whole, between calls to these methods: two calls may see different versions, one call never
+    sees a mixture. Until there is a valid set, every decision is a deny that says why. No method raises.
+    """
 
     @property
-    def version(self) -> str: ...
+    def version(self) -> str:
+        """The SHA-256 that identifies policies, schema, tool configuration and engine; `none` if there are none."""
 
     @property
-    def counters(self) -> tuple[RateCounter, ...]: ...
+    def counters(self) -> tuple[RateCounter, ...]:
+        """The rate counters and sequences whose values `decide` needs."""
 
     @property
     def may_hold(self) -> bool:
-        """Whether some policy may hold a call."""
+        """Whether some policy may require approval."""
 
     def is_observed(self, tool: Tool | None) -> bool:
-        """Whether calls of this tool are only observed: decided and recorded, and not blocked."""
+        """Whether calls of this tool are only observed: decided and recorded, but not blocked."""
 
     def may_call(self, instance: Instance, tool: Tool) -> bool:
-        """Whether some call of this tool could be allowed or held (promise P5). Never raises; unknown is False."""
+        """Whether some call of this tool could be allowed or held (promise P5). Unknown is False."""
 
     def decide(self, call: Call, counts: Mapping[str, RateValue]) -> Decision:
-        """Decide on a described call. Never raises: whatever goes wrong is a deny that says so."""
+        """Decide on a described call. Deterministic in its arguments and `version`; any error is a deny (promise P2).
+
+        `counts` holds the value of each of `counters`, by name.
+        """
 
 
 class Signals(Protocol):
-    """Signals of risk that are not in the call itself."""
+    """Risk signals that need more than the call itself: anomalies and external sources. Kept in memory only."""
 
     async def raised(self, call: Call) -> tuple[Signal, ...]:
-        """Those of a described call. Never raises: what cannot be told is a signal too."""
+        """The signals of a described call. Never raises: a source that fails or times out is a signal too."""
 
     def note(self, call: Call) -> None:
-        """The call ran."""
+        """The call was executed; later calls of the instance are compared with it. Never raises."""
 
 
 class NoSignals:
@@ -105,88 +131,124 @@ class NoSignals:
 
 
 class Ledger(Protocol):
-    """The receipts, and the state that belongs in the same transaction. All methods raise LedgerError."""
+    """The receipts, and the state that is written in the same transaction. Shared by all guards on one ledger.
+
+    Consistency: each method is one transaction, serializable with those of every other process. What it decides by
+    (revocation, pins, rates, approvals) is read inside that transaction.
+    Durability: what a method returns, or its awaitable gives, has been synced to disk. Nothing is acknowledged before.
+    Concurrency: transactions take effect in the order in which they were submitted in this process. Concurrent calls
+    may share a commit; if that fails, each is tried alone.
+    Errors: every method raises LedgerError if the ledger cannot be read or written. Then nothing was written, except
+    where `conclude` says otherwise.
+    """
 
     def begin_call(self) -> None:
-        """A call begins: calls that are under way together share their commits."""
+        """A call begins. Between this and `end_call`, concurrent calls share their commits."""
 
     def end_call(self) -> None:
-        """A call has ended."""
+        """A call has ended, however it did. Called exactly once for each `begin_call`."""
 
     def count(self, call: Call, counters: tuple[RateCounter, ...], now: Micros) -> Mapping[str, RateValue]:
-        """Each counter's value for this call, which is included where it counts. Raises: ValueError if it cannot be."""
+        """The value of each counter if this call happens, by name.
+
+        INVARIANT: includes what this process has submitted and not committed yet. Other processes' uncommitted calls
+        are not included: `intend` detects those. Raises: ValueError if the call cannot be counted.
+        """
 
     def why_barred(self, instance: Instance) -> str | None:
-        """Why this instance may not call now (expired, or revoked with something it depends on), or None."""
+        """Why this instance may not call now (expired, or revoked with something it depends on); None if it may."""
 
     async def refuse(self, call: Call, decision: Decision) -> int:
-        """Record a decision that lets nothing happen. Returns its sequence number, durable."""
+        """Record a decision that lets nothing happen. Returns the sequence number of its receipt."""
 
     async def intend(self, call: Call, decision: Decision, held: Approval | Grant | None) -> Intent | Conflict:
-        """Record decision and intent, count the rates and use up what lets it, all in one transaction."""
+        """Record the decision and the intent, count the rates, and consume the approval or grant, in one transaction.
+
+        Returns Conflict, and writes nothing, if the instance was barred, the tool's pin or a rate has changed, or
+        `held` cannot be consumed (any more). INVARIANT: an approval is consumed by one intent at most, in any process
+        (promise P3). If the caller is cancelled once the intent is durable, its outcome is recorded as not sent.
+        Raises: ValueError if the decision needs an approval and there is none, or the reverse.
+        """
 
     async def look_up(self, call: Call) -> Intent | Conflict:
-        """Record the intent of one of the guard's own look-ups."""
+        """Like `intend`, for one of the guard's own reads: counts and consumes nothing."""
 
     def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> Awaitable[int]:
-        """Record the outcome, and whether the agent is given it. Gives its sequence number, durable.
+        """Record the outcome, and whether the agent is given it. Gives the sequence number of its receipt.
 
-        It is submitted when this returns: a caller that is cancelled while it waits must shield it.
+        It is submitted when this returns; a caller that may be cancelled while it waits must shield it. If the ledger
+        cannot take it now, the awaitable raises LedgerError, and the outcome is recorded as soon as it can be.
         """
 
 
 class Approvals(Protocol):
-    """Requests for approval, shared with every process on the same ledger. All methods raise LedgerError."""
+    """Requests for approval and grants, shared with every process on the same ledger.
+
+    Consistency, durability and errors as for `Ledger`. What a method returns may be changed by another process at any
+    time: only `Ledger.intend` decides whether an approval can still be consumed.
+    """
 
     def find_approval(self, instance: Instance, request_hash: str) -> Approval | None:
-        """The latest request for this very call that still counts: open, denied, or used and never answered."""
+        """The latest approval for exactly this call that still counts: requested, approved, denied and not expired
+        yet, or consumed by a call whose outcome the agent has not been given."""
 
-    def get(self, id: str) -> Approval | None: ...
+    def get(self, id: str) -> Approval | None:
+        """The approval with this id, whosever it is; None if there is none."""
 
     def grant_for(self, call: Call, decision: Decision) -> Grant | None:
-        """A grant that covers this call now."""
+        """An active grant that covers this call now."""
 
     async def request(self, call: Call, decision: Decision) -> Approval:
-        """Record the decision and ask for approval."""
+        """Record the decision and request approval by its routes; notifiers are told. The same call requested twice
+        with the same binding gives the same approval."""
 
     async def wait(self, approval: Approval, seconds: float, on_tick: Callable[[float], None]) -> Approval:
-        """Wait until it is decided or the time is over; `on_tick` is told the seconds waited. Returns it as it is."""
+        """Wait until the approval is no longer `requested`, or `seconds` are over. Returns it as it is then.
+
+        `on_tick` is called about once a second with the seconds waited. A decision in another process ends the wait
+        too. If the caller is cancelled and nobody else waits for it, the approval is withdrawn.
+        """
 
     async def mark_stale(self, approval: Approval, note: str) -> None:
-        """Mark it stale; the note says what moved."""
+        """Make the approval `stale`; `note` says what changed. Does nothing if it is not open any more."""
 
     async def recorded_reply(self, approval: Approval) -> "Reply | None":
-        """The recorded reply of the call that used this approval, from now on given; None if it was not kept."""
+        """The recorded reply of the call that consumed this approval; None if it was not kept. Marks it as given."""
 
 
 class Pins(Protocol):
-    """The definitions of tools that were agreed to."""
+    """The tool definitions that operators have accepted, shared with every process on the same ledger."""
 
     def judge(self, tools: Sequence[Tool]) -> Mapping[str, Quarantine]:
-        """Those of the listed tools that must not be used, by listed name. Raises: LedgerError."""
+        """The tools that must not be used, by listed name (promise P6). New definitions are recorded, and pinned where
+        the configuration trusts the first use. Raises: LedgerError; then no tool may be used."""
 
     def have_changed(self) -> bool:
-        """Whether anything was recorded of any definition since the last judgement. Raises: LedgerError."""
+        """Whether a definition was recorded or decided on, in any process, since `judge`. Raises: LedgerError."""
 
 
 class Upstreams(Protocol):
-    """The MCP servers behind the guard."""
+    """The MCP servers behind one session, and the catalog of their tools that are not quarantined.
+
+    The catalog is replaced as a whole, between calls to these methods. No method raises.
+    """
 
     def find_tool(self, listed_as: str) -> Tool | None:
-        """The tool that is listed under this name."""
+        """The tool that is listed by this name (`server__tool`)."""
 
     def tools(self) -> list[Tool]:
-        """Every tool of every upstream, in the order of the config and of their listings."""
+        """Every tool of the catalog, in the order of the configuration and of the upstreams' listings."""
 
     def why_quarantined(self, listed_as: str) -> str | None:
-        """Why a tool of this name is listed upstream and yet kept from use, or None."""
+        """Why the tool that an upstream lists by this name is kept out of the catalog; None if it is not."""
 
     def why_unavailable(self, server: str) -> str | None:
-        """Why the server cannot take calls now, or None."""
+        """Why this upstream cannot take calls now, or None."""
 
     async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
-        """Send the call of a durable intent to its upstream. The only road on which a tool call gets there."""
+        """Send the call of a durable intent to its upstream, and return its outcome.
 
-
-Reply = dict[str, Any]
-"""The `result` or `error` member of the answer to a `tools/call`."""
+        INVARIANT: this is the only way by which a tool call reaches an upstream, and it sends each call once. Every
+        failure is an Execution, whose status says whether the call may have run. If the caller is cancelled, the
+        upstream is told, and the call may have run. Not to be called twice with one intent.
+        """

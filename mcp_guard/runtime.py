@@ -1,7 +1,7 @@
-"""What the sessions of one guard process share: the ledger, the policies, the dispatcher; and how a session is made.
+"""One guard process: what its sessions share (ledger, policies, background tasks), and how a session is made.
 
-Knows no transport. Each session has upstream connections of its own, so that what an upstream says or asks can only
-reach the client whose call it belongs to.
+Transports are left to `app.py`. Each session has upstream connections of its own, so that an upstream's messages can
+reach only the client whose call they belong to.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ from mcp_guard.core.model import Instance, Json, Micros, Mode, Tool
 from mcp_guard.core.provenance.history import InstanceHistories
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.secret_scrubber import Scrubber
-from mcp_guard.downstream.session import DownstreamTransport, ProtocolAdapter, Session, Ways
+from mcp_guard.downstream.session import DownstreamTransport, ProtocolAdapter, Session
 from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.guard import Guard
 from mcp_guard.identity.instances import Issuer, random_text
@@ -47,23 +47,23 @@ if TYPE_CHECKING:
 
 
 CLOCK = SteadyClock()
-LEDGER_AGAIN_SECONDS = 2
-COLLECT_AFTER_SECONDS = 5
-"""When garbage is collected at the latest; start-up makes none."""
+LEDGER_RETRY_SECONDS = 2
+GC_DELAY_SECONDS = 5
+"""When the garbage collector is enabled at the latest; start-up leaves no garbage worth collecting."""
 PINS_SECONDS = 1.0
-"""How soon a running guard takes up what an operator decides of a definition."""
-KEEP_AFTER_SECONDS = 3
-"""When payloads that are kept too long begin to be erased: not while the client waits for us."""
+"""How soon a running guard applies what an operator has decided about a tool definition."""
+RETENTION_DELAY_SECONDS = 3
+"""When expired payloads begin to be erased: not while the client waits for its first answers."""
 
 
 def new_call_id() -> str:
-    """Unique, and in order of time, so that the ledger's index of calls grows at its end."""
+    """A unique id. Ids increase with time, so that the ledger's index of calls grows at its end."""
     return f"call_{CLOCK.now():x}{random_text(4)}"
 
 
 def start_upstreams(settings: Settings) -> list[Upstream]:
-    """The upstreams of the configuration, starting up while the caller goes on."""
-    scrubber = Scrubber()  # one for all: an upstream can get at the files of another
+    """The upstreams of the configuration, which start up while the caller goes on."""
+    scrubber = Scrubber()  # shared, because an upstream can read the files of another
     upstreams = [
         Upstream(
             name, make_transport(settings, name, server, scrubber), scrubber, settings.message_bytes, server.timeout
@@ -90,7 +90,7 @@ def make_upstream_group(
 
 
 def make_transport(settings: Settings, name: str, server: UpstreamSettings, scrubber: Scrubber) -> Transport:
-    """How this upstream is reached: the two kinds there are."""
+    """The transport to this upstream: HTTP if it has a URL, else stdio."""
     here = settings.path.parent
     if server.url:
         from mcp_guard.upstream.http import HttpServerParameters, HttpTransport
@@ -105,7 +105,9 @@ def make_transport(settings: Settings, name: str, server: UpstreamSettings, scru
             secrets=server.secrets,
             here=here,
             scrubber=scrubber,
-            scrubs_later_secrets=any(each.secrets or each.bearer or each.oauth for each in settings.upstreams.values()),
+            scrubs_later_secrets=any(
+                other.secrets or other.bearer or other.oauth for other in settings.upstreams.values()
+            ),
             cwd=server.cwd,
         )
     )
@@ -126,7 +128,7 @@ def ledger_settings(settings: Settings) -> LedgerSettings:
 def policy_environment(
     settings: Settings, tools: Iterable[Tool], absent: Collection[str], quarantined: Collection[str] = ()
 ) -> "PolicyEnvironment":
-    """What the policies of this configuration are validated against."""
+    """What the policies of this configuration are validated against, with these tools in the catalog."""
     from mcp_guard.policy.engine import PolicyEnvironment
 
     return PolicyEnvironment(
@@ -135,7 +137,7 @@ def policy_environment(
 
 
 def make_risk_monitor(settings: Settings, ledger: OpenLedger) -> "RiskMonitor | None":
-    """The signals that are configured; where there are none, their code is not loaded."""
+    """The configured external signals and anomaly rules; None if there are none, whose code is then not loaded."""
     if not settings.signals and settings.drift is None:
         return None
     from mcp_guard.signals.external import ExternalSignal
@@ -147,7 +149,7 @@ def make_risk_monitor(settings: Settings, ledger: OpenLedger) -> "RiskMonitor | 
 
 
 class Runtime:
-    """One guard process; `note` tells the operator."""
+    """One guard process. `note` prints a message for the operator."""
 
     def __init__(self, settings: Settings, ledger: OpenLedger, note: Callable[[str], None]) -> None:
         self.settings = settings
@@ -156,8 +158,8 @@ class Runtime:
         ledger.writer.on_trouble = note
         self._sessions: WeakSet[Session] = WeakSet()
         self._reloader = PolicyReloader(ledger.ledger, note, policies=settings.policies, shadow=settings.shadow)
-        self._memory = InstanceHistories.of(settings.tool_rules)
-        self._signals = make_risk_monitor(settings, ledger)
+        self._histories = InstanceHistories.of(settings.tool_rules)
+        self._risk_monitor = make_risk_monitor(settings, ledger)
         self._status_file = StatusFile(status_path(ledger.lock.path.parent, ledger.guard), note)
 
     def now(self) -> Micros:
@@ -168,25 +170,28 @@ class Runtime:
         key = self.ledger.writer.key
         return Issuer(key.origin, key.sign, key.public)
 
-    def start(self, *work: Callable[[Transaction], None]) -> None:
-        """Record that this process serves, and do `work` in the same transaction."""
-        mode = self._say_mode()
+    # Each of these is done in one transaction. Raises: LedgerError.
+
+    def start(self, *steps: Callable[[Transaction], None]) -> None:
+        """Record that this guard has started, then do `steps`."""
+        mode = self._announce_mode()
 
         def op(tx: Transaction) -> None:
             tx.add(Draft("guard.started", {"guard": self.ledger.guard, "pid": os.getpid(), "mode": mode}))
-            for each in work:
-                each(tx)
+            for step in steps:
+                step(tx)
 
         self.ledger.writer.run(op)
-        asyncio.get_running_loop().call_later(COLLECT_AFTER_SECONDS, gc.enable)  # also if no policies can be loaded
+        asyncio.get_running_loop().call_later(GC_DELAY_SECONDS, gc.enable)  # also if no policies can be loaded
 
-    def stop(self, *work: Callable[[Transaction], None]) -> None:
+    def stop(self, *steps: Callable[[Transaction], None]) -> None:
+        """Do `steps`, then record that this guard has stopped."""
         self._status_file.close()
         self.ledger.ledger.catch_up()
 
         def op(tx: Transaction) -> None:
-            for each in work:
-                each(tx)
+            for step in steps:
+                step(tx)
             tx.add(Draft("guard.stopped", {"guard": self.ledger.guard}))
 
         self.ledger.writer.run(op)
@@ -197,8 +202,10 @@ class Runtime:
     def begin(self, instance: Instance) -> Callable[[Transaction], None]:
         return lambda tx: registry.begin(tx, instance, self.ledger.guard)
 
-    def session(
-        self, instance: Instance, front: DownstreamTransport, started: Sequence[Upstream] | None = None
+    # Sessions
+
+    def make_session(
+        self, instance: Instance, transport: DownstreamTransport, started: Sequence[Upstream] | None = None
     ) -> Session:
         """A session of this instance over upstreams of its own: those `started` for it already, or new ones."""
         settings = self.settings
@@ -221,101 +228,108 @@ class Runtime:
             describe_with=DescriptionRules(settings.limits, re.compile(pattern) if pattern else None),
             hold_seconds=settings.hold_seconds,
             new_id=new_call_id,
-            memory=self._memory,
-            signals=self._signals or NoSignals(),
+            memory=self._histories,
+            signals=self._risk_monitor or NoSignals(),
         )
-        if self._signals is not None:
-            self._signals.prepare(instance)
-        naming = ToolNames(next(iter(settings.upstreams)) if settings.plain_names else "")
-        session = Session(guard, upstreams, instance, front, Ways(settings.inbox, naming, choose_adapter))
+        if self._risk_monitor is not None:
+            self._risk_monitor.prepare(instance)
+        session = Session(
+            guard,
+            upstreams,
+            instance,
+            transport,
+            inbox=settings.inbox,
+            tool_names=ToolNames(next(iter(settings.upstreams)) if settings.plain_names else ""),
+            choose_adapter=choose_adapter,
+        )
         session_policies = SessionPolicies(
             in_force,
             lambda: policy_environment(settings, upstreams.agreed(), upstreams.absent(), upstreams.unagreed()),
-            on_changed=session.tell_tools_changed,
+            on_changed=session.notify_tools_changed,
         )
         self._sessions.add(session)
         return session
 
     def end(self, instance: Instance) -> None:
-        """The instance is over: forget what it has seen, learn from what it did. Raises: LedgerError."""
-        self._memory.forget(instance)
-        if self._signals is not None and self._signals.drift is not None:
-            RunHistory(self.ledger.writer).keep(instance, self._signals.end(instance), self._signals.drift.runs)
+        """The instance has ended: forget its history and learn from what it did. Raises: LedgerError."""
+        self._histories.forget(instance)
+        monitor = self._risk_monitor
+        if monitor is not None and monitor.drift is not None:
+            RunHistory(self.ledger.writer).keep(instance, monitor.end(instance), monitor.drift.runs)
 
-    def beside(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
-        """Start what goes on beside the calls; each task runs until it is cancelled. SIGHUP has policies read anew."""
+    # Background tasks
+
+    def start_background(self, tasks: asyncio.TaskGroup) -> list[asyncio.Task[None]]:
+        """Start what runs beside the calls. Each task runs until it is cancelled. SIGHUP reloads the policies."""
         on_signal(signal.SIGHUP, self._reloader.wake)
-        work = (self._carry, self._attend, self._keep, self._watch, self._reloader.watch)
-        return [tasks.create_task(each()) for each in work]
+        jobs = (self._notify, self._witness, self._erase_expired, self._follow_pins, self._reloader.watch)
+        return [tasks.create_task(job()) for job in jobs]
 
-    async def _watch(self) -> None:
-        """Let in, or keep out, what an operator has decided on since. A call looks by itself (`SqlLedger.intend`)."""
+    async def _follow_pins(self) -> None:
+        """Apply what operators have decided about tool definitions. A call checks its own (`SqlLedger.intend`)."""
         while True:
             await asyncio.sleep(PINS_SECONDS)
             for session in tuple(self._sessions):
-                with suppress(LedgerError):  # the calls that meet it say so
-                    session.on_pins()
+                with suppress(LedgerError):  # the calls that meet it report it
+                    session.apply_pins()
 
-    async def _keep(self) -> None:
-        """Erase what is kept too long, once the client that waits for us is served."""
-        await asyncio.sleep(KEEP_AFTER_SECONDS)
+    async def _erase_expired(self) -> None:
+        """Erase payloads that are kept too long."""
+        await asyncio.sleep(RETENTION_DELAY_SECONDS)
         from mcp_guard.ledger.retention import RetentionTask
 
         await RetentionTask(self.ledger.writer, self.settings.keep_payload_days).run()
 
-    async def _attend(self) -> None:
-        """Have the ledger witnessed, if the configuration says how often."""
-        often = {name: each for name, each in self.settings.witnesses.items() if each.is_scheduled}
-        if often:
+    async def _witness(self) -> None:
+        """Submit checkpoints to the witnesses that are configured with a schedule."""
+        scheduled = {name: witness for name, witness in self.settings.witnesses.items() if witness.is_scheduled}
+        if scheduled:
             from mcp_guard.witness.scheduler import WitnessScheduler
 
-            await WitnessScheduler(self.ledger.writer, often, self.settings.path).run()
+            await WitnessScheduler(self.ledger.writer, scheduled, self.settings.path).run()
 
-    async def _carry(self) -> None:
-        """Notify, escalate and expire, once there is something to do that for."""
-        settings, asked = self.settings, asyncio.Event()
+    async def _notify(self) -> None:
+        """Notify, escalate and expire, from the first request for approval on."""
+        settings, requested = self.settings, asyncio.Event()
         if not settings.routes:
             return
-        self.ledger.approvals.on_asked.append(asked.set)
-        await asked.wait()
-        from mcp_guard.notify.delivery import NotificationDispatcher  # what never holds a call never loads it
+        self.ledger.approvals.on_asked.append(requested.set)
+        await requested.wait()
+        from mcp_guard.notify.delivery import NotificationDispatcher  # a guard that never holds a call never loads it
 
         dispatcher = NotificationDispatcher(self.ledger.writer, settings.routes, settings.notifiers, settings.inbox)
         self.ledger.approvals.on_asked[:] = [dispatcher.wake]
         await dispatcher.run()
 
     def _load_policies(self, session_policies: SessionPolicies) -> None:
-        """The policies against the catalog of this session as it is now.
+        """Give a session the policies, validated against its catalog as it is now.
 
-        A ledger that cannot record the set now is tried again: it may be good again before the catalog changes.
+        If the ledger cannot record the policies, that is tried again: the catalog may not change for long.
         """
         try:
-            new = self._reloader.load(session_policies)
+            is_new = self._reloader.load(session_policies)
         except LedgerError as error:
-            kept = "the ones in force stay" if session_policies.in_force.version != "none" else "every call is denied"
+            effect = "the ones in force stay" if session_policies.in_force.version != "none" else "every call is denied"
             session_policies.in_force.why_none = f"the policies could not be loaded: {error.message}"
-            self.note(f"the policies are not loaded, {kept}:\n{error}")
-            asyncio.get_running_loop().call_later(LEDGER_AGAIN_SECONDS, self._load_policies, session_policies)
+            self.note(f"the policies are not loaded, {effect}:\n{error}")
+            asyncio.get_running_loop().call_later(LEDGER_RETRY_SECONDS, self._load_policies, session_policies)
             return
-        if new:
-            gc.freeze()  # what is loaded by now stays: no collection need look at it again
+        if is_new:
+            gc.freeze()  # what is loaded by now stays, so collections need not scan it again
             gc.enable()
 
-    def _say_mode(self) -> str:
-        """The mode, for the receipt; told to the operator if anything is only observed."""
+    def _announce_mode(self) -> str:
+        """The mode, for the receipt. If anything is only observed, that is printed for the operator."""
         observed = [name for name, rule in self.settings.tool_rules.items() if rule.mode is Mode.OBSERVE]
         if self.settings.mode is Mode.OBSERVE:
-            self.note("observe mode: decisions are recorded, and only what is always in force is blocked")
+            self.note("observe mode: decisions are recorded, and only policies that are always enforced block calls")
         elif observed:
-            self.note(f"only observed: {', '.join(observed)}")
+            self.note(f"in observe mode: {', '.join(observed)}")
         return str(self.settings.mode)
 
 
-# Which family of protocol revisions a client speaks. What it does not speak is not loaded.
-
-
 def choose_adapter(session: Session, method: str, params: Json) -> ProtocolAdapter:
-    """The era of a session's first request, and so of the session."""
+    """The adapter for a session, by its first request. The other one is not loaded."""
     if is_stateless(method, params):
         from mcp_guard.downstream.stateless import StatelessAdapter
 

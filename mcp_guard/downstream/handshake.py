@@ -1,17 +1,22 @@
-"""A client of the handshake revisions (2024-11-05 to 2025-11-25): `initialize` first, then a session both ways."""
+"""Adapter for clients of the handshake revisions, 2024-11-05 to 2025-11-25.
+
+They send `initialize` first, and from then on both sides may send requests.
+"""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Coroutine, Mapping
 from contextlib import suppress
+from typing import Any
 
 from mcp_guard import __version__
 from mcp_guard.core.approval import Approval
-from mcp_guard.core.model import Json
-from mcp_guard.downstream.session import Session
+from mcp_guard.core.model import Json, ToolCallRequest
+from mcp_guard.downstream.session import CLIENT, Session, progress_token, read_tool_call
 from mcp_guard.identity.instances import random_text
-from mcp_guard.ports import ClientChannel, Progress
+from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Progress
 from mcp_guard.protocol.jsonrpc import Id, PeerLost, error
 from mcp_guard.protocol.methods import (
+    CALL_TOOL,
     CLIENT_NOTIFICATIONS_FOR_ALL,
     CLIENT_REQUESTS,
     ELICIT,
@@ -22,6 +27,7 @@ from mcp_guard.protocol.methods import (
     LATEST,
     METHOD_NOT_FOUND,
     PING,
+    PROGRESS,
     REVISIONS,
     URLS_SINCE,
     negotiate,
@@ -35,7 +41,8 @@ from mcp_guard.protocol.versions import (
     withhold,
 )
 
-SHOWN_SECONDS = 600.0
+LINK_SECONDS = 600.0
+"""How long the link to the approval pages waits for an answer of the client."""
 
 
 class HandshakeAdapter:
@@ -43,32 +50,80 @@ class HandshakeAdapter:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._began = self._opens_urls = False
-        self._asides: set[asyncio.Task[None]] = set()
-        """Questions to the client that nothing waits for."""
+        self._is_initialized = self._opens_urls = False
+        self._unawaited: set[asyncio.Task[None]] = set()
+        """Questions to the client that no call waits for."""
+
+    # Requests of the client
 
     def on_request(self, id: Id, method: str, params: Json) -> None:
-        if refused := self._refusal(method, params):
-            self._session.client.reply(id, refused)
+        if refusal := self._refusal(method, params):
+            self._session.client.reply(id, refusal)
         elif method == PING:
             self._session.client.reply(id, {"result": {}})
         elif method == INITIALIZE:
-            self._began = True
-            self._session.run(("", id), self._session.answer(id, method, self._initialize(params)))
+            self._is_initialized = True
+            self._start(id, self._initialize(params))
+        elif method != CALL_TOOL:
+            self._start(id, self._session.relay(method, params, self._channel(id, params)))
+        elif isinstance(request := read_tool_call(params), ToolCallRequest):
+            self._start(id, self._session.call(request, self._channel(id, params)))
         else:
-            channel = ClientChannel(self._session.progress_to_client(id, params), self._point, ask=self._ask_all)
-            work = self._session.handle(method, params, channel)
-            self._session.run(("", id), self._session.answer(id, method, work))
+            self._session.client.reply(id, request)
+
+    def on_unreadable_call(self, id: Id, request: ToolCallRequest) -> None:
+        self._start(id, self._session.call(request, SILENT_CHANNEL))
+
+    def _start(self, id: Id, work: Coroutine[Any, Any, Json]) -> None:
+        self._session.start((CLIENT, id), self._respond(id, work))
+
+    async def _respond(self, id: Id, work: Coroutine[Any, Any, Json]) -> None:
+        """Reply with what `work` returns. If it raises, that is a reply too, and the session lives on."""
+        try:
+            reply = await work
+        except Exception as failure:
+            reply = self._session.failure_reply(failure)
+        self._session.client.reply(id, reply)
 
     def _refusal(self, method: str, params: Json) -> Json | None:
+        """The error that answers a request which this connection does not take, or None."""
         if method not in CLIENT_REQUESTS:
             return error(METHOD_NOT_FOUND, f"`{method[:80]}` is not passed on by this guard")
         if is_stateless(method, params):
             return error(INVALID_REQUEST, "this connection began with `initialize`; stateless requests need their own")
-        if method != PING and self._began == (method == INITIALIZE):
-            when = "twice" if self._began else f"must come before `{method}`"
+        if method != PING and self._is_initialized == (method == INITIALIZE):
+            when = "twice" if self._is_initialized else f"must come before `{method}`"
             return error(INVALID_REQUEST, f"`initialize` {when}")
         return None
+
+    def _channel(self, id: Id, params: Json) -> ClientChannel:
+        token = progress_token(params)
+
+        def send_progress(update: Json) -> None:
+            self._session.client.notify(PROGRESS, {"progressToken": token, **update}, id)
+
+        progress = send_progress if token is not None else None
+        return ClientChannel(progress, on_approval_requested=self._show_approval, ask=self._ask_all)
+
+    async def _initialize(self, params: Json) -> Json:
+        requested, capabilities = params.get("protocolVersion"), params.get("capabilities")
+        passed_on = {
+            **params,
+            "protocolVersion": requested if requested in REVISIONS else LATEST,
+            "capabilities": withhold(capabilities if isinstance(capabilities, dict) else {}),
+        }
+        await self._session.initialize_upstreams(passed_on)
+        results = await self._session.initialize_results()
+        merged = {
+            "protocolVersion": negotiate(requested, [str(result.get("protocolVersion")) for result in results]),
+            "capabilities": merge_capabilities(results),
+            "serverInfo": {"name": "mcp-guard", "version": __version__},
+            **merge_instructions(results),
+        }
+        self._opens_urls = can_open_urls(capabilities) and merged["protocolVersion"] >= URLS_SINCE
+        return {"result": merged}
+
+    # Notifications of the client
 
     def on_notification(self, method: str, params: Json) -> None:
         if method == INITIALIZED:
@@ -80,65 +135,46 @@ class HandshakeAdapter:
             self._session.note(f"notification `{method[:80]}` from the client is not passed on")
 
     def on_cancelled(self, id: Id) -> None:
-        self._session.cancel(("", id))
+        self._session.cancel((CLIENT, id))
 
-    def finish(self, method: str, reply: Json) -> Json:
-        return reply
+    def close(self) -> None:
+        for task in self._unawaited:
+            task.cancel()
 
-    def on_close(self) -> None:
-        for aside in self._asides:
-            aside.cancel()
+    # Messages to the client
 
-    async def _initialize(self, params: Json) -> Json:
-        asked, capabilities = params.get("protocolVersion"), params.get("capabilities")
-        hello = {
-            **params,
-            "protocolVersion": asked if asked in REVISIONS else LATEST,
-            "capabilities": withhold(capabilities if isinstance(capabilities, dict) else {}),
-        }
-        await self._session.greet(hello)
-        answers = await self._session.hellos()
-        merged = {
-            "protocolVersion": negotiate(asked, [str(answer.get("protocolVersion")) for answer in answers]),
-            "capabilities": merge_capabilities(answers),
-            "serverInfo": {"name": "mcp-guard", "version": __version__},
-            **merge_instructions(answers),
-        }
-        self._opens_urls = can_open_urls(capabilities) and merged["protocolVersion"] >= URLS_SINCE
-        return {"result": merged}
+    def _show_approval(self, approval: Approval) -> None:
+        """Show the user where the call is decided, if the client can open URLs (elicitation in URL mode).
 
-    def _point(self, held: Approval) -> None:
-        """Show a person at the client where the call is decided, if the client can (elicitation in URL mode).
-
-        Whatever is answered decides nothing: who follows the link must sign in there.
+        The answer decides nothing: whoever follows the link must sign in there.
         """
         if self._opens_urls and self._session.inbox:
-            asked = {**approval_elicitation(held, self._session.inbox), "elicitationId": held.id}
-            aside = self._session.tasks.create_task(self._show(asked))
-            self._asides.add(aside)
-            aside.add_done_callback(self._asides.discard)
+            elicitation = {**approval_elicitation(approval, self._session.inbox), "elicitationId": approval.id}
+            task = self._session.tasks.create_task(self._show(elicitation))
+            self._unawaited.add(task)
+            task.add_done_callback(self._unawaited.discard)
 
-    async def _show(self, asked: Json) -> None:
+    async def _show(self, elicitation: Json) -> None:
         with suppress(PeerLost, TimeoutError):
-            await self._session.client.request(ELICIT, asked, timeout=SHOWN_SECONDS)
+            await self._session.client.request(ELICIT, elicitation, timeout=LINK_SECONDS)
 
-    async def ask(self, server: str, method: str, params: Json, progress: Progress | None) -> Json:
+    async def ask_client(self, server: str, method: str, params: Json, progress: Progress | None) -> Json:
         return await self._session.client.request(method, params, progress)
 
     async def _ask_all(self, requests: Mapping[str, Json]) -> dict[str, Json]:
-        """What an upstream of the stateless era asks for in one round, each as a request of ours."""
+        """Ask what a stateless upstream wants to know in one round, each question as a request of its own."""
         async with asyncio.TaskGroup() as tasks:
-            asked = {key: tasks.create_task(self._ask_one(request)) for key, request in requests.items()}
-        return {key: task.result() for key, task in asked.items()}
+            answers = {key: tasks.create_task(self._ask_one(request)) for key, request in requests.items()}
+        return {key: answer.result() for key, answer in answers.items()}
 
     async def _ask_one(self, request: Json) -> Json:
         params = request["params"]
         if request["method"] == ELICIT and params.get("mode") == "url":
-            params = {"elicitationId": random_text(16), **params}  # which the handshake era cannot do without
+            params = {"elicitationId": random_text(16), **params}  # required in the handshake revisions
         try:
             return await self._session.client.request(request["method"], params)
         except PeerLost as lost:
             return error(INTERNAL_ERROR, str(lost))
 
-    def tell(self, method: str, params: Json) -> None:
+    def notify_client(self, method: str, params: Json) -> None:
         self._session.client.notify(method, params)

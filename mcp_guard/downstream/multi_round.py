@@ -1,7 +1,7 @@
-"""Requests of a stateless client that may take several rounds: what runs goes on while the client is asked something.
+"""Requests of a stateless client that may take several rounds: the work goes on while the client is asked something.
 
-A flight is one piece of work and the requests by which the client comes back to it. INVARIANT: the work is started
-once; coming back only takes it up again, so nothing is dispatched twice.
+A multi-round request is one piece of work and the requests by which the client comes back to it.
+INVARIANT: the work is started once; coming back only resumes it, so nothing is dispatched twice.
 """
 
 import asyncio
@@ -16,154 +16,179 @@ from mcp_guard.protocol.methods import INTERNAL_ERROR
 from mcp_guard.protocol.stateless_server import Envelope
 
 ABANDONED_SECONDS = 600.0
-"""How long a client may take to come back before what it left is cancelled."""
+"""How long a client may take to come back before the work is cancelled."""
+
+Work = Callable[["MultiRoundRequest"], Coroutine[Any, Any, Json]]
 
 
 @dataclass(eq=False, slots=True)
 class MultiRoundRequest:
-    """One request's work. `request` is the id that waits for an answer; None while the client is away."""
+    """The state of one piece of work. `binding` is the hash of the request that it belongs to."""
 
     key: str
     binding: str
     envelope: Envelope
+    """The envelope of the latest round."""
     request: Id | None
-    round: int = 1
-    """How many times the client has made this request because of one held call."""
-    token: str | int | None = None
+    """The id of the request that waits for an answer; None while the client is away."""
+    token: str | int | None
     """The progress token of the request that waits, if it has one."""
-    held: Approval | None = None
-    """The approval that its call was left waiting for."""
-    landed: Json | None = None
-    """The reply, if it came while the client was away."""
-    asked: dict[str, Json] = field(default_factory=dict)
-    """What the client has yet to be asked or to answer, by key."""
-    answers: dict[str, "asyncio.Future[Json]"] = field(default_factory=dict)
-    given: Json = field(default_factory=dict)
+    round: int
+    """How many times the client has made this request because of one held call."""
+    early_answers: Json
     """Answers that the client gave before it was asked, by key."""
+    pending: Approval | None = None
+    """The approval that the call was left waiting for."""
+    late_reply: Json | None = None
+    """The reply, if it came while the client was away."""
+    questions: dict[str, Json] = field(default_factory=dict)
+    """Requests that the client has yet to be sent or to answer, by key."""
+    answers: dict[str, "asyncio.Future[Json]"] = field(default_factory=dict)
+    """What waits for the client's answers, by key."""
     timer: asyncio.TimerHandle | None = None
-    task: "asyncio.Task[None] | None" = None
-
-    def give_up(self) -> None:
-        if self.task is not None:
-            self.task.cancel()
+    """Runs while the client is away."""
 
 
 class MultiRoundRequests:
-    """All flights of one session. `reply` sends an answer, `ask` makes the answer that asks the client first."""
+    """All multi-round requests of one session.
 
-    def __init__(self, reply: Callable[[Id, Json], None], ask: Callable[[MultiRoundRequest], Json]) -> None:
+    `run` starts a task under a key, `cancel` cancels it, `reply` answers a request of the client, and
+    `input_required` makes the answer that asks the client first.
+    """
+
+    def __init__(
+        self,
+        *,
+        run: Callable[[str, Coroutine[Any, Any, None]], object],
+        cancel: Callable[[str], None],
+        reply: Callable[[Id, Json], None],
+        input_required: Callable[[MultiRoundRequest], Json],
+    ) -> None:
+        self._run = run
+        self._cancel = cancel
         self._reply = reply
-        self._ask = ask
-        self._flights: dict[str, MultiRoundRequest] = {}
-        self._count = 0
+        self._input_required = input_required
+        self._requests: dict[str, MultiRoundRequest] = {}
+        self._last_number = 0
 
-    def begin(self, binding: str, envelope: Envelope, request: Id) -> MultiRoundRequest:
-        flight = MultiRoundRequest(self._next("f"), binding, envelope, request)
-        self._flights[flight.key] = flight
-        return flight
+    def start(
+        self,
+        request: Id,
+        work: Work,
+        *,
+        binding: str,
+        envelope: Envelope,
+        token: str | int | None,
+        round: int,
+        early_answers: Json,
+    ) -> None:
+        """Start the work for a request. Its reply is sent when it is there and the client is."""
+        multi = MultiRoundRequest(self._new_key("f"), binding, envelope, request, token, round, early_answers)
+        self._requests[multi.key] = multi
+        self._run(multi.key, self._complete(multi, work(multi)))
 
-    def _next(self, prefix: str) -> str:
-        self._count += 1
-        return f"{prefix}{self._count}"
+    def _new_key(self, prefix: str) -> str:
+        self._last_number += 1
+        return f"{prefix}{self._last_number}"
 
-    async def fly(self, flight: MultiRoundRequest, work: Coroutine[Any, Any, Json]) -> None:
-        """Do the work, and answer with what it returns, now or when the client is back."""
+    async def _complete(self, multi: MultiRoundRequest, work: Coroutine[Any, Any, Json]) -> None:
+        """Do the work, and reply with what it returns, now or when the client is back."""
         try:
             reply = await work
         except asyncio.CancelledError:
-            self._end(flight)
+            self._end(multi)
             raise
-        if flight.request is None:
-            flight.landed = reply
+        if multi.request is None:
+            multi.late_reply = reply
         else:
-            self._finish(flight, flight.request, reply)
+            self._finish(multi, multi.request, reply)
 
-    def _finish(self, flight: MultiRoundRequest, request: Id, reply: Json) -> None:
+    def _finish(self, multi: MultiRoundRequest, request: Id, reply: Json) -> None:
         self._reply(request, reply)
-        self._end(flight)
+        self._end(multi)
 
-    def _end(self, flight: MultiRoundRequest) -> None:
-        self._flights.pop(flight.key, None)
-        if flight.timer is not None:
-            flight.timer.cancel()
-        for future in flight.answers.values():
+    def _end(self, multi: MultiRoundRequest) -> None:
+        self._requests.pop(multi.key, None)
+        if multi.timer is not None:
+            multi.timer.cancel()
+        for future in multi.answers.values():
             if not future.done():
                 future.set_result(error(INTERNAL_ERROR, "the client gave up the request through which it was asked"))
 
-    def find(self, key: object) -> MultiRoundRequest | None:
-        return self._flights.get(key) if isinstance(key, str) else None
+    def find_by_key(self, key: object) -> MultiRoundRequest | None:
+        return self._requests.get(key) if isinstance(key, str) else None
 
-    def waiting(self, request: Id) -> MultiRoundRequest | None:
-        """The flight that this request waits for."""
-        return next((each for each in self._flights.values() if each.request == request), None)
+    def find_waiting(self, request: Id) -> MultiRoundRequest | None:
+        """The one for which this request of the client waits."""
+        return next((multi for multi in self._requests.values() if multi.request == request), None)
 
     def latest(self) -> MultiRoundRequest | None:
         """The one through which the client can be asked: all of a session's are the same client's."""
-        return next(reversed(self._flights.values()), None)
+        return next(reversed(self._requests.values()), None)
 
-    async def ask(self, flight: MultiRoundRequest, requests: Mapping[str, Json]) -> dict[str, Json]:
-        """Ask the client all this through this flight; returns its answers, when it has come back with all of them."""
+    async def ask(self, multi: MultiRoundRequest, requests: Mapping[str, Json]) -> dict[str, Json]:
+        """Ask the client all this. Returns its answers by key, when it has come back with all of them."""
         loop = asyncio.get_running_loop()
-        known = {name: {"result": flight.given.pop(name)} for name in requests if name in flight.given}
-        futures = {self._key(flight, name): (name, loop.create_future()) for name in requests if name not in known}
-        flight.answers |= {key: future for key, (_, future) in futures.items()}
+        early = {name: {"result": multi.early_answers.pop(name)} for name in requests if name in multi.early_answers}
+        futures = {self._key(multi, name): (name, loop.create_future()) for name in requests if name not in early}
+        multi.answers |= {key: future for key, (_, future) in futures.items()}
         if futures:
-            self.show(flight, {key: requests[name] for key, (name, _) in futures.items()})
+            self.show(multi, {key: requests[name] for key, (name, _) in futures.items()})
         try:
-            return known | {name: await future for name, future in futures.values()}
+            return early | {name: await future for name, future in futures.values()}
         finally:
             for key in futures:
-                flight.answers.pop(key, None)
-                flight.asked.pop(key, None)
+                multi.answers.pop(key, None)
+                multi.questions.pop(key, None)
 
-    def _key(self, flight: MultiRoundRequest, name: str) -> str:
-        """How the client knows a question: by the name that whoever asks gave it, where that is free."""
+    def _key(self, multi: MultiRoundRequest, name: str) -> str:
+        """The key by which the client is asked: the name that the upstream gave the question, where it is free."""
         key = name
-        while not key or key in flight.answers or key in flight.asked:
-            key = self._next("q")
+        while not key or key in multi.answers or key in multi.questions:
+            key = self._new_key("q")
         return key
 
-    def show(self, flight: MultiRoundRequest, requests: Json) -> None:
-        """Let the client have these questions, by key; nothing waits for the answers to those that were not asked."""
-        flight.asked |= requests
-        if flight.request is not None:
-            self._leave(flight, flight.request)
+    def show(self, multi: MultiRoundRequest, requests: Json) -> None:
+        """Send the client these requests, by key. Answers to any that `ask` did not register are dropped."""
+        multi.questions |= requests
+        if multi.request is not None:
+            self._reply_input_required(multi, multi.request)
 
-    def _leave(self, flight: MultiRoundRequest, request: Id) -> None:
-        """Answer the request that waits with what is to be asked. The work goes on."""
-        self._reply(request, self._ask(flight))
-        flight.request = None
-        flight.asked = {key: asked for key, asked in flight.asked.items() if key in flight.answers}
-        flight.timer = asyncio.get_running_loop().call_later(ABANDONED_SECONDS, self._abandon, flight)
+    def _reply_input_required(self, multi: MultiRoundRequest, request: Id) -> None:
+        """Answer the request that waits with the open questions. The work goes on."""
+        self._reply(request, self._input_required(multi))
+        multi.request = None
+        multi.questions = {key: question for key, question in multi.questions.items() if key in multi.answers}
+        multi.timer = asyncio.get_running_loop().call_later(ABANDONED_SECONDS, self._abandon, multi)
 
-    def _abandon(self, flight: MultiRoundRequest) -> None:
-        flight.give_up()
-        self._end(flight)
+    def _abandon(self, multi: MultiRoundRequest) -> None:
+        self._cancel(multi.key)
+        self._end(multi)
 
-    def come_back(self, flight: MultiRoundRequest, request: Id, answers: Json) -> None:
-        """The client makes its request again, with its answers to what it was asked."""
-        if flight.timer is not None:
-            flight.timer.cancel()
-        flight.request = request
+    def resume(self, multi: MultiRoundRequest, request: Id, answers: Json) -> None:
+        """The client repeats its request, with its answers to the questions."""
+        if multi.timer is not None:
+            multi.timer.cancel()
+        multi.request = request
         for key, answer in answers.items():
-            future = flight.answers.get(key)
+            future = multi.answers.get(key)
             if future is not None and not future.done():
                 future.set_result({"result": answer})
-                flight.asked.pop(key, None)
-        if flight.landed is not None:
-            self._finish(flight, request, flight.landed)
-        elif flight.asked:
-            self._leave(flight, request)
+                multi.questions.pop(key, None)
+        if multi.late_reply is not None:
+            self._finish(multi, request, multi.late_reply)
+        elif multi.questions:
+            self._reply_input_required(multi, request)
 
     def cancel(self, request: Id) -> bool:
-        """The client gives up a request, and with it what it waits for. False if there is no such request."""
-        flight = self.waiting(request)
-        if flight is not None:
-            flight.give_up()
-        return flight is not None
+        """The client cancels a request, and with it the work. False if no work waits for this request."""
+        multi = self.find_waiting(request)
+        if multi is not None:
+            self._cancel(multi.key)
+        return multi is not None
 
     def close(self) -> None:
-        """The client is gone: nothing waits for it to come back."""
-        for flight in list(self._flights.values()):
-            if flight.request is None:
-                self._abandon(flight)
+        """The client is gone: cancel the work that waits for it to come back."""
+        for multi in list(self._requests.values()):
+            if multi.request is None:
+                self._abandon(multi)

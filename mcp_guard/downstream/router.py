@@ -1,11 +1,10 @@
-"""Which upstream a request goes to that is not a tool call: lists are joined, the rest goes to whoever owns it.
+"""Routes the requests that are not tool calls: joins listings, and finds the upstream of a prompt or resource.
 
-Prompts are listed as `server__prompt`, like tools, or as `naming.py` has it. Resource URIs stay as they are, because
-they also stand in results; a URI belongs to the upstream that listed it or whose template it fits.
+Prompts are listed as `server__prompt`, like tools, or as `tool_names.py` has it. Resource URIs stay as they are,
+because they also occur in results; a URI belongs to the upstream that listed it or whose template it matches.
 """
 
 import re
-from collections.abc import Callable
 
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Json
@@ -17,58 +16,66 @@ from mcp_guard.upstream.group import UpstreamGroup
 
 RESOURCE_NOT_FOUND = -32002
 
+Target = tuple[str, Json]
+"""An upstream, and the params as it is sent them."""
+
 
 class Router:
-    """Remembers who listed what, for one session."""
+    """Remembers which upstream listed what, for one session."""
 
-    def __init__(self, upstreams: UpstreamGroup, naming: ToolNames) -> None:
+    def __init__(self, upstreams: UpstreamGroup, tool_names: ToolNames) -> None:
         self._upstreams = upstreams
-        self._naming = naming
+        self._tool_names = tool_names
         self._prompts: dict[str, tuple[str, str]] = {}
+        """The server and its own name of each prompt, by the client's name."""
         self._resources: dict[str, str] = {}
+        """The server of each listed URI."""
         self._templates: dict[str, tuple[re.Pattern[str], str]] = {}
-        self._travel: dict[RoutingRule, Callable[[str, Json, list[str]], tuple[str, Json] | Json]] = {
-            RoutingRule.BY_PROMPT: self._by_prompt,
-            RoutingRule.BY_URI: self._by_uri,
-            RoutingRule.BY_REF: self._by_ref,
+        """A pattern and the server of each listed URI template."""
+        self._find_target = {
+            RoutingRule.BY_PROMPT: self._target_of_prompt,
+            RoutingRule.BY_URI: self._target_of_uri,
+            RoutingRule.BY_REF: self._target_of_ref,
         }
 
     async def route(self, method: str, params: Json, channel: ClientChannel) -> Json:
-        """Pass the request on; returns the `result` or `error` member of the answer."""
-        able = self._upstreams.with_capability(CAPABILITY[method])
-        if not able:
+        """Pass a request on. Returns the `result` or `error` member of the reply."""
+        capable = self._upstreams.with_capability(CAPABILITY[method])
+        if not capable:
             return error(METHOD_NOT_FOUND, f"no upstream offers `{method}`")
-        road = CLIENT_REQUESTS[method]
-        if road is RoutingRule.JOIN_LISTS:
-            return await self._gather(method, params, able)
-        if road is RoutingRule.ALL_CAPABLE:
-            replies = [await self._upstreams.relay(server, method, params, channel) for server in able]
+        rule = CLIENT_REQUESTS[method]
+        if rule is RoutingRule.JOIN_LISTS:
+            return await self._join_lists(method, capable)
+        if rule is RoutingRule.ALL_CAPABLE:
+            replies = [await self._upstreams.relay(server, method, params, channel) for server in capable]
             return next((reply for reply in replies if "error" in reply), replies[0])
-        found = self._travel[road](method, params, able)
-        if isinstance(found, dict):
-            return found
-        server, params = found
+        target = self._find_target[rule](params, capable)
+        if isinstance(target, dict):
+            return target
+        server, params = target
         reply = await self._upstreams.relay(server, method, params, channel)
         return reply or error(INVALID_PARAMS, f"upstream `{server}` answered `{method}` with neither result nor error")
 
-    async def _gather(self, method: str, params: Json, able: list[str]) -> Json:
-        """The lists of all capable upstreams, in the order of the config, every page of each."""
+    async def _join_lists(self, method: str, capable: list[str]) -> Json:
+        """Every page of every capable upstream's list, in the order of the configuration."""
         items: list[Json] = []
         failures: list[str] = []
-        for server in able:
+        for server in capable:
             try:
                 items += self._remember(server, method, await self._upstreams.relay_list(server, method))
             except (PeerLost, UpstreamError) as failure:
                 failures.append(f"`{server}`: {failure}")
-        if failures and len(failures) == len(able):
+        if failures and len(failures) == len(capable):
             return error(METHOD_NOT_FOUND, f"no upstream could answer `{method}`: {'; '.join(failures)}")
         return {"result": {LISTS[method]: items}}
 
     def _remember(self, server: str, method: str, items: list[Json]) -> list[Json]:
+        """Returns the items as the client is shown them."""
         if method == "prompts/list":
-            items = [item for item in items if isinstance(item.get("name"), str)]
-            listed = [{**item, "name": self._naming.show(server, item["name"])} for item in items]
-            self._prompts |= {new["name"]: (server, old["name"]) for new, old in zip(listed, items, strict=True)}
+            prompts = [item for item in items if isinstance(item.get("name"), str)]
+            listed = [{**prompt, "name": self._tool_names.for_client(server, prompt["name"])} for prompt in prompts]
+            for shown, prompt in zip(listed, prompts, strict=True):
+                self._prompts[shown["name"]] = server, prompt["name"]
             return listed
         if method == "resources/list":
             for item in items:
@@ -79,45 +86,49 @@ class Router:
                 self._templates.setdefault(template, (_template_pattern(template), server))
         return items
 
-    def _prompt(self, name: str, able: list[str]) -> tuple[str, str] | None:
-        try:
-            server, prompt = self._prompts.get(name) or self._naming.split(name)
-        except ValueError:
-            return None
-        return (server, prompt) if server in able else None
+    # Each of these returns the target of a request, or the `error` member that answers it.
 
-    def _by_prompt(self, method: str, params: Json, able: list[str]) -> tuple[str, Json] | Json:
-        found = self._prompt(str(params.get("name")), able)
-        if found is None:
+    def _target_of_prompt(self, params: Json, capable: list[str]) -> Target | Json:
+        prompt = self._find_prompt(str(params.get("name")), capable)
+        if prompt is None:
             return error(INVALID_PARAMS, f"unknown prompt: {str(params.get('name'))[:100]}")
-        return found[0], {**params, "name": found[1]}
+        server, name = prompt
+        return server, {**params, "name": name}
 
-    def _by_uri(self, method: str, params: Json, able: list[str]) -> tuple[str, Json] | Json:
+    def _target_of_uri(self, params: Json, capable: list[str]) -> Target | Json:
         uri = str(params.get("uri"))
-        server = self._owner(uri, able)
+        server = self._find_owner(uri, capable)
         if server is None:
             return error(RESOURCE_NOT_FOUND, f"no upstream listed the resource `{uri[:200]}`; list resources first")
         return server, params
 
-    def _by_ref(self, method: str, params: Json, able: list[str]) -> tuple[str, Json] | Json:
+    def _target_of_ref(self, params: Json, capable: list[str]) -> Target | Json:
         ref = params.get("ref")
         if isinstance(ref, dict) and ref.get("type") == "ref/prompt":
-            found = self._prompt(str(ref.get("name")), able)
-            if found is not None:
-                return found[0], {**params, "ref": {**ref, "name": found[1]}}
+            if (prompt := self._find_prompt(str(ref.get("name")), capable)) is not None:
+                server, name = prompt
+                return server, {**params, "ref": {**ref, "name": name}}
         elif isinstance(ref, dict):
             uri = str(ref.get("uri"))
-            server = self._templates[uri][1] if uri in self._templates else self._owner(uri, able)
-            if server in able:
-                return str(server), params
+            owner = self._templates[uri][1] if uri in self._templates else self._find_owner(uri, capable)
+            if owner in capable:
+                return str(owner), params
         return error(INVALID_PARAMS, "unknown prompt or resource in `ref`")
 
-    def _owner(self, uri: str, able: list[str]) -> str | None:
-        if len(able) == 1:
-            return able[0]
-        fitting = [server for pattern, server in self._templates.values() if pattern.fullmatch(uri)]
-        candidates = [self._resources.get(uri), *fitting]
-        return next((server for server in candidates if server in able), None)
+    def _find_prompt(self, client_name: str, capable: list[str]) -> tuple[str, str] | None:
+        """The server of a prompt, and the server's own name for it."""
+        try:
+            server, name = self._prompts.get(client_name) or self._tool_names.split_client_name(client_name)
+        except ValueError:
+            return None
+        return (server, name) if server in capable else None
+
+    def _find_owner(self, uri: str, capable: list[str]) -> str | None:
+        if len(capable) == 1:
+            return capable[0]
+        matching = [server for pattern, server in self._templates.values() if pattern.fullmatch(uri)]
+        candidates = [self._resources.get(uri), *matching]
+        return next((server for server in candidates if server in capable), None)
 
 
 def _template_pattern(template: str) -> re.Pattern[str]:

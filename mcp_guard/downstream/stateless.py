@@ -1,11 +1,15 @@
-"""A client of the stateless revision 2026-07-28, in front of upstreams of either era.
+"""Adapter for clients of the stateless revision 2026-07-28, in front of upstreams of any revision.
 
-What one side cannot express is answered honestly: an upstream's question becomes `input_required` of a request that is
-under way, or an error if there is none; changes go to those who listen for them; a call that is held for approval is
-`input_required` with a sealed state, and going on with it is making the same request again.
+What one side cannot express becomes what the other can, or an honest error:
+
+- an upstream's question becomes `input_required` of a request that is running, or an error if there is none;
+- notifications of changes go to those who subscribed to them;
+- a call that is held for approval becomes `input_required` with a sealed state, and the client resumes it by repeating
+  its request.
 """
 
 import asyncio
+from collections.abc import Coroutine
 from typing import Any
 
 from mcp_guard.core.approval import Approval
@@ -13,11 +17,12 @@ from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.core.replies import AWAIT
 from mcp_guard.downstream.multi_round import MultiRoundRequest, MultiRoundRequests
 from mcp_guard.downstream.request_state import RequestStateCipher
-from mcp_guard.downstream.session import Session, progress_token
+from mcp_guard.downstream.session import CLIENT, Session, progress_token, read_tool_call
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Progress
 from mcp_guard.protocol import stateless_server as wire
 from mcp_guard.protocol.jsonrpc import Id, error
 from mcp_guard.protocol.methods import (
+    CALL_TOOL,
     ELICIT,
     INITIALIZE,
     INVALID_PARAMS,
@@ -32,11 +37,11 @@ from mcp_guard.protocol.methods import (
 from mcp_guard.protocol.stateless_server import Envelope
 from mcp_guard.protocol.versions import approval_elicitation, can_open_urls, merge_capabilities, merge_instructions
 
-OURS = "(guard)"
-"""Who asks where it is none of the peers: no upstream can have this name."""
-LAST_ROUND = 8
+GUARD = "(guard)"
+"""The requester of the guard's own tasks: no upstream can have this name."""
+MAX_ROUNDS = 8
 """After so many rounds a held call is answered in words: the SDKs' clients give up after ten."""
-OVER = "this `requestState` does not belong to this request, or what it belongs to is over; make the request without it"
+UNKNOWN_STATE = "`requestState` does not belong to this request, or is no longer valid; make the request without it"
 
 
 class StatelessAdapter:
@@ -44,165 +49,204 @@ class StatelessAdapter:
 
     def __init__(self, session: Session) -> None:
         self._session = session
-        self._seal = RequestStateCipher(session.instance.id)
-        self._flights = MultiRoundRequests(self._session.client.reply, self._ask_first)
-        self._greeted = False
-        self._listeners: dict[Id, Json] = {}
-        self._ended = asyncio.Event()
-        self._loudness: dict[Id, str | None] = {}
-        """The log level that each request under way asks for."""
+        self._cipher = RequestStateCipher(session.instance.id)
+        self._rounds = MultiRoundRequests(
+            run=lambda key, work: session.start((GUARD, key), work),
+            cancel=lambda key: session.cancel((GUARD, key)),
+            reply=session.client.reply,
+            input_required=self._input_required,
+        )
+        self._is_initialized = False
+        self._subscriptions: dict[Id, Json] = {}
+        """The filter of each open `subscriptions/listen`."""
+        self._closed = asyncio.Event()
+        self._log_levels: dict[Id, str | None] = {}
+        """The log level that each running request asks for."""
         self._set_level = ""
+        """The level that the upstreams were last set to; empty if none."""
 
-    # From the client
+    # Requests of the client
 
     def on_request(self, id: Id, method: str, params: Json) -> None:
-        envelope = wire.unsupported_version(_revision(params)) if method == INITIALIZE else wire.read_envelope(params)
+        if method == INITIALIZE:
+            self._session.client.reply(id, wire.unsupported_version(params.get("protocolVersion")))
+            return
+        envelope = wire.read_envelope(params)
         if not isinstance(envelope, Envelope):
             self._session.client.reply(id, envelope)
             return
-        if not self._greeted:
-            self._greeted = True
-            self._session.run(
-                (OURS, "hello"), self._session.greet(wire.initialize_params(envelope, LATEST), stateless=True)
-            )
-        if self._flights.waiting(id) is not None:
+        if not self._is_initialized:
+            self._is_initialized = True
+            upstream_params = wire.initialize_params(envelope, LATEST)
+            work = self._session.initialize_upstreams(upstream_params, stateless=True)
+            self._session.start((GUARD, INITIALIZE), work)
+        if self._rounds.find_waiting(id) is not None:
             self._session.client.reply(id, error(INVALID_REQUEST, f"request `{str(id)[:40]}` is already running"))
         elif method in wire.ROUNDS:
-            self._round(id, method, params, envelope)
+            self._start_round(id, method, params, envelope)
         elif method == wire.LISTEN:
-            self._session.run(("", id), self._listen(id, params))
+            self._session.start((CLIENT, id), self._listen(id, params))
         elif method == wire.DISCOVER or method in wire.REQUESTS:
-            work = self._handle(id, method, params, ClientChannel(envelope=wire.client_meta(envelope)), envelope)
-            self._session.run(("", id), self._session.answer(id, method, work))
+            channel = ClientChannel(envelope=wire.client_meta(envelope))
+            self._start(id, method, self._handle(id, method, params, channel, envelope))
         else:
             self._session.client.reply(id, error(METHOD_NOT_FOUND, f"`{method[:80]}` is not passed on by this guard"))
 
-    def on_notification(self, method: str, params: Json) -> None:
-        self._session.note(f"notification `{method[:80]}` is none of revision {wire.REVISION}; it is not passed on")
+    def on_unreadable_call(self, id: Id, request: ToolCallRequest) -> None:
+        self._start(id, CALL_TOOL, self._session.call(request, SILENT_CHANNEL))
 
-    def on_cancelled(self, id: Id) -> None:
-        if not self._flights.cancel(id):
-            self._session.cancel(("", id))
+    def _start(self, id: Id, method: str, work: Coroutine[Any, Any, Json]) -> None:
+        self._session.start((CLIENT, id), self._respond(id, method, work))
 
-    def finish(self, method: str, reply: Json) -> Json:
-        return wire.complete_result(method, reply)
-
-    def on_close(self) -> None:
-        self._ended.set()
-        self._flights.close()
+    async def _respond(self, id: Id, method: str, work: Coroutine[Any, Any, Json]) -> None:
+        """Reply with what `work` returns. If it raises, that is a reply too, and the session lives on."""
+        try:
+            reply = await work
+        except Exception as failure:
+            reply = self._session.failure_reply(failure)
+        self._session.client.reply(id, wire.complete_result(method, reply))
 
     async def _handle(self, id: Id, method: str, params: Json, channel: ClientChannel, envelope: Envelope) -> Json:
-        self._loudness[id] = envelope.log_level
+        """Returns the `result` or `error` member of the reply, as the handshake revisions have it."""
+        self._log_levels[id] = envelope.log_level
         try:
             if method == wire.DISCOVER:
                 return await self._discover()
-            await self._set_loudness(envelope.log_level)
-            return await self._session.handle(method, wire.without_envelope(params), channel)
+            await self._raise_log_level(envelope.log_level)
+            plain = wire.without_envelope(params)
+            if method != CALL_TOOL:
+                return await self._session.relay(method, plain, channel)
+            request = read_tool_call(plain)
+            return await self._session.call(request, channel) if isinstance(request, ToolCallRequest) else request
         finally:
-            self._loudness.pop(id, None)  # another request may have had its id since, and be over
+            self._log_levels.pop(id, None)  # another request may have had its id since, and be over
 
     async def _discover(self) -> Json:
-        answers = await self._session.hellos()
-        capabilities = merge_capabilities(answers)
-        found: Json = {"supportedVersions": [wire.REVISION], "capabilities": capabilities}
-        return {"result": found | merge_instructions(answers)}
+        results = await self._session.initialize_results()
+        capabilities = merge_capabilities(results)
+        discovery: Json = {"supportedVersions": [wire.REVISION], "capabilities": capabilities}
+        return {"result": discovery | merge_instructions(results)}
 
-    async def _set_loudness(self, level: str | None) -> None:
-        """Let the upstreams know that somebody wants their log messages, if that is news."""
+    async def _raise_log_level(self, level: str | None) -> None:
+        """Ask the upstreams for log messages of this level, unless they send them already."""
         if level is None or (self._set_level and wire.meets_log_level(level, self._set_level)):
             return
         self._set_level = level
-        await self._session.handle(SET_LEVEL, {"level": level}, SILENT_CHANNEL)
+        await self._session.relay(SET_LEVEL, {"level": level}, SILENT_CHANNEL)
 
-    # Requests in rounds
+    # Requests that may take several rounds
 
-    def _round(self, id: Id, method: str, params: Json, envelope: Envelope) -> None:
-        """A request, or a client that comes back to one with what it was asked."""
+    def _start_round(self, id: Id, method: str, params: Json, envelope: Envelope) -> None:
+        """Start the work of a request, or resume it for a client that comes back with answers."""
         try:
             binding = wire.request_binding(method, params)
-        except ValueError as refused:
-            self._session.client.reply(id, error(INVALID_PARAMS, f"these params cannot be read: {refused}"))
+        except ValueError as unreadable:
+            self._session.client.reply(id, error(INVALID_PARAMS, f"these params cannot be read: {unreadable}"))
             return
         state: Json | None = {}
         if (sealed := params.get("requestState")) is not None:
-            state = self._seal.open(sealed)
+            state = self._cipher.open(sealed)
         answers = params.get("inputResponses", {})
         if state is None or state.get("binding", binding) != binding or not isinstance(answers, dict):
-            self._session.client.reply(id, error(INVALID_PARAMS, OVER))
-        elif "flight" not in state:
-            flight = self._flights.begin(binding, envelope, id)
-            flight.given = dict(answers)
-            flight.round += int(state.get("round", 0))
-            work = self._work(flight, method, params, state.get("approval"))
-            flight.task = self._session.run((OURS, flight.key), self._flights.fly(flight, work))
-        elif (found := self._flights.find(state["flight"])) is None or found.request is not None:
-            self._session.client.reply(id, error(INVALID_PARAMS, OVER))
+            self._session.client.reply(id, error(INVALID_PARAMS, UNKNOWN_STATE))
+        elif "resume" not in state:
+            approval = state.get("approval")
+            self._rounds.start(
+                id,
+                lambda multi: self._work(multi, id, method, params, approval),
+                binding=binding,
+                envelope=envelope,
+                token=progress_token(params),
+                round=1 + int(state.get("round", 0)),
+                early_answers=dict(answers),
+            )
+        elif (multi := self._rounds.find_by_key(state["resume"])) is None or multi.request is not None:
+            self._session.client.reply(id, error(INVALID_PARAMS, UNKNOWN_STATE))
         else:
-            found.envelope, found.token = envelope, progress_token(params)
-            self._flights.come_back(found, id, answers)
+            multi.envelope, multi.token = envelope, progress_token(params)
+            self._rounds.resume(multi, id, answers)
 
-    async def _work(self, flight: MultiRoundRequest, method: str, params: Json, approval: str | None) -> Json:
-        assert flight.request is not None
-        flight.token = progress_token(params)
-        tell: Progress | None = (lambda news: self._tell_progress(flight, news)) if flight.token is not None else None
+    async def _work(self, multi: MultiRoundRequest, id: Id, method: str, params: Json, approval: str | None) -> Json:
+        """Returns the final reply; with `approval`, that of the call which was held for it."""
+
+        def note_pending(held: Approval) -> None:
+            multi.pending = held
+
         channel = ClientChannel(
-            progress=tell,
-            on_approval_requested=lambda held: self._point(flight, held),
-            on_left_pending=lambda held: _leave(flight, held),
-            ask=lambda requests: self._flights.ask(flight, requests),
-            envelope=wire.client_meta(flight.envelope),
+            progress=(lambda update: self._send_progress(multi, update)) if multi.token is not None else None,
+            on_approval_requested=lambda held: self._show_approval(multi, held),
+            on_left_pending=note_pending,
+            ask=lambda requests: self._rounds.ask(multi, requests),
+            envelope=wire.client_meta(multi.envelope),
         )
-        if approval is not None and self._session.guard.policies.may_hold:
-            asked = ToolCallRequest(AWAIT, {"approval": approval}, wire.without_envelope(params).get("_meta"))
-            work = self._session.call(asked, channel)
-        else:
-            work = self._handle(flight.request, method, params, channel, flight.envelope)
-        reply = await self._session.outcome(work)
-        if flight.held is None or flight.round > LAST_ROUND:
+        try:
+            if approval is not None and self._session.guard.policies.may_hold:
+                request = ToolCallRequest(AWAIT, {"approval": approval}, wire.without_envelope(params).get("_meta"))
+                reply = await self._session.call(request, channel)
+            else:
+                reply = await self._handle(id, method, params, channel, multi.envelope)
+        except Exception as failure:
+            reply = self._session.failure_reply(failure)
+        if multi.pending is None or multi.round > MAX_ROUNDS:
             return wire.complete_result(method, reply)
-        state = {"binding": flight.binding, "approval": flight.held.id, "round": flight.round}
-        return wire.input_required(self._seal.close(state), {}, reply["result"])
+        state = {"binding": multi.binding, "approval": multi.pending.id, "round": multi.round}
+        return wire.input_required(self._cipher.seal(state), {}, reply["result"])
 
-    def _tell_progress(self, flight: MultiRoundRequest, news: Json) -> None:
-        """To the request by which the client waits now, if it wants to hear of it."""
-        if flight.token is not None and flight.request is not None:
-            self._session.client.notify(PROGRESS, {"progressToken": flight.token, **news}, flight.request)
+    def _send_progress(self, multi: MultiRoundRequest, update: Json) -> None:
+        """To the request by which the client waits now, if it has a progress token."""
+        if multi.token is not None and multi.request is not None:
+            self._session.client.notify(PROGRESS, {"progressToken": multi.token, **update}, multi.request)
 
-    def _ask_first(self, flight: MultiRoundRequest) -> Json:
-        state = self._seal.close({"binding": flight.binding, "flight": flight.key})
-        return wire.input_required(state, flight.asked)
+    def _input_required(self, multi: MultiRoundRequest) -> Json:
+        state = self._cipher.seal({"binding": multi.binding, "resume": multi.key})
+        return wire.input_required(state, multi.questions)
 
-    def _point(self, flight: MultiRoundRequest, held: Approval) -> None:
-        """Show a person at the client where the call is decided. Whatever is answered decides nothing."""
-        if self._session.inbox and can_open_urls(flight.envelope.capabilities):
-            request = {"method": ELICIT, "params": approval_elicitation(held, self._session.inbox)}
-            self._flights.show(flight, {"approval": request})
+    def _show_approval(self, multi: MultiRoundRequest, approval: Approval) -> None:
+        """Show the user where the call is decided. The answer decides nothing."""
+        if self._session.inbox and can_open_urls(multi.envelope.capabilities):
+            request = {"method": ELICIT, "params": approval_elicitation(approval, self._session.inbox)}
+            self._rounds.show(multi, {"approval": request})
 
-    # From the upstreams
+    # Notifications of the client
 
-    async def ask(self, server: str, method: str, params: Json, progress: Progress | None) -> Json:
+    def on_notification(self, method: str, params: Json) -> None:
+        self._session.note(f"notification `{method[:80]}` is not part of revision {wire.REVISION} and is not passed on")
+
+    def on_cancelled(self, id: Id) -> None:
+        if not self._rounds.cancel(id):
+            self._session.cancel((CLIENT, id))
+
+    def close(self) -> None:
+        self._closed.set()
+        self._rounds.close()
+
+    # Messages to the client
+
+    async def ask_client(self, server: str, method: str, params: Json, progress: Progress | None) -> Json:
         if method not in wire.ASKABLE:
             return error(METHOD_NOT_FOUND, f"the client speaks {wire.REVISION}, which has no `{method[:80]}`")
-        flight = self._flights.latest()
-        if flight is None:
-            return error(INVALID_REQUEST, "the client can be asked only while a request of its own is under way")
-        if wire.ASKABLE[method] not in flight.envelope.capabilities:
+        multi = self._rounds.latest()
+        if multi is None:
+            return error(INVALID_REQUEST, "the client can be asked only while a request of its own is running")
+        if wire.ASKABLE[method] not in multi.envelope.capabilities:
             return error(METHOD_NOT_FOUND, f"the client did not offer `{wire.ASKABLE[method]}`")
-        answers = await self._flights.ask(flight, {"": {"method": method, "params": params}})
+        answers = await self._rounds.ask(multi, {"": {"method": method, "params": params}})
         return answers[""]
 
-    def tell(self, method: str, params: Json) -> None:
+    def notify_client(self, method: str, params: Json) -> None:
         if method in wire.CHANGES or method == wire.RESOURCE_UPDATED:
-            for id, wanted in self._listeners.items():
+            for id, wanted in self._subscriptions.items():
                 if wire.matches_filter(wanted, method, params):
-                    self._session.client.notify(method, self._of_subscription(params, id), id)
+                    self._session.client.notify(method, self._with_subscription_id(params, id), id)
         elif method == wire.LOG_MESSAGE:
-            wants = (id for id, wanted in self._loudness.items() if wire.meets_log_level(params.get("level"), wanted))
-            about = next(wants, None)
-            if about is not None:
-                self._session.client.notify(method, params, about)
+            level = params.get("level")
+            interested = (id for id, wanted in self._log_levels.items() if wire.meets_log_level(level, wanted))
+            if (request := next(interested, None)) is not None:
+                self._session.client.notify(method, params, request)
         else:
-            self._session.note(f"upstream's `{method[:80]}` is none of revision {wire.REVISION}; it is not passed on")
+            self._session.note(
+                f"an upstream's `{method[:80]}` is not part of revision {wire.REVISION} and is not passed on"
+            )
 
     async def _listen(self, id: Id, params: Json) -> None:
         """One subscription, until the client cancels it or the session ends."""
@@ -213,29 +257,29 @@ class StatelessAdapter:
         await self._session.settle()
         uris = [uri for uri in wanted.pop("resourceSubscriptions", []) if await self._subscribe(SUBSCRIBE, uri)]
         wanted |= {"resourceSubscriptions": uris} if uris else {}
-        self._listeners[id] = wanted
+        self._subscriptions[id] = wanted
         try:
-            self._session.client.notify(wire.ACKNOWLEDGED, self._of_subscription({"notifications": wanted}, id), id)
-            await self._ended.wait()
-            self._session.client.reply(id, wire.complete_result(wire.LISTEN, {"result": self._of_subscription({}, id)}))
+            self._session.client.notify(
+                wire.ACKNOWLEDGED, self._with_subscription_id({"notifications": wanted}, id), id
+            )
+            await self._closed.wait()
+            result = self._with_subscription_id({}, id)
+            self._session.client.reply(id, wire.complete_result(wire.LISTEN, {"result": result}))
         finally:
-            del self._listeners[id]
-            still = {uri for other in self._listeners.values() for uri in other.get("resourceSubscriptions", ())}
+            del self._subscriptions[id]
+            in_use = {uri for other in self._subscriptions.values() for uri in other.get("resourceSubscriptions", ())}
             for uri in uris:
-                if uri not in still and not self._ended.is_set():
+                if uri not in in_use and not self._closed.is_set():
                     await self._subscribe(UNSUBSCRIBE, uri)
 
-    def _of_subscription(self, params: Json, id: Id) -> dict[str, Any]:
-        meta, theirs = params.get("_meta"), self._session.client.aliases.get(id, id)
-        return {**params, "_meta": {**(meta if isinstance(meta, dict) else {}), wire.SUBSCRIPTION_KEY: theirs}}
+    def _with_subscription_id(self, params: Json, id: Id) -> dict[str, Any]:
+        meta, client_id = params.get("_meta"), self._session.client.aliases.get(id, id)
+        return {**params, "_meta": {**(meta if isinstance(meta, dict) else {}), wire.SUBSCRIPTION_KEY: client_id}}
 
     async def _subscribe(self, method: str, uri: str) -> bool:
-        return "result" in await self._session.outcome(self._session.handle(method, {"uri": uri}, SILENT_CHANNEL))
-
-
-def _leave(flight: MultiRoundRequest, held: Approval) -> None:
-    flight.held = held
-
-
-def _revision(params: Json) -> object:
-    return params.get("protocolVersion")
+        """Subscribe to a resource or unsubscribe from it. Returns whether the upstream agreed."""
+        try:
+            return "result" in await self._session.relay(method, {"uri": uri}, SILENT_CHANNEL)
+        except Exception as failure:
+            self._session.failure_reply(failure)
+            return False

@@ -1,6 +1,6 @@
-"""The names of tools and prompts as a client has them: `server__name`, or without the prefix if that is asked for.
+"""The names that a client has for tools and prompts: `server__tool`, or `name` alone if the operator asks for that.
 
-Inside (policies, receipts, the configuration) nothing but `server__name` is known.
+Policies, receipts and the configuration use `server__tool` only.
 """
 
 import re
@@ -9,30 +9,34 @@ from dataclasses import dataclass
 from mcp_guard.core.names import NAME_LIMIT, SEPARATOR, listed_name, split_listed_name
 from mcp_guard.core.replies import AWAIT
 
-_LEGAL = re.compile(rf"[A-Za-z0-9_-]{{1,{NAME_LIMIT}}}")
-_OURS = AWAIT.partition(SEPARATOR)[0] + SEPARATOR
+_VALID = re.compile(rf"[A-Za-z0-9_-]{{1,{NAME_LIMIT}}}")
+_GUARD_PREFIX = AWAIT.partition(SEPARATOR)[0] + SEPARATOR
 
 
 @dataclass(frozen=True, slots=True)
 class ToolNames:
-    """`only` is the one upstream whose names are shown without its prefix; empty, every name keeps its prefix."""
+    """`plain_server` is the one upstream whose names are shown without its prefix; if empty, all keep their prefix."""
 
-    only: str = ""
+    plain_server: str = ""
 
-    def show(self, server: str, name: str) -> str:
-        """INVARIANT: injective. A name that a client might refuse, or could take for another, keeps its prefix."""
-        return name if self._is_plain(name) else listed_name(server, name)
+    def for_client(self, server: str, name: str) -> str:
+        """The client's name of an upstream's tool or prompt.
 
-    def read(self, shown: str) -> str:
-        """The name inside that may be shown so; whether it is, only `show` tells."""
-        return listed_name(self.only, shown) if self._is_plain(shown) else shown
+        INVARIANT: injective. A name that a client might refuse, or could take for another, keeps its prefix.
+        """
+        return name if self._can_be_plain(name) else listed_name(server, name)
 
-    def split(self, shown: str) -> tuple[str, str]:
-        """The server and its own name. Raises: ValueError if nothing is shown so, or it was cut."""
-        server, name = split_listed_name(self.read(shown))
-        if self.show(server, name) != shown:
-            raise ValueError(f"`{shown}` names nothing")
+    def from_client(self, client_name: str) -> str:
+        """The only `server__tool` that a client could have by this name; `for_client` tells whether it does."""
+        return listed_name(self.plain_server, client_name) if self._can_be_plain(client_name) else client_name
+
+    def split_client_name(self, client_name: str) -> tuple[str, str]:
+        """The server and the server's own name. Raises: ValueError if no client has this name, or it was shortened."""
+        server, name = split_listed_name(self.from_client(client_name))
+        if self.for_client(server, name) != client_name:
+            raise ValueError(f"`{client_name}` names no tool or prompt")
         return server, name
 
-    def _is_plain(self, name: str) -> bool:
-        return bool(self.only and _LEGAL.fullmatch(name)) and not name.startswith((self.only + SEPARATOR, _OURS))
+    def _can_be_plain(self, name: str) -> bool:
+        reserved = (self.plain_server + SEPARATOR, _GUARD_PREFIX)
+        return bool(self.plain_server and _VALID.fullmatch(name)) and not name.startswith(reserved)

@@ -1,8 +1,7 @@
-"""The Unix socket: clients of other users of this machine, each connection a session as on stdio.
+"""The Unix socket transport: clients of other users of this machine, each connection a session as on stdio.
 
-Who calls is what the kernel says of the process that connected (`SO_PEERCRED`, unix(7)): its user, to whom the
-operator has given an agent. Nothing that a client sends has a part in it. Each connection is a new
-instance, and ends with it.
+The kernel says which user has connected (`SO_PEERCRED`, unix(7)), and the operator has assigned an agent to that user.
+Nothing that a client sends has a part in it. Each connection is a new instance, which ends with it.
 """
 
 import asyncio
@@ -13,7 +12,6 @@ import stat
 import struct
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import orjson
 
@@ -25,16 +23,17 @@ from mcp_guard.protocol.stdio import LineSplitter
 from mcp_guard.settings import SocketSettings
 
 NOT_ADMITTED = -32001
-"""The code of the one message that somebody gets who is refused; it answers no request."""
+"""The code of the only message that a refused client gets; it answers no request."""
 NOBODY = 65534
-"""Whom the kernel names if it cannot say who it is: a user of another namespace (user_namespaces(7))."""
+"""The uid that the kernel reports for a user of another namespace (user_namespaces(7))."""
 GRACE_SECONDS = 5.0
-ATTEMPTS = 128
+BACKLOG = 128
+RETRY_SECONDS = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class Caller:
-    """The process at the other end, at the moment when it connected."""
+class UnixPeer:
+    """The process at the other end, as it was when it connected."""
 
     pid: int
     uid: int
@@ -51,46 +50,46 @@ class Caller:
         return f"user `{self.user}` (uid {self.uid})" if self.user else f"the user with uid {self.uid}"
 
 
-def caller_of(connection: socket.socket) -> Caller:
+def peer_of(connection: socket.socket) -> UnixPeer:
     """Raises: OSError."""
     pid, uid, _ = struct.unpack("3i", connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-    return Caller(pid, uid)
+    return UnixPeer(pid, uid)
 
 
-def agent_of(caller: Caller, users: Mapping[str, str]) -> str:
-    """The agent that this user calls as, by number or by name. Raises: IdentityError."""
-    named = {users[key] for key in (str(caller.uid), caller.user) if key in users}
-    if len(named) != 1 or caller.uid == NOBODY:
-        what = f"{caller} has {len(named)} agents" if named else f"{caller} is not among [connect.users]"
+def agent_of(peer: UnixPeer, users: Mapping[str, str]) -> str:
+    """The agent assigned to this user, by uid or by name. Raises: IdentityError unless there is exactly one."""
+    agents = {users[key] for key in (str(peer.uid), peer.user) if key in users}
+    if len(agents) != 1 or peer.uid == NOBODY:
+        what = f"{peer} has {len(agents)} agents" if agents else f"{peer} is not among [connect.users]"
         raise IdentityError(what, "the operator of the guard lists users there, each with one agent")
-    return named.pop()
+    return agents.pop()
 
 
-def listen(where: SocketSettings) -> socket.socket:
-    """Only the users that mode and group let in can connect, from the first moment. Raises: ConfigError."""
+def listen(settings: SocketSettings) -> socket.socket:
+    """A socket to which only users admitted by its mode and group can ever connect. Raises: ConfigError."""
     if not hasattr(socket, "SO_PEERCRED"):
         raise ConfigError("serve.socket: this system does not say who connects", "serve over HTTP, or on Linux")
-    listener, path = socket.socket(socket.AF_UNIX), str(where.path)
-    before = os.umask(0o177)
+    listener, path = socket.socket(socket.AF_UNIX), str(settings.path)
+    old_umask = os.umask(0o177)
     try:
-        _clear(path)
+        _remove_stale(path)
         listener.bind(path)
-        if where.group:
-            os.chown(path, -1, where.group_id())
-        os.chmod(path, where.mode)
-        listener.listen(ATTEMPTS)
+        if settings.group:
+            os.chown(path, -1, settings.group_id())
+        os.chmod(path, settings.mode)
+        listener.listen(BACKLOG)
     except OSError as error:
         listener.close()
         what = f"serve.socket: cannot listen on `{path}`: {error.strerror or error}"
         raise ConfigError(what, "check the folder's owner and mode; docs/howto/another-user.md") from None
     finally:
-        os.umask(before)
+        os.umask(old_umask)
     listener.setblocking(False)
     return listener
 
 
-def _clear(path: str) -> None:
-    """Remove what a guard left that has ended. Raises: ConfigError if one is there that answers, OSError."""
+def _remove_stale(path: str) -> None:
+    """Remove the socket of a guard that has ended. Raises: ConfigError if it is in use, or no socket; OSError."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
             raise ConfigError(f"serve.socket: `{path}` is no socket", "name another path")
@@ -106,15 +105,17 @@ def _clear(path: str) -> None:
 
 
 class UnixDownstreamTransport(asyncio.Protocol):
-    """Implements `session.DownstreamTransport` for one connection."""
+    """Implements `session.DownstreamTransport` for one connection. `make_session` makes the session over it."""
 
-    def __init__(self, limit: int, note: Callable[[str], None]) -> None:
+    def __init__(
+        self, limit: int, note: Callable[[str], None], make_session: Callable[[DownstreamTransport], Session]
+    ) -> None:
         self.note = note
         self.ended = asyncio.Event()
-        self.on_pressure: Callable[[bool], None] = lambda _: None
-        self.session: Session
         self._lines = LineSplitter(limit)
         self._transport: asyncio.Transport | None = None
+        """None until the connection is handed over to asyncio."""
+        self.session = make_session(self)
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -126,16 +127,16 @@ class UnixDownstreamTransport(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self.ended.set()
-        return True  # what is still running may be answered
+        return True  # running requests may still be answered
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.ended.set()
 
     def pause_writing(self) -> None:
-        self.on_pressure(True)
+        self.session.upstreams.throttle(True)
 
     def resume_writing(self) -> None:
-        self.on_pressure(False)
+        self.session.upstreams.throttle(False)
 
     def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
         if self._transport is not None and not self._transport.is_closing():
@@ -154,33 +155,44 @@ class UnixDownstreamTransport(asyncio.Protocol):
             self._transport.close()
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """How somebody is let in: `issue` makes an instance of this agent, known to the ledger (raises GuardError), and
-    `end` says that it is over; `session` is as for HTTP."""
-
-    users: Mapping[str, str]
-    issue: Callable[[str, Caller], Instance]
-    end: Callable[[Instance], None]
-    session: Callable[[Instance, DownstreamTransport], Session]
-    note: Callable[[str], None]
-
-
 class UnixSocketServer:
-    """All connections of one socket."""
+    """All connections of one socket.
 
-    def __init__(self, listener: socket.socket, admission: Admission, limit: int, most: int) -> None:
-        self._listener, self._admission, self._limit, self._most = listener, admission, limit, most
+    `users` maps uids and user names to agents. `issue` makes an instance of an agent and records it in the ledger
+    (raises GuardError); `end` records that it has ended. `make_session` makes a session over upstreams of its own,
+    whose processes are started already.
+    """
+
+    def __init__(
+        self,
+        listener: socket.socket,
+        *,
+        users: Mapping[str, str],
+        issue: Callable[[str, UnixPeer], Instance],
+        end: Callable[[Instance], None],
+        make_session: Callable[[Instance, DownstreamTransport], Session],
+        note: Callable[[str], None],
+        message_bytes: int,
+        max_sessions: int,
+    ) -> None:
+        self._listener = listener
+        self._users = users
+        self._issue = issue
+        self._end = end
+        self._make_session = make_session
+        self._note = note
+        self._message_bytes = message_bytes
+        self._max_sessions = max_sessions
         self._open: set[UnixDownstreamTransport] = set()
 
     async def serve(self, stopping: asyncio.Event) -> None:
-        """Serve whoever connects until `stopping`; then end them all."""
+        """Serve clients until `stopping` is set, then end their sessions."""
         async with asyncio.TaskGroup() as tasks:
             accepting = tasks.create_task(self._accept(tasks))
             await stopping.wait()
             accepting.cancel()
-            for front in self._open:
-                front.ended.set()
+            for transport in self._open:
+                transport.ended.set()
         path = self._listener.getsockname()
         self._listener.close()
         os.unlink(path)
@@ -190,54 +202,56 @@ class UnixSocketServer:
         while True:
             try:
                 connection, _ = await loop.sock_accept(self._listener)
-            except OSError as failure:  # no descriptor is free: those who wait are served once there is one
-                self._admission.note(f"cannot take a connection: {failure.strerror}")
-                await asyncio.sleep(1)
+            except OSError as failure:  # out of file descriptors: those who wait are served once one is free
+                self._note(f"cannot accept a connection: {failure.strerror}")
+                await asyncio.sleep(RETRY_SECONDS)
                 continue
             try:
                 instance = self._admit(connection)
             except (GuardError, OSError) as refused:
                 self._refuse(connection, refused)
                 continue
-            front = UnixDownstreamTransport(self._limit, partial(self._note, instance))
-            self._open.add(front)
-            tasks.create_task(self._keep(connection, instance, front))
+            transport = self._open_session(instance)
+            self._open.add(transport)
+            tasks.create_task(self._serve_connection(connection, instance, transport))
 
-    def _note(self, instance: Instance, text: str) -> None:
-        self._admission.note(f"{instance.id}: {text}")
+    def _open_session(self, instance: Instance) -> UnixDownstreamTransport:
+        return UnixDownstreamTransport(
+            self._message_bytes,
+            lambda text: self._note(f"{instance.id}: {text}"),
+            lambda transport: self._make_session(instance, transport),
+        )
 
     def _admit(self, connection: socket.socket) -> Instance:
-        """Raises: GuardError, OSError."""
-        caller = caller_of(connection)
-        agent = agent_of(caller, self._admission.users)
-        if len(self._open) >= self._most:
-            raise IdentityError("there are as many sessions as there may be", "try again later, or raise max_sessions")
-        return self._admission.issue(agent, caller)
+        """A new instance for whoever has connected. Raises: GuardError, OSError."""
+        peer = peer_of(connection)
+        agent = agent_of(peer, self._users)
+        if len(self._open) >= self._max_sessions:
+            raise IdentityError("session limit reached", "try again later, or raise serve.max_sessions")
+        return self._issue(agent, peer)
 
     def _refuse(self, connection: socket.socket, refused: GuardError | OSError) -> None:
-        """Say why, as far as that goes into the buffer of a socket, and close."""
-        why = refused.message if isinstance(refused, GuardError) else str(refused.strerror)
-        self._admission.note(f"a connection is refused: {why}")
+        """Send the reason, as far as it fits into the socket's buffer, and close."""
+        reason = refused.message if isinstance(refused, GuardError) else str(refused.strerror)
+        self._note(f"refused a connection: {reason}")
         with connection:
             connection.setblocking(False)
             try:
-                connection.send(orjson.dumps({"jsonrpc": "2.0", "id": None, **error(NOT_ADMITTED, why)}) + b"\n")
+                connection.send(orjson.dumps({"jsonrpc": "2.0", "id": None, **error(NOT_ADMITTED, reason)}) + b"\n")
             except OSError:
-                return  # it did not wait to hear
+                return  # it has gone already
 
-    async def _keep(self, connection: socket.socket, instance: Instance, front: UnixDownstreamTransport) -> None:
-        front.session = self._admission.session(instance, front)
-        upstreams = front.session.upstreams
-        front.on_pressure = upstreams.throttle
+    async def _serve_connection(
+        self, connection: socket.socket, instance: Instance, transport: UnixDownstreamTransport
+    ) -> None:
+        session = transport.session
         try:
-            async with asyncio.TaskGroup() as tasks:
-                front.session.open(tasks)
-                await asyncio.get_running_loop().connect_accepted_socket(lambda: front, connection)
-                await front.ended.wait()
-                await front.session.close(GRACE_SECONDS)
-                await upstreams.close()
+            async with session.tasks:
+                await asyncio.get_running_loop().connect_accepted_socket(lambda: transport, connection)
+                await transport.ended.wait()
+                await session.close(GRACE_SECONDS)
         finally:
-            front.close()
-            upstreams.kill()
-            self._open.discard(front)
-            self._admission.end(instance)
+            transport.close()
+            session.upstreams.kill()
+            self._open.discard(transport)
+            self._end(instance)

@@ -11,7 +11,7 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Call, Decision, Execution, Instance, Micros, Outcome, RateCounter
 from mcp_guard.core.rates import RateIncrement, RateValue
 from mcp_guard.core.receipt import Draft, decision_draft, intent_draft, look_up_draft, outcome_draft
-from mcp_guard.core.replies import never_sent
+from mcp_guard.core.replies import never_sent_execution
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.writer import Op, Transaction, Writer
@@ -140,7 +140,7 @@ class SqlLedger:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and isinstance(intent := future.result(), Intent):
-                await asyncio.shield(self.conclude(intent, never_sent(), answered=False))
+                await asyncio.shield(self.conclude(intent, never_sent_execution(), answered=False))
             raise
 
     def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> "asyncio.Future[int]":
@@ -206,5 +206,5 @@ def _rates_moved(tx: Transaction, counted: list[RateIncrement], decision: Decisi
     for use in counted:
         used = tx.store.sum_uses(use.counter.name, use.key, tx.now - use.counter.window)
         if use.value(used) > decision.counts.get(use.counter.name, 0):
-            return Conflict(f"rate `{use.counter.name}` moved while deciding; repeat the call", counters=True)
+            return Conflict(f"rate `{use.counter.name}` moved while deciding; repeat the call", rates_only=True)
     return None

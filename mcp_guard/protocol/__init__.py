@@ -1,1 +1,1 @@
-"""JSON-RPC and MCP as values: framing, peers, sessions. Opens no socket."""
+"""JSON-RPC and MCP as values: framing, methods, and the messages of both protocol versions. Opens no socket."""

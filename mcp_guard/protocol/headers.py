@@ -1,4 +1,7 @@
-"""The HTTP headers that mirror a request of revision 2026-07-28. Source: "Streamable HTTP" of that revision."""
+"""The HTTP headers that mirror the body of a request of revision 2026-07-28 (its "Streamable HTTP").
+
+Used on both sides: to send them to upstreams, and to check those of clients.
+"""
 
 import base64
 import re
@@ -12,34 +15,37 @@ from mcp_guard.protocol.versions import is_stateless
 
 NAMED_BY = {CALL_TOOL: "name", "prompts/get": "name", "resources/read": "uri"}
 TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
-PLAIN = re.compile(r"(?! )[\x20-\x7e]*(?<! )")
-DEPTH = 16
+HEADER_SAFE = re.compile(r"(?! )[\x20-\x7e]*(?<! )")
+MAX_DEPTH = 16
 
 
 def mirror_headers(message: Json, schema_of: Callable[[str], Json | None]) -> dict[str, str]:
-    """The headers of a stateless request; none for any other message."""
+    """The headers of a stateless request, by lower-case name; none for any other message.
+
+    `schema_of` gives the input schema of a tool by its name.
+    """
     method, params = message.get("method"), message.get("params") or {}
     if not isinstance(method, str) or not is_stateless(method, params):
         return {}
-    said = {"mcp-protocol-version": REVISION, "mcp-method": method}
+    mirrored = {"mcp-protocol-version": REVISION, "mcp-method": method}
     if method in NAMED_BY:
-        said["mcp-name"] = encode_header(str(params.get(NAMED_BY[method], "")))
+        mirrored["mcp-name"] = encode_header(str(params.get(NAMED_BY[method], "")))
     name, arguments = params.get("name"), params.get("arguments")
     if method == CALL_TOOL and isinstance(name, str) and isinstance(arguments, dict) and (schema := schema_of(name)):
-        for token, value in _marked(schema, arguments, 0):
-            said[f"mcp-param-{token.lower()}"] = encode_header(value)
-    return said
+        for token, value in _marked_arguments(schema, arguments, 0):
+            mirrored[f"mcp-param-{token.lower()}"] = encode_header(value)
+    return mirrored
 
 
 def encode_header(value: str) -> str:
-    """A header's value: as it is, or in base64 where a header cannot hold it."""
-    if PLAIN.fullmatch(value) and not (value.startswith("=?base64?") and value.endswith("?=")):
+    """A value as a header: as it is, or `=?base64?…?=` if a header cannot hold it."""
+    if HEADER_SAFE.fullmatch(value) and not (value.startswith("=?base64?") and value.endswith("?=")):
         return value
     return f"=?base64?{base64.b64encode(value.encode('utf-8', 'surrogatepass')).decode()}?="
 
 
 def decode_header(value: str | None) -> str | None:
-    """A header that mirrors a member of the body: as it is, or `=?base64?…?=` for what a header cannot hold."""
+    """The value of a header that mirrors a member of the body; None if it is missing or malformed."""
     if value is None or not (value.startswith("=?base64?") and value.endswith("?=")):
         return value
     try:
@@ -48,20 +54,20 @@ def decode_header(value: str | None) -> str | None:
         return None
 
 
-def _marked(schema: Json, arguments: Json, depth: int) -> Iterator[tuple[str, str]]:
-    """The arguments that their schema marks with `x-mcp-header`, where they are given and a header can hold them."""
+def _marked_arguments(schema: Json, arguments: Json, depth: int) -> Iterator[tuple[str, str]]:
+    """Header token and value of each given argument that the schema marks with `x-mcp-header`."""
     properties = schema.get("properties")
-    if not isinstance(properties, dict) or depth > DEPTH:
+    if not isinstance(properties, dict) or depth > MAX_DEPTH:
         return
-    for name, inner in properties.items():
+    for name, subschema in properties.items():
         value = arguments.get(name)
-        if not isinstance(inner, dict) or value is None:
+        if not isinstance(subschema, dict) or value is None:
             continue
-        token = inner.get("x-mcp-header")
+        token = subschema.get("x-mcp-header")
         if isinstance(token, str) and TOKEN.fullmatch(token) and (text := _text(value)) is not None:
             yield token, text
         if isinstance(value, dict):
-            yield from _marked(inner, value, depth + 1)
+            yield from _marked_arguments(subschema, value, depth + 1)
 
 
 def _text(value: Any) -> str | None:

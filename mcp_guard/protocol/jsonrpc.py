@@ -1,7 +1,7 @@
-"""One side of a JSON-RPC conversation: numbers our requests, matches the replies, hands on everything else.
+"""One side of a JSON-RPC 2.0 connection: numbers our requests, matches replies, and hands on everything else.
 
-Knows no transport: it is given a function that writes bytes, and is fed parsed messages. Ids and progress tokens are
-our own on each side, so two upstreams that use the same ones are never confused.
+Transports are left to others: a peer is given a function that writes frames, and is fed parsed messages. Ids and
+progress tokens are our own on each side, so two upstreams that use the same ones are never confused.
 """
 
 import asyncio
@@ -18,39 +18,39 @@ Id = str | int
 
 
 class PeerLost(Exception):
-    """The other side is gone, so the reply will never come. The message says why."""
+    """The other side is gone, so the reply will never come. The message says how."""
 
 
 class Handler(Protocol):
-    """What a peer does with what it did not ask for."""
+    """Takes the messages that are not replies to requests of ours."""
 
     def on_request(self, id: Id, method: str, params: Json) -> None: ...
 
     def on_notification(self, method: str, params: Json) -> None: ...
 
-    def on_protocol_violation(self, what: str) -> None:
-        """Something that JSON-RPC does not allow; noted, not fatal."""
+    def on_protocol_violation(self, violation: str) -> None:
+        """The other side sent what JSON-RPC does not allow. Not fatal."""
 
 
 @dataclass(slots=True)
 class _Pending:
-    """A request of ours that is not answered yet, and who hears of its progress."""
+    """A request of ours that is not answered yet."""
 
     future: "asyncio.Future[Json]"
     progress: Callable[[Json], None] | None
 
 
 class Write(Protocol):
-    """Takes complete frames. `about` is the other side's request that a frame belongs to, where that is known; `last`
-    says that it is the reply to it."""
+    """Sends one complete frame. `about` is the other side's request that it belongs to, if known; with `last` it is the
+    reply to that request."""
 
     def __call__(self, frame: bytes, about: Id | None = None, last: bool = False) -> None: ...
 
 
 class Peer:
-    """`write` takes complete frames; `handler` gets requests and notifications.
+    """`handler` gets the other side's requests and notifications.
 
-    `aliases` are the other side's own ids of requests that we know by one of ours, because theirs may not be unique.
+    `aliases` maps ids of ours to the other side's own, for requests whose own ids may not be unique.
     """
 
     def __init__(self, write: Write, handler: Handler) -> None:
@@ -66,12 +66,13 @@ class Peer:
         method: str,
         params: Json | None,
         progress: Callable[[Json], None] | None = None,
-        timeout: float | None = None,  # noqa: ASYNC109 - the reply must be let go with it
+        timeout: float | None = None,  # noqa: ASYNC109 - on timeout the pending reply is dropped too
     ) -> Json:
         """Send a request; returns the `result` or `error` member of its reply, as `{"result": …}` or `{"error": …}`.
 
-        With `progress`, the request carries a token of ours and each progress notification's params go there. When
-        the awaiting task is cancelled, or `timeout` seconds are over, the other side is told so.
+        With `progress`, the request carries a progress token of ours, and `progress` gets the params of each progress
+        notification, without the token. If the awaiting task is cancelled, or `timeout` seconds are over, a
+        cancellation is sent.
 
         Raises: PeerLost, TimeoutError.
         """
@@ -92,7 +93,7 @@ class Peer:
             self._write(orjson.dumps(message) + b"\n")
             return await future
         except (asyncio.CancelledError, TimeoutError):
-            if method != INITIALIZE:  # the specification forbids cancelling it
+            if method != INITIALIZE:  # which the specification forbids to cancel
                 self.notify(CANCELLED, {"requestId": number, "reason": "the caller gave up"})
             raise
         finally:
@@ -108,10 +109,10 @@ class Peer:
             self._write(orjson.dumps(message) + b"\n", about)
 
     def reply(self, id: Id | None, body: Json) -> None:
-        """Answer a request of the other side with its `result` or `error` member."""
-        theirs = self.aliases.pop(id, id) if id is not None else None
+        """Reply to a request of the other side; `body` is the `result` or `error` member."""
+        original_id = self.aliases.pop(id, id) if id is not None else None
         if self._lost is None:
-            self._write(orjson.dumps({"jsonrpc": "2.0", "id": theirs, **body}) + b"\n", id, True)
+            self._write(orjson.dumps({"jsonrpc": "2.0", "id": original_id, **body}) + b"\n", id, True)
 
     def receive(self, message: object) -> None:
         """Take one parsed message from the other side."""
@@ -126,11 +127,11 @@ class Peer:
         elif not isinstance(method, str) or not isinstance(params, dict | None) or isinstance(id, bool):
             self.reply(id if isinstance(id, str | int) else None, error(INVALID_REQUEST, "not a JSON-RPC request"))
         elif "id" not in message:
-            self._notified(method, params or {})
+            self._on_notification(method, params or {})
         elif isinstance(id, str | int):
             self._handler.on_request(id, method, params or {})
         else:
-            self.reply(None, error(INVALID_REQUEST, "a request id is text or an integer"))
+            self.reply(None, error(INVALID_REQUEST, "a request id must be a string or an integer"))
 
     def _settle(self, id: object, message: Json) -> None:
         pending = self._pending.get(id) if type(id) is int else None
@@ -143,7 +144,7 @@ class Peer:
         else:
             pending.future.set_result({})
 
-    def _notified(self, method: str, params: Json) -> None:
+    def _on_notification(self, method: str, params: Json) -> None:
         if method == PROGRESS:
             token = params.get("progressToken")
             pending = self._pending.get(token) if type(token) is int else None
@@ -153,13 +154,13 @@ class Peer:
         self._handler.on_notification(method, params)
 
     def lose_one(self, id: Id, reason: str) -> None:
-        """The answer to one request will not come; one that has come already stays."""
+        """The reply to one request will not come. It raises PeerLost, unless the reply has come already."""
         pending = self._pending.get(id) if type(id) is int else None
         if pending is not None and not pending.future.done():
             pending.future.set_exception(PeerLost(reason))
 
     def lose(self, reason: str) -> None:
-        """The other side is gone: every open request fails with PeerLost, nothing is written any more."""
+        """The other side is gone: every open request raises PeerLost, and nothing is written from now on."""
         self._lost = reason
         for pending in list(self._pending.values()):
             if not pending.future.done():
@@ -172,4 +173,5 @@ def _expire(future: "asyncio.Future[Json]") -> None:
 
 
 def error(code: int, message: str) -> Json:
+    """The `error` member of a reply."""
     return {"error": {"code": code, "message": message}}

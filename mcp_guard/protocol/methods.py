@@ -1,7 +1,7 @@
-"""The MCP methods that the guard knows and the road each takes. A request that is not here is refused.
+"""The MCP methods that the guard supports, and how each is routed. Requests that are not listed here are refused.
 
-Sources: the MCP schemas of the handshake revisions 2024-11-05 to 2025-11-25. Anything that could run a tool by another
-road (`tasks/*`) is deliberately absent.
+Source: the MCP schemas of the handshake revisions 2024-11-05 to 2025-11-25. Methods that could run a tool without
+`tools/call` (`tasks/*`) are deliberately absent.
 """
 
 from enum import Enum, auto
@@ -32,20 +32,20 @@ TOOLS_CHANGED = "notifications/tools/list_changed"
 
 
 class RoutingRule(Enum):
-    """How a client's request travels."""
+    """Who answers a client's request."""
 
     GUARD = auto()
-    """The guard answers it."""
+    """The guard."""
     JOIN_LISTS = auto()
-    """Every capable upstream is asked, and their lists are joined."""
+    """Every capable upstream; their lists are joined."""
     BY_PROMPT = auto()
-    """To the upstream whose prompt it names."""
+    """The upstream of the prompt that it names."""
     BY_URI = auto()
-    """To the upstream whose resource it names."""
+    """The upstream of the resource that it names."""
     BY_REF = auto()
-    """To the upstream whose prompt or resource template it completes."""
+    """The upstream of the prompt or resource template that it completes."""
     ALL_CAPABLE = auto()
-    """To every capable upstream; answered once."""
+    """Every capable upstream; one reply is passed on."""
 
 
 CLIENT_REQUESTS: dict[str, RoutingRule] = {
@@ -89,12 +89,12 @@ CAPABILITY = {
 CLIENT_NOTIFICATIONS_FOR_ALL = ("notifications/roots/list_changed",)
 
 WITHHELD_CAPABILITIES = ("tasks",)
-"""Capabilities not passed on in either direction: they would run tools by a road that is not guarded yet."""
+"""Capabilities not passed on in either direction: they would run tools by a path that is not guarded yet."""
 WITHHELD_EXTENSIONS = ("io.modelcontextprotocol/tasks",)
-"""Likewise, as extensions of revision 2026-07-28."""
+"""The same, as extensions of revision 2026-07-28."""
 
 
-def negotiate(asked: object, answered: list[str]) -> str:
-    """The revision for the client: never newer than what it asked for or than any upstream speaks."""
-    known = [revision for revision in [asked, *answered] if revision in REVISIONS]
-    return str(min(known, default=LATEST)) if asked in REVISIONS else str(min([LATEST, *known]))
+def negotiate(requested: object, answered: list[str]) -> str:
+    """The revision for the client: never newer than the one it requested, or than one that an upstream answered."""
+    supported = [revision for revision in [requested, *answered] if revision in REVISIONS]
+    return str(min(supported, default=LATEST)) if requested in REVISIONS else str(min([LATEST, *supported]))

@@ -1,8 +1,7 @@
-"""What is said to a server of the stateless revision 2026-07-28, and read of its answers. Dictionaries in and out.
+"""The client's side of the stateless revision 2026-07-28: making requests, reading replies. Dictionaries in and out.
 
-The other side of `protocol/stateless_server.py`, from the same source: each request carries revision, client and
-capabilities in `_meta`; an answer may be `input_required`; changes arrive on the stream
-of one `subscriptions/listen`.
+The counterpart of `protocol/stateless_server.py`, from the same source: each request carries revision, client and
+capabilities in `_meta`; a reply may be `input_required`; changes arrive on the stream of one `subscriptions/listen`.
 """
 
 from collections.abc import Collection, Mapping
@@ -27,14 +26,14 @@ from mcp_guard.protocol.versions import VERSION_KEY, withhold
 
 @dataclass(frozen=True, slots=True)
 class InputRequired:
-    """What a server wants to know before it goes on: `requests` by key, and its own `state` to be given back."""
+    """A server's questions before it goes on: `requests` by key, and its own `state` to be sent back."""
 
     requests: dict[str, Json]
     state: object
 
 
 def read_discovery(reply: Json) -> Json | None:
-    """An answer to `server/discover` in the form of an `initialize` result; None if its server has another era."""
+    """A reply to `server/discover` in the form of an `initialize` result; None if the server lacks this revision."""
     result = reply.get("result")
     if not isinstance(result, dict) or not isinstance(result.get("capabilities"), dict):
         return None
@@ -45,60 +44,61 @@ def read_discovery(reply: Json) -> Json | None:
     return {**result, "protocolVersion": REVISION, "serverInfo": server if isinstance(server, dict) else {}}
 
 
-def envelope_for(hello: Json) -> Json:
-    """The envelope that says what these `initialize` params say of the client."""
-    said = {VERSION_KEY: REVISION, CAPABILITIES_KEY: withhold(hello.get("capabilities") or {})}
-    return said | ({CLIENT_KEY: hello["clientInfo"]} if isinstance(hello.get("clientInfo"), dict) else {})
+def envelope_for(initialize_params: Json) -> Json:
+    """The envelope members that describe the client as these `initialize` params do."""
+    envelope = {VERSION_KEY: REVISION, CAPABILITIES_KEY: withhold(initialize_params.get("capabilities") or {})}
+    client = initialize_params.get("clientInfo")
+    return envelope | ({CLIENT_KEY: client} if isinstance(client, dict) else {})
 
 
-def with_envelope(params: Json | None, said: Json) -> Json:
-    """The params with the envelope. What they say of the client themselves does not count."""
-    kept = params or {}
-    meta = kept.get("_meta")
-    own = {name: value for name, value in meta.items() if name not in ENVELOPE} if isinstance(meta, dict) else {}
-    return {**kept, "_meta": own | said}
+def with_envelope(params: Json | None, envelope: Json) -> Json:
+    """The params with this envelope instead of their own."""
+    members = params or {}
+    meta = members.get("_meta")
+    other_meta = {name: value for name, value in meta.items() if name not in ENVELOPE} if isinstance(meta, dict) else {}
+    return {**members, "_meta": other_meta | envelope}
 
 
 def plain_reply(reply: Json) -> Json:
-    """The answer without what only this revision has. Raises: UpstreamError for one that is not complete."""
+    """The reply without the members that only this revision has. Raises: UpstreamError unless it is complete."""
     result = reply.get("result")
     if not isinstance(result, dict):
         return reply
-    kind = result.get("resultType", "complete")
-    if kind != "complete":
-        raise UpstreamError(f"a result of the type `{str(kind)[:40]}`, which this guard does not pass on")
-    kept = {name: value for name, value in result.items() if name != "resultType"}
-    return {"result": _without_meta(kept, SERVER_KEY)}
+    result_type = result.get("resultType", "complete")
+    if result_type != "complete":
+        raise UpstreamError(f"a result of the type `{str(result_type)[:40]}`, which this guard does not pass on")
+    members = {name: value for name, value in result.items() if name != "resultType"}
+    return {"result": _without_meta(members, SERVER_KEY)}
 
 
 def read_input_required(reply: Json) -> InputRequired | None:
-    """What must be asked before this answer can be had; None if it is one. Raises: UpstreamError."""
+    """The questions of an `input_required` reply; None for any other. Raises: UpstreamError if it is malformed."""
     result = reply.get("result")
     if not isinstance(result, dict) or result.get("resultType") != "input_required":
         return None
     requests, state = result.get("inputRequests"), result.get("requestState")
     if requests is None and state is not None:
         requests = {}
-    if not isinstance(requests, dict) or not all(_is_request(each) for each in requests.values()):
+    if not isinstance(requests, dict) or not all(_is_request(request) for request in requests.values()):
         raise UpstreamError("a result of the type `input_required` that asks nothing that can be read")
     return InputRequired(requests, state)
 
 
-def _is_request(asked: object) -> bool:
-    return (
-        isinstance(asked, dict) and isinstance(asked.get("method"), str) and isinstance(asked.get("params", {}), dict)
-    )
+def _is_request(value: object) -> bool:
+    if not isinstance(value, dict):
+        return False
+    return isinstance(value.get("method"), str) and isinstance(value.get("params", {}), dict)
 
 
 def next_round_params(params: Json, required: InputRequired, answers: Mapping[str, Json]) -> Json:
-    """The same request once more, with the answers and the state that its server gave."""
-    fresh = {name: value for name, value in params.items() if name not in ROUND_MEMBERS}
-    fresh |= {"inputResponses": dict(answers)} if answers else {}
-    return fresh | ({"requestState": required.state} if required.state is not None else {})
+    """The params of the same request in its next round: with the answers, and the state that the server sent."""
+    members = {name: value for name, value in params.items() if name not in ROUND_MEMBERS}
+    members |= {"inputResponses": dict(answers)} if answers else {}
+    return members | ({"requestState": required.state} if required.state is not None else {})
 
 
 def missing_capability(request: Json, capabilities: Json) -> str | None:
-    """The capability that a client would need to be asked this and has not offered; None if it can be asked."""
+    """The capability that a client needs for this request and has not offered; None if it can be asked."""
     method, params = request["method"], request.get("params", {})
     needed = ASKABLE.get(method)
     if needed is None or not isinstance(offered := capabilities.get(needed), dict):
@@ -112,30 +112,33 @@ def missing_capability(request: Json, capabilities: Json) -> str | None:
 
 
 def subscription_filter(capabilities: Json, uris: Collection[str]) -> Json:
-    """The filter that asks for every change of which a server with these capabilities can tell."""
+    """The filter that asks for every change which a server with these capabilities reports."""
 
-    def has(name: str, what: str) -> bool:
+    def reports_list_changes(name: str) -> bool:
         offered = capabilities.get(name)
-        return isinstance(offered, dict) and offered.get(what) is True
+        return isinstance(offered, dict) and offered.get("listChanged") is True
 
     wanted: Json = {
-        f"{name}ListChanged": True for name in ("tools", "prompts", "resources") if has(name, "listChanged")
+        f"{name}ListChanged": True for name in ("tools", "prompts", "resources") if reports_list_changes(name)
     }
     return wanted | ({"resourceSubscriptions": sorted(uris)} if uris else {})
 
 
 def without_subscription_id(params: Json) -> Json:
-    """A notification's params without the mark of the subscription that it came on."""
+    """A notification's params without the id of the subscription that it came on."""
     return _without_meta(params, SUBSCRIPTION_KEY)
 
 
-def with_log_level(said: Json, level: str) -> Json:
-    return {**said, LOG_LEVEL_KEY: level} if level in LEVELS else said
+def with_log_level(envelope: Json, level: str) -> Json:
+    """The envelope with this log level; unchanged if there is no such level."""
+    return {**envelope, LOG_LEVEL_KEY: level} if level in LEVELS else envelope
 
 
-def _without_meta(holder: Json, key: str) -> Json:
-    meta = holder.get("_meta")
+def _without_meta(members: Json, key: str) -> Json:
+    meta = members.get("_meta")
     if not isinstance(meta, dict) or key not in meta:
-        return holder
-    kept = {name: value for name, value in meta.items() if name != key}
-    return {**holder, "_meta": kept} if kept else {name: value for name, value in holder.items() if name != "_meta"}
+        return members
+    other_meta = {name: value for name, value in meta.items() if name != key}
+    if other_meta:
+        return {**members, "_meta": other_meta}
+    return {name: value for name, value in members.items() if name != "_meta"}

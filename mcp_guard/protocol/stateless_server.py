@@ -1,7 +1,7 @@
-"""The stateless revision 2026-07-28: what a request must carry, and what an answer must. Dictionaries in and out.
+"""The server's side of the stateless revision 2026-07-28: reading requests, making replies. Dictionaries in and out.
 
-Source: the schema and "Basic protocol" of that revision. A server never sends a request; it answers `input_required`
-with what it wants to know, and the client makes its request again with the answers and the `requestState`.
+Source: the schema and "Basic protocol" of that revision. A server never sends a request. It answers `input_required`
+with its questions, and the client repeats its request with the answers and the `requestState`.
 """
 
 import hashlib
@@ -35,7 +35,7 @@ ENVELOPE = (VERSION_KEY, CLIENT_KEY, CAPABILITIES_KEY, LOG_LEVEL_KEY)
 ROUNDS = ("tools/call", "prompts/get", "resources/read")
 """Requests whose answer may be `input_required`."""
 REQUESTS = (*ROUNDS, *LISTS, "completion/complete")
-"""Requests that take the same roads as in the handshake era."""
+"""Requests that are routed as in the handshake revisions."""
 CACHEABLE = (*LISTS, "resources/read", DISCOVER)
 ROUND_MEMBERS = ("requestState", "inputResponses")
 
@@ -47,14 +47,14 @@ CHANGES = {
 """Notifications that only a subscription carries, and the member of its filter that asks for them."""
 
 ASKABLE = {"sampling/createMessage": "sampling", "elicitation/create": "elicitation", "roots/list": "roots"}
-"""What a client can be asked, and the capability by which it says so."""
+"""What a client can be asked, and the capability by which it offers that."""
 
 LEVELS = ("debug", "info", "notice", "warning", "error", "critical", "alert", "emergency")
 
 
 @dataclass(frozen=True, slots=True)
 class Envelope:
-    """What a request says of its client. `log_level` is the least severe log message it wants, if any."""
+    """What a request says about its client. `log_level` is the least severe level of log messages it wants, if any."""
 
     capabilities: Json
     client: Json
@@ -62,7 +62,7 @@ class Envelope:
 
 
 def read_envelope(params: Json) -> Envelope | Json:
-    """The envelope of a request, or the error that answers it."""
+    """The envelope of a request, or the `error` member that answers it."""
     meta = params.get("_meta")
     if not isinstance(meta, dict) or not isinstance(meta.get(VERSION_KEY), str):
         return error(INVALID_PARAMS, f"`_meta` must carry `{VERSION_KEY}` and `{CAPABILITIES_KEY}`")
@@ -77,86 +77,93 @@ def read_envelope(params: Json) -> Envelope | Json:
 
 
 def unsupported_version(requested: object) -> Json:
+    """The `error` member for a revision other than this."""
     data = {"supported": [REVISION], "requested": str(requested)[:40]}
     return {"error": {"code": UNSUPPORTED_VERSION, "message": "Unsupported protocol version", "data": data}}
 
 
 def initialize_params(envelope: Envelope, revision: str) -> Json:
-    """The `initialize` params by which an upstream of the handshake era hears of this client."""
-    able = {name: value for name, value in envelope.capabilities.items() if name in ASKABLE.values()}
-    named = "name" in envelope.client and "version" in envelope.client
-    client = envelope.client if named else {"name": "mcp-guard", "version": __version__}
-    return {
-        "protocolVersion": revision,
-        "capabilities": able,
-        "clientInfo": client,
-    }
+    """The `initialize` params that introduce this client to an upstream of the handshake revisions."""
+    capabilities = {name: value for name, value in envelope.capabilities.items() if name in ASKABLE.values()}
+    is_named = "name" in envelope.client and "version" in envelope.client
+    client = envelope.client if is_named else {"name": "mcp-guard", "version": __version__}
+    return {"protocolVersion": revision, "capabilities": capabilities, "clientInfo": client}
 
 
 def client_meta(envelope: Envelope) -> Json:
-    """What an upstream of this revision hears of the client of a request."""
-    said: Json = {CAPABILITIES_KEY: withhold(envelope.capabilities)}
-    said |= {CLIENT_KEY: envelope.client} if envelope.client else {}
-    return said | ({LOG_LEVEL_KEY: envelope.log_level} if envelope.log_level is not None else {})
+    """The envelope members that describe the client of a request to an upstream of this revision."""
+    meta: Json = {CAPABILITIES_KEY: withhold(envelope.capabilities)}
+    meta |= {CLIENT_KEY: envelope.client} if envelope.client else {}
+    return meta | ({LOG_LEVEL_KEY: envelope.log_level} if envelope.log_level is not None else {})
 
 
 def without_envelope(params: Json) -> Json:
-    """The params without what only this revision has: what an upstream of the handshake era is sent."""
-    kept = {name: value for name, value in params.items() if name not in ROUND_MEMBERS}
+    """The params without the members that only this revision has."""
+    members = {name: value for name, value in params.items() if name not in ROUND_MEMBERS}
     meta = {name: value for name, value in params["_meta"].items() if name not in ENVELOPE}
-    return (kept | {"_meta": meta}) if meta else without(kept, ("_meta",))
+    return (members | {"_meta": meta}) if meta else without(members, ("_meta",))
 
 
 def request_binding(method: str, params: Json) -> str:
-    """A hash of what a `requestState` belongs to: the method and everything asked of it. Raises: ValueError."""
-    asked = without(params, (*ROUND_MEMBERS, "_meta"))
+    """The hash of the request that a `requestState` belongs to: method and params, but for state, answers and `_meta`.
+
+    Raises: ValueError if the params cannot be written as JSON.
+    """
+    request = without(params, (*ROUND_MEMBERS, "_meta"))
     try:
-        return hashlib.sha256(orjson.dumps([method, asked], option=orjson.OPT_SORT_KEYS)).hexdigest()
-    except TypeError as refused:
-        raise ValueError(str(refused)) from None
+        return hashlib.sha256(orjson.dumps([method, request], option=orjson.OPT_SORT_KEYS)).hexdigest()
+    except TypeError as error:
+        raise ValueError(str(error)) from None
 
 
 def complete_result(method: str, reply: Json) -> Json:
-    """The reply as this revision has it. What an upstream says of `resultType` is not taken: it may only complete."""
+    """The reply in the form of this revision. An upstream's own `resultType` is overwritten: it may only complete."""
     result = reply.get("result")
     if not isinstance(result, dict):
         return reply
-    stamped = {**result, "resultType": "complete", "_meta": _signed(result)}
+    complete = {**result, "resultType": "complete", "_meta": _with_server_info(result)}
     if method in CACHEABLE:
-        stamped = {"ttlMs": 0, "cacheScope": "private"} | stamped
-    return {"result": stamped}
+        complete = {"ttlMs": 0, "cacheScope": "private"} | complete
+    return {"result": complete}
 
 
-def input_required(state: str, requests: Json, about: Json | None = None) -> Json:
-    """An answer that asks the client first: it makes its request again with the state and its answers."""
-    result: dict[str, Any] = {"resultType": "input_required", "requestState": state, "_meta": _signed(about or {})}
+def input_required(state: str, requests: Json, base: Json | None = None) -> Json:
+    """A reply that asks the client first. It repeats its request with the state and its answers.
+
+    Of the result `base`, only `_meta` is kept.
+    """
+    result: dict[str, Any] = {
+        "resultType": "input_required",
+        "requestState": state,
+        "_meta": _with_server_info(base or {}),
+    }
     return {"result": result | ({"inputRequests": requests} if requests else {})}
 
 
-def _signed(result: Json) -> Json:
+def _with_server_info(result: Json) -> Json:
     meta = result.get("_meta")
-    ours = {SERVER_KEY: {"name": "mcp-guard", "version": __version__}}
-    return {**meta, **ours} if isinstance(meta, dict) else ours
+    server_info = {SERVER_KEY: {"name": "mcp-guard", "version": __version__}}
+    return {**meta, **server_info} if isinstance(meta, dict) else server_info
 
 
 def accepted_filter(wanted: object) -> Json | None:
-    """The part of a subscription's filter that can be honored; None if it is no filter."""
+    """The supported part of a subscription's filter; None if it is not an object."""
     if not isinstance(wanted, dict):
         return None
-    kept: Json = {name: True for name in CHANGES.values() if wanted.get(name) is True}
+    accepted: Json = {name: True for name in CHANGES.values() if wanted.get(name) is True}
     uris = wanted.get("resourceSubscriptions")
     if isinstance(uris, list) and uris:
-        kept["resourceSubscriptions"] = [uri for uri in uris if isinstance(uri, str)]
-    return kept
+        accepted["resourceSubscriptions"] = [uri for uri in uris if isinstance(uri, str)]
+    return accepted
 
 
 def matches_filter(wanted: Json, method: str, params: Json) -> bool:
-    """Whether a subscription carries this notification."""
+    """Whether a subscription with this filter carries this notification."""
     if method == RESOURCE_UPDATED:
         return params.get("uri") in wanted.get("resourceSubscriptions", ())
     return wanted.get(CHANGES.get(method, "")) is True
 
 
 def meets_log_level(level: object, wanted: str | None) -> bool:
-    """Whether a log message of this level is for a request that wants that level."""
+    """Whether a log message of this level goes to a request that wants the level `wanted`; None wants no messages."""
     return wanted is not None and level in LEVELS and LEVELS.index(str(level)) >= LEVELS.index(wanted)

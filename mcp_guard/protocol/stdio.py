@@ -1,4 +1,7 @@
-"""A conversation over two pipes: bytes to lines on the way in, frames and back-pressure on the way out."""
+"""The MCP stdio transport over two pipes: newline-delimited frames of bounded size, back-pressure, and signals.
+
+Parses nothing.
+"""
 
 import asyncio
 import os
@@ -6,8 +9,6 @@ import signal
 import stat
 from collections.abc import Callable
 from typing import IO
-
-# Newline-delimited frames (MCP stdio transport) with a bound on their size. Parses nothing.
 
 
 class LineSplitter:
@@ -22,19 +23,21 @@ class LineSplitter:
         """The lines that this chunk completes, without their newline; blank lines are left out."""
         end = data.find(b"\n")
         if end < 0:
-            self._keep(data)
+            self._append(data)
             return []
-        if end == len(data) - 1 <= self._limit and not self._buffer and not self._dropping:  # one whole line, mostly
+        if (
+            end == len(data) - 1 <= self._limit and not self._buffer and not self._dropping
+        ):  # the usual case: one whole line
             return [] if data.isspace() else [data[:-1]]
         first, *rest = data.split(b"\n")
-        self._keep(first)
-        lines: list[bytes | None] = [self._take()]
+        self._append(first)
+        lines: list[bytes | None] = [self._finish_line()]
         tail = rest.pop()
         lines += [line if len(line) <= self._limit else None for line in rest]
-        self._keep(tail)
+        self._append(tail)
         return [line for line in lines if line is None or line.strip()]
 
-    def _keep(self, data: bytes) -> None:
+    def _append(self, data: bytes) -> None:
         if self._dropping:
             return
         self._buffer += data
@@ -42,38 +45,35 @@ class LineSplitter:
             self._buffer.clear()
             self._dropping = True
 
-    def _take(self) -> bytes | None:
+    def _finish_line(self) -> bytes | None:
         dropped, self._dropping = self._dropping, False
         line = bytes(self._buffer)
         self._buffer.clear()
         return None if dropped else line
 
 
-# Signals to this process, told to the event loop.
+def on_signal(number: signal.Signals, handler: Callable[[], object]) -> None:
+    """Call `handler` for each such signal from now on: in the event loop if one runs, else directly.
 
-
-def on_signal(number: signal.Signals, tell: Callable[[], object]) -> None:
-    """From now on, call `tell` for each such signal: in the event loop if one runs, else at once.
-
-    `loop.add_signal_handler` does the former, but asks `inspect` first, which is 0.7 MiB for one question.
+    `loop.add_signal_handler` would do for the former, but it imports `inspect`, which costs 0.7 MiB.
     """
 
-    def hear(*_: object) -> None:
+    def on_arrival(*_: object) -> None:
         try:
             loop = asyncio.get_running_loop()
         except RuntimeError:
-            tell()
+            handler()
         else:
-            loop.call_soon_threadsafe(tell)
+            loop.call_soon_threadsafe(handler)
 
-    signal.signal(number, hear)
+    signal.signal(number, on_arrival)
 
 
 DRAIN_SECONDS = 0.5
-"""How long we go on reading from a far end that has closed its input: what it has said already still counts."""
+"""How long to keep reading from a peer that has closed its input: what it has sent already still counts."""
 
 
-class _Reader(asyncio.Protocol):
+class _PipeReader(asyncio.Protocol):
     def __init__(
         self, lines: LineSplitter, on_line: Callable[[bytes | None], None], on_end: Callable[[], None]
     ) -> None:
@@ -87,7 +87,7 @@ class _Reader(asyncio.Protocol):
         self._on_end()
 
 
-class _Writer(asyncio.BaseProtocol):
+class _PipeWriter(asyncio.BaseProtocol):
     def __init__(self, on_pressure: Callable[[bool], None], on_broken: Callable[[], object]) -> None:
         self._on_pressure, self._on_broken = on_pressure, on_broken
 
@@ -102,37 +102,46 @@ class _Writer(asyncio.BaseProtocol):
 
 
 def _is_file(stream: IO[bytes]) -> bool:
-    """Read and written at once: a regular file, or a device that cannot be waited on, such as /dev/null."""
+    """Whether a stream is read and written directly: a regular file, or a device that cannot be polled (/dev/null)."""
     mode = os.fstat(stream.fileno()).st_mode
     return stat.S_ISREG(mode) or (stat.S_ISCHR(mode) and not stream.isatty())
 
 
 class Pipes:
-    """Two open pipes. `on_line` gets each line (None for one over the limit), `on_end` is told once when either breaks.
+    """A pair of pipes to one peer: lines come in on one, frames go out on the other.
 
-    `on_pressure(True)` says that the reader at the far end is slow, `on_pressure(False)` that it caught up.
+    `on_end` is called once, when either pipe breaks or the peer closes its end.
     """
 
-    def __init__(self, on_line: Callable[[bytes | None], None], on_end: Callable[[], None]) -> None:
-        self._on_line, self._on_end = on_line, on_end
-        self.on_pressure: Callable[[bool], None] = lambda _: None
+    def __init__(self, on_end: Callable[[], None]) -> None:
+        self._on_end = on_end
         self._reading: asyncio.ReadTransport | None = None
         self._writing: asyncio.WriteTransport | None = None
         self._file: IO[bytes] | None = None
-        """The sink, where it is a file (redirected output): those are written at once."""
+        """The sink, if it is a file (redirected output): files are written to directly."""
         self._ended = False
 
-    async def open(self, source: IO[bytes], sink: IO[bytes], limit: int) -> None:
+    async def open(
+        self,
+        source: IO[bytes],
+        sink: IO[bytes],
+        *,
+        limit: int,
+        on_line: Callable[[bytes | None], None],
+        on_pressure: Callable[[bool], None],
+    ) -> None:
+        """Start to read and write.
+
+        `on_line` gets each line; None for one of more than `limit` bytes. `on_pressure(True)` reports that the reader
+        at the far end is slow, `on_pressure(False)` that it has caught up.
+        """
         loop = asyncio.get_running_loop()
         if _is_file(sink):
             self._file = sink
         else:
-            writer = _Writer(
-                lambda slow: self.on_pressure(slow),  # noqa: PLW0108 - it is set later
-                lambda: loop.call_later(DRAIN_SECONDS, self._end),
-            )
+            writer = _PipeWriter(on_pressure, lambda: loop.call_later(DRAIN_SECONDS, self._end))
             self._writing, _ = await loop.connect_write_pipe(lambda: writer, sink)
-        reader = _Reader(LineSplitter(limit), self._on_line, self._end)
+        reader = _PipeReader(LineSplitter(limit), on_line, self._end)
         if _is_file(source):
             loop.call_soon(reader.data_received, source.read())
             loop.call_soon(reader.connection_lost, None)
@@ -145,7 +154,7 @@ class Pipes:
             self._on_end()
 
     def write(self, frame: bytes, about: object = None, last: bool = False) -> None:
-        """Send a frame; on one pipe, what it belongs to makes no difference."""
+        """Send a frame. There is one pipe, so it makes no difference which request the frame belongs to."""
         if self._writing is not None and not self._writing.is_closing():
             self._writing.write(frame)
         elif self._file is not None:
@@ -153,7 +162,7 @@ class Pipes:
             self._file.flush()
 
     def throttle(self, slow: bool) -> None:
-        """Stop or resume reading, while those that we write to are slow."""
+        """Stop reading (True) or go on (False), while whoever gets what is read is slow."""
         if self._reading is None or self._reading.is_closing():
             return
         if slow:
@@ -162,7 +171,7 @@ class Pipes:
             self._reading.resume_reading()
 
     def close(self, flush: bool = False) -> None:
-        """Stop both ways; with `flush`, what was written still goes out."""
+        """Close both pipes; with `flush`, frames that were written still go out."""
         self._ended = True
         if self._reading is not None:
             self._reading.close()

@@ -1,4 +1,4 @@
-"""What the two eras of MCP have in common, and how one is told from the other. Dictionaries in, dictionaries out.
+"""The two families of MCP revisions: telling them apart, and what they have in common. Dictionaries in and out.
 
 The handshake revisions (2024-11-05 to 2025-11-25) begin with `initialize`. In the stateless one (2026-07-28) every
 request carries its revision, client and capabilities in `_meta`, and a server asks its client for something by
@@ -16,28 +16,28 @@ VERSION_KEY = "io.modelcontextprotocol/protocolVersion"
 
 
 def is_stateless(method: str, params: Json) -> bool:
-    """Whether a request is of the stateless era. `initialize` never is, whatever it carries."""
+    """Whether a request is of the stateless revision. `initialize` never is, whatever it carries."""
     meta = params.get("_meta")
     return method != INITIALIZE and isinstance(meta, dict) and VERSION_KEY in meta
 
 
-def without(capabilities: Json, names: tuple[str, ...]) -> Json:
-    return {name: value for name, value in capabilities.items() if name not in names}
+def without(members: Json, names: tuple[str, ...]) -> Json:
+    return {name: value for name, value in members.items() if name not in names}
 
 
 def withhold(capabilities: Json) -> Json:
-    """The capabilities without those that would run tools by another road, in either direction."""
-    kept = without(capabilities, WITHHELD_CAPABILITIES)
-    if isinstance(extensions := kept.get("extensions"), dict):
-        kept["extensions"] = without(extensions, WITHHELD_EXTENSIONS)
-    return kept
+    """The capabilities without those that would run tools by an unguarded path, in either direction."""
+    remaining = without(capabilities, WITHHELD_CAPABILITIES)
+    if isinstance(extensions := remaining.get("extensions"), dict):
+        remaining["extensions"] = without(extensions, WITHHELD_EXTENSIONS)
+    return remaining
 
 
-def merge_capabilities(answers: list[Json]) -> Json:
-    """What all upstreams together can do, from their `initialize` results."""
+def merge_capabilities(results: list[Json]) -> Json:
+    """The capabilities of all upstreams together, from their `initialize` results."""
     capabilities: Json = {}
-    for answer in answers:
-        for name, value in withhold(answer["capabilities"]).items():
+    for result in results:
+        for name, value in withhold(result["capabilities"]).items():
             merged = capabilities.setdefault(name, {})
             if isinstance(value, dict) and isinstance(merged, dict):
                 merged |= value
@@ -45,14 +45,14 @@ def merge_capabilities(answers: list[Json]) -> Json:
     return capabilities
 
 
-def merge_instructions(answers: list[Json]) -> Json:
-    """The upstreams' instructions as one member. Of several, each is headed by the server that it comes from."""
+def merge_instructions(results: list[Json]) -> Json:
+    """An `instructions` member with those of all upstreams; with several upstreams, each under its server's name."""
     texts = []
-    for answer in answers:
-        if text := answer.get("instructions"):
-            server = answer.get("serverInfo")
+    for result in results:
+        if text := result.get("instructions"):
+            server = result.get("serverInfo")
             name = server.get("name", "") if isinstance(server, dict) else ""
-            texts.append(f"# {name}\n{text}" if len(answers) > 1 else str(text))
+            texts.append(f"# {name}\n{text}" if len(results) > 1 else str(text))
     return {"instructions": "\n\n".join(texts)} if texts else {}
 
 
@@ -62,7 +62,7 @@ def can_open_urls(capabilities: object) -> bool:
     return isinstance(elicitation, dict) and isinstance(elicitation.get("url"), dict)
 
 
-def approval_elicitation(held: Approval, inbox: str) -> dict[str, Any]:
-    """An elicitation in URL mode that leads to the inbox."""
-    message = f"{held.subject.tool} waits for approval by {', '.join(held.routes)}."
-    return {"mode": "url", "url": f"{inbox}/requests/{held.id}", "message": message}
+def approval_elicitation(approval: Approval, inbox: str) -> dict[str, Any]:
+    """The params of an elicitation in URL mode that leads to the approval page."""
+    message = f"{approval.subject.tool} waits for approval by {', '.join(approval.routes)}."
+    return {"mode": "url", "url": f"{inbox}/requests/{approval.id}", "message": message}

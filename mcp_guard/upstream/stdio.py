@@ -200,9 +200,14 @@ class StdioTransport:
                 f"exited with status {status}" if status is not None else "closed its output or its input"
             )
 
-        self._pipes = Pipes(handler.on_message, on_end)
-        self._pipes.on_pressure = on_pressure
-        await self._pipes.open(process.stdout, process.stdin, max_message_bytes)
+        self._pipes = Pipes(on_end)
+        await self._pipes.open(
+            process.stdout,
+            process.stdin,
+            limit=max_message_bytes,
+            on_line=handler.on_message,
+            on_pressure=on_pressure,
+        )
         return True
 
     def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:

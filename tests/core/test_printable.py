@@ -15,6 +15,6 @@ def test_control_characters_are_escaped(text: object, shown: str) -> None:
 
 
 def test_notes_keep_line_breaks_and_no_control_characters(capsys: pytest.CaptureFixture[str]) -> None:
-    for tell in (note, StdioDownstreamTransport(1).note):
+    for tell in (note, StdioDownstreamTransport(1, note).note):
         tell("notification `\x1b[2J` is new\nhint: look")
         assert capsys.readouterr().err == "mcp-guard: notification `\\x1b[2J` is new\nhint: look\n"

@@ -113,11 +113,11 @@ own_names = st.sets(st.lists(st.sampled_from(PARTS), min_size=1, max_size=3).map
 
 @given(own_names)
 def test_plain_names_are_unambiguous_and_reversible(names: set[str]) -> None:
-    naming = ToolNames("up")
-    shown = {naming.show("up", name): name for name in names}
+    tool_names = ToolNames("up")
+    shown = {tool_names.for_client("up", name): name for name in names}
     assert len(shown) == len(names)
     for listed, name in shown.items():
-        assert naming.read(listed) == listed_name("up", name)
+        assert tool_names.from_client(listed) == listed_name("up", name)
         assert len(listed) <= 64
         assert not listed.startswith("guard__")
 

@@ -1,8 +1,8 @@
 """The sessions of a guard that serves HTTP. Each belongs to one instance for good, and has upstreams of its own.
 
-A client of the handshake era opens a session and names it by its id; requests of the stateless era share one session
-for each instance. A session ends when its client ends it, when nobody has used it for a while, or when its instance
-may not call any more.
+A client of the handshake revisions opens a session and names it by its id; stateless requests of one instance share a
+session. A session ends when its client ends it, when it has been idle too long, or when its instance may not call any
+more.
 """
 
 import asyncio
@@ -20,130 +20,138 @@ GRACE_SECONDS = 2.0
 
 
 class SessionLimitReached(Exception):
-    """There are as many sessions as there may be."""
+    """No session can be opened now: the limit is reached, or the guard is stopping."""
 
 
 @dataclass(eq=False)
 class HttpSession:
-    """One open session. `used` is the loop's time of its latest request, `busy` how many responses are open."""
+    """One open session. `used` is the event loop's time of its latest request."""
 
     id: str
     instance: Instance
     session: Session
-    front: HttpDownstreamTransport
+    transport: HttpDownstreamTransport
     used: float
-    busy: int = 0
+    open_responses: int = 0
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-@dataclass(frozen=True, slots=True)
-class Opening:
-    """How a session is made, with upstreams of its own; `standing` says why an instance
-    may not call, or None, and `over` is told of one that may not any more."""
-
-    session: Callable[[Instance, DownstreamTransport], Session]
-    standing: Callable[[Instance], str | None]
-    over: Callable[[Instance], None]
-    note: Callable[[str], None]
-
-
 class HttpSessions:
-    """All of one process. `run` must be running."""
+    """All sessions of one process; `run` must be running.
 
-    def __init__(self, opening: Opening, most: int, idle_seconds: float) -> None:
-        self._opening = opening
-        self._most = most
-        self._idle = idle_seconds
-        self._named: dict[str, HttpSession] = {}
-        self._shared: dict[str, HttpSession] = {}
-        self._tasks: asyncio.TaskGroup
+    `make_session` makes a session over upstreams of its own, whose processes are started already. `why_barred` returns
+    why an instance may not call, or None (raises LedgerError); `on_barred` is called when a session ends for that.
+    """
+
+    def __init__(
+        self,
+        *,
+        make_session: Callable[[Instance, DownstreamTransport], Session],
+        why_barred: Callable[[Instance], str | None],
+        on_barred: Callable[[Instance], None],
+        note: Callable[[str], None],
+        max_sessions: int,
+        idle_seconds: float,
+    ) -> None:
+        self._make_session = make_session
+        self._why_barred = why_barred
+        self._on_barred = on_barred
+        self._note = note
+        self._max_sessions = max_sessions
+        self._idle_seconds = idle_seconds
+        self._by_id: dict[str, HttpSession] = {}
+        self._stateless: dict[str, HttpSession] = {}
+        """The session of all stateless requests of an instance, by the instance's id."""
+        self._tasks = asyncio.TaskGroup()
         self._stopping = asyncio.Event()
 
     async def run(self, started: asyncio.Event) -> None:
-        """Keep the sessions until `stop`; then end them all."""
-        async with asyncio.TaskGroup() as self._tasks:
+        """Serve sessions until `stop`, then end them all. `started` is set once sessions can be opened."""
+        async with self._tasks:
             started.set()
             while not self._stopping.is_set():
-                self._reap()
+                self._end_unused()
                 try:
                     async with asyncio.timeout(REAP_SECONDS):
                         await self._stopping.wait()
                 except TimeoutError:
                     continue
-            for live in self.all():
-                live.ended.set()
+            for http_session in self.all():
+                http_session.ended.set()
 
     def stop(self) -> None:
         self._stopping.set()
 
     def all(self) -> list[HttpSession]:
-        return [*self._named.values(), *self._shared.values()]
+        return [*self._by_id.values(), *self._stateless.values()]
 
-    def find(self, id: str, instance: Instance) -> HttpSession | None:
+    def find_session(self, id: str, instance: Instance) -> HttpSession | None:
         """The session of this id, if it is this instance's: to anybody else it does not exist (promise P7)."""
-        live = self._named.get(id)
-        return self._use(live) if live is not None and live.instance.id == instance.id else None
+        http_session = self._by_id.get(id)
+        if http_session is None or http_session.instance.id != instance.id:
+            return None
+        return self._mark_used(http_session)
 
-    async def shared(self, instance: Instance) -> HttpSession:
+    async def stateless_session(self, instance: Instance) -> HttpSession:
         """The session of all stateless requests of this instance. Raises: SessionLimitReached."""
-        live = self._shared.get(instance.id)
-        if live is None:
-            live = self._shared[instance.id] = self._open(instance, f"stateless:{instance.id}")
-        await live.ready.wait()
-        return self._use(live)
+        http_session = self._stateless.get(instance.id)
+        if http_session is None:
+            http_session = self._stateless[instance.id] = self._open(instance, f"stateless:{instance.id}")
+        await http_session.ready.wait()
+        return self._mark_used(http_session)
 
     async def open(self, instance: Instance) -> HttpSession:
         """A new session. Raises: SessionLimitReached."""
         id = secrets.token_urlsafe(24)
-        live = self._named[id] = self._open(instance, id)
-        await live.ready.wait()
-        return live
+        http_session = self._by_id[id] = self._open(instance, id)
+        await http_session.ready.wait()
+        return http_session
 
-    def _use(self, live: HttpSession) -> HttpSession:
-        live.used = asyncio.get_running_loop().time()
-        return live
+    def _mark_used(self, http_session: HttpSession) -> HttpSession:
+        http_session.used = asyncio.get_running_loop().time()
+        return http_session
 
     def _open(self, instance: Instance, id: str) -> HttpSession:
-        if len(self._named) + len(self._shared) >= self._most or self._stopping.is_set():
+        if len(self._by_id) + len(self._stateless) >= self._max_sessions or self._stopping.is_set():
             raise SessionLimitReached
-        front = HttpDownstreamTransport(lambda text: self._opening.note(f"{instance.id}: {text}"))
-        session = self._opening.session(instance, front)
-        live = HttpSession(id, instance, session, front, asyncio.get_running_loop().time())
-        self._tasks.create_task(self._keep(live))
-        return live
+        transport = HttpDownstreamTransport(lambda text: self._note(f"{instance.id}: {text}"))
+        session = self._make_session(instance, transport)
+        http_session = HttpSession(id, instance, session, transport, asyncio.get_running_loop().time())
+        self._tasks.create_task(self._serve(http_session))
+        return http_session
 
-    async def _keep(self, live: HttpSession) -> None:
+    async def _serve(self, http_session: HttpSession) -> None:
+        session = http_session.session
         try:
-            async with asyncio.TaskGroup() as tasks:
-                live.session.open(tasks)
-                live.ready.set()
-                await live.ended.wait()
-                await live.session.close(GRACE_SECONDS)
-                await live.session.upstreams.close()
+            async with session.tasks:
+                http_session.ready.set()
+                await http_session.ended.wait()
+                await session.close(GRACE_SECONDS)
         finally:
-            live.front.close()
-            live.session.upstreams.kill()
-            self._named.pop(live.id, None)
-            if self._shared.get(live.instance.id) is live:
-                del self._shared[live.instance.id]
+            http_session.transport.close()
+            session.upstreams.kill()
+            self._forget(http_session)
 
-    def end(self, live: HttpSession) -> None:
-        """No request finds it any more."""
-        self._named.pop(live.id, None)
-        if self._shared.get(live.instance.id) is live:
-            del self._shared[live.instance.id]
-        live.ended.set()
+    def end(self, http_session: HttpSession) -> None:
+        """End a session. From now on no request finds it."""
+        self._forget(http_session)
+        http_session.ended.set()
 
-    def _reap(self) -> None:
+    def _forget(self, http_session: HttpSession) -> None:
+        self._by_id.pop(http_session.id, None)
+        if self._stateless.get(http_session.instance.id) is http_session:
+            del self._stateless[http_session.instance.id]
+
+    def _end_unused(self) -> None:
         now = asyncio.get_running_loop().time()
-        for live in self.all():
+        for http_session in self.all():
             try:
-                gone = self._opening.standing(live.instance)
+                is_barred = self._why_barred(http_session.instance) is not None
             except LedgerError as error:
-                self._opening.note(str(error))
+                self._note(str(error))
                 continue
-            if gone:
-                self._opening.over(live.instance)
-            if gone or (not live.busy and now - live.used > self._idle):
-                self.end(live)
+            if is_barred:
+                self._on_barred(http_session.instance)
+            if is_barred or (not http_session.open_responses and now - http_session.used > self._idle_seconds):
+                self.end(http_session)

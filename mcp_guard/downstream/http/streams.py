@@ -1,94 +1,105 @@
-"""One client over HTTP: which response each frame goes out on.
+"""The HTTP transport of one client: which response each frame goes out on.
 
-A reply goes out on the response to its request, and what belongs to a request before it. What an upstream says or asks
-of its own accord goes out on the latest open response, else on the standing one (the client's GET), else it waits for
-one. Format of a stream: server-sent events (HTML Living Standard §9.2).
+A reply goes out on the response to its request, after all other frames that belong to the request. What an upstream
+sends of its own accord goes out on the latest open response, else on the standalone one (the client's GET), else it
+waits for one. Stream format: server-sent events (HTML Living Standard §9.2).
 """
 
 import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
-from dataclasses import dataclass, field
+from typing import NamedTuple
 
+import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from mcp_guard.protocol.jsonrpc import Id
 
-KEPT_FRAMES = 1000
-REPLAYED_FRAMES = 100
+MAX_FRAMES = 1000
+"""How many frames a stream keeps for a client that does not read it; older ones are dropped."""
+MAX_REPLAYED_FRAMES = 100
 """How many frames of a response that were sent already are kept for a client that lost its connection."""
-LEFT_STREAMS = 16
-"""How many responses of a session may wait for such a client to come back."""
-PATIENCE_SECONDS = 1.0
+MAX_DETACHED_STREAMS = 16
+"""How many responses of a session may wait for their client to come back."""
+DOCUMENT_SECONDS = 1.0
 """How long a response may stay undecided between one JSON document and a stream."""
-PRIMED_SECONDS = 0.1
-"""The same where the client needs to have something to come back with."""
+RESUMABLE_DOCUMENT_SECONDS = 0.1
+"""The same for a resumable response, whose client needs an event id to come back with."""
 HEARTBEAT_SECONDS = 15.0
 RETRY_MS = 1000
-STANDING = "standing"
-"""The name of the response that belongs to no request; others are numbered."""
+STANDALONE = "standing"
+"""The name of the stream that belongs to no request; others are numbered."""
 SSE_HEADERS = {"content-type": "text/event-stream", "cache-control": "no-store", "x-accel-buffering": "no"}
 
 
+class Frame(NamedTuple):
+    """A frame of a stream: its number there, from 1, and whether it is the reply."""
+
+    number: int
+    data: bytes
+    is_reply: bool
+
+
 class Stream:
-    """The frames of one response, numbered from 1; `last` of a frame says that it is the reply.
+    """The frames of one response. `readers` counts the responses that send it: none while the client is away."""
 
-    `readers` counts the responses that send it: none while the client is away.
-    """
-
-    def __init__(self, name: str, kept: int = KEPT_FRAMES) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
         self.readers = 0
-        self._kept = kept
-        self._frames: deque[tuple[bytes, bool]] = deque()
-        self._gone = self._read = 0
-        """How many frames are kept no more, and have been read by anybody."""
-        self._news = asyncio.Event()
+        self._frames: deque[Frame] = deque()
+        self._last_number = 0
+        """The number of the latest frame that was put."""
+        self._last_read = 0
+        """The number of the latest frame that anybody has read."""
+        self._changed = asyncio.Event()
         self._ended = False
 
-    def put(self, frame: bytes, last: bool) -> None:
-        self._frames.append((frame, last))
-        self._forget()
-        self._news.set()
+    def put(self, data: bytes, is_reply: bool) -> None:
+        self._last_number += 1
+        self._frames.append(Frame(self._last_number, data, is_reply))
+        self._drop_old()
+        self._changed.set()
 
     def end(self) -> None:
+        """No frame will be put any more."""
         self._ended = True
-        self._news.set()
+        self._changed.set()
 
-    def _forget(self) -> None:
-        while len(self._frames) > self._kept or self._read - self._gone > REPLAYED_FRAMES:
-            self._frames.popleft()
-            self._gone += 1
+    def _drop_old(self) -> None:
+        frames = self._frames
+        while len(frames) > MAX_FRAMES or (frames and self._last_read - frames[0].number >= MAX_REPLAYED_FRAMES):
+            frames.popleft()
 
     @property
-    def read(self) -> int:
-        return self._read
+    def last_read(self) -> int:
+        return self._last_read
 
     @property
     def is_delivered(self) -> bool:
-        return bool(self._frames and self._frames[-1][1]) and self._read == self._gone + len(self._frames)
+        """Whether the reply was read by a response."""
+        return bool(self._frames and self._frames[-1].is_reply) and self._last_read == self._last_number
 
-    def anew(self) -> "Stream":
-        """The same, with what there is; whoever reads this one is at its end."""
-        made = Stream(self.name, self._kept)
-        made._frames, self._frames = self._frames, made._frames
-        made._gone, made._read = self._gone, self._read
+    def take_over(self) -> "Stream":
+        """A stream with the same frames, while whoever reads this one is at its end."""
+        successor = Stream(self.name)
+        successor._frames, self._frames = self._frames, successor._frames
+        successor._last_number, successor._last_read = self._last_number, self._last_read
         self.end()
-        return made
+        return successor
 
-    async def next(self, after: int) -> tuple[int, bytes, bool] | None:
-        """The first frame after this number, once there is one; None if there will be none."""
-        while after >= self._gone + len(self._frames):
+    async def next(self, after: int) -> Frame | None:
+        """The first kept frame after this number, once there is one; None if there will be none."""
+        while after >= self._last_number or not self._frames:
             if self._ended:
                 return None
-            self._news.clear()
-            await self._news.wait()
-        number = max(after, self._gone) + 1
-        frame, last = self._frames[number - self._gone - 1]
-        self._read = max(self._read, number)
-        self._forget()
-        return number, frame, last
+            self._changed.clear()
+            await self._changed.wait()
+        first = self._frames[0].number
+        frame = self._frames[max(after + 1 - first, 0)]
+        self._last_read = max(self._last_read, frame.number)
+        self._drop_old()
+        return frame
 
 
 class HttpDownstreamTransport:
@@ -96,173 +107,186 @@ class HttpDownstreamTransport:
 
     def __init__(self, note: Callable[[str], None]) -> None:
         self.note = note
-        self.is_single = False
-        """Whether everything goes out on the standing response, replies too (2024-11-05)."""
-        self.stray: bytes | None = None
-        """The answer to a frame that had no id to answer to."""
+        self.is_single_stream = False
+        """Whether everything goes out on the standalone stream, replies too (2024-11-05)."""
+        self.unaddressed_reply: bytes | None = None
+        """The latest reply that names no request, because the frame that it answers had no usable id."""
         self._streams: dict[Id, Stream] = {}
-        self._left: dict[str, Stream] = {}
+        """Open responses, by their request."""
+        self._detached: dict[str, Stream] = {}
         """Responses, by name, that a client may come back to."""
-        self._standing = Stream(STANDING)
-        self._last = 0
+        self._standalone = Stream(STANDALONE)
+        self._last_number = 0
 
     def throttle(self, slow: bool) -> None:
         """A client over HTTP waits for its answers anyway."""
 
-    def open(self, request: Id) -> Stream:
-        self._last += 1
-        stream = self._streams[request] = Stream(str(self._last))
+    def open_stream(self, request: Id) -> Stream:
+        """The stream of the response to a new request."""
+        self._last_number += 1
+        stream = self._streams[request] = Stream(str(self._last_number))
         return stream
 
-    def leave(self, request: Id) -> None:
-        """The client is gone from this response, for good."""
+    def discard(self, request: Id) -> None:
+        """The client has left this response and cannot come back: drop what belongs to it."""
         self._streams.pop(request, None)
 
-    def keep(self, stream: Stream) -> None:
-        """The client is gone from this response, perhaps to come back."""
-        if stream.name == STANDING:
+    def detach(self, stream: Stream) -> None:
+        """The client has left this response and may come back: keep its frames."""
+        if stream.name == STANDALONE:
             return
-        away = [each for each in self._left.values() if not each.readers and not each.is_delivered]
-        self._left = {each.name: each for each in (*away[-LEFT_STREAMS:], stream)}
+        waiting = [other for other in self._detached.values() if not other.readers and not other.is_delivered]
+        self._detached = {kept.name: kept for kept in (*waiting[-MAX_DETACHED_STREAMS:], stream)}
 
-    def stand(self) -> Stream:
-        """What goes out on the standing response; one before it ends."""
-        if self._standing.readers:
-            self._standing = self._standing.anew()
-        return self._standing
+    def standalone_stream(self) -> Stream:
+        """The stream of the client's GET. A response that was reading it before ends."""
+        if self._standalone.readers:
+            self._standalone = self._standalone.take_over()
+        return self._standalone
 
-    def find(self, event: str) -> tuple[Stream, int] | None:
-        """The response that an event belonged to, and the event's number in it."""
-        name, _, number = event.rpartition("-")
-        open_ones = (each for each in self._streams.values() if each.name == name)
-        stream = self._standing if name == self._standing.name else self._left.get(name) or next(open_ones, None)
+    def find_stream(self, event_id: str) -> tuple[Stream, int] | None:
+        """The stream that an event belongs to, and the event's number in it."""
+        name, _, number = event_id.rpartition("-")
+        if name == STANDALONE:
+            stream: Stream | None = self._standalone
+        else:
+            stream = self._detached.get(name) or next((s for s in self._streams.values() if s.name == name), None)
         return (stream, int(number)) if stream is not None and number.isdecimal() else None
 
     def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
         if last and about is None:
-            self.stray = frame
+            self.unaddressed_reply = frame
         elif about is not None:
             stream = self._streams.pop(about, None) if last else self._streams.get(about)
             if stream is not None:
                 stream.put(frame, last)
-            elif self.is_single:
-                self._standing.put(frame, False)
+            elif self.is_single_stream:
+                self._standalone.put(frame, False)
         else:
-            attended = (each for each in reversed(self._streams.values()) if each.readers)
-            next(attended, self._standing).put(frame, False)
+            attended = (stream for stream in reversed(self._streams.values()) if stream.readers)
+            next(attended, self._standalone).put(frame, False)
 
     def close(self) -> None:
-        for stream in (*self._streams.values(), *self._left.values(), self._standing):
+        for stream in (*self._streams.values(), *self._detached.values(), self._standalone):
             stream.end()
 
 
-def event(frame: bytes, name: bytes = b"message", id: str = "") -> bytes:
-    said = b"id: " + id.encode() + b"\n" if id else b""
-    return said + b"event: " + name + b"\ndata: " + frame.rstrip(b"\n") + b"\n\n"
-
-
-@dataclass(frozen=True, slots=True)
-class How:
-    """How a request is answered: further headers, the HTTP status of a reply, whether the stream just stands, and
-    whether a client that loses it can come back (2025-11-25): its events then have ids, and it is always a stream.
-    `after` is the number of the last frame that the client has."""
-
-    headers: Mapping[str, str] = field(default_factory=dict)
-    status: Callable[[bytes], int] = lambda _: 200
-    standing: bool = False
-    resumable: bool = False
-    after: int = 0
-
-
-Frame = tuple[int, bytes, bool]
+def sse_event(data: bytes, name: bytes = b"message", id: str = "") -> bytes:
+    """One server-sent event; `data` is one line."""
+    id_line = b"id: " + id.encode() + b"\n" if id else b""
+    return id_line + b"event: " + name + b"\ndata: " + data.rstrip(b"\n") + b"\n\n"
 
 
 class McpResponse(Response):
     """The response to one request: a JSON document if its reply comes soon and alone, else a stream of events.
 
-    `on_gone` is told if the client leaves before the reply.
+    - `on_disconnect` is called if the client leaves before the end.
+    - `status_of` gives the HTTP status of a reply that is sent alone.
+    - With `is_standalone` there is no reply to wait for: it is a stream from the start.
+    - With `is_resumable` (2025-11-25) it is always a stream and its events have ids, so that a client that loses it can
+      come back. `after` is the number of the last frame that the client has.
+    - `opening` is sent as the first event.
     """
 
-    def __init__(self, stream: Stream, on_gone: Callable[[], None], how: "How") -> None:
+    def __init__(
+        self,
+        stream: Stream,
+        on_disconnect: Callable[[], None],
+        *,
+        extra_headers: Mapping[str, str] = {},
+        status_of: Callable[[bytes], int] = lambda _: 200,
+        is_standalone: bool = False,
+        is_resumable: bool = False,
+        after: int = 0,
+        opening: bytes = b"",
+    ) -> None:
         self._stream = stream
-        self._on_gone = on_gone
-        self._how = how
-        self._number = how.after
+        self._on_disconnect = on_disconnect
+        self._extra_headers = extra_headers
+        self._status_of = status_of
+        self._is_standalone = is_standalone
+        self._is_resumable = is_resumable
+        self._after = after
+        self._opening = opening
+        self._is_complete = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         self._stream.readers += 1
-        gone = asyncio.ensure_future(_until_gone(receive))
-        answering = asyncio.ensure_future(self._answer(send))
         try:
-            await asyncio.wait((gone, answering), return_when=asyncio.FIRST_COMPLETED)
-            if not answering.done():
-                self._on_gone()
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(self._cancel_on_disconnect, receive, tasks.cancel_scope, name="cancel on disconnect")
+                await self._send(send)
+                self._is_complete = True
+            if not self._is_complete:
+                self._on_disconnect()
         finally:
-            gone.cancel()
-            answering.cancel()
-            await asyncio.gather(gone, answering, return_exceptions=True)
             self._stream.readers -= 1
 
-    async def _next(self, seconds: float) -> Frame | None:
-        """Raises: TimeoutError."""
-        async with asyncio.timeout(seconds):
-            found = await self._stream.next(self._number)
-        if found is not None:
-            self._number = found[0]
-        return found
+    async def _cancel_on_disconnect(self, receive: Receive, scope: anyio.CancelScope) -> None:
+        """Returns when the response is complete too: then `receive` gives `http.disconnect` (ASGI specification)."""
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        if not self._is_complete:
+            scope.cancel()
 
-    async def _answer(self, send: Send) -> None:
-        first: Frame | None = None
-        if not self._how.standing:
+    async def _next(self, seconds: float) -> Frame | None:
+        """The next frame; None if there will be none. Raises: TimeoutError."""
+        async with asyncio.timeout(seconds):
+            frame = await self._stream.next(self._after)
+        if frame is not None:
+            self._after = frame.number
+        return frame
+
+    async def _send(self, send: Send) -> None:
+        resumed_from, first = self._after, None
+        if not self._is_standalone:
             try:
-                first = await self._next(PRIMED_SECONDS if self._how.resumable else PATIENCE_SECONDS)
+                first = await self._next(RESUMABLE_DOCUMENT_SECONDS if self._is_resumable else DOCUMENT_SECONDS)
             except TimeoutError:
                 pass
             else:
-                if first is None or first[2]:
-                    await self._send_whole(send, first)
+                if first is None or first.is_reply:
+                    await self._send_document(send, first)
                     return
         await self._start(send, 200, SSE_HEADERS)
-        if self._how.resumable:  # so that it can be resumed even if nothing else came
-            start = f"id: {self._stream.name}-{self._how.after}\nretry: {RETRY_MS}\ndata:\n\n".encode()
+        if self._is_resumable:  # so that it can be resumed even if nothing else was sent
+            start = f"id: {self._stream.name}-{resumed_from}\nretry: {RETRY_MS}\ndata:\n\n".encode()
             await send({"type": "http.response.body", "body": start, "more_body": True})
+        if self._opening:
+            await send({"type": "http.response.body", "body": self._opening, "more_body": True})
         async for data in self._events(first):
             await send({"type": "http.response.body", "body": data, "more_body": True})
         await send({"type": "http.response.body", "body": b""})
 
-    async def _send_whole(self, send: Send, first: Frame | None) -> None:
-        """The reply alone, in one piece."""
-        body, headers = first[1] if first else b"", {"content-type": "application/json"}
-        status = self._how.status(body) if first else 503
-        if first is not None and self._how.resumable:
-            body, headers = self._event(first), SSE_HEADERS
+    async def _send_document(self, send: Send, reply: Frame | None) -> None:
+        """Send the reply alone and in one piece; a resumable one as the only event of a stream."""
+        body, headers = reply.data if reply else b"", {"content-type": "application/json"}
+        status = self._status_of(body) if reply else 503
+        if reply is not None and self._is_resumable:
+            body, headers = self._event(reply), SSE_HEADERS
         await self._start(send, status, {**headers, "content-length": str(len(body))})
         await send({"type": "http.response.body", "body": body})
 
-    async def _start(self, send: Send, status: int, headers: dict[str, str]) -> None:
-        raw = [(name.encode(), value.encode()) for name, value in {**headers, **self._how.headers}.items()]
+    async def _start(self, send: Send, status: int, headers: Mapping[str, str]) -> None:
+        raw = [(name.encode(), value.encode()) for name, value in {**headers, **self._extra_headers}.items()]
         await send({"type": "http.response.start", "status": status, "headers": raw})
 
     def _event(self, frame: Frame) -> bytes:
-        return event(frame[1], id=f"{self._stream.name}-{frame[0]}" if self._how.resumable else "")
+        return sse_event(frame.data, id=f"{self._stream.name}-{frame.number}" if self._is_resumable else "")
 
     async def _events(self, first: Frame | None) -> AsyncIterator[bytes]:
-        found = first
+        """Each frame as an event, and heartbeats between them, until the reply or the end of the stream."""
+        frame = first
         while True:
-            if found is not None:
-                yield self._event(found)
-                if found[2]:
+            if frame is not None:
+                yield self._event(frame)
+                if frame.is_reply:
                     return
             try:
-                found = await self._next(HEARTBEAT_SECONDS)
+                frame = await self._next(HEARTBEAT_SECONDS)
             except TimeoutError:
-                found = None
+                frame = None
                 yield b": still here\n\n"
                 continue
-            if found is None:
+            if frame is None:
                 return
-
-
-async def _until_gone(receive: Receive) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
