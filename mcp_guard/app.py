@@ -261,6 +261,6 @@ class NoClient:
 def report_unknown(intents: list[Json]) -> None:
     """Print the calls whose outcome is unknown, for the operator."""
     for intent in intents:
-        what = f"{intent.get('tool')} (receipt {intent.get('seq')}, call {intent.get('call')})"
-        print(f"mcp-guard: the outcome of {what} is unknown: a guard ended before recording it", file=sys.stderr)
-        print(f"hint: look at the resource, then: mcp-guard show {intent.get('call')}", file=sys.stderr, flush=True)
+        call = f"{intent.get('tool')} (receipt {intent.get('seq')}, call {intent.get('call')})"
+        print(f"mcp-guard: the outcome of {call} is unknown: a guard ended before recording it", file=sys.stderr)
+        print(f"hint: look at the resource, then run: mcp-guard show {intent.get('call')}", file=sys.stderr, flush=True)

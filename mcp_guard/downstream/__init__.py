@@ -1,1 +1,1 @@
-"""Fronts: how a client reaches the guard."""
+"""Clients in front of the guard: sessions, protocol adapters and transports."""

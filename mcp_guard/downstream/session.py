@@ -181,8 +181,8 @@ class Session:
         else:
             self._adapter.on_notification(method, params)
 
-    def on_protocol_violation(self, what: str) -> None:
-        self.note(f"client: {what}")
+    def on_protocol_violation(self, violation: str) -> None:
+        self.note(f"client: {violation}")
 
     def abandon(self, id: Id) -> None:
         """The client has disconnected from a request that it cannot come back to."""

@@ -60,15 +60,15 @@ def agent_of(peer: UnixPeer, users: Mapping[str, str]) -> str:
     """The agent assigned to this user, by uid or by name. Raises: IdentityError unless there is exactly one."""
     agents = {users[key] for key in (str(peer.uid), peer.user) if key in users}
     if len(agents) != 1 or peer.uid == NOBODY:
-        what = f"{peer} has {len(agents)} agents" if agents else f"{peer} is not among [connect.users]"
-        raise IdentityError(what, "the operator of the guard lists users there, each with one agent")
+        reason = f"{peer} has {len(agents)} agents" if agents else f"{peer} is not listed in [connect.users]"
+        raise IdentityError(reason, "ask the operator of the guard to list each user there, with one agent")
     return agents.pop()
 
 
 def listen(settings: SocketSettings) -> socket.socket:
     """A socket to which only users admitted by its mode and group can ever connect. Raises: ConfigError."""
     if not hasattr(socket, "SO_PEERCRED"):
-        raise ConfigError("serve.socket: this system does not say who connects", "serve over HTTP, or on Linux")
+        raise ConfigError("serve.socket: this system does not report who connects", "serve over HTTP, or on Linux")
     listener, path = socket.socket(socket.AF_UNIX), str(settings.path)
     old_umask = os.umask(0o177)
     try:
@@ -92,7 +92,7 @@ def _remove_stale(path: str) -> None:
     """Remove the socket of a guard that has ended. Raises: ConfigError if it is in use, or no socket; OSError."""
     try:
         if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            raise ConfigError(f"serve.socket: `{path}` is no socket", "name another path")
+            raise ConfigError(f"serve.socket: `{path}` is not a socket", "choose another path")
     except FileNotFoundError:
         return
     with socket.socket(socket.AF_UNIX) as probe:
@@ -101,7 +101,7 @@ def _remove_stale(path: str) -> None:
         except ConnectionRefusedError:
             os.unlink(path)
             return
-    raise ConfigError(f"serve.socket: somebody listens on `{path}` already", "end that guard, or name another path")
+    raise ConfigError(f"serve.socket: `{path}` is in use by another process", "stop that guard, or choose another path")
 
 
 class UnixDownstreamTransport(asyncio.Protocol):

@@ -1,1 +1,1 @@
-"""The HTTP front. Only `mcp-guard serve` loads it."""
+"""The HTTP transport. Only `mcp-guard serve` loads it."""
