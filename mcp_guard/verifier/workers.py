@@ -75,7 +75,7 @@ class Workers:
 
 @contextmanager
 def open_workers(source: ReceiptSource, workers: int | None = None) -> Iterator[Workers]:
-    """Workers on one snapshot. None: one a processor if it is worth it; 1: this process alone.
+    """Workers on one snapshot. `workers` None means one per processor if that helps, 1 means this process alone.
 
     Raises: UnusableInput.
     """
