@@ -104,9 +104,7 @@ async def test_reply_of_an_approved_call_is_given_after_its_outcome_is_recorded(
         harness.upstream.before = fills_up
         assert "could not be recorded: the disk is full" in await call(harness)
         filled[0].unlink()
-        assert (
-            await call(harness) == "done"
-        )  # the same call again is given what it was not told, and not asked about anew
+        assert await call(harness) == "done"  # the repeated call gets the answer it missed, without another approval
         assert await call(harness, ToolCallRequest("guard__await", {"approval": id})) == "done"
         assert len(harness.upstream.sent) == 1
         harness.close()

@@ -189,7 +189,7 @@ class GuardPair:
             victim.spare()
             victim.guard.kill()
         for number in set(range(GUARDS)) - set(victims):
-            require(self.guards[number].settle(), f"guard {number} ended by itself: {self.stderr(number)[-500:]}")
+            require(self.guards[number].settle(), f"guard {number} exited on its own: {self.stderr(number)[-500:]}")
         for number in range(GUARDS):
             guard = self.guards[number]
             self.told += [

@@ -46,7 +46,7 @@ KEYS = (
 
 @cache
 def recorded(era: str, side: str) -> list[Any]:
-    """What the official `client` or `upstream` of this era said, in order."""
+    """What the official `client` or `upstream` of this protocol version sent, in order."""
     document = json.loads(Path(__file__).with_name("frames.json").read_text())
     return [json.loads(frame) for frame in document[era][side]]
 

@@ -20,7 +20,7 @@ from tests.live.running_guard import command, upstream, write_config
 HERE = Path(__file__).parent
 FRAMES = HERE / "frames.json"
 ERAS = {"handshake": ("legacy", "old"), "stateless": ("2026-07-28", "modern")}
-"""How the client and the server are told which era to speak."""
+"""How the client and the server are told which protocol version to use."""
 TEE = [sys.executable, str(HERE / "tee.py")]
 SERVER = str(HERE.parent / "servers" / "protocol_versions.py")
 

@@ -1,8 +1,8 @@
 """Malformed frames for real guards: `make fuzz FRAMES=100000`. Prints how to repeat what failed.
 
-A round is one guard with a client and an upstream of one era. Either side says the malformed frames, or the client says
-them over HTTP, or another upstream answers so when it is greeted and listed. They are made by the mutator or by
-Hypothesis. A seed gives the same frames in the same order.
+A round is one guard with a client and an upstream of one protocol version. Either side sends the malformed frames,
+or the client sends them over HTTP, or another upstream answers the greeting and the listings with them. They are made
+by the mutator or by Hypothesis. A seed gives the same frames in the same order.
 """
 
 import argparse

@@ -63,7 +63,7 @@ def greet(id: object, method: str, params: dict[str, Any]) -> None:
     elif method == "server/discover" and ERA == "stateless":
         answer(id, {"supportedVersions": [REVISION], "capabilities": CAPABILITIES, **WHO}, True)
     else:
-        refused = {"code": -32601, "message": "not of this era"}
+        refused = {"code": -32601, "message": "not in this protocol version"}
         write(json.dumps({"jsonrpc": "2.0", "id": id, "error": refused}).encode() + b"\n")
 
 

@@ -84,10 +84,10 @@ def test_repeated_export_adds_new_receipts_and_keeps_full_tiles(tmp_path: Path) 
     fill(writer, 700)
     assert write(writer, out) == ExportResult(1000, 700, note_root(out))
     assert {path: path.stat().st_ino for path in kept} == kept
-    write(writer, tmp_path / "anew")
-    found, anew = files(out), files(tmp_path / "anew")
-    assert {name for name in found if found[name] != anew.get(name)} == {"bundles/000.jsonl"}
-    assert set(found) == set(anew)
+    write(writer, tmp_path / "fresh")
+    found, fresh = files(out), files(tmp_path / "fresh")
+    assert {name for name in found if found[name] != fresh.get(name)} == {"bundles/000.jsonl"}
+    assert set(found) == set(fresh)
     assert write(writer, out).new == 0
     assert files(out) == found
 
@@ -119,8 +119,8 @@ def test_an_interrupted_export_is_completed_by_the_next(tmp_path: Path, at: int)
     assert not (out / "checkpoint").exists()
     fill(writer, 1)
     write(writer, out)
-    write(writer, tmp_path / "anew")
-    assert files(out) == files(tmp_path / "anew")
+    write(writer, tmp_path / "fresh")
+    assert files(out) == files(tmp_path / "fresh")
 
 
 def test_a_folder_with_anything_else_is_refused_and_left_alone(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ ABLE: Json = {"elicitation": {}, "roots": {}}
 
 
 @dataclass
-class Eras:
+class UpstreamServer:
     """One official server of a protocol version, and the configuration of a guard in front of it."""
 
     folder: Path
@@ -55,15 +55,15 @@ class Eras:
 
 
 @pytest.fixture(params=["stdio", "http"])
-def modern(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Eras]:
-    yield from serving(Eras(tmp_path, "modern", request.param == "http"))
+def modern(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[UpstreamServer]:
+    yield from serving(UpstreamServer(tmp_path, "modern", request.param == "http"))
 
 
-def serving(eras: Eras) -> Iterator[Eras]:
-    yield eras
-    if eras.process is not None:
-        eras.process.kill()
-        eras.process.wait()
+def serving(server: UpstreamServer) -> Iterator[UpstreamServer]:
+    yield server
+    if server.process is not None:
+        server.process.kill()
+        server.process.wait()
 
 
 def answer(client: Client, **answers: Json) -> None:
@@ -91,7 +91,7 @@ def heard(client: Client, method: str) -> Json:
         client.others.append(client.read())
 
 
-def test_handshake_client_works_with_a_stateless_upstream(modern: Eras) -> None:
+def test_handshake_client_works_with_a_stateless_upstream(modern: UpstreamServer) -> None:
     with Client(modern.config) as client:
         hello = client.start(elicitation={})
         assert hello["instructions"] == "be kind"
@@ -114,16 +114,16 @@ def test_handshake_client_works_with_a_stateless_upstream(modern: Eras) -> None:
     cli("verify", "--config", str(modern.config))
 
 
-def test_log_level_is_sent_with_each_stateless_request(modern: Eras) -> None:
+def test_log_level_is_sent_with_each_stateless_request(modern: UpstreamServer) -> None:
     with Client(modern.config) as client:
         client.start()
         if "error" in client.request("logging/setLevel", {"level": "info"}):
-            pytest.skip("the SDK's server offers no logging in this era")
+            pytest.skip("the SDK's server offers no logging in this protocol version")
         client.call("up__steps")
         assert heard(client, "notifications/message")["data"] == "a word"
 
 
-def test_upstream_questions_reach_a_handshake_client_within_the_call(modern: Eras) -> None:
+def test_upstream_questions_reach_a_handshake_client_within_the_call(modern: UpstreamServer) -> None:
     with Client(modern.config) as client:
         client.start(**ABLE)
         id = client.send("tools/call", {"name": "up__greet", "arguments": {"times": 2}})
@@ -137,7 +137,7 @@ def test_upstream_questions_reach_a_handshake_client_within_the_call(modern: Era
     cli("verify", "--config", str(modern.config))
 
 
-def test_upstream_questions_reach_a_stateless_client_with_the_guards_state(modern: Eras) -> None:
+def test_upstream_questions_reach_a_stateless_client_with_the_guards_state(modern: UpstreamServer) -> None:
     call: Json = {"name": "up__greet", "arguments": {}}
     with Stateless(modern.config) as client:
         first = client.ask("tools/call", call, **ABLE)["result"]
@@ -157,7 +157,7 @@ def test_upstream_questions_reach_a_stateless_client_with_the_guards_state(moder
     assert outcome["rounds"] == 2
 
 
-def test_question_unsupported_by_the_client_is_named_and_ends_the_call(modern: Eras) -> None:
+def test_question_unsupported_by_the_client_is_named_and_ends_the_call(modern: UpstreamServer) -> None:
     with Client(modern.config) as client:
         client.start(elicitation={})
         reply = client.call("up__greet")
@@ -170,7 +170,7 @@ def test_question_unsupported_by_the_client_is_named_and_ends_the_call(modern: E
     assert len(modern.seen("greet")) == 2
 
 
-def test_client_refusal_to_answer_ends_the_call(modern: Eras) -> None:
+def test_client_refusal_to_answer_ends_the_call(modern: UpstreamServer) -> None:
     with Client(modern.config) as client:
         client.start(**ABLE)
         id = client.send("tools/call", {"name": "up__greet", "arguments": {}})
@@ -180,7 +180,7 @@ def test_client_refusal_to_answer_ends_the_call(modern: Eras) -> None:
     assert [outcome["ending"] for outcome in modern.outcomes()] == ["cancelled"]
 
 
-def test_endless_questions_are_cut_off(modern: Eras) -> None:
+def test_endless_questions_are_cut_off(modern: UpstreamServer) -> None:
     with Client(modern.config) as client:
         client.start(**ABLE)
         id = client.send("tools/call", {"name": "up__greet", "arguments": {"times": 99}})
@@ -191,7 +191,7 @@ def test_endless_questions_are_cut_off(modern: Eras) -> None:
     assert [(outcome["ending"], outcome["rounds"]) for outcome in modern.outcomes()] == [("cancelled", 10)]
 
 
-def test_call_whose_guard_dies_between_rounds_is_unknown_and_not_resumed(modern: Eras) -> None:
+def test_call_whose_guard_dies_between_rounds_is_unknown_and_not_resumed(modern: UpstreamServer) -> None:
     with Client(modern.config) as client:
         client.start(**ABLE)
         client.send("tools/call", {"name": "up__greet", "arguments": {}})
@@ -206,7 +206,7 @@ def test_call_whose_guard_dies_between_rounds_is_unknown_and_not_resumed(modern:
 
 def test_approved_call_with_several_rounds_has_one_intent(tmp_path: Path) -> None:
     hold = '@id("gate") @require_approval("people") forbid (principal, action == Action::"up__greet", resource);'
-    modern = Eras(tmp_path, "modern", policies=ALLOW_ALL + hold, guard="hold_seconds = 0.1")
+    modern = UpstreamServer(tmp_path, "modern", policies=ALLOW_ALL + hold, guard="hold_seconds = 0.1")
     call: Json = {"name": "up__greet", "arguments": {}}
     with Stateless(modern.config) as client:
         first = client.ask("tools/call", call, **ABLE)["result"]
@@ -231,7 +231,7 @@ arguments = {}
 [tools.up__greet]
 effect = "read"
 """
-    modern = Eras(tmp_path, "modern", more=facts)
+    modern = UpstreamServer(tmp_path, "modern", more=facts)
     with Client(modern.config) as client:
         client.start(**ABLE)
         assert client.call("up__echo", {"text": "hi"})["result"]["isError"] is True
@@ -242,7 +242,7 @@ effect = "read"
 
 @pytest.mark.parametrize("era", ["old", "modern"])
 def test_stateless_client_module_is_loaded_only_for_stateless_upstreams(tmp_path: Path, era: str) -> None:
-    with Client(Eras(tmp_path, era).config, env={"PYTHONPROFILEIMPORTTIME": "1"}) as client:
+    with Client(UpstreamServer(tmp_path, era).config, env={"PYTHONPROFILEIMPORTTIME": "1"}) as client:
         client.start()
         client.call("up__echo", {"text": "hi"})
     modules = ("upstream.stateless", "protocol.stateless_server", "protocol.stateless_client")
@@ -250,7 +250,7 @@ def test_stateless_client_module_is_loaded_only_for_stateless_upstreams(tmp_path
     assert "mcp_guard.protocol.headers" not in client.stderr
 
 
-def test_upstream_that_only_asks_for_time_is_retried(modern: Eras) -> None:
+def test_upstream_that_only_asks_for_time_is_retried(modern: UpstreamServer) -> None:
     with Client(modern.config) as client:
         client.start()
         assert text(client.call("up__wait")) == "waited"
@@ -258,7 +258,7 @@ def test_upstream_that_only_asks_for_time_is_retried(modern: Eras) -> None:
 
 
 @pytest.mark.parametrize("kind", [Client, Stateless])
-def test_client_leaving_between_rounds_cancels_the_call(modern: Eras, kind: type[Client]) -> None:
+def test_client_leaving_between_rounds_cancels_the_call(modern: UpstreamServer, kind: type[Client]) -> None:
     with kind(modern.config) as client:
         if kind is Client:
             client.start(**ABLE)
@@ -273,7 +273,7 @@ def test_client_leaving_between_rounds_cancels_the_call(modern: Eras, kind: type
 
 
 @pytest.mark.parametrize("kind", [Client, Stateless])
-def test_a_cancelled_call_is_cancelled_at_the_upstream(modern: Eras, kind: type[Client]) -> None:
+def test_a_cancelled_call_is_cancelled_at_the_upstream(modern: UpstreamServer, kind: type[Client]) -> None:
     with kind(modern.config) as client:
         if kind is Client:
             client.start()
@@ -284,7 +284,7 @@ def test_a_cancelled_call_is_cancelled_at_the_upstream(modern: Eras, kind: type[
         eventually(lambda: [outcome["ending"] for outcome in modern.outcomes()] == ["cancelled"])
 
 
-def test_handshake_client_receives_change_notifications(modern: Eras) -> None:
+def test_handshake_client_receives_change_notifications(modern: UpstreamServer) -> None:
     with Client(modern.config) as client:
         client.start()
         assert "up__later" not in client.tools()
@@ -296,7 +296,7 @@ def test_handshake_client_receives_change_notifications(modern: Eras) -> None:
         assert client.request("resources/unsubscribe", {"uri": "mem://one"})["result"] == {}
 
 
-def test_stateless_client_receives_change_notifications_by_subscription(modern: Eras) -> None:
+def test_stateless_client_receives_change_notifications_by_subscription(modern: UpstreamServer) -> None:
     with Stateless(modern.config) as client:
         wanted = {"toolsListChanged": True, "resourceSubscriptions": ["mem://one"]}
         id = client.send("subscriptions/listen", {"notifications": wanted})
@@ -308,7 +308,7 @@ def test_stateless_client_receives_change_notifications_by_subscription(modern: 
 
 
 def test_upstream_with_both_versions_gets_the_version_of_its_client(tmp_path: Path) -> None:
-    dual = Eras(tmp_path, "dual")
+    dual = UpstreamServer(tmp_path, "dual")
     with Client(dual.config) as client:
         client.start()
         client.call("up__echo", {"text": "a"})
@@ -320,7 +320,7 @@ def test_upstream_with_both_versions_gets_the_version_of_its_client(tmp_path: Pa
 
 @pytest.mark.parametrize("over_http", [False, True], ids=["stdio", "http"])
 def test_handshake_only_upstream_gets_the_handshake(tmp_path: Path, over_http: bool) -> None:
-    for old in serving(Eras(tmp_path, "old", over_http)):
+    for old in serving(UpstreamServer(tmp_path, "old", over_http)):
         with Stateless(old.config) as client:
             reply = client.ask("tools/call", {"name": "up__echo", "arguments": {"text": "a"}})
             assert text(reply) == "a"
@@ -330,7 +330,7 @@ def test_handshake_only_upstream_gets_the_handshake(tmp_path: Path, over_http: b
 
 
 def test_arguments_marked_in_the_schema_are_sent_as_headers(tmp_path: Path) -> None:
-    for modern in serving(Eras(tmp_path, "modern", over_http=True)):
+    for modern in serving(UpstreamServer(tmp_path, "modern", over_http=True)):
         with Client(modern.config) as client:
             client.start()
             assert text(client.call("up__routed", {"region": "Zürich"})) == "Zürich"
@@ -339,7 +339,7 @@ def test_arguments_marked_in_the_schema_are_sent_as_headers(tmp_path: Path) -> N
 
 
 def test_upstream_that_returns_is_reconnected(tmp_path: Path) -> None:
-    modern = Eras(tmp_path, "modern")
+    modern = UpstreamServer(tmp_path, "modern")
     with Client(modern.config) as client:
         client.start()
         client.call("up__echo", {"text": "a"})

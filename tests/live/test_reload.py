@@ -29,7 +29,7 @@ def write(config: Path, policies: str) -> None:
     draft.replace(config.parent / "policies" / "test.cedar")
 
 
-@pytest.mark.parametrize("hurry", [True, False], ids=["by SIGHUP", "by itself"])
+@pytest.mark.parametrize("hurry", [True, False], ids=["by SIGHUP", "automatically"])
 def test_changed_policies_apply_within_the_session(tmp_path: Path, hurry: bool) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path))
     with Client(config) as client:

@@ -70,7 +70,7 @@ async def test_sessions_with_the_same_catalog_share_loaded_policies(tmp_path: Pa
         assert scenario.receipts("policy.loaded") == 2
 
 
-@pytest.mark.parametrize("asked", [True, False], ids=["asked", "by itself"])
+@pytest.mark.parametrize("asked", [True, False], ids=["asked", "automatically"])
 async def test_every_session_gets_changed_policies_for_its_own_catalog(tmp_path: Path, asked: bool) -> None:
     async with watching(tmp_path) as scenario:
         told: list[str] = []

@@ -288,7 +288,7 @@ def cancelled(proxy: Proxy) -> list[Json]:
 
 def test_changed_roots_are_announced_where_supported(proxy: Proxy) -> None:
     if proxy.is_stateless:
-        pytest.skip("the stateless revision has no such notification: roots are asked for anew")
+        pytest.skip("the stateless revision has no such notification: roots are requested again")
     proxy.client.notify("notifications/roots/list_changed", {"_meta": {"x/y": 1}})
     proxy.script(result={"content": []})
     proxy.ask("tools/call", {"name": "up__any", "arguments": {}})

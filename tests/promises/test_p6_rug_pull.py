@@ -240,7 +240,7 @@ def test_without_accepted_tools_nothing_is_listed(tmp_path: Path, first_use: str
         assert client.tools().keys() <= {"guard__await"}
         changing.accept()
         eventually(lambda: "up__echo" in client.tools())
-        assert "is pending" in text(client.call("up__echo", {"text": "a"})), "its gate has woken"
+        assert "is pending" in text(client.call("up__echo", {"text": "a"})), "its approval policy applies again"
     assert log(changing.config, "--kind", "policy.rejected") == []
 
 

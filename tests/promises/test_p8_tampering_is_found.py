@@ -297,9 +297,9 @@ def test_reply_with_only_its_salt_left_counts_as_not_kept(scene: Scene) -> None:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def lives(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+async def ledgers(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """An early ledger, its continuation, and another continuation signed with the same key."""
-    folder = tmp_path_factory.mktemp("lives")
+    folder = tmp_path_factory.mktemp("ledgers")
     harness = await write_history(folder / "early", 300)
     harness.close()
     result = {"early": folder / "early" / "state"}
@@ -325,24 +325,24 @@ def held_against(state: Path, *others: Path) -> Report:
     )
 
 
-def test_each_forked_ledger_verifies_on_its_own(lives: dict[str, Path]) -> None:
+def test_each_forked_ledger_verifies_on_its_own(ledgers: dict[str, Path]) -> None:
     for name in ("later", "fork", "longer"):
-        report = held_against(lives[name], lives["early"], lives[name])
+        report = held_against(ledgers[name], ledgers["early"], ledgers[name])
         assert report.ok, report.problem
         assert len(report.against) == 2
 
 
-def test_a_rolled_back_copy_is_found_with_a_later_checkpoint(lives: dict[str, Path]) -> None:
-    assert held_against(lives["early"]).ok
-    assert "rolled back" in held_against(lives["early"], lives["later"]).problem
-    assert "rolled back" in held_against(lives["early"], lives["early"], lives["later"]).problem
+def test_a_rolled_back_copy_is_found_with_a_later_checkpoint(ledgers: dict[str, Path]) -> None:
+    assert held_against(ledgers["early"]).ok
+    assert "rolled back" in held_against(ledgers["early"], ledgers["later"]).problem
+    assert "rolled back" in held_against(ledgers["early"], ledgers["early"], ledgers["later"]).problem
 
 
-def test_a_fork_made_with_the_guards_key_is_found_with_a_checkpoint(lives: dict[str, Path]) -> None:
-    sizes = {name: note.parse(signed_head(state))[0].size for name, state in lives.items()}
+def test_a_fork_made_with_the_guards_key_is_found_with_a_checkpoint(ledgers: dict[str, Path]) -> None:
+    sizes = {name: note.parse(signed_head(state))[0].size for name, state in ledgers.items()}
     assert sizes["fork"] == sizes["later"] < sizes["longer"]
-    assert "split view" in held_against(lives["fork"], lives["later"]).problem
-    assert "split view" in held_against(lives["longer"], lives["later"]).problem
+    assert "split view" in held_against(ledgers["fork"], ledgers["later"]).problem
+    assert "split view" in held_against(ledgers["longer"], ledgers["later"]).problem
 
 
 def test_one_receipt_changed_with_the_guards_key_is_found_with_a_checkpoint(scene: Scene) -> None:

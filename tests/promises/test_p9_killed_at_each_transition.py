@@ -19,7 +19,7 @@ from tests.promises.harness import ALLOW, HOLD, KEYS, Harness, make_instance, op
 POLICIES = f"{ALLOW}\n{HOLD}"
 ASKED = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150})
 KEY = Ed25519PrivateKey.generate()
-MOMENTS = 33
+KILL_POINTS = 33
 
 
 def ask_approve_use(folder: Path, at: Callable[[str], None]) -> None:
@@ -48,7 +48,7 @@ def ask_approve_use(folder: Path, at: Callable[[str], None]) -> None:
     harness.close()
 
 
-def moments(folder: Path) -> list[str]:
+def kill_points(folder: Path) -> list[str]:
     seen: list[str] = []
     ask_approve_use(folder, seen.append)
     return seen
@@ -70,10 +70,10 @@ def check(harness: Harness) -> list[Json]:
 
 
 def test_every_kill_point_is_reached(tmp_path: Path) -> None:
-    assert len(moments(tmp_path)) == MOMENTS
+    assert len(kill_points(tmp_path)) == KILL_POINTS
 
 
-@pytest.mark.parametrize("number", range(MOMENTS))
+@pytest.mark.parametrize("number", range(KILL_POINTS))
 async def test_guard_killed_at_any_point_loses_nothing_and_runs_nothing_twice(tmp_path: Path, number: int) -> None:
     folder = tmp_path
     assert killed_at(number, partial(ask_approve_use, folder))

@@ -1,7 +1,8 @@
 """A real authorization server and the MCP server that it guards, for tests: over HTTP, with short tokens that rotate.
 
-Usage: authority.py PORT FOLDER. `FOLDER/authority.json` says how it behaves, read anew each time; `FOLDER/asked.jsonl`
-gets each token request, each answer to one, and each call. The MCP server is at /mcp, without an SDK.
+Usage: authority.py PORT FOLDER. `FOLDER/authority.json` controls its behaviour and is read each time;
+`FOLDER/asked.jsonl` gets each token request, each answer to one, and each call. The MCP server is at /mcp,
+without an SDK.
 """
 
 import asyncio

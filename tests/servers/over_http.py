@@ -71,7 +71,7 @@ def die() -> str:
     os._exit(3)
 
 
-class Gate:
+class TokenCheck:
     def __init__(self, app: Any, token: str) -> None:
         self.app, self.token = app, token
 
@@ -88,7 +88,7 @@ def main() -> None:
     old = server.sse_app()
     app = Starlette(routes=[Mount("/old", old), Mount("/", http)], lifespan=lambda _: server.session_manager.run())
     token = sys.argv[3] if len(sys.argv) > 3 else ""
-    uvicorn.run(Gate(app, token), port=int(sys.argv[1]), log_level="warning")
+    uvicorn.run(TokenCheck(app, token), port=int(sys.argv[1]), log_level="warning")
 
 
 if __name__ == "__main__":

@@ -153,7 +153,7 @@ class Lines:
                 sys.stdout.flush()
 
 
-class Gate:
+class VersionCheck:
     def __init__(self, app: Any) -> None:
         self.app = app
 
@@ -184,7 +184,7 @@ async def on_stdio() -> None:
 def main() -> None:
     note("started", pid=os.getpid())
     if len(sys.argv) > 3:
-        uvicorn.run(Gate(server.streamable_http_app()), port=int(sys.argv[3]), log_level="warning")
+        uvicorn.run(VersionCheck(server.streamable_http_app()), port=int(sys.argv[3]), log_level="warning")
     else:
         anyio.run(on_stdio)
 

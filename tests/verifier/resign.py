@@ -21,7 +21,7 @@ EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 def sign_anew(
     folder: Path, origin: str, change: Change = lambda _: None, first: int = 0, key: SigningKey | None = None
 ) -> None:
-    """Let `change` alter receipts of the ledger in `folder` from `first` on, and sign them, the tree and the head anew.
+    """Let `change` alter receipts of the ledger in `folder` from `first` on; sign them, the tree and the head again.
 
     `key` is the ledger's own by default. A change may put a document's bytes under `as it is`.
     """

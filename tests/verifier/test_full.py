@@ -23,8 +23,8 @@ Tamper = Callable[[sqlite3.Connection], object]
 async def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A ledger with an allowed, a denied and an approved call."""
     folder = tmp_path_factory.mktemp("ledger")
-    gate = HOLD.replace("(principal, action, resource)", '(principal, action == Action::"crm__note", resource)')
-    harness = open_harness(folder, f"{ALLOW}\n{gate}")
+    hold = HOLD.replace("(principal, action, resource)", '(principal, action == Action::"crm__note", resource)')
+    harness = open_harness(folder, f"{ALLOW}\n{hold}")
     await harness.guard.call(make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 5}))
     await harness.guard.call(make_instance(), ToolCallRequest("crm__nothing", {}))
     held = await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": "x"}))
