@@ -244,7 +244,9 @@ class Runtime:
         )
         session_policies = SessionPolicies(
             in_force,
-            lambda: policy_environment(settings, upstreams.agreed(), upstreams.absent(), upstreams.unagreed()),
+            lambda: policy_environment(
+                settings, upstreams.accepted_tools(), upstreams.absent(), upstreams.unaccepted()
+            ),
             on_changed=session.notify_tools_changed,
         )
         self._sessions.add(session)

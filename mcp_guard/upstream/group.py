@@ -180,7 +180,7 @@ class UpstreamGroup:
         quarantine = self._quarantine.get(listed_as)
         return quarantine.because if quarantine else None
 
-    def agreed(self) -> list[Tool]:
+    def accepted_tools(self) -> list[Tool]:
         """Every tool by its accepted definition, listed now or not: the tools that policies can name."""
         quarantined = [
             make_tool(name.partition(SEPARATOR)[0], quarantine.pinned, self._rules)
@@ -189,7 +189,7 @@ class UpstreamGroup:
         ]
         return [*self._catalog.values(), *quarantined]
 
-    def unagreed(self) -> set[str]:
+    def unaccepted(self) -> set[str]:
         """Listed tools of which no definition was ever accepted."""
         return {name for name, quarantine in self._quarantine.items() if quarantine.pinned is None}
 
