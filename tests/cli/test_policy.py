@@ -55,22 +55,22 @@ receipt 14: tester asked for up__echo at TIME
 denied, because of `quiet`:
 
 test.cedar: quiet (forbid): nobody may shout
-  is about it: principal, action == Action::"up__echo", resource
+  scope matches: principal, action == Action::"up__echo", resource
     when context.input has text: true  (context.input.text = "hi!")
     when context.input.text like "*!": true  (context.input.text = "hi!")
 
-the smallest change of the request: context.input.text "hi" instead of "hi!" → allow
+smallest change of the request: context.input.text "hi" instead of "hi!" → allow
   or context.input.text "something else" instead of "hi!" → require_approval (people)
-of the policies:
+changes of the policies:
   without `quiet` → allow"""
     )
 
 
 def test_explain_describes_a_held_call(past: Past) -> None:
     printed = transcript(past, "policy", "explain", "9")
-    assert printed.startswith("receipt 8: tester asked for up__echo at TIME\nheld for people, because gates stand")
+    assert printed.startswith("receipt 8: tester asked for up__echo at TIME\nheld for people, because of a gate;")
     assert '    unless context.input.text like "hi*": false  (context.input.text = "gated")' in printed
-    assert 'the smallest change of the request: context.input.text "hi" instead of "gated" → allow' in printed
+    assert 'smallest change of the request: context.input.text "hi" instead of "gated" → allow' in printed
     report = as_json(past, "policy", "explain", "9")
     assert report["outcome"] == "require_approval"
     assert {"change": "without `gate`", "outcome": "allow", "routes": []} in report["policy_changes"]

@@ -35,7 +35,7 @@ def catalog(environment: PolicyEnvironment) -> dict[str, Tool]:
 
 def test_a_case_that_expects_something_else_fails(environment: PolicyEnvironment) -> None:
     engine, case = load_policies(POLICIES, environment), read_cases(POLICIES)[0]
-    wrong = replace(case, said={**case.said, "outcome": "deny"})
+    wrong = replace(case, table={**case.table, "outcome": "deny"})
     assert run_cases(engine, catalog(environment), [wrong])[0].differences == ("expected deny, got allow",)
 
 

@@ -87,7 +87,7 @@ def as_json(past: RecordedDecision, made: Explanation) -> dict[str, Any]:
             {
                 "id": each.policy.id, "file": each.policy.file, "reason": each.policy.reason, "in_scope": each.in_scope,
                 "conditions": [
-                    {"kind": part.kind, "text": part.text, "held": part.held, "seen": list(part.seen)}
+                    {"kind": part.kind, "text": part.text, "held": part.held, "seen": list(part.values)}
                     for part in each.parts
                 ],
             }

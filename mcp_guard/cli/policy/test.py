@@ -68,4 +68,4 @@ def row(result: CaseResult, ms: float) -> list[object]:
     outcome = got.outcome if got else "-"
     mark = "" if not result.differences else "  FAILED"
     policies = ", ".join(got.policies) if got else ""
-    return [result.case.file, result.case.name, result.case.said["outcome"], f"{outcome}{mark}", policies, f"{ms:.2f}"]
+    return [result.case.file, result.case.name, result.case.table["outcome"], f"{outcome}{mark}", policies, f"{ms:.2f}"]

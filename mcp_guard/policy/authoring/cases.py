@@ -1,4 +1,4 @@
-"""Policy cases: tables of calls and what must be decided of each, beside the policies they test.
+"""Policy cases: calls with their expected decisions, in a file beside the policies that they test.
 
 A `NAME.cases.toml` file:
 
@@ -10,17 +10,17 @@ A `NAME.cases.toml` file:
     name = "a small change of the amount is allowed"
     tool = "crm__update_deal"
     arguments = { deal_id = "789", amount = 1500 }
-    facts = { deal_id = "789", amount = 1000 }       # present state, as the facts tool would give it
+    facts = { deal_id = "789", amount = 1000 }       # present state, as the facts tool would return it
     groups = ["crm-agents"]
     on_behalf_of = "dana"
     ticket = "INC-1"                 # and reason
-    history = { untrusted_seen = true, sinks = { from_untrusted = ["to"] } }  # what was seen before; else nothing
-    rates = { writes_per_hour = 3 }  # counters, present call included; where not given, the present call alone
+    history = { untrusted_seen = true, sinks = { from_untrusted = ["to"] } }  # default: nothing seen
+    rates = { writes_per_hour = 3 }  # counters, this call included; default: this call only
     outcome = "allow"                # allow, deny or require_approval
-    policies = ["amount-limit"]      # optional: exactly the determining policies
+    policies = ["amount-limit"]      # optional: exactly these are the determining policies
     routes = ["crm-approvers"]       # optional
 
-Cases run against the real engine; nothing is called and nothing is recorded.
+Cases run against the real engine. No tool is called and nothing is recorded.
 """
 
 import tomllib
@@ -56,16 +56,16 @@ ORIGINS = ("provenance", "sinks")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One call and what must be decided of it; `said` is the table as written, defaults filled in."""
+    """One call and its expected decision; `table` is the TOML table with the defaults filled in."""
 
     file: str
     name: str
-    said: Json
+    table: Json
 
 
 @dataclass(frozen=True, slots=True)
 class CaseResult:
-    """What was decided, and how it differs from what must be (empty: as expected)."""
+    """The decision on a case (None if it could not be evaluated), and how it differs from the expected one."""
 
     case: Case
     decision: Decision | None
@@ -73,87 +73,87 @@ class CaseResult:
 
 
 def read_cases(path: Path) -> list[Case]:
-    """The cases of one file, or of every `*.cases.toml` in a folder.
-
-    Raises: PolicyError.
-    """
+    """The cases in one file, or in every `*.cases.toml` of a folder. Raises: PolicyError."""
     files = sorted(path.glob("*.cases.toml")) if path.is_dir() else [path]
     cases = []
     for file in files:
         try:
             data = tomllib.loads(file.read_text())
         except (OSError, ValueError, RecursionError) as error:
-            raise PolicyError(f"{file}: {error}", "mcp_guard/policy/authoring/cases.py explains the form") from None
+            raise PolicyError(f"{file}: {error}", "docs/howto/write-a-policy.md explains the format") from None
         defaults = data.get("defaults", {})
-        for number, table in enumerate(data.get("case", []), 1):
-            said = {**defaults, **table}
-            name = said.get("name", f"case {number}")
-            if unknown := said.keys() - KEYS:
+        for number, entry in enumerate(data.get("case", []), 1):
+            table = {**defaults, **entry}
+            name = table.get("name", f"case {number}")
+            if unknown := table.keys() - KEYS:
                 hint = f"keys: {', '.join(sorted(KEYS))}"
                 raise PolicyError(f"{file.name}: {name}: unknown key `{min(unknown)}`", hint)
-            if missing := {"tool", "outcome"} - said.keys():
-                raise PolicyError(f"{file.name}: {name}: `{min(missing)}` is required", "see the other cases")
-            cases.append(Case(file.name, name, said))
+            if missing := {"tool", "outcome"} - table.keys():
+                raise PolicyError(
+                    f"{file.name}: {name}: `{min(missing)}` is required", "every case needs `tool` and `outcome`"
+                )
+            cases.append(Case(file.name, name, table))
     return cases
 
 
 def run_cases(
-    engine: PolicyEngine, tools: Mapping[str, Tool], cases: Iterable[Case], operator: DescriptionRules | None = None
+    engine: PolicyEngine, tools: Mapping[str, Tool], cases: Iterable[Case], rules: DescriptionRules | None = None
 ) -> list[CaseResult]:
     """Decide each case; `tools` is the catalog by listed name."""
-    return [_run(engine, tools, case, operator or DescriptionRules()) for case in cases]
+    return [_run(engine, tools, case, rules or DescriptionRules()) for case in cases]
 
 
-def _run(engine: PolicyEngine, tools: Mapping[str, Tool], case: Case, operator: DescriptionRules) -> CaseResult:
-    said = case.said
-    tool = tools.get(said["tool"])
+def _run(engine: PolicyEngine, tools: Mapping[str, Tool], case: Case, rules: DescriptionRules) -> CaseResult:
+    table = case.table
+    tool = tools.get(table["tool"])
     if tool is None:
-        return CaseResult(case, None, (f"no tool `{said['tool']}` is listed",))
-    instance = _instance(said)
-    call = describe(operator, "call_case", instance, ToolCallRequest(tool.listed_as, said.get("arguments", {})), tool)
+        return CaseResult(case, None, (f"no tool `{table['tool']}` is listed",))
+    instance = _instance(table)
+    call = describe(rules, "call_case", instance, ToolCallRequest(tool.listed_as, table.get("arguments", {})), tool)
     if call.problems:
         return CaseResult(case, None, tuple(call.problems))
-    values = said.get("facts")
+    values = table.get("facts")
     facts = Facts(values, canonical.digest_json(values)) if values is not None else None
-    call = operator.assess(call, facts, _past(said.get("history", {})))
+    call = rules.assess(call, facts, _history(table.get("history", {})))
     try:
         counts = {
-            use.counter.name: _rate(use, said.get("rates", {})) for use in rates.rate_increments(call, engine.counters)
+            increment.counter.name: _rate(increment, table.get("rates", {}))
+            for increment in rates.rate_increments(call, engine.counters)
         }
-    except ValueError as uncountable:
-        return CaseResult(case, None, (str(uncountable),))
+    except ValueError as error:
+        return CaseResult(case, None, (str(error),))
     decision = engine.decide(call, counts)
-    return CaseResult(case, decision, tuple(_differences(said, decision)))
+    return CaseResult(case, decision, tuple(_differences(table, decision)))
 
 
-def _past(said: Json) -> CallHistory:
-    """`context.history` as the case gives it."""
+def _history(table: Json) -> CallHistory:
+    """The call history given in the case."""
     provenance, sinks = (
-        Origins(**{origin: tuple(names) for origin, names in said.get(name, {}).items()}) for name in ORIGINS
+        Origins(**{origin: tuple(names) for origin, names in table.get(name, {}).items()}) for name in ORIGINS
     )
-    labels = {name: value for name, value in said.items() if name not in (*ORIGINS, "tools")}
-    return CallHistory(tuple(said.get("tools", ())), provenance=provenance, sinks=sinks, **labels)
+    labels = {name: value for name, value in table.items() if name not in (*ORIGINS, "tools")}
+    return CallHistory(tuple(table.get("tools", ())), provenance=provenance, sinks=sinks, **labels)
 
 
-def _rate(use: rates.RateIncrement, said: Json) -> rates.RateValue:
-    """The value that the case gives, or what the call alone adds."""
-    given = said.get(use.counter.name)
+def _rate(increment: rates.RateIncrement, given_rates: Json) -> rates.RateValue:
+    """The value given in the case, or what this call alone adds."""
+    given = given_rates.get(increment.counter.name)
     if given is None:
-        return use.value(0)
-    return int(given) if use.counter.sum is None else Decimal(str(given))
+        return increment.value(0)
+    return int(given) if increment.counter.sum is None else Decimal(str(given))
 
 
-def _instance(said: Json) -> Instance:
-    agent = Agent(said.get("agent", "agent"), said.get("owner", "owner"), tuple(said.get("groups", ())))
-    task = Task(said.get("ticket"), said.get("reason"))
-    id = f"run_case_{canonical.digest_json(said)[7:19]}"
-    return Instance(id, agent, said.get("on_behalf_of"), task, 0, NEVER, "", "cred_case")
+def _instance(table: Json) -> Instance:
+    agent = Agent(table.get("agent", "agent"), table.get("owner", "owner"), tuple(table.get("groups", ())))
+    task = Task(table.get("ticket"), table.get("reason"))
+    id = f"run_case_{canonical.digest_json(table)[7:19]}"
+    return Instance(id, agent, table.get("on_behalf_of"), task, 0, NEVER, "", "cred_case")
 
 
-def _differences(said: Json, decision: Decision) -> Iterable[str]:
+def _differences(table: Json, decision: Decision) -> Iterable[str]:
     because = f" ({'; '.join(decision.reasons)})" if decision.reasons else ""
-    if decision.outcome != said["outcome"]:
-        yield f"expected {said['outcome']}, got {decision.outcome}{because}"
-    for name, got in (("policies", decision.policies), ("routes", decision.routes)):
-        if name in said and sorted(said[name]) != sorted(got):
-            yield f"expected {name} {sorted(said[name])}, got {sorted(got)}{because}"
+    if decision.outcome != table["outcome"]:
+        yield f"expected {table['outcome']}, got {decision.outcome}{because}"
+    for name, actual in (("policies", decision.policies), ("routes", decision.routes)):
+        if name in table and sorted(table[name]) != sorted(actual):
+            yield f"expected {name} {sorted(table[name])}, got {sorted(actual)}{because}"

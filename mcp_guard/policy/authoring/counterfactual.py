@@ -1,8 +1,8 @@
-"""The smallest change that would alter an outcome: one attribute of the recorded request, or one condition of a policy.
+"""Finds the smallest change that would alter an outcome: one attribute of the request, or one condition of a policy.
 
-A bounded search: only what the policies look at is changed, to the values that they name and to those beside them, and
-every trial is evaluated by Cedar itself. What the guard derives from an attribute (the change from the arguments, the
-risk from the change) is not derived anew.
+The search is bounded: it changes only attributes that the policies read, to values that the policies mention or their
+neighbours, and Cedar evaluates every trial. Values that the guard derives from an attribute (the change from the
+arguments, the risk from the change) are not recomputed.
 """
 
 from collections.abc import Iterator, Mapping
@@ -24,7 +24,7 @@ ABSENT: Any = object()
 
 @dataclass(frozen=True, slots=True)
 class Counterfactual:
-    """One change and what it would lead to. Of two, the one of lower `cost` is the smaller."""
+    """One change and its outcome. The lower the `cost`, the smaller the change."""
 
     what: str
     ruling: PolicyOutcome
@@ -32,7 +32,7 @@ class Counterfactual:
 
 
 def value_at(material: Json, path: Path) -> Any:
-    """What the request holds there, or `ABSENT`."""
+    """The value at this path of the request, or `ABSENT`."""
     at: Any = _root(material, path[0])
     for name in path[1:]:
         if not isinstance(at, dict) or name not in at:
@@ -42,7 +42,7 @@ def value_at(material: Json, path: Path) -> Any:
 
 
 def shown(value: Any) -> str:
-    """A value of a request as policies write it."""
+    """A request's value in Cedar syntax."""
     if value is ABSENT:
         return "absent"
     if isinstance(value, dict) and "__extn" in value:
@@ -53,50 +53,51 @@ def shown(value: Any) -> str:
 
 
 def request_changes(version: PolicyVersion, material: Json, was: PolicyOutcome) -> list[Counterfactual]:
-    """Changes of one attribute of the request that alter the outcome, the smallest first, one for each attribute and
-    outcome.
+    """Changes of a single attribute that alter the outcome: the smallest for each attribute and outcome, in order of
+    cost.
     """
     action = material["request"]["action"]["id"]
     policies = [version.rules.policies[id] for id in sorted(version.rules.policies_for(action))]
-    found: list[Counterfactual] = []
+    altering: list[Counterfactual] = []
     for what, cost, changed in (*_attributes(version, material, policies), *_memberships(material, policies)):
         try:
             ruling = version.decide(version.build_request(changed))
         except ValueError:
-            continue  # no request that the schema allows
+            continue  # the schema does not allow this request
         if differs(ruling, was):
-            found.append(Counterfactual(what, ruling, cost))
-    return _best(found)
+            altering.append(Counterfactual(what, ruling, cost))
+    return _best(altering)
 
 
 def policy_changes(version: PolicyVersion, material: Json, was: PolicyOutcome) -> list[Counterfactual]:
-    """Conditions of one policy without which, and policies without which, the outcome would be another one."""
-    posed, found = version.build_request(material), []
+    """Policies, and single conditions of a policy, whose removal alters the outcome; in order of cost."""
+    request = version.build_request(material)
+    altering: list[Counterfactual] = []
     policies = version.rules.policies
     for id in sorted(version.rules.policies_for(material["request"]["action"]["id"])):
         rest = {other: policy for other, policy in policies.items() if other != id}
         trials: list[tuple[str, Mapping[str, Policy]]] = [(f"without `{id}`", rest)]
         trials += [(what, {**rest, id: policy}) for what, policy in _loosened(policies[id])]
         for cost, (what, trial) in enumerate(trials):
-            ruling = version.under(trial).decide(posed)
+            ruling = version.under(trial).decide(request)
             if differs(ruling, was):
-                found.append(Counterfactual(what, ruling, cost))
-    return sorted(found, key=lambda change: change.cost)
+                altering.append(Counterfactual(what, ruling, cost))
+    return sorted(altering, key=lambda change: change.cost)
 
 
 def differs(ruling: PolicyOutcome, was: PolicyOutcome) -> bool:
     return (ruling.outcome, ruling.routes) != (was.outcome, was.routes)
 
 
-def _best(found: list[Counterfactual]) -> list[Counterfactual]:
+def _best(changes: list[Counterfactual]) -> list[Counterfactual]:
     best: dict[tuple[str, object], Counterfactual] = {}
-    for change in sorted(found, key=lambda each: each.cost):
+    for change in sorted(changes, key=lambda change: change.cost):
         best.setdefault((change.what.split(" ", 1)[0], change.ruling.outcome), change)
     return list(best.values())
 
 
 def _loosened(policy: Policy) -> Iterator[tuple[str, Policy]]:
-    """The policy without one part of one condition."""
+    """The policy without one conjunct of one condition, for each of them."""
     conditions = policy.body["conditions"]
     for at, condition in enumerate(conditions):
         parts = conjuncts(condition["body"])
@@ -108,7 +109,7 @@ def _loosened(policy: Policy) -> Iterator[tuple[str, Policy]]:
 
 
 def _attributes(version: PolicyVersion, material: Json, policies: list[Policy]) -> Iterator[tuple[str, float, Json]]:
-    """Trials: what, cost, the changed material."""
+    """Trials: a description, the cost, and the changed material."""
     bodies = [condition["body"] for policy in policies for condition in policy.body["conditions"]]
     named = [literal for body in bodies for literal in literals(body)]
     here = [value for path in _all_paths(bodies) if isinstance(value := value_at(material, path), str)]
@@ -116,13 +117,13 @@ def _attributes(version: PolicyVersion, material: Json, policies: list[Policy]) 
         value, kind = value_at(material, path), type_at(version.schema, material, path)
         near = [literal for body in bodies for literal in _compared(body, path)]
         for new, cost in _others(value, kind, near or named, [*named, *here]):
-            yield f"{'.'.join(path)} {_say(value, new)}", cost, _with(material, path, new)
+            yield f"{'.'.join(path)} {_describe_change(value, new)}", cost, _with(material, path, new)
         if value is not ABSENT and kind is not None and kind.get("required") is False:
             yield f"{'.'.join(path)} absent instead of {shown(value)}", 1.5, _with(material, path, ABSENT)
 
 
-def _say(old: Any, new: Any) -> str:
-    return f"{shown(new)} instead of {shown(old)}" if old is not ABSENT else f"given, such as {shown(new)}"
+def _describe_change(old: Any, new: Any) -> str:
+    return f"{shown(new)} instead of {shown(old)}" if old is not ABSENT else f"present, such as {shown(new)}"
 
 
 def _all_paths(bodies: list[Json]) -> list[Path]:
@@ -130,7 +131,7 @@ def _all_paths(bodies: list[Json]) -> list[Path]:
 
 
 def _compared(body: Json, path: Path) -> list[Any]:
-    """Literals in the smallest relations that also look at this path."""
+    """Literals that the policies compare with this path."""
     return [
         literal
         for each in walk(body)
@@ -140,7 +141,7 @@ def _compared(body: Json, path: Path) -> list[Any]:
 
 
 def _others(value: Any, kind: Json | None, near: list[Any], named: list[Any]) -> Iterator[tuple[Any, float]]:
-    """Other values for an attribute of this type (of the schema), each with its distance."""
+    """Other values for an attribute of this schema type, each with its distance from the present one."""
     type = (kind or {}).get("type")
     if type == "Boolean":
         yield not value if isinstance(value, bool) else True, 1.0
@@ -182,7 +183,7 @@ def _as_decimal(value: Decimal) -> Json:
 
 
 def _distance(old: Any, new: Any) -> float:
-    """From 0 to 1, as a part of the old value; 1.3 if there is none."""
+    """The difference relative to the old value, at most 1; 1.3 if there is no old value."""
     if old is ABSENT:
         return 1.3
     before = Decimal(old)
@@ -190,7 +191,7 @@ def _distance(old: Any, new: Any) -> float:
 
 
 def _memberships(material: Json, policies: list[Policy]) -> Iterator[tuple[str, float, Json]]:
-    """Trials: the agent in one group more or less."""
+    """Trials: the agent in one more or one fewer group."""
     agent = next(entity for entity in material["entities"] if entity["uid"]["type"] == "Agent")
     scopes = [policy.body["principal"] for policy in policies]
     named = [each.get("in", each).get("entity") for each in scopes if "entity" in each.get("in", each)]
@@ -220,7 +221,7 @@ def _root(material: Json, variable: str) -> Json:
 
 
 def _with(material: Json, path: Path, value: Any) -> Json:
-    """The material with another value there, or none."""
+    """A copy of the material with this value at the path, or without the attribute if it is `ABSENT`."""
     changed = deepcopy(material)
     at: Any = changed["request"]["context"]
     if path[0] != "context":
@@ -236,7 +237,7 @@ def _with(material: Json, path: Path, value: Any) -> Json:
 
 
 def type_at(schema: Json, material: Json, path: Path) -> Json | None:
-    """The schema's type of what the path reads, or None if it has none."""
+    """The schema type at this path, or None if the schema has none."""
     known, request = schema[""], material["request"]
     if path[0] == "context":
         at = known["actions"].get(request["action"]["id"], {}).get("appliesTo", {}).get("context")

@@ -1,4 +1,4 @@
-"""Which policies anything reaches: a case, a decision of the ledger, or nothing. Pure but for what it is given."""
+"""Counts which policies are reached by cases and by decisions in the ledger."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from mcp_guard.policy.source import Policy
 
 @dataclass(slots=True)
 class PolicyCoverage:
-    """How often one policy determined something, and how often a decision of the ledger was about it at all."""
+    """How often one policy determined a case or a recorded decision, and how often its scope matched one (`about`)."""
 
     cases: int = 0
     decisions: int = 0
@@ -20,11 +20,11 @@ class PolicyCoverage:
 
 
 class Coverage:
-    """Counts for each policy, added up."""
+    """The coverage of each policy of a set."""
 
     def __init__(self, policies: Mapping[str, Policy]) -> None:
         self.policies = {id: PolicyCoverage() for id in policies}
-        self._texts = policies
+        self._policies = policies
 
     def add_cases(self, results: Iterable[CaseResult]) -> None:
         for result in results:
@@ -32,15 +32,15 @@ class Coverage:
                 self.policies[id].cases += 1
 
     def add_decisions(self, decisions: Iterable[RecordedDecision], versions: FindVersion) -> None:
-        """Decisions are run again under these policies, so that old receipts speak of them as they are now."""
-        for past in decisions:
-            version = versions(past.receipt["policy_version"])
-            if past.material is None or version is None:
+        """Replay the decisions under these policies, so that old receipts count for the policies as they are now."""
+        for decision in decisions:
+            version = versions(decision.receipt["policy_version"])
+            if decision.material is None or version is None:
                 continue
-            candidate = version.under(self._texts)
-            posed = candidate.build_request(past.material)
-            part = candidate.rules.slice(posed.request["action"]["id"], posed.principal)
-            for id in part.ids:
+            candidate = version.under(self._policies)
+            request = candidate.build_request(decision.material)
+            policy_slice = candidate.rules.slice(request.request["action"]["id"], request.principal)
+            for id in policy_slice.ids:
                 self.policies[id].about += 1
-            for id in evaluate(posed.request, part.full, posed.entities).determining:
+            for id in evaluate(request.request, policy_slice.full, request.entities).determining:
                 self.policies[id].decisions += 1

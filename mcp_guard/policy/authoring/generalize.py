@@ -1,6 +1,7 @@
-"""From requests that were seen to the conditions that hold of exactly such: ranges of numbers, sets of names, no more.
+"""Generalizes recorded requests to conditions that fit them closely: ranges of numbers and sets of strings.
 
-Each condition is Cedar text with a comment that says how many requests it is from. What cannot be bounded raises.
+Each condition is Cedar text with a comment on the values it was derived from. An attribute that no condition can bound
+raises `Unbounded`.
 """
 
 import json
@@ -13,14 +14,14 @@ from mcp_guard.core.model import Json
 from mcp_guard.policy.cedar_text import is_plain, quoted
 
 MAX_VALUES = 20
-"""Texts beyond which an argument counts as free, and is not bounded by a set."""
+"""With more distinct values than this, an attribute is not bounded by a set."""
 
 LESS_IS_SAFER = ("context.rate.", "context.risk.score", "principal.depth")
-"""Bounded from above only: less of these was never a reason to ask."""
+"""Attributes bounded from above only: a lower value is never riskier."""
 
 
 class Unbounded(Exception):
-    """No condition holds of exactly what was seen; the message names the attribute."""
+    """Nothing is suggested; the message is the reason, for example the attribute that no condition bounds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +33,9 @@ class Condition:
 def record_conditions(
     base: str, values: Sequence[Mapping[str, Any]], kind: Json, free: frozenset[str] = frozenset()
 ) -> Iterator[Condition]:
-    """What holds of every one of these records, of this schema type, for all attributes that the type has.
+    """Conditions that all of these records meet, for each attribute of their schema type `kind`.
 
-    `free` names attributes that are not bounded. Raises: Unbounded.
+    Attributes in `free` are not bounded. Raises: Unbounded.
     """
     for name, inner in sorted(kind.get("attributes", {}).items()):
         given = [value[name] for value in values if name in value]
@@ -52,9 +53,10 @@ def record_conditions(
 def _attribute(at: str, has: str, given: list[Any], kind: Json, of: int) -> Iterator[Condition]:
     optional = not kind.get("required", True)
     if kind.get("type") == "Record":
-        inner = [each for each in record_conditions(at, given, kind) if each.text != "true"]
+        inner = [condition for condition in record_conditions(at, given, kind) if condition.text != "true"]
     else:
-        inner = [found] if (found := bound(at, given)) else []
+        condition = bound(at, given)
+        inner = [condition] if condition else []
     for condition in inner:
         text = condition.text
         if optional and len(given) == of:
@@ -66,7 +68,7 @@ def _attribute(at: str, has: str, given: list[Any], kind: Json, of: int) -> Iter
 
 
 def bound(at: str, values: list[Any]) -> Condition | None:
-    """What holds of all these values of one type; None if anything of the type does. Raises: Unbounded."""
+    """A condition that all of these values meet; None if every value of the type does. Raises: Unbounded."""
     first = values[0]
     if isinstance(first, bool):
         return (
@@ -88,7 +90,7 @@ def bound(at: str, values: list[Any]) -> Condition | None:
         low, high = (pick(values, key=_decimal)["__extn"]["arg"] for pick in (min, max))
         text = f'{at}.greaterThanOrEqual(decimal("{low}")) && {at}.lessThanOrEqual(decimal("{high}"))'
         return Condition(text, f"{at}: from {low} to {high}")
-    raise Unbounded(f"`{at}` is of a kind that no condition bounds")
+    raise Unbounded(f"`{at}` has a type that no condition can bound")
 
 
 def _decimal(value: Json) -> Decimal:
@@ -98,8 +100,8 @@ def _decimal(value: Json) -> Decimal:
 def _texts(at: str, values: list[str]) -> Condition:
     if len(values) > MAX_VALUES:
         raise Unbounded(f"`{at}` had {len(values)} different values")
-    written = ", ".join(quoted(value) for value in values)
-    text = f"{at} == {written}" if len(values) == 1 else f"[{written}].contains({at})"
+    literals = ", ".join(quoted(value) for value in values)
+    text = f"{at} == {literals}" if len(values) == 1 else f"[{literals}].contains({at})"
     return Condition(text, f"{at}: {len(values)} value{'s' if len(values) > 1 else ''} seen")
 
 
@@ -107,7 +109,7 @@ def _sets(at: str, values: list[list[Any]]) -> Condition:
     items = [item for value in values for item in value]
     every = sorted({quoted(item) if isinstance(item, str) else json.dumps(item) for item in items})
     if any(isinstance(item, dict | list) for item in items):
-        raise Unbounded(f"`{at}` is of a kind that no condition bounds")
+        raise Unbounded(f"`{at}` has a type that no condition can bound")
     if len(every) > MAX_VALUES:
         raise Unbounded(f"`{at}` had {len(every)} different members")
     if not every:

@@ -1,7 +1,7 @@
-"""Decisions of the past, run again: from the kept request and the kept text of the policies that decided it.
+"""Recorded decisions, and the policy versions that made them, ready to be evaluated again.
 
-A receipt commits to the complete Cedar request (`material`), and the ledger keeps the text and the schema of every
-policy version; both are read here as values. Nothing is called and nothing is recorded.
+A receipt commits to the complete Cedar request (`material`), and the ledger stores the text and schema of every policy
+version. This module turns both into values; it reads no storage, calls no tool and records nothing.
 """
 
 import json
@@ -20,11 +20,11 @@ from mcp_guard.policy.schema import TOOL
 from mcp_guard.policy.source import Policy, parse_texts
 
 DECIDING = ("decision", "intent")
-"""Kinds of receipts that hold a decision; the guard's own look-ups hold none."""
+"""Kinds of receipts that contain a decision, except for those of the guard's own look-ups."""
 
 
 class CedarRequest(NamedTuple):
-    """A request as Cedar takes it."""
+    """A request in the form that Cedar evaluates."""
 
     request: Json
     entities: Entities
@@ -33,10 +33,10 @@ class CedarRequest(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class RecordedDecision:
-    """One decision of the ledger: its receipt, and what was put to the policies, if that is kept.
+    """One decision in the ledger: its receipt, and the request that the policies evaluated, if it is stored.
 
-    `material` is None if nothing was put to them (`asked` is then False), or if it has been erased, or was redacted in
-    part before it was kept: then it is another request than the one that was decided.
+    `material` is None if no policy was evaluated (`asked` is then False), and if the request was erased or partly
+    redacted: what is left is not the request that was decided.
     """
 
     receipt: Json
@@ -48,7 +48,7 @@ class RecordedDecision:
 
     @property
     def unlisted(self) -> bool:
-        """Refused because the tool was not listed for this instance, though an upstream has it."""
+        """Refused because the tool was not listed for this instance, although an upstream has it."""
         return self.receipt.get("reasons") == [NO_SUCH_TOOL] and "definition" in self.receipt
 
 
@@ -56,13 +56,13 @@ def read_decision(receipt: Json, payloads: Mapping[str, bytes | None]) -> Record
     """The decision in a receipt, or None if there is none."""
     if receipt["kind"] not in DECIDING or receipt.get("purpose"):
         return None
-    kept = payloads.get("material") if "material" in receipt else None
-    whole = not any(place.startswith("/material") for place in receipt.get("redacted", ()))
-    return RecordedDecision(receipt, json.loads(kept) if kept and whole else None)
+    material = payloads.get("material") if "material" in receipt else None
+    is_whole = not any(pointer.startswith("/material") for pointer in receipt.get("redacted", ()))
+    return RecordedDecision(receipt, json.loads(material) if material and is_whole else None)
 
 
 class PolicyVersion:
-    """The policies of one version with the schema of then."""
+    """The policies of one version, with the schema recorded at the time."""
 
     def __init__(self, version: str, policies: Mapping[str, Policy], schema: Json) -> None:
         self.version = version
@@ -71,13 +71,13 @@ class PolicyVersion:
         self._parsed = Schema.from_json_str(json.dumps(schema))
 
     def under(self, policies: Mapping[str, Policy]) -> "PolicyVersion":
-        """Other policies in the same world."""
+        """Other policies under the same schema."""
         return PolicyVersion("candidate", policies, self.schema)
 
     def build_request(self, material: Json) -> CedarRequest:
-        """Raises: ValueError for a request that does not fit the schema of then."""
+        """The recorded request as a Cedar request. Raises: ValueError if it does not match the recorded schema."""
         request, entities = material["request"], material["entities"]
-        if "history" not in request["context"]:  # nothing was followed then, and these policies may ask for it
+        if "history" not in request["context"]:  # recorded without history, which these policies may read
             request = {**request, "context": {**request["context"], "history": history_context(NO_HISTORY)}}
         parsed = Entities.from_json_str(json.dumps(entities), self._parsed)
         return CedarRequest(request, parsed, read_principal(request["principal"], entities))
@@ -86,7 +86,7 @@ class PolicyVersion:
         return self.rules.decide(*request)
 
     def could_list(self, action: str, principal: Iterable[Json] | None) -> bool:
-        """Whether the tool could be listed for this principal (its entities); for an unknown one, for any."""
+        """Whether the tool could be listed for this principal (its entities), or for any principal if None."""
         if principal is None:
             return any(self.rules.policies[id].body["effect"] == "permit" for id in self.rules.policies_for(action))
         entities = list(principal)
@@ -97,9 +97,9 @@ class PolicyVersion:
 
 
 def read_version(version: str, material: bytes) -> PolicyVersion:
-    """A version as the ledger keeps it; policies that slept then sleep here."""
-    kept = json.loads(material)
-    source, _ = parse_texts(kept["policies"], None)
-    asleep = set(kept.get("dormant", ()))
-    active = {id: policy for id, policy in source.policies.items() if id not in asleep}
-    return PolicyVersion(version, active, kept["schema"])
+    """A version as stored in the ledger; policies that were dormant at the time are left out."""
+    stored = json.loads(material)
+    source, _ = parse_texts(stored["policies"], None)
+    dormant = set(stored.get("dormant", ()))
+    active = {id: policy for id, policy in source.policies.items() if id not in dormant}
+    return PolicyVersion(version, active, stored["schema"])

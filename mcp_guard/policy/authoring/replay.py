@@ -1,4 +1,4 @@
-"""The ledger's decisions under other policies: what was, what would be, and whether that is ever more permissive."""
+"""Replays recorded decisions under other policies, and tells whether these are ever more permissive."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -6,16 +6,16 @@ from dataclasses import dataclass, field
 
 from mcp_guard.core.decision import PolicyOutcome, is_more_permissive
 from mcp_guard.core.model import Json, Outcome
-from mcp_guard.policy.authoring.recorded import CedarRequest, PolicyVersion, RecordedDecision
+from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
 from mcp_guard.policy.source import Policy
 
 FindVersion = Callable[[str], PolicyVersion | None]
-"""A policy version by its hash, or None if its text is not kept."""
+"""Finds a policy version by its hash; None if its text is not stored."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReplayDifference:
-    """One decision that would be another one."""
+    """One decision that would change; `looser` if it would become more permissive."""
 
     receipt: Json
     was: PolicyOutcome
@@ -25,10 +25,10 @@ class ReplayDifference:
 
 @dataclass(slots=True)
 class ReplayReport:
-    """What came of it. `matrix` counts decisions by (was, would be); `left_out` counts those not run again, by why.
+    """The result. `matrix` counts decisions by (old outcome, new outcome), `left_out` those not replayed by reason.
 
     `listed` are receipts of calls refused as unknown whose tool would now be listed for that instance.
-    `unlike` are receipts whose own policies, run again, do not give what was recorded.
+    `unlike` are receipts whose own policies, evaluated again, give another outcome than the recorded one.
     """
 
     matrix: Counter[tuple[Outcome, Outcome]] = field(default_factory=Counter)
@@ -39,7 +39,7 @@ class ReplayReport:
 
     @property
     def never_more_permissive(self) -> bool:
-        """INVARIANT: true only if no decision that was run again would let more happen, with fewer people's consent."""
+        """INVARIANT: true only if no replayed decision would permit more, or require fewer approvals."""
         return not self.listed and not any(difference.looser for difference in self.differences)
 
 
@@ -52,86 +52,90 @@ NO_TEXT = "policies of then not kept"
 def replay(
     decisions: Iterable[RecordedDecision], versions: FindVersion, candidate: Mapping[str, Policy]
 ) -> ReplayReport:
-    """Run each decision again, under the policies that decided it and under the candidate."""
-    done, candidates = ReplayReport(), _Candidates(versions, candidate)
+    """Evaluate each decision again, under the policies that made it and under the candidate."""
+    report, candidates = ReplayReport(), _Candidates(versions, candidate)
     principals: dict[str, list[Json]] = {}
     unlisted: list[RecordedDecision] = []
-    for past in decisions:
-        if past.material is not None:
-            principals.setdefault(past.receipt["instance"], past.material["entities"])
-            _again(done, past, versions(past.receipt["policy_version"]), candidates)
-        elif past.unlisted:
-            unlisted.append(past)
+    for decision in decisions:
+        if decision.material is not None:
+            principals.setdefault(decision.receipt["instance"], decision.material["entities"])
+            _replay_decision(report, decision, versions(decision.receipt["policy_version"]), candidates)
+        elif decision.unlisted:
+            unlisted.append(decision)
         else:
-            done.left_out[ERASED if past.asked else NOT_ASKED] += 1
-    for past in unlisted:  # once every principal that was seen is known
-        _list_again(done, past, candidates, principals.get(past.receipt["instance"]))
-    return done
+            report.left_out[ERASED if decision.asked else NOT_ASKED] += 1
+    for decision in unlisted:  # once the entities of every recorded principal are known
+        _replay_listing(report, decision, candidates, principals.get(decision.receipt["instance"]))
+    return report
 
 
 class _Candidates:
-    """The candidate policies in the world of each version."""
+    """The candidate policies under the schema of each version."""
 
     def __init__(self, versions: FindVersion, policies: Mapping[str, Policy]) -> None:
         self._versions = versions
         self._policies = policies
-        self._made: dict[str, PolicyVersion] = {}
+        self._by_version: dict[str, PolicyVersion] = {}
 
-    def beside(self, version: str) -> PolicyVersion | None:
+    def under_schema_of(self, version: str) -> PolicyVersion | None:
         base = self._versions(version)
-        if version not in self._made and base is not None:
-            self._made[version] = base.under(self._policies)
-        return self._made.get(version)
+        if version not in self._by_version and base is not None:
+            self._by_version[version] = base.under(self._policies)
+        return self._by_version.get(version)
 
 
-def _again(done: ReplayReport, past: RecordedDecision, version: PolicyVersion | None, candidates: _Candidates) -> None:
-    assert past.material is not None
-    candidate = candidates.beside(past.receipt["policy_version"])
-    if version is None or candidate is None:
-        done.left_out[NO_TEXT] += 1
-        return
-    posed: CedarRequest = version.build_request(past.material)
-    was, would = version.decide(posed), candidate.decide(posed)
-    _compare(done, past.receipt, was, would)
-    if not _is_as_recorded(past.receipt, was):
-        done.unlike.append(past.receipt)
-
-
-def _list_again(
-    done: ReplayReport, past: RecordedDecision, candidates: _Candidates, principal: list[Json] | None
+def _replay_decision(
+    report: ReplayReport, decision: RecordedDecision, version: PolicyVersion | None, candidates: _Candidates
 ) -> None:
-    """INVARIANT: a principal of whom nothing else is kept is taken for one that every permit could be about."""
-    version = candidates.beside(past.receipt["policy_version"])
+    assert decision.material is not None
+    candidate = candidates.under_schema_of(decision.receipt["policy_version"])
+    if version is None or candidate is None:
+        report.left_out[NO_TEXT] += 1
+        return
+    request = version.build_request(decision.material)
+    was, would = version.decide(request), candidate.decide(request)
+    _compare(report, decision.receipt, was, would)
+    if not _is_as_recorded(decision.receipt, was):
+        report.unlike.append(decision.receipt)
+
+
+def _replay_listing(
+    report: ReplayReport, decision: RecordedDecision, candidates: _Candidates, principal: list[Json] | None
+) -> None:
+    """INVARIANT: if nothing else is known of the principal, every permit is assumed to match it."""
+    version = candidates.under_schema_of(decision.receipt["policy_version"])
     if version is None:
-        done.left_out[NO_TEXT] += 1
-    elif version.could_list(past.receipt["tool"], principal):
-        done.listed.append(past.receipt)
+        report.left_out[NO_TEXT] += 1
+    elif version.could_list(decision.receipt["tool"], principal):
+        report.listed.append(decision.receipt)
     else:
-        done.left_out["tool not listed, then or now"] += 1
+        report.left_out["tool not listed, then or now"] += 1
 
 
 def compare_shadow(decisions: Iterable[RecordedDecision], versions: FindVersion) -> ReplayReport:
-    """What the shadow policies said when they were asked, beside what those in force decided."""
-    done = ReplayReport()
-    for past in decisions:
-        said = past.receipt.get("shadow")
-        version = versions(past.receipt["policy_version"])
-        if said is None or past.material is None or version is None:
-            done.left_out[NO_SHADOW if said is None else ERASED] += 1
+    """Compare the recorded decisions of the shadow policies with those of the policies in force."""
+    report = ReplayReport()
+    for decision in decisions:
+        shadow = decision.receipt.get("shadow")
+        version = versions(decision.receipt["policy_version"])
+        if shadow is None or decision.material is None or version is None:
+            report.left_out[NO_SHADOW if shadow is None else ERASED] += 1
             continue
-        would = PolicyOutcome(Outcome(said["outcome"]), tuple(said.get("policies", ())), tuple(said.get("routes", ())))
-        _compare(done, past.receipt, version.decide(version.build_request(past.material)), would)
-    return done
+        would = PolicyOutcome(
+            Outcome(shadow["outcome"]), tuple(shadow.get("policies", ())), tuple(shadow.get("routes", ()))
+        )
+        _compare(report, decision.receipt, version.decide(version.build_request(decision.material)), would)
+    return report
 
 
-def _compare(done: ReplayReport, receipt: Json, was: PolicyOutcome, would: PolicyOutcome) -> None:
-    done.matrix[was.outcome, would.outcome] += 1
+def _compare(report: ReplayReport, receipt: Json, was: PolicyOutcome, would: PolicyOutcome) -> None:
+    report.matrix[was.outcome, would.outcome] += 1
     looser = is_more_permissive(would, was)
     if looser or (was.outcome, was.routes) != (would.outcome, would.routes):
-        done.differences.append(ReplayDifference(receipt, was, would, looser))
+        report.differences.append(ReplayDifference(receipt, was, would, looser))
 
 
 def _is_as_recorded(receipt: Json, was: PolicyOutcome) -> bool:
-    """A call may have been refused for more than its policies: people, or rates that moved."""
+    """Whether the outcomes agree. A recorded deny always does: an approver or a changed rate may have caused it."""
     recorded = receipt.get("would", receipt)["outcome"]
     return recorded in (was.outcome, Outcome.DENY)

@@ -1,4 +1,4 @@
-"""Starting a policy file for one tool: a permit, a gate and the attributes at hand, commented, with a case file."""
+"""Scaffolds a policy file for one tool: a permit, a gate, the available attributes as comments, and a case file."""
 
 import json
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ from mcp_guard.policy.schema import Kind, Shape, input_shape
 
 
 def scaffold_policy(tool: Tool, group: str, route: str | None, counters: tuple[str, ...] = ()) -> str:
-    """A policy file that validates as it stands: it permits the tool to one group, and gates what is not a read."""
+    """A policy file that is valid as generated: it permits the tool to one group and, unless it reads, adds a gate."""
     lines = [
         f"// {tool.listed_as}: {' '.join(str(tool.definition.get('description', '')).split())[:200]}",
-        f"// A {tool.effect} tool of the server `{tool.server}`. What a policy can look at of a call:",
+        f"// A {tool.effect} tool of the server `{tool.server}`. A policy can read these attributes of a call:",
         "//",
-        *(f"//   {line}" for line in _at_hand(tool, counters)),
+        *(f"//   {line}" for line in _available_attributes(tool, counters)),
         "",
         f'@id("{tool.listed_as}-permit")',
         "permit (",
@@ -23,7 +23,7 @@ def scaffold_policy(tool: Tool, group: str, route: str | None, counters: tuple[s
         "  resource",
         ");",
         "",
-        "// An argument that the tool does not declare is one that no rule has looked at.",
+        "// No rule can check an argument that the tool does not declare, so such a call is denied.",
         f'@id("{tool.listed_as}-declared-only")',
         '@reason("the call sends an argument that the tool does not declare")',
         f"forbid (principal, action == Action::{json.dumps(tool.listed_as)}, resource)",
@@ -32,7 +32,7 @@ def scaffold_policy(tool: Tool, group: str, route: str | None, counters: tuple[s
     if route and tool.effect is not Effect.READ:
         lines += [
             "",
-            "// A gate: a person decides, and nothing that is forbidden becomes allowed. Narrow it with `when { … }`.",
+            "// A gate: calls wait for an approver. It overrides no other `forbid`. Narrow it with `when { … }`.",
             f'@id("{tool.listed_as}-gate")',
             f"@require_approval({json.dumps(route)})",
             f'@reason("{tool.listed_as} needs a person\'s approval")',
@@ -41,30 +41,34 @@ def scaffold_policy(tool: Tool, group: str, route: str | None, counters: tuple[s
     return "\n".join(lines) + "\n"
 
 
-def _at_hand(tool: Tool, counters: tuple[str, ...]) -> Iterator[str]:
+def _available_attributes(tool: Tool, counters: tuple[str, ...]) -> Iterator[str]:
     shape = input_shape(tool)
     for name, inner in shape.fields.items() if shape else ():
         attribute = f".{name}" if is_plain(name) else f"[{json.dumps(name)}]"
-        asked = name if is_plain(name) else json.dumps(name)
+        quoted_name = name if is_plain(name) else json.dumps(name)
         always = shape is not None and name in shape.required and not inner.nullable
-        optional = "" if always else f" (ask `context.input has {asked}`)"
-        seen = "not seen by policies: in context.input_unknown if given" if inner.kind is Kind.OPAQUE else inner.kind
+        optional = "" if always else f" (optional: test `context.input has {quoted_name}`)"
+        seen = (
+            "not visible to policies; listed in context.input_unknown if present"
+            if inner.kind is Kind.OPAQUE
+            else inner.kind
+        )
         yield f"context.input{attribute}: {seen}{optional}"
-    yield "context.change.fields: the names of arguments that differ from the present state"
-    yield "context.task.ticket, context.task.reason (ask `context.task has ticket`)"
+    yield "context.change.fields: names of the arguments that differ from the present state"
+    yield "context.task.ticket, context.task.reason (optional: test `context.task has ticket`)"
     yield "context.risk.level: low, medium, high"
-    yield from (f"context.rate.{name}: calls in the window, this one included" for name in counters)
+    yield from (f"context.rate.{name}: calls in the window, including this one" for name in counters)
     if tool.rule.resource:
-        yield f"resource is {tool.rule.resource.type}, with the attributes of [resources] in the config"
+        yield f"resource is {tool.rule.resource.type}, with the attributes from [resources] in the configuration"
 
 
 def scaffold_cases(tool: Tool, group: str, route: str | None) -> str:
-    """Cases for the policy file: they hold as they stand, if no other policy is about the tool."""
+    """Cases for the policy file; they pass as generated if no other policy covers the tool."""
     shape = input_shape(tool)
     arguments = _inline(_example(shape) if shape else {})
     held = bool(route) and tool.effect is not Effect.READ
     lines = [
-        f"# Cases for {tool.listed_as}: a call, and what must be decided of it. Run them: mcp-guard policy test",
+        f"# Cases for {tool.listed_as}: calls and their expected decisions. Run them with: mcp-guard policy test",
         "",
         "[defaults]",
         f"tool = {json.dumps(tool.listed_as)}",
@@ -76,13 +80,13 @@ def scaffold_cases(tool: Tool, group: str, route: str | None) -> str:
         f'outcome = "{"require_approval" if held else "allow"}"',
     ]
     lines += [f"routes = [{json.dumps(route)}]"] if held else []
-    lines += ["", "[[case]]", 'name = "an agent outside the group may not"', f"arguments = {arguments}"]
+    lines += ["", "[[case]]", 'name = "an agent outside the group is denied"', f"arguments = {arguments}"]
     lines += ["groups = []", 'outcome = "deny"']
     return "\n".join(lines) + "\n"
 
 
 def _example(shape: Shape) -> Json:
-    """The least arguments that fit."""
+    """The required arguments, with example values."""
     return {name: _value(shape.fields[name]) for name in sorted(shape.required & shape.fields.keys())}
 
 

@@ -1,6 +1,6 @@
-"""The generated schema for people and editors: in Cedar's own syntax (`.cedarschema`), the same on every run.
+"""Prints the generated schema in Cedar's own syntax (`.cedarschema`), identically on every run.
 
-Cedar has this printer in its command-line tool and not in its bindings. The syntax:
+Cedar has such a printer in its command-line tool but not in its Python bindings. The syntax is described at
 https://docs.cedarpolicy.com/schema/human-readable-schema.html.
 """
 
@@ -20,7 +20,7 @@ def canonical_json(schema: Json) -> str:
 
 
 def human(schema: Json) -> str:
-    """Types first, then groups of actions, then one action a tool."""
+    """The schema as text: types, then action groups, then one action per tool."""
     lines: list[str] = []
     for namespace, content in sorted(schema.items()):
         inner = list(_namespace(content))
@@ -37,7 +37,7 @@ def _namespace(content: Json) -> Iterator[str]:
         shape = f" = {_type(entity['shape'], '')}" if entity.get("shape", {}).get("attributes") else ""
         yield from f"entity {name}{inside}{shape};".split("\n")
     actions = content["actions"]
-    for name in sorted(actions, key=lambda each: ("appliesTo" in actions[each], each)):
+    for name in sorted(actions, key=lambda name: ("appliesTo" in actions[name], name)):
         yield from _action(name, actions[name] or {})
 
 
