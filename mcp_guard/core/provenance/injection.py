@@ -1,8 +1,8 @@
-"""Whether, and from where on, a text that others wrote gives orders to an agent. Pure.
+"""Detects whether, and where, a text written by others starts to give instructions to an agent. Pure.
 
-A visible list of marks, and no more than that: whoever knows it can avoid it. So nothing is ever allowed because a text
-bears none of them; a destination that comes from a text that does is refused at once where it would have been asked
-about, so that people are not asked about the plainest of forgeries.
+The detection is a list of known patterns, which an attacker who reads it can avoid. So the absence of a match never
+permits anything. A match makes policies refuse a destination that they would otherwise hold, so that approvers are not
+asked about obvious injections.
 """
 
 import re
@@ -52,14 +52,14 @@ MARKS: tuple[tuple[tuple[str, ...], str], ...] = (
         r"(?:new|additional|updated|real) (?:instruction|system prompt|task)s?\b\s*[:.]",
     ),
 )
-"""Each mark with words of which one stands in every text that bears it; these are looked for first, which is quick."""
+"""Each pattern with literal words, one of which every match contains: checking the words first is fast."""
 _MARKS = tuple((words, re.compile(rf"(?<!\w){mark}", re.DOTALL)) for words, mark in MARKS)
 
 
 def injection_start(plain: str) -> int | None:
-    """Where a plain text (`matching.plain`) begins to give orders, or None: at a tag, or with a mark's sentence."""
-    found = [mark.search(plain) for words, mark in _MARKS if any(word in plain for word in words)]
-    at = min((match.start() for match in found if match is not None), default=None)
+    """Where a plain text (`matching.plain`) starts to give instructions: at a tag or a sentence; else None."""
+    matches = [mark.search(plain) for words, mark in _MARKS if any(word in plain for word in words)]
+    at = min((match.start() for match in matches if match is not None), default=None)
     if at is None or not plain[at].isalpha():
         return at
     return max(plain.rfind(end, 0, at) + 1 for end in (". ", "! ", "? ", "> "))

@@ -1,8 +1,8 @@
-"""Whether a value stands in a text, however it was dressed up: case, spaces, percent- and base64-encoding, parts. Pure.
+"""Finds a value in a text in spite of disguises: case, spaces, percent- and base64-encoding, splitting. Pure.
 
-Two strengths. *Strict* is for texts that are trusted: the value must stand there as it is, but for case and white
-space, between word boundaries. *Generous* is for texts that are not: punctuation is ignored, and both sides are
-decoded, so that dressing a value up does not hide where it came from. It can only make a decision stricter.
+*Strict* matching is for trusted texts: the value must appear literally between word boundaries, ignoring only case and
+white space. *Generous* matching is for untrusted texts: punctuation is ignored and both sides are decoded, so that a
+disguise does not hide the origin of a value. Generous matching can only make a decision stricter.
 """
 
 import base64
@@ -12,14 +12,14 @@ import unicodedata
 from urllib.parse import unquote
 
 MIN_PIECE = 5
-"""A part of a split value is at least this long, so that no word is made up of chance finds."""
+"""Minimum length of a part of a split value, so that no value is assembled from accidental matches."""
 MAX_PIECES = 4
 MAX_SPLIT_LENGTH = 500
-"""A longer value is not looked for in pieces."""
+"""Longer values are not searched for in parts."""
 MIN_SQUEEZED = 8
-"""From this length on punctuation is ignored; a shorter value is found by chance."""
+"""Minimum length for ignoring punctuation: shorter values would match by accident."""
 MAX_DECODING_DEPTH = 2
-"""How many encodings inside each other are undone."""
+"""How many nested encodings are decoded."""
 
 _HIDDEN = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")
 _NOT_WORD = re.compile(r"[\W_]+")
@@ -45,7 +45,7 @@ _END = ".,;:!?"
 
 
 def plain(text: str) -> str:
-    """One form for what reads the same: compatibility form, no case, no invisible characters, single spaces."""
+    """A normal form: NFKC, case-folded, without invisible characters, single spaces."""
     if not text.isascii():
         text = _HIDDEN.sub("", unicodedata.normalize("NFKC", text)).casefold()
     return " ".join(text.lower().split())
@@ -57,7 +57,7 @@ def squeeze(text: str) -> str:
 
 
 def decodings(text: str, depth: int = MAX_DECODING_DEPTH) -> list[str]:
-    """What the text says when it is decoded; nothing if it is not encoded."""
+    """The text decoded in each way that changes it; empty if it is not encoded."""
     if not depth:
         return []
     found = [decoded for decoded in (unquote(text), _from_html(text)) if decoded != text]
@@ -68,7 +68,7 @@ def decodings(text: str, depth: int = MAX_DECODING_DEPTH) -> list[str]:
 def _from_html(text: str) -> str:
     if "&" not in text:
         return text
-    import html  # its table of entities takes as much memory as all of the core's rules
+    import html  # imported on demand: its entity table takes as much memory as all of core
 
     return html.unescape(text)
 
@@ -83,7 +83,7 @@ def _from_base64(run: str) -> str | None:
 
 
 def contains_value(value: str, text: str) -> bool:
-    """Strictly: both plain, and the value neither begins nor ends within a word, or within an address if it is one."""
+    """Strict matching of plain texts: the value starts and ends at a word (or address) boundary."""
     within = "@._+-" if "@" in value or "." in value else ""
     at = text.find(value)
     while at >= 0:
@@ -96,19 +96,19 @@ def contains_value(value: str, text: str) -> bool:
 
 
 def _goes_on(text: str, end: int, within: str) -> bool:
-    """Whether the word or address goes on; a full stop before a space ends a sentence and so the address too."""
+    """Whether the word or address continues; a full stop before a space ends both."""
     if end >= len(text) or text[end].isalnum():
         return end < len(text)
     return text[end] in within and end + 1 < len(text) and text[end + 1].isalnum()
 
 
 def bare(value: str) -> str:
-    """A plain address without its scheme and without what only ends a sentence."""
+    """A plain address without its scheme and trailing punctuation."""
     return _SCHEME.sub("", value).rstrip("/" + _END)
 
 
 def addresses(text: str) -> list[str]:
-    """URLs, hosts, e-mail addresses and account numbers in a text, as they are written; of a URL its host too."""
+    """URLs and their hosts, e-mail addresses and account numbers in a text, as written."""
     words = (word for word in text.split() if "@" in word or "." in word[1:-1])
     found = [match.group().rstrip(_END) for word in words for match in _ADDRESS.finditer(word)]
     for address in tuple(found):
@@ -121,12 +121,12 @@ def addresses(text: str) -> list[str]:
 
 
 def is_one_word(value: str) -> bool:
-    """Whether it looks like an id, account or address rather than like prose."""
+    """Whether it contains no space: an id, account or address rather than prose."""
     return not any(character.isspace() for character in value)
 
 
 def is_assembled_from(value: str, texts: list[str]) -> bool:
-    """Whether a squeezed value is a few pieces that all stand in squeezed texts: one that was split to hide it."""
+    """Whether a squeezed value can be assembled from a few parts of squeezed texts, as if split to hide it."""
     at = 0
     if len(value) > MAX_SPLIT_LENGTH:
         return False
@@ -143,7 +143,7 @@ def is_assembled_from(value: str, texts: list[str]) -> bool:
 
 
 def _longest(value: str, at: int, text: str) -> int:
-    """Length of the longest beginning of `value[at:]` that stands in the text, by halving."""
+    """Length of the longest prefix of `value[at:]` that the text contains, by binary search."""
     low, high = 0, len(value) - at
     while low < high:
         middle = (low + high + 1) // 2

@@ -1,4 +1,4 @@
-"""Texts that an instance has met, and what it means that a value stands in one; read out of calls and replies. Pure."""
+"""Texts that an instance has seen, read from calls and replies, and the origin they give to a value. Pure."""
 
 import re
 from collections.abc import Iterable, Iterator
@@ -27,7 +27,9 @@ class Origin(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class ValueOrigin:
-    """Where a value comes from; the last two are said of untrusted texts only."""
+    """Where a value comes from. For untrusted texts: whether the task named the source (`named`), and whether the text
+    gives instructions to agents (`instructs`).
+    """
 
     origin: Origin
     named: bool = False
@@ -39,9 +41,10 @@ NOWHERE = ValueOrigin(Origin.UNKNOWN)
 
 @dataclass(frozen=True)
 class Passage:
-    """Texts that came together, plain, with a break between: as they are, and what is encoded in them.
+    """Texts from one source, plain and separated by `BREAK`: as written, and decoded (`decoded`).
 
-    `whole` are values that only count as a whole.
+    `whole` are values that match only as a whole. `named` and `labelled` tell whether the task named the source, and
+    whether its tool is labelled as untrusted.
     """
 
     origin: Origin
@@ -56,16 +59,16 @@ class Passage:
         return len(self.text) + len(self.decoded) + sum(map(len, self.whole))
 
     @cached_property
-    def gives_orders(self) -> bool:
-        """Of a tool that is labelled as untrusted."""
-        return self.labelled and any(injection_start(each) is not None for each in (self.text, self.decoded))
+    def has_instructions(self) -> bool:
+        """Whether a text of a tool labelled as untrusted gives instructions to agents."""
+        return self.labelled and any(injection_start(text) is not None for text in (self.text, self.decoded))
 
     @cached_property
     def squeezed(self) -> str:
         """Every text without punctuation, the decoded ones last."""
         return BREAK.join(map(matching.squeeze, f"{self.text}{BREAK}{self.decoded}".split(BREAK)))
 
-    def holds(self, value: str) -> bool:
+    def contains(self, value: str) -> bool:
         if value in self.whole or matching.contains_value(value, self.text):
             return True
         if self.origin is not Origin.UNTRUSTED:
@@ -74,8 +77,8 @@ class Passage:
         long_enough = len(tight) >= matching.MIN_SQUEEZED
         return matching.contains_value(value, self.decoded) or (long_enough and tight in self.squeezed)
 
-    def found(self, value: str) -> ValueOrigin:
-        """What it means that the value stands here."""
+    def origin_of(self, value: str) -> ValueOrigin:
+        """The origin of a value that this passage contains."""
         if self.origin is not Origin.UNTRUSTED:
             return ValueOrigin(self.origin)
         text = self._around(value)
@@ -98,7 +101,7 @@ _RUN_ON = re.compile(r"(?<=[a-z0-9])\.(?=[A-Z][a-z])")
 
 
 def sentences(given: Iterable[str]) -> Iterator[str]:
-    """The texts as they are; and with the space that is missing between two sentences: an address ends there."""
+    """The texts as written, and with missing spaces between sentences added, because an address ends there."""
     for text in given:
         yield text
         if _RUN_ON.search(text):
@@ -106,7 +109,7 @@ def sentences(given: Iterable[str]) -> Iterator[str]:
 
 
 def texts(arguments: Json, sinks: Iterable[str] = ()) -> Iterator[tuple[str, str]]:
-    """Every string in the arguments, under the name of the argument that it is in; of sinks the numbers too."""
+    """Every string in the arguments with the name of its argument; for sinks, numbers too."""
     for name, value in arguments.items():
         for path, text in leaves(value):
             is_name = path[-1:] == (NAME,)
@@ -131,16 +134,16 @@ def leaves(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, 
 
 
 def read_result(tool: Tool, reply: Json, named: bool) -> list[Passage]:
-    """The passages of one reply: values that are trusted as a whole first, then the texts, as the tool is labelled.
+    """The passages of one reply: first values that are trusted as a whole, then the texts as the tool is labelled.
 
-    A tool whose configuration says which of its values to trust is not trusted for the rest.
+    If the configuration lists trusted values of a tool, the rest of its result is untrusted.
     """
     patterns = [tuple(pattern.split("/")[1:]) for pattern in tool.rule.trusted]
     untrusted = bool(patterns) or UNTRUSTED in tool.rule.returns
     whole: dict[str, None] = {}
     rest: dict[str, None] = {}
     decoded: dict[str, None] = {}
-    for path, leaf in (found for part in parts(reply) for found in leaves(part)):
+    for path, leaf in (item for part in parts(reply) for item in leaves(part)):
         text = str(leaf)
         value = matching.plain(text)
         if any(_fits(path, pattern) for pattern in patterns):
@@ -150,10 +153,10 @@ def read_result(tool: Tool, reply: Json, named: bool) -> list[Passage]:
             decoded |= dict.fromkeys(map(matching.plain, matching.decodings(text)))
     if not untrusted:
         return [Passage(Origin.TRUSTED, BREAK.join(rest))]
-    texts_of_others = Passage(
+    untrusted_texts = Passage(
         Origin.UNTRUSTED, BREAK.join(rest), BREAK.join(decoded), frozenset(), named, UNTRUSTED in tool.rule.returns
     )
-    return [Passage(Origin.TRUSTED, whole=frozenset(whole)), texts_of_others]
+    return [Passage(Origin.TRUSTED, whole=frozenset(whole)), untrusted_texts]
 
 
 def _fits(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
@@ -161,7 +164,7 @@ def _fits(path: tuple[str, ...], pattern: tuple[str, ...]) -> bool:
 
 
 def parts(reply: Json) -> Iterator[Any]:
-    """What an agent reads in a reply: structured content, texts (read as JSON if they are), embedded texts, errors."""
+    """The content that an agent reads in a reply: structured content, texts (parsed if they are JSON), errors."""
     result = reply.get("result")
     if not isinstance(result, dict):
         yield reply.get("error")
@@ -183,7 +186,7 @@ def parts(reply: Json) -> Iterator[Any]:
 
 
 def _as_json(text: str) -> Any:
-    """The JSON object or list that a text is, or None."""
+    """The JSON object or list in a text, or None."""
     if text[:1] not in "{[":
         return None
     try:
