@@ -216,7 +216,7 @@ class _OriginCollector:
 
 @dataclass(frozen=True, slots=True)
 class InstanceHistories:
-    """The histories of all instances of one guard process. Nothing is kept unless `attentive`: some tool is labelled."""
+    """The histories of all instances of one guard process. Kept only if `attentive`: some tool is labelled."""
 
     attentive: bool = False
     limit: int = MAX_CHARACTERS
