@@ -40,10 +40,8 @@ async def test_guard_await_runs_the_held_call_once_and_then_repeats_its_reply(ha
     assert text(await wait_for(harness, id)) == "done"
     assert len(harness.upstream.writes()) == 1
     [receipt] = [item for item in harness.receipts("intent") if item.get("purpose") != "facts"]
-    assert (receipt["reason"], receipt["ticket"]) == (
-        "they asked",
-        "INC-1",
-    )  # the launcher's ticket takes precedence over the claim
+    # The launcher's ticket takes precedence over the claim.
+    assert (receipt["reason"], receipt["ticket"]) == ("they asked", "INC-1")
 
 
 async def test_guard_await_finds_only_approvals_of_the_calling_instance(harness: Harness) -> None:

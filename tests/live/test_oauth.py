@@ -115,9 +115,8 @@ def test_sign_in_by_a_user_continues_with_rotating_refresh_tokens(tmp_path: Path
                 assert [text(each.wait(id)) for each, id in zip((one, two), sent, strict=True)] == ["done", "done"]
         refreshes = [item for item in authority.asked("token") if item["grant_type"] == "refresh_token"]
         assert len(refreshes) >= 3
-        assert len({refresh["refresh_token"] for refresh in refreshes}) == len(
-            refreshes
-        )  # no refresh token was used twice
+        used = {refresh["refresh_token"] for refresh in refreshes}
+        assert len(used) == len(refreshes), "a refresh token was used twice"
         assert json.loads(kept.read_text())["refresh"] == authority.asked("gave")[-1]["refresh"]
 
 

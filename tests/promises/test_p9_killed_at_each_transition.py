@@ -88,9 +88,8 @@ async def test_guard_killed_at_any_point_loses_nothing_and_runs_nothing_twice(tm
     states = [approval.state for approval in harness.store.approvals()]
     assert sent <= len(intents)  # every sent call has an intent
     assert intents <= outcomes.keys()  # every intent has an outcome
-    assert states.count(ApprovalState.CONSUMED) == len(
-        intents
-    )  # an approval is consumed if and only if its intent exists
+    # An approval is consumed if and only if its intent exists.
+    assert states.count(ApprovalState.CONSUMED) == len(intents)
 
     async def log_send(intent: Intent) -> None:
         with (folder / "sent").open("a") as log:
