@@ -53,7 +53,7 @@ def row(result: CheckResult) -> Sequence[object]:
 
 def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapshot:
     """See everything; what cannot be seen is a finding, never an error of this command."""
-    state = inspect_state_folder(settings.state_dir, configured_keys(ledger_settings(settings)).find)
+    state = inspect_state_folder(settings.state_dir, configured_keys(ledger_settings(settings)).find_key)
     tools: list[Tool] = []
     absent, missing = set(settings.upstreams), set[str]()
     if start_upstreams:

@@ -1,8 +1,10 @@
 """The few exceptions of the guard. A refused call is an outcome (a `Decision`), never an exception."""
 
+from enum import StrEnum
+
 
 class GuardError(Exception):
-    """Something a person must act on.
+    """A failure that a person must act on.
 
     `message` says what happened and where, in lower case with user input in backticks; `hint` names the next command
     or edit, or is empty when there is none.
@@ -25,8 +27,32 @@ class PolicyError(GuardError):
     """The policies cannot be loaded; the running set, if any, stays."""
 
 
+class LedgerFault(StrEnum):
+    """Why the ledger cannot be used. A fault that lasts is reported once, however its message varies."""
+
+    DISK_FULL = "disk full"
+    READ_ONLY = "read-only"
+    DISK_FAILURE = "disk failure"
+    BUSY = "busy"
+    DAMAGED = "damaged"
+    NOT_A_LEDGER = "not a ledger"
+    CANNOT_OPEN = "cannot open"
+    REPLACED = "replaced"
+    ROLLED_BACK = "rolled back"
+    UNSIGNED_HEAD = "unsigned head"
+    CLOCK_SET_BACK = "clock set back"
+    RECEIPT_TOO_LARGE = "receipt too large"
+    KEY_UNAVAILABLE = "key unavailable"
+    SIGNER_FAILED = "signer failed"
+    OTHER = "other"
+
+
 class LedgerError(GuardError):
     """The ledger cannot be read or written; calls are refused until it can."""
+
+    def __init__(self, message: str, hint: str = "", fault: LedgerFault = LedgerFault.OTHER) -> None:
+        super().__init__(message, hint)
+        self.fault = fault
 
 
 class UpstreamError(GuardError):
@@ -34,8 +60,8 @@ class UpstreamError(GuardError):
 
 
 class IdentityError(GuardError):
-    """An agent or instance is unknown, revoked, or not to be issued as asked."""
+    """An agent or instance is unknown or revoked, or must not be issued as requested."""
 
 
 class ApprovalError(GuardError):
-    """An approval, or the acceptance of a definition, cannot be given: unknown, already decided, or not theirs."""
+    """A vote, or an operator's decision on a tool definition, is refused: it is unknown, settled, or not theirs."""

@@ -34,7 +34,7 @@ def rotate(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str, 
     with _alone(settings.state_dir):
         writer = open_writer(settings, clock, create=False)
         keys = configured_keys(settings)
-        new = keys.make()
+        new = keys.create_key()
 
         def op(tx: Transaction) -> tuple[str, str]:
             old = tx.key.verifier
@@ -59,7 +59,7 @@ def replace(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str,
         keys, old = configured_keys(settings), store.head().key
         if not old:
             raise LedgerError("the ledger has no receipts: there is no key to replace", "run the guard once")
-        new = keys.make()
+        new = keys.create_key()
         if old == new.verifier:
             raise LedgerError("this key is in force already", "name another under ledger.signer")
 

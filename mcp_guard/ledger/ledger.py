@@ -80,11 +80,11 @@ class SqlLedger:
         return release
 
     def begin_call(self) -> None:
-        self.writer.company += 1
+        self.writer.active_calls += 1
         self.catch_up()
 
     def end_call(self) -> None:
-        self.writer.company -= 1
+        self.writer.active_calls -= 1
 
     # Who may call
 

@@ -53,17 +53,17 @@ def open_writer(settings: LedgerSettings, clock: Clock, create: bool = True) -> 
     store = open_store(settings.state_dir / FILE, settings.unsafe_skip_fsync, create)
     keys = configured_keys(settings)
 
-    def find(verifier: str) -> SigningKey:
-        key = keys.find(verifier)
+    def find_key(verifier: str) -> SigningKey:
+        key = keys.find_key(verifier)
         publish_keys(store, settings.state_dir, keys)
         return key
 
     with reading(store.path):
         if in_force := store.head().key:
-            return Writer(store, find(in_force), clock, find)
-    key = keys.first()
+            return Writer(store, find_key(in_force), clock, find_key)
+    key = keys.first_key()
     publish(settings.state_dir, [key.verifier])
-    return Writer(store, key, clock, find)
+    return Writer(store, key, clock, find_key)
 
 
 def publish_keys(store: Store, folder: Path, keys: LedgerKeys) -> None:
@@ -74,7 +74,7 @@ def publish_keys(store: Store, folder: Path, keys: LedgerKeys) -> None:
     verifiers = [each.verifier for each in store.guard_keys()]
     publish(folder, verifiers)
     if len(verifiers) > 1:
-        keys.settle(verifiers[-1], verifiers[:-1])
+        keys.finish_rotation(verifiers[-1], verifiers[:-1])
 
 
 @dataclass(frozen=True, slots=True)

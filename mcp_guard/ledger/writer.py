@@ -1,7 +1,7 @@
-"""The writer: what the calls under way want recorded, turn after turn of the event loop, goes into one transaction.
+"""The writer: ops that calls submit in the same turns of the event loop are committed in one transaction.
 
-The commit runs on the loop's own thread: a hop to another thread and back costs more than half a commit, and nothing
-may go on before the commit anyway. See docs/decisions/0003.
+The commit runs on the thread of the event loop: a hop to another thread and back costs more than half a commit, and no
+call may continue before the commit anyway. See docs/decisions/0003.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mcp_guard import __version__
-from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import Draft, ReceiptPosition, commitment, document, entry, format_time
 from mcp_guard.core.receipt_limits import MAX_ENTRY_BYTES
@@ -31,22 +31,25 @@ from mcp_guard.storage.sqlite import (
     reading,
 )
 
-# What this process knows of the ledger from what it saw: it builds on nothing less, and on no head that is not signed.
-#
-# A file that was rolled back or damaged under a running guard is found at the next call, not at the next audit.
+T = TypeVar("T")
+SOFTWARE = f"mcp-guard/{__version__}"
 
 
 class KnownHead:
-    """The latest head that this process wrote or checked. `at` is the time of its last receipt, 0 if there is none."""
+    """The latest tree head that this process wrote or checked. It builds on no earlier head, and on none without a
+    valid signature, so a ledger that was rolled back or damaged under a running guard is detected at the next call.
+
+    `at` is the time of the head's last receipt, 0 if there is none.
+    """
 
     def __init__(self) -> None:
         self.at: Micros = 0
         self._head: TreeHead | None = None
         self._leaf: bytes | None = None
-        """Of the last receipt of that head: a longer ledger must still have it where it was."""
+        """Of the head's last receipt. A longer ledger must still have it in the same place."""
 
     def check(self, store: Store, head: TreeHead) -> None:
-        """Look at the head before building on it; one that is known costs nothing. Raises: LedgerError."""
+        """Check a head before building on it; the known head costs nothing. Raises: LedgerError."""
         known = self._head
         if head == known:
             return
@@ -55,47 +58,46 @@ class KnownHead:
                 f"the ledger was rolled back: it had {known.size} receipts, "
                 f"and has {head.size} of another history: `{store.path}`",
                 "restore the newest copy and restart the guard; mcp-guard doctor",
+                LedgerFault.ROLLED_BACK,
             )
         if head.size and not is_signed(store.checkpoint(), head):
             raise LedgerError(
                 f"the head of the ledger is not what its key signed: `{store.path}`",
                 "run `mcp-guard verify`; restore the ledger and its key from copies that belong together",
+                LedgerFault.UNSIGNED_HEAD,
             )
         self.at = store.last_time()
         self._head, self._leaf = head, store.leaf(head.size - 1)
 
-    def reached(self, head: TreeHead, leaf: bytes | None, at: Micros) -> None:
-        """This process has made this head durable, with the leaf of its last receipt."""
+    def set(self, head: TreeHead, leaf: bytes | None, at: Micros) -> None:
+        """Remember a head that this process made durable, with the leaf of its last receipt."""
         self._head, self._leaf, self.at = head, leaf, at
 
 
 def is_signed(checkpoint: str, head: TreeHead) -> bool:
-    """Whether the checkpoint is of this very head, and signed by the key that it names as the one in force."""
+    """Whether the checkpoint is of exactly this head, and signed by the key that the head names."""
     try:
-        said, signatures = note.parse(checkpoint)
+        parsed, signatures = note.parse(checkpoint)
         _, key_id, public = note.parse_verifier(head.key)
         [signature] = [signature for _, id, signature in signatures if id == key_id]
         signed = checkpoint.partition("\n\n")[0].encode() + b"\n"
         PublicKey.from_public_bytes(public).verify(signature, signed)
     except ValueError:
         return False
-    return (said.size, said.root) == (head.size, merkle.root(head.edge))
-
-
-T = TypeVar("T")
-SOFTWARE = f"mcp-guard/{__version__}"
+    return (parsed.size, parsed.root) == (head.size, merkle.root(head.edge))
 
 
 class Transaction:
-    """One transaction in progress: the statements, the time, and receipts with their place in the tree."""
+    """One transaction in progress: the store's statements, the time, and the receipts appended to the tree."""
 
     def __init__(self, store: Store, key: SigningKey, head: TreeHead, now: Micros) -> None:
         self.store = store
         self.now = now
         self._time = format_time(now)
         self.key = key
-        self._since = head.size if key.verifier != head.key else None
-        self._leaving: SigningKey | None = None
+        self._key_since = head.size if key.verifier != head.key else None
+        """The first receipt that `key` signs, if this transaction puts it in force."""
+        self._retiring_key: SigningKey | None = None
         self.leaf: bytes | None = None
         """Of the last receipt that was added."""
         self._size = head.size
@@ -104,7 +106,7 @@ class Transaction:
     def add(self, draft: Draft, hashed_only: bool = False) -> int:
         """Append a receipt; returns its sequence number. With `hashed_only`, payloads are committed to but not kept.
 
-        Raises: LedgerError if it is too large for an entry; the transaction must be given up.
+        Raises: LedgerError if it is too large for an entry; the transaction must be rolled back.
         """
         seq = self._size
         salts = {name: os.urandom(SALT_BYTES) for name in draft.payloads}
@@ -113,35 +115,38 @@ class Transaction:
         signature = self.key.sign(body)
         whole = entry(body, signature)
         if len(whole) > MAX_ENTRY_BYTES:
-            raise LedgerError(f"a receipt `{draft.kind}` of {len(whole)} bytes, over the limit of {MAX_ENTRY_BYTES}")
+            raise LedgerError(
+                f"a receipt `{draft.kind}` of {len(whole)} bytes, over the limit of {MAX_ENTRY_BYTES}",
+                fault=LedgerFault.RECEIPT_TOO_LARGE,
+            )
         self.leaf = leaf = merkle.leaf_hash(whole)
         call = draft.fields.get("call")
         self.store.add_receipt(ReceiptRow(seq, draft.kind, self.now, call, body, signature, leaf))
         if salts:
-            kept = salts if hashed_only else {name: salts[name] + data for name, data in draft.payloads.items()}
-            self.store.add_payloads(seq, kept)
+            cells = salts if hashed_only else {name: salts[name] + data for name, data in draft.payloads.items()}
+            self.store.add_payloads(seq, cells)
         self._edge = merkle.append(self._edge, seq, leaf, self.store.add_node)
         self._size += 1
         return seq
 
     @property
     def size(self) -> int:
-        """How many receipts there are by now, and so the number of the next one."""
+        """How many receipts there are now, which is the sequence number of the next one."""
         return self._size
 
     def change_key(self, new: SigningKey) -> None:
-        """From here on the new key signs; the head that this transaction leaves is signed by the old one too."""
-        self._leaving, self.key, self._since = self.key, new, self._size
+        """From here on the new key signs receipts; the head that this transaction leaves is signed by both keys."""
+        self._retiring_key, self.key, self._key_since = self.key, new, self._size
 
     def close(self, before: int) -> None:
-        """Sign the new head and set it, if anything was appended."""
+        """Sign and store the new head, if anything was appended to the `before` receipts."""
         if self._size == before:
             return
         text = note.Checkpoint(self.key.origin, self._size, merkle.root(self._edge)).text()
-        signers = [self.key] if self._leaving is None else [self._leaving, self.key]
-        lines = [note.signature_line(each.origin, each.id, each.sign(text.encode())) for each in signers]
-        if self._since is not None:
-            self.store.add_guard_key(self._since, self.key.verifier)
+        keys = [self.key] if self._retiring_key is None else [self._retiring_key, self.key]
+        lines = [note.signature_line(key.origin, key.id, key.sign(text.encode())) for key in keys]
+        if self._key_since is not None:
+            self.store.add_guard_key(self._key_since, self.key.verifier)
         self.store.advance_head(before, self.head(), "\n".join([text, "".join(lines)]))
 
     def head(self) -> TreeHead:
@@ -149,28 +154,28 @@ class Transaction:
 
 
 Op = Callable[[Transaction], T]
-"""Part of a transaction. Checks its preconditions first; whatever it raises, it has written nothing."""
+"""Part of a transaction. It checks its preconditions first: if it raises, it has written nothing."""
 
 
 @dataclass(slots=True)
-class _Waiting:
-    """Work that waits for the next transaction, and who waits for its result."""
+class _PendingOp:
+    """An op that waits for the next transaction, and the future of whoever waits for its result."""
 
     op: Op[Any]
     future: "asyncio.Future[Any]"
 
 
-class _Spoiled(Exception):
-    """One of several ops failed by itself, and with it the transaction; without it the others can be had."""
+class _OpFailed(Exception):
+    """One of several ops failed, and the transaction with it. The others can be committed without it."""
 
-    def __init__(self, at: int) -> None:
+    def __init__(self, index: int) -> None:
         super().__init__()
-        self.at = at
+        self.index = index
 
 
 def _run_all(ops: list[Op[Any]], tx: Transaction) -> list[Any]:
     results = []
-    for at, op in enumerate(ops):
+    for index, op in enumerate(ops):
         try:
             results.append(op(tx))
         except FAILURES:
@@ -178,73 +183,74 @@ def _run_all(ops: list[Op[Any]], tx: Transaction) -> list[Any]:
         except Exception as error:
             if len(ops) == 1:
                 raise
-            raise _Spoiled(at) from error
+            raise _OpFailed(index) from error
     return results
 
 
 FindKey = Callable[[str], SigningKey]
-"""The key with a verifier line, which another process has put in force. Raises: LedgerError if it cannot be had."""
+"""The key with this verifier line, which another process has put in force. Raises: LedgerError if nobody holds it."""
 
 
 class Writer:
-    """Commits ops in the order in which they were submitted, but for one that fails by itself.
+    """Commits ops in the order in which they were submitted, except that one that fails is left out.
 
-    Nothing that was committed is tried again.
+    Nothing that was committed is retried.
     """
 
     def __init__(self, store: Store, key: SigningKey, clock: Clock, find_key: FindKey) -> None:
         self.store = store
         self.key = key
         self._clock = clock
-        self._standing = KnownHead()
+        self._known_head = KnownHead()
         self._find_key = find_key
-        self._waiting: list[_Waiting] = []
+        self._pending: list[_PendingOp] = []
         self.on_trouble: Callable[[str], None] = lambda _: None
-        """Told when the ledger begins to fail, with what to do, and when it is good again; once each."""
-        self._trouble = ""
-        self.company = 0
-        """How many calls are under way: one alone does not wait for others to share its commit."""
+        """Called once when the ledger begins to fail, with the error and its hint, and once when it works again."""
+        self._fault: LedgerFault | None = None
+        """The fault that was reported last, until the ledger works again."""
+        self.active_calls = 0
+        """How many calls are in progress. A single one does not wait for others to share its commit."""
 
     def submit(self, op: Op[T]) -> "asyncio.Future[T]":
-        """The op's result, once it is durable. The future raises LedgerError if it cannot be."""
+        """The op's result, once it is durable. The future raises LedgerError if the commit fails."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
-        self._waiting.append(_Waiting(op, future))
-        if self.company <= 1:
+        self._pending.append(_PendingOp(op, future))
+        if self.active_calls <= 1:
             self.flush()
-        elif len(self._waiting) == 1:
+        elif len(self._pending) == 1:
             loop.call_soon(self._gather, 1)
         return future
 
-    def _gather(self, known: int) -> None:
-        """Let others join the commit, as long as each turn of the loop brings some: no more than are under way."""
-        if len(self._waiting) == known:
+    def _gather(self, count: int) -> None:
+        """Let more ops join the commit as long as each turn of the event loop adds some to these `count`."""
+        if len(self._pending) == count:
             self.flush()
         else:
-            asyncio.get_running_loop().call_soon(self._gather, len(self._waiting))
+            asyncio.get_running_loop().call_soon(self._gather, len(self._pending))
 
     def flush(self) -> None:
-        """Commit all that waits in one transaction, then let each waiter know.
+        """Commit all pending ops in one transaction, then resolve their futures.
 
         INVARIANT: no future is resolved before COMMIT has returned (promise P1).
         """
-        groups, self._waiting = [[each for each in self._waiting if not each.future.cancelled()]], []
+        groups, self._pending = [[pending for pending in self._pending if not pending.future.cancelled()]], []
         while groups:
             group = groups.pop()
             try:
-                results = self._commit([each.op for each in group]) if group else []
-            except _Spoiled as spoiled:
-                groups += [[group.pop(spoiled.at)], group]
-            except Exception as error:  # each waiter raises it
-                for each in group:
-                    each.future.set_exception(error)
+                results = self._commit([pending.op for pending in group]) if group else []
+            except _OpFailed as failed:
+                groups += [[group.pop(failed.index)], group]
+            except Exception as error:  # raised by each future
+                for pending in group:
+                    pending.future.set_exception(error)
             else:
-                for each, result in zip(group, results, strict=True):
-                    each.future.set_result(result)
+                for pending, result in zip(group, results, strict=True):
+                    pending.future.set_result(result)
 
     def now(self) -> Micros:
         """Never before the last receipt that this process knows of."""
-        return max(self._clock.now(), self._standing.at)
+        return max(self._clock.now(), self._known_head.at)
 
     def wall(self) -> Micros:
         return self._clock.wall()
@@ -255,7 +261,7 @@ class Writer:
             with reading(self.store.path):
                 return query(self.store)
         except LedgerError as error:
-            self._tell(error)
+            self._report(error)
             raise
 
     def run(self, op: Op[T]) -> T:
@@ -267,19 +273,18 @@ class Writer:
         try:
             results = self._transact(ops)
         except ChangedElsewhere as error:
-            raise LedgerError(f"{error} was changed by another process meanwhile", "repeat the command") from None
+            raise LedgerError(f"another process changed {error} meanwhile", "repeat the command") from None
         except LedgerError as error:
-            self._tell(error)
+            self._report(error)
             raise
-        if self._trouble:
-            self._trouble = ""
+        if self._fault is not None:
+            self._fault = None
             self.on_trouble("the ledger can be written again")
         return results
 
-    def _tell(self, error: LedgerError) -> None:
-        kind = error.message.partition(":")[0]
-        if kind != self._trouble:
-            self._trouble = kind
+    def _report(self, error: LedgerError) -> None:
+        if error.fault is not self._fault:
+            self._fault = error.fault
             self.on_trouble(f"calls are refused: {error}")
 
     def _transact(self, ops: list[Op[Any]]) -> list[Any]:
@@ -290,8 +295,8 @@ class Writer:
                 head = store.head()
                 if head.key != self.key.verifier and head.key:
                     self.key = self._find_key(head.key)
-                self._standing.check(store, head)
-                tx = Transaction(store, self.key, head, receipt_time(self._clock, self._standing.at))
+                self._known_head.check(store, head)
+                tx = Transaction(store, self.key, head, receipt_time(self._clock, self._known_head.at))
                 results = _run_all(ops, tx)
                 tx.close(head.size)
                 store.commit()
@@ -300,6 +305,6 @@ class Writer:
                 raise
         except FAILURES as error:
             raise explain(error, store.path) from None
-        if (reached := tx.head()).size > head.size:
-            self._standing.reached(reached, tx.leaf, tx.now)
+        if (new_head := tx.head()).size > head.size:
+            self._known_head.set(new_head, tx.leaf, tx.now)
         return results

@@ -9,7 +9,7 @@ from typing import Any
 from mcp_guard.core.approval import Approval, ApprovalState, Grant, GrantTerms, RouteRule, Vote
 from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.model import Json, Micros
-from mcp_guard.storage.errors import Queries
+from mcp_guard.storage.queries import Queries
 
 HOUR = 3600 * 1_000_000
 LATELY_RECEIPTS = 5000

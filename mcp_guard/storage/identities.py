@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from itertools import chain
 
 from mcp_guard.core.model import Agent, Instance, Micros, Task
-from mcp_guard.storage.errors import Queries
+from mcp_guard.storage.queries import Queries
 
 TABLES = """
 CREATE TABLE enrolled_agent (

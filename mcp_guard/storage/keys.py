@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from mcp_guard.core.model import Micros
-from mcp_guard.storage.errors import Queries
+from mcp_guard.storage.queries import Queries
 
 
 @dataclass(frozen=True, slots=True)

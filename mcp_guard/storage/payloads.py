@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from mcp_guard.core.model import Micros
-from mcp_guard.storage.errors import Queries
+from mcp_guard.storage.queries import Queries
 
 BUSY_MILLISECONDS = 2000
 

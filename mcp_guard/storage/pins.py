@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 from mcp_guard.core.tool_pins import Pin, PinState, definition_text
-from mcp_guard.storage.errors import Queries
+from mcp_guard.storage.queries import Queries
 
 
 class PinQueries(Queries):

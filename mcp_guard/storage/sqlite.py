@@ -13,15 +13,16 @@ from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
-from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.tlog.merkle import HASH_BYTES, TILE_WIDTH
 from mcp_guard.storage import schema
 from mcp_guard.storage.approvals import ApprovalQueries
-from mcp_guard.storage.errors import FAILURES, ChangedElsewhere, explain
+from mcp_guard.storage.errors import FAILURES, explain
 from mcp_guard.storage.identities import IdentityQueries
 from mcp_guard.storage.keys import KeyQueries
 from mcp_guard.storage.payloads import PayloadQueries
 from mcp_guard.storage.pins import PinQueries
+from mcp_guard.storage.queries import ChangedElsewhere
 
 __all__ = ["FAILURES", "ChangedElsewhere", "ReceiptRow", "Store", "TreeHead", "explain", "open_store", "reading"]
 
@@ -80,6 +81,7 @@ class Store(ApprovalQueries, IdentityQueries, KeyQueries, PayloadQueries, PinQue
                 raise LedgerError(
                     f"the ledger was removed or replaced while it was in use: `{file}`",
                     "put it back as it was, or restart the guard on the one that is there; mcp-guard doctor",
+                    LedgerFault.REPLACED,
                 )
 
     def rollback(self) -> None:

@@ -130,7 +130,7 @@ def other_key(path: Path) -> None:
 
 BROKEN: list[tuple[Callable[[Path], object], str, str, str]] = [
     (damage, "integrity", "the file is damaged", "restore it from a copy"),
-    (lambda path: path.write_text("not a ledger " * 1000), "ledger", "the file is no ledger", "check"),
+    (lambda path: path.write_text("not a ledger " * 1000), "ledger", "the file is not a ledger", "check"),
     (lambda path: os.truncate(path, path.stat().st_size // 2), "ledger", "the ledger file is damaged", "restore"),
     (drop_last, "head", "the head is of 9 receipts, and the last one is 7", "mcp-guard verify"),
     (set_head, "head", "the checkpoint is not of these receipts", "mcp-guard verify"),

@@ -65,7 +65,7 @@ def test_guard_refuses_calls_while_its_files_are_read_only(tmp_path: Path) -> No
         assert "Nothing was sent" in reply
         assert "three" in text(client.call("up__echo", {"text": "three"}))
     assert [item["arguments"]["text"] for item in seen(tmp_path, "up")] == ["one", "three"]
-    assert "the disk does not take what is written" in client.stderr
+    assert "the disk fails to write" in client.stderr
     assert is_verified(tmp_path)
 
 
@@ -328,7 +328,7 @@ async def test_truncated_ledger_is_not_continued(tmp_path: Path, part: float) ->
 def test_foreign_file_is_not_overwritten(tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     (tmp_path / "state" / "ledger.sqlite").write_text("my notes, " * 1000)
-    with pytest.raises(LedgerError, match="the file is no ledger"):
+    with pytest.raises(LedgerError, match="the file is not a ledger"):
         open_harness(tmp_path)
     assert (tmp_path / "state" / "ledger.sqlite").read_text() == "my notes, " * 1000
 

@@ -52,7 +52,7 @@ def test_failed_sync_runs_nothing_and_is_not_treated_as_done(tmp_path: Path) -> 
         page.arm(client.process.pid, SYNC_FAILS)
         for _ in range(3):
             reply = text(client.call("up__echo", {"text": "two"}))
-            assert "denied by mcp-guard: the disk does not take what is written" in reply
+            assert "denied by mcp-guard: the disk fails to write" in reply
             assert "SQLITE_IOERR_FSYNC" in reply
         page.disarm()
         assert "three" in text(client.call("up__echo", {"text": "three"}))

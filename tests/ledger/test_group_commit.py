@@ -18,7 +18,7 @@ def adding(name: str, size: int = 1) -> Op[int]:
 
 async def submit_together(harness: Harness, ops: list[Op[int]]) -> list[int | BaseException]:
     writer = harness.ledger.writer
-    writer.company = len(ops)
+    writer.active_calls = len(ops)
     return await asyncio.gather(*(writer.submit(op) for op in ops), return_exceptions=True)
 
 
@@ -61,6 +61,6 @@ async def test_concurrent_calls_share_one_commit(tmp_path: Path) -> None:
             await asyncio.sleep(0)
         return await harness.ledger.writer.submit(adding(f"after-{turns}"))
 
-    harness.ledger.writer.company = 4
+    harness.ledger.writer.active_calls = 4
     await asyncio.gather(*(late(turns) for turns in reversed(range(4))))
     assert commits == 1

@@ -339,7 +339,7 @@ def external_like(held: SignerSettings, seconds: float) -> SignerSettings:
 
 async def test_a_call_whose_intent_cannot_be_signed_is_not_sent(tmp_path: Path) -> None:
     held = external(tmp_path)
-    harness = open_harness(tmp_path, signed_by=make_ledger_keys(tmp_path / "state", ORIGIN, [held]).first())
+    harness = open_harness(tmp_path, signed_by=make_ledger_keys(tmp_path / "state", ORIGIN, [held]).first_key())
     (tmp_path / "token.mood").write_text("fail")
     reply = await harness.guard.call(
         make_instance(), ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": 150})

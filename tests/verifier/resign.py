@@ -11,7 +11,7 @@ from typing import Any
 from mcp_guard.core.receipt import entry
 from mcp_guard.core.tlog import merkle, note
 from mcp_guard.ledger.keys import SigningKey
-from mcp_guard.ledger.signers.file import hold
+from mcp_guard.ledger.signers.file import open_key_store
 from mcp_guard.settings import SignerSettings
 
 Change = Callable[[dict[str, Any]], None]
@@ -25,7 +25,7 @@ def sign_anew(
 
     `key` is the ledger's own by default. A change may put a document's bytes under `as it is`.
     """
-    key = key or hold(folder, origin, SignerSettings()).first()
+    key = key or open_key_store(folder, origin, SignerSettings()).first_key()
     edge: list[bytes] = []
     with closing(sqlite3.connect(folder / "ledger.sqlite")) as db:
         has_nodes = db.execute("SELECT count(*) FROM sqlite_master WHERE name = 'node'").fetchone()[0]

@@ -1,4 +1,4 @@
-"""Ways to hold the ledger's private key. Each is one file with `hold(place, options)`, and one line here."""
+"""Where the ledger's private keys are stored. Each kind is one module with `open_key_store`, and one line here."""
 
 import importlib
 from collections.abc import Sequence
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.errors import LedgerFault as LedgerFault
 from mcp_guard.core.tlog import note
 from mcp_guard.ledger.keys import SigningKey
 from mcp_guard.settings import SignerSettings
@@ -16,69 +17,79 @@ SIGNERS: dict[str, str] = {
     "keyring": "mcp_guard.ledger.signers.keyring",
     "command": "mcp_guard.ledger.signers.command",
 }
-"""Kind in the configuration: module. Only that of the configured kind is imported."""
+"""Kind in the configuration: module. Only the module of the configured kind is imported."""
 
 
 class KeyStore(Protocol):
-    """One way to hold private keys. Everything raises LedgerError."""
+    """One place that stores private keys. Every method raises LedgerError.
 
-    def first(self) -> SigningKey:
-        """The key for a ledger that has no receipts yet, made if there is none."""
+    Several processes may use it at once, and any of them may die between two steps of a rotation.
+    """
 
-    def find(self, verifier: str) -> SigningKey | None:
-        """The key with this verifier line, if it is held here."""
+    def first_key(self) -> SigningKey:
+        """The key for a ledger that has no receipts yet; created if there is none."""
 
-    def make(self) -> SigningKey:
-        """A new key, durable beside the one in force."""
+    def find_key(self, verifier: str) -> SigningKey | None:
+        """The key with this verifier line, if it is stored here."""
 
-    def settle(self, verifier: str, earlier: Sequence[str]) -> None:
-        """The key with this verifier line is in force for good: destroy the earlier ones that are held here."""
+    def create_key(self) -> SigningKey:
+        """A new key beside the one in force; durable on return."""
+
+    def finish_rotation(self, verifier: str, earlier: Sequence[str]) -> None:
+        """The key with this verifier line is in force: destroy the `earlier` keys that are stored here."""
 
 
 @dataclass(frozen=True, slots=True)
 class LedgerKeys:
-    """Who holds the keys of one ledger: the configured signer, then the next one if there is one."""
+    """The keys of one ledger, in the configured signer's store and, if one is configured, the next signer's."""
 
     origin: str
-    holders: tuple[KeyStore, ...]
+    stores: tuple[KeyStore, ...]
 
-    def first(self) -> SigningKey:
+    def first_key(self) -> SigningKey:
         """Raises: LedgerError."""
-        return self.holders[0].first()
+        return self.stores[0].first_key()
 
-    def find(self, verifier: str) -> SigningKey:
-        """The key in force. Raises: LedgerError if nobody holds it."""
+    def find_key(self, verifier: str) -> SigningKey:
+        """The key with this verifier line. Raises: LedgerError if it is in none of the stores."""
         try:
             name, id, _ = note.parse_verifier(verifier)
         except ValueError as error:
             hint = "run `mcp-guard verify`, and restore the ledger from a copy"
-            raise LedgerError(f"the head of the ledger names no key: {error}", hint) from None
+            raise LedgerError(f"the head of the ledger names no key: {error}", hint, LedgerFault.DAMAGED) from None
         if name != self.origin:
-            hint = "set guard.origin back, or begin a new ledger in another state_dir"
-            raise LedgerError(f"the ledger is of the origin `{name}`, not `{self.origin}`", hint)
+            hint = "set guard.origin back, or start a new ledger in another state_dir"
+            raise LedgerError(
+                f"the ledger has the origin `{name}`, not `{self.origin}`", hint, LedgerFault.KEY_UNAVAILABLE
+            )
         failures = []
-        for holder in self.holders:
+        for store in self.stores:
             try:
-                if (key := holder.find(verifier)) is not None:
+                if (key := store.find_key(verifier)) is not None:
                     return key
-            except LedgerError as failure:  # another may have it
+            except LedgerError as failure:  # another store may have it
                 failures.append(failure)
         if failures:
             raise failures[0]
-        hint = "restore it from a copy, configure the signer that has it, or: mcp-guard keys replace --lost"
-        raise LedgerError(f"the private key in force, `{name}+{id.hex()}`, is not where the configuration says", hint)
+        raise LedgerError(
+            f"the private key in force, `{name}+{id.hex()}`, is not where the configuration says",
+            "restore it from a copy, configure the signer that has it, or: mcp-guard keys replace --lost",
+            LedgerFault.KEY_UNAVAILABLE,
+        )
 
-    def make(self) -> SigningKey:
+    def create_key(self) -> SigningKey:
         """The key to rotate to. Raises: LedgerError."""
-        return self.holders[-1].make()
+        return self.stores[-1].create_key()
 
-    def settle(self, verifier: str, earlier: Sequence[str]) -> None:
-        """Raises: LedgerError."""
-        for holder in self.holders:
-            holder.settle(verifier, earlier)
+    def finish_rotation(self, verifier: str, earlier: Sequence[str]) -> None:
+        """Destroy the `earlier` keys, now that this one is in force. Raises: LedgerError."""
+        for store in self.stores:
+            store.finish_rotation(verifier, earlier)
 
 
 def make_ledger_keys(folder: Path, origin: str, signers: Sequence[SignerSettings]) -> LedgerKeys:
-    """`folder` is where the ledger is."""
-    holders = tuple(importlib.import_module(SIGNERS[each.kind]).hold(folder, origin, each) for each in signers)
-    return LedgerKeys(origin, holders)
+    """`folder` is the ledger's."""
+    stores = (
+        importlib.import_module(SIGNERS[signer.kind]).open_key_store(folder, origin, signer) for signer in signers
+    )
+    return LedgerKeys(origin, tuple(stores))

@@ -1,4 +1,7 @@
-"""The key in a file beside the ledger, `ledger.key`, for its owner alone. A new one waits in `ledger.key.new`."""
+"""The private key in a file beside the ledger, `ledger.key`, readable by its owner only.
+
+During a rotation the new key is in `ledger.key.new`.
+"""
 
 import os
 import stat
@@ -7,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.files import create_file, replace_file, sync_folder
 from mcp_guard.identity.ed25519 import AnyPrivateKey, PrivateKey
 from mcp_guard.ledger.keys import SigningKey, parse_private, private_text
@@ -18,7 +21,7 @@ FILE = "ledger.key"
 
 @dataclass(frozen=True, slots=True)
 class FileKeyStore:
-    """Implements `Holder`."""
+    """Implements `KeyStore`."""
 
     path: Path
     origin: str
@@ -27,8 +30,8 @@ class FileKeyStore:
     def next(self) -> Path:
         return self.path.with_name(f"{FILE}.new")
 
-    def first(self) -> SigningKey:
-        """Of several processes, whoever links the file first has made the key."""
+    def first_key(self) -> SigningKey:
+        """Of several processes that create a key at once, the first to link its file wins."""
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             if not self.path.exists():
@@ -44,14 +47,14 @@ class FileKeyStore:
         assert key is not None
         return key
 
-    def find(self, verifier: str) -> SigningKey | None:
+    def find_key(self, verifier: str) -> SigningKey | None:
         for path in (self.next, self.path):  # in this order: a rotation moves the new one over the old one
             key = self._read(path)
             if key is not None and key.verifier == verifier:
                 return key
         return None
 
-    def make(self) -> SigningKey:
+    def create_key(self) -> SigningKey:
         private = PrivateKey.generate()
         try:
             replace_file(self.next, _key_file_text(self.origin, private))
@@ -59,8 +62,8 @@ class FileKeyStore:
             raise _unusable(self.next, error) from None
         return parse_private(private_text(self.origin, private))
 
-    def settle(self, verifier: str, earlier: Sequence[str]) -> None:
-        """A new key that is in force takes the old one's place; what the ledger does not know stays."""
+    def finish_rotation(self, verifier: str, earlier: Sequence[str]) -> None:
+        """A new key that is in force takes the old one's place; a key that the ledger does not name stays."""
         try:
             if self._holds(self.next, [verifier]):
                 with suppress(FileNotFoundError):  # another process was first
@@ -84,15 +87,20 @@ class FileKeyStore:
         """Raises: LedgerError if it cannot be read, is another origin's, or can be read by others than its owner."""
         try:
             if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
-                raise LedgerError(f"`{path}` can be read by others than its owner", f"chmod 600 {path}")
+                raise LedgerError(
+                    f"`{path}` can be read by others than its owner", f"chmod 600 {path}", LedgerFault.KEY_UNAVAILABLE
+                )
             key = parse_private(path.read_text().strip())
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
             raise _unusable(path, error) from None
         if key.origin != self.origin:
-            hint = "set guard.origin back, or begin a new ledger in another state_dir"
-            raise LedgerError(f"the key `{path}` is for the origin `{key.origin}`, not `{self.origin}`", hint)
+            raise LedgerError(
+                f"the key `{path}` is for the origin `{key.origin}`, not `{self.origin}`",
+                "set guard.origin back, or start a new ledger in another state_dir",
+                LedgerFault.KEY_UNAVAILABLE,
+            )
         return key
 
 
@@ -100,9 +108,11 @@ def _key_file_text(origin: str, private: AnyPrivateKey) -> bytes:
     return f"{private_text(origin, private)}\n".encode()
 
 
-def hold(folder: Path, origin: str, _: SignerSettings) -> FileKeyStore:
+def open_key_store(folder: Path, origin: str, _: SignerSettings) -> FileKeyStore:
     return FileKeyStore(folder / FILE, origin)
 
 
 def _unusable(path: Path, error: Exception) -> LedgerError:
-    return LedgerError(f"the ledger key cannot be used: `{path}`: {error}", "restore the key from a copy")
+    return LedgerError(
+        f"the ledger key cannot be used: `{path}`: {error}", "restore the key from a copy", LedgerFault.KEY_UNAVAILABLE
+    )

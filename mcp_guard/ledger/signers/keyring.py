@@ -1,4 +1,4 @@
-"""The key in the operating system's keyring (Keychain, Secret Service, Credential Locker), named by its key id."""
+"""The private key in the operating system's keyring (Keychain, Secret Service, Credential Locker), named by key id."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -8,7 +8,7 @@ from types import ModuleType
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.core.tlog import note
 from mcp_guard.ledger.keys import PUBLISHED, SigningKey, parse_private, private_text
 from mcp_guard.settings import SignerSettings
@@ -18,19 +18,19 @@ SERVICE = "mcp-guard"
 
 @dataclass(frozen=True, slots=True)
 class KeyringKeyStore:
-    """Implements `Holder`. `published` are the verifier lines beside the ledger."""
+    """Implements `KeyStore`. `published` is the file of verifier lines beside the ledger."""
 
     origin: str
     published: Path
     library: ModuleType
 
-    def first(self) -> SigningKey:
-        """One that was made for this ledger before, or a new one."""
+    def first_key(self) -> SigningKey:
+        """A key that was created for this ledger before, or a new one."""
         lines = self.published.read_text().splitlines() if self.published.exists() else []
-        held = [key for line in lines if (key := self.find(line)) is not None]
-        return held[-1] if held else self.make()
+        keys = [key for line in lines if (key := self.find_key(line)) is not None]
+        return keys[-1] if keys else self.create_key()
 
-    def find(self, verifier: str) -> SigningKey | None:
+    def find_key(self, verifier: str) -> SigningKey | None:
         try:
             text = self.library.get_password(SERVICE, _name(verifier))
         except self.library.errors.KeyringError as error:
@@ -40,28 +40,32 @@ class KeyringKeyStore:
         try:
             return parse_private(text)
         except ValueError as error:
-            raise LedgerError(f"the keyring holds no key as `{_name(verifier)}`: {error}", "restore it") from None
+            raise LedgerError(
+                f"the keyring entry `{_name(verifier)}` is not a key: {error}",
+                "restore it",
+                LedgerFault.KEY_UNAVAILABLE,
+            ) from None
 
-    def make(self) -> SigningKey:
+    def create_key(self) -> SigningKey:
         text = private_text(self.origin, Ed25519PrivateKey.generate())
         key = parse_private(text)
         try:
             self.library.set_password(SERVICE, _name(key.verifier), text)
-            kept = self.library.get_password(SERVICE, _name(key.verifier))
+            stored = self.library.get_password(SERVICE, _name(key.verifier))
         except self.library.errors.KeyringError as error:
             raise _unusable(error) from None
-        if kept != text:
-            raise LedgerError("the keyring did not keep the key", "keyring diagnose")
+        if stored != text:
+            raise LedgerError("the keyring did not store the key", "keyring diagnose", LedgerFault.KEY_UNAVAILABLE)
         return key
 
-    def settle(self, verifier: str, earlier: Sequence[str]) -> None:
+    def finish_rotation(self, verifier: str, earlier: Sequence[str]) -> None:
         for line in earlier:
-            if line != verifier and self.find(line) is not None:
+            if line != verifier and self.find_key(line) is not None:
                 with suppress(self.library.errors.PasswordDeleteError):  # another process was first
                     self.library.delete_password(SERVICE, _name(line))
 
 
-def hold(folder: Path, origin: str, _: SignerSettings) -> KeyringKeyStore:
+def open_key_store(folder: Path, origin: str, _: SignerSettings) -> KeyringKeyStore:
     """Raises: LedgerError without the `keyring` package."""
     try:
         import keyring
@@ -77,4 +81,6 @@ def _name(verifier: str) -> str:
 
 
 def _unusable(error: Exception) -> LedgerError:
-    return LedgerError(f"the keyring cannot be used: {type(error).__name__}: {error}", "keyring diagnose")
+    return LedgerError(
+        f"the keyring cannot be used: {type(error).__name__}: {error}", "keyring diagnose", LedgerFault.KEY_UNAVAILABLE
+    )
