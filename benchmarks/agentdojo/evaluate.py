@@ -25,7 +25,7 @@ from agentdojo.functions_runtime import FunctionCall
 from agentdojo.task_suite.load_suites import get_suite
 from agentdojo.task_suite.task_suite import TaskSuite
 
-from benchmarks.agentdojo.house import SuiteHouse
+from benchmarks.agentdojo.guarded_suite import GuardedSuite
 
 VERSION = "v1.2.2"
 SUITES = ("banking", "slack", "travel", "workspace")
@@ -54,22 +54,22 @@ def plan(user: Any, injection: Any, environment: Any) -> tuple[list[Any], list[A
     return list(user.ground_truth(environment)), theirs
 
 
-async def run(house: SuiteHouse, user: Any, injection: Any, injections: dict[str, str], guarded: bool) -> Any:
+async def run(target: GuardedSuite, user: Any, injection: Any, injections: dict[str, str], guarded: bool) -> Any:
     """One run; returns whether the user's task was done, whether the attacker's was, and the questions asked."""
-    suite = house.suite
+    suite = target.suite
     environment = user.init_environment(suite.load_and_inject_default_environment(injections))
     before = environment.model_copy(deep=True)
     mine, theirs = plan(user, injection, environment)
-    house.upstream.environment, house.upstream.ran, house.questions = environment, [], 0
-    instance = house.instance(user.PROMPT)
+    target.upstream.environment, target.upstream.ran, target.questions = environment, [], 0
+    instance = target.instance(user.PROMPT)
     wanted = [(call.function, dict(call.args)) for call in mine]
 
     async def make(call: FunctionCall) -> str:
         if not guarded:
-            house.upstream.ran.append(call)
-            result, _ = house.upstream._runtime.run_function(environment, call.function, call.args)
+            target.upstream.ran.append(call)
+            result, _ = target.upstream._runtime.run_function(environment, call.function, call.args)
             return str(result)
-        reply = await house.call(instance, call, lambda asked: (asked.function, dict(asked.args)) in wanted)
+        reply = await target.call(instance, call, lambda asked: (asked.function, dict(asked.args)) in wanted)
         return json.dumps(reply, ensure_ascii=False)
 
     left, last = list(theirs), max((i for i, _ in enumerate(mine)), default=0)
@@ -84,17 +84,17 @@ async def run(house: SuiteHouse, user: Any, injection: Any, injections: dict[str
     for attack in left:
         await make(attack)
     output = [{"type": "text", "content": user.GROUND_TRUTH_OUTPUT}]
-    ran = house.upstream.ran
+    ran = target.upstream.ran
     useful = suite._check_task_result(user, output, before, environment, ran)
     hit = injection is not None and suite._check_task_result(injection, output, before, environment, ran)
-    return useful, hit, house.questions
+    return useful, hit, target.questions
 
 
-async def count(house: SuiteHouse, pairs: Iterable[tuple[Any, Any, dict[str, str]]]) -> Tally:
+async def count(target: GuardedSuite, pairs: Iterable[tuple[Any, Any, dict[str, str]]]) -> Tally:
     tally = Tally()
     for user, injection, injections in pairs:
-        bare_useful, bare_hit, _ = await run(house, user, injection, injections, guarded=False)
-        useful, hit, questions = await run(house, user, injection, injections, guarded=True)
+        bare_useful, bare_hit, _ = await run(target, user, injection, injections, guarded=False)
+        useful, hit, questions = await run(target, user, injection, injections, guarded=True)
         tally.runs += 1
         tally.useful += useful
         tally.attacked += hit
@@ -117,21 +117,21 @@ def tasks(suite: TaskSuite) -> tuple[list[Any], list[Any]]:
 
 async def evaluate(name: str, attacks: list[str], folder: Path) -> dict[str, Tally]:
     suite = get_suite(VERSION, name)
-    house = SuiteHouse(suite, folder / name)
+    target = GuardedSuite(suite, folder / name)
     users, injected = tasks(suite)
-    found = {"none": await count(house, [(user, None, {}) for user in users])}
+    found = {"none": await count(target, [(user, None, {}) for user in users])}
     pipeline = GroundTruthPipeline(None)
     pipeline.name = "gpt-4o-2024-05-13"  # the attacks address a model by its name
     for kind in attacks:
         if kind == SILENT:
-            found[kind] = await count(house, [(user, task, {}) for user in users for task in injected])
+            found[kind] = await count(target, [(user, task, {}) for user in users for task in injected])
             continue
         attack = load_attack(kind, suite, pipeline)
         pairs = [
             (user, task, attack.attack(user, task)) for user in users if injectable(attack, user) for task in injected
         ]
-        found[kind] = await count(house, pairs)
-    house.ledger.close()
+        found[kind] = await count(target, pairs)
+    target.ledger.close()
     return found
 
 

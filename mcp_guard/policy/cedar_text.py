@@ -1,4 +1,7 @@
-"""Cedar's JSON form back to text, and what expressions look at. For people: explanations, lint, suggestions."""
+"""Converts Cedar's JSON form to text, and finds the attributes and literals in expressions.
+
+Used for explanations, lint and suggestions, not for deciding.
+"""
 
 import json
 from collections.abc import Callable, Iterator, Mapping
@@ -7,7 +10,7 @@ from typing import Any
 from mcp_guard.core.model import Json
 
 PRECEDENCE = {"||": 1, "&&": 2, "==": 3, "!=": 3, "<": 3, "<=": 3, ">": 3, ">=": 3, "in": 3, "+": 4, "-": 4, "*": 5}
-"""Of Cedar's binary operators; https://docs.cedarpolicy.com/policies/syntax-grammar.html."""
+"""Precedence of Cedar's binary operators; https://docs.cedarpolicy.com/policies/syntax-grammar.html."""
 RELATION, UNARY, ATOM = 3, 6, 7
 METHODS = frozenset({"contains", "containsAll", "containsAny", "getTag", "hasTag"})
 CONSTRUCTORS = frozenset({"decimal", "ip", "datetime", "duration"})
@@ -24,12 +27,12 @@ _ESCAPES = {'"': '\\"', "\\": "\\\\"}
 
 
 def expression(body: Json) -> str:
-    """An expression as Cedar text, with no more brackets than it needs."""
+    """An expression as Cedar text, with the fewest parentheses."""
     return _text(body)[0]
 
 
 def _text(body: Json) -> tuple[str, int]:
-    """The text, and how tightly it binds."""
+    """The text and its precedence."""
     ((op, inner),) = body.items()
     if op in PRECEDENCE:
         binds = PRECEDENCE[op]
@@ -95,11 +98,11 @@ def _value(value: Any) -> str:
 
 
 RESERVED = frozenset({"true", "false", "if", "then", "else", "in", "like", "has", "is", "__cedar"})
-"""Words that name no attribute unless they are quoted (Cedar's grammar, "Identifiers")."""
+"""Reserved words, which must be quoted as attribute names (Cedar's grammar, "Identifiers")."""
 
 
 def is_plain(name: str) -> bool:
-    """Whether an attribute of this name needs no quotes."""
+    """Whether an attribute of this name can be written without quotes."""
     return name.isidentifier() and name.isascii() and name not in RESERVED
 
 
@@ -112,14 +115,14 @@ def _pattern(parts: list[Any]) -> str:
 
 
 def conjuncts(body: Json) -> list[Json]:
-    """The parts of a condition that must all hold."""
+    """The operands of a chain of `&&`; the condition itself if it is none."""
     if "&&" not in body:
         return [body]
     return [*conjuncts(body["&&"]["left"]), *conjuncts(body["&&"]["right"])]
 
 
 def conjunction(parts: list[Json]) -> Json:
-    """The condition that all parts hold; of none, `true`."""
+    """The parts joined by `&&`; `true` if there are none."""
     if not parts:
         return {"Value": True}
     joined = parts[0]
@@ -134,7 +137,7 @@ def scope(body: Json) -> str:
 
 
 def _scope_part(name: str, part: Json) -> str:
-    entities = [_value({"__entity": each}) for each in part.get("entities", [])]
+    entities = [_value({"__entity": entity}) for entity in part.get("entities", [])]
     one = _value({"__entity": part["entity"]}) if "entity" in part else f"[{', '.join(entities)}]"
     match part["op"]:
         case "All":
@@ -147,7 +150,7 @@ def _scope_part(name: str, part: Json) -> str:
 
 
 def walk(body: Any) -> Iterator[Json]:
-    """Every sub-expression, the whole first."""
+    """Every sub-expression, the expression itself first."""
     if isinstance(body, dict):
         yield body
         for inner in body.values():
@@ -158,7 +161,7 @@ def walk(body: Any) -> Iterator[Json]:
 
 
 def path_of(body: Json) -> Path | None:
-    """The path that an attribute access reads, or that `has` asks for; None for everything else."""
+    """The path that an attribute access or `has` reads; None for any other expression."""
     if "Var" in body:
         return (body["Var"],)
     access = body.get(".") or body.get("has")
@@ -169,19 +172,19 @@ def path_of(body: Json) -> Path | None:
 
 
 def paths(body: Json) -> list[Path]:
-    """What an expression looks at, each path once; of `a.b.c` only the whole."""
-    found = [path for each in walk(body) if (path := path_of(each)) and len(path) > 1]
-    return [path for path in dict.fromkeys(found) if not any(path == other[: len(path)] != other for other in found)]
+    """The paths that an expression reads, each once; for `a.b.c` only the full path."""
+    read = [path for part in walk(body) if (path := path_of(part)) and len(path) > 1]
+    return [path for path in dict.fromkeys(read) if not any(path == other[: len(path)] != other for other in read)]
 
 
 def literals(body: Json) -> list[Any]:
-    """The values written in an expression, the shortest text of a pattern; decimals in the form that requests have."""
-    found: list[Any] = []
-    for each in walk(body):
-        if "decimal" in each and "Value" in each["decimal"][0]:
-            found.append({"__extn": {"fn": "decimal", "arg": each["decimal"][0]["Value"]}})
-        elif "like" in each:
-            found.append("".join(part["Literal"] for part in each["like"]["pattern"] if part != "Wildcard"))
-        elif "Value" in each and not isinstance(each["Value"], dict):
-            found.append(each["Value"])
-    return found
+    """The literals in an expression: for a pattern its shortest match, decimals in the form used in requests."""
+    values: list[Any] = []
+    for part in walk(body):
+        if "decimal" in part and "Value" in part["decimal"][0]:
+            values.append({"__extn": {"fn": "decimal", "arg": part["decimal"][0]["Value"]}})
+        elif "like" in part:
+            values.append("".join(item["Literal"] for item in part["like"]["pattern"] if item != "Wildcard"))
+        elif "Value" in part and not isinstance(part["Value"], dict):
+            values.append(part["Value"])
+    return values

@@ -1,9 +1,9 @@
-"""JSON Schemas to shapes: what of a tool's arguments Cedar can be told. Pure.
+"""Translates JSON Schemas to shapes: how policies see a tool's arguments. Pure.
 
-A shape says what values the guard lets through and how policies see them; it need not say all that the JSON Schema
-does. What narrows values without giving them a type (`not`, `if`, `pattern`, `format`, bounds) is left to the upstream.
-What Cedar has no type for is *opaque*: policies do not see the value, but they see its path in `context.input_unknown`,
-so that nothing is ever sent unseen. The table: docs/reference/policies.md; the reasons: docs/decisions/0025.
+A shape determines which values the guard accepts and how policies see them; it need not express the whole JSON Schema.
+Keywords that restrict values without giving a type (`not`, `if`, `pattern`, `format`, bounds) are left to the upstream.
+A value that Cedar has no type for is *opaque*: policies do not see it, but its path is in `context.input_unknown`, so
+that no argument passes unnoticed. For the mapping see docs/reference/policies.md, for the reasons docs/decisions/0025.
 """
 
 from collections.abc import Iterable, Mapping
@@ -15,12 +15,12 @@ from typing import Any
 from mcp_guard.core.model import Json, Tool
 
 NODES, DEPTH, ENUM = 2000, 20, 1000
-"""Bounds of one tool's schema: how many schemas of it are read and how deep, and the longest list of allowed values
-that is checked. What is beyond them is opaque, so that no upstream can keep the guard busy with a schema."""
+"""Limits for one tool's schema: subschemas, nesting depth, and the length of a list of allowed values. Anything beyond
+is opaque, so that no upstream can keep the guard busy with a schema."""
 
 
 class Kind(StrEnum):
-    """What an argument is, to Cedar."""
+    """The kind of a value, as policies see it."""
 
     STRING = "string"
     INTEGER = "integer"
@@ -38,12 +38,12 @@ TAGS: Mapping[Kind, str] = {
     Kind.STRING: "string", Kind.INTEGER: "integer", Kind.NUMBER: "number", Kind.BOOLEAN: "boolean",
     Kind.SET: "array", Kind.RECORD: "object",
 }  # fmt: skip
-"""Under which name each alternative of a union is seen: its JSON type."""
+"""The attribute under which policies see each alternative of a union: its JSON type."""
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """One JSON Schema, as far as Cedar can say it.
+    """The part of one JSON Schema that Cedar can express.
 
     `fields`, `required` and `open` are a record's, `element` a set's, `options` a union's (by JSON type).
     """
@@ -54,12 +54,12 @@ class Shape:
     fields: Mapping[str, "Shape"] = field(default_factory=dict)
     required: frozenset[str] = frozenset()
     open: bool = True
-    """Whether members that the schema does not name are accepted (`additionalProperties` is not false)."""
+    """Whether unnamed members are accepted (`additionalProperties` is not false)."""
     options: tuple["Shape", ...] = ()
     allowed: frozenset[Any] | None = None
     """The only values of a scalar (`enum`, `const`), if they are listed."""
     typed: bool = field(init=False)
-    """Whether policies see it."""
+    """Whether policies see the value."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "typed", self.kind is not Kind.OPAQUE and self.kind is not Kind.NEVER)
@@ -71,7 +71,7 @@ OBJECT = Shape(Kind.RECORD)
 
 
 def input_shape(tool: Tool) -> Shape | None:
-    """The shape of a tool's arguments, or None if its schema is no object's: then no call of it can be decided."""
+    """The shape of a tool's arguments, or None if its schema describes no object: then every call of it is denied."""
     schema = tool.definition.get("inputSchema")
     if not isinstance(schema, dict):
         return None
@@ -80,12 +80,12 @@ def input_shape(tool: Tool) -> Shape | None:
 
 
 def read_shape(schema: Any, root: Any) -> Shape:
-    """Translate one JSON Schema (2020-12, and what of earlier drafts is in use); references point into `root`."""
+    """Translate one JSON Schema (2020-12 and common keywords of earlier drafts); references point into `root`."""
     return _SchemaReader(root).read(schema, (), 0)
 
 
 class _SchemaReader:
-    """Reads the schemas of one tool within the bounds."""
+    """Reads the schemas of one tool within the limits."""
 
     def __init__(self, root: Any) -> None:
         self._root = root
@@ -100,17 +100,17 @@ class _SchemaReader:
         parts = [self._own(schema, seen, depth)]
         if "$ref" in schema:
             parts.append(self._follow(schema["$ref"], seen, depth))
-        parts += [self.read(each, seen, depth + 1) for each in _list(schema.get("allOf"))]
+        parts += [self.read(part, seen, depth + 1) for part in _list(schema.get("allOf"))]
         for combiner in ("anyOf", "oneOf"):
             if alternatives := _list(schema.get(combiner)):
-                parts.append(unite(self.read(each, seen, depth + 1) for each in alternatives))
+                parts.append(unite(self.read(alternative, seen, depth + 1) for alternative in alternatives))
         shape = reduce(intersect, parts)
         if schema.get("unevaluatedProperties") is False and shape.kind is Kind.RECORD:
             shape = replace(shape, open=False)
         return replace(shape, nullable=True) if schema.get("nullable") is True and not shape.nullable else shape
 
     def _follow(self, reference: Any, seen: tuple[str, ...], depth: int) -> Shape:
-        """A local reference, unless it comes back to itself; anything else is opaque."""
+        """The shape of a local reference; recursive and other references are opaque."""
         if not isinstance(reference, str) or reference in seen or not reference.startswith("#"):
             return OPAQUE
         target: Any = self._root
@@ -125,7 +125,7 @@ class _SchemaReader:
         return self.read(target, (*seen, reference), depth + 1) if reference[1:2] in ("", "/") else OPAQUE
 
     def _own(self, schema: Json, seen: tuple[str, ...], depth: int) -> Shape:
-        """What `type`, `enum`, `const` and the keywords of objects and arrays say."""
+        """The shape given by `type`, `enum`, `const` and the keywords of objects and arrays."""
         names = schema.get("type", _implied(schema))
         listed = names if isinstance(names, list) else [names]
         values = (
@@ -148,11 +148,11 @@ class _SchemaReader:
         return self._object(schema, seen, depth) if name == "object" else OPAQUE
 
     def _element(self, schema: Json, seen: tuple[str, ...], depth: int) -> Shape:
-        """Any of an array's elements; where they differ by place they are alternatives."""
+        """The shape of any element of an array; elements with different schemas by position are alternatives."""
         first, rest = _list(schema.get("prefixItems")), schema.get("items", True)
         if isinstance(rest, list):
             first, rest = rest, schema.get("additionalItems", True)
-        return unite(self.read(each, seen, depth + 1) for each in [*first, rest])
+        return unite(self.read(element, seen, depth + 1) for element in [*first, rest])
 
     def _object(self, schema: Json, seen: tuple[str, ...], depth: int) -> Shape:
         properties, required = schema.get("properties", {}), _list(schema.get("required"))
@@ -178,14 +178,14 @@ def _list(value: Any) -> list[Any]:
 
 
 def _implied(schema: Json) -> str | None:
-    """A schema without a type that describes members or elements is meant for an object or an array."""
+    """The type of a schema without `type`: an object or array if it describes members or elements."""
     if "properties" in schema:
         return "object"
     return "array" if "items" in schema or "prefixItems" in schema else None
 
 
 def _of_values(values: list[Any]) -> Shape:
-    """The kinds of the values that are allowed, and those values; opaque if one of them is no scalar."""
+    """The shape of exactly these values; opaque if one of them is not a scalar."""
     if not values or len(values) > ENUM:
         return OPAQUE
     return unite(_of_value(value) for value in values)
@@ -205,11 +205,11 @@ def _of_value(value: Any) -> Shape:
             return OPAQUE
 
 
-# Either, and both
+# Union and intersection
 
 
 def unite(shapes: Iterable[Shape]) -> Shape:
-    """A value that fits one of them. One of each JSON type; several of the same one become one."""
+    """The shape of values that fit one of these. Alternatives of the same JSON type are merged."""
     shapes = list(shapes)
     nullable = any(shape.nullable for shape in shapes)
     if any(shape.kind is Kind.OPAQUE for shape in shapes):
@@ -229,7 +229,7 @@ def unite(shapes: Iterable[Shape]) -> Shape:
 
 
 def _merge(one: Shape, other: Shape) -> Shape:
-    """Either of two shapes of one JSON type."""
+    """The union of two shapes of the same JSON type."""
     if one.kind is Kind.SET:
         assert one.element is not None
         assert other.element is not None
@@ -237,10 +237,10 @@ def _merge(one: Shape, other: Shape) -> Shape:
         return Shape(Kind.SET, element=element) if element.typed else OPAQUE
     if one.kind is Kind.RECORD:
         names = sorted(one.fields.keys() | other.fields.keys())
-        pairs = {name: [each.fields[name] for each in (one, other) if name in each.fields] for name in names}
+        pairs = {name: [shape.fields[name] for shape in (one, other) if name in shape.fields] for name in names}
         return Shape(
             Kind.RECORD,
-            fields={name: unite(found) for name, found in pairs.items()},
+            fields={name: unite(shapes) for name, shapes in pairs.items()},
             required=one.required & other.required,
             open=one.open or other.open,
         )
@@ -249,7 +249,7 @@ def _merge(one: Shape, other: Shape) -> Shape:
 
 
 def intersect(one: Shape, other: Shape) -> Shape:
-    """A value that fits both."""
+    """The shape of values that fit both."""
     nullable = one.nullable and other.nullable
     if one.kind is Kind.OPAQUE or other.kind is Kind.OPAQUE:
         return replace(other if one.kind is Kind.OPAQUE else one, nullable=nullable)

@@ -1,1 +1,1 @@
-"""Signals of risk from outside the call: what is unusual for the agent, and what the operator's own programs say."""
+"""Risk signals from outside the call: anomalies in an agent's behaviour, and the operator's own programs."""

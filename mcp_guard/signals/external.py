@@ -1,9 +1,10 @@
-"""An operator's own signal: a command, or a Python function `module:function`. It is asked with a time-out, and what it
-does not answer in time, or not sensibly, is *unknown*: a signal of its own, with a weight of its own.
+"""The operator's own risk signals: a command, or a Python function `module:function`, called with a timeout.
+
+If it does not answer in time, or answers nonsense, the signal is *unknown*: a separate signal with its own weight.
 
 A command gets one JSON object on its standard input and answers with one on its standard output:
-`{"raised": true, "because": "…"}`. A function gets the same object as a dictionary and returns such a dictionary, or
-a text (raised, because of this), or None (not raised). Both are waited for in threads, never on the loop.
+`{"raised": true, "because": "…"}`. A function gets the same object as a dictionary and returns such a dictionary, a
+string (raised, with this reason), or None (not raised). Both run in threads, never on the event loop.
 """
 
 import asyncio
@@ -24,15 +25,15 @@ from mcp_guard.settings import SignalSettings
 BECAUSE_LIMIT = 200
 ANSWER_BYTES = 64 * 1024
 THREADS = 4
-"""Of each signal. A function that hangs keeps its thread; when all are kept, the signal is unknown at once."""
+"""Threads per signal. A function that hangs occupies one; when all are occupied, the signal is unknown at once."""
 
 
 class NoAnswer(Exception):
-    """Why a signal is unknown."""
+    """No usable answer; the message is the reason."""
 
 
 class ExternalSignal:
-    """One such signal."""
+    """One signal of the operator."""
 
     def __init__(self, rule: SignalSettings) -> None:
         self.rule = rule
@@ -43,54 +44,54 @@ class ExternalSignal:
         return call.tool is not None and call.tool.effect in rule.effects and call.name in (rule.tools or (call.name,))
 
     async def ask(self, call: Call) -> Signal | None:
-        """The signal, if it is raised or unknown. Never raises, and never takes longer than its time-out."""
+        """The signal if it is raised or unknown, else None. Never raises, and never takes longer than the timeout."""
         rule = self.rule
         try:
             async with asyncio.timeout(rule.timeout):
-                said = await self._ask(call)
-            because = read_answer(said)
+                answer = await self._ask(call)
+            because = read_answer(answer)
         except TimeoutError:
             return self._unknown(f"no answer within {rule.timeout:g} s")
         except NoAnswer as error:
             return self._unknown(str(error))
-        except Exception as error:  # the operator's own code: whatever it raises, it has not answered
+        except Exception as error:  # the operator's own code may raise anything
             return self._unknown(f"{type(error).__name__}")
         return None if because is None else Signal(rule.name, rule.weight, because)
 
-    def _unknown(self, why: str) -> Signal:
-        return Signal(f"{self.rule.name}_unknown", self.rule.unknown_weight, f"`{self.rule.name}` is unknown: {why}")
+    def _unknown(self, reason: str) -> Signal:
+        return Signal(f"{self.rule.name}_unknown", self.rule.unknown_weight, f"`{self.rule.name}` is unknown: {reason}")
 
     async def _ask(self, call: Call) -> Any:
         if self._busy >= THREADS:
             raise NoAnswer("all its earlier calls are still running")
-        work = partial(self._run if self.rule.argv else self._enter, about(call))
+        work = partial(self._run_command if self.rule.argv else self._call_function, describe_call(call))
         return await asyncio.shield(self._start(work))
 
     def _start(self, work: Callable[[], Any]) -> "asyncio.Future[Any]":
-        """In a daemon thread, which a function that hangs cannot keep the guard from ending by."""
+        """Run in a daemon thread, so that a function that hangs does not prevent the guard from exiting."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
-        future.add_done_callback(self._left)
+        future.add_done_callback(self._finish)
 
         def body() -> None:
             try:
                 done = partial(future.set_result, work())
-            except BaseException as error:  # whatever the operator's code raises is for the one who waits
-                done = partial(future.set_exception, error if isinstance(error, Exception) else NoAnswer("it ended"))
-            with suppress(RuntimeError):  # the loop is gone: nobody waits
+            except BaseException as error:  # passed to the caller that awaits the future
+                done = partial(future.set_exception, error if isinstance(error, Exception) else NoAnswer("it exited"))
+            with suppress(RuntimeError):  # the event loop is closed: nobody awaits the result
                 loop.call_soon_threadsafe(done)
 
         self._busy += 1
         threading.Thread(target=body, daemon=True, name=f"signal-{self.rule.name}").start()
         return future
 
-    def _left(self, future: "asyncio.Future[Any]") -> None:
+    def _finish(self, future: "asyncio.Future[Any]") -> None:
         self._busy -= 1
         if not future.cancelled():
-            future.exception()  # whoever waited for it may be gone
+            future.exception()  # mark the exception as retrieved: the caller may have timed out
 
-    def _run(self, said: Json) -> Any:
-        """In a thread. The command ends with its time-out, and with it whatever it has started."""
+    def _run_command(self, request: Json) -> Any:
+        """Runs in a thread. After the timeout, the command and its child processes are killed."""
         rule, pipe, null = self.rule, subprocess.PIPE, subprocess.DEVNULL
         environment = {name: os.environ[name] for name in ("PATH", "HOME", "LANG") if name in os.environ}
         try:
@@ -104,10 +105,10 @@ class ExternalSignal:
                 start_new_session=True,
             )
         except OSError as error:
-            raise NoAnswer(f"`{rule.argv[0]}` does not start: {error.strerror}") from None
+            raise NoAnswer(f"`{rule.argv[0]}` cannot be started: {error.strerror}") from None
         with process:
             try:
-                answer, _ = process.communicate(json.dumps(said).encode(), rule.timeout)
+                answer, _ = process.communicate(json.dumps(request).encode(), rule.timeout)
             except subprocess.TimeoutExpired:
                 raise NoAnswer(f"no answer within {rule.timeout:g} s") from None
             finally:
@@ -122,13 +123,13 @@ class ExternalSignal:
         except ValueError:
             raise NoAnswer("its answer is not JSON") from None
 
-    def _enter(self, said: Json) -> Any:
+    def _call_function(self, request: Json) -> Any:
         module, _, name = self.rule.entry.partition(":")
-        return getattr(importlib.import_module(module), name)(said)
+        return getattr(importlib.import_module(module), name)(request)
 
 
-def about(call: Call) -> Json:
-    """What a signal may look at."""
+def describe_call(call: Call) -> Json:
+    """The call as the signal receives it."""
     instance = call.instance
     return {
         "agent": instance.agent.name,
@@ -144,12 +145,12 @@ def about(call: Call) -> Json:
     }
 
 
-def read_answer(said: Any) -> str | None:
-    """Why the signal is raised, or None if it is not. Raises: NoAnswer."""
-    if said is None:
+def read_answer(answer: Any) -> str | None:
+    """The reason if the signal is raised, else None. Raises: NoAnswer."""
+    if answer is None:
         return None
-    if isinstance(said, str):
-        return said[:BECAUSE_LIMIT]
-    if not isinstance(said, dict) or not isinstance(said.get("raised"), bool):
+    if isinstance(answer, str):
+        return answer[:BECAUSE_LIMIT]
+    if not isinstance(answer, dict) or not isinstance(answer.get("raised"), bool):
         raise NoAnswer('its answer is not {"raised": true or false, "because": "…"}')
-    return str(said.get("because") or "it does not say why")[:BECAUSE_LIMIT] if said["raised"] else None
+    return str(answer.get("because") or "no reason given")[:BECAUSE_LIMIT] if answer["raised"] else None

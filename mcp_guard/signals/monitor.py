@@ -1,4 +1,4 @@
-"""Implements `ports.Signals`: for each call what is unusual for its agent, and what the operator's own signals say."""
+"""Implements `ports.Signals`: compares each call with the agent's earlier runs, and asks the operator's signals."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -18,53 +18,52 @@ from mcp_guard.core.model import Call, Instance, Json, Signal
 from mcp_guard.signals.external import ExternalSignal
 
 ACTS = 100
-"""Calls remembered of one run; what comes later is compared, but not learned from."""
+"""Calls stored per run; later calls are compared but not learned from."""
 
 RUNS = 1000
-"""Runs followed at once; of more, the oldest are not learned from."""
+"""Runs followed at the same time; if there are more, the oldest are not learned from."""
 
 
 @dataclass(slots=True)
 class RiskMonitor:
-    """`recall` gives an agent's earlier runs by id; it is asked once for each agent, at its first call if not before.
-
-    Without a drift rule nothing is compared and nothing is remembered.
+    """`recall` returns an agent's earlier runs by instance id; it is called once per agent, at its first call at the
+    latest. Without a drift rule, calls are neither compared nor stored.
     """
 
-    outside: tuple[ExternalSignal, ...] = ()
+    external: tuple[ExternalSignal, ...] = ()
     drift: DriftRule | None = None
     salt: str = ""
     recall: Callable[[str, int], Iterable[tuple[str, list[Json]]]] = lambda *_: ()
-    _usual: dict[str, Baseline] = field(default_factory=dict)
+    _baselines: dict[str, Baseline] = field(default_factory=dict)
     _runs: dict[str, list[CallFeatures]] = field(default_factory=dict)
 
     async def raised(self, call: Call) -> tuple[Signal, ...]:
         """The signals of this call. Never raises."""
-        found = [self._unusual(call)] if self.drift is not None else []
-        asked = [each for each in self.outside if each.concerns(call)]
-        if asked:
-            found += await asyncio.gather(*(each.ask(call) for each in asked))
-        return tuple(signal for signal in found if signal is not None)
+        signals = [self._unusual(call)] if self.drift is not None else []
+        external = [signal for signal in self.external if signal.concerns(call)]
+        if external:
+            signals += await asyncio.gather(*(signal.ask(call) for signal in external))
+        return tuple(signal for signal in signals if signal is not None)
 
     def _unusual(self, call: Call) -> Signal | None:
         run = self._runs.get(call.instance.id)
-        return self._of(call.instance).signal(run[-1].tool if run else START, call_features(call, self.salt))
+        return self._baseline_of(call.instance).signal(run[-1].tool if run else START, call_features(call, self.salt))
 
     def prepare(self, instance: Instance) -> None:
-        """Learn what is usual for the agent now, so that no call need wait for it."""
+        """Build the agent's baseline now, so that no call has to wait for it."""
         if self.drift is not None:
-            self._of(instance)
+            self._baseline_of(instance)
 
-    def _of(self, instance: Instance) -> Baseline:
+    def _baseline_of(self, instance: Instance) -> Baseline:
         assert self.drift is not None
         agent = instance.agent.name
-        if agent not in self._usual:
-            runs = ((id, read_run(said)) for id, said in self.recall(agent, self.drift.runs))
-            self._usual[agent] = learn_baseline(self.drift, runs)
-        return self._usual[agent]
+        if agent not in self._baselines:
+            runs = ((id, read_run(run)) for id, run in self.recall(agent, self.drift.runs))
+            self._baselines[agent] = learn_baseline(self.drift, runs)
+        return self._baselines[agent]
 
     def note(self, call: Call) -> None:
-        """The call ran."""
+        """Record a call that ran."""
         if self.drift is not None:
             run = self._runs.setdefault(call.instance.id, [])
             if len(self._runs) > RUNS:
@@ -75,5 +74,5 @@ class RiskMonitor:
                 run[-1] = call_features(call, self.salt)
 
     def end(self, instance: Instance) -> list[list[object]]:
-        """The instance has ended: what it did, to be kept with the ledger; empty if nothing is to be learned."""
+        """The run of an instance that has ended, as JSON for the ledger; empty if there is nothing to learn."""
         return write_run(self._runs.pop(instance.id, ()))

@@ -1,7 +1,7 @@
-"""What agents' runs did, kept beside the receipts, so that later runs can be compared with them.
+"""Summaries of agents' earlier runs, stored beside the receipts, with which later runs are compared.
 
-Tools, names of arguments and salted hashes of destinations: no values. It is no evidence, and nothing depends on it
-but signals of risk, so that it may be erased at any time; the guard then learns anew.
+A summary holds tools, argument names and salted hashes of destinations, but no values. It is not evidence, and only
+risk signals depend on it: it may be erased at any time, after which the guard learns from new runs.
 """
 
 import os
@@ -17,21 +17,21 @@ SALT = "run_salt"
 
 @dataclass(frozen=True, slots=True)
 class RunHistory:
-    """One guard process's access to them. All methods raise LedgerError."""
+    """Access to the stored runs. All methods raise LedgerError."""
 
     writer: Writer
 
     def salt(self) -> str:
-        """This ledger's own salt."""
+        """The salt of this ledger, created on first use."""
         return self.writer.run(lambda tx: tx.store.remembered(SALT, os.urandom(16).hex()))
 
     def recall(self, agent: str, most: int) -> list[tuple[str, list[Json]]]:
-        """The latest runs of an agent by instance."""
-        found = self.writer.read(lambda store: store.runs(agent, most))
-        return [(instance, orjson.loads(acts)) for instance, acts in found]
+        """The latest runs of an agent, at most `most`, as (instance id, calls)."""
+        runs = self.writer.read(lambda store: store.runs(agent, most))
+        return [(instance, orjson.loads(acts)) for instance, acts in runs]
 
     def keep(self, instance: Instance, acts: list[list[object]], most: int) -> None:
-        """An instance has ended: keep what it did, and no more than so many runs of its agent."""
+        """Store the run of an instance that has ended, and drop all but the latest `most` runs of its agent."""
 
         def op(tx: Transaction) -> None:
             agent = instance.agent.name

@@ -54,14 +54,14 @@ ANSWERS = {
         command(READ + 'print(json.dumps({"raised": True, "because": call["tool"]}))'), "fraud", "crm__send",
     ),
     "a command that does not": (command(READ + 'print(json.dumps({"raised": False}))'), None, ""),
-    "a command that does not read": (command('print("{\\"raised\\": true}")'), "fraud", "it does not say why"),
+    "a command that does not read": (command('print("{\\"raised\\": true}")'), "fraud", "no reason given"),
     "a command that fails": (command("raise SystemExit(3)"), "fraud_unknown", "exited with status 3"),
     "a command that says nonsense": (command('print("yes")'), "fraud_unknown", "its answer is not JSON"),
     "a command that says too much": (
         command(f'print("x" * {4 * ANSWER_BYTES})'), "fraud_unknown", "`fraud` is unknown",
     ),
     "a command that is not there": (
-        ExternalSignal(replace(RULE, argv=("/nowhere/signal",))), "fraud_unknown", "does not start: No such file",
+        ExternalSignal(replace(RULE, argv=("/nowhere/signal",))), "fraud_unknown", "cannot be started: No such file",
     ),
 }  # fmt: skip
 

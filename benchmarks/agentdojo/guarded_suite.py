@@ -83,7 +83,7 @@ def _text(text: str) -> Json:
     return {"type": "text", "text": text}
 
 
-class SuiteHouse:
+class GuardedSuite:
     """One suite behind one guard; every run is an instance of its own."""
 
     def __init__(self, suite: TaskSuite, folder: Path) -> None:
