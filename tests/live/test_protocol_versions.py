@@ -162,10 +162,10 @@ def test_question_unsupported_by_the_client_is_named_and_ends_the_call(modern: U
         client.start(elicitation={})
         reply = client.call("up__greet")
         assert reply["result"]["isError"] is True
-        assert "`roots/list`, and the client did not offer `roots`" in text(reply)
+        assert "`roots/list`, but the client did not offer `roots`" in text(reply)
     with Stateless(modern.config) as other:
         reply = other.ask("tools/call", {"name": "up__greet", "arguments": {}}, roots={})
-        assert "`elicitation/create`, and the client did not offer `elicitation`" in text(reply)
+        assert "`elicitation/create`, but the client did not offer `elicitation`" in text(reply)
     assert [outcome["ending"] for outcome in modern.outcomes()] == ["cancelled", "cancelled"]
     assert len(modern.seen("greet")) == 2
 
