@@ -1,4 +1,4 @@
-"""Measure the guard beside its peers, interleaved in one run, and hold the result against the budgets.
+"""Measure the guard and comparable proxies, interleaved in one run, and compare the result with the budgets.
 
 The kit that takes the samples is `../shared/bench` where that exists, else its copy in `benchmarks/kit`. The guard is
 as a user has it: a policy with a condition on the arguments, both receipts signed and synced to a real disk.
@@ -53,14 +53,14 @@ def write_guard(folder: Path, upstream: Path) -> Path:
 
 
 def added_over_durable(rounds: dict[str, list[dict]]) -> list[float]:
-    """In each round, where all ran under the same weather: what the guard adds to a call over what `durable` adds."""
+    """Per round, in which all targets ran under the same load: the added latency of the guard relative to `durable`."""
     names = ("guard", "durable", "direct")
     medians = [[statistics.median(each["latencies_ms"]) for each in rounds[name]] for name in names]
     return [(guard - direct) / (durable - direct) for guard, durable, direct in zip(*medians, strict=True)]
 
 
 class Budget(NamedTuple):
-    """What is measured, and at most (of calls a second, at least) what it may be: as first built, and in the end."""
+    """Each measurement with its limit (for calls per second, the minimum): of the first version, and the goal."""
 
     what: str
     measured: float

@@ -1,4 +1,4 @@
-"""`make bench-http`: what a call over HTTP takes through the guard and through bare proxies on the SDK.
+"""`make bench-http`: measures a call over HTTP through the guard and through plain proxies on the SDK.
 
 Client → proxy over HTTP → lean stdio upstream, in turns, so that all run under the same weather. The client is lean
 too: one connection, no library. Added is what a call takes longer than at the upstream itself. Exits 1 if the guard,
@@ -44,7 +44,7 @@ def sdk(upstream: Path, *options: str) -> Iterator[int]:
 
 @asynccontextmanager
 async def calls_over_http(port: int, token: str, name: str, version: str) -> AsyncIterator[Call]:
-    """A session with a server; what it gives makes one call. `version` is the revision that the client speaks."""
+    """A session with a server; yields a function that makes one call. `version` is the client's protocol revision."""
     wire = Wire(port, token, version)
     end = time.monotonic() + WAIT_SECONDS
     while True:
@@ -91,7 +91,7 @@ async def calls_direct(upstream: Path) -> AsyncIterator[Call]:
 
 @asynccontextmanager
 async def syncs(folder: Path) -> AsyncIterator[Call]:
-    """What the disk alone takes for the two records of a call: so much of the guard's time is the machine's."""
+    """The time the disk alone takes for the two records of a call, which the guard cannot avoid."""
     file = os.open(folder / "synced", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
 
     async def call() -> None:
@@ -104,7 +104,7 @@ async def syncs(folder: Path) -> AsyncIterator[Call]:
 
 
 async def measure(targets: dict[str, Call], rounds: int, calls: int) -> dict[str, list[float]]:
-    """Milliseconds of each call, by target; the first tenth of each turn warms up."""
+    """Milliseconds per call by target; the first tenth of each turn is warm-up."""
     samples: dict[str, list[float]] = {name: [] for name in targets}
     for _ in range(rounds):
         for name, call in targets.items():

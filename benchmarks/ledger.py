@@ -48,7 +48,7 @@ ORIGIN = "bench.example/ledger"
 SIZES = (10_000, 100_000, 1_000_000)
 FRAME_BYTES = 24 + 4096
 MOST_GROWTH = 1.25
-"""How much dearer a step may be in the largest ledger than in the smallest."""
+"""How much more a step may cost in the largest ledger than in the smallest."""
 COUNTERS = (RateCounter("writes", 10 * 1_000_000, ("instance",), (Effect.WRITE,)),)
 TOOL = Tool("crm", "update_deal", "crm__update_deal", {}, "sha256:" + "0" * 64, ToolRule(), Effect.WRITE)
 INSTANCE = Instance(
@@ -63,14 +63,14 @@ def make_call() -> Call:
 
 
 MATERIAL = json.dumps({"request": {"context": ARGUMENTS}, "entities": [str(INSTANCE)]}).encode()
-"""As large as the Cedar request of such a call."""
+"""The size of the Cedar request of a typical call."""
 ALLOWED = Decision(
     Outcome.ALLOW, "sha256:" + "1" * 64, ("small-changes",), counts={"writes": 1 << 40}, material=MATERIAL
 )  # fmt: skip
 
 
 def build(folder: Path, size: int, pairs: int = 2000) -> None:
-    """A ledger of `size` receipts, an intent and an outcome a call."""
+    """A ledger of `size` receipts, an intent and an outcome per call."""
     writer = open_writer(LedgerSettings(folder, ORIGIN, unsafe_skip_fsync=True), CLOCK)
 
     def op(tx: Transaction) -> None:
@@ -89,7 +89,7 @@ def build(folder: Path, size: int, pairs: int = 2000) -> None:
 
 @dataclass
 class Ledger:
-    """One ledger that is measured; times are in milliseconds."""
+    """The measurements of one ledger, in milliseconds."""
 
     size: int
     folder: Path
@@ -100,7 +100,7 @@ class Ledger:
     proofs: list[float] = field(default_factory=list)
 
     async def record(self, calls: int) -> None:
-        """Record calls one after the other: two transactions each, both synced."""
+        """Record calls sequentially, with two synced transactions each."""
         self.steps.append([])
         for _ in range(calls):
             call = make_call()
@@ -119,7 +119,7 @@ class Ledger:
 
 
 def count_pages(ledger: Ledger, calls: int = 200) -> float:
-    """Pages that one call writes: what does not depend on what else the machine does."""
+    """Pages written per call, which do not depend on the load of the machine."""
     run = ledger.writer.store._run
     run("PRAGMA wal_autocheckpoint = 0")
     run("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -160,7 +160,8 @@ def summarize(ledger: Ledger) -> dict[str, float]:
 
 
 def growth(first: Ledger, last: Ledger) -> float:
-    """How much dearer a step is in the last, by the median round: in each round both ran under the same weather."""
+    """The cost of a step in the last ledger relative to the first: the median over rounds, in which both ran under the
+    same load."""
     rounds = zip(first.steps, last.steps, strict=True)
     return statistics.median(statistics.median(dear) / statistics.median(cheap) for cheap, dear in rounds)
 
@@ -181,7 +182,7 @@ def show(rows: list[dict[str, float]]) -> None:
 
 
 def main() -> int:
-    """Exit codes: 0 flat, 1 dearer in the largest ledger than allowed."""
+    """Exit codes: 0 flat, 1 too expensive in the largest ledger."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=SIZES)
     parser.add_argument("--rounds", type=int, default=20)

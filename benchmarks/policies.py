@@ -1,4 +1,4 @@
-"""Measure one decision as the set of policies grows: sliced by scope as the guard does it, and all policies each time.
+"""Measure one decision as the set of policies grows: sliced by scope, as the guard does, and with all policies.
 
 Each team has a group and may use the tools of its own server with a limit on an argument; one forbid in twenty is about
 every write. The budget is that of 1,000 policies: at most 0.5 ms at the median.

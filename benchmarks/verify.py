@@ -1,4 +1,4 @@
-"""How fast `verify` is, and whether its memory grows with the ledger. Writes ledgers with the guard's own code.
+"""Measures the speed of `verify` and whether its memory grows with the ledger (written by the guard's own code).
 
     make bench-verify                                  # 200 thousand and 1 million receipts, some minutes
     make bench-verify ARGS="--sizes 20000"
@@ -72,7 +72,7 @@ def main() -> int:
 
 
 def write(state: Path, size: int) -> None:
-    """A ledger of calls as they come: intent with request and material, outcome with reply."""
+    """A ledger of typical calls: intent with request and material, outcome with reply."""
     settings = LedgerSettings(state, "bench.example/ledger", unsafe_skip_fsync=True)
     writer = open_writer(settings, Clock())
     version = canonical.digest(MATERIAL)
@@ -89,7 +89,7 @@ def write(state: Path, size: int) -> None:
 
 
 def close(writer: Writer) -> None:
-    """The log is folded into the file, as the last guard to leave does."""
+    """Close the ledger and fold its write-ahead log into the file, as the last guard to exit does."""
     writer.store.close()
 
 
@@ -130,7 +130,7 @@ def make_decision(version: str) -> Decision:
 
 
 def measure(state: Path, size: int) -> dict[str, float]:
-    """One run of the stand-alone verifier in a process of its own, and the largest that it or a worker became."""
+    """One run of the stand-alone verifier in a separate process, with the peak memory of it and its workers."""
     command = [sys.executable, "-m", "mcp_guard.verifier", str(state / "ledger.sqlite")]
     began = time.perf_counter()
     process = subprocess.Popen([*command, "--key", str(state / "ledger.pub"), "--json"], stdout=subprocess.PIPE)
@@ -154,7 +154,7 @@ def measure(state: Path, size: int) -> dict[str, float]:
 
 
 def watch(pid: int) -> float:
-    """The peak of the largest worker, in MiB, looked at until the process ends."""
+    """The peak of the largest worker in MiB, sampled until the process ends."""
     peak = 0.0
     children = Path(f"/proc/{pid}/task/{pid}/children")
     while not os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT):

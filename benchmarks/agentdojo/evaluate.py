@@ -1,4 +1,4 @@
-"""`make eval`: how the shipped general policies fare on AgentDojo with an agent that is hijacked completely.
+"""`make eval`: measures the shipped general policies on AgentDojo with an agent that falls for every attack.
 
 The agent makes the calls that the user's task takes (the suite's ground truth) and, as soon as it has read the injected
 text, the calls that the attacker wants; it never doubts. All of them go through a real guard. No model is involved, so
@@ -30,14 +30,14 @@ from benchmarks.agentdojo.guarded_suite import GuardedSuite
 VERSION = "v1.2.2"
 SUITES = ("banking", "slack", "travel", "workspace")
 ATTACKS = ("important_instructions", "direct")
-"""By default: the strongest of AgentDojo's attacks on models, and the one that says nothing but what it wants."""
+"""The defaults: the strongest of AgentDojo's attacks on models, and the one that only states its goal."""
 SILENT = "silent"
-"""An attack of our own: the agent makes the attacker's calls although nothing that it read says so."""
+"""Our own attack: the agent makes the attacker's calls although no text told it to."""
 
 
 @dataclass
 class Tally:
-    """What came of the runs of one kind. `questions` are put to the approver; `bare` is without the guard."""
+    """The results of one kind of runs. `questions` counts approval requests; `bare` is without the guard."""
 
     runs: int = 0
     useful: int = 0
@@ -49,13 +49,13 @@ class Tally:
 
 
 def plan(user: Any, injection: Any, environment: Any) -> tuple[list[Any], list[Any]]:
-    """The calls of the user's task and those of the attacker's, as the suite's ground truth has them."""
+    """The ground-truth calls of the user's task and of the attacker's task."""
     theirs = list(injection.ground_truth(environment)) if injection is not None else []
     return list(user.ground_truth(environment)), theirs
 
 
 async def run(target: GuardedSuite, user: Any, injection: Any, injections: dict[str, str], guarded: bool) -> Any:
-    """One run; returns whether the user's task was done, whether the attacker's was, and the questions asked."""
+    """One run; returns whether the user's task and the attacker's task succeeded, and the number of questions."""
     suite = target.suite
     environment = user.init_environment(suite.load_and_inject_default_environment(injections))
     before = environment.model_copy(deep=True)
@@ -109,7 +109,7 @@ async def count(target: GuardedSuite, pairs: Iterable[tuple[Any, Any, dict[str, 
 
 
 def tasks(suite: TaskSuite) -> tuple[list[Any], list[Any]]:
-    """All user tasks, and the injection tasks that take calls: one without any cannot be replayed."""
+    """All user tasks, and the injection tasks with ground-truth calls: others cannot be replayed."""
     environment = suite.load_and_inject_default_environment({})
     users = sorted(suite.user_tasks.values(), key=lambda task: int(task.ID.split("_")[-1]))
     return users, [task for task in suite.injection_tasks.values() if task.ground_truth(environment)]

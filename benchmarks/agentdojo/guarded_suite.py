@@ -1,4 +1,4 @@
-"""A guard as it is shipped (configuration file, policies, ledger, signed approvals) in front of one AgentDojo suite.
+"""A guard as shipped (configuration file, policies, ledger, signed approvals) in front of one AgentDojo suite.
 
 Only two things are not as in production: the suite's tools run in this process instead of behind a pipe, and the person
 who approves is a function that knows the user's task.
@@ -45,7 +45,7 @@ class Clock:
 
 
 class SuiteTools:
-    """Implements `ports.Upstreams` by a suite's functions on the environment of the present run."""
+    """Implements `ports.Upstreams` with a suite's functions, on the environment of the current run."""
 
     def __init__(self, suite: TaskSuite, catalog: dict[str, Tool]) -> None:
         self.catalog = catalog
@@ -84,7 +84,7 @@ def _text(text: str) -> Json:
 
 
 class GuardedSuite:
-    """One suite behind one guard; every run is an instance of its own."""
+    """One suite behind one guard; every run is a separate instance."""
 
     def __init__(self, suite: TaskSuite, folder: Path) -> None:
         settings = load(HERE / f"{suite.name}.toml")
@@ -129,7 +129,7 @@ class GuardedSuite:
         return Instance(id, agent, None, task, now - 1, now + HOUR, "", f"cred_{id}")
 
     async def call(self, instance: Instance, wanted: FunctionCall, approver: Judge) -> Json:
-        """One call through the guard; if it is held, the approver decides and it is made again."""
+        """One call through the guard; if it is held, the approver decides and the call is repeated."""
         asked = ToolCallRequest(f"{self.suite.name}__{wanted.function}", to_jsonable_python(dict(wanted.args)))
         reply = await self.guard.call(instance, asked)
         said = reply.get("result", {}).get("_meta", {}).get("mcp-guard/decision", {})

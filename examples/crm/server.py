@@ -71,7 +71,7 @@ class Done(BaseModel):
 
 
 class ToolError(Exception):
-    """What a tool could not do."""
+    """The tool failed; the message is the reason."""
 
 
 class Crm:
@@ -196,7 +196,7 @@ TOOLS: dict[str, tuple[type[Any], type[BaseModel]]] = {
     "refund": (Refund, DealResult),
     "delete_deal": (DeleteDeal, Done),
 }
-"""Name: what it takes, and what it gives."""
+"""Tool name: the models of its arguments and of its result."""
 
 
 def listing() -> list[dict[str, Any]]:

@@ -1,4 +1,4 @@
-"""A stdio MCP server that lists recorded tools and runs none: policies can be tested where their real server is not.
+"""A stdio MCP server that lists recorded tools but runs none, to test policies without the real server.
 
 python recorded.py listings/git.json
 """
