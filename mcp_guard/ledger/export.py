@@ -16,7 +16,7 @@ from mcp_guard.core.receipt import entry
 from mcp_guard.core.tlog import bundle, merkle, note
 from mcp_guard.core.tlog.bundle import Cells, payload_fields
 from mcp_guard.core.tlog.merkle import TILE_HEIGHT, TILE_WIDTH, Tile
-from mcp_guard.ledger.witness_state import cosigned
+from mcp_guard.ledger.witness_state import cosigned_checkpoint
 from mcp_guard.storage.sqlite import Store, reading
 
 # Proofs against one head of the ledger. What was appended since does not touch them: receipts are never changed.
@@ -144,7 +144,7 @@ def export(store: Store, keys: str, path: Path, payloads: bool, tell: OnProgress
                 if is_new or payloads:
                     tell(tile.n * TILE_WIDTH + tile.width, proofs.head.size)
             _write_upper_tiles(store, proofs, folder, before)
-            if (note_of_witnesses := cosigned(store)) and proofs.continues(note.parse(note_of_witnesses)[0]):
+            if (note_of_witnesses := cosigned_checkpoint(store)) and proofs.continues(note.parse(note_of_witnesses)[0]):
                 folder.write(COSIGNED, [note_of_witnesses.encode()])
             # last, and durable: whoever reads it, even after a crash, finds all that is under it
             folder.write(CHECKPOINT, [proofs.checkpoint.encode()], durable=True)

@@ -1,7 +1,7 @@
-"""Changing the ledger's key: rotation, vouched for by the old key, and replacement of a lost one. One transaction each.
+"""Changes the ledger's key: rotation, vouched for by the old key, and replacement of a lost one. One transaction each.
 
-The new private key is durable before the ledger names it, and the old one is destroyed only when it is named for good;
-whoever dies in between leaves a ledger that works with one of the two (docs/decisions/0015).
+The new private key is durable before the ledger names it, and the old one is destroyed only after the ledger names the
+new one. A process that dies in between leaves a ledger that works with one of the two (docs/decisions/0015).
 """
 
 import base64
@@ -21,17 +21,17 @@ from mcp_guard.storage.sqlite import open_store
 
 
 def possession(old: str, new: str, origin: str, seq: int) -> bytes:
-    """What the new key signs, to prove that whoever names it has it; `seq` is the receipt that says so."""
-    said = {"type": "mcp-guard/key-rotation/v1", "origin": origin, "old": old, "new": new, "seq": seq}
-    return canonical.canonicalize(said)
+    """What the new key signs, to prove that whoever puts it in force holds it. `seq` is the receipt of the change."""
+    statement = {"type": "mcp-guard/key-rotation/v1", "origin": origin, "old": old, "new": new, "seq": seq}
+    return canonical.canonicalize(statement)
 
 
 def rotate(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str, str]:
-    """Put a new key in force, for which the old one vouches; returns the old and the new verifier line.
+    """Put a new key in force, which the old one vouches for; returns the old and the new verifier line.
 
     Raises: LedgerError.
     """
-    with _alone(settings.state_dir):
+    with _exclusive(settings.state_dir):
         writer = open_writer(settings, clock, create=False)
         keys = configured_keys(settings)
         new = keys.create_key()
@@ -39,7 +39,7 @@ def rotate(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str, 
         def op(tx: Transaction) -> tuple[str, str]:
             old = tx.key.verifier
             if old == new.verifier:
-                raise LedgerError("this key is in force already", "name another under ledger.next_signer")
+                raise LedgerError("this key is already in force", "name another under ledger.next_signer")
             tx.add(_draft("key.rotated", old, new, tx.size, why))
             tx.change_key(new)
             return old, new.verifier
@@ -50,23 +50,23 @@ def rotate(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str, 
 
 
 def replace(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str, str]:
-    """Put a new key in force in place of one that is lost and can vouch for nothing.
+    """Put a new key in force in place of a lost one, which cannot vouch for it; returns both verifier lines.
 
     Raises: LedgerError.
     """
-    with _alone(settings.state_dir):
+    with _exclusive(settings.state_dir):
         store = open_store(settings.state_dir / FILE, settings.unsafe_skip_fsync, create=False)
         keys, old = configured_keys(settings), store.head().key
         if not old:
             raise LedgerError("the ledger has no receipts: there is no key to replace", "run the guard once")
         new = keys.create_key()
         if old == new.verifier:
-            raise LedgerError("this key is in force already", "name another under ledger.signer")
+            raise LedgerError("this key is already in force", "name another under ledger.signer")
 
         def op(tx: Transaction) -> None:
             tx.add(_draft("key.replaced", old, new, tx.size, why))
 
-        # Whatever key is in force: the one receipt that this writer makes says that another now is.
+        # The writer signs with the new key whichever key is in force: its only receipt says that the new one is.
         Writer(store, new, clock, find_key=lambda _: new).run(op)
         publish_keys(store, settings.state_dir, keys)
         return old, new.verifier
@@ -78,15 +78,15 @@ def _draft(kind: str, old: str, new: SigningKey, seq: int, why: str) -> Draft:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """One change of key at a time; the lock goes with the process, however it ends. Raises: LedgerError."""
+def _exclusive(folder: Path) -> Iterator[None]:
+    """Allow one change of key at a time. Raises: LedgerError."""
     path = folder / "rotation.lock"
     if not (folder / FILE).exists():
         raise LedgerError(f"no ledger at `{folder / FILE}`", "run the guard once")
     try:
         lock = FileLock(path, wait=False)
     except BlockingIOError:
-        raise LedgerError("another process is changing the key just now", "mcp-guard keys list") from None
+        raise LedgerError("another process is changing the key right now", "mcp-guard keys list") from None
     except OSError as error:
         raise LedgerError(f"cannot lock `{path}`: {error.strerror}", "check the folder's owner and mode") from None
     with lock:

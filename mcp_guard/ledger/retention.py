@@ -1,7 +1,7 @@
-"""Erasing payloads: what is kept too long, and what an operator wants forgotten. The receipts and the proof stay.
+"""Erases payloads: those older than the retention period, and those that an operator selects. Receipts and proofs stay.
 
-Each batch is one transaction with its receipt, `payload.erased`. Salts go with the payloads, so that the commitments
-that stay tell nothing of them; what an approver was shown goes with the payload of its request.
+Each batch is one transaction with its receipt, `payload.erased`. Salts are erased with the payloads, so that the
+remaining commitments reveal nothing. The subject of an approval is erased with the payload of its request.
 """
 
 import asyncio
@@ -24,62 +24,65 @@ from mcp_guard.storage.sqlite import Store
 
 DAY = 24 * 3600 * 1_000_000
 BATCH = 100
-"""Receipts in one transaction: some milliseconds in which no call is recorded."""
+"""Receipts in one transaction, which blocks calls for some milliseconds."""
 PAUSE_SECONDS = 0.05
 ROUND_SECONDS = 3600.0
 
 
 @dataclass(frozen=True, slots=True)
 class ErasureOrder:
-    """What is to be erased, why and by whom. `until` ends the search at the first receipt of that time or later."""
+    """Which payloads to erase, why and by whom. The search ends at the first receipt of time `until` or later."""
 
-    chooses: Callable[[ReceiptWithPayloads], bool]
+    selects: Callable[[ReceiptWithPayloads], bool]
     reason: str
     by: str
     until: Micros | None = None
     spares_replies: bool = True
-    """Whether a reply that its agent may still ask for stays."""
+    """Whether a reply stays that its agent may still ask for."""
 
 
 def erase_some(tx: Transaction, order: ErasureOrder, after: int) -> tuple[int, int | None]:
-    """One batch of an order: how many receipts lost their payloads, and where to go on (None: that was all)."""
-    looked = tx.store.kept_after(after, BATCH)
-    found = [kept for kept in looked if order.until is None or kept.at < order.until]
+    """Carry out one batch of an order, beginning after receipt `after`.
+
+    Returns how many receipts lost their payloads, and the receipt to continue after (None: the order is complete).
+    """
+    batch = tx.store.kept_after(after, BATCH)
+    in_time = [receipt for receipt in batch if order.until is None or receipt.at < order.until]
     needed = tx.store.needed(order.spares_replies)
-    chosen = [kept for kept in found if kept.seq not in needed and order.chooses(kept)]
-    if chosen:
-        seqs = [kept.seq for kept in chosen]
+    selected = [receipt for receipt in in_time if receipt.seq not in needed and order.selects(receipt)]
+    if selected:
+        seqs = [receipt.seq for receipt in selected]
         tx.store.erase_payloads(seqs)
-        for kept in chosen:
-            if kept.kind == "approval.requested":
-                _erase_subject(tx, orjson.loads(kept.body)["approval"])
-        about = {"reason": order.reason, "by": order.by, "count": len(seqs), "seqs": sequence_ranges(seqs)}
-        tx.add(Draft("payload.erased", about))
-    ended = len(looked) < BATCH or len(found) < len(looked)
-    return len(chosen), None if ended else looked[-1].seq
+        for receipt in selected:
+            if receipt.kind == "approval.requested":
+                _erase_subject(tx, orjson.loads(receipt.body)["approval"])
+        fields = {"reason": order.reason, "by": order.by, "count": len(seqs), "seqs": sequence_ranges(seqs)}
+        tx.add(Draft("payload.erased", fields))
+    is_complete = len(batch) < BATCH or len(in_time) < len(batch)
+    return len(selected), None if is_complete else batch[-1].seq
 
 
 def _erase_subject(tx: Transaction, id: str) -> None:
-    found = tx.store.approval(id)
-    if found is not None and found[0].state not in OPEN:
-        subject = found[0].subject.without_payloads()
+    row = tx.store.approval(id)
+    if row is not None and row[0].state not in OPEN:
+        subject = row[0].subject.without_payloads()
         tx.store.replace_subject(id, orjson.dumps(subject.to_json()).decode())
         tx.store.forget_nonce(id, lookup=True)
 
 
 def sequence_ranges(seqs: Iterable[int]) -> list[list[int]]:
     """Ascending numbers as [first, last] pairs."""
-    found: list[list[int]] = []
+    ranges: list[list[int]] = []
     for seq in seqs:
-        if found and found[-1][1] == seq - 1:
-            found[-1][1] = seq
+        if ranges and ranges[-1][1] == seq - 1:
+            ranges[-1][1] = seq
         else:
-            found.append([seq, seq])
-    return found
+            ranges.append([seq, seq])
+    return ranges
 
 
 def tidy(tx: Transaction) -> None:
-    """Settle what lapsed while nobody looked, and forget what only open requests and grants need."""
+    """Expire approvals whose time has passed, and erase nonces and salts that only open requests and grants need."""
     for approval in tx.store.approvals(OPEN):
         if tx.now >= approval.expires:
             note = "nobody decided" if approval.state is ApprovalState.REQUESTED else "not used in time"
@@ -90,45 +93,46 @@ def tidy(tx: Transaction) -> None:
 
 @dataclass(frozen=True, slots=True)
 class PayloadSelection:
-    """What an operator wants forgotten: payloads of receipts that fit everything that is said here."""
+    """Payloads that an operator wants erased: those of receipts that match every criterion."""
 
     before: Micros | None = None
     call: str | None = None
     instance: str | None = None
     user: str | None = None
     calls: frozenset[str] | None = field(default=None)
-    """Calls that touched the resource that is meant."""
+    """Ids of the calls that touched the resource in question."""
 
-    def __call__(self, kept: ReceiptWithPayloads) -> bool:
-        if self.before is not None and kept.at >= self.before:
+    def __call__(self, receipt: ReceiptWithPayloads) -> bool:
+        if self.before is not None and receipt.at >= self.before:
             return False
-        if self.calls is not None and kept.call not in self.calls:
+        if self.calls is not None and receipt.call not in self.calls:
             return False
-        if self.call is not None and kept.call != self.call:
+        if self.call is not None and receipt.call != self.call:
             return False
-        said: dict[str, Any] = orjson.loads(kept.body) if self.instance or self.user else {}
-        wanted = (("instance", self.instance), ("on_behalf_of", self.user))
-        return all(value is None or said.get(name) == value for name, value in wanted)
+        document: dict[str, Any] = orjson.loads(receipt.body) if self.instance or self.user else {}
+        criteria = (("instance", self.instance), ("on_behalf_of", self.user))
+        return all(value is None or document.get(name) == value for name, value in criteria)
 
 
 def kept_receipts(store: Store) -> Iterable[ReceiptWithPayloads]:
-    """All that have payloads, in order, a batch at a time."""
+    """Every receipt that has payloads, in order; read a batch at a time."""
     after = -1
-    while looked := store.kept_after(after, BATCH):
-        yield from looked
-        after = looked[-1].seq
+    while batch := store.kept_after(after, BATCH):
+        yield from batch
+        after = batch[-1].seq
 
 
 def calls_on(store: Store, type: str, id: str) -> frozenset[str]:
-    """The calls that touched this resource, of those whose payloads are kept."""
+    """Ids of the calls that touched this resource, as far as their payloads are kept."""
     resource = {"type": type, "id": id}
-    found = (kept.call for kept in kept_receipts(store) if orjson.loads(kept.body).get("resource") == resource)
-    return frozenset(call for call in found if call is not None)
+    receipts = kept_receipts(store)
+    calls = (receipt.call for receipt in receipts if orjson.loads(receipt.body).get("resource") == resource)
+    return frozenset(call for call in calls if call is not None)
 
 
 @dataclass(frozen=True, slots=True)
 class RetentionTask:
-    """A running guard's retention. `keep_days` is how long payloads are kept; 0 keeps them."""
+    """Retention in a running guard: payloads are erased after `keep_days` days; 0 keeps them."""
 
     writer: Writer
     keep_days: int = 0
@@ -136,7 +140,7 @@ class RetentionTask:
     async def run(self) -> None:
         """Until cancelled."""
         while True:
-            with suppress(LedgerError):  # busy or full: calls meet the same and tell it; the next round looks again
+            with suppress(LedgerError):  # calls meet the same failure and report it; the next round tries again
                 await self.round()
             await asyncio.sleep(ROUND_SECONDS)
 

@@ -1,4 +1,4 @@
-"""Whose a checked token is: the instance it stands for, as the ledger knows it; made known when it is first seen."""
+"""Maps a verified token to its instance in the ledger, which is created for a new token of another issuer."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ SECOND = 1_000_000
 
 @dataclass(frozen=True, slots=True)
 class TokenInstances:
-    """The callers of one guard process over HTTP; `agents` are those of the configuration."""
+    """Token lookup for one guard process that serves HTTP; `agents` are those of the configuration."""
 
     writer: Writer
     agents: Mapping[str, AgentSettings]
@@ -44,7 +44,7 @@ class TokenInstances:
         if row is None:
             agents = self.writer.read(lambda store: registry.all_agents(self.agents, store))
             enrolled = registry.find_agent(agents, said.agent)
-            made = Instance(
+            instance = Instance(
                 id=id,
                 agent=enrolled.agent,
                 on_behalf_of=said.user,
@@ -54,13 +54,13 @@ class TokenInstances:
                 credential="",
                 credential_id=f"cred_{said.id[:24]}",
             )
-            self.writer.run(lambda tx: self._introduce(tx, made, said))
-            return replace(made, credential=token)
+            self.writer.run(lambda tx: self._add(tx, instance, said))
+            return replace(instance, credential=token)
         self._check(row.instance)
         return replace(row.instance, credential=token)
 
-    def _introduce(self, tx: Transaction, instance: Instance, said: ExternalToken) -> None:
-        if tx.store.instance(instance.id) is None:  # another process may have been first
+    def _add(self, tx: Transaction, instance: Instance, said: ExternalToken) -> None:
+        if tx.store.instance(instance.id) is None:  # unless another process was first
             registry.issue(tx, instance, {"thumbprint": said.thumbprint, "by": "token"})
             registry.begin(tx, instance, self.guard)
 

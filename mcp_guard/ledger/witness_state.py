@@ -9,29 +9,30 @@ MICROS = 1_000_000
 
 
 def is_due(writer: Writer, name: str, witness: WitnessSettings) -> bool:
-    """Whether so much time has passed, or so much been recorded, since this witness took a checkpoint.
+    """Whether enough time has passed, or enough been recorded, since this witness accepted a checkpoint.
 
-    Receipts of witnessing alone are nothing to witness, so a ledger at rest stays at rest. Raises: LedgerError.
+    Receipts of witnessing itself do not count, so an idle ledger stays idle. Raises: LedgerError.
     """
 
     def query(store: Store) -> bool:
         last, size = store.witnessed().get(name), store.head().size
         since, at = (last.size, last.at) if last is not None else (0, 0)
-        often = witness.every_seconds
-        late = often is not None and writer.now() - at >= often * MICROS  # a ledger's time never goes back
+        interval = witness.every_seconds
+        late = interval is not None and writer.now() - at >= interval * MICROS  # a ledger's time never goes back
         many = witness.every_receipts is not None and size - since >= witness.every_receipts
         return (late or many) and store.says_more(since)
 
     return writer.read(query)
 
 
-def cosigned(store: Store) -> str | None:
+def cosigned_checkpoint(store: Store) -> str | None:
     """The newest checkpoint that outside witnesses have cosigned, as one note with all their lines, if there is one."""
-    found = [seen for seen in store.witnessed().values() if _is_cosigned(seen.note)]
-    if not found:
+    accepted = [witnessed for witnessed in store.witnessed().values() if _is_cosigned(witnessed.note)]
+    if not accepted:
         return None
-    newest = [seen.note for seen in found if seen.size == max(each.size for each in found)]
-    lines = dict.fromkeys(line for each in newest for line in each.partition("\n\n")[2].splitlines())
+    size = max(witnessed.size for witnessed in accepted)
+    newest = [witnessed.note for witnessed in accepted if witnessed.size == size]
+    lines = dict.fromkeys(line for text in newest for line in text.partition("\n\n")[2].splitlines())
     return "\n".join([newest[0].partition("\n\n")[0], "", *lines, ""])
 
 

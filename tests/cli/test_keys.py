@@ -32,7 +32,7 @@ def test_key_rotation_does_not_disturb_a_running_guard(tmp_path: Path) -> None:
     table = cli("keys", "list", *at).stdout
     assert "in force" in table
     assert f"0 to {keys[0]['until']}" in table
-    assert "the key before it signed" in cli("verify", *at).stdout
+    assert "the previous key signed the change" in cli("verify", *at).stdout
     assert "every year" in cli("log", "--kind", "key.rotated", *at).stdout
 
 
@@ -55,7 +55,7 @@ def test_lost_key_stops_the_guard_until_it_is_replaced(tmp_path: Path) -> None:
     (tmp_path / "new.pub").write_text(document["new"] + "\n")
     refused = cli("verify", "--key", str(tmp_path / "new.pub"), *at, check=False)
     assert refused.returncode == 1
-    assert "the old key did not sign; give both keys to believe it" in refused.stdout
+    assert "the old key did not sign; to accept the change, give both keys" in refused.stdout
     assert cli("verify", *at).returncode == 0  # `ledger.pub` has both
 
 

@@ -13,7 +13,7 @@ import pytest
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.tlog import merkle, note
 from mcp_guard.ledger.export import ExportResult, LedgerProofs, export
-from mcp_guard.ledger.witness_state import cosigned
+from mcp_guard.ledger.witness_state import cosigned_checkpoint
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.storage.keys import WitnessedCheckpoint
 from tests.ledger.sized_ledger import ORIGIN, fill, open_filled
@@ -238,7 +238,7 @@ def test_newest_cosigned_head_is_exported_and_proves_its_receipts(tmp_path: Path
     write(writer, tmp_path / "out")
     assert (tmp_path / "out/cosigned").read_text() == signed
     assert note.parse((tmp_path / "out/checkpoint").read_text())[0].size == 310
-    bundle = json.loads(LedgerProofs(writer.store, cosigned(writer.store)).prove(7, with_payloads=False))
+    bundle = json.loads(LedgerProofs(writer.store, cosigned_checkpoint(writer.store)).prove(7, with_payloads=False))
     assert bundle["proof"].endswith(signed)
     path = [base64.b64decode(item) for item in bundle["proof"].partition("\n\n")[0].split("\n")[2:]]
     merkle.verify_inclusion(merkle.leaf_hash(bundle["entry"].encode()), 7, 300, path, note.parse(signed)[0].root)

@@ -378,7 +378,7 @@ def test_rotation_to_a_failing_signer_is_refused(tmp_path: Path) -> None:
 def test_command_signer_does_not_rotate_to_itself(tmp_path: Path) -> None:
     held = external(tmp_path)
     write(open_writer(settings(tmp_path, held), Clock()))
-    with pytest.raises(LedgerError, match="in force already"):
+    with pytest.raises(LedgerError, match="already in force"):
         key_rotation.rotate(settings(tmp_path, held), Clock())
 
 

@@ -9,7 +9,7 @@ import pytest
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.open import LedgerSettings, open_writer
-from mcp_guard.ledger.witness_state import cosigned, is_due
+from mcp_guard.ledger.witness_state import cosigned_checkpoint, is_due
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.settings import WitnessSettings
 from mcp_guard.storage.keys import WitnessedCheckpoint
@@ -65,7 +65,7 @@ def test_new_witness_is_due_at_once(writer: Writer) -> None:
 
 
 def test_without_cosignatures_there_is_no_cosigned_checkpoint(writer: Writer) -> None:
-    assert cosigned(writer.store) is None
+    assert cosigned_checkpoint(writer.store) is None
 
 
 def test_concurrent_sending_to_one_witness_is_refused(tmp_path: Path) -> None:

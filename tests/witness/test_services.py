@@ -15,7 +15,7 @@ from mcp_guard.core.tlog import note
 from mcp_guard.ledger import key_rotation
 from mcp_guard.ledger.export import export
 from mcp_guard.ledger.open import open_writer
-from mcp_guard.ledger.witness_state import cosigned
+from mcp_guard.ledger.witness_state import cosigned_checkpoint
 from mcp_guard.settings import SecretReference, WitnessSettings
 from mcp_guard.storage.sqlite import open_store
 from mcp_guard.witness.cosignature import find_cosignature
@@ -188,14 +188,14 @@ def test_the_cosigned_checkpoint_is_kept_for_exports(cosigning: Witnessing, cosi
     cosigning.send()
     cosigning.grow(3)
     store = open_store(cosigning.state / "ledger.sqlite")
-    kept = cosigned(store)
+    kept = cosigned_checkpoint(store)
     assert kept is not None
     assert kept.startswith(sent)
     assert find_cosignature(cosigner.key, kept.partition("\n\n")[0] + "\n", kept)
     assert len(note.parse(kept)[1]) == 2
     out = cosigning.folder / "out"
     export(store, f"{cosigning.verifier}\n", out, False)
-    assert (out / "cosigned").read_text() == kept
+    assert (out / "cosigned_checkpoint").read_text() == kept
 
 
 def test_a_checkpoint_carries_the_lines_of_all_who_cosigned_it(cosigning: Witnessing, cosigner: Cosigner) -> None:
@@ -208,7 +208,7 @@ def test_a_checkpoint_carries_the_lines_of_all_who_cosigned_it(cosigning: Witnes
         for name, options in both.items():
             witness = WitnessSettings("cosignature", options, cosigning.folder)
             assert round.send(name, witness).state == "taken"
-    kept = cosigned(writer.store)
+    kept = cosigned_checkpoint(writer.store)
     assert kept is not None
     assert kept.startswith(sent)
     assert {name for name, _, _ in note.parse(kept)[1]} == {ORIGIN, "witness.example/w1", "witness.example/w2"}

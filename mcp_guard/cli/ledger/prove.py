@@ -7,7 +7,7 @@ from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading
 from mcp_guard.cli.show import find_receipts
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.export import LedgerProofs
-from mcp_guard.ledger.witness_state import cosigned
+from mcp_guard.ledger.witness_state import cosigned_checkpoint
 from mcp_guard.storage.sqlite import Store, reading
 
 
@@ -36,7 +36,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 def cosigned_head(store: Store) -> str:
     """Raises: LedgerError."""
-    found = cosigned(store)
+    found = cosigned_checkpoint(store)
     if found is None:
         raise LedgerError(f"no head of `{store.path}` is cosigned", "mcp-guard ledger witness")
     return found
