@@ -1,8 +1,8 @@
 """Canonical JSON: strict parsing, limits, RFC 8785 bytes and hashes.
 
-What is decided on is what is sent: a payload that two parsers could read differently is refused here, before anything
-looks at it. Duplicate keys, NaN and infinities, lone surrogates, integers that a double cannot hold (RFC 7493 §2.2),
-and payloads too deep or too large never get further.
+The guard sends exactly the arguments it evaluated, so a payload that two parsers could read differently is refused
+here, before anything looks at it: duplicate keys, NaN and infinities, lone surrogates, integers that a double cannot
+hold (RFC 7493 §2.2), and payloads that are too deep or too large.
 """
 
 import hashlib
@@ -16,7 +16,7 @@ import rfc8785
 
 MAX_SAFE_INTEGER = 2**53 - 1
 MAX_MESSAGE_DEPTH = 240
-"""Levels of a whole message: orjson reads 1,024 and writes 254, and what is passed on may stand within something."""
+"""Levels of a whole message: orjson reads 1,024 and writes 254, and a forwarded message may be nested in another."""
 _SORTED = orjson.OPT_SORT_KEYS
 
 
@@ -29,7 +29,7 @@ class Limits:
 
 
 class Unacceptable(Exception):
-    """A payload that must not be decided on. `message` is what could be made of it, for an honest answer."""
+    """A payload that must not be decided on. `message` is what a lenient reader sees in it, for the error reply."""
 
     def __init__(self, reason: str, message: Any = None) -> None:
         super().__init__(reason)
@@ -40,7 +40,7 @@ class Unacceptable(Exception):
 def parse(line: bytes) -> Any:
     """Parse one JSON text strictly.
 
-    Raises: Unacceptable, with whatever a lenient reader sees in it, so that the sender learns which request failed.
+    Raises: Unacceptable, with what a lenient reader sees in the text, so that the sender learns which request failed.
     """
     try:
         value = orjson.loads(line)
@@ -48,14 +48,14 @@ def parse(line: bytes) -> Any:
         raise _explain(line, str(error)) from None
     if is_too_deep(line, value):
         raise Unacceptable("nested too deeply", value)
-    # The usual sender writes compact JSON; where writing it again gives the same bytes, no key can have been dropped.
+    # Most senders write compact JSON; if writing it again gives the same bytes, no duplicate key was dropped.
     if orjson.dumps(value) != line.strip():
         _refuse_duplicate_keys(line, value)
     return value
 
 
 def is_too_deep(line: bytes, value: Any) -> bool:
-    """Whether a message that could be read could not be passed on."""
+    """Whether a message that was parsed is nested too deeply to be forwarded."""
     return line.count(b"[") + line.count(b"{") > MAX_MESSAGE_DEPTH and _goes_below(value, MAX_MESSAGE_DEPTH)
 
 
@@ -80,7 +80,7 @@ def _refuse_duplicate_keys(line: bytes, value: Any) -> None:
 
 
 def _explain(line: bytes, error: str) -> Unacceptable:
-    """Read leniently what orjson refused: the standard library takes NaN and lone surrogates."""
+    """Read leniently what orjson refused: the standard library accepts NaN and lone surrogates."""
     found: list[str] = []
 
     def constant(name: str) -> float:
@@ -112,7 +112,7 @@ def canonicalize(value: Any, limits: Limits = Limits()) -> bytes:
 
 
 def _inspect(value: Any, depth: int) -> bool:
-    """Check numbers and depth. True where orjson's sorted output already is RFC 8785: ASCII keys, no odd floats."""
+    """Check numbers and depth. True if orjson's sorted output is RFC 8785 already: ASCII keys, no unusual floats."""
     kind = type(value)
     if kind is str or value is None or kind is bool:
         return True

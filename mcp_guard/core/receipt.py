@@ -1,8 +1,8 @@
-"""Receipts: what one entry of the ledger says, and its exact bytes.
+"""Receipts: the members of a ledger entry, and its exact bytes.
 
 A receipt is an RFC 8785 document. Its ledger entry is that document, a newline, and the base64 Ed25519 signature over
-the document; the entry is a leaf of the Merkle tree. Payloads never stand in a receipt: it holds `sha256(salt ||
-payload)`, and payload and salt live apart, where they can be erased while the proof stays.
+the document; the entry is a leaf of the Merkle tree. A receipt never contains payloads: it holds `sha256(salt ||
+payload)`. Payload and salt are stored separately, where they can be erased while the proof stays.
 """
 
 import base64
@@ -46,7 +46,7 @@ KINDS = (
 
 @dataclass(frozen=True, slots=True)
 class Draft:
-    """A receipt before it has its place: kind, fields, and the payloads to be committed to by name.
+    """A receipt before it is appended: kind, fields, and by name the payloads to commit to.
 
     Fields that are None, empty text or empty lists are left out of the document.
     """
@@ -73,7 +73,7 @@ def commitment(salt: bytes, payload: bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class ReceiptPosition:
-    """Where and when a receipt stands: its ledger's origin, sequence number, time (RFC 3339), and what wrote it."""
+    """What appending adds to a receipt: the ledger's origin, sequence number, time (RFC 3339), and the software."""
 
     origin: str
     seq: int
@@ -81,19 +81,19 @@ class ReceiptPosition:
     software: str
 
 
-def document(draft: Draft, place: ReceiptPosition, commitments: Mapping[str, str]) -> bytes:
+def document(draft: Draft, position: ReceiptPosition, commitments: Mapping[str, str]) -> bytes:
     """The canonical bytes that are signed. Long texts are cut (core/receipt_limits.py), except what others signed.
 
     INVARIANT: names are ASCII and values text, integers, lists and objects, for which sorted JSON is RFC 8785.
     """
-    said = {name: value for name, value in draft.fields.items() if value or value == 0}
-    rest = {**commitments, "v": SCHEMA_VERSION, "kind": draft.kind, "seq": place.seq, "time": place.time}
-    rest |= {"origin": place.origin, "software": place.software}
-    whole = orjson.dumps(said | rest, option=orjson.OPT_SORT_KEYS)
-    if len(whole) <= MAX_TEXT_BYTES:  # and so is each text in it
+    fields = {name: value for name, value in draft.fields.items() if value or value == 0}
+    rest = {**commitments, "v": SCHEMA_VERSION, "kind": draft.kind, "seq": position.seq, "time": position.time}
+    rest |= {"origin": position.origin, "software": position.software}
+    whole = orjson.dumps(fields | rest, option=orjson.OPT_SORT_KEYS)
+    if len(whole) <= MAX_TEXT_BYTES:  # and so does each text in it
         return whole
-    said = {name: value if name in NEVER_CUT else truncate_texts(value) for name, value in said.items()}
-    return orjson.dumps(said | rest, option=orjson.OPT_SORT_KEYS)
+    fields = {name: value if name in NEVER_CUT else truncate_texts(value) for name, value in fields.items()}
+    return orjson.dumps(fields | rest, option=orjson.OPT_SORT_KEYS)
 
 
 def entry(body: bytes, signature: bytes) -> bytes:
@@ -112,7 +112,7 @@ def instance_fields(instance: Instance) -> Json:
 
 
 def call_fields(call: Call) -> Json:
-    """What every receipt of one call says of it."""
+    """The fields that every receipt of one call has."""
     return {
         **instance_fields(call.instance),
         "call": call.id,
@@ -127,14 +127,14 @@ def call_fields(call: Call) -> Json:
 
 
 def decision_draft(call: Call, decision: Decision) -> Draft:
-    """A decision that lets nothing happen by itself: denied, or held for approval."""
+    """A decision that allows nothing yet: the call is denied, or held for approval."""
     return Draft(
         "decision", *redact_receipt(call, _decision_fields(call, decision), _decision_payloads(call, decision))
     )
 
 
 def intent_draft(call: Call, decision: Decision, approval: Json | None = None) -> Draft:
-    """The intent to run a call, with the decision that lets it: they are one thing that becomes durable at once."""
+    """The intent to run a call, together with the decision that allows it, so that both become durable at once."""
     assert call.tool is not None
     fields = _decision_fields(call, decision)
     fields["deed"] = f"{call.tool.rule.verb} {call.resource.id}" if call.tool.rule.verb else None
@@ -143,7 +143,7 @@ def intent_draft(call: Call, decision: Decision, approval: Json | None = None) -
 
 
 def look_up_draft(call: Call) -> Draft:
-    """The intent of one of the guard's own look-ups, which the operator's configuration decided."""
+    """The intent of one of the guard's own look-ups, which the configuration allows."""
     return Draft("intent", *redact_receipt(call, call_fields(call), {"request": call.canonical}))
 
 
@@ -171,7 +171,7 @@ def _decision_fields(call: Call, decision: Decision) -> Json:
 
 
 def _opinion_fields(opinion: AdvisoryDecision | None) -> Json | None:
-    """What had no effect on the call."""
+    """A decision that had no effect on the call."""
     if opinion is None:
         return None
     said = {"outcome": str(opinion.outcome), "policy_version": opinion.policy_version}
@@ -180,7 +180,7 @@ def _opinion_fields(opinion: AdvisoryDecision | None) -> Json | None:
 
 
 def _past_fields(past: CallHistory) -> Json:
-    """What the instance had seen, and where the sinks' values came from: by the names of arguments only."""
+    """What the instance had seen, and where the values of the sinks came from; arguments by name only."""
     sinks = {name: list(found) for name in Origins.__slots__ if (found := getattr(past.sinks, name))}
     said: Json = {name: getattr(past, name) for name in ("untrusted_seen", "sensitive_seen", "orders_seen")}
     said["sinks"] = sinks
@@ -197,7 +197,7 @@ def _decision_payloads(call: Call, decision: Decision) -> dict[str, bytes]:
 
 
 def outcome_draft(call: Call, intent: int, execution: Execution) -> Draft:
-    """`intent` is the sequence number of the intent that this is the outcome of."""
+    """`intent` is the sequence number of the intent."""
     redacted: list[str] = []
     if call.redaction:
         execution, redacted = redact_execution(call, execution)
@@ -218,7 +218,7 @@ def outcome_draft(call: Call, intent: int, execution: Execution) -> Draft:
 
 
 def attribution(receipt: Mapping[str, Any]) -> str:
-    """The sentence that says who did what, why, and who let them."""
+    """The sentence that says who did what, why, and who approved it."""
     if receipt.get("purpose") == "facts":
         read = f"the guard read the present state{_of(receipt.get('resource'))} with {receipt.get('tool')}"
         return f"{read} to decide a call of {receipt.get('agent')}, instance {receipt.get('instance')}"

@@ -1,8 +1,8 @@
-"""Redaction: what the configuration says must not be kept is taken out of everything that is stored of a call. Pure.
+"""Redaction: values that the configuration names are removed from everything that is stored of a call. Pure.
 
-What a JSON pointer (RFC 6901; `*` is each element) points at is taken out where it stands: in the arguments, in the
-facts that they are compared with, in the Cedar request, in a result. The same value is then taken out of all other text
-that is stored of the call, because tools repeat what they are given.
+JSON pointers (RFC 6901; `*` is each element) name the values. Each is removed where a pointer finds it: in the
+arguments, in the facts that they are compared with, in the Cedar request, in a result. The same value is then removed
+from all other stored text of the call, because tools repeat their input.
 """
 
 import json
@@ -17,15 +17,15 @@ from mcp_guard.core.model import Call, Execution, ExecutionStatus, FactsRule, Js
 
 MARK = "[redacted]"
 MIN_TEXT_LENGTH = 4
-"""Characters of a value that is looked for in other text: a shorter one stands in too much by chance."""
+"""Shorter values are not searched for in other text, because they occur by chance too often."""
 TEXTS = ("ticket", "reason", "reasons", "errors", "detail", "would", "shadow")
-"""Members of a receipt that hold what an agent, a policy or an upstream said."""
+"""Members of a receipt that hold text from an agent, a policy or an upstream."""
 LARGE = canonical.Limits(bytes=1 << 30, depth=256)
-OF_THE_UPSTREAM = (ExecutionStatus.OK, ExecutionStatus.TOOL_ERROR, ExecutionStatus.UPSTREAM_ERROR)
+FROM_UPSTREAM = (ExecutionStatus.OK, ExecutionStatus.TOOL_ERROR, ExecutionStatus.UPSTREAM_ERROR)
 
 
 def make_redaction(arguments: tuple[str, ...], result: tuple[str, ...], rule: FactsRule | None) -> Redaction:
-    """With the places that the same values have among the facts."""
+    """The redaction of one tool, with the pointers to the same values among the facts."""
     names = rule.fields if rule else {}
     facts = []
     for pointer in arguments if rule else ():
@@ -35,7 +35,7 @@ def make_redaction(arguments: tuple[str, ...], result: tuple[str, ...], rule: Fa
 
 
 def for_look_up(outer: Redaction, rule: FactsRule, own: Redaction) -> Redaction:
-    """Of the guard's own reading of the facts: what the call and the read tool each keep out, where it stands there."""
+    """The redaction of the look-up that reads the facts: of what the call redacts, and of what the read tool does."""
     given = [
         name
         for name, pointer in rule.arguments.items()
@@ -46,7 +46,7 @@ def for_look_up(outer: Redaction, rule: FactsRule, own: Redaction) -> Redaction:
 
 
 def redact_receipt(call: Call, fields: Json, payloads: dict[str, bytes]) -> tuple[Json, dict[str, bytes]]:
-    """Fields and payloads of a receipt of this call as they may be kept; `redacted` says what was taken out."""
+    """Fields and payloads of a receipt of this call as they may be kept; `redacted` lists what was removed."""
     if not call.redaction:
         return fields, payloads
     texts, redacted, kept = texts_of(call), [], {}
@@ -65,10 +65,10 @@ def redact_fields(fields: Json, texts: tuple[str, ...]) -> Json:
 
 
 def redact_execution(call: Call, execution: Execution) -> tuple[Execution, list[str]]:
-    """What came of a call as it may be kept, and what was taken out of the reply."""
+    """The execution as it may be kept, and pointers to what was removed from the reply."""
     reply, detail = execution.reply, execution.detail
     found: list[str] = []
-    if call.redaction.result and execution.status in OF_THE_UPSTREAM:
+    if call.redaction.result and execution.status in FROM_UPSTREAM:
         if isinstance(result := reply.get("result"), dict) and execution.status is not ExecutionStatus.UPSTREAM_ERROR:
             hidden, found = _hide_result(result, call.redaction.result)
             reply = {"result": hidden}
@@ -95,7 +95,7 @@ def redact_subject(call: Call, subject: ApprovalSubject) -> ApprovalSubject:
 
 
 def texts_of(call: Call) -> tuple[str, ...]:
-    """The values that are taken out, as they may stand in other text."""
+    """The redacted values, as they may appear in other text."""
     facts = call.facts.values if call.facts else {}
     return (
         *_texts(
@@ -124,7 +124,7 @@ def _texts(values: Iterable[Any]) -> tuple[str, ...]:
 
 
 def redact_texts(value: Any, texts: tuple[str, ...]) -> Any:
-    """The same without these texts, wherever they stand; a number that is one of them goes as a whole."""
+    """The value with these texts replaced everywhere; a number that equals one of them is replaced as a whole."""
     if isinstance(value, str):
         for text in texts:
             value = value.replace(text, MARK)
@@ -137,7 +137,7 @@ def redact_texts(value: Any, texts: tuple[str, ...]) -> Any:
 
 
 def redact_pointers(document: Any, pointers: Iterable[str]) -> tuple[Any, list[str]]:
-    """The document with a mark at each pointer where something is, and those pointers."""
+    """The document with `MARK` at each pointer that finds a value, and those pointers."""
     found = []
     for pointer in pointers:
         document, hit = _cut(document, split_pointer(pointer))
@@ -158,7 +158,7 @@ def _cut(value: Any, tokens: list[str]) -> tuple[Any, bool]:
 
 
 def values_at(value: Any, tokens: list[str]) -> Iterable[Any]:
-    """What stands there: nothing, one value, or several with `*`."""
+    """The values at a pointer: none, one, or several with `*`."""
     if not tokens:
         yield value
         return
@@ -189,7 +189,7 @@ def pointers_overlap(one: str, other: str) -> bool:
 
 
 def _in_material(call: Call) -> list[str]:
-    """Where the values stand in the Cedar request that is kept."""
+    """Pointers to the values in the Cedar request that is kept."""
     places = []
     for pointer in call.redaction.arguments:
         places += [
@@ -200,7 +200,7 @@ def _in_material(call: Call) -> list[str]:
 
 
 def _hide_result(result: Json, pointers: tuple[str, ...]) -> tuple[Json, list[str]]:
-    """A tool's result. What cannot be read as JSON cannot be searched by pointers either, so none of it is kept."""
+    """A tool's result. Text that is not JSON cannot be searched by pointers, so none of it is kept."""
     structured, found = redact_pointers(result.get("structuredContent"), pointers)
     content, all_found = [], set(found)
     for block in result.get("content", []) if isinstance(result.get("content"), list) else []:

@@ -1,1 +1,1 @@
-"""Receipts in order: append, verify."""
+"""The ledger: receipts appended in one transaction per step, approvals, keys, export and retention."""

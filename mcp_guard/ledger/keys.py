@@ -1,4 +1,4 @@
-"""The guard's Ed25519 key as the ledger uses it: it signs, and others verify by its line. `signers/` holds it."""
+"""The guard's Ed25519 key as the ledger uses it: it signs, and others verify by its line. `signers/` stores it."""
 
 import base64
 from collections.abc import Callable, Iterable

@@ -20,7 +20,10 @@ from mcp_guard.storage.sqlite import Store
 
 T = TypeVar("T")
 LETTING = ((Outcome.ALLOW, True), (Outcome.REQUIRE_APPROVAL, False))
-"""What lets a call happen: a decision to allow it, or one to ask with what was given then. INVARIANT: nothing else."""
+"""What allows a call: a decision to allow it, or one that requires approval together with an approval or grant.
+
+INVARIANT: nothing else does.
+"""
 
 
 class SqlLedger:
@@ -43,9 +46,9 @@ class SqlLedger:
         self.counters = counters
         self._kept_response_bytes = kept_response_bytes
         self._pending: dict[tuple[str, str], int] = {}
-        """Amounts submitted by this process but not committed yet."""
+        """Amounts that this process has submitted and not committed yet, by counter and key."""
         self._late: list[Op[int]] = []
-        """Outcomes of calls that ran, which the ledger could not take. They are few: nothing new runs meanwhile."""
+        """Outcomes of calls that ran, which could not be written. They are few, because nothing new runs meanwhile."""
 
     # Rates
 
@@ -66,7 +69,7 @@ class SqlLedger:
         return self.writer.read(query)
 
     def _reserve(self, counted: list[RateIncrement]) -> Callable[[], None]:
-        """Count the uses as pending; the function given back releases them, once."""
+        """Count the uses as pending; the returned function releases them, once."""
         held = list(counted)
         for use in held:
             at = use.counter.name, use.key
@@ -107,7 +110,7 @@ class SqlLedger:
             release()
             if why := registry.why_barred(tx.store, call.instance, tx.now):
                 return Conflict(why)
-            if moved := _definition_moved(tx, call) or _rates_moved(tx, counted, decision):
+            if moved := _definition_conflict(tx, call) or _rates_conflict(tx, counted, decision):
                 return moved
             if held is not None and (gone := transitions.not_consumable(tx, held)):
                 return gone
@@ -135,7 +138,7 @@ class SqlLedger:
         return await self._unless_cancelled(self.writer.submit(op))
 
     async def _unless_cancelled(self, future: "asyncio.Future[T]") -> T:
-        """Wait for an intent. If the caller gives up just when it became durable, say that it was never sent."""
+        """Wait for an intent. If the caller is cancelled when it has just become durable, record it as never sent."""
         try:
             return await future
         except asyncio.CancelledError:
@@ -156,7 +159,7 @@ class SqlLedger:
 
         def record_late(tx: Transaction) -> int:
             if not tx.store.is_open_call(intent.seq):
-                return intent.seq  # another guard took this one for dead, and closed it
+                return intent.seq  # another guard considered this one dead, and closed the call
             return record(tx, answered=False)
 
         def keep(future: "asyncio.Future[int]") -> None:
@@ -171,11 +174,11 @@ class SqlLedger:
         return recorded
 
     def catch_up(self) -> None:
-        """Record what came of calls while the ledger could not be written. What fails again is kept on."""
+        """Record the outcomes that could not be written when their calls ended. Those that fail again are kept."""
         while self._late:
             try:
                 self.writer.run(self._late[0])
-            except LedgerError:  # whoever begins a call now meets the same, and is told
+            except LedgerError:  # the next call meets the same failure, and reports it
                 return
             del self._late[0]
 
@@ -193,16 +196,16 @@ class SqlLedger:
         return self.writer.run(op)
 
 
-def _definition_moved(tx: Transaction, call: Call) -> Conflict | None:
-    """Promise P6: whatever this process knows, an operator may have refused the definition since, in any other."""
+def _definition_conflict(tx: Transaction, call: Call) -> Conflict | None:
+    """Promise P6: an operator may have refused the definition meanwhile, in another process."""
     assert call.tool is not None
     if tx.store.pinned_hash(call.tool.server, call.tool.name) == call.tool.definition_hash:
         return None
     return Conflict(f"the definition of `{call.tool.listed_as}` is not the pinned one any more")
 
 
-def _rates_moved(tx: Transaction, counted: list[RateIncrement], decision: Decision) -> Conflict | None:
-    """Whether a rate is higher than decided on; by construction only another process can have raised it."""
+def _rates_conflict(tx: Transaction, counted: list[RateIncrement], decision: Decision) -> Conflict | None:
+    """Whether a rate is higher than in the decision; only another process can have raised it."""
     for use in counted:
         used = tx.store.sum_uses(use.counter.name, use.key, tx.now - use.counter.window)
         if use.value(used) > decision.counts.get(use.counter.name, 0):

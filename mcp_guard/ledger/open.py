@@ -1,4 +1,4 @@
-"""Opening the ledger: key, file, this process's lock, and the calls that a process before us left without outcome."""
+"""Opens the ledger: key, file, the lock of this process, and calls that dead processes left without an outcome."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,8 +23,8 @@ from mcp_guard.storage.sqlite import Store, open_store, reading
 
 FILE = "ledger.sqlite"
 GUARDS = "guards"
-"""The folder of the locks of running guards."""
-CARRIED = (
+"""The folder with the locks of running guards."""
+COPIED_FIELDS = (
     "agent", "owner", "instance", "credential", "on_behalf_of", "call", "purpose", "ticket", "reason", "upstream",
     "tool", "definition", "resource",
 )  # fmt: skip
@@ -32,7 +32,7 @@ CARRIED = (
 
 @dataclass(frozen=True, slots=True)
 class LedgerSettings:
-    """Where the ledger is and what it keeps. `origin` names it in checkpoints and in its public key."""
+    """Where the ledger is, and what it keeps. `origin` is its name in checkpoints and in its public key."""
 
     state_dir: Path
     origin: str
@@ -67,11 +67,11 @@ def open_writer(settings: LedgerSettings, clock: Clock, create: bool = True) -> 
 
 
 def publish_keys(store: Store, folder: Path, keys: LedgerKeys) -> None:
-    """Bring `ledger.pub` and the private keys up to what the ledger says, which a process may have died before doing.
+    """Bring `ledger.pub` and the private keys in line with the ledger, in case a process died before it did so.
 
     Raises: LedgerError.
     """
-    verifiers = [each.verifier for each in store.guard_keys()]
+    verifiers = [key.verifier for key in store.guard_keys()]
     publish(folder, verifiers)
     if len(verifiers) > 1:
         keys.finish_rotation(verifiers[-1], verifiers[:-1])
@@ -79,7 +79,7 @@ def publish_keys(store: Store, folder: Path, keys: LedgerKeys) -> None:
 
 @dataclass(frozen=True, slots=True)
 class OpenLedger:
-    """A guard process's hold on the ledger. The lock lasts as long as the process, however it ends."""
+    """The ledger as one guard process has it open. The lock lasts as long as the process, however it ends."""
 
     ledger: SqlLedger
     approvals: ApprovalRequests
@@ -118,8 +118,8 @@ def recover(writer: Writer, state_dir: Path, tell: Callable[[list[Json]], None] 
     """Close every call that a dead process left without outcome as `unknown`; returns their intents (promise P9).
 
     A process is dead if its lock can be taken: the system releases it, even after kill -9. Nothing is run again.
-    Several that start at once may meet the same dead one: whichever comes first closes its calls. `tell` is told of the
-    intents before that is durable: who dies in between has them told again, and not never.
+    If several guards start at once, the first closes the calls. `tell` gets the intents before the commit: a process
+    that dies in between has them reported twice rather than never.
     """
     guards = {guard for _, guard in writer.read(lambda store: store.open_calls())}
     dead = {guard for guard in guards if is_dead(state_dir / GUARDS / f"{guard}.lock")}
@@ -131,7 +131,7 @@ def recover(writer: Writer, state_dir: Path, tell: Callable[[list[Json]], None] 
         for seq in [seq for seq, guard in tx.store.open_calls() if guard in dead]:
             row = tx.store.receipt(seq)
             intent: Json = orjson.loads(row.body) if row else {}
-            about = {name: intent.get(name) for name in CARRIED}
+            about = {name: intent.get(name) for name in COPIED_FIELDS}
             detail = "the guard ended before the outcome was recorded; the call may have taken effect"
             tx.store.close_call(seq)
             closed = Draft(
@@ -148,7 +148,7 @@ def recover(writer: Writer, state_dir: Path, tell: Callable[[list[Json]], None] 
 
 
 def is_dead(path: Path) -> bool:
-    """Whether the guard of this lock has ended; its lock is removed."""
+    """Whether the guard of this lock has ended; if so, its files are removed."""
     try:
         if is_locked(path):
             return False

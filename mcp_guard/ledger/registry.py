@@ -1,7 +1,7 @@
-"""Who may call: instances issued, begun, ended and revoked; agents enrolled, disabled and enabled again.
+"""Who may call: instances are issued, begun, ended and revoked; agents are enrolled, disabled and enabled.
 
-Each step is receipted in the transaction that takes it. A revocation is felt by every process on the ledger: it is
-looked up with each call, and again in the transaction that would write the intent.
+Each step is receipted in its own transaction. A revocation takes effect in every process on the ledger: it is looked up
+with each call, and again in the transaction that would write the intent.
 """
 
 import hashlib
@@ -22,11 +22,11 @@ from mcp_guard.storage.identities import RevocationKey
 from mcp_guard.storage.sqlite import Store
 
 FOREVER = 2**62
-"""Until when a disabled agent is revoked; finite, so that enabling it is a compare-and-set."""
+"""Until when a disabled agent is revoked; finite, so that enabling the agent is a compare-and-set."""
 
 
 def revocation_keys(instance: Instance) -> list[RevocationKey]:
-    """Everything by whose revocation this instance is revoked."""
+    """Everything whose revocation revokes this instance."""
     keys: list[RevocationKey] = [("instance", id) for id in (instance.id, *instance.parents)]
     keys.append(("agent", instance.agent.name))
     return [*keys, ("user", instance.on_behalf_of)] if instance.on_behalf_of else keys
@@ -46,7 +46,10 @@ def why_barred(store: Store, instance: Instance, now: Micros) -> str | None:
 
 
 def issue(tx: Transaction, instance: Instance, more: Json) -> None:
-    """Make the instance known. `more` says how it is bound. Raises: IdentityError if it may not be issued."""
+    """Add the instance. `more` are receipt fields that say what its credential is bound to.
+
+    Raises: IdentityError if it is revoked.
+    """
     if found := tx.store.revoked(revocation_keys(instance), instance.started):
         raise IdentityError(f"{found[0]} `{found[1]}` is revoked", f"mcp-guard {found[0]}s list")
     tx.store.add_instance(instance)
@@ -57,7 +60,7 @@ def issue(tx: Transaction, instance: Instance, more: Json) -> None:
 
 
 def begin(tx: Transaction, instance: Instance, guard: str) -> None:
-    """Its first session opens."""
+    """Record that the first session of the instance opens."""
     if tx.store.begin_instance(instance.id, tx.now):
         launched = {"ticket": instance.task.ticket, "reason": instance.task.reason, "guard": guard}
         asked = {"request": orjson.dumps(instance.task.text)} if instance.task.text else {}
@@ -65,14 +68,14 @@ def begin(tx: Transaction, instance: Instance, guard: str) -> None:
 
 
 def end(tx: Transaction, instance: Instance) -> None:
-    """It is over, and so is what it was asking for."""
+    """Record that the instance has ended, and close its open requests."""
     if tx.store.end_instance(instance.id, tx.now):
         close_requests_of(tx, instance.id, "the instance has ended")
         tx.add(Draft("instance.ended", instance_fields(instance)))
 
 
 def close_requests_of(tx: Transaction, instance: str, note: str) -> None:
-    """Nobody need decide on what this instance asked for any more, and no grant of it lets a call go."""
+    """Withdraw the open requests of an instance, and revoke its grants."""
     for approval in tx.store.approvals(OPEN, instance):
         event = ApprovalEvent.WITHDRAW if approval.state is ApprovalState.REQUESTED else ApprovalEvent.OUTDATE
         transitions.move(tx, approval, event, note)
@@ -82,7 +85,7 @@ def close_requests_of(tx: Transaction, instance: str, note: str) -> None:
 
 
 def revoke(tx: Transaction, key: RevocationKey, note: str, by: str, until: Micros | None = None) -> list[Instance]:
-    """Revoke everything of this that has started so far; returns the instances that were alive."""
+    """Revoke all instances under this key that have started so far; returns those that were alive."""
     tx.store.revoke(key, tx.now if until is None else until)
     alive = [row.instance for row in tx.store.instances(tx.now) if key in revocation_keys(row.instance)]
     ids = [instance.id for instance in alive]
@@ -101,7 +104,7 @@ def enrol_agent(tx: Transaction, enrolled: AgentSettings, by: str) -> None:
 
 
 def enable_agent(tx: Transaction, name: str, note: str, by: str) -> None:
-    """Let new instances of a disabled agent be; those from before stay revoked."""
+    """Allow new instances of a disabled agent again; earlier ones stay revoked."""
     tx.store.restore(("agent", name), tx.now)
     tx.add(Draft("agent.enabled", {"agent": name, "note": note, "by": by}))
 
@@ -110,7 +113,7 @@ def enable_agent(tx: Transaction, name: str, note: str, by: str) -> None:
 
 
 def all_agents(configured: Mapping[str, AgentSettings], store: Store) -> dict[str, AgentSettings]:
-    """The agents of the configuration, and those enrolled from the command line. The configuration's word is first."""
+    """The agents of the configuration, and those enrolled from the command line. The configuration takes precedence."""
     enrolled = {
         agent.name: AgentSettings(Agent(agent.name, agent.owner, agent.groups), user, seconds)
         for agent, user, seconds in store.agents()
@@ -120,19 +123,19 @@ def all_agents(configured: Mapping[str, AgentSettings], store: Store) -> dict[st
 
 def find_agent(agents: Mapping[str, AgentSettings], name: str | None) -> AgentSettings:
     """The agent of this name; without a name, the only one. Raises: IdentityError."""
-    known = ", ".join(f"`{each}`" for each in agents) or "none"
+    names = ", ".join(f"`{agent}`" for agent in agents) or "none"
     if name is None and len(agents) != 1:
-        raise IdentityError(f"which agent is meant is not said; enrolled: {known}", "say which: --agent NAME")
-    found = agents.get(name if name is not None else next(iter(agents)))
-    if found is None:
+        raise IdentityError(f"no agent specified; enrolled: {names}", "--agent NAME")
+    enrolled = agents.get(name if name is not None else next(iter(agents)))
+    if enrolled is None:
         raise IdentityError(
-            f"agent `{name}` is not enrolled; enrolled: {known}", f"mcp-guard agents add {name} --owner NAME"
+            f"agent `{name}` is not enrolled; enrolled: {names}", f"mcp-guard agents add {name} --owner NAME"
         )
-    return found
+    return enrolled
 
 
 def hash_launch_code(code: str) -> str:
-    """How a launch code is stored: whoever reads the ledger cannot use it."""
+    """A launch code as stored, so that nobody who reads the ledger can use it."""
     return hashlib.sha256(code.strip().encode()).hexdigest()
 
 

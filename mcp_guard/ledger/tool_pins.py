@@ -1,7 +1,7 @@
-"""Which definitions of tools are agreed to, shared by every process on one ledger. Implements `ports.Pins`.
+"""The accepted tool definitions, shared by every process on one ledger. Implements `ports.Pins`.
 
-A listing is judged in one transaction: what was never seen is pinned or quarantined as `first_use` says, what differs
-from its pin is quarantined, and each gets its receipt, once for all processes. Only an operator's word pins a
+A listing is judged in one transaction: a tool that was never seen is pinned or quarantined as `first_use` says, one
+that differs from its pin is quarantined, and each gets its receipt, once for all processes. Only an operator can pin a
 definition in place of another (promise P6).
 """
 
@@ -18,17 +18,17 @@ from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.storage.sqlite import Store
 
 MAX_IDLE_DEFINITIONS = 8
-"""How many definitions of one tool are kept that are not in force: an upstream cannot fill the ledger with them."""
+"""How many unpinned definitions of one tool are kept, so that an upstream cannot fill the ledger with them."""
 
 MAX_PINNED_PER_RECEIPT = 200
-"""How many tools one receipt of a first sight names, so that it fits the bounds of a receipt."""
+"""How many tools one `catalog.pinned` receipt names, so that it stays within the limits of a receipt."""
 
 MAX_NAMED_MEMBERS = 20
 """How many differing members a receipt names."""
 
 
 class ToolPins:
-    """The pins of one ledger; `rules` by upstream, and `tell` speaks to the operator."""
+    """The pins of one ledger; `rules` by upstream, and `tell` reports to the operator."""
 
     def __init__(self, writer: Writer, rules: Mapping[str, PinRule], tell: Callable[[str], None]) -> None:
         self._writer = writer
@@ -52,13 +52,13 @@ class ToolPins:
         return self._writer.read(lambda store: {tool.listed_as: _quarantine(store, tool) for tool in kept_out})
 
     def _look(self, tools: Sequence[Tool]) -> dict[str, PinState | None]:
-        """The state of each definition; what is recorded from here on shows in `moved`."""
+        """The state of each definition; `moved` detects whatever is recorded after this."""
         self._seen = self._writer.read(lambda store: store.pin_generation())
         states = {(up, tool, hash): state for up, tool, hash, state in self._writer.read(lambda s: s.pin_states())}
         return {tool.listed_as: states.get((tool.server, tool.name, tool.definition_hash)) for tool in tools}
 
     def _settle_all(self, tx: Transaction, tools: Sequence[Tool]) -> list[str]:
-        """Decide of definitions that are new here; what the operator is told."""
+        """Decide on new definitions; returns messages for the operator."""
         firsts: dict[str, list[Pin]] = {upstream: [] for upstream in self._trusting(tx)}
         said = [self._settle(tx, tool, firsts) for tool in tools]
         for upstream, pins in firsts.items():
@@ -80,7 +80,7 @@ class ToolPins:
         ]
 
     def _settle(self, tx: Transaction, tool: Tool, firsts: dict[str, list[Pin]]) -> str:
-        """Decide of one. What is pinned on first sight is added to `firsts`, which has the upstreams trusted so far."""
+        """Decide on one. A tool pinned on first sight is added to `firsts`, which has the trusted upstreams."""
         rows = tx.store.pins(tool.server, tool.name)
         this = next((row for row in rows if row.hash == tool.definition_hash), None)
         if this is not None and this.state is not PinState.RETIRED:
@@ -88,7 +88,7 @@ class ToolPins:
         new = Pin(tool.server, tool.name, tool.definition_hash, PinState.QUARANTINED, self._covered(tool), -1)
         if not rows:
             return self._use_first(tx, new, firsts)
-        # INVARIANT: what was ever refused or quarantined is not new again because its text has changed.
+        # INVARIANT: a tool that was refused or quarantined does not become new because its definition changed.
         before = next((row for row in rows if row.state is PinState.PINNED), rows[-1])
         members = differing_members(before.definition, new.definition)
         fields = {"pinned": before.hash if before.state is PinState.PINNED else None, "members": _named(members)}
@@ -149,17 +149,17 @@ def _quarantine(store: Store, tool: Tool) -> Quarantine:
     return Quarantine(f"{state}: {why}", pinned)
 
 
-# What an operator says
+# Decisions of an operator
 
 
 def accept(writer: Writer, shown: Pin, operator: str, why: str) -> Pin:
-    """Pin the definition that was shown, in place of the one in force. Raises: ApprovalError."""
+    """Pin the definition that the operator was shown, in place of the last. Raises: ApprovalError, LedgerError."""
 
     def op(tx: Transaction) -> Pin:
         this = _as_shown(tx, shown, "accepted")
         before = next((r for r in tx.store.pins(this.upstream, this.tool) if r.state is PinState.PINNED), None)
         members = _named(differing_members(before.definition, this.definition)) if before else []
-        fields = _word(this, operator, why) | {"pinned": before.hash if before else None, "members": members}
+        fields = _decision_fields(this, operator, why) | {"pinned": before.hash if before else None, "members": members}
         seq = tx.add(Draft("catalog.accepted", fields))
         if before:
             tx.store.move_pin(before, PinState.RETIRED, seq, f"replaced by {this.hash[7:19]}")
@@ -170,23 +170,23 @@ def accept(writer: Writer, shown: Pin, operator: str, why: str) -> Pin:
 
 
 def refuse(writer: Writer, shown: Pin, operator: str, why: str) -> Pin:
-    """Refuse the definition that was shown; one that is in force is in force no longer. Raises: ApprovalError."""
+    """Refuse the definition that the operator was shown, even if it is pinned. Raises: ApprovalError, LedgerError."""
 
     def op(tx: Transaction) -> Pin:
         this = _as_shown(tx, shown, "refused")
-        seq = tx.add(Draft("catalog.refused", _word(this, operator, why) | {"was": str(this.state)}))
+        seq = tx.add(Draft("catalog.refused", _decision_fields(this, operator, why) | {"was": str(this.state)}))
         tx.store.move_pin(this, PinState.REFUSED, seq, f"refused by {operator}: {why}")
         return replace(this, state=PinState.REFUSED, receipt=seq)
 
     return writer.run(op)
 
 
-def _word(pin: Pin, operator: str, why: str) -> Json:
+def _decision_fields(pin: Pin, operator: str, why: str) -> Json:
     return _about(pin) | {"by": operator, "note": why}
 
 
 def _as_shown(tx: Transaction, shown: Pin, verb: str) -> Pin:
-    """The row, if it is still as it was shown."""
+    """The row, if its state is still the one shown. Raises: ApprovalError."""
     rows = tx.store.pins(shown.upstream, shown.tool)
     this = next((row for row in rows if row.hash == shown.hash), None)
     if this is None or this.state is not shown.state:

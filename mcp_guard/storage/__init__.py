@@ -1,1 +1,1 @@
-"""The only folder with SQL."""
+"""The only package with SQL."""

@@ -18,9 +18,9 @@ Row = tuple[Any, ...]
 
 @dataclass(frozen=True, slots=True)
 class ApproverKey:
-    """A key by which an approver gives their word. `public` is base64; `details` hold what a passkey needs.
+    """A key that an approver signs with. `public` is base64; `details` hold what a passkey needs.
 
-    `enrolled` and `removed` are the receipts that say so; a key without `removed` is in use.
+    `enrolled` and `removed` are the receipts of these events; a key without `removed` is in use.
     """
 
     id: str
@@ -35,7 +35,7 @@ class ApproverKey:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message that a notifier owes. `state` is `due`, `delivered` or `failed`; `due` is when it is tried next."""
+    """One message that a notifier must deliver. `state` is `due`, `delivered` or `failed`, `due` the time of the next attempt."""
 
     id: int
     approval: str
@@ -70,7 +70,7 @@ class ApprovalQueries(Queries):
         self._one_row(cursor, f"approval {approval.id}")
 
     def note_outcome(self, id: str, outcome: int, answered: bool) -> None:
-        """Once it is answered, nobody looks for the request again."""
+        """Set the receipt of the outcome. An answered request is not looked up again, so its lookup is erased."""
         query = (
             "UPDATE approval SET outcome = ?1, answered = ?2, lookup = iif(?2, '', lookup) "
             "WHERE id = ?3 AND outcome IS NULL"
@@ -84,17 +84,17 @@ class ApprovalQueries(Queries):
         self._one_row(self._run("UPDATE approval SET subject = ? WHERE id = ?", (subject, id)), f"approval {id}")
 
     def forget_nonce(self, id: str, lookup: bool) -> None:
-        """Erase what the hashes of a settled request are salted with, and with `lookup`, what it is found by."""
+        """Erase the salt of the hashes of a settled request, and with `lookup`, the hash by which it is found."""
         query = "UPDATE approval SET nonce = '', lookup = iif(?, '', lookup) WHERE id = ?"
         self._one_row(self._run(query, (lookup, id)), f"approval {id}")
 
     def close_approvals_of(self, instance: str) -> None:
-        """The instance is over: its settled requests are looked for by nobody, and no reply can be given any more."""
+        """The instance has ended: its settled requests are not looked up again, and no reply can be delivered."""
         query = "UPDATE approval SET answered = 1, nonce = '', lookup = '' WHERE instance = ? AND lookup != ''"
         self._run(query, (instance,))
 
     def approval(self, id: str) -> tuple[Approval, list[int]] | None:
-        """The approval, and the receipts that tell its story so far."""
+        """The approval, and the sequence numbers of its receipts so far."""
         row = self._run("SELECT * FROM approval WHERE id = ?", (id,)).fetchone()
         return _read_approval(row) if row else None
 
@@ -117,9 +117,9 @@ class ApprovalQueries(Queries):
         return [_read_approval(row)[0] for row in rows]
 
     def lately(self, id: str) -> list[tuple[str, int]]:
-        """What the instance had had done in the hour before this request: each tool, and how often.
+        """What the instance did in the hour before this request: each tool, and how often it was called.
 
-        Read backwards from the request, so that it costs the same in a ledger of any size.
+        Reads backwards from the request, so that the cost does not grow with the ledger.
         """
         found = self.approval(id)
         if found is None:
@@ -169,7 +169,7 @@ class ApprovalQueries(Queries):
         self._run("UPDATE approver_key SET details = ? WHERE id = ?", (json.dumps(details), id))
 
     def approver_keys(self) -> list[ApproverKey]:
-        """All that ever were, in the order of their enrolment."""
+        """All keys that were ever enrolled, in the order of enrolment."""
         rows = self._run("SELECT * FROM approver_key ORDER BY enrolled")
         return [
             ApproverKey(id, approver, method, public, json.loads(details), enrolled, removed)

@@ -22,7 +22,7 @@ CREATE TABLE launch (code TEXT PRIMARY KEY, instance TEXT NOT NULL, expires INTE
 """
 
 RevocationKey = tuple[str, str]
-"""What is revoked: `instance`, `agent` or `user`, and which."""
+"""What is revoked: its kind (`instance`, `agent` or `user`) and its name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ class IdentityQueries(Queries):
     # Instances
 
     def add_instance(self, instance: Instance) -> None:
-        said = {**asdict(instance), "credential": ""}
+        document = {**asdict(instance), "credential": ""}
         values = (
-            instance.id, instance.credential_id, instance.agent.name, json.dumps(said), instance.started,
+            instance.id, instance.credential_id, instance.agent.name, json.dumps(document), instance.started,
             instance.expires, None, None,
         )  # fmt: skip
         self._run("INSERT INTO instance VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
@@ -79,11 +79,11 @@ class IdentityQueries(Queries):
     # Revocation
 
     def revoke(self, key: RevocationKey, until: Micros) -> None:
-        """Nothing of this that started up to `until` may call any more."""
+        """Nothing under this key that started up to `until` may call any more."""
         self._run("INSERT OR REPLACE INTO revocation VALUES (?, ?, ?)", (*key, until))
 
     def restore(self, key: RevocationKey, until: Micros) -> None:
-        """What starts from now on may call again; what was revoked before stays so."""
+        """Instances that start after `until` may call again; those revoked before stay revoked."""
         query = "UPDATE revocation SET until = ? WHERE kind = ? AND name = ? AND until > ?"
         self._one_row(self._run(query, (until, *key, until)), f"the revocation of {key[0]} {key[1]}")
 

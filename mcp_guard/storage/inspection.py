@@ -1,4 +1,4 @@
-"""A look at a ledger file that changes nothing of it, not even its mode of journalling: for `mcp-guard doctor`."""
+"""Reads a ledger file without changing it, not even its journal mode: for `mcp-guard doctor`."""
 
 import json
 import sqlite3
@@ -16,7 +16,7 @@ MAX_DAMAGE_LINES = 5
 
 @dataclass(frozen=True, slots=True)
 class InspectedLedger:
-    """What stands in the file. `damage` is what SQLite finds wrong."""
+    """The contents of a ledger file as far as a check-up needs them. `damage` are the problems that SQLite finds."""
 
     format: int
     damage: tuple[str, ...]
@@ -52,7 +52,7 @@ def read_format(path: Path) -> int:
 
 
 def inspect_ledger(path: Path, format: int) -> InspectedLedger:
-    """Everything that a check-up needs, of a file of our own format. Raises: LedgerError."""
+    """Inspect a file of the format that this version reads. Raises: LedgerError."""
     with _read_only(path) as db:
         found = db.execute(f"PRAGMA quick_check({MAX_DAMAGE_LINES})").fetchall()
         store = Store(path, db)
@@ -78,7 +78,7 @@ def latest_receipts(path: Path, count: int) -> list[bytes]:
 
 
 def _guard_of(db: sqlite3.Connection, instance: str) -> str | None:
-    """The guard process that started the instance: read backwards, because those who wait began lately."""
+    """The guard process that started the instance; read backwards, because waiting instances started recently."""
     for (body,) in db.execute("SELECT body FROM receipt WHERE kind = 'instance.started' ORDER BY seq DESC"):
         started = json.loads(body)
         if started["instance"] == instance:

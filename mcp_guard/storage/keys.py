@@ -1,4 +1,4 @@
-"""The rows of the guard's own keys, and of what outside witnesses have seen. Statements only."""
+"""The rows of the guard's own keys, and of the checkpoints that outside witnesses have accepted. Statements only."""
 
 from dataclasses import dataclass
 
@@ -16,7 +16,7 @@ class GuardKey:
 
 @dataclass(frozen=True, slots=True)
 class WitnessedCheckpoint:
-    """The last checkpoint that a witness took, as a note, with its cosignature if it gave one."""
+    """The last checkpoint that a witness accepted, as a note, with its cosignature if it gave one."""
 
     witness: str
     size: int
@@ -46,6 +46,6 @@ class KeyQueries(Queries):
         }
 
     def says_more(self, since: int) -> bool:
-        """Whether any receipt from this one on says more than that a checkpoint was witnessed."""
+        """Whether any receipt from this one on is of another kind than `checkpoint.witnessed`."""
         sql = "SELECT 1 FROM receipt WHERE seq >= ? AND kind <> 'checkpoint.witnessed' LIMIT 1"
         return self._run(sql, (since,)).fetchone() is not None

@@ -1,4 +1,4 @@
-"""The rows of payloads and their erasure. Statements only. `secure_delete` overwrites what is erased with zeros."""
+"""The rows of payloads and their erasure. Statements only. `secure_delete` overwrites erased rows with zeros."""
 
 import json
 import sqlite3
@@ -13,7 +13,7 @@ BUSY_MILLISECONDS = 2000
 
 @dataclass(frozen=True, slots=True)
 class ReceiptWithPayloads:
-    """A receipt some of whose payloads are kept."""
+    """A receipt that still has payloads."""
 
     seq: int
     kind: str
@@ -46,12 +46,12 @@ class PayloadQueries(Queries):
         self._db.executemany("DELETE FROM payload WHERE seq = ?", ((seq,) for seq in seqs))
 
     def forget_denied(self, now: Micros) -> None:
-        """Denials that no longer count are looked for by nobody."""
+        """Erase the nonces and lookups of denials that no longer apply."""
         query = "UPDATE approval SET nonce = '', lookup = '' WHERE state = 'denied' AND expires <= ? AND lookup != ''"
         self._run(query, (now,))
 
     def forget_salts(self, now: Micros) -> None:
-        """Grants that are over cover nothing any more; see `Grant.salt`."""
+        """Erase the salts of grants that are over (see `Grant.salt`)."""
         query = (
             "UPDATE granted SET terms = json_set(terms, '$[5]', '') "
             "WHERE (state != 'active' OR json_extract(terms, '$[3]') <= ?) AND json_extract(terms, '$[5]') != ''"

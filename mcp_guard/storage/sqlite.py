@@ -1,4 +1,4 @@
-"""The ledger file: SQLite in WAL mode, `synchronous=FULL`. Statements only; what they mean is decided in `ledger/`.
+"""The ledger file: SQLite in WAL mode, `synchronous=FULL`. Statements only; `ledger/` decides what they mean.
 
 Writes are compare-and-set and check that one row changed. Nothing here begins or ends a transaction but `begin`,
 `commit` and `rollback`.
@@ -28,7 +28,7 @@ __all__ = ["FAILURES", "ChangedElsewhere", "ReceiptRow", "Store", "TreeHead", "e
 
 BUSY_SECONDS = 2.0
 CACHE_KIB = 512
-"""Of pages; a call touches some 40 of 4 KiB, the same ones again and again."""
+"""Page cache. A call touches some 40 pages of 4 KiB, mostly the same ones."""
 SALT_BYTES = 16
 PAYLOADS = ("request", "facts", "material", "response", "subject")
 
@@ -128,7 +128,7 @@ class Store(ApprovalQueries, IdentityQueries, KeyQueries, PayloadQueries, PinQue
         self._run("INSERT INTO node VALUES (?, ?, ?)", (level, index, hash))
 
     def tile(self, level: int, n: int) -> list[bytes]:
-        """The hashes of a tile (core/tlog/merkle.py) that are there by now: up to 256."""
+        """The hashes of a tile (core/tlog/merkle.py) that exist now: up to 256."""
         span = (n * TILE_WIDTH, (n + 1) * TILE_WIDTH)
         if level == 0:
             found = self._run("SELECT CAST(leaf AS BLOB) FROM receipt WHERE seq >= ? AND seq < ? ORDER BY seq", span)
@@ -162,12 +162,12 @@ class Store(ApprovalQueries, IdentityQueries, KeyQueries, PayloadQueries, PinQue
         return [ReceiptRow(*row) for row in self._run("SELECT * FROM receipt WHERE call = ? ORDER BY seq", (call,))]
 
     def receipts_after(self, seq: int) -> Iterator[ReceiptRow]:
-        """In order, read as they are asked for."""
+        """In order, read lazily."""
         for row in self._run("SELECT * FROM receipt WHERE seq > ? ORDER BY seq", (seq,)):
             yield ReceiptRow(*row)
 
     def receipts_back(self) -> Iterator[ReceiptRow]:
-        """The latest first, read as they are asked for."""
+        """The latest first, read lazily."""
         for row in self._run("SELECT * FROM receipt ORDER BY seq DESC"):
             yield ReceiptRow(*row)
 
@@ -229,7 +229,7 @@ class Store(ApprovalQueries, IdentityQueries, KeyQueries, PayloadQueries, PinQue
         self._run(f"DELETE FROM agent_run WHERE agent = ? AND at <= ({kept})", (agent, agent, most))
 
     def remembered(self, name: str, value: str) -> str:
-        """The value kept under this name; this one from now on, if there is none yet."""
+        """The value stored under this name, which is `value` if there was none."""
         self._run("INSERT OR IGNORE INTO meta VALUES (?, ?)", (name, value))
         return str(self._run("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()[0])
 
@@ -272,7 +272,7 @@ def open_store(path: Path, unsafe_skip_fsync: bool = False, create: bool = True)
 
 
 def _log_ahead(connection: sqlite3.Connection) -> None:
-    """Turn the write-ahead log on. While another process does so in a new file, SQLite does not wait, so we do."""
+    """Turn the write-ahead log on. SQLite does not wait while another process does so in a new file, so this does."""
     end = time.monotonic() + BUSY_SECONDS
     while True:
         try:
@@ -285,7 +285,7 @@ def _log_ahead(connection: sqlite3.Connection) -> None:
 
 
 def _identity(file: str) -> tuple[int, int] | None:
-    """Which file it is that has this name now; None if there is none."""
+    """Device and inode of the file that has this name now; None if there is none."""
     try:
         found = os.stat(file)
     except FileNotFoundError:
@@ -295,7 +295,7 @@ def _identity(file: str) -> tuple[int, int] | None:
 
 @lru_cache(maxsize=4)
 def _split_edge(edge: bytes) -> tuple[bytes, ...]:
-    """The hashes of a right edge as it is stored, which is mostly the one that was stored last."""
+    """The hashes of a stored right edge; cached, because it is mostly the one that was stored last."""
     return tuple(edge[at : at + HASH_BYTES] for at in range(0, len(edge), HASH_BYTES))
 
 
@@ -309,7 +309,7 @@ def _create(connection: sqlite3.Connection) -> None:
         connection.execute(f"PRAGMA user_version = {schema.VERSION}")
     connection.execute("COMMIT")
     if found not in (0, schema.VERSION):
-        older = "use the version that wrote it, or begin a new ledger in another state_dir"
+        older = "use the version that wrote it, or start a new ledger in another state_dir"
         hint = "update mcp-guard" if found > schema.VERSION else older
         raise LedgerError(f"the ledger has format {found}; this version reads {schema.VERSION}", hint)
 

@@ -1,6 +1,6 @@
-"""What convinces by itself: a receipt's entry, the proof that it stands in the ledger, and the signed head of that.
+"""Self-contained proof of one receipt: its entry, the proof that the ledger contains it, and the ledger's signed head.
 
-The proof is a C2SP tlog-proof (c2sp.org/tlog-proof); what is proved is the entry, whose leaf the reader hashes anew.
+The proof is a C2SP tlog-proof (c2sp.org/tlog-proof) of the entry, whose leaf hash the reader computes.
 """
 
 import base64
@@ -21,11 +21,11 @@ def proof_text(index: int, path: Iterable[bytes], checkpoint: str) -> str:
 
 
 def bundle(entry: bytes, proof: str, payloads: Cells | None = None) -> bytes:
-    """One line of JSON. Payloads, where they are given, can be held against the commitments in the entry."""
-    said: dict[str, object] = {"form": FORM, "entry": entry.decode(), "proof": proof}
+    """One line of JSON. Payloads, if given, can be checked against the commitments in the entry."""
+    document: dict[str, object] = {"form": FORM, "entry": entry.decode(), "proof": proof}
     if payloads is not None:
-        said["payloads"] = payload_fields(payloads)
-    return orjson.dumps(said)
+        document["payloads"] = payload_fields(payloads)
+    return orjson.dumps(document)
 
 
 def payload_fields(payloads: Cells) -> dict[str, dict[str, str]]:

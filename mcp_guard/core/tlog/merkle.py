@@ -15,12 +15,12 @@ EMPTY_ROOT = hashlib.sha256(b"").digest()
 TILE_HEIGHT = 8
 TILE_WIDTH = 1 << TILE_HEIGHT
 MAX_CACHED_TILES = 12
-"""How many tiles a `Tree` keeps at once, about 50 KiB each; a proof in a tree of 2**40 leaves needs ten."""
+"""How many tiles a `Tree` caches, about 50 KiB each; a proof in a tree of 2**40 leaves needs ten."""
 
 OnSubtreeComplete = Callable[[int, int, bytes], None]
-"""Told the level, the index and the root of each complete subtree of 256**level leaves."""
+"""Called with the level, the index and the root of each complete subtree of 256**level leaves."""
 ReadTile = Callable[[int, int], Sequence[bytes]]
-"""The hashes of tile `n` of a level: `read(level, n)`. It may give more than the tree's size asks for."""
+"""The hashes of tile `n` of a level: `read(level, n)`. It may return more than the tree's size requires."""
 
 
 def leaf_hash(entry: bytes) -> bytes:
@@ -92,7 +92,7 @@ def level_tiles(count: int, level: int = 0) -> Iterator[Tile]:
 
 
 def tile_number(n: int) -> str:
-    """A tile's number as it stands in paths: `x001/x234/067` for 1234067."""
+    """A tile's number as written in paths: `x001/x234/067` for 1234067."""
     digits = f"{n % 1000:03d}"
     while n := n // 1000:
         digits = f"x{n % 1000:03d}/{digits}"
@@ -108,10 +108,10 @@ class Tree:
     def __init__(self, size: int, read: ReadTile) -> None:
         self.size = size
         self._read = read
-        self._kept: OrderedDict[tuple[int, int], list[list[bytes]]] = OrderedDict()
+        self._cache: OrderedDict[tuple[int, int], list[list[bytes]]] = OrderedDict()
 
     def root(self, size: int | None = None) -> bytes:
-        """The root, of the whole or of what the tree was at an earlier size."""
+        """The root of the whole tree, or of the tree at an earlier size."""
         size = self.size if size is None else size
         return self._hash(0, size) if size else EMPTY_ROOT
 
@@ -133,7 +133,7 @@ class Tree:
     def consistency(self, old: int) -> list[bytes]:
         """PROOF(old, D[size]) of RFC 6962 §2.1.2."""
         if not 0 < old <= self.size:
-            raise ValueError(f"a tree of {self.size} cannot be proved to have been one of {old}")
+            raise ValueError(f"no proof can lead from a tree of {old} leaves to one of {self.size}")
         start, end, path = 0, self.size, []
         while old < end:
             middle = start + _split(end - start)
@@ -164,16 +164,16 @@ class Tree:
 
     def _heights(self, level: int, n: int) -> list[list[bytes]]:
         """A tile with the nodes between its hashes and the level above: `[height][index]`."""
-        if (level, n) in self._kept:
-            self._kept.move_to_end((level, n))
-            return self._kept[level, n]
+        if (level, n) in self._cache:
+            self._cache.move_to_end((level, n))
+            return self._cache[level, n]
         heights = [list(self._read(level, n))]
         while len(heights[-1]) > 1 and len(heights) < TILE_HEIGHT:
             below = heights[-1]
             heights.append([node_hash(below[at], below[at + 1]) for at in range(0, len(below) - 1, 2)])
-        self._kept[level, n] = heights
-        if len(self._kept) > MAX_CACHED_TILES:
-            self._kept.popitem(last=False)
+        self._cache[level, n] = heights
+        if len(self._cache) > MAX_CACHED_TILES:
+            self._cache.popitem(last=False)
         return heights
 
 
@@ -191,24 +191,24 @@ def verify_inclusion(leaf: bytes, index: int, size: int, path: Sequence[bytes], 
         raise ValueError(f"no leaf {index} in a tree of {size}")
     if len(leaf) != HASH_BYTES:
         raise ValueError("not the hash of a leaf")
-    found = leaf
+    node = leaf
     for hash, is_left in _climb(index, size - 1, path):
-        found = node_hash(hash, found) if is_left else node_hash(found, hash)
-    if found != expected:
+        node = node_hash(hash, node) if is_left else node_hash(node, hash)
+    if node != expected:
         raise ValueError("the inclusion proof does not lead to the root")
 
 
 def verify_consistency(old: tuple[int, bytes], new: tuple[int, bytes], path: Sequence[bytes]) -> None:
-    """RFC 9162 §2.1.4.2, of trees as (size, root). An empty old tree proves nothing, and is refused.
+    """RFC 9162 §2.1.4.2, for trees as (size, root). An empty old tree proves nothing, and is refused.
 
-    Raises: ValueError if the old one is no prefix of the new one.
+    Raises: ValueError if the old tree is not a prefix of the new one.
     """
     if old[0] == new[0]:
         if path or old[1] != new[1] or (old[0] == 0 and old[1] != EMPTY_ROOT):
-            raise ValueError("two trees of one size that are not the same")
+            raise ValueError("two trees of the same size differ")
         return
     if not 0 < old[0] < new[0]:
-        raise ValueError(f"a tree of {new[0]} is not proved to have been one of {old[0]}")
+        raise ValueError(f"no proof can lead from a tree of {old[0]} leaves to one of {new[0]}")
     if not path:
         raise ValueError("the consistency proof is empty")
     begin, *rest = path if old[0] & (old[0] - 1) else [old[1], *path]
@@ -224,13 +224,13 @@ def verify_consistency(old: tuple[int, bytes], new: tuple[int, bytes], path: Seq
 
 
 def _climb(fn: int, sn: int, path: Sequence[bytes]) -> Iterator[tuple[bytes, bool]]:
-    """The hashes of a path, each with whether it stands to the left. `fn` and `sn` as RFC 9162 names them.
+    """The hashes of a path, each with whether it is the left sibling. `fn` and `sn` as RFC 9162 names them.
 
     Raises: ValueError if the path is too long or too short.
     """
     for hash in path:
         if sn == 0 or len(hash) != HASH_BYTES:
-            raise ValueError("the proof is too long, or holds what is no hash")
+            raise ValueError("the proof is too long, or contains an invalid hash")
         is_left = bool(fn & 1) or fn == sn
         yield hash, is_left
         while is_left and fn and not fn & 1:

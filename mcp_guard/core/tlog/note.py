@@ -37,7 +37,7 @@ def parse_verifier(line: str, kind: bytes = ED25519) -> tuple[str, bytes, bytes]
     """Name, key id and public key of a verifier key. Raises: ValueError."""
     parts = line.split("+", 2)
     if len(parts) != 3 or not parts[0]:
-        raise ValueError("not a verifier key: expected name, key id and key with `+` between them")
+        raise ValueError("not a verifier key: expected name, key id and key, separated by `+`")
     raw = base64.b64decode(parts[2], validate=True)
     id = key_id(parts[0], raw[1:], kind)
     if raw[:1] != kind or len(raw) != 33:
@@ -68,9 +68,9 @@ def parse(note: str) -> tuple[Checkpoint, list[tuple[str, bytes, bytes]]]:
     if not (parts[1].isascii() and parts[1].isdecimal()) or parts[1] != str(int(parts[1])):
         raise ValueError(f"not a checkpoint: `{parts[1][:40]}` is not a size")
     checkpoint = Checkpoint(parts[0], int(parts[1]), base64.b64decode(parts[2], validate=True))
-    signed = lines.removesuffix("\n").split("\n")  # and at nothing else that Unicode calls the end of a line
+    signed = lines.removesuffix("\n").split("\n")  # `splitlines` would also split at other Unicode line ends
     if len(checkpoint.root) != 32 or not lines.endswith("\n") or len(signed) > MAX_SIGNATURES:
-        raise ValueError("not a checkpoint: its root or its signatures are not of the form")
+        raise ValueError("not a checkpoint: malformed root or signatures")
     signatures = []
     for line in signed:
         dash, name, encoded = line.split(" ")

@@ -24,7 +24,7 @@ TICK_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class ApprovalRequests:
-    """The approvals of one ledger. `on_asked` is told of each new request, so that notifiers need not be waited for."""
+    """The approvals of one ledger. `on_asked` is called for each new request, so that notifiers start at once."""
 
     writer: Writer
     routes: Mapping[str, Route]
@@ -36,18 +36,18 @@ class ApprovalRequests:
         """The latest request for this very call that still counts: open, denied until it would have expired, or used by
         a call whose outcome the agent was never given."""
         now = self.writer.now()
-        found = self.writer.read(lambda store: store.approvals_for(instance.id, request_hash))
-        return next((each for each in found if _counts(each, now)), None)
+        approvals = self.writer.read(lambda store: store.approvals_for(instance.id, request_hash))
+        return next((approval for approval in approvals if _counts(approval, now)), None)
 
     def get(self, id: str) -> Approval | None:
-        found = self.writer.read(lambda store: store.approval(id))
-        return found[0] if found else None
+        row = self.writer.read(lambda store: store.approval(id))
+        return row[0] if row else None
 
     def grant_for(self, call: Call, decision: Decision) -> Grant | None:
         """A grant that covers this call now."""
         now = self.writer.now()
-        found = self.writer.read(lambda store: store.grants(call.instance.id, "active"))
-        return next((each for each in found if grants.covers(each, call, decision, now)), None)
+        active = self.writer.read(lambda store: store.grants(call.instance.id, "active"))
+        return next((grant for grant in active if grants.covers(grant, call, decision, now)), None)
 
     async def request(self, call: Call, decision: Decision) -> Approval:
         nonce = os.urandom(16).hex()
@@ -59,7 +59,7 @@ class ApprovalRequests:
             for open_one in tx.store.approvals_for(call.instance.id, call.request_hash):
                 waiting = open_one.state is ApprovalState.REQUESTED and tx.now < open_one.expires
                 if waiting and open_one.subject.binding == rules.binding(call, decision, open_one.nonce):
-                    return open_one  # the same call made twice at once is one question to a person
+                    return open_one  # the same call made twice at once is one request
             asked = Approval(
                 id=self.new_id(),
                 state=ApprovalState.REQUESTED,
@@ -80,8 +80,8 @@ class ApprovalRequests:
             return asked
 
         asked = await self.writer.submit(op)
-        for tell in self.on_asked:
-            tell()
+        for callback in self.on_asked:
+            callback()
         return asked
 
     async def wait(self, approval: Approval, seconds: float, on_tick: Callable[[float], None]) -> Approval:
@@ -125,14 +125,14 @@ class ApprovalRequests:
         await self.settle(approval, ApprovalEvent.WITHDRAW, note)
 
     async def recorded_reply(self, approval: Approval) -> Json | None:
-        """The recorded reply of the call that used this approval, from now on given; None if it was not kept."""
+        """The recorded reply of the call that used this approval, from now on answered; None if it was not kept."""
         assert approval.outcome is not None
         outcome = approval.outcome
 
         def op(tx: Transaction) -> Json | None:
             tx.store.note_answered(approval.id)
-            kept = tx.store.payloads(outcome).get("response")
-            return orjson.loads(kept) if kept else None
+            response = tx.store.payloads(outcome).get("response")
+            return orjson.loads(response) if response else None
 
         return await self.writer.submit(op)
 
