@@ -35,7 +35,7 @@ class ApproverKey:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message that a notifier must deliver. `state` is `due`, `delivered` or `failed`, `due` the time of the next attempt."""
+    """One message that a notifier must deliver. `state` is `due`, `delivered` or `failed`; `due` is the next attempt."""
 
     id: int
     approval: str
