@@ -35,7 +35,7 @@ class ApproverKey:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """One message that a notifier must deliver. `state` is `due`, `delivered` or `failed`; `due` is the next attempt."""
+    """A message that a notifier must deliver. `state` is `due`, `delivered` or `failed`; `due` is its next attempt."""
 
     id: int
     approval: str

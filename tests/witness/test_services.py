@@ -195,7 +195,7 @@ def test_the_cosigned_checkpoint_is_kept_for_exports(cosigning: Witnessing, cosi
     assert len(note.parse(kept)[1]) == 2
     out = cosigning.folder / "out"
     export(store, f"{cosigning.verifier}\n", out, False)
-    assert (out / "cosigned_checkpoint").read_text() == kept
+    assert (out / "cosigned").read_text() == kept
 
 
 def test_a_checkpoint_carries_the_lines_of_all_who_cosigned_it(cosigning: Witnessing, cosigner: Cosigner) -> None:
