@@ -27,22 +27,26 @@ def main(arguments: list[str]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="mcp-guard agents", description="The programs that may call.")
+    parser = Parser(prog="mcp-guard agents", description="Manage the programs that may call tools.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    adding = verbs.add_parser("add", help="enrol an agent, as [agents.NAME] in the config would")
-    listing = verbs.add_parser("list", help="all agents, with their instances that are alive")
-    disabling = verbs.add_parser("disable", help="revoke all its instances, and refuse new ones")
-    enabling = verbs.add_parser("enable", help="let new instances of a disabled agent be")
+    adding = verbs.add_parser("add", help="enrol an agent, like [agents.NAME] in the configuration")
+    listing = verbs.add_parser("list", help="list all agents and how many live instances each has")
+    disabling = verbs.add_parser("disable", help="revoke all instances of an agent and refuse new ones")
+    enabling = verbs.add_parser("enable", help="allow new instances of a disabled agent again")
     for verb in (adding, disabling, enabling):
         verb.add_argument("agent", metavar="AGENT")
     adding.add_argument(
-        "--owner", required=True, metavar="USER", help="who answers for it, and never approves its calls"
+        "--owner", required=True, metavar="USER", help="the person responsible for it, who can never approve its calls"
     )
-    adding.add_argument("--group", action="append", default=[], metavar="GROUP", help="policies: principal in Group")
-    adding.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for, if always the same")
-    adding.add_argument("--ttl", type=int, default=8 * 3600, metavar="SECONDS", help="life of a credential (8 h)")
+    adding.add_argument(
+        "--group", action="append", default=[], metavar="GROUP", help="a group that policies can name; may be repeated"
+    )
+    adding.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for, if that is always the same")
+    adding.add_argument(
+        "--ttl", type=int, default=8 * 3600, metavar="SECONDS", help="lifetime of a credential (default 28800: 8 hours)"
+    )
     for verb in (disabling, enabling):
-        verb.add_argument("--why", required=True, metavar="TEXT", help="recorded")
+        verb.add_argument("--why", required=True, metavar="TEXT", help="the reason; recorded in the ledger")
     for verb in (adding, listing, disabling, enabling):
         add_config(verb)
         add_json(verb)
@@ -51,11 +55,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     if not re.fullmatch(NAME, options.agent):
-        raise IdentityError(f"`{options.agent}` is no name for an agent", "use letters, digits, `.`, `-` and `_`")
+        raise IdentityError(f"`{options.agent}` is not a valid agent name", "use letters, digits, `.`, `-` and `_`")
     if options.ttl <= 0:
-        raise IdentityError(f"a credential lasts for 1 second or more, not {options.ttl}", "--ttl 3600")
+        raise IdentityError(
+            f"the lifetime of a credential must be at least 1 second, not `{options.ttl}`", "--ttl 3600"
+        )
     if options.agent in registry.all_agents(settings.agents, writer.store):
-        raise IdentityError(f"agent `{options.agent}` is enrolled already", "mcp-guard agents list")
+        raise IdentityError(f"agent `{options.agent}` is already enrolled", "mcp-guard agents list")
     agent = Agent(options.agent, options.owner, tuple(options.group))
     enrolled = AgentSettings(agent, options.on_behalf_of, options.ttl)
     writer.run(lambda tx: registry.enrol_agent(tx, enrolled, account()))
@@ -92,7 +98,7 @@ def disable(writer: Writer, settings: Settings, options: argparse.Namespace) -> 
     key, until = ("agent", options.agent), registry.FOREVER
     gone = writer.run(lambda tx: registry.revoke(tx, key, options.why, account(), until))
     ids = [instance.id for instance in gone]
-    said = f"disabled `{options.agent}`; instances that were alive: {', '.join(ids) or 'none'}"
+    said = f"disabled `{options.agent}`; revoked instances: {', '.join(ids) or 'none'}"
     print(json.dumps({"agent": options.agent, "instances": ids}) if options.json else said)
     return 0
 

@@ -39,27 +39,45 @@ def main(arguments: list[str]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="mcp-guard approvals", description="Decide on calls that wait for a person.")
+    parser = Parser(
+        prog="mcp-guard approvals", description="List, show and decide on calls that are held for approval."
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    listing = verbs.add_parser("list", help="requests that are open (or all: --all), and active grants")
-    listing.add_argument("--all", action="store_true", help="decided ones too")
-    watching = verbs.add_parser("watch", help="show each request as it comes; end with Ctrl-C")
-    watching.add_argument("--until", type=int, metavar="N", help="end after N requests")
-    showing = verbs.add_parser("show", help="who, what, why, and until when")
-    helps = {"approve": "let it happen once", "deny": "refuse it", "grant": "approve it, and some more like it"}
+    listing = verbs.add_parser("list", help="list pending approvals and active grants")
+    listing.add_argument("--all", action="store_true", help="include those that are decided")
+    watching = verbs.add_parser("watch", help="print each new request; stop with Ctrl-C")
+    watching.add_argument("--until", type=int, metavar="N", help="stop after N requests")
+    showing = verbs.add_parser("show", help="show one request with everything an approver needs")
+    helps = {
+        "approve": "approve the call; it runs once",
+        "deny": "deny the call",
+        "grant": "approve the call and a number of further ones like it",
+    }
     deciding = {verdict: verbs.add_parser(verdict, help=helps[verdict]) for verdict in VERDICTS}
-    revoking = verbs.add_parser("revoke", help="take back an approval not used yet, or a grant, at once")
+    revoking = verbs.add_parser("revoke", help="revoke a grant, or an approval that has not been used")
     for verb in (showing, revoking, *deciding.values()):
         verb.add_argument("id", metavar="ID")
     for verb in (revoking, *deciding.values()):
-        verb.add_argument("--as", dest="approver", required=True, metavar="APPROVER", help="a name under [approvers]")
-        verb.add_argument("--rationale", required=True, metavar="TEXT", help="why; recorded, and shown to the agent")
+        verb.add_argument(
+            "--as",
+            dest="approver",
+            required=True,
+            metavar="APPROVER",
+            help="a name from [approvers] in the configuration",
+        )
+        verb.add_argument(
+            "--rationale", required=True, metavar="TEXT", help="the reason; recorded, and shown to the agent"
+        )
     for verb in deciding.values():
         add_key_options(verb)
     granting = deciding["grant"]
-    granting.add_argument("--more", type=int, required=True, metavar="N", help="how many more such calls")
-    granting.add_argument("--for", dest="seconds", type=int, required=True, metavar="SECONDS", help="how long")
-    granting.add_argument("--free", default="", metavar="A,B", help="arguments that may differ; all others are bound")
+    granting.add_argument("--more", type=int, required=True, metavar="N", help="how many further calls to allow")
+    granting.add_argument(
+        "--for", dest="seconds", type=int, required=True, metavar="SECONDS", help="how long the grant is valid"
+    )
+    granting.add_argument(
+        "--free", default="", metavar="A,B", help="arguments that may differ; all others must be the same"
+    )
     for verb in (listing, watching, showing, revoking, *deciding.values()):
         add_config(verb)
         add_json(verb)
@@ -77,7 +95,7 @@ def list_approvals(writer: Writer, options: argparse.Namespace) -> int:
         print(json.dumps(listed, indent=2, ensure_ascii=False))
         return 0
     if not found and not grants:
-        print("no request is open")
+        print("no approval is pending")
         return 0
     rows = [
         (
@@ -130,13 +148,13 @@ def print_approval(writer: Writer, approval: Approval, as_json: bool) -> None:
 
 
 def _lately(lately: list[tuple[str, int]]) -> list[str]:
-    said = ", ".join(f"{tool} {count}x" for tool, count in lately) or "nothing yet"
-    return [f"  did lately     {said}"]
+    said = ", ".join(f"{tool} {count}x" for tool, count in lately) or "none"
+    return [f"  recent calls   {said}"]
 
 
 def _delivery(delivery: Delivery) -> str:
     note = f": {delivery.note}" if delivery.note else ""
-    return f"  told           {delivery.notifier} ({delivery.event}): {delivery.state}, {delivery.attempts} tried{note}"
+    return f"  notified       {delivery.notifier} ({delivery.event}): {delivery.state}, {delivery.attempts} tried{note}"
 
 
 def describe(approval: Approval, now: int) -> list[str]:
@@ -156,7 +174,7 @@ def describe(approval: Approval, now: int) -> list[str]:
         f"  tool           {subject.tool}",
         *([f"  ticket         {subject.ticket}"] if subject.ticket else []),
         *claims,
-        f"  why asked      {'; '.join(subject.reasons) or 'a policy asks for it'} (policy {policies})",
+        f"  why asked      {'; '.join(subject.reasons) or 'a policy requires approval'} (policy {policies})",
         f"  risk           {subject.risk.score} {subject.risk.level}",
         *(f"                 {signal}" for signal in subject.risk.signals),
         "  would change",
@@ -173,10 +191,10 @@ def diff(approval: Approval) -> list[str]:
     present, wanted = approval.subject.present, approval.subject.arguments
     known = json.dumps
     return [
-        f"{name}: {known(present[name], ensure_ascii=False) if name in present else '(not known)'}"
+        f"{name}: {known(present[name], ensure_ascii=False) if name in present else '(unknown)'}"
         f" -> {known(wanted.get(name), ensure_ascii=False)}"
         for name in approval.subject.changes
-    ] or ["nothing that is known"]
+    ] or ["no known field"]
 
 
 def _rule(approval: Approval, position: int) -> str:
@@ -200,7 +218,7 @@ def decide(votes: Votes, options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(approval.to_json(), indent=2, ensure_ascii=False))
     elif approval.state is ApprovalState.REQUESTED:
-        print(f"{approval.id}: recorded; more approvals are needed")
+        print(f"{approval.id}: vote vote recorded; more approvals are needed")
     else:
         print(f"{approval.id}: {approval.state}: {printable(what(approval))}")
     return 0

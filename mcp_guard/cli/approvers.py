@@ -33,17 +33,19 @@ def main(arguments: list[str]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="mcp-guard approvers", description="The keys of the people who approve.")
+    parser = Parser(prog="mcp-guard approvers", description="Manage the keys of approvers.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    adding = verbs.add_parser("add", help="make a key for an approver, sealed with a passphrase, and enrol it")
-    listing = verbs.add_parser("list", help="the enrolled keys; --json is what `verify --approvers` takes")
-    removing = verbs.add_parser("remove", help="take a key out of use")
-    rotating = verbs.add_parser("rotate", help="replace a key by a new one, for which the old one vouches")
-    coding = verbs.add_parser("code", help="a code for signing in to the inbox, once, within ten minutes")
+    adding = verbs.add_parser("add", help="create and enrol a passphrase-protected key for an approver")
+    listing = verbs.add_parser(
+        "list", help="list the enrolled keys; --json prints the file that verify --approvers takes"
+    )
+    removing = verbs.add_parser("remove", help="remove a key")
+    rotating = verbs.add_parser("rotate", help="replace a key with a new one that the old key signs")
+    coding = verbs.add_parser("code", help="print a one-time code, valid for ten minutes, for signing in to the inbox")
     for verb in (adding, removing, rotating, coding):
-        verb.add_argument("approver", metavar="APPROVER", help="a name under [approvers]")
+        verb.add_argument("approver", metavar="APPROVER", help="a name from [approvers] in the configuration")
     removing.add_argument("key", metavar="KEY", help="the key's id, from `approvers list`")
-    removing.add_argument("--why", required=True, metavar="TEXT", help="recorded")
+    removing.add_argument("--why", required=True, metavar="TEXT", help="the reason; recorded in the ledger")
     for verb in (adding, rotating):
         add_key_options(verb)
     for verb in (adding, listing, removing, rotating, coding):
@@ -55,8 +57,8 @@ def build_parser() -> argparse.ArgumentParser:
 def find_approver(settings: Settings, approver: str) -> Approver:
     """Raises: ApprovalError."""
     if approver not in settings.approvers:
-        known = ", ".join(settings.approvers) or "nobody yet"
-        raise ApprovalError(f"`{approver}` is not an approver", f"under [approvers] of the config: {known}")
+        known = ", ".join(settings.approvers) or "none"
+        raise ApprovalError(f"`{approver}` is not an approver", f"approvers in the configuration: {known}")
     return Approver(approver, settings.approvers[approver])
 
 
@@ -71,7 +73,11 @@ def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     except GuardError:
         path.unlink()  # a key that is not enrolled is of no use, and would be in the way of the next attempt
         raise
-    say(options, enrolled, f"key {enrolled.id} of {who.id} is enrolled; it is in {path}, sealed with the passphrase")
+    say(
+        options,
+        enrolled,
+        f"key {enrolled.id} of {who.id} is enrolled; the key file is {path}, encrypted with the passphrase",
+    )
     return 0
 
 
@@ -88,7 +94,7 @@ def show(writer: Writer, settings: Settings, options: argparse.Namespace) -> int
 
 def remove(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
     approver_keys.remove(writer, options.approver, options.key, options.why)
-    said = f"key {options.key} of {options.approver} is out of use; what it has signed stays valid"
+    said = f"key {options.key} of {options.approver} is removed; its earlier signatures stay valid"
     print(json.dumps({"approver": options.approver, "key": options.key}) if options.json else said)
     return 0
 
@@ -110,7 +116,7 @@ def rotate(writer: Writer, settings: Settings, options: argparse.Namespace) -> i
     say(
         options,
         enrolled,
-        f"key {enrolled.id} of {who.id} replaces {old_id}, which vouches for it; the old file: {kept}",
+        f"key {enrolled.id} of {who.id} replaces {old_id}, which signed it; the old key file is now {kept}",
     )
     return 0
 
@@ -122,7 +128,7 @@ def code(writer: Writer, settings: Settings, options: argparse.Namespace) -> int
     print(
         json.dumps({"code": made})
         if options.json
-        else f"{made}\nsign in with it at {settings.inbox} within ten minutes"
+        else f"{made}\nuse it within ten minutes to sign in at {settings.inbox}"
     )
     return 0
 
@@ -141,9 +147,9 @@ def as_json(key: ApproverKey) -> dict[str, object]:
 
 def add_key_options(made: argparse.ArgumentParser) -> None:
     made.add_argument(
-        "--key-file", type=Path, metavar="FILE", help="the approver's key (default: in your config folder)"
+        "--key-file", type=Path, metavar="FILE", help="the approver's key file (default: in your configuration folder)"
     )
-    made.add_argument("--passphrase-file", type=Path, metavar="FILE", help="its passphrase (default: asked for)")
+    made.add_argument("--passphrase-file", type=Path, metavar="FILE", help="a file with its passphrase (default: ask)")
 
 
 def key_path(options: argparse.Namespace, approver: str) -> Path:
@@ -163,9 +169,9 @@ def ask_passphrase(options: argparse.Namespace, prompt: str, twice: bool = False
         except (OSError, UnicodeDecodeError) as error:
             raise ApprovalError(f"cannot read `{options.passphrase_file}`: {error}", "check the path") from None
     if not sys.stdin.isatty():
-        raise ApprovalError("there is no terminal to ask for the passphrase", "--passphrase-file FILE")
+        raise ApprovalError("cannot ask for the passphrase: standard input is not a terminal", "--passphrase-file FILE")
     passphrase = getpass.getpass(f"{prompt}: ")
-    if twice and getpass.getpass("once more: ") != passphrase:
+    if twice and getpass.getpass("repeat the passphrase: ") != passphrase:
         raise ApprovalError("the two passphrases differ", "try again")
     return passphrase
 
@@ -176,7 +182,7 @@ def open_key(options: argparse.Namespace, approver: str) -> "Ed25519PrivateKey":
 
     path = key_path(options, approver)
     if not path.exists():
-        raise ApprovalError(f"no approver's key at `{path}`", f"mcp-guard approvers add {approver}, or --key-file FILE")
+        raise ApprovalError(f"no key file at `{path}`", f"mcp-guard approvers add {approver}, or --key-file FILE")
     return read_key_file(path, ask_passphrase(options, f"passphrase of {approver}'s key"))
 
 

@@ -41,12 +41,16 @@ def make_client_parser(command: str, description: str) -> argparse.ArgumentParse
     """A parser with the options that `wrap` and `unwrap` share."""
     parser = make_parser(command, description)
     parser.add_argument("client", nargs="?", metavar="CLIENT", help=", ".join(client.id for client in CLIENTS))
-    parser.add_argument("--file", type=Path, metavar="FILE", help="the client's file, if it is not where it usually is")
     parser.add_argument(
-        "--scope", choices=(USER, PROJECT, LOCAL), help="the user's servers or those of the project that is this folder"
+        "--file", type=Path, metavar="FILE", help="the client's configuration file, if not in its usual place"
     )
-    parser.add_argument("--dry-run", action="store_true", help="only show what would change")
-    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument(
+        "--scope",
+        choices=(USER, PROJECT, LOCAL),
+        help="which servers: the user's, or those of the project in this folder",
+    )
+    parser.add_argument("--dry-run", action="store_true", help="show the changes without writing them")
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     add_json(parser)
     return parser
 
@@ -115,12 +119,13 @@ def find_spot(options: argparse.Namespace, host: Host) -> ServerSection:
     if len(found) == 1:
         return found[0]
     if not found:
-        what = f"{client.title} has no servers" if client else "no client with servers was found"
+        what = f"{client.title} has no servers" if client else "no client with servers found"
         looked = "\n".join(f"  {spot.client.id:<15} {spot.scope:<8} {spot.path}" for spot in every)
-        raise ConfigError(f"{what}; looked at\n{looked}", "name its file: --file FILE")
+        raise ConfigError(f"{what}; searched:\n{looked}", "name the client's file: --file FILE")
     said = "\n".join(f"  {spot.client.id:<15} {spot.scope:<8} {spot.path}" for spot in found)
     raise ConfigError(
-        f"servers stand in several places:\n{said}", f"choose, such as: mcp-guard wrap {client_words(found[0], host)}"
+        f"several files define servers:\n{said}",
+        f"choose one, for example: mcp-guard wrap {client_words(found[0], host)}",
     )
 
 
@@ -209,7 +214,7 @@ def confirm_write(options: argparse.Namespace, count: int, command: str) -> bool
     if options.yes:
         return True
     if options.json or not sys.stdin.isatty():
-        raise ConfigError("nothing was written: there is nobody to ask", f"{command} --yes")
+        raise ConfigError("nothing was written: cannot ask for confirmation without a terminal", f"{command} --yes")
     print(f"write {'this file' if count == 1 else f'these {count} files'}? [y/N] ", end="", flush=True)
     if sys.stdin.readline().strip().lower() in ("y", "yes"):
         return True

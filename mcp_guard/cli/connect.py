@@ -21,25 +21,27 @@ def main(arguments: list[str]) -> int:
     parser = build_parser()
     path = parser.parse_args(arguments).socket
     if not path:
-        parser.error(f"say where the guard listens: --socket PATH, or ${SOCKET_VARIABLE}")
+        parser.error(f"no socket specified: use --socket PATH or set ${SOCKET_VARIABLE}")
     guard = socket.socket(socket.AF_UNIX)
     try:
         guard.connect(path)
     except OSError as error:
-        hint = "is `mcp-guard serve` running with serve.socket, and may this user open it?"
+        hint = "check that `mcp-guard serve` runs with [serve.socket] and that this user may open it"
         raise UpstreamError(f"no guard at `{path}`: {error.strerror or error}", hint) from None
     left = threading.Event()
     threading.Thread(target=carry_in, args=(guard, left), daemon=True).start()
     carry_out(guard)
     if not left.is_set():
-        raise UpstreamError(f"the guard at `{path}` has ended the conversation", "see what it says where it runs")
+        raise UpstreamError(f"the guard at `{path}` closed the connection", "see the output of `mcp-guard serve`")
     return 0
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="mcp-guard connect", description="Carry MCP to a guard that serves a socket.")
+    parser = Parser(
+        prog="mcp-guard connect", description="Relay stdin and stdout to a guard that serves a Unix socket."
+    )
     parser.add_argument("--socket", metavar="PATH", default=os.environ.get(SOCKET_VARIABLE, ""),
-                      help=f"where the guard listens (default: ${SOCKET_VARIABLE})")  # fmt: skip
+                      help=f"the guard's socket (default: ${SOCKET_VARIABLE})")  # fmt: skip
     return parser
 
 
@@ -73,4 +75,6 @@ def _refusal(line: bytes) -> IdentityError:
     import json
 
     why = json.loads(line)["error"]["message"]
-    return IdentityError(f"the guard refuses: {why}", f"its operator says who may connect; this is uid {os.getuid()}")
+    return IdentityError(
+        f"the guard refused the connection: {why}", f"ask its operator to admit this user (uid {os.getuid()}"
+    )

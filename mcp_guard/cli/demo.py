@@ -49,17 +49,15 @@ def main(arguments: list[str]) -> int:
         except (Unexpected, GuardEnded) as error:
             print(f"\nthe demo failed: {error}", file=sys.stderr)
             return NEGATIVE
-    print(f"\nall as it should be, in {time.monotonic() - started:.1f} s")
+    print(f"\ncompleted as expected in {time.monotonic() - started:.1f} s")
     if keep is not None:
-        print(f"all of it is in {keep}: cd {shlex.quote(str(keep))} && mcp-guard log")
+        print(f"all files are in {keep}: cd {shlex.quote(str(keep))} && mcp-guard log")
     return OK
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="mcp-guard demo", description="See the guard at work in front of an example CRM.")
-    parser.add_argument(
-        "--keep", type=Path, metavar="FOLDER", help="leave everything in this new folder, to go on with"
-    )
+    parser = Parser(prog="mcp-guard demo", description="Run a demonstration with an example CRM server.")
+    parser.add_argument("--keep", type=Path, metavar="FOLDER", help="keep all files in this new folder")
     return parser
 
 
@@ -68,7 +66,7 @@ def _make(folder: Path) -> None:
     try:
         folder.mkdir(parents=True)
     except OSError as error:
-        raise ConfigError(f"cannot make `{folder}`: {error.strerror}", "name a folder that is not there yet") from None
+        raise ConfigError(f"cannot create `{folder}`: {error.strerror}", "name a folder that does not exist") from None
 
 
 def prepare(folder: Path) -> Path:
@@ -89,7 +87,7 @@ def demo(config: Path) -> None:
     (config.parent / "passphrase").write_text("only Alice knows this")
     with GuardClient(config, ["--ticket", TICKET], lambda id, _: approve(config, id)) as client:
         tools = [tool["name"] for tool in client.tools()]
-        print(f"it sees: {', '.join(tools)}   (delete_deal is not offered: no policy could allow it)")
+        print(f"it sees: {', '.join(tools)}   (delete_deal is not listed, because no policy could allow it)")
         expect("crm__delete_deal" not in tools, "delete_deal should not be listed")
         scenario_a(client)
         scenario_b(client, config)
@@ -104,7 +102,7 @@ def scenario_a(client: GuardClient) -> None:
 
 
 def scenario_b(client: GuardClient, config: Path) -> None:
-    heading("Scenario B: closing a deal waits for a person")
+    heading("Scenario B: closing a deal requires approval")
     show(config, "approvers", "add", "alice", *ALICE[2:])
     print()
     arguments = {
@@ -137,7 +135,7 @@ def ledger(config: Path) -> None:
     listed = json.loads(guard(config, "log", "--kind", "intent", "--json"))
     intents = [receipt for receipt in listed if receipt.get("purpose") != "facts"]
     expect(len(intents) == 2, f"exactly two calls should have run, not {len(intents)}")
-    heading("Who did that, and who let them?")
+    heading("Who made the change, and who approved it?")
     story = guard(config, "show", intents[-1]["call"]).splitlines()[0]
     print(f"$ mcp-guard show {intents[-1]['call']} | head -n 1\n{story}")
     expect(f"updated deal 789 on behalf of dana due to ticket {TICKET}, approved by Alice" in story, "attribution")

@@ -39,9 +39,11 @@ def main(arguments: list[str]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = make_parser("doctor", "Look at what a guard needs. Exit 0: all is well, 1: warnings, 2: problems.")
+    parser = make_parser(
+        "doctor", "Diagnose problems and suggest fixes. Exit code 0: no findings, 1: warnings, 2: problems."
+    )
     parser.add_argument(
-        "--upstreams", action="store_true", help="start the servers too, and check policies on their tools"
+        "--upstreams", action="store_true", help="also start the upstreams and check the policies against the tools"
     )
     add_json(parser)
     return parser
@@ -82,7 +84,7 @@ def check_policies(
     """Why they do not load, or what is to be said of them; and the calls that were tried."""
     try:
         load_policies(settings.policies, policy_environment(settings, tools, absent))
-        against = f"against {len(tools)} tools" if tools else "as text; --upstreams checks them against the tools"
+        against = f"against {len(tools)} tools" if tools else "without the tools; --upstreams checks against them"
         return None, f"loaded, {against}", run_refusal_tests(settings, tools, absent)
     except GuardError as error:
         return (error.message, error.hint), "", []

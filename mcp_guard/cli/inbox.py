@@ -23,10 +23,8 @@ def main(arguments: list[str]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = make_parser(
-        "inbox", "Serve the page on which approvers look and decide, on this machine only; end with Ctrl-C."
-    )
-    parser.add_argument("--open", action="store_true", help="open it in the browser")
+    parser = make_parser("inbox", "Serve the approval page on this machine only; stop with Ctrl-C.")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
     add_json(parser)
     return parser
 
@@ -45,7 +43,7 @@ def listen(port: int) -> list[socket.socket]:
             made.close()
             if family == socket.AF_INET:
                 raise ConfigError(
-                    f"cannot listen on port {port}: {error.strerror}", "set inbox.port to another"
+                    f"cannot listen on port {port}: {error.strerror}", "set inbox.port to a free port"
                 ) from None
     return sockets
 

@@ -1,4 +1,4 @@
-"""`mcp-guard init`: make the configuration and the first policies of a new guard."""
+"""`mcp-guard init`: create the configuration and first policies of a new guard."""
 
 import argparse
 import json
@@ -27,18 +27,20 @@ def main(arguments: list[str]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="mcp-guard init", description="Make the configuration and the first policies of a new guard.")
-    parser.add_argument("folder", nargs="?", type=Path, default=Path(), metavar="DIR", help="where (default: here)")
-    mode = parser.add_mutually_exclusive_group()
-    mode.add_argument("--observe", action="store_true", help="decide and record, block nothing (the default)")
-    mode.add_argument("--enforce", action="store_true", help="block what no policy permits, from the first call on")
-    parser.add_argument("--owner", metavar="NAME", help="who answers for the agent (default: you)")
-    parser.add_argument("--approver", metavar="NAME", help="who decides on calls that wait: somebody else")
-    parser.add_argument("--agent", default="my-agent", metavar="NAME", help="the agent's name (default: my-agent)")
+    parser = Parser(prog="mcp-guard init", description="Create the configuration and first policies of a new guard.")
     parser.add_argument(
-        "--unsafe-self-approval", action="store_true", help="the owner may approve their own agent's calls"
+        "folder", nargs="?", type=Path, default=Path(), metavar="DIR", help="the folder (default: the current one)"
     )
-    parser.add_argument("--yes", action="store_true", help="do not ask; take the defaults")
+    mode = parser.add_mutually_exclusive_group()
+    mode.add_argument("--observe", action="store_true", help="decide and record, but block nothing (default)")
+    mode.add_argument("--enforce", action="store_true", help="block calls that no policy permits")
+    parser.add_argument("--owner", metavar="NAME", help="the person responsible for the agent (default: you)")
+    parser.add_argument("--approver", metavar="NAME", help="the person who decides on held calls; best not the owner")
+    parser.add_argument("--agent", default="my-agent", metavar="NAME", help="the name of the agent (default: my-agent)")
+    parser.add_argument(
+        "--unsafe-self-approval", action="store_true", help="let the owner approve calls of their own agent"
+    )
+    parser.add_argument("--yes", action="store_true", help="use the defaults without asking")
     add_json(parser)
     return parser
 
@@ -48,7 +50,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     for name in ("owner", "approver", "agent"):
         if getattr(options, name) is not None and not person_id(getattr(options, name)):
-            parser.error(f"--{name} must be a name")
+            parser.error(f"--{name} needs at least one letter or digit")
     return options
 
 
@@ -56,9 +58,9 @@ def ask(options: argparse.Namespace) -> InitAnswers:
     """What is not said is asked at a terminal; elsewhere, or with --yes, it is the default."""
     asks = sys.stdin.isatty() and not options.yes and not options.json
     owner = person_id(
-        options.owner or (asks and answer("who owns the agent, and answers for it?", os_user())) or os_user()
+        options.owner or (asks and answer("who owns the agent and is responsible for it?", os_user())) or os_user()
     )
-    approver = options.approver or (asks and answer("who approves its calls? best somebody else", owner)) or owner
+    approver = options.approver or (asks and answer("who approves its calls? (best not the owner)", owner)) or owner
     return InitAnswers(options.agent, owner, approver.strip(), options.enforce, options.unsafe_self_approval)
 
 
@@ -78,21 +80,23 @@ def make(config: Path, answers: InitAnswers) -> None:
             with path.open("x") as file:
                 file.write(text)
         except OSError as error:
-            raise ConfigError(f"cannot write `{path}`: {error.strerror}", "check the folder") from None
+            raise ConfigError(
+                f"cannot write `{path}`: {error.strerror}", "check the permissions of the folder"
+            ) from None
 
 
 def report(config: Path, answers: InitAnswers) -> list[str]:
     at = config_option(config)
-    mode = "enforce: what no policy permits is blocked" if answers.enforces else "observe: nothing is blocked"
+    mode = "enforce: calls that no policy permits are blocked" if answers.enforces else "observe: nothing is blocked"
     lines = [f"wrote {path}" for path in initial_files(config, answers)]
     lines += [f"agent `{answers.agent}`, owned by {answers.owner}; approver {answers.approver}; mode {mode}"]
     if answers.is_alone and answers.unsafe_self_approval:
-        lines += [f"note: {answers.owner} owns the agent and approves its calls: nobody else looks at them"]
+        lines += [f"note: {answers.owner} owns the agent and approves its calls; nobody else reviews them"]
     elif answers.is_alone:
         lines += [
-            f"note: {answers.owner} owns the agent and is its only approver, and nobody approves what their own agent",
-            "      asks for: as it stands, a call that waits can only lapse. Before you enforce, name another",
-            "      person in [approvers] and [routes], or set unsafe_self_approval = true there and approve your own.",
+            f"note: {answers.owner} owns the agent and is its only approver, and nobody can approve calls of their",
+            "      own agent, so a held call can only expire. Before you switch to enforce mode, add another",
+            "      person to [approvers] and [routes], or set unsafe_self_approval = true there and approve your own.",
         ]
     return [*lines, "next:", *steps(next_steps(answers, at))]
 
@@ -100,7 +104,7 @@ def report(config: Path, answers: InitAnswers) -> list[str]:
 def next_steps(answers: InitAnswers, at: str) -> list[tuple[str, str]]:
     return [
         (f"mcp-guard wrap{at}", "put the servers of an MCP client behind the guard"),
-        (f"mcp-guard policy validate{at}", "check the policies against their tools"),
-        (f"mcp-guard approvers add {answers.approver_id}{at}", "a key for who approves, sealed with a passphrase"),
-        (f"mcp-guard doctor{at}", "look for what is wrong, and what mends it"),
+        (f"mcp-guard policy validate{at}", "check the policies against the tools"),
+        (f"mcp-guard approvers add {answers.approver_id}{at}", "create the approver's key, protected by a passphrase"),
+        (f"mcp-guard doctor{at}", "diagnose problems"),
     ]

@@ -12,10 +12,12 @@ POLICIES, FIRST = "policies", "start.cedar"
 ROUTE = "reviewers"
 
 FIRST_POLICIES = """\
-// Whatever no policy permits is denied, and in enforce mode not even listed to the agent.
-// `mcp-guard policy new TOOL` starts a file for one tool, such as crm__update_deal: server, two underscores, tool.
+// A call that no policy permits is denied. In enforce mode, a tool that no policy permits is not even listed.
+// `mcp-guard policy new TOOL` creates a policy file for one tool, such as crm__update_deal (server, two underscores,
+// tool).
 //
-// Reads are free. A tool is a write until mcp-guard.toml says otherwise: [tools."crm__get_deal"] effect = "read".
+// Reads are allowed. Every tool counts as a write unless mcp-guard.toml says otherwise:
+// [tools."crm__get_deal"] effect = "read"
 @id("reads")
 permit (
   principal in Group::"agents",
@@ -23,7 +25,7 @@ permit (
   resource
 );
 
-// Writes are let through by a person, one by one.
+// Every write needs the approval of a person.
 @id("writes")
 permit (
   principal in Group::"agents",
@@ -33,17 +35,17 @@ permit (
 
 @id("writes-are-approved")
 @require_approval("reviewers")
-@reason("a write is approved by a reviewer")
+@reason("writes need the approval of a reviewer")
 forbid (
   principal,
   action in Action::"write",
   resource
 );
 
-// A tool whose effect you say is "destructive" is called by nobody, and that in observe mode too.
+// A tool with effect = "destructive" is always denied, even in observe mode.
 @id("no-destruction")
 @enforce("always")
-@reason("nobody's agent may destroy")
+@reason("destructive tools are not allowed")
 forbid (
   principal,
   action in Action::"destructive",
@@ -92,7 +94,7 @@ def refuse_to_overwrite(config: Path) -> None:
     """Raises: ConfigError."""
     for path in initial_files(config, InitAnswers("", "", "")):
         if path.exists():
-            raise ConfigError(f"`{path}` is there already", "mcp-guard doctor looks at it; or name another folder")
+            raise ConfigError(f"`{path}` already exists", "check it with mcp-guard doctor, or name another folder")
 
 
 def config_text(answers: InitAnswers) -> str:
@@ -100,27 +102,27 @@ def config_text(answers: InitAnswers) -> str:
     self_approval = "" if answers.unsafe_self_approval else "# "
     alone = ALONE if answers.is_alone else ""
     return f"""\
-# The configuration of a guard. config.example.toml of mcp-guard explains every key.
+# The configuration of a guard. mcp-guard's config.example.toml explains every key.
 
 [guard]
 policies = "{POLICIES}"                # a folder of *.cedar files
-mode = "{mode}"                     # "observe" decides and records, and blocks nothing; "enforce" also blocks
+mode = "{mode}"                     # "observe" decides and records but blocks nothing; "enforce" also blocks
 
-# The program that calls tools. Its owner answers for it, and can never approve its calls.
+# The program that calls tools. Its owner is responsible for it and can never approve its calls.
 [agents.{toml_key(answers.agent)}]
 owner = {toml_string(answers.owner)}
-groups = ["agents"]                  # policies say: principal in Group::"agents"
+groups = ["agents"]                  # in policies: principal in Group::"agents"
 
-# A person who decides on calls that wait, with a key of their own: mcp-guard approvers add {answers.approver_id}
+# A person who decides on held calls, with their own key: mcp-guard approvers add {answers.approver_id}
 [approvers.{toml_key(answers.approver_id)}]
 name = {toml_string(answers.approver)}
 
-# Where @require_approval("{ROUTE}") in a policy sends a call.
+# Who decides on calls that a policy holds with @require_approval("{ROUTE}").
 {alone}[routes.{ROUTE}]
 approvers = [{toml_string(answers.approver_id)}]
-{self_approval}unsafe_self_approval = true        # the agent's owner may approve too: nobody else looks
+{self_approval}unsafe_self_approval = true        # lets the owner approve too, with no other reviewer
 
-# The MCP servers behind the guard. `mcp-guard wrap` moves those of a client here; or write them:
+# The MCP servers behind the guard. `mcp-guard wrap` moves a client's servers here; or add them by hand:
 # [upstreams.git]
 # command = "mcp-server-git"
 # args = ["--repository", "/home/you/project"]
@@ -128,6 +130,6 @@ approvers = [{toml_string(answers.approver_id)}]
 
 
 ALONE = """\
-# The agent's owner is the only approver, so as it stands nobody can approve its calls. While the guard observes, none
-# waits. Before it enforces, name another person here, or let the owner approve (the line that is commented out).
+# The agent's owner is the only approver, so nobody can approve its calls yet. In observe mode no call is held. Before
+# you switch to enforce mode, add another person here, or let the owner approve (uncomment the line below).
 """

@@ -32,33 +32,38 @@ def main(arguments: list[str]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="mcp-guard instances", description="Runs of agents, and their credentials.")
+    parser = Parser(prog="mcp-guard instances", description="Issue, delegate and revoke the credentials of agent runs.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    listing = verbs.add_parser("list", help="the instances that are alive")
-    listing.add_argument("--all", action="store_true", help="those that have ended, too")
-    issuing = verbs.add_parser("issue", help="a credential for one run; printed, once")
+    listing = verbs.add_parser("list", help="list live instances")
+    listing.add_argument("--all", action="store_true", help="include those that have ended")
+    issuing = verbs.add_parser("issue", help="issue a credential for one run and print it once")
     issuing.add_argument("--agent", metavar="AGENT", help="the enrolled agent (default: the only one)")
     issuing.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for (default: the agent's)")
-    delegating = verbs.add_parser("delegate", help="a narrower credential, on the authority of another instance")
+    delegating = verbs.add_parser("delegate", help="issue a narrower credential derived from another instance")
     delegating.add_argument("parent", metavar="INSTANCE")
     for verb in (issuing, delegating):
-        verb.add_argument("--ticket", metavar="TICKET", help="the ticket that the run is for")
-        verb.add_argument("--reason", metavar="TEXT", help="why it is parser")
+        verb.add_argument("--ticket", metavar="TICKET", help="the ticket this run works on")
+        verb.add_argument("--reason", metavar="TEXT", help="why the run is started")
         verb.add_argument(
-            "--ttl", type=_seconds, metavar="TIME", help="how long it lasts: 900, 30m, 1h (default: agent's)"
+            "--ttl", type=_seconds, metavar="TIME", help="its lifetime: 900, 30m, 1h (default: the agent's)"
         )
         verb.add_argument(
-            "--tool", action="append", metavar="TOOL", help="all it may use: a listed name, or `server__*`"
+            "--tool",
+            action="append",
+            metavar="TOOL",
+            help="a tool it may use, or `server__*`; may be repeated (default: all)",
         )
         verb.add_argument(
-            "--thumbprint", default="", metavar="JKT", help="of a key that each request must prove (DPoP)"
+            "--thumbprint", default="", metavar="JKT", help="thumbprint of the key that each request must prove (DPoP)"
         )
-        verb.add_argument("--launch", action="store_true", help="a one-time code for `run` instead of a token")
-    revoking = verbs.add_parser("revoke", help="end credentials at once, in every process, in held calls too")
+        verb.add_argument(
+            "--launch", action="store_true", help="print print a one-time code for `run` instead of a token"
+        )
+    revoking = verbs.add_parser("revoke", help="revoke credentials at once in every process, held calls included")
     which = revoking.add_mutually_exclusive_group(required=True)
     for scope in SCOPES:
-        which.add_argument(f"--{scope}", metavar=scope.upper(), help=f"of this {scope}, and of whoever it delegated to")
-    revoking.add_argument("--why", required=True, metavar="TEXT", help="recorded, and told to the agent's approvers")
+        which.add_argument(f"--{scope}", metavar=scope.upper(), help=f"revoke this {scope} and everything it delegated")
+    revoking.add_argument("--why", required=True, metavar="TEXT", help="the reason; recorded, and shown to approvers")
     for verb in (listing, issuing, delegating, revoking):
         add_config(verb)
         add_json(verb)
@@ -69,7 +74,7 @@ def _seconds(text: str) -> int:
     units = {"s": 1, "m": 60, "h": 3600, "d": 86400}
     number, unit = (text[:-1], units[text[-1]]) if text[-1:] in units else (text, 1)
     if not number.isdecimal() or int(number) == 0:
-        raise argparse.ArgumentTypeError(f"`{text}` is no time; write 900, 30m, 1h or 2d")
+        raise argparse.ArgumentTypeError(f"`{text}` is not a duration; write 900, 30m, 1h or 2d")
     return int(number) * unit
 
 
@@ -163,6 +168,6 @@ def revoke(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
         registry.find_instance(writer.store, name)
     gone = writer.run(lambda tx: registry.revoke(tx, (scope, name), options.why, account()))
     ids = [instance.id for instance in gone]
-    said = f"revoked {scope} `{name}`; instances that were alive: {', '.join(ids) or 'none'}"
+    said = f"revoked {scope} `{name}`; revoked instances: {', '.join(ids) or 'none'}"
     print(json.dumps({"scope": scope, "name": name, "instances": ids}) if options.json else said)
     return 0

@@ -24,14 +24,16 @@ def main(arguments: list[str]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="mcp-guard keys", description="The keys that the ledger is signed with.")
+    parser = Parser(prog="mcp-guard keys", description="List, rotate or replace the keys that sign the ledger.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    listing = verbs.add_parser("list", help="the keys so far, oldest first, and which receipts each has signed")
-    rotating = verbs.add_parser("rotate", help="put a new key in force, for which the old one vouches")
-    replacing = verbs.add_parser("replace", help="put a new key in force without the old one's signature")
-    replacing.add_argument("--lost", action="store_true", required=True, help="say that the old private key is lost")
+    listing = verbs.add_parser("list", help="list all keys, oldest first, and the receipts each has signed")
+    rotating = verbs.add_parser("rotate", help="switch to a new key that the old key signs")
+    replacing = verbs.add_parser("replace", help="switch to a new key without the old key's signature")
+    replacing.add_argument(
+        "--lost", action="store_true", required=True, help="confirm that the old private key is lost"
+    )
     for verb in (rotating, replacing):
-        verb.add_argument("--why", default="", metavar="TEXT", help="recorded")
+        verb.add_argument("--why", default="", metavar="TEXT", help="the reason; recorded in the ledger")
     for verb in (listing, rotating, replacing):
         add_config(verb)
         add_json(verb)
@@ -66,13 +68,15 @@ def short(verifier: str) -> str:
 
 def rotate(settings: Settings, options: argparse.Namespace) -> int:
     old, new = key_rotation.rotate(ledger_settings(settings), CLOCK, options.why)
-    said = f"key {short(new)} is in force; {short(old)} has vouched for it and signs nothing more"
+    said = f"key {short(new)} is in force; {short(old)} signed it and is retired"
     return say(settings, options, (old, new), said)
 
 
 def replace(settings: Settings, options: argparse.Namespace) -> int:
     old, new = key_rotation.replace(ledger_settings(settings), CLOCK, options.why)
-    said = f"key {short(new)} is in force in place of {short(old)}, which did not sign this: tell those who verify"
+    said = (
+        f"key {short(new)} replaces {short(old)}, which did not sign the new key; tell everyone who verifies the ledger"
+    )
     return say(settings, options, (old, new), said)
 
 

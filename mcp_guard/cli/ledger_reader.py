@@ -18,7 +18,7 @@ def make_ledger_parser(command: str, about: str) -> argparse.ArgumentParser:
     """A parser with `--config`, `--ledger` and `--json`."""
     made = Parser(prog=f"mcp-guard {command}", description=about)
     add_config(made)
-    made.add_argument("--ledger", type=Path, metavar="FILE", help="a ledger file, instead of the config's")
+    made.add_argument("--ledger", type=Path, metavar="FILE", help="a ledger file, instead of the configured one")
     add_json(made)
     return made
 

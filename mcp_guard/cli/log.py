@@ -24,10 +24,12 @@ def main(arguments: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_ledger_parser("log", "List the latest receipts, oldest first.")
-    parser.add_argument("--last", type=int, default=20, metavar="N", help="how many (default 20)")
-    parser.add_argument("--kind", choices=KINDS, metavar="KIND", help="only of this kind, such as intent or decision")
+    parser.add_argument("--last", type=int, default=20, metavar="N", help="how many receipts (default 20)")
+    parser.add_argument(
+        "--kind", choices=KINDS, metavar="KIND", help="only receipts of this kind, such as intent or decision"
+    )
     for name in ("instance", "call", "agent", "tool"):
-        parser.add_argument(f"--{name}", metavar=name.upper(), help=f"only of this {name}")
+        parser.add_argument(f"--{name}", metavar=name.upper(), help=f"only receipts of this {name}")
     return parser
 
 
@@ -74,7 +76,7 @@ def _of_the_guard(receipt: Receipt) -> str:
     if not receipt["kind"].startswith("catalog."):
         return str(receipt.get("instance", receipt.get("guard", "")))
     if "definitions" in receipt:
-        return f"{len(receipt['definitions'])} tools of `{receipt['upstream']}`, on first sight"
+        return f"{len(receipt['definitions'])} tools of `{receipt['upstream']}`, pinned on first use"
     if "by" in receipt:
         return f"{receipt['by']}: {receipt['note']}"
     return ", ".join(receipt.get("members", [])) or "; ".join(receipt.get("findings", [])) or str(receipt["definition"])
@@ -110,7 +112,7 @@ def tail(arguments: list[str]) -> int:
 
 
 def build_tail_parser() -> argparse.ArgumentParser:
-    parser = make_ledger_parser("tail", "Print each receipt as it is written; end with Ctrl-C.")
-    parser.add_argument("--last", type=int, default=10, metavar="N", help="begin with the last N (default 10)")
-    parser.add_argument("--until", choices=KINDS, metavar="KIND", help="end after a receipt of this kind")
+    parser = make_ledger_parser("tail", "Print receipts as they are written; stop with Ctrl-C.")
+    parser.add_argument("--last", type=int, default=10, metavar="N", help="start with the last N receipts (default 10)")
+    parser.add_argument("--until", choices=KINDS, metavar="KIND", help="stop after a receipt of this kind")
     return parser

@@ -29,23 +29,23 @@ def add_config(made: argparse.ArgumentParser) -> None:
         type=Path,
         default=Path(os.environ.get(CONFIG_VARIABLE, "mcp-guard.toml")),
         metavar="FILE",
-        help=f"the configuration (default: ${CONFIG_VARIABLE}, else mcp-guard.toml here)",
+        help=f"the configuration (default: ${CONFIG_VARIABLE}, else ./mcp-guard.toml)",
     )
 
 
 def add_json(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--json", action="store_true", help="print JSON")
+    made.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
 def add_launch(made: argparse.ArgumentParser) -> None:
     """What a new instance is launched with."""
     made.add_argument("--agent", metavar="AGENT", help="the enrolled agent (default: the only one)")
-    made.add_argument("--ticket", metavar="TICKET", help="the ticket that this run is for")
-    made.add_argument("--reason", metavar="TEXT", help="why this run is made")
-    made.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for (default: the config's)")
+    made.add_argument("--ticket", metavar="TICKET", help="the ticket this run works on")
+    made.add_argument("--reason", metavar="TEXT", help="why this run is started")
+    made.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for (default: the configured one)")
     task = made.add_mutually_exclusive_group()
-    task.add_argument("--task", metavar="TEXT", help="what the user asked for: what it names, policies may trust")
-    task.add_argument("--task-file", type=Path, metavar="FILE", help="a file with that text")
+    task.add_argument("--task", metavar="TEXT", help="the user's request; policies may trust values it mentions")
+    task.add_argument("--task-file", type=Path, metavar="FILE", help="a file with the user's request")
 
 
 def launch_words(options: argparse.Namespace) -> list[str]:

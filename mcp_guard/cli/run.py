@@ -33,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
         "--launch-fd",
         type=int,
         metavar="FD",
-        help=f"read a launch code from this file descriptor (default: ${LAUNCH_VARIABLE})",
+        help=f"read a launch code from this file descriptor (default: from ${LAUNCH_VARIABLE})",
     )
     return parser
 

@@ -22,12 +22,15 @@ def main(arguments: list[str]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="mcp-guard secrets", description="Where secrets are; never what they are.")
+    parser = Parser(
+        prog="mcp-guard secrets",
+        description="List configured secrets, never their values, and manage those in the keyring.",
+    )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    listing = verbs.add_parser("list", help="the places that the configuration names, and whether a secret is there")
+    listing = verbs.add_parser("list", help="list configured secrets and whether each is available")
     add_config(listing)
-    setting = verbs.add_parser("set", help="keep a secret in the keyring; it is asked for, or read from standard input")
-    removing = verbs.add_parser("remove", help="remove an entry from the keyring")
+    setting = verbs.add_parser("set", help="store a secret in the keyring; asks for it, or reads standard input")
+    removing = verbs.add_parser("remove", help="remove a secret from the keyring")
     for verb in (setting, removing):
         verb.add_argument("entry", metavar="SERVICE/NAME")
     for verb in (listing, setting, removing):
@@ -77,10 +80,14 @@ def put(options: argparse.Namespace) -> int:
     value = getpass.getpass("secret (not shown): ") if asked else sys.stdin.read(MAX_BYTES + 1)
     value = value.strip()
     if not value or len(value) > MAX_BYTES:
-        raise ConfigError(f"the secret is {'too long' if value else 'empty'}", "type it, or give it on standard input")
+        raise ConfigError(
+            f"the secret is {'too long' if value else 'empty'}", "type the secret, or pass it on standard input"
+        )
     store_in_keyring(options.entry, value)
     print(
-        json.dumps({"entry": options.entry}) if options.json else f"kept: {{ keyring = {json.dumps(options.entry)} }}"
+        json.dumps({"entry": options.entry})
+        if options.json
+        else f"stored; refer to it as: {{ keyring = {json.dumps(options.entry)} }}"
     )
     return 0
 
@@ -96,4 +103,4 @@ def entry(said: str) -> None:
     """Raises: ConfigError."""
     service, name = split_entry(said)
     if not service or not name:
-        raise ConfigError(f"`{said}` is no entry of a keyring", "SERVICE/NAME, such as mcp-guard/crm-token")
+        raise ConfigError(f"`{said}` is not a keyring entry", "write SERVICE/NAME, such as mcp-guard/crm-token")

@@ -13,4 +13,6 @@ def main(arguments: list[str]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    return make_parser("serve", "Serve MCP clients over HTTP where [serve] says; tokens: mcp-guard instances issue.")
+    return make_parser(
+        "serve", "Serve MCP clients over HTTP as [serve] configures. Issue tokens with mcp-guard instances issue."
+    )

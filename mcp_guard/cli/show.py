@@ -26,10 +26,10 @@ def main(arguments: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_ledger_parser(
-        "show", "Tell the story of one call: who did what, why, who let them, and what came of it."
+        "show", "Show the full record of one call: who called what and why, who approved it, and the outcome."
     )
     parser.add_argument(
-        "what", nargs="?", metavar="SEQ|CALL", help="a receipt's number, or a call's id (default: the last)"
+        "what", nargs="?", metavar="SEQ|CALL", help="a receipt number or call id (default: the last call)"
     )
     return parser
 
@@ -38,7 +38,7 @@ def last_call(store: Store) -> str:
     """Raises: LedgerError."""
     found = next((row.call for row in store.receipts_back() if row.call), None)
     if found is None:
-        raise LedgerError(f"no call stands in `{store.path}` yet", "mcp-guard call")
+        raise LedgerError(f"no call in `{store.path}` yet", "mcp-guard call")
     return found
 
 
@@ -87,7 +87,7 @@ def story(receipts: list[Receipt], payloads: dict[str, dict[str, object]]) -> li
                 lines.append(f"    {name:<15} {RENDERED.get(name, _plain)(receipt[name])}")
         for name, value in payloads[str(receipt["seq"])].items():
             if name in ("request", "response", "facts"):
-                lines.append(f"    {name:<15} {_plain(value) if value is not None else '(not kept; hash only)'}")
+                lines.append(f"    {name:<15} {_plain(value) if value is not None else '(not stored; hash only)'}")
     return lines
 
 
@@ -117,7 +117,7 @@ def _history(history: Any) -> str:
 SEEN = {
     "untrusted_seen": "untrusted content was read",
     "sensitive_seen": "sensitive content was read",
-    "orders_seen": "it gives orders to agents",
+    "orders_seen": "it contains instructions to agents",
 }
 RENDERED = {"resource": _resource, "approval": _approvers, "risk": _risk, "history": _history}
 SHOWN = (

@@ -37,7 +37,8 @@ def main(arguments: list[str]) -> int:
     state = inspect_state_folder(path.parent)
     if state.file is None or state.contents is None:
         raise LedgerError(
-            state.failure or f"no ledger at `{path}`", state.hint or "run the guard once; mcp-guard doctor"
+            state.failure or f"no ledger at `{path}`",
+            state.hint or "run the guard once, or diagnose with: mcp-guard doctor",
         )
     receipts = [json.loads(body) for body in latest_receipts(path, LATELY)]
     calls = [each for each in receipts if each["kind"] in ("intent", "decision") and not each.get("purpose")]
@@ -63,10 +64,10 @@ def main(arguments: list[str]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = make_ledger_parser(
-        "status", "Say what stands in the ledger, who is running, what waits, and what was called last."
+    parser = make_ledger_parser("status", "Show the ledger, running guards, pending approvals and the last calls.")
+    parser.add_argument(
+        "--last", type=int, default=5, metavar="N", help="how many of the last calls to list (default 5)"
     )
-    parser.add_argument("--last", type=int, default=5, metavar="N", help="how many of the last calls (default 5)")
     return parser
 
 
@@ -78,7 +79,7 @@ def say_ledger(path: Path, state: StateFolder) -> str:
 
 def say_policies(receipts: list[Receipt]) -> str:
     version, mode = policies_of(receipts)
-    loaded = f"version {version[7:19]}" if version else "none loaded lately"
+    loaded = f"version {version[7:19]}" if version else "none loaded recently"
     return f"policies: {loaded}, mode {mode or 'unknown'}"
 
 
@@ -170,7 +171,7 @@ def note_verification(ledger: Path, report: Report) -> None:
     try:
         ledger.with_name(NOTE).write_text(json.dumps(note))
     except OSError as error:
-        print(f"mcp-guard: mcp-guard status will not know of this: {error}", file=sys.stderr)
+        print(f"mcp-guard: cannot store the result for mcp-guard status: {error}", file=sys.stderr)
 
 
 def read_head(ledger: Path) -> HeadStatus:
@@ -193,13 +194,17 @@ def _verified(note: Path) -> tuple[int, int] | None:
 
 
 def say_head(head: HeadStatus, is_signed: bool | None, key: str, now: int) -> list[str]:
-    said = {None: "no receipt yet", False: "not signed as it stands: mcp-guard doctor", True: f"signed with key {key}"}
-    age = f", in force since {_day(head.key_since)} ({_days(now - head.key_since)})" if head.key_since else ""
-    verified = "never here: mcp-guard verify"
+    said = {
+        None: "no receipt yet",
+        False: "signature does not match; run mcp-guard doctor",
+        True: f"signed with key {key}",
+    }
+    age = f", in use since {_day(head.key_since)} ({_days(now - head.key_since)})" if head.key_since else ""
+    verified = "never on this machine; run mcp-guard verify"
     if head.verified is not None:
         at, receipts = head.verified
         of_now = f"{receipts} of {head.receipts} receipts"
-        whole = of_now if receipts <= head.receipts else f"{receipts} receipts, more than there are now"
+        whole = of_now if receipts <= head.receipts else f"{receipts} receipts, more than the ledger has now"
         verified = f"{whole}, {_days(now - at)} ago ({_day(at)})"
     return [
         f"head: {said[is_signed]}{age}",

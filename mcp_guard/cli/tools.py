@@ -56,20 +56,22 @@ def main(arguments: list[str]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="mcp-guard tools", description="The definitions of the upstreams' tools.")
+    parser = Parser(prog="mcp-guard tools", description="List, compare, accept and refuse tool definitions.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    listing = verbs.add_parser("list", help="every tool ever seen, its state, and what is suspect")
-    showing = verbs.add_parser("show", help="a tool's definition, the latest or the one of a hash")
-    diffing = verbs.add_parser("diff", help="what a tool's definition changed since it was pinned, word by word")
-    accepting = verbs.add_parser("accept", help="pin the definition that you have seen")
-    refusing = verbs.add_parser("refuse", help="refuse a definition; one that is pinned is taken out of use at once")
-    listing.add_argument("--now", action="store_true", help="start the servers first and look at what they list")
+    listing = verbs.add_parser("list", help="list every tool ever seen, its state and findings")
+    showing = verbs.add_parser("show", help="show a tool's definition: the latest, or the one with a hash")
+    diffing = verbs.add_parser("diff", help="show how a definition differs from the pinned one, word by word")
+    accepting = verbs.add_parser("accept", help="pin a definition that you have reviewed")
+    refusing = verbs.add_parser("refuse", help="refuse a definition; a pinned one is disabled at once")
+    listing.add_argument("--now", action="store_true", help="start the upstreams and read their current listings first")
     for verb in (showing, diffing):
-        verb.add_argument("name", metavar="TOOL[@HASH]", help="a tool as it is listed")
+        verb.add_argument("name", metavar="TOOL[@HASH]", help="the listed name of a tool, and a definition hash")
     for verb in (accepting, refusing):
-        verb.add_argument("names", nargs="*", metavar="TOOL[@HASH]", help="a tool, and the definition you have seen")
-        verb.add_argument("--why", required=True, metavar="TEXT", help="recorded")
-    accepting.add_argument("--all", action="store_true", help="every tool that is new or changed")
+        verb.add_argument(
+            "names", nargs="*", metavar="TOOL[@HASH]", help="a tool, and the hash of the definition you have reviewed"
+        )
+        verb.add_argument("--why", required=True, metavar="TEXT", help="the reason; recorded in the ledger")
+    accepting.add_argument("--all", action="store_true", help="accept every new or changed tool")
     for verb in (listing, showing, diffing, accepting, refusing):
         add_config(verb)
         add_json(verb)
@@ -105,13 +107,15 @@ def find_definition(writer: Writer, word: str) -> tuple[ToolEntry, Pin | None]:
     name, _, hash = word.partition("@")
     known = entries(writer)
     if name not in known:
-        raise ApprovalError(f"no tool `{name}` was ever seen", "mcp-guard tools list --now")
+        raise ApprovalError(f"no tool `{name}` has been seen", "mcp-guard tools list --now")
     if not hash:
         return known[name], None
     found = [row for row in known[name].rows if row.hash[SHORT].startswith(hash) or row.hash == hash]
     if len(found) != 1 or len(hash) < 8:
         have = ", ".join(row.hash[SHORT] for row in known[name].rows)
-        raise ApprovalError(f"`{name}` has no one definition `{hash}`", f"eight characters or more of: {have}")
+        raise ApprovalError(
+            f"`{hash}` matches no single definition of `{name}`", f"use eight or more characters of: {have}"
+        )
     return known[name], found[0]
 
 
@@ -214,7 +218,9 @@ def _shown(writer: Writer, word: str, wanted: tuple[str, PinState]) -> tuple[Too
     entry, named = find_definition(writer, word)
     pin = named or entry.waiting or (entry.pinned if verb == "refuse" else None)
     if pin is None or pin.state is already:
-        raise ApprovalError(f"`{entry.name}` has no definition to {verb}: it is {entry.state}", "mcp-guard tools list")
+        raise ApprovalError(
+            f"`{entry.name}` has no definition to {verb}; its state is `{entry.state}`", "mcp-guard tools list"
+        )
     return entry, pin
 
 
@@ -224,12 +230,12 @@ def _look(unseen: list[tuple[ToolEntry, Pin]], options: argparse.Namespace) -> N
         return
     if not sys.stdin.isatty() or options.json:
         names = " ".join(f"{entry.name}@{pin.hash[SHORT]}" for entry, pin in unseen)
-        raise ApprovalError("say which definition you have seen", f'mcp-guard tools accept {names} --why "…"')
+        raise ApprovalError("no definition hash given", f'mcp-guard tools accept {names} --why "…"')
     found = findings({entry.name: entry for entry, _ in unseen})
     for entry, pin in unseen:
         print_diff(entry, pin, found[entry.name])
     if input(f"accept {'this' if len(unseen) == 1 else f'these {len(unseen)}'}? [y/N] ").strip().lower() != "y":
-        raise ApprovalError("nothing was accepted", "mcp-guard tools refuse TOOL, if it must stay out")
+        raise ApprovalError("nothing was accepted", "to keep a tool out: mcp-guard tools refuse TOOL")
 
 
 def _say(options: argparse.Namespace, entry: ToolEntry, pin: Pin, what: str) -> None:
@@ -239,5 +245,5 @@ def _say(options: argparse.Namespace, entry: ToolEntry, pin: Pin, what: str) -> 
 
 def _done(words: list[str]) -> int:
     if not words:
-        print("nothing waits", file=sys.stderr)
+        print("no definition is waiting", file=sys.stderr)
     return 0

@@ -1,4 +1,4 @@
-"""`mcp-guard unwrap`: give a client its servers back, as they were before `wrap`."""
+"""`mcp-guard unwrap`: restore an MCP client's original servers before `wrap`."""
 
 import argparse
 import json
@@ -37,7 +37,7 @@ def main(arguments: list[str]) -> int:
     if not options.json:
         print_lines([f"{find_client(operation.wraps[0].client).title}: {operation.wraps[0].path}"])
         print_lines(
-            [*(f"  {name}: as it was" for name in operation.names), *(f"note: {note}" for note in operation.notes), ""]
+            [*(f"  {name}: restored" for name in operation.names), *(f"note: {note}" for note in operation.notes), ""]
         )
         print_lines(diff_lines(operation.changes))
     if options.dry_run:
@@ -49,7 +49,9 @@ def main(arguments: list[str]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    return make_client_parser("unwrap", "Give a client its servers back. Shows what changes, and asks.")
+    return make_client_parser(
+        "unwrap", "Restore an MCP client's original servers. Shows the changes and asks before writing."
+    )
 
 
 def find_config(options: argparse.Namespace) -> Path:
@@ -87,13 +89,14 @@ def choose_records(
     standing = records.list()
     found = {(record.path, record.key): record for record in standing if is_meant(record, options)}
     if not found:
-        what = f"this guard has wrapped nothing{f' of {options.client}' if options.client else ''}"
+        what = f"this guard has wrapped no servers{f' of {options.client}' if options.client else ''}"
         raise ConfigError(
-            f"{what}: no record in `{records.folder}`", "say which guard: --config FILE; see mcp-guard doctor"
+            f"{what}: no record in `{records.folder}`",
+            "name the guard's configuration: --config FILE; mcp-guard doctor finds it",
         )
     if len(found) > 1:
         said = "\n".join(f"  {record.client:<15} {record.path}" for record in found.values())
-        raise ConfigError(f"several files are wrapped:\n{said}", "choose: mcp-guard unwrap CLIENT, or --file FILE")
+        raise ConfigError(f"several files are wrapped:\n{said}", "choose one: mcp-guard unwrap CLIENT, or --file FILE")
     [place] = found
     wraps = tuple(record for record in standing if (record.path, record.key) == place)
     return wraps, [record for record in standing if record not in wraps]
@@ -119,8 +122,8 @@ def plan_unwrap(
     wraps, others = choose_records(options, records)
     client = read_file(Path(wraps[0].path), missing_ok=True)
     if client.mode is None:
-        hint = f"as it was before the wrap it is in {records.backup_path(wraps[0])}; put that in its place"
-        raise ConfigError(f"`{client.path}` is not there any more", hint)
+        hint = f"restore the backup from before the wrap: {records.backup_path(wraps[0])}"
+        raise ConfigError(f"`{client.path}` no longer exists", hint)
     known: dict[str, str] = {}
 
     def secret(entry: str) -> str:
@@ -132,7 +135,7 @@ def plan_unwrap(
         try:
             text = undo(text, record, restore_secrets(records.read_backup(record), record, secret))
         except NotUndone as why:
-            hint = f"put it right by hand; as it was before the wrap it is in {records.backup_path(record)}"
+            hint = f"edit it by hand; the backup from before the wrap is {records.backup_path(record)}"
             raise ConfigError(f"`{client.path}` cannot be unwrapped: {why}", hint) from None
     heirs, going = share(wraps, others)
     after, notes = without_sections(config, going, policies)
@@ -171,7 +174,7 @@ def without_sections(config: FileSnapshot, blocks: Sequence[TomlBlock], policies
         check(after, config.path)
     except ConfigError as error:
         return config.text, (
-            f"{config.path} stays as it is, since without its sections it would not load: {error.message}",
+            f"{config.path} is unchanged, because it would not load without its sections: {error.message}",
         )
     return after, notes
 
@@ -208,6 +211,6 @@ def finish(operation: UnwrapOperation, written: bool) -> int:
     elif written:
         lines = [f"wrote {change.file.path}" for change in operation.changes]
         lines += [f"removed from the keyring: {entry}" for entry in operation.entries]
-        lines += [f"the guard's configuration, policies and ledger stay in {Path(operation.wraps[0].config).parent}"]
+        lines += [f"the guard's configuration, policies and ledger remain in {Path(operation.wraps[0].config).parent}"]
         print_lines([*lines, f"next: restart {find_client(operation.wraps[0].client).title}"])
     return 0

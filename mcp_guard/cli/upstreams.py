@@ -1,4 +1,4 @@
-"""`mcp-guard upstreams`: sign in to upstreams that take a person's word (OAuth), and out again."""
+"""`mcp-guard upstreams`: sign in to upstreams that require a user (OAuth), and out again."""
 
 import argparse
 import asyncio
@@ -33,13 +33,15 @@ def main(arguments: list[str]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = Parser(prog="mcp-guard upstreams", description="Sign in to upstreams, and out again.")
+    parser = Parser(prog="mcp-guard upstreams", description="Sign in to upstreams that require a user, or sign out.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
-    signing_in = verbs.add_parser("login", help="sign in with the browser; the tokens are kept for the guard")
-    signing_in.add_argument("--no-browser", action="store_true", help="only print the address")
-    signing_out = verbs.add_parser("logout", help="forget the tokens; at the upstream they end in their own time")
+    signing_in = verbs.add_parser("login", help="sign in with the browser and store the tokens for the guard")
+    signing_in.add_argument("--no-browser", action="store_true", help="print the address without opening a browser")
+    signing_out = verbs.add_parser(
+        "logout", help="delete the stored tokens; the upstream is not told, so they expire on their own"
+    )
     for verb in (signing_in, signing_out):
-        verb.add_argument("name", metavar="UPSTREAM", help="the upstream, as the configuration names it")
+        verb.add_argument("name", metavar="UPSTREAM", help="a name from [upstreams] in the configuration")
         add_config(verb)
         add_json(verb)
     return parser
@@ -50,10 +52,10 @@ def find_sign_in(settings: Settings, name: str) -> tuple[OAuthSettings, TokenSto
     server = settings.upstreams.get(name)
     if server is None:
         known = ", ".join(f"`{each}`" for each in settings.upstreams)
-        raise ConfigError(f"no upstream `{name}` in [upstreams]; there is: {known or 'none'}", "name one of them")
+        raise ConfigError(f"no upstream `{name}` in [upstreams]; configured: {known or 'none'}", "name one of them")
     if server.oauth is None or not server.oauth.is_interactive:
         hint = f'[upstreams.{name}.oauth] grant = "authorization_code"'
-        raise ConfigError(f"upstream `{name}` is not one that people sign in to", hint)
+        raise ConfigError(f"upstream `{name}` does not use a sign-in by a user", hint)
     return server.oauth, TokenStorage(settings.state_dir / "sign-ins", name, server.oauth.in_keyring)
 
 
@@ -70,8 +72,8 @@ async def login(settings: Settings, options: argparse.Namespace, said: OAuthSett
     async with keeping.locked():
         keeping.write(tokens)
     kept = "in the keyring" if said.in_keyring else f"in {keeping.folder}"
-    lasts = "" if tokens.refresh else "; there is no refresh token, so it ends with its access token"
-    text = f"signed in to `{options.name}`; the tokens are kept {kept}{lasts}"
+    lasts = "" if tokens.refresh else "; there is no refresh token, so the sign-in ends when the access token expires"
+    text = f"signed in to `{options.name}`; the tokens are stored {kept}{lasts}"
     print(json.dumps({"upstream": options.name, "refreshable": bool(tokens.refresh)}) if options.json else text)
     return 0
 
@@ -79,7 +81,7 @@ async def login(settings: Settings, options: argparse.Namespace, said: OAuthSett
 async def logout(options: argparse.Namespace, keeping: TokenStorage) -> int:
     async with keeping.locked():
         there = keeping.remove()
-    text = f"the sign-in to `{options.name}` is forgotten" if there else f"nobody was signed in to `{options.name}`"
+    text = f"signed out of `{options.name}`; its tokens are deleted" if there else f"not signed in to `{options.name}`"
     print(json.dumps({"upstream": options.name, "forgotten": there}) if options.json else text)
     return 0 if there else 1
 

@@ -18,9 +18,9 @@ def main(arguments: list[str]) -> int:
     path = options.input or ledger_path(options)
     try:
         if not path.exists():
-            raise UnusableInput(f"there is no `{path}`; a guard writes its ledger when it first runs")
+            raise UnusableInput(f"`{path}` does not exist; a guard creates its ledger when it first runs")
         if options.input and not options.key:
-            raise UnusableInput("a key that lies beside the input proves nothing")
+            raise UnusableInput("no key given; a key stored next to the input would prove nothing")
         with Progress(quiet=options.json) as progress:
             report = verify(path, options.key or [path.parent / "ledger.pub"], options, progress.update)
     except UnusableInput as error:
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = make_ledger_parser("verify", "Verify with public keys; exit 1 at the first thing that cannot be proved.")
+    parser = make_ledger_parser("verify", "Verify with public keys. Exit code 1 at the first check that fails.")
     parser.add_argument(
         "input", type=Path, nargs="?", metavar="LEDGER|EXPORT|BUNDLE", help="what to verify (default: the ledger)"
     )

@@ -54,20 +54,23 @@ def main(arguments: list[str]) -> int:
         check(plan.config_text, guard.config)
     except ConfigError as error:
         raise ConfigError(
-            f"`{guard.config}` cannot take these servers: {error.message}", "--server NAME, or edit it"
+            f"`{guard.config}` cannot include these servers: {error.message}",
+            "choose servers with --server NAME, or edit the file",
         ) from None
     return carry_out(operation)
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_client_parser(
-        "wrap", "Put the servers of an MCP client behind the guard. Shows what changes, and asks."
+        "wrap", "Put the servers of an MCP client behind the guard. Shows the changes and asks before writing."
     )
-    parser.add_argument("--server", action="append", default=[], metavar="NAME", help="only this one; may be repeated")
     parser.add_argument(
-        "--agent", metavar="AGENT", help="which agent the client is (default: the only one, or a new one)"
+        "--server", action="append", default=[], metavar="NAME", help="wrap only this server; may be repeated"
     )
-    parser.add_argument("--move-secrets", action="store_true", help="keep the servers' secrets in the system's keyring")
+    parser.add_argument(
+        "--agent", metavar="AGENT", help="the agent that the client runs as (default: the only one, or a new one)"
+    )
+    parser.add_argument("--move-secrets", action="store_true", help="move the servers' secrets to the system keyring")
     return parser
 
 
@@ -138,12 +141,12 @@ def say_nothing_to_do(operation: WrapOperation) -> int:
     if operation.options.json:
         print(json.dumps(summary(operation, written=False), indent=2, ensure_ascii=False))
     elif operation.stays_open:
-        print_lines([f"nothing of {operation.spot.client.title} can be wrapped:", *left_lines(operation)])
+        print_lines([f"no server of {operation.spot.client.title} can be wrapped:", *left_lines(operation)])
     elif operation.plan.is_guarded:
         entry = f"`{operation.plan.entry}` in {operation.spot.path}"
         print_lines([f"already wrapped: {entry} runs the guard of {operation.guard.config}"])
     else:
-        print_lines([f"{operation.spot.client.title} starts nothing that could be wrapped:", *left_lines(operation)])
+        print_lines([f"{operation.spot.client.title} has no server to wrap:", *left_lines(operation)])
     return 1 if operation.stays_open else 0
 
 
@@ -190,18 +193,16 @@ def overview(operation: WrapOperation) -> list[str]:
         named = (
             "" if server.upstream == server.name else f", as `{server.upstream}`: its tools are {server.upstream}__…"
         )
-        there = ", which is in the configuration already" if server.upstream in operation.plan.reused else ""
+        there = ", already in the configuration" if server.upstream in operation.plan.reused else ""
         lines.append(f"  {server.name}: behind the guard{named}{there}")
     lines += left_lines(operation)
     if operation.guard.is_new:
-        lines.append(
-            f"  there is no {operation.guard.config} yet: it is made as `mcp-guard init` makes it, in observe mode"
-        )
+        lines.append(f"  no {operation.guard.config} yet; it is created as by `mcp-guard init`, in observe mode")
     return [*lines, *(f"note: {note}" for note in notes(operation)), ""]
 
 
 def left_lines(operation: WrapOperation) -> list[str]:
-    return [f"  {left.name}: left as it is: {left.reason}" for left in operation.plan.left]
+    return [f"  {left.name}: unchanged: {left.reason}" for left in operation.plan.left]
 
 
 def notes(operation: WrapOperation) -> list[str]:
@@ -209,22 +210,25 @@ def notes(operation: WrapOperation) -> list[str]:
     said = [note for server in plan.wrapped for note in server.notes]
     if hiding := [server.name for server in plan.wrapped if server.secrets and not plan.moved]:
         said.append(
-            f"secrets of {', '.join(hiding)} go into {guard.config} (mode 0600) as they are, and into the copy that is "
-            "kept; --move-secrets puts them into the keyring instead"
+            f"secrets of {', '.join(hiding)} are stored in plain text in {guard.config} (mode 0600) and in the "
+            "backup; --move-secrets stores them in the keyring instead"
         )
     if arguments := [server.name for server in plan.wrapped if any(secret_arguments(server.args))]:
-        said.append(f"a secret is among the arguments of {', '.join(arguments)}: it stays there, in {guard.config}")
+        said.append(f"the arguments of {', '.join(arguments)} contain a secret, which stays in {guard.config}")
     if operation.spot.scope == PROJECT:
-        said.append(f"{operation.spot.path.name} is the project's: whoever else has it cannot start this guard from it")
+        said.append(f"{operation.spot.path.name} belongs to the project; other users of it cannot start this guard")
     if plan.others:
-        said.append(f"{operation.spot.client.title} now has these servers of the guard too: {', '.join(plan.others)}")
+        said.append(f"{operation.spot.client.title} now also has these servers of the guard: {', '.join(plan.others)}")
     if guard.is_new:
         said.append(
-            f"{os_user()} owns the agent and is its only approver, and nobody approves what their own agent asks for: "
-            "name another person in the configuration before it enforces"
+            f"{os_user()} owns the agent and is its only approver, and nobody can approve calls of their own agent: "
+            "add another approver to the configuration before you switch to enforce mode"
         )
     if guard.settings.mode is Mode.ENFORCE:
-        said.append("the guard enforces: tools that no policy permits are not listed; mcp-guard policy new TOOL")
+        said.append(
+            "the guard is in enforce mode, so tools that no policy permits are not listed; to permit one: "
+            "mcp-guard policy new TOOL"
+        )
     return said
 
 
@@ -232,13 +236,13 @@ def report(operation: WrapOperation) -> list[str]:
     [record] = operation.guard.records.list(operation.changes[-1].file.path)[-1:]
     at = config_option(operation.guard.config)
     lines = [f"wrote {change.file.path}" for change in operation.changes]
-    lines += [f"kept {operation.spot.path} as it was in {operation.guard.records.backup_path(record)}"]
-    lines += [f"kept in the keyring: {entry}" for entry in operation.plan.moved]
+    lines += [f"backup of {operation.spot.path}: {operation.guard.records.backup_path(record)}"]
+    lines += [f"stored in the keyring: {entry}" for entry in operation.plan.moved]
     commands = [
-        (f"restart {operation.spot.client.title}", "it reads the file when it starts"),
+        (f"restart {operation.spot.client.title}", "it reads the file at start"),
         (f"mcp-guard policy validate{at}", "check the policies against the tools"),
-        (f"mcp-guard doctor{at}", "look for what is wrong, and what mends it"),
-        (repeat_command("unwrap", operation.options, operation.spot.client.id), "put everything back"),
+        (f"mcp-guard doctor{at}", "diagnose problems"),
+        (repeat_command("unwrap", operation.options, operation.spot.client.id), "restore the original servers"),
     ]
     return [*lines, "next:", *steps(commands)]
 

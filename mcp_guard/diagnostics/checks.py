@@ -159,17 +159,17 @@ def _problem(check: str, what: str, fix: str) -> CheckResults:
 def state_folder(snapshot: GuardSnapshot) -> CheckResults:
     folder = snapshot.folder
     if folder is None:
-        return _warning("state folder", "there is none yet", "mcp-guard run makes it")
+        return _warning("state folder", "does not exist yet", "mcp-guard run creates it")
     return _kept_private("state folder", folder, snapshot.user, "700") or _ok("state folder", folder.path)
 
 
 def _kept_private(check: str, file: FileInfo, user: int, mode: str) -> CheckResults:
     if file.owner != user:
         fix = f"chown -R {user} {file.path}, or run as user {file.owner}"
-        return _warning(check, f"`{file.path}` belongs to user {file.owner}, and this is user {user}", fix)
+        return _warning(check, f"`{file.path}` belongs to user {file.owner}, not to the current user {user}", fix)
     if file.mode & OTHERS:
         fix = f"chmod {mode} {file.path}"
-        return _problem(check, f"`{file.path}` is open to others (mode {file.mode & 0o777:o})", fix)
+        return _problem(check, f"`{file.path}` is accessible to other users (mode {file.mode & 0o777:o})", fix)
     return []
 
 
@@ -178,7 +178,7 @@ def disk(snapshot: GuardSnapshot) -> CheckResults:
         return []
     left = f"{snapshot.disk.free // MEBIBYTE} MiB free"
     if snapshot.disk.free < HARDLY_ANY_SPACE:
-        return _problem("disk", f"{left}: calls will soon be refused", "free space (df -h)")
+        return _problem("disk", f"{left}: calls will soon be refused", "free up space (df -h)")
     return _warning("disk", left, "free space (df -h)") if snapshot.disk.free < LITTLE_SPACE else _ok("disk", left)
 
 
@@ -191,7 +191,9 @@ def sync(snapshot: GuardSnapshot) -> CheckResults:
         )
     took = f"a synced write takes {snapshot.disk.sync_seconds * 1000:.1f} ms"
     if snapshot.disk.sync_seconds > SLOW_SYNC_SECONDS:
-        return _warning("sync", f"{took}; each call waits for two", "put guard.state_dir on a faster disk")
+        return _warning(
+            "sync", f"{took}; each call waits for two of them of them", "put guard.state_dir on a faster disk"
+        )
     return _ok("sync", took)
 
 
@@ -199,10 +201,10 @@ def ledger_file(snapshot: GuardSnapshot) -> CheckResults:
     if snapshot.failure:
         return _problem("ledger", snapshot.failure, snapshot.hint)
     if snapshot.file is None or snapshot.contents is None:
-        return _warning("ledger", "there is none yet", "mcp-guard run makes it")
+        return _warning("ledger", "does not exist yet", "mcp-guard run creates it")
     if snapshot.contents.format != snapshot.contents.known_format:
-        what = f"it has format {snapshot.contents.format}; this version reads {snapshot.contents.known_format}"
-        return _problem("ledger", what, "use the version of mcp-guard that wrote it, or update")
+        what = f"its format is {snapshot.contents.format}; this version reads {snapshot.contents.known_format}"
+        return _problem("ledger", what, "use the version of mcp-guard that wrote it, or upgrade")
     private = _kept_private("ledger", snapshot.file, snapshot.user, "600")
     return private or _ok("ledger", f"{snapshot.file.path}, {snapshot.contents.size} receipts")
 
@@ -211,20 +213,20 @@ def integrity(snapshot: GuardSnapshot) -> CheckResults:
     if snapshot.contents is None:
         return []
     if snapshot.contents.damage:
-        return _problem("integrity", f"the file is damaged: {snapshot.contents.damage[0]}", "restore it from a copy")
-    return _ok("integrity", "SQLite finds no damage; mcp-guard verify proves the rest")
+        return _problem("integrity", f"the file is damaged: {snapshot.contents.damage[0]}", "restore it from a backup")
+    return _ok("integrity", "SQLite reports no damage; verify the receipts with mcp-guard verify")
 
 
 def head(snapshot: GuardSnapshot) -> CheckResults:
     if snapshot.contents is None:
         return []
     if snapshot.contents.last_seq + 1 != snapshot.contents.size:
-        what = f"the head is of {snapshot.contents.size} receipts, and the last one is {snapshot.contents.last_seq}"
-        return _problem("head", what, "mcp-guard verify; then restore the ledger from a copy")
+        what = f"the head covers {snapshot.contents.size} receipts, but the last is number {snapshot.contents.last_seq}"
+        return _problem("head", what, "run mcp-guard verify, then restore the ledger from a backup")
     if snapshot.contents.checkpoint_fits is False:
-        what = "the checkpoint is not of these receipts, or not signed by the key in force"
-        return _problem("head", what, "mcp-guard verify; restore the ledger and its key from copies that fit")
-    return _ok("head", f"signed, and of all {snapshot.contents.size} receipts") if snapshot.contents.size else []
+        what = "the checkpoint does not match the receipts, or the current key did not sign it"
+        return _problem("head", what, "run mcp-guard verify, then restore the ledger and its key from matching backups")
+    return _ok("head", f"signed, covers all {snapshot.contents.size} receipts") if snapshot.contents.size else []
 
 
 def key(snapshot: GuardSnapshot) -> CheckResults:
@@ -232,13 +234,13 @@ def key(snapshot: GuardSnapshot) -> CheckResults:
         return private
     if snapshot.key_failure is not None:
         what, fix = snapshot.key_failure
-        return _problem("key", f"{what}: no call is recorded without it", fix)
+        return _problem("key", f"{what}; without it no call can be recorded", fix)
     if snapshot.contents is None or not snapshot.contents.size:
         return []
     if snapshot.contents.key_id not in snapshot.public_ids:
-        what = f"ledger.pub does not hold the key in force, {snapshot.contents.key_id}"
-        return _problem("key", what, "move it away, if it is there; the next mcp-guard run writes it anew")
-    return _ok("key", f"{snapshot.contents.key_id}, at hand and in ledger.pub")
+        what = f"ledger.pub does not contain the current key, {snapshot.contents.key_id}"
+        return _problem("key", what, "move the file away if it exists; the next mcp-guard run writes a new one")
+    return _ok("key", f"{snapshot.contents.key_id}, available and in ledger.pub")
 
 
 def clock(snapshot: GuardSnapshot) -> CheckResults:
@@ -246,17 +248,15 @@ def clock(snapshot: GuardSnapshot) -> CheckResults:
         return []
     behind = snapshot.contents.last_time - snapshot.now
     if behind > CLOCK_TOLERATED:
-        what = (
-            f"it says {format_time(snapshot.now)}, before the last receipt, {format_time(snapshot.contents.last_time)}"
-        )
-        return _problem("clock", f"{what}: calls are refused", "set it right: timedatectl")
+        what = f"{format_time(snapshot.now)} is before the last receipt, {format_time(snapshot.contents.last_time)}"
+        return _problem("clock", f"{what}: calls are refused", "correct the clock: timedatectl")
     return _ok("clock", "not behind the last receipt")
 
 
 def guards(snapshot: GuardSnapshot) -> CheckResults:
     running = [guard for guard, alive in snapshot.guards if alive]
     dead = len(snapshot.guards) - len(running)
-    return _ok("guards", f"{len(running)} running" + (f", {dead} ended without saying so" if dead else ""))
+    return _ok("guards", f"{len(running)} running" + (f", {dead} crashed or were killed" if dead else ""))
 
 
 def calls_without_outcome(snapshot: GuardSnapshot) -> CheckResults:
@@ -265,10 +265,10 @@ def calls_without_outcome(snapshot: GuardSnapshot) -> CheckResults:
     running = {guard for guard, alive in snapshot.guards if alive}
     lost = [seq for seq, guard in snapshot.contents.open_calls if guard not in running]
     if lost:
-        what = f"{len(lost)} calls of guards that died have no outcome (intents {_some(lost)})"
-        fix = f"mcp-guard show {lost[0]}, look at the resource; the next mcp-guard run records them as unknown"
+        what = f"{len(lost)} calls of guards that are no longer running have no outcome (intents {_some(lost)})"
+        fix = f"run mcp-guard show {lost[0]} and check the resource; the next mcp-guard run records them as unknown"
         return _warning("calls", what, fix)
-    return _ok("calls", f"{len(snapshot.contents.open_calls)} under way, none without a guard")
+    return _ok("calls", f"{len(snapshot.contents.open_calls)} running, all with a live guard")
 
 
 def approvals(snapshot: GuardSnapshot) -> CheckResults:
@@ -278,7 +278,7 @@ def approvals(snapshot: GuardSnapshot) -> CheckResults:
         if why := _undecidable(each, running, snapshot.approvers_with_keys, snapshot.now):
             what, fix = why
             results += _warning("approvals", f"{each.approval.id} {what}", fix)
-    return results or _ok("approvals", f"{len(snapshot.pending)} pending, each can be decided")
+    return results or _ok("approvals", f"{len(snapshot.pending)} pending, all can be decided")
 
 
 def _undecidable(
@@ -287,13 +287,18 @@ def _undecidable(
     """Why deciding on it can come to nothing, and what helps."""
     held = pending.approval
     if now >= held.expires:
-        return f"expired at {format_time(held.expires)} and still stands open", "mcp-guard inbox settles it"
+        return f"expired at {format_time(held.expires)} but is still open", "mcp-guard inbox closes it"
     if pending.guard is not None and pending.guard not in running:
-        return "is of an instance whose guard has ended: nobody will use it", "nothing to do: it lapses by itself"
+        return (
+            "belongs to an instance whose guard has exited, so it will not be used",
+            "nothing to do: it expires automatically",
+        )
     for rule in held.rules:
         able = [who for who in rule.approvers if may_decide(rule, who, held.subject.requesters) and who in with_keys]
         if len(able) < rule.quorum:
-            what = f"needs {rule.quorum} on route `{rule.route}`, and {len(able)} who may decide have a key"
+            what = (
+                f"has a quorum of {rule.quorum} on route `{rule.route}`, but {len(able)} eligible approvers have a key"
+            )
             return what, f"mcp-guard approvers add NAME, for one of: {', '.join(rule.approvers)}"
     return None
 
@@ -305,11 +310,11 @@ def routes(snapshot: GuardSnapshot) -> CheckResults:
             able = [who for who in route.approvers if may_decide(make_rule(route), who, requesters)]
             if len(able) < route.quorum:
                 what = (
-                    f"nobody approves what their own agent asks: {len(able)} may decide on calls of `{name}` on route"
+                    f"nobody may approve calls of their own agent: {len(able)} eligible approvers for `{name}` on route"
                 )
-                fix = f"name others in routes.{route.name}.approvers, or set unsafe_self_approval = true there"
+                fix = f"add approvers to routes.{route.name}.approvers, or set unsafe_self_approval = true there"
                 results += _warning("routes", f"{what} `{route.name}`, which needs {route.quorum}", fix)
-    return results or _ok("routes", f"{len(snapshot.routes)} routes, with people who may decide for each agent")
+    return results or _ok("routes", f"{len(snapshot.routes)} routes, with enough eligible approvers for each agent")
 
 
 def policies(snapshot: GuardSnapshot) -> CheckResults:
@@ -321,10 +326,10 @@ def policies(snapshot: GuardSnapshot) -> CheckResults:
 
 def upstreams(snapshot: GuardSnapshot) -> CheckResults:
     if not snapshot.has_upstreams:
-        return _warning("upstreams", "no server stands behind the guard", "mcp-guard wrap; or [upstreams.NAME]")
+        return _warning("upstreams", "no upstream is configured", "run mcp-guard wrap, or add [upstreams.NAME]")
     if not snapshot.absent:
         return []
-    fix = "start it by hand; what it says is in upstreams/NAME.stderr.log of the state folder"
+    fix = "start it by hand; its stderr is in upstreams/NAME.stderr.log in the state folder"
     return _problem("upstreams", f"no tools from {', '.join(snapshot.absent)}", fix)
 
 
@@ -334,40 +339,42 @@ def refusals(snapshot: GuardSnapshot) -> CheckResults:
     for trial in tried:
         if not (trial.refused and trial.receipted):
             what = f"{trial.what} was not refused with a receipt: {trial.said}"
-            return _problem("refusals", what, "use no guard that does this, and report it")
+            return _problem("refusals", what, "stop using this guard and report the defect")
     if len(tried) < len(snapshot.refusal_tests):
-        what = "a policy lets every agent call every tool, also those that you have never seen"
-        return _warning("refusals", what, "name agents and actions in the policies; mcp-guard policy test")
+        what = "a policy lets every agent call every tool, even tools you have never seen"
+        return _warning("refusals", what, "name agents and actions in the policies, then run mcp-guard policy test")
     refused = ", ".join(trial.what for trial in tried)
     return _ok("refusals", f"refused, with a receipt: {refused}") if tried else []
 
 
 def clients(snapshot: GuardSnapshot) -> CheckResults:
     results = [result for each in snapshot.clients for result in _of_client(each)]
-    return results or _ok("clients", "none with servers was found for this user and folder")
+    return results or _ok("clients", "no client with servers found for this user and folder")
 
 
 def _of_client(client: ClientFile) -> CheckResults:
     if client.failure:
-        return _warning("clients", client.failure, "mend the file; its client cannot read it either")
+        return _warning("clients", client.failure, "fix the file; the client cannot read it either")
     results: CheckResults = []
     cannot = f"{client.title} cannot start the guard: {client.path} names"
     if client.no_config:
-        what = f"{cannot} `{client.no_config}`, which is not there"
-        results += _problem("clients", what, "restore it, or take the entry out of the client's file")
+        what = f"{cannot} `{client.no_config}`, which does not exist"
+        results += _problem("clients", what, "restore it, or remove the entry from the client's file")
     elif client.no_program:
-        what = f"{cannot} `{client.no_program}`, which is not there"
+        what = f"{cannot} `{client.no_program}`, which does not exist"
         results += _problem("clients", what, f"mcp-guard unwrap {client.words}; mcp-guard wrap {client.words}")
     for other in client.others:
         what = f"{client.title} runs another guard ({client.path})"
         results += _warning(
-            "clients", what, f"mcp-guard doctor --config {other}; or unwrap with that, and wrap with this"
+            "clients",
+            what,
+            f"mcp-guard doctor --config {other}; or unwrap with that configuration and wrap with this one",
         )
     if client.unguarded:
-        what = f"{client.title} starts {', '.join(client.unguarded)} beside the guard ({client.path})"
+        what = f"{client.title} starts {', '.join(client.unguarded)} without the guard ({client.path})"
         results += _warning("clients", what, f"mcp-guard wrap {client.words}")
     if client.is_guarded and not results:
-        results += _ok("clients", f"{client.title} starts this guard and nothing beside it ({client.path})")
+        results += _ok("clients", f"{client.title} starts only this guard ({client.path})")
     return results
 
 

@@ -91,8 +91,8 @@ async def _try_all(engine: PolicyEngine, ledger: OpenLedger, upstreams: InertUps
     now = CLOCK.now()
     stranger = Instance("run_doctor", STRANGER, None, Task(), now, now + HOUR, "", "cred_doctor")
     expired = replace(stranger, started=now - 2 * HOUR, expires=now - HOUR)
-    refusal_tests = [("a call of a tool that is not there", stranger, listed_name("guard", "nonesuch"))]
-    known, unpermitted = upstreams.tools(), "a call that nobody permitted"
+    refusal_tests = [("a call of a tool that does not exist", stranger, listed_name("guard", "nonesuch"))]
+    known, unpermitted = upstreams.tools(), "a call that no policy permits"
     open_to_all = [
         RefusalTest(unpermitted, False, False, "", True) for tool in known[-1:] if engine.may_call(stranger, tool)
     ]
@@ -113,5 +113,5 @@ async def _try(
         reply = {}
     row = store.receipt(before)
     denied = row is not None and row.kind == "decision" and b'"outcome":"deny"' in row.body
-    said = str(reply.get("error") or reply.get("result") or "it was let through")[:200]
+    said = str(reply.get("error") or reply.get("result") or "the call was let through")[:200]
     return RefusalTest(what, not upstreams.sent and bool(reply), denied, said)

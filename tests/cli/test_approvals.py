@@ -89,8 +89,8 @@ def test_wrong_passphrase_or_key_signs_nothing(config: Path, tmp_path: Path) -> 
         swapped = [*alice[:5], carol[5], *alice[6:]]
         assert "`alice` has no such key in use" in run(config, "approve", id, *swapped, "--rationale", "x", code=7)
         nobody = [*alice[:5], str(tmp_path / "none.key"), *alice[6:]]
-        assert "no approver's key at" in run(config, "approve", id, *nobody, "--rationale", "x", code=7)
-        assert "there is no terminal to ask for the passphrase" in run(
+        assert "no key file at" in run(config, "approve", id, *nobody, "--rationale", "x", code=7)
+        assert "cannot ask for the passphrase: standard input is not a terminal" in run(
             config, "approve", id, *alice[:6], "--rationale", "x", code=7
         )
         assert [approval["state"] for approval in json.loads(run(config, "list", "--json"))] == ["requested"]

@@ -64,12 +64,12 @@ def test_healthy_guard_has_no_findings(config: Path) -> None:
     code, found = doctor(config)
     assert {finding["level"] for finding in found.values()} == {"ok"}, found
     assert code == 0
-    assert found["head"]["what"] == "signed, and of all 9 receipts"
+    assert found["head"]["what"] == "signed, covers all 9 receipts"
     assert found["refusals"]["what"] == (
-        "refused, with a receipt: a call of a tool that is not there, a call with an expired credential, "
-        "a call that nobody permitted"
+        "refused, with a receipt: a call of a tool that does not exist, a call with an expired credential, "
+        "a call that no policy permits"
     )
-    assert "--upstreams checks them" in found["policies"]["what"]
+    assert "--upstreams checks against them" in found["policies"]["what"]
 
 
 def test_doctor_changes_no_file(config: Path) -> None:
@@ -96,7 +96,7 @@ def test_doctor_works_before_the_first_run(tmp_path: Path) -> None:
     code, found = doctor(path)
     assert code == 1
     assert found["state folder"] == {
-        "check": "state folder", "level": "warning", "what": "there is none yet", "fix": "mcp-guard run makes it",
+        "check": "state folder", "level": "warning", "what": "does not exist yet", "fix": "mcp-guard run creates it",
     }  # fmt: skip
     assert not (tmp_path / "state").exists()
 
@@ -129,18 +129,28 @@ def other_key(path: Path) -> None:
 
 
 BROKEN: list[tuple[Callable[[Path], object], str, str, str]] = [
-    (damage, "integrity", "the file is damaged", "restore it from a copy"),
+    (damage, "integrity", "the file is damaged", "restore it from a backup"),
     (lambda path: path.write_text("not a ledger " * 1000), "ledger", "the file is not a ledger", "check"),
     (lambda path: os.truncate(path, path.stat().st_size // 2), "ledger", "the ledger file is damaged", "restore"),
-    (drop_last, "head", "the head is of 9 receipts, and the last one is 7", "mcp-guard verify"),
-    (set_head, "head", "the checkpoint is not of these receipts", "mcp-guard verify"),
-    (set_format, "ledger", "it has format 99", "update"),
-    (other_key, "key", "no call is recorded without it", "set guard.origin back"),
+    (drop_last, "head", "the head covers 9 receipts, but the last is number 7", "mcp-guard verify"),
+    (set_head, "head", "the checkpoint does not match the receipts", "mcp-guard verify"),
+    (set_format, "ledger", "its format is 99", "upgrade"),
+    (other_key, "key", "without it no call can be recorded", "set guard.origin back"),
     (lambda path: path.with_name("ledger.key").unlink(), "key", "is not where the configuration says", "restore it"),
-    (lambda path: path.with_name("ledger.pub").write_text(""), "key", "ledger.pub does not hold the key", "next"),
-    (lambda path: path.with_name("ledger.key").chmod(0o644), "key", "open to others (mode 644)", "chmod 600"),
-    (lambda path: path.chmod(0o660), "ledger", "open to others (mode 660)", "chmod 600"),
-    (lambda path: path.parent.chmod(0o755), "state folder", "open to others (mode 755)", "chmod 700"),
+    (
+        lambda path: path.with_name("ledger.pub").write_text(""),
+        "key",
+        "ledger.pub does not contain the current key",
+        "next",
+    ),
+    (
+        lambda path: path.with_name("ledger.key").chmod(0o644),
+        "key",
+        "accessible to other users (mode 644)",
+        "chmod 600",
+    ),
+    (lambda path: path.chmod(0o660), "ledger", "accessible to other users (mode 660)", "chmod 600"),
+    (lambda path: path.parent.chmod(0o755), "state folder", "accessible to other users (mode 755)", "chmod 700"),
 ]
 
 
@@ -199,13 +209,13 @@ def test_running_guards_and_open_calls_of_a_dead_guard_are_reported(config: Path
             assert client.process.poll() is None
         code, found = doctor(config)
         assert (code, found["guards"]["what"]) == (0, "1 running")
-        assert found["calls"]["what"] == "1 under way, none without a guard"
+        assert found["calls"]["what"] == "1 running, all with a live guard"
         client.process.send_signal(signal.SIGKILL)
         client.process.wait()
     code, found = doctor(config)
-    assert (code, found["guards"]["what"]) == (1, "0 running, 1 ended without saying so")
+    assert (code, found["guards"]["what"]) == (1, "0 running, 1 crashed or were killed")
     assert found["calls"]["level"] == "warning"
-    assert "1 calls of guards that died have no outcome" in found["calls"]["what"]
+    assert "1 calls of guards that are no longer running have no outcome" in found["calls"]["what"]
     with Client(config) as client:
         client.start()
     assert doctor(config)[0] == 0
@@ -217,15 +227,15 @@ def test_approval_requests_without_an_approver_are_reported(config: Path) -> Non
         client.call("up__echo", {"text": "gated"})
         code, found = doctor(config)
         assert (code, found["approvals"]["level"]) == (1, "warning")
-        assert "needs 1 on route `people`, and 0 who may decide have a key" in found["approvals"]["what"]
+        assert "has a quorum of 1 on route `people`, but 0 eligible approvers have a key" in found["approvals"]["what"]
         assert "mcp-guard approvers add NAME" in found["approvals"]["fix"]
         enrol(config)
         code, found = doctor(config)
-        assert (code, found["approvals"]["what"]) == (0, "1 pending, each can be decided")
+        assert (code, found["approvals"]["what"]) == (0, "1 pending, all can be decided")
         client.process.send_signal(signal.SIGKILL)
         client.process.wait()
     code, found = doctor(config)
-    assert "is of an instance whose guard has ended" in found["approvals"]["what"]
+    assert "belongs to an instance whose guard has exited" in found["approvals"]["what"]
     with closing(sqlite3.connect(ledger(config))) as db, db:
         db.execute("UPDATE approval SET expires = 1")
     assert "expired at 1970-01-01" in doctor(config)[1]["approvals"]["what"]

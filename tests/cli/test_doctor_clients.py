@@ -46,7 +46,7 @@ def test_guard_without_servers_is_reported(home: Path, capsys: pytest.CaptureFix
     capsys.readouterr()
     main(["doctor", "--json"])
     [finding] = [entry for entry in json.loads(capsys.readouterr().out) if entry["check"] == "upstreams"]
-    assert (finding["level"], finding["what"]) == ("warning", "no server stands behind the guard")
+    assert (finding["level"], finding["what"]) == ("warning", "no upstream is configured")
 
 
 def test_owner_as_only_approver_is_reported(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -57,7 +57,7 @@ def test_owner_as_only_approver_is_reported(home: Path, capsys: pytest.CaptureFi
         return {name: str(value) for name, value in found.items()}
 
     assert routes()["level"] == "warning"
-    assert "0 may decide on calls of `my-agent` on route `reviewers`, which needs 1" in routes()["what"]
+    assert "0 eligible approvers for `my-agent` on route `reviewers`, which needs 1" in routes()["what"]
     config = Path("mcp-guard.toml")
     text = config.read_text()
     config.write_text(text.replace("# unsafe_self_approval", "unsafe_self_approval"))
@@ -70,7 +70,7 @@ def test_owner_as_only_approver_is_reported(home: Path, capsys: pytest.CaptureFi
 def test_no_client_found_is_ok(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     [finding] = clients(capsys)
     assert finding == {
-        "check": "clients", "level": "ok", "what": "none with servers was found for this user and folder", "fix": "",
+        "check": "clients", "level": "ok", "what": "no client with servers found for this user and folder", "fix": "",
     }  # fmt: skip
 
 
@@ -78,12 +78,12 @@ def test_unguarded_servers_are_reported(home: Path, capsys: pytest.CaptureFixtur
     path = cursor(home, "git", "time")
     [finding] = clients(capsys)
     assert finding["level"] == "warning"
-    assert finding["what"] == f"Cursor starts git, time beside the guard ({path})"
+    assert finding["what"] == f"Cursor starts git, time without the guard ({path})"
     assert finding["fix"] == "mcp-guard wrap cursor"
     fix(finding)
     [finding] = clients(capsys)
     assert (finding["level"], finding["fix"]) == ("ok", "")
-    assert finding["what"] == f"Cursor starts this guard and nothing beside it ({path})"
+    assert finding["what"] == f"Cursor starts only this guard ({path})"
 
 
 def test_two_files_of_one_client_are_both_checked(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,7 +108,7 @@ def test_missing_command_is_reported(home: Path, capsys: pytest.CaptureFixture[s
     [finding] = clients(capsys)
     assert finding["level"] == "problem"
     assert "cannot start the guard" in finding["what"]
-    assert "`/gone/mcp-guard`, which is not there" in finding["what"]
+    assert "`/gone/mcp-guard`, which does not exist" in finding["what"]
     fix(finding)
     assert [finding["level"] for finding in clients(capsys)] == ["ok"]
 
@@ -119,7 +119,7 @@ def test_missing_configuration_is_reported(home: Path, capsys: pytest.CaptureFix
     (home / "mcp-guard").touch(0o755)
     cursor(home, guard={"command": str(home / "mcp-guard"), "args": ["run", "--config", "/gone.toml"]})
     [finding] = clients(capsys)
-    assert (finding["level"], "`/gone.toml`, which is not there" in finding["what"]) == ("problem", True)
+    assert (finding["level"], "`/gone.toml`, which does not exist" in finding["what"]) == ("problem", True)
 
 
 def test_client_that_starts_another_guard_is_reported(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

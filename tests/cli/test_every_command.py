@@ -156,9 +156,9 @@ def test_json_output_of_changing_commands_is_only_json(tmp_path: Path, capsys: p
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        ("ledger forget --reason x --before yesterday", "`yesterday` is no date; write 2026-01-31"),
-        ("policy replay --candidate x --since yesterday", "`yesterday` is no time; write 2026-01-31, or an age"),
-        ("instances issue --ttl 9x", "`9x` is no time; write 900, 30m, 1h or 2d"),
+        ("ledger forget --reason x --before yesterday", "`yesterday` is not a date; write 2026-01-31"),
+        ("policy replay --candidate x --since yesterday", "`yesterday` is not a time; write 2026-01-31, or an age"),
+        ("instances issue --ttl 9x", "`9x` is not a duration; write 900, 30m, 1h or 2d"),
     ],
 )
 def test_unparsable_argument_error_shows_the_expected_form(

@@ -48,7 +48,7 @@ def test_printed_commands_work_without_options_in_the_same_folder(
 def test_sole_approver_is_warned_on_screen_and_in_the_file(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["init", "--yes"]) == 0
     output = capsys.readouterr().out
-    assert "note: dana owns the agent and is its only approver, and nobody approves what their own agent" in output
+    assert "note: dana owns the agent and is its only approver, and nobody can approve calls of their" in output
     written = Path("mcp-guard.toml").read_text()
     assert "# The agent's owner is the only approver" in written
     assert not load(Path("mcp-guard.toml")).routes["reviewers"].unsafe_self_approval
@@ -66,7 +66,7 @@ def test_self_approval_is_enabled_only_on_request(capsys: pytest.CaptureFixture[
     settings = load(Path("mcp-guard.toml"))
     assert settings.routes["reviewers"].unsafe_self_approval
     assert settings.mode is Mode.ENFORCE
-    assert "nobody else looks at them" in capsys.readouterr().out
+    assert "nobody else reviews them" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("there", ["mcp-guard.toml", "policies/start.cedar"])
@@ -74,7 +74,7 @@ def test_init_overwrites_no_file(here: Path, there: str, capsys: pytest.CaptureF
     Path(there).parent.mkdir(exist_ok=True)
     Path(there).write_text("mine")
     assert main(["init", "--yes"]) == 3
-    assert f"`{here / there}` is there already" in capsys.readouterr().err
+    assert f"`{here / there}` already exists" in capsys.readouterr().err
     assert [path.read_text() for path in here.rglob("*") if path.is_file()] == ["mine"]
 
 
@@ -96,7 +96,7 @@ def test_init_asks_on_a_terminal(here: Path) -> None:
     done = subprocess.run(command("init"), stdin=end, capture_output=True, text=True, timeout=60)
     os.close(end)
     os.close(terminal)
-    assert "who owns the agent, and answers for it? [dana]" in done.stdout
+    assert "who owns the agent and is responsible for it? [dana]" in done.stdout
     assert "agent `my-agent`, owned by bob; approver Alice; mode observe" in done.stdout
 
 

@@ -22,7 +22,7 @@ def test_key_rotation_does_not_disturb_a_running_guard(tmp_path: Path) -> None:
     assert [key["verifier"] for key in keys] == list(chain(tmp_path / "state", first["verifier"]))
     assert keys[0]["until"] + 1 == keys[1]["since"]
     assert keys[1]["verifier"] in output
-    assert "has vouched for it" in output
+    assert "signed it and is retired" in output
     after = [output for output, _, _ in receipts(tmp_path / "state")][keys[1]["since"] :]
     assert [item["kind"] for item in after].count("outcome") == 2
     credentials = {

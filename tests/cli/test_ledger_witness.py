@@ -108,5 +108,5 @@ def test_failing_witness_is_reported_and_disturbs_no_call(config: Path) -> None:
         said = client.process.stderr.readline().decode()
         while "witness `storage`" not in said:
             said = client.process.stderr.readline().decode()
-        assert "did not take the checkpoint" in said
+        assert "did not accept the checkpoint" in said
         assert "result" in client.call("up__echo", {"text": "hi"})

@@ -21,7 +21,7 @@ def candidate(folder: Path, text: str) -> str:
 def test_replay_of_the_active_policies_shows_no_difference(past: Past, tmp_path: Path) -> None:
     printed = transcript(past, "policy", "replay", "--candidate", candidate(tmp_path, POLICIES))
     assert printed.splitlines()[0] == "was \\ would be  allow  deny  require_approval"
-    assert printed.endswith("not run again: 1, refused before any policy was asked\nnever more permissive: yes")
+    assert printed.endswith("not re-evaluated: 1, refused before any policy was asked\nnever more permissive: yes")
     assert "seq" not in printed
 
 
@@ -84,7 +84,7 @@ def test_explain_describes_a_denial_by_an_approver(past: Past) -> None:
 
 def test_explain_says_when_no_policy_was_evaluated(past: Past) -> None:
     printed = transcript(past, "policy", "explain", "19", code=5)
-    assert printed.startswith("mcp-guard: no policy was asked in receipt 19: unknown tool\nhint: ")
+    assert printed.startswith("mcp-guard: no policy was evaluated for receipt 19: unknown tool\nhint: ")
     assert "no decision in receipt or call" in transcript(past, "policy", "explain", "0", code=5)
 
 
@@ -151,12 +151,12 @@ def test_new_creates_a_policy_that_passes_its_cases(past: Past, tmp_path: Path) 
     words = ("policy", "new", "up__update_deal", "--out", str(out))
     assert transcript(past, *words).splitlines()[0] == f"wrote {out}"
     assert 'principal in Group::"testers"' in out.read_text()
-    assert "is there already" in transcript(past, *words, code=4)
+    assert "already exists" in transcript(past, *words, code=4)
     config = past.config.read_text().replace('policies = "policies"', f'policies = "{tmp_path}"')
     (tmp_path / "guard.toml").write_text(config)
     done = cli("policy", "test", "--coverage", "--table", "--config", str(tmp_path / "guard.toml"), check=False)
     assert "2 of 2 cases as expected" in done.stdout, done.stdout
-    assert "no case is determined by `up__update_deal-permit`" in done.stdout
+    assert "`up__update_deal-permit` determines no case" in done.stdout
     assert done.returncode == 1
     assert "did you mean" not in transcript(past, "policy", "new", "up__nonesuch", code=4)
 
@@ -170,6 +170,6 @@ def test_suggest_explains_an_empty_result(past: Past) -> None:
     assert (
         transcript(past, "policy", "suggest", code=1)
         == """\
-nothing for tester, up__echo on Tool: Alice denied such a call (receipt 17)
-nothing is suggested"""
+no suggestion for tester, up__echo on Tool: Alice denied such a call (receipt 17)
+no suggestions"""
     )

@@ -25,7 +25,7 @@ def test_status_shows_a_running_guard(past: Past) -> None:
     lines = text.splitlines()
     assert lines[0].startswith(f"ledger: {receipts(past)} receipts, 0.")
     assert lines[1:8] == [
-        "head: signed with key KEY, in force since TIME (less than a day)",
+        "head: signed with key KEY, in use since TIME (less than a day)",
         f"verified: {receipts(past)} of {receipts(past)} receipts, less than a day ago (TIME)",
         "policies: version HASH, mode enforce",
         "guards: 1 running (GUARD)",
@@ -50,14 +50,14 @@ def test_status_prints_json(past: Past) -> None:
 def test_status_reports_a_ledger_shorter_than_verified(tmp_path: Path) -> None:
     open_filled(tmp_path / "state", 10).store.close()
     at = ("--config", str(write_config(tmp_path, scripted("up", tmp_path))))
-    assert "verified: never here: mcp-guard verify\n" in cli("status", *at).stdout
+    assert "verified: never on this machine; run mcp-guard verify\n" in cli("status", *at).stdout
     cli("verify", *at)
     assert "verified: 10 of 10 receipts, less than a day ago" in cli("status", *at).stdout
     note = tmp_path / "state" / "verified.json"
     note.write_text(note.read_text().replace("10}", "11}"))
-    assert "verified: 11 receipts, more than there are now, less than a day ago" in cli("status", *at).stdout
+    assert "verified: 11 receipts, more than the ledger has now, less than a day ago" in cli("status", *at).stdout
     note.write_text("{")
-    assert "verified: never here" in cli("status", *at).stdout
+    assert "verified: never on this machine" in cli("status", *at).stdout
 
 
 def test_status_names_failed_upstreams(tmp_path: Path) -> None:

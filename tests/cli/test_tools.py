@@ -71,7 +71,7 @@ def test_show_prints_a_new_tool(changing: ChangingUpstream) -> None:
 
 def test_definition_that_was_not_shown_cannot_be_accepted(changing: ChangingUpstream) -> None:
     assert shown(changing, "accept", "up__echo", "--why", "x", code=7) == (
-        "mcp-guard: say which definition you have seen\n"
+        "mcp-guard: no definition hash given\n"
         'hint: mcp-guard tools accept up__echo@HASH --why "…"\n'
     )  # fmt: skip
     assert shown(changing, "accept", "--all", "--why", "x", code=7).count("@HASH") == 2
@@ -80,11 +80,11 @@ def test_definition_that_was_not_shown_cannot_be_accepted(changing: ChangingUpst
 def test_accept_and_refuse(changing: ChangingUpstream) -> None:
     seen = f"up__echo@{hash_of(changing, 'up__echo')}"
     assert shown(changing, "accept", seen, "--why", "read it") == "up__echo@HASH is pinned (receipt N)\n"
-    assert "it is pinned" in shown(changing, "accept", seen, "--why", "again", code=7)
+    assert "its state is `pinned`" in shown(changing, "accept", seen, "--why", "again", code=7)
     assert shown(changing, "refuse", "up__fresh", "up__echo", "--why", "no") == (
         "up__fresh@HASH is refused (receipt N)\nup__echo@HASH is refused (receipt N)\n"
     )
-    assert shown(changing, "accept", "--all", "--why", "x") == "nothing waits\n"
+    assert shown(changing, "accept", "--all", "--why", "x") == "no definition is waiting\n"
     kinds = [
         receipt["kind"]
         for receipt in log(changing.config)
@@ -96,9 +96,12 @@ def test_accept_and_refuse(changing: ChangingUpstream) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("show", "up__nonesuch"), "no tool `up__nonesuch` was ever seen\nhint: mcp-guard tools list --now"),
-        (("diff", "up__echo@123"), "`up__echo` has no one definition `123`\nhint: eight characters or more of: HASH"),
-        (("accept", "up__count", "--why", "x"), "`up__count` has no definition to accept: it is pinned"),
+        (("show", "up__nonesuch"), "no tool `up__nonesuch` has been seen\nhint: mcp-guard tools list --now"),
+        (
+            ("diff", "up__echo@123"),
+            "`123` matches no single definition of `up__echo`\nhint: use eight or more characters of: HASH",
+        ),
+        (("accept", "up__count", "--why", "x"), "`up__count` has no definition to accept; its state is `pinned`"),
     ],
 )
 def test_unknown_tool_is_named(changing: ChangingUpstream, words: tuple[str, ...], message: str) -> None:

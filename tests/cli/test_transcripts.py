@@ -163,10 +163,10 @@ APPROVAL  requested  LEFT
   risk           10 low
                  blind_write (10): the present state of the resource is unknown
   would change
-    id: (not known) -> "7"
+    id: (unknown) -> "7"
   arguments      {"id": "7"}
   route          people: alice
-  did lately     nothing yet""".lstrip()
+  recent calls   none""".lstrip()
     )
 
 
@@ -213,13 +213,15 @@ carol      no key"""
     assert "`eve` is not an approver" in transcript(past, "approvers", "add", "eve", *key, code=7)
     assert "key KEY of bob is enrolled" in transcript(past, "approvers", "add", "bob", *key)
     assert "there is a key at" in transcript(past, "approvers", "add", "bob", *key, code=7)
-    assert "key KEY of bob replaces KEY, which vouches for it" in transcript(past, "approvers", "rotate", "bob", *key)
+    assert "key KEY of bob replaces KEY, which signed it" in transcript(past, "approvers", "rotate", "bob", *key)
     [old, new] = json.loads(cli("approvers", "list", "--json", "--config", str(past.config)).stdout)[1:]
     assert old["removed"] is not None
     removing = ("approvers", "remove", "bob", new["key"], "--why", "gone")
-    assert "key KEY of bob is out of use" in transcript(past, *removing)
+    assert "key KEY of bob is removed" in transcript(past, *removing)
     assert "`bob` has no such key in use" in transcript(past, *removing, code=7)
-    assert re.fullmatch(r"\w{5}-\w{5}\nsign in with it at .*", transcript(past, "approvers", "code", "alice"))
+    assert re.fullmatch(
+        r"\w{5}-\w{5}\nuse it within ten minutes to sign in at .*", transcript(past, "approvers", "code", "alice")
+    )
 
 
 def test_policy_validate(past: Past) -> None:

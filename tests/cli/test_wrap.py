@@ -120,7 +120,7 @@ def test_existing_policies_are_not_overwritten(here: Path, capsys: pytest.Captur
     Path("policies/start.cedar").write_text("// mine")
     before = all_files(here)
     assert main(["wrap", "--yes"]) == 3
-    assert "start.cedar` is there already" in capsys.readouterr().err
+    assert "start.cedar` already exists" in capsys.readouterr().err
     assert all_files(here) == before
 
 
@@ -131,7 +131,7 @@ def test_secrets_are_moved_and_reported_without_their_values(here: Path, capsys:
     output = capsys.readouterr().out
     assert SECRET not in output
     assert 'env = { GITHUB_TOKEN = "********" }' in output
-    assert "note: secrets of git go into" in output
+    assert "note: secrets of git are stored in plain text in" in output
     assert "--move-secrets" in output
     assert upstreams()["git"]["env"] == {"GITHUB_TOKEN": SECRET}
     assert Path("mcp-guard.toml").stat().st_mode & 0o777 == 0o600
@@ -148,7 +148,7 @@ def test_no_secret_is_printed_wherever_it_is_in_the_file(here: Path, capsys: pyt
     assert main(["wrap", "--yes"]) == 0
     assert main(["unwrap", "--yes"]) == 0
     output = capsys.readouterr().out
-    assert "a secret is among the arguments of a" in output
+    assert "the arguments of a contain a secret" in output
     for secret in ("tok-1", "key-2", "pass-3", '"0429"'):
         assert secret not in output
 
@@ -301,8 +301,8 @@ def test_entries_that_need_no_guard_are_left_alone(here: Path, capsys: pytest.Ca
     before = path.read_bytes()
     assert main(["wrap", "--yes"]) == 0
     output = capsys.readouterr().out
-    assert "starts nothing that could be wrapped" in output
-    assert "shim: left as it is: it leads to a guard already" in output
+    assert "has no server to wrap" in output
+    assert "shim: unchanged: it leads to a guard already" in output
     assert path.read_bytes() == before
     assert main(["wrap", "--server", "off", "--yes"]) == 1
 
@@ -328,7 +328,7 @@ def test_guard_entry_written_by_hand_is_recognised(here: Path) -> None:
 def test_servers_that_cannot_be_wrapped_stay_and_are_reported(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = desktop(here, git=GIT, odd={"command": "x", "envFile": ".env"})
     assert main(["wrap", "--yes"]) == 1
-    assert "odd: left as it is: the guard reads no `envFile`" in capsys.readouterr().out
+    assert "odd: unchanged: the guard reads no `envFile`" in capsys.readouterr().out
     assert list(servers(path)) == ["guard", "odd"]
 
 
@@ -383,13 +383,13 @@ def test_two_clients_share_one_guard(here: Path, capsys: pytest.CaptureFixture[s
     two = cursor(here, git={"command": "another-git"}, same={"command": "s"})
     texts = (one.read_bytes(), two.read_bytes(), Path("mcp-guard.toml").read_bytes())
     assert main(["wrap"]) == 3
-    assert "servers stand in several places" in capsys.readouterr().err
+    assert "several files define servers" in capsys.readouterr().err
     assert main(["wrap", "claude-desktop", "--yes"]) == 0
     assert main(["wrap", "cursor", "--yes"]) == 0
     output = capsys.readouterr().out
     assert "git: behind the guard, as `git-2`" in output
-    assert "same: behind the guard, which is in the configuration already" in output
-    assert "Cursor now has these servers of the guard too: git" in output
+    assert "same: behind the guard, already in the configuration" in output
+    assert "Cursor now also has these servers of the guard: git" in output
     assert list(upstreams()) == ["git", "same", "git-2"]
     agents = load(Path("mcp-guard.toml")).agents
     assert {name: each.agent.owner for name, each in agents.items()} == {"my-agent": "dana", "cursor": "dana"}
@@ -536,8 +536,8 @@ def test_files_that_cannot_be_wrapped_are_refused(
 
 def test_wrap_and_unwrap_with_nothing_to_do_explain_why(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words, what in (
-        (["wrap"], "no client with servers was found; looked at"),
-        (["wrap", "zed"], "Zed has no servers; looked at"),
+        (["wrap"], "no client with servers found; searched:"),
+        (["wrap", "zed"], "Zed has no servers; searched:"),
         (["wrap", "emacs"], "unknown client `emacs`"),
         (["wrap", "--file", "none.json"], "unknown client of `"),
         (["wrap", "zed", "--file", "none.json"], "there is no"),
@@ -547,7 +547,7 @@ def test_wrap_and_unwrap_with_nothing_to_do_explain_why(here: Path, capsys: pyte
         assert what in capsys.readouterr().err
     assert main(["init", "--yes"]) == 0
     assert main(["unwrap", "--yes"]) == 3
-    assert "this guard has wrapped nothing" in capsys.readouterr().err
+    assert "this guard has wrapped no servers" in capsys.readouterr().err
 
 
 def test_invalid_configuration_is_not_extended(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -555,5 +555,5 @@ def test_invalid_configuration_is_not_extended(here: Path, capsys: pytest.Captur
     before = path.read_bytes()
     Path("mcp-guard.toml").write_text('upstreams = {}\n[guard]\npolicies = "policies"\n')
     assert main(["wrap", "--yes"]) == 3
-    assert "cannot take these servers" in capsys.readouterr().err
+    assert "cannot include these servers" in capsys.readouterr().err
     assert path.read_bytes() == before

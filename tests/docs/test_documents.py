@@ -110,7 +110,7 @@ def example(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "billing_contact_email and discount_rate may not be edited",
         "verified: 25 receipts",
         "NOT VERIFIED: receipt 14",
-        "all as it should be",
+        "completed as expected",
     ):
         assert expected in shown
     return folder

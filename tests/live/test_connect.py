@@ -179,7 +179,7 @@ def test_connect_ends_when_the_guard_ends(tmp_path: Path, place: Path) -> None:
             served.process.send_signal(signal.SIGTERM)
             assert ann.process.wait(20) == 6
             assert served.process.wait(20) == 0
-        assert "has ended the conversation" in ann.stderr
+        assert "closed the connection" in ann.stderr
     assert not (place / "socket").exists()
     kinds = [receipt["kind"] for receipt in log(served.config)]
     assert kinds[-2:] == ["instance.ended", "guard.stopped"]

@@ -129,7 +129,7 @@ def test_upstream_without_sign_in_is_down_and_says_what_to_do(tmp_path: Path) ->
         assert "nobody has signed in; mcp-guard upstreams login far" in client.stderr
         assert cli("upstreams", "logout", "far", "--config", str(config), check=False).returncode == 1
         assert sign_in(config).returncode == 0
-        assert cli("upstreams", "logout", "far", "--config", str(config)).stdout.startswith("the sign-in to `far`")
+        assert cli("upstreams", "logout", "far", "--config", str(config)).stdout.startswith("signed out of `far`")
         assert not (tmp_path / "state" / "sign-ins" / "far.json").exists()
 
 
@@ -173,7 +173,7 @@ def test_sign_in_stored_in_the_keyring_is_refreshed(tmp_path: Path, monkeypatch:
     body = {"token_endpoint_auth_methods_supported": ["client_secret_post"]}
     with Authority(tmp_path, secret=SECRET, metadata=body) as authority:
         config = configure(tmp_path, authority.section(PLACE, "authorization_code", 'keep = "keyring"'))
-        assert "kept in the keyring" in sign_in(config).stdout
+        assert "stored in the keyring" in sign_in(config).stdout
         assert not (tmp_path / "state" / "sign-ins" / "far.json").exists()
         with Client(config) as client:
             client.start()

@@ -268,6 +268,6 @@ command = ["sleep", "60"]
             while not receiver.posted:
                 client.request("ping")
             shown = cli("approvals", "show", id, "--config", str(config)).stdout
-            assert "told           hook (requested): delivered, 1 tried" in shown
-            assert "told           dead (requested): due, 1 tried: being sent" in shown
+            assert "notified       hook (requested): delivered, 1 tried" in shown
+            assert "notified       dead (requested): due, 1 tried: being sent" in shown
     assert json.loads(receiver.posted[0].body)["data"]["approval"] == id

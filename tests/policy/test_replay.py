@@ -98,6 +98,6 @@ async def test_altered_recorded_policies_are_refused(tmp_path: Path) -> None:
     await call(harness, "crm__note", {"text": "a"})
     changed = "UPDATE policy_version SET material = CAST(replace(material, 'workers', 'nobody') AS BLOB)"
     harness.store._db.execute(changed)
-    with pytest.raises(LedgerError, match="are not those that it is the hash of"):
+    with pytest.raises(LedgerError, match="do not match its hash"):
         again(harness, NOTES)
     harness.close()

@@ -244,7 +244,10 @@ def test_erasure_needs_a_reason_a_selector_and_confirmation(config: Path) -> Non
     assert cli(*base, "--reason", " ", "--user", "dana", check=False).returncode == 2
     unconfirmed = cli(*base, "--reason", "x", "--user", "dana", check=False)
     assert unconfirmed.returncode == 5
-    assert "the payloads of 4 receipts would be erased for good\nhint: confirm it: --yes" in unconfirmed.stderr
+    assert (
+        "not confirmed: this would permanently erase the payloads of 4 receipts\nhint: confirm with --yes"
+        in unconfirmed.stderr
+    )
     assert log(config, "--kind", "payload.erased") == []
 
 
@@ -257,7 +260,7 @@ def test_erasure_asks_on_a_terminal(config: Path, said: bytes, code: int, erased
     _, asking = running.communicate(timeout=60)
     os.close(theirs)
     os.close(ours)
-    assert b"erase the payloads of 4 receipts for good? [y/N]" in asking
+    assert b"permanently erase the payloads of 4 receipts? [y/N]" in asking
     assert running.returncode == code
     assert len(log(config, "--kind", "payload.erased")) == erased
 

@@ -160,7 +160,7 @@ def test_port_in_use_is_named(on: InboxScenario) -> None:
     done = cli("inbox", "--config", str(on.config), check=False)
     assert done.returncode == 3
     assert "cannot listen on port" in done.stderr
-    assert "hint: set inbox.port to another" in done.stderr
+    assert "hint: set inbox.port to a free port" in done.stderr
 
 
 def test_inbox_listens_only_on_loopback(on: InboxScenario, tmp_path: Path) -> None:

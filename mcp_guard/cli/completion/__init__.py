@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = make_parser("completion", "Print a script for a shell, or the names that exist now, one a line.")
+    parser = make_parser("completion", "Print a shell completion script, or the current names of a kind, one per line.")
     parser.add_argument("what", choices=(*SHELLS, *KINDS), metavar="SHELL|NAMES", help=", ".join((*SHELLS, *KINDS)))
     return parser
 

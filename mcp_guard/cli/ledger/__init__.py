@@ -5,9 +5,9 @@ from mcp_guard.cli import dispatch
 COMMANDS: dispatch.Commands = {
     "export": ("ledger.export", "write the ledger as files that others can verify"),
     "witness": ("ledger.witness", "send the checkpoint to outside witnesses"),
-    "prove": ("ledger.prove", "print a receipt, or those of a call, with the proof that it stands in the ledger"),
-    "forget": ("ledger.forget", "erase payloads that must go; the receipts and the proof stay"),
-    "events": ("ledger.events", "receipts as events of other systems: CloudEvents, OCSF, OpenTelemetry"),
+    "prove": ("ledger.prove", "print the proof that a receipt, or a call's receipts, are in the ledger"),
+    "forget": ("ledger.forget", "erase payloads; the receipts and their proofs stay"),
+    "events": ("ledger.events", "print or send receipts as CloudEvents, OCSF or OpenTelemetry events"),
 }
 
 

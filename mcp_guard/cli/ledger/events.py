@@ -40,18 +40,27 @@ def main(arguments: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_ledger_parser(
-        "ledger events", "Print receipts as events of other systems, one a line, or send them (--to)."
+        "ledger events", "Print receipts as events, one per line, or send them to a URL (--to)."
     )
-    parser.add_argument("--format", choices=FORMATS, default="cloudevents", help="default: cloudevents")
-    parser.add_argument("--follow", action="store_true", help="go on with receipts as they come; end with Ctrl-C")
     parser.add_argument(
-        "--after", type=int, metavar="SEQ", help="begin after this receipt (default: where --cursor is)"
+        "--format", choices=FORMATS, default="cloudevents", help="the event format (default: cloudevents)"
     )
-    parser.add_argument("--to", metavar="URL", help="send them there by POST, in batches, instead of printing them")
     parser.add_argument(
-        "--cursor", type=Path, metavar="FILE", help="remembers what was handed over (default with --to)"
+        "--follow", action="store_true", help="continue with new receipts as they are written; stop with Ctrl-C"
     )
-    parser.add_argument("--headers", type=Path, metavar="FILE", help="headers for --to, `Name: value` lines; mode 0600")
+    parser.add_argument(
+        "--after", type=int, metavar="SEQ", help="start after this receipt (default: the position in --cursor)"
+    )
+    parser.add_argument("--to", metavar="URL", help="send batches there by POST instead of printing")
+    parser.add_argument(
+        "--cursor",
+        type=Path,
+        metavar="FILE",
+        help="file that stores the position (default with --to: beside the ledger)",
+    )
+    parser.add_argument(
+        "--headers", type=Path, metavar="FILE", help="file of `Name: value` headers for --to; mode 0600"
+    )
     return parser
 
 
@@ -105,7 +114,7 @@ def send_one(receiver: Receiver, body: bytes, patient: bool) -> str:
             return receiver.send(body)
         except RetryableError as trouble:
             if attempt >= len(RETRY_SECONDS) and not patient:
-                raise UpstreamError(f"{trouble}", "repeat it later: it goes on where it ended") from None
+                raise UpstreamError(f"{trouble}", "run it again later; it continues where it stopped") from None
             if attempt == 0:
                 print(f"mcp-guard: {trouble}; trying again", file=sys.stderr)
             time.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])

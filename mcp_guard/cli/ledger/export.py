@@ -27,11 +27,11 @@ def main(arguments: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_ledger_parser(
-        "ledger export", "Write the ledger as tiles and bundles; repeated, it adds what is new."
+        "ledger export", "Write the ledger as tiles and bundles. Run again, it adds the new receipts."
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="an empty folder, or an earlier export of this ledger")
     parser.add_argument(
-        "--payloads", action="store_true", help="with the payloads still kept: arguments, facts, replies"
+        "--payloads", action="store_true", help="include the stored payloads: arguments, facts, replies"
     )
     return parser
 

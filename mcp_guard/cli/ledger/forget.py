@@ -41,16 +41,18 @@ def main(arguments: list[str]) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="mcp-guard ledger forget",
-        description="Erase the payloads of receipts that fit all that is said. The receipts and the proof stay.",
+        description="Erase the payloads of receipts that match all conditions. The receipts and their proofs stay.",
     )
-    parser.add_argument("--before", type=read_date, metavar="DATE", help="older than this: 2026-01-31, or with a time")
-    parser.add_argument("--call", metavar="CALL", help="of this call")
-    parser.add_argument("--instance", metavar="INSTANCE", help="of this instance")
-    parser.add_argument("--user", metavar="NAME", help="on behalf of this user")
-    parser.add_argument("--resource", type=read_resource, metavar="TYPE/ID", help="of calls that touched this resource")
-    parser.add_argument("--reason", metavar="TEXT", required=True, help="why; it stands in the receipt for good")
-    parser.add_argument("--dry-run", action="store_true", help="only count")
-    parser.add_argument("--yes", action="store_true", help="do not ask")
+    parser.add_argument(
+        "--before", type=read_date, metavar="DATE", help="receipts receipts older than this: 2026-01-31, or with a time"
+    )
+    parser.add_argument("--call", metavar="CALL", help="receipts of this call")
+    parser.add_argument("--instance", metavar="INSTANCE", help="receipts of this instance")
+    parser.add_argument("--user", metavar="NAME", help="receipts of calls on behalf of this user")
+    parser.add_argument("--resource", type=read_resource, metavar="TYPE/ID", help="receipts of calls on this resource")
+    parser.add_argument("--reason", metavar="TEXT", required=True, help="the reason; kept in the receipt permanently")
+    parser.add_argument("--dry-run", action="store_true", help="only count the receipts")
+    parser.add_argument("--yes", action="store_true", help="do not ask for confirmation")
     add_config(parser)
     add_json(parser)
     return parser
@@ -60,9 +62,9 @@ def parse(arguments: list[str]) -> argparse.Namespace:
     parser = build_parser()
     options = parser.parse_args(arguments)
     if not any(getattr(options, name) is not None for name in SELECTORS):
-        parser.error("say what is to be forgotten: " + ", ".join(f"--{name}" for name in SELECTORS))
+        parser.error("select receipts with one or more of: " + ", ".join(f"--{name}" for name in SELECTORS))
     if not options.reason.strip():
-        parser.error("--reason must say something")
+        parser.error("--reason must not be empty")
     return options
 
 
@@ -71,7 +73,7 @@ def read_date(text: str) -> int:
     try:
         at = datetime.fromisoformat(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"`{text}` is no date; write 2026-01-31, or 2026-01-31T08:00") from None
+        raise argparse.ArgumentTypeError(f"`{text}` is not a date; write 2026-01-31 or 2026-01-31T08:00") from None
     return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1_000_000)
 
 
@@ -97,10 +99,12 @@ def count_of(store: Store, selection: PayloadSelection) -> tuple[int, int]:
 def confirm(count: int) -> None:
     """Raises: LedgerError unless somebody at a terminal says yes."""
     if not sys.stdin.isatty():
-        raise LedgerError(f"the payloads of {count} receipts would be erased for good", "confirm it: --yes")
-    print(f"erase the payloads of {count} receipts for good? [y/N] ", end="", file=sys.stderr, flush=True)
+        raise LedgerError(
+            f"not confirmed: this would permanently erase the payloads of {count} receipts", "confirm with --yes"
+        )
+    print(f"permanently erase the payloads of {count} receipts? [y/N] ", end="", file=sys.stderr, flush=True)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
-        raise LedgerError("nothing was erased", "count without erasing: --dry-run")
+        raise LedgerError("nothing was erased", "use --dry-run to count without erasing")
 
 
 def erase(writer: Writer, order: ErasureOrder, tell: Callable[[int], None]) -> int:
@@ -119,11 +123,13 @@ def say(options: argparse.Namespace, done: dict[str, int]) -> int:
         print(json.dumps(done))
         return 0
     if options.dry_run or not done["receipts"]:
-        print(f"{done['receipts']} receipts have payloads that fit; nothing was erased")
+        print(f"{done['receipts']} receipts match; nothing was erased")
     else:
-        print(f"erased the payloads of {done['erased']} receipts; the receipts stay, and verify as before")
+        print(f"erased the payloads of {done['erased']} receipts; the receipts stay and verify as before")
         if not done["wal_emptied"]:
-            print("another process uses the ledger: its log of changes is emptied when that ends, or within the hour")
+            print("another process uses the ledger; the write-ahead log is emptied when it exits, or within an hour")
     if done["needed"]:
-        print(f"kept {done['needed']} more: their requests are open or their calls under way; repeat this later")
+        print(
+            f"kept {done['needed']} more, whose approvals are pending or whose calls are running; run this again later"
+        )
     return 0

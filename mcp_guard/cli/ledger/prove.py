@@ -24,13 +24,16 @@ def main(arguments: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_ledger_parser(
-        "ledger prove", "Print bundles, one a line: what convinces somebody who has only the public key."
+        "ledger prove",
+        "Print receipts with proofs, one bundle per line, that can be verified with the public key alone.",
     )
-    parser.add_argument("what", metavar="SEQ|CALL", help="a receipt's number, or a call's id")
+    parser.add_argument("what", metavar="SEQ|CALL", help="a receipt number or call id")
     parser.add_argument(
-        "--payloads", action="store_true", help="with the payloads still kept: arguments, facts, replies"
+        "--payloads", action="store_true", help="include the stored payloads: arguments, facts, replies"
     )
-    parser.add_argument("--cosigned", action="store_true", help="under the newest head that outside witnesses cosigned")
+    parser.add_argument(
+        "--cosigned", action="store_true", help="prove against the newest checkpoint that witnesses cosigned"
+    )
     return parser
 
 
@@ -38,7 +41,7 @@ def cosigned_head(store: Store) -> str:
     """Raises: LedgerError."""
     found = cosigned_checkpoint(store)
     if found is None:
-        raise LedgerError(f"no head of `{store.path}` is cosigned", "mcp-guard ledger witness")
+        raise LedgerError(f"no checkpoint of `{store.path}` is cosigned", "mcp-guard ledger witness")
     return found
 
 
@@ -47,5 +50,7 @@ def wanted(store: Store, what: str, size: int) -> list[int]:
     if not what.isdecimal():
         return [receipt["seq"] for receipt in find_receipts(store, what) if receipt["seq"] < size]
     if int(what) >= size:
-        raise LedgerError(f"no receipt {what} in `{store.path}` under a head of {size}", "mcp-guard log")
+        raise LedgerError(
+            f"no receipt {what} in `{store.path}` among the {size} receipts of the checkpoint", "mcp-guard log"
+        )
     return [int(what)]

@@ -38,11 +38,13 @@ def main(arguments: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(
-        "ledger witness", "Send the signed checkpoint to outside witnesses; exit 1 if one did not take it."
+        "ledger witness", "Send the signed checkpoint to outside witnesses. Exit code 1 if one did not accept it."
     )
-    parser.add_argument("name", nargs="?", metavar="WITNESS", help="one of [witnesses] (default: all)")
-    parser.add_argument("--due", action="store_true", help="only where every_seconds or every_receipts asks for it now")
-    parser.add_argument("--anew", action="store_true", help="begin anew at a place that has lost every checkpoint")
+    parser.add_argument("name", nargs="?", metavar="WITNESS", help="a name from [witnesses] (default: all)")
+    parser.add_argument(
+        "--due", action="store_true", help="only to witnesses that are due by every_seconds or every_receipts"
+    )
+    parser.add_argument("--anew", action="store_true", help="start over at a witness that has lost all checkpoints")
     add_json(parser)
     return parser
 
@@ -70,6 +72,6 @@ def complain(result: WitnessResult) -> None:
             file=sys.stderr,
         )
     elif result.state == "failed":
-        print(f"mcp-guard: {about} did not take the checkpoint: {result.text}", file=sys.stderr)
+        print(f"mcp-guard: {about} did not accept the checkpoint: {result.text}", file=sys.stderr)
     elif result.state == "taken" and result.text:
         print(f"mcp-guard: {about}: {result.text}", file=sys.stderr)

@@ -3,18 +3,18 @@
 from mcp_guard.cli import dispatch
 
 COMMANDS: dispatch.Commands = {
-    "new": ("policy.new", "start a policy file and its cases from a tool's schema"),
-    "fmt": ("policy.fmt", "format the policy files, comments kept"),
-    "lint": ("policy.lint", "find what is legal and probably not meant"),
+    "new": ("policy.new", "create a policy file and its cases from a tool's schema"),
+    "fmt": ("policy.fmt", "format the policy files and keep comments"),
+    "lint": ("policy.lint", "find policies that are valid but probably wrong"),
     "schema": ("policy.export:schema", "print the schema that policies are checked against"),
-    "validate": ("policy.lint:validate", "load the policies against the tools that are listed now"),
-    "test": ("policy.test", "run the *.cases.toml beside the policies"),
-    "coverage": ("policy.coverage", "which policies no case and no decision is determined by"),
-    "explain": ("policy.explain", "why a decision came out as it did, and what would alter it"),
-    "replay": ("policy.replay", "run the ledger's decisions again under other policies"),
-    "shadow": ("policy.replay:shadow", "what the shadow policies would have decided"),
-    "suggest": ("policy.suggest", "the narrowest policies for what was always approved, or observed"),
-    "export": ("policy.export", "plain Cedar, for Cedar's own analysis tools"),
+    "validate": ("policy.lint:validate", "check the policies against the tools that are listed now"),
+    "test": ("policy.test", "run the cases (*.cases.toml) beside the policies"),
+    "coverage": ("policy.coverage", "show policies that no case or recorded decision exercises"),
+    "explain": ("policy.explain", "explain a recorded decision and what would change it"),
+    "replay": ("policy.replay", "re-evaluate recorded decisions under other policies"),
+    "shadow": ("policy.replay:shadow", "compare the shadow policies with the recorded decisions"),
+    "suggest": ("policy.suggest", "suggest the narrowest policies for calls that were always approved, or observed"),
+    "export": ("policy.export", "export plain Cedar for Cedar's analysis tools"),
 }
 
 

@@ -44,9 +44,11 @@ def main(arguments: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_ledger_parser(
-        "policy coverage", "Which policies no case, and no decision of the ledger, is determined by."
+        "policy coverage", "Show policies that no case or recorded decision exercises. Starts the upstreams."
     )
-    parser.add_argument("--cases", type=Path, metavar="PATH", help="a cases file or folder (default: the policies)")
+    parser.add_argument(
+        "--cases", type=Path, metavar="PATH", help="a cases file or folder (default: the policy folder)"
+    )
     add_span(parser)
     return parser
 

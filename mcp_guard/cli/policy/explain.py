@@ -31,9 +31,9 @@ def main(arguments: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_ledger_parser(
-        "policy explain", "Say which conditions decided, and the smallest change that would alter it."
+        "policy explain", "Show which conditions determined a decision, and the smallest change that would alter it."
     )
-    parser.add_argument("what", metavar="RECEIPT|CALL", help="a receipt's number, or a call's id")
+    parser.add_argument("what", metavar="RECEIPT|CALL", help="a receipt number or call id")
     return parser
 
 
@@ -52,16 +52,16 @@ def find_decision(store: Store, what: str) -> RecordedDecision:
 def kept(store: Store, past: RecordedDecision) -> tuple[PolicyVersion, dict[str, Any]]:
     """What is needed to run it again. Raises: LedgerError that says what is gone."""
     receipt = past.receipt
-    hint = f"its receipt still says what was decided: mcp-guard show {receipt['seq']}"
+    hint = f"see the recorded decision: mcp-guard show {receipt['seq']}"
     if not past.asked:
         because = "; ".join(receipt.get("reasons", [])) or receipt["outcome"]
-        raise LedgerError(f"no policy was asked in receipt {receipt['seq']}: {because}", hint)
+        raise LedgerError(f"no policy was evaluated for receipt {receipt['seq']}: {because}", hint)
     if past.material is None:
         gone = "is redacted" if "redacted" in receipt else "has been erased"
         raise LedgerError(f"the request of receipt {receipt['seq']} {gone}", hint)
     version = versions(store)(receipt["policy_version"])
     if version is None:
-        raise LedgerError(f"the text of policy version `{receipt['policy_version']}` is not kept", hint)
+        raise LedgerError(f"the text of policy version `{receipt['policy_version']}` is not stored", hint)
     return version, past.material
 
 
@@ -69,7 +69,7 @@ def said_otherwise(past: RecordedDecision, made: Explanation) -> list[str]:
     """Where what happened is not what the policies say: observed, or refused for more than policies."""
     receipt = past.receipt
     if receipt.get("mode") == "observe":
-        return [f"it was only observed, and {receipt['outcome']}; this is what would have been decided"]
+        return [f"the call was only observed ({receipt['outcome']}); in enforce mode the decision would have been:"]
     if receipt["outcome"] == made.ruling.outcome:
         return []
     return [f"recorded: {receipt['outcome']}: {'; '.join(receipt.get('reasons', []))}"]

@@ -37,9 +37,12 @@ def main(arguments: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(
-        "policy export", 'Gates as `unless { context.approvals.contains("route") }`, for Cedar\'s own tools.'
+        "policy export",
+        'Export plain Cedar for analysis, with gates as `unless { context.approvals.contains("route") }`.',
     )
-    parser.add_argument("--live", action="store_true", help="start the upstreams, instead of the tools last known")
+    parser.add_argument(
+        "--live", action="store_true", help="start the upstreams instead of using the tools listed last"
+    )
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"write {POLICIES} and {SCHEMA} there")
     add_json(parser)
     return parser
@@ -52,7 +55,7 @@ def schema(arguments: list[str]) -> int:
     options = build_schema_parser().parse_args(arguments)
     schema, _ = known_schema(load(options.config), options.live, options.json)
     if schema is None:
-        raise PolicyError("no tools are known yet", "start the upstreams for it: mcp-guard policy schema --live")
+        raise PolicyError("no tools are known yet", "start the upstreams: mcp-guard policy schema --live")
     schema = plain_schema(schema) if options.plain else schema
     text = canonical_json(schema) if options.json else human(schema)
     if options.out:
@@ -66,8 +69,10 @@ def build_schema_parser() -> argparse.ArgumentParser:
     parser = make_parser(
         "policy schema", "Print the Cedar schema of the tools, in Cedar's syntax, or with --json in its JSON."
     )
-    parser.add_argument("--live", action="store_true", help="start the upstreams, instead of the tools last known")
-    parser.add_argument("--plain", action="store_true", help="for exported policies: with context.approvals")
+    parser.add_argument(
+        "--live", action="store_true", help="start the upstreams instead of using the tools listed last"
+    )
+    parser.add_argument("--plain", action="store_true", help="the schema for exported policies, with context.approvals")
     parser.add_argument(
         "--out", type=Path, metavar="FILE", help="write it to a file (such as policies/mcp.cedarschema)"
     )

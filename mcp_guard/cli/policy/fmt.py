@@ -35,9 +35,13 @@ def main(arguments: list[str]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = make_parser("policy fmt", "Format the policy files in place; comments are kept.")
-    parser.add_argument("paths", nargs="*", type=Path, metavar="PATH", help="files or folders (default: the config's)")
-    parser.add_argument("--check", action="store_true", help="change nothing, show what would change")
+    parser = make_parser("policy fmt", "Format the policy files in place. Comments are kept.")
+    parser.add_argument(
+        "paths", nargs="*", type=Path, metavar="PATH", help="files or folders (default: the configured policies)"
+    )
+    parser.add_argument(
+        "--check", action="store_true", help="show the changes without writing them; exit code 1 if there are any"
+    )
     parser.add_argument("--width", type=int, default=100, metavar="N", help="line width (default 100)")
     add_json(parser)
     return parser
@@ -50,7 +54,9 @@ def format_text(path: Path, text: str, width: int) -> str:
     try:
         formatted = cedarpy.format_policies(text, width, 2)
         if cedarpy.policies_to_json_str(formatted) != cedarpy.policies_to_json_str(text):
-            raise PolicyError(f"{path}: formatting would change what it means; it is left as it is", "report this")
+            raise PolicyError(
+                f"{path}: formatting would change its meaning, so it was not changed", "please report this"
+            )
     except ValueError as error:
-        raise PolicyError(f"{path}: {error}", "mend that line first") from None
+        raise PolicyError(f"{path}: {error}", "fix that line first") from None
     return formatted if formatted.endswith("\n") else formatted + "\n"

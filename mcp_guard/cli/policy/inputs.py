@@ -30,7 +30,9 @@ SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400, "w": 7 * 86400}
 
 def add_span(parser: argparse.ArgumentParser) -> None:
     """`--since` and `--last`: which decisions."""
-    parser.add_argument("--since", metavar="TIME", type=read_time, help="from this time (2026-01-31, or 7d, 12h ago)")
+    parser.add_argument(
+        "--since", metavar="TIME", type=read_time, help="start at this time: 2026-01-31, or an age such as 12h or 7d"
+    )
     parser.add_argument("--last", metavar="N", type=int, help="only the latest N decisions")
 
 
@@ -39,7 +41,7 @@ def read_time(text: str) -> str:
     if ago := re.fullmatch(r"(\d+)([smhdw])", text):
         return format_time(time.time_ns() // 1000 - int(ago[1]) * SECONDS[ago[2]] * 1_000_000)
     if not re.match(r"\d{4}-\d\d-\d\d", text):
-        raise argparse.ArgumentTypeError(f"`{text}` is no time; write 2026-01-31, or an age: 90m, 12h, 7d")
+        raise argparse.ArgumentTypeError(f"`{text}` is not a time; write 2026-01-31, or an age: 90m, 12h, 7d")
     return text.replace(" ", "T")
 
 
@@ -74,7 +76,7 @@ def versions(store: Store) -> FindVersion:
         with reading(store.path):
             kept = store.policy(version)
         if kept and canonical.digest(kept) != version:
-            what = f"the kept policies of version `{version}` are not those that it is the hash of"
+            what = f"the stored policies of version `{version}` do not match its hash"
             raise LedgerError(f"{what}: `{store.path}`", "mcp-guard verify")
         return read_version(version, kept) if kept else None
 
@@ -85,7 +87,7 @@ def latest_version(store: Store) -> PolicyVersion:
     """The version loaded last. Raises: LedgerError if there is none."""
     found = find_latest(store)
     if found is None:
-        raise LedgerError(f"no policies were ever loaded in `{store.path}`", "run the guard once: mcp-guard run")
+        raise LedgerError(f"no policies have been loaded in `{store.path}`", "run the guard once: mcp-guard run")
     return found
 
 
@@ -122,7 +124,7 @@ def known_schema(settings: Settings, live: bool, quiet: bool) -> tuple[Json | No
     path = settings.state_dir / FILE
     if path.exists() and (found := find_latest(open_store(path, create=False))):
         return found.schema, "checked against the tools that were listed last"
-    return None, "checked without a schema: run the guard once, or use --live"
+    return None, "checked without a schema; run the guard once, or use --live"
 
 
 # The policies against the tools that are listed now: the upstreams are started for it, and ended.
@@ -135,8 +137,8 @@ def live_world(settings: Settings, quiet: bool) -> PolicyEnvironment:
         names = ", ".join(f"`{name}`" for name in sorted(absent))
         where = settings.state_dir / "upstreams"
         raise UpstreamError(
-            f"no tools from {names}, so no policy on them can be checked",
-            f"start it by hand: is it installed, and on PATH? Its stderr is in {where}",
+            f"no tools from {names}, so policies on them cannot be checked",
+            f"check that it is installed and on PATH by starting it by hand; its stderr is in {where}",
         )
     return policy_environment(settings, tools, absent)
 

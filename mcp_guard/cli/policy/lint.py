@@ -34,9 +34,15 @@ def main(arguments: list[str]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = make_parser("policy lint", "Find what is legal and probably not meant, and what would not load.")
-    parser.add_argument("path", nargs="?", type=Path, metavar="PATH", help="a folder or file (default: the config's)")
-    parser.add_argument("--live", action="store_true", help="start the upstreams, instead of the tools last known")
+    parser = make_parser(
+        "policy lint", "Find policies that are valid but probably wrong, and those that would not load."
+    )
+    parser.add_argument(
+        "path", nargs="?", type=Path, metavar="PATH", help="a folder or file (default: the configured policies)"
+    )
+    parser.add_argument(
+        "--live", action="store_true", help="start the upstreams instead of using the tools listed last"
+    )
     add_json(parser)
     return parser
 
@@ -55,13 +61,13 @@ def validate(arguments: list[str]) -> int:
     about = {"version": engine.version, "tools": len(tools), "dormant": list(engine.dormant)}
     print(json.dumps(about) if options.json else f"valid against {len(tools)} tools, version {engine.version}")
     for policy in () if options.json else engine.dormant:
-        print(f"  {policy}: waits for tools that are not listed now")
+        print(f"  {policy}: inactive until its tools are listed")
     return 0
 
 
 def build_validate_parser() -> argparse.ArgumentParser:
     parser = make_parser(
-        "policy validate", "Load the policies against the tools that are listed now; starts the upstreams."
+        "policy validate", "Check the policies against the tools that are listed now. Starts the upstreams."
     )
     add_json(parser)
     return parser

@@ -1,4 +1,4 @@
-"""`mcp-guard policy new`: start a policy file and its cases from a tool's schema."""
+"""`mcp-guard policy new`: create a policy file and its cases from a tool's schema."""
 
 import argparse
 import difflib
@@ -19,7 +19,7 @@ def main(arguments: list[str]) -> int:
     tools = {tool.listed_as: tool for tool in live_world(settings, options.json).tools}
     if options.tool not in tools:
         near = difflib.get_close_matches(options.tool, tools, 3) or sorted(tools)[:5]
-        raise PolicyError(f"no tool `{options.tool}` is listed", f"there is {', '.join(near)}, …")
+        raise PolicyError(f"no tool `{options.tool}` is listed", f"listed tools: {', '.join(near)}, …")
     tool, agents = tools[options.tool], settings.agents.values()
     group = options.group or next((group for each in agents for group in each.agent.groups), "agents")
     route = options.route or next(iter(settings.routes), None)
@@ -32,7 +32,7 @@ def main(arguments: list[str]) -> int:
     }
     for each in texts:
         if each.exists():
-            raise PolicyError(f"`{each}` is there already", "name another file: --out FILE")
+            raise PolicyError(f"`{each}` already exists", "name another file: --out FILE")
     for each, text in texts.items():
         each.write_text(text)
     files = [str(each) for each in texts]
@@ -42,14 +42,16 @@ def main(arguments: list[str]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = make_parser("policy new", "Start a policy file and its cases from a tool's schema; starts the upstreams.")
-    parser.add_argument("tool", metavar="TOOL", help="the tool as it is listed, such as crm__update_deal")
+    parser = make_parser("policy new", "Create a policy file and its cases from a tool's schema. Starts the upstreams.")
+    parser.add_argument("tool", metavar="TOOL", help="the listed name of the tool, such as crm__update_deal")
     parser.add_argument(
-        "--group", metavar="GROUP", help="the agents that may use it (default: the first agent's group)"
+        "--group", metavar="GROUP", help="the group of agents that may use it (default: the first agent's group)"
     )
-    parser.add_argument("--route", metavar="ROUTE", help="who approves (default: the first route; a read is not gated)")
     parser.add_argument(
-        "--out", type=Path, metavar="FILE", help="the policy file (default: TOOL.cedar in the policies)"
+        "--route", metavar="ROUTE", help="the approval route (default: the first; reads need no approval)"
+    )
+    parser.add_argument(
+        "--out", type=Path, metavar="FILE", help="the policy file (default: TOOL.cedar in the policy folder)"
     )
     add_json(parser)
     return parser

@@ -34,9 +34,9 @@ def main(arguments: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_ledger_parser(
-        "policy replay", "Run the ledger's decisions again under other policies; nothing is called."
+        "policy replay", "Re-evaluate recorded decisions under other policies. No tool is called."
     )
-    parser.add_argument("--candidate", type=Path, required=True, metavar="DIR", help="the policies to try")
+    parser.add_argument("--candidate", type=Path, required=True, metavar="DIR", help="the candidate policies")
     add_span(parser)
     return parser
 
@@ -72,12 +72,12 @@ def show(done: ReplayReport) -> None:
         print()
         print_table(HEADINGS, map(row, done.differences))
     lines = [
-        f"{receipt['seq']}: `{receipt['tool']}` was refused as unknown to {receipt['agent']}, and would now be listed"
+        f"{receipt['seq']}: `{receipt['tool']}` was not listed for {receipt['agent']}, and would now be listed"
         for receipt in done.listed
     ]
-    lines += [f"not run again: {count}, {why}" for why, count in sorted(done.left_out.items())]
+    lines += [f"not re-evaluated: {count}, {why}" for why, count in sorted(done.left_out.items())]
     lines += [
-        f"receipt {receipt['seq']} is not what its own policies give today: decided by {receipt['software']}"
+        f"receipt {receipt['seq']} differs from what its own policies give today (decided by {receipt['software']})"
         for receipt in done.unlike
     ]
     print_lines(["", *lines, f"never more permissive: {'yes' if done.never_more_permissive else 'no'}"])
@@ -113,7 +113,7 @@ def shadow(arguments: list[str]) -> int:
 
 def build_shadow_parser() -> argparse.ArgumentParser:
     parser = make_ledger_parser(
-        "policy shadow", "Compare what the shadow policies ([guard] shadow) said with what was decided."
+        "policy shadow", "Compare the decisions of the shadow policies ([guard] shadow) with the recorded ones."
     )
     add_span(parser)
     return parser

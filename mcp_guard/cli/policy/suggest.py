@@ -49,11 +49,13 @@ def main(arguments: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_ledger_parser(
-        "policy suggest", "Suggest the narrowest policies for what was always approved, or observed."
+        "policy suggest", "Suggest suggest the narrowest policies for calls that were always approved, or observed."
     )
-    parser.add_argument("--least", type=int, default=MIN_CALLS, metavar="N", help="calls that make a basis (default 3)")
-    parser.add_argument("--free", default="", metavar="A,B", help="arguments that are not to be bounded")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="write the whole candidate there, with cases")
+    parser.add_argument(
+        "--least", type=int, default=MIN_CALLS, metavar="N", help="how many calls a suggestion needs (default 3)"
+    )
+    parser.add_argument("--free", default="", metavar="A,B", help="arguments that suggestions leave unrestricted")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="write the complete candidate policies and cases there")
     add_span(parser)
     return parser
 
@@ -72,7 +74,7 @@ def refused(store: Store) -> dict[Group, str]:
 
 def cases(store: Store, made: Candidate) -> Iterator[str]:
     """One case for each call that a suggestion is from, as far as its payloads are kept."""
-    yield f"# The calls that these suggestions are from. Run them: mcp-guard policy test --cases {CASES}\n"
+    yield f"# The calls these suggestions are based on. Run them: mcp-guard policy test --cases {CASES}\n"
     for suggestion in made.suggestions.suggested:
         for past in suggestion.basis:
             kept = store.payloads(past.receipt["seq"])
@@ -84,7 +86,7 @@ def cases(store: Store, made: Candidate) -> Iterator[str]:
 def write(folder: Path, made: Candidate, case_lines: Iterator[str]) -> None:
     """Raises: PolicyError rather than write over anything."""
     if folder.exists() and any(folder.iterdir()):
-        raise PolicyError(f"`{folder}` is not empty", "name a new folder: --out DIR")
+        raise PolicyError(f"`{folder}` is not empty", "name a new or empty folder: --out DIR")
     folder.mkdir(parents=True, exist_ok=True)
     for name, text in made.texts.items():
         (folder / name).write_text(text)
@@ -119,10 +121,15 @@ def lines(made: Candidate, out: Path | None) -> Iterator[str]:
         else:
             yield from [*suggestion.permit().splitlines(), ""]
     for (agent, tool, type), why in made.suggestions.skipped.items():
-        yield f"nothing for {agent}, {tool} on {type}: {why}"
+        yield f"no suggestion for {agent}, {tool} on {type}: {why}"
     if not made.suggestions.suggested:
-        yield "nothing is suggested"
+        yield "no suggestions"
         return
     looser = sum(each.looser for each in made.replay.differences)
-    yield f"replayed {sum(made.replay.matrix.values())} decisions: more permissive for {looser}, each let before"
-    yield f"the whole candidate is in `{out}`" if out else "hint: write it out with --out DIR, and replay it"
+    replayed = sum(made.replay.matrix.values())
+    yield f"replayed {replayed} decisions: more permissive for {looser}, all allowed or approved before"
+    yield (
+        f"the complete candidate is in `{out}`"
+        if out
+        else "hint: write it with --out DIR, then run mcp-guard policy replay"
+    )

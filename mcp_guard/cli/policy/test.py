@@ -41,18 +41,22 @@ def main(arguments: list[str]) -> int:
     if options.table:
         print_table(HEADINGS, (row(*each) for each in results))
     print_lines(f"{result.case.file}: {result.case.name}: {'; '.join(result.differences)}" for result in failed)
-    print_lines(f"no case is determined by `{id}`" for id in missed)
+    print_lines(f"`{id}` determines no case" for id in missed)
     print(f"{len(results) - len(failed)} of {len(results)} cases as expected")
     return 1 if failed or missed else 0
 
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(
-        "policy test", "Run the *.cases.toml beside the policies; starts the upstreams to know their tools."
+        "policy test", "Run the cases (*.cases.toml) beside the policies. Starts the upstreams to list their tools."
     )
-    parser.add_argument("--cases", type=Path, metavar="PATH", help="a cases file or folder (default: the policies)")
-    parser.add_argument("--table", action="store_true", help="list every case, not only those that fail")
-    parser.add_argument("--coverage", action="store_true", help="name the policies that determine no case; fail if any")
+    parser.add_argument(
+        "--cases", type=Path, metavar="PATH", help="a cases file or folder (default: the policy folder)"
+    )
+    parser.add_argument("--table", action="store_true", help="list every case, not only failed ones")
+    parser.add_argument(
+        "--coverage", action="store_true", help="list policies that determine no case; exit code 1 if there are any"
+    )
     add_json(parser)
     return parser
 
