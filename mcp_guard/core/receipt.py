@@ -174,9 +174,9 @@ def _opinion_fields(opinion: AdvisoryDecision | None) -> Json | None:
     """A decision that had no effect on the call."""
     if opinion is None:
         return None
-    said = {"outcome": str(opinion.outcome), "policy_version": opinion.policy_version}
+    members = {"outcome": str(opinion.outcome), "policy_version": opinion.policy_version}
     lists = {"policies": opinion.policies, "reasons": opinion.reasons, "routes": opinion.routes}
-    return said | {name: list(values) for name, values in lists.items() if values}
+    return members | {name: list(values) for name, values in lists.items() if values}
 
 
 def _past_fields(past: CallHistory) -> Json:

@@ -139,7 +139,7 @@ def export(store: Store, keys: str, path: Path, payloads: bool, tell: OnProgress
                 is_new = (tile.n + 1) * TILE_WIDTH > before or not tile.is_full
                 if is_new:
                     _write_receipts(store, proofs, folder, tile)
-                if payloads:  # always anew: what was erased meanwhile must go
+                if payloads:  # always rewritten: payloads that were erased meanwhile must go
                     _write_payloads(store, folder, tile)
                 if is_new or payloads:
                     tell(tile.n * TILE_WIDTH + tile.width, proofs.head.size)
@@ -157,16 +157,16 @@ def export(store: Store, keys: str, path: Path, payloads: bool, tell: OnProgress
 
 def check_folder(proofs: LedgerProofs, keys: str, path: Path, payloads: bool) -> int:
     """How many receipts an earlier export has left there. Raises: LedgerError, OSError."""
-    found = {each.name for each in path.iterdir()} - {UNFINISHED} if path.exists() else set()
-    if not found:
+    names = {child.name for child in path.iterdir()} - {UNFINISHED} if path.exists() else set()
+    if not names:
         return 0
     elsewhere = "export to an empty folder"
     first = keys.partition("\n")[0]
-    if KEYS not in found or (path / KEYS).read_text().partition("\n")[0] != first:
+    if KEYS not in names or (path / KEYS).read_text().partition("\n")[0] != first:
         raise LedgerError(f"`{path}` is not empty, and no export of this ledger", elsewhere)
-    if PAYLOADS in found and not payloads:
+    if PAYLOADS in names and not payloads:
         raise LedgerError(f"`{path}` holds payloads, which would stay as they are", "add --payloads")
-    if CHECKPOINT not in found:
+    if CHECKPOINT not in names:
         return 0
     try:
         earlier, _ = note.parse((path / CHECKPOINT).read_text())

@@ -131,11 +131,11 @@ def recover(writer: Writer, state_dir: Path, tell: Callable[[list[Json]], None] 
         for seq in [seq for seq, guard in tx.store.open_calls() if guard in dead]:
             row = tx.store.receipt(seq)
             intent: Json = orjson.loads(row.body) if row else {}
-            about = {name: intent.get(name) for name in COPIED_FIELDS}
+            fields = {name: intent.get(name) for name in COPIED_FIELDS}
             detail = "the guard ended before the outcome was recorded; the call may have taken effect"
             tx.store.close_call(seq)
             closed = Draft(
-                "outcome", about | {"ending": str(ExecutionStatus.UNKNOWN), "detail": detail, "follows": [seq]}
+                "outcome", fields | {"ending": str(ExecutionStatus.UNKNOWN), "detail": detail, "follows": [seq]}
             )
             outcome, used = tx.add(closed), intent.get("approval") or {}
             if used and "grant" not in used:

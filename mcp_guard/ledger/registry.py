@@ -36,8 +36,8 @@ def why_barred(store: Store, instance: Instance, now: Micros) -> str | None:
     """Why this instance may not call now, or None."""
     if why := credential.check_time(instance.started, instance.expires, now):
         return why
-    if found := store.revoked(revocation_keys(instance), instance.started):
-        what = "this instance" if found == ("instance", instance.id) else f"{found[0]} `{found[1]}`"
+    if key := store.revoked(revocation_keys(instance), instance.started):
+        what = "this instance" if key == ("instance", instance.id) else f"{key[0]} `{key[1]}`"
         return f"the credential of this instance was revoked, with everything of {what}"
     return None
 
@@ -50,13 +50,13 @@ def issue(tx: Transaction, instance: Instance, more: Json) -> None:
 
     Raises: IdentityError if it is revoked.
     """
-    if found := tx.store.revoked(revocation_keys(instance), instance.started):
-        raise IdentityError(f"{found[0]} `{found[1]}` is revoked", f"mcp-guard {found[0]}s list")
+    if key := tx.store.revoked(revocation_keys(instance), instance.started):
+        raise IdentityError(f"{key[0]} `{key[1]}` is revoked", f"mcp-guard {key[0]}s list")
     tx.store.add_instance(instance)
-    about = instance_fields(instance) | {"expires": format_time(instance.expires), "depth": instance.depth or None}
+    fields = instance_fields(instance) | {"expires": format_time(instance.expires), "depth": instance.depth or None}
     narrowed = list(instance.tools) if instance.tools != ("*",) else None
     parent = instance.parents[-1] if instance.parents else None
-    tx.add(Draft("credential.issued", {**about, "tools": narrowed, "parent": parent, **more}))
+    tx.add(Draft("credential.issued", {**fields, "tools": narrowed, "parent": parent, **more}))
 
 
 def begin(tx: Transaction, instance: Instance, guard: str) -> None:
@@ -89,8 +89,8 @@ def revoke(tx: Transaction, key: RevocationKey, note: str, by: str, until: Micro
     tx.store.revoke(key, tx.now if until is None else until)
     alive = [row.instance for row in tx.store.instances(tx.now) if key in revocation_keys(row.instance)]
     ids = [instance.id for instance in alive]
-    about: Json = {"scope": key[0], "name": key[1], "note": note, "by": by, "instances": ids}
-    tx.add(Draft("credential.revoked", about))
+    fields: Json = {"scope": key[0], "name": key[1], "note": note, "by": by, "instances": ids}
+    tx.add(Draft("credential.revoked", fields))
     for id in ids:
         close_requests_of(tx, id, f"revoked: {note}")
     return alive
@@ -99,8 +99,8 @@ def revoke(tx: Transaction, key: RevocationKey, note: str, by: str, until: Micro
 def enrol_agent(tx: Transaction, enrolled: AgentSettings, by: str) -> None:
     agent = enrolled.agent
     tx.store.add_agent(agent, enrolled.on_behalf_of, enrolled.credential_seconds)
-    about: Json = {"agent": agent.name, "owner": agent.owner, "groups": list(agent.groups), "by": by}
-    tx.add(Draft("agent.enrolled", about | {"on_behalf_of": enrolled.on_behalf_of}))
+    fields: Json = {"agent": agent.name, "owner": agent.owner, "groups": list(agent.groups), "by": by}
+    tx.add(Draft("agent.enrolled", fields | {"on_behalf_of": enrolled.on_behalf_of}))
 
 
 def enable_agent(tx: Transaction, name: str, note: str, by: str) -> None:

@@ -97,8 +97,8 @@ class IdentityQueries(Queries):
         keys = list(keys)
         named = " OR ".join(["(kind = ? AND name = ?)"] * len(keys))
         query = f"SELECT kind, name FROM revocation WHERE until >= ? AND ({named})"
-        found = self._run(query, (started, *chain.from_iterable(keys))).fetchall()
-        return next((key for key in keys if key in found), None) if found else None
+        revoked = self._run(query, (started, *chain.from_iterable(keys))).fetchall()
+        return next((key for key in keys if key in revoked), None) if revoked else None
 
     # Launch codes, stored hashed
 

@@ -35,12 +35,12 @@ class PayloadQueries(Queries):
     def needed(self, replies: bool) -> set[int]:
         """Receipts whose payloads something still needs: open requests, calls under way, and with `replies`, outcomes
         that an agent may still ask for."""
-        found = {seq for (seq,) in self._run("SELECT intent FROM open_call")}
+        seqs = {seq for (seq,) in self._run("SELECT intent FROM open_call")}
         for (story,) in self._run("SELECT receipts FROM approval WHERE state IN ('requested', 'approved')"):
-            found.update(json.loads(story))
+            seqs.update(json.loads(story))
         if replies:
-            found |= {seq for (seq,) in self._run("SELECT outcome FROM approval WHERE answered = 0 AND outcome >= 0")}
-        return found
+            seqs |= {seq for (seq,) in self._run("SELECT outcome FROM approval WHERE answered = 0 AND outcome >= 0")}
+        return seqs
 
     def erase_payloads(self, seqs: Iterable[int]) -> None:
         self._db.executemany("DELETE FROM payload WHERE seq = ?", ((seq,) for seq in seqs))

@@ -131,11 +131,11 @@ class Store(ApprovalQueries, IdentityQueries, KeyQueries, PayloadQueries, PinQue
         """The hashes of a tile (core/tlog/merkle.py) that exist now: up to 256."""
         span = (n * TILE_WIDTH, (n + 1) * TILE_WIDTH)
         if level == 0:
-            found = self._run("SELECT CAST(leaf AS BLOB) FROM receipt WHERE seq >= ? AND seq < ? ORDER BY seq", span)
+            rows = self._run("SELECT CAST(leaf AS BLOB) FROM receipt WHERE seq >= ? AND seq < ? ORDER BY seq", span)
         else:
             sql = "SELECT CAST(hash AS BLOB) FROM node WHERE level = ? AND idx >= ? AND idx < ? ORDER BY idx"
-            found = self._run(sql, (level, *span))
-        return [hash for (hash,) in found]
+            rows = self._run(sql, (level, *span))
+        return [hash for (hash,) in rows]
 
     def entries(self, first: int, end: int) -> list[tuple[int, bytes, bytes]]:
         """Number, document and signature of the receipts from `first` up to `end`, in order."""
@@ -287,10 +287,10 @@ def _log_ahead(connection: sqlite3.Connection) -> None:
 def _identity(file: str) -> tuple[int, int] | None:
     """Device and inode of the file that has this name now; None if there is none."""
     try:
-        found = os.stat(file)
+        status = os.stat(file)
     except FileNotFoundError:
         return None
-    return found.st_dev, found.st_ino
+    return status.st_dev, status.st_ino
 
 
 @lru_cache(maxsize=4)
@@ -302,16 +302,16 @@ def _split_edge(edge: bytes) -> tuple[bytes, ...]:
 def _create(connection: sqlite3.Connection) -> None:
     """Make the tables once, whoever comes first. Raises: LedgerError for a file of another version."""
     connection.execute("BEGIN IMMEDIATE")
-    found = connection.execute("PRAGMA user_version").fetchone()[0]
-    if found == 0:
+    version = connection.execute("PRAGMA user_version").fetchone()[0]
+    if version == 0:
         for statement in schema.TABLES.split(";"):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {schema.VERSION}")
     connection.execute("COMMIT")
-    if found not in (0, schema.VERSION):
+    if version not in (0, schema.VERSION):
         older = "use the version that wrote it, or start a new ledger in another state_dir"
-        hint = "update mcp-guard" if found > schema.VERSION else older
-        raise LedgerError(f"the ledger has format {found}; this version reads {schema.VERSION}", hint)
+        hint = "update mcp-guard" if version > schema.VERSION else older
+        raise LedgerError(f"the ledger has format {version}; this version reads {schema.VERSION}", hint)
 
 
 @contextmanager
