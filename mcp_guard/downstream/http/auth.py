@@ -1,4 +1,4 @@
-"""Authenticates HTTP requests: host and origin, the bearer token, its proof of possession; and finds the instance.
+"""Authenticates HTTP requests by their bearer token and its proof of possession, and finds the instance.
 
 OAuth 2.1 resource server as the MCP authorization specification has it: RFC 6750 (bearer), RFC 9728 (protected resource
 metadata), RFC 9449 (DPoP). The body of a request is not read before its token has been verified.
@@ -16,6 +16,7 @@ from starlette.responses import JSONResponse, Response
 from mcp_guard.core.credential import InvalidCredential, decode_unverified
 from mcp_guard.core.errors import IdentityError
 from mcp_guard.core.model import Instance
+from mcp_guard.downstream.http.allowed_hosts import check_host_and_origin
 from mcp_guard.identity.bearer import ExternalToken, OwnToken, TrustedIssuer, read_token
 from mcp_guard.identity.dpop import ALGORITHMS, ProofVerifier
 from mcp_guard.identity.instances import Issuer
@@ -46,7 +47,7 @@ class Authenticator:
 
     async def metadata(self, request: Request) -> Response:
         """RFC 9728 §2."""
-        self._check_host_and_origin(request)
+        check_host_and_origin(request, hosts=self.hosts, origins=self.origins)
         document = {
             "resource": self.url,
             "resource_name": "mcp-guard",
@@ -58,7 +59,7 @@ class Authenticator:
 
     async def authenticate(self, request: Request) -> Instance:
         """The instance that sends this request, with its credential. Raises: HTTPException, LedgerError."""
-        self._check_host_and_origin(request)
+        check_host_and_origin(request, hosts=self.hosts, origins=self.origins)
         scheme, _, token = request.headers.get("authorization", "").partition(" ")
         if scheme.lower() not in ("bearer", "dpop") or not token.strip():
             raise self._unauthorized("")
@@ -89,14 +90,6 @@ class Authenticator:
                 self.verified.clear()
             self.verified[token] = verified
         return verified
-
-    def _check_host_and_origin(self, request: Request) -> None:
-        """Protects against DNS rebinding and against pages of other origins. Raises: HTTPException."""
-        if request.headers.get("host", "") not in self.hosts:
-            raise HTTPException(421, "host not allowed; see `serve.hosts`")
-        origin = request.headers.get("origin")
-        if origin is not None and origin not in self.origins:
-            raise HTTPException(403, "origin not allowed; see `serve.origins`")
 
     def _check_proof(self, request: Request, scheme: str, token: str, thumbprint: str) -> None:
         """A token that is bound to a key is accepted only with a proof, any other only without.
