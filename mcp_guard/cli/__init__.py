@@ -1,4 +1,4 @@
-"""The command line, one noun a file. Only the module of the command that is run is imported."""
+"""The command line, one noun per file. Only the module of the command that runs is imported."""
 
 import sys
 

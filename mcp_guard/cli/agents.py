@@ -1,4 +1,4 @@
-"""`mcp-guard agents`: the programs that may call, beside those of the configuration."""
+"""`mcp-guard agents`: manage the programs that may call tools, in addition to those in the configuration."""
 
 import argparse
 import json
@@ -76,14 +76,14 @@ def show(writer: Writer, settings: Settings, options: argparse.Namespace) -> int
     rows = [
         {
             "agent": name,
-            "owner": each.agent.owner,
-            "groups": list(each.agent.groups),
-            "on_behalf_of": each.on_behalf_of,
+            "owner": enrolled.agent.owner,
+            "groups": list(enrolled.agent.groups),
+            "on_behalf_of": enrolled.on_behalf_of,
             "enrolled": "config" if name in settings.agents else "ledger",
             "state": "disabled" if name in disabled else "enabled",
             "alive": alive.count(name),
         }
-        for name, each in sorted(registry.all_agents(settings.agents, store).items())
+        for name, enrolled in sorted(registry.all_agents(settings.agents, store).items())
     ]
     if options.json:
         print(json.dumps(rows, indent=2, ensure_ascii=False))
@@ -96,10 +96,10 @@ def show(writer: Writer, settings: Settings, options: argparse.Namespace) -> int
 def disable(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     registry.find_agent(registry.all_agents(settings.agents, writer.store), options.agent)
     key, until = ("agent", options.agent), registry.FOREVER
-    gone = writer.run(lambda tx: registry.revoke(tx, key, options.why, account(), until))
-    ids = [instance.id for instance in gone]
-    said = f"disabled `{options.agent}`; revoked instances: {', '.join(ids) or 'none'}"
-    print(json.dumps({"agent": options.agent, "instances": ids}) if options.json else said)
+    revoked = writer.run(lambda tx: registry.revoke(tx, key, options.why, account(), until))
+    ids = [instance.id for instance in revoked]
+    message = f"disabled `{options.agent}`; revoked instances: {', '.join(ids) or 'none'}"
+    print(json.dumps({"agent": options.agent, "instances": ids}) if options.json else message)
     return 0
 
 

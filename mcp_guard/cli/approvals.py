@@ -158,7 +158,7 @@ def _delivery(delivery: Delivery) -> str:
 
 
 def describe(approval: Approval, now: int) -> list[str]:
-    """Everything that the decision should rest on, in lines."""
+    """Everything an approver needs to decide, as lines."""
     subject = approval.subject
     user = f" on behalf of {subject.on_behalf_of}" if subject.on_behalf_of else ""
     claims = [f"  claims reason  {subject.reason}"] if subject.reason else []
@@ -187,7 +187,7 @@ def describe(approval: Approval, now: int) -> list[str]:
 
 
 def diff(approval: Approval) -> list[str]:
-    """Each changed field: its present value and the one asked for."""
+    """One line for each changed field: its present and its requested value."""
     present, wanted = approval.subject.present, approval.subject.arguments
     known = json.dumps
     return [

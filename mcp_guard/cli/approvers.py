@@ -1,4 +1,7 @@
-"""`mcp-guard approvers`: the keys by which people give their word."""
+"""`mcp-guard approvers`: manage the keys of approvers. `approvals` opens an approver's key with the functions here.
+
+A passphrase is never an argument, because other users of the machine can read arguments.
+"""
 
 import argparse
 import base64
@@ -124,11 +127,11 @@ def rotate(writer: Writer, settings: Settings, options: argparse.Namespace) -> i
 def code(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     from mcp_guard.ledger.approvals.sign_in_codes import make_code
 
-    made = make_code(writer, find_approver(settings, options.approver).id)
+    parser = make_code(writer, find_approver(settings, options.approver).id)
     print(
-        json.dumps({"code": made})
+        json.dumps({"code": parser})
         if options.json
-        else f"{made}\nuse it within ten minutes to sign in at {settings.inbox}"
+        else f"{parser}\nuse it within ten minutes to sign in at {settings.inbox}"
     )
     return 0
 
@@ -138,18 +141,17 @@ def say(options: argparse.Namespace, key: ApproverKey, text: str) -> None:
 
 
 def as_json(key: ApproverKey) -> dict[str, object]:
-    about = {"key": key.id, "approver": key.approver, "method": key.method, "public": key.public}
-    return about | {"details": key.details, "enrolled": key.enrolled, "removed": key.removed}
+    description = {"key": key.id, "approver": key.approver, "method": key.method, "public": key.public}
+    return description | {"details": key.details, "enrolled": key.enrolled, "removed": key.removed}
 
 
-# An approver's key on the command line: where it is, and its passphrase, which is never an argument.
-
-
-def add_key_options(made: argparse.ArgumentParser) -> None:
-    made.add_argument(
+def add_key_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--key-file", type=Path, metavar="FILE", help="the approver's key file (default: in your configuration folder)"
     )
-    made.add_argument("--passphrase-file", type=Path, metavar="FILE", help="a file with its passphrase (default: ask)")
+    parser.add_argument(
+        "--passphrase-file", type=Path, metavar="FILE", help="a file with its passphrase (default: ask)"
+    )
 
 
 def key_path(options: argparse.Namespace, approver: str) -> Path:

@@ -1,4 +1,4 @@
-"""Which client's file `wrap`, `unwrap` and `doctor` are about, and what is kept of it beside the guard's state."""
+"""The files of MCP clients, for `wrap`, `unwrap` and `doctor`: find them, show changes without secrets, confirm."""
 
 import argparse
 import difflib
@@ -57,7 +57,7 @@ def make_client_parser(command: str, description: str) -> argparse.ArgumentParse
 
 @dataclass(frozen=True, slots=True)
 class ClientServers:
-    """The servers of a client that are switched on, as they stand, and the guards among its entries."""
+    """The enabled servers of a client, and its entries that run a guard."""
 
     spot: ServerSection
     servers: tuple[str, ...] = ()
@@ -66,7 +66,7 @@ class ClientServers:
 
 
 def read_servers(spot: ServerSection) -> ClientServers | None:
-    """What is there, or None if nothing is."""
+    """The servers in this section, or None if there are none."""
     if not spot.path.is_file():
         return None
     try:
@@ -81,14 +81,14 @@ def read_servers(spot: ServerSection) -> ClientServers | None:
 
 
 def client_files(config: Path) -> Iterator[ClientFile]:
-    """Every set of servers that is found, as it stands to the guard of this configuration."""
+    """Every set of servers on this machine, and how it relates to the guard of this configuration."""
     host = this_host()
     for spot in (spot for client in CLIENTS for spot in server_sections(client, host)):
-        found = read_servers(spot)
-        if found is None:
+        servers = read_servers(spot)
+        if servers is None:
             continue
-        named = [spot.folder / guard.config for guard in found.guards if guard.config]
-        commands = [guard.command for guard in found.guards if shutil.which(guard.command) is None]
+        named = [spot.folder / guard.config for guard in servers.guards if guard.config]
+        commands = [guard.command for guard in servers.guards if shutil.which(guard.command) is None]
         yield ClientFile(
             title=spot.client.title,
             words=client_words(spot, host) + config_option(config),
@@ -97,74 +97,74 @@ def client_files(config: Path) -> Iterator[ClientFile]:
             no_program=next(iter(commands), ""),
             no_config=next((str(path) for path in named if not path.is_file()), ""),
             others=tuple(str(path) for path in named if path.is_file() and path.resolve() != config),
-            unguarded=found.servers,
-            failure=found.failure,
+            unguarded=servers.servers,
+            failure=servers.failure,
         )
 
 
 def client_words(spot: ServerSection, host: Host) -> str:
-    """The client in a command, with the scope if it has servers elsewhere too."""
-    several = sum(read_servers(each) is not None for each in server_sections(spot.client, host)) > 1
+    """The client's arguments in a command, with the scope if it also has servers elsewhere."""
+    several = sum(read_servers(section) is not None for section in server_sections(spot.client, host)) > 1
     return spot.client.id + (f" --scope {spot.scope}" if several else "")
 
 
 def find_spot(options: argparse.Namespace, host: Host) -> ServerSection:
-    """The set of servers that is meant: the one named, or the only one that is there. Raises: ConfigError."""
+    """The named set of servers, or the only one on this machine. Raises: ConfigError."""
     client = find_client(options.client) if options.client else None
     if options.file:
         return section_of_file(Path(os.path.abspath(options.file.expanduser())), client, host)
-    every = [spot for each in ([client] if client else CLIENTS) for spot in server_sections(each, host)]
-    every = [spot for spot in every if options.scope in (None, spot.scope)]
-    found = [spot for spot in every if read_servers(spot)]
-    if len(found) == 1:
-        return found[0]
-    if not found:
+    sections = [
+        spot for each_client in ([client] if client else CLIENTS) for spot in server_sections(each_client, host)
+    ]
+    sections = [spot for spot in sections if options.scope in (None, spot.scope)]
+    in_use = [spot for spot in sections if read_servers(spot)]
+    if len(in_use) == 1:
+        return in_use[0]
+    if not in_use:
         what = f"{client.title} has no servers" if client else "no client with servers found"
-        looked = "\n".join(f"  {spot.client.id:<15} {spot.scope:<8} {spot.path}" for spot in every)
-        raise ConfigError(f"{what}; searched:\n{looked}", "name the client's file: --file FILE")
-    said = "\n".join(f"  {spot.client.id:<15} {spot.scope:<8} {spot.path}" for spot in found)
+        searched = "\n".join(f"  {spot.client.id:<15} {spot.scope:<8} {spot.path}" for spot in sections)
+        raise ConfigError(f"{what}; searched:\n{searched}", "name the client's file: --file FILE")
+    listing = "\n".join(f"  {spot.client.id:<15} {spot.scope:<8} {spot.path}" for spot in in_use)
     raise ConfigError(
-        f"several files define servers:\n{said}",
-        f"choose one, for example: mcp-guard wrap {client_words(found[0], host)}",
+        f"several files define servers:\n{listing}",
+        f"choose one, for example: mcp-guard wrap {client_words(in_use[0], host)}",
     )
 
 
-def repeat_command(command: str, options: argparse.Namespace, found: str = "") -> str:
-    """The command as it was given, to be given again; `found` is the client, if none was named."""
+def repeat_command(command: str, options: argparse.Namespace, default_client: str = "") -> str:
+    """The command line to run the same command again; `default_client` is used if none was named."""
     words = ["mcp-guard", command]
-    words += [client] if (client := options.client or found) else []
+    words += [client] if (client := options.client or default_client) else []
     words += ["--file", str(options.file)] if options.file else []
     words += ["--scope", options.scope] if options.scope else []
     if command == "wrap":
-        words += [each for name in options.server for each in ("--server", name)]
+        words += [word for name in options.server for word in ("--server", name)]
         words += ["--agent", options.agent] if options.agent else []
         words += ["--move-secrets"] if options.move_secrets else []
     return shlex.join(words) + config_option(options.config)
 
 
 def config_option(config: Path) -> str:
-    """The option that names a configuration, in a command that a person is to type here."""
+    """The --config option for a command that the user should run in this folder."""
     if config.resolve() == Path("mcp-guard.toml").resolve():
         return ""
     return f" --config {shlex.quote(str(config.resolve()))}"
 
 
 def guard_command() -> tuple[str, ...]:
-    """How a client starts this `mcp-guard`: by a full path, since it knows another PATH."""
+    """The command by which a client starts this `mcp-guard`: a full path, because the client may have another PATH."""
     beside = Path(sys.executable).with_name("mcp-guard.exe" if sys.platform == "win32" else "mcp-guard")
     return (str(beside),) if beside.exists() else (sys.executable, "-m", "mcp_guard.cli")
 
 
-# Changes to files that are shown before they are made: differences without secrets, and the question.
-
 MASK = "********"
 MIN_MASKED_LENGTH = 8
-"""Characters of a secret that is masked wherever it stands; a shorter one only where it is a whole value."""
+"""Secrets of this length or more are masked everywhere, shorter ones only where they are a whole value."""
 
 
 @dataclass(frozen=True, slots=True)
 class FileChange:
-    """A file as it was read, and what it is to be."""
+    """A file as it was read, and its new text."""
 
     file: FileSnapshot
     after: str
@@ -176,7 +176,7 @@ class FileChange:
 
 
 def secrets_in(text: str) -> Iterator[str]:
-    """What looks like a secret in JSON or TOML."""
+    """The values in JSON or TOML text that look like secrets."""
     try:
         yield from secrets_of(jsonc.parse_value(text))
     except ConfigError:
@@ -194,9 +194,9 @@ def mask_secrets(text: str, secrets: Iterable[str]) -> str:
 
 
 def diff_lines(changes: Iterable[FileChange]) -> list[str]:
-    """The unified difference of each, with no secret in it."""
+    """The unified differences of all files, with secrets masked."""
     changes = list(changes)
-    secrets = {each for change in changes for text in (change.file.text, change.after) for each in secrets_in(text)}
+    secrets = {secret for change in changes for text in (change.file.text, change.after) for secret in secrets_in(text)}
     lines: list[str] = []
     for change in changes:
         before, after = (
@@ -210,7 +210,7 @@ def diff_lines(changes: Iterable[FileChange]) -> list[str]:
 
 
 def confirm_write(options: argparse.Namespace, count: int, command: str) -> bool:
-    """Whether `--yes` was given, or somebody at a terminal says so. Raises: ConfigError where nobody can be asked."""
+    """Whether `--yes` was given or the user confirms. Raises: ConfigError if there is no terminal to ask on."""
     if options.yes:
         return True
     if options.json or not sys.stdin.isatty():

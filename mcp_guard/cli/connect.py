@@ -1,6 +1,6 @@
-"""`mcp-guard connect`: standard input and output of this process, to a guard of another user over its Unix socket.
+"""`mcp-guard connect`: relay standard input and output to a guard of another user over its Unix socket.
 
-Knows nothing of MCP and reads no configuration: it carries bytes, and starts as fast as Python does.
+It relays bytes, parses no MCP and reads no configuration, so it starts as fast as Python does.
 """
 
 import argparse
@@ -14,7 +14,7 @@ from mcp_guard.core.errors import IdentityError, UpstreamError
 SOCKET_VARIABLE = "MCP_GUARD_SOCKET"
 PIECE = 256 * 1024
 REFUSED = b'{"jsonrpc":"2.0","id":null,"error":{"code":-32001,'
-"""How the one message begins that somebody gets who is not admitted (`downstream/unix.py`)."""
+"""How the only message to a user who is not admitted begins (`downstream/unix.py`)."""
 
 
 def main(arguments: list[str]) -> int:
@@ -46,18 +46,18 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def carry_in(guard: socket.socket, left: threading.Event) -> None:
-    """From the client until it closes its end, of which the guard is told."""
+    """Copy from the client to the guard until the client closes its end; then close ours."""
     try:
         while piece := os.read(0, PIECE):
             guard.sendall(piece)
         left.set()
         guard.shutdown(socket.SHUT_WR)
     except OSError:
-        return  # the guard is gone: the other direction says so
+        return  # the guard is gone; `carry_out` reports it
 
 
 def carry_out(guard: socket.socket) -> None:
-    """To the client until the guard closes its end. Raises: IdentityError, UpstreamError, BrokenPipeError."""
+    """Copy from the guard to the client until the guard closes its end. Raises: IdentityError, BrokenPipeError."""
     try:
         piece = guard.recv(PIECE)
         if piece.startswith(REFUSED):

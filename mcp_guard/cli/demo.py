@@ -1,7 +1,7 @@
-"""`mcp-guard demo`: the guard at work, for people: a client of the guard, the guard, and the example CRM behind it.
+"""`mcp-guard demo`: a demonstration with a client, the guard, and the example CRM behind it.
 
-Makes calls that are allowed, denied and approved, shows the receipts, verifies them, tampers with a copy and shows that
-the verification fails. Exits non-zero at the first thing that is not as it should be. All happens in one folder.
+Makes calls that are allowed, denied and approved, shows and verifies the receipts, tampers with a copy and shows that
+verification fails. Exits non-zero at the first unexpected result. Everything happens in one folder.
 """
 
 import argparse
@@ -35,7 +35,7 @@ ALICE = ("--as", "alice", "--key-file", "alice.key", "--passphrase-file", "passp
 
 
 class Unexpected(Exception):
-    """The demo did not go as it should."""
+    """A step of the demonstration had an unexpected result."""
 
 
 def main(arguments: list[str]) -> int:
@@ -121,7 +121,7 @@ def scenario_b(client: GuardClient, config: Path) -> None:
 
 
 def approve(config: Path, id: str) -> None:
-    """What a person does while the agent's call waits."""
+    """What an approver does while the agent's call is held."""
     print("  (the agent's call is held; meanwhile, in another terminal)\n")
     show(config, "approvals", "show", id)
     show(config, "approvals", "approve", id, *ALICE, "--rationale", "Signed contract seen.")
@@ -174,7 +174,7 @@ def call(client: GuardClient, arguments: Json) -> tuple[str, bool]:
 
 
 def show(config: Path, *words: str, fails: bool = False) -> str:
-    """Run a command of the guard as a person would, and print what it says."""
+    """Run a command of the guard as a user would, and print its output."""
     print(f"$ mcp-guard {shlex.join(words)}", flush=True)
     said = guard(config, *words, fails=fails)
     print(said, flush=True)
@@ -182,7 +182,7 @@ def show(config: Path, *words: str, fails: bool = False) -> str:
 
 
 def guard(config: Path, *words: str, fails: bool = False) -> str:
-    """What a command of the guard says, run in the folder of the configuration."""
+    """The output of a command of the guard, run in the folder of the configuration."""
     done: subprocess.CompletedProcess[str] = subprocess.run(
         [*GUARD, *words], capture_output=True, text=True, timeout=60, check=False, **at(config)
     )
@@ -191,7 +191,7 @@ def guard(config: Path, *words: str, fails: bool = False) -> str:
 
 
 def at(config: Path) -> dict[str, Any]:
-    """For a process that works with this configuration: where, and whatever the environment says."""
+    """Folder and environment for a process that uses this configuration."""
     return {"cwd": config.parent, "env": os.environ | {CONFIG_VARIABLE: config.name}}
 
 

@@ -1,4 +1,4 @@
-"""`mcp-guard doctor`: look at everything that a guard needs, and say of each what is wrong and what mends it."""
+"""`mcp-guard doctor`: diagnose problems and suggest fixes."""
 
 import argparse
 import json
@@ -54,7 +54,7 @@ def row(result: CheckResult) -> Sequence[object]:
 
 
 def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapshot:
-    """See everything; what cannot be seen is a finding, never an error of this command."""
+    """Collect everything that the checks need; what cannot be read becomes a finding, not an error of this command."""
     state = inspect_state_folder(settings.state_dir, configured_keys(ledger_settings(settings)).find_key)
     tools: list[Tool] = []
     absent, missing = set(settings.upstreams), set[str]()
@@ -81,7 +81,7 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
 def check_policies(
     settings: Settings, tools: list[Tool], absent: set[str]
 ) -> tuple[tuple[str, str] | None, str, list[RefusalTest]]:
-    """Why they do not load, or what is to be said of them; and the calls that were tried."""
+    """Why the policies do not load (message and hint), how they were checked, and the calls that were tried."""
     try:
         load_policies(settings.policies, policy_environment(settings, tools, absent))
         against = f"against {len(tools)} tools" if tools else "without the tools; --upstreams checks against them"

@@ -1,4 +1,4 @@
-"""`mcp-guard inbox`: serve the approval inbox on this machine."""
+"""`mcp-guard inbox`: serve the approval page on this machine."""
 
 import argparse
 import asyncio
@@ -30,14 +30,14 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def listen(port: int) -> list[socket.socket]:
-    """Loopback only, both families where there are both: `localhost` may mean either. Raises: ConfigError."""
+    """Listen on loopback, on IPv4 and IPv6 if available: `localhost` may mean either. Raises: ConfigError."""
     sockets = []
     for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
         try:
             made = socket.socket(family, socket.SOCK_STREAM)
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             made.bind((address, port))
-            made.listen(128)  # whoever reads the address may come before the server is up
+            made.listen(128)  # a client may connect before the server is up
             sockets.append(made)
         except OSError as error:
             made.close()

@@ -55,7 +55,7 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def ask(options: argparse.Namespace) -> InitAnswers:
-    """What is not said is asked at a terminal; elsewhere, or with --yes, it is the default."""
+    """Ask for missing values on a terminal; use the defaults elsewhere or with --yes."""
     asks = sys.stdin.isatty() and not options.yes and not options.json
     owner = person_id(
         options.owner or (asks and answer("who owns the agent and is responsible for it?", os_user())) or os_user()
@@ -66,8 +66,8 @@ def ask(options: argparse.Namespace) -> InitAnswers:
 
 def answer(question: str, default: str) -> str:
     print(f"{question} [{default}] ", end="", flush=True)
-    said = sys.stdin.readline().strip()
-    return said if person_id(said) else default
+    reply = sys.stdin.readline().strip()
+    return reply if person_id(reply) else default
 
 
 def make(config: Path, answers: InitAnswers) -> None:

@@ -1,4 +1,4 @@
-"""What a new guard begins with: the text of its configuration and of its first policies."""
+"""The files of a new guard: the text of its configuration and of its first policies."""
 
 import getpass
 import re
@@ -56,7 +56,7 @@ forbid (
 
 @dataclass(frozen=True, slots=True)
 class InitAnswers:
-    """The few things that a new guard must be told. `approver` is how receipts print them."""
+    """The values that a new guard's configuration needs. `approver` is the name as receipts print it."""
 
     agent: str
     owner: str
@@ -74,7 +74,7 @@ class InitAnswers:
 
 
 def person_id(name: str) -> str:
-    """How a person is named in the configuration: the same however they are spelt."""
+    """The id of a person in the configuration; the same for different spellings of the name."""
     return re.sub(r"[^\w.@-]+", "-", name.strip().lower()).strip("-")
 
 

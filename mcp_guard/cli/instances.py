@@ -1,4 +1,4 @@
-"""`mcp-guard instances`: runs of agents: issued, delegated and revoked."""
+"""`mcp-guard instances`: issue, delegate and revoke the credentials of agent runs."""
 
 import argparse
 import json
@@ -162,12 +162,12 @@ def _issue(writer: Writer, charter: InstanceSpec, options: argparse.Namespace) -
 
 
 def revoke(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
-    scope = next(each for each in SCOPES if getattr(options, each))
+    scope = next(candidate for candidate in SCOPES if getattr(options, candidate))
     name = getattr(options, scope)
     if scope == "instance":
         registry.find_instance(writer.store, name)
     gone = writer.run(lambda tx: registry.revoke(tx, (scope, name), options.why, account()))
     ids = [instance.id for instance in gone]
-    said = f"revoked {scope} `{name}`; revoked instances: {', '.join(ids) or 'none'}"
-    print(json.dumps({"scope": scope, "name": name, "instances": ids}) if options.json else said)
+    message = f"revoked {scope} `{name}`; revoked instances: {', '.join(ids) or 'none'}"
+    print(json.dumps({"scope": scope, "name": name, "instances": ids}) if options.json else message)
     return 0

@@ -1,4 +1,4 @@
-"""`mcp-guard keys`: the keys that the ledger is signed with. Rotate the one in force, or replace one that is lost."""
+"""`mcp-guard keys`: list the keys that sign the ledger, rotate the current one, or replace a lost one."""
 
 import argparse
 import json

@@ -1,4 +1,4 @@
-"""Opening the ledger for a command: by the configuration, or by naming a file. Reads receipts as JSON objects."""
+"""Open the ledger for a command, by the configuration or by a file name, and read receipts as JSON objects."""
 
 import argparse
 import json
@@ -14,13 +14,13 @@ from mcp_guard.storage.sqlite import ReceiptRow, Store, open_store, reading
 Receipt = dict[str, Any]
 
 
-def make_ledger_parser(command: str, about: str) -> argparse.ArgumentParser:
+def make_ledger_parser(command: str, description: str) -> argparse.ArgumentParser:
     """A parser with `--config`, `--ledger` and `--json`."""
-    made = Parser(prog=f"mcp-guard {command}", description=about)
-    add_config(made)
-    made.add_argument("--ledger", type=Path, metavar="FILE", help="a ledger file, instead of the configured one")
-    add_json(made)
-    return made
+    parser = Parser(prog=f"mcp-guard {command}", description=description)
+    add_config(parser)
+    parser.add_argument("--ledger", type=Path, metavar="FILE", help="a ledger file, instead of the configured one")
+    add_json(parser)
+    return parser
 
 
 def ledger_path(options: argparse.Namespace) -> Path:

@@ -1,4 +1,4 @@
-"""`mcp-guard log`: list receipts."""
+"""`mcp-guard log` and `mcp-guard tail`: list receipts, and print them as they are written."""
 
 import argparse
 import json
@@ -43,7 +43,7 @@ def row(receipt: Receipt) -> list[object]:
 
 
 def summary(receipt: Receipt) -> str:
-    """What a receipt says, in a line."""
+    """The content of a receipt in one line."""
     match receipt["kind"]:
         case "intent":
             return attribution(receipt)
@@ -52,8 +52,8 @@ def summary(receipt: Receipt) -> str:
         case "outcome":
             return str(receipt.get("detail", ""))
         case "policy.loaded" | "policy.rejected":
-            said = "; ".join(receipt.get("reasons", [])) or str(receipt.get("policy_version", ""))
-            return said + (" (shadow)" if "shadow" in receipt else "")
+            text = "; ".join(receipt.get("reasons", [])) or str(receipt.get("policy_version", ""))
+            return text + (" (shadow)" if "shadow" in receipt else "")
         case kind if kind.startswith("approval."):
             by = receipt.get("name") or receipt.get("note") or ", ".join(receipt.get("routes", []))
             return f"{receipt['approval']}: {by}" + (f": {receipt['rationale']}" if "rationale" in receipt else "")
@@ -72,7 +72,7 @@ def summary(receipt: Receipt) -> str:
 
 
 def _of_the_guard(receipt: Receipt) -> str:
-    """A receipt of definitions, or of the guard's own life."""
+    """For receipts about tool definitions or the guard process itself."""
     if not receipt["kind"].startswith("catalog."):
         return str(receipt.get("instance", receipt.get("guard", "")))
     if "definitions" in receipt:
@@ -88,8 +88,6 @@ def for_verifiers(receipt: Receipt) -> str:
     return f"{receipt['new']} after {receipt['old']}" + (f": {receipt['reason']}" if "reason" in receipt else "")
 
 
-# `mcp-guard tail`: follow receipts as they come.
-
 POLL_SECONDS = 0.25
 
 
@@ -98,7 +96,7 @@ def tail(arguments: list[str]) -> int:
     store = open_for_reading(options)
     receipts, seq = latest(store, options.last, {}) if options.last else [], -1
     if not options.last:
-        seq = next((each["seq"] for each in latest(store, 1, {})), -1)
+        seq = next((receipt["seq"] for receipt in latest(store, 1, {})), -1)
     while True:
         for receipt in receipts:
             seq = receipt["seq"]

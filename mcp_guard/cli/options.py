@@ -10,21 +10,21 @@ CONFIG_VARIABLE = "MCP_GUARD_CONFIG"
 
 
 class Parser(argparse.ArgumentParser):
-    """What is wrong with a command line is said as every other error is."""
+    """Reports usage errors in the form of all other errors, with a hint."""
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: {message}\nhint: {self.prog} --help\n")
 
 
-def make_parser(command: str, about: str) -> argparse.ArgumentParser:
+def make_parser(command: str, description: str) -> argparse.ArgumentParser:
     """A parser with `--config`."""
-    made = Parser(prog=f"mcp-guard {command}", description=about)
-    add_config(made)
-    return made
+    parser = Parser(prog=f"mcp-guard {command}", description=description)
+    add_config(parser)
+    return parser
 
 
-def add_config(made: argparse.ArgumentParser) -> None:
-    made.add_argument(
+def add_config(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         "--config",
         type=Path,
         default=Path(os.environ.get(CONFIG_VARIABLE, "mcp-guard.toml")),
@@ -33,34 +33,34 @@ def add_config(made: argparse.ArgumentParser) -> None:
     )
 
 
-def add_json(made: argparse.ArgumentParser) -> None:
-    made.add_argument("--json", action="store_true", help="print JSON instead of text")
+def add_json(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="print JSON instead of text")
 
 
-def add_launch(made: argparse.ArgumentParser) -> None:
-    """What a new instance is launched with."""
-    made.add_argument("--agent", metavar="AGENT", help="the enrolled agent (default: the only one)")
-    made.add_argument("--ticket", metavar="TICKET", help="the ticket this run works on")
-    made.add_argument("--reason", metavar="TEXT", help="why this run is started")
-    made.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for (default: the configured one)")
-    task = made.add_mutually_exclusive_group()
+def add_launch(parser: argparse.ArgumentParser) -> None:
+    """Add the options that describe the new instance."""
+    parser.add_argument("--agent", metavar="AGENT", help="the enrolled agent (default: the only one)")
+    parser.add_argument("--ticket", metavar="TICKET", help="the ticket this run works on")
+    parser.add_argument("--reason", metavar="TEXT", help="why this run is started")
+    parser.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for (default: the configured one)")
+    task = parser.add_mutually_exclusive_group()
     task.add_argument("--task", metavar="TEXT", help="the user's request; policies may trust values it mentions")
     task.add_argument("--task-file", type=Path, metavar="FILE", help="a file with the user's request")
 
 
 def launch_words(options: argparse.Namespace) -> list[str]:
-    """The same options again, for `mcp-guard run`."""
+    """The options of `add_launch` as arguments for `mcp-guard run`."""
     given = {
         name: getattr(options, name) for name in ("agent", "ticket", "reason", "on_behalf_of", "task", "task_file")
     }
     return [f"--{name.replace('_', '-')}={value}" for name, value in given.items() if value is not None]
 
 
-# Who runs a command, for receipts: the account that the system knows, which no environment variable can change.
-
-
 def account() -> str:
-    """Its name, or its number where it has none, as in a container."""
+    """Who runs this command, for receipts: the account's name, or its number if it has none, as in some containers.
+
+    It comes from the system, not from environment variables, which anybody can set.
+    """
     try:
         return pwd.getpwuid(os.getuid()).pw_name
     except KeyError:

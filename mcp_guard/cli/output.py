@@ -1,7 +1,7 @@
-"""Printing for people. rich is imported here and nowhere else, because it is slow to import.
+"""Printing for people. Only this module imports rich, inside functions, because it is slow to import.
 
-What is printed may hold text that an agent chose, so nothing in it reaches the terminal as a control: escape sequences,
-line breaks and characters that turn the direction of writing are shown as what they are.
+The output may contain text from an agent or a server, so control characters in it are escaped: escape sequences, line
+breaks and characters that change the direction of writing.
 """
 
 import os
@@ -15,7 +15,7 @@ __all__ = ["print_lines", "print_table", "print_words", "printable", "steps"]
 
 
 def plain(value: object) -> object:
-    """A cell of a table: a list as its members."""
+    """The content of a table cell: the members of a list, anything else unchanged."""
     return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
@@ -25,13 +25,13 @@ def print_lines(lines: Iterable[str]) -> None:
 
 
 def print_hint(text: str) -> None:
-    """What to do next, for people: on standard error, below what was printed."""
+    """Print what to do next on standard error, below the output."""
     sys.stdout.flush()
     print(f"hint: {text}", file=sys.stderr)
 
 
 def print_words(parts: list[DiffPart]) -> None:
-    """A difference by words: coloured on a terminal, with marks around them elsewhere."""
+    """Print a word-by-word difference: coloured on a terminal, with marks elsewhere."""
     if not is_coloured():
         print(f"    {format_diff(parts)}")
         return
@@ -47,7 +47,7 @@ def print_words(parts: list[DiffPart]) -> None:
 
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Columns that fit the terminal; plain tab-separated text where the output is no terminal."""
+    """Print aligned columns on a terminal, and tab-separated text elsewhere."""
     lines = [[printable(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for line in [list(headings), *lines]:
@@ -64,12 +64,9 @@ def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> No
 
 
 def steps(commands: list[tuple[str, str]]) -> list[str]:
-    """Commands with what they do, in two columns."""
+    """Commands and what they do, in two columns."""
     width = max(len(command) for command, _ in commands)
     return [f"  {command:<{width}}   # {does}" for command, does in commands]
-
-
-# What the terminal is told by escape codes, and when: never in a pipe, on a dumb terminal, or against NO_COLOR.
 
 
 def is_coloured() -> bool:

@@ -39,7 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def places(settings: Settings) -> Iterator[tuple[str, SecretReference]]:
-    """Every secret of the configuration, by its key."""
+    """Every secret of the configuration, with its configuration key."""
     for name, server in settings.upstreams.items():
         kind = "headers" if server.url else "env"
         yield from ((f"upstreams.{name}.{kind}.{key}", place) for key, place in server.secrets.items())
@@ -47,14 +47,16 @@ def places(settings: Settings) -> Iterator[tuple[str, SecretReference]]:
             yield f"upstreams.{name}.bearer", server.bearer
         if server.oauth and server.oauth.client_secret:
             yield f"upstreams.{name}.oauth.client_secret", server.oauth.client_secret
-    for section, all_of_it in (("notifiers", settings.notifiers), ("witnesses", settings.witnesses)):
-        for name, each in all_of_it.items():
-            found = [(key, value) for key, value in each.options.items() if isinstance(value, SecretReference)]
-            yield from ((f"{section}.{name}.{key}", place) for key, place in found)
+    for section, named in (("notifiers", settings.notifiers), ("witnesses", settings.witnesses)):
+        for name, section_settings in named.items():
+            references = [
+                (key, value) for key, value in section_settings.options.items() if isinstance(value, SecretReference)
+            ]
+            yield from ((f"{section}.{name}.{key}", place) for key, place in references)
 
 
 def show(options: argparse.Namespace) -> int:
-    """Commands are not run: that may ask a person for something."""
+    """Commands are not run, because they may ask the user for something."""
     settings = load(options.config)
     rows = [(key, place, state(place, settings)) for key, place in places(settings)]
     if options.json:
@@ -99,8 +101,8 @@ def remove(options: argparse.Namespace) -> int:
     return 0
 
 
-def entry(said: str) -> None:
+def entry(text: str) -> None:
     """Raises: ConfigError."""
-    service, name = split_entry(said)
+    service, name = split_entry(text)
     if not service or not name:
-        raise ConfigError(f"`{said}` is not a keyring entry", "write SERVICE/NAME, such as mcp-guard/crm-token")
+        raise ConfigError(f"`{text}` is not a keyring entry", "write SERVICE/NAME, such as mcp-guard/crm-token")

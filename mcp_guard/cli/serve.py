@@ -1,4 +1,4 @@
-"""`mcp-guard serve`: serve many MCP clients over HTTP, each as the instance that its token says."""
+"""`mcp-guard serve`: serve many MCP clients over HTTP, each as the instance of its token."""
 
 import argparse
 

@@ -1,4 +1,4 @@
-"""`mcp-guard show`: the story of one call, from its receipts."""
+"""`mcp-guard show`: the full record of one call, from its receipts."""
 
 import argparse
 import json
@@ -43,7 +43,7 @@ def last_call(store: Store) -> str:
 
 
 def find_receipts(store: Store, what: str) -> list[Receipt]:
-    """All receipts of a call and of the approval it asked for or used, or the one receipt that belongs to no call.
+    """All receipts of a call and of the approval it requested or used, or a single receipt that belongs to no call.
 
     Raises: LedgerError.
     """
@@ -64,13 +64,13 @@ def find_receipts(store: Store, what: str) -> list[Receipt]:
 
 
 def _ran(store: Store, outcome: int | None) -> list[int]:
-    """The outcome of the call that used an approval, and the intent that it follows."""
+    """The receipts of the outcome of the call that used an approval, and of the intent before it."""
     row = store.receipt(outcome) if outcome is not None else None
     return [row.seq, *read_receipt(row)["follows"]] if row else []
 
 
 def read_payloads(store: Store, seq: int) -> dict[str, object]:
-    """The payloads still kept, parsed; `material` (the whole Cedar request) is left to --json."""
+    """The stored payloads of a receipt, parsed; None for an erased one."""
     kept = store.payloads(seq)
     return {name: None if data is None else json.loads(data or b"null") for name, data in kept.items()}
 
@@ -96,7 +96,7 @@ def _resource(resource: Any) -> str:
 
 
 def _approvers(approval: Any) -> str:
-    """An intent says who approved it; the other receipts only which approval they speak of."""
+    """An intent names who approved it; other receipts have only the id of their approval."""
     if not isinstance(approval, dict):
         return str(approval)
     return "; ".join([approval["id"], *(f"{by['name']}: {by['rationale']}" for by in approval["approvers"])])
@@ -108,7 +108,7 @@ def _risk(risk: Any) -> str:
 
 
 def _history(history: Any) -> str:
-    """What had been read, and where the destinations came from."""
+    """What the instance had read before, and where the destinations came from."""
     seen = [said for name, said in SEEN.items() if name in history]
     sinks = [f"{', '.join(names)} {origin.replace('_', ' ')}" for origin, names in history.get("sinks", {}).items()]
     return "; ".join([*seen, *sinks])

@@ -1,4 +1,7 @@
-"""`mcp-guard status`: the ledger and its head, the policies, who is running, what waits, what was called last."""
+"""`mcp-guard status`: show the ledger and its head, policies, running guards, pending approvals and the last calls.
+
+`verified.json` in the state folder records the last verification, as a reminder for `status`; it proves nothing.
+"""
 
 import argparse
 import json
@@ -27,7 +30,7 @@ from mcp_guard.verifier import Report
 from mcp_guard.verifier.report import count
 
 LATELY = 500
-"""How many receipts back the calls and troubles are looked for."""
+"""The number of latest receipts that are searched for calls and failures."""
 BAD_ENDINGS = ("upstream_error", "timeout", "unknown")
 
 
@@ -98,12 +101,12 @@ def say_pending(pending: PendingApproval, now: int) -> str:
 
 
 def circuits(path: Path, running: list[str]) -> list[Receipt]:
-    """How the upstreams of every session of the running guards stand."""
+    """The state of the upstreams in every session of the running guards."""
     return [{"guard": guard, **row} for guard in running for row in read_statuses(path.parent / GUARDS, guard)]
 
 
 def say_circuits(rows: list[Receipt]) -> list[str]:
-    """One line for each upstream and way that it stands."""
+    """One line for each upstream and state."""
     ways: dict[tuple[str, bool, str], list[Receipt]] = {}
     for row in rows:
         ways.setdefault((str(row["upstream"]), row["is_up"] is True, str(row["why"])), []).append(row)
@@ -123,7 +126,7 @@ def _clock(seconds: float) -> str:
 
 
 def troubles(receipts: list[Receipt]) -> Mapping[str, Mapping[str, int]]:
-    """By upstream: how many of the calls ended badly for reasons that are not the caller's."""
+    """By upstream: the number of calls that failed for reasons other than the caller's."""
     found: dict[str, Counter[str]] = {}
     for receipt in receipts:
         if receipt["kind"] == "outcome" and receipt.get("ending") in BAD_ENDINGS:
@@ -147,10 +150,6 @@ def as_json(path: Path, state: StateFolder, receipts: list[Receipt], calls: list
     }
 
 
-# What a glance at the head of the ledger says: who signs it since when, when it was verified here, who witnessed it.
-#
-# The note of the last verification is a reminder in the state folder, and no proof of anything: `mcp-guard verify` is.
-
 NOTE = "verified.json"
 DAY = 86400 * 1_000_000
 
@@ -166,7 +165,7 @@ class HeadStatus:
 
 
 def note_verification(ledger: Path, report: Report) -> None:
-    """Note that the whole ledger was verified. Says so if the folder takes no note, and goes on."""
+    """Record that the whole ledger was verified. If the file cannot be written, print a warning and continue."""
     note = {"at": time.time_ns() // 1000, "receipts": report.receipts}
     try:
         ledger.with_name(NOTE).write_text(json.dumps(note))
@@ -189,7 +188,7 @@ def _verified(note: Path) -> tuple[int, int] | None:
     try:
         said = json.loads(note.read_text())
         return int(said["at"]), int(said["receipts"])
-    except (OSError, ValueError, KeyError, TypeError):  # none, or one that says nothing
+    except (OSError, ValueError, KeyError, TypeError):  # missing or malformed
         return None
 
 

@@ -1,4 +1,4 @@
-"""`mcp-guard tools`: the definitions of the upstreams' tools: what is pinned, what changed, and the operator's word."""
+"""`mcp-guard tools`: list, compare, accept and refuse the definitions of the upstreams' tools."""
 
 import argparse
 import json
@@ -76,9 +76,6 @@ def build_parser() -> argparse.ArgumentParser:
         add_config(verb)
         add_json(verb)
     return parser
-
-
-# Reading
 
 
 def entries(writer: Writer) -> dict[str, ToolEntry]:
@@ -188,9 +185,6 @@ def print_diff(entry: ToolEntry, after: Pin, found: tuple[DefinitionFinding, ...
         print_lines([f"  {each.where}"])
         print_words(definition_diff.diff_words(each.before or "", each.after or ""))
     print_lines(_said(found))
-
-
-# The operator's word
 
 
 def accept(writer: Writer, options: argparse.Namespace) -> int:

@@ -55,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def find_config(options: argparse.Namespace) -> Path:
-    """The configuration that is named, or is here; else the one that the client's entry of the guard names."""
+    """The given configuration or the one in this folder; else the one that the client's guard entry names."""
     config: Path = options.config.resolve()
     if not config.exists() and (options.client or options.file):
         found = read_servers(find_spot(options, this_host()))
@@ -66,7 +66,7 @@ def find_config(options: argparse.Namespace) -> Path:
 
 @dataclass(frozen=True, slots=True)
 class UnwrapOperation:
-    """`wraps` are the records that go, `heirs` those that take over sections which they use too."""
+    """`wraps` are the records to remove; `heirs` are other records, which take over sections they also use."""
 
     options: argparse.Namespace
     records: WrapRecords
@@ -74,7 +74,7 @@ class UnwrapOperation:
     heirs: tuple[WrapRecord, ...]
     changes: list[FileChange]
     entries: tuple[str, ...]
-    """Entries of the keyring that nothing needs any more."""
+    """Entries of the keyring that are no longer used."""
     notes: tuple[str, ...]
 
     @property
@@ -152,7 +152,7 @@ def plan_unwrap(
 
 
 def share(wraps: Sequence[WrapRecord], others: Sequence[WrapRecord]) -> tuple[tuple[WrapRecord, ...], list[TomlBlock]]:
-    """Other records that use a section of these get it; what is left can go."""
+    """Give shared sections to the other records that use them. Returns those records, and the unused sections."""
     heirs: dict[str, WrapRecord] = {}
     going = []
     for block in [block for record in wraps for block in record.blocks]:
@@ -184,7 +184,7 @@ def section(block: TomlBlock) -> str:
 
 
 def put_in_place(operation: UnwrapOperation) -> None:
-    """The client's file first: until it is written, the guard still serves. Raises: ConfigError."""
+    """Write the client's file first; until then the guard still serves. Raises: ConfigError."""
     for change in operation.changes:
         refuse_if_changed(change.file)
     for change in operation.changes:

@@ -1,4 +1,4 @@
-"""`mcp-guard upstreams`: sign in to upstreams that require a user (OAuth), and out again."""
+"""`mcp-guard upstreams`: sign in to upstreams that require a user (OAuth), or sign out."""
 
 import argparse
 import asyncio
@@ -23,11 +23,11 @@ from mcp_guard.verifier.progress import Progress
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     settings = load(options.config)
-    said, keeping = find_sign_in(settings, options.name)
+    oauth, storage = find_sign_in(settings, options.name)
     try:
         if options.verb == "logout":
-            return asyncio.run(logout(options, keeping))
-        return asyncio.run(login(settings, options, said, keeping))
+            return asyncio.run(logout(options, storage))
+        return asyncio.run(login(settings, options, oauth, storage))
     except NoToken as why:
         raise UpstreamError(f"upstream `{options.name}`: {why}", "docs/howto/secrets.md") from None
 
@@ -51,15 +51,17 @@ def find_sign_in(settings: Settings, name: str) -> tuple[OAuthSettings, TokenSto
     """Raises: ConfigError."""
     server = settings.upstreams.get(name)
     if server is None:
-        known = ", ".join(f"`{each}`" for each in settings.upstreams)
-        raise ConfigError(f"no upstream `{name}` in [upstreams]; configured: {known or 'none'}", "name one of them")
+        configured = ", ".join(f"`{upstream}`" for upstream in settings.upstreams)
+        raise ConfigError(
+            f"no upstream `{name}` in [upstreams]; configured: {configured or 'none'}", "name one of them"
+        )
     if server.oauth is None or not server.oauth.is_interactive:
         hint = f'[upstreams.{name}.oauth] grant = "authorization_code"'
         raise ConfigError(f"upstream `{name}` does not use a sign-in by a user", hint)
     return server.oauth, TokenStorage(settings.state_dir / "sign-ins", name, server.oauth.in_keyring)
 
 
-async def login(settings: Settings, options: argparse.Namespace, said: OAuthSettings, keeping: TokenStorage) -> int:
+async def login(settings: Settings, options: argparse.Namespace, oauth: OAuthSettings, storage: TokenStorage) -> int:
     def show(address: str) -> None:
         print(f"sign in here: {address}", file=sys.stderr, flush=True)
         if not options.no_browser:
@@ -67,26 +69,27 @@ async def login(settings: Settings, options: argparse.Namespace, said: OAuthSett
 
             webbrowser.open(address)
 
-    secret = read_secret(said.client_secret, settings.path.parent, os.environ) if said.client_secret else ""
-    tokens = await sign_in(settings.upstreams[options.name].url, said, secret, show)
-    async with keeping.locked():
-        keeping.write(tokens)
-    kept = "in the keyring" if said.in_keyring else f"in {keeping.folder}"
+    secret = read_secret(oauth.client_secret, settings.path.parent, os.environ) if oauth.client_secret else ""
+    tokens = await sign_in(settings.upstreams[options.name].url, oauth, secret, show)
+    async with storage.locked():
+        storage.write(tokens)
+    where = "in the keyring" if oauth.in_keyring else f"in {storage.folder}"
     lasts = "" if tokens.refresh else "; there is no refresh token, so the sign-in ends when the access token expires"
-    text = f"signed in to `{options.name}`; the tokens are stored {kept}{lasts}"
+    text = f"signed in to `{options.name}`; the tokens are stored {where}{lasts}"
     print(json.dumps({"upstream": options.name, "refreshable": bool(tokens.refresh)}) if options.json else text)
     return 0
 
 
-async def logout(options: argparse.Namespace, keeping: TokenStorage) -> int:
-    async with keeping.locked():
-        there = keeping.remove()
-    text = f"signed out of `{options.name}`; its tokens are deleted" if there else f"not signed in to `{options.name}`"
-    print(json.dumps({"upstream": options.name, "forgotten": there}) if options.json else text)
-    return 0 if there else 1
-
-
-# Starting the upstreams for what they list, with a word on the terminal about what is waited for.
+async def logout(options: argparse.Namespace, storage: TokenStorage) -> int:
+    async with storage.locked():
+        was_signed_in = storage.remove()
+    text = (
+        f"signed out of `{options.name}`; its tokens are deleted"
+        if was_signed_in
+        else f"not signed in to `{options.name}`"
+    )
+    print(json.dumps({"upstream": options.name, "forgotten": was_signed_in}) if options.json else text)
+    return 0 if was_signed_in else 1
 
 
 def list_tools(settings: Settings, quiet: bool, pins: Pins | None = None) -> tuple[list[Tool], set[str]]:

@@ -76,7 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 @dataclass(frozen=True, slots=True)
 class GuardFiles:
-    """The guard's files: their texts as they are, or as a new guard's would be, and what is kept beside its state."""
+    """The guard's files with their texts, existing or as a new guard would have them, and the wrap records."""
 
     config: Path
     file: FileSnapshot
@@ -99,7 +99,7 @@ class WrapOperation:
 
     @property
     def stays_open(self) -> bool:
-        """Whether servers that are switched on, and were meant, stay beside the guard."""
+        """Whether enabled servers that were selected stay unguarded."""
         return any(not left.is_harmless or left.name in self.options.server for left in self.plan.left)
 
 
@@ -117,7 +117,7 @@ def read_guard_files(config: Path, agent: str) -> GuardFiles:
 
 
 def free_entry(wanted: str, value: str) -> str:
-    """The entry of the keyring for a secret: one that nothing else is in. Raises: ConfigError."""
+    """An unused keyring entry for the secret, or one that already holds it. Raises: ConfigError."""
     number, name = 1, wanted
     with open_keyring() as library:
         while library.get_password(*split_entry(name)) not in (None, value):
@@ -127,7 +127,7 @@ def free_entry(wanted: str, value: str) -> str:
 
 
 def changes_of(client_file: FileSnapshot, guard: GuardFiles, plan: WrapPlan) -> list[FileChange]:
-    """The guard's files first: a client never names a configuration that is not there."""
+    """The guard's files come first, so that a client never names a configuration that does not exist."""
     is_private = not (client_file.mode or 0) & OTHERS or any(server.hides_something for server in plan.wrapped)
     changes = [FileChange(guard.file, plan.config_text, PRIVATE if is_private else None)]
     changes += [
@@ -137,7 +137,7 @@ def changes_of(client_file: FileSnapshot, guard: GuardFiles, plan: WrapPlan) -> 
 
 
 def say_nothing_to_do(operation: WrapOperation) -> int:
-    """All is wrapped, or what is not cannot be."""
+    """Report that all servers are wrapped, or that the others cannot be."""
     if operation.options.json:
         print(json.dumps(summary(operation, written=False), indent=2, ensure_ascii=False))
     elif operation.stays_open:
@@ -164,16 +164,16 @@ def carry_out(operation: WrapOperation) -> int:
 
 
 def put_in_place(operation: WrapOperation) -> None:
-    """Secrets, then what undoes it, then the guard's files, then the client's. Raises: ConfigError."""
+    """Write secrets, the undo record, the guard's files, then the client's file. Raises: ConfigError."""
     for change in operation.changes:
         refuse_if_changed(change.file)
     *_, client = operation.changes
-    record, kept = make_record(
+    record, secrets = make_record(
         operation.spot, client.file.path, client.file.text, operation.plan, operation.guard.config
     )
     for entry, value in operation.plan.moved.items():
         store_in_keyring(entry, value)
-    operation.guard.records.add(record, kept)
+    operation.guard.records.add(record, secrets)
     for change in operation.changes:
         change.file.path.parent.mkdir(parents=True, exist_ok=True)
         write_file(change.file, change.after, change.mode)
@@ -207,29 +207,29 @@ def left_lines(operation: WrapOperation) -> list[str]:
 
 def notes(operation: WrapOperation) -> list[str]:
     plan, guard = operation.plan, operation.guard
-    said = [note for server in plan.wrapped for note in server.notes]
+    lines = [note for server in plan.wrapped for note in server.notes]
     if hiding := [server.name for server in plan.wrapped if server.secrets and not plan.moved]:
-        said.append(
+        lines.append(
             f"secrets of {', '.join(hiding)} are stored in plain text in {guard.config} (mode 0600) and in the "
             "backup; --move-secrets stores them in the keyring instead"
         )
     if arguments := [server.name for server in plan.wrapped if any(secret_arguments(server.args))]:
-        said.append(f"the arguments of {', '.join(arguments)} contain a secret, which stays in {guard.config}")
+        lines.append(f"the arguments of {', '.join(arguments)} contain a secret, which stays in {guard.config}")
     if operation.spot.scope == PROJECT:
-        said.append(f"{operation.spot.path.name} belongs to the project; other users of it cannot start this guard")
+        lines.append(f"{operation.spot.path.name} belongs to the project; other users of it cannot start this guard")
     if plan.others:
-        said.append(f"{operation.spot.client.title} now also has these servers of the guard: {', '.join(plan.others)}")
+        lines.append(f"{operation.spot.client.title} now also has these servers of the guard: {', '.join(plan.others)}")
     if guard.is_new:
-        said.append(
+        lines.append(
             f"{os_user()} owns the agent and is its only approver, and nobody can approve calls of their own agent: "
             "add another approver to the configuration before you switch to enforce mode"
         )
     if guard.settings.mode is Mode.ENFORCE:
-        said.append(
+        lines.append(
             "the guard is in enforce mode, so tools that no policy permits are not listed; to permit one: "
             "mcp-guard policy new TOOL"
         )
-    return said
+    return lines
 
 
 def report(operation: WrapOperation) -> list[str]:

@@ -1,1 +1,1 @@
-"""What `doctor` and `status` examine: the checks, the state folder, and trial calls."""
+"""What `doctor` and `status` inspect: the checks, the state folder, and calls that must be refused."""

@@ -1,6 +1,6 @@
-"""What is well and what is not with a guard's state, told from what was seen of it. Pure: `CHECKS` is the whole list.
+"""The checks of `doctor`, as pure functions of a snapshot of the guard. `CHECKS` is the complete list.
 
-To add a check: a field of `Seen` that says what was seen, a function here, and its line in `CHECKS`.
+To add a check, add a field to `GuardSnapshot`, a function here, and its name to `CHECKS`.
 """
 
 from collections.abc import Callable, Sequence
@@ -16,7 +16,7 @@ LITTLE_SPACE, HARDLY_ANY_SPACE = 512 * MEBIBYTE, 32 * MEBIBYTE
 SLOW_SYNC_SECONDS = 0.05
 CLOCK_TOLERATED: Micros = 5_000_000
 OTHERS = 0o077
-"""The bits of a mode that let others than the owner in."""
+"""The permission bits for everybody except the owner."""
 
 
 class Level(StrEnum):
@@ -27,7 +27,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """`check` is the noun that was looked at; `fix` is a command or edit, empty where all is well."""
+    """`check` names what was checked; `fix` is a command or an edit, empty if all is well."""
 
     check: str
     level: Level
@@ -37,7 +37,7 @@ class CheckResult:
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """A file or folder as its owner and mode stand; `path` is how it is named in a fix."""
+    """Path, mode and owner of a file or folder."""
 
     path: str
     mode: int
@@ -46,7 +46,7 @@ class FileInfo:
 
 @dataclass(frozen=True, slots=True)
 class DiskInfo:
-    """Free space in bytes; how long a small write and its sync took, or why it failed."""
+    """Free space in bytes; the duration of a small synced write, or why it failed."""
 
     free: int
     sync_seconds: float
@@ -55,9 +55,9 @@ class DiskInfo:
 
 @dataclass(frozen=True, slots=True)
 class LedgerContents:
-    """What the ledger file says. `checkpoint_fits` is None if there is no head yet; `key_id` is of the key in force.
+    """The content of the ledger file. `checkpoint_fits` is None if there is no head; `key_id` is the current key's.
 
-    `damage` is what SQLite finds wrong; `open_calls` are pairs of intent and guard.
+    `damage` lists SQLite's findings; `open_calls` are pairs of intent and guard.
     """
 
     format: int
@@ -73,7 +73,7 @@ class LedgerContents:
 
 @dataclass(frozen=True, slots=True)
 class PendingApproval:
-    """A request that waits for a person; `guard` is the process that holds the call, if it is known."""
+    """A pending approval; `guard` is the process that holds the call, if known."""
 
     approval: Approval
     guard: str | None
@@ -83,7 +83,7 @@ class PendingApproval:
 class RefusalTest:
     """One call that must be refused, made on a scratch ledger with the configured policies.
 
-    `permitted`: the policies let everybody make it, so it was not tried.
+    `permitted` means that the policies allow the call to everybody, so it was not made.
     """
 
     what: str
@@ -95,10 +95,10 @@ class RefusalTest:
 
 @dataclass(frozen=True, slots=True)
 class ClientFile:
-    """The servers of an MCP client: what its entries of a guard run, and what it starts beside them.
+    """The servers of an MCP client: its guard entries and its unguarded servers.
 
-    `words` name it in a command. `no_program` and `no_config` are what its entries name and is not there; `others` are
-    configurations of other guards; `failure` says why the file cannot be read.
+    `words` name the client in a command. `no_program` and `no_config` are missing files that its guard entries name;
+    `others` are configurations of other guards; `failure` says why the file cannot be read.
     """
 
     title: str
@@ -114,7 +114,7 @@ class ClientFile:
 
 @dataclass(frozen=True, slots=True)
 class GuardSnapshot:
-    """Everything that was looked at. `failure` and `hint` say why the ledger could not be read, if it could not."""
+    """Everything the checks look at. `failure` and `hint` say why the ledger could not be read, if it could not."""
 
     now: Micros
     user: int
@@ -133,7 +133,7 @@ class GuardSnapshot:
     policies_failure: tuple[str, str] | None
     policies_note: str
     agents: tuple[tuple[str, tuple[str | None, ...]], ...]
-    """Each with those who answer for it, and so decide on none of its calls."""
+    """Each agent with its owner and user, who may not approve its calls."""
     routes: tuple[Route, ...]
     has_upstreams: bool
     absent: tuple[str, ...]
@@ -284,7 +284,7 @@ def approvals(snapshot: GuardSnapshot) -> CheckResults:
 def _undecidable(
     pending: PendingApproval, running: set[str], with_keys: frozenset[str], now: Micros
 ) -> tuple[str, str] | None:
-    """Why deciding on it can come to nothing, and what helps."""
+    """Why deciding on the approval would have no effect, and the fix."""
     held = pending.approval
     if now >= held.expires:
         return f"expired at {format_time(held.expires)} but is still open", "mcp-guard inbox closes it"
@@ -334,7 +334,7 @@ def upstreams(snapshot: GuardSnapshot) -> CheckResults:
 
 
 def refusals(snapshot: GuardSnapshot) -> CheckResults:
-    """INVARIANT: a call that had to be refused and was not is the worst that can be found."""
+    """INVARIANT: a call that must be refused and was not is always a problem."""
     tried = [trial for trial in snapshot.refusal_tests if not trial.permitted]
     for trial in tried:
         if not (trial.refused and trial.receipted):
@@ -389,7 +389,7 @@ CHECKS: tuple[Callable[[GuardSnapshot], CheckResults], ...] = (
 
 
 def run_checks(snapshot: GuardSnapshot) -> CheckResults:
-    """Every finding, in the order of `CHECKS`."""
+    """The results of all checks, in the order of `CHECKS`."""
     return [result for check in CHECKS for result in check(snapshot)]
 
 

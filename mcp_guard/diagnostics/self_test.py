@@ -1,4 +1,7 @@
-"""Calls that must be refused: a whole guard on a scratch ledger, with the configured policies. Nothing is sent."""
+"""Calls that must be refused, made with a complete guard on a scratch ledger and the configured policies.
+
+Nothing is sent to an upstream.
+"""
 
 import asyncio
 import tempfile
@@ -25,7 +28,7 @@ STRANGER = Agent("mcp-guard-doctor", "nobody", ())
 
 
 class InertUpstreams:
-    """Implements `ports.Upstreams` with tools that do nothing; `sent` must stay empty."""
+    """Implements `ports.Upstreams` with tools that do nothing. `sent` lists arrived calls; it must stay empty."""
 
     def __init__(self, catalog: Collection[Tool]) -> None:
         self.sent: list[str] = []
@@ -57,11 +60,11 @@ def make_probe_tool() -> Tool:
 
 
 def run_refusal_tests(settings: Settings, tools: list[Tool], absent: Collection[str]) -> list[RefusalTest]:
-    """Raises: GuardError if not even a scratch ledger can be had."""
+    """Raises: GuardError if the scratch ledger cannot be created."""
     catalog = [*tools, make_probe_tool()]
     try:
         engine = load_policies(settings.policies, policy_environment(settings, catalog, absent))
-    except GuardError:  # policies that speak of what every tool has do not fit the probe: go on without it
+    except GuardError:  # policies on attributes of every tool do not fit the probe, so leave it out
         catalog = list(tools)
         engine = load_policies(settings.policies, policy_environment(settings, catalog, absent))
     with tempfile.TemporaryDirectory(prefix="mcp-guard-doctor-") as folder:

@@ -1,4 +1,4 @@
-"""What can be seen of a state folder from outside: files, disk, locks, keys, the ledger. Changes nothing that stays."""
+"""Inspect a state folder from outside: files, disk, locks, keys and the ledger. Leaves no changes behind."""
 
 import os
 import time
@@ -38,7 +38,7 @@ class StateFolder:
 
 
 def inspect_state_folder(folder: Path, find_key: FindKey = lambda _: None) -> StateFolder:
-    """Never raises for what is wrong: that is what it finds. `find_key` raises if it has no such key."""
+    """Never raises for a broken state; that is what it reports. `find_key` raises LedgerError if it has no such key."""
     if (found := file_info(folder)) is None:
         return StateFolder()
     path, failure, hint, looked = folder / FILE, "", "", None
@@ -75,7 +75,7 @@ def file_info(path: Path) -> FileInfo | None:
 
 
 def measure_disk(folder: Path) -> DiskInfo:
-    """A real write and sync of one page in the folder, several times; the median counts."""
+    """Write and sync one page in the folder several times, and take the median."""
     space = os.statvfs(folder)
     path, took = folder / f".doctor.{os.getpid()}", []
     try:
@@ -95,7 +95,7 @@ def measure_disk(folder: Path) -> DiskInfo:
 
 
 def read_public_ids(path: Path) -> tuple[str, ...]:
-    """The ids of C2SP verifier lines, in hex; lines that are none are left out."""
+    """The ids of C2SP verifier lines, in hex; other lines are skipped."""
     try:
         return tuple(line.split("+")[1] for line in path.read_text().splitlines() if line.count("+") >= 2)
     except (OSError, ValueError):
@@ -103,7 +103,7 @@ def read_public_ids(path: Path) -> tuple[str, ...]:
 
 
 def _try_key(verifier: str, find_key: FindKey) -> tuple[str, str] | None:
-    """Why the private key in force cannot be had, or None."""
+    """Why the current private key is not available (message and hint), or None."""
     try:
         find_key(verifier)
     except LedgerError as error:
@@ -127,7 +127,7 @@ def _contents(looked: InspectedLedger) -> LedgerContents:
 
 
 def _foreign(format: int) -> LedgerContents:
-    """A ledger of another version, of which nothing more is read."""
+    """A ledger in another format, of which only the format is read."""
     return LedgerContents(format, schema.VERSION, 0, -1, 0, None, "", (), ())
 
 

@@ -1,6 +1,7 @@
-"""`mcp-guard completion`: completes the commands in a shell, from their own parsers. Or prints names that exist now.
+"""`mcp-guard completion`: print a completion script built from the commands' parsers, or the names of a kind.
 
-The script holds every word that does not change; a Tab starts `mcp-guard completion NAMES` only where names are wanted.
+The script contains every word that does not change. Pressing Tab starts `mcp-guard completion NAMES` only where a name
+is expected.
 """
 
 import argparse
@@ -11,12 +12,12 @@ from mcp_guard.cli.completion.names import KINDS, names
 from mcp_guard.cli.options import make_parser
 
 SHELLS = {"bash": "'\\''", "zsh": "'\\''", "fish": "\\'"}
-"""Each with the way it writes a quote within quotes."""
+"""The supported shells, each with its way to write a quote within quotes."""
 NAMED = {
     "AGENT": "agents", "APPROVER": "approvers", "CLIENT": "clients", "ID": "approvals", "INSTANCE": "instances",
     "ROUTE": "routes", "TOOL": "tools", "TOOL[@HASH]": "tools", "UPSTREAM": "upstreams", "WITNESS": "witnesses",
 }  # fmt: skip
-"""By metavar: arguments that are names that exist now."""
+"""The metavars of arguments that are current names, with the kind of name."""
 
 
 def main(arguments: list[str]) -> int:
@@ -32,7 +33,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def script(shell: str) -> str:
-    """The shell's own part, around one case for each command."""
+    """The template of this shell, filled with one case for each command."""
     from mcp_guard.cli.completion.parsers import CliCommand, list_commands
 
     every = list(list_commands())

@@ -1,4 +1,4 @@
-"""Names that exist now, for the completion of arguments: asked for at each Tab, so nothing slow is imported."""
+"""Current names for the completion of arguments. This runs at each Tab, so it imports nothing slow."""
 
 import time
 import tomllib
@@ -15,7 +15,7 @@ KINDS = tuple(dict.fromkeys((*SECTIONS, *IN_LEDGER, "clients")))
 
 
 def names(kind: str, config: Path) -> list[str]:
-    """Of the configuration and, if there is one, the ledger; both are only read. Raises: ConfigError, LedgerError."""
+    """The names of this kind in the configuration and the ledger. Raises: ConfigError, LedgerError."""
     if kind == "clients":
         from mcp_guard.clients.known import CLIENTS
 

@@ -1,4 +1,4 @@
-"""`mcp-guard ledger COMMAND`: the ledger in the hands of others."""
+"""`mcp-guard ledger COMMAND`: export, prove, witness, erase from and stream the ledger."""
 
 from mcp_guard.cli import dispatch
 

@@ -1,4 +1,4 @@
-"""`mcp-guard ledger events`: receipts for other systems, as lines of JSON or sent to a receiver."""
+"""`mcp-guard ledger events`: print receipts as events for other systems, or send them to a receiver."""
 
 import argparse
 import hashlib
@@ -65,7 +65,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def find_cursor(options: argparse.Namespace) -> Cursor | None:
-    """The one that is named; with `--to`, one of its own for each format and address, beside the ledger."""
+    """The given cursor file; with `--to`, by default one per format and address, beside the ledger."""
     if options.cursor is not None or options.to is None:
         return Cursor(options.cursor) if options.cursor else None
     which = hashlib.sha256(options.to.encode()).hexdigest()[:8]
@@ -96,7 +96,7 @@ def print_events(store: Store, shape: ModuleType, after: int, follow: bool, curs
 
 
 def send_events(store: Store, shape: ModuleType, after: int, follow: bool, to: tuple[Receiver, Cursor]) -> int:
-    """Returns how many were sent. Raises: UpstreamError if the receiver refuses them, or stays away too long."""
+    """Returns the number of events sent. Raises: UpstreamError if the receiver refuses them or stays unavailable."""
     receiver, cursor = to
     sent = 0
     for receipts in batches(store, after, follow):
@@ -108,7 +108,7 @@ def send_events(store: Store, shape: ModuleType, after: int, follow: bool, to: t
 
 
 def send_one(receiver: Receiver, body: bytes, patient: bool) -> str:
-    """Try until it is taken; one that is not patient gives up after a while."""
+    """Retry until the receiver accepts the batch; unless `patient`, give up after the last of RETRY_SECONDS."""
     for attempt in itertools.count():
         try:
             return receiver.send(body)

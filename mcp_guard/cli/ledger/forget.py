@@ -1,4 +1,4 @@
-"""`mcp-guard ledger forget`: erase payloads that must go, with a receipt that says so. The proof stays."""
+"""`mcp-guard ledger forget`: erase payloads and record the erasure. The receipts and their proofs stay."""
 
 import argparse
 import json
@@ -90,7 +90,7 @@ def select(store: Store, options: argparse.Namespace) -> PayloadSelection:
 
 
 def count_of(store: Store, selection: PayloadSelection) -> tuple[int, int]:
-    """How many receipts it fits, and how many more whose payloads something still needs."""
+    """The number of matching receipts, and of further ones whose payloads are still needed."""
     needed = store.needed(replies=False)
     fitting = [kept.seq in needed for kept in kept_receipts(store) if selection(kept)]
     return fitting.count(False), fitting.count(True)

@@ -1,4 +1,4 @@
-"""`mcp-guard ledger prove`: a receipt, or those of a call, each with the proof that it stands in the ledger."""
+"""`mcp-guard ledger prove`: print receipts with the proof that they are in the ledger."""
 
 import argparse
 import sys
@@ -46,7 +46,7 @@ def cosigned_head(store: Store) -> str:
 
 
 def wanted(store: Store, what: str, size: int) -> list[int]:
-    """The receipts that are meant, of a ledger of `size`. Raises: LedgerError."""
+    """The numbers of the named receipts in a ledger of `size` receipts. Raises: LedgerError."""
     if not what.isdecimal():
         return [receipt["seq"] for receipt in find_receipts(store, what) if receipt["seq"] < size]
     if int(what) >= size:

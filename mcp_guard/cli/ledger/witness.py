@@ -1,4 +1,4 @@
-"""`mcp-guard ledger witness`: send the checkpoint to the places that the configuration names."""
+"""`mcp-guard ledger witness`: send the checkpoint to the configured witnesses."""
 
 import argparse
 import json
@@ -62,7 +62,7 @@ def choose(settings: Settings, name: str | None) -> Mapping[str, WitnessSettings
 
 
 def complain(result: WitnessResult) -> None:
-    """What went wrong, for a person, on standard error. A contradiction is never told softly."""
+    """Print what went wrong on standard error; a contradiction in capitals."""
     about = f"witness `{result.witness}` ({result.method})"
     if result.state == "contradicted":
         print(

@@ -1,4 +1,4 @@
-"""`mcp-guard policy COMMAND`: writing, testing and trusting policies."""
+"""`mcp-guard policy COMMAND`: write, validate, test and replay policies."""
 
 from mcp_guard.cli import dispatch
 

@@ -1,4 +1,4 @@
-"""`mcp-guard policy coverage`: which policies no case, and no decision of the ledger, is determined by."""
+"""`mcp-guard policy coverage`: show policies that no case or recorded decision exercises."""
 
 import argparse
 import json
@@ -29,17 +29,19 @@ def main(arguments: list[str]) -> int:
     if path.exists():
         store = open_store(path, create=False)
         with Progress("decisions", options.json) as progress:
-            past = decisions(store, options.since, options.last, progress.update)
-            covered.add_decisions(past, versions(store))
+            recorded = decisions(store, options.since, options.last, progress.update)
+            covered.add_decisions(recorded, versions(store))
     rows = covered.policies
-    missed = [id for id, each in rows.items() if not each.cases]
+    uncovered = [id for id, coverage in rows.items() if not coverage.cases]
     if options.json:
-        print(json.dumps({id: asdict(each) for id, each in rows.items()}, indent=2, ensure_ascii=False))
+        print(json.dumps({id: asdict(coverage) for id, coverage in rows.items()}, indent=2, ensure_ascii=False))
     else:
         files = {id: policy.file for id, policy in engine.rules.policies.items()}
-        print_table(HEADINGS, ([id, files[id], *asdict(each).values(), verdict(each)] for id, each in rows.items()))
-        print(f"{len(rows) - len(missed)} of {len(rows)} policies are determined by a case")
-    return 1 if missed else 0
+        print_table(
+            HEADINGS, ([id, files[id], *asdict(coverage).values(), verdict(coverage)] for id, coverage in rows.items())
+        )
+        print(f"{len(rows) - len(uncovered)} of {len(rows)} policies are determined by a case")
+    return 1 if uncovered else 0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -53,7 +55,7 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def verdict(each: PolicyCoverage) -> str:
-    if each.cases:
+def verdict(coverage: PolicyCoverage) -> str:
+    if coverage.cases:
         return ""
-    return "NO CASE" if each.decisions else "NO CASE, NO DECISION"
+    return "NO CASE" if coverage.decisions else "NO CASE, NO DECISION"

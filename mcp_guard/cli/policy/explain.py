@@ -1,4 +1,4 @@
-"""`mcp-guard policy explain`: why a decision of the past came out as it did, and what would have altered it."""
+"""`mcp-guard policy explain`: explain a recorded decision and what would change it."""
 
 import argparse
 import json
@@ -17,15 +17,15 @@ def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     store = open_for_reading(options)
     past = find_decision(store, options.what)
-    version, material = kept(store, past)
-    made_again = explain(version, material)
+    version, material = read_inputs(store, past)
+    explanation = explain(version, material)
     if options.json:
-        print(json.dumps(as_json(past, made_again), indent=2, ensure_ascii=False))
+        print(json.dumps(as_json(past, explanation), indent=2, ensure_ascii=False))
         return 0
     receipt = past.receipt
     print_lines([f"receipt {receipt['seq']}: {receipt['agent']} asked for {receipt['tool']} at {receipt['time']}"])
-    print_lines(said_otherwise(past, made_again))
-    print_lines(lines(made_again))
+    print_lines(describe_mismatch(past, explanation))
+    print_lines(lines(explanation))
     return 0
 
 
@@ -38,19 +38,19 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def find_decision(store: Store, what: str) -> RecordedDecision:
-    """The decision of a receipt or call; of a call, its last. Raises: LedgerError."""
+    """The decision of a receipt, or the last decision of a call. Raises: LedgerError."""
     with reading(store.path):
         seqs = [int(what)] if what.isdecimal() else [row.seq for row in store.receipts_of(what)]
         if what.isdecimal() and (row := store.receipt(int(what))) and row.call and decision(store, row.seq) is None:
-            seqs = [each.seq for each in store.receipts_of(row.call)]
-        found = [past for seq in seqs if (past := decision(store, seq))]
-    if not found:
+            seqs = [row.seq for row in store.receipts_of(row.call)]
+        recorded = [past for seq in seqs if (past := decision(store, seq))]
+    if not recorded:
         raise LedgerError(f"no decision in receipt or call `{what}`", "mcp-guard log --kind decision, or --kind intent")
-    return found[-1]
+    return recorded[-1]
 
 
-def kept(store: Store, past: RecordedDecision) -> tuple[PolicyVersion, dict[str, Any]]:
-    """What is needed to run it again. Raises: LedgerError that says what is gone."""
+def read_inputs(store: Store, past: RecordedDecision) -> tuple[PolicyVersion, dict[str, Any]]:
+    """The policy version and the request needed to evaluate the decision again. Raises: LedgerError if one is gone."""
     receipt = past.receipt
     hint = f"see the recorded decision: mcp-guard show {receipt['seq']}"
     if not past.asked:
@@ -65,35 +65,38 @@ def kept(store: Store, past: RecordedDecision) -> tuple[PolicyVersion, dict[str,
     return version, past.material
 
 
-def said_otherwise(past: RecordedDecision, made: Explanation) -> list[str]:
-    """Where what happened is not what the policies say: observed, or refused for more than policies."""
+def describe_mismatch(past: RecordedDecision, explanation: Explanation) -> list[str]:
+    """Why the recorded outcome differs from what the policies say, if it does."""
     receipt = past.receipt
     if receipt.get("mode") == "observe":
         return [f"the call was only observed ({receipt['outcome']}); in enforce mode the decision would have been:"]
-    if receipt["outcome"] == made.ruling.outcome:
+    if receipt["outcome"] == explanation.ruling.outcome:
         return []
     return [f"recorded: {receipt['outcome']}: {'; '.join(receipt.get('reasons', []))}"]
 
 
-def as_json(past: RecordedDecision, made: Explanation) -> dict[str, Any]:
-    def changes(found: Any) -> list[dict[str, Any]]:
-        return [{"change": c.what, "outcome": c.ruling.outcome, "routes": list(c.ruling.routes)} for c in found]
+def as_json(past: RecordedDecision, explanation: Explanation) -> dict[str, Any]:
+    def as_changes(counterfactuals: Any) -> list[dict[str, Any]]:
+        return [
+            {"change": c.what, "outcome": c.ruling.outcome, "routes": list(c.ruling.routes)} for c in counterfactuals
+        ]
 
     return {
         "seq": past.receipt["seq"],
         "recorded": past.receipt["outcome"],
-        "outcome": made.ruling.outcome,
+        "outcome": explanation.ruling.outcome,
         "policies": [
             {
-                "id": each.policy.id, "file": each.policy.file, "reason": each.policy.reason, "in_scope": each.in_scope,
+                "id": reading.policy.id, "file": reading.policy.file, "reason": reading.policy.reason,
+                "in_scope": reading.in_scope,
                 "conditions": [
                     {"kind": part.kind, "text": part.text, "held": part.held, "seen": list(part.values)}
-                    for part in each.parts
+                    for part in reading.parts
                 ],
             }
-            for each in made.readings
+            for reading in explanation.readings
         ],
-        "errors": list(made.ruling.errors),
-        "request_changes": changes(made.request),
-        "policy_changes": changes(made.policies),
+        "errors": list(explanation.ruling.errors),
+        "request_changes": as_changes(explanation.request),
+        "policy_changes": as_changes(explanation.policies),
     }  # fmt: skip

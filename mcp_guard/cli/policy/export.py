@@ -1,4 +1,4 @@
-"""`mcp-guard policy export`: plain Cedar with its schema, for Cedar's own analysis tools."""
+"""`mcp-guard policy export` and `policy schema`: plain Cedar and its schema, for Cedar's tools, editors and people."""
 
 import argparse
 import json
@@ -46,9 +46,6 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="DIR", help=f"write {POLICIES} and {SCHEMA} there")
     add_json(parser)
     return parser
-
-
-# `mcp-guard policy schema`: the schema that the policies are checked against, for people and editors.
 
 
 def schema(arguments: list[str]) -> int:

@@ -1,4 +1,4 @@
-"""`mcp-guard policy fmt`: policies in Cedar's usual form, comments kept."""
+"""`mcp-guard policy fmt`: format the policy files and keep comments."""
 
 import argparse
 import difflib

@@ -1,4 +1,7 @@
-"""What the ledger keeps of past decisions, for the verbs that run them again: nothing is started or called."""
+"""Input for the policy commands: recorded decisions and policy versions from the ledger, and the tools listed now.
+
+Only the functions whose name begins with `live_` start the upstreams.
+"""
 
 import argparse
 import json
@@ -74,30 +77,30 @@ def versions(store: Store) -> FindVersion:
     @cache
     def read_kept(version: str) -> PolicyVersion | None:
         with reading(store.path):
-            kept = store.policy(version)
-        if kept and canonical.digest(kept) != version:
+            text = store.policy(version)
+        if text and canonical.digest(text) != version:
             what = f"the stored policies of version `{version}` do not match its hash"
             raise LedgerError(f"{what}: `{store.path}`", "mcp-guard verify")
-        return read_version(version, kept) if kept else None
+        return read_version(version, text) if text else None
 
     return read_kept
 
 
 def latest_version(store: Store) -> PolicyVersion:
     """The version loaded last. Raises: LedgerError if there is none."""
-    found = find_latest(store)
-    if found is None:
+    version = find_latest(store)
+    if version is None:
         raise LedgerError(f"no policies have been loaded in `{store.path}`", "run the guard once: mcp-guard run")
-    return found
+    return version
 
 
 def find_latest(store: Store) -> PolicyVersion | None:
     with reading(store.path):
         for row in store.receipts_back():
-            if row.kind == "policy.loaded" and "shadow" not in (said := json.loads(row.body)):
-                found = versions(store)(said["policy_version"])
-                if found is not None:
-                    return found
+            if row.kind == "policy.loaded" and "shadow" not in (receipt := json.loads(row.body)):
+                version = versions(store)(receipt["policy_version"])
+                if version is not None:
+                    return version
     return None
 
 
@@ -106,10 +109,10 @@ def read_candidate(path: Path, routes: tuple[str, ...], world: PolicyVersion) ->
     then are taken as they are. Raises: PolicyError.
     """
     policies = dict(read_policies(path, routes).policies)
-    known = {id: policy for id, policy in policies.items() if not is_outside_schema(policy, world.schema)}
+    covered = {id: policy for id, policy in policies.items() if not is_outside_schema(policy, world.schema)}
     try:
-        if known:
-            validate(known, json.dumps(world.schema), path)
+        if covered:
+            validate(covered, json.dumps(world.schema), path)
     except ValueError as error:
         raise PolicyError(f"{path}: {error}", "check the policies") from None
     return policies
@@ -122,16 +125,13 @@ def known_schema(settings: Settings, live: bool, quiet: bool) -> tuple[Json | No
     if live:
         return live_schema(settings, quiet), "checked against the tools that are listed now"
     path = settings.state_dir / FILE
-    if path.exists() and (found := find_latest(open_store(path, create=False))):
-        return found.schema, "checked against the tools that were listed last"
+    if path.exists() and (version := find_latest(open_store(path, create=False))):
+        return version.schema, "checked against the tools that were listed last"
     return None, "checked without a schema; run the guard once, or use --live"
 
 
-# The policies against the tools that are listed now: the upstreams are started for it, and ended.
-
-
 def live_world(settings: Settings, quiet: bool) -> PolicyEnvironment:
-    """The catalog of this moment with the rest of the configuration. Raises: UpstreamError if any has no tools."""
+    """What policies are checked against, with the tools listed now. Raises: UpstreamError if an upstream lists none."""
     tools, absent = list_tools(settings, quiet)
     if absent:
         names = ", ".join(f"`{name}`" for name in sorted(absent))

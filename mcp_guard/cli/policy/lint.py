@@ -1,4 +1,4 @@
-"""`mcp-guard policy lint`: what is legal and probably not meant."""
+"""`mcp-guard policy lint` and `policy validate`: check policies for mistakes and against the current tools."""
 
 import argparse
 import json
@@ -20,15 +20,17 @@ def main(arguments: list[str]) -> int:
     schema, source = known_schema(settings, options.live, options.json)
     agents = {name: enrolled.agent.groups for name, enrolled in settings.agents.items()}
     linted = read_lint_input(read_files(options.path or settings.policies), schema, tuple(settings.routes), agents)
-    found = lint(linted)
-    wrong = [finding for finding in found if finding.level != "note"]
+    findings = lint(linted)
+    wrong = [finding for finding in findings if finding.level != "note"]
     if options.json:
         print(
-            json.dumps({"schema": source, "findings": [asdict(each) for each in found]}, indent=2, ensure_ascii=False)
+            json.dumps(
+                {"schema": source, "findings": [asdict(finding) for finding in findings]}, indent=2, ensure_ascii=False
+            )
         )
         return 1 if wrong else 0
-    print_lines(line for finding in found for line in lines(finding))
-    counts = f"{len(linted.policies)} policies, {len(wrong)} findings, {len(found) - len(wrong)} notes"
+    print_lines(line for finding in findings for line in lines(finding))
+    counts = f"{len(linted.policies)} policies, {len(wrong)} findings, {len(findings) - len(wrong)} notes"
     print(f"{counts}; {source}")
     return 1 if wrong else 0
 
@@ -52,14 +54,11 @@ def lines(finding: LintFinding) -> list[str]:
     return [f"{finding.level}: {where}{finding.what}", f"    hint: {finding.fix}"]
 
 
-# `mcp-guard policy validate`: the policies against the tools that are listed now.
-
-
 def validate(arguments: list[str]) -> int:
     options = build_validate_parser().parse_args(arguments)
     engine, tools = live_engine(load(options.config), options.json)
-    about = {"version": engine.version, "tools": len(tools), "dormant": list(engine.dormant)}
-    print(json.dumps(about) if options.json else f"valid against {len(tools)} tools, version {engine.version}")
+    document = {"version": engine.version, "tools": len(tools), "dormant": list(engine.dormant)}
+    print(json.dumps(document) if options.json else f"valid against {len(tools)} tools, version {engine.version}")
     for policy in () if options.json else engine.dormant:
         print(f"  {policy}: inactive until its tools are listed")
     return 0

@@ -21,7 +21,7 @@ def main(arguments: list[str]) -> int:
         near = difflib.get_close_matches(options.tool, tools, 3) or sorted(tools)[:5]
         raise PolicyError(f"no tool `{options.tool}` is listed", f"listed tools: {', '.join(near)}, …")
     tool, agents = tools[options.tool], settings.agents.values()
-    group = options.group or next((group for each in agents for group in each.agent.groups), "agents")
+    group = options.group or next((group for enrolled in agents for group in enrolled.agent.groups), "agents")
     route = options.route or next(iter(settings.routes), None)
     folder = settings.policies if settings.policies.is_dir() else settings.policies.parent
     path = options.out or folder / f"{tool.listed_as}.cedar"
@@ -30,13 +30,13 @@ def main(arguments: list[str]) -> int:
         path: scaffold_policy(tool, group, route, counters),
         path.with_suffix(".cases.toml"): scaffold_cases(tool, group, route),
     }
-    for each in texts:
-        if each.exists():
-            raise PolicyError(f"`{each}` already exists", "name another file: --out FILE")
-    for each, text in texts.items():
-        each.write_text(text)
-    files = [str(each) for each in texts]
-    print(json.dumps({"files": files}) if options.json else "\n".join(f"wrote {each}" for each in files))
+    for file in texts:
+        if file.exists():
+            raise PolicyError(f"`{file}` already exists", "name another file: --out FILE")
+    for file, text in texts.items():
+        file.write_text(text)
+    files = [str(file) for file in texts]
+    print(json.dumps({"files": files}) if options.json else "\n".join(f"wrote {name}" for name in files))
     print_hint("edit them, then: mcp-guard policy test")
     return 0
 

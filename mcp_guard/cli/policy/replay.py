@@ -1,4 +1,4 @@
-"""`mcp-guard policy replay`: the ledger's decisions under other policies."""
+"""`mcp-guard policy replay` and `policy shadow`: compare recorded decisions with those of other policies."""
 
 import argparse
 import json
@@ -24,12 +24,12 @@ def main(arguments: list[str]) -> int:
     candidate = read_candidate(options.candidate, tuple(settings.routes), latest_version(store))
     with Progress("decisions", options.json) as progress:
         past = decisions(store, options.since, options.last, progress.update)
-        done = replay(past, versions(store), candidate)
+        comparison = replay(past, versions(store), candidate)
     if options.json:
-        print(json.dumps(as_json(done), indent=2, ensure_ascii=False))
+        print(json.dumps(as_json(comparison), indent=2, ensure_ascii=False))
     else:
-        show(done)
-    return 0 if done.never_more_permissive else 1
+        show(comparison)
+    return 0 if comparison.never_more_permissive else 1
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -41,21 +41,28 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def as_json(done: ReplayReport) -> dict[str, Any]:
+def as_json(comparison: ReplayReport) -> dict[str, Any]:
     return {
-        "never_more_permissive": done.never_more_permissive,
-        "matrix": [{"was": was, "would": would, "count": count} for (was, would), count in sorted(done.matrix.items())],
-        "differences": [
-            {**about(each.receipt), "was": side(each.was), "would": side(each.would), "more_permissive": each.looser}
-            for each in done.differences
+        "never_more_permissive": comparison.never_more_permissive,
+        "matrix": [
+            {"was": was, "would": would, "count": count} for (was, would), count in sorted(comparison.matrix.items())
         ],
-        "newly_listed": [about(receipt) for receipt in done.listed],
-        "left_out": dict(done.left_out),
-        "unlike_recorded": [about(receipt) for receipt in done.unlike],
+        "differences": [
+            {
+                **describe_receipt(difference.receipt),
+                "was": side(difference.was),
+                "would": side(difference.would),
+                "more_permissive": difference.looser,
+            }
+            for difference in comparison.differences
+        ],
+        "newly_listed": [describe_receipt(receipt) for receipt in comparison.listed],
+        "left_out": dict(comparison.left_out),
+        "unlike_recorded": [describe_receipt(receipt) for receipt in comparison.unlike],
     }
 
 
-def about(receipt: dict[str, Any]) -> dict[str, Any]:
+def describe_receipt(receipt: dict[str, Any]) -> dict[str, Any]:
     return {name: receipt.get(name) for name in ("seq", "time", "call", "agent", "tool")}
 
 
@@ -63,39 +70,41 @@ def side(ruling: PolicyOutcome) -> dict[str, Any]:
     return {name: getattr(ruling, name) for name in ("outcome", "policies", "routes", "errors")}
 
 
-def show(done: ReplayReport) -> None:
+def show(comparison: ReplayReport) -> None:
     """The matrix, each difference, what was left out, and the answer."""
     print_table(
-        ("was \\ would be", *Outcome), ([was, *(done.matrix[was, would] for would in Outcome)] for was in Outcome)
+        ("was \\ would be", *Outcome), ([was, *(comparison.matrix[was, would] for would in Outcome)] for was in Outcome)
     )
-    if done.differences:
+    if comparison.differences:
         print()
-        print_table(HEADINGS, map(row, done.differences))
+        print_table(HEADINGS, map(row, comparison.differences))
     lines = [
         f"{receipt['seq']}: `{receipt['tool']}` was not listed for {receipt['agent']}, and would now be listed"
-        for receipt in done.listed
+        for receipt in comparison.listed
     ]
-    lines += [f"not re-evaluated: {count}, {why}" for why, count in sorted(done.left_out.items())]
+    lines += [f"not re-evaluated: {count}, {why}" for why, count in sorted(comparison.left_out.items())]
     lines += [
         f"receipt {receipt['seq']} differs from what its own policies give today (decided by {receipt['software']})"
-        for receipt in done.unlike
+        for receipt in comparison.unlike
     ]
-    print_lines(["", *lines, f"never more permissive: {'yes' if done.never_more_permissive else 'no'}"])
+    print_lines(["", *lines, f"never more permissive: {'yes' if comparison.never_more_permissive else 'no'}"])
 
 
 def row(difference: ReplayDifference) -> list[object]:
     """One difference as a line of the table."""
     receipt, would, was = difference.receipt, difference.would, difference.was
     because = ", ".join(would.policies or was.policies) or "; ".join(would.errors)
-    sides = [said(was), said(would), because, "MORE PERMISSIVE" if difference.looser else "stricter"]
+    sides = [
+        describe_outcome(was),
+        describe_outcome(would),
+        because,
+        "MORE PERMISSIVE" if difference.looser else "stricter",
+    ]
     return [receipt["seq"], receipt["time"][:19].replace("T", " "), receipt.get("agent"), receipt.get("tool"), *sides]
 
 
-def said(ruling: PolicyOutcome) -> str:
+def describe_outcome(ruling: PolicyOutcome) -> str:
     return f"{ruling.outcome} ({', '.join(ruling.routes)})" if ruling.routes else str(ruling.outcome)
-
-
-# `mcp-guard policy shadow`: what the shadow policies said, beside what was decided.
 
 
 def shadow(arguments: list[str]) -> int:
@@ -103,12 +112,12 @@ def shadow(arguments: list[str]) -> int:
     options = build_shadow_parser().parse_args(arguments)
     store = open_for_reading(options)
     with Progress("decisions", options.json) as progress:
-        done = compare_shadow(decisions(store, options.since, options.last, progress.update), versions(store))
+        comparison = compare_shadow(decisions(store, options.since, options.last, progress.update), versions(store))
     if options.json:
-        print(json.dumps(as_json(done), indent=2, ensure_ascii=False))
+        print(json.dumps(as_json(comparison), indent=2, ensure_ascii=False))
     else:
-        show(done)
-    return 0 if done.never_more_permissive else 1
+        show(comparison)
+    return 0 if comparison.never_more_permissive else 1
 
 
 def build_shadow_parser() -> argparse.ArgumentParser:

@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     with Progress("decisions", options.json) as progress:
         past = list(decisions(store, options.since, options.last, progress.update))
         progress.show(f"trying what they suggest on {len(past):,} decisions …")
-        made = build_candidate(
+        candidate = build_candidate(
             past,
             latest_version(store),
             versions(store),
@@ -38,13 +38,13 @@ def main(arguments: list[str]) -> int:
             min_calls=options.least,
             free=frozenset(options.free.split(",")) - {""},
         )
-    if options.out and made.suggestions.suggested:
-        write(options.out, made, cases(store, made))
+    if options.out and candidate.suggestions.suggested:
+        write(options.out, candidate, cases(store, candidate))
     if options.json:
-        print(json.dumps(as_json(made), indent=2, ensure_ascii=False))
+        print(json.dumps(as_json(candidate), indent=2, ensure_ascii=False))
     else:
-        print_lines(lines(made, options.out))
-    return 0 if made.suggestions.suggested else 1
+        print_lines(lines(candidate, options.out))
+    return 0 if candidate.suggestions.suggested else 1
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -61,58 +61,60 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def refused(store: Store) -> dict[Group, str]:
-    """Groups of calls of which a person has denied one."""
-    found: dict[Group, str] = {}
+    """The groups of calls of which a person denied one, with the reason to print."""
+    refusals: dict[Group, str] = {}
     with reading(store.path):
         for row in store.receipts_after(-1):
             if row.kind in REFUSING:
                 receipt = json.loads(row.body)
                 who = receipt.get("name", receipt.get("approver", "somebody"))
-                found[group_of(receipt)] = f"{who} {REFUSING[row.kind]} such a call (receipt {row.seq})"
-    return found
+                refusals[group_of(receipt)] = f"{who} {REFUSING[row.kind]} such a call (receipt {row.seq})"
+    return refusals
 
 
-def cases(store: Store, made: Candidate) -> Iterator[str]:
-    """One case for each call that a suggestion is from, as far as its payloads are kept."""
+def cases(store: Store, candidate: Candidate) -> Iterator[str]:
+    """One case for each call that a suggestion is based on, if its payloads are stored."""
     yield f"# The calls these suggestions are based on. Run them: mcp-guard policy test --cases {CASES}\n"
-    for suggestion in made.suggestions.suggested:
+    for suggestion in candidate.suggestions.suggested:
         for past in suggestion.basis:
-            kept = store.payloads(past.receipt["seq"])
-            if kept.get("request"):
-                facts = json.loads(kept["facts"] or b"null") if "facts" in kept else None
-                yield from case_of(past, json.loads(kept["request"] or b"{}"), facts)
+            payloads = store.payloads(past.receipt["seq"])
+            if payloads.get("request"):
+                facts = json.loads(payloads["facts"] or b"null") if "facts" in payloads else None
+                yield from case_of(past, json.loads(payloads["request"] or b"{}"), facts)
 
 
-def write(folder: Path, made: Candidate, case_lines: Iterator[str]) -> None:
-    """Raises: PolicyError rather than write over anything."""
+def write(folder: Path, candidate: Candidate, case_lines: Iterator[str]) -> None:
+    """Raises: PolicyError if the folder is not empty."""
     if folder.exists() and any(folder.iterdir()):
         raise PolicyError(f"`{folder}` is not empty", "name a new or empty folder: --out DIR")
     folder.mkdir(parents=True, exist_ok=True)
-    for name, text in made.texts.items():
+    for name, text in candidate.texts.items():
         (folder / name).write_text(text)
     (folder / CASES).write_text("\n".join(case_lines))
 
 
-def as_json(made: Candidate) -> dict[str, Any]:
+def as_json(candidate: Candidate) -> dict[str, Any]:
     return {
         "suggestions": [
             {
-                "id": each.id,
-                "group": each.group,
-                "gates": each.gates,
-                "basis": [past.receipt["seq"] for past in each.basis],
-                "text": each.exception() if each.gates else each.permit(),
+                "id": suggestion.id,
+                "group": suggestion.group,
+                "gates": suggestion.gates,
+                "basis": [past.receipt["seq"] for past in suggestion.basis],
+                "text": suggestion.exception() if suggestion.gates else suggestion.permit(),
             }
-            for each in made.suggestions.suggested
+            for suggestion in candidate.suggestions.suggested
         ],
-        "left": [{"group": group, "why": why} for group, why in made.suggestions.skipped.items()],
-        "replayed": sum(made.replay.matrix.values()),
-        "more_permissive": [each.receipt["seq"] for each in made.replay.differences if each.looser],
+        "left": [{"group": group, "why": why} for group, why in candidate.suggestions.skipped.items()],
+        "replayed": sum(candidate.replay.matrix.values()),
+        "more_permissive": [
+            suggestion.receipt["seq"] for suggestion in candidate.replay.differences if suggestion.looser
+        ],
     }
 
 
-def lines(made: Candidate, out: Path | None) -> Iterator[str]:
-    for suggestion in made.suggestions.suggested:
+def lines(candidate: Candidate, out: Path | None) -> Iterator[str]:
+    for suggestion in candidate.suggestions.suggested:
         agent, tool, type = suggestion.group
         yield f"{agent}, {tool} on {type}, from {len(suggestion.basis)} calls:"
         if suggestion.gates:
@@ -120,13 +122,13 @@ def lines(made: Candidate, out: Path | None) -> Iterator[str]:
             yield from ["unless {", *suggestion.exception().splitlines(), "}", ""]
         else:
             yield from [*suggestion.permit().splitlines(), ""]
-    for (agent, tool, type), why in made.suggestions.skipped.items():
+    for (agent, tool, type), why in candidate.suggestions.skipped.items():
         yield f"no suggestion for {agent}, {tool} on {type}: {why}"
-    if not made.suggestions.suggested:
+    if not candidate.suggestions.suggested:
         yield "no suggestions"
         return
-    looser = sum(each.looser for each in made.replay.differences)
-    replayed = sum(made.replay.matrix.values())
+    looser = sum(suggestion.looser for suggestion in candidate.replay.differences)
+    replayed = sum(candidate.replay.matrix.values())
     yield f"replayed {replayed} decisions: more permissive for {looser}, all allowed or approved before"
     yield (
         f"the complete candidate is in `{out}`"

@@ -1,4 +1,4 @@
-"""`mcp-guard policy test`: the cases beside the policies, on the real engine."""
+"""`mcp-guard policy test`: run the cases beside the policies on the real engine."""
 
 import argparse
 import json
@@ -31,19 +31,19 @@ def main(arguments: list[str]) -> int:
         result = run_cases(engine, tools, [case])[0]
         results.append((result, (time.perf_counter() - begun) * 1000))
     determined = {id for result, _ in results if result.decision for id in result.decision.policies}
-    missed = sorted(engine.rules.policies.keys() - determined) if options.coverage else []
+    uncovered = sorted(engine.rules.policies.keys() - determined) if options.coverage else []
     failed = [result for result, _ in results if result.differences]
     if options.json:
-        rows = [as_json(*each) for each in results]
-        report: Any = {"cases": rows, "uncovered": missed} if options.coverage else rows
+        rows = [as_json(result, ms) for result, ms in results]
+        report: Any = {"cases": rows, "uncovered": uncovered} if options.coverage else rows
         print(json.dumps(report, indent=2, ensure_ascii=False))
-        return 1 if failed or missed else 0
+        return 1 if failed or uncovered else 0
     if options.table:
-        print_table(HEADINGS, (row(*each) for each in results))
+        print_table(HEADINGS, (row(result, ms) for result, ms in results))
     print_lines(f"{result.case.file}: {result.case.name}: {'; '.join(result.differences)}" for result in failed)
-    print_lines(f"`{id}` determines no case" for id in missed)
+    print_lines(f"`{id}` determines no case" for id in uncovered)
     print(f"{len(results) - len(failed)} of {len(results)} cases as expected")
-    return 1 if failed or missed else 0
+    return 1 if failed or uncovered else 0
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -62,14 +62,17 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def as_json(result: CaseResult, ms: float) -> dict[str, Any]:
-    got = result.decision
-    said = {"case": result.case.name, "differences": list(result.differences), "ms": round(ms, 3)}
-    return said | {"outcome": got.outcome if got else None, "policies": list(got.policies) if got else []}
+    decision = result.decision
+    document = {"case": result.case.name, "differences": list(result.differences), "ms": round(ms, 3)}
+    return document | {
+        "outcome": decision.outcome if decision else None,
+        "policies": list(decision.policies) if decision else [],
+    }
 
 
 def row(result: CaseResult, ms: float) -> list[object]:
-    got = result.decision
-    outcome = got.outcome if got else "-"
+    decision = result.decision
+    outcome = decision.outcome if decision else "-"
     mark = "" if not result.differences else "  FAILED"
-    policies = ", ".join(got.policies) if got else ""
+    policies = ", ".join(decision.policies) if decision else ""
     return [result.case.file, result.case.name, result.case.table["outcome"], f"{outcome}{mark}", policies, f"{ms:.2f}"]
