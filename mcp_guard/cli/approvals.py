@@ -218,7 +218,7 @@ def decide(votes: Votes, options: argparse.Namespace) -> int:
     if options.json:
         print(json.dumps(approval.to_json(), indent=2, ensure_ascii=False))
     elif approval.state is ApprovalState.REQUESTED:
-        print(f"{approval.id}: vote vote recorded; more approvals are needed")
+        print(f"{approval.id}: vote recorded; more approvals are needed")
     else:
         print(f"{approval.id}: {approval.state}: {printable(what(approval))}")
     return 0

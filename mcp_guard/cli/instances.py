@@ -56,9 +56,7 @@ def build_parser() -> argparse.ArgumentParser:
         verb.add_argument(
             "--thumbprint", default="", metavar="JKT", help="thumbprint of the key that each request must prove (DPoP)"
         )
-        verb.add_argument(
-            "--launch", action="store_true", help="print print a one-time code for `run` instead of a token"
-        )
+        verb.add_argument("--launch", action="store_true", help="print a one-time code for `run` instead of a token")
     revoking = verbs.add_parser("revoke", help="revoke credentials at once in every process, held calls included")
     which = revoking.add_mutually_exclusive_group(required=True)
     for scope in SCOPES:

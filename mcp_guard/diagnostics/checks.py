@@ -191,9 +191,7 @@ def sync(snapshot: GuardSnapshot) -> CheckResults:
         )
     took = f"a synced write takes {snapshot.disk.sync_seconds * 1000:.1f} ms"
     if snapshot.disk.sync_seconds > SLOW_SYNC_SECONDS:
-        return _warning(
-            "sync", f"{took}; each call waits for two of them of them", "put guard.state_dir on a faster disk"
-        )
+        return _warning("sync", f"{took}; each call waits for two of them", "put guard.state_dir on a faster disk")
     return _ok("sync", took)
 
 

@@ -44,7 +44,7 @@ def build_parser() -> argparse.ArgumentParser:
         description="Erase the payloads of receipts that match all conditions. The receipts and their proofs stay.",
     )
     parser.add_argument(
-        "--before", type=read_date, metavar="DATE", help="receipts receipts older than this: 2026-01-31, or with a time"
+        "--before", type=read_date, metavar="DATE", help="receipts older than this: 2026-01-31, or with a time"
     )
     parser.add_argument("--call", metavar="CALL", help="receipts of this call")
     parser.add_argument("--instance", metavar="INSTANCE", help="receipts of this instance")

@@ -49,7 +49,7 @@ def main(arguments: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_ledger_parser(
-        "policy suggest", "Suggest suggest the narrowest policies for calls that were always approved, or observed."
+        "policy suggest", "Suggest the narrowest policies for calls that were always approved, or observed."
     )
     parser.add_argument(
         "--least", type=int, default=MIN_CALLS, metavar="N", help="how many calls a suggestion needs (default 3)"
