@@ -126,7 +126,7 @@ def test_unlisted_user_is_refused_with_a_reason(guard: Served, place: Path) -> N
         assert eve.process.stdout is not None
         assert eve.process.stdout.read() == b""
     assert eve.process.returncode == 8
-    assert f"the guard refuses: the user with uid {EVE} is not listed in [connect.users]" in eve.stderr
+    assert f"the guard refused the connection: the user with uid {EVE} is not listed in [connect.users]" in eve.stderr
     assert log(guard.config, "--kind", "credential.issued") == []
 
 
