@@ -76,5 +76,5 @@ def _refusal(line: bytes) -> IdentityError:
 
     why = json.loads(line)["error"]["message"]
     return IdentityError(
-        f"the guard refused the connection: {why}", f"ask its operator to admit this user (uid {os.getuid()}"
+        f"the guard refused the connection: {why}", f"ask its operator to admit this user (uid {os.getuid()})"
     )
