@@ -45,7 +45,7 @@ def run_stdio(settings: Settings, launch: Launch, code: str = "") -> None:
     upstreams = start_upstreams(settings)
     ledger: OpenLedger | None = None
     try:
-        ledger = open_ledger(ledger_settings(settings), CLOCK)
+        ledger = open_ledger(ledger_settings(settings), CLOCK, note)
         transport = StdioDownstreamTransport(settings.message_bytes, note)
         runtime = Runtime(settings, ledger, note)
         instance, bound = _redeem_launch_code(runtime, code) if code else _new_instance(runtime, launch)
@@ -110,7 +110,7 @@ def serve_http(settings: Settings) -> None:
     """Serve many clients over HTTP until interrupted. Raises: ConfigError, LedgerError."""
     if settings.serve is None:
         raise ConfigError(f"{settings.path}: missing `[serve]` section", "add one as in config.example.toml")
-    ledger = open_ledger(ledger_settings(settings), CLOCK)
+    ledger = open_ledger(ledger_settings(settings), CLOCK, note)
     try:
         recover(ledger.writer, settings.state_dir, report_unknown)
         asyncio.run(_serve_http(Runtime(settings, ledger, note), settings.serve))

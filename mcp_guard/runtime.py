@@ -155,7 +155,6 @@ class Runtime:
         self.settings = settings
         self.ledger = ledger
         self.note = note
-        ledger.writer.on_trouble = note
         self._sessions: WeakSet[Session] = WeakSet()
         self._reloader = PolicyReloader(ledger.ledger, note, policies=settings.policies, shadow=settings.shadow)
         self._histories = InstanceHistories.of(settings.tool_rules)

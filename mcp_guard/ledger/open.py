@@ -48,8 +48,13 @@ def configured_keys(settings: LedgerSettings) -> LedgerKeys:
     return make_ledger_keys(settings.state_dir, settings.origin, settings.signers)
 
 
-def open_writer(settings: LedgerSettings, clock: Clock, create: bool = True) -> Writer:
-    """The ledger of this folder, for a guard or a command. Raises: LedgerError."""
+def open_writer(
+    settings: LedgerSettings,
+    clock: Clock,
+    create: bool = True,
+    on_trouble: Callable[[str], None] = lambda _: None,
+) -> Writer:
+    """The ledger of this folder, for a guard or a command; `on_trouble` as in `Writer`. Raises: LedgerError."""
     store = open_store(settings.state_dir / FILE, settings.unsafe_skip_fsync, create)
     keys = configured_keys(settings)
 
@@ -60,10 +65,10 @@ def open_writer(settings: LedgerSettings, clock: Clock, create: bool = True) -> 
 
     with reading(store.path):
         if in_force := store.head().key:
-            return Writer(store, find_key(in_force), clock, find_key)
+            return Writer(store, find_key(in_force), clock, find_key, on_trouble)
     key = keys.first_key()
     publish(settings.state_dir, [key.verifier])
-    return Writer(store, key, clock, find_key)
+    return Writer(store, key, clock, find_key, on_trouble)
 
 
 def publish_keys(store: Store, folder: Path, keys: LedgerKeys) -> None:
@@ -100,9 +105,11 @@ class OpenLedger:
         self.lock.release()
 
 
-def open_ledger(settings: LedgerSettings, clock: Clock) -> OpenLedger:
-    """Raises: LedgerError."""
-    writer = open_writer(settings, clock)
+def open_ledger(
+    settings: LedgerSettings, clock: Clock, on_trouble: Callable[[str], None] = lambda _: None
+) -> OpenLedger:
+    """The ledger for a guard process; `on_trouble` as in `Writer`. Raises: LedgerError."""
+    writer = open_writer(settings, clock, on_trouble=on_trouble)
     guard = f"guard_{random_text(12)}"
     path = settings.state_dir / GUARDS / f"{guard}.lock"
     try:

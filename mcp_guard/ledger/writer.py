@@ -194,18 +194,25 @@ FindKey = Callable[[str], SigningKey]
 class Writer:
     """Commits ops in the order in which they were submitted, except that one that fails is left out.
 
-    Nothing that was committed is retried.
+    Nothing that was committed is retried. `on_trouble` is called once when the ledger begins to fail, with the error
+    and its hint, and once when it works again.
     """
 
-    def __init__(self, store: Store, key: SigningKey, clock: Clock, find_key: FindKey) -> None:
+    def __init__(
+        self,
+        store: Store,
+        key: SigningKey,
+        clock: Clock,
+        find_key: FindKey,
+        on_trouble: Callable[[str], None] = lambda _: None,
+    ) -> None:
         self.store = store
         self.key = key
         self._clock = clock
         self._known_head = KnownHead()
         self._find_key = find_key
         self._pending: list[_PendingOp] = []
-        self.on_trouble: Callable[[str], None] = lambda _: None
-        """Called once when the ledger begins to fail, with the error and its hint, and once when it works again."""
+        self._on_trouble = on_trouble
         self._fault: LedgerFault | None = None
         """The fault that was reported last, until the ledger works again."""
         self.active_calls = 0
@@ -279,13 +286,13 @@ class Writer:
             raise
         if self._fault is not None:
             self._fault = None
-            self.on_trouble("the ledger can be written again")
+            self._on_trouble("the ledger can be written again")
         return results
 
     def _report(self, error: LedgerError) -> None:
         if error.fault is not self._fault:
             self._fault = error.fault
-            self.on_trouble(f"calls are refused: {error}")
+            self._on_trouble(f"calls are refused: {error}")
 
     def _transact(self, ops: list[Op[Any]]) -> list[Any]:
         store = self.store
