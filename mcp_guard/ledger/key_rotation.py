@@ -6,7 +6,7 @@ new one. A process that dies in between leaves a ledger that works with one of t
 
 import base64
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from mcp_guard.core import canonical
@@ -31,8 +31,7 @@ def rotate(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str, 
 
     Raises: LedgerError.
     """
-    with _exclusive(settings.state_dir):
-        writer = open_writer(settings, clock, create=False)
+    with _exclusive(settings.state_dir), closing(open_writer(settings, clock, create=False)) as writer:
         keys = configured_keys(settings)
         new = keys.create_key()
 
@@ -54,8 +53,8 @@ def replace(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str,
 
     Raises: LedgerError.
     """
-    with _exclusive(settings.state_dir):
-        store = open_store(settings.state_dir / FILE, settings.unsafe_skip_fsync, create=False)
+    path = settings.state_dir / FILE
+    with _exclusive(settings.state_dir), closing(open_store(path, settings.unsafe_skip_fsync, create=False)) as store:
         keys, old = configured_keys(settings), store.head().key
         if not old:
             raise LedgerError("the ledger has no receipts: there is no key to replace", "run the guard once")

@@ -100,7 +100,7 @@ class OpenLedger:
         return self.ledger.guard
 
     def close(self) -> None:
-        self.writer.store.close()
+        self.writer.close()
         self.lock.path.unlink(missing_ok=True)
         self.lock.release()
 

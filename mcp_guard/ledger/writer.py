@@ -271,6 +271,9 @@ class Writer:
             self._report(error)
             raise
 
+    def close(self) -> None:
+        self.store.close()
+
     def run(self, op: Op[T]) -> T:
         """Commit one op at once, without an event loop (command line, start and stop). Raises: LedgerError."""
         result: T = self._commit([op])[0]

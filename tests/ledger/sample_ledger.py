@@ -1,7 +1,6 @@
 """A sample ledger: about a thousand receipts of every kind, written by the guard's own code."""
 
 import base64
-import gc
 from pathlib import Path
 
 from mcp_guard.core.approval import ApprovalEvent, GrantTerms, Route
@@ -38,7 +37,6 @@ async def write_history(folder: Path, size: int = SIZE) -> Harness:
         if rounds == 3:
             key_rotation.rotate(LedgerSettings(folder / "state", ORIGIN), harness.clock, "every year")
     end(harness)
-    gc.collect()  # `rotate` leaves its connection to the collector; the file is complete once every one is closed
     return harness
 
 
