@@ -86,32 +86,32 @@ def build_parser() -> argparse.ArgumentParser:
 
 def list_approvals(writer: Writer, options: argparse.Namespace) -> int:
     states = tuple(ApprovalState) if options.all else (ApprovalState.REQUESTED, ApprovalState.APPROVED)
-    found = writer.read(lambda store: store.approvals(states))
+    approvals = writer.read(lambda store: store.approvals(states))
     grants = writer.read(lambda store: store.grants(state=None if options.all else "active"))
     now = writer.now()
     grants = [grant for grant in grants if options.all or now < grant.expires]
     if options.json:
-        listed = [each.to_json() for each in found] + [asdict(each) for each in grants]
+        listed = [approval.to_json() for approval in approvals] + [asdict(grant) for grant in grants]
         print(json.dumps(listed, indent=2, ensure_ascii=False))
         return 0
-    if not found and not grants:
+    if not approvals and not grants:
         print("no approval is pending")
         return 0
     rows = [
         (
-            each.id,
-            _state(each, now),
-            each.subject.agent,
-            what(each),
-            ", ".join(each.routes),
-            left(each.expires, now),
+            approval.id,
+            _state(approval, now),
+            approval.subject.agent,
+            what(approval),
+            ", ".join(approval.routes),
+            left(approval.expires, now),
         )
-        for each in found
+        for approval in approvals
     ]
     rows += [
-        (each.id, f"{each.state}: {each.used} of {each.uses}", each.binding["instance"], each.binding["tool"],
-         ", ".join(each.binding["routes"]), left(each.expires, now))
-        for each in grants
+        (grant.id, f"{grant.state}: {grant.used} of {grant.uses}", grant.binding["instance"], grant.binding["tool"],
+         ", ".join(grant.binding["routes"]), left(grant.expires, now))
+        for grant in grants
     ]  # fmt: skip
     print_table(("id", "state", "agent", "what", "routes", "time left"), rows)
     return 0
@@ -130,10 +130,10 @@ def watch(writer: Writer, options: argparse.Namespace) -> int:
 
 
 def show(writer: Writer, options: argparse.Namespace) -> int:
-    found = writer.read(lambda store: store.approval(options.id))
-    if found is None:
+    stored = writer.read(lambda store: store.approval(options.id))
+    if stored is None:
         raise ApprovalError(f"no approval `{options.id}`", "mcp-guard approvals list --all")
-    print_approval(writer, found[0], options.json)
+    print_approval(writer, stored[0], options.json)
     return 0
 
 
@@ -141,15 +141,15 @@ def print_approval(writer: Writer, approval: Approval, as_json: bool) -> None:
     deliveries = writer.read(lambda store: store.deliveries(approval.id))
     lately = writer.read(lambda store: store.lately(approval.id))
     if as_json:
-        more = {"deliveries": [asdict(each) for each in deliveries], "lately": lately}
+        more = {"deliveries": [asdict(delivery) for delivery in deliveries], "lately": lately}
         print(json.dumps(approval.to_json() | more, indent=2, ensure_ascii=False))
         return
     print_lines([*describe(approval, writer.now()), *_lately(lately), *map(_delivery, deliveries)])
 
 
 def _lately(lately: list[tuple[str, int]]) -> list[str]:
-    said = ", ".join(f"{tool} {count}x" for tool, count in lately) or "none"
-    return [f"  recent calls   {said}"]
+    calls = ", ".join(f"{tool} {count}x" for tool, count in lately) or "none"
+    return [f"  recent calls   {calls}"]
 
 
 def _delivery(delivery: Delivery) -> str:

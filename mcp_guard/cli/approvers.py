@@ -97,8 +97,8 @@ def show(writer: Writer, settings: Settings, options: argparse.Namespace) -> int
 
 def remove(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
     approver_keys.remove(writer, options.approver, options.key, options.why)
-    said = f"key {options.key} of {options.approver} is removed; its earlier signatures stay valid"
-    print(json.dumps({"approver": options.approver, "key": options.key}) if options.json else said)
+    message = f"key {options.key} of {options.approver} is removed; its earlier signatures stay valid"
+    print(json.dumps({"approver": options.approver, "key": options.key}) if options.json else message)
     return 0
 
 

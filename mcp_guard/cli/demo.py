@@ -176,9 +176,9 @@ def call(client: GuardClient, arguments: Json) -> tuple[str, bool]:
 def show(config: Path, *words: str, fails: bool = False) -> str:
     """Run a command of the guard as a user would, and print its output."""
     print(f"$ mcp-guard {shlex.join(words)}", flush=True)
-    said = guard(config, *words, fails=fails)
-    print(said, flush=True)
-    return said
+    output = guard(config, *words, fails=fails)
+    print(output, flush=True)
+    return output
 
 
 def guard(config: Path, *words: str, fails: bool = False) -> str:

@@ -68,7 +68,7 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         user=os.geteuid(),
         policies_failure=failure,
         policies_note=note,
-        agents=tuple((name, (each.agent.owner, each.on_behalf_of)) for name, each in settings.agents.items()),
+        agents=tuple((name, (agent.agent.owner, agent.on_behalf_of)) for name, agent in settings.agents.items()),
         routes=tuple(settings.routes.values()),
         has_upstreams=bool(settings.upstreams),
         absent=tuple(sorted(missing)),

@@ -34,13 +34,13 @@ def listen(port: int) -> list[socket.socket]:
     sockets = []
     for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
         try:
-            made = socket.socket(family, socket.SOCK_STREAM)
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            made.bind((address, port))
-            made.listen(128)  # a client may connect before the server is up
-            sockets.append(made)
+            listener = socket.socket(family, socket.SOCK_STREAM)
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            listener.bind((address, port))
+            listener.listen(128)  # a client may connect before the server is up
+            sockets.append(listener)
         except OSError as error:
-            made.close()
+            listener.close()
             if family == socket.AF_INET:
                 raise ConfigError(
                     f"cannot listen on port {port}: {error.strerror}", "set inbox.port to a free port"

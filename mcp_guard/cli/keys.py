@@ -68,16 +68,16 @@ def short(verifier: str) -> str:
 
 def rotate(settings: Settings, options: argparse.Namespace) -> int:
     old, new = key_rotation.rotate(ledger_settings(settings), CLOCK, options.why)
-    said = f"key {short(new)} is in force; {short(old)} signed it and is retired"
-    return say(settings, options, (old, new), said)
+    message = f"key {short(new)} is in force; {short(old)} signed it and is retired"
+    return say(settings, options, (old, new), message)
 
 
 def replace(settings: Settings, options: argparse.Namespace) -> int:
     old, new = key_rotation.replace(ledger_settings(settings), CLOCK, options.why)
-    said = (
+    message = (
         f"key {short(new)} replaces {short(old)}, which did not sign the new key; tell everyone who verifies the ledger"
     )
-    return say(settings, options, (old, new), said)
+    return say(settings, options, (old, new), message)
 
 
 def say(settings: Settings, options: argparse.Namespace, keys: tuple[str, str], text: str) -> int:

@@ -39,15 +39,15 @@ def read_receipt(row: ReceiptRow) -> Receipt:
 
 def latest(store: Store, count: int, wanted: dict[str, str]) -> list[Receipt]:
     """The last `count` receipts with these members, oldest first."""
-    found: list[Receipt] = []
+    receipts: list[Receipt] = []
     with reading(store.path):
         for row in store.receipts_back():
             receipt = read_receipt(row)
             if matches(receipt, wanted):
-                found.append(receipt)
-                if len(found) >= count:
+                receipts.append(receipt)
+                if len(receipts) >= count:
                     break
-    return found[::-1]
+    return receipts[::-1]
 
 
 def matches(receipt: Receipt, wanted: dict[str, str]) -> bool:

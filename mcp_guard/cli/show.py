@@ -36,10 +36,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def last_call(store: Store) -> str:
     """Raises: LedgerError."""
-    found = next((row.call for row in store.receipts_back() if row.call), None)
-    if found is None:
+    latest = next((row.call for row in store.receipts_back() if row.call), None)
+    if latest is None:
         raise LedgerError(f"no call in `{store.path}` yet", "mcp-guard call")
-    return found
+    return latest
 
 
 def find_receipts(store: Store, what: str) -> list[Receipt]:
@@ -109,7 +109,7 @@ def _risk(risk: Any) -> str:
 
 def _history(history: Any) -> str:
     """What the instance had read before, and where the destinations came from."""
-    seen = [said for name, said in SEEN.items() if name in history]
+    seen = [sentence for name, sentence in SEEN.items() if name in history]
     sinks = [f"{', '.join(names)} {origin.replace('_', ' ')}" for origin, names in history.get("sinks", {}).items()]
     return "; ".join([*seen, *sinks])
 

@@ -44,7 +44,9 @@ def main(arguments: list[str]) -> int:
             state.hint or "run the guard once, or diagnose with: mcp-guard doctor",
         )
     receipts = [json.loads(body) for body in latest_receipts(path, LATELY)]
-    calls = [each for each in receipts if each["kind"] in ("intent", "decision") and not each.get("purpose")]
+    calls = [
+        receipt for receipt in receipts if receipt["kind"] in ("intent", "decision") and not receipt.get("purpose")
+    ]
     calls = calls[-options.last :] if options.last > 0 else []
     if options.json:
         print(json.dumps(as_json(path, state, receipts, calls), indent=2, ensure_ascii=False))
@@ -55,12 +57,12 @@ def main(arguments: list[str]) -> int:
     print(say_policies(receipts))
     print(f"guards: {len(running)} running" + (f" ({', '.join(running)})" if running else ""))
     print(f"approvals: {len(state.pending)} pending" + (": mcp-guard approvals show ID" if state.pending else ""))
-    print_lines(f"  {say_pending(each, now)}" for each in state.pending)
+    print_lines(f"  {say_pending(pending, now)}" for pending in state.pending)
     for line in say_circuits(circuits(path, running)):
         print(line)
     for server, endings in troubles(receipts).items():
-        said = ", ".join(f"{count} {ending}" for ending, count in endings.items())
-        print(f"upstream {printable(server)}: {said} among the last calls")
+        counts = ", ".join(f"{count} {ending}" for ending, count in endings.items())
+        print(f"upstream {printable(server)}: {counts} among the last calls")
     if calls:
         print_table(("seq", "time", "kind", "agent", "tool", "outcome", "what"), map(receipt_row, calls))
     return 0
@@ -88,9 +90,9 @@ def say_policies(receipts: list[Receipt]) -> str:
 
 def policies_of(receipts: list[Receipt]) -> tuple[str | None, str | None]:
     """The version that was loaded or decided by last, and the mode of the guard that started last."""
-    ours = [each for each in receipts if not (each["kind"] == "policy.loaded" and "shadow" in each)]
-    versions = [each["policy_version"] for each in ours if each.get("policy_version")]
-    modes = [each["mode"] for each in receipts if each["kind"] == "guard.started"]
+    ours = [receipt for receipt in receipts if not (receipt["kind"] == "policy.loaded" and "shadow" in receipt)]
+    versions = [receipt["policy_version"] for receipt in ours if receipt.get("policy_version")]
+    modes = [receipt["mode"] for receipt in receipts if receipt["kind"] == "guard.started"]
     return (str(versions[-1]) if versions else None), (str(modes[-1]) if modes else None)
 
 
@@ -110,15 +112,15 @@ def say_circuits(rows: list[Receipt]) -> list[str]:
     ways: dict[tuple[str, bool, str], list[Receipt]] = {}
     for row in rows:
         ways.setdefault((str(row["upstream"]), row["is_up"] is True, str(row["why"])), []).append(row)
-    said = []
+    lines = []
     for (upstream, is_up, why), same in sorted(ways.items()):
         sessions = f"{len(same)} session{'s' if len(same) > 1 else ''}"
         times = f"since {_clock(min(row['since'] for row in same))}"
         if not is_up and (following := max(row["next_try"] for row in same)):
             times += f", next try {_clock(following)}"
         line = f"upstream {upstream}: {'up' if is_up else 'down'} {times} ({sessions}){'' if is_up else f': {why}'}"
-        said.append(printable(line))
-    return said
+        lines.append(printable(line))
+    return lines
 
 
 def _clock(seconds: float) -> str:
@@ -127,11 +129,11 @@ def _clock(seconds: float) -> str:
 
 def troubles(receipts: list[Receipt]) -> Mapping[str, Mapping[str, int]]:
     """By upstream: the number of calls that failed for reasons other than the caller's."""
-    found: dict[str, Counter[str]] = {}
+    endings: dict[str, Counter[str]] = {}
     for receipt in receipts:
         if receipt["kind"] == "outcome" and receipt.get("ending") in BAD_ENDINGS:
-            found.setdefault(str(receipt.get("upstream")), Counter())[receipt["ending"]] += 1
-    return found
+            endings.setdefault(str(receipt.get("upstream")), Counter())[receipt["ending"]] += 1
+    return endings
 
 
 def as_json(path: Path, state: StateFolder, receipts: list[Receipt], calls: list[Receipt]) -> Mapping[str, Any]:
@@ -143,7 +145,7 @@ def as_json(path: Path, state: StateFolder, receipts: list[Receipt], calls: list
         "head": head_as_json(read_head(path), state.contents.checkpoint_fits, state.contents.key_id),
         "policies": dict(zip(("version", "mode"), policies_of(receipts), strict=True)),
         "guards": [guard for guard, alive in state.guards if alive],
-        "pending": [each.approval.id for each in state.pending],
+        "pending": [pending.approval.id for pending in state.pending],
         "calls": calls,
         "troubles": troubles(receipts),
         "upstreams": circuits(path, [guard for guard, alive in state.guards if alive]),
@@ -186,14 +188,14 @@ def read_head(ledger: Path) -> HeadStatus:
 
 def _verified(note: Path) -> tuple[int, int] | None:
     try:
-        said = json.loads(note.read_text())
-        return int(said["at"]), int(said["receipts"])
+        verified = json.loads(note.read_text())
+        return int(verified["at"]), int(verified["receipts"])
     except (OSError, ValueError, KeyError, TypeError):  # missing or malformed
         return None
 
 
 def say_head(head: HeadStatus, is_signed: bool | None, key: str, now: int) -> list[str]:
-    said = {
+    signature = {
         None: "no receipt yet",
         False: "signature does not match; run mcp-guard doctor",
         True: f"signed with key {key}",
@@ -206,9 +208,12 @@ def say_head(head: HeadStatus, is_signed: bool | None, key: str, now: int) -> li
         whole = of_now if receipts <= head.receipts else f"{receipts} receipts, more than the ledger has now"
         verified = f"{whole}, {_days(now - at)} ago ({_day(at)})"
     return [
-        f"head: {said[is_signed]}{age}",
+        f"head: {signature[is_signed]}{age}",
         f"verified: {verified}",
-        *(f"witnessed: {each.witness}, {each.size} receipts, {_day(each.at)}" for each in head.witnessed),
+        *(
+            f"witnessed: {checkpoint.witness}, {checkpoint.size} receipts, {_day(checkpoint.at)}"
+            for checkpoint in head.witnessed
+        ),
     ]
 
 

@@ -107,30 +107,30 @@ def find_definition(writer: Writer, word: str) -> tuple[ToolEntry, Pin | None]:
         raise ApprovalError(f"no tool `{name}` has been seen", "mcp-guard tools list --now")
     if not hash:
         return known[name], None
-    found = [row for row in known[name].rows if row.hash[SHORT].startswith(hash) or row.hash == hash]
-    if len(found) != 1 or len(hash) < 8:
+    matches = [row for row in known[name].rows if row.hash[SHORT].startswith(hash) or row.hash == hash]
+    if len(matches) != 1 or len(hash) < 8:
         have = ", ".join(row.hash[SHORT] for row in known[name].rows)
         raise ApprovalError(
             f"`{hash}` matches no single definition of `{name}`", f"use eight or more characters of: {have}"
         )
-    return known[name], found[0]
+    return known[name], matches[0]
 
 
 def show_all(writer: Writer, options: argparse.Namespace) -> int:
     known = entries(writer)
-    found = findings(known)
+    findings_by_tool = findings(known)
     if options.json:
-        print(json.dumps([_as_json(entry, found[name]) for name, entry in known.items()], indent=2))
+        print(json.dumps([_as_json(entry, findings_by_tool[name]) for name, entry in known.items()], indent=2))
         return 0
     rows = []
     for name, entry in known.items():
-        flags = ", ".join(sorted({finding.check for finding in found[name]}))
+        flags = ", ".join(sorted({finding.check for finding in findings_by_tool[name]}))
         rows.append((name, entry.state, entry.latest.hash[SHORT], flags, entry.latest.why))
     print_table(("tool", "state", "definition", "flags", "why"), rows)
     return 0
 
 
-def _as_json(entry: ToolEntry, found: tuple[DefinitionFinding, ...]) -> Json:
+def _as_json(entry: ToolEntry, tool_findings: tuple[DefinitionFinding, ...]) -> Json:
     return {
         "tool": entry.name,
         "state": entry.state,
@@ -138,26 +138,26 @@ def _as_json(entry: ToolEntry, found: tuple[DefinitionFinding, ...]) -> Json:
         "waiting": entry.waiting.hash if entry.waiting else None,
         "why": entry.latest.why,
         "receipt": entry.latest.receipt,
-        "findings": [{"check": f.check, "where": f.where, "what": f.what} for f in found],
+        "findings": [{"check": f.check, "where": f.where, "what": f.what} for f in tool_findings],
     }
 
 
 def show(writer: Writer, options: argparse.Namespace) -> int:
     entry, named = find_definition(writer, options.name)
     pin = named or entry.latest
-    found = findings(entries(writer))[entry.name] if pin == entry.latest else ()
+    tool_findings = findings(entries(writer))[entry.name] if pin == entry.latest else ()
     if options.json:
-        about = _as_json(entry, found) | {"definition": pin.definition, "hash": pin.hash, "of": str(pin.state)}
+        about = _as_json(entry, tool_findings) | {"definition": pin.definition, "hash": pin.hash, "of": str(pin.state)}
         print(json.dumps(about, indent=2))
         return 0
     print_lines([f"{entry.name}@{pin.hash[SHORT]}: {pin.state}: {pin.why}"])
     print_lines(json.dumps(pin.definition, indent=2, ensure_ascii=False).splitlines())
-    print_lines(_said(found))
+    print_lines(_said(tool_findings))
     return 0
 
 
-def _said(found: tuple[DefinitionFinding, ...]) -> list[str]:
-    return [f"! {finding.check}: {finding.where}: {finding.what}" for finding in found]
+def _said(tool_findings: tuple[DefinitionFinding, ...]) -> list[str]:
+    return [f"! {finding.check}: {finding.where}: {finding.what}" for finding in tool_findings]
 
 
 def show_diff(writer: Writer, options: argparse.Namespace) -> int:
@@ -165,26 +165,29 @@ def show_diff(writer: Writer, options: argparse.Namespace) -> int:
     after = named or entry.latest
     before = entry.pinned
     differences = definition_diff.compare_definitions(before.definition if before else {}, after.definition)
-    found = findings(entries(writer))[entry.name] if after == entry.latest else ()
+    tool_findings = findings(entries(writer))[entry.name] if after == entry.latest else ()
     if options.json:
-        rows = [{"where": each.where, "before": each.before, "after": each.after} for each in differences]
-        print(json.dumps(_as_json(entry, found) | {"hash": after.hash, "differences": rows}, indent=2))
+        rows = [
+            {"where": difference.where, "before": difference.before, "after": difference.after}
+            for difference in differences
+        ]
+        print(json.dumps(_as_json(entry, tool_findings) | {"hash": after.hash, "differences": rows}, indent=2))
         return 0
-    print_diff(entry, after, found)
+    print_diff(entry, after, tool_findings)
     if after.state is not PinState.PINNED:
         print_hint(f'mcp-guard tools accept {entry.name}@{after.hash[SHORT]} --why "…"')
     return 0
 
 
-def print_diff(entry: ToolEntry, after: Pin, found: tuple[DefinitionFinding, ...]) -> None:
+def print_diff(entry: ToolEntry, after: Pin, tool_findings: tuple[DefinitionFinding, ...]) -> None:
     """Everything that an operator must see before they accept."""
     before = entry.pinned.definition if entry.pinned else {}
     since = f"pinned {entry.pinned.hash[SHORT]}" if entry.pinned else "never pinned"
     print_lines([f"{entry.name}@{after.hash[SHORT]}: {after.state}: {after.why} ({since})"])
-    for each in definition_diff.compare_definitions(before, after.definition):
-        print_lines([f"  {each.where}"])
-        print_words(definition_diff.diff_words(each.before or "", each.after or ""))
-    print_lines(_said(found))
+    for difference in definition_diff.compare_definitions(before, after.definition):
+        print_lines([f"  {difference.where}"])
+        print_words(definition_diff.diff_words(difference.before or "", difference.after or ""))
+    print_lines(_said(tool_findings))
 
 
 def accept(writer: Writer, options: argparse.Namespace) -> int:
@@ -194,8 +197,8 @@ def accept(writer: Writer, options: argparse.Namespace) -> int:
     unseen = [(entry, pin) for (entry, pin), word in zip(shown, words, strict=True) if "@" not in word]
     _look(unseen, options)
     for entry, pin in shown:
-        said = tool_pins.accept(writer, pin, account(), options.why)
-        _say(options, entry, said, "is pinned")
+        message = tool_pins.accept(writer, pin, account(), options.why)
+        _say(options, entry, message, "is pinned")
     return _done(words)
 
 
@@ -225,9 +228,9 @@ def _look(unseen: list[tuple[ToolEntry, Pin]], options: argparse.Namespace) -> N
     if not sys.stdin.isatty() or options.json:
         names = " ".join(f"{entry.name}@{pin.hash[SHORT]}" for entry, pin in unseen)
         raise ApprovalError("no definition hash given", f'mcp-guard tools accept {names} --why "…"')
-    found = findings({entry.name: entry for entry, _ in unseen})
+    findings_by_tool = findings({entry.name: entry for entry, _ in unseen})
     for entry, pin in unseen:
-        print_diff(entry, pin, found[entry.name])
+        print_diff(entry, pin, findings_by_tool[entry.name])
     if input(f"accept {'this' if len(unseen) == 1 else f'these {len(unseen)}'}? [y/N] ").strip().lower() != "y":
         raise ApprovalError("nothing was accepted", "to keep a tool out: mcp-guard tools refuse TOOL")
 

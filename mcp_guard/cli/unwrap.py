@@ -58,8 +58,8 @@ def find_config(options: argparse.Namespace) -> Path:
     """The given configuration or the one in this folder; else the one that the client's guard entry names."""
     config: Path = options.config.resolve()
     if not config.exists() and (options.client or options.file):
-        found = read_servers(find_spot(options, this_host()))
-        named = [found.spot.folder / guard.config for guard in found.guards if guard.config] if found else []
+        servers = read_servers(find_spot(options, this_host()))
+        named = [servers.spot.folder / guard.config for guard in servers.guards if guard.config] if servers else []
         return named[0].resolve() if named else config
     return config
 
@@ -87,17 +87,19 @@ def choose_records(
 ) -> tuple[tuple[WrapRecord, ...], list[WrapRecord]]:
     """The wraps of one client's servers, and all others. Raises: ConfigError."""
     standing = records.list()
-    found = {(record.path, record.key): record for record in standing if is_meant(record, options)}
-    if not found:
+    chosen = {(record.path, record.key): record for record in standing if is_meant(record, options)}
+    if not chosen:
         what = f"this guard has wrapped no servers{f' of {options.client}' if options.client else ''}"
         raise ConfigError(
             f"{what}: no record in `{records.folder}`",
             "name the guard's configuration: --config FILE; mcp-guard doctor finds it",
         )
-    if len(found) > 1:
-        said = "\n".join(f"  {record.client:<15} {record.path}" for record in found.values())
-        raise ConfigError(f"several files are wrapped:\n{said}", "choose one: mcp-guard unwrap CLIENT, or --file FILE")
-    [place] = found
+    if len(chosen) > 1:
+        listing = "\n".join(f"  {record.client:<15} {record.path}" for record in chosen.values())
+        raise ConfigError(
+            f"several files are wrapped:\n{listing}", "choose one: mcp-guard unwrap CLIENT, or --file FILE"
+        )
+    [place] = chosen
     wraps = tuple(record for record in standing if (record.path, record.key) == place)
     return wraps, [record for record in standing if record not in wraps]
 
@@ -199,7 +201,7 @@ def put_in_place(operation: UnwrapOperation) -> None:
 
 def finish(operation: UnwrapOperation, written: bool) -> int:
     if operation.options.json:
-        said = {
+        report = {
             "client": operation.wraps[0].client,
             "file": operation.wraps[0].path,
             "restored": operation.names,
@@ -207,7 +209,7 @@ def finish(operation: UnwrapOperation, written: bool) -> int:
             "diff": diff_lines(operation.changes),
             "written": written,
         }
-        print(json.dumps(said, indent=2, ensure_ascii=False))
+        print(json.dumps(report, indent=2, ensure_ascii=False))
     elif written:
         lines = [f"wrote {change.file.path}" for change in operation.changes]
         lines += [f"removed from the keyring: {entry}" for entry in operation.entries]

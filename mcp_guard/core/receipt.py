@@ -181,10 +181,10 @@ def _opinion_fields(opinion: AdvisoryDecision | None) -> Json | None:
 
 def _past_fields(past: CallHistory) -> Json:
     """What the instance had seen, and where the values of the sinks came from; arguments by name only."""
-    sinks = {name: list(found) for name in Origins.__slots__ if (found := getattr(past.sinks, name))}
-    said: Json = {name: getattr(past, name) for name in ("untrusted_seen", "sensitive_seen", "orders_seen")}
-    said["sinks"] = sinks
-    return {name: value for name, value in said.items() if value}
+    sinks = {name: list(names) for name in Origins.__slots__ if (names := getattr(past.sinks, name))}
+    fields: Json = {name: getattr(past, name) for name in ("untrusted_seen", "sensitive_seen", "orders_seen")}
+    fields["sinks"] = sinks
+    return {name: value for name, value in fields.items() if value}
 
 
 def _decision_payloads(call: Call, decision: Decision) -> dict[str, bytes]:

@@ -39,7 +39,7 @@ def for_look_up(outer: Redaction, rule: FactsRule, own: Redaction) -> Redaction:
     given = [
         name
         for name, pointer in rule.arguments.items()
-        if any(pointers_overlap(pointer, each) for each in outer.arguments)
+        if any(pointers_overlap(pointer, outer_pointer) for outer_pointer in outer.arguments)
     ]
     arguments = (*own.arguments, *(join_pointer([name]) for name in given))
     return Redaction(arguments, own.facts, (*own.result, *(rule.result + pointer for pointer in outer.facts)))
@@ -53,9 +53,9 @@ def redact_receipt(call: Call, fields: Json, payloads: dict[str, bytes]) -> tupl
     places = {"request": call.redaction.arguments, "facts": call.redaction.facts, "material": _in_material(call)}
     for name, data in payloads.items():
         before = orjson.loads(data)
-        after, found = redact_pointers(before, places[name])
+        after, removed = redact_pointers(before, places[name])
         after = redact_texts(after, texts)
-        redacted += [f"/{name}{pointer}" for pointer in found] or ([f"/{name}"] if after != before else [])
+        redacted += [f"/{name}{pointer}" for pointer in removed] or ([f"/{name}"] if after != before else [])
         kept[name] = canonical.canonicalize(after, LARGE) if after != before else data
     return redact_fields(fields, texts) | {"redacted": redacted}, kept
 
@@ -67,16 +67,16 @@ def redact_fields(fields: Json, texts: tuple[str, ...]) -> Json:
 def redact_execution(call: Call, execution: Execution) -> tuple[Execution, list[str]]:
     """The execution as it may be kept, and pointers to what was removed from the reply."""
     reply, detail = execution.reply, execution.detail
-    found: list[str] = []
+    removed: list[str] = []
     if call.redaction.result and execution.status in FROM_UPSTREAM:
         if isinstance(result := reply.get("result"), dict) and execution.status is not ExecutionStatus.UPSTREAM_ERROR:
-            hidden, found = _hide_result(result, call.redaction.result)
+            hidden, removed = _hide_result(result, call.redaction.result)
             reply = {"result": hidden}
         elif isinstance(reply.get("error"), dict):
-            reply, detail, found = {"error": reply["error"] | {"message": MARK, "data": MARK}}, MARK, [""]
+            reply, detail, removed = {"error": reply["error"] | {"message": MARK, "data": MARK}}, MARK, [""]
     texts = texts_of(call)
     after = redact_texts(reply, texts)
-    redacted = [f"/response{pointer}" for pointer in found] or (["/response"] if after != execution.reply else [])
+    redacted = [f"/response{pointer}" for pointer in removed] or (["/response"] if after != execution.reply else [])
     return Execution(execution.status, after, redact_texts(detail, texts)), redacted
 
 
@@ -113,14 +113,14 @@ def texts_of_subject(subject: ApprovalSubject) -> tuple[str, ...]:
 
 
 def _texts(values: Iterable[Any]) -> tuple[str, ...]:
-    found: set[str] = set()
+    texts: set[str] = set()
     for value in values:
         if isinstance(value, dict | list):
-            found |= set(_texts(value.values() if isinstance(value, dict) else value))
+            texts |= set(_texts(value.values() if isinstance(value, dict) else value))
         elif value is not None and not isinstance(value, bool) and len(str(value)) >= MIN_TEXT_LENGTH:
             escaped = json.dumps(str(value))[1:-1], json.dumps(str(value), ensure_ascii=False)[1:-1]
-            found |= {str(value), *escaped}
-    return tuple(sorted(found, key=lambda text: (-len(text), text)))
+            texts |= {str(value), *escaped}
+    return tuple(sorted(texts, key=lambda text: (-len(text), text)))
 
 
 def redact_texts(value: Any, texts: tuple[str, ...]) -> Any:
@@ -138,11 +138,11 @@ def redact_texts(value: Any, texts: tuple[str, ...]) -> Any:
 
 def redact_pointers(document: Any, pointers: Iterable[str]) -> tuple[Any, list[str]]:
     """The document with `MARK` at each pointer that finds a value, and those pointers."""
-    found = []
+    matched = []
     for pointer in pointers:
         document, hit = _cut(document, split_pointer(pointer))
-        found += [pointer] if hit else []
-    return document, found
+        matched += [pointer] if hit else []
+    return document, matched
 
 
 def _cut(value: Any, tokens: list[str]) -> tuple[Any, bool]:
@@ -201,8 +201,8 @@ def _in_material(call: Call) -> list[str]:
 
 def _hide_result(result: Json, pointers: tuple[str, ...]) -> tuple[Json, list[str]]:
     """A tool's result. Text that is not JSON cannot be searched by pointers, so none of it is kept."""
-    structured, found = redact_pointers(result.get("structuredContent"), pointers)
-    content, all_found = [], set(found)
+    structured, removed = redact_pointers(result.get("structuredContent"), pointers)
+    content, all_found = [], set(removed)
     for block in result.get("content", []) if isinstance(result.get("content"), list) else []:
         hidden, also = _hide_block(block, pointers)
         all_found |= set(also)
@@ -220,5 +220,5 @@ def _hide_block(block: Any, pointers: tuple[str, ...]) -> tuple[Json, list[str]]
         value = None
     if not isinstance(value, dict | list):
         return {"type": "text", "text": MARK}, [""]
-    hidden, found = redact_pointers(value, pointers)
-    return {"type": "text", "text": orjson.dumps(hidden).decode()}, found
+    hidden, removed = redact_pointers(value, pointers)
+    return {"type": "text", "text": orjson.dumps(hidden).decode()}, removed

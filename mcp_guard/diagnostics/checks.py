@@ -272,10 +272,10 @@ def calls_without_outcome(snapshot: GuardSnapshot) -> CheckResults:
 def approvals(snapshot: GuardSnapshot) -> CheckResults:
     running = {guard for guard, alive in snapshot.guards if alive}
     results: CheckResults = []
-    for each in snapshot.pending:
-        if why := _undecidable(each, running, snapshot.approvers_with_keys, snapshot.now):
+    for pending in snapshot.pending:
+        if why := _undecidable(pending, running, snapshot.approvers_with_keys, snapshot.now):
             what, fix = why
-            results += _warning("approvals", f"{each.approval.id} {what}", fix)
+            results += _warning("approvals", f"{pending.approval.id} {what}", fix)
     return results or _ok("approvals", f"{len(snapshot.pending)} pending, all can be decided")
 
 
@@ -346,7 +346,7 @@ def refusals(snapshot: GuardSnapshot) -> CheckResults:
 
 
 def clients(snapshot: GuardSnapshot) -> CheckResults:
-    results = [result for each in snapshot.clients for result in _of_client(each)]
+    results = [result for client in snapshot.clients for result in _of_client(client)]
     return results or _ok("clients", "no client with servers found for this user and folder")
 
 

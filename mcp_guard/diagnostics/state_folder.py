@@ -39,7 +39,7 @@ class StateFolder:
 
 def inspect_state_folder(folder: Path, find_key: FindKey = lambda _: None) -> StateFolder:
     """Never raises for a broken state; that is what it reports. `find_key` raises LedgerError if it has no such key."""
-    if (found := file_info(folder)) is None:
+    if (folder_info := file_info(folder)) is None:
         return StateFolder()
     path, failure, hint, looked = folder / FILE, "", "", None
     file, contents = file_info(path), None
@@ -51,7 +51,7 @@ def inspect_state_folder(folder: Path, find_key: FindKey = lambda _: None) -> St
         except LedgerError as error:
             failure, hint = error.message, error.hint
     return StateFolder(
-        folder=found,
+        folder=folder_info,
         disk=measure_disk(folder),
         file=file,
         failure=failure,
@@ -61,17 +61,17 @@ def inspect_state_folder(folder: Path, find_key: FindKey = lambda _: None) -> St
         key_failure=_try_key(looked.head.key, find_key) if looked and looked.head.key else None,
         public_ids=read_public_ids(folder / "ledger.pub"),
         guards=tuple((path.stem, _is_held(path)) for path in sorted((folder / GUARDS).glob("*.lock"))),
-        pending=tuple(PendingApproval(*each) for each in looked.pending) if looked else (),
+        pending=tuple(PendingApproval(*row) for row in looked.pending) if looked else (),
         approvers_with_keys=looked.approvers_with_keys if looked else frozenset(),
     )
 
 
 def file_info(path: Path) -> FileInfo | None:
     try:
-        found = path.stat()
+        stat = path.stat()
     except OSError:
         return None
-    return FileInfo(str(path), found.st_mode & 0o7777, found.st_uid)
+    return FileInfo(str(path), stat.st_mode & 0o7777, stat.st_uid)
 
 
 def measure_disk(folder: Path) -> DiskInfo:

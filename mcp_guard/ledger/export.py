@@ -182,11 +182,11 @@ def _write_receipts(store: Store, proofs: LedgerProofs, folder: ExportFolder, ti
     """The entry bundle, the hash tile, the bundles and the policies of 256 receipts."""
     first = tile.n * TILE_WIDTH
     entries = proofs.entries(first, first + tile.width)
-    folder.write_tile("entries", tile, b"".join(len(each).to_bytes(2, "big") + each for each in entries))
+    folder.write_tile("entries", tile, b"".join(len(entry).to_bytes(2, "big") + entry for entry in entries))
     folder.write_tile("0", tile, b"".join(map(merkle.leaf_hash, entries)))
-    lines = (proofs.bundle(seq, each) + b"\n" for seq, each in enumerate(entries, first))
+    lines = (proofs.bundle(seq, entry) + b"\n" for seq, entry in enumerate(entries, first))
     folder.write(f"bundles/{merkle.tile_number(tile.n)}.jsonl", lines)
-    receipts = (orjson.loads(each.partition(b"\n")[0]) for each in entries)
+    receipts = (orjson.loads(entry.partition(b"\n")[0]) for entry in entries)
     _write_policies(store, folder, {receipt.get("policy_version") for receipt in receipts})
 
 

@@ -26,42 +26,42 @@ class TokenInstances:
     def now(self) -> Micros:
         return self.writer.now()
 
-    def own(self, said: OwnToken, token: str) -> Instance:
+    def own(self, verified: OwnToken, token: str) -> Instance:
         """Raises: InvalidCredential, LedgerError."""
-        row = self.writer.read(lambda store: store.instance(said.instance))
-        if row is None or row.instance.credential_id != said.credential_id:
+        row = self.writer.read(lambda store: store.instance(verified.instance))
+        if row is None or row.instance.credential_id != verified.credential_id:
             raise InvalidCredential("this ledger knows no such credential")
         self._check(row.instance)
         if row.begun is None:
             self.writer.run(lambda tx: registry.begin(tx, row.instance, self.guard))
         return replace(row.instance, credential=token)
 
-    def foreign(self, said: ExternalToken, token: str) -> Instance:
+    def foreign(self, verified: ExternalToken, token: str) -> Instance:
         """Raises: InvalidCredential, IdentityError, LedgerError."""
-        started = said.issued * SECOND
-        id = instance_id(format_time(started), said.id[:12])
+        started = verified.issued * SECOND
+        id = instance_id(format_time(started), verified.id[:12])
         row = self.writer.read(lambda store: store.instance(id))
         if row is None:
             agents = self.writer.read(lambda store: registry.all_agents(self.agents, store))
-            enrolled = registry.find_agent(agents, said.agent)
+            enrolled = registry.find_agent(agents, verified.agent)
             instance = Instance(
                 id=id,
                 agent=enrolled.agent,
-                on_behalf_of=said.user,
+                on_behalf_of=verified.user,
                 task=Task(),
                 started=started,
-                expires=min(said.expires * SECOND, self.now() + enrolled.credential_seconds * SECOND),
+                expires=min(verified.expires * SECOND, self.now() + enrolled.credential_seconds * SECOND),
                 credential="",
-                credential_id=f"cred_{said.id[:24]}",
+                credential_id=f"cred_{verified.id[:24]}",
             )
-            self.writer.run(lambda tx: self._add(tx, instance, said))
+            self.writer.run(lambda tx: self._add(tx, instance, verified))
             return replace(instance, credential=token)
         self._check(row.instance)
         return replace(row.instance, credential=token)
 
-    def _add(self, tx: Transaction, instance: Instance, said: ExternalToken) -> None:
+    def _add(self, tx: Transaction, instance: Instance, verified: ExternalToken) -> None:
         if tx.store.instance(instance.id) is None:  # unless another process was first
-            registry.issue(tx, instance, {"thumbprint": said.thumbprint, "by": "token"})
+            registry.issue(tx, instance, {"thumbprint": verified.thumbprint, "by": "token"})
             registry.begin(tx, instance, self.guard)
 
     def _check(self, instance: Instance) -> None:

@@ -42,13 +42,13 @@ class ToolPins:
 
     def judge(self, tools: Sequence[Tool]) -> dict[str, Quarantine]:
         """Those of the listed tools that must not be used, by listed name. Raises: LedgerError."""
-        found = self._look(tools)
-        unsettled = [tool for tool in tools if found[tool.listed_as] in (None, PinState.RETIRED)]
+        states = self._look(tools)
+        unsettled = [tool for tool in tools if states[tool.listed_as] in (None, PinState.RETIRED)]
         if unsettled:
             for note in self._writer.run(lambda tx: self._settle_all(tx, unsettled)):
                 self._tell(note)
-            found = self._look(tools)
-        kept_out = [tool for tool in tools if found[tool.listed_as] is not PinState.PINNED]
+            states = self._look(tools)
+        kept_out = [tool for tool in tools if states[tool.listed_as] is not PinState.PINNED]
         return self._writer.read(lambda store: {tool.listed_as: _quarantine(store, tool) for tool in kept_out})
 
     def _look(self, tools: Sequence[Tool]) -> dict[str, PinState | None]:
@@ -60,7 +60,7 @@ class ToolPins:
     def _settle_all(self, tx: Transaction, tools: Sequence[Tool]) -> list[str]:
         """Decide on new definitions; returns messages for the operator."""
         firsts: dict[str, list[Pin]] = {upstream: [] for upstream in self._trusting(tx)}
-        said = [self._settle(tx, tool, firsts) for tool in tools]
+        notes = [self._settle(tx, tool, firsts) for tool in tools]
         for upstream, pins in firsts.items():
             for start in range(0, len(pins), MAX_PINNED_PER_RECEIPT):
                 some = pins[start : start + MAX_PINNED_PER_RECEIPT]
@@ -68,7 +68,7 @@ class ToolPins:
                 seq = tx.add(Draft("catalog.pinned", {"upstream": upstream, "definitions": hashes}))
                 for pin in some:
                     tx.store.add_pin(replace(pin, receipt=seq))
-        return [note for note in said if note]
+        return [note for note in notes if note]
 
     def _trusting(self, tx: Transaction) -> list[str]:
         """Upstreams whose new tools are pinned now."""
@@ -101,32 +101,34 @@ class ToolPins:
         first_use = self._rules[new.upstream].first_use
         hidden = list(find_hidden(new.definition))
         about = _about(new) | {"first_use": str(first_use)}
-        about |= {"findings": [f"{found.check}: {found.where}: {found.what}" for found in hidden[:MAX_NAMED_MEMBERS]]}
+        about |= {
+            "findings": [f"{finding.check}: {finding.where}: {finding.what}" for finding in hidden[:MAX_NAMED_MEMBERS]]
+        }
         if new.upstream in firsts and not hidden:
             firsts[new.upstream].append(replace(new, state=PinState.PINNED, why="on first sight"))
             return ""
         if first_use is FirstUse.REFUSE:
             new = replace(new, state=PinState.REFUSED)
             return _keep_out(tx, new, Draft("catalog.refused", about), "it is new, and first_use is `refuse`")
-        said = f"it hides characters in {hidden[0].where}: {hidden[0].what}" if hidden else "it is new"
-        return _keep_out(tx, new, Draft("catalog.quarantined", about), said)
+        reason = f"it hides characters in {hidden[0].where}: {hidden[0].what}" if hidden else "it is new"
+        return _keep_out(tx, new, Draft("catalog.quarantined", about), reason)
 
     def _covered(self, tool: Tool) -> Json:
         return hashed_members(tool.definition, self._rules[tool.server].unpinned)
 
 
-def _keep_out(tx: Transaction, new: Pin, draft: Draft, said: str, retired: Pin | None = None) -> str:
+def _keep_out(tx: Transaction, new: Pin, draft: Draft, reason: str, retired: Pin | None = None) -> str:
     seq = tx.add(draft)
     if retired is None:
-        tx.store.add_pin(replace(new, receipt=seq, why=said))
+        tx.store.add_pin(replace(new, receipt=seq, why=reason))
     else:
-        tx.store.move_pin(retired, new.state, seq, said)
+        tx.store.move_pin(retired, new.state, seq, reason)
     idle = [row for row in tx.store.pins(new.upstream, new.tool) if row.state is not PinState.PINNED]
     for row in idle[:-MAX_IDLE_DEFINITIONS]:
         tx.store.drop_pin(row)
     verb = "diff" if draft.kind == "catalog.changed" else "show"
     listed_as = listed_name(new.upstream, new.tool)
-    return f"`{listed_as}` is {new.state}: {said}\nhint: mcp-guard tools {verb} {listed_as}"
+    return f"`{listed_as}` is {new.state}: {reason}\nhint: mcp-guard tools {verb} {listed_as}"
 
 
 def _about(pin: Pin) -> Json:

@@ -121,10 +121,10 @@ class ApprovalQueries(Queries):
 
         Reads backwards from the request, so that the cost does not grow with the ledger.
         """
-        found = self.approval(id)
-        if found is None:
+        stored = self.approval(id)
+        if stored is None:
             return []
-        approval, story = found
+        approval, story = stored
         counts: Counter[str] = Counter()
         query = "SELECT at, kind, body FROM receipt WHERE seq < ? ORDER BY seq DESC LIMIT ?"
         for at, kind, body in self._run(query, (story[0], LATELY_RECEIPTS)):

@@ -54,19 +54,21 @@ def read_format(path: Path) -> int:
 def inspect_ledger(path: Path, format: int) -> InspectedLedger:
     """Inspect a file of the format that this version reads. Raises: LedgerError."""
     with _read_only(path) as db:
-        found = db.execute(f"PRAGMA quick_check({MAX_DAMAGE_LINES})").fetchall()
+        damage = db.execute(f"PRAGMA quick_check({MAX_DAMAGE_LINES})").fetchall()
         store = Store(path, db)
         last = db.execute("SELECT seq, at FROM receipt ORDER BY seq DESC LIMIT 1").fetchone() or (-1, 0)
         return InspectedLedger(
             format=format,
-            damage=tuple(line for (text,) in found for line in str(text).splitlines() if line != "ok"),
+            damage=tuple(line for (text,) in damage for line in str(text).splitlines() if line != "ok"),
             head=store.head(),
             checkpoint=store.checkpoint(),
             last_seq=last[0],
             last_time=last[1],
             open_calls=tuple(db.execute("SELECT intent, guard FROM open_call ORDER BY intent")),
-            pending=tuple((each, _guard_of(db, each.instance)) for each in store.approvals([ApprovalState.REQUESTED])),
-            approvers_with_keys=frozenset(each.approver for each in store.approver_keys() if each.removed is None),
+            pending=tuple(
+                (approval, _guard_of(db, approval.instance)) for approval in store.approvals([ApprovalState.REQUESTED])
+            ),
+            approvers_with_keys=frozenset(key.approver for key in store.approver_keys() if key.removed is None),
         )
 
 

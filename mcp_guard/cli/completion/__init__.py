@@ -39,8 +39,8 @@ def script(shell: str) -> str:
     every = list(list_commands())
 
     def row(command: CliCommand) -> str:
-        below = [each for each in every if each.words[:-1] == command.words and each.words]
-        lines = [f"{each.words[-1]}|command|{each.help}" for each in below]
+        below = [entry for entry in every if entry.words[:-1] == command.words and entry.words]
+        lines = [f"{entry.words[-1]}|command|{entry.help}" for entry in below]
         lines += [] if command.parser is None else arguments_of(command.parser)
         return case(shell, " ".join(command.words), "\n".join(lines).replace("'", SHELLS[shell]))
 

@@ -24,11 +24,11 @@ def names(kind: str, config: Path) -> list[str]:
         data = tomllib.loads(config.read_text())
     except (OSError, ValueError) as error:
         raise ConfigError(f"cannot read `{config}`: {error}", "mcp-guard status --config FILE") from None
-    found = set(data.get(kind, {})) if kind in SECTIONS else set()
+    names = set(data.get(kind, {})) if kind in SECTIONS else set()
     ledger = config.resolve().parent / data.get("guard", {}).get("state_dir", STATE) / "ledger.sqlite"
     if kind in IN_LEDGER and ledger.exists():
-        found.update(_in_ledger(kind, ledger))
-    return sorted(found)
+        names.update(_in_ledger(kind, ledger))
+    return sorted(names)
 
 
 def _in_ledger(kind: str, ledger: Path) -> Iterable[str]:
@@ -40,9 +40,9 @@ def _in_ledger(kind: str, ledger: Path) -> Iterable[str]:
     kinds: dict[str, Callable[[Store], Iterable[str]]] = {
         "agents": lambda store: [agent.name for agent, _, _ in store.agents()],
         "approvals": lambda store: [
-            each.id for each in store.approvals((ApprovalState.REQUESTED, ApprovalState.APPROVED))
+            approval.id for approval in store.approvals((ApprovalState.REQUESTED, ApprovalState.APPROVED))
         ],
-        "instances": lambda store: [each.instance.id for each in store.instances(time.time_ns() // 1000)],
+        "instances": lambda store: [row.instance.id for row in store.instances(time.time_ns() // 1000)],
         "tools": lambda store: [listed_name(upstream, tool) for upstream, tool, _, _ in store.pin_states()],
     }
     with open_read_only(ledger) as store:

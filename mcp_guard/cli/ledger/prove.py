@@ -39,10 +39,10 @@ def build_parser() -> argparse.ArgumentParser:
 
 def cosigned_head(store: Store) -> str:
     """Raises: LedgerError."""
-    found = cosigned_checkpoint(store)
-    if found is None:
+    checkpoint = cosigned_checkpoint(store)
+    if checkpoint is None:
         raise LedgerError(f"no checkpoint of `{store.path}` is cosigned", "mcp-guard ledger witness")
-    return found
+    return checkpoint
 
 
 def wanted(store: Store, what: str, size: int) -> list[int]:

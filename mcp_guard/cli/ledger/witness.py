@@ -27,13 +27,13 @@ def main(arguments: list[str]) -> int:
     run = WitnessRun(writer, settings.state_dir, os.environ, current_head(writer), options.anew)
     results = [run.send(name, witness, options.due) for name, witness in chosen.items()]
     if options.json:
-        print(json.dumps([asdict(each) for each in results], indent=2))
+        print(json.dumps([asdict(result) for result in results], indent=2))
     elif not options.due:
-        rows = [(each.witness, each.method, each.state, each.size or "", each.text) for each in results]
+        rows = [(result.witness, result.method, result.state, result.size or "", result.text) for result in results]
         print_table(("witness", "method", "state", "receipts", "what"), rows)
-    for each in results:
-        complain(each)
-    return NEGATIVE if any(each.state in ("failed", "contradicted") for each in results) else OK
+    for result in results:
+        complain(result)
+    return NEGATIVE if any(result.state in ("failed", "contradicted") for result in results) else OK
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -56,7 +56,7 @@ def choose(settings: Settings, name: str | None) -> Mapping[str, WitnessSettings
     if name is None:
         return settings.witnesses
     if name not in settings.witnesses:
-        known = ", ".join(f"`{each}`" for each in settings.witnesses)
+        known = ", ".join(f"`{name}`" for name in settings.witnesses)
         raise ConfigError(f"{settings.path}: no witness `{name}`; configured: {known}", f"add [witnesses.{name}]")
     return {name: settings.witnesses[name]}
 

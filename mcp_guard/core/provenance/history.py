@@ -124,7 +124,7 @@ class InstanceHistory:
         for name, text in texts(call.arguments, call.tool.rule.sinks):
             decoded = matching.decodings(text)
             inside = list(self._inside((text, *decoded)))
-            yield name, text, self.origins(text, decoded, [found for _, found in inside]), inside
+            yield name, text, self.origins(text, decoded, [origin for _, origin in inside]), inside
 
     def _sinks(
         self, tool: Tool, name: str, whole: tuple[str, list[ValueOrigin]], inside: list[tuple[str, ValueOrigin]]
@@ -138,9 +138,9 @@ class InstanceHistory:
             yield whole
             return
         wanted = (Origin.UNTRUSTED, Origin.UNKNOWN) if tool.rule.sinks else (Origin.UNTRUSTED,)
-        for address, found in inside:
-            if found.origin in wanted:
-                yield address, [found]
+        for address, origin in inside:
+            if origin.origin in wanted:
+                yield address, [origin]
 
     def origins(self, text: str, decoded: list[str], inside: list[ValueOrigin]) -> list[ValueOrigin]:
         """The origins of a value: its own, or those of its parts if the value as a whole is unknown."""
@@ -148,19 +148,19 @@ class InstanceHistory:
         for form in dict.fromkeys((value, matching.bare(value), *map(matching.plain, decoded))):
             if form and (origin := self.find_origin(form)) is not None:
                 return [origin]
-        if matching.is_one_word(text) and not any(each.origin is Origin.UNTRUSTED for each in inside):
-            untrusted = [each for each in self._passages if each.origin is Origin.UNTRUSTED]
+        if matching.is_one_word(text) and not any(origin.origin is Origin.UNTRUSTED for origin in inside):
+            untrusted = [passage for passage in self._passages if passage.origin is Origin.UNTRUSTED]
             tight = matching.squeeze(value)
             if len(tight) >= matching.MIN_SQUEEZED and matching.is_assembled_from(
-                tight, [each.squeezed for each in untrusted]
+                tight, [passage.squeezed for passage in untrusted]
             ):
                 return [ValueOrigin(Origin.UNTRUSTED)]
         return [NOWHERE, *inside]
 
     def _inside(self, forms: Iterable[str]) -> Iterator[tuple[str, ValueOrigin]]:
         """The addresses in a text and in its encoded parts, with their origins."""
-        for each in forms:
-            for address in matching.addresses(each):
+        for form in forms:
+            for address in matching.addresses(form):
                 plain = matching.plain(address)
                 yield address, self.find_origin(plain) or self.find_origin(matching.bare(plain)) or NOWHERE
 

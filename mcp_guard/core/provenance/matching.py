@@ -60,9 +60,9 @@ def decodings(text: str, depth: int = MAX_DECODING_DEPTH) -> list[str]:
     """The text decoded in each way that changes it; empty if it is not encoded."""
     if not depth:
         return []
-    found = [decoded for decoded in (unquote(text), _from_html(text)) if decoded != text]
-    found += [decoded for run in _BASE64.findall(text) if (decoded := _from_base64(run))]
-    return [*found, *(inner for each in found for inner in decodings(each, depth - 1))]
+    decoded_texts = [decoded for decoded in (unquote(text), _from_html(text)) if decoded != text]
+    decoded_texts += [decoded for run in _BASE64.findall(text) if (decoded := _from_base64(run))]
+    return [*decoded_texts, *(inner for decoded in decoded_texts for inner in decodings(decoded, depth - 1))]
 
 
 def _from_html(text: str) -> str:
@@ -110,14 +110,14 @@ def bare(value: str) -> str:
 def addresses(text: str) -> list[str]:
     """URLs and their hosts, e-mail addresses and account numbers in a text, as written."""
     words = (word for word in text.split() if "@" in word or "." in word[1:-1])
-    found = [match.group().rstrip(_END) for word in words for match in _ADDRESS.finditer(word)]
-    for address in tuple(found):
+    addresses_found = [match.group().rstrip(_END) for word in words for match in _ADDRESS.finditer(word)]
+    for address in tuple(addresses_found):
         rest = _SCHEME.sub("", address)
         if "@" not in rest.split("/")[0] and (host := re.split(r"[/:?#]", rest, maxsplit=1)[0]) not in ("", rest):
-            found.append(host)
+            addresses_found.append(host)
     if _MAY_BE_NUMBER.search(text):
-        found += _NUMBER.findall(text)
-    return list(dict.fromkeys(found))
+        addresses_found += _NUMBER.findall(text)
+    return list(dict.fromkeys(addresses_found))
 
 
 def is_one_word(value: str) -> bool:

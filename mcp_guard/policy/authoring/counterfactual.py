@@ -134,9 +134,9 @@ def _compared(body: Json, path: Path) -> list[Any]:
     """Literals that the policies compare with this path."""
     return [
         literal
-        for each in walk(body)
-        if len(each) == 1 and not {"&&", "||", "Value", "Var", "!"} & each.keys() and path in paths(each)
-        for literal in literals(each)
+        for node in walk(body)
+        if len(node) == 1 and not {"&&", "||", "Value", "Var", "!"} & node.keys() and path in paths(node)
+        for literal in literals(node)
     ]
 
 
@@ -194,7 +194,7 @@ def _memberships(material: Json, policies: list[Policy]) -> Iterator[tuple[str, 
     """Trials: the agent in one more or one fewer group."""
     agent = next(entity for entity in material["entities"] if entity["uid"]["type"] == "Agent")
     scopes = [policy.body["principal"] for policy in policies]
-    named = [each.get("in", each).get("entity") for each in scopes if "entity" in each.get("in", each)]
+    named = [scope.get("in", scope).get("entity") for scope in scopes if "entity" in scope.get("in", scope)]
     groups = list(dict.fromkeys(entity["id"] for entity in named if entity["type"] == "Group"))
     present = [parent["id"] for parent in agent["parents"]]
     for group in groups:
@@ -245,5 +245,5 @@ def type_at(schema: Json, material: Json, path: Path) -> Json | None:
         at = known["entityTypes"].get(request.get(path[0], {}).get("type"), {}).get("shape")
     for name in path[1:]:
         at = (at or {}).get("attributes", {}).get(name)
-    found: Json | None = at
-    return found
+    node: Json | None = at
+    return node

@@ -112,12 +112,12 @@ def optional_without_has(lint_input: LintInput) -> Iterator[LintFinding]:
     for policy in lint_input.policies.values() if lint_input.schema is None else ():
         tested, read = set(), {}
         for condition in policy.body["conditions"]:
-            for each in walk(condition["body"]):
-                path = path_of(each)
-                if path and "has" in each:
+            for node in walk(condition["body"]):
+                path = path_of(node)
+                if path and "has" in node:
                     tested.add(path)
-                elif path and "." in each and _is_optional(path):
-                    read[path] = each
+                elif path and "." in node and _is_optional(path):
+                    read[path] = node
         for path in read.keys() - tested:
             where = f"{'.'.join(path[:-1])} has {path[-1]}"
             yield LintFinding(policy.file, policy.id, f"`{'.'.join(path)}` may be absent", f"test `{where} &&` first")

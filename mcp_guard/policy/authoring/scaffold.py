@@ -102,6 +102,6 @@ def _value(shape: Shape) -> object:
 def _inline(value: object) -> str:
     """A TOML inline value."""
     if isinstance(value, dict):
-        inner = ", ".join(f"{json.dumps(name)} = {_inline(each)}" for name, each in value.items())
+        inner = ", ".join(f"{json.dumps(name)} = {_inline(member)}" for name, member in value.items())
         return f"{{ {inner} }}" if inner else "{}"
     return json.dumps(value, ensure_ascii=False)
