@@ -47,6 +47,10 @@ class LedgerFault(StrEnum):
     OTHER = "other"
 
 
+STABLE_MESSAGES = frozenset({LedgerFault.KEY_UNAVAILABLE, LedgerFault.OTHER})
+"""Faults with several causes whose message does not vary while they last: another message is another trouble."""
+
+
 class LedgerError(GuardError):
     """The ledger cannot be read or written; calls are refused until it can."""
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from mcp_guard import __version__
-from mcp_guard.core.errors import LedgerError, LedgerFault
+from mcp_guard.core.errors import STABLE_MESSAGES, LedgerError, LedgerFault
 from mcp_guard.core.model import Micros
 from mcp_guard.core.receipt import Draft, ReceiptPosition, commitment, document, entry, format_time
 from mcp_guard.core.receipt_limits import MAX_ENTRY_BYTES
@@ -213,8 +213,8 @@ class Writer:
         self._find_key = find_key
         self._pending: list[_PendingOp] = []
         self._on_trouble = on_trouble
-        self._fault: LedgerFault | None = None
-        """The fault that was reported last, until the ledger works again."""
+        self._reported: tuple[LedgerFault, str] | None = None
+        """What was reported last, until the ledger works again."""
         self.active_calls = 0
         """How many calls are in progress. A single one does not wait for others to share its commit."""
 
@@ -287,14 +287,15 @@ class Writer:
         except LedgerError as error:
             self._report(error)
             raise
-        if self._fault is not None:
-            self._fault = None
+        if self._reported is not None:
+            self._reported = None
             self._on_trouble("the ledger can be written again")
         return results
 
     def _report(self, error: LedgerError) -> None:
-        if error.fault is not self._fault:
-            self._fault = error.fault
+        trouble = error.fault, error.message if error.fault in STABLE_MESSAGES else ""
+        if trouble != self._reported:
+            self._reported = trouble
             self._on_trouble(f"calls are refused: {error}")
 
     def _transact(self, ops: list[Op[Any]]) -> list[Any]:

@@ -23,7 +23,8 @@ if TYPE_CHECKING:  # Cedar is imported with the first policies, while the upstre
 
 
 class PoliciesInForce:
-    """Implements `ports.Policies` with the last valid set. Until there is one, every call is denied, for `why_none`.
+    """Implements `ports.Policies` with the last valid set. Until there is one, every call is denied, with the
+    reason.
 
     `mode` applies to every tool without a mode of its own. `shadow` is a set whose decisions are recorded but not
     enforced.
@@ -32,9 +33,13 @@ class PoliciesInForce:
     def __init__(self, counters: tuple[RateCounter, ...], mode: Mode = Mode.ENFORCE) -> None:
         self.counters = counters
         self.mode = mode
-        self.why_none = "the policies are not loaded yet"
+        self._why_none = "the policies are not loaded yet"
         self.shadow: PolicyEngine | None = None
         self._engine: PolicyEngine | None = None
+
+    def explain_absence(self, reason: str) -> None:
+        """Say why there is no valid set, for calls that are denied until there is one."""
+        self._why_none = f"the policies could not be loaded: {reason}"
 
     def replace(self, engine: "PolicyEngine") -> None:
         self._engine = engine
@@ -55,7 +60,7 @@ class PoliciesInForce:
 
     def decide(self, call: Call, counts: Mapping[str, RateValue]) -> Decision:
         if self._engine is None:
-            return Decision(Outcome.DENY, "none", reasons=(self.why_none,), counts=counts)
+            return Decision(Outcome.DENY, "none", reasons=(self._why_none,), counts=counts)
         decide = self._engine.observe if self.is_observed(call.tool) else self._engine.decide
         decision = decide(call, counts)
         return replace(decision, shadow=self._ask_shadow(call, counts)) if self.shadow else decision
@@ -218,7 +223,7 @@ class PolicyReloader:
         read = self._loaded.get(self._key(self._policies, environment))
         catalog = self._key(self._policies, environment)[2]
         if isinstance(read, GuardError):
-            in_force.why_none = f"the policies could not be loaded: {read.message}"
+            in_force.explain_absence(read.message)
             if in_force.version == "none" and self._last_valid is not None and self._last_valid[0] == catalog:
                 in_force.replace(self._last_valid[1])
         elif read is not None:

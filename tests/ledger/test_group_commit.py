@@ -8,7 +8,9 @@ import pytest
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.receipt_limits import MAX_ENTRY_BYTES
-from mcp_guard.ledger.writer import Op
+from mcp_guard.ledger.open import LedgerSettings, open_writer
+from mcp_guard.ledger.writer import Op, Transaction
+from tests.ledger.sized_ledger import FrozenClock
 from tests.promises.harness import Harness, open_harness
 
 
@@ -64,3 +66,24 @@ async def test_concurrent_calls_share_one_commit(tmp_path: Path) -> None:
     harness.ledger.writer.active_calls = 4
     await asyncio.gather(*(late(turns) for turns in reversed(range(4))))
     assert commits == 1
+
+
+def test_another_trouble_without_a_code_is_reported_too(tmp_path: Path) -> None:
+    reports: list[str] = []
+    writer = open_writer(LedgerSettings(tmp_path, "test.example/ledger"), FrozenClock(), on_trouble=reports.append)
+
+    def fail(message: str) -> None:
+        def op(tx: Transaction) -> None:
+            raise LedgerError(message)
+
+        with pytest.raises(LedgerError):
+            writer.run(op)
+
+    for message in ("the first", "the first", "the second"):
+        fail(message)
+    writer.run(lambda tx: None)
+    assert reports == [
+        "calls are refused: the first",
+        "calls are refused: the second",
+        "the ledger can be written again",
+    ]

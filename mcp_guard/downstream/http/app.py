@@ -205,8 +205,7 @@ class HttpApp:
 
     async def open_sse(self, request: Request, instance: Instance) -> Response:
         """Open a session. The first event on its stream says where to post."""
-        http_session = await self.sessions.open(instance)
-        http_session.transport.is_single_stream = True
+        http_session = await self.sessions.open(instance, is_single_stream=True)
         endpoint = f"{request.scope.get('root_path', '')}/messages?{urlencode({'session_id': http_session.id})}"
         response = McpResponse(
             http_session.transport.standalone_stream(),

@@ -101,10 +101,10 @@ class HttpSessions:
         await http_session.ready.wait()
         return self._mark_used(http_session)
 
-    async def open(self, instance: Instance) -> HttpSession:
-        """A new session. Raises: SessionLimitReached."""
+    async def open(self, instance: Instance, *, is_single_stream: bool = False) -> HttpSession:
+        """A new session; `is_single_stream` as in `HttpDownstreamTransport`. Raises: SessionLimitReached."""
         id = secrets.token_urlsafe(24)
-        http_session = self._by_id[id] = self._open(instance, id)
+        http_session = self._by_id[id] = self._open(instance, id, is_single_stream)
         await http_session.ready.wait()
         return http_session
 
@@ -112,10 +112,12 @@ class HttpSessions:
         http_session.used = asyncio.get_running_loop().time()
         return http_session
 
-    def _open(self, instance: Instance, id: str) -> HttpSession:
+    def _open(self, instance: Instance, id: str, is_single_stream: bool = False) -> HttpSession:
         if len(self._by_id) + len(self._stateless) >= self._max_sessions or self._stopping.is_set():
             raise SessionLimitReached
-        transport = HttpDownstreamTransport(lambda text: self._note(f"{instance.id}: {text}"))
+        transport = HttpDownstreamTransport(
+            lambda text: self._note(f"{instance.id}: {text}"), is_single_stream=is_single_stream
+        )
         session = self._make_session(instance, transport)
         http_session = HttpSession(id, instance, session, transport, asyncio.get_running_loop().time())
         self._tasks.create_task(self._serve(http_session))

@@ -103,12 +103,14 @@ class Stream:
 
 
 class HttpDownstreamTransport:
-    """Implements `session.DownstreamTransport`."""
+    """Implements `session.DownstreamTransport`.
 
-    def __init__(self, note: Callable[[str], None]) -> None:
+    With `is_single_stream`, everything goes out on the standalone stream, replies too (2024-11-05).
+    """
+
+    def __init__(self, note: Callable[[str], None], *, is_single_stream: bool = False) -> None:
         self.note = note
-        self.is_single_stream = False
-        """Whether everything goes out on the standalone stream, replies too (2024-11-05)."""
+        self.is_single_stream = is_single_stream
         self.unaddressed_reply: bytes | None = None
         """The latest reply that names no request, because the frame that it answers had no usable id."""
         self._streams: dict[Id, Stream] = {}
