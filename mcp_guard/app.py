@@ -80,9 +80,7 @@ def _redeem_launch_code(runtime: Runtime, code: str) -> tuple[Instance, Json | N
 
     instance = writer.run(op)
     if instance is None:
-        raise IdentityError(
-            "the launch code is not valid, was used already, or has expired", "mcp-guard instances issue …"
-        )
+        raise IdentityError("the launch code is invalid, expired or already used", "mcp-guard instances issue --launch")
     return reissue_credential(runtime.issuer, instance), None
 
 

@@ -115,7 +115,7 @@ class Guard:
                     assert_never(decision.outcome)
         except LedgerError as error:
             return ledger_failed(error)
-        except Exception as defect:  # promise P2: a defect of ours denies too, with a receipt, and is reported
+        except Exception as defect:  # promise P2: our own defects deny too, with a receipt, and are reported
             decision = Decision(Outcome.DENY, self.policies.version, reasons=(f"defect: {defect}",))
             await self.ledger.refuse(call, decision)
             raise
@@ -129,10 +129,10 @@ class Guard:
         id = str(request.arguments.get("approval", ""))
         try:
             if request.problem or self.ledger.why_barred(instance):
-                return await self.handle_call(instance, request, channel)  # it refuses the request, with a receipt
+                return await self.handle_call(instance, request, channel)  # which refuses the request, with a receipt
             approval = self.approvals.get(id)
             if approval is None or approval.instance != instance.id:
-                return tool_error(f"this instance has requested no approval `{id[:40]}`")
+                return tool_error(f"this instance has no approval `{id[:40]}`")
             if approval.state is ApprovalState.CONSUMED:
                 return await self.repeat_reply(approval)
         except LedgerError as error:
@@ -155,7 +155,7 @@ class Guard:
         if call.tool is None or not self.may_call(call.instance, call.tool):
             quarantine = self.upstreams.why_quarantined(call.name)  # promise P6, for the receipt only
             problems = (NO_SUCH_TOOL, quarantine) if quarantine else (NO_SUCH_TOOL,)
-            return replace(call, problems=problems)  # promise P5: what is not listed is unknown
+            return replace(call, problems=problems)  # promise P5: a tool that is not listed is unknown
         if not call.problems and (reason := self.upstreams.why_unavailable(call.tool.server)):
             return replace(call, problems=(reason,))
         return call
@@ -173,7 +173,7 @@ class Guard:
         return replace(call, risk=risk.sum_signals((*call.risk.signals, *signals))) if signals else call
 
     async def look_up(self, call: Call) -> Facts | str:
-        """Read the facts by the same path as any call. Returns why, if they cannot be read."""
+        """Read the facts by the same path as any call. Returns the reason as a string if they cannot be read."""
         assert call.tool is not None
         assert call.tool.rule.facts is not None
         rule = call.tool.rule.facts
@@ -291,7 +291,7 @@ class Guard:
         return await self.deny(call, decision, intent.reason)
 
     async def deny(self, call: Call, decision: Decision, reason: str) -> Reply:
-        """Refuse a call that the policies would not."""
+        """Refuse a call for a reason other than the policies."""
         return await self.refuse(call, replace(decision, outcome=Outcome.DENY, reasons=(reason,), routes=()))
 
     async def refuse(self, call: Call, decision: Decision) -> Reply:
@@ -304,7 +304,7 @@ class Guard:
             return await self.upstreams.execute(intent, channel)
         except asyncio.CancelledError:
             self.memory.note(intent.call, {})
-            execution = cancelled_execution("cancelled by the client while the upstream had it")
+            execution = cancelled_execution("cancelled by the client after it was sent to the upstream")
             with suppress(LedgerError):  # the ledger keeps the outcome, and records it as soon as it can
                 await asyncio.shield(self.ledger.conclude(intent, execution, answered=False))
             raise
@@ -320,7 +320,7 @@ class Guard:
         return execution.reply
 
     def may_call(self, instance: Instance, tool: Tool) -> bool:
-        """Whether the credential covers this tool and the policies might let some call of it happen."""
+        """Whether the credential covers this tool and the policies might permit some call of it."""
         return credential.may_use(instance.tools, tool.listed_as) and self.policies.may_call(instance, tool)
 
     def list_tools(self, instance: Instance) -> list[Json]:

@@ -34,7 +34,7 @@ class ClientChannel:
     ask: Ask | None = None
     """Asks the client what an upstream wants to know; None if the client cannot be asked."""
     envelope: Json | None = None
-    """What this request says of its client, where that differs from what its session has said (2026-07-28)."""
+    """What this request says about its client, where that differs from what its session has said (2026-07-28)."""
 
 
 SILENT_CHANNEL = ClientChannel()
@@ -55,7 +55,7 @@ class Intent:
     seq: int
     """The sequence number of its receipt."""
     approval: str | None = None
-    """The id of the approval that it consumed, whose outcome is kept until the agent has been given it."""
+    """The id of the approval that it consumed, whose outcome is kept until it has been delivered to the agent."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ class Ledger(Protocol):
         """A call begins. Between this and `end_call`, concurrent calls share their commits."""
 
     def end_call(self) -> None:
-        """A call has ended, however it did. Called exactly once for each `begin_call`."""
+        """A call has ended, successfully or not. Called exactly once for each `begin_call`."""
 
     def count(self, call: Call, counters: tuple[RateCounter, ...], now: Micros) -> Mapping[str, RateValue]:
         """The value of each counter if this call happens, by name.
@@ -159,7 +159,7 @@ class Ledger(Protocol):
         """Why this instance may not call now (expired, or revoked with something it depends on); None if it may."""
 
     async def refuse(self, call: Call, decision: Decision) -> int:
-        """Record a decision that lets nothing happen. Returns the sequence number of its receipt."""
+        """Record a decision by which the call is not executed. Returns the sequence number of its receipt."""
 
     async def intend(self, call: Call, decision: Decision, held: Approval | Grant | None) -> Intent | Conflict:
         """Record the decision and the intent, count the rates, and consume the approval or grant, in one transaction.
@@ -174,7 +174,7 @@ class Ledger(Protocol):
         """Like `intend`, for one of the guard's own reads: counts and consumes nothing."""
 
     def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> Awaitable[int]:
-        """Record the outcome, and whether the agent is given it. Gives the sequence number of its receipt.
+        """Record the outcome, and whether it is delivered to the agent. Gives the sequence number of its receipt.
 
         It is submitted when this returns; a caller that may be cancelled while it waits must shield it. If the ledger
         cannot take it now, the awaitable raises LedgerError, and the outcome is recorded as soon as it can be.
@@ -190,20 +190,20 @@ class Approvals(Protocol):
 
     def find_approval(self, instance: Instance, request_hash: str) -> Approval | None:
         """The latest approval for exactly this call that still counts: requested, approved, denied and not expired
-        yet, or consumed by a call whose outcome the agent has not been given."""
+        yet, or consumed by a call whose outcome has not been delivered to the agent."""
 
     def get(self, id: str) -> Approval | None:
-        """The approval with this id, whosever it is; None if there is none."""
+        """The approval with this id, whichever instance requested it; None if there is none."""
 
     def grant_for(self, call: Call, decision: Decision) -> Grant | None:
         """An active grant that covers this call now."""
 
     async def request(self, call: Call, decision: Decision) -> Approval:
-        """Record the decision and request approval by its routes; notifiers are told. The same call requested twice
+        """Record the decision, request approval by its routes and notify the notifiers. The same call requested twice
         with the same binding gives the same approval."""
 
     async def wait(self, approval: Approval, seconds: float, on_tick: Callable[[float], None]) -> Approval:
-        """Wait until the approval is no longer `requested`, or `seconds` are over. Returns it as it is then.
+        """Wait until the approval is no longer `requested`, or `seconds` have passed. Returns it in its state by then.
 
         `on_tick` is called about once a second with the seconds waited. A decision in another process ends the wait
         too. If the caller is cancelled and nobody else waits for it, the approval is withdrawn.
@@ -213,7 +213,7 @@ class Approvals(Protocol):
         """Make the approval `stale`; `note` says what changed. Does nothing if it is not open any more."""
 
     async def recorded_reply(self, approval: Approval) -> "Reply | None":
-        """The recorded reply of the call that consumed this approval; None if it was not kept. Marks it as given."""
+        """The recorded reply of the call that consumed this approval; None if it was not kept. Marks it delivered."""
 
 
 class Pins(Protocol):

@@ -310,9 +310,10 @@ class Runtime:
         try:
             is_new = self._reloader.load(session_policies)
         except LedgerError as error:
-            effect = "the ones in force stay" if session_policies.in_force.version != "none" else "every call is denied"
+            has_policies = session_policies.in_force.version != "none"
+            effect = "the current ones stay in force" if has_policies else "every call is denied"
             session_policies.in_force.explain_absence(error.message)
-            self.note(f"the policies are not loaded, {effect}:\n{error}")
+            self.note(f"the policies could not be loaded; {effect}:\n{error}")
             asyncio.get_running_loop().call_later(LEDGER_RETRY_SECONDS, self._load_policies, session_policies)
             return
         if is_new:

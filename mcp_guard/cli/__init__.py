@@ -19,7 +19,7 @@ COMMANDS: dispatch.Commands = {
     "unwrap": ("unwrap", "restore an MCP client's original servers"),
     "run": ("run", "serve one MCP client on stdin and stdout"),
     "serve": ("serve", "serve many MCP clients over HTTP"),
-    "connect": ("connect", "relay stdin and stdout to a guard of another user"),
+    "connect": ("connect", "relay stdin and stdout to a guard that another user runs"),
     "call": ("client", "make one tool call as an agent would"),
     "demo": ("demo", "run a demonstration: calls allowed, denied, approved and verified"),
     "log": ("log", "list receipts"),

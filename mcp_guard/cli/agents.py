@@ -58,7 +58,7 @@ def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
         raise IdentityError(f"`{options.agent}` is not a valid agent name", "use letters, digits, `.`, `-` and `_`")
     if options.ttl <= 0:
         raise IdentityError(
-            f"the lifetime of a credential must be at least 1 second, not `{options.ttl}`", "--ttl 3600"
+            f"the lifetime of a credential must be at least 1 second, not `{options.ttl}`", "for example: --ttl 3600"
         )
     if options.agent in registry.all_agents(settings.agents, writer.store):
         raise IdentityError(f"agent `{options.agent}` is already enrolled", "mcp-guard agents list")

@@ -44,14 +44,14 @@ def build_parser() -> argparse.ArgumentParser:
     )
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     listing = verbs.add_parser("list", help="list pending approvals and active grants")
-    listing.add_argument("--all", action="store_true", help="include those that are decided")
+    listing.add_argument("--all", action="store_true", help="include decided approvals")
     watching = verbs.add_parser("watch", help="print each new request; stop with Ctrl-C")
     watching.add_argument("--until", type=int, metavar="N", help="stop after N requests")
     showing = verbs.add_parser("show", help="show one request with everything an approver needs")
     helps = {
         "approve": "approve the call; it runs once",
         "deny": "deny the call",
-        "grant": "approve the call and a number of further ones like it",
+        "grant": "approve the call and a limited number of similar ones",
     }
     deciding = {verdict: verbs.add_parser(verdict, help=helps[verdict]) for verdict in VERDICTS}
     revoking = verbs.add_parser("revoke", help="revoke a grant, or an approval that has not been used")

@@ -169,9 +169,11 @@ def ask_passphrase(options: argparse.Namespace, prompt: str, twice: bool = False
         try:
             return str(Path(options.passphrase_file).read_text().rstrip("\n"))
         except (OSError, UnicodeDecodeError) as error:
-            raise ApprovalError(f"cannot read `{options.passphrase_file}`: {error}", "check the path") from None
+            why = getattr(error, "strerror", None) or error
+            raise ApprovalError(f"cannot read `{options.passphrase_file}`: {why}", "check the path") from None
     if not sys.stdin.isatty():
-        raise ApprovalError("cannot ask for the passphrase: standard input is not a terminal", "--passphrase-file FILE")
+        what = "cannot ask for the passphrase: standard input is not a terminal"
+        raise ApprovalError(what, "read it from a file: --passphrase-file FILE")
     passphrase = getpass.getpass(f"{prompt}: ")
     if twice and getpass.getpass("repeat the passphrase: ") != passphrase:
         raise ApprovalError("the two passphrases differ", "try again")

@@ -93,7 +93,7 @@ class GuardClient:
                 case {"method": "ping", "id": id}:
                     self._write({"id": id, "result": {}})
                 case {"method": str(method), "id": id}:
-                    error = {"code": METHOD_NOT_FOUND, "message": f"`{method}` needs a user, and this client has none"}
+                    error = {"code": METHOD_NOT_FOUND, "message": f"`{method}` requires a user; this client has none"}
                     self._write({"id": id, "error": error})
                 case {"id": self._last_id}:
                     return {name: message[name] for name in ("result", "error") if name in message}

@@ -35,7 +35,9 @@ def build_parser() -> argparse.ArgumentParser:
     mode.add_argument("--observe", action="store_true", help="decide and record, but block nothing (default)")
     mode.add_argument("--enforce", action="store_true", help="block calls that no policy permits")
     parser.add_argument("--owner", metavar="NAME", help="the person responsible for the agent (default: you)")
-    parser.add_argument("--approver", metavar="NAME", help="the person who decides on held calls; best not the owner")
+    parser.add_argument(
+        "--approver", metavar="NAME", help="the person who decides on held calls; preferably not the owner"
+    )
     parser.add_argument("--agent", default="my-agent", metavar="NAME", help="the name of the agent (default: my-agent)")
     parser.add_argument(
         "--unsafe-self-approval", action="store_true", help="let the owner approve calls of their own agent"
@@ -60,7 +62,8 @@ def ask(options: argparse.Namespace) -> InitAnswers:
     owner = person_id(
         options.owner or (asks and answer("who owns the agent and is responsible for it?", os_user())) or os_user()
     )
-    approver = options.approver or (asks and answer("who approves its calls? (best not the owner)", owner)) or owner
+    question = "who approves its calls? (preferably not the owner)"
+    approver = options.approver or (asks and answer(question, owner)) or owner
     return InitAnswers(options.agent, owner, approver.strip(), options.enforce, options.unsafe_self_approval)
 
 

@@ -35,7 +35,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser = Parser(prog="mcp-guard instances", description="Issue, delegate and revoke the credentials of agent runs.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     listing = verbs.add_parser("list", help="list live instances")
-    listing.add_argument("--all", action="store_true", help="include those that have ended")
+    listing.add_argument("--all", action="store_true", help="include ended instances")
     issuing = verbs.add_parser("issue", help="issue a credential for one run and print it once")
     issuing.add_argument("--agent", metavar="AGENT", help="the enrolled agent (default: the only one)")
     issuing.add_argument("--on-behalf-of", metavar="USER", help="the user it acts for (default: the agent's)")
@@ -43,9 +43,12 @@ def build_parser() -> argparse.ArgumentParser:
     delegating.add_argument("parent", metavar="INSTANCE")
     for verb in (issuing, delegating):
         verb.add_argument("--ticket", metavar="TICKET", help="the ticket this run works on")
-        verb.add_argument("--reason", metavar="TEXT", help="why the run is started")
+        verb.add_argument("--reason", metavar="TEXT", help="the reason for this run")
         verb.add_argument(
-            "--ttl", type=_seconds, metavar="TIME", help="its lifetime: 900, 30m, 1h (default: the agent's)"
+            "--ttl",
+            type=_seconds,
+            metavar="TIME",
+            help="the lifetime of the credential: 900, 30m, 1h (default: the agent's)",
         )
         verb.add_argument(
             "--tool",

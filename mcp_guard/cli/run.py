@@ -43,7 +43,8 @@ def read_task(path: Path) -> str:
     try:
         return path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read the task: {error}", "name a text file: --task-file FILE") from None
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot read the task `{path}`: {why}", "name a text file: --task-file FILE") from None
 
 
 def read_launch_code(descriptor: int | None) -> str:
@@ -59,5 +60,5 @@ def read_launch_code(descriptor: int | None) -> str:
             return source.readline()
     except OSError as error:
         raise IdentityError(
-            f"cannot read file descriptor {descriptor}: {error.strerror}", "--launch-fd 3 3<FILE"
+            f"cannot read file descriptor {descriptor}: {error.strerror}", "for example: --launch-fd 3 3<FILE"
         ) from None

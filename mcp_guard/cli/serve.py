@@ -14,5 +14,5 @@ def main(arguments: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     return make_parser(
-        "serve", "Serve MCP clients over HTTP as [serve] configures. Issue tokens with mcp-guard instances issue."
+        "serve", "Serve MCP clients over HTTP, as configured in [serve]. Issue tokens with mcp-guard instances issue."
     )

@@ -242,5 +242,5 @@ def _say(options: argparse.Namespace, entry: ToolEntry, pin: Pin, what: str) -> 
 
 def _done(words: list[str]) -> int:
     if not words:
-        print("no definition is waiting", file=sys.stderr)
+        print("no tool definition is waiting for review", file=sys.stderr)
     return 0

@@ -176,7 +176,7 @@ def without_sections(config: FileSnapshot, blocks: Sequence[TomlBlock], policies
         check(after, config.path)
     except ConfigError as error:
         return config.text, (
-            f"{config.path} is unchanged, because it would not load without its sections: {error.message}",
+            f"{config.path} is unchanged, because it would not load without these sections: {error.message}",
         )
     return after, notes
 

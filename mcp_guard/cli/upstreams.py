@@ -29,7 +29,7 @@ def main(arguments: list[str]) -> int:
             return asyncio.run(logout(options, storage))
         return asyncio.run(login(settings, options, oauth, storage))
     except NoToken as why:
-        raise UpstreamError(f"upstream `{options.name}`: {why}", "docs/howto/secrets.md") from None
+        raise UpstreamError(f"upstream `{options.name}`: {why}", "see docs/howto/secrets.md") from None
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -53,11 +53,12 @@ def find_sign_in(settings: Settings, name: str) -> tuple[OAuthSettings, TokenSto
     if server is None:
         configured = ", ".join(f"`{upstream}`" for upstream in settings.upstreams)
         raise ConfigError(
-            f"no upstream `{name}` in [upstreams]; configured: {configured or 'none'}", "name one of them"
+            f"no upstream `{name}` in [upstreams]; configured: {configured or 'none'}",
+            "use one of the configured names" if configured else f"add [upstreams.{name}] to the configuration",
         )
     if server.oauth is None or not server.oauth.is_interactive:
         hint = f'[upstreams.{name}.oauth] grant = "authorization_code"'
-        raise ConfigError(f"upstream `{name}` does not use a sign-in by a user", hint)
+        raise ConfigError(f"upstream `{name}` does not require a user to sign in", hint)
     return server.oauth, TokenStorage(settings.state_dir / "sign-ins", name, server.oauth.in_keyring)
 
 

@@ -32,7 +32,10 @@ def main(arguments: list[str]) -> int:
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = make_ledger_parser("verify", "Verify with public keys. Exit code 1 at the first check that fails.")
+    parser = make_ledger_parser(
+        "verify",
+        "Verify a ledger, export or bundle with public keys. Stops with exit code 1 at the first check that fails.",
+    )
     parser.add_argument(
         "input", type=Path, nargs="?", metavar="LEDGER|EXPORT|BUNDLE", help="what to verify (default: the ledger)"
     )

@@ -197,7 +197,7 @@ def overview(operation: WrapOperation) -> list[str]:
         lines.append(f"  {server.name}: behind the guard{named}{there}")
     lines += left_lines(operation)
     if operation.guard.is_new:
-        lines.append(f"  no {operation.guard.config} yet; it is created as by `mcp-guard init`, in observe mode")
+        lines.append(f"  {operation.guard.config} will be created in observe mode, as by `mcp-guard init`")
     return [*lines, *(f"note: {note}" for note in notes(operation)), ""]
 
 
@@ -216,9 +216,9 @@ def notes(operation: WrapOperation) -> list[str]:
     if arguments := [server.name for server in plan.wrapped if any(secret_arguments(server.args))]:
         lines.append(f"the arguments of {', '.join(arguments)} contain a secret, which stays in {guard.config}")
     if operation.spot.scope == PROJECT:
-        lines.append(f"{operation.spot.path.name} belongs to the project; other users of it cannot start this guard")
+        lines.append(f"{operation.spot.path.name} belongs to the project; its other users cannot start this guard")
     if plan.others:
-        lines.append(f"{operation.spot.client.title} now also has these servers of the guard: {', '.join(plan.others)}")
+        lines.append(f"{operation.spot.client.title} also gets these servers of the guard: {', '.join(plan.others)}")
     if guard.is_new:
         lines.append(
             f"{os_user()} owns the agent and is its only approver, and nobody can approve calls of their own agent: "
@@ -239,7 +239,7 @@ def report(operation: WrapOperation) -> list[str]:
     lines += [f"backup of {operation.spot.path}: {operation.guard.records.backup_path(record)}"]
     lines += [f"stored in the keyring: {entry}" for entry in operation.plan.moved]
     commands = [
-        (f"restart {operation.spot.client.title}", "it reads the file at start"),
+        (f"restart {operation.spot.client.title}", "it reads the file when it starts"),
         (f"mcp-guard policy validate{at}", "check the policies against the tools"),
         (f"mcp-guard doctor{at}", "diagnose problems"),
         (repeat_command("unwrap", operation.options, operation.spot.client.id), "restore the original servers"),

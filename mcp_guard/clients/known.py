@@ -161,5 +161,7 @@ def section_of_file(path: Path, client: Client | None, host: Host) -> ServerSect
             folder = path.parents[len(tail) - 1] if location.scope == PROJECT else host.home
             return ServerSection(candidate, location.scope, path, location.key, folder)
     if client is None:
-        raise ConfigError(f"unknown client of `{path}`", f"name the client: mcp-guard wrap CLIENT --file {path}")
+        raise ConfigError(
+            f"cannot tell which client uses `{path}`", f"name the client: mcp-guard wrap CLIENT --file {path}"
+        )
     return ServerSection(client, USER, path, client.locations[0].key, host.home)

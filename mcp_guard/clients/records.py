@@ -178,7 +178,7 @@ class WrapRecords:
                 holes=tuple(MovedSecret(**hole) for hole in record.holes),  # type: ignore[arg-type]
             )
         except (OSError, ValueError, TypeError) as error:
-            raise ConfigError(f"`{path}` is not a wrap record: {error}", "move it away") from None
+            raise ConfigError(f"`{path}` is not a wrap record: {error}", "move the file out of the folder") from None
 
 
 def _age(path: Path) -> int:

@@ -20,12 +20,12 @@ UNDERSTOOD = frozenset(
     {"type", "transport", "command", "args", "env", "cwd", "url", "serverUrl", "httpUrl", "headers", "source"}
 )
 REFUSED = {
-    "envFile": "the guard reads no `envFile`: give its variables in `env`",
-    "sandboxEnabled": "the client runs it in a sandbox, and the guard would not",
-    "disabledTools": "tools of it are switched off in the client, and the guard would offer them",
+    "envFile": "the guard does not read `envFile`: put its variables in `env`",
+    "sandboxEnabled": "the client runs it in a sandbox, but the guard would not",
+    "disabledTools": "some of its tools are disabled in the client, but the guard would list them",
     "oauth": "the client signs in to it (`oauth`): configure the guard's own sign-in, docs/howto/secrets.md",
     "auth": "the client signs in to it (`auth`): configure the guard's own sign-in, docs/howto/secrets.md",
-    "headersHelper": "a program of the client makes its headers (`headersHelper`)",
+    "headersHelper": "the client runs a program to create its headers (`headersHelper`)",
 }
 """Keys that change what a server does, and that the guard cannot take over; each with the reason."""
 
@@ -148,11 +148,11 @@ def read_server(name: str, value: object, section: ServerSection, host: Host) ->
     if not isinstance(value, dict):
         raise NotWrapped("it is not an object")
     if guard_entry(value):
-        raise NotWrapped("it leads to a guard already", is_harmless=True)
+        raise NotWrapped("it already runs a guard", is_harmless=True)
     if re.search("[\ud800-\udfff]", json.dumps(value, ensure_ascii=False)):
         raise NotWrapped("it contains a lone surrogate")
     if is_switched_off(value):
-        raise NotWrapped("it is switched off in the client", is_harmless=True)
+        raise NotWrapped("it is disabled in the client", is_harmless=True)
     for key, reason in REFUSED.items():
         if value.get(key):
             raise NotWrapped(reason)
@@ -174,11 +174,11 @@ def _read_command(
     if isinstance(command, dict):  # an older form, of Zed
         args, env, command = command.get("args") or [], command.get("env") or {}, command.get("path")
     if not isinstance(command, str) or not isinstance(args, list) or not all(isinstance(arg, str) for arg in args):
-        raise NotWrapped("`command` must be a text and `args` a list of texts")
+        raise NotWrapped("`command` must be a string and `args` a list of strings")
     resolved = [resolve(text, section.client.dialect, scope) for text in (command, *args)]
     cwd = value.get("cwd") or ""
     if not isinstance(cwd, str):
-        raise NotWrapped("`cwd` must be a text")
+        raise NotWrapped("`cwd` must be a string")
     return ClientServer(
         name,
         upstream_name(name),
@@ -192,7 +192,7 @@ def _read_command(
 
 def _note_resolved(name: str, texts: tuple[str, ...], resolved: list[str]) -> tuple[str, ...]:
     changed = [f"`{text}`" for text, value in zip(texts, resolved, strict=True) if text != value]
-    return (f"{', '.join(changed)} of `{name}` is written with its present value",) if changed else ()
+    return (f"{', '.join(changed)} of `{name}` is written with its current value",) if changed else ()
 
 
 def _expand_home(text: str, home: Path) -> str:
@@ -207,7 +207,7 @@ def _read_url(
     if written is None:
         raise NotWrapped("it has neither `command` nor `url`: the client gets it from elsewhere, such as an extension")
     if not isinstance(written, str):
-        raise NotWrapped("`url` must be a text")
+        raise NotWrapped("`url` must be a string")
     url = resolve(written, section.client.dialect, scope)
     if not re.match(r"https?://[^/]+", url):
         raise NotWrapped("its `url` is not http or https")
@@ -229,7 +229,7 @@ def _values(entries: object, member: str, where: tuple[ServerSection, VariableSc
     values = {}
     for key, value in entries.items():
         if not isinstance(value, str) or not key or "=" in key or "\0" in key:
-            raise NotWrapped(f"`{key}` in `{member}` must be a text")
+            raise NotWrapped(f"`{key}` in `{member}` must be a string")
         values[key] = _value(key, value, where)
     return values
 

@@ -55,4 +55,4 @@ def _verify(now: Node, after: Node, original: Node, record: WrapRecord) -> None:
     rest_is_same = without_servers(now.value, record.key, names) == without_servers(after.value, record.key, names)
     is_restored = all(servers.value.get(name) == original.value.get(name) for name in names)
     if not (rest_is_same and is_restored):
-        raise NotUndone("restoring the entries would change others")
+        raise NotUndone("restoring these entries would change other entries")

@@ -60,8 +60,8 @@ def editor(name: str, scope: VariableScope) -> str:
     if name in fixed:
         return fixed[name]
     if kind == "input":
-        raise ResolvedByClient(f"`${{{name}}}` is asked for by the client; put it in `env` or `headers`")
-    raise ResolvedByClient(f"only the client knows what `${{{name}}}` is")
+        raise ResolvedByClient(f"`${{{name}}}` is a prompt of the client; put it in `env` or `headers`")
+    raise ResolvedByClient(f"only the client can resolve `${{{name}}}`")
 
 
 def windsurf(name: str, scope: VariableScope) -> str:
@@ -69,12 +69,12 @@ def windsurf(name: str, scope: VariableScope) -> str:
     kind, _, rest = name.partition(":")
     if kind == "env":
         return _environment(rest, scope)
-    raise ResolvedByClient(f"only the client knows what `${{{name}}}` is")
+    raise ResolvedByClient(f"only the client can resolve `${{{name}}}`")
 
 
 def _environment(variable: str, scope: VariableScope, default: str | None = None) -> str:
     if looks_secret(variable):
-        raise ResolvedByClient(f"`{variable}` is a secret, which the guard takes in `env` or `headers` only")
+        raise ResolvedByClient(f"`{variable}` is a secret; the guard accepts secrets only in `env` or `headers`")
     value = scope.environment.get(variable) or default
     if value is None:
         raise ResolvedByClient(f"`{variable}` is not set here")

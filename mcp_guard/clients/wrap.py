@@ -98,7 +98,8 @@ def make_plan(section: ServerSection, text: str, config_text: str, request: Wrap
     guards = find_guards(servers, section.folder)
     for name, config in guards.items():
         if config != request.config:
-            raise ConfigError(f"`{name}` in `{section.path}` runs another guard, with `{config}`", f"--config {config}")
+            hint = f"use the configuration of that guard: --config {config}"
+            raise ConfigError(f"`{name}` in `{section.path}` runs another guard, with `{config}`", hint)
     builder = _PlanBuilder(section, request, host, tomllib.loads(config_text))
     chosen, left = _choose(servers, guards, request, builder)
     entry = next(iter(guards), None) or _entry_name(servers, {server.name for server in chosen})
@@ -131,7 +132,7 @@ def _choose(
     assert isinstance(servers.value, dict)
     if unknown := [name for name in request.names if name not in servers.value]:
         raise ConfigError(
-            f"no server `{unknown[0]}` in `{builder.section.path}`", f"there is {', '.join(servers.value)}"
+            f"no server `{unknown[0]}` in `{builder.section.path}`", f"its servers: {', '.join(servers.value)}"
         )
     chosen: list[ClientServer] = []
     left: list[LeftServer] = []

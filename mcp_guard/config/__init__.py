@@ -314,7 +314,7 @@ class Config(Model):
     @model_validator(mode="after")
     def users_can_connect(self) -> "Config":
         if self.connect.users and (self.serve is None or self.serve.socket is None):
-            raise ValueError("connect.users: users connect to the socket, so set serve.socket")
+            raise ValueError("connect.users: requires serve.socket, the socket that these users connect to")
         return self
 
     def _check_route(self, name: str, route: RouteConfig) -> None:
@@ -447,4 +447,8 @@ def _explain(path: Path, error: ValidationError) -> list[str]:
 
 
 def _key(problem: ErrorDetails) -> str:
-    return ".".join(map(str, problem["loc"]))
+    """The key that the problem is about. For a signer, pydantic adds which form of it was tried; that is left out."""
+    parts = problem["loc"]
+    if parts[0:1] == ("ledger",) and len(parts) > 2:
+        parts = (*parts[:2], *parts[3:])
+    return ".".join(map(str, parts))

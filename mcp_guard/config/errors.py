@@ -31,8 +31,8 @@ MESSAGES = {
     "greater_than_equal": "must be at least {ge:g}",
     "less_than": "must be less than {lt:g}",
     "less_than_equal": "must be at most {le:g}",
-    "union_tag_not_found": "the key {discriminator} is required",
-    "union_tag_invalid": "{discriminator} must be one of {expected_tags}, not `{tag}`",
+    "union_tag_not_found": "the key `{discriminator}` is required",
+    "union_tag_invalid": "`{discriminator}` must be one of {expected_tags}, not `{tag}`",
 }
 """By pydantic's type of error, with the members of its context."""
 
@@ -43,6 +43,8 @@ def describe_problem(problem: "ErrorDetails", model: type[BaseModel]) -> str:
     INVARIANT: a rejected value is repeated only if it should have been one of a few words; others may be secrets.
     """
     code, context = problem["type"], problem.get("ctx", {})
+    if "discriminator" in context:
+        context = {**context, "discriminator": context["discriminator"].strip("'")}
     if code == "value_error":
         return str(context["error"])
     if code == "extra_forbidden":

@@ -264,7 +264,7 @@ def describe_rule(rule: RouteRule, requesters: Iterable[str | None]) -> str:
     requesters = tuple(requesters)
     eligible = [approver for approver in rule.approvers if may_decide(rule, approver, requesters)]
     if len(eligible) <= 1:
-        return eligible[0] if eligible and rule.quorum == 1 else "nobody who may"
+        return eligible[0] if eligible and rule.quorum == 1 else "nobody eligible"
     return f"{'any' if rule.quorum == 1 else rule.quorum} of {', '.join(eligible)}"
 
 
@@ -360,10 +360,11 @@ def make_terms(terms: GrantTerms, arguments: Mapping[str, Any]) -> GrantTerms:
                 f"the call has no argument `{name}` to leave free", f"its arguments: {', '.join(arguments) or 'none'}"
             )
     if not 1 <= terms.uses <= MAX_GRANT_USES:
-        raise ApprovalError(f"a grant is for 1 to {MAX_GRANT_USES} more calls, not {terms.uses}", "--more 5")
+        what = f"a grant is for 1 to {MAX_GRANT_USES} more calls, not {terms.uses}"
+        raise ApprovalError(what, "for example: --more 5")
     if not 1 <= terms.seconds * SECOND <= MAX_GRANT_DURATION:
         seconds = MAX_GRANT_DURATION // SECOND
-        raise ApprovalError(f"a grant lasts up to {seconds} seconds, not {terms.seconds}", "--for 3600")
+        raise ApprovalError(f"a grant lasts up to {seconds} seconds, not {terms.seconds}", "for example: --for 3600")
     return replace(terms, free=tuple(sorted(set(terms.free))))
 
 

@@ -113,7 +113,7 @@ class MultiRoundRequests:
             multi.timer.cancel()
         for future in multi.answers.values():
             if not future.done():
-                future.set_result(error(INTERNAL_ERROR, "the client gave up the request through which it was asked"))
+                future.set_result(error(INTERNAL_ERROR, "the client abandoned the request through which it was asked"))
 
     def find_by_key(self, key: object) -> MultiRoundRequest | None:
         return self._requests.get(key) if isinstance(key, str) else None

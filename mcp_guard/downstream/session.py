@@ -122,7 +122,7 @@ class Session:
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
-        self.client.lose("the client is gone")
+        self.client.lose("the client has disconnected")
         await self.upstreams.close()
 
     # Frames of the client

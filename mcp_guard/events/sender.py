@@ -86,7 +86,8 @@ def read_headers(path: Path | None) -> dict[str, str]:
     try:
         mode, text = path.stat().st_mode, path.read_text()
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"cannot read `{path}`: {error}", "check the path") from None
+        why = getattr(error, "strerror", None) or error
+        raise ConfigError(f"cannot read `{path}`: {why}", "check the path") from None
     if mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(f"`{path}` is accessible to other users (mode {stat.S_IMODE(mode):04o})", f"chmod 600 {path}")
     pairs = [line.partition(":") for line in text.splitlines() if line.strip()]

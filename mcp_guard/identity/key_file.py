@@ -30,7 +30,7 @@ def refuse_to_overwrite(path: Path) -> None:
     """Raises: ApprovalError if the file exists."""
     if path.exists():
         raise ApprovalError(
-            f"there is a key at `{path}` already", "choose another with --key-file FILE, or rotate the key"
+            f"`{path}` already contains a key", "choose another file with --key-file FILE, or rotate the key"
         )
 
 
@@ -38,7 +38,9 @@ def create_key_file(path: Path, passphrase: str) -> Ed25519PrivateKey:
     """Create a key and its file (mode 0600). Raises: ApprovalError if the file exists or cannot be written."""
     refuse_to_overwrite(path)
     if len(passphrase) < MIN_PASSPHRASE_LENGTH:
-        raise ApprovalError(f"a passphrase has at least {MIN_PASSPHRASE_LENGTH} characters", "choose a longer one")
+        raise ApprovalError(
+            f"a passphrase must have at least {MIN_PASSPHRASE_LENGTH} characters", "choose a longer passphrase"
+        )
     key, salt, nonce = Ed25519PrivateKey.generate(), os.urandom(16), os.urandom(12)
     public = key.public_key().public_bytes_raw()
     sealed = _cipher(passphrase, salt, COST).encrypt(nonce, key.private_bytes_raw(), public)
@@ -50,7 +52,7 @@ def create_key_file(path: Path, passphrase: str) -> Ed25519PrivateKey:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         create_file(path, f"{json.dumps(text, indent=2)}\n".encode())
     except OSError as error:
-        raise ApprovalError(f"cannot write `{path}`: {error.strerror}", "choose another with --key-file FILE") from None
+        raise ApprovalError(f"cannot write `{path}`: {error.strerror}", "use another one: --key-file FILE") from None
     return key
 
 
@@ -67,7 +69,9 @@ def read_key_file(path: Path, passphrase: str) -> Ed25519PrivateKey:
             f"no approver's key at `{path}`", "mcp-guard approvers add NAME, or --key-file FILE"
         ) from None
     except InvalidTag:
-        raise ApprovalError(f"the passphrase does not open `{path}`", "try again") from None
+        raise ApprovalError(
+            f"cannot decrypt `{path}`: wrong passphrase, or the file was changed", "try again"
+        ) from None
     except (OSError, ValueError, KeyError, TypeError, binascii.Error) as error:
         raise ApprovalError(
             f"`{path}` is not an approver's key file: {error}", "restore a copy, or rotate the key"

@@ -39,7 +39,7 @@ class LedgerProofs:
         self.head, _ = note.parse(self.checkpoint)
         self.tree = merkle.Tree(self.head.size, store.tile)
         if self._root(self.head.size) != self.head.root:
-            raise LedgerError(f"the tree of `{store.path}` does not have the root that its checkpoint signs", VERIFY)
+            raise LedgerError(f"the tree of `{store.path}` does not match the root in its signed checkpoint", VERIFY)
 
     def continues(self, earlier: note.Checkpoint) -> bool:
         """Whether this ledger is what that one has become."""
@@ -52,7 +52,7 @@ class LedgerProofs:
         leaves = self._store.tile(0, first // TILE_WIDTH)[first % TILE_WIDTH :]
         for seq, leaf in zip(range(first, end), leaves, strict=False):
             if seq not in rows or merkle.leaf_hash(rows[seq]) != leaf:
-                raise LedgerError(f"receipt {seq} is not the one whose leaf stands in the tree", VERIFY)
+                raise LedgerError(f"receipt {seq} does not match its leaf in the tree", VERIFY)
         return list(rows.values())
 
     def bundle(self, seq: int, entry: bytes, payloads: Cells | None = None) -> bytes:
@@ -163,9 +163,9 @@ def check_folder(proofs: LedgerProofs, keys: str, path: Path, payloads: bool) ->
     elsewhere = "export to an empty folder"
     first = keys.partition("\n")[0]
     if KEYS not in names or (path / KEYS).read_text().partition("\n")[0] != first:
-        raise LedgerError(f"`{path}` is not empty, and no export of this ledger", elsewhere)
+        raise LedgerError(f"`{path}` is not empty and is not an export of this ledger", elsewhere)
     if PAYLOADS in names and not payloads:
-        raise LedgerError(f"`{path}` holds payloads, which would stay as they are", "add --payloads")
+        raise LedgerError(f"`{path}` contains payloads, which would not be updated", "add --payloads")
     if CHECKPOINT not in names:
         return 0
     try:

@@ -38,7 +38,7 @@ def rotate(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str, 
         def op(tx: Transaction) -> tuple[str, str]:
             old = tx.key.verifier
             if old == new.verifier:
-                raise LedgerError("this key is already in force", "name another under ledger.next_signer")
+                raise LedgerError("this key is already in force", "configure another key in ledger.next_signer")
             tx.add(_draft("key.rotated", old, new, tx.size, why))
             tx.change_key(new)
             return old, new.verifier
@@ -60,7 +60,7 @@ def replace(settings: LedgerSettings, clock: Clock, why: str = "") -> tuple[str,
             raise LedgerError("the ledger has no receipts: there is no key to replace", "run the guard once")
         new = keys.create_key()
         if old == new.verifier:
-            raise LedgerError("this key is already in force", "name another under ledger.signer")
+            raise LedgerError("this key is already in force", "configure another key in ledger.signer")
 
         def op(tx: Transaction) -> None:
             tx.add(_draft("key.replaced", old, new, tx.size, why))

@@ -201,7 +201,7 @@ def _definition_conflict(tx: Transaction, call: Call) -> Conflict | None:
     assert call.tool is not None
     if tx.store.pinned_hash(call.tool.server, call.tool.name) == call.tool.definition_hash:
         return None
-    return Conflict(f"the definition of `{call.tool.listed_as}` is not the pinned one any more")
+    return Conflict(f"the definition of `{call.tool.listed_as}` no longer matches the pinned one")
 
 
 def _rates_conflict(tx: Transaction, counted: list[RateIncrement], decision: Decision) -> Conflict | None:
@@ -209,5 +209,5 @@ def _rates_conflict(tx: Transaction, counted: list[RateIncrement], decision: Dec
     for use in counted:
         used = tx.store.sum_uses(use.counter.name, use.key, tx.now - use.counter.window)
         if use.value(used) > decision.counts.get(use.counter.name, 0):
-            return Conflict(f"rate `{use.counter.name}` moved while deciding; repeat the call", rates_only=True)
+            return Conflict(f"rate `{use.counter.name}` changed during the decision; repeat the call", rates_only=True)
     return None

@@ -38,7 +38,7 @@ def why_barred(store: Store, instance: Instance, now: Micros) -> str | None:
         return why
     if key := store.revoked(revocation_keys(instance), instance.started):
         what = "this instance" if key == ("instance", instance.id) else f"{key[0]} `{key[1]}`"
-        return f"the credential of this instance was revoked, with everything of {what}"
+        return f"the credential of this instance was revoked, together with everything of {what}"
     return None
 
 
@@ -125,7 +125,7 @@ def find_agent(agents: Mapping[str, AgentSettings], name: str | None) -> AgentSe
     """The agent of this name; without a name, the only one. Raises: IdentityError."""
     names = ", ".join(f"`{agent}`" for agent in agents) or "none"
     if name is None and len(agents) != 1:
-        raise IdentityError(f"no agent specified; enrolled: {names}", "--agent NAME")
+        raise IdentityError(f"no agent specified; enrolled: {names}", "name one: --agent NAME")
     enrolled = agents.get(name if name is not None else next(iter(agents)))
     if enrolled is None:
         raise IdentityError(

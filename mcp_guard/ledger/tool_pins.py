@@ -194,7 +194,7 @@ def _as_shown(tx: Transaction, shown: Pin, verb: str) -> Pin:
     if this is None or this.state is not shown.state:
         state = this.state if this else "forgotten"
         raise ApprovalError(
-            f"`{listed_name(shown.upstream, shown.tool)}`: this definition cannot be {verb}: it is {state} by now",
-            "look again: mcp-guard tools list",
+            f"`{listed_name(shown.upstream, shown.tool)}`: this definition cannot be {verb}: it is now {state}",
+            "see its current state: mcp-guard tools list",
         )
     return this

@@ -56,14 +56,14 @@ class KnownHead:
         if known is not None and (head.size <= known.size or store.leaf(known.size - 1) != self._leaf):
             raise LedgerError(
                 f"the ledger was rolled back: it had {known.size} receipts, "
-                f"and has {head.size} of another history: `{store.path}`",
-                "restore the newest copy and restart the guard; mcp-guard doctor",
+                f"and now has {head.size} with another history: `{store.path}`",
+                "restore the newest backup and restart the guard; see mcp-guard doctor",
                 LedgerFault.ROLLED_BACK,
             )
         if head.size and not is_signed(store.checkpoint(), head):
             raise LedgerError(
-                f"the head of the ledger is not what its key signed: `{store.path}`",
-                "run `mcp-guard verify`; restore the ledger and its key from copies that belong together",
+                f"the head of the ledger does not match its signature: `{store.path}`",
+                "run `mcp-guard verify`; restore the ledger and its key from matching backups",
                 LedgerFault.UNSIGNED_HEAD,
             )
         self.at = store.last_time()
@@ -116,7 +116,7 @@ class Transaction:
         whole = entry(body, signature)
         if len(whole) > MAX_ENTRY_BYTES:
             raise LedgerError(
-                f"a receipt `{draft.kind}` of {len(whole)} bytes, over the limit of {MAX_ENTRY_BYTES}",
+                f"a receipt `{draft.kind}` of {len(whole)} bytes, over the limit of {MAX_ENTRY_BYTES} bytes",
                 fault=LedgerFault.RECEIPT_TOO_LARGE,
             )
         self.leaf = leaf = merkle.leaf_hash(whole)
@@ -289,7 +289,7 @@ class Writer:
             raise
         if self._reported is not None:
             self._reported = None
-            self._on_trouble("the ledger can be written again")
+            self._on_trouble("the ledger is writable again")
         return results
 
     def _report(self, error: LedgerError) -> None:

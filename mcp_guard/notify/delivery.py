@@ -85,7 +85,7 @@ class NotificationDispatcher:
         row = self.writer.read(lambda store: store.approval(delivery.approval))
         approval = row[0] if row else None
         if approval is None or approval.state is not ApprovalState.REQUESTED:
-            self._settle(delivery, "failed", delivery.note or "decided before it was sent")
+            self._settle(delivery, "failed", delivery.note or "decided before the message was sent")
             return
         try:
             reserved_until = self.writer.now() + LEASE

@@ -154,7 +154,7 @@ class PolicyReloader:
             self._stamp = ()
             if str(error) != self._last_error:
                 self._last_error = str(error)
-                self._tell(f"the policies were not reloaded; the ones in force stay: {error}")
+                self._tell(f"the policies were not reloaded; the current ones stay in force: {error}")
 
     async def _is_woken(self) -> bool:
         try:
@@ -212,8 +212,8 @@ class PolicyReloader:
         self._loaded[key] = read
 
     def _reject(self, why: GuardError, shadow: dict[str, bool]) -> None:
-        kept = "the ones in force stay" if self._receipted.get(self._policies) else "every call is denied"
-        what = "the shadow policies are not loaded" if shadow else f"the policies are not loaded, {kept}"
+        kept = "the current ones stay in force" if self._receipted.get(self._policies) else "every call is denied"
+        what = "the shadow policies could not be loaded" if shadow else f"the policies could not be loaded; {kept}"
         self._tell(f"{what}:\n{why}")
         if isinstance(why, PolicyError):
             self._receipts.note(Draft("policy.rejected", {"reasons": why.message.splitlines(), **shadow}))

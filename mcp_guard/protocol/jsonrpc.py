@@ -119,7 +119,7 @@ class Peer:
         if not isinstance(message, dict):
             self._handler.on_protocol_violation("a message that is not an object")
             if isinstance(message, list):
-                self.reply(None, error(INVALID_REQUEST, "batches are not accepted; send one message a line"))
+                self.reply(None, error(INVALID_REQUEST, "batches are not accepted; send one message per line"))
             return
         method, id, params = message.get("method"), message.get("id"), message.get("params")
         if method is None:

@@ -66,7 +66,7 @@ def plain_reply(reply: Json) -> Json:
         return reply
     result_type = result.get("resultType", "complete")
     if result_type != "complete":
-        raise UpstreamError(f"a result of the type `{str(result_type)[:40]}`, which this guard does not pass on")
+        raise UpstreamError(f"a result of type `{str(result_type)[:40]}`, which this guard does not forward")
     members = {name: value for name, value in result.items() if name != "resultType"}
     return {"result": _without_meta(members, SERVER_KEY)}
 
@@ -80,7 +80,7 @@ def read_input_required(reply: Json) -> InputRequired | None:
     if requests is None and state is not None:
         requests = {}
     if not isinstance(requests, dict) or not all(_is_request(request) for request in requests.values()):
-        raise UpstreamError("a result of the type `input_required` that asks nothing that can be read")
+        raise UpstreamError("a result of type `input_required` whose requests are malformed")
     return InputRequired(requests, state)
 
 

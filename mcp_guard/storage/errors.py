@@ -24,7 +24,7 @@ FULL = FaultText(
 )
 READ_ONLY = FaultText(
     LedgerFault.READ_ONLY,
-    "the ledger cannot be written, it is read-only",
+    "the ledger cannot be written: it is read-only",
     "check the owner, mode and flags of `{path}` and its folder (ls -la, lsattr), and how the disk is mounted",
 )
 DAMAGED = FaultText(
@@ -34,12 +34,12 @@ DAMAGED = FaultText(
 )
 DISK_FAILS = FaultText(
     LedgerFault.DISK_FAILURE,
-    "the disk fails to write",
+    "the disk reports write errors",
     "see the system's log (dmesg), and `mcp-guard doctor`",
 )
 HELD = FaultText(
     LedgerFault.BUSY,
-    "another process holds the ledger",
+    "another process has locked the ledger",
     "find it with `fuser {path}`, and end it if it hangs",
 )
 NOT_OPENED = FaultText(
@@ -50,7 +50,7 @@ NOT_OPENED = FaultText(
 NO_LEDGER = FaultText(
     LedgerFault.NOT_A_LEDGER,
     "the file is not a ledger",
-    "check `{path}`; it is not overwritten",
+    "check `{path}`; it will not be overwritten",
 )
 OTHER = FaultText(LedgerFault.OTHER, "the ledger cannot be used", "check `{path}` and its folder")
 

@@ -80,7 +80,7 @@ class Store(ApprovalQueries, IdentityQueries, KeyQueries, PayloadQueries, PinQue
             if _identity(file) != known:
                 raise LedgerError(
                     f"the ledger was removed or replaced while it was in use: `{file}`",
-                    "put it back as it was, or restart the guard on the one that is there; mcp-guard doctor",
+                    "restore the original file, or restart the guard to use the present one; see mcp-guard doctor",
                     LedgerFault.REPLACED,
                 )
 

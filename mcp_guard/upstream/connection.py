@@ -268,7 +268,7 @@ class Connection:
             cursor = result.get("nextCursor")
             if not isinstance(cursor, str):
                 return items
-        raise UpstreamError(f"`{method}` has over {MAX_PAGES} pages")
+        raise UpstreamError(f"`{method}` returned more than {MAX_PAGES} pages")
 
     def throttle(self, slow: bool) -> None:
         self._transport.throttle(slow)

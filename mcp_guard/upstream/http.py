@@ -59,7 +59,10 @@ class HttpTransport:
                 self._client_secret = self._read_secret("client_secret", server.oauth.client_secret, unscrubbed)
             for header, value in headers.items():
                 if not re.fullmatch(r"[\x20-\x7e]*", value):
-                    raise ConfigError(f"`{header}` has characters that no header may have", "is it the right secret?")
+                    raise ConfigError(
+                        f"`{header}` contains characters that are not allowed in a header",
+                        "check that it is the right secret",
+                    )
         except ConfigError as error:
             self._start_failure = f"cannot be reached: {error.message}"
         else:

@@ -208,7 +208,7 @@ class UpstreamHttpSession:
             self._read_error_answer(message, response.status_code, await self._read_body(response))
         else:
             self._handler.on_message(await self._read_body(response))
-            self._handler.on_request_lost(message["id"], "answered, but not this request")
+            self._handler.on_request_lost(message["id"], "sent a response that does not answer this request")
         self._adopt_session(response, message)
 
     async def _read_body(self, response: httpx.Response) -> bytes | None:
@@ -284,7 +284,7 @@ class UpstreamHttpSession:
                     if name == "endpoint":
                         self._post_url = urljoin(self._address.url, (data or b"").decode(errors="replace"))
                         if _origin(self._post_url) != _origin(self._address.url):
-                            raise _SessionEnded("wants its requests sent to another host")
+                            raise _SessionEnded("asked for its requests to be sent to another host")
                         opened.set()
                     else:
                         self._handler.on_message(data)

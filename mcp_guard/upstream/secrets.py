@@ -25,7 +25,7 @@ INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "XDG_RUNTIME_DIR", "DBUS
 
 def from_environment(reference: SecretReference, _: Path, environment: Mapping[str, str]) -> str:
     if not (value := environment.get(reference.name)):
-        raise ConfigError(f"the environment has no `{reference.name}`", "set it where the guard is started")
+        raise ConfigError(f"environment variable `{reference.name}` is not set", "set it where the guard is started")
     return value
 
 
@@ -38,15 +38,15 @@ def from_file(reference: SecretReference, here: Path, _: Mapping[str, str]) -> s
             mode = os.fstat(file.fileno()).st_mode
             data = read_bounded(file, MAX_BYTES)
     except OSError as error:
-        raise ConfigError(f"cannot read `{name}`: {error.strerror}", f"the path is {path}") from None
+        raise ConfigError(f"cannot read `{name}`: {error.strerror}", f"the full path is {path}") from None
     if not stat.S_ISREG(mode) or mode & (stat.S_IRWXG | stat.S_IRWXO):
-        raise ConfigError(f"`{name}` is open to others (mode {stat.S_IMODE(mode):04o})", f"chmod 600 {path}")
+        raise ConfigError(f"`{name}` is accessible to other users (mode {stat.S_IMODE(mode):04o})", f"chmod 600 {path}")
     return _text(data, f"`{name}`")
 
 
 def _text(data: bytes | None, origin: str) -> str:
     """The secret in these bytes; None means over the limit. Raises: ConfigError."""
-    hint = "a secret is one text"
+    hint = "a secret is up to 64 KiB of UTF-8 text"
     if data is None or len(data) > MAX_BYTES:
         raise ConfigError(f"{origin} is too long", hint)
     try:
@@ -63,7 +63,7 @@ def from_keyring(reference: SecretReference, *_: object) -> str:
     with open_keyring() as library:
         value: str | None = library.get_password(*split_entry(reference.name))
     if not value:
-        raise ConfigError(f"the keyring holds no `{reference.name}`", f"mcp-guard secrets set {reference.name}")
+        raise ConfigError(f"the keyring has no entry `{reference.name}`", f"mcp-guard secrets set {reference.name}")
     return value
 
 
@@ -89,7 +89,7 @@ def remove_from_keyring(entry: str) -> None:
         try:
             library.delete_password(*split_entry(entry))
         except library.errors.PasswordDeleteError:
-            raise ConfigError(f"the keyring holds no `{entry}`", "mcp-guard secrets list") from None
+            raise ConfigError(f"the keyring has no entry `{entry}`", "mcp-guard secrets list") from None
 
 
 @contextmanager
@@ -108,7 +108,7 @@ def import_keyring() -> ModuleType:
         import keyring as library
     except ImportError:
         hint = "pip install 'mcp-guard[keyring]'"
-        raise ConfigError("a secret is in the keyring, but the package is not installed", hint) from None
+        raise ConfigError("a secret is in the keyring, but the package `keyring` is not installed", hint) from None
     return library
 
 
@@ -132,7 +132,7 @@ def from_command(reference: SecretReference, here: Path, environment: Mapping[st
             data, _ = process.communicate(timeout=COMMAND_SECONDS)
         except subprocess.TimeoutExpired:
             os.killpg(process.pid, signal.SIGKILL)
-            problem = f"the command `{reference.name}` gave no secret within {COMMAND_SECONDS:g} s"
+            problem = f"the command `{reference.name}` printed no secret within {COMMAND_SECONDS:g} s"
             raise ConfigError(problem, hint) from None
     if process.returncode:
         raise ConfigError(f"the command `{reference.name}` exited with status {process.returncode}", hint)

@@ -214,7 +214,7 @@ async def _ask(required: stateless_client.InputRequired, capabilities: Json, cha
     try:
         answers = await channel.ask({key: {"params": {}, **request} for key, request in required.requests.items()})
     except PeerLost:
-        raise InputUnavailable(f"it asks the client for {methods}, but the client is gone") from None
+        raise InputUnavailable(f"it asks the client for {methods}, but the client has disconnected") from None
     for key, answer in answers.items():
         if "result" not in answer:
             reason = str(answer.get("error", {}).get("message", "neither result nor error"))[:200]

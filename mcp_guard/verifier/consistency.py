@@ -210,7 +210,7 @@ class ConsistencyChecker:
         old = self.keys.get(vouched["key"])
         try:
             if old is None or old["approver"] != receipt["approver"]:
-                raise ValueError("the old key is not one of theirs")
+                raise ValueError("the old key does not belong to the approver")
             check_signature(old["method"], old["public"], {}, voucher(receipt), vouched)
         except ValueError as error:
             problem = f"no earlier key of `{receipt['approver']}` vouches for the new key: {error}"

@@ -50,7 +50,7 @@ class Challenges:
             client = json.loads(helpers.base64url_to_bytes(credential["response"]["clientDataJSON"]))
             challenge = helpers.base64url_to_bytes(client["challenge"])
         except (KeyError, TypeError, ValueError) as error:
-            raise ApprovalError(f"not a passkey's answer: {type(error).__name__}") from None
+            raise ApprovalError(f"not a valid passkey response: {type(error).__name__}") from None
         at, expected_purpose, subject = self.open.pop(challenge, (0, "", None))
         if expected_purpose != purpose or now - at > LIFETIME:
             raise ApprovalError("the challenge has expired or was already answered", "try again")

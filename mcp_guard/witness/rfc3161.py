@@ -48,7 +48,7 @@ def verify_timestamp(library: ModuleType, body: bytes, request: Any, text: bytes
         stamp = library.decode_timestamp_response(with_sorted_certificates(body))
         if stamp.status != library.PKIStatus.GRANTED:
             reason = ", ".join(stamp.status_string) or f"status {stamp.status}"
-            raise DeliveryError(f"the authority refused: {reason}")
+            raise DeliveryError(f"the authority refused the request: {reason}")
         builder.build().verify_message(stamp, text)
     except (library.VerificationError, ValueError) as error:
         raise DeliveryError(f"the time-stamp does not verify: {error}") from None

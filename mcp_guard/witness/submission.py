@@ -86,12 +86,12 @@ class Submission:
         """
         if held is None:
             if self.last is not None and not self.allow_restart:
-                raise Contradicted(f"the checkpoint of {self.last.size:,} receipts that was sent there is gone")
+                raise Contradicted(f"the witness no longer has the checkpoint of {self.last.size:,} receipts")
             return {}
         try:
             earlier, _ = note.parse(held)
         except ValueError:
-            raise Contradicted("what the witness holds is not a checkpoint") from None
+            raise Contradicted("the witness returned something other than a checkpoint") from None
         if earlier.origin != self.head.origin:
             raise Contradicted(f"the witness holds a checkpoint of another ledger, `{earlier.origin}`")
         described = f"the witness's checkpoint of {earlier.size:,} receipts"

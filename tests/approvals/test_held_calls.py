@@ -52,7 +52,7 @@ async def test_guard_await_finds_only_approvals_of_the_calling_instance(harness:
         await wait_for(harness, "ap_none"),
         await wait_for(harness, ""),
     ):
-        assert "this instance has requested no approval" in text(other)
+        assert "this instance has no approval" in text(other)
     assert harness.upstream.writes() == []
 
 

@@ -85,9 +85,9 @@ def test_wrong_passphrase_or_key_signs_nothing(config: Path, tmp_path: Path) -> 
         id = held(ask(client, 1))
         (tmp_path / "other").write_text("not the passphrase")
         wrong = [*alice[:-1], str(tmp_path / "other")]
-        assert "the passphrase does not open" in run(config, "approve", id, *wrong, "--rationale", "x", code=7)
+        assert "cannot decrypt `" in run(config, "approve", id, *wrong, "--rationale", "x", code=7)
         swapped = [*alice[:5], carol[5], *alice[6:]]
-        assert "`alice` has no such key in use" in run(config, "approve", id, *swapped, "--rationale", "x", code=7)
+        assert "`alice` has no enrolled key" in run(config, "approve", id, *swapped, "--rationale", "x", code=7)
         nobody = [*alice[:5], str(tmp_path / "none.key"), *alice[6:]]
         assert "no key file at" in run(config, "approve", id, *nobody, "--rationale", "x", code=7)
         assert "cannot ask for the passphrase: standard input is not a terminal" in run(
@@ -107,4 +107,4 @@ def test_approver_key_file_is_encrypted_and_private(config: Path, tmp_path: Path
         client.start()
         words = enrol(config)
         id = held(ask(client, 1))
-        assert "the passphrase does not open" in run(config, "approve", id, *words, "--rationale", "x", code=7)
+        assert "cannot decrypt `" in run(config, "approve", id, *words, "--rationale", "x", code=7)

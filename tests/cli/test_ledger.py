@@ -37,7 +37,7 @@ def test_export_to_a_foreign_folder_is_refused(past: Past, tmp_path: Path) -> No
     (tmp_path / "notes.txt").write_text("mine")
     done = cli("ledger", "export", str(tmp_path), "--config", str(past.config), check=False)
     assert done.returncode == 5
-    assert done.stderr.startswith(f"mcp-guard: `{tmp_path}` is not empty, and no export of this ledger\nhint: ")
+    assert done.stderr.startswith(f"mcp-guard: `{tmp_path}` is not empty and is not an export of this ledger\nhint: ")
 
 
 def test_prove_prints_one_bundle_per_receipt(past: Past) -> None:

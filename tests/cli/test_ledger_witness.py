@@ -52,7 +52,7 @@ def test_rolled_back_ledger_is_reported(config: Path) -> None:
     done = cli("ledger", "witness", "--config", str(config), check=False)
     assert done.returncode == 1
     assert "THE LEDGER AND witness `storage` (file) CONTRADICT EACH OTHER: the witness has seen" in done.stderr
-    assert "Nothing was sent there." in done.stderr
+    assert "Nothing was sent to the witness." in done.stderr
 
 
 def test_failing_witness_does_not_stop_the_others(config: Path) -> None:

@@ -21,7 +21,7 @@ def candidate(folder: Path, text: str) -> str:
 def test_replay_of_the_active_policies_shows_no_difference(past: Past, tmp_path: Path) -> None:
     printed = transcript(past, "policy", "replay", "--candidate", candidate(tmp_path, POLICIES))
     assert printed.splitlines()[0] == "was \\ would be  allow  deny  require_approval"
-    assert printed.endswith("not re-evaluated: 1, refused before any policy was asked\nnever more permissive: yes")
+    assert printed.endswith("not re-evaluated: 1, refused before policies were evaluated\nnever more permissive: yes")
     assert "seq" not in printed
 
 

@@ -84,7 +84,7 @@ def test_accept_and_refuse(changing: ChangingUpstream) -> None:
     assert shown(changing, "refuse", "up__fresh", "up__echo", "--why", "no") == (
         "up__fresh@HASH is refused (receipt N)\nup__echo@HASH is refused (receipt N)\n"
     )
-    assert shown(changing, "accept", "--all", "--why", "x") == "no definition is waiting\n"
+    assert shown(changing, "accept", "--all", "--why", "x") == "no tool definition is waiting for review\n"
     kinds = [
         receipt["kind"]
         for receipt in log(changing.config)

@@ -212,13 +212,13 @@ carol      no key"""
     (tmp_path / "phrase").write_text("long enough")
     assert "`eve` is not an approver" in transcript(past, "approvers", "add", "eve", *key, code=7)
     assert "key KEY of bob is enrolled" in transcript(past, "approvers", "add", "bob", *key)
-    assert "there is a key at" in transcript(past, "approvers", "add", "bob", *key, code=7)
+    assert "already contains a key" in transcript(past, "approvers", "add", "bob", *key, code=7)
     assert "key KEY of bob replaces KEY, which signed it" in transcript(past, "approvers", "rotate", "bob", *key)
     [old, new] = json.loads(cli("approvers", "list", "--json", "--config", str(past.config)).stdout)[1:]
     assert old["removed"] is not None
     removing = ("approvers", "remove", "bob", new["key"], "--why", "gone")
     assert "key KEY of bob is removed" in transcript(past, *removing)
-    assert "`bob` has no such key in use" in transcript(past, *removing, code=7)
+    assert "`bob` has no enrolled key" in transcript(past, *removing, code=7)
     assert re.fullmatch(
         r"\w{5}-\w{5}\nuse it within ten minutes to sign in at .*", transcript(past, "approvers", "code", "alice")
     )

@@ -207,7 +207,7 @@ def test_secret_missing_from_the_keyring_stops_unwrap(
     wrapped = path.read_bytes()
     Path(os.environ["TEST_KEYRING"]).write_text("{}")
     assert main(["unwrap", "--yes"]) == 3
-    assert "the keyring holds no `mcp-guard/git.GITHUB_TOKEN`" in capsys.readouterr().err
+    assert "the keyring has no entry `mcp-guard/git.GITHUB_TOKEN`" in capsys.readouterr().err
     assert path.read_bytes() == wrapped
 
 
@@ -302,7 +302,7 @@ def test_entries_that_need_no_guard_are_left_alone(here: Path, capsys: pytest.Ca
     assert main(["wrap", "--yes"]) == 0
     output = capsys.readouterr().out
     assert "has no server to wrap" in output
-    assert "shim: unchanged: it leads to a guard already" in output
+    assert "shim: unchanged: it already runs a guard" in output
     assert path.read_bytes() == before
     assert main(["wrap", "--server", "off", "--yes"]) == 1
 
@@ -328,7 +328,7 @@ def test_guard_entry_written_by_hand_is_recognised(here: Path) -> None:
 def test_servers_that_cannot_be_wrapped_stay_and_are_reported(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = desktop(here, git=GIT, odd={"command": "x", "envFile": ".env"})
     assert main(["wrap", "--yes"]) == 1
-    assert "odd: unchanged: the guard reads no `envFile`" in capsys.readouterr().out
+    assert "odd: unchanged: the guard does not read `envFile`" in capsys.readouterr().out
     assert list(servers(path)) == ["guard", "odd"]
 
 
@@ -389,7 +389,7 @@ def test_two_clients_share_one_guard(here: Path, capsys: pytest.CaptureFixture[s
     output = capsys.readouterr().out
     assert "git: behind the guard, as `git-2`" in output
     assert "same: behind the guard, already in the configuration" in output
-    assert "Cursor now also has these servers of the guard: git" in output
+    assert "Cursor also gets these servers of the guard: git" in output
     assert list(upstreams()) == ["git", "same", "git-2"]
     agents = load(Path("mcp-guard.toml")).agents
     assert {name: each.agent.owner for name, each in agents.items()} == {"my-agent": "dana", "cursor": "dana"}
@@ -539,7 +539,7 @@ def test_wrap_and_unwrap_with_nothing_to_do_explain_why(here: Path, capsys: pyte
         (["wrap"], "no client with servers found; searched:"),
         (["wrap", "zed"], "Zed has no servers; searched:"),
         (["wrap", "emacs"], "unknown client `emacs`"),
-        (["wrap", "--file", "none.json"], "unknown client of `"),
+        (["wrap", "--file", "none.json"], "cannot tell which client uses `"),
         (["wrap", "zed", "--file", "none.json"], "there is no"),
         (["unwrap"], "no configuration at"),
     ):

@@ -62,7 +62,7 @@ def test_folders_from_environment_variables() -> None:
 def test_client_of_a_file_is_recognised(path: str, client: str | None, scope: str, folder: Path) -> None:
     host = Host("linux", HOME, {}, PROJECT_FOLDER)
     if client is None:
-        with pytest.raises(ConfigError, match="unknown client of `"):
+        with pytest.raises(ConfigError, match="cannot tell which client uses `"):
             section_of_file(Path(path), None, host)
         return
     spot = section_of_file(Path(path), None, host)

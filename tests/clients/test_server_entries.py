@@ -62,28 +62,28 @@ def test_entry_becomes_a_guarded_server(client: str, value: object, expected: di
 
 REFUSED: list[tuple[str, object, str]] = [
     ("claude-desktop", "text", "not an object"),
-    ("claude-desktop", {"command": "a", "disabled": True}, "switched off"),
-    ("zed", {"command": "a", "enabled": False}, "switched off"),
+    ("claude-desktop", {"command": "a", "disabled": True}, "disabled in the client"),
+    ("zed", {"command": "a", "enabled": False}, "disabled in the client"),
     ("zed", {"settings": {}}, "neither `command` nor `url`"),
     ("cursor", {"command": "a", "envFile": ".env"}, "envFile"),
     ("vscode", {"command": "a", "sandboxEnabled": True}, "sandbox"),
-    ("windsurf", {"command": "a", "disabledTools": ["x"]}, "switched off in the client"),
+    ("windsurf", {"command": "a", "disabledTools": ["x"]}, "some of its tools are disabled in the client"),
     ("claude-code", {"type": "http", "url": "https://x", "oauth": {"clientId": "x"}}, "signs in"),
     ("claude-desktop", {"command": "a", "args": "b"}, "`args` a list"),
     ("claude-desktop", {"command": "a", "args": [1]}, "`args` a list"),
     ("claude-desktop", {"command": "a", "env": ["A"]}, "`env` must be an object"),
     ("claude-desktop", {"command": "a", "env": {"A=B": "x"}}, "`A=B`"),
-    ("claude-desktop", {"command": "a", "env": {"A": 5}}, "`A` in `env` must be a text"),
+    ("claude-desktop", {"command": "a", "env": {"A": 5}}, "`A` in `env` must be a string"),
     ("claude-desktop", {"command": "a", "args": {}, "env": {"": "x"}}, "``"),
     ("claude-desktop", {"command": "a", "cwd": 1}, "`cwd`"),
     ("vscode", {"command": "a", "args": ["\ud800"]}, "a lone surrogate"),
     ("vscode", {"url": "unix:///run/x.sock"}, "not http"),
     ("vscode", {"url": "https://x", "headers": {"a b": "c"}}, "not a header name"),
-    ("vscode", {"command": "a", "args": ["${input:id}"]}, "asked for by the client"),
-    ("vscode", {"command": "a", "args": ["${command:x.y}"]}, "only the client knows"),
+    ("vscode", {"command": "a", "args": ["${input:id}"]}, "is a prompt of the client"),
+    ("vscode", {"command": "a", "args": ["${command:x.y}"]}, "only the client can resolve"),
     ("claude-code", {"command": "a", "args": ["${API_TOKEN}"]}, "`API_TOKEN` is a secret"),
     ("claude-code", {"command": "a", "args": ["${NONE}"]}, "`NONE` is not set"),
-    ("windsurf", {"url": "https://${file:/host}/mcp"}, "only the client knows"),
+    ("windsurf", {"url": "https://${file:/host}/mcp"}, "only the client can resolve"),
 ]
 
 
@@ -119,7 +119,7 @@ def test_omitted_and_corrected_settings_are_reported() -> None:
     notes = read_server("it", value, spot("claude-code"), HOST).notes
     assert notes == (
         "`alwaysAllow, timeout` of `it` was left out: only the client uses it",
-        "`${REGION}` of `it` is written with its present value",
+        "`${REGION}` of `it` is written with its current value",
     )
 
 

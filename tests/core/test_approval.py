@@ -159,8 +159,8 @@ def test_owner_vote_counts_only_on_routes_that_allow_it() -> None:
         (("alice", "bob"), 1, ("bob",), "alice"),
         (("alice", "carol"), 1, (), "any of alice, carol"),
         (("alice", "bob", "carol"), 2, ("bob",), "2 of alice, carol"),
-        (("bob",), 1, ("bob",), "nobody who may"),
-        (("alice", "bob"), 2, ("bob",), "nobody who may"),
+        (("bob",), 1, ("bob",), "nobody eligible"),
+        (("alice", "bob"), 2, ("bob",), "nobody eligible"),
     ],
 )
 def test_missing_approvals_are_described_in_words(

@@ -39,7 +39,7 @@ async def test_large_clock_step_back_is_refused_until_corrected(tmp_path: Path) 
     last = times(harness)[-1]
     harness.clock.time -= HOUR
     reply = await call(harness)
-    assert "denied by mcp-guard: the clock was set back: it says " in reply
+    assert "denied by mcp-guard: the clock was set back: it reads " in reply
     assert last in reply
     assert format_time(harness.clock.time)[:16] in reply
     assert len(harness.upstream.sent) == 1

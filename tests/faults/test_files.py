@@ -65,7 +65,7 @@ def test_guard_refuses_calls_while_its_files_are_read_only(tmp_path: Path) -> No
         assert "Nothing was sent" in reply
         assert "three" in text(client.call("up__echo", {"text": "three"}))
     assert [item["arguments"]["text"] for item in seen(tmp_path, "up")] == ["one", "three"]
-    assert "the disk fails to write" in client.stderr
+    assert "the disk reports write errors" in client.stderr
     assert is_verified(tmp_path)
 
 
@@ -87,7 +87,7 @@ def test_guard_does_not_start_on_a_read_only_ledger(tmp_path: Path, what: str) -
             open_store(path).forget_uses("writes", "nobody", 0)
 
     said = as_nobody(write)
-    assert said.startswith("the ledger cannot be written, it is read-only"), said
+    assert said.startswith("the ledger cannot be written: it is read-only"), said
     assert "hint: check the owner, mode" in said
 
 
@@ -165,7 +165,9 @@ async def test_rollback_under_a_running_guard_is_found_at_the_next_call(tmp_path
     now = len(harness.receipts())
     with closing(sqlite3.connect(tmp_path / "copy")) as copy, closing(sqlite3.connect(path)) as live:
         copy.backup(live)
-    await refused(harness, f"the ledger was rolled back: it had {now} receipts, and has {copied} of another history")
+    await refused(
+        harness, f"the ledger was rolled back: it had {now} receipts, and now has {copied} with another history"
+    )
     harness.close()
 
 
@@ -206,7 +208,7 @@ async def test_unsigned_head_is_not_continued(tmp_path: Path, change: str) -> No
         db.execute(change)
     before = receipts(tmp_path)
     after = open_harness(tmp_path)
-    await refused(after, "the head of the ledger is not what its key signed")
+    await refused(after, "the head of the ledger does not match its signature")
     after.close()
     assert receipts(tmp_path) == before
 
@@ -228,9 +230,7 @@ async def test_guard_without_the_ledger_key_writes_nothing(tmp_path: Path, lose:
     public = (tmp_path / "state" / "ledger.pub").read_bytes()
     lose(tmp_path)
     before = receipts(tmp_path)
-    with pytest.raises(
-        LedgerError, match=r"the private key in force, .* is not where the configuration says"
-    ) as refusal:
+    with pytest.raises(LedgerError, match=r"the private key in force, .* is not where it is configured") as refusal:
         open_harness(tmp_path)
     assert_hinted(refusal.value)
     assert receipts(tmp_path) == before

@@ -41,7 +41,7 @@ def test_guard_refuses_calls_while_the_disk_is_full(tmp_path: Path) -> None:
             assert "three" in text(client.call("up__echo", {"text": "three"}))
         assert client.stderr.count("calls are refused: the disk is full") == 1
         assert "hint: free space on the disk" in client.stderr
-        assert "the ledger can be written again" in client.stderr
+        assert "the ledger is writable again" in client.stderr
         assert [receipt["ending"] for receipt in log(config, "--kind", "outcome")] == ["ok", "ok"]
         verified(disk)
 

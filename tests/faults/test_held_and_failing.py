@@ -34,7 +34,7 @@ def test_locked_ledger_refuses_calls_until_released(tmp_path: Path) -> None:
             assert holder.stdout
             assert holder.stdout.readline() == "held\n"
             reply = text(client.call("up__echo", {"text": "two"}))
-            assert "denied by mcp-guard: another process holds the ledger" in reply
+            assert "denied by mcp-guard: another process has locked the ledger" in reply
             holder.communicate("\n")
         assert "three" in text(client.call("up__echo", {"text": "three"}))
     assert [call["arguments"]["text"] for call in seen(tmp_path, "up")] == ["one", "three"]
@@ -52,7 +52,7 @@ def test_failed_sync_runs_nothing_and_is_not_treated_as_done(tmp_path: Path) -> 
         page.arm(client.process.pid, SYNC_FAILS)
         for _ in range(3):
             reply = text(client.call("up__echo", {"text": "two"}))
-            assert "denied by mcp-guard: the disk fails to write" in reply
+            assert "denied by mcp-guard: the disk reports write errors" in reply
             assert "SQLITE_IOERR_FSYNC" in reply
         page.disarm()
         assert "three" in text(client.call("up__echo", {"text": "three"}))

@@ -34,7 +34,7 @@ from tests.faults.preload import Page, library
 
 UPSTREAM = Path(__file__).with_name("upstream.py")
 GUARDS, CALLS = 2, 24
-BUSY = "another process holds the ledger"
+BUSY = "another process has locked the ledger"
 """What a guard may say on a machine so slow that a commit of the other one takes two seconds."""
 POLICIES = """
 @id("all") permit (principal, action, resource);

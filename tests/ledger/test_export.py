@@ -127,7 +127,7 @@ def test_a_folder_with_anything_else_is_refused_and_left_alone(tmp_path: Path) -
     writer, out = open_filled(tmp_path / "state", 10), tmp_path / "out"
     out.mkdir()
     (out / "thesis.tex").write_text("mine")
-    with pytest.raises(LedgerError, match="no export of this ledger"):
+    with pytest.raises(LedgerError, match="is not an export of this ledger"):
         write(writer, out)
     assert files(out) == {"thesis.tex": b"mine"}
 
@@ -135,7 +135,7 @@ def test_a_folder_with_anything_else_is_refused_and_left_alone(tmp_path: Path) -
 def test_the_export_of_another_ledger_is_refused(tmp_path: Path) -> None:
     write(open_filled(tmp_path / "other", 10), tmp_path / "out")
     before = files(tmp_path / "out")
-    with pytest.raises(LedgerError, match="no export of this ledger"):
+    with pytest.raises(LedgerError, match="is not an export of this ledger"):
         write(open_filled(tmp_path / "state", 20), tmp_path / "out")
     assert files(tmp_path / "out") == before
 
@@ -165,7 +165,7 @@ def test_payloads_are_exported_on_request_and_removed_after_erasure(tmp_path: Pa
         salt, payload = (base64.b64decode(row["request"][name]) for name in ("salt", "payload"))
         assert payload == b'{"a":1}'
         assert receipt["request"] == "sha256:" + hashlib.sha256(salt + payload).hexdigest()
-    with pytest.raises(LedgerError, match="holds payloads"):
+    with pytest.raises(LedgerError, match="contains payloads"):
         write(writer, out)
     change(writer, "DELETE FROM payload WHERE seq = 7")
     write(writer, out, payloads=True)
@@ -175,12 +175,12 @@ def test_payloads_are_exported_on_request_and_removed_after_erasure(tmp_path: Pa
 @pytest.mark.parametrize(
     ("sql", "problem"),
     [
-        ("UPDATE receipt SET body = replace(body, 'filled', 'forged') WHERE seq = 100", "receipt 100 is not the one"),
-        ("UPDATE receipt SET leaf = zeroblob(32) WHERE seq = 290", "does not have the root"),
-        ("DELETE FROM receipt WHERE seq = 290", "does not have the root"),
-        ("DELETE FROM receipt WHERE seq = 20", "receipt 20 is not the one"),
-        ("DELETE FROM node", "does not have the root"),
-        ("UPDATE node SET hash = zeroblob(32)", "does not have the root"),
+        ("UPDATE receipt SET body = replace(body, 'filled', 'forged') WHERE seq = 100", "100 does not match its leaf"),
+        ("UPDATE receipt SET leaf = zeroblob(32) WHERE seq = 290", "does not match the root"),
+        ("DELETE FROM receipt WHERE seq = 290", "does not match the root"),
+        ("DELETE FROM receipt WHERE seq = 20", "receipt 20 does not match its leaf"),
+        ("DELETE FROM node", "does not match the root"),
+        ("UPDATE node SET hash = zeroblob(32)", "does not match the root"),
     ],
 )
 def test_ledger_that_contradicts_its_checkpoint_is_not_exported(tmp_path: Path, sql: str, problem: str) -> None:

@@ -85,5 +85,5 @@ def test_another_trouble_without_a_code_is_reported_too(tmp_path: Path) -> None:
     assert reports == [
         "calls are refused: the first",
         "calls are refused: the second",
-        "the ledger can be written again",
+        "the ledger is writable again",
     ]

@@ -80,14 +80,14 @@ def test_ledger_key_file_is_private(tmp_path: Path) -> None:
     path = tmp_path / "state" / "ledger.key"
     assert path.stat().st_mode & 0o777 == 0o600
     path.chmod(0o640)
-    with pytest.raises(LedgerError, match="can be read by others"):
+    with pytest.raises(LedgerError, match="is accessible to other users"):
         open_writer(settings(tmp_path), Clock())
 
 
 def test_a_new_key_is_never_made_for_a_ledger_that_has_one(tmp_path: Path) -> None:
     write(open_writer(settings(tmp_path), Clock()))
     (tmp_path / "state" / "ledger.key").unlink()
-    with pytest.raises(LedgerError, match="is not where the configuration says") as caught:
+    with pytest.raises(LedgerError, match="is not where it is configured") as caught:
         open_writer(settings(tmp_path), Clock())
     assert "keys replace --lost" in caught.value.hint
     assert not (tmp_path / "state" / "ledger.key").exists()
@@ -170,7 +170,7 @@ def test_a_rotation_that_cannot_be_recorded_changes_nothing(tmp_path: Path) -> N
     write(writer)
     blocker = open_store(tmp_path / "state" / "ledger.sqlite")
     blocker.begin()
-    with pytest.raises(LedgerError, match="another process holds the ledger"):
+    with pytest.raises(LedgerError, match="another process has locked the ledger"):
         key_rotation.rotate(settings(tmp_path), Clock())
     blocker.rollback()
     assert list(chain(tmp_path / "state", writer.key.verifier)) == published(tmp_path)
@@ -296,7 +296,7 @@ def test_key_missing_from_the_keyring_is_reported(tmp_path: Path, keyring_file: 
     held = settings(tmp_path, SignerSettings("keyring"))
     write(open_writer(held, Clock()))
     keyring_file.unlink()
-    with pytest.raises(LedgerError, match="is not where the configuration says"):
+    with pytest.raises(LedgerError, match="is not where it is configured"):
         open_writer(held, Clock())
 
 
@@ -357,7 +357,7 @@ def test_guard_not_configured_for_the_new_signer_refuses_after_rotation(tmp_path
     old, new = key_rotation.rotate(knowing, Clock())
     assert new == held.public
     write(writers[0])
-    with pytest.raises(LedgerError, match="is not where the configuration says"):
+    with pytest.raises(LedgerError, match="is not where it is configured"):
         write(writers[1])
     assert not (tmp_path / "state" / "ledger.key").exists()
     assert list(chain(tmp_path / "state", old)) == [old, new] == published(tmp_path)

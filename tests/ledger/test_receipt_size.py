@@ -107,7 +107,7 @@ async def test_oversized_receipt_refuses_the_call_and_writes_nothing(tmp_path: P
     crowd = tuple(f"approver-{number:05}" for number in range(6000))
     harness = open_harness(tmp_path, ALLOW + HOLD, routes={"people": Route("people", crowd, 10**12)})
     reply = await call(harness, "crm__note", {"text": "hi"})
-    assert "over the limit of 65535. Nothing was sent." in text(reply)
+    assert "over the limit of 65535 bytes. Nothing was sent." in text(reply)
     assert harness.upstream.sent == []
     assert harness.store.approvals() == []
     harness.load(ALLOW)
@@ -119,7 +119,7 @@ def test_oversized_receipt_leaves_the_ledger_unchanged(tmp_path: Path) -> None:
     writer = open_filled(tmp_path, 300)
     before = writer.store.head(), writer.store.checkpoint()
     too_large = Draft("approver.enrolled", {"public": "x" * 65_535})
-    with pytest.raises(LedgerError, match=r"a receipt `approver.enrolled` of \d+ bytes, over the limit of 65535"):
+    with pytest.raises(LedgerError, match=r"a receipt `approver.enrolled` of \d+ bytes, over the limit of 65535 bytes"):
         writer.run(lambda tx: [tx.add(Draft("intent", {})), tx.add(too_large)])
     assert (writer.store.head(), writer.store.checkpoint()) == before
     assert writer.run(lambda tx: tx.add(Draft("intent", {"call": "next"}))) == 300

@@ -162,9 +162,9 @@ def test_only_the_definition_shown_is_accepted(session: PinSession) -> None:
     session.out(tool(description="x"))
     shown = session.pin(tool(description="x").definition_hash)
     tool_pins.refuse(session.writer, shown, "root", "no")
-    with pytest.raises(ApprovalError, match="it is refused by now"):
+    with pytest.raises(ApprovalError, match="it is now refused"):
         tool_pins.accept(session.writer, shown, "root", "yes")
-    with pytest.raises(ApprovalError, match="it is forgotten by now"):
+    with pytest.raises(ApprovalError, match="it is now forgotten"):
         tool_pins.accept(session.writer, replace(shown, hash="sha256:none"), "root", "yes")
 
 

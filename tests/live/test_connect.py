@@ -224,7 +224,7 @@ def test_socket_has_the_configured_mode_and_group(
 def test_users_without_a_socket_are_refused(tmp_path: Path) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path), more=serving(free_port()) + USERS)
     refused = cli("policy", "validate", "--config", str(config), check=False)
-    assert (refused.returncode, "so set serve.socket" in refused.stderr) == (3, True)
+    assert (refused.returncode, "requires serve.socket" in refused.stderr) == (3, True)
 
 
 def test_a_user_with_two_agents_is_refused(tmp_path: Path, place: Path) -> None:

@@ -66,7 +66,7 @@ def test_invalid_policies_never_replace_valid_ones(tmp_path: Path) -> None:
         while not log(config, "--kind", "policy.rejected"):
             client.request("ping")
         assert "hi" in text(client.call("up__echo", {"text": "hi"})), "the good set stays"
-    assert "the ones in force stay" in client.stderr
+    assert "the current ones stay in force" in client.stderr
     assert "test.cedar" in log(config, "--kind", "policy.rejected")[0]["reasons"][0]
 
 

@@ -112,7 +112,7 @@ async def test_delivery_fails_after_the_last_attempt(harness: Harness) -> None:
 async def test_decided_request_is_not_notified(harness: Harness) -> None:
     with web() as receiver:
         harness.approve(await ask(harness))
-        assert (await deliver(harness, webhook(harness, receiver))).note == "decided before it was sent"
+        assert (await deliver(harness, webhook(harness, receiver))).note == "decided before the message was sent"
     assert receiver.posted == []
 
 
@@ -189,7 +189,7 @@ async def test_command_gets_json_on_stdin_and_no_environment(harness: Harness) -
     [
         ("command", {"command": ("false",)}, "`false` exited with status 1"),
         ("command", {"command": ("./nonesuch",)}, "cannot run `./nonesuch`"),
-        ("webhook", {"url": "http://x", "secret": SecretReference("env", "NONESUCH")}, "no `NONESUCH`"),
+        ("webhook", {"url": "http://x", "secret": SecretReference("env", "NONESUCH")}, "`NONESUCH` is not set"),
         ("slack", {"url": SecretReference("file", "nonesuch")}, "cannot read `nonesuch`"),
     ],
 )

@@ -97,7 +97,7 @@ async def test_invalid_policies_are_not_applied_and_reported_once(tmp_path: Path
         assert {item.in_force.version for item in (first, second, third)} == {version}
         assert other.in_force.version == "none", "of its catalog there is no good set"
         assert {text.splitlines()[0] for text in scenario.said} == {
-            "the policies are not loaded, the ones in force stay:"
+            "the policies could not be loaded; the current ones stay in force:"
         }
         assert len(scenario.said) == scenario.receipts("policy.rejected") == 2, "once for each catalog"
         scenario.policies.write_text(PERMIT)
@@ -114,7 +114,7 @@ async def test_invalid_shadow_policies_are_dropped_and_active_policies_stay(tmp_
         scenario.reloader.wake()
         await until(lambda: session.in_force.shadow is None)
         assert session.in_force.version == version
-        assert scenario.said[0].startswith("the shadow policies are not loaded")
+        assert scenario.said[0].startswith("the shadow policies could not be loaded")
         assert scenario.harness.receipts("policy.rejected")[0]["shadow"] is True
 
 
@@ -134,7 +134,7 @@ async def test_new_policies_are_not_applied_without_a_receipt(tmp_path: Path) ->
         scenario.reloader.wake()
         await until(lambda: bool(scenario.said))
         assert session.in_force.version == version
-        assert "not reloaded; the ones in force stay: the disk is full" in scenario.said[0]
+        assert "not reloaded; the current ones stay in force: the disk is full" in scenario.said[0]
         scenario.reloader._receipts = records
         await until(lambda: session.in_force.version != version)
         assert len(scenario.said) == 1

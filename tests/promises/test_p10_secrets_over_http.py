@@ -163,7 +163,7 @@ def test_invalid_header_is_not_repeated_in_the_error(tmp_path: Path) -> None:
             client.start()
             assert client.tools() == {}
     search.said, search.stderr = b"".join(client.heard), client.stderr.encode()
-    assert b"`authorization` has characters that no header may have" in search.stderr
+    assert b"`authorization` contains characters that are not allowed in a header" in search.stderr
     search.expect_nowhere(CANARY)
 
 
@@ -207,7 +207,7 @@ def test_hanging_secret_command_is_killed_with_its_children(tmp_path: Path, monk
 
     monkeypatch.setattr(secrets, "COMMAND_SECONDS", 0.3)
     words = ("sh", "-c", f"sleep 600 & echo $! > {tmp_path}/pid; wait")
-    with pytest.raises(ConfigError, match="gave no secret within"):
+    with pytest.raises(ConfigError, match="printed no secret within"):
         secrets.read_secret(SecretReference("command", "sh", words), tmp_path, dict(os.environ))
     with suppress(ProcessLookupError):
         started = os.pidfd_open(int((tmp_path / "pid").read_text()))
@@ -226,7 +226,7 @@ def test_keyring_entries_are_stored_listed_and_removed(tmp_path: Path) -> None:
 
     listed = secrets("list", "--config", str(config))
     assert listed.returncode == 1
-    assert "the keyring holds no `mcp-guard/far`" in listed.stdout
+    assert "the keyring has no entry `mcp-guard/far`" in listed.stdout
     assert secrets("set", "mcp-guard/far", given=f"{CANARY}\n").returncode == 0
     listed = secrets("list", "--config", str(config))
     assert (listed.returncode, listed.stdout.split("\n")[1].split("\t")) == (

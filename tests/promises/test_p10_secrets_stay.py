@@ -151,7 +151,7 @@ def test_secret_file_readable_by_others_prevents_start(tmp_path: Path) -> None:
     with Client(config) as client:
         client.start()
         assert client.tools() == {}
-    assert "upstream `leaky` cannot be started: `token` is open to others (mode 0640)" in client.stderr
+    assert "upstream `leaky` cannot be started: `token` is accessible to other users (mode 0640)" in client.stderr
 
 
 def test_missing_secret_is_named_by_its_source(tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_missing_secret_is_named_by_its_source(tmp_path: Path) -> None:
     with Client(config) as client:
         client.start()
         client.tools()
-    assert "cannot be started: the environment has no `GUARD_HAS_IT`" in client.stderr
+    assert "cannot be started: environment variable `GUARD_HAS_IT` is not set" in client.stderr
 
 
 def test_secret_too_short_to_scrub_is_reported(tmp_path: Path) -> None:

@@ -67,7 +67,7 @@ async def test_call_that_cannot_be_recorded_is_not_sent(tmp_path: Path, kind: st
         other.execute("BEGIN IMMEDIATE")
     asked = ToolCallRequest("crm__note", {"text": "x" * 100_000})
     reply = await harness.guard.call(make_instance(), asked)
-    expected = {"full": "the disk is full", "readonly": "read-only", "locked": "another process holds the ledger"}
+    expected = {"full": "the disk is full", "readonly": "read-only", "locked": "another process has locked the ledger"}
     assert expected[kind] in said(reply)
     assert "Nothing was sent" in said(reply)
     assert harness.upstream.sent == []

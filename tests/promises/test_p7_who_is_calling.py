@@ -150,7 +150,7 @@ def test_launch_code_works_once(tmp_path: Path) -> None:
     [intent] = log(config, "--kind", "intent")
     assert intent["ticket"] == "INC-7"
     refused = Client(config, env={"MCP_GUARD_LAUNCH": code})
-    with pytest.raises(AssertionError, match="launch code is not valid"), refused:
+    with pytest.raises(AssertionError, match="launch code is invalid"), refused:
         refused.start()
     for file in (tmp_path / "state").glob("ledger.sqlite*"):
         assert code.encode() not in file.read_bytes()

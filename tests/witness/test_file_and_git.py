@@ -159,7 +159,7 @@ def test_emptied_witness_restarts_only_on_request(place: Witnessing) -> None:
     place.grow(1)
     result = place.send()
     assert result.state == "contradicted"
-    assert "the checkpoint of 300 receipts that was sent there is gone" in result.text
+    assert "the witness no longer has the checkpoint of 300 receipts" in result.text
     assert place.send(anew=True).state == "taken"
     assert "\n302\n" in held(place)
 
@@ -218,7 +218,7 @@ def test_invalid_content_is_reported_and_left_alone(file: Witnessing) -> None:
     path = file.folder / "storage" / "checkpoints"
     path.write_text("rubbish\n")
     result = file.send()
-    assert (result.state, result.text) == ("contradicted", "what the witness holds is not a checkpoint")
+    assert (result.state, result.text) == ("contradicted", "the witness returned something other than a checkpoint")
     assert path.read_text() == "rubbish\n"
 
 

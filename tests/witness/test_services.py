@@ -123,7 +123,11 @@ def test_certificates_are_accepted_in_any_order(stamped: Witnessing) -> None:
 
 @pytest.mark.parametrize(
     ("mood", "told"),
-    [("down", "the authority answered HTTP 503"), ("refuse", "the authority refused"), ("replay", "Nonce mismatch")],
+    [
+        ("down", "the authority answered HTTP 503"),
+        ("refuse", "the authority refused the request"),
+        ("replay", "Nonce mismatch"),
+    ],
 )
 def test_time_stamp_of_other_data_is_refused(stamped: Witnessing, tsa: Authority, mood: str, told: str) -> None:
     stamped.send()

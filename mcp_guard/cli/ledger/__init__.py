@@ -6,7 +6,7 @@ COMMANDS: dispatch.Commands = {
     "export": ("ledger.export", "write the ledger as files that others can verify"),
     "witness": ("ledger.witness", "send the checkpoint to outside witnesses"),
     "prove": ("ledger.prove", "print the proof that a receipt, or a call's receipts, are in the ledger"),
-    "forget": ("ledger.forget", "erase payloads; the receipts and their proofs stay"),
+    "forget": ("ledger.forget", "erase payloads; receipts and proofs remain"),
     "events": ("ledger.events", "print or send receipts as CloudEvents, OCSF or OpenTelemetry events"),
 }
 

@@ -51,7 +51,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--after", type=int, metavar="SEQ", help="start after this receipt (default: the position in --cursor)"
     )
-    parser.add_argument("--to", metavar="URL", help="send batches there by POST instead of printing")
+    parser.add_argument("--to", metavar="URL", help="send batches to this URL by POST instead of printing events")
     parser.add_argument(
         "--cursor",
         type=Path,

@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_ledger_parser(
-        "ledger export", "Write the ledger as tiles and bundles. Run again, it adds the new receipts."
+        "ledger export", "Export the ledger as tiles and bundles. Running it again adds new receipts."
     )
     parser.add_argument("folder", type=Path, metavar="DIR", help="an empty folder, or an earlier export of this ledger")
     parser.add_argument(

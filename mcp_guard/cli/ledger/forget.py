@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
 def build_parser() -> argparse.ArgumentParser:
     parser = Parser(
         prog="mcp-guard ledger forget",
-        description="Erase the payloads of receipts that match all conditions. The receipts and their proofs stay.",
+        description="Erase the payloads of receipts that match all conditions. The receipts and their proofs remain.",
     )
     parser.add_argument(
         "--before", type=read_date, metavar="DATE", help="receipts older than this: 2026-01-31, or with a time"
@@ -80,7 +80,7 @@ def read_date(text: str) -> int:
 def read_resource(text: str) -> tuple[str, str]:
     type, slash, id = text.partition("/")
     if not (type and slash and id):
-        raise argparse.ArgumentTypeError(f"`{text}` is not TYPE/ID")
+        raise argparse.ArgumentTypeError(f"`{text}` is not TYPE/ID, such as Deal/789")
     return type, id
 
 

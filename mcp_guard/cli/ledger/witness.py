@@ -38,7 +38,7 @@ def main(arguments: list[str]) -> int:
 
 def build_parser() -> argparse.ArgumentParser:
     parser = make_parser(
-        "ledger witness", "Send the signed checkpoint to outside witnesses. Exit code 1 if one did not accept it."
+        "ledger witness", "Send the signed checkpoint to outside witnesses. Exit code 1 if a witness did not accept it."
     )
     parser.add_argument("name", nargs="?", metavar="WITNESS", help="a name from [witnesses] (default: all)")
     parser.add_argument(
@@ -67,7 +67,7 @@ def complain(result: WitnessResult) -> None:
     if result.state == "contradicted":
         print(
             f"mcp-guard: THE LEDGER AND {about} CONTRADICT EACH OTHER: {result.text}.\n"
-            "One of the two was rolled back, changed or exchanged. Nothing was sent there.\n"
+            "One of the two was rolled back, changed or replaced. Nothing was sent to the witness.\n"
             "hint: keep both as they are, and see docs/howto/witness.md; mcp-guard verify --against CHECKPOINT",
             file=sys.stderr,
         )

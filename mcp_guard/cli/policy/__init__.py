@@ -4,7 +4,7 @@ from mcp_guard.cli import dispatch
 
 COMMANDS: dispatch.Commands = {
     "new": ("policy.new", "create a policy file and its cases from a tool's schema"),
-    "fmt": ("policy.fmt", "format the policy files and keep comments"),
+    "fmt": ("policy.fmt", "format the policy files, keeping comments"),
     "lint": ("policy.lint", "find policies that are valid but probably wrong"),
     "schema": ("policy.export:schema", "print the schema that policies are checked against"),
     "validate": ("policy.lint:validate", "check the policies against the tools that are listed now"),

@@ -64,7 +64,7 @@ def schema(arguments: list[str]) -> int:
 
 def build_schema_parser() -> argparse.ArgumentParser:
     parser = make_parser(
-        "policy schema", "Print the Cedar schema of the tools, in Cedar's syntax, or with --json in its JSON."
+        "policy schema", "Print the Cedar schema of the tools, in Cedar syntax, or as JSON with --json."
     )
     parser.add_argument(
         "--live", action="store_true", help="start the upstreams instead of using the tools listed last"

@@ -1,4 +1,4 @@
-"""`mcp-guard policy fmt`: format the policy files and keep comments."""
+"""`mcp-guard policy fmt`: format the policy files, keeping comments."""
 
 import argparse
 import difflib

@@ -84,7 +84,7 @@ def show(comparison: ReplayReport) -> None:
     ]
     lines += [f"not re-evaluated: {count}, {why}" for why, count in sorted(comparison.left_out.items())]
     lines += [
-        f"receipt {receipt['seq']} differs from what its own policies give today (decided by {receipt['software']})"
+        f"receipt {receipt['seq']} differs from what the same policies decide today (recorded by {receipt['software']})"
         for receipt in comparison.unlike
     ]
     print_lines(["", *lines, f"never more permissive: {'yes' if comparison.never_more_permissive else 'no'}"])

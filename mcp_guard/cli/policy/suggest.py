@@ -17,7 +17,7 @@ from mcp_guard.storage.sqlite import Store, reading
 from mcp_guard.verifier.progress import Progress
 
 PERMITS, CASES = "suggested.cedar", "suggested.cases.toml"
-REFUSING = {"approval.denied": "denied", "approval.revoked": "took back their approval of"}
+REFUSING = {"approval.denied": "denied", "approval.revoked": "revoked their approval of"}
 
 
 def main(arguments: list[str]) -> int:
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> int:
     settings, store = load(options.config), open_for_reading(options)
     with Progress("decisions", options.json) as progress:
         past = list(decisions(store, options.since, options.last, progress.update))
-        progress.show(f"trying what they suggest on {len(past):,} decisions …")
+        progress.show(f"testing the suggestions on {len(past):,} decisions …")
         candidate = build_candidate(
             past,
             latest_version(store),

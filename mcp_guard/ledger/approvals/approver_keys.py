@@ -75,7 +75,8 @@ def usable_key(keys: Iterable[ApproverKey], id: str, approver: str) -> ApproverK
     for key in keys:
         if key.id == id and key.approver == approver and key.removed is None:
             return key
-    raise ApprovalError(f"`{approver}` has no such key in use", f"mcp-guard approvers add {approver}")
+    hint = f"mcp-guard approvers list; to enrol one: mcp-guard approvers add {approver}"
+    raise ApprovalError(f"`{approver}` has no enrolled key `{id}`", hint)
 
 
 def _enrol(tx: Transaction, approver: Approver, new: NewKey, more: Json) -> ApproverKey:

@@ -177,7 +177,7 @@ def not_consumable(tx: Transaction, held: Approval | Grant) -> Conflict | None:
         return grants.check_grant(tx, held.id)
     row = tx.store.approval(held.id)
     if row is None or row[0].state is not ApprovalState.APPROVED:
-        return Conflict(f"approval {held.id} is {row[0].state if row else 'gone'} by now; it permits one call")
+        return Conflict(f"approval {held.id} is {row[0].state if row else 'gone'} already; it permits one call")
     if tx.now >= row[0].expires:
         return Conflict(f"approval {held.id} has expired")
     return None

@@ -117,7 +117,7 @@ def _check_rationale(rationale: str) -> None:
     if not rationale.strip():
         raise ApprovalError("a rationale is required", 'add --rationale "…"')
     if len(rationale) > MAX_RATIONALE_LENGTH:
-        raise ApprovalError(f"a rationale has at most {MAX_RATIONALE_LENGTH} characters", "shorten it")
+        raise ApprovalError(f"a rationale must have at most {MAX_RATIONALE_LENGTH} characters", "shorten it")
     try:
         rationale.encode()
     except UnicodeEncodeError:
@@ -131,5 +131,5 @@ def _check_signature(tx: Transaction, statement: VoteStatement, key_id: str, sig
         check_signature(key.method, key.public, key.details, statement.text(), signature)
     except ValueError as error:
         raise ApprovalError(
-            f"the signature is not by `{statement.approver}`: {error}", "sign with the enrolled key"
+            f"the signature is not a valid signature of `{statement.approver}`: {error}", "sign with the enrolled key"
         ) from None

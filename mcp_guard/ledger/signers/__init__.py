@@ -72,7 +72,7 @@ class LedgerKeys:
         if failures:
             raise failures[0]
         raise LedgerError(
-            f"the private key in force, `{name}+{id.hex()}`, is not where the configuration says",
+            f"the private key in force, `{name}+{id.hex()}`, is not where it is configured",
             "restore it from a copy, configure the signer that has it, or: mcp-guard keys replace --lost",
             LedgerFault.KEY_UNAVAILABLE,
         )

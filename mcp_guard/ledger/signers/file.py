@@ -84,11 +84,11 @@ class FileKeyStore:
         return key is not None and key.verifier in verifiers
 
     def _read(self, path: Path) -> SigningKey | None:
-        """Raises: LedgerError if it cannot be read, is another origin's, or can be read by others than its owner."""
+        """Raises: LedgerError if it cannot be read, is another origin's, or is accessible to other users."""
         try:
             if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise LedgerError(
-                    f"`{path}` can be read by others than its owner", f"chmod 600 {path}", LedgerFault.KEY_UNAVAILABLE
+                    f"`{path}` is accessible to other users", f"chmod 600 {path}", LedgerFault.KEY_UNAVAILABLE
                 )
             key = parse_private(path.read_text().strip())
         except FileNotFoundError:

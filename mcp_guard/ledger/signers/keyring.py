@@ -71,7 +71,7 @@ def open_key_store(folder: Path, origin: str, _: SignerSettings) -> KeyringKeySt
         import keyring
     except ImportError:
         hint = "pip install 'mcp-guard[keyring]'"
-        raise LedgerError("ledger.signer is `keyring`, but the package is not installed", hint) from None
+        raise LedgerError("ledger.signer is `keyring`, but the package `keyring` is not installed", hint) from None
     return KeyringKeyStore(origin, folder / PUBLISHED, keyring)
 
 

@@ -43,10 +43,10 @@ class ReplayReport:
         return not self.listed and not any(difference.looser for difference in self.differences)
 
 
-NOT_ASKED = "refused before any policy was asked"
+NOT_ASKED = "refused before policies were evaluated"
 ERASED = "request erased or redacted"
-NO_SHADOW = "decided without a shadow"
-NO_TEXT = "policies of then not kept"
+NO_SHADOW = "decided without shadow policies"
+NO_TEXT = "policies of the time not stored"
 
 
 def replay(
@@ -109,7 +109,7 @@ def _replay_listing(
     elif version.could_list(decision.receipt["tool"], principal):
         report.listed.append(decision.receipt)
     else:
-        report.left_out["tool not listed, then or now"] += 1
+        report.left_out["tool listed neither then nor now"] += 1
 
 
 def compare_shadow(decisions: Iterable[RecordedDecision], versions: FindVersion) -> ReplayReport:

@@ -51,10 +51,10 @@ class AuthorizationRequest:
     def read_code(self, query: dict[str, str], endpoints: Endpoints) -> str:
         """The code in the query of the redirect. Raises: NoToken."""
         if not hmac.compare_digest(query.get("state", ""), self.state):
-            raise NoToken("the browser came back with another state than it left with")
+            raise NoToken("the `state` in the redirect is not the one that the guard sent")
         issuer = query.get("iss")
         if (issuer is not None or endpoints.names_issuer) and endpoints.issuer and issuer != endpoints.issuer:
-            raise NoToken("the browser came back from another issuer")  # RFC 9207
+            raise NoToken("the redirect is from another issuer")  # RFC 9207
         if "code" not in query:
             raise NoToken(f"the authorization server refused: `{query.get('error', 'no code')[:40]}`")
         return query["code"]
@@ -65,7 +65,10 @@ async def sign_in(url: str, settings: OAuthSettings, client_secret: str, show: C
     async with http_client() as http:
         endpoints = await discover_endpoints(http, url, settings)
         if not endpoints.authorization or not is_secure_url(endpoints.authorization):
-            raise NoToken("the authorization server offers no sign-in; set oauth.authorization_url and oauth.token_url")
+            raise NoToken(
+                "the authorization server has no authorization endpoint;"
+                " set oauth.authorization_url and oauth.token_url"
+            )
         listener = _listen(settings.redirect_port)
         request = AuthorizationRequest(f"http://127.0.0.1:{listener.getsockname()[1]}/callback")
         callback = _Callback(lambda query: request.read_code(query, endpoints))
@@ -102,7 +105,7 @@ class _Callback:
             async with asyncio.timeout(SIGN_IN_SECONDS):
                 return await self._code
         except TimeoutError:
-            raise NoToken(f"the browser did not come back within {SIGN_IN_SECONDS:g} s") from None
+            raise NoToken(f"the sign-in was not completed in the browser within {SIGN_IN_SECONDS:g} s") from None
 
     async def on_connection(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:

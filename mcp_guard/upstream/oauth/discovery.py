@@ -56,7 +56,7 @@ async def discover_endpoints(http: httpx.AsyncClient, url: str, settings: OAuthS
     if metadata is not None:
         named = str(metadata.get("resource"))
         if _origin(named) != _origin(url) or not url.startswith(named.rstrip("/")):
-            raise NoToken(f"its metadata is of another resource: `{named[:200]}`")
+            raise NoToken(f"its metadata is for another resource: `{named[:200]}`")
         listed = metadata.get("authorization_servers")
         servers = [server for server in listed if isinstance(server, str)] if isinstance(listed, list) else []
         if issuer and servers and issuer not in servers:
@@ -94,8 +94,8 @@ def _check_issuer(issuer: str, url: str, settings: OAuthSettings) -> None:
     Raises: NoToken.
     """
     if settings.client_secret is not None and not settings.issuer and _origin(issuer) != _origin(url):
-        problem = f"it names the authorization server `{issuer[:200]}`, to which the client secret is not sent unasked"
-        raise NoToken(f"{problem}; set oauth.issuer to it if it is the right one")
+        problem = f"it names the authorization server `{issuer[:200]}`, which is not trusted with the client secret"
+        raise NoToken(f"{problem}; set oauth.issuer to it if you trust it")
 
 
 async def _server_endpoints(http: httpx.AsyncClient, issuer: str, resource: str) -> Endpoints:
@@ -106,7 +106,7 @@ async def _server_endpoints(http: httpx.AsyncClient, issuer: str, resource: str)
     if metadata is None:
         raise NoToken(f"`{issuer[:200]}` publishes no authorization server metadata; set oauth.token_url")
     if str(metadata.get("issuer")).rstrip("/") != issuer.rstrip("/"):  # RFC 8414 §3.3
-        raise NoToken(f"the metadata of `{issuer[:200]}` is of another issuer")
+        raise NoToken(f"the metadata of `{issuer[:200]}` names another issuer")
     token, authorization = metadata.get("token_endpoint"), metadata.get("authorization_endpoint")
     for endpoint in (token, authorization):
         if endpoint is not None and not (isinstance(endpoint, str) and _may_name(endpoint, issuer)):

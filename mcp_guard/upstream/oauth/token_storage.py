@@ -71,7 +71,7 @@ class TokenStorage:
         try:
             with self._path.open() as file:
                 if os.fstat(file.fileno()).st_mode & 0o077:
-                    raise NoToken(f"other users can read `{self._path}`; chmod 600 it")
+                    raise NoToken(f"`{self._path}` is accessible to other users; run chmod 600 on it")
                 return file.read()
         except FileNotFoundError:
             return None

@@ -156,7 +156,7 @@ def _read_tokens(status: int, body: bytes | None, endpoints: Endpoints, refresh:
         raise NoToken(f"the token endpoint answered with HTTP status {status}{shown}")
     access, kind = answer.get("access_token"), str(answer.get("token_type", "")).lower()
     if not isinstance(access, str) or not re.fullmatch(r"[\x21-\x7e]+", access) or kind != "bearer":
-        raise NoToken("the token endpoint gave no bearer token")
+        raise NoToken("the token endpoint returned no bearer token")
     expires_in, new_refresh = answer.get("expires_in"), answer.get("refresh_token")
     renew_at = 0.0
     if isinstance(expires_in, int | float) and expires_in > 0:
