@@ -1,8 +1,8 @@
 """The Protocols that `guard.py` needs, each with its full contract. Adapters implement them; `guard.py` knows no other.
 
 Everything here runs on one event loop. Methods that are not `async` return without waiting for other tasks; they may
-read a local file. Unless a method says otherwise it is safe to call from several tasks at once, and a cancelled
-`async` method has either happened completely or not at all.
+read or write a local file. Unless a method says otherwise it is safe to call from several tasks at once, and a
+cancelled `async` method has either happened completely or not at all.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -81,8 +81,9 @@ class Clock(Protocol):
 class Policies(Protocol):
     """The policies in force for one session, validated against the session's catalog.
 
-    They are replaced as a whole, between calls to these methods: two calls may see different versions, one call never
-    sees a mixture. Until there is a valid set, every decision is a deny that says why. No method raises.
+    If the files are not valid, the last valid set stays in force. Policies are replaced as a whole, between calls
+    to these methods: two calls may see different versions, one call never sees a mixture. Until there is a valid set,
+    every decision is a deny that says why. No method raises.
     """
 
     @property
@@ -104,14 +105,18 @@ class Policies(Protocol):
         """Whether some call of this tool could be allowed or held (promise P5). Unknown is False."""
 
     def decide(self, call: Call, counts: Mapping[str, RateValue]) -> Decision:
-        """Decide on a described call. Deterministic in its arguments and `version`; any error is a deny (promise P2).
+        """Decide on a described call; any error is a deny (promise P2).
 
-        `counts` holds the value of each of `counters`, by name.
+        The decision depends only on the arguments, `version` and whether the tool is observed; its `shadow` member also
+        depends on the shadow policies. `counts` holds the value of each of `counters`, by name.
         """
 
 
 class Signals(Protocol):
-    """Risk signals that need more than the call itself: anomalies and external sources. Kept in memory only."""
+    """Risk signals that need more than the call itself: anomalies and external sources.
+
+    What `note` is given is kept in memory while the instance runs, and is lost if the guard is killed.
+    """
 
     async def raised(self, call: Call) -> tuple[Signal, ...]:
         """The signals of a described call. Never raises: a source that fails or times out is a signal too."""
@@ -133,20 +138,27 @@ class NoSignals:
 class Ledger(Protocol):
     """The receipts, and the state that is written in the same transaction. Shared by all guards on one ledger.
 
-    Consistency: each method is one transaction, serializable with those of every other process. What it decides by
-    (revocation, pins, rates, approvals) is read inside that transaction.
-    Durability: what a method returns, or its awaitable gives, has been synced to disk. Nothing is acknowledged before.
-    Concurrency: transactions take effect in the order in which they were submitted in this process. Concurrent calls
-    may share a commit; if that fails, each is tried alone.
-    Errors: every method raises LedgerError if the ledger cannot be read or written. Then nothing was written, except
-    where `conclude` says otherwise.
+    Consistency: `refuse`, `intend`, `look_up` and `conclude` are one transaction each, serializable with those of every
+    other process; what they check (revocation, pins, rates, approvals) is read inside it. `count` and `why_barred` only
+    read, and their result may be outdated when they return: `intend` checks again.
+    Durability: a receipt has been synced to disk before its sequence number or intent is returned, unless the
+    operator set `unsafe_skip_fsync`.
+    Concurrency: these transactions take effect in the order in which they were submitted in this process, and those of
+    concurrent calls may share a commit. An operation that raises is left out: the others are committed, and it is tried
+    once more, alone and after them. A commit that fails fails every operation that shares it.
+    Errors: every method but `begin_call` and `end_call` raises LedgerError if the ledger cannot be read or written, or
+    a receipt is too large. Then nothing was written; `conclude` tries again later.
     """
 
     def begin_call(self) -> None:
-        """A call begins. Between this and `end_call`, concurrent calls share their commits."""
+        """A call begins. Between this and `end_call`, concurrent calls share their commits.
+
+        First writes the outcomes that `conclude` could not record earlier, each in a transaction of its own. Never
+        raises: an outcome that cannot be recorded now is kept for the next call.
+        """
 
     def end_call(self) -> None:
-        """A call has ended, successfully or not. Called exactly once for each `begin_call`."""
+        """A call has ended, successfully or not. Called exactly once for each `begin_call`. Never raises."""
 
     def count(self, call: Call, counters: tuple[RateCounter, ...], now: Micros) -> Mapping[str, RateValue]:
         """The value of each counter if this call happens, by name.
@@ -164,20 +176,24 @@ class Ledger(Protocol):
     async def intend(self, call: Call, decision: Decision, held: Approval | Grant | None) -> Intent | Conflict:
         """Record the decision and the intent, count the rates, and consume the approval or grant, in one transaction.
 
-        Returns Conflict, and writes nothing, if the instance was barred, the tool's pin or a rate has changed, or
-        `held` cannot be consumed (any more). INVARIANT: an approval is consumed by one intent at most, in any process
-        (promise P3). If the caller is cancelled once the intent is durable, its outcome is recorded as not sent.
-        Raises: ValueError if the decision needs an approval and there is none, or the reverse.
+        Returns Conflict, and writes nothing, if the instance was barred, the tool's pin has changed, a rate is higher
+        than the decision assumed, or `held` cannot be consumed (any more). INVARIANT: an approval is consumed by one
+        intent at most, in any process (promise P3). If the caller is cancelled once the intent is durable, its outcome
+        is recorded as not sent.
+        Raises: ValueError if the decision is a deny, needs an approval and there is none, or the reverse, or if the
+        call cannot be counted.
         """
 
     async def look_up(self, call: Call) -> Intent | Conflict:
-        """Like `intend`, for one of the guard's own reads: counts and consumes nothing."""
+        """Like `intend`, for one of the guard's own reads: checks only whether the instance is barred, and counts and
+        consumes nothing."""
 
     def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> Awaitable[int]:
         """Record the outcome, and whether it is delivered to the agent. Gives the sequence number of its receipt.
 
         It is submitted when this returns; a caller that may be cancelled while it waits must shield it. If the ledger
-        cannot take it now, the awaitable raises LedgerError, and the outcome is recorded as soon as it can be.
+        cannot record it now, the awaitable raises LedgerError. The outcome is then kept in memory and recorded by a
+        later `begin_call`, as not delivered, unless another guard has closed the call by then.
         """
 
 
@@ -199,21 +215,25 @@ class Approvals(Protocol):
         """An active grant that covers this call now."""
 
     async def request(self, call: Call, decision: Decision) -> Approval:
-        """Record the decision, request approval by its routes and notify the notifiers. The same call requested twice
-        with the same binding gives the same approval."""
+        """Record the decision and request approval by its routes, and queue the notifications. If the same call has a
+        pending request with the same binding, records nothing and returns that one."""
 
     async def wait(self, approval: Approval, seconds: float, on_tick: Callable[[float], None]) -> Approval:
         """Wait until the approval is no longer `requested`, or `seconds` have passed. Returns it in its state by then.
 
         `on_tick` is called about once a second with the seconds waited. A decision in another process ends the wait
-        too. If the caller is cancelled and nobody else waits for it, the approval is withdrawn.
+        too. If the approval's own time runs out, it is made `expired`, with a receipt. If the caller is cancelled and
+        nobody else in this process waits for it, it is withdrawn, with a receipt; other processes are not asked.
         """
 
     async def mark_stale(self, approval: Approval, note: str) -> None:
         """Make the approval `stale`; `note` says what changed. Does nothing if it is not open any more."""
 
     async def recorded_reply(self, approval: Approval) -> "Reply | None":
-        """The recorded reply of the call that consumed this approval; None if it was not kept. Marks it delivered."""
+        """The recorded reply of the call that consumed this approval; None if it was not kept. Marks it delivered.
+
+        The approval must have an `outcome`.
+        """
 
 
 class Pins(Protocol):
@@ -221,7 +241,10 @@ class Pins(Protocol):
 
     def judge(self, tools: Sequence[Tool]) -> Mapping[str, Quarantine]:
         """The tools that must not be used, by listed name (promise P6). New definitions are recorded, and pinned where
-        the configuration trusts the first use. Raises: LedgerError; then no tool may be used."""
+        the configuration trusts the first use. Raises: LedgerError; then no tool may be used.
+
+        All new definitions of one listing are recorded in one transaction, committed on return.
+        """
 
     def have_changed(self) -> bool:
         """Whether a definition was recorded or decided on, in any process, since `judge`. Raises: LedgerError."""
@@ -230,7 +253,8 @@ class Pins(Protocol):
 class Upstreams(Protocol):
     """The MCP servers behind one session, and the catalog of their tools that are not quarantined.
 
-    The catalog is replaced as a whole, between calls to these methods. No method raises.
+    The catalog is replaced as a whole, between calls to these methods. No method raises, except KeyError for a server
+    that is not one of these.
     """
 
     def find_tool(self, listed_as: str) -> Tool | None:
@@ -243,12 +267,14 @@ class Upstreams(Protocol):
         """Why the tool that an upstream lists by this name is kept out of the catalog; None if it is not."""
 
     def why_unavailable(self, server: str) -> str | None:
-        """Why this upstream cannot take calls now, or None."""
+        """Why this upstream cannot take calls now, or None. Raises: KeyError if there is no such upstream."""
 
     async def execute(self, intent: Intent, channel: ClientChannel = SILENT_CHANNEL) -> Execution:
         """Send the call of a durable intent to its upstream, and return its outcome.
 
-        INVARIANT: this is the only way by which a tool call reaches an upstream, and it sends each call once. Every
-        failure is an Execution, whose status says whether the call may have run. If the caller is cancelled, the
-        upstream is told, and the call may have run. Not to be called twice with one intent.
+        INVARIANT: this is the only way by which a tool call reaches an upstream. It sends the call once, and again only
+        to an upstream of the stateless revision that answers `input_required`: with the same arguments and the client's
+        answers, a limited number of times. `Execution.rounds` says how often such a call was sent.
+        Every failure is an Execution, whose status says whether the call may have run. If the caller is cancelled, the
+        upstream is told unless it has answered, and the call may have run. Not to be called twice with one intent.
         """
