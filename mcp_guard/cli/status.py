@@ -29,7 +29,7 @@ from mcp_guard.upstream.status_file import read_statuses
 from mcp_guard.verifier import Report
 from mcp_guard.verifier.report import count
 
-LATELY = 500
+MAX_RECENT_RECEIPTS = 500
 """The number of latest receipts that are searched for calls and failures."""
 BAD_ENDINGS = ("upstream_error", "timeout", "unknown")
 
@@ -43,7 +43,7 @@ def main(arguments: list[str]) -> int:
             state.failure or f"no ledger at `{path}`",
             state.hint or "run the guard once, or diagnose with: mcp-guard doctor",
         )
-    receipts = [json.loads(body) for body in latest_receipts(path, LATELY)]
+    receipts = [json.loads(body) for body in latest_receipts(path, MAX_RECENT_RECEIPTS)]
     calls = [
         receipt for receipt in receipts if receipt["kind"] in ("intent", "decision") and not receipt.get("purpose")
     ]
@@ -52,15 +52,15 @@ def main(arguments: list[str]) -> int:
         print(json.dumps(as_json(path, state, receipts, calls), indent=2, ensure_ascii=False))
         return 0
     now, running = CLOCK.wall(), [guard for guard, alive in state.guards if alive]
-    print(say_ledger(path, state))
-    print_lines(say_head(read_head(path), state.contents.checkpoint_fits, state.contents.key_id, now))
-    print(say_policies(receipts))
+    print(ledger_line(path, state))
+    print_lines(head_lines(read_head(path), state.contents.checkpoint_fits, state.contents.key_id, now))
+    print(policies_line(receipts))
     print(f"guards: {len(running)} running" + (f" ({', '.join(running)})" if running else ""))
     print(f"approvals: {len(state.pending)} pending" + (": mcp-guard approvals show ID" if state.pending else ""))
-    print_lines(f"  {say_pending(pending, now)}" for pending in state.pending)
-    for line in say_circuits(circuits(path, running)):
+    print_lines(f"  {pending_line(pending, now)}" for pending in state.pending)
+    for line in upstream_lines(upstream_statuses(path, running)):
         print(line)
-    for server, endings in troubles(receipts).items():
+    for server, endings in count_failures(receipts).items():
         counts = ", ".join(f"{count} {ending}" for ending, count in endings.items())
         print(f"upstream {printable(server)}: {counts} among the last calls")
     if calls:
@@ -76,13 +76,13 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def say_ledger(path: Path, state: StateFolder) -> str:
+def ledger_line(path: Path, state: StateFolder) -> str:
     assert state.contents is not None
     size = path.stat().st_size / (1024 * 1024)
     return f"ledger: {state.contents.size} receipts, {size:.1f} MiB, `{path}`"
 
 
-def say_policies(receipts: list[Receipt]) -> str:
+def policies_line(receipts: list[Receipt]) -> str:
     version, mode = policies_of(receipts)
     loaded = f"version {version[7:19]}" if version else "none loaded recently"
     return f"policies: {loaded}, mode {mode or 'unknown'}"
@@ -96,24 +96,24 @@ def policies_of(receipts: list[Receipt]) -> tuple[str | None, str | None]:
     return (str(versions[-1]) if versions else None), (str(modes[-1]) if modes else None)
 
 
-def say_pending(pending: PendingApproval, now: int) -> str:
+def pending_line(pending: PendingApproval, now: int) -> str:
     held = pending.approval
     who = f"{held.subject.tool} by {held.subject.agent}, on {', '.join(held.routes)}"
     return f"{held.id}: {who}, {left(held.expires, now)} left"
 
 
-def circuits(path: Path, running: list[str]) -> list[Receipt]:
+def upstream_statuses(path: Path, running: list[str]) -> list[Receipt]:
     """The state of the upstreams in every session of the running guards."""
     return [{"guard": guard, **row} for guard in running for row in read_statuses(path.parent / GUARDS, guard)]
 
 
-def say_circuits(rows: list[Receipt]) -> list[str]:
+def upstream_lines(rows: list[Receipt]) -> list[str]:
     """One line for each upstream and state."""
-    ways: dict[tuple[str, bool, str], list[Receipt]] = {}
+    by_state: dict[tuple[str, bool, str], list[Receipt]] = {}
     for row in rows:
-        ways.setdefault((str(row["upstream"]), row["is_up"] is True, str(row["why"])), []).append(row)
+        by_state.setdefault((str(row["upstream"]), row["is_up"] is True, str(row["why"])), []).append(row)
     lines = []
-    for (upstream, is_up, why), same in sorted(ways.items()):
+    for (upstream, is_up, why), same in sorted(by_state.items()):
         sessions = f"{len(same)} session{'s' if len(same) > 1 else ''}"
         times = f"since {_clock(min(row['since'] for row in same))}"
         if not is_up and (following := max(row["next_try"] for row in same)):
@@ -127,7 +127,7 @@ def _clock(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.gmtime(seconds))
 
 
-def troubles(receipts: list[Receipt]) -> Mapping[str, Mapping[str, int]]:
+def count_failures(receipts: list[Receipt]) -> Mapping[str, Mapping[str, int]]:
     """By upstream: the number of calls that failed for reasons other than the caller's."""
     endings: dict[str, Counter[str]] = {}
     for receipt in receipts:
@@ -147,8 +147,8 @@ def as_json(path: Path, state: StateFolder, receipts: list[Receipt], calls: list
         "guards": [guard for guard, alive in state.guards if alive],
         "pending": [pending.approval.id for pending in state.pending],
         "calls": calls,
-        "troubles": troubles(receipts),
-        "upstreams": circuits(path, [guard for guard, alive in state.guards if alive]),
+        "troubles": count_failures(receipts),
+        "upstreams": upstream_statuses(path, [guard for guard, alive in state.guards if alive]),
     }
 
 
@@ -194,7 +194,7 @@ def _verified(note: Path) -> tuple[int, int] | None:
         return None
 
 
-def say_head(head: HeadStatus, is_signed: bool | None, key: str, now: int) -> list[str]:
+def head_lines(head: HeadStatus, is_signed: bool | None, key: str, now: int) -> list[str]:
     signature = {
         None: "no receipt yet",
         False: "signature does not match; run mcp-guard doctor",

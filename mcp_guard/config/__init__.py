@@ -420,7 +420,6 @@ def uses_old_verb(text: str) -> bool:
 def _report_old_verb(path: Path) -> None:
     """Once per process and file."""
     sys.stderr.write(f"mcp-guard: {path}: `{OLD_VERB}` is deprecated\nhint: rename `{OLD_VERB}` to `verb` in [tools]\n")
-    sys.stderr.flush()  # a guard reads its configuration in a child that ends without closing its files
 
 
 def check(text: str, path: Path) -> Settings:

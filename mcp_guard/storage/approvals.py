@@ -12,7 +12,7 @@ from mcp_guard.core.model import Json, Micros
 from mcp_guard.storage.queries import Queries
 
 HOUR = 3600 * 1_000_000
-LATELY_RECEIPTS = 5000
+MAX_RECENT_RECEIPTS = 5000
 Row = tuple[Any, ...]
 
 
@@ -127,7 +127,7 @@ class ApprovalQueries(Queries):
         approval, story = stored
         counts: Counter[str] = Counter()
         query = "SELECT at, kind, body FROM receipt WHERE seq < ? ORDER BY seq DESC LIMIT ?"
-        for at, kind, body in self._run(query, (story[0], LATELY_RECEIPTS)):
+        for at, kind, body in self._run(query, (story[0], MAX_RECENT_RECEIPTS)):
             if at < approval.requested - HOUR:
                 break
             receipt = json.loads(body) if kind == "intent" else {}

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field, replace
 
 import orjson
 
-from mcp_guard.core import approval as grants
 from mcp_guard.core import approval as rules
 from mcp_guard.core.approval import OPEN, Approval, ApprovalEvent, ApprovalState, Grant, Route, make_rule
 from mcp_guard.core.approval_subject import ApprovalSubject, SubjectRisk
@@ -47,7 +46,7 @@ class ApprovalRequests:
         """A grant that covers this call now."""
         now = self.writer.now()
         active = self.writer.read(lambda store: store.grants(call.instance.id, "active"))
-        return next((grant for grant in active if grants.covers(grant, call, decision, now)), None)
+        return next((grant for grant in active if rules.covers(grant, call, decision, now)), None)
 
     async def request(self, call: Call, decision: Decision) -> Approval:
         nonce = os.urandom(16).hex()
@@ -164,7 +163,7 @@ def _make_subject(call: Call, decision: Decision, binding: Json, routes: Iterabl
         definition=tool.definition_hash,
         resource=call.resource if call.resource.id else None,
         binding=binding,
-        resource_argument=grants.resource_argument(call),
+        resource_argument=rules.resource_argument(call),
         deed=tool.rule.verb,
         arguments=call.arguments,
         claims={
