@@ -23,6 +23,10 @@ class DeliveryError(Exception):
     """A message was not delivered. The text says why and never contains an address or a secret."""
 
 
+class InvalidRequestError(DeliveryError):
+    """The configured address or a header cannot be used in an HTTP request, so that a repetition fails too."""
+
+
 @dataclass(frozen=True, slots=True)
 class Destination:
     """A configured notifier or witness. A secret in `options` is a `SecretReference`, which is read on use.
@@ -44,7 +48,10 @@ class Destination:
 
 @dataclass(frozen=True, slots=True)
 class HttpResponse:
-    """`content_type` is in lower case, without parameters; `body` is cut off at `MAX_RESPONSE_BYTES`."""
+    """`content_type` is in lower case, without parameters; `body` is cut off at `max_response_bytes` of `post`.
+
+    The body of an answer other than success is empty if it cannot be read: the status alone tells what happened.
+    """
 
     status: int
     content_type: str
@@ -67,17 +74,37 @@ def post_json(url: str, body: bytes, headers: Mapping[str, str]) -> None:
         raise DeliveryError(f"the receiver answered HTTP {response.status}")
 
 
-def post(url: str, body: bytes, headers: Mapping[str, str]) -> HttpResponse:
-    """The response, whatever its status. Raises: DeliveryError if there is none."""
+def post(
+    url: str, body: bytes, headers: Mapping[str, str], *, max_response_bytes: int = MAX_RESPONSE_BYTES
+) -> HttpResponse:
+    """The response, whatever its status.
+
+    Raises: InvalidRequestError if the address or a header is malformed; DeliveryError if there is no response.
+    """
     if not url.startswith(("http://", "https://")):
-        raise DeliveryError("the address begins with neither http:// nor https://")
-    request = urllib.request.Request(url, body, dict(headers))  # noqa: S310 - the scheme is checked above
+        raise InvalidRequestError("the address begins with neither http:// nor https://")
     try:
-        try:
-            with urllib.request.build_opener(_NoRedirect).open(request, timeout=TIMEOUT_SECONDS) as answer:
-                return HttpResponse(answer.status, answer.headers.get_content_type(), answer.read(MAX_RESPONSE_BYTES))
-        except urllib.error.HTTPError as error:
-            with error:
-                return HttpResponse(error.code, error.headers.get_content_type(), error.read(MAX_RESPONSE_BYTES))
-    except (OSError, http.client.HTTPException, ValueError) as error:
-        raise DeliveryError(f"the receiver could not be reached ({type(error).__name__})") from None
+        request = urllib.request.Request(url, body, dict(headers))  # noqa: S310 - the scheme is checked above
+        with urllib.request.build_opener(_NoRedirect).open(request, timeout=TIMEOUT_SECONDS) as answer:
+            return HttpResponse(answer.status, answer.headers.get_content_type(), answer.read(max_response_bytes))
+    except urllib.error.HTTPError as error:
+        with error:
+            answer_body = _read_leniently(error, max_response_bytes)
+            return HttpResponse(error.code, error.headers.get_content_type(), answer_body)
+    except OSError as error:  # first, since an SSLCertVerificationError is a ValueError too
+        raise _unreachable(error) from None
+    except (http.client.InvalidURL, ValueError) as error:
+        raise InvalidRequestError(f"the address or a header is invalid ({type(error).__name__})") from None
+    except http.client.HTTPException as error:
+        raise _unreachable(error) from None
+
+
+def _read_leniently(answer: urllib.error.HTTPError, max_bytes: int) -> bytes:
+    try:
+        return answer.read(max_bytes)
+    except (OSError, http.client.HTTPException):
+        return b""
+
+
+def _unreachable(error: Exception) -> DeliveryError:
+    return DeliveryError(f"the receiver could not be reached ({type(error).__name__})")

@@ -13,10 +13,11 @@ from urllib.parse import urlsplit
 
 from mcp_guard.core.errors import ConfigError, UpstreamError
 from mcp_guard.files import replace_file
-from mcp_guard.outbound import DeliveryError, post
+from mcp_guard.outbound import DeliveryError, InvalidRequestError, post
 
 RETRYABLE_STATUSES = (408, 429, 500, 502, 503, 504)
 """Statuses after which the same request may succeed later (OTLP/HTTP, "Failures", and what gateways answer)."""
+MAX_RESPONSE_BYTES = 4096
 
 
 class RetryableError(Exception):
@@ -38,10 +39,14 @@ class Receiver:
     def send(self, body: bytes) -> str:
         """Returns a warning if the receiver dropped some of the events, else an empty string.
 
-        Raises: RetryableError; UpstreamError if the receiver refuses the request.
+        Raises: RetryableError; UpstreamError if the receiver refuses the request; ConfigError if the address or a
+        header cannot be sent.
         """
+        headers = {**self.headers, "content-type": self.content_type}
         try:
-            response = post(self.url, body, {**self.headers, "content-type": self.content_type})
+            response = post(self.url, body, headers, max_response_bytes=MAX_RESPONSE_BYTES)
+        except InvalidRequestError as error:
+            raise ConfigError(f"cannot send to `{self.host}`: {error}", "check --to and --headers") from None
         except DeliveryError as error:
             raise RetryableError(f"cannot send to `{self.host}`: {error}") from None
         if response.is_success:
@@ -66,11 +71,11 @@ def _partial_success_warning(body: bytes) -> str:
 
 
 def check_url(url: str) -> str:
-    """Raises: ConfigError."""
+    """Raises: ConfigError, which does not repeat the address: it may contain a password or a token."""
     if urlsplit(url).scheme not in ("http", "https") or not urlsplit(url).hostname:
         raise ConfigError(
-            f"--to `{url}` is not an address that begins with http:// or https://",
-            "give one such as http://localhost:4318/v1/logs",
+            "the address in --to does not begin with http:// or https://, or names no host",
+            "use an address such as http://localhost:4318/v1/logs",
         )
     return url
 

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.core.errors import ConfigError
-from mcp_guard.events.sender import Cursor, read_headers
+from mcp_guard.core.errors import ConfigError, UpstreamError
+from mcp_guard.events.sender import Cursor, Receiver, check_url, read_headers
 from tests.ledger.sized_ledger import ORIGIN, fill, open_filled
 from tests.live.running_guard import Json, cli, command
-from tests.notify.receivers import web
+from tests.notify.receivers import truncating_web, web
 
 
 def events(ledger: Path, *args: str, check: bool = True) -> "subprocess.CompletedProcess[str]":
@@ -79,6 +79,26 @@ def test_refused_batch_does_not_move_the_cursor(ledger: Path) -> None:
         assert "sent 150 events" in events(ledger, "--to", receiver.url).stdout
 
 
+def test_a_refusal_whose_body_is_cut_off_is_a_refusal() -> None:
+    with truncating_web(401) as url, pytest.raises(UpstreamError, match="refused the events: HTTP 401"):
+        Receiver(url, "application/json", {}).send(b"[]")
+
+
+@pytest.mark.parametrize(
+    ("url", "headers"),
+    [
+        ("http://127.0.0.1:9/", {"Authorization": "Bearer t\u20ac"}),
+        ("http://127.0.0.1:9/", {"Authorization": "two\nlines"}),
+        ("http://127.0.0.1:port/", {}),
+        ("http://127.0.0.1:9/a b", {}),
+    ],
+)
+def test_a_request_that_cannot_be_sent_is_not_retried(url: str, headers: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"cannot send to `127\.0\.0\.1`") as refused:
+        Receiver(url, "application/json", headers).send(b"[]")
+    assert "Bearer" not in str(refused.value)
+
+
 def test_a_redirect_is_not_followed(ledger: Path) -> None:
     with web(302) as receiver:
         refused = events(ledger, "--to", receiver.url, check=False)
@@ -123,3 +143,9 @@ def test_header_file_readable_by_others_is_refused(tmp_path: Path) -> None:
 
 def test_receiver_must_be_an_http_url(ledger: Path) -> None:
     assert events(ledger, "--to", "file:///etc/passwd", check=False).returncode == 3
+
+
+def test_an_error_about_the_url_does_not_repeat_it() -> None:
+    with pytest.raises(ConfigError) as refused:
+        check_url("ftp://user:s3cret@host.example/path")
+    assert "s3cret" not in str(refused.value)

@@ -48,6 +48,28 @@ def web(*answers: int) -> Iterator[Web]:
 
 
 @contextmanager
+def truncating_web(status: int) -> Iterator[str]:
+    """The address of a server that answers with this status, and closes the connection within the first chunk."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.rfile.read(int(self.headers["content-length"]))
+            self.protocol_version = "HTTP/1.1"
+            self.close_connection = True
+            self.send_response(status)
+            self.send_header("transfer-encoding", "chunked")
+            self.end_headers()
+            self.wfile.write(b"ff\r\nno more")
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with serving(server):
+        yield f"http://127.0.0.1:{server.server_port}/"
+
+
+@contextmanager
 def smtp() -> Iterator[tuple[int, list[Message]]]:
     """The port, and the mail received."""
     mail: list[Message] = []
