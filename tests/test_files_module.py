@@ -1,6 +1,7 @@
 """`mcp_guard.files`: files are written whole or not at all, and locks end with their holder."""
 
 import os
+import signal
 import stat
 import subprocess
 import sys
@@ -9,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from mcp_guard.files import FileLock, create_file, is_locked, replace_file
+from mcp_guard.files import FileLock, create_file, is_locked, publish_file, remove_stale_draft, replace_file
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +53,65 @@ def test_a_link_in_the_way_is_replaced_and_not_followed(tmp_path: Path) -> None:
     replace_file(tmp_path / "file", b"new")
     assert not (tmp_path / "file").is_symlink()
     assert (tmp_path / "elsewhere").read_bytes() == b"untouched"
+
+
+def be_killed_at(step: str, call: str) -> None:
+    """Run a call in another process that is killed when it is about to make this system call."""
+    code = f"""
+import os, signal
+from pathlib import Path
+from mcp_guard.files import publish_file, replace_file
+os.{step} = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+{call}
+"""
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace"])
+def test_the_draft_of_a_killed_process_is_removed_by_the_next_write(tmp_path: Path, step: str) -> None:
+    path = tmp_path / "token"
+    be_killed_at(step, f"replace_file(Path({str(path)!r}), b'a longer secret')")
+    [draft] = tmp_path.iterdir()
+    assert mode_of(draft) == 0o600
+    replace_file(path, b"new")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"token": b"new"}
+
+
+def test_a_published_file_leaves_no_copy_even_after_a_kill(tmp_path: Path) -> None:
+    path = tmp_path / "key"
+    be_killed_at("unlink", f"publish_file(Path({str(path)!r}), b'secret')")
+    assert len(list(tmp_path.iterdir())) == 2
+    remove_stale_draft(path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"key": b"secret"}
+    with pytest.raises(FileExistsError):
+        publish_file(path, b"other")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"key": b"secret"}
+
+
+def test_a_link_at_the_name_of_the_draft_is_not_followed(tmp_path: Path) -> None:
+    create_file(tmp_path / "elsewhere", b"untouched")
+    (tmp_path / ".file.draft").symlink_to(tmp_path / "elsewhere")
+    replace_file(tmp_path / "file", b"new")
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {"elsewhere": b"untouched", "file": b"new"}
+
+
+def test_processes_that_replace_one_file_at_once_do_not_mix_their_contents(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    code = """
+import sys
+from pathlib import Path
+from mcp_guard.files import remove_stale_draft, replace_file
+for _ in range(200):
+    replace_file(Path(sys.argv[1]), sys.argv[2].encode() * 5000, durable=False)
+    remove_stale_draft(Path(sys.argv[1]))
+"""
+    replace_file(path, b"0" * 5000)
+    writers = [subprocess.Popen([sys.executable, "-c", code, str(path), number]) for number in "1234"]
+    while any(writer.poll() is None for writer in writers):
+        data = path.read_bytes()
+        assert (len(data), len(set(data))) == (5000, 1)
+    assert [writer.returncode for writer in writers] == [0, 0, 0, 0]
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
 def fail(*_: object) -> None:

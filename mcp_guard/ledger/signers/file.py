@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_guard.core.errors import LedgerError, LedgerFault
-from mcp_guard.files import create_file, replace_file, sync_folder
+from mcp_guard.files import publish_file, remove_stale_draft, replace_file, sync_folder
 from mcp_guard.identity.ed25519 import AnyPrivateKey, PrivateKey
 from mcp_guard.ledger.keys import SigningKey, parse_private, private_text
 from mcp_guard.settings import SignerSettings
@@ -31,16 +31,17 @@ class FileKeyStore:
         return self.path.with_name(f"{FILE}.new")
 
     def first_key(self) -> SigningKey:
-        """Of several processes that create a key at once, the first to link its file wins."""
+        """Of several processes that create a key at once, the first to publish its file wins.
+
+        Also removes the copy of the key that a process killed at that leaves.
+        """
         try:
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            if not self.path.exists():
-                draft = self.path.with_name(f"{FILE}.{os.urandom(4).hex()}")
-                create_file(draft, _key_file_text(self.origin, PrivateKey.generate()))
+            if self.path.exists():
+                remove_stale_draft(self.path)
+            else:
                 with suppress(FileExistsError):
-                    os.link(draft, self.path)
-                draft.unlink()
-                sync_folder(self.path.parent)
+                    publish_file(self.path, _key_file_text(self.origin, PrivateKey.generate()))
         except OSError as error:
             raise _unusable(self.path, error) from None
         key = self._read(self.path)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.files import replace_file
+from mcp_guard.files import remove_stale_draft, replace_file
 from mcp_guard.upstream.oauth.discovery import NoToken
 from mcp_guard.upstream.secrets import import_keyring
 
@@ -100,6 +100,7 @@ class TokenStorage:
             with _keyring() as library:
                 library.delete_password(SERVICE, self.name)
         else:
+            remove_stale_draft(self._path)  # it may contain a refresh token
             self._path.unlink()
         return True
 
