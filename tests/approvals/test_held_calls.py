@@ -1,16 +1,19 @@
 """Held calls as the agent sees them: waiting again, repeating a lost reply, cancelled, escalated, expired."""
 
 import asyncio
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from mcp_guard.core.approval import ApprovalState, Route
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json, ToolCallRequest
+from mcp_guard.ledger.approvals.votes import Votes
+from mcp_guard.ledger.writer import Op, Transaction, Writer
 from mcp_guard.ports import Intent
-from tests.promises.harness import ALLOW, HOLD, SECOND, Harness, make_instance, open_harness, pending_id, text
+from tests.promises.harness import ALLOW, HOLD, PEOPLE, SECOND, Harness, make_instance, open_harness, pending_id, text
 
 ASKED = ToolCallRequest(
     "crm__update_deal", {"deal_id": "1", "amount": 150, "guard_reason": "they asked", "guard_ticket": "INC-9"}
@@ -138,3 +141,39 @@ async def test_overdue_approval_request_escalates(tmp_path: Path) -> None:
     assert text(await ask(harness)) == "done"
     [receipt] = harness.receipts("approval.escalated")
     assert receipt["escalated_to"] == ["chiefs"]
+
+
+@dataclass
+class CommitAnyway:
+    """Commits what an op has written before it raised: it must be nothing."""
+
+    writer: Writer
+
+    def run(self, op: Op[Any]) -> Any:
+        errors = []
+
+        def run(tx: Transaction) -> Any:
+            try:
+                return op(tx)
+            except ApprovalError as error:
+                errors.append(error)
+
+        result = self.writer.run(run)
+        if errors:
+            raise errors[0]
+        return result
+
+
+async def test_refused_vote_writes_no_escalation(tmp_path: Path) -> None:
+    people = Route("people", ("alice",), 3600 * SECOND, escalate_to="chiefs", escalate_after=600 * SECOND)
+    routes = {"people": people, "chiefs": Route("chiefs", ("carol",), 3600 * SECOND)}
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", routes=routes)
+    id = pending_id(await ask(harness))
+    votes = Votes(cast(Writer, CommitAnyway(harness.ledger.writer)), routes, PEOPLE)
+    harness.clock.time += 601 * SECOND
+    with pytest.raises(ApprovalError, match="is not an approver"):
+        votes.prepare(id, "nobody", "approve", "fine")
+    harness.clock.time += 3600 * SECOND
+    with pytest.raises(ApprovalError, match="has expired"):
+        votes.prepare(id, "carol", "approve", "fine")
+    assert harness.receipts("approval.escalated") == []

@@ -8,9 +8,9 @@ from dataclasses import asdict, replace
 import orjson
 
 from mcp_guard.core import approval as rules
-from mcp_guard.core.approval import Approval, ApprovalEvent, ApprovalState, Grant, Route, Vote, advance
+from mcp_guard.core.approval import Approval, ApprovalEvent, ApprovalState, Grant, Route, RouteRule, Vote, advance
 from mcp_guard.core.errors import ApprovalError
-from mcp_guard.core.model import Json
+from mcp_guard.core.model import Json, Micros
 from mcp_guard.core.receipt import Draft, format_time
 from mcp_guard.ledger.approvals import grants
 from mcp_guard.ledger.writer import Transaction
@@ -115,16 +115,30 @@ def escalate(tx: Transaction, id: str, routes: Mapping[str, Route]) -> Approval:
     Raises: ApprovalError.
     """
     approval, receipts = find_approval(tx, id)
-    escalated = {rule.route: rules.escalate_rule(rule, routes, tx.now - approval.requested) for rule in approval.rules}
-    if approval.state is not ApprovalState.REQUESTED or not any(escalated.values()):
+    escalated = _due_escalations(approval, routes, tx.now)
+    if not escalated:
         return approval
-    approval = replace(approval, rules=tuple(escalated[rule.route] or rule for rule in approval.rules))
-    targets = [routes[str(routes[name].escalate_to)] for name, rule in escalated.items() if rule is not None]
+    approval = with_due_escalation(approval, routes, tx.now)
+    targets = [routes[str(routes[name].escalate_to)] for name in escalated]
     fields = receipt_fields(approval) | {"follows": [receipts[-1]], "rules": rule_fields(approval)}
     seq = tx.add(Draft("approval.escalated", fields | {"escalated_to": [route.name for route in targets]}))
     tx.store.move_approval(approval, approval.state, approval.note, [*receipts, seq])
     queue_notifications(tx, approval, "escalated", targets)
     return approval
+
+
+def with_due_escalation(approval: Approval, routes: Mapping[str, Route], now: Micros) -> Approval:
+    """The approval as `escalate` would return it. INVARIANT: writes nothing."""
+    escalated = _due_escalations(approval, routes, now)
+    return replace(approval, rules=tuple(escalated.get(rule.route, rule) for rule in approval.rules))
+
+
+def _due_escalations(approval: Approval, routes: Mapping[str, Route], now: Micros) -> dict[str, RouteRule]:
+    """The new rules, by route."""
+    if approval.state is not ApprovalState.REQUESTED:
+        return {}
+    due = {rule.route: rules.escalate_rule(rule, routes, now - approval.requested) for rule in approval.rules}
+    return {route: rule for route, rule in due.items() if rule is not None}
 
 
 # State changes

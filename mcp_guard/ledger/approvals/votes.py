@@ -40,8 +40,8 @@ class Votes:
         _check_rationale(rationale)
 
         def op(tx: Transaction) -> VoteStatement:
-            approval = self._votable(tx, id, approver, verdict)
-            return VoteStatement(
+            approval = self._check_vote(tx, id, approver, verdict)
+            statement = VoteStatement(
                 origin=self.writer.key.origin,
                 approval=id,
                 request_hash=approval.request_hash,
@@ -52,6 +52,8 @@ class Votes:
                 at=tx.now,
                 terms=None if terms is None else rules.make_terms(terms, approval.subject.arguments),
             )
+            transitions.escalate(tx, id, self.routes)
+            return statement
 
         return self.writer.run(op)
 
@@ -72,10 +74,10 @@ class Votes:
         )
 
         def op(tx: Transaction) -> Approval:
-            approval = self._votable(tx, statement.approval, vote.approver, vote.verdict)
+            approval = self._check_vote(tx, statement.approval, vote.approver, vote.verdict)
             rules.check_statement(statement, approval, self.writer.key.origin, tx.now)
             _check_signature(tx, statement, key, signature)
-            return transitions.record_vote(tx, approval, vote)
+            return transitions.record_vote(tx, transitions.escalate(tx, approval.id, self.routes), vote)
 
         return self.writer.run(op)
 
@@ -100,10 +102,15 @@ class Votes:
 
         return self.writer.run(op)
 
-    def _votable(self, tx: Transaction, id: str, approver: str, verdict: str) -> Approval:
-        """The request, after any escalation that is due. Raises: ApprovalError if this person cannot vote on it now."""
-        approval = transitions.escalate(tx, id, self.routes)
+    def _check_vote(self, tx: Transaction, id: str, approver: str, verdict: str) -> Approval:
+        """The request as it is after any escalation that is due. INVARIANT: writes nothing, so that an op can check
+        everything before it escalates.
+
+        Raises: ApprovalError if this person cannot vote on it now.
+        """
         self._check_enrolled(approver)
+        approval, _ = transitions.find_approval(tx, id)
+        approval = transitions.with_due_escalation(approval, self.routes, tx.now)
         rules.check_vote(approval, approver, verdict, tx.now)
         return approval
 
