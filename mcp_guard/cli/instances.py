@@ -20,7 +20,12 @@ from mcp_guard.settings import Settings
 from mcp_guard.storage.identities import InstanceRow
 
 CODE_SECONDS = 600
-SCOPES = ("instance", "agent", "user")
+SCOPES = {
+    "instance": "this instance",
+    "agent": "every instance of this agent",
+    "user": "every instance that acts for this user",
+}
+"""What `revoke` takes, and which instances it revokes."""
 
 
 def main(arguments: list[str]) -> int:
@@ -62,8 +67,8 @@ def build_parser() -> argparse.ArgumentParser:
         verb.add_argument("--launch", action="store_true", help="print a one-time code for `run` instead of a token")
     revoking = verbs.add_parser("revoke", help="revoke credentials at once in every process, held calls included")
     which = revoking.add_mutually_exclusive_group(required=True)
-    for scope in SCOPES:
-        which.add_argument(f"--{scope}", metavar=scope.upper(), help=f"revoke this {scope} and everything it delegated")
+    for scope, whose in SCOPES.items():
+        which.add_argument(f"--{scope}", metavar=scope.upper(), help=f"revoke {whose}, and what it delegated")
     revoking.add_argument("--why", required=True, metavar="TEXT", help="the reason; recorded, and shown to approvers")
     for verb in (listing, issuing, delegating, revoking):
         add_config(verb)

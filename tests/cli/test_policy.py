@@ -100,7 +100,7 @@ def test_lint(past: Past) -> None:
         == """\
 warning: test.cedar: allow-all: permits every tool to every agent
     hint: restrict its scope: principal in Group::"…", action in […]
-3 policies, 1 findings, 0 notes; checked against the tools that were listed last"""
+3 policies, findings: 1, notes: 0; checked against the tools that were listed last"""
     )
     assert as_json(past, "policy", "lint", code=1)["findings"][0]["policy"] == "allow-all"
 

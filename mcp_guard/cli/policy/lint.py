@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> int:
         )
         return 1 if wrong else 0
     print_lines(line for finding in findings for line in lines(finding))
-    counts = f"{len(linted.policies)} policies, {len(wrong)} findings, {len(findings) - len(wrong)} notes"
+    counts = f"{len(linted.policies)} policies, findings: {len(wrong)}, notes: {len(findings) - len(wrong)}"
     print(f"{counts}; {source}")
     return 1 if wrong else 0
 
