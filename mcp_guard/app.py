@@ -14,8 +14,8 @@ from urllib.parse import urlsplit
 from mcp_guard import __version__
 from mcp_guard.core.errors import ConfigError, IdentityError, LedgerError
 from mcp_guard.core.model import Instance, Json, Tool
-from mcp_guard.core.printable import printable
 from mcp_guard.core.tool_pins import Quarantine
+from mcp_guard.core.visible_text import say, visible_line
 from mcp_guard.downstream.stdio import StdioDownstreamTransport
 from mcp_guard.identity.instances import InstanceSpec, Launch, check_credential, reissue_credential, start_instance
 from mcp_guard.ledger import registry
@@ -207,8 +207,8 @@ def _unix_server(runtime: Runtime, serve: ServeSettings) -> "UnixSocketServer | 
 
 
 def note(text: str) -> None:
-    """Print a message for the operator. INVARIANT: control characters in it are escaped."""
-    print("\n".join(map(printable, f"mcp-guard: {text}".splitlines())), file=sys.stderr, flush=True)
+    """Print a message for the operator. INVARIANT: no text of others adds a line, hides or moves anything in it."""
+    print(f"mcp-guard: {visible_line(text)}", file=sys.stderr, flush=True)
 
 
 class NoPins:
@@ -260,5 +260,11 @@ def report_unknown(intents: list[Json]) -> None:
     """Print the calls whose outcome is unknown, for the operator."""
     for intent in intents:
         call = f"{intent.get('tool')} (receipt {intent.get('seq')}, call {intent.get('call')})"
-        print(f"mcp-guard: the outcome of {call} is unknown: a guard ended before recording it", file=sys.stderr)
-        print(f"hint: look at the resource, then run: mcp-guard show {intent.get('call')}", file=sys.stderr, flush=True)
+        note(
+            say(
+                "the outcome of {} is unknown: a guard ended before recording it\n"
+                "hint: look at the resource, then run: mcp-guard show {}",
+                call,
+                intent.get("call"),
+            )
+        )

@@ -20,6 +20,7 @@ from mcp_guard.core.model import Instance, Json, Micros, Mode, Tool
 from mcp_guard.core.provenance.history import InstanceHistories
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.secret_scrubber import Scrubber
+from mcp_guard.core.visible_text import say
 from mcp_guard.downstream.session import DownstreamTransport, ProtocolAdapter, Session
 from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.guard import Guard
@@ -313,7 +314,7 @@ class Runtime:
             has_policies = session_policies.in_force.version != "none"
             effect = "the current ones stay in force" if has_policies else "every call is denied"
             session_policies.in_force.explain_absence(error.message)
-            self.note(f"the policies could not be loaded; {effect}:\n{error}")
+            self.note(say("the policies could not be loaded; {}:\n{}", effect, str(error)))
             asyncio.get_running_loop().call_later(LEDGER_RETRY_SECONDS, self._load_policies, session_policies)
             return
         if is_new:

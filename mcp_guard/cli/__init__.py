@@ -3,6 +3,7 @@
 import sys
 
 from mcp_guard.cli import dispatch
+from mcp_guard.cli.output import print_text
 from mcp_guard.core.errors import (
     ApprovalError,
     ConfigError,
@@ -12,6 +13,7 @@ from mcp_guard.core.errors import (
     PolicyError,
     UpstreamError,
 )
+from mcp_guard.core.visible_text import say
 
 COMMANDS: dispatch.Commands = {
     "init": ("init", "create the configuration and first policies of a new guard"),
@@ -59,12 +61,12 @@ def main(arguments: list[str] | None = None) -> int:
     if words[:1] in (["-V"], ["--version"]):
         from mcp_guard import __version__
 
-        print(f"mcp-guard {__version__}")
+        print_text(f"mcp-guard {__version__}")
         return OK
     try:
         return dispatch.run("mcp-guard", COMMANDS, words)
     except GuardError as error:
-        print(f"mcp-guard: {error}", file=sys.stderr)
+        print_text(say("mcp-guard: {}", str(error)), file=sys.stderr)
         return EXIT_CODES[type(error)]
     except KeyboardInterrupt:
         return INTERRUPTED

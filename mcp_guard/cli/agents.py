@@ -1,12 +1,11 @@
 """`mcp-guard agents`: manage the programs that may call tools, in addition to those in the configuration."""
 
 import argparse
-import json
 import re
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import Parser, account, add_config, add_json
-from mcp_guard.cli.output import plain, print_table
+from mcp_guard.cli.output import plain, print_json, print_result, print_table
 from mcp_guard.config import load
 from mcp_guard.core.errors import IdentityError
 from mcp_guard.core.model import Agent
@@ -65,7 +64,7 @@ def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     agent = Agent(options.agent, options.owner, tuple(options.group))
     enrolled = AgentSettings(agent, options.on_behalf_of, options.ttl)
     writer.run(lambda tx: registry.enrol_agent(tx, enrolled, account()))
-    print(json.dumps({"agent": agent.name}) if options.json else f"enrolled `{agent.name}`, owned by {agent.owner}")
+    print_result(options.json, {"agent": agent.name}, f"enrolled `{agent.name}`, owned by {agent.owner}")
     return 0
 
 
@@ -86,7 +85,7 @@ def show(writer: Writer, settings: Settings, options: argparse.Namespace) -> int
         for name, enrolled in sorted(registry.all_agents(settings.agents, store).items())
     ]
     if options.json:
-        print(json.dumps(rows, indent=2, ensure_ascii=False))
+        print_json(rows, indent=2)
         return 0
     headings = ("agent", "owner", "groups", "on_behalf_of", "enrolled", "state", "alive")
     print_table(headings, ([plain(row[heading]) for heading in headings] for row in rows))
@@ -99,7 +98,7 @@ def disable(writer: Writer, settings: Settings, options: argparse.Namespace) -> 
     revoked = writer.run(lambda tx: registry.revoke(tx, key, options.why, account(), until))
     ids = [instance.id for instance in revoked]
     message = f"disabled `{options.agent}`; revoked instances: {', '.join(ids) or 'none'}"
-    print(json.dumps({"agent": options.agent, "instances": ids}) if options.json else message)
+    print_result(options.json, {"agent": options.agent, "instances": ids}, message)
     return 0
 
 
@@ -108,5 +107,5 @@ def enable(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
     if not any(key == ("agent", options.agent) and until > now for key, until in writer.store.revocations()):
         raise IdentityError(f"agent `{options.agent}` is not disabled", "mcp-guard agents list")
     writer.run(lambda tx: registry.enable_agent(tx, options.agent, options.why, account()))
-    print(json.dumps({"agent": options.agent}) if options.json else f"enabled `{options.agent}` for new instances")
+    print_result(options.json, {"agent": options.agent}, f"enabled `{options.agent}` for new instances")
     return 0

@@ -9,7 +9,7 @@ from functools import partial
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.approvers import add_key_options, open_key, signature_of
 from mcp_guard.cli.options import Parser, add_config, add_json
-from mcp_guard.cli.output import print_lines, print_table, printable
+from mcp_guard.cli.output import print_json, print_lines, print_result, print_table, print_text
 from mcp_guard.config import load
 from mcp_guard.core.approval import Approval, ApprovalState, GrantTerms, describe_rule
 from mcp_guard.core.errors import ApprovalError
@@ -92,10 +92,10 @@ def list_approvals(writer: Writer, options: argparse.Namespace) -> int:
     grants = [grant for grant in grants if options.all or now < grant.expires]
     if options.json:
         listed = [approval.to_json() for approval in approvals] + [asdict(grant) for grant in grants]
-        print(json.dumps(listed, indent=2, ensure_ascii=False))
+        print_json(listed, indent=2)
         return 0
     if not approvals and not grants:
-        print("no approval is pending")
+        print_text("no approval is pending")
         return 0
     rows = [
         (
@@ -142,7 +142,7 @@ def print_approval(writer: Writer, approval: Approval, as_json: bool) -> None:
     lately = writer.read(lambda store: store.lately(approval.id))
     if as_json:
         more = {"deliveries": [asdict(delivery) for delivery in deliveries], "lately": lately}
-        print(json.dumps(approval.to_json() | more, indent=2, ensure_ascii=False))
+        print_json(approval.to_json() | more, indent=2)
         return
     print_lines([*describe(approval, writer.now()), *_lately(lately), *map(_delivery, deliveries)])
 
@@ -216,17 +216,17 @@ def decide(votes: Votes, options: argparse.Namespace) -> int:
     statement = votes.prepare(options.id, options.approver, verdict, options.rationale, terms)
     approval = votes.record(statement, id, signature_of(key, statement.text()))
     if options.json:
-        print(json.dumps(approval.to_json(), indent=2, ensure_ascii=False))
+        print_json(approval.to_json(), indent=2)
     elif approval.state is ApprovalState.REQUESTED:
-        print(f"{approval.id}: vote recorded; more approvals are needed")
+        print_text(f"{approval.id}: vote recorded; more approvals are needed")
     else:
-        print(f"{approval.id}: {approval.state}: {printable(what(approval))}")
+        print_text(f"{approval.id}: {approval.state}: {what(approval)}")
     return 0
 
 
 def revoke(votes: Votes, options: argparse.Namespace) -> int:
     state = votes.revoke(options.id, options.approver, options.rationale)
-    print(json.dumps({"id": options.id, "state": state}) if options.json else f"{options.id}: {state}")
+    print_result(options.json, {"id": options.id, "state": state}, f"{options.id}: {state}")
     return 0
 
 

@@ -6,16 +6,16 @@ A passphrase is never an argument, because other users of the machine can read a
 import argparse
 import base64
 import getpass
-import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import Parser, add_config, add_json
-from mcp_guard.cli.output import print_table
+from mcp_guard.cli.output import print_json, print_result, print_table
 from mcp_guard.config import load
 from mcp_guard.core.errors import ApprovalError, GuardError
+from mcp_guard.core.visible_text import join
 from mcp_guard.ledger.approvals import approver_keys
 from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey
 from mcp_guard.ledger.open import open_writer
@@ -87,7 +87,7 @@ def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
 def show(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     keys = writer.read(lambda store: store.approver_keys())
     if options.json:
-        print(json.dumps([as_json(key) for key in keys], indent=2))
+        print_json([as_json(key) for key in keys], indent=2)
         return 0
     without = [name for name in settings.approvers if not any(k.approver == name and k.removed is None for k in keys)]
     rows = [(key.approver, key.id, key.method, "removed" if key.removed is not None else "in use") for key in keys]
@@ -98,7 +98,7 @@ def show(writer: Writer, settings: Settings, options: argparse.Namespace) -> int
 def remove(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
     approver_keys.remove(writer, options.approver, options.key, options.why)
     message = f"key {options.key} of {options.approver} is removed; its earlier signatures stay valid"
-    print(json.dumps({"approver": options.approver, "key": options.key}) if options.json else message)
+    print_result(options.json, {"approver": options.approver, "key": options.key}, message)
     return 0
 
 
@@ -128,16 +128,13 @@ def code(writer: Writer, settings: Settings, options: argparse.Namespace) -> int
     from mcp_guard.ledger.approvals.sign_in_codes import make_code
 
     parser = make_code(writer, find_approver(settings, options.approver).id)
-    print(
-        json.dumps({"code": parser})
-        if options.json
-        else f"{parser}\nuse it within ten minutes to sign in at {settings.inbox}"
-    )
+    usage = f"use it within ten minutes to sign in at {settings.inbox}"
+    print_result(options.json, {"code": parser}, join("\n", (parser, usage)))
     return 0
 
 
 def say(options: argparse.Namespace, key: ApproverKey, text: str) -> None:
-    print(json.dumps(as_json(key)) if options.json else text)
+    print_result(options.json, as_json(key), text)
 
 
 def as_json(key: ApproverKey) -> dict[str, object]:

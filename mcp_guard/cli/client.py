@@ -16,7 +16,7 @@ from typing import Any, Self
 
 from mcp_guard import __version__
 from mcp_guard.cli.options import add_json, add_launch, launch_words, make_parser
-from mcp_guard.cli.output import print_lines, print_table, printable
+from mcp_guard.cli.output import print_json, print_lines, print_table, print_text
 from mcp_guard.config import load
 from mcp_guard.core import replies
 from mcp_guard.core.model import Json
@@ -157,13 +157,13 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def print_held(id: str, routes: str) -> None:
-    print(printable(f"held: approval {id} is pending on {routes}; waiting"), file=sys.stderr)
-    print(printable(f"hint: in another terminal: mcp-guard approvals show {id}"), file=sys.stderr, flush=True)
+    print_text(f"held: approval {id} is pending on {routes}; waiting", file=sys.stderr)
+    print_text(f"hint: in another terminal: mcp-guard approvals show {id}", file=sys.stderr)
 
 
 def show_tools(tools: list[Json], as_json: bool) -> int:
     if as_json:
-        print(json.dumps(tools, indent=2, ensure_ascii=False))
+        print_json(tools, indent=2)
     else:
         rows = ((tool["name"], (str(tool.get("description") or "").strip().splitlines() or [""])[0]) for tool in tools)
         print_table(("tool", "description"), rows)
@@ -174,10 +174,10 @@ def show(answer: Json, as_json: bool) -> int:
     """Print the answer, whose content comes from an upstream."""
     error, result = answer.get("error"), answer.get("result", {})
     if as_json:
-        print(json.dumps(error or result, indent=2, ensure_ascii=False))
+        print_json(error or result, indent=2)
     elif error:
         print_lines([f"error {error.get('code')}: {error.get('message')}"])
     else:
         for block in result.get("content", []):
-            print_lines(block["text"].splitlines() if block.get("type") == "text" else [f"({block.get('type')})"])
+            print_lines(block["text"].split("\n") if block.get("type") == "text" else [f"({block.get('type')})"])
     return NEGATIVE if error or result.get("isError") else OK

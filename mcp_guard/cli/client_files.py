@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_guard.cli.options import add_json, make_parser
+from mcp_guard.cli.output import print_text
 from mcp_guard.clients import jsonc
 from mcp_guard.clients.files import FileSnapshot, read_file
 from mcp_guard.clients.known import (
@@ -30,6 +31,7 @@ from mcp_guard.clients.known import (
 from mcp_guard.clients.server_entries import GuardEntry, guard_entry, is_switched_off, secrets_of
 from mcp_guard.clients.wrap import values_at
 from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.visible_text import join, say, visible_line
 from mcp_guard.diagnostics.checks import ClientFile
 
 
@@ -122,13 +124,16 @@ def find_spot(options: argparse.Namespace, host: Host) -> ServerSection:
         return in_use[0]
     if not in_use:
         what = f"{client.title} has no servers" if client else "no client with servers found"
-        searched = "\n".join(f"  {spot.client.id:<15} {spot.scope:<8} {spot.path}" for spot in sections)
-        raise ConfigError(f"{what}; searched:\n{searched}", "name the client's file: --file FILE")
-    listing = "\n".join(f"  {spot.client.id:<15} {spot.scope:<8} {spot.path}" for spot in in_use)
+        searched = _listing(sections)
+        raise ConfigError(say("{}; searched:\n{}", what, searched), "name the client's file: --file FILE")
     raise ConfigError(
-        f"several files define servers:\n{listing}",
+        say("several files define servers:\n{}", _listing(in_use)),
         f"choose one, for example: mcp-guard wrap {client_words(in_use[0], host)}",
     )
+
+
+def _listing(sections: list[ServerSection]) -> str:
+    return join("\n", (visible_line(f"  {spot.client.id:<15} {spot.scope:<8} {spot.path}") for spot in sections))
 
 
 def repeat_command(command: str, options: argparse.Namespace, default_client: str = "") -> str:
@@ -215,8 +220,8 @@ def confirm_write(options: argparse.Namespace, count: int, command: str) -> bool
         return True
     if options.json or not sys.stdin.isatty():
         raise ConfigError("nothing was written: cannot ask for confirmation without a terminal", f"{command} --yes")
-    print(f"write {'this file' if count == 1 else f'these {count} files'}? [y/N] ", end="", flush=True)
+    print_text(f"write {'this file' if count == 1 else f'these {count} files'}? [y/N] ", end="")
     if sys.stdin.readline().strip().lower() in ("y", "yes"):
         return True
-    print("nothing was written")
+    print_text("nothing was written")
     return False

@@ -19,9 +19,10 @@ from typing import Any
 
 from mcp_guard.cli.client import GuardClient, GuardEnded
 from mcp_guard.cli.options import CONFIG_VARIABLE, Parser
-from mcp_guard.cli.output import is_coloured
+from mcp_guard.cli.output import is_coloured, print_lines, print_text
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Json
+from mcp_guard.core.visible_text import say
 
 OK, NEGATIVE = 0, 1
 SHIPPED = Path(__file__).parent.parent / "shipped"
@@ -47,11 +48,11 @@ def main(arguments: list[str]) -> int:
         try:
             demo(prepare(Path(folder)))
         except (Unexpected, GuardEnded) as error:
-            print(f"\nthe demo failed: {error}", file=sys.stderr)
+            print_text(say("\nthe demo failed: {}", error), file=sys.stderr)
             return NEGATIVE
-    print(f"\ncompleted as expected in {time.monotonic() - started:.1f} s")
+    print_lines(["", f"completed as expected in {time.monotonic() - started:.1f} s"])
     if keep is not None:
-        print(f"all files are in {keep}: cd {shlex.quote(str(keep))} && mcp-guard log")
+        print_text(f"all files are in {keep}: cd {shlex.quote(str(keep))} && mcp-guard log")
     return OK
 
 
@@ -87,7 +88,7 @@ def demo(config: Path) -> None:
     (config.parent / "passphrase").write_text("only Alice knows this")
     with GuardClient(config, ["--ticket", TICKET], lambda id, _: approve(config, id)) as client:
         tools = [tool["name"] for tool in client.tools()]
-        print(f"it sees: {', '.join(tools)}   (delete_deal is not listed, because no policy could allow it)")
+        print_text(f"it sees: {', '.join(tools)}   (delete_deal is not listed, because no policy could allow it)")
         expect("crm__delete_deal" not in tools, "delete_deal should not be listed")
         scenario_a(client)
         scenario_b(client, config)
@@ -104,7 +105,7 @@ def scenario_a(client: GuardClient) -> None:
 def scenario_b(client: GuardClient, config: Path) -> None:
     heading("Scenario B: closing a deal requires approval")
     show(config, "approvers", "add", "alice", *ALICE[2:])
-    print()
+    print_text("")
     arguments = {
         "deal_id": "789", "stage": "Closed Won", "amount": 50000.0,
         "guard_reason": "The customer signed this morning.",
@@ -122,22 +123,22 @@ def scenario_b(client: GuardClient, config: Path) -> None:
 
 def approve(config: Path, id: str) -> None:
     """What an approver does while the agent's call is held."""
-    print("  (the agent's call is held; meanwhile, in another terminal)\n")
+    print_lines(["  (the agent's call is held; meanwhile, in another terminal)", ""])
     show(config, "approvals", "show", id)
     show(config, "approvals", "approve", id, *ALICE, "--rationale", "Signed contract seen.")
-    print()
+    print_text("")
 
 
 def ledger(config: Path) -> None:
     heading("The receipts")
-    print("$ mcp-guard log --tool crm__update_deal", flush=True)
+    print_text("$ mcp-guard log --tool crm__update_deal")
     subprocess.run([*GUARD, "log", "--tool", "crm__update_deal"], check=True, **at(config))  # a table on a terminal
     listed = json.loads(guard(config, "log", "--kind", "intent", "--json"))
     intents = [receipt for receipt in listed if receipt.get("purpose") != "facts"]
     expect(len(intents) == 2, f"exactly two calls should have run, not {len(intents)}")
     heading("Who made the change, and who approved it?")
     story = guard(config, "show", intents[-1]["call"]).splitlines()[0]
-    print(f"$ mcp-guard show {intents[-1]['call']} | head -n 1\n{story}")
+    print_lines([f"$ mcp-guard show {intents[-1]['call']} | head -n 1", story])
     expect(f"updated deal 789 on behalf of dana due to ticket {TICKET}, approved by Alice" in story, "attribution")
 
     heading("Verified with the public key alone")
@@ -162,22 +163,22 @@ def tamper(folder: Path) -> None:
 def call(client: GuardClient, arguments: Json) -> tuple[str, bool]:
     """Call update_deal; returns the text of the result and whether it is an error."""
     shown = {name: value for name, value in arguments.items() if name != "guard_reason"}
-    print(f"agent calls crm__update_deal {json.dumps(shown)}", flush=True)
+    print_text(f"agent calls crm__update_deal {json.dumps(shown)}")
     answer = client.call("crm__update_deal", arguments)
     expect("result" in answer, str(answer))
     text, failed = answer["result"]["content"][0]["text"], answer["result"].get("isError", False)
     if not failed:
         deal = json.loads(text)["deal"]
         text = f"deal {deal['deal_id']}: stage {deal['stage']}, amount {deal['amount']:,.0f}, notes {deal['notes']!r}"
-    print(f"  -> {text}")
+    print_text(f"  -> {text}")
     return text, failed
 
 
 def show(config: Path, *words: str, fails: bool = False) -> str:
     """Run a command of the guard as a user would, and print its output."""
-    print(f"$ mcp-guard {shlex.join(words)}", flush=True)
+    print_text(f"$ mcp-guard {shlex.join(words)}")
     output = guard(config, *words, fails=fails)
-    print(output, flush=True)
+    print_lines(output.splitlines())
     return output
 
 
@@ -196,7 +197,7 @@ def at(config: Path) -> dict[str, Any]:
 
 
 def heading(text: str) -> None:
-    print(f"\n\033[1m{text}\033[0m" if is_coloured() else f"\n## {text}", flush=True)
+    print_text(say("\n\033[1m{}\033[0m" if is_coloured() else "\n## {}", text))
 
 
 def expect(condition: bool, what: str) -> None:

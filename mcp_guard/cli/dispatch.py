@@ -5,6 +5,9 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING
 
+from mcp_guard.cli.output import print_lines, print_text
+from mcp_guard.core.visible_text import say
+
 if TYPE_CHECKING:
     import argparse
 
@@ -47,14 +50,15 @@ def load_parser(handler: str) -> "argparse.ArgumentParser":
 def run(prog: str, commands: Commands, words: Sequence[str]) -> int:
     """Run the command that the first word names. Returns its exit code."""
     if not words:
-        print(usage(prog, commands), file=sys.stderr)
+        print_lines(usage(prog, commands).splitlines(), file=sys.stderr)
         return USAGE
     if words[0] in HELP:
-        print(usage(prog, commands))
+        print_lines(usage(prog, commands).splitlines())
         return OK
     if words[0] not in commands:
         unknown = f"{prog} {words[0]}".removeprefix("mcp-guard ")
-        print(f"mcp-guard: no command `{unknown}`\nhint: {suggest(prog, commands, words[0])}", file=sys.stderr)
+        text = say("mcp-guard: no command `{}`\nhint: {}", unknown, suggest(prog, commands, words[0]))
+        print_text(text, file=sys.stderr)
         return USAGE
     return load_handler(commands, words[0])(list(words[1:]))
 

@@ -1,7 +1,6 @@
 """`mcp-guard doctor`: diagnose problems and suggest fixes."""
 
 import argparse
-import json
 import os
 from collections import Counter
 from collections.abc import Sequence
@@ -10,7 +9,7 @@ from dataclasses import asdict, fields
 from mcp_guard.app import CLOCK, ledger_settings, policy_environment
 from mcp_guard.cli.client_files import client_files
 from mcp_guard.cli.options import add_json, make_parser
-from mcp_guard.cli.output import print_table
+from mcp_guard.cli.output import print_json, print_table, print_text
 from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.config import load
 from mcp_guard.core.errors import GuardError
@@ -30,11 +29,11 @@ def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     results = run_checks(look(load(options.config), options.upstreams, options.json))
     if options.json:
-        print(json.dumps([asdict(result) for result in results], indent=2, ensure_ascii=False))
+        print_json([asdict(result) for result in results], indent=2)
     else:
         print_table(("check", "", "what", "fix"), map(row, results))
         levels = Counter(result.level for result in results)
-        print(f"{count(levels[Level.PROBLEM], 'problem')}, {count(levels[Level.WARNING], 'warning')}")
+        print_text(f"{count(levels[Level.PROBLEM], 'problem')}, {count(levels[Level.WARNING], 'warning')}")
     return EXIT_CODES[worst_level(results)]
 
 

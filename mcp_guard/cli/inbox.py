@@ -2,12 +2,12 @@
 
 import argparse
 import asyncio
-import json
 import socket
 import sys
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import add_json, make_parser
+from mcp_guard.cli.output import print_result, print_text
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.ledger.approvals.votes import Votes
@@ -58,7 +58,7 @@ async def serve(settings: Settings, options: argparse.Namespace) -> None:
     writer = open_writer(ledger_settings(settings), CLOCK)
     inbox = Inbox(Votes(writer, settings.routes, settings.approvers), settings.inbox, Passkeys(settings.inbox))
     sockets = listen(settings.inbox_port)
-    print(json.dumps({"url": settings.inbox}) if options.json else f"the inbox is at {settings.inbox}", flush=True)
+    print_result(options.json, {"url": settings.inbox}, f"the inbox is at {settings.inbox}")
     if options.open:
         import webbrowser
 
@@ -69,4 +69,4 @@ async def serve(settings: Settings, options: argparse.Namespace) -> None:
         carrying = tasks.create_task(dispatcher.run())
         await uvicorn.Server(config).serve(sockets=sockets)
         carrying.cancel()
-    print("the inbox is closed", file=sys.stderr)
+    print_text("the inbox is closed", file=sys.stderr)

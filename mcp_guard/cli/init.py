@@ -1,14 +1,13 @@
 """`mcp-guard init`: create the configuration and first policies of a new guard."""
 
 import argparse
-import json
 import sys
 from pathlib import Path
 
 from mcp_guard.cli.client_files import config_option
 from mcp_guard.cli.init_templates import InitAnswers, initial_files, os_user, person_id, refuse_to_overwrite
 from mcp_guard.cli.options import Parser, add_json
-from mcp_guard.cli.output import steps
+from mcp_guard.cli.output import print_json, print_lines, print_text, steps
 from mcp_guard.config import check
 from mcp_guard.core.errors import ConfigError
 
@@ -20,9 +19,9 @@ def main(arguments: list[str]) -> int:
     answers = ask(options)
     make(config, answers)
     if options.json:
-        print(json.dumps({"config": str(config), "written": [str(path) for path in initial_files(config, answers)]}))
+        print_json({"config": str(config), "written": [str(path) for path in initial_files(config, answers)]})
     else:
-        print("\n".join(report(config, answers)))
+        print_lines(report(config, answers))
     return 0
 
 
@@ -68,7 +67,7 @@ def ask(options: argparse.Namespace) -> InitAnswers:
 
 
 def answer(question: str, default: str) -> str:
-    print(f"{question} [{default}] ", end="", flush=True)
+    print_text(f"{question} [{default}] ", end="")
     reply = sys.stdin.readline().strip()
     return reply if person_id(reply) else default
 

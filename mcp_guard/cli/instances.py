@@ -1,12 +1,11 @@
 """`mcp-guard instances`: issue, delegate and revoke the credentials of agent runs."""
 
 import argparse
-import json
 from datetime import UTC, datetime
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import Parser, account, add_config, add_json
-from mcp_guard.cli.output import plain, print_table
+from mcp_guard.cli.output import plain, print_json, print_result, print_table, print_text
 from mcp_guard.config import load
 from mcp_guard.core.credential import InvalidCredential
 from mcp_guard.core.errors import IdentityError
@@ -89,7 +88,7 @@ def show(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
     rows = writer.store.instances(None if options.all else now)
     listed = [_describe(writer, row, now) for row in rows]
     if options.json:
-        print(json.dumps(listed, indent=2, ensure_ascii=False))
+        print_json(listed, indent=2)
         return 0
     headings = ("instance", "agent", "on_behalf_of", "ticket", "state", "expires", "tools")
     print_table(headings, ([plain(row[heading]) for heading in headings] for row in listed))
@@ -161,9 +160,9 @@ def _issue(writer: Writer, charter: InstanceSpec, options: argparse.Namespace) -
     until = datetime.fromtimestamp(instance.expires / SECOND, UTC)
     if options.json:
         given = {"launch": code} if code else {"token": instance.credential}
-        print(json.dumps({"instance": instance.id, "expires": until.isoformat()} | given))
+        print_json({"instance": instance.id, "expires": until.isoformat()} | given)
     else:
-        print(code or instance.credential)
+        print_text(code or instance.credential)
     return 0
 
 
@@ -175,5 +174,5 @@ def revoke(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
     gone = writer.run(lambda tx: registry.revoke(tx, (scope, name), options.why, account()))
     ids = [instance.id for instance in gone]
     message = f"revoked {scope} `{name}`; revoked instances: {', '.join(ids) or 'none'}"
-    print(json.dumps({"scope": scope, "name": name, "instances": ids}) if options.json else message)
+    print_result(options.json, {"scope": scope, "name": name, "instances": ids}, message)
     return 0

@@ -1,11 +1,10 @@
 """`mcp-guard keys`: list the keys that sign the ledger, rotate the current one, or replace a lost one."""
 
 import argparse
-import json
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import Parser, add_config, add_json
-from mcp_guard.cli.output import print_table
+from mcp_guard.cli.output import print_json, print_lines, print_table
 from mcp_guard.config import load
 from mcp_guard.core.tlog import note
 from mcp_guard.ledger import key_rotation
@@ -48,7 +47,7 @@ def show(settings: Settings, options: argparse.Namespace) -> int:
     until = [*(key.since - 1 for key in keys[1:]), *([None] if keys else [])]
     if options.json:
         rows = zip(keys, until, strict=True)
-        print(json.dumps([{"verifier": k.verifier, "since": k.since, "until": end} for k, end in rows], indent=2))
+        print_json([{"verifier": k.verifier, "since": k.since, "until": end} for k, end in rows], indent=2)
         return 0
     print_table(("key", "receipts", "state"), [row(key, end, size) for key, end in zip(keys, until, strict=True)])
     return 0
@@ -82,7 +81,7 @@ def replace(settings: Settings, options: argparse.Namespace) -> int:
 
 def say(settings: Settings, options: argparse.Namespace, keys: tuple[str, str], text: str) -> int:
     if options.json:
-        print(json.dumps({"old": keys[0], "new": keys[1]}))
+        print_json({"old": keys[0], "new": keys[1]})
     else:
-        print(f"{text}\ngive this line to those who verify; it is in {settings.state_dir / PUBLISHED}:\n{keys[1]}")
+        print_lines([text, f"give this line to those who verify; it is in {settings.state_dir / PUBLISHED}:", keys[1]])
     return 0

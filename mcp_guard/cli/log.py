@@ -1,11 +1,10 @@
 """`mcp-guard log` and `mcp-guard tail`: list receipts, and print them as they are written."""
 
 import argparse
-import json
 import time
 
 from mcp_guard.cli.ledger_reader import Receipt, latest, make_ledger_parser, newer, open_for_reading
-from mcp_guard.cli.output import print_table, printable
+from mcp_guard.cli.output import print_json, print_result, print_table, printable
 from mcp_guard.core.receipt import KINDS, attribution
 
 HEADINGS = ("seq", "time", "kind", "agent", "tool", "outcome", "what")
@@ -16,7 +15,7 @@ def main(arguments: list[str]) -> int:
     wanted = {n: v for n in ("instance", "call", "kind", "agent", "tool") if (v := getattr(options, n)) is not None}
     receipts = latest(open_for_reading(options), options.last, wanted)
     if options.json:
-        print(json.dumps(receipts, indent=2, ensure_ascii=False))
+        print_json(receipts, indent=2)
     else:
         print_table(HEADINGS, map(row, receipts))
     return 0
@@ -101,7 +100,7 @@ def tail(arguments: list[str]) -> int:
         for receipt in receipts:
             seq = receipt["seq"]
             plain = "  ".join(printable(cell) or "-" for cell in row(receipt))
-            print(json.dumps(receipt, ensure_ascii=False) if options.json else plain, flush=True)
+            print_result(options.json, receipt, plain)
             if receipt["kind"] == options.until:
                 return 0
         receipts = list(newer(store, seq))

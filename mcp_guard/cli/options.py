@@ -6,6 +6,8 @@ import pwd
 from pathlib import Path
 from typing import NoReturn
 
+from mcp_guard.core.visible_text import say, visible_line
+
 CONFIG_VARIABLE = "MCP_GUARD_CONFIG"
 
 
@@ -13,7 +15,7 @@ class Parser(argparse.ArgumentParser):
     """Reports usage errors in the form of all other errors, with a hint."""
 
     def error(self, message: str) -> NoReturn:
-        self.exit(2, f"{self.prog}: {message}\nhint: {self.prog} --help\n")
+        self.exit(2, say("{0}: {1}\nhint: {0} --help\n", self.prog, visible_line(message)))
 
 
 def make_parser(command: str, description: str) -> argparse.ArgumentParser:

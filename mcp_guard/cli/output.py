@@ -1,17 +1,31 @@
-"""Printing for people. Only this module imports rich, inside functions, because it is slow to import.
+"""Printing for people: the only module of the command line that writes to the terminal.
 
-The output may contain text from an agent or a server, so control characters in it are escaped: escape sequences, line
-breaks and characters that change the direction of writing.
+The output may contain text from an agent or a server, so all of it passes core/visible_text.py. Rich is imported inside
+functions, because it is slow to import.
 """
 
 import os
 import sys
 from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING, TextIO
 
-from mcp_guard.core.definition_diff import DiffPart, format_diff, shorten
-from mcp_guard.core.printable import printable
+from mcp_guard.core.visible_text import VisibleText, escape, visible, visible_json
+from mcp_guard.core.visible_text import visible_line as printable
 
-__all__ = ["print_lines", "print_table", "print_words", "printable", "steps"]
+if TYPE_CHECKING:
+    from mcp_guard.core.definition_diff import DiffPart
+
+__all__ = [
+    "print_code",
+    "print_json",
+    "print_lines",
+    "print_result",
+    "print_table",
+    "print_text",
+    "print_words",
+    "printable",
+    "steps",
+]
 
 
 def plain(value: object) -> object:
@@ -19,21 +33,46 @@ def plain(value: object) -> object:
     return ", ".join(map(str, value)) if isinstance(value, list) else value
 
 
-def print_lines(lines: Iterable[str]) -> None:
+def print_lines(lines: Iterable[str], *, file: TextIO | None = None) -> None:
     for line in lines:
-        print(printable(line))
+        print_text(line, file=file)
+
+
+def print_text(text: str, *, file: TextIO | None = None, end: str = "\n") -> None:
+    """Print one line at once. A line break in it stays only if it is `VisibleText`, put together of parts that are."""
+    print(printable(text), file=file or sys.stdout, end=end, flush=True)
+
+
+def print_json(value: object, indent: int | None = None) -> None:
+    print(visible_json(value, indent), flush=True)
+
+
+def print_code(text: str) -> None:
+    r"""Print policies or a schema. `\u{…}` is Cedar's own escape too, so it is not escaped itself."""
+    for line in text.removesuffix("\n").split("\n"):
+        print_text(VisibleText(printable(line).replace(escape("\\") + "u{", "\\u{")))
+
+
+def print_result(as_json: bool, value: object, text: str) -> None:
+    """Print the outcome of a command in one line: as JSON if the user asked for it."""
+    if as_json:
+        print_json(value)
+    else:
+        print_text(text)
 
 
 def print_hint(text: str) -> None:
     """Print what to do next on standard error, below the output."""
     sys.stdout.flush()
-    print(f"hint: {text}", file=sys.stderr)
+    print_text(f"hint: {text}", file=sys.stderr)
 
 
-def print_words(parts: list[DiffPart]) -> None:
+def print_words(parts: "list[DiffPart]") -> None:
     """Print a word-by-word difference: coloured on a terminal, with marks elsewhere."""
+    from mcp_guard.core.definition_diff import format_diff, shorten
+
     if not is_coloured():
-        print(f"    {format_diff(parts)}")
+        print_text(VisibleText(f"    {format_diff(parts)}"))
         return
     from rich.console import Console
     from rich.padding import Padding
@@ -48,7 +87,7 @@ def print_words(parts: list[DiffPart]) -> None:
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print aligned columns on a terminal, and tab-separated text elsewhere."""
-    lines = [[printable(cell) for cell in row] for row in rows]
+    lines: list[list[str]] = [[visible(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for line in [list(headings), *lines]:
             print("\t".join(line))

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator
 
 from mcp_guard.cli.options import Parser, add_config, add_json
-from mcp_guard.cli.output import print_table
+from mcp_guard.cli.output import print_json, print_result, print_table
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.settings import SecretReference, Settings
@@ -60,7 +60,7 @@ def show(options: argparse.Namespace) -> int:
     settings = load(options.config)
     rows = [(key, place, state(place, settings)) for key, place in places(settings)]
     if options.json:
-        print(json.dumps([{"key": k, "source": p.source, "place": p.name, "state": s} for k, p, s in rows], indent=2))
+        print_json([{"key": k, "source": p.source, "place": p.name, "state": s} for k, p, s in rows], indent=2)
     else:
         print_table(("key", "source", "place", "state"), [(k, p.source, p.name, s) for k, p, s in rows])
     return 0 if all(state in ("there", "not run") for _, _, state in rows) else 1
@@ -86,10 +86,8 @@ def put(options: argparse.Namespace) -> int:
             f"the secret is {'too long' if value else 'empty'}", "type the secret, or pass it on standard input"
         )
     store_in_keyring(options.entry, value)
-    print(
-        json.dumps({"entry": options.entry})
-        if options.json
-        else f"stored; refer to it as: {{ keyring = {json.dumps(options.entry)} }}"
+    print_result(
+        options.json, {"entry": options.entry}, f"stored; refer to it as: {{ keyring = {json.dumps(options.entry)} }}"
     )
     return 0
 
@@ -97,7 +95,7 @@ def put(options: argparse.Namespace) -> int:
 def remove(options: argparse.Namespace) -> int:
     entry(options.entry)
     remove_from_keyring(options.entry)
-    print(json.dumps({"removed": options.entry}) if options.json else f"removed: {options.entry}")
+    print_result(options.json, {"removed": options.entry}, f"removed: {options.entry}")
     return 0
 
 

@@ -5,7 +5,7 @@ import json
 from typing import Any
 
 from mcp_guard.cli.ledger_reader import Receipt, make_ledger_parser, open_for_reading, read_receipt
-from mcp_guard.cli.output import print_lines
+from mcp_guard.cli.output import print_json, print_lines
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import attribution
 from mcp_guard.storage.sqlite import Store, reading
@@ -18,7 +18,7 @@ def main(arguments: list[str]) -> int:
         receipts = find_receipts(store, options.what or last_call(store))
         payloads = {str(receipt["seq"]): read_payloads(store, receipt["seq"]) for receipt in receipts}
     if options.json:
-        print(json.dumps({"receipts": receipts, "payloads": payloads}, indent=2, ensure_ascii=False))
+        print_json({"receipts": receipts, "payloads": payloads}, indent=2)
         return 0
     print_lines(story(receipts, payloads))
     return 0

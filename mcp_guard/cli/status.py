@@ -17,7 +17,7 @@ from mcp_guard.app import CLOCK
 from mcp_guard.cli.approvals import left
 from mcp_guard.cli.ledger_reader import Receipt, ledger_path, make_ledger_parser
 from mcp_guard.cli.log import row as receipt_row
-from mcp_guard.cli.output import print_lines, print_table, printable
+from mcp_guard.cli.output import print_json, print_lines, print_table, print_text
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import format_time
 from mcp_guard.diagnostics.checks import PendingApproval
@@ -49,20 +49,20 @@ def main(arguments: list[str]) -> int:
     ]
     calls = calls[-options.last :] if options.last > 0 else []
     if options.json:
-        print(json.dumps(as_json(path, state, receipts, calls), indent=2, ensure_ascii=False))
+        print_json(as_json(path, state, receipts, calls), indent=2)
         return 0
     now, running = CLOCK.wall(), [guard for guard, alive in state.guards if alive]
-    print(ledger_line(path, state))
+    print_text(ledger_line(path, state))
     print_lines(head_lines(read_head(path), state.contents.checkpoint_fits, state.contents.key_id, now))
-    print(policies_line(receipts))
-    print(f"guards: {len(running)} running" + (f" ({', '.join(running)})" if running else ""))
-    print(f"approvals: {len(state.pending)} pending" + (": mcp-guard approvals show ID" if state.pending else ""))
+    print_text(policies_line(receipts))
+    print_text(f"guards: {len(running)} running" + (f" ({', '.join(running)})" if running else ""))
+    print_text(f"approvals: {len(state.pending)} pending" + (": mcp-guard approvals show ID" if state.pending else ""))
     print_lines(f"  {pending_line(pending, now)}" for pending in state.pending)
     for line in upstream_lines(upstream_statuses(path, running)):
-        print(line)
+        print_text(line)
     for server, endings in count_failures(receipts).items():
         counts = ", ".join(f"{count} {ending}" for ending, count in endings.items())
-        print(f"upstream {printable(server)}: {counts} among the last calls")
+        print_text(f"upstream {server}: {counts} among the last calls")
     if calls:
         print_table(("seq", "time", "kind", "agent", "tool", "outcome", "what"), map(receipt_row, calls))
     return 0
@@ -119,7 +119,7 @@ def upstream_lines(rows: list[Receipt]) -> list[str]:
         if not is_up and (following := max(row["next_try"] for row in same)):
             times += f", next try {_clock(following)}"
         line = f"upstream {upstream}: {'up' if is_up else 'down'} {times} ({sessions}){'' if is_up else f': {why}'}"
-        lines.append(printable(line))
+        lines.append(line)
     return lines
 
 
@@ -172,7 +172,7 @@ def note_verification(ledger: Path, report: Report) -> None:
     try:
         ledger.with_name(NOTE).write_text(json.dumps(note))
     except OSError as error:
-        print(f"mcp-guard: cannot store the result for mcp-guard status: {error}", file=sys.stderr)
+        print_text(f"mcp-guard: cannot store the result for mcp-guard status: {error}", file=sys.stderr)
 
 
 def read_head(ledger: Path) -> HeadStatus:

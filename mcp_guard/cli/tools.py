@@ -1,13 +1,12 @@
 """`mcp-guard tools`: list, compare, accept and refuse the definitions of the upstreams' tools."""
 
 import argparse
-import json
 import sys
 from dataclasses import dataclass
 
 from mcp_guard.app import CLOCK, ledger_settings, note
 from mcp_guard.cli.options import Parser, account, add_config, add_json
-from mcp_guard.cli.output import print_hint, print_lines, print_table, print_words
+from mcp_guard.cli.output import print_hint, print_json, print_lines, print_result, print_table, print_text, print_words
 from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.config import load
 from mcp_guard.core import definition_checks, definition_diff
@@ -120,7 +119,7 @@ def show_all(writer: Writer, options: argparse.Namespace) -> int:
     known = entries(writer)
     findings_by_tool = findings(known)
     if options.json:
-        print(json.dumps([_as_json(entry, findings_by_tool[name]) for name, entry in known.items()], indent=2))
+        print_json([_as_json(entry, findings_by_tool[name]) for name, entry in known.items()], indent=2)
         return 0
     rows = []
     for name, entry in known.items():
@@ -148,10 +147,10 @@ def show(writer: Writer, options: argparse.Namespace) -> int:
     tool_findings = findings(entries(writer))[entry.name] if pin == entry.latest else ()
     if options.json:
         about = _as_json(entry, tool_findings) | {"definition": pin.definition, "hash": pin.hash, "of": str(pin.state)}
-        print(json.dumps(about, indent=2))
+        print_json(about, indent=2)
         return 0
     print_lines([f"{entry.name}@{pin.hash[SHORT]}: {pin.state}: {pin.why}"])
-    print_lines(json.dumps(pin.definition, indent=2, ensure_ascii=False).splitlines())
+    print_json(pin.definition, indent=2)
     print_lines(_said(tool_findings))
     return 0
 
@@ -171,7 +170,7 @@ def show_diff(writer: Writer, options: argparse.Namespace) -> int:
             {"where": difference.where, "before": difference.before, "after": difference.after}
             for difference in differences
         ]
-        print(json.dumps(_as_json(entry, tool_findings) | {"hash": after.hash, "differences": rows}, indent=2))
+        print_json(_as_json(entry, tool_findings) | {"hash": after.hash, "differences": rows}, indent=2)
         return 0
     print_diff(entry, after, tool_findings)
     if after.state is not PinState.PINNED:
@@ -237,10 +236,10 @@ def _look(unseen: list[tuple[ToolEntry, Pin]], options: argparse.Namespace) -> N
 
 def _say(options: argparse.Namespace, entry: ToolEntry, pin: Pin, what: str) -> None:
     about = {"tool": entry.name, "hash": pin.hash, "state": str(pin.state), "receipt": pin.receipt}
-    print(json.dumps(about) if options.json else f"{entry.name}@{pin.hash[SHORT]} {what} (receipt {pin.receipt})")
+    print_result(options.json, about, f"{entry.name}@{pin.hash[SHORT]} {what} (receipt {pin.receipt})")
 
 
 def _done(words: list[str]) -> int:
     if not words:
-        print("no tool definition is waiting for review", file=sys.stderr)
+        print_text("no tool definition is waiting for review", file=sys.stderr)
     return 0

@@ -1,7 +1,6 @@
 """`mcp-guard unwrap`: restore an MCP client's original servers before `wrap`."""
 
 import argparse
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +15,7 @@ from mcp_guard.cli.client_files import (
     repeat_command,
     this_host,
 )
-from mcp_guard.cli.output import print_lines
+from mcp_guard.cli.output import print_json, print_lines
 from mcp_guard.clients.files import FileSnapshot, read_file, refuse_if_changed, write_file
 from mcp_guard.clients.known import find_client, server_sections
 from mcp_guard.clients.records import WrapRecord, WrapRecords, restore_secrets
@@ -24,6 +23,7 @@ from mcp_guard.clients.toml_sections import TomlBlock, remove_blocks
 from mcp_guard.clients.unwrap import NotUndone, undo
 from mcp_guard.config import check, load
 from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.visible_text import join, say, visible_line
 from mcp_guard.settings import SecretReference
 from mcp_guard.upstream.secrets import from_keyring, remove_from_keyring
 
@@ -95,9 +95,9 @@ def choose_records(
             "name the guard's configuration: --config FILE; mcp-guard doctor finds it",
         )
     if len(chosen) > 1:
-        listing = "\n".join(f"  {record.client:<15} {record.path}" for record in chosen.values())
+        listing = join("\n", (visible_line(f"  {record.client:<15} {record.path}") for record in chosen.values()))
         raise ConfigError(
-            f"several files are wrapped:\n{listing}", "choose one: mcp-guard unwrap CLIENT, or --file FILE"
+            say("several files are wrapped:\n{}", listing), "choose one: mcp-guard unwrap CLIENT, or --file FILE"
         )
     [place] = chosen
     wraps = tuple(record for record in standing if (record.path, record.key) == place)
@@ -209,7 +209,7 @@ def finish(operation: UnwrapOperation, written: bool) -> int:
             "diff": diff_lines(operation.changes),
             "written": written,
         }
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print_json(report, indent=2)
     elif written:
         lines = [f"wrote {change.file.path}" for change in operation.changes]
         lines += [f"removed from the keyring: {entry}" for entry in operation.entries]

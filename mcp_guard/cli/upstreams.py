@@ -2,12 +2,12 @@
 
 import argparse
 import asyncio
-import json
 import os
 import sys
 
 from mcp_guard.app import listed_tools
 from mcp_guard.cli.options import Parser, add_config, add_json
+from mcp_guard.cli.output import print_result, print_text
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError, UpstreamError
 from mcp_guard.core.model import Tool
@@ -64,7 +64,7 @@ def find_sign_in(settings: Settings, name: str) -> tuple[OAuthSettings, TokenSto
 
 async def login(settings: Settings, options: argparse.Namespace, oauth: OAuthSettings, storage: TokenStorage) -> int:
     def show(address: str) -> None:
-        print(f"sign in here: {address}", file=sys.stderr, flush=True)
+        print_text(f"sign in here: {address}", file=sys.stderr)
         if not options.no_browser:
             import webbrowser
 
@@ -77,7 +77,7 @@ async def login(settings: Settings, options: argparse.Namespace, oauth: OAuthSet
     where = "in the keyring" if oauth.in_keyring else f"in {storage.folder}"
     lasts = "" if tokens.refresh else "; there is no refresh token, so the sign-in ends when the access token expires"
     text = f"signed in to `{options.name}`; the tokens are stored {where}{lasts}"
-    print(json.dumps({"upstream": options.name, "refreshable": bool(tokens.refresh)}) if options.json else text)
+    print_result(options.json, {"upstream": options.name, "refreshable": bool(tokens.refresh)}, text)
     return 0
 
 
@@ -89,7 +89,7 @@ async def logout(options: argparse.Namespace, storage: TokenStorage) -> int:
         if was_signed_in
         else f"not signed in to `{options.name}`"
     )
-    print(json.dumps({"upstream": options.name, "forgotten": was_signed_in}) if options.json else text)
+    print_result(options.json, {"upstream": options.name, "forgotten": was_signed_in}, text)
     return 0 if was_signed_in else 1
 
 

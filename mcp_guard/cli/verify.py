@@ -4,13 +4,16 @@
 """
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 
 from mcp_guard.cli.ledger_reader import ledger_path, make_ledger_parser
+from mcp_guard.cli.output import print_json, print_lines
 from mcp_guard.cli.status import note_verification
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.verifier import FAILED, OK, UnusableInput, add_options, render, verify
+from mcp_guard.verifier import FAILED, OK, UnusableInput, add_options, verify
 from mcp_guard.verifier.progress import Progress
+from mcp_guard.verifier.report import describe
 
 
 def main(arguments: list[str]) -> int:
@@ -27,7 +30,10 @@ def main(arguments: list[str]) -> int:
         raise LedgerError(f"cannot verify: {error}", "mcp-guard verify [INPUT --key FILE]; see --help") from None
     if report.ok and report.scope == "ledger" and options.input is None and options.ledger is None:
         note_verification(path, report)
-    print(render(report, options.json))
+    if options.json:
+        print_json(asdict(report), indent=2)
+    else:
+        print_lines(describe(report).split("\n"))
     return OK if report.ok else FAILED
 
 

@@ -1,7 +1,6 @@
 """`mcp-guard wrap`: put the servers of an MCP client behind the guard."""
 
 import argparse
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,7 +16,7 @@ from mcp_guard.cli.client_files import (
     this_host,
 )
 from mcp_guard.cli.init_templates import InitAnswers, initial_files, os_user, refuse_to_overwrite
-from mcp_guard.cli.output import print_lines, steps
+from mcp_guard.cli.output import print_json, print_lines, steps
 from mcp_guard.clients.files import PRIVATE, FileSnapshot, read_file, refuse_if_changed, write_file
 from mcp_guard.clients.known import PROJECT, ServerSection
 from mcp_guard.clients.records import WrapRecords, make_record
@@ -139,7 +138,7 @@ def changes_of(client_file: FileSnapshot, guard: GuardFiles, plan: WrapPlan) -> 
 def say_nothing_to_do(operation: WrapOperation) -> int:
     """Report that all servers are wrapped, or that the others cannot be."""
     if operation.options.json:
-        print(json.dumps(summary(operation, written=False), indent=2, ensure_ascii=False))
+        print_json(summary(operation, written=False), indent=2)
     elif operation.stays_open:
         print_lines([f"no server of {operation.spot.client.title} can be wrapped:", *left_lines(operation)])
     elif operation.plan.is_guarded:
@@ -181,7 +180,7 @@ def put_in_place(operation: WrapOperation) -> None:
 
 def finish(operation: WrapOperation, written: bool) -> int:
     if operation.options.json:
-        print(json.dumps(summary(operation, written), indent=2, ensure_ascii=False))
+        print_json(summary(operation, written), indent=2)
     elif written:
         print_lines(report(operation))
     return 1 if operation.stays_open else 0

@@ -12,7 +12,7 @@ from mcp_guard.clients.known import Host, ServerSection
 from mcp_guard.clients.server_entries import GUARD, ClientServer, NotWrapped, guard_entry, numbered, read_server
 from mcp_guard.clients.toml_sections import TomlBlock, agent_block, append_blocks, table, upstream_block
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.core.printable import printable
+from mcp_guard.core.visible_text import visible
 
 NameEntry = Callable[[str, str], str]
 """Takes a preferred name and a secret; returns the entry of the keyring that the secret shall go to."""
@@ -179,7 +179,7 @@ class _PlanBuilder:
         while True:
             placed = replace(server, upstream=name)
             places = self.places(placed)
-            block = upstream_block(placed, places, f"{self.section.client.title}, `{printable(server.name)}`")
+            block = upstream_block(placed, places, f"{self.section.client.title}, `{visible(server.name)}`")
             existing = self.upstreams.get(name)
             if name not in self.placed and (
                 existing is None or existing == tomllib.loads(block.text)["upstreams"][name]

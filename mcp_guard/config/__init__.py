@@ -27,6 +27,7 @@ from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Agent, Effect, FactsRule, Mode, RateCounter, ResourceRule, ToolRule
 from mcp_guard.core.redaction import make_redaction, pointers_overlap
 from mcp_guard.core.tool_pins import FirstUse
+from mcp_guard.core.visible_text import join
 from mcp_guard.settings import AgentSettings, NotifierSettings, ServeSettings, Settings
 
 SECOND = 1_000_000
@@ -434,7 +435,7 @@ def check(text: str, path: Path) -> Settings:
     try:
         return Config.model_validate(data).settings(path.resolve())
     except ValidationError as error:
-        raise ConfigError("\n".join(_explain(path, error)), "config.example.toml explains every key") from None
+        raise ConfigError(join("\n", _explain(path, error)), "config.example.toml explains every key") from None
 
 
 def _explain(path: Path, error: ValidationError) -> list[str]:

@@ -17,7 +17,7 @@ from functools import cached_property, lru_cache
 from mcp_guard.core.hidden_characters import DefinitionFinding, find_hidden, is_hidden, texts
 from mcp_guard.core.model import Json
 from mcp_guard.core.names import listed_name
-from mcp_guard.core.printable import printable
+from mcp_guard.core.visible_text import visible, visible_line
 
 MAX_QUOTED = 60
 """The most characters of a definition that a finding quotes."""
@@ -81,7 +81,7 @@ def instructions(tool: ListedTool) -> Iterator[DefinitionFinding]:
         plain = "".join(c for c in unicodedata.normalize("NFKC", text) if not is_hidden(c)).replace("\n", " ")
         for name, pattern in INSTRUCTIONS:
             if match := pattern.search(plain):
-                yield DefinitionFinding("instructions", where, f"{name}: “{printable(match.group()[:MAX_QUOTED])}”")
+                yield DefinitionFinding("instructions", where, f"{name}: “{visible_line(match.group()[:MAX_QUOTED])}”")
 
 
 def far_text(tool: ListedTool) -> Iterator[DefinitionFinding]:
@@ -128,12 +128,12 @@ def mixed_scripts(tool: ListedTool) -> Iterator[DefinitionFinding]:
     properties = schema.get("properties") if isinstance(schema, dict) else None
     names = [("name", tool.name)]
     if isinstance(properties, dict):
-        names += [(f"inputSchema/properties/{printable(name)}", name) for name in properties]
+        names += [(f"inputSchema/properties/{visible(name)}", name) for name in properties]
     for where, name in names:
         for word in re.split(r"[\W_]+", name):
             mixed = scripts(word)
             if len(mixed) > 1 and not any(mixed <= together for together in _MIXABLE_SCRIPTS):
-                text = f"`{printable(name[:MAX_QUOTED])}` mixes {' and '.join(sorted(mixed))}"
+                text = f"`{visible(name[:MAX_QUOTED])}` mixes {' and '.join(sorted(mixed))}"
                 yield DefinitionFinding("mixed_scripts", where, text)
 
 

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import orjson
 
 from mcp_guard.core.model import Json
-from mcp_guard.core.printable import printable
+from mcp_guard.core.visible_text import visible_line
 
 MAX_MATCHED_WORDS = 3000
 """Longer changed stretches, in words, are shown as one replacement, because matching them is quadratic."""
@@ -106,6 +106,6 @@ def format_diff(parts: list[DiffPart]) -> str:
     out = []
     for kind, text in parts:
         opening, closing = DIFF_MARKS[kind]
-        own = printable(shorten(text) if kind == "same" else text)
+        own = visible_line(shorten(text) if kind == "same" else text)
         out.append(opening + re.sub(r"(?=\[-|-\]|\{\+|\+\})", r"\\", own) + closing)
     return "".join(out)

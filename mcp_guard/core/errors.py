@@ -2,12 +2,15 @@
 
 from enum import StrEnum
 
+from mcp_guard.core.visible_text import say, visible_line
+
 
 class GuardError(Exception):
     """A failure that a person must act on.
 
     `message` says what happened and where, in lower case with user input in backticks; `hint` names the next command
-    or edit, or is empty when there is none.
+    or edit, or is empty when there is none. As text, both are made visible: a line break stays only in a message that
+    is `VisibleText`.
     """
 
     def __init__(self, message: str, hint: str = "") -> None:
@@ -16,7 +19,8 @@ class GuardError(Exception):
         self.hint = hint
 
     def __str__(self) -> str:
-        return f"{self.message}\nhint: {self.hint}" if self.hint else self.message
+        message = visible_line(self.message)
+        return say("{}\nhint: {}", message, visible_line(self.hint)) if self.hint else message
 
 
 class ConfigError(GuardError):

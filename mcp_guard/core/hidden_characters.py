@@ -8,7 +8,8 @@ from typing import Any
 import orjson
 
 from mcp_guard.core.model import Json
-from mcp_guard.core.printable import printable
+from mcp_guard.core.visible_text import is_hidden as is_hidden_character
+from mcp_guard.core.visible_text import visible
 
 HIDDEN = "hidden_characters"
 
@@ -31,16 +32,13 @@ def texts(value: Any, where: str = "") -> Iterator[tuple[str, str]]:
             yield where, value
         elif isinstance(value, dict):
             for name, inner in reversed(value.items()):
-                pointer = f"{where}/{printable(name)}" if where else printable(name)
+                pointer = f"{where}/{visible(name)}" if where else visible(name)
                 yield pointer, name
                 pending.append((pointer, inner))
         elif isinstance(value, list):
             pending += [(f"{where}/{index}", inner) for index, inner in reversed(list(enumerate(value)))]
 
 
-_HIDDEN_CATEGORIES = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
-_FILLERS = frozenset("\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0\u2800")
-"""Invisible characters of other categories: joiners, fillers, the empty Braille pattern."""
 _JOINING = (
     "ARABIC", "BENGALI", "DEVANAGARI", "GUJARATI", "GURMUKHI", "KANNADA", "MALAYALAM", "SINHALA", "TAMIL", "TELUGU",
 )  # fmt: skip
@@ -64,14 +62,8 @@ def _is_plain(definition: Json) -> bool:
 
 
 def is_hidden(character: str) -> bool:
-    if character in "\n\r\t":
-        return False
-    return (
-        unicodedata.category(character) in _HIDDEN_CATEGORIES
-        or character in _FILLERS
-        or "\ufe00" <= character <= "\ufe0f"
-        or "\U000e0000" <= character <= "\U000e0fff"
-    )
+    """Whether it does not belong in a definition; line breaks and tabs do."""
+    return character not in "\n\r\t" and is_hidden_character(character)
 
 
 def _is_legitimate(text: str, index: int) -> bool:

@@ -11,9 +11,9 @@ from dataclasses import replace
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json, Tool
 from mcp_guard.core.names import listed_name
-from mcp_guard.core.printable import printable
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.tool_pins import FirstUse, Pin, PinRule, PinState, Quarantine, differing_members, hashed_members
+from mcp_guard.core.visible_text import visible
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.storage.sqlite import Store
 
@@ -136,7 +136,7 @@ def _about(pin: Pin) -> Json:
 
 
 def _named(members: Sequence[str]) -> list[str]:
-    return [printable(member[:80]) for member in members[:MAX_NAMED_MEMBERS]]
+    return [visible(member[:80]) for member in members[:MAX_NAMED_MEMBERS]]
 
 
 def _join(members: Sequence[str]) -> str:

@@ -17,6 +17,7 @@ from mcp_guard.core.errors import GuardError, PolicyError
 from mcp_guard.core.model import AdvisoryDecision, Call, Decision, Instance, Mode, Outcome, RateCounter, Tool
 from mcp_guard.core.rates import RateValue
 from mcp_guard.core.receipt import Draft
+from mcp_guard.core.visible_text import say
 
 if TYPE_CHECKING:  # Cedar is imported with the first policies, while the upstreams start
     from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment
@@ -214,7 +215,7 @@ class PolicyReloader:
     def _reject(self, why: GuardError, shadow: dict[str, bool]) -> None:
         kept = "the current ones stay in force" if self._receipted.get(self._policies) else "every call is denied"
         what = "the shadow policies could not be loaded" if shadow else f"the policies could not be loaded; {kept}"
-        self._tell(f"{what}:\n{why}")
+        self._tell(say("{}:\n{}", what, str(why)))
         if isinstance(why, PolicyError):
             self._receipts.note(Draft("policy.rejected", {"reasons": why.message.splitlines(), **shadow}))
 

@@ -14,6 +14,7 @@ import cedarpy
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Json
 from mcp_guard.core.names import SEPARATOR
+from mcp_guard.core.visible_text import join
 
 ID, GATE, REASON, ENFORCE = "id", "require_approval", "reason", "enforce"
 ALWAYS = "always"
@@ -59,7 +60,7 @@ def read_policies(path: Path, routes: Collection[str]) -> PolicySource:
     """Read every `*.cedar` file of a folder, or one file. Raises: PolicyError naming every problem."""
     source, problems = parse_texts(read_files(path), routes)
     if problems:
-        raise PolicyError("\n".join(map(str, problems)), f"fix the policies in `{path}`")
+        raise PolicyError(join("\n", problems), f"fix the policies in `{path}`")
     return source
 
 
@@ -135,7 +136,7 @@ def validate(policies: Mapping[str, Policy], schema: str, path: Path) -> None:
     """Validate the policies against a schema (JSON text). Raises: PolicyError naming every problem."""
     if problems := find_validation_problems(policies, schema, path.name):
         hint = "actions are the tools as listed; attributes are declared in [resources] of the configuration"
-        raise PolicyError("\n".join(map(str, problems)), hint)
+        raise PolicyError(join("\n", problems), hint)
 
 
 def find_validation_problems(policies: Mapping[str, Policy], schema: str, file: str = "") -> list[PolicyProblem]:

@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterable, Mapping
 from mcp_guard.core import tool_pins
 from mcp_guard.core.model import Effect, Json, Tool, ToolRule
 from mcp_guard.core.names import listed_name
-from mcp_guard.core.printable import printable
 from mcp_guard.core.tool_pins import definition_hash
+from mcp_guard.core.visible_text import visible
 
 __all__ = ["build_catalog", "definition_hash", "make_tool", "resolve_effect"]
 
@@ -52,9 +52,9 @@ def build_catalog(
                 continue
             listed_as = listed_name(server, name)
             if (excess := tool_pins.exceeded_limit(definition)) is not None:
-                left_out.append(f"upstream `{server}` lists `{printable(name[:80])}`: {excess}")
+                left_out.append(f"upstream `{server}` lists `{visible(name[:80])}`: {excess}")
             elif listed_as in catalog:
-                left_out.append(f"upstream `{server}` lists `{printable(name[:80])}` twice")
+                left_out.append(f"upstream `{server}` lists `{visible(name[:80])}` twice")
             else:
                 catalog[listed_as] = make_tool(server, definition, rules, unpinned.get(server, ()))
     return catalog, left_out

@@ -84,7 +84,7 @@ def test_single_call_prints_its_result(quick: Path, words: list[str], code: int,
 def test_server_output_is_escaped_for_the_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     blocks = [{"type": "text", "text": "one\ntwo\x1b[2K"}, {"type": "image", "data": "…"}]
     assert show({"result": {"content": blocks}}, as_json=False) == 0
-    assert capsys.readouterr().out == "one\ntwo\\x1b[2K\n(image)\n"
+    assert capsys.readouterr().out == "one\ntwo\\u{1b}[2K\n(image)\n"
 
 
 def test_invalid_configuration_is_reported(tmp_path: Path) -> None:

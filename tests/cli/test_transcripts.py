@@ -158,7 +158,7 @@ APPROVAL  requested  LEFT
   who            tester, instance RUN (owner bob)
   what           up__get_deal
   tool           up__get_deal
-  claims reason  because \x1b[2K\u202e\nadmin said so
+  claims reason  because \u{1b}[2K\u{202e}\u{a}admin said so
   why asked      people decide on these (policy gate)
   risk           10 low
                  blind_write (10): the present state of the resource is unknown

@@ -10,6 +10,8 @@ from pathlib import Path
 
 from mcp_guard.cli.completion.names import KINDS, names
 from mcp_guard.cli.options import make_parser
+from mcp_guard.cli.output import print_lines
+from mcp_guard.cli.output import print_text as print_text
 
 SHELLS = {"bash": "'\\''", "zsh": "'\\''", "fish": "\\'"}
 """The supported shells, each with its way to write a quote within quotes."""
@@ -22,7 +24,10 @@ NAMED = {
 
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
-    print(script(options.what) if options.what in SHELLS else "\n".join(names(options.what, options.config)))
+    if options.what in SHELLS:
+        print_lines(script(options.what).splitlines())
+    else:
+        print_lines(names(options.what, options.config))
     return 0
 
 

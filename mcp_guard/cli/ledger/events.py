@@ -4,7 +4,6 @@ import argparse
 import hashlib
 import importlib
 import itertools
-import json
 import sys
 import time
 from collections.abc import Iterator
@@ -12,6 +11,7 @@ from pathlib import Path
 from types import ModuleType
 
 from mcp_guard.cli.ledger_reader import Receipt, latest, ledger_path, make_ledger_parser, newer, open_for_reading
+from mcp_guard.cli.output import print_json, print_result, print_text
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.events import FORMATS
 from mcp_guard.events.sender import Cursor, Receiver, RetryableError, check_url, read_headers
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     receiver = Receiver(check_url(options.to), shape.CONTENT_TYPE, read_headers(options.headers))
     assert cursor is not None
     sent = send_events(store, shape, after, options.follow, (receiver, cursor))
-    print(json.dumps({"sent": sent}) if options.json else f"sent {sent} events to {receiver.host}")
+    print_result(options.json, {"sent": sent}, f"sent {sent} events to {receiver.host}")
     return 0
 
 
@@ -88,7 +88,7 @@ def batches(store: Store, after: int, follow: bool) -> Iterator[list[Receipt]]:
 def print_events(store: Store, shape: ModuleType, after: int, follow: bool, cursor: Cursor | None) -> int:
     for receipts in batches(store, after, follow):
         for receipt in receipts:
-            print(json.dumps(shape.event(receipt), ensure_ascii=False))
+            print_json(shape.event(receipt))
         sys.stdout.flush()
         if cursor is not None:
             cursor.move(receipts[-1]["origin"], receipts[-1]["seq"])
@@ -101,7 +101,7 @@ def send_events(store: Store, shape: ModuleType, after: int, follow: bool, to: t
     sent = 0
     for receipts in batches(store, after, follow):
         if dropped := send_one(receiver, shape.batch(map(shape.event, receipts)), patient=follow):
-            print(f"mcp-guard: {dropped}", file=sys.stderr)
+            print_text(f"mcp-guard: {dropped}", file=sys.stderr)
         cursor.move(receipts[-1]["origin"], receipts[-1]["seq"])
         sent += len(receipts)
     return sent
@@ -116,6 +116,6 @@ def send_one(receiver: Receiver, body: bytes, patient: bool) -> str:
             if attempt >= len(RETRY_SECONDS) and not patient:
                 raise UpstreamError(f"{trouble}", "run it again later; it continues where it stopped") from None
             if attempt == 0:
-                print(f"mcp-guard: {trouble}; trying again", file=sys.stderr)
+                print_text(f"mcp-guard: {trouble}; trying again", file=sys.stderr)
             time.sleep(RETRY_SECONDS[min(attempt, len(RETRY_SECONDS) - 1)])
     raise AssertionError("not reached")

@@ -1,11 +1,11 @@
 """`mcp-guard ledger export`: write the ledger as files that others can verify."""
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from mcp_guard.cli.ledger_reader import ledger_path, make_ledger_parser
+from mcp_guard.cli.output import print_json, print_text
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.export import KEYS, export
 from mcp_guard.storage.sqlite import open_store
@@ -19,9 +19,9 @@ def main(arguments: list[str]) -> int:
     with Progress(quiet=options.json) as progress:
         done = export(store, read_keys(path.with_name(KEYS)), options.folder, options.payloads, progress.update)
     if options.json:
-        print(json.dumps({"folder": str(options.folder), **asdict(done)}))
+        print_json({"folder": str(options.folder), **asdict(done)})
         return 0
-    print(f"exported {done.receipts:,} receipts to {options.folder}, {done.new:,} of them new, root {done.root}")
+    print_text(f"exported {done.receipts:,} receipts to {options.folder}, {done.new:,} of them new, root {done.root}")
     return 0
 
 

@@ -1,7 +1,6 @@
 """`mcp-guard ledger forget`: erase payloads and record the erasure. The receipts and their proofs stay."""
 
 import argparse
-import json
 import sys
 from collections.abc import Callable
 from datetime import UTC, datetime
@@ -9,6 +8,7 @@ from functools import partial
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import Parser, account, add_config, add_json
+from mcp_guard.cli.output import print_json, print_text
 from mcp_guard.config import load
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.ledger.open import open_writer
@@ -102,7 +102,7 @@ def confirm(count: int) -> None:
         raise LedgerError(
             f"not confirmed: this would permanently erase the payloads of {count} receipts", "confirm with --yes"
         )
-    print(f"permanently erase the payloads of {count} receipts? [y/N] ", end="", file=sys.stderr, flush=True)
+    print_text(f"permanently erase the payloads of {count} receipts? [y/N] ", end="", file=sys.stderr)
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise LedgerError("nothing was erased", "use --dry-run to count without erasing")
 
@@ -120,16 +120,18 @@ def erase(writer: Writer, order: ErasureOrder, tell: Callable[[int], None]) -> i
 
 def say(options: argparse.Namespace, done: dict[str, int]) -> int:
     if options.json:
-        print(json.dumps(done))
+        print_json(done)
         return 0
     if options.dry_run or not done["receipts"]:
-        print(f"{done['receipts']} receipts match; nothing was erased")
+        print_text(f"{done['receipts']} receipts match; nothing was erased")
     else:
-        print(f"erased the payloads of {done['erased']} receipts; the receipts stay and verify as before")
+        print_text(f"erased the payloads of {done['erased']} receipts; the receipts stay and verify as before")
         if not done["wal_emptied"]:
-            print("another process uses the ledger; the write-ahead log is emptied when it exits, or within an hour")
+            print_text(
+                "another process uses the ledger; the write-ahead log is emptied when it exits, or within an hour"
+            )
     if done["needed"]:
-        print(
+        print_text(
             f"kept {done['needed']} more, whose approvals are pending or whose calls are running; run this again later"
         )
     return 0

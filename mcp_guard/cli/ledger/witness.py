@@ -1,7 +1,6 @@
 """`mcp-guard ledger witness`: send the checkpoint to the configured witnesses."""
 
 import argparse
-import json
 import os
 import sys
 from collections.abc import Mapping
@@ -9,9 +8,10 @@ from dataclasses import asdict
 
 from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.options import add_json, make_parser
-from mcp_guard.cli.output import print_table
+from mcp_guard.cli.output import print_json, print_table, print_text
 from mcp_guard.config import load
 from mcp_guard.core.errors import ConfigError
+from mcp_guard.core.visible_text import say
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.settings import Settings, WitnessSettings
 from mcp_guard.witness.run import WitnessResult, WitnessRun, current_head
@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     run = WitnessRun(writer, settings.state_dir, os.environ, current_head(writer), options.anew)
     results = [run.send(name, witness, options.due) for name, witness in chosen.items()]
     if options.json:
-        print(json.dumps([asdict(result) for result in results], indent=2))
+        print_json([asdict(result) for result in results], indent=2)
     elif not options.due:
         rows = [(result.witness, result.method, result.state, result.size or "", result.text) for result in results]
         print_table(("witness", "method", "state", "receipts", "what"), rows)
@@ -65,13 +65,15 @@ def complain(result: WitnessResult) -> None:
     """Print what went wrong on standard error; a contradiction in capitals."""
     about = f"witness `{result.witness}` ({result.method})"
     if result.state == "contradicted":
-        print(
-            f"mcp-guard: THE LEDGER AND {about} CONTRADICT EACH OTHER: {result.text}.\n"
+        contradiction = say(
+            "mcp-guard: THE LEDGER AND {} CONTRADICT EACH OTHER: {}.\n"
             "One of the two was rolled back, changed or replaced. Nothing was sent to the witness.\n"
             "hint: keep both as they are, and see docs/howto/witness.md; mcp-guard verify --against CHECKPOINT",
-            file=sys.stderr,
+            about,
+            result.text,
         )
+        print_text(contradiction, file=sys.stderr)
     elif result.state == "failed":
-        print(f"mcp-guard: {about} did not accept the checkpoint: {result.text}", file=sys.stderr)
+        print_text(f"mcp-guard: {about} did not accept the checkpoint: {result.text}", file=sys.stderr)
     elif result.state == "taken" and result.text:
-        print(f"mcp-guard: {about}: {result.text}", file=sys.stderr)
+        print_text(f"mcp-guard: {about}: {result.text}", file=sys.stderr)

@@ -1,12 +1,11 @@
 """`mcp-guard policy coverage`: show policies that no case or recorded decision exercises."""
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from mcp_guard.cli.ledger_reader import make_ledger_parser
-from mcp_guard.cli.output import print_table
+from mcp_guard.cli.output import print_json, print_table, print_text
 from mcp_guard.cli.policy.inputs import add_span, decisions, live_engine, versions
 from mcp_guard.config import load
 from mcp_guard.ledger.open import FILE
@@ -34,13 +33,13 @@ def main(arguments: list[str]) -> int:
     rows = covered.policies
     uncovered = [id for id, coverage in rows.items() if not coverage.cases]
     if options.json:
-        print(json.dumps({id: asdict(coverage) for id, coverage in rows.items()}, indent=2, ensure_ascii=False))
+        print_json({id: asdict(coverage) for id, coverage in rows.items()}, indent=2)
     else:
         files = {id: policy.file for id, policy in engine.rules.policies.items()}
         print_table(
             HEADINGS, ([id, files[id], *asdict(coverage).values(), verdict(coverage)] for id, coverage in rows.items())
         )
-        print(f"{len(rows) - len(uncovered)} of {len(rows)} policies are determined by a case")
+        print_text(f"{len(rows) - len(uncovered)} of {len(rows)} policies are determined by a case")
     return 1 if uncovered else 0
 
 

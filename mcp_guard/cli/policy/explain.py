@@ -1,11 +1,10 @@
 """`mcp-guard policy explain`: explain a recorded decision and what would change it."""
 
 import argparse
-import json
 from typing import Any
 
 from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading
-from mcp_guard.cli.output import print_lines
+from mcp_guard.cli.output import print_json, print_lines
 from mcp_guard.cli.policy.inputs import decision, versions
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.policy.authoring.explain import Explanation, explain, lines
@@ -20,7 +19,7 @@ def main(arguments: list[str]) -> int:
     version, material = read_inputs(store, past)
     explanation = explain(version, material)
     if options.json:
-        print(json.dumps(as_json(past, explanation), indent=2, ensure_ascii=False))
+        print_json(as_json(past, explanation), indent=2)
         return 0
     receipt = past.receipt
     print_lines([f"receipt {receipt['seq']}: {receipt['agent']} asked for {receipt['tool']} at {receipt['time']}"])

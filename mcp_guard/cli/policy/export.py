@@ -1,10 +1,10 @@
 """`mcp-guard policy export` and `policy schema`: plain Cedar and its schema, for Cedar's tools, editors and people."""
 
 import argparse
-import json
 from pathlib import Path
 
 from mcp_guard.cli.options import add_json, make_parser
+from mcp_guard.cli.output import print_code, print_json, print_text
 from mcp_guard.cli.policy.inputs import known_schema
 from mcp_guard.config import load
 from mcp_guard.core.errors import PolicyError
@@ -22,16 +22,16 @@ def main(arguments: list[str]) -> int:
     schema, source = known_schema(settings, options.live, options.json)
     text, typed = plain_text(policies), human(plain_schema(schema)) if schema else None
     if options.json:
-        print(json.dumps({"policies": text, "schema": typed, "routes": list(settings.routes)}, ensure_ascii=False))
+        print_json({"policies": text, "schema": typed, "routes": list(settings.routes)})
         return 0
     if options.out is None:
-        print(text, end="")
+        print_code(text)
         return 0
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / POLICIES).write_text(text)
     if typed is not None:
         (options.out / SCHEMA).write_text(typed)
-    print(f"{len(policies)} policies in `{options.out}`; {source}")
+    print_text(f"{len(policies)} policies in `{options.out}`; {source}")
     return 0
 
 
@@ -58,7 +58,7 @@ def schema(arguments: list[str]) -> int:
     if options.out:
         options.out.write_text(text)
     else:
-        print(text, end="")
+        print_code(text)
     return 0
 
 

@@ -2,10 +2,10 @@
 
 import argparse
 import difflib
-import json
 from pathlib import Path
 
 from mcp_guard.cli.options import add_json, make_parser
+from mcp_guard.cli.output import print_code, print_json, print_text
 from mcp_guard.config import load
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.policy.source import read_files
@@ -23,14 +23,14 @@ def main(arguments: list[str]) -> int:
     for path, (_, formatted) in () if options.check else changed.items():
         path.write_text(formatted)
     if options.json:
-        print(json.dumps({"changed": [str(path) for path in changed]}))
+        print_json({"changed": [str(path) for path in changed]})
         return 1 if options.check and changed else 0
     for path, (text, formatted) in changed.items():
         if options.check:
             name, lines = str(path), (text.splitlines(keepends=True), formatted.splitlines(keepends=True))
-            print("".join(difflib.unified_diff(*lines, name, f"{name}, formatted")), end="")
+            print_code("".join(difflib.unified_diff(*lines, name, f"{name}, formatted")))
         else:
-            print(f"formatted {path}")
+            print_text(f"formatted {path}")
     return 1 if options.check and changed else 0
 
 

@@ -1,12 +1,11 @@
 """`mcp-guard policy lint` and `policy validate`: check policies for mistakes and against the current tools."""
 
 import argparse
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 from mcp_guard.cli.options import add_json, make_parser
-from mcp_guard.cli.output import print_lines
+from mcp_guard.cli.output import print_json, print_lines, print_result, print_text
 from mcp_guard.cli.policy.inputs import known_schema, live_engine
 from mcp_guard.config import load
 from mcp_guard.policy.authoring.lint import LintFinding, lint, read_lint_input
@@ -23,15 +22,11 @@ def main(arguments: list[str]) -> int:
     findings = lint(linted)
     wrong = [finding for finding in findings if finding.level != "note"]
     if options.json:
-        print(
-            json.dumps(
-                {"schema": source, "findings": [asdict(finding) for finding in findings]}, indent=2, ensure_ascii=False
-            )
-        )
+        print_json({"schema": source, "findings": [asdict(finding) for finding in findings]}, indent=2)
         return 1 if wrong else 0
     print_lines(line for finding in findings for line in lines(finding))
     counts = f"{len(linted.policies)} policies, findings: {len(wrong)}, notes: {len(findings) - len(wrong)}"
-    print(f"{counts}; {source}")
+    print_text(f"{counts}; {source}")
     return 1 if wrong else 0
 
 
@@ -58,9 +53,9 @@ def validate(arguments: list[str]) -> int:
     options = build_validate_parser().parse_args(arguments)
     engine, tools = live_engine(load(options.config), options.json)
     document = {"version": engine.version, "tools": len(tools), "dormant": list(engine.dormant)}
-    print(json.dumps(document) if options.json else f"valid against {len(tools)} tools, version {engine.version}")
+    print_result(options.json, document, f"valid against {len(tools)} tools, version {engine.version}")
     for policy in () if options.json else engine.dormant:
-        print(f"  {policy}: inactive until its tools are listed")
+        print_text(f"  {policy}: inactive until its tools are listed")
     return 0
 
 

@@ -2,14 +2,14 @@
 
 import argparse
 import difflib
-import json
 from pathlib import Path
 
 from mcp_guard.cli.options import add_json, make_parser
-from mcp_guard.cli.output import print_hint
+from mcp_guard.cli.output import print_hint, print_result
 from mcp_guard.cli.policy.inputs import live_world
 from mcp_guard.config import load
 from mcp_guard.core.errors import PolicyError
+from mcp_guard.core.visible_text import join
 from mcp_guard.policy.authoring.scaffold import scaffold_cases, scaffold_policy
 
 
@@ -36,7 +36,7 @@ def main(arguments: list[str]) -> int:
     for file, text in texts.items():
         file.write_text(text)
     files = [str(file) for file in texts]
-    print(json.dumps({"files": files}) if options.json else "\n".join(f"wrote {name}" for name in files))
+    print_result(options.json, {"files": files}, join("\n", (f"wrote {name}" for name in files)))
     print_hint("edit them, then: mcp-guard policy test")
     return 0
 

@@ -1,12 +1,11 @@
 """`mcp-guard policy replay` and `policy shadow`: compare recorded decisions with those of other policies."""
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
 from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading
-from mcp_guard.cli.output import print_lines, print_table
+from mcp_guard.cli.output import print_json, print_lines, print_table, print_text
 from mcp_guard.cli.policy.inputs import add_span, decisions, latest_version, read_candidate, versions
 from mcp_guard.config import load
 from mcp_guard.core.decision import PolicyOutcome
@@ -26,7 +25,7 @@ def main(arguments: list[str]) -> int:
         past = decisions(store, options.since, options.last, progress.update)
         comparison = replay(past, versions(store), candidate)
     if options.json:
-        print(json.dumps(as_json(comparison), indent=2, ensure_ascii=False))
+        print_json(as_json(comparison), indent=2)
     else:
         show(comparison)
     return 0 if comparison.never_more_permissive else 1
@@ -76,7 +75,7 @@ def show(comparison: ReplayReport) -> None:
         ("was \\ would be", *Outcome), ([was, *(comparison.matrix[was, would] for would in Outcome)] for was in Outcome)
     )
     if comparison.differences:
-        print()
+        print_text("")
         print_table(HEADINGS, map(row, comparison.differences))
     lines = [
         f"{receipt['seq']}: `{receipt['tool']}` was not listed for {receipt['agent']}, and would now be listed"
@@ -114,7 +113,7 @@ def shadow(arguments: list[str]) -> int:
     with Progress("decisions", options.json) as progress:
         comparison = compare_shadow(decisions(store, options.since, options.last, progress.update), versions(store))
     if options.json:
-        print(json.dumps(as_json(comparison), indent=2, ensure_ascii=False))
+        print_json(as_json(comparison), indent=2)
     else:
         show(comparison)
     return 0 if comparison.never_more_permissive else 1

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading
-from mcp_guard.cli.output import print_lines
+from mcp_guard.cli.output import print_json, print_lines
 from mcp_guard.cli.policy.inputs import add_span, decisions, latest_version, versions
 from mcp_guard.config import load
 from mcp_guard.core.errors import PolicyError
@@ -41,7 +41,7 @@ def main(arguments: list[str]) -> int:
     if options.out and candidate.suggestions.suggested:
         write(options.out, candidate, cases(store, candidate))
     if options.json:
-        print(json.dumps(as_json(candidate), indent=2, ensure_ascii=False))
+        print_json(as_json(candidate), indent=2)
     else:
         print_lines(lines(candidate, options.out))
     return 0 if candidate.suggestions.suggested else 1

@@ -1,13 +1,12 @@
 """`mcp-guard policy test`: run the cases beside the policies on the real engine."""
 
 import argparse
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 from mcp_guard.cli.options import add_json, make_parser
-from mcp_guard.cli.output import print_lines, print_table
+from mcp_guard.cli.output import print_json, print_lines, print_table, print_text
 from mcp_guard.cli.policy.inputs import live_engine
 from mcp_guard.config import load
 from mcp_guard.core.errors import PolicyError
@@ -36,13 +35,13 @@ def main(arguments: list[str]) -> int:
     if options.json:
         rows = [as_json(result, ms) for result, ms in results]
         report: Any = {"cases": rows, "uncovered": uncovered} if options.coverage else rows
-        print(json.dumps(report, indent=2, ensure_ascii=False))
+        print_json(report, indent=2)
         return 1 if failed or uncovered else 0
     if options.table:
         print_table(HEADINGS, (row(result, ms) for result, ms in results))
     print_lines(f"{result.case.file}: {result.case.name}: {'; '.join(result.differences)}" for result in failed)
     print_lines(f"`{id}` determines no case" for id in uncovered)
-    print(f"{len(results) - len(failed)} of {len(results)} cases as expected")
+    print_text(f"{len(results) - len(failed)} of {len(results)} cases as expected")
     return 1 if failed or uncovered else 0
 
 

@@ -18,6 +18,7 @@ from typing import Any
 
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Json, Outcome
+from mcp_guard.core.visible_text import join
 from mcp_guard.policy.authoring.generalize import Condition, Unbounded, record_conditions
 from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
 from mcp_guard.policy.authoring.replay import FindVersion, ReplayReport, replay
@@ -339,10 +340,10 @@ class _CandidateWriter:
             texts[file] = f"{texts[file]}\n{permits}" if file in texts else permits
         source, problems = parse_texts(texts, self.routes)
         if problems:
-            raise PolicyError("; ".join(map(str, problems)))
+            raise PolicyError(join("; ", problems))
         matching = {id: policy for id, policy in source.policies.items() if not is_outside_schema(policy, self.schema)}
         if problems := find_validation_problems(matching, json.dumps(self.schema)):
-            raise PolicyError("\n".join(map(str, problems)))
+            raise PolicyError(join("\n", problems))
         return texts, dict(source.policies)
 
 

@@ -1,0 +1,143 @@
+r"""Makes any text visible: two different texts never look the same because of characters that show nothing. Pure.
+
+Whatever an agent, an upstream, a ledger of unknown origin or a configuration file wrote passes `visible` before a
+person reads it: on a terminal, in the inbox, in a notification, in the message of an event, in an error and in a log
+line. Characters that show nothing, that move or cover others, or that break a line are written as `\u{202e}`, and so is
+the backslash of a `\u{` that the text itself contains. `original` reverses it.
+
+Sentences are put together with `say`: its template is ours, its values are not.
+"""
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator
+
+BLANK = frozenset(
+    "\u034f\u115f\u1160\u17b4\u17b5\u3164\uffa0"  # joiners and fillers that are letters or marks
+    "\u2800\U00013441\U00013442\U00016fe4\U0001d159"  # signs with an empty glyph
+    "\u180b\u180c\u180d\u180f\u2d7f\U0001107f"  # Mongolian variation selectors, invisible joiners of two scripts
+)
+"""Characters that show nothing although they are letters, marks or symbols; `is_hidden` knows the ranges as well."""
+_HIDDEN_CATEGORIES = frozenset({"Cc", "Cf", "Co", "Cs", "Zl", "Zp"})
+_SHOWN_CATEGORIES = frozenset("LNPS")
+_REPLACED = frozenset("\ufffc\uff3c\ufe68\u2216\u29f5\u29f9\u20e5")
+"""The object replacement character, and characters that can be read as the backslash of an escape."""
+MAX_MARKS = 4
+"""Combining marks on one base character. No orthography needs more; a flood of them covers the lines around it."""
+MAX_LINE_BREAKS = 2
+_PLAIN = re.compile(r"(?:(?!\\u\{)[!-~])+(?: (?:(?!\\u\{)[!-~])+)*\Z")
+"""Visible ASCII with single blanks in between and no escape: most texts."""
+_ESCAPE = re.compile(r"\\u\{([0-9a-f]{1,6})\}")
+
+
+class VisibleText(str):
+    """Text that has passed `visible`, or was put together of such text; it is not escaped again."""
+
+    __slots__ = ()
+
+
+def visible(value: object, keep: str = "") -> VisibleText:
+    r"""The text of `value` (empty for None) with everything that a reader would not see written as `\u{…}`.
+
+    Blanks at an end and before another blank are escaped, unless `keep` is a blank, for a line with columns or
+    indentation. Line breaks are escaped, unless `keep` is one, for a text shown on several lines; blanks stay too then,
+    except at the end of a line. Linear in the length of the text.
+    """
+    if isinstance(value, VisibleText):
+        return value
+    text = "" if value is None else str(value)
+    if not text or _PLAIN.match(text):
+        return VisibleText(text)
+    return VisibleText("".join(c if is_shown else escape(c) for c, is_shown in _judge(text, keep)))
+
+
+def visible_lines(value: object) -> VisibleText:
+    """For a text that is shown on several lines: single and double line breaks inside it stay."""
+    return visible(value, "\n")
+
+
+def visible_line(value: object) -> VisibleText:
+    """For a whole line of output: blanks stay wherever they are."""
+    return visible(value, " ")
+
+
+def say(template: str, *values: object, **named: object) -> VisibleText:
+    """`template.format(…)` with every value made visible."""
+    return VisibleText(template.format(*map(visible, values), **{name: visible(named[name]) for name in named}))
+
+
+def join(separator: str, values: Iterable[object]) -> VisibleText:
+    """`separator.join(…)` with every value made visible."""
+    return VisibleText(separator.join(map(visible, values)))
+
+
+def original(text: str) -> str:
+    """The text whose visible form this is."""
+    return _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
+
+
+def visible_json(value: object, indent: int | None = None) -> VisibleText:
+    r"""The value as JSON, in which hidden characters are written as JSON does, such as `\u202e`."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    if text.isascii() and "\x7f" not in text:
+        return VisibleText(text)
+    judged = _judge(text, " ")
+    return VisibleText("".join(c if ok or (c.isascii() and c != "\x7f") else _json_escape(c) for c, ok in judged))
+
+
+def is_hidden(character: str) -> bool:
+    """Whether it shows nothing, or only changes how its neighbours are shown."""
+    return (
+        unicodedata.category(character) in _HIDDEN_CATEGORIES
+        or character in BLANK
+        or "\ufe00" <= character <= "\ufe0f"
+        or "\U000e0000" <= character <= "\U000e0fff"
+    )
+
+
+def escape(character: str) -> str:
+    return f"\\u{{{ord(character):x}}}"
+
+
+def _json_escape(character: str) -> str:
+    return "\\u007f" if character == "\x7f" else json.dumps(character)[1:-1]
+
+
+def _judge(text: str, keep: str) -> Iterator[tuple[str, bool]]:
+    """Every character, and whether it is shown as it is."""
+    is_composed = unicodedata.is_normalized("NFC", text)
+    has_base, marks, breaks = False, 0, 0
+    for index, character in enumerate(text):
+        kind = unicodedata.category(character)
+        breaks = breaks + 1 if character == "\n" else 0
+        if kind in ("Mn", "Mc"):
+            marks += 1
+            yield character, has_base and is_composed and marks <= MAX_MARKS and not is_hidden(character)
+            continue
+        marks, has_base = 0, _is_base(text, index, kind, is_composed)
+        if character == " ":
+            yield character, _is_shown_blank(text, index, keep)
+        elif character == "\n":
+            yield character, keep == "\n" and 0 < index < len(text) - 1 and breaks <= MAX_LINE_BREAKS
+        else:
+            yield character, has_base
+
+
+def _is_shown_blank(text: str, index: int, keep: str) -> bool:
+    after = text[index + 1 : index + 2]
+    if keep == "\n":
+        return after not in ("", "\n")
+    return keep == " " or (index > 0 and after not in ("", " "))
+
+
+def _is_base(text: str, index: int, kind: str, is_composed: bool) -> bool:
+    """Whether a character that is no mark is visible, and may carry marks."""
+    character = text[index]
+    if character == "\\":
+        return not text.startswith("u{", index + 1)
+    if kind[0] not in _SHOWN_CATEGORIES or character in _REPLACED or is_hidden(character):
+        return False
+    if is_composed or character.isascii():
+        return True
+    return not "\u1100" <= character <= "\u11ff" and unicodedata.is_normalized("NFC", character)
