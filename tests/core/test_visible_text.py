@@ -70,8 +70,10 @@ def test_marks_that_flood_a_line_are_escaped() -> None:
 
 
 def test_every_character_of_unicode_that_shows_nothing_is_escaped() -> None:
-    names = ("HANGUL FILLER", "SEONG FILLER", "SCRIPT FILLER", "INVISIBLE", "VARIATION SELECTOR", "FULL BLANK")
-    names += ("GRAPHEME JOINER", "CONSONANT JOINER", "NUMBER JOINER", "NULL NOTEHEAD")
+    names = (
+        "HANGUL FILLER", "SEONG FILLER", "SCRIPT FILLER", "INVISIBLE", "VARIATION SELECTOR", "FULL BLANK",
+        "GRAPHEME JOINER", "CONSONANT JOINER", "NUMBER JOINER", "NULL NOTEHEAD",
+    )  # fmt: skip
     for character in map(chr, range(0x110000)):
         name = unicodedata.name(character, "")
         if any(word in name for word in names) or unicodedata.category(character)[0] in "CZ":
