@@ -215,6 +215,15 @@ class Settings:
         return self.serve.url if self.serve else ""
 
     @property
+    def unsafe_keys(self) -> tuple[str, ...]:
+        """The keys in the configuration, with their tables, that switch off a guarantee."""
+        routes = (
+            f"routes.{name}.unsafe_self_approval" for name, route in self.routes.items() if route.unsafe_self_approval
+        )
+        pins = (f"upstreams.{name}.unsafe_unpinned" for name, rule in self.pin_rules.items() if rule.unpinned)
+        return (*(("guard.unsafe_skip_fsync",) if self.unsafe_skip_fsync else ()), *routes, *pins)
+
+    @property
     def inbox(self) -> str:
         """The address of the inbox page. It uses a host name, because passkeys do not work with an IP address."""
         return f"http://localhost:{self.inbox_port}"

@@ -25,7 +25,7 @@ def test_the_receipt_reference_names_every_kind() -> None:
 
 
 def test_links_between_documents_resolve() -> None:
-    for document in [ROOT / "README.md", *DOCS.rglob("*.md")]:
+    for document in [ROOT / "README.md", ROOT / "SECURITY.md", *DOCS.rglob("*.md")]:
         for target in re.findall(r"\]\(([^)#]+)\)", document.read_text()):
             if "://" not in target:
                 assert (document.parent / target).exists(), f"{document}: {target}"

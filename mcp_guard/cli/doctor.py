@@ -13,7 +13,7 @@ from mcp_guard.cli.output import print_json, print_table, print_text
 from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.config import load
 from mcp_guard.core.errors import GuardError
-from mcp_guard.core.model import Tool
+from mcp_guard.core.model import Mode, Tool
 from mcp_guard.diagnostics.checks import CheckResult, GuardSnapshot, Level, RefusalTest, run_checks, worst_level
 from mcp_guard.diagnostics.self_test import run_refusal_tests
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
@@ -72,6 +72,8 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         has_upstreams=bool(settings.upstreams),
         absent=tuple(sorted(missing)),
         refusal_tests=tuple(refusal_tests),
+        is_observing=settings.mode is Mode.OBSERVE,
+        unsafe_keys=settings.unsafe_keys,
         clients=tuple(client_files(settings.path)),
         **snapshot,
     )

@@ -138,6 +138,9 @@ class GuardSnapshot:
     has_upstreams: bool
     absent: tuple[str, ...]
     refusal_tests: tuple[RefusalTest, ...]
+    is_observing: bool
+    unsafe_keys: tuple[str, ...]
+    """Configuration keys that switch off a guarantee (`Settings.unsafe_keys`)."""
     clients: tuple[ClientFile, ...]
 
 
@@ -345,6 +348,15 @@ def refusals(snapshot: GuardSnapshot) -> CheckResults:
     return _ok("refusals", f"refused, with a receipt: {refused}") if tried else []
 
 
+def weakened(snapshot: GuardSnapshot) -> CheckResults:
+    """Settings that switch off a guarantee: each is somebody's decision, and should not be forgotten."""
+    results: CheckResults = []
+    for key in snapshot.unsafe_keys:
+        results += _warning("settings", f"`{key}` switches off a guarantee", f"remove {key} from the configuration")
+    mode = "observe mode: calls that policies deny are recorded, and made" if snapshot.is_observing else "enforced"
+    return results or _ok("settings", f"{mode}; no setting switches off a guarantee")
+
+
 def clients(snapshot: GuardSnapshot) -> CheckResults:
     results = [result for client in snapshot.clients for result in _of_client(client)]
     return results or _ok("clients", "no client with servers found for this user and folder")
@@ -382,7 +394,7 @@ def _some(numbers: Sequence[int]) -> str:
 
 CHECKS: tuple[Callable[[GuardSnapshot], CheckResults], ...] = (
     state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards, calls_without_outcome, approvals,
-    routes, policies, upstreams, refusals, clients,
+    routes, policies, upstreams, refusals, weakened, clients,
 )  # fmt: skip
 
 

@@ -275,3 +275,16 @@ def test_table_on_a_terminal_and_plain_lines_elsewhere(config: Path) -> None:
 def test_every_check_reports_something_for_a_running_guard(config: Path) -> None:
     """Except the upstreams, which are started only on request and named only when they fail."""
     assert len(doctor(config)[1]) == len(CHECKS) - 1
+
+
+def test_settings_that_switch_off_a_guarantee_are_reported(config: Path) -> None:
+    assert doctor(config)[1]["settings"]["level"] == "ok"
+    text = config.read_text().replace("[guard]\n", '[guard]\nmode = "observe"\n')
+    config.write_text(text)
+    assert "recorded, and made" in doctor(config)[1]["settings"]["what"]
+    text = text.replace("[guard]\n", "[guard]\nunsafe_skip_fsync = true\n")
+    config.write_text(text.replace("[upstreams.up]\n", '[upstreams.up]\nunsafe_unpinned = ["/description"]\n'))
+    listed = json.loads(cli("doctor", "--json", "--config", str(config), check=False).stdout)
+    findings = " ".join(finding["what"] for finding in listed if finding["check"] == "settings")
+    for text in ("`guard.unsafe_skip_fsync`", "`upstreams.up.unsafe_unpinned`"):
+        assert text in findings
