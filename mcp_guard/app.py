@@ -117,7 +117,8 @@ def serve_http(settings: Settings) -> None:
 
 
 async def _serve_http(runtime: Runtime, serve: ServeSettings) -> None:
-    from mcp_guard.downstream.http.server import HttpServer, listen
+    from mcp_guard.downstream.http.server import listen
+    from mcp_guard.inbound import HttpServer
 
     sessions = _http_sessions(runtime, serve)
     listener, unix_server, stopping = listen(serve), _unix_server(runtime, serve), asyncio.Event()

@@ -49,8 +49,7 @@ def listen(port: int) -> list[socket.socket]:
 
 
 async def serve(settings: Settings, options: argparse.Namespace) -> None:
-    import uvicorn
-
+    from mcp_guard.inbound import HttpServer
     from mcp_guard.notify.delivery import NotificationDispatcher
     from mcp_guard.web.inbox import Inbox
     from mcp_guard.web.passkeys import Passkeys
@@ -63,10 +62,9 @@ async def serve(settings: Settings, options: argparse.Namespace) -> None:
         import webbrowser
 
         webbrowser.open(settings.inbox)
-    config = uvicorn.Config(inbox.app(), log_level="warning", access_log=False, server_header=False, lifespan="off")
     dispatcher = NotificationDispatcher(writer, settings.routes, settings.notifiers, settings.inbox)
     async with asyncio.TaskGroup() as tasks:
         carrying = tasks.create_task(dispatcher.run())
-        await uvicorn.Server(config).serve(sockets=sockets)
+        await HttpServer(inbox.app()).serve(sockets=sockets)
         carrying.cancel()
     print_text("the inbox is closed", file=sys.stderr)

@@ -1,0 +1,260 @@
+"""The HTTP server of `serve` and of the inbox: uvicorn, with time limits and a cap on connections.
+
+uvicorn keeps a connection that never finishes its request for ever, and has no bound on a request's headers. Here every
+connection that waits for its client has a deadline, and there are never more of them than descriptors allow. What is
+answered at the moment is left alone: how long an answer takes is the application's affair.
+"""
+
+import asyncio
+import resource
+import signal
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Any
+
+import uvicorn
+from starlette.applications import Starlette
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.server import ServerState
+
+KEEP_ALIVE_SECONDS = 65
+"""Longer than clients keep an idle connection, so that none makes a request on one that we are about to close."""
+SHUTDOWN_SECONDS = 5
+MAX_HEADER_BYTES = 64 * 1024
+MAX_HEADERS = 200
+MAX_CONNECTIONS = 1000
+BACKLOG = 64
+"""asyncio accepts so many connections before it handles the first, so it counts against the descriptors as well."""
+TICKS_PER_CHECK = 10
+"""uvicorn ticks ten times a second."""
+REQUEST_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
+UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\ncontent-length: 0\r\nconnection: close\r\nretry-after: 5\r\n\r\n"
+
+
+@dataclass(frozen=True, slots=True)
+class Patience:
+    """How many seconds a client may take.
+
+    - `headers`: for the headers of a request, and to begin its first request.
+    - `body`: for a body, beyond what `body_rate` (bytes a second) allows for its size.
+    - `unwanted_body`: to go on with a body after it has had its answer.
+    - `write`: to read what it is sent, beyond what `write_rate` (bytes a second) allows for its size.
+    - `keep_alive`: to make another request.
+    """
+
+    headers: float = 15
+    body: float = 30
+    body_rate: float = 8 * 1024
+    unwanted_body: float = 5
+    write: float = 60
+    write_rate: float = 32 * 1024
+    keep_alive: int = KEEP_ALIVE_SECONDS
+
+
+def connection_limit(max_connections: int = MAX_CONNECTIONS) -> int:
+    """At most half of the process's file descriptors: upstreams, the ledger and logs need the others."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return max_connections if soft == resource.RLIM_INFINITY else max(1, min(max_connections, soft // 2))
+
+
+class HttpServer(uvicorn.Server):
+    """Serves one application. Stopping it leaves the process running, if `stop_on_signals` was called."""
+
+    def __init__(
+        self, app: Starlette, *, max_connections: int = MAX_CONNECTIONS, patience: Patience = Patience()
+    ) -> None:
+        super().__init__(HttpConfig(app, connection_limit(max_connections), patience))
+        self._stops_on_signals = False
+
+    def stop_on_signals(self) -> None:
+        """From now on, SIGTERM and SIGINT make `serve` return."""
+        self._stops_on_signals = True
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, self.handle_exit, number, None)
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """Overrides uvicorn's, which raises the signal again once it has stopped serving. That would end the process
+        before the sessions' upstreams have ended and the ledger says so."""
+        if self._stops_on_signals:
+            yield
+        else:
+            with super().capture_signals():
+                yield
+
+    async def on_tick(self, counter: int) -> bool:
+        if counter % TICKS_PER_CHECK == 0:
+            now = asyncio.get_running_loop().time()
+            for connection in tuple(self.server_state.connections):
+                if isinstance(connection, HttpConnection):
+                    connection.check_deadlines(now)
+        return await super().on_tick(counter)
+
+
+class HttpConfig(uvicorn.Config):
+    """uvicorn's configuration, and what it has none for."""
+
+    def __init__(self, app: Starlette, max_connections: int, patience: Patience) -> None:
+        super().__init__(
+            app,
+            http=HttpConnection,
+            ws="none",
+            backlog=BACKLOG,
+            log_level="error",  # warnings are about requests, and whoever sends bad ones could fill the log
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            lifespan="off",
+            timeout_graceful_shutdown=SHUTDOWN_SECONDS,
+            timeout_keep_alive=patience.keep_alive,
+        )
+        self.max_connections = max_connections
+        self.patience = patience
+
+
+class Incoming(Enum):
+    """What the client is to send next."""
+
+    REQUEST = auto()
+    HEADERS = auto()
+    BODY = auto()
+
+
+class HttpConnection(HttpToolsProtocol):
+    """One connection, which ends if its client keeps it waiting too long."""
+
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        super().__init__(config, server_state, app_state, _loop)
+        assert isinstance(config, HttpConfig)
+        self.max_connections, self.patience = config.max_connections, config.patience
+        self._incoming = Incoming.REQUEST
+        self._since = self.loop.time()
+        """When `_incoming` became what it is."""
+        self._header_bytes = 0
+        self._body_bytes = 0
+        self._write_deadline: float | None = None
+        """When the client must have read what it is sent; None while it keeps up."""
+
+    # What the client sends
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        super().connection_made(transport)
+        if len(self.connections) > self.max_connections and not self._make_room():
+            transport.write(UNAVAILABLE)
+            self.connections.discard(self)
+            transport.close()
+
+    def _make_room(self) -> bool:
+        """Close the connections of which the most come from one address and which are owed no answer, oldest first.
+
+        Returns False if every other connection is owed one.
+        """
+        others = [other for other in self.connections if isinstance(other, HttpConnection) and other is not self]
+        idle = [other for other in others if not other.is_unanswered]
+        if not idle:
+            return False
+        [(address, _)] = Counter(other.address for other in idle).most_common(1)
+        oldest = sorted((other for other in idle if other.address == address), key=lambda other: other._since)
+        for other in oldest[: 1 + self.max_connections // 16]:
+            self.connections.discard(other)
+            other.transport.abort()
+        return True
+
+    @property
+    def address(self) -> str:
+        return self.client[0] if self.client else ""
+
+    @property
+    def is_unanswered(self) -> bool:
+        """Whether a request whose headers are complete has no complete answer yet."""
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def data_received(self, data: bytes) -> None:
+        if self._incoming is not Incoming.BODY:
+            self._header_bytes += len(data)
+        super().data_received(data)
+        if self._incoming is not Incoming.BODY and self._header_bytes > MAX_HEADER_BYTES:
+            self._refuse(REQUEST_TIMEOUT.replace(b"408 Request Timeout", b"431 Request Header Fields Too Large"))
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._expect(Incoming.HEADERS)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._incoming is Incoming.BODY:
+            return  # a trailer; the application has had the headers
+        if len(self.headers) >= MAX_HEADERS:
+            raise ValueError("too many headers")  # httptools makes an HttpParserError of it
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        self._body_bytes = 0
+        self._expect(Incoming.BODY)
+
+    def on_body(self, body: bytes) -> None:
+        self._body_bytes += len(body)
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        super().on_message_complete()
+        self._header_bytes = 0
+        self._expect(Incoming.REQUEST)
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._since = self.loop.time()
+
+    def _expect(self, incoming: Incoming) -> None:
+        self._incoming = incoming
+        self._since = self.loop.time()
+
+    # What the client reads
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        size = self.transport.get_write_buffer_size()
+        self._write_deadline = self.loop.time() + self.patience.write + size / self.patience.write_rate
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self._write_deadline = None
+
+    # Deadlines
+
+    def check_deadlines(self, now: float) -> None:
+        """Close the connection if its client has kept it waiting too long."""
+        if self.transport.is_closing():
+            if self._write_deadline is None:
+                self._write_deadline = now + self.patience.write
+        elif now > self._since + self._allowed_seconds() and not self.flow.read_paused:
+            self._refuse(REQUEST_TIMEOUT)
+        if self._write_deadline is not None and now > self._write_deadline:
+            self.transport.abort()
+
+    def _allowed_seconds(self) -> float:
+        """How long the client may take with what it is to send next."""
+        patience = self.patience
+        if self._incoming is Incoming.HEADERS:
+            return patience.headers
+        if self._incoming is Incoming.BODY:
+            allowed = patience.body + self._body_bytes / patience.body_rate
+            return allowed if self.is_unanswered else patience.unwanted_body
+        if self.is_unanswered:
+            return float("inf")
+        return patience.headers if self.cycle is None else patience.keep_alive
+
+    def _refuse(self, response: bytes) -> None:
+        if not self.is_unanswered and not self.transport.is_closing():
+            self.transport.write(response)
+        self.transport.close()
