@@ -8,6 +8,7 @@ answered at the moment is left alone: how long an answer takes is the applicatio
 import asyncio
 import resource
 import signal
+import socket
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,8 +27,9 @@ SHUTDOWN_SECONDS = 5
 MAX_HEADER_BYTES = 64 * 1024
 MAX_HEADERS = 200
 MAX_CONNECTIONS = 1000
-BACKLOG = 64
-"""asyncio accepts so many connections before it handles the first, so it counts against the descriptors as well."""
+BACKLOG = 512
+"""How many connections may wait to be accepted."""
+MAX_ACCEPTED_AT_ONCE = 64
 TICKS_PER_CHECK = 10
 """uvicorn ticks ten times a second."""
 REQUEST_TIMEOUT = b"HTTP/1.1 408 Request Timeout\r\ncontent-length: 0\r\nconnection: close\r\n\r\n"
@@ -54,10 +56,20 @@ class Patience:
     keep_alive: int = KEEP_ALIVE_SECONDS
 
 
-def connection_limit(max_connections: int = MAX_CONNECTIONS) -> int:
-    """At most half of the process's file descriptors: upstreams, the ledger and logs need the others."""
-    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    return max_connections if soft == resource.RLIM_INFINITY else max(1, min(max_connections, soft // 2))
+@dataclass(frozen=True, slots=True)
+class ConnectionLimits:
+    """How many connections may be open, and how many asyncio accepts before it handles the first of them."""
+
+    open: int
+    accepted_at_once: int
+
+    @classmethod
+    def of_process(cls, max_connections: int = MAX_CONNECTIONS) -> "ConnectionLimits":
+        """At most half of the process's file descriptors: upstreams, the ledger and logs need the others."""
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft == resource.RLIM_INFINITY:
+            return cls(max_connections, MAX_ACCEPTED_AT_ONCE)
+        return cls(max(1, min(max_connections, soft // 2)), max(1, min(MAX_ACCEPTED_AT_ONCE, soft // 16)))
 
 
 class HttpServer(uvicorn.Server):
@@ -66,7 +78,7 @@ class HttpServer(uvicorn.Server):
     def __init__(
         self, app: Starlette, *, max_connections: int = MAX_CONNECTIONS, patience: Patience = Patience()
     ) -> None:
-        super().__init__(HttpConfig(app, connection_limit(max_connections), patience))
+        super().__init__(HttpConfig(app, ConnectionLimits.of_process(max_connections), patience))
         self._stops_on_signals = False
 
     def stop_on_signals(self) -> None:
@@ -85,6 +97,11 @@ class HttpServer(uvicorn.Server):
             with super().capture_signals():
                 yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)
+
     async def on_tick(self, counter: int) -> bool:
         if counter % TICKS_PER_CHECK == 0:
             now = asyncio.get_running_loop().time()
@@ -97,12 +114,12 @@ class HttpServer(uvicorn.Server):
 class HttpConfig(uvicorn.Config):
     """uvicorn's configuration, and what it has none for."""
 
-    def __init__(self, app: Starlette, max_connections: int, patience: Patience) -> None:
+    def __init__(self, app: Starlette, limits: ConnectionLimits, patience: Patience) -> None:
         super().__init__(
             app,
             http=HttpConnection,
             ws="none",
-            backlog=BACKLOG,
+            backlog=limits.accepted_at_once,  # asyncio has one setting for this and the queue
             log_level="error",  # warnings are about requests, and whoever sends bad ones could fill the log
             access_log=False,
             server_header=False,
@@ -111,7 +128,7 @@ class HttpConfig(uvicorn.Config):
             timeout_graceful_shutdown=SHUTDOWN_SECONDS,
             timeout_keep_alive=patience.keep_alive,
         )
-        self.max_connections = max_connections
+        self.max_connections = limits.open
         self.patience = patience
 
 

@@ -11,7 +11,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
-from mcp_guard.inbound import MAX_HEADERS, HttpServer, Patience, connection_limit
+from mcp_guard.inbound import MAX_HEADERS, ConnectionLimits, HttpServer, Patience
 
 QUICK = Patience(headers=0.3, body=0.3, body_rate=1e9, unwanted_body=0.3, write=0.5, write_rate=1e9, keep_alive=1)
 HEAD = b"POST / HTTP/1.1\r\nhost: x\r\n"
@@ -190,6 +190,6 @@ async def test_a_connection_that_is_owed_an_answer_is_never_closed_for_another()
 
 def test_the_cap_leaves_half_of_the_descriptors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("resource.getrlimit", lambda _: (256, 4096))
-    assert connection_limit() == 128
+    assert ConnectionLimits.of_process() == ConnectionLimits(128, 16)
     monkeypatch.setattr("resource.getrlimit", lambda _: (1_000_000, 1_000_000))
-    assert connection_limit() == 1000
+    assert ConnectionLimits.of_process() == ConnectionLimits(1000, 64)

@@ -45,11 +45,12 @@ def serving(port: int, more: str = "") -> str:
 
 @dataclass
 class Served:
-    """`mcp-guard serve` for a configuration with `[serve]` on `port`."""
+    """`mcp-guard serve` for a configuration with `[serve]` on `port`, with at most so many file descriptors."""
 
     config: Path
     port: int
     notes: str = ""
+    descriptors: int | None = None
 
     @property
     def url(self) -> str:
@@ -57,6 +58,8 @@ class Served:
 
     def __enter__(self) -> Self:
         words = command("serve", "--config", str(self.config))
+        if self.descriptors is not None:
+            words = ["sh", "-c", f'ulimit -n {self.descriptors}; exec "$@"', "sh", *words]
         self.process = subprocess.Popen(words, stderr=subprocess.PIPE, text=True)
         assert self.process.stderr is not None
         for note in self.process.stderr:

@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
@@ -81,7 +81,7 @@ class HttpApp:
             Route(well_known + self.path, self.authenticator.metadata),
             Route("/health", self.health),
         ]
-        handlers = {HTTPException: _refuse, SessionLimitReached: _refuse_for_limit}
+        handlers = {HTTPException: _refuse, SessionLimitReached: _refuse_for_limit, ClientDisconnect: _drop}
         return Starlette(routes=routes, exception_handlers=handlers)
 
     def _authenticated(
@@ -342,6 +342,11 @@ async def _refuse(_: Request, failure: Exception) -> Response:
     code = PARSE_ERROR if isinstance(failure, UnreadableBody) else INVALID_REQUEST
     body = {"jsonrpc": "2.0", "id": None, **error(code, failure.detail)}
     return JSONResponse(body, failure.status_code, headers=failure.headers)
+
+
+async def _drop(_: Request, __: Exception) -> Response:
+    """The client has gone in the middle of its request. Nobody reads this."""
+    return Response(status_code=400)
 
 
 async def _refuse_for_limit(request: Request, _: Exception) -> Response:
