@@ -2,6 +2,7 @@
 
 import argparse
 import asyncio
+import errno
 import socket
 import sys
 
@@ -30,20 +31,26 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def listen(port: int) -> list[socket.socket]:
-    """Listen on loopback, on IPv4 and IPv6 if available: `localhost` may mean either. Raises: ConfigError."""
+    """Listen on loopback, on IPv4, and on IPv6 if the machine has it: `localhost` may mean either, so whoever else has
+    the port on one of them could be taken for the inbox. Raises: ConfigError."""
     sockets = []
     for family, address in ((socket.AF_INET, "127.0.0.1"), (socket.AF_INET6, "::1")):
         try:
-            listener = socket.socket(family, socket.SOCK_STREAM)
+            listener = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
+        except OSError:
+            continue  # a kernel without IPv6
+        try:
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.bind((address, port))
             listener.listen(128)  # a client may connect before the server is up
             sockets.append(listener)
         except OSError as error:
             listener.close()
-            if family == socket.AF_INET:
+            if family == socket.AF_INET or error.errno != errno.EADDRNOTAVAIL:
+                for other in sockets:
+                    other.close()
                 raise ConfigError(
-                    f"cannot listen on port {port}: {error.strerror}", "set inbox.port to a free port"
+                    f"cannot listen on {address} port {port}: {error.strerror}", "set inbox.port to a free port"
                 ) from None
     return sockets
 

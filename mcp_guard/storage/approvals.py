@@ -210,6 +210,9 @@ class ApprovalQueries(Queries):
     def add_sign_in(self, code: str, approver: str, expires: Micros) -> None:
         self._run("INSERT INTO sign_in VALUES (?, ?, ?)", (code, approver, expires))
 
+    def has_sign_in(self, code: str) -> bool:
+        return self._run("SELECT 1 FROM sign_in WHERE code = ?", (code,)).fetchone() is not None
+
     def take_sign_in(self, code: str, now: Micros) -> str | None:
         """The approver whose code it is; it is gone afterwards."""
         row = self._run("DELETE FROM sign_in WHERE code = ? RETURNING approver, expires", (code,)).fetchone()

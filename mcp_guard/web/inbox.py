@@ -1,10 +1,11 @@
 """The inbox as a Starlette application.
 
-Every change requires a signed-in approver, the token of their page, and the inbox's own origin.
+Whatever shows or changes something requires the token of a signed-in approver's session, in the `authorization` header.
+A page requested without it, as a browser requests it, is a shell without data, whose script fetches the same address
+with the token.
 """
 
-import hashlib
-from collections.abc import Awaitable, Callable
+import asyncio
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import jinja2
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
+from starlette.responses import HTMLResponse, JSONResponse, Response
 from starlette.routing import Mount, Route
 from starlette.staticfiles import StaticFiles
 
@@ -26,7 +27,7 @@ from mcp_guard.ledger.approvals.sign_in_codes import take_code
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.storage.approvals import ApproverKey
 from mcp_guard.web.passkeys import Passkeys, evidence
-from mcp_guard.web.sessions import COOKIE, LIFETIME, BrowserSession, BrowserSessions
+from mcp_guard.web.sessions import BrowserSession, BrowserSessions
 from mcp_guard.web.view import ApprovalCard, format_minute, group_cards, make_card, plain, policy_texts
 
 HERE = Path(__file__).parent
@@ -34,7 +35,7 @@ HISTORY_LENGTH = 100
 HEADERS = {
     "content-security-policy": (
         "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; "
-        "form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+        "form-action 'none'; base-uri 'none'; frame-ancestors 'none'"
     ),
     "x-frame-options": "DENY",
     "x-content-type-options": "nosniff",
@@ -43,7 +44,13 @@ HEADERS = {
     "cross-origin-resource-policy": "same-origin",
     "cache-control": "no-store",
 }
-Handler = Callable[[Request], Awaitable[Response]]
+SIGNED_OUT = HTTPException(401, "sign in again", {"www-authenticate": "Bearer"})
+MAX_BODY_BYTES = 16 * 1024
+"""Of any request. A passkey's answer is about 1 KiB, a rationale at most 8."""
+BODY_SECONDS = 5
+KILL_SERVICE_WORKER = """self.addEventListener("install", () => self.skipWaiting());
+self.addEventListener("activate", (event) => event.waitUntil(self.registration.unregister()));
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,13 +73,31 @@ class Inbox:
         return self.votes.writer.now()
 
     def viewer(self, request: Request) -> BrowserSession | None:
-        return self.sessions.find_session(request.cookies.get(COOKIE), self.now())
+        """The session whose token the request carries; None if it carries none.
+
+        Raises: HTTPException if the session has ended.
+        """
+        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        if not token:
+            return None
+        session = self.sessions.find_session(token, self.now()) if scheme.lower() == "bearer" else None
+        if session is None or not self._is_in_force(session):
+            self.sessions.close(token)
+            raise SIGNED_OUT
+        return session
+
+    def _is_in_force(self, session: BrowserSession) -> bool:
+        """Whether they are still an approver, and none of their keys was removed since they signed in."""
+        return session.approver in self.votes.people and self._removed_keys(session.approver) == session.removed_keys
+
+    def _removed_keys(self, approver: str) -> int:
+        return sum(key.approver == approver and key.removed is not None for key in self.keys())
 
     def signed_in(self, request: Request) -> BrowserSession:
-        """Raises: HTTPException unless the request comes from a page of a signed-in viewer."""
+        """Raises: HTTPException unless the request carries the token of a session."""
         viewer = self.viewer(request)
-        if viewer is None or request.headers.get("x-csrf-token") != viewer.csrf:
-            raise HTTPException(403, "sign in again")
+        if viewer is None:
+            raise SIGNED_OUT
         return viewer
 
     def keys(self) -> list[ApproverKey]:
@@ -85,41 +110,45 @@ class Inbox:
 
     # Pages
 
-    def page(self, name: str, viewer: BrowserSession | None, **values: Any) -> HTMLResponse:
+    def page(self, name: str, viewer: BrowserSession | None, status: int = 200, **values: Any) -> HTMLResponse:
         who = self.votes.people.get(viewer.approver, viewer.approver) if viewer else ""
         return HTMLResponse(
-            self.pages.get_template(name).render(viewer=viewer, who=who, format_minute=format_minute, **values)
+            self.pages.get_template(name).render(viewer=viewer, who=who, format_minute=format_minute, **values), status
         )
 
     def cards(self, viewer: BrowserSession, approvals: list[Approval]) -> list[ApprovalCard]:
         now = self.now()
         return [make_card(approval, now, viewer.approver) for approval in approvals]
 
-    async def sign_in_page(self, request: Request) -> Response:
-        return RedirectResponse("/", 303) if self.viewer(request) else self.page("sign_in.html", None)
+    def shell(self) -> Response:
+        return self.page("shell.html", None)
+
+    async def sign_in_page(self, _: Request) -> Response:
+        return self.page("sign_in.html", None)
 
     async def show_list(self, request: Request) -> Response:
-        if (viewer := self.viewer(request)) is None:
-            return RedirectResponse("/sign-in", 303)
+        is_partial = request.query_params.get("part") == "list"
+        viewer = self.signed_in(request) if is_partial else self.viewer(request)
+        if viewer is None:
+            return self.shell()
         requested = self.votes.writer.read(lambda store: store.approvals([ApprovalState.REQUESTED]))
         cards = [card for card in self.cards(viewer, requested) if card.state == "requested"]
         grants = self.votes.writer.read(lambda store: store.grants(state="active"))
         active = [grant for grant in grants if self.now() < grant.expires]
-        is_partial = request.query_params.get("part") == "list"
         has_passkey = bool(self.passkeys_of(viewer))
         template = "list_part.html" if is_partial else "list.html"
-        values = {"groups": group_cards(cards), "count": len(cards), "grants": active, "has_passkey": has_passkey}
-        return self.page(template, viewer, **values)
+        groups, count = group_cards(cards), len(cards)
+        return self.page(template, viewer, groups=groups, count=count, grants=active, has_passkey=has_passkey)
 
     async def show_history(self, request: Request) -> Response:
         if (viewer := self.viewer(request)) is None:
-            return RedirectResponse("/sign-in", 303)
+            return self.shell()
         cards = self.cards(viewer, self.votes.writer.read(lambda store: store.latest_approvals(HISTORY_LENGTH)))
         return self.page("history.html", viewer, cards=[card for card in cards if card.state != "requested"])
 
     async def show_request(self, request: Request) -> Response:
         if (viewer := self.viewer(request)) is None:
-            return RedirectResponse("/sign-in", 303)
+            return self.shell()
         approval = self._find_approval(request)
         read = self.votes.writer.read
         return self.page(
@@ -140,44 +169,35 @@ class Inbox:
         return row[0]
 
     async def state(self, request: Request) -> Response:
-        if self.viewer(request) is None:
-            raise HTTPException(403, "sign in again")
+        self.signed_in(request)
         return JSONResponse({"state": str(self._find_approval(request).state)})
 
     # Sign-in and sign-out
 
     async def sign_in_with_code(self, request: Request) -> Response:
-        form = parse_qs((await request.body())[:1000].decode(errors="replace"))
+        form = parse_qs((await request.body()).decode(errors="replace"))
         approver = take_code(self.votes.writer, form.get("code", [""])[0])
         if approver is None or approver not in self.votes.people:
-            return self.page(
-                "sign_in.html", None, problem="This code is invalid, already used, or older than ten minutes."
-            )
-        return self._welcome(RedirectResponse("/", 303), approver)
+            raise HTTPException(403, "This code is invalid, already used, or older than ten minutes.")
+        return self._welcome(approver)
 
-    async def sign_in_options(self, request: Request) -> Response:
+    async def sign_in_options(self, _: Request) -> Response:
         return JSONResponse(self.passkeys.sign_in_options(self.now()))
 
     async def sign_in_with_passkey(self, request: Request) -> Response:
-        credential = await _json(request)
-        key, _, count = self.passkeys.answer(credential, self.keys(), self.now(), "sign in")
+        key, count = self.passkeys.sign_in(await _json(request), self.keys(), self.now())
         if key.approver not in self.votes.people:
             raise ApprovalError(f"`{key.approver}` is no longer an approver")
         self._record_use(key, count)
-        return self._welcome(JSONResponse({"go": "/"}), key.approver)
+        return self._welcome(key.approver)
 
-    def _welcome(self, response: Response, approver: str) -> Response:
-        token = self.sessions.open(approver, self.now())
-        age = LIFETIME // 1_000_000
-        response.set_cookie(COOKIE, token, max_age=age, httponly=True, samesite="strict", path="/")
-        return response
+    def _welcome(self, approver: str) -> Response:
+        return JSONResponse({"token": self.sessions.open(approver, self.now(), self._removed_keys(approver))})
 
     async def sign_out(self, request: Request) -> Response:
         self.signed_in(request)
-        self.sessions.close(request.cookies.get(COOKIE))
-        response = JSONResponse({"go": "/sign-in"})
-        response.delete_cookie(COOKIE, path="/")
-        return response
+        self.sessions.close(request.headers["authorization"].partition(" ")[2])
+        return JSONResponse({})
 
     # Passkeys
 
@@ -185,11 +205,11 @@ class Inbox:
         viewer = self.signed_in(request)
         name = self.votes.people[viewer.approver]
         existing = [key for key in self.keys() if key.approver == viewer.approver]
-        return JSONResponse(self.passkeys.registration(viewer.approver, name, existing, self.now()))
+        return JSONResponse(self.passkeys.registration(viewer, name, existing, self.now()))
 
     async def enrol_passkey(self, request: Request) -> Response:
         viewer = self.signed_in(request)
-        new = self.passkeys.register(await _json(request), viewer.approver, self.now())
+        new = self.passkeys.register(await _json(request), viewer, self.now())
         enrol(self.votes.writer, Approver(viewer.approver, self.votes.people[viewer.approver]), new)
         return JSONResponse({"go": "/"})
 
@@ -200,7 +220,7 @@ class Inbox:
     # Decisions
 
     async def decide_options(self, request: Request) -> Response:
-        """Prepare the statement to sign. Its SHA-256 is the passkey's challenge."""
+        """Prepare the statement to sign."""
         viewer, body = self.signed_in(request), await _json(request)
         verdict = body.get("verdict")
         if verdict not in ("approve", "deny"):
@@ -214,13 +234,12 @@ class Inbox:
         )
         if not (passkeys := self.passkeys_of(viewer)):
             raise ApprovalError("you have no passkey yet", "enrol one first")
-        challenge = hashlib.sha256(statement.text()).digest()
-        return JSONResponse(self.passkeys.ask(challenge, passkeys, self.now(), "decide", statement))
+        return JSONResponse(self.passkeys.ask(viewer, statement.text(), passkeys, self.now(), "decide", statement))
 
     async def decide(self, request: Request) -> Response:
         viewer, credential = self.signed_in(request), await _json(request)
-        key, subject, count = self.passkeys.answer(credential, self.keys(), self.now(), "decide")
-        statement: VoteStatement = subject
+        key, statement, count = self.passkeys.answer(credential, viewer, self.keys(), self.now(), "decide")
+        assert isinstance(statement, VoteStatement)
         if statement.approver != viewer.approver or key.approver != viewer.approver:
             raise ApprovalError("the passkey belongs to another approver")
         if statement.approval != request.path_params["id"]:
@@ -255,15 +274,23 @@ class Inbox:
             Mount("/static", StaticFiles(directory=HERE / "static")),
         ]
         app = Starlette(
-            routes=routes, exception_handlers={GuardError: _answer_guard_error, HTTPException: _answer_http_error}
+            routes=routes, exception_handlers={GuardError: _answer_guard_error, HTTPException: self._answer_http_error}
         )
-        app.add_middleware(SameOriginMiddleware, origin=self.origin)
+        app.add_middleware(BodyMiddleware)
+        app.add_middleware(SameOriginMiddleware, origin=self.origin)  # the outer one
         return app
+
+    async def _answer_http_error(self, request: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        if request.method == "GET" and error.status_code == 404 and self.viewer(request) is not None:
+            return self.page("error.html", self.viewer(request), 404, problem=error.detail)
+        return JSONResponse({"problem": error.detail, "hint": ""}, error.status_code, error.headers)
 
 
 class SameOriginMiddleware:
     """Protects the pages: it answers for one host only (against DNS rebinding), accepts changes only from the pages
-    themselves (against cross-site request forgery), and forbids other pages to frame or read them."""
+    themselves, forbids other pages to frame or read them, and removes service workers: it has none, so one that asks
+    for an update was left by another server that listened on this port."""
 
     def __init__(self, app: Any, origin: str) -> None:
         self._app = app
@@ -284,9 +311,49 @@ class SameOriginMiddleware:
         refused: Response | None = None
         if headers.get(b"host") != self._host:
             refused = Response(f"host not allowed; this is {self._origin.decode()}", 421)
+        elif headers.get(b"service-worker") == b"script":
+            refused = Response(KILL_SERVICE_WORKER, media_type="text/javascript")
         elif scope["method"] not in ("GET", "HEAD") and headers.get(b"origin") != self._origin:
             refused = Response("origin not allowed: this change did not come from a page of the inbox", 403)
         await (refused or self._app)(scope, receive, with_headers)
+
+
+class BodyMiddleware:
+    """Reads the body of each change before anything else looks at it: at most `MAX_BODY_BYTES` in `BODY_SECONDS`."""
+
+    def __init__(self, app: Any) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
+            await self._app(scope, receive, send)
+            return
+        body, problem = b"", None
+        try:
+            async with asyncio.timeout(BODY_SECONDS):
+                while True:
+                    message = await receive()
+                    if message["type"] == "http.disconnect":
+                        return
+                    body += message.get("body", b"")
+                    if len(body) > MAX_BODY_BYTES:
+                        problem = 413, f"the body must have at most {MAX_BODY_BYTES} bytes"
+                        break
+                    if not message.get("more_body"):
+                        break
+        except TimeoutError:
+            problem = 408, f"the body did not arrive within {BODY_SECONDS} s"
+        if problem is not None:
+            status, text = problem
+            answer = JSONResponse({"problem": text, "hint": ""}, status, {"connection": "close"})
+            await answer(scope, receive, send)
+            return
+        messages = iter([{"type": "http.request", "body": body, "more_body": False}])
+
+        async def replay() -> Any:
+            return next(messages, None) or await receive()
+
+        await self._app(scope, replay, send)
 
 
 def _read_terms(terms: Any) -> GrantTerms | None:
@@ -313,10 +380,3 @@ async def _json(request: Request) -> Json:
 async def _answer_guard_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, GuardError)
     return JSONResponse({"problem": error.message, "hint": error.hint}, 409)
-
-
-async def _answer_http_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, HTTPException)
-    if request.method == "GET" and "text/html" in request.headers.get("accept", ""):
-        return Response(error.detail, error.status_code)
-    return JSONResponse({"problem": error.detail, "hint": ""}, error.status_code)

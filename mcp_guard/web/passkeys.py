@@ -1,11 +1,13 @@
 """Passkeys (WebAuthn, by the `webauthn` package): enrolment, sign-in, and signing a statement.
 
-A challenge can be answered once, within a few minutes, and only for its purpose. The challenge of a decision is the
-SHA-256 of the statement, so the assertion is the approver's signature over the statement and is recorded as such.
+The challenge of a signature is the SHA-256 of the statement, so the assertion is the approver's signature over the
+statement and is recorded as such. Challenges for a signed-in approver belong to their session. Those for signing in are
+sealed and kept nowhere, so that asking for many of them takes nothing from anybody.
 """
 
 import base64
 import hashlib
+import hmac
 import json
 import secrets
 from dataclasses import dataclass, field
@@ -14,7 +16,6 @@ from typing import Any
 import webauthn
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from webauthn import helpers
-from webauthn.helpers.exceptions import WebAuthnException
 from webauthn.helpers.structs import (
     AuthenticatorSelectionCriteria,
     PublicKeyCredentialDescriptor,
@@ -26,35 +27,39 @@ from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.ledger.approvals.approver_keys import NewKey
 from mcp_guard.storage.approvals import ApproverKey
+from mcp_guard.web.sessions import CHALLENGE_LIFETIME, BrowserSession
 
-LIFETIME = 5 * 60 * 1_000_000
-MAX_OPEN = 1000
+NONCE_BYTES, TIME_BYTES = 16, 8
 
 
-@dataclass
-class Challenges:
-    """Challenges that have not been answered yet, each with its time, purpose and subject."""
+@dataclass(frozen=True, slots=True)
+class SignInChallenges:
+    """Challenges for signing in: nonce, time, and an HMAC-SHA256 over both with a key of this process. Only those that
+    were answered are remembered, until they expire. At 56 bytes, none can be the SHA-256 of a statement."""
 
-    open: dict[bytes, tuple[Micros, str, Any]] = field(default_factory=dict)
+    _secret: bytes = field(default_factory=lambda: secrets.token_bytes(32))
+    _answered: dict[bytes, Micros] = field(default_factory=dict)
 
-    def add(self, challenge: bytes, now: Micros, purpose: str, subject: Any = None) -> None:
-        for expired in [challenge for challenge, (at, *_) in self.open.items() if now - at > LIFETIME]:
-            del self.open[expired]
-        if len(self.open) >= MAX_OPEN:
-            raise ApprovalError("too many unanswered challenges", "wait a few minutes")
-        self.open[challenge] = (now, purpose, subject)
+    def make(self, now: Micros) -> bytes:
+        signed = secrets.token_bytes(NONCE_BYTES) + now.to_bytes(TIME_BYTES)
+        return signed + self._seal(signed)
 
-    def take(self, credential: Json, now: Micros, purpose: str) -> tuple[bytes, Any]:
-        """Take out the challenge that this answers, with its subject. Raises: ApprovalError."""
-        try:
-            client = json.loads(helpers.base64url_to_bytes(credential["response"]["clientDataJSON"]))
-            challenge = helpers.base64url_to_bytes(client["challenge"])
-        except (KeyError, TypeError, ValueError) as error:
-            raise ApprovalError(f"not a valid passkey response: {type(error).__name__}") from None
-        at, expected_purpose, subject = self.open.pop(challenge, (0, "", None))
-        if expected_purpose != purpose or now - at > LIFETIME:
+    def check(self, challenge: bytes, now: Micros) -> None:
+        """Raises: ApprovalError unless it is ours, recent and not answered yet."""
+        signed, seal = challenge[: NONCE_BYTES + TIME_BYTES], challenge[NONCE_BYTES + TIME_BYTES :]
+        is_ours = hmac.compare_digest(seal, self._seal(signed))
+        at = int.from_bytes(signed[NONCE_BYTES:])
+        if not is_ours or challenge in self._answered or not 0 <= now - at <= CHALLENGE_LIFETIME:
             raise ApprovalError("the challenge has expired or was already answered", "try again")
-        return challenge, subject
+
+    def settle(self, challenge: bytes, now: Micros) -> None:
+        """It was answered by an enrolled passkey, and cannot be answered again."""
+        for expired in [old for old, at in self._answered.items() if now - at > CHALLENGE_LIFETIME]:
+            del self._answered[expired]
+        self._answered[challenge] = now
+
+    def _seal(self, signed: bytes) -> bytes:
+        return hmac.digest(self._secret, b"mcp-guard/sign-in/v1" + signed, "sha256")
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,32 +67,31 @@ class Passkeys:
     """Passkeys for one page. `origin` is `http://localhost:PORT`; the relying party is its host."""
 
     origin: str
-    challenges: Challenges = field(default_factory=Challenges)
+    sign_ins: SignInChallenges = field(default_factory=SignInChallenges)
     rp_id: str = "localhost"
 
     # Enrolment
 
-    def registration(self, approver: str, name: str, existing: list[ApproverKey], now: Micros) -> Json:
+    def registration(self, session: BrowserSession, name: str, existing: list[ApproverKey], now: Micros) -> Json:
         """Options for `navigator.credentials.create`."""
         options = webauthn.generate_registration_options(
             rp_id=self.rp_id,
             rp_name="mcp-guard",
-            user_name=approver,
+            user_name=session.approver,
             user_display_name=name,
-            user_id=hashlib.sha256(approver.encode()).digest(),
+            user_id=hashlib.sha256(session.approver.encode()).digest(),
             exclude_credentials=_descriptors(existing),
             authenticator_selection=AuthenticatorSelectionCriteria(
                 resident_key=ResidentKeyRequirement.REQUIRED, user_verification=UserVerificationRequirement.REQUIRED
             ),
         )
-        self.challenges.add(options.challenge, now, "enrol", approver)
+        session.add_challenge(options.challenge, now, "enrol", None)
         return _as_json(options)
 
-    def register(self, credential: Json, approver: str, now: Micros) -> NewKey:
-        """The key of a new passkey. Raises: ApprovalError."""
-        challenge, subject = self.challenges.take(credential, now, "enrol")
-        if subject != approver:
-            raise ApprovalError("the passkey was created for another approver")
+    def register(self, credential: Json, session: BrowserSession, now: Micros) -> NewKey:
+        """The key of a new passkey, which answers a challenge of this session. Raises: ApprovalError."""
+        challenge = _challenge_of(credential)
+        session.take_challenge(challenge, now, "enrol")
         try:
             registration = webauthn.verify_registration_response(
                 credential=credential,
@@ -96,10 +100,10 @@ class Passkeys:
                 expected_origin=self.origin,
                 require_user_verification=True,
             )
-        except WebAuthnException as error:
-            raise ApprovalError(f"the passkey was not accepted: {error}") from None
-        cose = helpers.decode_credential_public_key(registration.credential_public_key)
-        public = helpers.decoded_public_key_to_cryptography(cose)
+            cose = helpers.decode_credential_public_key(registration.credential_public_key)
+            public = helpers.decoded_public_key_to_cryptography(cose)
+        except Exception as error:  # the sender chooses these bytes: whatever a parser makes of them is a refusal
+            raise _not_accepted(error) from None
         details = {
             "rp_id": self.rp_id,
             "origin": self.origin,
@@ -109,27 +113,58 @@ class Passkeys:
         }
         return NewKey("webauthn", public.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo), details)
 
-    # Sign-in and decisions
+    # Signatures of a signed-in approver
 
-    def ask(self, challenge: bytes, keys: list[ApproverKey], now: Micros, purpose: str, subject: Any = None) -> Json:
-        """Options for `navigator.credentials.get`. Without keys, the browser offers its passkeys for this page."""
+    def ask(
+        self,
+        session: BrowserSession,
+        statement: bytes,
+        keys: list[ApproverKey],
+        now: Micros,
+        purpose: str,
+        subject: object,
+    ) -> Json:
+        """Options for `navigator.credentials.get`, by which one of these keys signs the statement."""
+        challenge = hashlib.sha256(statement).digest()
+        session.add_challenge(challenge, now, purpose, subject)
+        return self._request(challenge, keys)
+
+    def answer(
+        self, credential: Json, session: BrowserSession, keys: list[ApproverKey], now: Micros, purpose: str
+    ) -> tuple[ApproverKey, object, int]:
+        """The key that answered, what `ask` was given as `subject`, and the key's new signature count.
+
+        Raises: ApprovalError.
+        """
+        challenge = _challenge_of(credential)
+        subject = session.take_challenge(challenge, now, purpose)
+        key, count = self._verify(credential, challenge, keys)
+        return key, subject, count
+
+    # Sign-in
+
+    def sign_in_options(self, now: Micros) -> Json:
+        """Options for `navigator.credentials.get`. The browser offers its passkeys for this page."""
+        return self._request(self.sign_ins.make(now), [])
+
+    def sign_in(self, credential: Json, keys: list[ApproverKey], now: Micros) -> tuple[ApproverKey, int]:
+        """The key that answered, and its new signature count. Raises: ApprovalError."""
+        challenge = _challenge_of(credential)
+        self.sign_ins.check(challenge, now)
+        key, count = self._verify(credential, challenge, keys)
+        self.sign_ins.settle(challenge, now)
+        return key, count
+
+    def _request(self, challenge: bytes, keys: list[ApproverKey]) -> Json:
         options = webauthn.generate_authentication_options(
             rp_id=self.rp_id,
             challenge=challenge,
             allow_credentials=_descriptors(keys),
             user_verification=UserVerificationRequirement.REQUIRED,
         )
-        self.challenges.add(challenge, now, purpose, subject)
         return _as_json(options)
 
-    def sign_in_options(self, now: Micros) -> Json:
-        return self.ask(secrets.token_bytes(32), [], now, "sign in")
-
-    def answer(
-        self, credential: Json, keys: list[ApproverKey], now: Micros, purpose: str
-    ) -> tuple[ApproverKey, Any, int]:
-        """The key that answered, the challenge's subject, and the key's new signature count. Raises: ApprovalError."""
-        challenge, subject = self.challenges.take(credential, now, purpose)
+    def _verify(self, credential: Json, challenge: bytes, keys: list[ApproverKey]) -> tuple[ApproverKey, int]:
         key = next((key for key in keys if key.details.get("credential") == credential.get("id")), None)
         if key is None or key.removed is not None:
             raise ApprovalError("this passkey is not enrolled here", "sign in with a code and enrol it")
@@ -143,9 +178,9 @@ class Passkeys:
                 credential_current_sign_count=key.details["count"],
                 require_user_verification=True,
             )
-        except WebAuthnException as error:
-            raise ApprovalError(f"the passkey was not accepted: {error}") from None
-        return key, subject, verified.new_sign_count
+        except Exception as error:  # the sender chooses these bytes: whatever a parser makes of them is a refusal
+            raise _not_accepted(error) from None
+        return key, verified.new_sign_count
 
 
 def evidence(credential: Json) -> Json:
@@ -155,6 +190,19 @@ def evidence(credential: Json) -> Json:
     return {
         name: base64.b64encode(helpers.base64url_to_bytes(response[member])).decode() for name, member in parts.items()
     }
+
+
+def _challenge_of(credential: Json) -> bytes:
+    """The challenge that a response says it answers. Raises: ApprovalError."""
+    try:
+        client = json.loads(helpers.base64url_to_bytes(credential["response"]["clientDataJSON"]))
+        return helpers.base64url_to_bytes(client["challenge"])
+    except (KeyError, TypeError, ValueError, AttributeError, RecursionError) as error:
+        raise ApprovalError(f"not a valid passkey response: {type(error).__name__}") from None
+
+
+def _not_accepted(error: Exception) -> ApprovalError:
+    return ApprovalError(f"the passkey was not accepted: {error}", "try again")
 
 
 def _descriptors(keys: list[ApproverKey]) -> list[PublicKeyCredentialDescriptor]:

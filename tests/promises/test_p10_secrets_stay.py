@@ -137,12 +137,14 @@ def inbox_pages(config: Path) -> Iterator[bytes]:
         host = urlsplit(url).netloc
         with closing(http.client.HTTPConnection(host, timeout=10)) as connection:
             connection.request("POST", "/sign-in", f"code={code}", {"host": host, "origin": url})
-            cookie = connection.getresponse().headers["set-cookie"].split(";")[0]
+            token = json.loads(connection.getresponse().read())["token"]
         [waiting] = json.loads(cli("approvals", "list", "--json", "--config", str(config)).stdout)
         for path in ("/", "/history", f"/requests/{waiting['id']}"):
             with closing(http.client.HTTPConnection(host, timeout=10)) as connection:
-                connection.request("GET", path, headers={"host": host, "cookie": cookie})
-                yield connection.getresponse().read()
+                connection.request("GET", path, headers={"host": host, "authorization": f"Bearer {token}"})
+                reply = connection.getresponse()
+                assert reply.status == 200
+                yield reply.read()
 
 
 def test_secret_file_readable_by_others_prevents_start(tmp_path: Path) -> None:

@@ -179,9 +179,9 @@ def test_user_signs_out_and_in_again_with_a_passkey(on: InboxScenario, context: 
     page.get_by_role("button", name="Sign out").click()
     page.wait_for_url(f"{on.url}/sign-in")
     page.goto(f"{on.url}/history")
-    assert page.url == f"{on.url}/sign-in"
+    page.wait_for_url(f"{on.url}/sign-in")
     page.get_by_role("button", name="Sign in with a passkey").click()
-    page.wait_for_url(f"{on.url}/")
+    page.wait_for_url(f"{on.url}/history")  # where they wanted to go
     expect(page.get_by_text("Alice")).to_be_visible()
 
 

@@ -47,22 +47,17 @@ def ask(on: InboxScenario, method: str, path: str, body: str | None = None, **he
             return Reply(reply.status, {n.lower(): v for n, v in reply.getheaders()}, reply.read())
 
 
-def cookie(on: InboxScenario, approver: str = "alice") -> tuple[str, str]:
-    """A session cookie and the CSRF token of its page."""
+def session(on: InboxScenario, approver: str = "alice") -> dict[str, str]:
+    """The header of a new session."""
     reply = ask(on, "POST", "/sign-in", f"code={on.code(approver)}")
-    assert reply.status == 303
-    value = reply.headers["set-cookie"]
-    assert "HttpOnly" in value
-    assert "SameSite=strict" in value
-    session = value.split(";", maxsplit=1)[0]
-    page = ask(on, "GET", "/", cookie=session).text
-    return session, page.split('name="csrf" content="')[1].split('"')[0]
+    assert reply.status == 200
+    return {"authorization": f"Bearer {json.loads(reply.body)['token']}"}
 
 
 def test_every_page_has_the_strict_headers(on: InboxScenario) -> None:
-    session, _ = cookie(on)
+    alice = session(on)
     for path in ("/sign-in", "/", "/history", f"/requests/{on.requests()[0]['id']}", "/static/app.js", "/nonesuch"):
-        reply = ask(on, "GET", path, cookie=session)
+        reply = ask(on, "GET", path, **alice)
         policy = reply.headers["content-security-policy"]
         assert policy.startswith("default-src 'none'")
         assert "frame-ancestors 'none'" in policy
@@ -81,10 +76,10 @@ def test_other_host_is_refused(on: InboxScenario, host: str) -> None:
 
 @pytest.mark.parametrize("origin", ["http://evil.example", "null", "", "http://localhost:1"])
 def test_cross_site_change_is_refused(on: InboxScenario, origin: str) -> None:
-    session, token = cookie(on)
+    alice = session(on)
     id = on.requests()[0]["id"]
     body = json.dumps({"verdict": "approve", "rationale": "x"})
-    headers = {"cookie": session, "x_csrf_token": token, "origin": origin}
+    headers = alice | {"origin": origin}
     assert ask(on, "POST", f"/requests/{id}/options", body, **headers).status == 403
     assert ask(on, "POST", "/sign-in", f"code={on.code()}", origin=origin).status == 403
 
@@ -93,64 +88,74 @@ CHANGES = ("/sign-out", "/passkeys/options", "/passkeys", "/requests/ID/options"
 
 
 @pytest.mark.parametrize("path", CHANGES)
-def test_change_needs_a_session_and_its_csrf_token(on: InboxScenario, path: str) -> None:
-    session, token = cookie(on)
+@pytest.mark.parametrize("authorization", ["", "Bearer", "Bearer other", "Basic YWxpY2U6eA==", "TOKEN"])
+def test_change_needs_a_session(on: InboxScenario, path: str, authorization: str) -> None:
+    token = session(on)["authorization"].partition(" ")[2]
     path = path.replace("ID", on.requests()[0]["id"])
-    assert ask(on, "POST", path, "{}").status == 403
-    assert ask(on, "POST", path, "{}", cookie=session).status == 403
-    assert ask(on, "POST", path, "{}", cookie=session, x_csrf_token="other").status == 403
-    assert ask(on, "POST", path, "{}", x_csrf_token=token).status == 403
+    reply = ask(on, "POST", path, "{}", authorization=authorization.replace("TOKEN", token))
+    assert (reply.status, reply.headers["www-authenticate"]) == (401, "Bearer")
+    assert ask(on, "POST", f"{path}?token={token}", "{}", cookie=f"session={token}").status == 401
 
 
-def test_pages_need_a_session(on: InboxScenario) -> None:
-    for path in ("/", "/history", f"/requests/{on.requests()[0]['id']}"):
-        reply = ask(on, "GET", path)
-        assert (reply.status, reply.headers["location"]) == (303, "/sign-in")
-    assert ask(on, "GET", f"/requests/{on.requests()[0]['id']}/state").status == 403
+def test_page_without_a_session_has_no_data(on: InboxScenario) -> None:
+    """It is the same page whether the request exists or not."""
+    shells = {
+        ask(on, "GET", path).body for path in ("/", "/history", f"/requests/{on.requests()[0]['id']}", "/requests/x")
+    }
+    assert len(shells) == 1
+    assert b'data-page="shell"' in shells.pop()
+    for path in ("/?part=list", f"/requests/{on.requests()[0]['id']}/state"):
+        assert ask(on, "GET", path).status == 401
+    assert ask(on, "GET", "/", authorization="Bearer other").status == 401
+
+
+def test_session_ends_with_sign_out(on: InboxScenario) -> None:
+    alice, other = session(on), session(on)
+    assert ask(on, "POST", "/sign-out", "{}", **alice).status == 200
+    assert ask(on, "GET", "/", **alice).status == 401
+    assert ask(on, "GET", "/", **other).status == 200
 
 
 def test_sign_in_code_works_once(on: InboxScenario) -> None:
     code = on.code()
-    assert ask(on, "POST", "/sign-in", f"code={code.lower()}").status == 303
+    assert ask(on, "POST", "/sign-in", f"code={code.lower()}").status == 200
     again = ask(on, "POST", "/sign-in", f"code={code}")
-    assert again.status == 200
-    assert "already used" in again.text
-    for wrong in ("", "code=", "code=AAAAA-AAAAA", "x" * 5000):
-        assert ask(on, "POST", "/sign-in", wrong).status == 200
+    assert again.status == 403
+    assert "already used" in again.problem
+    for wrong in ("", "code=", "code=AAAAA-AAAAA", "x" * 5000, "&".join(["a=b"] * 3000)):
+        assert ask(on, "POST", "/sign-in", wrong).status == 403
 
 
 def test_sign_in_code_alone_decides_nothing(on: InboxScenario) -> None:
-    session, token = cookie(on)
+    alice = session(on)
     id = on.requests()[0]["id"]
-    headers = {"cookie": session, "x_csrf_token": token}
     for body, problem in (
         ({"verdict": "approve", "rationale": "x"}, "you have no passkey yet"),
         ({"verdict": "approve", "rationale": " "}, "a rationale is required"),
         ({"verdict": "maybe", "rationale": "x"}, "`verdict` must be approve or deny"),
         ({"verdict": "approve", "rationale": "x", "terms": {"more": 0}}, "a grant requires"),
     ):
-        reply = ask(on, "POST", f"/requests/{id}/options", json.dumps(body), **headers)
+        reply = ask(on, "POST", f"/requests/{id}/options", json.dumps(body), **alice)
         assert reply.status == 409
         assert problem in reply.problem
     for junk in ({}, {"response": {"clientDataJSON": "e30"}}, {"id": "x", "response": {"clientDataJSON": "%%"}}):
-        assert ask(on, "POST", f"/requests/{id}/decide", json.dumps(junk), **headers).status == 409
-    assert ask(on, "POST", f"/requests/{id}/decide", "[]", **headers).status == 400
+        assert ask(on, "POST", f"/requests/{id}/decide", json.dumps(junk), **alice).status == 409
+    assert ask(on, "POST", f"/requests/{id}/decide", "[]", **alice).status == 400
     assert [request["state"] for request in on.requests()] == ["requested"]
 
 
 def test_unknown_and_malformed_requests_are_answered(on: InboxScenario) -> None:
-    session, token = cookie(on)
-    assert ask(on, "GET", "/requests/ap_none", cookie=session).status == 404
-    headers = {"cookie": session, "x_csrf_token": token}
-    reply = ask(on, "POST", "/requests/ap_none/options", '{"verdict": "approve", "rationale": "x"}', **headers)
+    alice = session(on)
+    assert ask(on, "GET", "/requests/ap_none", **alice).status == 404
+    reply = ask(on, "POST", "/requests/ap_none/options", '{"verdict": "approve", "rationale": "x"}', **alice)
     assert "no approval `ap_none`" in reply.problem
 
 
 def test_agent_text_is_escaped(on: InboxScenario) -> None:
     on.hold(deal_id="790", guard_reason='<img src=x onerror="alert(1)">\u202e', amount=12500.0)
-    session, _ = cookie(on)
+    alice = session(on)
     [id] = [request["id"] for request in on.requests() if request["subject"]["resource"]["id"] == "790"]
-    text = ask(on, "GET", f"/requests/{id}", cookie=session).text
+    text = ask(on, "GET", f"/requests/{id}", **alice).text
     assert "<img src=x" not in text
     assert "&lt;img src=x" in text
     assert "\u202e" not in text
@@ -159,7 +164,7 @@ def test_agent_text_is_escaped(on: InboxScenario) -> None:
 def test_port_in_use_is_named(on: InboxScenario) -> None:
     done = cli("inbox", "--config", str(on.config), check=False)
     assert done.returncode == 3
-    assert "cannot listen on port" in done.stderr
+    assert "cannot listen on 127.0.0.1 port" in done.stderr
     assert "hint: set inbox.port to a free port" in done.stderr
 
 

@@ -1,24 +1,68 @@
 "use strict";
-// The inbox: the live list, passkeys and keyboard shortcuts. The server makes all decisions; this script only sends and shows.
+// The inbox: sign-in, the live list, passkeys and keyboard shortcuts. The server makes all decisions; this script only sends and shows.
+//
+// The session is in localStorage, which belongs to this scheme, host and port. A cookie would be sent to every port of localhost.
 
-const page = document.body.dataset.page;
-const csrf = document.querySelector('meta[name="csrf"]')?.content ?? "";
-const problem = document.getElementById("problem");
+const SESSION = "mcp-guard.session";
+const RETURN_TO = "mcp-guard.return-to";
 const toBytes = (text) => Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0));
 const toText = (bytes) => btoa(String.fromCharCode(...new Uint8Array(bytes))).replace(/\+/g, "-").replace(/\//g, "_").replace(/=+$/, "");
 
 function showProblem(text) {
+  const problem = document.getElementById("problem");
   problem.textContent = text;
   problem.hidden = !text;
   if (text) problem.scrollIntoView({ block: "nearest" });
 }
 
+async function send(path, options = {}) {
+  const token = localStorage.getItem(SESSION);
+  const headers = { ...options.headers, ...(token && { authorization: `Bearer ${token}` }) };
+  const reply = await fetch(path, { ...options, headers, cache: "no-store", credentials: "omit", redirect: "error" });
+  if (reply.status === 401) {
+    if (localStorage.getItem(SESSION) === token) localStorage.removeItem(SESSION);
+    askToSignIn();
+  }
+  return reply;
+}
+
 async function post(path, body = {}) {
-  const headers = { "content-type": "application/json", "x-csrf-token": csrf };
-  const reply = await fetch(path, { method: "POST", headers, body: JSON.stringify(body) });
+  const isForm = body instanceof URLSearchParams;
+  const headers = isForm ? {} : { "content-type": "application/json" };
+  const reply = await send(path, { method: "POST", headers, body: isForm ? body : JSON.stringify(body) });
   const answer = await reply.json().catch(() => ({ problem: `the inbox answered ${reply.status}`, hint: "" }));
   if (!reply.ok) throw new Error(answer.problem + (answer.hint ? ` (${answer.hint})` : ""));
   return answer;
+}
+
+function askToSignIn() {
+  if (document.body.dataset.page === "sign-in") return;
+  sessionStorage.setItem(RETURN_TO, location.pathname);
+  location.replace("/sign-in");
+}
+
+function enter(session) {
+  if (session) localStorage.setItem(SESSION, session.token);
+  const target = new URL(sessionStorage.getItem(RETURN_TO) ?? "/", location.origin);
+  sessionStorage.removeItem(RETURN_TO);
+  location.replace(target.origin === location.origin ? target.pathname : "/");
+}
+
+// A page arrives without data. With the session, the same address answers with the whole page.
+async function fill() {
+  const page = document.body.dataset.page;
+  if (page === "sign-in" && localStorage.getItem(SESSION)) {
+    if ((await send("/?part=list")).ok) enter();
+  } else if (page === "shell") {
+    if (!localStorage.getItem(SESSION)) return askToSignIn();
+    const reply = await send(location.pathname + location.search);
+    if (reply.status === 401) return undefined;
+    const filled = new DOMParser().parseFromString(await reply.text(), "text/html");
+    document.title = filled.title;
+    document.body = document.adoptNode(filled.body);
+    tick();
+  }
+  return undefined;
 }
 
 async function attempt(work) {
@@ -82,6 +126,12 @@ async function decide(verdict) {
   return post(`/requests/${id}/decide`, await assertion(options));
 }
 
+async function signOut() {
+  await post("/sign-out");
+  localStorage.removeItem(SESSION);
+  location.replace("/sign-in");
+}
+
 function tick() {
   for (const counter of document.querySelectorAll("[data-left]")) {
     const left = Math.max(0, Number(counter.dataset.left));
@@ -93,9 +143,10 @@ function tick() {
 }
 
 async function refresh() {
+  const page = document.body.dataset.page;
   if (page === "list" && document.getElementById("live")) {
-    const reply = await fetch("/?part=list");
-    if (reply.redirected) return location.assign("/sign-in");
+    const reply = await send("/?part=list");
+    if (!reply.ok) return undefined;
     const live = document.getElementById("live");
     const text = await reply.text();
     const fresh = document.createElement("div");
@@ -112,7 +163,7 @@ async function refresh() {
   } else if (page === "request") {
     const article = document.querySelector("article");
     if (article.dataset.state !== "requested") return undefined;
-    const reply = await fetch(`/requests/${article.dataset.id}/state`);
+    const reply = await send(`/requests/${article.dataset.id}/state`);
     if (reply.ok && (await reply.json()).state !== "requested") location.reload();
   }
   return undefined;
@@ -140,8 +191,8 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
-  if (button.id === "passkey-sign-in") attempt(async () => post("/sign-in/passkey", await assertion(await post("/sign-in/options"))));
-  else if (button.id === "sign-out") attempt(() => post("/sign-out"));
+  if (button.id === "passkey-sign-in") attempt(async () => enter(await post("/sign-in/passkey", await assertion(await post("/sign-in/options")))));
+  else if (button.id === "sign-out") attempt(signOut);
   else if (button.id === "enrol") attempt(enrol);
   else if (button.dataset.verdict) {
     event.preventDefault();
@@ -152,6 +203,16 @@ document.addEventListener("click", (event) => {
   }
 });
 
-tick();
+document.addEventListener("submit", (event) => {
+  if (event.target.id !== "code-sign-in") return;
+  event.preventDefault();
+  attempt(async () => enter(await post("/sign-in", new URLSearchParams(new FormData(event.target)))));
+});
+
+// Signed out in another tab, or brought back by the back button: ask the server again.
+addEventListener("storage", (event) => event.key === SESSION && location.reload());
+addEventListener("pageshow", (event) => event.persisted && location.reload());
+
+fill().catch(() => showProblem("The inbox does not answer. Is it still running?"));
 setInterval(tick, 1000);
-if (page === "list" || page === "request") setInterval(() => refresh().catch(() => {}), 1500);
+setInterval(() => refresh().catch(() => {}), 1500);
