@@ -8,6 +8,7 @@ hold (RFC 7493 §2.2), and payloads that are too deep or too large.
 import hashlib
 import json
 import math
+from collections import Counter
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -65,16 +66,13 @@ def _goes_below(value: Any, depth: int) -> bool:
 
 
 def _refuse_duplicate_keys(line: bytes, value: Any) -> None:
-    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-        seen = dict(items)
-        if len(seen) != len(items):
-            keys = [key for key, _ in items]
-            twice = next(key for key in keys if keys.count(key) > 1)
+    def pairs(items: list[tuple[str, Any]]) -> None:
+        if len(dict(items)) != len(items):
+            [(twice, _)] = Counter(key for key, _ in items).most_common(1)
             raise Unacceptable(f"duplicate key `{twice[:80]}`", value)
-        return seen
 
     try:
-        json.loads(line, object_pairs_hook=pairs)
+        json.loads(line, object_pairs_hook=pairs, parse_int=float)  # an `int` of many digits takes quadratic time
     except RecursionError:
         raise Unacceptable("nested too deeply", None) from None
 

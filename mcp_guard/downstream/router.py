@@ -4,10 +4,9 @@ Prompts are listed as `server__prompt`, like tools, or as `tool_names.py` has it
 because they also occur in results; a URI belongs to the upstream that listed it or whose template it matches.
 """
 
-import re
-
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Json
+from mcp_guard.core.uri_template import UriTemplate
 from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.ports import ClientChannel
 from mcp_guard.protocol.jsonrpc import PeerLost, error
@@ -15,6 +14,8 @@ from mcp_guard.protocol.methods import CAPABILITY, CLIENT_REQUESTS, INVALID_PARA
 from mcp_guard.upstream.group import UpstreamGroup
 
 RESOURCE_NOT_FOUND = -32002
+MAX_TEMPLATES = 1000
+"""URI templates of one listing that requests are matched against."""
 
 Target = tuple[str, Json]
 """An upstream, and the params as it is sent them."""
@@ -30,8 +31,8 @@ class Router:
         """The server and its own name of each prompt, by the client's name."""
         self._resources: dict[str, str] = {}
         """The server of each listed URI."""
-        self._templates: dict[str, tuple[re.Pattern[str], str]] = {}
-        """A pattern and the server of each listed URI template."""
+        self._templates: dict[str, tuple[UriTemplate, str]] = {}
+        """Each listed URI template and its server."""
         self._find_target = {
             RoutingRule.BY_PROMPT: self._target_of_prompt,
             RoutingRule.BY_URI: self._target_of_uri,
@@ -81,9 +82,9 @@ class Router:
             for item in items:
                 self._resources.setdefault(str(item.get("uri")), server)
         else:
-            for item in items:
+            for item in items[:MAX_TEMPLATES]:
                 template = str(item.get("uriTemplate"))
-                self._templates.setdefault(template, (_template_pattern(template), server))
+                self._templates.setdefault(template, (UriTemplate(template), server))
         return items
 
     # Each of these returns the target of a request, or the `error` member that answers it.
@@ -126,12 +127,7 @@ class Router:
     def _find_owner(self, uri: str, capable: list[str]) -> str | None:
         if len(capable) == 1:
             return capable[0]
-        matching = [server for pattern, server in self._templates.values() if pattern.fullmatch(uri)]
-        candidates = [self._resources.get(uri), *matching]
-        return next((server for server in candidates if server in capable), None)
-
-
-def _template_pattern(template: str) -> re.Pattern[str]:
-    """A pattern for the URIs of an RFC 6570 template: each expression may be any text."""
-    parts = re.split(r"\{[^}]*\}", template)
-    return re.compile(".+?".join(re.escape(part) for part in parts), re.DOTALL)
+        if (listed_by := self._resources.get(uri)) in capable:
+            return listed_by
+        candidates = (pair for pair in self._templates.values() if pair[1] in capable)
+        return next((server for template, server in candidates if template.matches(uri)), None)

@@ -1,0 +1,67 @@
+"""URI templates are matched by their literal parts, like a regular expression would, in linear time."""
+
+import re
+import time
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from mcp_guard.core.uri_template import MAX_TEMPLATE_LENGTH, MAX_URI_LENGTH, UriTemplate
+
+CONTENTS = "repo://{owner}/{repo}/refs/heads/{branch}/contents{/path*}"
+
+
+@pytest.mark.parametrize(
+    ("template", "uri", "matches"),
+    [
+        (CONTENTS, "repo://octo/cat/refs/heads/main/contents/a/b.txt", True),
+        (CONTENTS, "repo://octo/cat/refs/heads/main/contents", True),
+        (CONTENTS, "repo://octo/cat/refs/heads//contents/a", False),
+        (CONTENTS, "repo://octo/cat/refs/tags/main/contents/a", False),
+        ("db://{table}", "db://users", True),
+        ("db://{table}", "db://", False),
+        ("db://x", "db://x", True),
+        ("db://x", "db://xy", False),
+        ("search://{term}{?page,size}", "search://a?page=2", True),
+        ("search://{term}{?page,size}", "search://a", True),
+        ("{a}{b}", "x", False),
+        ("{a}{b}", "xy", True),
+        ("open://{a", "open://{a", True),
+        ("open://{a}{b", "open://x{b", True),
+        ("multi://{line}", "multi://a\nb", True),
+    ],
+)
+def test_template_matches(template: str, uri: str, matches: bool) -> None:
+    assert UriTemplate(template).matches(uri) is matches
+
+
+@given(st.text("ab{}?", max_size=12), st.text("ab{", max_size=12))
+@example("a{x}ab", "aab")
+def test_same_as_a_regular_expression(template: str, uri: str) -> None:
+    parts = re.split(r"(\{[^{}]*\})", template)
+    pattern = "".join(
+        (".*" if part[1] == "?" else ".+") if number % 2 else re.escape(part) for number, part in enumerate(parts)
+    )
+    if "}" not in "".join(parts[::2]) and "{" not in "".join(parts[::2]):
+        assert UriTemplate(template).matches(uri) is (re.fullmatch(pattern, uri, re.DOTALL) is not None)
+
+
+def test_what_is_too_long_matches_nothing() -> None:
+    assert not UriTemplate("{a}" * MAX_TEMPLATE_LENGTH).matches("x" * MAX_URI_LENGTH)
+    assert not UriTemplate("x{a}").matches("x" * (MAX_URI_LENGTH + 1))
+
+
+@pytest.mark.parametrize(
+    ("template", "uri"),
+    [
+        (CONTENTS, "repo://" + "/refs/heads/" * 1300),
+        ("x" + "{a}" * 600 + "y", "x" * MAX_URI_LENGTH),
+        ("{a}" + "a" * 1000 + "b{b}", "a" * MAX_URI_LENGTH),
+        ("{" * MAX_TEMPLATE_LENGTH, "{" * MAX_URI_LENGTH),
+    ],
+)
+def test_hostile_template_takes_no_time(template: str, uri: str) -> None:
+    began = time.process_time()
+    UriTemplate(template).matches(uri)
+    assert time.process_time() - began < 0.02
