@@ -1,22 +1,41 @@
 """Removes the values of secrets from what an upstream sends, as bytes, before anything else looks at it. Pure.
 
-A value is searched for as it is, and in the forms in which programs usually print it: escaped for JSON (once and
-twice), for a URL, in base64 (at any offset of what was encoded), in hexadecimal. A value that was split, compressed or
+Spellings are not listed: what may be encoded is decoded, again and again, and the plain value is searched for
+(`secret_encodings.py`). What is found is narrowed down to the characters that spell the secret, and nothing is passed
+on until a search of it finds no more. A secret that was split over several strings or messages, reversed, compressed or
 encrypted is not found; see docs/explanation/threat-model.md.
 """
 
-import base64
-import json
 import re
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from typing import Any
 
 import orjson
+
+from mcp_guard.core.canonical import MAX_MESSAGE_DEPTH
+from mcp_guard.core.model import Json
+from mcp_guard.core.secret_encodings import PackedRuns, undo_backslashes, undo_entities, undo_percent
 
 MIN_SECRET_BYTES = 6
 """A shorter secret is not scrubbed, because its bytes occur by chance too often."""
 MIN_PART_LENGTH = 16
 """A line or word of a secret of this length is also searched for on its own."""
+MAX_LAYERS = 4
+"""How many times what was decoded is decoded again: three encodings inside the JSON of the message."""
+WORK_BASE, SEARCH_WORK, SCRUB_WORK = 1 << 20, 24, 48
+"""Bytes that may be searched for one message to tell whether it has a secret, and to remove it: a base, and a multiple
+of its size. A message that needs more is withheld."""
+STEP = 512
+"""What the search of the shortest text costs, in bytes."""
+WINDOW = 2048
+"""Bytes in which the place of an encoded secret is narrowed down."""
+LONGEST_FACTOR = 12
+"""How much longer than a secret its encoded form is taken to be where a text must be cut."""
+GROUP = 32
+"""Members of a list or object that are searched together before each of them is."""
+WITHHELD = b"[withheld: too complex to search for secrets]"
 SECRET_WORDS = frozenset(
     {
         "AUTH",
@@ -48,16 +67,38 @@ def password_of(value: str) -> str | None:
     return match.group(1) if match else None
 
 
+class _TooMuchWork(Exception):
+    """A text takes more steps to search than its size justifies."""
+
+
+class _Work:
+    """The bytes that may still be searched for one message, and the encoded secrets that were found in it."""
+
+    def __init__(self, left: int) -> None:
+        self.left = left
+        self.encoded: dict[bytes, bytes] = {}
+        """Their marks. A secret that is repeated is mostly encoded in the same way."""
+
+    def spend(self, size: int) -> None:
+        """Raises: _TooMuchWork."""
+        self.left -= STEP + size
+        if self.left < 0:
+            raise _TooMuchWork
+
+
 class Scrubber:
     """The known secrets, and the mark that replaces each. It is false while there are none."""
 
     def __init__(self) -> None:
-        self._marks: tuple[tuple[bytes, bytes], ...] = ()
-        self._minimal: tuple[bytes, ...] = ()
         self._values: dict[str, str] = {}
         self._lock = threading.Lock()
+        self._needles: tuple[tuple[bytes, bytes], ...] = ()
+        self._minimal: tuple[tuple[bytes, bytes], ...] = ()
+        self._with_spaces: tuple[tuple[bytes, bytes], ...] = ()
+        self._runs = PackedRuns(MIN_SECRET_BYTES, ascii_only=True)
+        self._steps: tuple[Callable[[bytes], bytes], ...] = ()
         self.longest = 0
-        """Length of the longest form in bytes."""
+        """How many bytes at the end of an incomplete text may be the beginning of a secret."""
 
     def __bool__(self) -> bool:
         return bool(self._minimal)
@@ -78,37 +119,193 @@ class Scrubber:
                 self._rebuild()
 
     def _rebuild(self) -> None:
-        marks: dict[bytes, bytes] = {}
+        needles: dict[bytes, bytes] = {}
+        is_ascii = all(value.isascii() and value.isprintable() for value in self._values)
+        steps = (partial(undo_backslashes, ascii_only=is_ascii), undo_entities, undo_percent)
         for value, name in self._values.items():
-            for part in _parts(value):
-                for form in _forms(part):
-                    marks.setdefault(form, f"[secret {name}]".encode())
-        # Longest first, so that replacing one form leaves no part of another behind.
-        self._marks = tuple(sorted(marks.items(), key=lambda item: (-len(item[0]), item)))
-        self._minimal = tuple(_minimal_forms(marks))
-        self.longest = len(self._marks[0][0]) if self._marks else 0
+            for needle in _needles_of(value, steps):
+                needles.setdefault(needle, f"[secret {name}]".encode())
+        for needle, mark in needles.items():
+            if any(other in mark for other in needles):
+                needles[needle] = b"[***]"  # shorter than any secret
+        # Longest first, so that replacing one leaves no part of another behind.
+        self._needles = tuple(sorted(needles.items(), key=lambda item: (-len(item[0]), item)))
+        self._minimal = tuple(_minimal(self._needles))
+        self._with_spaces = tuple(
+            (needle.replace(b"+", b" "), mark) for needle, mark in self._minimal if b" " in needle
+        )
+        self._steps = steps
+        self._runs = PackedRuns(min(map(len, needles), default=MIN_SECRET_BYTES), is_ascii)
+        self.longest = LONGEST_FACTOR * len(self._needles[0][0]) if needles else 0
 
     def clean(self, line: bytes) -> bytes:
-        """The line without secrets; the same bytes if it has none."""
-        for form in self._minimal:
-            if form in line:
-                return self._replace(line)
-        if b"\\u" in line or b"\\/" in line:
-            return self._clean_escaped(line)
-        return line
-
-    def _clean_escaped(self, line: bytes) -> bytes:
-        """JSON can write any character as an escape, so the decoded text is searched, if the line is JSON."""
+        """The line without secrets; the same bytes if it has none. JSON stays JSON."""
         try:
-            decoded = orjson.dumps(orjson.loads(line))
-        except orjson.JSONDecodeError:
-            return line
-        return self._replace(decoded) if any(form in decoded for form in self._minimal) else line
+            if self._find(line, _Work(WORK_BASE + SEARCH_WORK * len(line))) is None:
+                return line
+            return self._scrub(line, _Work(WORK_BASE + SCRUB_WORK * len(line)))
+        except (_TooMuchWork, RecursionError):
+            return _withhold(line)
 
-    def _replace(self, line: bytes) -> bytes:
-        for form, mark in self._marks:
-            line = line.replace(form, mark)
-        return line
+    # Searching
+
+    def _find(self, text: bytes, work: _Work) -> bytes | None:
+        """The mark of a secret that the text contains, plain or encoded; None if none. Raises: _TooMuchWork."""
+        work.spend(len(text))
+        mark = self._find_plain(text)
+        pending = [(text, MAX_LAYERS)]
+        while pending and mark is None:
+            text, layers = pending.pop()
+            for decoded, may_be_encoded in self._decode(text):
+                work.spend(len(decoded))
+                if (mark := self._find_plain(decoded)) is not None:
+                    return mark
+                if layers > 1 and may_be_encoded:
+                    pending.append((may_be_encoded, layers - 1))
+        return mark
+
+    def _decode(self, text: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """What the text may mean with one layer of encoding undone, and the part of it that may be encoded again.
+
+        Runs of base64 are decoded once no other encoding is left around them.
+        """
+        decoded = text
+        for step in self._steps:
+            if (after := step(decoded)) == decoded:
+                continue
+            if decoded is not text:  # what one step undoes may be text that the other made ambiguous
+                yield decoded, b""
+                yield step(text), b""
+            decoded = after
+        if decoded is not text:
+            yield decoded, decoded
+        else:
+            yield from self._runs.decode(text)
+
+    def _find_plain(self, text: bytes) -> bytes | None:
+        for needle, mark in self._minimal:
+            if needle in text:
+                return mark
+        if self._with_spaces and b"+" in text:
+            text = text.replace(b"+", b" ")
+            return next((mark for needle, mark in self._with_spaces if needle in text), None)
+        return None
+
+    # Removing
+
+    def _scrub(self, line: bytes, work: _Work) -> bytes:
+        """A line that contains a secret, without it. Raises: _TooMuchWork."""
+        try:
+            message = orjson.loads(line)
+        except orjson.JSONDecodeError:
+            return self._scrub_text(line, work)
+        replaced = self._replace(line, work)
+        if replaced != line and _is_json(replaced) and self._find(replaced, work) is None:
+            return replaced  # all else in the line stays as it was written
+        scrubbed = orjson.dumps(self._scrub_value(message, work, MAX_MESSAGE_DEPTH))
+        work.spend(len(scrubbed))
+        return scrubbed if self._find_plain(scrubbed) is None else self._replace(scrubbed, work)
+
+    def _scrub_value(self, value: Any, work: _Work, depth: int) -> Any:
+        if isinstance(value, str):
+            return self._scrub_text(value.encode(), work).decode(errors="replace")
+        if isinstance(value, dict | list):
+            if not depth:
+                raise _TooMuchWork
+            scrub: Callable[[Any], Any] = partial(self._scrub_value, work=work, depth=depth - 1)
+            if isinstance(value, list):
+                return [scrub(item) if found else item for found, item in self._suspects(value, work)]
+            pairs = self._suspects(list(value.items()), work)
+            return dict((scrub(key), scrub(item)) if found else (key, item) for found, (key, item) in pairs)
+        written = b"" if value is None or isinstance(value, bool) else orjson.dumps(value)
+        mark = self._find_plain(written)
+        return value if mark is None else mark.decode()
+
+    def _suspects(self, items: list[Any], work: _Work) -> Iterator[tuple[bool, Any]]:
+        """Each item, and whether it may contain a secret."""
+        for start in range(0, len(items), GROUP):
+            group = items[start : start + GROUP]
+            found = len(items) <= 4 or self._find(orjson.dumps(group), work) is not None
+            yield from ((found, item) for item in group)
+
+    def _scrub_text(self, text: bytes, work: _Work) -> bytes:
+        """A text without the secrets in it: those that stand in it plainly first, then each encoded one."""
+        text = self._replace(text, work)
+        if self._find(text, work) is None:
+            return text
+        size = max(WINDOW, 2 * self.longest)
+        scrubbed, window = [], b""
+        for start in range(0, len(text), size):
+            window = self._scrub_window(self._replace(window + text[start : start + size], work), work)
+            cut = max(0, len(window) - self.longest)  # what remains may be the beginning of a secret
+            scrubbed.append(window[:cut])
+            window = window[cut:]
+        result = b"".join([*scrubbed, window])
+        mark = self._find(result, work)
+        return result if mark is None else mark
+
+    def _scrub_window(self, text: bytes, work: _Work) -> bytes:
+        while (mark := self._find(text, work)) is not None:
+            start, end = self._narrow(text, work)
+            work.encoded[text[start:end]] = mark
+            text = text.replace(text[start:end], mark)
+        return text
+
+    def _narrow(self, text: bytes, work: _Work) -> tuple[int, int]:
+        """The shortest part of a text with a secret that contains one."""
+        end = _least(0, len(text), lambda end: self._find(text[:end], work) is not None)
+        size = _least(0, end, lambda size: self._find(text[end - size : end], work) is not None)
+        return end - size, end
+
+    def _replace(self, text: bytes, work: _Work) -> bytes:
+        """Replace the secrets that are plain, or encoded as one before. Raises: _TooMuchWork."""
+        for needle, mark in (*self._needles, *work.encoded.items()):
+            work.left -= len(text) // 8  # much faster than a search
+            text = text.replace(needle, mark)
+        return text
+
+
+def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
+    """A number for which `holds` is true, given that it is for `high`: the least one, if it is for all above that."""
+    while low < high:
+        middle = (low + high) // 2
+        low, high = (low, middle) if holds(middle) else (middle + 1, high)
+    return high
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return False
+    return True
+
+
+def _withhold(line: bytes) -> bytes:
+    """What is passed on of a message that cannot be searched: to which request it belongs, and why it has no body."""
+    try:
+        message = orjson.loads(line)
+    except orjson.JSONDecodeError:
+        return WITHHELD
+    if not isinstance(message, dict) or not isinstance(id := message.get("id"), int) or "method" in message:
+        return orjson.dumps(WITHHELD.decode())
+    error: Json = {"code": -32603, "message": WITHHELD.decode()}
+    return orjson.dumps({"jsonrpc": "2.0", "id": id, "error": error})
+
+
+def _needles_of(value: str, steps: Iterable[Callable[[bytes], bytes]]) -> set[bytes]:
+    """What is searched for to find this value: it, parts of it, and what decoding it by mistake makes of each."""
+    needles: set[bytes] = set()
+    for part in _parts(value):
+        needles.add(part.encode())
+        if not part.isascii():
+            needles.add(part.encode("latin-1", "ignore") if all(c < "\u0100" for c in part) else part.encode())
+    for needle in tuple(needles):
+        decoded = needle
+        for step in (*steps,) * MAX_LAYERS:
+            decoded = step(decoded)
+            needles.add(decoded)
+    return {needle for needle in needles if len(needle) >= MIN_SECRET_BYTES}
 
 
 def _parts(value: str) -> set[str]:
@@ -123,32 +320,10 @@ def _parts(value: str) -> set[str]:
     return {part for part in parts if len(part.encode()) >= MIN_SECRET_BYTES}
 
 
-def _forms(value: str) -> set[bytes]:
-    from urllib.parse import quote, quote_plus
-
-    escaped = {json.dumps(value)[1:-1], json.dumps(value, ensure_ascii=False)[1:-1]}
-    escaped |= {json.dumps(form)[1:-1] for form in escaped}
-    urls = {quote(value), quote(value, safe=""), quote_plus(value)}
-    urls |= {re.sub(r"%..", lambda code: code.group().lower(), url) for url in urls}
-    texts = {value, *escaped, *(form.replace("/", r"\/") for form in escaped), *urls}
-    data = value.encode()
-    return {text.encode() for text in texts} | {data.hex().encode(), data.hex().upper().encode()} | set(_base64(data))
-
-
-def _base64(data: bytes) -> Iterable[bytes]:
-    """For each of the three offsets in base64: the characters that depend on the value alone."""
-    for before in range(3):
-        encoded = base64.b64encode(bytes(before) + data)
-        mixed = (0, 3, 2)[(before + len(data)) % 3]
-        own = encoded[(0, 2, 3)[before] : len(encoded) - mixed]
-        yield own
-        yield own.translate(bytes.maketrans(b"+/", b"-_"))
-
-
-def _minimal_forms(forms: Iterable[bytes]) -> list[bytes]:
-    """The forms that contain no other: a line without any of these contains none of the forms."""
-    minimal: list[bytes] = []
-    for form in sorted(forms, key=len):
-        if not any(shorter in form for shorter in minimal):
-            minimal.append(form)
+def _minimal(needles: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    """The needles that contain no other: a text without any of these contains none of them."""
+    minimal: list[tuple[bytes, bytes]] = []
+    for needle, mark in sorted(needles, key=lambda item: len(item[0])):
+        if not any(shorter in needle for shorter, _ in minimal):
+            minimal.append((needle, mark))
     return minimal

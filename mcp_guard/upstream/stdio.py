@@ -119,8 +119,9 @@ def copy_stderr(source: IO[bytes], file: IO[bytes], scrubber: Scrubber) -> None:
                 write(held)
                 held = b""
             elif len(held) > MAX_LINE_BYTES:  # a line without end: hold back what could be the beginning of a secret
-                write(held[: -scrubber.longest])
-                held = held[-scrubber.longest :]
+                cut = max(0, len(held) - scrubber.longest)
+                write(held[:cut])
+                held = held[cut:]
         write(held)
 
 

@@ -1,14 +1,19 @@
 """Scrubbing removes a secret in every encoding and place, and leaves all other text unchanged."""
 
 import base64
+import html
 import json
-from urllib.parse import quote
+import random
+import re
+import time
+from collections.abc import Callable
+from urllib.parse import quote, quote_plus
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, example, given
 from hypothesis import strategies as st
 
-from mcp_guard.core.secret_scrubber import Scrubber, looks_secret, password_of
+from mcp_guard.core.secret_scrubber import WITHHELD, Scrubber, looks_secret, password_of
 
 SECRETS = st.text(st.characters(codec="utf-8"), min_size=6, max_size=40).filter(lambda text: text.strip() == text)
 
@@ -37,6 +42,168 @@ def test_secret_is_removed_inside_base64(secret: str, before: bytes, after: byte
 @given(SECRETS)
 def test_secret_is_removed_from_urls(secret: str) -> None:
     assert b"[secret TOKEN]" in scrubber(secret).clean(f"https://x/?t={quote(secret, safe='')}&b=1".encode())
+
+
+def wrapped(text: str, width: int) -> str:
+    encoded = base64.b64encode(text.encode()).decode()
+    return "\n".join(encoded[at : at + width] for at in range(0, len(encoded), width))
+
+
+ENCODINGS: dict[str, Callable[[str], str]] = {
+    "as it is": lambda text: text,
+    "JSON": lambda text: json.dumps(text)[1:-1],
+    "JSON in UTF-8": lambda text: json.dumps(text, ensure_ascii=False)[1:-1],
+    "JSON of Go": lambda text: re.sub("[&<>]", lambda c: f"\\u{ord(c[0]):04x}", json.dumps(text)[1:-1]),
+    "JSON of PHP": lambda text: json.dumps(text)[1:-1].replace("/", r"\/"),
+    "JSON with every character escaped": lambda text: "".join(
+        f"\\u{int.from_bytes(unit, 'big'):04X}" for unit in re.findall(b"(?s)..", text.encode("utf-16-be"))
+    ),
+    "Python": lambda text: repr(text)[1:-1],
+    "Python's bytes": lambda text: repr(text.encode())[2:-1],
+    "a shell": lambda text: re.sub(r"([^\w\n])", r"\\\1", text, flags=re.ASCII),
+    "a URL": lambda text: quote(text, safe=""),
+    "a path": quote,
+    "a form": quote_plus,
+    "encodeURIComponent": lambda text: quote(text, safe="!'()*~"),
+    "a URL in lower case": lambda text: re.sub("%..", lambda code: code[0].lower(), quote(text, safe="")),
+    "every byte percent-encoded": lambda text: "".join(f"%{byte:02X}" for byte in text.encode()),
+    "HTML": html.escape,
+    "HTML by number": lambda text: "".join(f"&#{ord(c)};" if not c.isalnum() else c for c in text),
+    "HTML in hexadecimal": lambda text: "".join(f"&#x{ord(c):X};" for c in text),
+    "base64": lambda text: base64.b64encode(text.encode()).decode(),
+    "base64url without padding": lambda text: base64.urlsafe_b64encode(text.encode()).decode().rstrip("="),
+    "MIME": lambda text: wrapped(text, 76),
+    "short lines of base64": lambda text: wrapped(text, 12),
+    "hexadecimal": lambda text: text.encode().hex(),
+    "hexadecimal in upper case": lambda text: text.encode().hex().upper(),
+}
+PRINTABLE = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x7E), min_size=8, max_size=40)
+TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=12)
+
+
+def own_part(encoded: str, other: str) -> str:
+    """The characters of an encoded text that are not the same in another one."""
+    start = next((at for at, (a, b) in enumerate(zip(encoded, other, strict=False)) if a != b), 0)
+    pairs = zip(reversed(encoded[start:]), reversed(other[start:]), strict=False)
+    same = next((at for at, (a, b) in enumerate(pairs) if a != b), 0)
+    return encoded[start : len(encoded) - same]
+
+
+@given(
+    PRINTABLE.filter(lambda text: text.strip() == text),
+    st.lists(st.sampled_from(sorted(ENCODINGS)), max_size=3),
+    TEXTS,
+    TEXTS,
+)
+@example("ghp_Abc/def&123=xyz", ["JSON of Go"], '["', '"]')
+@example("ghp_Abc/def&123=xyz", ["JSON of PHP", "base64url without padding", "a URL"], '["', '"]')
+@example("it's (mine)!*~ 100%", ["encodeURIComponent"], "", "")
+@example("correct horse", ["short lines of base64", "short lines of base64", "JSON"], "aub:", "")
+@example("C:\\new%20&amp;x", ["JSON", "HTML", "a URL"], "", "")
+def test_secret_is_found_in_any_composition_of_three_encodings(
+    secret: str, encodings: list[str], before: str, after: str
+) -> None:
+    assume(len(set(secret)) > 4)
+    assume(not set(secret) & set(before + after))
+    encoded, other = before + secret + after, before + "\0" * len(secret) + after
+    for name in encodings:
+        encoded, other = ENCODINGS[name](encoded), ENCODINGS[name](other)
+    cleaned = json.loads(scrubber(secret).clean(json.dumps({"text": f"a {encoded} b", "list": [encoded]}).encode()))
+    for text in (cleaned["text"], cleaned["list"][0]):
+        assert any(mark in text for mark in ("[secret TOKEN]", "[***]"))
+        assert own_part(encoded, other) not in text
+
+
+@given(PRINTABLE, st.sampled_from(sorted(ENCODINGS)), st.sampled_from(sorted(ENCODINGS)))
+def test_every_occurrence_is_removed_whatever_the_others_look_like(secret: str, one: str, other: str) -> None:
+    assume(secret.strip() == secret)
+    forms = [secret, ENCODINGS[one](secret), ENCODINGS[other](secret)]
+    made = scrubber(secret)
+    for text in json.loads(made.clean(json.dumps([*forms, " | ".join(forms)]).encode())):
+        assert all(form not in text for form in forms)
+        assert made.clean(text.encode()) == text.encode()
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        rb'{"a": "\u0067hp_Abc/def", "n": 123456789, "ok": "123456789"}',
+        rb'{"ghp_Abc\/def": {"x": [1.5, null, true, "Z2hwX0FiYy9kZWY="]}, "n": [123456789]}',
+        rb'["{\"token\": \"ghp_Abc\\/def\", \"more\": \"\\u00e4\"}"]',
+    ],
+)
+def test_scrubbed_json_is_json(line: bytes) -> None:
+    made = scrubber("ghp_Abc/def")
+    assert made.learn("NUMBER", "123456789")
+    cleaned = json.loads(made.clean(line))
+    assert "[secret TOKEN]" in json.dumps(cleaned)
+    assert "123456789" not in json.dumps(cleaned)
+    if isinstance(cleaned, list):
+        assert json.loads(cleaned[0]) == {"token": "[secret TOKEN]", "more": "ä"}
+
+
+def test_long_text_keeps_all_but_the_secret() -> None:
+    text = "\n".join(f"{number}: ordinary text, http://example.com/a%20b?x={number}" for number in range(5000))
+    middle = len(text) // 2
+    line = json.dumps({"text": text[:middle] + quote("p4ss&word=s3cr3t!", safe="") + text[middle:]}).encode()
+    cleaned = json.loads(scrubber("p4ss&word=s3cr3t!").clean(line))["text"]
+    assert cleaned == text[:middle] + "[secret TOKEN]" + text[middle:]
+
+
+HOSTILE: dict[str, Callable[[int], bytes]] = {
+    "base64 in base64": lambda size: deep(base64.b64encode, b"x" * (size // 3)),
+    "backslashes": lambda size: b"\\" * size,
+    "percents": lambda size: b"%25" * (size // 3),
+    "entities": lambda size: b"&amp;" * (size // 5),
+    "quotes": lambda size: json.dumps('"' * (size // 2)).encode(),
+    "short runs": lambda size: b"abcdefghij " * (size // 11),
+    "the secret everywhere, encoded": lambda size: b"p4ss%26word " * (size // 12),
+    "the secret everywhere in a list": lambda size: json.dumps(["p4ss%26word"] * (size // 15)).encode(),
+    "nested lists": lambda size: b"[" * 500 + b'"p4ss%26word' + b"x" * size + b'"' + b"]" * 500,
+    "almost the secret": lambda size: b"p4ss%26wor" * (size // 10),
+}
+
+
+def deep(encode: Callable[[bytes], bytes], text: bytes) -> bytes:
+    for _ in range(4):
+        text = encode(text)
+    return text
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_work_grows_with_the_text(name: str) -> None:
+    made, spent = scrubber("p4ss&word"), []
+    for size in (40_000, 160_000):
+        line = HOSTILE[name](size)
+        assert b"p4ss%26word" not in made.clean(line)
+        spent.append(min(timed(made, line) for _ in range(3)) / len(line))
+    assert spent[1] < 2.5 * spent[0] + 20e-9  # seconds a byte
+
+
+def timed(made: Scrubber, line: bytes) -> float:
+    began = time.process_time()
+    made.clean(line)
+    return time.process_time() - began
+
+
+def test_many_repetitions_of_an_encoded_secret_are_removed() -> None:
+    rows = [{"url": f"https://example.com/{number}?t=p4ss%26word&x=1"} for number in range(3000)]
+    cleaned = json.loads(scrubber("p4ss&word").clean(json.dumps(rows).encode()))
+    assert cleaned[2999] == {"url": "https://example.com/2999?t=[secret TOKEN]&x=1"}
+    text = json.loads(scrubber("p4ss&word").clean(json.dumps([json.dumps(rows)]).encode()))[0]
+    assert json.loads(text) == cleaned
+
+
+def test_text_that_takes_too_long_to_search_is_withheld() -> None:
+    luck = random.Random(1)
+    spellings = " ".join(
+        "".join(luck.choice((c, f"%{ord(c):02x}", f"&#{ord(c)};", f"\\u{ord(c):04x}")) for c in "p4ss&word")
+        for _ in range(20_000)
+    )
+    line = json.dumps({"jsonrpc": "2.0", "id": 7, "result": {"text": spellings}}).encode()
+    cleaned = json.loads(scrubber("p4ss&word").clean(line))
+    assert cleaned["id"] == 7
+    assert cleaned["error"]["message"] == WITHHELD.decode()
 
 
 @given(st.binary(max_size=200))

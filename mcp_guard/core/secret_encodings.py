@@ -1,0 +1,184 @@
+"""The encodings in which programs print a value, undone for a whole text at once. Pure, and linear in the text.
+
+A text is never parsed, because a secret may stand anywhere in it: each function undoes one kind of encoding wherever it
+occurs. What it returns is only searched, and never passed on.
+"""
+
+import binascii
+import re
+from collections.abc import Container, Iterator
+
+_PAIR = b"\0"
+"""Stands for an escaped backslash while the other escapes are undone."""
+_HEX4, _HEX2 = rb"[0-9A-Fa-f]{4}", rb"[0-9A-Fa-f]{2}"
+_ASCII_CODES = re.compile(
+    rb"\\(?:u00([0-7][0-9A-Fa-f])|u\{0*([0-7]?[0-9A-Fa-f])\}|U000000([0-7][0-9A-Fa-f])|x([0-7][0-9A-Fa-f])|([01][0-7]{2}))"
+)
+"""Escapes by number: JSON, ECMAScript, Python, C and shells (octal, the last group)."""
+_RELEVANT = re.compile(rb"\\(?!u[1-9A-Fa-f]|u0[1-9A-Fa-f])")
+"""Any escape but those of characters beyond ASCII, of which texts of other scripts are full."""
+_STARTS_OF_CODES = (b"\\u00", b"\\x", b"\\u{", b"\\0", b"\\1", b"\\U0")
+_ALL_CODES = re.compile(
+    rb"\\(?:u([dD][89abAB]" + _HEX2 + rb")\\u([dD][c-fC-F]" + _HEX2 + rb")"
+    rb"|u(" + _HEX4 + rb")|u\{0*([0-9A-Fa-f]{1,6})\}|U([0-9A-Fa-f]{8})|x(" + _HEX2 + rb")|([0-3][0-7]{2}))"
+)
+_BYTE_GROUP, _OCTAL_GROUP = 6, 7
+_COMMON = ((b'\\"', b'"'), (b"\\n", b"\n"), (b"\\/", b"/"))
+_RARE = ((b"\\r", b"\r"), (b"\\t", b"\t"), (b"\\b", b"\b"), (b"\\f", b"\f"))
+_OTHER = re.compile(rb"\\([^A-Za-z0-9\\])")
+_ENTITY = re.compile(rb"&(?:#([0-9]{1,7})|#[xX]([0-9A-Fa-f]{1,6})|([A-Za-z]{2,6}));")
+_ENTITIES = {
+    b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'", b"excl": b"!", b"num": b"#", b"dollar": b"$",
+    b"percnt": b"%", b"lpar": b"(", b"rpar": b")", b"ast": b"*", b"plus": b"+", b"comma": b",", b"period": b".",
+    b"sol": b"/", b"colon": b":", b"semi": b";", b"equals": b"=", b"quest": b"?", b"commat": b"@", b"lsqb": b"[",
+    b"lbrack": b"[", b"bsol": b"\\", b"rsqb": b"]", b"rbrack": b"]", b"hat": b"^", b"lowbar": b"_", b"grave": b"`",
+    b"lcub": b"{", b"lbrace": b"{", b"verbar": b"|", b"vert": b"|", b"rcub": b"}", b"rbrace": b"}", b"tilde": b"~",
+    b"nbsp": b" ",
+}  # fmt: skip
+"""HTML's names of ASCII characters, in lower case."""
+_PERCENT_U = re.compile(rb"%[uU](" + _HEX4 + rb")")
+_INDENTED = re.compile(rb"\n[ \t]+")
+_ALPHABET = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_")
+_DIGITS = frozenset(b"0123456789ABCDEFabcdef")
+_TO_BASE64 = bytes(
+    ord("A") if byte not in _ALPHABET else b"+/"[b"-_".find(byte)] if byte in b"-_" else byte for byte in range(256)
+)
+_TO_HEX = bytes(byte if byte in _DIGITS else ord("0") for byte in range(256))
+BASE64_GROUP, BASE64_BYTES = 4, 3
+BYTES_PER_RUN = 256
+"""A text with more than one run in so many bytes is decoded as a whole."""
+
+
+def undo_backslashes(text: bytes, ascii_only: bool) -> bytes:
+    """Undo the escapes of JSON, JavaScript, Python, C and shells. With `ascii_only`, numbers of other characters stay,
+    because a text of another script in JSON is full of them."""
+    if b"\\" not in text:
+        return text
+    if ascii_only and _RELEVANT.search(text) is None:
+        return text
+    pairs = b"\\\\" in text
+    if pairs:  # from the left, as every one of these languages reads them
+        text = text.replace(b"\\\\", _PAIR)
+    for escape, character in _COMMON:
+        text = text.replace(escape, character)
+    if b"\\" in text:
+        text = _undo_rare(text, ascii_only)
+    return text.replace(_PAIR, b"\\") if pairs else text
+
+
+def _undo_rare(text: bytes, ascii_only: bool) -> bytes:
+    if not ascii_only:
+        text = _ALL_CODES.sub(_character, text)
+    elif any(start in text for start in _STARTS_OF_CODES):
+        text = _ASCII_CODES.sub(_ascii_character, text)
+    for escape, character in _RARE:
+        text = text.replace(escape, character)
+    return _OTHER.sub(rb"\1", text)
+
+
+def _ascii_character(match: "re.Match[bytes]") -> bytes:
+    assert match.lastindex is not None
+    return bytes((int(match[match.lastindex], 8 if match.lastindex == match.re.groups else 16),))
+
+
+def _character(match: "re.Match[bytes]") -> bytes:
+    if match[1] is not None:
+        code = 0x10000 + ((int(match[1], 16) - 0xD800) << 10) + int(match[2], 16) - 0xDC00
+        return chr(code).encode()
+    assert match.lastindex is not None
+    number = int(match[match.lastindex], 8 if match.lastindex == _OCTAL_GROUP else 16)
+    return bytes((number,)) if match.lastindex >= _BYTE_GROUP else _encode(number, match[0])
+
+
+def _encode(code: int, otherwise: bytes) -> bytes:
+    return chr(code).encode("utf-8", "replace") if code < 0x110000 else otherwise
+
+
+def undo_entities(text: bytes) -> bytes:
+    """Undo the character references of HTML and XML that can stand for ASCII, and numeric ones."""
+    return _ENTITY.sub(_entity, text) if b"&" in text else text
+
+
+def _entity(match: "re.Match[bytes]") -> bytes:
+    decimal, hexadecimal, name = match.groups()
+    if name is not None:
+        return _ENTITIES.get(name.lower(), match[0])
+    return _encode(int(decimal) if decimal is not None else int(hexadecimal, 16), match[0])
+
+
+def undo_percent(text: bytes) -> bytes:
+    """Undo percent-encoding (RFC 3986 §2.1), complete or partial, and the `%uXXXX` of JavaScript's `escape`."""
+    if b"%" not in text:
+        return text
+    from urllib.parse import unquote_to_bytes  # not loaded unless there is a secret
+
+    if b"%u" in text or b"%U" in text:
+        text = _PERCENT_U.sub(lambda match: _encode(int(match[1], 16), match[0]), text)
+    return unquote_to_bytes(text)
+
+
+class _Runs:
+    """Finds the parts of a text that consist of certain bytes and have at least `least` of them."""
+
+    def __init__(self, kinds: Container[int], least: int) -> None:
+        self._least = least
+        self._table = bytes(65 if byte in kinds else 32 for byte in range(256))
+        self._mark = b"A" * least
+
+    def find(self, text: bytes, separator: bytes) -> bytes:
+        """These parts, joined; the whole text if they are many; empty if there are none."""
+        mapped = text.translate(self._table)
+        runs: list[bytes] = []
+        start, most = mapped.find(self._mark), 16 + len(text) // BYTES_PER_RUN
+        while start >= 0:
+            end = mapped.find(b" ", start + self._least)
+            runs.append(text[start:] if end < 0 else text[start:end])
+            start = -1 if end < 0 else mapped.find(self._mark, end)
+            if len(runs) > most:
+                return text
+        return separator.join(runs)
+
+
+class PackedRuns:
+    """Undoes base64 (RFC 4648 §4 and §5) and hexadecimal, wherever a run is long enough to hold `shortest` bytes.
+
+    With `ascii_only`, only ASCII can be text that is encoded once more.
+    """
+
+    def __init__(self, shortest: int, ascii_only: bool) -> None:
+        self._base64 = _Runs(_ALPHABET, -(-shortest * BASE64_GROUP // BASE64_BYTES))
+        self._hex = _Runs(_DIGITS, 2 * shortest)
+        printable = {*b"\t\n\r", *range(0x20, 0x7F)}
+        self._text = _Runs(printable if ascii_only else printable | {*range(0x80, 0x100)}, shortest)
+
+    def decode(self, text: bytes) -> Iterator[tuple[bytes, bytes]]:
+        """Everything that the runs of the text decode to, and what of it can be text, for each alignment.
+
+        One call decodes all of them; where two runs meet, the result means nothing. Line breaks in a run, with the
+        indentation after them, are skipped.
+        """
+        packed = self._base64.find(_unwrap(text), b" ")
+        if not packed:
+            return
+        digits = self._hex.find(packed, b" ")
+        packed = packed.translate(_TO_BASE64) + b"AAAA"
+        for start in range(BASE64_GROUP):
+            end = start + (len(packed) - start) // BASE64_GROUP * BASE64_GROUP
+            yield self._with_texts(binascii.a2b_base64(packed[start:end]))
+        if digits:
+            digits = digits.translate(_TO_HEX) + b"0"
+            for start in range(2):
+                yield self._with_texts(binascii.unhexlify(digits[start : start + (len(digits) - start) // 2 * 2]))
+
+    def _with_texts(self, decoded: bytes) -> tuple[bytes, bytes]:
+        return decoded, self._text.find(decoded, b"\x7f")
+
+
+def _unwrap(text: bytes) -> bytes:
+    """The text without line breaks, and the indentation after them."""
+    text = text.replace(b"\r", b"") if b"\r" in text else text
+    if b"\n" not in text:
+        return text
+    if b"\n " in text or b"\n\t" in text:
+        text = _INDENTED.sub(b"", text)
+    return text.replace(b"\n", b"")
