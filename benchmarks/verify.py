@@ -34,6 +34,7 @@ from mcp_guard.core.model import (
     ToolRule,
 )
 from mcp_guard.core.receipt import Draft, intent_draft, outcome_draft
+from mcp_guard.core.request_meta import canonical_request
 from mcp_guard.ledger.open import LedgerSettings, open_writer
 from mcp_guard.ledger.writer import Transaction, Writer
 
@@ -112,8 +113,9 @@ def make_call() -> Call:
     arguments = {"deal_id": "D-1042", "amount": 12500, "stage": "negotiation", "notes": "agreed by phone " * 8}
     text = canonical.canonicalize(arguments)
     return Call(
-        "call_9f8s7d6f5g4h", instance, "crm__update_deal", tool, arguments, text, canonical.digest(text),
-        Resource("Deal", "D-1042"), Task("INC-4451", "the customer asked for it"), risk=Risk(20, "low"),
+        "call_9f8s7d6f5g4h", instance, "crm__update_deal", tool, arguments, text,
+        canonical_request("update_deal", text, None), canonical.digest(text), Resource("Deal", "D-1042"),
+        Task("INC-4451", "the customer asked for it"), risk=Risk(20, "low"),
     )  # fmt: skip
 
 

@@ -14,7 +14,14 @@ from typing import assert_never
 from mcp_guard.core import approval as approval_rules
 from mcp_guard.core import credential, risk
 from mcp_guard.core.approval import Approval, ApprovalState, Grant
-from mcp_guard.core.describe import NO_SUCH_TOOL, DescriptionRules, describe, facts_arguments, read_facts
+from mcp_guard.core.describe import (
+    NO_SUCH_TOOL,
+    DescriptionRules,
+    describe,
+    facts_arguments,
+    read_facts,
+    with_task,
+)
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import (
     Call,
@@ -142,7 +149,7 @@ class Guard:
             return tool_error(
                 f"{why_not_approved(approval)}; its arguments are not kept, so make the call itself again"
             )
-        held_call = ToolCallRequest(subject.tool, subject.arguments | subject.claims, request.meta)
+        held_call = ToolCallRequest(subject.tool, subject.arguments | subject.claims, subject.meta)
         return await self.handle_call(instance, held_call, channel)
 
     def identify(self, call: Call) -> Call:
@@ -235,7 +242,7 @@ class Guard:
 
     async def consume(self, call: Call, approval: Approval, channel: ClientChannel) -> Intent | Reply:
         """Describe and decide again: the call goes ahead only if everything is as it was approved."""
-        call = await self.describe(self.identify_again(call))
+        call = await self.describe(self.identify_again(call, approval))
         decision = self.decide(call)
         difference = self.difference(approval, call, decision)
         if difference:
@@ -248,12 +255,15 @@ class Guard:
             return await self.refuse(call, decision)
         return await self.record_intent(call, decision, None if difference else approval)
 
-    def identify_again(self, call: Call) -> Call:
-        """The same call after a hold: the credential, the tool and the listing may have changed."""
-        request = ToolCallRequest(call.name, call.arguments, call.meta)
+    def identify_again(self, call: Call, approval: Approval) -> Call:
+        """The same call after a hold: the credential, the tool and the listing may have changed.
+
+        Its `_meta` is that of the approval, which differs in trace context if the client has made the call again.
+        """
+        request = ToolCallRequest(call.name, call.arguments, approval.subject.meta)
         tool = self.upstreams.find_tool(call.name)
         fresh = describe(self.describe_with, call.id, call.instance, request, tool)
-        return self.identify(replace(fresh, task=call.task))
+        return self.identify(with_task(fresh, call.task))
 
     def difference(self, approval: Approval, call: Call, decision: Decision) -> str:
         """What differs between this call and the one that the approval is bound to; empty if nothing does."""

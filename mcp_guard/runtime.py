@@ -86,7 +86,13 @@ def make_upstream_group(
 ) -> UpstreamGroup:
     unpinned = {name: rule.unpinned for name, rule in settings.pin_rules.items()}
     return UpstreamGroup(
-        upstreams, settings.tool_rules, pins, unpinned=unpinned, on_catalog=on_catalog, on_status=on_status
+        upstreams,
+        settings.tool_rules,
+        pins,
+        unpinned=unpinned,
+        forward_meta=settings.forward_meta,
+        on_catalog=on_catalog,
+        on_status=on_status,
     )
 
 
@@ -133,7 +139,13 @@ def policy_environment(
     from mcp_guard.policy.engine import PolicyEnvironment
 
     return PolicyEnvironment(
-        tuple(tools), settings.attributes, settings.counters, tuple(settings.routes), absent, quarantined
+        tuple(tools),
+        settings.attributes,
+        settings.counters,
+        tuple(settings.routes),
+        absent,
+        quarantined,
+        settings.forward_meta,
     )
 
 
@@ -225,7 +237,9 @@ class Runtime:
             approvals=self.ledger.approvals,
             upstreams=upstreams,
             clock=self.ledger.writer,
-            describe_with=DescriptionRules(settings.limits, re.compile(pattern) if pattern else None),
+            describe_with=DescriptionRules(
+                settings.limits, re.compile(pattern) if pattern else None, settings.forward_meta
+            ),
             hold_seconds=settings.hold_seconds,
             new_id=new_call_id,
             memory=self._histories,

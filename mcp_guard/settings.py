@@ -177,7 +177,10 @@ class WitnessSettings:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """The whole configuration. Paths are absolute, `approvers` maps ids to names, and `pin_rules` are by upstream."""
+    """The whole configuration. Paths are absolute, `approvers` maps ids to names, and `pin_rules` are by upstream.
+
+    `forward_meta` maps the members of `_meta` that go on to upstreams to their types.
+    """
 
     path: Path
     state_dir: Path
@@ -200,6 +203,7 @@ class Settings:
     notifiers: Mapping[str, NotifierSettings]
     inbox_port: int
     pin_rules: Mapping[str, PinRule]
+    forward_meta: Mapping[str, str]
     mode: Mode = Mode.ENFORCE
     shadow: Path | None = None
     serve: ServeSettings | None = None

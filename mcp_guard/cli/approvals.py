@@ -180,6 +180,7 @@ def describe(approval: Approval, now: int) -> list[str]:
         "  would change",
         *(f"    {line}" for line in diff(approval)),
         f"  arguments      {json.dumps(subject.arguments, ensure_ascii=False)}",
+        *([f"  sent with it   {json.dumps(subject.meta, ensure_ascii=False)} (_meta)"] if subject.meta else []),
         *(f"  route          {_rule(approval, position)}" for position in range(len(approval.rules))),
         *votes,
         *([f"  note           {approval.note}"] if approval.note else []),

@@ -26,6 +26,7 @@ from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Agent, Effect, FactsRule, Mode, RateCounter, ResourceRule, ToolRule
 from mcp_guard.core.redaction import make_redaction, pointers_overlap
+from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, TRACE_CONTEXT, is_reserved
 from mcp_guard.core.tool_pins import FirstUse
 from mcp_guard.core.visible_text import join
 from mcp_guard.settings import AgentSettings, NotifierSettings, ServeSettings, Settings
@@ -217,6 +218,7 @@ class GuardConfig(Model):
     ticket_pattern: str | None = None
     first_use: FirstUse = FirstUse.LISTING
     plain_names: bool = False
+    forward_meta: dict[Annotated[str, Field(min_length=1)], AttributeKind] = dict(FORWARDED_BY_DEFAULT)  # type: ignore[arg-type]
     unsafe_skip_fsync: bool = False
 
     @field_validator("ticket_pattern")
@@ -227,6 +229,16 @@ class GuardConfig(Model):
         except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"`{pattern}` is not a valid regular expression: {error}") from None
         return pattern
+
+    @field_validator("forward_meta")
+    @classmethod
+    def leaves_reserved_names(cls, members: dict[str, AttributeKind]) -> dict[str, AttributeKind]:
+        for name, kind in members.items():
+            if is_reserved(name):
+                raise ValueError(f"`{name}` is reserved by MCP; the guard writes such members itself")
+            if name in TRACE_CONTEXT and kind != "string":
+                raise ValueError(f'`{name}` is a text: {name} = "string"')
+        return members
 
     @field_validator("origin")
     @classmethod
@@ -366,6 +378,7 @@ class Config(Model):
             },
             inbox_port=self.inbox.port,
             pin_rules={name: server.pin_rule(guard.first_use) for name, server in self.upstreams.items()},
+            forward_meta=guard.forward_meta,
             mode=guard.mode,
             shadow=base_dir / guard.shadow if guard.shadow else None,
             signals=tuple(signal.signal(name, base_dir) for name, signal in self.risk.signals.items()),

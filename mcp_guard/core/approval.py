@@ -13,9 +13,11 @@ import orjson
 
 from mcp_guard.core import canonical
 from mcp_guard.core.approval_subject import ApprovalSubject
+from mcp_guard.core.describe import REASON, TICKET
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Call, Decision, Json, Micros
 from mcp_guard.core.receipt import format_time
+from mcp_guard.core.request_meta import without_trace
 
 STATEMENT_TYPE = "mcp-guard/approval/v1"
 SECOND: Micros = 1_000_000
@@ -221,6 +223,9 @@ def binding(call: Call, decision: Decision, nonce: str) -> dict[str, Any]:
         "tool": call.tool.listed_as,
         "resource": f'{call.resource.type}::"{call.resource.id}"',
         "arguments": salted_hash(nonce, call.canonical),
+        "meta": salted_hash(nonce, canonical.canonicalize(meta)) if (meta := without_trace(call.meta)) else None,
+        "ticket": salted_hash(nonce, call.task.ticket.encode()) if call.task.ticket else None,
+        "reason": salted_hash(nonce, call.task.reason.encode()) if call.task.reason else None,
         "facts": salted_hash(nonce, call.facts.hash.encode()) if call.facts else None,
         "policy_version": decision.policy_version,
         "routes": list(decision.routes),
@@ -350,7 +355,7 @@ class Grant:
 
 
 def make_terms(terms: GrantTerms, arguments: Mapping[str, Any]) -> GrantTerms:
-    """The terms as an approver signs them, for a call with these arguments.
+    """The terms as an approver signs them, for a call with these arguments, `guard_ticket` and `guard_reason` included.
 
     Raises: ApprovalError if they exceed the limits, or name an argument that the call does not have.
     """
@@ -368,6 +373,25 @@ def make_terms(terms: GrantTerms, arguments: Mapping[str, Any]) -> GrantTerms:
     return replace(terms, free=tuple(sorted(set(terms.free))))
 
 
+@dataclass(frozen=True, slots=True)
+class GivenByAgent:
+    """What the agent chose in a call: the arguments, `_meta` without trace context, and its claims."""
+
+    arguments: Json
+    meta: Json
+    ticket: str | None
+    reason: str | None
+
+    def without(self, free: tuple[str, ...]) -> Json:
+        """All of it but the arguments and claims of these names."""
+        claims = {TICKET: self.ticket, REASON: self.reason}
+        return {
+            "arguments": {name: value for name, value in self.arguments.items() if name not in free},
+            "claims": {name: value for name, value in claims.items() if value and name not in free},
+            "meta": self.meta,
+        }
+
+
 def resource_argument(call: Call) -> str | None:
     """Name of the argument that identifies the resource."""
     rule = call.tool.rule.resource if call.tool else None
@@ -375,16 +399,15 @@ def resource_argument(call: Call) -> str | None:
 
 
 def bind_grant(
-    bound: Mapping[str, Any], arguments: Json, names_resource: str | None, free: tuple[str, ...], salt: str
+    bound: Mapping[str, Any], given: GivenByAgent, names_resource: str | None, free: tuple[str, ...], salt: str
 ) -> Json:
     """The binding of a grant, from that of its approval. The resource is free only if the argument that names it is.
 
     Facts are not bound: such calls change them, and the policies look at them again each time.
     """
     members = {name: bound[name] for name in ("instance", "definition", "tool", "policy_version", "routes")}
-    bound_arguments = {name: value for name, value in arguments.items() if name not in free}
     resource = None if names_resource in free else bound["resource"]
-    hash = salted_hash(salt, canonical.canonicalize(bound_arguments, UNLIMITED))
+    hash = salted_hash(salt, canonical.canonicalize(given.without(free), UNLIMITED))
     return members | {"resource": resource, "arguments": hash}
 
 
@@ -393,4 +416,5 @@ def covers(grant: Grant, call: Call, decision: Decision, now: Micros) -> bool:
     if grant.state != "active" or grant.used >= grant.uses or now >= grant.expires:
         return False
     bound = binding(call, decision, grant.salt)
-    return bind_grant(bound, call.arguments, resource_argument(call), grant.free, grant.salt) == dict(grant.binding)
+    given = GivenByAgent(call.arguments, without_trace(call.meta), call.task.ticket, call.task.reason)
+    return bind_grant(bound, given, resource_argument(call), grant.free, grant.salt) == dict(grant.binding)

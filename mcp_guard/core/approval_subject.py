@@ -50,6 +50,8 @@ class ApprovalSubject:
     """The argument that names the resource."""
     deed: str | None = None
     arguments: Json
+    meta: Json | None = None
+    """The members of `_meta` that are sent with the call."""
     claims: Json
     """Arguments that the guard added to the tool, and took out of the call: a ticket, a reason."""
     present: Json
@@ -72,6 +74,11 @@ class ApprovalSubject:
         return not (self.redacted or self.erased)
 
     @property
+    def freeable(self) -> Json:
+        """What a grant may leave free: the arguments, and the ticket and reason that the agent claims."""
+        return self.arguments | self.claims
+
+    @property
     def requesters(self) -> tuple[str | None, ...]:
         """The people who made the request, and so may not decide on it: the agent's owner and the user it acts for."""
         return self.owner, self.on_behalf_of
@@ -82,6 +89,7 @@ class ApprovalSubject:
         return replace(
             self,
             arguments=dict.fromkeys(self.changes, ERASED),
+            meta=dict.fromkeys(self.meta, ERASED) if self.meta else None,
             claims={},
             present={},
             delta={},

@@ -4,7 +4,7 @@ Anything wrong with a call is added to its `problems`, worded for the agent; a c
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from decimal import Decimal
 from typing import Any
@@ -31,6 +31,7 @@ from mcp_guard.core.model import (
     Tool,
     ToolCallRequest,
 )
+from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, canonical_request, forwarded_members, without_trace
 
 NO_SUCH_TOOL = "unknown tool"
 TICKET, REASON = "guard_ticket", "guard_reason"
@@ -41,10 +42,13 @@ CLAIM_LIMIT = 500
 
 @dataclass(frozen=True, slots=True)
 class DescriptionRules:
-    """The operator's limits on arguments and the pattern that tickets must match."""
+    """The operator's limits on arguments, the pattern that tickets must match, and the members of `_meta` that go on to
+    upstreams, with their types (`core.request_meta`).
+    """
 
     limits: Limits = field(default_factory=Limits)
     ticket_pattern: re.Pattern[str] | None = None
+    forward_meta: Mapping[str, str] = field(default_factory=lambda: FORWARDED_BY_DEFAULT)
 
     def assess(self, call: Call, facts: Facts | None, history: CallHistory = NO_HISTORY) -> Call:
         """The call with its facts and history, and the change and risk that follow from them."""
@@ -62,10 +66,14 @@ def describe(rules: DescriptionRules, id: str, instance: Instance, request: Tool
     if tool is not None and tool.rule.ask:
         arguments, task, claimed = _take_claims(rules, tool, arguments, task)
         problems += claimed
+    meta, unfit = forwarded_members(request.meta, rules.forward_meta)
+    problems += unfit
     try:
         exact = b"{}" if request.problem else canonical.canonicalize(arguments, rules.limits)
+        params = canonical_request(tool.name if tool else request.name, exact, meta)
     except Unacceptable as error:
-        exact, arguments = b"{}", {}
+        exact, arguments, meta = b"{}", {}, None
+        params = canonical_request("", exact, None)
         is_redacted = tool is not None and tool.rule.redaction
         problems.append(f"the arguments were refused: {'not exact JSON' if is_redacted else error.reason}")
     resource = Resource("Tool", request.name)
@@ -74,7 +82,6 @@ def describe(rules: DescriptionRules, id: str, instance: Instance, request: Tool
         resource = Resource(tool.rule.resource.type, resource_id or "")
         if resource_id is None:
             problems.append(f"the arguments do not identify the {resource.type}: `{tool.rule.resource.id}` is missing")
-    definition = tool.definition_hash if tool else ""
     return Call(
         id=id,
         instance=instance,
@@ -82,13 +89,29 @@ def describe(rules: DescriptionRules, id: str, instance: Instance, request: Tool
         tool=tool,
         arguments=arguments,
         canonical=exact,
-        request_hash=canonical.digest(f"{request.name}\0{definition}\0".encode() + exact),
+        request=params,
+        request_hash=hash_request(request.name, tool, exact, meta, task),
         resource=resource,
         task=task,
-        meta=request.meta,
+        meta=meta,
         problems=tuple(problems),
         redaction=tool.rule.redaction if tool else Redaction(),
     )
+
+
+def hash_request(name: str, tool: Tool | None, arguments: bytes, meta: Json | None, task: Task) -> str:
+    """The hash by which a repeated call is recognized: of what it asks for, and of what is claimed about it.
+
+    Trace context is left out, because a client gives each request another one; a call that is repeated after an
+    approval is sent with the approved one.
+    """
+    parts = [name, tool.definition_hash if tool else "", task.ticket, task.reason, without_trace(meta)]
+    return canonical.digest(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS) + arguments)
+
+
+def with_task(call: Call, task: Task) -> Call:
+    """The call with what is claimed about it."""
+    return replace(call, task=task, request_hash=hash_request(call.name, call.tool, call.canonical, call.meta, task))
 
 
 def _take_claims(rules: DescriptionRules, tool: Tool, arguments: Json, task: Task) -> tuple[Json, Task, list[str]]:

@@ -265,6 +265,7 @@ class ToolCallRequest:
     name: str
     arguments: Json
     meta: Json | None = None
+    """All of its `_meta`; most members are dropped when it is described."""
     problem: str | None = None
     """Why the payload is unusable (duplicate keys, NaN, depth, size). Such a call is denied without evaluation."""
 
@@ -281,8 +282,10 @@ class Resource:
 class Call:
     """One call, described: everything that the decision may depend on.
 
-    `canonical` holds the exact argument bytes that are hashed, evaluated and sent. A call with `problems` is denied.
-    `request_hash` identifies equal requests; it is unsalted, so it is stored in nothing that outlives the request.
+    `canonical` holds the exact argument bytes that are hashed, evaluated and sent, and `meta` the members of `_meta`
+    that are sent with them. `request` is both together: the canonical `params` that the upstream is sent. A call with
+    `problems` is denied. `request_hash` identifies equal requests, with what the agent claims about them; it is
+    unsalted, so it is stored in nothing that outlives the request.
     """
 
     id: str
@@ -291,6 +294,7 @@ class Call:
     tool: Tool | None
     arguments: Json
     canonical: bytes
+    request: bytes
     request_hash: str
     resource: Resource
     task: Task

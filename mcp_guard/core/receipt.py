@@ -144,7 +144,7 @@ def intent_draft(call: Call, decision: Decision, approval: Json | None = None) -
 
 def look_up_draft(call: Call) -> Draft:
     """The intent of one of the guard's own look-ups, which the configuration allows."""
-    return Draft("intent", *redact_receipt(call, call_fields(call), {"request": call.canonical}))
+    return Draft("intent", *redact_receipt(call, call_fields(call), {"request": call.request}))
 
 
 def _decision_fields(call: Call, decision: Decision) -> Json:
@@ -188,7 +188,7 @@ def _past_fields(past: CallHistory) -> Json:
 
 
 def _decision_payloads(call: Call, decision: Decision) -> dict[str, bytes]:
-    payloads = {"request": call.canonical}
+    payloads = {"request": call.request}
     if decision.material:
         payloads["material"] = decision.material
     if call.facts is not None:

@@ -50,7 +50,8 @@ def redact_receipt(call: Call, fields: Json, payloads: dict[str, bytes]) -> tupl
     if not call.redaction:
         return fields, payloads
     texts, redacted, kept = texts_of(call), [], {}
-    places = {"request": call.redaction.arguments, "facts": call.redaction.facts, "material": _in_material(call)}
+    arguments = [f"/arguments{pointer}" for pointer in call.redaction.arguments]
+    places = {"request": arguments, "facts": call.redaction.facts, "material": _in_material(call)}
     for name, data in payloads.items():
         before = orjson.loads(data)
         after, removed = redact_pointers(before, places[name])
@@ -89,7 +90,8 @@ def redact_subject(call: Call, subject: ApprovalSubject) -> ApprovalSubject:
     deltas = [join_pointer(["delta", split_pointer(pointer)[0]]) for pointer in pointers]
     document, redacted = redact_pointers(subject.to_json(), [*values, *deltas])
     document = redact_fields(document, texts)
-    document |= {name: redact_texts(document[name], texts) for name in ("claims", "arguments", "present")}
+    payloads = ("claims", "arguments", "meta", "present")
+    document |= {name: redact_texts(document[name], texts) for name in payloads if name in document}
     document["risk"] = {name: redact_texts(value, texts) for name, value in document["risk"].items()}
     return ApprovalSubject.from_json(document | {"redacted": [f"/subject{pointer}" for pointer in redacted]})
 

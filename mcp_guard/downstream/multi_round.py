@@ -35,8 +35,6 @@ class MultiRoundRequest:
     """The progress token of the request that waits, if it has one."""
     round: int
     """How many times the client has made this request because of one held call."""
-    early_answers: Json
-    """Answers that the client gave before it was asked, by key."""
     pending: Approval | None = None
     """The approval that the call was left waiting for."""
     late_reply: Json | None = None
@@ -80,10 +78,9 @@ class MultiRoundRequests:
         envelope: Envelope,
         token: str | int | None,
         round: int,
-        early_answers: Json,
     ) -> None:
         """Start the work for a request. Its reply is sent when it is there and the client is."""
-        multi = MultiRoundRequest(self._new_key("f"), binding, envelope, request, token, round, early_answers)
+        multi = MultiRoundRequest(self._new_key("f"), binding, envelope, request, token, round)
         self._requests[multi.key] = multi
         self._run(multi.key, self._complete(multi, work(multi)))
 
@@ -127,15 +124,18 @@ class MultiRoundRequests:
         return next(reversed(self._requests.values()), None)
 
     async def ask(self, multi: MultiRoundRequest, requests: Mapping[str, Json]) -> dict[str, Json]:
-        """Ask the client all this. Returns its answers by key, when it has come back with all of them."""
+        """Ask the client all this. Returns its answers by key, when it has come back with all of them.
+
+        Answers to questions that were not put are dropped: they would reach an upstream with a call that was decided
+        without them.
+        """
         loop = asyncio.get_running_loop()
-        early = {name: {"result": multi.early_answers.pop(name)} for name in requests if name in multi.early_answers}
-        futures = {self._key(multi, name): (name, loop.create_future()) for name in requests if name not in early}
+        futures = {self._key(multi, name): (name, loop.create_future()) for name in requests}
         multi.answers |= {key: future for key, (_, future) in futures.items()}
         if futures:
             self.show(multi, {key: requests[name] for key, (name, _) in futures.items()})
         try:
-            return early | {name: await future for name, future in futures.values()}
+            return {name: await future for name, future in futures.values()}
         finally:
             for key in futures:
                 multi.answers.pop(key, None)

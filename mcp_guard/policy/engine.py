@@ -30,6 +30,7 @@ from mcp_guard.core.model import (
 )
 from mcp_guard.core.names import MANGLING_VERSION
 from mcp_guard.core.rates import RateValue
+from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
 from mcp_guard.policy.request import (
     Inexpressible,
     build_context,
@@ -50,6 +51,7 @@ class PolicyEnvironment:
     """What policies are validated against: the catalog, the configured entity attributes, counters and routes.
 
     `absent` are upstreams that have listed no tools yet, `quarantined` tools that are listed but not accepted.
+    `meta` maps the members of `_meta` that go on to upstreams to their types.
     """
 
     tools: tuple[Tool, ...]
@@ -58,6 +60,7 @@ class PolicyEnvironment:
     routes: Collection[str] = ()
     absent: Collection[str] = ()
     quarantined: Collection[str] = ()
+    meta: Mapping[str, str] = field(default_factory=lambda: FORWARDED_BY_DEFAULT)
 
     def unlisted(self) -> UnlistedNames:
         effects = {str(effect) for effect in Effect} - {str(tool.effect) for tool in self.tools}
@@ -86,11 +89,14 @@ class PolicyEngine:
 
     def __init__(self, source: PolicySource, active: Mapping[str, Policy], environment: PolicyEnvironment) -> None:
         named = [name for name in environment.quarantined if any(f'"{name}"' in text for text in source.texts.values())]
-        schema, self._shapes = build_schema(environment.tools, environment.attributes, environment.counters, named)
+        schema, self._shapes = build_schema(
+            environment.tools, environment.attributes, environment.counters, named, environment.meta
+        )
         self.counters = environment.counters
         self.dormant = tuple(sorted(source.policies.keys() - active.keys()))
         self.schema_text = json.dumps(schema)
         self._attributes = environment.attributes
+        self._meta = environment.meta
         self._rules = Ruleset(active, action_groups(schema))
         self._always = always_in_force(self._rules)
         self._schema = Schema.from_json_str(self.schema_text)
@@ -146,7 +152,7 @@ class PolicyEngine:
         shape = self._shapes.get(call.name)
         if shape is None:
             raise Inexpressible("this tool has no input schema to check the arguments against")
-        context = build_context(call, shape, counts)
+        context = build_context(call, shape, counts, self._meta)
         request_entities = self._request_entities(call)
         policy_slice = rules.slice(call.name, request_entities.principal)
         view = policy_slice.view

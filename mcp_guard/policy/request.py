@@ -13,6 +13,7 @@ from typing import Any
 
 from mcp_guard.core.model import Call, CallHistory, Change, Instance, Json, Origins
 from mcp_guard.core.rates import RateValue
+from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
 from mcp_guard.policy.schema import PRINCIPAL, attribute
 from mcp_guard.policy.shapes import TAGS, Kind, Shape
 from mcp_guard.policy.source import Policy
@@ -265,8 +266,10 @@ def _rate(name: str, value: RateValue) -> Any:
     return value if isinstance(value, int) else decimal(value, f"rate.{name}")
 
 
-def build_context(call: Call, shape: Shape, counts: Mapping[str, RateValue]) -> Json:
-    """`context` of the request. Raises: Inexpressible."""
+def build_context(
+    call: Call, shape: Shape, counts: Mapping[str, RateValue], meta: Mapping[str, str] = FORWARDED_BY_DEFAULT
+) -> Json:
+    """`context` of the request; `meta` are the types of the members of `_meta`. Raises: Inexpressible."""
     converter = _InputConverter()
     arguments = converter.convert(call.arguments, shape, "")
     task = {"ticket": call.task.ticket, "reason": call.task.reason}
@@ -275,6 +278,9 @@ def build_context(call: Call, shape: Shape, counts: Mapping[str, RateValue]) -> 
         "input": arguments,
         "input_unknown": converter.unknown,
         "input_null": converter.null,
+        "meta": {
+            attribute(name): _typed(value, meta[name], f"_meta.{name}") for name, value in (call.meta or {}).items()
+        },
         "change": _change(call.change, shape),
         "task": {name: value for name, value in task.items() if value},
         "rate": {name: _rate(name, value) for name, value in counts.items()},
@@ -308,10 +314,15 @@ def resource_entity(call: Call, kinds: Mapping[str, str]) -> Json:
     return {"uid": {"type": call.resource.type, "id": call.resource.id}, "attrs": attributes, "parents": []}
 
 
-def _fact(value: Any, kind: str, path: str) -> Any:
+def _typed(value: Any, kind: str, path: str) -> Any:
+    """A value of a type that the configuration names. Raises: Inexpressible."""
     shape = Shape(Kind.SET, element=Shape(Kind.STRING)) if kind == "strings" else Shape(Kind(kind))
+    return _InputConverter().convert(value, shape, path)
+
+
+def _fact(value: Any, kind: str, path: str) -> Any:
     try:
-        return _InputConverter().convert(value, shape, path)
+        return _typed(value, kind, path)
     except Inexpressible as error:
         raise Inexpressible(f"the present state does not match the configured attributes: {error}") from None
 

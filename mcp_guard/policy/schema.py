@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Mapping
 
 from mcp_guard.core.model import Effect, Json, Origins, RateCounter, Tool
+from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
 from mcp_guard.policy.shapes import TAGS, Kind, Shape, input_shape, read_shape
 
 __all__ = ["PRINCIPAL", "TOOL", "Kind", "Shape", "attribute", "build_schema", "input_shape", "read_shape"]
@@ -88,8 +89,8 @@ def _kind(counter: RateCounter) -> Kind:
     return Kind.INTEGER if counter.sum is None else Kind.NUMBER
 
 
-def context_type(shape: Shape, counters: Iterable[RateCounter]) -> Json:
-    """The type of `context` for one action."""
+def context_type(shape: Shape, counters: Iterable[RateCounter], meta: Mapping[str, str]) -> Json:
+    """The type of `context` for one action; `meta` maps the members of `_meta` that go on to their types."""
     text, count = {"type": "String"}, {"type": "Long"}
     delta = {
         attribute(name): _optional(CEDAR_TYPES[inner.kind])
@@ -101,6 +102,7 @@ def context_type(shape: Shape, counters: Iterable[RateCounter]) -> Json:
             "input": cedar_type(shape),
             "input_unknown": STRINGS,
             "input_null": STRINGS,
+            "meta": record({attribute(name): _optional(ATTRIBUTE_TYPES[kind]) for name, kind in sorted(meta.items())}),
             "change": record({"fields": STRINGS, "delta": record(delta)}),
             "task": record({"ticket": _optional(text), "reason": _optional(text)}),
             "rate": record(
@@ -120,6 +122,7 @@ def build_schema(
     attributes: Mapping[str, Mapping[str, str]],
     counters: tuple[RateCounter, ...],
     quarantined: Iterable[str] = (),
+    meta: Mapping[str, str] = FORWARDED_BY_DEFAULT,
 ) -> tuple[Json, dict[str, Shape]]:
     """The schema in Cedar's JSON form, and the input shape of each tool that has one, by listed name.
 
@@ -156,7 +159,7 @@ def build_schema(
             "appliesTo": {
                 "principalTypes": [PRINCIPAL],
                 "resourceTypes": [tool.rule.resource.type if tool.rule.resource else TOOL],
-                "context": context_type(shape, counters),
+                "context": context_type(shape, counters, meta),
             },
         }
     for name in sorted(quarantined):

@@ -7,6 +7,7 @@ capabilities in `_meta`; a reply may be `input_required`; changes arrive on the 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 
+from mcp_guard import __version__
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Json
 from mcp_guard.protocol.stateless_server import (
@@ -49,6 +50,27 @@ def envelope_for(initialize_params: Json) -> Json:
     envelope = {VERSION_KEY: REVISION, CAPABILITIES_KEY: withhold(initialize_params.get("capabilities") or {})}
     client = initialize_params.get("clientInfo")
     return envelope | ({CLIENT_KEY: client} if isinstance(client, dict) else {})
+
+
+KNOWN_CAPABILITIES: Mapping[str, tuple[str, ...]] = {
+    "sampling": ("tools", "context"), "elicitation": ("form", "url"), "roots": ("listChanged",),
+}  # fmt: skip
+"""What a client can offer a server that executes a call, and the variants of each."""
+
+
+def without_free_text(envelope: Json) -> Json:
+    """The envelope for a tool call: nothing in it that an agent can word, so that it cannot change what is approved.
+
+    The client is this guard, and the capabilities are those by which it can be asked, named and no more.
+    """
+    offered = envelope[CAPABILITIES_KEY]
+    capabilities: Json = {}
+    for name, variants in KNOWN_CAPABILITIES.items():
+        if isinstance(value := offered.get(name), dict):
+            given = {variant: value[variant] for variant in variants if variant in value}
+            capabilities[name] = {variant: True if item is True else {} for variant, item in given.items()}
+    client = {CLIENT_KEY: {"name": "mcp-guard", "version": __version__}}
+    return {**envelope, CAPABILITIES_KEY: capabilities, **client}
 
 
 def with_envelope(params: Json | None, envelope: Json) -> Json:

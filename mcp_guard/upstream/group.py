@@ -11,6 +11,7 @@ from mcp_guard.core.errors import LedgerError, UpstreamError
 from mcp_guard.core.model import Execution, ExecutionStatus, Json, Tool, ToolRule
 from mcp_guard.core.names import SEPARATOR
 from mcp_guard.core.replies import tool_error
+from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, forwarded_params
 from mcp_guard.core.tool_pins import Quarantine
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent, Pins
 from mcp_guard.protocol.jsonrpc import Id, PeerLost, error
@@ -27,7 +28,7 @@ class UpstreamGroup:
     """Implements `ports.Upstreams`: all upstreams of one session.
 
     `on_catalog` is called when the catalog has changed, `on_status` when an upstream went up or down or the group
-    closed.
+    closed. `forward_meta` are the members of `_meta` that go on (`core.request_meta`); a tool call's are in its intent.
 
     INVARIANT: the catalog holds only tools that `pins` accepts (promise P6).
     """
@@ -39,6 +40,7 @@ class UpstreamGroup:
         pins: Pins,
         *,
         unpinned: Mapping[str, Collection[str]] = {},
+        forward_meta: Mapping[str, str] = FORWARDED_BY_DEFAULT,
         on_catalog: Callable[[], None] = lambda: None,
         on_status: Callable[[], None] = lambda: None,
     ) -> None:
@@ -49,6 +51,7 @@ class UpstreamGroup:
         self.is_closed = False
         self._rules = rules
         self._unpinned = unpinned
+        self._forward_meta = forward_meta
         self._on_catalog = on_catalog
         self._on_status = on_status
         self._listener: UpstreamListener = NoListener()
@@ -74,7 +77,7 @@ class UpstreamGroup:
         self._supervisors = [
             tasks.create_task(
                 connection.supervise(
-                    initialize_params,
+                    self._forwarded(initialize_params),
                     listener,
                     prefer_stateless=prefer_stateless,
                     client_is_ready=self._client_is_ready,
@@ -214,6 +217,12 @@ class UpstreamGroup:
             return await _outcome(
                 connection, connection.peer.request(CALL_TOOL, params, channel.progress, connection.call_seconds)
             )
+        if (ask := channel.ask) is not None:
+
+            async def ask_client(questions: Mapping[str, Json]) -> dict[str, Json]:
+                return {key: self._forwarded_answer(answer) for key, answer in (await ask(questions)).items()}
+
+            channel = replace(channel, ask=ask_client)
         rounds = RoundCount()
         work = connection.protocol.request_until_complete(CALL_TOOL, params, channel, connection.call_seconds, rounds)
         return replace(await _outcome(connection, work), rounds=rounds.sent)
@@ -228,7 +237,7 @@ class UpstreamGroup:
         """Pass a request on; returns its `result` or `error` member. INVARIANT: never a tool call."""
         assert method != CALL_TOOL
         try:
-            return await self.connections[server].request(method, params, channel)
+            return await self.connections[server].request(method, self._forwarded(params), channel)
         except PeerLost as lost:
             return error(-32603, str(lost))
         except (UpstreamError, InputUnavailable) as failure:
@@ -242,11 +251,19 @@ class UpstreamGroup:
         """Pass a notification on, unless the upstream's protocol has none from clients."""
         connection = self.connections[server]
         if connection.why_unavailable() is None and connection.protocol is None:
-            connection.peer.notify(method, params)
+            connection.peer.notify(method, self._forwarded(params))
 
     def answer(self, server: str, id: Id, reply: Json) -> None:
         if self.connections[server].why_unavailable() is None:
-            self.connections[server].peer.reply(id, reply)
+            self.connections[server].peer.reply(id, self._forwarded_answer(reply))
+
+    def _forwarded(self, params: Json) -> Json:
+        return forwarded_params(params, self._forward_meta)
+
+    def _forwarded_answer(self, reply: Json) -> Json:
+        """A client's reply as an upstream gets it."""
+        result = reply.get("result")
+        return {**reply, "result": self._forwarded(result)} if isinstance(result, dict) else reply
 
     def throttle(self, slow: bool) -> None:
         for connection in self.connections.values():

@@ -12,6 +12,7 @@ from mcp_guard.ports import ClientChannel
 from mcp_guard.protocol import stateless_client
 from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost, error
 from mcp_guard.protocol.methods import (
+    CALL_TOOL,
     CANCELLED,
     INVALID_PARAMS,
     METHOD_NOT_FOUND,
@@ -110,6 +111,8 @@ class StatelessServerProtocol:
         Raises: PeerLost, TimeoutError, UpstreamError, InputUnavailable.
         """
         envelope = {**self._envelope, **channel.envelope} if channel.envelope is not None else self._envelope
+        if method == CALL_TOOL:
+            envelope = stateless_client.without_free_text(envelope)
         params = stateless_client.with_envelope(params, envelope)
         while rounds.sent < MAX_ROUNDS:
             rounds.sent += 1

@@ -33,6 +33,8 @@ class ApprovalCard:
     requested: str
     changes: tuple[FieldChange, ...]
     others: tuple[tuple[str, str], ...]
+    meta: tuple[tuple[str, str], ...]
+    """The members of `_meta` that are sent with the call."""
     rules: tuple[Json, ...]
     can_decide: bool
     """Whether the viewer may decide the request now."""
@@ -57,6 +59,7 @@ def make_card(approval: Approval, now: Micros, viewer: str) -> ApprovalCard:
             for name in subject.changes
         ),
         others=tuple((name, plain(value)) for name, value in wanted.items() if name not in subject.changes),
+        meta=tuple((name, plain(value)) for name, value in (subject.meta or {}).items()),
         rules=tuple(_describe_rule(approval, rule) for rule in approval.rules),
         can_decide=is_approver and not has_voted and approval.state is ApprovalState.REQUESTED and not has_expired,
     )

@@ -75,6 +75,7 @@ CALL = Call(
     name="crm__update",
     arguments={"id": "1"},
     canonical=b'{"id":"1"}',
+    request=b"{}",
     request_hash="sha256:r",
     tool=TOOL,
     resource=Resource("Deal", "1"),

@@ -114,7 +114,7 @@ def test_concurrent_users_are_never_confused(guard: Served, place: Path) -> None
         rows = ledger.execute("SELECT seq, request FROM payload WHERE request IS NOT NULL").fetchall()
     requests = {seq: json.loads(request[16:]) for seq, request in rows}  # after its salt
     for seq, receipt in intents.items():
-        number, uid, _ = requests[seq]["text"].split(":")
+        number, uid, _ = requests[seq]["arguments"]["text"].split(":")
         assert receipt["agent"] == agents[int(uid)]
         instances.setdefault(number, set()).add(receipt["instance"])
     assert all(len(item) == 1 for item in instances.values())

@@ -168,7 +168,7 @@ async def test_suggestion_allows_no_more_than_was_allowed(let: list[Json], held:
         requests = {json.dumps(item, sort_keys=True) for item in let}
         for difference in made.replay.differences:
             assert difference.was.outcome is Outcome.REQUIRE_APPROVAL
-            asked = json.loads(harness.store.payloads(difference.receipt["seq"])["request"])
+            asked = json.loads(harness.store.payloads(difference.receipt["seq"])["request"])["arguments"]
             assert json.dumps(asked, sort_keys=True) in {
                 json.dumps(json.loads(request), sort_keys=True) for request in requests
             }

@@ -122,11 +122,10 @@ async def test_allowed_call_stores_no_redacted_value(tmp_path: Path) -> None:
     assert kept(harness, *PRIVATE) == []
     assert verified(harness)
     [_, intent] = harness.receipts("intent")
-    assert {"/request/notes", "/request/customer/email", "/request/people/*/mail", "/facts/remarks"} <= set(
-        intent["redacted"]
-    )
-    assert "/request/nothing" not in intent["redacted"]
-    request = json.loads(harness.store.payloads(intent["seq"])["request"])
+    assert {"/request/arguments/notes", "/request/arguments/customer/email", "/facts/remarks"} <= set(intent["redacted"])
+    assert "/request/arguments/people/*/mail" in intent["redacted"]
+    assert "/request/arguments/nothing" not in intent["redacted"]
+    request = json.loads(harness.store.payloads(intent["seq"])["request"])["arguments"]
     assert request["customer"] == {"email": MARK, "name": "kept"}
     assert request["people"] == [{"mail": MARK}, {"mail": MARK}]
     assert request["stage"] == "won"
@@ -268,7 +267,7 @@ async def test_call_without_redaction_is_stored_whole(tmp_path: Path) -> None:
     harness = open_harness(tmp_path)
     await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": NOTE}))
     [intent] = harness.receipts("intent")
-    assert json.loads(harness.store.payloads(intent["seq"])["request"]) == {"text": NOTE}
+    assert json.loads(harness.store.payloads(intent["seq"])["request"])["arguments"] == {"text": NOTE}
     assert "redacted" not in intent
 
 

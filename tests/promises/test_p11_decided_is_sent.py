@@ -52,7 +52,7 @@ async def test_bytes_sent_are_the_bytes_decided_and_recorded(arguments: Json, ad
         [(_, sent)] = harness.upstream.sent
         expected = {key: value for key, value in arguments.items() if key not in ("guard_ticket", "guard_reason")}
         assert sent == canonical.canonicalize(expected)
-        assert [data for _, data in kept(harness, "intent", "request")] == [sent]
+        assert [data for _, data in kept(harness, "intent", "request")] == [b'{"arguments":%s,"name":"free"}' % sent]
         harness.close()
 
 
@@ -69,7 +69,7 @@ def test_upstream_receives_only_the_canonical_arguments(tmp_path: Path) -> None:
         )
         client.wait(77)
     sent = (tmp_path / "up.log").read_text()
-    assert seen(tmp_path, "up") == [{"name": "free", "arguments": {"a": "é", "b": 1.5, "n": 100}, "_meta": {"x/y": 1}}]
+    assert seen(tmp_path, "up") == [{"name": "free", "arguments": {"a": "é", "b": 1.5, "n": 100}}]
     assert '"arguments": {"a": "\\u00e9", "b": 1.5, "n": 100}' in sent  # in canonical order
     assert "guard_" not in sent
 

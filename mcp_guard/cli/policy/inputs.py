@@ -152,4 +152,4 @@ def live_engine(settings: Settings, quiet: bool) -> tuple[PolicyEngine, dict[str
 def live_schema(settings: Settings, quiet: bool) -> Json:
     """The schema of the tools that are listed now. Raises: UpstreamError."""
     world = live_world(settings, quiet)
-    return build_schema(world.tools, world.attributes, world.counters)[0]
+    return build_schema(world.tools, world.attributes, world.counters, meta=world.meta)[0]

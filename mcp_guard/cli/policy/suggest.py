@@ -80,7 +80,7 @@ def cases(store: Store, candidate: Candidate) -> Iterator[str]:
             payloads = store.payloads(past.receipt["seq"])
             if payloads.get("request"):
                 facts = json.loads(payloads["facts"] or b"null") if "facts" in payloads else None
-                yield from case_of(past, json.loads(payloads["request"] or b"{}"), facts)
+                yield from case_of(past, json.loads(payloads["request"] or b"{}")["arguments"], facts)
 
 
 def write(folder: Path, candidate: Candidate, case_lines: Iterator[str]) -> None:

@@ -9,6 +9,7 @@ from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_json, print_lines, print_table, print_text
 from mcp_guard.cli.policy.inputs import live_engine
 from mcp_guard.config import load
+from mcp_guard.core.describe import DescriptionRules
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.policy.authoring.cases import CaseResult, read_cases, run_cases
 
@@ -24,10 +25,10 @@ def main(arguments: list[str]) -> int:
     cases = read_cases(where)
     if not cases:
         raise PolicyError(f"no cases in `{where}`", "write NAME.cases.toml beside the policies")
-    results = []
+    results, rules = [], DescriptionRules(forward_meta=settings.forward_meta)
     for case in cases:
         begun = time.perf_counter()
-        result = run_cases(engine, tools, [case])[0]
+        result = run_cases(engine, tools, [case], rules)[0]
         results.append((result, (time.perf_counter() - begun) * 1000))
     determined = {id for result, _ in results if result.decision for id in result.decision.policies}
     uncovered = sorted(engine.rules.policies.keys() - determined) if options.coverage else []

@@ -4,10 +4,11 @@ same transaction."""
 import hashlib
 import secrets
 
-from mcp_guard.core.approval import SECOND, Approval, Grant, GrantTerms, Vote, bind_grant
+from mcp_guard.core.approval import SECOND, Approval, GivenByAgent, Grant, GrantTerms, Vote, bind_grant
 from mcp_guard.core.model import Json
 from mcp_guard.core.receipt import Draft, format_time
 from mcp_guard.core.receipt_limits import truncate
+from mcp_guard.core.request_meta import without_trace
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.ports import Conflict
 
@@ -18,11 +19,12 @@ MAX_RATIONALE_BYTES = 800
 def give_grant(tx: Transaction, approval: Approval, terms: GrantTerms, fields: Json) -> None:
     """Record the grant of an approval that was just approved. `fields` are those of every receipt of the approval."""
     subject, salt = approval.subject, secrets.token_hex(16)
+    given = GivenByAgent(subject.arguments, without_trace(subject.meta), subject.ticket, subject.reason)
     grant = Grant(
         id="gr_" + hashlib.sha256(f"{approval.id}\0{approval.nonce}".encode()).hexdigest()[:10],
         approval=approval.id,
         state="active",
-        binding=bind_grant(subject.binding, subject.arguments, subject.resource_argument, terms.free, salt),
+        binding=bind_grant(subject.binding, given, subject.resource_argument, terms.free, salt),
         free=terms.free,
         uses=terms.uses,
         used=0,

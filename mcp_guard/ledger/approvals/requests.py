@@ -166,6 +166,7 @@ def _make_subject(call: Call, decision: Decision, binding: Json, routes: Iterabl
         resource_argument=rules.resource_argument(call),
         deed=tool.rule.verb,
         arguments=call.arguments,
+        meta=call.meta,
         claims={
             ADDED[name]: value for name, value in claimed.items() if value and value != getattr(instance.task, name)
         },

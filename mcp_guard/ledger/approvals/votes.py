@@ -50,7 +50,7 @@ class Votes:
                 approver=approver,
                 rationale=rationale,
                 at=tx.now,
-                terms=None if terms is None else rules.make_terms(terms, approval.subject.arguments),
+                terms=None if terms is None else rules.make_terms(terms, approval.subject.freeable),
             )
             transitions.escalate(tx, id, self.routes)
             return statement

@@ -14,6 +14,7 @@ A `NAME.cases.toml` file:
     groups = ["crm-agents"]
     on_behalf_of = "dana"
     ticket = "INC-1"                 # and reason
+    meta = { "vendor/tenant" = "t" } # members of `_meta` that [guard] forward_meta lists
     history = { untrusted_seen = true, sinks = { from_untrusted = ["to"] } }  # default: nothing seen
     rates = { writes_per_hour = 3 }  # counters, this call included; default: this call only
     outcome = "allow"                # allow, deny or require_approval
@@ -48,7 +49,7 @@ from mcp_guard.policy.engine import PolicyEngine
 
 KEYS = frozenset(
     {"name", "tool", "arguments", "facts", "agent", "owner", "groups", "on_behalf_of", "ticket", "reason", "rates",
-     "history", "outcome", "policies", "routes"}
+     "meta", "history", "outcome", "policies", "routes"}
 )  # fmt: skip
 NEVER = 2**53
 ORIGINS = ("provenance", "sinks")
@@ -109,7 +110,8 @@ def _run(engine: PolicyEngine, tools: Mapping[str, Tool], case: Case, rules: Des
     if tool is None:
         return CaseResult(case, None, (f"no tool `{table['tool']}` is listed",))
     instance = _instance(table)
-    call = describe(rules, "call_case", instance, ToolCallRequest(tool.listed_as, table.get("arguments", {})), tool)
+    request = ToolCallRequest(tool.listed_as, table.get("arguments", {}), table.get("meta"))
+    call = describe(rules, "call_case", instance, request, tool)
     if call.problems:
         return CaseResult(case, None, tuple(call.problems))
     values = table.get("facts")

@@ -1,0 +1,101 @@
+"""The members of a request's `_meta` that go on to an upstream: those that the operator lists, each with a type. Pure.
+
+An upstream may act on `_meta`, so whatever goes on with a tool call is part of the request: hashed, recorded, shown to
+approvers and readable by policies. Everything else is dropped. The progress token is the guard's own.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from mcp_guard.core.canonical import Limits, canonicalize
+from mcp_guard.core.model import Json
+
+TRACEPARENT, TRACESTATE = "traceparent", "tracestate"
+TRACE_CONTEXT = (TRACEPARENT, TRACESTATE)
+"""W3C trace context (SEP-414). It says which trace a request belongs to, and differs whenever a call is repeated."""
+FORWARDED_BY_DEFAULT: Mapping[str, str] = dict.fromkeys(TRACE_CONTEXT, "string")
+MAX_TEXT_LENGTH = 2048
+"""Characters of one text."""
+MAX_TEXTS = 64
+MAX_META = Limits(bytes=256 * 1024, depth=3)
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_TRACESTATE = re.compile(r"[\x20-\x7e]{1,512}")
+
+
+def forwarded_members(meta: Mapping[str, Any] | None, kinds: Mapping[str, str]) -> tuple[Json | None, list[str]]:
+    """The members that go on, or None, and why the request must be denied.
+
+    `kinds` maps each listed name to `string`, `integer`, `number`, `boolean` or `strings`. Trace context that is not
+    well-formed is dropped, as the W3C recommendation says; any other listed member of another type is a problem.
+    """
+    if not meta:
+        return None, []
+    members: Json = {}
+    problems = []
+    for name, kind in kinds.items():
+        if (value := meta.get(name)) is None:
+            continue
+        if name in TRACE_CONTEXT:
+            pattern = _TRACEPARENT if name == TRACEPARENT else _TRACESTATE
+            if isinstance(value, str) and pattern.fullmatch(value):
+                members[name] = value
+        elif _has_kind(value, kind):
+            members[name] = value
+        else:
+            problems.append(f"`_meta` member `{name}` must be {_DESCRIPTIONS[kind]}")
+    if TRACEPARENT not in members:
+        members.pop(TRACESTATE, None)
+    return members or None, problems
+
+
+def forwarded_params(params: Json, kinds: Mapping[str, str]) -> Json:
+    """The params of a message that is no tool call, with the listed members of `_meta` only."""
+    if "_meta" not in params:
+        return params
+    meta = params["_meta"]
+    members, _ = forwarded_members(meta, kinds) if isinstance(meta, dict) else (None, [])
+    others = {name: value for name, value in params.items() if name != "_meta"}
+    return others | {"_meta": members} if members else others
+
+
+def canonical_request(name: str, arguments: bytes, meta: Mapping[str, Any] | None) -> bytes:
+    """RFC 8785 bytes of the `params` of a `tools/call` as an upstream is sent them, but for a progress token.
+
+    `arguments` are canonical already. Raises: Unacceptable.
+    """
+    before = b'"_meta":' + canonicalize(meta, MAX_META) + b"," if meta else b""
+    return b"{" + before + b'"arguments":' + arguments + b',"name":' + canonicalize(name) + b"}"
+
+
+def without_trace(meta: Mapping[str, Any] | None) -> Json:
+    """The members by which two requests are told apart."""
+    return {name: value for name, value in (meta or {}).items() if name not in TRACE_CONTEXT}
+
+
+def is_reserved(name: str) -> bool:
+    """Whether MCP reserves the name: the guard writes such members, or the protocol gives them a meaning."""
+    prefix, slash, _ = name.partition("/")
+    return name == "progressToken" or bool(slash and {"modelcontextprotocol", "mcp"} & set(prefix.split(".")))
+
+
+def _has_kind(value: object, kind: str) -> bool:
+    match kind:
+        case "string":
+            return isinstance(value, str) and len(value) <= MAX_TEXT_LENGTH
+        case "integer":
+            return isinstance(value, int) and not isinstance(value, bool)
+        case "number":
+            return isinstance(value, int | float) and not isinstance(value, bool)
+        case "boolean":
+            return isinstance(value, bool)
+    return isinstance(value, list) and len(value) <= MAX_TEXTS and all(_has_kind(item, "string") for item in value)
+
+
+_DESCRIPTIONS = {
+    "string": f"a text of at most {MAX_TEXT_LENGTH} characters",
+    "integer": "an integer",
+    "number": "a number",
+    "boolean": "true or false",
+    "strings": f"a list of at most {MAX_TEXTS} texts",
+}
