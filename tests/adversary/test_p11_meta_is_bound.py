@@ -1,4 +1,4 @@
-"""P11: what goes upstream beside the arguments is part of what was decided, shown, approved and recorded, or is dropped."""
+"""P11: what goes upstream beside the arguments is part of what was decided, approved and recorded, or is dropped."""
 
 import json
 from pathlib import Path
@@ -9,8 +9,13 @@ from mcp_guard.core.model import Json
 from tests.live.running_guard import ALLOW_ALL, Client, cli, enrol, log, scripted, seen, write_config
 from tests.live.test_stateless import Stateless, approve, state_of
 
-HOLD = f'{ALLOW_ALL}\n@id("gate") @require_approval("people") forbid (principal, action == Action::"up__free", resource);'
-LISTED = 'hold_seconds = 0\nforward_meta = { "vendor/dry_run" = "boolean", traceparent = "string", tracestate = "string" }'
+HOLD = f"""{ALLOW_ALL}
+@id("gate") @require_approval("people") forbid (principal, action == Action::"up__free", resource);
+"""
+LISTED = """
+hold_seconds = 0
+forward_meta = { "vendor/dry_run" = "boolean", traceparent = "string", tracestate = "string" }
+"""
 DRY, REAL = {"vendor/dry_run": True}, {"vendor/dry_run": False, "vendor/tenant": "prod"}
 TRACES = [{"traceparent": f"00-{digit * 32}-{digit * 16}-01"} for digit in "12"]
 
