@@ -7,8 +7,10 @@ of them adds more to the start-up time than the rest of the guard takes (docs/de
 import base64
 import json
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
+from mcp_guard.core import canonical
 from mcp_guard.core.model import Instance, Micros
 
 HEADER = {"alg": "EdDSA", "typ": "JWT"}
@@ -46,13 +48,27 @@ def decode(token: str, verify: Callable[[bytes, bytes], None]) -> dict[str, Any]
     return decoded
 
 
-def decode_unverified(token: str) -> dict[str, Any]:
-    """The claims of a token whose signature has not been verified. Raises: InvalidCredential."""
+@dataclass(frozen=True, slots=True)
+class UnverifiedToken:
+    """A compact JWS that can be read in one way only. INVARIANT: nobody acts on it before its signature is verified."""
+
+    header: dict[str, Any]
+    claims: dict[str, Any]
+
+
+def read_unverified(token: str) -> UnverifiedToken:
+    """Read a token strictly: three parts of base64url without padding, JSON objects without duplicate keys, and no
+    extension that changes what is signed (RFC 7515 §4.1.11, RFC 7797). Raises: InvalidCredential."""
     try:
-        claims = json.loads(_unb64(token.split(".")[1]))
-    except (ValueError, IndexError, RecursionError):
+        header, claims, _ = map(_unb64, token.split("."))
+        token_header, token_claims = canonical.parse(header), canonical.parse(claims)
+    except (ValueError, RecursionError, canonical.Unacceptable):
         raise InvalidCredential("it is not a token") from None
-    return claims if isinstance(claims, dict) else {}
+    if not isinstance(token_header, dict) or not isinstance(token_claims, dict):
+        raise InvalidCredential("it is not a token")
+    if extensions := {"crit", "b64"} & token_header.keys():
+        raise InvalidCredential(f"its header has `{min(extensions)}`, which this guard does not support")
+    return UnverifiedToken(token_header, token_claims)
 
 
 def check_time(started: Micros, expires: Micros, now: Micros) -> str | None:

@@ -5,17 +5,27 @@ import PyJWT, for the algorithms and key sets of other issuers.
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+import math
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
-from mcp_guard.core import credential
+from mcp_guard.core import canonical, credential
 from mcp_guard.core.credential import InvalidCredential
 from mcp_guard.identity.instances import Issuer
 
 SKEW_SECONDS = 60
 """How far a trusted issuer's clock may be from the guard's."""
+FETCH_SECONDS = 5
+KEYS_SECONDS = 300
+"""How long the keys of an issuer are used before they are fetched again."""
+REFETCH_SECONDS = 10
+MAX_SECONDS = 253_402_300_799
+"""The last second of the year 9999."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +57,7 @@ class OwnToken:
 
 @dataclass(frozen=True, slots=True)
 class ExternalToken:
-    """A token of a trusted issuer. `id` identifies the token, so that it is the same instance in every process."""
+    """A token of a trusted issuer. `id` is its identity: the same in every process, and for every spelling of it."""
 
     id: str
     agent: str
@@ -62,7 +72,7 @@ def read_token(token: str, own: Issuer, audience: str, others: Sequence[TrustedI
 
     It may fetch an issuer's keys, so it must not run in the event loop's thread. Raises: InvalidCredential.
     """
-    issuer = _unverified_issuer(token)
+    issuer = unverified_issuer(token)
     if issuer == own.origin:
         return _read_own(token, own, audience)
     for trusted in others:
@@ -71,9 +81,9 @@ def read_token(token: str, own: Issuer, audience: str, others: Sequence[TrustedI
     raise InvalidCredential("its issuer is not trusted")
 
 
-def _unverified_issuer(token: str) -> object:
-    """Only to choose the keys to verify the token with."""
-    return credential.decode_unverified(token).get("iss")
+def unverified_issuer(token: str) -> object:
+    """Only to choose the keys to verify the token with. Raises: InvalidCredential."""
+    return credential.read_unverified(token).claims.get("iss")
 
 
 def _read_own(token: str, own: Issuer, audience: str) -> OwnToken:
@@ -101,7 +111,7 @@ def _read_external(token: str, trusted: TrustedIssuer) -> ExternalToken:
             leeway=SKEW_SECONDS,
             options={"require": required},
         )
-    except (jwt.PyJWTError, OSError, ValueError) as error:
+    except Exception as error:  # PyJWT lets errors of parsers and of the key's mathematics through
         raise InvalidCredential(f"{type(error).__name__}: {error}") from None
     claimed, user = claims.get(trusted.agent), claims.get(trusted.user)
     agent = (trusted.agents or {}).get(str(claimed)) if trusted.agents is not None else claimed
@@ -109,34 +119,91 @@ def _read_external(token: str, trusted: TrustedIssuer) -> ExternalToken:
         raise InvalidCredential(
             f"its claims `{trusted.agent}` and `{trusted.user}` do not name an enrolled agent and a user"
         )
-    unique = str(claims.get("jti") or token)
-    id = hashlib.sha256(f"{trusted.issuer}\0{unique}".encode()).hexdigest()
-    return ExternalToken(id, agent, user, int(claims["exp"]), int(claims["iat"]), _thumbprint(claims))
+    if "cnf" in claims and not _thumbprint(claims):
+        raise InvalidCredential("it is bound to its holder in a way that this guard cannot check")
+    return ExternalToken(
+        token_id(trusted.issuer, claims), agent, user, _seconds(claims, "exp"), _seconds(claims, "iat"),
+        _thumbprint(claims),
+    )  # fmt: skip
+
+
+def token_id(issuer: str, claims: Mapping[str, Any]) -> str:
+    """The identity of a token: its `jti` (RFC 7519 §4.1.7), or if it has none, everything that is claimed in it.
+
+    The signature and the header have no part in it: ECDSA signatures can be rewritten by anybody, and an issuer may
+    sign the same claims twice. Raises: InvalidCredential.
+    """
+    jti = claims.get("jti")
+    if jti is not None and not isinstance(jti, str):
+        raise InvalidCredential("its `jti` is not a string")
+    try:
+        unique = f"jti\0{jti}".encode() if jti else b"claims\0" + canonical.canonicalize(claims)
+    except (canonical.Unacceptable, UnicodeEncodeError):
+        raise InvalidCredential("its claims are not acceptable JSON") from None
+    return hashlib.sha256(issuer.encode() + b"\0" + unique).hexdigest()
+
+
+def _seconds(claims: Mapping[str, Any], name: str) -> int:
+    """A NumericDate (RFC 7519 §2) that this guard can write in a receipt. Raises: InvalidCredential."""
+    value = claims.get(name)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_SECONDS:
+        raise InvalidCredential(f"its `{name}` is not a time")
+    return int(value)
 
 
 def _signing_key(token: str, trusted: TrustedIssuer) -> Any:
     import jwt
 
-    if trusted.jwks_file is None:
-        return _jwks_client(trusted.jwks_url).get_signing_key_from_jwt(token).key
     id = jwt.get_unverified_header(token).get("kid")
+    if trusted.jwks_file is None:
+        return _key_set(trusted.jwks_url).find_key(id)
     keys = jwt.PyJWKSet.from_json(trusted.jwks_file.read_text()).keys
     key = next((key for key in keys if key.key_id == id), None)
     if key is None:
-        raise ValueError(f"no key `{id}` in `{trusted.jwks_file.name}`")
+        raise ValueError(f"no key `{str(id)[:100]}` in `{trusted.jwks_file.name}`")
     return key.key
 
 
-_JWKS_CLIENTS: dict[str, Any] = {}
+class RemoteKeySet:
+    """The keys of an issuer at a URL, fetched when they are needed and cached.
+
+    A token that names an unknown key makes it fetch them again, but at most every `REFETCH_SECONDS`, whether that
+    succeeds or not: anybody can send such tokens. Whoever comes while they are fetched waits.
+    """
+
+    def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
+        import jwt
+
+        self._client = jwt.PyJWKClient(url, cache_keys=False, cache_jwk_set=False, timeout=FETCH_SECONDS)
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._keys: dict[object, Any] = {}
+        self._fetched = self._tried = -math.inf
+
+    def find_key(self, id: object) -> Any:
+        """Raises: ValueError, jwt.PyJWTError if they cannot be fetched."""
+        if id in self._keys and self._is_fresh():
+            return self._keys[id]
+        with self._lock:
+            now = self._clock()
+            if (id not in self._keys or not self._is_fresh()) and now - self._tried > REFETCH_SECONDS:
+                self._tried = now
+                self._keys = {key.key_id: key.key for key in self._client.get_signing_keys(refresh=True)}
+                self._fetched = now
+            if not self._is_fresh():
+                raise ValueError("the keys of its issuer cannot be fetched")
+            if id not in self._keys:
+                raise ValueError(f"its issuer has no key `{str(id)[:100]}`")
+            return self._keys[id]
+
+    def _is_fresh(self) -> bool:
+        return self._clock() - self._fetched <= KEYS_SECONDS
 
 
-def _jwks_client(url: str) -> Any:
-    """One client for each URL, because it caches the keys."""
-    import jwt
-
-    if url not in _JWKS_CLIENTS:
-        _JWKS_CLIENTS[url] = jwt.PyJWKClient(url, cache_keys=True, lifespan=300, timeout=5)
-    return _JWKS_CLIENTS[url]
+@cache
+def _key_set(url: str) -> RemoteKeySet:
+    """One for each URL, because it caches the keys."""
+    return RemoteKeySet(url)
 
 
 def _thumbprint(claims: Mapping[str, Any]) -> str:

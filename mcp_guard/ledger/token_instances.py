@@ -38,31 +38,36 @@ class TokenInstances:
 
     def foreign(self, verified: ExternalToken, token: str) -> Instance:
         """Raises: InvalidCredential, IdentityError, LedgerError."""
-        started = verified.issued * SECOND
-        id = instance_id(format_time(started), verified.id[:12])
-        row = self.writer.read(lambda store: store.instance(id))
-        if row is None:
+        credential_id = f"cred_{verified.id[:24]}"
+        row = self.writer.read(lambda store: store.instance_of_credential(credential_id))
+        if row is not None:
+            instance = row.instance
+        else:
             agents = self.writer.read(lambda store: registry.all_agents(self.agents, store))
-            enrolled = registry.find_agent(agents, verified.agent)
-            instance = Instance(
-                id=id,
+            enrolled, started = registry.find_agent(agents, verified.agent), verified.issued * SECOND
+            new = Instance(
+                id=instance_id(format_time(started), verified.id[:12]),
                 agent=enrolled.agent,
                 on_behalf_of=verified.user,
                 task=Task(),
                 started=started,
                 expires=min(verified.expires * SECOND, self.now() + enrolled.credential_seconds * SECOND),
                 credential="",
-                credential_id=f"cred_{verified.id[:24]}",
+                credential_id=credential_id,
             )
-            self.writer.run(lambda tx: self._add(tx, instance, verified))
-            return replace(instance, credential=token)
-        self._check(row.instance)
-        return replace(row.instance, credential=token)
+            instance = self.writer.run(lambda tx: self._add(tx, new, verified))
+        if (instance.agent.name, instance.on_behalf_of) != (verified.agent, verified.user):
+            raise InvalidCredential("its `jti` is that of a token for another agent or user")
+        self._check(instance)
+        return replace(instance, credential=token)
 
-    def _add(self, tx: Transaction, instance: Instance, verified: ExternalToken) -> None:
-        if tx.store.instance(instance.id) is None:  # unless another process was first
-            registry.issue(tx, instance, {"thumbprint": verified.thumbprint, "by": "token"})
-            registry.begin(tx, instance, self.guard)
+    def _add(self, tx: Transaction, instance: Instance, verified: ExternalToken) -> Instance:
+        """Returns the instance in the ledger, which another process may have added first."""
+        if (row := tx.store.instance_of_credential(instance.credential_id)) is not None:
+            return row.instance
+        registry.issue(tx, instance, {"thumbprint": verified.thumbprint, "by": "token"})
+        registry.begin(tx, instance, self.guard)
+        return instance
 
     def _check(self, instance: Instance) -> None:
         if why := self.writer.read(lambda store: registry.why_barred(store, instance, self.now())):

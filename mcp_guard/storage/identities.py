@@ -17,6 +17,7 @@ CREATE TABLE instance (
   expires INTEGER NOT NULL, begun INTEGER, ended INTEGER
 ) WITHOUT ROWID;
 CREATE INDEX instance_expires ON instance (expires);
+CREATE UNIQUE INDEX instance_credential ON instance (credential);
 CREATE TABLE revocation (kind TEXT, name TEXT, until INTEGER NOT NULL, PRIMARY KEY (kind, name)) WITHOUT ROWID;
 CREATE TABLE launch (code TEXT PRIMARY KEY, instance TEXT NOT NULL, expires INTEGER NOT NULL) WITHOUT ROWID;
 """
@@ -60,6 +61,10 @@ class IdentityQueries(Queries):
 
     def instance(self, id: str) -> InstanceRow | None:
         row = self._run("SELECT said, begun, ended FROM instance WHERE id = ?", (id,)).fetchone()
+        return InstanceRow(_read(row[0]), row[1], row[2]) if row else None
+
+    def instance_of_credential(self, credential_id: str) -> InstanceRow | None:
+        row = self._run("SELECT said, begun, ended FROM instance WHERE credential = ?", (credential_id,)).fetchone()
         return InstanceRow(_read(row[0]), row[1], row[2]) if row else None
 
     def instances(self, alive_at: Micros | None = None) -> list[InstanceRow]:

@@ -48,7 +48,7 @@ def test_only_the_canonical_encoding_of_a_credential_is_accepted(at: int, more: 
 def test_deeply_nested_credential_is_refused() -> None:
     deep = base64.urlsafe_b64encode(b"[" * 100_000).decode().rstrip("=")
     with pytest.raises(credential.InvalidCredential):
-        credential.decode_unverified(f"{deep}.{deep}.{deep}")
+        credential.read_unverified(f"{deep}.{deep}.{deep}")
 
 
 def test_our_own_credential_is_accepted() -> None:

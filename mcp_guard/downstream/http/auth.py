@@ -5,6 +5,7 @@ metadata), RFC 9449 (DPoP). The body of a request is not read before its token h
 """
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urljoin, urlsplit
@@ -13,16 +14,19 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from mcp_guard.core.credential import InvalidCredential, decode_unverified
+from mcp_guard.core.credential import InvalidCredential
 from mcp_guard.core.errors import IdentityError
 from mcp_guard.core.model import Instance
 from mcp_guard.downstream.http.allowed_hosts import check_host_and_origin
-from mcp_guard.identity.bearer import ExternalToken, OwnToken, TrustedIssuer, read_token
+from mcp_guard.identity.bearer import ExternalToken, OwnToken, TrustedIssuer, read_token, unverified_issuer
 from mcp_guard.identity.dpop import ALGORITHMS, ProofVerifier
 from mcp_guard.identity.instances import Issuer
 from mcp_guard.ledger.token_instances import TokenInstances
 
 MAX_VERIFIED_TOKENS = 1000
+MAX_REASON = 300
+NOT_QUOTABLE = re.compile(r"[^ !#-\[\]-~]")
+"""What `error_description` must not contain (RFC 6750 §3). A reason may quote a token that nobody has verified."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,10 @@ class Authenticator:
     async def authenticate(self, request: Request) -> Instance:
         """The instance that sends this request, with its credential. Raises: HTTPException, LedgerError."""
         check_host_and_origin(request, hosts=self.hosts, origins=self.origins)
-        scheme, _, token = request.headers.get("authorization", "").partition(" ")
+        authorization = request.headers.getlist("authorization")
+        if len(authorization) > 1:  # which of them counts must not depend on who reads the request
+            raise HTTPException(400, "more than one `authorization` header")
+        scheme, _, token = "".join(authorization).partition(" ")
         if scheme.lower() not in ("bearer", "dpop") or not token.strip():
             raise self._unauthorized("")
         token = token.strip()
@@ -82,7 +89,7 @@ class Authenticator:
         """
         if (cached := self.verified.get(token)) is not None:
             return cached
-        if self.trusted_issuers and decode_unverified(token).get("iss") != self.own_issuer.origin:
+        if self.trusted_issuers and unverified_issuer(token) != self.own_issuer.origin:
             return await asyncio.to_thread(read_token, token, self.own_issuer, self.url, self.trusted_issuers)
         verified = read_token(token, self.own_issuer, self.url, ())
         if isinstance(verified, OwnToken):
@@ -109,6 +116,5 @@ class Authenticator:
     def _unauthorized(self, reason: str) -> HTTPException:
         challenge = f'Bearer resource_metadata="{self.metadata_url}"'
         if reason:
-            ascii_reason = reason.replace('"', "'").encode("ascii", "replace").decode()
-            challenge += f', error="invalid_token", error_description="{ascii_reason}"'
-        return HTTPException(401, reason or "a bearer token is required", {"WWW-Authenticate": challenge})
+            challenge += f', error="invalid_token", error_description="{NOT_QUOTABLE.sub("?", reason[:MAX_REASON])}"'
+        return HTTPException(401, reason[:MAX_REASON] or "a bearer token is required", {"WWW-Authenticate": challenge})

@@ -42,7 +42,7 @@ def _read(text: str) -> None:
     with suppress(InvalidCredential):
         json.dumps(credential.decode(text, lambda _signature, _data: None))
     with suppress(InvalidCredential):
-        credential.decode_unverified(text)
+        credential.read_unverified(text)
         read_token(text, ISSUER, "a", ())
     with suppress(InvalidCredential):
         ProofVerifier().check(text, ("POST", "https://example.com/mcp"), GOOD, "x", 0)

@@ -1,0 +1,187 @@
+"""Tokens of other issuers: what identifies one, and which forms are refused. Real keys and signatures."""
+
+import base64
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jwt
+import pytest
+from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_guard.core.credential import InvalidCredential, read_unverified
+from mcp_guard.identity.bearer import (
+    KEYS_SECONDS,
+    REFETCH_SECONDS,
+    ExternalToken,
+    RemoteKeySet,
+    TrustedIssuer,
+    read_token,
+    token_id,
+)
+from mcp_guard.identity.ed25519 import PrivateKey
+from mcp_guard.identity.instances import Issuer
+from tests.adversary.ecdsa import b64, twin
+
+KEY = ec.generate_private_key(ec.SECP256R1())
+OWN = PrivateKey.generate()
+ISSUER = "https://login.example"
+NOW = 4_000_000_000
+CLAIMS = {"iss": ISSUER, "aud": "A", "sub": "dana", "client_id": "agent", "iat": 1_700_000_000, "exp": NOW}
+Json = dict[str, Any]
+
+
+@dataclass
+class World:
+    trusted: TrustedIssuer
+
+    def read(self, token: str) -> ExternalToken:
+        own = Issuer("own", lambda _: b"", OWN.public_key())
+        verified = read_token(token, own, "A", [self.trusted])
+        assert isinstance(verified, ExternalToken)
+        return verified
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    jwk = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(KEY.public_key()))
+    keys = [{**jwk, "kid": kid} for kid in ("1", "2")]
+    (tmp_path / "jwks.json").write_text(json.dumps({"keys": keys}))
+    return World(TrustedIssuer(ISSUER, "A", ("ES256",), jwks_file=tmp_path / "jwks.json"))
+
+
+def sign(claims: Json | bytes, kid: str = "1", **header: Any) -> str:
+    body = claims if isinstance(claims, bytes) else json.dumps(claims).encode()
+    return jwt.PyJWS().encode(body, KEY, algorithm="ES256", headers={"kid": kid, **header})
+
+
+def test_claims_identify_a_token_without_jti(world: World) -> None:
+    token = sign(CLAIMS)
+    ids = {world.read(spelling).id for spelling in (
+        token,
+        twin(token),
+        sign(CLAIMS),  # another signature
+        sign(CLAIMS, "2"),
+        sign(CLAIMS, typ="at+jwt", more={"a": [1]}),
+        sign(json.dumps(dict(reversed(CLAIMS.items())), indent=1).encode()),
+    )}  # fmt: skip
+    assert len(ids) == 1
+    assert world.read(sign({**CLAIMS, "iat": 1_700_000_001})).id not in ids
+
+
+def test_jti_identifies_a_token_whatever_else_it_claims(world: World) -> None:
+    one, other = sign({**CLAIMS, "jti": "x"}), sign({**CLAIMS, "jti": "x", "iat": 1_700_000_061, "scope": "more"})
+    assert world.read(one).id == world.read(other).id == world.read(twin(one)).id
+    assert world.read(sign({**CLAIMS, "jti": "y"})).id != world.read(one).id
+
+
+@given(st.text(max_size=8), st.text(max_size=8))
+def test_identities_differ_by_issuer_and_jti(one: str, other: str) -> None:
+    same = token_id(ISSUER, {"jti": one, "n": 0}) == token_id(ISSUER, {"jti": other, "n": 0})
+    assert same == (one == other)
+    assert token_id("https://a", {"jti": one}) != token_id("https://b", {"jti": one})
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"jti": 7}, {"jti": ["x"]}, {"cnf": {"x5t#S256": "abc"}}, {"cnf": "x"}, {"iat": -1}, {"iat": True},
+        {"exp": 10**30}, {"exp": "soon"}, {"sub": 7}, {"aud": []}, {"iss": [ISSUER]},
+    ],
+)  # fmt: skip
+def test_claims_that_cannot_be_relied_on_are_refused(world: World, change: Json) -> None:
+    with pytest.raises(InvalidCredential):
+        world.read(sign({**CLAIMS, **change}))
+
+
+@pytest.mark.parametrize("header", [{"crit": ["exp"]}, {"crit": ["b64"], "b64": True}])
+def test_extensions_of_the_signature_are_refused(world: World, header: Json) -> None:
+    with pytest.raises(InvalidCredential):
+        world.read(sign(CLAIMS, **header))
+
+
+def test_duplicate_claims_are_refused(world: World) -> None:
+    body = json.dumps(CLAIMS).replace('"sub"', '"sub": "eve", "sub"').encode()
+    with pytest.raises(InvalidCredential):
+        world.read(sign(body))
+
+
+def _last_bits(part: str) -> str:
+    """The same bytes with other unused bits in the last character, as a lenient decoder reads them."""
+    alphabet = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_"
+    return part[:-1] + alphabet[alphabet.index(part[-1]) ^ 1]
+
+
+def test_only_one_spelling_of_each_part_is_read(world: World) -> None:
+    header, claims, signature = sign(CLAIMS).split(".")
+    for other in (
+        f"{header}.{claims}.{signature}=",
+        f"{header}.{claims}.{signature}==",
+        f"{header}.{claims}.{_last_bits(signature)}",
+        f"{header}.{claims}.{signature}\n",
+        f"{header}.{claims}.{signature[:8]} {signature[8:]}",
+        f"{header}.{claims}.{signature}.",
+        f"{header}.{claims}",
+        f"{header}..{signature}",
+    ):
+        with pytest.raises(InvalidCredential):
+            world.read(other)
+
+
+@pytest.mark.parametrize(
+    "part", [b"[" * 50_000, b"9" * 5000, b'{"a":' * 50_000, b"\xff", b"null", b"[]", b'{"a":1e999}', b'"\\ud800"']
+)
+def test_unreadable_tokens_are_refused(world: World, part: bytes) -> None:
+    good = b64(json.dumps({"alg": "ES256", "iss": ISSUER}).encode())
+    for token in (f"{b64(part)}.{good}.{good}", f"{good}.{b64(part)}.{good}"):
+        with pytest.raises(InvalidCredential):
+            world.read(token)
+
+
+def test_a_header_that_names_no_trusted_algorithm_is_refused(world: World) -> None:
+    _, claims, signature = sign(CLAIMS).split(".")
+    for algorithm in ("none", "HS256", "RS256", "es256", None, ["ES256"]):
+        header = b64(json.dumps({"alg": algorithm, "kid": "1"}).encode())
+        with pytest.raises(InvalidCredential):
+            world.read(f"{header}.{claims}.{signature}")
+        with pytest.raises(InvalidCredential):
+            world.read(f"{header}.{claims}.")
+
+
+def test_reading_unverified_returns_both_parts() -> None:
+    token = read_unverified(sign({"a": 1}))
+    assert token.header["alg"] == "ES256"
+    assert token.claims == {"a": 1}
+
+
+def test_unknown_keys_do_not_make_the_guard_fetch_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched, now = [], [0.0]
+
+    def fetch(client: jwt.PyJWKClient) -> Any:
+        fetched.append(client.uri)
+        return {"keys": [{**json.loads(jwt.algorithms.ECAlgorithm.to_jwk(KEY.public_key())), "kid": "1"}]}
+
+    monkeypatch.setattr(jwt.PyJWKClient, "fetch_data", fetch)
+    keys = RemoteKeySet("https://login.example/jwks", lambda: now[0])
+    for number in range(100):
+        keys.find_key("1")
+        with pytest.raises(ValueError, match="no key"):
+            keys.find_key(f"unknown {number}")
+    assert len(fetched) == 1
+    now[0] += REFETCH_SECONDS + 1
+    with pytest.raises(ValueError, match="no key"):
+        keys.find_key("unknown")
+    keys.find_key("1")
+    assert len(fetched) == 2
+    now[0] += KEYS_SECONDS + 1
+    keys.find_key("1")
+    assert len(fetched) == 3
+
+
+def test_spellings_of_base64_differ() -> None:
+    signature = sign(CLAIMS).split(".")[2]
+    lenient = base64.urlsafe_b64decode(_last_bits(signature) + "==")
+    assert lenient == base64.urlsafe_b64decode(signature + "==")
