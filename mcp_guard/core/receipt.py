@@ -7,6 +7,7 @@ payload)`. Payload and salt are stored separately, where they can be erased whil
 
 import base64
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -30,8 +31,10 @@ from mcp_guard.core.model import (
 )
 from mcp_guard.core.receipt_limits import MAX_TEXT_BYTES, NEVER_CUT, truncate_texts
 from mcp_guard.core.redaction import redact_execution, redact_fields, redact_receipt, texts_of
+from mcp_guard.core.visible_text import VisibleText, is_connective, join, quote, say
 
 SCHEMA_VERSION = 1
+CLAIMED = " (claimed by the agent)"
 
 KINDS = (
     "guard.started", "guard.stopped", "instance.started", "instance.ended", "credential.issued",
@@ -119,11 +122,18 @@ def call_fields(call: Call) -> Json:
         "purpose": None if call.purpose == "call" else call.purpose,
         "ticket": call.task.ticket,
         "reason": call.task.reason,
+        "claimed": [name for name in ("ticket", "reason") if _is_claimed(call, name)],
         "upstream": call.tool.server if call.tool else None,
         "tool": call.name,
         "definition": call.tool.definition_hash if call.tool else None,
         "resource": {"type": call.resource.type, "id": call.resource.id} if call.resource.id else None,
     }
+
+
+def _is_claimed(call: Call, name: str) -> bool:
+    """Whether the agent gave the ticket or reason with the call."""
+    value = getattr(call.task, name)
+    return bool(value) and value != getattr(call.instance.task, name)
 
 
 def decision_draft(call: Call, decision: Decision) -> Draft:
@@ -137,7 +147,7 @@ def intent_draft(call: Call, decision: Decision, approval: Json | None = None) -
     """The intent to run a call, together with the decision that allows it, so that both become durable at once."""
     assert call.tool is not None
     fields = _decision_fields(call, decision)
-    fields["deed"] = f"{call.tool.rule.verb} {call.resource.id}" if call.tool.rule.verb else None
+    fields["verb"] = call.tool.rule.verb if call.resource.id else None
     fields["approval"] = approval
     return Draft("intent", *redact_receipt(call, fields, _decision_payloads(call, decision)))
 
@@ -217,21 +227,58 @@ def outcome_draft(call: Call, intent: int, execution: Execution) -> Draft:
     return Draft("outcome", fields, {"response": response})
 
 
-def attribution(receipt: Mapping[str, Any]) -> str:
-    """The sentence that says who did what, why, and who approved it."""
+VERB = re.compile(r"(?!called\b)[A-Za-z]+(?: [A-Za-z-]+)*\Z")
+
+
+def attribution(receipt: Mapping[str, Any]) -> VisibleText:
+    """The sentence that says who did what, why, and who approved it: of an intent, or of another receipt of a call.
+
+    Every part of it is a plain identifier or quoted, so no part can be read as another one (`visible_text.quote`). What
+    only the agent says is marked as claimed. It also takes receipts that are not well-formed, as from a stranger's file.
+    """
     if receipt.get("purpose") == "facts":
-        read = f"the guard read the present state{_of(receipt.get('resource'))} with {receipt.get('tool')}"
-        return f"{read} to decide a call of {receipt.get('agent')}, instance {receipt.get('instance')}"
-    deed = receipt.get("deed") or f"called {receipt.get('tool', '?')}{_of(receipt.get('resource'))}"
-    parts = [f"{receipt.get('agent', '?')}, instance {receipt.get('instance', '?')}, {deed}"]
+        return say(
+            "the guard read the present state{} with {} to decide a call of {}, instance {}",
+            _of(receipt.get("resource")),
+            *(quote(receipt.get(name, "?")) for name in ("tool", "agent", "instance")),
+        )
+    parts = [
+        say(
+            "{}, instance {}, {}", quote(receipt.get("agent", "?")), quote(receipt.get("instance", "?")), _deed(receipt)
+        )
+    ]
     if user := receipt.get("on_behalf_of"):
-        parts.append(f" on behalf of {user}")
+        parts.append(say(" on behalf of {}", quote(user)))
     if ticket := receipt.get("ticket"):
-        parts.append(f" due to ticket {ticket}")
-    if approvers := (receipt.get("approval") or {}).get("approvers"):
-        parts.append(f", approved by {' and '.join(approver['name'] for approver in approvers)}")
-    return "".join(parts) + f", under policy version {receipt.get('policy_version', '?')[7:19]}"
+        parts.append(say(" due to ticket {}{}", quote(ticket), claim_mark(receipt, "ticket")))
+    if names := approver_names(receipt):
+        parts.append(say(", approved by {}", join(" and ", map(quote, names))))
+    version = str(receipt.get("policy_version", ""))[7:19] or "?"
+    return join("", [*parts, say(", under policy version {}", quote(version))])
 
 
-def _of(resource: Mapping[str, str] | None) -> str:
-    return f" on {resource['type']} {resource['id']}" if resource and resource["type"] != "Tool" else ""
+def claim_mark(receipt: Mapping[str, Any], name: str) -> VisibleText:
+    """What follows a ticket or a reason that the agent gave, not whoever started it."""
+    return VisibleText(CLAIMED if name in (receipt.get("claimed") or ()) else "")
+
+
+def approver_names(receipt: Mapping[str, Any]) -> list[object]:
+    """The people whose signed votes the intent used, as the ledger checked them."""
+    approval = receipt.get("approval")
+    approvers = approval.get("approvers") if isinstance(approval, dict) else None
+    return [approver.get("name") for approver in approvers or () if isinstance(approver, dict)]
+
+
+def _deed(receipt: Mapping[str, Any]) -> VisibleText:
+    verb, resource = receipt.get("verb"), receipt.get("resource")
+    if not verb:
+        return say("called {}{}", quote(receipt.get("tool", "?")), _of(resource))
+    id = resource.get("id", "?") if isinstance(resource, dict) else "?"
+    is_plain = VERB.match(str(verb)) and not is_connective(str(verb))
+    return say("{} {}", verb if is_plain else quote(verb, always=True), quote(id))
+
+
+def _of(resource: object) -> VisibleText:
+    if not isinstance(resource, dict) or resource.get("type") == "Tool":
+        return VisibleText("")
+    return say(" on {} {}", quote(resource.get("type", "?")), quote(resource.get("id", "?")))

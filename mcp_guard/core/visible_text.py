@@ -5,7 +5,8 @@ person reads it: on a terminal, in the inbox, in a notification, in the message 
 line. Characters that show nothing, that move or cover others, or that break a line are written as `\u{202e}`, and so is
 the backslash of a `\u{` that the text itself contains. `original` reverses it.
 
-Sentences are put together with `say`: its template is ours, its values are not.
+Sentences are put together with `say`: its template is ours, its values are not. Where a value stands between words of
+ours, `quote` keeps it from continuing the sentence.
 """
 
 import json
@@ -29,6 +30,17 @@ MAX_LINE_BREAKS = 2
 _PLAIN = re.compile(r"(?:(?!\\u\{)[!-~])+(?: (?:(?!\\u\{)[!-~])+)*\Z")
 """Visible ASCII with single blanks in between and no escape: most texts."""
 _ESCAPE = re.compile(r"\\u\{([0-9a-f]{1,6})\}")
+_IDENTIFIER = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._:@/#+-]*[A-Za-z0-9_])?\Z")
+_QUOTES = '"«»“”„‟″‴‶‷⁗〃❝❞❮❯〝〞〟＂\u02ba\u02dd\u02ee\u02f6\u05f4\u1cd3\u2e42\U0001f676\U0001f677\U0001f678'
+_SINGLE_QUOTES = "'‘’‚‛`´′‵❛❜\u02b9\u02bc"
+_QUOTE = re.compile(rf"[{_QUOTES}]|[{_SINGLE_QUOTES}]{{2,}}")
+_SEPARATOR_OR_QUOTE = re.compile(rf"[{_QUOTES}{_SINGLE_QUOTES}, ]")
+_CONNECTIVE = re.compile(
+    r"\b(?:approved|confirmed|denied|claimed)\W{0,9}by|\bon\W{0,9}behalf|\bdue\W{0,9}to|\bunder\W{0,9}policy"
+    r"|,\W{0,9}instance|\bwants\W{0,9}to|\bneeds\W{0,9}approval",
+    re.IGNORECASE,
+)
+"""What connects the parts of the sentences that the guard composes."""
 
 
 class VisibleText(str):
@@ -70,6 +82,25 @@ def say(template: str, *values: object, **named: object) -> VisibleText:
 def join(separator: str, values: Iterable[object]) -> VisibleText:
     """`separator.join(…)` with every value made visible."""
     return VisibleText(separator.join(map(visible, values)))
+
+
+def quote(value: object, *, always: bool = False) -> VisibleText:
+    r"""The value as one part of a sentence: a plain identifier as it is unless `always`, anything else in quotes.
+
+    Quotation marks of all kinds inside it are escaped. Where words inside it could be read as words of the sentence,
+    such as `, approved by`, its blanks and commas are escaped as well. The value is what `original` makes of the part
+    without its quotes.
+    """
+    text = "" if value is None else str(value)
+    if not always and _IDENTIFIER.match(text):
+        return VisibleText(text)
+    special = _SEPARATOR_OR_QUOTE if is_connective(text) else _QUOTE
+    return VisibleText(f'"{special.sub(lambda match: "".join(map(escape, match[0])), visible(text))}"')
+
+
+def is_connective(text: str) -> bool:
+    """Whether words in it could be read as words of a sentence that the guard composes."""
+    return _CONNECTIVE.search(text) is not None
 
 
 def original(text: str) -> str:

@@ -25,8 +25,8 @@ FILE = "ledger.sqlite"
 GUARDS = "guards"
 """The folder with the locks of running guards."""
 COPIED_FIELDS = (
-    "agent", "owner", "instance", "credential", "on_behalf_of", "call", "purpose", "ticket", "reason", "upstream",
-    "tool", "definition", "resource",
+    "agent", "owner", "instance", "credential", "on_behalf_of", "call", "purpose", "ticket", "reason", "claimed",
+    "upstream", "tool", "definition", "resource",
 )  # fmt: skip
 
 

@@ -66,10 +66,10 @@ UNDER = ", under policy version 0123456789ab"
     [
         ({}, f"{WHO} called crm__update_deal on Deal 789{UNDER}"),
         ({"resource": {"type": "Tool", "id": "crm__update_deal"}}, f"{WHO} called crm__update_deal{UNDER}"),
-        ({"deed": "updated deal 789", "ticket": "INC-4451"}, f"{WHO} updated deal 789 due to ticket INC-4451{UNDER}"),
+        ({"verb": "updated deal", "ticket": "INC-4451"}, f"{WHO} updated deal 789 due to ticket INC-4451{UNDER}"),
         (
             {
-                "deed": "updated deal 789", "on_behalf_of": "dana", "ticket": "INC-4451",
+                "verb": "updated deal", "on_behalf_of": "dana", "ticket": "INC-4451",
                 "approval": {"approvers": [{"name": "Alice"}, {"name": "Bo"}]},
             },
             f"{WHO} updated deal 789 on behalf of dana due to ticket INC-4451, approved by Alice and Bo{UNDER}",
