@@ -1,7 +1,6 @@
 """`mcp-guard approvals`: list, watch, show and decide on held calls, from a terminal that is not the agent's."""
 
 import argparse
-import json
 import time
 from dataclasses import asdict
 from functools import partial
@@ -12,8 +11,10 @@ from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.cli.output import print_json, print_lines, print_result, print_table, print_text
 from mcp_guard.config import load
 from mcp_guard.core.approval import Approval, ApprovalState, GrantTerms, describe_rule
+from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.errors import ApprovalError
-from mcp_guard.core.receipt import format_time
+from mcp_guard.core.receipt import CLAIMED, format_time
+from mcp_guard.core.visible_text import VisibleText, join, quote, say, visible, visible_json
 from mcp_guard.ledger.approvals.approver_keys import NewKey, usable_key
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.open import open_writer
@@ -148,8 +149,8 @@ def print_approval(writer: Writer, approval: Approval, as_json: bool) -> None:
 
 
 def _lately(lately: list[tuple[str, int]]) -> list[str]:
-    calls = ", ".join(f"{tool} {count}x" for tool, count in lately) or "none"
-    return [f"  recent calls   {calls}"]
+    calls = join(", ", (say("{} {}x", quote(tool), count) for tool, count in lately)) or "none"
+    return [say("  recent calls   {}", calls)]
 
 
 def _delivery(delivery: Delivery) -> str:
@@ -160,40 +161,54 @@ def _delivery(delivery: Delivery) -> str:
 def describe(approval: Approval, now: int) -> list[str]:
     """Everything an approver needs to decide, as lines."""
     subject = approval.subject
-    user = f" on behalf of {subject.on_behalf_of}" if subject.on_behalf_of else ""
-    claims = [f"  claims reason  {subject.reason}"] if subject.reason else []
-    policies = ", ".join(subject.policies)
+    user = f" on behalf of {quote(subject.on_behalf_of)}" if subject.on_behalf_of else ""
+    who = f"{quote(subject.agent)}, instance {quote(approval.instance)}{user} (owner {quote(subject.owner)})"
+    reasons = join("; ", subject.reasons) or "a policy requires approval"
     votes = [
-        f"  {vote.verdict:<13}  {vote.name or vote.approver} at {format_time(vote.at)}: {vote.rationale}"
+        say(
+            "  {:<13}  {} at {}: {}",
+            vote.verdict,
+            quote(vote.name or vote.approver),
+            format_time(vote.at),
+            vote.rationale,
+        )
         for vote in approval.votes
     ]
-    return [
+    lines = [
         f"{approval.id}  {_state(approval, now)}  {left(approval.expires, now)}",
-        f"  who            {subject.agent}, instance {approval.instance}{user} (owner {subject.owner})",
+        f"  who            {who}",
         f"  what           {what(approval)}",
-        f"  tool           {subject.tool}",
-        *([f"  ticket         {subject.ticket}"] if subject.ticket else []),
-        *claims,
-        f"  why asked      {'; '.join(subject.reasons) or 'a policy requires approval'} (policy {policies})",
+        f"  tool           {visible(subject.tool)}",
+        *([f"  ticket         {quote(subject.ticket)}{_mark(subject, 'ticket')}"] if subject.ticket else []),
+        *([f"  {_claims(subject)}  {visible(subject.reason)}"] if subject.reason else []),
+        f"  why asked      {reasons} (policy {', '.join(map(quote, subject.policies))})",
         f"  risk           {subject.risk.score} {subject.risk.level}",
-        *(f"                 {signal}" for signal in subject.risk.signals),
+        *(f"                 {visible(signal)}" for signal in subject.risk.signals),
         "  would change",
         *(f"    {line}" for line in diff(approval)),
-        f"  arguments      {json.dumps(subject.arguments, ensure_ascii=False)}",
-        *([f"  sent with it   {json.dumps(subject.meta, ensure_ascii=False)} (_meta)"] if subject.meta else []),
+        f"  arguments      {visible_json(subject.arguments)}",
+        *([f"  sent with it   {visible_json(subject.meta)} (_meta)"] if subject.meta else []),
         *(f"  route          {_rule(approval, position)}" for position in range(len(approval.rules))),
         *votes,
-        *([f"  note           {approval.note}"] if approval.note else []),
+        *([f"  note           {visible(approval.note)}"] if approval.note else []),
     ]
+    return [VisibleText(line) for line in lines]
+
+
+def _mark(subject: ApprovalSubject, name: str) -> str:
+    return CLAIMED if name in subject.claimed else ""
+
+
+def _claims(subject: ApprovalSubject) -> str:
+    return "claims reason" if "reason" in subject.claimed else "reason       "
 
 
 def diff(approval: Approval) -> list[str]:
     """One line for each changed field: its present and its requested value."""
     present, wanted = approval.subject.present, approval.subject.arguments
-    known = json.dumps
     return [
-        f"{name}: {known(present[name], ensure_ascii=False) if name in present else '(unknown)'}"
-        f" -> {known(wanted.get(name), ensure_ascii=False)}"
+        f"{quote(name)}: {visible_json(present[name]) if name in present else '(unknown)'}"
+        f" -> {visible_json(wanted.get(name))}"
         for name in approval.subject.changes
     ] or ["no known field"]
 
@@ -201,7 +216,8 @@ def diff(approval: Approval) -> list[str]:
 def _rule(approval: Approval, position: int) -> str:
     rule = approval.rules[position]
     text = approval.subject.routes.get(rule.route)
-    return f"{rule.route}: {describe_rule(rule, approval.subject.requesters)}{f' ({text})' if text else ''}"
+    who = visible(describe_rule(rule, approval.subject.requesters))
+    return f"{quote(rule.route)}: {who}{f' ({visible(text)})' if text else ''}"
 
 
 def decide(votes: Votes, options: argparse.Namespace) -> int:
@@ -221,7 +237,7 @@ def decide(votes: Votes, options: argparse.Namespace) -> int:
     elif approval.state is ApprovalState.REQUESTED:
         print_text(f"{approval.id}: vote recorded; more approvals are needed")
     else:
-        print_text(f"{approval.id}: {approval.state}: {what(approval)}")
+        print_text(say("{}: {}: {}", approval.id, str(approval.state), what(approval)))
     return 0
 
 
@@ -231,12 +247,12 @@ def revoke(votes: Votes, options: argparse.Namespace) -> int:
     return 0
 
 
-def what(approval: Approval) -> str:
+def what(approval: Approval) -> VisibleText:
     subject, resource = approval.subject, approval.subject.resource
     if subject.deed:
-        return f"{subject.deed} {resource.id if resource else ''}"
-    of = f" on {resource.type} {resource.id}" if resource and resource.type != "Tool" else ""
-    return f"{subject.tool}{of}"
+        return say("{} {}", subject.deed, quote(resource.id) if resource else "")
+    of = say(" on {} {}", quote(resource.type), quote(resource.id)) if resource and resource.type != "Tool" else ""
+    return say("{}{}", quote(subject.tool), of)
 
 
 def _state(approval: Approval, now: int) -> str:

@@ -4,8 +4,9 @@ import argparse
 import time
 
 from mcp_guard.cli.ledger_reader import Receipt, latest, make_ledger_parser, newer, open_for_reading
-from mcp_guard.cli.output import print_json, print_result, print_table, printable
+from mcp_guard.cli.output import print_json, print_result, print_table
 from mcp_guard.core.receipt import KINDS, attribution
+from mcp_guard.core.visible_text import VisibleText, join, quote, say, visible
 
 HEADINGS = ("seq", "time", "kind", "agent", "tool", "outcome", "what")
 
@@ -54,16 +55,17 @@ def summary(receipt: Receipt) -> str:
             text = "; ".join(receipt.get("reasons", [])) or str(receipt.get("policy_version", ""))
             return text + (" (shadow)" if "shadow" in receipt else "")
         case kind if kind.startswith("approval."):
-            by = receipt.get("name") or receipt.get("note") or ", ".join(receipt.get("routes", []))
-            return f"{receipt['approval']}: {by}" + (f": {receipt['rationale']}" if "rationale" in receipt else "")
+            name, routes = receipt.get("name"), join(", ", map(quote, receipt.get("routes", [])))
+            by = quote(name) if name else receipt.get("note") or routes
+            rationale = say(": {}", receipt["rationale"]) if "rationale" in receipt else ""
+            return say("{}: {}{}", receipt["approval"], by, rationale)
         case "grant.used":
-            return f"{receipt['grant']}: use {receipt['use']} of {receipt['uses']}"
+            return say("{}: use {} of {}", receipt["grant"], receipt["use"], receipt["uses"])
         case kind if kind.startswith("grant."):
-            return f"{receipt['grant']}: {receipt.get('note') or receipt['uses']}"
+            return say("{}: {}", receipt["grant"], receipt.get("note") or receipt["uses"])
         case kind if kind.startswith("approver."):
-            return f"{receipt['approver']}: key {receipt['key']}" + (
-                f": {receipt['note']}" if "note" in receipt else ""
-            )
+            note = say(": {}", receipt["note"]) if "note" in receipt else ""
+            return say("{}: key {}{}", quote(receipt["approver"]), receipt["key"], note)
         case "key.rotated" | "key.replaced" | "checkpoint.witnessed":
             return for_verifiers(receipt)
         case _:
@@ -75,16 +77,17 @@ def _of_the_guard(receipt: Receipt) -> str:
     if not receipt["kind"].startswith("catalog."):
         return str(receipt.get("instance", receipt.get("guard", "")))
     if "definitions" in receipt:
-        return f"{len(receipt['definitions'])} tools of `{receipt['upstream']}`, pinned on first use"
+        return say("{} tools of {}, pinned on first use", len(receipt["definitions"]), quote(receipt["upstream"]))
     if "by" in receipt:
-        return f"{receipt['by']}: {receipt['note']}"
+        return say("{}: {}", quote(receipt["by"]), receipt["note"])
     return ", ".join(receipt.get("members", [])) or "; ".join(receipt.get("findings", [])) or str(receipt["definition"])
 
 
 def for_verifiers(receipt: Receipt) -> str:
     if receipt["kind"] == "checkpoint.witnessed":
-        return f"{receipt['witness']} ({receipt['method']}): {receipt['size']} receipts"
-    return f"{receipt['new']} after {receipt['old']}" + (f": {receipt['reason']}" if "reason" in receipt else "")
+        return say("{} ({}): {} receipts", quote(receipt["witness"]), receipt["method"], receipt["size"])
+    reason = say(": {}", receipt["reason"]) if "reason" in receipt else ""
+    return say("{} after {}{}", receipt["new"], receipt["old"], reason)
 
 
 POLL_SECONDS = 0.25
@@ -99,7 +102,7 @@ def tail(arguments: list[str]) -> int:
     while True:
         for receipt in receipts:
             seq = receipt["seq"]
-            plain = "  ".join(printable(cell) or "-" for cell in row(receipt))
+            plain = VisibleText("  ".join(visible(cell) or "-" for cell in row(receipt)))
             print_result(options.json, receipt, plain)
             if receipt["kind"] == options.until:
                 return 0

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from mcp_guard.core.visible_text import VisibleText, escape, visible, visible_json
+from mcp_guard.core.visible_text import VisibleText, visible, visible_code, visible_json
 from mcp_guard.core.visible_text import visible_line as printable
 
 if TYPE_CHECKING:
@@ -48,9 +48,7 @@ def print_json(value: object, indent: int | None = None) -> None:
 
 
 def print_code(text: str) -> None:
-    r"""Print policies or a schema. `\u{…}` is Cedar's own escape too, so it is not escaped itself."""
-    for line in text.removesuffix("\n").split("\n"):
-        print_text(VisibleText(printable(line).replace(escape("\\") + "u{", "\\u{")))
+    print_text(visible_code(text))
 
 
 def print_result(as_json: bool, value: object, text: str) -> None:

@@ -7,7 +7,8 @@ from typing import Any
 from mcp_guard.cli.ledger_reader import Receipt, make_ledger_parser, open_for_reading, read_receipt
 from mcp_guard.cli.output import print_json, print_lines
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.receipt import attribution
+from mcp_guard.core.receipt import attribution, claim_mark
+from mcp_guard.core.visible_text import VisibleText, is_connective, join, quote, say, shorten, visible, visible_json
 from mcp_guard.storage.sqlite import Store, reading
 
 
@@ -78,42 +79,51 @@ def read_payloads(store: Store, seq: int) -> dict[str, object]:
 def story(receipts: list[Receipt], payloads: dict[str, dict[str, object]]) -> list[str]:
     """The attribution sentence, then a line or more for each receipt."""
     intents = [receipt for receipt in receipts if receipt["kind"] == "intent" and receipt.get("purpose") != "facts"]
-    lines = [f"{attribution(intent)}." for intent in intents] or [_no_sentence(receipts[0])]
+    lines: list[str] = [say("{}.", attribution(intent)) for intent in intents] or [_no_sentence(receipts[0])]
     for receipt in receipts:
-        about = f" ({receipt['purpose']})" if "purpose" in receipt else ""
-        lines += ["", f"{receipt['seq']}  {receipt['time']}  {receipt['kind']}{about}"]
+        about = say(" ({})", receipt["purpose"]) if "purpose" in receipt else ""
+        lines += ["", say("{}  {}  {}{}", receipt["seq"], receipt["time"], receipt["kind"], about)]
         for name in SHOWN:
             if receipt.get(name) not in (None, [], {}):
-                lines.append(f"    {name:<15} {RENDERED.get(name, _plain)(receipt[name])}")
+                shown = RENDERED.get(name, _plain)(receipt[name])
+                lines.append(say("    {:<15} {}{}", name, shown, claim_mark(receipt, name)))
         for name, value in payloads[str(receipt["seq"])].items():
             if name in ("request", "response", "facts"):
-                lines.append(f"    {name:<15} {_plain(value) if value is not None else '(not stored; hash only)'}")
+                lines.append(say("    {:<15} {}", name, NOT_STORED if value is None else _plain(value)))
     return lines
 
 
-def _resource(resource: Any) -> str:
-    return f"{resource['type']} {resource['id']}"
+def _resource(resource: Any) -> VisibleText:
+    return say("{} {}", quote(resource["type"]), quote(resource["id"]))
 
 
-def _approvers(approval: Any) -> str:
+def _approvers(approval: Any) -> VisibleText:
     """An intent names who approved it; other receipts have only the id of their approval."""
     if not isinstance(approval, dict):
-        return str(approval)
-    return "; ".join([approval["id"], *(f"{by['name']}: {by['rationale']}" for by in approval["approvers"])])
+        return visible(approval)
+    return join(
+        "; ", [approval["id"], *(say("{}: {}", quote(by["name"]), by["rationale"]) for by in approval["approvers"])]
+    )
 
 
-def _risk(risk: Any) -> str:
-    because = [f"{name}: {why}" for name, why in zip(risk["signals"], risk.get("because", ()), strict=False)]
-    return "; ".join([f"{risk['score']} of 100, {risk['level']}", *because])
+def _risk(risk: Any) -> VisibleText:
+    because = [say("{}: {}", name, why) for name, why in zip(risk["signals"], risk.get("because", ()), strict=False)]
+    return join("; ", [f"{risk['score']} of 100, {risk['level']}", *because])
 
 
-def _history(history: Any) -> str:
+def _history(history: Any) -> VisibleText:
     """What the instance had read before, and where the destinations came from."""
     seen = [sentence for name, sentence in SEEN.items() if name in history]
-    sinks = [f"{', '.join(names)} {origin.replace('_', ' ')}" for origin, names in history.get("sinks", {}).items()]
-    return "; ".join([*seen, *sinks])
+    sinks = [
+        say("{} {}", join(", ", map(quote, names)), origin.replace("_", " "))
+        for origin, names in history.get("sinks", {}).items()
+    ]
+    return join("; ", [*seen, *sinks])
 
 
+NOT_STORED = "(not stored; hash only)"
+MAX_SHOWN = 400
+"""Characters of a value."""
 SEEN = {
     "untrusted_seen": "untrusted content was read",
     "sensitive_seen": "sensitive content was read",
@@ -128,14 +138,18 @@ SHOWN = (
 )  # fmt: skip
 
 
-def _no_sentence(receipt: Receipt) -> str:
+def _no_sentence(receipt: Receipt) -> VisibleText:
     if receipt["kind"].startswith("catalog."):
-        return f"the tools of `{receipt['upstream']}`: {receipt['kind']} {receipt.get('tool', '')}".rstrip() + "."
-    who = f"{receipt.get('agent', 'the guard')}, instance {receipt.get('instance', '-')}"
-    done = f"asked for {receipt['tool']}; nothing was sent" if "tool" in receipt else receipt["kind"]
-    return f"{who}: {done}."
+        tool = say(" {}", quote(receipt["tool"])) if "tool" in receipt else ""
+        return say("the tools of {}: {}{}.", quote(receipt["upstream"]), receipt["kind"], tool)
+    done = say("asked for {}; nothing was sent", quote(receipt["tool"])) if "tool" in receipt else receipt["kind"]
+    if "agent" not in receipt:
+        return say("the guard: {}.", done)
+    return say("{}, instance {}: {}.", quote(receipt["agent"]), quote(receipt.get("instance", "-")), done)
 
 
-def _plain(value: object) -> str:
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return text if len(text) <= 400 else text[:400] + " …"
+def _plain(value: object) -> VisibleText:
+    """A text that could continue the line is quoted; JSON quotes its texts itself."""
+    if not isinstance(value, str):
+        return shorten(visible_json(value), MAX_SHOWN)
+    return shorten(quote(value) if is_connective(value) else value, MAX_SHOWN)

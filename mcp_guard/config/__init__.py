@@ -28,7 +28,7 @@ from mcp_guard.core.model import Agent, Effect, FactsRule, Mode, RateCounter, Re
 from mcp_guard.core.redaction import make_redaction, pointers_overlap
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, TRACE_CONTEXT, is_reserved
 from mcp_guard.core.tool_pins import FirstUse
-from mcp_guard.core.visible_text import join
+from mcp_guard.core.visible_text import join, visible_line
 from mcp_guard.settings import AgentSettings, NotifierSettings, ServeSettings, Settings
 
 SECOND = 1_000_000
@@ -433,7 +433,9 @@ def uses_old_verb(text: str) -> bool:
 @cache
 def _report_old_verb(path: Path) -> None:
     """Once per process and file."""
-    sys.stderr.write(f"mcp-guard: {path}: `{OLD_VERB}` is deprecated\nhint: rename `{OLD_VERB}` to `verb` in [tools]\n")
+    sys.stderr.write(
+        f"mcp-guard: {visible_line(path)}: `{OLD_VERB}` is deprecated\nhint: rename `{OLD_VERB}` to `verb` in [tools]\n"
+    )
 
 
 def check(text: str, path: Path) -> Settings:

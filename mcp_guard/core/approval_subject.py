@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Self
 
+from mcp_guard.core.describe import ADDED
 from mcp_guard.core.model import Json, Resource
 
 ERASED = "[erased]"
@@ -83,6 +84,11 @@ class ApprovalSubject:
         """The people who made the request, and so may not decide on it: the agent's owner and the user it acts for."""
         return self.owner, self.on_behalf_of
 
+    @property
+    def claimed(self) -> tuple[str, ...]:
+        """`ticket` and `reason`, if the agent gave them with the call: they are its claims."""
+        return tuple(name for name, argument in ADDED.items() if argument in self.claims)
+
     def without_payloads(self) -> "ApprovalSubject":
         """The subject without any value that came from a payload; the receipts say the rest anyway."""
         names_only = tuple(signal.partition(":")[0] for signal in self.risk.signals)
@@ -90,7 +96,7 @@ class ApprovalSubject:
             self,
             arguments=dict.fromkeys(self.changes, ERASED),
             meta=dict.fromkeys(self.meta, ERASED) if self.meta else None,
-            claims={},
+            claims=dict.fromkeys(self.claims, ERASED),
             present={},
             delta={},
             risk=replace(self.risk, signals=names_only),

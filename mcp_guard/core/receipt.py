@@ -234,7 +234,7 @@ def attribution(receipt: Mapping[str, Any]) -> VisibleText:
     """The sentence that says who did what, why, and who approved it: of an intent, or of another receipt of a call.
 
     Every part of it is a plain identifier or quoted, so no part can be read as another one (`visible_text.quote`). What
-    only the agent says is marked as claimed. It also takes receipts that are not well-formed, as from a stranger's file.
+    only the agent says is marked as claimed. It takes malformed receipts too, as from a stranger's file.
     """
     if receipt.get("purpose") == "facts":
         return say(

@@ -30,6 +30,7 @@ MAX_LINE_BREAKS = 2
 _PLAIN = re.compile(r"(?:(?!\\u\{)[!-~])+(?: (?:(?!\\u\{)[!-~])+)*\Z")
 """Visible ASCII with single blanks in between and no escape: most texts."""
 _ESCAPE = re.compile(r"\\u\{([0-9a-f]{1,6})\}")
+_PART_OF_ESCAPE = re.compile(r"\\u?\{?[0-9a-f]{0,6}\Z")
 _IDENTIFIER = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9._:@/#+-]*[A-Za-z0-9_])?\Z")
 _QUOTES = '"«»“”„‟″‴‶‷⁗〃❝❞❮❯〝〞〟＂\u02ba\u02dd\u02ee\u02f6\u05f4\u1cd3\u2e42\U0001f676\U0001f677\U0001f678'
 _SINGLE_QUOTES = "'‘’‚‛`´′‵❛❜\u02b9\u02bc"
@@ -106,6 +107,20 @@ def is_connective(text: str) -> bool:
 def original(text: str) -> str:
     """The text whose visible form this is."""
     return _ESCAPE.sub(lambda match: chr(int(match[1], 16)), text)
+
+
+def visible_code(text: str) -> VisibleText:
+    r"""Policies or a schema, of several lines. `\u{…}` is Cedar's own escape too, so it is not escaped itself."""
+    lines = map(visible_line, text.removesuffix("\n").split("\n"))
+    return VisibleText("\n".join(lines).replace(escape("\\") + "u{", "\\u{"))
+
+
+def shorten(value: object, length: int) -> VisibleText:
+    """The value made visible, and cut after `length` characters, not within an escape."""
+    text = visible(value)
+    if len(text) <= length:
+        return text
+    return VisibleText(_PART_OF_ESCAPE.sub("", text[:length]) + "…")
 
 
 def visible_json(value: object, indent: int | None = None) -> VisibleText:

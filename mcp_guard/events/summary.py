@@ -4,6 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mcp_guard.core.receipt import attribution
+from mcp_guard.core.visible_text import VisibleText, is_connective, join, quote, say
 
 Receipt = dict[str, Any]
 UNCERTAIN_ENDINGS = ("unknown", "timeout")
@@ -11,17 +12,17 @@ UNCERTAIN_ENDINGS = ("unknown", "timeout")
 NOTEWORTHY_KINDS = ("policy.rejected", "key.replaced", "payload.erased", "grant.given", "approver.enrolled")
 
 
-def summary(receipt: Receipt) -> str:
-    """One line of text for people."""
+def summary(receipt: Receipt) -> VisibleText:
+    """One visible line of text for people. The typed members of an event keep the values as they are."""
     kind = receipt["kind"]
     if kind == "intent":
         return attribution(receipt)
     parts = [kind, receipt.get("outcome"), receipt.get("ending"), receipt.get("tool"), receipt.get("approval")]
-    words = " ".join(word for word in parts if isinstance(word, str))
+    words = join(" ", (quote(part) for part in parts if isinstance(part, str)))
     reason = (
         receipt.get("detail") or "; ".join(receipt.get("reasons", [])) or receipt.get("reason") or receipt.get("note")
     )
-    return f"{words}: {reason}" if reason else words
+    return say("{}: {}", words, quote(reason) if is_connective(str(reason)) else reason) if reason else words
 
 
 def severity(receipt: Receipt) -> int:

@@ -13,7 +13,7 @@ from mcp_guard.core.model import Json, Tool
 from mcp_guard.core.names import listed_name
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.tool_pins import FirstUse, Pin, PinRule, PinState, Quarantine, differing_members, hashed_members
-from mcp_guard.core.visible_text import visible
+from mcp_guard.core.visible_text import say, visible
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.storage.sqlite import Store
 
@@ -128,7 +128,7 @@ def _keep_out(tx: Transaction, new: Pin, draft: Draft, reason: str, retired: Pin
         tx.store.drop_pin(row)
     verb = "diff" if draft.kind == "catalog.changed" else "show"
     listed_as = listed_name(new.upstream, new.tool)
-    return f"`{listed_as}` is {new.state}: {reason}\nhint: mcp-guard tools {verb} {listed_as}"
+    return say("`{0}` is {1}: {2}\nhint: mcp-guard tools {3} {0}", listed_as, str(new.state), reason, verb)
 
 
 def _about(pin: Pin) -> Json:

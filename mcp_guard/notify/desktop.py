@@ -1,6 +1,6 @@
 """A notification on this machine's desktop, by notify-send (Linux) or osascript (macOS)."""
 
-import json
+import html
 import shutil
 import subprocess
 import sys
@@ -13,10 +13,7 @@ TIMEOUT_SECONDS = 10
 
 def send(_: Destination, message: Message) -> None:
     """Raises: DeliveryError."""
-    argv = ["notify-send", "--app-name=mcp-guard", "--", message.title, "\n".join(message.lines)]
-    if sys.platform == "darwin":
-        script = f"display notification {json.dumps(message.lines[0])} with title {json.dumps(message.title)}"
-        argv = ["osascript", "-e", script]
+    argv = _osascript(message) if sys.platform == "darwin" else _notify_send(message)
     if shutil.which(argv[0]) is None:
         raise DeliveryError(f"`{argv[0]}` is not installed")
     try:
@@ -29,3 +26,17 @@ def send(_: Destination, message: Message) -> None:
         raise DeliveryError(f"cannot run `{argv[0]}`: {error.strerror}") from None
     if process.returncode:
         raise DeliveryError(f"`{argv[0]}` exited with status {process.returncode}; is a desktop session running?")
+
+
+def _notify_send(message: Message) -> list[str]:
+    """The body may be parsed as markup (Desktop Notifications Specification, "Markup"), and notify-send replaces C
+    escapes in it (`g_strcompress`), so both are escaped. The summary is plain text."""
+    body = html.escape("\n".join(message.lines), quote=False).replace("\\", "\\\\")
+    return ["notify-send", "--app-name=mcp-guard", "--", message.title, body]
+
+
+def _osascript(message: Message) -> list[str]:
+    """The texts are arguments of a fixed script; the lines that `make_message` composes never begin with a dash."""
+    script = ("on run argv", "display notification (item 1 of argv) with title (item 2 of argv)", "end run")
+    options = [word for line in script for word in ("-e", line)]
+    return ["osascript", *options, message.lines[0], message.title]

@@ -8,12 +8,13 @@ from dataclasses import asdict, dataclass
 
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.model import Json, Resource
-from mcp_guard.core.receipt import format_time
+from mcp_guard.core.receipt import CLAIMED, format_time
+from mcp_guard.core.visible_text import quote, say
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message. `lines` are plain text; `data` is the same as a JSON object."""
+    """One message. `title` and `lines` are visible text without markup; `data` is the same as a JSON object, typed."""
 
     id: str
     event: str
@@ -29,11 +30,13 @@ def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) 
     """`event` is `requested` or `escalated`; `inbox` is the address of the inbox page; `now` is in microseconds."""
     subject = approval.subject
     resource = subject.resource or Resource("Tool", subject.tool)
-    target = f"{subject.tool} on {resource.type} {resource.id}"
-    user = f", on behalf of {subject.on_behalf_of}" if subject.on_behalf_of else ""
+    target = say("{} on {} {}", quote(subject.tool), quote(resource.type), quote(resource.id))
+    user = say(", on behalf of {}", quote(subject.on_behalf_of)) if subject.on_behalf_of else ""
     reason = "; ".join(subject.reasons) or "a policy requires approval"
     link = f"{inbox}/requests/{approval.id}"
     verb = "still needs" if event == "escalated" else "needs"
+    mark = CLAIMED if "ticket" in subject.claimed else ""
+    ticket = say("Ticket: {}{}", quote(subject.ticket), mark) if subject.ticket else None
     minutes = max(0, (approval.expires - now) // 60_000_000)
     data = {
         "event": event,
@@ -42,6 +45,7 @@ def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) 
         "instance": approval.instance,
         "on_behalf_of": subject.on_behalf_of,
         "ticket": subject.ticket,
+        "claimed": list(subject.claimed),
         "tool": subject.tool,
         "resource": asdict(resource),
         "reasons": list(subject.reasons),
@@ -53,15 +57,13 @@ def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) 
         "link": link,
     }
     lines = (
-        f"{subject.agent} ({approval.instance}){user} wants to call {target}.",
-        f"Reason: {reason} (risk {subject.risk.level}).",
-        *([f"Ticket: {subject.ticket}"] if subject.ticket else []),
-        f"The request expires in {minutes} minutes. Decide at {link} or with: mcp-guard approvals show {approval.id}",
-    )
-    title = f"{subject.agent} {verb} approval: {target}"
-    return Message(id, event, _plain(title), tuple(map(_plain, lines)), link, now // 1_000_000, data)
-
-
-def _plain(text: str) -> str:
-    """The text on one line: an agent's text must not add headers, lines or control sequences."""
-    return "".join(character if character.isprintable() else " " for character in text)
+        say("{} ({}){} wants to call {}.", quote(subject.agent), quote(approval.instance), user, target),
+        say("Reason: {} (risk {}).", reason, subject.risk.level),
+        *([ticket] if ticket else []),
+        say(
+            "The request expires in {} minutes. Decide at {} or with: mcp-guard approvals show {}",
+            minutes, link, approval.id,
+        ),
+    )  # fmt: skip
+    title = say("{} {} approval: {}", quote(subject.agent), verb, target)
+    return Message(id, event, title, lines, link, now // 1_000_000, data)

@@ -1,39 +1,62 @@
-"""Slack, by an incoming webhook whose address is the secret (docs.slack.dev: incoming webhooks, Block Kit)."""
+"""Slack, by an incoming webhook whose address is the secret (docs.slack.dev: incoming webhooks, Block Kit).
+
+INVARIANT: nothing that an agent wrote becomes a mention, a link, an emoji or formatting. The blocks are `plain_text`;
+in the message's own text, which Slack shows in its notification and parses, addresses are taken apart as well.
+"""
 
 import json
+import re
+from typing import Any
 
+from mcp_guard.core.receipt import CLAIMED
+from mcp_guard.core.visible_text import escape, join, quote, say, shorten
 from mcp_guard.notify.message import Message
 from mcp_guard.outbound import Destination, post_json
+
+MAX_HEADER, MAX_FIELD = 150, 2000
+"""Characters of a header block, and of a field of a section."""
+_ADDRESS = re.compile(r"://|(?<=\w)[.@](?=\w)")
+"""What Slack makes links of: a scheme, and the dots and signs within host names and mail addresses."""
 
 
 def send(destination: Destination, message: Message) -> None:
     """Raises: DeliveryError."""
-    fields = [f"*{name}*\n{_escape(str(value))}" for name, value in _facts(message) if value]
-    blocks = [
-        {"type": "header", "text": {"type": "plain_text", "text": message.title[:150]}},
-        {"type": "section", "fields": [{"type": "mrkdwn", "text": text[:2000]} for text in fields]},
-        {
-            "type": "actions",
-            "elements": [
-                {"type": "button", "text": {"type": "plain_text", "text": "Review and decide"}, "url": message.link}
-            ],
-        },
-    ]
-    post_json(destination.secret("url"), json.dumps({"text": _escape(message.title), "blocks": blocks}).encode(), {})
+    fields = [say("{}:\n{}", name, value) for name, value in _facts(message) if value]
+    button = {"type": "button", "text": _plain("Review and decide", MAX_HEADER), "url": message.link}
+    body = {
+        "text": _unlinked(message.title),
+        "mrkdwn": False,
+        "parse": "none",
+        "link_names": False,
+        "unfurl_links": False,
+        "unfurl_media": False,
+        "blocks": [
+            {"type": "header", "text": _plain(message.title, MAX_HEADER)},
+            {"type": "section", "fields": [_plain(field, MAX_FIELD) for field in fields]},
+            {"type": "actions", "elements": [button]},
+        ],
+    }
+    post_json(destination.secret("url"), json.dumps(body).encode(), {})
 
 
 def _facts(message: Message) -> list[tuple[str, object]]:
     data = message.data
+    mark = CLAIMED if "ticket" in data.get("claimed", ()) else ""
+    user, ticket = data["on_behalf_of"], data["ticket"]
     return [
         ("Why", "; ".join(data["reasons"])),
         ("Risk", f"{data['risk']['score']} {data['risk']['level']}"),
-        ("On behalf of", data["on_behalf_of"]),
-        ("Ticket", data["ticket"]),
-        ("Routes", ", ".join(data["routes"])),
+        ("On behalf of", quote(user) if user else ""),
+        ("Ticket", say("{}{}", quote(ticket), mark) if ticket else ""),
+        ("Routes", join(", ", map(quote, data["routes"]))),
         ("Until", data["expires"]),
     ]
 
 
-def _escape(text: str) -> str:
-    """Escape Slack's three control characters, so that text from an agent becomes neither a mention nor a link."""
-    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+def _plain(text: str, length: int) -> dict[str, Any]:
+    return {"type": "plain_text", "text": shorten(text, length - 1), "emoji": False}
+
+
+def _unlinked(text: str) -> str:
+    apart = _ADDRESS.sub(lambda match: "".join(map(escape, match[0])), text)
+    return apart.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

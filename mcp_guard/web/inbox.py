@@ -7,7 +7,6 @@ with the token.
 
 import asyncio
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -22,15 +21,24 @@ from starlette.staticfiles import StaticFiles
 from mcp_guard.core.approval import Approval, ApprovalState, GrantTerms, VoteStatement
 from mcp_guard.core.errors import ApprovalError, GuardError
 from mcp_guard.core.model import Json
+from mcp_guard.core.visible_text import visible_line
 from mcp_guard.ledger.approvals.approver_keys import Approver, enrol
 from mcp_guard.ledger.approvals.sign_in_codes import take_code
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.storage.approvals import ApproverKey
 from mcp_guard.web.passkeys import Passkeys, evidence
 from mcp_guard.web.sessions import BrowserSession, BrowserSessions
-from mcp_guard.web.view import ApprovalCard, format_minute, group_cards, make_card, plain, policy_texts
+from mcp_guard.web.view import (
+    HERE,
+    ApprovalCard,
+    format_minute,
+    group_cards,
+    make_card,
+    make_pages,
+    plain,
+    policy_texts,
+)
 
-HERE = Path(__file__).parent
 HISTORY_LENGTH = 100
 HEADERS = {
     "content-security-policy": (
@@ -61,11 +69,7 @@ class Inbox:
     origin: str
     passkeys: Passkeys
     sessions: BrowserSessions = field(default_factory=BrowserSessions)
-    pages: jinja2.Environment = field(
-        default_factory=lambda: jinja2.Environment(
-            loader=jinja2.FileSystemLoader(HERE / "templates"), autoescape=True, undefined=jinja2.StrictUndefined
-        )
-    )
+    pages: jinja2.Environment = field(default_factory=make_pages)
 
     # The viewer
 
@@ -379,4 +383,4 @@ async def _json(request: Request) -> Json:
 
 async def _answer_guard_error(_: Request, error: Exception) -> Response:
     assert isinstance(error, GuardError)
-    return JSONResponse({"problem": error.message, "hint": error.hint}, 409)
+    return JSONResponse({"problem": visible_line(error.message), "hint": visible_line(error.hint)}, 409)

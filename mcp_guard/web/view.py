@@ -1,15 +1,21 @@
-"""The values of an approval that the pages show, as plain text without markup."""
+"""The values of an approval that the pages show, as visible text without markup (core/visible_text.py)."""
 
 import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
+
+import jinja2
 
 from mcp_guard.core.approval import Approval, ApprovalState, RouteRule, describe_rule, may_decide
 from mcp_guard.core.model import Json, Micros
+from mcp_guard.core.visible_text import join, quote, say, shorten, visible, visible_code, visible_lines
 from mcp_guard.storage.sqlite import Store
+
+HERE = Path(__file__).parent
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +42,8 @@ class ApprovalCard:
     meta: tuple[tuple[str, str], ...]
     """The members of `_meta` that are sent with the call."""
     rules: tuple[Json, ...]
+    claimed: tuple[str, ...]
+    """Which of `ticket` and `reason` only the agent says."""
     can_decide: bool
     """Whether the viewer may decide the request now."""
 
@@ -50,17 +58,18 @@ def make_card(approval: Approval, now: Micros, viewer: str) -> ApprovalCard:
     return ApprovalCard(
         approval=approval,
         state="expired" if has_expired else str(approval.state),
-        title=subject.tool.partition("__")[2].replace("_", " ") or subject.tool,
-        target=f"{resource.type} {resource.id}" if resource and resource.type != "Tool" else "",
+        title=visible(subject.tool.partition("__")[2].replace("_", " ") or subject.tool),
+        target=say("{} {}", quote(resource.type), quote(resource.id)) if resource and resource.type != "Tool" else "",
         seconds_left=max(0, (approval.expires - now) // 1_000_000),
         requested=format_minute(approval.requested),
         changes=tuple(
-            FieldChange(name, plain(present[name]) if name in present else None, plain(wanted.get(name)))
+            FieldChange(visible(name), plain(present[name]) if name in present else None, plain(wanted.get(name)))
             for name in subject.changes
         ),
-        others=tuple((name, plain(value)) for name, value in wanted.items() if name not in subject.changes),
-        meta=tuple((name, plain(value)) for name, value in (subject.meta or {}).items()),
+        others=tuple((visible(name), plain(value)) for name, value in wanted.items() if name not in subject.changes),
+        meta=tuple((visible(name), plain(value)) for name, value in (subject.meta or {}).items()),
         rules=tuple(_describe_rule(approval, rule) for rule in approval.rules),
+        claimed=subject.claimed,
         can_decide=is_approver and not has_voted and approval.state is ApprovalState.REQUESTED and not has_expired,
     )
 
@@ -70,11 +79,14 @@ def _describe_rule(approval: Approval, rule: RouteRule) -> Json:
     return {
         "route": rule.route,
         "description": describe_rule(rule, subject.requesters),
-        "approved_by": [
-            vote.name or vote.approver
-            for vote in approval.votes
-            if vote.verdict == "approve" and may_decide(rule, vote.approver, subject.requesters)
-        ],
+        "approved_by": join(
+            ", ",
+            (
+                quote(vote.name or vote.approver)
+                for vote in approval.votes
+                if vote.verdict == "approve" and may_decide(rule, vote.approver, subject.requesters)
+            ),
+        ),
         "text": subject.routes.get(rule.route, ""),
     }
 
@@ -85,25 +97,41 @@ def group_cards(cards: Iterable[ApprovalCard]) -> list[tuple[str, list[ApprovalC
     for card in cards:
         subject = card.approval.subject
         groups.setdefault((subject.agent, subject.tool, *subject.reasons), []).append(card)
-    return [(f"{key[0]}: {key[1]}", members) for key, members in groups.items()]
+    return [(say("{}: {}", key[0], key[1]), members) for key, members in groups.items()]
 
 
 def policy_texts(store: Store, approval: Approval) -> list[tuple[str, str]]:
     """Id and Cedar text of each policy that required approval; the text is empty if the ledger does not have it."""
     material = store.policy(approval.subject.binding["policy_version"])
     files: dict[str, str] = json.loads(material)["policies"] if material else {}
-    texts = []
+    texts: list[tuple[str, str]] = []
     for id in approval.subject.policies:
         pattern = re.compile(rf'@id\("{re.escape(id)}"\).*?;\s*$', re.DOTALL | re.MULTILINE)
         text = next((match.group() for file in files.values() if (match := pattern.search(file))), "")
-        texts.append((id, text.strip()))
+        texts.append((id, visible_code(text.strip())))
     return texts
 
 
 def plain(value: Any) -> str:
-    """A JSON value as text: strings without quotes, and control characters escaped."""
-    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    return "".join(c if c.isprintable() or c == "\n" else c.encode("unicode_escape").decode() for c in text)
+    """A JSON value as visible text, maybe of several lines: strings without quotes."""
+    return visible_lines(value if isinstance(value, str) else json.dumps(value, ensure_ascii=False))
+
+
+def show(value: object) -> object:
+    """What the templates show of a value. Markup is ours; everything else is made visible."""
+    return value if hasattr(value, "__html__") else visible(value)
+
+
+def make_pages() -> jinja2.Environment:
+    """The templates. INVARIANT: everything that they show passes `show`; `quote` is for parts of a sentence."""
+    pages = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE / "templates"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=show,
+    )
+    pages.filters |= {"quote": quote, "shorten": shorten}
+    return pages
 
 
 def format_minute(at: Micros) -> str:

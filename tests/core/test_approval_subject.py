@@ -74,6 +74,6 @@ def test_redaction_and_erasure_remove_the_exact_arguments(
 def test_only_names_remain_without_payloads() -> None:
     erased = ApprovalSubject.from_json(STORED).without_payloads()
     assert erased.arguments == {"stage": "[erased]", "amount": "[erased]"}
-    assert (erased.claims, erased.present, erased.delta) == ({}, {}, {})
+    assert (erased.claims, erased.present, erased.delta) == ({"_reason": "[erased]"}, {}, {})
     assert erased.risk.signals == ("large_change (40)",)
     assert list(erased.to_json()) == [*STORED, "erased"]
