@@ -15,10 +15,12 @@ from cedarpy import Entities, Schema
 
 from mcp_guard.core import canonical
 from mcp_guard.core.decision import as_advisory
+from mcp_guard.core.describe import compute_change
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import (
     NO_HISTORY,
     Call,
+    Change,
     Decision,
     Effect,
     Instance,
@@ -31,6 +33,7 @@ from mcp_guard.core.model import (
 from mcp_guard.core.names import MANGLING_VERSION
 from mcp_guard.core.rates import RateValue
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
+from mcp_guard.policy.blind_spots import BlindSpot
 from mcp_guard.policy.request import (
     Inexpressible,
     build_context,
@@ -39,9 +42,18 @@ from mcp_guard.policy.request import (
     principal_entities,
     resource_entity,
 )
-from mcp_guard.policy.ruleset import PERMIT_ALL, Principal, Ruleset, action_groups, always_in_force, read_principal
+from mcp_guard.policy.ruleset import (
+    PERMIT_ALL,
+    Principal,
+    Ruleset,
+    Slice,
+    action_groups,
+    always_in_force,
+    read_principal,
+)
 from mcp_guard.policy.schema import PRINCIPAL, TOOL, build_schema
-from mcp_guard.policy.source import Policy, PolicySource, UnlistedNames, is_dormant, read_policies, validate
+from mcp_guard.policy.source import Policy, PolicySource, UnlistedNames, is_dormant, read_policies
+from mcp_guard.policy.validation import ValidationSchema, validate
 
 ENGINE = f"cedarpy/{getattr(cedarpy, '__version__', '4.12')}"
 
@@ -68,7 +80,11 @@ class PolicyEnvironment:
         if any(tool.effect is Effect.DESTRUCTIVE for tool in self.tools):
             effects.discard(Effect.WRITE)  # a destructive tool is in the group `write` as well
         groups = effects | {f"server:{server}" for server in self.absent} | set(self.quarantined)
-        return UnlistedNames(self.absent, groups, self.attributes.keys() - used, not self.tools)
+        return UnlistedNames(self.absent, groups, self.attributes.keys() - used, not self.tools, self.quarantined)
+
+    def without_facts(self) -> frozenset[str]:
+        """The tools whose present state is not read."""
+        return frozenset(tool.listed_as for tool in self.tools if tool.rule.facts is None)
 
 
 HASHED_NAMES = {"verb": "deed"}
@@ -89,8 +105,9 @@ class PolicyEngine:
 
     def __init__(self, source: PolicySource, active: Mapping[str, Policy], environment: PolicyEnvironment) -> None:
         named = [name for name in environment.quarantined if any(f'"{name}"' in text for text in source.texts.values())]
+        unlisted = [*named, *environment.unlisted().actions_named_in(active.values())]
         schema, self._shapes = build_schema(
-            environment.tools, environment.attributes, environment.counters, named, environment.meta
+            environment.tools, environment.attributes, environment.counters, unlisted, environment.meta
         )
         self.counters = environment.counters
         self.dormant = tuple(sorted(source.policies.keys() - active.keys()))
@@ -164,7 +181,7 @@ class PolicyEngine:
             "resource": {"type": call.resource.type, "id": call.resource.id},
             "context": orjson.dumps(narrow(context, view)).decode(),
         }
-        ruling = rules.decide_slice(policy_slice, request, request_entities.entities)
+        ruling = rules.decide_slice(policy_slice, request, context, request_entities.entities)
         policies = tuple(id for id in sorted(ruling.policies) if id != PERMIT_ALL.id)
         material = {**request, "context": context}
         return Decision(
@@ -222,7 +239,18 @@ class PolicyEngine:
     def _could_be_permitted(self, rules: Ruleset, instance: Instance, tool: Tool) -> bool:
         entities = self._principal_entities(instance)
         resource = None if tool.rule.resource else (TOOL, tool.listed_as)
+        if self._find_blindness(rules.slice(tool.listed_as, entities.principal), tool):
+            return False
         return rules.could_be_permitted(tool.listed_as, entities.principal, resource, entities.entities)
+
+    def _find_blindness(self, policy_slice: Slice, tool: Tool) -> BlindSpot | None:
+        """Why every call of the tool is denied under these policies, if it is: they depend on what they cannot see."""
+        shape = self._shapes.get(tool.listed_as)
+        if shape is None:
+            return None
+        required = dict.fromkeys(shape.required)
+        change = compute_change(required, None, tool.rule.resource) if tool.rule.facts is None else Change()
+        return policy_slice.blind_spots.find_always(shape, change.fields)
 
 
 class RequestEntities(NamedTuple):
@@ -241,7 +269,7 @@ def load_policies(path: Path, environment: PolicyEnvironment) -> PolicyEngine:
     try:
         engine = PolicyEngine(source, active, environment)
         if active:
-            validate(active, engine.schema_text, path)
+            validate(active, ValidationSchema(engine.schema_text, environment.without_facts(), unlisted), path)
     except ValueError as error:
         raise PolicyError(f"{path}: {error}", "check [tools] in the configuration, and the policies") from None
     return engine

@@ -11,7 +11,8 @@ import cedarpy
 from cedarpy import Entities, PolicySet
 
 from mcp_guard.core.decision import Evaluation, PolicyOutcome, apply_outcome_rule
-from mcp_guard.core.model import Json
+from mcp_guard.core.model import Json, Outcome
+from mcp_guard.policy.blind_spots import BlindSpots, PolicyReads, read_policy
 from mcp_guard.policy.cedar_text import quoted
 from mcp_guard.policy.request import View, view_of
 from mcp_guard.policy.source import Policy, as_json
@@ -67,6 +68,7 @@ class Slice:
     ungated: PolicySet
     view: View | None
     """The part of the context that they read."""
+    blind_spots: BlindSpots
 
 
 class Ruleset:
@@ -85,17 +87,22 @@ class Ruleset:
                 self._by_action.setdefault(action, []).append(id)
         self._slices: dict[tuple[str, Uid | str, frozenset[Uid]], Slice] = {}
         self._parsed: dict[tuple[str, ...], PolicySet] = {}
+        self._reads: dict[str, PolicyReads] = {}
+        self._blind_spots: dict[tuple[str, ...], BlindSpots] = {}
 
     @property
     def groups(self) -> Mapping[str, frozenset[str]]:
         return self._groups
 
     def decide(self, request: Json, entities: Entities, principal: Principal) -> PolicyOutcome:
-        """The outcome of one request. Raises: ValueError from Cedar if it cannot parse the request."""
+        """The outcome of one request with its whole context. Raises: ValueError from Cedar if it cannot parse it."""
         policy_slice = self.slice(request["action"]["id"], principal)
-        return self.decide_slice(policy_slice, request, entities)
+        return self.decide_slice(policy_slice, request, request["context"], entities)
 
-    def decide_slice(self, policy_slice: Slice, request: Json, entities: Entities) -> PolicyOutcome:
+    def decide_slice(self, policy_slice: Slice, request: Json, context: Json, entities: Entities) -> PolicyOutcome:
+        """`context` is the whole context; the request may contain the part of it that the policies read."""
+        if blind := policy_slice.blind_spots.find(context):
+            return PolicyOutcome(Outcome.DENY, (blind.policy,), errors=(blind.reason,))
         full = evaluate(request, policy_slice.full, entities)
         return apply_outcome_rule(full, lambda: evaluate(request, policy_slice.ungated, entities), self.gates)
 
@@ -138,7 +145,15 @@ class Ruleset:
         all_ids = tuple(sorted(ids))
         ungated = tuple(id for id in all_ids if id not in self.gates)
         view = view_of(self.policies[id] for id in all_ids)
-        return Slice(all_ids, self._parse(all_ids), self._parse(ungated), view)
+        return Slice(all_ids, self._parse(all_ids), self._parse(ungated), view, self._find_blind_spots(all_ids))
+
+    def _find_blind_spots(self, ids: tuple[str, ...]) -> BlindSpots:
+        if ids not in self._blind_spots:
+            for id in ids:
+                if id not in self._reads:
+                    self._reads[id] = read_policy(self.policies[id])
+            self._blind_spots[ids] = BlindSpots([self._reads[id] for id in ids])
+        return self._blind_spots[ids]
 
     def _parse(self, ids: tuple[str, ...]) -> PolicySet:
         if ids not in self._parsed:

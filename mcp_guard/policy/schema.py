@@ -121,12 +121,12 @@ def build_schema(
     tools: Iterable[Tool],
     attributes: Mapping[str, Mapping[str, str]],
     counters: tuple[RateCounter, ...],
-    quarantined: Iterable[str] = (),
+    unlisted: Iterable[str] = (),
     meta: Mapping[str, str] = FORWARDED_BY_DEFAULT,
 ) -> tuple[Json, dict[str, Shape]]:
     """The schema in Cedar's JSON form, and the input shape of each tool that has one, by listed name.
 
-    `quarantined` tools become actions that apply to nothing, so that policies may still name them.
+    `unlisted` actions apply to nothing, so that policies may still name them.
     """
     text, count = {"type": "String"}, {"type": "Long"}
     entities: Json = {
@@ -162,6 +162,6 @@ def build_schema(
                 "context": context_type(shape, counters, meta),
             },
         }
-    for name in sorted(quarantined):
+    for name in sorted(unlisted):
         actions.setdefault(name, {})
     return {"": {"entityTypes": entities, "actions": actions}}, shapes

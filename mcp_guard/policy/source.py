@@ -1,18 +1,17 @@
-"""Reads policy files: parses them, checks the guard's annotations, and validates them against a schema.
+"""Reads policy files: parses them and checks the guard's annotations.
 
 All problems of a set are reported together.
 """
 
 import json
-import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import cedarpy
 
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.core.model import Json
+from mcp_guard.core.model import Effect, Json
 from mcp_guard.core.names import SEPARATOR
 from mcp_guard.core.visible_text import join
 
@@ -128,31 +127,6 @@ def as_json(policies: Mapping[str, Policy]) -> str:
     return json.dumps({"templates": {}, "staticPolicies": bodies, "templateLinks": []})
 
 
-_POSITION = re.compile(r"^for policy `[^`]*`, ")
-"""How Cedar's messages name a policy that was passed without its id."""
-
-
-def validate(policies: Mapping[str, Policy], schema: str, path: Path) -> None:
-    """Validate the policies against a schema (JSON text). Raises: PolicyError naming every problem."""
-    if problems := find_validation_problems(policies, schema, path.name):
-        hint = "actions are the tools as listed; attributes are declared in [resources] of the configuration"
-        raise PolicyError(join("\n", problems), hint)
-
-
-def find_validation_problems(policies: Mapping[str, Policy], schema: str, file: str = "") -> list[PolicyProblem]:
-    """What Cedar's validator reports; `file` is named where it reports no policy of the set."""
-    result = cedarpy.validate_policies(cedarpy.policies_from_json_str(as_json(policies)), schema, release_gil=True)
-    if result.validation_passed:
-        return []
-    ids = result.id_annotations_by_policy_id
-    problems = []
-    for error in result.errors:
-        id = ids.get(error.policy_id, error.policy_id)
-        policy_file = policies[id].file if id in policies else file
-        problems.append(PolicyProblem(policy_file, id, _POSITION.sub("", error.error)))
-    return problems
-
-
 @dataclass(frozen=True, slots=True)
 class UnlistedNames:
     """What a policy may legitimately name although no tool has it at present.
@@ -164,11 +138,27 @@ class UnlistedNames:
     groups: Collection[str]
     types: Collection[str]
     all: bool
+    quarantined: Collection[str] = ()
+
+    def actions_named_in(self, policies: Iterable[Policy]) -> set[str]:
+        """The actions of absent servers that the scopes of these policies name."""
+        named = {id for policy in policies for id in actions_and_type(policy)[0]}
+        groups = {f"server:{server}" for server in self.servers}
+        return {id for id in named if id in groups or id.partition(SEPARATOR)[0] in self.servers}
+
+    def may_be_matched_by(self, policy: Policy) -> bool:
+        """Whether the policy's scope may match a tool that is not listed at present."""
+        if not self.servers and not self.quarantined:
+            return False
+        actions, _ = actions_and_type(policy)
+        servers = {f"server:{name.partition(SEPARATOR)[0]}" for name in self.quarantined}
+        open_groups = {*map(str, Effect), *servers, *self.groups}
+        return not actions or any(id in open_groups or id.partition(SEPARATOR)[0] in self.servers for id in actions)
 
 
 def is_dormant(policy: Policy, unlisted: UnlistedNames) -> bool:
     """Whether the policy's scope matches nothing now, but may once more tools are listed."""
-    actions, type = _actions_and_type(policy)
+    actions, type = actions_and_type(policy)
     if actions and all(id in unlisted.groups or id.partition(SEPARATOR)[0] in unlisted.servers for id in actions):
         return True
     return type in unlisted.types or (not actions and unlisted.all)
@@ -176,14 +166,14 @@ def is_dormant(policy: Policy, unlisted: UnlistedNames) -> bool:
 
 def is_outside_schema(policy: Policy, schema: Json) -> bool:
     """Whether the policy's scope names only actions or a resource type that the schema lacks: it can never match."""
-    actions, type = _actions_and_type(policy)
+    actions, type = actions_and_type(policy)
     declared = schema[""]
     return (bool(actions) and not any(id in declared["actions"] for id in actions)) or (
         type is not None and type not in declared["entityTypes"]
     )
 
 
-def _actions_and_type(policy: Policy) -> tuple[list[str], str | None]:
+def actions_and_type(policy: Policy) -> tuple[list[str], str | None]:
     """The action ids and the resource type that the policy's scope names."""
     action, resource = policy.body["action"], policy.body["resource"]
     entities = action.get("entities") or ([action["entity"]] if "entity" in action else [])

@@ -133,7 +133,6 @@ def requests(draw: st.DrawFn) -> GeneratedRequest:
         "resource": resource,
         "context": context,
     }
-    posed = {**request, "context": json.dumps(context)}
     principal = read_principal(entities[0]["uid"], entities)
     parsed = Entities.from_json_str(json.dumps(entities), json.dumps(CEDAR))
-    return GeneratedRequest({"request": request, "entities": entities}, posed, parsed, principal)
+    return GeneratedRequest({"request": request, "entities": entities}, request, parsed, principal)

@@ -25,7 +25,7 @@ TEXTS = st.lists(st.tuples(*map(st.sampled_from, (*PARTS[:-1], (*PARTS[-1], *WHO
 def test_omitted_context_does_not_change_the_decision(written: str, asked: GeneratedRequest) -> None:
     rules = ruleset(written)
     part = rules.slice(asked.request["action"]["id"], asked.principal)
-    seen = narrow(json.loads(asked.request["context"]), part.view)
+    seen = narrow(asked.request["context"], part.view)
     narrowed = evaluate({**asked.request, "context": json.dumps(seen)}, part.full, asked.entities)
     assert narrowed == evaluate(asked.request, part.full, asked.entities)
 

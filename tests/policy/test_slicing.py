@@ -13,7 +13,7 @@ from tests.policy.strategies import TEXTS, GeneratedRequest, requests, ruleset
 def test_slice_decides_like_the_whole_set(written: str, asked: GeneratedRequest) -> None:
     rules = ruleset(written)
     sliced = rules.decide(asked.request, asked.entities, asked.principal)
-    assert sliced == rules.decide_slice(rules.whole(), asked.request, asked.entities)
+    assert sliced == rules.decide_slice(rules.whole(), asked.request, asked.request["context"], asked.entities)
 
 
 @settings(max_examples=600, deadline=None)

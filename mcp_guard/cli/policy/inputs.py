@@ -21,7 +21,8 @@ from mcp_guard.policy.authoring.recorded import DECIDING, PolicyVersion, Recorde
 from mcp_guard.policy.authoring.replay import FindVersion
 from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_policies
 from mcp_guard.policy.schema import build_schema
-from mcp_guard.policy.source import Policy, is_outside_schema, read_policies, validate
+from mcp_guard.policy.source import Policy, is_outside_schema, read_policies
+from mcp_guard.policy.validation import ValidationSchema, validate
 from mcp_guard.runtime import policy_environment
 from mcp_guard.settings import Settings
 from mcp_guard.storage.sqlite import Store, open_store, reading
@@ -112,7 +113,7 @@ def read_candidate(path: Path, routes: tuple[str, ...], world: PolicyVersion) ->
     covered = {id: policy for id, policy in policies.items() if not is_outside_schema(policy, world.schema)}
     try:
         if covered:
-            validate(covered, json.dumps(world.schema), path)
+            validate(covered, ValidationSchema(json.dumps(world.schema)), path)
     except ValueError as error:
         raise PolicyError(f"{path}: {error}", "check the policies") from None
     return policies

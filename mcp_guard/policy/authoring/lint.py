@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from mcp_guard.core.model import Effect, Json
 from mcp_guard.policy.cedar_text import expression, path_of, walk
 from mcp_guard.policy.ruleset import Ruleset, action_groups
-from mcp_guard.policy.source import Policy, PolicyProblem, find_validation_problems, is_outside_schema, parse_texts
+from mcp_guard.policy.source import Policy, PolicyProblem, is_outside_schema, parse_texts
+from mcp_guard.policy.validation import ValidationSchema, find_validation_problems
 
 OPTIONAL = (("context", "task", "ticket"), ("context", "task", "reason"), ("principal", "on_behalf_of"))
 """Optional whatever the tools are; so is every attribute of a typed resource, and each delta."""
@@ -79,7 +80,7 @@ def unfit(lint_input: LintInput) -> Iterator[LintFinding]:
     known = {
         id: policy for id, policy in lint_input.policies.items() if not is_outside_schema(policy, lint_input.schema)
     }
-    problems = find_validation_problems(known, json.dumps(lint_input.schema)) if known else []
+    problems = find_validation_problems(known, ValidationSchema(json.dumps(lint_input.schema))) if known else []
     # Cedar reports the same mistake once for each tool: keep the first of those that differ in the action only.
     distinct = {
         (problem.file, problem.policy, re.sub(r'Action::"[^"]*"', "", problem.text)): problem

@@ -24,7 +24,8 @@ from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
 from mcp_guard.policy.authoring.replay import FindVersion, ReplayReport, replay
 from mcp_guard.policy.cedar_text import is_plain, quoted
 from mcp_guard.policy.ruleset import entity_text
-from mcp_guard.policy.source import Policy, find_validation_problems, is_outside_schema, parse_texts
+from mcp_guard.policy.source import Policy, is_outside_schema, parse_texts
+from mcp_guard.policy.validation import ValidationSchema, find_validation_problems
 
 Group = tuple[str, str, str]
 """Agent, tool, and type of resource."""
@@ -342,7 +343,7 @@ class _CandidateWriter:
         if problems:
             raise PolicyError(join("; ", problems))
         matching = {id: policy for id, policy in source.policies.items() if not is_outside_schema(policy, self.schema)}
-        if problems := find_validation_problems(matching, json.dumps(self.schema)):
+        if problems := find_validation_problems(matching, ValidationSchema(json.dumps(self.schema))):
             raise PolicyError(join("\n", problems))
         return texts, dict(source.policies)
 

@@ -1,0 +1,89 @@
+"""P2: no call slips past a rule because the tool's schema hides the argument that the rule names."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.live.running_guard import ALLOW_ALL, Client, Json, cli, scripted, seen, text, write_config
+
+STRING: Json = {"type": "string"}
+HIDING: dict[str, Json] = {
+    "undeclared": {"properties": {}},
+    "open": {"properties": {}, "additionalProperties": STRING},
+    "empty": {"properties": {"stage": {}}},
+    "negated": {"properties": {"stage": {"not": {"const": "none"}}}},
+    "external": {"properties": {"stage": {"$ref": "https://example.com/stage.json"}}},
+    "long_list": {"properties": {"stage": {"enum": [f"stage {number}" for number in range(1100)]}}},
+    "mixed": {"properties": {"stage": {"enum": ["Closed Won", ["Closed Won"], {"stage": "Closed Won"}]}}},
+    "by_pattern": {"patternProperties": {"^st": STRING}, "additionalProperties": False},
+}
+CLOSING = """@id("closing") @require_approval("people") @reason("closing needs a person")
+forbid (principal, {scope}, resource)
+when {{ {condition} && ["Closed Won", "Closed Lost"].contains(context.input.stage) }};"""
+
+
+def config_with(folder: Path, policies: str, tools: dict[str, Json]) -> Path:
+    listing = [{"name": name, "inputSchema": {"type": "object", **schema}} for name, schema in tools.items()]
+    (folder / "listing.json").write_text(json.dumps(listing))
+    upstream = scripted("up", folder, LISTING=str(folder / "listing.json"))
+    return write_config(folder, upstream, policies, guard="hold_seconds = 0")
+
+
+def test_a_gate_on_one_tool_has_no_gap_at_another_that_hides_the_argument(tmp_path: Path) -> None:
+    gate = CLOSING.format(scope='action in Action::"write"', condition="context.input has stage")
+    config = config_with(tmp_path, ALLOW_ALL + gate, {"typed": {"properties": {"stage": STRING}}, **HIDING})
+    with Client(config) as client:
+        client.start()
+        assert "is pending" in text(client.call("up__typed", {"stage": "Closed Won"}))
+        for tool in HIDING:
+            refused = text(client.call(f"up__{tool}", {"stage": "Closed Won"}))
+            assert "`closing` depends on `context.input.stage`" in refused, tool
+        assert "case or punctuation" in text(client.call("up__typed", {"stage": "open", "Stage": "Closed Won"}))
+        assert seen(tmp_path, "up") == []
+        for tool in HIDING:
+            client.call(f"up__{tool}", {})
+    assert [call["name"] for call in seen(tmp_path, "up")] == list(HIDING)
+
+
+@pytest.mark.parametrize(
+    "condition",
+    [
+        "context.input has stagge",
+        'context["input"] has "Stage"',
+        "{a: context.input}.a has stagge",
+        "(if context.risk.score > 50 then context.input else context.input) has stagge",
+    ],
+)
+def test_a_rule_on_an_argument_that_no_tool_has_is_not_loaded(tmp_path: Path, condition: str) -> None:
+    gate = CLOSING.format(scope='action == Action::"up__typed"', condition=f"{condition} && context.input has stage")
+    config = config_with(tmp_path, ALLOW_ALL + gate, {"typed": {"properties": {"stage": STRING}}})
+    validated = cli("policy", "validate", "--config", str(config), check=False)
+    assert validated.returncode != 0
+    assert "closing: no call in its scope can have" in validated.stderr
+    assert "did you mean `stage`?" in validated.stderr
+    with Client(config) as client:
+        client.start()
+        assert "error" in client.call("up__typed", {"stage": "Closed Won"})
+    assert seen(tmp_path, "up") == []
+    assert "closing: no call in its scope can have" in client.stderr
+
+
+def test_a_change_that_is_no_whole_number_is_not_overlooked(tmp_path: Path) -> None:
+    """An integer argument compared with a fractional present value: the difference has no type."""
+    big = """@id("big") forbid (principal, action == Action::"up__set_amount", resource)
+    when { context.change.delta has amount && context.change.delta.amount > 100 };"""
+    (tmp_path / "deals.json").write_text(json.dumps({"1": {"amount": 150.5}, "2": {"amount": 150}}))
+    properties = {"id": STRING, "amount": {"type": "integer"}}
+    config = config_with(tmp_path, ALLOW_ALL + big, {"set_amount": {"properties": properties, "required": ["id"]}})
+    written = config.read_text().replace("env = {", f'env = {{ DEALS = "{tmp_path / "deals.json"}",')
+    facts = 'facts = { tool = "get_deal", arguments = { id = "/id" } }'
+    config.write_text(f'{written}\n[tools."up__set_amount"]\n{facts}\n[tools."up__get_deal"]\neffect = "read"\n')
+    with Client(config) as client:
+        client.start()
+        refused = text(client.call("up__set_amount", {"id": "1", "amount": 1_000_000}))
+        assert "`big` depends on the change of `amount`" in refused
+        client.call("up__set_amount", {"id": "2", "amount": 1_000_000})
+        client.call("up__set_amount", {"id": "2", "amount": 200})
+    sent = [call["arguments"] for call in seen(tmp_path, "up") if call["name"] == "set_amount"]
+    assert sent == [{"id": "2", "amount": 200}]

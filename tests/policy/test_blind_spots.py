@@ -1,0 +1,367 @@
+"""A policy never decides more loosely because it cannot see a value of the call: such a call is denied."""
+
+import tempfile
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mcp_guard.core.errors import PolicyError
+from mcp_guard.core.model import FactsRule, Json, Outcome, ResourceRule, Tool
+from mcp_guard.policy.engine import PolicyEngine
+from mcp_guard.policy.reads import Hidden, could_loosen, reads_of
+from mcp_guard.policy.source import Policy, parse_texts
+from tests.policy.fixtures import INSTANCE, PERMIT, load, make_call, make_tool, object_of
+
+STRING: Json = {"type": "string"}
+NULLABLE: Json = {"type": ["string", "null"]}
+UNTYPED: list[Any] = [
+    {}, True, {"not": {"const": "x"}}, {"$ref": "https://example.com/stage.json"},
+    {"enum": [str(n) for n in range(1001)]},
+    {"enum": ["a", ["b"]]}, {"type": "text"}, {"anyOf": [STRING, {}]}, {"type": "array"}, {"$ref": "#/nowhere"},
+]  # fmt: skip
+GATE = '@id("closing") @require_approval("people") forbid (principal, action, resource)'
+CLOSING = f'{GATE} when {{ context.input has stage && context.input.stage == "closed" }};'
+TYPED = make_tool(object_of(stage=STRING), "typed")
+
+
+def policy_of(text: str) -> Policy:
+    source, problems = parse_texts({"test.cedar": text}, None)
+    assert problems == []
+    return next(iter(source.policies.values()))
+
+
+def outcome(engine: PolicyEngine, tool: Tool, arguments: Json, facts: Json | None = None) -> tuple[Outcome, str]:
+    decision = engine.decide(make_call(tool, arguments, facts), {})
+    return decision.outcome, "; ".join(decision.reasons)
+
+
+# At run time
+
+
+@pytest.mark.parametrize("schema", [*UNTYPED, None], ids=str)
+def test_an_argument_that_a_gate_reads_and_the_schema_does_not_type_is_denied(tmp_path: Path, schema: Any) -> None:
+    tool = make_tool(object_of(**({} if schema is None else {"stage": schema}), note=STRING))
+    engine = load(tmp_path, PERMIT + CLOSING, tool, TYPED)
+    denied, reason = outcome(engine, tool, {"stage": "closed"})
+    assert denied is Outcome.DENY
+    assert "`closing` depends on `context.input.stage`" in reason
+    assert outcome(engine, tool, {"note": "x"})[0] is Outcome.ALLOW
+    assert outcome(engine, TYPED, {"stage": "closed"})[0] is Outcome.REQUIRE_APPROVAL
+
+
+def test_a_schema_that_excludes_the_argument_makes_it_truly_absent(tmp_path: Path) -> None:
+    tool = make_tool({**object_of(note=STRING), "additionalProperties": False})
+    engine = load(tmp_path, PERMIT + CLOSING, tool, TYPED)
+    assert outcome(engine, tool, {"note": "x"})[0] is Outcome.ALLOW
+    assert "`stage` is not an argument of this tool" in outcome(engine, tool, {"stage": "closed"})[1]
+
+
+def test_what_no_policy_reads_is_no_reason_to_deny(tmp_path: Path) -> None:
+    tool = make_tool(object_of(stage=STRING))
+    assert outcome(load(tmp_path, PERMIT + CLOSING, tool), tool, {"other": 1})[0] is Outcome.ALLOW
+
+
+@pytest.mark.parametrize(
+    "name", ["Stage", "STAGE", "stage ", "stage\0", "st-age", "s\uff54age", "\u017ftage", "sta\u200bge"]
+)
+def test_a_name_that_a_server_may_take_for_one_that_is_read_is_denied(tmp_path: Path, name: str) -> None:
+    tool = make_tool(object_of(stage=STRING))
+    denied, reason = outcome(load(tmp_path, PERMIT + CLOSING, tool), tool, {"stage": "open", name: "closed"})
+    assert denied is Outcome.DENY
+    assert "differs from it only in case or punctuation" in reason
+
+
+def test_an_untyped_member_of_an_element_is_denied(tmp_path: Path) -> None:
+    forbid = '@id("f") forbid (principal, action, resource) when {{ context.input has rows && {} }};'
+    condition = 'context.input.rows has to && context.input.rows.to.contains("mallory")'
+    rows = {"type": "array", "items": object_of(note=STRING)}
+    tool, typed = (
+        make_tool(object_of(rows=rows)),
+        make_tool(object_of(rows={**rows, "items": object_of(to=STRING)}), "t"),
+    )
+    engine = load(tmp_path, PERMIT + forbid.format(condition), tool, typed)
+    assert "depends on `context.input.rows.to`" in outcome(engine, tool, {"rows": [{}, {"to": "mallory"}]})[1]
+    assert outcome(engine, tool, {"rows": [{"note": "x"}, {"cc": "mallory"}]})[0] is Outcome.ALLOW
+
+
+@pytest.mark.parametrize(
+    ("condition", "denied"),
+    [
+        ("when { context.input has s }", True),
+        ('when { context.input has s && context.input.s != "ok" }', True),
+        ('when { context.input has s && !["ok"].contains(context.input.s) }', True),
+        ('when { context.input has s && context.input.s == "bad" }', False),
+        ('when { context.input has s && context.input.s like "bad*" }', False),
+        ('when { context.input has s && ["bad"].contains(context.input.s) }', False),
+        ('when { context.input_null.contains("s") && context.input has s }', False),
+    ],
+)
+def test_a_null_is_denied_where_it_differs_from_an_absent_argument(
+    tmp_path: Path, condition: str, denied: bool
+) -> None:
+    tool = make_tool(object_of(s=NULLABLE))
+    engine = load(tmp_path, f'{PERMIT} @id("f") forbid (principal, action, resource) {condition};', tool)
+    decided, reason = outcome(engine, tool, {"s": None})
+    assert decided is (Outcome.DENY if denied else Outcome.ALLOW)
+    assert ("`s` is null" in reason) == denied
+
+
+def test_a_null_among_recipients_is_not_overlooked(tmp_path: Path) -> None:
+    tool = make_tool({**object_of(to={"type": "array", "items": NULLABLE}), "required": ["to"]})
+    only = '@id("f") forbid (principal, action, resource) unless { ["alice"].containsAll(context.input.to) };'
+    never = '@id("f") forbid (principal, action, resource) when { context.input.to.contains("mallory") };'
+    assert "`to/1` is null" in outcome(load(tmp_path, PERMIT + only, tool), tool, {"to": ["alice", None]})[1]
+    assert outcome(load(tmp_path, PERMIT + never, tool), tool, {"to": ["alice", None]})[0] is Outcome.ALLOW
+
+
+def test_a_permit_that_relies_on_an_absence_does_not_permit_an_unknown(tmp_path: Path) -> None:
+    permit = '@id("p") permit (principal, action, resource) unless { context.input has force && context.input.force };'
+    typed = make_tool(object_of(force={"type": "boolean"}), "typed")
+    tool = make_tool(object_of(force={}))
+    engine = load(tmp_path, permit, tool, typed)
+    assert outcome(engine, tool, {"force": True})[0] is Outcome.DENY
+    assert outcome(engine, tool, {})[0] is Outcome.ALLOW
+
+
+DELTA = (
+    '@id("big") forbid (principal, action, resource) when {{ context.change.delta has n && context.change.delta.n{} }};'
+)
+READS_FACTS = FactsRule("get", {"id": "/id"})
+
+
+@pytest.mark.parametrize(
+    ("number", "limit", "facts"),
+    [
+        ("integer", " > 10", {"n": 150.5}),
+        ("integer", " > 10", {"n": None}),
+        ("integer", " > 10", {"n": "150"}),
+        ("integer", " > 10", {}),
+        ("number", '.greaterThan(decimal("10.0"))', {"n": [150]}),
+        ("number", '.greaterThan(decimal("10.0"))', {"n": 150.00001}),
+    ],
+)
+def test_a_change_whose_size_is_not_exact_is_denied(tmp_path: Path, number: str, limit: str, facts: Json) -> None:
+    tool = make_tool(object_of(id=STRING, n={"type": number}, s=STRING))
+    tool = replace(tool, rule=replace(tool.rule, facts=READS_FACTS))
+    engine = load(tmp_path, PERMIT + DELTA.format(limit), tool)
+    assert outcome(engine, tool, {"n": 1000}, facts)[0] is Outcome.DENY
+    assert outcome(engine, tool, {"s": "x"}, facts)[0] is Outcome.ALLOW
+    assert outcome(load(tmp_path, PERMIT, tool), tool, {"s": "x"}, facts)[0] is Outcome.ALLOW
+
+
+def test_a_rule_that_requires_a_known_change_gives_its_own_reason(tmp_path: Path) -> None:
+    tool = make_tool(object_of(n={"type": "integer"}))
+    tool = replace(tool, rule=replace(tool.rule, facts=READS_FACTS))
+    small = "context.change.delta has n && context.change.delta.n < 10"
+    rule = f'@id("small") @reason("small ones only") forbid (principal, action, resource) unless {{ {small} }};'
+    assert outcome(load(tmp_path, PERMIT + rule, tool), tool, {"n": 5}, {"n": 1.5}) == (Outcome.DENY, "small ones only")
+
+
+# At load time
+
+
+@pytest.mark.parametrize(
+    ("condition", "missing"),
+    [
+        ('context.input has stgae && context.input.stgae == "c"', "`context.input.stgae`"),
+        ('context["input"] has "stgae"', "`context.input.stgae`"),
+        ("context.input has stage.name", "unexpected type"),
+        ("context.input has o.y", "`context.input.o.y`"),
+        ('{a: context.input}.a has stgae', "`context.input.stgae`"),
+        ("(if context.risk.score > 1 then context.input else context.input) has stgae", "`context.input.stgae`"),
+        ("context.input has untyped", "`context.input.untyped`"),
+        ("context.change.delta has stage", "`context.change.delta.stage`"),
+        ("context.task has tikcet", "`context.task.tikcet`"),
+        ("context has inptu", "`context.inptu`"),
+        ("context.rate has writes", "`context.rate.writes`"),
+        ("principal has on_behalf", "`principal.on_behalf`"),
+        ("resource has amount", "`resource.amount`"),
+        ('principal.hasTag("x")', "`principal` has no tags"),
+        ('Agent::"x" has ownr', "`Agent::ownr`"),
+        ('!(context.input has stgae) || context.input.stage == "x"', "`context.input.stgae`"),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("effect", ["permit", "forbid", '@require_approval("people") forbid'])
+def test_an_attribute_that_no_call_can_have_is_refused(
+    tmp_path: Path, condition: str, missing: str, effect: str
+) -> None:
+    tool = make_tool({**object_of(stage=STRING, o=object_of(x=STRING), untyped={}), "required": ["stage"]})
+    with pytest.raises(PolicyError) as caught:
+        load(tmp_path, f'@id("p") {effect} (principal, action, resource) when {{ {condition} }};', tool)
+    assert "test.cedar: p: " in caught.value.message
+    assert missing in caught.value.message
+
+
+def test_the_refusal_names_the_tool_and_the_nearest_spelling(tmp_path: Path) -> None:
+    with pytest.raises(PolicyError, match=r"`up__typed` declares no `stagge` there .*; did you mean `stage`\?"):
+        load(tmp_path, PERMIT + CLOSING.replace("stage", "stagge"), TYPED)
+
+
+def test_one_tool_in_scope_with_the_attribute_is_enough(tmp_path: Path) -> None:
+    load(tmp_path, PERMIT + CLOSING, TYPED, make_tool(object_of(note=STRING)))
+    narrow = CLOSING.replace("action,", 'action == Action::"up__tool",')
+    with pytest.raises(PolicyError, match=r"context\.input\.stage"):
+        load(tmp_path, PERMIT + narrow, TYPED, make_tool(object_of(note=STRING)))
+
+
+@pytest.mark.parametrize(
+    "scope", ["action", 'action in Action::"write"', 'action in [Action::"gone__x", Action::"up__tool"]']
+)
+def test_a_policy_that_an_absent_server_may_satisfy_is_loaded(tmp_path: Path, scope: str) -> None:
+    """One server that is down does not take away the policies of the others."""
+    tool = make_tool(object_of(note=STRING))
+    engine = load(tmp_path, PERMIT + CLOSING.replace("action,", f"{scope},"), tool, absent=("gone",))
+    assert outcome(engine, tool, {"stage": "closed"})[0] is Outcome.DENY
+    assert outcome(engine, tool, {"note": "x"})[0] is Outcome.ALLOW
+    with pytest.raises(PolicyError):
+        load(tmp_path, PERMIT + CLOSING.replace("action,", 'action == Action::"up__tool",'), tool, absent=("gone",))
+
+
+def test_attributes_of_a_resource_need_facts(tmp_path: Path) -> None:
+    forbid = '@id("f") forbid (principal, action, resource is Deal) when { resource has locked && resource.locked };'
+    attributes = {"Deal": {"locked": "boolean"}}
+    tool = make_tool(object_of(id=STRING), resource=ResourceRule("Deal", "/id"))
+    with pytest.raises(PolicyError, match=r"`resource\.locked`.*`up__tool` .* no `facts`"):
+        load(tmp_path, PERMIT + forbid, tool, attributes=attributes)
+    load(tmp_path, PERMIT + forbid, replace(tool, rule=replace(tool.rule, facts=READS_FACTS)), attributes=attributes)
+
+
+# Listings
+
+
+def test_a_tool_whose_every_call_is_denied_so_is_not_listed(tmp_path: Path) -> None:
+    blind = make_tool({**object_of(stage={}), "required": ["stage"]})
+    nested = make_tool({**object_of(o={**object_of(stage={}), "required": ["stage"]}), "required": ["o"]}, "nested")
+    optional = make_tool(object_of(stage={}), "optional")
+    deep = CLOSING.replace("context.input", "context.input.o").replace("closing", "deep")
+    guarded = deep.replace("context.input.o has stage", "context.input has o && context.input.o has stage")
+    full = make_tool(object_of(stage=STRING, o=object_of(stage=STRING)), "full")
+    engine = load(tmp_path, PERMIT + CLOSING + guarded, blind, nested, optional, full)
+    listed = {tool.name: engine.may_call(INSTANCE, tool) for tool in (blind, nested, optional, full)}
+    assert listed == {"tool": False, "nested": False, "optional": True, "full": True}
+
+
+# For any conditions
+
+
+class Condition(NamedTuple):
+    """A condition in Cedar, and what it means for the plain arguments."""
+
+    text: str
+    holds: Callable[[Json], bool]
+
+
+def value_of(arguments: Json, path: tuple[str, ...]) -> Any:
+    at: Any = arguments
+    for name in path:
+        if not isinstance(at, dict) or name not in at:
+            return KeyError
+        at = at[name]
+    return at
+
+
+def conditions_on(path: tuple[str, ...]) -> list[Condition]:
+    def guarded(text: str, holds: Callable[[Any], bool]) -> Condition:
+        tests = " && ".join(f"{'.'.join(('context.input', *path[:at]))} has {path[at]}" for at in range(len(path)))
+        full = f"({tests}{' && ' + text if text else ''})".replace("$", ".".join(("context.input", *path)))
+        return Condition(full, lambda arguments: (v := value_of(arguments, path)) is not KeyError and holds(v))
+
+    return [
+        guarded("", lambda value: True),
+        guarded('$ == "c"', lambda value: bool(value == "c")),
+        guarded('$ != "c"', lambda value: bool(value != "c")),
+        guarded('["c", "d"].contains($)', lambda value: value in ["c", "d"]),
+        guarded('$ like "c*"', lambda value: isinstance(value, str) and value.startswith("c")),
+    ]
+
+
+PATHS = [("s",), ("t",), ("o", "x")]
+ATOMS = st.sampled_from([condition for path in PATHS for condition in conditions_on(path)])
+
+
+def combine(inner: st.SearchStrategy[Condition]) -> st.SearchStrategy[Condition]:
+    return (
+        st.builds(lambda a: Condition(f"!{a.text}", lambda args: not a.holds(args)), inner)
+        | st.builds(lambda a, b: Condition(f"({a.text} && {b.text})", lambda x: a.holds(x) & b.holds(x)), inner, inner)
+        | st.builds(lambda a, b: Condition(f"({a.text} || {b.text})", lambda x: a.holds(x) | b.holds(x)), inner, inner)
+        | st.builds(
+            lambda a, b, c: Condition(
+                f"(if {a.text} then {b.text} else {c.text})", lambda x: b.holds(x) if a.holds(x) else c.holds(x)
+            ),
+            inner, inner, inner,
+        )
+    )  # fmt: skip
+
+
+CONDITIONS = st.recursive(ATOMS, combine, max_leaves=4)
+EFFECTS = st.sampled_from(["permit", "forbid", '@require_approval("people") forbid'])
+KINDS = st.sampled_from(["when", "unless"])
+POLICIES = st.lists(st.tuples(EFFECTS, KINDS, CONDITIONS), min_size=1, max_size=3)
+PROPERTY = st.sampled_from([STRING, NULLABLE, *UNTYPED[:5]])
+MEMBER = st.dictionaries(st.sampled_from(["x", "y"]), PROPERTY).map(lambda fields: object_of(**fields))
+SCHEMAS = st.builds(
+    lambda fields, members, extra: {**object_of(**fields, **members), **extra},
+    st.dictionaries(st.sampled_from(["s", "t"]), PROPERTY),
+    st.dictionaries(
+        st.just("o"), MEMBER | st.sampled_from(UNTYPED[:3]) | MEMBER.map(lambda m: {**m, "nullable": True})
+    ),
+    st.sampled_from([{}, {"additionalProperties": False}, {"additionalProperties": STRING}, {"required": ["s"]}]),
+)
+VALUES = st.sampled_from(["c", "d", "cd", None])
+ARGUMENTS = st.dictionaries(st.sampled_from(["s", "t", "S"]), VALUES) | st.builds(
+    lambda values, o: {**values, "o": o},
+    st.dictionaries(st.sampled_from(["s", "t"]), VALUES),
+    st.none() | st.dictionaries(st.sampled_from(["x", "y"]), VALUES),
+)
+EVERYTHING = make_tool(object_of(s=STRING, t=STRING, o=object_of(x=STRING)), "everything")
+
+
+@settings(max_examples=300, deadline=None)
+@given(SCHEMAS, POLICIES, st.booleans(), st.lists(ARGUMENTS, min_size=1, max_size=6))
+def test_a_condition_that_holds_for_the_plain_arguments_is_never_overlooked(
+    schema: Json, policies: list[tuple[str, str, Condition]], permit_all: bool, calls: list[Json]
+) -> None:
+    tool = make_tool(schema)
+    text = "\n".join(
+        f'@id("p{at}") {effect} (principal, action, resource) {kind} {{ {condition.text} }};'
+        for at, (effect, kind, condition) in enumerate(policies)
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        engine = load(Path(folder), text + (PERMIT if permit_all else ""), tool, EVERYTHING)
+    for arguments in calls:
+        decided, _ = outcome(engine, tool, arguments)
+        held = [(effect, (kind == "when") == condition.holds(arguments)) for effect, kind, condition in policies]
+        if decided is not Outcome.DENY:
+            assert permit_all or ("permit", True) in held, (text, arguments)
+            assert ("forbid", True) not in held, (text, arguments)
+            assert engine.may_call(INSTANCE, tool)
+        if decided is Outcome.ALLOW:
+            assert all(effect == "permit" or not holds for effect, holds in held), (text, arguments)
+
+
+@pytest.mark.parametrize(
+    ("condition", "reads"),
+    [
+        ("context.input has a.b", {("context", "input", "a"): False, ("context", "input", "a", "b"): False}),
+        ('context["input"]["a b"] like "x*"', {("context", "input", "a b"): True}),
+        ("{a: context.input}.a has s", {("context", "input", "s"): False}),
+        ("context.input == {n: 1}", {("context", "input"): True}),
+        ("(if principal has on_behalf_of then context.input else context.change) has s",
+         {("principal", "on_behalf_of"): False, ("context", "input", "s"): False, ("context", "change", "s"): False}),
+        ("[context.input.a] == [principal.owner]", {("context", "input", "a"): True, ("principal", "owner"): True}),
+        ("resource.hasTag(context.input.a)", {("resource", "(tags)"): False, ("context", "input", "a"): True}),
+        ("principal == resource", {}),
+    ],
+)  # fmt: skip
+def test_reads_are_found_whatever_form_they_have(condition: str, reads: dict[tuple[str, ...], bool]) -> None:
+    assert reads_of(policy_of(f'@id("p") permit (principal, action, resource) when {{ {condition} }};')) == reads
+
+
+def test_a_condition_that_does_not_depend_on_the_value_is_not_loosened() -> None:
+    policy = policy_of('@id("p") forbid (principal, action, resource) when { context.input has s || true };')
+    assert not any(could_loosen(policy, ("context", "input", "s"), hidden) for hidden in Hidden)
