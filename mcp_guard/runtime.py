@@ -129,6 +129,7 @@ def ledger_settings(settings: Settings) -> LedgerSettings:
         kept_response_bytes=settings.kept_response_bytes,
         unsafe_skip_fsync=settings.unsafe_skip_fsync,
         signers=settings.signers,
+        people=settings.people,
     )
 
 

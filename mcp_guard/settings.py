@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.model import Agent, Effect, Mode, RateCounter, ToolRule
+from mcp_guard.core.people import People
 from mcp_guard.core.tool_pins import PinRule
 
 if TYPE_CHECKING:  # loaded only if it is configured
@@ -204,6 +205,7 @@ class Settings:
     inbox_port: int
     pin_rules: Mapping[str, PinRule]
     forward_meta: Mapping[str, str]
+    people: People
     mode: Mode = Mode.ENFORCE
     shadow: Path | None = None
     serve: ServeSettings | None = None

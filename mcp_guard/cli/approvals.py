@@ -158,6 +158,9 @@ def _delivery(delivery: Delivery) -> str:
     return f"  notified       {delivery.notifier} ({delivery.event}): {delivery.state}, {delivery.attempts} tried{note}"
 
 
+UNKNOWN_USER = "nothing says who the user is, so two people must approve; name the user under [people] or [approvers]"
+
+
 def describe(approval: Approval, now: int) -> list[str]:
     """Everything an approver needs to decide, as lines."""
     subject = approval.subject
@@ -177,6 +180,7 @@ def describe(approval: Approval, now: int) -> list[str]:
     lines = [
         f"{approval.id}  {_state(approval, now)}  {left(approval.expires, now)}",
         f"  who            {who}",
+        *([f"  unknown user   {UNKNOWN_USER}"] if subject.unknown_user else []),
         f"  what           {what(approval)}",
         f"  tool           {visible(subject.tool)}",
         *([f"  ticket         {quote(subject.ticket)}{_mark(subject, 'ticket')}"] if subject.ticket else []),

@@ -25,6 +25,7 @@ from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Agent, Effect, FactsRule, Mode, RateCounter, ResourceRule, ToolRule
+from mcp_guard.core.people import OWN_NAMES, Identity, People, fold
 from mcp_guard.core.redaction import make_redaction, pointers_overlap
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, TRACE_CONTEXT, is_reserved
 from mcp_guard.core.tool_pins import FirstUse
@@ -140,8 +141,21 @@ class RateConfig(Model):
         return RateCounter(name, self.window_seconds * SECOND, by, self.effects, self.tools, self.sum)
 
 
+class IdentityConfig(Model):
+    issuer: Annotated[str, Field(min_length=1)]
+    subject: Annotated[str, Field(min_length=1)]
+
+    def identity(self) -> Identity:
+        return Identity(self.issuer, self.subject)
+
+
 class ApproverConfig(Model):
     name: str
+    identities: tuple[IdentityConfig, ...] = ()
+
+
+class PersonConfig(Model):
+    identities: tuple[IdentityConfig, ...] = ()
 
 
 class RouteConfig(Model):
@@ -266,6 +280,7 @@ class Config(Model):
     resources: dict[EntityType, ResourceTypeConfig] = {}
     rates: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], RateConfig] = {}
     approvers: dict[str, ApproverConfig] = {}
+    people: dict[str, PersonConfig] = {}
     routes: dict[str, RouteConfig] = {}
     notifiers: dict[str, NotifierConfig] = {}
     inbox: InboxConfig = InboxConfig()
@@ -325,6 +340,22 @@ class Config(Model):
         return self
 
     @model_validator(mode="after")
+    def people_are_distinct(self) -> "Config":
+        """One person is one entry, or two approvals could come from one person."""
+        ids: dict[str, str] = {}
+        owners: dict[IdentityConfig, str] = {}
+        for kind, entries in (("approvers", self.approvers), ("people", self.people)):
+            for id, person in entries.items():
+                key = f"{kind}.{id}"
+                if (other := ids.setdefault(fold(id), key)) != key:
+                    raise ValueError(f"{key}: differs from {other} only in spelling; one person has one entry")
+                for identity in person.identities:
+                    if (other := owners.setdefault(identity, key)) != key:
+                        name = f"`{identity.subject}` of `{identity.issuer}`"
+                        raise ValueError(f"{key}.identities: {name} is already an identity of {other}")
+        return self
+
+    @model_validator(mode="after")
     def users_can_connect(self) -> "Config":
         if self.connect.users and (self.serve is None or self.serve.socket is None):
             raise ValueError("connect.users: requires serve.socket, the socket that these users connect to")
@@ -379,6 +410,7 @@ class Config(Model):
             inbox_port=self.inbox.port,
             pin_rules={name: server.pin_rule(guard.first_use) for name, server in self.upstreams.items()},
             forward_meta=guard.forward_meta,
+            people=self._people(),
             mode=guard.mode,
             shadow=base_dir / guard.shadow if guard.shadow else None,
             signals=tuple(signal.signal(name, base_dir) for name, signal in self.risk.signals.items()),
@@ -387,6 +419,16 @@ class Config(Model):
             keep_payload_days=self.ledger.keep_payload_days,
             signers=self.ledger.signers(base_dir),
             witnesses={name: witness.settings(base_dir) for name, witness in self.witnesses.items()},
+        )
+
+    def _people(self) -> People:
+        users = {user for agent in self.agents.values() for user in (agent.owner, agent.on_behalf_of) if user}
+        others = {identity.identity() for person in self.people.values() for identity in person.identities}
+        return People(
+            approvers={entry.identity(): id for id, person in self.approvers.items() for entry in person.identities},
+            names={id: person.name for id, person in self.approvers.items()},
+            others=frozenset(others | {Identity(OWN_NAMES, name) for name in self.people}),
+            users=frozenset(users),
         )
 
     def _serve(self, base_dir: Path) -> ServeSettings | None:

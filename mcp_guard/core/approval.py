@@ -245,8 +245,11 @@ def changed_members(before: Mapping[str, Any], after: Mapping[str, Any]) -> tupl
 # Who may vote, and when the votes suffice
 
 
-def make_rule(route: Route) -> RouteRule:
-    return RouteRule(route.name, route.approvers, route.quorum, route.unsafe_self_approval)
+def make_rule(route: Route, is_user_unknown: bool = False) -> RouteRule:
+    """The rule of a route for one request. If nothing says who its user is, one of two approvers is not the user."""
+    needs_two = is_user_unknown and not route.unsafe_self_approval
+    quorum = max(route.quorum, 2) if needs_two else route.quorum
+    return RouteRule(route.name, route.approvers, quorum, route.unsafe_self_approval)
 
 
 def escalate_rule(rule: RouteRule, routes: Mapping[str, Route], waited: Micros) -> RouteRule | None:

@@ -34,6 +34,12 @@ class ApprovalSubject:
     instance: str
     credential: str
     on_behalf_of: str | None = None
+    user_issuer: str | None = None
+    """Who vouches for the user; None for the launcher."""
+    requesting: tuple[str, ...] = ()
+    """Ids of the approvers who are, or may be, the owner or the user."""
+    unknown_user: bool | None = None
+    """True if nothing says who the user is, so that a second person must approve."""
     call: str
     purpose: str | None = None
     ticket: str | None = None
@@ -82,7 +88,7 @@ class ApprovalSubject:
     @property
     def requesters(self) -> tuple[str | None, ...]:
         """The people who made the request, and so may not decide on it: the agent's owner and the user it acts for."""
-        return self.owner, self.on_behalf_of
+        return self.owner, self.on_behalf_of, *self.requesting
 
     @property
     def claimed(self) -> tuple[str, ...]:
@@ -107,6 +113,7 @@ class ApprovalSubject:
         members = {
             **{name: getattr(self, name) for name in self.__slots__},
             "resource": asdict(self.resource) if self.resource else None,
+            "requesting": list(self.requesting) or None,
             "changes": list(self.changes),
             "policies": list(self.policies),
             "reasons": list(self.reasons),
@@ -120,7 +127,7 @@ class ApprovalSubject:
     def from_json(cls, document: Json) -> Self:
         """The subject in a document that `to_json` wrote; members that it does not know are ignored."""
         members = {name: document[name] for name in cls.__slots__ if name in document}
-        for name in ("changes", "policies", "reasons", "redacted"):
+        for name in ("requesting", "changes", "policies", "reasons", "redacted"):
             if name in members:
                 members[name] = tuple(members[name])
         if "resource" in members:

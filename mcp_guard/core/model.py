@@ -88,6 +88,8 @@ class Instance:
     """Upper bound on the tools it may use: listed names, `server__*`, or `*`; policies decide within it."""
     parents: tuple[str, ...] = ()
     """The chain of instances that delegated to it, nearest last. Revoking any of them revokes it."""
+    user_issuer: str = ""
+    """Who vouches that it acts for the user `on_behalf_of`: an issuer of tokens, or the launcher (empty)."""
 
 
 @dataclass(frozen=True, slots=True)

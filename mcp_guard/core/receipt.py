@@ -111,6 +111,7 @@ def instance_fields(instance: Instance) -> Json:
         "instance": instance.id,
         "credential": instance.credential_id,
         "on_behalf_of": instance.on_behalf_of,
+        "user_issuer": instance.user_issuer,
     }
 
 

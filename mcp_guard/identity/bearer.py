@@ -60,6 +60,7 @@ class ExternalToken:
     """A token of a trusted issuer. `id` is its identity: the same in every process, and for every spelling of it."""
 
     id: str
+    issuer: str
     agent: str
     user: str
     expires: int
@@ -122,8 +123,8 @@ def _read_external(token: str, trusted: TrustedIssuer) -> ExternalToken:
     if "cnf" in claims and not _thumbprint(claims):
         raise InvalidCredential("it is bound to its holder in a way that this guard cannot check")
     return ExternalToken(
-        token_id(trusted.issuer, claims), agent, user, _seconds(claims, "exp"), _seconds(claims, "iat"),
-        _thumbprint(claims),
+        token_id(trusted.issuer, claims), trusted.issuer, agent, user, _seconds(claims, "exp"),
+        _seconds(claims, "iat"), _thumbprint(claims),
     )  # fmt: skip
 
 

@@ -80,6 +80,7 @@ def start_instance(issuer: Issuer, spec: InstanceSpec, now: Micros) -> tuple[Ins
         depth=parent.depth + 1 if parent else 0,
         tools=spec.tools,
         parents=(*parent.parents, parent.id) if parent else (),
+        user_issuer=parent.user_issuer if parent and parent.on_behalf_of == launch.on_behalf_of else "",
     )
     if parent is not None:
         instance = replace(instance, tools=credential.narrow(parent, spec.tools, instance.expires))

@@ -9,6 +9,7 @@ import orjson
 from mcp_guard.core.approval import Route
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import ExecutionStatus, Json, RateCounter
+from mcp_guard.core.people import People
 from mcp_guard.core.receipt import Draft
 from mcp_guard.files import FileLock, is_locked
 from mcp_guard.identity.instances import random_text
@@ -25,7 +26,8 @@ FILE = "ledger.sqlite"
 GUARDS = "guards"
 """The folder with the locks of running guards."""
 COPIED_FIELDS = (
-    "agent", "owner", "instance", "credential", "on_behalf_of", "call", "purpose", "ticket", "reason", "claimed",
+    "agent", "owner", "instance", "credential", "on_behalf_of", "user_issuer", "call", "purpose", "ticket", "reason",
+    "claimed",
     "upstream", "tool", "definition", "resource",
 )  # fmt: skip
 
@@ -41,6 +43,7 @@ class LedgerSettings:
     kept_response_bytes: int = 64 * 1024
     unsafe_skip_fsync: bool = False
     signers: tuple[SignerSettings, ...] = (SignerSettings(),)
+    people: People = field(default_factory=People)
 
 
 def configured_keys(settings: LedgerSettings) -> LedgerKeys:
@@ -118,7 +121,8 @@ def open_ledger(
     except OSError as error:
         raise LedgerError(f"cannot lock `{path}`: {error.strerror}", "check the folder's owner and mode") from None
     ledger = SqlLedger(writer, guard, counters=settings.counters, kept_response_bytes=settings.kept_response_bytes)
-    return OpenLedger(ledger, ApprovalRequests(writer, settings.routes, lambda: f"ap_{random_text(10)}"), lock)
+    requests = ApprovalRequests(writer, settings.routes, settings.people, lambda: f"ap_{random_text(10)}")
+    return OpenLedger(ledger, requests, lock)
 
 
 def recover(writer: Writer, state_dir: Path, tell: Callable[[list[Json]], None] = lambda _: None) -> list[Json]:

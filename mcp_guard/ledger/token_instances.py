@@ -54,6 +54,7 @@ class TokenInstances:
                 expires=min(verified.expires * SECOND, self.now() + enrolled.credential_seconds * SECOND),
                 credential="",
                 credential_id=credential_id,
+                user_issuer=verified.issuer,
             )
             instance = self.writer.run(lambda tx: self._add(tx, new, verified))
         if (instance.agent.name, instance.on_behalf_of) != (verified.agent, verified.user):

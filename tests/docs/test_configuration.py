@@ -18,7 +18,8 @@ NO_KEY_OF_THEIR_OWN = {config.Config, config.DesktopConfig, risk.RiskConfig, ser
 IN_ORDER: tuple[type[BaseModel], ...] = (
     config.GuardConfig, config.LimitsConfig, config.AgentConfig, upstreams.UpstreamConfig,
     upstreams.OAuthConfig, config.ToolConfig, config.ResourceConfig, config.FactsConfig,
-    config.ResourceTypeConfig, config.RateConfig, config.ApproverConfig, config.RouteConfig, config.WebhookConfig,
+    config.ResourceTypeConfig, config.RateConfig, config.ApproverConfig, config.PersonConfig,
+    config.IdentityConfig, config.RouteConfig, config.WebhookConfig,
     config.SlackConfig, config.EmailConfig, config.CommandConfig, config.InboxConfig, risk.SignalConfig,
     risk.DriftConfig, serve.ServeConfig, serve.ConnectConfig, serve.IssuerConfig,
     ledger.LedgerConfig, ledger.SignerCommandConfig, ledger.WitnessBase, ledger.FileWitnessConfig,

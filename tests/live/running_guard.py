@@ -44,6 +44,8 @@ name = "Bob"
 [approvers.carol]
 name = "Carol"
 
+[people.dana]
+
 [routes.people]
 approvers = ["alice", "bob"]
 

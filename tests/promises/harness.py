@@ -32,6 +32,7 @@ from mcp_guard.core.model import (
     ToolRule,
 )
 from mcp_guard.core.names import listed_name
+from mcp_guard.core.people import People
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.tool_pins import Pin, PinState
 from mcp_guard.guard import Guard
@@ -207,10 +208,12 @@ def open_harness(
     hold_seconds: float = 0.0,
     routes: Mapping[str, Route] | None = None,
     signed_by: SigningKey | None = None,
+    people: People | None = None,
 ) -> Harness:
     """A guard on a new or shared ledger in `folder`; `signed_by` is the first key of a new one."""
     clock = Clock()
-    settings = LedgerSettings(folder / "state", "test.example/ledger", routes or ROUTES, counters)
+    people = people or People()
+    settings = LedgerSettings(folder / "state", "test.example/ledger", routes or ROUTES, counters, people=people)
     ledger = open_ledger(settings, clock)
     if signed_by is not None:
         ledger.writer.key = signed_by

@@ -12,6 +12,9 @@ from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.storage.approvals import ApproverKey
 
+ED25519_SPKI = bytes.fromhex("302a300506032b6570032100")
+"""What stands before the 32 bytes of an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410 §4)."""
+
 
 @dataclass(frozen=True, slots=True)
 class Approver:
@@ -32,6 +35,11 @@ class NewKey:
     @property
     def id(self) -> str:
         return hashlib.sha256(self.method.encode() + b"\0" + self.public).hexdigest()[:16]
+
+    @property
+    def point(self) -> bytes:
+        """The key itself, whichever method it is used with: an Ed25519 key's 32 bytes, or the SubjectPublicKeyInfo."""
+        return self.public.removeprefix(ED25519_SPKI)
 
     @property
     def text(self) -> str:
@@ -81,7 +89,7 @@ def usable_key(keys: Iterable[ApproverKey], id: str, approver: str) -> ApproverK
 
 def _enrol(tx: Transaction, approver: Approver, new: NewKey, more: Json) -> ApproverKey:
     for key in tx.store.approver_keys():
-        if key.id == new.id:
+        if base64.b64decode(key.public).removeprefix(ED25519_SPKI) == new.point:
             verb = "was" if key.removed is not None else "is"
             raise ApprovalError(
                 f"this key {verb} already enrolled for `{key.approver}`",

@@ -12,6 +12,7 @@ from mcp_guard.core.approval import OPEN, Approval, ApprovalEvent, ApprovalState
 from mcp_guard.core.approval_subject import ApprovalSubject, SubjectRisk
 from mcp_guard.core.describe import ADDED
 from mcp_guard.core.model import Call, Decision, Instance, Json
+from mcp_guard.core.people import Identity, People, Requesters, find_requesters
 from mcp_guard.core.receipt import decision_draft
 from mcp_guard.core.redaction import redact_subject, redact_texts, texts_of_subject
 from mcp_guard.ledger.approvals import transitions
@@ -27,6 +28,7 @@ class ApprovalRequests:
 
     writer: Writer
     routes: Mapping[str, Route]
+    people: People
     new_id: Callable[[], str]
     on_asked: list[Callable[[], None]] = field(default_factory=list)
     _waiters: dict[str, int] = field(default_factory=dict)
@@ -52,9 +54,13 @@ class ApprovalRequests:
         nonce = os.urandom(16).hex()
         bound = rules.binding(call, decision, nonce)
         routes = [self.routes[name] for name in decision.routes]
-        subject = _make_subject(call, decision, bound, routes)
+        unattributed = _make_subject(call, decision, bound, routes)
 
         def op(tx: Transaction) -> Approval:
+            requesters = self._find_requesters(tx, call.instance, routes)
+            subject = replace(
+                unattributed, requesting=requesters.approvers, unknown_user=requesters.is_user_unknown or None
+            )
             for open_one in tx.store.approvals_for(call.instance.id, call.request_hash):
                 waiting = open_one.state is ApprovalState.REQUESTED and tx.now < open_one.expires
                 if waiting and open_one.subject.binding == rules.binding(call, decision, open_one.nonce):
@@ -67,7 +73,7 @@ class ApprovalRequests:
                 request_hash=rules.salted_hash(nonce, call.request_hash.encode()),
                 decision_hash=rules.decision_hash(bound, nonce),
                 nonce=nonce,
-                rules=tuple(make_rule(route) for route in routes),
+                rules=tuple(make_rule(route, requesters.is_user_unknown) for route in routes),
                 requested=tx.now,
                 expires=tx.now + min(route.expires for route in routes),
                 subject=subject,
@@ -82,6 +88,13 @@ class ApprovalRequests:
         for callback in self.on_asked:
             callback()
         return asked
+
+    def _find_requesters(self, tx: Transaction, instance: Instance, routes: Iterable[Route]) -> Requesters:
+        reachable = [self.routes.get(name or "") for route in routes for name in (route.name, route.escalate_to)]
+        eligible = [approver for route in reachable if route for approver in route.approvers]
+        users = self.people.users | {user for _, user, _ in tx.store.agents() if user}
+        user = Identity(instance.user_issuer, instance.on_behalf_of) if instance.on_behalf_of else None
+        return find_requesters(replace(self.people, users=users), eligible, instance.agent.owner, user)
 
     async def wait(self, approval: Approval, seconds: float, on_tick: Callable[[float], None]) -> Approval:
         """Wait until it is decided. If the caller gives up and nobody else waits for it, it is withdrawn."""
@@ -154,6 +167,7 @@ def _make_subject(call: Call, decision: Decision, binding: Json, routes: Iterabl
         instance=instance.id,
         credential=instance.credential_id,
         on_behalf_of=instance.on_behalf_of,
+        user_issuer=instance.user_issuer or None,
         call=call.id,
         purpose=None if call.purpose == "call" else call.purpose,
         ticket=call.task.ticket,

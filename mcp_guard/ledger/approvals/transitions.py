@@ -38,6 +38,7 @@ def receipt_fields(approval: Approval) -> Json:
         "owner": subject.owner,
         "instance": subject.instance,
         "on_behalf_of": subject.on_behalf_of,
+        "user_issuer": subject.user_issuer,
         "call": subject.call,
         "ticket": subject.ticket,
         "upstream": subject.upstream,
