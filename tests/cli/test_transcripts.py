@@ -93,7 +93,7 @@ def test_show_prints_every_step_of_an_approved_call(past: Past) -> None:
     approval        APPROVAL; Alice: looks right
     policy_version  HASH
     definition      HASH
-    request         {"text": "gated"}"""
+    request         {"arguments": {"text": "gated"}, "name": "echo"}"""
     )
 
 

@@ -36,7 +36,7 @@ async def test_concurrent_instances_are_never_confused(tmp_path: Path) -> None:
     database.close()
     assert len(rows) == CALLS
     for body, request in rows:
-        assert json.loads(body)["instance"] == json.loads(request[16:])["text"]
+        assert json.loads(body)["instance"] == json.loads(request[16:])["arguments"]["text"]
 
 
 async def _interleave(port: int, people: dict[str, str]) -> None:
