@@ -46,7 +46,7 @@ def run_stdio(settings: Settings, launch: Launch, code: str = "") -> None:
     ledger: OpenLedger | None = None
     try:
         ledger = open_ledger(ledger_settings(settings), CLOCK, note)
-        transport = StdioDownstreamTransport(settings.message_bytes, note)
+        transport = StdioDownstreamTransport(settings.client_limits.message_bytes, note)
         runtime = Runtime(settings, ledger, note)
         instance, bound = _redeem_launch_code(runtime, code) if code else _new_instance(runtime, launch)
         check_credential(runtime.issuer, instance)
@@ -170,7 +170,7 @@ def _http_app(runtime: Runtime, serve: ServeSettings, sessions: "HttpSessions") 
         trusted_issuers=[TrustedIssuer(**issuer) for issuer in serve.issuers],
         instances=TokenInstances(ledger.writer, settings.agents, ledger.guard),
     )
-    return HttpApp(authenticator, sessions, urlsplit(serve.url).path or "/", settings.message_bytes)
+    return HttpApp(authenticator, sessions, urlsplit(serve.url).path or "/", settings.client_limits.message_bytes)
 
 
 def _unix_server(runtime: Runtime, serve: ServeSettings) -> "UnixSocketServer | None":
@@ -202,7 +202,7 @@ def _unix_server(runtime: Runtime, serve: ServeSettings) -> "UnixSocketServer | 
         end=end,
         make_session=runtime.make_session,
         note=runtime.note,
-        message_bytes=runtime.settings.message_bytes,
+        message_bytes=runtime.settings.client_limits.message_bytes,
         max_sessions=serve.max_sessions,
     )
 

@@ -214,7 +214,7 @@ class Guard:
         return self.policies.decide(call, counts)
 
     async def hold(self, call: Call, decision: Decision, channel: ClientChannel) -> Intent | Reply:
-        """Wait for a person to decide, for as long as the client waits."""
+        """Find the request for this call, or make it, and wait for a person to decide, as long as the client waits."""
         if reason := self.ledger.why_barred(call.instance):
             return await self.deny(call, decision, reason)
         approval = self.approvals.find_approval(call.instance, call.request_hash)
@@ -228,8 +228,15 @@ class Guard:
             await self.approvals.mark_stale(approval, difference)
             approval = None
         if approval is None:
-            approval = await self.approvals.request(call, decision)
+            requested = await self.approvals.request(call, decision)
+            if isinstance(requested, Conflict):
+                return await self.deny(call, decision, requested.reason)
+            approval = requested
             channel.on_approval_requested(approval)
+        return await self.wait(call, decision, approval, channel)
+
+    async def wait(self, call: Call, decision: Decision, approval: Approval, channel: ClientChannel) -> Intent | Reply:
+        """Wait until the request is decided, and go on as the decision says."""
         approval = await self.approvals.wait(approval, self.hold_seconds, report_waiting(approval, channel.progress))
         if approval.state is ApprovalState.REQUESTED:
             channel.on_left_pending(approval)
@@ -249,6 +256,8 @@ class Guard:
             await self.approvals.mark_stale(approval, difference)
             if decision.outcome is Outcome.REQUIRE_APPROVAL:
                 new_approval = await self.approvals.request(call, decision)
+                if isinstance(new_approval, Conflict):
+                    return await self.deny(call, decision, new_approval.reason)
                 channel.on_left_pending(new_approval)
                 return approval_pending(new_approval, difference)
         if decision.outcome is Outcome.DENY:

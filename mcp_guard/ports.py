@@ -214,9 +214,10 @@ class Approvals(Protocol):
     def grant_for(self, call: Call, decision: Decision) -> Grant | None:
         """An active grant that covers this call now."""
 
-    async def request(self, call: Call, decision: Decision) -> Approval:
+    async def request(self, call: Call, decision: Decision) -> Approval | Conflict:
         """Record the decision and request approval by its routes, and queue the notifications. If the same call has a
-        pending request with the same binding, records nothing and returns that one."""
+        pending request with the same binding, records nothing and returns that one. If the instance's open requests
+        have reached a limit, records nothing and returns Conflict."""
 
     async def wait(self, approval: Approval, seconds: float, on_tick: Callable[[float], None]) -> Approval:
         """Wait until the approval is no longer `requested`, or `seconds` have passed. Returns it in its state by then.

@@ -26,6 +26,7 @@ from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.guard import Guard
 from mcp_guard.identity.instances import Issuer, random_text
 from mcp_guard.ledger import registry
+from mcp_guard.ledger.approvals.requests import RequestLimits
 from mcp_guard.ledger.clock import SteadyClock
 from mcp_guard.ledger.open import LedgerSettings, OpenLedger
 from mcp_guard.ledger.tool_pins import ToolPins
@@ -127,6 +128,7 @@ def ledger_settings(settings: Settings) -> LedgerSettings:
         routes=settings.routes,
         counters=settings.counters,
         kept_response_bytes=settings.kept_response_bytes,
+        open_requests=RequestLimits(settings.client_limits.open_requests, settings.client_limits.open_request_bytes),
         unsafe_skip_fsync=settings.unsafe_skip_fsync,
         signers=settings.signers,
         people=settings.people,
@@ -254,6 +256,7 @@ class Runtime:
             instance,
             transport,
             inbox=settings.inbox,
+            limits=settings.client_limits,
             tool_names=ToolNames(next(iter(settings.upstreams)) if settings.plain_names else ""),
             choose_adapter=choose_adapter,
         )

@@ -177,6 +177,21 @@ class WitnessSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ClientLimits:
+    """What one client may take of a guard. Sizes in bytes.
+
+    `open_requests` and `open_request_bytes` bound the approval requests of an instance that nobody has decided on,
+    `in_flight` and `bytes_in_flight` the requests of a session that are not answered yet.
+    """
+
+    message_bytes: int = 4 * 1024 * 1024
+    open_requests: int = 50
+    open_request_bytes: int = 8 * 1024 * 1024
+    in_flight: int = 256
+    bytes_in_flight: int = 32 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The whole configuration. Paths are absolute, `approvers` maps ids to names, and `pin_rules` are by upstream.
 
@@ -194,6 +209,7 @@ class Settings:
     limits: Limits
     message_bytes: int
     kept_response_bytes: int
+    client_limits: ClientLimits
     agents: Mapping[str, AgentSettings]
     upstreams: Mapping[str, UpstreamSettings]
     tool_rules: Mapping[str, ToolRule]

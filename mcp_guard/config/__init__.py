@@ -30,7 +30,7 @@ from mcp_guard.core.redaction import make_redaction, pointers_overlap
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, TRACE_CONTEXT, is_reserved
 from mcp_guard.core.tool_pins import FirstUse
 from mcp_guard.core.visible_text import join, visible_line
-from mcp_guard.settings import AgentSettings, NotifierSettings, ServeSettings, Settings
+from mcp_guard.settings import AgentSettings, ClientLimits, NotifierSettings, ServeSettings, Settings
 
 SECOND = 1_000_000
 Pointer = Annotated[str, Field(pattern=r"^(/[^/]*)*$")]
@@ -266,7 +266,12 @@ class LimitsConfig(Model):
     argument_bytes: Annotated[int, Field(gt=0)] = 1024 * 1024
     depth: Annotated[int, Field(gt=0, le=200)] = 64
     message_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
+    request_bytes: Annotated[int, Field(gt=0)] = 4 * 1024 * 1024
     kept_response_bytes: Annotated[int, Field(ge=0)] = 64 * 1024
+    open_requests: Annotated[int, Field(ge=0)] = 50
+    open_request_bytes: Annotated[int, Field(ge=0)] = 8 * 1024 * 1024
+    calls_in_flight: Annotated[int, Field(gt=0)] = 256
+    bytes_in_flight: Annotated[int, Field(gt=0)] = 32 * 1024 * 1024
 
 
 class Config(Model):
@@ -396,6 +401,13 @@ class Config(Model):
             limits=Limits(limits.argument_bytes, limits.depth),
             message_bytes=limits.message_bytes,
             kept_response_bytes=limits.kept_response_bytes,
+            client_limits=ClientLimits(
+                message_bytes=min(limits.request_bytes, limits.message_bytes),
+                open_requests=limits.open_requests,
+                open_request_bytes=limits.open_request_bytes,
+                in_flight=limits.calls_in_flight,
+                bytes_in_flight=limits.bytes_in_flight,
+            ),
             agents={name: agent.enrolled(name) for name, agent in self.agents.items()},
             upstreams={name: upstream.settings(base_dir) for name, upstream in self.upstreams.items()},
             tool_rules={name: tool.rule() for name, tool in self.tools.items()},

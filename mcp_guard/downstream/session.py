@@ -31,6 +31,7 @@ from mcp_guard.protocol.methods import (
     PROGRESS,
     TOOLS_CHANGED,
 )
+from mcp_guard.settings import ClientLimits
 from mcp_guard.upstream.group import UpstreamGroup
 
 CLIENT = ""
@@ -91,6 +92,7 @@ class Session:
         transport: DownstreamTransport,
         *,
         inbox: str,
+        limits: ClientLimits,
         tool_names: ToolNames,
         choose_adapter: Callable[["Session", str, Json], ProtocolAdapter],
     ) -> None:
@@ -101,6 +103,10 @@ class Session:
         self.client = Peer(transport.write, self)
         self.tasks = asyncio.TaskGroup()
         self._transport = transport
+        self._limits = limits
+        self._frame_bytes = self._bytes_in_flight = 0
+        """Size of the frame that is being taken, and of those whose requests are running."""
+        self._in_flight = 0
         self._tool_names = tool_names
         self._router = Router(upstreams, tool_names)
         self._choose_adapter = choose_adapter
@@ -133,7 +139,10 @@ class Session:
         `request` replaces the id of the request in it, where the client's own id may not be unique (`Peer.aliases`).
         """
         if line is None:
-            self.client.reply(None, error(PARSE_ERROR, "the message is larger than limits.message_bytes allows"))
+            self.client.reply(
+                None,
+                error(PARSE_ERROR, "the message is larger than limits.request_bytes or limits.message_bytes allows"),
+            )
             return
         try:
             self._receive(line, request)
@@ -141,6 +150,7 @@ class Session:
             self.note(f"internal error: a frame of the client was dropped: {type(defect).__name__}: {defect}")
 
     def _receive(self, line: bytes, request: Id | None) -> None:
+        self._frame_bytes = len(line)
         try:
             message = parse(line)
             if request is not None and isinstance(message, dict) and "id" in message:
@@ -170,7 +180,22 @@ class Session:
             return
         if self._adapter is None:
             self._adapter = self._choose_adapter(self, method, params)
+        if reason := self._why_overloaded():
+            name = params.get("name")
+            if method == CALL_TOOL and isinstance(name, str):
+                self._adapter.on_unreadable_call(id, ToolCallRequest(name, {}, problem=reason))
+            else:
+                self.client.reply(id, error(INVALID_REQUEST, reason))
+            return
         self._adapter.on_request(id, method, params)
+
+    def _why_overloaded(self) -> str:
+        """Why another request of this client must wait for those that are running; empty if it need not."""
+        if self._in_flight >= self._limits.in_flight:
+            return f"{self._in_flight} requests are running already (limits.calls_in_flight)"
+        if self._bytes_in_flight + self._frame_bytes > self._limits.bytes_in_flight:
+            return f"running requests hold {self._bytes_in_flight} bytes already (limits.bytes_in_flight)"
+        return ""
 
     def on_notification(self, method: str, params: Json) -> None:
         if self._adapter is None:
@@ -199,7 +224,16 @@ class Session:
         """Run `work` as a task that can be cancelled by its key, and that ends with the session at the latest."""
         task = self.tasks.create_task(work)
         self._running[key] = task
-        task.add_done_callback(lambda _: self._running.pop(key, None))
+        count, size = (1, self._frame_bytes) if key[0] == CLIENT else (0, 0)
+        self._in_flight += count
+        self._bytes_in_flight += size
+
+        def forget(_: "asyncio.Task[None]") -> None:
+            self._running.pop(key, None)
+            self._in_flight -= count
+            self._bytes_in_flight -= size
+
+        task.add_done_callback(forget)
         return task
 
     def cancel(self, key: TaskKey) -> None:

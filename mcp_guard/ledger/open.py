@@ -13,7 +13,8 @@ from mcp_guard.core.people import People
 from mcp_guard.core.receipt import Draft
 from mcp_guard.files import FileLock, is_locked
 from mcp_guard.identity.instances import random_text
-from mcp_guard.ledger.approvals.requests import ApprovalRequests
+from mcp_guard.ledger.approvals.requests import ApprovalRequests, RequestLimits
+from mcp_guard.ledger.approvals.watcher import ApprovalWatcher
 from mcp_guard.ledger.keys import SigningKey, publish
 from mcp_guard.ledger.ledger import SqlLedger
 from mcp_guard.ledger.signers import LedgerKeys, make_ledger_keys
@@ -41,6 +42,7 @@ class LedgerSettings:
     routes: Mapping[str, Route] = field(default_factory=dict)
     counters: tuple[RateCounter, ...] = ()
     kept_response_bytes: int = 64 * 1024
+    open_requests: RequestLimits = field(default_factory=RequestLimits)
     unsafe_skip_fsync: bool = False
     signers: tuple[SignerSettings, ...] = (SignerSettings(),)
     people: People = field(default_factory=People)
@@ -121,8 +123,15 @@ def open_ledger(
     except OSError as error:
         raise LedgerError(f"cannot lock `{path}`: {error.strerror}", "check the folder's owner and mode") from None
     ledger = SqlLedger(writer, guard, counters=settings.counters, kept_response_bytes=settings.kept_response_bytes)
-    requests = ApprovalRequests(writer, settings.routes, settings.people, lambda: f"ap_{random_text(10)}")
-    return OpenLedger(ledger, requests, lock)
+    approvals = ApprovalRequests(
+        writer,
+        settings.routes,
+        settings.people,
+        lambda: f"ap_{random_text(10)}",
+        ApprovalWatcher(writer),
+        settings.open_requests,
+    )
+    return OpenLedger(ledger, approvals, lock)
 
 
 def recover(writer: Writer, state_dir: Path, tell: Callable[[list[Json]], None] = lambda _: None) -> list[Json]:

@@ -13,6 +13,7 @@ from mcp_guard.storage.queries import Queries
 
 HOUR = 3600 * 1_000_000
 MAX_RECENT_RECEIPTS = 5000
+MAX_PARAMETERS = 500
 Row = tuple[Any, ...]
 
 
@@ -110,6 +111,21 @@ class ApprovalQueries(Queries):
         if instance is not None:
             query, wanted = f"{query} AND instance = ?", [*wanted, instance]
         return [_read_approval(row)[0] for row in self._run(f"{query} ORDER BY requested", wanted)]
+
+    def open_among(self, ids: Iterable[str]) -> set[str]:
+        """Those of these approvals that nobody has decided on. Reads no subject."""
+        wanted, found = list(ids), set[str]()
+        for start in range(0, len(wanted), MAX_PARAMETERS):
+            some = wanted[start : start + MAX_PARAMETERS]
+            query = f"SELECT id FROM approval WHERE state = ? AND id IN ({', '.join('?' * len(some))})"
+            found |= {id for (id,) in self._run(query, (str(ApprovalState.REQUESTED), *some))}
+        return found
+
+    def open_size(self, instance: str) -> tuple[int, int]:
+        """How many requests of this instance nobody has decided on, and their length in characters."""
+        query = "SELECT COUNT(*), TOTAL(LENGTH(subject)) FROM approval WHERE state = ? AND +instance = ?"
+        count, size = self._run(query, (str(ApprovalState.REQUESTED), instance)).fetchone()
+        return count, int(size)
 
     def latest_approvals(self, count: int) -> list[Approval]:
         """The newest first, in any state."""

@@ -84,6 +84,10 @@ class Store(ApprovalQueries, IdentityQueries, KeyQueries, PayloadQueries, PinQue
                     LedgerFault.REPLACED,
                 )
 
+    def version(self) -> tuple[int, int]:
+        """Differs if anything was written since, by another connection or by this one."""
+        return int(self._run("PRAGMA data_version").fetchone()[0]), self._db.total_changes
+
     def rollback(self) -> None:
         if self._db.in_transaction:
             self._run("ROLLBACK")

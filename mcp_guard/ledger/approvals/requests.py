@@ -16,10 +16,19 @@ from mcp_guard.core.people import Identity, People, Requesters, find_requesters
 from mcp_guard.core.receipt import decision_draft
 from mcp_guard.core.redaction import redact_subject, redact_texts, texts_of_subject
 from mcp_guard.ledger.approvals import transitions
+from mcp_guard.ledger.approvals.watcher import ApprovalWatcher
 from mcp_guard.ledger.writer import Transaction, Writer
+from mcp_guard.ports import Conflict
 
-POLL_SECONDS = 0.1
 TICK_SECONDS = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLimits:
+    """How many requests of one instance may be open at a time, and how many bytes they may take together."""
+
+    count: int = 50
+    bytes: int = 8 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,8 @@ class ApprovalRequests:
     routes: Mapping[str, Route]
     people: People
     new_id: Callable[[], str]
+    watcher: ApprovalWatcher
+    limits: RequestLimits = field(default_factory=RequestLimits)
     on_asked: list[Callable[[], None]] = field(default_factory=list)
     _waiters: dict[str, int] = field(default_factory=dict)
 
@@ -50,13 +61,13 @@ class ApprovalRequests:
         active = self.writer.read(lambda store: store.grants(call.instance.id, "active"))
         return next((grant for grant in active if rules.covers(grant, call, decision, now)), None)
 
-    async def request(self, call: Call, decision: Decision) -> Approval:
+    async def request(self, call: Call, decision: Decision) -> Approval | Conflict:
         nonce = os.urandom(16).hex()
         bound = rules.binding(call, decision, nonce)
         routes = [self.routes[name] for name in decision.routes]
         unattributed = _make_subject(call, decision, bound, routes)
 
-        def op(tx: Transaction) -> Approval:
+        def op(tx: Transaction) -> Approval | Conflict:
             requesters = self._find_requesters(tx, call.instance, routes)
             subject = replace(
                 unattributed, requesting=requesters.approvers, unknown_user=requesters.is_user_unknown or None
@@ -65,6 +76,8 @@ class ApprovalRequests:
                 waiting = open_one.state is ApprovalState.REQUESTED and tx.now < open_one.expires
                 if waiting and open_one.subject.binding == rules.binding(call, decision, open_one.nonce):
                     return open_one  # the same call made twice at once is one request
+            if reason := self._why_too_many(tx, call):
+                return Conflict(reason)
             asked = Approval(
                 id=self.new_id(),
                 state=ApprovalState.REQUESTED,
@@ -85,8 +98,9 @@ class ApprovalRequests:
             return asked
 
         asked = await self.writer.submit(op)
-        for callback in self.on_asked:
-            callback()
+        if isinstance(asked, Approval):
+            for callback in self.on_asked:
+                callback()
         return asked
 
     def _find_requesters(self, tx: Transaction, instance: Instance, routes: Iterable[Route]) -> Requesters:
@@ -95,6 +109,15 @@ class ApprovalRequests:
         users = self.people.users | {user for _, user, _ in tx.store.agents() if user}
         user = Identity(instance.user_issuer, instance.on_behalf_of) if instance.on_behalf_of else None
         return find_requesters(replace(self.people, users=users), eligible, instance.agent.owner, user)
+
+    def _why_too_many(self, tx: Transaction, call: Call) -> str:
+        """Why this call must not be held as well; empty if it may be."""
+        count, size = tx.store.open_size(call.instance.id)
+        if count >= self.limits.count:
+            return f"{count} requests of this instance wait for approval already (limits.open_requests)"
+        if size + len(call.canonical) > self.limits.bytes:
+            return f"requests of this instance that wait for approval hold {size} bytes (limits.open_request_bytes)"
+        return ""
 
     async def wait(self, approval: Approval, seconds: float, on_tick: Callable[[float], None]) -> Approval:
         """Wait until it is decided. If the caller gives up and nobody else waits for it, it is withdrawn."""
@@ -112,20 +135,17 @@ class ApprovalRequests:
 
     async def _wait(self, approval: Approval, seconds: float, on_tick: Callable[[float], None]) -> Approval:
         loop = asyncio.get_running_loop()
-        started, ticks = loop.time(), 0
-        while True:
-            current = self.get(approval.id)
-            if current is None or current.state is not ApprovalState.REQUESTED:
-                return current or replace(approval, state=ApprovalState.WITHDRAWN)
-            if self.writer.now() >= current.expires:
-                return await self.settle(current, ApprovalEvent.EXPIRE, "nobody decided")
+        started = loop.time()
+        is_open = bool(self.writer.read(lambda store: store.open_among([approval.id])))
+        while is_open:
+            if self.writer.now() >= approval.expires:
+                return await self.settle(approval, ApprovalEvent.EXPIRE, "nobody decided")
             waited = loop.time() - started
             if waited >= seconds:
-                return current
-            if waited >= ticks * TICK_SECONDS:
-                ticks += 1
-                on_tick(waited)
-            await asyncio.sleep(min(POLL_SECONDS, seconds - waited))
+                break
+            on_tick(waited)
+            is_open = not await self.watcher.wait(approval.id, min(TICK_SECONDS, seconds - waited))
+        return self.get(approval.id) or replace(approval, state=ApprovalState.WITHDRAWN)
 
     async def settle(self, approval: Approval, event: ApprovalEvent, note: str) -> Approval:
         return await self.writer.submit(lambda tx: transitions.settle(tx, approval, event, note))
