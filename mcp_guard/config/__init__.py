@@ -125,7 +125,7 @@ class RateConfig(Model):
     """A counter. One that sums must name its tools, and their calls are denied if they lack the amount."""
 
     window_seconds: Annotated[int, Field(gt=0)]
-    by: CountedBy | Annotated[tuple[CountedBy, ...], Field(min_length=1)] = "instance"
+    by: CountedBy | Annotated[tuple[CountedBy, ...], Field(min_length=1)] = ("agent", "user")
     effects: tuple[Effect, ...] = (Effect.WRITE, Effect.DESTRUCTIVE)
     tools: tuple[str, ...] = ()
     sum: Pointer | None = None

@@ -83,3 +83,10 @@ def test_shipped_policies_have_no_findings(pack: str) -> None:
         assert [item.policy for item in results if item.what.startswith("permits every tool")] == ["general-permit"]
         results = [item for item in results if item.policy != "general-permit"]
     assert results == []
+
+
+def test_a_rate_that_a_reconnect_resets_is_pointed_out() -> None:
+    text = FINE + '@id("f") @reason("r") forbid (principal, action, resource) when { context.rate.writes > 5 };'
+    for by, findings in ((("agent", "user"), 0), (("instance",), 1)):
+        made = lint(read_lint_input({"x.cedar": text}, None, ("people",), AGENTS, {"writes": by}))
+        assert sum("reconnects" in finding.what for finding in made) == findings

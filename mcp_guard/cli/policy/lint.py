@@ -18,7 +18,9 @@ def main(arguments: list[str]) -> int:
     settings = load(options.config)
     schema, source = known_schema(settings, options.live, options.json)
     agents = {name: enrolled.agent.groups for name, enrolled in settings.agents.items()}
-    linted = read_lint_input(read_files(options.path or settings.policies), schema, tuple(settings.routes), agents)
+    rates = {counter.name: counter.by for counter in settings.counters}
+    texts = read_files(options.path or settings.policies)
+    linted = read_lint_input(texts, schema, tuple(settings.routes), agents, rates)
     findings = lint(linted)
     wrong = [finding for finding in findings if finding.level != "note"]
     if options.json:

@@ -11,10 +11,12 @@ from dataclasses import dataclass
 
 from mcp_guard.core.model import Effect, Json
 from mcp_guard.policy.cedar_text import expression, path_of, walk
+from mcp_guard.policy.reads import reads_of
 from mcp_guard.policy.ruleset import Ruleset, action_groups
 from mcp_guard.policy.source import Policy, PolicyProblem, is_outside_schema, parse_texts
 from mcp_guard.policy.validation import ValidationSchema, find_validation_problems
 
+NO_RATES: Mapping[str, Collection[str]] = {}
 OPTIONAL = (("context", "task", "ticket"), ("context", "task", "reason"), ("principal", "on_behalf_of"))
 """Optional whatever the tools are; so is every attribute of a typed resource, and each delta."""
 
@@ -42,6 +44,8 @@ class LintInput:
     routes: Collection[str]
     groups: Collection[str]
     agents: Collection[str]
+    rates: Mapping[str, Collection[str]]
+    """What the calls of each rate are counted by."""
 
     def rules(self) -> Ruleset:
         return Ruleset(self.policies, action_groups(self.schema) if self.schema else {})
@@ -53,12 +57,16 @@ class LintInput:
 
 
 def read_lint_input(
-    texts: Mapping[str, str], schema: Json | None, routes: Collection[str], agents: Mapping[str, Collection[str]]
+    texts: Mapping[str, str],
+    schema: Json | None,
+    routes: Collection[str],
+    agents: Mapping[str, Collection[str]],
+    rates: Mapping[str, Collection[str]] = NO_RATES,
 ) -> LintInput:
     """`agents` maps each enrolled agent to its groups."""
     source, problems = parse_texts(texts, routes)
     groups = {group for agent_groups in agents.values() for group in agent_groups}
-    return LintInput(texts, source.policies, tuple(problems), schema, routes, groups, agents.keys())
+    return LintInput(texts, source.policies, tuple(problems), schema, routes, groups, agents.keys(), rates)
 
 
 def lint(lint_input: LintInput) -> list[LintFinding]:
@@ -220,6 +228,15 @@ def unknown_principals(lint_input: LintInput) -> Iterator[LintFinding]:
             yield LintFinding(policy.file, policy.id, f"{what} `{entity['id']}`", fix)
 
 
+def rates_reset_by_reconnecting(lint_input: LintInput) -> Iterator[LintFinding]:
+    for policy in lint_input.policies.values():
+        for path in reads_of(policy):
+            if path[:2] == ("context", "rate") and "instance" in lint_input.rates.get(path[-1], ()):
+                what = f"a client that reconnects is a new instance, for which `{path[-1]}` starts at zero"
+                fix = f'set rates.{path[-1]}.by = ["agent", "user"]'
+                yield LintFinding(policy.file, policy.id, what, fix)
+
+
 def unused_routes(lint_input: LintInput) -> Iterator[LintFinding]:
     used = {route for policy in lint_input.policies.values() for route in policy.routes}
     for route in sorted(set(lint_input.routes) - used):
@@ -242,5 +259,6 @@ CHECKS: tuple[Callable[[LintInput], Iterator[LintFinding]], ...] = (
     never_matters,
     uncovered_effects,
     unknown_principals,
+    rates_reset_by_reconnecting,
     unused_routes,
 )
