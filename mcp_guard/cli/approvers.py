@@ -17,7 +17,7 @@ from mcp_guard.config import load
 from mcp_guard.core.errors import ApprovalError, GuardError
 from mcp_guard.core.visible_text import join
 from mcp_guard.ledger.approvals import approver_keys
-from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey
+from mcp_guard.ledger.approvals.approver_keys import Approver, CodeKind, NewKey
 from mcp_guard.ledger.open import open_writer
 from mcp_guard.ledger.writer import Writer
 from mcp_guard.settings import Settings
@@ -45,6 +45,9 @@ def build_parser() -> argparse.ArgumentParser:
     removing = verbs.add_parser("remove", help="remove a key")
     rotating = verbs.add_parser("rotate", help="replace a key with a new one that the old key signs")
     coding = verbs.add_parser("code", help="print a one-time code, valid for ten minutes, for signing in to the inbox")
+    coding.add_argument(
+        "--enrol", action="store_true", help="let the code enrol a passkey although the approver has a key already"
+    )
     for verb in (adding, removing, rotating, coding):
         verb.add_argument("approver", metavar="APPROVER", help="a name from [approvers] in the configuration")
     removing.add_argument("key", metavar="KEY", help="the key's id, from `approvers list`")
@@ -72,7 +75,8 @@ def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     refuse_to_overwrite(path)  # before a passphrase is asked for
     key = create_key_file(path, ask_passphrase(options, f"a passphrase for {who.id}'s new key", twice=True))
     try:
-        enrolled = approver_keys.enrol(writer, who, NewKey("ed25519", key.public_key().public_bytes_raw(), {}))
+        new = NewKey("ed25519", key.public_key().public_bytes_raw(), {})
+        enrolled = approver_keys.enrol(writer, who, new, settings.notifiers)
     except GuardError:
         path.unlink()  # a key that is not enrolled is of no use, and would be in the way of the next attempt
         raise
@@ -86,12 +90,19 @@ def add(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
 
 def show(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     keys = writer.read(lambda store: store.approver_keys())
+    enrolments = writer.read(lambda store: store.enrolments())
     if options.json:
-        print_json([as_json(key) for key in keys], indent=2)
+        added = [{name: enrolments[key.id][name] for name in ("time", "authorized_by")} for key in keys]
+        print_json([as_json(key) | more for key, more in zip(keys, added, strict=True)], indent=2)
         return 0
     without = [name for name in settings.approvers if not any(k.approver == name and k.removed is None for k in keys)]
-    rows = [(key.approver, key.id, key.method, "removed" if key.removed is not None else "in use") for key in keys]
-    print_table(("approver", "key", "method", "state"), [*rows, *((name, "", "", "no key") for name in without)])
+    rows = [
+        (key.approver, key.id, key.method, "removed" if key.removed is not None else "in use",
+         enrolments[key.id]["time"], enrolments[key.id]["authorized_by"])
+        for key in keys
+    ]  # fmt: skip
+    columns = ("approver", "key", "method", "state", "enrolled", "authorized by")
+    print_table(columns, [*rows, *((name, "", "", "no key", "", "") for name in without)])
     return 0
 
 
@@ -112,7 +123,7 @@ def rotate(writer: Writer, settings: Settings, options: argparse.Namespace) -> i
     draft.unlink(missing_ok=True)
     new = create_key_file(draft, ask_passphrase(options, f"a passphrase for {who.id}'s new key", twice=True))
     enrolled = approver_keys.rotate(
-        writer, who, old_id, NewKey("ed25519", new.public_key().public_bytes_raw(), {}), old.sign
+        writer, who, old_id, NewKey("ed25519", new.public_key().public_bytes_raw(), {}), old.sign, settings.notifiers
     )
     path.rename(kept)
     draft.rename(path)
@@ -127,9 +138,11 @@ def rotate(writer: Writer, settings: Settings, options: argparse.Namespace) -> i
 def code(writer: Writer, settings: Settings, options: argparse.Namespace) -> int:
     from mcp_guard.ledger.approvals.sign_in_codes import make_code
 
-    parser = make_code(writer, find_approver(settings, options.approver).id)
-    usage = f"use it within ten minutes to sign in at {settings.inbox}"
-    print_result(options.json, {"code": parser}, join("\n", (parser, usage)))
+    kind: CodeKind = "enrolment_code" if options.enrol else "sign_in_code"
+    code = make_code(writer, find_approver(settings, options.approver).id, kind)
+    purpose = "sign in and enrol a passkey" if options.enrol else "sign in"
+    usage = f"use it within ten minutes to {purpose} at {settings.inbox}, and nowhere else"
+    print_result(options.json, {"code": code, "kind": kind}, join("\n", (code, usage)))
     return 0
 
 

@@ -62,7 +62,12 @@ async def serve(settings: Settings, options: argparse.Namespace) -> None:
     from mcp_guard.web.passkeys import Passkeys
 
     writer = open_writer(ledger_settings(settings), CLOCK)
-    inbox = Inbox(Votes(writer, settings.routes, settings.approvers), settings.inbox, Passkeys(settings.inbox))
+    inbox = Inbox(
+        Votes(writer, settings.routes, settings.approvers),
+        settings.inbox,
+        Passkeys(settings.inbox),
+        tuple(settings.notifiers),
+    )
     sockets = listen(settings.inbox_port)
     print_result(options.json, {"url": settings.inbox}, f"the inbox is at {settings.inbox}")
     if options.open:

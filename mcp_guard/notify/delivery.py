@@ -1,4 +1,4 @@
-"""Delivers notifications about open approval requests, and expires and escalates the requests.
+"""Delivers notifications about open approval requests and new approver keys, and expires and escalates the requests.
 
 A delivery is written to the ledger file in the same transaction as the request, so none is lost when a process ends;
 every guard and inbox on the ledger takes part. After a crash a message may be delivered twice, but while its request is
@@ -15,13 +15,13 @@ from dataclasses import dataclass, field
 from functools import partial
 
 from mcp_guard.core import approval as rules
-from mcp_guard.core.approval import Approval, ApprovalEvent, ApprovalState, Route
+from mcp_guard.core.approval import ApprovalEvent, ApprovalState, Route
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Micros
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.writer import Op, Writer
 from mcp_guard.notify import NOTIFIERS
-from mcp_guard.notify.message import make_message
+from mcp_guard.notify.message import Message, make_enrolment_message, make_message
 from mcp_guard.outbound import DeliveryError, Destination
 from mcp_guard.settings import NotifierSettings
 from mcp_guard.storage.approvals import Delivery
@@ -82,9 +82,8 @@ class NotificationDispatcher:
         """Reserve the delivery, so that no other process makes it, and attempt it once."""
         wait_seconds = self.retry_seconds[min(delivery.attempts, len(self.retry_seconds) - 1)]
         is_last_attempt = delivery.attempts >= len(self.retry_seconds)
-        row = self.writer.read(lambda store: store.approval(delivery.approval))
-        approval = row[0] if row else None
-        if approval is None or approval.state is not ApprovalState.REQUESTED:
+        message = self._make_message(delivery)
+        if message is None:
             self._settle(delivery, "failed", delivery.note or "decided before the message was sent")
             return
         try:
@@ -92,7 +91,7 @@ class NotificationDispatcher:
             self.writer.run(lambda tx: tx.store.move_delivery(delivery, "due", reserved_until, "being sent"))
         except LedgerError:
             return  # another process has reserved it
-        problem = await _run_in_daemon_thread(partial(self._send, delivery, approval))
+        problem = await _run_in_daemon_thread(partial(self._send, delivery, message))
         if problem is None:
             self._settle(delivery, "delivered", "")
         else:
@@ -101,14 +100,23 @@ class NotificationDispatcher:
     def _settle(self, delivery: Delivery, state: str, note: str, wait: Micros = 0) -> None:
         self._write(lambda tx: tx.store.settle_delivery(delivery.id, state, tx.now + wait, note))
 
-    def _send(self, delivery: Delivery, approval: Approval) -> str | None:
+    def _make_message(self, delivery: Delivery) -> Message | None:
+        """The message as it is now; None if there is nothing to say any more."""
+        id, now = f"msg_{delivery.subject}_{delivery.id}", self.writer.now()
+        if delivery.event == "enrolled":
+            enrolment = self.writer.read(lambda store: store.enrolments()).get(delivery.subject)
+            return make_enrolment_message(enrolment, id, self.inbox, now) if enrolment else None
+        row = self.writer.read(lambda store: store.approval(delivery.subject))
+        if row is None or row[0].state is not ApprovalState.REQUESTED:
+            return None
+        return make_message(row[0], delivery.event, id, self.inbox, now)
+
+    def _send(self, delivery: Delivery, message: Message) -> str | None:
         """Make one attempt, outside the event loop. Returns the problem, or None after success."""
         notifier = self.notifiers.get(delivery.notifier)
         if notifier is None:
             return f"notifier `{delivery.notifier}` is no longer in the configuration"
         destination = Destination(notifier.options, os.environ, notifier.base_dir)
-        id = f"msg_{approval.id}_{delivery.id}"
-        message = make_message(approval, delivery.event, id, self.inbox, self.writer.now())
         try:
             importlib.import_module(NOTIFIERS[notifier.kind]).send(destination, message)
         except DeliveryError as error:

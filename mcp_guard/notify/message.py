@@ -10,6 +10,7 @@ from mcp_guard.core.approval import Approval
 from mcp_guard.core.model import Json, Resource
 from mcp_guard.core.receipt import CLAIMED, format_time
 from mcp_guard.core.visible_text import quote, say
+from mcp_guard.ledger.approvals.approver_keys import AUTHORIZATIONS, METHODS
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,9 +26,14 @@ class Message:
     """Unix seconds."""
     data: Json
 
+    @property
+    def type(self) -> str:
+        return f"approver.{self.event}" if self.event == "enrolled" else f"approval.{self.event}"
+
 
 def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) -> Message:
-    """`event` is `requested` or `escalated`; `inbox` is the address of the inbox page; `now` is in microseconds."""
+    """About a request. `event` is `requested` or `escalated`; `inbox` is the address of the inbox page; `now` is in
+    microseconds."""
     subject = approval.subject
     resource = subject.resource or Resource("Tool", subject.tool)
     target = say("{} on {} {}", quote(subject.tool), quote(resource.type), quote(resource.id))
@@ -67,3 +73,17 @@ def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) 
     )  # fmt: skip
     title = say("{} {} approval: {}", quote(subject.agent), verb, target)
     return Message(id, event, title, lines, link, now // 1_000_000, data)
+
+
+def make_enrolment_message(receipt: Json, id: str, inbox: str, now: int) -> Message:
+    """About an approver's new key. `receipt` is that of the enrolment; `now` is in microseconds."""
+    name, approver, key = quote(receipt["name"]), quote(receipt["approver"]), quote(receipt["key"])
+    method, link = METHODS[receipt["method"]], f"{inbox}/keys"
+    names = ("approver", "name", "key", "method", "authorized_by", "time")
+    data = {"event": "enrolled", **{name: receipt[name] for name in names}, "link": link}
+    lines = (
+        say("A {} was enrolled for {} ({}) at {}.", method, name, approver, receipt["time"]),
+        say("It was enrolled {}, and can sign their decisions.", AUTHORIZATIONS[receipt["authorized_by"]]),
+        say("If it is not theirs, remove it: mcp-guard approvers remove {} {} --why TEXT", approver, key),
+    )
+    return Message(id, "enrolled", say("New {} for approver {}", method, name), lines, link, now // 1_000_000, data)

@@ -41,6 +41,8 @@ def send(destination: Destination, message: Message) -> None:
 
 def _facts(message: Message) -> list[tuple[str, object]]:
     data = message.data
+    if message.event == "enrolled":
+        return [("What", join(" ", message.lines)), ("Key", data["key"])]
     mark = CLAIMED if "ticket" in data.get("claimed", ()) else ""
     user, ticket = data["on_behalf_of"], data["ticket"]
     return [

@@ -12,7 +12,7 @@ from mcp_guard.outbound import DeliveryError, Destination, post_json
 
 def send(destination: Destination, message: Message) -> None:
     """Raises: DeliveryError."""
-    body = json.dumps({"type": f"approval.{message.event}", "timestamp": message.at, "data": message.data}).encode()
+    body = json.dumps({"type": message.type, "timestamp": message.at, "data": message.data}).encode()
     headers = signature_headers(destination.secret("secret"), message.id, message.at, body)
     post_json(destination.options["url"], body, headers)
 

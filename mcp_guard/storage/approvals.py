@@ -36,10 +36,13 @@ class ApproverKey:
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
-    """A message that a notifier must deliver. `state` is `due`, `delivered` or `failed`; `due` is its next attempt."""
+    """A message that a notifier must deliver. `state` is `due`, `delivered` or `failed`; `due` is its next attempt.
+
+    `subject` is the approval that it is about, or if `event` is `enrolled`, the approver's key.
+    """
 
     id: int
-    approval: str
+    subject: str
     notifier: str
     event: str
     state: str
@@ -192,12 +195,17 @@ class ApprovalQueries(Queries):
             for id, approver, method, public, details, enrolled, removed in rows
         ]
 
+    def enrolments(self) -> dict[str, Json]:
+        """The receipts of the enrolments, by key."""
+        rows = self._run("SELECT id, body FROM receipt JOIN approver_key ON seq = enrolled")
+        return {id: json.loads(body) for id, body in rows}
+
     # Deliveries
 
-    def add_delivery(self, approval: str, notifier: str, event: str, due: Micros) -> None:
-        values = (approval, notifier, event, "due", 0, due, "")
+    def add_delivery(self, subject: str, notifier: str, event: str, due: Micros) -> None:
+        values = (subject, notifier, event, "due", 0, due, "")
         self._run(
-            "INSERT INTO delivery (approval, notifier, event, state, attempts, due, note) VALUES (?, ?, ?, ?, ?, ?, ?)",
+            "INSERT INTO delivery (subject, notifier, event, state, attempts, due, note) VALUES (?, ?, ?, ?, ?, ?, ?)",
             values,
         )
 
@@ -216,23 +224,23 @@ class ApprovalQueries(Queries):
         rows = self._run("SELECT * FROM delivery WHERE state = 'due' AND due <= ? ORDER BY id", (now,))
         return [Delivery(*row) for row in rows]
 
-    def deliveries(self, approval: str) -> list[Delivery]:
-        return [
-            Delivery(*row) for row in self._run("SELECT * FROM delivery WHERE approval = ? ORDER BY id", (approval,))
-        ]
+    def deliveries(self, subject: str) -> list[Delivery]:
+        return [Delivery(*row) for row in self._run("SELECT * FROM delivery WHERE subject = ? ORDER BY id", (subject,))]
 
     # Sign-in codes, stored hashed
 
-    def add_sign_in(self, code: str, approver: str, expires: Micros) -> None:
-        self._run("INSERT INTO sign_in VALUES (?, ?, ?)", (code, approver, expires))
+    def add_sign_in(self, code: str, approver: str, kind: str, now: Micros, expires: Micros) -> None:
+        """Add a code, and forget those that expired before `now`."""
+        self._run("DELETE FROM sign_in WHERE expires <= ?", (now,))
+        self._run("INSERT INTO sign_in VALUES (?, ?, ?, ?)", (code, approver, kind, expires))
 
     def has_sign_in(self, code: str) -> bool:
         return self._run("SELECT 1 FROM sign_in WHERE code = ?", (code,)).fetchone() is not None
 
-    def take_sign_in(self, code: str, now: Micros) -> str | None:
-        """The approver whose code it is; it is gone afterwards."""
-        row = self._run("DELETE FROM sign_in WHERE code = ? RETURNING approver, expires", (code,)).fetchone()
-        return str(row[0]) if row and now < row[1] else None
+    def take_sign_in(self, code: str, now: Micros) -> tuple[str, str] | None:
+        """The approver whose code it is, and its kind; it is gone afterwards."""
+        row = self._run("DELETE FROM sign_in WHERE code = ? RETURNING approver, kind, expires", (code,)).fetchone()
+        return (row[0], row[1]) if row and now < row[2] else None
 
 
 def _dump(values: Iterable[Any]) -> str:

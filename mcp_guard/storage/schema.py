@@ -7,7 +7,7 @@ A payload's cell is its 16-byte salt and its bytes; a salt alone stands for one 
 
 from mcp_guard.storage import identities
 
-VERSION = 4
+VERSION = 5
 
 TABLES = (
     """
@@ -53,11 +53,13 @@ CREATE TABLE approver_key (
   enrolled INTEGER NOT NULL, removed INTEGER
 ) WITHOUT ROWID;
 CREATE TABLE delivery (
-  id INTEGER PRIMARY KEY, approval TEXT NOT NULL, notifier TEXT NOT NULL, event TEXT NOT NULL, state TEXT NOT NULL,
+  id INTEGER PRIMARY KEY, subject TEXT NOT NULL, notifier TEXT NOT NULL, event TEXT NOT NULL, state TEXT NOT NULL,
   attempts INTEGER NOT NULL, due INTEGER NOT NULL, note TEXT NOT NULL
 );
 CREATE INDEX delivery_due ON delivery (state, due);
-CREATE TABLE sign_in (code TEXT PRIMARY KEY, approver TEXT NOT NULL, expires INTEGER NOT NULL) WITHOUT ROWID;
+CREATE TABLE sign_in (
+  code TEXT PRIMARY KEY, approver TEXT NOT NULL, kind TEXT NOT NULL, expires INTEGER NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE rate_use (
   id INTEGER PRIMARY KEY, counter TEXT NOT NULL, key TEXT NOT NULL, at INTEGER NOT NULL, amount INTEGER NOT NULL,
   total TEXT NOT NULL

@@ -201,17 +201,30 @@ class ConsistencyChecker:
             return
         if id in self.keys:
             raise VerificationFailed(seq, f"the approver's key `{id}` is enrolled twice")
-        if vouched := receipt.get("vouched_by"):
-            self._check_voucher(seq, receipt, vouched)
+        self._check_authorization(seq, receipt)
         self.keys[id] = receipt
 
+    def _check_authorization(self, seq: int, receipt: Receipt) -> None:
+        """The operator may enrol a key, and so may whoever has a code of theirs, or an earlier key of the approver."""
+        approver, authorized_by = receipt["approver"], receipt.get("authorized_by")
+        if authorized_by == "key":
+            self._check_voucher(seq, receipt, receipt.get("vouched_by", {}))
+        elif authorized_by == "sign_in_code":
+            if any(key["approver"] == approver for key in self.keys.values()):
+                problem = f"a further key of `{approver}` is enrolled with a code that permits only a first one"
+                raise VerificationFailed(seq, problem)
+        elif authorized_by not in ("terminal", "enrolment_code"):
+            raise VerificationFailed(
+                seq, f"the key `{receipt['key']}` of `{approver}` is enrolled without authorization"
+            )
+
     def _check_voucher(self, seq: int, receipt: Receipt, vouched: Receipt) -> None:
-        """A rotated key is signed by the approver's key before it."""
-        old = self.keys.get(vouched["key"])
+        """An earlier key of the same approver has signed the new one."""
+        old = self.keys.get(vouched.get("key", ""))
         try:
             if old is None or old["approver"] != receipt["approver"]:
                 raise ValueError("the old key does not belong to the approver")
-            check_signature(old["method"], old["public"], {}, voucher(receipt), vouched)
+            check_signature(old["method"], old["public"], old.get("details", {}), voucher(receipt), vouched)
         except ValueError as error:
             problem = f"no earlier key of `{receipt['approver']}` vouches for the new key: {error}"
             raise VerificationFailed(seq, problem) from None

@@ -22,7 +22,15 @@ from mcp_guard.core.approval import Approval, ApprovalState, GrantTerms, VoteSta
 from mcp_guard.core.errors import ApprovalError, GuardError
 from mcp_guard.core.model import Json
 from mcp_guard.core.visible_text import visible_line
-from mcp_guard.ledger.approvals.approver_keys import Approver, enrol
+from mcp_guard.ledger.approvals.approver_keys import (
+    Approver,
+    CodeKind,
+    NewKey,
+    enrol_with_code,
+    enrol_with_key,
+    keys_in_use,
+    voucher,
+)
 from mcp_guard.ledger.approvals.sign_in_codes import take_code
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.storage.approvals import ApproverKey
@@ -31,9 +39,11 @@ from mcp_guard.web.sessions import BrowserSession, BrowserSessions
 from mcp_guard.web.view import (
     HERE,
     ApprovalCard,
+    KeyCard,
     format_minute,
     group_cards,
     make_card,
+    make_key_card,
     make_pages,
     plain,
     policy_texts,
@@ -68,6 +78,8 @@ class Inbox:
     votes: Votes
     origin: str
     passkeys: Passkeys
+    notifiers: tuple[str, ...] = ()
+    """The notifiers that report each new key."""
     sessions: BrowserSessions = field(default_factory=BrowserSessions)
     pages: jinja2.Environment = field(default_factory=make_pages)
 
@@ -109,8 +121,13 @@ class Inbox:
 
     def passkeys_of(self, viewer: BrowserSession) -> list[ApproverKey]:
         """The viewer's passkeys in use."""
-        own = [key for key in self.keys() if key.approver == viewer.approver and key.method == "webauthn"]
-        return [key for key in own if key.removed is None]
+        return [key for key in keys_in_use(self.keys(), viewer.approver) if key.method == "webauthn"]
+
+    def key_cards(self, viewer: BrowserSession) -> list[KeyCard]:
+        """The viewer's keys, the newest first."""
+        enrolments = self.votes.writer.read(lambda store: store.enrolments())
+        own = [key for key in reversed(self.keys()) if key.approver == viewer.approver]
+        return [make_key_card(key, enrolments[key.id], self.now()) for key in own]
 
     # Pages
 
@@ -141,14 +158,22 @@ class Inbox:
         active = [grant for grant in grants if self.now() < grant.expires]
         has_passkey = bool(self.passkeys_of(viewer))
         template = "list_part.html" if is_partial else "list.html"
+        new_keys = [] if is_partial else [card for card in self.key_cards(viewer) if card.is_recent]
         groups, count = group_cards(cards), len(cards)
-        return self.page(template, viewer, groups=groups, count=count, grants=active, has_passkey=has_passkey)
+        return self.page(
+            template, viewer, groups=groups, count=count, grants=active, has_passkey=has_passkey, new_keys=new_keys
+        )
 
     async def show_history(self, request: Request) -> Response:
         if (viewer := self.viewer(request)) is None:
             return self.shell()
         cards = self.cards(viewer, self.votes.writer.read(lambda store: store.latest_approvals(HISTORY_LENGTH)))
         return self.page("history.html", viewer, cards=[card for card in cards if card.state != "requested"])
+
+    async def show_keys(self, request: Request) -> Response:
+        if (viewer := self.viewer(request)) is None:
+            return self.shell()
+        return self.page("keys.html", viewer, keys=self.key_cards(viewer))
 
     async def show_request(self, request: Request) -> Response:
         if (viewer := self.viewer(request)) is None:
@@ -180,10 +205,10 @@ class Inbox:
 
     async def sign_in_with_code(self, request: Request) -> Response:
         form = parse_qs((await request.body()).decode(errors="replace"))
-        approver = take_code(self.votes.writer, form.get("code", [""])[0])
-        if approver is None or approver not in self.votes.people:
+        approver, kind = take_code(self.votes.writer, form.get("code", [""])[0]) or ("", None)
+        if approver not in self.votes.people:
             raise HTTPException(403, "This code is invalid, already used, or older than ten minutes.")
-        return self._welcome(approver)
+        return self._welcome(approver, kind)
 
     async def sign_in_options(self, _: Request) -> Response:
         return JSONResponse(self.passkeys.sign_in_options(self.now()))
@@ -195,8 +220,8 @@ class Inbox:
         self._record_use(key, count)
         return self._welcome(key.approver)
 
-    def _welcome(self, approver: str) -> Response:
-        return JSONResponse({"token": self.sessions.open(approver, self.now(), self._removed_keys(approver))})
+    def _welcome(self, approver: str, code: CodeKind | None = None) -> Response:
+        return JSONResponse({"token": self.sessions.open(approver, self.now(), self._removed_keys(approver), code)})
 
     async def sign_out(self, request: Request) -> Response:
         self.signed_in(request)
@@ -207,15 +232,50 @@ class Inbox:
 
     async def passkey_options(self, request: Request) -> Response:
         viewer = self.signed_in(request)
-        name = self.votes.people[viewer.approver]
+        self._enrolment_code(viewer)
         existing = [key for key in self.keys() if key.approver == viewer.approver]
-        return JSONResponse(self.passkeys.registration(viewer, name, existing, self.now()))
+        return JSONResponse(self.passkeys.registration(viewer, self._approver(viewer).name, existing, self.now()))
 
     async def enrol_passkey(self, request: Request) -> Response:
+        """Enrol it if the viewer's code permits it. Otherwise the answer is 403 with the request, `vouch`, that one of
+        their passkeys must sign first."""
         viewer = self.signed_in(request)
         new = self.passkeys.register(await _json(request), viewer, self.now())
-        enrol(self.votes.writer, Approver(viewer.approver, self.votes.people[viewer.approver]), new)
-        return JSONResponse({"go": "/"})
+        if (code := self._enrolment_code(viewer)) is not None:
+            enrol_with_code(self.votes.writer, self._approver(viewer), new, code, self.notifiers)
+            viewer.code = None
+            return JSONResponse({"go": "/keys"})
+        text = voucher(self.votes.writer.key.origin, viewer.approver, new)
+        vouch = self.passkeys.ask(viewer, text, self.passkeys_of(viewer), self.now(), "vouch", new)
+        problem = {"problem": "confirm the new passkey with one that you have", "hint": "", "vouch": vouch}
+        return JSONResponse(problem, 403)
+
+    async def vouch_for_passkey(self, request: Request) -> Response:
+        viewer, credential = self.signed_in(request), await _json(request)
+        key, new, count = self.passkeys.answer(credential, viewer, self.passkeys_of(viewer), self.now(), "vouch")
+        assert isinstance(new, NewKey)
+        approver = self._approver(viewer)
+        enrol_with_key(self.votes.writer, approver, new, key.id, evidence(credential), self.notifiers)
+        self._record_use(key, count)
+        return JSONResponse({"go": "/keys"})
+
+    def _enrolment_code(self, viewer: BrowserSession) -> CodeKind | None:
+        """The code that authorizes an enrolment now; None if a passkey of the viewer must. Raises: ApprovalError."""
+        code = viewer.enrolment_code(self.now())
+        has_key = bool(keys_in_use(self.keys(), viewer.approver))
+        if code is not None and (code == "enrolment_code" or not has_key):
+            return code
+        if self.passkeys_of(viewer):
+            return None
+        name = viewer.approver
+        if has_key:
+            hint = f"sign in with a new code that says so: mcp-guard approvers code {name} --enrol"
+            raise ApprovalError(f"`{name}` has a key already, so a passkey needs the operator's consent", hint)
+        hint = f"sign in with a new one: mcp-guard approvers code {name}"
+        raise ApprovalError("the code that you signed in with no longer permits an enrolment", hint)
+
+    def _approver(self, viewer: BrowserSession) -> Approver:
+        return Approver(viewer.approver, self.votes.people[viewer.approver])
 
     def _record_use(self, key: ApproverKey, count: int) -> None:
         details = key.details | {"count": count}
@@ -263,6 +323,7 @@ class Inbox:
         routes = [
             Route("/", self.show_list),
             Route("/history", self.show_history),
+            Route("/keys", self.show_keys),
             Route("/sign-in", self.sign_in_page),
             Route("/sign-in", self.sign_in_with_code, methods=["POST"]),
             Route("/sign-in/options", self.sign_in_options, methods=["POST"]),
@@ -270,6 +331,7 @@ class Inbox:
             Route("/sign-out", self.sign_out, methods=["POST"]),
             Route("/passkeys/options", self.passkey_options, methods=["POST"]),
             Route("/passkeys", self.enrol_passkey, methods=["POST"]),
+            Route("/passkeys/vouch", self.vouch_for_passkey, methods=["POST"]),
             Route("/requests/{id}", self.show_request),
             Route("/requests/{id}/state", self.state),
             Route("/requests/{id}/options", self.decide_options, methods=["POST"]),

@@ -11,6 +11,7 @@ from typing import Any
 
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Micros
+from mcp_guard.ledger.approvals.approver_keys import CodeKind
 
 MINUTE = 60 * 1_000_000
 LIFETIME = 8 * 60 * MINUTE
@@ -34,13 +35,13 @@ class BrowserSession:
     since: Micros
     used: Micros
     removed_keys: int
-    code: str | None = None
+    code: CodeKind | None = None
     _challenges: dict[bytes, tuple[Micros, str, Any]] = field(default_factory=dict)
 
     def is_alive(self, now: Micros) -> bool:
         return now - self.since <= LIFETIME and now - self.used <= IDLE_LIFETIME
 
-    def enrolment_code(self, now: Micros) -> str | None:
+    def enrolment_code(self, now: Micros) -> CodeKind | None:
         """The kind of code that still authorizes an enrolment, if any."""
         return self.code if now - self.since <= ENROLMENT_LIFETIME else None
 
@@ -64,7 +65,7 @@ class BrowserSessions:
 
     _by_hash: dict[bytes, BrowserSession] = field(default_factory=dict)
 
-    def open(self, approver: str, now: Micros, removed_keys: int = 0, code: str | None = None) -> str:
+    def open(self, approver: str, now: Micros, removed_keys: int = 0, code: CodeKind | None = None) -> str:
         """Start a session. Returns its token, 256 random bits."""
         for ended in [hash for hash, session in self._by_hash.items() if not session.is_alive(now)]:
             del self._by_hash[ended]

@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +13,13 @@ import jinja2
 from mcp_guard.core.approval import Approval, ApprovalState, RouteRule, describe_rule, may_decide
 from mcp_guard.core.model import Json, Micros
 from mcp_guard.core.visible_text import join, quote, say, shorten, visible, visible_code, visible_lines
+from mcp_guard.ledger.approvals.approver_keys import AUTHORIZATIONS, METHODS
+from mcp_guard.storage.approvals import ApproverKey
 from mcp_guard.storage.sqlite import Store
 
 HERE = Path(__file__).parent
+MINUTE_FORMAT = "%Y-%m-%d %H:%M UTC"
+RECENT = timedelta(days=7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +50,31 @@ class ApprovalCard:
     """Which of `ticket` and `reason` only the agent says."""
     can_decide: bool
     """Whether the viewer may decide the request now."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyCard:
+    """One key of the viewer, for their page of keys. `is_recent`: it was enrolled within a week."""
+
+    id: str
+    method: str
+    enrolled: str
+    authorized: str
+    is_removed: bool
+    is_recent: bool
+
+
+def make_key_card(key: ApproverKey, enrolment: Json, now: Micros) -> KeyCard:
+    """`enrolment` is the receipt of the enrolment."""
+    at = datetime.fromisoformat(enrolment["time"])
+    return KeyCard(
+        id=key.id,
+        method=METHODS.get(key.method, key.method),
+        enrolled=at.strftime(MINUTE_FORMAT),
+        authorized=AUTHORIZATIONS[enrolment["authorized_by"]],
+        is_removed=key.removed is not None,
+        is_recent=key.removed is None and datetime.fromtimestamp(now / 1_000_000, UTC) - at < RECENT,
+    )
 
 
 def make_card(approval: Approval, now: Micros, viewer: str) -> ApprovalCard:
@@ -135,4 +164,4 @@ def make_pages() -> jinja2.Environment:
 
 
 def format_minute(at: Micros) -> str:
-    return datetime.fromtimestamp(at // 1_000_000, UTC).strftime("%Y-%m-%d %H:%M UTC")
+    return datetime.fromtimestamp(at // 1_000_000, UTC).strftime(MINUTE_FORMAT)

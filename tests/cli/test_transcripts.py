@@ -200,8 +200,8 @@ def test_approvers(past: Past, tmp_path: Path) -> None:
     assert (
         transcript(past, "approvers", "list")
         == """\
-approver  key  method  state
-alice  KEY  ed25519  in use
+approver  key  method  state  enrolled  authorized by
+alice  KEY  ed25519  in use  TIME  terminal
 bob      no key
 carol      no key"""
     )
@@ -220,7 +220,8 @@ carol      no key"""
     assert "key KEY of bob is removed" in transcript(past, *removing)
     assert "`bob` has no enrolled key" in transcript(past, *removing, code=7)
     assert re.fullmatch(
-        r"\w{5}-\w{5}\nuse it within ten minutes to sign in at .*", transcript(past, "approvers", "code", "alice")
+        r"\w{5}-\w{5}\nuse it within ten minutes to sign in at http\S+, and nowhere else",
+        transcript(past, "approvers", "code", "alice"),
     )
 
 

@@ -132,6 +132,25 @@ def test_rotated_approver_key_needs_a_signature_by_the_old_key(copy: Path) -> No
     assert "no earlier key of `alice` vouches for the new key" in problem(copy)
 
 
+@pytest.mark.parametrize(
+    ("authorized_by", "expected"),
+    [
+        ("sign_in_code", "a further key of `alice` is enrolled with a code that permits only a first one"),
+        ("key", "no earlier key of `alice` vouches for the new key"),
+        ("nobody", "is enrolled without authorization"),
+        (None, "is enrolled without authorization"),
+    ],
+)
+def test_further_key_needs_an_authorization(copy: Path, authorized_by: str | None, expected: str) -> None:
+    def change(receipt: dict[str, Any]) -> None:
+        if "vouched_by" in receipt:
+            del receipt["vouched_by"]
+            receipt["authorized_by"] = authorized_by
+
+    sign_anew(copy, ORIGIN, change)
+    assert expected in problem(copy)
+
+
 def keys_of(copy: Path) -> list[dict[str, Any]]:
     with sqlite3.connect(copy / "ledger.sqlite") as db:
         rows = db.execute("SELECT id, approver, method, public FROM approver_key").fetchall()

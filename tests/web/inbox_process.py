@@ -90,16 +90,27 @@ def browser() -> Iterator[Browser]:
         launched.close()
 
 
+def touch(session: CDPSession, authenticator: str, enabled: bool) -> None:
+    """Whether somebody touches the authenticator when it is asked."""
+    options = {"authenticatorId": authenticator, "enabled": enabled}
+    session.send("WebAuthn.setAutomaticPresenceSimulation", options)
+
+
 def add_passkeys(context: BrowserContext, page: Page) -> CDPSession:
     """Give the page a platform authenticator that verifies its user."""
     session = context.new_cdp_session(page)
     session.send("WebAuthn.enable")
+    add_authenticator(session, "internal")
+    return session
+
+
+def add_authenticator(session: CDPSession, transport: str) -> str:
+    """Returns its id."""
     options = {
-        "protocol": "ctap2", "transport": "internal", "hasResidentKey": True, "hasUserVerification": True,
+        "protocol": "ctap2", "transport": transport, "hasResidentKey": True, "hasUserVerification": True,
         "isUserVerified": True, "automaticPresenceSimulation": True,
     }  # fmt: skip
-    session.send("WebAuthn.addVirtualAuthenticator", {"options": options})
-    return session
+    return str(session.send("WebAuthn.addVirtualAuthenticator", {"options": options})["authenticatorId"])
 
 
 def sign_in(page: Page, on: InboxScenario) -> None:

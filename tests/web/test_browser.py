@@ -11,12 +11,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, Page, expect
+from playwright.sync_api import Browser, BrowserContext, Page, Route, expect
 
 from mcp_guard.verifier import verify_ledger
 from tests.live.running_guard import cli, log, text
 from tests.verifier.resign import sign_anew
-from tests.web.inbox_process import InboxScenario, add_passkeys, browser, enrol, inbox_scenario, sign_in
+from tests.web.inbox_process import (
+    InboxScenario,
+    add_authenticator,
+    add_passkeys,
+    browser,
+    enrol,
+    inbox_scenario,
+    sign_in,
+    touch,
+)
 
 ORIGIN = "crm-example.local/ledger"
 
@@ -195,5 +204,65 @@ def test_nothing_is_decided_without_the_passkey(on: InboxScenario, context: Brow
     page.get_by_label("Rationale").fill("x")
     page.evaluate("() => { navigator.credentials.get = async () => { throw new DOMException('', 'NotAllowedError') } }")
     page.get_by_role("button", name="Approve").click()
-    expect(page.get_by_role("alert")).to_have_text("The passkey was not used. No decision was made.")
+    expect(page.get_by_role("alert")).to_have_text("The passkey was not used. Nothing was done.")
     assert [request["state"] for request in on.requests()] == ["requested"]
+
+
+def test_further_passkey_is_confirmed_with_the_first(on: InboxScenario, context: BrowserContext, page: Page) -> None:
+    session = context.new_cdp_session(page)
+    session.send("WebAuthn.enable")
+    laptop = add_authenticator(session, "internal")
+    sign_in(page, on)
+    enrol(page)
+    expect(page.get_by_text("A passkey was enrolled for you on")).to_be_visible()
+    page.get_by_role("link", name="Keys").click()
+    expect(page.get_by_text("with a one-time code, as the first key")).to_be_visible()
+    page.get_by_role("button", name="Enrol a passkey").click()
+    expect(page.get_by_role("alert")).to_have_text("This device has a passkey for the inbox already.")
+    stick = add_authenticator(session, "usb")
+    touch(session, laptop, False)
+
+    def change_devices(route: Route) -> None:
+        answer = route.fetch()
+        assert answer.status == 403
+        touch(session, stick, False)
+        touch(session, laptop, True)
+        route.fulfill(response=answer)
+
+    page.route("**/passkeys", change_devices)
+    page.get_by_role("button", name="Enrol a passkey").click()
+    expect(page.get_by_text("with another key of the approver")).to_be_visible()
+    assert [key["authorized_by"] for key in log(on.config, "--kind", "approver.enrolled")] == ["sign_in_code", "key"]
+    cli("verify", "--config", str(on.config))
+
+
+def test_sign_out_reaches_other_tabs_and_the_back_button(
+    on: InboxScenario, context: BrowserContext, page: Page
+) -> None:
+    sign_in(page, on)
+    other = context.new_page()
+    other.goto(f"{on.url}/history")
+    expect(other.get_by_role("heading", name="History")).to_be_visible()
+    page.get_by_role("link", name="History").click()
+    expect(page.get_by_role("heading", name="History")).to_be_visible()
+    page.get_by_role("button", name="Sign out").click()
+    page.wait_for_url(f"{on.url}/sign-in")
+    other.wait_for_url(f"{on.url}/sign-in")
+    page.go_back()
+    page.wait_for_url(f"{on.url}/sign-in")
+
+
+def test_link_of_a_notification_survives_the_sign_in(on: InboxScenario, page: Page) -> None:
+    on.hold()
+    address = f"{on.url}/requests/{on.requests()[0]['id']}"
+    page.goto(address)
+    page.wait_for_url(f"{on.url}/sign-in")
+    page.get_by_label("One-time code").fill("AAAAA-AAAAA")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_have_text("This code is invalid, already used, or older than ten minutes.")
+    page.get_by_label("One-time code").fill(on.code())
+    page.keyboard.press("Enter")
+    page.wait_for_url(address)
+    expect(page.get_by_role("row", name="stage Negotiation Closed Won")).to_be_visible()
+    page.goto(f"{on.url}/requests/ap_none")
+    expect(page.get_by_role("alert").first).to_have_text("no such request")

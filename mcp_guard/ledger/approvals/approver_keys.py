@@ -1,9 +1,14 @@
-"""Approvers' keys: enrolled, rotated and removed, each with a receipt, so that `verify` knows which key is whose."""
+"""Approvers' keys: enrolled, rotated and removed, each with a receipt, so that `verify` knows which key is whose.
+
+The first key of an approver is enrolled by the operator, or with a one-time code from the operator's terminal. Each
+further one needs the operator again, a code that says so, or the signature of a key that the approver already has.
+"""
 
 import base64
 import hashlib
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from typing import Literal
 
 from mcp_guard.core import canonical
 from mcp_guard.core.errors import ApprovalError
@@ -11,6 +16,19 @@ from mcp_guard.core.model import Json
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.storage.approvals import ApproverKey
+from mcp_guard.verifier import check_signature
+
+CodeKind = Literal["sign_in_code", "enrolment_code"]
+"""What a one-time code permits beside signing in: to enrol the approver's first key, or a key in any case."""
+
+METHODS = {"webauthn": "passkey", "ed25519": "key file"}
+AUTHORIZATIONS = {
+    "terminal": "by the operator, on the command line",
+    "sign_in_code": "with a one-time code, as the first key",
+    "enrolment_code": "with a one-time code for a further key",
+    "key": "with another key of the approver",
+}
+"""How the enrolment of a key was authorized, in words."""
 
 ED25519_SPKI = bytes.fromhex("302a300506032b6570032100")
 """What stands before the 32 bytes of an Ed25519 key in a SubjectPublicKeyInfo (RFC 8410 §4)."""
@@ -46,9 +64,52 @@ class NewKey:
         return base64.b64encode(self.public).decode()
 
 
-def enrol(writer: Writer, approver: Approver, new: NewKey) -> ApproverKey:
-    """Enrol a key. Raises: ApprovalError if it was ever enrolled, by anybody; LedgerError."""
-    return writer.run(lambda tx: _enrol(tx, approver, new, {}))
+def enrol(writer: Writer, approver: Approver, new: NewKey, notify: Iterable[str] = ()) -> ApproverKey:
+    """Enrol a key on the word of the operator, who writes to the ledger. `notify` names the notifiers that report it.
+
+    Raises: ApprovalError if it was ever enrolled, by anybody; LedgerError.
+    """
+    return writer.run(lambda tx: _enrol(tx, approver, new, {"authorized_by": "terminal"}, notify))
+
+
+def enrol_with_code(
+    writer: Writer, approver: Approver, new: NewKey, kind: CodeKind, notify: Iterable[str]
+) -> ApproverKey:
+    """Enrol a key for somebody who has just signed in with a code of this kind.
+
+    Raises: ApprovalError as `enrol` does, or if the code permits only a first key and there is one; LedgerError.
+    """
+
+    def op(tx: Transaction) -> ApproverKey:
+        if kind != "enrolment_code" and keys_in_use(tx.store.approver_keys(), approver.id):
+            raise ApprovalError(
+                f"`{approver.id}` has a key already, and this code permits only a first one",
+                f"sign in with the passkey, or with a new code: mcp-guard approvers code {approver.id} --enrol",
+            )
+        return _enrol(tx, approver, new, {"authorized_by": kind}, notify)
+
+    return writer.run(op)
+
+
+def enrol_with_key(
+    writer: Writer, approver: Approver, new: NewKey, key: str, signature: Json, notify: Iterable[str]
+) -> ApproverKey:
+    """Enrol a key that another key of the same approver vouches for. `signature` is by that key over `voucher`.
+
+    Raises: ApprovalError as `enrol` does, or if the signature is not by this key; LedgerError.
+    """
+
+    def op(tx: Transaction) -> ApproverKey:
+        old = usable_key(tx.store.approver_keys(), key, approver.id)
+        text = voucher(writer.key.origin, approver.id, new)
+        try:
+            check_signature(old.method, old.public, old.details, text, signature)
+        except ValueError as error:
+            raise ApprovalError(f"key `{key}` does not vouch for the new one: {error}", "try again") from None
+        vouched = {"authorized_by": "key", "vouched_by": {"key": key} | signature}
+        return _enrol(tx, approver, new, vouched, notify)
+
+    return writer.run(op)
 
 
 def remove(writer: Writer, approver: str, key: str, why: str) -> None:
@@ -56,7 +117,14 @@ def remove(writer: Writer, approver: str, key: str, why: str) -> None:
     writer.run(lambda tx: _remove(tx, usable_key(tx.store.approver_keys(), key, approver), why))
 
 
-def rotate(writer: Writer, approver: Approver, old: str, new: NewKey, sign: Callable[[bytes], bytes]) -> ApproverKey:
+def rotate(
+    writer: Writer,
+    approver: Approver,
+    old: str,
+    new: NewKey,
+    sign: Callable[[bytes], bytes],
+    notify: Iterable[str] = (),
+) -> ApproverKey:
     """Replace a key by a new one that the old one vouches for: its signature over `voucher` is in the receipt.
 
     `old` is the id of the old key, and `sign` signs with it. Raises: ApprovalError, LedgerError.
@@ -65,7 +133,8 @@ def rotate(writer: Writer, approver: Approver, old: str, new: NewKey, sign: Call
 
     def op(tx: Transaction) -> ApproverKey:
         old_key = usable_key(tx.store.approver_keys(), old, approver.id)
-        new_key = _enrol(tx, approver, new, {"vouched_by": {"key": old, "signature": signature}})
+        vouched = {"authorized_by": "key", "vouched_by": {"key": old, "signature": signature}}
+        new_key = _enrol(tx, approver, new, vouched, notify)
         _remove(tx, old_key, "rotated")
         return new_key
 
@@ -78,6 +147,10 @@ def voucher(origin: str, approver: str, new: NewKey) -> bytes:
     return canonical.canonicalize(members | {"key": new.id, "method": new.method, "public": new.text})
 
 
+def keys_in_use(keys: Iterable[ApproverKey], approver: str) -> list[ApproverKey]:
+    return [key for key in keys if key.approver == approver and key.removed is None]
+
+
 def usable_key(keys: Iterable[ApproverKey], id: str, approver: str) -> ApproverKey:
     """The key of this approver with this id. Raises: ApprovalError if there is none in use."""
     for key in keys:
@@ -87,7 +160,7 @@ def usable_key(keys: Iterable[ApproverKey], id: str, approver: str) -> ApproverK
     raise ApprovalError(f"`{approver}` has no enrolled key `{id}`", hint)
 
 
-def _enrol(tx: Transaction, approver: Approver, new: NewKey, more: Json) -> ApproverKey:
+def _enrol(tx: Transaction, approver: Approver, new: NewKey, authorization: Json, notify: Iterable[str]) -> ApproverKey:
     for key in tx.store.approver_keys():
         if base64.b64decode(key.public).removeprefix(ED25519_SPKI) == new.point:
             verb = "was" if key.removed is not None else "is"
@@ -96,9 +169,11 @@ def _enrol(tx: Transaction, approver: Approver, new: NewKey, more: Json) -> Appr
                 "create a new key; each key belongs to one person and is enrolled once",
             )
     fields = {"approver": approver.id, "name": approver.name, "key": new.id, "method": new.method, "public": new.text}
-    seq = tx.add(Draft("approver.enrolled", fields | {"details": new.details} | more))
+    seq = tx.add(Draft("approver.enrolled", fields | {"details": new.details} | authorization))
     key = ApproverKey(new.id, approver.id, new.method, new.text, new.details, seq)
     tx.store.add_approver_key(key)
+    for notifier in notify:
+        tx.store.add_delivery(key.id, notifier, "enrolled", tx.now)
     return key
 
 

@@ -1,8 +1,10 @@
-"""One-time codes for signing in to the inbox. A code lets somebody look and enrol a passkey; it approves nothing."""
+"""One-time codes for signing in to the inbox. A code lets somebody look, and depending on its kind enrol a passkey; it
+approves nothing."""
 
 import hashlib
 import secrets
 
+from mcp_guard.ledger.approvals.approver_keys import CodeKind
 from mcp_guard.ledger.writer import Writer
 
 ALPHABET = "23456789ABCDEFGHJKMNPQRSTVWXYZ"
@@ -10,15 +12,15 @@ LENGTH = 10
 LIFETIME = 10 * 60 * 1_000_000
 
 
-def make_code(writer: Writer, approver: str) -> str:
+def make_code(writer: Writer, approver: str, kind: CodeKind = "sign_in_code") -> str:
     """A fresh code, kept hashed: about 49 bits, valid once, for ten minutes. Raises: LedgerError."""
     code = "".join(secrets.choice(ALPHABET) for _ in range(LENGTH))
-    writer.run(lambda tx: tx.store.add_sign_in(_hash(code), approver, tx.now + LIFETIME))
+    writer.run(lambda tx: tx.store.add_sign_in(_hash(code), approver, kind, tx.now, tx.now + LIFETIME))
     return f"{code[:5]}-{code[5:]}"
 
 
-def take_code(writer: Writer, code: str) -> str | None:
-    """The approver whose code it is, once; None for any other text, which costs a read of the ledger and no write.
+def take_code(writer: Writer, code: str) -> tuple[str, CodeKind] | None:
+    """The approver whose code it is, and its kind, once; None for any other text, which costs a read and no write.
 
     Wrong codes are not counted: a limit would let anybody lock an approver out, and at 49 bits a thousand guesses a
     second find one of ten codes within its ten minutes with a probability of 10⁻⁸.
@@ -28,7 +30,11 @@ def take_code(writer: Writer, code: str) -> str | None:
     hash = _hash(code.strip().upper().replace("-", ""))
     if not writer.read(lambda store: store.has_sign_in(hash)):
         return None
-    return writer.run(lambda tx: tx.store.take_sign_in(hash, tx.now))
+    found = writer.run(lambda tx: tx.store.take_sign_in(hash, tx.now))
+    if found is None:
+        return None
+    approver, kind = found
+    return approver, "enrolment_code" if kind == "enrolment_code" else "sign_in_code"
 
 
 def _hash(code: str) -> str:

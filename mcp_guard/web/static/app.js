@@ -31,7 +31,7 @@ async function post(path, body = {}) {
   const headers = isForm ? {} : { "content-type": "application/json" };
   const reply = await send(path, { method: "POST", headers, body: isForm ? body : JSON.stringify(body) });
   const answer = await reply.json().catch(() => ({ problem: `the inbox answered ${reply.status}`, hint: "" }));
-  if (!reply.ok) throw new Error(answer.problem + (answer.hint ? ` (${answer.hint})` : ""));
+  if (!reply.ok) throw Object.assign(new Error(answer.problem + (answer.hint ? ` (${answer.hint})` : "")), { vouch: answer.vouch });
   return answer;
 }
 
@@ -65,13 +65,19 @@ async function fill() {
   return undefined;
 }
 
+// Of WebAuthn level 3, §5.1.3 and §5.1.4
+const REFUSALS = {
+  NotAllowedError: "The passkey was not used. Nothing was done.",
+  InvalidStateError: "This device has a passkey for the inbox already.",
+};
+
 async function attempt(work) {
   showProblem("");
   try {
     const answer = await work();
     if (answer?.go) location.assign(answer.go);
   } catch (error) {
-    showProblem(error.name === "NotAllowedError" ? "The passkey was not used. No decision was made." : error.message);
+    showProblem(REFUSALS[error.name] ?? error.message);
   }
 }
 
@@ -97,9 +103,13 @@ async function enrol() {
     excludeCredentials: descriptors(options.excludeCredentials),
   };
   const credential = await navigator.credentials.create({ publicKey });
-  await post("/passkeys", {
+  const created = {
     id: credential.id, rawId: toText(credential.rawId), type: credential.type,
     response: { clientDataJSON: toText(credential.response.clientDataJSON), attestationObject: toText(credential.response.attestationObject) },
+  };
+  await post("/passkeys", created).catch(async (error) => {
+    if (!error.vouch) throw error;
+    await post("/passkeys/vouch", await assertion(error.vouch));
   });
   location.reload();
 }
