@@ -202,7 +202,7 @@ def test_approvers(past: Past, tmp_path: Path) -> None:
         == """\
 approver  key  method  state  enrolled  authorized by
 alice  KEY  ed25519  in use  TIME  terminal
-bob      no key
+bob      no key    \n\
 carol      no key"""
     )
     phrase = ("--passphrase-file", str(tmp_path / "phrase"))
