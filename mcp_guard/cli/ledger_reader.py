@@ -3,13 +3,16 @@
 import argparse
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from mcp_guard.cli.options import Parser, add_config, add_json
 from mcp_guard.config import load
+from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.ledger.open import FILE
-from mcp_guard.storage.sqlite import ReceiptRow, Store, open_store, reading
+from mcp_guard.storage.inspection import open_reader
+from mcp_guard.storage.sqlite import ReceiptRow, Store, reading
 
 Receipt = dict[str, Any]
 
@@ -29,12 +32,26 @@ def ledger_path(options: argparse.Namespace) -> Path:
 
 def open_for_reading(options: argparse.Namespace) -> Store:
     """Raises: ConfigError, LedgerError."""
-    return open_store(ledger_path(options), create=False)
+    return open_reader(ledger_path(options))
 
 
 def read_receipt(row: ReceiptRow) -> Receipt:
     receipt: Receipt = json.loads(row.body)
     return receipt
+
+
+@contextmanager
+def reading_receipts(path: Path) -> Iterator[None]:
+    """For commands that show receipts of any origin: what is not a receipt is reported. Raises: LedgerError."""
+    try:
+        with reading(path):
+            yield
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise LedgerError(
+            f"`{path}` holds something that is not a receipt ({type(error).__name__})",
+            "find it with: mcp-guard verify",
+            LedgerFault.DAMAGED,
+        ) from None
 
 
 def latest(store: Store, count: int, wanted: dict[str, str]) -> list[Receipt]:

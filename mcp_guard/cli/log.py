@@ -3,10 +3,11 @@
 import argparse
 import time
 
-from mcp_guard.cli.ledger_reader import Receipt, latest, make_ledger_parser, newer, open_for_reading
+from mcp_guard.cli.ledger_reader import Receipt, latest, make_ledger_parser, newer, open_for_reading, reading_receipts
 from mcp_guard.cli.output import print_json, print_result, print_table
 from mcp_guard.core.receipt import KINDS, attribution
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, visible
+from mcp_guard.storage.sqlite import Store
 
 HEADINGS = ("seq", "time", "kind", "agent", "tool", "outcome", "what")
 
@@ -14,11 +15,13 @@ HEADINGS = ("seq", "time", "kind", "agent", "tool", "outcome", "what")
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     wanted = {n: v for n in ("instance", "call", "kind", "agent", "tool") if (v := getattr(options, n)) is not None}
-    receipts = latest(open_for_reading(options), options.last, wanted)
-    if options.json:
-        print_json(receipts, indent=2)
-    else:
-        print_table(HEADINGS, map(row, receipts))
+    store = open_for_reading(options)
+    with reading_receipts(store.path):
+        receipts = latest(store, options.last, wanted)
+        if options.json:
+            print_json(receipts, indent=2)
+        else:
+            print_table(HEADINGS, map(row, receipts))
     return 0
 
 
@@ -96,6 +99,11 @@ POLL_SECONDS = 0.25
 def tail(arguments: list[str]) -> int:
     options = build_tail_parser().parse_args(arguments)
     store = open_for_reading(options)
+    with reading_receipts(store.path):
+        return _follow(store, options)
+
+
+def _follow(store: Store, options: argparse.Namespace) -> int:
     receipts, seq = latest(store, options.last, {}) if options.last else [], -1
     if not options.last:
         seq = next((receipt["seq"] for receipt in latest(store, 1, {})), -1)

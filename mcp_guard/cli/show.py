@@ -2,27 +2,54 @@
 
 import argparse
 import json
+from pathlib import Path
 from typing import Any
 
-from mcp_guard.cli.ledger_reader import Receipt, make_ledger_parser, open_for_reading, read_receipt
-from mcp_guard.cli.output import print_json, print_lines
+from mcp_guard.cli.ledger_reader import Receipt, make_ledger_parser, open_for_reading, read_receipt, reading_receipts
+from mcp_guard.cli.output import print_hint, print_json, print_lines
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import attribution, claim_mark
 from mcp_guard.core.visible_text import VisibleText, is_connective, join, quote, say, shorten, visible, visible_json
-from mcp_guard.storage.sqlite import Store, reading
+from mcp_guard.ledger.keys import PUBLISHED
+from mcp_guard.storage.sqlite import Store
+
+NEGATIVE = 1
 
 
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     store = open_for_reading(options)
-    with reading(store.path):
+    with reading_receipts(store.path):
         receipts = find_receipts(store, options.what or last_call(store))
         payloads = {str(receipt["seq"]): read_payloads(store, receipt["seq"]) for receipt in receipts}
-    if options.json:
-        print_json({"receipts": receipts, "payloads": payloads}, indent=2)
-        return 0
-    print_lines(story(receipts, payloads))
-    return 0
+        problem = find_problem(store.path, receipts)
+        if options.json:
+            print_json({"receipts": receipts, "payloads": payloads, "problem": problem or None}, indent=2)
+        else:
+            print_lines([*([say("NOT VERIFIED: {}", problem), ""] if problem else []), *story(receipts, payloads)])
+    if options.ledger is not None:
+        print_hint("checked with the key beside it only; mcp-guard verify LEDGER --key FILE proves whose ledger it is")
+    return NEGATIVE if problem else 0
+
+
+def find_problem(path: Path, receipts: list[Receipt]) -> str:
+    """Why one of the receipts shown cannot be proved with `ledger.pub` beside the ledger; empty if all can.
+
+    Each is read again by the verifier: the signature, its place in the signed tree and its payloads.
+    """
+    from mcp_guard.verifier import LedgerSource, Requirements, UnusableInput, read_keys, verify_range
+
+    try:
+        source, requirements = LedgerSource(path), Requirements(read_keys(path.with_name(PUBLISHED)), workers=1)
+        for receipt in receipts:
+            report = verify_range(source, requirements, receipt["seq"], receipt["seq"])
+            if not report.ok:
+                return f"receipt {receipt['seq']}: {report.problem}"
+            if report.receipt != receipt:
+                return f"receipt {receipt['seq']}: it changed while it was read"
+    except UnusableInput as error:
+        return str(error)
+    return ""
 
 
 def build_parser() -> argparse.ArgumentParser:

@@ -8,9 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 
 from mcp_guard.cli.ledger_reader import ledger_path, make_ledger_parser
-from mcp_guard.cli.output import print_json, print_lines
+from mcp_guard.cli.output import print_json, print_text
 from mcp_guard.cli.status import note_verification
 from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.visible_text import VisibleText
 from mcp_guard.verifier import FAILED, OK, UnusableInput, add_options, verify
 from mcp_guard.verifier.progress import Progress
 from mcp_guard.verifier.report import describe
@@ -33,7 +34,7 @@ def main(arguments: list[str]) -> int:
     if options.json:
         print_json(asdict(report), indent=2)
     else:
-        print_lines(describe(report).split("\n"))
+        print_text(VisibleText(describe(report)))
     return OK if report.ok else FAILED
 
 

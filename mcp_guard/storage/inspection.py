@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mcp_guard.core.approval import Approval, ApprovalState
+from mcp_guard.core.errors import LedgerError, LedgerFault
+from mcp_guard.storage import schema
 from mcp_guard.storage.errors import FAILURES, explain
-from mcp_guard.storage.sqlite import Store, TreeHead
+from mcp_guard.storage.sqlite import Store, TreeHead, reading
 
 MAX_DAMAGE_LINES = 5
 
@@ -31,9 +33,40 @@ class InspectedLedger:
 
 @contextmanager
 def _read_only(path: Path) -> Iterator[sqlite3.Connection]:
+    """Raises: LedgerError."""
+    db = _connect(path)
     try:
-        with closing(sqlite3.connect(f"file:{path}?mode=ro", uri=True)) as db:
+        with closing(db):
             yield db
+    except FAILURES as error:
+        raise explain(error, path) from None
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    from mcp_guard.verifier.report import UnusableInput
+    from mcp_guard.verifier.sources.sqlite import LedgerSource, connect_read_only
+
+    try:
+        return connect_read_only(LedgerSource(path).path)
+    except UnusableInput as error:
+        raise LedgerError(str(error), "mcp-guard doctor", LedgerFault.CANNOT_OPEN) from None
+    except FAILURES as error:
+        raise explain(error, path) from None
+
+
+def open_reader(path: Path) -> Store:
+    """A store that can only be read, for a ledger of whatever origin. Raises: LedgerError."""
+    if not path.exists():
+        raise LedgerError(f"no ledger at `{path}`", "run the guard once, or name the file: --ledger FILE")
+    db = _connect(path)
+    try:
+        version = int(db.execute("PRAGMA user_version").fetchone()[0])
+        if version not in (0, schema.VERSION):
+            raise LedgerError(
+                f"the ledger has format {version}; this version reads {schema.VERSION}", "use the version that wrote it"
+            )
+        schema.check_schema(db, path)
+        return Store(path, db)
     except FAILURES as error:
         raise explain(error, path) from None
 
@@ -41,8 +74,8 @@ def _read_only(path: Path) -> Iterator[sqlite3.Connection]:
 @contextmanager
 def open_read_only(path: Path) -> Iterator[Store]:
     """A store that can only be read. Raises: LedgerError."""
-    with _read_only(path) as db:
-        yield Store(path, db)
+    with closing(open_reader(path)) as store, reading(path):
+        yield store
 
 
 def read_format(path: Path) -> int:

@@ -5,6 +5,9 @@ A use of a rate has the running total with it, in decimal, of whatever size: so 
 A payload's cell is its 16-byte salt and its bytes; a salt alone stands for one that was hashed and not kept.
 """
 
+import sqlite3
+
+from mcp_guard.core.errors import LedgerError, LedgerFault
 from mcp_guard.storage import identities
 
 VERSION = 5
@@ -80,3 +83,17 @@ CREATE INDEX pin_receipt ON pin (receipt);
 """
     + identities.TABLES
 )
+
+
+def check_schema(db: sqlite3.Connection, path: object) -> None:
+    """Check that the file has exactly the tables and indexes above: no view, trigger or other column computes what is
+    read from them. Raises: LedgerError."""
+    expected = {text for statement in TABLES.split(";") if (text := statement.strip()).startswith("CREATE")}
+    stored = {sql for (sql,) in db.execute("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")}
+    if different := sorted(str(sql) for sql in stored ^ expected):
+        name = " ".join(different[0].split()[:3])
+        raise LedgerError(
+            f"`{path}` is not a ledger as mcp-guard makes it: `{name}` is missing or another one",
+            "use the original file, or find out who changed it",
+            LedgerFault.NOT_A_LEDGER,
+        )

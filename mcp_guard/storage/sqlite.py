@@ -265,8 +265,10 @@ def open_store(path: Path, unsafe_skip_fsync: bool = False, create: bool = True)
         _log_ahead(connection)
         connection.execute(f"PRAGMA synchronous = {'OFF' if unsafe_skip_fsync else 'FULL'}")
         connection.execute("PRAGMA secure_delete = ON")
+        connection.execute("PRAGMA trusted_schema = OFF")
+        connection.execute("PRAGMA cell_size_check = ON")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        _create(connection)
+        _create(connection, path, create)
         return Store(path, connection)
     except BaseException as error:
         connection.close()
@@ -303,11 +305,14 @@ def _split_edge(edge: bytes) -> tuple[bytes, ...]:
     return tuple(edge[at : at + HASH_BYTES] for at in range(0, len(edge), HASH_BYTES))
 
 
-def _create(connection: sqlite3.Connection) -> None:
-    """Make the tables once, whoever comes first. Raises: LedgerError for a file of another version."""
+def _create(connection: sqlite3.Connection, path: Path, create: bool) -> None:
+    """Make the tables once, whoever comes first. Raises: LedgerError for a file that is no ledger of this version."""
     connection.execute("BEGIN IMMEDIATE")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
+        if not create or connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
+            connection.execute("ROLLBACK")
+            raise LedgerError(f"`{path}` is not a ledger", "name the ledger: --ledger FILE", LedgerFault.NOT_A_LEDGER)
         for statement in schema.TABLES.split(";"):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {schema.VERSION}")
@@ -316,6 +321,7 @@ def _create(connection: sqlite3.Connection) -> None:
         older = "use the version that wrote it, or start a new ledger in another state_dir"
         hint = "update mcp-guard" if version > schema.VERSION else older
         raise LedgerError(f"the ledger has format {version}; this version reads {schema.VERSION}", hint)
+    schema.check_schema(connection, path)
 
 
 @contextmanager

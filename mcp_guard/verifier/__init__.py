@@ -12,13 +12,14 @@ from .cli import FAILED, OK, UNUSABLE, add_options, main, render, verify
 from .consistency import read_approvers
 from .full import verify_full
 from .notes import read_keys
+from .range import verify_range
 from .report import Report, UnusableInput, describe
 from .signatures import check_signature
 from .sources.sqlite import LedgerSource
 
 __all__ = [
-    "FAILED", "OK", "UNUSABLE", "Report", "UnusableInput", "add_options", "check_signature", "describe", "main",
-    "render", "verify", "verify_ledger",
+    "FAILED", "OK", "UNUSABLE", "LedgerSource", "Report", "Requirements", "UnusableInput", "add_options",
+    "check_signature", "describe", "main", "read_keys", "render", "verify", "verify_ledger", "verify_range",
 ]  # fmt: skip
 
 

@@ -3,11 +3,11 @@
 
 import base64
 import binascii
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from .files import parse_json
 from .merkle import leaf_hash, root_from_proof
 from .notes import SignedCheckpoint, parse_checkpoint
 from .signatures import PAYLOADS
@@ -37,7 +37,7 @@ class Bundle:
 
 def parse_bundle(text: str | bytes) -> Bundle:
     """Raises: ValueError."""
-    document = json.loads(text)
+    document = parse_json(text)
     if not isinstance(document, dict) or document.get("form") != FORM:
         raise ValueError(f"not a bundle: `form` is not `{FORM}`")
     try:

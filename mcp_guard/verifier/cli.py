@@ -2,6 +2,8 @@
 
 import argparse
 import json
+import os
+import stat
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -10,11 +12,12 @@ from textwrap import dedent
 
 from .checkpoints import ProgressCallback, Requirements
 from .consistency import read_approvers
+from .files import MAX_CHECKPOINT, read_limited
 from .full import verify_full
 from .notes import COSIGNATURE, SignedCheckpoint, VerifierKey, parse_checkpoint, read_keys
 from .progress import Progress
 from .range import verify_range
-from .report import Report, UnusableInput, describe
+from .report import Report, UnusableInput, describe, visible
 from .single import verify_bundle
 from .sources.export import ExportSource
 from .sources.sqlite import LedgerSource
@@ -59,7 +62,7 @@ def main(arguments: list[str] | None = None) -> int:
         with Progress(quiet=options.json) as progress:
             report = verify(options.input, options.key, options, progress.update)
     except UnusableInput as error:
-        print(f"cannot verify: {error}", file=sys.stderr)
+        print(visible(f"cannot verify: {error}"), file=sys.stderr)
         return UNUSABLE
     try:
         print(render(report, options.json), flush=True)
@@ -69,11 +72,20 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def render(report: Report, as_json: bool) -> str:
-    return json.dumps(asdict(report), indent=2, ensure_ascii=False) if as_json else describe(report)
+    return json.dumps(asdict(report), indent=2) if as_json else describe(report)
 
 
 def verify(path: Path, key_files: Sequence[Path], options: argparse.Namespace, progress: ProgressCallback) -> Report:
     """Verify the ledger, export or bundle at `path`. Raises: UnusableInput."""
+    try:
+        return _verify(path, key_files, options, progress)
+    except (UnusableInput, KeyboardInterrupt, BrokenPipeError):
+        raise
+    except Exception as error:  # INVARIANT: whatever the input contains, it ends in a report or in this
+        raise UnusableInput(f"the input is malformed: {type(error).__name__}: {error}"[:300]) from None
+
+
+def _verify(path: Path, key_files: Sequence[Path], options: argparse.Namespace, progress: ProgressCallback) -> Report:
     keys = _read_all(key_files)
     witnesses = _read_all(options.witness, COSIGNATURE)
     quorum = len(witnesses) if options.quorum is None else options.quorum
@@ -104,7 +116,10 @@ def verify(path: Path, key_files: Sequence[Path], options: argparse.Namespace, p
 def _is_ledger(path: Path) -> bool:
     """Whether the file is a SQLite database. Raises: UnusableInput if it cannot be read."""
     try:
-        with path.open("rb") as file:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise UnusableInput(f"`{path}` is neither a regular file nor a folder")
             return file.read(len(SQLITE)) == SQLITE
     except OSError as error:
         raise UnusableInput(f"cannot read `{path}`: {error.strerror}") from None
@@ -117,6 +132,6 @@ def _read_all(files: Sequence[Path], kind: int = 1) -> tuple[VerifierKey, ...]:
 def read_checkpoint(path: Path) -> SignedCheckpoint:
     """A signed note, which may be indented as in a printed report. Raises: UnusableInput."""
     try:
-        return parse_checkpoint(dedent(path.read_text()))
+        return parse_checkpoint(dedent(read_limited(path, MAX_CHECKPOINT).decode()))
     except (OSError, ValueError) as error:
         raise UnusableInput(f"cannot read the checkpoint `{path}`: {error}") from None

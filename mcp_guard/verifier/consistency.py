@@ -1,11 +1,11 @@
 """Consistency between receipts: calls, approvals, grants and approvers' keys, each followed from its first receipt."""
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 
+from .files import MAX_KEYS, parse_json, read_limited
 from .report import UnusableInput, VerificationFailed
 from .signatures import Receipt, check_signature, statement, voucher
 
@@ -243,6 +243,6 @@ def _is_same_key(key: Receipt, other: Receipt | None) -> bool:
 def read_approvers(path: Path) -> dict[str, Receipt]:
     """The trusted approvers' keys by id, from a file as `approvers list --json` prints it. Raises: UnusableInput."""
     try:
-        return {key["key"]: key for key in json.loads(path.read_text())}
+        return {key["key"]: key for key in parse_json(read_limited(path, MAX_KEYS))}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UnusableInput(f"cannot read the approvers' keys `{path}`: {error}") from None

@@ -28,6 +28,8 @@ def verify_full(source: ReceiptSource, requirements: Requirements) -> Report:
     report = Report(scope=source.scope, origin=requirements.origin)
     try:
         with open_workers(source, requirements.workers) as workers:
+            if problem := workers.reader.check_file():
+                raise VerificationFailed(None, problem)
             size = workers.reader.size()
             if not size:
                 raise VerificationFailed(None, "the ledger is empty: it has no checkpoint to verify")

@@ -17,6 +17,7 @@ from pathlib import Path
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 
+from .files import MAX_KEYS, parse_json, read_limited
 from .report import UnusableInput, VerificationFailed
 from .signatures import Receipt
 
@@ -85,7 +86,7 @@ def parse_key(line: str) -> VerifierKey:
 def read_keys(path: Path, kind: int = ED25519) -> tuple[VerifierKey, ...]:
     """The verifier keys of a file, one per line. Raises: UnusableInput."""
     try:
-        keys = tuple(parse_key(line) for line in path.read_text().splitlines() if line.strip())
+        keys = tuple(parse_key(line) for line in read_limited(path, MAX_KEYS).decode().splitlines() if line.strip())
         if not keys:
             raise ValueError("the file contains no key")
         if any(key.kind != kind for key in keys):
@@ -166,7 +167,7 @@ class Signer:
         if b'"kind":"key.replaced"' not in body:
             return False
         try:
-            receipt = json.loads(body)
+            receipt = parse_json(body)
             return receipt["kind"] == REPLACED and parse_key(receipt["new"]).verifies(body, signature)
         except (ValueError, KeyError, TypeError, AttributeError):
             return False

@@ -1,7 +1,6 @@
 """Verifies a range of a ledger or export: signatures, order and payloads, and that it is in the signed tree."""
 
 import base64
-import json
 from collections.abc import Iterator
 
 from .checkpoints import (
@@ -12,6 +11,7 @@ from .checkpoints import (
     check_requirements,
     check_witnesses,
 )
+from .files import parse_json
 from .merkle import CompactRange, leaf_of
 from .notes import ROTATED, SignedCheckpoint, Signer, find_first_key, parse_checkpoint
 from .payloads import PolicyChecker
@@ -68,7 +68,7 @@ class _RangeVerification:
         report.checkpoint, report.root = head.note, base64.b64encode(root).decode()
         report.receipts, report.policies = report.last - report.first + 1, len(self.policies.versions)
         if report.scope == "receipt":
-            report.receipt = json.loads(_read_row(self.reader, report.first).body)
+            report.receipt = parse_json(_read_row(self.reader, report.first).body)
         check_witnesses(self.requirements, (head, *self.requirements.against), report)
 
         def root_of(earlier_size: int) -> bytes:
@@ -91,7 +91,7 @@ class _RangeVerification:
             row = _read_row(self.reader, seq)
             if not signer.accepts(row.body, row.signature):
                 raise VerificationFailed(seq, "not signed by the guard's key")
-            receipt = json.loads(row.body)
+            receipt = parse_json(row.body)
             signer = signer.after(seq, receipt)
             signers.append((seq + 1 if receipt["kind"] == ROTATED else seq, signer))
         if not any(signer.key in given for _, signer in signers):

@@ -30,7 +30,7 @@ OTHER_MEMBERS = ("kind", "call", "follows", "outcome")
 PASSED_ON_WHOLE = ("approval.", "grant.", "approver.", "key.", "payload.", "checkpoint.")
 """Families of kinds whose receipts are passed on with all members."""
 EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
-_ENCODE = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode
+_ENCODE = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _DECODE: Callable[[str], tuple[Any, int]] = json.JSONDecoder().raw_decode
 
 ChunkTask = tuple[int, int, str, tuple[str, ...]]

@@ -76,16 +76,26 @@ NOUNS = {"ledger": "the ledger", "export": "the export", "range": "the range", "
 
 
 def describe(report: Report) -> str:
-    """The report as text."""
+    """The report as text. What the input contains is visible in it, and adds no line."""
     if not report.ok:
         whole = NOUNS.get(report.scope, "the bundle") + " as a whole"
         where = whole if report.failed_at is None else f"receipt {report.failed_at}"
-        return f"NOT VERIFIED: {where}: {report.problem}"
+        return visible(f"NOT VERIFIED: {where}: {report.problem}")
     lines = [f"verified: {_subject(report)} of {report.origin}"]
     lines += [f"  {item.says}" for item in report.proved]
     lines += [f"  root {report.root}"]
     lines += [f"not proved: {item.says}" for item in report.not_proved]
-    return "\n".join([*lines, *(f"  {line}" for line in report.checkpoint.splitlines())])
+    checkpoint = report.checkpoint.removesuffix("\n").split("\n")
+    return "\n".join([*map(visible, lines), *(f"  {visible(line)}" for line in checkpoint)])
+
+
+def visible(text: object) -> str:
+    r"""The text for a terminal: everything but printable ASCII, and the dash of signature lines, as `\u{…}`.
+
+    The backslash of a `\u{` in the text itself is escaped too, so two different texts never look the same.
+    """
+    escaped = str(text).replace("\\u{", "\\u{5c}u{")
+    return "".join(c if " " <= c <= "~" or c == "—" else f"\\u{{{ord(c):x}}}" for c in escaped)
 
 
 def _subject(report: Report) -> str:

@@ -15,6 +15,8 @@ from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
+from .files import parse_json
+
 Receipt = dict[str, Any]
 SIGNED = ("origin", "approval", "request_hash", "decision_hash", "verdict", "approver", "rationale", "at")
 PAYLOADS = ("request", "facts", "material", "response", "subject")
@@ -62,7 +64,7 @@ def _decode(signature: Receipt, name: str) -> bytes:
 
 def _check_assertion(public: bytes, details: Receipt, text: bytes, signature: Receipt) -> None:
     client_data, authenticator_data = _decode(signature, "client_data"), _decode(signature, "authenticator_data")
-    client = json.loads(client_data)
+    client = parse_json(client_data)
     challenge = base64.urlsafe_b64encode(hashlib.sha256(text).digest()).rstrip(b"=").decode()
     if client.get("type") != "webauthn.get" or client.get("challenge") != challenge:
         raise ValueError("the passkey signed another statement")

@@ -1,12 +1,12 @@
 """Verifies one bundle: a receipt, its inclusion proof and its checkpoint, without the ledger that they are from."""
 
 import base64
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from .bundle import FORM, Bundle, parse_bundle
 from .checkpoints import Requirements, check_head, check_requirements, check_witnesses
+from .files import MAX_BUNDLE, parse_json, read_limited
 from .notes import signers
 from .receipts import check_chunk
 from .report import Report, UnusableInput, VerificationFailed, conclude_bundle
@@ -18,8 +18,8 @@ def verify_bundle(path: Path, requirements: Requirements) -> Report:
     """Raises: UnusableInput if the file is not a bundle."""
     check_requirements(requirements)
     try:
-        text = path.read_bytes()
-        if json.loads(text)["form"] != FORM:
+        text = read_limited(path, MAX_BUNDLE)
+        if parse_json(text)["form"] != FORM:
             raise ValueError(f"`form` is not `{FORM}`")
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UnusableInput(f"`{path}` is not a ledger, an export or a bundle: {error}") from None
@@ -53,7 +53,7 @@ def _verify(text: bytes, requirements: Requirements, report: Report) -> None:
     check_witnesses(requirements, (head,), report)
     _check_against(requirements, bundle, report)
     report.failed_at, report.receipts, report.kinds = None, 1, result.kinds
-    report.receipt, report.checkpoint = json.loads(bundle.body), head.note
+    report.receipt, report.checkpoint = parse_json(bundle.body), head.note
     report.root, report.payloads_checked = base64.b64encode(head.root).decode(), result.payloads_checked
     conclude_bundle(report, bool(report.against))
 
@@ -111,6 +111,9 @@ class _BundleReader:
         return []
 
     def strays(self, end: TreeEnd) -> tuple[int | None, str] | None:
+        return None
+
+    def check_file(self) -> str | None:
         return None
 
     def close(self) -> None: ...

@@ -137,6 +137,6 @@ def _serve(source: ReceiptSource, pipe: Connection) -> None:
         try:
             reader = reader or source.open()
             answer = ("answer", reader.snapshot() if task is None else vars(check_chunk(reader, task)))
-        except (UnusableInput, sqlite3.Error, OSError) as error:
-            answer = ("unusable", f"cannot read the input: {error}")
+        except Exception as error:
+            answer = ("unusable", f"cannot read the input: {type(error).__name__}: {error}"[:300])
         pipe.send_bytes(marshal.dumps(answer))

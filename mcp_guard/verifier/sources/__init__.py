@@ -75,6 +75,9 @@ class SourceReader(Protocol):
     def strays(self, end: TreeEnd) -> tuple[int | None, str] | None:
         """Something stored beside the receipts that does not belong to them: at which receipt, and the problem."""
 
+    def check_file(self) -> str | None:
+        """A problem of the input as a file, before anything in it is looked up."""
+
     def close(self) -> None: ...
 
 

@@ -1,12 +1,13 @@
 """Reads an export: a folder with entry bundles and hash tiles (c2sp.org/tlog-tiles), bundles, payloads and policies."""
 
 import hashlib
-import json
 import re
+import stat
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from ..bundle import parse_bundle, read_payloads, split_entry
+from ..files import MAX_CHECKPOINT, MAX_KEYS, MAX_LINES, MAX_POLICY, parse_json, read_limited
 from ..merkle import TILE
 from ..notes import parse_checkpoint
 from ..report import UnusableInput, VerificationFailed
@@ -14,6 +15,8 @@ from ..signatures import PAYLOADS
 from . import SALT_BYTES, Row, TreeEnd
 
 WIDTH = 1 << TILE
+MAX_TILE = WIDTH * (2 + 65_535)
+"""Bytes of the largest file of a tile: a bundle of entries, each with its length of 16 bits."""
 KEY_CHANGE = re.compile(rb'"kind":"key\.(rotated|replaced)"')
 
 
@@ -23,7 +26,7 @@ class ExportSource:
     scope = "export"
 
     def __init__(self, path: Path) -> None:
-        if not (path / "checkpoint").is_file():
+        if not _is_regular(path / "checkpoint"):
             raise UnusableInput(f"no export at `{path}`: the file `checkpoint` is missing")
         self.path = path
 
@@ -32,6 +35,14 @@ class ExportSource:
 
     def holds_payloads(self) -> bool:
         return (self.path / "payloads").is_dir()
+
+
+def _is_regular(path: Path) -> bool:
+    """A symbolic link could lead out of the export, and a device never ends."""
+    try:
+        return stat.S_ISREG(path.lstat().st_mode)
+    except OSError:
+        return False
 
 
 def tile_path(kind: str, number: int, width: int = WIDTH) -> str:
@@ -74,7 +85,7 @@ class ExportReader:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._has_bundles, self._has_payloads = (path / "bundles").is_dir(), (path / "payloads").is_dir()
-        self._note = (path / "checkpoint").read_bytes().decode(errors="replace")
+        self._note = read_limited(path / "checkpoint", MAX_CHECKPOINT).decode(errors="replace")
         self._tiles: dict[int, tuple[int, list[bytes]]] = {}
         try:
             self._size = parse_checkpoint(self._note).size
@@ -143,7 +154,7 @@ class ExportReader:
         payloads: dict[int, dict[str, bytes]] = {}
         for line in self._lines("payloads", number):
             try:
-                document = json.loads(line)
+                document = parse_json(line)
                 seq = document.pop("seq")
                 if type(seq) is not int or seq in payloads or not number * WIDTH <= seq < stop:
                     raise ValueError(f"payloads of receipt `{seq}` appear twice or in the wrong file")
@@ -156,13 +167,14 @@ class ExportReader:
 
     def _lines(self, kind: str, number: int) -> list[bytes]:
         path = self.path / lines_path(kind, number)
-        return path.read_bytes().splitlines() if path.is_file() else []
+        data = read_limited(path, MAX_LINES) if _is_regular(path) else b""
+        return data.removesuffix(b"\n").split(b"\n") if data else []
 
     def _read(self, name: str, seq: int) -> bytes:
         path = self.path / name
-        if not path.is_file():
+        if not _is_regular(path):
             raise VerificationFailed(seq, f"`{name}` is missing from the export")
-        return path.read_bytes()
+        return read_limited(path, MAX_TILE)
 
     def stored(self, level: int, first: int, stop: int) -> list[bytes] | None:
         total = self._size >> TILE * level
@@ -196,7 +208,7 @@ class ExportReader:
     def policy(self, version: str) -> bytes | None:
         name = version.removeprefix("sha256:")
         path = self.path / "policies" / f"{name}.json"
-        return path.read_bytes() if name.isalnum() and path.is_file() else None
+        return read_limited(path, MAX_POLICY) if name.isalnum() and _is_regular(path) else None
 
     def key_receipts(self) -> list[int]:
         seqs = []
@@ -208,7 +220,9 @@ class ExportReader:
 
     def key_hints(self) -> list[str]:
         path = self.path / "ledger.pub"
-        return path.read_text(errors="replace").splitlines() if path.is_file() else []
+        if not _is_regular(path):
+            return []
+        return read_limited(path, MAX_KEYS).decode(errors="replace").splitlines()
 
     def strays(self, end: TreeEnd) -> tuple[int | None, str] | None:
         """Files that belong to no receipt of this tree."""
@@ -221,14 +235,17 @@ class ExportReader:
         for kind in ("bundles", "payloads"):
             expected |= {lines_path(kind, number) for number, _ in widths(size)}
         for path in sorted(path for kind in ("tile", "bundles", "payloads") for path in (self.path / kind).rglob("*")):
-            if path.is_file() and path.relative_to(self.path).as_posix() not in expected:
+            if not path.is_dir() and path.relative_to(self.path).as_posix() not in expected:
                 return None, f"the file `{path.relative_to(self.path)}` belongs to no receipt of the tree"
         for path in sorted((self.path / "policies").rglob("*")):
-            if path.is_file() and hashlib.sha256(path.read_bytes()).hexdigest() + ".json" != path.name:
+            if not path.is_dir() and hashlib.sha256(read_limited(path, MAX_POLICY)).hexdigest() + ".json" != path.name:
                 return None, f"the file `policies/{path.name}` is not the policy version of that name"
         for number, width in widths(size):
             if self._has_bundles and len(self._lines("bundles", number)) != width:
                 return number * WIDTH, f"`{lines_path('bundles', number)}` does not hold a bundle for each receipt"
+        return None
+
+    def check_file(self) -> str | None:
         return None
 
     def close(self) -> None: ...
