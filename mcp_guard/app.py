@@ -31,6 +31,7 @@ from mcp_guard.upstream.connection import Upstream
 if TYPE_CHECKING:
     from mcp_guard.downstream.http.app import HttpApp
     from mcp_guard.downstream.http.sessions import HttpSessions
+    from mcp_guard.downstream.limits import ReceivedBytes, SessionShares
     from mcp_guard.downstream.unix import UnixSocketServer
 
 __all__ = ["CLOCK", "ledger_settings", "listed_tools", "note", "policy_environment", "run_stdio", "serve_http"]
@@ -118,11 +119,14 @@ def serve_http(settings: Settings) -> None:
 
 async def _serve_http(runtime: Runtime, serve: ServeSettings) -> None:
     from mcp_guard.downstream.http.server import listen
+    from mcp_guard.downstream.limits import ReceivedBytes, SessionShares
     from mcp_guard.inbound import HttpServer
 
-    sessions = _http_sessions(runtime, serve)
-    listener, unix_server, stopping = listen(serve), _unix_server(runtime, serve), asyncio.Event()
-    server, started = HttpServer(_http_app(runtime, serve, sessions).make_starlette()), asyncio.Event()
+    shares, received = SessionShares(serve.session_limits), ReceivedBytes(runtime.settings.client_limits.message_bytes)
+    sessions = _http_sessions(runtime, serve, shares)
+    listener, stopping = listen(serve), asyncio.Event()
+    unix_server = _unix_server(runtime, serve, shares, received)
+    server, started = HttpServer(_http_app(runtime, serve, sessions, received).make_starlette()), asyncio.Event()
     server.stop_on_signals()
     runtime.start()
     async with asyncio.TaskGroup() as tasks:
@@ -142,20 +146,22 @@ async def _serve_http(runtime: Runtime, serve: ServeSettings) -> None:
     runtime.stop()
 
 
-def _http_sessions(runtime: Runtime, serve: ServeSettings) -> "HttpSessions":
+def _http_sessions(runtime: Runtime, serve: ServeSettings, shares: "SessionShares") -> "HttpSessions":
     from mcp_guard.downstream.http.sessions import HttpSessions
+    from mcp_guard.inbound import ConnectionLimits
 
     return HttpSessions(
         make_session=runtime.make_session,
         why_barred=runtime.ledger.ledger.why_barred,
         on_barred=runtime.end,
         note=runtime.note,
-        max_sessions=serve.max_sessions,
+        shares=shares,
+        max_responses=ConnectionLimits.of_process().open,
         idle_seconds=serve.idle_seconds,
     )
 
 
-def _http_app(runtime: Runtime, serve: ServeSettings, sessions: "HttpSessions") -> "HttpApp":
+def _http_app(runtime: Runtime, serve: ServeSettings, sessions: "HttpSessions", received: "ReceivedBytes") -> "HttpApp":
     from mcp_guard.downstream.http.app import HttpApp
     from mcp_guard.downstream.http.auth import Authenticator
     from mcp_guard.identity.bearer import TrustedIssuer
@@ -170,10 +176,14 @@ def _http_app(runtime: Runtime, serve: ServeSettings, sessions: "HttpSessions") 
         trusted_issuers=[TrustedIssuer(**issuer) for issuer in serve.issuers],
         instances=TokenInstances(ledger.writer, settings.agents, ledger.guard),
     )
-    return HttpApp(authenticator, sessions, urlsplit(serve.url).path or "/", settings.client_limits.message_bytes)
+    return HttpApp(
+        authenticator, sessions, urlsplit(serve.url).path or "/", settings.client_limits.message_bytes, received
+    )
 
 
-def _unix_server(runtime: Runtime, serve: ServeSettings) -> "UnixSocketServer | None":
+def _unix_server(
+    runtime: Runtime, serve: ServeSettings, shares: "SessionShares", received: "ReceivedBytes"
+) -> "UnixSocketServer | None":
     """The Unix socket, if one is configured; it listens from now on. Raises: ConfigError."""
     if serve.socket is None:
         return None
@@ -203,7 +213,9 @@ def _unix_server(runtime: Runtime, serve: ServeSettings) -> "UnixSocketServer | 
         make_session=runtime.make_session,
         note=runtime.note,
         message_bytes=runtime.settings.client_limits.message_bytes,
-        max_sessions=serve.max_sessions,
+        shares=shares,
+        received=received,
+        idle_seconds=serve.idle_seconds,
     )
 
 

@@ -125,6 +125,15 @@ class SocketSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class SessionLimits:
+    """How many sessions of a serving guard may be open at once: of all, of one agent, and of one instance."""
+
+    total: int
+    per_agent: int
+    per_instance: int
+
+
+@dataclass(frozen=True, slots=True)
 class ServeSettings:
     """Where HTTP is served. `url` is the address that clients use and the resource that tokens are for.
 
@@ -136,7 +145,7 @@ class ServeSettings:
     url: str
     hosts: frozenset[str]
     origins: frozenset[str]
-    max_sessions: int
+    session_limits: SessionLimits
     idle_seconds: float
     issuers: tuple[Mapping[str, Any], ...] = ()
     socket: SocketSettings | None = None

@@ -7,8 +7,9 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator, model_validator
 
 from mcp_guard.config.types import Model, Url
-from mcp_guard.settings import ServeSettings, SocketSettings
+from mcp_guard.settings import ServeSettings, SessionLimits, SocketSettings
 
+MAX_SESSIONS_PER_INSTANCE = 32
 MAX_SOCKET_PATH_BYTES = 100
 """The system accepts 107 bytes, including the folder of the configuration (unix(7))."""
 
@@ -22,6 +23,8 @@ class ServeConfig(Model):
     hosts: tuple[str, ...] = ()
     origins: tuple[str, ...] = ()
     max_sessions: Annotated[int, Field(gt=0)] = 1000
+    max_sessions_per_agent: Annotated[int, Field(gt=0)] | None = None
+    max_sessions_per_instance: Annotated[int, Field(gt=0)] | None = None
     idle_seconds: Annotated[float, Field(gt=0)] = 1800
     socket: Path | None = None
     socket_mode: Annotated[str, Field(pattern=r"^0?[0-7]{3}$")] = "0660"
@@ -39,11 +42,19 @@ class ServeConfig(Model):
             return None
         return SocketSettings(base_dir / self.socket, int(self.socket_mode, 8), self.socket_group, connect.users)
 
+    def session_limits(self) -> SessionLimits:
+        """By default an agent leaves half of the sessions to others, and an instance most of its agent's."""
+        return SessionLimits(
+            self.max_sessions,
+            self.max_sessions_per_agent or max(1, self.max_sessions // 2),
+            self.max_sessions_per_instance or max(1, min(MAX_SESSIONS_PER_INSTANCE, self.max_sessions // 8)),
+        )
+
     def settings(self, issuers: tuple[dict[str, object], ...]) -> ServeSettings:
         url = self.url or f"http://{self.host}:{self.port}/mcp"
         host_names = {url.split("/")[2], *self.hosts, *(f"{name}:{self.port}" for name in ("localhost", "127.0.0.1"))}
         return ServeSettings(
-            self.host, self.port, url, frozenset(host_names), frozenset(self.origins), self.max_sessions,
+            self.host, self.port, url, frozenset(host_names), frozenset(self.origins), self.session_limits(),
             self.idle_seconds, issuers,
         )  # fmt: skip
 

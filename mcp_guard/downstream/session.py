@@ -216,6 +216,11 @@ class Session:
 
     # Services for the adapters: running tasks
 
+    @property
+    def is_busy(self) -> bool:
+        """Whether anything is running for the client."""
+        return bool(self._running)
+
     def is_running(self, id: Id) -> bool:
         """Whether a request of the client with this id is running."""
         return (CLIENT, id) in self._running

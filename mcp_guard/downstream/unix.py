@@ -17,8 +17,10 @@ import orjson
 
 from mcp_guard.core.errors import ConfigError, GuardError, IdentityError
 from mcp_guard.core.model import Instance
+from mcp_guard.downstream.limits import Charge, LimitReached, ReceivedBytes, SessionShares
 from mcp_guard.downstream.session import DownstreamTransport, Session
 from mcp_guard.protocol.jsonrpc import Id, error
+from mcp_guard.protocol.methods import INVALID_REQUEST
 from mcp_guard.protocol.stdio import LineSplitter
 from mcp_guard.settings import SocketSettings
 
@@ -29,6 +31,8 @@ NOBODY = 65534
 GRACE_SECONDS = 5.0
 BACKLOG = 128
 RETRY_SECONDS = 1.0
+FIRST_MESSAGE_SECONDS = 60.0
+"""How long a client may stay connected without a message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,11 +112,20 @@ class UnixDownstreamTransport(asyncio.Protocol):
     """Implements `session.DownstreamTransport` for one connection. `make_session` makes the session over it."""
 
     def __init__(
-        self, limit: int, note: Callable[[str], None], make_session: Callable[[DownstreamTransport], Session]
+        self,
+        limit: int,
+        charge: Charge,
+        note: Callable[[str], None],
+        make_session: Callable[[DownstreamTransport], Session],
     ) -> None:
         self.note = note
         self.ended = asyncio.Event()
+        self.used = asyncio.get_running_loop().time()
+        """The event loop's time of the latest data from the client."""
         self._lines = LineSplitter(limit)
+        self._charge = charge
+        self._silence: asyncio.TimerHandle | None = None
+        """Runs until the first message is complete."""
         self._transport: asyncio.Transport | None = None
         """None until the connection is handed over to asyncio."""
         self.session = make_session(self)
@@ -120,10 +133,29 @@ class UnixDownstreamTransport(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
+        loop = asyncio.get_running_loop()
+        self._silence = loop.call_later(FIRST_MESSAGE_SECONDS, self._end_with, "no message was sent in time")
 
     def data_received(self, data: bytes) -> None:
+        self.used = asyncio.get_running_loop().time()
         for line in self._lines.feed(data):
+            self._stop_timer()
             self.session.receive_line(line)
+        try:
+            self._charge.set(self._lines.pending_bytes)
+        except LimitReached as reached:
+            self._end_with(str(reached))
+
+    def _end_with(self, reason: str) -> None:
+        if self._transport is not None:
+            self._transport.pause_reading()
+        self.session.client.reply(None, error(INVALID_REQUEST, reason))
+        self.ended.set()
+
+    def _stop_timer(self) -> None:
+        if self._silence is not None:
+            self._silence.cancel()
+            self._silence = None
 
     def eof_received(self) -> bool:
         self.ended.set()
@@ -151,6 +183,8 @@ class UnixDownstreamTransport(asyncio.Protocol):
             self._transport.resume_reading()
 
     def close(self) -> None:
+        self._stop_timer()
+        self._charge.set(0)
         if self._transport is not None:
             self._transport.close()
 
@@ -173,7 +207,9 @@ class UnixSocketServer:
         make_session: Callable[[Instance, DownstreamTransport], Session],
         note: Callable[[str], None],
         message_bytes: int,
-        max_sessions: int,
+        shares: SessionShares,
+        received: ReceivedBytes,
+        idle_seconds: float,
     ) -> None:
         self._listener = listener
         self._users = users
@@ -182,7 +218,9 @@ class UnixSocketServer:
         self._make_session = make_session
         self._note = note
         self._message_bytes = message_bytes
-        self._max_sessions = max_sessions
+        self._shares = shares
+        self._received = received
+        self._idle_seconds = idle_seconds
         self._open: set[UnixDownstreamTransport] = set()
 
     async def serve(self, stopping: asyncio.Event) -> None:
@@ -213,11 +251,13 @@ class UnixSocketServer:
                 continue
             transport = self._open_session(instance)
             self._open.add(transport)
+            self._shares.add(instance)
             tasks.create_task(self._serve_connection(connection, instance, transport))
 
     def _open_session(self, instance: Instance) -> UnixDownstreamTransport:
         return UnixDownstreamTransport(
             self._message_bytes,
+            Charge(self._received, instance.agent.name),
             lambda text: self._note(f"{instance.id}: {text}"),
             lambda transport: self._make_session(instance, transport),
         )
@@ -226,9 +266,20 @@ class UnixSocketServer:
         """A new instance for whoever has connected. Raises: GuardError, OSError."""
         peer = peer_of(connection)
         agent = agent_of(peer, self._users)
-        if len(self._open) >= self._max_sessions:
-            raise IdentityError("session limit reached", "try again later, or raise serve.max_sessions")
+        try:
+            self._shares.check(agent)
+        except LimitReached as reached:
+            self._end_idle(agent)
+            raise IdentityError(str(reached), "end other connections of this user") from None
         return self._issue(agent, peer)
+
+    def _end_idle(self, agent: str) -> None:
+        """End the connections of an agent that are idle for too long, so that its next one finds room."""
+        now = asyncio.get_running_loop().time()
+        for transport in self._open:
+            is_idle = now - transport.used > self._idle_seconds and not transport.session.is_busy
+            if is_idle and transport.session.instance.agent.name == agent:
+                transport.ended.set()
 
     def _refuse(self, connection: socket.socket, refused: GuardError | OSError) -> None:
         """Send the reason, as far as it fits into the socket's buffer, and close."""
@@ -254,4 +305,5 @@ class UnixSocketServer:
             transport.close()
             session.upstreams.kill()
             self._open.discard(transport)
+            self._shares.remove(instance)
             self._end(instance)

@@ -19,6 +19,11 @@ class LineSplitter:
         self._buffer = bytearray()
         self._dropping = False
 
+    @property
+    def pending_bytes(self) -> int:
+        """The size of the line that is not complete yet."""
+        return len(self._buffer)
+
     def feed(self, data: bytes) -> list[bytes | None]:
         """The lines that this chunk completes, without their newline; blank lines are left out."""
         end = data.find(b"\n")

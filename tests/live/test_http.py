@@ -180,10 +180,12 @@ def test_session_limit_is_enforced(tmp_path: Path) -> None:
     port = free_port()
     config = write_config(tmp_path, scripted("up", tmp_path), more=serving(port, "max_sessions = 1"))
     with Served(config, port) as served:
-        token = served.issue()[1]
-        served.raw(token).start()
-        assert served.raw(token).request("initialize").status_code == 503
-        assert served.raw(token).stateless("tools/list").status_code == 503
+        served.raw(served.issue()[1]).start()
+        other = served.raw(served.issue()[1])
+        for refused in (other.request("initialize"), other.stateless("tools/list")):
+            assert refused.status_code == 429
+            assert refused.headers["retry-after"]
+            assert "serve.max_sessions_per_agent" in refused.json()["error"]["message"]
 
 
 def test_two_stateless_clients_of_one_instance_may_use_the_same_ids(served: Served) -> None:

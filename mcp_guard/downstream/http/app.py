@@ -4,7 +4,7 @@ clients, the two endpoints of 2024-11-05 (HTTP with SSE). `auth.py` authenticate
 
 import asyncio
 import secrets
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeGuard
 from urllib.parse import urlencode
@@ -19,8 +19,9 @@ from starlette.routing import Route
 from mcp_guard.core.bounded import join_bounded
 from mcp_guard.core.model import Instance, Json
 from mcp_guard.downstream.http.auth import Authenticator
-from mcp_guard.downstream.http.sessions import HttpSession, HttpSessions, SessionLimitReached
+from mcp_guard.downstream.http.sessions import HttpSession, HttpSessions
 from mcp_guard.downstream.http.streams import STANDALONE, McpResponse, Stream, sse_event
+from mcp_guard.downstream.limits import LimitReached, ReceivedBytes
 from mcp_guard.protocol import stateless_server as wire
 from mcp_guard.protocol.headers import NAMED_BY, decode_header, mirror_headers
 from mcp_guard.protocol.jsonrpc import Id, error
@@ -36,6 +37,7 @@ from mcp_guard.protocol.versions import VERSION_KEY, is_stateless
 
 SESSION, VERSION, METHOD, NAME = "mcp-session-id", "mcp-protocol-version", "mcp-method", "mcp-name"
 LAST_EVENT = "last-event-id"
+RETRY_AFTER_SECONDS = "5"
 RESUMABLE_SINCE = "2025-11-25"
 """The first revision whose clients accept an event that has an id and no data."""
 HEADER_MISMATCH, MISSING_CAPABILITY = -32020, -32021
@@ -68,6 +70,7 @@ class HttpApp:
     sessions: HttpSessions
     path: str
     message_bytes: int
+    received: ReceivedBytes
 
     def make_starlette(self) -> Starlette:
         well_known = "/.well-known/oauth-protected-resource"
@@ -81,7 +84,7 @@ class HttpApp:
             Route(well_known + self.path, self.authenticator.metadata),
             Route("/health", self.health),
         ]
-        handlers = {HTTPException: _refuse, SessionLimitReached: _refuse_for_limit, ClientDisconnect: _drop}
+        handlers = {HTTPException: _refuse, LimitReached: _refuse_for_limit, ClientDisconnect: _drop}
         return Starlette(routes=routes, exception_handlers=handlers)
 
     def _authenticated(
@@ -98,7 +101,8 @@ class HttpApp:
     # Streamable HTTP
 
     async def post(self, request: Request, instance: Instance) -> Response:
-        body = await read_body(request, self.message_bytes)
+        self.sessions.check_responses(instance)
+        body = await self._read_body(request, instance)
         message = _peek(body)
         method, params = message.get("method"), message.get("params")
         params = params if isinstance(params, dict) else {}
@@ -109,7 +113,7 @@ class HttpApp:
         return self._post_handshake(http_session, request, body, message)
 
     async def _session_for(self, request: Request, instance: Instance, method: object) -> HttpSession:
-        """Raises: NoSession, SessionLimitReached."""
+        """Raises: NoSession, LimitReached."""
         id = request.headers.get(SESSION)
         if id is None and method == INITIALIZE:
             return await self.sessions.open(instance)
@@ -135,7 +139,7 @@ class HttpApp:
             extra_headers={SESSION: http_session.id} if message["method"] == INITIALIZE else {},
             is_resumable=is_resumable,
         )
-        return _KeepInUse(http_session, response)
+        return _KeepInUse(self.sessions, http_session, response)
 
     async def _post_stateless(self, request: Request, instance: Instance, body: bytes, message: Json) -> Response:
         if fault := _header_fault(request, message):
@@ -159,11 +163,12 @@ class HttpApp:
             session.abandon(id)
             session.client.aliases.pop(id, None)
 
-        return _KeepInUse(http_session, McpResponse(stream, on_disconnect, status_of=_status_of))
+        return _KeepInUse(self.sessions, http_session, McpResponse(stream, on_disconnect, status_of=_status_of))
 
     async def listen(self, request: Request, instance: Instance) -> Response:
         """The standalone stream of a session, for what upstreams send of their own accord."""
         _check_version(request)
+        self.sessions.check_responses(instance)
         if "text/event-stream" not in request.headers.get("accept", ""):
             raise HTTPException(406, "the standalone stream is `text/event-stream`")
         http_session = self.sessions.find_session(request.headers.get(SESSION, ""), instance)
@@ -177,7 +182,7 @@ class HttpApp:
             is_resumable=_is_resumable(request),
             after=after,
         )
-        return _KeepInUse(http_session, response)
+        return _KeepInUse(self.sessions, http_session, response)
 
     def _find_stream(self, http_session: HttpSession, request: Request) -> tuple[Stream, int]:
         """The standalone stream, or the one that a client comes back to, and the number of the last frame that it has.
@@ -205,6 +210,7 @@ class HttpApp:
 
     async def open_sse(self, request: Request, instance: Instance) -> Response:
         """Open a session. The first event on its stream says where to post."""
+        self.sessions.check_responses(instance)
         http_session = await self.sessions.open(instance, is_single_stream=True)
         endpoint = f"{request.scope.get('root_path', '')}/messages?{urlencode({'session_id': http_session.id})}"
         response = McpResponse(
@@ -213,37 +219,46 @@ class HttpApp:
             is_standalone=True,
             opening=sse_event(endpoint.encode(), b"endpoint"),
         )
-        return _KeepInUse(http_session, response)
+        return _KeepInUse(self.sessions, http_session, response)
 
     async def post_to_sse(self, request: Request, instance: Instance) -> Response:
         http_session = self.sessions.find_session(request.query_params.get("session_id", ""), instance)
         if http_session is None:
             raise NoSession("no such session; open /sse first")
-        return _accept(http_session, await read_body(request, self.message_bytes))
+        self.sessions.check_responses(instance)
+        return _accept(http_session, await self._read_body(request, instance))
+
+    async def _read_body(self, request: Request, instance: Instance) -> bytes:
+        """Raises: HTTPException for a body over the limit; LimitReached."""
+        with self.received.receiving(instance.agent.name) as charge:
+
+            async def charged() -> AsyncIterator[bytes]:
+                size = 0
+                async for part in request.stream():
+                    size += len(part)
+                    charge.set(size)
+                    yield part
+
+            body = await join_bounded(charged(), self.message_bytes)
+        if body is None:
+            raise HTTPException(413, f"the message is over {self.message_bytes} bytes")
+        return body
 
 
 class _KeepInUse(Response):
     """A response during which its session does not count as idle."""
 
-    def __init__(self, http_session: HttpSession, response: Response) -> None:
+    def __init__(self, sessions: HttpSessions, http_session: HttpSession, response: Response) -> None:
+        self._sessions = sessions
         self._http_session = http_session
         self._response = response
-        http_session.open_responses += 1
+        sessions.begin_response(http_session)
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         try:
             await self._response(scope, receive, send)
         finally:
-            self._http_session.open_responses -= 1
-            self._http_session.used = asyncio.get_running_loop().time()
-
-
-async def read_body(request: Request, limit: int) -> bytes:
-    """Raises: HTTPException for a body over the limit."""
-    body = await join_bounded(request.stream(), limit)
-    if body is None:
-        raise HTTPException(413, f"the message is over {limit} bytes")
-    return body
+            self._sessions.end_response(self._http_session)
 
 
 def _peek(body: bytes) -> Json:
@@ -349,5 +364,7 @@ async def _drop(_: Request, __: Exception) -> Response:
     return Response(status_code=400)
 
 
-async def _refuse_for_limit(request: Request, _: Exception) -> Response:
-    return await _refuse(request, HTTPException(503, "session limit reached; try again later"))
+async def _refuse_for_limit(request: Request, failure: Exception) -> Response:
+    assert isinstance(failure, LimitReached)
+    status = 429 if failure.is_own else 503
+    return await _refuse(request, HTTPException(status, str(failure), {"retry-after": RETRY_AFTER_SECONDS}))

@@ -7,20 +7,20 @@ more.
 
 import asyncio
 import secrets
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from weakref import WeakValueDictionary
 
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.model import Instance
-from mcp_guard.downstream.http.streams import HttpDownstreamTransport
+from mcp_guard.core.model import Agent, Instance
+from mcp_guard.downstream.http.streams import HttpDownstreamTransport, KeptFrames
+from mcp_guard.downstream.limits import LimitReached, SessionShares
 from mcp_guard.downstream.session import DownstreamTransport, Session
 
 REAP_SECONDS = 5.0
 GRACE_SECONDS = 2.0
-
-
-class SessionLimitReached(Exception):
-    """No session can be opened now: the limit is reached, or the guard is stopping."""
+OPEN_FILES = "ulimit -n"
 
 
 @dataclass(eq=False)
@@ -33,8 +33,15 @@ class HttpSession:
     transport: HttpDownstreamTransport
     used: float
     open_responses: int = 0
+    has_responded: bool = False
     ready: asyncio.Event = field(default_factory=asyncio.Event)
     ended: asyncio.Event = field(default_factory=asyncio.Event)
+    closed: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set once its upstreams have ended, too."""
+
+    @property
+    def is_idle(self) -> bool:
+        return self.has_responded and not self.open_responses and not self.session.is_busy
 
 
 class HttpSessions:
@@ -42,6 +49,7 @@ class HttpSessions:
 
     `make_session` makes a session over upstreams of its own, whose processes are started already. `why_barred` returns
     why an instance may not call, or None (raises LedgerError); `on_barred` is called when a session ends for that.
+    `shares` are the sessions of this process, and `max_responses` is how many responses it can have open.
     """
 
     def __init__(
@@ -51,18 +59,24 @@ class HttpSessions:
         why_barred: Callable[[Instance], str | None],
         on_barred: Callable[[Instance], None],
         note: Callable[[str], None],
-        max_sessions: int,
+        shares: SessionShares,
+        max_responses: int,
         idle_seconds: float,
     ) -> None:
         self._make_session = make_session
         self._why_barred = why_barred
         self._on_barred = on_barred
         self._note = note
-        self._max_sessions = max_sessions
+        self._shares = shares
+        self._max_responses = max_responses
         self._idle_seconds = idle_seconds
         self._by_id: dict[str, HttpSession] = {}
         self._stateless: dict[str, HttpSession] = {}
         """The session of all stateless requests of an instance, by the instance's id."""
+        self._kept: WeakValueDictionary[str, KeptFrames] = WeakValueDictionary()
+        """What is kept for clients to read, by instance."""
+        self._responses: Counter[str | Agent] = Counter()
+        """How many responses are open, by instance and by agent."""
         self._tasks = asyncio.TaskGroup()
         self._stopping = asyncio.Event()
 
@@ -94,15 +108,19 @@ class HttpSessions:
         return self._mark_used(http_session)
 
     async def stateless_session(self, instance: Instance) -> HttpSession:
-        """The session of all stateless requests of this instance. Raises: SessionLimitReached."""
+        """The session of all stateless requests of this instance. Raises: LimitReached."""
         http_session = self._stateless.get(instance.id)
+        if http_session is None:
+            await self._make_room(instance)
+            http_session = self._stateless.get(instance.id)
         if http_session is None:
             http_session = self._stateless[instance.id] = self._open(instance, f"stateless:{instance.id}")
         await http_session.ready.wait()
         return self._mark_used(http_session)
 
     async def open(self, instance: Instance, *, is_single_stream: bool = False) -> HttpSession:
-        """A new session; `is_single_stream` as in `HttpDownstreamTransport`. Raises: SessionLimitReached."""
+        """A new session; `is_single_stream` as in `HttpDownstreamTransport`. Raises: LimitReached."""
+        await self._make_room(instance)
         id = secrets.token_urlsafe(24)
         http_session = self._by_id[id] = self._open(instance, id, is_single_stream)
         await http_session.ready.wait()
@@ -113,12 +131,16 @@ class HttpSessions:
         return http_session
 
     def _open(self, instance: Instance, id: str, is_single_stream: bool = False) -> HttpSession:
-        if len(self._by_id) + len(self._stateless) >= self._max_sessions or self._stopping.is_set():
-            raise SessionLimitReached
+        if self._stopping.is_set():
+            raise LimitReached("the guard is stopping", "serve.max_sessions", is_own=False)
+        self._shares.check(instance.agent.name, instance.id)
         transport = HttpDownstreamTransport(
-            lambda text: self._note(f"{instance.id}: {text}"), is_single_stream=is_single_stream
+            lambda text: self._note(f"{instance.id}: {text}"),
+            kept=self._kept.setdefault(instance.id, KeptFrames()),
+            is_single_stream=is_single_stream,
         )
         session = self._make_session(instance, transport)
+        self._shares.add(instance)
         http_session = HttpSession(id, instance, session, transport, asyncio.get_running_loop().time())
         self._tasks.create_task(self._serve(http_session))
         return http_session
@@ -134,6 +156,48 @@ class HttpSessions:
             http_session.transport.close()
             session.upstreams.kill()
             self._forget(http_session)
+            self._shares.remove(http_session.instance)
+            http_session.closed.set()
+
+    async def _make_room(self, instance: Instance) -> None:
+        """If the instance has all its sessions, end the idle one that it used least recently: many clients never end
+        theirs. The others' sessions stay."""
+        try:
+            self._shares.check(instance.agent.name, instance.id)
+        except LimitReached:
+            idle = [other for other in self.all() if other.instance.id == instance.id and other.is_idle]
+            if not idle:
+                raise
+            oldest = min(idle, key=lambda other: other.used)
+            self.end(oldest)
+            await oldest.closed.wait()
+
+    # Responses that are open
+
+    def check_responses(self, instance: Instance) -> None:
+        """Whether one more response to this instance may be opened: its connections must leave some to the others.
+
+        Raises: LimitReached.
+        """
+        if self._responses[instance.id] >= max(1, self._max_responses // 4):
+            raise LimitReached("this instance has too many open requests", OPEN_FILES)
+        if self._responses[instance.agent] >= max(1, self._max_responses // 2):
+            raise LimitReached(f"agent `{instance.agent.name}` has too many open requests", OPEN_FILES)
+
+    def begin_response(self, http_session: HttpSession) -> None:
+        http_session.open_responses += 1
+        self._responses.update((http_session.instance.id, http_session.instance.agent))
+
+    def end_response(self, http_session: HttpSession) -> None:
+        self._mark_used(http_session)
+        http_session.open_responses -= 1
+        http_session.has_responded = True
+        for key in (http_session.instance.id, http_session.instance.agent):
+            self._responses[key] -= 1
+            if not self._responses[key]:
+                del self._responses[key]
+
+    # The end of a session
 
     def end(self, http_session: HttpSession) -> None:
         """End a session. From now on no request finds it."""

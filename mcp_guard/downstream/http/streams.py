@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import NamedTuple
+from weakref import WeakSet
 
 import anyio
 from starlette.responses import Response
@@ -33,6 +34,12 @@ STANDALONE = "standing"
 SSE_HEADERS = {"content-type": "text/event-stream", "cache-control": "no-store", "x-accel-buffering": "no"}
 
 
+MAX_KEPT_BYTES = 32 * 1024 * 1024
+"""How much is kept for the clients of one instance, on all streams of all its sessions together."""
+SMALL_STREAM_BYTES = 64 * 1024
+"""A stream with less than this is not asked to give anything up."""
+
+
 class Frame(NamedTuple):
     """A frame of a stream: its number there, from 1, and whether it is the reply."""
 
@@ -44,9 +51,13 @@ class Frame(NamedTuple):
 class Stream:
     """The frames of one response. `readers` counts the responses that send it: none while the client is away."""
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, kept: "KeptFrames") -> None:
         self.name = name
         self.readers = 0
+        self.kept_bytes = 0
+        """The size of its frames."""
+        self._kept = kept
+        kept.streams.add(self)
         self._frames: deque[Frame] = deque()
         self._last_number = 0
         """The number of the latest frame that was put."""
@@ -58,6 +69,7 @@ class Stream:
     def put(self, data: bytes, is_reply: bool) -> None:
         self._last_number += 1
         self._frames.append(Frame(self._last_number, data, is_reply))
+        self.kept_bytes += len(data)
         self._drop_old()
         self._changed.set()
 
@@ -69,7 +81,13 @@ class Stream:
     def _drop_old(self) -> None:
         frames = self._frames
         while len(frames) > MAX_FRAMES or (frames and self._last_read - frames[0].number >= MAX_REPLAYED_FRAMES):
-            frames.popleft()
+            self.kept_bytes -= len(frames.popleft().data)
+        if self.kept_bytes > SMALL_STREAM_BYTES and len(frames) > 1:
+            excess = self._kept.excess()
+            while excess > 0 and len(frames) > 1:  # the latest may be the reply
+                dropped = len(frames.popleft().data)
+                self.kept_bytes -= dropped
+                excess -= dropped
 
     @property
     def last_read(self) -> int:
@@ -82,8 +100,9 @@ class Stream:
 
     def take_over(self) -> "Stream":
         """A stream with the same frames, while whoever reads this one is at its end."""
-        successor = Stream(self.name)
+        successor = Stream(self.name, self._kept)
         successor._frames, self._frames = self._frames, successor._frames
+        successor.kept_bytes, self.kept_bytes = self.kept_bytes, 0
         successor._last_number, successor._last_read = self._last_number, self._last_read
         self.end()
         return successor
@@ -102,14 +121,28 @@ class Stream:
         return frame
 
 
+class KeptFrames:
+    """The streams of one instance, over all its sessions."""
+
+    def __init__(self) -> None:
+        self.streams: WeakSet[Stream] = WeakSet()
+
+    def excess(self) -> int:
+        """How many bytes more than allowed are kept."""
+        return sum(stream.kept_bytes for stream in self.streams) - MAX_KEPT_BYTES
+
+
 class HttpDownstreamTransport:
-    """Implements `session.DownstreamTransport`.
+    """Implements `session.DownstreamTransport`. `kept` is shared by the sessions of an instance.
 
     With `is_single_stream`, everything goes out on the standalone stream, replies too (2024-11-05).
     """
 
-    def __init__(self, note: Callable[[str], None], *, is_single_stream: bool = False) -> None:
+    def __init__(
+        self, note: Callable[[str], None], *, kept: KeptFrames | None = None, is_single_stream: bool = False
+    ) -> None:
         self.note = note
+        self._kept = kept if kept is not None else KeptFrames()
         self.is_single_stream = is_single_stream
         self.unaddressed_reply: bytes | None = None
         """The latest reply that names no request, because the frame that it answers had no usable id."""
@@ -117,7 +150,7 @@ class HttpDownstreamTransport:
         """Open responses, by their request."""
         self._detached: dict[str, Stream] = {}
         """Responses, by name, that a client may come back to."""
-        self._standalone = Stream(STANDALONE)
+        self._standalone = Stream(STANDALONE, self._kept)
         self._last_number = 0
 
     def throttle(self, slow: bool) -> None:
@@ -126,7 +159,7 @@ class HttpDownstreamTransport:
     def open_stream(self, request: Id) -> Stream:
         """The stream of the response to a new request."""
         self._last_number += 1
-        stream = self._streams[request] = Stream(str(self._last_number))
+        stream = self._streams[request] = Stream(str(self._last_number), self._kept)
         return stream
 
     def discard(self, request: Id) -> None:
@@ -139,6 +172,15 @@ class HttpDownstreamTransport:
             return
         waiting = [other for other in self._detached.values() if not other.readers and not other.is_delivered]
         self._detached = {kept.name: kept for kept in (*waiting[-MAX_DETACHED_STREAMS:], stream)}
+        self._drop_detached()
+
+    def _drop_detached(self) -> None:
+        """Give up the oldest responses that nobody reads, if more is kept for this instance than allowed."""
+        excess = self._kept.excess()
+        for name, stream in [*self._detached.items()]:
+            if excess > 0 and not stream.readers:
+                excess -= stream.kept_bytes
+                del self._detached[name]
 
     def standalone_stream(self) -> Stream:
         """The stream of the client's GET. A response that was reading it before ends."""
@@ -162,6 +204,8 @@ class HttpDownstreamTransport:
             stream = self._streams.pop(about, None) if last else self._streams.get(about)
             if stream is not None:
                 stream.put(frame, last)
+                if not stream.readers and stream.kept_bytes > SMALL_STREAM_BYTES:
+                    self._drop_detached()
             elif self.is_single_stream:
                 self._standalone.put(frame, False)
         else:
