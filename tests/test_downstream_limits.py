@@ -70,5 +70,5 @@ def test_small_frames_are_kept_up_to_their_number() -> None:
 
 def test_limit_says_which_setting_to_raise() -> None:
     received = ReceivedBytes(10, messages_per_agent=1)
-    with pytest.raises(LimitReached, match=r"limits\.message_bytes"):
+    with pytest.raises(LimitReached, match=r"limits\.request_bytes"):
         Charge(received, "a").set(11)

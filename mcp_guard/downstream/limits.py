@@ -58,7 +58,7 @@ class ReceivedBytes:
     An agent may always send one message of the largest size, and more of them at once up to `per_agent` bytes together.
     """
 
-    def __init__(self, message_bytes: int, *, messages_per_agent: int = 2, messages: int = 8) -> None:
+    def __init__(self, message_bytes: int, *, messages_per_agent: int = 4, messages: int = 16) -> None:
         self._per_agent = messages_per_agent * message_bytes
         self._total = messages * message_bytes
         self._agents: Counter[str] = Counter()
@@ -74,9 +74,9 @@ class ReceivedBytes:
     def change(self, agent: str, by: int) -> None:
         """Charge the agent so many bytes more. Raises: LimitReached."""
         if by > 0 and self._agents[agent] + by > self._per_agent:
-            raise LimitReached(f"agent `{agent}` is sending too many large messages at once", "limits.message_bytes")
+            raise LimitReached(f"agent `{agent}` is sending too many large messages at once", "limits.request_bytes")
         if by > 0 and self._agents.total() + by > self._total:
-            raise LimitReached("too many large messages are being sent at once", "limits.message_bytes", is_own=False)
+            raise LimitReached("too many large messages are being sent at once", "limits.request_bytes", is_own=False)
         self._agents[agent] += by
         if not self._agents[agent]:
             del self._agents[agent]

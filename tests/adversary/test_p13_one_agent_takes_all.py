@@ -113,30 +113,30 @@ def test_one_agent_does_not_take_all_connections(tmp_path: Path) -> None:
 
 def test_half_sent_bodies_do_not_take_all_memory(tmp_path: Path) -> None:
     limit = 200_000
-    with guard(tmp_path, more=f"[limits]\nmessage_bytes = {limit}\n") as served, ExitStack() as stack:
+    with guard(tmp_path, more=f"[limits]\nrequest_bytes = {limit}\n") as served, ExitStack() as stack:
         half = b" " * (limit - 10)
-        for client in (token(served), token(served)):
+        for client in [token(served) for _ in range(4)]:
             begin(stack, served, raw_request(served, client, "POST", {"content-length": limit}, half))
-        third = begin(stack, served, raw_request(served, token(served), "POST", {"content-length": limit}, half))
-        assert status(third) == 429
+        one_more = begin(stack, served, raw_request(served, token(served), "POST", {"content-length": limit}, half))
+        assert status(one_more) == 429
         assert works(token(served, "other"))
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="the users of the socket are configured by uid")
 def test_one_user_of_the_socket_does_not_take_all(tmp_path: Path) -> None:
     limit, path = 200_000, tmp_path / "socket"
-    more = f'[limits]\nmessage_bytes = {limit}\n[connect]\nusers = {{ "0" = "tester" }}\n'
-    with guard(tmp_path, f'max_sessions = 6\nsocket = "{path}"', more) as served, ExitStack() as stack:
-        connections = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(8)]
+    more = f'[limits]\nrequest_bytes = {limit}\n[connect]\nusers = {{ "0" = "tester" }}\n'
+    with guard(tmp_path, f'max_sessions = 10\nsocket = "{path}"', more) as served, ExitStack() as stack:
+        connections = [stack.enter_context(socket.socket(socket.AF_UNIX)) for _ in range(7)]
         for connection in connections:
             connection.settimeout(10)
             connection.connect(str(path))
-        for refused in connections[3:]:
+        for refused in connections[5:]:
             assert b"serve.max_sessions_per_agent" in refused.recv(65536)
         assert served.raw(served.issue("--agent", "tester")[1]).request("initialize", HELLO).status_code == 429
-        for connection in connections[:2]:
+        for connection in connections[:4]:
             connection.sendall(b" " * (limit - 10))
-        connections[2].sendall(b"x" * 10_000)
-        assert b"too many large messages" in connections[2].recv(65536)
-        assert connections[2].recv(65536) == b""
+        connections[4].sendall(b"x" * 10_000)
+        assert b"too many large messages" in connections[4].recv(65536)
+        assert connections[4].recv(65536) == b""
         assert works(token(served, "other"))
