@@ -32,11 +32,13 @@ class InspectedLedger:
 
 
 @contextmanager
-def _read_only(path: Path) -> Iterator[sqlite3.Connection]:
+def _read_only(path: Path, any_schema: bool = False) -> Iterator[sqlite3.Connection]:
     """Raises: LedgerError."""
     db = _connect(path)
     try:
         with closing(db):
+            if not any_schema:
+                schema.check_schema(db, path)
             yield db
     except FAILURES as error:
         raise explain(error, path) from None
@@ -80,7 +82,7 @@ def open_read_only(path: Path) -> Iterator[Store]:
 
 def read_format(path: Path) -> int:
     """Raises: LedgerError."""
-    with _read_only(path) as db:
+    with _read_only(path, any_schema=True) as db:
         return int(db.execute("PRAGMA user_version").fetchone()[0])
 
 

@@ -262,19 +262,28 @@ def open_store(path: Path, unsafe_skip_fsync: bool = False, create: bool = True)
     except (*FAILURES, OSError) as error:
         raise explain(error, path) from None
     try:
+        _check_is_ours(connection, path, create)
         _log_ahead(connection)
         connection.execute(f"PRAGMA synchronous = {'OFF' if unsafe_skip_fsync else 'FULL'}")
         connection.execute("PRAGMA secure_delete = ON")
         connection.execute("PRAGMA trusted_schema = OFF")
         connection.execute("PRAGMA cell_size_check = ON")
         connection.execute(f"PRAGMA cache_size = -{CACHE_KIB}")
-        _create(connection, path, create)
+        _create(connection, path)
         return Store(path, connection)
     except BaseException as error:
         connection.close()
         if isinstance(error, FAILURES):
             raise explain(error, path) from None
         raise
+
+
+def _check_is_ours(connection: sqlite3.Connection, path: Path, create: bool) -> None:
+    """Check that the file is a ledger, or may become one, before anything is written to it. Raises: LedgerError."""
+    has_tables = connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone() is not None
+    version = connection.execute("PRAGMA user_version").fetchone()[0]  # read last: both appear in one transaction
+    if version == 0 and (has_tables or not create):
+        raise LedgerError(f"`{path}` is not a ledger", "name the ledger: --ledger FILE", LedgerFault.NOT_A_LEDGER)
 
 
 def _log_ahead(connection: sqlite3.Connection) -> None:
@@ -305,14 +314,11 @@ def _split_edge(edge: bytes) -> tuple[bytes, ...]:
     return tuple(edge[at : at + HASH_BYTES] for at in range(0, len(edge), HASH_BYTES))
 
 
-def _create(connection: sqlite3.Connection, path: Path, create: bool) -> None:
+def _create(connection: sqlite3.Connection, path: Path) -> None:
     """Make the tables once, whoever comes first. Raises: LedgerError for a file that is no ledger of this version."""
     connection.execute("BEGIN IMMEDIATE")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:
-        if not create or connection.execute("SELECT 1 FROM sqlite_master LIMIT 1").fetchone():
-            connection.execute("ROLLBACK")
-            raise LedgerError(f"`{path}` is not a ledger", "name the ledger: --ledger FILE", LedgerFault.NOT_A_LEDGER)
         for statement in schema.TABLES.split(";"):
             connection.execute(statement)
         connection.execute(f"PRAGMA user_version = {schema.VERSION}")
