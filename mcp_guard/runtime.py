@@ -68,7 +68,12 @@ def start_upstreams(settings: Settings) -> list[Upstream]:
     scrubber = Scrubber()  # shared, because an upstream can read the files of another
     upstreams = [
         Upstream(
-            name, make_transport(settings, name, server, scrubber), scrubber, settings.message_bytes, server.timeout
+            name,
+            make_transport(settings, name, server, scrubber),
+            scrubber,
+            settings.message_bytes,
+            server.timeout,
+            settings.listing_bytes,
         )
         for name, server in settings.upstreams.items()
     ]

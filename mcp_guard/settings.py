@@ -217,6 +217,7 @@ class Settings:
     unsafe_skip_fsync: bool
     limits: Limits
     message_bytes: int
+    listing_bytes: int
     kept_response_bytes: int
     client_limits: ClientLimits
     agents: Mapping[str, AgentSettings]

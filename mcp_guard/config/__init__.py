@@ -267,6 +267,7 @@ class LimitsConfig(Model):
     depth: Annotated[int, Field(gt=0, le=200)] = 64
     message_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
     request_bytes: Annotated[int, Field(gt=0)] = 4 * 1024 * 1024
+    listing_bytes: Annotated[int, Field(gt=0)] = 4 * 1024 * 1024
     kept_response_bytes: Annotated[int, Field(ge=0)] = 64 * 1024
     open_requests: Annotated[int, Field(ge=0)] = 50
     open_request_bytes: Annotated[int, Field(ge=0)] = 8 * 1024 * 1024
@@ -400,6 +401,7 @@ class Config(Model):
             unsafe_skip_fsync=guard.unsafe_skip_fsync,
             limits=Limits(limits.argument_bytes, limits.depth),
             message_bytes=limits.message_bytes,
+            listing_bytes=limits.listing_bytes,
             kept_response_bytes=limits.kept_response_bytes,
             client_limits=ClientLimits(
                 message_bytes=min(limits.request_bytes, limits.message_bytes),

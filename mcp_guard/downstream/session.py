@@ -34,6 +34,10 @@ from mcp_guard.protocol.methods import (
 from mcp_guard.settings import ClientLimits
 from mcp_guard.upstream.group import UpstreamGroup
 
+RELIST_SECONDS = 1.0
+"""How soon an upstream that reports changed tools is listed again."""
+RELIST_PAUSE_FACTOR = 20
+"""The pause after a listing, as a multiple of the time that it took to compare: all sessions wait meanwhile."""
 CLIENT = ""
 """The requester of what the client itself asks for; others are named after their upstream."""
 TaskKey = tuple[str, Id]
@@ -113,6 +117,10 @@ class Session:
         self._adapter: ProtocolAdapter | None = None
         """None until the first request."""
         self._running: dict[TaskKey, asyncio.Task[None]] = {}
+        self._relisting: dict[str, bool] = {}
+        """The upstreams whose tools are being listed again, and whether they have changed since."""
+        self._known_version = -1
+        """The version of the catalog that the client has been listed, or told to list."""
         self._initialize_results: list[Json] = []
         self._initialized = asyncio.Event()
         """Set once the upstreams have answered `initialize`."""
@@ -302,6 +310,7 @@ class Session:
         await self.settle()
         if method == LIST_TOOLS:
             await self.upstreams.refresh()
+            self._known_version = self.upstreams.version
             return {"result": {"tools": [self._rename(tool) for tool in self.guard.list_tools(self.instance)]}}
         return await self._router.route(method, params, channel)
 
@@ -318,7 +327,8 @@ class Session:
     # Messages of the upstreams (implements `connection.UpstreamListener`)
 
     def on_server_request(self, server: str, id: Id, method: str, params: Json) -> None:
-        self.start((server, id), self._ask_client(server, id, method, params))
+        task = self.start((server, id), self._ask_client(server, id, method, params))
+        task.add_done_callback(lambda _: self.upstreams.release_request(server, id))
 
     async def _ask_client(self, server: str, id: Id, method: str, params: Json) -> None:
         token = progress_token(params)
@@ -345,15 +355,30 @@ class Session:
             self._adapter.notify_client(method, params)
 
     def on_tools_changed(self, server: str) -> None:
-        self.start((server, "listing"), self._refresh(server))
+        if server in self._relisting:
+            self._relisting[server] = True
+        else:
+            self._relisting[server] = False
+            self.start((f"{server} (listing)", 0), self._relist(server))
 
-    async def _refresh(self, server: str) -> None:
-        await self.upstreams.ready()
-        await self.upstreams.refresh(server)
-        self.notify_tools_changed()
+    async def _relist(self, server: str) -> None:
+        """List an upstream's tools again, and once more if they change meanwhile, but not without a pause."""
+        try:
+            await self.upstreams.ready()
+            while True:
+                self._relisting[server] = False
+                await self.upstreams.refresh(server)
+                if self._known_version != self.upstreams.version:
+                    self.notify_tools_changed()
+                await asyncio.sleep(max(RELIST_SECONDS, RELIST_PAUSE_FACTOR * self.upstreams.rebuild_seconds))
+                if not self._relisting[server]:
+                    return
+        finally:
+            del self._relisting[server]
 
     def notify_tools_changed(self) -> None:
         """Tell the client that its tools may have changed, because an upstream's tools or the policies have."""
+        self._known_version = self.upstreams.version
         if self._adapter is not None:
             self._adapter.notify_client(TOOLS_CHANGED, {})
 

@@ -30,6 +30,7 @@ from mcp_guard.protocol.methods import (
     LATEST,
     METHOD_NOT_FOUND,
     PROGRESS,
+    RESOURCE_UPDATED,
     SET_LEVEL,
     SUBSCRIBE,
     UNSUBSCRIBE,
@@ -233,7 +234,7 @@ class StatelessAdapter:
         return answers[""]
 
     def notify_client(self, method: str, params: Json) -> None:
-        if method in wire.CHANGES or method == wire.RESOURCE_UPDATED:
+        if method in wire.CHANGES or method == RESOURCE_UPDATED:
             for id, wanted in self._subscriptions.items():
                 if wire.matches_filter(wanted, method, params):
                     self._session.client.notify(method, self._with_subscription_id(params, id), id)

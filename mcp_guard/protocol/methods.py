@@ -29,6 +29,8 @@ UNSUBSCRIBE = "resources/unsubscribe"
 URLS_SINCE = "2025-11-25"
 """The first revision whose clients can be asked to open a URL."""
 TOOLS_CHANGED = "notifications/tools/list_changed"
+LISTS_CHANGED = (TOOLS_CHANGED, "notifications/prompts/list_changed", "notifications/resources/list_changed")
+RESOURCE_UPDATED = "notifications/resources/updated"
 
 
 class RoutingRule(Enum):

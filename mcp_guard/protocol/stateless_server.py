@@ -13,7 +13,7 @@ import orjson
 from mcp_guard import __version__
 from mcp_guard.core.model import Json
 from mcp_guard.protocol.jsonrpc import error
-from mcp_guard.protocol.methods import INVALID_PARAMS, LISTS
+from mcp_guard.protocol.methods import INVALID_PARAMS, LISTS, RESOURCE_UPDATED
 from mcp_guard.protocol.versions import VERSION_KEY, withhold, without
 
 REVISION = "2026-07-28"
@@ -23,7 +23,6 @@ DISCOVER = "server/discover"
 LISTEN = "subscriptions/listen"
 ACKNOWLEDGED = "notifications/subscriptions/acknowledged"
 LOG_MESSAGE = "notifications/message"
-RESOURCE_UPDATED = "notifications/resources/updated"
 
 CLIENT_KEY = "io.modelcontextprotocol/clientInfo"
 CAPABILITIES_KEY = "io.modelcontextprotocol/clientCapabilities"

@@ -16,9 +16,22 @@ from mcp_guard.core.canonical import is_too_deep
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.core.model import Json
 from mcp_guard.core.secret_scrubber import Scrubber
+from mcp_guard.core.tool_pins import MAX_DEFINITION_BYTES
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel
-from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost
-from mcp_guard.protocol.methods import INITIALIZE, INITIALIZED, LIST_TOOLS, LISTS, PING, TOOLS_CHANGED
+from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost, error
+from mcp_guard.protocol.methods import (
+    INITIALIZE,
+    INITIALIZED,
+    INTERNAL_ERROR,
+    INVALID_REQUEST,
+    LIST_TOOLS,
+    LISTS,
+    PING,
+    TOOLS_CHANGED,
+)
+from mcp_guard.upstream.budget import MESSAGE_COST, Holding, UpstreamBudget
+from mcp_guard.upstream.listing import ListingReader
+from mcp_guard.upstream.notifications import NotificationCoalescer
 from mcp_guard.upstream.status_file import UpstreamStatus
 from mcp_guard.upstream.transport import ServerProtocol, Transport
 
@@ -26,7 +39,22 @@ BACK_OFF_SECONDS = (0.5, 1, 2, 5, 10, 30)
 HANDSHAKE_SECONDS = 60.0
 LIST_SECONDS = 30.0
 """How long one page of a list may take: all clients of a list wait for the slowest upstream."""
-MAX_PAGES = 1000
+LISTING_SECONDS = 60.0
+"""How long all pages of a list may take."""
+MAX_INITIALIZE_BYTES = 1024 * 1024
+MAX_OPEN_REQUESTS = 32
+"""How many questions of an upstream the client can be asked at the same time."""
+MAX_UNREAD_REPLY_BYTES = 1024 * 1024
+"""Replies written to an upstream that does not read; more of them are dropped."""
+MAX_UNREAD_BYTES = 16 * 1024 * 1024
+"""Bytes written to an upstream that does not read; more of them end the connection."""
+PRESSURE_SECONDS = 2.0
+"""How long the client is kept waiting for an upstream that is slow to read."""
+MAX_VALUES = 1_000_000
+"""Arrays and objects in one message: an empty one takes two bytes in JSON, and forty times as much in memory."""
+MIN_DENSE_BYTES = 2 * MAX_VALUES
+NOTES_BURST, NOTE_SECONDS, MAX_NOTE_LENGTH = 20, 5.0, 500
+"""How many notes about one upstream are printed at once, how soon there may be another, and their length."""
 
 
 class UpstreamListener(Protocol):
@@ -72,6 +100,7 @@ class Upstream:
     scrubber: Scrubber
     max_message_bytes: int
     call_seconds: float
+    max_listing_bytes: int = 4 * 1024 * 1024
 
     def start(self) -> None:
         """Start its process at once, so that it warms up meanwhile; not where reading its secrets may block."""
@@ -106,13 +135,31 @@ class Connection:
         self._transport = upstream.transport
         self._scrubber = upstream.scrubber
         self._max_message_bytes = upstream.max_message_bytes
+        self._max_listing_bytes = upstream.max_listing_bytes
         self._on_status = on_status
+        self.budget = UpstreamBudget(upstream.max_message_bytes)
+        self._frame_bytes = 0
+        """The size of the message that is being handled."""
+        self._open_requests: dict[Id, Holding] = {}
+        """What the upstream has asked the client and not been answered yet."""
+        self._listing_lock = asyncio.Lock()
+        self._listings_requested = self._listings_covered = 0
+        self._listing_succeeded = False
+        self._tools_holding = self.budget.hold()
+        self._omissions: dict[str, str] = {}
+        """What was left out of each list, as it was last printed."""
+        self._client_is_slow = self._is_overspent = self._is_slow_to_read = False
+        self._unread_bytes = 0
+        """Bytes that were written since the upstream is slow to read."""
+        self._waiting_for_upstream: asyncio.TimerHandle | None = None
+        self._notifications = NotificationCoalescer(self._forward, self.budget)
+        self._notes = _NoteLimiter()
         self._listener: UpstreamListener = NoListener()
         self._prefers_stateless = False
         self._down: str | None = "is starting"
         """Why it cannot be used now."""
         self._closed = asyncio.Event()
-        self.peer = Peer(self._transport.write, self)
+        self.peer = Peer(self._write, self)
 
     def why_unavailable(self) -> str | None:
         return None if self._down is None else f"upstream `{self.name}` {self._down}"
@@ -189,9 +236,17 @@ class Connection:
     async def _open(self, initialize_params: Json) -> bool:
         """Open the transport and do the handshake. False if either failed; `why_unavailable` has the reason."""
         self._closed.clear()
-        self.peer, self.protocol = Peer(self._transport.write, self), None
-        if not await self._transport.open(self, self._listener.on_pressure, self._max_message_bytes):
+        self._open_requests.clear()
+        self.peer, self.protocol = Peer(self._write, self), None
+        self._notifications = NotificationCoalescer(self._forward, self.budget)
+        self._on_pressure(False)
+        try:
+            if not await self._transport.open(self, self._on_pressure, self._max_message_bytes):
+                return False
+        except Exception as defect:  # the edge: a defect must cost this upstream and no other
+            self.on_closed(f"caused an internal error: {type(defect).__name__}: {defect}")
             return False
+        self._apply_throttle()
         try:
             if self._prefers_stateless:
                 self._prefers_stateless = False  # an upstream that does not survive the question is not asked again
@@ -208,7 +263,10 @@ class Connection:
             return False
         result = reply.get("result")
         if not isinstance(result, dict) or not isinstance(result.get("capabilities"), dict):
-            self._down = f"refused `initialize`: {str(reply.get('error', reply))[:200]}"
+            self._down = f"refused `initialize`: {_excerpt(reply.get('error', reply))}"
+            return False
+        if (size := len(orjson.dumps(result))) > MAX_INITIALIZE_BYTES:
+            self._down = f"answered `initialize` with {size} bytes; at most {MAX_INITIALIZE_BYTES} are accepted"
             return False
         self.initialize_result, self._down = result, None
         return True
@@ -217,9 +275,7 @@ class Connection:
         """Whether it speaks the stateless revision; if so, it is used from now on. Raises: PeerLost."""
         from mcp_guard.upstream.stateless import StatelessServerProtocol  # most upstreams do not need it
 
-        protocol = StatelessServerProtocol(
-            self.peer, initialize_params, on_notification=self._notify, note=self.on_protocol_violation
-        )
+        protocol = StatelessServerProtocol(self.peer, initialize_params, on_notification=self._notify, note=self.note)
         result = await protocol.discover()
         if result is None:
             return False
@@ -243,42 +299,140 @@ class Connection:
         return await self.peer.request(method, params, channel.progress)
 
     async def fetch_tools(self) -> bool:
-        """Read the whole tool listing. Returns False if that failed; then the previous listing stays."""
+        """Read the whole tool listing. Returns False if that failed; then the previous listing stays.
+
+        Whoever calls this while a listing is being read shares the next one, so that at most one is under way.
+        """
+        self._listings_requested += 1
+        ticket = self._listings_requested
+        async with self._listing_lock:
+            if self._listings_covered < ticket:
+                covered = self._listings_requested
+                self._listing_succeeded = await self._fetch_tools_now()
+                self._listings_covered = covered
+            return self._listing_succeeded
+
+    async def _fetch_tools_now(self) -> bool:
         try:
-            self.tools = await self.fetch_list(LIST_TOOLS) if self.has_capability("tools") else []
+            tools = await self.fetch_list(LIST_TOOLS) if self.has_capability("tools") else []
         except (PeerLost, UpstreamError) as error:
-            self._listener.note(f"upstream `{self.name}`: no tool listing: {error}")
+            self.note(f"no tool listing: {error}")
             return False
+        self.tools = tools
         return True
 
     async def fetch_list(self, method: str) -> list[Json]:
-        """Every page of a list. Raises: PeerLost, UpstreamError."""
-        items: list[Json] = []
+        """Every page of a list, or as many items as the limits allow; a note says if there are more.
+
+        Raises: PeerLost, UpstreamError.
+        """
+        reader = ListingReader(LISTS[method], self._max_listing_bytes)
         cursor: str | None = None
-        for _ in range(MAX_PAGES):
-            try:
-                async with asyncio.timeout(min(self.call_seconds, LIST_SECONDS)):
-                    reply = await self.request(method, {"cursor": cursor} if cursor else {})
-            except TimeoutError:
-                raise UpstreamError(f"`{method}` was not answered") from None
-            result = reply.get("result")
-            if not isinstance(result, dict) or not isinstance(page := result.get(LISTS[method]), list):
-                raise UpstreamError(f"`{method}` returned {str(reply)[:200]}")
-            items += [item for item in page if isinstance(item, dict)]
-            cursor = result.get("nextCursor")
-            if not isinstance(cursor, str):
-                return items
-        raise UpstreamError(f"`{method}` returned more than {MAX_PAGES} pages")
+        try:
+            async with asyncio.timeout(LISTING_SECONDS):
+                with self.budget.hold() as holding:
+                    while True:
+                        async with asyncio.timeout(min(self.call_seconds, LIST_SECONDS)):
+                            reply = await self.request(method, {"cursor": cursor} if cursor else {})
+                        if not reader.add(reply):
+                            raise UpstreamError(f"`{method}` returned {_excerpt(reply)}")
+                        if not holding.resize(reader.size):
+                            reader.excess = "it makes the guard hold too much"
+                        cursor = reader.next_cursor
+                        if cursor is None:
+                            break
+        except TimeoutError:
+            raise UpstreamError(f"`{method}` was not answered completely in time") from None
+        self._note_omissions(method, reader)
+        if method == LIST_TOOLS:
+            self._tools_holding.resize(reader.size)
+        return reader.items
+
+    def _note_omissions(self, method: str, reader: ListingReader) -> None:
+        """Say what a listing leaves out, once as long as it stays the same."""
+        omissions = []
+        if reader.too_large:
+            omissions.append(f"{reader.too_large} definitions of over {MAX_DEFINITION_BYTES} bytes")
+        if reader.excess:
+            omissions.append(f"everything after item {len(reader.items)}, because {reader.excess}")
+        text = "; ".join(omissions)
+        if text and self._omissions.get(method) != text:
+            self.note(f"left out of `{method}`: {text}")
+        self._omissions[method] = text
+
+    # Reading and writing at a bearable pace
 
     def throttle(self, slow: bool) -> None:
-        self._transport.throttle(slow)
+        """Stop reading while the client is slow, or resume."""
+        self._client_is_slow = slow
+        self._apply_throttle()
+
+    def _apply_throttle(self) -> None:
+        self._transport.throttle(self._client_is_slow or self._is_overspent)
+
+    def charge(self, cost: int) -> None:
+        loop = asyncio.get_running_loop()
+        if (seconds := self.budget.charge(cost, loop.time())) > 0 and not self._is_overspent:
+            self._is_overspent = True
+            self._apply_throttle()
+            loop.call_later(seconds, self._on_budget_restored)
+            self.note("reading is slowed down, because it sends more than it was asked for")
+
+    def _on_budget_restored(self) -> None:
+        loop = asyncio.get_running_loop()
+        if (seconds := self.budget.charge(0, loop.time())) > 0:
+            loop.call_later(seconds, self._on_budget_restored)
+            return
+        self._is_overspent = False
+        if not self._closed.is_set():
+            self._apply_throttle()
+
+    def _on_pressure(self, slow: bool) -> None:
+        """The upstream reads too slowly, or has caught up. The client waits for it, but not for long."""
+        if slow == self._is_slow_to_read:
+            return
+        self._is_slow_to_read, self._unread_bytes = slow, 0
+        if self._waiting_for_upstream is not None:
+            self._waiting_for_upstream.cancel()
+            self._waiting_for_upstream = None
+        if slow:
+            self._waiting_for_upstream = asyncio.get_running_loop().call_later(
+                PRESSURE_SECONDS, self._listener.on_pressure, False
+            )
+        self._listener.on_pressure(slow)
+
+    def _write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
+        if self._is_slow_to_read:
+            self._unread_bytes += len(frame)
+            if last and self._unread_bytes > MAX_UNREAD_REPLY_BYTES:
+                self.on_unread("it does not read the replies to its own requests")
+                return
+            if self._unread_bytes > MAX_UNREAD_BYTES:
+                self.on_closed(f"did not read {self._unread_bytes} bytes of its input")
+                return
+        self._transport.write(frame, about, last)
+
+    def on_unread(self, reason: str) -> None:
+        self.note(f"a reply was dropped: {reason}")
+
+    def note(self, text: str) -> None:
+        """Print a note for the operator, unless there were too many about this upstream."""
+        if (limited := self._notes.limit(text, asyncio.get_running_loop().time())) is not None:
+            self._listener.note(f"upstream `{self.name}`: {limited}")
+
+    # What the upstream sends (implements `transport.MessageHandler`)
 
     def on_message(self, frame: bytes | None) -> None:
         if frame is None:
+            self._frame_bytes = 0
             self.on_protocol_violation(f"dropped a message over {self._max_message_bytes} bytes")
             return
+        self._frame_bytes = size = len(frame)
         if self._scrubber:  # INVARIANT: nothing looks at the frame before its secrets are scrubbed (promise P10)
             frame = self._scrubber.clean(frame)
+        if size > MIN_DENSE_BYTES and frame.count(b"[") + frame.count(b"{") > MAX_VALUES:
+            self.on_protocol_violation(f"dropped a message with more than {MAX_VALUES} arrays and objects")
+            return
         try:
             message = orjson.loads(frame)
         except orjson.JSONDecodeError:
@@ -287,6 +441,8 @@ class Connection:
         if is_too_deep(frame, message):
             self.on_protocol_violation("dropped a message that is nested too deeply")
             message = _without_body(message)
+        if isinstance(message, dict) and "method" in message:
+            self.charge(MESSAGE_COST + size)
         try:
             self.peer.receive(message)
         except Exception as defect:  # the edge: a defect must cost this message and none after it
@@ -301,18 +457,22 @@ class Connection:
         return schema if isinstance(schema, dict) else None
 
     def on_closed(self, reason: str) -> None:
-        self._down = reason = self._scrub(reason)
+        self._down = reason = self._scrub(reason)[:MAX_NOTE_LENGTH]
         self._close_protocol()
+        self._notifications.close()
+        for id in list(self._open_requests):
+            self.release_request(id)
         self.peer.lose(f"upstream `{self.name}` {reason}")
         self._closed.set()
 
     def _scrub(self, text: str) -> str:
         """A library's error message may repeat parts of the request, and with it a secret."""
-        return self._scrubber.clean(text.encode()).decode(errors="replace")
+        return self._scrubber.clean(text.encode(errors="replace")).decode(errors="replace")
 
     async def close(self) -> None:
         """End it, with every process that it started."""
         self._close_protocol()
+        self._notifications.close()
         if self._down is None:
             self._down = "was stopped"
             self.peer.lose(f"upstream `{self.name}` was stopped")
@@ -330,8 +490,20 @@ class Connection:
             self.protocol.on_request(id, method)
         elif method == PING:
             self.peer.reply(id, {"result": {}})
+        elif id in self._open_requests:
+            self.peer.reply(id, error(INVALID_REQUEST, "a request with this id is open already"))
+        elif len(self._open_requests) >= MAX_OPEN_REQUESTS or not (room := self.budget.hold()).resize(
+            self._frame_bytes
+        ):
+            self.peer.reply(id, error(INTERNAL_ERROR, "too many requests to the client are open"))
         else:
+            self._open_requests[id] = room
             self._listener.on_server_request(self.name, id, method, params)
+
+    def release_request(self, id: Id) -> None:
+        """A request of the upstream was answered or cancelled."""
+        if (room := self._open_requests.pop(id, None)) is not None:
+            room.resize(0)
 
     def on_notification(self, method: str, params: Json) -> None:
         if self.protocol is not None:
@@ -340,10 +512,37 @@ class Connection:
             self._notify(method, params)
 
     def _notify(self, method: str, params: Json) -> None:
+        self._notifications.receive(method, params)
+
+    def _forward(self, method: str, params: Json) -> None:
         if method == TOOLS_CHANGED:
             self._listener.on_tools_changed(self.name)
         else:
             self._listener.on_server_notification(self.name, method, params)
 
     def on_protocol_violation(self, what: str) -> None:
-        self._listener.note(f"upstream `{self.name}`: {what}")
+        self.charge(MESSAGE_COST + self._frame_bytes)
+        self.note(what)
+
+
+class _NoteLimiter:
+    """Leaves out notes of which there are too many, and says how many."""
+
+    def __init__(self) -> None:
+        self._allowed, self._updated_at, self._left_out = float(NOTES_BURST), 0.0, 0
+
+    def limit(self, text: str, now: float) -> str | None:
+        """The note as it is to be printed; None to leave it out. `now` is in seconds, monotonic."""
+        self._allowed = min(self._allowed + (now - self._updated_at) / NOTE_SECONDS, NOTES_BURST)
+        self._updated_at = now
+        if self._allowed < 1:
+            self._left_out += 1
+            return None
+        self._allowed -= 1
+        left_out, self._left_out = self._left_out, 0
+        return text[:MAX_NOTE_LENGTH] + (f" ({left_out} notes before this one were left out)" if left_out else "")
+
+
+def _excerpt(value: object) -> str:
+    """The beginning of a value, for a message."""
+    return orjson.dumps(value, default=str)[:200].decode(errors="replace")

@@ -1,6 +1,7 @@
 """All upstreams of a session: their tools as one catalog, relayed requests, and the only function that runs a tool."""
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -48,6 +49,10 @@ class UpstreamGroup:
         self.pins = pins
         self.pins_failed = False
         """Whether the ledger could not be read when the pins were last checked."""
+        self.version = 0
+        """Increases whenever the catalog changes."""
+        self.rebuild_seconds = 0.0
+        """How long it took to make the catalog the last time."""
         self.is_closed = False
         self._rules = rules
         self._unpinned = unpinned
@@ -58,6 +63,8 @@ class UpstreamGroup:
         self._catalog: dict[str, Tool] = {}
         self._quarantine: Mapping[str, Quarantine] = {}
         self._left_out: list[str] = []
+        self._is_patient = True
+        """Whether the catalog waits for upstreams that have never been listed."""
         self._client_is_ready = asyncio.Event()
         self._supervisors: list[asyncio.Task[None]] = []
 
@@ -107,6 +114,8 @@ class UpstreamGroup:
             slow = [name for name, connection in self.connections.items() if not connection.listing_tried.is_set()]
             names = ", ".join(f"`{name}`" for name in slow)
             self._listener.note(f"continuing without {names}: still starting")
+            self._is_patient = False
+            self._on_listed()
 
     async def close(self) -> None:
         """End every upstream, with every process that it started."""
@@ -128,11 +137,20 @@ class UpstreamGroup:
     # The catalog
 
     def _on_listed(self) -> None:
-        if all(connection.listing_tried.is_set() for connection in self.connections.values()):
+        """Rebuild the catalog, unless upstreams are still waited for."""
+        connections = self.connections.values()
+        if not self._is_patient or all(connection.listing_tried.is_set() for connection in connections):
             self.rebuild()
 
     def rebuild(self) -> bool:
         """Make the catalog from the latest listings and the pins. Returns whether it changed."""
+        started = time.perf_counter()
+        try:
+            return self._rebuild()
+        finally:
+            self.rebuild_seconds = time.perf_counter() - started
+
+    def _rebuild(self) -> bool:
         listings = [
             (name, connection.tools) for name, connection in self.connections.items() if connection.tools is not None
         ]
@@ -144,6 +162,7 @@ class UpstreamGroup:
         quarantine = self._judge(list(listed.values()))
         catalog = {name: tool for name, tool in listed.items() if name not in quarantine}
         differs = catalog != self._catalog or quarantine != self._quarantine
+        self.version += differs
         if differs or not self._catalog:
             self._catalog, self._quarantine = catalog, quarantine
             self._on_catalog()
@@ -252,6 +271,10 @@ class UpstreamGroup:
         connection = self.connections[server]
         if connection.why_unavailable() is None and connection.protocol is None:
             connection.peer.notify(method, self._forwarded(params))
+
+    def release_request(self, server: str, id: Id) -> None:
+        """An upstream's request is not open any more."""
+        self.connections[server].release_request(id)
 
     def answer(self, server: str, id: Id, reply: Json) -> None:
         if self.connections[server].why_unavailable() is None:

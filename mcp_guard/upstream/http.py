@@ -118,10 +118,11 @@ class HttpTransport:
 
     def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
         if self._session is not None:
-            self._session.write(frame)
+            self._session.write(frame, last)
 
     def throttle(self, slow: bool) -> None:
-        """Nothing to do: each answer is read on its own, at the pace of whoever waits for it."""
+        if self._session is not None:
+            self._session.throttle(slow)
 
     async def close(self) -> None:
         running, self._running, session, self._session = self._running, None, self._session, None

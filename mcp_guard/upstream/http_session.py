@@ -6,8 +6,9 @@ has headers that mirror it and belongs to no session; it is cancelled by closing
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+import re
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
@@ -16,20 +17,34 @@ from urllib.parse import urljoin, urlsplit
 import httpx2 as httpx
 import orjson
 
-from mcp_guard.core.bounded import join_bounded
 from mcp_guard.core.model import Json
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.methods import CANCELLED, INITIALIZE
+from mcp_guard.protocol.sse import SseEvent, SseParser, StreamPosition
 from mcp_guard.protocol.versions import is_stateless
+from mcp_guard.upstream.http_body import ACCEPT_ENCODING, READ_ERRORS, read_decoded
 from mcp_guard.upstream.transport import MessageHandler
 
 SESSION, VERSION = "mcp-session-id", "mcp-protocol-version"
 CONNECT_SECONDS = 10.0
 RETRY_SECONDS = 1.0
-MAX_RETRY_SECONDS = 30.0
+ONE_WAY_SECONDS = 30.0
+"""How long an upstream may take to accept a notification or a reply; others wait behind it."""
+CANCEL_SECONDS = 5.0
+"""How long the answer to a cancelled request is still read."""
+DRAIN_SECONDS = 2.0
+"""How long the stream of an answer may stay open after the reply, which should be its last message."""
+MAX_QUEUED_REPLY_BYTES = 1024 * 1024
+"""Replies that an upstream may leave waiting; more of them are dropped."""
+DELETE_SECONDS = 4.0
+EVENTS_PER_TURN = 32
+MAX_ERROR_BYTES = 1024 * 1024
+"""The largest body of an error status that is read."""
 ACCEPT = "application/json, text/event-stream"
 OPENING_METHODS = (INITIALIZE, "server/discover")
 LISTEN = "subscriptions/listen"
+SESSION_ID = r"[\x21-\x7e]{1,1024}"
+"""A session id is visible ASCII (2025-03-26, "Session Management")."""
 NO_HEADERS: Mapping[str, str] = MappingProxyType({})
 
 
@@ -75,14 +90,30 @@ class UpstreamHttpSession:
         )
         self._tasks = asyncio.TaskGroup()
         self._outgoing: asyncio.Queue[bytes] = asyncio.Queue()
+        self._queued_bytes = 0
+        self._may_read = asyncio.Event()
+        self._may_read.set()
         self._session_headers: dict[str, str] = {}
         self._post_url = address.url
         self._is_over = False
-        self._stateless: dict[Id, asyncio.Task[None]] = {}
-        """Open requests that are cancelled by closing their streams."""
+        self._open: dict[Id, asyncio.Task[None]] = {}
+        """Open requests."""
+        self._stateless: set[Id] = set()
+        """Those of them that are cancelled by closing their streams."""
 
-    def write(self, frame: bytes) -> None:
+    def write(self, frame: bytes, is_reply: bool) -> None:
+        if is_reply and self._queued_bytes > MAX_QUEUED_REPLY_BYTES:
+            self._handler.on_unread("it does not take the replies to its own requests")
+            return
+        self._queued_bytes += len(frame)
         self._outgoing.put_nowait(frame)
+
+    def throttle(self, slow: bool) -> None:
+        """Stop reading, or go on."""
+        if slow:
+            self._may_read.clear()
+        else:
+            self._may_read.set()
 
     async def run(self, opened: asyncio.Event) -> None:
         """Send frames until cancelled or until the session is over; `opened` is set once they can be sent."""
@@ -95,13 +126,19 @@ class UpstreamHttpSession:
                         opened.set()
                     await self._send_all()
             except* _SessionEnded as endings:
-                if not self._is_over:
-                    self._is_over = True
-                    self._handler.on_closed(str(endings.exceptions[0]))
+                self._end(str(endings.exceptions[0]))
+            except* Exception as defects:  # the edge: a defect must cost this session and no other
+                self._end(f"caused an internal error: {_first_leaf(defects)!r}"[:500])
+
+    def _end(self, reason: str) -> None:
+        if not self._is_over:
+            self._is_over = True
+            self._handler.on_closed(reason)
 
     async def _send_all(self) -> None:
         while True:
             frame = await self._outgoing.get()
+            self._queued_bytes -= len(frame)
             message = orjson.loads(frame)
             is_request = "method" in message and "id" in message
             if message.get("method") == CANCELLED and self._cancel(message):
@@ -115,23 +152,31 @@ class UpstreamHttpSession:
                 await self._send_one_way(frame)
 
     def _begin_request(self, frame: bytes, message: Json) -> None:
-        if not is_stateless(message["method"], message.get("params") or {}) or self._address.old:
-            self._tasks.create_task(self._request(frame, message, {}))
-            return
-        from mcp_guard.protocol.headers import mirror_headers  # needed by the stateless revision only
+        id, headers = message["id"], dict[str, str]()
+        if is_stateless(message["method"], message.get("params") or {}) and not self._address.old:
+            from mcp_guard.protocol.headers import mirror_headers  # needed by the stateless revision only
 
-        id = message["id"]
-        headers = mirror_headers(message, self._handler.input_schema)
-        task = self._tasks.create_task(self._request(frame, message, headers))
-        self._stateless[id] = task
-        task.add_done_callback(lambda _: self._stateless.pop(id, None))
+            headers = mirror_headers(message, self._handler.input_schema)
+            self._stateless.add(id)
+        self._open[id] = task = self._tasks.create_task(self._request(frame, message, headers))
+        task.add_done_callback(lambda _: self._forget(id))
+
+    def _forget(self, id: Id) -> None:
+        self._open.pop(id, None)
+        self._stateless.discard(id)
 
     def _cancel(self, notification: Json) -> bool:
-        """Cancel a stateless request. False if the notification must be sent: the upstream had a handshake."""
-        task = self._stateless.get(notification["params"]["requestId"])
-        if task is not None:
+        """Stop reading the answer to a request: at once if it is stateless, else a while after the notification.
+
+        Returns whether that is all: False if the notification must be sent, because the upstream had a handshake.
+        """
+        id = notification["params"]["requestId"]
+        task, closes_stream = self._open.get(id), id in self._stateless
+        if task is not None and closes_stream:
             task.cancel()
-        return task is not None or (VERSION not in self._session_headers and not self._address.old)
+        elif task is not None:
+            asyncio.get_running_loop().call_later(CANCEL_SECONDS, task.cancel)
+        return closes_stream or (VERSION not in self._session_headers and not self._address.old)
 
     async def _sign_in(self) -> str | None:
         """Make sure of a token, if one is needed. Returns why there is none, or None."""
@@ -157,7 +202,7 @@ class UpstreamHttpSession:
         url, accept = (self._post_url, ACCEPT) if method == "POST" else (self._address.url, "text/event-stream")
         for is_last in (self._token_provider is None, True):
             token = self._token_provider.headers() if self._token_provider else {}
-            headers = {"accept": accept, **self._headers(extra), **token}
+            headers = {"accept": accept, "accept-encoding": ACCEPT_ENCODING, **self._headers(extra), **token}
             async with self._http.stream(method, url, content=frame, headers=headers) as response:
                 if is_last or response.status_code != 401 or not await self._renew_token(token):
                     yield response
@@ -179,10 +224,12 @@ class UpstreamHttpSession:
     async def _send_one_way(self, frame: bytes) -> None:
         """Send a notification or a reply."""
         try:
-            async with self._exchange("POST", frame) as response:
+            async with asyncio.timeout(ONE_WAY_SECONDS), self._exchange("POST", frame) as response:
                 status = response.status_code
         except httpx.TransportError as error:
             raise _SessionEnded(_explain(error)) from None
+        except TimeoutError:
+            raise _SessionEnded(f"did not accept a notification within {ONE_WAY_SECONDS:g} s") from None
         if status == 404 and SESSION in self._session_headers:
             raise _SessionEnded("has ended its session")
 
@@ -192,54 +239,104 @@ class UpstreamHttpSession:
                 if self._address.old and response.status_code < 300:
                     return  # the answer arrives on the stream that was opened first
                 await self._read_answer(response, message)
-        except httpx.TransportError as error:
+        except READ_ERRORS as error:
             not_connected = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
             if message["method"] in OPENING_METHODS or (not_connected and message["method"] == LISTEN):
                 raise _SessionEnded(_explain(error)) from None
             self._handler.on_request_lost(message["id"], _explain(error))
+        except _SessionEnded:
+            raise
+        except Exception as defect:  # the edge: a defect must cost this request and no other
+            self._handler.on_request_lost(message["id"], f"caused an internal error: {defect!r}"[:500])
 
     async def _read_answer(self, response: httpx.Response, message: Json) -> None:
         if response.status_code == 404 and SESSION in self._session_headers:
             raise _SessionEnded("has ended its session")
         content_type = response.headers.get("content-type", "")
         if content_type.startswith("text/event-stream"):
-            await self._read_answer_stream(response, message["id"])
+            await self._read_answer_stream(response, message)
         elif response.status_code >= 300:
-            self._read_error_answer(message, response.status_code, await self._read_body(response))
+            body = await self._read_body(response, min(self._max_message_bytes, MAX_ERROR_BYTES))
+            self._read_error_answer(message, response.status_code, body)
         else:
-            self._handler.on_message(await self._read_body(response))
+            self._handler.on_message(await self._read_body(response, self._max_message_bytes))
             self._handler.on_request_lost(message["id"], "sent a response that does not answer this request")
-        self._adopt_session(response, message)
+            self._adopt_session(response, message)
 
-    async def _read_body(self, response: httpx.Response) -> bytes | None:
-        return await join_bounded(response.aiter_bytes(), self._max_message_bytes)
+    async def _read_body(self, response: httpx.Response, max_bytes: int) -> bytes | None:
+        """The body; None if it is over the limit, or if the upstream's other bodies leave no room for it."""
+        body = bytearray()
+        with self._handler.budget.hold() as holding:
+            async with aclosing(read_decoded(response, self._handler.charge)) as pieces:
+                async for piece in pieces:
+                    if len(body) + len(piece) > max_bytes or not holding.resize(len(body) + len(piece)):
+                        return None
+                    body += piece
+                    await self._may_read.wait()
+            return bytes(body)
 
-    async def _read_answer_stream(self, response: httpx.Response, id: Id) -> None:
+    async def _read_events(self, response: httpx.Response, position: StreamPosition) -> AsyncGenerator[SseEvent, None]:
+        """The events of a stream, at the pace of whoever takes them; `position` is kept up to date."""
+        parser, count = SseParser(self._max_message_bytes, position), 0
+        with self._handler.budget.hold() as holding:
+            async with aclosing(read_decoded(response, self._handler.charge)) as pieces:
+                async for piece in pieces:
+                    for event in parser.feed(piece):
+                        yield event
+                        count += 1
+                        if count % EVENTS_PER_TURN == 0:
+                            await asyncio.sleep(0)
+                        await self._may_read.wait()
+                    if wasted := parser.take_waste():
+                        self._handler.charge(wasted)
+                    if not holding.resize(parser.held):
+                        raise httpx.DecodingError("it sent too much at once on several streams")
+                    await self._may_read.wait()
+
+    async def _read_messages(
+        self, response: httpx.Response, position: StreamPosition
+    ) -> AsyncGenerator[bytes | None, None]:
+        """The data of each message event; None for one over the limit."""
+        async with aclosing(self._read_events(response, position)) as events:
+            async for event in events:
+                if event.name == "message" and event.data != b"":
+                    yield event.data
+
+    async def _read_answer_stream(self, response: httpx.Response, message: Json) -> None:
         """Read the stream of an answer, and its continuation if it ends early (2025-11-25, "Resumability")."""
-        position, answered = await self._read_until_end(response, id)
+        id = message["id"]
+        position, answered = await self._read_until_end(response, message)
         while not answered and position.id and SESSION in self._session_headers:
             await asyncio.sleep(position.retry)
             async with self._exchange("GET", extra={"last-event-id": position.id}) as continuation:
                 if continuation.status_code != 200:
                     break
-                before, (position, answered) = position, await self._read_until_end(continuation, id)
+                before, (position, answered) = position, await self._read_until_end(continuation, message)
             if position == before and not answered:
                 break  # nothing new arrived, and nothing will
         if not answered:
             self._handler.on_request_lost(id, "the stream of its answer ended early")
 
-    async def _read_until_end(self, response: httpx.Response, id: Id) -> tuple["StreamPosition", bool]:
-        """Pass on each message; returns where the stream ended, and whether the reply to `id` was among them."""
-        position, answered = StreamPosition(), False
-        async for data in events(response, self._max_message_bytes, position):
-            self._handler.on_message(data)
-            answered = answered or _is_reply_to(data, id)
-        return position, answered
+    async def _read_until_end(self, response: httpx.Response, message: Json) -> tuple[StreamPosition, bool]:
+        """Pass on each message; returns where the stream ended, and whether the reply to `message` was among them."""
+        position, draining = StreamPosition(), None
+        try:
+            async with aclosing(self._read_messages(response, position)) as messages:
+                async for data in messages:
+                    is_reply = draining is None and _is_reply_to(data, message["id"])
+                    self._handler.on_message(data)
+                    if is_reply and (task := self._open.get(message["id"])) is not None:
+                        self._adopt_session(response, message)
+                        draining = asyncio.get_running_loop().call_later(DRAIN_SECONDS, task.cancel)
+        finally:
+            if draining is not None:
+                draining.cancel()
+        return position, draining is not None
 
     def _adopt_session(self, response: httpx.Response, message: Json) -> None:
         """Send the session id and the version with all requests after `initialize`."""
         if message["method"] == INITIALIZE and response.status_code < 300:
-            if id := response.headers.get(SESSION):
+            if re.fullmatch(SESSION_ID, id := response.headers.get(SESSION, "")):
                 self._session_headers[SESSION] = id
             self._session_headers[VERSION] = message["params"]["protocolVersion"]
             self._tasks.create_task(self._listen())
@@ -268,9 +365,10 @@ class UpstreamHttpSession:
                 async with self._exchange("GET") as response:
                     if response.status_code != 200:
                         return
-                    async for data in events(response, self._max_message_bytes):
-                        self._handler.on_message(data)
-            except httpx.TransportError as error:
+                    async with aclosing(self._read_messages(response, StreamPosition())) as messages:
+                        async for data in messages:
+                            self._handler.on_message(data)
+            except READ_ERRORS as error:
                 raise _SessionEnded(_explain(error)) from None
             await asyncio.sleep(RETRY_SECONDS)
 
@@ -280,27 +378,37 @@ class UpstreamHttpSession:
             async with self._exchange("GET") as response:
                 if response.status_code != 200:
                     raise _SessionEnded(f"answered with HTTP status {response.status_code}")
-                async for name, data in named_events(response, self._max_message_bytes):
-                    if name == "endpoint":
-                        self._post_url = urljoin(self._address.url, (data or b"").decode(errors="replace"))
-                        if _origin(self._post_url) != _origin(self._address.url):
-                            raise _SessionEnded("asked for its requests to be sent to another host")
-                        opened.set()
-                    else:
-                        self._handler.on_message(data)
-        except httpx.TransportError as error:
+                async with aclosing(self._read_events(response, StreamPosition())) as events:
+                    async for event in events:
+                        if event.name == "endpoint":
+                            self._post_url = self._endpoint(event.data or b"")
+                            opened.set()
+                        elif event.data != b"":
+                            self._handler.on_message(event.data)
+        except READ_ERRORS as error:
             raise _SessionEnded(_explain(error)) from None
         raise _SessionEnded("closed its stream")
+
+    def _endpoint(self, data: bytes) -> str:
+        """The URL for requests that the upstream named. Raises: _SessionEnded if it is on another host."""
+        try:
+            url = urljoin(self._address.url, data.decode())
+            if _origin(url) == _origin(self._address.url):
+                return str(httpx.URL(url))
+        except (ValueError, httpx.InvalidURL):
+            raise _SessionEnded("named an address for requests that is not a URL") from None
+        raise _SessionEnded("asked for its requests to be sent to another host")
 
     async def delete(self) -> None:
         """End the session at the upstream, if it has one."""
         if SESSION not in self._session_headers:
             return
         try:
-            async with httpx.AsyncClient(timeout=2, trust_env=False) as http:
+            async with asyncio.timeout(DELETE_SECONDS), httpx.AsyncClient(timeout=2, trust_env=False) as http:
                 token = self._token_provider.headers() if self._token_provider else {}
-                await http.delete(self._address.url, headers={**self._headers(), **token})
-        except httpx.HTTPError:
+                async with http.stream("DELETE", self._address.url, headers={**self._headers(), **token}):
+                    return  # its body is of no interest
+        except (httpx.HTTPError, TimeoutError):
             return  # unreachable, or it does not support this: either way the session is of no use any more
 
 
@@ -328,16 +436,16 @@ def _reply_in(body: bytes, id: Id, any_id: bool) -> bytes | None:
     return None
 
 
-def _explain(error: httpx.TransportError) -> str:
-    return f"cannot be reached: {type(error).__name__}{f': {error}' if str(error) else ''}"
+def _explain(error: httpx.RequestError) -> str:
+    what = "sent a response that cannot be read" if isinstance(error, httpx.DecodingError) else "cannot be reached"
+    return f"{what}: {type(error).__name__}{f': {error}' if str(error) else ''}"
 
 
-@dataclass(slots=True)
-class StreamPosition:
-    """How far a stream of events was read: the last event id, and the seconds to wait before resuming."""
-
-    id: str = ""
-    retry: float = RETRY_SECONDS
+def _first_leaf(group: BaseExceptionGroup[Exception]) -> BaseException:
+    error: BaseException = group
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
 
 
 def _is_reply_to(data: bytes | None, id: Id) -> bool:
@@ -349,41 +457,3 @@ def _is_reply_to(data: bytes | None, id: Id) -> bool:
     except orjson.JSONDecodeError:
         return False
     return isinstance(message, dict) and "method" not in message and message.get("id") == id
-
-
-async def events(
-    response: httpx.Response, max_bytes: int, position: StreamPosition | None = None
-) -> AsyncIterator[bytes | None]:
-    """The data of each message event; None for one over the limit."""
-    async for name, data in named_events(response, max_bytes, position):
-        if name == "message" and data != b"":
-            yield data
-
-
-async def named_events(
-    response: httpx.Response, max_bytes: int, position: StreamPosition | None = None
-) -> AsyncIterator[tuple[str, bytes | None]]:
-    """Server-sent events (HTML Living Standard §9.2.6): name and data; data is None if it is over the limit.
-
-    `position` is kept up to date while they are read.
-    """
-    name, data, size = "message", list[str](), 0
-    position = position or StreamPosition()
-    async for line in response.aiter_lines():
-        if not line:
-            if data or size:
-                yield name, "\n".join(data).encode() if size <= max_bytes else None
-            name, data, size = "message", [], 0
-            continue
-        field_name, _, value = line.partition(":")
-        value = value.removeprefix(" ")
-        if field_name == "event":
-            name = value
-        elif field_name == "id":
-            position.id = value
-        elif field_name == "retry" and value.isdecimal():
-            position.retry = min(int(value) / 1000, MAX_RETRY_SECONDS)
-        elif field_name == "data":
-            size += len(value)
-            if size <= max_bytes:
-                data.append(value)

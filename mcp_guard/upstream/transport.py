@@ -10,10 +10,21 @@ from typing import Protocol
 from mcp_guard.core.model import Json
 from mcp_guard.ports import ClientChannel
 from mcp_guard.protocol.jsonrpc import Id
+from mcp_guard.upstream.budget import UpstreamBudget
 
 
 class MessageHandler(Protocol):
     """Receives what arrives over a transport."""
+
+    @property
+    def budget(self) -> UpstreamBudget:
+        """Whatever is kept before it is a whole message is held in this budget."""
+
+    def charge(self, cost: int) -> None:
+        """Pay for bytes and work that lead to no message; when too much was spent, the transport is throttled."""
+
+    def on_unread(self, reason: str) -> None:
+        """A reply to a request of the upstream was dropped."""
 
     def on_message(self, frame: bytes | None) -> None:
         """A frame, or None for one over the size limit."""
@@ -45,10 +56,10 @@ class Transport(Protocol):
         """Make it ready for frames. False if that failed; then `handler.on_closed` was called with the reason."""
 
     def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
-        """Send a frame. Frames leave in the order of the calls."""
+        """Send a frame. Frames leave in the order of the calls. With `last`, it is a reply to the upstream."""
 
     def throttle(self, slow: bool) -> None:
-        """Stop reading while the client is slow, or resume."""
+        """Stop reading, or resume: the client is slow, or the upstream has spent its budget."""
 
     async def close(self) -> None:
         """End it, with every process that it started."""

@@ -81,7 +81,7 @@ async def sign_in(url: str, settings: OAuthSettings, client_secret: str, show: C
             "redirect_uri": request.redirect,
             "code_verifier": request.verifier,
         }
-        return await request_tokens(http, endpoints, settings, client_secret, form)
+        return await request_tokens(http, url, endpoints, settings, client_secret, form)
 
 
 def _listen(port: int) -> socket.socket:

@@ -10,6 +10,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable
+from typing import TypeGuard
 from urllib.parse import quote
 
 import httpx2 as httpx
@@ -17,6 +18,7 @@ import httpx2 as httpx
 from mcp_guard.core.bounded import join_bounded
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.settings import OAuthSettings
+from mcp_guard.upstream.http_body import read_decoded
 from mcp_guard.upstream.oauth.discovery import (
     MAX_METADATA_BYTES,
     Endpoints,
@@ -24,12 +26,17 @@ from mcp_guard.upstream.oauth.discovery import (
     discover_endpoints,
     http_client,
     is_secure_url,
+    is_trusted,
 )
 from mcp_guard.upstream.oauth.token_storage import Tokens, TokenStorage
 
 MAX_SCRUBBED_TOKENS = 32
 """How many tokens of an upstream are scrubbed: those in use and their predecessors, which have expired by then."""
 RENEWAL_MARGIN_SECONDS = 30.0
+TOKEN_SECONDS = 60.0
+"""How long one request to a token endpoint may take altogether."""
+MAX_LIFETIME_SECONDS = 10 * 365 * 86400
+MAX_TOKEN_LENGTH = 16 * 1024
 
 
 class OAuthTokenProvider:
@@ -77,7 +84,7 @@ class OAuthTokenProvider:
         async with http_client() as http:
             self._endpoints = self._endpoints or await discover_endpoints(http, self._url, self._settings)
             form = {"grant_type": "client_credentials"}
-            return await request_tokens(http, self._endpoints, self._settings, self._client_secret(), form)
+            return await request_tokens(http, self._url, self._endpoints, self._settings, self._client_secret(), form)
 
     async def _refresh(self) -> Tokens:
         """INVARIANT: one refresh at a time over all processes, and new tokens are stored before they are used."""
@@ -95,7 +102,9 @@ class OAuthTokenProvider:
             form = {"grant_type": "refresh_token", "refresh_token": stored.refresh}
             async with http_client() as http:
                 try:
-                    tokens = await request_tokens(http, endpoints, self._settings, self._client_secret(), form)
+                    tokens = await request_tokens(
+                        http, self._url, endpoints, self._settings, self._client_secret(), form
+                    )
                 except NoToken as error:
                     raise NoToken(f"{error}; {login}") from None
             self._scrub(tokens)
@@ -116,14 +125,23 @@ def _is_due(tokens: Tokens) -> bool:
 
 
 async def request_tokens(
-    http: httpx.AsyncClient, endpoints: Endpoints, settings: OAuthSettings, client_secret: str, form: dict[str, str]
+    http: httpx.AsyncClient,
+    url: str,
+    endpoints: Endpoints,
+    settings: OAuthSettings,
+    client_secret: str,
+    form: dict[str, str],
 ) -> Tokens:
-    """Send one request to the token endpoint (RFC 6749 §4.1.3, §4.4, §6; RFC 7636; RFC 8707). It is not repeated.
+    """Get tokens for the upstream at `url`.
+
+    Send one request to the token endpoint (RFC 6749 §4.1.3, §4.4, §6; RFC 7636; RFC 8707). It is not repeated.
 
     Raises: NoToken; its message has no token and nothing that the server wrote but the error code.
     """
     if not is_secure_url(endpoints.token):
         raise NoToken("the token endpoint is neither https nor on this machine")
+    if not is_trusted(endpoints.token, url, settings):
+        raise NoToken(f"the token endpoint `{endpoints.token[:200]}` is not on a host that the configuration names")
     body = {**form, "resource": endpoints.resource, **({"scope": settings.scope} if settings.scope else {})}
     headers = {"accept": "application/json"}
     if client_secret and not endpoints.posts_secret:
@@ -132,10 +150,15 @@ async def request_tokens(
     else:
         body |= {"client_id": settings.client_id} | ({"client_secret": client_secret} if client_secret else {})
     try:
-        async with http.stream("POST", endpoints.token, data=body, headers=headers) as response:
-            answer = await join_bounded(response.aiter_bytes(), MAX_METADATA_BYTES)
+        async with (
+            asyncio.timeout(TOKEN_SECONDS),
+            http.stream("POST", endpoints.token, data=body, headers=headers) as response,
+        ):
+            answer = await join_bounded(read_decoded(response), MAX_METADATA_BYTES)
     except httpx.HTTPError as error:
         raise NoToken(f"the token endpoint cannot be reached: {type(error).__name__}") from None
+    except TimeoutError:
+        raise NoToken(f"the token endpoint did not answer completely within {TOKEN_SECONDS:g} s") from None
     return _read_tokens(response.status_code, answer, endpoints, form.get("refresh_token", ""))
 
 
@@ -155,12 +178,18 @@ def _read_tokens(status: int, body: bytes | None, endpoints: Endpoints, refresh:
         shown = f" (`{code}`)" if re.fullmatch(r"[a-z_]{1,40}", code) else ""
         raise NoToken(f"the token endpoint answered with HTTP status {status}{shown}")
     access, kind = answer.get("access_token"), str(answer.get("token_type", "")).lower()
-    if not isinstance(access, str) or not re.fullmatch(r"[\x21-\x7e]+", access) or kind != "bearer":
+    if not _is_usable(access) or kind != "bearer":
         raise NoToken("the token endpoint returned no bearer token")
     expires_in, new_refresh = answer.get("expires_in"), answer.get("refresh_token")
     renew_at = 0.0
     if isinstance(expires_in, int | float) and expires_in > 0:
+        expires_in = min(expires_in, MAX_LIFETIME_SECONDS)
         renew_at = time.time() + expires_in - min(RENEWAL_MARGIN_SECONDS, expires_in / 4)
-    if isinstance(new_refresh, str) and new_refresh:
+    if _is_usable(new_refresh):
         refresh = new_refresh
     return Tokens(access, refresh, renew_at, endpoints.token, endpoints.resource, endpoints.posts_secret)
+
+
+def _is_usable(token: object) -> TypeGuard[str]:
+    """Whether it can be sent as a token: visible ASCII (RFC 6750 §2.1), and not endless."""
+    return isinstance(token, str) and len(token) <= MAX_TOKEN_LENGTH and bool(re.fullmatch(r"[\x21-\x7e]+", token))

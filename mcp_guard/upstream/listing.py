@@ -1,0 +1,68 @@
+"""One list of an upstream, page by page, within limits on what it may hold. Pure.
+
+The pages are counted as they arrive, in bytes, in items and in values, because an empty object takes forty times as
+much memory as its JSON. What was read before a limit was reached is kept: promise P5 holds, since no call can name what
+is not listed.
+"""
+
+import orjson
+
+from mcp_guard.core.model import Json
+from mcp_guard.core.tool_pins import MAX_DEFINITION_BYTES, MAX_TOOLS
+
+MAX_PAGES = 1000
+MAX_ITEMS = 10_000
+"""Of a list other than that of tools, which has a limit of its own."""
+VALUE_BYTES = 64
+"""What an array, an object or a member is counted as, beside its text."""
+VALUES_FACTOR = 4
+"""How many times its limit in bytes a list may take with its values counted."""
+
+
+class ListingReader:
+    """Gathers the items of the member `name`.
+
+    `excess` says why everything after the last item was left out; it is empty if nothing was. `too_large` counts the
+    tools before it that were left out because their definitions are over the limit of one definition.
+    """
+
+    def __init__(self, name: str, max_bytes: int) -> None:
+        self.items: list[Json] = []
+        self.size = 0
+        self.excess = ""
+        self.too_large = 0
+        self.next_cursor: str | None = None
+        self._name, self._max_bytes = name, max_bytes
+        self._max_items = MAX_TOOLS if name == "tools" else MAX_ITEMS
+        self._pages = self._weight = 0
+
+    def add(self, reply: Json) -> bool:
+        """Take one page. False if the reply is no page of this list."""
+        result = reply.get("result")
+        if not isinstance(result, dict) or not isinstance(page := result.get(self._name), list):
+            return False
+        self._pages += 1
+        cursor = result.get("nextCursor")
+        self.next_cursor = cursor if isinstance(cursor, str) else None
+        for item in page:
+            if not isinstance(item, dict):
+                continue
+            text = orjson.dumps(item)
+            if self._name == "tools" and len(text) > MAX_DEFINITION_BYTES:
+                self.too_large += 1
+                continue
+            size = self.size + len(text)
+            weight = self._weight + VALUE_BYTES * (text.count(b"{") + text.count(b"[") + text.count(b","))
+            if size > self._max_bytes or size + weight > VALUES_FACTOR * self._max_bytes:
+                self.excess = f"a listing may have {self._max_bytes} bytes (limits.listing_bytes)"
+            elif len(self.items) >= self._max_items:
+                self.excess = f"a listing may have {self._max_items} items"
+            if self.excess:
+                break
+            self.items.append(item)
+            self.size, self._weight = size, weight
+        if self.next_cursor is not None and self._pages >= MAX_PAGES:
+            self.excess = self.excess or f"a listing may have {MAX_PAGES} pages"
+        if self.excess:
+            self.next_cursor = None
+        return True
