@@ -251,7 +251,7 @@ async def listed_tools(settings: Settings, pins: Pins | None = None) -> tuple[li
 
 
 class NoClient:
-    """Implements `connection.UpstreamListener` where there is no client: prints requests and drops notifications."""
+    """Implements `listener.UpstreamListener` where there is no client: prints requests and drops notifications."""
 
     def on_server_request(self, server: str, id: Id, method: str, params: Json) -> None:
         self.note(f"upstream `{server}` asked for `{method}`; there is no client to ask")

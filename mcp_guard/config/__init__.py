@@ -267,7 +267,7 @@ class LimitsConfig(Model):
     depth: Annotated[int, Field(gt=0, le=200)] = 64
     message_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
     request_bytes: Annotated[int, Field(gt=0)] = 4 * 1024 * 1024
-    listing_bytes: Annotated[int, Field(gt=0)] = 4 * 1024 * 1024
+    listing_bytes: Annotated[int, Field(gt=0)] = 2 * 1024 * 1024
     kept_response_bytes: Annotated[int, Field(ge=0)] = 64 * 1024
     open_requests: Annotated[int, Field(ge=0)] = 50
     open_request_bytes: Annotated[int, Field(ge=0)] = 8 * 1024 * 1024

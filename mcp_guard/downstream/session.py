@@ -324,7 +324,7 @@ class Session:
         tool = self.upstreams.find_tool(self._tool_names.from_client(client_name))
         return tool.definition.get("inputSchema") if tool is not None else None
 
-    # Messages of the upstreams (implements `connection.UpstreamListener`)
+    # Messages of the upstreams (implements `listener.UpstreamListener`)
 
     def on_server_request(self, server: str, id: Id, method: str, params: Json) -> None:
         task = self.start((server, id), self._ask_client(server, id, method, params))

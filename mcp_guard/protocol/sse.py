@@ -128,6 +128,7 @@ class SseParser:
             self._wasted += LINE_COST + len(value)
         elif len(self._data) + len(value) + self._has_data > self._max_bytes:
             self._drop_event()
+            self._wasted += len(value)
         elif self._has_data:
             self._wasted += LINE_COST
             self._data += b"\n" + value

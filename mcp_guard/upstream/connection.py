@@ -8,7 +8,6 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import orjson
 
@@ -30,8 +29,10 @@ from mcp_guard.protocol.methods import (
     TOOLS_CHANGED,
 )
 from mcp_guard.upstream.budget import MESSAGE_COST, Holding, UpstreamBudget
+from mcp_guard.upstream.listener import NoListener, UpstreamListener
 from mcp_guard.upstream.listing import ListingReader
 from mcp_guard.upstream.notifications import NotificationCoalescer
+from mcp_guard.upstream.pace import MAX_NOTE_LENGTH, NoteLimiter, ReadingPace
 from mcp_guard.upstream.status_file import UpstreamStatus
 from mcp_guard.upstream.transport import ServerProtocol, Transport
 
@@ -53,42 +54,6 @@ PRESSURE_SECONDS = 2.0
 MAX_VALUES = 1_000_000
 """Arrays and objects in one message: an empty one takes two bytes in JSON, and forty times as much in memory."""
 MIN_DENSE_BYTES = 2 * MAX_VALUES
-NOTES_BURST, NOTE_SECONDS, MAX_NOTE_LENGTH = 20, 5.0, 500
-"""How many notes about one upstream are printed at once, how soon there may be another, and their length."""
-
-
-class UpstreamListener(Protocol):
-    """Receives what upstreams send without being asked, and notes for the operator."""
-
-    def on_server_request(self, server: str, id: Id, method: str, params: Json) -> None: ...
-
-    def on_server_notification(self, server: str, method: str, params: Json) -> None: ...
-
-    def on_tools_changed(self, server: str) -> None: ...
-
-    def on_pressure(self, slow: bool) -> None:
-        """The upstream reads too slowly, or has caught up."""
-
-    def note(self, text: str) -> None: ...
-
-
-class NoListener:
-    """Implements `UpstreamListener` until there is one: no upstream has been contacted, so nothing arrives."""
-
-    def on_server_request(self, server: str, id: Id, method: str, params: Json) -> None:
-        pass
-
-    def on_server_notification(self, server: str, method: str, params: Json) -> None:
-        pass
-
-    def on_tools_changed(self, server: str) -> None:
-        pass
-
-    def on_pressure(self, slow: bool) -> None:
-        pass
-
-    def note(self, text: str) -> None:
-        pass
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,7 +65,7 @@ class Upstream:
     scrubber: Scrubber
     max_message_bytes: int
     call_seconds: float
-    max_listing_bytes: int = 4 * 1024 * 1024
+    max_listing_bytes: int = 2 * 1024 * 1024
 
     def start(self) -> None:
         """Start its process at once, so that it warms up meanwhile; not where reading its secrets may block."""
@@ -148,12 +113,17 @@ class Connection:
         self._tools_holding = self.budget.hold()
         self._omissions: dict[str, str] = {}
         """What was left out of each list, as it was last printed."""
-        self._client_is_slow = self._is_overspent = self._is_slow_to_read = False
+        self._pace = ReadingPace(
+            self.budget,
+            self._transport.throttle,
+            lambda: self.note("it is read slowly, because it sends more than it was asked for"),
+        )
+        self._is_slow_to_read = False
         self._unread_bytes = 0
         """Bytes that were written since the upstream is slow to read."""
         self._waiting_for_upstream: asyncio.TimerHandle | None = None
         self._notifications = NotificationCoalescer(self._forward, self.budget)
-        self._notes = _NoteLimiter()
+        self._notes = NoteLimiter()
         self._listener: UpstreamListener = NoListener()
         self._prefers_stateless = False
         self._down: str | None = "is starting"
@@ -246,7 +216,7 @@ class Connection:
         except Exception as defect:  # the edge: a defect must cost this upstream and no other
             self.on_closed(f"caused an internal error: {type(defect).__name__}: {defect}")
             return False
-        self._apply_throttle()
+        self._pace.apply()
         try:
             if self._prefers_stateless:
                 self._prefers_stateless = False  # an upstream that does not survive the question is not asked again
@@ -364,28 +334,10 @@ class Connection:
 
     def throttle(self, slow: bool) -> None:
         """Stop reading while the client is slow, or resume."""
-        self._client_is_slow = slow
-        self._apply_throttle()
-
-    def _apply_throttle(self) -> None:
-        self._transport.throttle(self._client_is_slow or self._is_overspent)
+        self._pace.set_client_slow(slow)
 
     def charge(self, cost: int) -> None:
-        loop = asyncio.get_running_loop()
-        if (seconds := self.budget.charge(cost, loop.time())) > 0 and not self._is_overspent:
-            self._is_overspent = True
-            self._apply_throttle()
-            loop.call_later(seconds, self._on_budget_restored)
-            self.note("reading is slowed down, because it sends more than it was asked for")
-
-    def _on_budget_restored(self) -> None:
-        loop = asyncio.get_running_loop()
-        if (seconds := self.budget.charge(0, loop.time())) > 0:
-            loop.call_later(seconds, self._on_budget_restored)
-            return
-        self._is_overspent = False
-        if not self._closed.is_set():
-            self._apply_throttle()
+        self._pace.charge(cost)
 
     def _on_pressure(self, slow: bool) -> None:
         """The upstream reads too slowly, or has caught up. The client waits for it, but not for long."""
@@ -459,7 +411,6 @@ class Connection:
     def on_closed(self, reason: str) -> None:
         self._down = reason = self._scrub(reason)[:MAX_NOTE_LENGTH]
         self._close_protocol()
-        self._notifications.close()
         for id in list(self._open_requests):
             self.release_request(id)
         self.peer.lose(f"upstream `{self.name}` {reason}")
@@ -472,13 +423,13 @@ class Connection:
     async def close(self) -> None:
         """End it, with every process that it started."""
         self._close_protocol()
-        self._notifications.close()
         if self._down is None:
             self._down = "was stopped"
             self.peer.lose(f"upstream `{self.name}` was stopped")
         await self._transport.close()
 
     def _close_protocol(self) -> None:
+        self._notifications.close()
         if self.protocol is not None:
             self.protocol.close()
 
@@ -523,24 +474,6 @@ class Connection:
     def on_protocol_violation(self, what: str) -> None:
         self.charge(MESSAGE_COST + self._frame_bytes)
         self.note(what)
-
-
-class _NoteLimiter:
-    """Leaves out notes of which there are too many, and says how many."""
-
-    def __init__(self) -> None:
-        self._allowed, self._updated_at, self._left_out = float(NOTES_BURST), 0.0, 0
-
-    def limit(self, text: str, now: float) -> str | None:
-        """The note as it is to be printed; None to leave it out. `now` is in seconds, monotonic."""
-        self._allowed = min(self._allowed + (now - self._updated_at) / NOTE_SECONDS, NOTES_BURST)
-        self._updated_at = now
-        if self._allowed < 1:
-            self._left_out += 1
-            return None
-        self._allowed -= 1
-        left_out, self._left_out = self._left_out, 0
-        return text[:MAX_NOTE_LENGTH] + (f" ({left_out} notes before this one were left out)" if left_out else "")
 
 
 def _excerpt(value: object) -> str:

@@ -18,7 +18,8 @@ from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent, Pins
 from mcp_guard.protocol.jsonrpc import Id, PeerLost, error
 from mcp_guard.protocol.methods import CALL_TOOL
 from mcp_guard.upstream.catalog import build_catalog, make_tool
-from mcp_guard.upstream.connection import Connection, NoListener, Upstream, UpstreamListener
+from mcp_guard.upstream.connection import Connection, Upstream
+from mcp_guard.upstream.listener import NoListener, UpstreamListener
 from mcp_guard.upstream.status_file import UpstreamStatus
 from mcp_guard.upstream.transport import InputUnavailable, RoundCount
 

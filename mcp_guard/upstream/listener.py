@@ -1,0 +1,40 @@
+"""Who hears what upstreams send without being asked: the session."""
+
+from typing import Protocol
+
+from mcp_guard.core.model import Json
+from mcp_guard.protocol.jsonrpc import Id
+
+
+class UpstreamListener(Protocol):
+    """Receives what upstreams send without being asked, and notes for the operator."""
+
+    def on_server_request(self, server: str, id: Id, method: str, params: Json) -> None: ...
+
+    def on_server_notification(self, server: str, method: str, params: Json) -> None: ...
+
+    def on_tools_changed(self, server: str) -> None: ...
+
+    def on_pressure(self, slow: bool) -> None:
+        """The upstream reads too slowly, or has caught up."""
+
+    def note(self, text: str) -> None: ...
+
+
+class NoListener:
+    """Implements `UpstreamListener` until there is one: no upstream has been contacted, so nothing arrives."""
+
+    def on_server_request(self, server: str, id: Id, method: str, params: Json) -> None:
+        pass
+
+    def on_server_notification(self, server: str, method: str, params: Json) -> None:
+        pass
+
+    def on_tools_changed(self, server: str) -> None:
+        pass
+
+    def on_pressure(self, slow: bool) -> None:
+        pass
+
+    def note(self, text: str) -> None:
+        pass

@@ -1,0 +1,66 @@
+"""How fast one upstream is read, and how much is printed about it."""
+
+import asyncio
+from collections.abc import Callable
+
+from mcp_guard.upstream.budget import UpstreamBudget
+
+NOTES_BURST, NOTE_SECONDS, MAX_NOTE_LENGTH = 20, 5.0, 500
+"""How many notes about one upstream are printed at once, how soon there may be another, and their length."""
+
+
+class ReadingPace:
+    """Stops reading from an upstream while the client is slow, and while the upstream has overspent its budget.
+
+    `throttle` stops its transport from reading (True) or lets it go on.
+    """
+
+    def __init__(
+        self, budget: UpstreamBudget, throttle: Callable[[bool], None], on_overspent: Callable[[], None]
+    ) -> None:
+        self._budget = budget
+        self._throttle = throttle
+        self._on_overspent = on_overspent
+        self._client_is_slow = self._is_overspent = False
+
+    def set_client_slow(self, slow: bool) -> None:
+        self._client_is_slow = slow
+        self.apply()
+
+    def apply(self) -> None:
+        """Tell the transport what holds now; a new one does not know."""
+        self._throttle(self._client_is_slow or self._is_overspent)
+
+    def charge(self, cost: int) -> None:
+        loop = asyncio.get_running_loop()
+        if (seconds := self._budget.charge(cost, loop.time())) > 0 and not self._is_overspent:
+            self._is_overspent = True
+            self.apply()
+            loop.call_later(seconds, self._on_restored)
+            self._on_overspent()
+
+    def _on_restored(self) -> None:
+        loop = asyncio.get_running_loop()
+        if (seconds := self._budget.charge(0, loop.time())) > 0:
+            loop.call_later(seconds, self._on_restored)
+        else:
+            self._is_overspent = False
+            self.apply()
+
+
+class NoteLimiter:
+    """Leaves out notes of which there are too many, and says how many."""
+
+    def __init__(self) -> None:
+        self._allowed, self._updated_at, self._left_out = float(NOTES_BURST), 0.0, 0
+
+    def limit(self, text: str, now: float) -> str | None:
+        """The note as it is to be printed; None to leave it out. `now` is in seconds, monotonic."""
+        self._allowed = min(self._allowed + (now - self._updated_at) / NOTE_SECONDS, NOTES_BURST)
+        self._updated_at = now
+        if self._allowed < 1:
+            self._left_out += 1
+            return None
+        self._allowed -= 1
+        left_out, self._left_out = self._left_out, 0
+        return text[:MAX_NOTE_LENGTH] + (f" ({left_out} notes before this one were left out)" if left_out else "")

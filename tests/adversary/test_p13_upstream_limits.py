@@ -1,0 +1,131 @@
+"""P13: whatever an upstream sends, and however much of it, costs that upstream only: neither the guard's memory nor the
+time of its other calls.
+
+Real guards in real processes; memory is the peak resident set that the kernel has counted (VmHWM).
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.live.running_guard import SERVERS, Client, Json, scripted, text, upstream, write_config
+from tests.servers.hostile_http import ATTACKS, HostileServer
+
+HOSTILE = str(SERVERS / "hostile.py")
+ONE_MB = "[limits]\nmessage_bytes = 1000000\n"
+
+
+def peak_mib(client: Client) -> int:
+    status = Path(f"/proc/{client.process.pid}/status").read_text()
+    return int(next(line for line in status.splitlines() if line.startswith("VmHWM")).split()[1]) // 1024
+
+
+def hostile(name: str, folder: Path, behaviour: str) -> str:
+    return upstream(name, sys.executable, HOSTILE, behaviour, str(folder / f"{name}.lists"))
+
+
+def other_call_seconds(client: Client) -> float:
+    """How long a call of another upstream takes now."""
+    started = time.perf_counter()
+    assert "result" in client.call("other__echo", {"text": "x"})
+    return time.perf_counter() - started
+
+
+def test_response_of_any_kind_and_length_is_bounded(tmp_path: Path) -> None:
+    with HostileServer() as server:
+        names = {attack: f"u{number}" for number, attack in enumerate(ATTACKS)}
+        sections = "".join(
+            f'[upstreams.{name}]\nurl = "{server.url(attack)}"\ntimeout_seconds = 2\n' for attack, name in names.items()
+        )
+        config = write_config(tmp_path, sections + scripted("other", tmp_path), more=ONE_MB)
+        with Client(config) as client:
+            client.start()
+            assert len(client.tools()) > len(names)
+            for attack, name in names.items():
+                before = peak_mib(client)
+                call = client.send("tools/call", {"name": f"{name}__attack", "arguments": {}})
+                slowest = max(other_call_seconds(client) for _ in range(5))
+                reply = client.wait(call)
+                assert reply["result"]["isError"] is True, (attack, reply)
+                assert peak_mib(client) - before < 20, attack
+                assert slowest < 1, attack
+            assert server.called == list(names), "each call was sent once"
+
+
+@pytest.mark.parametrize("behaviour", ["large_listing", "dense_listing"])
+def test_listings_of_several_upstreams_are_bounded_in_bytes(tmp_path: Path, behaviour: str) -> None:
+    """Eighty pages of a megabyte, of each kind of list, from three upstreams."""
+    sections = "\n".join(hostile(name, tmp_path, behaviour) for name in ("a", "b", "c"))
+    with Client(write_config(tmp_path, sections)) as client:
+        client.start()
+        tools = client.tools()
+        for method in ("prompts/list", "resources/list", "resources/templates/list"):
+            client.request(method)
+        peak = peak_mib(client)
+        assert "a__attack" in tools
+        assert text(client.call("b__attack")) == "attacked"
+        assert peak < 150
+    assert "left out of `tools/list`: everything after item" in client.stderr
+    assert "limits.listing_bytes" in client.stderr
+
+
+def test_listing_without_end_stops(tmp_path: Path) -> None:
+    with Client(write_config(tmp_path, hostile("up", tmp_path, "endless_listing"))) as client:
+        client.start()
+        assert len(client.tools()) == 1000
+        asked = len((tmp_path / "up.lists").read_text())
+        assert asked <= 2000  # once for the guard, once for the client
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    ["updated_resources", "logged", "junk", "unknown_replies", "blank_lines", "shouted", "dense_reply", "unread_pings"],
+)
+def test_flood_of_an_upstream_costs_nobody_else(tmp_path: Path, behaviour: str) -> None:
+    more = "[upstreams.up]\ntimeout_seconds = 5\n"
+    section = hostile("up", tmp_path, behaviour).replace("[upstreams.up]\n", more) + scripted("other", tmp_path)
+    with Client(write_config(tmp_path, section)) as client:
+        client.start()
+        client.tools()
+        before = peak_mib(client)
+        client.send("tools/call", {"name": "up__attack", "arguments": {}})
+        slowest = max(other_call_seconds(client) for _ in range(20))
+        assert slowest < 1
+        assert peak_mib(client) - before < (150 if behaviour == "dense_reply" else 20)
+        client.process.kill()
+    assert len(client.stderr.splitlines()) < 40
+
+
+def test_changed_lists_are_read_and_reported_once_in_a_while(tmp_path: Path) -> None:
+    section = hostile("up", tmp_path, "changed_lists") + scripted("other", tmp_path)
+    with Client(write_config(tmp_path, section)) as client:
+        client.start()
+        client.tools()
+        log = tmp_path / "up.lists"
+        before = len(log.read_text())
+        call = client.send("tools/call", {"name": "up__attack", "arguments": {}})
+        started = time.monotonic()
+        assert max(other_call_seconds(client) for _ in range(20)) < 1
+        assert text(client.wait(call)) == "attacked"
+        while time.monotonic() - started < 2.5:
+            client.request("ping")
+            time.sleep(0.1)
+        assert len(log.read_text()) - before <= 4
+        assert [m for m in client.others if m.get("method") == "notifications/tools/list_changed"] == []
+
+
+def test_questions_of_an_upstream_are_bounded(tmp_path: Path) -> None:
+    """Thirty sampling requests of a megabyte: as many are passed on as the budget holds, the others are refused."""
+    with Client(write_config(tmp_path, hostile("up", tmp_path, "questions"), more=ONE_MB)) as client:
+        capabilities: Json = {"sampling": {}}
+        client.start(**capabilities)
+        before = peak_mib(client)
+        assert text(client.call("up__attack")) == "attacked"
+        asked = [message for message in client.others if message.get("method") == "sampling/createMessage"]
+        assert 1 <= len(asked) <= 20
+        assert peak_mib(client) - before < 60
+        for message in asked:
+            client.write(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": {}}).encode())

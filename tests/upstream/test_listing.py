@@ -1,0 +1,64 @@
+"""A listing is gathered within limits in bytes, items, values and pages, and what was read before them is kept."""
+
+from typing import Any
+
+import pytest
+
+from mcp_guard.core.tool_pins import MAX_DEFINITION_BYTES, MAX_TOOLS
+from mcp_guard.upstream.listing import MAX_ITEMS, MAX_PAGES, ListingReader
+
+
+def page(items: list[Any], cursor: object = None, name: str = "tools") -> dict[str, Any]:
+    return {"result": {name: items, "nextCursor": cursor}}
+
+
+def test_pages_are_joined() -> None:
+    reader = ListingReader("tools", 1000)
+    assert reader.add(page([{"name": "a"}], "2"))
+    assert reader.next_cursor == "2"
+    assert reader.add(page([{"name": "b"}, "not an object"]))
+    assert reader.items == [{"name": "a"}, {"name": "b"}]
+    assert (reader.next_cursor or "", reader.excess) == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("items", "kept", "why"),
+    [
+        ([{"name": "x" * 400}] * 5, 2, "1000 bytes"),
+        ([{"x": [[]] * 10}] * 5, 2, "1000 bytes"),
+        ([{}] * (MAX_ITEMS + 1), 60, "1000 bytes"),
+    ],
+)
+def test_what_is_beyond_the_limit_is_left_out(items: list[Any], kept: int, why: str) -> None:
+    reader = ListingReader("resources", 1000)
+    assert reader.add(page(items, "more", "resources"))
+    assert (len(reader.items), reader.next_cursor) == (kept, None)
+    assert why in reader.excess
+
+
+@pytest.mark.parametrize(("name", "limit"), [("tools", MAX_TOOLS), ("prompts", MAX_ITEMS)])
+def test_items_are_counted(name: str, limit: int) -> None:
+    reader = ListingReader(name, 10**9)
+    reader.add(page([{"name": "x"}] * (limit + 1), "more", name))
+    assert len(reader.items) == limit
+    assert f"{limit} items" in reader.excess
+
+
+def test_a_definition_over_its_own_limit_does_not_end_the_listing() -> None:
+    reader = ListingReader("tools", 10**9)
+    reader.add(page([{"name": "x" * MAX_DEFINITION_BYTES}, {"name": "y"}]))
+    assert (reader.items, reader.too_large, reader.excess) == ([{"name": "y"}], 1, "")
+
+
+def test_pages_without_end_stop() -> None:
+    reader, pages = ListingReader("prompts", 1000), 0
+    while pages == 0 or reader.next_cursor is not None:
+        assert reader.add(page([], "again", "prompts"))
+        pages += 1
+    assert pages == MAX_PAGES
+    assert "pages" in reader.excess
+
+
+@pytest.mark.parametrize("reply", [{}, {"error": {}}, {"result": []}, {"result": {"tools": {}}}])
+def test_anything_else_is_no_page(reply: dict[str, Any]) -> None:
+    assert not ListingReader("tools", 1000).add(reply)
