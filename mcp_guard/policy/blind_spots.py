@@ -5,7 +5,6 @@ between two numbers. What they do not see is named in the context (`input_unknow
 looking there is enough, also when a recorded decision is evaluated again. (docs/decisions/0042)
 """
 
-import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -14,11 +13,12 @@ from typing import NamedTuple
 from mcp_guard.core.model import Json
 from mcp_guard.policy.cedar_text import Path, literals
 from mcp_guard.policy.reads import LISTED_IN, Hidden, Reads, could_loosen, reads_of
-from mcp_guard.policy.schema import attribute
+from mcp_guard.policy.schema import attribute, folded
 from mcp_guard.policy.shapes import TAGS, Kind, Shape
 from mcp_guard.policy.source import Policy
 
 INPUT, DELTA = ("context", "input"), ("context", "change", "delta")
+FIELDS = ("context", "change", "fields")
 _TAGS = frozenset(TAGS.values())
 Names = Sequence[str]
 
@@ -63,6 +63,8 @@ def read_policy(policy: Policy) -> PolicyReads:
         if path[: len(INPUT)] == INPUT or path == INPUT[:1]:
             loosened_by = frozenset(hidden for hidden in Hidden if could_loosen(policy, path, hidden))
             inputs.append(InputRead(policy.id, path[len(INPUT) :], deep, loosened_by, told_unknown, told_null))
+        if path == FIELDS and deep:
+            inputs += [InputRead(policy.id, (name,), False, frozenset()) for name in sorted(_texts(policy)) if name]
         if (path[: len(DELTA)] == DELTA or (deep and DELTA[: len(path)] == path)) and could_loosen(
             policy, path[: len(DELTA) + 1], Hidden.UNKNOWN
         ):
@@ -74,6 +76,10 @@ def _mentioned(policy: Policy, reads: Reads, hidden: Hidden) -> frozenset[str]:
     """The texts in a policy that looks at the list of hidden arguments: it may name some of them."""
     if LISTED_IN[hidden] not in reads:
         return frozenset()
+    return _texts(policy)
+
+
+def _texts(policy: Policy) -> frozenset[str]:
     bodies = [condition["body"] for condition in policy.body["conditions"]]
     return frozenset(value for body in bodies for value in literals(body) if isinstance(value, str))
 
@@ -88,7 +94,7 @@ class BlindSpots:
         for policy_reads in reads:
             self._deltas |= dict.fromkeys(policy_reads.deltas, policy_reads.policy)
             for read in policy_reads.input:
-                (self._by_name[_folded(read.path[0])] if read.path else self._whole).append(read)
+                (self._by_name[folded(read.path[0])] if read.path else self._whole).append(read)
         self._reads_input = bool(self._by_name or self._whole)
 
     def find(self, context: Json) -> BlindSpot | None:
@@ -111,8 +117,8 @@ class BlindSpots:
                 if Hidden.UNKNOWN in read.loosened_by and pointer not in read.told_unknown:
                     what = f"the tool declares `{pointer}` with no type that policies can read, or not at all"
                     return BlindSpot(read.policy, f"{depends}, but {what}")
-            elif _covers([_folded(part) for part in parts], tuple(map(_folded, read.path)), read.deep):
-                what = f"`{pointer}` differs from it only in case or punctuation"
+            elif _covers([folded(part) for part in parts], tuple(map(folded, read.path)), read.deep):
+                what = f"`{pointer}` differs from it only in case, blanks or invisible characters"
                 return BlindSpot(read.policy, f"{depends}, and {what}")
         return None
 
@@ -126,7 +132,7 @@ class BlindSpots:
         """The reads that may concern these arguments."""
         for pointer in pointers:
             parts = _parts(pointer)
-            for read in (*self._whole, *self._by_name.get(_folded(parts[0]), ())):
+            for read in (*self._whole, *self._by_name.get(folded(parts[0]), ())):
                 yield read, pointer, parts
 
     def _changes(self, change: Json) -> Iterator[BlindSpot]:
@@ -188,11 +194,6 @@ def _hidden_by_null(parts: Names, path: Names, deep: bool) -> frozenset[Hidden]:
         elif rest and deep:
             hidden.add(Hidden.UNKNOWN)
     return frozenset(hidden)
-
-
-def _folded(name: str) -> str:
-    """A name without what some servers ignore when they match names: case, compatibility forms and punctuation."""
-    return "".join(filter(str.isalnum, unicodedata.normalize("NFKC", name).casefold()))
 
 
 def _named(path: Path) -> str:

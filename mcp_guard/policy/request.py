@@ -14,7 +14,7 @@ from typing import Any
 from mcp_guard.core.model import Call, CallHistory, Change, Instance, Json, Origins
 from mcp_guard.core.rates import RateValue
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
-from mcp_guard.policy.schema import PRINCIPAL, attribute
+from mcp_guard.policy.schema import PRINCIPAL, attribute, folded
 from mcp_guard.policy.shapes import TAGS, Kind, Shape
 from mcp_guard.policy.source import Policy
 
@@ -112,6 +112,8 @@ class _InputConverter:
     def __init__(self) -> None:
         self.unknown: list[str] = []
         self.null: list[str] = []
+        self._names: dict[int, dict[str, str]] = {}
+        """The declared names of records with undeclared members, folded, by the identity of the shape."""
 
     def convert(self, value: Any, shape: Shape, path: str) -> Any:
         """The Cedar value. Raises: Inexpressible."""
@@ -158,13 +160,26 @@ class _InputConverter:
                     self.null.append(at)
                 else:
                     seen.append((name, item, at))
-            elif (inner is None and shape.open) or (inner is not None and inner.kind is Kind.OPAQUE):
+            elif inner is None and shape.open:
+                self._refuse_ambiguous(name, shape, at)
+                self.unknown.append(at)
+            elif inner is not None and inner.kind is Kind.OPAQUE:
                 self.unknown.append(at)
             elif inner is not None and self._is_null(item, inner, at):
                 pass  # the schema accepts null only
             else:
                 raise Inexpressible(f"`{at}` is not an argument of this tool")
         return seen
+
+    def _refuse_ambiguous(self, name: str, shape: Shape, at: str) -> None:
+        """Refuse an undeclared member that the server may take for a declared one. Raises: Inexpressible."""
+        if id(shape) not in self._names:
+            self._names[id(shape)] = {folded(declared): declared for declared in shape.fields}
+        declared = self._names[id(shape)].get(folded(name))
+        if declared is not None:
+            raise Inexpressible(
+                f"`{at}` differs from the argument `{declared}` only in case, blanks or invisible characters"
+            )
 
     def _is_null(self, value: Any, shape: Shape, path: str) -> bool:
         if value is not None or not shape.nullable:

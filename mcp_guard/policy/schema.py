@@ -5,13 +5,14 @@ names that have a meaning in Cedar's JSON format; they get one more leading unde
 """
 
 import re
+import unicodedata
 from collections.abc import Iterable, Mapping
 
 from mcp_guard.core.model import Effect, Json, Origins, RateCounter, Tool
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
 from mcp_guard.policy.shapes import TAGS, Kind, Shape, input_shape, read_shape
 
-__all__ = ["PRINCIPAL", "TOOL", "Kind", "Shape", "attribute", "build_schema", "input_shape", "read_shape"]
+__all__ = ["PRINCIPAL", "TOOL", "Kind", "Shape", "attribute", "build_schema", "folded", "input_shape", "read_shape"]
 
 PRINCIPAL, TOOL = "AgentInstance", "Tool"
 
@@ -29,6 +30,17 @@ _RESERVED = re.compile(r"__+(entity|extn|expr)")
 def attribute(name: str) -> str:
     """The attribute for a member of this name. Reversible: removing one underscore gives the name back."""
     return f"_{name}" if name[:2] == "__" and _RESERVED.fullmatch(name) else name
+
+
+def folded(name: str) -> str:
+    """A name without what some servers ignore when they match names: case, compatibility forms, blanks and controls.
+
+    Go's `encoding/json` takes `Stage`, and even `ſtage`, for `stage`.
+    """
+    if name.isascii() and name.isidentifier():
+        return name.lower()
+    plain = unicodedata.normalize("NFKC", name).casefold()
+    return "".join(character for character in plain if unicodedata.category(character)[0] not in "CZ")
 
 
 # Shapes to Cedar types

@@ -66,14 +66,28 @@ def test_what_no_policy_reads_is_no_reason_to_deny(tmp_path: Path) -> None:
     assert outcome(load(tmp_path, PERMIT + CLOSING, tool), tool, {"other": 1})[0] is Outcome.ALLOW
 
 
-@pytest.mark.parametrize(
-    "name", ["Stage", "STAGE", "stage ", "stage\0", "st-age", "s\uff54age", "\u017ftage", "sta\u200bge"]
-)
+@pytest.mark.parametrize("name", ["Stage", "STAGE", "stage ", "stage\0", "s\uff54age", "\u017ftage", "sta\u200bge"])
 def test_a_name_that_a_server_may_take_for_one_that_is_read_is_denied(tmp_path: Path, name: str) -> None:
-    tool = make_tool(object_of(stage=STRING))
-    denied, reason = outcome(load(tmp_path, PERMIT + CLOSING, tool), tool, {"stage": "open", name: "closed"})
+    tool, closing = make_tool(object_of(note=STRING)), PERMIT + CLOSING
+    denied, reason = outcome(load(tmp_path, closing, tool, TYPED), tool, {name: "closed"})
     assert denied is Outcome.DENY
-    assert "differs from it only in case or punctuation" in reason
+    assert "differs from it only in case, blanks or invisible characters" in reason
+    changes = 'forbid (principal, action, resource) when { context.change.fields.contains("stage") };'
+    engine = load(tmp_path, f'{PERMIT} @id("f") {changes}', tool)
+    assert "differs from it only in case, blanks or invisible characters" in outcome(engine, tool, {name: "closed"})[1]
+
+
+@pytest.mark.parametrize("name", ["Stage", "stage ", "s\uff54age", "\u200bstage"])
+def test_two_names_that_a_server_may_take_for_one_are_ambiguous(tmp_path: Path, name: str) -> None:
+    """Whatever else depends on the argument: the resource, its facts, a rate that sums it."""
+    row = object_of(stage=STRING)
+    tool = make_tool(object_of(stage=STRING, rows={"type": "array", "items": row}))
+    engine = load(tmp_path, PERMIT, tool)
+    for arguments in ({"stage": "open", name: "closed"}, {name: "closed"}, {"rows": [{}, {name: "closed"}]}):
+        denied, reason = outcome(engine, tool, arguments)
+        assert denied is Outcome.DENY
+        assert "differs from the argument `stage` only in case, blanks or invisible characters" in reason
+    assert outcome(engine, tool, {"other": "closed"})[0] is Outcome.ALLOW
 
 
 def test_an_untyped_member_of_an_element_is_denied(tmp_path: Path) -> None:
