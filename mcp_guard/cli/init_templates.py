@@ -2,6 +2,7 @@
 
 import getpass
 import re
+import secrets
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -105,6 +106,7 @@ def config_text(answers: InitAnswers) -> str:
 # The configuration of a guard. mcp-guard's config.example.toml explains every key.
 
 [guard]
+origin = "mcp-guard.local/{secrets.token_hex(8)}"  # the name of this ledger, and of no other
 policies = "{POLICIES}"                # a folder of *.cedar files
 mode = "{mode}"                     # "observe" decides and records but blocks nothing; "enforce" also blocks
 

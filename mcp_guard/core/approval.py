@@ -4,8 +4,9 @@ A grant is an approval for several similar calls. It is limited in number and ti
 leave free is bound.
 """
 
+import hashlib
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
@@ -19,7 +20,7 @@ from mcp_guard.core.model import Call, Decision, Json, Micros
 from mcp_guard.core.receipt import format_time
 from mcp_guard.core.request_meta import without_trace
 
-STATEMENT_TYPE = "mcp-guard/approval/v1"
+STATEMENT_TYPE = "mcp-guard/approval/v2"
 SECOND: Micros = 1_000_000
 MAX_STATEMENT_AGE = 10 * 60 * SECOND
 """Time that may pass between preparing a statement and recording it."""
@@ -185,7 +186,11 @@ class Approval:
 
 @dataclass(frozen=True, slots=True)
 class VoteStatement:
-    """What an approver signs: their own key signs these bytes, or a passkey takes their SHA-256 as its challenge."""
+    """What an approver signs: their own key signs these bytes, or a passkey takes their SHA-256 as its challenge.
+
+    `about` says in clear what the approval is for (`signed_members`), and `rules` who must approve. `name` is the
+    approver's, for the attribution sentence.
+    """
 
     origin: str
     approval: str
@@ -196,17 +201,64 @@ class VoteStatement:
     rationale: str
     at: Micros
     terms: GrantTerms | None = None
+    name: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    rules: tuple[Json, ...] = ()
 
     def text(self) -> bytes:
         """An RFC 8785 document. `verifier/signatures.py` rebuilds the same bytes from the receipt."""
-        members: Json = {name: getattr(self, name) for name in self.__slots__ if name != "terms"}
-        members |= {"at": format_time(self.at), "type": STATEMENT_TYPE}
+        members: Json = {name: getattr(self, name) for name in self.__slots__ if name not in ("about", "terms")}
+        members |= {**self.about, "at": format_time(self.at), "type": STATEMENT_TYPE, "rules": list(self.rules)}
         if self.terms:
             members["terms"] = self.terms.to_json()
         return orjson.dumps(members, option=orjson.OPT_SORT_KEYS)
 
 
+# What is signed
+
+
+def signed_members(approval: Approval) -> Json:
+    """What an approval is for, in clear: the members that its receipts and the intent share, and when it expires."""
+    return {**approval.subject.signed, "expires": format_time(approval.expires)}
+
+
+def rules_as_json(approval: Approval) -> list[Json]:
+    """What each route demands, so that a verifier can count the votes itself."""
+    requesters = approval.subject.requesters
+    return [
+        {
+            "route": rule.route,
+            "quorum": rule.quorum,
+            "approvers": [name for name in rule.approvers if may_decide(rule, name, requesters)],
+        }
+        for rule in approval.rules
+    ]
+
+
+def make_statement(approval: Approval, vote: Vote, origin: str) -> VoteStatement:
+    """The statement of a vote on this request. `origin` names the ledger."""
+    return VoteStatement(
+        origin=origin,
+        approval=approval.id,
+        request_hash=approval.request_hash,
+        decision_hash=approval.decision_hash,
+        verdict=vote.verdict,
+        approver=vote.approver,
+        rationale=vote.rationale,
+        at=vote.at,
+        terms=vote.terms,
+        name=vote.name or vote.approver,
+        about=signed_members(approval),
+        rules=tuple(rules_as_json(approval)),
+    )
+
+
 # Binding
+
+
+def request_salt(nonce: str) -> bytes:
+    """The salt of the commitment to a held request, which its receipts share. It does not reveal the nonce."""
+    return hashlib.sha256(b"mcp-guard/request-salt/v1\0" + nonce.encode()).digest()[:16]
 
 
 def salted_hash(nonce: str, data: bytes) -> str:
@@ -322,8 +374,8 @@ def check_statement(statement: VoteStatement, approval: Approval, origin: str, n
     """Raises: ApprovalError unless the statement is recent, about exactly this request, and on the terms of the earlier
     votes.
     """
-    expected = approval.id, approval.request_hash, approval.decision_hash, origin
-    if (statement.approval, statement.request_hash, statement.decision_hash, statement.origin) != expected:
+    vote = Vote(statement.approver, statement.verdict, statement.rationale, statement.at, statement.name)
+    if statement != make_statement(approval, replace(vote, terms=statement.terms), origin):
         raise ApprovalError(
             f"the statement does not match approval {approval.id}",
             f"mcp-guard approvals show {approval.id}",

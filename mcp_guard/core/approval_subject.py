@@ -71,6 +71,8 @@ class ApprovalSubject:
     risk: SubjectRisk
     routes: Mapping[str, str]
     """The text that the configuration has for each route."""
+    signed: Json
+    """What approvers sign of the call in clear, with the commitment to its exact request (`core.approval`)."""
     redacted: tuple[str, ...] | None = None
     """JSON pointers to the values that are kept no longer than the request is open; None without redaction."""
     erased: bool = False

@@ -51,12 +51,14 @@ KINDS = (
 class Draft:
     """A receipt before it is appended: kind, fields, and by name the payloads to commit to.
 
-    Fields that are None, empty text or empty lists are left out of the document.
+    Fields that are None, empty text or empty lists are left out of the document. `salts` are those of payloads whose
+    commitment has been promised; others are random.
     """
 
     kind: str
     fields: Mapping[str, Any]
     payloads: Mapping[str, bytes] = field(default_factory=dict)
+    salts: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def format_time(at: Micros) -> str:
@@ -137,20 +139,51 @@ def _is_claimed(call: Call, name: str) -> bool:
     return bool(value) and value != getattr(call.instance.task, name)
 
 
-def decision_draft(call: Call, decision: Decision) -> Draft:
-    """A decision that allows nothing yet: the call is denied, or held for approval."""
-    return Draft(
-        "decision", *redact_receipt(call, _decision_fields(call, decision), _decision_payloads(call, decision))
-    )
+APPROVED_MEMBERS = (
+    "agent", "owner", "instance", "on_behalf_of", "user_issuer", "upstream", "tool", "definition", "resource", "verb",
+    "ticket", "reason", "claimed", "policy_version",
+)  # fmt: skip
+"""Members of an intent that its approvers sign, and that a verifier compares with what they signed."""
 
 
-def intent_draft(call: Call, decision: Decision, approval: Json | None = None) -> Draft:
-    """The intent to run a call, together with the decision that allows it, so that both become durable at once."""
+def approved_members(call: Call, decision: Decision) -> Json:
+    """These members of the receipts of a held call, redacted and cut once and for all."""
+    fields = _intent_fields(call, decision)
+    if call.redaction:
+        fields = redact_fields(fields, texts_of(call))
+    return {name: truncate_texts(fields[name]) for name in APPROVED_MEMBERS if fields.get(name)}
+
+
+def request_commitment(call: Call, salt: bytes) -> str:
+    """The commitment to the request of a call, as its receipts have it with this salt."""
+    _, payloads = redact_receipt(call, {}, {"request": call.request})
+    return commitment(salt, payloads["request"])
+
+
+def decision_draft(call: Call, decision: Decision, salt: bytes | None = None) -> Draft:
+    """A decision that allows nothing yet: the call is denied, or held for approval.
+
+    `salt` is that of the commitment to the request that approvers sign.
+    """
+    fields, payloads = redact_receipt(call, _decision_fields(call, decision), _decision_payloads(call, decision))
+    return Draft("decision", fields, payloads, {"request": salt} if salt else {})
+
+
+def intent_draft(call: Call, decision: Decision, approval: Json | None = None, salt: bytes | None = None) -> Draft:
+    """The intent to run a call, together with the decision that allows it, so that both become durable at once.
+
+    `salt` is that of the commitment to the request that its approvers have signed.
+    """
+    fields = _intent_fields(call, decision) | {"approval": approval}
+    fields, payloads = redact_receipt(call, fields, _decision_payloads(call, decision))
+    if approval is not None:
+        fields |= {name: truncate_texts(fields[name]) for name in APPROVED_MEMBERS if fields.get(name)}
+    return Draft("intent", fields, payloads, {"request": salt} if salt else {})
+
+
+def _intent_fields(call: Call, decision: Decision) -> Json:
     assert call.tool is not None
-    fields = _decision_fields(call, decision)
-    fields["verb"] = call.tool.rule.verb if call.resource.id else None
-    fields["approval"] = approval
-    return Draft("intent", *redact_receipt(call, fields, _decision_payloads(call, decision)))
+    return _decision_fields(call, decision) | {"verb": call.tool.rule.verb if call.resource.id else None}
 
 
 def look_up_draft(call: Call) -> Draft:

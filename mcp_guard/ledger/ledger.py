@@ -6,11 +6,19 @@ from functools import partial
 from typing import TypeVar
 
 from mcp_guard.core import rates
-from mcp_guard.core.approval import Approval, Grant
+from mcp_guard.core.approval import Approval, Grant, request_salt
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Call, Decision, Execution, Instance, Micros, Outcome, RateCounter
 from mcp_guard.core.rates import RateIncrement, RateValue
-from mcp_guard.core.receipt import Draft, decision_draft, intent_draft, look_up_draft, outcome_draft
+from mcp_guard.core.receipt import (
+    Draft,
+    approved_members,
+    decision_draft,
+    intent_draft,
+    look_up_draft,
+    outcome_draft,
+    request_commitment,
+)
 from mcp_guard.core.replies import never_sent_execution
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals import transitions
@@ -114,8 +122,11 @@ class SqlLedger:
                 return moved
             if held is not None and (gone := transitions.not_consumable(tx, held)):
                 return gone
+            if isinstance(held, Approval) and (differs := _differs_from_signed(call, decision, held)):
+                return differs
             consumed = transitions.consume(tx, held) if held is not None else None
-            seq = tx.add(intent_draft(call, decision, consumed))
+            salt = request_salt(held.nonce) if isinstance(held, Approval) else None
+            seq = tx.add(intent_draft(call, decision, consumed, salt))
             tx.store.open_call(seq, self.guard)
             for use in counted:
                 tx.store.forget_uses(use.counter.name, use.key, tx.now - use.counter.window)
@@ -194,6 +205,16 @@ class SqlLedger:
 
         self.catch_up()
         return self.writer.run(op)
+
+
+def _differs_from_signed(call: Call, decision: Decision, held: Approval) -> Conflict | None:
+    """Promise P11: the intent says, and commits to, exactly what the approvers have signed."""
+    expected = approved_members(call, decision)
+    expected["commitment"] = request_commitment(call, request_salt(held.nonce))
+    signed = {name: value for name, value in held.subject.signed.items() if name != "resource_argument"}
+    if differing := sorted(name for name in {*expected, *signed} if signed.get(name) != expected.get(name)):
+        return Conflict(f"approval {held.id} was signed for another {', '.join(differing)}")
+    return None
 
 
 def _definition_conflict(tx: Transaction, call: Call) -> Conflict | None:

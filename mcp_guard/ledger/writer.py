@@ -109,7 +109,7 @@ class Transaction:
         Raises: LedgerError if it is too large for an entry; the transaction must be rolled back.
         """
         seq = self._size
-        salts = {name: os.urandom(SALT_BYTES) for name in draft.payloads}
+        salts = {name: draft.salts.get(name) or os.urandom(SALT_BYTES) for name in draft.payloads}
         commitments = {name: commitment(salts[name], data) for name, data in draft.payloads.items()}
         body = document(draft, ReceiptPosition(self.key.origin, seq, self._time, SOFTWARE), commitments)
         signature = self.key.sign(body)

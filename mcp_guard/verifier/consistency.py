@@ -1,31 +1,63 @@
 """Consistency between receipts: calls, approvals, grants and approvers' keys, each followed from its first receipt."""
 
-from collections.abc import Mapping
+import hashlib
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from .files import MAX_KEYS, parse_json, read_limited
+from .receipts import REQUEST
 from .report import UnusableInput, VerificationFailed
-from .signatures import Receipt, check_signature, statement, voucher
+from .signatures import ABOUT, Receipt, check_signature, statement, voucher
+
+MAX_STATEMENT_AGE = timedelta(minutes=10)
+"""Time that may pass between preparing a statement and recording it (`core/approval.py`)."""
+TRACE_CONTEXT = ("traceparent", "tracestate")
+CLAIMS = {"ticket": "guard_ticket", "reason": "guard_reason"}
+"""What an agent claims about a call, and the argument by which a grant may leave it free."""
+VERDICTS = {"approval.granted": "approve", "approval.denied": "deny"}
+CUT = "… [cut from "
+"""How the mark begins that stands for the rest of a long text."""
 
 
 @dataclass
 class OpenApproval:
-    """A request that has not ended: what its routes require, and who has approved it."""
+    """A request that has not ended: what its approvers sign of it, what its routes require, and who has approved it."""
 
     state: str
     """The kind of the receipt that put it in its state."""
+    requested: Receipt
+    """The receipt of the request."""
     rules: list[Receipt]
-    decision_hash: str
     last: int
     """Its latest receipt, which the next one must follow."""
-    approved_by: set[str] = field(default_factory=set)
-    terms: tuple[int, int, list[str]] | None = None
-    """The signed terms of a grant: number of uses, seconds, and free arguments."""
+    request: str | None
+    """The request itself, if it is stored."""
+    votes: list[Receipt] = field(default_factory=list)
+    """The receipts of the approving votes."""
 
     def is_satisfied(self) -> bool:
-        return all(len(self.approved_by & set(rule["approvers"])) >= rule["quorum"] for rule in self.rules)
+        approved_by = {vote["approver"] for vote in self.votes}
+        return all(len(approved_by & set(rule["approvers"])) >= rule["quorum"] for rule in self.rules)
+
+    def terms(self) -> Receipt | None:
+        """The signed terms of a grant."""
+        terms: Receipt | None = self.votes[-1].get("terms") if self.votes else None
+        return terms
+
+
+@dataclass
+class OpenGrant:
+    """A grant that is not used up: its receipt, the approval that gave it, and its uses."""
+
+    given: Receipt
+    approval: OpenApproval
+    spent: int = 0
+    """Uses that were recorded."""
+    taken: int = 0
+    """Uses with an intent."""
 
 
 class ConsistencyChecker:
@@ -35,12 +67,14 @@ class ConsistencyChecker:
         """`trusted` are the approvers' keys given to the verifier, by id; None accepts those that the ledger names."""
         self.intents: dict[int, str] = {}
         self.approvals: dict[str, OpenApproval] = {}
-        self.grants: dict[str, Receipt] = {}
+        self.grants: dict[str, OpenGrant] = {}
         self.keys: dict[str, Receipt] = {}
         self.trusted = trusted
         self.votes = 0
-        self._held: tuple[int, str] | None = None
-        """The latest decision that required approval, and its call."""
+        self._ids: set[bytes] = set()
+        """Hashes of the ids of all approvals: a signature must not be used again under its id."""
+        self._held: tuple[int, Receipt] | None = None
+        """The latest decision that required approval."""
         self._consumed: tuple[int, str] | None = None
         """The approval or use of a grant that the previous receipt consumed; the intent for it must come next."""
 
@@ -57,7 +91,7 @@ class ConsistencyChecker:
             self._check_intent(seq, receipt)
         elif kind == "decision":
             if receipt.get("outcome") == "require_approval":
-                self._held = seq, receipt["call"]
+                self._held = seq, receipt
         elif kind == "outcome":
             if self.intents.pop(follows[0] if follows else -1, None) != receipt["call"]:
                 raise VerificationFailed(seq, f"an outcome of call `{receipt['call']}` without an open intent")
@@ -80,41 +114,64 @@ class ConsistencyChecker:
         outcome = receipt["outcome"]
         if outcome not in ("allow", "require_approval"):
             raise VerificationFailed(seq, f"an intent of call `{receipt['call']}`, which its decision does not permit")
-        if outcome == "require_approval":
-            used = receipt.get("approval", {})
-            if "grant" in used:
-                self._check_grant_use(seq, receipt, used)
-                return
-            approval = self.approvals.pop(used.get("id"), None)
-            if approval is None or approval.state != "approval.consumed":
-                raise VerificationFailed(seq, "an intent that required approval, but no approval was consumed for it")
-            if used["decision_hash"] != approval.decision_hash:
-                raise VerificationFailed(seq, f"approval `{used['id']}` was granted for another decision")
+        if outcome == "allow":
+            return
+        used = receipt.get("approval", {})
+        if "grant" in used:
+            self._check_grant_use(seq, receipt, used)
+            return
+        approval = self.approvals.pop(used.get("id"), None)
+        if approval is None or approval.state != "approval.consumed":
+            raise VerificationFailed(seq, "an intent that required approval, but no approval was consumed for it")
+        if used["decision_hash"] != approval.requested["decision_hash"]:
+            raise VerificationFailed(seq, f"approval `{used['id']}` was granted for another decision")
+        _check_same(seq, receipt, approval.requested, ABOUT, f"approval `{used['id']}`")
+        if receipt["request"] != approval.requested["commitment"]:
+            raise VerificationFailed(seq, f"approval `{used['id']}` is for another request than the intent commits to")
+        _check_approvers(seq, used, approval)
 
     def _check_grant_use(self, seq: int, receipt: Receipt, used: Receipt) -> None:
-        grant = self.grants.get(used["grant"])
-        if grant is None or grant["spent"] != used["use"] or grant["spent"] <= grant["taken"]:
-            raise VerificationFailed(seq, f"a use of grant `{used['grant']}` without a receipt of it just before")
-        binding = grant["binding"]
-        for name in ("instance", "tool", "definition", "policy_version"):
-            if receipt[name] != binding[name]:
-                raise VerificationFailed(seq, f"grant `{used['grant']}` is for another {name.replace('_', ' ')}")
-        grant["taken"] = used["use"]
-        if grant["taken"] == grant["uses"]:
-            del self.grants[used["grant"]]
+        id = used["grant"]
+        grant = self.grants.get(id)
+        if grant is None or grant.spent != used["use"] or grant.spent <= grant.taken:
+            raise VerificationFailed(seq, f"a use of grant `{id}` without a receipt of it just before")
+        if used.get("id") != grant.given["approval"] or receipt["time"] > grant.given["until"]:
+            raise VerificationFailed(seq, f"grant `{id}` is of another approval, or its time is over")
+        self._check_terms(seq, receipt, grant)
+        _check_approvers(seq, used, grant.approval)
+        grant.taken = used["use"]
+        if grant.taken == grant.given["uses"]:
+            del self.grants[id]
+
+    def _check_terms(self, seq: int, receipt: Receipt, grant: OpenGrant) -> None:
+        """Everything is as in the request that was approved, but for what its approvers left free."""
+        id, signed = grant.given["grant"], grant.approval.requested
+        free = set(grant.given.get("free", ()))
+        names = [name for name in ABOUT if name not in ("resource", "claimed") and CLAIMS.get(name) not in free]
+        if signed.get("resource_argument") not in free:
+            names.append("resource")
+        _check_same(seq, receipt, signed, names, f"grant `{id}`")
+        if _kept_claims(receipt, free) != _kept_claims(signed, free):
+            raise VerificationFailed(seq, f"grant `{id}` is for another claimed")
+        was, is_now = grant.approval.request, receipt.get(REQUEST)
+        if was is not None and is_now is not None and _bound_part(was, free) != _bound_part(is_now, free):
+            raise VerificationFailed(seq, f"grant `{id}` does not leave free what differs in this request")
 
     def _check_approval(self, seq: int, receipt: Receipt, kind: str) -> None:
         id = receipt["approval"]
         if kind == "approval.requested":
-            if id in self.approvals:
+            key = hashlib.sha256(id.encode()).digest()[:12]
+            if key in self._ids:
                 raise VerificationFailed(seq, f"approval `{id}` is requested twice")
+            self._ids.add(key)
             self._check_request(seq, receipt)
             return
         approval = self.approvals.get(id)
         if approval is None:
             raise VerificationFailed(seq, f"`{kind}` of approval `{id}`, which is unknown or has ended")
-        if receipt["decision_hash"] != approval.decision_hash:
+        if receipt["decision_hash"] != approval.requested["decision_hash"]:
             raise VerificationFailed(seq, f"approval `{id}` was requested for another decision")
+        _check_same(seq, receipt, approval.requested, SIGNED_OF_REQUEST, f"approval `{id}`")
         if receipt["follows"] != [approval.last]:
             raise VerificationFailed(
                 seq, f"does not follow receipt {approval.last}, the previous one of approval `{id}`"
@@ -140,18 +197,45 @@ class ConsistencyChecker:
         elif kind == "approval.consumed":
             if approval.state != "approval.granted":
                 raise VerificationFailed(seq, f"approval `{id}` is consumed without having been granted")
+            if receipt["time"] >= approval.requested["expires"]:
+                raise VerificationFailed(seq, f"approval `{id}` is consumed after it had expired")
+            _check_approvers(seq, receipt, approval)
             approval.state, self._consumed = kind, (seq, f"approval `{id}`")
         else:
             del self.approvals[id]
 
     def _check_request(self, seq: int, receipt: Receipt) -> None:
         id, held = receipt["approval"], self._held
-        if held is None or (receipt["follows"], receipt["call"]) != ([held[0]], held[1]):
+        if held is None or (receipt["follows"], receipt["call"]) != ([held[0]], held[1]["call"]):
             raise VerificationFailed(seq, f"approval `{id}` is requested without a decision that requires it")
-        self.approvals[id] = OpenApproval("approval.requested", receipt["rules"], receipt["decision_hash"], seq)
+        decision = held[1]
+        names = [name for name in ABOUT if name != "verb"]
+        _check_same(seq, receipt, _cut_like(decision, receipt, names), names, f"the decision of receipt {held[0]}")
+        if receipt["commitment"] != decision["request"]:
+            raise VerificationFailed(seq, f"approval `{id}` is for another request than the decision commits to")
+        self.approvals[id] = OpenApproval("approval.requested", receipt, receipt["rules"], seq, decision.get(REQUEST))
 
     def _check_vote(self, seq: int, receipt: Receipt, approval: OpenApproval) -> None:
-        """An approver's vote is signed with a key of theirs that is in use."""
+        """A vote is signed by its approver, about this request as it was then, and was given in time."""
+        self._check_signer(seq, receipt)
+        self.votes += 1
+        approver = receipt["approver"]
+        if receipt["rules"] != approval.rules:
+            raise VerificationFailed(seq, f"`{approver}` has signed other rules than those of the request")
+        if not any(approver in rule["approvers"] for rule in approval.rules):
+            raise VerificationFailed(seq, f"`{approver}` is not an approver of any of its routes")
+        if not approval.requested["time"] <= receipt["at"] <= receipt["time"] < approval.requested["expires"]:
+            raise VerificationFailed(seq, f"the vote of `{approver}` was not given while the request was open")
+        if _time(receipt["time"]) - _time(receipt["at"]) > MAX_STATEMENT_AGE:
+            raise VerificationFailed(seq, f"the vote of `{approver}` was signed long before it was recorded")
+        if receipt["verdict"] != VERDICTS[receipt["kind"]]:
+            raise VerificationFailed(seq, f"`{approver}` has signed `{receipt['verdict']}`")
+        if receipt["verdict"] == "approve":
+            _check_further_vote(seq, receipt, approval)
+            approval.votes.append(receipt)
+
+    def _check_signer(self, seq: int, receipt: Receipt) -> None:
+        """A vote is signed with a key of its approver that is in use, and if keys are given, among them."""
         key, approver = self.keys.get(receipt["key"]), receipt["approver"]
         if key is None or key["approver"] != approver:
             raise VerificationFailed(seq, f"`{approver}` has no key `{receipt['key']}` in use")
@@ -164,13 +248,6 @@ class ConsistencyChecker:
             )
         except ValueError as error:
             raise VerificationFailed(seq, f"the vote of `{approver}` is not signed by them: {error}") from None
-        if not any(approver in rule["approvers"] for rule in approval.rules):
-            raise VerificationFailed(seq, f"`{approver}` is not an approver of any of its routes")
-        self.votes += 1
-        if receipt["verdict"] == "approve":
-            approval.approved_by.add(approver)
-            if terms := receipt.get("terms"):
-                approval.terms = terms["uses"], terms["seconds"], terms["free"]
 
     def _check_grant(self, seq: int, receipt: Receipt, kind: str) -> None:
         id = receipt["grant"]
@@ -178,19 +255,24 @@ class ConsistencyChecker:
             approval = self.approvals.get(receipt["approval"])
             if approval is None or approval.state != "approval.granted" or id in self.grants:
                 raise VerificationFailed(seq, f"grant `{id}` was given without an approval")
-            if (receipt["uses"], _duration(receipt), receipt.get("free", [])) != approval.terms:
+            terms = {"uses": receipt["uses"], "seconds": _duration(receipt), "free": receipt.get("free", [])}
+            if terms != approval.terms():
                 raise VerificationFailed(seq, f"grant `{id}` differs from the terms that its approvers signed")
-            self.grants[id] = {**receipt, "spent": 0, "taken": 0}
+            if seq != approval.last + 1:
+                raise VerificationFailed(seq, f"grant `{id}` was not given with the last vote")
+            _check_same(seq, receipt, approval.requested, SIGNED_OF_REQUEST, f"grant `{id}`")
+            self.grants[id] = OpenGrant(receipt, approval)
             return
         grant = self.grants.get(id)
         if grant is None:
             raise VerificationFailed(seq, f"`{kind}` of grant `{id}`, which is unknown or has ended")
+        given = grant.given
         if kind == "grant.revoked":
             del self.grants[id]
-        elif receipt["use"] != grant["spent"] + 1 or receipt["use"] > grant["uses"] or receipt["time"] > grant["until"]:
+        elif receipt["use"] != grant.spent + 1 or receipt["use"] > given["uses"] or receipt["time"] > given["until"]:
             raise VerificationFailed(seq, f"grant `{id}` is used beyond its limits")
         else:
-            grant["spent"] += 1
+            grant.spent += 1
             self._consumed = seq, f"a use of grant `{id}`"
 
     def _check_key(self, seq: int, receipt: Receipt, kind: str) -> None:
@@ -199,7 +281,7 @@ class ConsistencyChecker:
             if self.keys.pop(id, None) is None:
                 raise VerificationFailed(seq, f"removes the approver's key `{id}`, which is unknown")
             return
-        if id in self.keys:
+        if id in self.keys or any(key["public"] == receipt["public"] for key in self.keys.values()):
             raise VerificationFailed(seq, f"the approver's key `{id}` is enrolled twice")
         self._check_authorization(seq, receipt)
         self.keys[id] = receipt
@@ -230,10 +312,72 @@ class ConsistencyChecker:
             raise VerificationFailed(seq, problem) from None
 
 
+SIGNED_OF_REQUEST = (*ABOUT, "commitment", "expires", "resource_argument")
+"""Members that every receipt of an approval has like the request, because its approvers sign them."""
+
+
+def _check_same(seq: int, receipt: Receipt, signed: Receipt, names: Iterable[str], of: str) -> None:
+    """Raises: VerificationFailed, naming the members that differ."""
+    if differing := [name for name in names if receipt.get(name) != signed.get(name)]:
+        raise VerificationFailed(seq, f"{of} is for another {', '.join(differing)}")
+
+
+def _cut_like(decision: Receipt, requested: Receipt, names: Iterable[str]) -> Receipt:
+    """The decision, with the texts that only the receipt of the request has cut, if they begin alike."""
+    return {name: _cut_text(decision.get(name), requested.get(name)) for name in names}
+
+
+def _cut_text(whole: Any, cut: Any) -> Any:
+    if isinstance(whole, dict) and isinstance(cut, dict):
+        return {name: _cut_text(value, cut.get(name)) for name, value in whole.items()}
+    return cut if isinstance(whole, str) and isinstance(cut, str) and _begins_alike(whole, cut) else whole
+
+
+def _begins_alike(whole: str, cut: str) -> bool:
+    head, mark, _ = cut.rpartition(CUT)
+    return whole == cut or bool(mark and whole.startswith(head))
+
+
+def _check_further_vote(seq: int, receipt: Receipt, approval: OpenApproval) -> None:
+    if any(vote["approver"] == receipt["approver"] for vote in approval.votes):
+        raise VerificationFailed(seq, f"`{receipt['approver']}` votes twice")
+    if any(vote.get("terms") != receipt.get("terms") for vote in approval.votes):
+        raise VerificationFailed(seq, "its approvers have signed different terms of a grant")
+
+
+def _check_approvers(seq: int, used: Receipt, approval: OpenApproval) -> None:
+    """The approvers that a receipt names are those who voted, with their rationales, which may be cut there."""
+    named = used.get("approvers", [])
+    fits = len(named) == len(approval.votes) and all(
+        by["approver"] == vote["approver"]
+        and by["name"] == vote["name"]
+        and _begins_alike(vote["rationale"], by["rationale"])
+        for by, vote in zip(named, approval.votes, strict=True)
+    )
+    if not fits:
+        raise VerificationFailed(seq, "the approvers that it names are not those who have voted")
+
+
+def _kept_claims(receipt: Receipt, free: set[str]) -> list[str]:
+    """Which of ticket and reason the agent claims, but for those that a grant leaves free."""
+    return [name for name in receipt.get("claimed", []) if CLAIMS[name] not in free]
+
+
+def _bound_part(request: str, free: set[str]) -> Any:
+    """A request without the arguments that a grant leaves free, and without trace context."""
+    params = parse_json(request)
+    arguments = {name: value for name, value in params["arguments"].items() if name not in free}
+    meta = {name: value for name, value in params.get("_meta", {}).items() if name not in TRACE_CONTEXT}
+    return params["name"], arguments, meta
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text)
+
+
 def _duration(grant: Receipt) -> float:
     """Seconds from the grant's receipt to its end."""
-    until, given = datetime.fromisoformat(grant["until"]), datetime.fromisoformat(grant["time"])
-    return (until - given).total_seconds()
+    return (_time(grant["until"]) - _time(grant["time"])).total_seconds()
 
 
 def _is_same_key(key: Receipt, other: Receipt | None) -> bool:

@@ -52,6 +52,7 @@ class _FullVerification:
         self.stored = StoredHashes(self.reader)
         self.heads: dict[str, int] = {}
         """Earlier checkpoints in bundles, and the first receipt whose bundle has each."""
+        self._last_time = ""
         self.chain: list[VerifierKey] = []
         """The guard's keys so far."""
         self.signer = self._first_signer()
@@ -95,6 +96,10 @@ class _FullVerification:
 
     def _add_result(self, result: ChunkResult) -> None:
         report = self.report
+        if result.first_time and result.first_time < self._last_time:
+            problem = f"its `time` {result.first_time} is before that of the receipt before it"
+            raise VerificationFailed(report.receipts, problem)
+        self._last_time = result.last_time or self._last_time
         witnessed: list[tuple[int, Receipt]] = []
         for seq, item in result.items:
             if item["kind"] == "checkpoint.witnessed":

@@ -14,7 +14,7 @@ from typing import Any
 from .merkle import TILE, CompactRange, leaf_of
 from .notes import Signer, parse_key
 from .report import VerificationFailed
-from .signatures import PAYLOADS, Receipt
+from .signatures import ABOUT, PAYLOADS, Receipt
 from .sources import SALT_BYTES, IndexColumns, Row, SourceReader
 
 POLICY_REFERENCE = "policy.named"
@@ -23,12 +23,15 @@ EARLIER_HEAD = "earlier.head"
 """An item that is not a receipt: an earlier checkpoint (`note`) in bundles of the chunk."""
 NO_POLICIES = "none"
 """The policy version of calls that are denied before any policies are loaded."""
-INTENT_MEMBERS = (
-    "kind", "call", "follows", "purpose", "outcome", "approval", "instance", "tool", "definition", "policy_version",
-)  # fmt: skip
-OTHER_MEMBERS = ("kind", "call", "follows", "outcome")
+INTENT_MEMBERS = ("kind", "call", "time", "follows", "purpose", "outcome", "approval", "request", *ABOUT)
+DECISION_MEMBERS = ("kind", "call", "outcome", "request", *ABOUT)
+OUTCOME_MEMBERS = ("kind", "call", "follows")
+REQUEST = "payload of the request"
+"""A member of an item that is not one of its receipt: the stored payload, as text, of a call that was held."""
+MEMBERS_PASSED_ON = {"intent": INTENT_MEMBERS, "decision": DECISION_MEMBERS, "outcome": OUTCOME_MEMBERS}
 PASSED_ON_WHOLE = ("approval.", "grant.", "approver.", "key.", "payload.", "checkpoint.")
 """Families of kinds whose receipts are passed on with all members."""
+TIME_LENGTH = len("2026-01-31T00:00:00.000000Z")
 EPOCH, MICROSECOND = datetime(1970, 1, 1, tzinfo=UTC), timedelta(microseconds=1)
 _ENCODE = json.JSONEncoder(sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
 _DECODE: Callable[[str], tuple[Any, int]] = json.JSONDecoder().raw_decode
@@ -53,6 +56,9 @@ class ChunkResult:
     """Payloads with only a salt: they were hashed, and never kept."""
     missing: list[tuple[int, int, int]] = field(default_factory=list)
     """First and last receipt of runs with missing payloads and none present, and the number of missing payloads."""
+    first_time: str = ""
+    last_time: str = ""
+    """Times of the first and last receipt (RFC 3339 in UTC with microseconds)."""
     failure: tuple[int | None, str] | None = None
 
 
@@ -94,7 +100,8 @@ class _ChunkChecker:
         if leaf_of(row.body, row.signature) != row.leaf:
             raise VerificationFailed(seq, "leaf hash mismatch")
         kind: str = receipt["kind"]
-        self._pass_on(seq, kind, receipt)
+        self._check_time(seq, receipt)
+        self._pass_on(seq, kind, receipt, row.payloads or ())
         if row.head is not None and row.head not in self._heads:
             self._heads.add(row.head)
             result.items.append((seq, {"kind": EARLIER_HEAD, "note": row.head}))
@@ -104,7 +111,7 @@ class _ChunkChecker:
         result.kinds[kind] = result.kinds.get(kind, 0) + 1
         result.stop += 1
 
-    def _pass_on(self, seq: int, kind: str, receipt: Receipt) -> None:
+    def _pass_on(self, seq: int, kind: str, receipt: Receipt, payloads: Sequence[bytes | None]) -> None:
         """Add the items that checks across receipts need."""
         items = self.result.items
         version = receipt.get("policy_version")
@@ -118,10 +125,20 @@ class _ChunkChecker:
             items.append((seq, receipt))
             if kind.startswith("key."):
                 self.signer = self.signer.after(seq, receipt)
-        elif kind == "intent":
-            items.append((seq, {name: receipt[name] for name in INTENT_MEMBERS if name in receipt}))
-        elif kind in ("outcome", "decision"):
-            items.append((seq, {name: receipt[name] for name in OTHER_MEMBERS if name in receipt}))
+        elif kind in MEMBERS_PASSED_ON:
+            item = {name: receipt[name] for name in MEMBERS_PASSED_ON[kind] if name in receipt}
+            if receipt.get("outcome") == "require_approval":
+                item[REQUEST] = _request_text(payloads)
+            items.append((seq, item))
+
+    def _check_time(self, seq: int, receipt: Receipt) -> None:
+        """Times never go back, so that nothing can be added later as of an earlier time. Raises: VerificationFailed."""
+        time, result = receipt.get("time"), self.result
+        if not isinstance(time, str) or len(time) != TIME_LENGTH:
+            raise VerificationFailed(seq, "its `time` is missing or invalid")
+        if time < result.last_time:
+            raise VerificationFailed(seq, f"its `time` {time} is before that of the receipt before it")
+        result.first_time, result.last_time = result.first_time or time, time
 
     def _check_payloads(self, seq: int, receipt: Receipt, payloads: Sequence[bytes | None]) -> None:
         result, missing = self.result, 0
@@ -155,6 +172,12 @@ class _ChunkChecker:
 
     def _on_subtree(self, height: int, index: int, hash: bytes) -> None:
         check_node(self.reader, height, index, hash)
+
+
+def _request_text(payloads: Sequence[bytes | None]) -> str | None:
+    """The payload `request` without its salt; None if it is not stored."""
+    payload = payloads[PAYLOADS.index("request")] if payloads else None
+    return payload[SALT_BYTES:].decode(errors="replace") if isinstance(payload, bytes) else None
 
 
 def check_node(reader: SourceReader, height: int, index: int, hash: bytes) -> None:

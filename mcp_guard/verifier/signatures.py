@@ -18,17 +18,26 @@ from cryptography.hazmat.primitives.serialization import load_der_public_key
 from .files import parse_json
 
 Receipt = dict[str, Any]
-SIGNED = ("origin", "approval", "request_hash", "decision_hash", "verdict", "approver", "rationale", "at")
+SIGNED = (
+    "origin", "approval", "request_hash", "decision_hash", "verdict", "approver", "name", "rationale", "at", "rules",
+    "expires", "commitment",
+)  # fmt: skip
+"""Members of every statement."""
+ABOUT = (
+    "agent", "owner", "instance", "on_behalf_of", "user_issuer", "upstream", "tool", "definition", "resource", "verb",
+    "ticket", "reason", "claimed", "policy_version",
+)  # fmt: skip
+"""Members of a statement that the receipt of the request and the intent have as well, or lack as well."""
+SIGNED_IF_PRESENT = (*ABOUT, "resource_argument", "terms")
 PAYLOADS = ("request", "facts", "material", "response", "subject")
 """Names of the payloads that a receipt can commit to, in the order of their columns."""
 USER_PRESENT_AND_VERIFIED = 0x05
 
 
 def statement(receipt: Receipt) -> bytes:
-    """The statement that an approver signed, rebuilt from the receipt of the vote (RFC 8785; text and integers)."""
-    signed = {name: receipt[name] for name in SIGNED} | {"type": "mcp-guard/approval/v1"}
-    if receipt.get("terms"):
-        signed["terms"] = receipt["terms"]
+    """The statement that an approver signed, rebuilt from the receipt of the vote (RFC 8785; text, lists, integers)."""
+    signed = {name: receipt[name] for name in SIGNED} | {"type": "mcp-guard/approval/v2"}
+    signed |= {name: receipt[name] for name in SIGNED_IF_PRESENT if receipt.get(name) is not None}
     return json.dumps(signed, sort_keys=True, ensure_ascii=False, separators=(",", ":")).encode()
 
 

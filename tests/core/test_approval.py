@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from itertools import product
+from typing import Any
 
 import orjson
 import pytest
@@ -28,6 +29,7 @@ from mcp_guard.core.approval import (
 )
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Agent, Call, Decision, Effect, Facts, Instance, Outcome, Resource, Task, Tool, ToolRule
+from mcp_guard.core.receipt import APPROVED_MEMBERS
 from mcp_guard.ledger.approvals.transitions import vote_fields
 from mcp_guard.verifier.signatures import statement
 
@@ -181,18 +183,24 @@ def test_route_escalates_once_when_due() -> None:
     assert escalate_rule(make_rule(routes["chiefs"]), routes, 99) is None
 
 
-STATEMENT = VoteStatement("example.com/l", "ap_1", "sha256:r", "sha256:d", "approve", "alice", "it's fine – ü", 0)
+ABOUT = {name: f"the {name}" for name in (*APPROVED_MEMBERS, "commitment", "expires", "resource_argument")}
+STATEMENT = VoteStatement(
+    "example.com/l", "ap_1", "sha256:r", "sha256:d", "approve", "alice", "it's fine – ü", 0, name="Alice", about=ABOUT,
+    rules=({"route": "people", "quorum": 1, "approvers": ["alice"]},),
+)  # fmt: skip
 
 
 def test_statement_is_canonical_and_complete() -> None:
     assert STATEMENT.text() == rfc8785.dumps(orjson.loads(STATEMENT.text()))
     texts = {STATEMENT.text()}
-    for changes in (
+    every_change: list[dict[str, Any]] = [
         {"origin": "x"}, {"approval": "x"}, {"request_hash": "x"}, {"decision_hash": "x"}, {"verdict": "deny"},
-        {"approver": "x"}, {"rationale": "x"}, {"at": 1}, {"terms": GrantTerms(1, 5)},
-    ):  # fmt: skip
+        {"approver": "x"}, {"rationale": "x"}, {"at": 1}, {"terms": GrantTerms(1, 5)}, {"name": "x"}, {"rules": ()},
+        *({"about": ABOUT | {name: "x"}} for name in ABOUT),
+    ]  # fmt: skip
+    for changes in every_change:
         texts.add(replace(STATEMENT, **changes).text())
-    assert len(texts) == 10
+    assert len(texts) == 12 + len(ABOUT)
 
 
 def test_the_verifier_rebuilds_the_statement_from_the_receipt() -> None:
@@ -200,6 +208,6 @@ def test_the_verifier_rebuilds_the_statement_from_the_receipt() -> None:
         vote = Vote(item.approver, item.verdict, item.rationale, item.at, "Alice", item.terms, "key", {})
         receipt = vote_fields(vote) | {
             "origin": item.origin, "approval": item.approval, "request_hash": item.request_hash,
-            "decision_hash": item.decision_hash,
+            "decision_hash": item.decision_hash, "rules": list(item.rules), **item.about,
         }  # fmt: skip
         assert statement(receipt) == item.text()

@@ -33,6 +33,7 @@ STORED: Json = {
     "reasons": [],
     "risk": {"score": 40, "level": "medium", "signals": ["large_change (40): 0.5 more"]},
     "routes": {"sales": ""},
+    "signed": {"tool": "crm__update_deal", "commitment": "sha256:01"},
 }
 
 

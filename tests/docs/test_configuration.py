@@ -33,7 +33,9 @@ PAGE = (ROOT / "docs" / "reference" / "configuration.md").read_text()
 def shown(value: Any) -> str:
     """A default value as the page prints it."""
     match value:
-        case None | () | "" | {}:
+        case None | () | "":
+            return "–"
+        case dict() if not value:
             return "–"
         case bool():
             return f"`{str(value).lower()}`"

@@ -2,9 +2,9 @@
 // RFC 9162, RFC 8785, C2SP signed-note, tlog-checkpoint, tlog-tiles and tlog-proof, and docs/reference/export.md.
 // It needs only Node's standard library:
 //
-//     node verify.mjs EXPORT KEYS
+//     node verify.mjs EXPORT KEYS [APPROVERS]
 //
-// KEYS contains C2SP verifier lines, oldest first. Exit code 0: everything was proved; 1: something was not.
+// KEYS contains C2SP verifier lines, oldest first. APPROVERS is the output of `mcp-guard approvers list --json`. Exit code 0: everything was proved; 1: something was not.
 
 import { createHash, createPublicKey, verify as check } from 'node:crypto';
 import { existsSync, readFileSync, readdirSync } from 'node:fs';
@@ -210,6 +210,175 @@ class Signers {
   }
 }
 
+// Approvals (docs/reference/receipts.md, "An approver's signature")
+
+const SIGNED = ['origin', 'approval', 'request_hash', 'decision_hash', 'verdict', 'approver', 'name', 'rationale', 'at',
+  'rules', 'expires', 'commitment'];
+const ABOUT = ['agent', 'owner', 'instance', 'on_behalf_of', 'user_issuer', 'upstream', 'tool', 'definition', 'resource',
+  'verb', 'ticket', 'reason', 'claimed', 'policy_version'];
+const OF_REQUEST = [...ABOUT, 'commitment', 'expires', 'resource_argument'];
+const CLAIMS = { ticket: 'guard_ticket', reason: 'guard_reason' };
+const STATEMENT_SECONDS = 600;
+
+const same = (left, right) => canonical(left ?? null) === canonical(right ?? null);
+const micros = (time) => BigInt(Date.parse(`${time.slice(0, 19)}Z`)) * 1000n + BigInt(time.slice(20, 26));
+
+function checkSame(seq, receipt, signed, names, of) {
+  const differing = names.filter((name) => !same(receipt[name], signed[name]));
+  ensure(differing.length === 0, `receipt ${seq}: ${of} is for another ${differing.join(', ')}`);
+}
+
+// A statement as it was signed: by an Ed25519 key, or as the challenge of a passkey (WebAuthn level 3, §7.2).
+function checkVoteSignature(seq, receipt, key) {
+  const members = { type: 'mcp-guard/approval/v2' };
+  for (const name of SIGNED) members[name] = receipt[name];
+  for (const name of [...ABOUT, 'resource_argument', 'terms']) if (name in receipt) members[name] = receipt[name];
+  const text = Buffer.from(canonical(members));
+  const given = receipt.signature;
+  const signature = fromBase64(given.signature);
+  const bytes = fromBase64(key.public);
+  if (key.method === 'ed25519') {
+    const der = Buffer.concat([Buffer.from('302a300506032b6570032100', 'hex'), bytes]);
+    const publicKey = createPublicKey({ key: der, format: 'der', type: 'spki' });
+    ensure(check(null, text, publicKey, signature), `receipt ${seq}: the vote is not signed by ${receipt.approver}`);
+    return;
+  }
+  const [clientData, authenticatorData] = [fromBase64(given.client_data), fromBase64(given.authenticator_data)];
+  const client = JSON.parse(clientData);
+  ensure(client.type === 'webauthn.get' && client.challenge === sha256(text).toString('base64url')
+    && client.origin === key.details.origin && !client.crossOrigin
+    && authenticatorData.subarray(0, 32).equals(sha256(key.details.rp_id)) && (authenticatorData[32] & 5) === 5,
+  `receipt ${seq}: the passkey signed something else`);
+  const publicKey = createPublicKey({ key: bytes, format: 'der', type: 'spki' });
+  const hash = publicKey.asymmetricKeyType === 'ed25519' ? null : 'sha256';
+  const message = Buffer.concat([authenticatorData, sha256(clientData)]);
+  ensure(check(hash, message, publicKey, signature), `receipt ${seq}: the vote is not signed by ${receipt.approver}`);
+}
+
+class Approvals {
+  constructor(trusted) {
+    Object.assign(this, { trusted, keys: new Map(), open: new Map(), ids: new Set(), grants: new Map(), votes: 0 });
+    this.held = null; // the latest decision that requires approval
+    this.consumed = null; // the receipt before, if it consumed something
+    this.time = '';
+  }
+
+  check(seq, receipt) {
+    ensure(receipt.time >= this.time, `receipt ${seq}: its time is before that of the receipt before it`);
+    this.time = receipt.time;
+    const { kind } = receipt;
+    const before = this.consumed;
+    this.consumed = null;
+    ensure(!before || (kind === 'intent' && receipt.outcome === 'require_approval'), `receipt ${seq}: no intent follows what was consumed`);
+    if (kind === 'decision' && receipt.outcome === 'require_approval') this.held = { seq, receipt };
+    else if (kind === 'approver.enrolled') this.keys.set(receipt.key, receipt);
+    else if (kind === 'approver.removed') this.keys.delete(receipt.key);
+    else if (kind === 'approval.requested') this.request(seq, receipt);
+    else if (kind.startsWith('approval.')) this.step(seq, receipt);
+    else if (kind.startsWith('grant.')) this.grant(seq, receipt);
+    else if (kind === 'intent' && receipt.purpose !== 'facts' && receipt.outcome !== 'allow') this.intent(seq, receipt, before);
+  }
+
+  request(seq, receipt) {
+    const { approval: id, commitment, rules } = receipt;
+    ensure(!this.ids.has(id), `receipt ${seq}: approval ${id} is requested twice`);
+    this.ids.add(id);
+    ensure(this.held && same(receipt.follows, [this.held.seq]), `receipt ${seq}: no decision requires approval ${id}`);
+    ensure(this.held.receipt.request === commitment && this.held.receipt.tool === receipt.tool
+      && this.held.receipt.instance === receipt.instance, `receipt ${seq}: approval ${id} is for another request`);
+    this.open.set(id, { requested: receipt, rules, votes: [], state: 'requested' });
+  }
+
+  step(seq, receipt) {
+    const { approval: id, kind } = receipt;
+    const approval = this.open.get(id);
+    ensure(approval, `receipt ${seq}: approval ${id} is unknown or has ended`);
+    const { requested } = approval;
+    checkSame(seq, receipt, requested, [...OF_REQUEST, 'decision_hash'], `approval ${id}`);
+    if (kind === 'approval.granted' || kind === 'approval.denied') this.vote(seq, receipt, approval);
+    if (kind === 'approval.escalated') approval.rules = receipt.rules;
+    else if (kind === 'approval.granted') {
+      if (receipt.missing) return;
+      const voters = approval.votes.map((vote) => vote.approver);
+      ensure(approval.rules.every((rule) => rule.approvers.filter((name) => voters.includes(name)).length >= rule.quorum),
+        `receipt ${seq}: approval ${id} requires more votes`);
+      approval.state = 'granted';
+      approval.seq = seq;
+    } else if (kind === 'approval.consumed') {
+      ensure(approval.state === 'granted' && receipt.time < requested.expires, `receipt ${seq}: approval ${id} cannot be consumed`);
+      this.checkNamed(seq, receipt, approval);
+      approval.state = 'consumed';
+      this.consumed = { approval };
+    } else this.open.delete(id);
+  }
+
+  vote(seq, receipt, approval) {
+    const { approver } = receipt;
+    const key = this.keys.get(receipt.key);
+    ensure(key && key.approver === approver, `receipt ${seq}: ${approver} has no key ${receipt.key}`);
+    const trusted = this.trusted?.find((other) => other.key === receipt.key);
+    ensure(!this.trusted || (trusted && ['approver', 'method', 'public'].every((name) => trusted[name] === key[name])),
+      `receipt ${seq}: the key of ${approver} was not given`);
+    checkVoteSignature(seq, receipt, key);
+    const { requested, rules, votes } = approval;
+    ensure(same(receipt.rules, rules) && rules.some((rule) => rule.approvers.includes(approver)), `receipt ${seq}: ${approver} signed other rules`);
+    ensure(requested.time <= receipt.at && receipt.at <= receipt.time && receipt.time < requested.expires
+      && micros(receipt.time) - micros(receipt.at) <= BigInt(STATEMENT_SECONDS) * 1000000n, `receipt ${seq}: the vote was not given in time`);
+    ensure(receipt.verdict === (receipt.kind === 'approval.granted' ? 'approve' : 'deny'), `receipt ${seq}: ${approver} signed ${receipt.verdict}`);
+    this.votes += 1;
+    if (receipt.verdict !== 'approve') return;
+    ensure(votes.every((vote) => vote.approver !== approver && same(vote.terms, receipt.terms)), `receipt ${seq}: ${approver} voted twice, or on other terms`);
+    votes.push(receipt);
+  }
+
+  checkNamed(seq, used, { votes }) {
+    const named = used.approvers ?? [];
+    ensure(named.length === votes.length && named.every((by, at) => by.approver === votes[at].approver && by.name === votes[at].name
+      && votes[at].rationale.startsWith(by.rationale.split('\u2026 [cut from ').at(0))), `receipt ${seq}: names approvers who have not voted`);
+  }
+
+  grant(seq, receipt) {
+    const { grant: id, kind } = receipt;
+    if (kind === 'grant.given') {
+      const approval = this.open.get(receipt.approval);
+      ensure(approval?.state === 'granted' && approval.seq === seq - 1, `receipt ${seq}: grant ${id} was given without an approval`);
+      const seconds = Number(micros(receipt.until) - micros(receipt.time)) / 1e6;
+      const terms = { uses: receipt.uses, seconds, free: receipt.free ?? [] };
+      ensure(same(terms, approval.votes.at(-1)?.terms), `receipt ${seq}: grant ${id} differs from the signed terms`);
+      checkSame(seq, receipt, approval.requested, OF_REQUEST, `grant ${id}`);
+      this.grants.set(id, { given: receipt, approval, spent: 0, taken: 0 });
+      return;
+    }
+    const grant = this.grants.get(id);
+    ensure(grant, `receipt ${seq}: grant ${id} is unknown or has ended`);
+    if (kind === 'grant.revoked') { this.grants.delete(id); return; }
+    grant.spent += 1;
+    ensure(receipt.use === grant.spent && grant.spent <= grant.given.uses && receipt.time <= grant.given.until, `receipt ${seq}: grant ${id} is used beyond its limits`);
+    this.consumed = { grant };
+  }
+
+  intent(seq, receipt, before) {
+    const used = receipt.approval ?? {};
+    if (!('grant' in used)) {
+      const approval = before?.approval;
+      ensure(approval && approval.requested.approval === used.id, `receipt ${seq}: no approval was consumed for the intent`);
+      checkSame(seq, receipt, approval.requested, ABOUT, `approval ${used.id}`);
+      ensure(receipt.request === approval.requested.commitment, `receipt ${seq}: approval ${used.id} is for another request`);
+      this.checkNamed(seq, used, approval);
+      this.open.delete(used.id);
+      return;
+    }
+    const grant = before?.grant;
+    ensure(grant && grant.given.grant === used.grant && used.use === grant.spent, `receipt ${seq}: no use of grant ${used.grant} was recorded`);
+    const free = grant.given.free ?? [];
+    const signed = grant.approval.requested;
+    const bound = ABOUT.filter((name) => name !== 'claimed' && !free.includes(CLAIMS[name])
+      && (name !== 'resource' || !free.includes(signed.resource_argument)));
+    checkSame(seq, receipt, signed, bound, `grant ${used.grant}`);
+    this.checkNamed(seq, used, grant.approval);
+  }
+}
+
 function checkLine(line, seq, entry, heads) {
   const bundle = JSON.parse(line);
   ensure(bundle.form === 'mcp-guard/bundle/v1', `bundle ${seq} has another form`);
@@ -242,9 +411,10 @@ function checkPayloads(path, first, receipts) {
   }
 }
 
-function checkExport(folder, keyFile) {
+function checkExport(folder, keyFile, approversFile) {
   const keys = readFileSync(keyFile, 'utf8').trim().split('\n').map(parseKey);
   const signers = new Signers(keys);
+  const approvals = new Approvals(approversFile ? JSON.parse(readFileSync(approversFile, 'utf8')) : undefined);
   // After a rotation, the head is signed by a key that only the receipts name, so its signature is checked last.
   const head = parseCheckpoint(readFileSync(join(folder, 'checkpoint'), 'utf8'));
   const { size, origin } = head;
@@ -269,6 +439,7 @@ function checkExport(folder, keyFile) {
       ensure(level0.subarray(32 * at, 32 * at + 32).equals(leaf), `receipt ${seq}: leaf hash mismatch`);
       tree.add(leaf);
       checkLine(lines[at], seq, entry, heads);
+      approvals.check(seq, receipt);
       kinds[receipt.kind] = (kinds[receipt.kind] ?? 0) + 1;
       return receipt;
     });
@@ -290,12 +461,12 @@ function checkExport(folder, keyFile) {
     const hash = sha256(readFileSync(join(folder, 'policies', name))).toString('hex');
     ensure(name === `${hash}.json`, `the file policies/${name} is not the policy version of that name`);
   }
-  return { receipts: size, root: head.root.toString('base64'), kinds, policies: policies.length, heads: heads.size };
+  return { receipts: size, root: head.root.toString('base64'), kinds, policies: policies.length, heads: heads.size, votes: approvals.votes };
 }
 
 try {
-  const [folder, keyFile] = process.argv.slice(2);
-  console.log(JSON.stringify({ ok: true, ...checkExport(folder, keyFile) }));
+  const [folder, keyFile, approversFile] = process.argv.slice(2);
+  console.log(JSON.stringify({ ok: true, ...checkExport(folder, keyFile, approversFile) }));
 } catch (error) {
   console.log(JSON.stringify({ ok: false, problem: error.message }));
   process.exitCode = 1;

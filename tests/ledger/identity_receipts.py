@@ -1,5 +1,7 @@
 """Receipts about identities and tools, for tests that need one of every kind."""
 
+from dataclasses import replace
+
 from mcp_guard.core.model import Agent
 from mcp_guard.core.tool_pins import FirstUse, PinRule
 from mcp_guard.identity.instances import InstanceSpec, Issuer, Launch, start_instance
@@ -20,10 +22,12 @@ def who_may_call(harness: Harness) -> None:
     parent, bound = start_instance(issuer, InstanceSpec(agent, launch, 60, ("crm__*",), None, "jkt"), writer.now())
     child, _ = start_instance(issuer, InstanceSpec(agent, launch, 30, (), parent), writer.now())
 
+    known = replace(child, user_issuer="https://login.example")
+
     def op(tx: Transaction) -> None:
         registry.enrol_agent(tx, AgentSettings(agent, "dana"), "operator")
         registry.issue(tx, parent, bound)
-        registry.issue(tx, child, {"by": "socket", "uid": 1001, "pid": 4711})
+        registry.issue(tx, known, {"by": "socket", "uid": 1001, "pid": 4711})
         registry.revoke(tx, ("instance", parent.id), "enough", "operator")
         registry.revoke(tx, ("agent", "second"), "drifts", "operator", registry.FOREVER)
         registry.enable_agent(tx, "second", "mended", "operator")

@@ -212,7 +212,7 @@ def open_harness(
 ) -> Harness:
     """A guard on a new or shared ledger in `folder`; `signed_by` is the first key of a new one."""
     clock = Clock()
-    people = people or People()
+    people = people or People(users=frozenset({"dana"}))
     settings = LedgerSettings(folder / "state", "test.example/ledger", routes or ROUTES, counters, people=people)
     ledger = open_ledger(settings, clock)
     if signed_by is not None:

@@ -114,7 +114,7 @@ def a_second_yes(receipt: dict[str, Any]) -> None:
         (only("decision", outcome="deny"), "is requested without a decision that requires it"),
         (only("intent", outcome="allow"), "but no intent for it follows"),
         (only("intent", policy_version="none"), "permits something although no policies were loaded"),
-        (a_second_yes, "is granted twice"),
+        (a_second_yes, "has signed other rules than those of the request"),
         (only("intent", instance="run_9"), "is for another instance"),
     ],
 )

@@ -13,7 +13,7 @@ from mcp_guard.core.approval_subject import ApprovalSubject, SubjectRisk
 from mcp_guard.core.describe import ADDED
 from mcp_guard.core.model import Call, Decision, Instance, Json
 from mcp_guard.core.people import Identity, People, Requesters, find_requesters
-from mcp_guard.core.receipt import decision_draft
+from mcp_guard.core.receipt import approved_members, decision_draft, request_commitment
 from mcp_guard.core.redaction import redact_subject, redact_texts, texts_of_subject
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.approvals.watcher import ApprovalWatcher
@@ -65,7 +65,9 @@ class ApprovalRequests:
         nonce = os.urandom(16).hex()
         bound = rules.binding(call, decision, nonce)
         routes = [self.routes[name] for name in decision.routes]
-        unattributed = _make_subject(call, decision, bound, routes)
+        salt = rules.request_salt(nonce)
+        signed = approved_members(call, decision) | {"commitment": request_commitment(call, salt)}
+        unattributed = _make_subject(call, decision, bound, signed, routes)
 
         def op(tx: Transaction) -> Approval | Conflict:
             requesters = self._find_requesters(tx, call.instance, routes)
@@ -94,7 +96,7 @@ class ApprovalRequests:
             kept = replace(asked, subject=redact_subject(call, subject))
             if not kept.subject.has_exact_arguments:
                 asked = replace(asked, subject=replace(subject, redacted=kept.subject.redacted))
-            transitions.add_request(tx, asked, kept, tx.add(decision_draft(call, decision)), self.routes)
+            transitions.add_request(tx, asked, kept, tx.add(decision_draft(call, decision, salt)), self.routes)
             return asked
 
         asked = await self.writer.submit(op)
@@ -175,7 +177,9 @@ def _counts(approval: Approval, now: int) -> bool:
     return approval.state in (*OPEN, ApprovalState.DENIED) and now < approval.expires
 
 
-def _make_subject(call: Call, decision: Decision, binding: Json, routes: Iterable[Route]) -> ApprovalSubject:
+def _make_subject(
+    call: Call, decision: Decision, binding: Json, signed: Json, routes: Iterable[Route]
+) -> ApprovalSubject:
     assert call.tool is not None
     instance, tool = call.instance, call.tool
     fact_names = tool.rule.facts.fields if tool.rule.facts else {}
@@ -219,4 +223,5 @@ def _make_subject(call: Call, decision: Decision, binding: Json, routes: Iterabl
             signals=tuple(f"{signal.name} ({signal.weight}): {signal.because}" for signal in call.risk.signals),
         ),
         routes={route.name: route.text for route in routes},
+        signed=signed | ({"resource_argument": argument} if (argument := rules.resource_argument(call)) else {}),
     )

@@ -3,7 +3,7 @@ receipted in the same transaction. The guard that holds the call and the process
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import replace
 
 import orjson
 
@@ -32,18 +32,9 @@ RECEIPT_KINDS = {
 
 def receipt_fields(approval: Approval) -> Json:
     """The fields that every receipt of one approval has."""
-    subject = approval.subject
     return {
-        "agent": subject.agent,
-        "owner": subject.owner,
-        "instance": subject.instance,
-        "on_behalf_of": subject.on_behalf_of,
-        "user_issuer": subject.user_issuer,
-        "call": subject.call,
-        "ticket": subject.ticket,
-        "upstream": subject.upstream,
-        "tool": subject.tool,
-        "resource": asdict(subject.resource) if subject.resource else None,
+        **rules.signed_members(approval),
+        "call": approval.subject.call,
         "approval": approval.id,
         "request_hash": approval.request_hash,
         "decision_hash": approval.decision_hash,
@@ -65,19 +56,6 @@ def vote_fields(vote: Vote) -> Json:
     }
 
 
-def rule_fields(approval: Approval) -> list[Json]:
-    """What each route demands, so that a verifier can count the votes itself."""
-    requesters = approval.subject.requesters
-    return [
-        {
-            "route": rule.route,
-            "quorum": rule.quorum,
-            "approvers": [name for name in rule.approvers if rules.may_decide(rule, name, requesters)],
-        }
-        for rule in approval.rules
-    ]
-
-
 # Requests
 
 
@@ -88,8 +66,7 @@ def add_request(
 
     `kept` is the request as it may be kept once it is settled; `decision` is the receipt of the decision that asks.
     """
-    fields = receipt_fields(approval) | {"follows": [decision], "expires": format_time(approval.expires)}
-    fields["rules"] = rule_fields(approval)
+    fields = receipt_fields(approval) | {"follows": [decision], "rules": rules.rules_as_json(approval)}
     fields["redacted"] = kept.subject.redacted
     seq = tx.add(Draft("approval.requested", fields, {"subject": orjson.dumps(kept.subject.to_json())}))
     tx.store.add_approval(approval, [decision, seq])
@@ -121,7 +98,7 @@ def escalate(tx: Transaction, id: str, routes: Mapping[str, Route]) -> Approval:
         return approval
     approval = with_due_escalation(approval, routes, tx.now)
     targets = [routes[str(routes[name].escalate_to)] for name in escalated]
-    fields = receipt_fields(approval) | {"follows": [receipts[-1]], "rules": rule_fields(approval)}
+    fields = receipt_fields(approval) | {"follows": [receipts[-1]], "rules": rules.rules_as_json(approval)}
     seq = tx.add(Draft("approval.escalated", fields | {"escalated_to": [route.name for route in targets]}))
     tx.store.move_approval(approval, approval.state, approval.note, [*receipts, seq])
     queue_notifications(tx, approval, "escalated", targets)
@@ -172,15 +149,16 @@ def settle(tx: Transaction, approval: Approval, event: ApprovalEvent, note: str)
 def record_vote(tx: Transaction, approval: Approval, vote: Vote) -> Approval:
     """Record a vote that was checked. A denial decides at once, an approval if it is the last that was missing."""
     voted = approval.with_vote(vote)
+    signed = vote_fields(vote) | {"rules": rules.rules_as_json(approval)}
     if vote.verdict == "deny":
-        return move(tx, voted, ApprovalEvent.DENY, vote.rationale, vote_fields(vote))
+        return move(tx, voted, ApprovalEvent.DENY, vote.rationale, signed)
     if missing := voted.missing_routes:
         _, receipts = find_approval(tx, voted.id)
-        fields = receipt_fields(voted) | vote_fields(vote) | {"follows": [receipts[-1]], "missing": list(missing)}
+        fields = receipt_fields(voted) | signed | {"follows": [receipts[-1]], "missing": list(missing)}
         seq = tx.add(Draft("approval.granted", fields))
         tx.store.move_approval(voted, ApprovalState.REQUESTED, "", [*receipts, seq])
         return voted
-    approved = move(tx, voted, ApprovalEvent.APPROVE, vote.rationale, vote_fields(vote))
+    approved = move(tx, voted, ApprovalEvent.APPROVE, vote.rationale, signed)
     if vote.terms is not None:
         grants.give_grant(tx, approved, vote.terms, receipt_fields(approved))
     return approved

@@ -41,17 +41,9 @@ class Votes:
 
         def op(tx: Transaction) -> VoteStatement:
             approval = self._check_vote(tx, id, approver, verdict)
-            statement = VoteStatement(
-                origin=self.writer.key.origin,
-                approval=id,
-                request_hash=approval.request_hash,
-                decision_hash=approval.decision_hash,
-                verdict=verdict,
-                approver=approver,
-                rationale=rationale,
-                at=tx.now,
-                terms=None if terms is None else rules.make_terms(terms, approval.subject.freeable),
-            )
+            agreed = None if terms is None else rules.make_terms(terms, approval.subject.freeable)
+            vote = Vote(approver, verdict, rationale, tx.now, self.people[approver], agreed)
+            statement = rules.make_statement(approval, vote, self.writer.key.origin)
             transitions.escalate(tx, id, self.routes)
             return statement
 
@@ -67,7 +59,7 @@ class Votes:
             verdict=statement.verdict,
             rationale=statement.rationale,
             at=statement.at,
-            name=self.people.get(statement.approver, statement.approver),
+            name=statement.name,
             terms=statement.terms,
             key=key,
             signature=signature,

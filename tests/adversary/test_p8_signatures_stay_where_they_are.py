@@ -1,0 +1,300 @@
+"""P8: whoever holds the guard's key cannot hang an approver's signature under anything but what the approver saw."""
+
+import base64
+import hashlib
+import json
+import shutil
+import sqlite3
+import subprocess
+from collections.abc import Callable
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from mcp_guard.cli.init_templates import InitAnswers, config_text
+from mcp_guard.core.approval import GrantTerms
+from mcp_guard.core.describe import DescriptionRules, describe
+from mcp_guard.core.model import Decision, Json, Outcome, Task, ToolCallRequest
+from mcp_guard.core.receipt import Draft, intent_draft
+from mcp_guard.ledger.approvals import transitions
+from mcp_guard.ledger.export import export
+from mcp_guard.ledger.writer import Transaction
+from mcp_guard.storage.sqlite import open_store
+from mcp_guard.verifier.cli import main
+from tests.promises.harness import ALLOW, HOLD, SECOND, Harness, make_instance, open_harness, pending_id
+from tests.verifier.resign import sign_anew
+
+ORIGIN = "test.example/ledger"
+VERIFY_MJS = Path(__file__).parent.parent / "independent" / "verify.mjs"
+ANSWERS = InitAnswers("agent", "bob", "Alice")
+NAMES = ("request", "facts", "material", "response", "subject")
+Change = Callable[[Json], None]
+
+
+def verify(state: Path, *more: str) -> int:
+    given = ("--key", str(state / "ledger.pub"), "--approvers", str(state.parent / "approvers.json"))
+    return main([str(state / "ledger.sqlite"), *given, *more])
+
+
+def trust(harness: Harness) -> None:
+    keys = [
+        {"key": key.id, "approver": key.approver, "method": key.method, "public": key.public}
+        for key in harness.store.approver_keys()
+    ]
+    (harness.folder / "approvers.json").write_text(json.dumps(keys))
+
+
+async def ask(harness: Harness, text: str = "hello") -> str:
+    return pending_id(await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": text})))
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def ledger(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A ledger with an approved call, and a grant of which one use is recorded."""
+    folder = tmp_path_factory.mktemp("signed")
+    harness = open_harness(folder, f"{ALLOW}\n{HOLD}")
+    id = await ask(harness)
+    harness.approve(id, rationale="a harmless note")
+    await ask_again(harness, "hello")
+    id = pending_id(await update(harness, 150))
+    harness.approve(id, terms=GrantTerms(2, 600, ("amount",)))
+    await update(harness, 150)
+    await update(harness, 151)
+    trust(harness)
+    harness.close()
+    assert verify(folder / "state") == 0
+    return folder
+
+
+async def ask_again(harness: Harness, text: str) -> None:
+    await harness.guard.call(make_instance(), ToolCallRequest("crm__note", {"text": text}))
+
+
+async def update(harness: Harness, amount: int) -> Json:
+    request = ToolCallRequest("crm__update_deal", {"deal_id": "1", "amount": amount, "guard_reason": "typo"})
+    return await harness.guard.call(make_instance(), request)
+
+
+@pytest.fixture
+def state(ledger: Path, tmp_path: Path) -> Path:
+    shutil.copytree(ledger, tmp_path / "copy")
+    return tmp_path / "copy" / "state"
+
+
+def is_forged(receipt: Json, kinds: tuple[str, ...], tool: str) -> bool:
+    return receipt["kind"] in kinds and receipt.get("tool") == tool and receipt.get("purpose") is None
+
+
+FORGED: dict[str, object] = {
+    "tool": "crm__purge", "instance": "run_evil", "agent": "evil", "owner": "mallory", "on_behalf_of": "mallory",
+    "user_issuer": "https://evil.example", "resource": {"type": "Deal", "id": "2"}, "ticket": "INC-666",
+    "reason": "because I say so", "verb": "purged", "definition": "sha256:0", "upstream": "erp",
+    "claimed": ["ticket"], "policy_version": None,
+}  # fmt: skip
+APPROVAL_KINDS = ("approval.requested", "approval.granted", "approval.consumed", "intent", "decision")
+
+
+@pytest.mark.parametrize("kinds", [("intent",), APPROVAL_KINDS], ids=["intent alone", "every receipt"])
+@pytest.mark.parametrize("name", FORGED)
+def test_no_member_of_what_was_signed_can_be_changed(state: Path, name: str, kinds: tuple[str, ...]) -> None:
+    def change(receipt: Json) -> None:
+        if is_forged(receipt, kinds, "crm__note"):
+            receipt[name] = FORGED[name]
+            if FORGED[name] is None:
+                del receipt[name]
+
+    sign_anew(state, ORIGIN, change)
+    assert verify(state) != 0
+
+
+@pytest.mark.parametrize("name", FORGED)
+def test_no_use_of_a_grant_can_leave_its_signed_terms(state: Path, name: str) -> None:
+    def change(receipt: Json) -> None:
+        if receipt["kind"] == "intent" and "grant" in receipt.get("approval", {}):
+            receipt[name] = FORGED[name]
+            if FORGED[name] is None:
+                del receipt[name]
+
+    sign_anew(state, ORIGIN, change)
+    assert verify(state) != 0
+
+
+def replace_request(state: Path, seq: int, request: bytes) -> str:
+    """Store another request for a receipt; returns its commitment."""
+    salt = bytes(16)
+    with closing(sqlite3.connect(state / "ledger.sqlite")) as db:
+        db.execute("UPDATE payload SET request = ? WHERE seq = ?", (salt + request, seq))
+        db.commit()
+    return "sha256:" + hashlib.sha256(salt + request).hexdigest()
+
+
+def receipts(state: Path, kind: str, tool: str) -> list[Json]:
+    with closing(sqlite3.connect(state / "ledger.sqlite")) as db:
+        rows = [json.loads(body) for (body,) in db.execute("SELECT body FROM receipt ORDER BY seq")]
+    return [receipt for receipt in rows if receipt["kind"] == kind and receipt.get("tool") == tool]
+
+
+@pytest.mark.parametrize(
+    ("tool", "number", "request_text"),
+    [
+        ("crm__note", 0, b'{"arguments":{"text":"other"},"name":"note"}'),
+        ("crm__update_deal", 1, b'{"arguments":{"amount":151,"deal_id":"1","stage":"won"},"name":"update_deal"}'),
+        ("crm__update_deal", 1, b'{"_meta":{"x":1},"arguments":{"amount":151,"deal_id":"1"},"name":"update_deal"}'),
+        ("crm__update_deal", 1, b'{"arguments":{"amount":151,"deal_id":"1"},"name":"purge"}'),
+    ],
+)
+def test_the_exact_request_cannot_be_replaced(state: Path, tool: str, number: int, request_text: bytes) -> None:
+    seq = receipts(state, "intent", tool)[number]["seq"]
+    commitment = replace_request(state, seq, request_text)
+
+    def change(receipt: Json) -> None:
+        if receipt["seq"] == seq:
+            receipt["request"] = commitment
+
+    sign_anew(state, ORIGIN, change)
+    assert verify(state) != 0
+
+
+@pytest.mark.parametrize("kinds", [("intent",), ("intent", "approval.consumed")])
+def test_nobody_can_be_named_who_has_not_voted(state: Path, kinds: tuple[str, ...]) -> None:
+    for carol in ({"approver": "carol", "name": "Carol"}, {"name": "Carol, Chief"}, {"rationale": "run everything"}):
+
+        def change(receipt: Json, carol: dict[str, str] = carol) -> None:
+            if is_forged(receipt, kinds, "crm__note"):
+                holder = receipt["approval"] if receipt["kind"] == "intent" else receipt
+                holder["approvers"] = [holder["approvers"][0] | carol]
+
+        sign_anew(state, ORIGIN, change)
+        assert verify(state) != 0
+
+
+@pytest.mark.parametrize(
+    "rules",
+    [
+        [{"route": "people", "quorum": 0, "approvers": ["alice"]}],
+        [{"route": "people", "quorum": 1, "approvers": ["alice", "dana"]}],
+        [],
+    ],
+    ids=str,
+)
+def test_the_rules_that_were_signed_cannot_be_relaxed(state: Path, rules: list[Json]) -> None:
+    def change(receipt: Json) -> None:
+        if receipt["kind"] in ("approval.requested", "approval.granted"):
+            receipt["rules"] = rules
+
+    sign_anew(state, ORIGIN, change)
+    assert verify(state) != 0
+
+
+def test_a_signature_is_worthless_in_another_ledger() -> None:
+    """Each ledger that `init` makes has a name of its own, which every statement contains."""
+    origins = {line for _ in range(3) for line in config_text(ANSWERS).splitlines() if line.startswith("origin")}
+    assert len(origins) == 3
+
+
+async def test_a_signed_vote_cannot_be_replayed_for_a_second_call(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same approval again: the same request, signed within the same hour."""
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
+    id = await ask(harness)
+    harness.approve(id)
+    await ask_again(harness, "hello")
+    trust(harness)
+    assert verify(tmp_path / "state") == 0
+    again = {receipt["kind"]: receipt for receipt in harness.receipts()}
+    kinds = ("decision", "approval.requested", "approval.granted", "approval.consumed", "intent")
+    rows = [again[kind] for kind in kinds]
+    added = ("v", "kind", "seq", "time", "origin", "software", *NAMES)
+    payloads = {row["kind"]: harness.store.payloads(row["seq"]) for row in rows}
+    with closing(sqlite3.connect(tmp_path / "state" / "ledger.sqlite")) as db:
+        query = "SELECT * FROM payload WHERE seq = ?"
+        cells = {row["kind"]: db.execute(query, (row["seq"],)).fetchone() for row in rows}
+
+    def op(tx: Transaction) -> None:
+        last: list[int] = []
+        for row in rows:
+            names = [name for name in NAMES if name in row]
+            fields = {name: value for name, value in row.items() if name not in added} | {"follows": last}
+            salts = {name: cells[row["kind"]][1 + NAMES.index(name)][:16] for name in names}
+            kept = {name: payloads[row["kind"]][name] or b"" for name in names}
+            last = [tx.add(Draft(row["kind"], fields, kept, salts))]
+
+    harness.ledger.writer.run(op)
+    harness.close()
+    assert verify(tmp_path / "state") != 0
+    assert "is requested twice" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("later", [0, 2 * 86400], ids=["in time", "expired"])
+async def test_another_call_cannot_consume_an_approval(tmp_path: Path, later: int) -> None:
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
+    id = await ask(harness)
+    harness.approve(id)
+    trust(harness)
+    held = harness.store.approval(id)[0]
+    harness.clock.time += later * SECOND
+    evil = replace(make_instance("run_evil"), on_behalf_of="mallory", task=Task("INC-666"))
+    tool = harness.upstream.catalog["crm__purge"]
+    call = describe(DescriptionRules(), "call_x", evil, ToolCallRequest("crm__purge", {"all": True}), tool)
+    decision = Decision(Outcome.REQUIRE_APPROVAL, harness.policies.version, policies=("gate",), routes=("people",))
+    harness.ledger.writer.run(lambda tx: tx.add(intent_draft(call, decision, transitions.consume(tx, held))))
+    harness.close()
+    assert verify(tmp_path / "state") != 0
+
+
+def test_receipts_cannot_be_dated_back(state: Path) -> None:
+    """Otherwise an approval that has expired could be consumed as of an earlier time."""
+    last = max(receipt["seq"] for receipt in receipts(state, "outcome", "crm__update_deal"))
+
+    def change(receipt: Json) -> None:
+        if receipt["seq"] == last:
+            receipt["time"] = "2026-01-31T00:00:00.000000Z"
+
+    sign_anew(state, ORIGIN, change)
+    assert verify(state) != 0
+
+
+def export_of(state: Path, folder: Path) -> Path:
+    store = open_store(state / "ledger.sqlite", create=False)
+    export(store, (state / "ledger.pub").read_text(), folder, payloads=True)
+    store.close()
+    return folder
+
+
+def independently(folder: Path, state: Path) -> Json:
+    """The report of the second verifier, in another language."""
+    approvers = state.parent / "approvers.json"
+    command = ["node", str(VERIFY_MJS), str(folder), str(state / "ledger.pub"), str(approvers)]
+    report: Json = json.loads(subprocess.run(command, capture_output=True, text=True, timeout=60, check=False).stdout)
+    return report
+
+
+FORGERIES: dict[str, tuple[tuple[str, ...], Json]] = {
+    "nothing": ((), {}),
+    "ticket": (("intent",), {"ticket": "INC-666"}),
+    "tool": (APPROVAL_KINDS, {"tool": "crm__purge"}),
+    "request": (("intent",), {"request": "sha256:" + "0" * 64}),
+    "rules": (("approval.requested", "approval.granted"), {"rules": []}),
+    "late": (("approval.consumed",), {"time": "2030-01-31T00:00:00.000000Z"}),
+    "signature": (("approval.granted",), {"signature": {"signature": base64.b64encode(bytes(64)).decode()}}),
+}
+
+
+@pytest.mark.parametrize("name", FORGERIES)
+def test_exports_and_the_independent_verifier_agree(state: Path, tmp_path: Path, name: str) -> None:
+    kinds, changes = FORGERIES[name]
+
+    def change(receipt: Json) -> None:
+        if is_forged(receipt, kinds, "crm__note"):
+            receipt.update(changes)
+
+    sign_anew(state, ORIGIN, change)
+    folder = export_of(state, tmp_path / "export")
+    report = independently(folder, state)
+    assert report["ok"] == (name == "nothing"), report
+    given = ("--key", str(state / "ledger.pub"), "--approvers", str(state.parent / "approvers.json"))
+    assert (main([str(folder), *given]) == 0) == (name == "nothing")
