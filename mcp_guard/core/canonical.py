@@ -18,6 +18,11 @@ import rfc8785
 MAX_SAFE_INTEGER = 2**53 - 1
 MAX_MESSAGE_DEPTH = 240
 """Levels of a whole message: orjson reads 1,024 and writes 254, and a forwarded message may be nested in another."""
+MAX_VALUES = 50_000
+"""Values in a client's message, member names included. Each of them costs about a microsecond on the way to a decision,
+which is what limits how long one message can keep others waiting; the size in bytes does not."""
+MAX_EXPLAINED_BYTES = 1024 * 1024
+"""A longer message that is not JSON is not read a second time to find out which request it was."""
 _SORTED = orjson.OPT_SORT_KEYS
 
 
@@ -47,12 +52,31 @@ def parse(line: bytes) -> Any:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         raise _explain(line, str(error)) from None
+    if line.count(b",") + line.count(b"[") + line.count(b"{") >= MAX_VALUES // 2 and has_too_many_values(value):
+        raise Unacceptable(f"more than {MAX_VALUES} values", value)
     if is_too_deep(line, value):
         raise Unacceptable("nested too deeply", value)
     # Most senders write compact JSON; if writing it again gives the same bytes, no duplicate key was dropped.
-    if orjson.dumps(value) != line.strip():
+    written = orjson.dumps(value)
+    if written != line.strip():
+        if line.count(b",") - written.count(b",") > MAX_VALUES:  # so many members were dropped
+            raise Unacceptable("duplicate keys", value)
         _refuse_duplicate_keys(line, value)
     return value
+
+
+def has_too_many_values(value: Any) -> bool:
+    """Whether there are more than MAX_VALUES values and member names in it. Counts no further than that."""
+    count, pending = 1, [value]
+    while pending and count <= MAX_VALUES:
+        value = pending.pop()
+        if isinstance(value, dict):
+            count += 2 * len(value)
+            pending += value.values() if count <= MAX_VALUES else ()
+        elif isinstance(value, list):
+            count += len(value)
+            pending += value if count <= MAX_VALUES else ()
+    return count > MAX_VALUES
 
 
 def is_too_deep(line: bytes, value: Any) -> bool:
@@ -80,6 +104,8 @@ def _refuse_duplicate_keys(line: bytes, value: Any) -> None:
 def _explain(line: bytes, error: str) -> Unacceptable:
     """Read leniently what orjson refused: the standard library accepts NaN and lone surrogates."""
     found: list[str] = []
+    if len(line) > MAX_EXPLAINED_BYTES:
+        return Unacceptable(f"not acceptable JSON: {error}", None)
 
     def constant(name: str) -> float:
         found.append(f"`{name}` is not a JSON number")
@@ -110,7 +136,7 @@ def canonicalize(value: Any, limits: Limits = Limits()) -> bytes:
 
 
 def _inspect(value: Any, depth: int) -> bool:
-    """Check numbers and depth. True if orjson's sorted output is RFC 8785 already: ASCII keys, no unusual floats."""
+    """Check numbers and depth. True if orjson's sorted output is RFC 8785 already: usual keys and floats."""
     kind = type(value)
     if kind is str or value is None or kind is bool:
         return True
@@ -127,7 +153,8 @@ def _inspect(value: Any, depth: int) -> bool:
     plain = True
     if kind is dict:
         for key, item in value.items():
-            plain &= key.isascii() & _inspect(item, depth - 1)
+            # Only beyond this character do UTF-16 (RFC 8785 §3.2.3) and UTF-8 sort differently.
+            plain &= (key.isascii() or max(key) < "\ud800") & _inspect(item, depth - 1)
         return bool(plain)
     for item in value:
         plain &= _inspect(item, depth - 1)

@@ -2,7 +2,10 @@
 
 import json
 import math
+from collections.abc import Callable
+from contextlib import suppress
 
+import orjson
 import pytest
 import rfc8785
 from hypothesis import given
@@ -10,6 +13,7 @@ from hypothesis import strategies as st
 
 from mcp_guard.core.canonical import (
     MAX_SAFE_INTEGER,
+    MAX_VALUES,
     Limits,
     Unacceptable,
     canonicalize,
@@ -17,6 +21,7 @@ from mcp_guard.core.canonical import (
     parse,
     read_pointer,
 )
+from tests.growth import assert_linear
 
 texts = st.text(st.characters(exclude_categories=["Cs"]))
 numbers = st.integers(-MAX_SAFE_INTEGER, MAX_SAFE_INTEGER) | st.floats(allow_nan=False, allow_infinity=False).filter(
@@ -89,6 +94,42 @@ def test_depth_and_size_are_bounded() -> None:
         canonicalize(nested)
     with pytest.raises(Unacceptable, match="over the limit of 10"):
         canonicalize("x" * 20, Limits(bytes=10))
+
+
+def test_number_of_values_is_bounded() -> None:
+    assert parse(orjson.dumps([0] * (MAX_VALUES - 1)))
+    assert parse(orjson.dumps({"csv": "1,2,3," * MAX_VALUES}))
+    for many in (
+        [0] * MAX_VALUES,
+        {f"k{number}": 0 for number in range(MAX_VALUES // 2)},
+        [[[]] * (MAX_VALUES // 2)] * 2,
+    ):
+        with pytest.raises(Unacceptable, match="more than 50000 values"):
+            parse(orjson.dumps(many))
+
+
+HOSTILE: dict[str, Callable[[int], bytes]] = {
+    "distinct keys and a doubled one": lambda n: (
+        b"{%s}" % b",".join([b'"k%d":0' % i for i in range(n // 10)] + [b'"k1":0'])
+    ),
+    "one key many times": lambda n: b"{%s}" % b",".join([b'"k":0'] * (n // 6)),
+    "one key many times, spaced": lambda n: b"{%s}" % b", ".join([b'"k":0'] * (n // 7)),
+    "long integers": lambda n: b"[%s ]" % b",".join([b"1" * 4000] * (n // 4000)),
+    "lists": lambda n: b"[%s ]" % b",".join([b"[]"] * (n // 3)),
+    "not a number": lambda n: b"[%s NaN]" % (b"0," * (n // 2)),
+    "no end": lambda n: b"[" + b"0," * (n // 2),
+    "braces": lambda n: b'{"a":' * (n // 5),
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_work_grows_with_the_message(name: str) -> None:
+    assert_linear(HOSTILE[name], parse_leniently, 100_000)
+
+
+def parse_leniently(line: bytes) -> None:
+    with suppress(Unacceptable):
+        canonicalize(parse(line))
 
 
 def test_pointers_follow_rfc_6901() -> None:
