@@ -88,9 +88,10 @@ bench-ledger: $(VENV)/.dev  ## measure one step in ledgers of 10 thousand, 100 t
 	@$(BIN)/python benchmarks/ledger.py $(ARGS)
 
 CALLS ?= 100000
-soak: $(VENV)/.dev  ## run 200 HTTP sessions at once, then CALLS calls through one guard, and check for leaks
+soak: $(VENV)/.dev  ## run 200 HTTP sessions at once, then CALLS calls through one guard, check for leaks, and time calls while another agent attacks
 	@$(BIN)/python -m tests.soak.run $(ARGS)
 	@$(BIN)/python -m tests.soak.long --calls $(CALLS)
+	@$(BIN)/python -m tests.soak.attack
 
 bench-http: $(VENV)/.dev  ## measure the guard over HTTP next to a bare proxy on the SDK, interleaved
 	@$(BIN)/python benchmarks/http_calls.py $(ARGS)

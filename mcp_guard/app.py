@@ -177,7 +177,12 @@ def _http_app(runtime: Runtime, serve: ServeSettings, sessions: "HttpSessions", 
         instances=TokenInstances(ledger.writer, settings.agents, ledger.guard),
     )
     return HttpApp(
-        authenticator, sessions, urlsplit(serve.url).path or "/", settings.client_limits.message_bytes, received
+        authenticator,
+        sessions,
+        urlsplit(serve.url).path or "/",
+        settings.client_limits.message_bytes,
+        received,
+        runtime.loop_share,
     )
 
 

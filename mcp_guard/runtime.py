@@ -21,6 +21,7 @@ from mcp_guard.core.provenance.history import InstanceHistories
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.core.visible_text import say
+from mcp_guard.downstream.loop_share import LoopShare
 from mcp_guard.downstream.session import DownstreamTransport, ProtocolAdapter, Session
 from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.guard import Guard
@@ -178,6 +179,7 @@ class Runtime:
         self.note = note
         self._sessions: WeakSet[Session] = WeakSet()
         self._reloader = PolicyReloader(ledger.ledger, note, policies=settings.policies, shadow=settings.shadow)
+        self.loop_share = LoopShare()
         self._histories = InstanceHistories.of(settings.tool_rules)
         self._risk_monitor = make_risk_monitor(settings, ledger)
         self._status_file = StatusFile(status_path(ledger.lock.path.parent, ledger.guard), note)
@@ -262,6 +264,7 @@ class Runtime:
             transport,
             inbox=settings.inbox,
             limits=settings.client_limits,
+            loop_share=self.loop_share,
             tool_names=ToolNames(next(iter(settings.upstreams)) if settings.plain_names else ""),
             choose_adapter=choose_adapter,
         )
@@ -278,6 +281,7 @@ class Runtime:
     def end(self, instance: Instance) -> None:
         """The instance has ended: forget its history and learn from what it did. Raises: LedgerError."""
         self._histories.forget(instance)
+        self.loop_share.forget(instance.id)
         monitor = self._risk_monitor
         if monitor is not None and monitor.drift is not None:
             RunHistory(self.ledger.writer).keep(instance, monitor.end(instance), monitor.drift.runs)

@@ -193,7 +193,8 @@ class ClientLimits:
     `in_flight` and `bytes_in_flight` the requests of a session that are not answered yet.
     """
 
-    message_bytes: int = 4 * 1024 * 1024
+    message_bytes: int = 2 * 1024 * 1024
+    values: int = 20_000
     open_requests: int = 50
     open_request_bytes: int = 8 * 1024 * 1024
     in_flight: int = 256

@@ -266,7 +266,8 @@ class LimitsConfig(Model):
     argument_bytes: Annotated[int, Field(gt=0)] = 1024 * 1024
     depth: Annotated[int, Field(gt=0, le=200)] = 64
     message_bytes: Annotated[int, Field(gt=0)] = 64 * 1024 * 1024
-    request_bytes: Annotated[int, Field(gt=0)] = 4 * 1024 * 1024
+    values: Annotated[int, Field(gt=0)] = 20_000
+    request_bytes: Annotated[int, Field(gt=0)] = 2 * 1024 * 1024
     listing_bytes: Annotated[int, Field(gt=0)] = 2 * 1024 * 1024
     kept_response_bytes: Annotated[int, Field(ge=0)] = 64 * 1024
     open_requests: Annotated[int, Field(ge=0)] = 50
@@ -405,6 +406,7 @@ class Config(Model):
             kept_response_bytes=limits.kept_response_bytes,
             client_limits=ClientLimits(
                 message_bytes=min(limits.request_bytes, limits.message_bytes),
+                values=limits.values,
                 open_requests=limits.open_requests,
                 open_request_bytes=limits.open_request_bytes,
                 in_flight=limits.calls_in_flight,

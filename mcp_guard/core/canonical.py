@@ -18,7 +18,7 @@ import rfc8785
 MAX_SAFE_INTEGER = 2**53 - 1
 MAX_MESSAGE_DEPTH = 240
 """Levels of a whole message: orjson reads 1,024 and writes 254, and a forwarded message may be nested in another."""
-MAX_VALUES = 50_000
+MAX_VALUES = 20_000
 """Values in a client's message, member names included. Each of them costs about a microsecond on the way to a decision,
 which is what limits how long one message can keep others waiting; the size in bytes does not."""
 MAX_EXPLAINED_BYTES = 1024 * 1024
@@ -43,8 +43,8 @@ class Unacceptable(Exception):
         self.message = message
 
 
-def parse(line: bytes) -> Any:
-    """Parse one JSON text strictly.
+def parse(line: bytes, max_values: int = MAX_VALUES) -> Any:
+    """Parse one JSON text strictly. It may have up to `max_values` values and member names.
 
     Raises: Unacceptable, with what a lenient reader sees in the text, so that the sender learns which request failed.
     """
@@ -52,31 +52,31 @@ def parse(line: bytes) -> Any:
         value = orjson.loads(line)
     except orjson.JSONDecodeError as error:
         raise _explain(line, str(error)) from None
-    if line.count(b",") + line.count(b"[") + line.count(b"{") >= MAX_VALUES // 2 and has_too_many_values(value):
-        raise Unacceptable(f"more than {MAX_VALUES} values", value)
+    if line.count(b",") + line.count(b"[") + line.count(b"{") >= max_values // 2 and has_more_values(value, max_values):
+        raise Unacceptable(f"more than {max_values} values (limits.values)", value)
     if is_too_deep(line, value):
         raise Unacceptable("nested too deeply", value)
     # Most senders write compact JSON; if writing it again gives the same bytes, no duplicate key was dropped.
     written = orjson.dumps(value)
     if written != line.strip():
-        if line.count(b",") - written.count(b",") > MAX_VALUES:  # so many members were dropped
+        if line.count(b",") - written.count(b",") > max_values:  # so many members were dropped
             raise Unacceptable("duplicate keys", value)
         _refuse_duplicate_keys(line, value)
     return value
 
 
-def has_too_many_values(value: Any) -> bool:
-    """Whether there are more than MAX_VALUES values and member names in it. Counts no further than that."""
+def has_more_values(value: Any, limit: int) -> bool:
+    """Whether there are more than `limit` values and member names in it. Counts no further than that."""
     count, pending = 1, [value]
-    while pending and count <= MAX_VALUES:
+    while pending and count <= limit:
         value = pending.pop()
         if isinstance(value, dict):
             count += 2 * len(value)
-            pending += value.values() if count <= MAX_VALUES else ()
+            pending += value.values() if count <= limit else ()
         elif isinstance(value, list):
             count += len(value)
-            pending += value if count <= MAX_VALUES else ()
-    return count > MAX_VALUES
+            pending += value if count <= limit else ()
+    return count > limit
 
 
 def is_too_deep(line: bytes, value: Any) -> bool:

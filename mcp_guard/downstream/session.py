@@ -6,6 +6,7 @@ good. The adapter handles each request from start to end and uses the services o
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Protocol, TypeGuard
@@ -15,6 +16,7 @@ import orjson
 from mcp_guard.core.canonical import Unacceptable, parse
 from mcp_guard.core.describe import NO_SUCH_TOOL
 from mcp_guard.core.model import Instance, Json, ToolCallRequest
+from mcp_guard.downstream.loop_share import SECONDS_PER_BYTE, LoopShare, metered
 from mcp_guard.downstream.router import Router
 from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.guard import Guard
@@ -97,6 +99,7 @@ class Session:
         *,
         inbox: str,
         limits: ClientLimits,
+        loop_share: LoopShare,
         tool_names: ToolNames,
         choose_adapter: Callable[["Session", str, Json], ProtocolAdapter],
     ) -> None:
@@ -108,6 +111,7 @@ class Session:
         self.tasks = asyncio.TaskGroup()
         self._transport = transport
         self._limits = limits
+        self.loop_share = loop_share
         self._frame_bytes = self._bytes_in_flight = 0
         """Size of the frame that is being taken, and of those whose requests are running."""
         self._in_flight = 0
@@ -152,15 +156,17 @@ class Session:
                 error(PARSE_ERROR, "the message is larger than limits.request_bytes or limits.message_bytes allows"),
             )
             return
+        began = time.thread_time()
         try:
             self._receive(line, request)
         except Exception as defect:  # the edge: a defect must cost this frame and none after it
             self.note(f"internal error: a frame of the client was dropped: {type(defect).__name__}: {defect}")
+        self._charge(time.thread_time() - began + len(line) * SECONDS_PER_BYTE)
 
     def _receive(self, line: bytes, request: Id | None) -> None:
         self._frame_bytes = len(line)
         try:
-            message = parse(line)
+            message = parse(line, self._limits.values)
             if request is not None and isinstance(message, dict) and "id" in message:
                 message["id"] = request
             self.client.receive(message)
@@ -235,7 +241,7 @@ class Session:
 
     def start(self, key: TaskKey, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Run `work` as a task that can be cancelled by its key, and that ends with the session at the latest."""
-        task = self.tasks.create_task(work)
+        task = self.tasks.create_task(self._metered(work))
         self._running[key] = task
         count, size = (1, self._frame_bytes) if key[0] == CLIENT else (0, 0)
         self._in_flight += count
@@ -248,6 +254,12 @@ class Session:
 
         task.add_done_callback(forget)
         return task
+
+    async def _metered(self, work: Coroutine[Any, Any, None]) -> None:
+        await metered(work, self._charge)
+
+    def _charge(self, seconds: float) -> None:
+        self.loop_share.charge(self.instance.id, seconds)
 
     def cancel(self, key: TaskKey) -> None:
         if task := self._running.get(key):

@@ -145,6 +145,9 @@ class UnixDownstreamTransport(asyncio.Protocol):
             self._charge.set(self._lines.pending_bytes)
         except LimitReached as reached:
             self._end_with(str(reached))
+        if (delay := self.session.loop_share.delay(self.session.instance.id)) and self._transport is not None:
+            self.throttle(True)
+            asyncio.get_running_loop().call_later(delay, self.throttle, False)
 
     def _end_with(self, reason: str) -> None:
         if self._transport is not None:

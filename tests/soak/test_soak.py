@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.soak.attack import allowed, attack
 from tests.soak.long import SAMPLES, TRANSPORTS, Sample, growth
 from tests.soak.run import leaks, soak
 
@@ -20,6 +21,13 @@ def test_many_calls_on_one_guard_leak_nothing(tmp_path: Path, transport: str) ->
     assert not growth(samples)
     assert load.replies["done"] > 500
     assert load.replies["held and done"]
+
+
+def test_attack_of_one_agent_leaves_the_calls_of_another_quick(tmp_path: Path) -> None:
+    names = ["duplicate keys, 150 kB", "most values, floats", "a million values", "text of 1 MB"]
+    quiet, under = attack(tmp_path, names, seconds=1.0)
+    for name, latency in under.items():  # so few calls have no meaningful p99
+        assert latency.p50 <= allowed(quiet), name
 
 
 def test_growth_is_detected() -> None:

@@ -22,6 +22,7 @@ from mcp_guard.downstream.http.auth import Authenticator
 from mcp_guard.downstream.http.sessions import HttpSession, HttpSessions
 from mcp_guard.downstream.http.streams import STANDALONE, McpResponse, Stream, sse_event
 from mcp_guard.downstream.limits import LimitReached, ReceivedBytes
+from mcp_guard.downstream.loop_share import LoopShare
 from mcp_guard.protocol import stateless_server as wire
 from mcp_guard.protocol.headers import NAMED_BY, decode_header, mirror_headers
 from mcp_guard.protocol.jsonrpc import Id, error
@@ -71,6 +72,7 @@ class HttpApp:
     path: str
     message_bytes: int
     received: ReceivedBytes
+    loop_share: LoopShare
 
     def make_starlette(self) -> Starlette:
         well_known = "/.well-known/oauth-protected-resource"
@@ -111,6 +113,12 @@ class HttpApp:
         _check_version(request)
         http_session = await self._session_for(request, instance, method)
         return self._post_handshake(http_session, request, body, message)
+
+    async def _wait_for_turn(self, instance: Instance) -> None:
+        delay = self.loop_share.delay(instance.id)
+        if delay:
+            await asyncio.sleep(delay)
+            await self._wait_for_turn(instance)  # another request of the instance may have cost something meanwhile
 
     async def _session_for(self, request: Request, instance: Instance, method: object) -> HttpSession:
         """Raises: NoSession, LimitReached."""
@@ -240,6 +248,7 @@ class HttpApp:
                     yield part
 
             body = await join_bounded(charged(), self.message_bytes)
+            await self._wait_for_turn(instance)
         if body is None:
             raise HTTPException(413, f"the message is over {self.message_bytes} bytes")
         return body
