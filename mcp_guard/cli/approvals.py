@@ -14,7 +14,7 @@ from mcp_guard.core.approval import Approval, ApprovalState, GrantTerms, describ
 from mcp_guard.core.approval_subject import ApprovalSubject
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.receipt import CLAIMED, format_time
-from mcp_guard.core.visible_text import VisibleText, join, quote, say, visible, visible_json
+from mcp_guard.core.visible_text import VisibleText, join, quote, say, value_text, visible, visible_json
 from mcp_guard.ledger.approvals.approver_keys import NewKey, usable_key
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.open import open_writer
@@ -173,7 +173,7 @@ def describe(approval: Approval, now: int) -> list[str]:
             vote.verdict,
             quote(vote.name or vote.approver),
             format_time(vote.at),
-            vote.rationale,
+            value_text(vote.rationale),
         )
         for vote in approval.votes
     ]
@@ -184,7 +184,7 @@ def describe(approval: Approval, now: int) -> list[str]:
         f"  what           {what(approval)}",
         f"  tool           {visible(subject.tool)}",
         *([f"  ticket         {quote(subject.ticket)}{_mark(subject, 'ticket')}"] if subject.ticket else []),
-        *([f"  {_claims(subject)}  {visible(subject.reason)}"] if subject.reason else []),
+        *([f"  {_claims(subject)}  {value_text(subject.reason)}"] if subject.reason else []),
         f"  why asked      {reasons} (policy {', '.join(map(quote, subject.policies))})",
         f"  risk           {subject.risk.score} {subject.risk.level}",
         *(f"                 {visible(signal)}" for signal in subject.risk.signals),
@@ -194,7 +194,7 @@ def describe(approval: Approval, now: int) -> list[str]:
         *([f"  sent with it   {visible_json(subject.meta)} (_meta)"] if subject.meta else []),
         *(f"  route          {_rule(approval, position)}" for position in range(len(approval.rules))),
         *votes,
-        *([f"  note           {visible(approval.note)}"] if approval.note else []),
+        *([f"  note           {value_text(approval.note)}"] if approval.note else []),
     ]
     return [VisibleText(line) for line in lines]
 

@@ -6,7 +6,7 @@ import time
 from mcp_guard.cli.ledger_reader import Receipt, latest, make_ledger_parser, newer, open_for_reading, reading_receipts
 from mcp_guard.cli.output import print_json, print_result, print_table
 from mcp_guard.core.receipt import KINDS, attribution
-from mcp_guard.core.visible_text import VisibleText, join, quote, say, visible
+from mcp_guard.core.visible_text import VisibleText, join, quote, say, value_text
 from mcp_guard.storage.sqlite import Store
 
 HEADINGS = ("seq", "time", "kind", "agent", "tool", "outcome", "what")
@@ -110,7 +110,7 @@ def _follow(store: Store, options: argparse.Namespace) -> int:
     while True:
         for receipt in receipts:
             seq = receipt["seq"]
-            plain = VisibleText("  ".join(visible(cell) or "-" for cell in row(receipt)))
+            plain = VisibleText("  ".join(value_text(cell) or "-" for cell in row(receipt)))
             print_result(options.json, receipt, plain)
             if receipt["kind"] == options.until:
                 return 0

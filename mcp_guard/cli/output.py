@@ -9,7 +9,7 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from mcp_guard.core.visible_text import VisibleText, visible, visible_code, visible_json
+from mcp_guard.core.visible_text import VisibleText, value_text, visible_code, visible_json
 from mcp_guard.core.visible_text import visible_line as printable
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ def print_words(parts: "list[DiffPart]") -> None:
 
 def print_table(headings: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
     """Print aligned columns on a terminal, and tab-separated text elsewhere."""
-    lines: list[list[str]] = [[visible(cell) for cell in row] for row in rows]
+    lines: list[list[str]] = [[value_text(cell) for cell in row] for row in rows]
     if not sys.stdout.isatty():
         for line in [list(headings), *lines]:
             print("\t".join(line))

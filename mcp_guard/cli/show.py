@@ -9,7 +9,7 @@ from mcp_guard.cli.ledger_reader import Receipt, make_ledger_parser, open_for_re
 from mcp_guard.cli.output import print_hint, print_json, print_lines
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import attribution, claim_mark
-from mcp_guard.core.visible_text import VisibleText, is_connective, join, quote, say, shorten, visible, visible_json
+from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, value_text, visible, visible_json
 from mcp_guard.ledger.keys import PUBLISHED
 from mcp_guard.storage.sqlite import Store
 
@@ -179,4 +179,4 @@ def _plain(value: object) -> VisibleText:
     """A text that could continue the line is quoted; JSON quotes its texts itself."""
     if not isinstance(value, str):
         return shorten(visible_json(value), MAX_SHOWN)
-    return shorten(quote(value) if is_connective(value) else value, MAX_SHOWN)
+    return shorten(value_text(value), MAX_SHOWN)

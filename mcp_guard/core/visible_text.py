@@ -99,6 +99,12 @@ def quote(value: object, *, always: bool = False) -> VisibleText:
     return VisibleText(f'"{special.sub(lambda match: "".join(map(escape, match[0])), visible(text))}"')
 
 
+def value_text(value: object) -> VisibleText:
+    """A value that stands alone, in a cell or after its name: in quotes if words in it read like a sentence of ours."""
+    is_ours = isinstance(value, VisibleText) or not isinstance(value, str)
+    return visible(value) if is_ours or not is_connective(str(value)) else quote(value)
+
+
 def is_connective(text: str) -> bool:
     """Whether words in it could be read as words of a sentence that the guard composes."""
     return _CONNECTIVE.search(text) is not None

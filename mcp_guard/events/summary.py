@@ -4,7 +4,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from mcp_guard.core.receipt import attribution
-from mcp_guard.core.visible_text import VisibleText, is_connective, join, quote, say
+from mcp_guard.core.visible_text import VisibleText, join, quote, say, value_text
 
 Receipt = dict[str, Any]
 UNCERTAIN_ENDINGS = ("unknown", "timeout")
@@ -22,7 +22,7 @@ def summary(receipt: Receipt) -> VisibleText:
     reason = (
         receipt.get("detail") or "; ".join(receipt.get("reasons", [])) or receipt.get("reason") or receipt.get("note")
     )
-    return say("{}: {}", words, quote(reason) if is_connective(str(reason)) else reason) if reason else words
+    return say("{}: {}", words, value_text(reason)) if reason else words
 
 
 def severity(receipt: Receipt) -> int:
