@@ -17,6 +17,8 @@ MAX_STATEMENT_AGE = timedelta(minutes=10)
 TRACE_CONTEXT = ("traceparent", "tracestate")
 CLAIMS = {"ticket": "guard_ticket", "reason": "guard_reason"}
 """What an agent claims about a call, and the argument by which a grant may leave it free."""
+CHECKED = ("intent", "decision", "outcome", "approval.", "grant.", "approver.")
+"""How the kinds of receipts begin that are checked against each other."""
 VERDICTS = {"approval.granted": "approve", "approval.denied": "deny"}
 CUT = "… [cut from "
 """How the mark begins that stands for the rest of a long text."""
@@ -63,8 +65,12 @@ class OpenGrant:
 class ConsistencyChecker:
     """Follows each call, approval, grant and approver's key through its receipts. Only open ones are kept in memory."""
 
-    def __init__(self, trusted: Mapping[str, Receipt] | None = None) -> None:
-        """`trusted` are the approvers' keys given to the verifier, by id; None accepts those that the ledger names."""
+    def __init__(self, trusted: Mapping[str, Receipt] | None = None, is_part: bool = False) -> None:
+        """`trusted` are the approvers' keys given to the verifier, by id; None accepts those that the ledger names.
+
+        With `is_part`, what began before the first receipt is checked as far as the receipts at hand allow.
+        """
+        self._is_part = is_part
         self.intents: dict[int, str] = {}
         self.approvals: dict[str, OpenApproval] = {}
         self.grants: dict[str, OpenGrant] = {}
@@ -93,7 +99,8 @@ class ConsistencyChecker:
             if receipt.get("outcome") == "require_approval":
                 self._held = seq, receipt
         elif kind == "outcome":
-            if self.intents.pop(follows[0] if follows else -1, None) != receipt["call"]:
+            call = self.intents.pop(follows[0] if follows else -1, None)
+            if call != receipt["call"] and not (call is None and self._is_part):
                 raise VerificationFailed(seq, f"an outcome of call `{receipt['call']}` without an open intent")
         elif kind.startswith("approval."):
             self._check_approval(seq, receipt, kind)
@@ -101,6 +108,19 @@ class ConsistencyChecker:
             self._check_grant(seq, receipt, kind)
         elif kind.startswith("approver."):
             self._check_key(seq, receipt, kind)
+
+    def _began_before(self, id: object) -> bool:
+        """Whether an approval or grant may have begun before the receipts at hand."""
+        return self._is_part and isinstance(id, str) and _short_hash(id) not in self._ids
+
+    def check_part(self, seq: int, receipt: Receipt) -> None:
+        """Like `check`, for any item of a part of the ledger. Raises: VerificationFailed."""
+        if not receipt["kind"].startswith(CHECKED):
+            return
+        try:
+            self.check(seq, receipt)
+        except (KeyError, TypeError, ValueError, AttributeError, IndexError) as error:
+            raise VerificationFailed(seq, f"not a valid receipt: {type(error).__name__}: {error}") from None
 
     def finish(self) -> None:
         """Check that nothing was consumed by the last receipt. Raises: VerificationFailed."""
@@ -110,17 +130,24 @@ class ConsistencyChecker:
     def _check_intent(self, seq: int, receipt: Receipt) -> None:
         self.intents[seq] = receipt["call"]
         if receipt.get("purpose") == "facts":
-            return
-        outcome = receipt["outcome"]
-        if outcome not in ("allow", "require_approval"):
+            if "outcome" in receipt or "approval" in receipt:
+                raise VerificationFailed(seq, "one of the guard's own reads, with a decision or an approval")
+        elif receipt["outcome"] == "allow":
+            if "approval" in receipt:
+                raise VerificationFailed(seq, "an intent that names approvers, although no approval was required")
+        elif receipt["outcome"] == "require_approval":
+            self._check_approved(seq, receipt)
+        else:
             raise VerificationFailed(seq, f"an intent of call `{receipt['call']}`, which its decision does not permit")
-        if outcome == "allow":
-            return
+
+    def _check_approved(self, seq: int, receipt: Receipt) -> None:
         used = receipt.get("approval", {})
         if "grant" in used:
             self._check_grant_use(seq, receipt, used)
             return
         approval = self.approvals.pop(used.get("id"), None)
+        if approval is None and self._began_before(used.get("id")):
+            return
         if approval is None or approval.state != "approval.consumed":
             raise VerificationFailed(seq, "an intent that required approval, but no approval was consumed for it")
         if used["decision_hash"] != approval.requested["decision_hash"]:
@@ -133,6 +160,8 @@ class ConsistencyChecker:
     def _check_grant_use(self, seq: int, receipt: Receipt, used: Receipt) -> None:
         id = used["grant"]
         grant = self.grants.get(id)
+        if grant is None and self._began_before(id):
+            return
         if grant is None or grant.spent != used["use"] or grant.spent <= grant.taken:
             raise VerificationFailed(seq, f"a use of grant `{id}` without a receipt of it just before")
         if used.get("id") != grant.given["approval"] or receipt["time"] > grant.given["until"]:
@@ -160,13 +189,17 @@ class ConsistencyChecker:
     def _check_approval(self, seq: int, receipt: Receipt, kind: str) -> None:
         id = receipt["approval"]
         if kind == "approval.requested":
-            key = hashlib.sha256(id.encode()).digest()[:12]
-            if key in self._ids:
+            if (key := _short_hash(id)) in self._ids:
                 raise VerificationFailed(seq, f"approval `{id}` is requested twice")
             self._ids.add(key)
             self._check_request(seq, receipt)
             return
         approval = self.approvals.get(id)
+        if approval is None and self._began_before(id):
+            if kind in VERDICTS:
+                self._check_signer(seq, receipt)
+            self._consumed = (seq, f"approval `{id}`") if kind == "approval.consumed" else None
+            return
         if approval is None:
             raise VerificationFailed(seq, f"`{kind}` of approval `{id}`, which is unknown or has ended")
         if receipt["decision_hash"] != approval.requested["decision_hash"]:
@@ -206,6 +239,9 @@ class ConsistencyChecker:
 
     def _check_request(self, seq: int, receipt: Receipt) -> None:
         id, held = receipt["approval"], self._held
+        if held is None and self._is_part:
+            self.approvals[id] = OpenApproval("approval.requested", receipt, receipt["rules"], seq, None)
+            return
         if held is None or (receipt["follows"], receipt["call"]) != ([held[0]], held[1]["call"]):
             raise VerificationFailed(seq, f"approval `{id}` is requested without a decision that requires it")
         decision = held[1]
@@ -237,6 +273,10 @@ class ConsistencyChecker:
     def _check_signer(self, seq: int, receipt: Receipt) -> None:
         """A vote is signed with a key of its approver that is in use, and if keys are given, among them."""
         key, approver = self.keys.get(receipt["key"]), receipt["approver"]
+        if key is None and self._is_part:
+            key = (self.trusted or {}).get(receipt["key"])
+            if key is None and self.trusted is None:
+                return
         if key is None or key["approver"] != approver:
             raise VerificationFailed(seq, f"`{approver}` has no key `{receipt['key']}` in use")
         if self.trusted is not None and not _is_same_key(key, self.trusted.get(receipt["key"])):
@@ -253,6 +293,8 @@ class ConsistencyChecker:
         id = receipt["grant"]
         if kind == "grant.given":
             approval = self.approvals.get(receipt["approval"])
+            if approval is None and self._began_before(receipt["approval"]):
+                return
             if approval is None or approval.state != "approval.granted" or id in self.grants:
                 raise VerificationFailed(seq, f"grant `{id}` was given without an approval")
             terms = {"uses": receipt["uses"], "seconds": _duration(receipt), "free": receipt.get("free", [])}
@@ -261,9 +303,13 @@ class ConsistencyChecker:
             if seq != approval.last + 1:
                 raise VerificationFailed(seq, f"grant `{id}` was not given with the last vote")
             _check_same(seq, receipt, approval.requested, SIGNED_OF_REQUEST, f"grant `{id}`")
+            self._ids.add(_short_hash(id))
             self.grants[id] = OpenGrant(receipt, approval)
             return
         grant = self.grants.get(id)
+        if grant is None and self._began_before(id):
+            self._consumed = (seq, f"a use of grant `{id}`") if kind == "grant.used" else None
+            return
         if grant is None:
             raise VerificationFailed(seq, f"`{kind}` of grant `{id}`, which is unknown or has ended")
         given = grant.given
@@ -278,7 +324,7 @@ class ConsistencyChecker:
     def _check_key(self, seq: int, receipt: Receipt, kind: str) -> None:
         id = receipt["key"]
         if kind == "approver.removed":
-            if self.keys.pop(id, None) is None:
+            if self.keys.pop(id, None) is None and not self._is_part:
                 raise VerificationFailed(seq, f"removes the approver's key `{id}`, which is unknown")
             return
         if id in self.keys or any(key["public"] == receipt["public"] for key in self.keys.values()):
@@ -303,6 +349,8 @@ class ConsistencyChecker:
     def _check_voucher(self, seq: int, receipt: Receipt, vouched: Receipt) -> None:
         """An earlier key of the same approver has signed the new one."""
         old = self.keys.get(vouched.get("key", ""))
+        if old is None and self._is_part:
+            return
         try:
             if old is None or old["approver"] != receipt["approver"]:
                 raise ValueError("the old key does not belong to the approver")
@@ -314,6 +362,10 @@ class ConsistencyChecker:
 
 SIGNED_OF_REQUEST = (*ABOUT, "commitment", "expires", "resource_argument")
 """Members that every receipt of an approval has like the request, because its approvers sign them."""
+
+
+def _short_hash(id: str) -> bytes:
+    return hashlib.sha256(id.encode()).digest()[:12]
 
 
 def _check_same(seq: int, receipt: Receipt, signed: Receipt, names: Iterable[str], of: str) -> None:

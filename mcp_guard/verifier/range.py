@@ -11,6 +11,7 @@ from .checkpoints import (
     check_requirements,
     check_witnesses,
 )
+from .consistency import ConsistencyChecker
 from .files import parse_json
 from .merkle import CompactRange, leaf_of
 from .notes import ROTATED, SignedCheckpoint, Signer, find_first_key, parse_checkpoint
@@ -48,6 +49,7 @@ class _RangeVerification:
         self.workers, self.requirements, self.report = workers, requirements, report
         self.reader = workers.reader
         self.stored, self.policies = StoredHashes(self.reader), PolicyChecker(self.reader)
+        self.consistency = ConsistencyChecker(requirements.approvers, is_part=True)
         self.leaves = CompactRange(report.first)
         self.heads: dict[str, int] = {}
         """Earlier checkpoints in bundles, and the first receipt whose bundle has each."""
@@ -136,6 +138,8 @@ class _RangeVerification:
                 self.policies.check(seq, item)
             elif item["kind"] == EARLIER_HEAD:
                 self.heads.setdefault(item["note"], seq)
+            else:
+                self.consistency.check_part(seq, item)
         if result.failure is not None:
             raise VerificationFailed(*result.failure)
         for _, height, hash in result.nodes:

@@ -23,7 +23,7 @@ EARLIER_HEAD = "earlier.head"
 """An item that is not a receipt: an earlier checkpoint (`note`) in bundles of the chunk."""
 NO_POLICIES = "none"
 """The policy version of calls that are denied before any policies are loaded."""
-INTENT_MEMBERS = ("kind", "call", "time", "follows", "purpose", "outcome", "approval", "request", *ABOUT)
+INTENT_MEMBERS = ("kind", "call", "time", "purpose", "outcome", "approval", "request", *ABOUT)
 DECISION_MEMBERS = ("kind", "call", "outcome", "request", *ABOUT)
 OUTCOME_MEMBERS = ("kind", "call", "follows")
 REQUEST = "payload of the request"

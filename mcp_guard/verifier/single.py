@@ -6,6 +6,7 @@ from pathlib import Path
 
 from .bundle import FORM, Bundle, parse_bundle
 from .checkpoints import Requirements, check_head, check_requirements, check_witnesses
+from .consistency import ConsistencyChecker
 from .files import MAX_BUNDLE, parse_json, read_limited
 from .notes import signers
 from .receipts import check_chunk
@@ -48,6 +49,9 @@ def _verify(text: bytes, requirements: Requirements, report: Report) -> None:
     result = check_chunk(_BundleReader(bundle), (bundle.seq, bundle.seq + 1, key.line, given))
     if result.failure is not None:
         raise VerificationFailed(*result.failure)
+    consistency = ConsistencyChecker(requirements.approvers, is_part=True)
+    for seq, item in result.items:
+        consistency.check_part(seq, item)
     head = bundle.checkpoint
     check_head(head, head.size, head.root, tuple(signers(head, requirements.keys)) or requirements.keys)
     check_witnesses(requirements, (head,), report)

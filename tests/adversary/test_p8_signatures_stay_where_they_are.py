@@ -258,6 +258,53 @@ def test_receipts_cannot_be_dated_back(state: Path) -> None:
     assert verify(state) != 0
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"approval": {"id": "ap_x", "approvers": [{"approver": "alice", "name": "Alice"}]}},
+        {"outcome": "allow"},
+        {"purpose": "facts"},
+        {"outcome": None, "purpose": "facts"},
+        {"outcome": None},
+    ],
+    ids=str,
+)
+async def test_an_intent_cannot_claim_an_approval_that_nothing_required(tmp_path: Path, changes: Json) -> None:
+    harness = open_harness(tmp_path, ALLOW if "approval" in changes else f"{ALLOW}\n{HOLD}")
+    if "approval" in changes:
+        await ask_again(harness, "hello")
+    else:
+        harness.approve(await ask(harness))
+        await ask_again(harness, "hello")
+    trust(harness)
+    harness.close()
+
+    def change(receipt: Json) -> None:
+        if receipt["kind"] == "intent":
+            receipt.update(changes)
+            for name in [name for name, value in changes.items() if value is None]:
+                del receipt[name]
+
+    assert verify(tmp_path / "state") == 0
+    sign_anew(tmp_path / "state", ORIGIN, change)
+    assert verify(tmp_path / "state") != 0
+
+
+@pytest.mark.parametrize("first", [0, 1, 2])
+def test_a_part_of_the_ledger_is_checked_as_far_as_it_goes(state: Path, first: int) -> None:
+    kinds = ["approval.requested", "approval.granted", "approval.consumed"]
+    begin = str(receipts(state, kinds[first], "crm__note")[0]["seq"])
+    end = str(receipts(state, "intent", "crm__note")[0]["seq"])
+    assert verify(state, "--from", begin, "--to", end) == 0
+
+    def change(receipt: Json) -> None:
+        if is_forged(receipt, ("intent",) if first == 0 else ("approval.granted",), "crm__note"):
+            receipt["ticket"] = "INC-666"
+
+    sign_anew(state, ORIGIN, change)
+    assert verify(state, "--from", begin, "--to", end) == (0 if first == 2 else 1)
+
+
 def export_of(state: Path, folder: Path) -> Path:
     store = open_store(state / "ledger.sqlite", create=False)
     export(store, (state / "ledger.pub").read_text(), folder, payloads=True)

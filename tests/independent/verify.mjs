@@ -276,7 +276,8 @@ class Approvals {
     else if (kind === 'approval.requested') this.request(seq, receipt);
     else if (kind.startsWith('approval.')) this.step(seq, receipt);
     else if (kind.startsWith('grant.')) this.grant(seq, receipt);
-    else if (kind === 'intent' && receipt.purpose !== 'facts' && receipt.outcome !== 'allow') this.intent(seq, receipt, before);
+    else if (kind === 'intent' && receipt.outcome === 'require_approval') this.intent(seq, receipt, before);
+    else if (kind === 'intent') ensure(!('approval' in receipt) && (receipt.purpose === 'facts') === !('outcome' in receipt), `receipt ${seq}: names approvers, although no approval was required`);
   }
 
   request(seq, receipt) {
@@ -359,6 +360,7 @@ class Approvals {
 
   intent(seq, receipt, before) {
     const used = receipt.approval ?? {};
+    ensure(receipt.purpose !== 'facts', `receipt ${seq}: one of the guard's own reads, with an approval`);
     if (!('grant' in used)) {
       const approval = before?.approval;
       ensure(approval && approval.requested.approval === used.id, `receipt ${seq}: no approval was consumed for the intent`);
