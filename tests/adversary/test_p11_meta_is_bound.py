@@ -1,13 +1,25 @@
 """P11: what goes upstream beside the arguments is part of what was decided, approved and recorded, or is dropped."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 
 from mcp_guard.core.model import Json
-from tests.live.running_guard import ALLOW_ALL, Client, cli, enrol, log, scripted, seen, write_config
-from tests.live.test_stateless import Stateless, approve, state_of
+from tests.live.running_guard import (
+    ALLOW_ALL,
+    SERVERS,
+    Client,
+    cli,
+    enrol,
+    log,
+    scripted,
+    seen,
+    upstream,
+    write_config,
+)
+from tests.live.test_stateless import PREFIX, Stateless, approve, state_of
 
 HOLD = f"""{ALLOW_ALL}
 @id("gate") @require_approval("people") forbid (principal, action == Action::"up__free", resource);
@@ -87,3 +99,45 @@ def test_reserved_members_cannot_be_listed(tmp_path: Path, name: str) -> None:
     config = write_config(tmp_path, scripted("up", tmp_path), guard=f'forward_meta = {{ "{name}" = "string" }}')
     refused = cli("log", "--config", str(config), check=False)
     assert "is reserved by MCP" in refused.stderr
+
+
+def mirrored(folder: Path, era: str) -> tuple[Path, Path]:
+    """A configuration with a server that logs every message it gets, and the log."""
+    (folder / "script.json").write_text(json.dumps({"result": {"content": []}}))
+    files = (str(folder / "log"), str(folder / "script.json"))
+    server = upstream("up", sys.executable, str(SERVERS / "mirror.py"), era, *files)
+    return write_config(folder, server), folder / "log"
+
+
+def messages(log: Path, method: str) -> list[Json]:
+    lines = [json.loads(line) for line in log.read_text().splitlines()]
+    return [message.get("params", {}) for message in lines if message.get("method") == method]
+
+
+def test_a_stateless_upstream_is_told_nothing_that_the_agent_words(tmp_path: Path) -> None:
+    config, log_file = mirrored(tmp_path, "stateless")
+    said = {f"{PREFIX}clientInfo": {"name": "tenant=prod", "version": "1"}, "x/y": 1}
+    offered: Json = {"sampling": {"tools": {"dry_run": False}, "tenant": "prod"}, "experimental": {"dry_run": False}}
+    with Stateless(config) as client:
+        client.wait(client.send("tools/call", {"name": "up__any", "arguments": {}, "_meta": said}, **offered))
+    [params] = messages(log_file, "tools/call")
+    assert params["_meta"].pop(f"{PREFIX}clientInfo")["name"] == "mcp-guard"
+    assert "prod" not in json.dumps(params)
+    assert "dry_run" not in json.dumps(params)
+
+
+def test_no_other_message_carries_unlisted_meta(tmp_path: Path) -> None:
+    config, log_file = mirrored(tmp_path, "handshake")
+    hello: Json = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+    with Client(config) as client:
+        client.request("initialize", hello | {"_meta": REAL})
+        client.notify("notifications/initialized")
+        client.notify("notifications/roots/list_changed", {"_meta": REAL})
+        for method, params in (
+            ("resources/read", {"uri": "mem://one"}), ("prompts/get", {"name": "up__prompt"}),
+            ("logging/setLevel", {"level": "info"}), ("tools/call", {"name": "up__any", "arguments": {}}),
+        ):  # fmt: skip
+            client.request(method, params | {"_meta": REAL})
+    log_text = log_file.read_text()
+    assert "resources/read" in log_text
+    assert "vendor/" not in log_text
