@@ -3,6 +3,7 @@
 import argparse
 import asyncio
 import errno
+import secrets
 import socket
 import sys
 
@@ -73,7 +74,7 @@ async def serve(settings: Settings, options: argparse.Namespace) -> None:
     if options.open:
         import webbrowser
 
-        webbrowser.open(settings.inbox)
+        webbrowser.open(f"{settings.inbox}/?{secrets.token_urlsafe(8)}")  # an address that no browser has cached
     dispatcher = NotificationDispatcher(writer, settings.routes, settings.notifiers, settings.inbox)
     async with asyncio.TaskGroup() as tasks:
         carrying = tasks.create_task(dispatcher.run())

@@ -6,11 +6,13 @@ with the token.
 """
 
 import asyncio
+import secrets
 from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs
 
 import jinja2
+import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -80,6 +82,9 @@ class Inbox:
     passkeys: Passkeys
     notifiers: tuple[str, ...] = ()
     """The notifiers that report each new key."""
+    assets: str = field(default_factory=lambda: secrets.token_urlsafe(16))
+    """The folder of the script and the styles. Another server that had this port before cannot have guessed it, so no
+    browser has cached a script of that server under its name."""
     sessions: BrowserSessions = field(default_factory=BrowserSessions)
     pages: jinja2.Environment = field(default_factory=make_pages)
 
@@ -134,7 +139,10 @@ class Inbox:
     def page(self, name: str, viewer: BrowserSession | None, status: int = 200, **values: Any) -> HTMLResponse:
         who = self.votes.people.get(viewer.approver, viewer.approver) if viewer else ""
         return HTMLResponse(
-            self.pages.get_template(name).render(viewer=viewer, who=who, format_minute=format_minute, **values), status
+            self.pages.get_template(name).render(
+                assets=f"/static/{self.assets}", viewer=viewer, who=who, format_minute=format_minute, **values
+            ),
+            status,
         )
 
     def cards(self, viewer: BrowserSession, approvals: list[Approval]) -> list[ApprovalCard]:
@@ -142,10 +150,16 @@ class Inbox:
         return [make_card(approval, now, viewer.approver) for approval in approvals]
 
     def shell(self) -> Response:
-        return self.page("shell.html", None)
+        return self._fresh(self.page("shell.html", None))
+
+    def _fresh(self, response: Response, *kinds: str) -> Response:
+        """Have the browser forget what it has cached for this origin, and the other kinds (W3C Clear Site Data). None
+        of it is ours, so it is from another server that had this port before."""
+        response.headers["clear-site-data"] = ", ".join(f'"{kind}"' for kind in ("cache", *kinds))
+        return response
 
     async def sign_in_page(self, _: Request) -> Response:
-        return self.page("sign_in.html", None)
+        return self._fresh(self.page("sign_in.html", None))
 
     async def show_list(self, request: Request) -> Response:
         is_partial = request.query_params.get("part") == "list"
@@ -221,7 +235,8 @@ class Inbox:
         return self._welcome(key.approver)
 
     def _welcome(self, approver: str, code: CodeKind | None = None) -> Response:
-        return JSONResponse({"token": self.sessions.open(approver, self.now(), self._removed_keys(approver), code)})
+        token = self.sessions.open(approver, self.now(), self._removed_keys(approver), code)
+        return self._fresh(JSONResponse({"token": token}), "storage")  # of an earlier session, and service workers
 
     async def sign_out(self, request: Request) -> Response:
         self.signed_in(request)
@@ -337,7 +352,7 @@ class Inbox:
             Route("/requests/{id}/options", self.decide_options, methods=["POST"]),
             Route("/requests/{id}/decide", self.decide, methods=["POST"]),
             Route("/revoke/{id}", self.revoke, methods=["POST"]),
-            Mount("/static", StaticFiles(directory=HERE / "static")),
+            Mount(f"/static/{self.assets}", StaticFiles(directory=HERE / "static")),
         ]
         app = Starlette(
             routes=routes, exception_handlers={GuardError: _answer_guard_error, HTTPException: self._answer_http_error}
@@ -368,6 +383,7 @@ class SameOriginMiddleware:
             await self._app(scope, receive, send)
             return
         headers = dict(scope["headers"])
+        hosts = [value for name, value in scope["headers"] if name == b"host"]
 
         async def with_headers(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -375,7 +391,7 @@ class SameOriginMiddleware:
             await send(message)
 
         refused: Response | None = None
-        if headers.get(b"host") != self._host:
+        if hosts != [self._host]:
             refused = Response(f"host not allowed; this is {self._origin.decode()}", 421)
         elif headers.get(b"service-worker") == b"script":
             refused = Response(KILL_SERVICE_WORKER, media_type="text/javascript")
@@ -428,14 +444,14 @@ def _read_terms(terms: Any) -> GrantTerms | None:
         return None
     try:
         return GrantTerms(int(terms["more"]), int(terms["seconds"]), tuple(str(name) for name in terms["free"]))
-    except (KeyError, TypeError, ValueError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         raise ApprovalError("a grant requires a number of calls, a time limit and a list of free arguments") from None
 
 
 async def _json(request: Request) -> Json:
     """Raises: HTTPException."""
     try:
-        body = await request.json()
+        body = orjson.loads(await request.body())
     except ValueError:
         body = None
     if not isinstance(body, dict):

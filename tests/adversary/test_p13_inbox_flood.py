@@ -1,5 +1,6 @@
 """P13: whoever can reach the inbox without a session keeps no approver from signing in and deciding."""
 
+import base64
 import http.client
 import json
 import socket
@@ -30,9 +31,11 @@ def config(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def url(config: Path) -> Iterator[str]:
+def url(config: Path, capfd: pytest.CaptureFixture[str]) -> Iterator[str]:
+    """The address of a running inbox, which must log nothing."""
     with inbox(config) as address:
         yield address
+    assert capfd.readouterr().err in ("", "the inbox is closed\n")
 
 
 def code(config: Path) -> str:
@@ -96,3 +99,26 @@ def test_body_that_does_not_end_is_given_up(url: str) -> None:
         began = time.monotonic()
         assert b" 408 " in connection.recv(4096)
         assert 3 < time.monotonic() - began < 10
+
+
+DEEP = "[" * 16_000
+HOSTILE = (
+    DEEP, '{"a":' * 3000, "9" * 16_000, '"\\ud800"', "null", "[]", "{}", '{"id": [], "response": 5}', "\x00", "\xff",
+    '{"id": "x", "response": {"clientDataJSON": "\\ud800"}}', '{"id": "x", "response": {"clientDataJSON": "%"}}',
+    json.dumps({"id": "x", "response": {"clientDataJSON": base64.urlsafe_b64encode(DEEP[:9000].encode()).decode()}}),
+    '{"verdict": "approve", "rationale": "x", "terms": {"more": 1e400, "seconds": 1, "free": []}}',
+    '{"verdict": "approve", "rationale": "x", "terms": {"more": 1, "seconds": 1e308, "free": ["\\ud800"]}}',
+    '{"verdict": ["approve"], "rationale": {}}',
+)  # fmt: skip
+PATHS = (
+    "/sign-in", "/sign-in/options", "/sign-in/passkey", "/passkeys", "/passkeys/vouch", "/passkeys/options",
+    "/requests/ap_0/options", "/requests/%ff/decide", "/revoke/%00", "/nonesuch",
+)  # fmt: skip
+
+
+def test_hostile_body_is_refused_without_a_word_in_the_log(config: Path, url: str) -> None:
+    """Otherwise whoever can connect fills the disk with tracebacks."""
+    for client in (InboxClient(url), InboxClient(url).sign_in(code(config))):
+        answers = {client.request("POST", path, body)[0] for path in PATHS for body in HOSTILE}
+        assert answers <= {200, 400, 401, 403, 404, 405, 409}
+        assert 200 in answers  # `/sign-in/options` takes anything

@@ -17,7 +17,7 @@ from playwright.sync_api import Browser, Page, expect
 
 from tests.live.running_guard import cli, scripted, write_config
 from tests.web.inbox_client import InboxClient
-from tests.web.inbox_process import browser, free_port, inbox
+from tests.web.inbox_process import add_passkeys, browser, enrol, free_port, inbox
 
 STEAL = """async (inbox) => {
   const attempt = async (work) => { try { return String(await work()); } catch (error) { return `${error.name}`; } };
@@ -65,17 +65,19 @@ def sign_in(page: Page, url: str, config: Path) -> str:
 
 @contextmanager
 def web_server(
-    port: int, answer: Callable[[http.server.BaseHTTPRequestHandler], tuple[str, bytes]]
-) -> Iterator[list[Any]]:
-    """A server of the agent's. Yields the headers of each request that it gets."""
-    received: list[Any] = []
+    port: int, answer: Callable[[str], tuple[str, bytes]], *, max_age: int = 0
+) -> Iterator[list[dict[str, str]]]:
+    """A server of the agent's: `answer` gives content type and body for a path. Yields the headers that it gets."""
+    received: list[dict[str, str]] = []
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             received.append(dict(self.headers))
-            kind, body = answer(self)
+            kind, body = answer(self.path)
             self.send_response(200)
             self.send_header("content-type", kind)
+            self.send_header("content-length", str(len(body)))
+            self.send_header("cache-control", f"max-age={max_age}, immutable")
             self.end_headers()
             self.wfile.write(body)
 
@@ -118,6 +120,17 @@ def test_page_on_another_port_gets_nothing_of_the_session(config: Path, chromium
     context.close()
 
 
+SIGN = """async (challenge) => {
+  const toBytes = (text) => Uint8Array.from(atob(text.replace(/-/g, "+").replace(/_/g, "/")), (c) => c.charCodeAt(0));
+  const toText = (bytes) => btoa(String.fromCharCode(...new Uint8Array(bytes)))
+    .replace(/\\+/g, "-").replace(/\\//g, "_");
+  const publicKey = { challenge: toBytes(challenge), rpId: "localhost", userVerification: "required" };
+  const { id, rawId, type, response } = await navigator.credentials.get({ publicKey });
+  const { clientDataJSON, authenticatorData, signature } = response;
+  const parts = Object.entries({ clientDataJSON, authenticatorData, signature });
+  const texts = Object.fromEntries(parts.map(([name, part]) => [name, toText(part)]));
+  return { id, rawId: toText(rawId), type, response: texts };
+}"""
 ROGUE = b"""<p id=stolen></p><script>
 stolen.textContent = JSON.stringify({ ...localStorage });
 navigator.serviceWorker.register("/worker.js").then(() => navigator.serviceWorker.ready)
@@ -141,8 +154,8 @@ def test_server_on_the_port_of_a_closed_inbox_gets_a_dead_session(config: Path, 
     port = urlsplit(url).port
     assert port
 
-    def answer(request: http.server.BaseHTTPRequestHandler) -> tuple[str, bytes]:
-        return ("text/javascript", WORKER) if request.path == "/worker.js" else ("text/html", ROGUE)
+    def answer(path: str) -> tuple[str, bytes]:
+        return ("text/javascript", WORKER) if path == "/worker.js" else ("text/html", ROGUE)
 
     with web_server(port, answer):
         page.goto(url)
@@ -158,6 +171,52 @@ def test_server_on_the_port_of_a_closed_inbox_gets_a_dead_session(config: Path, 
         page.wait_for_url(f"{url}/sign-in")
         expect(page.get_by_label("One-time code")).to_be_visible()
         assert page.evaluate("navigator.serviceWorker.getRegistrations().then((found) => found.length)") == 0
+    context.close()
+
+
+def test_pages_that_another_server_had_cached_are_forgotten(config: Path, chromium: Browser) -> None:
+    """A server that had the inbox's port before lets the browser keep an imitation of it for a year. The first answer
+    of the inbox itself removes it, and the script of the inbox was never in the cache."""
+    context = chromium.new_context()
+    page = context.new_page()
+    port = int(re.findall(r"\d+", config.read_text())[-1])
+    address = f"http://localhost:{port}"
+    pages = ("/", "/sign-in", "/static/app.js")
+    with web_server(port, lambda _: ("text/html", b"<title>imitation</title>"), max_age=31_536_000):
+        for path in pages:
+            page.goto(address + path)
+        page.goto("about:blank")
+    with inbox(config) as url:
+        page.goto(url)
+        assert page.title() == "imitation"
+        page.goto(f"{url}/requests/ap_0")  # the link of a notification
+        page.wait_for_url(f"{url}/sign-in")
+        for path in pages:
+            page.goto(url + path)
+            assert page.title() != "imitation"
+        sign_in(page, url, config)
+    context.close()
+
+
+def test_passkey_used_on_another_port_signs_nothing_for_the_inbox(config: Path, chromium: Browser) -> None:
+    """Passkeys belong to `localhost` too. A page on another port can have one sign the inbox's own challenge; what it
+    signs names that page."""
+    context = chromium.new_context()
+    with inbox(config) as url, web_server(port := free_port(), lambda _: ("text/html", b"<p>your app")):
+        page = context.new_page()
+        add_passkeys(context, page)
+        sign_in(page, url, config)
+        enrol(page)
+        options = InboxClient(url).post("/sign-in/options")[1]
+        page.goto(f"http://localhost:{port}/")
+        signed = page.evaluate(SIGN, options["challenge"])
+        status, answer = InboxClient(url).post("/sign-in/passkey", signed)
+        assert status == 409
+        assert "the passkey was not accepted: Unexpected client data origin" in answer["problem"]
+        page.goto(f"{url}/history")
+        expect(page.get_by_text("Alice")).to_be_visible()
+        signed = page.evaluate(SIGN, options["challenge"])
+        assert InboxClient(url).post("/sign-in/passkey", signed)[0] == 200  # the same, on the inbox's own page
     context.close()
 
 

@@ -161,6 +161,15 @@ def test_challenges_belong_to_the_session_that_asked(on: Scenario) -> None:
     assert on.keys() == [("alice", "sign_in_code"), ("bob", "sign_in_code")]
 
 
+def test_passkey_with_the_credential_id_of_another_is_refused(on: Scenario) -> None:
+    """WebAuthn level 3, §7.1, step 26: it could be taken for the other one."""
+    alice, bob, hers = on.sign_in(), on.sign_in(approver="bob"), SoftwarePasskey(on.url)
+    assert alice.enrol(hers)[0] == 200
+    status, answer = bob.enrol(SoftwarePasskey(on.url, hers.id))
+    assert (status, answer["problem"]) == (409, "a passkey with this credential id was enrolled before")
+    assert on.keys() == [("alice", "sign_in_code")]
+
+
 def test_code_enrols_a_first_key_once_and_a_further_key_only_if_it_says_so(on: Scenario) -> None:
     first, other, hers = on.sign_in(), on.sign_in(), SoftwarePasskey(on.url)
     assert first.enrol(hers)[0] == 200

@@ -168,6 +168,8 @@ def _enrol(tx: Transaction, approver: Approver, new: NewKey, authorization: Json
                 f"this key {verb} already enrolled for `{key.approver}`",
                 "create a new key; each key belongs to one person and is enrolled once",
             )
+        if "credential" in new.details and new.details["credential"] == key.details.get("credential"):
+            raise ApprovalError("a passkey with this credential id was enrolled before", "create a new passkey")
     fields = {"approver": approver.id, "name": approver.name, "key": new.id, "method": new.method, "public": new.text}
     seq = tx.add(Draft("approver.enrolled", fields | {"details": new.details} | authorization))
     key = ApproverKey(new.id, approver.id, new.method, new.text, new.details, seq)

@@ -37,15 +37,23 @@ async function post(path, body = {}) {
 
 function askToSignIn() {
   if (document.body.dataset.page === "sign-in") return;
-  sessionStorage.setItem(RETURN_TO, location.pathname);
+  sessionStorage.setItem(RETURN_TO, location.href);
   location.replace("/sign-in");
 }
 
-function enter(session) {
-  if (session) localStorage.setItem(SESSION, session.token);
+function enter() {
   const target = new URL(sessionStorage.getItem(RETURN_TO) ?? "/", location.origin);
   sessionStorage.removeItem(RETURN_TO);
-  location.replace(target.origin === location.origin ? target.pathname : "/");
+  location.replace(target.origin === location.origin ? target.href : "/");
+}
+
+// The answer also clears this origin's storage.
+async function signIn(path, body) {
+  const target = sessionStorage.getItem(RETURN_TO);
+  const session = await post(path, body);
+  localStorage.setItem(SESSION, session.token);
+  if (target) sessionStorage.setItem(RETURN_TO, target);
+  enter();
 }
 
 // A page arrives without data. With the session, the same address answers with the whole page.
@@ -55,7 +63,7 @@ async function fill() {
     if ((await send("/?part=list")).ok) enter();
   } else if (page === "shell") {
     if (!localStorage.getItem(SESSION)) return askToSignIn();
-    const reply = await send(location.pathname + location.search);
+    const reply = await send(location.href);
     if (reply.status === 401) return undefined;
     const filled = new DOMParser().parseFromString(await reply.text(), "text/html");
     document.title = filled.title;
@@ -201,7 +209,7 @@ document.addEventListener("keydown", (event) => {
 document.addEventListener("click", (event) => {
   const button = event.target.closest("button");
   if (!button) return;
-  if (button.id === "passkey-sign-in") attempt(async () => enter(await post("/sign-in/passkey", await assertion(await post("/sign-in/options")))));
+  if (button.id === "passkey-sign-in") attempt(async () => signIn("/sign-in/passkey", await assertion(await post("/sign-in/options"))));
   else if (button.id === "sign-out") attempt(signOut);
   else if (button.id === "enrol") attempt(enrol);
   else if (button.dataset.verdict) {
@@ -216,7 +224,7 @@ document.addEventListener("click", (event) => {
 document.addEventListener("submit", (event) => {
   if (event.target.id !== "code-sign-in") return;
   event.preventDefault();
-  attempt(async () => enter(await post("/sign-in", new URLSearchParams(new FormData(event.target)))));
+  attempt(() => signIn("/sign-in", new URLSearchParams(new FormData(event.target))));
 });
 
 // Signed out in another tab, or brought back by the back button: ask the server again.
