@@ -13,6 +13,7 @@ import pytest
 
 from mcp_guard.core.approval import ApprovalState, Route
 from mcp_guard.core.model import Json, ToolCallRequest
+from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol, remove
 from mcp_guard.ledger.approvals.transitions import queue_notifications
 from mcp_guard.notify import NOTIFIERS
 from mcp_guard.notify.delivery import NotificationDispatcher
@@ -160,6 +161,54 @@ async def test_email_is_sent_by_smtp(harness: Harness) -> None:
     body = str(message.get_payload(decode=True))
     assert f"{INBOX}/requests/{id}" in body
     assert "a secret argument" not in body
+
+
+ENROLLED = NewKey("ed25519", bytes(range(32)), {})
+
+
+async def deliver_enrolment(harness: Harness, carrier: NotificationDispatcher, rounds: int = 1) -> Delivery:
+    """Enrol a key for the approver `dana`, and deliver the message about it."""
+    enrol(harness.ledger.writer, Approver("dana", "Dana <!channel>\n"), ENROLLED, ("one",))
+    for _ in range(rounds):
+        await carrier.run_once()
+        harness.clock.time += 2 * SECOND
+    [delivery] = harness.store.deliveries(ENROLLED.id)
+    assert isinstance(delivery, Delivery)
+    return delivery
+
+
+async def test_enrolment_is_reported_by_email(harness: Harness) -> None:
+    with smtp() as (port, mail):
+        delivery = await deliver_enrolment(harness, dispatcher(harness, "email", **mail_options(port)))
+        assert delivery.state == "delivered"
+    [message] = mail
+    assert message["Subject"].startswith("New key file for approver ")
+    body = str(message.get_payload(decode=True))
+    for words in ("by the operator, on the command line", f"mcp-guard approvers remove dana {ENROLLED.id} --why TEXT"):
+        assert words in body
+
+
+async def test_enrolment_is_reported_in_slack_without_mentions(harness: Harness) -> None:
+    with web() as receiver:
+        keep(harness.folder / "slack", f"{receiver.url}/T0/B0/secret")
+        carrier = dispatcher(harness, "slack", url=SecretReference("file", "slack"))
+        assert (await deliver_enrolment(harness, carrier)).state == "delivered"
+    document = json.loads(receiver.posted[0].body)
+    assert document["blocks"][2]["elements"][0]["url"] == f"{INBOX}/keys"
+    assert ENROLLED.id in json.dumps(document["blocks"][1])
+    assert "<!channel>" not in document["text"]
+
+
+async def test_enrolment_is_reported_again_after_a_failure_and_also_if_the_key_was_removed(harness: Harness) -> None:
+    with web(500) as receiver:
+        carrier = webhook(harness, receiver)
+        assert (await deliver_enrolment(harness, carrier)).state == "due"
+        remove(harness.ledger.writer, "dana", ENROLLED.id, "not hers")
+        await carrier.run_once()
+    [_, posted] = [json.loads(posted.body) for posted in receiver.posted]
+    assert posted["type"] == "approver.enrolled"
+    assert posted["data"]["authorized_by"] == "terminal"
+    assert harness.store.deliveries(ENROLLED.id)[0].state == "delivered"
 
 
 async def test_email_is_not_sent_without_starttls(harness: Harness) -> None:
