@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from mcp_guard.config.errors import describe_problem
 from mcp_guard.config.ledger import LedgerConfig, WitnessConfig, WitnessName
+from mcp_guard.config.ownership import check_named_files, read_own
 from mcp_guard.config.risk import RiskConfig
 from mcp_guard.config.serve import ConnectConfig, IssuerConfig, ServeConfig
 from mcp_guard.config.types import Model, SecretConfig, Url, texts
@@ -470,7 +471,7 @@ def load(path: Path) -> Settings:
     Raises: ConfigError.
     """
     try:
-        text = path.read_text()
+        text = read_own(path)
     except FileNotFoundError:
         raise ConfigError(
             f"no configuration at `{path}`", "create one with `mcp-guard init`, or name another file: --config FILE"
@@ -478,6 +479,7 @@ def load(path: Path) -> Settings:
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"cannot read `{path}`: {error}", "check the path and its permissions") from None
     settings = check(text, path)
+    check_named_files(settings, path)
     if OLD_VERB in text and uses_old_verb(text):
         _report_old_verb(path)
     return settings

@@ -35,12 +35,15 @@ def from_file(reference: SecretReference, here: Path, _: Mapping[str, str]) -> s
     path = here / name
     try:
         with path.open("rb") as file:
-            mode = os.fstat(file.fileno()).st_mode
+            status = os.fstat(file.fileno())
+            mode = status.st_mode
             data = read_bounded(file, MAX_BYTES)
     except OSError as error:
         raise ConfigError(f"cannot read `{name}`: {error.strerror}", f"the full path is {path}") from None
     if not stat.S_ISREG(mode) or mode & (stat.S_IRWXG | stat.S_IRWXO):
         raise ConfigError(f"`{name}` is accessible to other users (mode {stat.S_IMODE(mode):04o})", f"chmod 600 {path}")
+    if status.st_uid not in (os.geteuid(), 0):
+        raise ConfigError(f"`{name}` belongs to another user (uid {status.st_uid})", f"chown {os.geteuid()} {path}")
     return _text(data, f"`{name}`")
 
 

@@ -87,11 +87,13 @@ class FileKeyStore:
     def _read(self, path: Path) -> SigningKey | None:
         """Raises: LedgerError if it cannot be read, is another origin's, or is accessible to other users."""
         try:
-            if path.stat().st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+            with path.open() as file:
+                status, text = os.fstat(file.fileno()), file.read()
+            if status.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
                 raise LedgerError(
                     f"`{path}` is accessible to other users", f"chmod 600 {path}", LedgerFault.KEY_UNAVAILABLE
                 )
-            key = parse_private(path.read_text().strip())
+            key = parse_private(text.strip())
         except FileNotFoundError:
             return None
         except (OSError, ValueError) as error:
