@@ -6,13 +6,13 @@ looking there is enough, also when a recorded decision is evaluated again. (docs
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from mcp_guard.core.model import Json
 from mcp_guard.policy.cedar_text import Path, literals
-from mcp_guard.policy.reads import LISTED_IN, Hidden, Reads, could_loosen, reads_of
+from mcp_guard.policy.reads import LISTED_IN, Hidden, could_loosen, reads_of
 from mcp_guard.policy.schema import attribute, folded
 from mcp_guard.policy.shapes import TAGS, Kind, Shape
 from mcp_guard.policy.source import Policy
@@ -30,56 +30,61 @@ class BlindSpot(NamedTuple):
     reason: str
 
 
-@dataclass(frozen=True, slots=True)
-class InputRead:
-    """One path within `context.input` that a policy reads; `deep` unless it only tests for presence."""
+@dataclass(eq=False, slots=True)
+class Read:
+    """One path that a policy reads; `deep` unless it only tests for presence. `names` is the path within its record."""
 
-    policy: str
+    policy: Policy
     path: Path
+    names: Path
     deep: bool
-    loosened_by: frozenset[Hidden]
-    told_unknown: frozenset[str] = frozenset()
-    told_null: frozenset[str] = frozenset()
-    """Arguments (pointers) whose being unknown or null the policy itself mentions."""
+    told: Mapping[Hidden, frozenset[str]] = field(default_factory=dict)
+    """Arguments (pointers) whose being hidden the policy itself mentions."""
+    _loosened: dict[Hidden, bool] = field(default_factory=dict)
+
+    def is_loosened(self, hidden: Hidden, pointer: str = "") -> bool:
+        """Whether the policy decides less strictly because a value is hidden. Worked out at the first such call."""
+        if pointer in self.told.get(hidden, ()):
+            return False
+        if hidden not in self._loosened:
+            self._loosened[hidden] = could_loosen(self.policy, self.path, hidden)
+        return self._loosened[hidden]
+
+    def blind_spot(self, what: str) -> BlindSpot:
+        return BlindSpot(self.policy.id, f"`{self.policy.id}` depends on `{'.'.join(self.path)}`, {what}")
 
 
-@dataclass(frozen=True, slots=True)
-class PolicyReads:
-    """What one policy reads of the arguments, and the names of those whose unknown change would loosen it."""
+class PolicyReads(NamedTuple):
+    """What one policy reads of the arguments and of their changes, and which texts it looks for among changed names."""
 
-    policy: str
-    input: tuple[InputRead, ...]
-    deltas: tuple[str, ...]
-    """Attributes of `context.change.delta`; "" stands for all of them."""
+    inputs: tuple[Read, ...]
+    deltas: tuple[Read, ...]
+    fields: tuple[Read, ...]
 
 
 def read_policy(policy: Policy) -> PolicyReads:
-    """The reads of one policy that may have blind spots. Takes time: do it once for each policy."""
-    inputs, deltas = [], []
+    """The reads of one policy that may have blind spots."""
     reads = reads_of(policy)
-    told_unknown = _mentioned(policy, reads, Hidden.UNKNOWN) if policy.body["effect"] == "permit" else frozenset[str]()
-    told_null = _mentioned(policy, reads, Hidden.NULL)
+    told = {hidden: _texts(policy) for hidden, path in LISTED_IN.items() if path in reads}
+    if policy.body["effect"] == "forbid":
+        told.pop(Hidden.UNKNOWN, None)  # an exception must not hide what a rule forbids
+    inputs, deltas = [], []
     for path, deep in reads.items():
         if path[: len(INPUT)] == INPUT or path == INPUT[:1]:
-            loosened_by = frozenset(hidden for hidden in Hidden if could_loosen(policy, path, hidden))
-            inputs.append(InputRead(policy.id, path[len(INPUT) :], deep, loosened_by, told_unknown, told_null))
-        if path == FIELDS and deep:
-            inputs += [InputRead(policy.id, (name,), False, frozenset()) for name in sorted(_texts(policy)) if name]
-        if (path[: len(DELTA)] == DELTA or (deep and DELTA[: len(path)] == path)) and could_loosen(
-            policy, path[: len(DELTA) + 1], Hidden.UNKNOWN
-        ):
-            deltas.append(path[len(DELTA)] if len(path) > len(DELTA) else "")
-    return PolicyReads(policy.id, tuple(inputs), tuple(deltas))
+            inputs.append(Read(policy, path, path[len(INPUT) :], deep, told))
+        if path[: len(DELTA)] == DELTA or (deep and DELTA[: len(path)] == path):
+            shown = path[: len(DELTA) + 1]
+            deltas.append(Read(policy, shown, shown[len(DELTA) :], deep))
+    texts = sorted(_texts(policy)) if reads.get(FIELDS) else ()
+    fields = (Read(policy, (*INPUT, text), (text,), False, _loosened=NEVER_LOOSENED) for text in texts)
+    return PolicyReads(tuple(inputs), tuple(deltas), tuple(fields))
 
 
-def _mentioned(policy: Policy, reads: Reads, hidden: Hidden) -> frozenset[str]:
-    """The texts in a policy that looks at the list of hidden arguments: it may name some of them."""
-    if LISTED_IN[hidden] not in reads:
-        return frozenset()
-    return _texts(policy)
+NEVER_LOOSENED = dict.fromkeys(Hidden, False)
 
 
 def _texts(policy: Policy) -> frozenset[str]:
+    """The texts that a policy compares with anything, such as names of arguments."""
     bodies = [condition["body"] for condition in policy.body["conditions"]]
     return frozenset(value for body in bodies for value in literals(body) if isinstance(value, str))
 
@@ -88,13 +93,15 @@ class BlindSpots:
     """The blind spots of the policies that apply to one call."""
 
     def __init__(self, reads: Iterable[PolicyReads]) -> None:
-        self._by_name: dict[str, list[InputRead]] = defaultdict(list)
-        self._whole: list[InputRead] = []
-        self._deltas: dict[str, str] = {}
-        for policy_reads in reads:
-            self._deltas |= dict.fromkeys(policy_reads.deltas, policy_reads.policy)
-            for read in policy_reads.input:
-                (self._by_name[folded(read.path[0])] if read.path else self._whole).append(read)
+        self._by_name: dict[str, list[Read]] = defaultdict(list)
+        self._whole: list[Read] = []
+        self._deltas: dict[str, list[Read]] = defaultdict(list)
+        """By name; those that read the deltas as a whole are under ""."""
+        for inputs, deltas, fields in reads:
+            for read in (*inputs, *fields):
+                (self._by_name[folded(read.names[0])] if read.names else self._whole).append(read)
+            for read in deltas:
+                self._deltas[read.names[0] if read.names else ""].append(read)
         self._reads_input = bool(self._by_name or self._whole)
 
     def find(self, context: Json) -> BlindSpot | None:
@@ -112,23 +119,20 @@ class BlindSpots:
 
     def find_unknown(self, pointers: Iterable[str]) -> BlindSpot | None:
         for read, pointer, parts in self._near(pointers):
-            depends = f"`{read.policy}` depends on {_named(read.path)}"
-            if _covers(parts, read.path, read.deep):
-                if Hidden.UNKNOWN in read.loosened_by and pointer not in read.told_unknown:
-                    what = f"the tool declares `{pointer}` with no type that policies can read, or not at all"
-                    return BlindSpot(read.policy, f"{depends}, but {what}")
-            elif _covers([folded(part) for part in parts], tuple(map(folded, read.path)), read.deep):
-                what = f"`{pointer}` differs from it only in case, blanks or invisible characters"
-                return BlindSpot(read.policy, f"{depends}, and {what}")
+            if _covers(parts, read.names, read.deep):
+                if read.is_loosened(Hidden.UNKNOWN, pointer):
+                    what = f"but the tool declares `{pointer}` with no type that policies can read, or not at all"
+                    return read.blind_spot(what)
+            elif _covers([folded(part) for part in parts], tuple(map(folded, read.names)), read.deep):
+                return read.blind_spot(f"and `{pointer}` differs from it only in case, blanks or invisible characters")
         return None
 
     def _nulls(self, pointers: Iterable[str]) -> Iterator[BlindSpot]:
         for read, pointer, parts in self._near(pointers):
-            if pointer not in read.told_null and _hidden_by_null(parts, read.path, read.deep) & read.loosened_by:
-                what = f"`{pointer}` is null, which policies take for absent"
-                yield BlindSpot(read.policy, f"`{read.policy}` depends on {_named(read.path)}, but {what}")
+            if any(read.is_loosened(hidden, pointer) for hidden in _hidden_by_null(parts, read.names, read.deep)):
+                yield read.blind_spot(f"but `{pointer}` is null, which policies take for absent")
 
-    def _near(self, pointers: Iterable[str]) -> Iterator[tuple[InputRead, str, list[str]]]:
+    def _near(self, pointers: Iterable[str]) -> Iterator[tuple[Read, str, list[str]]]:
         """The reads that may concern these arguments."""
         for pointer in pointers:
             parts = _parts(pointer)
@@ -137,10 +141,11 @@ class BlindSpots:
 
     def _changes(self, change: Json) -> Iterator[BlindSpot]:
         for name in change["fields"]:
-            id = self._deltas.get(attribute(name)) or self._deltas.get("")
-            if id is not None and attribute(name) not in change["delta"]:
-                what = f"`{name}` and its present value are not two numbers whose difference is exact"
-                yield BlindSpot(id, f"`{id}` depends on the change of `{name}`, but {what}")
+            if attribute(name) not in change["delta"]:
+                for read in (*self._deltas.get(attribute(name), ()), *self._deltas.get("", ())):
+                    if read.is_loosened(Hidden.UNKNOWN):
+                        what = f"but `{name}` and its present value are not two numbers whose difference is exact"
+                        yield read.blind_spot(what)
 
 
 def _always_unknown(shape: Shape, above: str) -> Iterator[str]:
@@ -194,7 +199,3 @@ def _hidden_by_null(parts: Names, path: Names, deep: bool) -> frozenset[Hidden]:
         elif rest and deep:
             hidden.add(Hidden.UNKNOWN)
     return frozenset(hidden)
-
-
-def _named(path: Path) -> str:
-    return f"`{'.'.join((*INPUT, *path))}`"

@@ -82,7 +82,7 @@ def test_a_change_that_is_no_whole_number_is_not_overlooked(tmp_path: Path) -> N
     with Client(config) as client:
         client.start()
         refused = text(client.call("up__set_amount", {"id": "1", "amount": 1_000_000}))
-        assert "`big` depends on the change of `amount`" in refused
+        assert "`big` depends on `context.change.delta.amount`" in refused
         client.call("up__set_amount", {"id": "2", "amount": 1_000_000})
         client.call("up__set_amount", {"id": "2", "amount": 200})
     sent = [call["arguments"] for call in seen(tmp_path, "up") if call["name"] == "set_amount"]
