@@ -37,7 +37,7 @@ _SINGLE_QUOTES = "'‘’‚‛`´′‵❛❜\u02b9\u02bc"
 _QUOTE = re.compile(rf"[{_QUOTES}]|[{_SINGLE_QUOTES}]{{2,}}")
 _SEPARATOR_OR_QUOTE = re.compile(rf"[{_QUOTES}{_SINGLE_QUOTES}, ]")
 _CONNECTIVE = re.compile(
-    r"\b(?:approved|confirmed|denied|claimed)\W{0,9}by|\bon\W{0,9}behalf|\bdue\W{0,9}to|\bunder\W{0,9}policy"
+    r"\b(?:approved|claimed)\W{0,9}by|\bon\W{0,9}behalf|\bdue\W{0,9}to|\bunder\W{0,9}policy"
     r"|,\W{0,9}instance|\bwants\W{0,9}to|\bneeds\W{0,9}approval",
     re.IGNORECASE,
 )

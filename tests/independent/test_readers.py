@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -243,3 +244,19 @@ def test_rotation_not_signed_by_the_new_key_is_refused(tmp_path: Path) -> None:
     rotated(writer, bytes(64))
     report = verify(write(writer, tmp_path / "out"), tmp_path / "first.pub")
     assert report["problem"] == "receipt 3: the new key did not sign its own introduction"
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "tile/0/000", "tile/entries/000", "bundles/000.jsonl"])
+def test_file_that_never_ends_is_refused(tmp_path: Path, name: str) -> None:
+    writer = open_filled(tmp_path / "state", 256)
+    path = write(writer, tmp_path / "out") / name
+    for target in ("/dev/zero", "huge", "pipe"):
+        path.unlink()
+        if target == "huge":
+            path.write_bytes(b"")
+            os.truncate(path, 64 << 30)
+        elif target == "pipe":
+            os.mkfifo(path)
+        else:
+            path.symlink_to(target)
+        assert "is not a regular file" in verify(tmp_path / "out")["problem"]

@@ -7,11 +7,12 @@
 // KEYS contains C2SP verifier lines, oldest first. APPROVERS is the output of `mcp-guard approvers list --json`. Exit code 0: everything was proved; 1: something was not.
 
 import { createHash, createPublicKey, verify as check } from 'node:crypto';
-import { existsSync, readFileSync, readdirSync } from 'node:fs';
+import { existsSync, lstatSync, readFileSync, readdirSync } from 'node:fs';
 import { join } from 'node:path';
 
 const PAYLOADS = ['request', 'facts', 'material', 'response', 'subject'];
 const WIDTH = 256;
+const MAX_FILE = 256 * 2 ** 20;
 
 function ensure(condition, problem) {
   if (!condition) throw new Error(problem);
@@ -75,6 +76,13 @@ function tilePath(kind, n, width) {
   return `tile/${kind}/${number}${width < WIDTH ? `.p/${width}` : ''}`;
 }
 
+// Whoever made the export chose its files: a device or a pipe would never end, and a sparse file would fill the memory.
+function readRegular(path, encoding) {
+  const status = lstatSync(path);
+  ensure(status.isFile() && status.size <= MAX_FILE, `${path} is not a regular file of at most ${MAX_FILE} bytes`);
+  return readFileSync(path, encoding);
+}
+
 class Tiles {
   constructor(folder, size) {
     this.folder = folder;
@@ -86,7 +94,7 @@ class Tiles {
     const at = `${level}/${n}`;
     if (!this.cache.has(at)) {
       const width = Math.min(WIDTH, Math.floor(this.size / WIDTH ** level) - n * WIDTH);
-      const data = readFileSync(join(this.folder, tilePath(level, n, width)));
+      const data = readRegular(join(this.folder, tilePath(level, n, width)));
       ensure(data.length === 32 * width, `tile ${at} has ${data.length} bytes, not ${width} hashes`);
       if (this.cache.size > 64) this.cache.clear();
       this.cache.set(at, data);
@@ -396,7 +404,7 @@ function checkLine(line, seq, entry, heads) {
 }
 
 function readLines(path) {
-  const lines = readFileSync(path, 'utf8').split('\n');
+  const lines = readRegular(path, 'utf8').split('\n');
   ensure(lines.pop() === '', `${path} is truncated`);
   return lines;
 }
@@ -414,11 +422,11 @@ function checkPayloads(path, first, receipts) {
 }
 
 function checkExport(folder, keyFile, approversFile) {
-  const keys = readFileSync(keyFile, 'utf8').trim().split('\n').map(parseKey);
+  const keys = readRegular(keyFile, 'utf8').trim().split('\n').map(parseKey);
   const signers = new Signers(keys);
-  const approvals = new Approvals(approversFile ? JSON.parse(readFileSync(approversFile, 'utf8')) : undefined);
+  const approvals = new Approvals(approversFile ? JSON.parse(readRegular(approversFile, 'utf8')) : undefined);
   // After a rotation, the head is signed by a key that only the receipts name, so its signature is checked last.
-  const head = parseCheckpoint(readFileSync(join(folder, 'checkpoint'), 'utf8'));
+  const head = parseCheckpoint(readRegular(join(folder, 'checkpoint'), 'utf8'));
   const { size, origin } = head;
   const tiles = new Tiles(folder, size);
   const tree = new GrowingTree((level, index, hash) => {
@@ -428,7 +436,7 @@ function checkExport(folder, keyFile, approversFile) {
   const [heads, kinds] = [new Map(), {}];
   for (let n = 0; n * WIDTH < size; n += 1) {
     const width = Math.min(WIDTH, size - n * WIDTH);
-    const entries = splitBundle(readFileSync(join(folder, tilePath('entries', n, width))));
+    const entries = splitBundle(readRegular(join(folder, tilePath('entries', n, width))));
     ensure(entries.length === width, `entry bundle ${n} contains ${entries.length} entries, not ${width}`);
     const level0 = tiles.read(0, n);
     const number = tilePath('entries', n, WIDTH).slice('tile/entries/'.length);
@@ -452,7 +460,7 @@ function checkExport(folder, keyFile, approversFile) {
   ensure(tree.root().equals(head.root), 'the root of the entries is not the root of the signed checkpoint');
   ensure(size > 0 && tiles.hash(0, size).equals(head.root), 'the root of the tiles is not the root of the signed checkpoint');
   const cosigned = join(folder, 'cosigned');
-  if (existsSync(cosigned)) heads.set('cosigned', parseCheckpoint(readFileSync(cosigned, 'utf8')));
+  if (existsSync(cosigned)) heads.set('cosigned', parseCheckpoint(readRegular(cosigned, 'utf8')));
   for (const earlier of heads.values()) {
     checkSignature(earlier, signers.known);
     const same = earlier.size <= size && tiles.hash(0, earlier.size).equals(earlier.root);
@@ -460,7 +468,7 @@ function checkExport(folder, keyFile, approversFile) {
   }
   const policies = existsSync(join(folder, 'policies')) ? readdirSync(join(folder, 'policies')) : [];
   for (const name of policies) {
-    const hash = sha256(readFileSync(join(folder, 'policies', name))).toString('hex');
+    const hash = sha256(readRegular(join(folder, 'policies', name))).toString('hex');
     ensure(name === `${hash}.json`, `the file policies/${name} is not the policy version of that name`);
   }
   return { receipts: size, root: head.root.toString('base64'), kinds, policies: policies.length, heads: heads.size, votes: approvals.votes };
