@@ -119,9 +119,6 @@ def make_transport(settings: Settings, name: str, server: UpstreamSettings, scru
             secrets=server.secrets,
             here=here,
             scrubber=scrubber,
-            scrubs_later_secrets=any(
-                other.secrets or other.bearer or other.oauth for other in settings.upstreams.values()
-            ),
             cwd=server.cwd,
         )
     )

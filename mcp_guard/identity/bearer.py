@@ -24,6 +24,7 @@ FETCH_SECONDS = 5
 KEYS_SECONDS = 300
 """How long the keys of an issuer are used before they are fetched again."""
 REFETCH_SECONDS = 10
+MAX_KEYS_BYTES = 256 * 1024
 MAX_SECONDS = 253_402_300_799
 """The last second of the year 9999."""
 
@@ -173,9 +174,7 @@ class RemoteKeySet:
     """
 
     def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
-        import jwt
-
-        self._client = jwt.PyJWKClient(url, cache_keys=False, cache_jwk_set=False, timeout=FETCH_SECONDS)
+        self._url = url
         self._clock = clock
         self._lock = threading.Lock()
         self._keys: dict[object, Any] = {}
@@ -189,7 +188,7 @@ class RemoteKeySet:
             now = self._clock()
             if (id not in self._keys or not self._is_fresh()) and now - self._tried > REFETCH_SECONDS:
                 self._tried = now
-                self._keys = {key.key_id: key.key for key in self._client.get_signing_keys(refresh=True)}
+                self._keys = _fetch_keys(self._url)
                 self._fetched = now
             if not self._is_fresh():
                 raise ValueError("the keys of its issuer cannot be fetched")
@@ -199,6 +198,36 @@ class RemoteKeySet:
 
     def _is_fresh(self) -> bool:
         return self._clock() - self._fetched <= KEYS_SECONDS
+
+
+def _fetch_keys(url: str) -> dict[object, Any]:
+    """The signing keys at this URL by their id. Raises: ValueError, OSError, jwt.PyJWTError.
+
+    The library's own client would read whatever it is sent, for as long as it takes.
+    """
+    import http.client
+    import json
+    import urllib.request
+
+    import jwt
+
+    class NoRedirect(urllib.request.HTTPRedirectHandler):
+        def redirect_request(self, *_: Any) -> None:
+            return None
+
+    body, deadline = bytearray(), time.monotonic() + FETCH_SECONDS
+    try:
+        with urllib.request.build_opener(NoRedirect).open(url, timeout=FETCH_SECONDS) as response:
+            while part := response.read1(MAX_KEYS_BYTES):
+                body += part
+                if len(body) > MAX_KEYS_BYTES or time.monotonic() > deadline:
+                    raise ValueError(f"`{url}` sends too much, or too slowly")
+        keys = jwt.PyJWKSet.from_dict(json.loads(body)).keys
+    except http.client.HTTPException as error:
+        raise ValueError(f"`{url}` cannot be read: {type(error).__name__}") from None
+    except (AttributeError, TypeError, RecursionError):
+        raise ValueError(f"`{url}` is no set of keys") from None
+    return {key.key_id: key.key for key in keys if key.public_key_use in ("sig", None) and key.key_id}
 
 
 @cache

@@ -7,6 +7,7 @@ import asyncio
 import os
 import signal
 import stat
+from collections import deque
 from collections.abc import Callable
 from typing import IO
 
@@ -74,22 +75,75 @@ def on_signal(number: signal.Signals, handler: Callable[[], object]) -> None:
     signal.signal(number, on_arrival)
 
 
+LINES_PER_TURN = 64
+"""How many lines of one peer are handled before others have their turn."""
 DRAIN_SECONDS = 0.5
 """How long to keep reading from a peer that has closed its input: what it has sent already still counts."""
 
 
 class _PipeReader(asyncio.Protocol):
+    """Passes lines on, a few in each turn of the event loop, so that a peer that sends many delays nobody else."""
+
     def __init__(
         self, lines: LineSplitter, on_line: Callable[[bytes | None], None], on_end: Callable[[], None]
     ) -> None:
         self._lines, self._on_line, self._on_end = lines, on_line, on_end
+        self._waiting: deque[bytes | None] = deque()
+        self._transport: asyncio.ReadTransport | None = None
+        self._is_paused = self._is_scheduled = self._has_ended = False
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.ReadTransport)
+        self._transport = transport
 
     def data_received(self, data: bytes) -> None:
-        for line in self._lines.feed(data):
-            self._on_line(line)
+        lines = self._lines.feed(data)
+        if len(lines) <= LINES_PER_TURN and not self._waiting and not self._is_paused:
+            for line in lines:
+                self._on_line(line)
+            return
+        self._waiting.extend(lines)
+        self._schedule()
+        self._apply_pause()
+
+    def _schedule(self) -> None:
+        if self._waiting and not self._is_paused and not self._is_scheduled:
+            self._is_scheduled = True
+            asyncio.get_running_loop().call_soon(self._pass_on)
+
+    def _pass_on(self) -> None:
+        self._is_scheduled = False
+        if self._is_paused:
+            return
+        for _ in range(min(LINES_PER_TURN, len(self._waiting))):
+            self._on_line(self._waiting.popleft())
+        if self._waiting:
+            self._schedule()
+        elif self._has_ended:
+            self._on_end()
+        else:
+            self._apply_pause()
+
+    def pause(self, is_paused: bool) -> None:
+        if is_paused == self._is_paused:
+            return
+        self._is_paused = is_paused
+        self._apply_pause()
+        self._schedule()
+
+    def _apply_pause(self) -> None:
+        """Read no more while lines wait."""
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._is_paused or self._waiting:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._on_end()
+        self._has_ended = True
+        if not self._waiting:
+            self._on_end()
 
 
 class _PipeWriter(asyncio.BaseProtocol):
@@ -121,6 +175,7 @@ class Pipes:
     def __init__(self, on_end: Callable[[], None]) -> None:
         self._on_end = on_end
         self._reading: asyncio.ReadTransport | None = None
+        self._reader: _PipeReader | None = None
         self._writing: asyncio.WriteTransport | None = None
         self._file: IO[bytes] | None = None
         """The sink, if it is a file (redirected output): files are written to directly."""
@@ -146,7 +201,7 @@ class Pipes:
         else:
             writer = _PipeWriter(on_pressure, lambda: loop.call_later(DRAIN_SECONDS, self._end))
             self._writing, _ = await loop.connect_write_pipe(lambda: writer, sink)
-        reader = _PipeReader(LineSplitter(limit), on_line, self._end)
+        self._reader = reader = _PipeReader(LineSplitter(limit), on_line, self._end)
         if _is_file(source):
             loop.call_soon(reader.data_received, source.read())
             loop.call_soon(reader.connection_lost, None)
@@ -168,12 +223,8 @@ class Pipes:
 
     def throttle(self, slow: bool) -> None:
         """Stop reading (True) or go on (False), while whoever gets what is read is slow."""
-        if self._reading is None or self._reading.is_closing():
-            return
-        if slow:
-            self._reading.pause_reading()
-        else:
-            self._reading.resume_reading()
+        if self._reader is not None:
+            self._reader.pause(slow)
 
     def close(self, flush: bool = False) -> None:
         """Close both pipes; with `flush`, frames that were written still go out."""

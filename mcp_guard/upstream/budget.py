@@ -18,14 +18,30 @@ HELD_BYTES = 16 * 1024 * 1024
 """What may be held beside two messages of the largest size."""
 
 
+class WorkMeter:
+    """Pays for work: `burst` may be spent at once, and so much comes back each second."""
+
+    def __init__(self, burst: int, per_second: int) -> None:
+        self._burst, self._per_second = burst, per_second
+        self._credit = float(burst)
+        self._updated_at = 0.0
+
+    def charge(self, cost: int, now: float) -> float:
+        """Returns for how many seconds nothing more should be read; `now` is in seconds, monotonic."""
+        earned = (now - self._updated_at) * self._per_second
+        self._credit = min(self._credit + earned, self._burst) - cost
+        self._credit = max(self._credit, -MAX_DEBT_SECONDS * self._per_second)
+        self._updated_at = now
+        return max(-self._credit / self._per_second, 0.0)
+
+
 class UpstreamBudget:
     """`held` is the number of bytes that are held for the upstream now, `peak` their highest number so far."""
 
     def __init__(self, max_message_bytes: int) -> None:
         self.limit = 2 * max_message_bytes + HELD_BYTES
         self.held = self.peak = 0
-        self._credit = float(BURST_COST)
-        self._updated_at = 0.0
+        self._work = WorkMeter(BURST_COST, COST_PER_SECOND)
 
     def hold(self) -> "Holding":
         """A part of the held bytes, empty at first."""
@@ -41,11 +57,7 @@ class UpstreamBudget:
 
     def charge(self, cost: int, now: float) -> float:
         """Pay for work. Returns for how many seconds nothing more should be read; `now` is in seconds, monotonic."""
-        earned = (now - self._updated_at) * COST_PER_SECOND
-        self._credit = min(self._credit + earned, BURST_COST) - cost
-        self._credit = max(self._credit, -MAX_DEBT_SECONDS * COST_PER_SECOND)
-        self._updated_at = now
-        return max(-self._credit / COST_PER_SECOND, 0.0)
+        return self._work.charge(cost, now)
 
 
 class Holding:

@@ -8,9 +8,11 @@ import os
 import signal
 import subprocess
 import threading
+import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from io import BufferedReader, FileIO
 from pathlib import Path
 from typing import IO
 
@@ -19,6 +21,7 @@ from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.stdio import Pipes
 from mcp_guard.settings import SecretReference
+from mcp_guard.upstream.budget import WorkMeter
 from mcp_guard.upstream.secrets import is_slow, make_environment
 from mcp_guard.upstream.transport import MessageHandler
 
@@ -27,7 +30,14 @@ INHERITED = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPD
 secret of the guard leaks."""
 
 MAX_STDERR_FILE_BYTES = 1024 * 1024
-"""A larger file is emptied before the process starts."""
+"""A larger file is emptied, before the process starts and while it runs."""
+STDERR_BURST_BYTES = 1024 * 1024
+STDERR_BYTES_PER_SECOND = 256 * 1024
+LINE_COST = 256
+"""What a line of stderr is counted as, beside its bytes: searching it for secrets takes time however short it is."""
+OMISSION_SECONDS, DROP_SECONDS = 2.0, 0.01
+"""How long stderr is dropped once it was written too fast, and the pause after each piece of it."""
+OMISSION = b"\n[mcp-guard: left out what was written too fast]\n"
 GRACE_SECONDS = 2.0
 MAX_LINE_BYTES = 64 * 1024
 """Bytes of stderr that are scrubbed together if no line ends before."""
@@ -45,8 +55,6 @@ class StdioServerParameters:
     here: Path = Path()
     """The folder that relative paths of secrets start from."""
     scrubber: Scrubber = field(default_factory=Scrubber)
-    scrubs_later_secrets: bool = False
-    """Whether its stderr passes through the guard even while the scrubber knows no secret, as it may learn some."""
     cwd: Path | None = None
 
 
@@ -59,7 +67,7 @@ class ServerProcess:
     stdout: IO[bytes]
     unscrubbed_secrets: tuple[str, ...]
     """Names of its secrets that are too short to be scrubbed."""
-    stderr_thread: threading.Thread | None
+    stderr_thread: threading.Thread
     """Copies its stderr to the file until the process closes it."""
 
 
@@ -79,19 +87,15 @@ def start_process(parameters: StdioServerParameters) -> ServerProcess:
                 parameters.argv,
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE if parameters.scrubber or parameters.scrubs_later_secrets else stderr,
+                stderr=subprocess.PIPE,
                 env={**inherited, **added},
                 cwd=parameters.cwd,
                 start_new_session=True,
                 bufsize=0,
             )
-            thread = None
-            if popen.stderr is not None:
-                file = os.fdopen(os.dup(stderr.fileno()), "ab", buffering=0)
-                thread = threading.Thread(
-                    target=copy_stderr, args=(popen.stderr, file, parameters.scrubber), daemon=True
-                )
-                thread.start()
+            file = os.fdopen(os.dup(stderr.fileno()), "ab", buffering=0)
+            thread = threading.Thread(target=copy_stderr, args=(popen.stderr, file, parameters.scrubber), daemon=True)
+            thread.start()
     except ConfigError as error:
         raise UpstreamError(f"cannot be started: {error.message}", error.hint) from None
     except OSError as error:
@@ -105,31 +109,52 @@ def start_process(parameters: StdioServerParameters) -> ServerProcess:
 
 
 def copy_stderr(source: IO[bytes], file: IO[bytes], scrubber: Scrubber) -> None:
-    """Copy what a process writes to its stderr, without secrets, until it is closed."""
+    """Copy what a process writes to its stderr, without secrets, until it is closed.
 
-    def write(data: bytes) -> None:
-        with suppress(OSError):  # with a full disk diagnostics are lost, but the process must not block on its stderr
-            file.write(data)
-
-    held = b""
-    with open(source.fileno(), "rb", MAX_LINE_BYTES, closefd=False) as lines, source, file:
+    What is written too fast is read and dropped, so that neither is the process blocked nor the guard kept busy.
+    """
+    log, budget, held = StderrFile(file), WorkMeter(STDERR_BURST_BYTES, STDERR_BYTES_PER_SECOND), b""
+    with BufferedReader(FileIO(source.fileno(), closefd=False), MAX_LINE_BYTES) as lines, source, file:
         while piece := lines.readline(MAX_LINE_BYTES):
+            if budget.charge(LINE_COST + len(piece), time.monotonic()) > 0:
+                log.write(held + OMISSION)
+                held = b""
+                until = time.monotonic() + OMISSION_SECONDS
+                while time.monotonic() < until and lines.read1(MAX_LINE_BYTES):
+                    time.sleep(DROP_SECONDS)
+                while (rest := lines.readline(MAX_LINE_BYTES)) and not rest.endswith(b"\n"):
+                    pass  # the rest of a line could be the rest of a secret
+                continue
             held = scrubber.clean(held + piece)
             if held.endswith(b"\n"):
-                write(held)
+                log.write(held)
                 held = b""
             elif len(held) > MAX_LINE_BYTES:  # a line without end: hold back what could be the beginning of a secret
                 cut = max(0, len(held) - scrubber.longest)
-                write(held[:cut])
+                log.write(held[:cut])
                 held = held[cut:]
-        write(held)
+        log.write(held)
+
+
+class StderrFile:
+    """The file with an upstream's diagnostics. When it is full it is emptied."""
+
+    def __init__(self, file: IO[bytes]) -> None:
+        self._file = file
+        self._written = os.fstat(file.fileno()).st_size
+
+    def write(self, data: bytes) -> None:
+        with suppress(OSError):  # with a full disk diagnostics are lost, but the process must not block on its stderr
+            if self._written + len(data) > MAX_STDERR_FILE_BYTES:
+                self._file.truncate(0)
+                self._written = 0
+            self._written += self._file.write(data)
 
 
 def _reap(process: ServerProcess) -> None:
     """Wait for its exit and for the last of its stderr; not long, because a process that left the group may hold it."""
     process.popen.wait()
-    if process.stderr_thread is not None:
-        process.stderr_thread.join(GRACE_SECONDS / 4)
+    process.stderr_thread.join(GRACE_SECONDS / 4)
 
 
 async def stop_process(process: ServerProcess) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from mcp_guard.upstream.stdio import MAX_STDERR_FILE_BYTES
 from tests.live.running_guard import SERVERS, Client, Json, scripted, text, upstream, write_config
 from tests.servers.hostile_http import ATTACKS, HostileServer
 
@@ -97,6 +98,7 @@ def test_flood_of_an_upstream_costs_nobody_else(tmp_path: Path, behaviour: str) 
         assert peak_mib(client) - before < (150 if behaviour == "dense_reply" else 20)
         client.process.kill()
     assert len(client.stderr.splitlines()) < 40
+    assert (tmp_path / "state" / "upstreams" / "up.stderr.log").stat().st_size <= MAX_STDERR_FILE_BYTES
 
 
 def test_changed_lists_are_read_and_reported_once_in_a_while(tmp_path: Path) -> None:

@@ -1,7 +1,11 @@
 """Tokens of other issuers: what identifies one, and which forms are refused. Real keys and signatures."""
 
 import base64
+import http.server
 import json
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,28 +161,73 @@ def test_reading_unverified_returns_both_parts() -> None:
     assert token.claims == {"a": 1}
 
 
-def test_unknown_keys_do_not_make_the_guard_fetch_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    fetched, now = [], [0.0]
+@contextmanager
+def issuer_answering(body: Callable[[], Iterable[bytes]], status: int = 200) -> Iterator[tuple[str, list[str]]]:
+    """A server with the keys of an issuer; gives its URL, and the paths that it was asked for."""
+    asked: list[str] = []
 
-    def fetch(client: jwt.PyJWKClient) -> Any:
-        fetched.append(client.uri)
-        return {"keys": [{**json.loads(jwt.algorithms.ECAlgorithm.to_jwk(KEY.public_key())), "kid": "1"}]}
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def log_message(self, *_: object) -> None:
+            pass
 
-    monkeypatch.setattr(jwt.PyJWKClient, "fetch_data", fetch)
-    keys = RemoteKeySet("https://login.example/jwks", lambda: now[0])
-    for number in range(100):
-        keys.find_key("1")
+        def do_GET(self) -> None:
+            asked.append(self.path)
+            self.send_response(status)
+            self.send_header("location", "/elsewhere")
+            self.end_headers()
+            with suppress(OSError):
+                for part in body():
+                    self.wfile.write(part)
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}/jwks", asked
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+def key_set() -> bytes:
+    jwk = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(KEY.public_key()))
+    return json.dumps({"keys": [{**jwk, "kid": "1"}]}).encode()
+
+
+def test_unknown_keys_do_not_make_the_guard_fetch_again_and_again() -> None:
+    now = [0.0]
+    with issuer_answering(lambda: [key_set()]) as (url, fetched):
+        keys = RemoteKeySet(url, lambda: now[0])
+        for number in range(100):
+            keys.find_key("1")
+            with pytest.raises(ValueError, match="no key"):
+                keys.find_key(f"unknown {number}")
+        assert len(fetched) == 1
+        now[0] += REFETCH_SECONDS + 1
         with pytest.raises(ValueError, match="no key"):
-            keys.find_key(f"unknown {number}")
-    assert len(fetched) == 1
-    now[0] += REFETCH_SECONDS + 1
-    with pytest.raises(ValueError, match="no key"):
-        keys.find_key("unknown")
-    keys.find_key("1")
-    assert len(fetched) == 2
-    now[0] += KEYS_SECONDS + 1
-    keys.find_key("1")
-    assert len(fetched) == 3
+            keys.find_key("unknown")
+        keys.find_key("1")
+        assert len(fetched) == 2
+        now[0] += KEYS_SECONDS + 1
+        keys.find_key("1")
+        assert len(fetched) == 3
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "why"),
+    [
+        ([b" " * 100_000] * 1000, 200, "too much"),
+        ([b"[" * 100_000], 200, "no set of keys"),
+        ([b"[]"], 200, "no set of keys"),
+        ([b'{"keys": 5}'], 200, ""),
+        ([b"nothing"], 200, ""),
+        ([b"{}"], 302, ""),
+    ],
+)
+def test_issuer_that_answers_anything_has_no_keys(body: list[bytes], status: int, why: str) -> None:
+    with issuer_answering(lambda: body, status) as (url, asked):
+        with pytest.raises((ValueError, OSError, jwt.PyJWTError), match=why):
+            RemoteKeySet(url).find_key("1")
+        assert asked == ["/jwks"], "no redirect is followed"
 
 
 def test_spellings_of_base64_differ() -> None:

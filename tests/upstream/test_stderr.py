@@ -1,0 +1,43 @@
+"""The copy of an upstream's stderr: bounded in bytes and in speed, and without secrets even when parts are dropped."""
+
+import os
+import threading
+from pathlib import Path
+
+from mcp_guard.core.secret_scrubber import Scrubber
+from mcp_guard.upstream.stdio import MAX_STDERR_FILE_BYTES, OMISSION, copy_stderr
+
+SECRET = "a-secret-of-some-length"
+
+
+def copied(folder: Path, *blocks: bytes) -> bytes:
+    """What is in the file after these blocks were written."""
+    scrubber = Scrubber()
+    scrubber.learn("it", SECRET)
+    near, far = os.pipe()
+    path = folder / "stderr.log"
+    thread = threading.Thread(target=copy_stderr, args=(os.fdopen(near, "rb", 0), path.open("ab", 0), scrubber))
+    thread.start()
+    with os.fdopen(far, "wb", 0) as sink:
+        for block in blocks:
+            sink.write(block)
+    thread.join(20)
+    assert not thread.is_alive()
+    return path.read_bytes()
+
+
+def test_lines_are_copied_without_secrets(tmp_path: Path) -> None:
+    assert copied(tmp_path, b"one\n", b"it is " + SECRET.encode() + b"\nend") == b"one\nit is [secret it]\nend"
+
+
+def test_a_flood_is_left_out_and_the_file_stays_small(tmp_path: Path) -> None:
+    flood = [(SECRET.encode() + b" x" * 20 + b"\n") * 1000] * 60
+    kept = copied(tmp_path, *flood, b"last " + SECRET.encode())
+    assert OMISSION in kept
+    assert len(kept) <= MAX_STDERR_FILE_BYTES
+    assert SECRET[4:].encode() not in kept
+
+
+def test_a_file_that_is_full_is_emptied(tmp_path: Path) -> None:
+    (tmp_path / "stderr.log").write_bytes(b"x" * (MAX_STDERR_FILE_BYTES - 10))
+    assert copied(tmp_path, b"a line of twenty-one\n") == b"a line of twenty-one\n"
