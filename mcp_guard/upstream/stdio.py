@@ -81,8 +81,9 @@ def start_process(parameters: StdioServerParameters) -> ServerProcess:
         added, unscrubbed = make_environment(parameters.env, parameters.secrets, parameters.here, parameters.scrubber)
         for folder in (parameters.stderr.parent.parent, parameters.stderr.parent):  # only the owner may read the logs
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        is_small = parameters.stderr.exists() and parameters.stderr.stat().st_size < MAX_STDERR_FILE_BYTES
-        with parameters.stderr.open("ab" if is_small else "wb") as stderr:
+        with parameters.stderr.open("ab", buffering=0) as stderr:  # appended to, so that it can be emptied at any time
+            if os.fstat(stderr.fileno()).st_size >= MAX_STDERR_FILE_BYTES:
+                stderr.truncate(0)
             popen = subprocess.Popen(
                 parameters.argv,
                 stdin=subprocess.PIPE,

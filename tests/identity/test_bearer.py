@@ -218,9 +218,9 @@ def test_unknown_keys_do_not_make_the_guard_fetch_again_and_again() -> None:
         ([b" " * 100_000] * 1000, 200, "too much"),
         ([b"[" * 100_000], 200, "no set of keys"),
         ([b"[]"], 200, "no set of keys"),
-        ([b'{"keys": 5}'], 200, ""),
-        ([b"nothing"], 200, ""),
-        ([b"{}"], 302, ""),
+        ([b'{"keys": 5}'], 200, "."),
+        ([b"nothing"], 200, "."),
+        ([b"{}"], 302, "."),
     ],
 )
 def test_issuer_that_answers_anything_has_no_keys(body: list[bytes], status: int, why: str) -> None:
