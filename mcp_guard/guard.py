@@ -37,6 +37,7 @@ from mcp_guard.core.model import (
 )
 from mcp_guard.core.names import listed_name
 from mcp_guard.core.provenance.history import InstanceHistories
+from mcp_guard.core.provenance.matching import TooMuchMatching
 from mcp_guard.core.redaction import for_look_up
 from mcp_guard.core.replies import (
     AWAIT,
@@ -171,7 +172,10 @@ class Guard:
         """Add the instance's history and the present state of the resource, and derive the change and the risk."""
         if call.problems or call.tool is None:
             return call
-        history = self.memory.history_for(call)
+        try:
+            history = self.memory.history_for(call)
+        except TooMuchMatching as reason:
+            return replace(call, problems=(str(reason),))
         facts = None if call.tool.rule.facts is None else await self.look_up(call)
         if isinstance(facts, str):
             return replace(call, history=history, problems=(facts,))
@@ -242,7 +246,8 @@ class Guard:
             channel.on_left_pending(approval)
             return approval_pending(approval)
         if approval.state is ApprovalState.DENIED:
-            self.memory.note_refused(call)
+            with suppress(TooMuchMatching):  # it was not too much when the call was decided on
+                self.memory.note_refused(call)
         if approval.state is not ApprovalState.APPROVED:
             return await self.deny(call, decision, why_not_approved(approval))
         return await self.consume(call, approval, channel)

@@ -14,9 +14,9 @@ from typing import Any
 
 from mcp_guard.core.model import Json, Tool
 
-NODES, DEPTH, ENUM = 2000, 20, 1000
-"""Limits for one tool's schema: subschemas, nesting depth, and the length of a list of allowed values. Anything beyond
-is opaque, so that no upstream can keep the guard busy with a schema."""
+NODES, DEPTH, ENUM, PARTS = 2000, 20, 1000, 50
+"""Limits for one tool's schema: subschemas, nesting depth, and the lengths of a list of allowed values and of `allOf`.
+Anything beyond is opaque, so that no upstream can keep the guard busy with a schema."""
 
 
 class Kind(StrEnum):
@@ -100,7 +100,7 @@ class _SchemaReader:
         parts = [self._own(schema, seen, depth)]
         if "$ref" in schema:
             parts.append(self._follow(schema["$ref"], seen, depth))
-        parts += [self.read(part, seen, depth + 1) for part in _list(schema.get("allOf"))]
+        parts += [self.read(part, seen, depth + 1) for part in _list(schema.get("allOf"))[:PARTS]]
         for combiner in ("anyOf", "oneOf"):
             if alternatives := _list(schema.get(combiner)):
                 parts.append(unite(self.read(alternative, seen, depth + 1) for alternative in alternatives))
@@ -214,12 +214,13 @@ def unite(shapes: Iterable[Shape]) -> Shape:
     nullable = any(shape.nullable for shape in shapes)
     if any(shape.kind is Kind.OPAQUE for shape in shapes):
         return OPAQUE
-    by_kind: dict[Kind, Shape] = {}
+    alternatives: dict[Kind, list[Shape]] = {}
     for shape in shapes:
         for option in shape.options if shape.kind is Kind.UNION else (shape,):
             if option.kind is not Kind.NEVER:
                 kind = Kind.NUMBER if option.kind is Kind.INTEGER else option.kind
-                by_kind[kind] = _merge(by_kind[kind], option) if kind in by_kind else replace(option, nullable=False)
+                alternatives.setdefault(kind, []).append(option)
+    by_kind = {kind: _merge(options) for kind, options in alternatives.items()}
     if any(shape.kind is Kind.OPAQUE for shape in by_kind.values()):
         return OPAQUE
     options = tuple(by_kind[kind] for kind in Kind if kind in by_kind)
@@ -228,24 +229,29 @@ def unite(shapes: Iterable[Shape]) -> Shape:
     return replace(options[0] if options else NEVER, nullable=nullable)
 
 
-def _merge(one: Shape, other: Shape) -> Shape:
-    """The union of two shapes of the same JSON type."""
-    if one.kind is Kind.SET:
-        assert one.element is not None
-        assert other.element is not None
-        element = unite((one.element, other.element))
+def _merge(shapes: list[Shape]) -> Shape:
+    """The union of shapes of the same JSON type."""
+    first = shapes[0]
+    if len(shapes) == 1:
+        return replace(first, nullable=False)
+    if first.kind is Kind.SET:
+        element = unite(shape.element for shape in shapes if shape.element is not None)
         return Shape(Kind.SET, element=element) if element.typed else OPAQUE
-    if one.kind is Kind.RECORD:
-        names = sorted(one.fields.keys() | other.fields.keys())
-        pairs = {name: [shape.fields[name] for shape in (one, other) if name in shape.fields] for name in names}
+    if first.kind is Kind.RECORD:
+        fields: dict[str, list[Shape]] = {}
+        for shape in shapes:
+            for name, member in shape.fields.items():
+                fields.setdefault(name, []).append(member)
         return Shape(
             Kind.RECORD,
-            fields={name: unite(shapes) for name, shapes in pairs.items()},
-            required=one.required & other.required,
-            open=one.open or other.open,
+            fields={name: unite(fields[name]) for name in sorted(fields)},
+            required=frozenset.intersection(*(shape.required for shape in shapes)),
+            open=any(shape.open for shape in shapes),
         )
-    allowed = None if one.allowed is None or other.allowed is None else one.allowed | other.allowed
-    return Shape(one.kind if one.kind is other.kind else Kind.NUMBER, allowed=allowed)
+    listed = [shape.allowed for shape in shapes if shape.allowed is not None]
+    allowed = frozenset().union(*listed) if len(listed) == len(shapes) else None
+    kinds = {shape.kind for shape in shapes}
+    return Shape(kinds.pop() if len(kinds) == 1 else Kind.NUMBER, allowed=allowed)
 
 
 def intersect(one: Shape, other: Shape) -> Shape:

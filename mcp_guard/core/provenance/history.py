@@ -8,6 +8,7 @@ it, before; but not if this run has written it there. Trusted texts are matched 
 """
 
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +26,12 @@ from mcp_guard.core.provenance.passages import (
     texts,
 )
 
+MAX_MATCHED_CHARACTERS = 200 << 20
+"""Characters that the values of one call are searched for in, in total: as many values times so long a history."""
+MAX_ADDRESS_CHARACTERS = 128 * 1024
+"""Characters of words in one call that may contain addresses."""
+SPLIT_SEARCHES = 40
+"""How many searches it takes to tell whether a value is assembled from parts."""
 SENSITIVE = "sensitive"
 MAX_CHARACTERS = 1 << 20
 """Characters kept per instance. Beyond it, trusted texts are dropped first; after that, nothing more is kept."""
@@ -48,6 +55,7 @@ class InstanceHistory:
     _written: str = ""
     _size: int = 0
     _task_text: str | None = None
+    _matching_left: int = MAX_MATCHED_CHARACTERS
 
     # Recording
 
@@ -61,6 +69,7 @@ class InstanceHistory:
     def note_refused(self, call: Call) -> None:
         """Record a call that an approver refused: its sinks, except values from the task or a trusted place."""
         assert call.tool is not None
+        self._matching_left = MAX_MATCHED_CHARACTERS
         for name, text, value_origins, inside in self._origins_of_arguments(call):
             for value, origins in self._sinks(call.tool, name, (text, value_origins), inside):
                 if all(origin.origin in (Origin.UNTRUSTED, Origin.UNKNOWN) for origin in origins):
@@ -72,7 +81,7 @@ class InstanceHistory:
         for call, reply in unread:
             assert call.tool is not None
             values = [matching.plain(text) for _, text in texts(call.arguments)]
-            origins = [self.find_origin(value) for value in values]
+            origins = self._origins_of_values(values)
             if call.tool.effect is not Effect.READ:
                 self._written = BREAK.join((self._written, *values))[: self.limit]
             own = [value for value, origin in zip(values, origins, strict=True) if origin is None]
@@ -80,6 +89,13 @@ class InstanceHistory:
             named = any(origin is not None and origin.origin is Origin.TASK for origin in origins)
             for passage in read_result(call.tool, reply, named):
                 self._add(passage)
+
+    def _origins_of_values(self, values: list[str]) -> list[ValueOrigin | None]:
+        """Those that would take too long to find count as the agent's own."""
+        origins: list[ValueOrigin | None] = []
+        with suppress(matching.TooMuchMatching):
+            origins += map(self.find_origin, values)
+        return origins + [None] * (len(values) - len(origins))
 
     def _add(self, passage: Passage) -> None:
         if not passage.size or passage in self._passages[-8:]:
@@ -96,9 +112,11 @@ class InstanceHistory:
     # Evaluating
 
     def history_for(self, call: Call) -> CallHistory:
-        """The history for the decision on this call."""
+        """The history for the decision on this call. Raises: TooMuchMatching."""
         assert call.tool is not None
+        self._matching_left = MAX_MATCHED_CHARACTERS
         self._read_replies()
+        self._matching_left = MAX_MATCHED_CHARACTERS
         all_origins, sinks = _OriginCollector(), _OriginCollector()
         for name, text, value_origins, inside in self._origins_of_arguments(call):
             all_origins.add(name, value_origins)
@@ -121,7 +139,11 @@ class InstanceHistory:
     ) -> Iterator[tuple[str, str, list[ValueOrigin], list[tuple[str, ValueOrigin]]]]:
         """Each text in the arguments: argument name, text, its origins, and the addresses in it with their origins."""
         assert call.tool is not None
+        left = MAX_ADDRESS_CHARACTERS
         for name, text in texts(call.arguments, call.tool.rule.sinks):
+            left -= matching.address_characters(text)
+            if left < 0:
+                raise matching.TooMuchMatching("the arguments contain too many addresses to find where each comes from")
             decoded = matching.decodings(text)
             inside = list(self._inside((text, *decoded)))
             yield name, text, self.origins(text, decoded, [origin for _, origin in inside]), inside
@@ -151,6 +173,7 @@ class InstanceHistory:
         if matching.is_one_word(text) and not any(origin.origin is Origin.UNTRUSTED for origin in inside):
             untrusted = [passage for passage in self._passages if passage.origin is Origin.UNTRUSTED]
             tight = matching.squeeze(value)
+            self._spend(SPLIT_SEARCHES)
             if len(tight) >= matching.MIN_SQUEEZED and matching.is_assembled_from(
                 tight, [passage.squeezed for passage in untrusted]
             ):
@@ -168,6 +191,7 @@ class InstanceHistory:
         """The origin of a plain value, by its first appearance; None if it never appeared."""
         if not value:
             return None
+        self._spend(1)
         if self._task_text is None:
             texts_of_task = (self.task.text, self.task.reason, self.task.ticket)
             self._task_text = BREAK.join(map(matching.plain, sentences(text for text in texts_of_task if text)))
@@ -179,6 +203,11 @@ class InstanceHistory:
         if first.origin is not Origin.TRUSTED and self._is_given(value):
             return ValueOrigin(Origin.TRUSTED)
         return first.origin_of(value)
+
+    def _spend(self, searches: int) -> None:
+        self._matching_left -= searches * (self._size + 100)
+        if self._matching_left < 0:
+            raise matching.TooMuchMatching("the arguments have too many values to find where each comes from")
 
     def _is_given(self, value: str) -> bool:
         """Whether a trusted place returns it as a whole, and this run has not written it there."""

@@ -21,6 +21,8 @@ MIN_SQUEEZED = 8
 MAX_DECODING_DEPTH = 2
 """How many nested encodings are decoded."""
 
+MAX_OVERLAP = 4 << 20
+"""Characters of a value that may be compared with places in a text where it is part of a longer word."""
 _HIDDEN = re.compile("[\u00ad\u200b-\u200f\u2060-\u2064\ufeff]")
 _NOT_WORD = re.compile(r"[\W_]+")
 _BASE64 = re.compile(r"[A-Za-z0-9+/_-]{12,}={0,2}")
@@ -82,11 +84,21 @@ def _from_base64(run: str) -> str | None:
     return text if text.isprintable() else None
 
 
+class TooMuchMatching(Exception):
+    """Finding out where the values of a call come from takes too many steps; the call must be denied."""
+
+
 def contains_value(value: str, text: str) -> bool:
-    """Strict matching of plain texts: the value starts and ends at a word (or address) boundary."""
+    """Strict matching of plain texts: the value starts and ends at a word (or address) boundary.
+
+    Raises: TooMuchMatching where the value overlaps itself again and again within a word.
+    """
     within = "@._+-" if "@" in value or "." in value else ""
-    at = text.find(value)
+    at, left = text.find(value), MAX_OVERLAP
     while at >= 0:
+        left -= len(value)
+        if left < 0:
+            raise TooMuchMatching("a value occurs too often inside of words that the agent has seen")
         end = at + len(value)
         before = at > 0 and value[0].isalnum() and (text[at - 1].isalnum() or text[at - 1] in within)
         if not before and not (value[-1].isalnum() and _goes_on(text, end, within)):
@@ -118,6 +130,13 @@ def addresses(text: str) -> list[str]:
     if _MAY_BE_NUMBER.search(text):
         addresses_found += _NUMBER.findall(text)
     return list(dict.fromkeys(addresses_found))
+
+
+def address_characters(text: str) -> int:
+    """How many characters of a text `addresses` looks at closely."""
+    if "@" not in text and "." not in text:
+        return 0
+    return sum(len(word) for word in text.split() if "@" in word or "." in word[1:-1])
 
 
 def is_one_word(value: str) -> bool:
