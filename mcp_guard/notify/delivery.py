@@ -13,9 +13,10 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
+from operator import methodcaller
 
 from mcp_guard.core import approval as rules
-from mcp_guard.core.approval import ApprovalEvent, ApprovalState, Route
+from mcp_guard.core.approval import ApprovalEvent, ApprovalState, Route, RouteRule
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Micros
 from mcp_guard.ledger.approvals import transitions
@@ -35,6 +36,15 @@ RETRY_SECONDS = (2, 10, 60, 300, 900)
 
 
 @dataclass(frozen=True, slots=True)
+class _Deadlines:
+    """When an open request expires, and by which rules it escalates."""
+
+    requested: Micros
+    expires: Micros
+    rules: tuple[RouteRule, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class NotificationDispatcher:
     """One process's share of the deliveries. `inbox` is the address that messages link to."""
 
@@ -43,6 +53,8 @@ class NotificationDispatcher:
     notifiers: Mapping[str, NotifierSettings]
     inbox: str
     retry_seconds: tuple[float, ...] = RETRY_SECONDS
+    _open: dict[str, _Deadlines] = field(default_factory=dict)
+    """The open requests, without what they ask for: that can be large, and is read once."""
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
 
     def wake(self) -> None:
@@ -64,15 +76,33 @@ class NotificationDispatcher:
     async def run_once(self) -> None:
         """Do everything that is due now."""
         now = self.writer.now()
-        for approval in self.writer.read(lambda store: store.approvals([ApprovalState.REQUESTED])):
-            if now >= approval.expires:
-                self._write(
-                    partial(transitions.settle, approval=approval, event=ApprovalEvent.EXPIRE, note="nobody decided")
-                )
-            elif any(rules.escalate_rule(rule, self.routes, now - approval.requested) for rule in approval.rules):
-                self._write(partial(transitions.escalate, id=approval.id, routes=self.routes))
+        self._find_open()
+        for id, deadlines in list(self._open.items()):
+            if now >= deadlines.expires:
+                self._expire(id)
+            elif any(rules.escalate_rule(rule, self.routes, now - deadlines.requested) for rule in deadlines.rules):
+                self._write(partial(transitions.escalate, id=id, routes=self.routes))
+            else:
+                continue
+            del self._open[id]  # to be read again if it is still open
         due = self.writer.read(lambda store: store.due_deliveries(now))
         await asyncio.gather(*(self._deliver(delivery) for delivery in due))
+
+    def _find_open(self) -> None:
+        """Read the deadlines of requests that are new, and forget those that are decided."""
+        open_ids = self.writer.read(lambda store: store.open_ids())
+        for id in self._open.keys() - open_ids:
+            del self._open[id]
+        for id in open_ids - self._open.keys():
+            row = self.writer.read(methodcaller("approval", id))
+            if row is not None:
+                self._open[id] = _Deadlines(row[0].requested, row[0].expires, row[0].rules)
+
+    def _expire(self, id: str) -> None:
+        row = self.writer.read(lambda store: store.approval(id))
+        if row is not None and row[0].state is ApprovalState.REQUESTED:
+            note = "nobody decided"
+            self._write(partial(transitions.settle, approval=row[0], event=ApprovalEvent.EXPIRE, note=note))
 
     def _write(self, op: Op[object]) -> None:
         with suppress(LedgerError):  # another process was first, or the ledger is busy: the next poll tries again

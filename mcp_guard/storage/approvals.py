@@ -124,6 +124,10 @@ class ApprovalQueries(Queries):
             found |= {id for (id,) in self._run(query, (str(ApprovalState.REQUESTED), *some))}
         return found
 
+    def open_ids(self) -> set[str]:
+        """Those that nobody has decided on. Reads an index only."""
+        return {id for (id,) in self._run("SELECT id FROM approval WHERE state = ?", (str(ApprovalState.REQUESTED),))}
+
     def open_size(self, instance: str) -> tuple[int, int]:
         """How many requests of this instance nobody has decided on, and their length in characters."""
         query = "SELECT COUNT(*), TOTAL(LENGTH(subject)) FROM approval WHERE state = ? AND +instance = ?"

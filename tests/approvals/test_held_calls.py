@@ -10,6 +10,7 @@ import pytest
 from mcp_guard.core.approval import ApprovalState, Route
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json, ToolCallRequest
+from mcp_guard.ledger.approvals.requests import RequestLimits
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.writer import Op, Transaction, Writer
 from mcp_guard.ports import Intent
@@ -177,3 +178,31 @@ async def test_refused_vote_writes_no_escalation(tmp_path: Path) -> None:
     with pytest.raises(ApprovalError, match="has expired"):
         votes.prepare(id, "carol", "approve", "fine")
     assert harness.receipts("approval.escalated") == []
+
+
+async def test_body_of_a_held_call_is_not_read_while_it_waits(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", hold_seconds=0.5)
+    statements: list[str] = []
+    harness.store._db.set_trace_callback(statements.append)
+    await ask(harness)
+    harness.store._db.set_trace_callback(None)
+    bodies = [statement for statement in statements if "SELECT * FROM approval WHERE id" in statement]
+    assert len(bodies) == 1  # once, for the reply
+    assert len([statement for statement in statements if "data_version" in statement]) >= 3
+
+
+async def test_requests_of_an_instance_are_limited(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
+    limited = replace(harness.ledger.approvals, limits=RequestLimits(count=2, bytes=5000))
+    guard = replace(harness.guard, approvals=limited)
+
+    async def note(size: int, run_id: str = "run_1") -> str:
+        return text(await guard.call(make_instance(run_id), ToolCallRequest("crm__note", {"text": "x" * size})))
+
+    assert "pending" in await note(10)
+    assert "limits.open_request_bytes" in await note(6000)
+    assert harness.receipts("decision")[-1]["outcome"] == "deny"
+    assert "pending" in await note(11)
+    assert "limits.open_requests" in await note(12)
+    assert "pending" in await note(11)  # the same call again
+    assert "pending" in await note(12, "run_2")

@@ -320,3 +320,16 @@ command = ["sleep", "60"]
             assert "notified       hook (requested): delivered, 1 tried" in shown
             assert "notified       dead (requested): due, 1 tried: being sent" in shown
     assert json.loads(receiver.posted[0].body)["data"]["approval"] == id
+
+
+async def test_body_of_an_open_request_is_read_once(harness: Harness) -> None:
+    await ask(harness)
+    carrier = dispatcher(harness, "desktop")
+    await carrier.run_once()
+    statements: list[str] = []
+    harness.store._db.set_trace_callback(statements.append)
+    for _ in range(3):
+        await carrier.run_once()
+    harness.store._db.set_trace_callback(None)
+    assert statements
+    assert not [statement for statement in statements if "SELECT * FROM approval" in statement]
