@@ -266,3 +266,14 @@ def test_link_of_a_notification_survives_the_sign_in(on: InboxScenario, page: Pa
     expect(page.get_by_role("row", name="stage Negotiation Closed Won")).to_be_visible()
     page.goto(f"{on.url}/requests/ap_none")
     expect(page.get_by_role("alert").first).to_have_text("no such request")
+
+
+def test_link_that_the_command_line_prints_has_the_code(on: InboxScenario, page: Page) -> None:
+    printed = cli("approvers", "code", "alice", "--config", str(on.config)).stdout
+    [link] = re.findall(r"http://localhost:\S+(?=,)", printed)
+    page.goto(link)
+    expect(page.get_by_label("One-time code")).to_have_value(printed.partition("\n")[0])
+    assert page.url == f"{on.url}/sign-in"  # and the history does not keep it
+    page.get_by_role("button", name="Sign in with the code").click()
+    page.wait_for_url(f"{on.url}/")
+    expect(page.get_by_text("Alice")).to_be_visible()

@@ -59,8 +59,9 @@ async function signIn(path, body) {
 // A page arrives without data. With the session, the same address answers with the whole page.
 async function fill() {
   const page = document.body.dataset.page;
-  if (page === "sign-in" && localStorage.getItem(SESSION)) {
-    if ((await send("/?part=list")).ok) enter();
+  if (page === "sign-in" && location.hash) { // the code in the link that the command line prints
+    document.getElementById("code").value = location.hash.slice(1);
+    history.replaceState(null, "", location.pathname);
   } else if (page === "shell") {
     if (!localStorage.getItem(SESSION)) return askToSignIn();
     const reply = await send(location.href);
@@ -227,8 +228,12 @@ document.addEventListener("submit", (event) => {
   attempt(() => signIn("/sign-in", new URLSearchParams(new FormData(event.target))));
 });
 
-// Signed out in another tab, or brought back by the back button: ask the server again.
-addEventListener("storage", (event) => event.key === SESSION && location.reload());
+// Signed in or out in another tab, or brought back by the back button: ask the server again.
+addEventListener("storage", (event) => {
+  if (event.key !== SESSION) return;
+  if (document.body.dataset.page === "sign-in" && event.newValue) enter();
+  else location.reload();
+});
 addEventListener("pageshow", (event) => event.persisted && location.reload());
 
 fill().catch(() => showProblem("The inbox does not answer. Is it still running?"));
