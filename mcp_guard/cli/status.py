@@ -196,7 +196,7 @@ def _verified(note: Path) -> tuple[int, int] | None:
     try:
         verified = json.loads(note.read_text())
         return int(verified["at"]), int(verified["receipts"])
-    except (OSError, ValueError, KeyError, TypeError):  # missing or malformed
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):  # missing or malformed
         return None
 
 

@@ -237,6 +237,33 @@ def test_hostile_export_is_refused(copy: Path, attack: str) -> None:
             assert verify(copy, "out").code in (FAILED, UNUSABLE), name
 
 
+def link_folder(export: Path, name: str) -> None:
+    (export / name).rename(export.parent / "elsewhere")
+    (export / name).symlink_to("/")
+
+
+def claim_size(export: Path, size: str) -> None:
+    put(export / "checkpoint", (export / "checkpoint").read_bytes().replace(b"\n300\n", f"\n{size}\n".encode(), 1))
+
+
+EXPORTS: dict[str, Callable[[Path], None]] = {
+    "folder that is a link to all files": lambda export: link_folder(export, "payloads"),
+    "tiles elsewhere": lambda export: link_folder(export, "tile"),
+    "endless lines": lambda export: put(export / "bundles/000.jsonl", b"\n" * (100 << 20)),
+    "size of 4,000 digits": lambda export: claim_size(export, "9" * 4_000),
+    "size of 5,000 digits": lambda export: claim_size(export, "9" * 5_000),
+    "signatures without end": lambda export: put(export / "checkpoint", b"x\n1\nx\n\n" + b"\xe2\x80\x94 a b\n" * 8_000),
+    "link beside the tiles": lambda export: (export / "tile/0/001").symlink_to("/"),
+}
+
+
+@pytest.mark.parametrize("attack", EXPORTS)
+def test_export_without_end_is_refused(copy: Path, attack: str) -> None:
+    EXPORTS[attack](copy / "out")
+    for more in ((), ("--receipt", "7")):
+        assert verify(copy, "out", *more).code in ((FAILED, UNUSABLE) if not more else (0, FAILED, UNUSABLE))
+
+
 def doubled(bundle: str) -> str:
     return bundle.replace("{", '{"entry":"x",', 1)
 

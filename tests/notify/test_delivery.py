@@ -5,6 +5,7 @@ import base64
 import hashlib
 import hmac
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import pytest
 
 from mcp_guard.core.approval import ApprovalState, Route
-from mcp_guard.core.model import Json, ToolCallRequest
+from mcp_guard.core.model import Json, Task, ToolCallRequest
 from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol, remove
 from mcp_guard.ledger.approvals.transitions import queue_notifications
 from mcp_guard.notify import NOTIFIERS
@@ -257,6 +258,30 @@ async def test_desktop_notification_uses_notify_send(harness: Harness, monkeypat
     await ask(harness)
     assert (await deliver(harness, dispatcher(harness, "desktop"))).state == "delivered"
     assert "agent needs approval: crm__update_deal on Deal 789" in (harness.folder / "said").read_text()
+
+
+async def test_desktop_notification_has_no_markup_and_no_escapes(
+    harness: Harness, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What an agent writes is neither an option, nor markup, nor an escape that notify-send replaces."""
+    script = harness.folder / "notify-send"
+    script.write_text(f'#!/bin/sh\nprintf "%s\\0" "$@" > {harness.folder}/said\n')
+    script.chmod(0o700)
+    monkeypatch.setenv("PATH", f"{harness.folder}:/usr/bin:/bin")
+    monkeypatch.setattr("sys.platform", "linux")
+    hostile = '<a href="https://evil.example">ok</a>\\n\\033[2J\u202e -- --icon=x'
+    asked = ToolCallRequest("crm__update_deal", {"deal_id": hostile, "amount": 150, "guard_ticket": hostile})
+    id = pending_id(await harness.guard.call(make_instance(task=Task()), asked))
+    approval = harness.store.approval(id)[0]
+    route = replace(ROUTES["people"], notify=("one",))
+    harness.ledger.writer.run(lambda tx: queue_notifications(tx, approval, "requested", [route]))
+    assert (await deliver(harness, dispatcher(harness, "desktop"))).state == "delivered"
+    name, dashes, _, body = (harness.folder / "said").read_text().removesuffix("\0").split("\0")
+    assert (name, dashes) == ("--app-name=mcp-guard", "--")
+    assert "<" not in body
+    assert "&lt;a href=" in body
+    assert not [match for match in re.findall(r"\\+", body) if len(match) % 2]
+    assert "\\\\u{202e}" in body
 
 
 def test_every_notifier_is_tested() -> None:

@@ -28,6 +28,9 @@ class ExportSource:
     def __init__(self, path: Path) -> None:
         if not _is_regular(path / "checkpoint"):
             raise UnusableInput(f"no export at `{path}`: the file `checkpoint` is missing")
+        for folder in (path / name for name in ("tile", "bundles", "payloads", "policies")):
+            if folder.is_symlink():
+                raise UnusableInput(f"`{folder}` is a symbolic link, which could lead out of the export")
         self.path = path
 
     def open(self) -> "ExportReader":
@@ -168,7 +171,7 @@ class ExportReader:
     def _lines(self, kind: str, number: int) -> list[bytes]:
         path = self.path / lines_path(kind, number)
         data = read_limited(path, MAX_LINES) if _is_regular(path) else b""
-        return data.removesuffix(b"\n").split(b"\n") if data else []
+        return data.removesuffix(b"\n").split(b"\n", WIDTH) if data else []
 
     def _read(self, name: str, seq: int) -> bytes:
         path = self.path / name
@@ -235,7 +238,7 @@ class ExportReader:
         for kind in ("bundles", "payloads"):
             expected |= {lines_path(kind, number) for number, _ in widths(size)}
         for path in sorted(path for kind in ("tile", "bundles", "payloads") for path in (self.path / kind).rglob("*")):
-            if not path.is_dir() and path.relative_to(self.path).as_posix() not in expected:
+            if (path.is_symlink() or not path.is_dir()) and path.relative_to(self.path).as_posix() not in expected:
                 return None, f"the file `{path.relative_to(self.path)}` belongs to no receipt of the tree"
         for path in sorted((self.path / "policies").rglob("*")):
             if not path.is_dir() and hashlib.sha256(read_limited(path, MAX_POLICY)).hexdigest() + ".json" != path.name:
