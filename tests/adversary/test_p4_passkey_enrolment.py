@@ -7,6 +7,7 @@ import hashlib
 import http.server
 import json
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -206,8 +207,9 @@ def test_enrolment_is_reported_by_every_notifier_and_in_the_inbox(on: Scenario) 
     assert alice.enrol(SoftwarePasskey(on.url))[0] == 200
     enrol(on.config)  # by the operator, in a terminal
     keys = [receipt["key"] for receipt in log(on.config, "--kind", "approver.enrolled")]
-    while len(on.told) < 4:
-        threading.Event().wait(0.1)
+    deadline = time.monotonic() + 20
+    while len(on.told) < 4 and time.monotonic() < deadline:
+        time.sleep(0.1)
     assert sorted((path, message["type"], message["data"]["key"]) for path, message in on.told) == sorted(
         (path, "approver.enrolled", key) for path in ("/team", "/security") for key in keys
     )
