@@ -165,7 +165,9 @@ def _http_app(runtime: Runtime, serve: ServeSettings, sessions: "HttpSessions", 
     from mcp_guard.downstream.http.app import HttpApp
     from mcp_guard.downstream.http.auth import Authenticator
     from mcp_guard.identity.bearer import TrustedIssuer
+    from mcp_guard.identity.dpop import ProofVerifier
     from mcp_guard.ledger.token_instances import TokenInstances
+    from mcp_guard.storage.used_proofs import UsedProofs
 
     settings, ledger = runtime.settings, runtime.ledger
     authenticator = Authenticator(
@@ -175,6 +177,7 @@ def _http_app(runtime: Runtime, serve: ServeSettings, sessions: "HttpSessions", 
         own_issuer=runtime.issuer,
         trusted_issuers=[TrustedIssuer(**issuer) for issuer in serve.issuers],
         instances=TokenInstances(ledger.writer, settings.agents, ledger.guard),
+        proofs=ProofVerifier(UsedProofs(settings.state_dir / "used-proofs.sql")),
     )
     return HttpApp(
         authenticator,

@@ -4,13 +4,18 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
-from typing import Any
+from itertools import islice
+from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from mcp_guard.core import credential
 from mcp_guard.core.credential import InvalidCredential
 
 ALGORITHMS = ("EdDSA", "ES256", "ES384", "RS256", "PS256")
 MAX_AGE_SECONDS = 60
+CLOCK_STEP_SECONDS = 60
+"""How far the clock may be set back without a used proof becoming usable again."""
+MAX_ID_LENGTH = 256
 THUMBPRINT_MEMBERS = {"OKP": ("crv", "kty", "x"), "EC": ("crv", "kty", "x", "y"), "RSA": ("e", "kty", "n")}
 """The members of a key that its thumbprint is computed from (RFC 7638 §3.2)."""
 
@@ -24,54 +29,80 @@ def thumbprint(jwk: Mapping[str, Any]) -> str:
     return _b64(hashlib.sha256(json.dumps(members, separators=(",", ":"), sort_keys=True).encode()).digest())
 
 
+class ProofMemory(Protocol):
+    """Remembers which proofs were used."""
+
+    def use(self, key: str, id: str, now: int, until: int) -> bool:
+        """Remember the proof `id` of a key (its thumbprint) until that second. Returns False if it was used before, or
+        cannot be remembered."""
+
+
+class ProofsOfProcess:
+    """Implements `ProofMemory` for a single process that is not started again."""
+
+    def __init__(self) -> None:
+        self._used: dict[tuple[str, str], int] = {}
+
+    def use(self, key: str, id: str, now: int, until: int) -> bool:
+        for used, end in list(islice(self._used.items(), 2)):  # two for each that is added, so it does not grow
+            if end < now:
+                del self._used[used]
+        if (key, id) in self._used:
+            return False
+        self._used[key, id] = until
+        return True
+
+
 class ProofVerifier:
     """Checks proofs; each is accepted once."""
 
-    def __init__(self) -> None:
-        self._seen: dict[str, int] = {}
+    def __init__(self, memory: ProofMemory | None = None) -> None:
+        self._memory = memory if memory is not None else ProofsOfProcess()
 
     def check(self, proof: str, request: tuple[str, str], token: str, bound: str, now: int) -> None:
         """Check one proof (RFC 9449 §4.3). `request` is its method and URL, `bound` the thumbprint in the token.
 
         `now` is in seconds. Raises: InvalidCredential.
         """
-        claims, jwk = _read(proof)
-        if thumbprint(jwk) != bound:
-            raise InvalidCredential("the proof is signed by another key than the one the token is bound to")
-        if (claims.get("htm"), _normalize(str(claims.get("htu")))) != (request[0], _normalize(request[1])):
+        claims = _read(proof, bound)
+        if claims.get("htm") != request[0] or _normalize(claims.get("htu")) != _normalize(request[1]):
             raise InvalidCredential("the proof is for another request")
         if claims.get("ath") != _b64(hashlib.sha256(token.encode()).digest()):
             raise InvalidCredential("the proof is for another token")
         issued, id = claims.get("iat"), claims.get("jti")
-        if not isinstance(issued, int) or abs(now - issued) > MAX_AGE_SECONDS:
+        if isinstance(issued, bool) or not isinstance(issued, int) or abs(now - issued) > MAX_AGE_SECONDS:
             raise InvalidCredential("the `iat` of the proof is outside the allowed window")
-        self._use(id, now)
-
-    def _use(self, id: object, now: int) -> None:
-        self._seen = {id: at for id, at in self._seen.items() if now - at <= 2 * MAX_AGE_SECONDS}
-        if not isinstance(id, str) or not id or id in self._seen:
-            raise InvalidCredential("the proof was used before, or has no `jti`")
-        self._seen[id] = now
+        if not isinstance(id, str) or not 0 < len(id) <= MAX_ID_LENGTH:
+            raise InvalidCredential("the proof has no `jti`, or one that is too long")
+        if not self._memory.use(bound, id, now, issued + MAX_AGE_SECONDS + CLOCK_STEP_SECONDS):
+            raise InvalidCredential("the proof was used before")
 
 
-def _read(proof: str) -> tuple[dict[str, Any], dict[str, Any]]:
+def _read(proof: str, bound: str) -> dict[str, Any]:
+    """The claims of a proof by the key with this thumbprint. Raises: InvalidCredential."""
     import jwt
 
+    header = credential.read_unverified(proof).header
+    jwk, algorithm = header.get("jwk"), header.get("alg")
+    if header.get("typ") != "dpop+jwt" or algorithm not in ALGORITHMS or not isinstance(jwk, dict):
+        raise InvalidCredential("not a DPoP proof")
+    if thumbprint(jwk) != bound:  # before the signature, so that nobody chooses the key that it is verified with
+        raise InvalidCredential("the proof is signed by another key than the one the token is bound to")
+    unbounded = {"verify_aud": False, "verify_exp": False, "verify_iat": False, "verify_nbf": False}
     try:
-        header = jwt.get_unverified_header(proof)
-        jwk, algorithm = header.get("jwk"), header.get("alg")
-        if header.get("typ") != "dpop+jwt" or algorithm not in ALGORITHMS or not isinstance(jwk, dict):
-            raise InvalidCredential("not a DPoP proof")
         key = jwt.PyJWK(jwk, algorithm=algorithm).key
-        unbounded = {"verify_aud": False, "verify_exp": False, "verify_iat": False, "verify_nbf": False}
-        return jwt.decode(proof, key, algorithms=[algorithm], options=unbounded), jwk  # type: ignore[arg-type]
-    except jwt.PyJWTError as error:
+        claims: dict[str, Any] = jwt.decode(proof, key, algorithms=[algorithm], options=unbounded)  # type: ignore[arg-type]
+    except Exception as error:  # PyJWT lets errors of parsers and of the key's mathematics through
         raise InvalidCredential(f"the proof is not valid: {error}") from None
+    return claims
 
 
-def _normalize(url: str) -> tuple[str, str, str]:
-    """A URL without query and fragment (RFC 9449 §4.2)."""
-    parts = urlsplit(url)
+def _normalize(url: object) -> tuple[str, str, str]:
+    """A URL without query and fragment (RFC 9449 §4.2). Raises: InvalidCredential."""
+    try:
+        parts = urlsplit(url if isinstance(url, str) else "")
+    except ValueError:
+        raise InvalidCredential("the `htu` of the proof is not a URL") from None
     return parts.scheme.lower(), parts.netloc.lower(), parts.path or "/"
 
 

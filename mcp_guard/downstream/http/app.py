@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from mcp_guard.core.bounded import join_bounded
+from mcp_guard.core.errors import GuardError
 from mcp_guard.core.model import Instance, Json
 from mcp_guard.downstream.http.auth import Authenticator
 from mcp_guard.downstream.http.sessions import HttpSession, HttpSessions
@@ -86,7 +87,12 @@ class HttpApp:
             Route(well_known + self.path, self.authenticator.metadata),
             Route("/health", self.health),
         ]
-        handlers = {HTTPException: _refuse, LimitReached: _refuse_for_limit, ClientDisconnect: _drop}
+        handlers = {
+            HTTPException: _refuse,
+            LimitReached: _refuse_for_limit,
+            GuardError: _refuse_for_guard,
+            ClientDisconnect: _drop,
+        }
         return Starlette(routes=routes, exception_handlers=handlers)
 
     def _authenticated(
@@ -366,6 +372,12 @@ async def _refuse(_: Request, failure: Exception) -> Response:
     code = PARSE_ERROR if isinstance(failure, UnreadableBody) else INVALID_REQUEST
     body = {"jsonrpc": "2.0", "id": None, **error(code, failure.detail)}
     return JSONResponse(body, failure.status_code, headers=failure.headers)
+
+
+async def _refuse_for_guard(request: Request, failure: Exception) -> Response:
+    """The guard itself cannot answer, because its ledger cannot be read or written, say."""
+    assert isinstance(failure, GuardError)
+    return await _refuse(request, HTTPException(503, failure.message, {"retry-after": RETRY_AFTER_SECONDS}))
 
 
 async def _drop(_: Request, __: Exception) -> Response:

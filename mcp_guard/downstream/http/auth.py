@@ -39,7 +39,7 @@ class Authenticator:
     own_issuer: Issuer
     trusted_issuers: Sequence[TrustedIssuer]
     instances: TokenInstances
-    proofs: ProofVerifier = field(default_factory=ProofVerifier)
+    proofs: ProofVerifier
     verified: dict[str, OwnToken] = field(default_factory=dict, repr=False)
     """Cache of our own tokens whose signature was verified. Whether they may be used is checked each time."""
 

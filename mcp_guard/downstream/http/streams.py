@@ -6,6 +6,7 @@ waits for one. Stream format: server-sent events (HTML Living Standard §9.2).
 """
 
 import asyncio
+import re
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import NamedTuple
@@ -31,6 +32,7 @@ HEARTBEAT_SECONDS = 15.0
 RETRY_MS = 1000
 STANDALONE = "standing"
 """The name of the stream that belongs to no request; others are numbered."""
+EVENT_ID = re.compile(r"(?:standing|[0-9]{1,12})-[0-9]{1,12}")
 SSE_HEADERS = {"content-type": "text/event-stream", "cache-control": "no-store", "x-accel-buffering": "no"}
 
 
@@ -190,12 +192,14 @@ class HttpDownstreamTransport:
 
     def find_stream(self, event_id: str) -> tuple[Stream, int] | None:
         """The stream that an event belongs to, and the event's number in it."""
+        if not EVENT_ID.fullmatch(event_id):
+            return None
         name, _, number = event_id.rpartition("-")
         if name == STANDALONE:
             stream: Stream | None = self._standalone
         else:
             stream = self._detached.get(name) or next((s for s in self._streams.values() if s.name == name), None)
-        return (stream, int(number)) if stream is not None and number.isdecimal() else None
+        return (stream, int(number)) if stream is not None else None
 
     def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
         if last and about is None:

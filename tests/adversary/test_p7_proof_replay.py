@@ -1,0 +1,73 @@
+"""Attack on P7: a proof of possession that was seen on the wire is sent again: at once, to another guard on the same
+ledger, and after a restart. Real guards over HTTP, real signatures."""
+
+import base64
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+
+import jwt
+from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
+
+from mcp_guard.identity.dpop import thumbprint
+from tests.live.http_guard import Served, free_port, serving
+from tests.live.running_guard import scripted, write_config
+
+KEY = generate_private_key(SECP256R1())
+JWK = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(KEY.public_key()))
+URL = "https://guard.example/mcp"
+
+
+def prove(token: str, **changes: object) -> str:
+    ath = base64.urlsafe_b64encode(hashlib.sha256(token.encode()).digest()).decode().rstrip("=")
+    claims = {"htm": "POST", "htu": URL, "iat": int(time.time()), "jti": os.urandom(8).hex(), "ath": ath, **changes}
+    return jwt.encode(claims, KEY, algorithm="ES256", headers={"typ": "dpop+jwt", "jwk": JWK})
+
+
+def status(served: Served, token: str, proof: str) -> int:
+    headers = {"authorization": f"DPoP {token}", "dpop": proof}
+    return served.raw(token).stateless("tools/list", headers=headers).status_code
+
+
+def test_a_proof_is_accepted_once_by_all_guards_and_over_restarts(tmp_path: Path) -> None:
+    ports = free_port(), free_port()
+    first, second = (
+        Served(write_config(tmp_path, scripted("up", tmp_path), more=serving(port, f'url = "{URL}"')), port)
+        for port in ports
+    )
+    text = first.config.read_text()
+    second.config = tmp_path / "second.toml"
+    second.config.write_text(text)
+    first.config.write_text(text.replace(f"port = {ports[1]}", f"port = {ports[0]}"))
+    with first:
+        _, token = first.issue("--thumbprint", thumbprint(JWK))
+        proof, other = prove(token), prove(token)
+        assert [status(first, token, proof) for _ in range(2)] == [200, 401]
+        with second:
+            assert status(second, token, proof) == 401
+            assert [status(served, token, other) for served in (second, first)] == [200, 401]
+    with first:
+        assert [status(first, token, old) for old in (proof, other)] == [401, 401]
+        assert status(first, token, prove(token)) == 200
+
+
+def test_malformed_proofs_are_refused(tmp_path: Path) -> None:
+    port = free_port()
+    config = write_config(tmp_path, scripted("up", tmp_path), more=serving(port, f'url = "{URL}"'))
+    with Served(config, port) as served:
+        _, token = served.issue("--thumbprint", thumbprint(JWK))
+        deep = base64.urlsafe_b64encode(b'{"jwk":' * 2000).decode().rstrip("=")
+        for proof in (
+            prove(token, htu="http://[::1"),
+            prove(token, htu=7),
+            prove(token, iat=True),
+            prove(token, iat=10**30),
+            prove(token, jti="x" * 10_000),
+            prove(token, jti=["x"]),
+            f"{deep}.{deep}.AAAA",
+            prove(token) + "=",
+        ):
+            assert status(served, token, proof) == 401
+        assert status(served, token, prove(token)) == 200
