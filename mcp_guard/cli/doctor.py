@@ -75,8 +75,17 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         is_observing=settings.mode is Mode.OBSERVE,
         unsafe_keys=settings.unsafe_keys,
         clients=tuple(client_files(settings.path)),
+        unmapped_issuers=unmapped_issuers(settings),
         **snapshot,
     )
+
+
+def unmapped_issuers(settings: Settings) -> tuple[str, ...]:
+    """Issuers of tokens that no identity of an approver or other person is of."""
+    people = settings.people
+    known = {identity.issuer for identity in (*people.approvers, *people.others)}
+    issuers = [str(issuer["issuer"]) for issuer in settings.serve.issuers] if settings.serve else []
+    return tuple(issuer for issuer in issuers if issuer not in known)
 
 
 def check_policies(

@@ -142,6 +142,8 @@ class GuardSnapshot:
     unsafe_keys: tuple[str, ...]
     """Configuration keys that switch off a guarantee (`Settings.unsafe_keys`)."""
     clients: tuple[ClientFile, ...]
+    unmapped_issuers: tuple[str, ...] = ()
+    """Issuers of tokens of whose users the configuration knows nobody."""
 
 
 CheckResults = list[CheckResult]
@@ -318,6 +320,10 @@ def routes(snapshot: GuardSnapshot) -> CheckResults:
                 )
                 fix = f"add approvers to routes.{route.name}.approvers, or set unsafe_self_approval = true there"
                 results += _warning("routes", f"{what} `{route.name}`, which needs {route.quorum}", fix)
+    for issuer in snapshot.unmapped_issuers if snapshot.routes else ():
+        what = f"nobody under [approvers] or [people] has an identity of issuer `{issuer}`"
+        fix = "add identities = [{ issuer = …, subject = … }], or each held call of its users needs two approvers"
+        results += _warning("routes", what, fix)
     return results or _ok("routes", f"{len(snapshot.routes)} routes, with enough eligible approvers for each agent")
 
 

@@ -1,0 +1,98 @@
+"""What goes on of `_meta`: the listed members with their types, and nothing else."""
+
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mcp_guard.core import canonical
+from mcp_guard.core.describe import DescriptionRules, describe
+from mcp_guard.core.model import Agent, Effect, Instance, Json, Task, Tool, ToolCallRequest, ToolRule
+from mcp_guard.core.request_meta import forwarded_members, forwarded_params, is_reserved, without_trace
+
+KINDS = {
+    "traceparent": "string", "tracestate": "string", "a/text": "string", "a/count": "integer", "a/amount": "number",
+    "a/flag": "boolean", "a/list": "strings",
+}  # fmt: skip
+TYPES: dict[str, tuple[type, ...]] = {
+    "string": (str,), "integer": (int,), "number": (int, float), "boolean": (bool,), "strings": (list,),
+}  # fmt: skip
+texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.floats(-1e6, 1e6) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=2),
+    max_leaves=4,
+)
+metas = st.dictionaries(st.sampled_from([*KINDS, "progressToken", "b/text", ""]), values, max_size=6)
+TRACE = f"00-{'1' * 32}-{'2' * 16}-01"
+TOOL = Tool("up", "act", "up__act", {}, "sha256:0", ToolRule(ask=("ticket", "reason")), Effect.WRITE)
+INSTANCE = Instance("run_1", Agent("agent", "bob"), None, Task(), 0, 1, "", "cred_1")
+
+
+@given(metas)
+def test_only_listed_members_of_their_type_go_on(meta: Json) -> None:
+    members, problems = forwarded_members(meta, KINDS)
+    for name, value in (members or {}).items():
+        assert meta[name] is value
+        assert isinstance(value, TYPES[KINDS[name]])
+        assert isinstance(value, bool) == (KINDS[name] == "boolean")
+    left_out = {name for name in KINDS if meta.get(name) is not None} - (members or {}).keys()
+    assert len(problems) == len(left_out - {"traceparent", "tracestate"})
+
+
+@given(metas, st.dictionaries(texts, values, max_size=3))
+def test_other_params_keep_everything_but_unlisted_meta(meta: Json, others: Json) -> None:
+    params = {name: value for name, value in others.items() if name != "_meta"}
+    members, _ = forwarded_members(meta, KINDS)
+    assert forwarded_params(params | {"_meta": meta}, KINDS) == params | ({"_meta": members} if members else {})
+
+
+@given(metas, st.dictionaries(texts, values, max_size=3), texts, texts)
+def test_the_request_is_what_is_hashed_and_two_requests_differ_in_their_hash(
+    meta: Json, arguments: Json, ticket: str, other: str
+) -> None:
+    rules = DescriptionRules(forward_meta=KINDS)
+
+    def make(meta: Json, **claims: Any) -> Any:
+        return describe(rules, "c", INSTANCE, ToolCallRequest("up__act", arguments | claims, meta), TOOL)
+
+    call = make(meta, guard_ticket=ticket)
+    if call.problems:
+        return
+    params = json.loads(call.request)
+    assert params.get("_meta") == call.meta
+    assert canonical.canonicalize(params) == call.request
+    assert (make(meta, guard_ticket=other).request_hash == call.request_hash) == (ticket == other)
+    retraced = make(meta | {"traceparent": TRACE}, guard_ticket=ticket)
+    assert retraced.request_hash == call.request_hash
+    changed = make(without_trace(meta) | {"a/count": 7}, guard_ticket=ticket)
+    assert (changed.request_hash == call.request_hash) == (without_trace(call.meta).get("a/count") == 7)
+
+
+@pytest.mark.parametrize(
+    ("meta", "expected"),
+    [
+        ({"traceparent": TRACE, "tracestate": "a=1"}, {"traceparent": TRACE, "tracestate": "a=1"}),
+        ({"traceparent": TRACE.upper().replace("1", "A"), "tracestate": "a=1"}, None),
+        ({"traceparent": f"{TRACE}-rm -rf"}, None),
+        ({"traceparent": f"00-{'0' * 32}-{'2' * 16}-01"}, None),
+        ({"traceparent": TRACE, "tracestate": "é"}, {"traceparent": TRACE}),
+        ({"traceparent": TRACE, "tracestate": "a" * 513}, {"traceparent": TRACE}),
+        ({"tracestate": "a=1"}, None),
+    ],
+)
+def test_malformed_trace_context_is_dropped(meta: Json, expected: Json | None) -> None:
+    assert forwarded_members(meta, KINDS) == (expected, [])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("progressToken", True), ("io.modelcontextprotocol/x", True), ("modelcontextprotocol/", True),
+        ("com.mcp.tools/x", True), ("traceparent", False), ("com.mcpx/x", False), ("vendor/mcp", False),
+    ],
+)  # fmt: skip
+def test_names_of_the_protocol_are_reserved(name: str, expected: bool) -> None:
+    assert is_reserved(name) == expected
