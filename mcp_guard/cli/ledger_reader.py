@@ -2,8 +2,8 @@
 
 import argparse
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from functools import wraps
 from pathlib import Path
 from typing import Any
 
@@ -40,18 +40,21 @@ def read_receipt(row: ReceiptRow) -> Receipt:
     return receipt
 
 
-@contextmanager
-def reading_receipts(path: Path) -> Iterator[None]:
-    """For commands that show receipts of any origin: what is not a receipt is reported. Raises: LedgerError."""
-    try:
-        with reading(path):
-            yield
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise LedgerError(
-            f"`{path}` holds something that is not a receipt ({type(error).__name__})",
-            "find it with: mcp-guard verify",
-            LedgerFault.DAMAGED,
-        ) from None
+def reads_receipts(command: Callable[[list[str]], int]) -> Callable[[list[str]], int]:
+    """For a command that reads receipts of any origin: what is not a receipt is reported. Raises: LedgerError."""
+
+    @wraps(command)
+    def run(arguments: list[str]) -> int:
+        try:
+            return command(arguments)
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise LedgerError(
+                f"the ledger holds something that is not a receipt ({type(error).__name__})",
+                "find it with: mcp-guard verify",
+                LedgerFault.DAMAGED,
+            ) from error
+
+    return run
 
 
 def latest(store: Store, count: int, wanted: dict[str, str]) -> list[Receipt]:

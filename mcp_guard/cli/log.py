@@ -3,20 +3,21 @@
 import argparse
 import time
 
-from mcp_guard.cli.ledger_reader import Receipt, latest, make_ledger_parser, newer, open_for_reading, reading_receipts
+from mcp_guard.cli.ledger_reader import Receipt, latest, make_ledger_parser, newer, open_for_reading, reads_receipts
 from mcp_guard.cli.output import print_json, print_result, print_table
 from mcp_guard.core.receipt import KINDS, attribution
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, value_text
-from mcp_guard.storage.sqlite import Store
+from mcp_guard.storage.sqlite import Store, reading
 
 HEADINGS = ("seq", "time", "kind", "agent", "tool", "outcome", "what")
 
 
+@reads_receipts
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     wanted = {n: v for n in ("instance", "call", "kind", "agent", "tool") if (v := getattr(options, n)) is not None}
     store = open_for_reading(options)
-    with reading_receipts(store.path):
+    with reading(store.path):
         receipts = latest(store, options.last, wanted)
         if options.json:
             print_json(receipts, indent=2)
@@ -96,10 +97,11 @@ def for_verifiers(receipt: Receipt) -> str:
 POLL_SECONDS = 0.25
 
 
+@reads_receipts
 def tail(arguments: list[str]) -> int:
     options = build_tail_parser().parse_args(arguments)
     store = open_for_reading(options)
-    with reading_receipts(store.path):
+    with reading(store.path):
         return _follow(store, options)
 
 

@@ -5,21 +5,22 @@ import json
 from pathlib import Path
 from typing import Any
 
-from mcp_guard.cli.ledger_reader import Receipt, make_ledger_parser, open_for_reading, read_receipt, reading_receipts
+from mcp_guard.cli.ledger_reader import Receipt, make_ledger_parser, open_for_reading, read_receipt, reads_receipts
 from mcp_guard.cli.output import print_hint, print_json, print_lines
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.receipt import attribution, claim_mark
 from mcp_guard.core.visible_text import VisibleText, join, quote, say, shorten, value_text, visible, visible_json
 from mcp_guard.ledger.keys import PUBLISHED
-from mcp_guard.storage.sqlite import Store
+from mcp_guard.storage.sqlite import Store, reading
 
 NEGATIVE = 1
 
 
+@reads_receipts
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     store = open_for_reading(options)
-    with reading_receipts(store.path):
+    with reading(store.path):
         receipts = find_receipts(store, options.what or last_call(store))
         payloads = {str(receipt["seq"]): read_payloads(store, receipt["seq"]) for receipt in receipts}
         problem = find_problem(store.path, receipts)

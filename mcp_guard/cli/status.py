@@ -15,7 +15,7 @@ from typing import Any
 
 from mcp_guard.app import CLOCK
 from mcp_guard.cli.approvals import left
-from mcp_guard.cli.ledger_reader import Receipt, ledger_path, make_ledger_parser, reading_receipts
+from mcp_guard.cli.ledger_reader import Receipt, ledger_path, make_ledger_parser, reads_receipts
 from mcp_guard.cli.log import row as receipt_row
 from mcp_guard.cli.output import print_json, print_lines, print_table, print_text
 from mcp_guard.core.errors import LedgerError
@@ -34,6 +34,7 @@ MAX_RECENT_RECEIPTS = 500
 BAD_ENDINGS = ("upstream_error", "timeout", "unknown")
 
 
+@reads_receipts
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     path = ledger_path(options)
@@ -43,12 +44,6 @@ def main(arguments: list[str]) -> int:
             state.failure or f"no ledger at `{path}`",
             state.hint or "run the guard once, or diagnose with: mcp-guard doctor",
         )
-    with reading_receipts(path):
-        return _show(path, state, options)
-
-
-def _show(path: Path, state: StateFolder, options: argparse.Namespace) -> int:
-    assert state.contents is not None
     receipts = [json.loads(body) for body in latest_receipts(path, MAX_RECENT_RECEIPTS)]
     calls = [
         receipt for receipt in receipts if receipt["kind"] in ("intent", "decision") and not receipt.get("purpose")

@@ -189,7 +189,13 @@ def test_hostile_ledger_is_refused(copy: Path, attack: str) -> None:
     ON_LEDGERS[attack](copy)
     assert verify(copy, "state/ledger.sqlite").code in (FAILED, UNUSABLE)
     verify(copy, "state/ledger.sqlite", "--receipt", "7")  # proves less, and ends as well
-    for words in (("show", "7"), ("log",), ("status",)):
+    for words in (
+        ("show", "7"),
+        ("log", "--last", "300"),
+        ("status",),
+        ("ledger", "events"),
+        ("policy", "explain", "7"),
+    ):
         shown = cli(*words, "--ledger", str(copy / "state/ledger.sqlite"), check=False)
         assert "Traceback" not in shown.stderr
         assert shown.returncode >= 0, "it was killed by the alarm"

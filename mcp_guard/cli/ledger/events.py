@@ -10,7 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 
-from mcp_guard.cli.ledger_reader import Receipt, latest, ledger_path, make_ledger_parser, newer, open_for_reading
+from mcp_guard.cli.ledger_reader import (
+    Receipt,
+    latest,
+    ledger_path,
+    make_ledger_parser,
+    newer,
+    open_for_reading,
+    reads_receipts,
+)
 from mcp_guard.cli.output import print_json, print_result, print_text
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.events import FORMATS
@@ -22,6 +30,7 @@ BATCH = 100
 RETRY_SECONDS = (1, 2, 5, 10, 30)
 
 
+@reads_receipts
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     store = open_for_reading(options)

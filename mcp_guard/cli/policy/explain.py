@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading
+from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading, reads_receipts
 from mcp_guard.cli.output import print_json, print_lines
 from mcp_guard.cli.policy.inputs import decision, versions
 from mcp_guard.core.errors import LedgerError
@@ -12,6 +12,7 @@ from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
 from mcp_guard.storage.sqlite import Store, reading
 
 
+@reads_receipts
 def main(arguments: list[str]) -> int:
     options = build_parser().parse_args(arguments)
     store = open_for_reading(options)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading
+from mcp_guard.cli.ledger_reader import make_ledger_parser, open_for_reading, reads_receipts
 from mcp_guard.cli.output import print_json, print_lines
 from mcp_guard.cli.policy.inputs import add_span, decisions, latest_version, versions
 from mcp_guard.config import load
@@ -20,6 +20,7 @@ PERMITS, CASES = "suggested.cedar", "suggested.cases.toml"
 REFUSING = {"approval.denied": "denied", "approval.revoked": "revoked their approval of"}
 
 
+@reads_receipts
 def main(arguments: list[str]) -> int:
     """Exit codes: 0 something is suggested, 1 nothing."""
     options = build_parser().parse_args(arguments)
