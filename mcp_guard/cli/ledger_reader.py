@@ -36,7 +36,10 @@ def open_for_reading(options: argparse.Namespace) -> Store:
 
 
 def read_receipt(row: ReceiptRow) -> Receipt:
+    """The receipt of a row, which must be at its place. Raises: ValueError, TypeError."""
     receipt: Receipt = json.loads(row.body)
+    if (receipt["seq"], receipt["kind"]) != (row.seq, row.kind):
+        raise ValueError(f"the receipt in row {row.seq} is another one")
     return receipt
 
 

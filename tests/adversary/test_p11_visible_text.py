@@ -51,7 +51,7 @@ def write(folder: Path) -> Path:
     config = write_config(folder, scripted("up", folder), POLICIES, TOOL, guard="hold_seconds = 0")
     text = config.read_text().replace('approvers = ["alice", "bob"]', 'approvers = ["alice", "bob"]\nnotify = ["file"]')
     config.write_text(f"{text}\n[inbox]\nport = {free_port()}\n")
-    (folder / "keep.sh").write_text("#!/bin/sh\ncat > told.part && mv told.part told.json\n")
+    (folder / "keep.sh").write_text("#!/bin/sh\ncat > told.$$ && mv told.$$ told.json\n")
     (folder / "keep.sh").chmod(0o700)
     return config
 
