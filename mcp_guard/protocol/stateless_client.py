@@ -24,6 +24,9 @@ from mcp_guard.protocol.stateless_server import (
 )
 from mcp_guard.protocol.versions import VERSION_KEY, withhold
 
+MAX_QUESTIONS = 32
+"""How many questions one round may have: each is a request to the client."""
+
 
 @dataclass(frozen=True, slots=True)
 class InputRequired:
@@ -103,6 +106,8 @@ def read_input_required(reply: Json) -> InputRequired | None:
         requests = {}
     if not isinstance(requests, dict) or not all(_is_request(request) for request in requests.values()):
         raise UpstreamError("a result of type `input_required` whose requests are malformed")
+    if len(requests) > MAX_QUESTIONS:
+        raise UpstreamError(f"a result of type `input_required` with more than {MAX_QUESTIONS} requests")
     return InputRequired(requests, state)
 
 

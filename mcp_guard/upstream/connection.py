@@ -205,18 +205,8 @@ class Connection:
 
     async def _open(self, initialize_params: Json) -> bool:
         """Open the transport and do the handshake. False if either failed; `why_unavailable` has the reason."""
-        self._closed.clear()
-        self._open_requests.clear()
-        self.peer, self.protocol = Peer(self._write, self), None
-        self._notifications = NotificationCoalescer(self._forward, self.budget)
-        self._on_pressure(False)
-        try:
-            if not await self._transport.open(self, self._on_pressure, self._max_message_bytes):
-                return False
-        except Exception as defect:  # the edge: a defect must cost this upstream and no other
-            self.on_closed(f"caused an internal error: {type(defect).__name__}: {defect}")
+        if not await self._open_transport():
             return False
-        self._pace.apply()
         try:
             if self._prefers_stateless:
                 self._prefers_stateless = False  # an upstream that does not survive the question is not asked again
@@ -226,7 +216,9 @@ class Connection:
             reply = await self.peer.request(INITIALIZE, initialize_params, timeout=HANDSHAKE_SECONDS)
             if "error" in reply and await self._discover(initialize_params):
                 return True
-        except PeerLost:  # `on_closed` has the reason
+        except PeerLost as lost:
+            if not self._closed.is_set():  # else `on_closed` has the reason
+                self._down = f"did not complete the handshake: {lost}"
             return False
         except TimeoutError:
             self._down = f"did not answer `initialize` within {HANDSHAKE_SECONDS:g} s"
@@ -235,10 +227,28 @@ class Connection:
         if not isinstance(result, dict) or not isinstance(result.get("capabilities"), dict):
             self._down = f"refused `initialize`: {_excerpt(reply.get('error', reply))}"
             return False
-        if (size := len(orjson.dumps(result))) > MAX_INITIALIZE_BYTES:
+        return self._adopt(result)
+
+    async def _open_transport(self) -> bool:
+        self._closed.clear()
+        self._open_requests.clear()
+        self.peer, self.protocol = Peer(self._write, self), None
+        self._notifications = NotificationCoalescer(self._forward, self.budget)
+        self._on_pressure(False)
+        try:
+            is_open = await self._transport.open(self, self._on_pressure, self._max_message_bytes)
+        except Exception as defect:  # the edge: a defect must cost this upstream and no other
+            self.on_closed(f"caused an internal error: {type(defect).__name__}: {defect}")
+            return False
+        self._pace.apply()
+        return is_open
+
+    def _adopt(self, initialize_result: Json) -> bool:
+        """Use the upstream from now on, unless what it says of itself is too large to be kept."""
+        if (size := len(orjson.dumps(initialize_result))) > MAX_INITIALIZE_BYTES:
             self._down = f"answered `initialize` with {size} bytes; at most {MAX_INITIALIZE_BYTES} are accepted"
             return False
-        self.initialize_result, self._down = result, None
+        self.initialize_result, self._down = initialize_result, None
         return True
 
     async def _discover(self, initialize_params: Json) -> bool:
@@ -247,9 +257,9 @@ class Connection:
 
         protocol = StatelessServerProtocol(self.peer, initialize_params, on_notification=self._notify, note=self.note)
         result = await protocol.discover()
-        if result is None:
+        if result is None or not self._adopt(result):
             return False
-        self.protocol, self.initialize_result, self._down = protocol, result, None
+        self.protocol = protocol
         return True
 
     async def _announce(self) -> None:

@@ -37,6 +37,7 @@ DRAIN_SECONDS = 2.0
 MAX_QUEUED_REPLY_BYTES = 1024 * 1024
 """Replies that an upstream may leave waiting; more of them are dropped."""
 DELETE_SECONDS = 4.0
+TOO_MUCH_AT_ONCE = "its unfinished responses take too much memory together"
 EVENTS_PER_TURN = 32
 MAX_ERROR_BYTES = 1024 * 1024
 """The largest body of an error status that is read."""
@@ -264,13 +265,15 @@ class UpstreamHttpSession:
             self._adopt_session(response, message)
 
     async def _read_body(self, response: httpx.Response, max_bytes: int) -> bytes | None:
-        """The body; None if it is over the limit, or if the upstream's other bodies leave no room for it."""
+        """The body; None if it is over the limit. Raises: httpx.DecodingError, httpx.TransportError."""
         body = bytearray()
         with self._handler.budget.hold() as holding:
             async with aclosing(read_decoded(response, self._handler.charge)) as pieces:
                 async for piece in pieces:
-                    if len(body) + len(piece) > max_bytes or not holding.resize(len(body) + len(piece)):
+                    if len(body) + len(piece) > max_bytes:
                         return None
+                    if not holding.resize(len(body) + len(piece)):
+                        raise httpx.DecodingError(TOO_MUCH_AT_ONCE)
                     body += piece
                     await self._may_read.wait()
             return bytes(body)
@@ -290,7 +293,7 @@ class UpstreamHttpSession:
                     if wasted := parser.take_waste():
                         self._handler.charge(wasted)
                     if not holding.resize(parser.held):
-                        raise httpx.DecodingError("it sent too much at once on several streams")
+                        raise httpx.DecodingError(TOO_MUCH_AT_ONCE)
                     await self._may_read.wait()
 
     async def _read_messages(

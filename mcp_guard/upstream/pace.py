@@ -12,7 +12,7 @@ NOTES_BURST, NOTE_SECONDS, MAX_NOTE_LENGTH = 20, 5.0, 500
 class ReadingPace:
     """Stops reading from an upstream while the client is slow, and while the upstream has overspent its budget.
 
-    `throttle` stops its transport from reading (True) or lets it go on.
+    `throttle` stops its transport from reading (True) or lets it go on. `on_overspent` is called the first time.
     """
 
     def __init__(
@@ -21,7 +21,7 @@ class ReadingPace:
         self._budget = budget
         self._throttle = throttle
         self._on_overspent = on_overspent
-        self._client_is_slow = self._is_overspent = False
+        self._client_is_slow = self._is_overspent = self._was_overspent = False
 
     def set_client_slow(self, slow: bool) -> None:
         self._client_is_slow = slow
@@ -37,7 +37,9 @@ class ReadingPace:
             self._is_overspent = True
             self.apply()
             loop.call_later(seconds, self._on_restored)
-            self._on_overspent()
+            if not self._was_overspent:
+                self._was_overspent = True
+                self._on_overspent()
 
     def _on_restored(self) -> None:
         loop = asyncio.get_running_loop()

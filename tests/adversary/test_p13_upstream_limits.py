@@ -131,3 +131,32 @@ def test_questions_of_an_upstream_are_bounded(tmp_path: Path) -> None:
         assert peak_mib(client) - before < 60
         for message in asked:
             client.write(json.dumps({"jsonrpc": "2.0", "id": message["id"], "result": {}}).encode())
+
+
+def test_handshake_over_the_limit_costs_only_its_upstream(tmp_path: Path) -> None:
+    """However often it is tried: what is printed about it does not grow."""
+    section = hostile("up", tmp_path, "large_handshake") + scripted("other", tmp_path)
+    with Client(write_config(tmp_path, section)) as client:
+        client.start()
+        assert text(client.call("other__echo", {"text": "x"}))
+        time.sleep(2)
+        reply = client.call("up__attack")
+        assert "result" not in reply or reply["result"]["isError"]
+        assert peak_mib(client) < 100
+    notes = [line for line in client.stderr.splitlines() if "restarting in" in line]
+    assert len(notes) >= 2
+    assert all(line.count("restarting in") == 1 and len(line) < 400 for line in notes)
+
+
+def test_upstream_that_reads_nothing_stops_only_itself(tmp_path: Path) -> None:
+    section = hostile("up", tmp_path, "reads_nothing") + scripted("other", tmp_path)
+    with Client(write_config(tmp_path, section)) as client:
+        client.start()
+        client.tools()
+        for _ in range(24):
+            client.send("tools/call", {"name": "up__attack", "arguments": {"x": "x" * 900_000}})
+        started = time.monotonic()
+        assert text(client.call("other__echo", {"text": "x"}))
+        assert time.monotonic() - started < 10
+        client.process.kill()
+    assert "of its input" in client.stderr

@@ -1,11 +1,13 @@
 """An MCP server on stdio that attacks the guard which reads from it, without an SDK.
 
 Usage: hostile.py BEHAVIOUR LOG. The behaviours are the functions below; each attacks on the call of the tool `attack`,
-or while it is listed. Every `*/list` that is asked for appends a character to LOG.
+or while it is listed. `large_handshake` and `reads_nothing` are what they say. Every `*/list` that is asked for appends
+a character to LOG.
 """
 
 import json
 import sys
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -18,7 +20,7 @@ LISTS = {
     "resources/templates/list": "resourceTemplates",
 }
 CAPABILITIES = {"tools": {"listChanged": True}, "prompts": {}, "resources": {"subscribe": True}, "logging": {}}
-TOOL = {"name": "attack", "inputSchema": {"type": "object"}}
+TOOL = {"name": "attack", "inputSchema": {"type": "object", "properties": {"x": {"type": "string"}}}}
 out = sys.stdout.buffer
 
 
@@ -145,12 +147,15 @@ def main() -> None:
         if method == "initialize":
             info = {"name": "hostile", "version": "1"}
             version = params["protocolVersion"]
-            send(id=id, result={"protocolVersion": version, "capabilities": CAPABILITIES, "serverInfo": info})
+            more = {"instructions": "i" * 3_000_000} if behaviour == "large_handshake" else {}
+            send(id=id, result={"protocolVersion": version, "capabilities": CAPABILITIES, "serverInfo": info, **more})
         elif method in LISTS:
             with open(log, "a") as file:
                 file.write("x")
             make = LISTINGS.get(behaviour)
             send(id=id, result=make(LISTS[method], int(params.get("cursor", 0))) if make else plain_list(LISTS[method]))
+        elif method == "tools/call" and behaviour == "reads_nothing":
+            time.sleep(3600)
         elif method == "tools/call":
             ATTACKS.get(behaviour, lambda: None)()
             send(id=id, result={"content": [{"type": "text", "text": "attacked"}]})
