@@ -1,8 +1,9 @@
 """Finds calls that carry a value on which a policy depends but which it cannot see. Such a call is denied. Pure.
 
-Policies see an argument only if the tool's schema gives it a type (`shapes`), a null not at all, and a difference only
-between two numbers. What they do not see is named in the context (`input_unknown`, `input_null`, `change.fields`), so
-looking there is enough, also when a recorded decision is evaluated again. (docs/decisions/0042)
+Policies see an argument only if the tool's schema gives it a type (`shapes`), a null not at all, a fact only if the
+server's answer has it, and a difference only between two numbers. What they do not see is named in the context
+(`input_unknown`, `input_null`, `facts_missing`, `facts_null`, `change.fields`), so looking there is enough, also when a
+recorded decision is evaluated again. (docs/decisions/0042)
 """
 
 from collections import defaultdict
@@ -19,6 +20,10 @@ from mcp_guard.policy.source import Policy
 
 INPUT, DELTA = ("context", "input"), ("context", "change", "delta")
 FIELDS = ("context", "change", "fields")
+FACTS = (
+    ("facts_missing", Hidden.UNKNOWN, "but the present state has no `{}`"),
+    ("facts_null", Hidden.NULL, "but `{}` is null in the present state, which policies take for absent"),
+)
 _TAGS = frozenset(TAGS.values())
 Names = Sequence[str]
 
@@ -60,6 +65,7 @@ class PolicyReads(NamedTuple):
     inputs: tuple[Read, ...]
     deltas: tuple[Read, ...]
     fields: tuple[Read, ...]
+    facts: tuple[Read, ...]
 
 
 def read_policy(policy: Policy) -> PolicyReads:
@@ -68,16 +74,19 @@ def read_policy(policy: Policy) -> PolicyReads:
     told = {hidden: _texts(policy) for hidden, path in LISTED_IN.items() if path in reads}
     if policy.body["effect"] == "forbid":
         told.pop(Hidden.UNKNOWN, None)  # an exception must not hide what a rule forbids
-    inputs, deltas = [], []
+    inputs, deltas, facts = [], [], []
+    told_missing = {Hidden.UNKNOWN: _texts(policy)} if ("context", "facts_missing") in reads else {}
     for path, deep in reads.items():
         if path[: len(INPUT)] == INPUT or path == INPUT[:1]:
             inputs.append(Read(policy, path, path[len(INPUT) :], deep, told))
         if path[: len(DELTA)] == DELTA or (deep and DELTA[: len(path)] == path):
             shown = path[: len(DELTA) + 1]
             deltas.append(Read(policy, shown, shown[len(DELTA) :], deep))
+        if path[0] == "resource" and len(path) > 1:
+            facts.append(Read(policy, path[:2], path[1:2], deep, told_missing))
     texts = sorted(_texts(policy)) if reads.get(FIELDS) else ()
     fields = (Read(policy, (*INPUT, text), (text,), False, _loosened=NEVER_LOOSENED) for text in texts)
-    return PolicyReads(tuple(inputs), tuple(deltas), tuple(fields))
+    return PolicyReads(tuple(inputs), tuple(deltas), tuple(fields), tuple(facts))
 
 
 NEVER_LOOSENED = dict.fromkeys(Hidden, False)
@@ -97,7 +106,10 @@ class BlindSpots:
         self._whole: list[Read] = []
         self._deltas: dict[str, list[Read]] = defaultdict(list)
         """By name; those that read the deltas as a whole are under ""."""
-        for inputs, deltas, fields in reads:
+        self._facts: dict[str, list[Read]] = defaultdict(list)
+        for inputs, deltas, fields, facts in reads:
+            for read in facts:
+                self._facts[read.names[0]].append(read)
             for read in (*inputs, *fields):
                 (self._by_name[folded(read.names[0])] if read.names else self._whole).append(read)
             for read in deltas:
@@ -110,10 +122,14 @@ class BlindSpots:
             unknown = self.find_unknown(context["input_unknown"])
             if found := unknown or next(self._nulls(context["input_null"]), None):
                 return found
+        if self._facts and (found := next(self._missing(context), None)):
+            return found
         return next(self._changes(context["change"]), None) if self._deltas else None
 
-    def find_always(self, shape: Shape, changed: Iterable[str]) -> BlindSpot | None:
-        """The first policy that is blind in every call of a tool: to an argument or a change that each call has."""
+    def find_always(self, shape: Shape, changed: Iterable[str] = (), missing: Iterable[str] = ()) -> BlindSpot | None:
+        """The first policy that is blind in every call: to an argument, a change or a fact that each call hides."""
+        if found := next(self._missing({"facts_missing": missing}), None):
+            return found
         unknown = self.find_unknown(_always_unknown(shape, ""))
         return unknown or next(self._changes({"fields": changed, "delta": {}}), None)
 
@@ -138,6 +154,13 @@ class BlindSpots:
             parts = _parts(pointer)
             for read in (*self._whole, *self._by_name.get(folded(parts[0]), ())):
                 yield read, pointer, parts
+
+    def _missing(self, context: Json) -> Iterator[BlindSpot]:
+        for listed, hidden, what in FACTS:
+            for name in context.get(listed, ()):
+                for read in self._facts.get(attribute(name), ()):
+                    if read.is_loosened(hidden, name):
+                        yield read.blind_spot(what.format(name))
 
     def _changes(self, change: Json) -> Iterator[BlindSpot]:
         for name in change["fields"]:

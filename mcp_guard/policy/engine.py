@@ -20,7 +20,6 @@ from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import (
     NO_HISTORY,
     Call,
-    Change,
     Decision,
     Effect,
     Instance,
@@ -169,7 +168,8 @@ class PolicyEngine:
         shape = self._shapes.get(call.name)
         if shape is None:
             raise Inexpressible("this tool has no input schema to check the arguments against")
-        context = build_context(call, shape, counts, self._meta)
+        attributes = () if call.resource.type == TOOL else self._attributes[call.resource.type]
+        context = build_context(call, shape, counts, self._meta, attributes)
         request_entities = self._request_entities(call)
         policy_slice = rules.slice(call.name, request_entities.principal)
         view = policy_slice.view
@@ -249,8 +249,11 @@ class PolicyEngine:
         if shape is None:
             return None
         required = dict.fromkeys(shape.required)
-        change = compute_change(required, None, tool.rule.resource) if tool.rule.facts is None else Change()
-        return policy_slice.blind_spots.find_always(shape, change.fields)
+        if tool.rule.facts is not None:
+            return policy_slice.blind_spots.find_always(shape)
+        change = compute_change(required, None, tool.rule.resource)
+        missing = self._attributes.get(tool.rule.resource.type, ()) if tool.rule.resource else ()
+        return policy_slice.blind_spots.find_always(shape, change.fields, missing)
 
 
 class RequestEntities(NamedTuple):

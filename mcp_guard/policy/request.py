@@ -282,9 +282,17 @@ def _rate(name: str, value: RateValue) -> Any:
 
 
 def build_context(
-    call: Call, shape: Shape, counts: Mapping[str, RateValue], meta: Mapping[str, str] = FORWARDED_BY_DEFAULT
+    call: Call,
+    shape: Shape,
+    counts: Mapping[str, RateValue],
+    meta: Mapping[str, str] = FORWARDED_BY_DEFAULT,
+    attributes: Iterable[str] = (),
 ) -> Json:
-    """`context` of the request; `meta` are the types of the members of `_meta`. Raises: Inexpressible."""
+    """`context` of the request; `meta` are the types of the members of `_meta`, `attributes` the resource's.
+
+    Raises: Inexpressible.
+    """
+    facts = call.facts.values if call.facts else {}
     converter = _InputConverter()
     arguments = converter.convert(call.arguments, shape, "")
     task = {"ticket": call.task.ticket, "reason": call.task.reason}
@@ -293,6 +301,8 @@ def build_context(
         "input": arguments,
         "input_unknown": converter.unknown,
         "input_null": converter.null,
+        "facts_missing": [name for name in attributes if name not in facts],
+        "facts_null": [name for name in attributes if name in facts and facts[name] is None],
         "meta": {
             attribute(name): _typed(value, meta[name], f"_meta.{name}") for name, value in (call.meta or {}).items()
         },

@@ -114,6 +114,8 @@ def context_type(shape: Shape, counters: Iterable[RateCounter], meta: Mapping[st
             "input": cedar_type(shape),
             "input_unknown": STRINGS,
             "input_null": STRINGS,
+            "facts_missing": STRINGS,
+            "facts_null": STRINGS,
             "meta": record({attribute(name): _optional(ATTRIBUTE_TYPES[kind]) for name, kind in sorted(meta.items())}),
             "change": record({"fields": STRINGS, "delta": record(delta)}),
             "task": record({"ticket": _optional(text), "reason": _optional(text)}),

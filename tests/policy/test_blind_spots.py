@@ -245,6 +245,44 @@ def test_attributes_of_a_resource_need_facts(tmp_path: Path) -> None:
     load(tmp_path, PERMIT + forbid, replace(tool, rule=replace(tool.rule, facts=READS_FACTS)), attributes=attributes)
 
 
+LOCKED = '@id("f") forbid (principal, action, resource is Deal) when { resource has locked && resource.locked };'
+OWNER = '@id("f") forbid (principal, action, resource is Deal) when { resource has owner && resource.owner != "bob" };'
+
+
+@pytest.mark.parametrize(
+    ("policy", "facts", "because"),
+    [
+        (LOCKED, {"locked": False}, None),
+        (LOCKED, {"locked": None}, None),
+        (LOCKED, {}, "`f` depends on `resource.locked`, but the present state has no `locked`"),
+        (LOCKED, {"Locked": True}, "`f` depends on `resource.locked`, but the present state has no `locked`"),
+        (OWNER, {"owner": None}, "`owner` is null in the present state"),
+        (LOCKED[:-1] + ' unless { context.facts_missing.contains("locked") };', {}, None),
+        (LOCKED.replace("when", "unless"), {}, ""),
+    ],
+)
+def test_a_fact_that_the_present_state_lacks_does_not_lift_a_rule(
+    tmp_path: Path, policy: str, facts: Json, because: str | None
+) -> None:
+    tool = make_tool(object_of(id=STRING), resource=ResourceRule("Deal", "/id"))
+    tool = replace(tool, rule=replace(tool.rule, facts=READS_FACTS))
+    attributes = {"Deal": {"locked": "boolean", "owner": "string"}}
+    engine = load(tmp_path, PERMIT + policy, tool, attributes=attributes)
+    decided, reason = outcome(engine, tool, {"id": "1"}, facts)
+    assert decided is (Outcome.ALLOW if because is None else Outcome.DENY)
+    assert (because or "") in reason
+
+
+def test_a_tool_whose_present_state_is_not_read_is_not_listed_under_a_rule_on_it(tmp_path: Path) -> None:
+    blind = make_tool(object_of(id=STRING), resource=ResourceRule("Deal", "/id"))
+    seeing = make_tool(object_of(id=STRING), "seeing", resource=ResourceRule("Deal", "/id"))
+    seeing = replace(seeing, rule=replace(seeing.rule, facts=READS_FACTS))
+    engine = load(tmp_path, PERMIT + LOCKED, blind, seeing, attributes={"Deal": {"locked": "boolean"}})
+    assert not engine.may_call(INSTANCE, blind)
+    assert engine.may_call(INSTANCE, seeing)
+    assert outcome(engine, blind, {"id": "1"})[0] is Outcome.DENY
+
+
 # Listings
 
 

@@ -48,7 +48,8 @@ def test_cedar_accepts_every_built_request(data: st.DataObject) -> None:
     decision = engine.decide(call, counts)
     refused = ""
     try:
-        context = build_context(call, shape, counts) | {"history": history_context(call.history)}
+        attributes = ATTRIBUTES["Deal"] if call.resource.type == "Deal" else ()
+        context = build_context(call, shape, counts, attributes=attributes) | {"history": history_context(call.history)}
         if call.resource.type == "Deal":
             resource_entity(call, ATTRIBUTES["Deal"])
     except Inexpressible as why:
