@@ -26,7 +26,7 @@ _BYTE_GROUP, _OCTAL_GROUP = 6, 7
 _COMMON = ((b'\\"', b'"'), (b"\\n", b"\n"), (b"\\/", b"/"))
 _RARE = ((b"\\r", b"\r"), (b"\\t", b"\t"), (b"\\b", b"\b"), (b"\\f", b"\f"))
 _OTHER = re.compile(rb"\\([^A-Za-z0-9\\])")
-_ENTITY = re.compile(rb"&(?:#([0-9]{1,7})|#[xX]([0-9A-Fa-f]{1,6})|([A-Za-z]{2,6}));")
+_ENTITY = re.compile(rb"&(?:#([0-9]{1,7})|#[xX]([0-9A-Fa-f]{1,6})|([A-Za-z]{2,6})(?=;)|(amp|lt|gt|quot));?")
 _ENTITIES = {
     b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'", b"excl": b"!", b"num": b"#", b"dollar": b"$",
     b"percnt": b"%", b"lpar": b"(", b"rpar": b")", b"ast": b"*", b"plus": b"+", b"comma": b",", b"period": b".",
@@ -100,8 +100,8 @@ def undo_entities(text: bytes) -> bytes:
 
 
 def _entity(match: "re.Match[bytes]") -> bytes:
-    decimal, hexadecimal, name = match.groups()
-    if name is not None:
+    decimal, hexadecimal, full_name, legacy_name = match.groups()
+    if name := full_name or legacy_name:  # four need no semicolon
         return _ENTITIES.get(name.lower(), match[0])
     return _encode(int(decimal) if decimal is not None else int(hexadecimal, 16), match[0])
 
@@ -157,20 +157,22 @@ class PackedRuns:
         One call decodes all of them; where two runs meet, the result means nothing. Line breaks in a run, with the
         indentation after them, are skipped.
         """
-        packed = self._base64.find(_unwrap(text), b" ")
-        if not packed:
-            return
-        digits = self._hex.find(packed, b" ")
-        packed = packed.translate(_TO_BASE64) + b"AAAA"
-        for start in range(BASE64_GROUP):
-            end = start + (len(packed) - start) // BASE64_GROUP * BASE64_GROUP
-            yield self._with_texts(binascii.a2b_base64(packed[start:end]))
-        if digits:
+        text = _unwrap(text)
+        if packed := self._base64.find(text, b" "):
+            packed = packed.translate(_TO_BASE64) + b"AAAA"
+            for start in range(BASE64_GROUP):
+                end = start + (len(packed) - start) // BASE64_GROUP * BASE64_GROUP
+                yield self._with_texts(binascii.a2b_base64(packed[start:end]))
+        # With or without separators, as dumps and fingerprints have them.
+        text = text.replace(b"0x", b"") if b"0x" in text else text
+        if digits := self._hex.find(text.translate(None, b" :,-"), b" "):
             digits = digits.translate(_TO_HEX) + b"0"
             for start in range(2):
                 yield self._with_texts(binascii.unhexlify(digits[start : start + (len(digits) - start) // 2 * 2]))
 
     def _with_texts(self, decoded: bytes) -> tuple[bytes, bytes]:
+        if b"\0" in decoded:  # UTF-16
+            decoded = decoded + decoded.translate(None, b"\0")
         return decoded, self._text.find(decoded, b"\x7f")
 
 

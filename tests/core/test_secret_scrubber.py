@@ -74,6 +74,12 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
     "base64url without padding": lambda text: base64.urlsafe_b64encode(text.encode()).decode().rstrip("="),
     "MIME": lambda text: wrapped(text, 76),
     "short lines of base64": lambda text: wrapped(text, 12),
+    "HTML without semicolons": lambda text: re.sub("&(amp|lt|gt|quot);", r"&\1", html.escape(text)).replace(
+        "'", "&#39;"
+    ),
+    "base64 of UTF-16": lambda text: base64.b64encode(text.encode("utf-16-le")).decode(),
+    "hexadecimal with colons": lambda text: text.encode().hex(":"),
+    "a hexadecimal dump": lambda text: ", ".join(f"0x{byte:02x}" for byte in text.encode()),
     "hexadecimal": lambda text: text.encode().hex(),
     "hexadecimal in upper case": lambda text: text.encode().hex().upper(),
 }
