@@ -1,11 +1,19 @@
 """Shares of sessions and memory, and what is kept for clients that do not read."""
 
+import asyncio
+from collections.abc import Coroutine
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcp_guard.core.model import Json
 from mcp_guard.downstream.http.streams import MAX_KEPT_BYTES, HttpDownstreamTransport, KeptFrames
 from mcp_guard.downstream.limits import Charge, LimitReached, ReceivedBytes
+from mcp_guard.downstream.multi_round import MAX_AWAY, MultiRoundRequest, MultiRoundRequests
+from mcp_guard.protocol.jsonrpc import Id
+from mcp_guard.protocol.stateless_server import Envelope, read_envelope
 
 MEBI = 1024 * 1024
 
@@ -72,3 +80,40 @@ def test_limit_says_which_setting_to_raise() -> None:
     received = ReceivedBytes(10, messages_per_agent=1)
     with pytest.raises(LimitReached, match=r"limits\.request_bytes"):
         Charge(received, "a").set(11)
+
+
+async def test_requests_that_wait_for_an_absent_client_are_bounded() -> None:
+    replies: dict[Id, Json] = {}
+    tasks: dict[str, asyncio.Task[None]] = {}
+
+    def run(key: str, work: Coroutine[Any, Any, None]) -> None:
+        tasks[key] = asyncio.ensure_future(work)
+
+    def cancel(key: str) -> None:
+        tasks[key].cancel()
+
+    rounds = MultiRoundRequests(
+        run=run,
+        cancel=cancel,
+        reply=replies.__setitem__,
+        input_required=lambda _: {"result": 1},
+    )
+    prefix = "io.modelcontextprotocol/"
+    envelope = read_envelope({"_meta": {f"{prefix}protocolVersion": "2026-07-28", f"{prefix}clientCapabilities": {}}})
+    assert isinstance(envelope, Envelope)
+
+    async def ask(multi: MultiRoundRequest) -> Json:
+        return await rounds.ask(multi, {"": {"method": "elicitation/create"}})
+
+    for number in range(MAX_AWAY + 5):
+        rounds.start(number, ask, binding="", envelope=envelope, token=None, round=1)
+        await asyncio.sleep(0)
+    assert len(tasks) == MAX_AWAY
+    assert all("error" in replies[number] for number in range(MAX_AWAY, MAX_AWAY + 5))
+    rounds.close()
+    await asyncio.gather(*tasks.values(), return_exceptions=True)
+    rounds.start("next", ask, binding="", envelope=envelope, token=None, round=1)
+    await asyncio.sleep(0)
+    assert replies["next"] == {"result": 1}
+    rounds.close()
+    await asyncio.gather(*tasks.values(), return_exceptions=True)

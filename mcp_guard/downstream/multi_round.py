@@ -12,11 +12,13 @@ from typing import Any
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.model import Json
 from mcp_guard.protocol.jsonrpc import Id, error
-from mcp_guard.protocol.methods import INTERNAL_ERROR
+from mcp_guard.protocol.methods import INTERNAL_ERROR, INVALID_REQUEST
 from mcp_guard.protocol.stateless_server import Envelope
 
 ABANDONED_SECONDS = 600.0
 """How long a client may take to come back before the work is cancelled."""
+MAX_AWAY = 64
+"""How many requests of a session may wait for the client to come back with answers."""
 
 Work = Callable[["MultiRoundRequest"], Coroutine[Any, Any, Json]]
 
@@ -80,6 +82,10 @@ class MultiRoundRequests:
         round: int,
     ) -> None:
         """Start the work for a request. Its reply is sent when it is there and the client is."""
+        if sum(multi.request is None for multi in self._requests.values()) >= MAX_AWAY:
+            reason = f"{MAX_AWAY} requests of this client wait for its answers already; answer or cancel those"
+            self._reply(request, error(INVALID_REQUEST, reason))
+            return
         multi = MultiRoundRequest(self._new_key("f"), binding, envelope, request, token, round)
         self._requests[multi.key] = multi
         self._run(multi.key, self._complete(multi, work(multi)))

@@ -42,6 +42,7 @@ GUARD = "(guard)"
 """The requester of the guard's own tasks: no upstream can have this name."""
 MAX_ROUNDS = 8
 """After so many rounds a held call is answered in words: the SDKs' clients give up after ten."""
+MAX_SUBSCRIBED_URIS = 256
 UNKNOWN_STATE = "`requestState` does not belong to this request, or is no longer valid; make the request without it"
 
 
@@ -253,6 +254,10 @@ class StatelessAdapter:
         wanted = wire.accepted_filter(params.get("notifications"))
         if wanted is None:
             self._session.client.reply(id, error(INVALID_PARAMS, "`notifications` must be an object"))
+            return
+        if len(wanted.get("resourceSubscriptions", ())) > MAX_SUBSCRIBED_URIS:
+            reason = f"a subscription names at most {MAX_SUBSCRIBED_URIS} resources"
+            self._session.client.reply(id, error(INVALID_PARAMS, reason))
             return
         await self._session.settle()
         uris = [uri for uri in wanted.pop("resourceSubscriptions", []) if await self._subscribe(SUBSCRIBE, uri)]

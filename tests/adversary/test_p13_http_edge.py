@@ -133,3 +133,10 @@ def test_an_answer_is_still_given_afterwards(served: Served, tmp_path: Path) -> 
     other = served.raw(served.issue()[1])
     other.start()
     assert "result" in other.call("up__echo", {"text": "x"})
+
+
+def test_a_subscription_to_very_many_resources_is_refused(served: Served) -> None:
+    client = served.raw(served.issue()[1])
+    uris = [f"file:///{number}" for number in range(1000)]
+    refused = client.stateless("subscriptions/listen", {"notifications": {"resourceSubscriptions": uris}})
+    assert "at most 256 resources" in refused.text
