@@ -41,7 +41,7 @@ def send(destination: Destination, message: Message) -> None:
 
 def _facts(message: Message) -> list[tuple[str, object]]:
     data = message.data
-    if message.event == "enrolled":
+    if data.get("event") == "enrolled":
         return [("What", join(" ", message.lines)), ("Key", data["key"])]
     mark = CLAIMED if "ticket" in data.get("claimed", ()) else ""
     user, ticket = data["on_behalf_of"], data["ticket"]

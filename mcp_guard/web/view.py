@@ -159,6 +159,7 @@ def make_pages() -> jinja2.Environment:
         undefined=jinja2.StrictUndefined,
         finalize=show,
     )
+    pages.globals["assets"] = "/static"  # where no page says where they are served
     pages.filters |= {"quote": quote, "shorten": shorten}
     return pages
 

@@ -4,7 +4,7 @@
 from importlib import import_module
 from typing import Protocol
 
-NAMES = ("canonical", "framing", "config", "request", "credential", "note", "export")
+NAMES = ("canonical", "framing", "config", "request", "credential", "note", "export", "visible_text")
 
 
 class Target(Protocol):
