@@ -31,6 +31,7 @@ NOBODY = 65534
 GRACE_SECONDS = 5.0
 BACKLOG = 128
 RETRY_SECONDS = 1.0
+NOTE_SECONDS = 1.0
 FIRST_MESSAGE_SECONDS = 60.0
 """How long a client may stay connected without a message."""
 
@@ -225,6 +226,8 @@ class UnixSocketServer:
         self._received = received
         self._idle_seconds = idle_seconds
         self._open: set[UnixDownstreamTransport] = set()
+        self._refusal_noted = -NOTE_SECONDS
+        self._unnoted_refusals = 0
 
     async def serve(self, stopping: asyncio.Event) -> None:
         """Serve clients until `stopping` is set, then end their sessions."""
@@ -287,13 +290,23 @@ class UnixSocketServer:
     def _refuse(self, connection: socket.socket, refused: GuardError | OSError) -> None:
         """Send the reason, as far as it fits into the socket's buffer, and close."""
         reason = refused.message if isinstance(refused, GuardError) else str(refused.strerror)
-        self._note(f"refused a connection: {reason}")
+        self._note_refusal(reason)
         with connection:
             connection.setblocking(False)
             try:
                 connection.send(orjson.dumps({"jsonrpc": "2.0", "id": None, **error(NOT_ADMITTED, reason)}) + b"\n")
             except OSError:
                 return  # it has gone already
+
+    def _note_refusal(self, reason: str) -> None:
+        """Print it, but at most once a second: whoever is refused may try again and again."""
+        now = asyncio.get_running_loop().time()
+        if now - self._refusal_noted < NOTE_SECONDS:
+            self._unnoted_refusals += 1
+            return
+        more = f" (and {self._unnoted_refusals} others before)" if self._unnoted_refusals else ""
+        self._note(f"refused a connection: {reason}{more}")
+        self._refusal_noted, self._unnoted_refusals = now, 0
 
     async def _serve_connection(
         self, connection: socket.socket, instance: Instance, transport: UnixDownstreamTransport

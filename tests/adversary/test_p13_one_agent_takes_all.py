@@ -133,6 +133,10 @@ def test_one_user_of_the_socket_does_not_take_all(tmp_path: Path) -> None:
             connection.connect(str(path))
         for refused in connections[5:]:
             assert b"serve.max_sessions_per_agent" in refused.recv(65536)
+        for _ in range(50):
+            with socket.socket(socket.AF_UNIX) as refused:
+                refused.connect(str(path))
+                assert b"serve.max_sessions_per_agent" in refused.recv(65536)
         assert served.raw(served.issue("--agent", "tester")[1]).request("initialize", HELLO).status_code == 429
         for connection in connections[:4]:
             connection.sendall(b" " * (limit - 10))
@@ -140,3 +144,4 @@ def test_one_user_of_the_socket_does_not_take_all(tmp_path: Path) -> None:
         assert b"too many large messages" in connections[4].recv(65536)
         assert connections[4].recv(65536) == b""
         assert works(token(served, "other"))
+    assert served.notes.count("refused a connection") < 5  # nor all of the log
