@@ -23,12 +23,11 @@ EARLIER_HEAD = "earlier.head"
 """An item that is not a receipt: an earlier checkpoint (`note`) in bundles of the chunk."""
 NO_POLICIES = "none"
 """The policy version of calls that are denied before any policies are loaded."""
-INTENT_MEMBERS = ("kind", "call", "time", "purpose", "outcome", "approval", "request", *ABOUT)
-DECISION_MEMBERS = ("kind", "call", "outcome", "request", *ABOUT)
-OUTCOME_MEMBERS = ("kind", "call", "follows")
+STEPS_OF_CALLS = ("intent", "decision", "outcome")
+MEMBERS_OF_STEPS = ("kind", "call", "purpose", "outcome", "approval", "follows")
+MEMBERS_OF_HELD = (*MEMBERS_OF_STEPS, "time", "request", *ABOUT)
 REQUEST = "payload of the request"
 """A member of an item that is not one of its receipt: the stored payload, as text, of a call that was held."""
-MEMBERS_PASSED_ON = {"intent": INTENT_MEMBERS, "decision": DECISION_MEMBERS, "outcome": OUTCOME_MEMBERS}
 PASSED_ON_WHOLE = ("approval.", "grant.", "approver.", "key.", "payload.", "checkpoint.")
 """Families of kinds whose receipts are passed on with all members."""
 TIME_LENGTH = len("2026-01-31T00:00:00.000000Z")
@@ -125,11 +124,11 @@ class _ChunkChecker:
             items.append((seq, receipt))
             if kind.startswith("key."):
                 self.signer = self.signer.after(seq, receipt)
-        elif kind in MEMBERS_PASSED_ON:
-            item = {name: receipt[name] for name in MEMBERS_PASSED_ON[kind] if name in receipt}
-            if receipt.get("outcome") == "require_approval":
-                item[REQUEST] = _request_text(payloads)
-            items.append((seq, item))
+        elif kind in STEPS_OF_CALLS:
+            is_held = receipt.get("outcome") == "require_approval"
+            names = MEMBERS_OF_HELD if is_held else MEMBERS_OF_STEPS
+            item = {name: receipt[name] for name in names if name in receipt}
+            items.append((seq, item | {REQUEST: _request_text(payloads)} if is_held else item))
 
     def _check_time(self, seq: int, receipt: Receipt) -> None:
         """Times never go back, so that nothing can be added later as of an earlier time. Raises: VerificationFailed."""

@@ -288,3 +288,15 @@ def test_settings_that_switch_off_a_guarantee_are_reported(config: Path) -> None
     findings = " ".join(finding["what"] for finding in listed if finding["check"] == "settings")
     for text in ("`guard.unsafe_skip_fsync`", "`upstreams.up.unsafe_unpinned`"):
         assert text in findings
+
+
+def test_an_issuer_whose_users_nobody_is_is_reported(config: Path) -> None:
+    """Each held call of its users needs two approvers, which surprises."""
+    serve = '[serve]\nport = 8080\n[issuers.corp]\nissuer = "https://login.example"\njwks = { file = "jwks.json" }\n'
+    config.write_text(config.read_text() + serve)
+    _, found = doctor(config)
+    assert "issuer `https://login.example`" in found["routes"]["what"]
+    identity = 'identities = [{ issuer = "https://login.example", subject = "auth0|17" }]\n'
+    config.write_text(config.read_text() + f"[people.erin]\n{identity}")
+    _, found = doctor(config)
+    assert found["routes"]["level"] == "ok"

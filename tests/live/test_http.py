@@ -381,6 +381,7 @@ def test_tokens_of_another_issuer_are_mapped_to_agent_and_user(tmp_path: Path) -
             assert served.raw(bad).stateless("tools/list").status_code == 401
         intents = log(served.config, "--kind", "intent")
         assert {(intent["agent"], intent["on_behalf_of"]) for intent in intents} == {("tester", "dana")}
+        assert {intent["user_issuer"] for intent in intents} == {"https://login.example"}
         assert len({intent["instance"] for intent in intents}) == 1  # one token is one instance
         served.revoke("--user", "dana")
         assert served.raw(good).stateless("tools/list").status_code == 401
