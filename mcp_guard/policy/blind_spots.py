@@ -9,7 +9,7 @@ recorded decision is evaluated again. (docs/decisions/0042)
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mcp_guard.core.model import Json
 from mcp_guard.policy.cedar_text import Path, literals
@@ -114,6 +114,12 @@ class BlindSpots:
                 (self._by_name[folded(read.names[0])] if read.names else self._whole).append(read)
             for read in deltas:
                 self._deltas[read.names[0] if read.names else ""].append(read)
+        self._alternatives: dict[Path, dict[str, Read]] = defaultdict(dict)
+        """By path of an argument: the JSON types of it that any policy reads, if it may have several."""
+        for read in (read for group in self._by_name.values() for read in group):
+            for at, name in enumerate(read.names):
+                if at and name in _TAGS:
+                    self._alternatives[read.names[:at]].setdefault(name, read)
         self._reads_input = bool(self._by_name or self._whole)
 
     def find(self, context: Json) -> BlindSpot | None:
@@ -122,6 +128,8 @@ class BlindSpots:
             unknown = self.find_unknown(context["input_unknown"])
             if found := unknown or next(self._nulls(context["input_null"]), None):
                 return found
+        if self._alternatives and (found := next(self._unread(context["input"]), None)):
+            return found
         if self._facts and (found := next(self._missing(context), None)):
             return found
         return next(self._changes(context["change"]), None) if self._deltas else None
@@ -161,6 +169,20 @@ class BlindSpots:
                 for read in self._facts.get(attribute(name), ()):
                     if read.is_loosened(hidden, name):
                         yield read.blind_spot(what.format(name))
+
+    def _unread(self, arguments: Json) -> Iterator[BlindSpot]:
+        """Arguments of a JSON type that no policy looks at, although some look at others of the same argument."""
+        for path, reads in self._alternatives.items():
+            value: Any = arguments
+            for name in path:
+                value = value.get(name) if isinstance(value, dict) else None
+            if not isinstance(value, dict) or not value.keys() <= _TAGS:
+                continue  # not a union, or absent
+            for tag in sorted(value.keys() - reads.keys()):
+                if value[tag] != []:
+                    for read in reads.values():
+                        if read.is_loosened(Hidden.UNKNOWN):
+                            yield read.blind_spot(f"but `{'/'.join(path)}` is of type {tag} in this call")
 
     def _changes(self, change: Json) -> Iterator[BlindSpot]:
         for name in change["fields"]:

@@ -142,6 +142,20 @@ def test_a_permit_that_relies_on_an_absence_does_not_permit_an_unknown(tmp_path:
     assert outcome(engine, tool, {})[0] is Outcome.ALLOW
 
 
+def test_another_type_of_a_union_than_the_one_that_a_rule_reads_is_denied(tmp_path: Path) -> None:
+    tool = make_tool(object_of(q={**object_of(text=STRING), "type": ["string", "integer", "object"]}))
+    forbid = '@id("f{}") forbid (principal, action, resource) when {{ context.input has q && context.input.q has {} }};'
+    strings = forbid.format(1, 'string && context.input.q.string like "DROP*"')
+    numbers = forbid.format(2, "integer && context.input.q.integer > 5")
+    engine = load(tmp_path, PERMIT + strings, tool)
+    assert outcome(engine, tool, {"q": "SELECT"})[0] is Outcome.ALLOW
+    assert "`q` is of type object" in outcome(engine, tool, {"q": {"text": "DROP"}})[1]
+    assert outcome(engine, tool, {"q": 7})[0] is Outcome.DENY
+    both = load(tmp_path, PERMIT + strings + numbers, tool)
+    assert [outcome(both, tool, {"q": q})[0] for q in ("x", 1)] == [Outcome.ALLOW, Outcome.ALLOW]
+    assert outcome(both, tool, {"q": 7}) == (Outcome.DENY, "")
+
+
 DELTA = (
     '@id("big") forbid (principal, action, resource) when {{ context.change.delta has n && context.change.delta.n{} }};'
 )
