@@ -64,3 +64,9 @@ def test_files_named_in_the_architecture_contain_the_symbols_named() -> None:
 def test_the_architecture_names_every_package() -> None:
     packages = [path.name for path in (ROOT / "mcp_guard").iterdir() if (path / "__init__.py").exists()]
     assert [package for package in packages if f"`mcp_guard/{package}/`" not in ARCHITECTURE] == []
+
+
+def test_the_threat_model_names_every_adversary_test() -> None:
+    table = (DOCS / "explanation" / "threat-model.md").read_text().partition("## Attacks")[2].partition("\n## ")[0]
+    files = {path.name for path in (ROOT / "tests" / "adversary").glob("test_*.py")}
+    assert set(re.findall(r"tests/adversary/(\w+\.py)", table)) == files
