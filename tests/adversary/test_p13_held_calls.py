@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 
 from tests.live.http_guard import Served, Wire, free_port, serving
-from tests.live.running_guard import ALLOW_ALL, log, scripted, write_config
+from tests.live.running_guard import ALLOW_ALL, Client, log, scripted, write_config
 
 GATED = (
     ALLOW_ALL + '@id("gate") @require_approval("people") forbid (principal, action == Action::"up__free", resource);'
@@ -62,3 +62,17 @@ def test_one_agent_cannot_hold_more_than_its_limit(tmp_path: Path) -> None:
     receipts = [receipt for receipt in log(config) if "open_request_bytes" in json.dumps(receipt)]
     assert len(receipts) == len(denied)
     assert longest < 1
+
+
+def test_requests_in_flight_are_limited(tmp_path: Path) -> None:
+    limits = "[limits]\ncalls_in_flight = 2\nbytes_in_flight = 100000"
+    config = write_config(tmp_path, scripted("up", tmp_path), GATED, limits, guard="hold_seconds = 3")
+    with Client(config) as client:
+        client.start()
+        client.call("up__echo", {"text": "x"})
+        ids = [client.send("tools/call", {"name": "up__free", "arguments": {"n": number}}) for number in range(3)]
+        assert "limits.calls_in_flight" in json.dumps(client.wait(ids[2]))
+        assert "pending" in json.dumps(client.wait(ids[0]))
+        assert "limits.bytes_in_flight" in json.dumps(client.call("up__echo", {"text": "x" * 200_000}))
+        assert "result" in client.call("up__echo", {"text": "y"})
+    assert len([receipt for receipt in log(config, "--kind", "decision") if "in_flight" in json.dumps(receipt)]) == 2
