@@ -265,13 +265,11 @@ class Runtime:
             tool_names=ToolNames(next(iter(settings.upstreams)) if settings.plain_names else ""),
             choose_adapter=choose_adapter,
         )
-        session_policies = SessionPolicies(
-            in_force,
-            lambda: policy_environment(
-                settings, upstreams.accepted_tools(), upstreams.absent(), upstreams.unaccepted()
-            ),
-            on_changed=session.notify_tools_changed,
-        )
+
+        def environment() -> "PolicyEnvironment":
+            return policy_environment(settings, upstreams.accepted_tools(), upstreams.absent(), upstreams.unaccepted())
+
+        session_policies = SessionPolicies(in_force, environment, on_changed=session.notify_tools_changed)
         self._sessions.add(session)
         return session
 

@@ -10,7 +10,7 @@ import tomllib
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
@@ -20,29 +20,35 @@ from mcp_guard.config.ledger import LedgerConfig, WitnessConfig, WitnessName
 from mcp_guard.config.ownership import check_named_files, read_own
 from mcp_guard.config.risk import RiskConfig
 from mcp_guard.config.serve import ConnectConfig, IssuerConfig, ServeConfig
+from mcp_guard.config.tools import (
+    OLD_VERB,
+    RESERVED_TYPES,
+    AttributeKind,
+    EntityType,
+    RateConfig,
+    ResourceTypeConfig,
+    ToolConfig,
+)
 from mcp_guard.config.types import Model, SecretConfig, Url, texts
 from mcp_guard.config.upstreams import UpstreamConfig
 from mcp_guard.core.approval import Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.core.model import Agent, Effect, FactsRule, Mode, RateCounter, ResourceRule, ToolRule
+from mcp_guard.core.model import Agent, Mode
+from mcp_guard.core.model import Effect as Effect
+from mcp_guard.core.model import FactsRule as FactsRule
+from mcp_guard.core.model import RateCounter as RateCounter
+from mcp_guard.core.model import ResourceRule as ResourceRule
+from mcp_guard.core.model import ToolRule as ToolRule
 from mcp_guard.core.people import OWN_NAMES, Identity, People, fold
-from mcp_guard.core.redaction import make_redaction, pointers_overlap
+from mcp_guard.core.redaction import make_redaction as make_redaction
+from mcp_guard.core.redaction import pointers_overlap as pointers_overlap
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, TRACE_CONTEXT, is_reserved
 from mcp_guard.core.tool_pins import FirstUse
 from mcp_guard.core.visible_text import join, visible_line
 from mcp_guard.settings import AgentSettings, ClientLimits, NotifierSettings, ServeSettings, Settings
 
 SECOND = 1_000_000
-Pointer = Annotated[str, Field(pattern=r"^(/[^/]*)*$")]
-NonRootPointer = Annotated[str, Field(pattern=r"^(/[^/]*)+$")]
-"""A JSON pointer to a part of the document; `*` stands for each element of a list."""
-EntityType = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9_]*$")]
-RESERVED_TYPES = ("Agent", "AgentInstance", "Group", "Tool", "Action")
-CountedBy = Literal["instance", "agent", "user", "tool", "resource"]
-OLD_VERB = "deed"
-"""The name of `verb` in `[tools."…"]` until 2026-11. Still accepted, with a notice."""
-AttributeKind = Literal["string", "integer", "number", "boolean", "strings"]
 
 
 class AgentConfig(Model):
@@ -53,93 +59,6 @@ class AgentConfig(Model):
 
     def enrolled(self, name: str) -> AgentSettings:
         return AgentSettings(Agent(name, self.owner, self.groups), self.on_behalf_of, self.credential_seconds)
-
-
-class ResourceConfig(Model):
-    type: EntityType
-    id: Pointer
-
-
-class FactsConfig(Model):
-    tool: str
-    arguments: dict[str, Pointer]
-    result: Pointer = ""
-    fields: dict[str, str] = {}
-
-
-class ToolConfig(Model):
-    effect: Effect | None = None
-    resource: ResourceConfig | None = None
-    facts: FactsConfig | None = None
-    ask: tuple[Literal["ticket", "reason"], ...] = ()
-    sensitive: tuple[str, ...] = ()
-    verb: str | None = None
-    mode: Mode | None = None
-    returns: tuple[Literal["untrusted", "sensitive"], ...] = ()
-    trusted: tuple[Pointer, ...] = ()
-    sinks: tuple[str, ...] = ()
-    redact: tuple[NonRootPointer, ...] = ()
-    redact_result: tuple[NonRootPointer, ...] = ()
-
-    @model_validator(mode="before")
-    @classmethod
-    def accepts_the_old_name_of_verb(cls, data: Any) -> Any:
-        if not isinstance(data, dict) or OLD_VERB not in data:
-            return data
-        if "verb" in data:
-            raise ValueError(f"`{OLD_VERB}` is the old name of `verb`: remove `{OLD_VERB}` and keep `verb`")
-        return {("verb" if key == OLD_VERB else key): value for key, value in data.items()}
-
-    @model_validator(mode="after")
-    def keeps_the_resource_visible(self) -> "ToolConfig":
-        for pointer in self.redact:
-            if self.resource and pointers_overlap(pointer, self.resource.id):
-                raise ValueError(
-                    f"`redact` must not contain `{pointer}`: it identifies the resource, which every receipt names"
-                )
-        return self
-
-    def rule(self) -> ToolRule:
-        facts = FactsRule(**dict(self.facts)) if self.facts else None
-        return ToolRule(
-            effect=self.effect,
-            resource=ResourceRule(self.resource.type, self.resource.id) if self.resource else None,
-            facts=facts,
-            redaction=make_redaction(self.redact, self.redact_result, facts),
-            ask=self.ask,
-            sensitive=self.sensitive,
-            verb=self.verb,
-            mode=self.mode,
-            returns=self.returns,
-            trusted=self.trusted,
-            sinks=self.sinks,
-        )
-
-
-class ResourceTypeConfig(Model):
-    """The attributes (facts) of an entity type that policies may read; all are optional in the Cedar schema."""
-
-    attributes: dict[str, AttributeKind]
-
-
-class RateConfig(Model):
-    """A counter. One that sums must name its tools, and their calls are denied if they lack the amount."""
-
-    window_seconds: Annotated[int, Field(gt=0)]
-    by: CountedBy | Annotated[tuple[CountedBy, ...], Field(min_length=1)] = ("agent", "user")
-    effects: tuple[Effect, ...] = (Effect.WRITE, Effect.DESTRUCTIVE)
-    tools: tuple[str, ...] = ()
-    sum: Pointer | None = None
-
-    @model_validator(mode="after")
-    def names_its_tools(self) -> "RateConfig":
-        if self.sum is not None and not self.tools:
-            raise ValueError('`sum` requires the tools whose amounts are summed: tools = ["server__tool"]')
-        return self
-
-    def counter(self, name: str) -> RateCounter:
-        by = (self.by,) if isinstance(self.by, str) else tuple(dict.fromkeys(self.by))
-        return RateCounter(name, self.window_seconds * SECOND, by, self.effects, self.tools, self.sum)
 
 
 class IdentityConfig(Model):

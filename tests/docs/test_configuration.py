@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from mcp_guard import config
-from mcp_guard.config import ledger, risk, serve, types, upstreams
+from mcp_guard.config import ledger, risk, serve, tools, types, upstreams
 from tests.docs.page import ROOT, fences
 from tests.test_config import models
 
@@ -17,8 +17,8 @@ NO_KEY_OF_THEIR_OWN = {config.Config, config.DesktopConfig, risk.RiskConfig, ser
 """Sections of sections, or what one row says."""
 IN_ORDER: tuple[type[BaseModel], ...] = (
     config.GuardConfig, config.LimitsConfig, config.AgentConfig, upstreams.UpstreamConfig,
-    upstreams.OAuthConfig, config.ToolConfig, config.ResourceConfig, config.FactsConfig,
-    config.ResourceTypeConfig, config.RateConfig, config.ApproverConfig, config.PersonConfig,
+    upstreams.OAuthConfig, tools.ToolConfig, tools.ResourceConfig, tools.FactsConfig,
+    tools.ResourceTypeConfig, tools.RateConfig, config.ApproverConfig, config.PersonConfig,
     config.IdentityConfig, config.RouteConfig, config.WebhookConfig,
     config.SlackConfig, config.EmailConfig, config.CommandConfig, config.InboxConfig, risk.SignalConfig,
     risk.DriftConfig, serve.ServeConfig, serve.ConnectConfig, serve.IssuerConfig,

@@ -236,9 +236,9 @@ def test_a_user_with_two_agents_is_refused(tmp_path: Path, place: Path) -> None:
         assert "has 2 agents" in json.loads(raw.recv(4096))["error"]["message"]
 
 
-def test_connect_loads_only_commands_options_and_errors() -> None:
+def test_connect_loads_only_what_every_command_needs() -> None:
     code = "import sys, mcp_guard.cli.connect; print([m for m in sys.modules if m.startswith('mcp_guard')])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    loaded = {"mcp_guard", "mcp_guard.core", "mcp_guard.core.errors"}
-    loaded |= {f"mcp_guard.cli{name}" for name in ("", ".connect", ".dispatch", ".options")}
+    loaded = {"mcp_guard", "mcp_guard.core", "mcp_guard.core.errors", "mcp_guard.core.visible_text"}
+    loaded |= {f"mcp_guard.cli{name}" for name in ("", ".connect", ".dispatch", ".options", ".output")}
     assert set(json.loads(done.stdout.replace("'", '"'))) == loaded

@@ -1,0 +1,107 @@
+"""Tools, the types of their resources, and counters of their calls: `[tools]`, `[resources]` and `[rates]`."""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from mcp_guard.config.types import Model
+from mcp_guard.core.model import Effect, FactsRule, Mode, RateCounter, ResourceRule, ToolRule
+from mcp_guard.core.redaction import make_redaction, pointers_overlap
+
+SECOND = 1_000_000
+Pointer = Annotated[str, Field(pattern=r"^(/[^/]*)*$")]
+NonRootPointer = Annotated[str, Field(pattern=r"^(/[^/]*)+$")]
+"""A JSON pointer to a part of the document; `*` stands for each element of a list."""
+EntityType = Annotated[str, Field(pattern=r"^[A-Z][A-Za-z0-9_]*$")]
+RESERVED_TYPES = ("Agent", "AgentInstance", "Group", "Tool", "Action")
+CountedBy = Literal["instance", "agent", "user", "tool", "resource"]
+OLD_VERB = "deed"
+"""The name of `verb` in `[tools."…"]` until 2026-11. Still accepted, with a notice."""
+AttributeKind = Literal["string", "integer", "number", "boolean", "strings"]
+
+
+class ResourceConfig(Model):
+    type: EntityType
+    id: Pointer
+
+
+class FactsConfig(Model):
+    tool: str
+    arguments: dict[str, Pointer]
+    result: Pointer = ""
+    fields: dict[str, str] = {}
+
+
+class ToolConfig(Model):
+    effect: Effect | None = None
+    resource: ResourceConfig | None = None
+    facts: FactsConfig | None = None
+    ask: tuple[Literal["ticket", "reason"], ...] = ()
+    sensitive: tuple[str, ...] = ()
+    verb: str | None = None
+    mode: Mode | None = None
+    returns: tuple[Literal["untrusted", "sensitive"], ...] = ()
+    trusted: tuple[Pointer, ...] = ()
+    sinks: tuple[str, ...] = ()
+    redact: tuple[NonRootPointer, ...] = ()
+    redact_result: tuple[NonRootPointer, ...] = ()
+
+    @model_validator(mode="before")
+    @classmethod
+    def accepts_the_old_name_of_verb(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or OLD_VERB not in data:
+            return data
+        if "verb" in data:
+            raise ValueError(f"`{OLD_VERB}` is the old name of `verb`: remove `{OLD_VERB}` and keep `verb`")
+        return {("verb" if key == OLD_VERB else key): value for key, value in data.items()}
+
+    @model_validator(mode="after")
+    def keeps_the_resource_visible(self) -> "ToolConfig":
+        for pointer in self.redact:
+            if self.resource and pointers_overlap(pointer, self.resource.id):
+                raise ValueError(
+                    f"`redact` must not contain `{pointer}`: it identifies the resource, which every receipt names"
+                )
+        return self
+
+    def rule(self) -> ToolRule:
+        facts = FactsRule(**dict(self.facts)) if self.facts else None
+        return ToolRule(
+            effect=self.effect,
+            resource=ResourceRule(self.resource.type, self.resource.id) if self.resource else None,
+            facts=facts,
+            redaction=make_redaction(self.redact, self.redact_result, facts),
+            ask=self.ask,
+            sensitive=self.sensitive,
+            verb=self.verb,
+            mode=self.mode,
+            returns=self.returns,
+            trusted=self.trusted,
+            sinks=self.sinks,
+        )
+
+
+class ResourceTypeConfig(Model):
+    """The attributes (facts) of an entity type that policies may read; all are optional in the Cedar schema."""
+
+    attributes: dict[str, AttributeKind]
+
+
+class RateConfig(Model):
+    """A counter. One that sums must name its tools, and their calls are denied if they lack the amount."""
+
+    window_seconds: Annotated[int, Field(gt=0)]
+    by: CountedBy | Annotated[tuple[CountedBy, ...], Field(min_length=1)] = ("agent", "user")
+    effects: tuple[Effect, ...] = (Effect.WRITE, Effect.DESTRUCTIVE)
+    tools: tuple[str, ...] = ()
+    sum: Pointer | None = None
+
+    @model_validator(mode="after")
+    def names_its_tools(self) -> "RateConfig":
+        if self.sum is not None and not self.tools:
+            raise ValueError('`sum` requires the tools whose amounts are summed: tools = ["server__tool"]')
+        return self
+
+    def counter(self, name: str) -> RateCounter:
+        by = (self.by,) if isinstance(self.by, str) else tuple(dict.fromkeys(self.by))
+        return RateCounter(name, self.window_seconds * SECOND, by, self.effects, self.tools, self.sum)
