@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TypeVar
 
+from mcp_guard.core import approval as approval_rules
 from mcp_guard.core import rates
 from mcp_guard.core.approval import Approval, Grant, request_salt
 from mcp_guard.core.errors import LedgerError
@@ -122,7 +123,7 @@ class SqlLedger:
                 return moved
             if held is not None and (gone := transitions.not_consumable(tx, held)):
                 return gone
-            if isinstance(held, Approval) and (differs := _differs_from_signed(call, decision, held)):
+            if held is not None and (differs := _not_covered(tx, call, decision, held)):
                 return differs
             consumed = transitions.consume(tx, held) if held is not None else None
             salt = request_salt(held.nonce) if isinstance(held, Approval) else None
@@ -205,6 +206,21 @@ class SqlLedger:
 
         self.catch_up()
         return self.writer.run(op)
+
+
+def _not_covered(tx: Transaction, call: Call, decision: Decision, held: Approval | Grant) -> Conflict | None:
+    """Promise P3: the decision is the one that was approved. If a rate has changed, another was made meanwhile."""
+    if isinstance(held, Grant):
+        grant = tx.store.grant(held.id)
+        is_covered = grant is not None and approval_rules.covers(grant, call, decision, tx.now)
+    else:
+        bound = approval_rules.binding(call, decision, held.nonce)
+        is_covered = approval_rules.decision_hash(bound, held.nonce) == held.decision_hash
+    if not is_covered:
+        kind = "grant" if isinstance(held, Grant) else "approval"
+        routes = ", ".join(decision.routes)
+        return Conflict(f"{kind} {held.id} does not cover what the policies require by now ({routes}); repeat the call")
+    return _differs_from_signed(call, decision, held) if isinstance(held, Approval) else None
 
 
 def _differs_from_signed(call: Call, decision: Decision, held: Approval) -> Conflict | None:
