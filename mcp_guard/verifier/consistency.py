@@ -65,16 +65,19 @@ class OpenGrant:
 class ConsistencyChecker:
     """Follows each call, approval, grant and approver's key through its receipts. Only open ones are kept in memory."""
 
-    def __init__(self, trusted: Mapping[str, Receipt] | None = None, is_part: bool = False) -> None:
+    def __init__(self, trusted: Mapping[str, Receipt] | None = None, is_part: bool = False, first: int = 0) -> None:
         """`trusted` are the approvers' keys given to the verifier, by id; None accepts those that the ledger names.
 
         With `is_part`, what began before the first receipt is checked as far as the receipts at hand allow.
         """
         self._is_part = is_part
+        self._first = first
         self.intents: dict[int, str] = {}
         self.approvals: dict[str, OpenApproval] = {}
         self.grants: dict[str, OpenGrant] = {}
         self.keys: dict[str, Receipt] = {}
+        self._enrolled: set[str] = set()
+        """Ids and public keys of all that were ever enrolled: none is enrolled again after its removal."""
         self.trusted = trusted
         self.votes = 0
         self._ids: set[bytes] = set()
@@ -94,7 +97,7 @@ class ConsistencyChecker:
         ):  # fmt: skip
             raise VerificationFailed(consumed[0], f"consumes {consumed[1]}, but no intent for it follows")
         if kind == "intent":
-            self._check_intent(seq, receipt)
+            self._check_intent(seq, receipt, None if consumed is None else consumed[1])
         elif kind == "decision":
             if receipt.get("outcome") == "require_approval":
                 self._held = seq, receipt
@@ -127,7 +130,8 @@ class ConsistencyChecker:
         if self._consumed is not None:
             raise VerificationFailed(self._consumed[0], f"consumes {self._consumed[1]}, but no intent for it follows")
 
-    def _check_intent(self, seq: int, receipt: Receipt) -> None:
+    def _check_intent(self, seq: int, receipt: Receipt, consumed: str | None) -> None:
+        """`consumed` is what the receipt just before has consumed."""
         self.intents[seq] = receipt["call"]
         if receipt.get("purpose") == "facts":
             if "outcome" in receipt or "approval" in receipt:
@@ -136,12 +140,15 @@ class ConsistencyChecker:
             if "approval" in receipt:
                 raise VerificationFailed(seq, "an intent that names approvers, although no approval was required")
         elif receipt["outcome"] == "require_approval":
-            self._check_approved(seq, receipt)
+            self._check_approved(seq, receipt, consumed)
         else:
             raise VerificationFailed(seq, f"an intent of call `{receipt['call']}`, which its decision does not permit")
 
-    def _check_approved(self, seq: int, receipt: Receipt) -> None:
+    def _check_approved(self, seq: int, receipt: Receipt, consumed: str | None) -> None:
         used = receipt.get("approval", {})
+        named = f"a use of grant `{used['grant']}`" if "grant" in used else f"approval `{used.get('id')}`"
+        if consumed != named and seq > self._first:
+            raise VerificationFailed(seq, f"an intent that required approval, but {named} was not consumed for it")
         if "grant" in used:
             self._check_grant_use(seq, receipt, used)
             return
@@ -218,6 +225,8 @@ class ConsistencyChecker:
         """One step of an open request."""
         id, kind = receipt["approval"], receipt["kind"]
         if kind == "approval.escalated":
+            if approval.state != "approval.requested" or not _only_adds_approvers(approval.rules, receipt["rules"]):
+                raise VerificationFailed(seq, f"approval `{id}` is escalated by more than adding approvers")
             approval.rules = receipt["rules"]
         elif kind == "approval.granted":
             if approval.state != "approval.requested":
@@ -327,9 +336,10 @@ class ConsistencyChecker:
             if self.keys.pop(id, None) is None and not self._is_part:
                 raise VerificationFailed(seq, f"removes the approver's key `{id}`, which is unknown")
             return
-        if id in self.keys or any(key["public"] == receipt["public"] for key in self.keys.values()):
+        if not self._enrolled.isdisjoint(names := {id, receipt["public"]}):
             raise VerificationFailed(seq, f"the approver's key `{id}` is enrolled twice")
         self._check_authorization(seq, receipt)
+        self._enrolled |= names
         self.keys[id] = receipt
 
     def _check_authorization(self, seq: int, receipt: Receipt) -> None:
@@ -423,6 +433,14 @@ def _bound_part(request: str, free: set[str]) -> Any:
     return params["name"], arguments, meta
 
 
+def _only_adds_approvers(before: list[Receipt], after: list[Receipt]) -> bool:
+    """Whether rules demand what they demanded before, of the same people or more."""
+    return len(before) == len(after) and all(
+        {**new, "approvers": None} == {**old, "approvers": None} and set(old["approvers"]) <= set(new["approvers"])
+        for old, new in zip(before, after, strict=True)
+    )
+
+
 def _time(text: str) -> datetime:
     return datetime.fromisoformat(text)
 
@@ -433,7 +451,15 @@ def _duration(grant: Receipt) -> float:
 
 
 def _is_same_key(key: Receipt, other: Receipt | None) -> bool:
-    return other is not None and all(key.get(name) == other.get(name) for name in ("approver", "method", "public"))
+    """Also of the same page: a passkey of `localhost` signs for whichever port its owner visits."""
+    page, other_page = (_page_of(side.get("details") or {}) for side in (key, other or {}))
+    members = ("approver", "method", "public")
+    return other is not None and page == other_page and all(key.get(name) == other.get(name) for name in members)
+
+
+def _page_of(details: Receipt) -> tuple[Any, Any]:
+    """The relying party and page of a passkey; nothing for a key file."""
+    return details.get("rp_id"), details.get("origin")
 
 
 def read_approvers(path: Path) -> dict[str, Receipt]:

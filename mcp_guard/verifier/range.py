@@ -49,7 +49,7 @@ class _RangeVerification:
         self.workers, self.requirements, self.report = workers, requirements, report
         self.reader = workers.reader
         self.stored, self.policies = StoredHashes(self.reader), PolicyChecker(self.reader)
-        self.consistency = ConsistencyChecker(requirements.approvers, is_part=True)
+        self.consistency = ConsistencyChecker(requirements.approvers, is_part=True, first=report.first)
         self.leaves = CompactRange(report.first)
         self.heads: dict[str, int] = {}
         """Earlier checkpoints in bundles, and the first receipt whose bundle has each."""

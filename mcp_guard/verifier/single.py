@@ -49,7 +49,7 @@ def _verify(text: bytes, requirements: Requirements, report: Report) -> None:
     result = check_chunk(_BundleReader(bundle), (bundle.seq, bundle.seq + 1, key.line, given))
     if result.failure is not None:
         raise VerificationFailed(*result.failure)
-    consistency = ConsistencyChecker(requirements.approvers, is_part=True)
+    consistency = ConsistencyChecker(requirements.approvers, is_part=True, first=bundle.seq)
     for seq, item in result.items:
         consistency.check_part(seq, item)
     head = bundle.checkpoint

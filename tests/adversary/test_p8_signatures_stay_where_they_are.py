@@ -13,24 +13,32 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from mcp_guard.cli.init_templates import InitAnswers, config_text
-from mcp_guard.core.approval import GrantTerms
+from mcp_guard.core.approval import GrantTerms, Route, RouteRule, rules_as_json
 from mcp_guard.core.describe import DescriptionRules, describe
 from mcp_guard.core.model import Decision, Json, Outcome, Task, ToolCallRequest
 from mcp_guard.core.receipt import Draft, intent_draft
-from mcp_guard.ledger.approvals import transitions
+from mcp_guard.ledger.approvals import approver_keys, transitions
+from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey
+from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.export import export
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.storage.sqlite import open_store
 from mcp_guard.verifier.cli import main
-from tests.promises.harness import ALLOW, HOLD, SECOND, Harness, make_instance, open_harness, pending_id
+from mcp_guard.web.passkeys import Passkeys, evidence
+from mcp_guard.web.sessions import BrowserSession
+from tests.promises.harness import ALLOW, HOLD, KEYS, SECOND, Harness, make_instance, open_harness, pending_id
 from tests.verifier.resign import sign_anew
+from tests.web.software_passkey import SoftwarePasskey
 
 ORIGIN = "test.example/ledger"
 VERIFY_MJS = Path(__file__).parent.parent / "independent" / "verify.mjs"
 ANSWERS = InitAnswers("agent", "bob", "Alice")
 NAMES = ("request", "facts", "material", "response", "subject")
+ADDED = ("v", "kind", "seq", "time", "origin", "software")
+"""Members that the writer adds to each receipt."""
 Change = Callable[[Json], None]
 
 
@@ -41,7 +49,7 @@ def verify(state: Path, *more: str) -> int:
 
 def trust(harness: Harness) -> None:
     keys = [
-        {"key": key.id, "approver": key.approver, "method": key.method, "public": key.public}
+        {name: getattr(key, name) for name in ("approver", "method", "public", "details")} | {"key": key.id}
         for key in harness.store.approver_keys()
     ]
     (harness.folder / "approvers.json").write_text(json.dumps(keys))
@@ -189,6 +197,92 @@ def test_the_rules_that_were_signed_cannot_be_relaxed(state: Path, rules: list[J
     assert verify(state) != 0
 
 
+@pytest.mark.parametrize(
+    ("approvers", "quorum"),
+    [(("alice", "eve"), 2), (("alice", "eve", "carol"), 3)],
+    ids=["other approvers", "a smaller quorum"],
+)
+async def test_an_escalation_relaxes_nothing_that_was_signed(
+    tmp_path: Path, approvers: tuple[str, ...], quorum: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Alice signs who must agree beside her; afterwards Carol is enough."""
+    rule = RouteRule("people", ("alice", "carol"), 2)
+    route = Route("people", approvers, 3600 * SECOND, quorum=quorum)
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}", routes={"people": route})
+    id = await ask(harness)
+    harness.approve(id)
+
+    def relax(tx: Transaction) -> None:
+        approval, receipts = transitions.find_approval(tx, id)
+        relaxed = replace(approval, rules=(rule,))
+        fields = {"follows": [receipts[-1]], "rules": rules_as_json(relaxed), "escalated_to": ["people"]}
+        seq = tx.add(Draft("approval.escalated", transitions.receipt_fields(approval) | fields))
+        tx.store.move_approval(relaxed, approval.state, "", [*receipts, seq])
+
+    harness.ledger.writer.run(relax)
+    harness.approve(id, "carol")
+    await ask_again(harness, "hello")
+    assert harness.upstream.writes()
+    trust(harness)
+    harness.close()
+    assert verify(tmp_path / "state") != 0
+    assert "escalated by more than adding approvers" in capsys.readouterr().out
+    assert not independently(export_of(tmp_path / "state", tmp_path / "export"), tmp_path / "state")["ok"]
+
+
+async def test_a_voucher_counts_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A key that was removed cannot be enrolled again with the signature that vouched for it."""
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
+    harness.approve(await ask(harness))
+    writer, alice = harness.ledger.writer, Approver("alice", "Alice")
+    [old] = harness.store.approver_keys()
+    new = NewKey("ed25519", Ed25519PrivateKey.generate().public_key().public_bytes_raw(), {})
+    signature = KEYS["alice"].sign(approver_keys.voucher(writer.key.origin, "alice", new))
+    vouched = {"signature": base64.b64encode(signature).decode()}
+    approver_keys.enrol_with_key(writer, alice, new, old.id, vouched, ())
+    approver_keys.remove(writer, "alice", new.id, "stolen")
+    trust(harness)
+    enrolled = harness.receipts("approver.enrolled")[-1]
+    fields = {name: value for name, value in enrolled.items() if name not in ADDED}
+    writer.run(lambda tx: tx.add(Draft("approver.enrolled", fields)))
+    harness.close()
+    assert verify(tmp_path / "state") != 0
+    assert "is enrolled twice" in capsys.readouterr().out
+    assert not independently(export_of(tmp_path / "state", tmp_path / "export"), tmp_path / "state")["ok"]
+
+
+async def test_what_a_passkey_signed_on_another_page_does_not_count(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Any port of `localhost` can ask for a signature, and whoever holds the guard's key can write which one counts."""
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
+    passkey = SoftwarePasskey("http://localhost:3000")
+    inbox, writer = Passkeys("http://localhost:8765"), harness.ledger.writer
+    session = BrowserSession("alice", 0, 0, 0)
+    registered = SoftwarePasskey(inbox.origin, passkey.id, passkey.key).register(
+        inbox.registration(session, "Alice", [], 0)
+    )
+    new = inbox.register(registered, session, 0)
+    details = new.details | {"origin": passkey.origin}
+    approver_keys.enrol(writer, Approver("alice", "Alice"), replace(new, details=details))
+    votes = Votes(writer, harness.ledger.approvals.routes, {"alice": "Alice"})
+    statement = votes.prepare(await ask(harness), "alice", "approve", "because")
+    challenge = hashlib.sha256(statement.text()).digest()
+    signature = passkey.sign({"challenge": base64.urlsafe_b64encode(challenge).rstrip(b"=").decode()})
+    votes.record(statement, new.id, evidence(signature))
+    await ask_again(harness, "hello")
+    trust(harness)
+    harness.close()
+    state = tmp_path / "state"
+    assert verify(state) == 0
+    [known] = json.loads((tmp_path / "approvers.json").read_text())
+    (tmp_path / "approvers.json").write_text(json.dumps([known | {"details": new.details}]))
+    capsys.readouterr()
+    assert verify(state) != 0
+    assert "is not among the approvers' keys given" in capsys.readouterr().out
+    assert not independently(export_of(state, tmp_path / "export"), state)["ok"]
+
+
 def test_a_signature_is_worthless_in_another_ledger() -> None:
     """Each ledger that `init` makes has a name of its own, which every statement contains."""
     origins = {line for _ in range(3) for line in config_text(ANSWERS).splitlines() if line.startswith("origin")}
@@ -208,7 +302,6 @@ async def test_a_signed_vote_cannot_be_replayed_for_a_second_call(
     again = {receipt["kind"]: receipt for receipt in harness.receipts()}
     kinds = ("decision", "approval.requested", "approval.granted", "approval.consumed", "intent")
     rows = [again[kind] for kind in kinds]
-    added = ("v", "kind", "seq", "time", "origin", "software", *NAMES)
     payloads = {row["kind"]: harness.store.payloads(row["seq"]) for row in rows}
     with closing(sqlite3.connect(tmp_path / "state" / "ledger.sqlite")) as db:
         query = "SELECT * FROM payload WHERE seq = ?"
@@ -218,7 +311,7 @@ async def test_a_signed_vote_cannot_be_replayed_for_a_second_call(
         last: list[int] = []
         for row in rows:
             names = [name for name in NAMES if name in row]
-            fields = {name: value for name, value in row.items() if name not in added} | {"follows": last}
+            fields = {name: value for name, value in row.items() if name not in (*ADDED, *NAMES)} | {"follows": last}
             salts = {name: cells[row["kind"]][1 + NAMES.index(name)][:16] for name in names}
             kept = {name: payloads[row["kind"]][name] or b"" for name in names}
             last = [tx.add(Draft(row["kind"], fields, kept, salts))]
@@ -303,6 +396,26 @@ def test_a_part_of_the_ledger_is_checked_as_far_as_it_goes(state: Path, first: i
 
     sign_anew(state, ORIGIN, change)
     assert verify(state, "--from", begin, "--to", end) == (0 if first == 2 else 1)
+
+
+@pytest.mark.parametrize("tool", ["crm__note", "crm__update_deal"], ids=["approval", "grant"])
+def test_an_intent_in_a_part_follows_what_it_consumed(
+    state: Path, tool: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Although the approval may have begun before the part, what its last receipt says is within it."""
+    seq = receipts(state, "intent", tool)[-1]["seq"]
+    part = ("--from", str(seq - 1), "--to", str(seq))
+    assert verify(state, *part) == 0
+
+    def change(receipt: Json) -> None:
+        if receipt["seq"] == seq:
+            carol = {"approver": "carol", "name": "Carol", "rationale": "run everything"}
+            other = {"grant": "gr_other"} if "grant" in receipt["approval"] else {"id": "ap_other"}
+            receipt["approval"] |= {"approvers": [carol]} | other
+
+    sign_anew(state, ORIGIN, change)
+    assert verify(state, *part) != 0
+    assert "was not consumed for it" in capsys.readouterr().out
 
 
 def export_of(state: Path, folder: Path) -> Path:

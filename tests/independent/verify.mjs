@@ -265,7 +265,7 @@ function checkVoteSignature(seq, receipt, key) {
 
 class Approvals {
   constructor(trusted) {
-    Object.assign(this, { trusted, keys: new Map(), open: new Map(), ids: new Set(), grants: new Map(), votes: 0 });
+    Object.assign(this, { trusted, keys: new Map(), enrolled: new Set(), open: new Map(), ids: new Set(), grants: new Map(), votes: 0 });
     this.held = null; // the latest decision that requires approval
     this.consumed = null; // the receipt before, if it consumed something
     this.time = '';
@@ -279,7 +279,11 @@ class Approvals {
     this.consumed = null;
     ensure(!before || (kind === 'intent' && receipt.outcome === 'require_approval'), `receipt ${seq}: no intent follows what was consumed`);
     if (kind === 'decision' && receipt.outcome === 'require_approval') this.held = { seq, receipt };
-    else if (kind === 'approver.enrolled') this.keys.set(receipt.key, receipt);
+    else if (kind === 'approver.enrolled') {
+      ensure(!this.enrolled.has(receipt.public), `receipt ${seq}: key ${receipt.key} is enrolled twice`);
+      this.enrolled.add(receipt.public);
+      this.keys.set(receipt.key, receipt);
+    }
     else if (kind === 'approver.removed') this.keys.delete(receipt.key);
     else if (kind === 'approval.requested') this.request(seq, receipt);
     else if (kind.startsWith('approval.')) this.step(seq, receipt);
@@ -305,7 +309,12 @@ class Approvals {
     const { requested } = approval;
     checkSame(seq, receipt, requested, [...OF_REQUEST, 'decision_hash'], `approval ${id}`);
     if (kind === 'approval.granted' || kind === 'approval.denied') this.vote(seq, receipt, approval);
-    if (kind === 'approval.escalated') approval.rules = receipt.rules;
+    if (kind === 'approval.escalated') {
+      const old = approval.rules;
+      ensure(approval.state === 'requested' && old.length === receipt.rules.length && receipt.rules.every((rule, at) => rule.route === old[at].route
+        && rule.quorum === old[at].quorum && old[at].approvers.every((name) => rule.approvers.includes(name))), `receipt ${seq}: escalated by more than adding approvers`);
+      approval.rules = receipt.rules;
+    }
     else if (kind === 'approval.granted') {
       if (receipt.missing) return;
       const voters = approval.votes.map((vote) => vote.approver);
@@ -326,7 +335,8 @@ class Approvals {
     const key = this.keys.get(receipt.key);
     ensure(key && key.approver === approver, `receipt ${seq}: ${approver} has no key ${receipt.key}`);
     const trusted = this.trusted?.find((other) => other.key === receipt.key);
-    ensure(!this.trusted || (trusted && ['approver', 'method', 'public'].every((name) => trusted[name] === key[name])),
+    ensure(!this.trusted || (trusted && ['approver', 'method', 'public'].every((name) => trusted[name] === key[name])
+      && ['rp_id', 'origin'].every((name) => trusted.details?.[name] === key.details?.[name])),
       `receipt ${seq}: the key of ${approver} was not given`);
     checkVoteSignature(seq, receipt, key);
     const { requested, rules, votes } = approval;
