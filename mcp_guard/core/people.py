@@ -12,7 +12,10 @@ from dataclasses import dataclass, field
 
 OWN_NAMES = ""
 """The issuer of the names that the configuration and the launcher use."""
-_SEPARATORS = re.compile(r"[|\\/:]")
+_SEPARATORS = re.compile(r"""[^\w.@-]""")
+"""What stands between a name and what surrounds it, in identifiers, addresses and distinguished names."""
+_GUEST = "#ext#"
+"""Marks a guest of Microsoft Entra ID: `dana_corp.example#EXT#@tenant.example` is `dana@corp.example`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,10 +79,12 @@ def may_be(people: People, approver: str, text: str) -> bool:
 
 
 def _forms(text: str) -> set[str]:
-    """`CORP\\Dana`, `Dana@corp.example` and `auth0|dana` as they are, and `dana`."""
+    r"""The text, and each name in it: `dana` of `CORP\Dana`, `Dana <dana@corp.example>`, `auth0|dana` or `uid=dana`."""
     whole = fold(text)
-    local = whole.partition("@")[0]
-    return {form for form in (whole, local, _SEPARATORS.split(whole)[-1], _SEPARATORS.split(local)[-1]) if form}
+    if _GUEST in whole:
+        whole = "@".join(whole.partition(_GUEST)[0].rsplit("_", 1))
+    words = [word.strip("@._-") for word in _SEPARATORS.split(whole)]
+    return {form for word in (whole, *words) for form in (word, word.partition("@")[0]) if form}
 
 
 def fold(text: str) -> str:

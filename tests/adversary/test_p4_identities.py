@@ -1,6 +1,7 @@
 """P4: nobody approves their own request, whatever a launcher or another issuer calls them."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -22,7 +23,7 @@ KNOWN = People(
 )
 
 
-async def held(harness: Harness, **instance: str) -> str:
+async def held(harness: Harness, **instance: Any) -> str:
     agent = make_instance(**instance)
     return pending_id(await harness.guard.call(agent, ToolCallRequest("crm__note", {"text": "x"})))
 
@@ -41,6 +42,21 @@ async def test_a_spelling_of_an_approver_cannot_approve(tmp_path: Path, user: st
     id = await held(harness, on_behalf_of=user)
     with pytest.raises(ApprovalError, match="may not approve their own request"):
         harness.approve(id, "dana")
+
+
+@pytest.mark.parametrize(
+    "owner",
+    ["Dana <dana@corp.example>", "dana+agents@corp.example", "uid=dana,ou=people,dc=corp", "Scully, Dana", "dana (ops)",
+     "@dana", "dana@corp.example; bob@corp.example", "dana/agents", "dana_corp.example#EXT#@tenant.example"],
+)  # fmt: skip
+async def test_an_owner_is_recognized_in_any_identifier(tmp_path: Path, owner: str) -> None:
+    """The operator wrote the owner, so nobody else has to confirm that it is not the approver."""
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
+    id = await held(harness, agent=Agent("agent", owner, ()), on_behalf_of=None)
+    with pytest.raises(ApprovalError, match="may not approve their own request"):
+        harness.approve(id, "dana")
+    harness.approve(id, "alice")
+    assert is_approved(harness, id)
 
 
 @pytest.mark.parametrize("user", ["auth0|17", "d.scully", "dаna", "x"])
