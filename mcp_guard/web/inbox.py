@@ -125,8 +125,8 @@ class Inbox:
         return self.votes.writer.read(lambda store: store.approver_keys())
 
     def passkeys_of(self, viewer: BrowserSession) -> list[ApproverKey]:
-        """The viewer's passkeys in use."""
-        return [key for key in keys_in_use(self.keys(), viewer.approver) if key.method == "webauthn"]
+        """The viewer's passkeys in use. Those that were enrolled under another port sign nothing that counts here."""
+        return [key for key in keys_in_use(self.keys(), viewer.approver) if key.details.get("origin") == self.origin]
 
     def key_cards(self, viewer: BrowserSession) -> list[KeyCard]:
         """The viewer's keys, the newest first."""
@@ -248,7 +248,7 @@ class Inbox:
     async def passkey_options(self, request: Request) -> Response:
         viewer = self.signed_in(request)
         self._enrolment_code(viewer)
-        existing = [key for key in self.keys() if key.approver == viewer.approver]
+        existing = self.passkeys_of(viewer)
         return JSONResponse(self.passkeys.registration(viewer, self._approver(viewer).name, existing, self.now()))
 
     async def enrol_passkey(self, request: Request) -> Response:
@@ -312,7 +312,8 @@ class Inbox:
             _read_terms(body.get("terms")),
         )
         if not (passkeys := self.passkeys_of(viewer)):
-            raise ApprovalError("you have no passkey yet", "enrol one first")
+            hint = "enrol one first: it signs for this address only"
+            raise ApprovalError(f"you have no passkey of {self.origin}", hint)
         return JSONResponse(self.passkeys.ask(viewer, statement.text(), passkeys, self.now(), "decide", statement))
 
     async def decide(self, request: Request) -> Response:

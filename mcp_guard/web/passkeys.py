@@ -168,6 +168,9 @@ class Passkeys:
         key = next((key for key in keys if key.details.get("credential") == credential.get("id")), None)
         if key is None or key.removed is not None:
             raise ApprovalError("this passkey is not enrolled here", "sign in with a code and enrol it")
+        if key.details["origin"] != self.origin:
+            problem = f"this passkey was enrolled at {key.details['origin']}, and signs nothing that counts here"
+            raise ApprovalError(problem, f"enrol another one: mcp-guard approvers code {key.approver} --enrol")
         try:
             verified = webauthn.verify_authentication_response(
                 credential=credential,

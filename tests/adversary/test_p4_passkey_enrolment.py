@@ -230,3 +230,27 @@ def test_forged_challenge_signs_nobody_in(on: Scenario) -> None:
     for challenge in (hashlib.sha256(b"a statement").hexdigest()[:43], options["challenge"][:-2] + "AA", ""):
         status, answer = alice.post("/sign-in/passkey", hers.sign({"challenge": challenge}))
         assert (status, answer["problem"]) == (409, "the challenge has expired or was already answered")
+
+
+def test_passkey_of_another_port_is_replaced_with_a_code_that_says_so(on: Scenario) -> None:
+    """A passkey signs for one page. After a move of the inbox its owner is told so, and is not offered it any more."""
+    old = SoftwarePasskey(on.url)
+    assert on.sign_in().enrol(old)[0] == 200
+    port = free_port()
+    on.config.write_text(on.config.read_text().replace(on.url.rpartition(":")[2], str(port)))
+    with inbox(on.config) as url:
+        moved, new = SoftwarePasskey(url, old.id, old.key), SoftwarePasskey(url)
+        status, refused = InboxClient(url).post(
+            "/sign-in/passkey", moved.sign(InboxClient(url).post("/sign-in/options")[1])
+        )
+        assert (status, refused["problem"]) == (
+            409,
+            f"this passkey was enrolled at {on.url}, and signs nothing that counts here",
+        )
+        assert refused["hint"] == "enrol another one: mcp-guard approvers code alice --enrol"
+        alice = Scenario(on.config, url, on.told).sign_in()
+        assert "a passkey needs the operator's consent" in alice.enrol(new)[1]["problem"]
+        alice = Scenario(on.config, url, on.told).sign_in("--enrol")
+        assert alice.post("/passkeys/options")[1]["excludeCredentials"] == []  # the same device may make another
+        assert alice.enrol(new) == (200, {"go": "/keys"})
+    on.verify()

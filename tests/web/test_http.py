@@ -130,7 +130,7 @@ def test_sign_in_code_alone_decides_nothing(on: InboxScenario) -> None:
     alice = session(on)
     id = on.requests()[0]["id"]
     for body, problem in (
-        ({"verdict": "approve", "rationale": "x"}, "you have no passkey yet"),
+        ({"verdict": "approve", "rationale": "x"}, "you have no passkey of http"),
         ({"verdict": "approve", "rationale": " "}, "a rationale is required"),
         ({"verdict": "maybe", "rationale": "x"}, "`verdict` must be approve or deny"),
         ({"verdict": "approve", "rationale": "x", "terms": {"more": 0}}, "a grant requires"),
