@@ -20,7 +20,11 @@ MAX_TEXT_LENGTH = 2048
 MAX_TEXTS = 64
 MAX_META = Limits(bytes=256 * 1024, depth=3)
 _TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
-_TRACESTATE = re.compile(r"[\x20-\x7e]{1,512}")
+MAX_TRACESTATE_LENGTH, MAX_TRACESTATE_MEMBERS = 512, 32
+_TRACESTATE_MEMBER = re.compile(
+    r"[a-z0-9][a-z0-9_*/-]{0,240}(@[a-z][a-z0-9_*/-]{0,13})?="
+    r"[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+)
 
 
 def forwarded_members(meta: Mapping[str, Any] | None, kinds: Mapping[str, str]) -> tuple[Json | None, list[str]]:
@@ -37,8 +41,7 @@ def forwarded_members(meta: Mapping[str, Any] | None, kinds: Mapping[str, str]) 
         if (value := meta.get(name)) is None:
             continue
         if name in TRACE_CONTEXT:
-            pattern = _TRACEPARENT if name == TRACEPARENT else _TRACESTATE
-            if isinstance(value, str) and pattern.fullmatch(value):
+            if isinstance(value, str) and _is_well_formed(name, value):
                 members[name] = value
         elif _has_kind(value, kind):
             members[name] = value
@@ -77,6 +80,16 @@ def is_reserved(name: str) -> bool:
     """Whether MCP reserves the name: the guard writes such members, or the protocol gives them a meaning."""
     prefix, slash, _ = name.partition("/")
     return name == "progressToken" or bool(slash and {"modelcontextprotocol", "mcp"} & set(prefix.split(".")))
+
+
+def _is_well_formed(name: str, value: str) -> bool:
+    """Whether trace context has the form of the W3C recommendation (§3.2 and §3.3.1)."""
+    if name == TRACEPARENT:
+        return bool(_TRACEPARENT.fullmatch(value))
+    members = value.split(",") if len(value) <= MAX_TRACESTATE_LENGTH else []
+    stripped = [member.strip(" \t") for member in members]
+    is_list = 0 < len(members) <= MAX_TRACESTATE_MEMBERS and any(stripped)
+    return is_list and all(not member or _TRACESTATE_MEMBER.fullmatch(member) for member in stripped)
 
 
 def _has_kind(value: object, kind: str) -> bool:

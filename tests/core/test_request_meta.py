@@ -27,6 +27,7 @@ values = st.recursive(
 )
 metas = st.dictionaries(st.sampled_from([*KINDS, "progressToken", "b/text", ""]), values, max_size=6)
 TRACE = f"00-{'1' * 32}-{'2' * 16}-01"
+WELL_FORMED = {"traceparent": TRACE, "tracestate": "a@b=x y,, c/*=~"}
 TOOL = Tool("up", "act", "up__act", {}, "sha256:0", ToolRule(ask=("ticket", "reason")), Effect.WRITE)
 INSTANCE = Instance("run_1", Agent("agent", "bob"), None, Task(), 0, 1, "", "cred_1")
 
@@ -79,7 +80,13 @@ def test_the_request_is_what_is_hashed_and_two_requests_differ_in_their_hash(
         ({"traceparent": f"{TRACE}-rm -rf"}, None),
         ({"traceparent": f"00-{'0' * 32}-{'2' * 16}-01"}, None),
         ({"traceparent": TRACE, "tracestate": "é"}, {"traceparent": TRACE}),
-        ({"traceparent": TRACE, "tracestate": "a" * 513}, {"traceparent": TRACE}),
+        ({"traceparent": TRACE, "tracestate": "a=" + "b" * 511}, {"traceparent": TRACE}),
+        ({"traceparent": TRACE, "tracestate": "delete everything"}, {"traceparent": TRACE}),
+        ({"traceparent": TRACE, "tracestate": "a=1,b"}, {"traceparent": TRACE}),
+        ({"traceparent": TRACE, "tracestate": "a=1=2"}, {"traceparent": TRACE}),
+        ({"traceparent": TRACE, "tracestate": ", ,"}, {"traceparent": TRACE}),
+        ({"traceparent": TRACE, "tracestate": ",".join("a=1" for _ in range(33))}, {"traceparent": TRACE}),
+        (WELL_FORMED, WELL_FORMED),
         ({"tracestate": "a=1"}, None),
     ],
 )
