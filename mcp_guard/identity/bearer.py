@@ -117,7 +117,7 @@ def _read_external(token: str, trusted: TrustedIssuer) -> ExternalToken:
         raise InvalidCredential(f"{type(error).__name__}: {error}") from None
     claimed, user = claims.get(trusted.agent), claims.get(trusted.user)
     agent = (trusted.agents or {}).get(str(claimed)) if trusted.agents is not None else claimed
-    if not isinstance(agent, str) or not isinstance(user, str):
+    if not isinstance(agent, str) or not isinstance(user, str) or not user.strip():
         raise InvalidCredential(
             f"its claims `{trusted.agent}` and `{trusted.user}` do not name an enrolled agent and a user"
         )

@@ -93,7 +93,7 @@ def test_identities_differ_by_issuer_and_jti(one: str, other: str) -> None:
     "change",
     [
         {"jti": 7}, {"jti": ["x"]}, {"cnf": {"x5t#S256": "abc"}}, {"cnf": "x"}, {"iat": -1}, {"iat": True},
-        {"exp": 10**30}, {"exp": "soon"}, {"sub": 7}, {"aud": []}, {"iss": [ISSUER]},
+        {"exp": 10**30}, {"exp": "soon"}, {"sub": 7}, {"sub": ""}, {"sub": " "}, {"aud": []}, {"iss": [ISSUER]},
     ],
 )  # fmt: skip
 def test_claims_that_cannot_be_relied_on_are_refused(world: World, change: Json) -> None:
