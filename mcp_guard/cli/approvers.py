@@ -108,8 +108,15 @@ def show(writer: Writer, settings: Settings, options: argparse.Namespace) -> int
 
 def remove(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
     approver_keys.remove(writer, options.approver, options.key, options.why)
+    usable = writer.read(lambda store: approver_keys.find_usable(store, options.key))
     message = f"key {options.key} of {options.approver} is removed; its earlier signatures stay valid"
-    print_result(options.json, {"approver": options.approver, "key": options.key}, message)
+    if usable:
+        listed = ", ".join(f"{id} ({state})" for id, state in usable.items())
+        message += (
+            f"\nit has signed what can still be used: {listed}"
+            "\nhint: mcp-guard approvals revoke ID --as APPROVER --rationale TEXT (deny ID, if it is still requested)"
+        )
+    print_result(options.json, {"approver": options.approver, "key": options.key, "usable": usable}, message)
     return 0
 
 

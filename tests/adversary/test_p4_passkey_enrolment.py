@@ -202,6 +202,21 @@ def test_removed_key_ends_the_sessions_of_its_owner(on: Scenario) -> None:
     assert InboxClient(on.url).post("/sign-in/passkey", hers.sign(bob.post("/sign-in/options")[1]))[0] == 409
 
 
+def test_removing_a_key_names_what_it_has_approved(on: Scenario) -> None:
+    """Its signatures stay valid, so whoever stole it may have approved a call that has not been made yet."""
+    key_options = enrol(on.config)
+    with Client(on.config) as client:
+        client.start()
+        held = client.call("up__free", {"to": "attacker"})["result"]["_meta"]["mcp-guard/decision"]["approval"]
+        cli("approvals", "approve", held, "--rationale", "mine", *key_options)
+        key = log(on.config, "--kind", "approver.enrolled")[0]["key"]
+        removed = cli("approvers", "remove", "alice", key, "--why", "stolen", "--config", str(on.config)).stdout
+        assert f"it has signed what can still be used: {held} (approved)" in removed
+        revoking = ("approvals", "revoke", held, "--as", "bob", "--rationale", "stolen key", "--config", str(on.config))
+        cli(*revoking)
+        assert client.call("guard__await", {"approval": held})["result"]["isError"]
+
+
 def test_enrolment_is_reported_by_every_notifier_and_in_the_inbox(on: Scenario) -> None:
     alice = on.sign_in()
     assert alice.enrol(SoftwarePasskey(on.url))[0] == 200

@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import Literal
 
 from mcp_guard.core import canonical
+from mcp_guard.core.approval import OPEN
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json
 from mcp_guard.core.receipt import Draft
 from mcp_guard.ledger.writer import Transaction, Writer
 from mcp_guard.storage.approvals import ApproverKey
+from mcp_guard.storage.sqlite import Store
 from mcp_guard.verifier import check_signature
 
 CodeKind = Literal["sign_in_code", "enrolment_code"]
@@ -115,6 +117,15 @@ def enrol_with_key(
 def remove(writer: Writer, approver: str, key: str, why: str) -> None:
     """Take a key out of use. Raises: ApprovalError, LedgerError."""
     writer.run(lambda tx: _remove(tx, usable_key(tx.store.approver_keys(), key, approver), why))
+
+
+def find_usable(store: Store, key: str) -> dict[str, str]:
+    """The open approvals and active grants for which this key has signed a vote: `requested`, `approved` or `grant`."""
+    signed = [(approval.id, str(approval.state), approval) for approval in store.approvals(OPEN)]
+    for grant in store.grants(state="active"):
+        if (row := store.approval(grant.approval)) is not None:
+            signed.append((grant.id, "grant", row[0]))
+    return {id: state for id, state, approval in signed if any(vote.key == key for vote in approval.votes)}
 
 
 def rotate(
