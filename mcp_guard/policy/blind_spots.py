@@ -13,13 +13,15 @@ from typing import Any, NamedTuple
 
 from mcp_guard.core.model import Json
 from mcp_guard.policy.cedar_text import Path, literals
-from mcp_guard.policy.reads import LISTED_IN, Hidden, could_loosen, reads_of
+from mcp_guard.policy.reads import Hidden, could_loosen, names_sought, reads_of
 from mcp_guard.policy.schema import attribute, folded
 from mcp_guard.policy.shapes import TAGS, Kind, Shape
 from mcp_guard.policy.source import Policy
 
 INPUT, DELTA = ("context", "input"), ("context", "change", "delta")
 FIELDS = ("context", "change", "fields")
+UNKNOWN, NULL = ("context", "input_unknown"), ("context", "input_null")
+"""Where the context names the arguments that are hidden."""
 FACTS = (
     ("facts_missing", Hidden.UNKNOWN, "but the present state has no `{}`"),
     ("facts_null", Hidden.NULL, "but `{}` is null in the present state, which policies take for absent"),
@@ -43,17 +45,23 @@ class Read:
     path: Path
     names: Path
     deep: bool
-    told: Mapping[Hidden, frozenset[str]] = field(default_factory=dict)
-    """Arguments (pointers) whose being hidden the policy itself mentions."""
-    _loosened: dict[Hidden, bool] = field(default_factory=dict)
+    told: Mapping[Path, frozenset[str]] = field(default_factory=dict)
+    """By set in the context: the hidden values (pointers, attributes) that the policy itself looks for there."""
+    never: bool = False
+    """It reads names only, which are never hidden."""
+    _loosened: dict[tuple[Hidden, Path | None], bool] = field(default_factory=dict)
 
-    def is_loosened(self, hidden: Hidden, pointer: str = "") -> bool:
-        """Whether the policy decides less strictly because a value is hidden. Worked out at the first such call."""
-        if pointer in self.told.get(hidden, ()):
+    def is_loosened(self, hidden: Hidden, listed: Path | None = None, name: str = "") -> bool:
+        """Whether the policy decides less strictly because a value is hidden, which `listed` in the context names.
+
+        Worked out at the first such call.
+        """
+        if self.never or (listed and name in self.told.get(listed, ())):
             return False
-        if hidden not in self._loosened:
-            self._loosened[hidden] = could_loosen(self.policy, self.path, hidden)
-        return self._loosened[hidden]
+        key = hidden, listed
+        if key not in self._loosened:
+            self._loosened[key] = could_loosen(self.policy, self.path, hidden, listed)
+        return self._loosened[key]
 
     def blind_spot(self, what: str) -> BlindSpot:
         return BlindSpot(self.policy.id, f"`{self.policy.id}` depends on `{'.'.join(self.path)}`, {what}")
@@ -71,11 +79,11 @@ class PolicyReads(NamedTuple):
 def read_policy(policy: Policy) -> PolicyReads:
     """The reads of one policy that may have blind spots."""
     reads = reads_of(policy)
-    told = {hidden: _texts(policy) for hidden, path in LISTED_IN.items() if path in reads}
-    if policy.body["effect"] == "forbid":
-        told.pop(Hidden.UNKNOWN, None)  # an exception must not hide what a rule forbids
+    sets = [NULL, *(("context", listed) for listed, _, _ in FACTS)]
+    if policy.body["effect"] == "permit":
+        sets.append(UNKNOWN)  # in a forbid, an exception must not hide what it forbids
+    told = {listed: names_sought(policy, listed) for listed in sets if listed in reads}
     inputs, deltas, facts = [], [], []
-    told_missing = {Hidden.UNKNOWN: _texts(policy)} if ("context", "facts_missing") in reads else {}
     for path, deep in reads.items():
         if path[: len(INPUT)] == INPUT or path == INPUT[:1]:
             inputs.append(Read(policy, path, path[len(INPUT) :], deep, told))
@@ -83,13 +91,10 @@ def read_policy(policy: Policy) -> PolicyReads:
             shown = path[: len(DELTA) + 1]
             deltas.append(Read(policy, shown, shown[len(DELTA) :], deep))
         if path[0] == "resource" and len(path) > 1:
-            facts.append(Read(policy, path[:2], path[1:2], deep, told_missing))
+            facts.append(Read(policy, path[:2], path[1:2], deep, told))
     texts = sorted(_texts(policy)) if reads.get(FIELDS) else ()
-    fields = (Read(policy, (*INPUT, text), (text,), False, _loosened=NEVER_LOOSENED) for text in texts)
+    fields = (Read(policy, (*INPUT, text), (text,), False, never=True) for text in texts)
     return PolicyReads(tuple(inputs), tuple(deltas), tuple(fields), tuple(facts))
-
-
-NEVER_LOOSENED = dict.fromkeys(Hidden, False)
 
 
 def _texts(policy: Policy) -> frozenset[str]:
@@ -144,7 +149,7 @@ class BlindSpots:
     def find_unknown(self, pointers: Iterable[str]) -> BlindSpot | None:
         for read, pointer, parts in self._near(pointers):
             if _covers(parts, read.names, read.deep):
-                if read.is_loosened(Hidden.UNKNOWN, pointer):
+                if read.is_loosened(Hidden.UNKNOWN, UNKNOWN, pointer):
                     what = f"but the tool declares `{pointer}` with no type that policies can read, or not at all"
                     return read.blind_spot(what)
             elif _covers([folded(part) for part in parts], tuple(map(folded, read.names)), read.deep):
@@ -153,7 +158,7 @@ class BlindSpots:
 
     def _nulls(self, pointers: Iterable[str]) -> Iterator[BlindSpot]:
         for read, pointer, parts in self._near(pointers):
-            if any(read.is_loosened(hidden, pointer) for hidden in _hidden_by_null(parts, read.names, read.deep)):
+            if any(read.is_loosened(hidden, NULL, pointer) for hidden in _hidden_by_null(parts, read.names, read.deep)):
                 yield read.blind_spot(f"but `{pointer}` is null, which policies take for absent")
 
     def _near(self, pointers: Iterable[str]) -> Iterator[tuple[Read, str, list[str]]]:
@@ -167,7 +172,7 @@ class BlindSpots:
         for listed, hidden, what in FACTS:
             for name in context.get(listed, ()):
                 for read in self._facts.get(attribute(name), ()):
-                    if read.is_loosened(hidden, name):
+                    if read.is_loosened(hidden, ("context", listed), name):
                         yield read.blind_spot(what.format(name))
 
     def _unread(self, arguments: Json) -> Iterator[BlindSpot]:
@@ -176,13 +181,10 @@ class BlindSpots:
             value: Any = arguments
             for name in path:
                 value = value.get(name) if isinstance(value, dict) else None
-            if not isinstance(value, dict) or not value.keys() <= _TAGS:
-                continue  # not a union, or absent
-            for tag in sorted(value.keys() - reads.keys()):
-                if value[tag] != []:
-                    for read in reads.values():
-                        if read.is_loosened(Hidden.UNKNOWN):
-                            yield read.blind_spot(f"but `{'/'.join(path)}` is of type {tag} in this call")
+            for tag in sorted(_present(value) - reads.keys()):
+                for read in reads.values():
+                    if read.is_loosened(Hidden.UNKNOWN):
+                        yield read.blind_spot(f"but `{'/'.join(path)}` is of type {tag} in this call")
 
     def _changes(self, change: Json) -> Iterator[BlindSpot]:
         for name in change["fields"]:
@@ -191,6 +193,27 @@ class BlindSpots:
                     if read.is_loosened(Hidden.UNKNOWN):
                         what = f"but `{name}` and its present value are not two numbers whose difference is exact"
                         yield read.blind_spot(what)
+
+
+def _present(value: Any) -> set[str]:
+    """The JSON types of a union's value, or of the elements of an array of unions; none for any other value.
+
+    Both have an attribute for each type: a single value has that of its type only, an array those of all its types.
+    """
+    if not isinstance(value, dict) or not value.keys() <= _TAGS or not all(map(_is_of_type, value.values(), value)):
+        return set()
+    return {tag for tag, column in value.items() if (_has_values(column) if len(value) > 1 else column != [])}
+
+
+def _is_of_type(value: Any, tag: str) -> bool:
+    """Whether an attribute of this name may be an alternative of a union; other records have such names too."""
+    if isinstance(value, list) or (isinstance(value, dict) and tag in ("array", "object", "number")):
+        return True
+    return type(value) is {"string": str, "integer": int, "boolean": bool}.get(tag)
+
+
+def _has_values(column: Any) -> bool:
+    return any(map(_has_values, column.values())) if isinstance(column, dict) else column != []
 
 
 def _always_unknown(shape: Shape, above: str) -> Iterator[str]:

@@ -10,7 +10,7 @@ from enum import StrEnum
 from typing import Any
 
 from mcp_guard.core.model import Json
-from mcp_guard.policy.cedar_text import Path
+from mcp_guard.policy.cedar_text import Path, literals, walk
 from mcp_guard.policy.source import Policy
 
 TAGS = "(tags)"
@@ -93,6 +93,23 @@ def _targets(node: Json) -> list[Path | Json]:
     return []
 
 
+def names_sought(policy: Policy, path: Path) -> frozenset[str]:
+    """The texts that the policy looks for in a set of names, such as `context.change.fields`."""
+    names: set[str] = set()
+    for node in walk([condition["body"] for condition in policy.body.get("conditions", ())]):
+        for op in ("contains", "containsAny", "containsAll"):
+            if isinstance(inner := node.get(op), dict) and "right" in inner:
+                if path in _targets(inner["left"]):
+                    names |= _texts(inner["right"])
+                elif op == "containsAny" and path in _targets(inner["right"]):
+                    names |= _texts(inner["left"])
+    return frozenset(names)
+
+
+def _texts(node: Json) -> set[str]:
+    return {value for value in literals(node) if isinstance(value, str)}
+
+
 class Hidden(StrEnum):
     """Why a path has no value in the context although the call has one."""
 
@@ -104,24 +121,18 @@ class Hidden(StrEnum):
     """It is null, and one of several values of a set."""
 
 
-LISTED_IN: Mapping[Hidden, Path] = {
-    Hidden.UNKNOWN: ("context", "input_unknown"),
-    Hidden.NULL: ("context", "input_null"),
-    Hidden.ELEMENT: ("context", "input_null"),
-}
-"""Where a policy can find the paths of arguments that are hidden."""
-
-
-def could_loosen(policy: Policy, path: Path, hidden: Hidden) -> bool:
+def could_loosen(policy: Policy, path: Path, hidden: Hidden, listed: Path | None = None) -> bool:
     """Whether the policy decides less strictly because it takes `path` for absent.
+
+    `listed` is the set in the context that names the hidden value and so is not empty, if there is one.
 
     INVARIANT: False only if a `forbid` that would hold for some value holds without it too, and a `permit` that holds
     without it would hold for every value, whatever the rest of the request is.
     """
     is_forbid = policy.body["effect"] == "forbid"
     conditions = policy.body.get("conditions", ())
-    seen = _conjunction(conditions, _Reading(path, hidden, is_seen=True, upper=not is_forbid))
-    real = _conjunction(conditions, _Reading(path, hidden, is_seen=False, upper=is_forbid))
+    seen = _conjunction(conditions, _Reading(path, hidden, listed, is_seen=True, upper=not is_forbid))
+    real = _conjunction(conditions, _Reading(path, hidden, listed, is_seen=False, upper=is_forbid))
     return not (_implies(real, seen) if is_forbid else _implies(seen, real))
 
 
@@ -147,8 +158,9 @@ class _Reading:
     With `upper` the result holds whenever the condition could; otherwise it holds only if the condition must.
     """
 
-    def __init__(self, path: Path, hidden: Hidden, *, is_seen: bool, upper: bool) -> None:
+    def __init__(self, path: Path, hidden: Hidden, listed: Path | None, *, is_seen: bool, upper: bool) -> None:
         self._path = path
+        self._listed = listed
         self._hidden = hidden
         self._is_absent = is_seen and hidden is not Hidden.ELEMENT  # a set is seen, without the element
         self.upper = upper
@@ -180,7 +192,7 @@ class _Reading:
 
     def _atom(self, op: str, inner: Any, node: Json) -> Formula | None:
         """The value of an expression without Boolean operators, or None if nothing is known of it."""
-        if op == "isEmpty" and _targets(inner["arg"]) == [LISTED_IN[self._hidden]]:
+        if op == "isEmpty" and _targets(inner["arg"]) == [self._listed]:
             return False
         reads: dict[Path, bool] = {}
         _collect(node, reads, used=True)

@@ -297,6 +297,82 @@ def test_a_tool_whose_present_state_is_not_read_is_not_listed_under_a_rule_on_it
     assert outcome(engine, blind, {"id": "1"})[0] is Outcome.DENY
 
 
+SMALL = "context.change.delta has n && context.change.delta.n > 100"
+UNLOCKED = "resource has locked && resource.locked"
+PERMIT_KNOWN = '@id("p") permit (principal, action, resource{}) when {{ context.input_unknown.isEmpty() }} unless {{ {} }};'
+
+
+def test_that_no_argument_is_unknown_says_nothing_of_changes_facts_and_types(tmp_path: Path) -> None:
+    """`input_unknown` names arguments only: it is empty although a difference, a fact or a type is hidden."""
+    tool = make_tool(object_of(id=STRING, n={"type": "integer"}))
+    tool = replace(tool, rule=replace(tool.rule, facts=READS_FACTS))
+    engine = load(tmp_path, PERMIT_KNOWN.format("", SMALL), tool)
+    assert outcome(engine, tool, {"n": 1000}, {"n": 150.5})[0] is Outcome.DENY
+    assert outcome(engine, tool, {"n": 151}, {"n": 150})[0] is Outcome.ALLOW
+    deal = make_tool(object_of(id=STRING), resource=ResourceRule("Deal", "/id"))
+    deal = replace(deal, rule=replace(deal.rule, facts=READS_FACTS))
+    engine = load(
+        tmp_path, PERMIT_KNOWN.format(" is Deal", UNLOCKED), deal, attributes={"Deal": {"locked": "boolean"}}
+    )
+    assert outcome(engine, deal, {"id": "1"}, {})[0] is Outcome.DENY
+    assert outcome(engine, deal, {"id": "1"}, {"locked": False})[0] is Outcome.ALLOW
+    union = make_tool(object_of(q={**object_of(text=STRING), "type": ["string", "object"]}))
+    drop = 'context.input has q && context.input.q has string && context.input.q.string like "DROP*"'
+    engine = load(tmp_path, PERMIT_KNOWN.format("", drop), union)
+    assert outcome(engine, union, {"q": {"text": "DROP"}})[0] is Outcome.DENY
+    assert outcome(engine, union, {"q": "SELECT"})[0] is Outcome.ALLOW
+
+
+def test_a_policy_decides_about_a_hidden_value_only_where_it_looks_for_that_value(tmp_path: Path) -> None:
+    """A text elsewhere in the policy is not the name of a null or missing value that it has thought of."""
+    tool = make_tool(object_of(stage=NULLABLE, note=NULLABLE))
+    other = """@id("f") forbid (principal, action, resource)
+    when { context.change.fields.contains("stage") && context.input has stage && context.input.stage != "open" }
+    unless { context.input_null.contains("note") };"""
+    assert "`stage` is null" in outcome(load(tmp_path, PERMIT + other, tool), tool, {"stage": None})[1]
+    same = other.replace('"note"', '"stage"')
+    assert outcome(load(tmp_path, PERMIT + same, tool), tool, {"stage": None})[0] is Outcome.ALLOW
+    deal = make_tool(object_of(id=STRING), resource=ResourceRule("Deal", "/id"))
+    deal = replace(deal, rule=replace(deal.rule, facts=READS_FACTS))
+    attributes = {"Deal": {"locked": "string", "owner": "string"}}
+    locked = LOCKED.replace("resource.locked }", 'resource.locked != "locked" }')
+    engine = load(
+        tmp_path, PERMIT + locked[:-1] + ' unless { context.facts_missing.contains("owner") };', deal,
+        attributes=attributes,
+    )  # fmt: skip
+    assert "has no `locked`" in outcome(engine, deal, {"id": "1"}, {"owner": "x"})[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "denied"),
+    [
+        ({"to": ["alice"]}, False),
+        ({"to": [{}]}, False),
+        ({"to": ["mallory"]}, True),
+        ({"to": [{"email": "mallory"}]}, True),
+        ({"to": ["alice", {"secret": "mallory"}]}, True),
+        ({"to": [7]}, True),
+    ],
+)
+def test_an_array_of_several_types_is_denied_only_for_elements_that_no_rule_looks_at(
+    tmp_path: Path, arguments: Json, denied: bool
+) -> None:
+    items = {"anyOf": [STRING, object_of(email=STRING), {"type": "integer"}]}
+    tool = make_tool(object_of(to={"type": "array", "items": items}))
+    never = 'context.input has to && context.input.to.string.contains("mallory")'
+    engine = load(tmp_path, f'{PERMIT} @id("f") forbid (principal, action, resource) when {{ {never} }};', tool)
+    assert outcome(engine, tool, arguments)[0] is (Outcome.DENY if denied else Outcome.ALLOW)
+
+
+def test_members_that_are_named_like_types_are_no_union(tmp_path: Path) -> None:
+    tool = make_tool(object_of(card=object_of(object=STRING, number=STRING)))
+    card = 'context.input has card && context.input.card has number && context.input.card.number like "4*"'
+    engine = load(tmp_path, f'{PERMIT} @id("f") forbid (principal, action, resource) when {{ {card} }};', tool)
+    assert outcome(engine, tool, {"card": {"object": "card"}})[0] is Outcome.ALLOW
+    assert outcome(engine, tool, {"card": {"object": "card", "number": "5"}})[0] is Outcome.ALLOW
+    assert outcome(engine, tool, {"card": {"object": "card", "number": "4"}}) == (Outcome.DENY, "")
+
+
 # Listings
 
 
