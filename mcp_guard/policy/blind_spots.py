@@ -28,6 +28,7 @@ FACTS = (
 )
 _TAGS = frozenset(TAGS.values())
 Names = Sequence[str]
+Told = Mapping[Path, frozenset[str]]
 
 
 class BlindSpot(NamedTuple):
@@ -45,7 +46,7 @@ class Read:
     path: Path
     names: Path
     deep: bool
-    told: Mapping[Path, frozenset[str]] = field(default_factory=dict)
+    told: Told = field(default_factory=dict)
     """By set in the context: the hidden values (pointers, attributes) that the policy itself looks for there."""
     never: bool = False
     """It reads names only, which are never hidden."""
@@ -79,10 +80,10 @@ class PolicyReads(NamedTuple):
 def read_policy(policy: Policy) -> PolicyReads:
     """The reads of one policy that may have blind spots."""
     reads = reads_of(policy)
-    sets = [NULL, *(("context", listed) for listed, _, _ in FACTS)]
+    sets: list[Path] = [NULL, *(("context", listed) for listed, _, _ in FACTS)]
     if policy.body["effect"] == "permit":
         sets.append(UNKNOWN)  # in a forbid, an exception must not hide what it forbids
-    told = {listed: names_sought(policy, listed) for listed in sets if listed in reads}
+    told: Told = {listed: names_sought(policy, listed) for listed in sets if listed in reads}
     inputs, deltas, facts = [], [], []
     for path, deep in reads.items():
         if path[: len(INPUT)] == INPUT or path == INPUT[:1]:
@@ -153,7 +154,9 @@ class BlindSpots:
                     what = f"but the tool declares `{pointer}` with no type that policies can read, or not at all"
                     return read.blind_spot(what)
             elif _covers([folded(part) for part in parts], tuple(map(folded, read.names)), read.deep):
-                return read.blind_spot(f"and `{pointer}` differs from it only in case, blanks or invisible characters")
+                return read.blind_spot(
+                    f"and `{pointer}` differs from it only in case, `_`, `-`, blanks or invisible characters"
+                )
         return None
 
     def _nulls(self, pointers: Iterable[str]) -> Iterator[BlindSpot]:

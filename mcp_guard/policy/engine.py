@@ -51,6 +51,7 @@ from mcp_guard.policy.ruleset import (
     read_principal,
 )
 from mcp_guard.policy.schema import PRINCIPAL, TOOL, build_schema
+from mcp_guard.policy.shapes import Shape
 from mcp_guard.policy.source import Policy, PolicySource, UnlistedNames, is_dormant, read_policies
 from mcp_guard.policy.validation import ValidationSchema, validate
 
@@ -128,6 +129,11 @@ class PolicyEngine:
     @property
     def rules(self) -> Ruleset:
         return self._rules
+
+    @property
+    def shapes(self) -> Mapping[str, Shape]:
+        """How policies see the arguments of each tool."""
+        return self._shapes
 
     @property
     def may_hold(self) -> bool:
@@ -272,7 +278,8 @@ def load_policies(path: Path, environment: PolicyEnvironment) -> PolicyEngine:
     try:
         engine = PolicyEngine(source, active, environment)
         if active:
-            validate(active, ValidationSchema(engine.schema_text, environment.without_facts(), unlisted), path)
+            without_facts = environment.without_facts()
+            validate(active, ValidationSchema(engine.schema_text, without_facts, unlisted, engine.shapes), path)
     except ValueError as error:
         raise PolicyError(f"{path}: {error}", "check [tools] in the configuration, and the policies") from None
     return engine

@@ -97,11 +97,11 @@ def names_sought(policy: Policy, path: Path) -> frozenset[str]:
     """The texts that the policy looks for in a set of names, such as `context.change.fields`."""
     names: set[str] = set()
     for node in walk([condition["body"] for condition in policy.body.get("conditions", ())]):
-        for op in ("contains", "containsAny", "containsAll"):
+        for op in ("contains", "containsAny", "containsAll", "==", "!="):
             if isinstance(inner := node.get(op), dict) and "right" in inner:
                 if path in _targets(inner["left"]):
                     names |= _texts(inner["right"])
-                elif op == "containsAny" and path in _targets(inner["right"]):
+                elif op not in ("contains", "containsAll") and path in _targets(inner["right"]):
                     names |= _texts(inner["left"])
     return frozenset(names)
 

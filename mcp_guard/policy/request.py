@@ -178,7 +178,7 @@ class _InputConverter:
         declared = self._names[id(shape)].get(folded(name))
         if declared is not None:
             raise Inexpressible(
-                f"`{at}` differs from the argument `{declared}` only in case, blanks or invisible characters"
+                f"`{at}` differs from the argument `{declared}` only in case, `_`, `-`, blanks or invisible characters"
             )
 
     def _is_null(self, value: Any, shape: Shape, path: str) -> bool:

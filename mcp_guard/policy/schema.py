@@ -32,15 +32,23 @@ def attribute(name: str) -> str:
     return f"_{name}" if name[:2] == "__" and _RESERVED.fullmatch(name) else name
 
 
-def folded(name: str) -> str:
-    """A name without what some servers ignore when they match names: case, compatibility forms, blanks and controls.
+def name_of(attribute: str) -> str:
+    """The name of a member whose attribute this is."""
+    return attribute[1:] if attribute[:3] == "___" and _RESERVED.fullmatch(attribute) else attribute
 
-    Go's `encoding/json` takes `Stage`, and even `ſtage`, for `stage`.
+
+def folded(name: str) -> str:
+    """A name without what some servers ignore in names: case, `_`, `-`, compatibility forms, blanks and controls.
+
+    Go's `encoding/json` takes `Stage`, and even `ſtage`, for `stage`; JSON of Protocol Buffers `deal_stage` for
+    `dealStage`.
     """
     if name.isascii() and name.isidentifier():
-        return name.lower()
+        return name.lower().replace("_", "")
     plain = unicodedata.normalize("NFKC", name).casefold()
-    return "".join(character for character in plain if unicodedata.category(character)[0] not in "CZ")
+    return "".join(
+        character for character in plain if character not in "_-" and unicodedata.category(character)[0] not in "CZ"
+    )
 
 
 # Shapes to Cedar types

@@ -6,7 +6,7 @@ that a policy with a misspelt name would load and never apply.
 
 import difflib
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,12 +18,20 @@ from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Json
 from mcp_guard.core.visible_text import join
 from mcp_guard.policy.cedar_text import Path as AttributePath
-from mcp_guard.policy.reads import TAGS, reads_of
+from mcp_guard.policy.reads import TAGS, names_sought, reads_of
 from mcp_guard.policy.ruleset import action_groups
+from mcp_guard.policy.schema import folded, name_of
+from mcp_guard.policy.shapes import Shape
 from mcp_guard.policy.source import Policy, PolicyProblem, UnlistedNames, actions_and_type, as_json
 
 _POSITION = re.compile(r"^for policy `[^`]*`, ")
 """How Cedar's messages name a policy that was passed without its id."""
+INPUT_NULL = ("context", "input_null")
+CHANGED = ("context", "change", "fields")
+NAMES_OF_FACTS = (("context", "facts_missing"), ("context", "facts_null"))
+ORIGINS = (("context", "history", "provenance"), ("context", "history", "sinks"))
+NEARLY = 0.8
+"""How similar two names are (from 0 to 1) if one is taken for a misspelling of the other."""
 NAMED_TOOLS = 3
 """How many tools an error message names."""
 
@@ -32,13 +40,15 @@ NAMED_TOOLS = 3
 class ValidationSchema:
     """What policies are validated against.
 
-    `text` is Cedar's JSON form. `without_facts` are tools whose present state is not read, so that their resource has
-    no attributes and their arguments no difference. A policy that `unlisted` tools may match is not told what it lacks.
+    `text` is Cedar's JSON form, `shapes` the tools' arguments, whether typed or not; None if only `text` is known.
+    `without_facts` are tools whose present state is not read, so that their resource has no attributes and their
+    arguments no difference. A policy that `unlisted` tools may match is not told what it lacks.
     """
 
     text: str
     without_facts: Collection[str] = ()
     unlisted: UnlistedNames | None = None
+    shapes: Mapping[str, Shape] | None = None
 
     @cached_property
     def schema(self) -> Json:
@@ -81,6 +91,21 @@ class ValidationSchema:
             at = (at or {}).get("attributes", {}).get(name)
         return at.get("attributes", {}).keys() if at and at["type"] == "Record" else None
 
+    def arguments(self, tool: str) -> Collection[str]:
+        """The names of a tool's arguments, as far as they are known."""
+        if self.shapes is not None:
+            return self.shapes[tool].fields.keys()
+        return [name_of(name) for name in self.attributes(tool, ("context", "input")) or ()]
+
+    def may_have_others(self, tool: str) -> bool:
+        """Whether a call of the tool may have arguments of other names."""
+        return self.shapes is None or self.shapes[tool].open
+
+    def configured(self, tool: str) -> Collection[str]:
+        """The attributes that are configured for a tool's resource, whether they are read or not."""
+        type = self.schema[""]["entityTypes"][self.tools[tool]["resourceTypes"][0]]
+        return [name_of(name) for name in type.get("shape", {}).get("attributes", ())]
+
 
 def validate(policies: Mapping[str, Policy], against: ValidationSchema, path: Path) -> None:
     """Validate the policies against a schema. Raises: PolicyError naming every problem."""
@@ -106,7 +131,7 @@ def find_validation_problems(
         problem
         for id, policy in policies.items()
         if id not in reported
-        for problem in find_missing_attributes(policy, against)
+        for problem in (*find_missing_attributes(policy, against), *find_missing_names(policy, against))
     ]
 
 
@@ -126,12 +151,57 @@ def find_missing_attributes(policy: Policy, against: ValidationSchema) -> Iterat
                 break
 
 
+def find_missing_names(policy: Policy, against: ValidationSchema) -> Iterator[PolicyProblem]:
+    """The names that the policy looks for in a set of names, and that no call in its scope can have there.
+
+    Undeclared arguments are named there too, so another name is a mistake only if it is nearly a declared one.
+    """
+    if against.unlisted and against.unlisted.may_be_matched_by(policy):
+        return
+    tools = against.tools_in_scope(policy)
+    for path in sorted(reads_of(policy)) if tools else ():
+        if path in NAMES_OF_FACTS:
+            known, may_have_others = _united(against.configured(tool) for tool in tools), False
+        elif path == INPUT_NULL:
+            known, may_have_others = _united(map(against.arguments, tools)), against.shapes is None
+        elif path == CHANGED or (len(path) == 4 and path[:3] in ORIGINS):
+            known, may_have_others = _united(map(against.arguments, tools)), any(map(against.may_have_others, tools))
+        else:
+            continue
+        for name in sorted(names_sought(policy, path)):
+            argument = _first_part(name) if path == INPUT_NULL else name
+            near = _nearest(argument, known)
+            if argument not in known and (near or not may_have_others):
+                what = "has no such attribute" if path in NAMES_OF_FACTS else "declares no such argument"
+                never = f"`{'.'.join(path)}` never contains `{name}`, so the policy would never see it"
+                text = f"{never}: {_name_some(tools)} {what}"
+                yield PolicyProblem(policy.file, policy.id, f"{text}; did you mean `{near}`?" if near else text)
+
+
+def _united(names: Iterable[Iterable[str]]) -> set[str]:
+    return set().union(*names)
+
+
+def _first_part(pointer: str) -> str:
+    return pointer.partition("/")[0].replace("~1", "/").replace("~0", "~")
+
+
+def _nearest(name: str, known: Collection[str]) -> str | None:
+    """The name of which this one is probably a misspelling, if there is one."""
+    same = sorted(other for other in known if folded(other) == folded(name))
+    return next(iter(same or difflib.get_close_matches(name, sorted(known), 1, NEARLY)), None)
+
+
+def _name_some(tools: list[str]) -> str:
+    names = ", ".join(f"`{tool}`" for tool in tools[:NAMED_TOOLS])
+    return f"{names} and {len(tools) - NAMED_TOOLS} more" if len(tools) > NAMED_TOOLS else names
+
+
 def _explain_missing(path: AttributePath, tools: list[str], against: ValidationSchema) -> str:
     *above, name = path
     if name == TAGS:
         return f"`{'.'.join(above)}` has no tags: entities of the guard have attributes only"
-    names = ", ".join(f"`{tool}`" for tool in tools[:NAMED_TOOLS])
-    where = f"{names} and {len(tools) - NAMED_TOOLS} more" if len(tools) > NAMED_TOOLS else names
+    where = _name_some(tools)
     full = ".".join(path).replace("::.", "::")
     what = f"no call in its scope can have `{full}`, so the policy would never see it"
     if path[:2] == ("context", "input"):

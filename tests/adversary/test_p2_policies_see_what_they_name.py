@@ -87,3 +87,50 @@ def test_a_change_that_is_no_whole_number_is_not_overlooked(tmp_path: Path) -> N
         client.call("up__set_amount", {"id": "2", "amount": 200})
     sent = [call["arguments"] for call in seen(tmp_path, "up") if call["name"] == "set_amount"]
     assert sent == [{"id": "2", "amount": 200}]
+
+
+@pytest.mark.parametrize(
+    "condition",
+    ['context.change.fields.contains("stgae")', 'context.history.sinks.from_untrusted.containsAny(["Stage"])'],
+)
+def test_a_rule_that_misspells_an_argument_among_names_is_not_loaded(tmp_path: Path, condition: str) -> None:
+    rule = f'@id("stage") forbid (principal, action == Action::"up__typed", resource) when {{ {condition} }};'
+    config = config_with(tmp_path, ALLOW_ALL + rule, {"typed": {"properties": {"stage": STRING}}})
+    validated = cli("policy", "validate", "--config", str(config), check=False)
+    assert validated.returncode != 0
+    assert "so the policy would never see it: `up__typed` declares no such argument" in validated.stderr
+    assert "did you mean `stage`?" in validated.stderr
+    with Client(config) as client:
+        client.start()
+        assert "error" in client.call("up__typed", {"stage": "Closed Won"})
+    assert seen(tmp_path, "up") == []
+
+
+def test_a_permit_for_calls_without_unknown_arguments_sees_a_change_that_is_no_whole_number(tmp_path: Path) -> None:
+    permit = """@id("small") permit (principal, action == Action::"up__set_amount", resource)
+    when { context.input_unknown.isEmpty() }
+    unless { context.change.delta has amount && context.change.delta.amount > 100 };"""
+    (tmp_path / "deals.json").write_text(json.dumps({"1": {"amount": 150.5}, "2": {"amount": 150}}))
+    properties = {"id": STRING, "amount": {"type": "integer"}}
+    config = config_with(tmp_path, permit, {"set_amount": {"properties": properties, "required": ["id"]}})
+    written = config.read_text().replace("env = {", f'env = {{ DEALS = "{tmp_path / "deals.json"}",')
+    facts = 'facts = { tool = "get_deal", arguments = { id = "/id" } }'
+    config.write_text(f'{written}\n[tools."up__set_amount"]\n{facts}\n[tools."up__get_deal"]\neffect = "read"\n')
+    with Client(config) as client:
+        client.start()
+        refused = text(client.call("up__set_amount", {"id": "1", "amount": 1_000_000}))
+        assert "`small` depends on `context.change.delta.amount`" in refused
+        client.call("up__set_amount", {"id": "2", "amount": 200})
+    sent = [call["arguments"] for call in seen(tmp_path, "up") if call["name"] == "set_amount"]
+    assert sent == [{"id": "2", "amount": 200}]
+
+
+@pytest.mark.parametrize("spelling", ["deal_stage", "DealStage", "deal-stage"])
+def test_another_spelling_that_a_server_takes_for_the_argument_is_refused(tmp_path: Path, spelling: str) -> None:
+    """JSON of Protocol Buffers is read with the names of the fields as well as with those that are declared."""
+    closing = CLOSING.format(scope="action", condition="context.input has dealStage").replace(".stage", ".dealStage")
+    config = config_with(tmp_path, ALLOW_ALL + closing, {"typed": {"properties": {"dealStage": STRING}}})
+    with Client(config) as client:
+        client.start()
+        assert "differs from the argument `dealStage`" in text(client.call("up__typed", {spelling: "Closed Won"}))
+    assert seen(tmp_path, "up") == []

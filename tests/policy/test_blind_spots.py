@@ -66,18 +66,23 @@ def test_what_no_policy_reads_is_no_reason_to_deny(tmp_path: Path) -> None:
     assert outcome(load(tmp_path, PERMIT + CLOSING, tool), tool, {"other": 1})[0] is Outcome.ALLOW
 
 
-@pytest.mark.parametrize("name", ["Stage", "STAGE", "stage ", "stage\0", "s\uff54age", "\u017ftage", "sta\u200bge"])
+@pytest.mark.parametrize(
+    "name", ["Stage", "STAGE", "stage ", "stage\0", "s\uff54age", "\u017ftage", "sta\u200bge", "sta_ge", "sta-ge"]
+)
 def test_a_name_that_a_server_may_take_for_one_that_is_read_is_denied(tmp_path: Path, name: str) -> None:
     tool, closing = make_tool(object_of(note=STRING)), PERMIT + CLOSING
     denied, reason = outcome(load(tmp_path, closing, tool, TYPED), tool, {name: "closed"})
     assert denied is Outcome.DENY
-    assert "differs from it only in case, blanks or invisible characters" in reason
+    assert "differs from it only in case, `_`, `-`, blanks or invisible characters" in reason
     changes = 'forbid (principal, action, resource) when { context.change.fields.contains("stage") };'
     engine = load(tmp_path, f'{PERMIT} @id("f") {changes}', tool)
-    assert "differs from it only in case, blanks or invisible characters" in outcome(engine, tool, {name: "closed"})[1]
+    assert (
+        "differs from it only in case, `_`, `-`, blanks or invisible characters"
+        in outcome(engine, tool, {name: "closed"})[1]
+    )
 
 
-@pytest.mark.parametrize("name", ["Stage", "stage ", "s\uff54age", "\u200bstage"])
+@pytest.mark.parametrize("name", ["Stage", "stage ", "s\uff54age", "\u200bstage", "_stage", "sta-ge"])
 def test_two_names_that_a_server_may_take_for_one_are_ambiguous(tmp_path: Path, name: str) -> None:
     """Whatever else depends on the argument: the resource, its facts, a rate that sums it."""
     row = object_of(stage=STRING)
@@ -86,7 +91,7 @@ def test_two_names_that_a_server_may_take_for_one_are_ambiguous(tmp_path: Path, 
     for arguments in ({"stage": "open", name: "closed"}, {name: "closed"}, {"rows": [{}, {name: "closed"}]}):
         denied, reason = outcome(engine, tool, arguments)
         assert denied is Outcome.DENY
-        assert "differs from the argument `stage` only in case, blanks or invisible characters" in reason
+        assert "differs from the argument `stage` only in case, `_`, `-`, blanks or invisible characters" in reason
     assert outcome(engine, tool, {"other": "closed"})[0] is Outcome.ALLOW
 
 
@@ -297,9 +302,43 @@ def test_a_tool_whose_present_state_is_not_read_is_not_listed_under_a_rule_on_it
     assert outcome(engine, blind, {"id": "1"})[0] is Outcome.DENY
 
 
+@pytest.mark.parametrize(
+    ("condition", "missing"),
+    [
+        ('context.change.fields.contains("stgae")', "`context.change.fields` never contains `stgae`"),
+        ('context.change.fields.containsAny(["stage", "ammount"])', "never contains `ammount`"),
+        ('["stgae"].containsAny(context["change"].fields)', "never contains `stgae`"),
+        ('context.history.sinks.from_untrusted.contains("stgae")', "`context.history.sinks.from_untrusted` never"),
+        ('context.history.provenance.from_task.contains("Stage")', "did you mean `stage`?"),
+        ('context.input_null.contains("stgae")', "`context.input_null` never contains `stgae`"),
+        ('context.facts_missing.contains("onwer")', "did you mean `owner`?"),
+        ('context.change.fields.containsAny(["stage", "untyped", "a/b", "undeclared"])', None),
+        ('["stage", "of_another_tool"].containsAll(context.change.fields)', None),
+        ('context.input_null.contains("stage") && context.input_unknown.contains("anything")', None),
+        ('context.facts_null.contains("owner")', None),
+    ],
+)
+def test_a_name_that_no_call_can_have_is_refused_among_names_too(
+    tmp_path: Path, condition: str, missing: str | None
+) -> None:
+    schema = object_of(id=STRING, stage=NULLABLE, amount=STRING, untyped={}, **{"a/b": STRING})
+    tool = make_tool(schema, resource=ResourceRule("Deal", "/id"))
+    tool = replace(tool, rule=replace(tool.rule, facts=READS_FACTS))
+    policy = f'@id("f") forbid (principal, action, resource is Deal) when {{ {condition} }};'
+    attributes = {"Deal": {"owner": "string"}}
+    if missing is None:
+        load(tmp_path, PERMIT + policy, tool, attributes=attributes)
+        return
+    with pytest.raises(PolicyError) as caught:
+        load(tmp_path, PERMIT + policy, tool, attributes=attributes)
+    assert missing in caught.value.message
+    load(tmp_path, PERMIT + policy.replace(" is Deal", ""), tool, attributes=attributes, absent=("gone",))
+
+
 SMALL = "context.change.delta has n && context.change.delta.n > 100"
 UNLOCKED = "resource has locked && resource.locked"
-PERMIT_KNOWN = '@id("p") permit (principal, action, resource{}) when {{ context.input_unknown.isEmpty() }} unless {{ {} }};'
+PERMIT_KNOWN = """@id("p") permit (principal, action, resource{})
+when {{ context.input_unknown.isEmpty() }} unless {{ {} }};"""
 
 
 def test_that_no_argument_is_unknown_says_nothing_of_changes_facts_and_types(tmp_path: Path) -> None:
@@ -311,9 +350,7 @@ def test_that_no_argument_is_unknown_says_nothing_of_changes_facts_and_types(tmp
     assert outcome(engine, tool, {"n": 151}, {"n": 150})[0] is Outcome.ALLOW
     deal = make_tool(object_of(id=STRING), resource=ResourceRule("Deal", "/id"))
     deal = replace(deal, rule=replace(deal.rule, facts=READS_FACTS))
-    engine = load(
-        tmp_path, PERMIT_KNOWN.format(" is Deal", UNLOCKED), deal, attributes={"Deal": {"locked": "boolean"}}
-    )
+    engine = load(tmp_path, PERMIT_KNOWN.format(" is Deal", UNLOCKED), deal, attributes={"Deal": {"locked": "boolean"}})
     assert outcome(engine, deal, {"id": "1"}, {})[0] is Outcome.DENY
     assert outcome(engine, deal, {"id": "1"}, {"locked": False})[0] is Outcome.ALLOW
     union = make_tool(object_of(q={**object_of(text=STRING), "type": ["string", "object"]}))
