@@ -23,11 +23,12 @@ async def open_wire(served: Served, token: str) -> Wire:
 
 
 async def hold(wire: Wire, number: int) -> str:
+    """The reply to a held call, made until the guard reads it: it refuses to receive too much from one agent at once."""
     arguments = {"n": number, "x": "A" * SIZE}
-    _, reply = await wire.post(
-        {"id": number, "method": "tools/call", "params": {"name": "up__free", "arguments": arguments}}
-    )
-    return json.dumps(reply)
+    message = {"id": number, "method": "tools/call", "params": {"name": "up__free", "arguments": arguments}}
+    while "too many large messages" in (reply := json.dumps((await wire.post(message))[1])):
+        await asyncio.sleep(0.2)
+    return reply
 
 
 async def attack(served: Served) -> tuple[list[str], float]:
