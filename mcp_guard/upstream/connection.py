@@ -8,6 +8,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 import orjson
 
@@ -28,6 +29,7 @@ from mcp_guard.protocol.methods import (
     PING,
     TOOLS_CHANGED,
 )
+from mcp_guard.upstream.arrivals import Arrivals
 from mcp_guard.upstream.budget import MESSAGE_COST, Holding, UpstreamBudget
 from mcp_guard.upstream.listener import NoListener, UpstreamListener
 from mcp_guard.upstream.listing import ListingReader
@@ -118,6 +120,7 @@ class Connection:
             self._transport.throttle,
             lambda: self.note("it is read slowly, because it sends more than it was asked for"),
         )
+        self._arrivals = Arrivals(upstream.scrubber, self._pace.set_searching)
         self._is_slow_to_read = False
         self._unread_bytes = 0
         """Bytes that were written since the upstream is slow to read."""
@@ -230,6 +233,7 @@ class Connection:
         return self._adopt(result)
 
     async def _open_transport(self) -> bool:
+        self._arrivals.drop()
         self._closed.clear()
         self._open_requests.clear()
         self.peer, self.protocol = Peer(self._write, self), None
@@ -386,12 +390,13 @@ class Connection:
 
     def on_message(self, frame: bytes | None) -> None:
         if frame is None:
-            self._frame_bytes = 0
-            self.on_protocol_violation(f"dropped a message over {self._max_message_bytes} bytes")
+            self._arrivals.then(self._on_oversized)
             return
-        self._frame_bytes = size = len(frame)
-        if self._scrubber:  # INVARIANT: nothing looks at the frame before its secrets are scrubbed (promise P10)
-            frame = self._scrubber.clean(frame)
+        # INVARIANT: nothing looks at the frame before its secrets are scrubbed (promise P10)
+        self._arrivals.take(frame, partial(self._on_scrubbed, size=len(frame)))
+
+    def _on_scrubbed(self, frame: bytes, size: int) -> None:
+        self._frame_bytes = size
         if size > MIN_DENSE_BYTES and frame.count(b"[") + frame.count(b"{") > MAX_VALUES:
             self.on_protocol_violation(f"dropped a message with more than {MAX_VALUES} arrays and objects")
             return
@@ -410,8 +415,13 @@ class Connection:
         except Exception as defect:  # the edge: a defect must cost this message and none after it
             self.on_protocol_violation(f"internal error: dropped a message: {type(defect).__name__}: {defect}")
 
+    def _on_oversized(self) -> None:
+        self._frame_bytes = 0
+        self.on_protocol_violation(f"dropped a message over {self._max_message_bytes} bytes")
+
     def on_request_lost(self, request: Id, reason: str) -> None:
-        self.peer.lose_one(request, f"upstream `{self.name}`: {self._scrub(reason)}")
+        text = f"upstream `{self.name}`: {self._scrub(reason)}"
+        self._arrivals.then(lambda: self.peer.lose_one(request, text))
 
     def input_schema(self, tool: str) -> Json | None:
         schemas = (definition.get("inputSchema") for definition in self.tools or () if definition.get("name") == tool)
@@ -419,6 +429,9 @@ class Connection:
         return schema if isinstance(schema, dict) else None
 
     def on_closed(self, reason: str) -> None:
+        self._arrivals.then(partial(self._end, reason))
+
+    def _end(self, reason: str) -> None:
         self._down = reason = self._scrub(reason)[:MAX_NOTE_LENGTH]
         self._close_protocol()
         for id in list(self._open_requests):
@@ -436,6 +449,7 @@ class Connection:
         if self._down is None:
             self._down = "was stopped"
             self.peer.lose(f"upstream `{self.name}` was stopped")
+        self._arrivals.drop()
         await self._transport.close()
 
     def _close_protocol(self) -> None:

@@ -10,7 +10,8 @@ NOTES_BURST, NOTE_SECONDS, MAX_NOTE_LENGTH = 20, 5.0, 500
 
 
 class ReadingPace:
-    """Stops reading from an upstream while the client is slow, and while the upstream has overspent its budget.
+    """Stops reading from an upstream while the client is slow, while a long message is searched for secrets, and while
+    the upstream has overspent its budget.
 
     `throttle` stops its transport from reading (True) or lets it go on. `on_overspent` is called the first time.
     """
@@ -21,15 +22,19 @@ class ReadingPace:
         self._budget = budget
         self._throttle = throttle
         self._on_overspent = on_overspent
-        self._client_is_slow = self._is_overspent = self._was_overspent = False
+        self._client_is_slow = self._is_searching = self._is_overspent = self._was_overspent = False
 
     def set_client_slow(self, slow: bool) -> None:
         self._client_is_slow = slow
         self.apply()
 
+    def set_searching(self, searching: bool) -> None:
+        self._is_searching = searching
+        self.apply()
+
     def apply(self) -> None:
         """Tell the transport what holds now; a new one does not know."""
-        self._throttle(self._client_is_slow or self._is_overspent)
+        self._throttle(self._client_is_slow or self._is_searching or self._is_overspent)
 
     def charge(self, cost: int) -> None:
         loop = asyncio.get_running_loop()

@@ -68,7 +68,8 @@ SCRIPTED: dict[str, list[dict]] = {
 
 def call(id: object, name: str, arguments: dict, meta: dict) -> None:
     """Answer one call, or misbehave as its name says."""
-    plain = {"result": text_result(json.dumps({"tool": name, "arguments": arguments}, sort_keys=True))}
+    echo = json.dumps({"tool": name, "arguments": arguments}, sort_keys=True)
+    plain = {"result": text_result(arguments["text"] * arguments["copies"] if "copies" in arguments else echo)}
     if name in SCRIPTED:
         for message in SCRIPTED[name]:
             send({"id": id, **message})

@@ -67,6 +67,10 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "held calls": lambda: call(b'{"n":%d,"x":"' + b"A" * (MEGABYTE - 100) + b'"}', b"up__wide"),
     "long URI": lambda: b'{"jsonrpc":"2.0","id":%d,"method":"resources/read","params":{"uri":"repo://'
     + b"/refs/heads/" * 80_000 + b'"}}',
+    "long replies": lambda: call(json.dumps({"text": words(50_000), "copies": 10}).encode()),
+    "long encoded replies": lambda: call(
+        json.dumps({"text": b64encode(b"{'x': 1} " * 50_000).decode(), "copies": 8}).encode()
+    ),
     "listings": lambda: b'{"jsonrpc":"2.0","id":%d,"method":"tools/list"}',
 }  # fmt: skip
 
@@ -151,7 +155,7 @@ async def run(served: Served, names: list[str], seconds: float) -> tuple[Latency
 def attack(folder: Path, names: list[str], seconds: float) -> tuple[Latency, dict[str, Latency]]:
     """The other agent's latency on the idle guard, and under each of these attacks."""
     port = free_port()
-    upstream = scripted("up", folder)
+    upstream = scripted("up", folder, API_TOKEN="hunter22")
     config = write_config(folder, upstream, POLICIES, LABELLED + serving(port), guard="hold_seconds = 2")
     with Served(config, port) as served:
         return asyncio.run(run(served, names, seconds))

@@ -1,0 +1,89 @@
+"""What arrives from one upstream, searched for secrets and handed on in the order in which it arrived.
+
+A long frame is searched in a thread, because that takes up to a second, and all agents share the event loop. The thread
+gives way to the loop every millisecond. There is one for the whole process: how many agents ask for long replies makes
+no difference to those who do not.
+"""
+
+import asyncio
+import sys
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Executor
+from functools import cache
+
+from mcp_guard.core.secret_scrubber import Scrubber
+
+LONG_FRAME_BYTES = 64 * 1024
+"""A longer frame is searched in the thread."""
+SWITCH_SECONDS = 0.001
+"""How long the thread computes before the event loop has its turn."""
+
+
+@cache
+def _thread() -> Executor:
+    from concurrent.futures import ThreadPoolExecutor  # most guards never need it
+
+    sys.setswitchinterval(min(SWITCH_SECONDS, sys.getswitchinterval()))
+    return ThreadPoolExecutor(1, "scrubbing")
+
+
+class Arrivals:
+    """Hands on frames without secrets, and what else happens, in order.
+
+    `on_busy(True)` is called when something has to wait, so that no more is read, and `on_busy(False)` when nothing
+    does any more.
+    """
+
+    def __init__(self, scrubber: Scrubber, on_busy: Callable[[bool], None]) -> None:
+        self._scrubber = scrubber
+        self._on_busy = on_busy
+        self._waiting: deque[tuple[bytes, Callable[[bytes], None]]] = deque()
+        self._searching: asyncio.Task[None] | None = None
+
+    def take(self, frame: bytes, handle: Callable[[bytes], None]) -> None:
+        """Hand the frame on without its secrets: at once if it is short and nothing is before it."""
+        if self._searching is None and (len(frame) <= LONG_FRAME_BYTES or not self._scrubber):
+            handle(self._scrubber.clean(frame) if self._scrubber else frame)
+        else:
+            self._wait(frame, handle)
+
+    def then(self, happen: Callable[[], None]) -> None:
+        """Do this after everything that arrived before."""
+        if self._searching is None:
+            happen()
+        else:
+            self._wait(b"", lambda _: happen())
+
+    def drop(self) -> None:
+        """Forget what waits: the connection that it came over has ended."""
+        self._waiting.clear()
+        if self._searching is not None:
+            self._searching.cancel()
+            self._end()
+
+    def _wait(self, frame: bytes, handle: Callable[[bytes], None]) -> None:
+        self._waiting.append((frame, handle))
+        if self._searching is None:
+            self._searching = asyncio.get_running_loop().create_task(self._hand_on())
+            self._on_busy(True)
+
+    def _end(self) -> None:
+        self._searching = None
+        self._on_busy(False)
+
+    async def _hand_on(self) -> None:
+        loop, this = asyncio.get_running_loop(), self._searching
+        while self._waiting and self._searching is this:
+            frame, handle = self._waiting.popleft()
+            try:
+                if len(frame) > LONG_FRAME_BYTES:
+                    frame = await loop.run_in_executor(_thread(), self._scrubber.clean, frame)
+                else:
+                    await asyncio.sleep(0)
+                    frame = self._scrubber.clean(frame)
+                handle(frame)
+            except Exception as defect:  # the edge: a defect must cost this frame and none after it
+                loop.call_exception_handler({"message": "a message of an upstream was dropped", "exception": defect})
+        if self._searching is this:
+            self._end()
