@@ -20,6 +20,10 @@ def git(tool: str, **arguments: object) -> Call:
     return f"git__{tool}", {"repo_path": "/srv/repositories/shop", **arguments}
 
 
+PROGRAMS = [
+    "Makefile/", "Makefile//", 'Makefile"', "Makefile ", "gradlew", "configure", "bin", "GEMINI.md",
+    "AGENTS.override.md", "conanfile.txt", "constraints.txt",
+]  # fmt: skip
 ASKED: list[Call] = [
     move("run.txt", ".git/hooks/pre-commit"),
     move("run.txt", "run.sh"),
@@ -31,6 +35,10 @@ ASKED: list[Call] = [
     move("run.txt", "package.json"),
     move("run.txt", "conftest.py"),
     move("notes.md", "CLAUDE.md"),
+    move("notes.md", "CLAUDE.local.md"),
+    move("run.txt", "gradlew"),
+    move("run.txt", "Makefile/"),
+    *(("files__write_file", {"path": f"{AGENT}/{name}", "content": "x"}) for name in PROGRAMS),
     ("files__create_directory", {"path": f"{AGENT}/.git/hooks"}),
     ("files__write_file", {"path": f"{AGENT}/run.bash/.", "content": "x"}),
     ("files__edit_file", {"path": f"{AGENT}/.github/workflows/build.yml", "edits": []}),
@@ -42,6 +50,8 @@ REFUSED: list[Call] = [
     ("files__edit_file", {"path": f"{AGENT}/.env", "edits": [], "dryRun": True}),
     ("files__read_text_file", {"path": "/srv/data/backup/server.pem/."}),
     ("files__get_file_info", {"path": "/srv/data/.ssh/id_ed25519"}),
+    ("files__read_text_file", {"path": "/srv/data/home/.netrc"}),
+    ("files__read_text_file", {"path": "/srv/data/home/.config/gcloud/credentials.db"}),
 ]
 GIT_REFUSED: list[Call] = [
     git("git_diff", target="--output=/srv/repositories/shop/.git/hooks/pre-commit"),
@@ -49,8 +59,20 @@ GIT_REFUSED: list[Call] = [
     git("git_branch", branch_type="local", contains="-D"),
     git("git_create_branch", branch_name="agent/a", base_branch="--force"),
 ]
+FORGE_REFUSED: list[Call] = [
+    ("forge__push_commits", {"branch": "agent/fix:main", "commits": ["a1"]}),
+    *(
+        ("forge__comment", {"number": 12, "text": text})
+        for text in (
+            " /merge", "done\n\t/merge", "done\n  /merge", "@dependabot squash and merge", "Bors r+", "@Mergifyio queue"
+        )
+    ),
+]  # fmt: skip
 SETTINGS_REFUSED: list[Call] = [
-    ("settings__roll_back", {"environment": environment, "key": "pool.size"}) for environment in ("Production", "prod")
+    ("settings__set_setting", {"environment": "test", "key": "AUTH.mode", "value": "none"}),
+    ("settings__set_setting", {"environment": "test", "key": "authentication.mode", "value": "none"}),
+    ("settings__roll_back", {"environment": "Production", "key": "pool.size"}),
+    ("settings__roll_back", {"environment": "prod", "key": "pool.size"}),
 ]
 
 
@@ -61,6 +83,13 @@ SETTINGS_REFUSED: list[Call] = [
         ("filesystem", "file-agents", REFUSED, "deny"),
         ("filesystem", "file-agents", [move("a", "b"), move("a.txt", "old/a.txt")], "allow"),
         ("git", "coding-agents", GIT_REFUSED, "deny"),
+        ("merging", "coding-agents", FORGE_REFUSED, "deny"),
+        (
+            "merging",
+            "coding-agents",
+            [("forge__comment", {"number": 12, "text": "and/or\nour neighbors merge"})],
+            "allow",
+        ),
         ("production-config", "platform-agents", SETTINGS_REFUSED, "deny"),
     ],
 )
