@@ -144,8 +144,8 @@ class BlindSpots:
         """The first policy that is blind in every call: to an argument, a change or a fact that each call hides."""
         if found := next(self._missing({"facts_missing": missing}), None):
             return found
-        unknown = self.find_unknown(_always_unknown(shape, ""))
-        return unknown or next(self._changes({"fields": changed, "delta": {}}), None)
+        found = self.find_unknown(_always_unknown(shape, "")) or next(self._always_unread(shape), None)
+        return found or next(self._changes({"fields": changed, "delta": {}}), None)
 
     def find_unknown(self, pointers: Iterable[str]) -> BlindSpot | None:
         for read, pointer, parts in self._near(pointers):
@@ -188,6 +188,19 @@ class BlindSpots:
                 for read in reads.values():
                     if read.is_loosened(Hidden.UNKNOWN):
                         yield read.blind_spot(f"but `{'/'.join(path)}` is of type {tag} in this call")
+
+    def _always_unread(self, shape: Shape) -> Iterator[BlindSpot]:
+        """Required arguments of which no policy looks at any type that they may have, as policies do at others."""
+        for path, reads in self._alternatives.items():
+            at: Shape | None = shape
+            for name in path:
+                by_attribute = {attribute(own): own for own in at.required} if at and not at.nullable else {}
+                at = at.fields.get(by_attribute[name]) if at and name in by_attribute else None
+            if at is None or at.nullable or not at.options or any(option.kind is Kind.SET for option in at.options):
+                continue  # absent, null and an empty array are no value
+            if not any(TAGS[option.kind] in reads for option in at.options):
+                blind = [read for read in reads.values() if read.is_loosened(Hidden.UNKNOWN)]
+                yield from (read.blind_spot(f"but `{'/'.join(path)}` is never of that type") for read in blind)
 
     def _changes(self, change: Json) -> Iterator[BlindSpot]:
         for name in change["fields"]:

@@ -246,7 +246,7 @@ def _touches(node: Json) -> bool:
     """Whether an expression reads anything that could be null as well."""
     reads: dict[Path, bool] = {}
     _collect(node, reads, used=True)
-    return any(path[0] == "context" for path in reads)
+    return any(path[0] in ("context", "resource") for path in reads)
 
 
 def _not(one: Formula) -> Formula:

@@ -16,6 +16,14 @@ def move(source: str, destination: str) -> Call:
     return "files__move_file", {"source": f"{AGENT}/{source}", "destination": f"{AGENT}/{destination}"}
 
 
+def write(name: str) -> Call:
+    return "files__write_file", {"path": f"{AGENT}/{name}", "content": "x"}
+
+
+def comment(text: str) -> Call:
+    return "forge__comment", {"number": 12, "text": text}
+
+
 def git(tool: str, **arguments: object) -> Call:
     return f"git__{tool}", {"repo_path": "/srv/repositories/shop", **arguments}
 
@@ -38,7 +46,7 @@ ASKED: list[Call] = [
     move("notes.md", "CLAUDE.local.md"),
     move("run.txt", "gradlew"),
     move("run.txt", "Makefile/"),
-    *(("files__write_file", {"path": f"{AGENT}/{name}", "content": "x"}) for name in PROGRAMS),
+    *map(write, PROGRAMS),
     ("files__create_directory", {"path": f"{AGENT}/.git/hooks"}),
     ("files__write_file", {"path": f"{AGENT}/run.bash/.", "content": "x"}),
     ("files__edit_file", {"path": f"{AGENT}/.github/workflows/build.yml", "edits": []}),
@@ -61,13 +69,13 @@ GIT_REFUSED: list[Call] = [
 ]
 FORGE_REFUSED: list[Call] = [
     ("forge__push_commits", {"branch": "agent/fix:main", "commits": ["a1"]}),
-    *(
-        ("forge__comment", {"number": 12, "text": text})
-        for text in (
-            " /merge", "done\n\t/merge", "done\n  /merge", "@dependabot squash and merge", "Bors r+", "@Mergifyio queue"
-        )
-    ),
-]  # fmt: skip
+    comment(" /merge"),
+    comment("done\n\t/merge"),
+    comment("done\n  /merge"),
+    comment("@dependabot squash and merge"),
+    comment("Bors r+"),
+    comment("@Mergifyio queue"),
+]
 SETTINGS_REFUSED: list[Call] = [
     ("settings__set_setting", {"environment": "test", "key": "AUTH.mode", "value": "none"}),
     ("settings__set_setting", {"environment": "test", "key": "authentication.mode", "value": "none"}),
@@ -84,12 +92,7 @@ SETTINGS_REFUSED: list[Call] = [
         ("filesystem", "file-agents", [move("a", "b"), move("a.txt", "old/a.txt")], "allow"),
         ("git", "coding-agents", GIT_REFUSED, "deny"),
         ("merging", "coding-agents", FORGE_REFUSED, "deny"),
-        (
-            "merging",
-            "coding-agents",
-            [("forge__comment", {"number": 12, "text": "and/or\nour neighbors merge"})],
-            "allow",
-        ),
+        ("merging", "coding-agents", [comment("and/or\nour neighbors merge")], "allow"),
         ("production-config", "platform-agents", SETTINGS_REFUSED, "deny"),
     ],
 )

@@ -425,6 +425,29 @@ def test_a_tool_whose_every_call_is_denied_so_is_not_listed(tmp_path: Path) -> N
     assert listed == {"tool": False, "nested": False, "optional": True, "full": True}
 
 
+def test_a_tool_whose_every_type_of_an_argument_is_unread_is_not_listed(tmp_path: Path) -> None:
+    """Policies look at a text in another tool, and here the same argument is a number or an object."""
+    drop = 'context.input has q && context.input.q has string && context.input.q.string like "DROP*"'
+    rule = f'@id("f") forbid (principal, action, resource) when {{ {drop} }};'
+    texts = make_tool(object_of(q={"type": ["string", "integer"]}), "texts")
+    other: Json = object_of(q={**object_of(text=STRING), "type": ["integer", "object"]})
+    tool, optional = make_tool({**other, "required": ["q"]}), make_tool(other, "optional")
+    engine = load(tmp_path, PERMIT + rule, texts, tool, optional)
+    assert {outcome(engine, tool, {"q": q})[0] for q in (1, {}, {"text": "x"})} == {Outcome.DENY}
+    listed = {tool.name: engine.may_call(INSTANCE, tool) for tool in (texts, tool, optional)}
+    assert listed == {"texts": True, "tool": False, "optional": True}
+
+
+def test_two_facts_that_are_both_null_may_be_equal(tmp_path: Path) -> None:
+    same = "resource has author && resource has approver && resource.author == resource.approver"
+    permit = f'@id("p") permit (principal, action, resource is Deal) unless {{ {same} }};'
+    deal = make_tool(object_of(id=STRING), resource=ResourceRule("Deal", "/id"))
+    deal = replace(deal, rule=replace(deal.rule, facts=READS_FACTS))
+    engine = load(tmp_path, permit, deal, attributes={"Deal": {"author": "string", "approver": "string"}})
+    assert outcome(engine, deal, {"id": "1"}, {"author": None, "approver": None})[0] is Outcome.DENY
+    assert outcome(engine, deal, {"id": "1"}, {"author": "a", "approver": "b"})[0] is Outcome.ALLOW
+
+
 # For any conditions
 
 

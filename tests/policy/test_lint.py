@@ -6,6 +6,8 @@ import pytest
 
 from mcp_guard.core.model import Json
 from mcp_guard.policy.authoring.lint import LintFinding, lint, read_lint_input
+from mcp_guard.policy.schema import build_schema
+from tests.policy.fixtures import make_tool, object_of
 from tests.policy.strategies import CEDAR
 
 ROOT = Path(__file__).parent.parent.parent
@@ -51,6 +53,17 @@ def test_each_problem_is_found(policies: str, policy: str, what: str) -> None:
     assert [finding.policy for finding in hits] == [policy], found(policies)
     assert hits[0].fix
     assert hits[0].level != "note"
+
+
+def test_a_tool_that_spells_an_argument_otherwise_is_found() -> None:
+    tools = [make_tool(object_of(**{name: {"type": "string"}}), name) for name in ("dealStage", "deal_stage", "note")]
+    schema, _ = build_schema(tools, {}, ())
+    condition = 'context.input has dealStage && context.input.dealStage == "closed"'
+    text = f'@id("f") @reason("r") forbid (principal, action, resource) when {{ {condition} }};'
+    whats = [finding.what for finding in found(FINE + text, schema, "warning")]
+    assert whats == ["reads `context.input.dealStage`, and the argument of `up__deal_stage` is named `deal_stage`"]
+    both = text.replace("};", '} unless { context.input has deal_stage && context.input.deal_stage == "open" };')
+    assert found(FINE + both, schema, "warning") == []
 
 
 def test_optional_attributes_are_found_by_name_without_a_schema() -> None:

@@ -13,6 +13,7 @@ from mcp_guard.core.model import Effect, Json
 from mcp_guard.policy.cedar_text import expression, path_of, walk
 from mcp_guard.policy.reads import reads_of
 from mcp_guard.policy.ruleset import Ruleset, action_groups
+from mcp_guard.policy.schema import folded
 from mcp_guard.policy.source import Policy, PolicyProblem, is_outside_schema, parse_texts
 from mcp_guard.policy.validation import ValidationSchema, find_validation_problems
 
@@ -237,6 +238,22 @@ def rates_reset_by_reconnecting(lint_input: LintInput) -> Iterator[LintFinding]:
                 yield LintFinding(policy.file, policy.id, what, fix)
 
 
+def arguments_named_otherwise(lint_input: LintInput) -> Iterator[LintFinding]:
+    """Tools in scope whose argument has a spelling that the policy does not read: the rule does not hold there."""
+    if lint_input.schema is None:
+        return
+    against = ValidationSchema(json.dumps(lint_input.schema))
+    for policy in lint_input.policies.values():
+        names = {path[2] for path in reads_of(policy) if path[:2] == ("context", "input") and len(path) > 2}
+        for tool in against.tools_in_scope(policy):
+            declared = against.attributes(tool, ("context", "input")) or ()
+            for other in sorted(set(declared) - names):
+                for name in sorted(name for name in names - set(declared) if folded(name) == folded(other)):
+                    what = f"reads `context.input.{name}`, and the argument of `{tool}` is named `{other}`"
+                    fix = f"read `context.input has {other}` as well, or leave the tool out of the scope"
+                    yield LintFinding(policy.file, policy.id, what, fix)
+
+
 def unused_routes(lint_input: LintInput) -> Iterator[LintFinding]:
     used = {route for policy in lint_input.policies.values() for route in policy.routes}
     for route in sorted(set(lint_input.routes) - used):
@@ -260,5 +277,6 @@ CHECKS: tuple[Callable[[LintInput], Iterator[LintFinding]], ...] = (
     uncovered_effects,
     unknown_principals,
     rates_reset_by_reconnecting,
+    arguments_named_otherwise,
     unused_routes,
 )
