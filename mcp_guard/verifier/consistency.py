@@ -396,8 +396,11 @@ def _cut_text(whole: Any, cut: Any) -> Any:
 
 
 def _begins_alike(whole: str, cut: str) -> bool:
-    head, mark, _ = cut.rpartition(CUT)
-    return whole == cut or bool(mark and whole.startswith(head))
+    """Whether `cut` is the text, or its beginning and nothing but the mark for the rest; the text may be cut, too."""
+    head, begin, rest = cut.rpartition(CUT)
+    mark = f"{CUT}{len(whole)} characters, sha256:{hashlib.sha256(whole.encode()).hexdigest()}]"
+    is_mark = bool(begin) and (begin + rest == mark or whole.endswith(begin + rest))
+    return whole == cut or (is_mark and whole.startswith(head))
 
 
 def _check_further_vote(seq: int, receipt: Receipt, approval: OpenApproval) -> None:

@@ -180,6 +180,32 @@ def test_nobody_can_be_named_who_has_not_voted(state: Path, kinds: tuple[str, ..
 
 
 @pytest.mark.parametrize(
+    "text", ["{}… [cut from 9 bytes], and everything else", "{}… [cut from ", "… [cut from 14 characters]"]
+)
+def test_the_mark_of_a_cut_rationale_adds_no_words(state: Path, tmp_path: Path, text: str) -> None:
+    def change(receipt: Json) -> None:
+        if is_forged(receipt, ("intent", "approval.consumed"), "crm__note"):
+            holder = receipt["approval"] if receipt["kind"] == "intent" else receipt
+            holder["approvers"][0]["rationale"] = text.format("a harmless note")
+
+    sign_anew(state, ORIGIN, change)
+    assert verify(state) != 0
+    assert not independently(export_of(state, tmp_path / "export"), state)["ok"]
+
+
+async def test_a_long_rationale_is_cut_and_verified(tmp_path: Path) -> None:
+    harness = open_harness(tmp_path, f"{ALLOW}\n{HOLD}")
+    harness.approve(await ask(harness), rationale="reviewed … [cut from the wiki] 😀 " * 60)
+    await ask_again(harness, "hello")
+    trust(harness)
+    [used] = [receipt["approval"] for receipt in harness.receipts("intent") if "approval" in receipt]
+    assert "characters, sha256:" in used["approvers"][0]["rationale"]
+    harness.close()
+    assert verify(tmp_path / "state") == 0
+    assert independently(export_of(tmp_path / "state", tmp_path / "export"), tmp_path / "state")["ok"]
+
+
+@pytest.mark.parametrize(
     "rules",
     [
         [{"route": "people", "quorum": 0, "approvers": ["alice"]}],

@@ -229,6 +229,12 @@ const CLAIMS = { ticket: 'guard_ticket', reason: 'guard_reason' };
 const STATEMENT_SECONDS = 600;
 
 const same = (left, right) => canonical(left ?? null) === canonical(right ?? null);
+// Whether a text is the whole one, or its beginning with the mark for the rest.
+function isBeginning(text, whole) {
+  const mark = `\u2026 [cut from ${[...whole].length} characters, sha256:${sha256(Buffer.from(whole)).toString('hex')}]`;
+  return text === whole || (text.endsWith(mark) && whole.startsWith(text.slice(0, -mark.length)));
+}
+
 const micros = (time) => BigInt(Date.parse(`${time.slice(0, 19)}Z`)) * 1000n + BigInt(time.slice(20, 26));
 
 function checkSame(seq, receipt, signed, names, of) {
@@ -353,7 +359,7 @@ class Approvals {
   checkNamed(seq, used, { votes }) {
     const named = used.approvers ?? [];
     ensure(named.length === votes.length && named.every((by, at) => by.approver === votes[at].approver && by.name === votes[at].name
-      && votes[at].rationale.startsWith(by.rationale.split('\u2026 [cut from ').at(0))), `receipt ${seq}: names approvers who have not voted`);
+      && isBeginning(by.rationale, votes[at].rationale)), `receipt ${seq}: names approvers who have not voted`);
   }
 
   grant(seq, receipt) {
