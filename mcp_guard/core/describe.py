@@ -81,7 +81,8 @@ def describe(rules: DescriptionRules, id: str, instance: Instance, request: Tool
         resource_id = _read_id(arguments, tool.rule.resource.id)
         resource = Resource(tool.rule.resource.type, resource_id or "")
         if resource_id is None:
-            problems.append(f"the arguments do not identify the {resource.type}: `{tool.rule.resource.id}` is missing")
+            what = f"`{tool.rule.resource.id}` is missing, or neither a text nor an integer"
+            problems.append(f"the arguments do not identify the {resource.type}: {what}")
     return Call(
         id=id,
         instance=instance,
@@ -137,6 +138,8 @@ def _read_id(arguments: Json, pointer: str) -> str | None:
         value = canonical.read_pointer(arguments, pointer)
     except KeyError:
         return None
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
         return None
     return str(value)

@@ -23,7 +23,7 @@ async def open_wire(served: Served, token: str) -> Wire:
 
 
 async def hold(wire: Wire, number: int) -> str:
-    """The reply to a held call, made until the guard reads it: it refuses to receive too much from one agent at once."""
+    """The reply to a held call, made until the guard reads it: it refuses to take too much from one agent at once."""
     arguments = {"n": number, "x": "A" * SIZE}
     message = {"id": number, "method": "tools/call", "params": {"name": "up__free", "arguments": arguments}}
     while "too many large messages" in (reply := json.dumps((await wire.post(message))[1])):

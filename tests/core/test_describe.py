@@ -6,6 +6,7 @@ import pytest
 
 from mcp_guard.core.describe import compute_change
 from mcp_guard.core.model import Facts, FactsRule, Json, ResourceRule
+from tests.policy.fixtures import make_call, make_tool, object_of
 
 DEAL = Facts({"stage": "Proposal", "amount": 1000, "won": True, "notes": None, "tags": ["a"]}, "sha256:0")
 
@@ -47,3 +48,15 @@ def test_identifying_arguments_are_not_a_change() -> None:
     rule = FactsRule("get", {"id": "/deal_id"}, "", {"status": "stage"})
     change = compute_change({"deal_id": "7", "status": "Proposal"}, DEAL, ResourceRule("Deal", "/deal_id"), rule)
     assert change.fields == ()
+
+
+@pytest.mark.parametrize(
+    ("value", "id"), [("789", "789"), (789, "789"), (789.0, "789"), (7.5, None), (True, None), (None, None), ("", None)]
+)
+def test_a_number_without_a_fraction_identifies_a_resource_however_it_is_written(value: object, id: str | None) -> None:
+    """`789.0` is an integer in JSON Schema, and the upstream gets `789`."""
+    tool = make_tool(object_of(deal_id={}), resource=ResourceRule("Deal", "/deal_id"))
+    call = make_call(tool, {"deal_id": value})
+    assert call.resource.id == (id or "")
+    problem = "the arguments do not identify the Deal: `/deal_id` is missing, or neither a text nor an integer"
+    assert call.problems == (() if id else (problem,))
