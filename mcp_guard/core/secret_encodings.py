@@ -12,21 +12,28 @@ _PAIR = b"\0"
 """Stands for an escaped backslash while the other escapes are undone."""
 _HEX4, _HEX2 = rb"[0-9A-Fa-f]{4}", rb"[0-9A-Fa-f]{2}"
 _ASCII_CODES = re.compile(
-    rb"\\(?:u00([0-7][0-9A-Fa-f])|u\{0*([0-7]?[0-9A-Fa-f])\}|U000000([0-7][0-9A-Fa-f])|x([0-7][0-9A-Fa-f])|([01][0-7]{2}))"
+    rb"\\(?:u+00([0-7][0-9A-Fa-f])|[ux]\{0*([0-7]?[0-9A-Fa-f])\}|U000000([0-7][0-9A-Fa-f])"
+    rb"|x(?:00)?([0-7][0-9A-Fa-f])|0?([01][0-7]{2})|([4-7][0-7])(?![0-7]))"
 )
-"""Escapes by number: JSON, ECMAScript, Python, C and shells (octal, the last group)."""
+"""Escapes by number: JSON, Java, ECMAScript, Perl, Python, C#, C and shells (octal, the last groups)."""
 _RELEVANT = re.compile(rb"\\(?!u[1-9A-Fa-f]|u0[1-9A-Fa-f])")
 """Any escape but those of characters beyond ASCII, of which texts of other scripts are full."""
-_STARTS_OF_CODES = (b"\\u00", b"\\x", b"\\u{", b"\\0", b"\\1", b"\\U0")
+_STARTS_OF_CODES = (
+    b"\\u00", b"\\uu", b"\\x", b"\\u{", b"\\U0", b"\\0", b"\\1", b"\\4", b"\\5", b"\\6", b"\\7",
+)  # fmt: skip
 _ALL_CODES = re.compile(
     rb"\\(?:u([dD][89abAB]" + _HEX2 + rb")\\u([dD][c-fC-F]" + _HEX2 + rb")"
-    rb"|u(" + _HEX4 + rb")|u\{0*([0-9A-Fa-f]{1,6})\}|U([0-9A-Fa-f]{8})|x(" + _HEX2 + rb")|([0-3][0-7]{2}))"
+    rb"|u+(" + _HEX4 + rb")|[ux]\{0*([0-9A-Fa-f]{1,6})\}|U([0-9A-Fa-f]{8})"
+    rb"|x(?:00)?(" + _HEX2 + rb")|0?([0-3][0-7]{2})|([4-7][0-7])(?![0-7]))"
 )
 _BYTE_GROUP, _OCTAL_GROUP = 6, 7
 _COMMON = ((b'\\"', b'"'), (b"\\n", b"\n"), (b"\\/", b"/"))
-_RARE = ((b"\\r", b"\r"), (b"\\t", b"\t"), (b"\\b", b"\b"), (b"\\f", b"\f"))
+_RARE = ((b"\\\n", b""), (b"\\r", b"\r"), (b"\\t", b"\t"), (b"\\b", b"\b"), (b"\\f", b"\f"))
 _OTHER = re.compile(rb"\\([^A-Za-z0-9\\])")
-_ENTITY = re.compile(rb"&(?:#([0-9]{1,7})|#[xX]([0-9A-Fa-f]{1,6})|([A-Za-z]{2,6})(?=;)|(amp|lt|gt|quot));?")
+_HEX_ESCAPE = re.compile(rb"\\0{0,4}([2-7][0-9A-Fa-f]) ?")
+"""Of LDAP (RFC 4515 §3, RFC 4514 §2.4) and CSS, which others read as octal."""
+_QUOTES = b"\"'`^\\"
+_ENTITY = re.compile(rb"&(?:#0*([0-9]{1,7})|#[xX]0*([0-9A-Fa-f]{1,6})|([A-Za-z]{2,6})(?=;)|(amp|lt|gt|quot));?")
 _ENTITIES = {
     b"amp": b"&", b"lt": b"<", b"gt": b">", b"quot": b'"', b"apos": b"'", b"excl": b"!", b"num": b"#", b"dollar": b"$",
     b"percnt": b"%", b"lpar": b"(", b"rpar": b")", b"ast": b"*", b"plus": b"+", b"comma": b",", b"period": b".",
@@ -37,7 +44,9 @@ _ENTITIES = {
 }  # fmt: skip
 """HTML's names of ASCII characters, in lower case."""
 _PERCENT_U = re.compile(rb"%[uU](" + _HEX4 + rb")")
-_INDENTED = re.compile(rb"\n[ \t]+")
+_INDENTED = re.compile(rb"\n[ \t>|*#]+")
+"""A line break and the indentation, or the marks of a quotation or comment, after it."""
+_HEX_SEPARATORS = b" \t:;,.|_-+$'\"`()[]{}<>"
 _ALPHABET = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/-_")
 _DIGITS = frozenset(b"0123456789ABCDEFabcdef")
 _TO_BASE64 = bytes(
@@ -78,7 +87,7 @@ def _undo_rare(text: bytes, ascii_only: bool) -> bytes:
 
 def _ascii_character(match: "re.Match[bytes]") -> bytes:
     assert match.lastindex is not None
-    return bytes((int(match[match.lastindex], 8 if match.lastindex == match.re.groups else 16),))
+    return bytes((int(match[match.lastindex], 8 if match.lastindex >= match.re.groups - 1 else 16),))
 
 
 def _character(match: "re.Match[bytes]") -> bytes:
@@ -86,12 +95,24 @@ def _character(match: "re.Match[bytes]") -> bytes:
         code = 0x10000 + ((int(match[1], 16) - 0xD800) << 10) + int(match[2], 16) - 0xDC00
         return chr(code).encode()
     assert match.lastindex is not None
-    number = int(match[match.lastindex], 8 if match.lastindex == _OCTAL_GROUP else 16)
+    number = int(match[match.lastindex], 8 if match.lastindex >= _OCTAL_GROUP else 16)
     return bytes((number,)) if match.lastindex >= _BYTE_GROUP else _encode(number, match[0])
 
 
 def _encode(code: int, otherwise: bytes) -> bytes:
     return chr(code).encode("utf-8", "replace") if code < 0x110000 else otherwise
+
+
+def undo_hex_escapes(text: bytes) -> bytes:
+    """Undo a backslash before two hexadecimal digits."""
+    if b"\\" not in text:
+        return text
+    return _HEX_ESCAPE.sub(lambda match: bytes((int(match[1], 16),)), text)
+
+
+def without_quotes(text: bytes) -> bytes:
+    """The text without the characters that shells, SQL and CSV double, break up or escape by another of them."""
+    return text.translate(None, _QUOTES)
 
 
 def undo_entities(text: bytes) -> bytes:
@@ -124,6 +145,8 @@ class _Runs:
         self._least = least
         self._table = bytes(65 if byte in kinds else 32 for byte in range(256))
         self._mark = b"A" * least
+        members = b"".join(re.escape(bytes((byte,))) for byte in range(256) if byte in kinds)
+        self._run = re.compile(b"[%b]{%d,}" % (members, least))
 
     def find(self, text: bytes, separator: bytes) -> bytes:
         """These parts, joined; the whole text if they are many; empty if there are none."""
@@ -135,7 +158,7 @@ class _Runs:
             runs.append(text[start:] if end < 0 else text[start:end])
             start = -1 if end < 0 else mapped.find(self._mark, end)
             if len(runs) > most:
-                return text
+                return separator.join(self._run.findall(text))
         return separator.join(runs)
 
 
@@ -163,9 +186,10 @@ class PackedRuns:
             for start in range(BASE64_GROUP):
                 end = start + (len(packed) - start) // BASE64_GROUP * BASE64_GROUP
                 yield self._with_texts(binascii.a2b_base64(packed[start:end]))
-        # With or without separators, as dumps and fingerprints have them.
-        text = text.replace(b"0x", b"") if b"0x" in text else text
-        if digits := self._hex.find(text.translate(None, b" :,-"), b" "):
+        # With or without separators, as dumps, lists and fingerprints have them.
+        for prefix in (b"0x", b"0X", b"U+"):
+            text = text.replace(prefix, b"") if prefix in text else text
+        if digits := self._hex.find(text.translate(None, _HEX_SEPARATORS), b" "):
             digits = digits.translate(_TO_HEX) + b"0"
             for start in range(2):
                 yield self._with_texts(binascii.unhexlify(digits[start : start + (len(digits) - start) // 2 * 2]))
@@ -177,10 +201,8 @@ class PackedRuns:
 
 
 def _unwrap(text: bytes) -> bytes:
-    """The text without line breaks, and the indentation after them."""
+    """The text without line breaks, and the indentation or marks after them."""
     text = text.replace(b"\r", b"") if b"\r" in text else text
     if b"\n" not in text:
         return text
-    if b"\n " in text or b"\n\t" in text:
-        text = _INDENTED.sub(b"", text)
-    return text.replace(b"\n", b"")
+    return _INDENTED.sub(b"", text).replace(b"\n", b"")

@@ -6,6 +6,7 @@ on until a search of it finds no more. A secret that was split over several stri
 encrypted is not found; see docs/explanation/threat-model.md.
 """
 
+import base64
 import re
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -16,7 +17,14 @@ import orjson
 
 from mcp_guard.core.canonical import MAX_MESSAGE_DEPTH
 from mcp_guard.core.model import Json
-from mcp_guard.core.secret_encodings import PackedRuns, undo_backslashes, undo_entities, undo_percent
+from mcp_guard.core.secret_encodings import (
+    PackedRuns,
+    undo_backslashes,
+    undo_entities,
+    undo_hex_escapes,
+    undo_percent,
+    without_quotes,
+)
 
 MIN_SECRET_BYTES = 6
 """A shorter secret is not scrubbed, because its bytes occur by chance too often."""
@@ -24,7 +32,7 @@ MIN_PART_LENGTH = 16
 """A line or word of a secret of this length is also searched for on its own."""
 MAX_LAYERS = 4
 """How many times what was decoded is decoded again: three encodings inside the JSON of the message."""
-WORK_BASE, SEARCH_WORK, SCRUB_WORK = 1 << 20, 24, 48
+WORK_BASE, SEARCH_WORK, SCRUB_WORK = 1 << 20, 48, 96
 """Bytes that may be searched for one message to tell whether it has a secret, and to remove it: a base, and a multiple
 of its size. A message that needs more is withheld."""
 STEP = 512
@@ -52,6 +60,10 @@ SECRET_WORDS = frozenset(
     }
 )
 SECRET_ENDINGS = ("KEY", "KEYS", "PASSWORD", "PASSWORDS", "SECRET", "SECRETS", "TOKEN", "TOKENS")
+_PEM_FRAME = "-----"
+_NAMED = re.compile(r"""([A-Za-z][\w.-]{0,60})\s{0,9}[=:]\s{0,9}(?=("[^"]*"|'[^']*'|[^\s;,&]+))""")
+_CREDENTIALS = re.compile(r"(?:basic|bearer|token|apikey|api-key|digest)\s+(\S+)", re.IGNORECASE)
+"""An authorization header's value: a scheme and what it takes."""
 _PASSWORD_IN_URL = re.compile(r"^[A-Za-z][A-Za-z0-9+.-]*://[^/?#@]*?:([^/?#]+)@")
 
 
@@ -169,6 +181,11 @@ class Scrubber:
 
         Runs of base64 are decoded once no other encoding is left around them.
         """
+        if b"\0" in text:  # UTF-16
+            text = text.translate(None, b"\0")
+            yield text, b""
+        if (decoded := undo_hex_escapes(text)) != text:
+            yield decoded, b""
         decoded = text
         for step in self._steps:
             if (after := step(decoded)) == decoded:
@@ -180,6 +197,7 @@ class Scrubber:
         if decoded is not text:
             yield decoded, decoded
         else:
+            yield without_quotes(text), b""
             yield from self._runs.decode(text)
 
     def _find_plain(self, text: bytes) -> bytes | None:
@@ -305,19 +323,54 @@ def _needles_of(value: str, steps: Iterable[Callable[[bytes], bytes]]) -> set[by
         for step in (*steps,) * MAX_LAYERS:
             decoded = step(decoded)
             needles.add(decoded)
+    needles |= {without_quotes(needle) for needle in needles}
     return {needle for needle in needles if len(needle) >= MIN_SECRET_BYTES}
 
 
 def _parts(value: str) -> set[str]:
-    """The value, the password in it if it is a URL, and its long lines and words."""
+    """The value, and the secrets in it: members of JSON, settings of a connection string, the credentials after their
+    scheme, the password in a URL, and long lines and words."""
     from urllib.parse import unquote  # not loaded unless there is a secret
 
     parts = {value}
-    if password := password_of(value):
-        parts |= {password, unquote(password)}
-    parts |= {part for part in value.split() if len(part) >= MIN_PART_LENGTH}
-    parts |= {line.strip() for line in value.splitlines() if len(line.strip()) >= MIN_PART_LENGTH}
+    members = _secret_members(value)
+    for text in (value, *members):
+        parts |= {text, *_credentials(text)}
+        if password := password_of(text):
+            parts |= {password, unquote(password)}
+        lines = [*text.split(), *text.splitlines()] if not members or text is not value else []
+        parts |= {line for part in lines if len(line := part.strip()) >= MIN_PART_LENGTH and _PEM_FRAME not in line}
+    parts |= {text.strip("'\"") for name, text in _NAMED.findall(value) if looks_secret(name) or name.lower() == "pwd"}
     return {part for part in parts if len(part.encode()) >= MIN_SECRET_BYTES}
+
+
+def _secret_members(value: str) -> list[str]:
+    """The texts in a JSON document, such as a service account's key, whose names say that they are secret."""
+    try:
+        pending = [("", orjson.loads(value))] if value.startswith(("{", "[")) else []
+    except orjson.JSONDecodeError:
+        return []
+    found = []
+    while pending:
+        name, item = pending.pop()
+        if isinstance(item, dict):
+            pending += item.items()
+        elif isinstance(item, list):
+            pending += [(name, member) for member in item]
+        elif isinstance(item, str) and looks_secret(name):
+            found.append(item)
+    return found
+
+
+def _credentials(text: str) -> set[str]:
+    """What follows the scheme in the value of an authorization header, and the user and password that it encodes."""
+    if (match := _CREDENTIALS.fullmatch(text.strip())) is None:
+        return set()
+    try:
+        pair = base64.b64decode(match[1], validate=True).decode()
+    except ValueError:
+        return {match[1]}
+    return {match[1], pair, pair.partition(":")[2]}
 
 
 def _minimal(needles: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:

@@ -14,7 +14,7 @@ from functools import cache
 
 from mcp_guard.core.secret_scrubber import Scrubber
 
-LONG_FRAME_BYTES = 64 * 1024
+LONG_FRAME_BYTES = 32 * 1024
 """A longer frame is searched in the thread."""
 SWITCH_SECONDS = 0.001
 """How long the thread computes before the event loop has its turn."""

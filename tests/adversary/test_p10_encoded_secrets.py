@@ -26,7 +26,16 @@ SPELLINGS = {
     "base64 in lines": f"{LONG[:64]}\r\n  {LONG[64:]}",
     "JSON in JSON in JSON": json.dumps(json.dumps(NESTED)),
     "HTML twice": escape(escape(SECRET)),
+    "HTML with zeros": "".join(f"&#{ord(c):010d};" for c in SECRET),
+    "JSON, as Java reads it": "".join(f"\\uu{ord(c):04x}" for c in SECRET),
+    "octal": "".join(f"\\0{ord(c):03o}" for c in SECRET),
+    "a filter of LDAP": SECRET.replace("&", r"\26").replace("(", r"\28").replace(")", r"\29"),
+    "PowerShell": SECRET.replace("&", "`&").replace("(", "`("),
+    "UTF-16 in a URL": "".join(f"%{ord(c):02x}%00" for c in SECRET),
+    "hexadecimal numbers": json.dumps([f"{ord(c):02x}" for c in SECRET]),
+    "base64 in a quoted message": f"{LONG[:64]}\n> {LONG[64:]}",
 }  # fmt: skip
+SPLIT = ("base64 in lines", "base64 in a quoted message")
 SERVER = """
 import json, os, sys
 spellings = json.load(open(sys.argv[1]))
@@ -70,8 +79,8 @@ def test_no_spelling_of_a_secret_reaches_anyone(tmp_path: Path) -> None:
     written = b"".join(path.read_bytes() for path in (tmp_path / "state").rglob("*") if path.is_file())
     received = json.dumps([replies, client.others], ensure_ascii=False).encode() + client.stderr.encode()
     for name, spelling in SPELLINGS.items():
-        lines = spelling.split("\r\n") if "lines" in name else [spelling]
+        lines = spelling.splitlines() if name in SPLIT else [spelling]
         for form in (spelling, json.dumps(spelling)[1:-1], json.dumps(json.dumps(spelling)[1:-1])[1:-1], *lines):
             assert form.encode() not in received, name
-            if "lines" not in name:  # a secret that is split over lines of stderr is not found there
+            if name not in SPLIT:  # a secret that is split over lines of stderr is not found there
                 assert form.encode() not in written, name

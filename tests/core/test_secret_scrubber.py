@@ -5,6 +5,7 @@ import html
 import json
 import random
 import re
+import shlex
 from collections.abc import Callable
 from urllib.parse import quote, quote_plus
 
@@ -61,6 +62,19 @@ ENCODINGS: dict[str, Callable[[str], str]] = {
     "Python": lambda text: repr(text)[1:-1],
     "Python's bytes": lambda text: repr(text.encode())[2:-1],
     "a shell": lambda text: re.sub(r"([^\w\n])", r"\\\1", text, flags=re.ASCII),
+    "Perl": lambda text: re.sub(r"[^\w ]", lambda c: f"\\x{{{ord(c[0]):x}}}", text),
+    "Java with several u": lambda text: re.sub(r"[^\w ]", lambda c: f"\\uu{ord(c[0]):04x}", text),
+    "C#": lambda text: re.sub(r"[^\w ]", lambda c: f"\\x{ord(c[0]):04x}" if c[0] < "\x80" else c[0], text),
+    "octal, as echo -e reads it": lambda text: "".join(f"\\0{byte:03o}" for byte in text.encode()),
+    "a word of a shell": shlex.quote,
+    "single quotes of a shell": lambda text: text.replace("'", r"'\''"),
+    "SQL": lambda text: text.replace("'", "''"),
+    "CSV": lambda text: text.replace('"', '""'),
+    "PowerShell": lambda text: re.sub(r"([\"$`])", r"`\1", text),
+    "HTML with zeros": lambda text: "".join(f"&#{ord(c):010d};" for c in text),
+    "percent-encoded UTF-16": lambda text: "".join(f"%{byte:02x}" for byte in text.encode("utf-16-le")),
+    "a quoted message": lambda text: wrapped(text, 40).replace("\n", "\n> "),
+    "a list of hexadecimal numbers": lambda text: json.dumps([f"{byte:02x}" for byte in text.encode()]),
     "a URL": lambda text: quote(text, safe=""),
     "a path": quote,
     "a form": quote_plus,
@@ -191,6 +205,22 @@ def test_many_repetitions_of_an_encoded_secret_are_removed() -> None:
     assert json.loads(text) == cleaned
 
 
+@pytest.mark.parametrize("secret", ["p4ss&w", "ghp_0123456789abcdefABCDEF"])
+def test_a_large_message_without_the_secret_is_passed_on(secret: str) -> None:
+    text = "\n".join(
+        f"{number}: ordinary text, C:\\Users\\{number} http://x/a%20b?x={number}" for number in range(8000)
+    )
+    mail = b"Content-Type: multipart/mixed\r\n\r\n" + base64.encodebytes(text.encode())
+    for content in (base64.urlsafe_b64encode(mail).decode(), json.dumps(text), html.escape(text), text.encode().hex()):
+        line = json.dumps({"result": {"raw": content}}).encode()
+        assert scrubber(secret).clean(line) is line
+
+
+def test_backslash_before_two_digits_is_undone() -> None:
+    for text in (r"p4ss\26word", r"p4ss\000026word", r"p4ss\26 word"):  # LDAP, CSS
+        assert b"p4ss" not in scrubber("p4ss&word").clean(json.dumps({"dn": f"cn={text},o=x"}).encode())
+
+
 def test_text_that_takes_too_long_to_search_is_withheld() -> None:
     luck = random.Random(1)
     spellings = " ".join(
@@ -223,6 +253,32 @@ def test_password_in_a_url_is_also_scrubbed_alone() -> None:
 def test_each_line_of_a_key_is_scrubbed() -> None:
     made = scrubber("-----BEGIN KEY-----\nMIGHAgEAMBMGByqGSM49\nAgEGCCqGSM49AwEHBG0wawIB\n-----END KEY-----")
     assert made.clean(b"bad line: AgEGCCqGSM49AwEHBG0wawIB") == b"bad line: [secret TOKEN]"
+
+
+KEY = ["-----BEGIN PRIVATE KEY-----", "MIGHAgEAMBMGByqGSM49", "AgEGCCqGSM49AwEHBG0wawIB", "-----END PRIVATE KEY-----"]
+ACCOUNT = {"type": "service_account", "private_key": "\n".join(KEY), "x": [{"client_secret": "GOCSPX-abcdef"}]}
+
+
+@pytest.mark.parametrize(
+    ("secret", "parts"),
+    [
+        (json.dumps(ACCOUNT), [*KEY[1:3], "GOCSPX-abcdef"]),
+        (json.dumps(ACCOUNT, separators=(",", ":")), [*KEY[1:3], "GOCSPX-abcdef"]),
+        ("Basic " + base64.b64encode(b"user:hunter22").decode(), ["dXNlcjpodW50ZXIyMg==", "user:hunter22", "hunter22"]),
+        ("Bearer abcdefgh", ["abcdefgh"]),
+        ("host=db password=hunter22 user=app", ["hunter22"]),
+        ("Server=db;Pwd='hunter 22';Uid=sa", ["hunter 22"]),
+        ("https://api.example/x?api_key=hunter22&y=1", ["hunter22"]),
+    ],
+)
+def test_a_secret_within_a_secret_is_also_scrubbed_alone(secret: str, parts: list[str]) -> None:
+    made = scrubber(secret)
+    for part in parts:
+        assert made.clean(f"it is ({part})".encode()) == b"it is ([secret TOKEN])"
+    cleaned = made.clean(secret.encode()).decode()
+    assert not [part for part in parts if part in cleaned]
+    for ordinary in (KEY[0], "service_account", "user=app", "a Basic account", "host=db"):
+        assert made.clean(ordinary.encode()) == ordinary.encode()
 
 
 def test_longer_of_two_overlapping_secrets_is_removed_whole() -> None:
