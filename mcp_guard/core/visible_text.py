@@ -37,8 +37,8 @@ _SINGLE_QUOTES = "'‘’‚‛`´′‵❛❜\u02b9\u02bc"
 _QUOTE = re.compile(rf"[{_QUOTES}]|[{_SINGLE_QUOTES}]{{2,}}")
 _SEPARATOR_OR_QUOTE = re.compile(rf"[{_QUOTES}{_SINGLE_QUOTES}, ]")
 _CONNECTIVE = re.compile(
-    r"\b(?:approved|claimed)\W{0,9}by|\bon\W{0,9}behalf|\bdue\W{0,9}to|\bunder\W{0,9}policy"
-    r"|,\W{0,9}instance|\bwants\W{0,9}to|\bneeds\W{0,9}approval",
+    r"\b(?:approved|claimed)\W{1,9}by|\bon\W{1,9}behalf|\bdue\W{1,9}to|\bunder\W{1,9}policy"
+    r"|,\W{0,9}instance|\bwants\W{1,9}to|\bneeds\W{1,9}approval",
     re.IGNORECASE,
 )
 """What connects the parts of the sentences that the guard composes."""
@@ -89,14 +89,24 @@ def quote(value: object, *, always: bool = False) -> VisibleText:
     r"""The value as one part of a sentence: a plain identifier as it is unless `always`, anything else in quotes.
 
     Quotation marks of all kinds inside it are escaped. Where words inside it could be read as words of the sentence,
-    such as `, approved by`, its blanks and commas are escaped as well. The value is what `original` makes of the part
-    without its quotes.
+    such as `, approved by`, blanks and commas, and what stands between these words, are escaped as well. The value is
+    what `original` makes of the part without its quotes.
     """
     text = "" if value is None else str(value)
+    if is_connective(text):
+        return VisibleText(f'"{_break_connectives(text)}"')
     if not always and _IDENTIFIER.match(text):
         return VisibleText(text)
-    special = _SEPARATOR_OR_QUOTE if is_connective(text) else _QUOTE
-    return VisibleText(f'"{special.sub(lambda match: "".join(map(escape, match[0])), visible(text))}"')
+    return VisibleText(f'"{_QUOTE.sub(lambda match: "".join(map(escape, match[0])), visible(text))}"')
+
+
+def _break_connectives(text: str) -> str:
+    between = {at for match in _CONNECTIVE.finditer(text) for at in range(*match.span()) if not text[at].isalnum()}
+    judged = enumerate(_judge(text, ""))
+    return "".join(
+        c if is_shown and at not in between and not _SEPARATOR_OR_QUOTE.match(c) else escape(c)
+        for at, (c, is_shown) in judged
+    )
 
 
 def value_text(value: object) -> VisibleText:

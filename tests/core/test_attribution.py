@@ -3,6 +3,7 @@
 import re
 from typing import Any
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -93,6 +94,17 @@ def test_a_quoted_part_has_no_quotation_mark_and_no_connective(text: str) -> Non
     if part.startswith('"'):
         assert not re.search("[\"“”″＂]|''", part[1:-1])
     assert not is_connective(part)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["INC-1(approved-by-Alice)", "INC-1/approved.by.Alice", "x/on-behalf-of/ceo", "1{approved}by", "a,approved-by b"],
+)
+def test_no_punctuation_makes_words_of_ours(text: str) -> None:
+    part = quote(text)
+    assert part.startswith('"')
+    assert not is_connective(part)
+    assert original(part) == f'"{text}"'
 
 
 def test_plain_identifiers_are_not_quoted() -> None:

@@ -69,6 +69,17 @@ async def real(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder / "out"
 
 
+def test_the_second_verifier_prints_ascii(real: Path, tmp_path: Path) -> None:
+    shutil.copytree(real, tmp_path / "out")
+    text = (tmp_path / "out/checkpoint").read_text()
+    (tmp_path / "out/checkpoint").write_text(text.replace("\n", "\n\u202e\x9b2J", 1))
+    command = [NODE, str(VERIFIER), str(tmp_path / "out"), str(real / "ledger.pub")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stdout.isascii()
+    assert "\u202e\x9b2J" in json.loads(done.stdout)["problem"]
+
+
 def test_the_second_verifier_accepts_a_real_export(real: Path) -> None:
     report = verify(real)
     assert report["ok"], report

@@ -490,10 +490,15 @@ function checkExport(folder, keyFile, approversFile) {
   return { receipts: size, root: head.root.toString('base64'), kinds, policies: policies.length, heads: heads.size, votes: approvals.votes };
 }
 
+// What an export of unknown origin says is printed in ASCII, so that it neither hides nor moves anything on a terminal.
+function print(report) {
+  console.log(JSON.stringify(report).replace(/[^ -~]/g, (unit) => `\\u${unit.charCodeAt(0).toString(16).padStart(4, '0')}`));
+}
+
 try {
   const [folder, keyFile, approversFile] = process.argv.slice(2);
-  console.log(JSON.stringify({ ok: true, ...checkExport(folder, keyFile, approversFile) }));
+  print({ ok: true, ...checkExport(folder, keyFile, approversFile) });
 } catch (error) {
-  console.log(JSON.stringify({ ok: false, problem: error.message }));
+  print({ ok: false, problem: error.message });
   process.exitCode = 1;
 }
