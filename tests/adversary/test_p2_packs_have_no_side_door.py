@@ -58,8 +58,8 @@ REFUSED: list[Call] = [
     ("files__edit_file", {"path": f"{AGENT}/.env", "edits": [], "dryRun": True}),
     ("files__read_text_file", {"path": "/srv/data/backup/server.pem/."}),
     ("files__get_file_info", {"path": "/srv/data/.ssh/id_ed25519"}),
-    ("files__read_text_file", {"path": "/srv/data/home/.netrc"}),
-    ("files__read_text_file", {"path": "/srv/data/home/.config/gcloud/credentials.db"}),
+    ("files__read_text_file", {"path": "/srv/data/copies/.netrc"}),
+    ("files__read_text_file", {"path": "/srv/data/copies/.config/gcloud/credentials.db"}),
 ]
 GIT_REFUSED: list[Call] = [
     git("git_diff", target="--output=/srv/repositories/shop/.git/hooks/pre-commit"),

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import FactsRule, Json, Outcome, ResourceRule, Tool
 from mcp_guard.policy.engine import PolicyEngine
 from mcp_guard.policy.reads import Hidden, could_loosen, reads_of
@@ -195,75 +194,6 @@ def test_a_rule_that_requires_a_known_change_gives_its_own_reason(tmp_path: Path
     assert outcome(load(tmp_path, PERMIT + rule, tool), tool, {"n": 5}, {"n": 1.5}) == (Outcome.DENY, "small ones only")
 
 
-# At load time
-
-
-@pytest.mark.parametrize(
-    ("condition", "missing"),
-    [
-        ('context.input has stgae && context.input.stgae == "c"', "`context.input.stgae`"),
-        ('context["input"] has "stgae"', "`context.input.stgae`"),
-        ("context.input has stage.name", "unexpected type"),
-        ("context.input has o.y", "`context.input.o.y`"),
-        ('{a: context.input}.a has stgae', "`context.input.stgae`"),
-        ("(if context.risk.score > 1 then context.input else context.input) has stgae", "`context.input.stgae`"),
-        ("context.input has untyped", "`context.input.untyped`"),
-        ("context.change.delta has stage", "`context.change.delta.stage`"),
-        ("context.task has tikcet", "`context.task.tikcet`"),
-        ("context has inptu", "`context.inptu`"),
-        ("context.rate has writes", "`context.rate.writes`"),
-        ("principal has on_behalf", "`principal.on_behalf`"),
-        ("resource has amount", "`resource.amount`"),
-        ('principal.hasTag("x")', "`principal` has no tags"),
-        ('Agent::"x" has ownr', "`Agent::ownr`"),
-        ('!(context.input has stgae) || context.input.stage == "x"', "`context.input.stgae`"),
-    ],
-)  # fmt: skip
-@pytest.mark.parametrize("effect", ["permit", "forbid", '@require_approval("people") forbid'])
-def test_an_attribute_that_no_call_can_have_is_refused(
-    tmp_path: Path, condition: str, missing: str, effect: str
-) -> None:
-    tool = make_tool({**object_of(stage=STRING, o=object_of(x=STRING), untyped={}), "required": ["stage"]})
-    with pytest.raises(PolicyError) as caught:
-        load(tmp_path, f'@id("p") {effect} (principal, action, resource) when {{ {condition} }};', tool)
-    assert "test.cedar: p: " in caught.value.message
-    assert missing in caught.value.message
-
-
-def test_the_refusal_names_the_tool_and_the_nearest_spelling(tmp_path: Path) -> None:
-    with pytest.raises(PolicyError, match=r"`up__typed` declares no `stagge` there .*; did you mean `stage`\?"):
-        load(tmp_path, PERMIT + CLOSING.replace("stage", "stagge"), TYPED)
-
-
-def test_one_tool_in_scope_with_the_attribute_is_enough(tmp_path: Path) -> None:
-    load(tmp_path, PERMIT + CLOSING, TYPED, make_tool(object_of(note=STRING)))
-    narrow = CLOSING.replace("action,", 'action == Action::"up__tool",')
-    with pytest.raises(PolicyError, match=r"context\.input\.stage"):
-        load(tmp_path, PERMIT + narrow, TYPED, make_tool(object_of(note=STRING)))
-
-
-@pytest.mark.parametrize(
-    "scope", ["action", 'action in Action::"write"', 'action in [Action::"gone__x", Action::"up__tool"]']
-)
-def test_a_policy_that_an_absent_server_may_satisfy_is_loaded(tmp_path: Path, scope: str) -> None:
-    """One server that is down does not take away the policies of the others."""
-    tool = make_tool(object_of(note=STRING))
-    engine = load(tmp_path, PERMIT + CLOSING.replace("action,", f"{scope},"), tool, absent=("gone",))
-    assert outcome(engine, tool, {"stage": "closed"})[0] is Outcome.DENY
-    assert outcome(engine, tool, {"note": "x"})[0] is Outcome.ALLOW
-    with pytest.raises(PolicyError):
-        load(tmp_path, PERMIT + CLOSING.replace("action,", 'action == Action::"up__tool",'), tool, absent=("gone",))
-
-
-def test_attributes_of_a_resource_need_facts(tmp_path: Path) -> None:
-    forbid = '@id("f") forbid (principal, action, resource is Deal) when { resource has locked && resource.locked };'
-    attributes = {"Deal": {"locked": "boolean"}}
-    tool = make_tool(object_of(id=STRING), resource=ResourceRule("Deal", "/id"))
-    with pytest.raises(PolicyError, match=r"`resource\.locked`.*`up__tool` .* no `facts`"):
-        load(tmp_path, PERMIT + forbid, tool, attributes=attributes)
-    load(tmp_path, PERMIT + forbid, replace(tool, rule=replace(tool.rule, facts=READS_FACTS)), attributes=attributes)
-
-
 LOCKED = '@id("f") forbid (principal, action, resource is Deal) when { resource has locked && resource.locked };'
 OWNER = '@id("f") forbid (principal, action, resource is Deal) when { resource has owner && resource.owner != "bob" };'
 
@@ -300,39 +230,6 @@ def test_a_tool_whose_present_state_is_not_read_is_not_listed_under_a_rule_on_it
     assert not engine.may_call(INSTANCE, blind)
     assert engine.may_call(INSTANCE, seeing)
     assert outcome(engine, blind, {"id": "1"})[0] is Outcome.DENY
-
-
-@pytest.mark.parametrize(
-    ("condition", "missing"),
-    [
-        ('context.change.fields.contains("stgae")', "`context.change.fields` never contains `stgae`"),
-        ('context.change.fields.containsAny(["stage", "ammount"])', "never contains `ammount`"),
-        ('["stgae"].containsAny(context["change"].fields)', "never contains `stgae`"),
-        ('context.history.sinks.from_untrusted.contains("stgae")', "`context.history.sinks.from_untrusted` never"),
-        ('context.history.provenance.from_task.contains("Stage")', "did you mean `stage`?"),
-        ('context.input_null.contains("stgae")', "`context.input_null` never contains `stgae`"),
-        ('context.facts_missing.contains("onwer")', "did you mean `owner`?"),
-        ('context.change.fields.containsAny(["stage", "untyped", "a/b", "undeclared"])', None),
-        ('["stage", "of_another_tool"].containsAll(context.change.fields)', None),
-        ('context.input_null.contains("stage") && context.input_unknown.contains("anything")', None),
-        ('context.facts_null.contains("owner")', None),
-    ],
-)
-def test_a_name_that_no_call_can_have_is_refused_among_names_too(
-    tmp_path: Path, condition: str, missing: str | None
-) -> None:
-    schema = object_of(id=STRING, stage=NULLABLE, amount=STRING, untyped={}, **{"a/b": STRING})
-    tool = make_tool(schema, resource=ResourceRule("Deal", "/id"))
-    tool = replace(tool, rule=replace(tool.rule, facts=READS_FACTS))
-    policy = f'@id("f") forbid (principal, action, resource is Deal) when {{ {condition} }};'
-    attributes = {"Deal": {"owner": "string"}}
-    if missing is None:
-        load(tmp_path, PERMIT + policy, tool, attributes=attributes)
-        return
-    with pytest.raises(PolicyError) as caught:
-        load(tmp_path, PERMIT + policy, tool, attributes=attributes)
-    assert missing in caught.value.message
-    load(tmp_path, PERMIT + policy.replace(" is Deal", ""), tool, attributes=attributes, absent=("gone",))
 
 
 SMALL = "context.change.delta has n && context.change.delta.n > 100"
