@@ -224,6 +224,7 @@ def _unix_server(
         shares=shares,
         received=received,
         idle_seconds=serve.idle_seconds,
+        loop_share=runtime.loop_share,
     )
 
 
@@ -271,6 +272,9 @@ class NoClient:
         pass
 
     def on_pressure(self, slow: bool) -> None:
+        pass
+
+    def on_work(self, seconds: float) -> None:
         pass
 
     def note(self, text: str) -> None:

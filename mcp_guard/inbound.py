@@ -26,6 +26,8 @@ KEEP_ALIVE_SECONDS = 65
 SHUTDOWN_SECONDS = 5
 MAX_HEADER_BYTES = 64 * 1024
 MAX_HEADERS = 200
+MAX_SMALL_PARTS, SMALL_PART_BYTES = 4096, 64
+"""A body may have so many chunks, and one more for each so many bytes: each takes work however short it is."""
 MAX_CONNECTIONS = 1000
 BACKLOG = 512
 """How many connections may wait to be accepted."""
@@ -157,7 +159,7 @@ class HttpConnection(HttpToolsProtocol):
         self._since = self.loop.time()
         """When `_incoming` became what it is."""
         self._header_bytes = 0
-        self._body_bytes = 0
+        self._body_bytes = self._body_parts = 0
         self._write_deadline: float | None = None
         """When the client must have read what it is sent; None while it keeps up."""
 
@@ -216,11 +218,14 @@ class HttpConnection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         super().on_headers_complete()
-        self._body_bytes = 0
+        self._body_bytes = self._body_parts = 0
         self._expect(Incoming.BODY)
 
     def on_body(self, body: bytes) -> None:
         self._body_bytes += len(body)
+        self._body_parts += 1
+        if self._body_parts > MAX_SMALL_PARTS + self._body_bytes // SMALL_PART_BYTES:
+            raise ValueError("too many small chunks")  # as for headers
         super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -2,10 +2,21 @@
 
 import asyncio
 import time
+from collections.abc import Callable
 
 import pytest
 
-from mcp_guard.downstream.loop_share import ACTIVE_SECONDS, MAX_WAIT_SECONDS, WAIT_FACTOR, LoopShare, metered
+from mcp_guard.downstream.loop_share import (
+    ACTIVE_SECONDS,
+    AGENT_WAIT_FACTOR,
+    MAX_WAIT_SECONDS,
+    WAIT_FACTOR,
+    LoopShare,
+    Sender,
+    metered,
+)
+
+ONE, SIBLING, OTHER = Sender("agent", "one"), Sender("agent", "sibling"), Sender("another", "other")
 
 
 class Clock:
@@ -18,42 +29,90 @@ class Clock:
 def shared() -> tuple[Clock, LoopShare]:
     clock = Clock()
     share = LoopShare(clock)
-    assert share.delay("other") == 0
-    assert share.delay("one") == 0
+    assert share.delay(OTHER) == 0
+    assert share.delay(ONE) == 0
     return clock, share
 
 
 def test_expensive_request_is_waited_for() -> None:
     clock, share = shared()
-    share.charge("one", 0.105)
-    assert share.delay("one") == pytest.approx(WAIT_FACTOR * 0.1)
-    assert share.delay("other") == 0
+    share.charge(ONE, 0.105)
+    assert share.delay(ONE) == pytest.approx(WAIT_FACTOR * 0.1)
+    assert share.delay(OTHER) == 0
     clock.now += WAIT_FACTOR * 0.1 + 0.001
-    assert share.delay("one") == 0
+    assert share.delay(ONE) == 0
 
 
 def test_waits_add_up_to_a_limit() -> None:
     _, share = shared()
-    share.charge("one", 0.055)
-    share.charge("one", 0.055)
-    assert share.delay("one") == pytest.approx(2 * WAIT_FACTOR * 0.05)
-    share.charge("one", 60)
-    assert share.delay("one") == MAX_WAIT_SECONDS
+    share.charge(ONE, 0.055)
+    share.charge(ONE, 0.055)
+    assert share.delay(ONE) == pytest.approx(2 * WAIT_FACTOR * 0.05)
+    share.charge(ONE, 60)
+    assert share.delay(ONE) == MAX_WAIT_SECONDS
 
 
 def test_ordinary_requests_are_free() -> None:
     _, share = shared()
     for _ in range(10_000):
-        share.charge("one", 0.004)
-    assert share.delay("one") == 0
+        share.charge(ONE, 0.004)
+    assert share.delay(ONE) == 0
 
 
 def test_lone_instance_does_not_wait() -> None:
     clock, share = shared()
     clock.now += ACTIVE_SECONDS + 1
-    assert share.delay("one") == 0
-    share.charge("one", 0.5)
-    assert share.delay("one") == 0
+    assert share.delay(ONE) == 0
+    share.charge(ONE, 0.5)
+    assert share.delay(ONE) == 0
+
+
+def test_new_instances_of_an_agent_wait_for_what_others_of_it_cost() -> None:
+    _, share = shared()
+    share.charge(ONE, 0.105)
+    assert share.delay(SIBLING) == pytest.approx(AGENT_WAIT_FACTOR * 0.1)
+    share.forget("one")
+    assert share.delay(ONE) == pytest.approx(AGENT_WAIT_FACTOR * 0.1)
+
+
+async def test_one_message_is_taken_in_a_turn_and_the_next_agent_comes_next() -> None:
+    share, taken = LoopShare(), []
+    turns = 0
+
+    def take(name: str) -> Callable[[], bool]:
+        def taking() -> bool:
+            taken.append((turns, name))
+            return True
+
+        return taking
+
+    for number in range(3):
+        share.on_turn(ONE, take(f"one {number}"))
+    share.on_turn(SIBLING, take("sibling"))
+    share.on_turn(OTHER, take("other"))
+    for _ in range(8):
+        turns += 1
+        await asyncio.sleep(0)
+    assert taken[0] == (0, "one 0")  # at once
+    assert [name for _, name in taken[1:]] == ["one 1", "other", "sibling", "one 2"]
+    assert len({turn for turn, _ in taken}) == 5
+
+
+async def test_messages_wait_for_what_their_sender_cost_and_no_others_do() -> None:
+    share = LoopShare()
+    await share.turn(OTHER)
+    await share.turn(ONE)
+    share.charge(ONE, 0.015)
+    began = time.monotonic()
+    waiting = [asyncio.create_task(share.turn(ONE)) for _ in range(2)]
+    cancelled = asyncio.create_task(share.turn(ONE))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await share.turn(OTHER)
+    assert time.monotonic() - began < 0.05
+    assert not any(turn.done() for turn in waiting)
+    await asyncio.gather(*waiting)
+    assert time.monotonic() - began >= 0.07
 
 
 async def test_meter_counts_the_steps_and_not_the_waits_between_them() -> None:

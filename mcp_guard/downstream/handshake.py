@@ -132,7 +132,7 @@ class HandshakeAdapter:
             for server in self._session.upstreams.connections:
                 self._session.upstreams.notify(server, method, params)
         else:
-            self._session.note(f"notification `{method[:80]}` from the client is not passed on")
+            self._session.note_client(f"notification `{method[:80]}` from the client is not passed on")
 
     def on_cancelled(self, id: Id) -> None:
         self._session.cancel((CLIENT, id))

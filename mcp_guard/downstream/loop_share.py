@@ -1,14 +1,23 @@
-"""Shares the event loop of one guard between its instances: what one of them costs, it has to wait for.
+"""Shares the event loop of one guard between its agents and their instances.
 
-All clients of a guard share one thread. Limits bound what a single message can cost; this bounds what an instance can
-cost by sending such messages one after another. Processor time is measured, so nothing has to be known about why a
-request is expensive. Ordinary requests are free, and an instance that is alone never waits.
+All clients of a guard share one thread. Limits bound what a single message can cost; this bounds what many can:
+
+- *Turns.* In each turn of the event loop one message is taken, from the agents in turn, and from the instances of an
+  agent in turn. However many messages wait, the next one of somebody else comes next.
+- *Waiting for what one costs.* Processor time is measured, so nothing has to be known about why a request is expensive.
+  While others are active, the instance then waits, and its agent's other instances wait less long.
+
+Ordinary requests are not charged, and whoever is alone never waits.
 """
 
+import asyncio
 import time
 import types
+from collections import deque
 from collections.abc import Callable, Coroutine, Generator
-from typing import Any
+from typing import Any, NamedTuple
+
+from mcp_guard.core.model import Instance
 
 FREE_SECONDS = 0.005
 """Processor time that each request may take without a charge: several times what an ordinary call needs."""
@@ -16,45 +25,156 @@ SECONDS_PER_BYTE = 30e-9
 """What a byte of a message counts as: writing it to the ledger takes time of the disk, not of the processor."""
 WAIT_FACTOR = 8
 """How many times the rest of it the instance then waits, which leaves it a ninth of the time."""
+AGENT_WAIT_FACTOR = 3
+"""The same for its agent, which leaves all its instances together a quarter of the time."""
 MAX_WAIT_SECONDS = 5.0
 ACTIVE_SECONDS = 10.0
-"""Another instance counts as active for so long after its latest request."""
+"""Another instance or agent counts as active for so long after its latest request."""
 
 
-class LoopShare:
-    """Who has to wait. Times are those of the `clock`, in seconds."""
+class Sender(NamedTuple):
+    """Whose message it is. `instance` is empty while there is none yet."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    agent: str
+    instance: str = ""
+
+    @classmethod
+    def of(cls, instance: Instance) -> "Sender":
+        return cls(instance.agent.name, instance.id)
+
+
+Take = Callable[[], bool]
+"""Takes a message; returns False if there is none any more."""
+
+
+class _Waits:
+    """Who has to wait: instances, or agents. Times are those of the `clock`, in seconds."""
+
+    def __init__(self, clock: Callable[[], float], factor: float) -> None:
         self._clock = clock
+        self._factor = factor
         self._until: dict[str, float] = {}
-        """When the next message of an instance may be read, if that is not at once."""
+        """When the next message may be taken, if that is not at once."""
         self._latest, self._latest_at, self._another_at = "", -ACTIVE_SECONDS, -ACTIVE_SECONDS
-        """The instance of the latest request, and when it and any other instance made one."""
+        """Who made the latest request, and when they and anybody else made one."""
 
-    def delay(self, instance: str) -> float:
-        """How many seconds the message that this instance has sent must wait; 0 for almost all."""
+    def delay(self, name: str) -> float:
         now = self._clock()
-        if instance != self._latest:
-            self._latest, self._another_at = instance, self._latest_at
+        if name != self._latest:
+            self._latest, self._another_at = name, self._latest_at
         self._latest_at = now
-        until = self._until.get(instance)
+        until = self._until.get(name)
         if until is None:
             return 0
         if until <= now or now - self._another_at > ACTIVE_SECONDS:
-            del self._until[instance]
+            del self._until[name]
             return 0
         return until - now
 
-    def charge(self, instance: str, seconds: float) -> None:
-        """A request of this instance took so much processor time."""
+    def charge(self, name: str, seconds: float) -> None:
+        now = self._clock()
+        until = max(now, self._until.get(name, now)) + self._factor * (seconds - FREE_SECONDS)
+        self._until[name] = min(until, now + MAX_WAIT_SECONDS)
+
+    def forget(self, name: str) -> None:
+        self._until.pop(name, None)
+
+
+class LoopShare:
+    """Whose message is taken next."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._instances, self._agents = _Waits(clock, WAIT_FACTOR), _Waits(clock, AGENT_WAIT_FACTOR)
+        self._messages: dict[Sender, deque[Take]] = {}
+        """What waits, by sender."""
+        self._lines: dict[str, deque[Sender]] = {}
+        """The senders of each agent that wait for nothing but their turn, the next one first."""
+        self._order: deque[str] = deque()
+        """Agents that have such a sender, the next one first."""
+        self._is_scheduled = False
+        """Whether a message was taken in this turn of the event loop already, or one is to be taken in the next."""
+
+    def delay(self, sender: Sender) -> float:
+        """How many seconds a message must wait for what its sender has cost before; 0 for almost all."""
+        return max(self._instances.delay(sender.instance), self._agents.delay(sender.agent))
+
+    def charge(self, sender: Sender, seconds: float) -> None:
+        """A request of this sender took so much processor time."""
         if seconds > FREE_SECONDS:
-            now = self._clock()
-            until = max(now, self._until.get(instance, now)) + WAIT_FACTOR * (seconds - FREE_SECONDS)
-            self._until[instance] = min(until, now + MAX_WAIT_SECONDS)
+            self._instances.charge(sender.instance, seconds)
+            self._agents.charge(sender.agent, seconds)
 
     def forget(self, instance: str) -> None:
-        """The instance has ended."""
-        self._until.pop(instance, None)
+        """The instance has ended. What it cost, its agent still waits for."""
+        self._instances.forget(instance)
+
+    async def turn(self, sender: Sender) -> None:
+        """Wait until a message of this sender may be handled."""
+        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        def take() -> bool:
+            if turn.done():  # whoever waited was cancelled
+                return False
+            turn.set_result(None)
+            return True
+
+        self.on_turn(sender, take)
+        await turn
+
+    def on_turn(self, sender: Sender, take: Take) -> None:
+        """Call `take` when it is the sender's turn: at once, if nobody waits. A sender's messages keep their order."""
+        delay = self.delay(sender)
+        if (waiting := self._messages.get(sender)) is not None:
+            waiting.append(take)
+        elif delay or self._is_scheduled:
+            self._messages[sender] = deque([take])
+            self._line_up(sender, delay)
+        else:
+            self._schedule()
+            take()
+
+    def _line_up(self, sender: Sender, delay: float = 0) -> None:
+        if delay:
+            asyncio.get_running_loop().call_later(delay, self._line_up, sender)
+            return
+        if sender.agent not in self._lines:
+            self._lines[sender.agent] = deque()
+            self._order.append(sender.agent)
+        self._lines[sender.agent].append(sender)
+        if not self._is_scheduled:
+            self._schedule()
+
+    def _schedule(self) -> None:
+        self._is_scheduled = True
+        asyncio.get_running_loop().call_soon(self._take_next)
+
+    def _take_next(self) -> None:
+        """Take one message, and go on in the next turn of the event loop."""
+        while self._order:
+            sender = self._next_sender()
+            if delay := self.delay(sender):
+                self._line_up(sender, delay)
+                continue
+            waiting = self._messages[sender]
+            take = waiting.popleft()
+            if waiting:
+                self._line_up(sender)
+            else:
+                del self._messages[sender]
+            if take():
+                self._schedule()
+                return
+        self._is_scheduled = False
+
+    def _next_sender(self) -> Sender:
+        agent = self._order.popleft()
+        senders = self._lines[agent]
+        sender = senders.popleft()
+        if senders:
+            self._order.append(agent)
+        else:
+            del self._lines[agent]
+        return sender
 
 
 @types.coroutine

@@ -16,7 +16,7 @@ import orjson
 from mcp_guard.core.canonical import Unacceptable, parse
 from mcp_guard.core.describe import NO_SUCH_TOOL
 from mcp_guard.core.model import Instance, Json, ToolCallRequest
-from mcp_guard.downstream.loop_share import SECONDS_PER_BYTE, LoopShare, metered
+from mcp_guard.downstream.loop_share import SECONDS_PER_BYTE, LoopShare, Sender, metered
 from mcp_guard.downstream.router import Router
 from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.guard import Guard
@@ -35,6 +35,7 @@ from mcp_guard.protocol.methods import (
 )
 from mcp_guard.settings import ClientLimits
 from mcp_guard.upstream.group import UpstreamGroup
+from mcp_guard.upstream.pace import NoteLimiter
 
 RELIST_SECONDS = 1.0
 """How soon an upstream that reports changed tools is listed again."""
@@ -112,9 +113,11 @@ class Session:
         self._transport = transport
         self._limits = limits
         self.loop_share = loop_share
+        self.sender = Sender.of(instance)
         self._frame_bytes = self._bytes_in_flight = 0
         """Size of the frame that is being taken, and of those whose requests are running."""
         self._in_flight = 0
+        self._client_notes = NoteLimiter()
         self._tool_names = tool_names
         self._router = Router(upstreams, tool_names)
         self._choose_adapter = choose_adapter
@@ -213,7 +216,7 @@ class Session:
 
     def on_notification(self, method: str, params: Json) -> None:
         if self._adapter is None:
-            self.note(f"notification `{method[:80]}` was sent before any request and is not passed on")
+            self.note_client(f"notification `{method[:80]}` was sent before any request and is not passed on")
         elif method == CANCELLED:
             if (id := cancelled_id(params)) is not None:
                 self._adapter.on_cancelled(id)
@@ -221,7 +224,7 @@ class Session:
             self._adapter.on_notification(method, params)
 
     def on_protocol_violation(self, violation: str) -> None:
-        self.note(f"client: {violation}")
+        self.note_client(f"client: {violation}")
 
     def abandon(self, id: Id) -> None:
         """The client has disconnected from a request that it cannot come back to."""
@@ -259,7 +262,7 @@ class Session:
         await metered(work, self._charge)
 
     def _charge(self, seconds: float) -> None:
-        self.loop_share.charge(self.instance.id, seconds)
+        self.loop_share.charge(self.sender, seconds)
 
     def cancel(self, key: TaskKey) -> None:
         if task := self._running.get(key):
@@ -400,11 +403,19 @@ class Session:
         if is_stale and self.upstreams.rebuild():
             self.notify_tools_changed()
 
+    def on_work(self, seconds: float) -> None:
+        self._charge(seconds)
+
     def on_pressure(self, slow: bool) -> None:
         self._transport.throttle(slow)
 
     def note(self, text: str) -> None:
         self._transport.note(text)
+
+    def note_client(self, text: str) -> None:
+        """A note about what the client does, unless there were too many: it must not fill the log."""
+        if (limited := self._client_notes.limit(text, time.monotonic())) is not None:
+            self.note(limited)
 
 
 def read_tool_call(params: Json) -> ToolCallRequest | Json:

@@ -211,7 +211,9 @@ class StatelessAdapter:
     # Notifications of the client
 
     def on_notification(self, method: str, params: Json) -> None:
-        self._session.note(f"notification `{method[:80]}` is not part of revision {wire.REVISION} and is not passed on")
+        self._session.note_client(
+            f"notification `{method[:80]}` is not part of revision {wire.REVISION} and is not passed on"
+        )
 
     def on_cancelled(self, id: Id) -> None:
         if not self._rounds.cancel(id):

@@ -10,6 +10,8 @@ import pwd
 import socket
 import stat
 import struct
+import time
+from collections import Counter, deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -18,6 +20,7 @@ import orjson
 from mcp_guard.core.errors import ConfigError, GuardError, IdentityError
 from mcp_guard.core.model import Instance
 from mcp_guard.downstream.limits import Charge, LimitReached, ReceivedBytes, SessionShares
+from mcp_guard.downstream.loop_share import LoopShare, Sender
 from mcp_guard.downstream.session import DownstreamTransport, Session
 from mcp_guard.protocol.jsonrpc import Id, error
 from mcp_guard.protocol.methods import INVALID_REQUEST
@@ -34,6 +37,8 @@ RETRY_SECONDS = 1.0
 NOTE_SECONDS = 1.0
 FIRST_MESSAGE_SECONDS = 60.0
 """How long a client may stay connected without a message."""
+MAX_ARRIVING = 32
+"""How many connections of one agent may wait to be admitted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +132,11 @@ class UnixDownstreamTransport(asyncio.Protocol):
         self._charge = charge
         self._silence: asyncio.TimerHandle | None = None
         """Runs until the first message is complete."""
+        self._waiting: deque[bytes | None] = deque()
+        """Lines whose turn has not come yet."""
+        self._waiting_bytes = 0
+        self._is_lined_up = self._has_ended_input = False
+        self._is_upstream_slow = self._is_client_slow = False
         self._transport: asyncio.Transport | None = None
         """None until the connection is handed over to asyncio."""
         self.session = make_session(self)
@@ -139,20 +149,53 @@ class UnixDownstreamTransport(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.used = asyncio.get_running_loop().time()
-        for line in self._lines.feed(data):
-            self._stop_timer()
-            self.session.receive_line(line)
+        lines = self._lines.feed(data)
+        self._waiting.extend(lines)
+        self._waiting_bytes += sum(len(line) for line in lines if line is not None)
         try:
-            self._charge.set(self._lines.pending_bytes)
+            self._charge.set(self._lines.pending_bytes + self._waiting_bytes)
         except LimitReached as reached:
             self._end_with(str(reached))
-        if (delay := self.session.loop_share.delay(self.session.instance.id)) and self._transport is not None:
-            self.throttle(True)
-            asyncio.get_running_loop().call_later(delay, self.throttle, False)
+        self._line_up()
+        self._apply_pause()
+
+    def _line_up(self) -> None:
+        """Wait for a turn, if there is a line to take."""
+        is_slow = self._is_upstream_slow or self._is_client_slow
+        if self._waiting and not self._is_lined_up and not is_slow:
+            self._is_lined_up = True
+            self.session.loop_share.on_turn(self.session.sender, self._take_line)
+
+    def _take_line(self) -> bool:
+        self._is_lined_up = False
+        if not self._waiting:
+            return False
+        self._stop_timer()
+        line = self._waiting.popleft()
+        self._waiting_bytes -= len(line or b"")
+        self._charge.set(self._lines.pending_bytes + self._waiting_bytes)
+        self.session.receive_line(line)
+        self._line_up()
+        self._apply_pause()
+        if self._has_ended_input and not self._waiting:
+            self.ended.set()
+        return True
+
+    def _drop_lines(self) -> None:
+        self._waiting.clear()
+        self._waiting_bytes = 0
+
+    def _apply_pause(self) -> None:
+        """Read no more while lines wait, or while an upstream or the client itself is slow to read."""
+        if self._transport is None or self._transport.is_closing() or self._has_ended_input:
+            return
+        if self._waiting or self._is_upstream_slow or self._is_client_slow or self.ended.is_set():
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
 
     def _end_with(self, reason: str) -> None:
-        if self._transport is not None:
-            self._transport.pause_reading()
+        self._drop_lines()
         self.session.client.reply(None, error(INVALID_REQUEST, reason))
         self.ended.set()
 
@@ -162,32 +205,38 @@ class UnixDownstreamTransport(asyncio.Protocol):
             self._silence = None
 
     def eof_received(self) -> bool:
-        self.ended.set()
-        return True  # running requests may still be answered
+        self._has_ended_input = True
+        if not self._waiting:
+            self.ended.set()
+        return True  # requests that were sent may still be answered
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self._drop_lines()
         self.ended.set()
 
     def pause_writing(self) -> None:
         self.session.upstreams.throttle(True)
+        self._is_client_slow = True
+        self._apply_pause()
 
     def resume_writing(self) -> None:
         self.session.upstreams.throttle(False)
+        self._is_client_slow = False
+        self._line_up()
+        self._apply_pause()
 
     def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(frame)
 
     def throttle(self, slow: bool) -> None:
-        if self._transport is None or self._transport.is_closing():
-            return
-        if slow:
-            self._transport.pause_reading()
-        else:
-            self._transport.resume_reading()
+        self._is_upstream_slow = slow
+        self._line_up()
+        self._apply_pause()
 
     def close(self) -> None:
         self._stop_timer()
+        self._drop_lines()
         self._charge.set(0)
         if self._transport is not None:
             self._transport.close()
@@ -214,6 +263,7 @@ class UnixSocketServer:
         shares: SessionShares,
         received: ReceivedBytes,
         idle_seconds: float,
+        loop_share: LoopShare,
     ) -> None:
         self._listener = listener
         self._users = users
@@ -225,6 +275,10 @@ class UnixSocketServer:
         self._shares = shares
         self._received = received
         self._idle_seconds = idle_seconds
+        self._loop_share = loop_share
+        self._arriving: Counter[str] = Counter()
+        """How many connections of each agent wait to be admitted."""
+        self._arrivals: set[asyncio.Task[None]] = set()
         self._open: set[UnixDownstreamTransport] = set()
         self._refusal_noted = -NOTE_SECONDS
         self._unnoted_refusals = 0
@@ -234,7 +288,8 @@ class UnixSocketServer:
         async with asyncio.TaskGroup() as tasks:
             accepting = tasks.create_task(self._accept(tasks))
             await stopping.wait()
-            accepting.cancel()
+            for task in (accepting, *self._arrivals):
+                task.cancel()
             for transport in self._open:
                 transport.ended.set()
         path = self._listener.getsockname()
@@ -251,14 +306,38 @@ class UnixSocketServer:
                 await asyncio.sleep(RETRY_SECONDS)
                 continue
             try:
-                instance = self._admit(connection)
+                peer = peer_of(connection)
+                agent = agent_of(peer, self._users)
+                if self._arriving[agent] >= MAX_ARRIVING:
+                    raise IdentityError(f"agent `{agent}` opens too many connections at once", "try again later")
             except (GuardError, OSError) as refused:
                 self._refuse(connection, refused)
-                continue
+            else:
+                self._arriving[agent] += 1
+                arrival = tasks.create_task(self._welcome(connection, agent, peer, tasks))
+                self._arrivals.add(arrival)
+                arrival.add_done_callback(self._arrivals.discard)
+            await asyncio.sleep(0)  # `sock_accept` gives up no turn while somebody waits to be accepted
+
+    async def _welcome(self, connection: socket.socket, agent: str, peer: UnixPeer, tasks: asyncio.TaskGroup) -> None:
+        """Open a session when it is the agent's turn: it costs a commit, and processes."""
+        try:
+            await self._loop_share.turn(Sender(agent))
+            began = time.perf_counter()
+            instance = self._admit(agent, peer)
             transport = self._open_session(instance)
-            self._open.add(transport)
-            self._shares.add(instance)
-            tasks.create_task(self._serve_connection(connection, instance, transport))
+            self._loop_share.charge(Sender(agent), time.perf_counter() - began)
+        except (GuardError, OSError) as refused:
+            self._refuse(connection, refused)
+            return
+        except asyncio.CancelledError:
+            connection.close()
+            raise
+        finally:
+            self._arriving[agent] -= 1
+        self._open.add(transport)
+        self._shares.add(instance)
+        tasks.create_task(self._serve_connection(connection, instance, transport))
 
     def _open_session(self, instance: Instance) -> UnixDownstreamTransport:
         return UnixDownstreamTransport(
@@ -268,10 +347,8 @@ class UnixSocketServer:
             lambda transport: self._make_session(instance, transport),
         )
 
-    def _admit(self, connection: socket.socket) -> Instance:
+    def _admit(self, agent: str, peer: UnixPeer) -> Instance:
         """A new instance for whoever has connected. Raises: GuardError, OSError."""
-        peer = peer_of(connection)
-        agent = agent_of(peer, self._users)
         try:
             self._shares.check(agent)
         except LimitReached as reached:

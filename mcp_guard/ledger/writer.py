@@ -32,6 +32,8 @@ from mcp_guard.storage.sqlite import (
 )
 
 T = TypeVar("T")
+MAX_GATHERING_TURNS = 4
+"""How many turns of the event loop a commit waits for more ops to join it."""
 SOFTWARE = f"mcp-guard/{__version__}"
 
 
@@ -229,12 +231,12 @@ class Writer:
             loop.call_soon(self._gather, 1)
         return future
 
-    def _gather(self, count: int) -> None:
-        """Let more ops join the commit as long as each turn of the event loop adds some to these `count`."""
-        if len(self._pending) == count:
+    def _gather(self, count: int, turns: int = 1) -> None:
+        """Let more ops join the commit while each turn of the event loop adds some to these `count`; not for long."""
+        if len(self._pending) == count or turns == MAX_GATHERING_TURNS:
             self.flush()
         else:
-            asyncio.get_running_loop().call_soon(self._gather, len(self._pending))
+            asyncio.get_running_loop().call_soon(self._gather, len(self._pending), turns + 1)
 
     def flush(self) -> None:
         """Commit all pending ops in one transaction, then resolve their futures.

@@ -7,6 +7,7 @@ no difference to those who do not.
 
 import asyncio
 import sys
+import time
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Executor
@@ -28,23 +29,34 @@ def _thread() -> Executor:
     return ThreadPoolExecutor(1, "scrubbing")
 
 
+def _clean(scrubber: Scrubber, frame: bytes) -> tuple[bytes, float]:
+    """The frame without its secrets, and the processor time that this took, in seconds."""
+    began = time.thread_time()
+    return scrubber.clean(frame), time.thread_time() - began
+
+
 class Arrivals:
     """Hands on frames without secrets, and what else happens, in order.
 
     `on_busy(True)` is called when something has to wait, so that no more is read, and `on_busy(False)` when nothing
-    does any more.
+    does any more. `on_work` is called with the processor time that each frame has taken, in seconds.
     """
 
-    def __init__(self, scrubber: Scrubber, on_busy: Callable[[bool], None]) -> None:
+    def __init__(
+        self, scrubber: Scrubber, on_busy: Callable[[bool], None], on_work: Callable[[float], None] = lambda _: None
+    ) -> None:
         self._scrubber = scrubber
         self._on_busy = on_busy
+        self._on_work = on_work
         self._waiting: deque[tuple[bytes, Callable[[bytes], None]]] = deque()
         self._searching: asyncio.Task[None] | None = None
 
     def take(self, frame: bytes, handle: Callable[[bytes], None]) -> None:
         """Hand the frame on without its secrets: at once if it is short and nothing is before it."""
         if self._searching is None and (len(frame) <= LONG_FRAME_BYTES or not self._scrubber):
+            began = time.thread_time()
             handle(self._scrubber.clean(frame) if self._scrubber else frame)
+            self._on_work(time.thread_time() - began)
         else:
             self._wait(frame, handle)
 
@@ -78,11 +90,13 @@ class Arrivals:
             frame, handle = self._waiting.popleft()
             try:
                 if len(frame) > LONG_FRAME_BYTES:
-                    frame = await loop.run_in_executor(_thread(), self._scrubber.clean, frame)
+                    frame, seconds = await loop.run_in_executor(_thread(), _clean, self._scrubber, frame)
                 else:
                     await asyncio.sleep(0)
-                    frame = self._scrubber.clean(frame)
+                    frame, seconds = _clean(self._scrubber, frame)
+                began = time.thread_time()
                 handle(frame)
+                self._on_work(seconds + time.thread_time() - began)
             except Exception as defect:  # the edge: a defect must cost this frame and none after it
                 loop.call_exception_handler({"message": "a message of an upstream was dropped", "exception": defect})
         if self._searching is this:

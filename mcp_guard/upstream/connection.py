@@ -33,6 +33,7 @@ from mcp_guard.upstream.arrivals import Arrivals
 from mcp_guard.upstream.budget import MESSAGE_COST, Holding, UpstreamBudget
 from mcp_guard.upstream.listener import NoListener, UpstreamListener
 from mcp_guard.upstream.listing import ListingReader
+from mcp_guard.upstream.message_parts import excerpt, without_body
 from mcp_guard.upstream.notifications import NotificationCoalescer
 from mcp_guard.upstream.pace import MAX_NOTE_LENGTH, NoteLimiter, ReadingPace
 from mcp_guard.upstream.status_file import UpstreamStatus
@@ -75,13 +76,6 @@ class Upstream:
             self.transport.start()
 
 
-def _without_body(message: object) -> object:
-    """The part of an unusable message that tells whoever waits for it that it arrived."""
-    if not isinstance(message, dict):
-        return None
-    return {name: value for name in ("id", "method") if isinstance(value := message.get(name), str | int)}
-
-
 class Connection:
     """The state of one upstream for one client session."""
 
@@ -120,7 +114,7 @@ class Connection:
             self._transport.throttle,
             lambda: self.note("it is read slowly, because it sends more than it was asked for"),
         )
-        self._arrivals = Arrivals(upstream.scrubber, self._pace.set_searching)
+        self._arrivals = Arrivals(upstream.scrubber, self._pace.set_searching, self._on_work)
         self._is_slow_to_read = False
         self._unread_bytes = 0
         """Bytes that were written since the upstream is slow to read."""
@@ -228,7 +222,7 @@ class Connection:
             return False
         result = reply.get("result")
         if not isinstance(result, dict) or not isinstance(result.get("capabilities"), dict):
-            self._down = f"refused `initialize`: {_excerpt(reply.get('error', reply))}"
+            self._down = f"refused `initialize`: {excerpt(reply.get('error', reply))}"
             return False
         return self._adopt(result)
 
@@ -319,7 +313,7 @@ class Connection:
                         async with asyncio.timeout(min(self.call_seconds, LIST_SECONDS)):
                             reply = await self.request(method, {"cursor": cursor} if cursor else {})
                         if not reader.add(reply):
-                            raise UpstreamError(f"`{method}` returned {_excerpt(reply)}")
+                            raise UpstreamError(f"`{method}` returned {excerpt(reply)}")
                         if not holding.resize(reader.size):
                             reader.excess = "it makes the guard hold too much"
                         cursor = reader.next_cursor
@@ -407,13 +401,16 @@ class Connection:
             return
         if is_too_deep(frame, message):
             self.on_protocol_violation("dropped a message that is nested too deeply")
-            message = _without_body(message)
+            message = without_body(message)
         if isinstance(message, dict) and "method" in message:
             self.charge(MESSAGE_COST + size)
         try:
             self.peer.receive(message)
         except Exception as defect:  # the edge: a defect must cost this message and none after it
             self.on_protocol_violation(f"internal error: dropped a message: {type(defect).__name__}: {defect}")
+
+    def _on_work(self, seconds: float) -> None:
+        self._listener.on_work(seconds)
 
     def _on_oversized(self) -> None:
         self._frame_bytes = 0
@@ -498,8 +495,3 @@ class Connection:
     def on_protocol_violation(self, what: str) -> None:
         self.charge(MESSAGE_COST + self._frame_bytes)
         self.note(what)
-
-
-def _excerpt(value: object) -> str:
-    """The beginning of a value, for a message."""
-    return orjson.dumps(value, default=str)[:200].decode(errors="replace")

@@ -18,6 +18,9 @@ class UpstreamListener(Protocol):
     def on_pressure(self, slow: bool) -> None:
         """The upstream reads too slowly, or has caught up."""
 
+    def on_work(self, seconds: float) -> None:
+        """A message of an upstream took so much processor time."""
+
     def note(self, text: str) -> None: ...
 
 
@@ -34,6 +37,9 @@ class NoListener:
         pass
 
     def on_pressure(self, slow: bool) -> None:
+        pass
+
+    def on_work(self, seconds: float) -> None:
         pass
 
     def note(self, text: str) -> None:

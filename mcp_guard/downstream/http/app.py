@@ -4,6 +4,7 @@ clients, the two endpoints of 2024-11-05 (HTTP with SSE). `auth.py` authenticate
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any, TypeGuard
@@ -23,7 +24,7 @@ from mcp_guard.downstream.http.auth import Authenticator
 from mcp_guard.downstream.http.sessions import HttpSession, HttpSessions
 from mcp_guard.downstream.http.streams import STANDALONE, McpResponse, Stream, sse_event
 from mcp_guard.downstream.limits import LimitReached, ReceivedBytes
-from mcp_guard.downstream.loop_share import LoopShare
+from mcp_guard.downstream.loop_share import SECONDS_PER_BYTE, LoopShare, Sender
 from mcp_guard.protocol import stateless_server as wire
 from mcp_guard.protocol.headers import NAMED_BY, decode_header, mirror_headers
 from mcp_guard.protocol.jsonrpc import Id, error
@@ -111,7 +112,7 @@ class HttpApp:
     async def post(self, request: Request, instance: Instance) -> Response:
         self.sessions.check_responses(instance)
         body = await self._read_body(request, instance)
-        message = _peek(body)
+        message = self._peek(body, instance)
         method, params = message.get("method"), message.get("params")
         params = params if isinstance(params, dict) else {}
         if request.headers.get(VERSION) == wire.REVISION or (isinstance(method, str) and is_stateless(method, params)):
@@ -120,11 +121,14 @@ class HttpApp:
         http_session = await self._session_for(request, instance, method)
         return self._post_handshake(http_session, request, body, message)
 
-    async def _wait_for_turn(self, instance: Instance) -> None:
-        delay = self.loop_share.delay(instance.id)
-        if delay:
-            await asyncio.sleep(delay)
-            await self._wait_for_turn(instance)  # another request of the instance may have cost something meanwhile
+    def _peek(self, body: bytes, instance: Instance) -> Json:
+        """What the frame seems to be. The instance pays, though no session may take it. Raises: UnreadableBody."""
+        began = time.thread_time()
+        try:
+            return _peek(body)
+        finally:
+            seconds = time.thread_time() - began + len(body) * SECONDS_PER_BYTE
+            self.loop_share.charge(Sender.of(instance), seconds)
 
     async def _session_for(self, request: Request, instance: Instance, method: object) -> HttpSession:
         """Raises: NoSession, LimitReached."""
@@ -244,7 +248,7 @@ class HttpApp:
 
     async def _read_body(self, request: Request, instance: Instance) -> bytes:
         """Raises: HTTPException for a body over the limit; LimitReached."""
-        with self.received.receiving(instance.agent.name) as charge:
+        with self.sessions.counted(instance), self.received.receiving(instance.agent.name) as charge:
 
             async def charged() -> AsyncIterator[bytes]:
                 size = 0
@@ -254,7 +258,7 @@ class HttpApp:
                     yield part
 
             body = await join_bounded(charged(), self.message_bytes)
-            await self._wait_for_turn(instance)
+            await self.loop_share.turn(Sender.of(instance))
         if body is None:
             raise HTTPException(413, f"the message is over {self.message_bytes} bytes")
         return body

@@ -7,8 +7,10 @@ more.
 
 import asyncio
 import secrets
+import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from weakref import WeakValueDictionary
 
@@ -139,7 +141,9 @@ class HttpSessions:
             kept=self._kept.setdefault(instance.id, KeptFrames()),
             is_single_stream=is_single_stream,
         )
+        began = time.thread_time()
         session = self._make_session(instance, transport)
+        session.loop_share.charge(session.sender, time.thread_time() - began)
         self._shares.add(instance)
         http_session = HttpSession(id, instance, session, transport, asyncio.get_running_loop().time())
         self._tasks.create_task(self._serve(http_session))
@@ -184,6 +188,21 @@ class HttpSessions:
         if self._responses[instance.agent] >= max(1, self._max_responses // 2):
             raise LimitReached(f"agent `{instance.agent.name}` has too many open requests", OPEN_FILES)
 
+    @contextmanager
+    def counted(self, instance: Instance) -> Iterator[None]:
+        """While a request waits, it counts like an open response."""
+        self._responses.update((instance.id, instance.agent))
+        try:
+            yield
+        finally:
+            self._uncount(instance)
+
+    def _uncount(self, instance: Instance) -> None:
+        for key in (instance.id, instance.agent):
+            self._responses[key] -= 1
+            if not self._responses[key]:
+                del self._responses[key]
+
     def begin_response(self, http_session: HttpSession) -> None:
         http_session.open_responses += 1
         self._responses.update((http_session.instance.id, http_session.instance.agent))
@@ -192,10 +211,7 @@ class HttpSessions:
         self._mark_used(http_session)
         http_session.open_responses -= 1
         http_session.has_responded = True
-        for key in (http_session.instance.id, http_session.instance.agent):
-            self._responses[key] -= 1
-            if not self._responses[key]:
-                del self._responses[key]
+        self._uncount(http_session.instance)
 
     # The end of a session
 
