@@ -165,7 +165,7 @@ async def pays_for(served: Served, frame: bytes, *, session: bool = True) -> boo
     of_evil = time.monotonic() - began
     await evil.close()
     await other.close()
-    return of_other < 0.2 and of_evil > 0.3
+    return of_evil > max(0.1, 2 * of_other)
 
 
 async def test_messages_that_no_session_takes(tmp_path: Path) -> None:

@@ -24,7 +24,7 @@ from mcp_guard.downstream.http.auth import Authenticator
 from mcp_guard.downstream.http.sessions import HttpSession, HttpSessions
 from mcp_guard.downstream.http.streams import STANDALONE, McpResponse, Stream, sse_event
 from mcp_guard.downstream.limits import LimitReached, ReceivedBytes
-from mcp_guard.downstream.loop_share import SECONDS_PER_BYTE, LoopShare, Sender
+from mcp_guard.downstream.loop_share import LoopShare, Sender
 from mcp_guard.protocol import stateless_server as wire
 from mcp_guard.protocol.headers import NAMED_BY, decode_header, mirror_headers
 from mcp_guard.protocol.jsonrpc import Id, error
@@ -127,8 +127,7 @@ class HttpApp:
         try:
             return _peek(body)
         finally:
-            seconds = time.thread_time() - began + len(body) * SECONDS_PER_BYTE
-            self.loop_share.charge(Sender.of(instance), seconds)
+            self.loop_share.charge(Sender.of(instance), time.thread_time() - began)
 
     async def _session_for(self, request: Request, instance: Instance, method: object) -> HttpSession:
         """Raises: NoSession, LimitReached."""
