@@ -140,7 +140,7 @@ def test_json_output_of_changing_commands_is_only_json(tmp_path: Path, capsys: p
     new = done(f"approvers rotate alice {key}")["key"]
     assert old != new
     assert done("approvers code alice")["code"]
-    assert done(f"approvers remove alice {new} --why y") == {"approver": "alice", "key": new}
+    assert done(f"approvers remove alice {new} --why y") == {"approver": "alice", "key": new, "usable": {}}
     assert done("keys rotate").keys() == {"old", "new"}
     tools = {item["tool"]: item["pinned"] for item in done("tools list --now")}
     assert done("tools refuse up__echo --why y")["state"] == "refused"

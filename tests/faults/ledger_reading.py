@@ -36,7 +36,7 @@ def read_ledger(path: Path) -> Said:
     for receipt, (_, request) in zip(said.receipts, rows, strict=True):
         if receipt["kind"] == "intent":
             tool = receipt["tool"].partition("__")[2]
-            said.intents.setdefault(key_of(tool, json.loads(request[16:])), []).append(receipt)
+            said.intents.setdefault(key_of(tool, json.loads(request[16:])["arguments"]), []).append(receipt)
         elif receipt["kind"] == "outcome":
             [intent] = receipt["follows"]
             said.endings[intent] = receipt["ending"]

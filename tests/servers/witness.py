@@ -10,7 +10,7 @@ SCHEMA = {"type": "object", "properties": {"n": {"type": "integer"}}}
 def look(ledger: str, arguments: dict) -> dict:
     with sqlite3.connect(f"file:{ledger}?mode=ro", uri=True) as db:
         rows = db.execute("SELECT request FROM receipt JOIN payload USING (seq) WHERE kind = 'intent'").fetchall()
-    return {"intents": len(rows), "mine": arguments in [json.loads(cell[16:]) for (cell,) in rows]}
+    return {"intents": len(rows), "mine": arguments in [json.loads(cell[16:])["arguments"] for (cell,) in rows]}
 
 
 def main() -> None:
