@@ -34,7 +34,7 @@ def names(kind: str, config: Path) -> list[str]:
 def _in_ledger(kind: str, ledger: Path) -> Iterable[str]:
     from mcp_guard.core.approval import ApprovalState
     from mcp_guard.core.names import listed_name
-    from mcp_guard.storage.inspection import open_read_only
+    from mcp_guard.storage.inspection import open_configured
     from mcp_guard.storage.sqlite import Store
 
     kinds: dict[str, Callable[[Store], Iterable[str]]] = {
@@ -45,5 +45,5 @@ def _in_ledger(kind: str, ledger: Path) -> Iterable[str]:
         "instances": lambda store: [row.instance.id for row in store.instances(time.time_ns() // 1000)],
         "tools": lambda store: [listed_name(upstream, tool) for upstream, tool, _, _ in store.pin_states()],
     }
-    with open_read_only(ledger) as store:
+    with open_configured(ledger) as store:
         return kinds[kind](store)
