@@ -17,9 +17,11 @@ demo: $(VENV)/.dev  ## run two scenarios through a real guard: receipts, verific
 dist: $(VENV)/.uv  ## build the source distribution, and the wheel from it
 	@$(UV) build -q --clear --no-create-gitignore --out-dir dist
 
+# One more than there are processors: many tests wait for processes and time limits.
+WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
 test: check $(VENV)/.node browser  ## run all checks and tests
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report --format=total > .coverage-total || { $(BIN)/coverage report -m; exit 1; }
 	@echo "coverage: $$(cat .coverage-total) %"

@@ -124,6 +124,7 @@ class Session:
         self._adapter: ProtocolAdapter | None = None
         """None until the first request."""
         self._running: dict[TaskKey, asyncio.Task[None]] = {}
+        self._is_closing = False
         self._relisting: dict[str, bool] = {}
         """The upstreams whose tools are being listed again, and whether they have changed since."""
         self._known_version = -1
@@ -134,12 +135,16 @@ class Session:
         self._announced = self._settled = False
 
     async def close(self, grace: float) -> None:
-        """Give running requests `grace` seconds to finish, cancel the rest, then end the upstreams."""
+        """Give running requests `grace` seconds to finish, cancel the rest, then end the upstreams.
+
+        After that, nothing that the client has sent is taken: it would be started and never cancelled.
+        """
         if self._adapter is not None:
             self._adapter.close()
+        if self._running:
+            await asyncio.wait(list(self._running.values()), timeout=grace)
+        self._is_closing = True
         running = list(self._running.values())
-        if running:
-            await asyncio.wait(running, timeout=grace)
         for task in running:
             task.cancel()
         await asyncio.gather(*running, return_exceptions=True)
@@ -153,6 +158,8 @@ class Session:
 
         `request` replaces the id of the request in it, where the client's own id may not be unique (`Peer.aliases`).
         """
+        if self._is_closing:
+            return
         if line is None:
             self.client.reply(
                 None,
