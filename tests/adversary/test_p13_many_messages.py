@@ -202,7 +202,7 @@ def test_bodies_in_tiny_parts_without_a_token(tmp_path: Path) -> None:
 @as_root
 def test_lines_on_many_connections_of_the_socket(tmp_path: Path) -> None:
     with guard(tmp_path) as served:
-        assert slowest_call(served, over_socket(str(tmp_path / "socket"), values(1_500), 15)) < 0.7
+        assert slowest_call(served, over_socket(str(tmp_path / "socket"), values(1_500), 15)) < 1.5  # 6.9 without turns
 
 
 @as_root
