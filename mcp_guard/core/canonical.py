@@ -175,6 +175,16 @@ def digest_json(value: Any) -> str:
     return digest(canonicalize(value, Limits(bytes=1 << 30, depth=256)))
 
 
+def escape_token(name: str) -> str:
+    """A name as one reference token of a JSON pointer (RFC 6901, §3)."""
+    return name.replace("~", "~0").replace("/", "~1")
+
+
+def unescape_token(token: str) -> str:
+    """The name that a reference token of a JSON pointer stands for (RFC 6901, §4)."""
+    return token.replace("~1", "/").replace("~0", "~")
+
+
 def read_pointer(document: Any, pointer: str) -> Any:
     """The value at a JSON pointer (RFC 6901).
 
@@ -182,7 +192,7 @@ def read_pointer(document: Any, pointer: str) -> Any:
     """
     value = document
     for token in pointer.split("/")[1:] if pointer else ():
-        key = token.replace("~1", "/").replace("~0", "~")
+        key = unescape_token(token)
         if isinstance(value, dict) and key in value:
             value = value[key]
         elif isinstance(value, list) and key.isdecimal() and int(key) < len(value):

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import orjson
 
+from mcp_guard.core.canonical import escape_token
 from mcp_guard.core.model import Json
 from mcp_guard.core.visible_text import visible_line
 
@@ -46,7 +47,7 @@ def compare_definitions(before: Json, after: Json) -> tuple[DefinitionDifference
 def _difference(path: JsonPath, before: Any, after: Any, absent: object) -> DefinitionDifference:
     plain = all(isinstance(value, str) for value in (before, after) if value is not absent)
     shown = [None if value is absent else value if plain else _text(value) for value in (before, after)]
-    where = "/".join(str(name).replace("~", "~0").replace("/", "~1") for name in path)
+    where = "/".join(escape_token(str(name)) for name in path)
     return DefinitionDifference(where, shown[0], shown[1])
 
 

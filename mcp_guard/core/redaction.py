@@ -177,11 +177,11 @@ def _members(value: Any, name: str) -> Iterable[tuple[Any, Any]]:
 
 
 def split_pointer(pointer: str) -> list[str]:
-    return [token.replace("~1", "/").replace("~0", "~") for token in pointer.split("/")[1:]]
+    return [canonical.unescape_token(token) for token in pointer.split("/")[1:]]
 
 
 def join_pointer(tokens: Iterable[str]) -> str:
-    return "".join("/" + token.replace("~", "~0").replace("/", "~1") for token in tokens)
+    return "".join("/" + canonical.escape_token(token) for token in tokens)
 
 
 def pointers_overlap(one: str, other: str) -> bool:

@@ -11,17 +11,17 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from mcp_guard.core.canonical import escape_token, unescape_token
 from mcp_guard.core.model import Json
-from mcp_guard.policy.cedar_text import Path, literals
-from mcp_guard.policy.reads import Hidden, could_loosen, names_sought, reads_of
-from mcp_guard.policy.schema import attribute, folded
+from mcp_guard.policy.cedar_text import Path
+from mcp_guard.policy.reads import Hidden, could_loosen, names_sought, reads_of, texts_in
+from mcp_guard.policy.schema import CHANGED_FIELDS, INPUT_NULL, attribute, folded
 from mcp_guard.policy.shapes import TAGS, Kind, Shape
 from mcp_guard.policy.source import Policy
 
 INPUT, DELTA = ("context", "input"), ("context", "change", "delta")
-FIELDS = ("context", "change", "fields")
-UNKNOWN, NULL = ("context", "input_unknown"), ("context", "input_null")
-"""Where the context names the arguments that are hidden."""
+UNKNOWN = ("context", "input_unknown")
+"""Where the context names the arguments that policies cannot see."""
 FACTS = (
     ("facts_missing", Hidden.UNKNOWN, "but the present state has no `{}`"),
     ("facts_null", Hidden.NULL, "but `{}` is null in the present state, which policies take for absent"),
@@ -80,7 +80,7 @@ class PolicyReads(NamedTuple):
 def read_policy(policy: Policy) -> PolicyReads:
     """The reads of one policy that may have blind spots."""
     reads = reads_of(policy)
-    sets: list[Path] = [NULL, *(("context", listed) for listed, _, _ in FACTS)]
+    sets: list[Path] = [INPUT_NULL, *(("context", listed) for listed, _, _ in FACTS)]
     if policy.body["effect"] == "permit":
         sets.append(UNKNOWN)  # in a forbid, an exception must not hide what it forbids
     told: Told = {listed: names_sought(policy, listed) for listed in sets if listed in reads}
@@ -93,15 +93,14 @@ def read_policy(policy: Policy) -> PolicyReads:
             deltas.append(Read(policy, shown, shown[len(DELTA) :], deep))
         if path[0] == "resource" and len(path) > 1:
             facts.append(Read(policy, path[:2], path[1:2], deep, told))
-    texts = sorted(_texts(policy)) if reads.get(FIELDS) else ()
+    texts = sorted(_texts(policy)) if reads.get(CHANGED_FIELDS) else ()
     fields = (Read(policy, (*INPUT, text), (text,), False, never=True) for text in texts)
     return PolicyReads(tuple(inputs), tuple(deltas), tuple(fields), tuple(facts))
 
 
-def _texts(policy: Policy) -> frozenset[str]:
+def _texts(policy: Policy) -> set[str]:
     """The texts that a policy compares with anything, such as names of arguments."""
-    bodies = [condition["body"] for condition in policy.body["conditions"]]
-    return frozenset(value for body in bodies for value in literals(body) if isinstance(value, str))
+    return set().union(*(texts_in(condition["body"]) for condition in policy.body["conditions"]))
 
 
 class BlindSpots:
@@ -161,7 +160,10 @@ class BlindSpots:
 
     def _nulls(self, pointers: Iterable[str]) -> Iterator[BlindSpot]:
         for read, pointer, parts in self._near(pointers):
-            if any(read.is_loosened(hidden, NULL, pointer) for hidden in _hidden_by_null(parts, read.names, read.deep)):
+            if any(
+                read.is_loosened(hidden, INPUT_NULL, pointer)
+                for hidden in _hidden_by_null(parts, read.names, read.deep)
+            ):
                 yield read.blind_spot(f"but `{pointer}` is null, which policies take for absent")
 
     def _near(self, pointers: Iterable[str]) -> Iterator[tuple[Read, str, list[str]]]:
@@ -235,20 +237,16 @@ def _has_values(column: Any) -> bool:
 def _always_unknown(shape: Shape, above: str) -> Iterator[str]:
     """The arguments that every call must carry and that policies never see."""
     for name in shape.required:
-        inner, at = shape.fields.get(name), f"{above}{_escaped(name)}"
+        inner, at = shape.fields.get(name), f"{above}{escape_token(name)}"
         if inner is None or inner.kind is Kind.OPAQUE:
             yield at
         elif inner.kind is Kind.RECORD and not inner.nullable:
             yield from _always_unknown(inner, f"{at}/")
 
 
-def _escaped(name: str) -> str:
-    return name.replace("~", "~0").replace("/", "~1")
-
-
 def _parts(pointer: str) -> list[str]:
     """The names in a pointer (without its first slash), as attributes."""
-    return [attribute(part.replace("~1", "/").replace("~0", "~")) for part in pointer.split("/")]
+    return [attribute(unescape_token(part)) for part in pointer.split("/")]
 
 
 def _align(parts: Names, path: Names, in_array: bool = False) -> Iterator[tuple[Names, Names, bool]]:

@@ -100,13 +100,14 @@ def names_sought(policy: Policy, path: Path) -> frozenset[str]:
         for op in ("contains", "containsAny", "containsAll", "==", "!="):
             if isinstance(inner := node.get(op), dict) and "right" in inner:
                 if path in _targets(inner["left"]):
-                    names |= _texts(inner["right"])
+                    names |= texts_in(inner["right"])
                 elif op not in ("contains", "containsAll") and path in _targets(inner["right"]):
-                    names |= _texts(inner["left"])
+                    names |= texts_in(inner["left"])
     return frozenset(names)
 
 
-def _texts(node: Json) -> set[str]:
+def texts_in(node: Json) -> set[str]:
+    """The texts in an expression."""
     return {value for value in literals(node) if isinstance(value, str)}
 
 

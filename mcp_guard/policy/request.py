@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from decimal import Decimal
 from typing import Any
 
+from mcp_guard.core.canonical import escape_token
 from mcp_guard.core.model import Call, CallHistory, Change, Instance, Json, Origins
 from mcp_guard.core.rates import RateValue
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
@@ -244,7 +245,7 @@ def _expect(kind: type[Any], value: Any, shape: Shape, path: str) -> Any:
 def _join(path: str, name: str) -> str:
     """A JSON pointer without its first slash."""
     if "/" in name or "~" in name:
-        name = name.replace("~", "~0").replace("/", "~1")
+        name = escape_token(name)
     return f"{path}/{name}" if path else name
 
 

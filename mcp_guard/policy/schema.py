@@ -24,6 +24,8 @@ CEDAR_TYPES: Mapping[Kind, Json] = {
 }
 STRINGS = {"type": "Set", "element": {"type": "String"}}
 ATTRIBUTE_TYPES: Mapping[str, Json] = {str(kind): cedar for kind, cedar in CEDAR_TYPES.items()} | {"strings": STRINGS}
+INPUT_NULL, CHANGED_FIELDS = ("context", "input_null"), ("context", "change", "fields")
+"""Paths of sets of names in the context: arguments that are null, and those that would change."""
 _RESERVED = re.compile(r"__+(entity|extn|expr)")
 
 

@@ -12,6 +12,7 @@ from enum import StrEnum
 from functools import reduce
 from typing import Any
 
+from mcp_guard.core.canonical import unescape_token
 from mcp_guard.core.model import Json, Tool
 
 NODES, DEPTH, ENUM, PARTS = 2000, 20, 1000, 50
@@ -115,7 +116,7 @@ class _SchemaReader:
             return OPAQUE
         target: Any = self._root
         for token in reference.split("/")[1:]:
-            key = token.replace("~1", "/").replace("~0", "~")
+            key = unescape_token(token)
             if isinstance(target, list) and key.isdecimal() and int(key) < len(target):
                 target = target[int(key)]
             elif isinstance(target, dict) and key in target:

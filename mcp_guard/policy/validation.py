@@ -14,20 +14,19 @@ from pathlib import Path
 import cedarpy
 import orjson
 
+from mcp_guard.core.canonical import unescape_token
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Json
 from mcp_guard.core.visible_text import join
 from mcp_guard.policy.cedar_text import Path as AttributePath
 from mcp_guard.policy.reads import TAGS, names_sought, reads_of
 from mcp_guard.policy.ruleset import action_groups
-from mcp_guard.policy.schema import folded, name_of
+from mcp_guard.policy.schema import CHANGED_FIELDS, INPUT_NULL, folded, name_of
 from mcp_guard.policy.shapes import Shape
 from mcp_guard.policy.source import Policy, PolicyProblem, UnlistedNames, actions_and_type, as_json
 
 _POSITION = re.compile(r"^for policy `[^`]*`, ")
 """How Cedar's messages name a policy that was passed without its id."""
-INPUT_NULL = ("context", "input_null")
-CHANGED = ("context", "change", "fields")
 NAMES_OF_FACTS = (("context", "facts_missing"), ("context", "facts_null"))
 ORIGINS = (("context", "history", "provenance"), ("context", "history", "sinks"))
 NEARLY = 0.8
@@ -127,21 +126,18 @@ def find_validation_problems(
         policy_file = policies[id].file if id in policies else file
         problems.append(PolicyProblem(policy_file, id, _POSITION.sub("", error.error)))
     reported = {problem.policy for problem in problems}
-    return problems + [
-        problem
-        for id, policy in policies.items()
-        if id not in reported
-        for problem in (*find_missing_attributes(policy, against), *find_missing_names(policy, against))
-    ]
+    for id, policy in policies.items():
+        may_match_others = against.unlisted is not None and against.unlisted.may_be_matched_by(policy)
+        if id not in reported and not may_match_others and (tools := against.tools_in_scope(policy)):
+            problems += find_missing_attributes(policy, tools, against)
+            problems += find_missing_names(policy, tools, against)
+    return problems
 
 
-def find_missing_attributes(policy: Policy, against: ValidationSchema) -> Iterator[PolicyProblem]:
-    """The attributes that the policy reads or tests for, and that no call in its scope can have."""
-    if against.unlisted and against.unlisted.may_be_matched_by(policy):
-        return
-    tools = against.tools_in_scope(policy)
+def find_missing_attributes(policy: Policy, tools: list[str], against: ValidationSchema) -> Iterator[PolicyProblem]:
+    """The attributes that the policy reads or tests for, and that no call of the tools in its scope can have."""
     missing: list[AttributePath] = []
-    for path in sorted(reads_of(policy), key=len) if tools else ():
+    for path in sorted(reads_of(policy), key=len):
         for end in range(1, len(path)):
             if any(path[: end + 1] == known for known in missing):
                 break
@@ -151,25 +147,22 @@ def find_missing_attributes(policy: Policy, against: ValidationSchema) -> Iterat
                 break
 
 
-def find_missing_names(policy: Policy, against: ValidationSchema) -> Iterator[PolicyProblem]:
-    """The names that the policy looks for in a set of names, and that no call in its scope can have there.
+def find_missing_names(policy: Policy, tools: list[str], against: ValidationSchema) -> Iterator[PolicyProblem]:
+    """The names that the policy looks for in a set of names, and that no call of the tools in its scope can have there.
 
     Undeclared arguments are named there too, so another name is a mistake only if it is nearly a declared one.
     """
-    if against.unlisted and against.unlisted.may_be_matched_by(policy):
-        return
-    tools = against.tools_in_scope(policy)
-    for path in sorted(reads_of(policy)) if tools else ():
+    for path in sorted(reads_of(policy)):
         if path in NAMES_OF_FACTS:
             known, may_have_others = _united(against.configured(tool) for tool in tools), False
         elif path == INPUT_NULL:
             known, may_have_others = _united(map(against.arguments, tools)), against.shapes is None
-        elif path == CHANGED or (len(path) == 4 and path[:3] in ORIGINS):
+        elif path == CHANGED_FIELDS or (len(path) == 4 and path[:3] in ORIGINS):
             known, may_have_others = _united(map(against.arguments, tools)), any(map(against.may_have_others, tools))
         else:
             continue
         for name in sorted(names_sought(policy, path)):
-            argument = _first_part(name) if path == INPUT_NULL else name
+            argument = unescape_token(name.partition("/")[0]) if path == INPUT_NULL else name
             near = _nearest(argument, known)
             if argument not in known and (near or not may_have_others):
                 what = "has no such attribute" if path in NAMES_OF_FACTS else "declares no such argument"
@@ -180,10 +173,6 @@ def find_missing_names(policy: Policy, against: ValidationSchema) -> Iterator[Po
 
 def _united(names: Iterable[Iterable[str]]) -> set[str]:
     return set().union(*names)
-
-
-def _first_part(pointer: str) -> str:
-    return pointer.partition("/")[0].replace("~1", "/").replace("~0", "~")
 
 
 def _nearest(name: str, known: Collection[str]) -> str | None:
