@@ -9,23 +9,10 @@ import sys
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, TextIO
 
-from mcp_guard.core.visible_text import VisibleText, value_text, visible_code, visible_json
-from mcp_guard.core.visible_text import visible_line as printable
+from mcp_guard.core.visible_text import VisibleText, value_text, visible_code, visible_json, visible_line
 
 if TYPE_CHECKING:
     from mcp_guard.core.definition_diff import DiffPart
-
-__all__ = [
-    "print_code",
-    "print_json",
-    "print_lines",
-    "print_result",
-    "print_table",
-    "print_text",
-    "print_words",
-    "printable",
-    "steps",
-]
 
 
 def plain(value: object) -> object:
@@ -40,7 +27,7 @@ def print_lines(lines: Iterable[str], *, file: TextIO | None = None) -> None:
 
 def print_text(text: str, *, file: TextIO | None = None, end: str = "\n") -> None:
     """Print one line at once. A line break in it stays only if it is `VisibleText`, put together of parts that are."""
-    print(printable(text), file=file or sys.stdout, end=end, flush=True)
+    print(visible_line(text), file=file or sys.stdout, end=end, flush=True)
 
 
 def print_json(value: object, indent: int | None = None) -> None:
@@ -79,7 +66,7 @@ def print_words(parts: "list[DiffPart]") -> None:
     styles = {"same": "", "removed": "red strike", "added": "bold green"}
     text = Text()
     for kind, part in parts:
-        text.append(printable(shorten(part) if kind == "same" else part), styles[kind])
+        text.append(visible_line(shorten(part) if kind == "same" else part), styles[kind])
     Console(highlight=False, force_terminal=True).print(Padding(text, (0, 0, 0, 4)))
 
 

@@ -31,7 +31,7 @@ from mcp_guard.config.tools import (
 )
 from mcp_guard.config.types import Model, SecretConfig, Url, texts
 from mcp_guard.config.upstreams import UpstreamConfig
-from mcp_guard.core.approval import Route
+from mcp_guard.core.approval import SECOND, Route
 from mcp_guard.core.canonical import Limits
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.model import Agent, Mode
@@ -47,8 +47,6 @@ from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, TRACE_CONTEXT, is_
 from mcp_guard.core.tool_pins import FirstUse
 from mcp_guard.core.visible_text import join, visible_line
 from mcp_guard.settings import AgentSettings, ClientLimits, NotifierSettings, ServeSettings, Settings
-
-SECOND = 1_000_000
 
 
 class AgentConfig(Model):

@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from mcp_guard.config.types import Model
+from mcp_guard.core.approval import SECOND
 from mcp_guard.core.model import Effect, FactsRule, Mode, RateCounter, ResourceRule, ToolRule
 from mcp_guard.core.redaction import make_redaction, pointers_overlap
 
-SECOND = 1_000_000
 Pointer = Annotated[str, Field(pattern=r"^(/[^/]*)*$")]
 NonRootPointer = Annotated[str, Field(pattern=r"^(/[^/]*)+$")]
 """A JSON pointer to a part of the document; `*` stands for each element of a list."""

@@ -11,7 +11,6 @@ from pathlib import Path
 from mcp_guard.cli.completion.names import KINDS, names
 from mcp_guard.cli.options import make_parser
 from mcp_guard.cli.output import print_lines
-from mcp_guard.cli.output import print_text as print_text
 
 SHELLS = {"bash": "'\\''", "zsh": "'\\''", "fish": "\\'"}
 """The supported shells, each with its way to write a quote within quotes."""

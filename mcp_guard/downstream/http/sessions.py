@@ -191,11 +191,14 @@ class HttpSessions:
     @contextmanager
     def counted(self, instance: Instance) -> Iterator[None]:
         """While a request waits, it counts like an open response."""
-        self._responses.update((instance.id, instance.agent))
+        self._count(instance)
         try:
             yield
         finally:
             self._uncount(instance)
+
+    def _count(self, instance: Instance) -> None:
+        self._responses.update((instance.id, instance.agent))
 
     def _uncount(self, instance: Instance) -> None:
         for key in (instance.id, instance.agent):
@@ -205,7 +208,7 @@ class HttpSessions:
 
     def begin_response(self, http_session: HttpSession) -> None:
         http_session.open_responses += 1
-        self._responses.update((http_session.instance.id, http_session.instance.agent))
+        self._count(http_session.instance)
 
     def end_response(self, http_session: HttpSession) -> None:
         self._mark_used(http_session)
