@@ -46,6 +46,22 @@ def test_a_gate_on_one_tool_has_no_gap_at_another_that_hides_the_argument(tmp_pa
     assert [call["name"] for call in seen(tmp_path, "up")] == list(HIDING)
 
 
+def check_is_not_loaded(folder: Path, policy: str) -> tuple[str, str]:
+    """A set with this policy, which misspells `stage`, is not loaded, and the guard allows nothing.
+
+    Returns what `policy validate` reports, and what the guard prints.
+    """
+    config = config_with(folder, ALLOW_ALL + policy, {"typed": {"properties": {"stage": STRING}}})
+    validated = cli("policy", "validate", "--config", str(config), check=False)
+    assert validated.returncode != 0
+    assert "did you mean `stage`?" in validated.stderr
+    with Client(config) as client:
+        client.start()
+        assert "error" in client.call("up__typed", {"stage": "Closed Won"})
+    assert seen(folder, "up") == []
+    return validated.stderr, client.stderr
+
+
 @pytest.mark.parametrize(
     "condition",
     [
@@ -57,16 +73,9 @@ def test_a_gate_on_one_tool_has_no_gap_at_another_that_hides_the_argument(tmp_pa
 )
 def test_a_rule_on_an_argument_that_no_tool_has_is_not_loaded(tmp_path: Path, condition: str) -> None:
     gate = CLOSING.format(scope='action == Action::"up__typed"', condition=f"{condition} && context.input has stage")
-    config = config_with(tmp_path, ALLOW_ALL + gate, {"typed": {"properties": {"stage": STRING}}})
-    validated = cli("policy", "validate", "--config", str(config), check=False)
-    assert validated.returncode != 0
-    assert "closing: no call in its scope can have" in validated.stderr
-    assert "did you mean `stage`?" in validated.stderr
-    with Client(config) as client:
-        client.start()
-        assert "error" in client.call("up__typed", {"stage": "Closed Won"})
-    assert seen(tmp_path, "up") == []
-    assert "closing: no call in its scope can have" in client.stderr
+    reported, noted = check_is_not_loaded(tmp_path, gate)
+    assert "closing: no call in its scope can have" in reported
+    assert "closing: no call in its scope can have" in noted
 
 
 def test_a_change_that_is_no_whole_number_is_not_overlooked(tmp_path: Path) -> None:
@@ -95,15 +104,8 @@ def test_a_change_that_is_no_whole_number_is_not_overlooked(tmp_path: Path) -> N
 )
 def test_a_rule_that_misspells_an_argument_among_names_is_not_loaded(tmp_path: Path, condition: str) -> None:
     rule = f'@id("stage") forbid (principal, action == Action::"up__typed", resource) when {{ {condition} }};'
-    config = config_with(tmp_path, ALLOW_ALL + rule, {"typed": {"properties": {"stage": STRING}}})
-    validated = cli("policy", "validate", "--config", str(config), check=False)
-    assert validated.returncode != 0
-    assert "so the policy would never see it: `up__typed` declares no such argument" in validated.stderr
-    assert "did you mean `stage`?" in validated.stderr
-    with Client(config) as client:
-        client.start()
-        assert "error" in client.call("up__typed", {"stage": "Closed Won"})
-    assert seen(tmp_path, "up") == []
+    reported, _ = check_is_not_loaded(tmp_path, rule)
+    assert "so the policy would never see it: `up__typed` declares no such argument" in reported
 
 
 def test_a_permit_for_calls_without_unknown_arguments_sees_a_change_that_is_no_whole_number(tmp_path: Path) -> None:
