@@ -122,7 +122,7 @@ class HttpConfig(uvicorn.Config):
             http=HttpConnection,
             ws="none",
             backlog=limits.accepted_at_once,  # asyncio has one setting for this and the queue
-            log_level="error",  # warnings are about requests, and whoever sends bad ones could fill the log
+            log_level="error",  # warnings are about requests, and a client that sends bad ones could fill the log
             access_log=False,
             server_header=False,
             date_header=False,

@@ -69,7 +69,7 @@ class Trust:
 
 
 def _existing(*paths: Path) -> Iterator[tuple[Path, os.stat_result]]:
-    """Each of these with its status, and what it is a link to. Whoever reads a missing one reports that."""
+    """Each of these with its status, and what it is a link to. The reader of a missing one reports it."""
     for path in paths:
         for place in dict.fromkeys((path, Path(os.path.realpath(path)))):
             with suppress(OSError):

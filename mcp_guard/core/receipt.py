@@ -292,7 +292,7 @@ def attribution(receipt: Mapping[str, Any]) -> VisibleText:
 
 
 def claim_mark(receipt: Mapping[str, Any], name: str) -> VisibleText:
-    """What follows a ticket or a reason that the agent gave, not whoever started it."""
+    """What follows a ticket or a reason that the agent gave, not its launcher."""
     return VisibleText(CLAIMED if name in (receipt.get("claimed") or ()) else "")
 
 

@@ -72,7 +72,7 @@ def canonical_request(name: str, arguments: bytes, meta: Mapping[str, Any] | Non
 
 
 def without_trace(meta: Mapping[str, Any] | None) -> Json:
-    """The members by which two requests are told apart."""
+    """The members by which two requests are distinguished."""
     return {name: value for name, value in (meta or {}).items() if name not in TRACE_CONTEXT}
 
 

@@ -303,7 +303,7 @@ def _undecidable(
                 f"has a quorum of {rule.quorum} on route `{rule.route}`, but {len(able)} eligible approvers have a key"
             )
             if held.subject.unknown_user:
-                what += f"; its user `{held.subject.on_behalf_of}` is nobody that the configuration names"
+                what += f"; its user `{held.subject.on_behalf_of}` is not named in the configuration"
                 return what, "name the user under [people], or as one of the identities of an approver"
             return what, f"mcp-guard approvers add NAME, for one of: {', '.join(rule.approvers)}"
     return None

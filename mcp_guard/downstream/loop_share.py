@@ -7,7 +7,7 @@ All clients of a guard share one thread. Limits bound what a single message can 
 - *Waiting for what one costs.* Processor time is measured, so nothing has to be known about why a request is expensive.
   While others are active, the instance then waits, and its agent's other instances wait less long.
 
-Ordinary requests are not charged, and whoever is alone never waits.
+Ordinary requests are not charged, and a lone sender never waits.
 """
 
 import asyncio
@@ -113,7 +113,7 @@ class LoopShare:
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
         def take() -> bool:
-            if turn.done():  # whoever waited was cancelled
+            if turn.done():  # the waiting task was cancelled
                 return False
             turn.set_result(None)
             return True

@@ -376,7 +376,7 @@ class UnixSocketServer:
                 return  # it has gone already
 
     def _note_refusal(self, reason: str) -> None:
-        """Print it, but at most once a second: whoever is refused may try again and again."""
+        """Print it, but at most once a second: a refused client may try again and again."""
         now = asyncio.get_running_loop().time()
         if now - self._refusal_noted < NOTE_SECONDS:
             self._unnoted_refusals += 1

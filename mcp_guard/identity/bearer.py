@@ -170,7 +170,7 @@ class RemoteKeySet:
     """The keys of an issuer at a URL, fetched when they are needed and cached.
 
     A token that names an unknown key makes it fetch them again, but at most every `REFETCH_SECONDS`, whether that
-    succeeds or not: anybody can send such tokens. Whoever comes while they are fetched waits.
+    succeeds or not: anybody can send such tokens. Further requests wait while they are fetched.
     """
 
     def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:

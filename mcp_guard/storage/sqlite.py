@@ -315,7 +315,10 @@ def _split_edge(edge: bytes) -> tuple[bytes, ...]:
 
 
 def _create(connection: sqlite3.Connection, path: Path) -> None:
-    """Make the tables once, whoever comes first. Raises: LedgerError for a file that is no ledger of this version."""
+    """Make the tables, in the first process that opens the file.
+
+    Raises: LedgerError for a file that is no ledger of this version.
+    """
     connection.execute("BEGIN IMMEDIATE")
     version = connection.execute("PRAGMA user_version").fetchone()[0]
     if version == 0:

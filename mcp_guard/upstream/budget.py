@@ -1,6 +1,6 @@
 """What one upstream may cost: the memory that it makes the guard hold, and the work that nobody asked it for.
 
-Each connection has one budget. Whoever reads from the upstream charges it before keeping anything, so what an upstream
+Each connection has one budget. Each reader charges it before keeping anything, so what an upstream
 overspends is its own: a message is dropped, a call fails, or reading pauses. See docs/decisions/0046.
 """
 

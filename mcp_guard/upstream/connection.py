@@ -279,7 +279,7 @@ class Connection:
     async def fetch_tools(self) -> bool:
         """Read the whole tool listing. Returns False if that failed; then the previous listing stays.
 
-        Whoever calls this while a listing is being read shares the next one, so that at most one is under way.
+        Callers that arrive while a listing is being read share the next one, so that at most one is under way.
         """
         self._listings_requested += 1
         ticket = self._listings_requested

@@ -279,7 +279,7 @@ class UpstreamHttpSession:
             return bytes(body)
 
     async def _read_events(self, response: httpx.Response, position: StreamPosition) -> AsyncGenerator[SseEvent, None]:
-        """The events of a stream, at the pace of whoever takes them; `position` is kept up to date."""
+        """The events of a stream, at the pace of the caller; `position` is kept up to date."""
         parser, count = SseParser(self._max_message_bytes, position), 0
         with self._handler.budget.hold() as holding:
             async with aclosing(read_decoded(response, self._handler.charge)) as pieces:

@@ -4,7 +4,7 @@ import orjson
 
 
 def without_body(message: object) -> object:
-    """The part of an unusable message that tells whoever waits for it that it arrived."""
+    """The part of an unusable message that tells the waiting caller that it arrived."""
     if not isinstance(message, dict):
         return None
     return {name: value for name in ("id", "method") if isinstance(value := message.get(name), str | int)}

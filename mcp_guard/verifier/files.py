@@ -1,6 +1,6 @@
 """Reads files of unknown origin: regular files only, of limited size, and JSON without surprises.
 
-Whoever hands over an export or a bundle chooses its files. A device or a pipe would never end, a huge sparse file would
+The sender of an export or a bundle chooses its files. A device or a pipe would never end, a huge sparse file would
 fill the memory, and JSON with duplicate members or `NaN` means different things to different readers.
 """
 

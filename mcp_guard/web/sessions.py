@@ -1,7 +1,8 @@
 """Sign-in sessions of browsers. They are held in memory, so everybody is signed out when the inbox ends.
 
 A session is a bearer token (RFC 6750, §2.1) that the page keeps in `localStorage` and sends in the `authorization`
-header. It is not a cookie: a browser sends a cookie of `localhost` to every port of `localhost`, whoever listens there.
+header. It is not a cookie: a browser sends a cookie of `localhost` to every port of `localhost`, and any program may
+listen on one.
 """
 
 import hashlib
