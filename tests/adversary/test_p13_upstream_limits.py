@@ -39,7 +39,7 @@ def test_response_of_any_kind_and_length_is_bounded(tmp_path: Path) -> None:
     with HostileServer() as server:
         names = {attack: f"u{number}" for number, attack in enumerate(ATTACKS)}
         sections = "".join(
-            f'[upstreams.{name}]\nurl = "{server.url(attack)}"\ntimeout_seconds = 1\n' for attack, name in names.items()
+            f'[upstreams.{name}]\nurl = "{server.url(attack)}"\ntimeout_seconds = 2\n' for attack, name in names.items()
         )
         config = write_config(tmp_path, sections + scripted("other", tmp_path), more=ONE_MB)
         with Client(config) as client:
