@@ -1,7 +1,7 @@
 """Composes a guard for one run: settings in, served clients out. The only module that knows every part.
 
-Start-up order matters: the upstreams' processes are started first and warm up while the rest is imported; the policies
-are read after the first tool listings, because they are validated against them.
+Start-up order matters: `mcp-guard run` starts the upstreams' processes before it imports this module; the policies are
+read after the first tool listings, because they are validated against them.
 """
 
 import asyncio
@@ -19,14 +19,15 @@ from mcp_guard.core.visible_text import say, visible_line
 from mcp_guard.downstream.stdio import StdioDownstreamTransport
 from mcp_guard.identity.instances import InstanceSpec, Launch, check_credential, reissue_credential, start_instance
 from mcp_guard.ledger import registry
-from mcp_guard.ledger.open import OpenLedger, open_ledger, recover
+from mcp_guard.ledger.open import open_ledger, recover
 from mcp_guard.ledger.writer import Transaction
 from mcp_guard.ports import Pins
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.methods import LATEST
-from mcp_guard.runtime import CLOCK, Runtime, ledger_settings, make_upstream_group, policy_environment, start_upstreams
+from mcp_guard.runtime import CLOCK, Runtime, ledger_settings, make_upstream_group, policy_environment
 from mcp_guard.settings import ServeSettings, Settings
 from mcp_guard.upstream.connection import Upstream
+from mcp_guard.upstream.start import start_upstreams
 
 if TYPE_CHECKING:
     from mcp_guard.downstream.http.app import HttpApp
@@ -37,16 +38,14 @@ if TYPE_CHECKING:
 __all__ = ["CLOCK", "ledger_settings", "listed_tools", "note", "policy_environment", "run_stdio", "serve_http"]
 
 
-def run_stdio(settings: Settings, launch: Launch, code: str = "") -> None:
+def run_stdio(settings: Settings, upstreams: Sequence[Upstream], launch: Launch, code: str = "") -> None:
     """Serve one client on stdin and stdout until it goes, as a new instance of the agent, or as the one that was
-    issued with a launch `code`.
+    issued with a launch `code`. `upstreams` have been started.
 
     Raises: ConfigError, IdentityError, LedgerError.
     """
-    upstreams = start_upstreams(settings)
-    ledger: OpenLedger | None = None
+    ledger = open_ledger(ledger_settings(settings), CLOCK, note)
     try:
-        ledger = open_ledger(ledger_settings(settings), CLOCK, note)
         transport = StdioDownstreamTransport(settings.client_limits.message_bytes, note)
         runtime = Runtime(settings, ledger, note)
         instance, bound = _redeem_launch_code(runtime, code) if code else _new_instance(runtime, launch)
@@ -55,10 +54,7 @@ def run_stdio(settings: Settings, launch: Launch, code: str = "") -> None:
         transport.stop_on_signals()
         asyncio.run(_serve_stdio(runtime, upstreams, transport, instance, bound))
     finally:
-        for upstream in upstreams:
-            upstream.transport.kill()
-        if ledger is not None:
-            ledger.close()
+        ledger.close()
 
 
 def _new_instance(runtime: Runtime, launch: Launch) -> tuple[Instance, Json | None]:

@@ -19,7 +19,6 @@ from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Instance, Json, Micros, Mode, Tool
 from mcp_guard.core.provenance.history import InstanceHistories
 from mcp_guard.core.receipt import Draft
-from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.core.visible_text import say
 from mcp_guard.downstream.loop_share import LoopShare
 from mcp_guard.downstream.session import DownstreamTransport, ProtocolAdapter, Session
@@ -36,13 +35,12 @@ from mcp_guard.policy.reload import PoliciesInForce, PolicyReloader, SessionPoli
 from mcp_guard.ports import NoSignals, Pins
 from mcp_guard.protocol.stdio import on_signal
 from mcp_guard.protocol.versions import is_stateless
-from mcp_guard.settings import Settings, UpstreamSettings
+from mcp_guard.settings import Settings
 from mcp_guard.signals.run_history import RunHistory
 from mcp_guard.upstream.connection import Upstream
 from mcp_guard.upstream.group import UpstreamGroup
+from mcp_guard.upstream.start import start_upstreams
 from mcp_guard.upstream.status_file import StatusFile, status_path
-from mcp_guard.upstream.stdio import StdioServerParameters, StdioTransport
-from mcp_guard.upstream.transport import Transport
 
 if TYPE_CHECKING:
     from mcp_guard.policy.engine import PolicyEnvironment
@@ -64,25 +62,6 @@ def new_call_id() -> str:
     return f"call_{CLOCK.now():x}{random_text(4)}"
 
 
-def start_upstreams(settings: Settings) -> list[Upstream]:
-    """The upstreams of the configuration, which start up while the caller goes on."""
-    scrubber = Scrubber()  # shared, because an upstream can read the files of another
-    upstreams = [
-        Upstream(
-            name,
-            make_transport(settings, name, server, scrubber),
-            scrubber,
-            settings.message_bytes,
-            server.timeout,
-            settings.listing_bytes,
-        )
-        for name, server in settings.upstreams.items()
-    ]
-    for upstream in upstreams:
-        upstream.start()
-    return upstreams
-
-
 def make_upstream_group(
     settings: Settings,
     upstreams: Sequence[Upstream],
@@ -100,27 +79,6 @@ def make_upstream_group(
         forward_meta=settings.forward_meta,
         on_catalog=on_catalog,
         on_status=on_status,
-    )
-
-
-def make_transport(settings: Settings, name: str, server: UpstreamSettings, scrubber: Scrubber) -> Transport:
-    """The transport to this upstream: HTTP if it has a URL, else stdio."""
-    here = settings.path.parent
-    if server.url:
-        from mcp_guard.upstream.http import HttpServerParameters, HttpTransport
-
-        return HttpTransport(HttpServerParameters(name, server, here, settings.state_dir, scrubber))
-    return StdioTransport(
-        StdioServerParameters(
-            name=name,
-            argv=server.argv,
-            stderr=settings.state_dir / "upstreams" / f"{name}.stderr.log",
-            env=server.env,
-            secrets=server.secrets,
-            here=here,
-            scrubber=scrubber,
-            cwd=server.cwd,
-        )
     )
 
 

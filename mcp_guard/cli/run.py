@@ -17,12 +17,16 @@ def main(arguments: list[str]) -> int:
     from mcp_guard.config import load
 
     settings = load(options.config)
-    from mcp_guard.app import run_stdio
-    from mcp_guard.identity.instances import Launch
-
     task = options.task if options.task_file is None else read_task(options.task_file)
-    launch = Launch(options.agent, options.ticket, options.reason, options.on_behalf_of, task)
-    run_stdio(settings, launch, read_launch_code(options.launch_fd))
+    code = read_launch_code(options.launch_fd)
+    from mcp_guard.upstream.start import started_upstreams
+
+    with started_upstreams(settings) as upstreams:  # they warm up while the rest is imported
+        from mcp_guard.app import run_stdio
+        from mcp_guard.identity.instances import Launch
+
+        launch = Launch(options.agent, options.ticket, options.reason, options.on_behalf_of, task)
+        run_stdio(settings, upstreams, launch, code)
     return 0
 
 

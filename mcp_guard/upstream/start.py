@@ -1,0 +1,61 @@
+"""Starts the upstreams of the configuration. It imports little, so that they can warm up while the rest is imported."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from mcp_guard.core.secret_scrubber import Scrubber
+from mcp_guard.settings import Settings, UpstreamSettings
+from mcp_guard.upstream.connection import Upstream
+from mcp_guard.upstream.stdio import StdioServerParameters, StdioTransport
+from mcp_guard.upstream.transport import Transport
+
+
+@contextmanager
+def started_upstreams(settings: Settings) -> Iterator[list[Upstream]]:
+    """The upstreams of the configuration, started; whatever of them still runs at the end is killed."""
+    upstreams = start_upstreams(settings)
+    try:
+        yield upstreams
+    finally:
+        for upstream in upstreams:
+            upstream.transport.kill()
+
+
+def start_upstreams(settings: Settings) -> list[Upstream]:
+    """The upstreams of the configuration, which start up while the caller goes on."""
+    scrubber = Scrubber()  # shared, because an upstream can read the files of another
+    upstreams = [
+        Upstream(
+            name,
+            make_transport(settings, name, server, scrubber),
+            scrubber,
+            settings.message_bytes,
+            server.timeout,
+            settings.listing_bytes,
+        )
+        for name, server in settings.upstreams.items()
+    ]
+    for upstream in upstreams:
+        upstream.start()
+    return upstreams
+
+
+def make_transport(settings: Settings, name: str, server: UpstreamSettings, scrubber: Scrubber) -> Transport:
+    """The transport to this upstream: HTTP if it has a URL, else stdio."""
+    here = settings.path.parent
+    if server.url:
+        from mcp_guard.upstream.http import HttpServerParameters, HttpTransport
+
+        return HttpTransport(HttpServerParameters(name, server, here, settings.state_dir, scrubber))
+    return StdioTransport(
+        StdioServerParameters(
+            name=name,
+            argv=server.argv,
+            stderr=settings.state_dir / "upstreams" / f"{name}.stderr.log",
+            env=server.env,
+            secrets=server.secrets,
+            here=here,
+            scrubber=scrubber,
+            cwd=server.cwd,
+        )
+    )
