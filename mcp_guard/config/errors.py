@@ -1,6 +1,5 @@
 """Describes a rejected value of the configuration in terms of TOML and its keys."""
 
-import difflib
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any, get_args
 
@@ -48,6 +47,8 @@ def describe_problem(problem: "ErrorDetails", model: type[BaseModel]) -> str:
     if code == "value_error":
         return str(context["error"])
     if code == "extra_forbidden":
+        import difflib
+
         known_keys = sorted(_known_keys(model, problem["loc"][:-1]))
         near = difflib.get_close_matches(str(problem["loc"][-1]), known_keys, 1)
         return f"unknown key; did you mean `{near[0]}`?" if near else "unknown key"
