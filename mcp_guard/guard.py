@@ -22,7 +22,7 @@ from mcp_guard.core.describe import (
     read_facts,
     with_task,
 )
-from mcp_guard.core.errors import LedgerError
+from mcp_guard.core.errors import LedgerError, TooMuchMatching
 from mcp_guard.core.model import (
     Call,
     Decision,
@@ -36,8 +36,7 @@ from mcp_guard.core.model import (
     ToolCallRequest,
 )
 from mcp_guard.core.names import listed_name
-from mcp_guard.core.provenance.history import InstanceHistories
-from mcp_guard.core.provenance.matching import TooMuchMatching
+from mcp_guard.core.provenance.instances import InstanceHistories
 from mcp_guard.core.redaction import for_look_up
 from mcp_guard.core.replies import (
     AWAIT,

@@ -17,7 +17,7 @@ from weakref import WeakSet
 from mcp_guard.core.describe import DescriptionRules
 from mcp_guard.core.errors import LedgerError
 from mcp_guard.core.model import Instance, Json, Micros, Mode, Tool
-from mcp_guard.core.provenance.history import InstanceHistories
+from mcp_guard.core.provenance.instances import InstanceHistories
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.visible_text import say
 from mcp_guard.downstream.loop_share import LoopShare

@@ -21,7 +21,7 @@ from mcp_guard.app import policy_environment
 from mcp_guard.config import load
 from mcp_guard.core.describe import DescriptionRules
 from mcp_guard.core.model import Execution, ExecutionStatus, Instance, Json, Task, Tool, ToolCallRequest
-from mcp_guard.core.provenance.history import InstanceHistories
+from mcp_guard.core.provenance.instances import InstanceHistories
 from mcp_guard.guard import Guard
 from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol
 from mcp_guard.ledger.approvals.votes import Votes

@@ -73,3 +73,7 @@ class IdentityError(GuardError):
 
 class ApprovalError(GuardError):
     """A vote, or an operator's decision on a tool definition, is refused: it is unknown, settled, or not theirs."""
+
+
+class TooMuchMatching(Exception):
+    """Finding out where the values of a call come from takes too many steps; the call must be denied."""

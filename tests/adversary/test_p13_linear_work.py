@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
+from mcp_guard.core.errors import TooMuchMatching
 from mcp_guard.core.hidden_characters import find_hidden
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.core.provenance import matching
-from mcp_guard.core.provenance.history import InstanceHistories
 from mcp_guard.core.provenance.injection import injection_start
+from mcp_guard.core.provenance.instances import InstanceHistories
 from mcp_guard.policy.shapes import read_shape
 from tests.growth import assert_linear
 from tests.promises.harness import ALLOW, make_instance, make_tool, open_harness, text
@@ -61,7 +62,7 @@ def test_work_is_linear(name: str) -> None:
 
 
 def test_value_that_overlaps_itself_is_cut_off() -> None:
-    with pytest.raises(matching.TooMuchMatching):
+    with pytest.raises(TooMuchMatching):
         matching.contains_value("a" * 100_000, "a" * 300_000)
 
 

@@ -13,7 +13,7 @@ from jsonschema import Draft202012Validator
 
 from mcp_guard.core.approval import GrantTerms, Route
 from mcp_guard.core.model import Effect, Execution, ExecutionStatus, Json, RateCounter, ToolCallRequest
-from mcp_guard.core.provenance.history import InstanceHistories
+from mcp_guard.core.provenance.instances import InstanceHistories
 from mcp_guard.core.receipt import KINDS
 from mcp_guard.ledger import key_rotation
 from mcp_guard.ledger.approvals import transitions

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from mcp_guard.core.model import Effect, Execution, ExecutionStatus, Json, Task, Tool, ToolCallRequest
-from mcp_guard.core.provenance.history import InstanceHistories
+from mcp_guard.core.provenance.instances import InstanceHistories
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent
 from tests.promises.harness import Harness, Recorder, make_instance, make_tool, open_harness, pending_id, text
 

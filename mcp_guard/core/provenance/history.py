@@ -7,12 +7,12 @@ it, before; but not if this run has written it there. Trusted texts are matched 
 (`core/provenance/matching.py`), so that a doubtful value never counts as trusted.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import Any
 
-from mcp_guard.core.model import NO_HISTORY, Call, CallHistory, Effect, Instance, Json, Origins, Task, Tool
+from mcp_guard.core.errors import TooMuchMatching
+from mcp_guard.core.model import Call, CallHistory, Effect, Json, Origins, Task, Tool
 from mcp_guard.core.provenance import matching
 from mcp_guard.core.provenance.passages import (
     BREAK,
@@ -35,8 +35,6 @@ SPLIT_SEARCHES = 40
 SENSITIVE = "sensitive"
 MAX_CHARACTERS = 1 << 20
 """Characters kept per instance. Beyond it, trusted texts are dropped first; after that, nothing more is kept."""
-MAX_INSTANCES = 500
-"""Instances kept by one process; the least recently used is dropped first."""
 MIN_IDENTIFIER = 12
 """A value of at least this many letters and digits, half of them digits, matches the task regardless of spacing."""
 
@@ -93,7 +91,7 @@ class InstanceHistory:
     def _origins_of_values(self, values: list[str]) -> list[ValueOrigin | None]:
         """Those that would take too long to find count as the agent's own."""
         origins: list[ValueOrigin | None] = []
-        with suppress(matching.TooMuchMatching):
+        with suppress(TooMuchMatching):
             origins += map(self.find_origin, values)
         return origins + [None] * (len(values) - len(origins))
 
@@ -143,7 +141,7 @@ class InstanceHistory:
         for name, text in texts(call.arguments, call.tool.rule.sinks):
             left -= matching.address_characters(text)
             if left < 0:
-                raise matching.TooMuchMatching("the arguments contain too many addresses to find where each comes from")
+                raise TooMuchMatching("the arguments contain too many addresses to find where each comes from")
             decoded = matching.decodings(text)
             inside = list(self._inside((text, *decoded)))
             yield name, text, self.origins(text, decoded, [origin for _, origin in inside]), inside
@@ -207,7 +205,7 @@ class InstanceHistory:
     def _spend(self, searches: int) -> None:
         self._matching_left -= searches * (self._size + 100)
         if self._matching_left < 0:
-            raise matching.TooMuchMatching("the arguments have too many values to find where each comes from")
+            raise TooMuchMatching("the arguments have too many values to find where each comes from")
 
     def _is_given(self, value: str) -> bool:
         """Whether a trusted place returns it as a whole, and this run has not written it there."""
@@ -241,39 +239,3 @@ class _OriginCollector:
 
     def origins(self) -> Origins:
         return Origins(**{name: tuple(sorted(names)) for name, names in self.names.items()})
-
-
-@dataclass(frozen=True, slots=True)
-class InstanceHistories:
-    """The histories of all instances of one guard process. Kept only if `attentive`: some tool is labelled."""
-
-    attentive: bool = False
-    limit: int = MAX_CHARACTERS
-    _histories: dict[str, InstanceHistory] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, rules: Mapping[str, Any], limit: int = MAX_CHARACTERS) -> "InstanceHistories":
-        """Histories that are kept only if the configuration labels any tool."""
-        return cls(any(rule.returns or rule.trusted or rule.sinks for rule in rules.values()), limit)
-
-    def history_for(self, call: Call) -> CallHistory:
-        return self._of(call.instance).history_for(call) if self.attentive and call.tool is not None else NO_HISTORY
-
-    def note(self, call: Call, reply: Json) -> None:
-        if self.attentive:
-            self._of(call.instance).note(call, reply)
-
-    def note_refused(self, call: Call) -> None:
-        if self.attentive:
-            self._of(call.instance).note_refused(call)
-
-    def forget(self, instance: Instance) -> None:
-        """Drop the history of an instance that has ended."""
-        self._histories.pop(instance.id, None)
-
-    def _of(self, instance: Instance) -> InstanceHistory:
-        history = self._histories.pop(instance.id, None) or InstanceHistory(instance.task, self.limit)
-        self._histories[instance.id] = history  # most recently used last
-        if len(self._histories) > MAX_INSTANCES:
-            del self._histories[next(iter(self._histories))]
-        return history

@@ -11,6 +11,8 @@ import re
 import unicodedata
 from urllib.parse import unquote
 
+from mcp_guard.core.errors import TooMuchMatching
+
 MIN_PIECE = 5
 """Minimum length of a part of a split value, so that no value is assembled from accidental matches."""
 MAX_PIECES = 4
@@ -82,10 +84,6 @@ def _from_base64(run: str) -> str | None:
     except (binascii.Error, UnicodeDecodeError):
         return None
     return text if text.isprintable() else None
-
-
-class TooMuchMatching(Exception):
-    """Finding out where the values of a call come from takes too many steps; the call must be denied."""
 
 
 def contains_value(value: str, text: str) -> bool:

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from mcp_guard.core.describe import DescriptionRules, describe
 from mcp_guard.core.model import Call, CallHistory, Effect, Json, Origins, Task, Tool, ToolCallRequest, ToolRule
-from mcp_guard.core.provenance.history import InstanceHistories, InstanceHistory
+from mcp_guard.core.provenance.history import InstanceHistory
+from mcp_guard.core.provenance.instances import InstanceHistories
 from mcp_guard.core.provenance.passages import BREAK
 from tests.promises.harness import make_instance, make_tool
 

@@ -1,0 +1,50 @@
+"""The histories of the instances of one process. What reads and matches texts is loaded with the first one. Pure."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from mcp_guard.core.model import NO_HISTORY, Call, CallHistory, Instance, Json
+
+if TYPE_CHECKING:
+    from mcp_guard.core.provenance.history import InstanceHistory
+
+MAX_INSTANCES = 500
+"""Instances kept by one process; the least recently used is dropped first."""
+
+
+@dataclass(frozen=True, slots=True)
+class InstanceHistories:
+    """The histories of all instances of one guard process. Kept only if `attentive`: some tool is labelled."""
+
+    attentive: bool = False
+    _histories: "dict[str, InstanceHistory]" = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, rules: Mapping[str, Any]) -> "InstanceHistories":
+        """Histories that are kept only if the configuration labels any tool."""
+        return cls(any(rule.returns or rule.trusted or rule.sinks for rule in rules.values()))
+
+    def history_for(self, call: Call) -> CallHistory:
+        return self._of(call.instance).history_for(call) if self.attentive and call.tool is not None else NO_HISTORY
+
+    def note(self, call: Call, reply: Json) -> None:
+        if self.attentive:
+            self._of(call.instance).note(call, reply)
+
+    def note_refused(self, call: Call) -> None:
+        if self.attentive:
+            self._of(call.instance).note_refused(call)
+
+    def forget(self, instance: Instance) -> None:
+        """Drop the history of an instance that has ended."""
+        self._histories.pop(instance.id, None)
+
+    def _of(self, instance: Instance) -> "InstanceHistory":
+        from mcp_guard.core.provenance.history import InstanceHistory
+
+        history = self._histories.pop(instance.id, None) or InstanceHistory(instance.task)
+        self._histories[instance.id] = history  # most recently used last
+        if len(self._histories) > MAX_INSTANCES:
+            del self._histories[next(iter(self._histories))]
+        return history
