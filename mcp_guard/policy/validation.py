@@ -4,7 +4,6 @@ Cedar's validator rejects an access to an attribute that does not exist, but tak
 that a policy with a misspelt name would load and never apply.
 """
 
-import difflib
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -178,7 +177,13 @@ def _united(names: Iterable[Iterable[str]]) -> set[str]:
 def _nearest(name: str, known: Collection[str]) -> str | None:
     """The name of which this one is probably a misspelling, if there is one."""
     same = sorted(other for other in known if folded(other) == folded(name))
-    return next(iter(same or difflib.get_close_matches(name, sorted(known), 1, NEARLY)), None)
+    return next(iter(same or _close_matches(name, known, NEARLY)), None)
+
+
+def _close_matches(name: str, known: Iterable[str], cutoff: float = 0.6) -> list[str]:
+    import difflib  # only if a policy names something unknown
+
+    return difflib.get_close_matches(name, sorted(known), 1, cutoff)
 
 
 def _name_some(tools: list[str]) -> str:
@@ -198,5 +203,5 @@ def _explain_missing(path: AttributePath, tools: list[str], against: ValidationS
     elif against.without_facts and (path[0] == "resource" or path[:3] == ("context", "change", "delta")):
         what += f": {where} declares no such attribute, or has no `facts` in the configuration to read it with"
     known = {attribute for tool in tools for attribute in against.attributes(tool, tuple(above)) or ()}
-    near = difflib.get_close_matches(name, sorted(known), 1)
+    near = _close_matches(name, known)
     return f"{what}; did you mean `{near[0]}`?" if near else what
