@@ -322,6 +322,8 @@ class Connection:
         except TimeoutError:
             raise UpstreamError(f"`{method}` was not answered completely in time") from None
         self._note_omissions(method, reader)
+        if reader.excess:
+            self.charge(max(reader.received - reader.size, 0))
         if method == LIST_TOOLS:
             self._tools_holding.resize(reader.size)
         return reader.items

@@ -11,10 +11,14 @@ from mcp_guard.core.model import Json
 from mcp_guard.core.tool_pins import MAX_DEFINITION_BYTES, MAX_TOOLS
 
 MAX_PAGES = 1000
+PAGE_BYTES = 1024
+"""What each page may have beside its items."""
 MAX_ITEMS = 10_000
 """Of a list other than that of tools, which has a limit of its own."""
 VALUE_BYTES = 64
 """What an array, an object or a member is counted as, beside its text."""
+RECEIVED_FACTOR = 4
+"""How many times its limit in bytes the pages of a list may have, with members and items that are not kept."""
 VALUES_FACTOR = 4
 """How many times its limit in bytes a list may take with its values counted."""
 
@@ -23,12 +27,13 @@ class ListingReader:
     """Gathers the items of the member `name`.
 
     `excess` says why everything after the last item was left out; it is empty if nothing was. `too_large` counts the
-    tools before it that were left out because their definitions are over the limit of one definition.
+    tools before it that were left out because their definitions are over the limit of one definition. `received` counts
+    the bytes of all pages, with what is not kept of them.
     """
 
     def __init__(self, name: str, max_bytes: int) -> None:
         self.items: list[Json] = []
-        self.size = 0
+        self.size = self.received = 0
         self.excess = ""
         self.too_large = 0
         self.next_cursor: str | None = None
@@ -42,6 +47,7 @@ class ListingReader:
         if not isinstance(result, dict) or not isinstance(page := result.get(self._name), list):
             return False
         self._pages += 1
+        self.received += max(len(orjson.dumps(result)) - PAGE_BYTES, 0)
         cursor = result.get("nextCursor")
         self.next_cursor = cursor if isinstance(cursor, str) else None
         for item in page:
@@ -61,8 +67,16 @@ class ListingReader:
                 break
             self.items.append(item)
             self.size, self._weight = size, weight
-        if self.next_cursor is not None and self._pages >= MAX_PAGES:
-            self.excess = self.excess or f"a listing may have {MAX_PAGES} pages"
+        if self.next_cursor is not None:
+            self.excess = self.excess or self._why_no_more_pages()
         if self.excess:
             self.next_cursor = None
         return True
+
+    def _why_no_more_pages(self) -> str:
+        """Empty if there may be more."""
+        if self._pages >= MAX_PAGES:
+            return f"a listing may have {MAX_PAGES} pages"
+        if self.received > RECEIVED_FACTOR * self._max_bytes:
+            return "its pages so far are far larger than what is kept of them"
+        return ""

@@ -81,6 +81,14 @@ def test_listing_without_end_stops(tmp_path: Path) -> None:
         assert asked <= 2000  # once for the guard, once for the client
 
 
+def test_pages_of_which_nothing_is_kept_end_the_listing(tmp_path: Path) -> None:
+    with Client(write_config(tmp_path, hostile("up", tmp_path, "ignored_listing"))) as client:
+        client.start()
+        assert "up__attack" in client.tools()
+        assert len((tmp_path / "up.lists").read_text()) <= 2
+    assert "larger than what is kept" in client.stderr
+
+
 @pytest.mark.parametrize(
     "behaviour",
     ["updated_resources", "logged", "junk", "unknown_replies", "blank_lines", "shouted", "dense_reply", "unread_pings"],

@@ -61,7 +61,18 @@ def endless_listing(member: str, page: int) -> dict[str, Any]:
     return {member: [{**TOOL, "name": f"x{page}", "uri": f"x://{page}"}], "nextCursor": str(page + 1)}
 
 
-LISTINGS = {"large_listing": large_listing, "dense_listing": dense_listing, "endless_listing": endless_listing}
+def ignored_listing(member: str, page: int) -> dict[str, Any]:
+    """Pages without end, of ten megabytes that are no items."""
+    first = [TOOL] if member == "tools" and not page else []
+    return {member: [*first, *[1] * 3_000_000], "nextCursor": str(page + 1)}
+
+
+LISTINGS = {
+    "large_listing": large_listing,
+    "dense_listing": dense_listing,
+    "endless_listing": endless_listing,
+    "ignored_listing": ignored_listing,
+}
 
 
 def changed_lists() -> None:

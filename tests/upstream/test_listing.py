@@ -1,5 +1,6 @@
 """A listing is gathered within limits in bytes, items, values and pages, and what was read before them is kept."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -57,6 +58,24 @@ def test_pages_without_end_stop() -> None:
         pages += 1
     assert pages == MAX_PAGES
     assert "pages" in reader.excess
+
+
+@pytest.mark.parametrize(
+    "page_of", [lambda: page([1] * 5000, "more"), lambda: {"result": {**page([], "m")["result"], "x": [0] * 5000}}]
+)
+def test_what_is_not_kept_of_pages_is_counted(page_of: Callable[[], dict[str, Any]]) -> None:
+    """An upstream could send 64 MiB with each page, and nothing of it would be kept."""
+    reader = ListingReader("tools", 1000)
+    assert reader.add(page([{"name": "a"}], "2"))
+    assert reader.add(page_of())
+    assert (reader.items, reader.next_cursor) == ([{"name": "a"}], None)
+    assert "larger than what is kept" in reader.excess
+
+
+def test_a_single_page_is_kept_however_large_the_rest_of_it_is() -> None:
+    reader = ListingReader("tools", 1000)
+    assert reader.add(page([{"name": "x" * MAX_DEFINITION_BYTES}, {"name": "y"}]))
+    assert (reader.items, reader.excess) == ([{"name": "y"}], "")
 
 
 @pytest.mark.parametrize("reply", [{}, {"error": {}}, {"result": []}, {"result": {"tools": {}}}])
