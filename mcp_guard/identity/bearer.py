@@ -25,6 +25,8 @@ KEYS_SECONDS = 300
 """How long the keys of an issuer are used before they are fetched again."""
 REFETCH_SECONDS = 10
 MAX_KEYS_BYTES = 256 * 1024
+SIGNING_USES = ("sig", None)
+"""Of a key (RFC 7517 §4.2): one for encryption signs nothing."""
 MAX_SECONDS = 253_402_300_799
 """The last second of the year 9999."""
 
@@ -160,9 +162,9 @@ def _signing_key(token: str, trusted: TrustedIssuer) -> Any:
     if trusted.jwks_file is None:
         return _key_set(trusted.jwks_url).find_key(id)
     keys = jwt.PyJWKSet.from_json(trusted.jwks_file.read_text()).keys
-    key = next((key for key in keys if key.key_id == id), None)
+    key = next((key for key in keys if key.key_id == id and key.public_key_use in SIGNING_USES), None)
     if key is None:
-        raise ValueError(f"no key `{str(id)[:100]}` in `{trusted.jwks_file.name}`")
+        raise ValueError(f"no key `{str(id)[:100]}` for signatures in `{trusted.jwks_file.name}`")
     return key.key
 
 
@@ -227,7 +229,7 @@ def _fetch_keys(url: str) -> dict[object, Any]:
         raise ValueError(f"`{url}` cannot be read: {type(error).__name__}") from None
     except (AttributeError, TypeError, RecursionError):
         raise ValueError(f"`{url}` is no set of keys") from None
-    return {key.key_id: key.key for key in keys if key.public_key_use in ("sig", None) and key.key_id}
+    return {key.key_id: key.key for key in keys if key.public_key_use in SIGNING_USES and key.key_id}
 
 
 @cache

@@ -16,6 +16,9 @@ MAX_AGE_SECONDS = 60
 CLOCK_STEP_SECONDS = 60
 """How far the clock may be set back without a used proof becoming usable again."""
 MAX_ID_LENGTH = 256
+MAX_RSA_TEXT = {"n": 683, "e": 6}
+"""Characters of base64url: 4096 bits and 32 bits. Larger numbers make each check of a proof cost milliseconds."""
+MAX_MEMBER_TEXT = 100
 THUMBPRINT_MEMBERS = {"OKP": ("crv", "kty", "x"), "EC": ("crv", "kty", "x", "y"), "RSA": ("e", "kty", "n")}
 """The members of a key that its thumbprint is computed from (RFC 7638 §3.2)."""
 
@@ -25,6 +28,8 @@ def thumbprint(jwk: Mapping[str, Any]) -> str:
     names = THUMBPRINT_MEMBERS.get(str(jwk.get("kty")), ())
     if not names or "d" in jwk or not all(isinstance(jwk.get(name), str) for name in names):
         raise InvalidCredential("the proof's key is not a public key of a supported type")
+    if any(len(jwk[name]) > MAX_RSA_TEXT.get(name, MAX_MEMBER_TEXT) for name in names):
+        raise InvalidCredential("the proof's key is larger than RSA with 4096 bits and a 32-bit exponent")
     members = {name: jwk[name] for name in names}
     return _b64(hashlib.sha256(json.dumps(members, separators=(",", ":"), sort_keys=True).encode()).digest())
 

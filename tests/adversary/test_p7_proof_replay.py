@@ -9,11 +9,12 @@ import time
 from pathlib import Path
 
 import jwt
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.asymmetric.ec import SECP256R1, generate_private_key
 
-from mcp_guard.identity.dpop import thumbprint
+from mcp_guard.identity.dpop import ProofVerifier, thumbprint
 from tests.live.http_guard import Served, free_port, serving
-from tests.live.running_guard import scripted, write_config
+from tests.live.running_guard import cli, scripted, write_config
 
 KEY = generate_private_key(SECP256R1())
 JWK = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(KEY.public_key()))
@@ -71,3 +72,50 @@ def test_malformed_proofs_are_refused(tmp_path: Path) -> None:
         ):
             assert status(served, token, proof) == 401
         assert status(served, token, prove(token)) == 200
+
+
+def test_a_proof_by_a_huge_key_is_refused_before_it_is_checked(tmp_path: Path) -> None:
+    """A check takes milliseconds of the event loop with such keys, before anything counts whose request it is."""
+    port = free_port()
+    config = write_config(tmp_path, scripted("up", tmp_path), more=serving(port, f'url = "{URL}"'))
+
+    def number(bits: int) -> str:
+        return base64.urlsafe_b64encode((2**bits - 1).to_bytes(bits // 8, "big")).decode().rstrip("=")
+
+    with Served(config, port) as served:
+        for n, e in ((16384, 24), (3072, 3072), (2048, 64)):
+            jwk = {"kty": "RSA", "n": number(n), "e": number(e)}
+            issued = cli(
+                "instances", "issue", "--config", str(config), "--thumbprint", hashes(jwk), "--json", check=False
+            )
+            token = json.loads(issued.stdout)["token"]
+            head = base64.urlsafe_b64encode(json.dumps({"typ": "dpop+jwt", "alg": "RS256", "jwk": jwk}).encode())
+            proof = f"{head.decode().rstrip('=')}.e30.{'A' * 400}"
+            answer = served.raw(token).stateless(
+                "tools/list", headers={"authorization": f"DPoP {token}", "dpop": proof}
+            )
+            assert answer.status_code == 401
+            assert "is larger than RSA with 4096 bits" in answer.text
+
+
+def test_a_proof_by_an_rsa_key_of_4096_bits_is_accepted(tmp_path: Path) -> None:
+    key = rsa.generate_private_key(65537, 4096)
+    jwk = json.loads(jwt.algorithms.RSAAlgorithm.to_jwk(key.public_key()))
+    ProofVerifier().check(
+        jwt.encode(
+            jwt.decode(prove("token"), options={"verify_signature": False}),
+            key,
+            algorithm="PS256",
+            headers={"typ": "dpop+jwt", "jwk": jwk},
+        ),
+        ("POST", URL),
+        "token",
+        thumbprint(jwk),
+        int(time.time()),
+    )
+
+
+def hashes(jwk: dict[str, str]) -> str:
+    """The thumbprint of any key (RFC 7638)."""
+    text = json.dumps(jwk, separators=(",", ":"), sort_keys=True).encode()
+    return base64.urlsafe_b64encode(hashlib.sha256(text).digest()).decode().rstrip("=")

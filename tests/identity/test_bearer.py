@@ -234,3 +234,14 @@ def test_spellings_of_base64_differ() -> None:
     signature = sign(CLAIMS).split(".")[2]
     lenient = base64.urlsafe_b64decode(_last_bits(signature) + "==")
     assert lenient == base64.urlsafe_b64decode(signature + "==")
+
+
+def test_a_key_for_encryption_signs_no_token(tmp_path: Path) -> None:
+    jwk = json.loads(jwt.algorithms.ECAlgorithm.to_jwk(KEY.public_key()))
+    file = tmp_path / "jwks.json"
+    world = World(TrustedIssuer(ISSUER, "A", ("ES256",), jwks_file=file))
+    file.write_text(json.dumps({"keys": [{**jwk, "kid": "1", "use": "enc"}]}))
+    with pytest.raises(InvalidCredential, match="no key `1` for signatures"):
+        world.read(sign(CLAIMS))
+    file.write_text(json.dumps({"keys": [{**jwk, "kid": "1", "use": "sig"}]}))
+    assert world.read(sign(CLAIMS)).user == "dana"
