@@ -1,6 +1,6 @@
 """Whose configuration it is. A configuration names programs that the guard runs, so a file that somebody else owns or
 can write is not obeyed, nor one in a folder where somebody else could put another: neither the configuration, nor the
-policies, key sets and programs that it names.
+policies, key sets and programs that it names, nor the ledger in its state folder.
 
 Trusted are the user who runs this command, and root. What is on a file system that is mounted read-only cannot be
 written by anybody here; it may have another owner, as in a container, if it is named by its absolute path.
@@ -39,7 +39,7 @@ class Trust:
     def check_writers(self, path: Path, status: os.stat_result) -> None:
         """Raises: ConfigError if users other than its owner can write this file or folder."""
         mode = stat.S_IMODE(status.st_mode)
-        writable = mode & stat.S_IWOTH or (mode & stat.S_IWGRP and not _is_own_group(status))
+        writable = mode & stat.S_IWOTH or (mode & stat.S_IWGRP and (_has_acl(path) or not _is_own_group(status)))
         if stat.S_ISDIR(status.st_mode) and mode & stat.S_ISVTX:
             writable = False  # others can add files to it, which are theirs, and cannot replace files (unlink(2))
         if not writable or (self.accepts_read_only and _is_read_only(path)):
@@ -63,7 +63,19 @@ class Trust:
         for place, status in _existing(path):
             self.check_owner(place, status)
             self.check_writers(place, status)
-        for place, status in _existing(path.parent):
+        self._check_world(path.parent)
+
+    def check_state(self, folder: Path) -> None:
+        """Check the folder of the ledger and its key, if it exists: a group may write it, as on volumes of containers.
+
+        Raises: ConfigError.
+        """
+        for place, status in _existing(folder):
+            self.check_owner(place, status)
+        self._check_world(folder, folder.parent)
+
+    def _check_world(self, *paths: Path) -> None:
+        for place, status in _existing(*paths):
             if status.st_mode & stat.S_IWOTH:
                 self.check_writers(place, status)
 
@@ -93,6 +105,7 @@ def read_own(path: Path) -> str:
 def check_named_files(settings: Settings, path: Path) -> None:
     """Check what a configuration at this path names and the guard obeys. Raises: ConfigError."""
     trust = Trust(os.geteuid(), path.is_absolute())
+    trust.check_state(settings.state_dir)
     for file in _data_files(settings):
         trust.check(file)
     for command, base_dir in _commands(settings):
@@ -127,6 +140,14 @@ def _commands(settings: Settings) -> Iterator[tuple[Sequence[str], Path]]:
         for reference in (*upstream.secrets.values(), upstream.bearer, client_secret):
             if reference is not None:
                 yield reference.words, here
+
+
+def _has_acl(path: Path) -> bool:
+    """Whether it has an access control list: then the group's bits are the most that any user in the list may do."""
+    try:
+        return "system.posix_acl_access" in os.listxattr(path)
+    except (OSError, AttributeError):  # the file system, or the platform, has none
+        return False
 
 
 def _is_own_group(status: os.stat_result) -> bool:

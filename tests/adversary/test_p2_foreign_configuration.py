@@ -3,6 +3,7 @@ or changes what one names, and waits for somebody to type a command. Real comman
 """
 
 import os
+import struct
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -66,6 +67,24 @@ def writable(name: str, mode: int = 0o666) -> Callable[[Path], None]:
     return lambda folder: (folder / name).chmod(mode)
 
 
+def acl_for_nobody(name: str) -> Callable[[Path], None]:
+    """Let another user write the file by a list (version 2, see acl(5)), which `ls -l` shows as bits of the group."""
+    no_id, read_write, read = 2**32 - 1, 6, 4
+    entries = (
+        (1, read_write, no_id), (2, read_write, NOBODY), (4, read, no_id), (16, read_write, no_id), (32, read, no_id)
+    )  # fmt: skip
+    text = struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+    def attack(folder: Path) -> None:
+        os.chown(folder / name, 0, 0)
+        try:
+            os.setxattr(folder / name, "system.posix_acl_access", text)
+        except OSError:
+            pytest.skip("this file system has no access control lists")
+
+    return attack
+
+
 ATTACKS = {
     "a file of another user": owned_by_nobody("mcp-guard.toml"),
     "a file that all can write": writable("mcp-guard.toml"),
@@ -81,6 +100,8 @@ ATTACKS = {
     "a program for a secret that all can write": writable("token", 0o777),
     "an upstream of another user": owned_by_nobody("server"),
     "keys of an issuer that all can write": writable("jwks.json"),
+    "a file that an access control list lets another user write": acl_for_nobody("mcp-guard.toml"),
+    "a policy that an access control list lets another user write": acl_for_nobody("policies/p.cedar"),
 }
 
 
@@ -125,6 +146,28 @@ def test_a_link_to_a_foreign_file_is_not_followed(folder: Path) -> None:
     config.symlink_to(target)
     os.chown(target, NOBODY, NOBODY)
     assert "belongs to user" in run(folder, "status").stderr
+
+
+@pytest.mark.parametrize(("owner", "mode"), [(NOBODY, 0o700), (0, 0o777)])
+def test_a_ledger_that_another_user_can_replace_is_not_used(folder: Path, owner: int, mode: int) -> None:
+    """Whoever makes the state folder first, in a folder like `/tmp`, would own the ledger and the approvals in it."""
+    folder.chmod(0o1777)
+    (folder / "state").mkdir()
+    os.chown(folder / "state", owner, owner)
+    (folder / "state").chmod(mode)
+    for words in COMMANDS[:2]:
+        refused = run(folder, *words)
+        assert refused.returncode == 3
+        assert "state` " in refused.stderr
+    assert not list((folder / "state").iterdir())
+    assert not (folder / "OWNED").exists()
+
+
+def test_a_group_may_write_the_state_folder(folder: Path) -> None:
+    (folder / "state").mkdir()
+    os.chown(folder / "state", 0, NOBODY)
+    (folder / "state").chmod(0o2770)
+    assert RUNS_A_PROGRAM not in run(folder, "status").stderr
 
 
 def test_own_files_are_obeyed(folder: Path) -> None:
