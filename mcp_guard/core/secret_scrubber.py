@@ -99,11 +99,16 @@ class _Work:
 
 
 class Scrubber:
-    """The known secrets, and the mark that replaces each. It is false while there are none."""
+    """The known secrets, and the mark that replaces each. It is false while there are none.
 
-    def __init__(self) -> None:
+    One with a `base` scrubs the secrets of its base as well as its own.
+    """
+
+    def __init__(self, base: "Scrubber | None" = None) -> None:
+        self.base = self if base is None else base
         self._values: dict[str, str] = {}
-        self._lock = threading.Lock()
+        self._extensions: list[Scrubber] = []
+        self._lock: threading.RLock = threading.RLock() if base is None else base._lock
         self._needles: tuple[tuple[bytes, bytes], ...] = ()
         self._minimal: tuple[tuple[bytes, bytes], ...] = ()
         self._with_spaces: tuple[tuple[bytes, bytes], ...] = ()
@@ -111,6 +116,10 @@ class Scrubber:
         self._steps: tuple[Callable[[bytes], bytes], ...] = ()
         self.longest = 0
         """How many bytes at the end of an incomplete text may be the beginning of a secret."""
+        if base is not None:
+            with self._lock:
+                base._extensions.append(self)
+                self._rebuild()
 
     def __bool__(self) -> bool:
         return bool(self._minimal)
@@ -131,10 +140,13 @@ class Scrubber:
                 self._rebuild()
 
     def _rebuild(self) -> None:
+        for extension in self._extensions:
+            extension._rebuild()
+        values = {**self._values, **self.base._values}
         needles: dict[bytes, bytes] = {}
-        is_ascii = all(value.isascii() and value.isprintable() for value in self._values)
+        is_ascii = all(value.isascii() and value.isprintable() for value in values)
         steps = (partial(undo_backslashes, ascii_only=is_ascii), undo_entities, undo_percent)
-        for value, name in self._values.items():
+        for value, name in values.items():
             for needle in _needles_of(value, steps):
                 needles.setdefault(needle, f"[secret {name}]".encode())
         for needle, mark in needles.items():

@@ -52,7 +52,9 @@ class HttpTransport:
         """Read the secrets that requests need."""
         parameters, server = self._parameters, self._parameters.server
         try:
-            headers, unscrubbed = make_environment(server.env, server.secrets, parameters.here, parameters.scrubber)
+            headers, unscrubbed = make_environment(
+                server.env, server.secrets, parameters.here, parameters.scrubber.base
+            )
             if server.bearer is not None:
                 headers["authorization"] = f"Bearer {self._read_secret('bearer', server.bearer, unscrubbed)}"
             if server.oauth is not None and server.oauth.client_secret is not None:
@@ -71,7 +73,7 @@ class HttpTransport:
     def _read_secret(self, name: str, place: SecretReference, unscrubbed: list[str]) -> str:
         """The secret; its name is added to `unscrubbed` if it is too short to be scrubbed. Raises: ConfigError."""
         value = read_secret(place, self._parameters.here, os.environ)
-        if not self._parameters.scrubber.learn(name, value):
+        if not self._parameters.scrubber.base.learn(name, value):
             unscrubbed.append(name)
         return value
 

@@ -23,18 +23,14 @@ def started_upstreams(settings: Settings) -> Iterator[list[Upstream]]:
 
 def start_upstreams(settings: Settings) -> list[Upstream]:
     """The upstreams of the configuration, which start up while the caller goes on."""
-    scrubber = Scrubber()  # shared, because an upstream can read the files of another
-    upstreams = [
-        Upstream(
-            name,
-            make_transport(settings, name, server, scrubber),
-            scrubber,
-            settings.message_bytes,
-            server.timeout,
-            settings.listing_bytes,
+    shared = Scrubber()  # because an upstream can read the files of another
+    upstreams = []
+    for name, server in settings.upstreams.items():
+        scrubber = Scrubber(shared) if server.oauth else shared  # see `OAuthTokenProvider`
+        transport = make_transport(settings, name, server, scrubber)
+        upstreams.append(
+            Upstream(name, transport, scrubber, settings.message_bytes, server.timeout, settings.listing_bytes)
         )
-        for name, server in settings.upstreams.items()
-    ]
     for upstream in upstreams:
         upstream.start()
     return upstreams

@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from mcp_guard.upstream.oauth.authorization_code import AuthorizationRequest
+from mcp_guard.upstream.oauth.discovery import Endpoints, NoToken
 from tests.adversary.test_p13_upstream_limits import peak_mib
 from tests.live.authorization_server import Authority
 from tests.live.running_guard import Client, Json, scripted, text
@@ -179,3 +181,49 @@ def test_metadata_with_odd_values_costs_only_its_upstream(tmp_path: Path, metada
             assert text(client.call("other__echo", {"text": "x"}))
             assert "far__echo" not in client.tools()
         assert authority.asked("token") == []
+
+
+@pytest.mark.parametrize(
+    "word", ["closed_won", "ClosedWonByCustomerSuccess2026", '"result"', "deals/2026-q1/north-4711"]
+)
+def test_token_that_is_a_word_of_another_upstream_is_not_cut_out_of_it(tmp_path: Path, word: str) -> None:
+    """An upstream that issues its own tokens would change what policies and people see of another's data."""
+    with Authority(tmp_path, secret=SECRET, access=word, leak=True) as authority:
+        section = authority.section(PLACE) + scripted("other", tmp_path)
+        with Client(configure(tmp_path, section)) as client:
+            client.start()
+            assert word.strip('"') in text(client.call("other__echo", {"text": word}))
+            own = client.call("far__echo")
+            assert word == '"result"' or word not in json.dumps(own), "what the upstream itself sends is searched"
+            assert "[secret client_secret]" in text(client.call("other__echo", {"text": SECRET}))
+
+
+def test_random_token_of_an_upstream_is_cut_out_of_the_others(tmp_path: Path) -> None:
+    with Authority(tmp_path, secret=SECRET) as authority:
+        section = authority.section(PLACE) + scripted("other", tmp_path)
+        with Client(configure(tmp_path, section)) as client:
+            client.start()
+            client.call("far__echo")
+            [token] = [item["access"] for item in authority.asked("gave")]
+            assert "[secret far_access_token]" in text(client.call("other__echo", {"text": token}))
+
+
+@pytest.mark.parametrize(
+    ("named", "is_accepted"), [("", True), ("/", True), ("/m", False), ("/mcp", True), ("/mcp/", True)]
+)
+def test_token_is_requested_for_this_resource_or_one_above_it(tmp_path: Path, named: str, is_accepted: bool) -> None:
+    """A tenant of a host at `/mcp` could name its neighbour `/m`, and then use the token there."""
+    with Authority(tmp_path, secret=SECRET) as authority:
+        authority.behave(resource=authority.url + named)
+        with Client(configure(tmp_path, authority.section(PLACE))) as client:
+            client.start()
+            assert bool(client.tools()) is is_accepted
+        assert ("metadata is for another resource" in client.stderr) is not is_accepted
+
+
+def test_redirect_with_any_state_but_the_own_is_refused() -> None:
+    request = AuthorizationRequest("http://127.0.0.1/callback")
+    endpoints = Endpoints("https://login.example/token", "", "", "")
+    for state in ("", "other", "ö"):
+        with pytest.raises(NoToken, match="is not the one"):
+            request.read_code({"state": state, "code": "c"}, endpoints)

@@ -48,7 +48,7 @@ def note(what: str, **said: object) -> None:
 async def resource(request: Request) -> Response:
     if how().get("pointed") and not request.url.path.startswith("/meta/"):
         return Response(status_code=404)
-    return JSONResponse({"resource": f"{HERE}/mcp", "authorization_servers": [how()["issuer"]]})
+    return JSONResponse({"resource": how().get("resource", f"{HERE}/mcp"), "authorization_servers": [how()["issuer"]]})
 
 
 async def metadata(request: Request) -> Response:
@@ -90,6 +90,7 @@ async def token(request: Request) -> Response:
         if asked is None or asked["code_challenge"] != challenge.decode():
             return refuse("invalid_grant")
     access, refresh = f"access-{secrets.token_urlsafe(24)}", f"refresh-{secrets.token_urlsafe(24)}"
+    access = behaviour.get("access", access)
     ALL.extend((access, refresh))
     GOOD[access] = time.time() + behaviour["lasts"]
     answer = {"access_token": access, "token_type": "Bearer", "expires_in": behaviour["lasts"]}

@@ -50,7 +50,7 @@ class AuthorizationRequest:
 
     def read_code(self, query: dict[str, str], endpoints: Endpoints) -> str:
         """The code in the query of the redirect. Raises: NoToken."""
-        if not hmac.compare_digest(query.get("state", ""), self.state):
+        if not hmac.compare_digest(query.get("state", "").encode(), self.state.encode()):
             raise NoToken("the `state` in the redirect is not the one that the guard sent")
         issuer = query.get("iss")
         if (issuer is not None or endpoints.names_issuer) and endpoints.issuer and issuer != endpoints.issuer:

@@ -82,7 +82,7 @@ async def _discover(http: httpx.AsyncClient, url: str, settings: OAuthSettings) 
     issuer = settings.issuer
     if metadata is not None:
         named = str(metadata.get("resource"))
-        if _origin(named) != _origin(url) or not url.startswith(named.rstrip("/")):
+        if _origin(named) != _origin(url) or not f"{url.rstrip('/')}/".startswith(f"{named.rstrip('/')}/"):
             raise NoToken(f"its metadata is for another resource: `{named[:200]}`")
         listed = metadata.get("authorization_servers")
         servers = [server for server in listed if isinstance(server, str)] if isinstance(listed, list) else []

@@ -10,6 +10,7 @@ import re
 import time
 from collections import deque
 from collections.abc import Callable
+from itertools import pairwise
 from typing import TypeGuard
 from urllib.parse import quote
 
@@ -33,6 +34,9 @@ from mcp_guard.upstream.oauth.token_storage import Tokens, TokenStorage
 MAX_SCRUBBED_TOKENS = 32
 """How many tokens of an upstream are scrubbed: those in use and their predecessors, which have expired by then."""
 RENEWAL_MARGIN_SECONDS = 30.0
+MIN_CHANGES = 6
+"""How often a random token changes between small letters, capitals and digits, at least, but for a
+capital that begins a word; names and dates do less often."""
 TOKEN_SECONDS = 60.0
 """How long one request to a token endpoint may take altogether."""
 MAX_LIFETIME_SECONDS = 10 * 365 * 86400
@@ -40,7 +44,11 @@ MAX_TOKEN_LENGTH = 16 * 1024
 
 
 class OAuthTokenProvider:
-    """Implements `http_session.TokenProvider` for one upstream. `client_secret` returns the secret, or empty text."""
+    """Implements `http_session.TokenProvider` for one upstream. `client_secret` returns the secret, or empty text.
+
+    Its tokens are removed from what this upstream sends. From what the others send they are removed only if they look
+    random: an upstream may issue its own tokens, and one that is a word of another's data would be cut out of that.
+    """
 
     def __init__(
         self,
@@ -53,7 +61,7 @@ class OAuthTokenProvider:
         self._url, self._settings, self._client_secret = url, settings, client_secret
         self._storage = storage
         self._scrubber = scrubber
-        self._scrubbed: deque[str] = deque()
+        self._scrubbed: deque[tuple[Scrubber, str]] = deque()
         self._tokens: Tokens | None = None
         self._endpoints: Endpoints | None = None
         self._renewing = asyncio.Lock()
@@ -113,10 +121,20 @@ class OAuthTokenProvider:
 
     def _scrub(self, tokens: Tokens) -> None:
         for kind, value in (("access token", tokens.access), ("refresh token", tokens.refresh)):
-            if value and value not in self._scrubbed and self._scrubber.learn(f"{self._storage.name} {kind}", value):
-                self._scrubbed.append(value)
+            scrubber = self._scrubber.base if _looks_random(value) else self._scrubber
+            known = any(value == scrubbed for _, scrubbed in self._scrubbed)
+            if value and not known and scrubber.learn(f"{self._storage.name} {kind}", value):
+                self._scrubbed.append((scrubber, value))
         while len(self._scrubbed) > MAX_SCRUBBED_TOKENS:
-            self._scrubber.forget(self._scrubbed.popleft())
+            scrubber, value = self._scrubbed.popleft()
+            scrubber.forget(value)
+
+
+def _looks_random(token: str) -> bool:
+    """Whether its characters are those of a token (RFC 6750 §2.1), in such disorder that it is no word or name."""
+    kinds = ["a" if c.islower() else "A" if c.isupper() else "0" if c.isdigit() else "-" for c in token]
+    changes = sum("-" not in pair and pair not in (("A", "a"), pair[:1] * 2) for pair in pairwise(kinds))
+    return changes >= MIN_CHANGES and bool(re.fullmatch(r"[A-Za-z0-9._~+/-]{20,}=*", token))
 
 
 def _is_due(tokens: Tokens) -> bool:
