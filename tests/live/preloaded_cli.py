@@ -17,7 +17,8 @@ from mcp_guard.cli import main
 from mcp_guard.cli.completion.parsers import list_commands
 
 SECONDS = 60
-_running: list["subprocess.Popen[bytes]"] = []
+_running: dict[str | None, "subprocess.Popen[bytes]"] = {}
+"""By the environment variable that measures coverage, which not all tests set."""
 _one_at_a_time = threading.Lock()
 
 
@@ -40,16 +41,12 @@ def _read(file: int) -> str:
 
 
 def _server() -> "subprocess.Popen[bytes]":
-    if not _running:
+    measured = os.environ.get("COVERAGE_PROCESS_CONFIG")
+    if measured not in _running:
         server = subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        _running.append(server)
-        atexit.register(_stop)
-    return _running[0]
-
-
-def _stop() -> None:
-    for server in _running:
-        server.communicate()
+        _running[measured] = server
+        atexit.register(server.communicate)
+    return _running[measured]
 
 
 def serve() -> None:
