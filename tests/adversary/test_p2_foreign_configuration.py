@@ -163,9 +163,10 @@ def test_a_ledger_that_another_user_can_replace_is_not_used(folder: Path, owner:
     assert not (folder / "OWNED").exists()
 
 
-def test_a_group_may_write_the_state_folder(folder: Path) -> None:
+def test_the_guards_own_user_may_own_the_state_folder(folder: Path) -> None:
+    """Root looks at a guard that runs as another user."""
     (folder / "state").mkdir()
-    os.chown(folder / "state", 0, NOBODY)
+    os.chown(folder / "state", NOBODY, NOBODY)
     (folder / "state").chmod(0o2770)
     assert RUNS_A_PROGRAM not in run(folder, "status").stderr
 
