@@ -79,7 +79,6 @@ def _become_verifier(words: list[str], files: list[Path]) -> NoReturn:
         pages = int(Path("/proc/self/statm").read_text().split()[0])
         limit = pages * resource.getpagesize() + MEMORY
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-        signal.signal(signal.SIGALRM, signal.SIG_DFL)
         signal.alarm(SECONDS)
         code = main(words)
     except SystemExit as end:

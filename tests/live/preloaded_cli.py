@@ -17,8 +17,7 @@ from mcp_guard.cli import main
 from mcp_guard.cli.completion.parsers import list_commands
 
 SECONDS = 60
-_running: dict[str | None, "subprocess.Popen[bytes]"] = {}
-"""By the environment variable that measures coverage, which not all tests set."""
+_running: list["subprocess.Popen[bytes]"] = []
 _one_at_a_time = threading.Lock()
 
 
@@ -41,12 +40,16 @@ def _read(file: int) -> str:
 
 
 def _server() -> "subprocess.Popen[bytes]":
-    measured = os.environ.get("COVERAGE_PROCESS_CONFIG")
-    if measured not in _running:
+    if not _running:
         server = subprocess.Popen([sys.executable, "-m", __name__], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        _running[measured] = server
-        atexit.register(server.communicate)
-    return _running[measured]
+        _running.append(server)
+        atexit.register(_stop)
+    return _running[0]
+
+
+def _stop() -> None:
+    for server in _running:
+        server.communicate()
 
 
 def serve() -> None:
