@@ -8,7 +8,7 @@ UV := $(BIN)/uv
 export UV_NO_PROGRESS = 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
-.PHONY: demo test check bench bench-call bench-verify bench-ledger bench-policy bench-http eval lock clean format screenshots browser
+.PHONY: demo test coverage check bench bench-call bench-verify bench-ledger bench-policy bench-http eval lock clean format screenshots browser
 .PHONY: dist recording faults fault-table fuzz fuzz-cover conformance soak
 
 demo: $(VENV)/.dev  ## run two scenarios through a real guard: receipts, verification, tampering
@@ -19,9 +19,13 @@ dist: $(VENV)/.uv  ## build the source distribution, and the wheel from it
 
 # One more than there are processors: many tests wait for processes and time limits.
 WORKERS ?= $(shell expr $$(getconf _NPROCESSORS_ONLN) + 1)
+PARALLEL := -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 test: check $(VENV)/.node browser  ## run all checks and tests
+	@$(BIN)/python -m pytest $(PARALLEL) $(ARGS)
+
+coverage: $(VENV)/.node browser  ## run all tests and measure which lines they reach, in every process; takes half as long again
 	@rm -f .coverage .coverage.*
-	@$(BIN)/coverage run -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@$(BIN)/coverage run -m pytest $(PARALLEL) $(ARGS)
 	@$(BIN)/coverage combine -q
 	@$(BIN)/coverage report --format=total > .coverage-total || { $(BIN)/coverage report -m; exit 1; }
 	@echo "coverage: $$(cat .coverage-total) %"
