@@ -39,13 +39,17 @@ class Outcome(StrEnum):
 
 
 class ExecutionStatus(StrEnum):
-    """How a dispatched call ended; `UNKNOWN` means that nobody can tell whether it ran. Receipts name it `ending`."""
+    """How a call with an intent ended. Receipts name it `ending`.
+
+    `NOT_SENT` means that it provably never reached the upstream, so it did not run; `UNKNOWN` that nobody can tell.
+    """
 
     OK = "ok"
     TOOL_ERROR = "tool_error"
     UPSTREAM_ERROR = "upstream_error"
     TIMEOUT = "timeout"
     CANCELLED = "cancelled"
+    NOT_SENT = "not_sent"
     UNKNOWN = "unknown"
 
 

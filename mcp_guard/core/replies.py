@@ -98,11 +98,12 @@ def cancelled_execution(detail: str) -> Execution:
     return Execution(ExecutionStatus.CANCELLED, tool_error(text, outcome=str(ExecutionStatus.CANCELLED)), detail)
 
 
-def never_sent_execution() -> Execution:
-    detail = "cancelled before it was sent to its upstream"
-    return Execution(
-        ExecutionStatus.CANCELLED, tool_error(f"{detail}; make the call again", outcome="cancelled"), detail
-    )
+def not_sent_execution(detail: str, approval: str | None = None) -> Execution:
+    """The outcome of a call that provably never reached its upstream. `approval` is the one that it was for."""
+    unused = f" Approval {approval} has not been used by it." if approval else ""
+    text = f"{detail}. The call was not sent, so it did not take place: repeat exactly the same call later.{unused}"
+    status = ExecutionStatus.NOT_SENT
+    return Execution(status, tool_error(text, outcome=str(status)), detail)
 
 
 def why_not_approved(approval: Approval) -> str:

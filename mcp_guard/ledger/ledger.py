@@ -20,7 +20,7 @@ from mcp_guard.core.receipt import (
     outcome_draft,
     request_commitment,
 )
-from mcp_guard.core.replies import never_sent_execution
+from mcp_guard.core.replies import not_sent_execution
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.writer import Op, Transaction, Writer
@@ -155,7 +155,8 @@ class SqlLedger:
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled() and isinstance(intent := future.result(), Intent):
-                await asyncio.shield(self.conclude(intent, never_sent_execution(), answered=False))
+                execution = not_sent_execution("cancelled before it was sent to its upstream", intent.approval)
+                await asyncio.shield(self.conclude(intent, execution, answered=False))
             raise
 
     def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> "asyncio.Future[int]":

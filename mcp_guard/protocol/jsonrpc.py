@@ -21,6 +21,10 @@ class PeerLost(Exception):
     """The other side is gone, so the reply will never come. The message says how."""
 
 
+class NotSent(PeerLost):
+    """The other side never got the request, and never will: nothing of it has left, or it was refused unread."""
+
+
 class Handler(Protocol):
     """Takes the messages that are not replies to requests of ours."""
 
@@ -77,7 +81,7 @@ class Peer:
         Raises: PeerLost, TimeoutError.
         """
         if self._lost is not None:
-            raise PeerLost(self._lost)
+            raise NotSent(self._lost)
         self._last_id += 1
         number = self._last_id
         message: Json = {"jsonrpc": "2.0", "id": number, "method": method}
@@ -153,11 +157,11 @@ class Peer:
             return
         self._handler.on_notification(method, params)
 
-    def lose_one(self, id: Id, reason: str) -> None:
-        """The reply to one request will not come. It raises PeerLost, unless the reply has come already."""
+    def lose_one(self, id: Id, reason: str, *, sent: bool = True) -> None:
+        """The reply to one request will not come. It raises PeerLost, or NotSent, unless the reply has come already."""
         pending = self._pending.get(id) if type(id) is int else None
         if pending is not None and not pending.future.done():
-            pending.future.set_exception(PeerLost(reason))
+            pending.future.set_exception(PeerLost(reason) if sent else NotSent(reason))
 
     def lose(self, reason: str) -> None:
         """The other side is gone: every open request raises PeerLost, and nothing is written from now on."""

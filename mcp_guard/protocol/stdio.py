@@ -5,10 +5,13 @@ Parses nothing.
 
 import asyncio
 import os
+import select
 import signal
 import stat
+import sys
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import IO
 
 
@@ -146,18 +149,152 @@ class _PipeReader(asyncio.Protocol):
             self._on_end()
 
 
-class _PipeWriter(asyncio.BaseProtocol):
-    def __init__(self, on_pressure: Callable[[bool], None], on_broken: Callable[[], object]) -> None:
+HIGH_WATER_BYTES, LOW_WATER_BYTES = 64 * 1024, 16 * 1024
+"""How much may wait for a slow reader before there is pressure, and when that ends."""
+REMEMBERED_BYTES = 64 * 1024
+"""How much of what has left is remembered: a pipe holds no more, so anything older was read."""
+FRAMES_PER_TURN = 64
+
+
+class _PipeWriter:
+    """Writes frames to a pipe, in order, and knows which of them nobody has got anything of.
+
+    A transport of asyncio does not tell how far it has come when its pipe breaks. `on_broken` is called once, when
+    the far end was closed. With `remembers_frames`, frames that lie in the pipe can be told from those that were read.
+    """
+
+    def __init__(
+        self,
+        sink: IO[bytes],
+        on_pressure: Callable[[bool], None],
+        on_broken: Callable[[], object],
+        remembers_frames: bool,
+    ) -> None:
+        self._sink, self._fd = sink, sink.fileno()
         self._on_pressure, self._on_broken = on_pressure, on_broken
+        self._remembers_frames = remembers_frames
+        self._loop = asyncio.get_running_loop()
+        self._waiting: deque[bytes] = deque()
+        self._waiting_bytes = 0
+        self._written = 0
+        """Bytes of the first waiting frame that have left."""
+        self._left: deque[bytes] = deque()
+        """The latest frames that have left."""
+        self._left_bytes = 0
+        self._is_slow = self._is_broken = self._is_closing = self._is_closed = False
+        os.set_blocking(self._fd, False)
+        mode = os.fstat(self._fd).st_mode
+        self._is_pipe = stat.S_ISFIFO(mode)
+        if self._is_pipe or stat.S_ISSOCK(mode):
+            self._loop.add_reader(self._fd, self._on_event)
 
-    def pause_writing(self) -> None:
-        self._on_pressure(True)
+    def write(self, frame: bytes) -> None:
+        if self._is_closing:
+            return
+        self._waiting.append(frame)
+        self._waiting_bytes += len(frame)
+        if len(self._waiting) == 1 and not self._is_broken:
+            self._write_on()
+        if not self._is_slow and self._waiting_bytes > HIGH_WATER_BYTES:
+            self._is_slow = True
+            self._on_pressure(True)
 
-    def resume_writing(self) -> None:
-        self._on_pressure(False)
+    def _write_on(self) -> None:
+        """Write until the pipe is full, but not for long."""
+        turns = 0
+        while self._waiting and turns < FRAMES_PER_TURN:
+            turns += 1
+            frame = self._waiting[0]
+            try:
+                self._written += os.write(self._fd, memoryview(frame)[self._written :] if self._written else frame)
+            except (BlockingIOError, InterruptedError):
+                break
+            except OSError:
+                self._break()
+                return
+            if self._written < len(frame):
+                break
+            self._finish_first(frame)
+        if self._waiting:
+            self._loop.add_writer(self._fd, self._write_on)
+        else:
+            self._loop.remove_writer(self._fd)
+            if self._is_closing:
+                self.close()
+        if self._is_slow and self._waiting_bytes <= LOW_WATER_BYTES:
+            self._is_slow = False
+            self._on_pressure(False)
 
-    def connection_lost(self, exc: Exception | None) -> None:
+    def _finish_first(self, frame: bytes) -> None:
+        self._waiting.popleft()
+        self._waiting_bytes -= len(frame)
+        self._written = 0
+        if self._remembers_frames:
+            self._left.append(frame)
+            self._left_bytes += len(frame)
+            while self._left_bytes > REMEMBERED_BYTES:
+                self._left_bytes -= len(self._left.popleft())
+
+    def _on_event(self) -> None:
+        if self._poll() & (select.POLLERR | select.POLLHUP):
+            self._break()
+        else:  # a socket that is read under another number
+            self._loop.remove_reader(self._fd)
+
+    def _poll(self) -> int:
+        poll = select.poll()
+        poll.register(self._fd, 0)
+        return sum(events for _, events in poll.poll(0))
+
+    def _break(self) -> None:
+        if self._is_broken or self._is_closed:
+            return
+        self._is_broken = True
+        self._unregister()
         self._on_broken()
+
+    def _unregister(self) -> None:
+        self._loop.remove_reader(self._fd)
+        self._loop.remove_writer(self._fd)
+
+    def take_unsent(self) -> list[bytes]:
+        """Write no more; returns the frames that nobody has read any of: still here, or in a pipe without a reader."""
+        self._is_closing = True
+        if self._is_closed:
+            return []
+        started, unread = self._written, self._unread_bytes()
+        frames = list(self._waiting)[started > unread :]
+        unread -= started
+        while self._left and len(self._left[-1]) <= unread:
+            unread -= len(self._left[-1])
+            frames.insert(0, self._left.pop())
+        self._waiting.clear()
+        self._left.clear()
+        self._waiting_bytes = self._left_bytes = self._written = 0
+        self._loop.remove_writer(self._fd)
+        return frames
+
+    def _unread_bytes(self) -> int:
+        """Bytes in the pipe that nobody will ever read; 0 while somebody could, or where the system cannot tell."""
+        if not self._is_pipe or not self._poll() & select.POLLERR:
+            return 0
+        import fcntl
+        import termios
+
+        try:
+            return int.from_bytes(fcntl.ioctl(self._fd, termios.FIONREAD, bytes(4)), sys.byteorder)
+        except OSError:
+            return 0
+
+    def close(self, flush: bool = False) -> None:
+        """Close the pipe; with `flush`, once everything that waits has left."""
+        self._is_closing = True
+        if self._is_closed or (flush and self._waiting and not self._is_broken):
+            return
+        self._is_closed = True
+        self._unregister()
+        with suppress(OSError):
+            self._sink.close()
 
 
 def _is_file(stream: IO[bytes]) -> bool:
@@ -169,14 +306,16 @@ def _is_file(stream: IO[bytes]) -> bool:
 class Pipes:
     """A pair of pipes to one peer: lines come in on one, frames go out on the other.
 
-    `on_end` is called once, when either pipe breaks or the peer closes its end.
+    `on_end` is called once, when either pipe breaks or the peer closes its end. `remembers_frames` makes `take_unsent`
+    exact, for a peer that closes its end with frames still in the pipe.
     """
 
-    def __init__(self, on_end: Callable[[], None]) -> None:
+    def __init__(self, on_end: Callable[[], None], remembers_frames: bool = False) -> None:
         self._on_end = on_end
+        self._remembers_frames = remembers_frames
         self._reading: asyncio.ReadTransport | None = None
         self._reader: _PipeReader | None = None
-        self._writing: asyncio.WriteTransport | None = None
+        self._writer: _PipeWriter | None = None
         self._file: IO[bytes] | None = None
         """The sink, if it is a file (redirected output): files are written to directly."""
         self._ended = False
@@ -199,8 +338,9 @@ class Pipes:
         if _is_file(sink):
             self._file = sink
         else:
-            writer = _PipeWriter(on_pressure, lambda: loop.call_later(DRAIN_SECONDS, self._end))
-            self._writing, _ = await loop.connect_write_pipe(lambda: writer, sink)
+            self._writer = _PipeWriter(
+                sink, on_pressure, lambda: loop.call_later(DRAIN_SECONDS, self._end), self._remembers_frames
+            )
         self._reader = reader = _PipeReader(LineSplitter(limit), on_line, self._end)
         if _is_file(source):
             loop.call_soon(reader.data_received, source.read())
@@ -215,11 +355,15 @@ class Pipes:
 
     def write(self, frame: bytes, about: object = None, last: bool = False) -> None:
         """Send a frame. There is one pipe, so it makes no difference which request the frame belongs to."""
-        if self._writing is not None and not self._writing.is_closing():
-            self._writing.write(frame)
+        if self._writer is not None:
+            self._writer.write(frame)
         elif self._file is not None:
             self._file.write(frame)
             self._file.flush()
+
+    def take_unsent(self) -> list[bytes]:
+        """Write no more; returns the frames of which the peer has read nothing and never will."""
+        return self._writer.take_unsent() if self._writer is not None else []
 
     def throttle(self, slow: bool) -> None:
         """Stop reading (True) or go on (False), while whoever gets what is read is slow."""
@@ -231,8 +375,5 @@ class Pipes:
         self._ended = True
         if self._reading is not None:
             self._reading.close()
-        if self._writing is not None and not self._writing.is_closing():
-            if flush:
-                self._writing.close()
-            else:
-                self._writing.abort()
+        if self._writer is not None:
+            self._writer.close(flush)

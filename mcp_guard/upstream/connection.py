@@ -33,7 +33,7 @@ from mcp_guard.upstream.arrivals import Arrivals
 from mcp_guard.upstream.budget import MESSAGE_COST, Holding, UpstreamBudget
 from mcp_guard.upstream.listener import NoListener, UpstreamListener
 from mcp_guard.upstream.listing import ListingReader
-from mcp_guard.upstream.message_parts import excerpt, without_body
+from mcp_guard.upstream.message_parts import excerpt, request_id, without_body
 from mcp_guard.upstream.notifications import NotificationCoalescer
 from mcp_guard.upstream.pace import MAX_NOTE_LENGTH, NoteLimiter, ReadingPace
 from mcp_guard.upstream.status_file import UpstreamStatus
@@ -370,7 +370,10 @@ class Connection:
                 self.on_unread("it does not read the replies to its own requests")
                 return
             if self._unread_bytes > MAX_UNREAD_BYTES:
-                self.on_closed(f"did not read {self._unread_bytes} bytes of its input")
+                reason = f"did not read {self._unread_bytes} bytes of its input"
+                if (request := request_id(frame)) is not None:
+                    self.on_request_not_sent(request, reason)
+                self.on_closed(reason)
                 return
         self._transport.write(frame, about, last)
 
@@ -422,6 +425,10 @@ class Connection:
         text = f"upstream `{self.name}`: {self._scrub(reason)}"
         self._arrivals.then(lambda: self.peer.lose_one(request, text))
 
+    def on_request_not_sent(self, request: Id, reason: str) -> None:
+        text = f"upstream `{self.name}`: {self._scrub(reason)}"
+        self._arrivals.then(lambda: self.peer.lose_one(request, text, sent=False))
+
     def input_schema(self, tool: str) -> Json | None:
         schemas = (definition.get("inputSchema") for definition in self.tools or () if definition.get("name") == tool)
         schema = next(schemas, None)
@@ -435,8 +442,14 @@ class Connection:
         self._close_protocol()
         for id in list(self._open_requests):
             self.release_request(id)
-        self.peer.lose(f"upstream `{self.name}` {reason}")
+        self._lose(f"upstream `{self.name}` {reason}")
         self._closed.set()
+
+    def _lose(self, reason: str) -> None:
+        """No reply comes any more. What has not begun to leave never will."""
+        for request in self._transport.take_unsent():
+            self.peer.lose_one(request, reason, sent=False)
+        self.peer.lose(reason)
 
     def _scrub(self, text: str) -> str:
         """A library's error message may repeat parts of the request, and with it a secret."""
@@ -447,7 +460,7 @@ class Connection:
         self._close_protocol()
         if self._down is None:
             self._down = "was stopped"
-            self.peer.lose(f"upstream `{self.name}` was stopped")
+            self._lose(f"upstream `{self.name}` was stopped")
         self._arrivals.drop()
         await self._transport.close()
 

@@ -11,11 +11,11 @@ import orjson
 from mcp_guard.core.errors import LedgerError, UpstreamError
 from mcp_guard.core.model import Execution, ExecutionStatus, Json, Tool, ToolRule
 from mcp_guard.core.names import SEPARATOR
-from mcp_guard.core.replies import tool_error
+from mcp_guard.core.replies import not_sent_execution, tool_error
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, forwarded_params
 from mcp_guard.core.tool_pins import Quarantine
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent, Pins
-from mcp_guard.protocol.jsonrpc import Id, PeerLost, error
+from mcp_guard.protocol.jsonrpc import Id, NotSent, PeerLost, error
 from mcp_guard.protocol.methods import CALL_TOOL
 from mcp_guard.upstream.catalog import build_catalog, make_tool
 from mcp_guard.upstream.connection import Connection, Upstream
@@ -234,9 +234,8 @@ class UpstreamGroup:
         if call.meta:
             params["_meta"] = call.meta
         if connection.protocol is None:
-            return await _outcome(
-                connection, connection.peer.request(CALL_TOOL, params, channel.progress, connection.call_seconds)
-            )
+            work = connection.peer.request(CALL_TOOL, params, channel.progress, connection.call_seconds)
+            return await _outcome(connection, intent, work)
         if (ask := channel.ask) is not None:
 
             async def ask_client(questions: Mapping[str, Json]) -> dict[str, Json]:
@@ -245,7 +244,7 @@ class UpstreamGroup:
             channel = replace(channel, ask=ask_client)
         rounds = RoundCount()
         work = connection.protocol.request_until_complete(CALL_TOOL, params, channel, connection.call_seconds, rounds)
-        return replace(await _outcome(connection, work), rounds=rounds.sent)
+        return replace(await _outcome(connection, intent, work), rounds=rounds.sent)
 
     # Everything that is not a tool call
 
@@ -294,11 +293,13 @@ class UpstreamGroup:
             connection.throttle(slow)
 
 
-async def _outcome(connection: Connection, work: Awaitable[Json]) -> Execution:
-    """The outcome of a call that was sent."""
+async def _outcome(connection: Connection, intent: Intent, work: Awaitable[Json]) -> Execution:
+    """The outcome of sending a call."""
     name = connection.name
     try:
         return _read_reply(name, await work)
+    except NotSent as lost:
+        return not_sent_execution(str(lost), intent.approval)
     except PeerLost as lost:
         return _may_have_run(ExecutionStatus.UNKNOWN, f"{lost} before it answered")
     except TimeoutError:

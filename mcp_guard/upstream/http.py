@@ -122,6 +122,9 @@ class HttpTransport:
         if self._session is not None:
             self._session.write(frame, last)
 
+    def take_unsent(self) -> list[Id]:
+        return self._session.take_unsent() if self._session is not None else []
+
     def throttle(self, slow: bool) -> None:
         if self._session is not None:
             self._session.throttle(slow)

@@ -23,6 +23,7 @@ from mcp_guard.protocol.methods import CANCELLED, INITIALIZE
 from mcp_guard.protocol.sse import SseEvent, SseParser, StreamPosition
 from mcp_guard.protocol.versions import is_stateless
 from mcp_guard.upstream.http_body import ACCEPT_ENCODING, READ_ERRORS, read_decoded
+from mcp_guard.upstream.message_parts import request_id
 from mcp_guard.upstream.transport import MessageHandler
 
 SESSION, VERSION = "mcp-session-id", "mcp-protocol-version"
@@ -101,6 +102,8 @@ class UpstreamHttpSession:
         """Open requests."""
         self._stateless: set[Id] = set()
         """Those of them that are cancelled by closing their streams."""
+        self._unsent: set[Id] = set()
+        """Those of them whose body has not begun to leave: the upstream cannot have run them."""
 
     def write(self, frame: bytes, is_reply: bool) -> None:
         if is_reply and self._queued_bytes > MAX_QUEUED_REPLY_BYTES:
@@ -108,6 +111,19 @@ class UpstreamHttpSession:
             return
         self._queued_bytes += len(frame)
         self._outgoing.put_nowait(frame)
+
+    def take_unsent(self) -> list[Id]:
+        """Implements `transport.Transport.take_unsent`."""
+        ids = list(self._unsent)
+        self._unsent.clear()
+        for id in ids:
+            if (task := self._open.get(id)) is not None:
+                task.cancel()
+        while not self._outgoing.empty():
+            if (request := request_id(self._outgoing.get_nowait())) is not None:
+                ids.append(request)
+        self._queued_bytes = 0
+        return ids
 
     def throttle(self, slow: bool) -> None:
         """Stop reading, or go on."""
@@ -144,12 +160,16 @@ class UpstreamHttpSession:
             is_request = "method" in message and "id" in message
             if message.get("method") == CANCELLED and self._cancel(message):
                 continue
-            if failure := await self._sign_in():
-                if is_request:
-                    self._reject(message, failure)
+            if is_request:
+                self._unsent.add(message["id"])
+            failure = await self._sign_in()
+            if is_request and message["id"] not in self._unsent:
+                continue  # it was withdrawn meanwhile
+            if is_request and failure is not None:
+                self._refuse(message, failure)
             elif is_request:
                 self._begin_request(frame, message)
-            else:
+            elif failure is None:
                 await self._send_one_way(frame)
 
     def _begin_request(self, frame: bytes, message: Json) -> None:
@@ -165,6 +185,8 @@ class UpstreamHttpSession:
     def _forget(self, id: Id) -> None:
         self._open.pop(id, None)
         self._stateless.discard(id)
+        if id in self._unsent:
+            self._not_sent(id, "was closed before the request was sent")
 
     def _cancel(self, notification: Json) -> bool:
         """Stop reading the answer to a request: at once if it is stateless, else a while after the notification.
@@ -193,9 +215,9 @@ class UpstreamHttpSession:
 
     @asynccontextmanager
     async def _exchange(
-        self, method: str, frame: bytes | None = None, extra: Mapping[str, str] = NO_HEADERS
+        self, method: str, frame: bytes | None = None, extra: Mapping[str, str] = NO_HEADERS, id: Id | None = None
     ) -> AsyncIterator[httpx.Response]:
-        """One request and its response.
+        """One request and its response; `id` is that of a JSON-RPC request, which is `_unsent` until its body leaves.
 
         INVARIANT: it is sent a second time only after status 401, which means that it was not acted on, and only with
         another token.
@@ -204,10 +226,18 @@ class UpstreamHttpSession:
         for is_last in (self._token_provider is None, True):
             token = self._token_provider.headers() if self._token_provider else {}
             headers = {"accept": accept, "accept-encoding": ACCEPT_ENCODING, **self._headers(extra), **token}
-            async with self._http.stream(method, url, content=frame, headers=headers) as response:
+            content: bytes | AsyncGenerator[bytes, None] | None = frame
+            if frame is not None and id is not None:
+                content, headers["content-length"] = self._body(frame, id), str(len(frame))
+            async with self._http.stream(method, url, content=content, headers=headers) as response:
                 if is_last or response.status_code != 401 or not await self._renew_token(token):
                     yield response
                     return
+
+    async def _body(self, frame: bytes, id: Id) -> AsyncGenerator[bytes, None]:
+        """The body of a request. It is asked for once the connection is there and the headers have been written."""
+        self._unsent.discard(id)
+        yield frame
 
     async def _renew_token(self, refused: dict[str, str]) -> bool:
         from mcp_guard.upstream.oauth.discovery import NoToken
@@ -236,7 +266,7 @@ class UpstreamHttpSession:
 
     async def _request(self, frame: bytes, message: Json, mirrored: Mapping[str, str]) -> None:
         try:
-            async with self._exchange("POST", frame, mirrored) as response:
+            async with self._exchange("POST", frame, mirrored, message["id"]) as response:
                 if self._address.old and response.status_code < 300:
                     return  # the answer arrives on the stream that was opened first
                 await self._read_answer(response, message)
@@ -244,11 +274,11 @@ class UpstreamHttpSession:
             not_connected = isinstance(error, httpx.ConnectError | httpx.ConnectTimeout)
             if message["method"] in OPENING_METHODS or (not_connected and message["method"] == LISTEN):
                 raise _SessionEnded(_explain(error)) from None
-            self._handler.on_request_lost(message["id"], _explain(error))
+            self._fail(message["id"], _explain(error))
         except _SessionEnded:
             raise
         except Exception as defect:  # the edge: a defect must cost this request and no other
-            self._handler.on_request_lost(message["id"], f"caused an internal error: {defect!r}"[:500])
+            self._fail(message["id"], f"caused an internal error: {defect!r}"[:500])
 
     async def _read_answer(self, response: httpx.Response, message: Json) -> None:
         if response.status_code == 404 and SESSION in self._session_headers:
@@ -356,6 +386,25 @@ class UpstreamHttpSession:
             self._handler.on_request_lost(message["id"], reason)  # it may have run
         else:
             self._reject(message, reason)
+
+    def _fail(self, id: Id, reason: str) -> None:
+        """The answer to a request will not come; whether it may have run depends on whether its body has left."""
+        if id in self._unsent:
+            self._not_sent(id, reason)
+        else:
+            self._handler.on_request_lost(id, reason)
+
+    def _not_sent(self, id: Id, reason: str) -> None:
+        self._unsent.discard(id)
+        self._handler.on_request_not_sent(id, reason)
+
+    def _refuse(self, message: Json, reason: str) -> None:
+        """Do not send a request."""
+        if message["method"] in OPENING_METHODS:
+            self._unsent.discard(message["id"])
+            self._reject(message, reason)
+        else:
+            self._not_sent(message["id"], reason)
 
     def _reject(self, message: Json, reason: str) -> None:
         error = {"code": -32000, "message": f"the upstream {reason}"}

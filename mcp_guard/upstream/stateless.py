@@ -10,7 +10,7 @@ from collections.abc import Callable
 from mcp_guard.core.model import Json
 from mcp_guard.ports import ClientChannel
 from mcp_guard.protocol import stateless_client
-from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost, error
+from mcp_guard.protocol.jsonrpc import Id, NotSent, Peer, PeerLost, error
 from mcp_guard.protocol.methods import (
     CALL_TOOL,
     CANCELLED,
@@ -116,7 +116,12 @@ class StatelessServerProtocol:
         params = stateless_client.with_envelope(params, envelope)
         while rounds.sent < MAX_ROUNDS:
             rounds.sent += 1
-            reply = await self._peer.request(method, params, channel.progress, seconds)
+            try:
+                reply = await self._peer.request(method, params, channel.progress, seconds)
+            except NotSent as lost:
+                if rounds.sent > 1:  # the upstream has begun with it in the first round
+                    raise PeerLost(str(lost)) from None
+                raise
             required = stateless_client.read_input_required(reply) if method in ROUNDS else None
             if required is None:
                 return stateless_client.plain_reply(reply)

@@ -22,6 +22,7 @@ from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.stdio import Pipes
 from mcp_guard.settings import SecretReference
 from mcp_guard.upstream.budget import WorkMeter
+from mcp_guard.upstream.message_parts import request_id
 from mcp_guard.upstream.secrets import is_slow, make_environment
 from mcp_guard.upstream.transport import MessageHandler
 
@@ -227,7 +228,7 @@ class StdioTransport:
                 f"exited with status {status}" if status is not None else "closed its output or its input"
             )
 
-        self._pipes = Pipes(on_end)
+        self._pipes = Pipes(on_end, remembers_frames=True)
         await self._pipes.open(
             process.stdout,
             process.stdin,
@@ -240,6 +241,10 @@ class StdioTransport:
     def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
         if self._pipes is not None:
             self._pipes.write(frame)
+
+    def take_unsent(self) -> list[Id]:
+        frames = self._pipes.take_unsent() if self._pipes is not None else []
+        return [id for frame in frames if (id := request_id(frame)) is not None]
 
     def throttle(self, slow: bool) -> None:
         if self._pipes is not None:

@@ -32,6 +32,13 @@ class MessageHandler(Protocol):
     def on_request_lost(self, request: Id, reason: str) -> None:
         """The answer to this request will not come; the request may have run. Ignored if it was answered already."""
 
+    def on_request_not_sent(self, request: Id, reason: str) -> None:
+        """The upstream never got this request, and never will: nothing of it has left, or it was refused unread.
+
+        INVARIANT: reported only of what provably cannot have run, because the call may be made again. In doubt it is
+        `on_request_lost`. Ignored if the request was answered already.
+        """
+
     def input_schema(self, tool: str) -> Json | None:
         """The input schema in the latest listing of the upstream's tool of this name."""
 
@@ -57,6 +64,12 @@ class Transport(Protocol):
 
     def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
         """Send a frame. Frames leave in the order of the calls. With `last`, it is a reply to the upstream."""
+
+    def take_unsent(self) -> list[Id]:
+        """Send no more; returns the ids of the requests of which the upstream has got nothing.
+
+        INVARIANT: nothing more of them leaves after this.
+        """
 
     def throttle(self, slow: bool) -> None:
         """Stop reading, or resume: the client is slow, or the upstream has spent its budget."""

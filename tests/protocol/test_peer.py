@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from mcp_guard.core.model import Json
-from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost
+from mcp_guard.protocol.jsonrpc import Id, NotSent, Peer, PeerLost
 
 
 class Transcript:
@@ -91,6 +91,21 @@ async def test_lost_peer_fails_open_and_later_requests() -> None:
     t.peer.notify("c")
     t.peer.reply(1, {"result": {}})
     assert len(t.sent) == 1
+
+
+async def test_what_was_not_sent_is_told_from_what_was_lost() -> None:
+    t = Transcript()
+    first, second = (asyncio.create_task(t.peer.request(method, {})) for method in "ab")
+    await asyncio.sleep(0)
+    t.peer.lose_one(1, "it was refused unread", sent=False)
+    t.peer.lose("it is gone")
+    with pytest.raises(NotSent, match="refused unread"):
+        await first
+    with pytest.raises(PeerLost) as lost:
+        await second
+    assert type(lost.value) is PeerLost
+    with pytest.raises(NotSent, match="it is gone"):
+        await t.peer.request("c", {})
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,13 @@
-"""Lines of a pipe are passed on in order and completely, a few in each turn, and not while reading is paused."""
+"""Lines of a pipe are passed on in order and completely, a few in each turn, and not while reading is paused.
+
+Frames are written in order, and when a pipe breaks, it is known which of them nobody has read anything of.
+"""
 
 import asyncio
 import os
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mcp_guard.protocol.stdio import LINES_PER_TURN, Pipes
 
@@ -66,3 +72,90 @@ async def test_nothing_is_passed_on_while_paused() -> None:
     await asyncio.wait_for(reading.ended.wait(), 10)
     assert len(reading.lines) == COUNT
     await reading.close()
+
+
+class Writing:
+    """Writes to a pipe of which the test holds the far end."""
+
+    def __init__(self) -> None:
+        self.pressure: list[bool] = []
+        self.ended = asyncio.Event()
+        self.pipes = Pipes(self.ended.set, remembers_frames=True)
+        self._near, self._silent = os.pipe()
+        self.far, sink = os.pipe()
+        self._source, self._sink = os.fdopen(self._near, "rb", 0), os.fdopen(sink, "wb", 0)
+
+    async def open(self) -> None:
+        await self.pipes.open(
+            self._source, self._sink, limit=1000, on_line=lambda _: None, on_pressure=self.pressure.append
+        )
+
+    async def read(self, most: int) -> bytes:
+        os.set_blocking(self.far, False)
+        while True:
+            try:
+                return os.read(self.far, most)
+            except BlockingIOError:
+                await asyncio.sleep(0)
+
+    def close(self) -> None:
+        self.pipes.close()
+        os.close(self._silent)
+
+
+async def test_frames_arrive_in_order_however_slowly_they_are_read() -> None:
+    writing = Writing()
+    await writing.open()
+    frames = [b"%d" % number * 5000 + b"\n" for number in range(200)]
+    for frame in frames:
+        writing.pipes.write(frame)
+    received = b""
+    while len(received) < sum(map(len, frames)):
+        received += await writing.read(50_000)
+    assert received == b"".join(frames)
+    assert writing.pressure == [True, False]
+    assert writing.pipes.take_unsent() == []
+    os.close(writing.far)
+    writing.close()
+
+
+async def test_a_frame_to_a_pipe_that_was_closed_is_unsent() -> None:
+    writing = Writing()
+    await writing.open()
+    os.close(writing.far)
+    writing.pipes.write(b"never\n")
+    assert writing.pipes.take_unsent() == [b"never\n"]
+    await asyncio.wait_for(writing.ended.wait(), 5)
+    writing.close()
+
+
+async def test_a_frame_that_a_living_reader_could_still_read_is_not_called_unsent() -> None:
+    writing = Writing()
+    await writing.open()
+    writing.pipes.write(b"in the pipe\n")
+    assert writing.pipes.take_unsent() == []
+    writing.pipes.write(b"after the end\n")
+    assert os.read(writing.far, 100) == b"in the pipe\n"
+    os.close(writing.far)
+    writing.close()
+
+
+@given(st.lists(st.integers(1, 30_000), min_size=1, max_size=12), st.integers(0, 200_000))
+@settings(max_examples=60, deadline=None)
+def test_exactly_the_frames_that_nobody_has_read_anything_of_are_unsent(sizes: list[int], reads: int) -> None:
+    async def run() -> None:
+        writing = Writing()
+        await writing.open()
+        frames = [b"x" * (size - 1) + b"\n" for size in sizes]
+        for frame in frames:
+            writing.pipes.write(frame)
+        total, left = 0, min(reads, sum(sizes))
+        while total < left:
+            total += len(await writing.read(left - total))
+        os.close(writing.far)
+        starts = [sum(sizes[:n]) for n in range(len(sizes))]
+        expected = [frame for frame, start in zip(frames, starts, strict=True) if start >= total]
+        assert writing.pipes.take_unsent() == expected
+        writing.close()
+
+    asyncio.run(run())
