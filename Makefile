@@ -65,9 +65,10 @@ eval: .venv-eval/.done  ## evaluate the general policies on AgentDojo with a hij
 	@touch $@
 
 RUNS ?= 100
+RACES ?= 1000
 SEED ?= 1
-faults: $(VENV)/.dev  ## kill guards under load, RUNS times; check that nothing is lost and nothing runs twice
-	@$(BIN)/python -m tests.faults.run --runs $(RUNS) --seed $(SEED)
+faults: $(VENV)/.dev  ## kill guards under load, RUNS times, and race for calls that may not be sent, RACES times; nothing is lost or runs twice
+	@$(BIN)/python -m tests.faults.run --runs $(RUNS) --races $(RACES) --seed $(SEED)
 
 fault-table: $(VENV)/.dev  ## inject every fault at every step of a call, a real run each; a few minutes
 	@$(BIN)/python -m tests.faults.table $(ARGS)

@@ -28,6 +28,7 @@ from mcp_guard.core.model import (
     Decision,
     Effect,
     Execution,
+    ExecutionStatus,
     Facts,
     Instance,
     Json,
@@ -163,14 +164,17 @@ class Guard:
             quarantine = self.upstreams.why_quarantined(call.name)  # promise P6, for the receipt only
             problems = (NO_SUCH_TOOL, quarantine) if quarantine else (NO_SUCH_TOOL,)
             return replace(call, problems=problems)  # promise P5: a tool that is not listed is unknown
-        if not call.problems and (reason := self.upstreams.why_unavailable(call.tool.server)):
-            return replace(call, problems=(reason,))
         return call
 
     async def describe(self, call: Call) -> Call:
-        """Add the instance's history and the present state of the resource, and derive the change and the risk."""
+        """Add the instance's history and the present state of the resource, and derive the change and the risk.
+
+        A call that cannot be made at the moment has a problem afterwards, although nothing about it has changed.
+        """
         if call.problems or call.tool is None:
             return call
+        if reason := self.upstreams.why_unavailable(call.tool.server):
+            return replace(call, problems=(reason,))
         try:
             history = self.memory.history_for(call)
         except TooMuchMatching as reason:
@@ -253,8 +257,12 @@ class Guard:
 
     async def consume(self, call: Call, approval: Approval, channel: ClientChannel) -> Intent | Reply:
         """Describe and decide again: the call goes ahead only if everything is as it was approved."""
-        call = await self.describe(self.identify_again(call, approval))
+        identified = self.identify_again(call, approval)
+        call = await self.describe(identified)
         decision = self.decide(call)
+        if call.problems and not identified.problems:
+            reason = "; ".join(call.problems)
+            return await self.deny(call, decision, f"{reason}; approval {approval.id} has not been used")
         difference = self.difference(approval, call, decision)
         if difference:
             await self.approvals.mark_stale(approval, difference)
@@ -334,12 +342,13 @@ class Guard:
 
     async def record_outcome(self, intent: Intent, execution: Execution) -> Reply:
         """Make the outcome durable, then reply. A call that ran is never reported as refused."""
-        self.memory.note(intent.call, execution.reply)
-        self.signals.note(intent.call)
+        if execution.status is not ExecutionStatus.NOT_SENT:
+            self.memory.note(intent.call, execution.reply)
+            self.signals.note(intent.call)
         try:
             await asyncio.shield(self.ledger.conclude(intent, execution))
         except LedgerError as error:
-            return outcome_not_recorded(intent.call, error)
+            return outcome_not_recorded(intent.call, execution, error)
         return execution.reply
 
     def may_call(self, instance: Instance, tool: Tool) -> bool:

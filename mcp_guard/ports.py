@@ -11,7 +11,7 @@ from typing import Any, Protocol
 
 from mcp_guard.core.approval import Approval, Grant
 from mcp_guard.core.model import Call, Decision, Execution, Instance, Json, Micros, RateCounter, Signal, Tool
-from mcp_guard.core.rates import RateValue
+from mcp_guard.core.rates import RateValue, RecordedUse
 from mcp_guard.core.tool_pins import Quarantine
 
 Progress = Callable[[Json], None]
@@ -56,6 +56,10 @@ class Intent:
     """The sequence number of its receipt."""
     approval: str | None = None
     """The id of the approval that it consumed, whose outcome is kept until it has been delivered to the agent."""
+    grant: str | None = None
+    """The id of the grant that it used."""
+    uses: tuple[RecordedUse, ...] = ()
+    """What it added to rates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +182,8 @@ class Ledger(Protocol):
 
         Returns Conflict, and writes nothing, if the instance was barred, the tool's pin has changed, a rate is higher
         than the decision assumed, or `held` cannot be consumed (any more). INVARIANT: an approval is consumed by one
-        intent at most, in any process (promise P3). If the caller is cancelled once the intent is durable, its outcome
-        is recorded as not sent.
+        intent at most, in any process, not counting those whose outcome is `not_sent` (promise P3). If the caller is
+        cancelled once the intent is durable, its outcome is recorded as not sent.
         Raises: ValueError if the decision is a deny, needs an approval and there is none, or the reverse, or if the
         call cannot be counted.
         """
@@ -190,6 +194,9 @@ class Ledger(Protocol):
 
     def conclude(self, intent: Intent, execution: Execution, answered: bool = True) -> Awaitable[int]:
         """Record the outcome, and whether it is delivered to the agent. Gives the sequence number of its receipt.
+
+        The outcome `not_sent` also gives back, in the same transaction, what the intent took: the approval or the use
+        of a grant, and what it added to rates. Nothing else does. INVARIANT: nobody dispatches this intent any more.
 
         It is submitted when this returns; a caller that may be cancelled while it waits must shield it. If the ledger
         cannot record it now, the awaitable raises LedgerError. The outcome is then kept in memory and recorded by a

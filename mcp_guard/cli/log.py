@@ -63,7 +63,7 @@ def summary(receipt: Receipt) -> str:
             by = quote(name) if name else receipt.get("note") or routes
             rationale = say(": {}", receipt["rationale"]) if "rationale" in receipt else ""
             return say("{}: {}{}", receipt["approval"], by, rationale)
-        case "grant.used":
+        case "grant.used" | "grant.released":
             return say("{}: use {} of {}", receipt["grant"], receipt["use"], receipt["uses"])
         case kind if kind.startswith("grant."):
             return say("{}: {}", receipt["grant"], receipt.get("note") or receipt["uses"])

@@ -107,7 +107,11 @@ def read_payloads(store: Store, seq: int) -> dict[str, object]:
 def story(receipts: list[Receipt], payloads: dict[str, dict[str, object]]) -> list[str]:
     """The attribution sentence, then a line or more for each receipt."""
     intents = [receipt for receipt in receipts if receipt["kind"] == "intent" and receipt.get("purpose") != "facts"]
-    lines: list[str] = [say("{}.", attribution(intent)) for intent in intents] or [_no_sentence(receipts[0])]
+    unsent = {seq for receipt in receipts if receipt.get("ending") == "not_sent" for seq in receipt["follows"]}
+    sentences = [
+        say("{}{}.", attribution(intent), "; it was not sent" if intent["seq"] in unsent else "") for intent in intents
+    ]
+    lines: list[str] = list(sentences) or [_no_sentence(receipts[0])]
     for receipt in receipts:
         about = say(" ({})", receipt["purpose"]) if "purpose" in receipt else ""
         lines += ["", say("{}  {}  {}{}", receipt["seq"], receipt["time"], receipt["kind"], about)]

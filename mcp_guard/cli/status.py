@@ -31,7 +31,7 @@ from mcp_guard.verifier.report import count
 
 MAX_RECENT_RECEIPTS = 500
 """The number of latest receipts that are searched for calls and failures."""
-BAD_ENDINGS = ("upstream_error", "timeout", "unknown")
+BAD_ENDINGS = ("upstream_error", "timeout", "not_sent", "unknown")
 
 
 @reads_receipts

@@ -48,6 +48,8 @@ class ApprovalEvent(StrEnum):
     WITHDRAW = "withdraw"
     OUTDATE = "outdate"
     CONSUME = "consume"
+    RELEASE = "release"
+    """The call that consumed it was provably not sent. Only the transaction that records this outcome may release."""
     REVOKE = "revoke"
 
 
@@ -61,6 +63,7 @@ TRANSITIONS: Mapping[tuple[ApprovalState, ApprovalEvent], ApprovalState] = {
     (ApprovalState.APPROVED, ApprovalEvent.EXPIRE): ApprovalState.EXPIRED,
     (ApprovalState.APPROVED, ApprovalEvent.OUTDATE): ApprovalState.STALE,
     (ApprovalState.APPROVED, ApprovalEvent.REVOKE): ApprovalState.REVOKED,
+    (ApprovalState.CONSUMED, ApprovalEvent.RELEASE): ApprovalState.APPROVED,
 }
 OPEN = (ApprovalState.REQUESTED, ApprovalState.APPROVED)
 VERDICTS = {"approve": ApprovalEvent.APPROVE, "deny": ApprovalEvent.DENY}
@@ -148,8 +151,8 @@ class Approval:
 
     `request_hash` and `decision_hash` are salted with the `nonce`; the same request is found again by `lookup`. Nonce
     and lookup are erased as soon as nothing needs them, so that the remaining hashes reveal nothing. `outcome` is the
-    receipt of the outcome of the call that used the approval. `answered` means that the agent has been given that
-    outcome, or can no longer be given it.
+    receipt of the outcome of the call that used the approval; a call that was not sent has not used it. `answered`
+    means that the agent has been given that outcome, or can no longer be given it.
     """
 
     id: str

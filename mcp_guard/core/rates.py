@@ -35,6 +35,17 @@ class RateIncrement:
         return Decimal(total).scaleb(-DECIMAL_DIGITS) if self.counter.sum is not None else total
 
 
+@dataclass(frozen=True, slots=True)
+class RecordedUse:
+    """An increment that is in the ledger, as `id`, since the time `at`."""
+
+    id: int
+    counter: str
+    key: str
+    at: int
+    amount: int
+
+
 def rate_increments(call: Call, counters: Iterable[RateCounter]) -> list[RateIncrement]:
     """What the call adds to each counter. Raises: ValueError if it has no amount that can be summed exactly."""
     return [RateIncrement(counter, counter_key(counter, call), counted_amount(counter, call)) for counter in counters]

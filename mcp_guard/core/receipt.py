@@ -41,7 +41,8 @@ KINDS = (
     "credential.revoked", "agent.enrolled", "agent.enabled",
     "policy.loaded", "policy.rejected", "decision", "approval.requested", "approval.escalated", "approval.granted",
     "approval.denied", "approval.expired", "approval.withdrawn", "approval.stale", "approval.revoked",
-    "approval.consumed", "grant.given", "grant.used", "grant.revoked", "approver.enrolled", "approver.removed",
+    "approval.consumed", "approval.released", "grant.given", "grant.used", "grant.released", "grant.revoked",
+    "approver.enrolled", "approver.removed",
     "intent", "outcome", "key.rotated", "key.replaced", "payload.erased", "checkpoint.witnessed",
     "catalog.pinned", "catalog.changed", "catalog.quarantined", "catalog.accepted", "catalog.refused",
 )  # fmt: skip

@@ -121,8 +121,14 @@ def ledger_failed(error: LedgerError) -> Json:
     return tool_error(f"denied by mcp-guard: {error.message}. Nothing was sent.", outcome="deny")
 
 
-def outcome_not_recorded(call: Call, error: LedgerError) -> Json:
-    """The reply where the call was sent, but its outcome could not be recorded."""
+def outcome_not_recorded(call: Call, execution: Execution, error: LedgerError) -> Json:
+    """The reply where the outcome of a call with an intent could not be recorded."""
+    if execution.status is ExecutionStatus.NOT_SENT:
+        text = (
+            f"{execution.detail}. `{call.name}` was not sent, so it did not take place, but this could not be recorded "
+            f"yet: {error.message}. Repeat the call once the ledger is writable again."
+        )
+        return tool_error(text, outcome=str(execution.status), call=call.id)
     text = (
         f"`{call.name}` was sent to its upstream, but the outcome could not be recorded: {error.message}. "
         "It may have taken effect: do not repeat it; look at the resource, and tell the operator."

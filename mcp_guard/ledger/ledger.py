@@ -9,7 +9,7 @@ from mcp_guard.core import approval as approval_rules
 from mcp_guard.core import rates
 from mcp_guard.core.approval import Approval, Grant, request_salt
 from mcp_guard.core.errors import LedgerError
-from mcp_guard.core.model import Call, Decision, Execution, Instance, Micros, Outcome, RateCounter
+from mcp_guard.core.model import Call, Decision, Execution, ExecutionStatus, Instance, Micros, Outcome, RateCounter
 from mcp_guard.core.rates import RateIncrement, RateValue
 from mcp_guard.core.receipt import (
     Draft,
@@ -22,7 +22,7 @@ from mcp_guard.core.receipt import (
 )
 from mcp_guard.core.replies import not_sent_execution
 from mcp_guard.ledger import registry
-from mcp_guard.ledger.approvals import transitions
+from mcp_guard.ledger.approvals import grants, transitions
 from mcp_guard.ledger.writer import Op, Transaction, Writer
 from mcp_guard.ports import Conflict, Intent
 from mcp_guard.storage.sqlite import Store
@@ -129,10 +129,12 @@ class SqlLedger:
             salt = request_salt(held.nonce) if isinstance(held, Approval) else None
             seq = tx.add(intent_draft(call, decision, consumed, salt))
             tx.store.open_call(seq, self.guard)
+            uses = []
             for use in counted:
                 tx.store.forget_uses(use.counter.name, use.key, tx.now - use.counter.window)
-                tx.store.add_use(use.counter.name, use.key, tx.now, use.amount)
-            return Intent(call, seq, held.id if isinstance(held, Approval) else None)
+                uses.append(tx.store.add_use(use.counter.name, use.key, tx.now, use.amount))
+            approval = held.id if isinstance(held, Approval) else None
+            return Intent(call, seq, approval, held.id if isinstance(held, Grant) else None, tuple(uses))
 
         future = self.writer.submit(op)
         if counted:
@@ -166,8 +168,10 @@ class SqlLedger:
         def record(tx: Transaction, answered: bool) -> int:
             tx.store.close_call(intent.seq)
             seq = tx.add(draft, hashed_only)
-            if intent.approval is not None:
-                tx.store.note_outcome(intent.approval, seq, answered)
+            if execution.status is ExecutionStatus.NOT_SENT:
+                _give_back(tx, intent)
+            elif intent.approval is not None:
+                transitions.conclude(tx, intent.approval, seq, answered)
             return seq
 
         def record_late(tx: Transaction) -> int:
@@ -207,6 +211,16 @@ class SqlLedger:
 
         self.catch_up()
         return self.writer.run(op)
+
+
+def _give_back(tx: Transaction, intent: Intent) -> None:
+    """Promise P3: a call that was not sent has not used what it took."""
+    if intent.approval is not None:
+        transitions.release(tx, intent.approval, registry.why_barred(tx.store, intent.call.instance, tx.now))
+    elif intent.grant is not None:
+        grants.release_use(tx, intent.grant)
+    for use in intent.uses:
+        tx.store.remove_use(use)
 
 
 def _not_covered(tx: Transaction, call: Call, decision: Decision, held: Approval | Grant) -> Conflict | None:

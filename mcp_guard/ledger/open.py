@@ -13,6 +13,7 @@ from mcp_guard.core.people import People
 from mcp_guard.core.receipt import Draft
 from mcp_guard.files import FileLock, is_locked
 from mcp_guard.identity.instances import random_text
+from mcp_guard.ledger.approvals import transitions
 from mcp_guard.ledger.approvals.requests import ApprovalRequests, RequestLimits
 from mcp_guard.ledger.approvals.watcher import ApprovalWatcher
 from mcp_guard.ledger.keys import SigningKey, publish
@@ -159,7 +160,7 @@ def recover(writer: Writer, state_dir: Path, tell: Callable[[list[Json]], None] 
             )
             outcome, used = tx.add(closed), intent.get("approval") or {}
             if used and "grant" not in used:
-                tx.store.note_outcome(used["id"], outcome, answered=False)
+                transitions.conclude(tx, used["id"], outcome, answered=False)
             intents.append(intent)
         tell(intents)
         return intents

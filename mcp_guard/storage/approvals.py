@@ -149,11 +149,14 @@ class ApprovalQueries(Queries):
             return []
         approval, story = stored
         counts: Counter[str] = Counter()
-        query = "SELECT at, kind, body FROM receipt WHERE seq < ? ORDER BY seq DESC LIMIT ?"
-        for at, kind, body in self._run(query, (story[0], MAX_RECENT_RECEIPTS)):
+        not_sent: set[int] = set()
+        query = "SELECT seq, at, kind, body FROM receipt WHERE seq < ? ORDER BY seq DESC LIMIT ?"
+        for seq, at, kind, body in self._run(query, (story[0], MAX_RECENT_RECEIPTS)):
             if at < approval.requested - HOUR:
                 break
-            receipt = json.loads(body) if kind == "intent" else {}
+            if kind == "outcome" and b'"ending":"not_sent"' in body:
+                not_sent.update(json.loads(body)["follows"])
+            receipt = json.loads(body) if kind == "intent" and seq not in not_sent else {}
             if receipt.get("instance") == approval.instance and "purpose" not in receipt:
                 counts[receipt["tool"]] += 1
         return counts.most_common()

@@ -38,6 +38,12 @@ class PayloadQueries(Queries):
         seqs = {seq for (seq,) in self._run("SELECT intent FROM open_call")}
         for (story,) in self._run("SELECT receipts FROM approval WHERE state IN ('requested', 'approved')"):
             seqs.update(json.loads(story))
+        query = (
+            "SELECT approval.receipts FROM open_call JOIN receipt ON receipt.seq = intent "
+            "JOIN approval ON approval.id = json_extract(CAST(receipt.body AS TEXT), '$.approval.id')"
+        )
+        for (story,) in self._run(query):  # it is released if the call turns out not to have been sent
+            seqs.update(json.loads(story))
         if replies:
             seqs |= {seq for (seq,) in self._run("SELECT outcome FROM approval WHERE answered = 0 AND outcome >= 0")}
         return seqs

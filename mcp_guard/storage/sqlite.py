@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from mcp_guard.core.errors import LedgerError, LedgerFault
+from mcp_guard.core.rates import RecordedUse
 from mcp_guard.core.tlog.merkle import HASH_BYTES, TILE_WIDTH
 from mcp_guard.storage import schema
 from mcp_guard.storage.approvals import ApprovalQueries
@@ -209,10 +210,31 @@ class Store(ApprovalQueries, IdentityQueries, KeyQueries, PayloadQueries, PinQue
         row = self._run(query, (counter, key)).fetchone()
         return int(row[0]) if row else 0
 
-    def add_use(self, counter: str, key: str, at: int, amount: int) -> None:
+    def add_use(self, counter: str, key: str, at: int, amount: int) -> RecordedUse:
         """INVARIANT: not before the last one, as no receipt is."""
         values = (counter, key, at, amount, str(self._total(counter, key) + amount))
-        self._run("INSERT INTO rate_use (counter, key, at, amount, total) VALUES (?, ?, ?, ?, ?)", values)
+        cursor = self._run("INSERT INTO rate_use (counter, key, at, amount, total) VALUES (?, ?, ?, ?, ?)", values)
+        assert cursor.lastrowid is not None
+        return RecordedUse(cursor.lastrowid, counter, key, at, amount)
+
+    def remove_use(self, use: RecordedUse) -> None:
+        """Take back a use, unless it has been forgotten. No sum of others changes.
+
+        What is counted is the difference between totals, so either those before it rise or those after it fall: the
+        fewer of them.
+        """
+        deleted = "DELETE FROM rate_use WHERE id = ? AND counter = ? AND key = ? AND at = ?"
+        if not self._run(deleted, (use.id, use.counter, use.key, use.at)).rowcount:
+            return
+        sides = []
+        for sign, order in ((1, "<"), (-1, ">")):
+            where = f"FROM rate_use WHERE counter = ? AND key = ? AND (at, id) {order} (?, ?)"
+            count = self._run(f"SELECT COUNT(*) {where}", (use.counter, use.key, use.at, use.id)).fetchone()[0]
+            sides.append((count, sign, where))
+        _, sign, where = min(sides)
+        rows = self._run(f"SELECT id, total {where}", (use.counter, use.key, use.at, use.id)).fetchall()
+        totals = [(str(int(total) + sign * use.amount), id) for id, total in rows]
+        self._db.executemany("UPDATE rate_use SET total = ? WHERE id = ?", totals)
 
     def forget_uses(self, counter: str, key: str, before: int) -> None:
         self._run("DELETE FROM rate_use WHERE counter = ? AND key = ? AND at <= ?", (counter, key, before))

@@ -20,6 +20,7 @@ CLAIMS = {"ticket": "guard_ticket", "reason": "guard_reason"}
 CHECKED = ("intent", "decision", "outcome", "approval.", "grant.", "approver.")
 """How the kinds of receipts begin that are checked against each other."""
 VERDICTS = {"approval.granted": "approve", "approval.denied": "deny"}
+RELEASES = ("approval.released", "grant.released")
 CUT = "… [cut from "
 """How the mark begins that stands for the rest of a long text."""
 
@@ -60,6 +61,18 @@ class OpenGrant:
     """Uses that were recorded."""
     taken: int = 0
     """Uses with an intent."""
+    is_revoked: bool = False
+
+
+@dataclass
+class OpenIntent:
+    """An intent without an outcome."""
+
+    call: str
+    consumed: str | None = None
+    """What it has consumed, in words."""
+    held: OpenApproval | OpenGrant | None = None
+    """The same itself, unless it began before the receipts at hand."""
 
 
 class ConsistencyChecker:
@@ -72,7 +85,7 @@ class ConsistencyChecker:
         """
         self._is_part = is_part
         self._first = first
-        self.intents: dict[int, str] = {}
+        self.intents: dict[int, OpenIntent] = {}
         self.approvals: dict[str, OpenApproval] = {}
         self.grants: dict[str, OpenGrant] = {}
         self.keys: dict[str, Receipt] = {}
@@ -86,11 +99,13 @@ class ConsistencyChecker:
         """The latest decision that required approval."""
         self._consumed: tuple[int, str] | None = None
         """The approval or use of a grant that the previous receipt consumed; the intent for it must come next."""
+        self._not_sent: tuple[int, OpenIntent | None] | None = None
+        """The latest outcome `not_sent`, and its intent unless that came before the receipts at hand. Only the receipt
+        after it may release what the intent has consumed."""
 
     def check(self, seq: int, receipt: Receipt) -> None:
         """Raises: VerificationFailed; KeyError, TypeError or ValueError if the receipt lacks members of its kind."""
         kind = receipt["kind"]
-        follows = receipt.get("follows", [])
         consumed, self._consumed = self._consumed, None
         if consumed is not None and (seq, kind, receipt.get("outcome")) != (
             consumed[0] + 1, "intent", "require_approval",
@@ -102,9 +117,9 @@ class ConsistencyChecker:
             if receipt.get("outcome") == "require_approval":
                 self._held = seq, receipt
         elif kind == "outcome":
-            call = self.intents.pop(follows[0] if follows else -1, None)
-            if call != receipt["call"] and not (call is None and self._is_part):
-                raise VerificationFailed(seq, f"an outcome of call `{receipt['call']}` without an open intent")
+            self._check_outcome(seq, receipt)
+        elif kind in RELEASES:
+            self._check_release(seq, receipt, kind)
         elif kind.startswith("approval."):
             self._check_approval(seq, receipt, kind)
         elif kind.startswith("grant."):
@@ -132,7 +147,7 @@ class ConsistencyChecker:
 
     def _check_intent(self, seq: int, receipt: Receipt, consumed: str | None) -> None:
         """`consumed` is what the receipt just before has consumed."""
-        self.intents[seq] = receipt["call"]
+        self.intents[seq] = OpenIntent(receipt["call"])
         if receipt.get("purpose") == "facts":
             if "outcome" in receipt or "approval" in receipt:
                 raise VerificationFailed(seq, "one of the guard's own reads, with a decision or an approval")
@@ -144,11 +159,20 @@ class ConsistencyChecker:
         else:
             raise VerificationFailed(seq, f"an intent of call `{receipt['call']}`, which its decision does not permit")
 
+    def _check_outcome(self, seq: int, receipt: Receipt) -> None:
+        follows = receipt.get("follows", [])
+        intent = self.intents.pop(follows[0] if follows else -1, None)
+        call = intent.call if intent is not None else None
+        if call != receipt["call"] and not (call is None and self._is_part):
+            raise VerificationFailed(seq, f"an outcome of call `{receipt['call']}` without an open intent")
+        self._not_sent = (seq, intent) if receipt.get("ending") == "not_sent" else None
+
     def _check_approved(self, seq: int, receipt: Receipt, consumed: str | None) -> None:
         used = receipt.get("approval", {})
         named = f"a use of grant `{used['grant']}`" if "grant" in used else f"approval `{used.get('id')}`"
         if consumed != named and seq > self._first:
             raise VerificationFailed(seq, f"an intent that required approval, but {named} was not consumed for it")
+        self.intents[seq].consumed = named
         if "grant" in used:
             self._check_grant_use(seq, receipt, used)
             return
@@ -163,6 +187,7 @@ class ConsistencyChecker:
         if receipt["request"] != approval.requested["commitment"]:
             raise VerificationFailed(seq, f"approval `{used['id']}` is for another request than the intent commits to")
         _check_approvers(seq, used, approval)
+        self.intents[seq].held = approval
 
     def _check_grant_use(self, seq: int, receipt: Receipt, used: Receipt) -> None:
         id = used["grant"]
@@ -175,9 +200,38 @@ class ConsistencyChecker:
             raise VerificationFailed(seq, f"grant `{id}` is of another approval, or its time is over")
         self._check_terms(seq, receipt, grant)
         _check_approvers(seq, used, grant.approval)
+        self.intents[seq].held = grant
         grant.taken = used["use"]
         if grant.taken == grant.given["uses"]:
             del self.grants[id]
+
+    def _check_release(self, seq: int, receipt: Receipt, kind: str) -> None:
+        """What a call had consumed is given back only by the outcome, just before, that it was not sent."""
+        id = receipt["approval"] if kind == "approval.released" else receipt["grant"]
+        named = f"approval `{id}`" if kind == "approval.released" else f"a use of grant `{id}`"
+        since, intent = self._not_sent or (-1, None)
+        self._not_sent = None
+        if since != seq - 1 and seq > self._first:
+            raise VerificationFailed(seq, f"releases {named}, but no outcome just before it says that nothing was sent")
+        if intent is not None and intent.consumed != named:
+            raise VerificationFailed(seq, f"releases {named}, which the call that was not sent had not consumed")
+        if intent is None or intent.held is None:
+            if not self._began_before(id):
+                raise VerificationFailed(seq, f"releases {named}, which was not consumed")
+        elif isinstance(intent.held, OpenApproval):
+            approval = intent.held
+            self._check_step(seq, receipt, approval)
+            approval.state, self.approvals[id] = "approval.granted", approval
+        else:
+            self._check_returned_use(seq, receipt, intent.held)
+
+    def _check_returned_use(self, seq: int, receipt: Receipt, grant: OpenGrant) -> None:
+        id = receipt["grant"]
+        if grant.is_revoked or receipt["use"] != grant.spent or grant.spent != grant.taken:
+            raise VerificationFailed(seq, f"grant `{id}` has ended, or another use of it is released")
+        grant.spent -= 1
+        grant.taken -= 1
+        self.grants[id] = grant
 
     def _check_terms(self, seq: int, receipt: Receipt, grant: OpenGrant) -> None:
         """Everything is as in the request that was approved, but for what its approvers left free."""
@@ -209,6 +263,14 @@ class ConsistencyChecker:
             return
         if approval is None:
             raise VerificationFailed(seq, f"`{kind}` of approval `{id}`, which is unknown or has ended")
+        self._check_step(seq, receipt, approval)
+        if kind in ("approval.granted", "approval.denied"):
+            self._check_vote(seq, receipt, approval)
+        self._move(seq, receipt, approval)
+
+    def _check_step(self, seq: int, receipt: Receipt, approval: OpenApproval) -> None:
+        """Each receipt of an approval is about the same request, and follows the one before it."""
+        id = receipt["approval"]
         if receipt["decision_hash"] != approval.requested["decision_hash"]:
             raise VerificationFailed(seq, f"approval `{id}` was requested for another decision")
         _check_same(seq, receipt, approval.requested, SIGNED_OF_REQUEST, f"approval `{id}`")
@@ -217,9 +279,6 @@ class ConsistencyChecker:
                 seq, f"does not follow receipt {approval.last}, the previous one of approval `{id}`"
             )
         approval.last = seq
-        if kind in ("approval.granted", "approval.denied"):
-            self._check_vote(seq, receipt, approval)
-        self._move(seq, receipt, approval)
 
     def _move(self, seq: int, receipt: Receipt, approval: OpenApproval) -> None:
         """One step of an open request."""
@@ -324,6 +383,7 @@ class ConsistencyChecker:
         given = grant.given
         if kind == "grant.revoked":
             del self.grants[id]
+            grant.is_revoked = True
         elif receipt["use"] != grant.spent + 1 or receipt["use"] > given["uses"] or receipt["time"] > given["until"]:
             raise VerificationFailed(seq, f"grant `{id}` is used beyond its limits")
         else:

@@ -24,7 +24,7 @@ EARLIER_HEAD = "earlier.head"
 NO_POLICIES = "none"
 """The policy version of calls that are denied before any policies are loaded."""
 STEPS_OF_CALLS = ("intent", "decision", "outcome")
-MEMBERS_OF_STEPS = ("kind", "call", "purpose", "outcome", "approval", "follows")
+MEMBERS_OF_STEPS = ("kind", "call", "purpose", "outcome", "ending", "approval", "follows")
 MEMBERS_OF_HELD = (*MEMBERS_OF_STEPS, "time", "request", *ABOUT)
 REQUEST = "payload of the request"
 """A member of an item that is not one of its receipt: the stored payload, as text, of a call that was held."""

@@ -77,13 +77,16 @@ class Approvals(RuleBasedStateMachine):
         ids = [id for id, of in self.of.items() if of == call and self.model[id] in counting]
         return next((id for id in reversed(ids) if self.clock.time + 1 < self.expires[id]), None)
 
-    @rule(call=CALLS, guard=GUARDS)
-    def ask(self, call: str, guard: int) -> None:
-        """An agent makes the call, for the first time or again."""
+    @rule(call=CALLS, guard=GUARDS, is_reachable=st.booleans())
+    def ask(self, call: str, guard: int, is_reachable: bool) -> None:
+        """An agent makes the call, for the first time or again. An upstream that is not reached gets nothing of it."""
         harness, before = self.guards[guard], self.live(call)
+        harness.upstream.is_unreachable = not is_reachable
         # Hypothesis calls the rules of a state machine itself, without a loop: pytest-asyncio does not reach them.
         reply = asyncio.run(harness.guard.call(INSTANCE, ToolCallRequest("crm__note", {"text": call})))
-        if before is not None and self.model[before] is ApprovalState.APPROVED:
+        if before is not None and self.model[before] is ApprovalState.APPROVED and not is_reachable:
+            assert "was not sent" in text(reply)
+        elif before is not None and self.model[before] is ApprovalState.APPROVED:
             assert text(reply) == "done"
             self.model[before] = ApprovalState.CONSUMED
             self.sent += 1

@@ -38,7 +38,6 @@ ENDS = {
     ApprovalState.EXPIRED,
     ApprovalState.WITHDRAWN,
     ApprovalState.STALE,
-    ApprovalState.CONSUMED,
     ApprovalState.REVOKED,
 }
 
@@ -67,7 +66,14 @@ def test_transition_table_matches_the_design() -> None:
         ApprovalState.STALE,
         ApprovalState.REVOKED,
     }
+    assert reached[ApprovalState.CONSUMED] == {ApprovalState.APPROVED}
     assert all(not reached[end] for end in ENDS)
+
+
+def test_only_a_call_that_was_not_sent_gives_its_approval_back() -> None:
+    leaving = [event for (state, event) in TRANSITIONS if state is ApprovalState.CONSUMED]
+    releasing = [state for (state, event) in TRANSITIONS if event is ApprovalEvent.RELEASE]
+    assert (leaving, releasing) == ([ApprovalEvent.RELEASE], [ApprovalState.CONSUMED])
 
 
 TOOL = Tool("crm", "update", "crm__update", {}, "sha256:d", ToolRule(), Effect.WRITE)

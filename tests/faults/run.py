@@ -1,4 +1,5 @@
-"""Kill guards under load, any number of times: `make faults RUNS=1000`. Prints how to repeat a failure.
+"""Kill guards under load, any number of times: `make faults RUNS=1000`. Then race for calls that may not be sent:
+`make faults RACES=1000`. Prints how to repeat a failure.
 
 A seed gives the same load and the same plan of deaths; what the machine makes of the plan differs from run to run.
 """
@@ -11,6 +12,7 @@ from collections import Counter
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
+from tests.faults import sent_or_not
 from tests.faults.two_guards import Result, live
 
 DEATHS_PER_RUN = 10
@@ -23,6 +25,7 @@ def main() -> int:
     parser.add_argument(
         "--seed", type=int, default=1, metavar="N", help="of the first pair of guards; the next ones follow"
     )
+    parser.add_argument("--races", type=int, default=0, metavar="N", help="races over HTTP; a tenth as many over stdio")
     parser.add_argument("--jobs", type=int, default=2, metavar="N", help="pairs of guards at the same time")
     options = parser.parse_args()
     pairs = -(-options.runs // DEATHS_PER_RUN)
@@ -39,7 +42,20 @@ def main() -> int:
             deaths = sum(item.deaths.total() - item.idle for item in done)
             print(f"{deaths} of {options.runs} deaths, {len(failed)} failures", file=sys.stderr, flush=True)
     print_sums(done, time.monotonic() - began)
-    return 1 if failed else 0
+    races = [("http", options.races), ("stdio", options.races // 10)]
+    failures = [transport for transport, count in races if count and not run_races(transport, count, options.seed)]
+    return 1 if failed or failures else 0
+
+
+def run_races(transport: str, count: int, seed: int) -> bool:
+    """Whether every promise was kept."""
+    began = time.monotonic()
+    races = sent_or_not.run(transport, count, seed)
+    print(f"{count} races over {transport}: {races.ran} calls ran; {time.monotonic() - began:.0f} s")
+    print(f"  fates: {dict(races.fates)}; outcomes: {dict(races.endings)}")
+    if races.problem:
+        print(f"  {races.problem}; repeat it with: make faults RUNS=0 RACES={count} SEED={seed}")
+    return not races.problem
 
 
 def print_sums(done: list[Result], seconds: float) -> None:

@@ -274,6 +274,8 @@ class Approvals {
     Object.assign(this, { trusted, keys: new Map(), enrolled: new Set(), open: new Map(), ids: new Set(), grants: new Map(), votes: 0 });
     this.held = null; // the latest decision that requires approval
     this.consumed = null; // the receipt before, if it consumed something
+    this.running = new Map(); // what each intent without outcome has consumed
+    this.unsent = null; // the receipt before, if it says that a call was not sent: what that call had consumed
     this.time = '';
   }
 
@@ -281,8 +283,8 @@ class Approvals {
     ensure(receipt.time >= this.time, `receipt ${seq}: its time is before that of the receipt before it`);
     this.time = receipt.time;
     const { kind } = receipt;
-    const before = this.consumed;
-    this.consumed = null;
+    const [before, unsent] = [this.consumed, this.unsent];
+    [this.consumed, this.unsent] = [null, null];
     ensure(!before || (kind === 'intent' && receipt.outcome === 'require_approval'), `receipt ${seq}: no intent follows what was consumed`);
     if (kind === 'decision' && receipt.outcome === 'require_approval') this.held = { seq, receipt };
     else if (kind === 'approver.enrolled') {
@@ -291,6 +293,12 @@ class Approvals {
       this.keys.set(receipt.key, receipt);
     }
     else if (kind === 'approver.removed') this.keys.delete(receipt.key);
+    else if (kind === 'outcome') {
+      const [intent] = receipt.follows;
+      if (receipt.ending === 'not_sent') this.unsent = this.running.get(intent) ?? null;
+      this.running.delete(intent);
+    }
+    else if (kind === 'approval.released' || kind === 'grant.released') this.release(seq, receipt, unsent);
     else if (kind === 'approval.requested') this.request(seq, receipt);
     else if (kind.startsWith('approval.')) this.step(seq, receipt);
     else if (kind.startsWith('grant.')) this.grant(seq, receipt);
@@ -334,6 +342,23 @@ class Approvals {
       approval.state = 'consumed';
       this.consumed = { approval };
     } else this.open.delete(id);
+  }
+
+  // What a call has consumed is given back only by the outcome just before, that it was not sent.
+  release(seq, receipt, unsent) {
+    const { approval: id, grant: grantId } = receipt;
+    if (receipt.kind === 'approval.released') {
+      const approval = unsent?.approval;
+      ensure(approval?.requested.approval === id, `receipt ${seq}: approval ${id} is released, but its call was not unsent`);
+      checkSame(seq, receipt, approval.requested, [...OF_REQUEST, 'decision_hash'], `approval ${id}`);
+      approval.state = 'granted';
+      this.open.set(id, approval);
+      return;
+    }
+    const grant = unsent?.grant;
+    ensure(grant?.given.grant === grantId && this.grants.get(grantId) === grant, `receipt ${seq}: a use of grant ${grantId} is released, but its call was not unsent`);
+    ensure(receipt.use === grant.spent, `receipt ${seq}: another use of grant ${grantId} is released`);
+    grant.spent -= 1;
   }
 
   vote(seq, receipt, approval) {
@@ -392,6 +417,7 @@ class Approvals {
       ensure(receipt.request === approval.requested.commitment, `receipt ${seq}: approval ${used.id} is for another request`);
       this.checkNamed(seq, used, approval);
       this.open.delete(used.id);
+      this.running.set(seq, { approval });
       return;
     }
     const grant = before?.grant;
@@ -402,6 +428,7 @@ class Approvals {
       && (name !== 'resource' || !free.includes(signed.resource_argument)));
     checkSame(seq, receipt, signed, bound, `grant ${used.grant}`);
     this.checkNamed(seq, used, grant.approval);
+    this.running.set(seq, { grant });
   }
 }
 

@@ -34,6 +34,7 @@ from mcp_guard.core.model import (
 from mcp_guard.core.names import listed_name
 from mcp_guard.core.people import People
 from mcp_guard.core.receipt import Draft
+from mcp_guard.core.replies import not_sent_execution
 from mcp_guard.core.tool_pins import Pin, PinState
 from mcp_guard.guard import Guard
 from mcp_guard.ledger import registry
@@ -101,6 +102,8 @@ class Recorder:
     agree: Callable[[Tool], None] = lambda _: None
     """Agrees to each definition as it is; a test about pins sets another."""
     reading: Callable[[], Execution] | None = None
+    is_unreachable: bool = False
+    """Whether calls cannot be sent."""
 
     def find_tool(self, listed_as: str) -> Tool | None:
         tool = self.catalog.get(listed_as)
@@ -121,6 +124,8 @@ class Recorder:
         if self.before is not None:
             await self.before(intent)
         self.intents.append(intent)
+        if self.is_unreachable:
+            return not_sent_execution("upstream `crm`: cannot be reached: refused", intent.approval)
         self.sent.append((intent.call.name, intent.call.canonical))
         if intent.call.purpose == "facts":
             if self.reading is not None:

@@ -36,6 +36,41 @@ def test_window_sum_equals_the_sum_of_its_uses(steps: list[tuple[str, int, int, 
         store.close()
 
 
+@settings(max_examples=60, deadline=None)
+@given(STEPS, st.lists(st.integers(0, 39), max_size=20))
+def test_a_use_that_is_taken_back_changes_no_other_sum(
+    steps: list[tuple[str, int, int, int]], removals: list[int]
+) -> None:
+    now, made, kept = 0, [], []
+    with tempfile.TemporaryDirectory() as folder:
+        store = open_store(Path(folder) / "ledger.sqlite", unsafe_skip_fsync=True)
+        for key, later, amount, _ in steps:
+            now += later
+            made.append(store.add_use("paid", key, now, amount))
+        kept = list(made)
+        for removed in [made[number] for number in removals if number < len(made)]:
+            store.remove_use(removed)  # a second time it has no effect
+            kept = [use for use in kept if use is not removed]
+            for key in "abc":
+                for since in range(-1, now + 1):
+                    expected = sum(use.amount for use in kept if use.key == key and use.at > since)
+                    assert store.sum_uses("paid", key, since) == expected
+        store.add_use("paid", "a", now, 5)
+        assert store.sum_uses("paid", "a", -1) == 5 + sum(use.amount for use in kept if use.key == "a")
+        store.close()
+
+
+def test_a_use_that_was_forgotten_takes_nothing_with_it(tmp_path: Path) -> None:
+    """SQLite gives the number of a row that was deleted to the next one."""
+    store = open_store(tmp_path / "ledger.sqlite", unsafe_skip_fsync=True)
+    forgotten = store.add_use("writes", "agent", 1, 1)
+    store.forget_uses("writes", "agent", 1)
+    assert store.add_use("writes", "agent", 2, 1).id == forgotten.id
+    store.remove_use(forgotten)
+    assert store.sum_uses("writes", "agent", 0) == 1
+    store.close()
+
+
 def instructions(store: Store) -> int:
     """The number of SQLite VM instructions for a sum."""
     counted = 0

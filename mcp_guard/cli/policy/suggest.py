@@ -17,6 +17,7 @@ from mcp_guard.storage.sqlite import Store, reading
 from mcp_guard.verifier.progress import Progress
 
 PERMITS, CASES = "suggested.cedar", "suggested.cases.toml"
+NOT_SENT = b'"ending":"not_sent"'
 REFUSING = {"approval.denied": "denied", "approval.revoked": "revoked their approval of"}
 
 
@@ -27,9 +28,10 @@ def main(arguments: list[str]) -> int:
     settings, store = load(options.config), open_for_reading(options)
     with Progress("decisions", options.json) as progress:
         past = list(decisions(store, options.since, options.last, progress.update))
+        unsent = not_sent(store)
         progress.show(f"testing the suggestions on {len(past):,} decisions …")
         candidate = build_candidate(
-            past,
+            [decision for decision in past if decision.receipt["seq"] not in unsent],
             latest_version(store),
             versions(store),
             texts=read_files(settings.policies),
@@ -59,6 +61,13 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, metavar="DIR", help="write the complete candidate policies and cases there")
     add_span(parser)
     return parser
+
+
+def not_sent(store: Store) -> set[int]:
+    """The intents of calls that were not sent: when they are made again, they would be counted twice."""
+    with reading(store.path):
+        outcomes = (row.body for row in store.receipts_after(-1) if row.kind == "outcome" and NOT_SENT in row.body)
+        return {seq for body in outcomes for seq in json.loads(body)["follows"]}
 
 
 def refused(store: Store) -> dict[Group, str]:

@@ -55,6 +55,20 @@ def use_grant(tx: Transaction, id: str) -> Json:
     return {"id": grant.approval, "grant": grant.id, "use": use, "approvers": list(grant.approvers)}
 
 
+def release_use(tx: Transaction, id: str) -> None:
+    """Give back a use whose call was not sent, unless the grant is over for another reason.
+
+    INVARIANT: only in the transaction that has just added this outcome.
+    """
+    grant = tx.store.grant(id)
+    assert grant is not None
+    if grant.state == "revoked" or not grant.salt:
+        return
+    fields = _grant_fields(grant) | {"tool": grant.binding["tool"], "use": grant.used, "uses": grant.uses}
+    tx.add(Draft("grant.released", fields | {"note": "its call was not sent"}))
+    tx.store.move_grant(grant, "active", grant.used - 1)
+
+
 def revoke_grant(tx: Transaction, grant: Grant, note: str, by: Json | None = None) -> None:
     """Revoke an active grant. `by` are the receipt fields that name the approver who revokes it."""
     tx.add(Draft("grant.revoked", _grant_fields(grant) | {"note": note} | (by or {})))

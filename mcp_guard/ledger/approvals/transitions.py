@@ -25,6 +25,7 @@ RECEIPT_KINDS = {
     ApprovalState.CONSUMED: "approval.consumed",
     ApprovalState.REVOKED: "approval.revoked",
 }
+RELEASED = "approval.released"
 
 
 # Receipts
@@ -132,9 +133,10 @@ def move(
     current, receipts = find_approval(tx, approval.id)
     moved = replace(approval, state=advance(current.state, event), note=note)
     fields = {**receipt_fields(approval), "note": note, "follows": [receipts[-1]], **(more or {})}
-    seq = tx.add(Draft(RECEIPT_KINDS[moved.state], fields))
+    kind = RELEASED if event is ApprovalEvent.RELEASE else RECEIPT_KINDS[moved.state]
+    seq = tx.add(Draft(kind, fields))
     tx.store.move_approval(replace(approval, state=current.state), moved.state, note, [*receipts, seq])
-    if moved.state not in rules.OPEN:
+    if moved.state not in (*rules.OPEN, ApprovalState.CONSUMED):
         _forget_exact_request(tx, moved, receipts[1])
     return moved
 
@@ -183,6 +185,27 @@ def consume(tx: Transaction, held: Approval | Grant) -> Json:
     approvers = list(grants.approver_fields(held))
     move(tx, held, ApprovalEvent.CONSUME, more={"approvers": approvers})
     return {"id": held.id, "decision_hash": held.decision_hash, "approvers": approvers}
+
+
+def conclude(tx: Transaction, id: str, outcome: int, answered: bool) -> None:
+    """The call that consumed this approval has ended with this outcome, and was or may have been sent."""
+    approval, receipts = find_approval(tx, id)
+    tx.store.note_outcome(id, outcome, answered)
+    _forget_exact_request(tx, approval, receipts[1])
+
+
+def release(tx: Transaction, id: str, why_barred: str | None) -> None:
+    """The call that consumed this approval was not sent: it is approved again, if its time and its instance last.
+
+    INVARIANT: only in the transaction that has just added this outcome. `why_barred` says why its instance may not
+    call any more.
+    """
+    approval, _ = find_approval(tx, id)
+    approval = move(tx, approval, ApprovalEvent.RELEASE, "its call was not sent")
+    if tx.now >= approval.expires:
+        move(tx, approval, ApprovalEvent.EXPIRE, "not used in time")
+    elif why_barred or not approval.nonce:  # its nonce is erased with the end of its instance
+        move(tx, approval, ApprovalEvent.OUTDATE, why_barred or "the instance has ended")
 
 
 def _forget_exact_request(tx: Transaction, settled: Approval, requested: int) -> None:
