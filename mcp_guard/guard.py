@@ -48,6 +48,7 @@ from mcp_guard.core.replies import (
     held_meta,
     ledger_failed,
     listed_definition,
+    not_sent_execution,
     outcome_not_recorded,
     refusal,
     reply_not_kept,
@@ -69,6 +70,7 @@ from mcp_guard.ports import (
     Signals,
     Upstreams,
 )
+from mcp_guard.protocol.jsonrpc import CancelledUnsent
 
 MAX_ATTEMPTS = 8
 """How often a call is decided again because other processes keep changing its rate counters."""
@@ -333,9 +335,12 @@ class Guard:
         """Let the upstream execute the call, once. A cancellation by the client is an outcome too, and recorded."""
         try:
             return await self.upstreams.execute(intent, channel)
-        except asyncio.CancelledError:
-            self.memory.note(intent.call, {})
-            execution = cancelled_execution("cancelled by the client after it was sent to the upstream")
+        except asyncio.CancelledError as cancelled:
+            if isinstance(cancelled, CancelledUnsent):
+                execution = not_sent_execution("cancelled by the client before it was sent", intent.approval)
+            else:
+                self.memory.note(intent.call, {})
+                execution = cancelled_execution("cancelled by the client after it was sent to the upstream")
             with suppress(LedgerError):  # the ledger keeps the outcome, and records it as soon as it can
                 await asyncio.shield(self.ledger.conclude(intent, execution, answered=False))
             raise

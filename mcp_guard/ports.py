@@ -284,5 +284,6 @@ class Upstreams(Protocol):
         to an upstream of the stateless revision that answers `input_required`: with the same arguments and the client's
         answers, a limited number of times. `Execution.rounds` says how often such a call was sent.
         Every failure is an Execution, whose status says whether the call may have run. If the caller is cancelled, the
-        upstream is told unless it has answered, and the call may have run. Not to be called twice with one intent.
+        call is withdrawn if nothing of it has left (then CancelledUnsent is raised); otherwise the upstream is told
+        unless it has answered, and the call may have run. Not to be called twice with one intent.
         """

@@ -5,6 +5,7 @@ progress tokens are our own on each side, so two upstreams that use the same one
 """
 
 import asyncio
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
@@ -15,6 +16,8 @@ from mcp_guard.core.model import Json
 from mcp_guard.protocol.methods import CANCELLED, INITIALIZE, INVALID_REQUEST, PROGRESS
 
 Id = str | int
+REQUEST_HEAD = re.compile(rb'\{"jsonrpc":"2\.0","id":([0-9]+),"method":')
+"""How `Peer.request` begins a frame."""
 
 
 class PeerLost(Exception):
@@ -23,6 +26,10 @@ class PeerLost(Exception):
 
 class NotSent(PeerLost):
     """The other side never got the request, and never will: nothing of it has left, or it was refused unread."""
+
+
+class CancelledUnsent(asyncio.CancelledError):
+    """The caller was cancelled, and its request has been withdrawn before anything of it left."""
 
 
 class Handler(Protocol):
@@ -51,15 +58,23 @@ class Write(Protocol):
     def __call__(self, frame: bytes, about: Id | None = None, last: bool = False) -> None: ...
 
 
+def request_id(frame: bytes) -> int | None:
+    """The id of a frame that a peer wrote, if it is a request. Reads no more of it than its beginning."""
+    match = REQUEST_HEAD.match(frame)
+    return int(match[1]) if match else None
+
+
 class Peer:
-    """`handler` gets the other side's requests and notifications.
+    """`handler` gets the other side's requests and notifications. `withdraw` takes back a request of which nothing has
+    left yet; it returns whether that is so.
 
     `aliases` maps ids of ours to the other side's own, for requests whose own ids may not be unique.
     """
 
-    def __init__(self, write: Write, handler: Handler) -> None:
+    def __init__(self, write: Write, handler: Handler, withdraw: Callable[[Id], bool] = lambda _: False) -> None:
         self.aliases: dict[Id, Id] = {}
         self._write = write
+        self._withdraw = withdraw
         self._handler = handler
         self._pending: dict[int, _Pending] = {}
         self._last_id = 0
@@ -75,8 +90,8 @@ class Peer:
         """Send a request; returns the `result` or `error` member of its reply, as `{"result": …}` or `{"error": …}`.
 
         With `progress`, the request carries a progress token of ours, and `progress` gets the params of each progress
-        notification, without the token. If the awaiting task is cancelled, or `timeout` seconds are over, a
-        cancellation is sent.
+        notification, without the token. If the awaiting task is cancelled, or `timeout` seconds are over, the request
+        is withdrawn (CancelledUnsent, NotSent) or else a cancellation is sent.
 
         Raises: PeerLost, TimeoutError.
         """
@@ -96,7 +111,11 @@ class Peer:
         try:
             self._write(orjson.dumps(message) + b"\n")
             return await future
-        except (asyncio.CancelledError, TimeoutError):
+        except (asyncio.CancelledError, TimeoutError) as given_up:
+            if self._withdraw(number):
+                if isinstance(given_up, TimeoutError):
+                    raise NotSent(f"the request could not be sent within {timeout:g} s") from None
+                raise CancelledUnsent from None
             if method != INITIALIZE:  # which the specification forbids to cancel
                 self.notify(CANCELLED, {"requestId": number, "reason": "the caller gave up"})
             raise

@@ -257,6 +257,15 @@ class _PipeWriter:
         self._loop.remove_reader(self._fd)
         self._loop.remove_writer(self._fd)
 
+    def withdraw(self, is_it: Callable[[bytes], bool]) -> bool:
+        """Drop a waiting frame of which nothing has left. Returns whether there is one."""
+        for index, frame in enumerate(self._waiting):
+            if is_it(frame) and (index > 0 or not self._written):
+                del self._waiting[index]
+                self._waiting_bytes -= len(frame)
+                return True
+        return False
+
     def take_unsent(self) -> list[bytes]:
         """Write no more; returns the frames that nobody has read any of: still here, or in a pipe without a reader."""
         self._is_closing = True
@@ -360,6 +369,10 @@ class Pipes:
         elif self._file is not None:
             self._file.write(frame)
             self._file.flush()
+
+    def withdraw(self, is_it: Callable[[bytes], bool]) -> bool:
+        """Drop a waiting frame of which nothing has left. Returns whether there is one."""
+        return self._writer is not None and self._writer.withdraw(is_it)
 
     def take_unsent(self) -> list[bytes]:
         """Write no more; returns the frames of which the peer has read nothing and never will."""

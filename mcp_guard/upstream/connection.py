@@ -18,7 +18,7 @@ from mcp_guard.core.model import Json
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.core.tool_pins import MAX_DEFINITION_BYTES
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel
-from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost, error
+from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost, error, request_id
 from mcp_guard.protocol.methods import (
     INITIALIZE,
     INITIALIZED,
@@ -33,7 +33,7 @@ from mcp_guard.upstream.arrivals import Arrivals
 from mcp_guard.upstream.budget import MESSAGE_COST, Holding, UpstreamBudget
 from mcp_guard.upstream.listener import NoListener, UpstreamListener
 from mcp_guard.upstream.listing import ListingReader
-from mcp_guard.upstream.message_parts import excerpt, request_id, without_body
+from mcp_guard.upstream.message_parts import excerpt, without_body
 from mcp_guard.upstream.notifications import NotificationCoalescer
 from mcp_guard.upstream.pace import MAX_NOTE_LENGTH, NoteLimiter, ReadingPace
 from mcp_guard.upstream.status_file import UpstreamStatus
@@ -126,7 +126,7 @@ class Connection:
         self._down: str | None = "is starting"
         """Why it cannot be used now."""
         self._closed = asyncio.Event()
-        self.peer = Peer(self._write, self)
+        self.peer = Peer(self._write, self, self._transport.withdraw)
 
     def why_unavailable(self) -> str | None:
         return None if self._down is None else f"upstream `{self.name}` {self._down}"
@@ -230,7 +230,7 @@ class Connection:
         self._arrivals.drop()
         self._closed.clear()
         self._open_requests.clear()
-        self.peer, self.protocol = Peer(self._write, self), None
+        self.peer, self.protocol = Peer(self._write, self, self._transport.withdraw), None
         self._notifications = NotificationCoalescer(self._forward, self.budget)
         self._on_pressure(False)
         try:

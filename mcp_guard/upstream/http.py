@@ -122,6 +122,9 @@ class HttpTransport:
         if self._session is not None:
             self._session.write(frame, last)
 
+    def withdraw(self, request: Id) -> bool:
+        return self._session is not None and self._session.withdraw(request)
+
     def take_unsent(self) -> list[Id]:
         return self._session.take_unsent() if self._session is not None else []
 

@@ -18,12 +18,11 @@ import httpx2 as httpx
 import orjson
 
 from mcp_guard.core.model import Json
-from mcp_guard.protocol.jsonrpc import Id
+from mcp_guard.protocol.jsonrpc import Id, request_id
 from mcp_guard.protocol.methods import CANCELLED, INITIALIZE
 from mcp_guard.protocol.sse import SseEvent, SseParser, StreamPosition
 from mcp_guard.protocol.versions import is_stateless
 from mcp_guard.upstream.http_body import ACCEPT_ENCODING, READ_ERRORS, read_decoded
-from mcp_guard.upstream.message_parts import request_id
 from mcp_guard.upstream.transport import MessageHandler
 
 SESSION, VERSION = "mcp-session-id", "mcp-protocol-version"
@@ -103,7 +102,7 @@ class UpstreamHttpSession:
         self._stateless: set[Id] = set()
         """Those of them that are cancelled by closing their streams."""
         self._unsent: set[Id] = set()
-        """Those of them whose body has not begun to leave: the upstream cannot have run them."""
+        """Requests whose body has not begun to leave: the upstream cannot have run them."""
 
     def write(self, frame: bytes, is_reply: bool) -> None:
         if is_reply and self._queued_bytes > MAX_QUEUED_REPLY_BYTES:
@@ -111,17 +110,23 @@ class UpstreamHttpSession:
             return
         self._queued_bytes += len(frame)
         self._outgoing.put_nowait(frame)
+        if (request := request_id(frame)) is not None:
+            self._unsent.add(request)
+
+    def withdraw(self, request: Id) -> bool:
+        """As `Transport.withdraw`."""
+        if request not in self._unsent:
+            return False
+        self._unsent.discard(request)
+        if (task := self._open.get(request)) is not None:
+            task.cancel()
+        return True
 
     def take_unsent(self) -> list[Id]:
-        """Implements `transport.Transport.take_unsent`."""
-        ids = list(self._unsent)
-        self._unsent.clear()
-        for id in ids:
-            if (task := self._open.get(id)) is not None:
-                task.cancel()
+        """As `Transport.take_unsent`."""
+        ids = [id for id in list(self._unsent) if self.withdraw(id)]
         while not self._outgoing.empty():
-            if (request := request_id(self._outgoing.get_nowait())) is not None:
-                ids.append(request)
+            self._outgoing.get_nowait()
         self._queued_bytes = 0
         return ids
 
@@ -160,11 +165,9 @@ class UpstreamHttpSession:
             is_request = "method" in message and "id" in message
             if message.get("method") == CANCELLED and self._cancel(message):
                 continue
-            if is_request:
-                self._unsent.add(message["id"])
             failure = await self._sign_in()
             if is_request and message["id"] not in self._unsent:
-                continue  # it was withdrawn meanwhile
+                continue  # it was withdrawn
             if is_request and failure is not None:
                 self._refuse(message, failure)
             elif is_request:

@@ -1,15 +1,6 @@
-"""What is kept, and what is printed, of a message that cannot be used or was not sent."""
+"""What is kept, and what is printed, of a message that cannot be used."""
 
 import orjson
-
-from mcp_guard.protocol.jsonrpc import Id
-
-
-def request_id(frame: bytes) -> Id | None:
-    """The id, if this frame of ours is a request."""
-    message = orjson.loads(frame)
-    id: Id | None = message.get("id") if "method" in message else None
-    return id
 
 
 def without_body(message: object) -> object:

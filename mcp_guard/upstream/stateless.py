@@ -10,7 +10,7 @@ from collections.abc import Callable
 from mcp_guard.core.model import Json
 from mcp_guard.ports import ClientChannel
 from mcp_guard.protocol import stateless_client
-from mcp_guard.protocol.jsonrpc import Id, NotSent, Peer, PeerLost, error
+from mcp_guard.protocol.jsonrpc import CancelledUnsent, Id, NotSent, Peer, PeerLost, error
 from mcp_guard.protocol.methods import (
     CALL_TOOL,
     CANCELLED,
@@ -119,9 +119,13 @@ class StatelessServerProtocol:
             try:
                 reply = await self._peer.request(method, params, channel.progress, seconds)
             except NotSent as lost:
-                if rounds.sent > 1:  # the upstream has begun with it in the first round
-                    raise PeerLost(str(lost)) from None
-                raise
+                if rounds.sent == 1:
+                    raise
+                raise PeerLost(str(lost)) from None  # the upstream has begun with it in the first round
+            except CancelledUnsent:
+                if rounds.sent == 1:
+                    raise
+                raise asyncio.CancelledError from None
             required = stateless_client.read_input_required(reply) if method in ROUNDS else None
             if required is None:
                 return stateless_client.plain_reply(reply)

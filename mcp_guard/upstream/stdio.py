@@ -18,11 +18,10 @@ from typing import IO
 
 from mcp_guard.core.errors import ConfigError, UpstreamError
 from mcp_guard.core.secret_scrubber import Scrubber
-from mcp_guard.protocol.jsonrpc import Id
+from mcp_guard.protocol.jsonrpc import Id, request_id
 from mcp_guard.protocol.stdio import Pipes
 from mcp_guard.settings import SecretReference
 from mcp_guard.upstream.budget import WorkMeter
-from mcp_guard.upstream.message_parts import request_id
 from mcp_guard.upstream.secrets import is_slow, make_environment
 from mcp_guard.upstream.transport import MessageHandler
 
@@ -241,6 +240,9 @@ class StdioTransport:
     def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
         if self._pipes is not None:
             self._pipes.write(frame)
+
+    def withdraw(self, request: Id) -> bool:
+        return self._pipes is not None and self._pipes.withdraw(lambda frame: request_id(frame) == request)
 
     def take_unsent(self) -> list[Id]:
         frames = self._pipes.take_unsent() if self._pipes is not None else []

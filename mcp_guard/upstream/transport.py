@@ -65,6 +65,9 @@ class Transport(Protocol):
     def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
         """Send a frame. Frames leave in the order of the calls. With `last`, it is a reply to the upstream."""
 
+    def withdraw(self, request: Id) -> bool:
+        """Never send this request, unless some of it has left. Returns whether nothing has: then nothing will."""
+
     def take_unsent(self) -> list[Id]:
         """Send no more; returns the ids of the requests of which the upstream has got nothing.
 

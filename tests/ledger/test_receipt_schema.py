@@ -78,6 +78,9 @@ async def approvals_of_every_fate(harness: Harness) -> None:
     harness.approve(await ask(harness, "stale"))
     harness.end()
     harness.approve(await ask(harness, "consumed"))
+    harness.upstream.is_unreachable = True
+    await call(harness, "crm__note", {"text": "consumed"})
+    harness.upstream.is_unreachable = False
     await call(harness, "crm__note", {"text": "consumed"})
     harness.approve(await ask(harness, "denied"), verdict="deny")
     await call(harness, "crm__note", {"text": "denied"})
@@ -86,6 +89,9 @@ async def approvals_of_every_fate(harness: Harness) -> None:
     votes.revoke(revoked, "carol", "on second thoughts")
     harness.approve(await ask(harness, "granted"), terms=GrantTerms(2, 3600, ("text",)))
     await call(harness, "crm__note", {"text": "granted"})
+    harness.upstream.is_unreachable = True
+    await call(harness, "crm__note", {"text": "another"})
+    harness.upstream.is_unreachable = False
     await call(harness, "crm__note", {"text": "another"})
     [grant] = harness.store.grants("run_1", "active")
     votes.revoke(grant.id, "carol", "enough")

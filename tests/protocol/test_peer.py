@@ -6,7 +6,7 @@ import orjson
 import pytest
 
 from mcp_guard.core.model import Json
-from mcp_guard.protocol.jsonrpc import Id, NotSent, Peer, PeerLost
+from mcp_guard.protocol.jsonrpc import CancelledUnsent, Id, NotSent, Peer, PeerLost, request_id
 
 
 class Transcript:
@@ -17,7 +17,9 @@ class Transcript:
         self.requests: list[tuple[Id, str, Json]] = []
         self.notifications: list[tuple[str, Json]] = []
         self.oddities: list[str] = []
-        self.peer = Peer(self.write, self)
+        self.withdrawn: set[Id] = set()
+        """Requests that can be withdrawn."""
+        self.peer = Peer(self.write, self, self.withdrawn.__contains__)
 
     def write(self, frame: bytes, about: Id | None = None, last: bool = False) -> None:
         self.sent.append(orjson.loads(frame))
@@ -106,6 +108,32 @@ async def test_what_was_not_sent_is_told_from_what_was_lost() -> None:
     assert type(lost.value) is PeerLost
     with pytest.raises(NotSent, match="it is gone"):
         await t.peer.request("c", {})
+
+
+async def test_a_request_that_is_given_up_before_it_leaves_is_withdrawn() -> None:
+    t = Transcript()
+    t.withdrawn |= {1, 2}
+    task = asyncio.create_task(t.peer.request("tools/call", {}))
+    await asyncio.sleep(0)
+    task.cancel()
+    with pytest.raises(CancelledUnsent):
+        await task
+    with pytest.raises(NotSent, match=r"could not be sent within 0\.001 s"):
+        await t.peer.request("tools/call", {}, timeout=0.001)
+    with pytest.raises(TimeoutError):
+        await t.peer.request("tools/call", {}, timeout=0.001)
+    assert [message["method"] for message in t.sent] == ["tools/call"] * 3 + ["notifications/cancelled"]
+
+
+async def test_the_id_of_a_request_can_be_read_from_its_frame() -> None:
+    frames: list[bytes] = []
+    peer = Peer(lambda frame, about=None, last=False: frames.append(frame), Transcript())
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            await peer.request("tools/call", {"id": 7, "method": "x"}, timeout=0.001)
+    peer.notify("note", {"id": 5})
+    peer.reply(9, {"result": {"method": "x"}})
+    assert [request_id(frame) for frame in frames] == [1, None, 2, None, None, None]
 
 
 @pytest.mark.parametrize(

@@ -140,6 +140,23 @@ async def test_a_frame_that_a_living_reader_could_still_read_is_not_called_unsen
     writing.close()
 
 
+async def test_a_waiting_frame_can_be_withdrawn_and_one_that_has_begun_to_leave_cannot() -> None:
+    writing = Writing()
+    await writing.open()
+    first, second, third = b"1" * 100_000 + b"\n", b"2" * 10 + b"\n", b"3" * 10 + b"\n"
+    for frame in (first, second, third):
+        writing.pipes.write(frame)
+    assert not writing.pipes.withdraw(lambda frame: frame == first)
+    assert writing.pipes.withdraw(lambda frame: frame == second)
+    assert not writing.pipes.withdraw(lambda frame: frame == second)
+    received = b""
+    while len(received) < len(first) + len(third):
+        received += await writing.read(50_000)
+    assert received == first + third
+    os.close(writing.far)
+    writing.close()
+
+
 @given(st.lists(st.integers(1, 30_000), min_size=1, max_size=12), st.integers(0, 200_000))
 @settings(max_examples=60, deadline=None)
 def test_exactly_the_frames_that_nobody_has_read_anything_of_are_unsent(sizes: list[int], reads: int) -> None:

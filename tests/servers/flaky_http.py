@@ -23,7 +23,10 @@ class FlakyServer:
         """Of the next connections; later ones are answered."""
         self.ran: Counter[str] = Counter()
         self.port = 0
+        self.waiting = 0
+        """How many connections of the fate `slow` have got what they were sent, and wait for `release`."""
         self._lock = threading.Lock()
+        self._released = threading.Event()
         self._listening: socket.socket | None = None
 
     @property
@@ -37,6 +40,10 @@ class FlakyServer:
         self.port = listening.getsockname()[1]
         self._listening = listening
         threading.Thread(target=self._accept, args=(listening,), daemon=True).start()
+
+    def release(self) -> None:
+        """Let connections of the fate `slow` be answered."""
+        self._released.set()
 
     def down(self) -> None:
         """From now on connections are refused."""
@@ -77,9 +84,12 @@ class FlakyServer:
             )
             while len(body) < (length // 2 if fate == "half" else length):
                 body += connection.recv(65536)
+            if fate == "slow":
+                self.waiting += 1
+                self._released.wait(10)
             if fate not in ("half", "dropped"):
                 answer = self._answer(json.loads(body or b"{}"))
-                if fate == "answered":
+                if fate != "ran":
                     connection.sendall(answer)
 
     def _answer(self, message: Json) -> bytes:
