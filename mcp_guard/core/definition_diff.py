@@ -7,8 +7,7 @@ from difflib import SequenceMatcher
 from itertools import takewhile
 from typing import Any, Literal
 
-import orjson
-
+from mcp_guard.core import exact_json
 from mcp_guard.core.canonical import escape_token
 from mcp_guard.core.model import Json
 from mcp_guard.core.visible_text import visible_line
@@ -52,7 +51,7 @@ def _difference(path: JsonPath, before: Any, after: Any, absent: object) -> Defi
 
 
 def _text(value: Any) -> str:
-    return "" if type(value) is object else orjson.dumps(value).decode()
+    return "" if type(value) is object else exact_json.dumps(value).decode()
 
 
 def _leaves(value: Any, path: JsonPath = ()) -> Iterator[tuple[JsonPath, Any]]:

@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from mcp_guard.core import canonical, risk
+from mcp_guard.core import canonical, exact_json, risk
 from mcp_guard.core.canonical import Limits, Unacceptable
 from mcp_guard.core.model import (
     NO_HISTORY,
@@ -159,7 +159,7 @@ def read_facts(rule: FactsRule, execution: Execution) -> Facts | str:
     if execution.status is not ExecutionStatus.OK or not isinstance(result, dict):
         return f"the present state cannot be read with `{rule.tool}`: {execution.detail or execution.status}"
     try:
-        values = canonical.read_pointer(_structured(result), rule.result)
+        values = exact_json.plain(canonical.read_pointer(_structured(result), rule.result))
         if not isinstance(values, dict):
             raise ValueError(f"`{rule.result}` is not an object")
         return Facts(values, canonical.digest_json(values))

@@ -5,8 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import orjson
-
+from mcp_guard.core import exact_json
 from mcp_guard.core.model import Json
 from mcp_guard.core.visible_text import is_hidden as is_hidden_character
 from mcp_guard.core.visible_text import visible
@@ -57,7 +56,7 @@ def find_hidden(definition: Json) -> Iterator[DefinitionFinding]:
 
 def _is_plain(definition: Json) -> bool:
     """Whether it is only visible ASCII and blanks, as most are; then no string has to be searched."""
-    data = orjson.dumps(definition)
+    data = exact_json.dumps(definition)
     return data.isascii() and not any(escape in data for escape in (b"\\u", b"\\b", b"\\f", b"\x7f"))
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import orjson
 
-from mcp_guard.core import canonical, rates
+from mcp_guard.core import canonical, exact_json, rates
 from mcp_guard.core.model import (
     AdvisoryDecision,
     Call,
@@ -246,7 +246,7 @@ def outcome_draft(call: Call, intent: int, execution: Execution) -> Draft:
     redacted: list[str] = []
     if call.redaction:
         execution, redacted = redact_execution(call, execution)
-    response = orjson.dumps(execution.reply)
+    response = exact_json.dumps(execution.reply)
     fields = {
         **call_fields(call),
         "ending": str(execution.status),

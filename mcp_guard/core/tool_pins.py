@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from mcp_guard.core import canonical
+from mcp_guard.core import canonical, exact_json
 from mcp_guard.core.model import Json
 
 PROMISED = ("name", "title", "description", "annotations", "inputSchema", "outputSchema")
@@ -78,7 +78,7 @@ def hashed_members(definition: Json, unpinned: Collection[str] = ()) -> Json:
 
 
 def definition_text(definition: Json) -> bytes:
-    return orjson.dumps(definition, option=orjson.OPT_SORT_KEYS)
+    return exact_json.dumps(definition, orjson.OPT_SORT_KEYS)
 
 
 def definition_hash(definition: Json, unpinned: Collection[str] = ()) -> str:
@@ -89,7 +89,7 @@ def exceeded_limit(definition: Json) -> str | None:
     """Which limit the definition exceeds, in words, or None."""
     deep = f"its definition is nested over {MAX_DEFINITION_DEPTH} deep"
     try:
-        size = len(orjson.dumps(definition))
+        size = len(exact_json.dumps(definition))
     except orjson.JSONEncodeError:  # over its own limit, which is greater
         return deep
     if size > MAX_DEFINITION_BYTES:
@@ -117,4 +117,4 @@ def _same(one: Any, other: Any) -> bool:
     """Compares JSON texts, in which `1` is neither `true` nor `1.0`."""
     if type(one) is object or type(other) is object:  # absent on one side
         return False
-    return orjson.dumps(one, option=orjson.OPT_SORT_KEYS) == orjson.dumps(other, option=orjson.OPT_SORT_KEYS)
+    return exact_json.dumps(one, orjson.OPT_SORT_KEYS) == exact_json.dumps(other, orjson.OPT_SORT_KEYS)

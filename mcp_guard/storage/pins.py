@@ -1,8 +1,8 @@
 """The rows of tool definitions: pinned, quarantined, refused, retired. Statements only."""
 
-import json
 from typing import Any
 
+from mcp_guard.core import exact_json
 from mcp_guard.core.tool_pins import Pin, PinState, definition_text
 from mcp_guard.storage.queries import Queries
 
@@ -55,4 +55,4 @@ class PinQueries(Queries):
 
 def _read(row: tuple[Any, ...]) -> Pin:
     upstream, tool, hash, state, definition, receipt, why = row
-    return Pin(upstream, tool, hash, PinState(state), json.loads(definition), receipt, why)
+    return Pin(upstream, tool, hash, PinState(state), exact_json.loads(definition), receipt, why)

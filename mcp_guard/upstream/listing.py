@@ -5,8 +5,7 @@ much memory as its JSON. What was read before a limit was reached is kept: promi
 is not listed.
 """
 
-import orjson
-
+from mcp_guard.core import exact_json
 from mcp_guard.core.model import Json
 from mcp_guard.core.tool_pins import MAX_DEFINITION_BYTES, MAX_TOOLS
 
@@ -47,13 +46,13 @@ class ListingReader:
         if not isinstance(result, dict) or not isinstance(page := result.get(self._name), list):
             return False
         self._pages += 1
-        self.received += max(len(orjson.dumps(result)) - PAGE_BYTES, 0)
+        self.received += max(len(exact_json.dumps(result)) - PAGE_BYTES, 0)
         cursor = result.get("nextCursor")
         self.next_cursor = cursor if isinstance(cursor, str) else None
         for item in page:
             if not isinstance(item, dict):
                 continue
-            text = orjson.dumps(item)
+            text = exact_json.dumps(item)
             if self._name == "tools" and len(text) > MAX_DEFINITION_BYTES:
                 self.too_large += 1
                 continue

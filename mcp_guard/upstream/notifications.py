@@ -7,8 +7,7 @@ something has changed, and a storm of reports costs no more than its reading.
 import asyncio
 from collections.abc import Callable
 
-import orjson
-
+from mcp_guard.core import exact_json
 from mcp_guard.core.model import Json
 from mcp_guard.protocol.methods import LISTS_CHANGED, RESOURCE_UPDATED
 from mcp_guard.upstream.budget import Holding, UpstreamBudget
@@ -46,7 +45,7 @@ class NotificationCoalescer:
             self._forward(method, params)
             return
         holding = self._recent.get(key)
-        size = KEY_BYTES + len(key[1]) + len(orjson.dumps(params))
+        size = KEY_BYTES + len(key[1]) + len(exact_json.dumps(params))
         if holding is not None and holding.resize(size):
             self._pending[key] = params
             return

@@ -5,9 +5,8 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 
-import orjson
-
 from mcp_guard.core import approval as rules
+from mcp_guard.core import exact_json
 from mcp_guard.core.approval import OPEN, Approval, ApprovalEvent, ApprovalState, Grant, Route, make_rule
 from mcp_guard.core.approval_subject import ApprovalSubject, SubjectRisk
 from mcp_guard.core.describe import ADDED
@@ -166,7 +165,7 @@ class ApprovalRequests:
         def op(tx: Transaction) -> Json | None:
             tx.store.note_answered(approval.id)
             response = tx.store.payloads(outcome).get("response")
-            return orjson.loads(response) if response else None
+            return exact_json.loads(response) if response else None
 
         return await self.writer.submit(op)
 

@@ -1,0 +1,129 @@
+"""JSON in and out without losing digits: numbers that no double and no 64-bit integer holds keep their text. Pure.
+
+orjson reads `18446744073709551616` and `0.1000000000000000055` as the nearest double, and `1e400` not at all (RFC 8259
+§6 allows any of them). A message that only passes through must not change, so such a number becomes an `ExactNumber`.
+"""
+
+import json
+import re
+from decimal import Decimal, InvalidOperation
+from typing import Any, NoReturn
+
+import orjson
+
+_LONG_NUMBER = re.compile(rb"[0-9][0-9.]{15}|[0-9.][eE][-+]?[0-9]{3}")
+"""What every number that a double does not hold has in it; text may have it too."""
+_MINUS_ZERO = re.compile(rb"-0(?=[\s,\]}]|\Z)")
+
+
+class ExactNumber(float):
+    """A JSON number with its text. As a float it is the nearest double, which may be infinite.
+
+    It equals only a number with the same text.
+    """
+
+    __slots__ = ("text",)
+    text: str
+
+    def __new__(cls, text: str) -> "ExactNumber":
+        number = super().__new__(cls, text)
+        number.text = text
+        return number
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ExactNumber) and other.text == self.text
+
+    def __ne__(self, other: object) -> bool:
+        return not self == other
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __repr__(self) -> str:
+        return self.text
+
+    __str__ = __repr__
+
+
+def loads(text: bytes) -> Any:
+    """Parse one JSON text as orjson does, but for numbers. Raises: orjson.JSONDecodeError, a ValueError."""
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        if _LONG_NUMBER.search(text) and (found := _loads_infinite(text)) is not None:
+            return found
+        raise
+    if (_has_float(value) and _LONG_NUMBER.search(text)) or (b"-0" in text and _MINUS_ZERO.search(text)):
+        try:
+            return _DECODER.decode(text.decode())
+        except RecursionError:  # nobody takes what is so deep
+            return value
+    return value
+
+
+def _loads_infinite(text: bytes) -> Any:
+    """The value of a text that orjson refuses because of a number beyond all doubles; None if that is not why."""
+    try:
+        value = _DECODER.decode(text.decode())
+        dumps(value)  # refuses lone surrogates, which the standard library reads
+    except (ValueError, TypeError, RecursionError):
+        return None
+    return value
+
+
+def dumps(value: Any, option: int | None = None) -> bytes:
+    """Write a value as orjson does, with the text of every `ExactNumber`. Raises: TypeError."""
+    return orjson.dumps(value, _write, option)
+
+
+def plain(value: Any) -> Any:
+    """The value with the nearest double in place of every `ExactNumber`."""
+    if isinstance(value, dict):
+        return {name: plain(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return float.__float__(value) if type(value) is ExactNumber else value
+
+
+def _write(value: object) -> orjson.Fragment:
+    if type(value) is ExactNumber:
+        return orjson.Fragment(value.text)
+    raise TypeError(f"`{type(value).__name__}` is no JSON value")
+
+
+def _has_float(value: Any) -> bool:
+    pending = [value]
+    while pending:
+        value = pending.pop()
+        if type(value) is dict:
+            pending.extend(value.values())
+        elif type(value) is list:
+            pending.extend(value)
+        elif type(value) is float:
+            return True
+    return False
+
+
+def _read_integer(text: str) -> int | ExactNumber:
+    if len(text) <= 18 and text != "-0":
+        return int(text)
+    if len(text) <= 20 and text != "-0" and -(2**63) <= (number := int(text)) < 2**64:
+        return number
+    return ExactNumber(text)
+
+
+def _read_float(text: str) -> float:
+    number = float(text)
+    if repr(number) == text:
+        return number
+    try:
+        return number if Decimal(text) == Decimal(repr(number)) else ExactNumber(text)
+    except InvalidOperation:  # an exponent that `decimal` does not hold either
+        return ExactNumber(text)
+
+
+def _refuse(name: str) -> NoReturn:
+    raise ValueError(f"`{name}` is not a JSON number")
+
+
+_DECODER = json.JSONDecoder(parse_int=_read_integer, parse_float=_read_float, parse_constant=_refuse)
