@@ -15,7 +15,9 @@ from typing import Any
 
 import orjson
 
+from mcp_guard.core import exact_json
 from mcp_guard.core.canonical import MAX_MESSAGE_DEPTH
+from mcp_guard.core.message_remains import read_remains, request_number
 from mcp_guard.core.model import Json
 from mcp_guard.core.secret_encodings import (
     PackedRuns,
@@ -226,13 +228,13 @@ class Scrubber:
     def _scrub(self, line: bytes, work: _Work) -> bytes:
         """A line that contains a secret, without it. Raises: _TooMuchWork."""
         try:
-            message = orjson.loads(line)
+            message = exact_json.loads(line)
         except orjson.JSONDecodeError:
             return self._scrub_text(line, work)
         replaced = self._replace(line, work)
         if replaced != line and _is_json(replaced) and self._find(replaced, work) is None:
             return replaced  # all else in the line stays as it was written
-        scrubbed = orjson.dumps(self._scrub_value(message, work, MAX_MESSAGE_DEPTH))
+        scrubbed = exact_json.dumps(self._scrub_value(message, work, MAX_MESSAGE_DEPTH))
         work.spend(len(scrubbed))
         return scrubbed if self._find_plain(scrubbed) is None else self._replace(scrubbed, work)
 
@@ -247,7 +249,7 @@ class Scrubber:
                 return [scrub(item) if found else item for found, item in self._suspects(value, work)]
             pairs = self._suspects(list(value.items()), work)
             return dict((scrub(key), scrub(item)) if found else (key, item) for found, (key, item) in pairs)
-        written = b"" if value is None or isinstance(value, bool) else orjson.dumps(value)
+        written = b"" if value is None or isinstance(value, bool) else exact_json.dumps(value)
         mark = self._find_plain(written)
         return value if mark is None else mark.decode()
 
@@ -255,7 +257,7 @@ class Scrubber:
         """Each item, and whether it may contain a secret."""
         for start in range(0, len(items), GROUP):
             group = items[start : start + GROUP]
-            found = len(items) <= 4 or self._find(orjson.dumps(group), work) is not None
+            found = len(items) <= 4 or self._find(exact_json.dumps(group), work) is not None
             yield from ((found, item) for item in group)
 
     def _scrub_text(self, text: bytes, work: _Work) -> bytes:
@@ -305,7 +307,7 @@ def _least(low: int, high: int, holds: Callable[[int], bool]) -> int:
 
 def _is_json(line: bytes) -> bool:
     try:
-        orjson.loads(line)
+        exact_json.loads(line)
     except orjson.JSONDecodeError:
         return False
     return True
@@ -313,11 +315,8 @@ def _is_json(line: bytes) -> bool:
 
 def _withhold(line: bytes) -> bytes:
     """What is passed on of a message that cannot be searched: to which request it belongs, and why it has no body."""
-    try:
-        message = orjson.loads(line)
-    except orjson.JSONDecodeError:
-        return WITHHELD
-    if not isinstance(message, dict) or not isinstance(id := message.get("id"), int) or "method" in message:
+    remains = read_remains(line)
+    if remains is None or remains.has_method or (id := request_number(remains.id)) is None:
         return orjson.dumps(WITHHELD.decode())
     error: Json = {"code": -32603, "message": WITHHELD.decode()}
     return orjson.dumps({"jsonrpc": "2.0", "id": id, "error": error})

@@ -11,17 +11,17 @@ from collections.abc import Callable, Coroutine
 from dataclasses import replace
 from typing import Any, Protocol, TypeGuard
 
-import orjson
-
 from mcp_guard.core.canonical import Unacceptable, parse
 from mcp_guard.core.describe import NO_SUCH_TOOL
+from mcp_guard.core.exact_json import dumps
+from mcp_guard.core.message_remains import OversizedLine, read_remains
 from mcp_guard.core.model import Instance, Json, ToolCallRequest
 from mcp_guard.downstream.loop_share import SECONDS_PER_BYTE, LoopShare, Sender, metered
 from mcp_guard.downstream.router import Router
 from mcp_guard.downstream.tool_names import ToolNames
 from mcp_guard.guard import Guard
 from mcp_guard.ports import ClientChannel, Progress
-from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost, error
+from mcp_guard.protocol.jsonrpc import Id, Peer, PeerLost, error, is_id
 from mcp_guard.protocol.methods import (
     CALL_TOOL,
     CANCELLED,
@@ -153,18 +153,15 @@ class Session:
 
     # Frames of the client
 
-    def receive_line(self, line: bytes | None, request: Id | None = None) -> None:
-        """Take one frame from the client; None is one that was too large to read.
+    def receive_line(self, line: bytes | OversizedLine, request: Id | None = None) -> None:
+        """Take one frame from the client.
 
         `request` replaces the id of the request in it, where the client's own id may not be unique (`Peer.aliases`).
         """
         if self._is_closing:
             return
-        if line is None:
-            self.client.reply(
-                None,
-                error(PARSE_ERROR, "the message is larger than limits.request_bytes or limits.message_bytes allows"),
-            )
+        if isinstance(line, OversizedLine):
+            self._refuse_remains(line, "the message is larger than limits.request_bytes or limits.message_bytes allows")
             return
         began = time.thread_time()
         try:
@@ -181,22 +178,32 @@ class Session:
                 message["id"] = request
             self.client.receive(message)
         except Unacceptable as refused:
-            self._refuse_frame(refused, request)
+            self._refuse_frame(refused, line, request)
 
-    def _refuse_frame(self, refused: Unacceptable, request: Id | None) -> None:
+    def _refuse_frame(self, refused: Unacceptable, line: bytes, request: Id | None) -> None:
         """Answer a frame that must not be acted on. A tool call in it needs a decision, and so a receipt."""
         message = refused.message if isinstance(refused.message, dict) else {}
         if request is not None and "id" in message:
             message = {**message, "id": request}
         id, params = message.get("id"), message.get("params")
         name = params.get("name") if isinstance(params, dict) else None
-        if not _can_be_answered(id):
-            self.client.reply(None, error(PARSE_ERROR, refused.reason))
+        if "method" not in message or not _can_be_answered(id):
+            self._refuse_remains(line, refused.reason, request)
         elif self._adapter is not None and message.get("method") == CALL_TOOL and isinstance(name, str):
             name = name.encode("utf-8", "replace").decode()
             self._adapter.on_unreadable_call(id, ToolCallRequest(name, {}, problem=refused.reason))
         else:
             self.client.reply(id, error(PARSE_ERROR, refused.reason))
+
+    def _refuse_remains(self, line: bytes | OversizedLine, reason: str, request: Id | None = None) -> None:
+        """Answer a frame of which only its id may be found; without one, the reply has none either."""
+        remains = read_remains(line)
+        if remains is None or not remains.has_method or remains.id is None:
+            if remains is not None:
+                self.client.receive_unreadable(remains, f"the client's answer cannot be read: {reason}")
+            self.client.reply(None, error(PARSE_ERROR, reason))
+        else:
+            self.client.reply(remains.id if request is None else request, error(PARSE_ERROR, reason))
 
     def on_request(self, id: Id, method: str, params: Json) -> None:
         if self.is_running(id):
@@ -439,7 +446,7 @@ def read_tool_call(params: Json) -> ToolCallRequest | Json:
 def _can_be_answered(id: object) -> TypeGuard[Id]:
     """Whether an id that a lenient reader has read can be written in a reply."""
     try:
-        return isinstance(id, str | int) and not isinstance(id, bool) and bool(orjson.dumps(id))
+        return is_id(id) and bool(dumps(id))
     except TypeError:  # a lone surrogate, or an integer of over 64 bits
         return False
 
@@ -447,7 +454,7 @@ def _can_be_answered(id: object) -> TypeGuard[Id]:
 def cancelled_id(params: Json) -> Id | None:
     """Which request a cancellation is for; None if it names none."""
     id = params.get("requestId")
-    return id if isinstance(id, str | int) else None
+    return id if is_id(id) else None
 
 
 def progress_token(params: Json) -> Any:

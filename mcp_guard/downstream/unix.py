@@ -24,7 +24,7 @@ from mcp_guard.downstream.loop_share import LoopShare, Sender
 from mcp_guard.downstream.session import DownstreamTransport, Session
 from mcp_guard.protocol.jsonrpc import Id, error
 from mcp_guard.protocol.methods import INVALID_REQUEST
-from mcp_guard.protocol.stdio import LineSplitter
+from mcp_guard.protocol.stdio import Line, LineSplitter
 from mcp_guard.settings import SocketSettings
 
 NOT_ADMITTED = -32001
@@ -132,7 +132,7 @@ class UnixDownstreamTransport(asyncio.Protocol):
         self._charge = charge
         self._silence: asyncio.TimerHandle | None = None
         """Runs until the first message is complete."""
-        self._waiting: deque[bytes | None] = deque()
+        self._waiting: deque[Line] = deque()
         """Lines whose turn has not come yet."""
         self._waiting_bytes = 0
         self._is_lined_up = self._has_ended_input = False
@@ -151,7 +151,7 @@ class UnixDownstreamTransport(asyncio.Protocol):
         self.used = asyncio.get_running_loop().time()
         lines = self._lines.feed(data)
         self._waiting.extend(lines)
-        self._waiting_bytes += sum(len(line) for line in lines if line is not None)
+        self._waiting_bytes += sum(map(_size, lines))
         try:
             self._charge.set(self._lines.pending_bytes + self._waiting_bytes)
         except LimitReached as reached:
@@ -172,7 +172,7 @@ class UnixDownstreamTransport(asyncio.Protocol):
             return False
         self._stop_timer()
         line = self._waiting.popleft()
-        self._waiting_bytes -= len(line or b"")
+        self._waiting_bytes -= _size(line)
         self._charge.set(self._lines.pending_bytes + self._waiting_bytes)
         self.session.receive_line(line)
         self._line_up()
@@ -206,6 +206,8 @@ class UnixDownstreamTransport(asyncio.Protocol):
 
     def eof_received(self) -> bool:
         self._has_ended_input = True
+        self._waiting.extend(self._lines.finish())
+        self._line_up()
         if not self._waiting:
             self.ended.set()
         return True  # requests that were sent may still be answered
@@ -240,6 +242,10 @@ class UnixDownstreamTransport(asyncio.Protocol):
         self._charge.set(0)
         if self._transport is not None:
             self._transport.close()
+
+
+def _size(line: Line) -> int:
+    return len(line) if isinstance(line, bytes) else len(line.head) + len(line.tail)
 
 
 class UnixSocketServer:

@@ -8,16 +8,19 @@ import asyncio
 import re
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, TypeGuard
 
-import orjson
-
+from mcp_guard.core.exact_json import dumps
+from mcp_guard.core.message_remains import MessageRemains, request_number
 from mcp_guard.core.model import Json
-from mcp_guard.protocol.methods import CANCELLED, INITIALIZE, INVALID_REQUEST, PROGRESS
+from mcp_guard.protocol.methods import CANCELLED, INITIALIZE, INTERNAL_ERROR, INVALID_REQUEST, PARSE_ERROR, PROGRESS
 
-Id = str | int
+Id = str | int | float
+"""Fractions are unusual but legal (JSON-RPC 2.0 §4)."""
 REQUEST_HEAD = re.compile(rb'\{"jsonrpc":"2\.0","id":([0-9]+),"method":')
 """How `Peer.request` begins a frame."""
+GIVEN_UP_SECONDS, MAX_GIVEN_UP = 60.0, 64
+"""How long the reply to a request that was given up may still come, and how many such requests are remembered."""
 
 
 class PeerLost(Exception):
@@ -30,6 +33,10 @@ class NotSent(PeerLost):
 
 class CancelledUnsent(asyncio.CancelledError):
     """The caller was cancelled, and its request has been withdrawn before anything of it left."""
+
+
+class UnreadableReply(PeerLost):
+    """The reply has come, and it cannot be used. The message says why."""
 
 
 class Handler(Protocol):
@@ -79,6 +86,10 @@ class Peer:
         self._pending: dict[int, _Pending] = {}
         self._last_id = 0
         self._lost: str | None = None
+        self._given_up: dict[int, float] = {}
+        """Requests that nobody waits for any more, and since when; their replies may still come."""
+        self._notified_after: int | None = None
+        """The last request before a notification, while no later request was answered."""
 
     async def request(
         self,
@@ -109,13 +120,14 @@ class Peer:
         self._pending[number] = _Pending(future, progress)
         timer = asyncio.get_running_loop().call_later(timeout, _expire, future) if timeout else None
         try:
-            self._write(orjson.dumps(message) + b"\n")
+            self._write(dumps(message) + b"\n")
             return await future
         except (asyncio.CancelledError, TimeoutError) as given_up:
             if self._withdraw(number):
                 if isinstance(given_up, TimeoutError):
                     raise NotSent(f"the request could not be sent within {timeout:g} s") from None
                 raise CancelledUnsent from None
+            self._give_up(number)
             if method != INITIALIZE:  # which the specification forbids to cancel
                 self.notify(CANCELLED, {"requestId": number, "reason": "the caller gave up"})
             raise
@@ -124,53 +136,107 @@ class Peer:
                 timer.cancel()
             del self._pending[number]
 
+    def _give_up(self, number: int) -> None:
+        while len(self._given_up) >= MAX_GIVEN_UP:
+            del self._given_up[next(iter(self._given_up))]
+        self._given_up[number] = asyncio.get_running_loop().time()
+
     def notify(self, method: str, params: Json | None = None, about: Id | None = None) -> None:
         if self._lost is None:
             message: Json = {"jsonrpc": "2.0", "method": method}
             if params is not None:
                 message["params"] = params
-            self._write(orjson.dumps(message) + b"\n", about)
+            self._notified_after = self._last_id
+            self._write(dumps(message) + b"\n", about)
 
     def reply(self, id: Id | None, body: Json) -> None:
         """Reply to a request of the other side; `body` is the `result` or `error` member."""
         original_id = self.aliases.pop(id, id) if id is not None else None
         if self._lost is None:
-            self._write(orjson.dumps({"jsonrpc": "2.0", "id": original_id, **body}) + b"\n", id, True)
+            self._write(dumps({"jsonrpc": "2.0", "id": original_id, **body}) + b"\n", id, True)
 
     def receive(self, message: object) -> None:
         """Take one parsed message from the other side."""
         if not isinstance(message, dict):
+            replies = [item for item in message if _is_reply(item)] if isinstance(message, list) else []
+            for reply in replies:
+                self._settle(reply.get("id"), reply)
+            if replies and isinstance(message, list) and len(replies) == len(message):
+                return
             self._handler.on_protocol_violation("a message that is not an object")
             if isinstance(message, list):
                 self.reply(None, error(INVALID_REQUEST, "batches are not accepted; send one message per line"))
             return
         method, id, params = message.get("method"), message.get("id"), message.get("params")
-        if method is None:
+        if method is None or (("result" in message or "error" in message) and self._is_open(id)):
             self._settle(id, message)
         elif not isinstance(method, str) or not isinstance(params, dict | None) or isinstance(id, bool):
-            self.reply(id if isinstance(id, str | int) else None, error(INVALID_REQUEST, "not a JSON-RPC request"))
+            self.reply(id if is_id(id) else None, error(INVALID_REQUEST, "not a JSON-RPC request"))
         elif "id" not in message:
             self._on_notification(method, params or {})
-        elif isinstance(id, str | int):
+        elif is_id(id):
             self._handler.on_request(id, method, params or {})
         else:
-            self.reply(None, error(INVALID_REQUEST, "a request id must be a string or an integer"))
+            self.reply(None, error(INVALID_REQUEST, "a request id must be a string or a number"))
+
+    def receive_unreadable(self, remains: MessageRemains, reason: str) -> None:
+        """Take what was found in a message that cannot be read: its reply or its request is settled with the reason."""
+        if remains.has_method and not (remains.has_outcome and self._is_open(remains.id)):
+            if remains.id is not None:
+                self.reply(remains.id, error(PARSE_ERROR, reason))
+            return
+        is_reply = remains.has_version or (remains.has_outcome and remains.id is not None)
+        future = self._claim(remains.id, remains.has_outcome) if is_reply else None
+        if future is not None:
+            future.set_exception(UnreadableReply(reason))
 
     def _settle(self, id: object, message: Json) -> None:
-        pending = self._pending.get(id) if type(id) is int else None
-        if pending is None or pending.future.done():
+        fault, has_version = message.get("error"), "jsonrpc" in message
+        if not (has_version or "result" in message or (isinstance(fault, dict) and "code" in fault)):
+            self._handler.on_protocol_violation("an object that is no JSON-RPC message")
+            return
+        future = self._claim(id, has_version and "error" in message)
+        if future is None:
             self._handler.on_protocol_violation(f"a reply to no open request (id {str(id)[:40]})")
-        elif isinstance(message.get("error"), dict):
-            pending.future.set_result({"error": message["error"]})
+        elif fault or (fault is not None and "result" not in message):
+            future.set_result({"error": _error_object(fault)})
         elif "result" in message:
-            pending.future.set_result({"result": message["result"]})
+            future.set_result({"result": message["result"]})
         else:
-            pending.future.set_result({})
+            future.set_result({})
+
+    def _is_open(self, id: object) -> bool:
+        """Whether it is the id of an open request. Some servers repeat its method in the reply."""
+        return request_number(id) in self._pending
+
+    def _claim(self, id: object, may_lack_id: bool) -> "asyncio.Future[Json] | None":
+        """The future of the open request that a reply with this id settles."""
+        number = request_number(id)
+        if number is None and id is None and may_lack_id:
+            number = self._only_open_request()
+        if number is None:
+            return None
+        self._given_up.pop(number, None)
+        if self._notified_after is not None and number > self._notified_after:
+            self._notified_after = None
+        pending = self._pending.get(number)
+        return pending.future if pending is not None and not pending.future.done() else None
+
+    def _only_open_request(self) -> int | None:
+        """The one request that a reply without an id can be the answer to.
+
+        None if another may be meant: one that was given up a while ago, or a notification, which some servers answer.
+        """
+        now = asyncio.get_running_loop().time()
+        self._given_up = {id: since for id, since in self._given_up.items() if now - since < GIVEN_UP_SECONDS}
+        if len(self._pending) != 1 or self._given_up or self._notified_after is not None:
+            return None
+        return next(iter(self._pending))
 
     def _on_notification(self, method: str, params: Json) -> None:
         if method == PROGRESS:
-            token = params.get("progressToken")
-            pending = self._pending.get(token) if type(token) is int else None
+            number = request_number(params.get("progressToken"))
+            pending = self._pending.get(number) if number is not None else None
             if pending is not None and pending.progress is not None:
                 pending.progress({key: value for key, value in params.items() if key != "progressToken"})
             return
@@ -178,7 +244,7 @@ class Peer:
 
     def lose_one(self, id: Id, reason: str, *, sent: bool = True) -> None:
         """The reply to one request will not come. It raises PeerLost, or NotSent, unless the reply has come already."""
-        pending = self._pending.get(id) if type(id) is int else None
+        pending = self._pending.get(number) if (number := request_number(id)) is not None else None
         if pending is not None and not pending.future.done():
             pending.future.set_exception(PeerLost(reason) if sent else NotSent(reason))
 
@@ -193,6 +259,27 @@ class Peer:
 def _expire(future: "asyncio.Future[Json]") -> None:
     if not future.done():
         future.set_exception(TimeoutError())
+
+
+def _is_reply(item: object) -> TypeGuard[Json]:
+    return isinstance(item, dict) and "method" not in item
+
+
+def is_id(value: object) -> TypeGuard[Id]:
+    """Whether a value can be the id of a request."""
+    return isinstance(value, str | int | float) and not isinstance(value, bool)
+
+
+def _error_object(fault: object) -> Json:
+    """The error of a reply as clients take it: with a number as `code` and a text as `message`."""
+    members = fault if isinstance(fault, dict) else {"message": fault}
+    code, message = members.get("code"), members.get("message")
+    if type(code) is int and isinstance(message, str):
+        return members
+    if type(code) is not int:
+        code = number if (number := request_number(code)) is not None else INTERNAL_ERROR
+    text = message if isinstance(message, str) else "no message" if message is None else dumps(message).decode()
+    return {**members, "code": code, "message": text}
 
 
 def error(code: int, message: str) -> Json:

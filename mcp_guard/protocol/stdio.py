@@ -1,6 +1,6 @@
 """The MCP stdio transport over two pipes: newline-delimited frames of bounded size, back-pressure, and signals.
 
-Parses nothing.
+Of the messages it only tells where they end.
 """
 
 import asyncio
@@ -14,51 +14,76 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import IO
 
+import orjson
+
+from mcp_guard.core.message_remains import HEAD_BYTES, TAIL_BYTES, OversizedLine
+
+Line = bytes | OversizedLine
+
 
 class LineSplitter:
-    """Splits a byte stream into lines. A line over `limit` bytes is dropped whole and reported as None."""
+    """Splits a byte stream into lines. Of a line over `limit` bytes only both ends are kept."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
         self._buffer = bytearray()
-        self._dropping = False
+        self._dropped: OversizedLine | None = None
+        """What is kept of the line that is being dropped."""
 
     @property
     def pending_bytes(self) -> int:
         """The size of the line that is not complete yet."""
         return len(self._buffer)
 
-    def feed(self, data: bytes) -> list[bytes | None]:
+    def feed(self, data: bytes) -> list[Line]:
         """The lines that this chunk completes, without their newline; blank lines are left out."""
         end = data.find(b"\n")
         if end < 0:
             self._append(data)
             return []
         if (
-            end == len(data) - 1 <= self._limit and not self._buffer and not self._dropping
+            end == len(data) - 1 <= self._limit and not self._buffer and self._dropped is None
         ):  # the usual case: one whole line
             return [] if data.isspace() else [data[:-1]]
         first, *rest = data.split(b"\n")
         self._append(first)
-        lines: list[bytes | None] = [self._finish_line()]
+        lines = [self._finish_line()]
         tail = rest.pop()
-        lines += [line if len(line) <= self._limit else None for line in rest]
+        lines += [line if len(line) <= self._limit else both_ends(line) for line in rest]
         self._append(tail)
-        return [line for line in lines if line is None or line.strip()]
+        return [line for line in lines if not isinstance(line, bytes) or line.strip()]
+
+    def finish(self) -> list[Line]:
+        """The last line, if the stream ended without a newline."""
+        line = self._finish_line()
+        return [line] if not isinstance(line, bytes) or line.strip() else []
+
+    def take_unended(self) -> Line | None:
+        """The line that is not complete yet, if it is a whole JSON text: its sender has left out the newline."""
+        try:
+            orjson.loads(self._buffer)
+        except orjson.JSONDecodeError:
+            return None
+        return self._finish_line()
 
     def _append(self, data: bytes) -> None:
-        if self._dropping:
+        if self._dropped is not None:
+            self._dropped = OversizedLine(self._dropped.head, (self._dropped.tail + data[-TAIL_BYTES:])[-TAIL_BYTES:])
             return
         self._buffer += data
         if len(self._buffer) > self._limit:
+            self._dropped = both_ends(self._buffer)
             self._buffer.clear()
-            self._dropping = True
 
-    def _finish_line(self) -> bytes | None:
-        dropped, self._dropping = self._dropping, False
+    def _finish_line(self) -> Line:
+        dropped, self._dropped = self._dropped, None
         line = bytes(self._buffer)
         self._buffer.clear()
-        return None if dropped else line
+        return line if dropped is None else dropped
+
+
+def both_ends(line: bytes | bytearray) -> OversizedLine:
+    return OversizedLine(bytes(line[:HEAD_BYTES]), bytes(line[-TAIL_BYTES:]))
 
 
 def on_signal(number: signal.Signals, handler: Callable[[], object]) -> None:
@@ -84,16 +109,18 @@ DRAIN_SECONDS = 0.5
 """How long to keep reading from a peer that has closed its input: what it has sent already still counts."""
 
 
+QUIET_SECONDS, MAX_UNENDED_BYTES = 0.5, 1024 * 1024
+"""How long a line may be without its newline before it is looked at, and how long such a line may be."""
+
+
 class _PipeReader(asyncio.Protocol):
     """Passes lines on, a few in each turn of the event loop, so that a peer that sends many delays nobody else."""
 
-    def __init__(
-        self, lines: LineSplitter, on_line: Callable[[bytes | None], None], on_end: Callable[[], None]
-    ) -> None:
+    def __init__(self, lines: LineSplitter, on_line: Callable[[Line], None], on_end: Callable[[], None]) -> None:
         self._lines, self._on_line, self._on_end = lines, on_line, on_end
-        self._waiting: deque[bytes | None] = deque()
+        self._waiting: deque[Line] = deque()
         self._transport: asyncio.ReadTransport | None = None
-        self._is_paused = self._is_scheduled = self._has_ended = False
+        self._is_paused = self._is_scheduled = self._has_ended = self._is_stopped = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.ReadTransport)
@@ -101,6 +128,8 @@ class _PipeReader(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         lines = self._lines.feed(data)
+        if data.endswith(b"}"):
+            asyncio.get_running_loop().call_later(QUIET_SECONDS, self._take_unended, self._lines.pending_bytes)
         if len(lines) <= LINES_PER_TURN and not self._waiting and not self._is_paused:
             for line in lines:
                 self._on_line(line)
@@ -109,6 +138,14 @@ class _PipeReader(asyncio.Protocol):
         self._schedule()
         self._apply_pause()
 
+    def _take_unended(self, size: int) -> None:
+        """Nothing has followed a brace for a while: it may end a message whose sender leaves out the newline."""
+        if 0 < size == self._lines.pending_bytes <= MAX_UNENDED_BYTES and not self._is_stopped:
+            line = self._lines.take_unended()
+            if line is not None:
+                self._waiting.append(line)
+                self._schedule()
+
     def _schedule(self) -> None:
         if self._waiting and not self._is_paused and not self._is_scheduled:
             self._is_scheduled = True
@@ -116,7 +153,7 @@ class _PipeReader(asyncio.Protocol):
 
     def _pass_on(self) -> None:
         self._is_scheduled = False
-        if self._is_paused:
+        if self._is_paused or self._is_stopped:
             return
         for _ in range(min(LINES_PER_TURN, len(self._waiting))):
             self._on_line(self._waiting.popleft())
@@ -143,9 +180,18 @@ class _PipeReader(asyncio.Protocol):
         else:
             self._transport.resume_reading()
 
+    def stop(self) -> None:
+        """Pass on nothing more."""
+        self._is_stopped = True
+        self._waiting.clear()
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._has_ended = True
-        if not self._waiting:
+        if not self._is_stopped:
+            self._waiting.extend(self._lines.finish())
+        if self._waiting:
+            self._schedule()
+        else:
             self._on_end()
 
 
@@ -335,13 +381,13 @@ class Pipes:
         sink: IO[bytes],
         *,
         limit: int,
-        on_line: Callable[[bytes | None], None],
+        on_line: Callable[[Line], None],
         on_pressure: Callable[[bool], None],
     ) -> None:
         """Start to read and write.
 
-        `on_line` gets each line; None for one of more than `limit` bytes. `on_pressure(True)` reports that the reader
-        at the far end is slow, `on_pressure(False)` that it has caught up.
+        `on_line` gets each line; of one of more than `limit` bytes, both ends. `on_pressure(True)` reports that the
+        reader at the far end is slow, `on_pressure(False)` that it has caught up.
         """
         loop = asyncio.get_running_loop()
         if _is_file(sink):
@@ -386,6 +432,8 @@ class Pipes:
     def close(self, flush: bool = False) -> None:
         """Close both pipes; with `flush`, frames that were written still go out."""
         self._ended = True
+        if self._reader is not None:
+            self._reader.stop()
         if self._reading is not None:
             self._reading.close()
         if self._writer is not None:

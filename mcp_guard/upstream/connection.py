@@ -12,8 +12,10 @@ from functools import partial
 
 import orjson
 
-from mcp_guard.core.canonical import is_too_deep
+from mcp_guard.core import exact_json
+from mcp_guard.core.canonical import MAX_MESSAGE_DEPTH, is_too_deep
 from mcp_guard.core.errors import UpstreamError
+from mcp_guard.core.message_remains import MessageRemains, OversizedLine, read_remains
 from mcp_guard.core.model import Json
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.core.tool_pins import MAX_DEFINITION_BYTES
@@ -33,7 +35,7 @@ from mcp_guard.upstream.arrivals import Arrivals
 from mcp_guard.upstream.budget import MESSAGE_COST, Holding, UpstreamBudget
 from mcp_guard.upstream.listener import NoListener, UpstreamListener
 from mcp_guard.upstream.listing import ListingReader
-from mcp_guard.upstream.message_parts import excerpt, without_body
+from mcp_guard.upstream.message_parts import LineJoiner, excerpt, remains_of, split_messages
 from mcp_guard.upstream.notifications import NotificationCoalescer
 from mcp_guard.upstream.pace import MAX_NOTE_LENGTH, NoteLimiter, ReadingPace
 from mcp_guard.upstream.status_file import UpstreamStatus
@@ -99,6 +101,7 @@ class Connection:
         self._max_listing_bytes = upstream.max_listing_bytes
         self._on_status = on_status
         self.budget = UpstreamBudget(upstream.max_message_bytes)
+        self._joiner = LineJoiner()
         self._frame_bytes = 0
         """The size of the message that is being handled."""
         self._open_requests: dict[Id, Holding] = {}
@@ -230,6 +233,7 @@ class Connection:
         self._arrivals.drop()
         self._closed.clear()
         self._open_requests.clear()
+        self._joiner = LineJoiner()
         self.peer, self.protocol = Peer(self._write, self, self._transport.withdraw), None
         self._notifications = NotificationCoalescer(self._forward, self.budget)
         self._on_pressure(False)
@@ -243,7 +247,7 @@ class Connection:
 
     def _adopt(self, initialize_result: Json) -> bool:
         """Use the upstream from now on, unless what it says of itself is too large to be kept."""
-        if (size := len(orjson.dumps(initialize_result))) > MAX_INITIALIZE_BYTES:
+        if (size := len(exact_json.dumps(initialize_result))) > MAX_INITIALIZE_BYTES:
             self._down = f"answered `initialize` with {size} bytes; at most {MAX_INITIALIZE_BYTES} are accepted"
             return False
         self.initialize_result, self._down = initialize_result, None
@@ -387,39 +391,58 @@ class Connection:
 
     # What the upstream sends (implements `transport.MessageHandler`)
 
-    def on_message(self, frame: bytes | None) -> None:
-        if frame is None:
-            self._arrivals.then(self._on_oversized)
+    def on_message(self, frame: bytes | OversizedLine | None) -> None:
+        if not isinstance(frame, bytes):
+            self._arrivals.then(partial(self._on_oversized, frame))
             return
         # INVARIANT: nothing looks at the frame before its secrets are scrubbed (promise P10)
         self._arrivals.take(frame, partial(self._on_scrubbed, size=len(frame)))
 
     def _on_scrubbed(self, frame: bytes, size: int) -> None:
-        self._frame_bytes = size
+        line = self._joiner.join(frame)
+        if line is None:
+            return
+        frame, self._frame_bytes = line, max(size, len(line))
         if size > MIN_DENSE_BYTES and frame.count(b"[") + frame.count(b"{") > MAX_VALUES:
-            self.on_protocol_violation(f"dropped a message with more than {MAX_VALUES} arrays and objects")
+            self._on_unreadable(read_remains(frame), f"more than {MAX_VALUES} arrays and objects")
             return
         try:
-            message = orjson.loads(frame)
-        except orjson.JSONDecodeError:
-            self.on_protocol_violation(f"not JSON: {frame[:80]!r}")
-            return
+            self._receive(frame, exact_json.loads(frame))
+        except orjson.JSONDecodeError as fault:
+            self._on_odd_line(frame, fault.msg)
+
+    def _receive(self, frame: bytes, message: object) -> None:
         if is_too_deep(frame, message):
-            self.on_protocol_violation("dropped a message that is nested too deeply")
-            message = without_body(message)
+            self._on_unreadable(remains_of(message), f"more than {MAX_MESSAGE_DEPTH} levels")
+            return
         if isinstance(message, dict) and "method" in message:
-            self.charge(MESSAGE_COST + size)
+            self.charge(MESSAGE_COST + self._frame_bytes)
         try:
             self.peer.receive(message)
         except Exception as defect:  # the edge: a defect must cost this message and none after it
             self.on_protocol_violation(f"internal error: dropped a message: {type(defect).__name__}: {defect}")
 
+    def _on_odd_line(self, frame: bytes, fault: str) -> None:
+        """A line that is not one JSON text: some servers write marks before it, or several; else it is unreadable."""
+        messages, rest = split_messages(frame)
+        for text, message in messages:
+            self._receive(text, message)
+        if rest:
+            self._on_unreadable(read_remains(rest), f"not JSON ({fault})", rest)
+
+    def _on_unreadable(self, remains: MessageRemains | None, reason: str, frame: bytes = b"") -> None:
+        """If this is a reply, whoever waits for it is told at once."""
+        self.on_protocol_violation(f"cannot read a message: {reason}{f': {frame[:80]!r}' if frame else ''}")
+        if remains is not None:
+            self.peer.receive_unreadable(remains, f"upstream `{self.name}` sent a reply that cannot be read: {reason}")
+
     def _on_work(self, seconds: float) -> None:
         self._listener.on_work(seconds)
 
-    def _on_oversized(self) -> None:
+    def _on_oversized(self, line: OversizedLine | None) -> None:
         self._frame_bytes = 0
-        self.on_protocol_violation(f"dropped a message over {self._max_message_bytes} bytes")
+        limit = f"over {self._max_message_bytes} bytes (limits.message_bytes)"
+        self._on_unreadable(read_remains(line) if line is not None else None, limit)
 
     def on_request_lost(self, request: Id, reason: str) -> None:
         text = f"upstream `{self.name}`: {self._scrub(reason)}"

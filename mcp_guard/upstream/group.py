@@ -15,7 +15,7 @@ from mcp_guard.core.replies import not_sent_execution, tool_error
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, forwarded_params
 from mcp_guard.core.tool_pins import Quarantine
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent, Pins
-from mcp_guard.protocol.jsonrpc import Id, NotSent, PeerLost, error
+from mcp_guard.protocol.jsonrpc import Id, NotSent, PeerLost, UnreadableReply, error
 from mcp_guard.protocol.methods import CALL_TOOL
 from mcp_guard.upstream.catalog import build_catalog, make_tool
 from mcp_guard.upstream.connection import Connection, Upstream
@@ -256,11 +256,16 @@ class UpstreamGroup:
         """Pass a request on; returns its `result` or `error` member. INVARIANT: never a tool call."""
         assert method != CALL_TOOL
         try:
-            return await self.connections[server].request(method, self._forwarded(params), channel)
+            reply = await self.connections[server].request(method, self._forwarded(params), channel)
         except PeerLost as lost:
             return error(-32603, str(lost))
         except (UpstreamError, InputUnavailable) as failure:
             return error(-32603, f"upstream `{server}`: {failure}")
+        if "result" not in reply or isinstance(reply["result"], dict):
+            return reply
+        if reply["result"] is None:  # some servers say so where there is nothing to say
+            return {"result": {}}
+        return error(-32603, f"upstream `{server}` answered `{method[:80]}` with a result that is no object")
 
     async def relay_list(self, server: str, method: str) -> list[Json]:
         """Every page of one upstream's list. Raises: PeerLost, UpstreamError."""
@@ -300,6 +305,8 @@ async def _outcome(connection: Connection, intent: Intent, work: Awaitable[Json]
         return _read_reply(name, await work)
     except NotSent as lost:
         return not_sent_execution(str(lost), intent.approval)
+    except UnreadableReply as reply:
+        return _may_have_run(ExecutionStatus.UPSTREAM_ERROR, str(reply))
     except PeerLost as lost:
         return _may_have_run(ExecutionStatus.UNKNOWN, f"{lost} before it answered")
     except TimeoutError:

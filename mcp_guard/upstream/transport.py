@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
+from mcp_guard.core.message_remains import OversizedLine
 from mcp_guard.core.model import Json
 from mcp_guard.ports import ClientChannel
 from mcp_guard.protocol.jsonrpc import Id
@@ -26,8 +27,8 @@ class MessageHandler(Protocol):
     def on_unread(self, reason: str) -> None:
         """A reply to a request of the upstream was dropped."""
 
-    def on_message(self, frame: bytes | None) -> None:
-        """A frame, or None for one over the size limit."""
+    def on_message(self, frame: bytes | OversizedLine | None) -> None:
+        """A frame; of one over the size limit both ends, or None."""
 
     def on_request_lost(self, request: Id, reason: str) -> None:
         """The answer to this request will not come; the request may have run. Ignored if it was answered already."""

@@ -3,6 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
+from mcp_guard.core.message_remains import HEAD_BYTES, TAIL_BYTES, OversizedLine
 from mcp_guard.protocol.stdio import LineSplitter
 
 lines = st.lists(st.binary(min_size=1, max_size=30).filter(lambda b: b"\n" not in b and b.strip()), max_size=10)
@@ -23,7 +24,8 @@ def test_a_line_over_the_limit_is_dropped_and_the_next_one_read(size: int) -> No
     splitter = LineSplitter(10)
     stream = b"x" * 35 + b"\nok\n"
     got = [line for start in range(0, len(stream), size) for line in splitter.feed(stream[start : start + size])]
-    assert got == [None, b"ok"]
+    assert [type(line) for line in got] == [OversizedLine, bytes]
+    assert got[1] == b"ok"
 
 
 def test_blank_lines_are_skipped_and_a_long_line_is_not_buffered() -> None:
@@ -31,3 +33,24 @@ def test_blank_lines_are_skipped_and_a_long_line_is_not_buffered() -> None:
     assert splitter.feed(b"\n  \r\n") == []
     assert splitter.feed(b"y" * 10_000_000) == []
     assert len(splitter._buffer) == 0
+
+
+@given(st.lists(st.integers(1, 60_000), min_size=1, max_size=6))
+def test_both_ends_of_a_dropped_line_are_kept_however_it_is_split(cuts: list[int]) -> None:
+    line = bytes(range(32, 127)) * 1000
+    splitter, rest, got = LineSplitter(20_000), line + b"\n", []
+    for size in [*cuts, len(rest)]:
+        chunk, rest = rest[:size], rest[size:]
+        got += splitter.feed(chunk)
+    [dropped] = got
+    assert isinstance(dropped, OversizedLine)
+    assert line.startswith(dropped.head)
+    assert len(dropped.head) >= HEAD_BYTES
+    assert dropped.tail == line[-TAIL_BYTES:]
+
+
+def test_the_last_line_needs_no_newline() -> None:
+    splitter = LineSplitter(10)
+    assert splitter.feed(b"one\ntwo") == [b"one"]
+    assert splitter.finish() == [b"two"]
+    assert splitter.finish() == []

@@ -5,8 +5,9 @@ import asyncio
 import orjson
 import pytest
 
+from mcp_guard.core.message_remains import MessageRemains
 from mcp_guard.core.model import Json
-from mcp_guard.protocol.jsonrpc import CancelledUnsent, Id, NotSent, Peer, PeerLost, request_id
+from mcp_guard.protocol.jsonrpc import CancelledUnsent, Id, NotSent, Peer, PeerLost, UnreadableReply, request_id
 
 
 class Transcript:
@@ -62,13 +63,13 @@ async def test_progress_goes_to_the_request_that_asked_for_it() -> None:
     t = Transcript()
     task = asyncio.create_task(t.peer.request("a", {"_meta": {"kept": 1}}, heard.append))
     await asyncio.sleep(0)
-    for token in (1, 2, "1"):
+    for token in (1, 2, "1", 1.0, "one", True):
         progress = {"progressToken": token, "progress": 0.5, "message": "half"}
         t.peer.receive({"jsonrpc": "2.0", "method": "notifications/progress", "params": progress})
     t.peer.receive({"jsonrpc": "2.0", "id": 1, "result": {}})
     await task
     assert t.sent[0]["params"] == {"_meta": {"kept": 1, "progressToken": 1}}
-    assert heard == [{"progress": 0.5, "message": "half"}]
+    assert heard == [{"progress": 0.5, "message": "half"}] * 3
 
 
 async def test_cancellation_names_its_request() -> None:
@@ -138,7 +139,7 @@ async def test_the_id_of_a_request_can_be_read_from_its_frame() -> None:
 
 @pytest.mark.parametrize(
     "message",
-    [[], [{"jsonrpc": "2.0", "id": 1, "method": "ping"}], {"id": None, "method": "x"}, {"id": 1.5, "method": "x"},
+    [[], [{"jsonrpc": "2.0", "id": 1, "method": "ping"}], {"id": None, "method": "x"}, {"id": [1], "method": "x"},
      {"id": True, "method": "x"}, {"id": 1, "method": 5}, {"id": 1, "method": "x", "params": []}],
 )  # fmt: skip
 async def test_invalid_request_is_answered_with_an_error(message: object) -> None:
@@ -154,3 +155,133 @@ async def test_unknown_request_members_are_passed_on() -> None:
     t.peer.receive({"jsonrpc": "2.0", "method": "n", "params": None})
     assert t.requests == [("é", "x/y", {"new": {"field": [1]}})]
     assert t.notifications == [("n", {})]
+
+
+async def ask(t: Transcript, method: str = "tools/call") -> "asyncio.Task[Json]":
+    task = asyncio.create_task(t.peer.request(method, {}))
+    await asyncio.sleep(0)
+    return task
+
+
+@pytest.mark.parametrize("id", [1, "1", 1.0, "1.0", " 1"])
+async def test_an_id_sent_back_in_another_form_settles_its_request(id: object) -> None:
+    t = Transcript()
+    task = await ask(t)
+    t.peer.receive({"jsonrpc": "2.0", "id": id, "result": {"x": 1}})
+    assert await task == {"result": {"x": 1}}
+
+
+async def test_a_reply_may_repeat_the_method_of_its_request() -> None:
+    t = Transcript()
+    task = await ask(t)
+    t.peer.receive({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "result": {"x": 1}})
+    assert await task == {"result": {"x": 1}}
+    t.peer.receive({"jsonrpc": "2.0", "id": 1, "method": "ping", "result": {}})
+    assert [request[:2] for request in t.requests] == [(1, "ping")]
+
+
+@pytest.mark.parametrize("id", [True, "one", "1e0", "١", 1.5, [1], {"1": 1}, "-1", ""])
+async def test_any_other_id_settles_nothing(id: object) -> None:
+    t = Transcript()
+    task = await ask(t)
+    t.peer.receive({"jsonrpc": "2.0", "id": id, "result": {}})
+    assert len(t.oddities) == 1
+    t.peer.lose("over")
+    with pytest.raises(PeerLost):
+        await task
+
+
+BOOM: Json = {"jsonrpc": "2.0", "id": None, "error": {"code": -32603, "message": "boom"}}
+
+
+async def test_an_error_without_an_id_belongs_to_the_only_open_request() -> None:
+    t = Transcript()
+    task = await ask(t)
+    t.peer.receive(BOOM)
+    assert await task == {"error": {"code": -32603, "message": "boom"}}
+
+
+@pytest.mark.parametrize("message", [{"error": {"message": "a log line"}}, {"level": "info"}, {"jsonrpc": "2.0"}])
+async def test_objects_that_are_no_reply_settle_nothing(message: Json) -> None:
+    t = Transcript()
+    task = await ask(t)
+    t.peer.receive(message)
+    await asyncio.sleep(0)
+    assert not task.done()
+    t.peer.receive({"id": 1, "result": {}})
+    assert await task == {"result": {}}
+
+
+async def test_an_error_without_an_id_settles_none_of_several() -> None:
+    t = Transcript()
+    tasks = [await ask(t), await ask(t)]
+    t.peer.receive(BOOM)
+    for number in (1, 2):
+        t.peer.receive({"jsonrpc": "2.0", "id": number, "result": {"number": number}})
+    assert [await task for task in tasks] == [{"result": {"number": 1}}, {"result": {"number": 2}}]
+
+
+async def test_an_error_without_an_id_may_be_about_a_request_that_was_given_up() -> None:
+    t = Transcript()
+    first = await ask(t)
+    first.cancel()
+    await asyncio.gather(first, return_exceptions=True)
+    second = await ask(t)
+    t.peer.receive(BOOM)
+    await asyncio.sleep(0)
+    assert not second.done()
+    t.peer.receive({"jsonrpc": "2.0", "id": 2, "result": {}})
+    assert await second == {"result": {}}
+
+
+async def test_an_error_without_an_id_may_answer_a_notification() -> None:
+    t = Transcript()
+    t.peer.notify("notifications/initialized")
+    task = await ask(t)
+    t.peer.receive(BOOM)
+    t.peer.receive({"jsonrpc": "2.0", "id": 1, "result": {}})
+    assert await task == {"result": {}}
+    task = await ask(t)
+    t.peer.receive(BOOM)  # the request after the notification was answered
+    assert "error" in await task
+
+
+@pytest.mark.parametrize(
+    ("fault", "passed_on"),
+    [("boom", {"code": -32603, "message": "boom"}), ({"message": "x"}, {"code": -32603, "message": "x"}),
+     ({"code": 5, "data": 1}, {"code": 5, "data": 1, "message": "no message"}),
+     ({"code": "7", "message": ["x"]}, {"code": 7, "message": '["x"]'})],
+)  # fmt: skip
+async def test_errors_are_passed_on_as_clients_take_them(fault: object, passed_on: Json) -> None:
+    t = Transcript()
+    task = await ask(t)
+    t.peer.receive({"jsonrpc": "2.0", "id": 1, "error": fault})
+    assert await task == {"error": passed_on}
+
+
+async def test_an_error_of_null_beside_a_result_is_none() -> None:
+    t = Transcript()
+    task = await ask(t)
+    t.peer.receive({"id": 1, "result": {"x": 1}, "error": None})
+    assert await task == {"result": {"x": 1}}
+
+
+async def test_replies_in_a_batch_settle_their_requests() -> None:
+    t = Transcript()
+    tasks = [await ask(t), await ask(t)]
+    t.peer.receive([{"jsonrpc": "2.0", "id": number, "result": {}} for number in (2, 1)])
+    assert [await task for task in tasks] == [{"result": {}}] * 2
+    assert len(t.sent) == 2
+
+
+async def test_an_unreadable_reply_fails_its_request_and_an_unreadable_request_is_answered() -> None:
+    t = Transcript()
+    tasks = [await ask(t), await ask(t)]
+    t.peer.receive_unreadable(MessageRemains("2", has_version=True), "not JSON")
+    with pytest.raises(UnreadableReply, match="not JSON"):
+        await tasks[1]
+    t.peer.receive_unreadable(MessageRemains(has_outcome=True, has_version=True), "too large")
+    with pytest.raises(UnreadableReply, match="too large"):
+        await tasks[0]
+    t.peer.receive_unreadable(MessageRemains("q", has_method=True), "not JSON")
+    assert t.sent[-1] == {"jsonrpc": "2.0", "id": "q", "error": {"code": -32700, "message": "not JSON"}}

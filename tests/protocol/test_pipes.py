@@ -9,7 +9,7 @@ import os
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mcp_guard.protocol.stdio import LINES_PER_TURN, Pipes
+from mcp_guard.protocol.stdio import LINES_PER_TURN, Line, Pipes
 
 COUNT = 5000
 
@@ -18,7 +18,7 @@ class Reading:
     """Reads a pipe into `lines`; `largest` is the most lines that came in one turn of the loop."""
 
     def __init__(self) -> None:
-        self.lines: list[bytes | None] = []
+        self.lines: list[Line] = []
         self.largest = 0
         self.ended = asyncio.Event()
         self.pipes = Pipes(self.ended.set)

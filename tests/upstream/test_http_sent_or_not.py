@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import orjson
 import pytest
 
+from mcp_guard.core.message_remains import OversizedLine
 from mcp_guard.core.model import Json
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.upstream.budget import UpstreamBudget
@@ -30,8 +31,8 @@ class Recorder:
 
     def on_unread(self, reason: str) -> None: ...
 
-    def on_message(self, frame: bytes | None) -> None:
-        assert frame is not None
+    def on_message(self, frame: bytes | OversizedLine | None) -> None:
+        assert isinstance(frame, bytes)
         self.ends.setdefault(orjson.loads(frame)["id"], "answered")
 
     def on_request_lost(self, request: Id, reason: str) -> None:

@@ -7,16 +7,16 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeGuard
+from typing import Any
 from urllib.parse import urlencode
 
-import orjson
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
+from mcp_guard.core import exact_json
 from mcp_guard.core.bounded import join_bounded
 from mcp_guard.core.errors import GuardError
 from mcp_guard.core.model import Instance, Json
@@ -27,7 +27,7 @@ from mcp_guard.downstream.limits import LimitReached, ReceivedBytes
 from mcp_guard.downstream.loop_share import LoopShare, Sender
 from mcp_guard.protocol import stateless_server as wire
 from mcp_guard.protocol.headers import NAMED_BY, decode_header, mirror_headers
-from mcp_guard.protocol.jsonrpc import Id, error
+from mcp_guard.protocol.jsonrpc import error, is_id
 from mcp_guard.protocol.methods import (
     INITIALIZE,
     INVALID_PARAMS,
@@ -143,7 +143,7 @@ class HttpApp:
     def _post_handshake(self, http_session: HttpSession, request: Request, body: bytes, message: Json) -> Response:
         """Hand a frame to a session of the handshake revisions; the response carries what belongs to the frame."""
         id, transport, session = message.get("id"), http_session.transport, http_session.session
-        if message.get("method") is None or not _is_id(id):
+        if message.get("method") is None or not is_id(id):
             return _accept(http_session, body)
         if session.is_running(id):
             session.receive_line(body)  # it refuses the request, but has no response to say so on
@@ -164,7 +164,7 @@ class HttpApp:
         if "id" not in message:
             return Response(status_code=202)  # this revision has no notifications of a client over HTTP
         client_id = message["id"]
-        if not _is_id(client_id) or not isinstance(message.get("method"), str):
+        if not is_id(client_id) or not isinstance(message.get("method"), str):
             return JSONResponse({"jsonrpc": "2.0", "id": None, **error(INVALID_REQUEST, "not a request")}, 400)
         http_session = await self.sessions.stateless_session(instance)
         if fault := _param_header_fault(request, message, http_session):
@@ -285,16 +285,12 @@ def _peek(body: bytes) -> Json:
     Raises: UnreadableBody.
     """
     try:
-        message = orjson.loads(body)
+        message = exact_json.loads(body)
     except ValueError:
         raise UnreadableBody("the body is not JSON") from None
     if not isinstance(message, dict):
         raise UnreadableBody("the body is not one JSON-RPC message; batches are not accepted")
     return message
-
-
-def _is_id(id: object) -> TypeGuard[Id]:
-    return isinstance(id, str | int) and not isinstance(id, bool)
 
 
 def _accept(http_session: HttpSession, body: bytes) -> Response:
@@ -359,13 +355,13 @@ def _param_header_fault(request: Request, message: Json, http_session: HttpSessi
 
 def _error_response(message: Json, fault: Json) -> Response:
     id = message.get("id")
-    reply = {"jsonrpc": "2.0", "id": id if _is_id(id) else None, **fault}
+    reply = {"jsonrpc": "2.0", "id": id if is_id(id) else None, **fault}
     return JSONResponse(reply, STATUS[fault["error"]["code"]])
 
 
 def _status_of(reply: bytes) -> int:
     """The HTTP status of a stateless reply."""
-    fault = orjson.loads(reply).get("error")
+    fault = exact_json.loads(reply).get("error")
     code = fault.get("code") if isinstance(fault, dict) else None  # an upstream's error is passed on as it is
     return STATUS.get(code, 200) if isinstance(code, int) else 200
 
