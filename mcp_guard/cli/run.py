@@ -3,6 +3,8 @@
 import argparse
 import gc
 import os
+import signal
+import sys
 from pathlib import Path
 
 from mcp_guard.cli.options import add_launch, make_parser
@@ -21,6 +23,7 @@ def main(arguments: list[str]) -> int:
     code = read_launch_code(options.launch_fd)
     from mcp_guard.upstream.start import started_upstreams
 
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))  # until the session handles it
     with started_upstreams(settings) as upstreams:  # they warm up while the rest is imported
         from mcp_guard.app import run_stdio
         from mcp_guard.identity.instances import Launch

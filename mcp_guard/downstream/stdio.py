@@ -10,8 +10,9 @@ from mcp_guard.downstream.session import Session
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.stdio import Pipes, on_signal
 
-GRACE_SECONDS = 5.0
-"""How long running calls may take to finish after the client has closed its end."""
+GRACE_SECONDS = 0.8
+"""How long running calls may take to finish after the client has closed its end. The whole shutdown must be over before
+a host loses patience (see `upstream/stdio.py`)."""
 
 
 class StdioDownstreamTransport:

@@ -13,8 +13,10 @@ from mcp_guard.upstream.transport import Transport
 @contextmanager
 def started_upstreams(settings: Settings) -> Iterator[list[Upstream]]:
     """The upstreams of the configuration, started; whatever of them still runs at the end is killed."""
-    upstreams = start_upstreams(settings)
+    upstreams = make_upstreams(settings)
     try:
+        for upstream in upstreams:
+            upstream.start()
         yield upstreams
     finally:
         for upstream in upstreams:
@@ -23,6 +25,13 @@ def started_upstreams(settings: Settings) -> Iterator[list[Upstream]]:
 
 def start_upstreams(settings: Settings) -> list[Upstream]:
     """The upstreams of the configuration, which start up while the caller goes on."""
+    upstreams = make_upstreams(settings)
+    for upstream in upstreams:
+        upstream.start()
+    return upstreams
+
+
+def make_upstreams(settings: Settings) -> list[Upstream]:
     shared = Scrubber()  # because an upstream can read the files of another
     upstreams = []
     for name, server in settings.upstreams.items():
@@ -31,8 +40,6 @@ def start_upstreams(settings: Settings) -> list[Upstream]:
         upstreams.append(
             Upstream(name, transport, scrubber, settings.message_bytes, server.timeout, settings.listing_bytes)
         )
-    for upstream in upstreams:
-        upstream.start()
     return upstreams
 
 

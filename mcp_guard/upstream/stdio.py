@@ -9,7 +9,7 @@ import signal
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BufferedReader, FileIO
@@ -38,7 +38,10 @@ LINE_COST = 256
 OMISSION_SECONDS, DROP_SECONDS = 2.0, 0.01
 """How long stderr is dropped once it was written too fast, and the pause after each piece of it."""
 OMISSION = b"\n[mcp-guard: left out what was written too fast]\n"
-GRACE_SECONDS = 2.0
+EXIT_SECONDS, TERMINATION_SECONDS, REAP_SECONDS = 0.8, 0.6, 0.3
+"""How long a process may take to exit after the end of its input, and after SIGTERM, and how long its stderr is read
+then. A host sends the guard SIGTERM 2 s after the end of its input, and SIGKILL 2 s later (MCP, "Shutdown")."""
+MAX_DESCENDANTS = 256
 MAX_LINE_BYTES = 64 * 1024
 """Bytes of stderr that are scrubbed together if no line ends before."""
 
@@ -56,6 +59,14 @@ class StdioServerParameters:
     """The folder that relative paths of secrets start from."""
     scrubber: Scrubber = field(default_factory=Scrubber)
     cwd: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessId:
+    """A process of this machine: when it was started tells it from a later one with the same number."""
+
+    pid: int
+    started: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,32 +163,50 @@ class StderrFile:
             self._written += self._file.write(data)
 
 
-def _reap(process: ServerProcess) -> None:
-    """Wait for its exit and for the last of its stderr; not long, because a process that left the group may hold it."""
-    process.popen.wait()
-    process.stderr_thread.join(GRACE_SECONDS / 4)
-
-
 async def stop_process(process: ServerProcess) -> None:
-    """End the process and its group: end of input first, then SIGTERM, then SIGKILL; and reap it."""
+    """End the process and everything it has started, and reap it: end of input first, then SIGTERM, then SIGKILL."""
+    others = _processes_outside(process.popen.pid)
     process.stdin.close()
-    exited = await _wait(process, GRACE_SECONDS)
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        if not _signal_group(process.popen.pid, number):
+    for number, seconds in ((None, EXIT_SECONDS), (signal.SIGTERM, TERMINATION_SECONDS), (signal.SIGKILL, 0)):
+        if number is not None:
+            _signal_all(process, others, number)
+        if await _has_ended(process, others, seconds):
             break
-        if not exited:
-            exited = await _wait(process, GRACE_SECONDS)
     process.stdout.close()
     _reap(process)
 
 
 def kill_process(process: ServerProcess) -> None:
-    """End the process and its group at once, and reap it."""
-    _signal_group(process.popen.pid, signal.SIGKILL)
+    """End the process and everything it has started at once, and reap it."""
+    _signal_all(process, _processes_outside(process.popen.pid), signal.SIGKILL)
     _reap(process)
 
 
-def _signal_group(group: int, number: signal.Signals) -> bool:
+def _reap(process: ServerProcess) -> None:
+    """Wait for its exit and for the last of its stderr; not long, because a process that left the group may hold it."""
+    process.popen.wait()
+    process.stderr_thread.join(REAP_SECONDS)
+
+
+async def _has_ended(process: ServerProcess, others: Collection[ProcessId], seconds: float) -> bool:
+    """Whether all of it has ended in this time."""
+    deadline = asyncio.get_running_loop().time() + seconds
+    while process.popen.poll() is None or _signal_group(process.popen.pid, 0) or any(map(_is_running, others)):
+        if asyncio.get_running_loop().time() >= deadline:
+            return False
+        await asyncio.sleep(0.01)
+    return True
+
+
+def _signal_all(process: ServerProcess, others: Iterable[ProcessId], number: signal.Signals) -> None:
+    _signal_group(process.popen.pid, number)
+    for other in others:
+        if _is_running(other):
+            with suppress(ProcessLookupError, PermissionError):
+                os.kill(other.pid, number)
+
+
+def _signal_group(group: int, number: int) -> bool:
     """Whether the group still had a process."""
     try:
         os.killpg(group, number)
@@ -186,13 +215,36 @@ def _signal_group(group: int, number: signal.Signals) -> bool:
     return True
 
 
-async def _wait(process: ServerProcess, seconds: float) -> bool:
-    deadline = asyncio.get_running_loop().time() + seconds
-    while process.popen.poll() is None:
-        if asyncio.get_running_loop().time() >= deadline:
-            return False
-        await asyncio.sleep(0.01)
-    return True
+def _processes_outside(group: int) -> list[ProcessId]:
+    """The processes that the leader of a group has started, directly or not, and that are not in the group.
+
+    A browser that a server controls is one. Empty where the system does not list them (proc(5), `children`).
+    """
+    found: list[ProcessId] = []
+    pending = [group]
+    while pending and len(found) < MAX_DESCENDANTS:
+        folder = Path("/proc", str(pending.pop()))
+        with suppress(OSError):
+            for listing in folder.glob("task/*/children"):
+                pending += map(int, listing.read_text().split())
+        if (status := _process_status(folder)) is not None and status[0] != group:
+            found.append(ProcessId(int(folder.name), status[1]))
+    return found
+
+
+def _process_status(folder: Path) -> tuple[int, str] | None:
+    """The group of a running process and when it was started; None if it is not running."""
+    try:
+        fields = (folder / "stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return (int(fields[2]), fields[19]) if fields[0] not in "ZX" else None
+
+
+def _is_running(process: ProcessId) -> bool:
+    """Whether this process is still running: its number may be that of another by now."""
+    status = _process_status(Path("/proc", str(process.pid)))
+    return status is not None and status[1] == process.started
 
 
 class StdioTransport:
@@ -253,11 +305,12 @@ class StdioTransport:
             self._pipes.throttle(slow)
 
     async def close(self) -> None:
-        if self._pipes is not None:
-            self._pipes.close()
-        process, self._process, self._pipes = self._process, None, None
-        if process is not None:
-            await stop_process(process)
+        pipes, self._pipes = self._pipes, None
+        if pipes is not None:
+            pipes.close()
+        if self._process is not None:
+            await stop_process(self._process)
+            self._process = None  # not before: if this is cancelled, another call must find the process
 
     def kill(self) -> None:
         if self._process is not None:
