@@ -6,7 +6,8 @@ read after the first tool listings, because they are validated against them.
 
 import asyncio
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -229,14 +230,24 @@ def note(text: str) -> None:
     print(f"mcp-guard: {visible_line(text)}", file=sys.stderr, flush=True)
 
 
+CAPABILITIES: Json = {"elicitation": {}, "sampling": {}}
+"""What is announced to upstreams to see all of their tools: some list a tool only to clients that it can ask."""
+
+
 class NoPins:
     """Implements `ports.Pins` for commands that read the current listings and call nothing: quarantines no tool."""
 
-    def judge(self, tools: Sequence[Tool]) -> Mapping[str, Quarantine]:
+    def judge(self, tools: Sequence[Tool], capabilities: AbstractSet[str] = frozenset()) -> Mapping[str, Quarantine]:
         return {}
 
     def have_changed(self) -> bool:
         return False
+
+    def known(self) -> AbstractSet[str]:
+        return frozenset()
+
+    def retained(self, listed: Collection[str]) -> Sequence[tuple[str, Json]]:
+        return ()
 
 
 async def listed_tools(settings: Settings, pins: Pins | None = None) -> tuple[list[Tool], set[str]]:
@@ -246,7 +257,7 @@ async def listed_tools(settings: Settings, pins: Pins | None = None) -> tuple[li
     """
     upstreams = make_upstream_group(settings, start_upstreams(settings), pins or NoPins())
     client = {"name": "mcp-guard", "version": __version__}
-    params = {"protocolVersion": LATEST, "capabilities": {}, "clientInfo": client}
+    params = {"protocolVersion": LATEST, "capabilities": CAPABILITIES, "clientInfo": client}
     async with asyncio.TaskGroup() as tasks:
         await upstreams.start(params, tasks, NoClient())
         upstreams.announce()

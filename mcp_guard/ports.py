@@ -5,7 +5,8 @@ read or write a local file. Unless a method says otherwise it is safe to call fr
 cancelled `async` method has either happened completely or not at all.
 """
 
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -247,15 +248,22 @@ class Approvals(Protocol):
 class Pins(Protocol):
     """The tool definitions that operators have accepted, shared with every process on the same ledger."""
 
-    def judge(self, tools: Sequence[Tool]) -> Mapping[str, Quarantine]:
+    def judge(self, tools: Sequence[Tool], capabilities: AbstractSet[str] = frozenset()) -> Mapping[str, Quarantine]:
         """The tools that must not be used, by listed name (promise P6). New definitions are recorded, and pinned where
         the configuration trusts the first use. Raises: LedgerError; then no tool may be used.
 
+        `capabilities` are those of the client that the tools are listed for (`core.tool_pins.showing_capabilities`).
         All new definitions of one listing are recorded in one transaction, committed on return.
         """
 
     def have_changed(self) -> bool:
         """Whether a definition was recorded or decided on, in any process, since `judge`. Raises: LedgerError."""
+
+    def known(self) -> AbstractSet[str]:
+        """The listed names of all tools of which any definition was recorded, as of the last `judge`."""
+
+    def retained(self, listed: Collection[str]) -> Sequence[tuple[str, Json]]:
+        """Server and accepted definition of each tool that is not among the `listed` names. Raises: LedgerError."""
 
 
 class Upstreams(Protocol):

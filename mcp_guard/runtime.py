@@ -97,7 +97,12 @@ def ledger_settings(settings: Settings) -> LedgerSettings:
 
 
 def policy_environment(
-    settings: Settings, tools: Iterable[Tool], absent: Collection[str], quarantined: Collection[str] = ()
+    settings: Settings,
+    tools: Iterable[Tool],
+    absent: Collection[str],
+    quarantined: Collection[str] = (),
+    retained: Iterable[Tool] = (),
+    known: Iterable[str] = (),
 ) -> "PolicyEnvironment":
     """What the policies of this configuration are validated against, with these tools in the catalog."""
     from mcp_guard.policy.engine import PolicyEnvironment
@@ -110,6 +115,8 @@ def policy_environment(
         absent,
         quarantined,
         settings.forward_meta,
+        tuple(retained),
+        frozenset((*known, *settings.tool_rules)),
     )
 
 
@@ -225,7 +232,14 @@ class Runtime:
         )
 
         def environment() -> "PolicyEnvironment":
-            return policy_environment(settings, upstreams.accepted_tools(), upstreams.absent(), upstreams.unaccepted())
+            return policy_environment(
+                settings,
+                upstreams.accepted_tools(),
+                upstreams.absent(),
+                upstreams.unaccepted(),
+                upstreams.retained_tools(),
+                upstreams.pins.known(),
+            )
 
         session_policies = SessionPolicies(in_force, environment, on_changed=session.notify_tools_changed)
         self._sessions.add(session)

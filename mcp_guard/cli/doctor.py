@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, fields
 
-from mcp_guard.app import CLOCK, ledger_settings, policy_environment
+from mcp_guard.app import CLOCK, ledger_settings
 from mcp_guard.cli.client_files import client_files
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_json, print_table, print_text
+from mcp_guard.cli.policy.inputs import recorded_environment
 from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.config import load
 from mcp_guard.core.errors import GuardError
@@ -93,8 +94,9 @@ def check_policies(
 ) -> tuple[tuple[str, str] | None, str, list[RefusalTest]]:
     """Why the policies do not load (message and hint), how they were checked, and the calls that were tried."""
     try:
-        load_policies(settings.policies, policy_environment(settings, tools, absent))
+        environment = recorded_environment(settings, tools, absent)
+        load_policies(settings.policies, environment)
         against = f"against {len(tools)} tools" if tools else "without the tools; --upstreams checks against them"
-        return None, f"loaded, {against}", run_refusal_tests(settings, tools, absent)
+        return None, f"loaded, {against}", run_refusal_tests(settings, environment)
     except GuardError as error:
         return (error.message, error.hint), "", []

@@ -43,15 +43,16 @@ forbid (
   resource
 );
 
-// A tool with effect = "destructive" is always denied, even in observe mode.
-@id("no-destruction")
-@enforce("always")
-@reason("destructive tools are not allowed")
-forbid (
-  principal,
-  action in Action::"destructive",
-  resource
-);
+// Destructive tools are writes too: those with effect = "destructive", or that their server calls so. To deny them
+// instead, in observe mode as well, remove the slashes:
+// @id("no-destruction")
+// @enforce("always")
+// @reason("destructive tools are not allowed")
+// forbid (
+//   principal,
+//   action in Action::"destructive",
+//   resource
+// );
 """
 
 

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Self
 
+from mcp_guard.core.canonical import exact_numbers, with_exact_numbers
 from mcp_guard.core.describe import ADDED
 from mcp_guard.core.model import Json, Resource
 
@@ -73,6 +74,8 @@ class ApprovalSubject:
     """The text that the configuration has for each route."""
     signed: Json
     """What approvers sign of the call in clear, with the commitment to its exact request (`core.approval`)."""
+    numbers: tuple[str, ...] | None = None
+    """JSON pointers to the arguments that are numbers of more digits than JSON libraries keep: stored as text."""
     redacted: tuple[str, ...] | None = None
     """JSON pointers to the values that are kept no longer than the request is open; None without redaction."""
     erased: bool = False
@@ -120,6 +123,7 @@ class ApprovalSubject:
             "policies": list(self.policies),
             "reasons": list(self.reasons),
             "risk": {"score": self.risk.score, "level": self.risk.level, "signals": list(self.risk.signals)},
+            "numbers": exact_numbers(self.arguments) or None,
             "redacted": None if self.redacted is None else list(self.redacted),
             "erased": self.erased or None,
         }
@@ -129,9 +133,11 @@ class ApprovalSubject:
     def from_json(cls, document: Json) -> Self:
         """The subject in a document that `to_json` wrote; members that it does not know are ignored."""
         members = {name: document[name] for name in cls.__slots__ if name in document}
-        for name in ("requesting", "changes", "policies", "reasons", "redacted"):
+        for name in ("requesting", "changes", "policies", "reasons", "numbers", "redacted"):
             if name in members:
                 members[name] = tuple(members[name])
+        if "numbers" in members and not members.get("redacted") and not members.get("erased"):
+            members["arguments"] = with_exact_numbers(members["arguments"], members["numbers"])
         if "resource" in members:
             members["resource"] = Resource(**members["resource"])
         risk = members["risk"]

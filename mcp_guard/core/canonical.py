@@ -1,16 +1,19 @@
 """Canonical JSON: strict parsing, limits, RFC 8785 bytes and hashes.
 
 The guard sends exactly the arguments it evaluated, so a payload that two parsers could read differently is refused
-here, before anything looks at it: duplicate keys, NaN and infinities, lone surrogates, integers that a double cannot
-hold (RFC 7493 §2.2), and payloads that are too deep or too large.
+here, before anything looks at it: duplicate keys, NaN and infinities, lone surrogates, and payloads that are too deep
+or too large. A number that a double cannot hold (RFC 7493 §2.2) is kept digit by digit. Policies do not see its value
+(`policy/request.py`), because a server may round it.
 """
 
 import hashlib
 import json
 import math
 from collections import Counter
+from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any, NoReturn
+from decimal import Decimal
+from typing import Any
 
 import orjson
 import rfc8785
@@ -24,6 +27,18 @@ which is what limits how long one message can keep others waiting; the size in b
 MAX_EXPLAINED_BYTES = 1024 * 1024
 """A longer message that is not JSON is not read a second time to find out which request it was."""
 _SORTED = orjson.OPT_SORT_KEYS
+MIN_INTEGER, MAX_INTEGER = -(2**63), 2**64 - 1
+"""The integers that orjson reads and writes."""
+MAX_DIGITS = 1000
+"""Characters of a number with a fraction or exponent; of a longer one nothing is computed."""
+SURE_DIGITS = 15
+"""A double holds every decimal of so many digits: it is written back as it was read."""
+
+
+class ExactNumber(str):
+    """A JSON number as it was written, because neither an integer of 64 bits nor a double has the same value."""
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +61,8 @@ class Unacceptable(Exception):
 def parse(line: bytes, max_values: int = MAX_VALUES) -> Any:
     """Parse one JSON text strictly. It may have up to `max_values` values and member names.
 
+    Where it is a tool call, numbers in its arguments that Python's types cannot hold become `ExactNumber`.
+
     Raises: Unacceptable, with what a lenient reader sees in the text, so that the sender learns which request failed.
     """
     try:
@@ -61,7 +78,7 @@ def parse(line: bytes, max_values: int = MAX_VALUES) -> Any:
     if written != line.strip():
         if line.count(b",") - written.count(b",") > max_values:  # so many members were dropped
             raise Unacceptable("duplicate keys", value)
-        _refuse_duplicate_keys(line, value)
+        _read_again(line, value)
     return value
 
 
@@ -89,16 +106,48 @@ def _goes_below(value: Any, depth: int) -> bool:
     return any(depth <= 1 or _goes_below(item, depth - 1) for item in items if isinstance(item, dict | list))
 
 
-def _refuse_duplicate_keys(line: bytes, value: Any) -> None:
-    def pairs(items: list[tuple[str, Any]]) -> None:
-        if len(dict(items)) != len(items):
+def _read_again(line: bytes, value: Any) -> None:
+    """Refuse duplicate keys, and put exact numbers into the arguments where orjson has rounded them.
+
+    Raises: Unacceptable.
+    """
+    inexact: list[str] = []
+
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        members = dict(items)
+        if len(members) != len(items):
             [(twice, _)] = Counter(key for key, _ in items).most_common(1)
             raise Unacceptable(f"duplicate key `{twice[:80]}`", value)
+        return members
+
+    def number(text: str) -> Any:
+        exact = _read_number(text)
+        if type(exact) is ExactNumber:
+            inexact.append(text)
+        return exact
 
     try:
-        json.loads(line, object_pairs_hook=pairs, parse_int=float)  # an `int` of many digits takes quadratic time
+        exactly = json.loads(line, object_pairs_hook=pairs, parse_int=number, parse_float=number)
     except RecursionError:
         raise Unacceptable("nested too deeply", None) from None
+    if inexact:
+        params = value.get("params") if isinstance(value, dict) else None
+        if isinstance(params, dict) and "arguments" in params:
+            params["arguments"] = exactly["params"]["arguments"]
+
+
+def _read_number(text: str) -> int | float | ExactNumber:
+    """A JSON number with exactly the value that is written."""
+    if "." not in text and "e" not in text and "E" not in text:
+        if len(text) > len(str(MIN_INTEGER)):
+            return ExactNumber(text)  # the conversion takes quadratic time
+        integer = int(text)
+        return integer if MIN_INTEGER <= integer <= MAX_INTEGER else ExactNumber(text)
+    if len(text) > MAX_DIGITS:
+        return ExactNumber(text)
+    number = float(text)
+    is_sure = len(text) <= SURE_DIGITS and abs(number) > 1e-300
+    return number if is_sure or Decimal(text) == Decimal(str(number)) else ExactNumber(text)
 
 
 def _explain(line: bytes, error: str) -> Unacceptable:
@@ -121,13 +170,16 @@ def _explain(line: bytes, error: str) -> Unacceptable:
 
 
 def canonicalize(value: Any, limits: Limits = Limits()) -> bytes:
-    """RFC 8785 bytes of a JSON value.
+    """RFC 8785 bytes of a JSON value; a number that a double cannot hold is written with all its digits.
 
-    Raises: Unacceptable if it is too deep, too large, or holds a number that JSON cannot carry exactly.
+    Raises: Unacceptable if it is too deep or too large, or cannot be written as JSON.
     """
-    plain = _inspect(value, limits.depth)
+    form = _inspect(value, limits.depth)
     try:
-        encoded = orjson.dumps(value, option=_SORTED) if plain else rfc8785.dumps(value)
+        if form == PLAIN:
+            encoded = orjson.dumps(value, option=_SORTED)
+        else:
+            encoded = _write(value) if form & EXACT else rfc8785.dumps(value)
     except (TypeError, ValueError, rfc8785.CanonicalizationError) as error:
         raise Unacceptable(f"cannot be written as canonical JSON: {error}") from None
     if len(encoded) > limits.bytes:
@@ -135,34 +187,54 @@ def canonicalize(value: Any, limits: Limits = Limits()) -> bytes:
     return encoded
 
 
-def _inspect(value: Any, depth: int) -> bool:
-    """Check numbers and depth. True if orjson's sorted output is RFC 8785 already: usual keys and floats."""
+PLAIN, UNUSUAL, EXACT = 0, 1, 2
+"""How a value is written canonically, as bits: orjson's sorted output is RFC 8785 already; it has unusual keys or
+floats; it has numbers beyond those of RFC 8785."""
+
+
+def _inspect(value: Any, depth: int) -> int:
+    """Check numbers and depth, and find out how the value is written. Raises: Unacceptable."""
     kind = type(value)
     if kind is str or value is None or kind is bool:
-        return True
-    if kind is int:
-        return True if -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER else _refuse_number(value)
-    if kind is float:
-        if not math.isfinite(value):
-            _refuse_number(value)
-        if value.is_integer():
-            return False if abs(value) <= MAX_SAFE_INTEGER else _refuse_number(value)
-        return bool(1e-4 <= abs(value) < 1e16)
+        return PLAIN
+    if kind is int or kind is float or kind is ExactNumber:
+        return _inspect_number(value)
     if depth <= 0:
         raise Unacceptable("nested too deeply")
-    plain = True
+    form = PLAIN
     if kind is dict:
         for key, item in value.items():
             # Only beyond this character do UTF-16 (RFC 8785 §3.2.3) and UTF-8 sort differently.
-            plain &= (key.isascii() or max(key) < "\ud800") & _inspect(item, depth - 1)
-        return bool(plain)
+            if not (key.isascii() or max(key) < "\ud800"):
+                form |= UNUSUAL
+            form |= _inspect(item, depth - 1)
+        return form
     for item in value:
-        plain &= _inspect(item, depth - 1)
-    return plain
+        form |= _inspect(item, depth - 1)
+    return form
 
 
-def _refuse_number(value: float) -> NoReturn:
-    raise Unacceptable(f"number `{str(value)[:40]}` is outside what JSON carries exactly (RFC 8785)")
+def _inspect_number(value: float | ExactNumber) -> int:
+    """Raises: Unacceptable."""
+    if isinstance(value, ExactNumber):
+        return EXACT
+    if type(value) is int:
+        return PLAIN if -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER else EXACT
+    if not math.isfinite(value):
+        raise Unacceptable(f"`{value}` is not a JSON number")
+    return PLAIN if 1e-4 <= abs(value) < 1e16 and value != int(value) else UNUSUAL
+
+
+def _write(value: Any) -> bytes:
+    """Canonical JSON with exact numbers."""
+    if type(value) is ExactNumber or type(value) is int:
+        return str(value).encode()
+    if isinstance(value, dict):
+        names = sorted(value, key=lambda name: name.encode("utf-16-be"))
+        return b"{" + b",".join(rfc8785.dumps(name) + b":" + _write(value[name]) for name in names) + b"}"
+    if isinstance(value, list | tuple):
+        return b"[" + b",".join(map(_write, value)) + b"]"
+    return rfc8785.dumps(value)
 
 
 def digest(data: bytes) -> str:
@@ -199,4 +271,27 @@ def read_pointer(document: Any, pointer: str) -> Any:
             value = value[int(key)]
         else:
             raise KeyError(pointer)
+    return value
+
+
+def exact_numbers(value: Any, path: str = "") -> list[str]:
+    """JSON pointers to the numbers in a value that are kept as `ExactNumber`."""
+    if type(value) is ExactNumber:
+        return [path]
+    if isinstance(value, dict):
+        return [at for name, item in value.items() for at in exact_numbers(item, f"{path}/{escape_token(name)}")]
+    if isinstance(value, list):
+        return [at for index, item in enumerate(value) for at in exact_numbers(item, f"{path}/{index}")]
+    return []
+
+
+def with_exact_numbers(value: Any, pointers: Collection[str], path: str = "") -> Any:
+    """The value with the texts at these pointers as numbers again."""
+    if isinstance(value, str):
+        return ExactNumber(value) if path in pointers else value
+    if isinstance(value, dict):
+        pairs = value.items()
+        return {name: with_exact_numbers(item, pointers, f"{path}/{escape_token(name)}") for name, item in pairs}
+    if isinstance(value, list):
+        return [with_exact_numbers(item, pointers, f"{path}/{index}") for index, item in enumerate(value)]
     return value

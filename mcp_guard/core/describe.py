@@ -5,8 +5,9 @@ Anything wrong with a call is added to its `problems`, worded for the agent; a c
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from decimal import Decimal
+from decimal import Context, Decimal, Inexact
 from typing import Any
 
 import orjson
@@ -123,7 +124,7 @@ def _take_claims(rules: DescriptionRules, tool: Tool, arguments: Json, task: Tas
         claim = arguments.pop(ADDED[name], None)
         if claim is None or claim == "":
             continue
-        if not isinstance(claim, str) or len(claim) > CLAIM_LIMIT:
+        if type(claim) is not str or len(claim) > CLAIM_LIMIT:
             problems.append(f"`{ADDED[name]}` must be text of at most {CLAIM_LIMIT} characters")
         elif name == "ticket" and rules.ticket_pattern and not rules.ticket_pattern.fullmatch(claim):
             problems.append(f"`{TICKET}` does not look like a ticket (pattern `{rules.ticket_pattern.pattern}`)")
@@ -138,11 +139,11 @@ def _read_id(arguments: Json, pointer: str) -> str | None:
         value = canonical.read_pointer(arguments, pointer)
     except KeyError:
         return None
-    if isinstance(value, float) and value.is_integer():
-        return str(int(value))
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        return None
-    return str(value)
+    if type(value) is str:
+        return value or None
+    if type(value) not in (int, float) or value != int(value) or abs(value) > canonical.MAX_SAFE_INTEGER:
+        return None  # a server that reads numbers as doubles would take one integer for another
+    return str(int(value))
 
 
 def facts_arguments(rule: FactsRule, arguments: Json) -> Json | str:
@@ -179,6 +180,9 @@ def _structured(result: Json) -> Any:
 
 # Change
 
+EXACT = Context(prec=60, traps=[Inexact])
+"""Refuses to round: two numbers of very different sizes have no difference of so many digits."""
+
 
 def compute_change(
     arguments: Json, facts: Facts | None, resource: ResourceRule | None = None, rule: FactsRule | None = None
@@ -202,7 +206,8 @@ def compute_change(
         if not has_fact or not _same(present, wanted):
             fields.append(name)
         if has_fact and _is_number(present) and _is_number(wanted):
-            delta[name] = abs(Decimal(str(wanted)) - Decimal(str(present)))
+            with suppress(Inexact):
+                delta[name] = EXACT.subtract(Decimal(str(wanted)), Decimal(str(present))).copy_abs()
     return Change(tuple(sorted(fields)), delta)
 
 

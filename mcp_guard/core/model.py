@@ -201,7 +201,7 @@ class Change:
     """What the call would change, compared with the facts.
 
     `fields` are the arguments whose value differs from the fact, or for which there is no fact; `delta` is the absolute
-    difference for those that are numbers on both sides.
+    difference for those that are numbers on both sides, where it is exact.
     """
 
     fields: tuple[str, ...] = ()

@@ -6,7 +6,7 @@ The hash covers the whole definition that the agent is shown, except members tha
 not RFC 8785, because schemas may hold numbers that RFC 8785 cannot write.
 """
 
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -23,11 +23,37 @@ MAX_DEFINITION_BYTES, MAX_DEFINITION_DEPTH, MAX_TOOLS = 256 * 1024, 64, 2000
 """Limits of one definition, and of the number of tools of one upstream. Whatever exceeds them is not listed."""
 
 
+SHOWING = (
+    ("elicitation",),
+    ("elicitation", "url"),
+    ("roots",),
+    ("sampling",),
+    ("sampling", "tools"),
+    ("extensions", "io.modelcontextprotocol/ui"),
+)
+"""The capabilities of clients that make some servers list more tools. INVARIANT: a fixed list, because a client may
+announce whatever it likes."""
+
+
+def showing_capabilities(capabilities: Json) -> frozenset[str]:
+    """Those of a client's capabilities that make some servers list more tools, as paths."""
+    return frozenset("/".join(path) for path in SHOWING if _has(capabilities, path))
+
+
+def _has(value: Any, path: Sequence[str]) -> bool:
+    for name in path:
+        if not isinstance(value, dict) or name not in value:
+            return False
+        value = value[name]
+    return True
+
+
 class FirstUse(StrEnum):
     """What happens to a tool that was never seen before."""
 
     LISTING = "first-listing"
-    """Tools of an upstream's very first listing are pinned; later ones wait for an operator."""
+    """Tools of an upstream's very first listing are pinned, and of the first to a client with a capability that no
+    client before had; later ones wait for an operator."""
     PIN = "pin"
     ASK = "ask"
     REFUSE = "refuse"

@@ -9,7 +9,7 @@ from collections.abc import Collection
 from dataclasses import replace
 from pathlib import Path
 
-from mcp_guard.app import CLOCK, policy_environment
+from mcp_guard.app import CLOCK
 from mcp_guard.core.describe import DescriptionRules
 from mcp_guard.core.errors import GuardError
 from mcp_guard.core.model import Agent, Effect, Execution, Instance, Json, Task, Tool, ToolCallRequest, ToolRule
@@ -17,7 +17,7 @@ from mcp_guard.core.names import listed_name
 from mcp_guard.diagnostics.checks import RefusalTest
 from mcp_guard.guard import Guard
 from mcp_guard.ledger.open import LedgerSettings, OpenLedger, open_ledger
-from mcp_guard.policy.engine import PolicyEngine, load_policies
+from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_policies
 from mcp_guard.policy.reload import PoliciesInForce
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent
 from mcp_guard.settings import Settings
@@ -59,14 +59,14 @@ def make_probe_tool() -> Tool:
     return Tool("guard", "doctor", listed_as, definition, definition_hash(definition), rule, Effect.DESTRUCTIVE)
 
 
-def run_refusal_tests(settings: Settings, tools: list[Tool], absent: Collection[str]) -> list[RefusalTest]:
+def run_refusal_tests(settings: Settings, environment: PolicyEnvironment) -> list[RefusalTest]:
     """Raises: GuardError if the scratch ledger cannot be created."""
-    catalog = [*tools, make_probe_tool()]
+    catalog = [*environment.tools, make_probe_tool()]
     try:
-        engine = load_policies(settings.policies, policy_environment(settings, catalog, absent))
+        engine = load_policies(settings.policies, replace(environment, tools=tuple(catalog)))
     except GuardError:  # policies on attributes of every tool do not fit the probe, so leave it out
-        catalog = list(tools)
-        engine = load_policies(settings.policies, policy_environment(settings, catalog, absent))
+        catalog = list(environment.tools)
+        engine = load_policies(settings.policies, environment)
     with tempfile.TemporaryDirectory(prefix="mcp-guard-doctor-") as folder:
         scratch = LedgerSettings(
             Path(folder), settings.origin, settings.routes, settings.counters

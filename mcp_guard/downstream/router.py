@@ -41,10 +41,15 @@ class Router:
 
     async def route(self, method: str, params: Json, channel: ClientChannel) -> Json:
         """Pass a request on. Returns the `result` or `error` member of the reply."""
-        capable = self._upstreams.with_capability(CAPABILITY[method])
+        capable, rule = self._upstreams.with_capability(CAPABILITY[method]), CLIENT_REQUESTS[method]
         if not capable:
-            return error(METHOD_NOT_FOUND, f"no upstream offers `{method}`")
-        rule = CLIENT_REQUESTS[method]
+            capable = self._upstreams.available()
+            if len(capable) != 1:
+                return error(METHOD_NOT_FOUND, f"Method not found: no upstream offers `{method}`")
+            if rule is RoutingRule.JOIN_LISTS:  # only one server could answer, so its own refusal is the answer
+                reply = await self._upstreams.relay(capable[0], method, params, channel)
+                if "error" in reply:
+                    return reply
         if rule is RoutingRule.JOIN_LISTS:
             return await self._join_lists(method, capable)
         if rule is RoutingRule.ALL_CAPABLE:

@@ -2,11 +2,15 @@
 
 A listing is judged in one transaction: a tool that was never seen is pinned or quarantined as `first_use` says, one
 that differs from its pin is quarantined, and each gets its receipt, once for all processes. Only an operator can pin a
-definition in place of another (promise P6).
+definition in place of another (promise P6). A listing may be partial, because the client lacks a capability; so the
+capabilities that an upstream was listed for are kept, and the first listing for another one is a first listing too.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import json
+from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import replace
+from functools import partial
 
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json, Tool
@@ -27,6 +31,16 @@ MAX_NAMED_MEMBERS = 20
 """How many differing members a receipt names."""
 
 
+LISTED_FOR = "listed-for:"
+"""Under this and its name, the ledger notes the capabilities of the clients that an upstream was listed for."""
+
+
+def _listed_for(upstream: str, store: Store) -> frozenset[str] | None:
+    """None if it was never listed, or only by a release that did not note this."""
+    noted = store.noted(LISTED_FOR + upstream)
+    return None if noted is None else frozenset(json.loads(noted))
+
+
 class ToolPins:
     """The pins of one ledger; `rules` by upstream, and `tell` reports to the operator."""
 
@@ -35,48 +49,94 @@ class ToolPins:
         self._rules = rules
         self._tell = tell
         self._seen: int | None = None
+        self._pinned: dict[str, tuple[str, str]] = {}
+        """Upstream and name of each tool that has an accepted definition, by listed name."""
+        self._known: set[str] = set()
+        self._listed_for: dict[str, frozenset[str] | None] = {}
+        """As last read, by upstream. It only grows."""
 
     def have_changed(self) -> bool:
         """Whether anything was recorded of any definition since the last judgement. Raises: LedgerError."""
         return self._writer.read(lambda store: store.pin_generation()) != self._seen
 
-    def judge(self, tools: Sequence[Tool]) -> dict[str, Quarantine]:
+    def known(self) -> AbstractSet[str]:
+        return self._known
+
+    def retained(self, listed: Collection[str]) -> list[tuple[str, Json]]:
+        def read(store: Store) -> list[tuple[str, Json]]:
+            unlisted = [self._pinned[name] for name in sorted(self._pinned.keys() - set(listed))]
+            pins = [pin for upstream, tool in unlisted for pin in store.pins(upstream, tool)]
+            return [(pin.upstream, pin.definition) for pin in pins if pin.state is PinState.PINNED]
+
+        return self._writer.read(read) if self._pinned.keys() - set(listed) else []
+
+    def judge(self, tools: Sequence[Tool], capabilities: AbstractSet[str] = frozenset()) -> dict[str, Quarantine]:
         """Those of the listed tools that must not be used, by listed name. Raises: LedgerError."""
         states = self._look(tools)
         unsettled = [tool for tool in tools if states[tool.listed_as] in (None, PinState.RETIRED)]
-        if unsettled:
-            for note in self._writer.run(lambda tx: self._settle_all(tx, unsettled)):
+        upstreams = {tool.server for tool in tools}
+        if unsettled or self._have_new(upstreams, capabilities):
+            for note in self._writer.run(lambda tx: self._settle_all(tx, unsettled, upstreams, capabilities)):
                 self._tell(note)
             states = self._look(tools)
         kept_out = [tool for tool in tools if states[tool.listed_as] is not PinState.PINNED]
         return self._writer.read(lambda store: {tool.listed_as: _quarantine(store, tool) for tool in kept_out})
 
+    def _have_new(self, upstreams: Collection[str], capabilities: AbstractSet[str]) -> bool:
+        """Whether some of these upstreams were not listed for a client with these capabilities before."""
+        for upstream in upstreams:
+            if upstream not in self._listed_for:
+                self._listed_for[upstream] = self._writer.read(partial(_listed_for, upstream))
+            if (known := self._listed_for[upstream]) is None or not capabilities <= known:
+                return True
+        return False
+
     def _look(self, tools: Sequence[Tool]) -> dict[str, PinState | None]:
         """The state of each definition; `moved` detects whatever is recorded after this."""
         self._seen = self._writer.read(lambda store: store.pin_generation())
-        states = {(up, tool, hash): state for up, tool, hash, state in self._writer.read(lambda s: s.pin_states())}
+        rows = self._writer.read(lambda store: store.pin_states())
+        states = {(upstream, tool, hash): state for upstream, tool, hash, state in rows}
+        names = {pair: listed_name(*pair) for pair in {(upstream, tool) for upstream, tool, _, _ in rows}}
+        self._known = set(names.values())
+        self._pinned = {
+            names[upstream, tool]: (upstream, tool)
+            for upstream, tool, _, state in rows
+            if state is PinState.PINNED and upstream in self._rules
+        }
         return {tool.listed_as: states.get((tool.server, tool.name, tool.definition_hash)) for tool in tools}
 
-    def _settle_all(self, tx: Transaction, tools: Sequence[Tool]) -> list[str]:
+    def _settle_all(
+        self, tx: Transaction, tools: Sequence[Tool], upstreams: Collection[str], capabilities: AbstractSet[str]
+    ) -> list[str]:
         """Decide on new definitions; returns messages for the operator."""
-        firsts: dict[str, list[Pin]] = {upstream: [] for upstream in self._trusting(tx)}
+        firsts: dict[str, list[Pin]] = {upstream: [] for upstream in self._trusting(tx, capabilities)}
         notes = [self._settle(tx, tool, firsts) for tool in tools]
         for upstream, pins in firsts.items():
             for start in range(0, len(pins), MAX_PINNED_PER_RECEIPT):
                 some = pins[start : start + MAX_PINNED_PER_RECEIPT]
                 hashes = {listed_name(upstream, pin.tool): pin.hash for pin in some}
-                seq = tx.add(Draft("catalog.pinned", {"upstream": upstream, "definitions": hashes}))
+                fields = {"upstream": upstream, "definitions": hashes, "capabilities": sorted(capabilities)}
+                seq = tx.add(Draft("catalog.pinned", fields))
                 for pin in some:
                     tx.store.add_pin(replace(pin, receipt=seq))
+        for upstream in upstreams:
+            together = frozenset(capabilities) | (_listed_for(upstream, tx.store) or frozenset())
+            tx.store.note(LISTED_FOR + upstream, json.dumps(sorted(together)))
+            self._listed_for[upstream] = together
         return [note for note in notes if note]
 
-    def _trusting(self, tx: Transaction) -> list[str]:
+    def _trusting(self, tx: Transaction, capabilities: AbstractSet[str]) -> list[str]:
         """Upstreams whose new tools are pinned now."""
         seen = tx.store.pin_upstreams()
+
+        def is_first_listing(upstream: str) -> bool:
+            known = _listed_for(upstream, tx.store)
+            return upstream not in seen or (known is not None and not capabilities <= known)
+
         return [
             upstream
             for upstream, rule in self._rules.items()
-            if rule.first_use is FirstUse.PIN or (rule.first_use is FirstUse.LISTING and upstream not in seen)
+            if rule.first_use is FirstUse.PIN or (rule.first_use is FirstUse.LISTING and is_first_listing(upstream))
         ]
 
     def _settle(self, tx: Transaction, tool: Tool, firsts: dict[str, list[Pin]]) -> str:

@@ -1,13 +1,16 @@
-"""Finds calls that carry a value on which a policy depends but which it cannot see. Such a call is denied. Pure.
+"""Finds values of a call on which a policy depends but which it cannot see. Pure.
 
-Policies see an argument only if the tool's schema gives it a type (`shapes`), a null not at all, a fact only if the
-server's answer has it, and a difference only between two numbers. What they do not see is named in the context
-(`input_unknown`, `input_null`, `facts_missing`, `facts_null`, `change.fields`), so looking there is enough, also when a
-recorded decision is evaluated again. (docs/decisions/0042)
+A `forbid` or gate that depends on one denies the call; a `permit` that does permits nothing. Policies see an argument
+only if the tool's schema gives it a type (`shapes`) and Cedar holds this call's value exactly, a null not at all, a
+fact only if the server's answer has it, and a difference only between two numbers. What they do not see is named in
+the context (`input_unknown`, `input_inexact`, `input_null`, `facts_missing`, `facts_null`, `change.fields`), so looking
+there is enough, also when a recorded decision is evaluated again. (docs/decisions/0042, 0050)
 """
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -15,17 +18,21 @@ from mcp_guard.core.canonical import escape_token, unescape_token
 from mcp_guard.core.model import Json
 from mcp_guard.policy.cedar_text import Path
 from mcp_guard.policy.reads import Hidden, could_loosen, names_sought, reads_of, texts_in
-from mcp_guard.policy.schema import CHANGED_FIELDS, INPUT_NULL, attribute, folded
+from mcp_guard.policy.schema import CHANGED_FIELDS, INPUT_INEXACT, INPUT_NULL, attribute, folded
 from mcp_guard.policy.shapes import TAGS, Kind, Shape
 from mcp_guard.policy.source import Policy
 
 INPUT, DELTA = ("context", "input"), ("context", "change", "delta")
 UNKNOWN = ("context", "input_unknown")
 """Where the context names the arguments that policies cannot see."""
+HIDDEN = (UNKNOWN, INPUT_INEXACT)
 FACTS = (
     ("facts_missing", Hidden.UNKNOWN, "but the present state has no `{}`"),
     ("facts_null", Hidden.NULL, "but `{}` is null in the present state, which policies take for absent"),
 )
+UNTYPED = "but the tool declares `{}` with no type that policies can read, or not at all"
+INEXACT = "but `{}` is missing in this call, or its value is not exactly one of the type that the tool declares"
+_POSITION = re.compile(r"/[0-9]+(?=/|$)")
 _TAGS = frozenset(TAGS.values())
 Names = Sequence[str]
 Told = Mapping[Path, frozenset[str]]
@@ -36,6 +43,7 @@ class BlindSpot(NamedTuple):
 
     policy: str
     reason: str
+    is_permit: bool
 
 
 @dataclass(eq=False, slots=True)
@@ -50,14 +58,14 @@ class Read:
     """By set in the context: the hidden values (pointers, attributes) that the policy itself looks for there."""
     never: bool = False
     """It reads names only, which are never hidden."""
-    _loosened: dict[tuple[Hidden, Path | None], bool] = field(default_factory=dict)
+    _loosened: dict[tuple[Hidden, Sequence[Path]], bool] = field(default_factory=dict)
 
-    def is_loosened(self, hidden: Hidden, listed: Path | None = None, name: str = "") -> bool:
-        """Whether the policy decides less strictly because a value is hidden, which `listed` in the context names.
+    def is_loosened(self, hidden: Hidden, listed: Sequence[Path] = (), name: str = "") -> bool:
+        """Whether the policy decides less strictly because a value is hidden, which `listed` in the context name.
 
         Worked out at the first such call.
         """
-        if self.never or (listed and name in self.told.get(listed, ())):
+        if self.never or any(name in self.told.get(path, ()) for path in listed):
             return False
         key = hidden, listed
         if key not in self._loosened:
@@ -65,7 +73,8 @@ class Read:
         return self._loosened[key]
 
     def blind_spot(self, what: str) -> BlindSpot:
-        return BlindSpot(self.policy.id, f"`{self.policy.id}` depends on `{'.'.join(self.path)}`, {what}")
+        reason = f"`{self.policy.id}` depends on `{'.'.join(self.path)}`, {what}"
+        return BlindSpot(self.policy.id, reason, self.policy.body["effect"] == "permit")
 
 
 class PolicyReads(NamedTuple):
@@ -82,7 +91,7 @@ def read_policy(policy: Policy) -> PolicyReads:
     reads = reads_of(policy)
     sets: list[Path] = [INPUT_NULL, *(("context", listed) for listed, _, _ in FACTS)]
     if policy.body["effect"] == "permit":
-        sets.append(UNKNOWN)  # in a forbid, an exception must not hide what it forbids
+        sets += HIDDEN  # in a forbid, an exception must not hide what it forbids
     told: Told = {listed: names_sought(policy, listed) for listed in sets if listed in reads}
     inputs, deltas, facts = [], [], []
     for path, deep in reads.items():
@@ -126,49 +135,73 @@ class BlindSpots:
                 if at and name in _TAGS:
                     self._alternatives[read.names[:at]].setdefault(name, read)
         self._reads_input = bool(self._by_name or self._whole)
+        self._names_positions = any(map(_names_position, self._reads()))
 
-    def find(self, context: Json) -> BlindSpot | None:
-        """The first policy that depends on something of this call that the context hides from it."""
+    def _reads(self) -> Iterator[Read]:
+        yield from self._whole
+        for reads in self._by_name.values():
+            yield from reads
+
+    def find(self, context: Json) -> Iterator[BlindSpot]:
+        """The policies that depend on something of this call that the context hides from them, maybe repeatedly."""
+        inexact = context.get("input_inexact", ())
         if self._reads_input and (context["input_unknown"] or context["input_null"]):
-            unknown = self.find_unknown(context["input_unknown"])
-            if found := unknown or next(self._nulls(context["input_null"]), None):
-                return found
-        if self._alternatives and (found := next(self._unread(context["input"]), None)):
-            return found
-        if self._facts and (found := next(self._missing(context), None)):
-            return found
-        return next(self._changes(context["change"]), None) if self._deltas else None
+            yield from self.find_hidden(context["input_unknown"], frozenset(inexact))
+            yield from self._nulls(context["input_null"])
+        if self._alternatives:
+            yield from self._unread(context["input"])
+        if self._facts:
+            yield from self._missing(context)
+        if self._deltas:
+            yield from self._changes(context["change"], inexact)
 
-    def find_always(self, shape: Shape, changed: Iterable[str] = (), missing: Iterable[str] = ()) -> BlindSpot | None:
-        """The first policy that is blind in every call: to an argument, a change or a fact that each call hides."""
-        if found := next(self._missing({"facts_missing": missing}), None):
-            return found
-        found = self.find_unknown(_always_unknown(shape, "")) or next(self._always_unread(shape), None)
-        return found or next(self._changes({"fields": changed, "delta": {}}), None)
+    def find_always(
+        self, shape: Shape, changed: Iterable[str] = (), missing: Iterable[str] = ()
+    ) -> Iterator[BlindSpot]:
+        """The policies that are blind in every call: to an argument, a change or a fact that each call hides.
 
-    def find_unknown(self, pointers: Iterable[str]) -> BlindSpot | None:
-        for read, pointer, parts in self._near(pointers):
-            if _covers(parts, read.names, read.deep):
-                if read.is_loosened(Hidden.UNKNOWN, UNKNOWN, pointer):
-                    what = f"but the tool declares `{pointer}` with no type that policies can read, or not at all"
-                    return read.blind_spot(what)
+        A required argument that is left out is hidden as well.
+        """
+        yield from self._missing({"facts_missing": missing})
+        yield from self.find_hidden(_always_unknown(shape, ""), frozenset())
+        yield from self._always_unread(shape)
+        yield from self._changes({"fields": changed, "delta": {}}, ())
+
+    def find_hidden(self, pointers: Iterable[str], inexact: AbstractSet[str]) -> Iterator[BlindSpot]:
+        """Those that depend on one of these arguments, of which some only have no exact value in this call."""
+        for read, pointer, parts in self._near(pointers, inexact):
+            is_inexact = pointer in inexact
+            listed = HIDDEN if is_inexact else (UNKNOWN,)
+            if hidden := _hidden_at(parts, read.names, read.deep, is_inexact):
+                if any(read.is_loosened(how, listed, pointer) for how in hidden):
+                    yield read.blind_spot(INEXACT.format(pointer) if is_inexact else UNTYPED.format(pointer))
             elif _covers([folded(part) for part in parts], tuple(map(folded, read.names)), read.deep):
-                return read.blind_spot(
+                yield read.blind_spot(
                     f"and `{pointer}` differs from it only in case, `_`, `-`, blanks or invisible characters"
                 )
-        return None
 
     def _nulls(self, pointers: Iterable[str]) -> Iterator[BlindSpot]:
         for read, pointer, parts in self._near(pointers):
             if any(
-                read.is_loosened(hidden, INPUT_NULL, pointer)
+                read.is_loosened(hidden, (INPUT_NULL,), pointer)
                 for hidden in _hidden_by_null(parts, read.names, read.deep)
             ):
                 yield read.blind_spot(f"but `{pointer}` is null, which policies take for absent")
 
-    def _near(self, pointers: Iterable[str]) -> Iterator[tuple[Read, str, list[str]]]:
-        """The reads that may concern these arguments."""
+    def _near(
+        self, pointers: Iterable[str], inexact: AbstractSet[str] = frozenset()
+    ) -> Iterator[tuple[Read, str, list[str]]]:
+        """The reads that may concern these arguments.
+
+        Of the elements at the same place in an array, the first stands for all, unless a policy names one.
+        """
+        places: set[tuple[str, bool]] = set()
         for pointer in pointers:
+            if not self._names_positions:
+                place = _POSITION.sub("/0", pointer), pointer in inexact
+                if place in places:
+                    continue
+                places.add(place)
             parts = _parts(pointer)
             for read in (*self._whole, *self._by_name.get(folded(parts[0]), ())):
                 yield read, pointer, parts
@@ -177,7 +210,7 @@ class BlindSpots:
         for listed, hidden, what in FACTS:
             for name in context.get(listed, ()):
                 for read in self._facts.get(attribute(name), ()):
-                    if read.is_loosened(hidden, ("context", listed), name):
+                    if read.is_loosened(hidden, (("context", listed),), name):
                         yield read.blind_spot(what.format(name))
 
     def _unread(self, arguments: Json) -> Iterator[BlindSpot]:
@@ -204,13 +237,19 @@ class BlindSpots:
                 blind = [read for read in reads.values() if read.is_loosened(Hidden.UNKNOWN)]
                 yield from (read.blind_spot(f"but `{'/'.join(path)}` is never of that type") for read in blind)
 
-    def _changes(self, change: Json) -> Iterator[BlindSpot]:
-        for name in change["fields"]:
+    def _changes(self, change: Json, inexact: Iterable[str]) -> Iterator[BlindSpot]:
+        hidden = (unescape_token(pointer.partition("/")[0]) for pointer in inexact)
+        for name in dict.fromkeys((*change["fields"], *hidden)):
             if attribute(name) not in change["delta"]:
                 for read in (*self._deltas.get(attribute(name), ()), *self._deltas.get("", ())):
                     if read.is_loosened(Hidden.UNKNOWN):
                         what = f"but `{name}` and its present value are not two numbers whose difference is exact"
                         yield read.blind_spot(what)
+
+
+def _names_position(read: Read) -> bool:
+    """Whether the policy may distinguish the elements of an array: it looks for paths, or reads a name of digits."""
+    return any(map(str.isdecimal, read.names)) or any(read.told.get(path) for path in (*HIDDEN, INPUT_NULL))
 
 
 def _present(value: Any) -> set[str]:
@@ -268,6 +307,20 @@ def _align(parts: Names, path: Names, in_array: bool = False) -> Iterator[tuple[
 def _covers(parts: Names, path: Names, deep: bool) -> bool:
     """Whether the value at `parts` is part of what a read of `path` sees, or contains it."""
     return any(deep or all(map(str.isdecimal, rest)) for rest, _, _ in _align(parts, path))
+
+
+def _hidden_at(parts: Names, path: Names, deep: bool, is_inexact: bool) -> frozenset[Hidden]:
+    """What an argument at `parts` that policies do not see hides from a read of `path`; empty if nothing."""
+    hidden = set()
+    for rest, _, in_array in _align(parts, path):
+        is_element = all(map(str.isdecimal, rest)) and (bool(rest) or in_array)
+        if is_element and not is_inexact:
+            hidden |= {Hidden.UNKNOWN, Hidden.PART}
+        elif is_element or (rest and deep):
+            hidden.add(Hidden.PART)
+        elif not rest:
+            hidden.add(Hidden.UNKNOWN)
+    return frozenset(hidden)
 
 
 def _hidden_by_null(parts: Names, path: Names, deep: bool) -> frozenset[Hidden]:

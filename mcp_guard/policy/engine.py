@@ -4,7 +4,7 @@ Implements `ports.Policies`. A loaded engine never raises: any failure while dec
 """
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import NamedTuple
@@ -32,6 +32,7 @@ from mcp_guard.core.model import (
 from mcp_guard.core.names import MANGLING_VERSION
 from mcp_guard.core.rates import RateValue
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
+from mcp_guard.core.visible_text import join
 from mcp_guard.policy.blind_spots import BlindSpot
 from mcp_guard.policy.request import (
     Inexpressible,
@@ -52,8 +53,8 @@ from mcp_guard.policy.ruleset import (
 )
 from mcp_guard.policy.schema import PRINCIPAL, TOOL, build_schema
 from mcp_guard.policy.shapes import Shape
-from mcp_guard.policy.source import Policy, PolicySource, UnlistedNames, is_dormant, read_policies
-from mcp_guard.policy.validation import ValidationSchema, validate
+from mcp_guard.policy.source import SERVER, ListedNames, Policy, PolicyProblem, PolicySource, read_policies
+from mcp_guard.policy.validation import HINT, ValidationSchema, find_misspelt_actions, find_validation_problems
 
 ENGINE = f"cedarpy/{getattr(cedarpy, '__version__', '4.12')}"
 
@@ -62,8 +63,9 @@ ENGINE = f"cedarpy/{getattr(cedarpy, '__version__', '4.12')}"
 class PolicyEnvironment:
     """What policies are validated against: the catalog, the configured entity attributes, counters and routes.
 
-    `absent` are upstreams that have listed no tools yet, `quarantined` tools that are listed but not accepted.
-    `meta` maps the members of `_meta` that go on to upstreams to their types.
+    `absent` are upstreams that have listed no tools yet, `quarantined` tools that are listed but not accepted, and
+    `retained` accepted definitions of tools that are not listed now. `known` are names of tools that were seen before
+    or are configured. `meta` maps the members of `_meta` that go on to upstreams to their types.
     """
 
     tools: tuple[Tool, ...]
@@ -73,18 +75,30 @@ class PolicyEnvironment:
     absent: Collection[str] = ()
     quarantined: Collection[str] = ()
     meta: Mapping[str, str] = field(default_factory=lambda: FORWARDED_BY_DEFAULT)
+    retained: tuple[Tool, ...] = ()
+    known: Collection[str] = ()
 
-    def unlisted(self) -> UnlistedNames:
-        effects = {str(effect) for effect in Effect} - {str(tool.effect) for tool in self.tools}
+    def listed(self) -> ListedNames:
+        servers = {tool.server for tool in self.tools}
+        effects = {str(tool.effect) for tool in self.tools}
+        if str(Effect.DESTRUCTIVE) in effects:
+            effects.add(str(Effect.WRITE))  # a destructive tool is in the group `write` as well
+        names = {tool.listed_as for tool in self.tools}
+        retained = {tool.listed_as for tool in self.retained}
         used = {tool.rule.resource.type for tool in self.tools if tool.rule.resource}
-        if any(tool.effect is Effect.DESTRUCTIVE for tool in self.tools):
-            effects.discard(Effect.WRITE)  # a destructive tool is in the group `write` as well
-        groups = effects | {f"server:{server}" for server in self.absent} | set(self.quarantined)
-        return UnlistedNames(self.absent, groups, self.attributes.keys() - used, not self.tools, self.quarantined)
+        return ListedNames(
+            actions=names | effects | {f"{SERVER}{server}" for server in servers},
+            known={*self.known, *self.quarantined, *retained},
+            servers=servers | set(self.absent),
+            absent=self.absent,
+            unused=self.attributes.keys() - used,
+            quarantined=self.quarantined,
+            retained=retained,
+        )
 
     def without_facts(self) -> frozenset[str]:
         """The tools whose present state is not read."""
-        return frozenset(tool.listed_as for tool in self.tools if tool.rule.facts is None)
+        return frozenset(tool.listed_as for tool in (*self.tools, *self.retained) if tool.rule.facts is None)
 
 
 HASHED_NAMES = {"verb": "deed"}
@@ -100,17 +114,41 @@ def rule_text(rule: ToolRule) -> str:
     return f"ToolRule({', '.join(f'{name}={value!r}' for name, value in members)})"
 
 
-class PolicyEngine:
-    """One loaded set of policies. Created by `load_policies` only."""
+@dataclass(frozen=True, slots=True)
+class Withheld:
+    """Why a tool cannot be called: a `forbid` or gate in whose scope it is, or might be, is not valid.
 
-    def __init__(self, source: PolicySource, active: Mapping[str, Policy], environment: PolicyEnvironment) -> None:
-        named = [name for name in environment.quarantined if any(f'"{name}"' in text for text in source.texts.values())]
-        unlisted = [*named, *environment.unlisted().actions_named_in(active.values())]
+    `always` if the policy applies in observe mode too.
+    """
+
+    reason: str
+    always: bool
+
+
+NOTHING_WITHHELD: Mapping[str, Withheld] = {}
+
+
+class PolicyEngine:
+    """One loaded set of policies. Created by `load_policies` and `load_confined` only."""
+
+    def __init__(
+        self,
+        source: PolicySource,
+        active: Mapping[str, Policy],
+        environment: PolicyEnvironment,
+        problems: Sequence[PolicyProblem] = (),
+        withheld: Mapping[str, Withheld] = NOTHING_WITHHELD,
+    ) -> None:
+        unlisted = environment.listed().unlisted(active.values())
         schema, self._shapes = build_schema(
             environment.tools, environment.attributes, environment.counters, unlisted, environment.meta
         )
         self.counters = environment.counters
+        self.source = source
+        self.problems = tuple(problems)
+        self.withheld = withheld
         self.dormant = tuple(sorted(source.policies.keys() - active.keys()))
+        """The policies that are not in force: nothing that is listed now can match them, or they have a problem."""
         self.schema_text = json.dumps(schema)
         self._attributes = environment.attributes
         self._meta = environment.meta
@@ -122,7 +160,8 @@ class PolicyEngine:
         rules = {tool.listed_as: rule_text(tool.rule) for tool in environment.tools}
         self.material = orjson.dumps(
             {"policies": dict(source.texts), "schema": schema, "rules": rules, "engine": ENGINE,
-             "mangling": MANGLING_VERSION, "dormant": self.dormant}, option=orjson.OPT_SORT_KEYS
+             "mangling": MANGLING_VERSION, "dormant": self.dormant,
+             **({"withheld": sorted(withheld)} if withheld else {})}, option=orjson.OPT_SORT_KEYS
         )  # fmt: skip
         self.version = canonical.digest(self.material)
 
@@ -154,7 +193,7 @@ class PolicyEngine:
         """
         decision = self.decide(call, counts)
         would = as_advisory(decision)
-        if decision.outcome is not Outcome.ALLOW:
+        if decision.outcome is not Outcome.ALLOW and self._is_decidable(call.name, observing=True):
             try:
                 if self._always.slice(call.name, self._principal_entities(call.instance).principal).ids == (
                     PERMIT_ALL.id,
@@ -166,14 +205,20 @@ class PolicyEngine:
                 decision = self._deny(error, counts)
         return replace(decision, would=would)
 
+    def _is_decidable(self, tool: str, observing: bool) -> bool:
+        withheld = self.withheld.get(tool)
+        return tool in self._shapes and (withheld is None or (observing and not withheld.always))
+
     def _deny(self, error: Exception, counts: Mapping[str, RateValue]) -> Decision:
         reason = str(error) or type(error).__name__
         return Decision(Outcome.DENY, self.version, reasons=(reason,), errors=(reason,), counts=counts)
 
     def _decide(self, rules: Ruleset, call: Call, counts: Mapping[str, RateValue]) -> Decision:
         shape = self._shapes.get(call.name)
+        if call.name in self.withheld and rules is self._rules:
+            raise Inexpressible(self.withheld[call.name].reason)
         if shape is None:
-            raise Inexpressible("this tool has no input schema to check the arguments against")
+            raise Inexpressible("the policies in force were loaded before this tool was listed")
         attributes = () if call.resource.type == TOOL else self._attributes[call.resource.type]
         context = build_context(call, shape, counts, self._meta, attributes)
         request_entities = self._request_entities(call)
@@ -236,8 +281,8 @@ class PolicyEngine:
         if key not in self._listed:
             rules = self._always if observing else self._rules
             try:
-                has_shape = observing or tool.listed_as in self._shapes
-                self._listed[key] = has_shape and self._could_be_permitted(rules, instance, tool)
+                is_decidable = self._is_decidable(tool.listed_as, observing)
+                self._listed[key] = is_decidable and self._could_be_permitted(rules, instance, tool)
             except Exception:  # promise P5: a tool that cannot be evaluated is not listed
                 self._listed[key] = False
         return self._listed[key]
@@ -245,15 +290,15 @@ class PolicyEngine:
     def _could_be_permitted(self, rules: Ruleset, instance: Instance, tool: Tool) -> bool:
         entities = self._principal_entities(instance)
         resource = None if tool.rule.resource else (TOOL, tool.listed_as)
-        if self._find_blindness(rules.slice(tool.listed_as, entities.principal), tool):
+        blind = list(self._blind_in_every_call(rules.slice(tool.listed_as, entities.principal), tool))
+        if not all(spot.is_permit for spot in blind):
             return False
-        return rules.could_be_permitted(tool.listed_as, entities.principal, resource, entities.entities)
+        permits = {spot.policy for spot in blind}
+        return rules.could_be_permitted(tool.listed_as, entities.principal, resource, entities.entities, permits)
 
-    def _find_blindness(self, policy_slice: Slice, tool: Tool) -> BlindSpot | None:
-        """Why every call of the tool is denied under these policies, if it is: they depend on what they cannot see."""
-        shape = self._shapes.get(tool.listed_as)
-        if shape is None:
-            return None
+    def _blind_in_every_call(self, policy_slice: Slice, tool: Tool) -> Iterator[BlindSpot]:
+        """Which of these policies depend on something that they cannot see in any call of the tool."""
+        shape = self._shapes[tool.listed_as]
         required = dict.fromkeys(shape.required)
         if tool.rule.facts is not None:
             return policy_slice.blind_spots.find_always(shape)
@@ -272,14 +317,67 @@ class RequestEntities(NamedTuple):
 
 def load_policies(path: Path, environment: PolicyEnvironment) -> PolicyEngine:
     """Read, check and parse the policies of a folder or file. Raises: PolicyError naming every problem."""
-    source = read_policies(path, environment.routes)
-    unlisted = environment.unlisted()
-    active = {id: policy for id, policy in source.policies.items() if not is_dormant(policy, unlisted)}
+    engine = _load(path, read_policies(path, environment.routes), environment)
+    if engine.problems:
+        raise PolicyError(join("\n", engine.problems), HINT)
+    return engine
+
+
+def load_confined(path: Path, source: PolicySource, environment: PolicyEnvironment) -> PolicyEngine:
+    """Policies that may not fit the tools that are listed now. A problem of one policy is confined to its own scope.
+
+    A permit with a problem permits nothing. The tools in the scope of a `forbid` or gate with a problem are withheld.
+    Raises: PolicyError for a problem of the whole set.
+    """
+    return _load(path, source, environment)
+
+
+def _load(path: Path, source: PolicySource, environment: PolicyEnvironment) -> PolicyEngine:
+    """The policies without problems, with the problems of the others."""
+    listed = environment.listed()
+    active = {id: policy for id, policy in source.policies.items() if not listed.is_dormant(policy)}
+    misspelt = list(find_misspelt_actions(source.policies.values(), listed))
+    problems = [problem for problem, _ in misspelt]
     try:
         engine = PolicyEngine(source, active, environment)
-        if active:
-            without_facts = environment.without_facts()
-            validate(active, ValidationSchema(engine.schema_text, without_facts, unlisted, engine.shapes), path)
+        against = _validation_schema(engine, environment, listed)
+        spelled = {id: policy for id, policy in active.items() if id not in {problem.policy for problem in problems}}
+        problems += find_validation_problems(spelled, against, path.name) if spelled else []
+        if not problems:
+            return engine
+        broken = {problem.policy for problem in problems}
+        if not broken <= source.policies.keys():  # of the set, and of none of its policies
+            raise PolicyError(join("\n", problems), HINT)
+        valid = {id: policy for id, policy in active.items() if id not in broken}
+        nearest = {problem: near for problem, near in misspelt}
+        return PolicyEngine(source, valid, environment, problems, _withheld(source, problems, nearest, against))
     except ValueError as error:
         raise PolicyError(f"{path}: {error}", "check [tools] in the configuration, and the policies") from None
-    return engine
+
+
+def _withheld(
+    source: PolicySource,
+    problems: Iterable[PolicyProblem],
+    nearest: Mapping[PolicyProblem, str],
+    against: ValidationSchema,
+) -> dict[str, Withheld]:
+    """The tools in the scope of a `forbid` or gate with a problem, and those that a misspelt one may mean."""
+    withheld: dict[str, Withheld] = {}
+    for problem in problems:
+        policy = source.policies[problem.policy]
+        meant = {nearest[problem]} if problem in nearest else set()
+        for tool in {*against.tools_in_scope(policy), *meant} if policy.body["effect"] == "forbid" else ():
+            always = policy.always or (tool in withheld and withheld[tool].always)
+            withheld[tool] = Withheld(f"`{policy.id}` may forbid it, and is not valid: {problem.text}", always)
+    return withheld
+
+
+def _validation_schema(engine: PolicyEngine, environment: PolicyEnvironment, listed: ListedNames) -> ValidationSchema:
+    """The schema of all accepted tools, so that a policy is not wrong because its tool is not listed at present."""
+    text, shapes = engine.schema_text, engine.shapes
+    if environment.retained:
+        tools = (*environment.tools, *environment.retained)
+        unlisted = listed.unlisted(engine.source.policies.values())
+        schema, shapes = build_schema(tools, environment.attributes, environment.counters, unlisted, environment.meta)
+        text = json.dumps(schema)
+    return ValidationSchema(text, environment.without_facts(), listed, shapes)

@@ -5,7 +5,7 @@ That is right only if the call really lacks the value. So for each path the guar
 after all, could the policy have been stricter? (docs/decisions/0042)
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from enum import StrEnum
 from typing import Any
 
@@ -120,12 +120,17 @@ class Hidden(StrEnum):
     """It is null: equal to nothing else, and neither greater nor less."""
     ELEMENT = "element"
     """It is null, and one of several values of a set."""
+    PART = "part"
+    """A set or record is seen without one of its members, which can be anything."""
 
 
-def could_loosen(policy: Policy, path: Path, hidden: Hidden, listed: Path | None = None) -> bool:
+IN_PART = (Hidden.ELEMENT, Hidden.PART)
+
+
+def could_loosen(policy: Policy, path: Path, hidden: Hidden, listed: Sequence[Path] = ()) -> bool:
     """Whether the policy decides less strictly because it takes `path` for absent.
 
-    `listed` is the set in the context that names the hidden value and so is not empty, if there is one.
+    `listed` are the sets in the context that name the hidden value, and so are not empty.
 
     INVARIANT: False only if a `forbid` that would hold for some value holds without it too, and a `permit` that holds
     without it would hold for every value, whatever the rest of the request is.
@@ -159,11 +164,11 @@ class _Reading:
     With `upper` the result holds whenever the condition could; otherwise it holds only if the condition must.
     """
 
-    def __init__(self, path: Path, hidden: Hidden, listed: Path | None, *, is_seen: bool, upper: bool) -> None:
+    def __init__(self, path: Path, hidden: Hidden, listed: Sequence[Path], *, is_seen: bool, upper: bool) -> None:
         self._path = path
         self._listed = listed
         self._hidden = hidden
-        self._is_absent = is_seen and hidden is not Hidden.ELEMENT  # a set is seen, without the element
+        self._is_absent = is_seen and hidden not in IN_PART  # a set is seen, without the element
         self.upper = upper
 
     def simplify(self, node: Json, bound: bool) -> Formula:
@@ -193,7 +198,7 @@ class _Reading:
 
     def _atom(self, op: str, inner: Any, node: Json) -> Formula | None:
         """The value of an expression without Boolean operators, or None if nothing is known of it."""
-        if op == "isEmpty" and _targets(inner["arg"]) == [self._listed]:
+        if op == "isEmpty" and any(_targets(inner["arg"]) == [listed] for listed in self._listed):
             return False
         reads: dict[Path, bool] = {}
         _collect(node, reads, used=True)

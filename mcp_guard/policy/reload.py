@@ -1,8 +1,10 @@
 """The policies in force: loaded for the catalog of each session, and reloaded when the files change.
 
-An invalid set never replaces a valid one: the rejection is receipted and reported to the operator, and the set in
-force stays. Files are polled by modification time and size, outside the path of a call; a changed set is read and
-validated in a thread, then replaces the old one as a whole. Sessions with the same catalog share one loaded set.
+Files with a mistake never replace valid ones: the rejection is receipted and reported to the operator, and the set in
+force stays. A listing with which a policy does not fit costs only that policy and the tools in its scope, because no
+upstream must take away the tools of another (docs/decisions/0050). Files are polled by modification time and size,
+outside the path of a call; a changed set is read and validated in a thread, then replaces the old one as a whole.
+Sessions with the same catalog share one loaded set.
 """
 
 import asyncio
@@ -17,10 +19,11 @@ from mcp_guard.core.errors import GuardError, PolicyError
 from mcp_guard.core.model import AdvisoryDecision, Call, Decision, Instance, Mode, Outcome, RateCounter, Tool
 from mcp_guard.core.rates import RateValue
 from mcp_guard.core.receipt import Draft
-from mcp_guard.core.visible_text import say
+from mcp_guard.core.visible_text import join, quote, say
 
 if TYPE_CHECKING:  # Cedar is imported with the first policies, while the upstreams start
     from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment
+    from mcp_guard.policy.source import PolicySource
 
 
 class PoliciesInForce:
@@ -113,8 +116,8 @@ class PolicyReloader:
         self._sessions: weakref.WeakSet[SessionPolicies] = weakref.WeakSet()
         self._loaded: dict[Key, PolicyEngine | GuardError] = {}
         self._receipted: dict[Path, str] = {}
-        self._last_valid: tuple[frozenset[object], PolicyEngine] | None = None
-        """The last valid set and its catalog, for a session that starts while the files are invalid."""
+        self._sources: dict[Path, PolicySource] = {}
+        """The last valid policies as written, for listings that arrive while the files are invalid."""
         self._stamp: Stamp = ()
         self._last_error = ""
         self._wake = asyncio.Event()
@@ -126,9 +129,10 @@ class PolicyReloader:
         environment, new = session.environment(), False
         for place in self._paths():
             key = self._key(place, environment)
-            if key not in self._loaded:
+            rejected = isinstance(self._loaded.get(key), GuardError) and place in self._sources
+            if key not in self._loaded or rejected:
                 new = True
-                self._record(key, _read(place, environment))
+                self._record(key, self._read_for_listing(place, environment))
         self._apply(session, environment)
         return new
 
@@ -184,6 +188,20 @@ class PolicyReloader:
                 if session.in_force.version != version:
                     session.on_changed()
 
+    def _read_for_listing(self, place: Path, environment: "PolicyEnvironment") -> "PolicyEngine | GuardError":
+        """The policies for a new listing: those in the files, or the last valid ones as far as they fit it."""
+        read = _read(place, environment)
+        if place == self._shadow or not isinstance(read, GuardError):
+            return read
+        from mcp_guard.policy.engine import load_confined
+        from mcp_guard.policy.source import read_policies
+
+        try:
+            source = self._sources.get(place) or read_policies(place, environment.routes)
+            return load_confined(place, source, environment)
+        except GuardError as error:
+            return error
+
     def _paths(self) -> Iterator[Path]:
         yield self._policies
         if self._shadow is not None:
@@ -203,14 +221,28 @@ class PolicyReloader:
         shadow = {"shadow": True} if place == self._shadow else {}
         if isinstance(read, GuardError):
             self._reject(read, shadow)
-        elif self._receipted.get(place) != read.version:
-            loaded = Draft("policy.loaded", {"policy_version": read.version, "dormant": list(read.dormant), **shadow})
-            self._receipts.note(loaded, policy=(read.version, read.material))
-            self._receipted[place] = read.version
-            if read.dormant and not shadow:
-                self._tell(f"policies waiting for tools that are not listed yet: {', '.join(read.dormant)}")
+        else:
+            if not read.problems and place == self._policies:
+                self._sources[place] = read.source
+            if self._receipted.get(place) != read.version:
+                self._note_loaded(read, shadow)
+                self._receipted[place] = read.version
         self._loaded = {other: loaded for other, loaded in self._loaded.items() if other[0] != place}
         self._loaded[key] = read
+
+    def _note_loaded(self, read: "PolicyEngine", shadow: dict[str, bool]) -> None:
+        broken = [str(problem) for problem in read.problems]
+        drafts = [Draft("policy.rejected", {"reasons": broken, **shadow})] if broken else []
+        loaded = Draft("policy.loaded", {"policy_version": read.version, "dormant": list(read.dormant), **shadow})
+        self._receipts.note(*drafts, loaded, policy=(read.version, read.material))
+        if broken:
+            self._tell(say("policies that do not fit the listed tools are not in force:\n{}", join("\n", broken)))
+            if read.withheld:
+                names = join(", ", map(quote, sorted(read.withheld)))
+                self._tell(say("denied until they are fixed: {}\nhint: mcp-guard policy validate", names))
+        dormant = sorted(set(read.dormant) - {problem.policy for problem in read.problems})
+        if dormant and not shadow:
+            self._tell(f"policies waiting for tools that are not listed yet: {', '.join(dormant)}")
 
     def _reject(self, why: GuardError, shadow: dict[str, bool]) -> None:
         kept = "the current ones stay in force" if self._receipted.get(self._policies) else "every call is denied"
@@ -222,14 +254,10 @@ class PolicyReloader:
     def _apply(self, session: SessionPolicies, environment: "PolicyEnvironment") -> None:
         in_force = session.in_force
         read = self._loaded.get(self._key(self._policies, environment))
-        catalog = self._key(self._policies, environment)[2]
         if isinstance(read, GuardError):
             in_force.explain_absence(read.message)
-            if in_force.version == "none" and self._last_valid is not None and self._last_valid[0] == catalog:
-                in_force.replace(self._last_valid[1])
         elif read is not None:
             in_force.replace(read)
-            self._last_valid = catalog, read
         if self._shadow is not None:  # an invalid shadow counts as none: it must not affect any call
             beside = self._loaded.get(self._key(self._shadow, environment))
             in_force.shadow = None if beside is None or isinstance(beside, GuardError) else beside

@@ -1,17 +1,19 @@
 """Builds a Cedar request from a described call, and narrows its context to what the policies read.
 
-A value that Cedar cannot represent exactly is never rounded: the call is denied. Booleans are checked before integers
-(in Python a boolean is an integer), and a number without a fraction is an integer, as in JSON Schema.
+A value that Cedar cannot represent exactly is never rounded: it is left out, and named in `context.input_inexact`. So
+is one that does not fit the tool's schema: whether it is acceptable is for the server to say. A policy that depends on
+such a value denies the call (`policy/blind_spots.py`). Booleans are checked before integers (in Python a boolean is an
+integer), and a number without a fraction is an integer, as in JSON Schema.
 
 Cedar parses the context for every call, which takes longer than deciding. So it gets only the part that the policies in
 question can read (docs/decisions/0029).
 """
 
 from collections.abc import Iterable, Mapping
-from decimal import Decimal
+from decimal import Context, Decimal
 from typing import Any
 
-from mcp_guard.core.canonical import escape_token
+from mcp_guard.core.canonical import MAX_SAFE_INTEGER, escape_token, unescape_token
 from mcp_guard.core.model import Call, CallHistory, Change, Instance, Json, Origins
 from mcp_guard.core.rates import RateValue
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT
@@ -76,31 +78,25 @@ def _note(seen: dict[str, Any], path: list[str]) -> None:
     seen[last] = None
 
 
-LONG_MIN, LONG_MAX = -(2**63), 2**63 - 1
 DECIMAL_DIGITS = 4
+DECIMAL_UNIT = Decimal("0.0001")
+WIDE = Context(prec=60)
 DECIMAL_LIMIT = Decimal("922337203685477.5807")
+ABSENT: Any = object()
+"""Stands for a value that policies do not see."""
 
 
 class Inexpressible(Exception):
     """The call cannot be expressed in Cedar exactly, and is denied for this reason."""
 
 
-def decimal(value: float | Decimal, path: str) -> Json:
-    """A Cedar decimal: at most four digits after the point. Raises: Inexpressible."""
+def exact_decimal(value: float | Decimal) -> Json | None:
+    """A Cedar decimal: at most four digits after the point. None if the value is not one exactly."""
     exact = value if isinstance(value, Decimal) else Decimal(str(value))
-    if abs(exact) > DECIMAL_LIMIT:
-        raise Inexpressible(f"`{path}`: {value} exceeds the range that policies can compare (a 64-bit decimal)")
-    scaled = exact.scaleb(DECIMAL_DIGITS)
-    if scaled != scaled.to_integral_value():
-        raise Inexpressible(
-            f"`{path}`: {value} has more than {DECIMAL_DIGITS} digits after the point, and is not rounded"
-        )
+    if exact.copy_abs() > DECIMAL_LIMIT or exact != exact.quantize(DECIMAL_UNIT, context=WIDE):
+        return None
     text = f"{exact:f}"
     return {"__extn": {"fn": "decimal", "arg": text if "." in text else f"{text}.0"}}
-
-
-def _is_integer(value: Any) -> bool:
-    return isinstance(value, int) or (isinstance(value, float) and value.is_integer())
 
 
 Item = tuple[Any, str]
@@ -112,64 +108,91 @@ class _InputConverter:
 
     def __init__(self) -> None:
         self.unknown: list[str] = []
+        """What policies cannot see, for whatever reason."""
+        self.inexact: list[str] = []
+        """The part of it that the schema gives a type: this call's value does not fit it exactly, or is missing."""
         self.null: list[str] = []
         self._names: dict[int, dict[str, str]] = {}
         """The declared names of records with undeclared members, folded, by the identity of the shape."""
 
     def convert(self, value: Any, shape: Shape, path: str) -> Any:
-        """The Cedar value. Raises: Inexpressible."""
+        """The Cedar value, or ABSENT. Raises: Inexpressible."""
         kind = shape.kind
         if kind is Kind.RECORD and isinstance(value, dict):
             fields, seen = shape.fields, self._members(value, shape, path)
-            return {attribute(name): self.convert(item, fields[name], at) for name, item, at in seen}
+            members = ((attribute(name), self.convert(item, fields[name], at)) for name, item, at in seen)
+            return {name: item for name, item in members if item is not ABSENT}
         if kind is Kind.SET and isinstance(value, list) and shape.element is not None:
             return self._column(_elements(value, path), shape.element)
-        if kind is Kind.UNION:
-            option = _option(value, shape, path)
-            return {TAGS[option.kind]: self.convert(value, option, path)}
-        return _scalar(value, shape, path)
+        if kind is Kind.UNION and (option := _option(value, shape)) is not None:
+            inner = self.convert(value, option, path)
+            return ABSENT if inner is ABSENT else {TAGS[option.kind]: inner}
+        return self._scalar(value, shape, path)
 
     def _column(self, items: list[Item], shape: Shape) -> Any:
         """All elements of an array at once: for each scalar inside them, all its values."""
-        items = [(value, path) for value, path in items if not self._is_null(value, shape, path)]
+        items = [(value, path) for value, path in items if value is not None or self._drop_null(shape, path)]
         if shape.kind is Kind.UNION:
             groups: dict[Kind, list[Item]] = {option.kind: [] for option in shape.options}
             for value, path in items:
-                groups[_option(value, shape, path).kind].append((value, path))
+                if (option := _option(value, shape)) is None:
+                    self._hide(path)
+                else:
+                    groups[option.kind].append((value, path))
             return {TAGS[option.kind]: self._column(groups[option.kind], option) for option in shape.options}
         if shape.kind is Kind.SET:
             assert shape.element is not None
-            inner = [element for value, path in items for element in _elements(_expect(list, value, shape, path), path)]
-            return self._column(inner, shape.element)
+            arrays = self._those_of(list, items)
+            return self._column(
+                [element for value, path in arrays for element in _elements(value, path)], shape.element
+            )
         if shape.kind is Kind.RECORD:
             columns: dict[str, list[Item]] = {name: [] for name, inner in shape.fields.items() if inner.typed}
-            for value, path in items:
-                for name, item, at in self._members(_expect(dict, value, shape, path), shape, path):
+            for value, path in self._those_of(dict, items):
+                for name, item, at in self._members(value, shape, path):
                     columns[name].append((item, at))
             return {attribute(name): self._column(column, shape.fields[name]) for name, column in columns.items()}
-        return [_scalar(value, shape, path) for value, path in items]
+        scalars = (self._scalar(value, shape, path) for value, path in items)
+        return [value for value in scalars if value is not ABSENT]
+
+    def _those_of(self, kind: type[Any], items: list[Item]) -> list[Item]:
+        """The elements of this type; the others are hidden."""
+        fitting = []
+        for value, path in items:
+            if isinstance(value, kind):
+                fitting.append((value, path))
+            else:
+                self._hide(path)
+        return fitting
+
+    def _scalar(self, value: Any, shape: Shape, path: str) -> Any:
+        kind = shape.kind
+        if kind is Kind.STRING and shape.allowed is None and type(value) is str:
+            return value  # most arguments
+        seen = _exact(value, kind) if shape.allowed is None or _is_allowed(value, shape) else ABSENT
+        if seen is ABSENT:
+            self._hide(path)
+        return seen
 
     def _members(self, value: Json, shape: Shape, path: str) -> list[tuple[str, Any, str]]:
         """The members that policies see, each with its path; the others are collected. Raises: Inexpressible."""
-        if missing := shape.required - value.keys():
-            raise Inexpressible(f"`{_join(path, min(missing))}` is required")
         seen, fields = [], shape.fields
+        for name in sorted(shape.required - value.keys()):  # the server may have a value for it
+            at = _join(path, name)
+            self.unknown.append(at)
+            if name in fields and fields[name].typed:
+                self.inexact.append(at)
         for name, item in value.items():
             at, inner = _join(path, name), fields.get(name)
-            if inner is not None and inner.typed:
-                if item is None and inner.nullable:
-                    self.null.append(at)
-                else:
-                    seen.append((name, item, at))
-            elif inner is None and shape.open:
+            if inner is None:
                 self._refuse_ambiguous(name, shape, at)
                 self.unknown.append(at)
-            elif inner is not None and inner.kind is Kind.OPAQUE:
-                self.unknown.append(at)
-            elif inner is not None and self._is_null(item, inner, at):
-                pass  # the schema accepts null only
+            elif item is None and inner.kind is not Kind.OPAQUE:
+                self._drop_null(inner, at)
+            elif inner.typed:
+                seen.append((name, item, at))
             else:
-                raise Inexpressible(f"`{at}` is not an argument of this tool")
+                self.unknown.append(at)
         return seen
 
     def _refuse_ambiguous(self, name: str, shape: Shape, at: str) -> None:
@@ -182,43 +205,51 @@ class _InputConverter:
                 f"`{at}` differs from the argument `{declared}` only in case, `_`, `-`, blanks or invisible characters"
             )
 
-    def _is_null(self, value: Any, shape: Shape, path: str) -> bool:
-        if value is not None or not shape.nullable:
-            return False
+    def _drop_null(self, shape: Shape, path: str) -> bool:
+        """Name a null. Where the schema does not accept it, nobody knows what the server takes it for. Always False."""
         self.null.append(path)
-        return True
+        if not shape.nullable:
+            self._hide(path)
+        return False
+
+    def _hide(self, path: str) -> None:
+        self.unknown.append(path)
+        self.inexact.append(path)
 
 
 def _elements(value: list[Any], path: str) -> list[Item]:
     return [(item, f"{path}/{index}") for index, item in enumerate(value)]
 
 
-def _scalar(value: Any, shape: Shape, path: str) -> Any:
-    """Raises: Inexpressible."""
-    if type(value) is str and shape.kind is Kind.STRING and shape.allowed is None:
-        return value  # most arguments
-    if not _fits(value, shape.kind) or shape.kind in (Kind.SET, Kind.RECORD):
-        raise Inexpressible(f"`{path}` must be {_article(shape.kind)}, not {_name(value)}")
-    if shape.allowed is not None and value not in shape.allowed:
-        raise Inexpressible(f"`{path}` must be {_one_of(shape.allowed)}")
-    if shape.kind is Kind.INTEGER:
-        if not LONG_MIN <= value <= LONG_MAX:
-            raise Inexpressible(f"`{path}`: {value} is outside 64 bits")
-        return int(value)
-    return decimal(value, path) if shape.kind is Kind.NUMBER else value
+def _exact(value: Any, kind: Kind) -> Any:
+    """A value of this JSON type as Cedar holds it exactly, or ABSENT."""
+    if not _fits(value, kind) or kind in (Kind.SET, Kind.RECORD):
+        return ABSENT
+    if kind is Kind.INTEGER:
+        # Beyond, a server that reads numbers as doubles takes one integer for another (RFC 7493 §2.2).
+        return int(value) if -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER else ABSENT
+    if kind is Kind.NUMBER:
+        decimal = exact_decimal(value)
+        return ABSENT if decimal is None else decimal
+    return value
+
+
+def _is_allowed(value: Any, shape: Shape) -> bool:
+    assert shape.allowed is not None
+    return _fits(value, shape.kind) and value in shape.allowed
 
 
 def _fits(value: Any, kind: Kind) -> bool:
-    """Whether a value is of this JSON type."""
+    """Whether a value is of this JSON type, and of a Python type that holds it exactly."""
     match kind:
         case Kind.STRING:
-            return isinstance(value, str)
+            return type(value) is str
         case Kind.BOOLEAN:
             return isinstance(value, bool)
         case Kind.INTEGER:
-            return _is_integer(value) and not isinstance(value, bool)
+            return type(value) is int or (type(value) is float and value.is_integer())
         case Kind.NUMBER:
-            return isinstance(value, int | float) and not isinstance(value, bool)
+            return type(value) is int or type(value) is float
         case Kind.SET:
             return isinstance(value, list)
         case Kind.RECORD:
@@ -226,20 +257,9 @@ def _fits(value: Any, kind: Kind) -> bool:
     return False
 
 
-def _option(value: Any, shape: Shape, path: str) -> Shape:
-    """The alternative of a union that fits the value. Raises: Inexpressible."""
-    for option in shape.options:
-        if _fits(value, option.kind):
-            return option
-    kinds = " or ".join(_article(option.kind) for option in shape.options)
-    raise Inexpressible(f"`{path}` must be {kinds}, not {_name(value)}")
-
-
-def _expect(kind: type[Any], value: Any, shape: Shape, path: str) -> Any:
-    """Raises: Inexpressible."""
-    if not isinstance(value, kind):
-        raise Inexpressible(f"`{path}` must be {_article(shape.kind)}, not {_name(value)}")
-    return value
+def _option(value: Any, shape: Shape) -> Shape | None:
+    """The alternative of a union that fits the value, if one does."""
+    return next((option for option in shape.options if _fits(value, option.kind)), None)
 
 
 def _join(path: str, name: str) -> str:
@@ -249,37 +269,35 @@ def _join(path: str, name: str) -> str:
     return f"{path}/{name}" if path else name
 
 
-def _one_of(allowed: frozenset[Any]) -> str:
-    values = sorted(map(str, allowed))
-    return f"one of {', '.join(f'`{value[:40]}`' for value in values[:10])}{' …' if len(values) > 10 else ''}"
+def _change(change: Change, shape: Shape, inexact: Iterable[str], arguments: Json) -> Json:
+    """`context.change`. Only declared numbers have a delta, and only where it is exact.
 
-
-def _article(kind: Kind) -> str:
-    names = {Kind.INTEGER: "an integer", Kind.RECORD: "an object", Kind.SET: "an array", Kind.NEVER: "absent"}
-    return names.get(kind, f"a {kind}")
-
-
-def _name(value: Any) -> str:
-    if value is None:
-        return "null"
-    names = {bool: "a boolean", str: "a string", int: "a number", float: "a number", list: "an array"}
-    return names.get(type(value), "an object")
-
-
-def _change(change: Change, shape: Shape) -> Json:
-    """`context.change`; only declared numbers have a delta. Raises: Inexpressible."""
+    INVARIANT: a required argument that is left out counts as a change, because the server decides what it is.
+    """
+    hidden = {unescape_token(path.partition("/")[0]) for path in inexact}
     delta: Json = {}
     for name, amount in change.delta.items():
         inner = shape.fields.get(name)
-        if inner is not None and inner.kind is Kind.NUMBER:
-            delta[attribute(name)] = decimal(amount, f"change of {name}")
-        elif inner is not None and inner.kind is Kind.INTEGER and amount == int(amount):
-            delta[attribute(name)] = int(amount)
-    return {"fields": list(change.fields), "delta": delta}
+        if inner is not None and name not in hidden:
+            exact = exact_decimal(amount) if inner.kind is Kind.NUMBER else _exact_integer(amount, inner.kind)
+            if exact is not None:
+                delta[attribute(name)] = exact
+    left_out = shape.required - arguments.keys()
+    return {"fields": sorted({*change.fields, *left_out}) if left_out else list(change.fields), "delta": delta}
+
+
+def _exact_integer(amount: Decimal, kind: Kind) -> int | None:
+    is_exact = kind is Kind.INTEGER and amount == amount.to_integral_value() and abs(amount) <= MAX_SAFE_INTEGER
+    return int(amount) if is_exact else None
 
 
 def _rate(name: str, value: RateValue) -> Any:
-    return value if isinstance(value, int) else decimal(value, f"rate.{name}")
+    """Raises: Inexpressible."""
+    if isinstance(value, int):
+        return value
+    if (exact := exact_decimal(value)) is None:
+        raise Inexpressible(f"`rate.{name}`: {value} exceeds the range that policies can compare (a 64-bit decimal)")
+    return exact
 
 
 def build_context(
@@ -301,13 +319,14 @@ def build_context(
     return {
         "input": arguments,
         "input_unknown": converter.unknown,
+        "input_inexact": converter.inexact,
         "input_null": converter.null,
         "facts_missing": [name for name in attributes if name not in facts],
         "facts_null": [name for name in attributes if name in facts and facts[name] is None],
         "meta": {
             attribute(name): _typed(value, meta[name], f"_meta.{name}") for name, value in (call.meta or {}).items()
         },
-        "change": _change(call.change, shape),
+        "change": _change(call.change, shape, converter.inexact, call.arguments),
         "task": {name: value for name, value in task.items() if value},
         "rate": {name: _rate(name, value) for name, value in counts.items()},
         "risk": {"score": risk.score, "level": risk.level, "signals": [signal.name for signal in risk.signals]},
@@ -343,7 +362,18 @@ def resource_entity(call: Call, kinds: Mapping[str, str]) -> Json:
 def _typed(value: Any, kind: str, path: str) -> Any:
     """A value of a type that the configuration names. Raises: Inexpressible."""
     shape = Shape(Kind.SET, element=Shape(Kind.STRING)) if kind == "strings" else Shape(Kind(kind))
-    return _InputConverter().convert(value, shape, path)
+    converter = _InputConverter()
+    typed = converter.convert(value, shape, "")
+    if converter.inexact:
+        limits = f" of at most {DECIMAL_DIGITS} digits after the point" if kind == "number" else ""
+        what = f"`{path}` must be {KINDS[kind]}{limits}"
+        raise Inexpressible(f"{what}; `{str(value)[:40]}` is neither rounded nor converted")
+    return typed
+
+
+KINDS = {"integer": "an integer of at most 53 bits", "strings": "a list of texts"} | {
+    kind: f"a {kind}" for kind in ("string", "number", "boolean")
+}
 
 
 def _fact(value: Any, kind: str, path: str) -> Any:

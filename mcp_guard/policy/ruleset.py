@@ -4,7 +4,7 @@ INVARIANT: a slice contains every policy whose scope matches the request. Cedar 
 its scope matches, so the policies left out can neither determine the outcome nor fail (docs/decisions/0020).
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 import cedarpy
@@ -12,11 +12,13 @@ from cedarpy import Entities, PolicySet
 
 from mcp_guard.core.decision import Evaluation, PolicyOutcome, apply_outcome_rule
 from mcp_guard.core.model import Json, Outcome
-from mcp_guard.policy.blind_spots import BlindSpots, PolicyReads, read_policy
+from mcp_guard.policy.blind_spots import BlindSpot, BlindSpots, PolicyReads, read_policy
 from mcp_guard.policy.cedar_text import quoted
 from mcp_guard.policy.request import View, view_of
 from mcp_guard.policy.source import Policy, as_json
 
+MAX_REDUCED = 16
+"""How many sets without the permits that are blind in some call are kept parsed."""
 Uid = tuple[str, str]
 """An entity's type and id."""
 
@@ -89,6 +91,7 @@ class Ruleset:
         self._parsed: dict[tuple[str, ...], PolicySet] = {}
         self._reads: dict[str, PolicyReads] = {}
         self._blind_spots: dict[tuple[str, ...], BlindSpots] = {}
+        self._reduced: dict[tuple[str, ...], tuple[PolicySet, PolicySet]] = {}
 
     @property
     def groups(self) -> Mapping[str, frozenset[str]]:
@@ -100,24 +103,59 @@ class Ruleset:
         return self.decide_slice(policy_slice, request, request["context"], entities)
 
     def decide_slice(self, policy_slice: Slice, request: Json, context: Json, entities: Entities) -> PolicyOutcome:
-        """`context` is the whole context; the request may contain the part of it that the policies read."""
-        if blind := policy_slice.blind_spots.find(context):
-            return PolicyOutcome(Outcome.DENY, (blind.policy,), errors=(blind.reason,))
-        full = evaluate(request, policy_slice.full, entities)
-        return apply_outcome_rule(full, lambda: evaluate(request, policy_slice.ungated, entities), self.gates)
+        """`context` is the whole context; the request may contain the part of it that the policies read.
 
-    def could_be_permitted(self, action: str, principal: Principal, resource: Uid | None, entities: Entities) -> bool:
+        A `forbid` that depends on something it cannot see denies. A `permit` that does permits nothing.
+        """
+        blind: dict[str, BlindSpot] = {}
+        for spot in policy_slice.blind_spots.find(context):
+            if not spot.is_permit:
+                return PolicyOutcome(Outcome.DENY, (spot.policy,), errors=(spot.reason,))
+            blind.setdefault(spot.policy, spot)
+        full, ungated = self._parse_without(policy_slice, blind) if blind else (policy_slice.full, policy_slice.ungated)
+        outcome = apply_outcome_rule(
+            evaluate(request, full, entities), lambda: evaluate(request, ungated, entities), self.gates
+        )
+        is_denied = outcome.outcome is Outcome.DENY and not outcome.errors
+        if blind and is_denied and all(id in self.gates for id in outcome.policies):  # the call lacks a permit
+            return PolicyOutcome(Outcome.DENY, tuple(blind), errors=tuple(spot.reason for spot in blind.values()))
+        return outcome
+
+    def _parse_without(self, policy_slice: Slice, ids: Collection[str]) -> tuple[PolicySet, PolicySet]:
+        """The policies of a slice without these, with gates and without them. An agent's calls determine which."""
+        all_ids = tuple(id for id in policy_slice.ids if id not in ids)
+        if all_ids not in self._reduced:
+            if len(self._reduced) >= MAX_REDUCED:
+                self._reduced.clear()
+            full = {id: self.policies[id] for id in all_ids}
+            ungated = {id: policy for id, policy in full.items() if id not in self.gates}
+            self._reduced[all_ids] = (
+                PolicySet.from_json_str(as_json(full)), PolicySet.from_json_str(as_json(ungated))
+            )  # fmt: skip
+        return self._reduced[all_ids]
+
+    def could_be_permitted(
+        self,
+        action: str,
+        principal: Principal,
+        resource: Uid | None,
+        entities: Entities,
+        without: Collection[str] = (),
+    ) -> bool:
         """Whether some request could be allowed or held: partial evaluation without gates, with an unknown context.
 
-        Raises: ValueError from Cedar if it cannot parse the request.
+        `without` are policies that apply to no such request. Raises: ValueError from Cedar if it cannot parse the
+        request.
         """
+        policy_slice = self.slice(action, principal)
+        ungated = self._parse_without(policy_slice, without)[1] if without else policy_slice.ungated
         request = {
             "principal": entity_text(*principal.uid),
             "action": entity_text("Action", action),
             "resource": entity_text(*resource) if resource else None,
             "context": None,
         }
-        result = cedarpy.is_authorized_partial(request, self.slice(action, principal).ungated, entities)
+        result = cedarpy.is_authorized_partial(request, ungated, entities)
         undecided = result.decision is cedarpy.Decision.NoDecision and bool(result.residuals)
         return result.allowed or undecided
 

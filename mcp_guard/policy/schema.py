@@ -24,8 +24,9 @@ CEDAR_TYPES: Mapping[Kind, Json] = {
 }
 STRINGS = {"type": "Set", "element": {"type": "String"}}
 ATTRIBUTE_TYPES: Mapping[str, Json] = {str(kind): cedar for kind, cedar in CEDAR_TYPES.items()} | {"strings": STRINGS}
-INPUT_NULL, CHANGED_FIELDS = ("context", "input_null"), ("context", "change", "fields")
-"""Paths of sets of names in the context: arguments that are null, and those that would change."""
+INPUT_NULL, INPUT_INEXACT = ("context", "input_null"), ("context", "input_inexact")
+CHANGED_FIELDS = ("context", "change", "fields")
+"""Paths of sets of names in the context: arguments that are null, without an exact value, and that would change."""
 _RESERVED = re.compile(r"__+(entity|extn|expr)")
 
 
@@ -123,6 +124,7 @@ def context_type(shape: Shape, counters: Iterable[RateCounter], meta: Mapping[st
         {
             "input": cedar_type(shape),
             "input_unknown": STRINGS,
+            "input_inexact": STRINGS,
             "input_null": STRINGS,
             "facts_missing": STRINGS,
             "facts_null": STRINGS,
@@ -148,7 +150,7 @@ def build_schema(
     unlisted: Iterable[str] = (),
     meta: Mapping[str, str] = FORWARDED_BY_DEFAULT,
 ) -> tuple[Json, dict[str, Shape]]:
-    """The schema in Cedar's JSON form, and the input shape of each tool that has one, by listed name.
+    """The schema in Cedar's JSON form, and the input shape of each tool, by listed name.
 
     `unlisted` actions apply to nothing, so that policies may still name them.
     """
@@ -175,8 +177,6 @@ def build_schema(
         actions[f"server:{server}"] = {}
     for tool in tools:
         shape = input_shape(tool)
-        if shape is None:
-            continue
         shapes[tool.listed_as] = shape
         actions[tool.listed_as] = {
             "memberOf": [{"id": str(tool.effect)}, {"id": f"server:{tool.server}"}],

@@ -1,6 +1,6 @@
 """Translates JSON Schemas to shapes: how policies see a tool's arguments. Pure.
 
-A shape determines which values the guard accepts and how policies see them; it need not express the whole JSON Schema.
+A shape determines which values policies see, and how; it need not express the whole JSON Schema.
 Keywords that restrict values without giving a type (`not`, `if`, `pattern`, `format`, bounds) are left to the upstream.
 A value that Cedar has no type for is *opaque*: policies do not see it, but its path is in `context.input_unknown`, so
 that no argument passes unnoticed. For the mapping see docs/reference/policies.md, for the reasons docs/decisions/0025.
@@ -71,13 +71,11 @@ NEVER = Shape(Kind.NEVER)
 OBJECT = Shape(Kind.RECORD)
 
 
-def input_shape(tool: Tool) -> Shape | None:
-    """The shape of a tool's arguments, or None if its schema describes no object: then every call of it is denied."""
+def input_shape(tool: Tool) -> Shape:
+    """The shape of a tool's arguments. Where the schema describes no object, nothing is typed: arguments are one."""
     schema = tool.definition.get("inputSchema")
-    if not isinstance(schema, dict):
-        return None
     shape = intersect(OBJECT, read_shape(schema, schema))
-    return shape if shape.kind is Kind.RECORD else None
+    return shape if shape.kind is Kind.RECORD else OBJECT
 
 
 def read_shape(schema: Any, root: Any) -> Shape:
@@ -165,13 +163,6 @@ class _SchemaReader:
             required=frozenset(name for name in required if isinstance(name, str)),
             open=schema.get("additionalProperties") is not False or bool(schema.get("patternProperties")),
         )
-
-
-def _values(schema: Json) -> list[Any] | None:
-    """The only values that a schema allows, if it lists them."""
-    if "const" in schema:
-        return [schema["const"]]
-    return schema["enum"] if isinstance(schema.get("enum"), list) else None
 
 
 def _list(value: Any) -> list[Any]:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cedarpy
 
@@ -17,6 +18,9 @@ from mcp_guard.core.visible_text import join
 
 ID, GATE, REASON, ENFORCE = "id", "require_approval", "reason", "enforce"
 ALWAYS = "always"
+SERVER = "server:"
+"""What the name of the group of one server's tools starts with."""
+EFFECTS = frozenset(map(str, Effect))
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,40 +132,45 @@ def as_json(policies: Mapping[str, Policy]) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class UnlistedNames:
-    """What a policy may legitimately name although no tool has it at present.
+class ListedNames:
+    """Which actions a policy may name: those that some tool has now, and those that one may have later.
 
-    `servers` have listed nothing yet; action `groups` and resource `types` are empty; `all`: no tool is listed at all.
+    `actions` are the listed tools and the groups that have any; `known` are other names of tools: seen earlier, waiting
+    to be accepted, or configured; of the `retained` among them a definition was accepted. `servers` are configured, and
+    of these the `absent` have listed nothing yet. No tool has a resource of the `unused` types at present.
     """
 
+    actions: Collection[str]
+    known: Collection[str]
     servers: Collection[str]
-    groups: Collection[str]
-    types: Collection[str]
-    all: bool
+    absent: Collection[str]
+    unused: Collection[str]
     quarantined: Collection[str] = ()
+    retained: Collection[str] = ()
 
-    def actions_named_in(self, policies: Iterable[Policy]) -> set[str]:
-        """The actions of absent servers that the scopes of these policies name."""
-        named = {id for policy in policies for id in actions_and_type(policy)[0]}
-        groups = {f"server:{server}" for server in self.servers}
-        return {id for id in named if id in groups or id.partition(SEPARATOR)[0] in self.servers}
+    def may_be_listed(self, action: str) -> bool:
+        """Whether this could be the name of a tool, or of a group of tools, that is not listed at present."""
+        return action not in self.actions and (SEPARATOR in action or action.startswith(SERVER) or action in EFFECTS)
 
-    def may_be_matched_by(self, policy: Policy) -> bool:
-        """Whether the policy's scope may match a tool that is not listed at present."""
-        if not self.servers and not self.quarantined:
-            return False
+    def unlisted(self, policies: Iterable[Policy]) -> set[str]:
+        """The actions that these policies name although no tool has them at present."""
+        return {id for policy in policies for id in actions_in(policy) if self.may_be_listed(id)}
+
+    def is_dormant(self, policy: Policy) -> bool:
+        """Whether the policy's scope matches nothing now, but may once more tools are listed."""
+        actions, type = actions_and_type(policy)
+        if actions and all(map(self.may_be_listed, actions)):
+            return True
+        return type in self.unused or (not actions and not self.actions)
+
+    def may_match_others(self, policy: Policy) -> bool:
+        """Whether the policy's scope may match a tool whose arguments are not known."""
         actions, _ = actions_and_type(policy)
-        servers = {f"server:{name.partition(SEPARATOR)[0]}" for name in self.quarantined}
-        open_groups = {*map(str, Effect), *servers, *self.groups}
-        return not actions or any(id in open_groups or id.partition(SEPARATOR)[0] in self.servers for id in actions)
-
-
-def is_dormant(policy: Policy, unlisted: UnlistedNames) -> bool:
-    """Whether the policy's scope matches nothing now, but may once more tools are listed."""
-    actions, type = actions_and_type(policy)
-    if actions and all(id in unlisted.groups or id.partition(SEPARATOR)[0] in unlisted.servers for id in actions):
-        return True
-    return type in unlisted.types or (not actions and unlisted.all)
+        if any(SEPARATOR in id and id not in self.retained and self.may_be_listed(id) for id in actions):
+            return True
+        hidden = {*self.absent, *(name.partition(SEPARATOR)[0] for name in self.quarantined)}
+        groups = {*EFFECTS, *(f"{SERVER}{server}" for server in hidden)}
+        return bool(hidden) and (not actions or any(id in groups for id in actions))
 
 
 def is_outside_schema(policy: Policy, schema: Json) -> bool:
@@ -171,6 +180,30 @@ def is_outside_schema(policy: Policy, schema: Json) -> bool:
     return (bool(actions) and not any(id in declared["actions"] for id in actions)) or (
         type is not None and type not in declared["entityTypes"]
     )
+
+
+def with_unlisted(schema: Json, policies: Iterable[Policy]) -> Json:
+    """The schema with the tools and servers that these policies name although they are not in it: without a type."""
+    actions = schema[""]["actions"]
+    named = {id for policy in policies for id in actions_in(policy) if id not in actions}
+    unlisted: Json = {id: {} for id in sorted(named) if SEPARATOR in id or id.startswith(SERVER)}
+    return {**schema, "": {**schema[""], "actions": {**actions, **unlisted}}} if unlisted else schema
+
+
+def actions_in(policy: Policy) -> set[str]:
+    """Every action that the policy names, in its scope and in its conditions."""
+    named = set(actions_and_type(policy)[0])
+    pending: list[Any] = [policy.body.get("conditions", ())]
+    while pending:
+        node = pending.pop()
+        if isinstance(node, dict):
+            entity = node.get("__entity")
+            if isinstance(entity, dict) and entity.get("type") == "Action":
+                named.add(entity["id"])
+            pending += node.values()
+        elif isinstance(node, list):
+            pending += node
+    return named
 
 
 def actions_and_type(policy: Policy) -> tuple[list[str], str | None]:

@@ -16,20 +16,24 @@ import orjson
 from mcp_guard.core.canonical import unescape_token
 from mcp_guard.core.errors import PolicyError
 from mcp_guard.core.model import Json
+from mcp_guard.core.names import SEPARATOR
 from mcp_guard.core.visible_text import join
 from mcp_guard.policy.cedar_text import Path as AttributePath
 from mcp_guard.policy.reads import TAGS, names_sought, reads_of
 from mcp_guard.policy.ruleset import action_groups
-from mcp_guard.policy.schema import CHANGED_FIELDS, INPUT_NULL, folded, name_of
+from mcp_guard.policy.schema import CHANGED_FIELDS, INPUT_INEXACT, INPUT_NULL, folded, name_of
 from mcp_guard.policy.shapes import Shape
-from mcp_guard.policy.source import Policy, PolicyProblem, UnlistedNames, actions_and_type, as_json
+from mcp_guard.policy.source import SERVER, ListedNames, Policy, PolicyProblem, actions_and_type, actions_in, as_json
 
 _POSITION = re.compile(r"^for policy `[^`]*`, ")
 """How Cedar's messages name a policy that was passed without its id."""
 NAMES_OF_FACTS = (("context", "facts_missing"), ("context", "facts_null"))
+NAMES_OF_ARGUMENTS = (INPUT_NULL, INPUT_INEXACT)
 ORIGINS = (("context", "history", "provenance"), ("context", "history", "sinks"))
 NEARLY = 0.8
 """How similar two names are (from 0 to 1) if one is taken for a misspelling of the other."""
+LONG_WORD = 5
+"""How long a word must be for one other letter in it to be a misspelling."""
 NAMED_TOOLS = 3
 """How many tools an error message names."""
 
@@ -40,12 +44,12 @@ class ValidationSchema:
 
     `text` is Cedar's JSON form, `shapes` the tools' arguments, whether typed or not; None if only `text` is known.
     `without_facts` are tools whose present state is not read, so that their resource has no attributes and their
-    arguments no difference. A policy that `unlisted` tools may match is not told what it lacks.
+    arguments no difference. A policy that may match tools which are not `listed` is not told what it lacks.
     """
 
     text: str
     without_facts: Collection[str] = ()
-    unlisted: UnlistedNames | None = None
+    listed: ListedNames | None = None
     shapes: Mapping[str, Shape] | None = None
 
     @cached_property
@@ -105,11 +109,67 @@ class ValidationSchema:
         return [name_of(name) for name in type.get("shape", {}).get("attributes", ())]
 
 
+HINT = "actions are the tools as listed; mcp-guard policy schema prints them with every attribute"
+
+
 def validate(policies: Mapping[str, Policy], against: ValidationSchema, path: Path) -> None:
     """Validate the policies against a schema. Raises: PolicyError naming every problem."""
     if problems := find_validation_problems(policies, against, path.name):
-        hint = "actions are the tools as listed; mcp-guard policy schema prints them with every attribute"
-        raise PolicyError(join("\n", problems), hint)
+        raise PolicyError(join("\n", problems), HINT)
+
+
+def find_misspelt_actions(policies: Iterable[Policy], listed: ListedNames) -> Iterator[tuple[PolicyProblem, str]]:
+    """The unlisted tools and servers whose name is nearly that of another, each with the nearest name.
+
+    A name that was seen before, or that the configuration has, is spelled as it is meant.
+    """
+    for policy in policies:
+        for name in sorted(actions_in(policy)):
+            if listed.may_be_listed(name) and name not in listed.known and (near := _nearest_action(name, listed)):
+                what = f"no tool or group of tools is named `{name}`; did you mean `{near}`?"
+                fix = "" if name.startswith(SERVER) else f' If not, add [tools."{name}"] to the configuration.'
+                yield PolicyProblem(policy.file, policy.id, what + fix), near
+
+
+def _nearest_action(name: str, listed: ListedNames) -> str | None:
+    if name.startswith(SERVER):
+        server = name.removeprefix(SERVER)
+        others = [other for other in sorted(listed.servers) if is_misspelling(server, other)]
+        return f"{SERVER}{others[0]}" if others and server not in listed.servers else None
+    server, _, tool = name.partition(SEPARATOR)
+    for other in sorted({*listed.actions, *listed.known}):
+        other_server, separator, other_tool = other.partition(SEPARATOR)
+        same_server = server == other_server
+        is_near = is_misspelling(tool, other_tool) if same_server else tool == other_tool
+        if separator and is_near and (same_server or is_misspelling(server, other_server)):
+            return other
+    return None
+
+
+def is_misspelling(name: str, other: str) -> bool:
+    """Whether a name is another one with a letter left out, added, replaced within a word, or two exchanged.
+
+    Names that differ in digits, or in a short word, are different names: `get_user` and `set_user`, `a1` and `a2`.
+    """
+    if folded(name) == folded(other):
+        return True
+    if [*filter(str.isdecimal, name)] != [*filter(str.isdecimal, other)]:
+        return False
+    if len(name) == len(other):
+        differing = [at for at, pair in enumerate(zip(name, other, strict=True)) if pair[0] != pair[1]]
+        if len(differing) == 1:
+            return _word_length(name, differing[0]) >= LONG_WORD
+        first, last = differing[0], differing[-1]
+        return last == first + 1 and name[first : last + 1] == other[last] + other[first]
+    shorter, longer = sorted((name, other), key=len)
+    one_more = len(longer) == len(shorter) + 1 > 2
+    return one_more and any(longer[:at] + longer[at + 1 :] == shorter for at in range(len(longer)))
+
+
+def _word_length(name: str, at: int) -> int:
+    """The length of the word at a position."""
+    before, after = re.split(r"[_\-.]", name[:at])[-1], re.split(r"[_\-.]", name[at:])[0]
+    return len(before) + len(after)
 
 
 def find_validation_problems(
@@ -126,7 +186,7 @@ def find_validation_problems(
         problems.append(PolicyProblem(policy_file, id, _POSITION.sub("", error.error)))
     reported = {problem.policy for problem in problems}
     for id, policy in policies.items():
-        may_match_others = against.unlisted is not None and against.unlisted.may_be_matched_by(policy)
+        may_match_others = against.listed is not None and against.listed.may_match_others(policy)
         if id not in reported and not may_match_others and (tools := against.tools_in_scope(policy)):
             problems += find_missing_attributes(policy, tools, against)
             problems += find_missing_names(policy, tools, against)
@@ -154,14 +214,14 @@ def find_missing_names(policy: Policy, tools: list[str], against: ValidationSche
     for path in sorted(reads_of(policy)):
         if path in NAMES_OF_FACTS:
             known, may_have_others = _united(against.configured(tool) for tool in tools), False
-        elif path == INPUT_NULL:
+        elif path in NAMES_OF_ARGUMENTS:
             known, may_have_others = _united(map(against.arguments, tools)), against.shapes is None
         elif path == CHANGED_FIELDS or (len(path) == 4 and path[:3] in ORIGINS):
             known, may_have_others = _united(map(against.arguments, tools)), any(map(against.may_have_others, tools))
         else:
             continue
         for name in sorted(names_sought(policy, path)):
-            argument = unescape_token(name.partition("/")[0]) if path == INPUT_NULL else name
+            argument = unescape_token(name.partition("/")[0]) if path in NAMES_OF_ARGUMENTS else name
             near = _nearest(argument, known)
             if argument not in known and (near or not may_have_others):
                 what = "has no such attribute" if path in NAMES_OF_FACTS else "declares no such argument"

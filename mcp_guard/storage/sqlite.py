@@ -259,6 +259,14 @@ class Store(ApprovalQueries, IdentityQueries, KeyQueries, PayloadQueries, PinQue
         self._run("INSERT OR IGNORE INTO meta VALUES (?, ?)", (name, value))
         return str(self._run("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()[0])
 
+    def noted(self, name: str) -> str | None:
+        """The value noted under this name, if there is one."""
+        row = self._run("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+        return None if row is None else str(row[0])
+
+    def note(self, name: str, value: str) -> None:
+        self._run("INSERT OR REPLACE INTO meta VALUES (?, ?)", (name, value))
+
     # Policies
 
     def keep_policy(self, version: str, material: bytes) -> None:

@@ -13,7 +13,7 @@ from mcp_guard.core.model import Execution, ExecutionStatus, Json, Tool, ToolRul
 from mcp_guard.core.names import SEPARATOR
 from mcp_guard.core.replies import not_sent_execution, tool_error
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, forwarded_params
-from mcp_guard.core.tool_pins import Quarantine
+from mcp_guard.core.tool_pins import Quarantine, showing_capabilities
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Intent, Pins
 from mcp_guard.protocol.jsonrpc import Id, NotSent, PeerLost, UnreadableReply, error
 from mcp_guard.protocol.methods import CALL_TOOL
@@ -61,6 +61,8 @@ class UpstreamGroup:
         self._on_catalog = on_catalog
         self._on_status = on_status
         self._listener: UpstreamListener = NoListener()
+        self._capabilities: frozenset[str] = frozenset()
+        """Those of the client that upstreams may list more tools for."""
         self._catalog: dict[str, Tool] = {}
         self._quarantine: Mapping[str, Quarantine] = {}
         self._left_out: list[str] = []
@@ -82,6 +84,7 @@ class UpstreamGroup:
         used with every upstream that speaks it, even if it also supports the handshake.
         """
         self._listener = listener
+        self._capabilities = showing_capabilities(initialize_params.get("capabilities", {}))
         self._supervisors = [
             tasks.create_task(
                 connection.supervise(
@@ -173,7 +176,7 @@ class UpstreamGroup:
         """The tools that must not be used, by listed name: all of them if the ledger cannot be read."""
         self.pins_failed = False
         try:
-            return self.pins.judge(tools)
+            return self.pins.judge(tools, self._capabilities)
         except LedgerError as error:
             self.pins_failed = True
             self._listener.note(f"every tool is quarantined: {error}")
@@ -211,6 +214,11 @@ class UpstreamGroup:
             if quarantine.pinned is not None
         ]
         return [*self._catalog.values(), *quarantined]
+
+    def retained_tools(self) -> list[Tool]:
+        """Tools with an accepted definition that are not listed now. Raises: LedgerError."""
+        retained = self.pins.retained([*self._catalog, *self._quarantine])
+        return [make_tool(server, definition, self._rules) for server, definition in retained]
 
     def unaccepted(self) -> set[str]:
         """Listed tools of which no definition was ever accepted."""
@@ -251,6 +259,10 @@ class UpstreamGroup:
     def with_capability(self, capability: str) -> list[str]:
         """The names of the upstreams that have it now, in the order of the configuration."""
         return [name for name, connection in self.connections.items() if connection.has_capability(capability)]
+
+    def available(self) -> list[str]:
+        """The names of the upstreams that can be asked now, in the order of the configuration."""
+        return [name for name, connection in self.connections.items() if connection.why_unavailable() is None]
 
     async def relay(self, server: str, method: str, params: Json, channel: ClientChannel = SILENT_CHANNEL) -> Json:
         """Pass a request on; returns its `result` or `error` member. INVARIANT: never a tool call."""

@@ -4,6 +4,8 @@ import json
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from decimal import Decimal
+from typing import Any
 
 import orjson
 import pytest
@@ -18,8 +20,10 @@ from mcp_guard.core.canonical import (
     Unacceptable,
     canonicalize,
     digest,
+    exact_numbers,
     parse,
     read_pointer,
+    with_exact_numbers,
 )
 from tests.growth import assert_linear
 
@@ -75,15 +79,53 @@ def test_refused_line_still_yields_its_request_id() -> None:
     assert refused.value.message["id"] == 7
 
 
-@pytest.mark.parametrize("value", [2**53, -(2**53), 1e300, math.inf, math.nan, 2**70])
-def test_numbers_that_json_cannot_carry_exactly_are_refused(value: float) -> None:
-    with pytest.raises(Unacceptable, match="outside what JSON carries exactly"):
+@pytest.mark.parametrize("value", [math.inf, -math.inf, math.nan])
+def test_what_is_not_a_json_number_is_refused(value: float) -> None:
+    with pytest.raises(Unacceptable, match="is not a JSON number"):
         canonicalize({"n": value})
 
 
-def test_integers_over_64_bits_in_the_text_are_refused() -> None:
-    with pytest.raises(Unacceptable):
-        canonicalize(parse(b'{"n":123456789012345678901234567890}'))
+def arguments_of(text: str) -> Any:
+    return parse(f'{{"params": {{"arguments": {text}}}}}'.encode())["params"]["arguments"]
+
+
+NUMBERS = st.from_regex(r"-?(0|[1-9][0-9]{0,40})(\.[0-9]{1,40})?([eE][+-]?[0-9]{1,2})?", fullmatch=True)
+
+
+@given(NUMBERS)
+def test_a_number_of_any_size_keeps_its_exact_value(text: str) -> None:
+    arguments = arguments_of(f'{{"é": [{text}], "n": {text}, "\U0001f600": 1, "\ufffd": 2}}')
+    written = canonicalize(arguments).decode()
+    assert list(json.loads(written)) == ["n", "é", "\U0001f600", "\ufffd"], "sorted as RFC 8785 says"
+    kept = json.loads(written, parse_int=Decimal, parse_float=Decimal)
+    assert kept["n"] == kept["é"][0] == Decimal(text)
+    assert canonicalize(arguments_of(written)) == written.encode()
+
+
+@pytest.mark.parametrize(
+    ("text", "pointers"),
+    [
+        ("123456789012345678901234567890", ["/n"]),
+        ("-9223372036854775809", ["/n"]),
+        ("0.1234567890123456789", ["/n"]),
+        ("1e-400", ["/n"]),
+        ("18446744073709551615", []),
+        ("9007199254740993", []),
+        ("3.14159265358979", []),
+        ("1e300", []),
+        ('"123456789012345678901234567890"', []),
+    ],
+)
+def test_numbers_that_no_python_type_holds_are_kept_as_they_are_written(text: str, pointers: list[str]) -> None:
+    arguments = arguments_of(f'{{"n": {text}}}')
+    assert exact_numbers(arguments) == pointers
+    assert canonicalize(arguments) == canonicalize(with_exact_numbers(json.loads(json.dumps(arguments)), pointers))
+
+
+def test_a_number_beyond_a_double_is_refused() -> None:
+    """Readers disagree on it: an error, infinity, or the number."""
+    with pytest.raises(Unacceptable, match="not acceptable JSON"):
+        arguments_of('{"n": 1e400}')
 
 
 def test_depth_and_size_are_bounded() -> None:
@@ -113,6 +155,9 @@ HOSTILE: dict[str, Callable[[int], bytes]] = {
     ),
     "one key many times": lambda n: b"{%s}" % b",".join([b'"k":0'] * (n // 6)),
     "one key many times, spaced": lambda n: b"{%s}" % b", ".join([b'"k":0'] * (n // 7)),
+    "long fractions": lambda n: b'{"params":{"arguments":[%s ]}}' % b",".join([b"0." + b"1" * 4000] * (n // 4000)),
+    "one long fraction": lambda n: b'{"params":{"arguments":[0.%s ]}}' % (b"1" * n),
+    "one long integer": lambda n: b'{"params":{"arguments":[%s ]}}' % (b"1" * n),
     "long integers": lambda n: b"[%s ]" % b",".join([b"1" * 4000] * (n // 4000)),
     "lists": lambda n: b"[%s ]" % b",".join([b"[]"] * (n // 3)),
     "not a number": lambda n: b"[%s NaN]" % (b"0," * (n // 2)),

@@ -42,7 +42,7 @@ def definitions_of_every_fate(harness: Harness) -> None:
     new = {name: make_definition(name, {"name": "tool", "description": "adds\u200b"}, {}) for name in rules}
     first = make_definition("pin", {"name": "other"}, {})
     changed = make_definition("pin", {"name": "other", "title": "x"}, {})
-    judge([*new.values(), first])
+    judge([*new.values(), first], {"sampling"})
     judge([changed])
     shown = writer.store.pins("pin", "other")[-1]
     tool_pins.refuse(writer, tool_pins.accept(writer, shown, "root", "read it"), "root", "on second thoughts")

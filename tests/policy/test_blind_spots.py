@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mcp_guard.core.model import FactsRule, Json, Outcome, ResourceRule, Tool
+from mcp_guard.policy.blind_spots import BlindSpots, read_policy
 from mcp_guard.policy.engine import PolicyEngine
 from mcp_guard.policy.reads import Hidden, could_loosen, reads_of
 from mcp_guard.policy.source import Policy, parse_texts
@@ -53,11 +54,12 @@ def test_an_argument_that_a_gate_reads_and_the_schema_does_not_type_is_denied(tm
     assert outcome(engine, TYPED, {"stage": "closed"})[0] is Outcome.REQUIRE_APPROVAL
 
 
-def test_a_schema_that_excludes_the_argument_makes_it_truly_absent(tmp_path: Path) -> None:
+def test_an_argument_that_the_schema_excludes_is_denied_if_a_policy_reads_it(tmp_path: Path) -> None:
     tool = make_tool({**object_of(note=STRING), "additionalProperties": False})
     engine = load(tmp_path, PERMIT + CLOSING, tool, TYPED)
     assert outcome(engine, tool, {"note": "x"})[0] is Outcome.ALLOW
-    assert "`stage` is not an argument of this tool" in outcome(engine, tool, {"stage": "closed"})[1]
+    assert "`closing` depends on `context.input.stage`" in outcome(engine, tool, {"stage": "closed"})[1]
+    assert outcome(engine, tool, {"other": "closed"})[0] is Outcome.ALLOW
 
 
 def test_what_no_policy_reads_is_no_reason_to_deny(tmp_path: Path) -> None:
@@ -307,6 +309,61 @@ def test_members_that_are_named_like_types_are_no_union(tmp_path: Path) -> None:
     assert outcome(engine, tool, {"card": {"object": "card", "number": "4"}}) == (Outcome.DENY, "")
 
 
+LIST: Json = {"type": "array", "items": STRING}
+
+
+@pytest.mark.parametrize(
+    ("effect", "condition", "outcomes"),
+    [  # for a list without `bad`, one with a number in it, and for a number in place of the list
+        ("forbid", 'context.input has l && context.input.l.contains("bad")', "allow deny deny"),
+        ("forbid", '!(context.input has l && ["ok"].containsAll(context.input.l))', "allow deny deny"),
+        ("forbid", "!(context.input has l)", "allow allow deny"),
+        ("forbid", 'context.input has l && [context.input.l] == [["bad"]]', "allow deny deny"),
+        ("forbid", '!(context.input has s) && context.input has l && context.input.l == ["bad"]', "allow deny deny"),
+        ("permit", 'context.input has l && ["ok"].containsAll(context.input.l)', "allow deny deny"),
+        ("permit", "context.input has l", "allow allow deny"),
+        ("permit", 'context.input has l && !(context.input.l.contains("bad"))', "allow deny deny"),
+    ],
+)
+def test_a_set_that_is_seen_without_an_element_is_seen_all_the_same(
+    tmp_path: Path, effect: str, condition: str, outcomes: str
+) -> None:
+    tool = make_tool(object_of(l=LIST, s=STRING))
+    text = f'@id("p") {effect} (principal, action, resource) when {{ {condition} }};'
+    engine = load(tmp_path, (PERMIT if effect == "forbid" else "") + text, tool)
+    calls: list[Json] = [{"l": ["ok"]}, {"l": ["ok", 7]}, {"l": 7}]
+    assert " ".join(outcome(engine, tool, arguments)[0] for arguments in calls) == outcomes
+
+
+def test_a_permit_that_depends_on_a_hidden_value_leaves_the_decision_to_the_others(tmp_path: Path) -> None:
+    tool = make_tool({**object_of(n={"type": "integer"}, s=STRING), "required": ["n"]})
+    small = '@id("small") permit (principal, action, resource) when { context.input.n < 10 };'
+    named = '@id("named") permit (principal, action, resource) when { context.input has s && context.input.s == "x" };'
+    gate = '@id("g") @require_approval("people") forbid (principal, action, resource) when { context.input has s };'
+    engine = load(tmp_path, small + named + gate, tool)
+    denied, reason = outcome(engine, tool, {"n": "1"})
+    assert denied is Outcome.DENY
+    assert (
+        "`small` depends on `context.input.n`, but `n` is missing in this call, or its value is not exactly" in reason
+    )
+    held = engine.decide(make_call(tool, {"n": "1", "s": "x"}), {})
+    assert (held.outcome, held.policies) == (Outcome.REQUIRE_APPROVAL, ("g",))
+    assert outcome(engine, tool, {"n": "1", "s": "y"})[0] is Outcome.DENY, "approved or not, nothing permits it"
+    blind = load(tmp_path, small, tool)
+    assert blind.may_call(INSTANCE, tool)
+
+
+def test_many_hidden_elements_are_looked_at_once(tmp_path: Path) -> None:
+    """An agent can send thousands of them, and each policy could depend on each."""
+    tool = make_tool(object_of(l=LIST))
+    permit = '@id("p") permit (principal, action, resource) when { context.input has l && context.input.l == ["x"] };'
+    reads = BlindSpots([read_policy(policy_of(permit))])
+    pointers = [f"l/{position}" for position in range(9000)]
+    context = {"input_unknown": pointers, "input_inexact": pointers, "input_null": [], "input": {"l": []}, "change": {}}
+    assert len(list(reads.find(context))) == 1
+    assert outcome(load(tmp_path, PERMIT + permit, tool), tool, {"l": [0] * 9000})[0] is Outcome.ALLOW
+
+
 # Listings
 
 
@@ -411,11 +468,11 @@ SCHEMAS = st.builds(
     ),
     st.sampled_from([{}, {"additionalProperties": False}, {"additionalProperties": STRING}, {"required": ["s"]}]),
 )
-VALUES = st.sampled_from(["c", "d", "cd", None])
+VALUES = st.sampled_from(["c", "d", "cd", None, "c", "d", 5, ["c"], {"x": "c"}])
 ARGUMENTS = st.dictionaries(st.sampled_from(["s", "t", "S"]), VALUES) | st.builds(
     lambda values, o: {**values, "o": o},
     st.dictionaries(st.sampled_from(["s", "t"]), VALUES),
-    st.none() | st.dictionaries(st.sampled_from(["x", "y"]), VALUES),
+    st.none() | st.just("c") | st.dictionaries(st.sampled_from(["x", "y"]), VALUES),
 )
 EVERYTHING = make_tool(object_of(s=STRING, t=STRING, o=object_of(x=STRING)), "everything")
 

@@ -6,10 +6,9 @@ from typing import Any
 
 import pytest
 
+from mcp_guard.core.canonical import ExactNumber
 from mcp_guard.core.errors import PolicyError
-from mcp_guard.core.model import Decision, Effect, Json, Outcome, ResourceRule
-from mcp_guard.policy.request import Inexpressible, build_context
-from mcp_guard.policy.shapes import read_shape
+from mcp_guard.core.model import Decision, Effect, FactsRule, Json, Outcome, ResourceRule, Tool
 from tests.policy.fixtures import PERMIT, decide, load, make_call, make_tool, object_of
 
 STRING, INTEGER, NUMBER = {"type": "string"}, {"type": "integer"}, {"type": "number"}
@@ -47,16 +46,25 @@ def test_declared_reserved_key_gets_an_extra_underscore(tmp_path: Path, key: str
     assert decide(tmp_path, when(condition), tool, arguments).outcome is Outcome.ALLOW
 
 
-@pytest.mark.parametrize("value", [2**53 + 1, 2**63, -(2**63) - 1, 10**30])
-def test_inexact_json_integer_is_refused(tmp_path: Path, value: int) -> None:
-    """Canonical JSON has only the integers of a double, fewer than Cedar's 64 bits."""
-    assert_denied(decide(tmp_path, PERMIT, make_tool(ANY), {"i": value}), "outside what JSON carries exactly")
+def assert_hidden(folder: Path, tool: Tool, arguments: Json, path: str) -> None:
+    """The value is passed where no policy looks at it, and named; a policy that reads it denies or permits nothing."""
+    name = path.partition("/")[0]
+    hidden = when(f'context.input_inexact == ["{path}"] && context.input_unknown == ["{path}"]')
+    assert decide(folder, hidden, tool, arguments).outcome is Outcome.ALLOW
+    forbid = f"""@id("f") forbid (principal, action, resource)
+    when {{ context.input has {name} && {{a: context.input.{name}}} == {{a: context.input.{name}}} }};"""
+    denied = decide(folder, PERMIT + forbid, tool, arguments)
+    assert (denied.outcome, denied.policies) == (Outcome.DENY, ("f",))
+    assert f"`f` depends on `context.input.{name}`, but `{path}`" in denied.reasons[0]
+    permit = f"context.input has {name} && {{a: context.input.{name}}} == {{a: context.input.{name}}}"
+    assert decide(folder, when(permit) + PERMIT, tool, arguments).policies == ("all",)
+    assert decide(folder, when(permit), tool, arguments).outcome is Outcome.DENY
 
 
-@pytest.mark.parametrize("value", [2**63, -(2**63) - 1])
-def test_an_integer_outside_64_bits_is_refused_by_the_request_too(value: int) -> None:
-    with pytest.raises(Inexpressible, match="outside 64 bits"):
-        build_context(replace(make_call(make_tool(ANY), {}), arguments={"i": value}), read_shape(ANY, ANY), {})
+@pytest.mark.parametrize("value", [2**53, 2**53 + 1, -(2**53), 2**63, -(2**63) - 1, 10**30, 1e300])
+def test_an_integer_that_a_double_does_not_hold_is_hidden(tmp_path: Path, value: int) -> None:
+    """A server that reads numbers as doubles takes it for another one."""
+    assert_hidden(tmp_path, make_tool(ANY), {"i": value}, "i")
 
 
 @pytest.mark.parametrize("value", [2**53 - 1, -(2**53) + 1, 0, 5.0])
@@ -65,14 +73,11 @@ def test_integer_is_passed_exactly(tmp_path: Path, value: float) -> None:
     assert decide(tmp_path, when(condition), make_tool(ANY), {"i": value}).outcome is Outcome.ALLOW
 
 
-@pytest.mark.parametrize("value", [0.00001, 1.23456, 1e-300])
-def test_a_decimal_of_over_four_digits_is_refused_and_not_rounded(tmp_path: Path, value: float) -> None:
-    assert_denied(decide(tmp_path, PERMIT, make_tool(ANY), {"n": value}), "more than 4 digits after the point")
-
-
-@pytest.mark.parametrize("value", [922337203685478, -922337203685478, 922337203685477.9])
-def test_decimal_outside_the_cedar_range_is_refused(tmp_path: Path, value: float) -> None:
-    assert_denied(decide(tmp_path, PERMIT, make_tool(ANY), {"n": value}), "exceeds the range that policies can compare")
+@pytest.mark.parametrize(
+    "value", [0.00001, 1.23456, 1e-300, 922337203685478, -922337203685478, 922337203685477.9, ExactNumber("0.1e-400")]
+)
+def test_a_number_that_is_no_cedar_decimal_is_hidden_and_not_rounded(tmp_path: Path, value: float) -> None:
+    assert_hidden(tmp_path, make_tool(ANY), {"n": value}, "n")
 
 
 @pytest.mark.parametrize(
@@ -84,20 +89,24 @@ def test_decimal_is_passed_exactly(tmp_path: Path, value: float, literal: str) -
 
 
 @pytest.mark.parametrize(
-    ("arguments", "because"),
+    ("arguments", "path"),
     [
-        ({"s": None}, "`s` must be a string, not null"),
-        ({"s": 5}, "`s` must be a string, not a number"),
-        ({"i": True}, "`i` must be an integer, not a boolean"),
-        ({"i": 1.5}, "`i` must be an integer, not a number"),
-        ({"n": "5"}, "`n` must be a number, not a string"),
-        ({"b": 1}, "`b` must be a boolean, not a number"),
-        ({"l": ["a", 1]}, "`l/1` must be a string, not a number"),
-        ({"l": {"0": "a"}}, "`l` must be an array, not an object"),
+        ({"s": None}, "s"),
+        ({"s": 5}, "s"),
+        ({"s": ExactNumber(10**30)}, "s"),
+        ({"i": True}, "i"),
+        ({"i": 1.5}, "i"),
+        ({"i": "2"}, "i"),
+        ({"n": "5"}, "n"),
+        ({"b": 1}, "b"),
+        ({"b": None}, "b"),
+        ({"l": ["a", 1]}, "l/1"),
+        ({"l": ["a", None]}, "l/1"),
+        ({"l": {"0": "a"}}, "l"),
     ],
 )
-def test_a_value_of_another_type_than_declared_is_refused(tmp_path: Path, arguments: Json, because: str) -> None:
-    assert_denied(decide(tmp_path, PERMIT, make_tool(ANY), arguments), because)
+def test_a_value_of_another_type_than_declared_is_hidden(tmp_path: Path, arguments: Json, path: str) -> None:
+    assert_hidden(tmp_path, make_tool(ANY), arguments, path)
 
 
 @pytest.mark.parametrize(
@@ -138,18 +147,12 @@ def test_value_without_a_cedar_type_is_marked_unknown(tmp_path: Path, schema: An
     assert decide(tmp_path, when('context.input_unknown.contains("x")'), tool, {"x": 1}).outcome is Outcome.ALLOW
 
 
-def test_a_schema_of_false_accepts_no_value(tmp_path: Path) -> None:
-    decision = decide(tmp_path, PERMIT, make_tool(object_of(x=False)), {"x": 1})
-    assert_denied(decision, "`x` is not an argument of this tool")
-
-
-def test_additional_properties_are_unknown_unless_closed(tmp_path: Path) -> None:
+def test_additional_properties_are_unknown(tmp_path: Path) -> None:
+    """Whether the server accepts them although its schema is closed is for the server to say."""
     condition = 'context.input_unknown.contains("o/y")'
-    inner = object_of(x=STRING)
-    tool = make_tool(object_of(o=inner))
-    assert decide(tmp_path, when(condition), tool, {"o": {"x": "a", "y": 1}}).outcome is Outcome.ALLOW
-    tool = make_tool(object_of(o={**inner, "additionalProperties": False}))
-    assert_denied(decide(tmp_path, PERMIT, tool, {"o": {"x": "a", "y": 1}}), "`o/y` is not an argument of this tool")
+    for closed in ({}, {"additionalProperties": False}):
+        tool = make_tool(object_of(o={**object_of(x=STRING), **closed}))
+        assert decide(tmp_path, when(condition), tool, {"o": {"x": "a", "y": 1}}).outcome is Outcome.ALLOW
 
 
 def test_a_recursive_reference_ends(tmp_path: Path) -> None:
@@ -160,16 +163,15 @@ def test_a_recursive_reference_ends(tmp_path: Path) -> None:
     assert decide(tmp_path, when(condition), tool, arguments).outcome is Outcome.ALLOW
 
 
-@pytest.mark.parametrize("schema", [None, True, False, {"type": "string"}, [], {"anyOf": [{"type": "object"}]}])
-def test_tool_without_an_object_schema_is_neither_listed_nor_callable(tmp_path: Path, schema: Any) -> None:
-    good, bad = make_tool(ANY, "good"), make_tool(schema, "bad")
-    engine = load(tmp_path, PERMIT, good, bad)
-    call = make_call(bad, {})
-    if schema == {"anyOf": [{"type": "object"}]}:  # one alternative is that alternative
-        assert engine.may_call(call.instance, bad)
-        return
-    assert not engine.may_call(call.instance, bad)
-    assert_denied(engine.decide(call, {}), "no input schema")
+@pytest.mark.parametrize(
+    "schema", [{"type": "string"}, {"anyOf": [{"type": "object"}]}, {"type": "array"}, {"not": {}}]
+)
+def test_a_schema_that_describes_no_object_gives_no_types(tmp_path: Path, schema: Any) -> None:
+    tool = make_tool(schema)
+    engine, call = load(tmp_path, PERMIT, tool), make_call(tool, {"a": 1})
+    assert engine.may_call(call.instance, tool)
+    assert engine.decide(call, {}).outcome is Outcome.ALLOW
+    assert decide(tmp_path, when('context.input_unknown == ["a"]'), tool, {"a": 1}).outcome is Outcome.ALLOW
 
 
 @pytest.mark.parametrize(
@@ -187,13 +189,32 @@ def test_narrowing_keywords_leave_object_properties_unchanged(tmp_path: Path, mo
     tool = make_tool({**object_of(s=STRING), **more})
     condition = 'context.input has s && context.input.s == "x" && context.input_unknown.contains("t")'
     assert decide(tmp_path, when(condition), tool, {"s": "x", "t": "y"}).outcome is Outcome.ALLOW
-    assert_denied(decide(tmp_path, PERMIT, tool, {"s": 1}), "`s` must be a string")
+    assert_hidden(tmp_path, tool, {"s": 1}, "s")
 
 
-def test_a_required_argument_that_is_missing_is_refused(tmp_path: Path) -> None:
+def test_a_required_argument_that_is_left_out_is_hidden(tmp_path: Path) -> None:
+    """The server may have a value for it, which no policy knows."""
     tool = make_tool({**object_of(s=STRING), "required": ["s"]})
-    assert_denied(decide(tmp_path, PERMIT, tool, {}), "`s` is required")
+    assert_hidden(tmp_path, tool, {}, "s")
     assert decide(tmp_path, when('context.input.s == "x"'), tool, {"s": "x"}).outcome is Outcome.ALLOW
+    unguarded = when('context.input.s == "x"')
+    assert decide(tmp_path, unguarded + PERMIT, tool, {}).policies == ("all",), "the other permit applies"
+    denied = decide(tmp_path, unguarded, tool, {})
+    assert (denied.outcome, denied.policies) == (Outcome.DENY, ("p",))
+    assert "`p` depends on `context.input.s`, but `s` is missing in this call" in denied.reasons[0]
+
+
+def test_a_required_argument_that_is_left_out_counts_as_changed(tmp_path: Path) -> None:
+    tool = make_tool({**object_of(id=STRING, n=INTEGER), "required": ["n"]})
+    tool = replace(tool, rule=replace(tool.rule, facts=FactsRule("get", {"id": "/id"})))
+    changes = PERMIT + '@id("f") forbid (principal, action, resource) when { context.change.fields.contains("n") };'
+    assert decide(tmp_path, changes, tool, {"id": "1"}, {"n": 5}).policies == ("f",)
+    assert decide(tmp_path, changes, tool, {"id": "1", "n": 5}, {"n": 5}).outcome is Outcome.ALLOW
+    big = "context.change.delta has n && context.change.delta.n > 10"
+    engine = load(tmp_path, f'{PERMIT} @id("f") forbid (principal, action, resource) when {{ {big} }};', tool)
+    for arguments in ({"id": "1"}, {"id": "1", "n": "7"}, {"id": "1", "n": 2**60}, {"id": "1", "n": None}):
+        denied = engine.decide(make_call(tool, arguments, {"n": 5}), {})
+        assert (denied.outcome, denied.policies) == (Outcome.DENY, ("f",)), arguments
 
 
 def test_unguarded_optional_argument_is_refused_at_load(tmp_path: Path) -> None:

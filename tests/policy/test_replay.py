@@ -58,7 +58,7 @@ async def test_worst_case_is_assumed_for_an_unrecorded_instance(tmp_path: Path) 
 async def test_erased_and_unevaluated_calls_are_skipped_and_counted(tmp_path: Path) -> None:
     harness = recorded_guard(tmp_path, READ + NOTES)
     await call(harness, "crm__note", {"text": "a"})
-    await call(harness, "crm__note", {"text": 5})
+    await call(harness, "crm__note", {"Text": "ambiguous"})
     await call(harness, "crm__note", {"text": "b"})
     seq = max(receipt["seq"] for receipt in harness.receipts("intent"))
     harness.store._db.execute("DELETE FROM payload WHERE seq = ?", (seq,))

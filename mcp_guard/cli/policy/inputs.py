@@ -7,7 +7,7 @@ import argparse
 import json
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterable, Iterator
 from functools import cache
 from pathlib import Path
 
@@ -15,17 +15,20 @@ from mcp_guard.cli.upstreams import list_tools
 from mcp_guard.core import canonical
 from mcp_guard.core.errors import LedgerError, PolicyError, UpstreamError
 from mcp_guard.core.model import Json, Tool
+from mcp_guard.core.names import listed_name
 from mcp_guard.core.receipt import format_time
+from mcp_guard.core.tool_pins import PinState
 from mcp_guard.ledger.open import FILE
 from mcp_guard.policy.authoring.recorded import DECIDING, PolicyVersion, RecordedDecision, read_decision, read_version
 from mcp_guard.policy.authoring.replay import FindVersion
 from mcp_guard.policy.engine import PolicyEngine, PolicyEnvironment, load_policies
 from mcp_guard.policy.schema import build_schema
-from mcp_guard.policy.source import Policy, is_outside_schema, read_policies
+from mcp_guard.policy.source import Policy, is_outside_schema, read_policies, with_unlisted
 from mcp_guard.policy.validation import ValidationSchema, validate
 from mcp_guard.runtime import policy_environment
 from mcp_guard.settings import Settings
 from mcp_guard.storage.sqlite import Store, open_store, reading
+from mcp_guard.upstream.catalog import make_tool
 from mcp_guard.verifier.checkpoints import ProgressCallback
 from mcp_guard.verifier.progress import no_progress
 
@@ -113,7 +116,8 @@ def read_candidate(path: Path, routes: tuple[str, ...], world: PolicyVersion) ->
     covered = {id: policy for id, policy in policies.items() if not is_outside_schema(policy, world.schema)}
     try:
         if covered:
-            validate(covered, ValidationSchema(json.dumps(world.schema)), path)
+            schema = with_unlisted(world.schema, covered.values())
+            validate(covered, ValidationSchema(json.dumps(schema)), path)
     except ValueError as error:
         raise PolicyError(f"{path}: {error}", "check the policies") from None
     return policies
@@ -133,15 +137,39 @@ def known_schema(settings: Settings, live: bool, quiet: bool) -> tuple[Json | No
 
 def live_world(settings: Settings, quiet: bool) -> PolicyEnvironment:
     """What policies are checked against, with the tools listed now. Raises: UpstreamError if an upstream lists none."""
+    world = listed_world(settings, quiet)
+    if world.absent:
+        raise UpstreamError(f"{no_tools_from(world)}, so policies on them cannot be checked", see_stderr(settings))
+    return world
+
+
+def listed_world(settings: Settings, quiet: bool) -> PolicyEnvironment:
+    """The same, with what is known from earlier listings of upstreams that list nothing now."""
     tools, absent = list_tools(settings, quiet)
-    if absent:
-        names = ", ".join(f"`{name}`" for name in sorted(absent))
-        where = settings.state_dir / "upstreams"
-        raise UpstreamError(
-            f"no tools from {names}, so policies on them cannot be checked",
-            f"check that it is installed and on PATH by starting it by hand; its stderr is in {where}",
-        )
-    return policy_environment(settings, tools, absent)
+    return recorded_environment(settings, tools, absent)
+
+
+def recorded_environment(settings: Settings, tools: Iterable[Tool], absent: Collection[str]) -> PolicyEnvironment:
+    """These tools, and those of the ledger that are not among them."""
+    tools, path = list(tools), settings.state_dir / FILE
+    pins = open_store(path, create=False).pins() if path.exists() else []
+    listed = {tool.listed_as for tool in tools}
+    known = [(pin, listed_name(pin.upstream, pin.tool)) for pin in pins]
+    retained = [
+        make_tool(pin.upstream, pin.definition, settings.tool_rules)
+        for pin, name in known
+        if pin.state is PinState.PINNED and name not in listed and pin.upstream in settings.upstreams
+    ]
+    return policy_environment(settings, tools, absent, retained=retained, known=[name for _, name in known])
+
+
+def no_tools_from(world: PolicyEnvironment) -> str:
+    return f"no tools from {', '.join(f'`{name}`' for name in sorted(world.absent))}"
+
+
+def see_stderr(settings: Settings) -> str:
+    where = settings.state_dir / "upstreams"
+    return f"check that it is installed and on PATH by starting it by hand; its stderr is in {where}"
 
 
 def live_engine(settings: Settings, quiet: bool) -> tuple[PolicyEngine, dict[str, Tool]]:

@@ -1,15 +1,18 @@
 """`mcp-guard policy lint` and `policy validate`: check policies for mistakes and against the current tools."""
 
 import argparse
+from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 
 from mcp_guard.cli.options import add_json, make_parser
 from mcp_guard.cli.output import print_json, print_lines, print_result, print_text
-from mcp_guard.cli.policy.inputs import known_schema, live_engine
+from mcp_guard.cli.policy.inputs import known_schema, listed_world, no_tools_from, see_stderr
 from mcp_guard.config import load
+from mcp_guard.core.errors import UpstreamError
 from mcp_guard.policy.authoring.lint import LintFinding, lint, read_lint_input
-from mcp_guard.policy.source import read_files
+from mcp_guard.policy.engine import PolicyEngine, load_policies
+from mcp_guard.policy.source import ListedNames, read_files
 
 
 def main(arguments: list[str]) -> int:
@@ -53,12 +56,28 @@ def lines(finding: LintFinding) -> list[str]:
 
 def validate(arguments: list[str]) -> int:
     options = build_validate_parser().parse_args(arguments)
-    engine, tools = live_engine(load(options.config), options.json)
-    document = {"version": engine.version, "tools": len(tools), "dormant": list(engine.dormant)}
-    print_result(options.json, document, f"valid against {len(tools)} tools, version {engine.version}")
-    for policy in () if options.json else engine.dormant:
-        print_text(f"  {policy}: inactive until its tools are listed")
+    settings = load(options.config)
+    world = listed_world(settings, options.json)
+    if not world.tools and world.absent:
+        raise UpstreamError(f"{no_tools_from(world)}, so no policy can be checked", see_stderr(settings))
+    engine = load_policies(settings.policies, world)
+    tools, absent = len(world.tools), sorted(world.absent)
+    document = {"version": engine.version, "tools": tools, "dormant": list(engine.dormant), "absent": absent}
+    print_result(options.json, document, f"valid against {tools} tools, version {engine.version}")
+    if not options.json:
+        notes = [f"{no_tools_from(world)}: policies on them are checked once they list some"] if absent else []
+        print_lines([*notes, *dormant_notes(engine, world.listed())])
     return 0
+
+
+def dormant_notes(engine: PolicyEngine, listed: ListedNames) -> Iterator[str]:
+    """A line for each policy that matches nothing now, and for each tool that another one names in vain."""
+    for id, policy in engine.source.policies.items():
+        names = ", ".join(f"`{name}`" for name in sorted(listed.unlisted([policy])))
+        if id in engine.dormant:
+            yield f"  {id}: inactive until {names or 'its tools'} {'is' if names.count('`') == 2 else 'are'} listed"
+        elif names:
+            yield f"  {id}: {names} not listed at present"
 
 
 def build_validate_parser() -> argparse.ArgumentParser:

@@ -14,7 +14,7 @@ from mcp_guard.policy.cedar_text import expression, path_of, walk
 from mcp_guard.policy.reads import reads_of
 from mcp_guard.policy.ruleset import Ruleset, action_groups
 from mcp_guard.policy.schema import folded
-from mcp_guard.policy.source import Policy, PolicyProblem, is_outside_schema, parse_texts
+from mcp_guard.policy.source import Policy, PolicyProblem, is_outside_schema, parse_texts, with_unlisted
 from mcp_guard.policy.validation import ValidationSchema, find_validation_problems
 
 NO_RATES: Mapping[str, Collection[str]] = {}
@@ -89,7 +89,8 @@ def unfit(lint_input: LintInput) -> Iterator[LintFinding]:
     known = {
         id: policy for id, policy in lint_input.policies.items() if not is_outside_schema(policy, lint_input.schema)
     }
-    problems = find_validation_problems(known, ValidationSchema(json.dumps(lint_input.schema))) if known else []
+    schema = with_unlisted(lint_input.schema, known.values())
+    problems = find_validation_problems(known, ValidationSchema(json.dumps(schema))) if known else []
     # Cedar reports the same mistake once for each tool: keep the first of those that differ in the action only.
     distinct = {
         (problem.file, problem.policy, re.sub(r'Action::"[^"]*"', "", problem.text)): problem

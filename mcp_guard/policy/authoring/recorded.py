@@ -61,6 +61,10 @@ def read_decision(receipt: Json, payloads: Mapping[str, bytes | None]) -> Record
     return RecordedDecision(receipt, json.loads(material) if material and is_whole else None)
 
 
+ADDED_LATER: Json = {"history": history_context(NO_HISTORY), "input_inexact": []}
+"""Members of the context that a recorded request may lack, with their values in such a call."""
+
+
 class PolicyVersion:
     """The policies of one version, with the schema recorded at the time."""
 
@@ -77,8 +81,8 @@ class PolicyVersion:
     def build_request(self, material: Json) -> CedarRequest:
         """The recorded request as a Cedar request. Raises: ValueError if it does not match the recorded schema."""
         request, entities = material["request"], material["entities"]
-        if "history" not in request["context"]:  # recorded without history, which these policies may read
-            request = {**request, "context": {**request["context"], "history": history_context(NO_HISTORY)}}
+        if not ADDED_LATER.keys() <= request["context"].keys():  # recorded without what these policies may read
+            request = {**request, "context": {**ADDED_LATER, **request["context"]}}
         parsed = Entities.from_json_str(json.dumps(entities), self._parsed)
         return CedarRequest(request, parsed, read_principal(request["principal"], entities))
 

@@ -24,7 +24,7 @@ from mcp_guard.policy.authoring.recorded import PolicyVersion, RecordedDecision
 from mcp_guard.policy.authoring.replay import FindVersion, ReplayReport, replay
 from mcp_guard.policy.cedar_text import is_plain, quoted
 from mcp_guard.policy.ruleset import entity_text
-from mcp_guard.policy.source import Policy, is_outside_schema, parse_texts
+from mcp_guard.policy.source import Policy, is_outside_schema, parse_texts, with_unlisted
 from mcp_guard.policy.validation import ValidationSchema, find_validation_problems
 
 Group = tuple[str, str, str]
@@ -151,6 +151,8 @@ def _conditions(
     _, tool, type = group
     contexts = [decision.material["request"]["context"] for decision in basis if decision.material]
     attributes = version.schema[""]["actions"][tool]["appliesTo"]["context"]["attributes"]
+    if hidden := sorted({path for context in contexts for path in context.get("input_inexact", ())}):
+        raise Unbounded(f"`{hidden[0]}` has a value in some calls that no policy can compare exactly")
     yield Condition(
         "true", f"from {len(basis)} calls, {basis[0].receipt['time'][:10]} to {basis[-1].receipt['time'][:10]}"
     )
@@ -343,7 +345,8 @@ class _CandidateWriter:
         if problems:
             raise PolicyError(join("; ", problems))
         matching = {id: policy for id, policy in source.policies.items() if not is_outside_schema(policy, self.schema)}
-        if problems := find_validation_problems(matching, ValidationSchema(json.dumps(self.schema))):
+        schema = with_unlisted(self.schema, matching.values())
+        if problems := find_validation_problems(matching, ValidationSchema(json.dumps(schema))):
             raise PolicyError(join("\n", problems))
         return texts, dict(source.policies)
 
