@@ -9,13 +9,18 @@ from dataclasses import asdict, dataclass
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.model import Json, Resource
 from mcp_guard.core.receipt import CLAIMED, format_time
-from mcp_guard.core.visible_text import quote, say
+from mcp_guard.core.visible_text import VisibleText, quote, say, shorten
 from mcp_guard.ledger.approvals.approver_keys import AUTHORIZATIONS, METHODS
+
+MAX_VALUE, MAX_REASON = 300, 1000
+"""Characters of a value and of the policies' reasons in a title or line. Services, mail headers and arguments of
+commands have limits, and refuse the whole message; the page that the message links to shows everything."""
 
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message. `title` and `lines` are visible text without markup; `data` is the same as a JSON object, typed."""
+    """One message. `title` and `lines` are visible text without markup, and short: a value that an agent made long is
+    cut. `data` is the same as a JSON object, typed and whole."""
 
     id: str
     event: str
@@ -36,13 +41,13 @@ def make_message(approval: Approval, event: str, id: str, inbox: str, now: int) 
     microseconds."""
     subject = approval.subject
     resource = subject.resource or Resource("Tool", subject.tool)
-    target = say("{} on {} {}", quote(subject.tool), quote(resource.type), quote(resource.id))
-    user = say(", on behalf of {}", quote(subject.on_behalf_of)) if subject.on_behalf_of else ""
-    reason = "; ".join(subject.reasons) or "a policy requires approval"
+    target = say("{} on {} {}", quote(subject.tool), quote(resource.type), _quote(resource.id))
+    user = say(", on behalf of {}", _quote(subject.on_behalf_of)) if subject.on_behalf_of else ""
+    reason = shorten("; ".join(subject.reasons) or "a policy requires approval", MAX_REASON)
     link = f"{inbox}/requests/{approval.id}"
     verb = "still needs" if event == "escalated" else "needs"
     mark = CLAIMED if "ticket" in subject.claimed else ""
-    ticket = say("Ticket: {}{}", quote(subject.ticket), mark) if subject.ticket else None
+    ticket = say("Ticket: {}{}", _quote(subject.ticket), mark) if subject.ticket else None
     minutes = max(0, (approval.expires - now) // 60_000_000)
     data = {
         "event": event,
@@ -87,3 +92,8 @@ def make_enrolment_message(receipt: Json, id: str, inbox: str, now: int) -> Mess
         say("If it is not theirs, remove it: mcp-guard approvers remove {} {} --why TEXT", approver, key),
     )
     return Message(id, "enrolled", say("New {} for approver {}", method, name), lines, link, now // 1_000_000, data)
+
+
+def _quote(value: str) -> VisibleText:
+    """The value as one part of a sentence, at a length that can be read."""
+    return quote(value if len(value) <= MAX_VALUE else value[:MAX_VALUE] + "…")

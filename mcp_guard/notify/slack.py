@@ -9,12 +9,14 @@ import re
 from typing import Any
 
 from mcp_guard.core.receipt import CLAIMED
-from mcp_guard.core.visible_text import escape, join, quote, say, shorten
+from mcp_guard.core.visible_text import VisibleText, escape, join, quote, say, shorten
 from mcp_guard.notify.message import Message
 from mcp_guard.outbound import Destination, post_json
 
-MAX_HEADER, MAX_FIELD = 150, 2000
-"""Characters of a header block, and of a field of a section."""
+MAX_HEADER, MAX_FIELD, MAX_TEXT = 150, 2000, 4000
+"""Characters of a header block, of a field of a section, and of the message's own text. Slack refuses a longer block,
+and cuts a text of over 40,000 characters; what is over 4,000 it does not show."""
+MAX_ENTITY = len("&amp;")
 _ADDRESS = re.compile(r"://|(?<=\w)[.@](?=\w)")
 """What Slack makes links of: a scheme, and the dots and signs within host names and mail addresses."""
 
@@ -56,9 +58,15 @@ def _facts(message: Message) -> list[tuple[str, object]]:
 
 
 def _plain(text: str, length: int) -> dict[str, Any]:
-    return {"type": "plain_text", "text": shorten(text, length - 1), "emoji": False}
+    return {"type": "plain_text", "text": _fit(text, length), "emoji": False}
+
+
+def _fit(text: str, length: int) -> str:
+    """The text, cut to `length` UTF-16 code units: a program may count a character outside the BMP as two."""
+    fitting = shorten(text, length - 1)
+    return fitting if len(fitting.encode("utf-16-le")) <= 2 * length else shorten(text, length // 2 - 1)
 
 
 def _unlinked(text: str) -> str:
-    apart = _ADDRESS.sub(lambda match: "".join(map(escape, match[0])), text)
-    return apart.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    apart = VisibleText(_ADDRESS.sub(lambda match: "".join(map(escape, match[0])), text))
+    return _fit(apart, MAX_TEXT // MAX_ENTITY).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")

@@ -16,8 +16,10 @@ from mcp_guard.core.approval import ApprovalState, Route
 from mcp_guard.core.model import Json, Task, ToolCallRequest
 from mcp_guard.ledger.approvals.approver_keys import Approver, NewKey, enrol, remove
 from mcp_guard.ledger.approvals.transitions import queue_notifications
-from mcp_guard.notify import NOTIFIERS
+from mcp_guard.notify import NOTIFIERS, slack
 from mcp_guard.notify.delivery import NotificationDispatcher
+from mcp_guard.notify.message import make_message
+from mcp_guard.outbound import Destination
 from mcp_guard.settings import NotifierSettings, SecretReference
 from mcp_guard.storage.approvals import Delivery
 from tests.live.running_guard import ALLOW_ALL, Client, cli, scripted, write_config
@@ -143,6 +145,30 @@ async def test_slack_message_has_blocks_and_no_mentions(harness: Harness) -> Non
     assert document["blocks"][2]["elements"][0]["url"] == f"{INBOX}/requests/{id}"
     assert "<!channel>" not in document["text"]
     assert "&lt;!channel&gt;" in document["text"]
+
+
+@pytest.mark.parametrize("character", ["é", "<", ".a", "😀", "\u202e"])
+async def test_slack_message_keeps_slacks_limits(harness: Harness, character: str) -> None:
+    """Of block texts (Block Kit: header 150, fields 2000) and of the message's text, in UTF-16 code units."""
+    with web() as receiver:
+        keep(harness.folder / "slack", f"{receiver.url}/T0/B0/secret")
+        asked = ToolCallRequest("crm__update_deal", {"deal_id": "<!channel> " + character * 9000, "amount": 150})
+        id = pending_id(await harness.guard.call(make_instance(), asked))
+        approval = harness.store.approval(id)[0]
+        approval = replace(approval, subject=replace(approval.subject, reasons=(character * 9000,)))
+        message = make_message(approval, "requested", "msg_1", INBOX, harness.clock.time)
+        slack.send(Destination({"url": SecretReference("file", "slack")}, {}, harness.folder), message)
+    document = json.loads(receiver.posted[0].body)
+    header, section, _ = document["blocks"]
+    assert units(header["text"]["text"]) <= 150
+    assert max(units(field["text"]) for field in section["fields"]) <= 2000
+    assert units(document["text"]) <= 4000
+    assert "<!" not in document["text"]
+    assert max(map(units, (message.title, *message.lines))) < 16_000
+
+
+def units(text: str) -> int:
+    return len(text.encode("utf-16-le")) // 2
 
 
 def mail_options(port: int) -> Json:
