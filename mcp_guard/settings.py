@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,13 +16,31 @@ if TYPE_CHECKING:  # loaded only if it is configured
     from mcp_guard.core.anomaly import DriftRule
 
 
+class OnCancel(StrEnum):
+    """What becomes of the request for approval when a client cancels a call that is held: it stays open, so that the
+    agent can come back to it, or it is withdrawn."""
+
+    KEEP = "keep"
+    WITHDRAW = "withdraw"
+
+
+class InstanceScope(StrEnum):
+    """Which launches of `run` are one instance: each one alone; all of an agent by one user of this machine; or those
+    by one process of the host, for hosts that start a server for each call."""
+
+    LAUNCH = "launch"
+    AGENT = "agent"
+    HOST_SESSION = "host-session"
+
+
 @dataclass(frozen=True, slots=True)
 class AgentSettings:
-    """An enrolled agent, with defaults for its instances."""
+    """An enrolled agent, with defaults for its instances. Without a `scope`, that of all agents counts."""
 
     agent: Agent
     on_behalf_of: str | None = None
     credential_seconds: int = 8 * 3600
+    scope: InstanceScope | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,6 +156,7 @@ class SessionLimits:
 class ServeSettings:
     """Where HTTP is served. `url` is the address that clients use and the resource that tokens are for.
 
+    `hosts` and `origins` are as configured; the host of `url` is allowed as well.
     `issuers` are keyword arguments of `identity.bearer.OtherIssuer`, which only a guard that serves HTTP loads.
     """
 
@@ -215,6 +235,9 @@ class Settings:
     hold_seconds: float
     ticket_pattern: str | None
     plain_names: bool
+    tool_name_limit: int
+    on_cancel: OnCancel
+    instance_scope: InstanceScope
     unsafe_skip_fsync: bool
     limits: Limits
     message_bytes: int

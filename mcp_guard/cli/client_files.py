@@ -72,7 +72,7 @@ def read_servers(spot: ServerSection) -> ClientServers | None:
     if not spot.path.is_file():
         return None
     try:
-        servers = values_at(jsonc.parse_value(read_file(spot.path).text, str(spot.path)), spot.key)
+        servers = values_at(parse_values(read_file(spot.path).text, spot.path), spot.key)
     except ConfigError as error:
         return ClientServers(spot, failure=error.message)
     if not servers:
@@ -80,6 +80,16 @@ def read_servers(spot: ServerSection) -> ClientServers | None:
     entries = {name: guard_entry(value) for name, value in servers.items()}
     on = tuple(name for name, value in servers.items() if not entries[name] and not is_switched_off(value))
     return ClientServers(spot, on, tuple(entry for entry in entries.values() if entry))
+
+
+def parse_values(text: str, path: Path) -> object:
+    """A client's file as plain values. Raises: ConfigError."""
+    if path.suffix != ".toml":
+        return jsonc.parse_value(text, str(path))
+    try:
+        return tomllib.loads(text.removeprefix("\ufeff"))
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not TOML: {error}", "fix the file") from None
 
 
 def client_files(config: Path) -> Iterator[ClientFile]:
@@ -105,9 +115,11 @@ def client_files(config: Path) -> Iterator[ClientFile]:
 
 
 def client_words(spot: ServerSection, host: Host) -> str:
-    """The client's arguments in a command, with the scope if it also has servers elsewhere."""
-    several = sum(read_servers(section) is not None for section in server_sections(spot.client, host)) > 1
-    return spot.client.id + (f" --scope {spot.scope}" if several else "")
+    """The client's arguments in a command, with the scope or the file if it also has servers elsewhere."""
+    others = [other for other in server_sections(spot.client, host) if read_servers(other) and other != spot]
+    if any(other.scope == spot.scope for other in others):
+        return f"{spot.client.id} --file {shlex.quote(str(spot.path))}"
+    return spot.client.id + (f" --scope {spot.scope}" if others else "")
 
 
 def find_spot(options: argparse.Namespace, host: Host) -> ServerSection:

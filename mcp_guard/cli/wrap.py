@@ -216,6 +216,7 @@ def notes(operation: WrapOperation) -> list[str]:
         lines.append(f"the arguments of {', '.join(arguments)} contain a secret, which stays in {guard.config}")
     if operation.spot.scope == PROJECT:
         lines.append(f"{operation.spot.path.name} belongs to the project; its other users cannot start this guard")
+    lines += name_notes(operation)
     if plan.others:
         lines.append(f"{operation.spot.client.title} also gets these servers of the guard: {', '.join(plan.others)}")
     if guard.is_new:
@@ -228,6 +229,23 @@ def notes(operation: WrapOperation) -> list[str]:
             "the guard is in enforce mode, so tools that no policy permits are not listed; to permit one: "
             "mcp-guard policy new TOOL"
         )
+    return lines
+
+
+CLIENT_NAME_LIMIT = 64
+"""Characters of `mcp__ENTRY__TOOL` that APIs take. Cursor leaves out tools where entry and name have over 60."""
+
+
+def name_notes(operation: WrapOperation) -> list[str]:
+    """How long names of tools are listed, because the client puts the name of the guard's entry before them."""
+    entry, limit = operation.plan.entry, operation.guard.settings.tool_name_limit
+    fitting = CLIENT_NAME_LIMIT - len(f"mcp__{entry}__")
+    lines = [
+        f"{operation.spot.client.title} adds `{entry}` to the names of tools, so those of over {min(limit, fitting)} "
+        "characters are listed by a short form; policies and receipts have the full names"
+    ]
+    if fitting < limit:
+        lines.append(f"for that, set tool_name_limit = {fitting} under [guard] in {operation.guard.config}")
     return lines
 
 

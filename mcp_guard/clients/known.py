@@ -5,9 +5,9 @@ docs/howto/wrap.md names the sources of the paths and formats.
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePath
 
-from mcp_guard.clients.variables import Dialect, braces, editor, no_variables, windsurf
+from mcp_guard.clients.variables import Dialect, braces, editor, no_variables, opencode, shell, windsurf
 from mcp_guard.core.errors import ConfigError
 
 USER, PROJECT, LOCAL = "user", "project", "local"
@@ -17,8 +17,10 @@ USER, PROJECT, LOCAL = "user", "project", "local"
 class ConfigLocation:
     """A file of a client, and the keys that lead to its servers.
 
-    A path begins with `~` (home), `$CONFIG` (the system's folder for settings of applications) or `.` (the project).
-    In `key`, `.` stands for the project's path.
+    A path begins with `~` (home), `$CONFIG` (the system's folder for settings of applications) or `.` (the project, or
+    the folder above it that has the file). A `*` in it stands for any name: there may be several such files. In `key`,
+    `.` stands for the project's path. By environment variables a user moves the folder that the file is in
+    (`folder_variable`), names the file itself (`file_variable`), or replaces the home folder (`home_variable`).
     """
 
     scope: str
@@ -26,17 +28,29 @@ class ConfigLocation:
     key: tuple[str, ...]
     linux: str = ""
     windows: str = ""
+    folder_variable: str = ""
+    file_variable: str = ""
+    home_variable: str = ""
+
+    @property
+    def tail(self) -> str:
+        """The path below the folder that it begins with."""
+        return self.path.partition("/")[2]
 
 
 @dataclass(frozen=True, slots=True)
 class Client:
-    """`extra` are members that the client requires in the entry of a server beside `command` and `args`."""
+    """`extra` are members that the client requires in the entry of a server beside its command.
+
+    With `has_list_command`, `command` is a list with the arguments, and variables are in `environment`.
+    """
 
     id: str
     title: str
     locations: tuple[ConfigLocation, ...]
     dialect: Dialect = no_variables
-    extra: Mapping[str, str] = field(default_factory=dict)
+    extra: Mapping[str, object] = field(default_factory=dict)
+    has_list_command: bool = False
 
 
 CLIENTS: tuple[Client, ...] = (
@@ -50,8 +64,10 @@ CLIENTS: tuple[Client, ...] = (
         "Claude Code",
         (
             ConfigLocation(PROJECT, "./.mcp.json", ("mcpServers",)),
-            ConfigLocation(USER, "~/.claude.json", ("mcpServers",)),
-            ConfigLocation(LOCAL, "~/.claude.json", ("projects", ".", "mcpServers")),
+            ConfigLocation(USER, "~/.claude.json", ("mcpServers",), folder_variable="CLAUDE_CONFIG_DIR"),
+            ConfigLocation(
+                LOCAL, "~/.claude.json", ("projects", ".", "mcpServers"), folder_variable="CLAUDE_CONFIG_DIR"
+            ),
         ),
         braces,
     ),
@@ -69,7 +85,13 @@ CLIENTS: tuple[Client, ...] = (
         "VS Code",
         (
             ConfigLocation(PROJECT, "./.vscode/mcp.json", ("servers",)),
+            ConfigLocation(PROJECT, "./*.code-workspace", ("settings", "mcp", "servers")),
             ConfigLocation(USER, "$CONFIG/Code/User/mcp.json", ("servers",)),
+            ConfigLocation(USER, "$CONFIG/Code/User/profiles/*/mcp.json", ("servers",)),
+            ConfigLocation(USER, "$CONFIG/Code - Insiders/User/mcp.json", ("servers",)),
+            ConfigLocation(USER, "$CONFIG/Code - Insiders/User/profiles/*/mcp.json", ("servers",)),
+            ConfigLocation(USER, "$CONFIG/VSCodium/User/mcp.json", ("servers",)),
+            ConfigLocation(USER, "~/.vscode-server/data/User/mcp.json", ("servers",)),
         ),
         editor,
         {"type": "stdio"},
@@ -77,8 +99,42 @@ CLIENTS: tuple[Client, ...] = (
     Client(
         "windsurf",
         "Windsurf",
-        (ConfigLocation(USER, "~/.codeium/windsurf/mcp_config.json", ("mcpServers",)),),
+        (
+            ConfigLocation(USER, "~/.codeium/windsurf/mcp_config.json", ("mcpServers",)),
+            ConfigLocation(USER, "~/.codeium/windsurf-next/mcp_config.json", ("mcpServers",)),
+            ConfigLocation(USER, "~/.codeium/mcp_config.json", ("mcpServers",)),
+        ),
         windsurf,
+    ),
+    Client(
+        "gemini-cli",
+        "Gemini CLI",
+        (
+            ConfigLocation(PROJECT, "./.gemini/settings.json", ("mcpServers",)),
+            ConfigLocation(USER, "~/.gemini/settings.json", ("mcpServers",), home_variable="GEMINI_CLI_HOME"),
+        ),
+        shell,
+    ),
+    Client(
+        "codex",
+        "Codex",
+        (
+            ConfigLocation(PROJECT, "./.codex/config.toml", ("mcp_servers",)),
+            ConfigLocation(USER, "~/.codex/config.toml", ("mcp_servers",), folder_variable="CODEX_HOME"),
+        ),
+    ),
+    Client(
+        "opencode",
+        "opencode",
+        (
+            ConfigLocation(PROJECT, "./opencode.json", ("mcp",)),
+            ConfigLocation(PROJECT, "./opencode.jsonc", ("mcp",)),
+            ConfigLocation(USER, "~/.config/opencode/opencode.json", ("mcp",), file_variable="OPENCODE_CONFIG"),
+            ConfigLocation(USER, "~/.config/opencode/opencode.jsonc", ("mcp",)),
+        ),
+        opencode,
+        {"type": "local", "enabled": True},
+        has_list_command=True,
     ),
     Client(
         "zed",
@@ -115,9 +171,38 @@ class Host:
         return Path(self.environment.get("XDG_CONFIG_HOME") or self.home / ".config")
 
     def locate(self, location: ConfigLocation) -> Path:
+        """Where the file is, or would be."""
+        if file := self.environment.get(location.file_variable):
+            return Path(file)
+        if folder := self.environment.get(location.folder_variable):
+            return Path(folder) / PurePath(location.path).name
         path = {"linux": location.linux, "win32": location.windows}.get(self.platform) or location.path
         first, _, rest = path.partition("/")
-        return {"~": self.home, "$CONFIG": self.config_folder(), ".": self.project}[first].joinpath(*rest.split("/"))
+        home = Path(self.environment.get(location.home_variable) or self.home)
+        return {"~": home, "$CONFIG": self.config_folder(), ".": self.project}[first].joinpath(*rest.split("/"))
+
+    def find_files(self, location: ConfigLocation) -> list[Path]:
+        """Where the file is, or would be; all that there are, if its path stands for several."""
+        path = self.locate(location)
+        if location.scope == PROJECT:
+            folder = self._project_with(location.tail) or self.project
+            return sorted(folder.glob(location.tail)) if "*" in location.tail else [folder / location.tail]
+        if "*" not in location.path:
+            return [path]
+        fixed = path.parents[len(location.path.split("*")[1].split("/")) - 1].parent
+        return sorted(fixed.glob(str(path.relative_to(fixed)))) if fixed.is_dir() else []
+
+    def _project_with(self, tail: str) -> Path | None:
+        """The project's folder, or the next one above that has such a file. The search ends at the home folder, and at
+        a folder that belongs to somebody else, who may have put a file there."""
+        owner = self.project.stat().st_uid if self.project.exists() else None
+        for folder in (self.project, *self.project.parents):
+            is_other = folder != self.project and (folder == self.home or folder.stat().st_uid != owner)
+            if owner is None or is_other:
+                return None
+            if next(folder.glob(tail), None) is not None:
+                return folder
+        return None
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +228,9 @@ def server_sections(client: Client, host: Host) -> Iterator[ServerSection]:
     """Every place where the client can have servers on this machine, whether the file exists or not."""
     for location in client.locations:
         key = tuple(str(host.project) if part == "." else part for part in location.key)
-        folder = host.home if location.scope == USER else host.project
-        yield ServerSection(client, location.scope, host.locate(location), key, folder)
+        for path in host.find_files(location):
+            folder = path.parents[location.tail.count("/")] if location.scope == PROJECT else host.home
+            yield ServerSection(client, location.scope, path, key, host.project if "." in location.key else folder)
 
 
 def section_of_file(path: Path, client: Client | None, host: Host) -> ServerSection:
@@ -156,8 +242,8 @@ def section_of_file(path: Path, client: Client | None, host: Host) -> ServerSect
         if location.scope != LOCAL
     ]
     for candidate, location in candidates:
-        tail = location.path.split("/")[1:]
-        if path == host.locate(location) or list(path.parts[-len(tail) :]) == tail:
+        tail = location.tail.split("/")
+        if path == host.locate(location) or path.match(location.tail):
             folder = path.parents[len(tail) - 1] if location.scope == PROJECT else host.home
             return ServerSection(candidate, location.scope, path, location.key, folder)
     if client is None:

@@ -15,7 +15,7 @@ from mcp_guard.clients import jsonc
 from mcp_guard.clients.jsonc import apply_edits
 from mcp_guard.clients.known import ServerSection
 from mcp_guard.clients.toml_sections import TomlBlock
-from mcp_guard.clients.wrap import WrapPlan, servers_at
+from mcp_guard.clients.wrap import WrapPlan, is_toml, parse_file, servers_at
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.files import create_file, replace_file
 
@@ -62,7 +62,7 @@ def make_record(
     Raises: ConfigError.
     """
     backup, holes = _replace_secrets(before, section, plan)
-    after = servers_at(jsonc.parse(plan.client_text), section.key)
+    after = servers_at(parse_file(plan.client_text, str(section.path), section.key), section.key)
     assert after is not None
     return WrapRecord(
         id=f"{section.client.id}-{time.time_ns() // 1000}",
@@ -84,7 +84,9 @@ def make_record(
 def _replace_secrets(text: str, section: ServerSection, plan: WrapPlan) -> tuple[str, tuple[MovedSecret, ...]]:
     """Raises: ConfigError for a secret that could not be restored exactly as it is written."""
     by_text = {value: entry for entry, value in plan.moved.items()}
-    servers = servers_at(jsonc.parse(text), section.key)
+    if by_text and is_toml(str(section.path)):
+        raise ConfigError(f"secrets in `{section.path}` cannot be moved", "omit --move-secrets")
+    servers = servers_at(parse_file(text, str(section.path), section.key), section.key)
     assert servers is not None
     names = {server.name for server in plan.wrapped}
     secrets = [

@@ -17,14 +17,25 @@ LOOPBACK = ("127.0.0.1", "::1", "localhost")
 VARIABLES_ALONE = re.compile(r"(?:(?:bearer|basic|token) +)?(?:\$\{[^{}]*\})+", re.IGNORECASE)
 HEADER = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 UNDERSTOOD = frozenset(
-    {"type", "transport", "command", "args", "env", "cwd", "url", "serverUrl", "httpUrl", "headers", "source"}
+    (
+        *("type", "transport", "source", "command", "args", "env", "environment", "cwd"),
+        *("url", "serverUrl", "httpUrl", "headers", "http_headers"),
+    )
 )
 REFUSED = {
     "envFile": "the guard does not read `envFile`: put its variables in `env`",
     "sandboxEnabled": "the client runs it in a sandbox, but the guard would not",
-    "disabledTools": "some of its tools are disabled in the client, but the guard would list them",
+    **dict.fromkeys(
+        ("disabledTools", "excludeTools", "includeTools", "enabled_tools", "disabled_tools"),
+        "some of its tools are disabled in the client, but the guard would list them",
+    ),
     "oauth": "the client signs in to it (`oauth`): configure the guard's own sign-in, docs/howto/secrets.md",
     "auth": "the client signs in to it (`auth`): configure the guard's own sign-in, docs/howto/secrets.md",
+    **dict.fromkeys(
+        ("bearer_token_env_var", "env_http_headers", "env_vars"),
+        "the client passes variables of its own on to it: write them into the guard's configuration, "
+        "docs/howto/secrets.md",
+    ),
     "headersHelper": "the client runs a program to create its headers (`headersHelper`)",
 }
 """Keys that change what a server does, and that the guard cannot take over; each with the reason."""
@@ -112,10 +123,19 @@ class GuardEntry:
     config: str
 
 
+def plain_entry(value: dict[str, object]) -> dict[str, object]:
+    """An entry as most clients have it. In others `command` is a list, and the variables are in `environment`."""
+    command, environment = value.get("command"), value.get("environment")
+    if isinstance(command, list) and command:
+        value = {**value, "command": command[0], "args": command[1:]}
+    return {**value, "env": environment} if environment is not None and "env" not in value else value
+
+
 def guard_entry(value: object) -> GuardEntry | None:
     """The entry if it starts a guard, else None."""
     if not isinstance(value, dict):
         return None
+    value = plain_entry(value)
     command, args = value.get("command"), value.get("args") or []
     if not isinstance(command, str) or not isinstance(args, list) or not all(isinstance(arg, str) for arg in args):
         return None
@@ -156,6 +176,7 @@ def read_server(name: str, value: object, section: ServerSection, host: Host) ->
     for key, reason in REFUSED.items():
         if value.get(key):
             raise NotWrapped(reason)
+    value = plain_entry(value)
     unknown = sorted(set(value) - UNDERSTOOD - {"disabled", "enabled"})
     notes = (f"`{', '.join(unknown)}` of `{name}` was left out: only the client uses it",) if unknown else ()
     scope = VariableScope(host.environment, host.home, section.folder if section.scope != USER else None)
@@ -211,7 +232,7 @@ def _read_url(
     url = resolve(written, section.client.dialect, scope)
     if not re.match(r"https?://[^/]+", url):
         raise NotWrapped("its `url` is not http or https")
-    values = _values(value.get("headers") or {}, "headers", where)
+    values = _values(value.get("headers") or value.get("http_headers") or {}, "headers", where)
     if invalid := [key for key in values if not HEADER.fullmatch(key)]:
         raise NotWrapped(f"`{invalid[0]}` is not a header name")
     kind = str(value.get("type") or value.get("transport") or "")

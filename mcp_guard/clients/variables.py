@@ -13,6 +13,8 @@ from pathlib import Path
 from mcp_guard.core.secret_scrubber import looks_secret
 
 _VARIABLE = re.compile(r"\$\{([^{}]+)\}")
+_OPENCODE_VARIABLE = re.compile(r"\{((?:env|file):[^{}]+)\}")
+_SHELL_VARIABLE = re.compile(r"\$(?:\{([^{}]+)\}|([A-Za-z_][A-Za-z0-9_]*))")
 
 
 class Unresolved(Exception):
@@ -47,6 +49,11 @@ def braces(name: str, scope: VariableScope) -> str:
     return _environment(variable, scope, default if separator else None)
 
 
+def shell(name: str, scope: VariableScope) -> str:
+    """`$VAR`, and the forms of `braces`."""
+    return braces(name, scope)
+
+
 def editor(name: str, scope: VariableScope) -> str:
     """The variables of VS Code, which Cursor shares."""
     kind, _, rest = name.partition(":")
@@ -72,6 +79,11 @@ def windsurf(name: str, scope: VariableScope) -> str:
     raise ResolvedByClient(f"only the client can resolve `${{{name}}}`")
 
 
+def opencode(name: str, scope: VariableScope) -> str:
+    """`{env:VAR}` and `{file:PATH}`."""
+    return windsurf(name, scope)
+
+
 def _environment(variable: str, scope: VariableScope, default: str | None = None) -> str:
     if looks_secret(variable):
         raise ResolvedByClient(f"`{variable}` is a secret; the guard accepts secrets only in `env` or `headers`")
@@ -81,10 +93,15 @@ def _environment(variable: str, scope: VariableScope, default: str | None = None
     return value
 
 
+def _pattern(dialect: Dialect) -> re.Pattern[str]:
+    patterns: Mapping[Dialect, re.Pattern[str]] = {shell: _SHELL_VARIABLE, opencode: _OPENCODE_VARIABLE}
+    return patterns.get(dialect, _VARIABLE)
+
+
 def has_variables(text: str, dialect: Dialect) -> bool:
-    return dialect is not no_variables and _VARIABLE.search(text) is not None
+    return dialect is not no_variables and _pattern(dialect).search(text) is not None
 
 
 def resolve(text: str, dialect: Dialect, scope: VariableScope) -> str:
     """The text with the values of its variables. Raises: Unresolved."""
-    return _VARIABLE.sub(lambda match: dialect(match.group(1), scope), text)
+    return _pattern(dialect).sub(lambda match: dialect(match[match.lastindex or 1], scope), text)

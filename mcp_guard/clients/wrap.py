@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from mcp_guard.clients import jsonc
+from mcp_guard.clients import jsonc, toml_servers
 from mcp_guard.clients.jsonc import Node, replace_members
 from mcp_guard.clients.known import Host, ServerSection
 from mcp_guard.clients.server_entries import GUARD, ClientServer, NotWrapped, guard_entry, numbered, read_server
@@ -62,6 +62,15 @@ class WrapPlan:
     config_text: str = ""
 
 
+def is_toml(path: str) -> bool:
+    return path.endswith(".toml")
+
+
+def parse_file(text: str, path: str, key: Sequence[str]) -> Node:
+    """A client's file, with the spans of its servers below `key`. Raises: ConfigError."""
+    return toml_servers.parse(text, key[0], path) if is_toml(path) else jsonc.parse(text, path)
+
+
 def servers_at(document: Node, key: Sequence[str]) -> Node | None:
     """The object of servers below these keys, or None."""
     node = document
@@ -88,7 +97,8 @@ def find_guards(servers: Node, folder: Path) -> dict[str, Path]:
 
 def make_plan(section: ServerSection, text: str, config_text: str, request: WrapRequest, host: Host) -> WrapPlan:
     """The plan for a client's file with this text and a guard's configuration with that one. Raises: ConfigError."""
-    document = jsonc.parse(text, str(section.path))
+    path = str(section.path)
+    document = parse_file(text, path, section.key)
     servers = servers_at(document, section.key)
     if servers is None or not servers.members:
         raise ConfigError(
@@ -109,8 +119,12 @@ def make_plan(section: ServerSection, text: str, config_text: str, request: Wrap
     member = servers.last(entry) if entry in guards else None
     agent, value = builder.guard(member.node.value if member else None)
     config_after, blocks = append_blocks(config_text, builder.blocks)
-    client_after = replace_members(text, servers, {server.name for server in placed}, (entry, value))
-    _verify(document, jsonc.parse(client_after), (section.key, {server.name for server in placed}, entry, value))
+    names = {server.name for server in placed}
+    if is_toml(path):
+        client_after = toml_servers.replace_members(text, section.key[0], servers, names, (entry, value))
+    else:
+        client_after = replace_members(text, servers, names, (entry, value))
+    _verify(document, parse_file(client_after, path, section.key), (section.key, names, entry, value))
     return WrapPlan(
         entry=entry,
         agent=agent,
@@ -221,15 +235,18 @@ class _PlanBuilder:
     def guard(self, existing: object) -> tuple[str, dict[str, object]]:
         """The agent and the guard's entry. An existing entry only gets new variables."""
         value: dict[str, object]
+        is_list = self.section.client.has_list_command
+        variables = "environment" if is_list else "env"
         if isinstance(existing, dict):
             agent, value = "", dict(existing)
-            passed: dict[str, object] = {**table(value, "env"), **self.passed}
+            passed: dict[str, object] = {**table(value, variables), **self.passed}
         else:
             agent = self.agent()
             program, *words = self.request.command
             args = [*words, "run", "--config", str(self.request.config), "--agent", agent]
-            value, passed = {**self.section.client.extra, "command": program, "args": args}, {**self.passed}
-        return agent, {**value, "env": passed} if passed else value
+            started = {"command": [program, *args]} if is_list else {"command": program, "args": args}
+            value, passed = {**self.section.client.extra, **started}, {**self.passed}
+        return agent, {**value, variables: passed} if passed else value
 
 
 def _variable(upstream: str, key: str) -> str:

@@ -40,13 +40,25 @@ from mcp_guard.core.model import FactsRule as FactsRule
 from mcp_guard.core.model import RateCounter as RateCounter
 from mcp_guard.core.model import ResourceRule as ResourceRule
 from mcp_guard.core.model import ToolRule as ToolRule
+from mcp_guard.core.names import NAME_LIMIT
 from mcp_guard.core.people import OWN_NAMES, Identity, People, fold
 from mcp_guard.core.redaction import make_redaction as make_redaction
 from mcp_guard.core.redaction import pointers_overlap as pointers_overlap
 from mcp_guard.core.request_meta import FORWARDED_BY_DEFAULT, TRACE_CONTEXT, is_reserved
 from mcp_guard.core.tool_pins import FirstUse
 from mcp_guard.core.visible_text import join, visible_line
-from mcp_guard.settings import AgentSettings, ClientLimits, NotifierSettings, ServeSettings, Settings
+from mcp_guard.settings import (
+    AgentSettings,
+    ClientLimits,
+    InstanceScope,
+    NotifierSettings,
+    OnCancel,
+    ServeSettings,
+    Settings,
+)
+
+MIN_TOOL_NAME = 44
+"""Room for the longest name of an upstream, and for the hash of a short form."""
 
 
 class AgentConfig(Model):
@@ -54,9 +66,11 @@ class AgentConfig(Model):
     groups: tuple[str, ...] = ()
     on_behalf_of: str | None = None
     credential_seconds: Annotated[int, Field(gt=0)] = 8 * 3600
+    instance: InstanceScope | None = None
 
     def enrolled(self, name: str) -> AgentSettings:
-        return AgentSettings(Agent(name, self.owner, self.groups), self.on_behalf_of, self.credential_seconds)
+        agent = Agent(name, self.owner, self.groups)
+        return AgentSettings(agent, self.on_behalf_of, self.credential_seconds, self.instance)
 
 
 class IdentityConfig(Model):
@@ -147,9 +161,12 @@ class GuardConfig(Model):
     shadow: Path | None = None
     origin: str = "mcp-guard.local/ledger"
     hold_seconds: Annotated[float, Field(ge=0)] = 45
+    on_cancel: OnCancel = OnCancel.KEEP
+    instance: InstanceScope = InstanceScope.LAUNCH
     ticket_pattern: str | None = None
     first_use: FirstUse = FirstUse.LISTING
     plain_names: bool = False
+    tool_name_limit: Annotated[int, Field(ge=MIN_TOOL_NAME, le=NAME_LIMIT)] = 52
     forward_meta: dict[Annotated[str, Field(min_length=1)], AttributeKind] = dict(FORWARDED_BY_DEFAULT)  # type: ignore[arg-type]
     unsafe_skip_fsync: bool = False
 
@@ -192,6 +209,16 @@ class LimitsConfig(Model):
     open_request_bytes: Annotated[int, Field(ge=0)] = 8 * 1024 * 1024
     calls_in_flight: Annotated[int, Field(gt=0)] = 256
     bytes_in_flight: Annotated[int, Field(gt=0)] = 32 * 1024 * 1024
+
+    def client_limits(self) -> ClientLimits:
+        return ClientLimits(
+            message_bytes=min(self.request_bytes, self.message_bytes),
+            values=self.values,
+            open_requests=self.open_requests,
+            open_request_bytes=self.open_request_bytes,
+            in_flight=self.calls_in_flight,
+            bytes_in_flight=self.bytes_in_flight,
+        )
 
 
 class Config(Model):
@@ -317,19 +344,15 @@ class Config(Model):
             hold_seconds=guard.hold_seconds,
             ticket_pattern=guard.ticket_pattern,
             plain_names=guard.plain_names,
+            tool_name_limit=guard.tool_name_limit,
+            on_cancel=guard.on_cancel,
+            instance_scope=guard.instance,
             unsafe_skip_fsync=guard.unsafe_skip_fsync,
             limits=Limits(limits.argument_bytes, limits.depth),
             message_bytes=limits.message_bytes,
             listing_bytes=limits.listing_bytes,
             kept_response_bytes=limits.kept_response_bytes,
-            client_limits=ClientLimits(
-                message_bytes=min(limits.request_bytes, limits.message_bytes),
-                values=limits.values,
-                open_requests=limits.open_requests,
-                open_request_bytes=limits.open_request_bytes,
-                in_flight=limits.calls_in_flight,
-                bytes_in_flight=limits.bytes_in_flight,
-            ),
+            client_limits=limits.client_limits(),
             agents={name: agent.enrolled(name) for name, agent in self.agents.items()},
             upstreams={name: upstream.settings(base_dir) for name, upstream in self.upstreams.items()},
             tool_rules={name: tool.rule() for name, tool in self.tools.items()},

@@ -10,6 +10,8 @@ from mcp_guard.config.types import Model, Url
 from mcp_guard.settings import ServeSettings, SessionLimits, SocketSettings
 
 MAX_SESSIONS_PER_INSTANCE = 32
+LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
+"""The names of this machine, which no other machine's name resolves to under DNS rebinding: on any port."""
 MAX_SOCKET_PATH_BYTES = 100
 """The system accepts 107 bytes, including the folder of the configuration (unix(7))."""
 
@@ -52,10 +54,9 @@ class ServeConfig(Model):
 
     def settings(self, issuers: tuple[dict[str, object], ...]) -> ServeSettings:
         url = self.url or f"http://{self.host}:{self.port}/mcp"
-        host_names = {url.split("/")[2], *self.hosts, *(f"{name}:{self.port}" for name in ("localhost", "127.0.0.1"))}
         return ServeSettings(
-            self.host, self.port, url, frozenset(host_names), frozenset(self.origins), self.session_limits(),
-            self.idle_seconds, issuers,
+            self.host, self.port, url, frozenset({*self.hosts, *LOOPBACK}), frozenset(self.origins),
+            self.session_limits(), self.idle_seconds, issuers,
         )  # fmt: skip
 
 

@@ -78,12 +78,13 @@ def test_wrap_and_unwrap_restore_the_file_of_every_client(here: Path, client: Cl
     inner: object = {"git": GIT}
     for part in reversed(place.key):
         inner = {str(Path.cwd()) if part == "." else part: inner}
-    path.write_text(json.dumps(inner))
+    toml = f"[mcp_servers.git]\ncommand = {json.dumps(GIT['command'])}\nargs = {json.dumps(GIT['args'])}\n"
+    path.write_text(toml if path.suffix == ".toml" else json.dumps(inner))
     assert main(["init", "--yes"]) == 0
     before = all_files(here)
     assert main(["wrap", client.id, "--scope", place.scope, "--yes"]) == 0
     assert list(load(Path("mcp-guard.toml")).upstreams) == ["git"]
-    assert b'"guard"' in path.read_bytes()
+    assert b'"guard"' in path.read_bytes() or b"[mcp_servers.guard]" in path.read_bytes()
     assert main(["unwrap", client.id, "--scope", place.scope, "--yes"]) == 0
     assert all_files(here) == before
 

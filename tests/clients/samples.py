@@ -15,8 +15,12 @@ class Sample:
     text: str
     key: tuple[str, ...] = ("mcpServers",)
 
+    @property
+    def file(self) -> str:
+        return self.client + (".toml" if self.client == "codex" else ".json")
+
     def spot(self) -> ServerSection:
-        return ServerSection(find_client(self.client), USER, Path(f"/home/you/{self.client}.json"), self.key, HOST.home)
+        return ServerSection(find_client(self.client), USER, Path(f"/home/you/{self.file}"), self.key, HOST.home)
 
 
 DESKTOP = Sample(
@@ -90,6 +94,62 @@ WINDSURF = Sample(
   "far": { "serverUrl": "https://far.example.com/sse" } }, "mcpServers2": {} }
 """,
 )
+GEMINI = Sample(
+    "gemini-cli",
+    """\
+{
+  "security": { "auth": { "selectedType": "oauth-personal" } },
+  "mcpServers": {
+    "one": { "httpUrl": "https://mcp.example.com/mcp", "headers": { "Authorization": "Bearer $TOKEN" } },
+    "two": { "command": "two", "env": { "TOKEN": "${TOKEN}" }, "timeout": 30000, "trust": true }
+  }
+}
+""",
+)
+OPENCODE = Sample(
+    "opencode",
+    """\
+{
+  "$schema": "https://opencode.ai/config.json",
+  "mcp": {
+    "one": { "type": "local", "command": ["npx", "-y", "one"], "environment": { "API_TOKEN": "{env:ONE_TOKEN}" } },
+    "two": { "type": "remote", "url": "https://mcp.example.com/mcp", "enabled": true }, // far away
+    "off": { "type": "local", "command": ["off"], "enabled": false }
+  }
+}
+""",
+    ("mcp",),
+)
+CODEX = Sample(
+    "codex",
+    """\
+# Codex
+model = "gpt-5.5" # the default
+
+[mcp_servers.one] # first
+command = "npx"
+args = ["-y", "one"]
+
+[mcp_servers.one.env]
+TOKEN = "ghp_0123456789abcdef" # secret
+
+# Documentation
+[mcp_servers."two words"]
+url = "https://mcp.example.com/mcp"
+tool_timeout_sec = 60.0
+
+[mcp_servers.off]
+command = "off"
+enabled = false
+
+[projects."/home/you"]
+trust_level = "trusted"
+
+[mcp_servers.last]
+command = "last"
+""",
+    ("mcp_servers",),
+)
 ZED = Sample(
     "zed",
     """\
@@ -105,5 +165,6 @@ ZED = Sample(
 """,
     ("context_servers",),
 )
-SAMPLES = (DESKTOP, CODE, CURSOR, VSCODE, WINDSURF, ZED)
-assert {sample.client for sample in SAMPLES} == {client.id for client in CLIENTS}
+SAMPLES = (DESKTOP, CODE, CURSOR, VSCODE, WINDSURF, GEMINI, OPENCODE, ZED)
+"""Those in JSON."""
+assert {sample.client for sample in (*SAMPLES, CODEX)} == {client.id for client in CLIENTS}

@@ -26,6 +26,12 @@ PLACES = {
         "AppData/Roaming/Code/User/mcp.json",
     ),
     ("windsurf", USER): (".codeium/windsurf/mcp_config.json",) * 3,
+    ("gemini-cli", PROJECT): ("project/.gemini/settings.json",) * 3,
+    ("gemini-cli", USER): (".gemini/settings.json",) * 3,
+    ("codex", PROJECT): ("project/.codex/config.toml",) * 3,
+    ("codex", USER): (".codex/config.toml",) * 3,
+    ("opencode", PROJECT): ("project/opencode.json",) * 3,
+    ("opencode", USER): (".config/opencode/opencode.json",) * 3,
     ("zed", PROJECT): ("project/.zed/settings.json",) * 3,
     ("zed", USER): (".config/zed/settings.json", ".config/zed/settings.json", "AppData/Roaming/Zed/settings.json"),
 }
@@ -34,7 +40,8 @@ PLACES = {
 @pytest.mark.parametrize(("number", "platform"), list(enumerate(["linux", "darwin", "win32"])))
 def test_default_files_of_each_client(number: int, platform: str) -> None:
     host = Host(platform, HOME, {}, PROJECT_FOLDER)
-    result = {(spot.client.id, spot.scope): spot.path for client in CLIENTS for spot in server_sections(client, host)}
+    spots = [spot for client in CLIENTS for spot in server_sections(client, host)]
+    result = {(spot.client.id, spot.scope): spot.path for spot in reversed(spots)}  # the usual one is first
     assert result == {place: HOME / paths[number] for place, paths in PLACES.items()}
 
 
