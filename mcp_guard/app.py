@@ -5,6 +5,7 @@ read after the first tool listings, because they are validated against them.
 """
 
 import asyncio
+import os
 import sys
 from collections.abc import Collection, Mapping, Sequence
 from collections.abc import Set as AbstractSet
@@ -18,7 +19,15 @@ from mcp_guard.core.model import Instance, Json, Tool
 from mcp_guard.core.tool_pins import Quarantine
 from mcp_guard.core.visible_text import say, visible_line
 from mcp_guard.downstream.stdio import StdioDownstreamTransport
-from mcp_guard.identity.instances import InstanceSpec, Launch, check_credential, reissue_credential, start_instance
+from mcp_guard.identity.host_process import parent_of
+from mcp_guard.identity.instances import (
+    InstanceSpec,
+    Launch,
+    check_credential,
+    reissue_credential,
+    shared_launch_key,
+    start_instance,
+)
 from mcp_guard.ledger import registry
 from mcp_guard.ledger.open import open_ledger, recover
 from mcp_guard.ledger.writer import Transaction
@@ -26,7 +35,7 @@ from mcp_guard.ports import Pins
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.protocol.methods import LATEST
 from mcp_guard.runtime import CLOCK, Runtime, ledger_settings, make_upstream_group, policy_environment
-from mcp_guard.settings import ServeSettings, Settings
+from mcp_guard.settings import InstanceScope, ServeSettings, Settings
 from mcp_guard.upstream.connection import Upstream
 from mcp_guard.upstream.start import start_upstreams
 
@@ -49,7 +58,10 @@ def run_stdio(settings: Settings, upstreams: Sequence[Upstream], launch: Launch,
     try:
         transport = StdioDownstreamTransport(settings.client_limits.message_bytes, note)
         runtime = Runtime(settings, ledger, note)
-        instance, bound = _redeem_launch_code(runtime, code) if code else _new_instance(runtime, launch)
+        if code:
+            instance, bound = _redeem_launch_code(runtime, code)
+        else:
+            instance, bound = _launch_instance(runtime, launch, os.getuid(), os.getpid())
         check_credential(runtime.issuer, instance)
         recover(ledger.writer, settings.state_dir, report_unknown)
         transport.stop_on_signals()
@@ -58,14 +70,23 @@ def run_stdio(settings: Settings, upstreams: Sequence[Upstream], launch: Launch,
         ledger.close()
 
 
-def _new_instance(runtime: Runtime, launch: Launch) -> tuple[Instance, Json | None]:
-    """A new instance, not in the ledger yet, and what binds its credential."""
+def _launch_instance(runtime: Runtime, launch: Launch, user: int, pid: int) -> tuple[Instance, Json | None]:
+    """The instance of a launch by this user's process: a new one, which is not in the ledger yet, and what binds its
+    credential; or the one that launches of the agent share, which is. Raises: IdentityError, LedgerError."""
     agents = registry.all_agents(runtime.settings.agents, runtime.ledger.writer.store)
     enrolled = registry.find_agent(agents, launch.agent)
-    launch = replace(launch, on_behalf_of=launch.on_behalf_of or enrolled.on_behalf_of)
-    return start_instance(
-        runtime.issuer, InstanceSpec(enrolled.agent, launch, enrolled.credential_seconds), runtime.now()
+    launch = replace(launch, agent=enrolled.agent.name, on_behalf_of=launch.on_behalf_of or enrolled.on_behalf_of)
+    spec = InstanceSpec(enrolled.agent, launch, enrolled.credential_seconds)
+    scope = enrolled.scope or runtime.settings.instance_scope
+    if scope is InstanceScope.LAUNCH:
+        return start_instance(runtime.issuer, spec, runtime.now())
+    host = parent_of(pid) if scope is InstanceScope.HOST_SESSION else None
+    key = shared_launch_key(scope, spec, user, host)
+    writer, guard = runtime.ledger.writer, runtime.ledger.guard
+    instance = writer.run(
+        lambda tx: registry.join(tx, key, lambda: start_instance(runtime.issuer, spec, tx.now), guard)
     )
+    return (instance if instance.credential else reissue_credential(runtime.issuer, instance)), None
 
 
 def _redeem_launch_code(runtime: Runtime, code: str) -> tuple[Instance, Json | None]:
@@ -99,7 +120,7 @@ async def _serve_stdio(
         for task in background:
             task.cancel()
     runtime.end(instance)
-    runtime.stop(lambda tx: registry.end(tx, instance))
+    runtime.stop(lambda tx: registry.leave(tx, instance))
 
 
 def serve_http(settings: Settings) -> None:
@@ -159,6 +180,7 @@ def _http_sessions(runtime: Runtime, serve: ServeSettings, shares: "SessionShare
 
 
 def _http_app(runtime: Runtime, serve: ServeSettings, sessions: "HttpSessions", received: "ReceivedBytes") -> "HttpApp":
+    from mcp_guard.downstream.http.allowed_hosts import host_of_url, normalize_host, normalize_origin
     from mcp_guard.downstream.http.app import HttpApp
     from mcp_guard.downstream.http.auth import Authenticator
     from mcp_guard.identity.bearer import TrustedIssuer
@@ -169,8 +191,8 @@ def _http_app(runtime: Runtime, serve: ServeSettings, sessions: "HttpSessions", 
     settings, ledger = runtime.settings, runtime.ledger
     authenticator = Authenticator(
         url=serve.url,
-        hosts=serve.hosts,
-        origins=serve.origins,
+        hosts=frozenset({host_of_url(serve.url), *map(normalize_host, serve.hosts)}),
+        origins=frozenset(map(normalize_origin, serve.origins)),
         own_issuer=runtime.issuer,
         trusted_issuers=[TrustedIssuer(**issuer) for issuer in serve.issuers],
         instances=TokenInstances(ledger.writer, settings.agents, ledger.guard),
@@ -197,8 +219,9 @@ def _unix_server(
     writer = runtime.ledger.writer
 
     def issue(agent: str, peer: UnixPeer) -> Instance:
-        instance, bound = _new_instance(runtime, Launch(agent))
-        assert bound is not None
+        instance, bound = _launch_instance(runtime, Launch(agent), peer.uid, peer.pid)
+        if bound is None:
+            return instance
         bound = bound | {"by": "socket", "uid": peer.uid, "pid": peer.pid}
         steps = (runtime.issue(instance, bound), runtime.begin(instance))
         writer.run(lambda tx: [step(tx) for step in steps])
@@ -206,7 +229,7 @@ def _unix_server(
 
     def end(instance: Instance) -> None:
         try:
-            writer.run(lambda tx: registry.end(tx, instance))
+            writer.run(lambda tx: registry.leave(tx, instance))
         except LedgerError as error:  # the credential expires anyway; the other sessions go on
             runtime.note(str(error))
 

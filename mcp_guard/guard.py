@@ -13,7 +13,7 @@ from typing import assert_never
 
 from mcp_guard.core import approval as approval_rules
 from mcp_guard.core import credential, risk
-from mcp_guard.core.approval import Approval, ApprovalState, Grant
+from mcp_guard.core.approval import SECOND, Approval, ApprovalState, Grant
 from mcp_guard.core.describe import (
     NO_SUCH_TOOL,
     DescriptionRules,
@@ -32,6 +32,7 @@ from mcp_guard.core.model import (
     Facts,
     Instance,
     Json,
+    Micros,
     Outcome,
     Tool,
     ToolCallRequest,
@@ -76,6 +77,37 @@ MAX_ATTEMPTS = 8
 """How often a call is decided again because other processes keep changing its rate counters."""
 
 
+@dataclass(slots=True)
+class WaitingCalls:
+    """The calls of one session that wait for one approval. The latest that has not given up is the one that runs."""
+
+    channels: dict[int, ClientChannel] = field(default_factory=dict)
+    """By number, without those that have given up."""
+    running: int = 0
+    added: int = 0
+
+    @property
+    def latest(self) -> int | None:
+        return next(reversed(self.channels), None)
+
+    def add(self, channel: ClientChannel) -> int:
+        """The number of a new call. The client of the one before it may have given up on that."""
+        if self.latest is not None:
+            self.channels[self.latest].on_repeated()
+        self.channels[self.added] = channel
+        self.running += 1
+        self.added += 1
+        return self.added - 1
+
+    def give_up(self, number: int) -> None:
+        del self.channels[number]
+
+    def leave(self) -> bool:
+        """One call waits no longer. Returns whether it was the last."""
+        self.running -= 1
+        return self.running == 0
+
+
 @dataclass(frozen=True, slots=True)
 class Guard:
     """Guards the calls of one session.
@@ -92,6 +124,10 @@ class Guard:
     describe_with: DescriptionRules
     hold_seconds: float
     new_id: Callable[[], str]
+    withdraws_on_cancel: bool = False
+    """Whether the request for approval of a held call ends when the client cancels the call."""
+    waiting: dict[str, WaitingCalls] = field(default_factory=dict)
+    """The calls of this session that wait for each approval."""
     memory: InstanceHistories = field(default_factory=InstanceHistories)
     signals: Signals = field(default_factory=NoSignals)
 
@@ -246,7 +282,16 @@ class Guard:
 
     async def wait(self, call: Call, decision: Decision, approval: Approval, channel: ClientChannel) -> Intent | Reply:
         """Wait until the request is decided, and go on as the decision says."""
-        approval = await self.approvals.wait(approval, self.hold_seconds, report_waiting(approval, channel.progress))
+        ends = self.clock.now() + int(self.hold_limit(channel) * SECOND)
+        while (approval := await self.await_decision(approval, ends, channel)).state is ApprovalState.WITHDRAWN:
+            # This call joined a request while another one, which its client has cancelled, withdrew it.
+            if reason := self.ledger.why_barred(call.instance):
+                return await self.deny(call, decision, f"{why_not_approved(approval)}: {reason}")
+            requested = await self.approvals.request(call, decision)
+            if isinstance(requested, Conflict):
+                return await self.deny(call, decision, requested.reason)
+            approval = requested
+            channel.on_approval_requested(approval)
         if approval.state is ApprovalState.REQUESTED:
             channel.on_left_pending(approval)
             return approval_pending(approval)
@@ -256,6 +301,37 @@ class Guard:
         if approval.state is not ApprovalState.APPROVED:
             return await self.deny(call, decision, why_not_approved(approval))
         return await self.consume(call, approval, channel)
+
+    def hold_limit(self, channel: ClientChannel) -> float:
+        """For how many seconds a call is held: no longer than its client waits."""
+        left = channel.seconds_left()
+        return self.hold_seconds if left is None else max(0.0, min(self.hold_seconds, left))
+
+    async def await_decision(self, approval: Approval, ends: Micros, channel: ClientChannel) -> Approval:
+        """The approval once it is decided, or as it is by then.
+
+        A repeated call takes the place of those that wait already: their client may have given up on them without
+        saying so, and the reply of the call that runs must reach it.
+        """
+        calls = self.waiting.setdefault(approval.id, WaitingCalls())
+        mine = calls.add(channel)
+        seconds = max(0.0, (ends - self.clock.now()) / SECOND)
+        try:
+            decided = await self.approvals.wait(approval, seconds, report_waiting(approval, channel.progress))
+            if decided.state is ApprovalState.REQUESTED:
+                calls.give_up(mine)
+            elif decided.state is ApprovalState.APPROVED and calls.latest != mine:
+                return replace(decided, state=ApprovalState.CONSUMED)
+            return decided
+        except asyncio.CancelledError:
+            calls.give_up(mine)
+            if channel.on_wait_cancelled() and self.withdraws_on_cancel:
+                note = "the client cancelled the call"
+                await asyncio.shield(self.approvals.withdraw_unawaited(approval, note))
+            raise
+        finally:
+            if calls.leave():
+                self.waiting.pop(approval.id, None)
 
     async def consume(self, call: Call, approval: Approval, channel: ClientChannel) -> Intent | Reply:
         """Describe and decide again: the call goes ahead only if everything is as it was approved."""

@@ -34,6 +34,13 @@ class ClientChannel:
     """Called when the reply is sent although the call is still held, for a client that can come back to it."""
     ask: Ask | None = None
     """Asks the client what an upstream wants to know; None if the client cannot be asked."""
+    seconds_left: Callable[[], float | None] = lambda: None
+    """For how many more seconds the client waits for the reply, as far as is known; None if it is not."""
+    on_wait_cancelled: Callable[[], bool] = lambda: False
+    """Called if the call is cancelled while it waits for an approval. Returns whether its client has cancelled it, as
+    opposed to a session that ends."""
+    on_repeated: Callable[[], None] = lambda: None
+    """Called if the client makes the same call again while this one waits for an approval."""
     envelope: Json | None = None
     """What this request says about its client, where that differs from what its session has said (2026-07-28)."""
 
@@ -231,9 +238,13 @@ class Approvals(Protocol):
         """Wait until the approval is no longer `requested`, or `seconds` have passed. Returns it in its state by then.
 
         `on_tick` is called about once a second with the seconds waited. A decision in another process ends the wait
-        too. If the approval's own time runs out, it is made `expired`, with a receipt. If the caller is cancelled and
-        nobody else in this process waits for it, it is withdrawn, with a receipt; other processes are not asked.
+        too. If the approval's own time runs out, it is made `expired`, with a receipt. If the caller is cancelled, the
+        approval stays as it is.
         """
+
+    async def withdraw_unawaited(self, approval: Approval, note: str) -> None:
+        """Withdraw the approval, with a receipt, unless a call in this process waits for it by the time that this is
+        recorded; other processes are not asked. Does nothing if nobody can decide on it any more."""
 
     async def mark_stale(self, approval: Approval, note: str) -> None:
         """Make the approval `stale`; `note` says what changed. Does nothing if it is not open any more."""

@@ -20,6 +20,7 @@ from mcp_guard.core.model import Instance, Json, Micros, Mode, Tool
 from mcp_guard.core.provenance.instances import InstanceHistories
 from mcp_guard.core.receipt import Draft
 from mcp_guard.core.visible_text import say
+from mcp_guard.downstream.client_timeouts import ClientTimeouts
 from mcp_guard.downstream.loop_share import LoopShare
 from mcp_guard.downstream.session import DownstreamTransport, ProtocolAdapter, Session
 from mcp_guard.downstream.tool_names import ToolNames
@@ -35,7 +36,7 @@ from mcp_guard.policy.reload import PoliciesInForce, PolicyReloader, SessionPoli
 from mcp_guard.ports import NoSignals, Pins
 from mcp_guard.protocol.stdio import on_signal
 from mcp_guard.protocol.versions import is_stateless
-from mcp_guard.settings import Settings
+from mcp_guard.settings import OnCancel, Settings
 from mcp_guard.signals.run_history import RunHistory
 from mcp_guard.upstream.connection import Upstream
 from mcp_guard.upstream.group import UpstreamGroup
@@ -55,6 +56,10 @@ PINS_SECONDS = 1.0
 """How soon a running guard applies what an operator has decided about a tool definition."""
 RETENTION_DELAY_SECONDS = 3
 """When expired payloads begin to be erased: not while the client waits for its first answers."""
+
+
+def make_tool_names(settings: Settings) -> ToolNames:
+    return ToolNames(next(iter(settings.upstreams)) if settings.plain_names else "", settings.tool_name_limit)
 
 
 def new_call_id() -> str:
@@ -142,6 +147,7 @@ class Runtime:
         self._sessions: WeakSet[Session] = WeakSet()
         self._reloader = PolicyReloader(ledger.ledger, note, policies=settings.policies, shadow=settings.shadow)
         self.loop_share = LoopShare()
+        self._client_timeouts = ClientTimeouts(settings.state_dir / "client-timeouts.json", note)
         self._histories = InstanceHistories.of(settings.tool_rules)
         self._risk_monitor = make_risk_monitor(settings, ledger)
         self._status_file = StatusFile(status_path(ledger.lock.path.parent, ledger.guard), note)
@@ -213,6 +219,7 @@ class Runtime:
                 settings.limits, re.compile(pattern) if pattern else None, settings.forward_meta
             ),
             hold_seconds=settings.hold_seconds,
+            withdraws_on_cancel=settings.on_cancel is OnCancel.WITHDRAW,
             new_id=new_call_id,
             memory=self._histories,
             signals=self._risk_monitor or NoSignals(),
@@ -227,7 +234,8 @@ class Runtime:
             inbox=settings.inbox,
             limits=settings.client_limits,
             loop_share=self.loop_share,
-            tool_names=ToolNames(next(iter(settings.upstreams)) if settings.plain_names else ""),
+            tool_names=make_tool_names(settings),
+            timeouts=self._client_timeouts,
             choose_adapter=choose_adapter,
         )
 

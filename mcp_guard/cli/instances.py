@@ -69,6 +69,9 @@ def build_parser() -> argparse.ArgumentParser:
     for scope, whose in SCOPES.items():
         which.add_argument(f"--{scope}", metavar=scope.upper(), help=f"revoke {whose}, and what it delegated")
     revoking.add_argument("--why", required=True, metavar="TEXT", help="the reason; recorded, and shown to approvers")
+    revoking.add_argument(
+        "--allow-new", action="store_true", help="let launches that share a revoked instance start another one"
+    )
     for verb in (listing, issuing, delegating, revoking):
         add_config(verb)
         add_json(verb)
@@ -171,7 +174,9 @@ def revoke(writer: Writer, _: Settings, options: argparse.Namespace) -> int:
     name = getattr(options, scope)
     if scope == "instance":
         registry.find_instance(writer.store, name)
-    gone = writer.run(lambda tx: registry.revoke(tx, (scope, name), options.why, account()))
+    gone = writer.run(
+        lambda tx: registry.revoke(tx, (scope, name), options.why, account(), allow_new=options.allow_new)
+    )
     ids = [instance.id for instance in gone]
     message = f"revoked {scope} `{name}`; revoked instances: {', '.join(ids) or 'none'}"
     print_result(options.json, {"scope": scope, "name": name, "instances": ids}, message)

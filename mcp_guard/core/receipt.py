@@ -37,7 +37,8 @@ SCHEMA_VERSION = 1
 CLAIMED = " (claimed by the agent)"
 
 KINDS = (
-    "guard.started", "guard.stopped", "instance.started", "instance.ended", "credential.issued",
+    "guard.started", "guard.stopped", "instance.started", "instance.joined", "instance.ended",
+    "credential.issued",
     "credential.revoked", "agent.enrolled", "agent.enabled",
     "policy.loaded", "policy.rejected", "decision", "approval.requested", "approval.escalated", "approval.granted",
     "approval.denied", "approval.expired", "approval.withdrawn", "approval.stale", "approval.revoked",

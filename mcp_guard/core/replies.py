@@ -109,7 +109,8 @@ def not_sent_execution(detail: str, approval: str | None = None) -> Execution:
 def why_not_approved(approval: Approval) -> str:
     """Why an approval that is no longer open does not permit this call, in words for the agent."""
     if approval.state is ApprovalState.CONSUMED:
-        return f"approval {approval.id} was used by an identical call; it permits one call"
+        used = f"approval {approval.id} was used by an identical call; it permits one call"
+        return f"{used}, whose result `{AWAIT}` returns"
     denials = (
         f" by {vote.name or vote.approver}: {vote.rationale}" for vote in approval.votes if vote.verdict == "deny"
     )

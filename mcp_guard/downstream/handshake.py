@@ -11,7 +11,8 @@ from typing import Any
 from mcp_guard import __version__
 from mcp_guard.core.approval import Approval
 from mcp_guard.core.model import Json, ToolCallRequest
-from mcp_guard.downstream.session import CLIENT, Session, progress_token, read_tool_call
+from mcp_guard.core.replies import AWAIT
+from mcp_guard.downstream.session import CLIENT, Session, client_name, progress_token, read_tool_call
 from mcp_guard.identity.instances import random_text
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Progress
 from mcp_guard.protocol.jsonrpc import Id, PeerLost, error
@@ -51,6 +52,7 @@ class HandshakeAdapter:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._is_initialized = self._opens_urls = False
+        self._client_name = ""
         self._unawaited: set[asyncio.Task[None]] = set()
         """Questions to the client that no call waits for."""
 
@@ -63,6 +65,7 @@ class HandshakeAdapter:
             self._session.client.reply(id, {"result": {}})
         elif method == INITIALIZE:
             self._is_initialized = True
+            self._client_name = client_name(params.get("clientInfo"))
             self._start(id, self._initialize(params))
         elif method != CALL_TOOL:
             self._start(id, self._session.relay(method, params, self._channel(id, params)))
@@ -103,7 +106,15 @@ class HandshakeAdapter:
             self._session.client.notify(PROGRESS, {"progressToken": token, **update}, id)
 
         progress = send_progress if token is not None else None
-        return ClientChannel(progress, on_approval_requested=self._show_approval, ask=self._ask_all)
+        wait = self._session.begin_wait(self._client_name, is_first=params.get("name") != AWAIT)
+        return ClientChannel(
+            progress,
+            on_approval_requested=self._show_approval,
+            ask=self._ask_all,
+            seconds_left=wait.seconds_left,
+            on_wait_cancelled=wait.on_cancelled,
+            on_repeated=wait.on_repeated,
+        )
 
     async def _initialize(self, params: Json) -> Json:
         requested, capabilities = params.get("protocolVersion"), params.get("capabilities")

@@ -16,6 +16,7 @@ from mcp_guard.core.describe import NO_SUCH_TOOL
 from mcp_guard.core.exact_json import dumps
 from mcp_guard.core.message_remains import OversizedLine, read_remains
 from mcp_guard.core.model import Instance, Json, ToolCallRequest
+from mcp_guard.downstream.client_timeouts import ClientTimeouts, ClientWait
 from mcp_guard.downstream.loop_share import SECONDS_PER_BYTE, LoopShare, Sender, metered
 from mcp_guard.downstream.router import Router
 from mcp_guard.downstream.tool_names import ToolNames
@@ -102,6 +103,7 @@ class Session:
         limits: ClientLimits,
         loop_share: LoopShare,
         tool_names: ToolNames,
+        timeouts: ClientTimeouts,
         choose_adapter: Callable[["Session", str, Json], ProtocolAdapter],
     ) -> None:
         self.guard = guard
@@ -119,6 +121,7 @@ class Session:
         self._in_flight = 0
         self._client_notes = NoteLimiter()
         self._tool_names = tool_names
+        self._timeouts = timeouts
         self._router = Router(upstreams, tool_names)
         self._choose_adapter = choose_adapter
         self._adapter: ProtocolAdapter | None = None
@@ -282,6 +285,18 @@ class Session:
         if task := self._running.get(key):
             task.cancel()
 
+    def begin_wait(self, client: str, *, is_first: bool = True, most: float | None = None) -> ClientWait:
+        """The client of this name waits from now on, at most so many seconds; see `ClientWait`."""
+        return ClientWait(
+            self._timeouts,
+            self.instance.agent.name,
+            client,
+            is_first,
+            asyncio.get_running_loop().time,
+            lambda: self._is_closing,
+            most,
+        )
+
     def failure_reply(self, failure: Exception) -> Json:
         """The `error` member that answers a request which raised. A defect is printed for the operator."""
         if isinstance(failure, PeerLost):
@@ -323,9 +338,9 @@ class Session:
         """
         if not self._settled:
             await self.settle()
-        name = self._tool_names.from_client(request.name)
+        name = self._full_name(request.name)
         tool = self.upstreams.find_tool(name)
-        if tool is not None and self._tool_names.for_client(tool.server, tool.name) != request.name:
+        if tool is not None and not self._tool_names.is_name_of(request.name, tool.server, tool.name):
             request = replace(request, problem=NO_SUCH_TOOL)
         elif name != request.name:
             request = replace(request, name=name)
@@ -340,8 +355,14 @@ class Session:
         if method == LIST_TOOLS:
             await self.upstreams.refresh()
             self._known_version = self.upstreams.version
+            self._tool_names.learn(self.upstreams.tools, self.upstreams.version)
             return {"result": {"tools": [self._rename(tool) for tool in self.guard.list_tools(self.instance)]}}
         return await self._router.route(method, params, channel)
+
+    def _full_name(self, client_name: str) -> str:
+        """The `server__tool` of the tool that the client knows by this name."""
+        self._tool_names.learn(self.upstreams.tools, self.upstreams.version)
+        return self._tool_names.from_client(client_name)
 
     def _rename(self, listed: Json) -> Json:
         """A listed tool by the name that the client has for it."""
@@ -350,7 +371,7 @@ class Session:
 
     def input_schema(self, client_name: str) -> Json | None:
         """The input schema of the tool that the client knows by this name; None if it is not listed (yet)."""
-        tool = self.upstreams.find_tool(self._tool_names.from_client(client_name))
+        tool = self.upstreams.find_tool(self._full_name(client_name))
         return tool.definition.get("inputSchema") if tool is not None else None
 
     # Messages of the upstreams (implements `listener.UpstreamListener`)
@@ -461,3 +482,9 @@ def progress_token(params: Json) -> Any:
     """The progress token of a request; None if it has none."""
     meta = params.get("_meta")
     return meta.get("progressToken") if isinstance(meta, dict) else None
+
+
+def client_name(info: object) -> str:
+    """The name in a `clientInfo`; empty if it has none."""
+    name = info.get("name") if isinstance(info, dict) else None
+    return name if isinstance(name, str) else ""

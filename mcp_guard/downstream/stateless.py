@@ -10,6 +10,7 @@ What one side cannot express becomes what the other can, or an honest error:
 
 import asyncio
 from collections.abc import Coroutine
+from dataclasses import dataclass
 from typing import Any
 
 from mcp_guard.core.approval import Approval
@@ -17,7 +18,7 @@ from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.core.replies import AWAIT
 from mcp_guard.downstream.multi_round import MultiRoundRequest, MultiRoundRequests
 from mcp_guard.downstream.request_state import RequestStateCipher
-from mcp_guard.downstream.session import CLIENT, Session, progress_token, read_tool_call
+from mcp_guard.downstream.session import CLIENT, Session, client_name, progress_token, read_tool_call
 from mcp_guard.ports import SILENT_CHANNEL, ClientChannel, Progress
 from mcp_guard.protocol import stateless_server as wire
 from mcp_guard.protocol.jsonrpc import Id, error
@@ -42,8 +43,21 @@ GUARD = "(guard)"
 """The requester of the guard's own tasks: no upstream can have this name."""
 MAX_ROUNDS = 8
 """After so many rounds a held call is answered in words: the SDKs' clients give up after ten."""
+HOLD_ROUNDS, ROUND_SECONDS = 3, 15.0
+"""How many rounds a call is held for, and how long one of them lasts at most: so a client that has gone is noticed.
+There are more and shorter ones for a client that gives up sooner."""
+MIN_ROUND_SECONDS = 0.001
 MAX_SUBSCRIBED_URIS = 256
 UNKNOWN_STATE = "`requestState` does not belong to this request, or is no longer valid; make the request without it"
+
+
+@dataclass(frozen=True, slots=True)
+class HeldCall:
+    """A request as its client comes back with it: the approval that its call waits for, and for how many seconds it may
+    still be held in all."""
+
+    approval: str | None
+    seconds_left: float
 
 
 class StatelessAdapter:
@@ -152,10 +166,10 @@ class StatelessAdapter:
         if state is None or state.get("binding", binding) != binding or not isinstance(answers, dict):
             self._session.client.reply(id, error(INVALID_PARAMS, UNKNOWN_STATE))
         elif "resume" not in state:
-            approval = state.get("approval")
+            held = HeldCall(state.get("approval"), float(state.get("left", self._session.guard.hold_seconds)))
             self._rounds.start(
                 id,
-                lambda multi: self._work(multi, id, method, params, approval),
+                lambda multi: self._work(multi, id, method, params, held),
                 binding=binding,
                 envelope=envelope,
                 token=progress_token(params),
@@ -167,30 +181,44 @@ class StatelessAdapter:
             multi.envelope, multi.token = envelope, progress_token(params)
             self._rounds.resume(multi, id, answers)
 
-    async def _work(self, multi: MultiRoundRequest, id: Id, method: str, params: Json, approval: str | None) -> Json:
-        """Returns the final reply; with `approval`, that of the call which was held for it."""
+    async def _work(self, multi: MultiRoundRequest, id: Id, method: str, params: Json, held: HeldCall) -> Json:
+        """Returns the final reply; that of the held call, if there is one.
 
-        def note_pending(held: Approval) -> None:
-            multi.pending = held
+        All rounds together last as long as one call of a client that waits.
+        """
 
+        def note_pending(approval: Approval) -> None:
+            multi.pending = approval
+
+        wait = self._session.begin_wait(
+            client_name(multi.envelope.client),
+            is_first=params.get("name") != AWAIT,
+            most=min(ROUND_SECONDS, self._session.guard.hold_seconds / HOLD_ROUNDS, held.seconds_left),
+        )
+        seconds_left = held.seconds_left - (wait.limit() or 0)
         channel = ClientChannel(
             progress=(lambda update: self._send_progress(multi, update)) if multi.token is not None else None,
-            on_approval_requested=lambda held: self._show_approval(multi, held),
+            on_approval_requested=lambda approval: self._show_approval(multi, approval),
             on_left_pending=note_pending,
             ask=lambda requests: self._rounds.ask(multi, requests),
             envelope=wire.client_meta(multi.envelope),
+            seconds_left=wait.seconds_left,
+            on_wait_cancelled=wait.on_cancelled,
+            on_repeated=wait.on_repeated,
         )
         try:
-            if approval is not None and self._session.guard.policies.may_hold:
-                request = ToolCallRequest(AWAIT, {"approval": approval}, wire.without_envelope(params).get("_meta"))
+            if held.approval is not None and self._session.guard.policies.may_hold:
+                request = ToolCallRequest(
+                    AWAIT, {"approval": held.approval}, wire.without_envelope(params).get("_meta")
+                )
                 reply = await self._session.call(request, channel)
             else:
                 reply = await self._handle(id, method, params, channel, multi.envelope)
         except Exception as failure:
             reply = self._session.failure_reply(failure)
-        if multi.pending is None or multi.round > MAX_ROUNDS:
+        if multi.pending is None or multi.round > MAX_ROUNDS or seconds_left < MIN_ROUND_SECONDS:
             return wire.complete_result(method, reply)
-        state = {"binding": multi.binding, "approval": multi.pending.id, "round": multi.round}
+        state = {"binding": multi.binding, "approval": multi.pending.id, "round": multi.round, "left": seconds_left}
         return wire.input_required(self._cipher.seal(state), {}, reply["result"])
 
     def _send_progress(self, multi: MultiRoundRequest, update: Json) -> None:

@@ -30,6 +30,7 @@ CLASSES: dict[str, tuple[int, int]] = {
     "guard.started": (LIFECYCLE, 3),
     "guard.stopped": (LIFECYCLE, 4),
     "instance.started": (LIFECYCLE, 3),
+    "instance.joined": (LIFECYCLE, 3),
     "instance.ended": (LIFECYCLE, 4),
     "agent.enrolled": (ENTITY, 1),
     "agent.enabled": (ENTITY, 3),

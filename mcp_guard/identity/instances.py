@@ -3,14 +3,15 @@
 import base64
 import os
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 
-from mcp_guard.core import credential
+from mcp_guard.core import canonical, credential
 from mcp_guard.core.credential import InvalidCredential
 from mcp_guard.core.model import Agent, Instance, Json, Micros, Task
 from mcp_guard.core.names import instance_id
 from mcp_guard.core.receipt import format_time
 from mcp_guard.identity.ed25519 import AnyPublicKey, PrivateKey
+from mcp_guard.identity.host_process import HostProcess
 
 SECOND = 1_000_000
 ALPHABET = "0123456789abcdefghjkmnpqrstvwxyz"
@@ -95,6 +96,14 @@ def reissue_credential(issuer: Issuer, instance: Instance) -> Instance:
     return replace(
         instance, credential=credential.encode(_claims(issuer, instance, "") | {"cnf": confirmation}, issuer.sign)
     )
+
+
+def shared_launch_key(scope: str, spec: InstanceSpec, user: int, host: HostProcess | None) -> str:
+    """What all launches that are one instance have in common, hashed: the agent as it is enrolled, what the launcher
+    states, the user of this machine, and the process of the host if that counts. It is no secret."""
+    agent, launch = asdict(spec.agent), asdict(spec.launch)
+    common = [scope, agent, launch, spec.seconds, user, asdict(host) if host else None]
+    return "shared:" + canonical.digest_json({"launch": common})
 
 
 def _confirm(thumbprint: str) -> tuple[Json, Json]:

@@ -5,7 +5,7 @@ with each call, and again in the transaction that would write the intent.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import orjson
 
@@ -67,11 +67,40 @@ def begin(tx: Transaction, instance: Instance, guard: str) -> None:
         tx.add(Draft("instance.started", instance_fields(instance) | launched, asked))
 
 
+def join(tx: Transaction, key: str, new: Callable[[], tuple[Instance, Json]], guard: str) -> Instance:
+    """The instance that all launches with this key share; a `new` one if there is none whose credential is valid.
+
+    One that was itself revoked is joined as well, so that its next call is refused, and not the first of another one
+    (promise P7). If its agent or user was revoked, and may call again, a new instance starts.
+
+    Raises: IdentityError if the agent or user is revoked.
+    """
+    id = tx.store.shared_launch(key)
+    if (row := tx.store.instance(id) if id else None) is not None:
+        instance = row.instance
+        barred_by = tx.store.revoked(revocation_keys(instance), instance.started)
+        if tx.now < instance.expires and row.ended is None and barred_by in (None, ("instance", instance.id)):
+            tx.add(Draft("instance.joined", instance_fields(instance) | {"guard": guard}))
+            return instance
+        end(tx, instance)
+    instance, bound = new()
+    issue(tx, instance, bound)
+    begin(tx, instance, guard)
+    tx.store.share_launch(key, instance.id, instance.expires, tx.now)
+    return instance
+
+
 def end(tx: Transaction, instance: Instance) -> None:
     """Record that the instance has ended, and close its open requests."""
     if tx.store.end_instance(instance.id, tx.now):
         close_requests_of(tx, instance.id, "the instance has ended")
         tx.add(Draft("instance.ended", instance_fields(instance)))
+
+
+def leave(tx: Transaction, instance: Instance) -> None:
+    """A session that was alone in using its instance has closed: end it, unless further launches may join it."""
+    if not tx.store.is_shared(instance.id):
+        end(tx, instance)
 
 
 def close_requests_of(tx: Transaction, instance: str, note: str) -> None:
@@ -84,8 +113,13 @@ def close_requests_of(tx: Transaction, instance: str, note: str) -> None:
     tx.store.close_approvals_of(instance)
 
 
-def revoke(tx: Transaction, key: RevocationKey, note: str, by: str, until: Micros | None = None) -> list[Instance]:
-    """Revoke all instances under this key that have started so far; returns those that were alive."""
+def revoke(
+    tx: Transaction, key: RevocationKey, note: str, by: str, until: Micros | None = None, allow_new: bool = False
+) -> list[Instance]:
+    """Revoke all instances under this key that have started so far; returns those that were alive.
+
+    With `allow_new`, launches that share one of them start another one.
+    """
     tx.store.revoke(key, tx.now if until is None else until)
     alive = [row.instance for row in tx.store.instances(tx.now) if key in revocation_keys(row.instance)]
     ids = [instance.id for instance in alive]
@@ -93,6 +127,8 @@ def revoke(tx: Transaction, key: RevocationKey, note: str, by: str, until: Micro
     tx.add(Draft("credential.revoked", fields))
     for id in ids:
         close_requests_of(tx, id, f"revoked: {note}")
+        if allow_new:
+            tx.store.forget_launches(id)
     return alive
 
 

@@ -105,7 +105,7 @@ class IdentityQueries(Queries):
         revoked = self._run(query, (started, *chain.from_iterable(keys))).fetchall()
         return next((key for key in keys if key in revoked), None) if revoked else None
 
-    # Launch codes, stored hashed
+    # Launch codes, stored hashed, and what launches that share an instance have in common
 
     def add_launch(self, code: str, instance: str, expires: Micros) -> None:
         self._run("INSERT INTO launch VALUES (?, ?, ?)", (code, instance, expires))
@@ -114,6 +114,23 @@ class IdentityQueries(Queries):
         """The instance that this code launches; the code is gone afterwards."""
         row = self._run("DELETE FROM launch WHERE code = ? RETURNING instance, expires", (code,)).fetchone()
         return str(row[0]) if row and now < row[1] else None
+
+    def shared_launch(self, key: str) -> str | None:
+        """The instance that launches with this key join."""
+        row = self._run("SELECT instance FROM launch WHERE code = ?", (key,)).fetchone()
+        return str(row[0]) if row else None
+
+    def share_launch(self, key: str, instance: str, expires: Micros, now: Micros) -> None:
+        """From now on launches with this key join this instance. Those of expired instances are forgotten."""
+        self._run("DELETE FROM launch WHERE expires <= ? OR code = ?", (now, key))
+        self.add_launch(key, instance, expires)
+
+    def is_shared(self, instance: str) -> bool:
+        """Whether launches can still join this instance, or begin it."""
+        return self._run("SELECT 1 FROM launch WHERE instance = ?", (instance,)).fetchone() is not None
+
+    def forget_launches(self, instance: str) -> None:
+        self._run("DELETE FROM launch WHERE instance = ?", (instance,))
 
 
 def _read(said: str) -> Instance:

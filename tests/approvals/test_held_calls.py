@@ -7,13 +7,13 @@ from typing import Any, cast
 
 import pytest
 
-from mcp_guard.core.approval import ApprovalState, Route
+from mcp_guard.core.approval import ApprovalEvent, ApprovalState, Route
 from mcp_guard.core.errors import ApprovalError
 from mcp_guard.core.model import Json, ToolCallRequest
 from mcp_guard.ledger.approvals.requests import RequestLimits
 from mcp_guard.ledger.approvals.votes import Votes
 from mcp_guard.ledger.writer import Op, Transaction, Writer
-from mcp_guard.ports import Intent
+from mcp_guard.ports import ClientChannel, Intent, Reply
 from tests.promises.harness import ALLOW, HOLD, PEOPLE, SECOND, Harness, make_instance, open_harness, pending_id, text
 
 ASKED = ToolCallRequest(
@@ -102,10 +102,78 @@ async def test_call_cancelled_while_running_is_reported_as_unknown_and_not_repea
     assert "pending" in text(await ask(harness))  # reported once; the next call is a new request
 
 
-async def test_cancelled_held_call_withdraws_its_approval_request(harness: Harness) -> None:
-    harness = replace(harness, guard=replace(harness.guard, hold_seconds=20))
+async def hold(harness: Harness, channel: ClientChannel) -> "asyncio.Task[Reply]":
+    """A call that waits for its approval."""
+    call = asyncio.create_task(harness.guard.call(make_instance(), ASKED, channel))
+    waiting = harness.guard.waiting
+    before = sum(calls.running for calls in waiting.values())
+    while sum(calls.running for calls in waiting.values()) == before:
+        await asyncio.sleep(0)
+    return call
 
-    calls = [asyncio.create_task(harness.guard.call(make_instance(), ASKED)) for _ in range(2)]
+
+async def cancel(call: "asyncio.Task[Reply]") -> None:
+    call.cancel()
+    await asyncio.gather(call, return_exceptions=True)
+
+
+BY_CLIENT = ClientChannel(on_wait_cancelled=lambda: True)
+
+
+async def test_request_of_a_cancelled_call_stays_open_for_the_repeated_call(harness: Harness) -> None:
+    harness = replace(harness, guard=replace(harness.guard, hold_seconds=20))
+    await cancel(await hold(harness, BY_CLIENT))
+    [approval] = harness.store.approvals([ApprovalState.REQUESTED])
+    again = await hold(harness, BY_CLIENT)
+    harness.approve(approval.id)
+    assert (await again)["result"]["content"]
+    assert len(harness.upstream.writes()) == 1
+    assert [one.id for one in harness.store.approvals()] == [approval.id]
+
+
+async def test_request_of_a_call_that_ends_with_its_session_is_not_withdrawn(harness: Harness) -> None:
+    harness = replace(harness, guard=replace(harness.guard, hold_seconds=20, withdraws_on_cancel=True))
+    await cancel(await hold(harness, ClientChannel(on_wait_cancelled=lambda: False)))
+    assert harness.store.approvals([ApprovalState.REQUESTED])
+
+
+async def test_repeated_call_takes_the_place_of_the_one_that_waits(harness: Harness) -> None:
+    """Its client gave up on that one without a word, and reads only the reply to the latest."""
+    harness = replace(harness, guard=replace(harness.guard, hold_seconds=20))
+    repeats: list[str] = []
+    first = await hold(harness, ClientChannel(on_repeated=lambda: repeats.append("first")))
+    second = await hold(harness, ClientChannel(on_repeated=lambda: repeats.append("second")))
+    harness.approve(harness.store.approvals([ApprovalState.REQUESTED])[0].id)
+    assert "was used by an identical call" in text(await first)
+    assert "held" not in text(await second)
+    assert (repeats, len(harness.upstream.writes())) == (["first"], 1)
+
+
+@pytest.mark.parametrize("joins", ["before", "after"])
+async def test_call_that_meets_a_withdrawal_under_way_is_held(harness: Harness, joins: str) -> None:
+    """It joins the request if the withdrawal is not recorded yet, and asks again if it is."""
+    harness = replace(harness, guard=replace(harness.guard, hold_seconds=20, withdraws_on_cancel=True))
+    first = await hold(harness, BY_CLIENT)
+    if joins == "before":
+        first.cancel()
+        second = await hold(harness, BY_CLIENT)
+        await asyncio.gather(first, return_exceptions=True)
+    else:
+        second = await hold(harness, BY_CLIENT)
+        [approval] = harness.store.approvals([ApprovalState.REQUESTED])
+        await harness.ledger.approvals.settle(approval, ApprovalEvent.WITHDRAW, "in another process")
+        while not harness.store.approvals([ApprovalState.REQUESTED]):
+            await asyncio.sleep(0.01)
+    [approval] = harness.store.approvals([ApprovalState.REQUESTED])
+    harness.approve(approval.id)
+    assert "pending" not in text(await second)
+    assert len(harness.upstream.writes()) == 1
+
+
+async def test_cancelled_held_call_withdraws_its_approval_request(harness: Harness) -> None:
+    harness = replace(harness, guard=replace(harness.guard, hold_seconds=20, withdraws_on_cancel=True))
+
+    calls = [asyncio.create_task(harness.guard.call(make_instance(), ASKED, BY_CLIENT)) for _ in range(2)]
     while not harness.store.approvals([ApprovalState.REQUESTED]):
         await asyncio.sleep(0)
     while sum(harness.ledger.approvals._waiters.values()) < 2:

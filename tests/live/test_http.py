@@ -224,7 +224,10 @@ def test_a_held_call_is_answered_when_it_is_approved(tmp_path: Path) -> None:
 
 def test_stateless_client_that_disconnects_cancels_its_call(tmp_path: Path) -> None:
     port = free_port()
-    with Served(write_config(tmp_path, scripted("up", tmp_path), HOLD_POLICIES, more=serving(port)), port) as served:
+    config = write_config(
+        tmp_path, scripted("up", tmp_path), HOLD_POLICIES, more=serving(port), guard='on_cancel = "withdraw"'
+    )
+    with Served(config, port) as served:
         client = served.raw(served.issue()[1], patience=3)
         with pytest.raises(httpx.TimeoutException):
             client.stateless("tools/call", {"name": "up__echo", "arguments": {"text": "x"}})

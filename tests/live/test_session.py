@@ -114,7 +114,8 @@ def test_held_call_reports_progress_and_completes_when_approved(tmp_path: Path) 
 
 
 def test_a_call_cancelled_while_held_is_never_sent(tmp_path: Path) -> None:
-    config = write_config(tmp_path, scripted("up", tmp_path), HOLD_POLICIES, guard="hold_seconds = 30")
+    guard = 'hold_seconds = 30\non_cancel = "withdraw"'
+    config = write_config(tmp_path, scripted("up", tmp_path), HOLD_POLICIES, guard=guard)
     with Client(config) as client:
         client.start()
         id = client.send("tools/call", {"name": "up__echo", "arguments": {"text": "x"}})

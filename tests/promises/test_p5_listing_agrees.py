@@ -122,6 +122,43 @@ def test_plain_names_are_unambiguous_and_reversible(names: set[str]) -> None:
         assert not listed.startswith("guard__")
 
 
+def listed_tool(name: str) -> Tool:
+    return replace(TOOLS[0], server="up", name=name, listed_as=listed_name("up", name))
+
+
+class WeakHash(ToolNames):
+    """Names whose hashes a server could make collide."""
+
+    def _short_form(self, full: str) -> str:
+        return full[: self.limit - 15] + "_xh" + "0" * 12
+
+
+long_names = st.sets(
+    st.lists(st.sampled_from([*PARTS, "y" * 25, "_xh" + "0" * 12]), min_size=1, max_size=4).map("".join)
+)
+
+
+@given(long_names, st.sampled_from(["", "up"]), st.integers(44, 64), st.sampled_from([ToolNames, WeakHash]))
+def test_short_forms_are_unambiguous_and_the_full_names_stay_callable(
+    names: set[str], plain: str, limit: int, kind: type[ToolNames]
+) -> None:
+    tool_names = kind(plain, limit)
+    tools = [listed_tool(name) for name in names]
+    tool_names.learn(lambda: tools, 1)
+    shown = {tool_names.for_client("up", name): name for name in names}
+    assert len(shown) == len(names)
+    for listed, name in shown.items():
+        full = listed_name("up", name)
+        assert len(listed) <= limit or kind is WeakHash
+        assert tool_names.from_client(listed) == full
+        assert tool_names.is_name_of(listed, "up", name)
+        if len(full) > limit and listed != name:
+            assert tool_names.from_client(full) == full
+            assert tool_names.is_name_of(full, "up", name)
+        others = names - {name}
+        assert not any(tool_names.is_name_of(listed, "up", other) for other in others)
+
+
 def unknown(reply: Json) -> bool:
     return "error" in reply and "unknown tool" in reply["error"]["message"]
 

@@ -1,0 +1,1 @@
+"""What real servers, clients, proxies and identity providers do, tried with real parts."""

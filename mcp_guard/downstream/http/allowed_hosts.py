@@ -1,18 +1,66 @@
 """Which `Host` and `Origin` headers HTTP requests may carry.
 
 Protects against DNS rebinding and against web pages of other origins (MCP specification, transports: security warning).
+The names come from the configuration only: `Forwarded` and `X-Forwarded-…`, which any client can send, are not read.
 """
 
+import re
 from collections.abc import Collection
+from urllib.parse import urlsplit
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+DEFAULT_PORTS = {"http": "80", "https": "443"}
+_HOST = re.compile(r"(\[[^\]]*\]|[^:]*)(?::([0-9]*))?")
+
+
+def normalize_host(host: str) -> str:
+    """The host in lower case, without the final dot of a full domain name; its port, if it has one, stays."""
+    parts = _HOST.fullmatch(host.strip().lower())
+    if parts is None:
+        return host
+    name, port = parts[1].rstrip("."), parts[2]
+    return f"{name}:{port}" if port else name
+
+
+def normalize_origin(origin: str) -> str:
+    """The origin as browsers send it (RFC 6454 §6.2): lower case, without the scheme's own port or a final slash."""
+    try:
+        parts = urlsplit(origin.strip())
+        port = str(parts.port) if parts.port is not None else ""
+    except ValueError:
+        return origin
+    if not parts.scheme or not parts.hostname:
+        return origin.strip()  # `null`, or a scheme of a browser extension or an application
+    name = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return f"{parts.scheme}://{name}" + (f":{port}" if port and port != DEFAULT_PORTS.get(parts.scheme) else "")
+
+
+def host_of_url(url: str) -> str:
+    """The host that requests for this address carry; the scheme's own port is left out, as clients do."""
+    scheme, host = url.split("/", maxsplit=1)[0].removesuffix(":"), normalize_host(url.split("/")[2].rpartition("@")[2])
+    return host.removesuffix(f":{DEFAULT_PORTS.get(scheme)}")
+
+
+def is_allowed_host(host: str, hosts: Collection[str]) -> bool:
+    """Whether a `Host` header names one of these. One that is allowed without a port is allowed with any."""
+    host = normalize_host(host)
+    return host in hosts or re.sub(r":[0-9]+$", "", host) in hosts
+
+
+def check_host(host: str, hosts: Collection[str]) -> None:
+    """Raises: HTTPException."""
+    if not is_allowed_host(host, hosts):
+        raise HTTPException(421, "host not allowed; see `serve.hosts`")
+
 
 def check_host_and_origin(request: Request, *, hosts: Collection[str], origins: Collection[str]) -> None:
-    """Both are compared as sent. A request without `Origin` does not come from a web page. Raises: HTTPException."""
-    if request.headers.get("host", "") not in hosts:
-        raise HTTPException(421, "host not allowed; see `serve.hosts`")
+    """Both collections are normalized. A request without `Origin` does not come from a web page.
+
+    Raises: HTTPException.
+    """
+    check_host(request.headers.get("host", ""), hosts)
     origin = request.headers.get("origin")
-    if origin is not None and origin not in origins:
+    if origin is not None and normalize_origin(origin) not in origins:
         raise HTTPException(403, "origin not allowed; see `serve.origins`")

@@ -12,6 +12,7 @@ from urllib.parse import urlencode
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
@@ -20,7 +21,9 @@ from mcp_guard.core import exact_json
 from mcp_guard.core.bounded import join_bounded
 from mcp_guard.core.errors import GuardError
 from mcp_guard.core.model import Instance, Json
+from mcp_guard.downstream.http.accept import EVENT_STREAM, accepts, read_format
 from mcp_guard.downstream.http.auth import Authenticator
+from mcp_guard.downstream.http.cors import CorsMiddleware
 from mcp_guard.downstream.http.sessions import HttpSession, HttpSessions
 from mcp_guard.downstream.http.streams import STANDALONE, McpResponse, Stream, sse_event
 from mcp_guard.downstream.limits import LimitReached, ReceivedBytes
@@ -50,6 +53,9 @@ STATUS = {
 }  # fmt: skip
 """The HTTP status of a stateless error reply, by its JSON-RPC code."""
 
+Endpoint = Callable[[Request], Awaitable[Response]]
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
 
 class UnreadableBody(HTTPException):
     """The body of a request is not one JSON-RPC message."""
@@ -78,15 +84,20 @@ class HttpApp:
 
     def make_starlette(self) -> Starlette:
         well_known = "/.well-known/oauth-protected-resource"
+        endpoints: list[tuple[str, Endpoint, str]] = [
+            (self.path, self._authenticated(self.post), "POST"),
+            (self.path, self._authenticated(self.listen), "GET"),
+            (self.path, self._authenticated(self.delete), "DELETE"),
+            ("/sse", self._authenticated(self.open_sse), "GET"),
+            ("/messages", self._authenticated(self.post_to_sse), "POST"),
+            (well_known, self.authenticator.metadata, "GET"),
+            (well_known + self.path, self.authenticator.metadata, "GET"),
+            ("/health", self.health, "GET"),
+        ]
         routes = [
-            Route(self.path, self._authenticated(self.post), methods=["POST"]),
-            Route(self.path, self._authenticated(self.listen), methods=["GET"]),
-            Route(self.path, self._authenticated(self.delete), methods=["DELETE"]),
-            Route("/sse", self._authenticated(self.open_sse), methods=["GET"]),
-            Route("/messages", self._authenticated(self.post_to_sse), methods=["POST"]),
-            Route(well_known, self.authenticator.metadata),
-            Route(well_known + self.path, self.authenticator.metadata),
-            Route("/health", self.health),
+            Route(path, endpoint, methods=[method])
+            for written, endpoint, method in endpoints
+            for path in sorted({written, written.rstrip("/") + "/"})  # a redirect would lose the body, or the token
         ]
         handlers = {
             HTTPException: _refuse,
@@ -94,11 +105,11 @@ class HttpApp:
             GuardError: _refuse_for_guard,
             ClientDisconnect: _drop,
         }
-        return Starlette(routes=routes, exception_handlers=handlers)
+        origins = self.authenticator.origins
+        cors = [Middleware(CorsMiddleware, hosts=self.authenticator.hosts, origins=origins)] if origins else []
+        return Starlette(routes=routes, exception_handlers=handlers, middleware=cors)
 
-    def _authenticated(
-        self, endpoint: Callable[[Request, Instance], Awaitable[Response]]
-    ) -> Callable[[Request], Awaitable[Response]]:
+    def _authenticated(self, endpoint: Callable[[Request, Instance], Awaitable[Response]]) -> Endpoint:
         async def authenticate_first(request: Request) -> Response:
             return await endpoint(request, await self.authenticator.authenticate(request))
 
@@ -155,6 +166,7 @@ class HttpApp:
             (lambda: transport.detach(stream)) if is_resumable else (lambda: transport.discard(id)),
             extra_headers={SESSION: http_session.id} if message["method"] == INITIALIZE else {},
             is_resumable=is_resumable,
+            reply_format=read_format(request.headers.get("accept")),
         )
         return _KeepInUse(self.sessions, http_session, response)
 
@@ -180,13 +192,19 @@ class HttpApp:
             session.abandon(id)
             session.client.aliases.pop(id, None)
 
-        return _KeepInUse(self.sessions, http_session, McpResponse(stream, on_disconnect, status_of=_status_of))
+        response = McpResponse(
+            stream,
+            on_disconnect,
+            status_of=_status_of,
+            reply_format=read_format(request.headers.get("accept")),
+        )
+        return _KeepInUse(self.sessions, http_session, response)
 
     async def listen(self, request: Request, instance: Instance) -> Response:
         """The standalone stream of a session, for what upstreams send of their own accord."""
         _check_version(request)
         self.sessions.check_responses(instance)
-        if "text/event-stream" not in request.headers.get("accept", ""):
+        if not accepts(request.headers.get("accept"), EVENT_STREAM):
             raise HTTPException(406, "the standalone stream is `text/event-stream`")
         http_session = self.sessions.find_session(request.headers.get(SESSION, ""), instance)
         if http_session is None:
@@ -260,7 +278,7 @@ class HttpApp:
             await self.loop_share.turn(Sender.of(instance))
         if body is None:
             raise HTTPException(413, f"the message is over {self.message_bytes} bytes")
-        return body
+        return body.removeprefix(BYTE_ORDER_MARK)  # which a parser may ignore (RFC 8259 §8.1)
 
 
 class _KeepInUse(Response):
@@ -304,8 +322,8 @@ def _accept(http_session: HttpSession, body: bytes) -> Response:
 
 
 def _is_resumable(request: Request) -> bool:
-    version, accepts = request.headers.get(VERSION, ""), request.headers.get("accept", "")
-    return version >= RESUMABLE_SINCE and "text/event-stream" in accepts
+    accept = request.headers.get("accept", "")
+    return request.headers.get(VERSION, "") >= RESUMABLE_SINCE and EVENT_STREAM in accept.lower()
 
 
 def _check_version(request: Request) -> None:

@@ -16,6 +16,7 @@ import anyio
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from mcp_guard.downstream.http.accept import ReplyFormat
 from mcp_guard.protocol.jsonrpc import Id
 
 MAX_FRAMES = 1000
@@ -236,6 +237,7 @@ class McpResponse(Response):
     - With `is_resumable` (2025-11-25) it is always a stream and its events have ids, so that a client that loses it can
       come back. `after` is the number of the last frame that the client has.
     - `opening` is sent as the first event.
+    - `reply_format` is what the client reads. One that reads documents only gets the reply alone, when it is there.
     """
 
     def __init__(
@@ -249,8 +251,10 @@ class McpResponse(Response):
         is_resumable: bool = False,
         after: int = 0,
         opening: bytes = b"",
+        reply_format: ReplyFormat = ReplyFormat.ANY,
     ) -> None:
         self._stream = stream
+        self._format = reply_format
         self._on_disconnect = on_disconnect
         self._extra_headers = extra_headers
         self._status_of = status_of
@@ -289,6 +293,11 @@ class McpResponse(Response):
 
     async def _send(self, send: Send) -> None:
         resumed_from, first = self._after, None
+        if self._format is ReplyFormat.DOCUMENT:
+            while (frame := await self._stream.next(self._after)) is not None and not frame.is_reply:
+                self._after = frame.number
+            await self._send_document(send, frame)
+            return
         if not self._is_standalone:
             try:
                 first = await self._next(RESUMABLE_DOCUMENT_SECONDS if self._is_resumable else DOCUMENT_SECONDS)
@@ -309,10 +318,11 @@ class McpResponse(Response):
         await send({"type": "http.response.body", "body": b""})
 
     async def _send_document(self, send: Send, reply: Frame | None) -> None:
-        """Send the reply alone and in one piece; a resumable one as the only event of a stream."""
+        """Send the reply alone and in one piece, if need be as the only event of a stream."""
         body, headers = reply.data if reply else b"", {"content-type": "application/json"}
         status = self._status_of(body) if reply else 503
-        if reply is not None and self._is_resumable:
+        is_event = self._is_resumable or self._format is ReplyFormat.STREAM
+        if reply is not None and is_event and status == 200:
             body, headers = self._event(reply), SSE_HEADERS
         await self._start(send, status, {**headers, "content-length": str(len(body))})
         await send({"type": "http.response.body", "body": body})

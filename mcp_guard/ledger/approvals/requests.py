@@ -121,14 +121,9 @@ class ApprovalRequests:
         return ""
 
     async def wait(self, approval: Approval, seconds: float, on_tick: Callable[[float], None]) -> Approval:
-        """Wait until it is decided. If the caller gives up and nobody else waits for it, it is withdrawn."""
         self._waiters[approval.id] = self._waiters.get(approval.id, 0) + 1
         try:
             return await self._wait(approval, seconds, on_tick)
-        except asyncio.CancelledError:
-            if self._waiters[approval.id] == 1:
-                await asyncio.shield(self.withdraw(approval, "the client cancelled the call"))
-            raise
         finally:
             self._waiters[approval.id] -= 1
             if not self._waiters[approval.id]:
@@ -154,8 +149,12 @@ class ApprovalRequests:
     async def mark_stale(self, approval: Approval, note: str) -> None:
         await self.settle(approval, ApprovalEvent.OUTDATE, redact_texts(note, texts_of_subject(approval.subject)))
 
-    async def withdraw(self, approval: Approval, note: str) -> None:
-        await self.settle(approval, ApprovalEvent.WITHDRAW, note)
+    async def withdraw_unawaited(self, approval: Approval, note: str) -> None:
+        def op(tx: Transaction) -> None:
+            if approval.id not in self._waiters:
+                transitions.settle(tx, approval, ApprovalEvent.WITHDRAW, note)
+
+        await self.writer.submit(op)
 
     async def recorded_reply(self, approval: Approval) -> Json | None:
         """The recorded reply of the call that used this approval, from now on answered; None if it was not kept."""
