@@ -37,6 +37,7 @@ from mcp_guard.protocol.methods import LATEST
 from mcp_guard.runtime import CLOCK, Runtime, ledger_settings, make_upstream_group, policy_environment
 from mcp_guard.settings import InstanceScope, ServeSettings, Settings
 from mcp_guard.upstream.connection import Upstream
+from mcp_guard.upstream.secrets import read_network
 from mcp_guard.upstream.start import start_upstreams
 
 if TYPE_CHECKING:
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from mcp_guard.downstream.http.sessions import HttpSessions
     from mcp_guard.downstream.limits import ReceivedBytes, SessionShares
     from mcp_guard.downstream.unix import UnixSocketServer
+    from mcp_guard.network import Network
 
 __all__ = ["CLOCK", "ledger_settings", "listed_tools", "note", "policy_environment", "run_stdio", "serve_http"]
 
@@ -189,12 +191,16 @@ def _http_app(runtime: Runtime, serve: ServeSettings, sessions: "HttpSessions", 
     from mcp_guard.storage.used_proofs import UsedProofs
 
     settings, ledger = runtime.settings, runtime.ledger
+
+    def network() -> "Network":
+        return read_network(settings.network, settings.path.parent, os.environ)
+
     authenticator = Authenticator(
         url=serve.url,
         hosts=frozenset({host_of_url(serve.url), *map(normalize_host, serve.hosts)}),
         origins=frozenset(map(normalize_origin, serve.origins)),
         own_issuer=runtime.issuer,
-        trusted_issuers=[TrustedIssuer(**issuer) for issuer in serve.issuers],
+        trusted_issuers=[TrustedIssuer(**issuer, network=network) for issuer in serve.issuers],
         instances=TokenInstances(ledger.writer, settings.agents, ledger.guard),
         proofs=ProofVerifier(UsedProofs(settings.state_dir / "used-proofs.sql")),
     )

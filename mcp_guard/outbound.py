@@ -4,16 +4,22 @@ No redirect is followed, and no error repeats an address or a secret. What is se
 repeated, is up to the caller.
 """
 
-import http.client
-import urllib.error
-import urllib.request
+import re
+import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from mcp_guard.core.errors import ConfigError
-from mcp_guard.upstream.secrets import read_secret
+from mcp_guard.settings import NetworkSettings
+from mcp_guard.upstream.secrets import read_network, read_secret
+
+if TYPE_CHECKING:
+    import httpx2 as httpx
+
+    from mcp_guard.network import Network
 
 TIMEOUT_SECONDS = 10
 MAX_RESPONSE_BYTES = 1 << 20
@@ -37,6 +43,12 @@ class Destination:
     options: Mapping[str, Any]
     environment: Mapping[str, str]
     base_dir: Path
+    network_settings: NetworkSettings = field(default_factory=NetworkSettings)
+
+    @property
+    def network(self) -> "Network":
+        """How it is reached. Raises: DeliveryError."""
+        return find_network(self.network_settings, self.base_dir, self.environment)
 
     def secret(self, name: str) -> str:
         """Raises: DeliveryError."""
@@ -56,55 +68,87 @@ class HttpResponse:
     status: int
     content_type: str
     body: bytes
+    redirect: str = ""
+    """The scheme and host to which a redirect leads."""
+
+    def __str__(self) -> str:
+        """The status, and what to do about a redirect."""
+        redirect = f", a redirect to `{self.redirect}`; change the address to its target" if self.redirect else ""
+        return f"HTTP {self.status}{redirect}"
 
     @property
     def is_success(self) -> bool:
         return 200 <= self.status < 300
 
 
-class _NoRedirect(urllib.request.HTTPRedirectHandler):
-    def redirect_request(self, *_: Any) -> None:
-        return None
+def find_network(settings: NetworkSettings, base_dir: Path, environment: Mapping[str, str]) -> "Network":
+    """The proxy and the certificates for requests. Raises: DeliveryError."""
+    try:
+        return read_network(settings, base_dir, environment)
+    except ConfigError as error:
+        raise DeliveryError(error.message) from None
 
 
-def post_json(url: str, body: bytes, headers: Mapping[str, str]) -> None:
+def post_json(url: str, body: bytes, headers: Mapping[str, str], network: "Network") -> None:
     """Raises: DeliveryError unless the receiver answers with success (2xx)."""
-    response = post(url, body, {"content-type": "application/json", **headers})
+    response = post(url, body, {"content-type": "application/json", **headers}, network)
     if not response.is_success:
-        raise DeliveryError(f"the receiver answered HTTP {response.status}")
+        raise DeliveryError(f"the receiver answered {response}")
 
 
 def post(
-    url: str, body: bytes, headers: Mapping[str, str], *, max_response_bytes: int = MAX_RESPONSE_BYTES
+    url: str,
+    body: bytes,
+    headers: Mapping[str, str],
+    network: "Network",
+    *,
+    max_response_bytes: int = MAX_RESPONSE_BYTES,
 ) -> HttpResponse:
     """The response, whatever its status.
 
     Raises: InvalidRequestError if the address or a header is malformed; DeliveryError if there is no response.
     """
+    import httpx2 as httpx
+
+    from mcp_guard.network import explain
+
     if not url.startswith(("http://", "https://")):
         raise InvalidRequestError("the address begins with neither http:// nor https://")
+    if any(re.search(r"[\x00-\x08\x0a-\x1f\x7f]", text) for text in (url, *headers.values())) or " " in url:
+        raise InvalidRequestError("the address or a header contains a space or a control character")
     try:
-        request = urllib.request.Request(url, body, dict(headers))  # noqa: S310 - the scheme is checked above
-        with urllib.request.build_opener(_NoRedirect).open(request, timeout=TIMEOUT_SECONDS) as answer:
-            return HttpResponse(answer.status, answer.headers.get_content_type(), answer.read(max_response_bytes))
-    except urllib.error.HTTPError as error:
-        with error:
-            answer_body = _read_leniently(error, max_response_bytes)
-            return HttpResponse(error.code, error.headers.get_content_type(), answer_body)
-    except OSError as error:  # first, since an SSLCertVerificationError is a ValueError too
-        raise _unreachable(error) from None
-    except (http.client.InvalidURL, ValueError) as error:
+        with (
+            network.client(timeout=TIMEOUT_SECONDS) as http,
+            http.stream("POST", url, content=body, headers={"accept-encoding": "identity", **headers}) as response,
+        ):
+            return _read(response, max_response_bytes)
+    except (httpx.InvalidURL, httpx.LocalProtocolError, httpx.UnsupportedProtocol, ValueError) as error:
         raise InvalidRequestError(f"the address or a header is invalid ({type(error).__name__})") from None
-    except http.client.HTTPException as error:
-        raise _unreachable(error) from None
+    except httpx.HTTPError as error:
+        raise DeliveryError(f"the receiver could not be reached ({explain(error)})") from None
 
 
-def _read_leniently(answer: urllib.error.HTTPError, max_bytes: int) -> bytes:
+def _read(response: "httpx.Response", max_bytes: int) -> HttpResponse:
+    """The response with as much of its body as is wanted."""
+    import httpx2 as httpx
+
+    content_type = response.headers.get("content-type", "").partition(";")[0].strip().lower()
+    body, deadline = bytearray(), time.monotonic() + TIMEOUT_SECONDS
     try:
-        return answer.read(max_bytes)
-    except (OSError, http.client.HTTPException):
-        return b""
+        for piece in response.iter_raw():
+            body += piece
+            if len(body) >= max_bytes or time.monotonic() > deadline:
+                break
+    except httpx.HTTPError:
+        if response.is_success:
+            raise
+        body.clear()
+    return HttpResponse(response.status_code, content_type, bytes(body[:max_bytes]), _redirect_host(response))
 
 
-def _unreachable(error: Exception) -> DeliveryError:
-    return DeliveryError(f"the receiver could not be reached ({type(error).__name__})")
+def _redirect_host(response: "httpx.Response") -> str:
+    """Where a redirect leads, without its path: that of an address of Slack's is a secret."""
+    from mcp_guard.network import redirect_target
+
+    parts = urlsplit(redirect_target(response))
+    return f"{parts.scheme}://{parts.netloc}" if parts.netloc else ""

@@ -56,6 +56,23 @@ class SecretReference:
 
 
 @dataclass(frozen=True, slots=True)
+class NetworkSettings:
+    """How requests leave this machine (`network.py`). What is None is taken from the environment, if that is read.
+
+    `proxy` is for every URL but those on this machine, unless `proxies_loopback`, and those that `no_proxy` covers. The
+    certificates in `ca_file` are trusted besides those of the system.
+    """
+
+    proxy: str | SecretReference | None = None
+    no_proxy: tuple[str, ...] | None = None
+    ca_file: Path | None = None
+    client_cert: Path | None = None
+    client_key: Path | None = None
+    reads_environment: bool = True
+    proxies_loopback: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class OAuthSettings:
     """How the guard obtains tokens for one upstream.
 
@@ -92,6 +109,7 @@ class UpstreamSettings:
     bearer: SecretReference | None = None
     is_legacy_sse: bool = False
     oauth: OAuthSettings | None = None
+    network: NetworkSettings = field(default_factory=NetworkSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +122,7 @@ class NotifierSettings:
     kind: str
     options: Mapping[str, Any]
     base_dir: Path
+    network: NetworkSettings = field(default_factory=NetworkSettings)
 
 
 @dataclass(frozen=True, slots=True)
@@ -198,6 +217,7 @@ class WitnessSettings:
     base_dir: Path
     every_seconds: float | None = None
     every_receipts: int | None = None
+    network: NetworkSettings = field(default_factory=NetworkSettings)
 
     @property
     def is_scheduled(self) -> bool:
@@ -264,6 +284,7 @@ class Settings:
     witnesses: Mapping[str, WitnessSettings] = field(default_factory=dict)
     signals: tuple[SignalSettings, ...] = ()
     drift: "DriftRule | None" = None
+    network: NetworkSettings = field(default_factory=NetworkSettings)
 
     @property
     def audience(self) -> str:

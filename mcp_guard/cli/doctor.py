@@ -16,6 +16,7 @@ from mcp_guard.config import load
 from mcp_guard.core.errors import GuardError
 from mcp_guard.core.model import Mode, Tool
 from mcp_guard.diagnostics.checks import CheckResult, GuardSnapshot, Level, RefusalTest, run_checks, worst_level
+from mcp_guard.diagnostics.outgoing import outgoing_routes
 from mcp_guard.diagnostics.self_test import run_refusal_tests
 from mcp_guard.diagnostics.state_folder import StateFolder, inspect_state_folder
 from mcp_guard.ledger.open import configured_keys
@@ -77,6 +78,7 @@ def look(settings: Settings, start_upstreams: bool, quiet: bool) -> GuardSnapsho
         unsafe_keys=settings.unsafe_keys,
         clients=tuple(client_files(settings.path)),
         unmapped_issuers=unmapped_issuers(settings),
+        outgoing=outgoing_routes(settings),
         **snapshot,
     )
 

@@ -16,7 +16,7 @@ from mcp_guard.settings import OAuthSettings, Settings
 from mcp_guard.upstream.oauth.authorization_code import sign_in
 from mcp_guard.upstream.oauth.discovery import NoToken
 from mcp_guard.upstream.oauth.token_storage import TokenStorage
-from mcp_guard.upstream.secrets import read_secret
+from mcp_guard.upstream.secrets import read_network, read_secret
 from mcp_guard.verifier.progress import Progress
 
 
@@ -71,7 +71,9 @@ async def login(settings: Settings, options: argparse.Namespace, oauth: OAuthSet
             webbrowser.open(address)
 
     secret = read_secret(oauth.client_secret, settings.path.parent, os.environ) if oauth.client_secret else ""
-    tokens = await sign_in(settings.upstreams[options.name].url, oauth, secret, show)
+    upstream = settings.upstreams[options.name]
+    network = read_network(upstream.network, settings.path.parent, os.environ)
+    tokens = await sign_in(upstream.url, oauth, network, secret, show)
     async with storage.locked():
         storage.write(tokens)
     where = "in the keyring" if oauth.in_keyring else f"in {storage.folder}"

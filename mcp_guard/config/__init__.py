@@ -17,6 +17,7 @@ from pydantic_core import ErrorDetails
 
 from mcp_guard.config.errors import describe_problem
 from mcp_guard.config.ledger import LedgerConfig, WitnessConfig, WitnessName
+from mcp_guard.config.network import NetworkConfig
 from mcp_guard.config.ownership import check_named_files, read_own
 from mcp_guard.config.risk import RiskConfig
 from mcp_guard.config.serve import ConnectConfig, IssuerConfig, ServeConfig
@@ -242,6 +243,7 @@ class Config(Model):
     issuers: dict[str, IssuerConfig] = {}
     ledger: LedgerConfig = LedgerConfig()
     witnesses: dict[WitnessName, WitnessConfig] = {}
+    network: NetworkConfig = NetworkConfig()
 
     @model_validator(mode="before")
     @classmethod
@@ -336,6 +338,7 @@ class Config(Model):
     def settings(self, path: Path) -> Settings:
         """The configuration as plain values. Relative paths are resolved against the folder of `path`."""
         base_dir, guard, limits = path.parent, self.guard, self.limits
+        network = self.network.settings(base_dir)
         return Settings(
             path=path,
             state_dir=base_dir / guard.state_dir,
@@ -354,14 +357,14 @@ class Config(Model):
             kept_response_bytes=limits.kept_response_bytes,
             client_limits=limits.client_limits(),
             agents={name: agent.enrolled(name) for name, agent in self.agents.items()},
-            upstreams={name: upstream.settings(base_dir) for name, upstream in self.upstreams.items()},
+            upstreams={name: upstream.settings(base_dir, network) for name, upstream in self.upstreams.items()},
             tool_rules={name: tool.rule() for name, tool in self.tools.items()},
             attributes={name: dict(resource.attributes) for name, resource in self.resources.items()},
             counters=tuple(rate.counter(name) for name, rate in self.rates.items()),
             approvers={id: approver.name for id, approver in self.approvers.items()},
             routes={name: route.route(name) for name, route in self.routes.items()},
             notifiers={
-                name: NotifierSettings(notifier.kind, _options(notifier), base_dir)
+                name: NotifierSettings(notifier.kind, _options(notifier), base_dir, network)
                 for name, notifier in self.notifiers.items()
             },
             inbox_port=self.inbox.port,
@@ -375,7 +378,8 @@ class Config(Model):
             serve=self._serve(base_dir),
             keep_payload_days=self.ledger.keep_payload_days,
             signers=self.ledger.signers(base_dir),
-            witnesses={name: witness.settings(base_dir) for name, witness in self.witnesses.items()},
+            witnesses={name: witness.settings(base_dir, network) for name, witness in self.witnesses.items()},
+            network=network,
         )
 
     def _people(self) -> People:

@@ -7,7 +7,7 @@ from pydantic import Field, field_validator
 
 from mcp_guard.config.types import Model, SecretConfig, Url
 from mcp_guard.core.tlog import note
-from mcp_guard.settings import SignerSettings, WitnessSettings
+from mcp_guard.settings import NetworkSettings, SignerSettings, WitnessSettings
 
 WitnessName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_-]{0,63}$")]
 GitName = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._/-]*$")]
@@ -54,10 +54,10 @@ class WitnessBase(Model):
     every_seconds: Annotated[float, Field(ge=1)] | None = None
     every_receipts: Annotated[int, Field(ge=1)] | None = None
 
-    def settings(self, base_dir: Path) -> WitnessSettings:
+    def settings(self, base_dir: Path, network: NetworkSettings) -> WitnessSettings:
         own = {name: value for name, value in self if name not in WitnessBase.model_fields}
         options = {name: value.reference() if isinstance(value, SecretConfig) else value for name, value in own.items()}
-        return WitnessSettings(self.kind, options, base_dir, self.every_seconds, self.every_receipts)
+        return WitnessSettings(self.kind, options, base_dir, self.every_seconds, self.every_receipts, network)
 
 
 class FileWitnessConfig(WitnessBase):

@@ -122,6 +122,8 @@ def _data_files(settings: Settings) -> Iterator[Path]:
         yield from sorted(folder.glob("*.cedar"))
     if settings.serve is not None:
         yield from (issuer["jwks_file"] for issuer in settings.serve.issuers if issuer["jwks_file"])
+    for network in (settings.network, *(upstream.network for upstream in settings.upstreams.values())):
+        yield from filter(None, (network.ca_file, network.client_cert, network.client_key))
 
 
 def _commands(settings: Settings) -> Iterator[tuple[Sequence[str], Path]]:
@@ -137,11 +139,13 @@ def _commands(settings: Settings) -> Iterator[tuple[Sequence[str], Path]]:
             if isinstance(option, SecretReference):
                 yield option.words, place.base_dir
     here = settings.path.parent
+    if isinstance(settings.network.proxy, SecretReference):
+        yield settings.network.proxy.words, here
     for upstream in settings.upstreams.values():
         yield upstream.argv, upstream.cwd
         client_secret = upstream.oauth.client_secret if upstream.oauth else None
-        for reference in (*upstream.secrets.values(), upstream.bearer, client_secret):
-            if reference is not None:
+        for reference in (*upstream.secrets.values(), upstream.bearer, client_secret, upstream.network.proxy):
+            if isinstance(reference, SecretReference):
                 yield reference.words, here
 
 

@@ -6,9 +6,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
+from mcp_guard.config.network import UpstreamNetworkConfig
 from mcp_guard.config.types import Model, SecretConfig, Url
 from mcp_guard.core.tool_pins import PROMISED, FirstUse, PinRule
-from mcp_guard.settings import OAuthSettings, UpstreamSettings
+from mcp_guard.settings import NetworkSettings, OAuthSettings, UpstreamSettings
 
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 HEADER = r"^[A-Za-z0-9!#$%&'*+.^_`|~-]+$"
@@ -66,6 +67,7 @@ class UpstreamConfig(Model):
     headers: dict[Annotated[str, Field(pattern=HEADER)], str | SecretConfig] = {}
     bearer: SecretConfig | None = None
     oauth: OAuthConfig | None = None
+    network: UpstreamNetworkConfig | None = None
     timeout_seconds: Annotated[float, Field(gt=0)] = 300
     first_use: FirstUse | None = None
     unsafe_unpinned: tuple[str, ...] = ()
@@ -84,7 +86,7 @@ class UpstreamConfig(Model):
     def is_local_or_remote(self) -> Self:
         if (self.command is None) == (self.url is None):
             raise ValueError("set either `command`, which starts the server, or `url`, its address")
-        local, remote = {"args", "env", "cwd"}, {"transport", "headers", "bearer", "oauth"}
+        local, remote = {"args", "env", "cwd"}, {"transport", "headers", "bearer", "oauth", "network"}
         if misplaced := self.model_fields_set & (remote if self.command is not None else local):
             other = "command" if self.command is not None else "url"
             raise ValueError(f"`{min(misplaced)}` cannot be combined with `{other}`")
@@ -95,7 +97,8 @@ class UpstreamConfig(Model):
     def pin_rule(self, first_use: FirstUse) -> PinRule:
         return PinRule(self.first_use or first_use, self.unsafe_unpinned)
 
-    def settings(self, base_dir: Path) -> UpstreamSettings:
+    def settings(self, base_dir: Path, network: NetworkSettings) -> UpstreamSettings:
+        """`network` are the settings of `[network]`."""
         variables = self.env if self.command is not None else self.headers
         return UpstreamSettings(
             argv=(self.command, *self.args) if self.command is not None else (),
@@ -107,4 +110,5 @@ class UpstreamConfig(Model):
             bearer=self.bearer.reference() if self.bearer else None,
             is_legacy_sse=self.transport == "sse",
             oauth=self.oauth.settings() if self.oauth else None,
+            network=self.network.within(network, base_dir) if self.network else network,
         )

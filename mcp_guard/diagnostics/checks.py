@@ -113,6 +113,20 @@ class ClientFile:
 
 
 @dataclass(frozen=True, slots=True)
+class OutgoingRoute:
+    """How requests to `name` leave this machine. `proxy` is empty if directly, `cas` if only the system's are trusted.
+
+    `exposes_secrets`: the proxy can read secrets on their way. `failure` says why none can be sent.
+    """
+
+    name: str
+    proxy: str = ""
+    exposes_secrets: bool = False
+    cas: tuple[str, ...] = ()
+    failure: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class GuardSnapshot:
     """Everything the checks look at. `failure` and `hint` say why the ledger could not be read, if it could not."""
 
@@ -144,6 +158,7 @@ class GuardSnapshot:
     clients: tuple[ClientFile, ...]
     unmapped_issuers: tuple[str, ...] = ()
     """Issuers of tokens of whose users the configuration knows nobody."""
+    outgoing: tuple[OutgoingRoute, ...] = ()
 
 
 CheckResults = list[CheckResult]
@@ -343,6 +358,25 @@ def upstreams(snapshot: GuardSnapshot) -> CheckResults:
     return _problem("upstreams", f"no tools from {', '.join(snapshot.absent)}", fix)
 
 
+def network(snapshot: GuardSnapshot) -> CheckResults:
+    results: CheckResults = []
+    for failure in dict.fromkeys(route.failure for route in snapshot.outgoing if route.failure):
+        results += _problem("network", failure, "correct the variable, or [network] in the configuration")
+    for route in snapshot.outgoing:
+        if route.exposes_secrets:
+            what = f"the secrets of {route.name} pass {route.proxy} unencrypted"
+            results += _warning("network", what, "use https, or name the host in NO_PROXY or network.no_proxy")
+    for proxy in dict.fromkeys(route.proxy for route in snapshot.outgoing if route.proxy):
+        names = ", ".join(route.name for route in snapshot.outgoing if route.proxy == proxy)
+        results += _ok("network", f"{names} through {proxy}")
+    cas = dict.fromkeys(ca for route in snapshot.outgoing for ca in route.cas)
+    if not any(route.proxy or route.failure for route in snapshot.outgoing):
+        results += _ok("network", "no proxy")
+    if cas:
+        results += _ok("network", f"CAs: {', '.join(cas)}")
+    return results
+
+
 def refusals(snapshot: GuardSnapshot) -> CheckResults:
     """INVARIANT: a call that must be refused and was not is always a problem."""
     tried = [trial for trial in snapshot.refusal_tests if not trial.permitted]
@@ -403,7 +437,7 @@ def _some(numbers: Sequence[int]) -> str:
 
 CHECKS: tuple[Callable[[GuardSnapshot], CheckResults], ...] = (
     state_folder, disk, sync, ledger_file, integrity, head, key, clock, guards, calls_without_outcome, approvals,
-    routes, policies, upstreams, refusals, weakened, clients,
+    routes, policies, upstreams, network, refusals, weakened, clients,
 )  # fmt: skip
 
 

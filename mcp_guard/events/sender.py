@@ -9,11 +9,15 @@ import stat
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from mcp_guard.core.errors import ConfigError, UpstreamError
 from mcp_guard.files import replace_file
 from mcp_guard.outbound import DeliveryError, InvalidRequestError, post
+
+if TYPE_CHECKING:
+    from mcp_guard.network import Network
 
 RETRYABLE_STATUSES = (408, 429, 500, 502, 503, 504)
 """Statuses after which the same request may succeed later (OTLP/HTTP, "Failures", and what gateways answer)."""
@@ -31,6 +35,7 @@ class Receiver:
     url: str
     content_type: str
     headers: Mapping[str, str]
+    network: "Network"
 
     @property
     def host(self) -> str:
@@ -44,7 +49,7 @@ class Receiver:
         """
         headers = {**self.headers, "content-type": self.content_type}
         try:
-            response = post(self.url, body, headers, max_response_bytes=MAX_RESPONSE_BYTES)
+            response = post(self.url, body, headers, self.network, max_response_bytes=MAX_RESPONSE_BYTES)
         except InvalidRequestError as error:
             raise ConfigError(f"cannot send to `{self.host}`: {error}", "check --to and --headers") from None
         except DeliveryError as error:
@@ -52,10 +57,8 @@ class Receiver:
         if response.is_success:
             return _partial_success_warning(response.body)
         if response.status in RETRYABLE_STATUSES:
-            raise RetryableError(f"`{self.host}` answered HTTP {response.status}")
-        raise UpstreamError(
-            f"`{self.host}` refused the events: HTTP {response.status}", "check --to, --format and --headers"
-        )
+            raise RetryableError(f"`{self.host}` answered {response}")
+        raise UpstreamError(f"`{self.host}` refused the events: {response}", "check --to, --format and --headers")
 
 
 def _partial_success_warning(body: bytes) -> str:

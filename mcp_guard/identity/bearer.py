@@ -12,11 +12,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mcp_guard.core import canonical, credential
 from mcp_guard.core.credential import InvalidCredential
+from mcp_guard.core.errors import ConfigError
 from mcp_guard.identity.instances import Issuer
+
+if TYPE_CHECKING:
+    from mcp_guard.network import Network
 
 SKEW_SECONDS = 60
 """How far a trusted issuer's clock may be from the guard's."""
@@ -47,6 +51,8 @@ class TrustedIssuer:
     agents: Mapping[str, str] | None = None
     jwks_file: Path | None = None
     jwks_url: str = ""
+    network: Callable[[], "Network"] | None = None
+    """How they are fetched; None: directly."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +166,7 @@ def _signing_key(token: str, trusted: TrustedIssuer) -> Any:
 
     id = jwt.get_unverified_header(token).get("kid")
     if trusted.jwks_file is None:
-        return _key_set(trusted.jwks_url).find_key(id)
+        return _key_set(trusted.jwks_url, trusted.network).find_key(id)
     keys = jwt.PyJWKSet.from_json(trusted.jwks_file.read_text()).keys
     key = next((key for key in keys if key.key_id == id and key.public_key_use in SIGNING_USES), None)
     if key is None:
@@ -175,8 +181,13 @@ class RemoteKeySet:
     succeeds or not: anybody can send such tokens. Further requests wait while they are fetched.
     """
 
-    def __init__(self, url: str, clock: Callable[[], float] = time.monotonic) -> None:
-        self._url = url
+    def __init__(
+        self,
+        url: str,
+        clock: Callable[[], float] = time.monotonic,
+        network: Callable[[], "Network"] | None = None,
+    ) -> None:
+        self._url, self._network = url, network
         self._clock = clock
         self._lock = threading.Lock()
         self._keys: dict[object, Any] = {}
@@ -190,7 +201,7 @@ class RemoteKeySet:
             now = self._clock()
             if (id not in self._keys or not self._is_fresh()) and now - self._tried > REFETCH_SECONDS:
                 self._tried = now
-                self._keys = _fetch_keys(self._url)
+                self._keys = _fetch_keys(self._url, self._network)
                 self._fetched = now
             if not self._is_fresh():
                 raise ValueError("the keys of its issuer cannot be fetched")
@@ -202,40 +213,46 @@ class RemoteKeySet:
         return self._clock() - self._fetched <= KEYS_SECONDS
 
 
-def _fetch_keys(url: str) -> dict[object, Any]:
+def _fetch_keys(url: str, network: Callable[[], "Network"] | None = None) -> dict[object, Any]:
     """The signing keys at this URL by their id. Raises: ValueError, OSError, jwt.PyJWTError.
 
     The library's own client would read whatever it is sent, for as long as it takes.
     """
-    import http.client
     import json
-    import urllib.request
 
+    import httpx2 as httpx
     import jwt
 
-    class NoRedirect(urllib.request.HTTPRedirectHandler):
-        def redirect_request(self, *_: Any) -> None:
-            return None
+    from mcp_guard.network import Network, explain, redirect_target
 
     body, deadline = bytearray(), time.monotonic() + FETCH_SECONDS
     try:
-        with urllib.request.build_opener(NoRedirect).open(url, timeout=FETCH_SECONDS) as response:
-            while part := response.read1(MAX_KEYS_BYTES):
+        used = network() if network is not None else Network()
+        headers = {"accept": "application/json", "accept-encoding": "identity"}
+        with used.client(timeout=FETCH_SECONDS) as http, http.stream("GET", url, headers=headers) as response:
+            if response.status_code != 200:
+                target = redirect_target(response)
+                why = f", a redirect to `{target}`; use that URL" if target else ""
+                raise ValueError(f"`{url}` answered with HTTP status {response.status_code}{why}")
+            for part in response.iter_raw():
                 body += part
                 if len(body) > MAX_KEYS_BYTES or time.monotonic() > deadline:
                     raise ValueError(f"`{url}` sends too much, or too slowly")
         keys = jwt.PyJWKSet.from_dict(json.loads(body)).keys
-    except http.client.HTTPException as error:
-        raise ValueError(f"`{url}` cannot be read: {type(error).__name__}") from None
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        why = explain(error) if isinstance(error, httpx.HTTPError) else type(error).__name__
+        raise ValueError(f"`{url}` cannot be read: {why}") from None
+    except ConfigError as error:
+        raise ValueError(error.message) from None
     except (AttributeError, TypeError, RecursionError):
         raise ValueError(f"`{url}` is no set of keys") from None
     return {key.key_id: key.key for key in keys if key.public_key_use in SIGNING_USES and key.key_id}
 
 
 @cache
-def _key_set(url: str) -> RemoteKeySet:
+def _key_set(url: str, network: Callable[[], "Network"] | None) -> RemoteKeySet:
     """One for each URL, because it caches the keys."""
-    return RemoteKeySet(url)
+    return RemoteKeySet(url, network=network)
 
 
 def _thumbprint(claims: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ import subprocess
 
 from mcp_guard.notify.message import Message
 from mcp_guard.outbound import DeliveryError, Destination
+from mcp_guard.upstream.secrets import network_variables
 
 TIMEOUT_SECONDS = 30
 PASSED_VARIABLES = ("PATH", "HOME", "LANG")
@@ -15,6 +16,7 @@ def send(destination: Destination, message: Message) -> None:
     """Raises: DeliveryError."""
     argv = list(destination.options["command"])
     environment = {name: os.environ[name] for name in PASSED_VARIABLES if name in os.environ}
+    environment |= network_variables(os.environ)
     document = json.dumps({**message.data, "title": message.title, "text": "\n".join(message.lines)}).encode()
     try:
         process = subprocess.run(

@@ -146,7 +146,7 @@ class NotificationDispatcher:
         notifier = self.notifiers.get(delivery.notifier)
         if notifier is None:
             return f"notifier `{delivery.notifier}` is no longer in the configuration"
-        destination = Destination(notifier.options, os.environ, notifier.base_dir)
+        destination = Destination(notifier.options, os.environ, notifier.base_dir, notifier.network)
         try:
             importlib.import_module(NOTIFIERS[notifier.kind]).send(destination, message)
         except DeliveryError as error:

@@ -1,7 +1,6 @@
-"""Email over SMTP, with STARTTLS unless the configuration turns it off."""
+"""Email over SMTP, with STARTTLS unless the configuration turns it off. Proxies for HTTP do not apply to it."""
 
 import smtplib
-import ssl
 from datetime import UTC, datetime
 from email.message import EmailMessage
 from email.utils import format_datetime
@@ -23,7 +22,7 @@ def send(destination: Destination, message: Message) -> None:
     try:
         with smtplib.SMTP(options["host"], options["port"], timeout=TIMEOUT_SECONDS) as server:
             if options["starttls"]:
-                server.starttls(context=ssl.create_default_context())
+                server.starttls(context=destination.network.ssl_context())
             if options["user"] is not None:
                 server.login(options["user"], destination.secret("password"))
             server.send_message(mail)

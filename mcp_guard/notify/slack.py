@@ -38,7 +38,7 @@ def send(destination: Destination, message: Message) -> None:
             {"type": "actions", "elements": [button]},
         ],
     }
-    post_json(destination.secret("url"), json.dumps(body).encode(), {})
+    post_json(destination.secret("url"), json.dumps(body).encode(), {}, destination.network)
 
 
 def _facts(message: Message) -> list[tuple[str, object]]:

@@ -14,7 +14,7 @@ def send(destination: Destination, message: Message) -> None:
     """Raises: DeliveryError."""
     body = json.dumps({"type": message.type, "timestamp": message.at, "data": message.data}).encode()
     headers = signature_headers(destination.secret("secret"), message.id, message.at, body)
-    post_json(destination.options["url"], body, headers)
+    post_json(destination.options["url"], body, headers, destination.network)
 
 
 def signature_headers(secret: str, id: str, at: int, body: bytes) -> dict[str, str]:

@@ -12,10 +12,11 @@ from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.secret_scrubber import Scrubber
 from mcp_guard.protocol.jsonrpc import Id
 from mcp_guard.settings import OAuthSettings, SecretReference, UpstreamSettings
-from mcp_guard.upstream.secrets import is_slow, make_environment, read_secret
+from mcp_guard.upstream.secrets import is_slow, make_environment, read_network, read_secret
 from mcp_guard.upstream.transport import MessageHandler
 
 if TYPE_CHECKING:
+    from mcp_guard.network import Network
     from mcp_guard.upstream.http_session import UpstreamHttpSession
     from mcp_guard.upstream.oauth.tokens import OAuthTokenProvider
 
@@ -39,10 +40,12 @@ class HttpTransport:
         self.diagnostics = server.url
         self.unscrubbed_secrets: tuple[str, ...] = ()
         client_secret = server.oauth.client_secret if server.oauth else None
-        self.starts_slowly = is_slow([*server.secrets.values(), server.bearer, client_secret])
+        proxy = server.network.proxy if isinstance(server.network.proxy, SecretReference) else None
+        self.starts_slowly = is_slow([*server.secrets.values(), server.bearer, client_secret, proxy])
         self._parameters = parameters
         self._headers: dict[str, str] = {}
         self._client_secret = ""
+        self._network: Network | None = None
         self._start_failure: str | None = "is not started"
         self._token_provider: OAuthTokenProvider | None = None
         self._session: UpstreamHttpSession | None = None
@@ -59,6 +62,7 @@ class HttpTransport:
                 headers["authorization"] = f"Bearer {self._read_secret('bearer', server.bearer, unscrubbed)}"
             if server.oauth is not None and server.oauth.client_secret is not None:
                 self._client_secret = self._read_secret("client_secret", server.oauth.client_secret, unscrubbed)
+            self._network = self._read_network(unscrubbed)
             for header, value in headers.items():
                 if not re.fullmatch(r"[\x20-\x7e]*", value):
                     raise ConfigError(
@@ -77,6 +81,14 @@ class HttpTransport:
             unscrubbed.append(name)
         return value
 
+    def _read_network(self, unscrubbed: list[str]) -> "Network":
+        """The proxy, whose password is a secret, and the certificates. Raises: ConfigError."""
+        network = read_network(self._parameters.server.network, self._parameters.here, os.environ)
+        for password in network.secrets:
+            if not self._parameters.scrubber.base.learn("proxy", password):
+                unscrubbed.append("proxy")
+        return network
+
     async def _sign_in(self, oauth: OAuthSettings) -> str | None:
         """Get an access token. Returns why there is none, or None."""
         from mcp_guard.upstream.oauth.discovery import NoToken
@@ -85,9 +97,11 @@ class HttpTransport:
 
         if self._token_provider is None:
             parameters = self._parameters
+            assert self._network is not None
             self._token_provider = OAuthTokenProvider(
                 parameters.server.url,
                 oauth,
+                self._network,
                 lambda: self._client_secret,
                 TokenStorage(parameters.state / "sign-ins", parameters.name, oauth.in_keyring),
                 parameters.scrubber,
@@ -107,7 +121,8 @@ class HttpTransport:
             return False
         from mcp_guard.upstream.http_session import ServerAddress, UpstreamHttpSession
 
-        address = ServerAddress(server.url, self._headers, server.is_legacy_sse)
+        assert self._network is not None
+        address = ServerAddress(server.url, self._headers, server.is_legacy_sse, self._network)
         self._session = UpstreamHttpSession(address, handler, max_message_bytes, self._token_provider)
         opened, ended = asyncio.Event(), asyncio.Event()
         self._running = asyncio.create_task(self._session.run(opened))

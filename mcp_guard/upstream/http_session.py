@@ -18,6 +18,7 @@ import httpx2 as httpx
 import orjson
 
 from mcp_guard.core.model import Json
+from mcp_guard.network import Network
 from mcp_guard.protocol.jsonrpc import Id, request_id
 from mcp_guard.protocol.methods import CANCELLED, INITIALIZE
 from mcp_guard.protocol.sse import SseEvent, SseParser, StreamPosition
@@ -56,6 +57,7 @@ class ServerAddress:
     url: str
     headers: Mapping[str, str] = field(repr=False)
     old: bool = False
+    network: Network = field(default_factory=Network)
 
 
 class TokenProvider(Protocol):
@@ -84,11 +86,7 @@ class UpstreamHttpSession:
         self._handler = handler
         self._max_message_bytes = max_message_bytes
         self._token_provider = token_provider
-        self._http = httpx.AsyncClient(
-            timeout=httpx.Timeout(CONNECT_SECONDS, read=None, pool=None),
-            limits=httpx.Limits(max_connections=None),
-            trust_env=False,
-        )
+        self._http = address.network.async_client(timeout=httpx.Timeout(CONNECT_SECONDS, read=None, pool=None))
         self._tasks = asyncio.TaskGroup()
         self._outgoing: asyncio.Queue[bytes] = asyncio.Queue()
         self._queued_bytes = 0
@@ -459,7 +457,7 @@ class UpstreamHttpSession:
         if SESSION not in self._session_headers:
             return
         try:
-            async with asyncio.timeout(DELETE_SECONDS), httpx.AsyncClient(timeout=2, trust_env=False) as http:
+            async with asyncio.timeout(DELETE_SECONDS), self._address.network.async_client(timeout=2) as http:
                 token = self._token_provider.headers() if self._token_provider else {}
                 async with http.stream("DELETE", self._address.url, headers={**self._headers(), **token}):
                     return  # its body is of no interest

@@ -11,16 +11,25 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from mcp_guard.core.bounded import read_bounded
 from mcp_guard.core.errors import ConfigError
 from mcp_guard.core.secret_scrubber import Scrubber, looks_secret, password_of
-from mcp_guard.settings import SecretReference
+from mcp_guard.settings import NetworkSettings, SecretReference
+
+if TYPE_CHECKING:
+    from mcp_guard.network import Network
 
 MAX_BYTES = 64 * 1024
 COMMAND_SECONDS = 10.0
 INHERITED = ("PATH", "HOME", "USER", "LOGNAME", "LANG", "XDG_RUNTIME_DIR", "DBUS_SESSION_BUS_ADDRESS", "SSH_AUTH_SOCK")
 """The variables of the guard's environment that a command inherits."""
+NETWORK_VARIABLES = (
+    "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "http_proxy", "https_proxy", "all_proxy", "no_proxy",
+    "SSL_CERT_FILE", "SSL_CERT_DIR", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE", "NODE_EXTRA_CA_CERTS",
+)  # fmt: skip
+"""The variables that name proxies and certificates (`network.py`)."""
 
 
 def from_environment(reference: SecretReference, _: Path, environment: Mapping[str, str]) -> str:
@@ -155,6 +164,18 @@ SLOW_SOURCES = ("keyring", "command")
 def read_secret(reference: SecretReference, here: Path, environment: Mapping[str, str]) -> str:
     """The secret. Raises: ConfigError, whose message never contains it."""
     return SOURCES[reference.source](reference, here, environment)
+
+
+def network_variables(environment: Mapping[str, str]) -> dict[str, str]:
+    """Those of the environment's `NETWORK_VARIABLES` that a program inherits: the ones without a password."""
+    return {name: environment[name] for name in NETWORK_VARIABLES if "@" not in environment.get(name, "@")}
+
+
+def read_network(settings: NetworkSettings, here: Path, environment: Mapping[str, str]) -> "Network":
+    """The proxy and the certificates for requests. Raises: ConfigError."""
+    from mcp_guard.network import resolve  # it loads the HTTP client
+
+    return resolve(settings, environment, lambda reference: read_secret(reference, here, environment))
 
 
 def is_slow(references: Iterable[SecretReference | None]) -> bool:

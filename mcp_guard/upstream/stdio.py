@@ -22,12 +22,12 @@ from mcp_guard.protocol.jsonrpc import Id, request_id
 from mcp_guard.protocol.stdio import Pipes
 from mcp_guard.settings import SecretReference
 from mcp_guard.upstream.budget import WorkMeter
-from mcp_guard.upstream.secrets import is_slow, make_environment
+from mcp_guard.upstream.secrets import is_slow, make_environment, network_variables
 from mcp_guard.upstream.transport import MessageHandler
 
 INHERITED = ("HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "SHELL", "TERM", "TMPDIR", "TZ", "USER", "SYSTEMROOT")
 """The variables of the guard's environment that an upstream inherits. The configuration adds others by name, so that no
-secret of the guard leaks."""
+secret of the guard leaks. It also inherits how requests leave this machine (`secrets.network_variables`)."""
 
 MAX_STDERR_FILE_BYTES = 1024 * 1024
 """A larger file is emptied, before the process starts and while it runs."""
@@ -87,7 +87,7 @@ def start_process(parameters: StdioServerParameters) -> ServerProcess:
 
     Raises: UpstreamError; the message does not name the upstream.
     """
-    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ}
+    inherited = {name: os.environ[name] for name in INHERITED if name in os.environ} | network_variables(os.environ)
     try:
         added, unscrubbed = make_environment(parameters.env, parameters.secrets, parameters.here, parameters.scrubber)
         for folder in (parameters.stderr.parent.parent, parameters.stderr.parent):  # only the owner may read the logs

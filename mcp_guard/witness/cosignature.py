@@ -2,6 +2,7 @@
 
 import base64
 import binascii
+from typing import TYPE_CHECKING
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
@@ -11,6 +12,9 @@ from mcp_guard.core.tlog import note
 from mcp_guard.outbound import DeliveryError, Destination, HttpResponse, post
 from mcp_guard.witness.submission import Acceptance, Contradicted, Submission
 
+if TYPE_CHECKING:
+    from mcp_guard.network import Network
+
 SIZE_TYPE = "text/x.tlog.size"
 MAX_PROOF_LINES = 63
 REASONS = {403: ": it does not trust this ledger's key", 404: ": it does not know this ledger's origin"}
@@ -18,12 +22,12 @@ REASONS = {403: ": it does not trust this ledger's key", 404: ": it does not kno
 
 def send(destination: Destination, submission: Submission) -> Acceptance:
     """Raises: DeliveryError, Contradicted."""
-    url = destination.options["url"]
+    url, network = destination.options["url"], destination.network
     old_size = min(submission.last.size, submission.head.size) if submission.last else 0
-    response = _add_checkpoint(url, submission, old_size)
+    response = _add_checkpoint(url, submission, old_size, network)
     if _is_size_conflict(response) and (witness_size := _read_size(response)) != old_size:
         old_size = witness_size
-        response = _add_checkpoint(url, submission, old_size)
+        response = _add_checkpoint(url, submission, old_size, network)
         if _is_size_conflict(response) and _read_size(response) != old_size:
             raise DeliveryError("the witness received another checkpoint at the same time")
     if response.status in (409, 422):
@@ -31,7 +35,7 @@ def send(destination: Destination, submission: Submission) -> Acceptance:
             f"the witness has cosigned {old_size:,} receipts that differ from the first {old_size:,} of this ledger"
         )
     if response.status != 200:
-        raise DeliveryError(f"the witness answered HTTP {response.status}{REASONS.get(response.status, '')}")
+        raise DeliveryError(f"the witness answered {response}{REASONS.get(response.status, '')}")
     lines = response.body.decode(errors="replace")
     line, signed_at = find_cosignature(destination.options["key"], submission.head.text(), lines)
     evidence = {"cosignature": line, "time": format_time(signed_at * 1_000_000), "continues": old_size or None}
@@ -43,12 +47,12 @@ def _is_size_conflict(response: HttpResponse) -> bool:
     return response.status == 409 and response.content_type == SIZE_TYPE
 
 
-def _add_checkpoint(url: str, submission: Submission, old_size: int) -> HttpResponse:
+def _add_checkpoint(url: str, submission: Submission, old_size: int, network: "Network") -> HttpResponse:
     """Raises: Contradicted if the witness has seen more receipts than the ledger has; DeliveryError."""
     proof = [base64.b64encode(hash).decode() for hash in submission.consistency(old_size)]
     assert len(proof) <= MAX_PROOF_LINES
     body = "\n".join([f"old {old_size}", *proof, "", submission.note])
-    return post(f"{url.rstrip('/')}/add-checkpoint", body.encode(), {"content-type": "text/plain"})
+    return post(f"{url.rstrip('/')}/add-checkpoint", body.encode(), {"content-type": "text/plain"}, network)
 
 
 def _read_size(response: HttpResponse) -> int:

@@ -22,11 +22,9 @@ def send(destination: Destination, submission: Submission) -> Acceptance:
     library, text = _load_library(), submission.head.text().encode()
     request = library.TimestampRequestBuilder().data(text).hash_algorithm(library.HashAlgorithm.SHA256).build()
     headers = {"content-type": "application/timestamp-query"}
-    response = post(destination.options["url"], request.as_bytes(), headers)
+    response = post(destination.options["url"], request.as_bytes(), headers, destination.network)
     if response.status != 200 or response.content_type != "application/timestamp-reply":
-        raise DeliveryError(
-            f"the authority answered HTTP {response.status} with `{response.content_type}`, not with a time-stamp"
-        )
+        raise DeliveryError(f"the authority answered {response} with `{response.content_type}`, not with a time-stamp")
     if len(response.body) > MAX_RESPONSE_BYTES:
         raise DeliveryError(f"the time-stamp has {len(response.body):,} bytes, too many for a receipt")
     roots = _read_roots(destination.base_dir / destination.options["roots"])

@@ -68,7 +68,7 @@ class WitnessRun:
 
     def _send(self, name: str, witness: WitnessSettings, work_dir: Path, proofs: LedgerProofs) -> WitnessResult:
         last, keys = self.writer.read(lambda store: (store.witnessed().get(name), store.guard_keys()))
-        destination = Destination(witness.options, self.environment, witness.base_dir)
+        destination = Destination(witness.options, self.environment, witness.base_dir, witness.network)
         submission = Submission(
             proofs=proofs,
             keys=tuple(key.verifier for key in keys),

@@ -13,5 +13,5 @@ def send(destination: Destination, submission: Submission) -> Acceptance:
     event = {"type": "ledger.checkpoint", "timestamp": submission.at, "data": submission.data()}
     body = json.dumps(event).encode()
     headers = signature_headers(destination.secret("secret"), id, submission.at, body)
-    post_json(destination.options["url"], body, headers)
+    post_json(destination.options["url"], body, headers, destination.network)
     return Acceptance({"message": id})

@@ -9,7 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from mcp_guard import config
-from mcp_guard.config import ledger, risk, serve, tools, types, upstreams
+from mcp_guard.config import ledger, network, risk, serve, tools, types, upstreams
 from tests.docs.page import ROOT, fences
 from tests.test_config import models
 
@@ -17,14 +17,14 @@ NO_KEY_OF_THEIR_OWN = {config.Config, config.DesktopConfig, risk.RiskConfig, ser
 """Sections of sections, or what one row says."""
 IN_ORDER: tuple[type[BaseModel], ...] = (
     config.GuardConfig, config.LimitsConfig, config.AgentConfig, upstreams.UpstreamConfig,
-    upstreams.OAuthConfig, tools.ToolConfig, tools.ResourceConfig, tools.FactsConfig,
+    upstreams.OAuthConfig, network.UpstreamNetworkConfig, tools.ToolConfig, tools.ResourceConfig, tools.FactsConfig,
     tools.ResourceTypeConfig, tools.RateConfig, config.ApproverConfig, config.PersonConfig,
     config.IdentityConfig, config.RouteConfig, config.WebhookConfig,
     config.SlackConfig, config.EmailConfig, config.CommandConfig, config.InboxConfig, risk.SignalConfig,
     risk.DriftConfig, serve.ServeConfig, serve.ConnectConfig, serve.IssuerConfig,
     ledger.LedgerConfig, ledger.SignerCommandConfig, ledger.WitnessBase, ledger.FileWitnessConfig,
     ledger.GitWitnessConfig, ledger.WebhookWitnessConfig, ledger.TimestampWitnessConfig,
-    ledger.CosignatureWitnessConfig, types.SecretConfig,
+    ledger.CosignatureWitnessConfig, network.NetworkConfig, types.SecretConfig,
 )  # fmt: skip
 """The models whose keys are the tables of the page."""
 PAGE = (ROOT / "docs" / "reference" / "configuration.md").read_text()

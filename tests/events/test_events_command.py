@@ -8,6 +8,7 @@ import pytest
 
 from mcp_guard.core.errors import ConfigError, UpstreamError
 from mcp_guard.events.sender import Cursor, Receiver, check_url, read_headers
+from mcp_guard.network import Network
 from tests.ledger.sized_ledger import ORIGIN, fill, open_filled
 from tests.live.running_guard import Json, cli, command
 from tests.notify.receivers import truncating_web, web
@@ -81,7 +82,7 @@ def test_refused_batch_does_not_move_the_cursor(ledger: Path) -> None:
 
 def test_a_refusal_whose_body_is_cut_off_is_a_refusal() -> None:
     with truncating_web(401) as url, pytest.raises(UpstreamError, match="refused the events: HTTP 401"):
-        Receiver(url, "application/json", {}).send(b"[]")
+        Receiver(url, "application/json", {}, Network()).send(b"[]")
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_a_refusal_whose_body_is_cut_off_is_a_refusal() -> None:
 )
 def test_a_request_that_cannot_be_sent_is_not_retried(url: str, headers: dict[str, str]) -> None:
     with pytest.raises(ConfigError, match=r"cannot send to `127\.0\.0\.1`") as refused:
-        Receiver(url, "application/json", headers).send(b"[]")
+        Receiver(url, "application/json", headers, Network()).send(b"[]")
     assert "Bearer" not in str(refused.value)
 
 

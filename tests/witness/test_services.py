@@ -60,7 +60,8 @@ def test_refusing_webhook_is_not_a_witness(tmp_path: Path, answer: int) -> None:
         ledger = webhook(tmp_path, receiver.url)
         ledger.grow(3)
         result = ledger.send()
-    assert (result.state, result.text) == ("failed", f"the receiver answered HTTP {answer}")
+    assert result.state == "failed"
+    assert result.text.startswith(f"the receiver answered HTTP {answer}")
     assert ledger.witnessed() == []
 
 

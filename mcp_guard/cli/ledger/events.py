@@ -4,11 +4,13 @@ import argparse
 import hashlib
 import importlib
 import itertools
+import os
 import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import TYPE_CHECKING
 
 from mcp_guard.cli.ledger_reader import (
     Receipt,
@@ -20,10 +22,16 @@ from mcp_guard.cli.ledger_reader import (
     reads_receipts,
 )
 from mcp_guard.cli.output import print_json, print_result, print_text
+from mcp_guard.config import load
 from mcp_guard.core.errors import UpstreamError
 from mcp_guard.events import FORMATS
 from mcp_guard.events.sender import Cursor, Receiver, RetryableError, check_url, read_headers
+from mcp_guard.settings import NetworkSettings
 from mcp_guard.storage.sqlite import Store
+from mcp_guard.upstream.secrets import read_network
+
+if TYPE_CHECKING:
+    from mcp_guard.network import Network
 
 POLL_SECONDS = 0.25
 BATCH = 100
@@ -40,11 +48,17 @@ def main(arguments: list[str]) -> int:
     after = options.after if options.after is not None else cursor.read(origin) if cursor else -1
     if options.to is None:
         return print_events(store, shape, after, options.follow, cursor)
-    receiver = Receiver(check_url(options.to), shape.CONTENT_TYPE, read_headers(options.headers))
+    receiver = Receiver(check_url(options.to), shape.CONTENT_TYPE, read_headers(options.headers), network(options))
     assert cursor is not None
     sent = send_events(store, shape, after, options.follow, (receiver, cursor))
     print_result(options.json, {"sent": sent}, f"sent {sent} events to {receiver.host}")
     return 0
+
+
+def network(options: argparse.Namespace) -> "Network":
+    """By the configuration, unless a ledger file is named: then by the environment alone. Raises: ConfigError."""
+    settings = NetworkSettings() if options.ledger else load(options.config).network
+    return read_network(settings, options.config.parent, os.environ)
 
 
 def build_parser() -> argparse.ArgumentParser:

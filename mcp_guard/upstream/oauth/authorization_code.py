@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+from mcp_guard.network import Network
 from mcp_guard.settings import OAuthSettings
 from mcp_guard.upstream.oauth.discovery import Endpoints, NoToken, discover_endpoints, http_client, is_secure_url
 from mcp_guard.upstream.oauth.token_storage import Tokens
@@ -60,9 +61,11 @@ class AuthorizationRequest:
         return query["code"]
 
 
-async def sign_in(url: str, settings: OAuthSettings, client_secret: str, show: Callable[[str], None]) -> Tokens:
+async def sign_in(
+    url: str, settings: OAuthSettings, network: Network, client_secret: str, show: Callable[[str], None]
+) -> Tokens:
     """Sign in to the upstream at `url`. `show` brings the user to a URL. Raises: NoToken."""
-    async with http_client() as http:
+    async with http_client(network) as http:
         endpoints = await discover_endpoints(http, url, settings)
         if not endpoints.authorization or not is_secure_url(endpoints.authorization):
             raise NoToken(

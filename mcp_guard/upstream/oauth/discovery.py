@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 import httpx2 as httpx
 
 from mcp_guard.core.bounded import join_bounded
+from mcp_guard.network import Network, explain
 from mcp_guard.settings import OAuthSettings
 from mcp_guard.upstream.http_body import ACCEPT_ENCODING, read_decoded
 
@@ -46,10 +47,8 @@ class Endpoints:
     """Whether the redirect must name the issuer (RFC 9207)."""
 
 
-def http_client() -> httpx.AsyncClient:
-    return httpx.AsyncClient(
-        headers={"accept-encoding": ACCEPT_ENCODING}, timeout=TIMEOUT_SECONDS, trust_env=False, follow_redirects=False
-    )
+def http_client(network: Network) -> httpx.AsyncClient:
+    return network.async_client(headers={"accept-encoding": ACCEPT_ENCODING}, timeout=TIMEOUT_SECONDS)
 
 
 def is_trusted(endpoint: str, url: str, settings: OAuthSettings) -> bool:
@@ -113,7 +112,7 @@ async def _challenge_metadata_urls(http: httpx.AsyncClient, url: str) -> list[st
     except httpx.ReadTimeout:
         return []  # it streams to anybody, without a challenge
     except httpx.HTTPError as error:
-        raise NoToken(f"`{url}` cannot be reached: {type(error).__name__}") from None
+        raise NoToken(f"`{url}` cannot be reached: {explain(error)}") from None
     match = re.search(r'\bresource_metadata="([^"\s]+)"', challenge)
     # RFC 9728 §3.3: its address is made from the resource's, so it has the same origin
     return [match.group(1)] if match and _origin(match.group(1)) == _origin(url) else []
@@ -174,7 +173,7 @@ async def _first_document(http: httpx.AsyncClient, urls: list[str]) -> dict[str,
             async with http.stream("GET", url, headers={"accept": "application/json"}) as response:
                 body = await join_bounded(read_decoded(response), MAX_METADATA_BYTES)
         except httpx.HTTPError as error:
-            raise NoToken(f"`{url}` cannot be reached: {type(error).__name__}") from None
+            raise NoToken(f"`{url}` cannot be reached: {explain(error)}") from None
         if response.status_code == 200 and body is not None:
             try:
                 document = json.loads(body)

@@ -18,6 +18,7 @@ import httpx2 as httpx
 
 from mcp_guard.core.bounded import join_bounded
 from mcp_guard.core.secret_scrubber import Scrubber
+from mcp_guard.network import Network, explain
 from mcp_guard.settings import OAuthSettings
 from mcp_guard.upstream.http_body import read_decoded
 from mcp_guard.upstream.oauth.discovery import (
@@ -54,11 +55,12 @@ class OAuthTokenProvider:
         self,
         url: str,
         settings: OAuthSettings,
+        network: Network,
         client_secret: Callable[[], str],
         storage: TokenStorage,
         scrubber: Scrubber,
     ) -> None:
-        self._url, self._settings, self._client_secret = url, settings, client_secret
+        self._url, self._settings, self._network, self._client_secret = url, settings, network, client_secret
         self._storage = storage
         self._scrubber = scrubber
         self._scrubbed: deque[tuple[Scrubber, str]] = deque()
@@ -89,7 +91,7 @@ class OAuthTokenProvider:
             self._tokens = tokens
 
     async def _request_new(self) -> Tokens:
-        async with http_client() as http:
+        async with http_client(self._network) as http:
             self._endpoints = self._endpoints or await discover_endpoints(http, self._url, self._settings)
             form = {"grant_type": "client_credentials"}
             return await request_tokens(http, self._url, self._endpoints, self._settings, self._client_secret(), form)
@@ -108,7 +110,7 @@ class OAuthTokenProvider:
                 raise NoToken(f"the sign-in has expired; {login}")
             endpoints = Endpoints(stored.token_endpoint, "", "", stored.resource, stored.posts_secret)
             form = {"grant_type": "refresh_token", "refresh_token": stored.refresh}
-            async with http_client() as http:
+            async with http_client(self._network) as http:
                 try:
                     tokens = await request_tokens(
                         http, self._url, endpoints, self._settings, self._client_secret(), form
@@ -174,7 +176,7 @@ async def request_tokens(
         ):
             answer = await join_bounded(read_decoded(response), MAX_METADATA_BYTES)
     except httpx.HTTPError as error:
-        raise NoToken(f"the token endpoint cannot be reached: {type(error).__name__}") from None
+        raise NoToken(f"the token endpoint cannot be reached: {explain(error)}") from None
     except TimeoutError:
         raise NoToken(f"the token endpoint did not answer completely within {TOKEN_SECONDS:g} s") from None
     return _read_tokens(response.status_code, answer, endpoints, form.get("refresh_token", ""))
