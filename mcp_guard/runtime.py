@@ -208,22 +208,7 @@ class Runtime:
             on_status=self._status_file.on_change,
         )
         self._status_file.add(instance.id, upstreams)
-        pattern = settings.ticket_pattern
-        guard = Guard(
-            policies=in_force,
-            ledger=self.ledger.ledger,
-            approvals=self.ledger.approvals,
-            upstreams=upstreams,
-            clock=self.ledger.writer,
-            describe_with=DescriptionRules(
-                settings.limits, re.compile(pattern) if pattern else None, settings.forward_meta
-            ),
-            hold_seconds=settings.hold_seconds,
-            withdraws_on_cancel=settings.on_cancel is OnCancel.WITHDRAW,
-            new_id=new_call_id,
-            memory=self._histories,
-            signals=self._risk_monitor or NoSignals(),
-        )
+        guard = self._make_guard(in_force, upstreams)
         if self._risk_monitor is not None:
             self._risk_monitor.prepare(instance)
         session = Session(
@@ -252,6 +237,24 @@ class Runtime:
         session_policies = SessionPolicies(in_force, environment, on_changed=session.notify_tools_changed)
         self._sessions.add(session)
         return session
+
+    def _make_guard(self, policies: PoliciesInForce, upstreams: UpstreamGroup) -> Guard:
+        settings, pattern = self.settings, self.settings.ticket_pattern
+        return Guard(
+            policies=policies,
+            ledger=self.ledger.ledger,
+            approvals=self.ledger.approvals,
+            upstreams=upstreams,
+            clock=self.ledger.writer,
+            describe_with=DescriptionRules(
+                settings.limits, re.compile(pattern) if pattern else None, settings.forward_meta
+            ),
+            hold_seconds=settings.hold_seconds,
+            withdraws_on_cancel=settings.on_cancel is OnCancel.WITHDRAW,
+            new_id=new_call_id,
+            memory=self._histories,
+            signals=self._risk_monitor or NoSignals(),
+        )
 
     def end(self, instance: Instance) -> None:
         """The instance has ended: forget its history and learn from what it did. Raises: LedgerError."""

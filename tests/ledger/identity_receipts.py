@@ -14,7 +14,7 @@ from tests.promises.harness import Harness
 
 
 def who_may_call(harness: Harness) -> None:
-    """An agent enrolled and enabled again; instances issued, delegated and revoked."""
+    """An agent enrolled and enabled again; instances issued, delegated, joined and revoked."""
     writer = harness.ledger.writer
     agent = Agent("second", "bob", ("workers",))
     issuer = Issuer(writer.key.origin, writer.key.sign, writer.key.public)
@@ -28,6 +28,8 @@ def who_may_call(harness: Harness) -> None:
         registry.enrol_agent(tx, AgentSettings(agent, "dana"), "operator")
         registry.issue(tx, parent, bound)
         registry.issue(tx, known, {"by": "socket", "uid": 1001, "pid": 4711})
+        tx.store.share_launch("shared:1", known.id, known.expires, tx.now)
+        assert registry.join(tx, "shared:1", lambda: (parent, bound), harness.ledger.guard).id == known.id
         registry.revoke(tx, ("instance", parent.id), "enough", "operator")
         registry.revoke(tx, ("agent", "second"), "drifts", "operator", registry.FOREVER)
         registry.enable_agent(tx, "second", "mended", "operator")
