@@ -18,6 +18,9 @@ from typing import Any
 import orjson
 import rfc8785
 
+from mcp_guard.core import exact_json
+from mcp_guard.core.exact_json import UnroundedNumber
+
 MAX_SAFE_INTEGER = 2**53 - 1
 MAX_MESSAGE_DEPTH = 240
 """Levels of a whole message: orjson reads 1,024 and writes 254, and a forwarded message may be nested in another."""
@@ -61,12 +64,13 @@ class Unacceptable(Exception):
 def parse(line: bytes, max_values: int = MAX_VALUES) -> Any:
     """Parse one JSON text strictly. It may have up to `max_values` values and member names.
 
-    Where it is a tool call, numbers in its arguments that Python's types cannot hold become `ExactNumber`.
+    Where it is a tool call, numbers in its arguments that Python's types cannot hold become `ExactNumber`. Elsewhere
+    they become `UnroundedNumber`, which is passed on.
 
     Raises: Unacceptable, with what a lenient reader sees in the text, so that the sender learns which request failed.
     """
     try:
-        value = orjson.loads(line)
+        value = exact_json.loads(line)
     except orjson.JSONDecodeError as error:
         raise _explain(line, str(error)) from None
     if line.count(b",") + line.count(b"[") + line.count(b"{") >= max_values // 2 and has_more_values(value, max_values):
@@ -74,8 +78,11 @@ def parse(line: bytes, max_values: int = MAX_VALUES) -> Any:
     if is_too_deep(line, value):
         raise Unacceptable("nested too deeply", value)
     # Most senders write compact JSON; if writing it again gives the same bytes, no duplicate key was dropped.
-    written = orjson.dumps(value)
-    if written != line.strip():
+    try:
+        written, is_exact = orjson.dumps(value), True
+    except TypeError:  # it has an `UnroundedNumber`
+        written, is_exact = exact_json.dumps(value), False
+    if written != line.strip() or not is_exact:
         if line.count(b",") - written.count(b",") > max_values:  # so many members were dropped
             raise Unacceptable("duplicate keys", value)
         _read_again(line, value)
@@ -129,11 +136,13 @@ def _read_again(line: bytes, value: Any) -> None:
     try:
         exactly = json.loads(line, object_pairs_hook=pairs, parse_int=number, parse_float=number)
     except RecursionError:
-        raise Unacceptable("nested too deeply", None) from None
+        raise Unacceptable("nested too deeply", value) from None
     if inexact:
         params = value.get("params") if isinstance(value, dict) else None
         if isinstance(params, dict) and "arguments" in params:
-            params["arguments"] = exactly["params"]["arguments"]
+            params["arguments"] = arguments = exactly["params"]["arguments"]
+            if any(math.isinf(float(read_pointer(arguments, at))) for at in exact_numbers(arguments)):
+                raise Unacceptable("not acceptable JSON: a number in the arguments is beyond all doubles", value)
 
 
 def _read_number(text: str) -> int | float | ExactNumber:
@@ -146,7 +155,7 @@ def _read_number(text: str) -> int | float | ExactNumber:
     if len(text) > MAX_DIGITS:
         return ExactNumber(text)
     number = float(text)
-    is_sure = len(text) <= SURE_DIGITS and abs(number) > 1e-300
+    is_sure = len(text) <= SURE_DIGITS and 1e-300 < abs(number) < math.inf
     return number if is_sure or Decimal(text) == Decimal(str(number)) else ExactNumber(text)
 
 
@@ -197,7 +206,7 @@ def _inspect(value: Any, depth: int) -> int:
     kind = type(value)
     if kind is str or value is None or kind is bool:
         return PLAIN
-    if kind is int or kind is float or kind is ExactNumber:
+    if kind is int or kind is float or kind is ExactNumber or kind is UnroundedNumber:
         return _inspect_number(value)
     if depth <= 0:
         raise Unacceptable("nested too deeply")
@@ -218,6 +227,8 @@ def _inspect_number(value: float | ExactNumber) -> int:
     """Raises: Unacceptable."""
     if isinstance(value, ExactNumber):
         return EXACT
+    if type(value) is UnroundedNumber and math.isfinite(value):
+        return EXACT
     if type(value) is int:
         return PLAIN if -MAX_SAFE_INTEGER <= value <= MAX_SAFE_INTEGER else EXACT
     if not math.isfinite(value):
@@ -227,7 +238,7 @@ def _inspect_number(value: float | ExactNumber) -> int:
 
 def _write(value: Any) -> bytes:
     """Canonical JSON with exact numbers."""
-    if type(value) is ExactNumber or type(value) is int:
+    if type(value) in (ExactNumber, UnroundedNumber, int):
         return str(value).encode()
     if isinstance(value, dict):
         names = sorted(value, key=lambda name: name.encode("utf-16-be"))

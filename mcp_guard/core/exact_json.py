@@ -1,7 +1,7 @@
 """JSON in and out without losing digits: numbers that no double and no 64-bit integer holds keep their text. Pure.
 
 orjson reads `18446744073709551616` and `0.1000000000000000055` as the nearest double, and `1e400` not at all (RFC 8259
-§6 allows any of them). A message that only passes through must not change, so such a number becomes an `ExactNumber`.
+§6 allows any of them). What only passes through must not change, so such a number becomes an `UnroundedNumber`.
 """
 
 import json
@@ -16,7 +16,7 @@ _LONG_NUMBER = re.compile(rb"[0-9][0-9.]{15}|[0-9.][eE][-+]?[0-9]{3}")
 _MINUS_ZERO = re.compile(rb"-0(?=[\s,\]}]|\Z)")
 
 
-class ExactNumber(float):
+class UnroundedNumber(float):
     """A JSON number with its text. As a float it is the nearest double, which may be infinite.
 
     It equals only a number with the same text.
@@ -25,13 +25,13 @@ class ExactNumber(float):
     __slots__ = ("text",)
     text: str
 
-    def __new__(cls, text: str) -> "ExactNumber":
+    def __new__(cls, text: str) -> "UnroundedNumber":
         number = super().__new__(cls, text)
         number.text = text
         return number
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, ExactNumber) and other.text == self.text
+        return isinstance(other, UnroundedNumber) and other.text == self.text
 
     def __ne__(self, other: object) -> bool:
         return not self == other
@@ -72,21 +72,21 @@ def _loads_infinite(text: bytes) -> Any:
 
 
 def dumps(value: Any, option: int | None = None) -> bytes:
-    """Write a value as orjson does, with the text of every `ExactNumber`. Raises: TypeError."""
+    """Write a value as orjson does, with the text of every `UnroundedNumber`. Raises: TypeError."""
     return orjson.dumps(value, _write, option)
 
 
 def plain(value: Any) -> Any:
-    """The value with the nearest double in place of every `ExactNumber`."""
+    """The value with the nearest double in place of every `UnroundedNumber`."""
     if isinstance(value, dict):
         return {name: plain(item) for name, item in value.items()}
     if isinstance(value, list):
         return [plain(item) for item in value]
-    return float.__float__(value) if type(value) is ExactNumber else value
+    return float.__float__(value) if type(value) is UnroundedNumber else value
 
 
 def _write(value: object) -> orjson.Fragment:
-    if type(value) is ExactNumber:
+    if type(value) is UnroundedNumber:
         return orjson.Fragment(value.text)
     raise TypeError(f"`{type(value).__name__}` is no JSON value")
 
@@ -104,12 +104,12 @@ def _has_float(value: Any) -> bool:
     return False
 
 
-def _read_integer(text: str) -> int | ExactNumber:
+def _read_integer(text: str) -> int | UnroundedNumber:
     if len(text) <= 18 and text != "-0":
         return int(text)
     if len(text) <= 20 and text != "-0" and -(2**63) <= (number := int(text)) < 2**64:
         return number
-    return ExactNumber(text)
+    return UnroundedNumber(text)
 
 
 def _read_float(text: str) -> float:
@@ -117,9 +117,9 @@ def _read_float(text: str) -> float:
     if repr(number) == text:
         return number
     try:
-        return number if Decimal(text) == Decimal(repr(number)) else ExactNumber(text)
+        return number if Decimal(text) == Decimal(repr(number)) else UnroundedNumber(text)
     except InvalidOperation:  # an exponent that `decimal` does not hold either
-        return ExactNumber(text)
+        return UnroundedNumber(text)
 
 
 def _refuse(name: str) -> NoReturn:

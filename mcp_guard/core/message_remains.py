@@ -13,6 +13,7 @@ HEAD_BYTES, TAIL_BYTES = 16 * 1024, 1024
 """How much of each end is searched. The SDKs write the id before or after everything else."""
 _NOISE = re.compile(rb"(?:\x1b\[[0-9;?]*[A-Za-z]|\xef\xbb\xbf|[\x00-\x20])+")
 """What may come before a message on its line: a byte order mark, control characters, the colours of a terminal."""
+_AFTER = b"\x00\r\n\t "
 _TOKEN = re.compile(
     rb""""(?:[^"\\]++|\\.)*+"?|'(?:[^'\\]++|\\.)*+'?|[{}\[\]:,]|[^\s"'{}\[\]:,]+""", re.DOTALL
 )  # a text that does not end is one token, so that this takes linear time
@@ -49,7 +50,7 @@ def request_number(id: object) -> int | None:
     if type(id) is int:
         return id
     if isinstance(id, float):
-        return int(id) if id.is_integer() else None
+        return int(id) if id.is_integer() and abs(id) < 2**53 else None
     match = _TEXT_ID.match(id) if isinstance(id, str) else None
     return int(match[1]) if match else None
 
@@ -57,7 +58,7 @@ def request_number(id: object) -> int | None:
 def strip_noise(line: bytes) -> bytes:
     """The line without what may come before and after a message: marks and control characters."""
     match = _NOISE.match(line)
-    return (line[match.end() :] if match else line).rstrip(b"\x00\r\t ")
+    return (line[match.end() :] if match else line).rstrip(_AFTER)
 
 
 def read_remains(line: "bytes | OversizedLine") -> MessageRemains | None:
@@ -68,6 +69,7 @@ def read_remains(line: "bytes | OversizedLine") -> MessageRemains | None:
     head = strip_noise(head.removeprefix(b"\xff\xfe").removeprefix(b"\xfe\xff"))
     if not head.startswith(b"{"):
         return None
+    tail = tail.rstrip(_AFTER)
     members, depth = _first_members(head)
     is_whole = not isinstance(line, OversizedLine) and len(line) <= HEAD_BYTES
     last = _last_members(tail)

@@ -15,6 +15,7 @@ FOUND = {
     "another encoding": b'{"jsonrpc":"2.0","id":7,"result":{"text":"caf\xe9"}}',
     "utf-16": '{"jsonrpc":"2.0","id":7,"result":{}}'.encode("utf-16"),
     "the id last": b'{"result":{"text":"say "hi" {"},"jsonrpc":"2.0","id":7}',
+    "the id last, then NUL": b'{"result":{"text":"caf\xe9"},"jsonrpc":"2.0","id":7}\r\0',
     "the id last, as text": b'{"result":{"text":"say "hi" {"} , "id" : "7" , "jsonrpc":"2.0" }  ',
     "cut after the id": b'{"jsonrpc":"2.0","id":7',
     "cut in the result": b'{"jsonrpc":"2.0","id":7.0,"result":{"id":8,"content":[{"te',

@@ -250,6 +250,7 @@ async def test_an_error_without_an_id_may_answer_a_notification() -> None:
     ("fault", "passed_on"),
     [("boom", {"code": -32603, "message": "boom"}), ({"message": "x"}, {"code": -32603, "message": "x"}),
      ({"code": 5, "data": 1}, {"code": 5, "data": 1, "message": "no message"}),
+     ({"code": 2.0**70, "message": "x"}, {"code": -32603, "message": "x"}),
      ({"code": "7", "message": ["x"]}, {"code": 7, "message": '["x"]'})],
 )  # fmt: skip
 async def test_errors_are_passed_on_as_clients_take_them(fault: object, passed_on: Json) -> None:

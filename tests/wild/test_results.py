@@ -102,7 +102,21 @@ def test_notifications_and_questions_arrive_as_they_were_sent(config: Path) -> N
         call(client, data + b'{"jsonrpc":"2.0","id":@ID@,"result":{}}\n', stateless=False)
         assert [m["params"] for m in client.others if m.get("method") == "notifications/message"] == [exactly(body)]
         question = b'{"message":"?","requestedSchema":{"type":"object","maximum":' + NUMBERS + b"}}"
-        client.send("tools/call", {"name": "up__ask", "arguments": {"hex": question.hex()}})
+        asked = client.send("tools/call", {"name": "up__ask", "arguments": {"hex": question.hex()}})
         client.others.clear()
         message = client.read()
         assert message["params"] == exactly(question)
+        answer = b'{"action":"accept","content":{' + MEMBERS + b"}}"
+        client.write(b'{"jsonrpc":"2.0","id":%d,"result":%s}' % (message["id"], answer))
+        received = client.wait(asked)["result"]["content"][0]["text"]
+        assert exactly(received.encode())["result"] == exactly(answer)
+
+
+@pytest.mark.parametrize("id", [b"123456789012345678901234567890", b"1e400", b"0.1000000000000000055511151231257827"])
+def test_an_id_of_any_size_comes_back_as_it_was_sent(client: tuple[Exactly, bool], id: bytes) -> None:
+    assert client[0].process.stdin
+    params = b'{"_meta":{"progressToken":' + id + b"}}" if not client[1] else json.dumps(ENVELOPE).encode()
+    method = b"tools/list" if client[1] else b"ping"
+    client[0].write(b'{"jsonrpc":"2.0","id":' + id + b',"method":"' + method + b'","params":' + params + b"}")
+    assert client[0].process.stdout
+    assert exactly(client[0].process.stdout.readline())["id"] == id.decode()
