@@ -9,7 +9,7 @@ export UV_NO_PROGRESS = 1
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 
 .PHONY: demo test coverage check bench bench-call bench-verify bench-ledger bench-policy bench-http eval lock clean format screenshots browser
-.PHONY: dist recording faults fault-table fuzz fuzz-cover conformance soak
+.PHONY: dist recording faults fault-table fuzz fuzz-cover conformance servers hosts soak
 
 demo: $(VENV)/.dev  ## run two scenarios through a real guard: receipts, verification, tampering
 	@$(BIN)/mcp-guard demo
@@ -108,6 +108,8 @@ lock: $(VENV)/.uv  ## resolve the dependencies again; the files name no registry
 	@$(UV) pip compile pyproject.toml --group dev --all-extras --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements-dev.lock
 	@$(UV) pip compile pyproject.toml --group eval --universal --generate-hashes --no-header --no-annotate --upgrade -q -o requirements-eval.lock
 	@$(UV) pip compile pyproject.toml --group fuzz --universal --generate-hashes --no-header --no-annotate -c requirements.lock -q -o requirements-fuzz.lock
+	@for file in $(SERVERS)/sdk1 $(SERVERS)/sdk2 $(ADAPTERS:%=$(HOSTS)/adapters/%); do \
+	  $(UV) pip compile $$file.in --universal --generate-hashes --no-header --no-annotate -q -o $$file.lock || exit 1; done
 
 $(VENV)/.uv:
 	@test -n "$(PYTHON)" || { echo "no python3 found: install Python 3.11 or newer" >&2; exit 1; }
@@ -136,6 +138,30 @@ $(VENV)/.conformance: $(VENV)/.dev tests/conformance/package-lock.json
 	@cd tests/conformance && npm ci --silent --no-audit --no-fund
 	@touch $@
 
+SERVERS := tests/real_servers
+servers: $(VENV)/.servers browser  ## compare real MCP servers with themselves behind the guard; about ten minutes
+	@$(BIN)/python -m tests.real_servers.run $(ARGS)
+
+$(VENV)/.servers: $(VENV)/.dev $(SERVERS)/package-lock.json $(SERVERS)/sdk1.lock $(SERVERS)/sdk2.lock
+	@echo "installing the servers into $(SERVERS)"
+	@cd $(SERVERS) && npm ci --silent --no-audit --no-fund --ignore-scripts
+	@for sdk in sdk1 sdk2; do $(call install,$(SERVERS)/.venv-$$sdk,$(SERVERS)/$$sdk.lock) || exit 1; done
+	@touch $@
+
+HOSTS := tests/hosts
+ADAPTERS := langchain openai-agents pydantic-ai llama-index autogen google-adk
+hosts: $(VENV)/.hosts  ## drive real coding agents and agent libraries through a held call; about six minutes
+	@$(BIN)/python -m tests.hosts.run $(ARGS)
+
+$(VENV)/.hosts: $(VENV)/.dev $(HOSTS)/package-lock.json $(ADAPTERS:%=$(HOSTS)/adapters/%.lock)
+	@echo "installing the hosts into $(HOSTS)"
+	@cd $(HOSTS) && npm ci --silent --no-audit --no-fund --ignore-scripts
+	@for name in $(ADAPTERS); do $(call install,$(HOSTS)/adapters/.venv-$$name,$(HOSTS)/adapters/$$name.lock) || exit 1; done
+	@touch $@
+
+# An environment of its own, from a lock file.
+install = $(UV) venv -q --clear --python $(BIN)/python $(1) && VIRTUAL_ENV=$(1) $(UV) pip sync -q --require-hashes $(2)
+
 browser:  # the tests of the inbox use Debian's Chromium
 	@command -v chromium > /dev/null || { \
 	  echo "installing chromium for the tests of the inbox"; \
@@ -150,4 +176,4 @@ recording: $(VENV)/.dev  ## write the README's session as a picture to docs/imag
 
 clean:
 	@rm -rf $(VENV) .venv-eval .venv-fuzz .fuzz dist .coverage .coverage.* .coverage-total .mypy_cache .ruff_cache .hypothesis
-	@rm -rf tests/node/node_modules tests/conformance/node_modules
+	@rm -rf tests/*/node_modules tests/real_servers/.venv-* tests/hosts/adapters/.venv-*
