@@ -91,9 +91,7 @@ class WaitingCalls:
         return next(reversed(self.channels), None)
 
     def add(self, channel: ClientChannel) -> int:
-        """The number of a new call. The client of the one before it may have given up on that."""
-        if self.latest is not None:
-            self.channels[self.latest].on_repeated()
+        """The number of a new call."""
         self.channels[self.added] = channel
         self.running += 1
         self.added += 1
@@ -282,6 +280,8 @@ class Guard:
 
     async def wait(self, call: Call, decision: Decision, approval: Approval, channel: ClientChannel) -> Intent | Reply:
         """Wait until the request is decided, and go on as the decision says."""
+        if (earlier := self.waiting.get(approval.id)) is not None and earlier.latest is not None:
+            earlier.channels[earlier.latest].on_repeated()
         ends = self.clock.now() + int(self.hold_limit(channel) * SECOND)
         while (approval := await self.await_decision(approval, ends, channel)).state is ApprovalState.WITHDRAWN:
             # This call joined a request while another one, which its client has cancelled, withdrew it.

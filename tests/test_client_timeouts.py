@@ -89,3 +89,5 @@ def test_repeated_call_shows_that_the_first_was_given_up_before(tmp_path: Path) 
     now[0] = 9.0
     wait.on_repeated()
     assert known.find_timeout("a", "c", is_first=True) == 4
+    known.observe_repeat("a", "mcp", 5.1)  # by its default
+    assert known.find_timeout("a", "mcp", is_first=False) == 5

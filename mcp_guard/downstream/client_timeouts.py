@@ -80,12 +80,9 @@ class ClientTimeouts:
         """The seconds after which this client gives up, as far as is known. `is_first` for the call itself, as opposed
         to `guard__await`, by which an agent comes back to a call of which it knows that it is held."""
         key = _key(agent, client)
-        known = (
-            known.seconds
-            for known in KNOWN_CLIENTS
-            if known.name == client.strip().lower() and (is_first or not known.is_shared)
-        )
-        timeouts = (self._seen.get(key), self._recall(key), next(known, None))
+        known = _find_known(client)
+        default = known.seconds if known is not None and (is_first or not known.is_shared) else None
+        timeouts = (self._seen.get(key), self._recall(key), default)
         return min((timeout for timeout in timeouts if timeout is not None), default=None)
 
     def observe(self, agent: str, client: str, seconds: float) -> None:
@@ -96,6 +93,13 @@ class ClientTimeouts:
         self._seen[key] = min(seconds, self._seen.get(key, seconds))
         if self._recall(key) is None or seconds < (self._recall(key) or 0):
             self._remember(key, seconds)
+
+    def observe_repeat(self, agent: str, client: str, seconds: float) -> None:
+        """The client makes a call again that has been held for so many seconds: it gave up on it at some time since, by
+        its default if that is in the later half, else perhaps in the middle."""
+        known = _find_known(client)
+        is_default = known is not None and seconds / 2 <= known.seconds <= seconds
+        self.observe(agent, client, known.seconds if known is not None and is_default else seconds / 2)
 
     def _recall(self, key: str) -> float | None:
         """The shortest of the remembered waits that another one confirms."""
@@ -125,6 +129,11 @@ class ClientTimeouts:
             replace_file(self.path, json.dumps(kept, indent=1).encode())
         except OSError as error:
             self.note(f"cannot write `{self.path}`: {error.strerror}; the time-out of a client is not remembered")
+
+
+def _find_known(client: str) -> KnownClient | None:
+    name = client.strip().lower()
+    return next((known for known in KNOWN_CLIENTS if known.name == name), None)
 
 
 def _key(agent: str, client: str) -> str:
@@ -174,4 +183,4 @@ class ClientWait:
         """The client makes the same call again: it gave up on this one, some time ago."""
         waited = self.seconds_waited()
         if waited >= 2 * MIN_MARGIN_SECONDS:
-            self.timeouts.observe(self.agent, self.client, waited / 2)
+            self.timeouts.observe_repeat(self.agent, self.client, waited)
