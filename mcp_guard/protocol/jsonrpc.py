@@ -56,6 +56,8 @@ class _Pending:
 
     future: "asyncio.Future[Json]"
     progress: Callable[[Json], None] | None
+    is_unsent: bool = False
+    """Whether it was reported as not sent, perhaps after it was given up."""
 
 
 class Write(Protocol):
@@ -117,13 +119,13 @@ class Peer:
         if params is not None:
             message["params"] = params
         future: asyncio.Future[Json] = asyncio.get_running_loop().create_future()
-        self._pending[number] = _Pending(future, progress)
+        pending = self._pending[number] = _Pending(future, progress)
         timer = asyncio.get_running_loop().call_later(timeout, _expire, future) if timeout else None
         try:
             self._write(dumps(message) + b"\n")
             return await future
         except (asyncio.CancelledError, TimeoutError) as given_up:
-            if self._withdraw(number):
+            if pending.is_unsent or self._withdraw(number):
                 if isinstance(given_up, TimeoutError):
                     raise NotSent(f"the request could not be sent within {timeout:g} s") from None
                 raise CancelledUnsent from None
@@ -245,7 +247,10 @@ class Peer:
     def lose_one(self, id: Id, reason: str, *, sent: bool = True) -> None:
         """The reply to one request will not come. It raises PeerLost, or NotSent, unless the reply has come already."""
         pending = self._pending.get(number) if (number := request_number(id)) is not None else None
-        if pending is not None and not pending.future.done():
+        if pending is None:
+            return
+        pending.is_unsent = not sent
+        if not pending.future.done():
             pending.future.set_exception(PeerLost(reason) if sent else NotSent(reason))
 
     def lose(self, reason: str) -> None:

@@ -304,7 +304,9 @@ class _PipeWriter:
         self._loop.remove_writer(self._fd)
 
     def withdraw(self, is_it: Callable[[bytes], bool]) -> bool:
-        """Drop a waiting frame of which nothing has left. Returns whether there is one."""
+        """Drop a frame that nobody has read any of, nor could. Returns whether there is one."""
+        if self._is_broken:
+            return any(map(is_it, self._unsent()))
         for index, frame in enumerate(self._waiting):
             if is_it(frame) and (index > 0 or not self._written):
                 del self._waiting[index]
@@ -317,16 +319,23 @@ class _PipeWriter:
         self._is_closing = True
         if self._is_closed:
             return []
-        started, unread = self._written, self._unread_bytes()
-        frames = list(self._waiting)[started > unread :]
-        unread -= started
-        while self._left and len(self._left[-1]) <= unread:
-            unread -= len(self._left[-1])
-            frames.insert(0, self._left.pop())
+        frames = self._unsent()
         self._waiting.clear()
         self._left.clear()
         self._waiting_bytes = self._left_bytes = self._written = 0
         self._loop.remove_writer(self._fd)
+        return frames
+
+    def _unsent(self) -> list[bytes]:
+        """The frames of which nothing has left, or all lies unread in a pipe that has no reader any more."""
+        started, unread = self._written, self._unread_bytes()
+        frames = list(self._waiting)[started > unread :]
+        unread -= started
+        for frame in reversed(self._left):
+            unread -= len(frame)
+            if unread < 0:
+                break
+            frames.insert(0, frame)
         return frames
 
     def _unread_bytes(self) -> int:
@@ -417,7 +426,7 @@ class Pipes:
             self._file.flush()
 
     def withdraw(self, is_it: Callable[[bytes], bool]) -> bool:
-        """Drop a waiting frame of which nothing has left. Returns whether there is one."""
+        """Drop a frame of which the peer has read nothing, nor could. Returns whether there is one."""
         return self._writer is not None and self._writer.withdraw(is_it)
 
     def take_unsent(self) -> list[bytes]:

@@ -41,6 +41,8 @@ CONFIG = """
 [guard]
 policies = "policies.cedar"
 hold_seconds = 0
+[limits]
+open_requests = 100000
 [agents.loader]
 owner = "bob"
 [approvers.alice]

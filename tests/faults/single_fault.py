@@ -222,7 +222,8 @@ class FaultScenario(GuardPair):
             self.note(ask, "refused")
         else:
             super().check_reply(said, ask, reply)
-            self.note(ask, "refused" if "error" in reply or reply["result"].get("isError") else "done")
+            is_error = "error" in reply or reply["result"].get("isError")
+            self.note(ask, "not sent" if '"not_sent"' in text else "refused" if is_error else "done")
 
     def note(self, ask: Ask, what: str) -> None:
         if ask.tool == "update" and ask.id == 1:

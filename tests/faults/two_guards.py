@@ -240,6 +240,8 @@ class GuardPair:
             require(len(intents) == 1 or key[0] == "get", f"{key} has {len(intents)} intents")
             sure = sum(said.endings.get(intent["seq"]) == "ok" for intent in intents)
             require(ran[key] >= sure, f"{key} has an outcome and never ran")
+            unsent = sum(said.endings.get(intent["seq"]) == "not_sent" for intent in intents)
+            require(ran[key] <= len(intents) - unsent, f"{key} ran, and its outcome says that it was not sent")
         for ask, reply in self.told:
             self.check_reply(said, ask, reply)
         self.told.clear()
@@ -254,6 +256,10 @@ class GuardPair:
             endings = [said.endings.get(intent["seq"]) for intent in said.intents.get(key, [])]
             require(endings == ["ok"], f"{key} was answered with outcomes {endings}")
             self.result.replies["done"] += 1
+        elif about.get("outcome") == "not_sent":
+            endings = [said.endings.get(intent["seq"]) for intent in said.intents.get(key, [])]
+            require(endings == ["not_sent"], f"{key} was said not to be sent, with outcomes {endings}")
+            self.result.replies["not sent"] += 1
         elif "receipt" in about:
             receipt = said.receipts[about["receipt"]]
             require(

@@ -126,6 +126,17 @@ async def test_a_request_that_is_given_up_before_it_leaves_is_withdrawn() -> Non
     assert [message["method"] for message in t.sent] == ["tools/call"] * 3 + ["notifications/cancelled"]
 
 
+async def test_a_request_that_is_reported_unsent_while_it_is_given_up_is_not_sent() -> None:
+    t = Transcript()
+    task = asyncio.create_task(t.peer.request("tools/call", {}))
+    await asyncio.sleep(0)
+    task.cancel()
+    t.peer.lose_one(1, "it is gone", sent=False)
+    t.peer.lose("it is gone")
+    with pytest.raises(CancelledUnsent):
+        await task
+
+
 async def test_the_id_of_a_request_can_be_read_from_its_frame() -> None:
     frames: list[bytes] = []
     peer = Peer(lambda frame, about=None, last=False: frames.append(frame), Transcript())

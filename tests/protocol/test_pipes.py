@@ -157,6 +157,20 @@ async def test_a_waiting_frame_can_be_withdrawn_and_one_that_has_begun_to_leave_
     writing.close()
 
 
+async def test_a_frame_in_a_pipe_without_a_reader_counts_as_withdrawn() -> None:
+    writing = Writing()
+    await writing.open()
+    writing.pipes.write(b"read\n")
+    assert os.read(writing.far, 100) == b"read\n"
+    writing.pipes.write(b"in the pipe\n")
+    assert not writing.pipes.withdraw(lambda frame: frame == b"in the pipe\n")
+    os.close(writing.far)
+    await asyncio.wait_for(writing.ended.wait(), 5)
+    assert writing.pipes.withdraw(lambda frame: frame == b"in the pipe\n")
+    assert not writing.pipes.withdraw(lambda frame: frame == b"read\n")
+    writing.close()
+
+
 @given(st.lists(st.integers(1, 30_000), min_size=1, max_size=12), st.integers(0, 200_000))
 @settings(max_examples=60, deadline=None)
 def test_exactly_the_frames_that_nobody_has_read_anything_of_are_unsent(sizes: list[int], reads: int) -> None:
