@@ -1,48 +1,59 @@
 """Matches URIs against RFC 6570 templates in linear time. Pure.
 
-Only the literal parts are compared: an expression may expand to any text, because which values an upstream accepts is
-its own business. A matcher that backtracks takes polynomial or exponential time for hostile templates and URIs.
+Only the literal parts are compared: an expression may expand to any text, or to nothing (§3.2.1: undefined variables),
+because which values an upstream accepts is its own business. An expression at the end that has an operator, such as
+`{?page}`, expands to nothing or to text that begins with the operator (§3.2.4 to §3.2.9). A matcher that backtracks
+takes polynomial or exponential time for hostile templates and URIs.
 """
 
 MAX_TEMPLATE_LENGTH = 2048
 MAX_URI_LENGTH = 16 * 1024
 """Longer templates and URIs match nothing, so that one match takes microseconds."""
-_MAY_BE_EMPTY = "#./;?&"
-"""Operators (RFC 6570 §2.2) whose expressions expand to nothing if their variables are undefined."""
+_PREFIXING = "#./;?&"
+"""Operators (RFC 6570 §2.2) whose expansions begin with the operator, if they are not empty."""
 
 
 class UriTemplate:
     """A template as its literal parts. A `{` without its `}` is literal text."""
 
-    __slots__ = ("_first", "_following", "_is_usable")
+    __slots__ = ("_first", "_following", "_is_usable", "_tails")
 
     def __init__(self, template: str) -> None:
         self._is_usable = len(template) <= MAX_TEMPLATE_LENGTH
-        self._following: list[tuple[int, str]] = []
-        """Each literal part after an expression, with the least length of what that expression expands to."""
         self._first, *pieces = template.split("{") if self._is_usable else [""]
+        expressions: list[str] = []
+        literals: list[str] = []
         for piece in pieces:
             expression, closing, literal = piece.partition("}")
             if closing:
-                self._following.append((0 if expression.startswith(tuple(_MAY_BE_EMPTY)) else 1, literal))
-            elif self._following:
-                gap, before = self._following[-1]
-                self._following[-1] = gap, f"{before}{{{piece}"
+                expressions.append(expression)
+                literals.append(literal)
+            elif literals:
+                literals[-1] += "{" + piece
             else:
                 self._first += "{" + piece
+        self._tails = ""
+        """With what the text after the last literal part may begin, beside the end of the URI."""
+        while literals and not literals[-1] and expressions[-1].startswith(tuple(_PREFIXING)):
+            self._tails += expressions.pop()[0]
+            literals.pop()
+        self._following = literals
+        """Each literal part after an expression."""
 
     def matches(self, uri: str) -> bool:
         """Whether some expansion of the template is this URI: each literal part is taken where it occurs first, and the
-        last one at the end. No other choice can match where this one does not."""
+        last one where the URI ends or its tail begins. No other choice can match where this one does not."""
         if not self._is_usable or len(uri) > MAX_URI_LENGTH or not uri.startswith(self._first):
             return False
-        if not self._following:
-            return uri == self._first
         at = len(self._first)
-        for gap, literal in self._following[:-1]:
-            start = uri.find(literal, at + gap)
+        if not self._following:
+            return len(uri) == at or uri[at] in self._tails
+        for literal in self._following[:-1]:
+            start = uri.find(literal, at)
             if start < 0:
                 return False
             at = start + len(literal)
-        gap, last = self._following[-1]
-        return uri.endswith(last) and at + gap <= len(uri) - len(last)
+        last = self._following[-1]
+        if uri.endswith(last) and at <= len(uri) - len(last):
+            return True
+        return any(uri.find(last + tail, at) >= 0 for tail in set(self._tails))
